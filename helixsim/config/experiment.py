@@ -1,0 +1,92 @@
+"""A resolved experiment: what the rest of helixsim receives. Plain values, no pydantic."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from helixsim.domain.cluster import Fleet
+from helixsim.domain.request import Slo
+from helixsim.workload.spec import ArrivalsSpec, WorkloadSpec, WorkloadStats
+
+
+@dataclass(frozen=True, slots=True)
+class CapacitySpec:
+    """How planners estimate the tokens/s of a node (``flow.capacity``).
+
+    ``kv_occupancy`` is the share of KV memory assumed in use; mean lengths in tokens, None: those of the workload.
+    """
+
+    model: str = "paper"
+    kv_occupancy: float = 0.3
+    prompt_tokens: float | None = None
+    output_tokens: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KvSpec:
+    """KV memory rules at admission, the same for every routing policy.
+
+    Parameters
+    ----------
+    high_water
+        Share of a node's KV blocks that admitted requests may be expected to need.
+    expected_output_tokens
+        Output length assumed for a request whose true length nobody knows; None: the mean of the workload.
+    """
+
+    high_water: float = 0.9
+    expected_output_tokens: float | None = None
+
+
+@dataclass(frozen=True)
+class SystemSpec:
+    """One of the systems an experiment compares.
+
+    ``placement_options``, ``routing_options`` and ``batching_options`` are instances of the ``Options`` class of the
+    strategy or policy. ``fleet`` differs from the experiment's only by this system's pinned KV blocks and request caps.
+    ``arrivals`` replaces the experiment's, None: the same load as all others.
+    """
+
+    name: str
+    placement: str
+    placement_options: Any
+    routing: str
+    routing_options: Any
+    batching: str
+    batching_options: Any
+    kv: KvSpec
+    fleet: Fleet
+    arrivals: ArrivalsSpec | None = None
+
+
+@dataclass(frozen=True)
+class ResolvedExperiment:
+    """Everything a run needs.
+
+    Parameters
+    ----------
+    document
+        The experiment as written, with ``--set`` applied and every default filled in; JSON values only.
+    config_hash
+        SHA-256 (hex) of the canonical JSON of ``document``, of the contents of every file it names, of the profiles
+        used and of the helixsim version.
+    assumptions
+        Sentences on every roofline fallback, extrapolation or default that stands for missing data.
+    """
+
+    name: str
+    seed: int
+    source: Path
+    fleet: Fleet
+    workload: WorkloadSpec
+    workload_stats: WorkloadStats
+    systems: tuple[SystemSpec, ...]
+    baseline: str
+    slo: Slo
+    capacity: CapacitySpec
+    document: Mapping[str, Any]
+    config_hash: str
+    assumptions: tuple[str, ...]

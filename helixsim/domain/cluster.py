@@ -1,0 +1,127 @@
+"""Nodes, links and the fleet they form around one model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from helixsim.domain.hardware import NodeProfile
+from helixsim.domain.model import ModelSpec
+
+COORDINATOR = "coordinator"
+"""Id of the machine where requests enter and tokens leave."""
+
+TOKEN_ID_BYTES = 2
+"""Bytes of one token on the way to or from the coordinator (the paper's artifact counts two)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One machine: one GPU, or several joined by tensor parallelism.
+
+    Parameters
+    ----------
+    gpu, gpus
+        Name of the GPU profile and how many of them work as one.
+    nic_bps
+        Bandwidth of the network card, each way [bit/s]; None if it never limits.
+    cost_usd_per_hour, tdp_w
+        Of the whole node.
+    kv_blocks, max_requests
+        Pinned KV blocks and cap on resident requests; None = from physics, no cap.
+    """
+
+    id: str
+    gpu: str
+    gpus: int
+    region: str
+    nic_bps: float | None
+    cost_usd_per_hour: float
+    tdp_w: float
+    kv_blocks: int | None = None
+    max_requests: int | None = None
+
+    @property
+    def kind(self) -> str:
+        """``l4`` for one GPU, ``l4x2`` for two as one node."""
+        return self.gpu if self.gpus == 1 else f"{self.gpu}x{self.gpus}"
+
+
+@dataclass(frozen=True, slots=True)
+class LinkSpec:
+    """One direction of a connection."""
+
+    bandwidth_bps: float
+    latency_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """Every node can reach every other; classes by region, exceptions by pair.
+
+    ``pairs`` overrides single directions, keyed (source id, destination id), the coordinator included.
+    ``regions`` overrides ordered pairs of regions.
+    """
+
+    intra_region: LinkSpec
+    inter_region: LinkSpec
+    regions: Mapping[tuple[str, str], LinkSpec] = field(default_factory=lambda: MappingProxyType({}))
+    pairs: Mapping[tuple[str, str], LinkSpec] = field(default_factory=lambda: MappingProxyType({}))
+    coordinator_nic_bps: float | None = None
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The nodes, in a fixed order that breaks ties everywhere, and the network between them."""
+
+    nodes: tuple[Node, ...]
+    network: Network
+    coordinator_region: str
+    index: Mapping[str, int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        index = {node.id: position for position, node in enumerate(self.nodes)}
+        if len(index) != len(self.nodes) or COORDINATOR in index:
+            raise ValueError("node ids must be unique and none may be called 'coordinator'")
+        object.__setattr__(self, "index", MappingProxyType(index))
+
+    def node(self, node_id: str) -> Node:
+        """Return the node called ``node_id``."""
+        return self.nodes[self.index[node_id]]
+
+    def region_of(self, endpoint: str) -> str:
+        """Return the region of a node id or of the coordinator."""
+        return self.coordinator_region if endpoint == COORDINATOR else self.node(endpoint).region
+
+    def link(self, src: str, dst: str) -> LinkSpec:
+        """Return the link from ``src`` to ``dst`` (node ids or the coordinator)."""
+        found = self.network.pairs.get((src, dst))
+        if found is not None:
+            return found
+        src_region, dst_region = self.region_of(src), self.region_of(dst)
+        found = self.network.regions.get((src_region, dst_region))
+        if found is not None:
+            return found
+        return self.network.intra_region if src_region == dst_region else self.network.inter_region
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """A cluster that serves one model: the input of placement, flow and engine.
+
+    ``profiles`` is aligned with ``cluster.nodes``; nodes of one kind share one object.
+    """
+
+    model: ModelSpec
+    cluster: Cluster
+    profiles: tuple[NodeProfile, ...]
+
+    def profile(self, node_id: str) -> NodeProfile:
+        """Return what the node called ``node_id`` can do."""
+        return self.profiles[self.cluster.index[node_id]]
+
+    def kv_blocks(self, node_id: str, layers: int) -> int:
+        """Return the KV blocks of a node with ``layers`` layers, pinned or from its profile."""
+        pinned = self.cluster.node(node_id).kv_blocks
+        return self.profile(node_id).kv_blocks[layers - 1] if pinned is None else pinned

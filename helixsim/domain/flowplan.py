@@ -1,0 +1,61 @@
+"""The result of max-flow over a placement."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from helixsim.domain.placement import LayerRange
+
+
+@dataclass(frozen=True, slots=True)
+class FlowEdge:
+    """Flow from ``src`` to ``dst`` (node ids or the coordinator) [tokens/s]."""
+
+    src: str
+    dst: str
+    flow_tokens_per_s: float
+    capacity_tokens_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class CutElement:
+    """One saturated element of the min cut: a ``node``, ``link`` or ``nic``."""
+
+    kind: str
+    name: str
+    capacity_tokens_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The nodes a request visits and the layers it runs on each; together 0 .. num_layers without gap or overlap."""
+
+    hops: tuple[tuple[str, LayerRange], ...]
+
+
+@dataclass(frozen=True)
+class FlowPlan:
+    """Max-flow of a placement.
+
+    ``edges`` holds every usable edge, those without flow too. ``node_flow_tokens_per_s`` and
+    ``node_capacity_tokens_per_s`` are keyed by node id. ``routes`` decomposes the flow into paths with their flow.
+    """
+
+    max_flow_tokens_per_s: float
+    edges: tuple[FlowEdge, ...]
+    node_flow_tokens_per_s: Mapping[str, float]
+    node_capacity_tokens_per_s: Mapping[str, float]
+    min_cut: tuple[CutElement, ...]
+    routes: tuple[tuple[Route, float], ...]
+
+    @property
+    def mean_hops(self) -> float:
+        """Nodes per request, weighted by flow."""
+        total = sum(flow for _, flow in self.routes)
+        return sum(flow * len(route.hops) for route, flow in self.routes) / total if total else 0.0
+
+    @property
+    def max_hops(self) -> int:
+        """Nodes on the longest route that carries flow."""
+        return max((len(route.hops) for route, _ in self.routes), default=0)

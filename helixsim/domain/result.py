@@ -1,0 +1,149 @@
+"""What one simulated run leaves: columns and counters, never event objects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from helixsim.domain.flowplan import Route
+from helixsim.domain.request import FeedMode
+
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
+
+
+class RequestStatus(IntEnum):
+    """Where a request stood when the run ended."""
+
+    WAITING = 0
+    """Arrived, not admitted."""
+    RUNNING = 1
+    """Admitted, not finished."""
+    FINISHED = 2
+    REJECTED = 3
+    """Can never be served: longer than the model's context, or than any route's KV memory."""
+
+
+@dataclass(frozen=True)
+class RequestColumns:
+    """One entry per request that arrived, in order of arrival; times [ns], -1 = never reached.
+
+    ``output_tokens`` counts the tokens delivered so far. ``queue_ns + compute_ns + network_ns`` is
+    ``finish_ns - arrival_ns`` of a finished request; ``queue_ns`` includes waiting at the coordinator.
+    ``route`` indexes ``RunResult.routes`` (the last one taken), -1 = none.
+    """
+
+    request_id: IntArray
+    status: IntArray
+    arrival_ns: IntArray
+    admitted_ns: IntArray
+    first_token_ns: IntArray
+    finish_ns: IntArray
+    prompt_tokens: IntArray
+    output_tokens: IntArray
+    route: IntArray
+    preemptions: IntArray
+    queue_ns: IntArray
+    compute_ns: IntArray
+    network_ns: IntArray
+
+
+@dataclass(frozen=True)
+class Series:
+    """Samples at fixed intervals that include the start and the end of the window.
+
+    ``time_ns`` has shape [S]. Cumulative since the start of the run: ``output_tokens``, ``prompt_tokens`` (prefilled),
+    ``arrived``, ``finished`` [S]; ``busy_ns`` [S, N]. At the moment of the sample: ``waiting``, ``running`` (requests)
+    [S]; ``kv_used`` (share of the node's KV blocks), ``queue_length`` (requests) [S, N].
+    """
+
+    time_ns: IntArray
+    output_tokens: IntArray
+    prompt_tokens: IntArray
+    arrived: IntArray
+    finished: IntArray
+    waiting: IntArray
+    running: IntArray
+    busy_ns: IntArray
+    kv_used: FloatArray
+    queue_length: IntArray
+
+
+@dataclass(frozen=True)
+class NodeStats:
+    """One entry per node that holds layers, whole run; aligned with the node axis of ``Series``."""
+
+    node_id: tuple[str, ...]
+    kind: tuple[str, ...]
+    start: IntArray
+    end: IntArray
+    kv_blocks: IntArray
+    kv_peak_blocks: IntArray
+    batches: IntArray
+    prompt_tokens: IntArray
+    decode_tokens: IntArray
+    preemptions: IntArray
+
+
+@dataclass(frozen=True)
+class LinkStats:
+    """One entry per directed link that carried anything, whole run. ``queue_ns`` sums the waits of its messages."""
+
+    src: tuple[str, ...]
+    dst: tuple[str, ...]
+    messages: IntArray
+    bytes: IntArray
+    busy_ns: IntArray
+    queue_ns: IntArray
+
+
+@dataclass(frozen=True)
+class GapHistogram:
+    """Gaps between successive tokens of a request inside the window (ITL).
+
+    ``value_ns`` are the lower edges of bins ``resolution_ns`` wide, ``count`` how many gaps fell into each.
+    ``sum_ns`` and ``sum_squares_ns2`` are exact.
+    """
+
+    resolution_ns: int
+    value_ns: IntArray
+    count: IntArray
+    sum_ns: int
+    sum_squares_ns2: int
+
+
+@dataclass(frozen=True, slots=True)
+class InvariantCheck:
+    """One numbered law and whether it held."""
+
+    name: str
+    held: bool
+    detail: str
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """All that one run leaves.
+
+    ``counters`` holds at least ``events``, ``batches``, ``messages``, ``preemptions``, ``rejected``, ``token_hops``.
+    """
+
+    mode: FeedMode
+    seed: int
+    window_start_ns: int
+    window_end_ns: int
+    end_ns: int
+    requests: RequestColumns
+    routes: tuple[Route, ...]
+    series: Series
+    nodes: NodeStats
+    links: LinkStats
+    gaps: GapHistogram
+    counters: Mapping[str, int]
+    invariants: tuple[InvariantCheck, ...]
+    cpu_s: float
+    wall_s: float

@@ -1,0 +1,16 @@
+"""Named random streams from one seed.
+
+A stream is keyed by its *name*, not by the order of calls, so a new consumer never shifts another one and
+all systems of an experiment draw the same requests (common random numbers).
+"""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+
+
+def stream(seed: int, name: str) -> np.random.Generator:
+    """Return the random generator of ``name`` (for example ``"arrivals"``) under ``seed``."""
+    return np.random.default_rng(np.random.SeedSequence([seed, zlib.crc32(name.encode())]))

@@ -1,0 +1,95 @@
+"""What load an experiment asks for: plain values, filled in by config and turned into requests by ``feed``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from helixsim.domain.request import Window
+
+
+@dataclass(frozen=True, slots=True)
+class TraceSpec:
+    """A request trace in one of the formats of ``readers.registry``.
+
+    ``start_s`` and ``duration_s`` cut a window out of the trace's own time; its first request is then at 0.
+    """
+
+    format: str
+    path: Path
+    start_s: float = 0.0
+    duration_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LengthsSpec:
+    """Where prompt and output lengths come from when not from the trace.
+
+    ``distribution`` names an entry of ``lengths.registry``; ``options`` are its parameters.
+    """
+
+    distribution: str
+    options: tuple[tuple[str, float | int | str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ArrivalsSpec:
+    """When requests arrive.
+
+    Parameters
+    ----------
+    process
+        ``trace``, ``poisson``, ``gamma``, ``constant``, ``bursty``, ``closed_loop`` or ``saturate``.
+    rate_rps
+        Requests per second; for ``trace`` the mean rate it is stretched to (None: as recorded).
+    burstiness
+        Shape of the gamma gaps: 1 = Poisson, below 1 burstier (as in ``vllm bench serve``).
+    concurrency
+        Requests in the system (``closed_loop``).
+    prompts_in_flight
+        Requests between admission and first token (``saturate``); None: the larger of 20 and the number of nodes.
+    num_requests
+        Stop after that many; None: as many as the duration or the trace allows.
+    """
+
+    process: str
+    rate_rps: float | None = None
+    burstiness: float = 1.0
+    concurrency: int | None = None
+    prompts_in_flight: int | None = None
+    num_requests: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LengthLimits:
+    """Requests outside are left out of the load, and counted [tokens]."""
+
+    min_prompt_tokens: int = 1
+    max_prompt_tokens: int | None = None
+    min_output_tokens: int = 1
+    max_output_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadSpec:
+    """The whole load of an experiment."""
+
+    trace: TraceSpec | None
+    lengths: LengthsSpec | None
+    arrivals: ArrivalsSpec
+    limits: LengthLimits
+    window: Window
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadStats:
+    """What an operator knows of the load before it runs: means, and what the limits left out.
+
+    ``offered_rps`` is None for closed loops. ``dropped`` pairs a reason with a count.
+    """
+
+    mean_prompt_tokens: float
+    mean_output_tokens: float
+    offered_rps: float | None
+    num_requests: int | None
+    dropped: tuple[tuple[str, int], ...] = ()
