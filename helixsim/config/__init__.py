@@ -1,7 +1,13 @@
 """exp.yaml <-> ResolvedExperiment.
 
 experiment  the resolved experiment, plain values
-schema      the file format, in pydantic
-resolve     schema -> resolved experiment: profiles, cluster, workload
+resolve     load_experiment(path, overrides, registries=...): the door of this package
+source      the file as plain values with positions; --set and the cluster file applied
+fields, schema   the file format, in pydantic
+faults      what pydantic finds, as problems with positions
+choices     names looked up in registries and catalogues, and the options that come with them
+nodes, network, links_file, spread   the cluster
+loads       the workload
+checks      what cannot be told from one key alone
 reference   JSON Schema and Markdown reference made from the schema
 """

@@ -41,6 +41,18 @@ class KvSpec:
     expected_output_tokens: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ReportSpec:
+    """What a run writes down.
+
+    ``requests_format`` of the per-request tables is ``csv`` or ``parquet``; ``sample_s`` the interval of the time
+    series [s], None: chosen from the run.
+    """
+
+    requests_format: str = "csv"
+    sample_s: float | None = None
+
+
 @dataclass(frozen=True)
 class SystemSpec:
     """One of the systems an experiment compares.
@@ -75,6 +87,8 @@ class ResolvedExperiment:
         used and of the helixsim version.
     assumptions
         Sentences on every roofline fallback, extrapolation or default that stands for missing data.
+    file_hashes
+        (name as written, SHA-256 of the contents) of every file the experiment names: trace, tables, links, placements.
     """
 
     name: str
@@ -90,3 +104,5 @@ class ResolvedExperiment:
     document: Mapping[str, Any]
     config_hash: str
     assumptions: tuple[str, ...]
+    report: ReportSpec = ReportSpec()
+    file_hashes: tuple[tuple[str, str], ...] = ()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 from helixsim.domain.hardware import NodeProfile
 from helixsim.domain.model import ModelSpec
@@ -66,8 +65,8 @@ class Network:
 
     intra_region: LinkSpec
     inter_region: LinkSpec
-    regions: Mapping[tuple[str, str], LinkSpec] = field(default_factory=lambda: MappingProxyType({}))
-    pairs: Mapping[tuple[str, str], LinkSpec] = field(default_factory=lambda: MappingProxyType({}))
+    regions: Mapping[tuple[str, str], LinkSpec] = field(default_factory=dict)
+    pairs: Mapping[tuple[str, str], LinkSpec] = field(default_factory=dict)
     coordinator_nic_bps: float | None = None
 
 
@@ -84,7 +83,7 @@ class Cluster:
         index = {node.id: position for position, node in enumerate(self.nodes)}
         if len(index) != len(self.nodes) or COORDINATOR in index:
             raise ValueError("node ids must be unique and none may be called 'coordinator'")
-        object.__setattr__(self, "index", MappingProxyType(index))
+        object.__setattr__(self, "index", index)
 
     def node(self, node_id: str) -> Node:
         """Return the node called ``node_id``."""

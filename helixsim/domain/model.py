@@ -31,6 +31,9 @@ class ModelSpec:
         Longest prompt plus output the model accepts [tokens].
     source
         Where the figures come from.
+    num_experts, experts_per_token, weight_bytes_per_expert
+        Mixture of experts: experts of a layer, how many of them serve one token, and memory of one of them [B]
+        (part of ``weight_bytes_per_layer``). All zero for a dense model.
     """
 
     name: str
@@ -49,3 +52,6 @@ class ModelSpec:
     embedding_bytes: int
     max_context_tokens: int
     source: str
+    num_experts: int = 0
+    experts_per_token: int = 0
+    weight_bytes_per_expert: int = 0

@@ -31,6 +31,8 @@ class Placement:
         Node id -> layer range, in cluster order.
     partial_inference
         Whether a request may enter a node in the middle of its range (paper section 5, "partial inference").
+    pipelines
+        Node id -> number of its pipeline; tokens never pass from one pipeline to another. Empty: all nodes form one.
     objective_tokens_per_s
         Max-flow of the placement [prompt + output tokens/s].
     upper_bound_tokens_per_s
@@ -53,6 +55,7 @@ class Placement:
     solve_s: float = 0.0
     history: tuple[tuple[float, float, float], ...] = ()
     notes: Mapping[str, Any] = field(default_factory=dict)
+    pipelines: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def gap(self) -> float:

@@ -1,9 +1,12 @@
 """GPUs, links and models as data, and how long and how much memory layers take on them.
 
-catalog     find and load profiles/ and Hugging Face config.json files
-roofline    time of a batch from datasheet figures
-measured    per-layer timing tables (CSV)
-fit         timing tables -> compact profile with residuals
-kv_memory   KV blocks left beside the weights
-profiles    all of it joined: NodeProfile of each kind of node for one model
+profiles      all of it joined: NodeProfile of each kind of node for one model (the door)
+catalog       find and load profiles/: GPUs, links, models, and other names for them
+transformer   shape of a model (profile or Hugging Face config.json) -> bytes and FLOPs per layer
+kv_memory     KV blocks left beside the weights
+measured      per-layer timing and limit tables (CSV)
+fit           timing tables -> compact profile with residuals
+compute_file  profiles/compute: fitted profiles as YAML
+roofline      time of a layer from datasheet figures
+profile_file  typed values from one YAML profile, each fault with its place
 """

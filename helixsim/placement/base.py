@@ -46,6 +46,6 @@ class Strategy(Protocol):
     summary: ClassVar[str]
     Options: ClassVar[type[Any]]
 
-    def solve(self, problem: PlacementProblem, options: Any) -> Placement:  # noqa: ANN401 - the strategy's own Options
+    def solve(self, problem: PlacementProblem, options: Any) -> Placement:
         """Return a placement of the model on the fleet."""
         ...

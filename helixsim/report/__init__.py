@@ -1,1 +1,12 @@
-"""TODO."""
+"""What a run leaves for people: tables in the terminal, files, figures and one HTML page.
+
+files            what a run writes: summary.json, CSV tables, placements
+rundata          the same files read back: the only input of figures and HTML
+rows             the rows of the comparison, shared by terminal and HTML
+tables           plain or coloured text for the terminal
+style            colours, fonts and stable bytes of all figures
+figures          throughput and latency, and the list of all figures
+time_figures     utilisation, KV memory and queues over time
+cluster_figures  placement diagrams and load on links
+html             report.html
+"""

@@ -7,7 +7,7 @@ length, and it cannot admit a request whose KV does not fit: admission and KV ru
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -67,12 +67,7 @@ class RoutingView(Protocol):
 
 
 class RoutingPolicy(Protocol):
-    """Chooses routes. One instance serves one run and may keep counters of its own decisions.
-
-    ``observes_hops`` asks the engine for ``observe`` calls; leave it False if they are not needed, they cost time.
-    """
-
-    observes_hops: bool
+    """Chooses routes. One instance serves one run and may keep counters of its own decisions."""
 
     def route(self, prompt_tokens: int, expected_tokens: int, view: RoutingView) -> tuple[Hop, ...] | None:
         """Return hops that cover all layers, each of which fits; None if there is none now.
@@ -80,6 +75,11 @@ class RoutingPolicy(Protocol):
         ``expected_tokens`` is prompt plus expected output.
         """
         ...
+
+
+@runtime_checkable
+class HopObserver(Protocol):
+    """A routing policy that learns how long hops take; having this method is asking for it, and costs time."""
 
     def observe(self, edge: int, elapsed_ns: int, requests: int) -> None:
         """Learn that ``requests`` requests took ``elapsed_ns`` from being sent over ``edge`` to being computed."""

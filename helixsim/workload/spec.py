@@ -13,12 +13,14 @@ class TraceSpec:
     """A request trace in one of the formats of ``readers.registry``.
 
     ``start_s`` and ``duration_s`` cut a window out of the trace's own time; its first request is then at 0.
+    ``chars_per_token`` estimates token counts where a file has text only (ShareGPT).
     """
 
     format: str
     path: Path
     start_s: float = 0.0
     duration_s: float | None = None
+    chars_per_token: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,9 @@ class WorkloadSpec:
 class WorkloadStats:
     """What an operator knows of the load before it runs: means, and what the limits left out.
 
-    ``offered_rps`` is None for closed loops. ``dropped`` pairs a reason with a count.
+    ``offered_rps`` is None for closed loops and where all requests arrive at once. ``dropped`` pairs a reason with a
+    count. ``redrawn_share`` is the share of drawn length pairs that the limits refused and that were drawn again.
+    ``assumptions`` are sentences on what stands for missing data.
     """
 
     mean_prompt_tokens: float
@@ -93,3 +97,5 @@ class WorkloadStats:
     offered_rps: float | None
     num_requests: int | None
     dropped: tuple[tuple[str, int], ...] = ()
+    redrawn_share: float = 0.0
+    assumptions: tuple[str, ...] = ()

@@ -1,0 +1,54 @@
+"""``helixsim inspect strategies | schema``: what is registered, and the reference of exp.yaml."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+
+from helixsim.cli import options
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = subparsers.add_parser("inspect", help="what is registered; reference of exp.yaml")
+    inner = parser.add_subparsers(title="what to inspect", metavar="WHAT", required=True)
+    strategies = inner.add_parser(
+        "strategies", parents=[options.common()], help="placement strategies, routing and batching policies"
+    )
+    strategies.set_defaults(func=run_strategies)
+    schema = inner.add_parser("schema", parents=[options.common()], help="JSON Schema of exp.yaml")
+    schema.add_argument("--markdown", action="store_true", help="as a reference for people, in Markdown")
+    schema.set_defaults(func=run_schema)
+
+
+def run_strategies(args: argparse.Namespace) -> None:
+    """Print names, summaries and options."""
+    from helixsim.config.reference import entries
+    from helixsim.planning.registries import registries
+
+    known = registries()
+    groups = {
+        "placement": entries(known.placement),
+        "routing": entries(known.routing),
+        "batching": entries(known.batching),
+    }
+    if args.json:
+        print(json.dumps({group: [dataclasses.asdict(entry) for entry in found] for group, found in groups.items()}))
+        return
+    for group, found in groups.items():
+        print(group)
+        for entry in found:
+            print(f"  {entry.name:<16} {entry.summary}")
+            for option in entry.options:
+                default = "required" if option.default is None else f"default {option.default}"
+                print(f"  {'':<16}   {option.name} ({option.type}, {default}) {option.meaning}".rstrip())
+        print()
+
+
+def run_schema(args: argparse.Namespace) -> None:
+    """Print the reference."""
+    from helixsim.config.reference import markdown, schema
+    from helixsim.planning.registries import registries
+
+    print(markdown(registries()) if args.markdown else json.dumps(schema(registries()), indent=2, ensure_ascii=False))

@@ -1,0 +1,54 @@
+"""Options that several commands share, as parent parsers."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def common() -> argparse.ArgumentParser:
+    """Return the parent of every command: how much is said, and in which form."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
+    parser.add_argument("-v", "--verbose", action="count", default=0, help="say more; with an error: the traceback")
+    return parser
+
+
+def experiment() -> argparse.ArgumentParser:
+    """Return the parent of commands that load an experiment."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("experiment", type=Path, metavar="EXP", help="experiment file (YAML)")
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY.PATH=VALUE",
+        help="change one value of the experiment, list entries by number: systems.0.routing=random (repeatable)",
+    )
+    parser.add_argument("--seed", type=int, metavar="N", help="the same as --set seed=N")
+    return parser
+
+
+def output() -> argparse.ArgumentParser:
+    """Return the parent of commands that compute and leave files."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="where runs go (default: runs)")
+    parser.add_argument("--jobs", type=_positive, metavar="N", help="processes to use (default: one per core)")
+    parser.add_argument("--force", action="store_true", help="replace what an earlier run left")
+    parser.add_argument("--check", action="store_true", help="check the expensive invariants too")
+    return parser
+
+
+def overrides(args: argparse.Namespace) -> list[str]:
+    """Return ``--set`` texts, with ``--seed`` as the last of them."""
+    given: list[str] = args.overrides
+    return [*given, f"seed={args.seed}"] if args.seed is not None else given
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, got {text}")
+    return value

@@ -1,0 +1,103 @@
+"""``helixsim place EXP``: place the model for every system, without simulating the load."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from helixsim.cli import console, options
+from helixsim.errors import ConfigError, ExitCode
+
+if TYPE_CHECKING:
+    from helixsim.planning.systems import PlacedSystem
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the command."""
+    parser = subparsers.add_parser(
+        "place",
+        help="place the model on the fleet, print flow, bound and layers per node",
+        description="Place the model for every system of the experiment. Systems that share a placement strategy and "
+        "its options are placed once.",
+        parents=[options.common(), options.experiment()],
+    )
+    parser.add_argument("--system", metavar="NAME", help="only this system")
+    parser.add_argument(
+        "--export",
+        type=Path,
+        metavar="FILE",
+        help="write the placement as JSON, to be reused by 'placement: {strategy: fixed, file: FILE}'; "
+        "needs --system if there are several",
+    )
+    parser.add_argument(
+        "--by-flow", action="store_true", help="choose candidates by max-flow alone, without short simulations"
+    )
+    parser.add_argument("--force", action="store_true", help="let --export replace a file")
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Execute the command; return the exit code."""
+    from helixsim.config.resolve import load_experiment
+    from helixsim.errors import unknown_name
+    from helixsim.planning.registries import registries
+    from helixsim.planning.systems import place_system
+    from helixsim.report.files import placement_document, write_json
+    from helixsim.report.tables import placement_text
+
+    experiment = load_experiment(args.experiment, options.overrides(args), registries=registries())
+    names = [system.name for system in experiment.systems]
+    if args.system is not None and args.system not in names:
+        raise ConfigError(f"--system: {unknown_name('system', args.system, names)}")
+    chosen = [system for system in experiment.systems if args.system in {None, system.name}]
+    if args.export is not None:
+        if len(chosen) > 1:
+            raise ConfigError(f"--export writes one placement, the experiment has {len(chosen)}: add --system NAME")
+        if args.export.exists() and not args.force:
+            raise ConfigError(f"--export: {args.export} exists (--force replaces it)")
+    placed: dict[str, PlacedSystem] = {}
+    with console.progress("place", quiet=args.quiet) as advance:
+        for number, system in enumerate(chosen):
+
+            def progress(what: str, _s: float, value: float, bound: float, name: str = system.name) -> None:
+                advance(number / len(chosen), f"{name}: {what}, {value:.1f} of at most {bound:.1f} tokens/s")  # noqa: B023
+
+            placed[system.name] = place_system(experiment, system, progress=progress, judged=not args.by_flow)
+            advance((number + 1) / len(chosen), system.name)
+    documents = {name: placement_document(one.placement, one.plan, one.system.fleet) for name, one in placed.items()}
+    if args.json:
+        systems = {name: _answer(one, documents[name]) for name, one in placed.items()}
+        print(json.dumps({"systems": systems}, indent=2, ensure_ascii=False))
+    else:
+        color, width = console.wants_colour(sys.stdout), console.stdout().width
+        for name, document in documents.items():
+            print(placement_text(name, document, width=width, color=color))
+    if args.export is not None:
+        write_json(args.export, next(iter(documents.values())))
+    return ExitCode.OK
+
+
+def _answer(placed: PlacedSystem, document: dict[str, Any]) -> dict[str, Any]:
+    """Return a system's entry of ``place --json``."""
+    from helixsim.metrics.summary import json_values
+
+    placement, plan = placed.placement, placed.plan
+    answer: dict[str, Any] = json_values(
+        {
+            "strategy": placement.strategy,
+            "objective_tokens_per_s": plan.max_flow_tokens_per_s,
+            "upper_bound_tokens_per_s": placement.upper_bound_tokens_per_s,
+            "gap": placement.gap,
+            "seconds": placement.solve_s,
+            "mean_hops": plan.mean_hops,
+            "max_hops": plan.max_hops,
+            "layers": document["layers"],
+            "history": [list(entry) for entry in placement.history],
+            "min_cut": document["min_cut"],
+            "notes": document["notes"],
+        }
+    )
+    return answer

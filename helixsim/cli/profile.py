@@ -1,0 +1,303 @@
+"""``helixsim profile``: the GPUs, links, models and measured nodes helixsim knows, and new ones from tables."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from helixsim import yamlio
+from helixsim.cli import options
+from helixsim.domain.hardware import Curve
+from helixsim.errors import ConfigError, DataError, ExitCode, unknown_name
+from helixsim.hardware import catalog, compute_file, transformer
+from helixsim.hardware.compute_file import FittedKind
+from helixsim.hardware.roofline import CHECK_CONTEXT_TOKENS, RooflineError, roofline, roofline_error
+from helixsim.units import GIB, NS_PER_MS, NS_PER_S, format_bandwidth, format_bytes, format_seconds
+
+_FORMATS = ", ".join(transformer.WEIGHT_BITS)
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``profile`` and its own subcommands."""
+    parser = subparsers.add_parser("profile", help="GPU, link, model and compute profiles", description=__doc__)
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+
+    listing = actions.add_parser("list", parents=[options.common()], help="names with their main figures")
+    listing.add_argument("family", nargs="?", choices=tuple(_FAMILIES), help="one family only")
+    listing.set_defaults(func=run_list)
+
+    show = actions.add_parser("show", parents=[options.common()], help="everything known about one name, with sources")
+    show.add_argument("name", metavar="NAME", help="GPU, link, model, MODEL/KIND, or the path of a config.json")
+    show.add_argument("--precision", default="fp16", help=f"weights of a model: {_FORMATS} (default: fp16)")
+    show.set_defaults(func=run_show)
+
+    fit = actions.add_parser("fit", parents=[options.common()], help="compact profiles from a CSV of per-layer timings")
+    fit.add_argument("timings", type=Path, metavar="CSV", help="columns model, gpu, phase, batch_tokens, ms_per_layer")
+    fit.add_argument("--limits", type=Path, metavar="CSV", help="KV tokens and batch limits by number of layers")
+    fit.add_argument(
+        "--memory-fraction", type=_fraction, default=0.9, metavar="F", help="engine's share of memory in --limits (0.9)"
+    )
+    fit.add_argument("--precision", default="fp16", help=f"weights that were timed: {_FORMATS} (default: fp16)")
+    fit.add_argument("--model", metavar="NAME", help="this model's rows only")
+    fit.add_argument("--source", metavar="TEXT", help="where the tables come from (default: the file's name)")
+    fit.add_argument("--out", type=Path, metavar="FILE", help="write the profiles of one model as YAML")
+    fit.add_argument("--force", action="store_true", help="replace FILE if it exists")
+    fit.set_defaults(func=run_fit)
+
+    computed = actions.add_parser(
+        "roofline", parents=[options.common()], help="times from datasheet figures, and how far off they are elsewhere"
+    )
+    computed.add_argument("--gpu", required=True, metavar="NAME", help="GPU name or file")
+    computed.add_argument("--model", required=True, metavar="NAME", help="model name, file or config.json")
+    computed.add_argument("--gpus", type=_count, default=1, metavar="N", help="GPUs of the node, tensor-parallel (1)")
+    computed.add_argument("--precision", default="fp16", help=f"weights: {_FORMATS} (default: fp16)")
+    computed.set_defaults(func=run_roofline)
+
+
+def run_list(args: argparse.Namespace) -> int:
+    """Print the names of one family or of all."""
+    families = [args.family] if args.family else list(_FAMILIES)
+    tables = {family: _FAMILIES[family]() for family in families}
+    if args.json:
+        _print_json(
+            {family: [dict(zip(header, row, strict=True)) for row in rows] for family, (header, rows) in tables.items()}
+        )
+        return ExitCode.OK
+    print("\n\n".join(f"{family}\n{_aligned(header, rows)}" for family, (header, rows) in tables.items()))
+    return ExitCode.OK
+
+
+def run_show(args: argparse.Namespace) -> int:
+    """Print everything known about one name."""
+    facts = _facts(args.name, args.precision)
+    if args.json:
+        _print_json(facts)
+    else:
+        print(_outline(facts))
+    return ExitCode.OK
+
+
+def run_fit(args: argparse.Namespace) -> int:
+    """Fit timing tables, print residuals, write them if asked."""
+    from helixsim.hardware.fit import fit_tables  # numpy: only where it is needed
+
+    source = args.source or f"fitted to {args.timings.name}"
+    kinds = fit_tables(args.timings, args.limits, args.precision, args.memory_fraction, source)
+    models = list(dict.fromkeys(fitted.model for fitted in kinds))
+    if args.model is not None:
+        if args.model not in models:
+            raise DataError(f"{args.timings}: {unknown_name('model', args.model, models)}")
+        kinds, models = tuple(fitted for fitted in kinds if fitted.model == args.model), [args.model]
+    if args.out is not None:
+        _write(kinds, models, args.out, args.force)
+    if args.json:
+        _print_json([{"model": one.model, "kind": one.kind, **_entry(one)} for one in kinds])
+    else:
+        print(_aligned(*_fit_table(kinds)))
+    return ExitCode.OK
+
+
+def run_roofline(args: argparse.Namespace) -> int:
+    """Print the computed profile and the error of the method on every measured node."""
+    model, gpu = catalog.load_model(args.model, args.precision), catalog.load_gpu(args.gpu)
+    profile = roofline(model, gpu, args.gpus)
+    errors = _roofline_errors()
+    facts = {
+        "kind": profile.kind,
+        "model": profile.model,
+        "provenance": profile.provenance,
+        "prefill": _points(profile.prefill, "tokens"),
+        "decode": _points(profile.decode, "seqs"),
+        "decode_context_ns_per_token": round(profile.decode_context_ns_per_token, 4),
+        "activation_copy_ns_per_token": round(profile.activation_copy_ns_per_token, 1),
+    }
+    if args.json:
+        _print_json({"profile": facts, "errors": [asdict(error) for error in errors]})
+        return ExitCode.OK
+    print(_outline(facts) + "\n")
+    header = ("model", "kind", "prefill median", "worst", "decode median", "worst")
+    rows = [
+        (
+            error.model,
+            error.kind,
+            f"{error.prefill_median:.1%}",
+            f"{error.prefill_worst:.1%}",
+            f"{error.decode_median:.1%}",
+            f"{error.decode_worst:.1%}",
+        )
+        for error in errors
+    ]
+    print(
+        "distance of the roofline from measured nodes "
+        f"(256-4096 tokens; 1-128 sequences of {CHECK_CONTEXT_TOKENS} tokens)\n{_aligned(header, rows)}"
+    )
+    return ExitCode.OK
+
+
+Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
+
+
+def _gpu_table() -> Table:
+    rows: list[tuple[str, ...]] = []
+    for name in catalog.gpu_names():
+        gpu = catalog.load_gpu(name)
+        rows.append(
+            (
+                name,
+                format_bytes(gpu.memory_bytes),
+                f"{gpu.fp16_flops / 1e12:g} TFLOP/s",
+                f"{gpu.memory_bandwidth_bytes_per_s / 1e9:g} GB/s",
+                f"{gpu.tdp_w:g} W",
+                f"{gpu.cost_usd_per_hour:.2f} $/h",
+            )
+        )
+    return ("name", "memory", "fp16", "memory bandwidth", "tdp", "price"), rows
+
+
+def _link_table() -> Table:
+    rows: list[tuple[str, ...]] = []
+    for name in catalog.link_names():
+        link = catalog.load_link(name)
+        rows.append((name, format_bandwidth(link.bandwidth_bps), format_seconds(link.latency_ns / NS_PER_S)))
+    return ("name", "bandwidth", "latency"), rows
+
+
+def _model_table() -> Table:
+    rows: list[tuple[str, ...]] = []
+    for name in catalog.model_names():
+        model = catalog.load_model(name)
+        total = model.weight_bytes_per_layer * model.num_layers + model.embedding_bytes
+        rows.append(
+            (
+                name,
+                str(model.num_layers),
+                f"{total / GIB:.1f} GiB",
+                format_bytes(model.weight_bytes_per_layer),
+                format_bytes(model.kv_bytes_per_token_per_layer),
+                str(model.max_context_tokens),
+            )
+        )
+    return ("name", "layers", "weights fp16", "per layer", "KV per token and layer", "context tokens"), rows
+
+
+def _compute_table() -> Table:
+    return _fit_table([fitted for name in catalog.model_names() for fitted in compute_file.committed(name)])
+
+
+_FAMILIES: dict[str, Callable[[], Table]] = {
+    "gpus": _gpu_table,
+    "links": _link_table,
+    "models": _model_table,
+    "compute": _compute_table,
+}
+
+
+def _fit_table(kinds: Sequence[FittedKind]) -> Table:
+    header = (
+        "name",
+        "prefill knots",
+        "median error",
+        "worst",
+        "decode knots",
+        "median error",
+        "worst",
+        "KV error",
+        "max layers",
+    )
+    rows: list[tuple[str, ...]] = []
+    for fitted in kinds:
+        row = [f"{fitted.model}/{fitted.kind}"]
+        for curve in (fitted.prefill, fitted.decode):
+            row += [str(len(curve.curve.x)), f"{curve.median_error:.1%}", f"{curve.worst_error:.1%}"]
+        row.append("-" if fitted.memory is None else f"{fitted.memory.worst_error:.2%}")
+        row.append("-" if fitted.planner is None else str(fitted.planner.max_layers))
+        rows.append(tuple(row))
+    return header, rows
+
+
+def _facts(name: str, precision: str) -> dict[str, Any]:
+    if name in catalog.gpu_names():
+        gpu = asdict(catalog.load_gpu(name))
+        return {**gpu, "sources": dict(gpu["sources"])}
+    if name in catalog.link_names():
+        return {"name": name, **asdict(catalog.load_link(name))}
+    if name in catalog.model_names() or name.endswith(".json"):
+        return asdict(catalog.load_model(name, precision))
+    model, slash, kind = name.rpartition("/")
+    for fitted in compute_file.committed(model) if slash else ():
+        if fitted.kind == kind:
+            return compute_file.document([fitted])
+    known = (*catalog.gpu_names(), *catalog.link_names(), *catalog.model_names(), *compute_file.fitted_names())
+    raise DataError(unknown_name("profile", name, known))
+
+
+def _entry(fitted: FittedKind) -> dict[str, Any]:
+    entry: dict[str, Any] = compute_file.document([fitted])["kinds"][fitted.kind]
+    return entry
+
+
+def _roofline_errors() -> list[RooflineError]:
+    errors = []
+    for name in catalog.model_names():
+        for fitted in compute_file.committed(name):
+            gpu, gpus = catalog.split_kind(fitted.kind)
+            model = catalog.load_model(name, fitted.precision)
+            errors.append(roofline_error(fitted, model, catalog.load_gpu(gpu), gpus))
+    return errors
+
+
+def _write(kinds: Sequence[FittedKind], models: Sequence[str], path: Path, force: bool) -> None:
+    if len(models) != 1 or not models[0]:
+        raise ConfigError(
+            f"--out writes one model, the table has {', '.join(models) or 'none named'}: choose with --model"
+        )
+    if path.exists() and not force:
+        raise ConfigError(f"{path} exists; --force replaces it")
+    try:
+        path.write_text(yamlio.dump(compute_file.document(kinds)), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _points(curve: Curve, axis: str) -> dict[str, list[float]]:
+    return {axis: [round(x, 1) for x in curve.x], "ms": [round(time / NS_PER_MS, 4) for time in curve.y_ns]}
+
+
+def _outline(facts: dict[str, Any], indent: str = "") -> str:
+    """Return nested facts as indented lines."""
+    lines = []
+    for key, value in facts.items():
+        if isinstance(value, dict):
+            lines += [f"{indent}{key}:", _outline(value, indent + "  ")]
+        else:
+            text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            lines.append(f"{indent}{key}: {text}")
+    return "\n".join(lines)
+
+
+def _aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (header, *rows))
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _print_json(document: object) -> None:
+    print(json.dumps(document, indent=2))
+
+
+def _fraction(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"must lie in 0 .. 1, got {text}")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return value

@@ -1,0 +1,135 @@
+"""``helixsim run EXP``: place, route and simulate every system of an experiment and compare them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from helixsim.cli import console, options
+from helixsim.errors import ConfigError, ExitCode, ThresholdError
+
+if TYPE_CHECKING:
+    from helixsim.config.experiment import ResolvedExperiment
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the command."""
+    parser = subparsers.add_parser(
+        "run",
+        help="simulate every system of an experiment and compare them",
+        description="Place the model, find the max-flow, simulate the load on every system of the experiment, print "
+        "the comparison and write a run directory with all numbers, figures and an HTML report.",
+        parents=[options.common(), options.experiment(), options.output()],
+    )
+    parser.add_argument(
+        "--fail-on-slo",
+        action="store_true",
+        help="exit code 6 if a system's mean load misses the SLO (goodput < 99 %%)",
+    )
+    parser.add_argument(
+        "--fail-under",
+        type=float,
+        metavar="TOKENS_PER_S",
+        help="exit code 6 if a system's output throughput is below this",
+    )
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Execute the command; return the exit code."""
+    from helixsim.config.resolve import load_experiment
+    from helixsim.planning import rundir
+    from helixsim.planning.registries import registries
+    from helixsim.planning.run import Interrupted, run_experiment
+
+    experiment = load_experiment(args.experiment, options.overrides(args), registries=registries())
+    if args.fail_on_slo and experiment.slo.ttft_s is experiment.slo.tpot_s is experiment.slo.e2el_s is None:
+        raise ConfigError(f"--fail-on-slo: {args.experiment} states no slo")
+    if not args.quiet:
+        _say(*_heading(experiment))
+    reused = rundir.is_complete(rundir.run_directory(args.out, experiment)) and not args.force
+    try:
+        with console.progress("run", quiet=args.quiet) as advance:
+            directory = run_experiment(
+                experiment,
+                args.out,
+                jobs=args.jobs,
+                force=args.force,
+                check=args.check,
+                progress=lambda what, done: advance(done, what),
+            )
+    except Interrupted as stop:
+        _say(f"helixsim: interrupted; {stop}")
+        return ExitCode.INTERRUPTED
+    document = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
+    _print(document, directory, args)
+    if not args.quiet:
+        found = "found, not run again (--force does)" if reused else "written"
+        _say(f"{directory / 'report.html'} {found}")
+    _check_thresholds(document, args)
+    return ExitCode.OK
+
+
+def _say(*lines: str) -> None:
+    for line in lines:
+        print(line, file=sys.stderr)
+
+
+def _heading(experiment: ResolvedExperiment) -> list[str]:
+    """Return what was resolved, before anything is computed."""
+    counts: dict[str, int] = {}
+    for node in experiment.fleet.cluster.nodes:
+        counts[node.kind] = counts.get(node.kind, 0) + 1
+    model, stats = experiment.fleet.model, experiment.workload_stats
+    nodes = ", ".join(f"{count} x {kind}" for kind, count in counts.items())
+    load = (
+        f"{stats.mean_prompt_tokens:.0f} prompt + {stats.mean_output_tokens:.0f} output tokens per request on average"
+    )
+    if stats.offered_rps is not None:
+        load += f", {stats.offered_rps:.3g} requests/s"
+    lines = [
+        f"{experiment.name}: {model.name} ({model.num_layers} layers, {model.precision}) on {nodes}",
+        f"load: {load}",
+    ]
+    lines += [f"dropped: {count} requests ({reason})" for reason, count in stats.dropped if count]
+    lines += [f"assumed: {assumption}" for assumption in experiment.assumptions]
+    return lines
+
+
+def _print(document: dict[str, Any], directory: Path, args: argparse.Namespace) -> None:
+    if args.json:
+        print(json.dumps(document, indent=2, ensure_ascii=False))
+        return
+    from helixsim.report.files import file_stem
+    from helixsim.report.tables import comparison_text, placement_text
+
+    color = console.wants_colour(sys.stdout)
+    width = console.stdout().width
+    print(comparison_text(document, width=width, color=color))
+    if args.verbose:
+        for name in document["systems"]:
+            path = directory / "placements" / f"{file_stem(name)}.json"
+            print(placement_text(name, json.loads(path.read_text(encoding="utf-8")), width=width, color=color))
+
+
+def _check_thresholds(document: dict[str, Any], args: argparse.Namespace) -> None:
+    """Raise ``ThresholdError`` with every threshold that was missed."""
+    missed = []
+    for name, summary in document["systems"].items():
+        attainment = summary["helixsim"]["slo_attainment"]
+        if args.fail_on_slo and (attainment is None or attainment < SLO_SHARE):
+            got = "no request finished" if attainment is None else f"{attainment:.1%} of requests met it"
+            missed.append(f"{name}: SLO missed, {got} (asked: {SLO_SHARE:.0%})")
+        if args.fail_under is not None and summary["output_throughput"] < args.fail_under:
+            missed.append(
+                f"{name}: {summary['output_throughput']:.4g} output tokens/s, below --fail-under {args.fail_under:g}"
+            )
+    if missed:
+        raise ThresholdError("\n".join(missed))
+
+
+SLO_SHARE = 0.99
+"""Share of requests that must meet the SLO for ``--fail-on-slo``."""

@@ -1,0 +1,270 @@
+"""``helixsim trace``: look at, convert and make request traces, and fit length distributions to them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from helixsim import units
+from helixsim.cli import options
+from helixsim.errors import ConfigError
+from helixsim.workload.spec import LengthLimits
+
+if TYPE_CHECKING:
+    from helixsim.domain.request import Request
+
+_SUFFIX_FORMATS = {".csv": "csv", ".jsonl": "jsonl"}
+_NO_LIMITS = LengthLimits()
+_LIMITS = ("min_prompt_tokens", "max_prompt_tokens", "min_output_tokens", "max_output_tokens")
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``trace`` and its commands."""
+    trace = subparsers.add_parser("trace", help="look at, convert and make request traces")
+    commands = trace.add_subparsers(dest="trace_command", metavar="COMMAND", required=True)
+
+    info = commands.add_parser("info", parents=[options.common()], help="requests, rates and lengths of a trace")
+    info.add_argument("path", type=Path, metavar="PATH")
+    info.add_argument("--format", dest="from_format", metavar="NAME", help="format (default: found from the file)")
+    _add_reading(info)
+    info.set_defaults(func=run_info)
+
+    convert = commands.add_parser(
+        "convert", parents=[options.common()], help="change the format of a trace, cut, filter or stretch it"
+    )
+    _add_in_and_out(convert)
+    convert.add_argument("--to", dest="to_format", metavar="NAME", help="output format (default: by suffix of OUT)")
+    _add_reading(convert)
+    convert.add_argument("--start", type=_seconds, default=0.0, metavar="T", help="leave out what is before T [s]")
+    convert.add_argument("--duration", type=_seconds, metavar="T", help="length of the window from the start on [s]")
+    convert.add_argument("--rate", type=_rate, metavar="R", help="stretch the times to a mean rate [1/s]")
+    _add_limits(convert)
+    convert.set_defaults(func=run_convert)
+
+    generate = commands.add_parser(
+        "generate", parents=[options.common()], help="make a trace from an arrival process and a length distribution"
+    )
+    generate.add_argument("out", type=Path, metavar="OUT")
+    generate.add_argument("--process", default="poisson", metavar="NAME", help="arrival process (default: poisson)")
+    generate.add_argument("--rate", type=_rate, metavar="R", help="mean rate [1/s]")
+    generate.add_argument("--burstiness", type=float, default=1.0, metavar="B", help="shape of the gaps (gamma)")
+    generate.add_argument("--num-requests", type=int, metavar="N", help="stop after N requests")
+    generate.add_argument("--duration", type=_seconds, metavar="T", help="stop at T [s]")
+    generate.add_argument(
+        "--lengths", default="azure-conversation", metavar="NAME", help="distribution (default: azure-conversation)"
+    )
+    generate.add_argument(
+        "--length-option", action="append", default=[], metavar="KEY=VALUE", help="parameter of the distribution"
+    )
+    generate.add_argument("--format", dest="to_format", metavar="NAME", help="output format (default: by suffix)")
+    generate.add_argument("--seed", type=int, default=0, metavar="N", help="random seed (default: 0)")
+    _add_limits(generate)
+    _add_writing(generate)
+    generate.set_defaults(func=run_generate)
+
+    fit = commands.add_parser(
+        "fit-lengths", parents=[options.common()], help="fit a compact joint length distribution to a trace"
+    )
+    _add_in_and_out(fit)
+    _add_reading(fit)
+    fit.add_argument("--origin", default="", metavar="TEXT", help="where the trace comes from, kept in the file")
+    fit.add_argument("--licence", default="", metavar="TEXT", help="licence of the trace, kept in the file")
+    fit.set_defaults(func=run_fit_lengths)
+
+
+def run_info(args: argparse.Namespace) -> int:
+    """Print what a trace contains."""
+    from helixsim.workload.info import trace_info
+
+    info = trace_info(args.path, args.from_format, sort=args.sort, chars_per_token=args.chars_per_token)
+    document = asdict(info) | {"dropped": dict(info.dropped)}
+    if args.json:
+        _print_json(document)
+        return 0
+    print(f"{info.path} ({info.format})")
+    print(f"  requests            {info.requests}")
+    print(f"  span                {info.span_s:.3f} s")
+    print(f"  mean rate           {_number(info.mean_rate_rps)} /s")
+    print(f"  CV of gaps          {_number(info.gap_cv)}")
+    print(f"  requests per minute {_number(info.per_minute_min)} .. {_number(info.per_minute_max)}")
+    print(f"  equal arrival times {100 * info.equal_times_share:.1f} %")
+    print("  tokens                  mean        p50        p90        p99        max")
+    for name, lengths in (("prompt", info.prompt_tokens), ("output", info.output_tokens)):
+        figures = (lengths.mean, lengths.p50, lengths.p90, lengths.p99, lengths.max)
+        print(f"  {name:<17}" + "".join(f"{figure:>11.1f}" for figure in figures))
+    print(f"  correlation         {_number(info.correlation)}")
+    _print_dropped(document["dropped"])
+    return 0
+
+
+def run_convert(args: argparse.Namespace) -> int:
+    """Write a trace in another format."""
+    from helixsim.workload.readers.registry import read_trace
+    from helixsim.workload.transforms import limited, mean_rate_rps, stretched, windowed
+
+    to_format = _output_format(args)
+    dropped: Counter[str] = Counter()
+    source = read_trace(
+        args.path, args.from_format, dropped=dropped, sort=args.sort, chars_per_token=args.chars_per_token
+    )
+    requests = limited(windowed(source, args.start, args.duration, dropped), _limits(args), dropped)
+    if args.rate is not None:
+        kept = list(requests)
+        recorded_rps = mean_rate_rps(kept)
+        if recorded_rps is None:
+            raise ConfigError("--rate: fewer than two arrival times, so they cannot be stretched")
+        requests = stretched(kept, recorded_rps / args.rate)
+    return _write(args, requests, to_format, dropped)
+
+
+def run_generate(args: argparse.Namespace) -> int:
+    """Write a made-up trace: the requests an experiment with the same settings and seed would see."""
+    from helixsim.domain.request import Window
+    from helixsim.workload.arrivals import process_of
+    from helixsim.workload.feed import make_feed
+    from helixsim.workload.spec import ArrivalsSpec, LengthsSpec, WorkloadSpec
+
+    to_format = _output_format(args)
+    arrivals = ArrivalsSpec(args.process, args.rate, args.burstiness, num_requests=args.num_requests)
+    if process_of(arrivals).generate is None:
+        raise ConfigError(f"--process {args.process}: makes no arrival times of its own")
+    lengths = LengthsSpec(args.lengths, tuple(_option(text) for text in args.length_option))
+    duration_ns = None if args.duration is None else units.seconds_to_ns(args.duration)
+    window = Window(warmup_ns=0, duration_ns=duration_ns, drain=False)
+    feed = make_feed(WorkloadSpec(None, lengths, arrivals, _limits(args), window), args.seed, num_nodes=1)
+    return _write(args, feed.requests, to_format, Counter())
+
+
+def run_fit_lengths(args: argparse.Namespace) -> int:
+    """Write a joint length histogram and print how well it fits."""
+    from helixsim.workload.lengths.fit import fit_lengths, save_histogram
+    from helixsim.workload.readers.registry import read_trace
+
+    _refuse_overwriting(args)
+    dropped: Counter[str] = Counter()
+    histogram, errors = fit_lengths(
+        read_trace(args.path, args.from_format, dropped=dropped, sort=True, chars_per_token=args.chars_per_token)
+    )
+    source = {"trace": args.path.name, "origin": args.origin, "licence": args.licence}
+    save_histogram(args.out, histogram, errors, source)
+    document = {"path": str(args.out), "dropped": dict(dropped), "fit": asdict(errors)}
+    if args.json:
+        _print_json(document)
+    else:
+        print(f"wrote {args.out}")
+        for key, value in asdict(errors).items():
+            print(f"  {key:<22}{value:>12g}")
+        _print_dropped(dropped)
+    return 0
+
+
+def _add_in_and_out(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", type=Path, metavar="IN")
+    parser.add_argument("out", type=Path, metavar="OUT")
+    parser.add_argument(
+        "--from", dest="from_format", metavar="NAME", help="format of IN (default: found from the file)"
+    )
+    _add_writing(parser)
+
+
+def _add_reading(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--sort", action="store_true", help="sort by time instead of refusing an unsorted trace")
+    parser.add_argument(
+        "--chars-per-token", type=float, metavar="R", help="estimate token counts of text (ShareGPT; 4 suits English)"
+    )
+
+
+def _add_writing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--force", action="store_true", help="overwrite OUT")
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    for name in _LIMITS:
+        flag = "--" + name.replace("_", "-")
+        parser.add_argument(flag, type=int, default=getattr(_NO_LIMITS, name), metavar="N", help="limit on lengths")
+
+
+def _limits(args: argparse.Namespace) -> LengthLimits:
+    return LengthLimits(**{name: getattr(args, name) for name in _LIMITS})
+
+
+def _output_format(args: argparse.Namespace) -> str:
+    """Return the output format, after checking that OUT may be written."""
+    _refuse_overwriting(args)
+    if args.to_format is not None:
+        return str(args.to_format)
+    suffixes = [suffix for suffix in args.out.suffixes if suffix != ".gz"]
+    found = _SUFFIX_FORMATS.get(suffixes[-1] if suffixes else "")
+    if found is None:
+        raise ConfigError(f"{args.out}: the suffix names no format; name one with --to or --format")
+    return found
+
+
+def _refuse_overwriting(args: argparse.Namespace) -> None:
+    if args.out.exists() and not args.force:
+        raise ConfigError(f"{args.out}: exists; --force overwrites it")
+
+
+def _write(args: argparse.Namespace, requests: Iterable[Request], to_format: str, dropped: Counter[str]) -> int:
+    from helixsim.workload.writers import FORMATS, write_trace
+
+    written = write_trace(args.out, requests, to_format)
+    if FORMATS[to_format].loses and not args.quiet:
+        print(f"note: {to_format} does not hold {FORMATS[to_format].loses}", file=sys.stderr)
+    if args.json:
+        _print_json({"path": str(args.out), "format": to_format, "requests": written, "dropped": dict(dropped)})
+    else:
+        print(f"wrote {written} requests to {args.out} ({to_format})")
+        _print_dropped(dropped)
+    return 0
+
+
+def _print_dropped(dropped: Mapping[str, int]) -> None:
+    for reason, count in dropped.items():
+        print(f"  left out {count} rows: {reason}")
+
+
+def _print_json(document: object) -> None:
+    print(json.dumps(document, indent=2, allow_nan=False))
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _option(text: str) -> tuple[str, float | int | str]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"--length-option {text!r}: expected KEY=VALUE")
+    for convert in (int, float):
+        try:
+            return key, convert(value)
+        except ValueError:
+            continue
+    return key, value
+
+
+def _seconds(text: str) -> float:
+    """Parse seconds, or a time with a unit such as ``10 min``."""
+    return _quantity(f"{text} s" if text.replace(".", "", 1).isdecimal() else text, "time")
+
+
+def _rate(text: str) -> float:
+    """Parse a rate above 0, per second unless it has a unit such as ``150 /min``."""
+    rate = _quantity(text, "rate")
+    if rate == 0:
+        raise argparse.ArgumentTypeError("a rate must be above 0")
+    return rate
+
+
+def _quantity(text: str, dimension: str) -> float:
+    try:
+        return units.parse(text, dimension)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

@@ -1,0 +1,194 @@
+"""``helixsim validate EXP``: parse and check an experiment, print what it comes down to."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from helixsim import units
+from helixsim.cli import options
+
+if TYPE_CHECKING:
+    from helixsim.config.experiment import ResolvedExperiment
+    from helixsim.domain.cluster import LinkSpec
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = subparsers.add_parser(
+        "validate",
+        parents=[options.experiment(), options.common()],
+        help="parse and check an experiment, print what it comes down to",
+    )
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the resolved summary; faults are raised as ``ConfigError``."""
+    from helixsim.config.resolve import load_experiment
+    from helixsim.planning.registries import registries
+
+    experiment = load_experiment(args.experiment, options.overrides(args), registries=registries())
+    summary = summarise(experiment)
+    if args.json:
+        print(json.dumps(summary, allow_nan=False))
+    else:
+        print("\n".join(_lines(summary)))
+
+
+def summarise(experiment: ResolvedExperiment) -> dict[str, Any]:
+    """Return the summary as JSON values; bandwidths [bit/s], sizes [bytes], times [s]."""
+    fleet, window = experiment.fleet, experiment.workload.window
+    model, network, stats = fleet.model, fleet.cluster.network, experiment.workload_stats
+    return {
+        "name": experiment.name,
+        "config_hash": experiment.config_hash,
+        "seed": experiment.seed,
+        "model": {
+            "name": model.name,
+            "layers": model.num_layers,
+            "precision": model.precision,
+            "kv_precision": model.kv_precision,
+            "weight_bytes_per_layer": model.weight_bytes_per_layer,
+            "kv_bytes_per_token_per_layer": model.kv_bytes_per_token_per_layer,
+            "max_context_tokens": model.max_context_tokens,
+        },
+        "nodes": _nodes(experiment),
+        "layers_that_fit": sum(len(profile.kv_blocks) for profile in fleet.profiles),
+        "cost_usd_per_hour": round(sum(node.cost_usd_per_hour for node in fleet.cluster.nodes), 6),
+        "network": {
+            "coordinator_region": fleet.cluster.coordinator_region,
+            "intra_region": _link(network.intra_region),
+            "inter_region": _link(network.inter_region),
+            "region_pairs": len(network.regions),
+            "single_links": len(network.pairs),
+        },
+        "workload": {
+            "trace": None if experiment.workload.trace is None else experiment.workload.trace.path.name,
+            "lengths": None if experiment.workload.lengths is None else experiment.workload.lengths.distribution,
+            "arrivals": experiment.workload.arrivals.process,
+            "offered_rate_rps": stats.offered_rps,
+            "mean_prompt_tokens": stats.mean_prompt_tokens,
+            "mean_output_tokens": stats.mean_output_tokens,
+            "num_requests": stats.num_requests,
+            "dropped": dict(stats.dropped),
+            "redrawn_share": stats.redrawn_share,
+            "warmup_s": window.warmup_ns / units.NS_PER_S,
+            "duration_s": None if window.duration_ns is None else window.duration_ns / units.NS_PER_S,
+            "drain": window.drain,
+        },
+        "systems": [
+            {
+                "name": system.name,
+                "placement": experiment.document["systems"][number]["placement"],
+                "routing": experiment.document["systems"][number]["routing"],
+                "batching": experiment.document["systems"][number]["batching"],
+            }
+            for number, system in enumerate(experiment.systems)
+        ],
+        "baseline": experiment.baseline,
+        "slo": experiment.document["slo"],
+        "assumptions": list(experiment.assumptions),
+    }
+
+
+def _nodes(experiment: ResolvedExperiment) -> list[dict[str, Any]]:
+    """Return one entry per kind and region, in the order of the cluster."""
+    fleet = experiment.fleet
+    counts = Counter((node.kind, node.region) for node in fleet.cluster.nodes)
+    profile_of = {node.kind: profile for node, profile in zip(fleet.cluster.nodes, fleet.profiles, strict=True)}
+    return [
+        {
+            "kind": kind,
+            "region": region,
+            "count": count,
+            "layers_that_fit": len(profile_of[kind].kv_blocks),
+            "max_layers": profile_of[kind].max_layers,
+            "kv_tokens_at_max_layers": profile_of[kind].kv_tokens(profile_of[kind].max_layers),
+            "compute": profile_of[kind].compute.source,
+        }
+        for (kind, region), count in counts.items()
+    ]
+
+
+def _link(link: LinkSpec) -> dict[str, float]:
+    return {"bandwidth_bps": link.bandwidth_bps, "latency_s": link.latency_ns / units.NS_PER_S}
+
+
+def _lines(summary: dict[str, Any]) -> list[str]:
+    model, load, network = summary["model"], summary["workload"], summary["network"]
+    nodes, weight = summary["nodes"], units.format_bytes(model["weight_bytes_per_layer"])
+    kinds = max([len("node kind"), *(len(entry["kind"]) for entry in nodes)])
+    regions = max([len("region"), *(len(entry["region"]) for entry in nodes)])
+    lines = [
+        f"{summary['name']}: ok",
+        "",
+        f"model      {model['name']}, {model['layers']} layers of {weight} in {model['precision']}, "
+        f"KV {model['kv_bytes_per_token_per_layer']} B per token and layer in {model['kv_precision']}, "
+        f"context {model['max_context_tokens']} tokens",
+        f"cluster    {sum(entry['count'] for entry in nodes)} nodes with room for {summary['layers_that_fit']} layers, "
+        f"{summary['cost_usd_per_hour']:.2f} $/h",
+        "",
+        f"  {'node kind':<{kinds}}  {'region':<{regions}}  nodes  layers that fit  planned at most  KV tokens then  "
+        "timings",
+    ]
+    lines += [
+        f"  {entry['kind']:<{kinds}}  {entry['region']:<{regions}}  {entry['count']:>5}  "
+        f"{entry['layers_that_fit']:>15}  {entry['max_layers']:>15}  "
+        f"{entry['kv_tokens_at_max_layers']:>14}  {entry['compute']}"
+        for entry in nodes
+    ]
+    lines += [
+        "",
+        f"network    {_shown_link(network['intra_region'])} inside a region, {_shown_link(network['inter_region'])} "
+        f"between regions, coordinator in {network['coordinator_region']}",
+        *_shown_exceptions(network),
+        f"workload   {_shown_load(load)}",
+        f"measured   {_shown_window(load)}",
+        *(f"left out   {count} requests: {reason}" for reason, count in load["dropped"].items()),
+        "",
+        *(f"system     {_shown_system(system, summary['baseline'])}" for system in summary["systems"]),
+    ]
+    if summary["assumptions"]:
+        lines += ["", *(f"assumed    {sentence}" for sentence in summary["assumptions"])]
+    return lines
+
+
+def _shown_link(link: dict[str, float]) -> str:
+    return f"{units.format_bandwidth(link['bandwidth_bps'])} {units.format_seconds(link['latency_s'])}"
+
+
+def _shown_exceptions(network: dict[str, Any]) -> list[str]:
+    counts = [
+        f"{network[key]} {what}"
+        for key, what in (("region_pairs", "pairs of regions"), ("single_links", "single links"))
+        if network[key]
+    ]
+    return [f"           set apart: {', '.join(counts)}"] if counts else []
+
+
+def _shown_load(load: dict[str, Any]) -> str:
+    rate = "" if load["offered_rate_rps"] is None else f", {load['offered_rate_rps']:.4g} requests/s"
+    redrawn = f" ({load['redrawn_share']:.1%} of draws outside the limits)" if load["redrawn_share"] else ""
+    return (
+        f"{load['arrivals']} arrivals{rate}; lengths from {load['lengths'] or load['trace']}: mean prompt "
+        f"{load['mean_prompt_tokens']:.0f}, mean output {load['mean_output_tokens']:.0f} tokens{redrawn}"
+    )
+
+
+def _shown_window(load: dict[str, Any]) -> str:
+    warmup = f"{units.format_seconds(load['warmup_s'])} of warm-up" if load["warmup_s"] else "no warm-up"
+    if load["duration_s"] is None:
+        return f"after {warmup}, until the last request has finished"
+    then = ", then drained" if load["drain"] else ""
+    return f"{units.format_seconds(load['duration_s'])} after {warmup}{then}"
+
+
+def _shown_system(system: dict[str, Any], baseline: str) -> str:
+    mark = " (baseline)" if system["name"] == baseline else ""
+    return (
+        f"{system['name']}{mark}: placement {system['placement']['strategy']}, routing {system['routing']['policy']}, "
+        f"batching {system['batching']['policy']}"
+    )

@@ -1,0 +1,92 @@
+"""What cannot be told from one key alone. Each check yields problems, or raises where no configuration can help."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator, Sequence
+
+from helixsim.config.schema import ExperimentSection
+from helixsim.config.source import KeyPath, Source
+from helixsim.domain.cluster import Fleet
+from helixsim.domain.request import FeedMode
+from helixsim.errors import ConfigError, InfeasibleError, Problem, unknown_name
+from helixsim.units import format_bytes
+from helixsim.workload.arrivals import process_of
+from helixsim.workload.feed import longest_prompt
+from helixsim.workload.spec import ArrivalsSpec, WorkloadSpec
+
+
+def check_names_unique(names: Sequence[str], source: Source) -> Iterator[Problem]:
+    """Refuse two systems of one name: their files would overwrite each other."""
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            path = ("systems", number, "name")
+            message = f"the name {name!r} is already taken by systems.{names.index(name)}; give this one another name"
+            yield source.problem(path, message)
+
+
+def check_baseline(section: ExperimentSection, names: Sequence[str], source: Source) -> Iterator[Problem]:
+    """Require the baseline to be one of the systems."""
+    if section.baseline is not None and section.baseline not in names:
+        yield source.problem(("baseline",), unknown_name("system", section.baseline, names))
+
+
+def check_report(section: ExperimentSection, source: Source) -> Iterator[Problem]:
+    """Refuse parquet where its library is missing: the format is never chosen by what is installed."""
+    if section.report.format == "parquet" and importlib.util.find_spec("pyarrow") is None:
+        yield source.problem(("report", "format"), "parquet needs pyarrow: pip install 'helixsim[parquet]', or use csv")
+
+
+def check_arrivals(spec: ArrivalsSpec, path: KeyPath, workload: WorkloadSpec, source: Source) -> Iterator[Problem]:
+    """Require what the process needs, refuse what it would ignore, and see that the load ends some time."""
+    try:
+        process = process_of(spec)
+    except ConfigError as error:
+        for problem in error.problems:
+            yield source.problem((*path, problem.path.rpartition(".")[2]), problem.message)
+        return
+    if spec.process == "trace" and workload.trace is None:
+        yield source.problem((*path, "process"), "trace arrivals need a trace (workload.trace)")
+    if workload.window.duration_ns is not None:
+        return
+    if process.mode is not FeedMode.OPEN:
+        yield source.problem(("workload",), f"required key duration is missing: {spec.process} arrivals never end")
+    elif spec.process != "trace" and spec.num_requests is None:
+        message = f"{spec.process} arrivals never end: give workload.duration or arrivals.num_requests"
+        yield source.problem(("workload",), message)
+
+
+def check_context(workload: WorkloadSpec, seed: int, fleet: Fleet, source: Source) -> Iterator[Problem]:
+    """Refuse recorded prompts longer than the model's context, unless ``limits`` leaves them out on purpose."""
+    most = fleet.model.max_context_tokens
+    limit = workload.limits.max_prompt_tokens
+    if workload.trace is None or (limit is not None and limit <= most):
+        return
+    longest = longest_prompt(workload, seed)
+    if longest is not None and longest > most:
+        message = (
+            f"the longest prompt has {longest} tokens, the context of {fleet.model.name} holds {most}; "
+            f"leave such requests out with workload.limits.max_prompt_tokens: {most}"
+        )
+        yield source.problem(("workload", "trace", "path"), message)
+
+
+def check_fleet_holds_model(fleet: Fleet) -> None:
+    """Require all nodes together to hold every layer at least once.
+
+    Raises
+    ------
+    InfeasibleError
+        With the figures, if they do not.
+    """
+    model = fleet.model
+    layers = sum(len(profile.kv_blocks) for profile in fleet.profiles)
+    if layers >= model.num_layers:
+        return
+    most = {profile.kind: len(profile.kv_blocks) for profile in fleet.profiles}
+    per_kind = ", ".join(f"{kind}: {count}" for kind, count in most.items())
+    raise InfeasibleError(
+        f"{model.name} does not fit: it has {model.num_layers} layers of {format_bytes(model.weight_bytes_per_layer)} "
+        f"in {model.precision}, all {len(fleet.profiles)} nodes together hold {layers} "
+        f"(layers per node with room for KV: {per_kind})"
+    )

@@ -1,0 +1,184 @@
+"""Names in an experiment file, and the options of what they name.
+
+They are looked up in the plain values, whether or not the rest of the file is sound, so that every fault of a file
+can be reported at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from helixsim.config.faults import problems_of
+from helixsim.config.schema import DEFAULT_BATCHING, DEFAULT_ROUTING
+from helixsim.config.source import SHORTHANDS, KeyPath, Source
+from helixsim.errors import ConfigError, Problem, unknown_name
+from helixsim.hardware import catalog, transformer
+from helixsim.workload.arrivals import PROCESSES
+from helixsim.workload.lengths import registry as lengths
+from helixsim.workload.readers import registry as trace_formats
+
+_KINDS_WITH_FILES = ("model", "GPU", "link")
+
+
+class Registry(Protocol):
+    """Strategies or policies by name. The ``registry`` module of a package is one."""
+
+    def names(self) -> tuple[str, ...]:
+        """Return the registered names."""
+        ...
+
+    def get(self, name: str) -> type[Any]:
+        """Return the class called ``name`` or imported from ``package.module:Class``; ``ConfigError`` if none."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Registries:
+    """Where an experiment's placement strategies, routing and batching policies are looked up."""
+
+    placement: Registry
+    routing: Registry
+    batching: Registry
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Choices:
+    """What the names of an experiment stand for.
+
+    ``options`` holds the ``Options`` instance of each choice by its path (``("systems", 0, "placement")``),
+    ``documents`` the same as plain values with every default filled in, ``files`` the files that options name,
+    ``problems`` every name or option that is wrong.
+    """
+
+    options: dict[KeyPath, Any]
+    documents: dict[KeyPath, dict[str, Any]]
+    files: dict[KeyPath, Path]
+    problems: list[Problem]
+
+
+def look_up(source: Source, registries: Registries) -> Choices:
+    """Look up every name in ``source`` and check the options that come with it."""
+    choices = Choices({}, {}, {}, [])
+    for path, kind, known in _plain_names(source):
+        name = _at(source.data, path)
+        if not isinstance(name, str) or name in known:
+            continue
+        if kind not in _KINDS_WITH_FILES or not is_file_name(name):
+            choices.problems.append(source.problem(path, unknown_name(kind, name, known)))
+        elif not source.file(path, name).is_file():
+            choices.problems.append(source.problem(path, f"no such file: {source.file(path, name)}"))
+    _choose(source, ("workload", "lengths"), lengths.get, choices)
+    for number in _entries(source, ("systems",)):
+        _choose(source, ("systems", number, "placement"), registries.placement.get, choices)
+        _choose(source, ("systems", number, "routing"), registries.routing.get, choices, DEFAULT_ROUTING)
+        _choose(source, ("systems", number, "batching"), registries.batching.get, choices, DEFAULT_BATCHING)
+    return choices
+
+
+def is_file_name(name: str) -> bool:
+    """Whether the name of a profile is the path of the user's own file."""
+    return "/" in name or Path(name).suffix in {".yaml", ".yml", ".json"}
+
+
+def options_model(options: type[Any]) -> type[BaseModel]:
+    """Return a pydantic model of an ``Options`` dataclass: same fields, no others, numbers strict and finite."""
+    hints = typing.get_type_hints(options)
+    fields: dict[str, Any] = {}
+    for field in dataclasses.fields(options):
+        if field.default_factory is not dataclasses.MISSING:
+            default = Field(default_factory=field.default_factory)
+        else:
+            default = Field(... if field.default is dataclasses.MISSING else field.default)
+        fields[field.name] = (hints[field.name], default)
+    config = ConfigDict(
+        extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True, protected_namespaces=()
+    )
+    return create_model(options.__name__, __config__=config, **fields)
+
+
+def _plain_names(source: Source) -> Iterator[tuple[KeyPath, str, Collection[str]]]:
+    """Yield (path, kind, known names) of every name without options."""
+    yield ("model",), "model", catalog.model_names()
+    yield ("precision",), "precision", transformer.WEIGHT_BITS
+    yield ("kv_precision",), "precision", transformer.KV_BYTES
+    yield ("workload", "trace", "format"), "trace format", trace_formats.names()
+    yield ("workload", "arrivals", "process"), "arrival process", PROCESSES
+    for number in _entries(source, ("systems",)):
+        yield ("systems", number, "arrivals", "process"), "arrival process", PROCESSES
+    for number in _entries(source, ("cluster", "nodes")):
+        yield ("cluster", "nodes", number, "gpu"), "GPU", catalog.gpu_names()
+    for key in ("intra_region", "inter_region"):
+        yield ("cluster", "network", key), "link", catalog.link_names()
+
+
+def _choose(
+    source: Source, path: KeyPath, get: Callable[[str], type[Any]], choices: Choices, default: str | None = None
+) -> None:
+    """Look up the choice at ``path``, if there is one that names something."""
+    key = SHORTHANDS[str(path[-1])]
+    written = _at(source.data, path)
+    if written is None:
+        written = default
+    given = {key: written} if isinstance(written, str) else written
+    if not isinstance(given, dict) or not isinstance(given.get(key), str):
+        return
+    try:
+        options = get(given[key]).Options
+    except ConfigError as error:
+        at = path if isinstance(written, str) else (*path, key)
+        choices.problems.extend(source.problem(at, problem.message) for problem in error.problems)
+        return
+    values = {name: value for name, value in given.items() if name != key}
+    _check_options(source, path, values, options, choices)
+    choices.documents[path] = {**given, **choices.documents.get(path, {})}
+
+
+def _check_options(source: Source, path: KeyPath, given: dict[str, Any], options: type[Any], choices: Choices) -> None:
+    """Add the ``Options`` instance made of ``given`` to ``choices``, or what is wrong with it."""
+    hints = typing.get_type_hints(options)
+    values = dict(given)
+    for name, value in given.items():
+        forms = (hints.get(name), *typing.get_args(hints.get(name)))
+        if isinstance(value, str) and (Path in forms or name == "path"):
+            file = choices.files[(*path, name)] = source.file((*path, name), value)
+            values[name] = file if Path in forms else str(file)
+            if not file.is_file():
+                choices.problems.append(source.problem((*path, name), f"no such file: {file}"))
+        elif isinstance(value, list) and any(tuple in (form, typing.get_origin(form)) for form in forms):
+            values[name] = tuple(value)
+    model = options_model(options)
+    try:
+        checked = model.model_validate(values)
+        choices.options[path] = options(**{name: getattr(checked, name) for name in model.model_fields})
+    except ValidationError as error:
+        choices.problems.extend(problems_of(error, source, model, path))
+    except ValueError as error:
+        choices.problems.append(source.problem(path, str(error)))
+    except ConfigError as error:
+        choices.problems.extend(source.problem(path, problem.message) for problem in error.problems)
+    else:
+        choices.documents[path] = {**checked.model_dump(mode="json"), **given}
+
+
+def _entries(source: Source, path: KeyPath) -> range:
+    """Return the numbers of the entries of the list at ``path``, none if there is no list."""
+    found = _at(source.data, path)
+    return range(len(found) if isinstance(found, list) else 0)
+
+
+def _at(data: Any, path: KeyPath) -> Any:
+    """Return the value at ``path``, None if the file is not shaped that way."""
+    for part in path:
+        if isinstance(data, dict):
+            data = data.get(str(part))
+        elif isinstance(data, list) and isinstance(part, int):
+            data = data[part]
+        else:
+            return None
+    return data

@@ -1,0 +1,80 @@
+"""Building blocks of the schema: a strict section, quantities with units, and ``name`` or ``{key: name, …options}``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, PlainValidator, Tag, WithJsonSchema, model_validator
+
+from helixsim import units
+
+_EXAMPLES = {
+    "bandwidth": ["8 Gbit/s", "100 Mbit/s"],
+    "time": ["5 s", "50 ms"],
+    "rate": ["2.5 /s", "90 /min", 2.5],
+    "price": ["1.10 $/h"],
+}
+
+
+class Section(BaseModel):
+    """A mapping of exp.yaml: unknown keys, numbers written as text and non-finite numbers are errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+
+def _or_text(schema: dict[str, Any]) -> None:
+    mapping = {key: schema.pop(key) for key in list(schema)}
+    schema["anyOf"] = [{"type": "string"}, mapping]
+
+
+class FileSection(Section):
+    """A section that may also be the path of a YAML file that holds it."""
+
+    model_config = ConfigDict(json_schema_extra=_or_text)
+
+
+class Choice(Section):
+    """A name, or a mapping of the name under ``key`` and the options of what it names.
+
+    The options are checked by ``choices`` against the ``Options`` class of the strategy, policy or distribution.
+    """
+
+    model_config = ConfigDict(extra="allow", json_schema_extra=_or_text)
+    key: ClassVar[str]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: object) -> object:
+        return {cls.key: value} if isinstance(value, str) else value
+
+
+def _quantity(dimension: str, *, positive: bool) -> tuple[PlainValidator, WithJsonSchema]:
+    """Keep the text as written, once ``units`` can read it: what is dumped can be loaded again."""
+
+    def check(value: Any) -> str | float:
+        if units.parse(value, dimension) == 0 and positive:
+            raise ValueError(f"a {dimension} above zero is needed, got {value!r}")
+        return value  # type: ignore[no-any-return]  # text or number, or parse has raised
+
+    types = ["string", "number"] if dimension == "rate" else "string"
+    schema = {"type": types, "format": dimension, "examples": _EXAMPLES[dimension]}
+    return PlainValidator(check), WithJsonSchema(schema)
+
+
+Bandwidth = Annotated[str, *_quantity("bandwidth", positive=True)]
+Latency = Annotated[str, *_quantity("time", positive=False)]
+Duration = Annotated[str, *_quantity("time", positive=True)]
+Rate = Annotated[str | int | float, *_quantity("rate", positive=True)]
+Price = Annotated[str, *_quantity("price", positive=False)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+def text_or_tag(value: object) -> str:
+    """Tell pydantic which side of ``text | other`` a value belongs to, so that errors name only that side."""
+    return "text" if isinstance(value, str) else "other"
+
+
+TextOr = Discriminator(text_or_tag)
+Text = Annotated[str, Tag("text")]

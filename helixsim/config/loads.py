@@ -1,0 +1,105 @@
+"""``workload`` and ``slo`` sections -> WorkloadSpec, ArrivalsSpec, Slo."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from helixsim import units
+from helixsim.config.choices import Choices
+from helixsim.config.schema import ArrivalsSection, LimitsSection, SloSection, TraceSection, WorkloadSection
+from helixsim.config.source import KeyPath, Source
+from helixsim.domain.request import Slo, Window
+from helixsim.errors import Problem
+from helixsim.units import seconds_to_ns
+from helixsim.workload.readers.registry import detect_format
+from helixsim.workload.spec import ArrivalsSpec, LengthLimits, LengthsSpec, TraceSpec, WorkloadSpec
+
+DEFAULT_LENGTHS = "azure-conversation"
+
+
+def build_workload(
+    section: WorkloadSection, choices: Choices, source: Source, problems: list[Problem]
+) -> WorkloadSpec | None:
+    """Return the load, None if it lacks what cannot be left out; faults are added to ``problems``.
+
+    Raises
+    ------
+    DataError
+        If the trace's format is not given and cannot be told from the file.
+    """
+    trace = None if section.trace is None else _trace(section.trace, source, problems)
+    lengths = None
+    if section.lengths is not None:
+        options = choices.options[("workload", "lengths")]
+        lengths = LengthsSpec(section.lengths.distribution, _pairs(options))
+    elif section.trace is None:
+        lengths = LengthsSpec(DEFAULT_LENGTHS)
+    arrivals = build_arrivals(section.arrivals, ("workload", "arrivals"), section, source, problems)
+    if arrivals is None or (section.trace is not None and trace is None):
+        return None
+    duration_ns = None if section.duration is None else _ns(section.duration)
+    drain = duration_ns is None if section.drain is None else section.drain
+    window = Window(_ns(section.warmup), duration_ns, drain)
+    return WorkloadSpec(trace, lengths, arrivals, _limits(section.limits, source, problems), window)
+
+
+def build_arrivals(
+    section: ArrivalsSection, path: KeyPath, workload: WorkloadSection, source: Source, problems: list[Problem]
+) -> ArrivalsSpec | None:
+    """Return when requests arrive, None if no process is given and no trace suggests one."""
+    process = section.process or ("trace" if workload.trace is not None else None)
+    if process is None:
+        problems.append(source.problem((*path, "process"), "required key is missing, because there is no trace"))
+        return None
+    return ArrivalsSpec(
+        process=process,
+        rate_rps=None if section.rate is None else units.parse(section.rate, "rate"),
+        burstiness=1.0 if section.burstiness is None else section.burstiness,
+        concurrency=section.concurrency,
+        prompts_in_flight=section.prompts_in_flight,
+        num_requests=section.num_requests,
+    )
+
+
+def build_slo(section: SloSection) -> Slo:
+    """Return the service-level objective."""
+    ttft, tpot, e2el = (
+        None if value is None else units.parse(value, "time") for value in (section.ttft, section.tpot, section.e2el)
+    )
+    return Slo(ttft, tpot, e2el)
+
+
+def _trace(section: TraceSection, source: Source, problems: list[Problem]) -> TraceSpec | None:
+    at = ("workload", "trace", "path")
+    path = source.file(at, section.path)
+    if not path.is_file():
+        problems.append(source.problem(at, f"no such file: {path}"))
+        return None
+    return TraceSpec(
+        format=section.format or detect_format(path),
+        path=path,
+        start_s=units.parse(section.start, "time"),
+        duration_s=None if section.duration is None else units.parse(section.duration, "time"),
+        chars_per_token=section.chars_per_token,
+    )
+
+
+def _limits(section: LimitsSection, source: Source, problems: list[Problem]) -> LengthLimits:
+    for what, low, high in (
+        ("prompt", section.min_prompt_tokens, section.max_prompt_tokens),
+        ("output", section.min_output_tokens, section.max_output_tokens),
+    ):
+        if high is not None and low > high:
+            path = ("workload", "limits", f"max_{what}_tokens")
+            problems.append(source.problem(path, f"{high} is below min_{what}_tokens {low}"))
+    return LengthLimits(
+        section.min_prompt_tokens, section.max_prompt_tokens, section.min_output_tokens, section.max_output_tokens
+    )
+
+
+def _pairs(options: Any) -> tuple[tuple[str, Any], ...]:
+    return tuple((name, getattr(options, name)) for name in options.__dataclass_fields__)
+
+
+def _ns(text: str) -> int:
+    return seconds_to_ns(units.parse(text, "time"))

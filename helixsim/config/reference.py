@@ -1,0 +1,229 @@
+"""The reference of exp.yaml, made from the schema: JSON Schema for editors, Markdown for people."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from helixsim.config.choices import Registries, Registry, options_model
+from helixsim.config.fields import Choice
+from helixsim.config.schema import BatchingChoice, ExperimentSection, LengthsChoice, PlacementChoice, RoutingChoice
+from helixsim.workload.lengths import registry as lengths
+
+JsonSchema = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OptionEntry:
+    """One option of a strategy, policy or distribution; ``default`` as in YAML, None where a value is required."""
+
+    name: str
+    type: str
+    default: str | None
+    meaning: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ChoiceEntry:
+    """One strategy, policy or distribution."""
+
+    name: str
+    summary: str
+    about_options: str
+    options: tuple[OptionEntry, ...]
+
+
+def schema(registries: Registries) -> JsonSchema:
+    """Return the JSON Schema of exp.yaml, with the options of everything registered."""
+    whole = ExperimentSection.model_json_schema(by_alias=True)
+    for choice, registry in _choices(registries):
+        whole["$defs"][choice.__name__]["anyOf"] = [
+            {"type": "string"},
+            *(_choice_schema(choice.key, name, registry) for name in registry.names()),
+            {"type": "object", "properties": {choice.key: {"pattern": ".:."}}, "required": [choice.key]},
+        ]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **whole}
+
+
+def entries(registry: Registry) -> tuple[ChoiceEntry, ...]:
+    """Return what is registered, with the options of each."""
+    found = []
+    for name in registry.names():
+        registered = registry.get(name)
+        found.append(
+            ChoiceEntry(name, registered.summary, _documented(registered.Options)[0], _options(registered.Options))
+        )
+    return tuple(found)
+
+
+def markdown(registries: Registries) -> str:
+    """Return the reference of exp.yaml in Markdown."""
+    whole = ExperimentSection.model_json_schema(by_alias=True)
+    lines = ["# exp.yaml", "", str(whole["description"]), ""]
+    lines += [
+        "Quantities are text with a unit (`8 Gbit/s`, `40 GiB`, `1 ms`); a rate may be a mere number, per second.",
+        "Paths count from the file they stand in. Unknown and duplicate keys are errors.",
+        "",
+    ]
+    lines += _table(whole, whole["$defs"])
+    for path, name in _sections(whole, whole["$defs"], ""):
+        section = whole["$defs"][name]
+        section = next((form for form in section.get("anyOf", ()) if "properties" in form), section)
+        lines += [f"## {path}", "", str(section["description"]).split("\n\n")[0].replace("\n", " "), ""]
+        lines += _table(section, whole["$defs"])
+    for choice, registry in _choices(registries):
+        lines += [f"## Options of {_PLURALS[choice]}", ""]
+        for entry in entries(registry):
+            lines += [f"### {entry.name}", "", f"{entry.summary[0].upper()}{entry.summary[1:]}.", ""]
+            lines += [entry.about_options, ""] if entry.about_options else []
+            if entry.options:
+                lines += _HEAD
+                lines += [_row(option.name, option.type, option.default, option.meaning) for option in entry.options]
+                lines.append("")
+    return "\n".join(lines)
+
+
+_PLURALS: Mapping[type[Choice], str] = {
+    PlacementChoice: "placement strategies",
+    RoutingChoice: "routing policies",
+    BatchingChoice: "batching policies",
+    LengthsChoice: "length distributions",
+}
+
+
+def _choices(registries: Registries) -> tuple[tuple[type[Choice], Registry], ...]:
+    return (
+        (PlacementChoice, registries.placement),
+        (RoutingChoice, registries.routing),
+        (BatchingChoice, registries.batching),
+        (LengthsChoice, lengths),
+    )
+
+
+def _choice_schema(key: str, name: str, registry: Registry) -> JsonSchema:
+    options = options_model(registry.get(name).Options).model_json_schema()
+    return {
+        "type": "object",
+        "properties": {key: {"const": name}, **options.get("properties", {})},
+        "required": [key, *options.get("required", ())],
+        "additionalProperties": False,
+    }
+
+
+def _options(options: type[Any]) -> tuple[OptionEntry, ...]:
+    model = options_model(options).model_json_schema()
+    required = model.get("required", ())
+    meanings = _documented(options)[1]
+    return tuple(
+        OptionEntry(
+            name, _type(form, {}), None if name in required else _yaml(form.get("default")), meanings.get(name, "")
+        )
+        for name, form in model.get("properties", {}).items()
+    )
+
+
+def _documented(options: type[Any]) -> tuple[str, dict[str, str]]:
+    """Return what the docstring of an ``Options`` class says in general, and of each parameter if it lists them."""
+    said = inspect.cleandoc(options.__doc__ or "")
+    if said.startswith(f"{options.__name__}("):  # the one dataclasses make up
+        return "", {}
+    about, _, parameters = said.partition("\n\nParameters\n----------\n")
+    meanings: dict[str, str] = {}
+    names: list[str] = []
+    for line in parameters.splitlines():
+        if line and not line[0].isspace():
+            names = [name.strip() for name in line.split(",")]
+        else:
+            meanings |= {name: f"{meanings.get(name, '')} {line.strip()}".strip() for name in names}
+    return ("" if parameters else about.replace("``", "`")), {k: v.replace("``", "`") for k, v in meanings.items()}
+
+
+_HEAD = ["| key | type | default | meaning |", "|---|---|---|---|"]
+
+
+def _row(name: str, kind: str, default: str | None, meaning: str) -> str:
+    shown = "required" if default is None else "" if default in ("null", "") else f"`{default}`"
+    return f"| `{name}` | {_cell(kind)} | {shown} | {_cell(meaning)} |"
+
+
+def _table(section: JsonSchema, definitions: JsonSchema) -> list[str]:
+    lines = list(_HEAD)
+    for name, form in section["properties"].items():
+        default = None if name in section.get("required", ()) else _default(form)
+        target = definitions.get(str(_reference(form)), {})
+        meaning = form.get("description") or target.get("description", "")
+        lines.append(_row(name, _type(form, definitions), default, meaning))
+    return [*lines, ""]
+
+
+def _sections(section: JsonSchema, definitions: JsonSchema, path: str) -> Iterator[tuple[str, str]]:
+    """Yield (dotted path, definition) of every section below one, in the order of the file."""
+    section = next((form for form in section.get("anyOf", ()) if "properties" in form), section)
+    for name, form in section["properties"].items():
+        found = _reference(form)
+        if found is not None:
+            below = f"{path}{name}{'[]' if _is_list(form) else ''}"
+            yield below, found
+            yield from _sections(definitions[found], definitions, f"{below}.")
+
+
+def _forms(form: JsonSchema) -> list[JsonSchema]:
+    """Return the alternatives of a value, null left out."""
+    alternatives = form.get("anyOf") or form.get("oneOf")
+    if alternatives is None:
+        return [] if form.get("type") == "null" else [form]
+    return [inner for alternative in alternatives for inner in _forms(alternative)]
+
+
+def _is_list(form: JsonSchema) -> bool:
+    return any(inner.get("type") == "array" for inner in _forms(form))
+
+
+def _reference(form: JsonSchema) -> str | None:
+    for inner in _forms(form):
+        target = inner.get("$ref") or inner.get("items", {}).get("$ref")
+        if target is not None:
+            return str(target).rpartition("/")[2]
+    return None
+
+
+def _type(form: JsonSchema, definitions: JsonSchema) -> str:
+    return " or ".join(dict.fromkeys(_simple_type(inner, definitions) for inner in _forms(form)))
+
+
+def _simple_type(form: JsonSchema, definitions: JsonSchema) -> str:
+    if "$ref" in form:
+        target = definitions.get(str(_reference(form)), {})
+        return "text or mapping" if "anyOf" in target else "mapping"
+    if "const" in form or "enum" in form:
+        return ", ".join(f"`{value}`" for value in form.get("enum", [form.get("const")]))
+    if form.get("type") == "array":
+        return "list" if "$ref" in form.get("items", {}) else f"list of {_type(form.get('items', {}), definitions)}"
+    if "format" in form and form["format"] != "path":
+        return f"{form['format']} (`{form['examples'][0]}`)" if "examples" in form else str(form["format"])
+    named = {"string": "text", "integer": "integer", "number": "number", "boolean": "true or false"}
+    bounds = [
+        f"{sign} {form[key]}"
+        for key, sign in (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<"))
+        if key in form
+    ]
+    plain = "path" if form.get("format") == "path" else named.get(str(form.get("type")), "value")
+    return " ".join([plain, ", ".join(bounds)]).strip()
+
+
+def _default(form: JsonSchema) -> str:
+    """Return a default as in YAML; that of a section is the sum of its keys' defaults and not repeated."""
+    default = form.get("default")
+    return "" if isinstance(default, dict | list) else _yaml(default)
+
+
+def _yaml(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "null" if value is None else str(value)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,285 @@
+"""exp.yaml -> ResolvedExperiment."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+import helixsim
+from helixsim import units
+from helixsim.config import checks
+from helixsim.config.choices import Choices, Registries, is_file_name, look_up
+from helixsim.config.experiment import CapacitySpec, KvSpec, ReportSpec, ResolvedExperiment, SystemSpec
+from helixsim.config.faults import problems_of
+from helixsim.config.loads import DEFAULT_LENGTHS, build_arrivals, build_slo, build_workload
+from helixsim.config.network import build_cluster
+from helixsim.config.nodes import build_nodes, load_gpus, override_nodes
+from helixsim.config.schema import ExperimentSection, SystemSection
+from helixsim.config.source import KeyPath, Source
+from helixsim.domain.cluster import Cluster, Fleet, Node
+from helixsim.domain.hardware import GpuSpec, NodeProfile
+from helixsim.errors import ConfigError, Problem
+from helixsim.hardware import catalog
+from helixsim.hardware.profiles import ProfileOptions, node_profile
+from helixsim.workload.feed import workload_stats
+from helixsim.workload.spec import ArrivalsSpec, WorkloadSpec, WorkloadStats
+
+
+def load_experiment(path: Path, overrides: Sequence[str] = (), *, registries: Registries) -> ResolvedExperiment:
+    """Read and check an experiment file.
+
+    Parameters
+    ----------
+    path
+        The file; what it names relatively is looked for beside it.
+    overrides
+        ``key.path=value`` with the value in YAML, applied in order; list entries by number
+        (``systems.0.routing=random``).
+    registries
+        Where strategies and policies are looked up.
+
+    Raises
+    ------
+    ConfigError
+        With every fault found, each with file, line and column.
+    DataError
+        If a trace, table or profile the file names is unreadable or invalid.
+    InfeasibleError
+        If all nodes together cannot hold the model.
+    """
+    source = Source(path, overrides)
+    section, choices = _parse(source, registries)
+    return _Resolver(source, section, choices).experiment()
+
+
+def _parse(source: Source, registries: Registries) -> tuple[ExperimentSection, Choices]:
+    """Check the shape of the file and its names together."""
+    choices = look_up(source, registries)
+    problems = [*source.problems, *choices.problems]
+    try:
+        section = ExperimentSection.model_validate(source.data)
+    except ValidationError as error:
+        problems += problems_of(error, source, ExperimentSection)
+        raise _error(problems) from error
+    if problems:
+        raise _error(problems)
+    return section, choices
+
+
+def _error(problems: list[Problem]) -> ConfigError:
+    """Gather problems in the order of the file."""
+
+    def position(problem: Problem) -> tuple[str, int, int]:
+        file, _, rest = problem.where.partition(":")
+        numbers = [int(part) for part in rest.split(":") if part.isdecimal()]
+        line, column = (*numbers, 0, 0)[:2]
+        return file, line, column
+
+    return ConfigError(sorted(dict.fromkeys(problems), key=position))
+
+
+class _Resolver:
+    """Builds the parts of an experiment from its sections, gathering what is wrong on the way."""
+
+    def __init__(self, source: Source, section: ExperimentSection, choices: Choices) -> None:
+        self.source = source
+        self.section = section
+        self.choices = choices
+        self.problems: list[Problem] = []
+        self.names = [system.name or _default_name(system) for system in section.systems]
+
+    def experiment(self) -> ResolvedExperiment:
+        """Return the whole."""
+        section, source = self.section, self.source
+        gpus = load_gpus(section.cluster.nodes, source)
+        nodes = build_nodes(section.cluster.nodes, gpus, section.engine.block_tokens, source, self.problems)
+        cluster = build_cluster(section.cluster, nodes, source, self.problems)
+        numbers = range(len(section.systems))
+        own_nodes = [self._nodes(number, nodes) for number in numbers]
+        own_arrivals = [self._arrivals(number) for number in numbers]
+        workload = self._workload(own_arrivals)
+        profile_options, files = self._profile_options(), self._files()
+        self.problems.extend(checks.check_names_unique(self.names, source))
+        self.problems.extend(checks.check_baseline(section, self.names, source))
+        self.problems.extend(checks.check_report(section, source))
+        if self.problems or workload is None:
+            raise _error(self.problems)
+
+        fleet, assumptions = self._fleet(cluster, gpus, profile_options)
+        checks.check_fleet_holds_model(fleet)
+        stats = self._stats(workload, fleet)
+        systems = tuple(self._system(number, fleet, own_nodes[number], own_arrivals[number]) for number in numbers)
+        document = self._document(workload)
+        file_hashes = tuple((name, hashlib.sha256(path.read_bytes()).hexdigest()) for name, path in files)
+        sample = section.report.sample
+        return ResolvedExperiment(
+            name=document["name"],
+            seed=section.seed,
+            source=source.path,
+            fleet=fleet,
+            workload=workload,
+            workload_stats=stats,
+            systems=systems,
+            baseline=document["baseline"],
+            slo=build_slo(section.slo),
+            capacity=CapacitySpec(**section.capacity.model_dump()),
+            document=document,
+            config_hash=_config_hash(document, file_hashes, [fleet, *(system.fleet.cluster for system in systems)]),
+            assumptions=tuple(dict.fromkeys([*assumptions, *self._load_assumptions(), *stats.assumptions])),
+            report=ReportSpec(section.report.format, None if sample is None else units.parse(sample, "time")),
+            file_hashes=file_hashes,
+        )
+
+    def _workload(self, own_arrivals: Sequence[ArrivalsSpec | None]) -> WorkloadSpec | None:
+        """Return the load of the experiment, checked together with the arrivals single systems have of their own."""
+        workload = build_workload(self.section.workload, self.choices, self.source, self.problems)
+        if workload is not None:
+            path: KeyPath = ("workload", "arrivals")
+            self.problems.extend(checks.check_arrivals(workload.arrivals, path, workload, self.source))
+            for number, arrivals in enumerate(own_arrivals):
+                if arrivals is not None:
+                    path = ("systems", number, "arrivals")
+                    self.problems.extend(checks.check_arrivals(arrivals, path, workload, self.source))
+        return workload
+
+    def _stats(self, workload: WorkloadSpec, fleet: Fleet) -> WorkloadStats:
+        """Return the means of the load, once its lengths are known to fit the model."""
+        try:
+            too_long = list(checks.check_context(workload, self.section.seed, fleet, self.source))
+            stats = workload_stats(workload, self.section.seed)
+        except ConfigError as error:  # found while reading or drawing: the load knows the key, not the file
+            keys = [
+                ("workload", *problem.path.split(".")) if problem.path else ("workload",) for problem in error.problems
+            ]
+            problems = [self.source.problem(key, p.message) for key, p in zip(keys, error.problems, strict=True)]
+            raise _error(problems) from error
+        if too_long:
+            raise _error(too_long)
+        return stats
+
+    def _arrivals(self, number: int) -> ArrivalsSpec | None:
+        section = self.section.systems[number].arrivals
+        path = ("systems", number, "arrivals")
+        if section is None:
+            return None
+        return build_arrivals(section, path, self.section.workload, self.source, self.problems)
+
+    def _nodes(self, number: int, nodes: tuple[Node, ...]) -> tuple[Node, ...]:
+        overrides, path = self.section.systems[number].nodes, ("systems", number, "nodes")
+        return override_nodes(nodes, overrides, self.section.engine.block_tokens, path, self.source, self.problems)
+
+    def _profile_options(self) -> ProfileOptions:
+        written = self.section.engine.model_dump()
+        for key in ("timings", "limits"):
+            if written[key] is not None:
+                written[key] = self.source.file(("engine", key), written[key])
+        return ProfileOptions(**written)
+
+    def _files(self) -> list[tuple[str, Path]]:
+        """Return (name as written, path) of every file the experiment names, except the cluster's own YAML."""
+        section, source = self.section, self.source
+        links, trace = section.cluster.network.links, section.workload.trace
+        named: list[tuple[KeyPath, str | None]] = [
+            (("model",), section.model if is_file_name(section.model) else None),
+            (("cluster", "network", "links"), links if isinstance(links, str) else None),
+            (("workload", "trace", "path"), None if trace is None else trace.path),
+            (("engine", "timings"), section.engine.timings),
+            (("engine", "limits"), section.engine.limits),
+        ]
+        files = [(name, path, source.file(path, name)) for path, name in named if name is not None]
+        files += [
+            (self.choices.documents[path[:-1]][str(path[-1])], path, file) for path, file in self.choices.files.items()
+        ]
+        for _, path, file in files:
+            if not file.is_file():
+                self.problems.append(source.problem(path, f"no such file: {file}"))
+        return [(name, file) for name, _, file in files]
+
+    def _fleet(self, cluster: Cluster, gpus: Sequence[GpuSpec], options: ProfileOptions) -> tuple[Fleet, list[str]]:
+        """Return the fleet and what had to be assumed; nodes of one kind share a profile."""
+        section = self.section
+        spec_of = {gpu.name: gpu for gpu in gpus}
+        if is_file_name(section.model):
+            file = self.source.file(("model",), section.model)
+            model = catalog.load_model(file, section.precision, section.kv_precision)
+            # The name goes into results and hashes, where the path of one machine has no place.
+            model = dataclasses.replace(model, name=section.model)
+        else:
+            model = catalog.load_model(section.model, section.precision, section.kv_precision)
+        profiles: dict[str, NodeProfile] = {}
+        assumptions: list[str] = []
+        for node in cluster.nodes:
+            if node.kind not in profiles:
+                profiles[node.kind], said = node_profile(model, spec_of[node.gpu], node.gpus, options)
+                assumptions += said
+        return Fleet(model, cluster, tuple(profiles[node.kind] for node in cluster.nodes)), assumptions
+
+    def _system(self, number: int, fleet: Fleet, nodes: tuple[Node, ...], arrivals: ArrivalsSpec | None) -> SystemSpec:
+        section, options = self.section.systems[number], self.choices.options
+        cluster = Cluster(nodes, fleet.cluster.network, fleet.cluster.coordinator_region)
+        routing, batching = ("systems", number, "routing"), ("systems", number, "batching")
+        return SystemSpec(
+            name=self.names[number],
+            placement=section.placement.strategy,
+            placement_options=options["systems", number, "placement"],
+            routing=section.routing.policy,
+            routing_options=options[routing],
+            batching=section.batching.policy,
+            batching_options=options[batching],
+            kv=KvSpec(**section.kv.model_dump()),
+            fleet=dataclasses.replace(fleet, cluster=cluster),
+            arrivals=arrivals,
+        )
+
+    def _load_assumptions(self) -> list[str]:
+        workload = self.section.workload
+        if workload.trace is None and workload.lengths is None:
+            return [f"no trace and no lengths given: lengths drawn from {DEFAULT_LENGTHS}"]
+        return []
+
+    def _document(self, workload: WorkloadSpec) -> dict[str, Any]:
+        """Return the experiment as written, with every default filled in; it can be loaded again."""
+        section = self.section
+        document = section.model_dump(mode="json", by_alias=True, exclude_none=True)
+        document["name"] = section.name or self.source.path.stem
+        default_baseline = "swarm" if "swarm" in self.names else self.names[-1]
+        document["baseline"] = section.baseline or default_baseline
+        load = document["workload"]
+        load["arrivals"]["process"] = workload.arrivals.process
+        load["drain"] = workload.window.drain
+        if workload.trace is not None:
+            load["trace"]["format"] = workload.trace.format
+        if workload.lengths is not None:
+            load.setdefault("lengths", {"distribution": workload.lengths.distribution})
+        for number, name in enumerate(self.names):
+            document["systems"][number]["name"] = name
+        for path, written in self.choices.documents.items():
+            parent: Any = document
+            for part in path[:-1]:
+                parent = parent[part]
+            parent[path[-1]] = written
+        return document
+
+
+def _default_name(system: SystemSection) -> str:
+    """Return the strategy's name; of an import path only the class."""
+    return system.placement.strategy.rpartition(":")[2]
+
+
+def _config_hash(
+    document: Mapping[str, Any], file_hashes: Sequence[tuple[str, str]], resolved: Sequence[object]
+) -> str:
+    """Return the SHA-256 of all that decides a result; profiles enter by the figures read from them."""
+    parts = {
+        "document": document,
+        "files": file_hashes,
+        "resolved": [repr(value) for value in resolved],
+        "version": helixsim.__version__,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, allow_nan=False).encode()).hexdigest()

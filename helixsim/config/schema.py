@@ -1,0 +1,312 @@
+"""The format of exp.yaml. ``helixsim inspect schema`` prints the reference made from this module.
+
+Quantities stay text here (``"8 Gbit/s"``); ``resolve`` turns the whole into plain values in base units.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import ConfigDict, Field, Tag
+
+from helixsim.config.fields import (
+    Bandwidth,
+    Choice,
+    Count,
+    Duration,
+    FileSection,
+    Latency,
+    Name,
+    Price,
+    Rate,
+    Section,
+    Share,
+    Text,
+    TextOr,
+)
+
+# --- cluster ---------------------------------------------------------------------------------------------------------
+
+
+class CoordinatorSection(Section):
+    """The machine where requests enter and tokens leave."""
+
+    region: str = Field("default", description="Region it stands in; may be one without nodes.")
+    nic: Bandwidth | None = Field(None, description="Bandwidth of its network card, each way; without: never a limit.")
+
+
+class NodesSection(Section):
+    """One or more equal nodes."""
+
+    gpu: str = Field(description="GPU profile: a name of `helixsim profile list gpus`, or the path of a YAML file.")
+    count: Count | None = Field(None, description="Number of such nodes; without: one, or as many as `ids`.")
+    gpus: Count = Field(1, description="GPUs that work as one node by tensor parallelism.")
+    region: str = Field("default", description="Region the nodes stand in.")
+    ids: list[Name] | None = Field(None, description="Their ids; without: kind and running number, `l4-0`, `t4x4-1`.")
+    nic: Bandwidth | None = Field(None, description="Bandwidth of the network card, each way; without: never a limit.")
+    kv_blocks: Count | None = Field(None, description="KV blocks pinned, instead of what memory allows.")
+    kv_tokens: Count | None = Field(None, description="The same in tokens, rounded down to whole blocks.")
+    max_requests: Count | None = Field(None, description="Most resident requests; without: no cap.")
+    cost: Price | None = Field(None, description="Price of the whole node; without: that of its GPUs' profile.")
+
+
+class LinkClassSection(Section):
+    """One direction of a connection."""
+
+    bandwidth: Bandwidth = Field(description="Bandwidth of each direction.")
+    latency: Latency = Field(description="Time until the first bit arrives.")
+
+
+LinkClass = Annotated[Text | Annotated[LinkClassSection, Tag("other")], TextOr]
+
+
+class RegionLinkSection(LinkClassSection):
+    """Links between two regions."""
+
+    from_: str = Field(alias="from", description="Region.")
+    to: str = Field(description="Region.")
+    both: bool = Field(True, description="Whether it holds for both directions.")
+
+
+Endpoints = Annotated[Text | Annotated[list[str], Tag("other")], TextOr]
+
+
+class LinkSection(LinkClassSection):
+    """Exceptions for single links; a later entry wins over an earlier one."""
+
+    from_: Endpoints = Field(alias="from", description="Node ids, patterns such as `l4-*`, or `coordinator`.")
+    to: Endpoints = Field(description="Node ids, patterns such as `l4-*`, or `coordinator`.")
+    both: bool = Field(True, description="Whether it holds for both directions.")
+
+
+class SpreadWidthSection(Section):
+    """Half widths of a uniform distribution around the link class."""
+
+    bandwidth: Annotated[Bandwidth | None, Field(description="Half width; without: no spread.")] = None
+    latency: Annotated[Latency | None, Field(description="Half width; without: no spread.")] = None
+
+
+class SpreadSection(Section):
+    """Every link gets its own bandwidth and latency, drawn around its class as in the paper's artifact."""
+
+    seed: int = Field(0, description="Seed of the draw, apart from the experiment's.")
+    intra_region: SpreadWidthSection = Field(SpreadWidthSection(), description="Spread inside a region.")
+    inter_region: SpreadWidthSection = Field(SpreadWidthSection(), description="Spread between regions.")
+
+
+class NetworkSection(Section):
+    """Every node reaches every other. `links` wins over `spread`, `spread` is around `regions` or the class."""
+
+    intra_region: LinkClass = Field(description="Links inside a region: a mapping, or the name of a link profile.")
+    inter_region: LinkClass | None = Field(None, description="Links between regions; needed if there are several.")
+    regions: list[RegionLinkSection] = Field([], description="Exceptions for pairs of regions.")
+    links: Annotated[Text | Annotated[list[LinkSection], Tag("other")], TextOr] = Field(
+        [],
+        description="Exceptions for single links, or the path of a CSV file with the columns from, to, bandwidth_mbps "
+        "(or _bps, _kbps, _gbps: bit/s), latency_ms (or _ns, _us, _s) and, if wanted, both (true or false).",
+    )
+    spread: SpreadSection | None = Field(None, description="Random differences between links.")
+
+
+class ClusterSection(FileSection):
+    """The machines and the network between them."""
+
+    coordinator: CoordinatorSection = Field(CoordinatorSection(), description="Where requests enter and tokens leave.")
+    nodes: list[NodesSection] = Field(min_length=1, description="The nodes, in the order that breaks ties.")
+    network: NetworkSection = Field(description="Links.")
+
+
+# --- workload --------------------------------------------------------------------------------------------------------
+
+
+class TraceSection(Section):
+    """A file of requests."""
+
+    path: str = Field(description="The file, relative to the file that names it; may be gzipped.")
+    format: str | None = Field(None, description="Format, see `helixsim trace info`; without: found from the header.")
+    start: Latency = Field("0 s", description="Leave out what arrives earlier in the trace.")
+    duration: Duration | None = Field(None, description="Take only that much of the trace; without: all of it.")
+    chars_per_token: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Characters per token, where a file has text but no token counts (ShareGPT)."
+    )
+
+
+class LengthsChoice(Choice):
+    """Where prompt and output lengths come from."""
+
+    key: ClassVar[str] = "distribution"
+    distribution: str = Field(description="Name of a length distribution.")
+
+
+class ArrivalsSection(Section):
+    """When requests arrive."""
+
+    process: str | None = Field(
+        None, description="Name of an arrival process; `trace` (as recorded) is the default if there is a trace."
+    )
+    rate: Rate | None = Field(None, description="Requests per second; for `trace`: the mean rate it is stretched to.")
+    burstiness: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Shape of the gaps of `gamma`: 1 is Poisson (the default), below 1 is burstier."
+    )
+    concurrency: Count | None = Field(None, description="Requests in the system (`closed_loop`).")
+    prompts_in_flight: Count | None = Field(
+        None, description="Requests between admission and first token (`saturate`); without: chosen from the fleet."
+    )
+    num_requests: Count | None = Field(None, description="Stop after that many requests.")
+
+
+class LimitsSection(Section):
+    """Requests outside the limits are left out of the load, and counted."""
+
+    min_prompt_tokens: Count = Field(1, description="Shortest prompt [tokens].")
+    max_prompt_tokens: Count | None = Field(None, description="Longest prompt [tokens].")
+    min_output_tokens: Count = Field(1, description="Shortest output [tokens].")
+    max_output_tokens: Count | None = Field(None, description="Longest output [tokens].")
+
+
+class WorkloadSection(Section):
+    """What is asked of the cluster, and when it is measured."""
+
+    trace: TraceSection | None = Field(None, description="Requests from a file.")
+    lengths: LengthsChoice | None = Field(
+        None, description="Prompt and output lengths; without trace and lengths: `azure-conversation`."
+    )
+    arrivals: ArrivalsSection = Field(ArrivalsSection(), description="When requests arrive.")
+    limits: LimitsSection = Field(LimitsSection(), description="Which requests are left out.")
+    warmup: Latency = Field("0 s", description="Time before measuring starts.")
+    duration: Duration | None = Field(None, description="Time measured; without: until the last request has finished.")
+    drain: bool | None = Field(
+        None, description="Go on after the duration until every request has finished; without: only if no duration."
+    )
+
+
+# --- systems ---------------------------------------------------------------------------------------------------------
+
+
+DEFAULT_ROUTING = "flow_weighted"
+DEFAULT_BATCHING = "continuous"
+
+
+class PlacementChoice(Choice):
+    """Which layers lie on which node."""
+
+    key: ClassVar[str] = "strategy"
+    strategy: str = Field(description="Placement strategy: a name, or your own class as `package.module:Class`.")
+
+
+class RoutingChoice(Choice):
+    """Which nodes a request visits."""
+
+    key: ClassVar[str] = "policy"
+    policy: str = Field(description="Routing policy: a name, or your own class as `package.module:Class`.")
+
+
+class BatchingChoice(Choice):
+    """What a node computes together."""
+
+    key: ClassVar[str] = "policy"
+    policy: str = Field(description="Batching policy: a name, or your own class as `package.module:Class`.")
+
+
+class KvSection(Section):
+    """KV memory rules at admission, the same for every routing policy."""
+
+    high_water: Share = Field(0.9, description="Share of a node's KV blocks that admitted requests may need.")
+    expected_output_tokens: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Output length assumed at admission [tokens]; without: the mean of the workload."
+    )
+
+
+class NodeOverrideSection(Section):
+    """Limits of some nodes, for one system only."""
+
+    match: str = Field(description="Node id or pattern such as `a100-*`.")
+    kv_blocks: Count | None = Field(None, description="KV blocks pinned, instead of what memory allows.")
+    kv_tokens: Count | None = Field(None, description="The same in tokens, rounded down to whole blocks.")
+    max_requests: Count | None = Field(None, description="Most resident requests.")
+
+
+class SystemSection(Section):
+    """One of the systems that are compared."""
+
+    name: Name | None = Field(None, description="Name in tables and files; without: that of the placement strategy.")
+    placement: PlacementChoice = Field(description="Placement strategy, or a mapping of `strategy` and its options.")
+    routing: RoutingChoice = Field(
+        RoutingChoice(policy=DEFAULT_ROUTING), description="Routing policy, or a mapping of `policy` and its options."
+    )
+    batching: BatchingChoice = Field(
+        BatchingChoice(policy=DEFAULT_BATCHING),
+        description="Batching policy, or a mapping of `policy` and its options.",
+    )
+    kv: KvSection = Field(KvSection(), description="KV memory rules at admission.")
+    nodes: list[NodeOverrideSection] = Field([], description="Limits of some nodes, for this system only.")
+    arrivals: ArrivalsSection | None = Field(None, description="Replaces the arrivals of the workload.")
+
+
+# --- the rest --------------------------------------------------------------------------------------------------------
+
+
+class SloSection(Section):
+    """Service-level objective: a request is good if it meets all that is given."""
+
+    ttft: Duration | None = Field(None, description="Longest time to first token.")
+    tpot: Duration | None = Field(None, description="Longest time per output token after the first.")
+    e2el: Duration | None = Field(None, description="Longest end-to-end latency.")
+
+
+class EngineSection(Section):
+    """What the serving engine on each node allows itself."""
+
+    memory_fraction: Share = Field(0.9, description="Share of usable GPU memory for weights and KV cache.")
+    block_tokens: Count = Field(16, description="Tokens per KV block.")
+    max_weight_fraction: Share = Field(0.5, description="Share of memory planners fill with weights at most.")
+    max_prefill_tokens: Count | None = Field(None, description="Prompt tokens per batch; without: the profile's.")
+    max_prefill_requests: Count | None = Field(None, description="Prompts per batch; without: the profile's.")
+    max_decode_seqs: Count | None = Field(None, description="Decoding sequences per batch; without: the profile's.")
+    timings: str | None = Field(None, description="CSV of measured times per layer, instead of the profiles.")
+    limits: str | None = Field(None, description="CSV of measured KV and batch limits, instead of the profiles.")
+
+
+class CapacitySection(Section):
+    """How planners estimate the tokens/s of a node."""
+
+    model: Literal["paper"] = Field("paper", description="The estimate; `paper` is that of the paper's artifact.")
+    kv_occupancy: Share = Field(0.3, description="Share of KV memory assumed in use.")
+    prompt_tokens: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Mean prompt length assumed [tokens]; without: that of the workload."
+    )
+    output_tokens: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Mean output length assumed [tokens]; without: that of the workload."
+    )
+
+
+class ReportSection(Section):
+    """What a run writes down."""
+
+    format: Literal["csv", "parquet"] = Field("csv", description="Per-request tables; `parquet` needs pyarrow.")
+    sample: Duration | None = Field(None, description="Interval of the time series; without: chosen from the run.")
+
+
+class ExperimentSection(Section):
+    """An experiment: a model on a cluster under a workload, served by several systems."""
+
+    model_config = ConfigDict(title="helixsim experiment", protected_namespaces=())
+
+    schema_: Literal[1] = Field(alias="schema", description="Version of this format.")
+    name: Name | None = Field(None, description="Name of the experiment; without: that of the file.")
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of every random stream.")
+    model: str = Field(
+        description="A name of `helixsim profile list models`, or the path of a Hugging Face config.json."
+    )
+    precision: str = Field("fp16", description="Number format of the weights: fp16, bf16, fp8, int8, int4.")
+    kv_precision: str | None = Field(None, description="Number format of the KV cache; without: the profile's default.")
+    cluster: ClusterSection = Field(description="The cluster, or the path of a YAML file that holds it.")
+    workload: WorkloadSection = Field(WorkloadSection(), description="What is asked of it, and when it is measured.")
+    systems: list[SystemSection] = Field(min_length=1, description="What is compared.")
+    baseline: str | None = Field(
+        None, description="The system others are compared with; without: `swarm` if there is one, else the last."
+    )
+    slo: SloSection = Field(SloSection(), description="Service-level objective.")
+    engine: EngineSection = Field(EngineSection(), description="What the serving engine on each node allows itself.")
+    capacity: CapacitySection = Field(CapacitySection(), description="How planners estimate node capacities.")
+    report: ReportSection = Field(ReportSection(), description="What a run writes down.")

@@ -1,0 +1,136 @@
+"""The plain values of an experiment before they are checked, and where each came from: file, cluster file, --set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from helixsim import yamlio
+from helixsim.errors import ConfigError, Problem
+from helixsim.yamlio import Document, Key
+
+KeyPath = tuple[Key, ...]
+
+SHORTHANDS: Final = {"placement": "strategy", "routing": "policy", "batching": "policy", "lengths": "distribution"}
+"""Keys whose value may be a mere name, with the key that the name stands for."""
+
+
+class Source:
+    """What an experiment file says, with ``--set`` applied and the cluster file read in.
+
+    Attributes
+    ----------
+    data
+        Plain values; a private copy that may be changed.
+    files
+        Every file read, in order.
+    problems
+        Faults found while reading that leave the rest readable.
+    """
+
+    def __init__(self, path: Path, overrides: Sequence[str]) -> None:
+        self.path = path
+        self.problems: list[Problem] = []
+        self.files: list[Path] = []
+        self._documents: list[tuple[KeyPath, Document, Path]] = []
+        self._overrides: dict[KeyPath, str] = {}
+        self.data: Any = self._read((), path)
+        if not isinstance(self.data, dict):
+            self.problems.append(Problem(self.where(()), "", "an experiment must be a mapping of keys to values"))
+            raise ConfigError(self.problems)
+        for text in overrides:
+            self._override(text)
+        self._read_cluster_file()
+
+    def where(self, path: KeyPath) -> str:
+        """Return ``file:line:column`` of the value at ``path``, or the ``--set`` it came from."""
+        return self._locate(path, key=False)
+
+    def key_where(self, path: KeyPath) -> str:
+        """Return ``file:line:column`` of the key at ``path``, or the ``--set`` it came from."""
+        return self._locate(path, key=True)
+
+    def problem(self, path: KeyPath, message: str) -> Problem:
+        """Return a fault of the value at ``path``."""
+        return Problem(self.where(path), dotted(path), message)
+
+    def file(self, path: KeyPath, name: str) -> Path:
+        """Return the file called ``name`` at ``path``: relative names count from the file they stand in."""
+        return self._document(path)[2] / name
+
+    def _locate(self, path: KeyPath, *, key: bool) -> str:
+        for length in range(len(path), 0, -1):
+            text = self._overrides.get(path[:length])
+            if text is not None:
+                return f"--set {text}"
+        prefix, document, _ = self._document(path)
+        rest = path[len(prefix) :]
+        if rest not in document.values:
+            made = next((text for at, text in self._overrides.items() if at[: len(path)] == path), None)
+            if made is not None:
+                return f"--set {made}"
+        return document.key_where(rest) if key else document.where(rest)
+
+    def _document(self, path: KeyPath) -> tuple[KeyPath, Document, Path]:
+        owners = [entry for entry in self._documents if path[: len(entry[0])] == entry[0]]
+        overridden = any(path[:length] in self._overrides for length in range(1, len(path) + 1))
+        return owners[0] if overridden else owners[-1]
+
+    def _read(self, prefix: KeyPath, path: Path) -> Any:
+        document = yamlio.load(path, self.problems)
+        self.files.append(path)
+        self._documents.append((prefix, document, path.parent))
+        return document.data
+
+    def _read_cluster_file(self) -> None:
+        name = self.data.get("cluster")
+        if not isinstance(name, str):
+            return
+        path = self.file(("cluster",), name)
+        if not path.is_file():
+            self.problems.append(self.problem(("cluster",), f"no such file: {path}"))
+            raise ConfigError(self.problems)
+        self._overrides.pop(("cluster",), None)
+        self.data["cluster"] = self._read(("cluster",), path)
+
+    def _override(self, text: str) -> None:
+        """Apply one ``key.path=value``; missing mappings on the way are made, list entries must exist."""
+        key, equals, value = text.partition("=")
+        parts = key.split(".")
+        if not equals or not all(parts):
+            raise ConfigError([Problem(f"--set {text}", "", "expected key.path=value")])
+        if parts[0] == "cluster" and len(parts) > 1:
+            self._read_cluster_file()
+        path: KeyPath = ()
+        target: Any = self.data
+        for depth, part in enumerate(parts):
+            step = self._step(target, part, path, text)
+            path = (*path, step)
+            if depth == len(parts) - 1:
+                target[step] = yamlio.loads(value, f"--set {text}").data
+                break
+            if isinstance(target, dict):
+                inner = target.setdefault(step, {})
+                if isinstance(inner, str) and step in SHORTHANDS:
+                    target[step] = {SHORTHANDS[str(step)]: inner}
+            target = target[step]
+        self._overrides = {old: said for old, said in self._overrides.items() if old[: len(path)] != path}
+        self._overrides[path] = text
+
+    def _step(self, target: Any, part: str, path: KeyPath, text: str) -> Key:
+        if isinstance(target, dict):
+            return part
+        if isinstance(target, list):
+            if part.isdecimal() and int(part) < len(target):
+                return int(part)
+            allowed = f"0 to {len(target) - 1}" if target else "none, it is empty"
+            message = f"no entry {part!r} in the list {dotted(path)} (entries: {allowed})"
+        else:
+            message = f"{dotted(path)} is {target!r} and has no key {part!r}"
+        raise ConfigError([Problem(f"--set {text}", "", message)])
+
+
+def dotted(path: KeyPath) -> str:
+    """Return ``systems.0.name`` for ``("systems", 0, "name")``."""
+    return ".".join(str(part) for part in path)

@@ -1,0 +1,111 @@
+"""Who may enter: KV memory rules at admission, the same for every routing policy.
+
+A request is admitted when, on every node of its route,
+- the blocks it needs now are free,
+- what all admitted requests are expected to need stays below the high-water mark, and
+- the node's cap on resident requests is not reached.
+A node without residents takes any request that fits it at all, so that nothing waits for ever for an estimate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from helixsim.engine.kvcache import KvPool
+from helixsim.engine.state import ActiveRequest
+from helixsim.engine.worker import Worker
+from helixsim.errors import SimulationError
+from helixsim.routing.base import Hop, RoutingGraph
+
+
+class Admission:
+    """The cluster as routing policies see it (a ``RoutingView``), for one request at a time."""
+
+    def __init__(
+        self,
+        graph: RoutingGraph,
+        pools: Sequence[KvPool],
+        workers: Sequence[Worker],
+        block_tokens: int,
+        high_water: float,
+        expected_output_tokens: float,
+    ) -> None:
+        self.graph = graph
+        self.pools = pools
+        self.workers = workers
+        self.block_tokens = block_tokens
+        self.expected_output_tokens = expected_output_tokens
+        self.marks = [int(high_water * pool.capacity) for pool in pools]
+        self.largest_context_tokens = block_tokens * _widest_route_blocks(graph, pools)
+        self._blocks_now = 0
+        self._blocks_expected = 0
+
+    def blocks(self, tokens: int) -> int:
+        """Return the KV blocks that ``tokens`` tokens fill."""
+        return -(-tokens // self.block_tokens)
+
+    def consider(self, request: ActiveRequest) -> int:
+        """Make ``request`` the one the view is about; return its expected context [tokens]."""
+        context = request.context_tokens
+        expected = max(request.prompt_tokens + round(self.expected_output_tokens), context + 1)
+        self._blocks_now = self.blocks(context + 1)
+        self._blocks_expected = self.blocks(expected)
+        return expected
+
+    def fits(self, hop: Hop) -> bool:
+        """See ``RoutingView.fits``."""
+        pool = self.pools[hop.node]
+        layers = hop.end - hop.start
+        if pool.used + self._blocks_now * layers > pool.capacity:
+            return False
+        if not pool.residents:
+            return True
+        if pool.max_requests is not None and len(pool.residents) >= pool.max_requests:
+            return False
+        return pool.reserved + self._blocks_expected * layers <= self.marks[hop.node]
+
+    def queue_length(self, node: int) -> int:
+        """See ``RoutingView.queue_length``."""
+        return self.workers[node].queue_length
+
+    def in_flight(self, node: int) -> int:
+        """See ``RoutingView.in_flight``."""
+        return len(self.pools[node].residents)
+
+    def in_flight_tokens(self, node: int) -> int:
+        """See ``RoutingView.in_flight_tokens``."""
+        pool = self.pools[node]
+        return pool.reserved * self.block_tokens // pool.layers
+
+    def verify(self, hops: Sequence[Hop], policy: str) -> None:
+        """Refuse a route that a policy made up.
+
+        Raises
+        ------
+        SimulationError
+            If the hops leave a gap, overlap or do not fit.
+        """
+        layer = 0
+        for hop in hops:
+            if hop.start != layer or hop.end <= layer or not self.fits(hop):
+                raise SimulationError(
+                    f"routing policy {policy} returned a broken route: layers {hop.start}..{hop.end} on "
+                    f"{self.graph.node_ids[hop.node]} after layer {layer}, fits = {self.fits(hop)}"
+                )
+            layer = hop.end
+        if layer != self.graph.num_layers:
+            raise SimulationError(f"routing policy {policy} returned a route that ends at layer {layer}")
+
+
+def _widest_route_blocks(graph: RoutingGraph, pools: Sequence[KvPool]) -> int:
+    """Return the largest number of KV blocks any route can hold for one request (widest path)."""
+    behind = [0] * len(pools)
+
+    def width(hop: Hop) -> int:
+        own = pools[hop.node].capacity // (hop.end - hop.start)
+        return own if hop.end == graph.num_layers else min(own, behind[hop.node])
+
+    ends = {hop.node: hop.end for hops in (graph.first, *graph.successors) for hop in hops}
+    for node in sorted(ends, key=lambda n: (-ends[n], n)):
+        behind[node] = max((width(hop) for hop in graph.successors[node]), default=0)
+    return max((width(hop) for hop in graph.first), default=0)

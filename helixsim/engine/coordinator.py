@@ -1,0 +1,345 @@
+"""The machine where requests enter and tokens leave: arrivals, admission, steps, preemption.
+
+A request is prefilled along its route, then goes round it once per further output token. Between two steps it is at
+the coordinator: there it gets the KV block its next token needs, or is preempted, or finishes.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from itertools import count
+
+from helixsim.domain.cluster import COORDINATOR, TOKEN_ID_BYTES
+from helixsim.domain.request import Feed, FeedMode, Request
+from helixsim.domain.result import RequestStatus
+from helixsim.engine.admission import Admission
+from helixsim.engine.kernel import Call, Kernel, Priority
+from helixsim.engine.kvcache import KvPool
+from helixsim.engine.network import Channel, NetworkFabric
+from helixsim.engine.recorder import Recorder
+from helixsim.engine.state import ActiveRequest, Cohort, Path, Stage
+from helixsim.engine.worker import Worker
+from helixsim.errors import SimulationError
+from helixsim.routing.base import Hop, RoutingPolicy
+
+
+class Coordinator:
+    """Feeds requests in, sends them round their routes and writes them down when they end."""
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        fabric: NetworkFabric,
+        workers: list[Worker],
+        admission: Admission,
+        policy: RoutingPolicy,
+        feed: Feed,
+        recorder: Recorder,
+        max_context_tokens: int,
+    ) -> None:
+        self.kernel = kernel
+        self.fabric = fabric
+        self.workers = workers
+        self.pools: list[KvPool] = list(admission.pools)
+        self.admission = admission
+        self.policy = policy
+        self.feed = feed
+        self.recorder = recorder
+        self.max_context_tokens = max_context_tokens
+        self.num_layers = admission.graph.num_layers
+        self.paths: dict[tuple[Hop, ...], Path] = {}
+        self.waiting: deque[ActiveRequest] = deque()
+        self.running = 0
+        self.prefilling = 0
+        self.preemptions_by_node = [0] * len(workers)
+        self.truncated_outputs = 0
+        self._next_request: Request | None = None
+        self._inbox: list[Cohort] = []
+        self._stalled: list[ActiveRequest] = []
+        self._decoding: dict[int, list[ActiveRequest]] = {}
+        self._starting: list[ActiveRequest] = []
+        self._cohort_numbers = count()
+        self._admission_order = count()
+        self._coordinate_pending = False
+        self._admission_may_succeed = True
+        self._channels: dict[int, Channel] = {}
+
+    # Arrivals -------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Let the first requests in."""
+        if self.feed.mode is FeedMode.OPEN:
+            self._plan_next_arrival()
+        elif self.feed.mode is FeedMode.CLOSED_LOOP:
+            for _ in range(self.feed.concurrency or 0):
+                self._launch_next()
+        self._plan_coordinate()
+
+    def _plan_next_arrival(self) -> None:
+        request = next(self.feed.requests, None)
+        if request is not None:
+            delay = request.arrival_ns - self.kernel.now_ns
+            if delay < 0:
+                raise SimulationError(f"request {request.id} arrives {-delay} ns before the one in front of it")
+            self.kernel.call_in(delay, Priority.DELIVER, self._arrive, request)
+
+    def _arrive(self, event: Call) -> None:
+        self._enqueue(event.argument)
+        self._plan_next_arrival()
+
+    def _launch_next(self) -> None:
+        """Let the next request that can be served at all arrive now (closed loop and saturation).
+
+        Raises
+        ------
+        SimulationError
+            If a thousand in a row cannot.
+        """
+        for _ in range(1000):
+            request = next(self.feed.requests, None)
+            if request is None or self._enqueue(request):
+                return
+        raise SimulationError(
+            f"1000 requests in a row fit no route: the largest context any route can hold is "
+            f"{self.admission.largest_context_tokens} tokens"
+        )
+
+    def _enqueue(self, request: Request) -> bool:
+        """Write down an arrival and let it wait for admission; False if it can never be served."""
+        now = self.kernel.now_ns
+        row = self.recorder.add(request, now)
+        room = self.max_context_tokens - request.prompt_tokens
+        active = ActiveRequest(request, now, row, min(request.output_tokens, room))
+        if room < 1 or request.prompt_tokens + 1 > self.admission.largest_context_tokens:
+            self.recorder.write(active, RequestStatus.REJECTED)
+            return False
+        self.truncated_outputs += room < request.output_tokens
+        self.waiting.append(active)
+        if len(self.waiting) == 1:
+            self._admission_may_succeed = True
+            self._plan_coordinate()
+        return True
+
+    # Steps ----------------------------------------------------------------------------------------------------------
+
+    def receive(self, cohorts: list[Cohort], elapsed_ns: int) -> None:
+        """Take in cohorts whose step has ended."""
+        for cohort in cohorts:
+            cohort.network_ns += elapsed_ns
+        self._inbox += cohorts
+        self._plan_coordinate()
+
+    def _plan_coordinate(self) -> None:
+        """Act once, after everything of this instant has arrived."""
+        if not self._coordinate_pending:
+            self._coordinate_pending = True
+            self.kernel.call_in(0, Priority.COORDINATE, self._coordinate, None)
+
+    def _coordinate(self, _event: Call) -> None:
+        inbox, self._inbox = self._inbox, []
+        if len(inbox) > 1:
+            inbox.sort(key=lambda cohort: cohort.number)
+        growing: list[ActiveRequest] = []
+        for cohort in inbox:
+            self._take_tokens(cohort, growing)
+        if growing or self._stalled:
+            self._grow(growing)
+        if self._admission_may_succeed and not self._stalled:
+            self._admit()
+        self._send_steps()
+        self._coordinate_pending = False
+
+    def _take_tokens(self, cohort: Cohort, growing: list[ActiveRequest]) -> None:
+        """Hand out a token to each request of a cohort; it then finishes, is preempted or goes on to its next step."""
+        if cohort.layers_done != self.num_layers:
+            raise SimulationError(f"INV-5: a step came back after {cohort.layers_done} of {self.num_layers} layers")
+        now = self.kernel.now_ns
+        recorder = self.recorder
+        in_window = recorder.window_start_ns <= now < recorder.window_end_ns
+        block_tokens = self.admission.block_tokens
+        queue_ns, compute_ns, network_ns = cohort.queue_ns, cohort.compute_ns, cohort.network_ns
+        steady: list[ActiveRequest] = []
+        recorder.output_tokens += len(cohort.requests)
+        for request in cohort.requests:
+            request.queue_ns += queue_ns
+            request.compute_ns += compute_ns
+            request.network_ns += network_ns
+            request.generated = generated = request.generated + 1
+            if generated == 1:
+                request.first_token_ns = now
+                recorder.prompt_tokens += request.prompt_tokens
+            elif in_window:
+                recorder.gap(now - request.last_token_ns)
+            request.last_token_ns = now
+            if generated >= request.output_tokens:
+                self._finish(request)
+            elif request.preempt_for is not None:
+                self._preempt(request, request.preempt_for)
+            elif request.prompt_tokens + generated > request.blocks * block_tokens:
+                growing.append(request)
+            else:
+                steady.append(request)
+        if cohort.is_prefill:
+            self.prefilling -= 1
+            self._admission_may_succeed = True
+        if steady:
+            self._decoding.setdefault(cohort.path.number, []).extend(steady)
+
+    def _finish(self, request: ActiveRequest) -> None:
+        self.recorder.write(request, RequestStatus.FINISHED, self.kernel.now_ns)
+        self._release(request)
+        self._replace()
+
+    def _replace(self) -> None:
+        """Let the next request of a closed loop in, as one has left for good."""
+        if self.feed.mode is FeedMode.CLOSED_LOOP:
+            self._launch_next()
+
+    def _release(self, request: ActiveRequest) -> None:
+        """Free the request's KV memory everywhere."""
+        assert request.path is not None
+        for stage in request.path.stages:
+            self.pools[stage.worker].release(request, stage.layers)
+        self.running -= 1
+        self._admission_may_succeed = True
+
+    def _send_steps(self) -> None:
+        """Send all that is ready on its way: decode steps grouped by first node, then prompts one by one."""
+        groups: dict[int, list[Cohort]] = {}
+        for requests in self._decoding.values():
+            path = requests[0].path
+            assert path is not None
+            context = sum([r.prompt_tokens + r.generated for r in requests])
+            cohort = Cohort(next(self._cohort_numbers), path, requests, False, len(requests), context)
+            groups.setdefault(path.stages[0].worker, []).append(cohort)
+        for worker, cohorts in groups.items():
+            self._send(worker, cohorts)
+        for request in self._starting:
+            path = request.path
+            assert path is not None
+            tokens = request.context_tokens
+            self._send(
+                path.stages[0].worker, [Cohort(next(self._cohort_numbers), path, [request], True, tokens, tokens)]
+            )
+        self._decoding = {}
+        self._starting = []
+
+    def _send(self, worker: int, cohorts: list[Cohort]) -> None:
+        now = self.kernel.now_ns
+        size = 0
+        for cohort in cohorts:
+            cohort.sent_ns = now
+            size += TOKEN_ID_BYTES * cohort.tokens
+        channel = self._channels.get(worker)
+        if channel is None:
+            channel = self._channels[worker] = self.fabric.channel(COORDINATOR, self.workers[worker].node_id)
+        self.fabric.send(channel, size, self.workers[worker].receive, cohorts)
+
+    # KV memory ------------------------------------------------------------------------------------------------------
+
+    def _grow(self, growing: list[ActiveRequest]) -> None:
+        """Give each request its next KV block, oldest first; where memory is short, preempt the youngest."""
+        now = self.kernel.now_ns
+        queue = sorted(self._stalled + growing, key=lambda request: request.order)
+        self._stalled = []
+        for request in queue:
+            request.is_held = True
+        for request in queue:
+            if request.path is None:
+                continue  # preempted a moment ago for the sake of an older one
+            if self._extend(request):
+                request.is_held = False
+                request.queue_ns += now - request.at_coordinator_since_ns
+                self._decoding.setdefault(request.path.number, []).append(request)
+            elif request.is_held:
+                self._stalled.append(request)
+
+    def _extend(self, request: ActiveRequest) -> bool:
+        """Add one block on every node of the path; False if the request must wait, or was itself preempted."""
+        assert request.path is not None
+        stages, pools = request.path.stages, self.pools
+        while full := [s for s in stages if pools[s.worker].used + s.layers > pools[s.worker].capacity]:
+            worker = full[0].worker
+            victim = pools[worker].youngest()
+            if not victim.is_held:
+                victim.preempt_for = worker  # a step of it is on the way; it is stopped when that returns
+                return False
+            self._preempt(victim, worker)
+            if victim is request:
+                return False
+        request.blocks += 1
+        exceeds = request.blocks > request.reserved_blocks
+        request.reserved_blocks += exceeds
+        for stage in stages:
+            pool = pools[stage.worker]
+            pool.used += stage.layers
+            pool.reserved += stage.layers * exceeds
+            pool.peak = max(pool.peak, pool.used)
+        return True
+
+    def _preempt(self, request: ActiveRequest, worker: int) -> None:
+        """Take the request off the cluster; it waits in front of all others and is computed anew (as in vLLM 0.4)."""
+        self._release(request)
+        self.preemptions_by_node[worker] += 1
+        request.path = None
+        request.is_held = False
+        request.preempt_for = None
+        request.preemptions += 1
+        if request.context_tokens + 1 > self.admission.largest_context_tokens:
+            self._give_up(request)
+        else:
+            self.waiting.appendleft(request)
+
+    def _give_up(self, request: ActiveRequest) -> None:
+        """Reject a request that has outgrown every route, or that its policy cannot route even on an empty cluster."""
+        self.recorder.write(request, RequestStatus.REJECTED)
+        self._replace()
+
+    # Admission ------------------------------------------------------------------------------------------------------
+
+    def _admit(self) -> None:
+        """Admit waiting requests, first come first served, until one does not fit."""
+        saturate = self.feed.mode is FeedMode.SATURATE
+        limit = self.feed.prompts_in_flight
+        while True:
+            if saturate and not self.waiting:
+                self._launch_next()
+            if not self.waiting or (saturate and limit is not None and self.prefilling >= limit):
+                break
+            request = self.waiting[0]
+            expected = self.admission.consider(request)
+            hops = self.policy.route(request.context_tokens, expected, self.admission)
+            if hops is not None:
+                self.admission.verify(hops, type(self.policy).__name__)
+                self.waiting.popleft()
+                self._start_request(request, hops, expected)
+            elif self.running == 0:
+                self.waiting.popleft()
+                self._give_up(request)
+            else:
+                break
+        self._admission_may_succeed = False
+
+    def _start_request(self, request: ActiveRequest, hops: tuple[Hop, ...], expected_tokens: int) -> None:
+        now = self.kernel.now_ns
+        request.order = next(self._admission_order)
+        request.path = self._path(hops)
+        request.blocks = self.admission.blocks(request.context_tokens)
+        request.reserved_blocks = self.admission.blocks(expected_tokens)
+        if request.admitted_ns < 0:
+            if self.feed.mode is FeedMode.SATURATE:
+                self.recorder.move_arrival(request, now)
+            request.admitted_ns = now
+        request.queue_ns += now - request.at_coordinator_since_ns
+        for stage in request.path.stages:
+            self.pools[stage.worker].take(request, stage.layers)
+        self.running += 1
+        self.prefilling += 1
+        self._starting.append(request)
+
+    def _path(self, hops: tuple[Hop, ...]) -> Path:
+        path = self.paths.get(hops)
+        if path is None:
+            stages = tuple(Stage(hop.node, hop.start, hop.end, hop.edge) for hop in hops)
+            path = self.paths[hops] = Path(len(self.paths), stages)
+        return path

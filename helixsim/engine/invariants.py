@@ -1,0 +1,127 @@
+"""The numbered laws every run obeys, checked at its end (architecture: INV-1 .. INV-12).
+
+INV-3 (the clock never runs backwards) is enforced by the kernel when an event is scheduled, INV-5 (each step passes
+every layer once, in order) by the coordinator on every step; both raise at once. INV-6, 11 and 12 speak of several
+runs and are tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from helixsim.domain.result import InvariantCheck, RequestColumns, RequestStatus, Series
+from helixsim.engine.coordinator import Coordinator
+from helixsim.engine.network import NetworkFabric
+from helixsim.engine.worker import Worker
+from helixsim.errors import SimulationError
+
+
+def check_invariants(
+    columns: RequestColumns,
+    series: Series,
+    coordinator: Coordinator,
+    workers: Sequence[Worker],
+    fabric: NetworkFabric,
+    is_drained: bool,
+    end_ns: int,
+) -> tuple[InvariantCheck, ...]:
+    """Return each law with whether it held and the figures that show it."""
+    return (
+        _conservation(columns, coordinator),
+        _causality(columns),
+        _kv_memory(coordinator, is_drained),
+        _no_idle_work(workers),
+        _links(fabric, is_drained, end_ns),
+        _no_overtime(workers, series, end_ns),
+        _parts_add_up(columns),
+    )
+
+
+def check_state(coordinator: Coordinator, workers: Sequence[Worker]) -> tuple[InvariantCheck, ...]:
+    """Return the laws that hold at every instant: KV memory and no idle work."""
+    return _kv_memory(coordinator, is_drained=False), _no_idle_work(workers)
+
+
+def raise_if_broken(checks: Sequence[InvariantCheck]) -> None:
+    """Raise ``SimulationError`` with all laws that did not hold."""
+    broken = [f"{check.name}: {check.detail}" for check in checks if not check.held]
+    if broken:
+        raise SimulationError("the simulation broke its own laws (please report): " + "; ".join(broken))
+
+
+def _conservation(columns: RequestColumns, coordinator: Coordinator) -> InvariantCheck:
+    counts = {status: int(np.count_nonzero(columns.status == status)) for status in RequestStatus}
+    held = (
+        counts[RequestStatus.RUNNING] == coordinator.running
+        and counts[RequestStatus.WAITING] == len(coordinator.waiting)
+        and counts[RequestStatus.FINISHED] == coordinator.recorder.finished
+        and counts[RequestStatus.REJECTED] == coordinator.recorder.rejected
+    )
+    parts = ", ".join(f"{count} {status.name.lower()}" for status, count in counts.items())
+    return InvariantCheck("INV-1 conservation", held, f"{len(columns.status)} arrived = {parts}")
+
+
+def _causality(columns: RequestColumns) -> InvariantCheck:
+    finished = columns.status == RequestStatus.FINISHED
+    times = np.stack(
+        [
+            columns.arrival_ns[finished],
+            columns.admitted_ns[finished],
+            columns.first_token_ns[finished],
+            columns.finish_ns[finished],
+        ]
+    )
+    broken = int(np.count_nonzero(np.any(np.diff(times, axis=0) < 0, axis=0)))
+    return InvariantCheck("INV-2 causality", broken == 0, f"{broken} requests out of order")
+
+
+def _kv_memory(coordinator: Coordinator, is_drained: bool) -> InvariantCheck:
+    expected = [0] * len(coordinator.pools)
+    residents = {order: request for pool in coordinator.pools for order, request in pool.residents.items()}
+    for request in residents.values():
+        for stage in request.path.stages if request.path is not None else ():
+            expected[stage.worker] += request.blocks * stage.layers
+    wrong = [
+        coordinator.workers[number].node_id
+        for number, pool in enumerate(coordinator.pools)
+        if pool.used != expected[number]
+        or not 0 <= pool.used <= pool.capacity
+        or pool.reserved < pool.used
+        or (is_drained and pool.used)
+    ]
+    return InvariantCheck(
+        "INV-4 KV memory", not wrong, f"wrong on {', '.join(wrong)}" if wrong else "all blocks accounted"
+    )
+
+
+def _no_idle_work(workers: Sequence[Worker]) -> InvariantCheck:
+    idle = [worker.node_id for worker in workers if not worker.is_busy and worker.queue_length]
+    return InvariantCheck("INV-7 no idle work", not idle, f"idle with work: {', '.join(idle)}" if idle else "none idle")
+
+
+def _links(fabric: NetworkFabric, is_drained: bool, end_ns: int) -> InvariantCheck:
+    wrong = [
+        f"{channel.src}->{channel.dst}"
+        for channel in fabric.channels.values()
+        if channel.bytes_received > channel.bytes_sent
+        or (is_drained and channel.bytes_received != channel.bytes_sent)
+        or channel.busy_ns > max(end_ns, channel.free_at_ns)
+    ]
+    return InvariantCheck("INV-8 links", not wrong, f"wrong on {', '.join(wrong)}" if wrong else "sent = received")
+
+
+def _no_overtime(workers: Sequence[Worker], series: Series, end_ns: int) -> InvariantCheck:
+    steps = np.diff(series.time_ns)
+    over = bool(np.any(np.diff(series.busy_ns, axis=0) > steps[:, None])) if len(steps) else False
+    wrong = [worker.node_id for worker in workers if worker.busy_until(end_ns) > end_ns]
+    return InvariantCheck("INV-9 no overtime", not wrong and not over, "no node busier than the clock")
+
+
+def _parts_add_up(columns: RequestColumns) -> InvariantCheck:
+    finished = columns.status == RequestStatus.FINISHED
+    parts = columns.queue_ns + columns.compute_ns + columns.network_ns
+    off = np.abs((parts - (columns.finish_ns - columns.arrival_ns))[finished])
+    worst = int(off.max()) if len(off) else 0
+    return InvariantCheck("INV-10 latency parts", worst == 0, f"largest difference {worst} ns")

@@ -1,0 +1,163 @@
+"""What a run writes down: one row per request, a histogram of gaps, samples at fixed times."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from helixsim.domain.request import Request
+from helixsim.domain.result import FloatArray, GapHistogram, IntArray, RequestColumns, RequestStatus, Series
+from helixsim.engine.state import ActiveRequest
+
+GAP_RESOLUTION_NS = 10_000
+"""Width of the bins of the gap histogram: 0.01 ms."""
+
+_COLUMNS = (
+    "request_id",
+    "status",
+    "arrival_ns",
+    "admitted_ns",
+    "first_token_ns",
+    "finish_ns",
+    "prompt_tokens",
+    "output_tokens",
+    "route",
+    "preemptions",
+    "queue_ns",
+    "compute_ns",
+    "network_ns",
+)
+
+
+def _integers(values: array[int] | Sequence[int]) -> IntArray:
+    return np.array(values, dtype=np.int64)
+
+
+@dataclass(slots=True)
+class _Samples:
+    time_ns: list[int] = field(default_factory=list)
+    totals: list[tuple[int, ...]] = field(default_factory=list)
+    busy_ns: list[list[int]] = field(default_factory=list)
+    kv_used: list[list[float]] = field(default_factory=list)
+    queue_length: list[list[int]] = field(default_factory=list)
+
+    def thin(self) -> None:
+        """Drop every second sample."""
+        for name in ("time_ns", "totals", "busy_ns", "kv_used", "queue_length"):
+            values = getattr(self, name)
+            del values[1::2]
+
+
+class Recorder:
+    """Counters and columns of one run. ``gaps`` counts ITL gaps by bin, from ``window_start_ns`` on."""
+
+    def __init__(self, window_start_ns: int, window_end_ns: int | None) -> None:
+        self.window_start_ns = window_start_ns
+        self.window_end_ns = window_end_ns if window_end_ns is not None else 2**63 - 1
+        self.columns: dict[str, array[int]] = {name: array("q") for name in _COLUMNS}
+        self.gaps: dict[int, int] = {}
+        self.gap_sum_ns = 0
+        self.gap_sum_squares_ns2 = 0
+        self.output_tokens = 0
+        self.prompt_tokens = 0
+        self.arrived = 0
+        self.finished = 0
+        self.rejected = 0
+        self.samples = _Samples()
+
+    def add(self, request: Request, arrival_ns: int) -> int:
+        """Open a row for a request that arrives and return its number."""
+        for name, column in self.columns.items():
+            column.append(0 if name in {"preemptions", "queue_ns", "compute_ns", "network_ns", "output_tokens"} else -1)
+        row = self.arrived
+        self.columns["request_id"][row] = request.id
+        self.columns["arrival_ns"][row] = arrival_ns
+        self.columns["prompt_tokens"][row] = request.prompt_tokens
+        self.columns["status"][row] = RequestStatus.WAITING
+        self.arrived += 1
+        return row
+
+    def move_arrival(self, request: ActiveRequest, arrival_ns: int) -> None:
+        """Date a request's arrival: in a saturated system it arrives when it is admitted, not when it is drawn."""
+        request.arrival_ns = arrival_ns
+        self.columns["arrival_ns"][request.row] = arrival_ns
+
+    def write(self, request: ActiveRequest, status: RequestStatus, finish_ns: int = -1) -> None:
+        """Fill in the row of a request that ends, or of one that is unfinished when the run ends."""
+        row, columns = request.row, self.columns
+        columns["status"][row] = status
+        columns["finish_ns"][row] = finish_ns
+        columns["admitted_ns"][row] = request.admitted_ns
+        columns["first_token_ns"][row] = request.first_token_ns
+        columns["output_tokens"][row] = request.generated
+        columns["preemptions"][row] = request.preemptions
+        columns["queue_ns"][row] = request.queue_ns
+        columns["compute_ns"][row] = request.compute_ns
+        columns["network_ns"][row] = request.network_ns
+        columns["route"][row] = request.path.number if request.path is not None else -1
+        self.finished += status is RequestStatus.FINISHED
+        self.rejected += status is RequestStatus.REJECTED
+
+    def gap(self, gap_ns: int) -> None:
+        """Count one gap between successive tokens of a request."""
+        index = gap_ns // GAP_RESOLUTION_NS
+        self.gaps[index] = self.gaps.get(index, 0) + 1
+        self.gap_sum_ns += gap_ns
+        self.gap_sum_squares_ns2 += gap_ns * gap_ns
+
+    def sample(
+        self,
+        time_ns: int,
+        waiting: int,
+        running: int,
+        busy_ns: list[int],
+        kv_used: list[float],
+        queue_length: list[int],
+    ) -> None:
+        """Take one sample of the time series."""
+        samples = self.samples
+        if samples.time_ns and samples.time_ns[-1] == time_ns:
+            return
+        samples.time_ns.append(time_ns)
+        samples.totals.append(
+            (self.output_tokens, self.prompt_tokens, self.arrived, self.finished, waiting, running),
+        )
+        samples.busy_ns.append(busy_ns)
+        samples.kv_used.append(kv_used)
+        samples.queue_length.append(queue_length)
+
+    def request_columns(self) -> RequestColumns:
+        """Return all rows as arrays."""
+        return RequestColumns(**{name: _integers(column) for name, column in self.columns.items()})
+
+    def series(self) -> Series:
+        """Return all samples as arrays."""
+        samples = self.samples
+        totals = np.array(samples.totals, dtype=np.int64).reshape(len(samples.time_ns), 6)
+        kv_used: FloatArray = np.array(samples.kv_used, dtype=np.float64)
+        return Series(
+            time_ns=_integers(samples.time_ns),
+            output_tokens=totals[:, 0],
+            prompt_tokens=totals[:, 1],
+            arrived=totals[:, 2],
+            finished=totals[:, 3],
+            waiting=totals[:, 4],
+            running=totals[:, 5],
+            busy_ns=np.array(samples.busy_ns, dtype=np.int64),
+            kv_used=kv_used,
+            queue_length=np.array(samples.queue_length, dtype=np.int64),
+        )
+
+    def gap_histogram(self) -> GapHistogram:
+        """Return the gaps counted, by ascending value."""
+        bins = sorted(self.gaps)
+        return GapHistogram(
+            resolution_ns=GAP_RESOLUTION_NS,
+            value_ns=_integers(bins) * GAP_RESOLUTION_NS,
+            count=_integers([self.gaps[index] for index in bins]),
+            sum_ns=self.gap_sum_ns,
+            sum_squares_ns2=self.gap_sum_squares_ns2,
+        )

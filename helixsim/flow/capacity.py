@@ -1,0 +1,211 @@
+"""Tokens per second of a node that holds k layers, as planners estimate it, and bounds that follow from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from helixsim.domain.cluster import Fleet
+from helixsim.domain.hardware import ComputeProfile, NodeProfile
+from helixsim.errors import InfeasibleError
+from helixsim.units import NS_PER_S
+
+_ROUNDS = 10
+"""Rounds of the paper artifact's fixed point between layer speeds and node capacities."""
+
+_ROOMY = 1.2
+"""A fleet is roomy if its typical layers hold the model this many times over."""
+
+
+@dataclass(frozen=True)
+class CapacityTable:
+    """What each kind of node sustains.
+
+    Parameters
+    ----------
+    tables
+        Kind of node -> tokens/s (prompt + output) with 1, 2, ... layers.
+    kinds
+        Node id -> kind.
+    assumptions
+        What the estimate takes for granted, in sentences.
+    """
+
+    tables: Mapping[str, tuple[float, ...]]
+    kinds: Mapping[str, str]
+    assumptions: tuple[str, ...] = ()
+
+    def tokens_per_s(self, node: str, layers: int) -> float:
+        """Return the tokens/s of a node (id, or else kind) that holds ``layers`` layers; 0 if it cannot hold them."""
+        table = self.of(node)
+        return table[layers - 1] if 1 <= layers <= len(table) else 0.0
+
+    def of(self, node: str) -> tuple[float, ...]:
+        """Return the tokens/s of a node (id, or else kind) with 1, 2, ... layers."""
+        return self.tables[self.kinds.get(node, node)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Workload:
+    prompt_tokens: float
+    output_tokens: float
+    kv_occupancy: float
+
+
+def paper_capacity(
+    fleet: Fleet, mean_prompt_tokens: float, mean_output_tokens: float, kv_occupancy: float = 0.3
+) -> CapacityTable:
+    """Estimate node capacities as the paper's artifact does (its "typical throughput").
+
+    A node is thought to serve as many sequences of mean length as fit into ``kv_occupancy`` of its KV memory; the
+    share of them at the node at any time is its share of the layer times of an average deployment of the fleet. The
+    network is ignored. Pinned KV blocks of single nodes do not change the table: it speaks of kinds of nodes.
+
+    Parameters
+    ----------
+    fleet
+        The kinds of nodes and how many there are of each; both matter.
+    mean_prompt_tokens, mean_output_tokens
+        Mean lengths of the workload [tokens]; the paper uses 750 and 240.
+    kv_occupancy
+        Share of KV memory assumed in use, 0..1.
+
+    Raises
+    ------
+    InfeasibleError
+        If no node of the fleet can hold a single layer.
+    """
+    load = _Workload(mean_prompt_tokens, mean_output_tokens, kv_occupancy)
+    profiles: dict[str, NodeProfile] = {}
+    counts: dict[str, int] = {}
+    for profile in fleet.profiles:
+        profiles[profile.kind] = profile
+        counts[profile.kind] = counts.get(profile.kind, 0) + 1
+    holders = [kind for kind in profiles if profiles[kind].kv_blocks]
+    if not holders:
+        raise InfeasibleError(f"no node of the fleet can hold one layer of {fleet.model.name} and any KV cache")
+    num_layers = fleet.model.num_layers
+    typical = {kind: min(profiles[kind].typical_layers, len(profiles[kind].kv_blocks)) for kind in holders}
+    if sum(counts[kind] * typical[kind] for kind in holders) < _ROOMY * num_layers:
+        typical = {kind: min(profiles[kind].typical_layers_full, len(profiles[kind].kv_blocks)) for kind in holders}
+
+    def tokens_per_s(kind: str, layers: int, share: float) -> float:
+        profile = profiles[kind]
+        tokens = int(load.kv_occupancy * profile.kv_tokens(layers))
+        sequences = tokens / (load.prompt_tokens + load.output_tokens)
+        return _node_tokens_per_s(profile.compute, layers, sequences * share, load)
+
+    # Layer-tokens/s of each kind; where the profile knows none, that of one layer among equals.
+    speed = {
+        kind: profiles[kind].initial_layer_tokens_per_s or tokens_per_s(kind, 1, 1 / num_layers) for kind in holders
+    }
+    shares = _Shares(speed, counts, typical, num_layers)
+    for _ in range(_ROUNDS):
+        speed = {
+            kind: tokens_per_s(kind, typical[kind], shares.of(kind, typical[kind])) * typical[kind] for kind in holders
+        }
+        shares = _Shares(speed, counts, typical, num_layers)
+    tables = {
+        kind: tuple(
+            tokens_per_s(kind, layers, shares.of(kind, layers)) for layers in range(1, len(profile.kv_blocks) + 1)
+        )
+        for kind, profile in profiles.items()
+    }
+    return CapacityTable(
+        tables=tables,
+        kinds={node.id: profile.kind for node, profile in zip(fleet.cluster.nodes, fleet.profiles, strict=True)},
+        assumptions=(
+            f"Node capacities: mean prompt {mean_prompt_tokens:g} and output {mean_output_tokens:g} tokens, "
+            f"{kv_occupancy:.0%} of KV memory in use, network ignored (the paper artifact's estimate).",
+            "Pinned KV blocks of single nodes do not change these capacities.",
+        ),
+    )
+
+
+class _Shares:
+    """Share of a round trip through all layers that is spent on a node of a kind with so many layers."""
+
+    def __init__(
+        self, speed: Mapping[str, float], counts: Mapping[str, int], typical: Mapping[str, int], num_layers: int
+    ) -> None:
+        self._layer_time = {kind: 1.0 / value for kind, value in speed.items() if value > 0}
+        deployed = {kind: counts[kind] * typical[kind] for kind in self._layer_time}
+        self._mean = sum(deployed[kind] * time for kind, time in self._layer_time.items()) / max(
+            1, sum(deployed.values())
+        )
+        self._num_layers = num_layers
+
+    def of(self, kind: str, layers: int) -> float:
+        """Return the share, 0..1."""
+        if kind not in self._layer_time:
+            return 0.0
+        here = layers * self._layer_time[kind]
+        return here / (here + max(0, self._num_layers - layers) * self._mean)
+
+
+def _node_tokens_per_s(compute: ComputeProfile, layers: int, active: float, load: _Workload) -> float:
+    """Return the tokens/s of a node at which ``active`` sequences are at any time (paper artifact)."""
+    if active <= 0:
+        return 0.0
+    prompts = active / load.output_tokens
+    prompt_tokens, decode_tokens = float(round(load.prompt_tokens * prompts)), float(round(active))
+    if prompts > 1:
+        prompts = 1.0
+        prompt_tokens, decode_tokens = float(round(load.prompt_tokens)), float(round(load.output_tokens))
+    if decode_tokens == 0:  # the artifact's rounding makes decoding free; sequences then decode one after another
+        prompts, prompt_tokens, decode_tokens = 1 / load.output_tokens, load.prompt_tokens / load.output_tokens, 1.0
+    # One prompt of mean length comes with `rounds` decode iterations of `decode_tokens` tokens each.
+    rounds = 1.0 if prompts >= 1 else 1.0 / prompts
+    prefill_ns = compute.prefill(prompt_tokens if prompts >= 1 else int(prompt_tokens * rounds))
+    layer_ns = prefill_ns + rounds * compute.decode(decode_tokens)
+    return rounds * (prompt_tokens + decode_tokens) * NS_PER_S / (layers * layer_ns) if layer_ns > 0 else 0.0
+
+
+def upper_bound_simple(fleet: Fleet, capacity: CapacityTable) -> float:
+    """Return the paper's "max compute throughput" [tokens/s]: every node at its best layers x tokens/s.
+
+    It describes a deployment that need not hold the model; ``upper_bound_share`` is tighter.
+    """
+    return _simple_bound(_table_counts(fleet, capacity), fleet.model.num_layers)
+
+
+def upper_bound_share(fleet: Fleet, capacity: CapacityTable) -> float:
+    """Return the largest flow F [tokens/s] for which the nodes can supply F in every layer.
+
+    Every token passes all N layers, and a node with k layers passes on at most k x min(T(k), F) layer-tokens/s, so
+    sum over nodes of max_k k x min(T(k), F) >= N x F holds for every placement, with or without partial inference.
+    """
+    return share_bound(_table_counts(fleet, capacity), fleet.model.num_layers)
+
+
+def share_bound(counts: Mapping[tuple[float, ...], int], num_layers: int) -> float:
+    """Return the bound of ``upper_bound_share`` for nodes given as table (tokens/s with 1, 2, ... layers) -> count."""
+
+    def is_supplied(flow: float) -> bool:
+        return sum(count * best_supply(table, flow) for table, count in counts.items()) >= num_layers * flow
+
+    low, high = 0.0, _simple_bound(counts, num_layers)
+    if is_supplied(high):
+        return high
+    # A node's supply per unit of flow never rises with the flow, so the crossing is unique.
+    while high - low > 1e-12 * high:
+        middle = (low + high) / 2
+        low, high = (middle, high) if is_supplied(middle) else (low, middle)
+    return high
+
+
+def best_supply(table: tuple[float, ...], flow: float) -> float:
+    """Return the most layer-tokens/s a node with this table (tokens/s with 1, 2, ... layers) supplies to a flow."""
+    return max((layers * min(value, flow) for layers, value in enumerate(table, start=1)), default=0.0)
+
+
+def _simple_bound(counts: Mapping[tuple[float, ...], int], num_layers: int) -> float:
+    return sum(count * best_supply(table, float("inf")) for table, count in counts.items()) / num_layers
+
+
+def _table_counts(fleet: Fleet, capacity: CapacityTable) -> dict[tuple[float, ...], int]:
+    counts: dict[tuple[float, ...], int] = {}
+    for node in fleet.cluster.nodes:
+        table = capacity.of(node.id)
+        counts[table] = counts.get(table, 0) + 1
+    return counts

@@ -1,0 +1,150 @@
+"""Max-flow of a placement: its value, what binds it, an even spread over equal alternatives, and the routes.
+
+Method: Helix (ASPLOS'25) section 4.2. The value and the min cut come from Dinic's algorithm. A max-flow is rarely
+unique; ``balance`` picks the one that loads parallel nodes and links in proportion to their capacity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from helixsim.domain.cluster import COORDINATOR, Fleet
+from helixsim.domain.flowplan import CutElement, FlowEdge, FlowPlan, Route
+from helixsim.domain.placement import LayerRange, Placement
+from helixsim.flow.capacity import CapacityTable
+from helixsim.flow.dinic import FlowGraph
+from helixsim.flow.network import FlowNetwork, build_network
+
+_RELATIVE_ZERO = 1e-7
+"""Flows below this share of the max-flow are rounding of the solver."""
+
+
+def max_flow(fleet: Fleet, placement: Placement, capacity: CapacityTable, *, balanced: bool = True) -> FlowPlan:
+    """Return the max-flow of a placement.
+
+    Parameters
+    ----------
+    placement
+        Where its nodes leave no complete route, the plan is empty and its value 0.
+    capacity
+        Tokens/s of each node for its number of layers.
+    balanced
+        Spread the flow in proportion to capacity where there is a choice; else any max-flow will do.
+    """
+    network = build_network(fleet, placement, capacity)
+    value, flows, cut = _solve(network)
+    if balanced and value > 0:
+        from helixsim.flow.balance import balance  # loads the solver, which searches do without
+
+        flows = balance(network, value)
+    flows = [flow if flow > _RELATIVE_ZERO * value else 0.0 for flow in flows]
+    node_flow = dict.fromkeys(network.nodes, 0.0)
+    for link, flow in zip(network.links, flows, strict=True):
+        if link.dst != COORDINATOR:
+            node_flow[link.dst] += flow
+    return FlowPlan(
+        max_flow_tokens_per_s=value,
+        edges=tuple(
+            FlowEdge(link.src, link.dst, flow, link.capacity_tokens_per_s)
+            for link, flow in zip(network.links, flows, strict=True)
+        ),
+        node_flow_tokens_per_s=node_flow,
+        node_capacity_tokens_per_s=dict(network.compute_tokens_per_s),
+        min_cut=cut,
+        routes=_routes(network, flows, placement.ranges, _RELATIVE_ZERO * value),
+    )
+
+
+def max_flow_value(fleet: Fleet, placement: Placement, capacity: CapacityTable) -> float:
+    """Return the max-flow of a placement [tokens/s] and nothing else: for searches."""
+    network = build_network(fleet, placement, capacity)
+    return _graph(network)[0].maximise(_SOURCE, _SINK) if network.nodes else 0.0
+
+
+_SOURCE, _SINK = 0, 1
+_FIRST_NODE = 2
+
+
+def _graph(network: FlowNetwork) -> tuple[FlowGraph, list[tuple[int, int, CutElement]]]:
+    """Return the graph, and (tail, head, element) of each arc: the nodes first, the links next, then the coordinator.
+
+    Node number i occupies two vertices, joined by an arc of its capacity.
+    """
+    position = {node: _FIRST_NODE + 2 * number for number, node in enumerate(network.nodes)}
+    arcs: list[tuple[int, int, CutElement]] = []
+    for node, vertex in position.items():
+        kind, limit = network.node_limit(node)
+        arcs.append((vertex, vertex + 1, CutElement(kind, node, limit)))
+    end = _FIRST_NODE + 2 * len(network.nodes)
+    card = network.nic_tokens_per_s.get(COORDINATOR)
+    sender, receiver = (_SOURCE, _SINK) if card is None else (end, end + 1)
+    for link in network.links:
+        tail = sender if link.src == COORDINATOR else position[link.src] + 1
+        head = receiver if link.dst == COORDINATOR else position[link.dst]
+        arcs.append((tail, head, CutElement("link", f"{link.src} -> {link.dst}", link.capacity_tokens_per_s)))
+    if card is not None:
+        arcs.append((_SOURCE, sender, CutElement("nic", COORDINATOR, card)))
+        arcs.append((receiver, _SINK, CutElement("nic", COORDINATOR, card)))
+    graph = FlowGraph(end + 2)
+    most = sum(network.node_limit(node)[1] for node in network.nodes)  # keeps fast links from drowning slow nodes
+    for tail, head, element in arcs:
+        graph.add(tail, head, min(element.capacity_tokens_per_s, most))
+    return graph, arcs
+
+
+def _solve(network: FlowNetwork) -> tuple[float, list[float], tuple[CutElement, ...]]:
+    if not network.nodes:
+        return 0.0, [], ()
+    graph, arcs = _graph(network)
+    value = graph.maximise(_SOURCE, _SINK)
+    inside = graph.source_side(_SOURCE)
+    cut = tuple(element for tail, head, element in arcs if inside[tail] and not inside[head])
+    first_link = len(network.nodes)
+    return value, [graph.flow(first_link + number) for number in range(len(network.links))], cut
+
+
+def _routes(
+    network: FlowNetwork, flows: Sequence[float], ranges: Mapping[str, LayerRange], zero: float
+) -> tuple[tuple[Route, float], ...]:
+    """Decompose the flow into paths: follow the largest remaining flow, take out what the path carries, repeat.
+
+    Every path empties at least one link, so there are no more paths than links.
+    """
+    remaining: dict[str, dict[str, float]] = {}
+    for link, flow in zip(network.links, flows, strict=True):
+        if flow > 0:
+            remaining.setdefault(link.src, {})[link.dst] = flow
+    routes: dict[Route, float] = {}
+    while True:
+        path: list[tuple[str, str]] = []
+        carried = float("inf")
+        here = COORDINATOR
+        while not path or here != COORDINATOR:
+            following = remaining.get(here)
+            if not following:
+                break
+            there = max(following, key=following.__getitem__)
+            carried = min(carried, following[there])
+            path.append((here, there))
+            here = there
+        if not path:
+            break
+        for src, dst in path:
+            left = remaining[src][dst] - carried
+            if left > zero:
+                remaining[src][dst] = left
+            else:
+                del remaining[src][dst]
+        if here == COORDINATOR:  # else the path ended in crumbs of rounding, which are dropped
+            route = _route([dst for _, dst in path[:-1]], ranges)
+            routes[route] = routes.get(route, 0.0) + carried
+    return tuple(sorted(routes.items(), key=lambda item: (-item[1], item[0].hops)))
+
+
+def _route(nodes: Sequence[str], ranges: Mapping[str, LayerRange]) -> Route:
+    hops: list[tuple[str, LayerRange]] = []
+    done = 0
+    for node in nodes:
+        hops.append((node, LayerRange(done, ranges[node].end)))
+        done = ranges[node].end
+    return Route(tuple(hops))

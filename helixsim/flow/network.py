@@ -1,0 +1,143 @@
+"""The capacity graph of a cluster with a placement: who can send to whom, and how many tokens/s.
+
+Method: Helix (ASPLOS'25) section 4.2 as its artifact builds it: a node passes T(k) tokens/s with k layers, a link its
+bandwidth over the bytes of one token, both in tokens of prompt and output together; latency plays no part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from helixsim.domain.cluster import COORDINATOR, TOKEN_ID_BYTES, Fleet
+from helixsim.domain.placement import LayerRange, Placement
+from helixsim.flow.capacity import CapacityTable
+from helixsim.units import BITS_PER_BYTE
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A connection that a route can use."""
+
+    src: str
+    dst: str
+    capacity_tokens_per_s: float
+
+
+@dataclass(frozen=True)
+class FlowNetwork:
+    """Nodes and links that lie on some complete route.
+
+    Parameters
+    ----------
+    nodes
+        Node ids by ascending end of their range, so that every link between nodes leads forwards.
+    links
+        From the coordinator, between nodes, and back to the coordinator, in that order.
+    compute_tokens_per_s
+        The planner's capacity of each node.
+    nic_tokens_per_s
+        What the network card of a node lets through, both ways; only nodes whose card is bounded. The coordinator's
+        card is entered under its own name.
+    """
+
+    nodes: tuple[str, ...]
+    links: tuple[Link, ...]
+    compute_tokens_per_s: Mapping[str, float]
+    nic_tokens_per_s: Mapping[str, float]
+
+    def node_limit(self, node: str) -> tuple[str, float]:
+        """Return what bounds a node (``node`` or ``nic``) and the bound [tokens/s]."""
+        compute = self.compute_tokens_per_s[node]
+        card = self.nic_tokens_per_s.get(node)
+        return ("node", compute) if card is None or compute <= card else ("nic", card)
+
+
+def build_network(fleet: Fleet, placement: Placement, capacity: CapacityTable) -> FlowNetwork:
+    """Return the capacity graph; it has no nodes if the placement leaves no complete route."""
+    order = {node: position for position, node in enumerate(placement.ranges)}
+    held = sorted(placement.ranges.items(), key=lambda item: (item[1].end, order[item[0]]))
+    usable = _on_complete_routes(held, placement)
+    nodes = [(node, layers) for node, layers in held if node in usable]
+    links = [
+        Link(COORDINATOR, node, link_tokens_per_s(fleet, COORDINATOR, node))
+        for node, layers in nodes
+        if layers.start == 0
+    ]
+    entered = _entered_from(nodes, placement)
+    links += [
+        Link(node, follower, link_tokens_per_s(fleet, node, follower))
+        for node, layers in nodes
+        for follower in entered.get((placement.pipelines.get(node), layers.end), ())
+    ]
+    links += [
+        Link(node, COORDINATOR, link_tokens_per_s(fleet, node, COORDINATOR))
+        for node, layers in nodes
+        if layers.end == placement.num_layers
+    ]
+    return FlowNetwork(
+        nodes=tuple(node for node, _ in nodes),
+        links=tuple(links),
+        compute_tokens_per_s={node: capacity.tokens_per_s(node, layers.layers) for node, layers in nodes},
+        nic_tokens_per_s=_cards(fleet, links),
+    )
+
+
+def entry_points(layers: LayerRange, *, partial_inference: bool) -> range:
+    """Return the layers at which a request may enter a node that holds ``layers``."""
+    return range(layers.start, layers.end) if partial_inference else range(layers.start, layers.start + 1)
+
+
+_At = tuple[int | None, int]
+"""A place between two layers: (pipeline, layers done so far)."""
+
+
+def _on_complete_routes(held: list[tuple[str, LayerRange]], placement: Placement) -> set[str]:
+    """Return the nodes that can be reached from layer 0 and from which the last layer can be reached."""
+    partial, pipeline = placement.partial_inference, placement.pipelines.get
+    reached: set[_At] = set()
+    forward: list[tuple[str, LayerRange]] = []
+    for node, layers in held:
+        entries = entry_points(layers, partial_inference=partial)
+        if layers.start == 0 or any((pipeline(node), layer) in reached for layer in entries):
+            reached.add((pipeline(node), layers.end))
+            forward.append((node, layers))
+    usable: set[str] = set()
+    leads_on: set[_At] = set()
+    for node, layers in reversed(forward):
+        if layers.end == placement.num_layers or (pipeline(node), layers.end) in leads_on:
+            leads_on.update((pipeline(node), layer) for layer in entry_points(layers, partial_inference=partial))
+            usable.add(node)
+    return usable
+
+
+def _entered_from(nodes: list[tuple[str, LayerRange]], placement: Placement) -> dict[_At, list[str]]:
+    entered: dict[_At, list[str]] = {}
+    for node, layers in nodes:
+        for layer in entry_points(layers, partial_inference=placement.partial_inference):
+            entered.setdefault((placement.pipelines.get(node), layer), []).append(node)
+    return entered
+
+
+def token_bytes(fleet: Fleet, src: str, dst: str) -> int:
+    """Return the bytes of one token on a link: its id to and from the coordinator, else its activations as well."""
+    outside = COORDINATOR in (src, dst)
+    return TOKEN_ID_BYTES if outside else fleet.model.activation_bytes_per_token + TOKEN_ID_BYTES
+
+
+def link_tokens_per_s(fleet: Fleet, src: str, dst: str) -> float:
+    """Return the tokens/s a link carries."""
+    return fleet.cluster.link(src, dst).bandwidth_bps / BITS_PER_BYTE / token_bytes(fleet, src, dst)
+
+
+def _cards(fleet: Fleet, links: list[Link]) -> dict[str, float]:
+    """Return tokens/s through each bounded network card; one token counts as its largest message (paper artifact)."""
+    cards = {node.id: node.nic_bps for node in fleet.cluster.nodes if node.nic_bps is not None}
+    if fleet.cluster.network.coordinator_nic_bps is not None:
+        cards[COORDINATOR] = fleet.cluster.network.coordinator_nic_bps
+    largest: dict[str, int] = {}
+    for link in links:
+        for endpoint in (link.src, link.dst):
+            if endpoint in cards:
+                largest[endpoint] = max(largest.get(endpoint, 0), token_bytes(fleet, link.src, link.dst))
+    return {endpoint: cards[endpoint] / BITS_PER_BYTE / size for endpoint, size in largest.items()}

@@ -1,0 +1,118 @@
+"""KV blocks left beside the weights, and the two figures of a node that published KV tables reveal.
+
+A node with ``k`` layers keeps ``floor((usable x fraction - workspace - k x (weights + overhead)) / (block x k))`` KV
+blocks, where ``block = block_tokens x KV bytes per token and layer``. The tables published with the paper's artifact
+follow this law, most of them to a few MB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from helixsim.domain.hardware import GpuSpec
+from helixsim.domain.model import ModelSpec
+
+_TABLE_BLOCK_TOKENS = 16
+"""Tokens of a block in measured KV tables: vLLM's default."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeMemory:
+    """Memory of one kind of node for one model.
+
+    Parameters
+    ----------
+    total_bytes, usable_bytes
+        Of all GPUs together [B].
+    workspace_bytes
+        What the engine needs beside weights and KV [B]. Below zero where a measured table shows more room than the
+        usable memory and the fraction account for; the KV budget never exceeds ``total_bytes``.
+    overhead_bytes_per_layer
+        Memory of a layer beyond its weights [B].
+    """
+
+    total_bytes: int
+    usable_bytes: int
+    workspace_bytes: int
+    overhead_bytes_per_layer: int = 0
+
+    def budget_bytes(self, memory_fraction: float) -> float:
+        """Return what weights and KV may take together [B]."""
+        return min(self.usable_bytes * memory_fraction - self.workspace_bytes, self.total_bytes)
+
+
+def node_memory(gpu: GpuSpec, gpus: int, workspace_bytes: int, overhead_bytes_per_layer: int = 0) -> NodeMemory:
+    """Return the memory of ``gpus`` GPUs as one node."""
+    return NodeMemory(
+        gpu.memory_bytes * gpus, gpu.usable_memory_bytes * gpus, workspace_bytes, overhead_bytes_per_layer
+    )
+
+
+def activation_peak_bytes(model: ModelSpec, max_prefill_tokens: int) -> int:
+    """Return an estimate of the workspace [B] where none was measured.
+
+    The largest batch at its widest point: residual, normed input, attention input and output (four hidden states),
+    gate, up and their product (three intermediate states, for each expert of a token), 16 bits each.
+    """
+    states = 4 * model.hidden_size + 3 * model.intermediate_size * max(model.experts_per_token, 1)
+    return 2 * max_prefill_tokens * states
+
+
+def kv_blocks(model: ModelSpec, memory: NodeMemory, memory_fraction: float, block_tokens: int) -> tuple[int, ...]:
+    """Return the KV blocks of a node with 1, 2, ... layers, up to the most it can hold with any block left.
+
+    Parameters
+    ----------
+    memory_fraction
+        Share of the usable memory the engine may take (vLLM: ``gpu_memory_utilization``).
+    block_tokens
+        Tokens of one block; a block keeps them in all of the node's layers.
+    """
+    budget = memory.budget_bytes(memory_fraction)
+    layer_bytes = model.weight_bytes_per_layer + memory.overhead_bytes_per_layer
+    block_bytes = block_tokens * model.kv_bytes_per_token_per_layer
+    counts: list[int] = []
+    for layers in range(1, model.num_layers + 1):
+        blocks = int((budget - layers * layer_bytes) // (block_bytes * layers))
+        if blocks < 1:
+            break
+        counts.append(blocks)
+    return tuple(counts)
+
+
+def fit_memory(
+    model: ModelSpec, gpu: GpuSpec, gpus: int, memory_fraction: float, kv_tokens: Sequence[int]
+) -> tuple[NodeMemory, float]:
+    """Return the memory that explains a table of KV tokens, and the worst relative error of the law against it.
+
+    The slope is the median of all pairwise slopes and the budget the median of what follows (Theil-Sen), because
+    published tables hold single rows that are off. A slope below the weights counts as no overhead.
+
+    Parameters
+    ----------
+    memory_fraction
+        Share of the usable memory the engine took when the table was measured.
+    kv_tokens
+        Tokens that fit with 1, 2, ... layers, at least two entries.
+
+    Raises
+    ------
+    ValueError
+        For fewer than two entries.
+    """
+    if len(kv_tokens) < 2:
+        raise ValueError(f"a memory fit needs at least two layer counts, got {len(kv_tokens)}")
+    token_bytes = model.kv_bytes_per_token_per_layer
+    half = _TABLE_BLOCK_TOKENS / 2  # tables round down to whole blocks
+    kv_bytes = [(tokens + half) * token_bytes * layers for layers, tokens in enumerate(kv_tokens, start=1)]
+    slopes = [(kv_bytes[i] - kv_bytes[j]) / (j - i) for j in range(len(kv_bytes)) for i in range(j)]
+    layer_bytes = max(median(slopes), model.weight_bytes_per_layer)
+    budget = median(size + layers * layer_bytes for layers, size in enumerate(kv_bytes, start=1))
+    workspace = round(gpu.usable_memory_bytes * gpus * memory_fraction - budget)
+    memory = node_memory(gpu, gpus, workspace, round(layer_bytes) - model.weight_bytes_per_layer)
+    law = kv_blocks(model, memory, memory_fraction, block_tokens=1)
+    if len(law) < len(kv_tokens):
+        return memory, 1.0
+    return memory, max(abs(ours / theirs - 1.0) for ours, theirs in zip(law, kv_tokens, strict=False))

@@ -1,0 +1,233 @@
+"""Joins what is known about one kind of node and one model: the ``NodeProfile`` everything else works with.
+
+Each of timings, KV memory and limits comes from the first of: the user's own table, ``profiles/compute``, physics. What
+stands for missing data is said in a sentence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from helixsim.domain.hardware import BatchLimits, ComputeProfile, GpuSpec, NodeProfile
+from helixsim.domain.model import ModelSpec
+from helixsim.errors import DataError, InfeasibleError
+from helixsim.hardware import compute_file, kv_memory, measured
+from helixsim.hardware.compute_file import FittedKind
+from helixsim.hardware.roofline import roofline
+from helixsim.units import format_bytes
+
+DEFAULT_LIMITS = BatchLimits(max_prefill_requests=256, max_prefill_tokens=8192, max_decode_seqs=256)
+"""Batch limits of kinds nobody has measured: vLLM's default of 256 sequences, and its usual 8192 tokens a batch."""
+
+PUBLISHED_WEIGHT_FRACTION = 0.5
+"""Share of memory for weights behind ``max_layers`` in ``profiles/compute`` (the paper's rule)."""
+
+LEAST_KV_TOKENS = 4096
+"""A planner leaves KV memory for one full context of the model, or for this many tokens if that is less."""
+
+_SIXTEEN_BIT = frozenset({"fp16", "bf16"})
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileOptions:
+    """How node profiles are made.
+
+    Parameters
+    ----------
+    memory_fraction
+        Share of the usable GPU memory the engine takes, weights included (vLLM: ``gpu_memory_utilization``), 0..1.
+    block_tokens
+        Tokens of one KV block.
+    max_weight_fraction
+        Largest share of the usable memory a planner fills with weights, 0..1. At 0.5 the published numbers of layers
+        are used where there are any.
+    max_prefill_tokens, max_prefill_requests, max_decode_seqs
+        Batch limits with any number of layers; None: as measured, otherwise ``DEFAULT_LIMITS``.
+    timings
+        CSV of per-layer timings (see ``measured``) or a YAML file written by ``profile fit``.
+    limits
+        CSV of KV tokens and batch limits by number of layers (see ``measured``), taken exactly as tabulated.
+    """
+
+    memory_fraction: float = 0.9
+    block_tokens: int = 16
+    max_weight_fraction: float = PUBLISHED_WEIGHT_FRACTION
+    max_prefill_tokens: int | None = None
+    max_prefill_requests: int | None = None
+    max_decode_seqs: int | None = None
+    timings: Path | None = None
+    limits: Path | None = None
+
+
+def node_profile(
+    model: ModelSpec, gpu: GpuSpec, gpus: int, options: ProfileOptions
+) -> tuple[NodeProfile, tuple[str, ...]]:
+    """Return what ``gpus`` GPUs as one node can do with ``model``, and sentences on what had to be assumed.
+
+    Raises
+    ------
+    DataError
+        For unreadable or senseless tables.
+    InfeasibleError
+        If the node cannot hold one layer with any KV memory left.
+    """
+    kind = gpu.name if gpus == 1 else f"{gpu.name}x{gpus}"
+    sources = _Sources(model, gpu, gpus, kind, options)
+    fitted = sources.fitted()
+    compute = sources.compute(fitted)
+    blocks, limits, max_layers = sources.tabulated() or sources.physical(fitted)
+    typical, full, initial = max(1, round(2 * max_layers / 3)), max_layers, 0.0
+    if fitted is not None and fitted.planner is not None:
+        typical = min(fitted.planner.typical_layers, max_layers)
+        full = min(fitted.planner.typical_layers_full, max_layers)
+        initial = fitted.planner.initial_layer_tokens_per_s
+    profile = NodeProfile(
+        kind=kind,
+        compute=compute,
+        block_tokens=options.block_tokens,
+        kv_blocks=blocks,
+        limits=limits,
+        max_layers=max_layers,
+        typical_layers=typical,
+        typical_layers_full=full,
+        initial_layer_tokens_per_s=initial,
+    )
+    return profile, tuple(sources.notes)
+
+
+_Room = tuple[tuple[int, ...], tuple[BatchLimits, ...], int]
+"""KV blocks and batch limits with 1, 2, ... layers, and the most layers a planner gives."""
+
+
+@dataclass
+class _Sources:
+    """Everything known about one kind of node; ``notes`` gathers what had to be assumed."""
+
+    model: ModelSpec
+    gpu: GpuSpec
+    gpus: int
+    kind: str
+    options: ProfileOptions
+    notes: list[str] = field(default_factory=list)
+
+    def fitted(self) -> FittedKind | None:
+        """Return the fitted figures of the kind, the user's before those of ``profiles/compute``."""
+        model, timings = self.model, self.options.timings
+        own = compute_file.read(timings) if timings is not None and _is_fitted(timings) else ()
+        for fitted in (*own, *compute_file.committed(model.name)):
+            if (fitted.model, fitted.kind) != (model.name, self.kind):
+                continue
+            if fitted.precision == model.precision or {fitted.precision, model.precision} <= _SIXTEEN_BIT:
+                return fitted
+            self.notes.append(
+                f"timings of {model.name} on {self.kind} are for {fitted.precision} weights, "
+                f"not {model.precision}: not used"
+            )
+        return None
+
+    def compute(self, fitted: FittedKind | None) -> ComputeProfile:
+        """Return the user's timings, else the fitted ones, else the roofline."""
+        model, path = self.model, self.options.timings
+        if path is not None and not _is_fitted(path):
+            timings = measured.find(measured.read_timings(path), model.name, self.kind)
+            if timings is not None:
+                return measured.compute_profile(timings, model, f"per-layer timings in {path.name}")
+            self.notes.append(f"{path.name}: no timings for {model.name} on {self.kind}")
+        if fitted is None:
+            computed = roofline(model, self.gpu, self.gpus)
+            self.notes.append(f"no timings for {model.name} on {self.kind}: {computed.provenance}")
+            return computed
+        if model.kv_precision not in _SIXTEEN_BIT:
+            self.notes.append(
+                f"timings of {model.name} on {self.kind} were taken with a 16-bit KV cache, not {model.kv_precision}"
+            )
+        return ComputeProfile(
+            kind=self.kind,
+            model=model.name,
+            source="fitted",
+            prefill=fitted.prefill.curve,
+            decode=fitted.decode.curve,
+            activation_copy_ns_per_token=measured.activation_copy_ns_per_token(model),
+            provenance=(
+                f"{fitted.source}; fitted, median error {fitted.prefill.median_error:.1%} (prefill) "
+                f"and {fitted.decode.median_error:.1%} (decode)"
+            ),
+        )
+
+    def tabulated(self) -> _Room | None:
+        """Return the user's table of limits as it stands, None if it does not cover the kind."""
+        path, block_tokens = self.options.limits, self.options.block_tokens
+        if path is None:
+            return None
+        table = measured.find(measured.read_limits(path), self.model.name, self.kind)
+        if table is None:
+            self.notes.append(f"{path.name}: no limits for {self.model.name} on {self.kind}: KV memory from physics")
+            return None
+        for layers, tokens in enumerate(table.kv_tokens, start=1):
+            if tokens % block_tokens:
+                raise DataError(
+                    f"{path}: kv_tokens_per_layer {tokens} of {self.kind} with {layers} layers "
+                    f"is no multiple of block_tokens {block_tokens}"
+                )
+        self.notes.append(
+            f"KV memory and layers of {self.kind} as tabulated in {path.name}: memory_fraction has no effect"
+        )
+        blocks = tuple(tokens // block_tokens for tokens in table.kv_tokens)
+        return blocks, tuple(self._limited(limits) for limits in table.batch), len(blocks)
+
+    def physical(self, fitted: FittedKind | None) -> _Room:
+        """Return what the memory of the node allows, with measured workspace and batch limits where there are any."""
+        model, options = self.model, self.options
+        batch = fitted.batch if fitted is not None and fitted.batch else (DEFAULT_LIMITS,)
+        limits = [self._limited(entry) for entry in batch]
+        memory = self._memory(fitted, limits[0].max_prefill_tokens)
+        blocks = kv_memory.kv_blocks(model, memory, options.memory_fraction, options.block_tokens)
+        if not blocks:
+            budget = max(memory.budget_bytes(options.memory_fraction), 0)
+            raise InfeasibleError(
+                f"{self.kind} cannot hold one layer of {model.name}: a layer weighs "
+                f"{format_bytes(model.weight_bytes_per_layer)}, weights and KV may take {format_bytes(budget)} "
+                f"(memory_fraction {options.memory_fraction:g}); leave the node out, or change precision, gpus or the "
+                f"engine's limits"
+            )
+        limits += [limits[-1]] * (len(blocks) - len(limits))
+        return blocks, tuple(limits[: len(blocks)]), self._max_layers(fitted, memory, blocks)
+
+    def _memory(self, fitted: FittedKind | None, max_prefill_tokens: int) -> kv_memory.NodeMemory:
+        if fitted is not None and fitted.memory is not None:
+            known = fitted.memory
+            return kv_memory.node_memory(self.gpu, self.gpus, known.workspace_bytes, known.overhead_bytes_per_layer)
+        workspace = kv_memory.activation_peak_bytes(self.model, max_prefill_tokens)
+        self.notes.append(
+            f"no KV table for {self.model.name} on {self.kind}: workspace taken as {format_bytes(workspace)}, "
+            f"the activations of {max_prefill_tokens} tokens"
+        )
+        return kv_memory.node_memory(self.gpu, self.gpus, workspace)
+
+    def _max_layers(self, fitted: FittedKind | None, memory: kv_memory.NodeMemory, blocks: tuple[int, ...]) -> int:
+        fraction = self.options.max_weight_fraction
+        by_weight = int(fraction * memory.usable_bytes // self.model.weight_bytes_per_layer)
+        if fitted is not None and fitted.planner is not None and fraction == PUBLISHED_WEIGHT_FRACTION:
+            by_weight = fitted.planner.max_layers
+        least = min(self.model.max_context_tokens, LEAST_KV_TOKENS)
+        by_kv = sum(count * self.options.block_tokens >= least for count in blocks)
+        layers = min(by_weight, by_kv, len(blocks))
+        if not layers:
+            self.notes.append(
+                f"one layer of {self.model.name} on {self.kind} exceeds max_weight_fraction {fraction:g} "
+                f"or leaves KV for fewer than {least} tokens: planners may place one all the same"
+            )
+        return max(layers, 1)
+
+    def _limited(self, limits: BatchLimits) -> BatchLimits:
+        options = self.options
+        return BatchLimits(
+            options.max_prefill_requests or limits.max_prefill_requests,
+            options.max_prefill_tokens or limits.max_prefill_tokens,
+            options.max_decode_seqs or limits.max_decode_seqs,
+        )
+
+
+def _is_fitted(path: Path) -> bool:
+    return path.suffix in {".yaml", ".yml"}

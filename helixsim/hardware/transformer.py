@@ -1,0 +1,207 @@
+"""From the shape of a transformer, as in a Hugging Face ``config.json``, to bytes and FLOPs per layer."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from helixsim.domain.model import ModelSpec
+from helixsim.errors import DataError, unknown_name
+from helixsim.hardware.profile_file import open_profile
+
+MODEL_TYPES = ("llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma", "gemma2")
+"""Values of ``model_type`` whose layers are understood: attention (grouped or not) and a gated MLP or experts."""
+
+WEIGHT_BITS: Mapping[str, float] = {
+    "fp16": 16.0,
+    "bf16": 16.0,
+    "fp8": 8.0,
+    "int8": 8.0,
+    "int4": 4.0 + 16.0 / 128.0,  # AWQ, GPTQ: one 16-bit scale for each group of 128 weights
+}
+"""Bits of one weight. Activations keep 16 bits and matrix work the FP16 rate whatever the weights are."""
+
+KV_BYTES: Mapping[str, int] = {"fp16": 2, "bf16": 2, "fp8": 1, "int8": 1}
+"""Bytes of one number in the KV cache."""
+
+ACTIVATION_BYTES = 2
+
+_ALLOCATION_BYTES = 2 * 2**20
+"""PyTorch's allocator takes GPU memory for a large tensor in steps of 2 MiB; with it the published KV tables follow to
+a few MB (LLaMA-1 30B: 1 073 741 824 B a layer, where the bare numbers weigh 1 070 071 808 B)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The keys of ``config.json`` that memory and compute depend on."""
+
+    name: str
+    num_hidden_layers: int
+    hidden_size: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    intermediate_size: int
+    vocab_size: int
+    max_position_embeddings: int
+    tie_word_embeddings: bool
+    num_local_experts: int
+    num_experts_per_tok: int
+    source: str
+
+
+def read_yaml(path: Path) -> Shape:
+    """Return the shape in a model profile; unknown keys are refused.
+
+    Raises
+    ------
+    DataError
+        With file, line and column.
+    """
+    profile = open_profile(path)
+    model_type = profile.text("model_type")
+    _check_type(str(path), model_type)
+    mixture = model_type == "mixtral"
+    hidden_size, heads = profile.integer("hidden_size"), profile.integer("num_attention_heads")
+    shape = Shape(
+        name=profile.text("name"),
+        num_hidden_layers=profile.integer("num_hidden_layers"),
+        hidden_size=hidden_size,
+        num_attention_heads=heads,
+        num_key_value_heads=profile.integer("num_key_value_heads"),
+        head_dim=profile.integer("head_dim") if "head_dim" in profile else hidden_size // heads,
+        intermediate_size=profile.integer("intermediate_size"),
+        vocab_size=profile.integer("vocab_size"),
+        max_position_embeddings=profile.integer("max_position_embeddings"),
+        tie_word_embeddings=profile.flag("tie_word_embeddings"),
+        num_local_experts=profile.integer("num_local_experts") if mixture else 0,
+        num_experts_per_tok=profile.integer("num_experts_per_tok") if mixture else 0,
+        source=profile.text("source"),
+    )
+    profile.close()
+    return _checked(str(path), shape)
+
+
+def read_json(path: Path) -> Shape:
+    """Return the shape in a Hugging Face ``config.json``; keys that do not matter here are passed over.
+
+    Raises
+    ------
+    DataError
+        If it is no JSON object, its ``model_type`` is not understood, or keys are missing or make no sense.
+    """
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise DataError(f"{path}: expected a JSON object, got {type(config).__name__}")
+    model_type = str(config.get("model_type"))
+    _check_type(str(path), model_type)
+    needed = ["num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size"]
+    needed += ["vocab_size", "max_position_embeddings"]
+    if model_type == "mixtral":
+        needed += ["num_local_experts", "num_experts_per_tok"]
+    missing = [key for key in needed if config.get(key) is None]
+    if missing:
+        raise DataError(f"{path}: missing {', '.join(missing)} (a {model_type} model needs {', '.join(needed)})")
+    figures = {key: _whole(path, config, key) for key in needed}
+    heads = figures["num_attention_heads"]
+    optional = {"num_key_value_heads": heads, "head_dim": figures["hidden_size"] // max(heads, 1)}
+    for key, default in optional.items():
+        figures[key] = default if config.get(key) is None else _whole(path, config, key)
+    tied = config.get("tie_word_embeddings", model_type.startswith("gemma"))
+    shape = Shape(
+        name=str(path),
+        num_local_experts=figures.pop("num_local_experts", 0),
+        num_experts_per_tok=figures.pop("num_experts_per_tok", 0),
+        tie_word_embeddings=bool(tied),
+        source=f"config.json, model_type {model_type}",
+        **figures,
+    )
+    return _checked(str(path), shape)
+
+
+def model_spec(name: str, shape: Shape, precision: str, kv_precision: str | None) -> ModelSpec:
+    """Return the model with ``shape`` in the given number formats.
+
+    A layer's memory counts each weight tensor as serving engines load it (Q, K and V in one; gate and up in one; all
+    experts of a kind in one), rounded up to the allocator's step. Norms and biases are below 0.01 % and left out.
+
+    Raises
+    ------
+    DataError
+        For a number format that is not understood.
+    """
+    kv_format = kv_precision or "fp16"
+    for what, got, allowed in (("precision", precision, WEIGHT_BITS), ("kv_precision", kv_format, KV_BYTES)):
+        if got not in allowed:
+            raise DataError(f"model {name}: {unknown_name(what, got, allowed)}")
+    hidden, intermediate = shape.hidden_size, shape.intermediate_size
+    attention = [
+        hidden * (shape.num_attention_heads + 2 * shape.num_key_value_heads) * shape.head_dim,
+        hidden * shape.num_attention_heads * shape.head_dim,
+    ]
+    mlp = [2 * hidden * intermediate, hidden * intermediate]
+    experts = shape.num_local_experts
+    router = [hidden * experts] if experts else []
+    tensors = attention + router + [size * max(experts, 1) for size in mlp]
+    active = sum(attention) + sum(router) + sum(mlp) * max(shape.num_experts_per_tok, 1)
+    tables = 1 if shape.tie_word_embeddings else 2
+    return ModelSpec(
+        name=name,
+        num_layers=shape.num_hidden_layers,
+        hidden_size=hidden,
+        num_attention_heads=shape.num_attention_heads,
+        num_kv_heads=shape.num_key_value_heads,
+        head_dim=shape.head_dim,
+        intermediate_size=intermediate,
+        precision=precision,
+        kv_precision=kv_format,
+        weight_bytes_per_layer=sum(_allocated(size, WEIGHT_BITS[precision]) for size in tensors),
+        flops_per_token_per_layer=2.0 * active,
+        kv_bytes_per_token_per_layer=2 * shape.num_key_value_heads * shape.head_dim * KV_BYTES[kv_format],
+        activation_bytes_per_token=hidden * ACTIVATION_BYTES,
+        embedding_bytes=tables * shape.vocab_size * hidden * ACTIVATION_BYTES,
+        max_context_tokens=shape.max_position_embeddings,
+        source=shape.source,
+        num_experts=experts,
+        experts_per_token=shape.num_experts_per_tok,
+        weight_bytes_per_expert=round(sum(mlp) * WEIGHT_BITS[precision] / 8) if experts else 0,
+    )
+
+
+def _allocated(numbers: int, bits: float) -> int:
+    return math.ceil(numbers * bits / 8 / _ALLOCATION_BYTES) * _ALLOCATION_BYTES
+
+
+def _check_type(where: str, model_type: str) -> None:
+    if model_type not in MODEL_TYPES:
+        raise DataError(f"{where}: {unknown_name('model_type', model_type, MODEL_TYPES)}")
+
+
+def _whole(path: Path, config: Mapping[str, Any], key: str) -> int:
+    value = config[key]
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise DataError(f"{path}: {key}: expected a whole number of at least 1, got {value!r}")
+    return value
+
+
+def _checked(where: str, shape: Shape) -> Shape:
+    if shape.num_attention_heads % shape.num_key_value_heads:
+        raise DataError(
+            f"{where}: num_attention_heads {shape.num_attention_heads} is no multiple of "
+            f"num_key_value_heads {shape.num_key_value_heads}"
+        )
+    if shape.num_experts_per_tok > shape.num_local_experts:
+        raise DataError(
+            f"{where}: num_experts_per_tok {shape.num_experts_per_tok} exceeds "
+            f"num_local_experts {shape.num_local_experts}"
+        )
+    if shape.head_dim < 1:
+        raise DataError(f"{where}: hidden_size {shape.hidden_size} is below the number of attention heads")
+    return shape

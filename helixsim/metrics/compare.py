@@ -1,0 +1,130 @@
+"""Systems against a baseline.
+
+Both saw the same requests at the same times, so the ratio of output throughputs comes from pairs of batches: with
+batch rates a and b and ratio R, its error is that of the mean of a - R b, divided by the mean of b (the classical
+ratio estimator). Latencies have no such pairs of batches: their ratio R has the interval R x exp(+-r), r the root of
+the sum of squares of the relative half widths, which ignores what the systems share and is on the wide side.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from helixsim.domain.result import FloatArray, IntArray, RunResult
+from helixsim.metrics.latency import finished_in_window, request_tpot_ns
+from helixsim.metrics.stats import batch_means, batch_rates, interval_of_batches
+from helixsim.metrics.window import cumulative_in_window
+from helixsim.units import NS_PER_MS
+
+RATIO_METRICS = (
+    "output_throughput",
+    "total_token_throughput",
+    "request_throughput",
+    "request_goodput",
+    "mean_ttft_ms",
+    "mean_tpot_ms",
+    "mean_itl_ms",
+    "mean_e2el_ms",
+)
+"""Summary keys that get a ratio to the baseline."""
+
+
+def ratios(summary: Mapping[str, Any], baseline: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return system over baseline for each of ``RATIO_METRICS``; None where either is missing or the baseline is 0."""
+    return {metric: _ratio(summary[metric], baseline[metric]) for metric in RATIO_METRICS}
+
+
+def ratio_intervals(
+    summary: Mapping[str, Any], baseline: Mapping[str, Any], run: RunResult, baseline_run: RunResult
+) -> dict[str, list[float]]:
+    """Return [low, high] of the ratio for the metrics that have an interval in both summaries."""
+    ours, theirs = summary["helixsim"]["confidence"], baseline["helixsim"]["confidence"]
+    intervals: dict[str, list[float]] = {}
+    for metric in RATIO_METRICS:
+        ratio = _ratio(summary[metric], baseline[metric])
+        if not ratio or metric not in ours or metric not in theirs:
+            continue
+        if summary is baseline:
+            intervals[metric] = [1.0, 1.0]
+            continue
+        if metric == "output_throughput":
+            paired_limits = _throughput_ratio_interval(run, baseline_run)
+            if paired_limits is not None:
+                intervals[metric] = paired_limits
+                continue
+        relative = [
+            (limits[1] - limits[0]) / 2 / mean
+            for limits, mean in ((ours[metric], summary[metric]), (theirs[metric], baseline[metric]))
+        ]
+        spread = math.exp(math.hypot(*relative))
+        intervals[metric] = [ratio / spread, ratio * spread]
+    return intervals
+
+
+def paired(run: RunResult, baseline: RunResult) -> dict[str, Any]:
+    """Compare, request by request, those that finished in the window of both runs.
+
+    Requests pair by id, provided that prompt and output tokens agree. For TTFT, TPOT and E2EL the result holds the
+    mean difference [ms] (negative: faster than the baseline), its 95 % interval or None, and the share of requests
+    that were faster.
+    """
+    ours, theirs = _pairs(run, baseline)
+    result: dict[str, Any] = {"requests": len(ours)}
+    if not len(ours):
+        return result
+    for metric, ours_ns, theirs_ns in zip(
+        ("ttft", "tpot", "e2el"), _latencies_ns(run, ours), _latencies_ns(baseline, theirs), strict=True
+    ):
+        difference = ours_ns - theirs_ns
+        difference = difference[~np.isnan(difference)] / NS_PER_MS
+        interval = interval_of_batches(batch_means(difference))
+        result[f"{metric}_difference_ms"] = float(difference.mean()) if difference.size else math.nan
+        result[f"{metric}_difference_interval_ms"] = None if interval is None else [interval.low, interval.high]
+        result[f"{metric}_faster_share"] = float((difference < 0).mean()) if difference.size else math.nan
+    return result
+
+
+def _ratio(value: float | None, base: float | None) -> float | None:
+    if value is None or base is None or not base:
+        return None
+    return value / base
+
+
+def _throughput_ratio_interval(run: RunResult, baseline: RunResult) -> list[float] | None:
+    """Return [low, high] from pairs of batches; None if the windows differ or are too short."""
+    if (run.window_start_ns, run.window_end_ns) != (baseline.window_start_ns, baseline.window_end_ns):
+        return None
+    ours, theirs = (batch_rates(*cumulative_in_window(each.series.output_tokens, each)) for each in (run, baseline))
+    if len(ours) != len(theirs):
+        return None
+    ratio = float(ours.sum() / theirs.sum())
+    residual = interval_of_batches(ours - ratio * theirs)
+    if residual is None:
+        return None
+    half = residual.half_width / float(theirs.mean())
+    return [ratio - half, ratio + half]
+
+
+def _pairs(run: RunResult, baseline: RunResult) -> tuple[IntArray, IntArray]:
+    """Return positions of the paired requests in either run, in order of id."""
+    ours, theirs = finished_in_window(run), finished_in_window(baseline)
+    _, left, right = np.intersect1d(
+        run.requests.request_id[ours], baseline.requests.request_id[theirs], assume_unique=True, return_indices=True
+    )
+    ours, theirs = ours[left], theirs[right]
+    same = (run.requests.prompt_tokens[ours] == baseline.requests.prompt_tokens[theirs]) & (
+        run.requests.output_tokens[ours] == baseline.requests.output_tokens[theirs]
+    )
+    return ours[same], theirs[same]
+
+
+def _latencies_ns(run: RunResult, positions: IntArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    requests = run.requests
+    arrival = requests.arrival_ns[positions]
+    ttft = (requests.first_token_ns[positions] - arrival).astype(np.float64)
+    e2el = (requests.finish_ns[positions] - arrival).astype(np.float64)
+    return ttft, request_tpot_ns(run, positions), e2el

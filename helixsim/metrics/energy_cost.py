@@ -1,0 +1,45 @@
+"""What a million tokens cost, in dollars and in watt-hours.
+
+The whole fleet is paid for, nodes without layers too. "Per Mtok" without a word before it means output tokens.
+"""
+
+from __future__ import annotations
+
+import math
+
+from helixsim.domain.cluster import Fleet
+
+IDLE_POWER_SHARE = 0.3
+"""Assumption: a node that does not compute draws 30 % of its TDP; one that computes draws all of it."""
+
+_SECONDS_PER_HOUR = 3600
+_TOKENS_PER_MTOK = 1_000_000
+
+
+def fleet_cost_usd_per_hour(fleet: Fleet) -> float:
+    """Return the price of all nodes [$/h]."""
+    return sum(node.cost_usd_per_hour for node in fleet.cluster.nodes)
+
+
+def cost_usd_per_mtok(fleet: Fleet, tokens_per_s: float) -> float:
+    """Return dollars per million tokens at a rate [tokens/s]; NaN at rate 0 or for a fleet without prices."""
+    price = fleet_cost_usd_per_hour(fleet)
+    if not (tokens_per_s > 0 and price > 0):
+        return math.nan
+    return price / (tokens_per_s * _SECONDS_PER_HOUR) * _TOKENS_PER_MTOK
+
+
+def mean_power_w(fleet: Fleet, busy_share: dict[str, float]) -> float:
+    """Return the mean power of the fleet [W]; ``busy_share`` by node id, absent nodes are idle."""
+    power_w = 0.0
+    for node in fleet.cluster.nodes:
+        busy = busy_share.get(node.id, 0.0)
+        power_w += node.tdp_w * (busy + (1.0 - busy) * IDLE_POWER_SHARE)
+    return power_w
+
+
+def energy_wh_per_mtok(power_w: float, tokens_per_s: float) -> float:
+    """Return watt-hours per million tokens at a rate [tokens/s]; NaN at rate 0 or for a fleet of unknown power."""
+    if not (tokens_per_s > 0 and power_w > 0):
+        return math.nan
+    return power_w / _SECONDS_PER_HOUR / tokens_per_s * _TOKENS_PER_MTOK

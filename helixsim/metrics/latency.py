@@ -1,0 +1,75 @@
+"""TTFT, TPOT, ITL and E2EL.
+
+TTFT: the first output token reaches the coordinator, minus arrival; counted where the first token falls into the
+window. TPOT: (last - first token) / (output tokens - 1) and E2EL: last token - arrival; counted where the request
+finishes in the window. Requests with one output token have no TPOT: they are left out of it and counted. ITL pools
+the gaps between successive tokens of all requests. Mean TPOT weighs requests equally, mean ITL weighs tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from helixsim.domain.result import FloatArray, IntArray, RequestStatus, RunResult
+from helixsim.metrics.stats import describe, describe_histogram
+from helixsim.metrics.window import in_window
+from helixsim.units import NS_PER_MS
+
+
+@dataclass(frozen=True)
+class LatencySamples:
+    """Latencies of the window [ns], each in order of the event that put it there."""
+
+    ttft_ns: FloatArray
+    tpot_ns: FloatArray
+    e2el_ns: FloatArray
+    tpot_excluded: int
+    """Requests that finished in the window with a single output token."""
+
+
+def finished_in_window(run: RunResult) -> IntArray:
+    """Return the positions of the requests that finished in the window, in order of finishing."""
+    requests = run.requests
+    chosen = np.flatnonzero((requests.status == RequestStatus.FINISHED) & in_window(requests.finish_ns, run))
+    return chosen[np.argsort(requests.finish_ns[chosen], kind="stable")]
+
+
+def request_tpot_ns(run: RunResult, positions: IntArray) -> FloatArray:
+    """Return TPOT [ns] of finished requests; NaN for those with one output token."""
+    requests = run.requests
+    steps = (requests.output_tokens[positions] - 1).astype(np.float64)
+    steps[steps < 1] = np.nan
+    tpot: FloatArray = (requests.finish_ns[positions] - requests.first_token_ns[positions]) / steps
+    return tpot
+
+
+def latency_samples(run: RunResult) -> LatencySamples:
+    """Return the latencies that belong to the window."""
+    requests = run.requests
+    first = np.flatnonzero(in_window(requests.first_token_ns, run))
+    first = first[np.argsort(requests.first_token_ns[first], kind="stable")]
+    finished = finished_in_window(run)
+    tpot = request_tpot_ns(run, finished)
+    return LatencySamples(
+        ttft_ns=(requests.first_token_ns[first] - requests.arrival_ns[first]).astype(np.float64),
+        tpot_ns=tpot[~np.isnan(tpot)],
+        e2el_ns=(requests.finish_ns[finished] - requests.arrival_ns[finished]).astype(np.float64),
+        tpot_excluded=int(np.isnan(tpot).sum()),
+    )
+
+
+def latency_summary(run: RunResult, samples: LatencySamples) -> dict[str, float]:
+    """Return ``{mean,median,std,p50,p75,p90,p95,p99}_{ttft,tpot,itl,e2el}_ms`` [ms]."""
+    described = {
+        "ttft": describe(samples.ttft_ns),
+        "tpot": describe(samples.tpot_ns),
+        "itl": describe_histogram(run.gaps),
+        "e2el": describe(samples.e2el_ns),
+    }
+    return {
+        f"{statistic}_{metric}_ms": value / NS_PER_MS
+        for metric, values in described.items()
+        for statistic, value in values.items()
+    }

@@ -1,0 +1,83 @@
+"""Tokens and requests per second over the window, and how many requests met the service-level objective.
+
+``output_throughput`` counts output tokens delivered in the window, ``total_token_throughput`` adds the prompt tokens
+prefilled in it; requests that are cut by an edge of the window count with the tokens that fall inside. Goodput counts
+requests that finish in the window and meet every objective; a request with one output token has no TPOT to miss.
+Attainment is their share of the requests that finished or, having arrived in the window, were rejected.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from helixsim.domain.request import Slo
+from helixsim.domain.result import RequestStatus, RunResult
+from helixsim.metrics.latency import finished_in_window, request_tpot_ns
+from helixsim.metrics.stats import Interval, batch_rates, interval_of_batches
+from helixsim.metrics.window import cumulative_in_window, duration_s, growth_in_window, in_window
+from helixsim.units import NS_PER_S
+
+
+@dataclass(frozen=True, slots=True)
+class Throughput:
+    """Counts and rates of the window; rates are per second, NaN if the window is empty."""
+
+    duration_s: float
+    arrived: int
+    completed: int
+    failed: int
+    prompt_tokens: int
+    output_tokens: int
+    good_requests: int | None
+    """Requests that met every objective; None if none was asked for."""
+
+    def rate(self, count: float) -> float:
+        """Return ``count`` per second of the window."""
+        return count / self.duration_s if self.duration_s else math.nan
+
+    @property
+    def slo_attainment(self) -> float | None:
+        """Share of requests that met every objective; None without objectives, NaN without requests."""
+        if self.good_requests is None:
+            return None
+        judged = self.completed + self.failed
+        return self.good_requests / judged if judged else math.nan
+
+
+def throughput(run: RunResult, slo: Slo) -> Throughput:
+    """Return the counts of the window."""
+    requests = run.requests
+    arrived = in_window(requests.arrival_ns, run)
+    return Throughput(
+        duration_s=duration_s(run),
+        arrived=int(arrived.sum()),
+        completed=len(finished_in_window(run)),
+        failed=int((arrived & (requests.status == RequestStatus.REJECTED)).sum()),
+        prompt_tokens=int(growth_in_window(run.series.prompt_tokens, run)),
+        output_tokens=int(growth_in_window(run.series.output_tokens, run)),
+        good_requests=_good_requests(run, slo),
+    )
+
+
+def output_throughput_interval(run: RunResult) -> Interval | None:
+    """Return the 95 % interval of output tokens/s, or None if the window is too short for one."""
+    return interval_of_batches(batch_rates(*cumulative_in_window(run.series.output_tokens, run)))
+
+
+def _good_requests(run: RunResult, slo: Slo) -> int | None:
+    if slo.ttft_s is None and slo.tpot_s is None and slo.e2el_s is None:
+        return None
+    requests = run.requests
+    finished = finished_in_window(run)
+    arrival, tpot = requests.arrival_ns[finished], request_tpot_ns(run, finished)
+    good = np.ones(len(finished), dtype=bool)
+    if slo.ttft_s is not None:
+        good &= requests.first_token_ns[finished] - arrival <= slo.ttft_s * NS_PER_S
+    if slo.tpot_s is not None:
+        good &= np.isnan(tpot) | (tpot <= slo.tpot_s * NS_PER_S)
+    if slo.e2el_s is not None:
+        good &= requests.finish_ns[finished] - arrival <= slo.e2el_s * NS_PER_S
+    return int(good.sum())

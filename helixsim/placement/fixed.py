@@ -1,0 +1,89 @@
+"""A placement from a file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from helixsim import yamlio
+from helixsim.domain.placement import LayerRange, Placement
+from helixsim.errors import DataError, did_you_mean
+from helixsim.placement.base import PlacementProblem
+from helixsim.placement.outcome import finished
+
+_KEYS = ("layers", "partial_inference", "pipelines")
+
+
+@dataclass(frozen=True, slots=True)
+class FixedOptions:
+    """Options of ``fixed``.
+
+    Parameters
+    ----------
+    file
+        JSON or YAML file with ``{"layers": {node id: [start, end]}}``; null instead of a pair leaves a node empty.
+        ``"partial_inference": true`` and ``"pipelines": {node id: number}`` may be added.
+    """
+
+    file: Path
+
+
+class Fixed:
+    """A placement of the user's own, or one exported by ``place --export``."""
+
+    summary: ClassVar[str] = "layer ranges read from a file"
+    Options: ClassVar[type[FixedOptions]] = FixedOptions
+
+    def solve(self, problem: PlacementProblem, options: FixedOptions) -> Placement:
+        """Return the placement.
+
+        Raises
+        ------
+        DataError
+            If the file cannot be read or does not fit the cluster.
+        InfeasibleError
+            If nodes cannot hold their layers, or no route passes all layers.
+        """
+        started = time.perf_counter()
+        path = Path(options.file)
+        data = yamlio.load(path).data
+        if not isinstance(data, Mapping):
+            raise DataError(f"{path}: a placement file holds the keys {', '.join(_KEYS)}, got {type(data).__name__}")
+        for key in data:
+            if key not in _KEYS:
+                raise DataError(
+                    f"{path}: unknown key {key!r}{did_you_mean(str(key), _KEYS)} (known: {', '.join(_KEYS)})"
+                )
+        known = problem.fleet.cluster.index
+        ranges: dict[str, LayerRange] = {}
+        for node, pair in _mapping(path, data, "layers", known).items():
+            if pair is None:
+                continue
+            if not (isinstance(pair, list) and len(pair) == 2 and all(type(layer) is int for layer in pair)):
+                raise DataError(f"{path}: layers.{node} is {pair!r}, expected [start, end] or null")
+            ranges[node] = LayerRange(*pair)
+        pipelines = _mapping(path, data, "pipelines", known) if "pipelines" in data else {}
+        for node, number in pipelines.items():
+            if type(number) is not int:
+                raise DataError(f"{path}: pipelines.{node} is {number!r}, expected a whole number")
+        partial = data.get("partial_inference", False)
+        if not isinstance(partial, bool):
+            raise DataError(f"{path}: partial_inference is {partial!r}, expected true or false")
+        return finished(
+            problem, "fixed", ranges, started_s=started, partial_inference=partial, pipelines=pipelines,
+            notes={"file": str(path)},
+        )  # fmt: skip
+
+
+def _mapping(path: Path, data: Mapping[str, Any], key: str, known: Mapping[str, int]) -> dict[str, Any]:
+    found = data.get(key)
+    if not isinstance(found, Mapping) or not found:
+        raise DataError(f"{path}: {key!r} must map node ids to values, got {found!r}")
+    strangers = [node for node in found if node not in known]
+    if strangers:
+        named = "; ".join(f"no node {node!r} in the cluster{did_you_mean(str(node), known)}" for node in strangers)
+        raise DataError(f"{path}: {key}: {named}")
+    return dict(found)

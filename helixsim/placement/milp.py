@@ -1,0 +1,165 @@
+"""The paper's per-node placement program, for small fleets.
+
+Method: Helix (ASPLOS'25) section 4.3-4.4, without partial inference, with two changes that keep its optimum: a node may
+stay empty, and all capacities are cut at an upper bound of the flow, which makes the relaxation far tighter. It knows
+every link, so it serves fleets with odd networks and as the oracle of the pattern search. HiGHS closes it for a handful
+of nodes; the number of nodes enters the exponent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from helixsim import solver
+from helixsim.domain.cluster import COORDINATOR
+from helixsim.domain.placement import LayerRange
+from helixsim.flow.network import link_tokens_per_s
+from helixsim.placement.base import PlacementProblem
+
+MOST_NODES = 10
+"""Larger fleets are refused: their programs do not close in hours."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExactResult:
+    """``ranges`` is empty if no placement was found; ``is_optimal`` says whether ``bound`` was met."""
+
+    ranges: Mapping[str, LayerRange]
+    objective_tokens_per_s: float
+    bound_tokens_per_s: float
+    is_optimal: bool
+
+
+def solve_exact(
+    problem: PlacementProblem,
+    bound_tokens_per_s: float,
+    *,
+    start: Mapping[str, LayerRange] | None = None,
+    max_hops: int | None = None,
+    time_limit_s: float = solver.INFINITY,
+    max_nodes: int | None = None,
+    progress: Callable[[float, float, float], None] | None = None,
+) -> ExactResult:
+    """Return the placement with the largest max-flow.
+
+    Parameters
+    ----------
+    bound_tokens_per_s
+        An upper bound of the flow; every capacity is cut at it.
+    start
+        A placement to begin with.
+    max_hops
+        Most nodes on a route.
+    progress
+        Receives (seconds, objective, bound) [s, tokens/s, tokens/s].
+    """
+    model = _Model(problem, bound_tokens_per_s, max_hops)
+    solution = solver.solve(
+        model.program,
+        time_limit_s=time_limit_s,
+        max_nodes=max_nodes,
+        start=None if start is None else model.start(start),
+        progress=progress,
+    )
+    return ExactResult(
+        ranges=model.ranges(solution.values) if solution.is_feasible else {},
+        objective_tokens_per_s=solution.objective,
+        bound_tokens_per_s=min(solution.bound, bound_tokens_per_s),
+        is_optimal=solution.status is solver.SolveStatus.OPTIMAL,
+    )
+
+
+class _Model:
+    """Variables: first layer s, one-hot number of layers h[k], flow f and switch d of every directed link."""
+
+    def __init__(self, problem: PlacementProblem, bound: float, max_hops: int | None) -> None:
+        self.problem = problem
+        self.bound = bound
+        self.program = solver.Program(maximise=True)
+        self.num_layers = problem.fleet.model.num_layers
+        self.nodes = [node.id for node in problem.fleet.cluster.nodes]
+        self.first = {node: self.program.column(0.0, 0.0, self.num_layers, integer=True) for node in self.nodes}
+        self.holds = {node: self._hold_columns(node) for node in self.nodes}
+        self.inbound: dict[str, list[int]] = {node: [] for node in self.nodes}
+        self.outbound: dict[str, list[int]] = {node: [] for node in self.nodes}
+        # Position of a node on its longest route, for the hop limit.
+        self.depth = {
+            node: self.program.column(0.0, 1.0, float(max_hops)) for node in self.nodes if max_hops is not None
+        }
+        self._add_nodes()
+        self._add_links()
+
+    def _hold_columns(self, node: str) -> dict[int, int]:
+        most = min(self.problem.fleet.profile(node).max_layers, self.num_layers)
+        return {k: self.program.column(0.0, 0.0, 1.0, integer=True) for k in range(1, most + 1)}
+
+    def _end(self, node: str) -> dict[int, float]:
+        """Return the terms of a node's last layer + 1."""
+        return {self.first[node]: 1.0} | {column: float(k) for k, column in self.holds[node].items()}
+
+    def _add_nodes(self) -> None:
+        for node in self.nodes:
+            self.program.row(self.holds[node].values(), upper=1.0)
+            self.program.row(self._end(node), upper=float(self.num_layers))
+
+    def _add_links(self) -> None:
+        size = float(self.num_layers)
+        for node in self.nodes:
+            flow, switch = self._link(COORDINATOR, node, objective=1.0)
+            self.inbound[node].append(flow)
+            self.program.row({self.first[node]: 1.0, switch: size}, upper=size)
+            flow, switch = self._link(node, COORDINATOR, objective=0.0)
+            self.outbound[node].append(flow)
+            self.program.row(self._end(node) | {switch: -size}, lower=0.0)
+        for src in self.nodes:
+            for dst in self.nodes:
+                if src != dst:
+                    flow, switch = self._link(src, dst, objective=0.0)
+                    self.outbound[src].append(flow)
+                    self.inbound[dst].append(flow)
+                    distance = self._end(src) | {self.first[dst]: -1.0}
+                    self.program.row(distance | {switch: size}, upper=size)
+                    self.program.row(distance | {switch: -size}, lower=-size)
+                    self._add_depth(src, dst, switch)
+        for node in self.nodes:
+            capacity = {
+                column: -min(self.problem.capacity.tokens_per_s(node, k), self.bound)
+                for k, column in self.holds[node].items()
+            }
+            self.program.row(dict.fromkeys(self.inbound[node], 1.0) | capacity, upper=0.0)
+            balance = dict.fromkeys(self.inbound[node], 1.0) | dict.fromkeys(self.outbound[node], -1.0)
+            self.program.row(balance, 0.0, 0.0)
+
+    def _add_depth(self, src: str, dst: str, switch: int) -> None:
+        if self.depth:
+            longest = float(len(self.nodes))
+            self.program.row({self.depth[src]: 1.0, self.depth[dst]: -1.0, switch: longest}, upper=longest - 1.0)
+
+    def _link(self, src: str, dst: str, *, objective: float) -> tuple[int, int]:
+        capacity = min(link_tokens_per_s(self.problem.fleet, src, dst), self.bound)
+        flow = self.program.column(objective, 0.0, capacity)
+        switch = self.program.column(0.0, 0.0, 1.0, integer=True)
+        self.program.row({flow: 1.0, switch: -capacity}, upper=0.0)
+        return flow, switch
+
+    def start(self, ranges: Mapping[str, LayerRange]) -> dict[int, float]:
+        """Return the first layers and numbers of layers of a placement as a start."""
+        values: dict[int, float] = {}
+        for node in self.nodes:
+            layers = ranges.get(node)
+            values[self.first[node]] = float(layers.start) if layers is not None else 0.0
+            for k, column in self.holds[node].items():
+                values[column] = float(layers is not None and layers.layers == k)
+        return values
+
+    def ranges(self, values: tuple[float, ...]) -> dict[str, LayerRange]:
+        """Return the placement; nodes without flow are left empty."""
+        found: dict[str, LayerRange] = {}
+        for node in self.nodes:
+            layers = sum(k * round(values[column]) for k, column in self.holds[node].items())
+            flow = sum(values[column] for column in self.inbound[node])
+            if layers and flow > 1e-6 * self.bound:
+                start = round(values[self.first[node]])
+                found[node] = LayerRange(start, start + layers)
+        return found

@@ -1,0 +1,58 @@
+"""From layer ranges to a finished placement: checked, with its max-flow and the bound it is held against."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from helixsim.domain.placement import LayerRange, Placement
+from helixsim.flow.capacity import upper_bound_share
+from helixsim.flow.maxflow import max_flow_value
+from helixsim.placement.base import PlacementProblem
+from helixsim.placement.check import check
+
+
+def finished(
+    problem: PlacementProblem,
+    strategy: str,
+    ranges: Mapping[str, LayerRange],
+    *,
+    started_s: float,
+    partial_inference: bool = False,
+    pipelines: Mapping[str, int] | None = None,
+    notes: Mapping[str, Any] | None = None,
+) -> Placement:
+    """Return the placement a heuristic made, with nodes in cluster order.
+
+    ``started_s`` is ``time.perf_counter()`` at its start [s].
+
+    Raises
+    ------
+    DataError, InfeasibleError
+        As ``placement.check``.
+    """
+    order = problem.fleet.cluster.index
+    draft = Placement(
+        strategy=strategy,
+        num_layers=problem.fleet.model.num_layers,
+        ranges=dict(sorted(ranges.items(), key=lambda item: order.get(item[0], len(order)))),
+        partial_inference=partial_inference,
+        pipelines=dict(pipelines or {}),
+    )
+    check(problem.fleet, draft)
+    objective = max_flow_value(problem.fleet, draft, problem.capacity)
+    bound = upper_bound_share(problem.fleet, problem.capacity)
+    seconds = time.perf_counter() - started_s
+    return Placement(
+        strategy=strategy,
+        num_layers=draft.num_layers,
+        ranges=draft.ranges,
+        partial_inference=partial_inference,
+        objective_tokens_per_s=objective,
+        upper_bound_tokens_per_s=bound,
+        solve_s=seconds,
+        history=((seconds, objective, bound),),
+        notes=dict(notes or {}),
+        pipelines=draft.pipelines,
+    )

@@ -1,0 +1,223 @@
+"""All systems of an experiment, from placement to report."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from helixsim.config.experiment import ResolvedExperiment, SystemSpec
+from helixsim.metrics.summary import summarise, timing
+from helixsim.planning import rundir
+from helixsim.planning.systems import place_system, simulate_system
+from helixsim.report.files import SystemReport, write_results
+from helixsim.report.html import build_report
+from helixsim.units import NS_PER_S
+
+Progress = Callable[[str, float], None]
+"""Called with (what is being done to which system, share of the whole run that is done, 0..1)."""
+
+PLACEMENT_SHARE = 0.4
+"""Share of the progress bar given to placement: it compares candidates by simulation."""
+
+POLL_S = 0.2
+
+
+@dataclass(frozen=True)
+class FinishedSystem:
+    """One system with its results and what they took."""
+
+    report: SystemReport
+    timing: dict[str, Any]
+
+
+class Interrupted(KeyboardInterrupt):
+    """The user stopped a run; ``kept`` is where the finished systems lie, if any had finished."""
+
+    def __init__(self, kept: Path | None) -> None:
+        self.kept = kept
+        super().__init__(f"finished systems are in {kept}" if kept else "no system had finished")
+
+
+def run_experiment(
+    experiment: ResolvedExperiment,
+    out: Path,
+    *,
+    jobs: int | None = None,
+    force: bool = False,
+    check: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Run every system and return the run directory.
+
+    A finished run of the same configuration is reused unless ``force``. Results do not depend on ``jobs``, the number
+    of processes (None: one per core, at most one per system).
+
+    Raises
+    ------
+    InfeasibleError, SimulationError
+        If a system cannot be placed or its simulation is invalid.
+    Interrupted
+        If the user stops it; what is finished is kept beside the run directory, without a manifest.
+    """
+    directory = rundir.run_directory(out, experiment)
+    if rundir.is_complete(directory) and not force:
+        return directory
+    started_s = time.perf_counter()
+    finished: dict[str, FinishedSystem] = {}
+    report = progress or (lambda _what, _done: None)
+    try:
+        for system in _run_systems(experiment, _processes(experiment, jobs), check, report):
+            finished[system.report.name] = system
+    except KeyboardInterrupt:
+        raise Interrupted(_keep(experiment, directory, finished)) from None
+    ordered = [finished[system.name] for system in experiment.systems]
+    with rundir.new_directory(directory) as scratch:
+        report("writing the report", 0.99)
+        _write(scratch, experiment, ordered, time.perf_counter() - started_s)
+    return directory
+
+
+def run_system(
+    experiment: ResolvedExperiment, system: SystemSpec, *, check: bool = False, progress: Progress | None = None
+) -> FinishedSystem:
+    """Place, simulate and summarise one system."""
+    report = progress or (lambda _what, _done: None)
+    window = experiment.workload.window
+    stats = experiment.workload_stats
+
+    def on_candidate(what: str, _seconds: float, _objective: float, _bound: float) -> None:
+        report(f"{system.name}: placing, {what}", 0.5 * PLACEMENT_SHARE)
+
+    def on_sample(now_ns: int, done: int, arrived: int) -> None:
+        if window.duration_ns is not None:
+            share = now_ns / (window.warmup_ns + window.duration_ns)
+        else:
+            share = done / (stats.num_requests or max(arrived, 1))
+        what = f"{system.name}: {now_ns / NS_PER_S:.0f} s simulated, {done} requests done"
+        report(what, PLACEMENT_SHARE + (1 - PLACEMENT_SHARE) * min(share, 1.0))
+
+    report(f"{system.name}: placing", 0.0)
+    placed = place_system(experiment, system, progress=on_candidate)
+    result = simulate_system(experiment, placed, check=check, progress=on_sample)
+    summary = summarise(
+        result,
+        slo=experiment.slo,
+        fleet=system.fleet,
+        placement=placed.placement,
+        plan=placed.plan,
+        mean_prompt_tokens=stats.mean_prompt_tokens,
+        mean_output_tokens=stats.mean_output_tokens,
+        offered_rps=stats.offered_rps if system.arrivals is None else system.arrivals.rate_rps,
+    )
+    return FinishedSystem(
+        SystemReport(system.name, summary, result, placed.placement, placed.plan, system.fleet),
+        timing(result, placed.placement),
+    )
+
+
+def _processes(experiment: ResolvedExperiment, jobs: int | None) -> int:
+    return min(jobs or os.cpu_count() or 1, len(experiment.systems))
+
+
+def _run_systems(
+    experiment: ResolvedExperiment, processes: int, check: bool, progress: Progress
+) -> Iterator[FinishedSystem]:
+    """Yield systems as they finish."""
+    count = len(experiment.systems)
+    if processes == 1:
+        for number, system in enumerate(experiment.systems):
+
+            def part(what: str, done: float, number: int = number) -> None:
+                progress(what, (number + done) / count)
+
+            yield run_system(experiment, system, check=check, progress=part)
+        return
+    context = multiprocessing.get_context("spawn")
+    shares = context.Array("d", count)
+    with ProcessPoolExecutor(processes, context, _start_process, (shares,)) as pool:
+        futures = {
+            pool.submit(_run_in_process, experiment, number, check): system.name
+            for number, system in enumerate(experiment.systems)
+        }
+        try:
+            yield from _as_they_finish(futures, shares, progress)
+        except BaseException:
+            _stop(pool, futures)
+            raise
+
+
+def _as_they_finish(
+    futures: dict[Future[FinishedSystem], str],
+    shares: Any,
+    progress: Progress,  # noqa: ANN401
+) -> Iterator[FinishedSystem]:
+    pending = set(futures)
+    while pending:
+        done, pending = wait(pending, POLL_S, FIRST_COMPLETED)
+        for future in (future for future in futures if future in done):
+            yield future.result()
+        names = ", ".join(name for future, name in futures.items() if future in pending)
+        progress(names, sum(shares) / len(futures))
+
+
+def _stop(pool: ProcessPoolExecutor, futures: dict[Future[FinishedSystem], str]) -> None:
+    """End the worker processes without waiting for the systems they are at."""
+    for future in futures:
+        future.cancel()
+    for process in list(getattr(pool, "_processes", {}).values()):
+        with suppress(OSError, ValueError):
+            process.terminate()
+
+
+_shares: Any = None
+"""In a worker process: the array in which it tells how far its systems are."""
+
+
+def _start_process(shares: Any) -> None:  # noqa: ANN401 - multiprocessing's synchronised array has no public type
+    """Take over the progress array; leave Ctrl-C to the parent."""
+    import signal
+
+    global _shares  # noqa: PLW0603 - the only way a pool hands something to its processes
+    _shares = shares
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _run_in_process(experiment: ResolvedExperiment, number: int, check: bool) -> FinishedSystem:
+    def progress(_what: str, done: float) -> None:
+        _shares[number] = done
+
+    finished = run_system(experiment, experiment.systems[number], check=check, progress=progress)
+    _shares[number] = 1.0
+    return finished
+
+
+def _write(
+    directory: Path, experiment: ResolvedExperiment, systems: Sequence[FinishedSystem], wall_s: float | None
+) -> None:
+    """Fill a run directory; ``wall_s`` None: an interrupted run, which gets no manifest."""
+    names = [system.report.name for system in systems]
+    baseline = experiment.baseline if experiment.baseline in names else names[0]
+    rundir.write_config(directory, experiment)
+    write_results(directory, experiment.name, baseline, experiment.slo, [system.report for system in systems])
+    times = {system.report.name: system.timing for system in systems}
+    document = rundir.manifest(experiment, {"wall_seconds": wall_s, "systems": times})
+    build_report(directory, document)
+    if wall_s is not None:
+        rundir.write_manifest(directory, document)
+
+
+def _keep(experiment: ResolvedExperiment, directory: Path, finished: dict[str, FinishedSystem]) -> Path | None:
+    """Write what an interrupted run has finished beside its directory."""
+    if not finished:
+        return None
+    kept = directory.with_name(f"{directory.name}-partial")
+    with rundir.new_directory(kept) as scratch:
+        _write(scratch, experiment, [finished[s.name] for s in experiment.systems if s.name in finished], None)
+    return kept

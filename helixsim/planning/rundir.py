@@ -1,0 +1,99 @@
+"""Run directories: ``<out>/<name>/<hash12>/``, complete when ``manifest.json`` is there.
+
+A run is written into a hidden sibling and renamed at the end, so that a directory of that name is never half written.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import helixsim
+from helixsim import yamlio
+from helixsim.config.experiment import ResolvedExperiment
+from helixsim.report.files import write_json
+
+SCHEMA = 1
+_LIBRARIES = ("simpy", "numpy", "pandas", "highspy", "matplotlib", "pydantic", "PyYAML")
+
+
+def run_directory(out: Path, experiment: ResolvedExperiment) -> Path:
+    """Return where the run of an experiment belongs."""
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", experiment.name)
+    return out / name / experiment.config_hash[:12]
+
+
+def is_complete(directory: Path) -> bool:
+    """Return whether a run directory holds a finished run."""
+    return (directory / "manifest.json").is_file()
+
+
+@contextmanager
+def new_directory(target: Path) -> Iterator[Path]:
+    """Yield an empty directory that becomes ``target`` when the block succeeds, and vanishes when it fails."""
+    scratch = target.with_name(f".{target.name}-{os.getpid()}")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    try:
+        yield scratch
+        if target.exists():
+            shutil.rmtree(target)
+        scratch.rename(target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def write_config(directory: Path, experiment: ResolvedExperiment) -> None:
+    """Write ``config.resolved.yaml``: the experiment with every default filled in."""
+    (directory / "config.resolved.yaml").write_text(yamlio.dump(dict(experiment.document)), encoding="utf-8")
+
+
+def manifest(experiment: ResolvedExperiment, timing: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the manifest of a run.
+
+    Only ``identity`` and ``assumptions`` are the same for equal runs; ``environment`` and ``timing`` may differ.
+    """
+    return {
+        "schema": SCHEMA,
+        "identity": {
+            "experiment": experiment.name,
+            "config_hash": experiment.config_hash,
+            "seed": experiment.seed,
+            "helixsim": helixsim.__version__,
+            "files": dict(experiment.file_hashes),
+        },
+        "environment": {
+            "git": _git_state(),
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "cpus": os.cpu_count(),
+            **{name.lower(): importlib.metadata.version(name) for name in _LIBRARIES},
+        },
+        "timing": dict(timing),
+        "assumptions": list(experiment.assumptions),
+    }
+
+
+def write_manifest(directory: Path, document: Mapping[str, Any]) -> None:
+    """Write ``manifest.json``, which marks the run as complete."""
+    write_json(directory / "manifest.json", document)
+
+
+def _git_state() -> str | None:
+    """Return the commit of the checkout helixsim runs from, with ``-dirty`` if it has changes; None elsewhere."""
+    root = Path(helixsim.__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

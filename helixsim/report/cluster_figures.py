@@ -1,0 +1,102 @@
+"""Placement diagrams and load on links."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from helixsim.report.rundata import RunData
+from helixsim.report.style import GREY, KIND_COLORS, colors_of, new_figure, small_multiples
+from helixsim.report.tables import sorted_by_layers
+from helixsim.units import NS_PER_S, format_seconds
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_LINKS_SHOWN = 10
+_FAINTEST = 0.25
+
+
+def placement_diagram(data: RunData, system: str) -> tuple[Figure, pd.DataFrame]:
+    """Draw the layers of each node as a bar, nodes sorted by first layer, shaded by planned load."""
+    import pandas as pd
+    from matplotlib.patches import Patch
+
+    placement = data.placements[system]
+    nodes = sorted_by_layers(placement)
+    colors = _placement_colors(data)
+    figure = new_figure(0.21 * len(nodes) + 1.1)
+    axis = figure.subplots()
+    rows = []
+    for y, node in enumerate(nodes):
+        held = placement["layers"][node["node"]]
+        _draw_node(axis, y, node, held, colors[node["kind"]])
+        start, end = held or (None, None)
+        rows.append({**node, "layer_start": start, "layer_end": end})
+    axis.set_yticks(range(len(nodes)), [node["node"] for node in nodes], fontsize=7.5)
+    axis.set_ylim(len(nodes) - 0.4, -0.6)
+    axis.set_xlim(0, placement["num_layers"])
+    axis.grid(visible=False, axis="y")
+    axis.set_xlabel("layer")
+    kinds = {node["kind"] for node in nodes}
+    handles = [Patch(color=color, label=kind) for kind, color in colors.items() if kind in kinds]
+    figure.legend(handles=handles, loc="outside upper right", ncols=len(handles))
+    return figure, pd.DataFrame(rows)
+
+
+def busiest_links(data: RunData) -> tuple[Figure, pd.DataFrame]:
+    """Draw the links that were busy for the largest share of the run, two panels a row, one per system."""
+    names = list(data.systems)
+    figure, axes = small_multiples(names, 0.19 * _LINKS_SHOWN + 0.75, same_y=False)
+    busiest = data.links.sort_values("busy_share", ascending=False, kind="stable").groupby("system", sort=False)
+    table = busiest.head(_LINKS_SHOWN)
+    largest = 100 * float(table["busy_share"].max()) if len(table) else 1.0
+    colors = colors_of(names)
+    for axis, name in zip(axes, names, strict=True):
+        links = table[table["system"] == name]
+        share = 100 * links["busy_share"]
+        y = range(len(links))
+        axis.barh(y, share, height=0.65, color=colors[name])
+        for position, (value, wait_ns) in enumerate(zip(share, links["mean_wait_ns"], strict=True)):
+            axis.text(
+                value + 0.015 * largest,
+                position,
+                f"wait {format_seconds(wait_ns / NS_PER_S)}",
+                va="center",
+                fontsize=7,
+                color=GREY,
+            )
+        labels = [f"{src} → {dst}" for src, dst in zip(links["src"], links["dst"], strict=True)]
+        axis.set_yticks(y, labels, fontsize=7.5)
+        axis.set_ylim(_LINKS_SHOWN - 0.4, -0.6)
+        axis.set_xlim(0, 1.25 * largest or 1.0)
+        axis.grid(visible=False, axis="y")
+        axis.set_xlabel("sending, % of the run")
+    order = {name: position for position, name in enumerate(names)}
+    return figure, table.sort_values("system", key=lambda column: column.map(order), kind="stable")
+
+
+def _placement_colors(data: RunData) -> dict[str, str]:
+    kinds = [*data.nodes["kind"].unique()]
+    for placement in data.placements.values():
+        kinds += [node["kind"] for node in placement["nodes"]]
+    return colors_of(dict.fromkeys(kinds), KIND_COLORS)
+
+
+def _draw_node(axis: Axes, y: int, node: dict[str, Any], held: list[int] | None, color: str) -> None:
+    from matplotlib.colors import to_rgb
+
+    if held is None:
+        axis.text(0.3, y, "holds no layers", va="center", fontsize=7, color=GREY)
+        return
+    capacity = node["capacity_tokens_per_s"]
+    load = min(node["flow_tokens_per_s"] / capacity, 1.0) if capacity else 0.0
+    strength = _FAINTEST + (1 - _FAINTEST) * load
+    face = tuple(1 - strength * (1 - channel) for channel in to_rgb(color))
+    axis.barh(y, held[1] - held[0], left=held[0], height=0.8, color=[face], edgecolor=color, linewidth=0.8)
+    red, green, blue = face
+    dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.55
+    middle = (held[0] + held[1]) / 2
+    ink = "white" if dark else "black"
+    axis.text(middle, y, f"{load:.0%}", ha="center", va="center", fontsize=7, color=ink)

@@ -1,0 +1,240 @@
+"""Throughput and latency of all systems, and the list of all figures of a report.
+
+A figure function takes the run's data and returns the drawing and the table that it shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from helixsim.domain.result import FloatArray
+from helixsim.report.cluster_figures import busiest_links, placement_diagram
+from helixsim.report.files import file_stem, write_csv
+from helixsim.report.rows import number
+from helixsim.report.rundata import RunData
+from helixsim.report.style import LINE_STYLES, colors_of, new_figure, png_bytes, styled, svg_bytes
+from helixsim.report.time_figures import kv_memory_over_time, requests_over_time, utilisation_over_time
+from helixsim.units import NS_PER_MS, NS_PER_S
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_CDF_POINTS = 400
+
+
+@dataclass(frozen=True, slots=True)
+class FigureFile:
+    """A figure that was written: file name without suffix, what it shows, and its SVG text."""
+
+    name: str
+    title: str
+    caption: str
+    svg: str
+
+
+def write_figures(data: RunData, directory: Path) -> list[FigureFile]:
+    """Draw all figures of a run into ``directory``, each as SVG and PNG with its data as CSV beside it."""
+    directory.mkdir(parents=True, exist_ok=True)
+    written = []
+    with styled():
+        for name, title, caption, draw in _figures(data):
+            figure, table = draw(data)
+            svg = svg_bytes(figure)
+            (directory / f"{name}.svg").write_bytes(svg)
+            (directory / f"{name}.png").write_bytes(png_bytes(figure))
+            write_csv(directory / f"{name}.csv", table)
+            written.append(FigureFile(name, title, caption, svg.decode()))
+    return written
+
+
+def throughput_bars(data: RunData) -> tuple[Figure, pd.DataFrame]:
+    """Draw output tokens/s of each system with its interval and the flow bound."""
+    import pandas as pd
+
+    rows = []
+    for name, summary in data.systems.items():
+        own = summary["helixsim"]
+        low, high = own["confidence"].get("output_throughput", (None, None))
+        rows.append(
+            {
+                "system": name,
+                "output_tokens_per_s": summary["output_throughput"],
+                "low_tokens_per_s": low,
+                "high_tokens_per_s": high,
+                "flow_bound_output_tokens_per_s": own["max_flow_output_tokens_per_s"],
+                "ratio_to_baseline": own["ratio_to_baseline"]["output_throughput"],
+            }
+        )
+    table = pd.DataFrame(rows).astype(dict.fromkeys(list(rows[0])[1:], float))
+    figure = new_figure(0.45 * len(table) + 1.1)
+    axis = figure.subplots()
+    colors = colors_of(table["system"])
+    y = np.arange(len(table))
+    value = table["output_tokens_per_s"].fillna(0.0)
+    axis.barh(y, value, height=0.62, color=[colors[name] for name in table["system"]])
+    error = [(value - table["low_tokens_per_s"]).fillna(0), (table["high_tokens_per_s"] - value).fillna(0)]
+    axis.errorbar(value, y, xerr=error, fmt="none", ecolor="black", capsize=3, linewidth=1)
+    bound = table["flow_bound_output_tokens_per_s"]
+    axis.vlines(bound, y - 0.4, y + 0.4, color="black", linestyle="--", linewidth=1.4, label="flow bound")
+    longest = float(np.nanmax([value.max(), table["high_tokens_per_s"].max(), bound.max()]))
+    labels = [
+        f"{name}\n{number(delivered)}" + ("" if np.isnan(ratio) else f" ({ratio:.2f}×)")
+        for name, delivered, ratio in zip(table["system"], value, table["ratio_to_baseline"], strict=True)
+    ]
+    axis.set_xlim(0, longest * 1.04 or 1.0)
+    axis.set_yticks(y, labels)
+    axis.invert_yaxis()
+    axis.grid(visible=False, axis="y")
+    axis.set_xlabel(f"output tokens/s (× relative to {data.document['baseline']})")
+    figure.legend(loc="outside upper right", ncols=2)
+    return figure, table
+
+
+def latency_cdfs(data: RunData) -> tuple[Figure, pd.DataFrame]:
+    """Draw the cumulative distributions of TTFT, TPOT and ITL in the window."""
+    import pandas as pd
+
+    figure = new_figure(3.0)
+    axes = figure.subplots(1, 3, sharey=True)
+    shares = np.linspace(0, 1, _CDF_POINTS + 1)
+    tables = []
+    colors = colors_of(data.systems)
+    for index, name in enumerate(data.systems):
+        curves = {
+            "ttft_s": _curve(_ttft_s(data, name), shares),
+            "tpot_ms": _curve(_tpot_ms(data, name), shares),
+            "itl_ms": _gap_curve_ms(data, name),
+        }
+        for axis, (metric, (x, share)) in zip(axes, curves.items(), strict=True):
+            style = LINE_STYLES[index % len(LINE_STYLES)]
+            axis.plot(x, share, color=colors[name], linestyle=style, linewidth=1.6, label=name, drawstyle="steps-post")
+            tables.append(pd.DataFrame({"system": name, "metric": metric, "value": x, "share_at_most": share}))
+    slo = data.document["slo"]
+    for axis, label, limit in (
+        (axes[0], "TTFT, s", slo["ttft_s"]),
+        (axes[1], "TPOT, ms", None if slo["tpot_s"] is None else slo["tpot_s"] * 1000),
+        (axes[2], "ITL, ms", None),
+    ):
+        _finish_cdf(axis, label, limit)
+    axes[0].set_ylabel("share of requests (ITL: of gaps)")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 5))
+    return figure, pd.concat(tables, ignore_index=True)
+
+
+def _finish_cdf(axis: Axes, label: str, limit: float | None) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axis.set_xlabel(label)
+    axis.set_ylim(0, 1)
+    lines = [np.asarray(line.get_xdata(), dtype=np.float64) for line in axis.get_lines()]
+    values = np.concatenate(lines)
+    positive = values[values > 0]
+    if positive.size and positive.max() > 20 * positive.min():
+        axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if positive.max() < 200 * positive.min() else (1,)))
+        axis.xaxis.set_major_formatter(lambda value, _position: f"{value:g}")
+        axis.xaxis.set_minor_formatter(NullFormatter())
+    if limit is not None:
+        axis.axvline(limit, color="black", linestyle=(0, (1, 1)), linewidth=1.2)
+        axis.annotate(
+            "SLO", (limit, 0.05), xycoords=("data", "axes fraction"), xytext=(-3, 0), textcoords="offset points",
+            fontsize=8, ha="right", bbox={"color": "white", "pad": 0.5},
+        )  # fmt: skip
+
+
+def _curve(values: FloatArray, shares: FloatArray) -> tuple[FloatArray, FloatArray]:
+    if not values.size:
+        return np.empty(0), np.empty(0)
+    return np.quantile(values, shares), shares
+
+
+def _ttft_s(data: RunData, system: str) -> FloatArray:
+    requests = data.requests[system]
+    chosen = requests[_inside(requests["first_token_ns"], data.window_s(system))]
+    return np.asarray((chosen["first_token_ns"] - chosen["arrival_ns"]) / NS_PER_S, dtype=np.float64)
+
+
+def _tpot_ms(data: RunData, system: str) -> FloatArray:
+    requests = data.requests[system]
+    finished = _inside(requests["finish_ns"], data.window_s(system)) & (requests["output_tokens"] > 1)
+    chosen = requests[finished]
+    steps = chosen["output_tokens"] - 1
+    return np.asarray((chosen["finish_ns"] - chosen["first_token_ns"]) / steps / NS_PER_MS, dtype=np.float64)
+
+
+def _gap_curve_ms(data: RunData, system: str) -> tuple[FloatArray, FloatArray]:
+    gaps = data.itl[data.itl["system"] == system]
+    if gaps.empty:
+        return np.empty(0), np.empty(0)
+    share = np.cumsum(gaps["count"].to_numpy()) / gaps["count"].sum()
+    # Many narrow bins draw the same curve as a few: keep the first bin of each step of a 400th.
+    keep = np.unique(np.searchsorted(share, np.linspace(0, share[-1], _CDF_POINTS + 1)))
+    keep = keep[keep < len(share)]
+    return np.asarray(gaps["gap_to_ns"].to_numpy()[keep] / NS_PER_MS), np.asarray(share[keep])
+
+
+def _inside(times_ns: pd.Series[float], window_s: tuple[float, float]) -> pd.Series[bool]:
+    start_ns, end_ns = (edge * NS_PER_S for edge in window_s)
+    after_start = times_ns >= 0 if start_ns == 0 else times_ns > start_ns
+    return after_start & (times_ns <= end_ns)
+
+
+Draw = Callable[[RunData], "tuple[Figure, pd.DataFrame]"]
+
+
+def _figures(data: RunData) -> Iterator[tuple[str, str, str, Draw]]:
+    """Yield file name, title, caption and function of each figure."""
+    yield (
+        "throughput",
+        "Output throughput",
+        "Output tokens per second in the measurement window with 95 % intervals. Dashed: the most the placement could "
+        "deliver if every node and link were used to the full (max-flow, at the workload's mean lengths).",
+        throughput_bars,
+    )
+    yield (
+        "latency",
+        "Latency",
+        "Share of requests (ITL: of gaps between tokens) that took at most so long.",
+        latency_cdfs,
+    )
+    yield (
+        "utilisation",
+        "GPU utilisation over time",
+        "Share of time that nodes compute, averaged by GPU type. Grey: outside the measurement window.",
+        utilisation_over_time,
+    )
+    yield (
+        "kv_memory",
+        "KV memory over time",
+        "Share of KV blocks in use, averaged by GPU type; dotted: the fullest node.",
+        kv_memory_over_time,
+    )
+    yield (
+        "requests",
+        "Requests in the system over time",
+        "Admitted and unfinished (left), and waiting at the coordinator for admission (right).",
+        requests_over_time,
+    )
+    yield (
+        "links",
+        "Busiest links",
+        "Share of the whole run in which a link was sending, with the mean time a message waited for it.",
+        busiest_links,
+    )
+    for system in data.systems:
+        yield (
+            f"placement-{file_stem(system)}",
+            f"Placement of {system}",
+            "Layers held by each node. The fuller the colour, the larger the share of the node's capacity that the "
+            "planned flow uses (also written on the bar).",
+            partial(placement_diagram, system=system),
+        )

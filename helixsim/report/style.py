@@ -1,0 +1,101 @@
+"""How all figures look, and how they become files whose bytes do not change from run to run.
+
+Colours are from two sets that stay apart for colour-blind readers and in grey print: Okabe and Ito for systems, the
+"muted" set of Paul Tol for GPU types.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SYSTEM_COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#B8A800")
+KIND_COLORS = ("#332288", "#44AA99", "#CC6677", "#DDCC77", "#88CCEE", "#882255", "#117733", "#999933", "#AA4499")
+LINE_STYLES = ("-", "--", "-.", ":")
+GREY = "#666666"
+_WIDTH_IN = 9.0
+
+_RC: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "figure.constrained_layout.use": True,
+    "svg.hashsalt": "helixsim",
+    "svg.fonttype": "path",
+}
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Apply the house style to figures made and saved inside."""
+    import matplotlib as mpl
+
+    with mpl.rc_context():
+        mpl.rcdefaults()  # a user's matplotlibrc must not reach the files
+        mpl.rcParams.update(_RC)
+        yield
+
+
+def new_figure(height_in: float) -> Figure:
+    """Return an empty figure of the common width that needs no display."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(_WIDTH_IN, height_in))
+
+
+def small_multiples(names: list[str], height_in: float, *, same_y: bool = True) -> tuple[Figure, list[Axes]]:
+    """Return a figure with one panel per system, at most two a row, with the same x (and y) axis."""
+    columns = min(2, len(names))
+    lines = -(-len(names) // columns)
+    figure = new_figure(height_in * lines + 0.4)
+    axes = figure.subplots(lines, columns, sharex=True, sharey=same_y, squeeze=False).ravel().tolist()
+    for spare in axes[len(names) :]:
+        spare.remove()
+    panels = axes[: len(names)]
+    for axis, name in zip(panels, names, strict=True):
+        axis.set_title(name)
+        axis.tick_params(labelbottom=True, labelleft=True)
+    return figure, panels
+
+
+def colors_of(names: Iterable[str], palette: tuple[str, ...] = SYSTEM_COLORS) -> dict[str, str]:
+    """Return a colour for each name, in their order; they repeat after the palette's end."""
+    return {name: palette[index % len(palette)] for index, name in enumerate(names)}
+
+
+def shade_outside(axis: Axes, window_s: tuple[float, float]) -> None:
+    """Grey out what lies outside the measurement window [s]."""
+    left, right = axis.get_xlim()
+    for start, end in ((left, window_s[0]), (window_s[1], right)):
+        if end > start:
+            axis.axvspan(start, end, color="#888888", alpha=0.15, linewidth=0)
+    axis.set_xlim(left, right)
+
+
+def svg_bytes(figure: Figure) -> bytes:
+    """Return the figure as SVG; equal figures give equal bytes."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+    return stream.getvalue()
+
+
+def png_bytes(figure: Figure) -> bytes:
+    """Return the figure as PNG with 160 dots per inch."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=160, metadata={"Software": None})
+    return stream.getvalue()

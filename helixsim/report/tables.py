@@ -1,0 +1,111 @@
+"""Text for the terminal: the comparison of systems and, for those who ask, the placements."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from helixsim.report.rows import LEGEND, MISSING, comparison_sections, notes, number, percent, window_sentence
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+WIDTH = 100
+"""Columns assumed where there is no terminal to ask."""
+
+_LABEL_WIDTH = 31
+_CELL_WIDTH = 14
+
+
+def comparison_text(document: Mapping[str, Any], *, width: int = WIDTH, color: bool = False) -> str:
+    """Return the comparison of all systems of a ``summary.json``, then what binds each and how it was measured.
+
+    Systems stand side by side; as many as do not fit into ``width`` columns follow in further tables.
+    """
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    names = list(document["systems"])
+    sections = comparison_sections(document)
+    per_table = max(1, (width - _LABEL_WIDTH) // (_CELL_WIDTH + 2))
+    parts: list[RenderableType] = []
+    for first in range(0, len(names), per_table):
+        chosen = slice(first, first + per_table)
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1))
+        table.add_column("", no_wrap=True, min_width=_LABEL_WIDTH)
+        for name in names[chosen]:
+            table.add_column(name, justify="right", min_width=_CELL_WIDTH - 2)
+        for section in sections:
+            table.add_row(Text(section.title, style="bold"))
+            for row in section.rows:
+                table.add_row(f"  {row.label}", *map(_emphasised, row.cells[chosen]))
+        parts += [table, ""]
+    parts += [_labelled(f"{name}: ", sentence) for name, sentence in notes(document)]
+    parts += ["", Text(f"{window_sentence(document)} {LEGEND}", style="dim")]
+    return _render(parts, width, color)
+
+
+def placement_text(name: str, placement: Mapping[str, Any], *, width: int = WIDTH, color: bool = False) -> str:
+    """Return one system's placement (``report.files.placement_document``), a line per node by first layer."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1))
+    for column in ("node", "GPU"):
+        table.add_column(column, no_wrap=True)
+    for column in ("layers", "KV tokens", "flow, tokens/s", "capacity, tokens/s", "used, %"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for node in sorted_by_layers(placement):
+        held = placement["layers"][node["node"]]
+        flow, capacity = node["flow_tokens_per_s"], node["capacity_tokens_per_s"]
+        table.add_row(
+            node["node"],
+            node["kind"],
+            MISSING if held is None else f"{held[0]}–{held[1] - 1}",
+            number(node["kv_tokens"]),
+            number(flow) if held else MISSING,
+            number(capacity),
+            percent(flow / capacity if capacity else None),
+        )
+    title = (
+        f"{name}: {placement['strategy']} placement ({placement['status']}), flow bound "
+        f"{number(placement['max_flow_tokens_per_s'])} prompt + output tokens/s, "
+        f"{number(placement['mean_hops'])} nodes per request on average, at most {placement['max_hops']}"
+    )
+    return _render([Text(title, style="bold"), table], width, color)
+
+
+def sorted_by_layers(placement: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the ``nodes`` of a placement document by first and last layer, unused ones last."""
+    layers = placement["layers"]
+    return sorted(
+        placement["nodes"], key=lambda node: (layers[node["node"]] is None, layers[node["node"]] or [], node["node"])
+    )
+
+
+def _emphasised(cell: str) -> RenderableType:
+    from rich.text import Text
+
+    return Text(cell, style="bold red") if cell in {"OVERLOADED", "NO"} else Text(cell)
+
+
+def _labelled(label: str, text: str) -> RenderableType:
+    from rich.text import Text
+
+    return Text.assemble((label, "bold"), text)
+
+
+def _render(parts: Sequence[RenderableType], width: int, color: bool) -> str:
+    from rich.console import Console
+
+    stream = io.StringIO()
+    console = Console(
+        file=stream, width=width, force_terminal=color, no_color=not color, color_system="standard" if color else None,
+        highlight=False, emoji=False, markup=False, legacy_windows=False,
+    )  # fmt: skip
+    for part in parts:
+        console.print(part)
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"

@@ -1,0 +1,40 @@
+"""The graph policies walk: usable edges of a flow plan, by node number."""
+
+from __future__ import annotations
+
+from helixsim.domain.cluster import COORDINATOR
+from helixsim.domain.flowplan import FlowPlan
+from helixsim.domain.placement import Placement
+from helixsim.routing.base import Hop, RoutingGraph
+
+
+def routing_graph(placement: Placement, plan: FlowPlan) -> RoutingGraph:
+    """Return the routing graph of a placement.
+
+    Node numbers follow the order of ``placement.ranges``; edges keep the order of ``plan.edges``. A request that
+    enters a node in the middle of its range runs the rest of it (partial inference). A node on no complete route has no
+    edges.
+    """
+    node_ids = tuple(placement.ranges)
+    number = {node_id: position for position, node_id in enumerate(node_ids)}
+    first: list[Hop] = []
+    successors: list[list[Hop]] = [[] for _ in node_ids]
+    flows: list[float] = []
+    for edge in plan.edges:
+        if edge.dst == COORDINATOR:
+            continue
+        target = placement.ranges[edge.dst]
+        start = 0 if edge.src == COORDINATOR else placement.ranges[edge.src].end
+        hop = Hop(len(flows), number[edge.dst], start, target.end)
+        flows.append(edge.flow_tokens_per_s)
+        (first if edge.src == COORDINATOR else successors[number[edge.src]]).append(hop)
+    return RoutingGraph(
+        num_layers=placement.num_layers,
+        num_edges=len(flows),
+        node_ids=node_ids,
+        first=tuple(first),
+        successors=tuple(tuple(hops) for hops in successors),
+        flow_tokens_per_s=tuple(flows),
+        capacity_tokens_per_s=tuple(plan.node_capacity_tokens_per_s.get(node_id, 0.0) for node_id in node_ids),
+        plan=plan,
+    )

@@ -1,0 +1,56 @@
+"""SWARM's stochastic wiring (Ryabinin et al. 2023), as the paper's baseline uses it (helix-spec 6.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from helixsim.routing.base import Hop, RoutingGraph, RoutingView
+from helixsim.routing.walk import walk
+from helixsim.units import NS_PER_S
+
+
+@dataclass(frozen=True, slots=True)
+class SwarmOptions:
+    """``initial_s``: time assumed for a hop before the first is seen [s]. ``smoothing``: weight of the newest."""
+
+    initial_s: float = 0.05
+    smoothing: float = 0.8
+
+
+class Swarm:
+    """Each vertex prefers the neighbour that has answered fastest, and in turn those chosen less often.
+
+    Per edge a moving average of the time from sending a request to the end of its computation on the node. A choice
+    takes the edge of least priority and raises that priority by the edge's average. Differs from the paper's
+    baseline in that the whole route is chosen at admission and KV memory is respected, as for every policy here.
+    """
+
+    summary: ClassVar[str] = "SWARM: prefers neighbours that answered fastest, by a moving average per edge"
+    Options: ClassVar[type[Any]] = SwarmOptions
+
+    def __init__(self, graph: RoutingGraph, options: SwarmOptions, rng: np.random.Generator) -> None:
+        self.graph = graph
+        self.smoothing = options.smoothing
+        self.average_s = [options.initial_s] * graph.num_edges
+        self.priority = [options.initial_s] * graph.num_edges
+
+    def route(self, prompt_tokens: int, expected_tokens: int, view: RoutingView) -> tuple[Hop, ...] | None:
+        """See ``RoutingPolicy.route``."""
+        priority = self.priority
+
+        def pick(hops: Sequence[Hop]) -> Hop:
+            return min(hops, key=lambda hop: priority[hop.edge])
+
+        route = walk(self.graph, view, pick)
+        for hop in route or ():
+            priority[hop.edge] += self.average_s[hop.edge]
+        return route
+
+    def observe(self, edge: int, elapsed_ns: int, requests: int) -> None:
+        """Update the edge's average, once per message: its requests arrive and are computed together."""
+        elapsed_s = elapsed_ns / NS_PER_S
+        self.average_s[edge] = self.smoothing * elapsed_s + (1.0 - self.smoothing) * self.average_s[edge]

@@ -1,0 +1,195 @@
+"""Turns a workload specification into requests."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import chain, islice, takewhile
+from typing import cast
+
+from helixsim.domain.request import Feed, FeedMode, Request
+from helixsim.errors import ConfigError, DataError, Problem
+from helixsim.rng import stream
+from helixsim.workload.arrivals import ArrivalProcess, process_of
+from helixsim.workload.lengths.base import LengthDistribution, draw, limited_means
+from helixsim.workload.lengths.recorded import RecordedPairs
+from helixsim.workload.lengths.registry import build
+from helixsim.workload.readers.registry import FORMATS, get, read_trace
+from helixsim.workload.spec import ArrivalsSpec, LengthLimits, TraceSpec, WorkloadSpec, WorkloadStats
+from helixsim.workload.transforms import limited, mean_rate_rps, stretched, windowed
+
+_LEAST_PROMPTS_IN_FLIGHT = 20
+"""Requests between admission and first token under saturation (paper artifact: 20 are launched at the start)."""
+
+
+def make_feed(spec: WorkloadSpec, seed: int, num_nodes: int, arrivals: ArrivalsSpec | None = None) -> Feed:
+    """Return the requests of a workload, made lazily, numbered from 0 in order of arrival.
+
+    Times come from the random stream ``arrivals``, lengths from ``lengths``: request i has the same lengths under
+    every arrival process and rate. With a trace and a process other than ``trace``, lengths are pairs drawn from the
+    trace with replacement.
+
+    Parameters
+    ----------
+    num_nodes
+        Sets the default of ``prompts_in_flight``: the larger of 20 and this.
+    arrivals
+        Replaces ``spec.arrivals``.
+
+    Raises
+    ------
+    ConfigError
+        If the specification contradicts itself or would never end.
+    DataError
+        If the trace cannot be read, also while the requests are being consumed.
+    """
+    spec = spec if arrivals is None else replace(spec, arrivals=arrivals)
+    process = process_of(spec.arrivals)
+    if process.mode is FeedMode.OPEN:
+        return Feed(FeedMode.OPEN, _open_requests(spec, process, seed, Counter()))
+    pairs = enumerate(_drawn_pairs(spec, seed))
+    requests = (Request(number, 0, prompt, output) for number, (prompt, output) in pairs)
+    if process.mode is FeedMode.CLOSED_LOOP:
+        return Feed(process.mode, requests, concurrency=spec.arrivals.concurrency)
+    in_flight = spec.arrivals.prompts_in_flight or max(_LEAST_PROMPTS_IN_FLIGHT, num_nodes)
+    return Feed(process.mode, requests, prompts_in_flight=in_flight)
+
+
+def workload_stats(spec: WorkloadSpec, seed: int) -> WorkloadStats:
+    """Return what is known of a workload before it runs; raises as ``make_feed`` does.
+
+    Exact for recorded times and lengths; for drawn lengths see ``lengths.base.limited_means``.
+    """
+    process = process_of(spec.arrivals)
+    if spec.arrivals.process == "trace":
+        return _recorded_stats(spec, process, seed)
+    if process.mode is FeedMode.OPEN:
+        _require_an_end(spec)
+    means = limited_means(_lengths(spec), spec.limits)
+    return WorkloadStats(
+        mean_prompt_tokens=means.prompt_tokens,
+        mean_output_tokens=means.output_tokens,
+        offered_rps=spec.arrivals.rate_rps,
+        num_requests=spec.arrivals.num_requests if _end_ns(spec) is None else None,
+        redrawn_share=means.redrawn_share,
+        assumptions=_assumptions(spec),
+    )
+
+
+def longest_prompt(spec: WorkloadSpec, seed: int) -> int | None:
+    """Return the longest recorded prompt of the load, within its limits [tokens]; None where lengths are a formula."""
+    if spec.arrivals.process == "trace" and spec.lengths is None:
+        return max(
+            request.prompt_tokens for request in _open_requests(spec, process_of(spec.arrivals), seed, Counter())
+        )
+    lengths = _lengths(spec)
+    return lengths.longest_prompt_tokens(spec.limits) if isinstance(lengths, RecordedPairs) else None
+
+
+def _open_requests(spec: WorkloadSpec, process: ArrivalProcess, seed: int, dropped: Counter[str]) -> Iterator[Request]:
+    """Return the requests of an open process up to its end; faults of the specification are raised at once."""
+    requests: Iterator[Request]
+    if process.generate is None:
+        requests = _recorded_requests(spec, seed, dropped)
+    else:
+        _require_an_end(spec)
+        chunks = process.generate(spec.arrivals, cast("float", spec.arrivals.rate_rps), stream(seed, "arrivals"))
+        times = chain.from_iterable(chunk.tolist() for chunk in chunks)
+        requests = (
+            Request(number, at_ns, prompt, output)
+            for number, (at_ns, (prompt, output)) in enumerate(zip(times, _drawn_pairs(spec, seed), strict=False))
+        )
+    end_ns = _end_ns(spec)
+    if end_ns is not None:
+        requests = takewhile(lambda request: request.arrival_ns < end_ns, requests)
+    return islice(requests, spec.arrivals.num_requests)
+
+
+def _require_an_end(spec: WorkloadSpec) -> None:
+    if _end_ns(spec) is None and spec.arrivals.num_requests is None:
+        message = "the load would never end; give workload.duration or arrivals.num_requests"
+        raise ConfigError([Problem("", "workload", message)])
+
+
+def _end_ns(spec: WorkloadSpec) -> int | None:
+    window = spec.window
+    return None if window.duration_ns is None else window.warmup_ns + window.duration_ns
+
+
+def _recorded_requests(spec: WorkloadSpec, seed: int, dropped: Counter[str]) -> Iterator[Request]:
+    """Return the requests of the trace at their own times, stretched to a rate if one is given."""
+    trace = spec.trace
+    if trace is None:
+        raise ConfigError([Problem("", "arrivals.process", "trace needs a workload.trace")])
+    if not get(trace.format).has_times:
+        timed = ", ".join(name for name, known in FORMATS.items() if known.has_times)
+        message = f"{trace.format} records no times; name another process (formats with times: {timed})"
+        raise ConfigError([Problem("", "arrivals.process", message)])
+    limits = spec.limits if spec.lengths is None else LengthLimits()
+    requests = _not_empty(limited(_windowed(trace, dropped), limits, dropped), trace, dropped)
+    if spec.arrivals.rate_rps is not None:
+        recorded: Counter[str] = Counter()
+        recorded_rps = mean_rate_rps(limited(_windowed(trace, recorded), limits, recorded))
+        if recorded_rps is None:
+            raise DataError(f"{trace.path}: fewer than two arrival times, so they cannot be stretched to a rate")
+        requests = stretched(requests, recorded_rps / spec.arrivals.rate_rps)
+    if spec.lengths is not None:
+        requests = (
+            replace(request, prompt_tokens=prompt, output_tokens=output)
+            for request, (prompt, output) in zip(requests, _drawn_pairs(spec, seed), strict=False)
+        )
+    return requests
+
+
+def _windowed(trace: TraceSpec, dropped: Counter[str]) -> Iterator[Request]:
+    requests = read_trace(trace.path, trace.format, dropped=dropped, chars_per_token=trace.chars_per_token)
+    return windowed(requests, trace.start_s, trace.duration_s, dropped)
+
+
+def _not_empty(requests: Iterator[Request], trace: TraceSpec, dropped: Counter[str]) -> Iterator[Request]:
+    first = next(requests, None)
+    if first is None:
+        left_out = "".join(f"; {count} left out: {reason}" for reason, count in dropped.items())
+        raise DataError(f"{trace.path}: no request within trace.start, trace.duration and the limits{left_out}")
+    yield first
+    yield from requests
+
+
+def _lengths(spec: WorkloadSpec) -> LengthDistribution:
+    """Return what lengths are drawn from where they are drawn."""
+    if spec.lengths is not None:
+        return build(spec.lengths)
+    if spec.trace is None:
+        raise ConfigError([Problem("", "workload", "no lengths; give workload.lengths or workload.trace")])
+    return RecordedPairs(_windowed(spec.trace, Counter()))
+
+
+def _drawn_pairs(spec: WorkloadSpec, seed: int) -> Iterator[tuple[int, int]]:
+    lengths = _lengths(spec)
+    limited_means(lengths, spec.limits)  # refuses limits that nothing can meet
+    return draw(lengths, spec.limits, stream(seed, "lengths"))
+
+
+def _recorded_stats(spec: WorkloadSpec, process: ArrivalProcess, seed: int) -> WorkloadStats:
+    dropped: Counter[str] = Counter()
+    requests = list(_open_requests(spec, process, seed, dropped))
+    return WorkloadStats(
+        mean_prompt_tokens=sum(request.prompt_tokens for request in requests) / len(requests),
+        mean_output_tokens=sum(request.output_tokens for request in requests) / len(requests),
+        offered_rps=mean_rate_rps(requests),
+        num_requests=len(requests),
+        dropped=tuple(dropped.items()),
+        redrawn_share=0.0 if spec.lengths is None else limited_means(_lengths(spec), spec.limits).redrawn_share,
+        assumptions=_assumptions(spec),
+    )
+
+
+def _assumptions(spec: WorkloadSpec) -> tuple[str, ...]:
+    said = []
+    if spec.trace is not None and spec.trace.chars_per_token is not None:
+        ratio = f"{spec.trace.chars_per_token:g} characters per token"
+        said.append(f"{spec.trace.path.name}: lengths of texts without token counts are estimated at {ratio}")
+    if spec.trace is not None and spec.lengths is None and spec.arrivals.process != "trace":
+        said.append(f"{spec.trace.path.name}: lengths are drawn from it with replacement, its times are not used")
+    return tuple(said)

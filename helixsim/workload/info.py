@@ -1,0 +1,102 @@
+"""What a trace contains, in numbers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from helixsim.units import NS_PER_S
+from helixsim.workload.readers.registry import detect_format, get, read_trace
+
+_MINUTE_NS = 60 * NS_PER_S
+
+
+@dataclass(frozen=True, slots=True)
+class LengthSummary:
+    """Mean, percentiles and maximum of one kind of length [tokens]."""
+
+    mean: float
+    p50: float
+    p90: float
+    p99: float
+    max: int
+
+
+@dataclass(frozen=True, slots=True)
+class TraceInfo:
+    """Facts about a trace.
+
+    Parameters
+    ----------
+    span_s
+        From the first to the last arrival [s].
+    mean_rate_rps
+        Gaps / span [1/s]; None if all requests arrive at once or the format records no times.
+    gap_cv
+        Standard deviation / mean of the gaps; 1 for Poisson arrivals.
+    per_minute_min, per_minute_max
+        Fewest and most requests in a full minute counted from the first arrival; None if the span is shorter.
+    equal_times_share
+        Share of requests that arrive at the very time of the one before.
+    correlation
+        Of prompt and output length; None if either is constant.
+    dropped
+        (reason, rows) that are not requests.
+    """
+
+    path: str
+    format: str
+    requests: int
+    span_s: float
+    mean_rate_rps: float | None
+    gap_cv: float | None
+    per_minute_min: int | None
+    per_minute_max: int | None
+    equal_times_share: float
+    prompt_tokens: LengthSummary
+    output_tokens: LengthSummary
+    correlation: float | None
+    dropped: tuple[tuple[str, int], ...]
+
+
+def trace_info(
+    path: Path, trace_format: str | None = None, *, sort: bool = False, chars_per_token: float | None = None
+) -> TraceInfo:
+    """Read a whole trace and summarise it; arguments and errors as ``readers.registry.read_trace``."""
+    chosen = trace_format or detect_format(path)
+    dropped: Counter[str] = Counter()
+    rows = [
+        (request.arrival_ns, request.prompt_tokens, request.output_tokens)
+        for request in read_trace(path, chosen, dropped=dropped, sort=sort, chars_per_token=chars_per_token)
+    ]
+    arrival_ns, prompt, output = np.array(rows, dtype=np.int64).T
+    gaps_ns = np.diff(arrival_ns)
+    span_ns = int(arrival_ns[-1])
+    has_span = span_ns > 0
+    minutes = span_ns // _MINUTE_NS
+    per_minute = np.bincount(arrival_ns // _MINUTE_NS)[:minutes]
+    is_constant = len(rows) < 2 or bool(prompt.min() == prompt.max()) or bool(output.min() == output.max())
+    return TraceInfo(
+        path=str(path),
+        format=chosen,
+        requests=len(rows),
+        span_s=span_ns / NS_PER_S,
+        mean_rate_rps=len(gaps_ns) * NS_PER_S / span_ns if has_span else None,
+        gap_cv=float(gaps_ns.std() / gaps_ns.mean()) if has_span else None,
+        per_minute_min=int(per_minute.min()) if minutes else None,
+        per_minute_max=int(per_minute.max()) if minutes else None,
+        equal_times_share=float((gaps_ns == 0).sum() / len(rows)) if get(chosen).has_times else 0.0,
+        prompt_tokens=_summary(prompt),
+        output_tokens=_summary(output),
+        correlation=None if is_constant else float(np.corrcoef(prompt, output)[0, 1]),
+        dropped=tuple(dropped.items()),
+    )
+
+
+def _summary(lengths: NDArray[np.int64]) -> LengthSummary:
+    p50, p90, p99 = (float(value) for value in np.percentile(lengths, (50, 90, 99)))
+    return LengthSummary(float(lengths.mean()), p50, p90, p99, int(lengths.max()))

@@ -1,0 +1,112 @@
+"""The contract of a length distribution, and sampling within limits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from helixsim.errors import ConfigError
+from helixsim.rng import stream
+from helixsim.workload.spec import LengthLimits
+
+Tokens = NDArray[np.int64]
+
+_CHUNK = 4096
+"""Pairs drawn at a time. Part of the reproducibility contract: another size draws other requests."""
+
+_PROBE = 2**18
+"""Pairs of the fixed sample that estimates means within limits: a coefficient of variation of 1 leaves 0.2 %."""
+
+
+class LengthDistribution(Protocol):
+    """Prompt and output lengths, drawn together.
+
+    ``Options`` is a frozen dataclass; its fields become keys of ``lengths:`` in exp.yaml, checked with positions.
+    """
+
+    summary: ClassVar[str]
+    Options: ClassVar[type[Any]]
+
+    def __init__(self, options: Any) -> None: ...
+
+    def sample(self, rng: np.random.Generator, n: int) -> tuple[Tokens, Tokens]:
+        """Return ``n`` prompt and ``n`` output lengths, all at least 1 [tokens]."""
+        ...
+
+    def mean(self) -> tuple[float, float]:
+        """Return the mean prompt and output length, before any limits [tokens]."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class NoOptions:
+    """A distribution without parameters."""
+
+
+def inside(limits: LengthLimits, prompt: Tokens, output: Tokens) -> NDArray[np.bool_]:
+    """Return which pairs the limits admit."""
+    kept = (prompt >= limits.min_prompt_tokens) & (output >= limits.min_output_tokens)
+    if limits.max_prompt_tokens is not None:
+        kept &= prompt <= limits.max_prompt_tokens
+    if limits.max_output_tokens is not None:
+        kept &= output <= limits.max_output_tokens
+    return kept
+
+
+def exclusion(limits: LengthLimits, prompt_tokens: int, output_tokens: int) -> str | None:
+    """Return why the limits leave out one recorded request, None if they do not."""
+    if prompt_tokens < limits.min_prompt_tokens:
+        return "prompt below min_prompt_tokens"
+    if limits.max_prompt_tokens is not None and prompt_tokens > limits.max_prompt_tokens:
+        return "prompt above max_prompt_tokens"
+    if output_tokens < limits.min_output_tokens:
+        return "output below min_output_tokens"
+    if limits.max_output_tokens is not None and output_tokens > limits.max_output_tokens:
+        return "output above max_output_tokens"
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class LimitedMeans:
+    """Mean lengths within limits [tokens], and the share of drawn pairs that had to be drawn again."""
+
+    prompt_tokens: float
+    output_tokens: float
+    redrawn_share: float
+
+
+def limited_means(distribution: LengthDistribution, limits: LengthLimits) -> LimitedMeans:
+    """Return means within ``limits``: exact where they exclude nothing, else from a large sample of a fixed seed.
+
+    Raises
+    ------
+    ConfigError
+        If the limits exclude (nearly) everything.
+    """
+    prompt, output = distribution.sample(stream(0, "lengths probe"), _PROBE)
+    kept = inside(limits, prompt, output)
+    count = int(kept.sum())
+    if count == _PROBE:
+        return LimitedMeans(*distribution.mean(), 0.0)
+    if count < _PROBE // 1000:
+        message = (
+            f"workload.limits: {limits} admit {count} of {_PROBE} drawn requests, which have prompts of "
+            f"{prompt.min()} .. {prompt.max()} and outputs of {output.min()} .. {output.max()} tokens"
+        )
+        raise ConfigError(message)
+    return LimitedMeans(float(prompt[kept].mean()), float(output[kept].mean()), 1 - count / _PROBE)
+
+
+def draw(distribution: LengthDistribution, limits: LengthLimits, rng: np.random.Generator) -> Iterator[tuple[int, int]]:
+    """Yield (prompt, output) lengths without end; pairs outside the limits are drawn again, so the load has no holes.
+
+    Call ``limited_means`` first: it refuses limits that would make this loop forever.
+    """
+    while True:
+        prompt, output = distribution.sample(rng, _CHUNK)
+        kept = inside(limits, prompt, output)
+        yield from zip(prompt[kept].tolist(), output[kept].tolist(), strict=True)

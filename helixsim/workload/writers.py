@@ -1,0 +1,190 @@
+"""Writes requests in the published trace formats, so that other tools can replay the same load."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TextIO
+
+from helixsim.domain.request import Request
+from helixsim.errors import ConfigError, DataError, unknown_name
+from helixsim.units import NS_PER_MS, NS_PER_S
+from helixsim.workload.readers import azure
+
+_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+"""Stands for time 0 in formats with calendar times."""
+
+_MOONCAKE_BLOCK_TOKENS = 512
+_FILLER = "one two six ten "
+"""Words of four characters with their blank, so that text has exactly 4 characters per token."""
+
+
+@dataclass(frozen=True, slots=True)
+class WriteFormat:
+    """One output format and what it cannot hold, said in ``loses``."""
+
+    summary: str
+    write: Callable[[Iterable[Request], TextIO], None]
+    loses: str = ""
+
+
+def write_trace(path: Path, requests: Iterable[Request], trace_format: str) -> int:
+    """Write a trace, packed if the name ends in ``.gz``, and return the number of requests.
+
+    The file appears under its name only once it is complete.
+
+    Raises
+    ------
+    ConfigError
+        If the format is unknown.
+    DataError
+        If the file cannot be written, or there is no request.
+    """
+    if trace_format not in FORMATS:
+        raise ConfigError(unknown_name("output format", trace_format, FORMATS))
+    written = 0
+
+    def counted() -> Iterator[Request]:
+        nonlocal written
+        for request in requests:
+            written += 1
+            yield request
+
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with _open_new(partial, packed=path.suffix == ".gz") as handle:
+            FORMATS[trace_format].write(counted(), handle)
+        if written == 0:
+            raise DataError(f"{path}: not written, no request is left")
+        partial.replace(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror or error})") from None
+    finally:
+        partial.unlink(missing_ok=True)
+    return written
+
+
+@contextmanager
+def _open_new(path: Path, *, packed: bool) -> Iterator[TextIO]:
+    with path.open("wb") as raw:
+        # No name and no time in the gzip header: the same requests give the same bytes.
+        binary = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if packed else raw
+        with io.TextIOWrapper(binary, encoding="utf-8", newline="") as handle:
+            yield handle
+
+
+def _azure_2023(requests: Iterable[Request], handle: TextIO) -> None:
+    write_row = _csv(handle, azure.COLUMNS)
+    for request in requests:
+        stamp, ticks = _stamp(request.arrival_ns)
+        write_row((f"{stamp}.{ticks:07d}", request.prompt_tokens, request.output_tokens))
+
+
+def _azure_2024(requests: Iterable[Request], handle: TextIO) -> None:
+    write_row = _csv(handle, azure.COLUMNS)
+    for request in requests:
+        stamp, ticks = _stamp(request.arrival_ns)
+        fraction = f".{ticks // 10:06d}" if ticks >= 10 else ""
+        write_row((f"{stamp}{fraction}+00:00", request.prompt_tokens, request.output_tokens))
+
+
+def _stamp(arrival_ns: int) -> tuple[str, int]:
+    """Return the whole second as text, and the rest in ticks of 100 ns."""
+    seconds, rest_ns = divmod(arrival_ns, NS_PER_S)
+    return f"{_EPOCH + timedelta(seconds=seconds):%Y-%m-%d %H:%M:%S}", rest_ns // 100
+
+
+def _burstgpt(requests: Iterable[Request], handle: TextIO) -> None:
+    write_row = _csv(handle, ("Timestamp", "Model", "Request tokens", "Response tokens", "Total tokens", "Log Type"))
+    for request in requests:
+        prompt, output = request.prompt_tokens, request.output_tokens
+        write_row((_seconds(request.arrival_ns), "GPT-4", prompt, output, prompt + output, "API log"))
+
+
+def _burstgpt_sessions(requests: Iterable[Request], handle: TextIO) -> None:
+    columns = ("Timestamp", "Session ID", "Elapsed time", "Model", "Request tokens", "Response tokens")
+    write_row = _csv(handle, (*columns, "Total tokens", "Log Type"))
+    for request in requests:
+        prompt, output = request.prompt_tokens, request.output_tokens
+        kind = "Conversation log" if request.session else "API log"
+        row = (_seconds(request.arrival_ns), request.session or "", "", "GPT-4", prompt, output, prompt + output, kind)
+        write_row(row)
+
+
+def _mooncake(requests: Iterable[Request], handle: TextIO) -> None:
+    next_block = 0
+    for request in requests:
+        blocks = -(-request.prompt_tokens // _MOONCAKE_BLOCK_TOKENS)
+        entry = {
+            "timestamp": request.arrival_ns // NS_PER_MS,
+            "input_length": request.prompt_tokens,
+            "output_length": request.output_tokens,
+            "hash_ids": list(range(next_block, next_block + blocks)),
+        }
+        next_block += blocks
+        handle.write(json.dumps(entry) + "\n")
+
+
+def _sharegpt(requests: Iterable[Request], handle: TextIO) -> None:
+    separator = "[\n"
+    for request in requests:
+        turns = (("human", request.prompt_tokens), ("gpt", request.output_tokens))
+        conversation = [{"from": who, "value": _filler(tokens)} for who, tokens in turns]
+        handle.write(separator + json.dumps({"id": str(request.id), "conversations": conversation}))
+        separator = ",\n"
+    handle.write("\n]\n")
+
+
+def _filler(tokens: int) -> str:
+    return (_FILLER * tokens)[: 4 * tokens]
+
+
+def _own_csv(requests: Iterable[Request], handle: TextIO) -> None:
+    write_row = _csv(handle, ("arrival_s", "prompt_tokens", "output_tokens", "slo_class", "session"))
+    for request in requests:
+        lengths = (request.prompt_tokens, request.output_tokens)
+        write_row((_seconds(request.arrival_ns), *lengths, request.slo_class or "", request.session or ""))
+
+
+def _own_jsonl(requests: Iterable[Request], handle: TextIO) -> None:
+    for request in requests:
+        entry = {
+            "arrival_s": request.arrival_ns / NS_PER_S,
+            "prompt_tokens": request.prompt_tokens,
+            "output_tokens": request.output_tokens,
+            "slo_class": request.slo_class,
+            "session": request.session,
+        }
+        handle.write(json.dumps({key: value for key, value in entry.items() if value is not None}) + "\n")
+
+
+def _seconds(arrival_ns: int) -> str:
+    """Return exact decimal seconds without trailing zeros."""
+    whole, rest_ns = divmod(arrival_ns, NS_PER_S)
+    return f"{whole}.{rest_ns:09d}".rstrip("0").rstrip(".")
+
+
+def _csv(handle: TextIO, columns: Iterable[str]) -> Callable[[Iterable[object]], object]:
+    writer = csv.writer(handle, lineterminator="\n")
+    writer.writerow(columns)
+    return writer.writerow
+
+
+FORMATS: dict[str, WriteFormat] = {
+    "azure": WriteFormat("Azure 2023 CSV", _azure_2023, "time below 100 ns, slo_class, session"),
+    "azure-2024": WriteFormat("Azure 2024 CSV", _azure_2024, "time below 1 µs, slo_class, session"),
+    "burstgpt": WriteFormat("BurstGPT CSV, six columns", _burstgpt, "slo_class, session"),
+    "burstgpt-sessions": WriteFormat("BurstGPT CSV, eight columns", _burstgpt_sessions, "slo_class"),
+    "mooncake": WriteFormat("Mooncake JSONL, nothing shared", _mooncake, "time below 1 ms, slo_class, session"),
+    "sharegpt": WriteFormat("ShareGPT JSON, filler text", _sharegpt, "all times, slo_class, session"),
+    "csv": WriteFormat("CSV", _own_csv),
+    "jsonl": WriteFormat("JSONL", _own_jsonl),
+}
+"""The output formats by name."""

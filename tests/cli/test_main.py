@@ -1,0 +1,138 @@
+"""The frame of the command line: help, exit codes, what goes to which stream, and what is not imported."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import helixsim
+from helixsim.cli import console, main
+from helixsim.cli import main as main_module
+from helixsim.errors import ConfigError, DataError, ExitCode, InfeasibleError, SimulationError, ThresholdError
+
+HEAVY = ("pandas", "matplotlib", "highspy", "simpy", "pydantic", "rich")
+
+
+def run_python(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """Replace the parser by one whose only command raises what it is given."""
+
+    def install(error):
+        def fail(_args):
+            raise error
+
+        parser = argparse.ArgumentParser()
+        parser.set_defaults(func=fail)
+        parser.add_argument("-v", dest="verbose", action="count", default=0)
+        monkeypatch.setattr("helixsim.cli.main.build_parser", lambda: parser)
+
+    return install
+
+
+def test_help_lists_commands_and_every_exit_code(capsys):
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert "validate" in out
+    assert all(f"  {code.value:<5}" in out for code in ExitCode)
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        f"import sys; from helixsim.cli import main; main(['--help']); print([m for m in {HEAVY} if m in sys.modules])"
+    )
+    assert run_python(code).stdout.splitlines()[-1] == "[]"
+
+
+def test_version_and_usage_errors(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == f"helixsim {helixsim.__version__}"
+    assert main([]) == 2
+    assert main(["validte"]) == 2
+    assert "validte" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ConfigError("a\nb"), 2),
+        (DataError("a\nb"), 3),
+        (InfeasibleError("a\nb"), 4),
+        (SimulationError("a\nb"), 5),
+        (ThresholdError("a\nb"), 6),
+    ],
+)
+def test_expected_errors_are_lines_on_stderr(failing, capsys, error, code):
+    failing(error)
+    assert main([]) == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == "helixsim: error: a\nhelixsim: error: b\n"
+    assert main(["-v"]) == code
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_unexpected_errors_ask_for_a_report(failing, capsys):
+    failing(RuntimeError("boom"))
+    assert main([]) == 1
+    err = capsys.readouterr().err
+    assert "RuntimeError: boom" in err
+    assert "please report" in err
+
+
+def test_an_interrupt_says_what_is_kept(failing, capsys):
+    failing(KeyboardInterrupt())
+    assert main([]) == 130
+    assert "kept" in capsys.readouterr().err
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    code = "import sys; from helixsim.cli import main; sys.exit(main(['inspect', 'schema', '--markdown']))"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(timeout=60) == 0
+
+
+def test_module_and_function_are_one_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "helixsim", "--version"], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == f"helixsim {helixsim.__version__}"
+    assert callable(main_module)
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [({}, False), ({"FORCE_COLOR": "1"}, True), ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, False)],
+)
+def test_colour_is_for_terminals_and_for_those_who_ask(monkeypatch, environment, expected):
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with Path(os.devnull).open("w", encoding="utf-8") as stream:
+        assert console.wants_colour(stream) is expected
+
+
+def test_progress_without_a_terminal_is_a_line_per_tenth(monkeypatch, capsys):
+    clock = iter(range(0, 1000, 2))
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
+    with console.progress("solving") as advance:
+        for step in range(101):
+            advance(step / 100)
+    assert capsys.readouterr().err.splitlines() == [f"solving: {percent} %" for percent in range(10, 101, 10)]
+    with console.progress("solving") as advance:
+        advance(0.5, "bound 7")
+    assert capsys.readouterr().err == "solving: 50 % (bound 7)\n"
+    with console.progress("solving", quiet=True) as advance:
+        advance(1.0, "done")
+    assert capsys.readouterr().err == ""

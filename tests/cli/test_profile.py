@@ -1,0 +1,122 @@
+"""``helixsim profile``: what reaches stdout, files and exit."""
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+
+from helixsim.cli import profile
+from helixsim.errors import ConfigError, DataError
+from helixsim.hardware import catalog, compute_file
+
+ROWS = [f"{phase},{x},{7 + 0.05 * x:.1f}" for phase in ("prefill", "decode") for x in range(1, 400, 20)]
+
+
+def _run(*arguments: str) -> int:
+    parser = argparse.ArgumentParser()
+    profile.add_parser(parser.add_subparsers())
+    args = parser.parse_args(["profile", *arguments])
+    return args.func(args)
+
+
+@pytest.fixture
+def timings(tmp_path: Path) -> Path:
+    path = tmp_path / "timings.csv"
+    rows = [f"{model},mine,{row}" for model in ("llama70b", "other") for row in ROWS]
+    path.write_text("\n".join(["model,gpu,phase,batch_tokens,ms_per_layer", *rows]))
+    return path
+
+
+def test_list_names_everything(capsys) -> None:
+    assert _run("list") == 0
+    text = capsys.readouterr().out
+    for name in (*catalog.gpu_names(), *catalog.link_names(), *catalog.model_names(), *compute_file.fitted_names()):
+        assert f"\n{name} " in text
+
+
+def test_list_as_json(capsys) -> None:
+    assert _run("list", "gpus", "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert list(document) == ["gpus"]
+    assert {row["name"] for row in document["gpus"]} == set(catalog.gpu_names())
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("l4", "tdp_w", 72.0),
+        ("geo-100m", "latency_ns", 50_000_000),
+        ("llama-2-70b", "num_layers", 80),
+        ("llama-2-70b/t4x4", "precision", "fp16"),
+    ],
+)
+def test_show_knows_every_family(capsys, name: str, key: str, value: object) -> None:
+    assert _run("show", name, "--json") == 0
+    assert json.loads(capsys.readouterr().out)[key] == value
+    assert _run("show", name) == 0
+    assert f"{key}: {value}" in capsys.readouterr().out
+
+
+def test_show_suggests(capsys) -> None:
+    with pytest.raises(DataError, match="did you mean 'llama-2-70b/t4x4'"):
+        _run("show", "llama-2-70b/t4x5")
+    assert capsys.readouterr().out == ""
+
+
+def test_show_in_another_precision(capsys) -> None:
+    _run("show", "llama-3-8b", "--precision", "fp8", "--json")
+    assert json.loads(capsys.readouterr().out)["precision"] == "fp8"
+
+
+def test_fit_prints_residuals_and_writes_a_usable_file(capsys, timings: Path, tmp_path: Path) -> None:
+    out = tmp_path / "mine.yaml"
+    assert _run("fit", str(timings), "--model", "llama-2-70b", "--source", "a test", "--out", str(out)) == 0
+    assert "llama-2-70b/mine" in capsys.readouterr().out
+    (fitted,) = compute_file.read(out)
+    assert (fitted.model, fitted.kind, fitted.source) == ("llama-2-70b", "mine", "a test")
+    assert fitted.decode.curve(201) == pytest.approx(17.05e6, rel=0.01)
+    with pytest.raises(ConfigError, match="--force"):
+        _run("fit", str(timings), "--model", "llama-2-70b", "--out", str(out))
+    assert _run("fit", str(timings), "--model", "other", "--out", str(out), "--force", "--json") == 0
+    (document,) = json.loads(capsys.readouterr().out)
+    assert (document["model"], document["kind"]) == ("other", "mine")
+    assert document["decode"]["ms"] == sorted(document["decode"]["ms"])
+    assert compute_file.read(out)[0].model == "other"
+
+
+def test_fit_refuses_what_it_cannot_write(timings: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="llama-2-70b, other: choose with --model"):
+        _run("fit", str(timings), "--out", str(tmp_path / "both.yaml"))
+    with pytest.raises(DataError, match="unknown model 'llama'"):
+        _run("fit", str(timings), "--model", "llama")
+    with pytest.raises(ConfigError, match="cannot be written"):
+        _run("fit", str(timings), "--model", "other", "--out", str(tmp_path / "absent" / "mine.yaml"))
+
+
+def test_roofline_shows_its_errors_on_every_measured_node(capsys) -> None:
+    assert _run("roofline", "--gpu", "h100", "--model", "llama-3-70b", "--gpus", "2", "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["profile"]["kind"] == "h100x2"
+    assert document["profile"]["decode"]["ms"] == sorted(document["profile"]["decode"]["ms"])
+    assert len(document["errors"]) == len(compute_file.fitted_names())
+    assert _run("roofline", "--gpu", "h100", "--model", "llama-3-70b") == 0
+    text = capsys.readouterr().out
+    assert "kind: h100\n" in text
+    assert text.count("%\n") >= 14
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("roofline", "--gpu", "l4", "--model", "llama-3-8b", "--gpus", "0"),
+        ("fit", "x.csv", "--memory-fraction", "1.5"),
+        ("list", "colours"),
+        (),
+    ],
+)
+def test_usage_errors_exit_with_2(arguments: tuple[str, ...], capsys) -> None:
+    with pytest.raises(SystemExit) as stop:
+        _run(*arguments)
+    assert stop.value.code == 2
+    assert "usage:" in capsys.readouterr().err

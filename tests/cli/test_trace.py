@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from helixsim.cli.main import main
+from helixsim.datafiles import data_path
+from helixsim.workload.readers.registry import read_trace
+
+SAMPLE = str(data_path("traces", "sample.csv"))
+
+
+def test_info_says_what_a_trace_holds(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["trace", "info", SAMPLE]) == 0
+    plain = capsys.readouterr()
+    assert "requests            300" in plain.out
+    assert plain.err == ""
+    assert main(["trace", "info", SAMPLE, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["format"], document["requests"], document["dropped"]) == ("csv", 300, {})
+
+
+def test_generate_is_reproducible_and_refuses_to_overwrite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["trace", "generate", "--rate", "2.5", "--num-requests", "40", "--seed", "3"]
+    one, two = tmp_path / "one.csv", tmp_path / "two.csv"
+    assert main([*arguments, str(one)]) == main([*arguments, str(two)]) == 0
+    assert one.read_bytes() == two.read_bytes()
+    assert "wrote 40 requests" in capsys.readouterr().out
+    assert main([*arguments, str(one)]) == 2
+    assert "--force" in capsys.readouterr().err
+    assert main([*arguments, "--force", "--seed", "4", str(one)]) == 0
+    assert one.read_bytes() != two.read_bytes()
+
+
+def test_shipped_samples_come_from_the_commands_in_their_readme(tmp_path: Path) -> None:
+    rows = [line.split("|") for line in data_path("traces", "README.md").read_text().splitlines()]
+    commands = [(row[1].strip(" `"), row[3].strip(" `")) for row in rows if len(row) == 5 and "--rate" in row[3]]
+    whole = [(name, command) for name, command in commands if "as above" not in command]
+    assert len(whole) == 6
+    for name, command in whole:
+        assert main(["trace", "generate", str(tmp_path / name), "-q", *command.split()]) == 0
+        assert (tmp_path / name).read_bytes() == data_path("traces", name).read_bytes()
+
+
+def test_convert_cuts_filters_and_stretches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out.jsonl.gz"
+    options = ["--start", "20 s", "--duration", "1 min", "--rate", "10", "--max-prompt-tokens", "1000", "--json"]
+    assert main(["trace", "convert", SAMPLE, str(out), *options]) == 0
+    document = json.loads(capsys.readouterr().out)
+    requests = list(read_trace(out))
+    assert document["requests"] == len(requests)
+    assert max(request.prompt_tokens for request in requests) <= 1000
+    assert (len(requests) - 1) / (requests[-1].arrival_ns / 1e9) == pytest.approx(10, rel=1e-6)
+    window = [r for r in read_trace(Path(SAMPLE)) if 20 <= r.arrival_ns / 1e9 < 80]
+    assert len(requests) + sum(document["dropped"].values()) == len(window)
+
+
+def test_convert_sorts_only_on_demand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mixed = tmp_path / "mixed.csv"
+    mixed.write_text("arrival_s,prompt_tokens,output_tokens\n5,1,1\n3,2,2\n")
+    out = tmp_path / "sorted.csv"
+    assert main(["trace", "convert", str(mixed), str(out)]) == 3
+    assert "row 3: time goes back" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [mixed]
+    assert main(["trace", "convert", str(mixed), str(out), "--sort"]) == 0
+    assert [request.prompt_tokens for request in read_trace(out)] == [2, 1]
+
+
+def test_what_a_format_cannot_hold_is_said_on_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["trace", "convert", SAMPLE, str(tmp_path / "m.jsonl"), "--to", "mooncake"]
+    assert main(arguments) == 0
+    assert "time below 1 ms" in capsys.readouterr().err
+    assert main([*arguments, "--force", "-q"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_fitted_lengths_can_be_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit = tmp_path / "fit.json"
+    assert main(["trace", "fit-lengths", SAMPLE, str(fit), "--origin", "a test", "--json"]) == 0
+    errors = json.loads(capsys.readouterr().out)["fit"]
+    assert errors["requests"] == 300
+    assert json.loads(fit.read_text())["origin"] == "a test"
+    out = tmp_path / "out.csv"
+    generate = ["trace", "generate", str(out), "--rate", "1", "--duration", "60 s", "--lengths", "fitted"]
+    assert main([*generate, "--length-option", f"path={fit}"]) == 0
+    assert all(request.arrival_ns < 60e9 for request in read_trace(out))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["info", "missing.csv"], 3, "missing.csv: no such file"),
+        (["info", SAMPLE, "--format", "azur"], 2, "did you mean 'azure'"),
+        (["generate", "out.csv"], 2, "arrivals.rate: missing"),
+        (["generate", "out.csv", "--rate", "1"], 2, "would never end"),
+        (["generate", "out.csv", "--process", "saturate"], 2, "makes no arrival times"),
+        (["generate", "out.csv", "--rate", "1", "--num-requests", "5", "--lengths", "azure"], 2, "did you mean"),
+        (["generate", "out.csv", "--rate", "1", "--length-option", "x"], 2, "expected KEY=VALUE"),
+        (["generate", "out.xyz", "--rate", "1", "--num-requests", "5"], 2, "suffix names no format"),
+        (["generate", "out.csv", "--rate", "-1"], 2, "negative"),
+        (["generate", "out.csv", "--rate", "0"], 2, "above 0"),
+        (["convert", SAMPLE, "out.csv", "--start", "3 hours"], 2, "unit 'hours'"),
+        (["convert", SAMPLE, "out.csv", "--to", "parquet"], 2, "unknown output format"),
+        (["convert", SAMPLE, "out.csv", "--start", "2 h"], 3, "no request is left"),
+        (["convert", SAMPLE, "nowhere/out.csv"], 3, "cannot be written"),
+    ],
+)
+def test_faults_have_their_exit_code_and_say_why(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    code: int,
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["trace", *arguments]) == code
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_stays_light() -> None:
+    program = (
+        "import sys, argparse; from helixsim.cli import trace; "
+        "trace.add_parser(argparse.ArgumentParser().add_subparsers()); "
+        "print([name for name in ('numpy', 'pandas', 'matplotlib', 'highspy') if name in sys.modules])"
+    )
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "[]"

@@ -1,0 +1,81 @@
+"""Short ways to simulate a placement in tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from helixsim.batching import registry as batching_registry
+from helixsim.domain.cluster import Fleet
+from helixsim.domain.placement import Placement
+from helixsim.domain.request import Feed, FeedMode, Request, Window
+from helixsim.domain.result import RunResult
+from helixsim.engine.simulate import SimulationInputs, simulate
+from helixsim.flow.capacity import CapacityTable
+from helixsim.flow.maxflow import max_flow
+from helixsim.rng import stream
+from helixsim.routing import registry as routing_registry
+from helixsim.routing.graph import routing_graph
+
+MS = 1_000_000
+SECOND = 1_000_000_000
+
+Case = tuple[Fleet, CapacityTable, Placement]
+
+
+def requests(*rows: tuple[int, int, int]) -> list[Request]:
+    """Requests from (arrival in ms, prompt tokens, output tokens)."""
+    return [Request(number, arrival * MS, prompt, output) for number, (arrival, prompt, output) in enumerate(rows)]
+
+
+def run(
+    case: Case,
+    load: Iterable[Request],
+    *,
+    mode: FeedMode = FeedMode.OPEN,
+    routing: str = "flow_weighted",
+    batching: str = "continuous",
+    window: Window | None = None,
+    concurrency: int | None = None,
+    prompts_in_flight: int | None = None,
+    high_water: float = 0.9,
+    expected_output_tokens: float = 10.0,
+    seed: int = 0,
+    check: bool = True,
+    **more: Any,
+) -> RunResult:
+    """Simulate ``load`` to its end, or to the end of ``window``."""
+    fleet, capacity, placement = case
+    plan = max_flow(fleet, placement, capacity)
+    graph = routing_graph(placement, plan)
+    policy_class, batching_class = routing_registry.get(routing), batching_registry.get(batching)
+    return simulate(
+        SimulationInputs(
+            fleet=fleet,
+            placement=placement,
+            plan=plan,
+            graph=graph,
+            policy=policy_class(graph, policy_class.Options(), stream(seed, "routing")),
+            batching=batching_class(batching_class.Options()),
+            feed=Feed(mode, iter(load), concurrency, prompts_in_flight),
+            window=window or Window(0, None, True),
+            high_water=high_water,
+            expected_output_tokens=expected_output_tokens,
+            seed=seed,
+            check=check,
+            **more,
+        )
+    )
+
+
+def random_load(seed: int, count: int, *, rate_rps: float, prompt: int = 200, output: int = 12) -> list[Request]:
+    """Poisson arrivals with geometric-like lengths, at least one token each."""
+    rng = np.random.default_rng(seed)
+    arrivals = np.cumsum(rng.exponential(SECOND / rate_rps, count)).astype(int)
+    prompts = rng.integers(1, 2 * prompt, count)
+    outputs = rng.integers(1, 2 * output, count)
+    return [
+        Request(i, int(a), int(p), int(o)) for i, (a, p, o) in enumerate(zip(arrivals, prompts, outputs, strict=True))
+    ]

@@ -1,0 +1,249 @@
+"""Every shipped profile loads; shapes give the bytes and FLOPs the field knows; faults say where and what."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from helixsim.datafiles import data_path
+from helixsim.errors import DataError
+from helixsim.hardware import catalog, transformer
+from helixsim.hardware.profile_file import open_profile
+
+MIB = 2**20
+
+
+@pytest.mark.parametrize("name", catalog.gpu_names())
+def test_gpu_figures_are_sane_and_sourced(name: str) -> None:
+    gpu = catalog.load_gpu(name)
+    assert gpu.name == name
+    assert 0.9 < gpu.usable_memory_bytes / gpu.memory_bytes <= 1
+    # FLOPs per byte of a real GPU: bandwidth-bound decode, compute-bound prefill
+    assert 50 < gpu.fp16_flops / gpu.memory_bandwidth_bytes_per_s < 1000
+    assert gpu.interconnect_bytes_per_s < gpu.memory_bandwidth_bytes_per_s
+    assert len(gpu.sources) == 9
+    price = dict(gpu.sources)["price"]
+    assert "typical" in price
+    assert any(year in price for year in ("2024", "2025"))
+
+
+@pytest.mark.parametrize("name", catalog.link_names())
+def test_link_names_state_their_bandwidth(name: str) -> None:
+    stated = name.rpartition("-")[2]
+    factor = {"g": 1e9, "m": 1e6}[stated[-1]]
+    assert catalog.load_link(name).bandwidth_bps == float(stated[:-1]) * factor
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [
+        ("llama-1-30b", 32.5),
+        ("llama-2-7b", 6.74),
+        ("llama-2-13b", 13.0),
+        ("llama-2-70b", 69.0),
+        ("llama-3-8b", 8.03),
+        ("llama-3-70b", 70.6),
+        ("llama-3.1-405b", 405.9),
+        ("qwen2.5-7b", 7.62),
+        ("qwen2.5-32b", 32.8),
+        ("qwen2.5-72b", 72.7),
+        ("mistral-7b", 7.24),
+        ("mixtral-8x7b", 46.7),
+    ],
+)
+def test_parameter_counts_are_those_of_the_model_cards(name: str, billions: float) -> None:
+    model = catalog.load_model(name)
+    total = model.num_layers * model.weight_bytes_per_layer + model.embedding_bytes
+    assert total / 2e9 == pytest.approx(billions, rel=0.01)  # 1 % for rounding to the allocator's step
+
+
+def test_every_shipped_model_is_in_the_test_above() -> None:
+    assert len(catalog.model_names()) == 12
+
+
+def test_weights_are_rounded_up_tensor_by_tensor() -> None:
+    # qkv 253.5 -> 254, o 84.5 -> 86, gate and up 455 -> 456, down 227.5 -> 228 MiB
+    assert catalog.load_model("llama-1-30b").weight_bytes_per_layer == (254 + 86 + 456 + 228) * MIB
+    assert catalog.load_model("llama-2-70b").weight_bytes_per_layer == 1632 * MIB  # nothing to round
+
+
+def test_grouped_attention_and_kv_precision_shrink_the_cache() -> None:
+    assert catalog.load_model("llama-1-30b").kv_bytes_per_token_per_layer == 26_624
+    assert catalog.load_model("llama-2-70b").kv_bytes_per_token_per_layer == 4_096
+    assert catalog.load_model("llama-2-70b", kv_precision="fp8").kv_bytes_per_token_per_layer == 2_048
+
+
+def test_weight_precision_scales_weights_only() -> None:
+    full, half, quarter = (catalog.load_model("llama-3-70b", precision) for precision in ("bf16", "fp8", "int4"))
+    assert half.weight_bytes_per_layer == full.weight_bytes_per_layer / 2
+    assert 0.25 < quarter.weight_bytes_per_layer / full.weight_bytes_per_layer < 0.265
+    for model in (half, quarter):
+        assert model.activation_bytes_per_token == full.activation_bytes_per_token
+        assert model.kv_bytes_per_token_per_layer == full.kv_bytes_per_token_per_layer
+        assert model.flops_per_token_per_layer == full.flops_per_token_per_layer
+
+
+def test_a_mixture_of_experts_keeps_all_and_multiplies_some() -> None:
+    mixtral = catalog.load_model("mixtral-8x7b")
+    dense = catalog.load_model("mistral-7b")
+    assert mixtral.weight_bytes_per_layer > 6 * dense.weight_bytes_per_layer
+    # two experts of the dense model's size, attention once
+    assert dense.flops_per_token_per_layer < mixtral.flops_per_token_per_layer < 2 * dense.flops_per_token_per_layer
+    experts = mixtral.num_experts * mixtral.weight_bytes_per_expert
+    assert 0.9 < experts / mixtral.weight_bytes_per_layer < 1
+
+
+@pytest.mark.parametrize(
+    ("load", "name", "meant"),
+    [
+        (catalog.load_gpu, "a100-40", "a100-40g"),
+        (catalog.load_link, "ethernet-10", "ethernet-10g"),
+        (catalog.load_model, "llama2-70b", "llama-2-70b"),
+    ],
+)
+def test_an_unknown_name_gets_a_suggestion(load, name: str, meant: str) -> None:
+    with pytest.raises(DataError, match=f"unknown .*{name}.*did you mean '{meant}'"):
+        load(name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [("l4", ("l4", 1)), ("t4x4", ("t4", 4)), ("mi300x", ("mi300x", 1)), ("mi300xx8", ("mi300x", 8))],
+)
+def test_kinds_split_into_gpu_and_count(kind: str, expected: tuple[str, int]) -> None:
+    assert catalog.split_kind(kind) == expected
+
+
+def test_published_names_are_translated_and_others_kept() -> None:
+    assert catalog.kind_name("T4x4") == "t4x4"
+    assert catalog.model_name("llama70b") == "llama-2-70b"
+    assert catalog.kind_name("my-gpu") == "my-gpu"
+
+
+CONFIG = {
+    "model_type": "llama",
+    "num_hidden_layers": 80,
+    "hidden_size": 8192,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "intermediate_size": 28672,
+    "vocab_size": 32000,
+    "max_position_embeddings": 4096,
+    "torch_dtype": "float16",
+}
+
+
+def _config(tmp_path: Path, **changes: object) -> Path:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({key: value for key, value in {**CONFIG, **changes}.items() if value is not None}))
+    return path
+
+
+def test_a_config_json_equals_the_profile(tmp_path: Path) -> None:
+    profile = catalog.load_model("llama-2-70b")
+    for path in (_config(tmp_path), tmp_path):  # the file, or the folder it lies in
+        model = catalog.load_model(str(path))
+        assert model.weight_bytes_per_layer == profile.weight_bytes_per_layer
+        assert model.flops_per_token_per_layer == profile.flops_per_token_per_layer
+        assert model.embedding_bytes == profile.embedding_bytes
+        assert model.max_context_tokens == profile.max_context_tokens
+
+
+def test_config_json_defaults(tmp_path: Path) -> None:
+    model = catalog.load_model(_config(tmp_path, num_key_value_heads=None))
+    assert model.num_kv_heads == model.num_attention_heads
+    tied = catalog.load_model(_config(tmp_path, tie_word_embeddings=True))
+    assert tied.embedding_bytes == model.embedding_bytes / 2
+
+
+@pytest.mark.parametrize("model_type", transformer.MODEL_TYPES)
+def test_every_named_architecture_is_read(tmp_path: Path, model_type: str) -> None:
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 1} if model_type == "mixtral" else {}
+    model = catalog.load_model(_config(tmp_path, model_type=model_type, head_dim=256, **experts))
+    assert model.kv_bytes_per_token_per_layer == 2 * 8 * 256 * 2
+    assert model.num_experts == (4 if experts else 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "mamba"}, "unknown model_type 'mamba'.*llama"),
+        ({"model_type": None}, "unknown model_type"),
+        ({"hidden_size": None, "vocab_size": None}, "missing hidden_size, vocab_size"),
+        ({"model_type": "mixtral"}, "missing num_local_experts, num_experts_per_tok"),
+        ({"num_hidden_layers": "80"}, "num_hidden_layers: expected a whole number"),
+        ({"num_attention_heads": 0}, "num_attention_heads: expected a whole number"),
+        ({"num_key_value_heads": 7}, "no multiple"),
+        ({"hidden_size": 32}, "below the number of attention heads"),
+    ],
+)
+def test_config_json_faults(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        catalog.load_model(_config(tmp_path, **changes))
+
+
+def test_unreadable_model_files(tmp_path: Path) -> None:
+    broken = tmp_path / "config.json"
+    broken.write_text("{")
+    with pytest.raises(DataError, match="cannot be read as JSON"):
+        catalog.load_model(broken)
+    broken.write_text("[]")
+    with pytest.raises(DataError, match="expected a JSON object"):
+        catalog.load_model(broken)
+    with pytest.raises(DataError, match="no such file"):
+        catalog.load_model(tmp_path / "absent.json")
+
+
+@pytest.mark.parametrize("arguments", [("fp17", None), ("fp16", "int4")])
+def test_unknown_number_formats(arguments: tuple[str, str | None]) -> None:
+    with pytest.raises(DataError, match=r"unknown (kv_)?precision"):
+        catalog.load_model("llama-2-70b", *arguments)
+
+
+def test_a_gpu_file_of_ones_own(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(data_path("profiles", "gpus", "l4.yaml").read_text().replace("name: l4", "name: mine"))
+    gpu = catalog.load_gpu(str(path))
+    assert gpu.name == "mine"
+    assert gpu.fp16_flops == catalog.load_gpu("l4").fp16_flops
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("tdp: 72 W", "tpd: 72 W", "tdp: missing"),
+        ("tdp: 72 W", "tdp: 72 W\ncolour: green", "mine.yaml:10:1: unknown key 'colour'"),
+        ("tdp: 72 W", "tdp: 72", r"mine.yaml:9:6: tdp: .*needs a unit"),
+        ("tdp: 72 W", "tdp: 0 W", "above zero"),
+        ("memory: 22.5 GiB\nusable", "memory: 20 GiB\nusable", "usable_memory: exceeds memory"),
+        ("compute_efficiency: 0.39", "compute_efficiency: 39", "must lie in 0.01 .. 1, got 39"),
+        ("compute_efficiency: 0.39", "compute_efficiency: .nan", "expected a finite number"),
+        ("name: l4", "name: 4", "expected text"),
+        ("sources:", "sources: none\nother:", "expected a mapping"),
+        ("name: l4", "name: l4\nname: l4", "duplicate key"),
+    ],
+)
+def test_gpu_file_faults(tmp_path: Path, old: str, new: str, message: str) -> None:
+    text = data_path("profiles", "gpus", "l4.yaml").read_text()
+    assert old in text
+    path = tmp_path / "mine.yaml"
+    path.write_text(text.replace(old, new))
+    with pytest.raises(DataError, match=message):
+        catalog.load_gpu(path)
+
+
+def test_sections_refuse_wrong_types(tmp_path: Path) -> None:
+    path = tmp_path / "values.yaml"
+    path.write_text("flag: 1\nwhole: 1.5\nlist: 3\nitems: [1, x]\n")
+    section = open_profile(path)
+    for read, key in (
+        (section.flag, "flag"),
+        (section.integer, "whole"),
+        (section.numbers, "list"),
+        (section.numbers, "items"),
+    ):
+        with pytest.raises(DataError, match=f"{key}: expected"):
+            read(key)
+    path.write_text("[1, 2]")
+    with pytest.raises(DataError, match="expected a mapping"):
+        open_profile(path)

@@ -1,0 +1,174 @@
+"""The summary has the agreed names, plain JSON values, and ratios that fit."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from helixsim.domain.flowplan import CutElement
+from helixsim.domain.request import Slo
+from helixsim.domain.result import RequestColumns
+from helixsim.metrics.binding import cut_in_words
+from helixsim.metrics.compare import paired
+from helixsim.metrics.summary import experiment_summary, json_values, summarise, timing
+
+VLLM_KEYS = {
+    "duration", "completed", "failed", "total_input_tokens", "total_output_tokens", "request_throughput",
+    "request_goodput", "output_throughput", "total_token_throughput",
+} | {
+    f"{statistic}_{metric}_ms"
+    for statistic in ("mean", "median", "std", "p50", "p75", "p90", "p95", "p99")
+    for metric in ("ttft", "tpot", "itl", "e2el")
+}  # fmt: skip
+OWN_KEYS = {
+    "max_flow_tokens_per_s", "upper_bound_tokens_per_s", "gap", "mean_hops", "max_hops", "flow_attainment",
+    "utilisation", "kv_peak", "preemptions", "rejected", "offered_rate", "saturation", "cost_usd_per_mtok",
+    "energy_wh_per_mtok", "sim_seconds", "events", "ratio_to_baseline",
+    "window", "steady", "confidence", "what_binds", "kv_tokens_per_node", "conservation", "tpot_excluded",
+}  # fmt: skip
+
+
+@pytest.fixture
+def summary_of(fakes):
+    def build(run, slo=Slo(ttft_s=1.0), fleet=None):  # noqa: B008
+        fleet = fleet or fakes.fleet()
+        return summarise(
+            run, slo=slo, fleet=fleet, placement=fakes.placement(fleet), plan=fakes.plan(fleet),
+            mean_prompt_tokens=250.0, mean_output_tokens=30.0, offered_rps=4.0,
+        )  # fmt: skip
+
+    return build
+
+
+def test_all_agreed_keys_are_there_and_none_else_at_the_top(fakes, summary_of) -> None:
+    run = fakes.queue_run().run
+    document = experiment_summary("x", "a", Slo(), {"a": summary_of(run)}, {"a": run})
+    system = document["systems"]["a"]
+    assert set(system) - {"helixsim"} == VLLM_KEYS
+    assert set(system["helixsim"]) >= OWN_KEYS
+    assert not {"cpu_seconds", "peak_rss_bytes", "placement_seconds"} & set(system["helixsim"])
+
+
+def test_an_empty_run_is_still_valid_json(fakes, summary_of) -> None:
+    run = fakes.queue_run().run
+    empty = replace(
+        run,
+        window_end_ns=run.window_start_ns,
+        gaps=fakes.histogram(np.empty(0, dtype=np.int64), 10),
+        requests=RequestColumns(*(getattr(run.requests, name)[:0] for name in RequestColumns.__dataclass_fields__)),
+    )
+    summary = summary_of(empty)
+    document = experiment_summary("x", "a", Slo(), {"a": summary}, {"a": empty})
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
+    assert summary["output_throughput"] is None
+    assert summary["p99_itl_ms"] is None
+
+
+def test_equal_runs_give_equal_bytes_however_fast_the_machine(fakes, summary_of) -> None:
+    run = fakes.queue_run().run
+    slow = replace(run, cpu_s=99.0, wall_s=99.0)
+    assert json.dumps(summary_of(run)) == json.dumps(summary_of(slow))
+    assert timing(slow, fakes.placement(fakes.fleet()))["cpu_seconds"] == 99.0
+
+
+def test_intervals_contain_what_they_are_about(fakes, summary_of) -> None:
+    summary = summary_of(fakes.queue_run().run)
+    for metric, (low, high) in summary["helixsim"]["confidence"].items():
+        assert low <= summary[metric] <= high
+
+
+def test_conservation_counts_add_up(fakes, summary_of) -> None:
+    counts = summary_of(fakes.queue_run().run)["helixsim"]["conservation"]
+    assert counts["arrived"] == sum(counts[state] for state in ("waiting", "running", "finished", "rejected"))
+
+
+def test_flow_bound_in_requests_and_output_tokens_is_the_same_bound(fakes, summary_of) -> None:
+    own = summary_of(fakes.queue_run().run)["helixsim"]
+    assert own["max_flow_requests_per_s"] * 280 == pytest.approx(own["max_flow_tokens_per_s"])
+    assert own["max_flow_requests_per_s"] * 30 == pytest.approx(own["max_flow_output_tokens_per_s"])
+
+
+def test_ratios_are_quotients_and_invert(fakes, summary_of) -> None:
+    runs = {"a": fakes.queue_run().run, "b": fakes.queue_run(rate_rps=12.0, count=1500).run}
+    summaries = {name: summary_of(run) for name, run in runs.items()}
+    forth, back = (experiment_summary("x", base, Slo(), summaries, runs)["systems"] for base in ("a", "b"))
+    ours, theirs = forth["b"]["helixsim"], back["a"]["helixsim"]
+    assert forth["a"]["helixsim"]["ratio_to_baseline"]["output_throughput"] == 1
+    for metric, ratio in ours["ratio_to_baseline"].items():
+        assert ratio == pytest.approx(summaries["b"][metric] / summaries["a"][metric], rel=1e-6)
+    for metric, (low, high) in ours["ratio_to_baseline_interval"].items():
+        assert low < ours["ratio_to_baseline"][metric] < high
+        if metric != "output_throughput":
+            assert theirs["ratio_to_baseline_interval"][metric] == pytest.approx([1 / high, 1 / low], rel=1e-6)
+    below, above = theirs["ratio_to_baseline_interval"]["output_throughput"]
+    assert below < theirs["ratio_to_baseline"]["output_throughput"] < above
+
+
+def test_pairing_cancels_what_both_systems_share(fakes, summary_of) -> None:
+    run = fakes.queue_run().run
+    half = replace(run, series=replace(run.series, output_tokens=run.series.output_tokens // 2))
+    runs = {"whole": run, "half": half}
+    summaries = {name: summary_of(each) for name, each in runs.items()}
+    own = experiment_summary("x", "whole", Slo(), summaries, runs)["systems"]["half"]["helixsim"]
+    low, high = own["ratio_to_baseline_interval"]["output_throughput"]
+    unpaired = own["confidence"]["output_throughput"]
+    assert low <= own["ratio_to_baseline"]["output_throughput"] <= high
+    assert high - low < 0.01 < (unpaired[1] - unpaired[0]) / summaries["half"]["output_throughput"]
+
+
+def test_paired_comparison_sees_a_constant_slowdown_exactly(fakes) -> None:
+    base = fakes.queue_run().run
+    later = replace(
+        base.requests,
+        finish_ns=np.where(base.requests.finish_ns >= 0, base.requests.finish_ns + 5_000_000, -1),
+        first_token_ns=np.where(base.requests.first_token_ns >= 0, base.requests.first_token_ns + 5_000_000, -1),
+    )
+    result = paired(replace(base, requests=later), base)
+    assert result["ttft_difference_ms"] == pytest.approx(5.0)
+    assert result["e2el_difference_ms"] == pytest.approx(5.0)
+    assert result["e2el_difference_interval_ms"] == pytest.approx([5.0, 5.0])
+    assert result["tpot_difference_ms"] == pytest.approx(0.0)
+    assert result["ttft_faster_share"] == 0
+
+
+def test_requests_of_other_lengths_do_not_pair(fakes) -> None:
+    base = fakes.queue_run().run
+    other = replace(base, requests=replace(base.requests, prompt_tokens=base.requests.prompt_tokens + 1))
+    assert paired(other, base) == {"requests": 0}
+
+
+def test_the_cut_is_named_with_its_capacity(fakes) -> None:
+    fleet = fakes.fleet()
+    plan = fakes.plan(fleet)
+    text = cut_in_words(plan, fleet.cluster)
+    assert "3 t4x2 nodes (t4-0, t4-1, t4-2: 4000 tokens/s)" in text
+    links = replace(plan, min_cut=(CutElement("link", "a100-0 -> t4-0", 12.0), CutElement("nic", "t4-1 out", 5.0)))
+    assert "1 network link (a100-0 -> t4-0: 12 tokens/s)" in cut_in_words(links, fleet.cluster)
+    assert "1 network card (t4-1 out: 5 tokens/s)" in cut_in_words(links, fleet.cluster)
+
+
+def test_json_values_rounds_and_replaces_what_json_lacks() -> None:
+    assert json_values({"a": [1.23456789012345, float("nan"), float("inf")], "b": np.int64(3), "c": None}) == {
+        "a": [1.23456789, None, None],
+        "b": 3,
+        "c": None,
+    }
+
+
+def test_what_limits_is_read_off_the_measurements(fakes, summary_of) -> None:
+    calm = fakes.queue_run().run
+    flooded = fakes.queue_run(rate_rps=12.0, count=1500).run
+    full = replace(flooded.nodes, kv_peak_blocks=flooded.nodes.kv_blocks)
+    idle = replace(flooded.series, busy_ns=flooded.series.busy_ns // 3)
+
+    def words(run) -> str:
+        return summary_of(run)["helixsim"]["what_binds"]
+
+    assert "the load offers no more" in words(calm)
+    assert "t4-2 computes 90% of the time" in words(flooded)
+    assert "KV memory caps the requests in flight" in words(replace(flooded, nodes=full, series=idle))
+    empty = replace(flooded.nodes, kv_peak_blocks=flooded.nodes.kv_peak_blocks // 2)
+    assert "network delay" in words(replace(flooded, nodes=empty, series=idle))

@@ -1,0 +1,186 @@
+"""Files, tables, figures and page of a run directory."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from helixsim.cli.report import add_parser
+from helixsim.errors import DataError
+from helixsim.report.figures import latency_cdfs, throughput_bars
+from helixsim.report.files import file_stem, placement_document
+from helixsim.report.html import build_report, headline
+from helixsim.report.rows import number
+from helixsim.report.rundata import load_run
+from helixsim.report.style import styled, svg_bytes
+from helixsim.report.tables import comparison_text, placement_text
+
+
+@pytest.fixture(scope="module")
+def data(run_dir: Path):
+    return load_run(run_dir)
+
+
+def test_request_table_has_a_row_per_request_and_integer_times(fakes, run_dir: Path) -> None:
+    run = fakes.queue_run().run
+    text = (run_dir / "requests" / "helix.csv").read_text()
+    assert "." not in text.split("\n", 2)[1].replace("a100-0[0:8]", "")
+    table = pd.read_csv(run_dir / "requests" / "helix.csv")
+    assert table["request_id"].tolist() == run.requests.request_id.tolist()
+    assert table["status"].value_counts()["finished"] == (run.requests.status == 2).sum()
+    assert table["finish_ns"].isna().sum() == (run.requests.finish_ns < 0).sum()
+    done = table[table["status"] == "finished"]
+    spent = done["queue_ns"] + done["compute_ns"] + done["network_ns"]
+    assert (spent == done["finish_ns"] - done["arrival_ns"]).all()
+    assert done["route"].str.fullmatch(r"a100-\d\[0:8\] t4-\d\[8:16\]").all()
+
+
+def test_summary_is_strict_json_and_names_all_systems(run_dir: Path) -> None:
+    def refuse(token: str) -> None:
+        raise AssertionError(token)
+
+    document = json.loads((run_dir / "summary.json").read_text(), parse_constant=refuse)
+    assert list(document["systems"]) == ["helix", "swarm", "petals", "a/b <i>"]
+
+
+def test_placement_document_covers_the_fleet_and_the_model(fakes) -> None:
+    fleet = fakes.fleet()
+    document = placement_document(fakes.placement(fleet), fakes.plan(fleet), fleet)
+    assert list(document["layers"]) == [node.id for node in fleet.cluster.nodes]
+    assert document["layers"]["t4-3"] is None
+    held = [layer for layers in document["layers"].values() if layers for layer in range(*layers)]
+    assert set(held) == set(range(document["num_layers"]))
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
+
+
+def test_tables_fit_their_width_and_show_every_system(data) -> None:
+    for width in (80, 100, 140):
+        text = comparison_text(data.document, width=width)
+        assert max(map(len, text.splitlines())) <= width
+        for name in data.systems:
+            assert text.count(name) >= 2
+    assert "OVERLOADED" in text
+    assert "\x1b" not in text
+    assert "\x1b" in comparison_text(data.document, color=True)
+
+
+def test_four_systems_share_one_table_at_a_hundred_columns(data) -> None:
+    assert comparison_text(data.document, width=100).count("prompt + output tokens/s  ") == 1
+
+
+def test_placement_table_lists_nodes_by_layer(data) -> None:
+    text = placement_text("helix", data.placements["helix"])
+    assert max(map(len, text.splitlines())) <= 100
+    assert re.search(r"a100-0 +a100 +0–7 +800 +2 000 +3 000 +67", text)
+    assert text.index("a100-1") < text.index("t4-0") < text.index("t4-3")
+
+
+def test_figures_are_the_same_bytes_twice(data) -> None:
+    def draw() -> bytes:
+        with styled():
+            return svg_bytes(throughput_bars(data)[0])
+
+    assert draw() == draw()
+
+
+def test_latency_curves_end_at_one_and_hit_the_percentiles(data) -> None:
+    with styled():
+        _, table = latency_cdfs(data)
+    for (system, metric), curve in table.groupby(["system", "metric"]):
+        assert (np.diff(curve["value"]) >= 0).all()
+        assert curve["share_at_most"].iloc[-1] == pytest.approx(1)
+        key, scale = {
+            "ttft_s": ("median_ttft_ms", 1000),
+            "tpot_ms": ("median_tpot_ms", 1),
+            "itl_ms": ("median_itl_ms", 1),
+        }[metric]
+        median = np.interp(0.5, curve["share_at_most"], curve["value"]) * scale
+        assert median == pytest.approx(data.systems[system][key], rel=0.01)
+
+
+@pytest.fixture(scope="module")
+def page_path(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("report") / "run"
+    shutil.copytree(run_dir, directory)
+    (directory / "config.resolved.yaml").write_text("name: <fake>\n")
+    manifest = {"identity": {"config_hash": "abc123"}, "assumptions": ["L4: roofline & nothing else."]}
+    return build_report(directory, manifest)
+
+
+def test_every_figure_comes_as_svg_png_and_csv(page_path: Path) -> None:
+    drawings = sorted(page_path.parent.glob("figures/*.svg"))
+    assert {"throughput", "latency", "placement-helix", "placement-a_b__i_"} <= {path.stem for path in drawings}
+    for path in drawings:
+        ET.fromstring(path.read_text())
+        assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+        assert len(path.with_suffix(".csv").read_text().splitlines()) > 1
+
+
+def test_page_is_self_contained_escaped_and_has_unique_ids(page_path: Path) -> None:
+    page = page_path.read_text()
+    assert "a/b &lt;i&gt;" in page
+    assert "a/b <i>" not in page
+    assert "name: &lt;fake&gt;" in page
+    assert "abc123" in page
+    assert "roofline &amp; nothing else" in page
+    assert not re.findall(r'(?:src|href)="https?:', page.replace("http://www.w3.org", ""))
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'xlink:href="#([^"]+)"', page)) <= set(ids)
+
+
+def test_headline_names_the_best_system_and_its_ratio(data) -> None:
+    assert headline(data.document).startswith("swarm delivers ")
+    assert "no other system delivers more" in headline(data.document)
+    turned = {**data.document, "baseline": "helix"}
+    systems = {name: json.loads(json.dumps(system)) for name, system in data.systems.items()}
+    systems["swarm"]["helixsim"]["ratio_to_baseline"]["output_throughput"] = 2.5
+    systems["swarm"]["helixsim"]["ratio_to_baseline_interval"]["output_throughput"] = [2.1, 3.0]
+    assert "2.50 times the baseline helix (95 % range 2.10 to 3.00)" in headline({**turned, "systems": systems})
+    systems["swarm"]["helixsim"]["ratio_to_baseline_interval"]["output_throughput"] = [0.9, 6.9]
+    assert "does not tell the two apart" in headline({**turned, "systems": systems})
+
+
+def test_report_command_needs_a_finished_run(run_dir: Path, tmp_path: Path, capsys) -> None:
+    parser = argparse.ArgumentParser()
+    add_parser(parser.add_subparsers())
+    directory = tmp_path / "run"
+    shutil.copytree(run_dir, directory)
+    args = parser.parse_args(["report", str(directory)])
+    with pytest.raises(DataError, match=r"manifest\.json"):
+        args.func(args)
+    (directory / "manifest.json").write_text('{"identity": {"seed": 0}}')
+    assert args.func(args) == 0
+    assert Path(capsys.readouterr().out.strip()).read_text().startswith("<!doctype html>")
+    (directory / "nodes.csv").unlink()
+    with pytest.raises(DataError, match=r"nodes\.csv: missing"):
+        args.func(args)
+
+
+def test_foreign_summary_is_refused(run_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text('{"schema": 99}')
+    with pytest.raises(DataError, match="schema 1, got 99"):
+        load_run(tmp_path)
+    (tmp_path / "summary.json").write_text("{")
+    with pytest.raises(DataError, match="cannot be read"):
+        load_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "–"), (0.0, "0.00"), (0.04321, "0.0432"), (1.5, "1.50"), (99.96, "100"), (12345.6, "12 346"), (1e-7, "0")],
+)
+def test_numbers_keep_three_digits(value: float | None, text: str) -> None:
+    assert number(value) == text
+
+
+def test_file_stems_are_safe() -> None:
+    assert file_stem("a/b <i>") == "a_b__i_"
