@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from helixsim.cli import main
+from helixsim.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator, Sequence
 
 from helixsim.config.schema import ExperimentSection
@@ -29,12 +28,6 @@ def check_baseline(section: ExperimentSection, names: Sequence[str], source: Sou
     """Require the baseline to be one of the systems."""
     if section.baseline is not None and section.baseline not in names:
         yield source.problem(("baseline",), unknown_name("system", section.baseline, names))
-
-
-def check_report(section: ExperimentSection, source: Source) -> Iterator[Problem]:
-    """Refuse parquet where its library is missing: the format is never chosen by what is installed."""
-    if section.report.format == "parquet" and importlib.util.find_spec("pyarrow") is None:
-        yield source.problem(("report", "format"), "parquet needs pyarrow: pip install 'helixsim[parquet]', or use csv")
 
 
 def check_arrivals(spec: ArrivalsSpec, path: KeyPath, workload: WorkloadSpec, source: Source) -> Iterator[Problem]:

@@ -41,18 +41,6 @@ class KvSpec:
     expected_output_tokens: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ReportSpec:
-    """What a run writes down.
-
-    ``requests_format`` of the per-request tables is ``csv`` or ``parquet``; ``sample_s`` the interval of the time
-    series [s], None: chosen from the run.
-    """
-
-    requests_format: str = "csv"
-    sample_s: float | None = None
-
-
 @dataclass(frozen=True)
 class SystemSpec:
     """One of the systems an experiment compares.
@@ -85,6 +73,10 @@ class ResolvedExperiment:
     config_hash
         SHA-256 (hex) of the canonical JSON of ``document``, of the contents of every file it names, of the profiles
         used and of the helixsim version.
+    is_one_by_one
+        Requests travel as a message each, not all of a batch that go the same way as one.
+    sample_s
+        Interval of the time series [s]; None: chosen from the run.
     assumptions
         Sentences on every roofline fallback, extrapolation or default that stands for missing data.
     file_hashes
@@ -104,5 +96,6 @@ class ResolvedExperiment:
     document: Mapping[str, Any]
     config_hash: str
     assumptions: tuple[str, ...]
-    report: ReportSpec = ReportSpec()
+    is_one_by_one: bool = False
+    sample_s: float | None = None
     file_hashes: tuple[tuple[str, str], ...] = ()

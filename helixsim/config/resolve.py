@@ -15,7 +15,7 @@ import helixsim
 from helixsim import units
 from helixsim.config import checks
 from helixsim.config.choices import Choices, Registries, is_file_name, look_up
-from helixsim.config.experiment import CapacitySpec, KvSpec, ReportSpec, ResolvedExperiment, SystemSpec
+from helixsim.config.experiment import CapacitySpec, KvSpec, ResolvedExperiment, SystemSpec
 from helixsim.config.faults import problems_of
 from helixsim.config.loads import DEFAULT_LENGTHS, build_arrivals, build_slo, build_workload
 from helixsim.config.network import build_cluster
@@ -107,7 +107,6 @@ class _Resolver:
         profile_options, files = self._profile_options(), self._files()
         self.problems.extend(checks.check_names_unique(self.names, source))
         self.problems.extend(checks.check_baseline(section, self.names, source))
-        self.problems.extend(checks.check_report(section, source))
         if self.problems or workload is None:
             raise _error(self.problems)
 
@@ -132,7 +131,8 @@ class _Resolver:
             document=document,
             config_hash=_config_hash(document, file_hashes, [fleet, *(system.fleet.cluster for system in systems)]),
             assumptions=tuple(dict.fromkeys([*assumptions, *self._load_assumptions(), *stats.assumptions])),
-            report=ReportSpec(section.report.format, None if sample is None else units.parse(sample, "time")),
+            is_one_by_one=section.engine.transfers == "request",
+            sample_s=None if sample is None else units.parse(sample, "time"),
             file_hashes=file_hashes,
         )
 
@@ -175,7 +175,7 @@ class _Resolver:
         return override_nodes(nodes, overrides, self.section.engine.block_tokens, path, self.source, self.problems)
 
     def _profile_options(self) -> ProfileOptions:
-        written = self.section.engine.model_dump()
+        written = self.section.engine.model_dump(exclude={"transfers"})
         for key in ("timings", "limits"):
             if written[key] is not None:
                 written[key] = self.source.file(("engine", key), written[key])
@@ -212,6 +212,8 @@ class _Resolver:
             model = dataclasses.replace(model, name=section.model)
         else:
             model = catalog.load_model(section.model, section.precision, section.kv_precision)
+        if section.max_context_tokens is not None:
+            model = dataclasses.replace(model, max_context_tokens=section.max_context_tokens)
         profiles: dict[str, NodeProfile] = {}
         assumptions: list[str] = []
         for node in cluster.nodes:
@@ -232,7 +234,7 @@ class _Resolver:
             routing_options=options[routing],
             batching=section.batching.policy,
             batching_options=options[batching],
-            kv=KvSpec(**section.kv.model_dump()),
+            kv=KvSpec(**{**self.section.kv.model_dump(), **section.kv.model_dump(exclude_unset=True)}),
             fleet=dataclasses.replace(fleet, cluster=cluster),
             arrivals=arrivals,
         )

@@ -238,7 +238,7 @@ class SystemSection(Section):
         BatchingChoice(policy=DEFAULT_BATCHING),
         description="Batching policy, or a mapping of `policy` and its options.",
     )
-    kv: KvSection = Field(KvSection(), description="KV memory rules at admission.")
+    kv: KvSection = Field(KvSection(), description="Replaces what it gives of the experiment's `kv`.")
     nodes: list[NodeOverrideSection] = Field([], description="Limits of some nodes, for this system only.")
     arrivals: ArrivalsSection | None = Field(None, description="Replaces the arrivals of the workload.")
 
@@ -263,6 +263,11 @@ class EngineSection(Section):
     max_prefill_tokens: Count | None = Field(None, description="Prompt tokens per batch; without: the profile's.")
     max_prefill_requests: Count | None = Field(None, description="Prompts per batch; without: the profile's.")
     max_decode_seqs: Count | None = Field(None, description="Decoding sequences per batch; without: the profile's.")
+    transfers: Literal["batch", "request"] = Field(
+        "batch",
+        description="What travels as one message: all requests of a batch that go to the same node (engines with "
+        "pipeline parallelism), or each request by itself (Helix's prototype).",
+    )
     timings: str | None = Field(None, description="CSV of measured times per layer, instead of the profiles.")
     limits: str | None = Field(None, description="CSV of measured KV and batch limits, instead of the profiles.")
 
@@ -283,7 +288,6 @@ class CapacitySection(Section):
 class ReportSection(Section):
     """What a run writes down."""
 
-    format: Literal["csv", "parquet"] = Field("csv", description="Per-request tables; `parquet` needs pyarrow.")
     sample: Duration | None = Field(None, description="Interval of the time series; without: chosen from the run.")
 
 
@@ -300,6 +304,9 @@ class ExperimentSection(Section):
     )
     precision: str = Field("fp16", description="Number format of the weights: fp16, bf16, fp8, int8, int4.")
     kv_precision: str | None = Field(None, description="Number format of the KV cache; without: the profile's default.")
+    max_context_tokens: Count | None = Field(
+        None, description="Longest prompt plus output [tokens], as vLLM's max_model_len; without: the model's."
+    )
     cluster: ClusterSection = Field(description="The cluster, or the path of a YAML file that holds it.")
     workload: WorkloadSection = Field(WorkloadSection(), description="What is asked of it, and when it is measured.")
     systems: list[SystemSection] = Field(min_length=1, description="What is compared.")
@@ -308,5 +315,6 @@ class ExperimentSection(Section):
     )
     slo: SloSection = Field(SloSection(), description="Service-level objective.")
     engine: EngineSection = Field(EngineSection(), description="What the serving engine on each node allows itself.")
+    kv: KvSection = Field(KvSection(), description="KV memory rules at admission.")
     capacity: CapacitySection = Field(CapacitySection(), description="How planners estimate node capacities.")
     report: ReportSection = Field(ReportSection(), description="What a run writes down.")

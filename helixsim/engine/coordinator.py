@@ -18,7 +18,7 @@ from helixsim.engine.kvcache import KvPool
 from helixsim.engine.network import Channel, NetworkFabric
 from helixsim.engine.recorder import Recorder
 from helixsim.engine.state import ActiveRequest, Cohort, Path, Stage
-from helixsim.engine.worker import Worker
+from helixsim.engine.worker import Worker, one_by_one
 from helixsim.errors import SimulationError
 from helixsim.routing.base import Hop, RoutingPolicy
 
@@ -36,6 +36,7 @@ class Coordinator:
         feed: Feed,
         recorder: Recorder,
         max_context_tokens: int,
+        is_one_by_one: bool,
     ) -> None:
         self.kernel = kernel
         self.fabric = fabric
@@ -46,6 +47,7 @@ class Coordinator:
         self.feed = feed
         self.recorder = recorder
         self.max_context_tokens = max_context_tokens
+        self.is_one_by_one = is_one_by_one
         self.num_layers = admission.graph.num_layers
         self.paths: dict[tuple[Hop, ...], Path] = {}
         self.waiting: deque[ActiveRequest] = deque()
@@ -127,7 +129,11 @@ class Coordinator:
         for cohort in cohorts:
             cohort.network_ns += elapsed_ns
         self._inbox += cohorts
-        self._plan_coordinate()
+        if self._coordinate_pending or not self.kernel.is_instant_over:
+            self._plan_coordinate()
+        else:
+            self._coordinate_pending = True
+            self._coordinate(None)
 
     def _plan_coordinate(self) -> None:
         """Act once, after everything of this instant has arrived."""
@@ -135,7 +141,7 @@ class Coordinator:
             self._coordinate_pending = True
             self.kernel.call_in(0, Priority.COORDINATE, self._coordinate, None)
 
-    def _coordinate(self, _event: Call) -> None:
+    def _coordinate(self, _event: Call | None) -> None:
         inbox, self._inbox = self._inbox, []
         if len(inbox) > 1:
             inbox.sort(key=lambda cohort: cohort.number)
@@ -233,7 +239,8 @@ class Coordinator:
         channel = self._channels.get(worker)
         if channel is None:
             channel = self._channels[worker] = self.fabric.channel(COORDINATOR, self.workers[worker].node_id)
-        self.fabric.send(channel, size, self.workers[worker].receive, cohorts)
+        first = one_by_one(cohorts, TOKEN_ID_BYTES, channel) if self.is_one_by_one else None
+        self.fabric.send(channel, size, self.workers[worker].receive, cohorts, first)
 
     # KV memory ------------------------------------------------------------------------------------------------------
 

@@ -32,7 +32,7 @@ def check_invariants(
         _conservation(columns, coordinator),
         _causality(columns),
         _kv_memory(coordinator, is_drained),
-        _no_idle_work(workers),
+        _no_idle_work(workers, end_ns),
         _links(fabric, is_drained, end_ns),
         _no_overtime(workers, series, end_ns),
         _parts_add_up(columns),
@@ -41,7 +41,7 @@ def check_invariants(
 
 def check_state(coordinator: Coordinator, workers: Sequence[Worker]) -> tuple[InvariantCheck, ...]:
     """Return the laws that hold at every instant: KV memory and no idle work."""
-    return _kv_memory(coordinator, is_drained=False), _no_idle_work(workers)
+    return _kv_memory(coordinator, is_drained=False), _no_idle_work(workers, coordinator.kernel.now_ns)
 
 
 def raise_if_broken(checks: Sequence[InvariantCheck]) -> None:
@@ -96,8 +96,8 @@ def _kv_memory(coordinator: Coordinator, is_drained: bool) -> InvariantCheck:
     )
 
 
-def _no_idle_work(workers: Sequence[Worker]) -> InvariantCheck:
-    idle = [worker.node_id for worker in workers if not worker.is_busy and worker.queue_length]
+def _no_idle_work(workers: Sequence[Worker], now_ns: int) -> InvariantCheck:
+    idle = [worker.node_id for worker in workers if not worker.is_busy and worker.has_ready_work(now_ns)]
     return InvariantCheck("INV-7 no idle work", not idle, f"idle with work: {', '.join(idle)}" if idle else "none idle")
 
 

@@ -32,7 +32,7 @@ class Priority(IntEnum):
 class Call(simpy.Event):
     """An event that calls one function with itself; ``argument`` is what it is about."""
 
-    def __init__(self, env: simpy.Environment, function: Callable[[Call], None], argument: Any) -> None:  # noqa: ANN401
+    def __init__(self, env: simpy.Environment, function: Callable[[Call], None], argument: Any) -> None:
         self.env = env
         self.callbacks = [function]
         self._value = None
@@ -54,7 +54,7 @@ class Kernel:
         """The time [ns]."""
         return self.env._now  # type: ignore[return-value]  # the public property costs twice as much on the hot path
 
-    def call_in(self, delay_ns: int, priority: Priority, function: Callable[[Call], None], argument: Any) -> None:  # noqa: ANN401
+    def call_in(self, delay_ns: int, priority: Priority, function: Callable[[Call], None], argument: Any) -> None:
         """Call ``function`` after ``delay_ns``; its argument is the event, which carries ``argument``.
 
         Raises
@@ -71,6 +71,12 @@ class Kernel:
     def is_idle(self) -> bool:
         """Whether nothing is scheduled."""
         return not self.env._queue
+
+    @property
+    def is_instant_over(self) -> bool:
+        """Whether nothing else is scheduled for this instant, so that what waits for its end may go ahead."""
+        queue = self.env._queue
+        return not queue or queue[0][0] > self.env._now
 
     def run(self) -> None:
         """Run until nothing is scheduled or ``stop`` is called."""

@@ -82,8 +82,10 @@ class NetworkFabric:
             channel = self.channels[src, dst] = Channel(src, dst, link.bandwidth_bps, link.latency_ns)
         return channel
 
-    def send(self, channel: Channel, size_bytes: int, deliver: Deliver, load: Any) -> None:  # noqa: ANN401
-        """Send ``load`` and call ``deliver`` when its last byte has arrived."""
+    def send(
+        self, channel: Channel, size_bytes: int, deliver: Deliver, load: Any, first_bytes: int | None = None
+    ) -> None:
+        """Send ``load`` and call ``deliver`` when its first ``first_bytes`` have arrived (None: all of it)."""
         now = self.kernel.now_ns
         start = max(now, channel.free_at_ns)
         serialisation = round(size_bytes * channel.ns_per_byte)
@@ -97,9 +99,10 @@ class NetworkFabric:
         channel.bytes_sent += size_bytes
         channel.busy_ns += serialisation
         channel.queue_ns += start - now
-        self.kernel.call_in(
-            end + channel.latency_ns - now, Priority.DELIVER, self._arrive, (channel, size_bytes, deliver, load, now)
-        )
+        arrival = end + channel.latency_ns
+        if first_bytes is not None:
+            arrival -= round((size_bytes - first_bytes) * channel.ns_per_byte)
+        self.kernel.call_in(arrival - now, Priority.DELIVER, self._arrive, (channel, size_bytes, deliver, load, now))
 
     def _arrive(self, event: Call) -> None:
         channel, size_bytes, deliver, load, sent_ns = event.argument

@@ -43,8 +43,9 @@ class SimulationInputs:
     """Everything one run needs.
 
     ``expected_output_tokens`` is what admission assumes of a request whose output length nobody knows.
-    ``sample_ns`` is the interval of the time series, None: chosen from the window. ``check``: test the laws on memory
-    and idle nodes at every sample instead of only at the end.
+    ``is_one_by_one``: the requests of a batch travel as a message each, as in Helix's prototype, instead of as one
+    message for all that go the same way. ``sample_ns`` is the interval of the time series, None: chosen from the
+    window. ``check``: test the laws on memory and idle nodes at every sample instead of only at the end.
     """
 
     fleet: Fleet
@@ -58,6 +59,7 @@ class SimulationInputs:
     high_water: float
     expected_output_tokens: float
     seed: int
+    is_one_by_one: bool = False
     sample_ns: int | None = None
     check: bool = False
 
@@ -84,6 +86,9 @@ class _Run:
         self.window_end_ns = None if window.duration_ns is None else window.warmup_ns + window.duration_ns
         self.recorder = Recorder(window.warmup_ns, self.window_end_ns)
         self.fabric = NetworkFabric(self.kernel, inputs.fleet.cluster)
+        ids, ranges = inputs.graph.node_ids, inputs.placement.ranges
+        hops = [hop for hops in (inputs.graph.first, *inputs.graph.successors) for hop in hops]
+        self.entered_inside = {ids[hop.node] for hop in hops if hop.start > ranges[ids[hop.node]].start}
         self.workers = [self._worker(node_id, r) for node_id, r in inputs.placement.ranges.items()]
         self.pools = [self._pool(node_id, r) for node_id, r in inputs.placement.ranges.items()]
         block_tokens = inputs.fleet.profiles[0].block_tokens
@@ -104,6 +109,7 @@ class _Run:
             inputs.feed,
             self.recorder,
             inputs.fleet.model.max_context_tokens,
+            inputs.is_one_by_one,
         )
         for number, worker in enumerate(self.workers):
             worker.receivers[-1] = (COORDINATOR, self.coordinator.receive)
@@ -127,6 +133,8 @@ class _Run:
             self.kernel,
             self.fabric,
             policy.observe if isinstance(policy, HopObserver) else None,
+            node_id in self.entered_inside,
+            self.inputs.is_one_by_one,
         )
 
     def _pool(self, node_id: str, layer_range: LayerRange) -> KvPool:

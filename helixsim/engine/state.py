@@ -97,6 +97,9 @@ class Cohort:
     Everything on the way happens to all of them alike, so nodes and links handle cohorts; only the coordinator looks
     at single requests. A prefill is a cohort of one. ``tokens`` is what a step feeds in for all of them together,
     ``context_tokens`` the KV they read.
+
+    Where requests travel one by one, the first arrives at ``arrived_ns`` and each other ``spacing_ns`` after the one
+    before it; otherwise all arrive at once and ``spacing_ns`` is 0.
     """
 
     __slots__ = (
@@ -112,6 +115,7 @@ class Cohort:
         "queue_ns",
         "requests",
         "sent_ns",
+        "spacing_ns",
         "tokens",
     )
 
@@ -127,10 +131,17 @@ class Cohort:
         self.hop = 0
         self.layers_done = 0
         self.sent_ns = 0
+        self.spacing_ns = 0
         self.arrived_ns = 0
         self.queue_ns = 0
         self.compute_ns = 0
         self.network_ns = 0
+
+    def arrived_by(self, now_ns: int) -> int:
+        """Return how many of its requests have arrived."""
+        if not self.spacing_ns:
+            return self.tokens if self.arrived_ns <= now_ns else 0
+        return max(0, min(self.tokens, (now_ns - self.arrived_ns) // self.spacing_ns + 1))
 
     def split(self, count: int) -> Cohort:
         """Take the first ``count`` requests of a decoding cohort away into a new one."""
@@ -140,4 +151,6 @@ class Cohort:
         self.context_tokens -= front.context_tokens
         for name in ("hop", "layers_done", "sent_ns", "arrived_ns", "queue_ns", "compute_ns", "network_ns"):
             setattr(front, name, getattr(self, name))
+        self.arrived_ns += count * self.spacing_ns
+        self.network_ns += count * self.spacing_ns
         return front

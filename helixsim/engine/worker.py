@@ -22,8 +22,11 @@ Observe = Callable[[int, int, int], None]
 class Worker:
     """One placed node.
 
-    ``receivers`` maps the number of the next worker, or -1 for the coordinator, to (its id, its ``receive``); it is
-    filled when all workers exist.
+    ``has_inner_entries``: requests may enter in the middle of its layers (partial inference). ``observe`` is told how
+    long each cohort took from being sent to being computed. ``is_one_by_one``: requests travel one by one, so that the
+    first to arrive starts a batch without the others; else those of a batch that go the same way arrive together.
+    ``receivers`` maps the number of the next worker, or -1
+    for the coordinator, to (its id, its ``receive``); it is filled when all workers exist.
     """
 
     __slots__ = (
@@ -32,10 +35,11 @@ class Worker:
         "_compute",
         "_decode_seqs",
         "_decodes",
-        "_dispatch_pending",
         "_fabric",
+        "_has_inner_entries",
+        "_is_one_by_one",
         "_kernel",
-        "_layer_ns",
+        "_known_layer_ns",
         "_limits",
         "_observe",
         "_policy",
@@ -63,6 +67,8 @@ class Worker:
         kernel: Kernel,
         fabric: NetworkFabric,
         observe: Observe | None,
+        has_inner_entries: bool,
+        is_one_by_one: bool,
     ) -> None:
         self.node_id = node_id
         self.range = layer_range
@@ -79,56 +85,71 @@ class Worker:
         self._kernel = kernel
         self._fabric = fabric
         self._observe = observe
+        self._has_inner_entries = has_inner_entries
+        self._is_one_by_one = is_one_by_one
         self._prefills: list[Cohort] = []
         self._decodes: list[Cohort] = []
         self._decode_seqs = 0
         self._batch: tuple[list[Cohort], list[Cohort]] = ([], [])
         self._started_ns = 0
-        self._dispatch_pending = False
         self._channels: dict[int, Channel] = {}
-        self._layer_ns: dict[tuple[int, int], float] = {}
+        self._known_layer_ns: dict[tuple[int, int], float] = {}
 
     @property
     def queue_length(self) -> int:
         """Requests that wait for a batch."""
         return len(self._prefills) + self._decode_seqs
 
+    def has_ready_work(self, now_ns: int) -> bool:
+        """Whether a request that waits for a batch has arrived in full."""
+        return bool(self._prefills) or any(cohort.arrived_ns <= now_ns for cohort in self._decodes)
+
     def busy_until(self, now_ns: int) -> int:
         """Return the time spent computing up to now [ns], the running batch's part included."""
         return self.busy_ns + (now_ns - self._started_ns if self.is_busy else 0)
 
     def receive(self, cohorts: list[Cohort], elapsed_ns: int) -> None:
-        """Queue cohorts that have just arrived after ``elapsed_ns`` on the network."""
+        """Queue cohorts, the first of which arrives now after ``elapsed_ns`` on the network."""
         now = self._kernel.now_ns
+        offset = 0
         for cohort in cohorts:
-            cohort.network_ns += elapsed_ns
-            cohort.arrived_ns = now
+            cohort.network_ns += elapsed_ns + offset
+            cohort.arrived_ns = now + offset
+            offset += cohort.spacing_ns * cohort.tokens
             if cohort.is_prefill:
                 self._prefills.append(cohort)
             else:
                 self._decodes.append(cohort)
                 self._decode_seqs += cohort.tokens
         if not self.is_busy:
-            self._plan_dispatch()
+            self._dispatch_at_end_of_instant()
 
-    def _plan_dispatch(self) -> None:
-        if not self._dispatch_pending:
-            self._dispatch_pending = True
+    def _dispatch_at_end_of_instant(self) -> None:
+        """Form a batch once all that arrives at this instant is here; at once if nothing else is due."""
+        if self._kernel.is_instant_over:
+            self._dispatch(None)
+        else:
             self._kernel.call_in(0, Priority.DISPATCH, self._dispatch, None)
 
-    def _dispatch(self, _event: Call) -> None:
-        """Form and start a batch."""
-        self._dispatch_pending = False
+    def _dispatch(self, _event: Call | None) -> None:
+        """Form and start a batch, unless one is running; if nothing has arrived in full yet, come back when it has."""
+        if self.is_busy or not (self._prefills or self._decodes):
+            return
         now = self._kernel.now_ns
+        ready = self._decode_seqs
+        if self._is_one_by_one:
+            ready = sum([cohort.arrived_by(now) for cohort in self._decodes])
+            if not (ready or self._prefills):
+                first = min([cohort.arrived_ns for cohort in self._decodes])
+                self._kernel.call_in(first - now, Priority.DISPATCH, self._dispatch, None)
+                return
         if len(self._prefills) > 1:
             self._prefills.sort(key=_by_arrival)
-        num_prefills, num_decodes = self._policy.plan(
-            [cohort.tokens for cohort in self._prefills], self._decode_seqs, self._limits
-        )
+        num_prefills, num_decodes = self._policy.plan([cohort.tokens for cohort in self._prefills], ready, self._limits)
         prefills, self._prefills = self._prefills[:num_prefills], self._prefills[num_prefills:]
-        decodes = self._take_decodes(num_decodes)
+        decodes = self._take_decodes(num_decodes, now)
         self._batch = (prefills, decodes)
-        duration = self._duration_ns(prefills, decodes)
+        duration = self._duration_ns(prefills, decodes, num_decodes)
         for cohorts in (prefills, decodes):
             for cohort in cohorts:
                 cohort.queue_ns += now - cohort.arrived_ns
@@ -138,58 +159,62 @@ class Worker:
         self._started_ns = now
         self._kernel.call_in(duration, Priority.FINISH, self._finish, None)
 
-    def _take_decodes(self, count: int) -> list[Cohort]:
-        """Remove ``count`` sequences from the front of the decode queue, splitting a cohort if need be."""
+    def _take_decodes(self, count: int, now_ns: int) -> list[Cohort]:
+        """Remove ``count`` sequences that have arrived from the front of the queue, splitting cohorts if need be."""
         if count == self._decode_seqs:
             taken, self._decodes = self._decodes, []
         else:
             self._decodes.sort(key=_by_arrival)
-            left, end = count, 0
-            while left and left >= self._decodes[end].tokens:
-                left -= self._decodes[end].tokens
-                end += 1
-            taken, self._decodes = self._decodes[:end], self._decodes[end:]
-            if left:
-                taken.append(self._decodes[0].split(left))
+            taken, kept, left = [], [], count
+            for cohort in self._decodes:
+                part = min(left, cohort.arrived_by(now_ns)) if left else 0
+                left -= part
+                if part == cohort.tokens:
+                    taken.append(cohort)
+                    continue
+                if part:
+                    taken.append(cohort.split(part))
+                kept.append(cohort)
+            self._decodes = kept
         self._decode_seqs -= count
         return taken
 
-    def _duration_ns(self, prefills: list[Cohort], decodes: list[Cohort]) -> int:
-        """Return how long the batch takes: the sum over layers of the work active in each, and one copy in.
-
-        Requests may enter in the middle of the node's range, so that its later layers have more work than the first.
-        """
+    def _duration_ns(self, prefills: list[Cohort], decodes: list[Cohort], seqs: int) -> int:
+        """Return how long the batch takes: the sum over layers of the work active in each, and one copy in."""
         compute = self._compute
-        first, end = self.range.start, self.range.end
-        tokens = 0
-        entries: dict[int, list[int]] = {}
-        for cohorts in (prefills, decodes):
-            for cohort in cohorts:
-                tokens += cohort.tokens
-                work = entries.setdefault(cohort.path.stages[cohort.hop].start, [0, 0, 0])
-                if cohort.is_prefill:
-                    work[0] += cohort.tokens
-                else:
-                    work[1] += cohort.tokens
-                    work[2] += cohort.context_tokens
-        starts = sorted(entries) if len(entries) > 1 else list(entries)
-        prompt = seqs = context = 0
-        duration = compute.activation_copy_ns_per_token * tokens
-        for position, start in enumerate(starts):
-            work = entries[start]
-            prompt += work[0]
-            seqs += work[1]
-            context += work[2]
-            layers = (starts[position + 1] if position + 1 < len(starts) else end) - start
-            layer_ns = self._layer_ns.get((prompt, seqs))
-            if layer_ns is None:
-                layer_ns = self._layer_ns[prompt, seqs] = compute.prefill(prompt) + compute.decode(seqs)
-            duration += layers * (layer_ns + compute.decode_context_ns_per_token * context)
-        if starts and starts[0] < first:
-            raise ValueError(f"layer {starts[0]} is not on {self.node_id}")
+        prompt = sum([cohort.tokens for cohort in prefills]) if prefills else 0
         self.prompt_tokens += prompt
         self.decode_tokens += seqs
-        return round(duration)
+        if self._has_inner_entries:
+            layers_ns = self._layers_ns_by_entry(prefills, decodes)
+        else:
+            layers_ns = (self.range.end - self.range.start) * self._layer_ns(prompt, seqs, decodes)
+        return round(layers_ns + compute.activation_copy_ns_per_token * (prompt + seqs))
+
+    def _layer_ns(self, prompt: int, seqs: int, decodes: list[Cohort]) -> float:
+        """Return the time of one layer in which ``prompt`` tokens and the sequences of ``decodes`` are active."""
+        known = self._known_layer_ns.get((prompt, seqs))
+        if known is None:
+            known = self._known_layer_ns[prompt, seqs] = self._compute.prefill(prompt) + self._compute.decode(seqs)
+        per_token_ns = self._compute.decode_context_ns_per_token
+        if per_token_ns:
+            known += per_token_ns * sum([cohort.context_tokens for cohort in decodes])
+        return known
+
+    def _layers_ns_by_entry(self, prefills: list[Cohort], decodes: list[Cohort]) -> float:
+        """Return the time of all layers where requests enter in the middle: later layers have more work than the first.
+
+        All requests run to the node's last layer, so the work only grows from one entry to the next.
+        """
+        entry_of = {id(cohort): cohort.path.stages[cohort.hop].start for cohort in prefills + decodes}
+        entries = sorted(set(entry_of.values()))
+        total_ns = 0.0
+        for entry, following in zip(entries, [*entries[1:], self.range.end], strict=True):
+            active = [cohort for cohort in decodes if entry_of[id(cohort)] <= entry]
+            prompt = sum([cohort.tokens for cohort in prefills if entry_of[id(cohort)] <= entry])
+            seqs = sum([cohort.tokens for cohort in active])
+            total_ns += (following - entry) * self._layer_ns(prompt, seqs, active)
+        return total_ns
 
     def _finish(self, _event: Call) -> None:
         """Send the finished batch on, decode steps first: they are small and somebody waits for each."""
@@ -206,7 +231,7 @@ class Worker:
         for cohort in prefills:
             self._send(self._advance(cohort, now), [cohort])
         if self._prefills or self._decodes:
-            self._plan_dispatch()
+            self._dispatch_at_end_of_instant()
 
     def _advance(self, cohort: Cohort, now_ns: int) -> int:
         """Book the stage as done and return the number of the next worker, -1 for the coordinator."""
@@ -226,6 +251,19 @@ class Worker:
             channel = self._channels[target] = self._fabric.channel(self.node_id, node_id)
         if node_id == COORDINATOR:
             size = TOKEN_ID_BYTES * sum([len(cohort.requests) for cohort in cohorts])
+            self._fabric.send(channel, size, receive, cohorts)
         else:
             size = self._token_bytes * sum([cohort.tokens for cohort in cohorts])
-        self._fabric.send(channel, size, receive, cohorts)
+            first = one_by_one(cohorts, self._token_bytes, channel) if self._is_one_by_one else None
+            self._fabric.send(channel, size, receive, cohorts, first)
+
+
+def one_by_one(cohorts: list[Cohort], token_bytes: int, channel: Channel) -> int | None:
+    """Space the requests of a message by their transmission times; return the bytes of the first (None: a prompt)."""
+    if cohorts[0].is_prefill:
+        cohorts[0].spacing_ns = 0
+        return None
+    spacing_ns = max(1, round(token_bytes * channel.ns_per_byte))
+    for cohort in cohorts:
+        cohort.spacing_ns = spacing_ns
+    return token_bytes

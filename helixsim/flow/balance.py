@@ -18,10 +18,10 @@ _SLACK = 1e-9
 def balance(network: FlowNetwork, value_tokens_per_s: float) -> list[float]:
     """Return the flow on each link [tokens/s] that carries ``value_tokens_per_s`` in all.
 
-    It minimises sum f(i, j)^2 / (c(i) c(j)) with c the capacity of a node, at most the whole flow. Where a group of
-    nodes feeds another freely, the optimum is f(i, j) ~ c(i) c(j): every node in proportion to its capacity and every
-    link in proportion to both. The optimum is unique and prefers short routes. With very many links, or where the
-    quadratic solver gives up, only the nodes are balanced, by linear pieces of the same cost.
+    It minimises sum f(i, j)^2 / (c(i) c(j)) with c the capacity of a node. Where a group of nodes feeds another freely,
+    the optimum is f(i, j) ~ c(i) c(j): every node in proportion to its capacity and every link in proportion to both.
+    The optimum is unique and prefers short routes. With very many links, or where the quadratic solver gives up, only
+    the nodes are balanced, by linear pieces of the same cost.
     """
     if len(network.links) <= _MOST_QUADRATIC_LINKS:
         try:
@@ -33,7 +33,7 @@ def balance(network: FlowNetwork, value_tokens_per_s: float) -> list[float]:
 
 def _balance(network: FlowNetwork, value_tokens_per_s: float, *, quadratic: bool) -> list[float]:
     # Everything is a share of the whole flow, which keeps coefficients near one.
-    share = {node: min(1.0, network.node_limit(node)[1] / value_tokens_per_s) for node in network.nodes}
+    share = {node: network.node_limit(node)[1] / value_tokens_per_s for node in network.nodes}
     share[COORDINATOR] = 1.0
     program = solver.Program()
     inbound: dict[str, list[int]] = {node: [] for node in share}
@@ -49,10 +49,9 @@ def _balance(network: FlowNetwork, value_tokens_per_s: float, *, quadratic: bool
     program.row(outbound[COORDINATOR], 1.0 - _SLACK, 1.0)
     for node in network.nodes:
         program.row(dict.fromkeys(inbound[node], 1.0) | dict.fromkeys(outbound[node], -1.0), 0.0, 0.0)
-        limit = network.node_limit(node)[1] / value_tokens_per_s
         if quadratic:
-            if limit < 1.0:
-                program.row(inbound[node], upper=limit)
+            if share[node] < 1.0:
+                program.row(inbound[node], upper=share[node])
         else:
             pieces = [
                 program.column(2 * (piece + 0.5) / _SEGMENTS, 0.0, share[node] / _SEGMENTS)

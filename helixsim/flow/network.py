@@ -56,7 +56,9 @@ class FlowNetwork:
 def build_network(fleet: Fleet, placement: Placement, capacity: CapacityTable) -> FlowNetwork:
     """Return the capacity graph; it has no nodes if the placement leaves no complete route."""
     order = {node: position for position, node in enumerate(placement.ranges)}
-    held = sorted(placement.ranges.items(), key=lambda item: (item[1].end, order[item[0]]))
+    compute = {node: capacity.tokens_per_s(node, layers.layers) for node, layers in placement.ranges.items()}
+    able = [(node, layers) for node, layers in placement.ranges.items() if compute[node] > 0]
+    held = sorted(able, key=lambda item: (item[1].end, order[item[0]]))
     usable = _on_complete_routes(held, placement)
     nodes = [(node, layers) for node, layers in held if node in usable]
     links = [
@@ -78,7 +80,7 @@ def build_network(fleet: Fleet, placement: Placement, capacity: CapacityTable) -
     return FlowNetwork(
         nodes=tuple(node for node, _ in nodes),
         links=tuple(links),
-        compute_tokens_per_s={node: capacity.tokens_per_s(node, layers.layers) for node, layers in nodes},
+        compute_tokens_per_s={node: compute[node] for node, _ in nodes},
         nic_tokens_per_s=_cards(fleet, links),
     )
 

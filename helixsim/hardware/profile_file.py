@@ -93,7 +93,7 @@ class Section:
                 where = self._document.key_where((*self._path, key))
                 raise DataError(f"{where}: unknown key {key!r}{did_you_mean(key, self._asked)} (allowed: {allowed})")
 
-    def _get(self, key: str) -> Any:  # noqa: ANN401 - checked by the caller
+    def _get(self, key: str) -> Any:
         self._asked.append(key)
         if key not in self._data:
             raise self.fault(key, f"missing (there are: {', '.join(self._data)})")

@@ -16,6 +16,23 @@ from helixsim.placement.outcome import finished
 
 _KEYS = ("layers", "partial_inference", "pipelines")
 
+_FIGURES = (
+    "strategy",
+    "status",
+    "num_layers",
+    "objective_tokens_per_s",
+    "upper_bound_tokens_per_s",
+    "gap",
+    "max_flow_tokens_per_s",
+    "mean_hops",
+    "max_hops",
+    "nodes",
+    "min_cut",
+    "routes",
+    "notes",
+)
+"""What a placement written by ``place`` or ``run`` says about itself; read over here."""
+
 
 @dataclass(frozen=True, slots=True)
 class FixedOptions:
@@ -53,7 +70,7 @@ class Fixed:
         if not isinstance(data, Mapping):
             raise DataError(f"{path}: a placement file holds the keys {', '.join(_KEYS)}, got {type(data).__name__}")
         for key in data:
-            if key not in _KEYS:
+            if key not in _KEYS + _FIGURES:
                 raise DataError(
                     f"{path}: unknown key {key!r}{did_you_mean(str(key), _KEYS)} (known: {', '.join(_KEYS)})"
                 )

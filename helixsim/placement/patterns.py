@@ -20,7 +20,7 @@ _MOST_PATTERNS = 120
 _MOST_VISITED = 4000
 """Steps of the enumeration per region and stage length."""
 
-_MOST_NODES = 10
+_MOST_NODES = 40
 """Branch-and-bound nodes per program; what is not found by then counts as not there."""
 
 _MOST_ENDS = 30

@@ -156,7 +156,7 @@ def _run_systems(
 def _as_they_finish(
     futures: dict[Future[FinishedSystem], str],
     shares: Any,
-    progress: Progress,  # noqa: ANN401
+    progress: Progress,
 ) -> Iterator[FinishedSystem]:
     pending = set(futures)
     while pending:
@@ -180,7 +180,7 @@ _shares: Any = None
 """In a worker process: the array in which it tells how far its systems are."""
 
 
-def _start_process(shares: Any) -> None:  # noqa: ANN401 - multiprocessing's synchronised array has no public type
+def _start_process(shares: Any) -> None:
     """Take over the progress array; leave Ctrl-C to the parent."""
     import signal
 

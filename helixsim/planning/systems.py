@@ -105,7 +105,7 @@ def simulate_system(
     graph = routing_graph(placed.placement, placed.plan)
     policy = routing_registry.get(system.routing)(graph, system.routing_options, stream(seed, "routing"))
     expected_output = system.kv.expected_output_tokens
-    sample_s = experiment.report.sample_s
+    sample_s = experiment.sample_s
     inputs = SimulationInputs(
         fleet=fleet,
         placement=placed.placement,
@@ -120,6 +120,7 @@ def simulate_system(
             experiment.workload_stats.mean_output_tokens if expected_output is None else expected_output
         ),
         seed=seed,
+        is_one_by_one=experiment.is_one_by_one,
         sample_ns=None if sample_s is None else seconds_to_ns(sample_s),
         check=check,
     )

@@ -126,6 +126,7 @@ def placement_document(placement: Placement, plan: FlowPlan, fleet: Fleet) -> di
         "mean_hops": plan.mean_hops,
         "max_hops": plan.max_hops,
         "partial_inference": placement.partial_inference,
+        **({"pipelines": dict(placement.pipelines)} if placement.pipelines else {}),
         "layers": layers,
         "nodes": nodes,
         "min_cut": [

@@ -95,6 +95,6 @@ class RoutingPolicyFactory(Protocol):
     summary: ClassVar[str]
     Options: ClassVar[type[Any]]
 
-    def __call__(self, graph: RoutingGraph, options: Any, rng: np.random.Generator) -> RoutingPolicy:  # noqa: ANN401
+    def __call__(self, graph: RoutingGraph, options: Any, rng: np.random.Generator) -> RoutingPolicy:
         """Return a policy for one run."""
         ...

@@ -157,3 +157,13 @@ def test_network_card_shared_by_two_links_halves_their_rate():
 
     transmission = 1000 * 1002 * 8
     assert last_token(1e9) - last_token(None) == pytest.approx(transmission, rel=0.01)
+
+
+def test_requests_that_travel_one_by_one_start_batches_without_the_rest():
+    """Two decode steps leave the coordinator together: as one message they share a batch, one by one they do not."""
+    load = requests((0, 100, 2), (0, 100, 2))
+    together, apart = (run(quick_entry(1e17), load, is_one_by_one=one_by_one) for one_by_one in (False, True))
+    assert list(together.nodes.batches) == [2, 2]
+    assert list(apart.nodes.batches) == [3, 3]
+    assert list(apart.nodes.decode_tokens) == list(together.nodes.decode_tokens)
+    assert apart.requests.finish_ns.max() > together.requests.finish_ns.max()

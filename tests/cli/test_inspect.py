@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 
-from helixsim.cli import main
+from helixsim.cli.main import main
 from helixsim.planning.registries import registries
 
 

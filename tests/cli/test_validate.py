@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from helixsim.cli import main
+from helixsim.cli.main import main
 
 EXPERIMENT = """\
 schema: 1
@@ -108,7 +108,7 @@ def test_a_damaged_trace_is_exit_code_3(experiment, tmp_path, capsys):
 
 def test_validate_imports_no_solver_simulator_tables_or_pictures(experiment):
     code = (
-        f"import sys; from helixsim.cli import main; main(['validate', {str(experiment)!r}]); "
+        f"import sys; from helixsim.cli.main import main; main(['validate', {str(experiment)!r}]); "
         "print([m for m in ('pandas', 'matplotlib', 'highspy', 'simpy') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)

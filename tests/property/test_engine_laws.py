@@ -47,11 +47,16 @@ def cases(draw):
 
 
 @pytest.mark.parametrize("routing", routing_registry.names())
-@given(case=cases(), seed=st.integers(0, 1000), batching=st.sampled_from(batching_registry.names()))
+@given(
+    case=cases(),
+    seed=st.integers(0, 1000),
+    batching=st.sampled_from(batching_registry.names()),
+    is_one_by_one=st.booleans(),
+)
 @settings(max_examples=12, deadline=None)
-def test_a_drained_run_finishes_or_rejects_everything(routing, case, seed, batching):
+def test_a_drained_run_finishes_or_rejects_everything(routing, case, seed, batching, is_one_by_one):
     load = random_load(seed, 40, rate_rps=20.0)
-    result = run(case, load, routing=routing, batching=batching, seed=seed)
+    result = run(case, load, routing=routing, batching=batching, seed=seed, is_one_by_one=is_one_by_one)
     rows = result.requests
     assert set(rows.status) <= {RequestStatus.FINISHED, RequestStatus.REJECTED}
     assert len(rows.status) == len(load)

@@ -1,0 +1,203 @@
+"""The helix strategy: its search, its frontier and its choice."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import builders
+import pytest
+
+from helixsim.domain.cluster import Fleet, LinkSpec
+from helixsim.domain.placement import Placement
+from helixsim.errors import ConfigError, InfeasibleError
+from helixsim.flow.capacity import CapacityTable, upper_bound_share
+from helixsim.flow.maxflow import max_flow, max_flow_value
+from helixsim.placement.base import PlacementProblem
+from helixsim.placement.bounds import configuration_bound
+from helixsim.placement.check import check
+from helixsim.placement.helix import Helix, HelixOptions
+from helixsim.placement.milp import solve_exact
+
+BIG, SMALL = builders.profile("big", 4), builders.profile("small", 2)
+TABLES = {"big": (400.0, 200.0, 150.0, 100.0), "small": (120.0, 60.0)}
+
+
+def mixed_fleet(big: int, small: int, **options: object) -> tuple[Fleet, CapacityTable]:
+    fleet = builders.fleet([BIG] * big + [SMALL] * small, num_layers=8, **options)  # type: ignore[arg-type]
+    kinds = {profile.kind for profile in fleet.profiles}
+    return fleet, builders.capacity_of(fleet, {kind: table for kind, table in TABLES.items() if kind in kinds})
+
+
+def test_flow_is_exact_and_within_the_bound() -> None:
+    fleet, table = mixed_fleet(2, 5)
+    placement = Helix().solve(PlacementProblem(fleet, table), HelixOptions())
+    check(fleet, placement)
+    assert placement.objective_tokens_per_s == pytest.approx(max_flow_value(fleet, placement, table))
+    assert placement.objective_tokens_per_s <= placement.upper_bound_tokens_per_s * (1 + 1e-9)
+    assert placement.history[-1][1] == pytest.approx(placement.objective_tokens_per_s)
+    assert placement.history[-1][2] <= upper_bound_share(fleet, table)
+
+
+@pytest.mark.parametrize(("big", "small"), [(1, 4), (2, 2), (2, 3)])
+def test_patterns_reach_the_exact_optimum_of_small_fleets(big: int, small: int) -> None:
+    fleet, table = mixed_fleet(big, small)
+    problem = PlacementProblem(fleet, table)
+    found = Helix().solve(problem, HelixOptions(method="patterns"))
+    exact = solve_exact(problem, upper_bound_share(fleet, table), start=found.ranges, time_limit_s=20.0)
+    assert exact.is_optimal
+    assert found.objective_tokens_per_s == pytest.approx(exact.objective_tokens_per_s, rel=1e-6)
+
+
+def test_configuration_bound_lies_between_the_optimum_and_the_share_bound() -> None:
+    fleet, table = mixed_fleet(3, 4)
+    placement = Helix().solve(PlacementProblem(fleet, table), HelixOptions())
+    bound = configuration_bound(fleet, table, 0.0)
+    assert placement.objective_tokens_per_s <= bound * (1 + 1e-9)
+    assert bound <= upper_bound_share(fleet, table) * (1 + 1e-9)
+
+
+def test_exact_method_beats_patterns_where_a_chain_of_two_pairs_with_one() -> None:
+    """The optimum puts two nodes in a row beside one longer node, which no set of stages can express."""
+    long, short = builders.profile("long", 4), builders.profile("short", 2)
+    fleet = builders.fleet([long, short, short], num_layers=4)
+    table = builders.capacity_of(fleet, {"long": (10.0, 10.0, 10.0, 10.0), "short": (100.0, 50.0)})
+    problem = PlacementProblem(fleet, table)
+    exact = Helix().solve(problem, HelixOptions(method="exact"))
+    assert exact.objective_tokens_per_s == pytest.approx(60.0)
+    assert exact.status == "optimal"
+    assert exact.objective_tokens_per_s >= Helix().solve(problem, HelixOptions()).objective_tokens_per_s
+
+
+def test_exact_method_respects_the_hop_limit() -> None:
+    fleet, table = mixed_fleet(2, 1)
+    problem = PlacementProblem(fleet, table)
+    result = solve_exact(problem, upper_bound_share(fleet, table), max_hops=2, time_limit_s=20.0)
+    placement = Placement("exact", 8, result.ranges)
+    assert max_flow(fleet, placement, table).max_hops == 2
+    assert result.objective_tokens_per_s == pytest.approx(100.0)
+
+
+def test_exact_method_refuses_large_fleets() -> None:
+    fleet, table = mixed_fleet(2, 9)
+    with pytest.raises(ConfigError, match="at most 10 nodes"):
+        Helix().solve(PlacementProblem(fleet, table), HelixOptions(method="exact"))
+
+
+def test_fewer_hops_never_give_more_flow() -> None:
+    fleet, table = mixed_fleet(3, 6)
+    flows = [
+        Helix().solve(PlacementProblem(fleet, table), HelixOptions(max_hops=hops)).objective_tokens_per_s
+        for hops in (2, 3, 4, 6, 9)
+    ]
+    assert flows == sorted(flows)
+    limited = Helix().solve(PlacementProblem(fleet, table), HelixOptions(max_hops=3))
+    assert max_flow(fleet, limited, table).max_hops <= 3
+
+
+def test_all_nodes_of_the_only_region_are_used() -> None:
+    fleet, table = mixed_fleet(3, 6)
+    assert len(Helix().solve(PlacementProblem(fleet, table), HelixOptions()).ranges) == 9
+
+
+def test_judge_overrules_the_flow_and_its_scores_are_noted() -> None:
+    fleet, table = mixed_fleet(3, 6)
+    asked: list[Placement] = []
+
+    def few_hops(placement: Placement) -> float:
+        asked.append(placement)
+        return -max_flow(fleet, placement, table).mean_hops
+
+    problem = PlacementProblem(fleet, table, judge=few_hops)
+    judged = Helix().solve(problem, HelixOptions(candidates=5))
+    assert 2 <= len(asked) <= 5
+    best = max(few_hops(placement) for placement in list(asked))
+    scores = [entry["score"] for entry in judged.notes["candidates"] if entry["score"] is not None]
+    assert max(scores) == pytest.approx(best)
+    assert -max_flow(fleet, judged, table).mean_hops == pytest.approx(best)
+    by_flow = Helix().solve(problem, HelixOptions(select="flow"))
+    assert by_flow.objective_tokens_per_s >= judged.objective_tokens_per_s
+
+
+def test_ctrl_c_keeps_what_was_found() -> None:
+    fleet, table = mixed_fleet(3, 6)
+
+    def interrupt(what: str, _seconds: float, _objective: float, _bound: float) -> None:
+        if what.startswith("stages"):
+            raise KeyboardInterrupt
+
+    placement = Helix().solve(PlacementProblem(fleet, table, progress=interrupt), HelixOptions())
+    assert placement.notes["interrupted"]
+    assert placement.status in {"feasible", "optimal"}
+    check(fleet, placement)
+
+
+def test_ctrl_c_with_nothing_found_goes_on_to_the_caller() -> None:
+    fleet, table = mixed_fleet(3, 6)
+
+    def interrupt(_placement: Placement) -> float:
+        raise KeyboardInterrupt
+
+    kept = Helix().solve(PlacementProblem(fleet, table, judge=interrupt), HelixOptions())
+    assert kept.notes["interrupted"]
+    assert all(entry["score"] is None for entry in kept.notes["candidates"])
+
+
+@pytest.mark.parametrize(
+    "options", [HelixOptions(max_hops=0), HelixOptions(candidates=0), HelixOptions(time_limit_s=0)]
+)
+def test_options_out_of_range_are_refused(options: HelixOptions) -> None:
+    fleet, table = mixed_fleet(1, 4)
+    with pytest.raises(ConfigError, match="allowed"):
+        Helix().solve(PlacementProblem(fleet, table), options)
+
+
+def test_model_that_does_not_fit_is_infeasible() -> None:
+    fleet, table = mixed_fleet(1, 1)
+    with pytest.raises(InfeasibleError, match="together hold 6 layers"):
+        Helix().solve(PlacementProblem(fleet, table), HelixOptions())
+
+
+def test_two_runs_agree() -> None:
+    fleet, table = mixed_fleet(3, 7)
+    first, second = (Helix().solve(PlacementProblem(fleet, table), HelixOptions()) for _ in range(2))
+    assert first.ranges == second.ranges
+    assert list(first.ranges) == list(second.ranges)
+    assert first.notes == second.notes
+
+
+def far_apart(fleet: Fleet, tokens_per_s: float) -> Fleet:
+    slow = LinkSpec(8 * 1002 * tokens_per_s, 50_000_000)
+    network = replace(fleet.cluster.network, inter_region=slow)
+    return replace(fleet, cluster=replace(fleet.cluster, network=network, coordinator_region="elsewhere"))
+
+
+def test_regions_that_hold_the_model_serve_on_their_own() -> None:
+    fleet, table = mixed_fleet(4, 0, regions=["east", "west", "east", "west"])
+    fleet = far_apart(fleet, 1.0)
+    placement = Helix().solve(PlacementProblem(fleet, table), HelixOptions())
+    assert placement.objective_tokens_per_s == pytest.approx(200.0, rel=0.02)
+
+
+def test_chain_crosses_regions_where_enough_nodes_face_each_other() -> None:
+    """Neither region holds the model; one link carries 30 of 100 tokens/s, two nodes facing two carry 120."""
+    medium = builders.profile("medium", 4)
+    fleet = builders.fleet([medium] * 4, num_layers=8, regions=["east", "east", "west", "west"])
+    table = builders.capacity_of(fleet, {"medium": (400.0, 200.0, 150.0, 50.0)})
+    fleet = far_apart(fleet, 30.0)
+    placement = Helix().solve(PlacementProblem(fleet, table), HelixOptions())
+    assert placement.objective_tokens_per_s == pytest.approx(100.0)
+
+
+def test_large_fleets_are_searched_in_equal_parts() -> None:
+    fleet, table = mixed_fleet(40, 60)
+    placement = Helix().solve(PlacementProblem(fleet, table), HelixOptions(max_hops=4, select="flow"))
+    check(fleet, placement)
+    assert placement.objective_tokens_per_s > 0.6 * placement.upper_bound_tokens_per_s
+
+
+def test_many_regions_are_joined_by_their_links() -> None:
+    regions = ["a", "b", "c", "d", "e"] * 2
+    fleet, table = mixed_fleet(5, 5, regions=regions)
+    placement = Helix().solve(PlacementProblem(far_apart(fleet, 500.0), table), HelixOptions())
+    check(fleet, placement)
+    assert placement.objective_tokens_per_s > 0

@@ -1,0 +1,85 @@
+"""The house rules on imports: downward only, and each heavy library in its one room."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "helixsim"
+
+LAYERS = (
+    {"units", "errors", "rng"},
+    {"yamlio", "solver", "datafiles", "plugins"},
+    {"domain"},
+    {"hardware", "workload"},
+    {"config"},
+    {"flow"},
+    {"placement"},
+    {"routing", "batching"},
+    {"engine"},
+    {"metrics"},
+    {"report"},
+    {"planning"},
+    {"cli"},
+)
+"""From the ground up. A module may import from its own room and from any layer below."""
+
+HOMES = {
+    "simpy": "engine",
+    "highspy": "solver",
+    "pydantic": "config",
+    "yaml": "yamlio",
+    "matplotlib": "report",
+    "jinja2": "report",
+    "dask": "planning",
+    "torch": "hardware",
+}
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> list[str]:
+    """Every module named in an import statement of the file, inside functions too."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"relative import in {path}"
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+    return found
+
+
+def level(name: str) -> int:
+    return next(number for number, layer in enumerate(LAYERS) if name in layer)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_downward_and_libraries_stay_at_home(path):
+    own = room(path)
+    for name in imports(path):
+        parts = name.split(".")
+        home = HOMES.get(parts[0])
+        assert home in {None, own}, f"{parts[0]} belongs into {home}"
+        if parts[0] == "helixsim" and own not in {"__init__", "__main__"} and parts[1:]:
+            target = parts[1]
+            if target in {"__version__", "__file__"}:
+                continue
+            assert target == own or level(target) < level(own), f"{own} must not import {target}"
+
+
+def test_every_room_has_its_place():
+    assert {room(path) for path in MODULES} - {"__init__", "__main__"} == set().union(*LAYERS)
+
+
+def test_no_module_outgrows_the_house():
+    long = {
+        str(p.relative_to(PACKAGE)): n for p in MODULES if (n := len(p.read_text(encoding="utf-8").splitlines())) > 400
+    }
+    assert long == {}
