@@ -2,5 +2,7 @@
 
 capacity    tokens/s of a node that holds k layers, and bounds that follow from it
 network     capacity graph of a cluster with a placement
-maxflow     max-flow and min cut of that graph -> FlowPlan
+dinic       max-flow of a graph
+balance     the even spread among all flows of the same value
+maxflow     max-flow, min cut and routes of a placement -> FlowPlan
 """

@@ -180,10 +180,13 @@ def upper_bound_share(fleet: Fleet, capacity: CapacityTable) -> float:
 
 def share_bound(counts: Mapping[tuple[float, ...], int], num_layers: int) -> float:
     """Return the bound of ``upper_bound_share`` for nodes given as table (tokens/s with 1, 2, ... layers) -> count."""
+    needed = num_layers * (1 - 1e-12)  # a fleet that holds the model exactly must not fail by rounding
 
     def is_supplied(flow: float) -> bool:
-        return sum(count * best_supply(table, flow) for table, count in counts.items()) >= num_layers * flow
+        return sum(count * best_supply(table, flow) for table, count in counts.items()) >= needed * flow
 
+    if sum(count * best_supply(tuple(map(bool, table)), 1.0) for table, count in counts.items()) < num_layers:
+        return 0.0  # not even the faintest flow: the nodes together cannot hold the model
     low, high = 0.0, _simple_bound(counts, num_layers)
     if is_supplied(high):
         return high

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import builders
 import networkx as nx
 import pytest
@@ -83,7 +85,7 @@ def test_flow_is_conserved_within_capacities_and_routes_add_up(
         steps = [layers for _, layers in route.hops]
         assert steps[0].start == 0
         assert steps[-1].end == NUM_LAYERS
-        assert all(a.end == b.start for a, b in zip(steps, steps[1:], strict=False))
+        assert all(a.end == b.start for a, b in itertools.pairwise(steps))
         for node, layers in route.hops:
             held = placement.ranges[node]
             assert held.start <= layers.start < layers.end == held.end

@@ -33,10 +33,22 @@ def test_more_kv_memory_never_lowers_capacity() -> None:
     assert all(a < b for a, b in zip(few.of("n"), many.of("n"), strict=True))
 
 
-def test_tiny_kv_memory_gives_a_small_capacity_rather_than_none() -> None:
-    """The artifact's rounding would leave nothing to serve; fractions are kept instead."""
+def test_with_tiny_kv_memory_sequences_decode_one_after_another() -> None:
+    """The artifact's rounding would make decoding free. A prompt (0.4 ms a layer) comes with 400 steps of 1 ms."""
     table = paper_capacity(builders.fleet([builders.profile("n", 4, kv_blocks=(9, 9, 9, 9))] * 8), 400, 400)
-    assert all(0 < value < 100 for value in table.of("n"))
+    assert table.of("n") == pytest.approx([800 / (layers * 0.4004) for layers in range(1, 5)])
+
+
+def test_bound_of_a_fleet_that_holds_the_model_exactly_is_its_full_table() -> None:
+    fleet = builders.fleet([builders.profile("n", 4)] * 3, num_layers=12)
+    table = builders.capacity_of(fleet, {"n": (7.7, 5.5, 3.3, 1.1)})
+    # At F = 1.1 three nodes supply 3 x 4 x 1.1 = 12 x 1.1; above it none supplies four times the flow.
+    assert upper_bound_share(fleet, table) == pytest.approx(1.1)
+
+
+def test_bound_of_a_fleet_that_cannot_hold_the_model_is_zero() -> None:
+    fleet = builders.fleet([builders.profile("n", 4)] * 2, num_layers=12)
+    assert upper_bound_share(fleet, builders.capacity_of(fleet, {"n": (7.7, 5.5, 3.3, 1.1)})) == 0.0
 
 
 def test_kind_that_holds_nothing_has_an_empty_table() -> None:

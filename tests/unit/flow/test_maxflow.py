@@ -48,7 +48,7 @@ def test_piecewise_linear_balance_loads_no_node_needlessly() -> None:
     network = build_network(fleet, placement, table)
     flows = _balance(network, 100.0, quadratic=False)
     loads = [flow for link, flow in zip(network.links, flows, strict=True) if link.dst.startswith("small")]
-    assert sum(loads) == pytest.approx(200.0 + 0.0, rel=1e-6)
+    assert sum(loads) == pytest.approx(200.0, rel=1e-6)
     assert max(flows) <= 100.0 + 1e-6
 
 

@@ -131,7 +131,7 @@ def test_ctrl_c_keeps_what_was_found() -> None:
     check(fleet, placement)
 
 
-def test_ctrl_c_with_nothing_found_goes_on_to_the_caller() -> None:
+def test_ctrl_c_while_judging_leaves_the_choice_to_the_flow() -> None:
     fleet, table = mixed_fleet(3, 6)
 
     def interrupt(_placement: Placement) -> float:
@@ -140,6 +140,8 @@ def test_ctrl_c_with_nothing_found_goes_on_to_the_caller() -> None:
     kept = Helix().solve(PlacementProblem(fleet, table, judge=interrupt), HelixOptions())
     assert kept.notes["interrupted"]
     assert all(entry["score"] is None for entry in kept.notes["candidates"])
+    largest = max(entry["max_flow_tokens_per_s"] for entry in kept.notes["candidates"])
+    assert kept.objective_tokens_per_s == pytest.approx(largest)
 
 
 @pytest.mark.parametrize(
