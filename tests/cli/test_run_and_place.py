@@ -1,0 +1,173 @@
+"""``run`` and ``place`` as a user meets them: files, streams, exit codes, and that equal runs leave equal bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from helixsim.cli.main import main
+
+EXPERIMENT = """\
+schema: 1
+name: tiny
+model: llama-2-7b
+cluster:
+  coordinator: {region: a}
+  nodes:
+    - {gpu: l4, count: 2, region: a}
+    - {gpu: t4, count: 3, region: a}
+  network:
+    intra_region: {bandwidth: 10 Gbit/s, latency: 1 ms}
+    inter_region: {bandwidth: 1 Gbit/s, latency: 10 ms}
+workload:
+  lengths: azure-conversation
+  limits: {max_prompt_tokens: 1024, max_output_tokens: 256}
+  arrivals: {process: poisson, rate: 2 /s}
+  warmup: 5 s
+  duration: 20 s
+systems:
+  - {name: helix, placement: {strategy: helix, candidates: 2}}
+  - {name: sp, placement: separate, routing: least_loaded}
+slo: {ttft: 5 s, tpot: 500 ms}
+"""
+
+LEFT_BY_A_RUN = {
+    "manifest.json", "config.resolved.yaml", "summary.json", "placements", "requests", "nodes.csv", "links.csv",
+    "series.csv", "node_series.csv", "itl.csv", "report.html", "figures",
+}  # fmt: skip
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(EXPERIMENT, encoding="utf-8")
+    return path
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file() and path.name != "manifest.json"
+    }
+
+
+def helixsim(*arguments, hash_seed="0"):
+    environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+    return subprocess.run(
+        [sys.executable, "-m", "helixsim", *map(str, arguments)],
+        env=environment, capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+
+
+def test_equal_runs_leave_equal_bytes_whatever_the_hash_seed_and_the_number_of_processes(experiment, tmp_path):
+    left = []
+    for hash_seed, jobs in (("1", 1), ("2", 2)):
+        out = tmp_path / f"out-{hash_seed}"
+        done = helixsim("run", experiment, "--out", out, "--jobs", jobs, "--check", hash_seed=hash_seed)
+        assert done.returncode == 0, done.stderr
+        (directory,) = (out / "tiny").iterdir()
+        assert {path.name for path in directory.iterdir()} == LEFT_BY_A_RUN
+        left.append((done.stdout, files(directory)))
+    assert left[0] == left[1]
+    assert "helix" in left[0][0]
+
+
+def test_a_finished_run_is_found_again_and_force_repeats_it(experiment, tmp_path, capsys):
+    arguments = ["run", str(experiment), "--out", str(tmp_path / "runs"), "--jobs", "1"]
+    assert main(arguments) == 0
+    assert "written" in capsys.readouterr().err
+    (manifest,) = (tmp_path / "runs").rglob("manifest.json")
+    first = manifest.read_bytes()
+    assert main([*arguments, "--json"]) == 0
+    answer = capsys.readouterr()
+    assert "not run again" in answer.err
+    document = json.loads(answer.out)
+    assert set(document["systems"]) == {"helix", "sp"}
+    assert manifest.read_bytes() == first
+    assert main([*arguments, "--force", "-q"]) == 0
+    assert manifest.read_bytes() != first  # its timing differs
+    assert capsys.readouterr().err == ""
+
+
+def test_thresholds_that_fail_give_exit_code_6_after_the_answer(experiment, tmp_path, capsys):
+    arguments = ["run", str(experiment), "--out", str(tmp_path), "--jobs", "1", "-q"]
+    assert main([*arguments, "--fail-on-slo", "--fail-under", "1e6", "--set", "slo.ttft=1 ms"]) == 6
+    streams = capsys.readouterr()
+    assert "output tokens/s" in streams.out
+    assert "helix: SLO missed" in streams.err
+    assert "below --fail-under 1e+06" in streams.err
+    assert main([*arguments, "--set", "slo={}", "--fail-on-slo"]) == 2
+
+
+def test_an_exported_placement_can_be_used_again_and_means_the_same(experiment, tmp_path, capsys):
+    exported = tmp_path / "placement.json"
+    common = ["place", str(experiment), "--json", "-q"]
+    assert main([*common, "--system", "sp", "--export", str(exported)]) == 0
+    first = json.loads(capsys.readouterr().out)["systems"]["sp"]
+    override = f"systems.1.placement={{strategy: fixed, file: {exported}}}"
+    assert main([*common, "--system", "sp", "--set", override]) == 0
+    again = json.loads(capsys.readouterr().out)["systems"]["sp"]
+    assert (again["layers"], again["objective_tokens_per_s"]) == (first["layers"], first["objective_tokens_per_s"])
+    assert main([*common, "--system", "sp", "--export", str(exported)]) == 2
+    assert "exists" in capsys.readouterr().err
+
+
+def test_place_answers_with_bound_hops_and_history(experiment, capsys):
+    assert main(["place", str(experiment), "--json", "--by-flow", "-q"]) == 0
+    systems = json.loads(capsys.readouterr().out)["systems"]
+    for answer in systems.values():
+        assert answer["objective_tokens_per_s"] <= answer["upper_bound_tokens_per_s"] * (1 + 1e-9)
+        assert 1 <= answer["mean_hops"] <= answer["max_hops"] <= 5
+        assert set(answer["layers"]) == {"l4-0", "l4-1", "t4-0", "t4-1", "t4-2"}
+    assert systems["helix"]["objective_tokens_per_s"] >= systems["sp"]["objective_tokens_per_s"]
+    assert systems["helix"]["history"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--set", "model=llama-2-70b"], 4, "80 layers"),
+        (["--set", "systems.0.placement=helx"], 2, "did you mean 'helix'"),
+        (["--set", "workload.trace={path: nowhere.csv}"], 2, "nowhere.csv"),
+        (["--jobs", "0"], 2, "expected 1 or more"),
+    ],
+)
+def test_what_cannot_run_says_why(experiment, tmp_path, capsys, arguments, code, message):
+    assert main(["run", str(experiment), "--out", str(tmp_path), "-q", *arguments]) == code
+    streams = capsys.readouterr()
+    assert message in streams.err
+    assert streams.out == ""
+
+
+def test_an_unknown_system_is_named(experiment, capsys):
+    assert main(["place", str(experiment), "--system", "helixx"]) == 2
+    assert "did you mean 'helix'?" in capsys.readouterr().err
+
+
+def test_ctrl_c_keeps_the_systems_that_have_finished(experiment, tmp_path):
+    """The first system is done in a moment, the second would take minutes."""
+    long = ["--set", "systems.1.arrivals={process: poisson, rate: 40}", "--set", "workload.duration=2 h"]
+    short = ["--set", "systems.0.arrivals={process: poisson, rate: 0.01}", "--set", "systems.0.placement=swarm"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "helixsim", "run", experiment, "--out", tmp_path, "--jobs", "2", *long, *short],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "(sp)" in line:  # only the second is left
+            break
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    (kept,) = (tmp_path / "tiny").iterdir()
+    assert kept.name.endswith("-partial")
+    assert str(kept) in err
+    assert not (kept / "manifest.json").exists()
+    assert list(json.loads((kept / "summary.json").read_text())["systems"]) == ["helix"]

@@ -1,0 +1,69 @@
+"""What README and experiments/ show works as written."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from helixsim.cli.main import main
+
+ROOT = Path(__file__).parents[2]
+EXPERIMENTS = sorted(
+    path for path in (ROOT / "experiments").rglob("*.yaml") if path.parent.name not in {"clusters", "placements"}
+)
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = [
+    line.removeprefix("python -m helixsim ").split("  #")[0]
+    for block in re.findall(r"```(?:sh|console)\n(.*?)```", README, flags=re.S)
+    for line in block.replace("\\\n", " ").splitlines()
+    if line.startswith("python -m helixsim ")
+]
+QUICK = ("validate", "inspect", "profile", "trace")
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_every_experiment_is_valid(path, capsys):
+    assert main(["validate", str(path)]) == 0, capsys.readouterr().err
+    assert "ok" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith(QUICK)])
+def test_quick_commands_of_the_readme_run(command, tmp_path, monkeypatch, capsys):
+    arguments = [
+        str(ROOT / word) if (ROOT / word).exists() else str(tmp_path / word) if word.startswith("out/") else word
+        for word in shlex.split(command)
+    ]
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 0, capsys.readouterr().err
+
+
+def test_the_readme_shows_the_two_commands_and_the_map():
+    assert any(command.startswith("run experiments/quickstart.yaml") for command in COMMANDS)
+    assert "python -m pytest" in README
+    rooms = {path.parent.name for path in (ROOT / "helixsim").glob("*/__init__.py")}
+    assert {room for room in rooms if f"`{room}" in README or f" {room}/" in README} == rooms
+
+
+def test_links_of_the_readme_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert target.startswith("http") or (ROOT / target).exists(), target
+
+
+def test_the_policy_shown_in_the_readme_runs(tmp_path, monkeypatch):
+    import helixsim
+
+    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+    (tmp_path / "my_policy.py").write_text(code, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    overrides = [
+        "systems=[{placement: swarm, routing: my_policy:FewestInFlight}]", "baseline=swarm",
+        "workload.warmup=10 s", "workload.duration=20 s",
+    ]  # fmt: skip
+    experiment = helixsim.load_experiment(ROOT / "experiments/quickstart.yaml", overrides)
+    result = helixsim.simulate(experiment, helixsim.place(experiment, "swarm"))
+    assert result.counters["batches"] > 100
+    assert all(check.held for check in result.invariants)
