@@ -122,7 +122,10 @@ class ClusterSection(FileSection):
 class TraceSection(Section):
     """A file of requests."""
 
-    path: str = Field(description="The file, relative to the file that names it; may be gzipped.")
+    path: str = Field(
+        description="The file, relative to the file that names it, or with `--set` to the working directory; "
+        "may be gzipped."
+    )
     format: str | None = Field(None, description="Format, see `helixsim trace info`; without: found from the header.")
     start: Latency = Field("0 s", description="Leave out what arrives earlier in the trace.")
     duration: Duration | None = Field(None, description="Take only that much of the trace; without: all of it.")

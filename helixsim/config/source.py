@@ -56,8 +56,11 @@ class Source:
         return Problem(self.where(path), dotted(path), message)
 
     def file(self, path: KeyPath, name: str) -> Path:
-        """Return the file called ``name`` at ``path``: relative names count from the file they stand in."""
-        return self._document(path)[2] / name
+        """Return the file called ``name`` at ``path``.
+
+        Relative names count from the file they stand in, those given by ``--set`` from the working directory.
+        """
+        return Path(name) if self._is_overridden(path) else self._document(path)[2] / name
 
     def _locate(self, path: KeyPath, *, key: bool) -> str:
         for length in range(len(path), 0, -1):
@@ -74,8 +77,10 @@ class Source:
 
     def _document(self, path: KeyPath) -> tuple[KeyPath, Document, Path]:
         owners = [entry for entry in self._documents if path[: len(entry[0])] == entry[0]]
-        overridden = any(path[:length] in self._overrides for length in range(1, len(path) + 1))
-        return owners[0] if overridden else owners[-1]
+        return owners[0] if self._is_overridden(path) else owners[-1]
+
+    def _is_overridden(self, path: KeyPath) -> bool:
+        return any(path[:length] in self._overrides for length in range(1, len(path) + 1))
 
     def _read(self, prefix: KeyPath, path: Path) -> Any:
         document = yamlio.load(path, self.problems)

@@ -100,8 +100,9 @@ def test_missing_and_unreadable_files(tmp_path, capsys):
     assert "broken.yaml:2:1: unreadable YAML" in capsys.readouterr().err
 
 
-def test_a_damaged_trace_is_exit_code_3(experiment, tmp_path, capsys):
+def test_a_damaged_trace_is_exit_code_3(experiment, tmp_path, capsys, monkeypatch):
     (tmp_path / "t.csv").write_text("arrival_s,prompt_tokens,output_tokens\n0,10,5\n1,ten,5\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
     assert main(["validate", str(experiment), "--set", "workload={trace: {path: t.csv}}"]) == 3
     assert "t.csv" in capsys.readouterr().err
 

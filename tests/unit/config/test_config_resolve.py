@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -95,7 +96,7 @@ def test_a_cluster_file_is_read_in_with_its_own_positions(load, faults, sound, t
     assert problem.where.startswith(f"{cluster}:")
 
 
-def test_relative_names_count_from_the_file_they_stand_in(sound, tmp_path):
+def test_relative_names_count_from_their_file_and_those_of_overrides_from_the_working_directory(sound, tmp_path):
     (tmp_path / "parts").mkdir()
     (tmp_path / "parts" / "cluster.yaml").write_text(yamlio.dump(sound["cluster"]), encoding="utf-8")
     sound["cluster"] = "parts/cluster.yaml"
@@ -103,12 +104,13 @@ def test_relative_names_count_from_the_file_they_stand_in(sound, tmp_path):
     source = Source(tmp_path / "exp.yaml", ["cluster.network.links=links.csv"])
     assert source.file(("cluster", "nodes", 0, "gpu"), "x") == tmp_path / "parts" / "x"
     assert source.file(("model",), "x") == tmp_path / "x"
-    assert source.file(("cluster", "network", "links"), "x") == tmp_path / "x"
+    assert source.file(("cluster", "network", "links"), "x") == Path("x")
 
 
 def test_options_that_are_files_are_found_and_hashed(load, sound, tmp_path):
     (tmp_path / "plan.json").write_text("{}", encoding="utf-8")
-    experiment = load(sound, "systems.0.placement.file=plan.json", "systems.0.placement.kinds=[l4]")
+    sound["systems"][0]["placement"] = {"strategy": sound["systems"][0]["placement"], "file": "plan.json"}
+    experiment = load(sound, "systems.0.placement.kinds=[l4]")
     assert experiment.systems[0].placement_options.file == tmp_path / "plan.json"
     assert experiment.systems[0].placement_options.kinds == ("l4",)
     assert experiment.file_hashes[0][0] == "plan.json"
