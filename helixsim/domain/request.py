@@ -47,7 +47,7 @@ class Feed:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """When to measure: [warmup, warmup + duration).
+    """When to measure: after the warm-up, up to and including warm-up + duration.
 
     ``duration_ns`` None: until the last request has finished. ``drain``: go on after the window until every request
     that arrived has finished.

@@ -161,7 +161,7 @@ class Coordinator:
             raise SimulationError(f"INV-5: a step came back after {cohort.layers_done} of {self.num_layers} layers")
         now = self.kernel.now_ns
         recorder = self.recorder
-        in_window = recorder.window_start_ns <= now < recorder.window_end_ns
+        in_window = recorder.window_start_ns < now <= recorder.window_end_ns
         block_tokens = self.admission.block_tokens
         queue_ns, compute_ns, network_ns = cohort.queue_ns, cohort.compute_ns, cohort.network_ns
         steady: list[ActiveRequest] = []
