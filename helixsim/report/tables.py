@@ -70,9 +70,11 @@ def placement_text(name: str, placement: Mapping[str, Any], *, width: int = WIDT
             number(capacity),
             percent(flow / capacity if capacity else None),
         )
+    bound, gap = placement["upper_bound_tokens_per_s"], placement["gap"]
+    limit = f"; no placement can exceed {number(bound)} (gap {percent(gap)} %)" if bound is not None else ""
     title = (
         f"{name}: {placement['strategy']} placement ({placement['status']}), flow bound "
-        f"{number(placement['max_flow_tokens_per_s'])} prompt + output tokens/s, "
+        f"{number(placement['max_flow_tokens_per_s'])} prompt + output tokens/s{limit}; "
         f"{number(placement['mean_hops'])} nodes per request on average, at most {placement['max_hops']}"
     )
     return _render([Text(title, style="bold"), table], width, color)
