@@ -46,9 +46,7 @@ def what_binds(
     """
     reached = f"The run reaches {attainment:.0%} of it"
     if attainment > _ABOVE_BOUND:
-        reached += (
-            " (more than all: node capacities are estimates, and a window can catch more prompt tokens than it answers)"
-        )
+        reached += " (more than all: its node capacities assume smaller batches than KV memory allowed here)"
     return f"{cut_in_words(plan, cluster)} {reached}: {_limit(run, used, verdict)}."
 
 

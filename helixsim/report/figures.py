@@ -196,8 +196,8 @@ def _figures(data: RunData) -> Iterator[tuple[str, str, str, Draw]]:
     yield (
         "throughput",
         "Output throughput",
-        "Output tokens per second in the measurement window with 95 % intervals. Dashed: the most the placement could "
-        "deliver if every node and link were used to the full (max-flow, at the workload's mean lengths).",
+        "Output tokens per second in the measurement window with 95 % intervals. Dashed: the planner's "
+        "max-flow at the workload's mean lengths; fuller batches than it assumes can exceed it.",
         throughput_bars,
     )
     yield (

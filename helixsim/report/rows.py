@@ -141,8 +141,8 @@ def notes(document: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 LEGEND = (
     "TTFT: time to first token. TPOT: mean time per output token after the first, per request. ITL: gap between two "
-    "tokens. Flow bound: the most prompt + output tokens/s any routing could send through the placement. ± and ranges: "
-    "95 % confidence."
+    "tokens. Flow bound: the planner's max-flow of prompt + output tokens/s; it assumes KV memory filled to "
+    "capacity.kv_occupancy, so fuller batches can exceed it. ± and ranges: 95 % confidence."
 )
 
 
