@@ -70,8 +70,11 @@ def run(args: argparse.Namespace) -> int:
     if not args.quiet:
         found = "found, not run again (--force does)" if reused else "written"
         _say(f"{directory / 'report.html'} {found}")
+    failed = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))["failed"]
+    for name, error in failed.items():
+        _say(f"helixsim: error: {name}: {error['message']}")
     _check_thresholds(document, args)
-    return ExitCode.OK
+    return max((error["exit_code"] for error in failed.values()), default=ExitCode.OK)
 
 
 def _say(*lines: str) -> None:

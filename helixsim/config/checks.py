@@ -50,18 +50,31 @@ def check_arrivals(spec: ArrivalsSpec, path: KeyPath, workload: WorkloadSpec, so
 
 
 def check_context(workload: WorkloadSpec, seed: int, fleet: Fleet, source: Source) -> Iterator[Problem]:
-    """Refuse recorded prompts longer than the model's context, unless ``limits`` leaves them out on purpose."""
+    """Refuse prompts longer than the model's context, unless ``limits`` leaves them out on purpose."""
     most = fleet.model.max_context_tokens
     limit = workload.limits.max_prompt_tokens
-    if workload.trace is None or (limit is not None and limit <= most):
+    if limit is not None and limit <= most:
         return
     longest = longest_prompt(workload, seed)
-    if longest is not None and longest > most:
+    if longest > most:
         message = (
             f"the longest prompt has {longest} tokens, the context of {fleet.model.name} holds {most}; "
             f"leave such requests out with workload.limits.max_prompt_tokens: {most}"
         )
-        yield source.problem(("workload", "trace", "path"), message)
+        where = ("trace", "path") if workload.lengths is None else ("lengths",)
+        yield source.problem(("workload", *where), message)
+
+
+def check_tensor_parallel(section: ExperimentSection, fleet: Fleet, source: Source) -> Iterator[Problem]:
+    """Require the GPUs of a node to split the attention heads evenly, as tensor parallelism does."""
+    heads = fleet.model.num_attention_heads
+    for number, nodes in enumerate(section.cluster.nodes):
+        if heads % nodes.gpus:
+            allowed = ", ".join(str(gpus) for gpus in range(1, heads + 1) if heads % gpus == 0)
+            message = (
+                f"{nodes.gpus} GPUs cannot share the {heads} attention heads of {fleet.model.name} (allowed: {allowed})"
+            )
+            yield source.problem(("cluster", "nodes", number, "gpus"), message)
 
 
 def check_fleet_holds_model(fleet: Fleet) -> None:

@@ -111,6 +111,9 @@ class _Resolver:
             raise _error(self.problems)
 
         fleet, assumptions = self._fleet(cluster, gpus, profile_options)
+        self.problems.extend(checks.check_tensor_parallel(section, fleet, source))
+        if self.problems:
+            raise _error(self.problems)
         checks.check_fleet_holds_model(fleet)
         stats = self._stats(workload, fleet)
         systems = tuple(self._system(number, fleet, own_nodes[number], own_arrivals[number]) for number in numbers)

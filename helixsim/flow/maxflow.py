@@ -86,7 +86,8 @@ def _graph(network: FlowNetwork) -> tuple[FlowGraph, list[tuple[int, int, CutEle
         arcs.append((_SOURCE, sender, CutElement("nic", COORDINATOR, card)))
         arcs.append((receiver, _SINK, CutElement("nic", COORDINATOR, card)))
     graph = FlowGraph(end + 2)
-    most = sum(network.node_limit(node)[1] for node in network.nodes)  # keeps fast links from drowning slow nodes
+    # Keeps fast links from drowning slow nodes in rounding, yet above all nodes together, so that they never tie.
+    most = 2 * sum(network.node_limit(node)[1] for node in network.nodes)
     for tail, head, element in arcs:
         graph.add(tail, head, min(element.capacity_tokens_per_s, most))
     return graph, arcs

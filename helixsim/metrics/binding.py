@@ -57,7 +57,8 @@ def _limit(run: RunResult, used: Utilisation, verdict: Saturation) -> str:
     fullest, busiest = int(used.kv_peak.argmax()), int(used.busy_share.argmax())
     names = run.nodes.node_id
     if used.busy_share[busiest] >= _BUSY:
-        return f"{names[busiest]} computes {used.busy_share[busiest]:.0%} of the time"
+        more = ", with the few requests in the system" if run.mode is FeedMode.CLOSED_LOOP else ""
+        return f"{names[busiest]} computes {used.busy_share[busiest]:.0%} of the time{more}"
     if used.kv_peak[fullest] >= _KV_FULL:
         return (
             f"KV memory caps the requests in flight ({names[fullest]}: {used.kv_mean[fullest]:.0%} in use on average, "

@@ -3,7 +3,8 @@
 ``output_throughput`` counts output tokens delivered in the window, ``total_token_throughput`` adds the prompt tokens
 prefilled in it; requests that are cut by an edge of the window count with the tokens that fall inside. Goodput counts
 requests that finish in the window and meet every objective; a request with one output token has no TPOT to miss.
-Attainment is their share of the requests that finished or, having arrived in the window, were rejected.
+Attainment is their share of the requests whose fate was decided: that finished in the window, were rejected having
+arrived in it, or still had no first token at its end although the objective for it had passed.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ class Throughput:
     output_tokens: int
     good_requests: int | None
     """Requests that met every objective; None if none was asked for."""
+    overdue: int
+    """Requests without a first token at the end of the window that have missed the objective for it."""
 
     def rate(self, count: float) -> float:
         """Return ``count`` per second of the window."""
@@ -43,7 +46,7 @@ class Throughput:
         """Share of requests that met every objective; None without objectives, NaN without requests."""
         if self.good_requests is None:
             return None
-        judged = self.completed + self.failed
+        judged = self.completed + self.failed + self.overdue
         return self.good_requests / judged if judged else math.nan
 
 
@@ -59,6 +62,7 @@ def throughput(run: RunResult, slo: Slo) -> Throughput:
         prompt_tokens=int(growth_in_window(run.series.prompt_tokens, run)),
         output_tokens=int(growth_in_window(run.series.output_tokens, run)),
         good_requests=_good_requests(run, slo),
+        overdue=_overdue(run, slo),
     )
 
 
@@ -81,3 +85,12 @@ def _good_requests(run: RunResult, slo: Slo) -> int | None:
     if slo.e2el_s is not None:
         good &= requests.finish_ns[finished] - arrival <= slo.e2el_s * NS_PER_S
     return int(good.sum())
+
+
+def _overdue(run: RunResult, slo: Slo) -> int:
+    if slo.ttft_s is None:
+        return 0
+    requests, end_ns = run.requests, run.window_end_ns
+    unserved = (requests.first_token_ns < 0) | (requests.first_token_ns > end_ns)
+    unserved &= requests.status != RequestStatus.REJECTED
+    return int((unserved & (requests.arrival_ns + slo.ttft_s * NS_PER_S < end_ns)).sum())

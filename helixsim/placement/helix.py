@@ -116,6 +116,7 @@ class _Search:
         self.history: list[tuple[float, float, float]] = []
         self.scores: dict[str, float] = {}
         self.interrupted = False
+        self.out_of_time = False
 
     def run(self) -> Placement:
         """Search and choose. Ctrl-C ends the search with what it has."""
@@ -268,6 +269,7 @@ class _Search:
 
     def _judge(self) -> None:
         """Score the finalists by simulation, unless max-flow decides."""
+        self.out_of_time = self._time_left_s() <= 0  # the search; judging takes the time it takes
         judge = self.problem.judge
         if judge is None or self.options.select == "flow":
             return
@@ -282,7 +284,7 @@ class _Search:
 
         chosen = max(self.candidates, key=merit)
         gap = 1.0 - chosen.flow_tokens_per_s / self.bound
-        stopped = self.interrupted or self._time_left_s() <= 0
+        stopped = self.interrupted or self.out_of_time
         listed: list[dict[str, Any]] = [
             {
                 "name": candidate.name,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from helixsim.config.experiment import ResolvedExperiment, SystemSpec
+from helixsim.errors import HelixsimError, InfeasibleError, SimulationError
 from helixsim.metrics.summary import summarise, timing
 from helixsim.planning import rundir
 from helixsim.planning.systems import place_system, simulate_system
@@ -59,10 +60,12 @@ def run_experiment(
     A finished run of the same configuration is reused unless ``force``. Results do not depend on ``jobs``, the number
     of processes (None: one per core, at most one per system).
 
+    A system that cannot be placed or simulated does not stop the others: the manifest names it under ``failed``.
+
     Raises
     ------
     InfeasibleError, SimulationError
-        If a system cannot be placed or its simulation is invalid.
+        If no system succeeds.
     Interrupted
         If the user stops it; what is finished is kept beside the run directory, without a manifest.
     """
@@ -71,16 +74,21 @@ def run_experiment(
         return directory
     started_s = time.perf_counter()
     finished: dict[str, FinishedSystem] = {}
+    failed: dict[str, HelixsimError] = {}
     report = progress or (lambda _what, _done: None)
     try:
-        for system in _run_systems(experiment, _processes(experiment, jobs), check, report):
-            finished[system.report.name] = system
-    except KeyboardInterrupt:
-        raise Interrupted(_keep(experiment, directory, finished)) from None
-    ordered = [finished[system.name] for system in experiment.systems]
-    with rundir.new_directory(directory) as scratch:
+        for name, outcome in _run_systems(experiment, _processes(experiment, jobs), check, report):
+            if isinstance(outcome, FinishedSystem):
+                finished[name] = outcome
+            else:
+                failed[name] = outcome
+        if not finished:
+            raise next(failed[system.name] for system in experiment.systems)
         report("writing the report", 0.99)
-        _write(scratch, experiment, ordered, time.perf_counter() - started_s)
+        with rundir.new_directory(directory) as scratch:
+            _write(scratch, experiment, finished, failed, time.perf_counter() - started_s)
+    except KeyboardInterrupt:
+        raise Interrupted(_keep(experiment, directory, finished, failed)) from None
     return directory
 
 
@@ -105,6 +113,8 @@ def run_system(
 
     report(f"{system.name}: placing", 0.0)
     placed = place_system(experiment, system, progress=on_candidate)
+    if placed.placement.notes.get("interrupted"):
+        raise KeyboardInterrupt  # the search keeps its incumbent for `place`; a run must not pass it off as its result
     result = simulate_system(experiment, placed, check=check, progress=on_sample)
     summary = summarise(
         result,
@@ -126,10 +136,13 @@ def _processes(experiment: ResolvedExperiment, jobs: int | None) -> int:
     return min(jobs or os.cpu_count() or 1, len(experiment.systems))
 
 
+Outcome = FinishedSystem | HelixsimError
+
+
 def _run_systems(
     experiment: ResolvedExperiment, processes: int, check: bool, progress: Progress
-) -> Iterator[FinishedSystem]:
-    """Yield systems as they finish."""
+) -> Iterator[tuple[str, Outcome]]:
+    """Yield (name, outcome) of systems as they finish or fail."""
     count = len(experiment.systems)
     if processes == 1:
         for number, system in enumerate(experiment.systems):
@@ -137,7 +150,7 @@ def _run_systems(
             def part(what: str, done: float, number: int = number) -> None:
                 progress(what, (number + done) / count)
 
-            yield run_system(experiment, system, check=check, progress=part)
+            yield system.name, _try(experiment, system, check, part)
         return
     context = multiprocessing.get_context("spawn")
     shares = context.Array("d", count)
@@ -153,21 +166,27 @@ def _run_systems(
             raise
 
 
+def _try(experiment: ResolvedExperiment, system: SystemSpec, check: bool, progress: Progress) -> Outcome:
+    """Run a system; return its results, or the error that is its own and not the experiment's."""
+    try:
+        return run_system(experiment, system, check=check, progress=progress)
+    except (InfeasibleError, SimulationError) as error:
+        return error
+
+
 def _as_they_finish(
-    futures: dict[Future[FinishedSystem], str],
-    shares: Any,
-    progress: Progress,
-) -> Iterator[FinishedSystem]:
+    futures: dict[Future[Outcome], str], shares: Any, progress: Progress
+) -> Iterator[tuple[str, Outcome]]:
     pending = set(futures)
     while pending:
         done, pending = wait(pending, POLL_S, FIRST_COMPLETED)
         for future in (future for future in futures if future in done):
-            yield future.result()
+            yield futures[future], future.result()
         names = ", ".join(name for future, name in futures.items() if future in pending)
         progress(names, sum(shares) / len(futures))
 
 
-def _stop(pool: ProcessPoolExecutor, futures: dict[Future[FinishedSystem], str]) -> None:
+def _stop(pool: ProcessPoolExecutor, futures: dict[Future[Outcome], str]) -> None:
     """End the worker processes without waiting for the systems they are at."""
     for future in futures:
         future.cancel()
@@ -189,35 +208,44 @@ def _start_process(shares: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _run_in_process(experiment: ResolvedExperiment, number: int, check: bool) -> FinishedSystem:
+def _run_in_process(experiment: ResolvedExperiment, number: int, check: bool) -> Outcome:
     def progress(_what: str, done: float) -> None:
         _shares[number] = done
 
-    finished = run_system(experiment, experiment.systems[number], check=check, progress=progress)
+    outcome = _try(experiment, experiment.systems[number], check, progress)
     _shares[number] = 1.0
-    return finished
+    return outcome
 
 
 def _write(
-    directory: Path, experiment: ResolvedExperiment, systems: Sequence[FinishedSystem], wall_s: float | None
+    directory: Path,
+    experiment: ResolvedExperiment,
+    finished: Mapping[str, FinishedSystem],
+    failed: Mapping[str, HelixsimError],
+    wall_s: float | None,
 ) -> None:
     """Fill a run directory; ``wall_s`` None: an interrupted run, which gets no manifest."""
-    names = [system.report.name for system in systems]
-    baseline = experiment.baseline if experiment.baseline in names else names[0]
+    systems = [finished[system.name] for system in experiment.systems if system.name in finished]
+    baseline = experiment.baseline if experiment.baseline in finished else systems[0].report.name
     rundir.write_config(directory, experiment)
     write_results(directory, experiment.name, baseline, experiment.slo, [system.report for system in systems])
     times = {system.report.name: system.timing for system in systems}
-    document = rundir.manifest(experiment, {"wall_seconds": wall_s, "systems": times})
+    document = rundir.manifest(experiment, {"wall_seconds": wall_s, "systems": times}, failed)
     build_report(directory, document)
     if wall_s is not None:
         rundir.write_manifest(directory, document)
 
 
-def _keep(experiment: ResolvedExperiment, directory: Path, finished: dict[str, FinishedSystem]) -> Path | None:
+def _keep(
+    experiment: ResolvedExperiment,
+    directory: Path,
+    finished: Mapping[str, FinishedSystem],
+    failed: Mapping[str, HelixsimError],
+) -> Path | None:
     """Write what an interrupted run has finished beside its directory."""
     if not finished:
         return None
     kept = directory.with_name(f"{directory.name}-partial")
     with rundir.new_directory(kept) as scratch:
-        _write(scratch, experiment, [finished[s.name] for s in experiment.systems if s.name in finished], None)
+        _write(scratch, experiment, finished, failed, None)
     return kept

@@ -19,6 +19,7 @@ from typing import Any
 import helixsim
 from helixsim import yamlio
 from helixsim.config.experiment import ResolvedExperiment
+from helixsim.errors import HelixsimError
 from helixsim.report.files import write_json
 
 SCHEMA = 1
@@ -56,8 +57,10 @@ def write_config(directory: Path, experiment: ResolvedExperiment) -> None:
     (directory / "config.resolved.yaml").write_text(yamlio.dump(dict(experiment.document)), encoding="utf-8")
 
 
-def manifest(experiment: ResolvedExperiment, timing: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the manifest of a run.
+def manifest(
+    experiment: ResolvedExperiment, timing: Mapping[str, Any], failed: Mapping[str, HelixsimError]
+) -> dict[str, Any]:
+    """Return the manifest of a run; ``failed`` are the systems without results.
 
     Only ``identity`` and ``assumptions`` are the same for equal runs; ``environment`` and ``timing`` may differ.
     """
@@ -79,6 +82,7 @@ def manifest(experiment: ResolvedExperiment, timing: Mapping[str, Any]) -> dict[
         },
         "timing": dict(timing),
         "assumptions": list(experiment.assumptions),
+        "failed": {name: {"exit_code": int(error.exit_code), "message": str(error)} for name, error in failed.items()},
     }
 
 

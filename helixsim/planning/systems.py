@@ -30,7 +30,7 @@ JUDGE_DURATION_NS = 240 * NS_PER_S
 minutes, so that less would judge how a cluster fills, not how it serves."""
 
 JUDGE_SEED_OFFSET = 1_000_003
-"""Candidates are judged on other requests than those they are reported on."""
+"""Candidates are judged on other requests than those they are reported on, unless the load is a recorded trace."""
 
 
 @dataclass(frozen=True)

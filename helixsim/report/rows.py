@@ -9,7 +9,7 @@ from typing import Any
 Summary = Mapping[str, Any]
 Cell = Callable[[Summary], str]
 MISSING = "–"
-_FEEDS = {"open": "at given times", "closed_loop": "as others end", "saturate": "without end"}
+_FEEDS = {"open": "at their own rate", "closed_loop": "as others end", "saturate": "without end"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +111,15 @@ def seconds(value_ms: float | None) -> str:
 
 def window_sentence(document: Mapping[str, Any]) -> str:
     """Return when the systems were measured, in words."""
-    windows = {tuple(summary["helixsim"]["window"].values()): name for name, summary in document["systems"].items()}
+    windows: dict[tuple[float, float, float], list[str]] = {}
+    for name, summary in document["systems"].items():
+        windows.setdefault(tuple(summary["helixsim"]["window"].values()), []).append(name)
     parts = []
-    for (start_s, end_s, warmup_s), name in windows.items():
+    for (start_s, end_s, warmup_s), names in windows.items():
         warmup = f"the first {warmup_s:g} s are warm-up and left out" if warmup_s else "no warm-up"
-        whose = f"{name} " if len(windows) > 1 else ""
+        whose = f"{', '.join(names)}: " if len(windows) > 1 else ""
         parts.append(f"{whose}{start_s:g} s to {end_s:g} s of simulated time ({warmup})")
-    return f"Measured from {'; '.join(parts)}."
+    return f"Measured from {'; '.join(parts)}." if len(windows) == 1 else f"Measured windows: {'; '.join(parts)}."
 
 
 def notes(document: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -135,6 +137,13 @@ def notes(document: Mapping[str, Any]) -> list[tuple[str, str]]:
             )
         if own["saturation"] == "BACKLOGGED" and own["feed"] != "saturate":
             found.append((name, "Backlogged: more than a tenth of the requests in the system wait for admission."))
+        if rejected := own["rejected"]:
+            found.append(
+                (
+                    name,
+                    f"{rejected} requests were rejected: longer than the model's context, or than any route can hold.",
+                )
+            )
         found.extend((name, f"Invariant broken: {broken}") for broken in own["invariants_broken"])
     return found
 

@@ -78,7 +78,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def _read_csv(path: Path) -> pd.DataFrame:
     import pandas as pd
 
-    return _read(path, lambda: pd.read_csv(path, keep_default_na=False, na_values=[""]))
+    return _read(path, lambda: pd.read_csv(path, keep_default_na=False, na_values=[""], low_memory=False))
 
 
 def _read(path: Path, reader: Callable[[], Content]) -> Content:

@@ -135,6 +135,10 @@ def names() -> tuple[str, ...]:
     return tuple(PROCESSES)
 
 
+SLOWEST_RPS = 1e-6
+"""One request in twelve days; a clock of 64-bit nanoseconds cannot count far below that."""
+
+
 def process_of(spec: ArrivalsSpec) -> ArrivalProcess:
     """Return the process a specification asks for.
 
@@ -166,6 +170,8 @@ def process_of(spec: ArrivalsSpec) -> ArrivalProcess:
             problems.append(Problem("", key, f"got {value}, but {spec.process} does not use it (it uses: {allowed})"))
         elif not 0 < value < math.inf:
             problems.append(Problem("", key, f"got {value}, expected a finite number above 0"))
+        elif name == "rate_rps" and value < SLOWEST_RPS:
+            problems.append(Problem("", key, f"got {value:g}, expected {SLOWEST_RPS:g} requests/s or more"))
     if problems:
         raise ConfigError(problems)
     return process

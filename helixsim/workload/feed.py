@@ -22,6 +22,9 @@ from helixsim.workload.transforms import limited, mean_rate_rps, stretched, wind
 _LEAST_PROMPTS_IN_FLIGHT = 20
 """Requests between admission and first token under saturation (paper artifact: 20 are launched at the start)."""
 
+_PROMPTS_LOOKED_AT = 10_000
+"""Drawn prompts among which the longest is sought."""
+
 
 def make_feed(spec: WorkloadSpec, seed: int, num_nodes: int, arrivals: ArrivalsSpec | None = None) -> Feed:
     """Return the requests of a workload, made lazily, numbered from 0 in order of arrival.
@@ -77,14 +80,19 @@ def workload_stats(spec: WorkloadSpec, seed: int) -> WorkloadStats:
     )
 
 
-def longest_prompt(spec: WorkloadSpec, seed: int) -> int | None:
-    """Return the longest recorded prompt of the load, within its limits [tokens]; None where lengths are a formula."""
+def longest_prompt(spec: WorkloadSpec, seed: int) -> int:
+    """Return the longest prompt of the load within its limits [tokens].
+
+    Exact where lengths are recorded; where they are drawn, the longest of the first ten thousand.
+    """
     if spec.arrivals.process == "trace" and spec.lengths is None:
         return max(
             request.prompt_tokens for request in _open_requests(spec, process_of(spec.arrivals), seed, Counter())
         )
     lengths = _lengths(spec)
-    return lengths.longest_prompt_tokens(spec.limits) if isinstance(lengths, RecordedPairs) else None
+    if isinstance(lengths, RecordedPairs):
+        return lengths.longest_prompt_tokens(spec.limits)
+    return max(prompt for prompt, _ in islice(draw(lengths, spec.limits, stream(seed, "lengths")), _PROMPTS_LOOKED_AT))
 
 
 def _open_requests(spec: WorkloadSpec, process: ArrivalProcess, seed: int, dropped: Counter[str]) -> Iterator[Request]:

@@ -137,6 +137,18 @@ def test_place_answers_with_bound_hops_and_history(experiment, capsys):
         (["--set", "systems.0.placement=helx"], 2, "did you mean 'helix'"),
         (["--set", "workload.trace={path: nowhere.csv}"], 2, "nowhere.csv"),
         (["--jobs", "0"], 2, "expected 1 or more"),
+        (["--set", "workload.arrivals.rate=1e-12"], 2, "1e-06 requests/s or more"),
+        (
+            [
+                "--set",
+                "workload.lengths={distribution: fixed, prompt_tokens: 5000, output_tokens: 5}",
+                "--set",
+                "workload.limits={}",
+            ],
+            2,
+            "the context of llama-2-7b holds 4096",
+        ),
+        (["--set", "cluster.nodes.0.gpus=3"], 2, "3 GPUs cannot share the 32 attention heads"),
     ],
 )
 def test_what_cannot_run_says_why(experiment, tmp_path, capsys, arguments, code, message):
@@ -144,6 +156,49 @@ def test_what_cannot_run_says_why(experiment, tmp_path, capsys, arguments, code,
     streams = capsys.readouterr()
     assert message in streams.err
     assert streams.out == ""
+
+
+def test_a_system_that_cannot_be_placed_does_not_stop_the_others(experiment, tmp_path, capsys):
+    broken = "systems.1.placement={strategy: swarm, stages: 6}"  # more stages than nodes
+    arguments = ["run", str(experiment), "--out", str(tmp_path), "--jobs", "1", "-q", "--set", broken]
+    for _ in range(2):  # computed, then found again
+        assert main(arguments) == 4
+        streams = capsys.readouterr()
+        assert "helix" in streams.out
+        assert "error: sp: swarm" in streams.err
+    assert main([*arguments, "--set", "systems.0.placement={strategy: swarm, stages: 6}"]) == 4
+
+
+def test_an_interrupted_search_is_no_result(experiment, tmp_path, monkeypatch, capsys):
+    """``place`` keeps the incumbent of a search that was stopped; a run must not cache it as its own."""
+    from helixsim.placement.helix import _Search
+
+    def stop(_self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_Search, "_judge", stop)
+    assert main(["run", str(experiment), "--out", str(tmp_path), "--jobs", "1", "-q"]) == 130
+    assert "no system had finished" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("manifest.json"))
+    assert main(["place", str(experiment), "--system", "helix", "-q"]) == 0
+
+
+def test_an_interrupt_during_the_report_keeps_the_results(experiment, tmp_path, monkeypatch, capsys):
+    import helixsim.planning.run as planning
+
+    build, calls = planning.build_report, []
+
+    def stop_once(*arguments):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return build(*arguments)
+
+    monkeypatch.setattr(planning, "build_report", stop_once)
+    assert main(["run", str(experiment), "--out", str(tmp_path), "--jobs", "1", "-q"]) == 130
+    (kept,) = (tmp_path / "tiny").iterdir()
+    assert kept.name.endswith("-partial")
+    assert set(json.loads((kept / "summary.json").read_text())["systems"]) == {"helix", "sp"}
 
 
 def test_an_unknown_system_is_named(experiment, capsys):

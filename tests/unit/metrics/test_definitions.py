@@ -84,7 +84,13 @@ def test_goodput_counts_requests_that_meet_every_objective(fake) -> None:
         good += times[0] - arrival <= 0.12e9 and tpot_ok and times[-1] - arrival <= 1.5e9
     counts = throughput(run, slo)
     assert 0 < counts.good_requests == good < counts.completed
-    assert counts.slo_attainment == pytest.approx(good / (counts.completed + counts.failed))
+    overdue = sum(
+        arrival + 0.12e9 < run.window_end_ns and status != RequestStatus.REJECTED
+        for times, arrival, status in zip(fake.token_times_ns, requests.arrival_ns, requests.status, strict=True)
+        if not len(times) or times[0] > run.window_end_ns
+    )
+    assert overdue > 0
+    assert counts.slo_attainment == pytest.approx(good / (counts.completed + counts.failed + overdue))
 
 
 def test_stricter_objectives_never_raise_goodput(fake) -> None:
