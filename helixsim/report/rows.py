@@ -9,7 +9,7 @@ from typing import Any
 Summary = Mapping[str, Any]
 Cell = Callable[[Summary], str]
 MISSING = "–"
-_FEEDS = {"open": "at their own rate", "closed_loop": "as others end", "saturate": "without end"}
+_FEEDS = {"open": "at a rate", "closed_loop": "as others end", "saturate": "without end"}
 
 
 @dataclass(frozen=True, slots=True)
