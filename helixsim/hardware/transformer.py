@@ -13,7 +13,7 @@ from helixsim.domain.model import ModelSpec
 from helixsim.errors import DataError, unknown_name
 from helixsim.hardware.profile_file import open_profile
 
-MODEL_TYPES = ("llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma", "gemma2")
+MODEL_TYPES = ("llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma", "gemma2", "phi3", "olmo2", "granite")
 """Values of ``model_type`` whose layers are understood: attention (grouped or not) and a gated MLP or experts."""
 
 WEIGHT_BITS: Mapping[str, float] = {
