@@ -12,7 +12,7 @@ from helixsim.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = sorted(
-    path for path in (ROOT / "experiments").rglob("*.yaml") if path.parent.name not in {"clusters", "placements"}
+    path for path in (ROOT / "experiments").rglob("*.yaml") if "\nsystems:" in path.read_text(encoding="utf-8")
 )
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = [
