@@ -8,7 +8,7 @@ actual workload (the *judge*) picks from this frontier and the heuristics.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -19,7 +19,7 @@ from helixsim.flow.maxflow import max_flow
 from helixsim.placement import homogeneous, petals, separate, swarm
 from helixsim.placement.base import PlacementProblem
 from helixsim.placement.check import check
-from helixsim.placement.stages import Group, groups_of, lay_out
+from helixsim.placement.stages import Chain, Group, groups_of, hops, lay_out
 
 _NEXT_SHARE = 0.95
 """Each step of the frontier asks for this share of the flow of the one before."""
@@ -201,19 +201,26 @@ class _Search:
 
         if not groups:
             return
-        chains = best_chains(self.problem, groups, self.options.max_hops, self._time_left_s)
+
+        def add(name: str, blocks: Sequence[Chain]) -> None:
+            self._add(name, lay_out(groups, blocks), is_searched=True)
+
+        chains = best_chains(
+            self.problem, groups, self.options.max_hops, self._time_left_s,
+            lambda name, found: add(name, [chain.blocks for chain in found]),
+        )  # fmt: skip
         if not chains:
             return
-        best = [chain.stages for chain in chains]
-        shallowest = max(map(len, best))
-        self._add(f"stages-{shallowest}", lay_out(groups, best), is_searched=True)
+        best = [chain.blocks for chain in chains]
+        shallowest = max(map(hops, best))
+        add(f"blocks-{shallowest}", best)
         share = _NEXT_SHARE
         while share >= _LEAST_SHARE and self._time_left_s() > 0:
-            found = [chain.shorter(share, shallowest, self._time_left_s()) for chain in chains]
+            found = [chain.shorter(share, self.options.max_hops, self._time_left_s) for chain in chains]
             best = [now or before for now, before in zip(found, best, strict=True)]
-            depth = max(map(len, best))
+            depth = max(map(hops, best))
             if depth < shallowest:
-                self._add(f"stages-{depth}", lay_out(groups, best), is_searched=True)
+                add(f"blocks-{depth}", best)
                 shallowest = depth
             share *= _NEXT_SHARE
 

@@ -122,7 +122,7 @@ def test_ctrl_c_keeps_what_was_found() -> None:
     fleet, table = mixed_fleet(3, 6)
 
     def interrupt(what: str, _seconds: float, _objective: float, _bound: float) -> None:
-        if what.startswith("stages"):
+        if what.startswith("blocks"):
             raise KeyboardInterrupt
 
     placement = Helix().solve(PlacementProblem(fleet, table, progress=interrupt), HelixOptions())
@@ -190,7 +190,7 @@ def test_chain_crosses_regions_where_enough_nodes_face_each_other() -> None:
     assert placement.objective_tokens_per_s == pytest.approx(100.0)
 
 
-def test_large_fleets_are_searched_in_equal_parts() -> None:
+def test_large_fleets_are_searched_as_a_whole() -> None:
     fleet, table = mixed_fleet(40, 60)
     placement = Helix().solve(PlacementProblem(fleet, table), HelixOptions(max_hops=4, select="flow"))
     check(fleet, placement)
