@@ -36,7 +36,8 @@ _DIVE_ROUNDS = 8
 
 
 _NEARBY = 8
-"""Sets of prices around those of the continuous optimum at which blocks are priced for the integer master."""
+"""Sets of prices around those of the continuous optimum at which blocks are priced for the integer master, divided by
+the number of regions."""
 
 _NEARBY_SPREAD = (0.7, 1.4)
 """Range of the factors between those prices and the optimum's."""
@@ -142,7 +143,9 @@ class _Generation:
             found = self.master.integer()
             if found is None:
                 self._enrich(prices)
-                found = self.master.integer() or self._dive() or self.master.integer()
+                found = self.master.integer()
+            if found is None and len(self.search.order) == 1:  # a dive seldom meets the rows of a crossing
+                found = self._dive() or self.master.integer()
         return None if found is None else self.master.in_order(found)
 
     def _shallow(self, prices: Prices) -> dict[Column, int] | None:
@@ -217,7 +220,7 @@ class _Generation:
         """Add columns that are cheapest at prices nearby: the continuous optimum needs few, a whole-number one more."""
         rng = np.random.default_rng(0)
         requests = [request for _, _, request in self.requests]
-        for _ in range(_NEARBY):
+        for _ in range(-(-_NEARBY // len(self.search.order))):
             if self.time_left_s() <= 0:
                 break
             nearby = prices.nodes * rng.uniform(*_NEARBY_SPREAD, len(self.master.nodes))

@@ -30,6 +30,9 @@ from helixsim.units import format_bytes
 _NEXT_SHARE = 0.95
 """Each step of the frontier asks for this share of the flow of the one before."""
 
+_MANY_NODES = 60
+"""Larger fleets take such a step at double size."""
+
 _LEAST_SHARE = 0.4
 """The frontier ends at this share of the largest flow."""
 
@@ -140,9 +143,9 @@ class _Search:
         groups = groups_of(self.problem)
         steps: list[Callable[[], None]] = [
             self._add_heuristics,
+            self._tighten_bound,
             lambda: self._add_chains(groups),
             self._add_exact,
-            self._tighten_bound,
             self._judge,
         ]
         try:
@@ -247,7 +250,8 @@ class _Search:
         blocks = [chain.blocks for chain in chains]
         shallowest = max(map(hops, blocks))
         add(f"blocks-{shallowest}", blocks, total(chains))
-        share = _NEXT_SHARE
+        step = _NEXT_SHARE if sum(len(group.nodes) for group in groups) <= _MANY_NODES else _NEXT_SHARE**2
+        share = step
         while share >= _LEAST_SHARE and self._time_left_s() > 0:
             found = [chain.shorter(share, self.options.max_hops, self._time_left_s) for chain in chains]
             blocks = [now or before for now, before in zip(found, blocks, strict=True)]
@@ -255,7 +259,7 @@ class _Search:
             if depth < shallowest:
                 add(f"blocks-{depth}", blocks, share * total(chains))
                 shallowest = depth
-            share *= _NEXT_SHARE
+            share *= step
 
     def _add_exact(self) -> None:
         if self.options.method != "exact":
@@ -283,7 +287,7 @@ class _Search:
             self._add("exact", result.ranges, is_searched=True)
 
     def _tighten_bound(self) -> None:
-        if self.best and self.bound > self.best * (1 + _OPTIMAL_GAP):
+        if self.bound > self.best * (1 + _OPTIMAL_GAP):
             from helixsim.placement.bounds import configuration_bound
 
             bound = configuration_bound(self.problem.fleet, self.problem.capacity, self.best, self._time_left_s)

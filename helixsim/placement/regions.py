@@ -25,14 +25,18 @@ _MOST_JOINED = 3
 _MOST_JOINTS = 16
 """With more regions, so many joins of two chains are tried, the most promising first."""
 
-_ROUGH, _FINE = 1e-3, 5e-5
-"""Relative precision of the largest flow of a chain, while groupings are compared and for the chosen one."""
+_JOINING, _ROUGH, _FINE = 5e-3, 1e-3, 5e-5
+"""Relative precision of the largest flow of a chain, while regions are joined, while groupings of few regions are
+compared, and for the chosen grouping."""
 
 _GRID, _CROSSING_GRID = 600, 300
 """Grid of the search while groupings are compared, for chains inside one region and through several."""
 
 _DEEP_LONGEST, _DEEP_GRID = 24, 1500
 """Effort of the search for the chosen grouping; the grid is divided by the number of regions."""
+
+_MOST_REFINED = 60
+"""Chains through several regions and more nodes than this are not searched again."""
 
 _FIRST_STEP = 0.005
 """The search starts this share below the bound and doubles the distance until it finds a chain."""
@@ -64,9 +68,10 @@ def best_chains(
     report: Report,
 ) -> tuple[RegionChain, ...]:
     """Return chains with the largest total flow, regions each used once; empty if no chain is found."""
-    finder = _Finder(problem, groups, max_hops, time_left_s)
     regions = list(dict.fromkeys(group.region for group in groups))
-    found = _enumerated(finder, regions) if len(regions) <= _MOST_ENUMERATED else _joined(finder, regions)
+    are_few = len(regions) <= _MOST_ENUMERATED
+    finder = _Finder(problem, groups, max_hops, time_left_s, _ROUGH if are_few else _JOINING)
+    found = _enumerated(finder, regions) if are_few else _joined(finder, regions)
     if found and time_left_s() > 0:
         report("rough", found)
         found = tuple(finder.refined(chain) for chain in found)
@@ -138,7 +143,9 @@ class _Finder:
         groups: tuple[Group, ...],
         max_hops: int | None,
         time_left_s: Callable[[], float],
+        precision: float,
     ) -> None:
+        self._precision = precision
         self._groups = groups
         self._num_layers = problem.fleet.model.num_layers
         self._max_hops = max_hops
@@ -186,7 +193,10 @@ class _Finder:
         return self._known[key]
 
     def refined(self, chain: RegionChain) -> RegionChain:
-        """Return the chain, or a better one by a longer search."""
+        """Return the chain, or a better one by a longer search; wide chains through several regions stay."""
+        nodes = sum(len(group.nodes) for group in self._groups if group.region in chain.search.order)
+        if len(chain.search.order) > 1 and nodes > _MOST_REFINED:
+            return chain
         longest = chain.search.longest if len(chain.search.order) > 1 else _DEEP_LONGEST
         grid = _DEEP_GRID // len(chain.search.order)
         search = replace(chain.search, longest=longest, grid=grid)
@@ -211,7 +221,7 @@ class _Finder:
     def _improved(self, search: BlockSearch, bound: float, best: RegionChain | None, mark: float) -> RegionChain | None:
         """Return the better of ``best`` and the best chain through regions in the order of ``search``."""
         least = max(mark, best.flow_tokens_per_s if best else 0.0)
-        return self._bisected(search, bound, best, least, _ROUGH)
+        return self._bisected(search, bound, best, least, self._precision)
 
     def _bisected(
         self, search: BlockSearch, bound: float, best: RegionChain | None, low: float, precision: float
