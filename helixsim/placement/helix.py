@@ -21,7 +21,7 @@ from helixsim.placement import homogeneous, petals, separate, swarm
 from helixsim.placement.base import PlacementProblem
 from helixsim.placement.check import check
 from helixsim.placement.fixed import previous_ranges
-from helixsim.placement.select import Candidate, best, finalists, frontier, listed
+from helixsim.placement.select import Candidate, best, finalists, frontier, listed, neighbours
 from helixsim.placement.stages import Chain, Group, groups_of, hops, lay_out
 from helixsim.placement.swaps import swapped
 from helixsim.placement.wishes import dealt_anew, moved_bytes, narrowed, pinned_ranges
@@ -296,13 +296,16 @@ class _Search:
             self._report("bound")
 
     def _judge(self) -> None:
-        """Score the finalists by simulation, unless max-flow decides."""
-        judge = self.problem.judge
+        """Score the finalists by simulation, then the neighbours of the best, unless max-flow decides."""
+        judge, most = self.problem.judge, self.options.candidates
         if judge is None or self.options.select == "flow":
             return
-        for candidate in finalists(self.candidates, self.options.candidates):
+        waiting = finalists(self.candidates, most - most // 3)
+        while waiting and len(self.scores) < most:
+            candidate = waiting.pop(0)
             self.scores[candidate.name] = judge(candidate.placement)
             self._report(f"judged {candidate.name}")
+            waiting = waiting or neighbours(self.candidates, self.scores)
 
     def _outcome(self) -> Placement:
         chosen = best(self.candidates, self.scores, self.options.move_tolerance)

@@ -51,6 +51,16 @@ def finalists(candidates: Sequence[Candidate], most: int) -> list[Candidate]:
     return kept + searched
 
 
+def neighbours(candidates: Sequence[Candidate], scores: Mapping[str, float]) -> list[Candidate]:
+    """Return who stands next to the best-scored candidate on the frontier of those searched and has no score yet."""
+    line = frontier([c for c in candidates if c.is_searched])
+    scored = [at for at, candidate in enumerate(line) if candidate.name in scores]
+    if not scored:
+        return []
+    top = max(scored, key=lambda at: scores[line[at].name])
+    return [line[at] for at in (top - 1, top + 1) if 0 <= at < len(line) and line[at].name not in scores]
+
+
 def best(candidates: Sequence[Candidate], scores: Mapping[str, float], tolerance: float) -> Candidate:
     """Return the best by score, then flow, then few hops; of those within ``tolerance``, who moves fewest bytes."""
 

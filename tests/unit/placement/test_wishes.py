@@ -14,6 +14,7 @@ from helixsim.errors import ConfigError, InfeasibleError
 from helixsim.flow.maxflow import max_flow_value
 from helixsim.placement.base import PlacementProblem
 from helixsim.placement.helix import Helix, HelixOptions
+from helixsim.placement.select import Candidate, finalists, neighbours
 from helixsim.placement.swaps import swapped
 from helixsim.placement.wishes import dealt_anew, moved_bytes
 
@@ -95,6 +96,20 @@ def test_roles_are_dealt_within_groups_only() -> None:
         before = sorted(held for node, held in ranges.items() if node.startswith(kind))
         after = [held for node, held in dealt.items() if node.startswith(kind) and node != "small-5"]
         assert all(after.count(held) <= before.count(held) for held in after)
+
+
+def test_judging_closes_in_on_the_best_of_the_frontier() -> None:
+    """Eleven candidates, of which the judge sees few at first; the best is beside the best of those."""
+    made = [
+        Candidate(str(hops), Placement("x", 8, {}, objective_tokens_per_s=10.0 * hops), hops, hops, is_searched=True)
+        for hops in range(1, 12)
+    ]
+    scores = {candidate.name: -abs(candidate.max_hops - 6.0) for candidate in finalists(made, 4)}
+    assert "6" not in scores
+    while more := neighbours(made, scores):
+        scores[more[0].name] = -abs(more[0].max_hops - 6.0)
+    assert max(scores, key=scores.__getitem__) == "6"
+    assert len(scores) < len(made)
 
 
 def test_missing_room_is_told_in_layers_and_bytes() -> None:
