@@ -22,6 +22,9 @@ _MOST_ENUMERATED = 3
 _MOST_JOINED = 3
 """With more regions, a chain passes at most so many."""
 
+_MOST_JOINED_NODES = 120
+"""Nor does it pass regions of more nodes than this together: such regions gain little and take long."""
+
 _MOST_JOINTS = 16
 """With more regions, so many joins of two chains are tried, the most promising first."""
 
@@ -102,7 +105,9 @@ def _joined(finder: _Finder, regions: Sequence[str]) -> tuple[RegionChain, ...]:
         joints = [
             (finder.bound((*one, *two)) - finder.flow(one) - finder.flow(two), (*one, *two), one, two)
             for one, two in itertools.combinations(blocks, 2)
-            if len(one) + len(two) <= _MOST_JOINED and (*one, *two) not in refused
+            if len(one) + len(two) <= _MOST_JOINED
+            and finder.num_nodes((*one, *two)) <= _MOST_JOINED_NODES
+            and (*one, *two) not in refused
         ]
         if not joints:
             break
@@ -153,6 +158,10 @@ class _Finder:
         self._known: dict[frozenset[str], RegionChain | None] = {}
         self._links = crossings_tokens_per_s(problem.fleet)
 
+    def num_nodes(self, block: Sequence[str]) -> int:
+        """Return how many nodes these regions have together."""
+        return sum(len(group.nodes) for group in self._groups if group.region in block)
+
     def bound(self, block: Sequence[str]) -> float:
         """Return what no chains of these regions together exceed; 0 if they cannot hold the model."""
         inside = [group for group in self._groups if group.region in block]
@@ -194,8 +203,7 @@ class _Finder:
 
     def refined(self, chain: RegionChain) -> RegionChain:
         """Return the chain, or a better one by a longer search; wide chains through several regions stay."""
-        nodes = sum(len(group.nodes) for group in self._groups if group.region in chain.search.order)
-        if len(chain.search.order) > 1 and nodes > _MOST_REFINED:
+        if len(chain.search.order) > 1 and self.num_nodes(chain.search.order) > _MOST_REFINED:
             return chain
         longest = chain.search.longest if len(chain.search.order) > 1 else _DEEP_LONGEST
         grid = _DEEP_GRID // len(chain.search.order)
