@@ -96,6 +96,7 @@ def _answer(placed: PlacedSystem, document: dict[str, Any]) -> dict[str, Any]:
             "max_hops": plan.max_hops,
             "layers": document["layers"],
             "history": [list(entry) for entry in placement.history],
+            "frontier": placement.notes.get("frontier", []),
             "min_cut": document["min_cut"],
             "notes": document["notes"],
         }

@@ -4,111 +4,197 @@ A *configuration* of a layer is a multiset of (kind, k), one for each node that 
 flow F. A node with k layers spends 1/k of itself on each. If no fractional choice of configurations covers all layers
 of the model, F is out of reach, with or without partial inference and over any network. Configurations are priced by a
 knapsack on a grid whose values are rounded up, which keeps the bound valid (Farley's bound at every iteration).
+
+The network enters by one row. If F exceeds every link between regions and what any region carries on its own, some
+layer is held by two nodes or more: else a single chain of nodes carried all of F and crossed between regions by one
+link, or stayed inside a region.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from helixsim import solver
 from helixsim.domain.cluster import Fleet
-from helixsim.flow.capacity import CapacityTable, upper_bound_share
+from helixsim.flow.capacity import CapacityTable, share_bound
+from helixsim.flow.network import crossings_tokens_per_s
 
-_GRID = 1000
-_ROUNDS = 60
-_PRECISION = 5e-4
+_GRIDS = (500, 4000, 20_000)
+"""Steps of the flow in the knapsack, coarse first."""
+
+_ROUNDS = 80
+_PRECISION = 2e-5
 """Relative precision of the bisection over the flow."""
 
-Config = dict[tuple[int, int], int]
-"""(kind number, layers) -> nodes."""
+_PENALTY = 100.0
+"""Price of a missing configuration of two nodes, in layers."""
+
+Config = tuple[tuple[int, int], ...]
+"""(item number, nodes) of a configuration; an item is a kind with a number of layers."""
+
+TimeLeft = Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """``count`` nodes that pass on ``tokens_per_s[k - 1]`` tokens/s with k layers."""
+
+    count: int
+    tokens_per_s: tuple[float, ...]
 
 
 def configuration_bound(
     fleet: Fleet,
     capacity: CapacityTable,
-    reached_tokens_per_s: float,
-    time_left_s: Callable[[], float] = lambda: solver.INFINITY,
+    reached_tokens_per_s: float = 0.0,
+    time_left_s: TimeLeft = lambda: solver.INFINITY,
 ) -> float:
     """Return a flow [tokens/s] no placement exceeds, at most ``upper_bound_share``.
 
     ``reached_tokens_per_s`` is the flow of some placement, below which nothing need be searched.
     """
-    counts: dict[str, int] = {}
-    for profile in fleet.profiles:
-        if profile.kv_blocks:
-            counts[profile.kind] = counts.get(profile.kind, 0) + 1
-    low, high = reached_tokens_per_s, upper_bound_share(fleet, capacity)
-    while high - low > _PRECISION * high and time_left_s() > 0:
-        middle = (low + high) / 2
-        if _layers_covered_at_most(counts, capacity.tables, middle, fleet.model.num_layers) < fleet.model.num_layers:
-            high = middle
-        else:
-            low = middle
+    num_layers = fleet.model.num_layers
+    kinds = _kinds(fleet, capacity, range(len(fleet.profiles)))
+    one_chain = _one_chain_bound(fleet, capacity)
+    high = _share(kinds, num_layers)
+    for grid in _GRIDS:
+        program = _Configurations(kinds, num_layers, grid)
+        low, trial = reached_tokens_per_s, high * (1 - 10 * _PRECISION)
+        while high - low > _PRECISION * high and time_left_s() > 0:
+            trial = max(trial, low)
+            if program.is_out_of_reach(trial, needs_pair=trial > one_chain, time_left_s=time_left_s):
+                high = trial
+            else:
+                low = trial
+            trial = (low + high) / 2
     return high
 
 
-def _layers_covered_at_most(
-    counts: Mapping[str, int], tables: Mapping[str, tuple[float, ...]], flow: float, num_layers: int
-) -> float:
-    """Return a bound on the layers the fleet can hold at ``flow``; exact enough once it settles on a side of the model.
+def _kinds(fleet: Fleet, capacity: CapacityTable, positions: Iterable[int]) -> list[_Kind]:
+    counts: dict[str, int] = {}
+    for position in positions:
+        profile = fleet.profiles[position]
+        if profile.kv_blocks:
+            counts[profile.kind] = counts.get(profile.kind, 0) + 1
+    return [_Kind(count, capacity.tables[kind]) for kind, count in counts.items()]
 
-    Column generation: the master LP mixes the configurations found so far, the knapsack finds the one that is cheapest
-    at the master's prices of nodes.
-    """
-    kinds = list(counts)
-    items = [
-        (number, layers, min(value, flow))
-        for number, kind in enumerate(kinds)
-        for layers, value in enumerate(tables[kind], start=1)
-        if value > 0
-    ]
-    fleet_size = np.array([counts[kind] for kind in kinds], dtype=float)
-    configs: list[Config] = [{(number, layers): int(-(-flow // value))} for number, layers, value in items]
-    weight = np.array([min(_GRID, int(np.ceil(value / flow * _GRID - 1e-9))) for _, _, value in items])
-    bound = np.inf
-    for _ in range(_ROUNDS):
+
+def _one_chain_bound(fleet: Fleet, capacity: CapacityTable) -> float:
+    """Return the flow above which no placement is a single chain of nodes; infinite if there is but one region."""
+    members: dict[str, list[int]] = {}
+    for position, node in enumerate(fleet.cluster.nodes):
+        members.setdefault(node.region, []).append(position)
+    if len(members) == 1:
+        return float("inf")
+    alone = [_share(_kinds(fleet, capacity, positions), fleet.model.num_layers) for positions in members.values()]
+    return max(*alone, *(fastest for _, fastest in crossings_tokens_per_s(fleet).values()))
+
+
+def _share(kinds: Sequence[_Kind], num_layers: int) -> float:
+    counts: dict[tuple[float, ...], int] = {}
+    for kind in kinds:
+        counts[kind.tokens_per_s] = counts.get(kind.tokens_per_s, 0) + kind.count
+    return share_bound(counts, num_layers)
+
+
+class _Configurations:
+    """The configuration LP of one fleet; configurations found for one flow serve for smaller ones."""
+
+    def __init__(self, kinds: Sequence[_Kind], num_layers: int, grid: int) -> None:
+        self.num_layers = num_layers
+        self.grid = grid
+        self.counts = np.array([kind.count for kind in kinds], dtype=float)
+        items = [
+            (number, layers, value)
+            for number, kind in enumerate(kinds)
+            for layers, value in enumerate(kind.tokens_per_s, start=1)
+            if value > 0
+        ]
+        self.kind = np.array([number for number, _, _ in items])
+        self.layers = np.array([layers for _, layers, _ in items], dtype=float)
+        self.value = np.array([value for _, _, value in items])
+        self.configs: dict[Config, None] = {}
+
+    def is_out_of_reach(self, flow: float, *, needs_pair: bool, time_left_s: TimeLeft) -> bool:
+        """Return whether the fleet provably cannot hold the model at ``flow``."""
+        weight = np.minimum(self.grid, np.ceil(self.value / flow * self.grid - 1e-9)).astype(np.int64)
+        for item, value in enumerate(self.value):
+            self.configs[(item, int(-(-flow // value))),] = None
+        enough = [c for c in self.configs if sum(int(weight[item]) * n for item, n in c) >= self.grid]
+        for _ in range(_ROUNDS):
+            master, prices, pair = self._master(enough, needs_pair)
+            cost, cheapest, cost_pair, cheapest_pair = self._cheapest(prices[self.kind] / self.layers, weight)
+            # prices / scale are feasible for the dual of the LP over all configurations.
+            scale = min(cost, cost_pair / (1 + pair)) if needs_pair else cost
+            if scale > 0 and float(prices @ self.counts) / scale - pair < self.num_layers * (1 - 1e-9):
+                return True
+            if master >= self.num_layers or time_left_s() <= 0:
+                return False
+            new = [cheapest] if cost < 1 - 1e-8 else []
+            new += [cheapest_pair] if needs_pair and cost_pair < 1 + pair - 1e-8 else []
+            new = [config for config in dict.fromkeys(new) if config not in self.configs]
+            if not new:
+                return False
+            self.configs.update(dict.fromkeys(new))
+            enough += new
+        return False
+
+    def _master(self, configs: Sequence[Config], needs_pair: bool) -> tuple[float, NDArray[np.float64], float]:
+        """Return layers covered, prices of the kinds, and the price of the row that wants a pair."""
         program = solver.Program(maximise=True)
-        columns = [program.column(1.0) for _ in configs]
-        for number, size in enumerate(fleet_size):
-            used = {c: _share(config, number) for c, config in zip(columns, configs, strict=True)}
-            program.row({c: share for c, share in used.items() if share}, upper=float(size))
-        master = solver.solve(program)
-        prices = np.maximum(np.array(master.row_duals), 0.0)
-        cost, chosen = _cheapest([prices[number] / layers for number, layers, _ in items], weight)
-        if cost > 0:
-            bound = min(bound, float(prices @ fleet_size) / cost)
-        if bound < num_layers or master.objective >= num_layers or cost >= 1 - 1e-7:
-            break
-        config: Config = {}
-        for item in chosen:
-            key = items[item][:2]
-            config[key] = config.get(key, 0) + 1
-        if config in configs:
-            break
-        configs.append(config)
-    return bound
+        used: list[dict[int, float]] = [{} for _ in self.counts]
+        pairs: dict[int, float] = {}
+        for config in configs:
+            column = program.column(1.0)
+            for item, nodes in config:
+                row = used[self.kind[item]]
+                row[column] = row.get(column, 0.0) + nodes / float(self.layers[item])
+            if sum(nodes for _, nodes in config) > 1:
+                pairs[column] = 1.0
+        rows = [program.row(row, upper=float(count)) for row, count in zip(used, self.counts, strict=True)]
+        if needs_pair:
+            pairs[program.column(-_PENALTY)] = 1.0
+            program.row(pairs, lower=1.0)
+        solution = solver.solve(program)
+        duals = np.array(solution.row_duals)
+        pair = max(0.0, -float(duals[-1])) if needs_pair else 0.0
+        return solution.objective, np.maximum(duals[: len(rows)], 0.0), pair
 
+    def _cheapest(self, costs: NDArray[np.float64], weight: NDArray[np.int64]) -> tuple[float, Config, float, Config]:
+        """Return cost and items of the cheapest configuration, and of the cheapest of two nodes or more."""
+        # Of items of one weight only the cheapest counts, and of those none that a heavier one undercuts.
+        order = np.lexsort((costs, -weight))
+        kept: list[int] = []
+        for item in order:
+            if not kept or costs[item] < costs[kept[-1]]:
+                kept.append(int(item))
+        items = np.array(kept)
+        cost, size, grid = costs[items], weight[items], self.grid
+        total = np.full(grid + 1, np.inf)
+        total[0] = 0.0
+        last = np.zeros(grid + 1, dtype=np.int64)
+        # Blocks of as many steps as the lightest item weighs do not depend on themselves.
+        block = int(size.min())
+        for start in range(1, grid + 1, block):
+            filled = np.arange(start, min(start + block, grid + 1))
+            trial = total[np.maximum(filled[:, None] - size, 0)] + cost
+            last[filled] = trial.argmin(axis=1)
+            total[filled] = trial[np.arange(len(filled)), last[filled]]
 
-def _share(config: Config, kind: int) -> float:
-    return sum(nodes / layers for (number, layers), nodes in config.items() if number == kind)
+        def config(filled: int, chosen: list[int]) -> Config:
+            while filled > 0:
+                chosen.append(int(items[last[filled]]))
+                filled -= int(size[last[filled]])
+            return tuple((item, chosen.count(item)) for item in sorted(set(chosen)))
 
-
-def _cheapest(costs: list[float], weight: NDArray[np.int64]) -> tuple[float, list[int]]:
-    """Return the least cost of items (repeats allowed) whose weights add up to the grid or more, and those items."""
-    cost = np.array(costs)
-    total = np.full(_GRID + 1, np.inf)
-    total[0] = 0.0
-    last = np.zeros(_GRID + 1, dtype=np.int64)
-    for filled in range(1, _GRID + 1):
-        candidates = total[np.maximum(filled - weight, 0)] + cost
-        last[filled] = candidates.argmin()
-        total[filled] = candidates[last[filled]]
-    chosen: list[int] = []
-    filled = _GRID
-    while filled > 0:
-        chosen.append(int(last[filled]))
-        filled -= int(weight[chosen[-1]])
-    return float(total[_GRID]), chosen
+        # A pair: one item, then what is left, or else the cheapest item of all.
+        least = int(costs.argmin())
+        rest = np.maximum(grid - size, 0)
+        paired = cost + np.maximum(total[rest], costs[least])
+        first = int(paired.argmin())
+        pair = [int(items[first])] + ([] if rest[first] else [least])
+        return float(total[grid]), config(grid, []), float(paired[first]), config(int(rest[first]), pair)

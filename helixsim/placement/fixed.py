@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from helixsim import yamlio
+from helixsim.domain.cluster import Fleet
 from helixsim.domain.placement import LayerRange, Placement
 from helixsim.errors import DataError, did_you_mean
 from helixsim.placement.base import PlacementProblem
@@ -30,6 +31,7 @@ _FIGURES = (
     "min_cut",
     "routes",
     "notes",
+    "vllm",
 )
 """What a placement written by ``place`` or ``run`` says about itself; read over here."""
 
@@ -66,22 +68,9 @@ class Fixed:
         """
         started = time.perf_counter()
         path = Path(options.file)
-        data = yamlio.load(path).data
-        if not isinstance(data, Mapping):
-            raise DataError(f"{path}: a placement file holds the keys {', '.join(_KEYS)}, got {type(data).__name__}")
-        for key in data:
-            if key not in _KEYS + _FIGURES:
-                raise DataError(
-                    f"{path}: unknown key {key!r}{did_you_mean(str(key), _KEYS)} (known: {', '.join(_KEYS)})"
-                )
+        data = _document(path)
         known = problem.fleet.cluster.index
-        ranges: dict[str, LayerRange] = {}
-        for node, pair in _mapping(path, data, "layers", known).items():
-            if pair is None:
-                continue
-            if not (isinstance(pair, list) and len(pair) == 2 and all(type(layer) is int for layer in pair)):
-                raise DataError(f"{path}: layers.{node} is {pair!r}, expected [start, end] or null")
-            ranges[node] = LayerRange(*pair)
+        ranges = _ranges(path, _mapping(path, data, "layers", known))
         pipelines = _mapping(path, data, "pipelines", known) if "pipelines" in data else {}
         for node, number in pipelines.items():
             if type(number) is not int:
@@ -93,6 +82,43 @@ class Fixed:
             problem, "fixed", ranges, started_s=started, partial_inference=partial, pipelines=pipelines,
             notes={"file": str(path)},
         )  # fmt: skip
+
+
+def previous_ranges(fleet: Fleet, file: Path) -> dict[str, LayerRange]:
+    """Return the ranges of a placement file; nodes that are no longer in the fleet are left out.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read.
+    """
+    path = Path(file)
+    layers = _document(path).get("layers")
+    if not isinstance(layers, Mapping):
+        raise DataError(f"{path}: 'layers' must map node ids to values, got {layers!r}")
+    known = fleet.cluster.index
+    return {node: held for node, held in _ranges(path, layers).items() if node in known}
+
+
+def _document(path: Path) -> Mapping[str, Any]:
+    data = yamlio.load(path).data
+    if not isinstance(data, Mapping):
+        raise DataError(f"{path}: a placement file holds the keys {', '.join(_KEYS)}, got {type(data).__name__}")
+    for key in data:
+        if key not in _KEYS + _FIGURES:
+            raise DataError(f"{path}: unknown key {key!r}{did_you_mean(str(key), _KEYS)} (known: {', '.join(_KEYS)})")
+    return data
+
+
+def _ranges(path: Path, layers: Mapping[str, Any]) -> dict[str, LayerRange]:
+    ranges: dict[str, LayerRange] = {}
+    for node, pair in layers.items():
+        if pair is None:
+            continue
+        if not (isinstance(pair, list) and len(pair) == 2 and all(type(layer) is int for layer in pair)):
+            raise DataError(f"{path}: layers.{node} is {pair!r}, expected [start, end] or null")
+        ranges[node] = LayerRange(*pair)
+    return ranges
 
 
 def _mapping(path: Path, data: Mapping[str, Any], key: str, known: Mapping[str, int]) -> dict[str, Any]:

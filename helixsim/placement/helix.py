@@ -8,9 +8,10 @@ actual workload (the *judge*) picks from this frontier and the heuristics.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import ClassVar, Literal
 
 from helixsim.domain.placement import LayerRange, Placement
 from helixsim.errors import ConfigError, InfeasibleError
@@ -19,16 +20,24 @@ from helixsim.flow.maxflow import max_flow
 from helixsim.placement import homogeneous, petals, separate, swarm
 from helixsim.placement.base import PlacementProblem
 from helixsim.placement.check import check
-from helixsim.placement.stages import Group, groups_of, lay_out
+from helixsim.placement.fixed import previous_ranges
+from helixsim.placement.select import Candidate, best, finalists, frontier, listed, neighbours
+from helixsim.placement.stages import Chain, Group, groups_of, hops, lay_out
+from helixsim.placement.swaps import swapped
+from helixsim.placement.wishes import dealt_anew, moved_bytes, narrowed, pinned_ranges
+from helixsim.units import format_bytes
 
 _NEXT_SHARE = 0.95
 """Each step of the frontier asks for this share of the flow of the one before."""
 
+_MANY_NODES = 60
+"""Larger fleets take such a step at double size."""
+
 _LEAST_SHARE = 0.4
 """The frontier ends at this share of the largest flow."""
 
-_MOST_HEURISTICS = 2
-"""Heuristic placements that go to the judge beside the frontier."""
+_MOST_SWAPS, _MOST_SWAP_WORK = 1500, 600_000
+"""Exchanges tried where links keep a chain from its flow, and their product with the square of the nodes."""
 
 _OPTIMAL_GAP = 1e-4
 
@@ -48,25 +57,46 @@ class HelixOptions:
     select
         ``simulate``: the judge's highest score wins (the largest max-flow where there is no judge); ``flow``: the
         largest max-flow.
+    criterion
+        What the judge scores. ``throughput``: output tokens/s; at a given rate, which every placement that keeps up
+        serves alike, tokens/s over time per token. ``goodput``: requests/s that meet the service-level objective, then
+        throughput. ``latency``: time per token.
     method
-        ``patterns``: stage patterns. ``exact``: then the per-node program, at most 10 nodes. ``auto``: ``patterns``.
+        ``blocks``: strand blocks. ``exact``: then the per-node program, at most 10 nodes. ``auto``: ``blocks``.
     partial_inference
         Let candidates use it: a request may then enter a node in the middle of its layers.
+    exclude
+        Nodes to leave out: ids or patterns such as ``t4-*``.
+    max_layers
+        Kind of node -> most layers it is given.
+    pinned
+        Node id -> [start, end) it must hold.
+    previous
+        File with the placement that is running (as written by ``place --export``): roles are dealt to nodes so that
+        few weights move, and of candidates within ``move_tolerance`` of the best the one that moves least is chosen.
+    move_tolerance
+        Share of the best score, or flow, that may be given up to move less.
     """
 
     max_hops: int | None = None
-    time_limit_s: float = 30.0
-    candidates: int = 8
+    time_limit_s: float = 120.0
+    candidates: int = 10
     select: Literal["simulate", "flow"] = "simulate"
-    method: Literal["auto", "patterns", "exact"] = "auto"
+    criterion: Literal["throughput", "goodput", "latency"] = "throughput"
+    method: Literal["auto", "blocks", "exact"] = "auto"
     partial_inference: bool = False
+    exclude: tuple[str, ...] = ()
+    max_layers: dict[str, int] = field(default_factory=dict)
+    pinned: dict[str, list[int]] = field(default_factory=dict)
+    previous: Path | None = None
+    move_tolerance: float = 0.01
 
 
 class Helix:
     """Placement by max-flow search in the spirit of Helix (ASPLOS'25), not by its per-node program.
 
     The paper solves one mixed-integer program over all nodes for hours. Here interchangeable nodes are counted, not
-    named, which finds larger flows in seconds; see ``patterns`` and ``regions``.
+    named, which finds larger flows in seconds; see ``blocks`` and ``regions``.
     """
 
     summary: ClassVar[str] = "largest max-flow, or the best of its frontier by simulation (Helix)"
@@ -87,20 +117,9 @@ class Helix:
                 raise ConfigError(f"helix: {name} is {value}, allowed: 1 or more")
         if options.time_limit_s <= 0:
             raise ConfigError(f"helix: time_limit_s is {options.time_limit_s:g}, allowed: more than 0")
-        return _Search(problem, options).run()
-
-
-@dataclass(frozen=True, slots=True)
-class _Candidate:
-    name: str
-    placement: Placement
-    max_hops: int
-    mean_hops: float
-    is_searched: bool
-
-    @property
-    def flow_tokens_per_s(self) -> float:
-        return self.placement.objective_tokens_per_s
+        if not 0 <= options.move_tolerance < 1:
+            raise ConfigError(f"helix: move_tolerance is {options.move_tolerance:g}, allowed: 0 or more, less than 1")
+        return _Search(narrowed(problem, options.exclude, options.max_layers), options).run()
 
 
 class _Search:
@@ -110,7 +129,9 @@ class _Search:
         self.problem = problem
         self.options = options
         self.started = time.perf_counter()
-        self.candidates: list[_Candidate] = []
+        self.pinned = pinned_ranges(problem.fleet, options.pinned)
+        self.previous = {} if options.previous is None else previous_ranges(problem.fleet, options.previous)
+        self.candidates: list[Candidate] = []
         self.best = 0.0
         self.bound = upper_bound_share(problem.fleet, problem.capacity)
         self.history: list[tuple[float, float, float]] = []
@@ -123,9 +144,9 @@ class _Search:
         groups = groups_of(self.problem)
         steps: list[Callable[[], None]] = [
             self._add_heuristics,
+            self._tighten_bound,
             lambda: self._add_chains(groups),
             self._add_exact,
-            self._tighten_bound,
             self._judge,
         ]
         try:
@@ -157,25 +178,30 @@ class _Search:
         partial: bool = False,
         pipelines: Mapping[str, int] | None = None,
     ) -> None:
-        """Evaluate a placement exactly and keep it if it carries anything within the hop limit."""
-        order = self.problem.fleet.cluster.index
+        """Evaluate a placement exactly and keep it if it carries anything within the hop limit and keeps the pins."""
+        fleet, order = self.problem.fleet, self.problem.fleet.cluster.index
+        if not pipelines and (self.pinned or self.previous):
+            ranges = dealt_anew(fleet, ranges, self.previous, self.pinned)
         placement = Placement(
             strategy="helix",
-            num_layers=self.problem.fleet.model.num_layers,
+            num_layers=fleet.model.num_layers,
             ranges=dict(sorted(ranges.items(), key=lambda item: order[item[0]])),
             partial_inference=partial,
             pipelines=dict(pipelines or {}),
         )
         try:
-            check(self.problem.fleet, placement)
+            check(fleet, placement)
         except InfeasibleError:
             return
-        plan = max_flow(self.problem.fleet, placement, self.problem.capacity, balanced=False)
+        plan = max_flow(fleet, placement, self.problem.capacity, balanced=False)
         flow = plan.max_flow_tokens_per_s
         if flow <= 0 or (self.options.max_hops is not None and plan.max_hops > self.options.max_hops):
             return
+        if any(placement.ranges.get(node) != held for node, held in self.pinned.items()):
+            return
         placement = replace(placement, objective_tokens_per_s=flow)
-        self.candidates.append(_Candidate(name, placement, plan.max_hops, plan.mean_hops, is_searched))
+        moved = moved_bytes(fleet, placement.ranges, self.previous) if self.previous else 0
+        self.candidates.append(Candidate(name, placement, plan.max_hops, plan.mean_hops, is_searched, moved))
         if flow > self.best:
             self.best = flow
             self.history.append((self._seconds(), flow, self.bound))
@@ -198,25 +224,43 @@ class _Search:
 
     def _add_chains(self, groups: tuple[Group, ...]) -> None:
         """Add the chains with the largest flow, then shorter ones with less."""
-        from helixsim.placement.regions import best_chains  # the solver takes time to load; options need it not
+        from helixsim.placement.regions import (  # the solver takes time to load; options need it not
+            RegionChain,
+            best_chains,
+        )
 
         if not groups:
             return
-        chains = best_chains(self.problem, groups, self.options.max_hops, self._time_left_s)
+
+        def add(name: str, blocks: Sequence[Chain], flow: float) -> None:
+            nodes = len(self.problem.fleet.cluster.nodes)
+            steps = min(_MOST_SWAPS, _MOST_SWAP_WORK // nodes**2)
+            ranges = lay_out(groups, blocks)
+            ranges = swapped(self.problem, ranges, flow, steps=steps, time_left_s=self._time_left_s)
+            self._add(name, ranges, is_searched=True)
+
+        def total(found: Sequence[RegionChain]) -> float:
+            return sum(chain.flow_tokens_per_s for chain in found)
+
+        chains = best_chains(
+            self.problem, groups, self.options.max_hops, self._time_left_s,
+            lambda name, found: add(name, [chain.blocks for chain in found], total(found)),
+        )  # fmt: skip
         if not chains:
             return
-        best = [chain.stages for chain in chains]
-        shallowest = max(map(len, best))
-        self._add(f"stages-{shallowest}", lay_out(groups, best), is_searched=True)
-        share = _NEXT_SHARE
+        blocks = [chain.blocks for chain in chains]
+        shallowest = max(map(hops, blocks))
+        add(f"blocks-{shallowest}", blocks, total(chains))
+        step = _NEXT_SHARE if sum(len(group.nodes) for group in groups) <= _MANY_NODES else _NEXT_SHARE**2
+        share = step
         while share >= _LEAST_SHARE and self._time_left_s() > 0:
-            found = [chain.shorter(share, shallowest, self._time_left_s()) for chain in chains]
-            best = [now or before for now, before in zip(found, best, strict=True)]
-            depth = max(map(len, best))
+            found = [chain.shorter(share, self.options.max_hops, self._time_left_s) for chain in chains]
+            blocks = [now or before for now, before in zip(found, blocks, strict=True)]
+            depth = max(map(hops, blocks))
             if depth < shallowest:
-                self._add(f"stages-{depth}", lay_out(groups, best), is_searched=True)
+                add(f"blocks-{depth}", blocks, share * total(chains))
                 shallowest = depth
-            share *= _NEXT_SHARE
+            share *= step
 
     def _add_exact(self) -> None:
         if self.options.method != "exact":
@@ -244,7 +288,7 @@ class _Search:
             self._add("exact", result.ranges, is_searched=True)
 
     def _tighten_bound(self) -> None:
-        if self.best and self.bound > self.best * (1 + _OPTIMAL_GAP):
+        if self.bound > self.best * (1 + _OPTIMAL_GAP):
             from helixsim.placement.bounds import configuration_bound
 
             bound = configuration_bound(self.problem.fleet, self.problem.capacity, self.best, self._time_left_s)
@@ -252,62 +296,56 @@ class _Search:
             self.history.append((self._seconds(), self.best, self.bound))
             self._report("bound")
 
-    def _finalists(self) -> list[_Candidate]:
-        """Return who goes to the judge: the best heuristics, and the frontier of flow against hops, thinned evenly."""
-        heuristics = [c for c in self.candidates if not c.is_searched]
-        heuristics.sort(key=lambda c: (-c.flow_tokens_per_s, c.mean_hops))
-        frontier: list[_Candidate] = []
-        for candidate in sorted(self.candidates, key=lambda c: (-c.flow_tokens_per_s, c.max_hops)):
-            if candidate.is_searched and (not frontier or candidate.max_hops < frontier[-1].max_hops):
-                frontier.append(candidate)
-        kept = heuristics[: min(_MOST_HEURISTICS, self.options.candidates - 1 if frontier else self.options.candidates)]
-        room = self.options.candidates - len(kept)
-        if len(frontier) > room:
-            steps = max(1, room - 1)
-            frontier = [frontier[number * (len(frontier) - 1) // steps] for number in range(room)]
-        return kept + frontier
-
     def _judge(self) -> None:
-        """Score the finalists by simulation, unless max-flow decides."""
+        """Score the finalists by simulation, then the neighbours of the best, unless max-flow decides."""
         self.out_of_time = self._time_left_s() <= 0  # the search; judging takes the time it takes
-        judge = self.problem.judge
+        judge, most = self.problem.judge, self.options.candidates
         if judge is None or self.options.select == "flow":
             return
-        for candidate in self._finalists():
+        waiting = finalists(self.candidates, most - most // 3)
+        while waiting and len(self.scores) < most:
+            candidate = waiting.pop(0)
             self.scores[candidate.name] = judge(candidate.placement)
             self._report(f"judged {candidate.name}")
+            waiting = waiting or neighbours(self.candidates, self.scores)
 
     def _outcome(self) -> Placement:
-        def merit(candidate: _Candidate) -> tuple[float, float, float]:
-            score = self.scores.get(candidate.name, float("-inf"))
-            return (score, candidate.flow_tokens_per_s, -candidate.mean_hops)
-
-        chosen = max(self.candidates, key=merit)
+        chosen = best(self.candidates, self.scores, self.options.move_tolerance)
         gap = 1.0 - chosen.flow_tokens_per_s / self.bound
         stopped = self.interrupted or self.out_of_time
-        listed: list[dict[str, Any]] = [
-            {
-                "name": candidate.name,
-                "hops": candidate.max_hops,
-                "max_flow_tokens_per_s": candidate.flow_tokens_per_s,
-                "score": self.scores.get(candidate.name),
-            }
-            for candidate in self.candidates
-        ]
         return replace(
             chosen.placement,
             upper_bound_tokens_per_s=self.bound,
             status="optimal" if gap <= _OPTIMAL_GAP else "feasible" if stopped else "heuristic",
             solve_s=self._seconds(),
             history=tuple(self.history),
-            notes={"chosen": chosen.name, "candidates": listed, "interrupted": self.interrupted},
+            notes={
+                "chosen": chosen.name,
+                "candidates": listed(self.candidates, self.scores),
+                "frontier": [
+                    {"hops": c.max_hops, "max_flow_tokens_per_s": c.flow_tokens_per_s}
+                    for c in frontier(self.candidates)
+                ],
+                "interrupted": self.interrupted,
+                **({"moved_bytes": chosen.moved_bytes} if self.previous else {}),
+            },
         )
 
     def _why_none(self, groups: tuple[Group, ...]) -> str:
         model = self.problem.fleet.model
         room = sum(len(group.nodes) * len(group.tokens_per_s) for group in groups)
+        nodes = len(self.problem.fleet.cluster.nodes)
+        if room < model.num_layers:
+            missing = model.num_layers - room
+            short = format_bytes(missing * model.weight_bytes_per_layer)
+            return (
+                f"helix: all {nodes} nodes together hold {room} layers of the {model.num_layers} of {model.name}: "
+                f"{missing} layers ({room}-{model.num_layers - 1}) find no place, {short} of weights; add nodes, or "
+                "raise engine.max_weight_fraction"
+            )
         limit = f" within {self.options.max_hops} hops" if self.options.max_hops is not None else ""
+        pins = " that keeps the pinned nodes" if self.pinned else ""
         return (
-            f"helix: no placement of the {model.num_layers} layers of {model.name}{limit}; "
-            f"all {len(self.problem.fleet.cluster.nodes)} nodes together hold {room} layers"
+            f"helix: no placement of the {model.num_layers} layers of {model.name}{limit}{pins} was found, though all "
+            f"{nodes} nodes together hold {room} layers"
         )

@@ -1,7 +1,7 @@
 """Which regions serve together: chains through several regions, or chains of their own whose flows add up.
 
-Links between regions are scarce, so stages lie inside a region and a chain passes each region once. With few regions
-every grouping and every order is tried; with more, regions are joined greedily by their best links.
+Links between regions are scarce, so a chain passes each region once. With few regions every grouping and every order is
+tried; with more, regions serve alone where they can hold the model, and pairs of chains are joined where that helps.
 """
 
 from __future__ import annotations
@@ -11,56 +11,77 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from helixsim.flow.capacity import share_bound
-from helixsim.flow.network import link_tokens_per_s
+from helixsim.flow.network import crossings_tokens_per_s
 from helixsim.placement.base import PlacementProblem
-from helixsim.placement.patterns import ChainSearch
-from helixsim.placement.stages import Group, Stage
+from helixsim.placement.blocks import BlockSearch
+from helixsim.placement.stages import Block, Chain, Group
 
-_MOST_ENUMERATED = 4
-"""Up to so many regions, and as many nodes as below, all groupings and orders are tried."""
+_MOST_ENUMERATED = 3
+"""Up to so many regions, all groupings and orders are tried."""
 
-_WIDE_CHAIN_NODES = 64
-"""A chain through more nodes than this is searched for one n-th of the fleet and then made n times as wide."""
+_MOST_JOINED = 3
+"""With more regions, a chain passes at most so many."""
 
-_TOLERANCE = 1e-3
-"""Relative precision of the largest flow of a chain."""
+_MOST_JOINED_NODES = 120
+"""Nor does it pass regions of more nodes than this together: such regions gain little and take long."""
 
-_ROOM = 1.1
-"""Regions are joined greedily until they hold the model this many times over."""
+_MOST_JOINTS = 16
+"""With more regions, so many joins of two chains are tried, the most promising first."""
 
-Chain = tuple[Stage, ...]
+_JOINING, _ROUGH, _FINE = 5e-3, 1e-3, 5e-5
+"""Relative precision of the largest flow of a chain, while regions are joined, while groupings of few regions are
+compared, and for the chosen grouping."""
+
+_GRID, _CROSSING_GRID = 600, 300
+"""Grid of the search while groupings are compared, for chains inside one region and through several."""
+
+_DEEP_LONGEST, _DEEP_GRID = 24, 1500
+"""Effort of the search for the chosen grouping; the grid is divided by the number of regions."""
+
+_MOST_REFINED = 60
+"""Chains through several regions and more nodes than this are not searched again."""
+
+_FIRST_STEP = 0.005
+"""The search starts this share below the bound and doubles the distance until it finds a chain."""
 
 
 @dataclass(frozen=True)
 class RegionChain:
-    """The best chain found through regions in a given order.
+    """The best chain found through regions in a given order."""
 
-    ``width`` says of how many equal chains it is made; ``search`` sees one of them.
-    """
-
-    search: ChainSearch
-    width: int
+    search: BlockSearch
     flow_tokens_per_s: float
-    stages: Chain
+    blocks: Chain
 
-    def shorter(self, share: float, max_stages: int | None, time_left_s: float) -> Chain | None:
-        """Return the shortest chain that carries ``share`` of the flow; None if none is found."""
-        found = self.search.shortest(share * self.flow_tokens_per_s / self.width, max_stages, time_left_s)
-        return None if found is None else _widen(found, self.width)
+    def shorter(self, share: float, max_hops: int | None, time_left_s: Callable[[], float]) -> Chain | None:
+        """Return a chain with few hops that carries ``share`` of the flow; None if none is found."""
+        flow = share * self.flow_tokens_per_s
+        return self.search.find(flow, max_hops=max_hops, fewest_hops=True, time_left_s=time_left_s)
+
+
+Report = Callable[[str, Sequence[RegionChain]], None]
+"""Called with what has been found whenever it is better than before."""
 
 
 def best_chains(
     problem: PlacementProblem,
     groups: tuple[Group, ...],
-    max_stages: int | None,
+    max_hops: int | None,
     time_left_s: Callable[[], float],
+    report: Report,
 ) -> tuple[RegionChain, ...]:
     """Return chains with the largest total flow, regions each used once; empty if no chain is found."""
-    finder = _Finder(problem, groups, max_stages, time_left_s)
     regions = list(dict.fromkeys(group.region for group in groups))
-    if len(regions) > _MOST_ENUMERATED or sum(len(group.nodes) for group in groups) > _WIDE_CHAIN_NODES:
-        found = [finder.best([block]) for block in finder.greedy_blocks(regions)]
-        return tuple(chain for chain in found if chain is not None)
+    are_few = len(regions) <= _MOST_ENUMERATED
+    finder = _Finder(problem, groups, max_hops, time_left_s, _ROUGH if are_few else _JOINING)
+    found = _enumerated(finder, regions) if are_few else _joined(finder, regions)
+    if found and time_left_s() > 0:
+        report("rough", found)
+        found = tuple(finder.refined(chain) for chain in found)
+    return found
+
+
+def _enumerated(finder: _Finder, regions: Sequence[str]) -> tuple[RegionChain, ...]:
     # Every region alone is quick and sets a mark; of the rest the most promising first, none whose bound is below it.
     groupings = sorted(
         ((sum(map(finder.bound, grouping)), grouping) for grouping in _partitions(regions)),
@@ -68,12 +89,38 @@ def best_chains(
     )
     best: tuple[RegionChain, ...] = ()
     for bound, grouping in groupings:
-        if bound > _total(best) * (1 + _TOLERANCE):
-            found = [finder.best(list(itertools.permutations(block))) for block in grouping]
+        if bound > _total(best) * (1 + _ROUGH):
+            found = [finder.best(block) for block in grouping]
             chains = tuple(chain for chain in found if chain is not None)
             if _total(chains) > _total(best):
                 best = chains
     return best
+
+
+def _joined(finder: _Finder, regions: Sequence[str]) -> tuple[RegionChain, ...]:
+    """Join the blocks that gain most as long as joining gains, after those that cannot hold the model alone."""
+    blocks = finder.greedy_blocks(regions)
+    refused: set[tuple[str, ...]] = set()
+    for _ in range(_MOST_JOINTS):
+        joints = [
+            (finder.bound((*one, *two)) - finder.flow(one) - finder.flow(two), (*one, *two), one, two)
+            for one, two in itertools.combinations(blocks, 2)
+            if len(one) + len(two) <= _MOST_JOINED
+            and finder.num_nodes((*one, *two)) <= _MOST_JOINED_NODES
+            and (*one, *two) not in refused
+        ]
+        if not joints:
+            break
+        promise, union, one, two = max(joints, key=lambda joint: joint[0])
+        before = finder.flow(one) + finder.flow(two)
+        if promise <= _ROUGH * before:
+            break
+        if finder.flow(union, before) > before * (1 + _ROUGH):
+            blocks = [block for block in blocks if block not in (one, two)] + [union]
+        else:
+            refused.add(union)
+    found = [finder.best(block) for block in blocks]
+    return tuple(chain for chain in found if chain is not None)
 
 
 def _total(chains: Sequence[RegionChain]) -> float:
@@ -99,16 +146,21 @@ class _Finder:
         self,
         problem: PlacementProblem,
         groups: tuple[Group, ...],
-        max_stages: int | None,
+        max_hops: int | None,
         time_left_s: Callable[[], float],
+        precision: float,
     ) -> None:
-        self._problem = problem
+        self._precision = precision
         self._groups = groups
         self._num_layers = problem.fleet.model.num_layers
-        self._max_stages = max_stages
+        self._max_hops = max_hops
         self._time_left_s = time_left_s
         self._known: dict[frozenset[str], RegionChain | None] = {}
-        self._links: dict[tuple[str, str], float] = {}
+        self._links = crossings_tokens_per_s(problem.fleet)
+
+    def num_nodes(self, block: Sequence[str]) -> int:
+        """Return how many nodes these regions have together."""
+        return sum(len(group.nodes) for group in self._groups if group.region in block)
 
     def bound(self, block: Sequence[str]) -> float:
         """Return what no chains of these regions together exceed; 0 if they cannot hold the model."""
@@ -122,85 +174,88 @@ class _Finder:
 
     def greedy_blocks(self, regions: Sequence[str]) -> list[tuple[str, ...]]:
         """Return regions that can hold the model alone by themselves, the others joined by their best links."""
-        blocks: list[tuple[str, ...]] = [(region,) for region in regions if self._room((region,)) >= _ROOM]
+        blocks: list[tuple[str, ...]] = [(region,) for region in regions if self.flow((region,))]
         waiting = [region for region in regions if (region,) not in blocks]
         while waiting:
             block = [waiting.pop(0)]
-            while waiting and self._room(block) < _ROOM:
+            while waiting and not self.flow(block):
                 nearest = max(waiting, key=lambda region: self._link(block[-1], region))
                 waiting.remove(nearest)
                 block.append(nearest)
             blocks.append(tuple(block))
         return blocks
 
-    def _room(self, block: Sequence[str]) -> float:
-        held = sum(len(group.nodes) * len(group.tokens_per_s) for group in self._groups if group.region in block)
-        return held / self._num_layers
+    def flow(self, block: Sequence[str], mark: float = 0.0) -> float:
+        """Return the flow of the best chain [tokens/s], 0 if none is found; chains below ``mark`` are of no use."""
+        found = self.best(block, mark)
+        return 0.0 if found is None else found.flow_tokens_per_s
 
-    def best(self, orders: Sequence[tuple[str, ...]]) -> RegionChain | None:
-        """Return the best chain through the same regions in any of ``orders``."""
-        key = frozenset(orders[0])
+    def best(self, block: Sequence[str], mark: float = 0.0) -> RegionChain | None:
+        """Return the best chain through these regions in any order."""
+        key = frozenset(block)
         if key not in self._known:
             self._known[key] = None
-            bound = self.bound(orders[0])
-            for order in self._without_mirrors(orders):
+            bound = self.bound(block)
+            for order in self._orders(block):
                 if bound:
-                    self._known[key] = self._improved(order, bound, self._known[key])
+                    self._known[key] = self._improved(self._search(order), bound, self._known[key], mark)
         return self._known[key]
 
-    def _without_mirrors(self, orders: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
-        """Leave out an order whose reverse is there and has the same links."""
+    def refined(self, chain: RegionChain) -> RegionChain:
+        """Return the chain, or a better one by a longer search; wide chains through several regions stay."""
+        if len(chain.search.order) > 1 and self.num_nodes(chain.search.order) > _MOST_REFINED:
+            return chain
+        longest = chain.search.longest if len(chain.search.order) > 1 else _DEEP_LONGEST
+        grid = _DEEP_GRID // len(chain.search.order)
+        search = replace(chain.search, longest=longest, grid=grid)
+        found = self._bisected(search, self.bound(search.order), chain, chain.flow_tokens_per_s, _FINE) or chain
+        return replace(found, search=chain.search)
+
+    def _search(self, order: tuple[str, ...]) -> BlockSearch:
+        crossings = tuple(self._link(here, there) for here, there in itertools.pairwise(order))
+        grid = _GRID if len(order) == 1 else _CROSSING_GRID
+        return BlockSearch(self._groups, self._num_layers, order, crossings, grid=grid)
+
+    def _orders(self, block: Sequence[str]) -> list[tuple[str, ...]]:
+        """Return all orders, without those whose reverse is there and has the same links."""
         kept: list[tuple[str, ...]] = []
-        for order in orders:
-            if order[::-1] not in kept or self._crossings(order) != self._crossings(order[::-1])[::-1]:
+        for order in itertools.permutations(block):
+            mirrored = order[::-1]
+            there, back = self._search(order), self._search(mirrored)
+            if mirrored not in kept or there.crossings_tokens_per_s != back.crossings_tokens_per_s[::-1]:
                 kept.append(order)
         return kept
 
-    def _improved(self, order: tuple[str, ...], bound: float, best: RegionChain | None) -> RegionChain | None:
-        """Bisect for the largest flow through regions in this order, if it exceeds that of ``best``."""
-        inside = [group for group in self._groups if group.region in order]
-        width = -(-sum(len(group.nodes) for group in inside) // _WIDE_CHAIN_NODES)
-        search = ChainSearch(
-            groups=tuple(replace(group, nodes=group.nodes[: len(group.nodes) // width]) for group in self._groups),
-            num_layers=self._num_layers,
-            order=order,
-            crossings_tokens_per_s=tuple(width * link for link in self._crossings(order)),
-        )
-        low, high = (best.flow_tokens_per_s if best else 0.0), bound
-        trial = low * (1 + 5 * _TOLERANCE) if best else high * (1 - _TOLERANCE)
-        while high - low > _TOLERANCE * high and self._time_left_s() > 0:
-            stages = search.shortest(trial / width, self._max_stages, self._time_left_s())
-            if stages is not None:
-                low = max(trial, self._carried(search, stages) * width)
-                best = RegionChain(search, width, low, _widen(stages, width))
-            elif best is not None and best.search.order != order:
-                return best
+    def _improved(self, search: BlockSearch, bound: float, best: RegionChain | None, mark: float) -> RegionChain | None:
+        """Return the better of ``best`` and the best chain through regions in the order of ``search``."""
+        least = max(mark, best.flow_tokens_per_s if best else 0.0)
+        return self._bisected(search, bound, best, least, self._precision)
+
+    def _bisected(
+        self, search: BlockSearch, bound: float, best: RegionChain | None, low: float, precision: float
+    ) -> RegionChain | None:
+        """Return the chain with the largest flow between ``low``, which ``best`` carries, and ``bound``."""
+        high, step = bound, _FIRST_STEP
+        while high - low > precision * high and self._time_left_s() > 0:
+            trial = (low + high) / 2 if low else max(bound * (1 - step), precision * bound)
+            found = self._find(search, trial)
+            if found is not None:
+                best, low = found, found.flow_tokens_per_s
             else:
-                high = trial
-            trial = (low + high) / 2
+                high, step = trial, min(2 * step, (1 + step) / 2)
         return best
 
-    def _carried(self, search: ChainSearch, stages: Chain) -> float:
-        """Return the flow of a chain if no link between regions limits it, else 0."""
-        if search.crossings_tokens_per_s:
-            return 0.0
-        return min(stage.tokens_per_s(search.groups) for stage in stages)
-
-    def _crossings(self, order: Sequence[str]) -> tuple[float, ...]:
-        return tuple(self._link(here, there) for here, there in itertools.pairwise(order))
+    def _find(self, search: BlockSearch, flow: float) -> RegionChain | None:
+        blocks = search.find(flow, max_hops=self._max_hops, time_left_s=self._time_left_s)
+        if blocks is None:
+            return None
+        carried = 0.0 if search.crossings_tokens_per_s else _carried(search.groups, blocks)
+        return RegionChain(search, max(flow, carried), blocks)
 
     def _link(self, here: str, there: str) -> float:
-        """Return tokens/s of the weakest link from a node of one region to a node of another."""
-        if (here, there) not in self._links:
-            ends = [
-                [node for group in self._groups if group.region == region for node in group.nodes]
-                for region in (here, there)
-            ]
-            self._links[here, there] = min(
-                link_tokens_per_s(self._problem.fleet, src, dst) for src in ends[0] for dst in ends[1]
-            )
-        return self._links[here, there]
+        """Return tokens/s of the slowest link from a node of one region to a node of another."""
+        return self._links[here, there][0]
 
 
-def _widen(stages: Chain, width: int) -> Chain:
-    return tuple(Stage(stage.layers, tuple((g, n * width) for g, n in stage.members)) for stage in stages)
+def _carried(groups: Sequence[Group], blocks: Sequence[Block]) -> float:
+    return min(block.tokens_per_s(groups) for block in blocks)

@@ -1,16 +1,25 @@
-"""Stages and groups: the vocabulary of the stage-pattern search, and how stages become layer ranges.
+"""Blocks and groups: the vocabulary of the search, and how blocks become layer ranges.
 
-Nodes of one kind in one region are interchangeable. A *group* is such a set; a *stage* is a number of consecutive
-layers held by some nodes of some groups at once; a *chain* is a sequence of stages that holds the model.
+Nodes of one kind in one region are interchangeable. A *group* is such a set. A *strand* is a chain of nodes; a *block*
+is a number of consecutive layers held by strands side by side (a plain stage has strands of one node); a *chain* is a
+sequence of blocks that holds the model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
+
+from helixsim.domain.cluster import TOKEN_ID_BYTES
 from helixsim.domain.placement import LayerRange
 from helixsim.placement.base import PlacementProblem
+from helixsim.units import BITS_PER_BYTE
+
+Strand = tuple[tuple[int, int], ...]
+"""(group number, layers) of each node of a strand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,34 +37,72 @@ class Group:
     kv_tokens: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """``layers`` consecutive layers held by ``members``: (group number, how many of its nodes), by group number."""
+@dataclass(frozen=True)
+class Block:
+    """``layers`` consecutive layers held by strands side by side: (strand, how many of it), sorted."""
 
     layers: int
-    members: tuple[tuple[int, int], ...]
+    strands: tuple[tuple[Strand, int], ...]
 
-    @property
-    def size(self) -> int:
-        """Number of nodes."""
-        return sum(count for _, count in self.members)
+    @classmethod
+    def of(cls, layers: int, strands: Iterable[Strand]) -> Block:
+        """Return the block with these strands."""
+        counts: dict[Strand, int] = {}
+        for strand in strands:
+            counts[strand] = counts.get(strand, 0) + 1
+        return cls(layers, tuple(sorted(counts.items())))
+
+    @cached_property
+    def members(self) -> Mapping[int, int]:
+        """Group number -> how many of its nodes."""
+        found: dict[int, int] = {}
+        for strand, count in self.strands:
+            for group, _ in strand:
+                found[group] = found.get(group, 0) + count
+        return found
+
+    @cached_property
+    def width(self) -> int:
+        """Number of strands."""
+        return sum(count for _, count in self.strands)
+
+    @cached_property
+    def depth(self) -> int:
+        """Most nodes a request passes."""
+        return max((len(strand) for strand, _ in self.strands), default=0)
 
     def tokens_per_s(self, groups: Sequence[Group]) -> float:
-        """Return the tokens/s of the stage."""
-        return sum(count * groups[group].tokens_per_s[self.layers - 1] for group, count in self.members)
+        """Return the tokens/s of the block."""
+        return sum(count * strand_tokens_per_s(groups, strand) for strand, count in self.strands)
+
+
+Chain = tuple[Block, ...]
+
+
+def strand_tokens_per_s(groups: Sequence[Group], strand: Strand) -> float:
+    """Return the tokens/s of a strand: those of its slowest node."""
+    return min(groups[group].tokens_per_s[layers - 1] for group, layers in strand)
+
+
+def hops(chain: Iterable[Block]) -> int:
+    """Return the most nodes a request passes."""
+    return sum(block.depth for block in chain)
 
 
 def groups_of(problem: PlacementProblem) -> tuple[Group, ...]:
     """Return the groups of a fleet in the order of their first nodes; nodes that can hold no layer are left out."""
-    members: dict[tuple[str, str], list[str]] = {}
-    for node, profile in zip(problem.fleet.cluster.nodes, problem.fleet.profiles, strict=True):
+    fleet = problem.fleet
+    token = fleet.model.activation_bytes_per_token + TOKEN_ID_BYTES
+    members: dict[tuple[str, str, float | None], list[str]] = {}
+    for node, profile in zip(fleet.cluster.nodes, fleet.profiles, strict=True):
         if profile.max_layers:
-            members.setdefault((profile.kind, node.region), []).append(node.id)
+            members.setdefault((profile.kind, node.region, node.nic_bps), []).append(node.id)
     groups = []
-    for (kind, region), nodes in members.items():
-        profile = problem.fleet.profile(nodes[0])
-        most = min(profile.max_layers, problem.fleet.model.num_layers)
-        table = problem.capacity.of(nodes[0])[:most]
+    for (kind, region, nic_bps), nodes in members.items():
+        profile = fleet.profile(nodes[0])
+        most = min(profile.max_layers, fleet.model.num_layers)
+        card = float("inf") if nic_bps is None else nic_bps / BITS_PER_BYTE / token
+        table = tuple(min(value, card) for value in problem.capacity.of(nodes[0])[:most])
         if max(table) > 0:
             kv_tokens = tuple(profile.kv_tokens(k) for k in range(1, most + 1))
             groups.append(Group(kind, region, tuple(nodes), table, kv_tokens))
@@ -63,56 +110,64 @@ def groups_of(problem: PlacementProblem) -> tuple[Group, ...]:
 
 
 def lay_out(
-    groups: Sequence[Group], chains: Sequence[Sequence[Stage]], *, use_idle: bool = True
+    groups: Sequence[Group], chains: Sequence[Sequence[Block]], *, use_idle: bool = True
 ) -> dict[str, LayerRange]:
-    """Give node ids to the stages of one or more chains, each of which holds the whole model.
+    """Give node ids to the blocks of one or more chains, each of which holds the whole model.
 
-    Idle nodes join stages of their region: first where they raise the flow of the chain, then where KV memory is
+    Idle nodes join nodes of their region: first where they raise the flow of the chain, then where KV memory is
     scarcest, because a saturated pipeline admits what its scarcest layer can keep.
     """
     free = [list(group.nodes) for group in groups]
-    placed: list[tuple[LayerRange, list[tuple[int, str]]]] = []
-    chain_of: list[int] = []
+    held: dict[tuple[int, LayerRange], list[tuple[int, str]]] = {}
     for number, chain in enumerate(chains):
         start = 0
-        for stage in chain:
-            nodes = [(group, free[group].pop(0)) for group, count in stage.members for _ in range(count)]
-            placed.append((LayerRange(start, start + stage.layers), nodes))
-            chain_of.append(number)
-            start += stage.layers
+        for block in chain:
+            for strand, count in block.strands:
+                for _ in range(count):
+                    at = start
+                    for group, layers in strand:
+                        place = (number, LayerRange(at, at + layers))
+                        held.setdefault(place, []).append((group, free[group].pop(0)))
+                        at += layers
+            start += block.layers
     if use_idle:
-        _place_idle(groups, free, placed, chain_of)
-    return {node: layers for layers, nodes in placed for _, node in nodes}
+        _place_idle(groups, free, held)
+    return {node: layers for (_, layers), nodes in held.items() for _, node in nodes}
 
 
 def _place_idle(
-    groups: Sequence[Group],
-    free: Sequence[Sequence[str]],
-    placed: Sequence[tuple[LayerRange, list[tuple[int, str]]]],
-    chain_of: Sequence[int],
+    groups: Sequence[Group], free: Sequence[Sequence[str]], held: dict[tuple[int, LayerRange], list[tuple[int, str]]]
 ) -> None:
-    speed = [sum(groups[g].tokens_per_s[layers.layers - 1] for g, _ in nodes) for layers, nodes in placed]
-    memory = [sum(groups[g].kv_tokens[layers.layers - 1] for g, _ in nodes) for layers, nodes in placed]
-    regions = [{groups[g].region for g, _ in nodes} for _, nodes in placed]
+    """Let idle nodes join ranges that nodes of their region hold already."""
+    length = max((layers.end for _, layers in held), default=0)
+    count = 1 + max((chain for chain, _ in held), default=0)
+    speed = np.zeros((count, length))
+    memory = np.zeros((count, length))
+
+    def add(chain: int, layers: LayerRange, number: int) -> None:
+        size = layers.layers - 1
+        speed[chain, layers.start : layers.end] += groups[number].tokens_per_s[size]
+        memory[chain, layers.start : layers.end] += groups[number].kv_tokens[size]
+
+    regions: dict[tuple[int, LayerRange], set[str]] = {}
+    for (chain, layers), nodes in held.items():
+        regions[chain, layers] = {groups[group].region for group, _ in nodes}
+        for number, _ in nodes:
+            add(chain, layers, number)
     idle = [(number, node) for number, nodes in enumerate(free) for node in nodes]
     idle.sort(key=lambda item: -len(groups[item[0]].tokens_per_s))
     for number, node in idle:
         group = groups[number]
-        open_stages = [
-            at
-            for at, (layers, _) in enumerate(placed)
-            if layers.layers <= len(group.tokens_per_s) and regions[at] == {group.region}
-        ]
-        if not open_stages:
-            continue
-
-        def urgency(at: int) -> tuple[float, float]:
-            own = [other for other in range(len(placed)) if chain_of[other] == chain_of[at]]
-            slowest = min(speed[other] for other in own)
-            return (speed[at] if speed[at] <= slowest * (1 + 1e-9) else float("inf"), memory[at])
-
-        at = min(open_stages, key=urgency)
-        size = placed[at][0].layers
-        placed[at][1].append((number, node))
-        speed[at] += group.tokens_per_s[size - 1]
-        memory[at] += group.kv_tokens[size - 1]
+        slowest = speed.min(axis=1)
+        best: tuple[float, float] | None = None
+        place = (0, LayerRange(0, 0))
+        for (chain, layers), own in regions.items():
+            if layers.layers <= len(group.tokens_per_s) and own == {group.region}:
+                inside = slice(layers.start, layers.end)
+                lowest = speed[chain, inside].min()
+                rank = (lowest if lowest <= slowest[chain] * (1 + 1e-9) else np.inf, memory[chain, inside].min())
+                if best is None or rank < best:
+                    best, place = rank, (chain, layers)
+        if best is not None:
+            held[place].append((number, node))
+            add(*place, number)

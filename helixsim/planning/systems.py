@@ -12,8 +12,10 @@ from helixsim.domain.request import FeedMode, Window
 from helixsim.domain.result import RunResult
 from helixsim.engine.simulate import Progress as SimulationProgress
 from helixsim.engine.simulate import SimulationInputs, simulate
+from helixsim.errors import ConfigError
 from helixsim.flow.capacity import CapacityTable, paper_capacity
 from helixsim.flow.maxflow import max_flow
+from helixsim.metrics.throughput import throughput
 from helixsim.placement import registry as placement_registry
 from helixsim.placement.base import PlacementProblem, silent
 from helixsim.placement.base import Progress as PlacementProgress
@@ -28,6 +30,9 @@ JUDGE_WARMUP_NS = 120 * NS_PER_S
 JUDGE_DURATION_NS = 240 * NS_PER_S
 """Longest warm-up and window of the short simulations by which placements are chosen: a 70B request lives for some
 minutes, so that less would judge how a cluster fills, not how it serves."""
+
+_TIE_WEIGHT = 1e-9
+"""Weight of throughput beside goodput: it decides between equals only."""
 
 JUDGE_SEED_OFFSET = 1_000_003
 """Candidates are judged on other requests than those they are reported on, unless the load is a recorded trace."""
@@ -130,9 +135,11 @@ def simulate_system(
 def _score(experiment: ResolvedExperiment, system: SystemSpec, placement: Placement, capacity: CapacityTable) -> float:
     """Score a placement by a short simulation of the actual load; higher is better.
 
-    Under saturation or a closed loop the score is output tokens/s. At a given rate every placement that keeps up
-    serves the same tokens, so the score is Kleinrock's power, throughput over time per token, which by Little's law is
-    throughput squared over the mean number of requests in the system.
+    The criterion is that of the strategy's options. ``throughput``: under saturation or a closed loop output tokens/s;
+    at a given rate every placement that keeps up serves the same tokens, so the score is Kleinrock's power, throughput
+    over time per token, which by Little's law is throughput squared over the mean number of requests in the system.
+    ``goodput``: requests/s that meet the experiment's objectives, equals ranked by the former. ``latency``: tokens/s
+    for each request in the system, the inverse of the time per token.
     """
     placed = PlacedSystem(system, placement, max_flow(system.fleet, placement, capacity))
     if placed.plan.max_flow_tokens_per_s <= 0:
@@ -146,8 +153,17 @@ def _score(experiment: ResolvedExperiment, system: SystemSpec, placement: Placem
     tokens = series.output_tokens[inside]
     if len(tokens) < 2:
         return 0.0
-    throughput = float(tokens[-1] - tokens[0]) / (duration_ns / NS_PER_S)
-    if run.mode is not FeedMode.OPEN:
-        return throughput
-    in_system = float((series.waiting + series.running)[inside].mean())
-    return throughput**2 / max(in_system, 1.0)
+    served = float(tokens[-1] - tokens[0]) / (duration_ns / NS_PER_S)
+    in_system = max(1.0, float((series.waiting + series.running)[inside].mean()))
+    criterion = getattr(system.placement_options, "criterion", "throughput")
+    if criterion == "latency":
+        return served / in_system
+    score = served if run.mode is not FeedMode.OPEN else served**2 / in_system
+    if criterion == "goodput":
+        counts = throughput(run, experiment.slo)
+        if counts.good_requests is None:
+            raise ConfigError(
+                f"{system.name}: criterion goodput needs an objective: add slo: {{ttft: 5 s}} or the like"
+            )
+        return counts.rate(counts.good_requests) + _TIE_WEIGHT * score
+    return score

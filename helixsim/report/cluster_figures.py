@@ -45,6 +45,32 @@ def placement_diagram(data: RunData, system: str) -> tuple[Figure, pd.DataFrame]
     return figure, pd.DataFrame(rows)
 
 
+def frontier_curves(data: RunData) -> tuple[Figure, pd.DataFrame]:
+    """Draw the max-flow of the placements found against the most nodes on a route, one curve per system."""
+    import pandas as pd
+
+    rows = [
+        {"system": name, **point}
+        for name, placement in data.placements.items()
+        for point in placement["notes"].get("frontier", [])
+    ]
+    figure = new_figure(2.6)
+    axis = figure.subplots()
+    colors = colors_of(data.systems)
+    for name in dict.fromkeys(row["system"] for row in rows):
+        points = sorted((row["hops"], row["max_flow_tokens_per_s"]) for row in rows if row["system"] == name)
+        axis.plot(*zip(*points, strict=True), marker="o", markersize=3, color=colors[name], label=name)
+        chosen = data.placements[name]
+        axis.plot(
+            chosen["max_hops"], chosen["max_flow_tokens_per_s"], "o", markersize=8, color=colors[name], mfc="none"
+        )
+    axis.set_xlabel("nodes per request, at most")
+    axis.set_ylabel("max-flow, tokens/s")
+    axis.set_ylim(bottom=0)
+    figure.legend(loc="outside upper right", ncols=4)
+    return figure, pd.DataFrame(rows)
+
+
 def busiest_links(data: RunData) -> tuple[Figure, pd.DataFrame]:
     """Draw the links that were busy for the largest share of the run, two panels a row, one per system."""
     names = list(data.systems)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from helixsim.domain.result import FloatArray
-from helixsim.report.cluster_figures import busiest_links, placement_diagram
+from helixsim.report.cluster_figures import busiest_links, frontier_curves, placement_diagram
 from helixsim.report.files import file_stem, write_csv
 from helixsim.report.rows import number
 from helixsim.report.rundata import RunData
@@ -230,6 +230,14 @@ def _figures(data: RunData) -> Iterator[tuple[str, str, str, Draw]]:
         "Share of the whole run in which a link was sending, with the mean time a message waited for it.",
         busiest_links,
     )
+    if any(placement["notes"].get("frontier") for placement in data.placements.values()):
+        yield (
+            "frontier",
+            "Flow against hops",
+            "Max-flow of the placements that the search found, against the most nodes a request passes; the ring marks "
+            "the one that was chosen. A deeper chain carries more tokens, and each of them takes longer.",
+            frontier_curves,
+        )
     for system in data.systems:
         yield (
             f"placement-{file_stem(system)}",

@@ -19,7 +19,7 @@ import numpy as np
 
 from helixsim.domain.cluster import Fleet
 from helixsim.domain.flowplan import FlowPlan, Route
-from helixsim.domain.placement import Placement
+from helixsim.domain.placement import LayerRange, Placement
 from helixsim.domain.request import Slo
 from helixsim.domain.result import IntArray, RequestStatus, RunResult
 from helixsim.metrics.summary import experiment_summary, json_values
@@ -135,9 +135,31 @@ def placement_document(placement: Placement, plan: FlowPlan, fleet: Fleet) -> di
         ],
         "routes": [{"route": route_text(route), "flow_tokens_per_s": flow} for route, flow in plan.routes],
         "notes": dict(placement.notes),
+        "vllm": _vllm_partitions(placement),
     }
     values: dict[str, Any] = json_values(document)
     return values
+
+
+def _vllm_partitions(placement: Placement) -> list[dict[str, Any]]:
+    """Return each chain of single nodes with its partition as vLLM reads it from VLLM_PP_LAYER_PARTITION.
+
+    A node belongs to such a chain if no other node shares its layers or enters between them: vLLM's pipeline stages
+    are not replicated one by one, so placements with nodes side by side have none.
+    """
+    lanes: dict[int | None, list[tuple[LayerRange, str]]] = {}
+    for node, held in placement.ranges.items():
+        lanes.setdefault(placement.pipelines.get(node), []).append((held, node))
+    found = []
+    for lane in lanes.values():
+        lane.sort()
+        ends = [0, *(held.end for held, _ in lane)]
+        if ends[-1] == placement.num_layers and all(
+            held.start == end for (held, _), end in zip(lane, ends, strict=False)
+        ):
+            partition = ",".join(str(held.layers) for held, _ in lane)
+            found.append({"nodes": [node for _, node in lane], "VLLM_PP_LAYER_PARTITION": partition})
+    return found
 
 
 def route_text(route: Route) -> str:

@@ -77,7 +77,16 @@ def placement_text(name: str, placement: Mapping[str, Any], *, width: int = WIDT
         f"{number(placement['max_flow_tokens_per_s'])} prompt + output tokens/s{limit}; "
         f"{number(placement['mean_hops'])} nodes per request on average, at most {placement['max_hops']}"
     )
-    return _render([Text(title, style="bold"), table], width, color)
+    parts: list[RenderableType] = [Text(title, style="bold"), table]
+    frontier = placement["notes"].get("frontier", [])
+    if len(frontier) > 1:
+        points = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1))
+        points.add_column("nodes per request, at most", justify="right")
+        points.add_column("flow bound, tokens/s", justify="right")
+        for point in frontier:
+            points.add_row(str(point["hops"]), number(point["max_flow_tokens_per_s"]))
+        parts += ["", Text("Placements found: flow against hops"), points]
+    return _render(parts, width, color)
 
 
 def sorted_by_layers(placement: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import builders
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helixsim.domain.cluster import LinkSpec
+from helixsim.domain.placement import Placement
 from helixsim.errors import InfeasibleError
-from helixsim.flow.capacity import paper_capacity
-from helixsim.flow.maxflow import max_flow_value
+from helixsim.flow.capacity import paper_capacity, upper_bound_share
+from helixsim.flow.maxflow import max_flow, max_flow_value
 from helixsim.placement import registry
 from helixsim.placement.base import PlacementProblem
+from helixsim.placement.bounds import configuration_bound
 from helixsim.placement.check import check
+from helixsim.placement.milp import solve_exact
 
 STRATEGIES = [name for name in registry.names() if name != "fixed"]
 
 
 @st.composite
-def problems(draw: st.DrawFn) -> PlacementProblem:
+def problems(draw: st.DrawFn, most: int = 9, longest: int = 12) -> PlacementProblem:
     kinds = [
         builders.profile(
             name,
@@ -29,14 +34,18 @@ def problems(draw: st.DrawFn) -> PlacementProblem:
         )
         for name in "abc"
     ]
-    count = draw(st.integers(2, 9))
+    count = draw(st.integers(2, most))
     fleet = builders.fleet(
         [draw(st.sampled_from(kinds)) for _ in range(count)],
-        num_layers=draw(st.integers(2, 12)),
+        num_layers=draw(st.integers(2, longest)),
         regions=[draw(st.sampled_from(["here", "there"])) for _ in range(count)],
         inter=LinkSpec(draw(st.floats(1e6, 1e9)), 1),
     )
     return PlacementProblem(fleet, paper_capacity(fleet, 300, 60))
+
+
+def small_problems() -> st.SearchStrategy[PlacementProblem]:
+    return problems(most=5, longest=7)
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -70,3 +79,47 @@ def test_helix_is_no_worse_than_the_heuristics(problem: PlacementProblem) -> Non
     if best > 0:
         found = helix().solve(problem, helix.Options())
         assert found.objective_tokens_per_s >= best * (1 - 1e-9)
+
+
+@settings(max_examples=15, deadline=None)
+@given(problem=small_problems())
+def test_bound_is_no_lower_than_the_exact_optimum(problem: PlacementProblem) -> None:
+    share = upper_bound_share(problem.fleet, problem.capacity)
+    bound = configuration_bound(problem.fleet, problem.capacity)
+    assert bound <= share * (1 + 1e-9)
+    if share > 0:
+        exact = solve_exact(problem, share, max_nodes=3000)
+        assert exact.objective_tokens_per_s <= bound * (1 + 1e-6)
+
+
+@settings(max_examples=25, deadline=None)
+@given(problem=problems())
+def test_another_node_never_lowers_the_bound(problem: PlacementProblem) -> None:
+    """Among equal tables: the capacities of other nodes are held as they are."""
+    fleet = problem.fleet
+    fewer = replace(fleet, cluster=replace(fleet.cluster, nodes=fleet.cluster.nodes[:-1]), profiles=fleet.profiles[:-1])
+    less = configuration_bound(fewer, problem.capacity)
+    assert less <= configuration_bound(fleet, problem.capacity) * (1 + 1e-4)
+
+
+@pytest.mark.slow
+@settings(max_examples=50, deadline=None)
+@given(problem=problems())
+def test_helix_never_loses_to_a_baseline_by_any_score(problem: PlacementProblem) -> None:
+    """The judge scores flow for each hop here; every heuristic the search knows is among those judged."""
+
+    def judge(placement: Placement) -> float:
+        plan = max_flow(problem.fleet, placement, problem.capacity)
+        return plan.max_flow_tokens_per_s / plan.mean_hops if plan.mean_hops else 0.0
+
+    helix = registry.get("helix")
+    scores = []
+    for name in ("swarm", "separate", "homogeneous"):
+        strategy = registry.get(name)
+        try:
+            scores.append(judge(strategy().solve(problem, strategy.Options())))
+        except InfeasibleError:
+            continue
+    if scores:
+        found = helix().solve(replace(problem, judge=judge), helix.Options())
+        assert judge(found) >= max(scores) * (1 - 1e-9)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import synthetic
 from published import fleet, is_available, rows, stored_ranges
 
 from helixsim.domain.placement import Placement
@@ -101,18 +102,34 @@ def test_separate_pipelines_have_the_papers_shape() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cluster", "model", "least"),
+    ("cluster", "model", "least", "bound"),
     [
-        ("single24", "llama70b", 2045.0),
-        ("dist24", "llama70b", 1754.0),
-        ("het42", "llama70b", 5900.0),
-        ("small10", "llama30b", 286.58),
+        ("single24", "llama70b", 2045.6, 2046.2),
+        ("single24", "llama30b", 1517.7, 1518.3),
+        ("dist24", "llama70b", 1754.3, 1754.7),
+        ("dist24", "llama30b", 1435.2, 1518.3),
+        ("het42", "llama70b", 5990.0, 6054.0),
+        ("small10", "llama30b", 286.58, 286.7),
     ],
 )
-def test_helix_exceeds_the_published_optimiser(cluster: str, model: str, least: float) -> None:
+def test_helix_comes_close_to_a_tight_bound(cluster: str, model: str, least: float, bound: float) -> None:
+    """The published optimiser stops at 1289.56, 1212.18 (dist24) and 4892.24 (het42) for 70B; 286.587 is proven."""
     case = problem(cluster, model)
     placement = Helix().solve(case, HelixOptions())
-    assert least <= placement.objective_tokens_per_s <= placement.upper_bound_tokens_per_s * (1 + 1e-9)
+    assert placement.objective_tokens_per_s >= least
+    assert placement.objective_tokens_per_s <= placement.upper_bound_tokens_per_s * (1 + 1e-9)
+    assert placement.upper_bound_tokens_per_s <= bound
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("nodes", "regions", "gap"),
+    [(100, 1, 0.005), (300, 1, 0.005), (1000, 1, 0.005), (100, 4, 0.15), (300, 6, 0.07)],
+)
+def test_large_fleets_come_close_to_the_bound(nodes: int, regions: int, gap: float) -> None:
+    case = synthetic.problem(nodes, regions, seed=0 if regions == 1 else 1)
+    placement = Helix().solve(case, HelixOptions(time_limit_s=600.0))
+    assert placement.gap <= gap
 
 
 @pytest.mark.parametrize(("hops", "least"), [(9, 952.0), (11, 1212.0), (12, 1392.6), (14, 1515.7)])

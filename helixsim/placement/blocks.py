@@ -1,0 +1,315 @@
+"""Chains of blocks that carry a given flow, by column generation.
+
+For a target flow F only min(T(k), F) counts. The master program counts how often each block is used: fleet rows per
+group, the layers of the model as objective. ``pricing`` supplies the blocks that are worth most at the master's prices.
+It knows nodes only by group, so the symmetry that defeats the per-node program (every permutation of equal nodes and of
+stages) is gone.
+
+A chain passes its regions in a given order and each of them once. Where regions meet, one *bridge* is chosen: a block
+mixed of both regions, or none, with the number of strands that must face each other on either side. A block is *spread*
+n ways if it carries F with no strand above F / n. If the neighbours of a bridge are spread n1 and n2 ways, a link
+between two of their strands carries at most F / (n1 n2), a link from the first neighbour to a strand of the bridge at
+most 1 / n1 of what that strand carries, so rows that count spread blocks make the chain exact, given ample links inside
+regions.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from helixsim import solver
+from helixsim.placement.master import HOP_PRICE, Column, Master, Prices
+from helixsim.placement.patterns import stages
+from helixsim.placement.pricing import Floats, Offer, Pricer, Request
+from helixsim.placement.stages import Block, Chain, Group, strand_tokens_per_s
+
+_ROUNDS = 60
+"""Rounds of column generation for one target flow."""
+
+_DIVE_ROUNDS = 8
+"""Rounds of column generation between two steps of a dive."""
+
+
+_NEARBY = 8
+"""Sets of prices around those of the continuous optimum at which blocks are priced for the integer master, divided by
+the number of regions."""
+
+_NEARBY_SPREAD = (0.7, 1.4)
+"""Range of the factors between those prices and the optimum's."""
+
+_NEARBY_LOSS = 1.0
+"""Layers that such a block may be worth less than nothing at the optimum's prices."""
+
+_WIDEST = 12
+"""Most ways a block at the edge of a region is spread."""
+
+_MOST_BRIDGES = 6
+"""Ways to meet without a mixed block that are offered per crossing, the most even ones."""
+
+_EXTRA_HOPS = (0, 1, 2, 4)
+"""Hops above those of the continuous optimum within which a whole-number one is sought."""
+
+
+_TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True)
+class BlockSearch:
+    """Chains through regions in a given order.
+
+    Parameters
+    ----------
+    groups
+        All groups of the fleet; those of regions outside ``order`` are not used.
+    crossings_tokens_per_s
+        One entry between each two neighbours in ``order``: tokens/s of the weakest link from a node of the one region
+        to a node of the next.
+    longest, grid
+        See ``Pricer``; more of either finds more and takes longer.
+    """
+
+    groups: tuple[Group, ...]
+    num_layers: int
+    order: tuple[str, ...]
+    crossings_tokens_per_s: tuple[float, ...] = ()
+    longest: int = 12
+    grid: int = 600
+
+    @cached_property
+    def members(self) -> tuple[tuple[int, ...], ...]:
+        """Numbers of the groups of each region in ``order``."""
+        return tuple(
+            tuple(number for number, group in enumerate(self.groups) if group.region == region) for region in self.order
+        )
+
+    def find(
+        self,
+        flow_tokens_per_s: float,
+        *,
+        max_hops: int | None = None,
+        fewest_hops: bool = False,
+        time_left_s: Callable[[], float] = lambda: solver.INFINITY,
+    ) -> Chain | None:
+        """Return a chain that carries ``flow_tokens_per_s``; None if none was found.
+
+        With ``fewest_hops`` a chain with as few hops as the search finds; else any within ``max_hops``.
+        """
+        return _Generation(self, flow_tokens_per_s, max_hops, fewest_hops, time_left_s).chain()
+
+
+class _Generation:
+    """The search for one target flow."""
+
+    def __init__(
+        self,
+        search: BlockSearch,
+        flow: float,
+        max_hops: int | None,
+        fewest_hops: bool,
+        time_left_s: Callable[[], float],
+    ) -> None:
+        self.search = search
+        self.flow = flow
+        self.limit = max_hops
+        self.fewest_hops = fewest_hops
+        self.hops_count = fewest_hops or max_hops is not None
+        self.time_left_s = time_left_s
+        self.pricer = Pricer(search.groups, flow, search.longest, search.grid)
+        self.bridges = [_bridges(flow, link) for link in search.crossings_tokens_per_s]
+        self.requests = self._requests()
+        faced = [needs for _, needs, _ in self.requests] + [pair for bridges in self.bridges for pair in bridges]
+        self.master = Master(
+            search.groups, search.num_layers, flow,
+            num_regions=len(search.order), widest=max(1, *map(max, faced)), max_hops=max_hops,
+            hop_price=HOP_PRICE if fewest_hops else 0.0, time_left_s=time_left_s,
+        )  # fmt: skip
+
+    def chain(self) -> Chain | None:
+        """Return what ``BlockSearch.find`` promises."""
+        if not all(self.bridges):
+            return None
+        self._first_columns()
+        prices = self._generate(_ROUNDS, capped=self.fewest_hops)
+        if prices is None or prices.columns @ self.master.layers() < self.search.num_layers - 1e-6:
+            return None
+        if self.fewest_hops:
+            found = self._shallow(prices)
+        else:
+            found = self.master.integer()
+            if found is None:
+                self._enrich(prices)
+                found = self.master.integer()
+            if found is None and len(self.search.order) == 1:  # a dive seldom meets the rows of a crossing
+                found = self._dive() or self.master.integer()
+        return None if found is None else self.master.in_order(found)
+
+    def _shallow(self, prices: Prices) -> dict[Column, int] | None:
+        """Return a whole-number mix within as few hops as the continuous one passes, or some more."""
+        depths = np.array([column.block.depth for column in self.master.columns], dtype=float)
+        least = int(np.ceil(prices.columns @ depths - 1e-6))
+        for extra in _EXTRA_HOPS:
+            if self.limit is None or least + extra <= self.limit:
+                self.master.max_hops = least + extra
+                found = self.master.integer()
+                if found is not None:
+                    return found
+        return None
+
+    # --- columns -----------------------------------------------------------------------------------------------------
+
+    def _requests(self) -> list[tuple[int, tuple[int, int], Request]]:
+        """Return (place, needs, request) of every kind of block to price."""
+        members, infinite = self.search.members, float("inf")
+        evens = [bridges[0][0] if bridges else 1 for bridges in self.bridges]
+        faces = [sorted({1, 2, 3} if even <= 3 else {1, even // 2, even}) for even in evens]
+        wanted = {n for bridges in self.bridges for pair in bridges for n in pair}
+        spreads = sorted({1} | wanted | {n for face in faces for n in face})
+        found: list[tuple[int, tuple[int, int], Request]] = []
+        for position, inside in enumerate(members):
+            for spread in spreads:
+                most = infinite if spread == 1 else self.flow / spread
+                found.append((2 * position, (0, 0), Request(((inside, most),))))
+        for number, link in enumerate(self.search.crossings_tokens_per_s):
+            for first, second in itertools.product(faces[number], repeat=2):
+                if first + second <= 2 * max(2, max(faces[number]) - 1):
+                    sides = ((members[number], second * link), (members[number + 1], first * link))
+                    found.append((2 * number + 1, (first, second), Request(sides)))
+        return found
+
+    def _first_columns(self) -> None:
+        for position, inside in enumerate(self.search.members):
+            for block in stages(self.search.groups, inside, self.flow):
+                self.master.add(2 * position, (0, 0), block)
+        for number, bridges in enumerate(self.bridges):
+            for needs in bridges:
+                self.master.add(2 * number + 1, needs, Block(0, ()))
+
+    # --- column generation -------------------------------------------------------------------------------------------
+
+    def _generate(self, rounds: int, *, capped: bool, fixed: Floats | None = None) -> Prices | None:
+        """Add columns until none is worth it; return the last prices, or None once the layers are out of reach."""
+        free = self.master.nodes if fixed is None else self.master.nodes - self.master.taken(fixed)
+        prices = self.master.relax(capped, fixed)
+        for _ in range(rounds):
+            if self.time_left_s() <= 0:
+                break
+            offers = self.pricer.offers(
+                prices.nodes, [request for _, _, request in self.requests], hops_count=self.hops_count
+            )
+            if fixed is None and not capped and self._is_hopeless(prices, offers):
+                return None
+            added = False
+            for (place, needs, _), priced in zip(self.requests, offers, strict=True):
+                for offer in priced:
+                    is_worth = self._worth(prices, place, needs, offer) > 1e-6
+                    if is_worth and all(count <= free[group] for group, count in offer.block.members.items()):
+                        added = self.master.add(place, needs, self._trimmed(place, offer.block)) or added
+            if not added:
+                break
+            if fixed is not None:
+                fixed = np.append(fixed, np.zeros(len(self.master.columns) - len(fixed)))
+            prices = self.master.relax(capped, fixed)
+        return prices
+
+    def _enrich(self, prices: Prices) -> None:
+        """Add columns that are cheapest at prices nearby: the continuous optimum needs few, a whole-number one more."""
+        rng = np.random.default_rng(0)
+        requests = [request for _, _, request in self.requests]
+        for _ in range(-(-_NEARBY // len(self.search.order))):
+            if self.time_left_s() <= 0:
+                break
+            nearby = prices.nodes * rng.uniform(*_NEARBY_SPREAD, len(self.master.nodes))
+            offers = self.pricer.offers(nearby, requests, hops_count=self.hops_count)
+            for (place, needs, _), priced in zip(self.requests, offers, strict=True):
+                for offer in priced:
+                    cost = sum(prices.nodes[group] * count for group, count in offer.block.members.items())
+                    is_near = self._worth(prices, place, needs, Offer(offer.block, float(cost))) > -_NEARBY_LOSS
+                    if is_near and all(n <= self.master.nodes[group] for group, n in offer.block.members.items()):
+                        self.master.add(place, needs, self._trimmed(place, offer.block))
+
+    def _worth(self, prices: Prices, place: int, needs: tuple[int, int], offer: Offer) -> float:
+        """Return what one more of the offered block would add to the master's objective."""
+        block = offer.block
+        gain = block.layers * (1.0 - prices.layer) - offer.cost - block.depth * prices.hop
+        position, is_bridge = divmod(place, 2)
+        if is_bridge:
+            first, second = needs
+            gain -= prices.crossing[position] + prices.spread[position, 2 : first + 1].sum()
+            return float(gain - prices.spread[position + 1, 2 : second + 1].sum())
+        return float(gain + prices.spread[position, 1 : self.master.spread(block) + 1].sum())
+
+    def _trimmed(self, place: int, block: Block) -> Block:
+        """Drop strands that the flow does without; the grid rounds down, so there may be some."""
+        if place % 2 or len(self.search.order) > 1:
+            return block
+        groups = self.search.groups
+        surplus = block.tokens_per_s(groups) - self.flow
+        kept: list[tuple[tuple[tuple[int, int], ...], int]] = []
+        for speed, strand, count in sorted((strand_tokens_per_s(groups, s), s, n) for s, n in block.strands):
+            dropped = min(count, int(surplus / speed + _TOLERANCE))
+            surplus -= dropped * speed
+            if count > dropped:
+                kept.append((strand, count - dropped))
+        return Block(block.layers, tuple(sorted(kept)))
+
+    def _is_hopeless(self, prices: Prices, offers: Sequence[Sequence[Offer]]) -> bool:
+        """Return whether no mix of blocks at all covers the layers (Farley's bound); only where nothing is crossed."""
+        if len(self.search.order) > 1:
+            return False
+        ratio = min(
+            ((offer.cost + offer.block.depth * prices.hop) / offer.block.layers for offer in offers[0]), default=0.0
+        )
+        limit = float(prices.nodes @ self.master.nodes) + prices.hop * (self.master.max_hops or 0)
+        return ratio > 0 and limit / min(ratio, 1.0) < self.search.num_layers * (1 - 1e-6)
+
+    # --- whole numbers -----------------------------------------------------------------------------------------------
+
+    def _dive(self) -> dict[Column, int] | None:
+        """Fix the whole parts of the continuous solution, or else its largest part, and price again, until all fits."""
+        fixed = np.zeros(len(self.master.columns))
+        length = self.search.num_layers
+        while self.time_left_s() > 0:
+            prices = self._generate(_DIVE_ROUNDS, capped=True, fixed=fixed)
+            if prices is None:
+                return None
+            fixed = np.append(fixed, np.zeros(len(self.master.columns) - len(fixed)))
+            layers = self.master.layers()
+            if fixed @ layers == length:
+                break
+            if prices.columns @ layers < length - 1e-6:
+                return None
+            whole = np.floor(prices.columns + 1e-6)
+            if (whole > fixed).any():
+                fixed = np.maximum(fixed, whole)
+                continue
+            fraction = prices.columns - fixed
+            for number in np.argsort(-fraction, kind="stable"):
+                trial = fixed.copy()
+                trial[number] += 1
+                if (
+                    fraction[number] > 1e-6
+                    and trial @ layers <= length
+                    and (self.master.taken(trial) <= self.master.nodes).all()
+                ):
+                    fixed = trial
+                    break
+            else:
+                return None
+        found = {column: int(count) for column, count in zip(self.master.columns, fixed, strict=True) if count}
+        return found if self.master.is_legal(found) else None
+
+
+def _bridges(flow: float, link: float) -> list[tuple[int, int]]:
+    """Return in how many ways the neighbours of a crossing must be spread, the most even pairs first."""
+    found: list[tuple[int, int]] = []
+    for first in range(1, _WIDEST + 1):
+        second = max(1, int(np.ceil(flow / (link * first) * (1 - _TOLERANCE))))
+        is_least = first == 1 or (first - 1) * second * link < flow * (1 - _TOLERANCE)
+        if second <= _WIDEST and is_least:
+            found.append((first, second))
+    return sorted(found, key=lambda pair: (max(pair), pair))[:_MOST_BRIDGES]

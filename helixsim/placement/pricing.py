@@ -1,0 +1,206 @@
+"""Pricing of blocks: which block of so many layers is cheapest at given prices of nodes.
+
+A *strand* is a chain of nodes whose layers add up to the block's; it carries what its slowest node does. A *block* is
+strands side by side that carry the target flow F together. Two dynamic programs find the cheapest block of every
+length at once: ``strands`` chains nodes for each capacity that a strand may be asked for, ``_cover`` mixes strands
+until they carry F (a knapsack cover on a grid; values are rounded down, so that a block found does carry F).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from helixsim.placement.stages import Block, Group, Strand
+
+_LEAST_SHARE = 0.004
+"""Strands that carry less than this share of the flow are not considered."""
+
+_FREE = 1e-7
+"""Least price of a node, so that blocks do not take nodes they can do without."""
+
+_DEEPEST_SHORT = 2
+"""Most nodes of a strand where hops count."""
+
+_MOST_STEPS = 32
+"""Steps of the grid taken at once, which bounds memory."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A block to price: strands of ``sides``, each (group numbers, tokens/s one strand counts for at most)."""
+
+    sides: tuple[tuple[tuple[int, ...], float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """The cheapest block of its length and depth for a request; ``cost`` is in the currency of the prices."""
+
+    block: Block
+    cost: float
+
+
+class Pricer:
+    """Prices blocks that carry one target flow.
+
+    Parameters
+    ----------
+    flow_tokens_per_s
+        What a block carries at least.
+    longest
+        Most layers of a block.
+    grid
+        Steps into which the flow is divided.
+    """
+
+    def __init__(self, groups: Sequence[Group], flow_tokens_per_s: float, longest: int, grid: int) -> None:
+        self._groups = groups
+        self._flow = flow_tokens_per_s
+        self._longest = longest
+        self._grid = grid
+        values = sorted({value for group in groups for value in group.tokens_per_s if value > 0})
+        enough = [value for value in values if value >= flow_tokens_per_s]
+        # Whatever carries the flow alone is as good as the least value that does.
+        self._values = np.array(
+            [v for v in values if _LEAST_SHARE * flow_tokens_per_s <= v < flow_tokens_per_s] + enough[:1]
+        )
+        self._moves = [
+            (number, layers, self._values <= value)
+            for number, group in enumerate(groups)
+            for layers, value in enumerate(group.tokens_per_s[:longest], start=1)
+            if value >= (self._values[0] if len(self._values) else np.inf)
+        ]
+
+    def offers(self, prices: Floats, requests: Sequence[Request], *, hops_count: bool = False) -> list[list[Offer]]:
+        """Return for each request the cheapest blocks of each length; where hops count, also of depth one and two."""
+        if not len(self._values):
+            return [[] for _ in requests]
+        tables: dict[tuple[int, ...], list[_Strands]] = {}
+        for request in requests:
+            for members, _ in request.sides:
+                if members not in tables:
+                    tables[members] = self._strands(members, prices, hops_count)
+        found: list[list[Offer]] = [[] for _ in requests]
+        for depth in range(_DEEPEST_SHORT if hops_count else 1):
+            sides = [[(tables[members][depth], most) for members, most in request.sides] for request in requests]
+            for offers, more in zip(found, self._cover(sides), strict=True):
+                offers.extend(more)
+        return found
+
+    def _strands(self, members: Iterable[int], prices: Floats, hops_count: bool) -> list[_Strands]:
+        inside = set(members)
+        moves = [move for move in self._moves if move[0] in inside]
+        shape = (self._longest + 1, len(self._values))
+        if not moves:
+            empty = _Strands(np.full(shape, np.inf), np.zeros(shape, dtype=np.int64), [], None)
+            return [empty] * _DEEPEST_SHORT
+        step_layers = np.array([layers for _, layers, _ in moves])
+        price = np.where(
+            np.array([able for _, _, able in moves]),
+            np.array([max(float(prices[number]), _FREE) for number, _, _ in moves])[:, None],
+            np.inf,
+        )
+        steps = [(number, layers) for number, layers, _ in moves]
+        start = np.full(shape, np.inf)
+        start[0] = 0.0
+
+        def extended(before: Floats | None) -> tuple[Floats, NDArray[np.int64]]:
+            cost = start.copy()
+            choice = np.zeros(shape, dtype=np.int64)
+            for length in range(1, self._longest + 1):
+                fits = step_layers <= length
+                if fits.any():
+                    rest = (cost if before is None else before)[np.where(fits, length - step_layers, 0)]
+                    trial = np.where(fits[:, None], rest + price, np.inf)
+                    choice[length] = trial.argmin(axis=0)
+                    cost[length] = trial[choice[length], np.arange(shape[1])]
+            return cost, choice
+
+        if not hops_count:
+            return [_Strands(*extended(None), steps, None)]
+        tables = [_Strands(*extended(start), steps, None)]
+        while len(tables) < _DEEPEST_SHORT:
+            tables.append(_Strands(*extended(tables[-1].cost), steps, tables[-1]))
+        return tables
+
+    def _cover(self, requests: Sequence[Sequence[tuple[_Strands, float]]]) -> list[list[Offer]]:
+        """Run the knapsack covers of all requests at once."""
+        width = max(len(sides) for sides in requests) * len(self._values)
+        count, grid, lengths = len(requests), self._grid, self._longest
+        weight = np.zeros((count, width), dtype=np.int64)
+        cost = np.full((count, width, lengths), np.inf)
+        for number, sides in enumerate(requests):
+            for side, (table, most) in enumerate(sides):
+                at = slice(side * len(self._values), (side + 1) * len(self._values))
+                share = np.minimum(self._values, most) / self._flow
+                weight[number, at] = np.minimum(grid, np.floor(share * grid + 1e-9))
+                cost[number, at] = table.cheapest[1:].T
+        cost[weight == 0] = np.inf
+        usable = np.isfinite(cost).any(axis=(0, 2))
+        if not usable.any():
+            return [[] for _ in requests]
+        columns = np.flatnonzero(usable)
+        weight, cost = weight[:, columns], cost[:, columns]
+        total = np.full((count, grid + 1, lengths), np.inf)
+        total[:, 0] = 0.0
+        last = np.zeros((count, grid + 1, lengths), dtype=np.int16)
+        rows = np.arange(count)[:, None]
+        # Steps closer together than the lightest strand do not depend on each other.
+        block = min(_MOST_STEPS, int(weight[np.isfinite(cost).any(axis=2)].min()))
+        for start in range(1, grid + 1, block):
+            steps = np.arange(start, min(start + block, grid + 1))
+            trial = total[rows, np.maximum(steps[:, None, None] - weight, 0)] + cost
+            best = trial.argmin(axis=2)
+            last[:, steps] = best.swapaxes(0, 1)
+            total[:, steps] = np.take_along_axis(trial, best[:, :, None], axis=2)[:, :, 0].swapaxes(0, 1)
+        found: list[list[Offer]] = []
+        for number, sides in enumerate(requests):
+            offers: list[Offer] = []
+            for length in range(1, lengths + 1):
+                if np.isfinite(total[number, grid, length - 1]):
+                    strands: list[Strand] = []
+                    filled = grid
+                    while filled > 0:
+                        item = int(last[number, filled, length - 1])
+                        side, value = divmod(int(columns[item]), len(self._values))
+                        strands.append(sides[side][0].strand(length, value))
+                        filled -= int(weight[number, item])
+                    offers.append(Offer(Block.of(length, strands), float(total[number, grid, length - 1])))
+            found.append(offers)
+        return found
+
+
+class _Strands:
+    """Cheapest strands by length and capacity: ``cost[length, value]``, and the step each ends with.
+
+    ``shorter`` holds the strands that ``cost`` extends by one node; None if strands extend one another without limit,
+    or start from nothing.
+    """
+
+    def __init__(
+        self, cost: Floats, choice: NDArray[np.int64], steps: Sequence[tuple[int, int]], shorter: _Strands | None
+    ) -> None:
+        self.cost = cost
+        self._choice = choice
+        self._steps = steps
+        self._shorter = shorter
+        self.cheapest: Floats = cost if shorter is None else np.minimum(cost, shorter.cost)
+
+    def strand(self, length: int, value: int) -> Strand:
+        """Return the cheapest strand of so many layers for the value with this number."""
+        table = self
+        parts: list[tuple[int, int]] = []
+        if table._shorter is not None and table._shorter.cost[length, value] <= table.cost[length, value]:
+            table = table._shorter
+        while length > 0:
+            number, layers = table._steps[table._choice[length, value]]
+            parts.append((number, layers))
+            length -= layers
+            table = table._shorter or table
+        return tuple(sorted(parts))

@@ -1,0 +1,132 @@
+"""What users ask of a placement beside flow."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import builders
+import pytest
+
+from helixsim.domain.cluster import LinkSpec
+from helixsim.domain.placement import LayerRange, Placement
+from helixsim.errors import ConfigError, InfeasibleError
+from helixsim.flow.maxflow import max_flow_value
+from helixsim.placement.base import PlacementProblem
+from helixsim.placement.helix import Helix, HelixOptions
+from helixsim.placement.select import Candidate, finalists, neighbours
+from helixsim.placement.swaps import swapped
+from helixsim.placement.wishes import dealt_anew, moved_bytes
+
+BIG, SMALL = builders.profile("big", 4), builders.profile("small", 2)
+TABLES = {"big": (400.0, 200.0, 150.0, 100.0), "small": (120.0, 60.0)}
+
+
+def problem(big: int = 3, small: int = 6) -> PlacementProblem:
+    fleet = builders.fleet([BIG] * big + [SMALL] * small, num_layers=8)
+    return PlacementProblem(fleet, builders.capacity_of(fleet, TABLES))
+
+
+def test_excluded_nodes_hold_nothing() -> None:
+    placement = Helix().solve(problem(), HelixOptions(exclude=("big-1", "small-[45]")))
+    assert not {"big-1", "small-4", "small-5"} & set(placement.ranges)
+    assert "big-0" in placement.ranges
+
+
+def test_layer_limits_hold_for_every_candidate() -> None:
+    asked: list[Placement] = []
+
+    def judge(placement: Placement) -> float:
+        asked.append(placement)
+        return placement.objective_tokens_per_s
+
+    case = problem()
+    limited = PlacementProblem(case.fleet, case.capacity, judge=judge)
+    Helix().solve(limited, HelixOptions(max_layers={"big": 2}))
+    assert asked
+    assert all(held.layers <= 2 for placement in asked for held in placement.ranges.values())
+
+
+def test_pinned_nodes_keep_their_ranges() -> None:
+    pinned = {"big-2": [0, 4], "small-0": [6, 8]}
+    placement = Helix().solve(problem(), HelixOptions(pinned=pinned))
+    assert {node: [placement.ranges[node].start, placement.ranges[node].end] for node in pinned} == pinned
+    assert placement.objective_tokens_per_s > 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        HelixOptions(exclude=("bog-*",)),
+        HelixOptions(exclude=("*",)),
+        HelixOptions(max_layers={"bog": 2}),
+        HelixOptions(max_layers={"big": 0}),
+        HelixOptions(pinned={"big-9": [0, 2]}),
+        HelixOptions(pinned={"small-0": [0, 3]}),
+        HelixOptions(move_tolerance=1.0),
+    ],
+)
+def test_impossible_wishes_are_refused(options: HelixOptions) -> None:
+    with pytest.raises(ConfigError, match="helix: "):
+        Helix().solve(problem(), options)
+
+
+def test_running_placement_is_kept_where_it_is_as_good(tmp_path: Path) -> None:
+    """The same layout with roles mirrored among equal nodes moves nothing; without ``previous`` it would."""
+    case = problem()
+    free = Helix().solve(case, HelixOptions(select="flow"))
+    nodes = list(case.fleet.cluster.index)
+    mirror = dict(zip(nodes[:3] + nodes[3:], nodes[2::-1] + nodes[:2:-1], strict=True))
+    running = {mirror[node]: held for node, held in free.ranges.items()}
+    file = tmp_path / "running.json"
+    file.write_text(json.dumps({"layers": {node: [held.start, held.end] for node, held in running.items()}}))
+    kept = Helix().solve(case, HelixOptions(select="flow", previous=file))
+    assert kept.notes["moved_bytes"] == 0
+    assert kept.ranges == running
+    assert moved_bytes(case.fleet, free.ranges, running) > 0
+    assert kept.objective_tokens_per_s >= free.objective_tokens_per_s * 0.99
+
+
+def test_roles_are_dealt_within_groups_only() -> None:
+    case = problem()
+    ranges = Helix().solve(case, HelixOptions(select="flow")).ranges
+    dealt = dealt_anew(case.fleet, ranges, {"big-0": LayerRange(4, 8)}, {"small-5": LayerRange(0, 1)})
+    assert dealt["small-5"] == LayerRange(0, 1)
+    for kind in ("big", "small"):
+        before = sorted(held for node, held in ranges.items() if node.startswith(kind))
+        after = [held for node, held in dealt.items() if node.startswith(kind) and node != "small-5"]
+        assert all(after.count(held) <= before.count(held) for held in after)
+
+
+def test_judging_closes_in_on_the_best_of_the_frontier() -> None:
+    """Eleven candidates, of which the judge sees few at first; the best is beside the best of those."""
+    made = [
+        Candidate(str(hops), Placement("x", 8, {}, objective_tokens_per_s=10.0 * hops), hops, hops, is_searched=True)
+        for hops in range(1, 12)
+    ]
+    scores = {candidate.name: -abs(candidate.max_hops - 6.0) for candidate in finalists(made, 4)}
+    assert "6" not in scores
+    while more := neighbours(made, scores):
+        scores[more[0].name] = -abs(more[0].max_hops - 6.0)
+    assert max(scores, key=scores.__getitem__) == "6"
+    assert len(scores) < len(made)
+
+
+def test_missing_room_is_told_in_layers_and_bytes() -> None:
+    with pytest.raises(
+        InfeasibleError, match=r"hold 6 layers of the 8 of tiny: 2 layers \(6-7\) find no place, .*B of"
+    ):
+        Helix().solve(problem(1, 1), HelixOptions())
+
+
+def test_swaps_find_the_fast_links() -> None:
+    """Four equal nodes in two stages; only a-b and c-d are fast, so partners must follow each other."""
+    node = builders.profile("n", 2)
+    slow, fast = LinkSpec(8 * 1002 * 1.0, 1), LinkSpec(8 * 1002 * 1000.0, 1)
+    friends = [("n-0", "n-2"), ("n-1", "n-3")]
+    fleet = builders.fleet([node] * 4, num_layers=4, intra=slow, pairs=dict.fromkeys(friends, fast))
+    case = PlacementProblem(fleet, builders.capacity_of(fleet, {"n": (200.0, 100.0)}))
+    bad = {"n-0": LayerRange(0, 2), "n-2": LayerRange(0, 2), "n-1": LayerRange(2, 4), "n-3": LayerRange(2, 4)}
+    assert max_flow_value(fleet, Placement("x", 4, bad), case.capacity) < 110.0
+    good = swapped(case, bad, 200.0, steps=200, time_left_s=lambda: 60.0)
+    assert max_flow_value(fleet, Placement("x", 4, good), case.capacity) == pytest.approx(200.0)
