@@ -53,7 +53,7 @@ def place(experiment: ResolvedExperiment, system: str) -> PlacedSystem:
     InfeasibleError
         If its strategy finds no placement.
     """
-    from helixsim.planning.systems import place_system
+    from helixsim.planning.placing import place_system
 
     return place_system(experiment, {spec.name: spec for spec in experiment.systems}[system])
 

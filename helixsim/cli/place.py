@@ -43,8 +43,8 @@ def run(args: argparse.Namespace) -> int:
     """Execute the command; return the exit code."""
     from helixsim.config.resolve import load_experiment
     from helixsim.errors import unknown_name
+    from helixsim.planning.placing import place_system
     from helixsim.planning.registries import registries
-    from helixsim.planning.systems import place_system
     from helixsim.report.files import placement_document, write_json
     from helixsim.report.tables import placement_text
 

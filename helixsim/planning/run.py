@@ -16,7 +16,8 @@ from helixsim.config.experiment import ResolvedExperiment, SystemSpec
 from helixsim.errors import HelixsimError, InfeasibleError, SimulationError
 from helixsim.metrics.summary import summarise, timing
 from helixsim.planning import rundir
-from helixsim.planning.systems import place_system, simulate_system
+from helixsim.planning.placing import place_system
+from helixsim.planning.systems import simulate_system
 from helixsim.report.files import SystemReport, write_results
 from helixsim.report.html import build_report
 from helixsim.units import NS_PER_S

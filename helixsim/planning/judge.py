@@ -1,0 +1,123 @@
+"""The judge of placements: short simulations of the experiment's own load.
+
+A request for a 70B model lives for minutes, so a placement that falls behind may look lively for as long. Where the
+load comes at a rate and a candidate shows signs of strain, it is therefore also driven to saturation: one that cannot
+serve more than is offered ranks below all that can, by how much it serves; among those, the criterion decides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from helixsim.config.experiment import ResolvedExperiment, SystemSpec
+from helixsim.domain.placement import Placement
+from helixsim.domain.request import FeedMode, Window
+from helixsim.domain.result import RunResult
+from helixsim.errors import ConfigError
+from helixsim.flow.capacity import CapacityTable
+from helixsim.flow.maxflow import max_flow
+from helixsim.metrics.throughput import throughput
+from helixsim.planning.systems import PlacedSystem, simulate_system
+from helixsim.units import NS_PER_S
+from helixsim.workload.spec import ArrivalsSpec
+
+WARMUP_NS = 120 * NS_PER_S
+DURATION_NS = 240 * NS_PER_S
+"""Longest warm-up and window of a judging run."""
+
+SATURATED_DURATION_NS = 120 * NS_PER_S
+
+SEED_OFFSET = 1_000_003
+"""Candidates are judged on other requests than those they are reported on, unless the load is a recorded trace."""
+
+HEADROOM = 1.05
+"""A placement keeps up if, saturated, it serves this many times the offered output tokens/s."""
+
+KV_STRAIN, BUSY_STRAIN = 0.5, 0.8
+"""Share of KV memory in use on some node, and of time some node computes, from which on saturation is looked into."""
+
+_TIE_WEIGHT = 1e-9
+"""Weight of throughput beside goodput: it decides between equals only."""
+
+_ALMOST_NONE = 1e-3
+"""Fewer requests in the system than this, on average, count as this many."""
+
+
+class Judge:
+    """Scores legal placements of one system; higher is better, negative: it falls behind the offered load.
+
+    The criterion is that of the strategy's options. ``throughput``: under saturation or a closed loop output tokens/s;
+    at a given rate every placement that keeps up serves the same tokens, so the score is Kleinrock's power, throughput
+    over time per token, which by Little's law is throughput squared over the mean number of requests in the system.
+    ``goodput``: requests/s that meet the experiment's objectives, equals ranked by the former. ``latency``: tokens/s
+    for each request in the system, the inverse of the time per token.
+    """
+
+    def __init__(self, experiment: ResolvedExperiment, system: SystemSpec, capacity: CapacityTable) -> None:
+        self.experiment = experiment
+        self.system = system
+        self.capacity = capacity
+        self.criterion: str = getattr(system.placement_options, "criterion", "throughput")
+        slo = experiment.slo
+        if self.criterion == "goodput" and slo.ttft_s is slo.tpot_s is slo.e2el_s is None:
+            raise ConfigError(
+                f"{system.name}: criterion goodput needs an objective: add slo: {{ttft: 5 s}} or the like"
+            )
+
+    def __call__(self, placement: Placement) -> float:
+        """Return the score of a placement."""
+        plan = max_flow(self.system.fleet, placement, self.capacity)
+        if plan.max_flow_tokens_per_s <= 0:
+            return float("-inf")
+        placed = PlacedSystem(self.system, placement, plan)
+        run = self._simulate(placed, DURATION_NS)
+        offered = self._offered_tokens_per_s()
+        if run.mode is FeedMode.OPEN and offered and _is_strained(run):
+            saturated = replace(self.system, arrivals=ArrivalsSpec("saturate"))
+            headroom = _served(self._simulate(replace(placed, system=saturated), SATURATED_DURATION_NS)) / offered
+            if headroom < HEADROOM:
+                return headroom - HEADROOM
+        return self._merit(run)
+
+    def _simulate(self, placed: PlacedSystem, longest_ns: int) -> RunResult:
+        full = self.experiment.workload.window
+        duration_ns = longest_ns if full.duration_ns is None else min(full.duration_ns, longest_ns)
+        window = Window(min(full.warmup_ns, WARMUP_NS), duration_ns, drain=False)
+        return simulate_system(self.experiment, placed, window=window, seed=self.experiment.seed + SEED_OFFSET)
+
+    def _offered_tokens_per_s(self) -> float | None:
+        """Return the output tokens/s the load asks for; None where it has no rate."""
+        stats, own = self.experiment.workload_stats, self.system.arrivals
+        rate_rps = stats.offered_rps if own is None else own.rate_rps
+        return None if rate_rps is None else rate_rps * stats.mean_output_tokens
+
+    def _merit(self, run: RunResult) -> float:
+        served = _served(run)
+        inside = _inside(run)
+        in_system = max(_ALMOST_NONE, float((run.series.waiting + run.series.running)[inside].mean()))
+        if self.criterion == "latency":
+            return served / in_system
+        power = served if run.mode is not FeedMode.OPEN else served**2 / in_system
+        if self.criterion == "throughput":
+            return power
+        counts = throughput(run, self.experiment.slo)
+        return counts.rate(counts.good_requests or 0) + _TIE_WEIGHT * power
+
+
+def _inside(run: RunResult) -> slice:
+    """Return the samples of the window; a judging run ends with it."""
+    return slice(int((run.series.time_ns < run.window_start_ns).sum()), None)
+
+
+def _served(run: RunResult) -> float:
+    """Return output tokens/s in the window."""
+    tokens = run.series.output_tokens[_inside(run)]
+    return float(tokens[-1] - tokens[0]) * NS_PER_S / max(1, run.window_end_ns - run.window_start_ns)
+
+
+def _is_strained(run: RunResult) -> bool:
+    """Return whether a run gives reason to doubt that it could go on like this."""
+    series, inside = run.series, _inside(run)
+    spent_ns = int(series.time_ns[-1] - series.time_ns[inside][0])
+    busy = (series.busy_ns[-1] - series.busy_ns[inside][0]) / max(1, spent_ns)
+    return bool(series.waiting[inside].any() or series.kv_used[inside].max() >= KV_STRAIN or busy.max() >= BUSY_STRAIN)
