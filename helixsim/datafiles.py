@@ -1,4 +1,4 @@
-"""Finds the data that ships with helixsim: ``profiles/`` and ``traces/``, in a checkout or in an installed wheel."""
+"""Finds the data that ships with helixsim: ``profiles/``, ``traces/``, ``experiments/``; in a checkout or a wheel."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def output() -> argparse.ArgumentParser:
     """Return the parent of commands that compute and leave files."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="where runs go (default: runs)")
-    parser.add_argument("--jobs", type=_positive, metavar="N", help="processes to use (default: one per core)")
+    parser.add_argument("--jobs", type=positive, metavar="N", help="processes to use (default: one per core)")
     parser.add_argument("--force", action="store_true", help="replace what an earlier run left")
     parser.add_argument("--check", action="store_true", help="check the expensive invariants too")
     return parser
@@ -47,7 +47,8 @@ def overrides(args: argparse.Namespace) -> list[str]:
     return [*given, f"seed={args.seed}"] if args.seed is not None else given
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """Return a number of at least 1."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected 1 or more, got {text}")

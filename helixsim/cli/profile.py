@@ -1,4 +1,4 @@
-"""``helixsim profile``: the GPUs, links, models and measured nodes helixsim knows, and new ones from tables."""
+"""``helixsim profile``: the GPUs, links, models, engines and measured nodes helixsim knows; new ones from tables."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from helixsim import yamlio
-from helixsim.cli import options
+from helixsim.cli import options, profile_measure
 from helixsim.domain.hardware import Curve
 from helixsim.errors import ConfigError, DataError, ExitCode, unknown_name
-from helixsim.hardware import catalog, compute_file, transformer
+from helixsim.hardware import catalog, compute_file, engines, transformer
 from helixsim.hardware.compute_file import FittedKind
 from helixsim.hardware.roofline import CHECK_CONTEXT_TOKENS, RooflineError, roofline, roofline_error
 from helixsim.units import GIB, NS_PER_MS, NS_PER_S, format_bandwidth, format_bytes, format_seconds
@@ -46,6 +46,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     fit.add_argument("--source", metavar="TEXT", help="where the tables come from (default: the file's name)")
     fit.add_argument("--out", type=Path, metavar="FILE", help="write the profiles of one model as YAML")
     fit.add_argument("--force", action="store_true", help="replace FILE if it exists")
+    fit.add_argument("--plot", type=Path, metavar="FILE", help="draw the curves over the table's points (svg, png)")
     fit.set_defaults(func=run_fit)
 
     computed = actions.add_parser(
@@ -56,6 +57,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     computed.add_argument("--gpus", type=_count, default=1, metavar="N", help="GPUs of the node, tensor-parallel (1)")
     computed.add_argument("--precision", default="fp16", help=f"weights: {_FORMATS} (default: fp16)")
     computed.set_defaults(func=run_roofline)
+    profile_measure.add_parser(actions)
 
 
 def run_list(args: argparse.Namespace) -> int:
@@ -94,6 +96,8 @@ def run_fit(args: argparse.Namespace) -> int:
         kinds, models = tuple(fitted for fitted in kinds if fitted.model == args.model), [args.model]
     if args.out is not None:
         _write(kinds, models, args.out, args.force)
+    if args.plot is not None:
+        _plot(kinds, args.timings, args.plot)
     if args.json:
         _print_json([{"model": one.model, "kind": one.kind, **_entry(one)} for one in kinds])
     else:
@@ -184,6 +188,14 @@ def _model_table() -> Table:
     return ("name", "layers", "weights fp16", "per layer", "KV per token and layer", "context tokens"), rows
 
 
+def _engine_table() -> Table:
+    rows = [
+        (name, *(str(engines.load_engine(name).figures()[figure]) for figure in engines.FIGURES))
+        for name in engines.engine_names()
+    ]
+    return ("name", *(figure.replace("_", " ") for figure in engines.FIGURES)), rows
+
+
 def _compute_table() -> Table:
     return _fit_table([fitted for name in catalog.model_names() for fitted in compute_file.committed(name)])
 
@@ -192,6 +204,7 @@ _FAMILIES: dict[str, Callable[[], Table]] = {
     "gpus": _gpu_table,
     "links": _link_table,
     "models": _model_table,
+    "engines": _engine_table,
     "compute": _compute_table,
 }
 
@@ -223,6 +236,8 @@ def _facts(name: str, precision: str) -> dict[str, Any]:
     if name in catalog.gpu_names():
         gpu = asdict(catalog.load_gpu(name))
         return {**gpu, "sources": dict(gpu["sources"])}
+    if name in engines.engine_names():
+        return engines.document(engines.load_engine(name))
     if name in catalog.link_names():
         return {"name": name, **asdict(catalog.load_link(name))}
     if name in catalog.model_names() or name.endswith(".json"):
@@ -231,7 +246,13 @@ def _facts(name: str, precision: str) -> dict[str, Any]:
     for fitted in compute_file.committed(model) if slash else ():
         if fitted.kind == kind:
             return compute_file.document([fitted])
-    known = (*catalog.gpu_names(), *catalog.link_names(), *catalog.model_names(), *compute_file.fitted_names())
+    known = (
+        *catalog.gpu_names(),
+        *catalog.link_names(),
+        *catalog.model_names(),
+        *engines.engine_names(),
+        *compute_file.fitted_names(),
+    )
     raise DataError(unknown_name("profile", name, known))
 
 
@@ -261,6 +282,21 @@ def _write(kinds: Sequence[FittedKind], models: Sequence[str], path: Path, force
         path.write_text(yamlio.dump(compute_file.document(kinds)), encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _plot(kinds: Sequence[FittedKind], timings: Path, path: Path) -> None:
+    from helixsim.hardware import measured
+    from helixsim.report.profile_figures import FitPanel, write_fit_figure
+
+    tables = measured.read_timings(timings)
+    panels = []
+    for fitted in kinds:
+        table = measured.find(tables, fitted.model, fitted.kind)
+        assert table is not None, "the kinds were fitted to these tables"
+        name = f"{fitted.model}/{fitted.kind}"
+        panels.append(FitPanel(f"{name} prefill", "prompt tokens", table.prefill, fitted.prefill.curve))
+        panels.append(FitPanel(f"{name} decode", "sequences", table.decode, fitted.decode.curve))
+    write_fit_figure(path, panels)
 
 
 def _points(curve: Curve, axis: str) -> dict[str, list[float]]:

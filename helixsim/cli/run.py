@@ -98,6 +98,9 @@ def _heading(experiment: ResolvedExperiment) -> list[str]:
         f"{experiment.name}: {model.name} ({model.num_layers} layers, {model.precision}) on {nodes}",
         f"load: {load}",
     ]
+    profiles = {profile.kind: profile for profile in experiment.fleet.profiles}.values()
+    memory = ", ".join(f"{p.kind} {p.kv_tokens(p.max_layers)} ({p.max_layers} layers)" for p in profiles)
+    lines.append(f"engine: {experiment.engine.name}; KV tokens with the most layers a planner gives: {memory}")
     lines += [f"dropped: {count} requests ({reason})" for reason, count in stats.dropped if count]
     lines += [f"assumed: {assumption}" for assumption in experiment.assumptions]
     return lines

@@ -30,6 +30,13 @@ def check_baseline(section: ExperimentSection, names: Sequence[str], source: Sou
         yield source.problem(("baseline",), unknown_name("system", section.baseline, names))
 
 
+def check_sharing(section: ExperimentSection, transfers: str, source: Source) -> Iterator[Problem]:
+    """Refuse fair sharing where requests travel one by one: their spacing is that of a link to themselves."""
+    if section.cluster.network.sharing == "shared" and transfers == "request":
+        message = "shared needs engine.transfers: batch (here it is request: messages of one request each, in turn)"
+        yield source.problem(("cluster", "network", "sharing"), message)
+
+
 def check_arrivals(spec: ArrivalsSpec, path: KeyPath, workload: WorkloadSpec, source: Source) -> Iterator[Problem]:
     """Require what the process needs, refuse what it would ignore, and see that the load ends some time."""
     try:

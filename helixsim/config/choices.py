@@ -18,12 +18,12 @@ from helixsim.config.faults import problems_of
 from helixsim.config.schema import DEFAULT_BATCHING, DEFAULT_ROUTING
 from helixsim.config.source import SHORTHANDS, KeyPath, Source
 from helixsim.errors import ConfigError, Problem, unknown_name
-from helixsim.hardware import catalog, transformer
+from helixsim.hardware import catalog, engines, transformer
 from helixsim.workload.arrivals import PROCESSES
 from helixsim.workload.lengths import registry as lengths
 from helixsim.workload.readers import registry as trace_formats
 
-_KINDS_WITH_FILES = ("model", "GPU", "link")
+_KINDS_WITH_FILES = ("model", "GPU", "link", "engine")
 
 
 class Registry(Protocol):
@@ -105,6 +105,7 @@ def options_model(options: type[Any]) -> type[BaseModel]:
 def _plain_names(source: Source) -> Iterator[tuple[KeyPath, str, Collection[str]]]:
     """Yield (path, kind, known names) of every name without options."""
     yield ("model",), "model", catalog.model_names()
+    yield ("engine", "name"), "engine", engines.engine_names()
     yield ("precision",), "precision", transformer.WEIGHT_BITS
     yield ("kv_precision",), "precision", transformer.KV_BYTES
     yield ("workload", "trace", "format"), "trace format", trace_formats.names()

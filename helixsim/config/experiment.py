@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from helixsim.domain.cluster import Fleet
+from helixsim.domain.engine import IDEAL, EngineSpec
 from helixsim.domain.request import Slo
 from helixsim.workload.spec import ArrivalsSpec, WorkloadSpec, WorkloadStats
 
@@ -75,6 +76,8 @@ class ResolvedExperiment:
         used and of the helixsim version.
     is_one_by_one
         Requests travel as a message each, not all of a batch that go the same way as one.
+    engine
+        Overheads of the serving engine.
     sample_s
         Interval of the time series [s]; None: chosen from the run.
     assumptions
@@ -97,5 +100,6 @@ class ResolvedExperiment:
     config_hash: str
     assumptions: tuple[str, ...]
     is_one_by_one: bool = False
+    engine: EngineSpec = IDEAL
     sample_s: float | None = None
     file_hashes: tuple[tuple[str, str], ...] = ()

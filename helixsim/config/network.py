@@ -44,7 +44,7 @@ def build_cluster(section: ClusterSection, nodes: tuple[Node, ...], source: Sour
         except ValueError as error:
             problems.append(source.problem((*NETWORK, "spread"), str(error)))
     pairs.update(_exceptions(section, [COORDINATOR, *classes.index], source, problems))
-    return Cluster(nodes, Network(intra, inter, between, pairs, nic_bps), home)
+    return Cluster(nodes, Network(intra, inter, between, pairs, nic_bps, network.sharing == "shared"), home)
 
 
 def _link_class(value: str | LinkClassSection, path: KeyPath, source: Source) -> LinkSpec:

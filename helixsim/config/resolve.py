@@ -15,6 +15,7 @@ import helixsim
 from helixsim import units
 from helixsim.config import checks
 from helixsim.config.choices import Choices, Registries, is_file_name, look_up
+from helixsim.config.engine import build_engine
 from helixsim.config.experiment import CapacitySpec, KvSpec, ResolvedExperiment, SystemSpec
 from helixsim.config.faults import problems_of
 from helixsim.config.loads import DEFAULT_LENGTHS, build_arrivals, build_slo, build_workload
@@ -92,13 +93,14 @@ class _Resolver:
         self.section = section
         self.choices = choices
         self.problems: list[Problem] = []
+        self.engine = build_engine(section.engine, source)
         self.names = [system.name or _default_name(system) for system in section.systems]
 
     def experiment(self) -> ResolvedExperiment:
         """Return the whole."""
         section, source = self.section, self.source
         gpus = load_gpus(section.cluster.nodes, source)
-        nodes = build_nodes(section.cluster.nodes, gpus, section.engine.block_tokens, source, self.problems)
+        nodes = build_nodes(section.cluster.nodes, gpus, self.engine.block_tokens, source, self.problems)
         cluster = build_cluster(section.cluster, nodes, source, self.problems)
         numbers = range(len(section.systems))
         own_nodes = [self._nodes(number, nodes) for number in numbers]
@@ -106,6 +108,7 @@ class _Resolver:
         workload = self._workload(own_arrivals)
         profile_options, files = self._profile_options(), self._files()
         self.problems.extend(checks.check_names_unique(self.names, source))
+        self.problems.extend(checks.check_sharing(section, self.engine.transfers, source))
         self.problems.extend(checks.check_baseline(section, self.names, source))
         if self.problems or workload is None:
             raise _error(self.problems)
@@ -134,7 +137,8 @@ class _Resolver:
             document=document,
             config_hash=_config_hash(document, file_hashes, [fleet, *(system.fleet.cluster for system in systems)]),
             assumptions=tuple(dict.fromkeys([*assumptions, *self._load_assumptions(), *stats.assumptions])),
-            is_one_by_one=section.engine.transfers == "request",
+            is_one_by_one=self.engine.transfers == "request",
+            engine=self.engine.spec,
             sample_s=None if sample is None else units.parse(sample, "time"),
             file_hashes=file_hashes,
         )
@@ -175,10 +179,11 @@ class _Resolver:
 
     def _nodes(self, number: int, nodes: tuple[Node, ...]) -> tuple[Node, ...]:
         overrides, path = self.section.systems[number].nodes, ("systems", number, "nodes")
-        return override_nodes(nodes, overrides, self.section.engine.block_tokens, path, self.source, self.problems)
+        return override_nodes(nodes, overrides, self.engine.block_tokens, path, self.source, self.problems)
 
     def _profile_options(self) -> ProfileOptions:
-        written = self.section.engine.model_dump(exclude={"transfers"})
+        written = self.section.engine.model_dump(include={field.name for field in dataclasses.fields(ProfileOptions)})
+        written |= {"memory_fraction": self.engine.memory_fraction, "block_tokens": self.engine.block_tokens}
         for key in ("timings", "limits"):
             if written[key] is not None:
                 written[key] = self.source.file(("engine", key), written[key])
@@ -189,6 +194,7 @@ class _Resolver:
         section, source = self.section, self.source
         links, trace = section.cluster.network.links, section.workload.trace
         named: list[tuple[KeyPath, str | None]] = [
+            (("engine", "name"), section.engine.name if is_file_name(section.engine.name) else None),
             (("model",), section.model if is_file_name(section.model) else None),
             (("cluster", "network", "links"), links if isinstance(links, str) else None),
             (("workload", "trace", "path"), None if trace is None else trace.path),
@@ -253,6 +259,7 @@ class _Resolver:
         section = self.section
         document = section.model_dump(mode="json", by_alias=True, exclude_none=True)
         document["name"] = section.name or self.source.path.stem
+        document["engine"] |= self.engine.figures()
         default_baseline = "swarm" if "swarm" in self.names else self.names[-1]
         document["baseline"] = section.baseline or default_baseline
         load = document["workload"]

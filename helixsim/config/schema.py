@@ -105,6 +105,11 @@ class NetworkSection(Section):
         description="Exceptions for single links, or the path of a CSV file with the columns from, to, bandwidth_mbps "
         "(or _bps, _kbps, _gbps: bit/s), latency_ms (or _ns, _us, _s) and, if wanted, both (true or false).",
     )
+    sharing: Literal["fifo", "shared"] = Field(
+        "fifo",
+        description="Messages on a link pass one after the other (`fifo`: a prompt holds up the decode steps behind "
+        "it), or share its bandwidth evenly (`shared`, as TCP flows do).",
+    )
     spread: SpreadSection | None = Field(None, description="Random differences between links.")
 
 
@@ -260,16 +265,42 @@ class SloSection(Section):
 class EngineSection(Section):
     """What the serving engine on each node allows itself."""
 
-    memory_fraction: Share = Field(0.9, description="Share of usable GPU memory for weights and KV cache.")
-    block_tokens: Count = Field(16, description="Tokens per KV block.")
+    name: str = Field(
+        "ideal", description="Engine profile: a name of `helixsim profile list engines`, or the path of a YAML file."
+    )
+    memory_fraction: Share | None = Field(
+        None, description="Share of usable GPU memory for weights and KV cache; without: the engine's."
+    )
+    block_tokens: Count | None = Field(None, description="Tokens per KV block; without: the engine's.")
     max_weight_fraction: Share = Field(0.5, description="Share of memory planners fill with weights at most.")
     max_prefill_tokens: Count | None = Field(None, description="Prompt tokens per batch; without: the profile's.")
     max_prefill_requests: Count | None = Field(None, description="Prompts per batch; without: the profile's.")
     max_decode_seqs: Count | None = Field(None, description="Decoding sequences per batch; without: the profile's.")
-    transfers: Literal["batch", "request"] = Field(
-        "batch",
+    transfers: Literal["batch", "request"] | None = Field(
+        None,
         description="What travels as one message: all requests of a batch that go to the same node (engines with "
-        "pipeline parallelism), or each request by itself (Helix's prototype).",
+        "pipeline parallelism), or each request by itself (Helix's prototype); without: the engine's.",
+    )
+    mixed_batches: Literal["separate", "shared"] | None = Field(
+        None,
+        description="Whether prompts and decode steps of one batch read the weights one after the other or together; "
+        "without: the engine's.",
+    )
+    gather: Latency | None = Field(
+        None, description="Host time before a batch is formed; what arrives meanwhile joins it; without: the engine's."
+    )
+    batch_overhead: Latency | None = Field(None, description="Host time per batch; without: the engine's.")
+    sequence_overhead: Latency | None = Field(
+        None, description="Host time per sequence of a batch; without: the engine's."
+    )
+    layer_launch: Latency | None = Field(
+        None, description="Host time to launch one layer, which bounds it from below; without: the engine's."
+    )
+    message_overhead: Latency | None = Field(
+        None, description="Time to hand over one message, on top of the link's latency; without: the engine's."
+    )
+    watermark: Annotated[float, Field(ge=0, lt=1)] | None = Field(
+        None, description="Share of KV blocks that stays free when a request is admitted; without: the engine's."
     )
     timings: str | None = Field(None, description="CSV of measured times per layer, instead of the profiles.")
     limits: str | None = Field(None, description="CSV of measured KV and batch limits, instead of the profiles.")

@@ -60,7 +60,8 @@ class Network:
     """Every node can reach every other; classes by region, exceptions by pair.
 
     ``pairs`` overrides single directions, keyed (source id, destination id), the coordinator included.
-    ``regions`` overrides ordered pairs of regions.
+    ``regions`` overrides ordered pairs of regions. ``is_shared``: messages in flight share a link's bandwidth evenly,
+    otherwise they pass one after the other.
     """
 
     intra_region: LinkSpec
@@ -68,6 +69,7 @@ class Network:
     regions: Mapping[tuple[str, str], LinkSpec] = field(default_factory=dict)
     pairs: Mapping[tuple[str, str], LinkSpec] = field(default_factory=dict)
     coordinator_nic_bps: float | None = None
+    is_shared: bool = False
 
 
 @dataclass(frozen=True)

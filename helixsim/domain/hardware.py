@@ -97,6 +97,8 @@ class ComputeProfile:
         Time of one layer [ns] against prompt tokens in the batch, and against sequences that decode.
     decode_context_ns_per_token
         Extra time of one layer per token of context read by the decoding sequences [ns].
+    reference_context_tokens
+        Context of each sequence that ``decode`` already contains; what a batch has more or less is added or taken off.
     activation_copy_ns_per_token
         Copy of one token's activations into the batch tensor, once per node [ns].
     provenance
@@ -111,17 +113,23 @@ class ComputeProfile:
     decode_context_ns_per_token: float = 0.0
     activation_copy_ns_per_token: float = 0.0
     provenance: str = ""
+    reference_context_tokens: int = 0
 
     def prefill_ns(self, layers: int, tokens: int) -> float:
         """Return the time of ``layers`` layers for ``tokens`` prompt tokens [ns]."""
         return layers * self.prefill(tokens)
 
-    def decode_ns(self, layers: int, seqs: int, context_tokens: int = 0) -> float:
+    def decode_ns(self, layers: int, seqs: int, context_tokens: int | None = None) -> float:
         """Return the time of ``layers`` layers for one step of ``seqs`` sequences [ns].
 
-        ``context_tokens`` is the sum over the sequences.
+        ``context_tokens`` is the sum over the sequences, None: the context that ``decode`` contains.
         """
-        return layers * (self.decode(seqs) + self.decode_context_ns_per_token * context_tokens)
+        extra_ns = 0.0 if context_tokens is None else self.context_ns(seqs, context_tokens)
+        return layers * max(self.decode(seqs) + extra_ns, min(self.decode(1), self.decode(seqs)))
+
+    def context_ns(self, seqs: int, context_tokens: int) -> float:
+        """Return what the context adds to one layer for ``seqs`` sequences [ns]; below zero if it is a short one."""
+        return self.decode_context_ns_per_token * (context_tokens - self.reference_context_tokens * seqs)
 
 
 @dataclass(frozen=True, slots=True)

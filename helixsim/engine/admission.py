@@ -1,7 +1,7 @@
 """Who may enter: KV memory rules at admission, the same for every routing policy.
 
 A request is admitted when, on every node of its route,
-- the blocks it needs now are free,
+- the blocks it needs now are free, and the engine's watermark stays so,
 - what all admitted requests are expected to need stays below the high-water mark, and
 - the node's cap on resident requests is not reached.
 A node without residents takes any request that fits it at all, so that nothing waits for ever for an estimate.
@@ -29,6 +29,7 @@ class Admission:
         block_tokens: int,
         high_water: float,
         expected_output_tokens: float,
+        watermark: float = 0.0,
     ) -> None:
         self.graph = graph
         self.pools = pools
@@ -36,6 +37,7 @@ class Admission:
         self.block_tokens = block_tokens
         self.expected_output_tokens = expected_output_tokens
         self.marks = [int(high_water * pool.capacity) for pool in pools]
+        self.reserves = [int(watermark * pool.capacity) for pool in pools]
         self.largest_context_tokens = block_tokens * _widest_route_blocks(graph, pools)
         self._blocks_now = 0
         self._blocks_expected = 0
@@ -60,6 +62,8 @@ class Admission:
             return False
         if not pool.residents:
             return True
+        if pool.used + self._blocks_now * layers > pool.capacity - self.reserves[hop.node]:
+            return False
         if pool.max_requests is not None and len(pool.residents) >= pool.max_requests:
             return False
         return pool.reserved + self._blocks_expected * layers <= self.marks[hop.node]

@@ -97,7 +97,11 @@ def _kv_memory(coordinator: Coordinator, is_drained: bool) -> InvariantCheck:
 
 
 def _no_idle_work(workers: Sequence[Worker], now_ns: int) -> InvariantCheck:
-    idle = [worker.node_id for worker in workers if not worker.is_busy and worker.has_ready_work(now_ns)]
+    idle = [
+        worker.node_id
+        for worker in workers
+        if not (worker.is_busy or worker.is_gathering) and worker.has_ready_work(now_ns)
+    ]
     return InvariantCheck("INV-7 no idle work", not idle, f"idle with work: {', '.join(idle)}" if idle else "none idle")
 
 

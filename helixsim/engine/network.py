@@ -1,8 +1,9 @@
-"""Links and network cards: first in, first out, per direction.
+"""Links and network cards: first in, first out, per direction, unless the network shares links fairly.
 
 A message occupies its link for bytes / bandwidth (serialisation) and arrives one latency later; the link is free for
 the next message when serialisation ends. Network cards work the same way and overlap with the link (cut-through), so
-a card costs time only when it is the slower of the two or shared by several links.
+a card costs time only when it is the slower of the two or shared by several links. With fair sharing (``sharing``) a
+message does not wait behind others, but all of them are slower.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 from helixsim.domain.cluster import COORDINATOR, Cluster
 from helixsim.engine.kernel import Call, Kernel, Priority
+from helixsim.engine.sharing import FairLink
 from helixsim.units import BITS_PER_BYTE, NS_PER_S
 
 Deliver = Callable[[Any, int], None]
@@ -26,6 +28,7 @@ class Channel:
         "bytes_received",
         "bytes_sent",
         "dst",
+        "fair",
         "free_at_ns",
         "latency_ns",
         "messages",
@@ -40,6 +43,7 @@ class Channel:
         self.ns_per_byte = BITS_PER_BYTE * NS_PER_S / bandwidth_bps
         self.latency_ns = latency_ns
         self.free_at_ns = 0
+        self.fair: FairLink | None = None
         self.messages = 0
         self.bytes_sent = 0
         self.bytes_received = 0
@@ -65,7 +69,8 @@ class Card:
 class NetworkFabric:
     """All channels of a run, made when first used."""
 
-    def __init__(self, kernel: Kernel, cluster: Cluster) -> None:
+    def __init__(self, kernel: Kernel, cluster: Cluster, message_overhead_ns: int = 0) -> None:
+        self.message_overhead_ns = message_overhead_ns
         self.kernel = kernel
         self.cluster = cluster
         self.channels: dict[tuple[str, str], Channel] = {}
@@ -79,7 +84,10 @@ class NetworkFabric:
         channel = self.channels.get((src, dst))
         if channel is None:
             link = self.cluster.link(src, dst)
-            channel = self.channels[src, dst] = Channel(src, dst, link.bandwidth_bps, link.latency_ns)
+            latency_ns = link.latency_ns + self.message_overhead_ns
+            channel = self.channels[src, dst] = Channel(src, dst, link.bandwidth_bps, latency_ns)
+            if self.cluster.network.is_shared:
+                channel.fair = FairLink(self.kernel, channel.ns_per_byte, self._sent)
         return channel
 
     def send(
@@ -87,6 +95,9 @@ class NetworkFabric:
     ) -> None:
         """Send ``load`` and call ``deliver`` when its first ``first_bytes`` have arrived (None: all of it)."""
         now = self.kernel.now_ns
+        if channel.fair is not None:
+            channel.fair.send(size_bytes, (channel, size_bytes, deliver, load, now))
+            return
         start = max(now, channel.free_at_ns)
         serialisation = round(size_bytes * channel.ns_per_byte)
         end = start + serialisation
@@ -103,6 +114,20 @@ class NetworkFabric:
         if first_bytes is not None:
             arrival -= round((size_bytes - first_bytes) * channel.ns_per_byte)
         self.kernel.call_in(arrival - now, Priority.DELIVER, self._arrive, (channel, size_bytes, deliver, load, now))
+
+    def _sent(self, message: tuple[Channel, int, Deliver, Any, int]) -> None:
+        """Book a message that has left a shared link; its cards take it when it has passed."""
+        channel, size_bytes, _, _, sent_ns = message
+        now = self.kernel.now_ns
+        serialisation = round(size_bytes * channel.ns_per_byte)
+        card = self.cards_out.get(channel.src)
+        end = now if card is None else max(now, card.pass_through(now - serialisation, size_bytes))
+        channel.free_at_ns = end
+        channel.messages += 1
+        channel.bytes_sent += size_bytes
+        channel.busy_ns += serialisation
+        channel.queue_ns += max(now - sent_ns - serialisation, 0)
+        self.kernel.call_in(end - now + channel.latency_ns, Priority.DELIVER, self._arrive, message)
 
     def _arrive(self, event: Call) -> None:
         channel, size_bytes, deliver, load, sent_ns = event.argument

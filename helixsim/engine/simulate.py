@@ -10,6 +10,7 @@ import numpy as np
 
 from helixsim.batching.base import BatchingPolicy
 from helixsim.domain.cluster import COORDINATOR, Fleet
+from helixsim.domain.engine import IDEAL, EngineSpec
 from helixsim.domain.flowplan import FlowPlan, Route
 from helixsim.domain.placement import LayerRange, Placement
 from helixsim.domain.request import Feed, Window
@@ -44,8 +45,9 @@ class SimulationInputs:
 
     ``expected_output_tokens`` is what admission assumes of a request whose output length nobody knows.
     ``is_one_by_one``: the requests of a batch travel as a message each, as in Helix's prototype, instead of as one
-    message for all that go the same way. ``sample_ns`` is the interval of the time series, None: chosen from the
-    window. ``check``: test the laws on memory and idle nodes at every sample instead of only at the end.
+    message for all that go the same way. ``engine``: its overheads. ``sample_ns`` is the interval of the time series,
+    None: chosen from the window. ``check``: test the laws on memory and idle nodes at every sample instead of only at
+    the end.
     """
 
     fleet: Fleet
@@ -60,6 +62,7 @@ class SimulationInputs:
     expected_output_tokens: float
     seed: int
     is_one_by_one: bool = False
+    engine: EngineSpec = IDEAL
     sample_ns: int | None = None
     check: bool = False
 
@@ -85,7 +88,7 @@ class _Run:
         self.kernel = Kernel()
         self.window_end_ns = None if window.duration_ns is None else window.warmup_ns + window.duration_ns
         self.recorder = Recorder(window.warmup_ns, self.window_end_ns)
-        self.fabric = NetworkFabric(self.kernel, inputs.fleet.cluster)
+        self.fabric = NetworkFabric(self.kernel, inputs.fleet.cluster, inputs.engine.message_overhead_ns)
         ids, ranges = inputs.graph.node_ids, inputs.placement.ranges
         hops = [hop for hops in (inputs.graph.first, *inputs.graph.successors) for hop in hops]
         self.entered_inside = {ids[hop.node] for hop in hops if hop.start > ranges[ids[hop.node]].start}
@@ -99,6 +102,7 @@ class _Run:
             block_tokens,
             inputs.high_water,
             inputs.expected_output_tokens,
+            inputs.engine.watermark,
         )
         self.coordinator = Coordinator(
             self.kernel,
@@ -135,6 +139,7 @@ class _Run:
             policy.observe if isinstance(policy, HopObserver) else None,
             node_id in self.entered_inside,
             self.inputs.is_one_by_one,
+            self.inputs.engine,
         )
 
     def _pool(self, node_id: str, layer_range: LayerRange) -> KvPool:

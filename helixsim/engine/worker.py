@@ -8,6 +8,7 @@ from typing import Any
 
 from helixsim.batching.base import BatchingPolicy
 from helixsim.domain.cluster import COORDINATOR, TOKEN_ID_BYTES
+from helixsim.domain.engine import EngineSpec
 from helixsim.domain.hardware import BatchLimits, ComputeProfile
 from helixsim.domain.placement import LayerRange
 from helixsim.engine.kernel import Call, Kernel, Priority
@@ -35,7 +36,10 @@ class Worker:
         "_compute",
         "_decode_seqs",
         "_decodes",
+        "_engine",
         "_fabric",
+        "_floor_ns",
+        "_gather_ns",
         "_has_inner_entries",
         "_is_one_by_one",
         "_kernel",
@@ -50,6 +54,7 @@ class Worker:
         "busy_ns",
         "decode_tokens",
         "is_busy",
+        "is_gathering",
         "node_id",
         "prompt_tokens",
         "range",
@@ -69,6 +74,7 @@ class Worker:
         observe: Observe | None,
         has_inner_entries: bool,
         is_one_by_one: bool,
+        engine: EngineSpec,
     ) -> None:
         self.node_id = node_id
         self.range = layer_range
@@ -87,6 +93,10 @@ class Worker:
         self._observe = observe
         self._has_inner_entries = has_inner_entries
         self._is_one_by_one = is_one_by_one
+        self._engine = engine
+        self._gather_ns = engine.gather_ns
+        self._floor_ns = min(compute.decode(1), layer_ns(compute, engine, 0, 1))
+        self.is_gathering = False
         self._prefills: list[Cohort] = []
         self._decodes: list[Cohort] = []
         self._decode_seqs = 0
@@ -125,14 +135,19 @@ class Worker:
             self._dispatch_at_end_of_instant()
 
     def _dispatch_at_end_of_instant(self) -> None:
-        """Form a batch once all that arrives at this instant is here; at once if nothing else is due."""
-        if self._kernel.is_instant_over:
+        """Form a batch once all that arrives at this instant, or while the engine gathers, is here."""
+        if self._gather_ns:
+            if not self.is_gathering:
+                self.is_gathering = True
+                self._kernel.call_in(self._gather_ns, Priority.DISPATCH, self._dispatch, None)
+        elif self._kernel.is_instant_over:
             self._dispatch(None)
         else:
             self._kernel.call_in(0, Priority.DISPATCH, self._dispatch, None)
 
     def _dispatch(self, _event: Call | None) -> None:
         """Form and start a batch, unless one is running; if nothing has arrived in full yet, come back when it has."""
+        self.is_gathering = False
         if self.is_busy or not (self._prefills or self._decodes):
             return
         now = self._kernel.now_ns
@@ -180,8 +195,8 @@ class Worker:
         return taken
 
     def _duration_ns(self, prefills: list[Cohort], decodes: list[Cohort], seqs: int) -> int:
-        """Return how long the batch takes: the sum over layers of the work active in each, and one copy in."""
-        compute = self._compute
+        """Return how long the batch takes: the work active in each layer, one copy in, and the engine's own time."""
+        compute, engine = self._compute, self._engine
         prompt = sum([cohort.tokens for cohort in prefills]) if prefills else 0
         self.prompt_tokens += prompt
         self.decode_tokens += seqs
@@ -189,16 +204,17 @@ class Worker:
             layers_ns = self._layers_ns_by_entry(prefills, decodes)
         else:
             layers_ns = (self.range.end - self.range.start) * self._layer_ns(prompt, seqs, decodes)
-        return round(layers_ns + compute.activation_copy_ns_per_token * (prompt + seqs))
+        overhead_ns = engine.batch_overhead_ns + engine.sequence_overhead_ns * (len(prefills) + seqs)
+        return round(layers_ns + compute.activation_copy_ns_per_token * (prompt + seqs) + overhead_ns)
 
     def _layer_ns(self, prompt: int, seqs: int, decodes: list[Cohort]) -> float:
         """Return the time of one layer in which ``prompt`` tokens and the sequences of ``decodes`` are active."""
         known = self._known_layer_ns.get((prompt, seqs))
         if known is None:
-            known = self._known_layer_ns[prompt, seqs] = self._compute.prefill(prompt) + self._compute.decode(seqs)
-        per_token_ns = self._compute.decode_context_ns_per_token
-        if per_token_ns:
-            known += per_token_ns * sum([cohort.context_tokens for cohort in decodes])
+            known = self._known_layer_ns[prompt, seqs] = layer_ns(self._compute, self._engine, prompt, seqs)
+        if seqs and self._compute.decode_context_ns_per_token:
+            context = sum([cohort.context_tokens for cohort in decodes])
+            return max(known + self._compute.context_ns(seqs, context), self._floor_ns)
         return known
 
     def _layers_ns_by_entry(self, prefills: list[Cohort], decodes: list[Cohort]) -> float:
@@ -256,6 +272,16 @@ class Worker:
             size = self._token_bytes * sum([cohort.tokens for cohort in cohorts])
             first = one_by_one(cohorts, self._token_bytes, channel) if self._is_one_by_one else None
             self._fabric.send(channel, size, receive, cohorts, first)
+
+
+def layer_ns(compute: ComputeProfile, engine: EngineSpec, prompt: int, seqs: int) -> float:
+    """Return the time of one layer [ns] for a batch of ``prompt`` prompt tokens and ``seqs`` decoding sequences."""
+    prefill, decode = compute.prefill(prompt), compute.decode(seqs)
+    launch = engine.layer_launch_ns
+    if engine.shares_weight_reads:
+        both = min(compute.prefill(1), decode) if prompt else 0.0
+        return max(prefill + decode - both, launch)
+    return (max(prefill, launch) if prompt else 0.0) + (max(decode, launch) if seqs else 0.0)
 
 
 def one_by_one(cohorts: list[Cohort], token_bytes: int, channel: Channel) -> int | None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from helixsim import units, yamlio
-from helixsim.errors import ConfigError, DataError, did_you_mean
+from helixsim.errors import ConfigError, DataError, did_you_mean, unknown_name
 
 
 class Section:
@@ -56,14 +57,31 @@ class Section:
             raise self.fault(key, f"expected true or false, got {value!r}")
         return value
 
-    def quantity(self, key: str, dimension: str) -> float:
-        """Return a quantity with unit, above zero, in the base unit of ``dimension`` (see ``units.parse``)."""
+    def texts(self, key: str) -> tuple[str, ...]:
+        """Return a list of texts, none of them empty."""
+        values = self._get(key)
+        if not isinstance(values, list) or not values or not all(isinstance(v, str) and v for v in values):
+            raise self.fault(key, f"expected a list of texts, got {values!r}")
+        return tuple(values)
+
+    def choice(self, key: str, allowed: Collection[str]) -> str:
+        """Return one of the texts in ``allowed``."""
+        value = self.text(key)
+        if value not in allowed:
+            raise self.fault(key, unknown_name("value", value, allowed))
+        return value
+
+    def quantity(self, key: str, dimension: str, *, zero: bool = False) -> float:
+        """Return a quantity with unit, above zero, in the base unit of ``dimension`` (see ``units.parse``).
+
+        ``zero``: nothing is allowed too.
+        """
         value = self._get(key)
         try:
             number = units.parse(value, dimension)
         except ValueError as error:
             raise self.fault(key, str(error)) from error
-        if number <= 0:
+        if number < 0 or (number == 0 and not zero):
             raise self.fault(key, f"must be above zero, got {value!r}")
         return number
 

@@ -14,7 +14,7 @@ from helixsim.domain.model import ModelSpec
 from helixsim.errors import DataError, InfeasibleError
 from helixsim.hardware import compute_file, kv_memory, measured
 from helixsim.hardware.compute_file import FittedKind
-from helixsim.hardware.roofline import roofline
+from helixsim.hardware.roofline import context_ns_per_token, roofline
 from helixsim.units import format_bytes
 
 DEFAULT_LIMITS = BatchLimits(max_prefill_requests=256, max_prefill_tokens=8192, max_decode_seqs=256)
@@ -25,6 +25,11 @@ PUBLISHED_WEIGHT_FRACTION = 0.5
 
 LEAST_KV_TOKENS = 4096
 """A planner leaves KV memory for one full context of the model, or for this many tokens if that is less."""
+
+TABLE_CONTEXT_TOKENS = 1000
+"""Context of a sequence taken to be in fitted decode timings. The published tables do not state theirs, but allow for
+1000 tokens per decoding sequence, and their slopes over large batches of LLaMA-1 30B, which reads 26.6 kB of KV per
+token and layer, come to 800 to 1000 tokens at the memory bandwidth that layers reach (A100, L4)."""
 
 _SIXTEEN_BIT = frozenset({"fp16", "bf16"})
 
@@ -148,6 +153,8 @@ class _Sources:
             source="fitted",
             prefill=fitted.prefill.curve,
             decode=fitted.decode.curve,
+            decode_context_ns_per_token=context_ns_per_token(model, self.gpu, self.gpus),
+            reference_context_tokens=TABLE_CONTEXT_TOKENS,
             activation_copy_ns_per_token=measured.activation_copy_ns_per_token(model),
             provenance=(
                 f"{fitted.source}; fitted, median error {fitted.prefill.median_error:.1%} (prefill) "

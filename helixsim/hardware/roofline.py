@@ -46,8 +46,6 @@ def roofline(model: ModelSpec, gpu: GpuSpec, gpus: int = 1) -> ComputeProfile:
     Weights of 8 or 4 bits are read at their own size but multiplied at the FP16 rate. In a mixture of experts all
     weights are resident, the active ones are multiplied and those of the experts that a batch touches are read.
     """
-    bandwidth = gpu.memory_bandwidth_bytes_per_s * gpu.bandwidth_efficiency
-    kv_shares = min(gpus, model.num_kv_heads)  # beyond one KV head a GPU, heads are copied instead of split
     attention_flops = 2.0 * model.num_attention_heads * model.head_dim * PREFILL_CONTEXT_TOKENS
     return ComputeProfile(
         kind=gpu.name if gpus == 1 else f"{gpu.name}x{gpus}",
@@ -55,13 +53,20 @@ def roofline(model: ModelSpec, gpu: GpuSpec, gpus: int = 1) -> ComputeProfile:
         source="roofline",
         prefill=_layer_curve(model, gpu, gpus, model.flops_per_token_per_layer + attention_flops),
         decode=_layer_curve(model, gpu, gpus, model.flops_per_token_per_layer),
-        decode_context_ns_per_token=model.kv_bytes_per_token_per_layer / (bandwidth * kv_shares) * NS_PER_S,
+        decode_context_ns_per_token=context_ns_per_token(model, gpu, gpus),
         activation_copy_ns_per_token=activation_copy_ns_per_token(model),
         provenance=(
             f"roofline: {gpu.compute_efficiency:.0%} of {gpu.fp16_flops / 1e12:g} TFLOP/s, "
             f"{gpu.bandwidth_efficiency:.0%} of {gpu.memory_bandwidth_bytes_per_s / 1e9:g} GB/s"
         ),
     )
+
+
+def context_ns_per_token(model: ModelSpec, gpu: GpuSpec, gpus: int) -> float:
+    """Return the time to read the keys and values of one token of context in one layer [ns]."""
+    bandwidth = gpu.memory_bandwidth_bytes_per_s * gpu.bandwidth_efficiency
+    kv_shares = min(gpus, model.num_kv_heads)  # beyond one KV head a GPU, heads are copied instead of split
+    return model.kv_bytes_per_token_per_layer / (bandwidth * kv_shares) * NS_PER_S
 
 
 def roofline_error(fitted: FittedKind, model: ModelSpec, gpu: GpuSpec, gpus: int) -> RooflineError:

@@ -80,6 +80,7 @@ def simulate_system(
         ),
         seed=seed,
         is_one_by_one=experiment.is_one_by_one,
+        engine=experiment.engine,
         sample_ns=None if sample_s is None else seconds_to_ns(sample_s),
         check=check,
     )

@@ -48,6 +48,7 @@ def test_list_as_json(capsys) -> None:
         ("l4", "tdp_w", 72.0),
         ("geo-100m", "latency_ns", 50_000_000),
         ("llama-2-70b", "num_layers", 80),
+        ("ideal", "watermark", 0.0),
         ("llama-2-70b/t4x4", "precision", "fp16"),
     ],
 )
@@ -120,3 +121,11 @@ def test_usage_errors_exit_with_2(arguments: tuple[str, ...], capsys) -> None:
         _run(*arguments)
     assert stop.value.code == 2
     assert "usage:" in capsys.readouterr().err
+
+
+def test_the_plot_of_a_fit_has_two_panels_per_kind_and_stable_bytes(timings, tmp_path, capsys) -> None:
+    first, again = tmp_path / "a.svg", tmp_path / "b.svg"
+    for path in (first, again):
+        assert _run("fit", str(timings), "--model", "llama-2-70b", "--plot", str(path)) == 0
+    assert first.read_bytes() == again.read_bytes()
+    assert first.read_text().count('id="axes_') == 2

@@ -22,6 +22,7 @@ LAYERS = (
     {"metrics"},
     {"report"},
     {"planning"},
+    {"reproduce"},
     {"cli"},
 )
 """From the ground up. A module may import from its own room and from any layer below."""

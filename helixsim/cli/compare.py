@@ -1,0 +1,201 @@
+"""``helixsim compare``: a run against a measured ``vllm bench serve`` result, or against another run."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from helixsim.cli import console, options
+from helixsim.errors import ConfigError, DataError, ExitCode, ThresholdError, unknown_name
+
+if TYPE_CHECKING:
+    from helixsim.metrics.measured_run import MeasuredRun
+
+JUDGED = ("output_throughput", "mean_ttft_ms", "mean_itl_ms", "mean_tpot_ms")
+"""Metrics that ``--tolerance`` looks at."""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the command."""
+    parser = subparsers.add_parser(
+        "compare",
+        parents=[options.common()],
+        help="a run against a measured result, or against another run",
+        description="Print the metrics of run directory A beside those of B, another run directory or the JSON file "
+        "that `vllm bench serve --save-result` leaves, with the relative error of A.",
+    )
+    parser.add_argument("run", type=Path, metavar="A", help="run directory")
+    parser.add_argument("other", type=Path, metavar="B", help="run directory, or JSON of vllm bench serve")
+    parser.add_argument("--system", metavar="NAME", help="system of A that was measured (default: its only one)")
+    parser.add_argument("--tolerance", type=float, metavar="F", help="exit code 6 if a main metric is further off")
+    parser.add_argument(
+        "--figure", type=Path, metavar="FILE", help="write the distributions over each other (svg, png)"
+    )
+    parser.add_argument(
+        "--calibrate",
+        type=Path,
+        metavar="FILE",
+        help="fit the engine's overheads to B and write them as an engine file",
+    )
+    parser.add_argument("--experiment", type=Path, metavar="EXP", help="experiment file behind A (for --calibrate)")
+    parser.add_argument("--force", action="store_true", help="replace FILE if it exists")
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Execute the command; return the exit code."""
+    systems = _systems(args.run)
+    if args.other.is_dir():
+        for flag in ("figure", "calibrate"):
+            if getattr(args, flag) is not None:
+                raise ConfigError(f"--{flag} needs a measured result, {args.other} is a run directory")
+        return _compare_runs(args, systems)
+    return _compare_measured(args, systems)
+
+
+def _compare_runs(args: argparse.Namespace, systems: Mapping[str, Any]) -> int:
+    from helixsim.metrics.measured_run import relative_errors
+
+    others = _systems(args.other)
+    common = [name for name in systems if name in others and args.system in (None, name)]
+    if not common:
+        raise ConfigError(f"no system in common: {', '.join(systems)} and {', '.join(others)}")
+    changes = _setting_changes(args.run, args.other)
+    errors = {name: relative_errors(systems[name], others[name]) for name in common}
+    if args.json:
+        print(json.dumps({"settings": changes, "systems": errors}, indent=2))
+    else:
+        print("\n".join(f"{key}: {a} | {b}" for key, (a, b) in changes.items()) or "equal settings")
+        for name in common:
+            print(f"\n{name}\n{_table(systems[name], others[name], errors[name])}")
+    for name in common:
+        _check(errors[name], args.tolerance, name)
+    return ExitCode.OK
+
+
+def _compare_measured(args: argparse.Namespace, systems: Mapping[str, Any]) -> int:
+    from helixsim.metrics.measured_run import read_measured, relative_errors
+
+    measured = read_measured(args.other)
+    name = _system(args, systems)
+    errors = relative_errors(systems[name], measured.figures)
+    document: dict[str, Any] = {"system": name, "errors": errors}
+    if args.figure is not None:
+        _draw(args, name, measured)
+    if args.calibrate is not None:
+        document["calibration"] = _calibrate(args, name, measured)
+    if args.json:
+        print(json.dumps(document, indent=2))
+    else:
+        print(f"{name}\n{_table(systems[name], measured.figures, errors)}")
+        if args.calibrate is not None:
+            print(f"\n{_calibration_text(document['calibration'])}")
+    _check(errors, args.tolerance, name)
+    return ExitCode.OK
+
+
+def _calibrate(args: argparse.Namespace, system: str, measured: MeasuredRun) -> dict[str, Any]:
+    """Fit, write the engine file, and return the fit as JSON values."""
+    from dataclasses import asdict
+
+    from helixsim import yamlio
+    from helixsim.hardware.engines import document, load_engine, with_overheads_s
+    from helixsim.planning.calibrate import calibrate
+
+    if args.experiment is None:
+        raise ConfigError("--calibrate needs --experiment, the file behind the run")
+    if args.calibrate.exists() and not args.force:
+        raise ConfigError(f"{args.calibrate} exists; --force replaces it")
+    with console.progress("calibrate", quiet=args.quiet) as advance:
+        found = calibrate(args.experiment, system, args.other, measured, progress=advance)
+    resolved = yamlio.load(args.run / "config.resolved.yaml").data
+    base = load_engine(resolved["engine"]["name"])
+    source = f"fitted to the first half of {args.other.name}; see helixsim compare --calibrate"
+    engine = with_overheads_s(base, args.calibrate.stem, found.overheads_s, source)
+    args.calibrate.write_text(yamlio.dump(document(engine)), encoding="utf-8")
+    return asdict(found)
+
+
+def _calibration_text(found: Mapping[str, Any]) -> str:
+    lines = [f"{key}: {seconds * 1e3:g} ms" for key, seconds in found["overheads_s"].items()]
+    for part, words in (("fit", "fitted half"), ("held_out", "held-out half")):
+        (ttft, step), (ttft_after, step_after) = found[f"{part}_before"], found[f"{part}_after"]
+        lines.append(f"{words}: mean TTFT {ttft:+.1%} -> {ttft_after:+.1%}, step {step:+.1%} -> {step_after:+.1%}")
+    return "\n".join(lines)
+
+
+def _draw(args: argparse.Namespace, system: str, measured: MeasuredRun) -> None:
+    import numpy as np
+
+    from helixsim.report.compare_figures import write_cdf_figure
+    from helixsim.report.files import file_stem
+
+    if not len(measured.ttft_s):
+        raise DataError(f"{args.other}: no arrays to draw (vllm bench serve --save-result --save-detailed)")
+    with (args.run / "requests" / f"{file_stem(system)}.csv").open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["finish_ns"]]
+    ttft = [(int(r["first_token_ns"]) - int(r["arrival_ns"])) / 1e9 for r in rows]
+    step = [
+        (int(r["finish_ns"]) - int(r["first_token_ns"])) / 1e9 / (int(r["output_tokens"]) - 1)
+        for r in rows
+        if int(r["output_tokens"]) > 1
+    ]
+    write_cdf_figure(
+        args.figure,
+        {
+            "TTFT, s": {"helixsim": np.array(ttft), "measured": measured.ttft_s},
+            "mean decode step of a request, s": {"helixsim": np.array(step), "measured": measured.step_s},
+        },
+    )
+
+
+def _systems(directory: Path) -> dict[str, Any]:
+    path = directory / "summary.json"
+    if not path.is_file():
+        raise ConfigError(f"{directory} is no run directory: no summary.json in it")
+    systems: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["systems"]
+    return systems
+
+
+def _system(args: argparse.Namespace, systems: Mapping[str, Any]) -> str:
+    if args.system is None and len(systems) == 1:
+        return next(iter(systems))
+    if args.system is None:
+        raise ConfigError(f"--system: which one was measured? {args.run} holds {', '.join(systems)}")
+    if args.system not in systems:
+        raise ConfigError(unknown_name("system", args.system, systems))
+    return str(args.system)
+
+
+def _setting_changes(first: Path, second: Path) -> dict[str, tuple[Any, Any]]:
+    """Return the settings in which two runs differ, by dotted key."""
+    from helixsim import yamlio
+
+    def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+        if isinstance(value, (dict, list)) and value:
+            entries = value.items() if isinstance(value, dict) else enumerate(value)
+            return {k: v for key, inner in entries for k, v in flat(inner, f"{prefix}.{key}").items()}
+        return {prefix.lstrip("."): value}
+
+    a, b = (flat(yamlio.load(path / "config.resolved.yaml").data) for path in (first, second))
+    keys = [*a, *(key for key in b if key not in a)]
+    return {key: (a.get(key), b.get(key)) for key in keys if a.get(key) != b.get(key)}
+
+
+def _table(ours: Mapping[str, Any], theirs: Mapping[str, Any], errors: Mapping[str, float]) -> str:
+    rows: list[Sequence[str]] = [("metric", "A", "B", "A / B - 1")]
+    rows += [(key, f"{ours[key]:.6g}", f"{theirs[key]:.6g}", f"{error:+.1%}") for key, error in errors.items()]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def _check(errors: Mapping[str, float], tolerance: float | None, system: str) -> None:
+    if tolerance is None:
+        return
+    missed = [f"{key} {errors[key]:+.1%}" for key in JUDGED if key in errors and abs(errors[key]) > tolerance]
+    if missed:
+        raise ThresholdError(f"{system}: beyond --tolerance {tolerance:.1%}: {', '.join(missed)}")

@@ -1,0 +1,228 @@
+"""Simulates measured cells and says how far off the simulation is.
+
+The loads are random, so every cell is simulated under several seeds: its figures are means over them, and how much one
+run differs from the next is told beside.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from helixsim.config.experiment import ResolvedExperiment
+from helixsim.config.resolve import load_experiment
+from helixsim.errors import DataError
+from helixsim.metrics.latency import latency_samples
+from helixsim.planning.placing import place_system
+from helixsim.planning.registries import registries
+from helixsim.planning.systems import simulate_system
+from helixsim.reproduce.cells import METRICS, Cell, Figures, Part
+from helixsim.units import NS_PER_S
+
+SEEDS = 6
+"""Single runs of online cells differ by 5 to 11 % in throughput (standard deviation), means of six by 2 to 5 %."""
+
+Progress = Callable[[float, str], None]
+"""Called with (share done, 0..1; the part that has just been simulated)."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartFigures:
+    """What one part did in its window: sums, so that parts can be pooled; times in seconds."""
+
+    window_s: float
+    prompts: int
+    ttft_s: float
+    steps: int
+    step_s: float
+    preemptions: int
+    cpu_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class CellResult:
+    """A cell and what helixsim says of it.
+
+    Parameters
+    ----------
+    simulated
+        Means over the seeds.
+    spread
+        Standard deviation of one run over the mean, as a share; None where there is one seed or no figure.
+    preemptions, cpu_s
+        Sums over the seeds.
+    """
+
+    cell: Cell
+    simulated: Figures
+    preemptions: int
+    cpu_s: float
+    spread: Figures = field(default_factory=Figures)
+
+    def error(self, metric: str) -> float | None:
+        """Return simulated / measured - 1, None where nothing was measured."""
+        return _relative(self.simulated.get(metric), self.cell.measured.get(metric))
+
+    def paper_error(self, metric: str) -> float | None:
+        """Return the same for the paper's simulator."""
+        return _relative(self.cell.paper.get(metric), self.cell.measured.get(metric))
+
+
+def evaluate(
+    cells: Sequence[Cell],
+    *,
+    seeds: int = SEEDS,
+    overrides: Sequence[str] = (),
+    cache: Path | None = None,
+    force: bool = False,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+) -> list[CellResult]:
+    """Simulate the parts of all cells and return one result per cell, in order.
+
+    Parameters
+    ----------
+    seeds
+        How many seeds to simulate, from 0 on.
+    overrides
+        ``key.path=value`` applied to every experiment.
+    cache
+        Folder in which the figures of a part are kept under the hash of its experiment and found again, None: nowhere.
+    force
+        Simulate again what the cache holds.
+    jobs
+        Processes, None: one per core.
+    """
+    parts = list(dict.fromkeys(part for cell in cells for part in cell.parts))
+    runs = [(part, seed) for part in parts for seed in range(seeds)]
+    tasks = [(part, (*overrides, f"seed={seed}"), cache, force) for part, seed in runs]
+    figures: dict[tuple[Part, int], PartFigures] = {}
+    processes = min(jobs or os.cpu_count() or 1, len(runs))
+    with ExitStack() as stack:
+        if processes == 1:
+            done: Iterator[PartFigures] = map(_simulate_part, tasks)
+        else:
+            done = stack.enter_context(ProcessPoolExecutor(processes, get_context("spawn"))).map(_simulate_part, tasks)
+        for run, result in zip(runs, done, strict=True):
+            figures[run] = result
+            if progress is not None:
+                progress(len(figures) / len(runs), str(run[0]))
+    return [
+        over_seeds([pool_parts(cell, [figures[part, seed] for part in cell.parts]) for seed in range(seeds)])
+        for cell in cells
+    ]
+
+
+def pool_parts(cell: Cell, parts: Sequence[PartFigures]) -> CellResult:
+    """Return the result of a cell whose parts are ``parts``: throughputs add up, latencies are pooled."""
+    prompts, steps = sum(part.prompts for part in parts), sum(part.steps for part in parts)
+    simulated = Figures(
+        throughput=sum(part.steps / part.window_s for part in parts),
+        ttft=sum(part.ttft_s for part in parts) / prompts if prompts else None,
+        step=sum(part.step_s for part in parts) / steps if steps else None,
+    )
+    return CellResult(cell, simulated, sum(part.preemptions for part in parts), sum(part.cpu_s for part in parts))
+
+
+def over_seeds(runs: Sequence[CellResult]) -> CellResult:
+    """Return the mean and spread of the results of one cell, one result per seed."""
+    means, spreads = {}, {}
+    for metric in METRICS:
+        values = [value for run in runs if (value := run.simulated.get(metric)) is not None]
+        means[metric] = statistics.fmean(values) if values else None
+        spreads[metric] = statistics.stdev(values) / mean if len(values) > 1 and (mean := means[metric]) else None
+    preemptions, cpu_s = sum(run.preemptions for run in runs), sum(run.cpu_s for run in runs)
+    return CellResult(runs[0].cell, Figures(**means), preemptions, cpu_s, Figures(**spreads))
+
+
+def summary(results: Sequence[CellResult]) -> dict[str, dict[str, Any]]:
+    """Return, for each metric, how many cells there are, the median and worst absolute error, and the paper's."""
+    document: dict[str, dict[str, Any]] = {}
+    for metric in METRICS:
+        errors = {r.cell.name: e for r in results if (e := r.error(metric)) is not None}
+        theirs = {r.cell.name: e for r in results if (e := r.paper_error(metric)) is not None}
+        worst = max(errors, key=lambda name: abs(errors[name])) if errors else None
+        document[metric] = {
+            "cells": len(errors),
+            "median": _median(errors),
+            "median_spread": _median({r.cell.name: s for r in results if (s := r.spread.get(metric)) is not None}),
+            "worst": None if worst is None else abs(errors[worst]),
+            "worst_cell": worst,
+            "paper_cells": len(theirs),
+            "paper_median": _median(theirs),
+            "paper_worst": max(map(abs, theirs.values()), default=None),
+            "median_where_paper": _median({name: errors[name] for name in theirs if name in errors}),
+            "worse_than_paper": [name for name in theirs if abs(errors[name]) > abs(theirs[name])],
+        }
+    return document
+
+
+def document(results: Sequence[CellResult]) -> dict[str, Any]:
+    """Return everything as JSON values."""
+    return {
+        "cells": {
+            result.cell.name: {
+                "measured": asdict(result.cell.measured),
+                "helixsim": asdict(result.simulated),
+                "spread": asdict(result.spread),
+                "paper": asdict(result.cell.paper),
+                "error": {metric: result.error(metric) for metric in METRICS},
+                "paper_error": {metric: result.paper_error(metric) for metric in METRICS},
+                "fitted": result.cell.is_fitted,
+                "preemptions": result.preemptions,
+                "note": result.cell.note,
+            }
+            for result in results
+        },
+        "summary": summary(results),
+    }
+
+
+def _simulate_part(task: tuple[Part, tuple[str, ...], Path | None, bool]) -> PartFigures:
+    part, overrides, cache, force = task
+    experiment = load_experiment(part.file, overrides, registries=registries())
+    kept = None if cache is None else cache / f"{part.file.stem}-{part.system}-{experiment.config_hash[:12]}.json"
+    if kept is not None and kept.is_file() and not force:
+        return PartFigures(**json.loads(kept.read_text(encoding="utf-8")))
+    figures = _figures(experiment, part)
+    if kept is not None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        scratch = kept.with_suffix(f".{os.getpid()}")
+        scratch.write_text(json.dumps(asdict(figures)) + "\n", encoding="utf-8")
+        scratch.replace(kept)
+    return figures
+
+
+def _figures(experiment: ResolvedExperiment, part: Part) -> PartFigures:
+    system = next((system for system in experiment.systems if system.name == part.system), None)
+    if system is None:
+        raise DataError(f"{part.file}: no system {part.system!r}")
+    started_s = time.process_time()
+    run = simulate_system(experiment, place_system(experiment, system, judged=False))
+    ttft_ns = latency_samples(run).ttft_ns
+    return PartFigures(
+        window_s=(run.window_end_ns - run.window_start_ns) / NS_PER_S,
+        prompts=len(ttft_ns),
+        ttft_s=float(ttft_ns.sum()) / NS_PER_S,
+        steps=int(run.gaps.count.sum()),
+        step_s=run.gaps.sum_ns / NS_PER_S,
+        preemptions=int(run.counters["preemptions"]),
+        cpu_s=time.process_time() - started_s,
+    )
+
+
+def _relative(ours: float | None, measured: float | None) -> float | None:
+    return None if ours is None or not measured else ours / measured - 1.0
+
+
+def _median(errors: Mapping[str, float]) -> float | None:
+    return statistics.median(map(abs, errors.values())) if errors else None

@@ -1,0 +1,50 @@
+"""``helixsim reproduce``: list, a cell, JSON, thresholds."""
+
+from __future__ import annotations
+
+import json
+
+from helixsim.cli.main import main
+from helixsim.reproduce.cells import load_cells
+
+SHORT = [
+    "30b-helix-offline-l4",
+    "--set",
+    "workload.duration=20 s",
+    "--set",
+    "workload.warmup=1 s",
+    "--jobs",
+    "1",
+    "--seeds",
+    "2",
+]
+
+
+def test_list_names_every_cell(capsys):
+    assert main(["reproduce", "list"]) == 0
+    text = capsys.readouterr().out
+    assert all(cell.name in text for cell in load_cells())
+
+
+def test_a_cell_as_text_markdown_and_json(capsys, tmp_path):
+    out = ["--out", str(tmp_path)]
+    assert main(["reproduce", "fidelity", *SHORT, *out]) == 0
+    assert "30b-helix-offline-l4" in capsys.readouterr().out
+    assert main(["reproduce", "fidelity", *SHORT, *out, "--markdown"]) == 0
+    assert "| 30b-helix-offline-l4 |" in capsys.readouterr().out
+    assert main(["reproduce", "fidelity", *SHORT, *out, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    cell = document["cells"]["30b-helix-offline-l4"]
+    assert cell["error"]["throughput"] == cell["helixsim"]["throughput"] / cell["measured"]["throughput"] - 1
+    assert cell["spread"]["throughput"] > 0
+    assert len(list((tmp_path / "fidelity").iterdir())) == 2  # one file a seed
+
+
+def test_a_missed_tolerance_is_exit_code_6(capsys, tmp_path):
+    assert main(["reproduce", "fidelity", *SHORT, "--out", str(tmp_path), "--tolerance", "0"]) == 6
+    assert "above --tolerance" in capsys.readouterr().err
+
+
+def test_an_unknown_cell_is_guessed(capsys):
+    assert main(["reproduce", "fidelity", "70b-helix-ofline"]) == 2
+    assert "did you mean '70b-helix-offline'" in capsys.readouterr().err
