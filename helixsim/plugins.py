@@ -4,37 +4,56 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from helixsim.errors import ConfigError, unknown_name
 
 
-def lookup(kind: str, name: str, registered: Mapping[str, str], needs: tuple[str, ...]) -> type[Any]:
-    """Return the class called ``name``.
+@dataclass(frozen=True, slots=True)
+class NoOptions:
+    """No options."""
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """The registered classes of one extension point; the user's own are named by their import path.
 
     Parameters
     ----------
     kind
         What is looked up, for messages (``routing policy``).
     registered
-        Name -> ``module:Class``.
+        Name -> ``module:Class``, imported when first asked for.
     needs
-        Attributes the class must have.
-
-    Raises
-    ------
-    ConfigError
-        If the name is unknown, the import fails or the class lacks a needed attribute.
+        Attributes a class must have.
     """
-    target = registered.get(name, name)
-    module_name, colon, class_name = target.partition(":")
-    if not colon:
-        raise ConfigError(f"{unknown_name(kind, name, registered)}; your own: 'package.module:Class'")
-    try:
-        found = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"{kind} {name!r} cannot be imported: {error}") from error
-    missing = [attribute for attribute in needs if not hasattr(found, attribute)]
-    if missing:
-        raise ConfigError(f"{kind} {name!r} lacks {', '.join(missing)}")
-    return found  # type: ignore[no-any-return]
+
+    kind: str
+    registered: Mapping[str, str]
+    needs: tuple[str, ...]
+
+    def names(self) -> tuple[str, ...]:
+        """Return the registered names."""
+        return tuple(self.registered)
+
+    def get(self, name: str) -> type[Any]:
+        """Return the class called ``name``, or imported from ``package.module:Class``.
+
+        Raises
+        ------
+        ConfigError
+            If the name is unknown, the import fails or the class lacks a needed attribute.
+        """
+        target = self.registered.get(name, name)
+        module_name, colon, class_name = target.partition(":")
+        if not colon:
+            raise ConfigError(f"{unknown_name(self.kind, name, self.registered)}; your own: 'package.module:Class'")
+        try:
+            found = getattr(importlib.import_module(module_name), class_name)
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(f"{self.kind} {name!r} cannot be imported: {error}") from error
+        missing = [attribute for attribute in self.needs if not hasattr(found, attribute)]
+        if missing:
+            raise ConfigError(f"{self.kind} {name!r} lacks {', '.join(missing)}")
+        return found  # type: ignore[no-any-return]

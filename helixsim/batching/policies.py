@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from helixsim.domain.hardware import BatchLimits
+from helixsim.plugins import NoOptions
 
 
 def prefills_that_fit(prefill_tokens: Sequence[int], limits: BatchLimits) -> int:
@@ -18,11 +18,6 @@ def prefills_that_fit(prefill_tokens: Sequence[int], limits: BatchLimits) -> int
             break
         count += 1
     return count
-
-
-@dataclass(frozen=True, slots=True)
-class NoOptions:
-    """No options."""
 
 
 class Continuous:

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
+from helixsim.plugins import NoOptions
 from helixsim.routing.base import Hop, RoutingGraph, RoutingView
 from helixsim.routing.walk import walk
-
-
-@dataclass(frozen=True, slots=True)
-class NoOptions:
-    """No options."""
 
 
 class _Memoryless(ABC):
