@@ -57,6 +57,7 @@ def build_arrivals(
         burstiness=1.0 if section.burstiness is None else section.burstiness,
         concurrency=section.concurrency,
         prompts_in_flight=section.prompts_in_flight,
+        feed_below=section.feed_below,
         num_requests=section.num_requests,
     )
 

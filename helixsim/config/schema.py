@@ -160,6 +160,11 @@ class ArrivalsSection(Section):
     prompts_in_flight: Count | None = Field(
         None, description="Requests between admission and first token (`saturate`); without: chosen from the fleet."
     )
+    feed_below: Share | None = Field(
+        None,
+        description="`saturate` as the paper's prototype has it: each first token and each finished request lets one "
+        "more in, unless the scarcest layer's expected KV use exceeds this share; without: as soon as one fits.",
+    )
     num_requests: Count | None = Field(None, description="Stop after that many requests.")
 
 

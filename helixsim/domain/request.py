@@ -37,12 +37,17 @@ class Feed:
     In ``OPEN`` mode ``requests`` is sorted by arrival. In the other modes it is endless, its arrival times mean
     nothing, and a request arrives at the moment it is launched. ``prompts_in_flight`` limits how many requests may
     be between admission and first token in ``SATURATE`` mode.
+
+    With ``feed_below`` (0..1), ``SATURATE`` is the feeder of the paper's prototype (helix-spec 7.5): it launches
+    ``prompts_in_flight`` requests at the start, and then one at each first token and at each finished request, unless
+    the scarcest layer's expected KV use exceeds ``feed_below`` or the request does not fit; the chance is then lost.
     """
 
     mode: FeedMode
     requests: Iterator[Request]
     concurrency: int | None = None
     prompts_in_flight: int | None = None
+    feed_below: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

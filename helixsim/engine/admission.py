@@ -39,6 +39,7 @@ class Admission:
         self.marks = [int(high_water * pool.capacity) for pool in pools]
         self.reserves = [int(watermark * pool.capacity) for pool in pools]
         self.largest_context_tokens = block_tokens * _widest_route_blocks(graph, pools)
+        self._holders = _holders(pools, workers)
         self._blocks_now = 0
         self._blocks_expected = 0
 
@@ -67,6 +68,13 @@ class Admission:
         if pool.max_requests is not None and len(pool.residents) >= pool.max_requests:
             return False
         return pool.reserved + self._blocks_expected * layers <= self.marks[hop.node]
+
+    def expected_use(self) -> float:
+        """Return the share of KV memory that admitted requests are expected to fill, of the scarcest layer, 0..1."""
+        return max(
+            1.0 - sum((p.capacity - p.reserved) / p.layers for p in pools) / sum(p.capacity / p.layers for p in pools)
+            for pools in self._holders
+        )
 
     def queue_length(self, node: int) -> int:
         """See ``RoutingView.queue_length``."""
@@ -99,6 +107,15 @@ class Admission:
             layer = hop.end
         if layer != self.graph.num_layers:
             raise SimulationError(f"routing policy {policy} returned a route that ends at layer {layer}")
+
+
+def _holders(pools: Sequence[KvPool], workers: Sequence[Worker]) -> list[list[KvPool]]:
+    """Return the different sets of pools that hold some layer together."""
+    bounds = sorted({bound for worker in workers for bound in (worker.range.start, worker.range.end)})
+    return [
+        [pool for pool, worker in zip(pools, workers, strict=True) if worker.range.start <= layer < worker.range.end]
+        for layer in bounds[:-1]
+    ]
 
 
 def _widest_route_blocks(graph: RoutingGraph, pools: Sequence[KvPool]) -> int:

@@ -64,6 +64,7 @@ class Coordinator:
         self._admission_order = count()
         self._coordinate_pending = False
         self._admission_may_succeed = True
+        self._chances = feed.prompts_in_flight or 0
         self._channels: dict[int, Channel] = {}
 
     # Arrivals -------------------------------------------------------------------------------------------------------
@@ -187,6 +188,7 @@ class Coordinator:
                 steady.append(request)
         if cohort.is_prefill:
             self.prefilling -= 1
+            self._chances += 1
             self._admission_may_succeed = True
         if steady:
             self._decoding.setdefault(cohort.path.number, []).extend(steady)
@@ -194,6 +196,7 @@ class Coordinator:
     def _finish(self, request: ActiveRequest) -> None:
         self.recorder.write(request, RequestStatus.FINISHED, self.kernel.now_ns)
         self._release(request)
+        self._chances += 1
         self._replace()
 
     def _replace(self) -> None:
@@ -307,8 +310,11 @@ class Coordinator:
     def _admit(self) -> None:
         """Admit waiting requests, first come first served, until one does not fit."""
         saturate = self.feed.mode is FeedMode.SATURATE
-        limit = self.feed.prompts_in_flight
+        feed_below = self.feed.feed_below
+        limit = self.feed.prompts_in_flight if feed_below is None else None
         while True:
+            if feed_below is not None and not self._takes_chance(feed_below):
+                break
             if saturate and not self.waiting:
                 self._launch_next()
             if not self.waiting or (saturate and limit is not None and self.prefilling >= limit):
@@ -324,8 +330,17 @@ class Coordinator:
                 self.waiting.popleft()
                 self._give_up(request)
             else:
+                self._chances = 0
                 break
         self._admission_may_succeed = False
+
+    def _takes_chance(self, feed_below: float) -> bool:
+        """Use up one of the chances to launch a request; False if there is none, or KV memory is too full."""
+        if self._chances and self.admission.expected_use() > feed_below:
+            self._chances = 0
+        taken = self._chances > 0 or self.running == 0
+        self._chances = max(self._chances - 1, 0)
+        return taken
 
     def _start_request(self, request: ActiveRequest, hops: tuple[Hop, ...], expected_tokens: int) -> None:
         now = self.kernel.now_ns

@@ -124,7 +124,7 @@ PROCESSES: dict[str, ArrivalProcess] = {
     "bursty": ArrivalProcess("bursts as in the Azure trace", FeedMode.OPEN, ("rate_rps",), generate=bursty),
     "closed_loop": ArrivalProcess("a fixed number of requests in the system", FeedMode.CLOSED_LOOP, ("concurrency",)),
     "saturate": ArrivalProcess(
-        "an endless queue, the paper's offline mode", FeedMode.SATURATE, optional=("prompts_in_flight",)
+        "an endless queue, the paper's offline mode", FeedMode.SATURATE, optional=("prompts_in_flight", "feed_below")
     ),
 }
 """The processes by name. Open ones also heed ``num_requests``."""
@@ -155,6 +155,7 @@ def process_of(spec: ArrivalsSpec) -> ArrivalProcess:
         "burstiness": None if spec.burstiness == 1.0 else spec.burstiness,
         "concurrency": spec.concurrency,
         "prompts_in_flight": spec.prompts_in_flight,
+        "feed_below": spec.feed_below,
         "num_requests": spec.num_requests,
     }
     bounded = ("num_requests",) if process.mode is FeedMode.OPEN else ()

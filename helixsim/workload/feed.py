@@ -56,7 +56,7 @@ def make_feed(spec: WorkloadSpec, seed: int, num_nodes: int, arrivals: ArrivalsS
     if process.mode is FeedMode.CLOSED_LOOP:
         return Feed(process.mode, requests, concurrency=spec.arrivals.concurrency)
     in_flight = spec.arrivals.prompts_in_flight or max(_LEAST_PROMPTS_IN_FLIGHT, num_nodes)
-    return Feed(process.mode, requests, prompts_in_flight=in_flight)
+    return Feed(process.mode, requests, prompts_in_flight=in_flight, feed_below=spec.arrivals.feed_below)
 
 
 def workload_stats(spec: WorkloadSpec, seed: int) -> WorkloadStats:

@@ -50,6 +50,9 @@ class ArrivalsSpec:
         Requests in the system (``closed_loop``).
     prompts_in_flight
         Requests between admission and first token (``saturate``); None: the larger of 20 and the number of nodes.
+    feed_below
+        Share of expected KV use up to which a first token or a finished request lets the next request in
+        (``saturate``); None: each is let in as soon as it fits.
     num_requests
         Stop after that many; None: as many as the duration or the trace allows.
     """
@@ -59,6 +62,7 @@ class ArrivalsSpec:
     burstiness: float = 1.0
     concurrency: int | None = None
     prompts_in_flight: int | None = None
+    feed_below: float | None = None
     num_requests: int | None = None
 
 

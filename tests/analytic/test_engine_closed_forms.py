@@ -139,6 +139,29 @@ def test_saturated_bottleneck_is_never_idle():
     assert busy[0] < busy[1]
 
 
+@pytest.mark.parametrize(("feed_below", "most"), [(0.1, 2), (0.5, 7), (1.0, 12)])
+def test_a_feeder_with_a_limit_stops_one_request_beyond_it(feed_below, most):
+    """Each request is expected to fill 8 of 100 blocks: the last is launched while the use is at most the limit."""
+    kinds = [builders.profile(name, 2, kv_blocks=(200, 100)) for name in ("f", "s")]
+    fleet = builders.fleet(kinds, num_layers=4)
+    case = (
+        fleet,
+        builders.capacity_of(fleet, {"f": (200.0, 100.0), "s": (50.0, 25.0)}),
+        builders.placement_of(fleet, {"f-0": (0, 2), "s-0": (2, 4)}),
+    )
+    result = run(
+        case,
+        (Request(i, 0, 100, 20) for i in range(10**6)),
+        mode=FeedMode.SATURATE,
+        prompts_in_flight=3,
+        feed_below=feed_below,
+        high_water=1.0,
+        expected_output_tokens=20,
+        window=Window(2 * SECOND, 10 * SECOND, False),
+    )
+    assert max(result.series.running) == most
+
+
 def test_network_card_shared_by_two_links_halves_their_rate():
     """Node 0 sends 2 x 1 MB over two 1 Gbit/s links; a 1 Gbit/s card lets one through at a time."""
     kinds = [builders.profile("n", 2, kv_blocks=(10_000, 10_000), prefill_ns_per_token=0.001) for _ in range(3)]
