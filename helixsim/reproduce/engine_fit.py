@@ -1,35 +1,33 @@
-"""Finds the overheads of an engine: those of a grid under which the measured cells are met best.
+"""Finds the overheads of an engine: those under which the measured cells are met best.
 
 One set serves all cells, GPUs and models. The loss is the mean absolute logarithm of simulated over measured, over all
-figures of the cells that take part. A grid, and not a descent, because a run is a sample: how batches fall apart and
-merge again is chaotic, so that derivatives by small steps are noise. The same simulations answer what the fit would
-have been without some of the cells, and how well it then meets those.
+figures of the cells that take part. The search walks from value to value of a ladder per overhead, one overhead at a
+time, until no step to a neighbour helps; small steps would be noise, because a run is a sample: how batches fall apart
+and merge again is chaotic. The search without the cells of one GPU or model starts from the same place, and its result
+is held against those cells.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 from helixsim.reproduce.cells import METRICS, Cell
 from helixsim.reproduce.fidelity import SEEDS, CellResult, Progress, evaluate, summary
 
-GRID_S: dict[str, tuple[float, ...]] = {
-    "gather": (20e-6,),
-    "batch_overhead": (1e-3, 2e-3),
-    "sequence_overhead": (0.0, 50e-6),
-    "layer_launch": (1.6e-3, 1.8e-3),
+LADDERS_S: dict[str, tuple[float, ...]] = {
+    "gather": (0.0, 10e-6, 20e-6, 50e-6, 100e-6),
+    "batch_overhead": (0.0, 0.5e-3, 1e-3, 2e-3, 3e-3),
+    "sequence_overhead": (0.0, 25e-6, 50e-6, 100e-6, 200e-6),
+    "layer_launch": (1.2e-3, 1.4e-3, 1.6e-3, 1.8e-3, 2e-3),
 }
-"""Values tried of each overhead [s], around the best of a coarser search (gather 0 to 2 ms, batch_overhead 0 to 12 ms,
-sequence_overhead 0 to 0.2 ms, layer_launch 0 to 2.1 ms)."""
+"""Values of each overhead [s]; the search starts in the middle."""
 
-
-_Tried = tuple[dict[str, float], list[CellResult]]
-"""A point of the grid and the results there."""
+_Point = tuple[int, ...]
+"""One rung of each ladder."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +41,15 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class EngineFit:
-    """The best overheads [s], the loss there, the results of all cells, and the fits with cells held out."""
+    """The best overheads [s], the loss there, the results of all cells, and the fits with cells held out.
+
+    ``at_edge`` names the overheads whose best value is the last of its ladder, or the first but not zero; ``tried``
+    counts the points simulated.
+    """
 
     overheads_s: dict[str, float]
+    at_edge: tuple[str, ...]
+    tried: int
     loss: float
     results: tuple[CellResult, ...]
     held_out: tuple[HeldOut, ...]
@@ -54,42 +58,69 @@ class EngineFit:
 def fit(
     cells: Sequence[Cell],
     *,
-    grid_s: dict[str, tuple[float, ...]] | None = None,
+    ladders_s: dict[str, tuple[float, ...]] | None = None,
     seeds: int = SEEDS,
     overrides: Sequence[str] = (),
     cache: Path | None = None,
     jobs: int | None = None,
     progress: Progress | None = None,
 ) -> EngineFit:
-    """Simulate all cells at every point of the grid and return the best point.
+    """Search the ladders for the point that meets the fitted cells best, then again with groups of cells held out.
 
     Parameters
     ----------
-    grid_s
-        Values of each overhead [s], None: ``GRID_S``.
+    ladders_s
+        Rising values of each overhead [s], None: ``LADDERS_S``.
     seeds, overrides, cache, jobs
         As for ``evaluate``.
     """
-    grid = grid_s or GRID_S
-    points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
-    tried: list[_Tried] = []
-    for number, point in enumerate(points):
+    ladders = ladders_s or LADDERS_S
+    fitted = [cell for cell in cells if cell.is_fitted]
+    tried: dict[_Point, list[CellResult]] = {}
 
-        def part(done: float, what: str, number: int = number) -> None:
+    def at(point: _Point) -> list[CellResult]:
+        if point not in tried:
+            values = {key: ladder[rung] for (key, ladder), rung in zip(ladders.items(), point, strict=True)}
+            settings = [f"engine.{key}={seconds * 1e3:g} ms" for key, seconds in values.items()]
+            tried[point] = evaluate(
+                fitted, seeds=seeds, online_seeds=seeds, overrides=[*overrides, *settings], cache=cache, jobs=jobs
+            )
             if progress is not None:
-                progress((number + done) / len(points), what)
+                progress(len(tried) / (len(tried) + len(ladders)), f"point {len(tried)}: {' '.join(settings)}")
+        return tried[point]
 
-        settings = [f"engine.{key}={seconds * 1e3:g} ms" for key, seconds in point.items()]
-        results = evaluate(cells, seeds=seeds, overrides=[*overrides, *settings], cache=cache, jobs=jobs, progress=part)
-        tried.append((point, results))
-    best, results = _best(tried, [cell for cell in cells if cell.is_fitted])
+    def best_for(kept: Sequence[Cell]) -> tuple[_Point, dict[str, float]]:
+        point = _descend(ladders, lambda p: loss([result for result in at(p) if result.cell in kept]))
+        return point, {key: ladder[rung] for (key, ladder), rung in zip(ladders.items(), point, strict=True)}
+
+    best, overheads_s = best_for(fitted)
     held_out = []
-    for name, out in _groups(cells):
-        kept = [cell for cell in cells if cell.is_fitted and cell not in out]
-        if kept:
-            without, everywhere = _best(tried, kept)
-            held_out.append(HeldOut(name, without, tuple(r for r in everywhere if r.cell in out)))
-    return EngineFit(best, loss([r for r in results if r.cell.is_fitted]), tuple(results), tuple(held_out))
+    for name, out in _groups(fitted):
+        if kept := [cell for cell in fitted if cell not in out]:
+            without, values = best_for(kept)
+            held_out.append(HeldOut(name, values, tuple(r for r in at(without) if r.cell in out)))
+    at_edge = tuple(
+        key
+        for (key, ladder), rung in zip(ladders.items(), best, strict=True)
+        if rung == len(ladder) - 1 or (rung == 0 and ladder[0])
+    )
+    return EngineFit(overheads_s, at_edge, len(tried), loss(at(best)), tuple(at(best)), tuple(held_out))
+
+
+def _descend(ladders: dict[str, tuple[float, ...]], loss_at: Callable[[_Point], float]) -> _Point:
+    """Return the point reached from the middle by steps to better neighbours, one overhead at a time."""
+    point = tuple(len(ladder) // 2 for ladder in ladders.values())
+    while True:
+        start = point
+        for axis, ladder in enumerate(ladders.values()):
+            for step in (-1, 1):
+                while 0 <= point[axis] + step < len(ladder):
+                    neighbour = (*point[:axis], point[axis] + step, *point[axis + 1 :])
+                    if loss_at(neighbour) >= loss_at(point):
+                        break
+                    point = neighbour
+        if point == start:
+            return point
 
 
 def loss(results: Sequence[CellResult]) -> float:
@@ -107,6 +138,8 @@ def document(fit: EngineFit) -> dict[str, Any]:
     """Return the fit as JSON values."""
     return {
         "overheads_s": fit.overheads_s,
+        "at_edge": fit.at_edge,
+        "points_tried": fit.tried,
         "loss": fit.loss,
         "summary": summary(fit.results),
         "held_out": [
@@ -115,11 +148,6 @@ def document(fit: EngineFit) -> dict[str, Any]:
             for held in fit.held_out
         ],
     }  # fmt: skip
-
-
-def _best(tried: Sequence[_Tried], kept: Sequence[Cell]) -> _Tried:
-    """Return the point with the least loss over the cells kept; the first of equals."""
-    return min(tried, key=lambda entry: loss([result for result in entry[1] if result.cell in kept]))
 
 
 def _groups(cells: Sequence[Cell]) -> list[tuple[str, list[Cell]]]:

@@ -29,7 +29,9 @@ from helixsim.reproduce.cells import METRICS, Cell, Figures, Part
 from helixsim.units import NS_PER_S
 
 SEEDS = 6
-"""Single runs of online cells differ by 5 to 11 % in throughput (standard deviation), means of six by 2 to 5 %."""
+"""Single runs of offline cells differ by 1 to 5 % in throughput (standard deviation), means of six by 1 to 2 %."""
+ONLINE_SEEDS = 3
+"""Times as many seeds for online cells: their runs see few requests and differ by 5 to 11 %, or 20 % on one GPU."""
 
 Progress = Callable[[float, str], None]
 """Called with (share done, 0..1; the part that has just been simulated)."""
@@ -81,6 +83,7 @@ def evaluate(
     cells: Sequence[Cell],
     *,
     seeds: int = SEEDS,
+    online_seeds: int | None = None,
     overrides: Sequence[str] = (),
     cache: Path | None = None,
     force: bool = False,
@@ -93,6 +96,8 @@ def evaluate(
     ----------
     seeds
         How many seeds to simulate, from 0 on.
+    online_seeds
+        The same for online cells; None: ``ONLINE_SEEDS`` times as many.
     overrides
         ``key.path=value`` applied to every experiment.
     cache
@@ -102,8 +107,10 @@ def evaluate(
     jobs
         Processes, None: one per core.
     """
-    parts = list(dict.fromkeys(part for cell in cells for part in cell.parts))
-    runs = [(part, seed) for part in parts for seed in range(seeds)]
+    counts = {cell.name: (online_seeds or ONLINE_SEEDS * seeds) if cell.mode == "online" else seeds for cell in cells}
+    runs = list(
+        dict.fromkeys((part, seed) for cell in cells for part in cell.parts for seed in range(counts[cell.name]))
+    )
     tasks = [(part, (*overrides, f"seed={seed}"), cache, force) for part, seed in runs]
     figures: dict[tuple[Part, int], PartFigures] = {}
     processes = min(jobs or os.cpu_count() or 1, len(runs))
@@ -117,7 +124,9 @@ def evaluate(
             if progress is not None:
                 progress(len(figures) / len(runs), str(run[0]))
     return [
-        over_seeds([pool_parts(cell, [figures[part, seed] for part in cell.parts]) for seed in range(seeds)])
+        over_seeds(
+            [pool_parts(cell, [figures[part, seed] for part in cell.parts]) for seed in range(counts[cell.name])]
+        )
         for cell in cells
     ]
 

@@ -61,7 +61,11 @@ def fidelity_text(results: Sequence[CellResult], *, markdown: bool = False) -> s
 
 def fit_text(fit: EngineFit) -> str:
     """Return the fitted overheads and the errors with and without each group of cells."""
-    lines = [f"{key}: {seconds * 1e3:.3g} ms" for key, seconds in fit.overheads_s.items()]
+    lines = [
+        f"{key}: {seconds * 1e3:.3g} ms" + ("  (at the edge of the values tried)" if key in fit.at_edge else "")
+        for key, seconds in fit.overheads_s.items()
+    ]
+    lines.append(f"mean absolute logarithm of simulated over measured: {fit.loss:.4f}; {fit.tried} points tried")
     header = ("left out", *fit.overheads_s, "cells", *(f"{_TITLES[metric]}: median" for metric in METRICS))
     rows = [
         (

@@ -64,7 +64,7 @@ def test_results_of_seeds_are_averaged_and_their_spread_is_a_share_of_the_mean()
 def test_a_seed_more_draws_another_load():
     online = [c for c in CELLS if c.name == "30b-helix-online"]
     short = ["workload.warmup=5 s", "workload.duration=20 s"]
-    assert fidelity.evaluate(online, seeds=2, overrides=short, jobs=1)[0].spread.throughput
+    assert fidelity.evaluate(online, seeds=1, online_seeds=2, overrides=short, jobs=1)[0].spread.throughput
 
 
 @pytest.mark.parametrize("file", sorted({p.file for c in CELLS if c.mode == "online" for p in c.parts}))
@@ -107,8 +107,8 @@ def test_the_fit_finds_the_overhead_that_meets_the_cells_and_holds_groups_out(mo
 
     monkeypatch.setattr(engine_fit, "evaluate", simulate)
     cells = [cell("a"), cell("b"), cell("c", gpus=("t4",)), cell("d", gpus=("t4",), is_fitted=False)]
-    found = engine_fit.fit(cells, grid_s={"batch_overhead": (0.0, 1e-3, 2e-3)})
-    assert found.overheads_s == {"batch_overhead": 1e-3}
+    found = engine_fit.fit(cells, ladders_s={"batch_overhead": (0.0, 1e-3, 2e-3)})
+    assert (found.overheads_s, found.at_edge, found.tried) == ({"batch_overhead": 1e-3}, (), 3)
     held = {held.name: held for held in found.held_out}
     assert held["l4"].overheads_s == {"batch_overhead": 2e-3}
     assert [r.cell.name for r in held["l4"].results] == ["a", "b"]
