@@ -174,6 +174,7 @@ def solve(
     max_nodes: int | None = None,
     relative_gap: float = 1e-6,
     target: float | None = None,
+    presolve: bool = True,
     start: Mapping[int, float] | None = None,
     progress: MipProgress | None = None,
     is_cancelled: Callable[[], bool] | None = None,
@@ -186,6 +187,8 @@ def solve(
         When to stop a mixed-integer program early; the best point found is returned.
     target
         Stop at the first point at least as good as this objective.
+    presolve
+        Reduce the program first; for programs of many columns and few rows this can take longer than solving them.
     start
         Column -> value, for some or all integer columns; HiGHS completes the rest. An unusable start is not an error:
         see ``Solution.start_accepted``.
@@ -209,6 +212,8 @@ def solve(
         options["mip_max_nodes"] = max_nodes
     if target is not None:
         options["objective_target"] = target
+    if not presolve:
+        options["presolve"] = "off"
     for name, value in options.items():
         _accept(highs.setOptionValue(name, value), f"option {name}={value}")
     _accept(highs.passModel(program._to_highs()), "the model")

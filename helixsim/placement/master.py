@@ -150,12 +150,14 @@ class Master:
         return [(position, ways) for position in range(self.num_regions) for ways in range(1, self.widest + 1)]
 
     def _add_rows(self, program: solver.Program, *, capped: bool, elastic: bool) -> dict[str, list[int]]:
-        """Add all rows but the objective; ``elastic``: shortfalls at crossings are allowed and penalised."""
+        """Add all rows but the objective; ``elastic``: shortfalls are allowed, those at crossings penalised."""
         columns = list(enumerate(self.columns))
         rows: dict[str, list[int]] = {"layers": [], "nodes": [], "hops": [], "crossing": [], "spread": []}
         if capped:
             layers = {number: float(column.block.layers) for number, column in columns if column.block.layers}
-            rows["layers"].append(program.row(layers, upper=float(self.num_layers)))
+            # Whole numbers must cover all layers: as a row, not only as the goal, this shows at once where they cannot.
+            least = -solver.INFINITY if elastic else float(self.num_layers)
+            rows["layers"].append(program.row(layers, least, float(self.num_layers)))
         used: list[dict[int, float]] = [{} for _ in self.groups]
         for number, column in columns:
             for group, count in column.block.members.items():
@@ -194,6 +196,7 @@ class Master:
             max_nodes=MOST_NODES,
             relative_gap=0.0,
             target=length,
+            presolve=False,
             time_limit_s=max(0.1, self.time_left_s()),
         )
         found = {c: round(value) for c, value in zip(self.columns, solution.values, strict=False) if round(value)}
