@@ -102,6 +102,16 @@ class BlockSearch:
         return _Generation(self, flow_tokens_per_s, max_hops, fewest_hops, time_left_s).chain()
 
 
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A kind of block to price: inside a region, spread ``ways``, or a bridge whose neighbours are spread ``needs``."""
+
+    place: int
+    needs: tuple[int, int]
+    ways: int
+    request: Request
+
+
 class _Generation:
     """The search for one target flow."""
 
@@ -121,8 +131,8 @@ class _Generation:
         self.time_left_s = time_left_s
         self.pricer = Pricer(search.groups, flow, search.longest, search.grid)
         self.bridges = [_bridges(flow, link) for link in search.crossings_tokens_per_s]
-        self.requests = self._requests()
-        faced = [needs for _, needs, _ in self.requests] + [pair for bridges in self.bridges for pair in bridges]
+        self.wanted = self._all_wanted()
+        faced = [kind.needs for kind in self.wanted] + [pair for bridges in self.bridges for pair in bridges]
         self.master = Master(
             search.groups, search.num_layers, flow,
             num_regions=len(search.order), widest=max(1, *map(max, faced)), max_hops=max_hops,
@@ -162,24 +172,48 @@ class _Generation:
 
     # --- columns -----------------------------------------------------------------------------------------------------
 
-    def _requests(self) -> list[tuple[int, tuple[int, int], Request]]:
-        """Return (place, needs, request) of every kind of block to price."""
+    def _all_wanted(self) -> list[_Wanted]:
+        """Return every kind of block that may be of use."""
         members, infinite = self.search.members, float("inf")
         evens = [bridges[0][0] if bridges else 1 for bridges in self.bridges]
         faces = [sorted({1, 2, 3} if even <= 3 else {1, even // 2, even}) for even in evens]
-        wanted = {n for bridges in self.bridges for pair in bridges for n in pair}
-        spreads = sorted({1} | wanted | {n for face in faces for n in face})
-        found: list[tuple[int, tuple[int, int], Request]] = []
+        met = {n for bridges in self.bridges for pair in bridges for n in pair}
+        spreads = sorted({1} | met | {n for face in faces for n in face})
+        found: list[_Wanted] = []
         for position, inside in enumerate(members):
-            for spread in spreads:
-                most = infinite if spread == 1 else self.flow / spread
-                found.append((2 * position, (0, 0), Request(((inside, most),))))
+            for ways in spreads:
+                most = infinite if ways == 1 else self.flow / ways
+                found.append(_Wanted(2 * position, (0, 0), ways, Request(((inside, most),))))
         for number, link in enumerate(self.search.crossings_tokens_per_s):
             for first, second in itertools.product(faces[number], repeat=2):
                 if first + second <= 2 * max(2, max(faces[number]) - 1):
                     sides = ((members[number], second * link), (members[number + 1], first * link))
-                    found.append((2 * number + 1, (first, second), Request(sides)))
+                    found.append(_Wanted(2 * number + 1, (first, second), 1, Request(sides)))
         return found
+
+    def _worthwhile(self, prices: Prices) -> list[_Wanted]:
+        """Return the kinds of blocks that no other of them, less bound, is as good as at these prices.
+
+        Being spread further costs a block something and gains it nothing where the rows in between are free of charge;
+        neighbours that are spread further cost a bridge nothing there and help it.
+        """
+        spread = prices.spread
+
+        def is_free(position: int, ways: int, more: int) -> bool:
+            return bool(spread[position, ways + 1 : more + 1].sum() <= _TOLERANCE)
+
+        def is_as_good(kind: _Wanted, other: _Wanted) -> bool:
+            if kind is other or kind.place != other.place:
+                return False
+            position, is_bridge = divmod(kind.place, 2)
+            if not is_bridge:
+                return other.ways < kind.ways and is_free(position, other.ways, kind.ways)
+            (first, second), (one, two) = kind.needs, other.needs
+            return (
+                one >= first and two >= second and is_free(position, first, one) and is_free(position + 1, second, two)
+            )
+
+        return [kind for kind in self.wanted if not any(is_as_good(kind, other) for other in self.wanted)]
 
     def _first_columns(self) -> None:
         for position, inside in enumerate(self.search.members):
@@ -198,17 +232,17 @@ class _Generation:
         for _ in range(rounds):
             if self.time_left_s() <= 0:
                 break
-            offers = self.pricer.offers(
-                prices.nodes, [request for _, _, request in self.requests], hops_count=self.hops_count
-            )
+            wanted = self._worthwhile(prices)
+            offers = self.pricer.offers(prices.nodes, [kind.request for kind in wanted], hops_count=self.hops_count)
             if fixed is None and not capped and self._is_hopeless(prices, offers):
                 return None
             added = False
-            for (place, needs, _), priced in zip(self.requests, offers, strict=True):
+            for kind, priced in zip(wanted, offers, strict=True):
                 for offer in priced:
-                    is_worth = self._worth(prices, place, needs, offer) > 1e-6
+                    is_worth = self._worth(prices, kind.place, kind.needs, offer) > 1e-6
                     if is_worth and all(count <= free[group] for group, count in offer.block.members.items()):
-                        added = self.master.add(place, needs, self._trimmed(place, offer.block)) or added
+                        block = self._trimmed(kind.place, offer.block)
+                        added = self.master.add(kind.place, kind.needs, block) or added
             if not added:
                 break
             if fixed is not None:
@@ -219,18 +253,19 @@ class _Generation:
     def _enrich(self, prices: Prices) -> None:
         """Add columns that are cheapest at prices nearby: the continuous optimum needs few, a whole-number one more."""
         rng = np.random.default_rng(0)
-        requests = [request for _, _, request in self.requests]
+        wanted = self._worthwhile(prices)
         for _ in range(-(-_NEARBY // len(self.search.order))):
             if self.time_left_s() <= 0:
                 break
             nearby = prices.nodes * rng.uniform(*_NEARBY_SPREAD, len(self.master.nodes))
-            offers = self.pricer.offers(nearby, requests, hops_count=self.hops_count)
-            for (place, needs, _), priced in zip(self.requests, offers, strict=True):
+            offers = self.pricer.offers(nearby, [kind.request for kind in wanted], hops_count=self.hops_count)
+            for kind, priced in zip(wanted, offers, strict=True):
                 for offer in priced:
                     cost = sum(prices.nodes[group] * count for group, count in offer.block.members.items())
-                    is_near = self._worth(prices, place, needs, Offer(offer.block, float(cost))) > -_NEARBY_LOSS
+                    worth = self._worth(prices, kind.place, kind.needs, Offer(offer.block, float(cost)))
+                    is_near = worth > -_NEARBY_LOSS
                     if is_near and all(n <= self.master.nodes[group] for group, n in offer.block.members.items()):
-                        self.master.add(place, needs, self._trimmed(place, offer.block))
+                        self.master.add(kind.place, kind.needs, self._trimmed(kind.place, offer.block))
 
     def _worth(self, prices: Prices, place: int, needs: tuple[int, int], offer: Offer) -> float:
         """Return what one more of the offered block would add to the master's objective."""

@@ -15,7 +15,7 @@ from helixsim import solver
 from helixsim.placement.pricing import Floats
 from helixsim.placement.stages import Block, Chain, Group, strand_tokens_per_s
 
-MOST_NODES = 200
+MOST_NODES = 20
 """Branch-and-bound nodes per integer master; what is not found by then counts as not there."""
 
 HOP_PRICE = 0.01
