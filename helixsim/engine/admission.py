@@ -40,6 +40,7 @@ class Admission:
         self.reserves = [int(watermark * pool.capacity) for pool in pools]
         self.largest_context_tokens = block_tokens * _widest_route_blocks(graph, pools)
         self._holders = _holders(pools, workers)
+        self._hops = frozenset(hop for hops in (graph.first, *graph.successors) for hop in hops)
         self._blocks_now = 0
         self._blocks_expected = 0
 
@@ -95,7 +96,7 @@ class Admission:
         Raises
         ------
         SimulationError
-            If the hops leave a gap, overlap or do not fit.
+            If the hops leave a gap, overlap, do not fit or are not those of the graph.
         """
         layer = 0
         for hop in hops:
@@ -104,6 +105,8 @@ class Admission:
                     f"routing policy {policy} returned a broken route: layers {hop.start}..{hop.end} on "
                     f"{self.graph.node_ids[hop.node]} after layer {layer}, fits = {self.fits(hop)}"
                 )
+            if hop not in self._hops:
+                raise SimulationError(f"routing policy {policy} returned {hop}, which is not in its graph")
             layer = hop.end
         if layer != self.graph.num_layers:
             raise SimulationError(f"routing policy {policy} returned a route that ends at layer {layer}")

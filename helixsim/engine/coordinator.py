@@ -7,18 +7,18 @@ the coordinator: there it gets the KV block its next token needs, or is preempte
 from __future__ import annotations
 
 from collections import deque
-from itertools import count
+from itertools import count, pairwise
 
-from helixsim.domain.cluster import COORDINATOR, TOKEN_ID_BYTES
+from helixsim.domain.cluster import COORDINATOR
 from helixsim.domain.request import Feed, FeedMode, Request
 from helixsim.domain.result import RequestStatus
 from helixsim.engine.admission import Admission
-from helixsim.engine.kernel import Call, Kernel, Priority
+from helixsim.engine.kernel import Call, Kernel, Priority, Timer
 from helixsim.engine.kvcache import KvPool
 from helixsim.engine.network import Channel, NetworkFabric
 from helixsim.engine.recorder import Recorder
-from helixsim.engine.state import ActiveRequest, Cohort, Path, Stage
-from helixsim.engine.worker import Worker, one_by_one
+from helixsim.engine.state import ActiveRequest, Cohort, Parcel, Path, Stage
+from helixsim.engine.worker import Worker
 from helixsim.errors import SimulationError
 from helixsim.routing.base import Hop, RoutingPolicy
 
@@ -36,7 +36,6 @@ class Coordinator:
         feed: Feed,
         recorder: Recorder,
         max_context_tokens: int,
-        is_one_by_one: bool,
     ) -> None:
         self.kernel = kernel
         self.fabric = fabric
@@ -47,8 +46,6 @@ class Coordinator:
         self.feed = feed
         self.recorder = recorder
         self.max_context_tokens = max_context_tokens
-        self.is_one_by_one = is_one_by_one
-        self.num_layers = admission.graph.num_layers
         self.paths: dict[tuple[Hop, ...], Path] = {}
         self.waiting: deque[ActiveRequest] = deque()
         self.running = 0
@@ -60,12 +57,12 @@ class Coordinator:
         self._stalled: list[ActiveRequest] = []
         self._decoding: dict[int, list[ActiveRequest]] = {}
         self._starting: list[ActiveRequest] = []
-        self._cohort_numbers = count()
+        self._departures = 0
         self._admission_order = count()
         self._coordinate_pending = False
+        self._coordination = Timer(kernel, Priority.COORDINATE, self._coordinate)
         self._admission_may_succeed = True
         self._chances = feed.prompts_in_flight or 0
-        self._channels: dict[int, Channel] = {}
 
     # Arrivals -------------------------------------------------------------------------------------------------------
 
@@ -125,11 +122,9 @@ class Coordinator:
 
     # Steps ----------------------------------------------------------------------------------------------------------
 
-    def receive(self, cohorts: list[Cohort], elapsed_ns: int) -> None:
+    def receive(self, parcel: Parcel) -> None:
         """Take in cohorts whose step has ended."""
-        for cohort in cohorts:
-            cohort.network_ns += elapsed_ns
-        self._inbox += cohorts
+        self._inbox += parcel.cohorts
         if self._coordinate_pending or not self.kernel.is_instant_over:
             self._plan_coordinate()
         else:
@@ -140,9 +135,9 @@ class Coordinator:
         """Act once, after everything of this instant has arrived."""
         if not self._coordinate_pending:
             self._coordinate_pending = True
-            self.kernel.call_in(0, Priority.COORDINATE, self._coordinate, None)
+            self._coordination.arm(0)
 
-    def _coordinate(self, _event: Call | None) -> None:
+    def _coordinate(self, _event: Timer | None) -> None:
         inbox, self._inbox = self._inbox, []
         if len(inbox) > 1:
             inbox.sort(key=lambda cohort: cohort.number)
@@ -158,19 +153,24 @@ class Coordinator:
 
     def _take_tokens(self, cohort: Cohort, growing: list[ActiveRequest]) -> None:
         """Hand out a token to each request of a cohort; it then finishes, is preempted or goes on to its next step."""
-        if cohort.layers_done != self.num_layers:
-            raise SimulationError(f"INV-5: a step came back after {cohort.layers_done} of {self.num_layers} layers")
+        if cohort.hop != len(cohort.path.stages):
+            raise SimulationError(f"INV-5: a step came back after {cohort.hop} of {len(cohort.path.stages)} stages")
         now = self.kernel.now_ns
         recorder = self.recorder
         in_window = recorder.window_start_ns < now <= recorder.window_end_ns
         block_tokens = self.admission.block_tokens
-        queue_ns, compute_ns, network_ns = cohort.queue_ns, cohort.compute_ns, cohort.network_ns
+        queue_ns, compute_ns = cohort.queue_ns, cohort.compute_ns
+        network_ns = now - cohort.left_ns - queue_ns - compute_ns
+        spread_ns = cohort.spread_ns
         steady: list[ActiveRequest] = []
         recorder.output_tokens += len(cohort.requests)
         for request in cohort.requests:
             request.queue_ns += queue_ns
             request.compute_ns += compute_ns
             request.network_ns += network_ns
+            if spread_ns:
+                queue_ns -= spread_ns
+                network_ns += spread_ns
             request.generated = generated = request.generated + 1
             if generated == 1:
                 request.first_token_ns = now
@@ -214,36 +214,27 @@ class Coordinator:
 
     def _send_steps(self) -> None:
         """Send all that is ready on its way: decode steps grouped by first node, then prompts one by one."""
-        groups: dict[int, list[Cohort]] = {}
+        now, env = self.kernel.now_ns, self.kernel.env
+        groups: dict[Channel, list[Cohort]] = {}
         for requests in self._decoding.values():
             path = requests[0].path
             assert path is not None
             context = sum([r.prompt_tokens + r.generated for r in requests])
-            cohort = Cohort(next(self._cohort_numbers), path, requests, False, len(requests), context)
-            groups.setdefault(path.stages[0].worker, []).append(cohort)
-        for worker, cohorts in groups.items():
-            self._send(worker, cohorts)
+            cohort = Cohort(self._departures, path, requests, False, len(requests), context, now)
+            self._departures += len(requests)
+            groups.setdefault(path.channels[0], []).append(cohort)
+        for channel, cohorts in groups.items():
+            tokens = sum([cohort.tokens for cohort in cohorts])
+            channel.send(Parcel(env, cohorts, tokens), tokens)
         for request in self._starting:
             path = request.path
             assert path is not None
             tokens = request.context_tokens
-            self._send(
-                path.stages[0].worker, [Cohort(next(self._cohort_numbers), path, [request], True, tokens, tokens)]
-            )
+            cohort = Cohort(self._departures, path, [request], True, tokens, tokens, now)
+            self._departures += 1
+            path.channels[0].send(Parcel(env, [cohort], tokens, is_prefill=True), tokens)
         self._decoding = {}
         self._starting = []
-
-    def _send(self, worker: int, cohorts: list[Cohort]) -> None:
-        now = self.kernel.now_ns
-        size = 0
-        for cohort in cohorts:
-            cohort.sent_ns = now
-            size += TOKEN_ID_BYTES * cohort.tokens
-        channel = self._channels.get(worker)
-        if channel is None:
-            channel = self._channels[worker] = self.fabric.channel(COORDINATOR, self.workers[worker].node_id)
-        first = one_by_one(cohorts, TOKEN_ID_BYTES, channel) if self.is_one_by_one else None
-        self.fabric.send(channel, size, self.workers[worker].receive, cohorts, first)
 
     # KV memory ------------------------------------------------------------------------------------------------------
 
@@ -363,5 +354,7 @@ class Coordinator:
         path = self.paths.get(hops)
         if path is None:
             stages = tuple(Stage(hop.node, hop.start, hop.end, hop.edge) for hop in hops)
-            path = self.paths[hops] = Path(len(self.paths), stages)
+            stops = [COORDINATOR, *(self.workers[hop.node].node_id for hop in hops), COORDINATOR]
+            channels = tuple(self.fabric.channel(src, dst) for src, dst in pairwise(stops))
+            path = self.paths[hops] = Path(len(self.paths), stages, channels)
         return path

@@ -40,6 +40,23 @@ class Call(simpy.Event):
         self.argument = argument
 
 
+class Timer(simpy.Event):
+    """An event that calls one function whenever it is due; armed anew each time, it costs a quarter of a new one."""
+
+    def __init__(self, kernel: Kernel, priority: Priority, function: Callable[[Any], None]) -> None:
+        self.env = kernel.env
+        self._value = None
+        self._ok = True
+        self._kernel = kernel
+        self._priority = priority
+        self._functions: list[Callable[[Any], None]] = [function]
+
+    def arm(self, delay_ns: int) -> None:
+        """Let it be due after ``delay_ns``; it must not be armed already."""
+        self.callbacks = self._functions
+        self._kernel.schedule(self, self._priority, delay_ns)
+
+
 class Kernel:
     """The event queue of one run."""
 
@@ -55,7 +72,11 @@ class Kernel:
         return self.env._now  # type: ignore[return-value]  # the public property costs twice as much on the hot path
 
     def call_in(self, delay_ns: int, priority: Priority, function: Callable[[Call], None], argument: Any) -> None:
-        """Call ``function`` after ``delay_ns``; its argument is the event, which carries ``argument``.
+        """Call ``function`` after ``delay_ns``; its argument is the event, which carries ``argument``."""
+        self.schedule(Call(self.env, function, argument), priority, delay_ns)
+
+    def schedule(self, event: simpy.Event, priority: Priority, delay_ns: int) -> None:
+        """Let an event that has its callbacks happen after ``delay_ns``.
 
         Raises
         ------
@@ -65,7 +86,7 @@ class Kernel:
         if delay_ns < 0:
             raise ValueError(f"an event cannot lie {-delay_ns} ns in the past")
         self.calls += 1
-        self.env.schedule(Call(self.env, function, argument), priority, delay_ns)  # type: ignore[arg-type]
+        self.env.schedule(event, priority, delay_ns)  # type: ignore[arg-type]
 
     @property
     def is_idle(self) -> bool:

@@ -11,44 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from helixsim.domain.cluster import COORDINATOR, Cluster
+from helixsim.domain.cluster import COORDINATOR, TOKEN_ID_BYTES, Cluster, LinkSpec
 from helixsim.engine.kernel import Call, Kernel, Priority
 from helixsim.engine.sharing import FairLink
+from helixsim.engine.state import Parcel
 from helixsim.units import BITS_PER_BYTE, NS_PER_S
 
-Deliver = Callable[[Any, int], None]
-"""Called with (load, nanoseconds since the message was handed over)."""
-
-
-class Channel:
-    """One direction of a link."""
-
-    __slots__ = (
-        "busy_ns",
-        "bytes_received",
-        "bytes_sent",
-        "dst",
-        "fair",
-        "free_at_ns",
-        "latency_ns",
-        "messages",
-        "ns_per_byte",
-        "queue_ns",
-        "src",
-    )
-
-    def __init__(self, src: str, dst: str, bandwidth_bps: float, latency_ns: int) -> None:
-        self.src = src
-        self.dst = dst
-        self.ns_per_byte = BITS_PER_BYTE * NS_PER_S / bandwidth_bps
-        self.latency_ns = latency_ns
-        self.free_at_ns = 0
-        self.fair: FairLink | None = None
-        self.messages = 0
-        self.bytes_sent = 0
-        self.bytes_received = 0
-        self.busy_ns = 0
-        self.queue_ns = 0
+Deliver = Callable[[Parcel], None]
 
 
 class Card:
@@ -66,13 +35,144 @@ class Card:
         return self.free_at_ns
 
 
-class NetworkFabric:
-    """All channels of a run, made when first used."""
+class Channel:
+    """One direction of a link, first in, first out.
 
-    def __init__(self, kernel: Kernel, cluster: Cluster, message_overhead_ns: int = 0) -> None:
-        self.message_overhead_ns = message_overhead_ns
+    ``token_bytes`` is what one token takes on it. ``spacing_ns``: decode steps travel one by one, each so long after
+    the one before it; 0: all of a message arrive together. ``deliver`` takes what arrives. ``card_out`` and
+    ``card_in`` are the network cards at its ends, None: never a limit.
+    """
+
+    __slots__ = (
+        "_arrivals",
+        "_kernel",
+        "busy_ns",
+        "bytes_received",
+        "bytes_sent",
+        "card_in",
+        "card_out",
+        "deliver",
+        "dst",
+        "free_at_ns",
+        "latency_ns",
+        "messages",
+        "ns_per_byte",
+        "queue_ns",
+        "spacing_ns",
+        "src",
+        "token_bytes",
+    )
+
+    def __init__(self, kernel: Kernel, src: str, dst: str, link: LinkSpec, token_bytes: int, deliver: Deliver) -> None:
+        self.src = src
+        self.dst = dst
+        self.ns_per_byte = BITS_PER_BYTE * NS_PER_S / link.bandwidth_bps
+        self.latency_ns = link.latency_ns
+        self.token_bytes = token_bytes
+        self.spacing_ns = 0
+        self.deliver = deliver
+        self.card_out: Card | None = None
+        self.card_in: Card | None = None
+        self.free_at_ns = 0
+        self.messages = 0
+        self.bytes_sent = 0
+        self.bytes_received = 0
+        self.busy_ns = 0
+        self.queue_ns = 0
+        self._kernel = kernel
+        self._arrivals: list[Callable[[Any], None]] = [self._arrive]
+
+    def send(self, parcel: Parcel, tokens: int) -> None:
+        """Send a parcel of ``tokens`` tokens; it is delivered when its first request has arrived."""
+        now = self._kernel.now_ns
+        parcel.sent_ns = now
+        parcel.size_bytes = size_bytes = self.token_bytes * tokens
+        start = max(now, self.free_at_ns)
+        serialisation = round(size_bytes * self.ns_per_byte)
+        end = start + serialisation
+        if self.card_out is not None:
+            end = max(end, self.card_out.pass_through(now, size_bytes))
+        self.free_at_ns = end
+        self.messages += 1
+        self.bytes_sent += size_bytes
+        self.busy_ns += serialisation
+        self.queue_ns += start - now
+        delay = end + self.latency_ns - now
+        parcel.spacing_ns = 0
+        if self.spacing_ns and not parcel.is_prefill:
+            parcel.spacing_ns = self.spacing_ns
+            delay -= round((size_bytes - self.token_bytes) * self.ns_per_byte)
+        parcel.callbacks = self._arrivals
+        self._kernel.schedule(parcel, Priority.DELIVER, delay)
+
+    def _arrive(self, parcel: Parcel) -> None:
+        """Deliver what has come through the link, and through the card, which received while the link was sending."""
+        if self.card_in is not None:
+            now = self._kernel.now_ns
+            started = now - round(parcel.size_bytes * self.ns_per_byte)
+            end = self.card_in.pass_through(started, parcel.size_bytes)
+            if end > now:
+                self._kernel.call_in(end - now, Priority.DELIVER, self._hand_over, parcel)
+                return
+        self.bytes_received += parcel.size_bytes
+        self.deliver(parcel)
+
+    def _hand_over(self, event: Call) -> None:
+        self.bytes_received += event.argument.size_bytes
+        self.deliver(event.argument)
+
+
+class SharedChannel(Channel):
+    """A link whose bandwidth its messages share evenly; decode steps of a message end together, so arrive together."""
+
+    __slots__ = ("_link",)
+
+    def __init__(self, kernel: Kernel, src: str, dst: str, link: LinkSpec, token_bytes: int, deliver: Deliver) -> None:
+        super().__init__(kernel, src, dst, link, token_bytes, deliver)
+        self._link = FairLink(kernel, self.ns_per_byte, self._sent)
+
+    def send(self, parcel: Parcel, tokens: int) -> None:
+        """See ``Channel.send``."""
+        parcel.sent_ns = self._kernel.now_ns
+        parcel.size_bytes = self.token_bytes * tokens
+        self._link.send(parcel.size_bytes, parcel)
+
+    def _sent(self, parcel: Parcel) -> None:
+        """Book a message that has left; the card takes it when it has passed."""
+        now, size_bytes = self._kernel.now_ns, parcel.size_bytes
+        serialisation = round(size_bytes * self.ns_per_byte)
+        end = now if self.card_out is None else max(now, self.card_out.pass_through(now - serialisation, size_bytes))
+        self.messages += 1
+        self.bytes_sent += size_bytes
+        self.busy_ns += serialisation
+        self.queue_ns += max(now - parcel.sent_ns - serialisation, 0)
+        self.free_at_ns = end
+        parcel.callbacks = self._arrivals
+        self._kernel.schedule(parcel, Priority.DELIVER, end - now + self.latency_ns)
+
+
+class NetworkFabric:
+    """All channels of a run, made when first used.
+
+    ``activation_bytes_per_token`` travel between nodes; to and from the coordinator only token ids do.
+    ``is_one_by_one``: the decode steps of a message travel one by one, so that the first to arrive starts a batch
+    without the others. ``receivers`` takes what arrives at a node or at the coordinator; filled when all exist.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        cluster: Cluster,
+        activation_bytes_per_token: int,
+        is_one_by_one: bool,
+        message_overhead_ns: int = 0,
+    ) -> None:
         self.kernel = kernel
         self.cluster = cluster
+        self.activation_bytes_per_token = activation_bytes_per_token
+        self.is_one_by_one = is_one_by_one
+        self.message_overhead_ns = message_overhead_ns
+        self.receivers: dict[str, Deliver] = {}
         self.channels: dict[tuple[str, str], Channel] = {}
         limits = {node.id: node.nic_bps for node in cluster.nodes}
         limits[COORDINATOR] = cluster.network.coordinator_nic_bps
@@ -82,69 +182,17 @@ class NetworkFabric:
     def channel(self, src: str, dst: str) -> Channel:
         """Return the channel between two ends (node ids or the coordinator)."""
         channel = self.channels.get((src, dst))
-        if channel is None:
-            link = self.cluster.link(src, dst)
-            latency_ns = link.latency_ns + self.message_overhead_ns
-            channel = self.channels[src, dst] = Channel(src, dst, link.bandwidth_bps, latency_ns)
-            if self.cluster.network.is_shared:
-                channel.fair = FairLink(self.kernel, channel.ns_per_byte, self._sent)
+        return self._open(src, dst) if channel is None else channel
+
+    def _open(self, src: str, dst: str) -> Channel:
+        link = self.cluster.link(src, dst)
+        link = LinkSpec(link.bandwidth_bps, link.latency_ns + self.message_overhead_ns)
+        token_bytes = TOKEN_ID_BYTES + (0 if COORDINATOR in (src, dst) else self.activation_bytes_per_token)
+        is_shared = self.cluster.network.is_shared
+        kind = SharedChannel if is_shared else Channel
+        channel = kind(self.kernel, src, dst, link, token_bytes, self.receivers[dst])
+        if self.is_one_by_one and dst != COORDINATOR and not is_shared:
+            channel.spacing_ns = max(1, round(token_bytes * channel.ns_per_byte))
+        channel.card_out, channel.card_in = self.cards_out.get(src), self.cards_in.get(dst)
+        self.channels[src, dst] = channel
         return channel
-
-    def send(
-        self, channel: Channel, size_bytes: int, deliver: Deliver, load: Any, first_bytes: int | None = None
-    ) -> None:
-        """Send ``load`` and call ``deliver`` when its first ``first_bytes`` have arrived (None: all of it)."""
-        now = self.kernel.now_ns
-        if channel.fair is not None:
-            channel.fair.send(size_bytes, (channel, size_bytes, deliver, load, now))
-            return
-        start = max(now, channel.free_at_ns)
-        serialisation = round(size_bytes * channel.ns_per_byte)
-        end = start + serialisation
-        if self.cards_out:
-            card = self.cards_out.get(channel.src)
-            if card is not None:
-                end = max(end, card.pass_through(now, size_bytes))
-        channel.free_at_ns = end
-        channel.messages += 1
-        channel.bytes_sent += size_bytes
-        channel.busy_ns += serialisation
-        channel.queue_ns += start - now
-        arrival = end + channel.latency_ns
-        if first_bytes is not None:
-            arrival -= round((size_bytes - first_bytes) * channel.ns_per_byte)
-        self.kernel.call_in(arrival - now, Priority.DELIVER, self._arrive, (channel, size_bytes, deliver, load, now))
-
-    def _sent(self, message: tuple[Channel, int, Deliver, Any, int]) -> None:
-        """Book a message that has left a shared link; its cards take it when it has passed."""
-        channel, size_bytes, _, _, sent_ns = message
-        now = self.kernel.now_ns
-        serialisation = round(size_bytes * channel.ns_per_byte)
-        card = self.cards_out.get(channel.src)
-        end = now if card is None else max(now, card.pass_through(now - serialisation, size_bytes))
-        channel.free_at_ns = end
-        channel.messages += 1
-        channel.bytes_sent += size_bytes
-        channel.busy_ns += serialisation
-        channel.queue_ns += max(now - sent_ns - serialisation, 0)
-        self.kernel.call_in(end - now + channel.latency_ns, Priority.DELIVER, self._arrive, message)
-
-    def _arrive(self, event: Call) -> None:
-        channel, size_bytes, deliver, load, sent_ns = event.argument
-        now = self.kernel.now_ns
-        if self.cards_in:
-            card = self.cards_in.get(channel.dst)
-            if card is not None:
-                # The card received while the link was sending; only what it could not keep up with is left.
-                started = now - round(size_bytes * channel.ns_per_byte)
-                end = card.pass_through(started, size_bytes)
-                if end > now:
-                    self.kernel.call_in(end - now, Priority.DELIVER, self._hand_over, event.argument)
-                    return
-        channel.bytes_received += size_bytes
-        deliver(load, now - sent_ns)
-
-    def _hand_over(self, event: Call) -> None:
-        channel, size_bytes, deliver, load, sent_ns = event.argument
-        channel.bytes_received += size_bytes
-        deliver(load, self.kernel.now_ns - sent_ns)

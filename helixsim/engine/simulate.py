@@ -88,7 +88,13 @@ class _Run:
         self.kernel = Kernel()
         self.window_end_ns = None if window.duration_ns is None else window.warmup_ns + window.duration_ns
         self.recorder = Recorder(window.warmup_ns, self.window_end_ns)
-        self.fabric = NetworkFabric(self.kernel, inputs.fleet.cluster, inputs.engine.message_overhead_ns)
+        self.fabric = NetworkFabric(
+            self.kernel,
+            inputs.fleet.cluster,
+            inputs.fleet.model.activation_bytes_per_token,
+            inputs.is_one_by_one,
+            inputs.engine.message_overhead_ns,
+        )
         ids, ranges = inputs.graph.node_ids, inputs.placement.ranges
         hops = [hop for hops in (inputs.graph.first, *inputs.graph.successors) for hop in hops]
         self.entered_inside = {ids[hop.node] for hop in hops if hop.start > ranges[ids[hop.node]].start}
@@ -113,13 +119,9 @@ class _Run:
             inputs.feed,
             self.recorder,
             inputs.fleet.model.max_context_tokens,
-            inputs.is_one_by_one,
         )
-        for number, worker in enumerate(self.workers):
-            worker.receivers[-1] = (COORDINATOR, self.coordinator.receive)
-            for hop in inputs.graph.successors[number]:
-                target = self.workers[hop.node]
-                worker.receivers[hop.node] = (target.node_id, target.receive)
+        self.fabric.receivers = {worker.node_id: worker.receive for worker in self.workers}
+        self.fabric.receivers[COORDINATOR] = self.coordinator.receive
         self.sample_ns = inputs.sample_ns or (
             max(1, window.duration_ns // SAMPLES_PER_WINDOW) if window.duration_ns is not None else OPEN_END_SAMPLE_NS
         )
@@ -132,10 +134,8 @@ class _Run:
             layer_range,
             profile.compute,
             profile.limits[layer_range.layers - 1],
-            self.inputs.fleet.model.activation_bytes_per_token,
             self.inputs.batching,
             self.kernel,
-            self.fabric,
             policy.observe if isinstance(policy, HopObserver) else None,
             node_id in self.entered_inside,
             self.inputs.is_one_by_one,

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import simpy
 
 from helixsim.domain.request import Request
+
+if TYPE_CHECKING:
+    from helixsim.engine.network import Channel
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +30,14 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """A route in worker numbers; requests on equal routes share one object."""
+    """A route in worker numbers; requests on equal routes share one object.
+
+    ``channels[i]`` leads to stage ``i``, the last one back to the coordinator.
+    """
 
     number: int
     stages: tuple[Stage, ...]
+    channels: tuple[Channel, ...]
 
 
 class ActiveRequest:
@@ -95,32 +105,37 @@ class Cohort:
     """Requests that left the coordinator at one instant on one path, doing the same kind of step.
 
     Everything on the way happens to all of them alike, so nodes and links handle cohorts; only the coordinator looks
-    at single requests. A prefill is a cohort of one. ``tokens`` is what a step feeds in for all of them together,
-    ``context_tokens`` the KV they read.
+    at single requests. A prefill is a cohort of one. ``number`` is the departure number of the first request, the
+    others follow. ``tokens`` is what a step feeds in for all of them together, ``context_tokens`` the KV they read.
+    ``left_ns``: when they left the coordinator.
 
-    Where requests travel one by one, the first arrives at ``arrived_ns`` and each other ``spacing_ns`` after the one
-    before it; otherwise all arrive at once and ``spacing_ns`` is 0.
+    Where requests travel one by one, each arrives a little after the one before it. ``queue_ns`` is that of the first
+    request; each following one has waited ``spread_ns`` less than the one before it, and been on links for longer.
     """
 
     __slots__ = (
-        "arrived_ns",
         "compute_ns",
         "context_tokens",
         "hop",
         "is_prefill",
-        "layers_done",
-        "network_ns",
+        "left_ns",
         "number",
         "path",
         "queue_ns",
         "requests",
-        "sent_ns",
-        "spacing_ns",
+        "spread_ns",
         "tokens",
     )
 
     def __init__(
-        self, number: int, path: Path, requests: list[ActiveRequest], is_prefill: bool, tokens: int, context_tokens: int
+        self,
+        number: int,
+        path: Path,
+        requests: list[ActiveRequest],
+        is_prefill: bool,
+        tokens: int,
+        context_tokens: int,
+        left_ns: int,
     ) -> None:
         self.number = number
         self.path = path
@@ -128,14 +143,49 @@ class Cohort:
         self.is_prefill = is_prefill
         self.tokens = tokens
         self.context_tokens = context_tokens
+        self.left_ns = left_ns
         self.hop = 0
-        self.layers_done = 0
-        self.sent_ns = 0
-        self.spacing_ns = 0
-        self.arrived_ns = 0
         self.queue_ns = 0
         self.compute_ns = 0
-        self.network_ns = 0
+        self.spread_ns = 0
+
+    def split(self, count: int) -> Cohort:
+        """Take the first ``count`` requests of a decoding cohort away into a new one."""
+        taken, self.requests = self.requests[:count], self.requests[count:]
+        context = sum([request.context_tokens for request in taken])
+        front = Cohort(self.number, self.path, taken, False, count, context, self.left_ns)
+        front.hop, front.spread_ns = self.hop, self.spread_ns
+        front.queue_ns, front.compute_ns = self.queue_ns, self.compute_ns
+        self.number += count
+        self.tokens -= count
+        self.context_tokens -= context
+        self.queue_ns -= count * self.spread_ns
+        return front
+
+
+class Parcel(simpy.Event):
+    """Cohorts that travel as one message; the event is its arrival.
+
+    A prefill is a parcel of its own. ``number`` is that of its first cohort. The first request arrives at
+    ``arrived_ns`` and each other ``spacing_ns`` after the one before it; 0: all arrive together.
+    """
+
+    def __init__(self, env: simpy.Environment, cohorts: list[Cohort], tokens: int, is_prefill: bool = False) -> None:
+        self.env = env
+        self._value = None
+        self._ok = True
+        self.cohorts = cohorts
+        self.tokens = tokens
+        self.is_prefill = is_prefill
+        self.sent_ns = 0
+        self.arrived_ns = 0
+        self.spacing_ns = 0
+        self.size_bytes = 0
+
+    @property
+    def number(self) -> int:
+        """Departure number of its first request."""
+        return self.cohorts[0].number
 
     def arrived_by(self, now_ns: int) -> int:
         """Return how many of its requests have arrived."""
@@ -143,14 +193,27 @@ class Cohort:
             return self.tokens if self.arrived_ns <= now_ns else 0
         return max(0, min(self.tokens, (now_ns - self.arrived_ns) // self.spacing_ns + 1))
 
-    def split(self, count: int) -> Cohort:
-        """Take the first ``count`` requests of a decoding cohort away into a new one."""
-        taken, self.requests = self.requests[:count], self.requests[count:]
-        front = Cohort(self.number, self.path, taken, False, count, sum(r.context_tokens for r in taken))
-        self.tokens = len(self.requests)
-        self.context_tokens -= front.context_tokens
-        for name in ("hop", "layers_done", "sent_ns", "arrived_ns", "queue_ns", "compute_ns", "network_ns"):
-            setattr(front, name, getattr(self, name))
+    def split(self, count: int) -> Parcel:
+        """Take the first ``count`` decode steps away into a new parcel."""
+        taken: list[Cohort] = []
+        left = count
+        for position, cohort in enumerate(self.cohorts):
+            if cohort.tokens > left:
+                if left:
+                    taken.append(cohort.split(left))
+                self.cohorts = self.cohorts[position:]
+                break
+            taken.append(cohort)
+            left -= cohort.tokens
+        front = Parcel(self.env, taken, count)
+        front.sent_ns, front.arrived_ns, front.spacing_ns = self.sent_ns, self.arrived_ns, self.spacing_ns
+        self.tokens -= count
         self.arrived_ns += count * self.spacing_ns
-        self.network_ns += count * self.spacing_ns
         return front
+
+    def apart(self) -> list[Parcel]:
+        """Return a parcel for each cohort."""
+        parcels = []
+        while len(self.cohorts) > 1:
+            parcels.append(self.split(self.cohorts[0].tokens))
+        return [*parcels, self]

@@ -1,21 +1,20 @@
-"""A node at work: it queues cohorts, forms batches, computes them and sends them on."""
+"""A node at work: it queues what arrives, forms batches, computes them and sends them on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from operator import attrgetter
-from typing import Any
 
 from helixsim.batching.base import BatchingPolicy
-from helixsim.domain.cluster import COORDINATOR, TOKEN_ID_BYTES
 from helixsim.domain.engine import EngineSpec
 from helixsim.domain.hardware import BatchLimits, ComputeProfile
 from helixsim.domain.placement import LayerRange
-from helixsim.engine.kernel import Call, Kernel, Priority
-from helixsim.engine.network import Channel, NetworkFabric
-from helixsim.engine.state import Cohort
+from helixsim.engine.kernel import Call, Kernel, Priority, Timer
+from helixsim.engine.network import Channel
+from helixsim.engine.state import Cohort, Parcel
 
 _by_arrival = attrgetter("arrived_ns", "number")
+_by_number = attrgetter("number")
 
 Observe = Callable[[int, int, int], None]
 
@@ -24,20 +23,18 @@ class Worker:
     """One placed node.
 
     ``has_inner_entries``: requests may enter in the middle of its layers (partial inference). ``observe`` is told how
-    long each cohort took from being sent to being computed. ``is_one_by_one``: requests travel one by one, so that the
-    first to arrive starts a batch without the others; else those of a batch that go the same way arrive together.
-    ``receivers`` maps the number of the next worker, or -1
-    for the coordinator, to (its id, its ``receive``); it is filled when all workers exist.
+    long each message took from being sent to being computed. ``is_one_by_one``: requests travel one by one, so that
+    the first to arrive starts a batch without the others; else those of a batch that go the same way arrive together.
     """
 
     __slots__ = (
         "_batch",
-        "_channels",
         "_compute",
+        "_decode_plans",
         "_decode_seqs",
         "_decodes",
         "_engine",
-        "_fabric",
+        "_finished",
         "_floor_ns",
         "_gather_ns",
         "_has_inner_entries",
@@ -49,7 +46,6 @@ class Worker:
         "_policy",
         "_prefills",
         "_started_ns",
-        "_token_bytes",
         "batches",
         "busy_ns",
         "decode_tokens",
@@ -58,7 +54,6 @@ class Worker:
         "node_id",
         "prompt_tokens",
         "range",
-        "receivers",
     )
 
     def __init__(
@@ -67,10 +62,8 @@ class Worker:
         layer_range: LayerRange,
         compute: ComputeProfile,
         limits: BatchLimits,
-        activation_bytes_per_token: int,
         policy: BatchingPolicy,
         kernel: Kernel,
-        fabric: NetworkFabric,
         observe: Observe | None,
         has_inner_entries: bool,
         is_one_by_one: bool,
@@ -78,7 +71,6 @@ class Worker:
     ) -> None:
         self.node_id = node_id
         self.range = layer_range
-        self.receivers: dict[int, tuple[str, Callable[[Any, int], None]]] = {}
         self.is_busy = False
         self.busy_ns = 0
         self.batches = 0
@@ -86,10 +78,8 @@ class Worker:
         self.decode_tokens = 0
         self._compute = compute
         self._limits = limits
-        self._token_bytes = activation_bytes_per_token + TOKEN_ID_BYTES
         self._policy = policy
         self._kernel = kernel
-        self._fabric = fabric
         self._observe = observe
         self._has_inner_entries = has_inner_entries
         self._is_one_by_one = is_one_by_one
@@ -97,12 +87,13 @@ class Worker:
         self._gather_ns = engine.gather_ns
         self._floor_ns = min(compute.decode(1), layer_ns(compute, engine, 0, 1))
         self.is_gathering = False
-        self._prefills: list[Cohort] = []
-        self._decodes: list[Cohort] = []
+        self._prefills: list[Parcel] = []
+        self._decodes: list[Parcel] = []
         self._decode_seqs = 0
-        self._batch: tuple[list[Cohort], list[Cohort]] = ([], [])
+        self._batch: tuple[list[Parcel], list[Parcel]] = ([], [])
         self._started_ns = 0
-        self._channels: dict[int, Channel] = {}
+        self._finished = Timer(kernel, Priority.FINISH, self._finish)
+        self._decode_plans: dict[int, int] = {}
         self._known_layer_ns: dict[tuple[int, int], float] = {}
 
     @property
@@ -112,25 +103,20 @@ class Worker:
 
     def has_ready_work(self, now_ns: int) -> bool:
         """Whether a request that waits for a batch has arrived in full."""
-        return bool(self._prefills) or any(cohort.arrived_ns <= now_ns for cohort in self._decodes)
+        return bool(self._prefills) or any(parcel.arrived_ns <= now_ns for parcel in self._decodes)
 
     def busy_until(self, now_ns: int) -> int:
         """Return the time spent computing up to now [ns], the running batch's part included."""
         return self.busy_ns + (now_ns - self._started_ns if self.is_busy else 0)
 
-    def receive(self, cohorts: list[Cohort], elapsed_ns: int) -> None:
-        """Queue cohorts, the first of which arrives now after ``elapsed_ns`` on the network."""
-        now = self._kernel.now_ns
-        offset = 0
-        for cohort in cohorts:
-            cohort.network_ns += elapsed_ns + offset
-            cohort.arrived_ns = now + offset
-            offset += cohort.spacing_ns * cohort.tokens
-            if cohort.is_prefill:
-                self._prefills.append(cohort)
-            else:
-                self._decodes.append(cohort)
-                self._decode_seqs += cohort.tokens
+    def receive(self, parcel: Parcel) -> None:
+        """Queue a parcel whose first request arrives now."""
+        parcel.arrived_ns = self._kernel.now_ns
+        if parcel.is_prefill:
+            self._prefills.append(parcel)
+        else:
+            self._decodes.append(parcel)
+            self._decode_seqs += parcel.tokens
         if not self.is_busy:
             self._dispatch_at_end_of_instant()
 
@@ -153,51 +139,80 @@ class Worker:
         now = self._kernel.now_ns
         ready = self._decode_seqs
         if self._is_one_by_one:
-            ready = sum([cohort.arrived_by(now) for cohort in self._decodes])
+            ready = sum([parcel.arrived_by(now) for parcel in self._decodes])
             if not (ready or self._prefills):
-                first = min([cohort.arrived_ns for cohort in self._decodes])
+                first = min([parcel.arrived_ns for parcel in self._decodes])
                 self._kernel.call_in(first - now, Priority.DISPATCH, self._dispatch, None)
                 return
-        if len(self._prefills) > 1:
-            self._prefills.sort(key=_by_arrival)
-        num_prefills, num_decodes = self._policy.plan([cohort.tokens for cohort in self._prefills], ready, self._limits)
-        prefills, self._prefills = self._prefills[:num_prefills], self._prefills[num_prefills:]
-        decodes = self._take_decodes(num_decodes, now)
+        if self._prefills:
+            prefills, num_decodes = self._plan_with_prefills(ready)
+        else:
+            prefills = []
+            known = self._decode_plans.get(ready)
+            if known is None:
+                known = self._decode_plans[ready] = self._policy.plan((), ready, self._limits)[1]
+            num_decodes = known
+        if num_decodes == self._decode_seqs:
+            decodes, self._decodes = self._decodes, []
+        else:
+            decodes = self._take_arrived(now) if num_decodes == ready else self._take_first(num_decodes, now)
+        self._decode_seqs -= num_decodes
         self._batch = (prefills, decodes)
-        duration = self._duration_ns(prefills, decodes, num_decodes)
-        for cohorts in (prefills, decodes):
-            for cohort in cohorts:
-                cohort.queue_ns += now - cohort.arrived_ns
-                cohort.compute_ns += duration
         self.is_busy = True
         self.batches += 1
         self._started_ns = now
-        self._kernel.call_in(duration, Priority.FINISH, self._finish, None)
+        self._finished.arm(self._duration_ns(prefills, decodes, num_decodes))
 
-    def _take_decodes(self, count: int, now_ns: int) -> list[Cohort]:
-        """Remove ``count`` sequences that have arrived from the front of the queue, splitting cohorts if need be."""
-        if count == self._decode_seqs:
-            taken, self._decodes = self._decodes, []
-        else:
-            self._decodes.sort(key=_by_arrival)
-            taken, kept, left = [], [], count
-            for cohort in self._decodes:
-                part = min(left, cohort.arrived_by(now_ns)) if left else 0
-                left -= part
-                if part == cohort.tokens:
-                    taken.append(cohort)
-                    continue
-                if part:
-                    taken.append(cohort.split(part))
-                kept.append(cohort)
-            self._decodes = kept
-        self._decode_seqs -= count
+    def _plan_with_prefills(self, ready: int) -> tuple[list[Parcel], int]:
+        """Ask the policy what to take; return the prefills, removed from the queue, and the number of decode steps."""
+        if len(self._prefills) > 1:
+            self._prefills.sort(key=_by_arrival)
+        count, num_decodes = self._policy.plan([parcel.tokens for parcel in self._prefills], ready, self._limits)
+        prefills, self._prefills = self._prefills[:count], self._prefills[count:]
+        return prefills, num_decodes
+
+    def _take_arrived(self, now_ns: int) -> list[Parcel]:
+        """Remove all decode steps that have arrived."""
+        taken, kept = [], []
+        for parcel in self._decodes:
+            count = parcel.arrived_by(now_ns)
+            if count == parcel.tokens:
+                taken.append(parcel)
+                continue
+            if count:
+                taken.append(parcel.split(count))
+            kept.append(parcel)
+        self._decodes = kept
         return taken
 
-    def _duration_ns(self, prefills: list[Cohort], decodes: list[Cohort], seqs: int) -> int:
+    def _take_first(self, count: int, now_ns: int) -> list[Parcel]:
+        """Remove the ``count`` decode steps that arrived first; at one instant, those that left earlier go first."""
+        parcels = [part for parcel in self._decodes for part in parcel.apart()]
+        arrived: list[tuple[int, int, int, int]] = []
+        for position, parcel in enumerate(parcels):
+            at_ns, number, spacing_ns = parcel.arrived_ns, parcel.number, parcel.spacing_ns
+            if spacing_ns:
+                arrived += [(at_ns + i * spacing_ns, number + i, 1, position) for i in range(parcel.arrived_by(now_ns))]
+            else:
+                arrived.append((at_ns, number, parcel.tokens, position))
+        counts = [0] * len(parcels)
+        for _, _, tokens, position in sorted(arrived):
+            part = min(count, tokens)
+            counts[position] += part
+            count -= part
+        taken = [
+            parcel if part == parcel.tokens else parcel.split(part)
+            for parcel, part in zip(parcels, counts, strict=True)
+            if part
+        ]
+        whole = {id(parcel) for parcel in taken}
+        self._decodes = [parcel for parcel in parcels if id(parcel) not in whole]
+        return taken
+
+    def _duration_ns(self, prefills: list[Parcel], decodes: list[Parcel], seqs: int) -> int:
         """Return how long the batch takes: the work active in each layer, one copy in, and the engine's own time."""
         compute, engine = self._compute, self._engine
-        prompt = sum([cohort.tokens for cohort in prefills]) if prefills else 0
+        prompt = sum([parcel.tokens for parcel in prefills]) if prefills else 0
         self.prompt_tokens += prompt
         self.decode_tokens += seqs
         if self._has_inner_entries:
@@ -207,71 +222,92 @@ class Worker:
         overhead_ns = engine.batch_overhead_ns + engine.sequence_overhead_ns * (len(prefills) + seqs)
         return round(layers_ns + compute.activation_copy_ns_per_token * (prompt + seqs) + overhead_ns)
 
-    def _layer_ns(self, prompt: int, seqs: int, decodes: list[Cohort]) -> float:
+    def _layer_ns(self, prompt: int, seqs: int, decodes: list[Parcel]) -> float:
         """Return the time of one layer in which ``prompt`` tokens and the sequences of ``decodes`` are active."""
         known = self._known_layer_ns.get((prompt, seqs))
         if known is None:
             known = self._known_layer_ns[prompt, seqs] = layer_ns(self._compute, self._engine, prompt, seqs)
         if seqs and self._compute.decode_context_ns_per_token:
-            context = sum([cohort.context_tokens for cohort in decodes])
+            context = sum([cohort.context_tokens for parcel in decodes for cohort in parcel.cohorts])
             return max(known + self._compute.context_ns(seqs, context), self._floor_ns)
         return known
 
-    def _layers_ns_by_entry(self, prefills: list[Cohort], decodes: list[Cohort]) -> float:
+    def _layers_ns_by_entry(self, prefills: list[Parcel], decodes: list[Parcel]) -> float:
         """Return the time of all layers where requests enter in the middle: later layers have more work than the first.
 
-        All requests run to the node's last layer, so the work only grows from one entry to the next.
+        All requests run to the node's last layer, so the work only grows from one entry to the next. Those of a parcel
+        come from one node, so they enter at one layer.
         """
-        entry_of = {id(cohort): cohort.path.stages[cohort.hop].start for cohort in prefills + decodes}
+        entry_of = {id(parcel): _stage_start(parcel) for parcel in prefills + decodes}
         entries = sorted(set(entry_of.values()))
+        if len(entries) == 1:
+            prompt = sum([parcel.tokens for parcel in prefills])
+            seqs = sum([parcel.tokens for parcel in decodes])
+            return (self.range.end - entries[0]) * self._layer_ns(prompt, seqs, decodes)
         total_ns = 0.0
         for entry, following in zip(entries, [*entries[1:], self.range.end], strict=True):
-            active = [cohort for cohort in decodes if entry_of[id(cohort)] <= entry]
-            prompt = sum([cohort.tokens for cohort in prefills if entry_of[id(cohort)] <= entry])
-            seqs = sum([cohort.tokens for cohort in active])
+            active = [parcel for parcel in decodes if entry_of[id(parcel)] <= entry]
+            prompt = sum([parcel.tokens for parcel in prefills if entry_of[id(parcel)] <= entry])
+            seqs = sum([parcel.tokens for parcel in active])
             total_ns += (following - entry) * self._layer_ns(prompt, seqs, active)
         return total_ns
 
-    def _finish(self, _event: Call) -> None:
+    def _finish(self, _event: Timer) -> None:
         """Send the finished batch on, decode steps first: they are small and somebody waits for each."""
-        kernel = self._kernel
-        now = kernel.now_ns
+        now = self._kernel.now_ns
         self.is_busy = False
         self.busy_ns += now - self._started_ns
         prefills, decodes = self._batch
-        groups: dict[int, list[Cohort]] = {}
-        for cohort in decodes:
-            groups.setdefault(self._advance(cohort, now), []).append(cohort)
-        for target, cohorts in groups.items():
-            self._send(target, cohorts)
-        for cohort in prefills:
-            self._send(self._advance(cohort, now), [cohort])
+        if self._observe is not None:
+            self._tell(self._observe, prefills + decodes, now)
+        for channel, cohorts in self._pass_on(decodes, now).items():
+            tokens = sum([cohort.tokens for cohort in cohorts]) if len(cohorts) > 1 else cohorts[0].tokens
+            channel.send(Parcel(self._kernel.env, cohorts, tokens), tokens)
+        for parcel in prefills:
+            (cohort,) = parcel.cohorts
+            cohort.queue_ns += self._started_ns - parcel.arrived_ns
+            cohort.compute_ns += now - self._started_ns
+            cohort.hop += 1
+            is_done = cohort.hop == len(cohort.path.stages)
+            cohort.path.channels[cohort.hop].send(parcel, 1 if is_done else parcel.tokens)
         if self._prefills or self._decodes:
             self._dispatch_at_end_of_instant()
 
-    def _advance(self, cohort: Cohort, now_ns: int) -> int:
-        """Book the stage as done and return the number of the next worker, -1 for the coordinator."""
-        stages = cohort.path.stages
-        stage = stages[cohort.hop]
-        if self._observe is not None:
-            self._observe(stage.edge, now_ns - cohort.sent_ns, len(cohort.requests))
-        cohort.layers_done += stage.end - stage.start
-        cohort.hop += 1
-        cohort.sent_ns = now_ns
-        return stages[cohort.hop].worker if cohort.hop < len(stages) else -1
+    def _pass_on(self, parcels: list[Parcel], now_ns: int) -> dict[Channel, list[Cohort]]:
+        """Book the batch on its decode steps and return them by where they go next."""
+        started_ns, duration_ns = self._started_ns, now_ns - self._started_ns
+        groups: dict[Channel, list[Cohort]] = {}
+        for parcel in parcels:
+            waited_ns, spacing_ns = started_ns - parcel.arrived_ns, parcel.spacing_ns
+            for cohort in parcel.cohorts:
+                cohort.queue_ns += waited_ns
+                cohort.compute_ns += duration_ns
+                if spacing_ns:
+                    cohort.spread_ns += spacing_ns
+                    waited_ns -= spacing_ns * cohort.tokens
+                cohort.hop = hop = cohort.hop + 1
+                channel = cohort.path.channels[hop]
+                if channel in groups:
+                    groups[channel].append(cohort)
+                else:
+                    groups[channel] = [cohort]
+        if self._is_one_by_one:
+            for cohorts in groups.values():
+                cohorts.sort(key=_by_number)
+        return groups
 
-    def _send(self, target: int, cohorts: list[Cohort]) -> None:
-        node_id, receive = self.receivers[target]
-        channel = self._channels.get(target)
-        if channel is None:
-            channel = self._channels[target] = self._fabric.channel(self.node_id, node_id)
-        if node_id == COORDINATOR:
-            size = TOKEN_ID_BYTES * sum([len(cohort.requests) for cohort in cohorts])
-            self._fabric.send(channel, size, receive, cohorts)
-        else:
-            size = self._token_bytes * sum([cohort.tokens for cohort in cohorts])
-            first = one_by_one(cohorts, self._token_bytes, channel) if self._is_one_by_one else None
-            self._fabric.send(channel, size, receive, cohorts, first)
+    def _tell(self, observe: Observe, parcels: list[Parcel], now_ns: int) -> None:
+        """Report how long each message took from being sent to the end of its batch."""
+        for parcel in parcels:
+            cohort = parcel.cohorts[0]
+            requests = 1 if parcel.is_prefill else parcel.tokens
+            observe(cohort.path.stages[cohort.hop].edge, now_ns - parcel.sent_ns, requests)
+
+
+def _stage_start(parcel: Parcel) -> int:
+    """Return the layer at which a parcel enters the node it is at."""
+    cohort = parcel.cohorts[0]
+    return cohort.path.stages[cohort.hop].start
 
 
 def layer_ns(compute: ComputeProfile, engine: EngineSpec, prompt: int, seqs: int) -> float:
@@ -282,14 +318,3 @@ def layer_ns(compute: ComputeProfile, engine: EngineSpec, prompt: int, seqs: int
         both = min(compute.prefill(1), decode) if prompt else 0.0
         return max(prefill + decode - both, launch)
     return (max(prefill, launch) if prompt else 0.0) + (max(decode, launch) if seqs else 0.0)
-
-
-def one_by_one(cohorts: list[Cohort], token_bytes: int, channel: Channel) -> int | None:
-    """Space the requests of a message by their transmission times; return the bytes of the first (None: a prompt)."""
-    if cohorts[0].is_prefill:
-        cohorts[0].spacing_ns = 0
-        return None
-    spacing_ns = max(1, round(token_bytes * channel.ns_per_byte))
-    for cohort in cohorts:
-        cohort.spacing_ns = spacing_ns
-    return token_bytes
