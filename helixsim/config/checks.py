@@ -10,7 +10,7 @@ from helixsim.domain.cluster import Fleet
 from helixsim.domain.request import FeedMode
 from helixsim.errors import ConfigError, InfeasibleError, Problem, unknown_name
 from helixsim.units import format_bytes
-from helixsim.workload.arrivals import process_of
+from helixsim.workload.arrivals import PROCESSES, process_of
 from helixsim.workload.feed import longest_prompt
 from helixsim.workload.spec import ArrivalsSpec, WorkloadSpec
 
@@ -54,6 +54,15 @@ def check_arrivals(spec: ArrivalsSpec, path: KeyPath, workload: WorkloadSpec, so
     elif spec.process != "trace" and spec.num_requests is None:
         message = f"{spec.process} arrivals never end: give workload.duration or arrivals.num_requests"
         yield source.problem(("workload",), message)
+
+
+def check_planning(section: ExperimentSection, workload: WorkloadSpec | None, source: Source) -> Iterator[Problem]:
+    """Refuse a rate to plan for where requests do not come at a rate."""
+    if workload is None or section.planning.rate is None:
+        return
+    process = workload.arrivals.process
+    if process in PROCESSES and PROCESSES[process].mode is not FeedMode.OPEN:
+        yield source.problem(("planning", "rate"), f"{process} arrivals have no rate to plan for")
 
 
 def check_context(workload: WorkloadSpec, seed: int, fleet: Fleet, source: Source) -> Iterator[Problem]:

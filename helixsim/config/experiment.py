@@ -80,6 +80,8 @@ class ResolvedExperiment:
         Overheads of the serving engine.
     sample_s
         Interval of the time series [s]; None: chosen from the run.
+    planning_seed, planning_rate_rps
+        What placements are searched and tried with instead of ``seed`` and the workload's rate; None: those.
     assumptions
         Sentences on every roofline fallback, extrapolation or default that stands for missing data.
     file_hashes
@@ -102,4 +104,6 @@ class ResolvedExperiment:
     is_one_by_one: bool = False
     engine: EngineSpec = IDEAL
     sample_s: float | None = None
+    planning_seed: int | None = None
+    planning_rate_rps: float | None = None
     file_hashes: tuple[tuple[str, str], ...] = ()

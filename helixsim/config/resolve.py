@@ -110,6 +110,7 @@ class _Resolver:
         self.problems.extend(checks.check_names_unique(self.names, source))
         self.problems.extend(checks.check_sharing(section, self.engine.transfers, source))
         self.problems.extend(checks.check_baseline(section, self.names, source))
+        self.problems.extend(checks.check_planning(section, workload, source))
         if self.problems or workload is None:
             raise _error(self.problems)
 
@@ -122,7 +123,7 @@ class _Resolver:
         systems = tuple(self._system(number, fleet, own_nodes[number], own_arrivals[number]) for number in numbers)
         document = self._document(workload)
         file_hashes = tuple((name, hashlib.sha256(path.read_bytes()).hexdigest()) for name, path in files)
-        sample = section.report.sample
+        sample, planned_rate = section.report.sample, section.planning.rate
         return ResolvedExperiment(
             name=document["name"],
             seed=section.seed,
@@ -140,6 +141,8 @@ class _Resolver:
             is_one_by_one=self.engine.transfers == "request",
             engine=self.engine.spec,
             sample_s=None if sample is None else units.parse(sample, "time"),
+            planning_seed=section.planning.seed,
+            planning_rate_rps=None if planned_rate is None else units.parse(planned_rate, "rate"),
             file_hashes=file_hashes,
         )
 

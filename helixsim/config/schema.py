@@ -324,6 +324,17 @@ class CapacitySection(Section):
     )
 
 
+class PlanningSection(Section):
+    """What planners suppose when they try placements, where it is not the load that is simulated afterwards."""
+
+    seed: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="Seed of the placement search and its trial runs; without: the experiment's."
+    )
+    rate: Rate | None = Field(
+        None, description="Requests per second of the trial runs; without: that of the workload's arrivals."
+    )
+
+
 class ReportSection(Section):
     """What a run writes down."""
 
@@ -356,4 +367,7 @@ class ExperimentSection(Section):
     engine: EngineSection = Field(EngineSection(), description="What the serving engine on each node allows itself.")
     kv: KvSection = Field(KvSection(), description="KV memory rules at admission.")
     capacity: CapacitySection = Field(CapacitySection(), description="How planners estimate node capacities.")
+    planning: PlanningSection = Field(
+        PlanningSection(), description="What planners suppose instead of the load that is simulated."
+    )
     report: ReportSection = Field(ReportSection(), description="What a run writes down.")

@@ -1,13 +1,17 @@
-"""Place the model for one system of an experiment."""
+"""Place the model for one system of an experiment, or find the placement that was made from the same inputs before."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from helixsim.config.experiment import ResolvedExperiment, SystemSpec
+from helixsim.domain.placement import Placement
 from helixsim.flow.maxflow import max_flow
 from helixsim.placement import registry as placement_registry
 from helixsim.placement.base import PlacementProblem, Progress, silent
 from helixsim.placement.check import check
 from helixsim.planning.judge import Judge
+from helixsim.planning.placements import PlacementStore
 from helixsim.planning.systems import PlacedSystem, capacity_table
 
 
@@ -17,20 +21,59 @@ def place_system(
     *,
     progress: Progress = silent,
     judged: bool = True,
+    store: PlacementStore | None = None,
 ) -> PlacedSystem:
     """Place the model for one system.
 
-    ``judged``: let strategies that compare candidates simulate them on the experiment's workload.
+    Parameters
+    ----------
+    judged
+        Let strategies that compare candidates simulate them on the experiment's workload.
+    store
+        Where placements made from equal inputs are found, and new ones kept; None: always search.
 
     Raises
     ------
     InfeasibleError
         If the strategy finds no placement.
     """
-    capacity = capacity_table(experiment)
-    judge = Judge(experiment, system, capacity) if judged else None
-    strategy = placement_registry.get(system.placement)()
-    problem = PlacementProblem(system.fleet, capacity, experiment.seed, judge, progress)
-    placement = strategy.solve(problem, system.placement_options)
+    planned = as_planned(experiment)
+    capacity = capacity_table(planned)
+
+    def search() -> tuple[Placement, bool]:
+        judge = _Watched(Judge(planned, system, capacity)) if judged else None
+        strategy = placement_registry.get(system.placement)()
+        problem = PlacementProblem(system.fleet, capacity, planned.seed, judge, progress)
+        found = strategy.solve(problem, system.placement_options)
+        return found, judge is not None and judge.was_asked
+
+    placement = search()[0] if store is None else store.get(planned, system, capacity, judged, search)
     check(system.fleet, placement)
     return PlacedSystem(system, placement, max_flow(system.fleet, placement, capacity))
+
+
+def as_planned(experiment: ResolvedExperiment) -> ResolvedExperiment:
+    """Return the experiment with the seed and the rate that planners suppose."""
+    seed, rate_rps = experiment.planning_seed, experiment.planning_rate_rps
+    if seed is not None:
+        experiment = replace(experiment, seed=seed)
+    if rate_rps is not None:
+        workload = experiment.workload
+        experiment = replace(
+            experiment,
+            workload=replace(workload, arrivals=replace(workload.arrivals, rate_rps=rate_rps)),
+            workload_stats=replace(experiment.workload_stats, offered_rps=rate_rps),
+        )
+    return experiment
+
+
+class _Watched:
+    """A judge that remembers whether it was asked: a placement made without it does not depend on the load."""
+
+    def __init__(self, judge: Judge) -> None:
+        self._judge = judge
+        self.was_asked = False
+
+    def __call__(self, placement: Placement) -> float:
+        self.was_asked = True
+        return self._judge(placement)

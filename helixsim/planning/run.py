@@ -16,6 +16,7 @@ from helixsim.config.experiment import ResolvedExperiment, SystemSpec
 from helixsim.errors import HelixsimError, InfeasibleError, SimulationError
 from helixsim.metrics.summary import summarise, timing
 from helixsim.planning import rundir
+from helixsim.planning.placements import PlacementStore
 from helixsim.planning.placing import place_system
 from helixsim.planning.systems import simulate_system
 from helixsim.report.files import SystemReport, write_results
@@ -54,12 +55,14 @@ def run_experiment(
     jobs: int | None = None,
     force: bool = False,
     check: bool = False,
+    with_report: bool = True,
     progress: Progress | None = None,
 ) -> Path:
     """Run every system and return the run directory.
 
     A finished run of the same configuration is reused unless ``force``. Results do not depend on ``jobs``, the number
-    of processes (None: one per core, at most one per system).
+    of processes (None: one per core, at most one per system). Placements are kept in ``out`` for all runs there.
+    Without ``with_report`` figures and HTML are left to whoever asks for them later.
 
     A system that cannot be placed or simulated does not stop the others: the manifest names it under ``failed``.
 
@@ -72,13 +75,16 @@ def run_experiment(
     """
     directory = rundir.run_directory(out, experiment)
     if rundir.is_complete(directory) and not force:
+        if with_report and not (directory / "report.html").exists():
+            build_report(directory)
         return directory
     started_s = time.perf_counter()
     finished: dict[str, FinishedSystem] = {}
     failed: dict[str, HelixsimError] = {}
     report = progress or (lambda _what, _done: None)
+    way = _Way(check, PlacementStore(placements_in(out), renew=force))
     try:
-        for name, outcome in _run_systems(experiment, _processes(experiment, jobs), check, report):
+        for name, outcome in _run_systems(experiment, _processes(experiment, jobs), way, report):
             if isinstance(outcome, FinishedSystem):
                 finished[name] = outcome
             else:
@@ -86,15 +92,33 @@ def run_experiment(
         if not finished:
             raise next(failed[system.name] for system in experiment.systems)
         report("writing the report", 0.99)
-        with rundir.new_directory(directory) as scratch:
-            _write(scratch, experiment, finished, failed, time.perf_counter() - started_s)
+        with rundir.new_directory(directory, replace=force) as scratch:
+            _write(scratch, experiment, finished, failed, time.perf_counter() - started_s, with_report=with_report)
     except KeyboardInterrupt:
         raise Interrupted(_keep(experiment, directory, finished, failed)) from None
     return directory
 
 
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How systems are run: whether expensive invariants are checked, and where placements are kept."""
+
+    check: bool
+    store: PlacementStore
+
+
+def placements_in(out: Path) -> Path:
+    """Return where the placements of all runs below ``out`` are kept."""
+    return out / ".placements"
+
+
 def run_system(
-    experiment: ResolvedExperiment, system: SystemSpec, *, check: bool = False, progress: Progress | None = None
+    experiment: ResolvedExperiment,
+    system: SystemSpec,
+    *,
+    check: bool = False,
+    store: PlacementStore | None = None,
+    progress: Progress | None = None,
 ) -> FinishedSystem:
     """Place, simulate and summarise one system."""
     report = progress or (lambda _what, _done: None)
@@ -113,7 +137,7 @@ def run_system(
         report(what, PLACEMENT_SHARE + (1 - PLACEMENT_SHARE) * min(share, 1.0))
 
     report(f"{system.name}: placing", 0.0)
-    placed = place_system(experiment, system, progress=on_candidate)
+    placed = place_system(experiment, system, progress=on_candidate, store=store)
     if placed.placement.notes.get("interrupted"):
         raise KeyboardInterrupt  # the search keeps its incumbent for `place`; a run must not pass it off as its result
     result = simulate_system(experiment, placed, check=check, progress=on_sample)
@@ -141,7 +165,7 @@ Outcome = FinishedSystem | HelixsimError
 
 
 def _run_systems(
-    experiment: ResolvedExperiment, processes: int, check: bool, progress: Progress
+    experiment: ResolvedExperiment, processes: int, way: _Way, progress: Progress
 ) -> Iterator[tuple[str, Outcome]]:
     """Yield (name, outcome) of systems as they finish or fail."""
     count = len(experiment.systems)
@@ -151,13 +175,13 @@ def _run_systems(
             def part(what: str, done: float, number: int = number) -> None:
                 progress(what, (number + done) / count)
 
-            yield system.name, _try(experiment, system, check, part)
+            yield system.name, _try(experiment, system, way, part)
         return
     context = multiprocessing.get_context("spawn")
     shares = context.Array("d", count)
     with ProcessPoolExecutor(processes, context, _start_process, (shares,)) as pool:
         futures = {
-            pool.submit(_run_in_process, experiment, number, check): system.name
+            pool.submit(_run_in_process, experiment, number, way): system.name
             for number, system in enumerate(experiment.systems)
         }
         try:
@@ -167,10 +191,10 @@ def _run_systems(
             raise
 
 
-def _try(experiment: ResolvedExperiment, system: SystemSpec, check: bool, progress: Progress) -> Outcome:
+def _try(experiment: ResolvedExperiment, system: SystemSpec, way: _Way, progress: Progress) -> Outcome:
     """Run a system; return its results, or the error that is its own and not the experiment's."""
     try:
-        return run_system(experiment, system, check=check, progress=progress)
+        return run_system(experiment, system, check=way.check, store=way.store, progress=progress)
     except (InfeasibleError, SimulationError) as error:
         return error
 
@@ -209,11 +233,11 @@ def _start_process(shares: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _run_in_process(experiment: ResolvedExperiment, number: int, check: bool) -> Outcome:
+def _run_in_process(experiment: ResolvedExperiment, number: int, way: _Way) -> Outcome:
     def progress(_what: str, done: float) -> None:
         _shares[number] = done
 
-    outcome = _try(experiment, experiment.systems[number], check, progress)
+    outcome = _try(experiment, experiment.systems[number], way, progress)
     _shares[number] = 1.0
     return outcome
 
@@ -224,6 +248,8 @@ def _write(
     finished: Mapping[str, FinishedSystem],
     failed: Mapping[str, HelixsimError],
     wall_s: float | None,
+    *,
+    with_report: bool = True,
 ) -> None:
     """Fill a run directory; ``wall_s`` None: an interrupted run, which gets no manifest."""
     systems = [finished[system.name] for system in experiment.systems if system.name in finished]
@@ -232,7 +258,8 @@ def _write(
     write_results(directory, experiment.name, baseline, experiment.slo, [system.report for system in systems])
     times = {system.report.name: system.timing for system in systems}
     document = rundir.manifest(experiment, {"wall_seconds": wall_s, "systems": times}, failed)
-    build_report(directory, document)
+    if with_report:
+        build_report(directory, document)
     if wall_s is not None:
         rundir.write_manifest(directory, document)
 

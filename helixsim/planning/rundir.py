@@ -38,18 +38,43 @@ def is_complete(directory: Path) -> bool:
 
 
 @contextmanager
-def new_directory(target: Path) -> Iterator[Path]:
-    """Yield an empty directory that becomes ``target`` when the block succeeds, and vanishes when it fails."""
-    scratch = target.with_name(f".{target.name}-{os.getpid()}")
+def new_directory(target: Path, *, replace: bool = True) -> Iterator[Path]:
+    """Yield an empty directory that becomes ``target`` when the block succeeds, and vanishes when it fails.
+
+    Without ``replace`` a complete ``target`` that another process has finished meanwhile stays: runs of one
+    configuration are equal. What processes of this machine left behind when they were killed is cleared away.
+    """
+    host = platform.node() or "localhost"
+    for left in target.parent.glob(f".{target.name}-{host}-*"):
+        if not _is_alive(left.name.rpartition("-")[2]):
+            shutil.rmtree(left, ignore_errors=True)
+    scratch = target.with_name(f".{target.name}-{host}-{os.getpid()}")
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     try:
         yield scratch
-        if target.exists():
-            shutil.rmtree(target)
-        scratch.rename(target)
+        if replace or not is_complete(target):
+            shutil.rmtree(target, ignore_errors=True)
+            try:
+                scratch.rename(target)
+            except OSError:
+                if not is_complete(target):
+                    raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _is_alive(pid: str) -> bool:
+    """Return whether a process of this machine may still be running."""
+    if os.name == "nt":  # where asking with signal 0 would end it
+        return True
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def write_config(directory: Path, experiment: ResolvedExperiment) -> None:

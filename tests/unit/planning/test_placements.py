@@ -1,0 +1,135 @@
+"""Placements are made once for equal inputs, and anew for all others."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+import helixsim
+from helixsim.placement import registry
+from helixsim.planning.placements import PlacementStore
+from helixsim.planning.placing import as_planned, place_system
+from helixsim.planning.run import run_experiment
+
+EXPERIMENT = """\
+schema: 1
+model: llama-2-7b
+cluster:
+  nodes:
+    - {gpu: l4, count: 2}
+    - {gpu: t4, count: 3}
+  network:
+    intra_region: {bandwidth: 10 Gbit/s, latency: 1 ms}
+workload:
+  limits: {max_prompt_tokens: 512, max_output_tokens: 64}
+  arrivals: {process: poisson, rate: 2 /s}
+  warmup: 0 s
+  duration: 2 s
+systems:
+  - {name: helix, placement: {strategy: helix, candidates: 2}}
+  - {name: swarm, placement: swarm}
+"""
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "exp.yaml"
+    path.write_text(EXPERIMENT, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def searches(monkeypatch):
+    """Count the searches of each strategy."""
+    counts = {"helix": 0, "swarm": 0}
+    for name in counts:
+        strategy = registry.get(name)
+
+        def solve(self, problem, options, name=name, real=strategy.solve):
+            counts[name] += 1
+            return real(self, problem, options)
+
+        monkeypatch.setattr(strategy, "solve", solve)
+    return counts
+
+
+def place_all(path, store, *overrides, judged=True):
+    experiment = helixsim.load_experiment(path, overrides)
+    return [place_system(experiment, system, store=store, judged=judged) for system in experiment.systems]
+
+
+@pytest.mark.parametrize(
+    ("override", "again"),
+    [
+        ("workload.arrivals.rate=3", {"helix"}),  # only the judge sees the load
+        ("seed=1", {"helix", "swarm"}),
+        ("cluster.nodes.0.count=3", {"helix", "swarm"}),
+        ("cluster.nodes.0.cost=9 $/h", set()),
+        ("slo={ttft: 1 s}", set()),
+        ("systems.0.routing=random", {"helix"}),
+        ("systems.1.routing=random", set()),
+        ("name=other", set()),
+        ("systems.0.placement.candidates=3", {"helix"}),
+    ],
+)
+def test_what_a_placement_depends_on(path, tmp_path, searches, override, again):
+    store = PlacementStore(tmp_path / "store")
+    first = place_all(path, store)
+    before = dict(searches)
+    second = place_all(path, store)
+    assert searches == before
+    assert [one.placement.ranges for one in first] == [one.placement.ranges for one in second]
+    assert [one.plan for one in first] == [one.plan for one in second]
+    place_all(path, store, override)
+    assert {name for name, count in searches.items() if count > before[name]} >= again
+    if "helix" not in again:
+        assert searches["helix"] == before["helix"]
+    if "swarm" not in again and "helix" not in again:  # helix asks the heuristics itself
+        assert searches == before
+
+
+def test_a_kept_placement_gives_the_run_that_a_search_gives(path, tmp_path):
+    experiment = helixsim.load_experiment(path)
+    runs = []
+    for out in ("a", "a", "b"):
+        directory = run_experiment(experiment, tmp_path / out, jobs=1, force=out == "b", with_report=False)
+        runs.append((directory / "summary.json").read_bytes() + (directory / "placements" / "helix.json").read_bytes())
+    kept = helixsim.load_experiment(path, ["name=kept"])
+    assert len(set(runs)) == 1
+    other = run_experiment(kept, tmp_path / "a", jobs=1, with_report=False)
+    assert (other / "placements" / "helix.json").read_bytes() in runs[0]
+
+
+def test_a_damaged_file_is_searched_anew_and_renew_replaces(path, tmp_path, searches):
+    store = PlacementStore(tmp_path / "store")
+    place_all(path, store)
+    for file in store.directory.glob("*.json"):
+        file.write_text("{", encoding="utf-8")
+    before = dict(searches)
+    place_all(path, store)
+    assert searches["helix"] == before["helix"] + 1
+    place_all(path, PlacementStore(store.directory, renew=True))
+    assert searches["helix"] == before["helix"] + 2
+
+
+def test_flow_only_and_judged_placements_are_kept_apart(path, tmp_path, searches):
+    store = PlacementStore(tmp_path / "store")
+    place_all(path, store, judged=False)
+    place_all(path, store)
+    assert searches["helix"] == 2
+
+
+def test_planners_can_suppose_another_seed_and_rate(path):
+    plain = helixsim.load_experiment(path)
+    assert as_planned(plain) is plain
+    other = as_planned(helixsim.load_experiment(path, ["planning.seed=7", "planning.rate=5"]))
+    assert (other.seed, other.workload.arrivals.rate_rps, other.workload_stats.offered_rps) == (7, 5.0, 5.0)
+    back = dataclasses.replace(other.workload.arrivals, rate_rps=2.0)
+    assert dataclasses.replace(other.workload, arrivals=back) == plain.workload
+
+
+def test_a_closed_loop_has_no_rate_to_plan_for(path):
+    overrides = ["workload.arrivals={process: saturate}", "planning.rate=5"]
+    with pytest.raises(helixsim.errors.ConfigError, match="no rate to plan for"):
+        helixsim.load_experiment(path, overrides)
