@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, TextIO
 
@@ -62,6 +62,78 @@ def progress(what: str, *, quiet: bool = False) -> Iterator[Advance]:
             yield advance
     else:
         yield _lines(what)
+
+
+class AdvanceTable(Protocol):
+    """Tells a progress display how much is done, 0..1, how it stands, and the best so far, head first."""
+
+    def __call__(self, done: float, state: str, best: Sequence[Sequence[str]] = ()) -> None:
+        """Show it."""
+        ...
+
+
+@contextmanager
+def table_progress(what: str, *, quiet: bool = False) -> Iterator[AdvanceTable]:
+    """Show how far many tasks are, the time left and the best so far, on stderr.
+
+    A live table on a terminal; elsewhere a line per tenth; nothing if ``quiet``.
+    """
+    if quiet:
+        yield lambda done, state, best=(): None
+    elif sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
+        with _live_table(what) as advance:
+            yield advance
+    else:
+        yield _table_lines(what)
+
+
+@contextmanager
+def _live_table(what: str) -> Iterator[AdvanceTable]:
+    from rich import box
+    from rich.console import Group
+    from rich.live import Live
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.table import Table
+
+    bar = Progress(TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    task = bar.add_task(what, total=1.0)
+    with Live(bar, console=stderr(), transient=True, refresh_per_second=4) as live:
+
+        def advance(done: float, state: str, best: Sequence[Sequence[str]] = ()) -> None:
+            bar.update(task, completed=done, description=f"{what}: {state}")
+            if len(best) > 1:
+                table = Table(*best[0], title="best so far", box=box.SIMPLE_HEAD, title_justify="left")
+                for row in best[1:]:
+                    table.add_row(*row)
+                live.update(Group(bar, table))
+
+        yield advance
+
+
+def _table_lines(what: str) -> AdvanceTable:
+    started_s = time.monotonic()
+    said = 0
+
+    def advance(done: float, state: str, best: Sequence[Sequence[str]] = ()) -> None:
+        nonlocal said
+        tenths = int(done * 10 + 1e-9)
+        passed_s = time.monotonic() - started_s
+        if tenths > said and passed_s > 1.0:
+            said = tenths
+            left = f", about {_duration(passed_s / done - passed_s)} left" if done < 1 else ""
+            top = ""
+            if len(best) > 1:
+                pairs = zip(best[0], best[1], strict=True)
+                top = f"; best so far: {', '.join(f'{name} {value}' for name, value in pairs)}"
+            print(f"{what}: {tenths * 10} % ({state}{left}{top})", file=sys.stderr, flush=True)
+
+    return advance
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 @contextmanager

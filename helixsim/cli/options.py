@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from helixsim.planning.executors import Executor
 
 
 def common() -> argparse.ArgumentParser:
@@ -39,6 +43,35 @@ def output() -> argparse.ArgumentParser:
     parser.add_argument("--force", action="store_true", help="replace what an earlier run left")
     parser.add_argument("--check", action="store_true", help="check the expensive invariants too")
     return parser
+
+
+def executors() -> argparse.ArgumentParser:
+    """Return the parent of commands with many independent tasks."""
+    parser = argparse.ArgumentParser(add_help=False)
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--executor",
+        choices=("processes", "serial"),
+        default="processes",
+        help="in a pool of processes (default), or one after the other in this process",
+    )
+    where.add_argument(
+        "--dask",
+        metavar="ADDRESS",
+        help="on a dask cluster: the address of its scheduler, or 'local' for one on this machine; its workers must "
+        "see the same files (extra: cluster)",
+    )
+    return parser
+
+
+def executor(args: argparse.Namespace) -> Executor:
+    """Return where the tasks are to be carried out."""
+    from helixsim.planning.executors import Dask, Processes, Serial, available_cores
+
+    jobs: int = args.jobs or available_cores()
+    if args.dask is not None:
+        return Dask(args.dask, jobs, args.out)
+    return Serial() if args.executor == "serial" else Processes(jobs)
 
 
 def overrides(args: argparse.Namespace) -> list[str]:

@@ -42,17 +42,23 @@ class FigureFile:
 
 def write_figures(data: RunData, directory: Path) -> list[FigureFile]:
     """Draw all figures of a run into ``directory``, each as SVG and PNG with its data as CSV beside it."""
-    directory.mkdir(parents=True, exist_ok=True)
     written = []
     with styled():
         for name, title, caption, draw in _figures(data):
-            figure, table = draw(data)
-            svg = svg_bytes(figure)
-            (directory / f"{name}.svg").write_bytes(svg)
-            (directory / f"{name}.png").write_bytes(png_bytes(figure))
-            write_csv(directory / f"{name}.csv", table)
-            written.append(FigureFile(name, title, caption, svg.decode()))
+            written.append(write_figure(directory, name, title, caption, *draw(data)))
     return written
+
+
+def write_figure(
+    directory: Path, name: str, title: str, caption: str, figure: Figure, table: pd.DataFrame
+) -> FigureFile:
+    """Write one figure as SVG and PNG with its data as CSV beside it."""
+    directory.mkdir(parents=True, exist_ok=True)
+    svg = svg_bytes(figure)
+    (directory / f"{name}.svg").write_bytes(svg)
+    (directory / f"{name}.png").write_bytes(png_bytes(figure))
+    write_csv(directory / f"{name}.csv", table)
+    return FigureFile(name, title, caption, svg.decode())
 
 
 def throughput_bars(data: RunData) -> tuple[Figure, pd.DataFrame]:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from helixsim.report.figures import FigureFile, write_figures
 from helixsim.report.rows import LEGEND, comparison_sections, notes, number, seconds, window_sentence
 from helixsim.report.rundata import RunData, load_run, read_json
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+    from markupsafe import Markup
 
 _FILES = (
     ("summary.json", "all numbers of this page"),
@@ -54,16 +58,9 @@ def build_report(directory: Path, manifest: Mapping[str, Any] | None = None) -> 
 
 def render_html(data: RunData, figures: list[FigureFile], manifest: Mapping[str, Any], config: str) -> str:
     """Return the page as text."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
-
-    environment = Environment(
-        loader=PackageLoader("helixsim.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
     document = data.document
-    shown = [(figure, Markup(_inline(figure))) for figure in figures]
-    return environment.get_template("report.html.j2").render(
+    shown = [(figure, inline(figure)) for figure in figures]
+    return template("report.html.j2").render(
         document=document,
         headline=headline(document),
         systems=list(data.systems),
@@ -127,11 +124,24 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     return rows
 
 
-def _inline(figure: FigureFile) -> str:
+def template(name: str) -> Template:
+    """Return a template of this package."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("helixsim.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    return environment.get_template(name)
+
+
+def inline(figure: FigureFile) -> Markup:
     """Return the SVG element for use inside HTML: no prologue, and ids that differ between figures."""
+    from markupsafe import Markup
+
     svg = figure.svg[figure.svg.index("<svg") :]
     prefix = f"{figure.name}-"
     svg = re.sub(r'\bid="', f'id="{prefix}', svg)
     svg = re.sub(r'href="#', f'href="#{prefix}', svg)
     svg = svg.replace("url(#", f"url(#{prefix}")
-    return re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
+    return Markup(re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL))

@@ -89,6 +89,21 @@ def placement_text(name: str, placement: Mapping[str, Any], *, width: int = WIDT
     return _render(parts, width, color)
 
 
+def plain_table(
+    head: Sequence[str], rows: Sequence[Sequence[str]], *, width: int = WIDTH, color: bool = False, texts: int = 0
+) -> str:
+    """Return a table of cells; the first ``texts`` columns are aligned to the left, the others to the right."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1))
+    for column, title in enumerate(head):
+        table.add_column(title, justify="left" if column < texts else "right")
+    for row in rows:
+        table.add_row(*map(_emphasised, row))
+    return _render([table], width, color)
+
+
 def sorted_by_layers(placement: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the ``nodes`` of a placement document by first and last layer, unused ones last."""
     layers = placement["layers"]

@@ -1,0 +1,110 @@
+"""``helixsim sweep SWEEP``: many variants of an experiment, in parallel, resumable."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from helixsim.cli import console, options
+from helixsim.errors import ConfigError, ExitCode
+
+if TYPE_CHECKING:
+    from helixsim.planning.sweep import Sweep, SweepProgress
+    from helixsim.report.sweep_files import SweepResults
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the command."""
+    parser = subparsers.add_parser(
+        "sweep",
+        help="run many variants of an experiment, in parallel, resumable",
+        description="Run an experiment at all combinations of axis values and seeds. Every point is a run directory "
+        "like any other, found again instead of run again; tables and figures over all points go to "
+        "OUT/sweeps/NAME/HASH. Stopped or killed, the same command goes on where it was.",
+        parents=[options.common(), options.output(), options.executors()],
+    )
+    parser.add_argument("sweep", type=Path, metavar="SWEEP", help="sweep file (YAML); its keys: inspect schema --sweep")
+    parser.add_argument(
+        "--set", dest="overrides", action="append", default=[], metavar="KEY.PATH=VALUE",
+        help="change one key of the sweep file, as set.workload.duration or seeds (repeatable)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--resume", action="store_true", help="insist on going on with a sweep that was begun: error if there is none"
+    )
+    parser.add_argument("--reports", action="store_true", help="also draw figures and HTML for every single point")
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Execute the command; return the exit code."""
+    from helixsim.config.sweep_file import load_sweep
+    from helixsim.planning.sweep import SweepInterrupted, prepare, run_sweep
+
+    sweep = prepare(load_sweep(args.sweep, args.overrides))
+    begun = sweep.is_begun(args.out)
+    if args.resume and not begun:
+        raise ConfigError(f"--resume: no sweep of {args.sweep} as it is now was begun in {args.out}")
+    if not args.quiet:
+        _say(_heading(sweep), "found what is finished, going on" if begun and not args.force else "")
+    show = console.table_progress("sweep", quiet=args.quiet)
+    try:
+        with show as advance:
+            directory, results = run_sweep(
+                sweep, args.out, options.executor(args), force=args.force, check=args.check,
+                with_reports=args.reports, on_progress=lambda state: advance(*_shown(sweep, state)),
+            )  # fmt: skip
+    except SweepInterrupted as stop:
+        _say(f"helixsim: interrupted; {stop}")
+        return ExitCode.INTERRUPTED
+    _print(results, directory, args)
+    for failure in results.failures:
+        where = f"point {failure['point']}, seed {failure['seed']}" + (failure["system"] and f", {failure['system']}")
+        _say(f"helixsim: error: {where}: {failure['message'].strip()} ({failure['settings']})")
+    if not args.quiet:
+        _say(f"{directory / 'report.html'} written")
+    return max((failure["exit_code"] for failure in results.failures), default=ExitCode.OK)
+
+
+def _say(*lines: str) -> None:
+    for line in filter(None, lines):
+        print(line, file=sys.stderr)
+
+
+def _heading(sweep: Sweep) -> str:
+    combinations = len(sweep.points) // len(sweep.seeds)
+    seeds = ", ".join(map(str, sweep.seeds))
+    return f"{sweep.plan.name}: {combinations} combinations x seeds {seeds} = {len(sweep.points)} points"
+
+
+def _shown(sweep: Sweep, state: SweepProgress) -> tuple[float, str, list[tuple[str, ...]]]:
+    """Return share done, what is happening, and the best so far as a table."""
+    from helixsim.report.rows import number
+    from helixsim.report.sweep_files import LABELS, plain_value, short_names
+
+    metric = sweep.objective.metric
+    axes = [path for block in sweep.plan.blocks for path, _ in block.points[0]]
+    sign = -1.0 if sweep.objective.is_max else 1.0
+    known = sorted((row for row in state.rows if row.get(metric) is not None), key=lambda row: sign * row[metric])
+    head = (*short_names(axes), "seed", "system", LABELS.get(metric, metric))
+    table = [
+        (*(str(plain_value(row[axis])) for axis in axes), str(row["seed"]), row["system"], number(row[metric]))
+        for row in known[:5]
+    ]
+    failed = f", {state.failed} failed" if state.failed else ""
+    found = f", {state.found} found" if state.found else ""
+    return state.share, f"{state.done} of {state.total}{found}{failed}", [head, *table]
+
+
+def _print(results: SweepResults, directory: Path, args: argparse.Namespace) -> None:
+    document: dict[str, Any] = json.loads((directory / "sweep.json").read_text(encoding="utf-8"))
+    if args.json:
+        print(json.dumps(document, indent=2, ensure_ascii=False))
+        return
+    from helixsim.report.sweep_files import best_table
+    from helixsim.report.tables import plain_table
+
+    table = best_table(results, document["points"])
+    print(plain_table(table.head, table.rows, width=console.stdout().width, color=console.wants_colour(sys.stdout)))

@@ -1,0 +1,161 @@
+"""sweep.yaml -> SweepPlan: a base experiment, axes over its keys, seeds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from helixsim.config.faults import problems_of
+from helixsim.config.source import KeyPath, Source
+from helixsim.config.sweep_schema import AxisSection, SampleSection, SweepSection
+from helixsim.errors import ConfigError, Problem
+from helixsim.rng import stream
+
+Setting = tuple[str, Any]
+"""(config path, value)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One factor of the design: its points, each values for the same keys, and where each stands in the file."""
+
+    points: tuple[tuple[Setting, ...], ...]
+    where: tuple[str, ...]
+    is_sampled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What is best."""
+
+    metric: str
+    is_max: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """One figure that was asked for; see ``sweep_schema.PlotSection``."""
+
+    kind: str
+    x: str
+    y: str
+    value: str | None = None
+    x_goal: str = "min"
+    y_goal: str = "max"
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """A sweep as written: ``settings`` hold for every point, the design is the product of ``blocks``."""
+
+    name: str
+    question: str | None
+    base: Path
+    settings: tuple[Setting, ...]
+    where_settings: tuple[str, ...]
+    seeds: int | tuple[int, ...] | None
+    blocks: tuple[Block, ...]
+    objective: Objective | None
+    plots: tuple[Plot, ...] | None
+
+
+def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepPlan:
+    """Read a sweep file; ``overrides`` change its own keys.
+
+    Raises
+    ------
+    ConfigError
+        With every fault found, each with file, line and column.
+    """
+    source = Source(path, overrides)
+    try:
+        section = SweepSection.model_validate(source.data)
+    except ValidationError as error:
+        raise ConfigError([*source.problems, *problems_of(error, source, SweepSection)]) from error
+    problems = list(source.problems)
+    base = source.file(("base",), section.base)
+    if not base.is_file():
+        problems.append(source.problem(("base",), f"no such file: {base}"))
+    if isinstance(section.seeds, list) and (len(set(section.seeds)) != len(section.seeds) or not section.seeds):
+        problems.append(source.problem(("seeds",), "give at least one seed, each once"))
+    blocks = tuple(_block(axis, ("axes", number), source) for number, axis in enumerate(section.axes))
+    problems += _keys_given_twice(blocks, section, source)
+    if problems:
+        raise ConfigError(problems)
+    objective = section.objective
+    return SweepPlan(
+        name=section.name or path.stem,
+        question=section.question,
+        base=base,
+        settings=tuple(section.set_.items()),
+        where_settings=tuple(source.where(("set", key)) for key in section.set_),
+        seeds=tuple(section.seeds) if isinstance(section.seeds, list) else section.seeds,
+        blocks=blocks,
+        objective=None if objective is None else Objective(objective.metric, objective.goal == "max"),
+        plots=None if section.plots is None else tuple(Plot(**plot.model_dump()) for plot in section.plots),
+    )
+
+
+def override(path: str, value: Any) -> str:
+    """Return the ``--set`` text that gives a key this value."""
+    return f"{path}={json.dumps(value, ensure_ascii=False)}"
+
+
+def _block(axis: AxisSection, at: KeyPath, source: Source) -> Block:
+    points = _points(axis)
+    listed = "list" if axis.list_ is not None else "values" if axis.values is not None else None
+    where = tuple(source.where(at if listed is None else (*at, listed, number)) for number in range(len(points)))
+    return Block(tuple(tuple(point.items()) for point in points), where, is_sampled=axis.sample is not None)
+
+
+def _points(axis: AxisSection) -> list[dict[str, Any]]:
+    """Return the points of an axis, each values for the same keys."""
+    if axis.list_ is not None:
+        return list(axis.list_)
+    if axis.zip_ is not None:
+        return [{path: values[number] for path, values in axis.zip_.items()} for number in range(axis.length())]
+    if axis.sample is not None:
+        return _sampled(axis.sample)
+    path = str(axis.path)
+    if axis.values is not None:
+        return [{path: value} for value in axis.values]
+    last = (axis.steps or 2) - 1
+    return [{path: axis.at(number / last)} for number in range(last + 1)]
+
+
+def _sampled(sample: SampleSection) -> list[dict[str, Any]]:
+    """Return points of a random or a Latin hypercube design; one random stream per key, by its name.
+
+    A Latin hypercube cuts every range into as many equal parts as there are points and takes one value of each part.
+    """
+    shares: dict[str, list[float]] = {}
+    for entry in sample.over:
+        rng = stream(sample.seed, f"sweep {entry.path}")
+        if sample.method == "random":
+            shares[entry.path] = rng.random(sample.points).tolist()
+        else:
+            shares[entry.path] = ((rng.permutation(sample.points) + rng.random(sample.points)) / sample.points).tolist()
+    return [
+        {entry.path: entry.at(shares[entry.path][number]) for entry in sample.over} for number in range(sample.points)
+    ]
+
+
+def _keys_given_twice(blocks: Sequence[Block], section: SweepSection, source: Source) -> list[Problem]:
+    problems = []
+    taken: dict[str, int] = {}
+    for number, block in enumerate(blocks):
+        for key, _ in block.points[0]:
+            if key in taken:
+                problems.append(source.problem(("axes", number), f"{key} is already an axis (axes.{taken[key]})"))
+            taken[key] = number
+    problems += [
+        source.problem(("set", key), f"{key} is also an axis (axes.{taken[key]})")
+        for key in section.set_
+        if key in taken
+    ]
+    return problems

@@ -1,0 +1,280 @@
+"""Where tasks are carried out: in this process, in a pool of processes, or on a dask cluster.
+
+All three take a function of the module level, a list of tasks and give back (number of the task, outcome) as tasks end,
+in any order; what the function returns must not depend on where or when it runs. A process that dies takes nobody with
+it: its task goes to another, and after ``ATTEMPTS`` deaths the task is given up as ``Lost``.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, Protocol
+
+from helixsim.errors import ConfigError
+from helixsim.planning.placements import code_hash
+
+ATTEMPTS = 3
+"""Times a task is begun before it is given up because its process died each time."""
+
+POLL_S = 0.5
+_DASK_TIMEOUT_S = 10
+
+Report = Callable[[float, str], None]
+"""Tells how much of a task is done, 0..1, and what is being done."""
+
+Work = Callable[[Any, Report], Any]
+"""Carries out one task."""
+
+OnProgress = Callable[[int, float, str], None]
+"""Called with (number of the task, share done, what is being done)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A task without a result: its process died again and again, or the function failed in an unforeseen way."""
+
+    message: str
+
+
+class Executor(Protocol):
+    """Carries out tasks."""
+
+    def run(self, work: Work, tasks: Sequence[Any], on_progress: OnProgress) -> Iterator[tuple[int, Any]]:
+        """Yield (number, result or ``Lost``) of tasks as they end; when closed early, stop what is running."""
+        ...
+
+
+class Serial:
+    """One task after the other in this process."""
+
+    def run(self, work: Work, tasks: Sequence[Any], on_progress: OnProgress) -> Iterator[tuple[int, Any]]:
+        """Yield the results in order."""
+        for number, task in enumerate(tasks):
+
+            def report(share: float, what: str, number: int = number) -> None:
+                on_progress(number, share, what)
+
+            yield number, _guarded(work, task, report)
+
+
+class Processes:
+    """A pool of processes that hold out when one of them dies (``ProcessPoolExecutor`` gives up altogether)."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def run(self, work: Work, tasks: Sequence[Any], on_progress: OnProgress) -> Iterator[tuple[int, Any]]:
+        """Yield the results as they come."""
+        context = multiprocessing.get_context("spawn")
+        waiting = deque(range(len(tasks)))
+        begun = [0] * len(tasks)
+        pool: list[_Worker] = []
+        try:
+            while waiting or any(worker.number is not None for worker in pool):
+                idle = [worker for worker in pool if worker.number is None]
+                while waiting and (idle or len(pool) < self.count):
+                    worker = idle.pop() if idle else _Worker(context, work)
+                    if worker not in pool:
+                        pool.append(worker)
+                    number = waiting.popleft()
+                    begun[number] += 1
+                    worker.start(number, tasks[number])
+                for worker in _with_news(pool):
+                    number = worker.number if worker.number is not None else -1
+                    message = worker.news()
+                    if message is None:
+                        pool.remove(worker)
+                        if begun[number] < ATTEMPTS:
+                            waiting.appendleft(number)
+                        else:
+                            yield number, Lost(f"its process died {ATTEMPTS} times ({worker.obituary()})")
+                    elif isinstance(message, _Progress):
+                        on_progress(number, message.share, message.what)
+                    else:
+                        worker.number = None
+                        yield number, message.result
+        finally:
+            for worker in pool:
+                worker.stop()
+
+
+class Dask:
+    """An existing dask cluster, or one of processes on this machine; its workers see the same files."""
+
+    def __init__(self, address: str, workers: int, shared: Path) -> None:
+        self.address = address
+        self.workers = workers
+        self.shared = shared
+
+    def run(self, work: Work, tasks: Sequence[Any], on_progress: OnProgress) -> Iterator[tuple[int, Any]]:
+        """Yield the results as they come; dask itself begins a task again when its worker dies."""
+        client_class, local_cluster, as_completed = _dask()
+        on_progress(-1, 0.0, f"connecting to {self.address}")
+        cluster = None
+        try:
+            if self.address == "local":
+                cluster = local_cluster(
+                    n_workers=self.workers, threads_per_worker=1, processes=True, dashboard_address=None,
+                    silence_logs=50,
+                )  # fmt: skip
+            client = client_class(cluster or self.address, timeout=_DASK_TIMEOUT_S, set_as_default=False)
+        except (OSError, ValueError, TimeoutError) as error:
+            if cluster is not None:
+                cluster.close()
+            raise ConfigError(
+                f"--dask {self.address}: no scheduler answered within {_DASK_TIMEOUT_S} s ({error}); "
+                "expected the address of a running one such as tcp://10.0.0.5:8786, or local"
+            ) from error
+        try:
+            self._check_workers(client)
+            numbers = {client.submit(_quiet, work, task, pure=False): number for number, task in enumerate(tasks)}
+            for future in as_completed(list(numbers)):
+                failed = future.status != "finished"
+                outcome = Lost(f"dask: {future.exception()}") if failed else future.result()
+                yield numbers[future], outcome
+                future.release()
+        finally:
+            client.close()
+            if cluster is not None:
+                cluster.close()
+
+    def _check_workers(self, client: Any) -> None:
+        """Refuse a cluster without workers, of other code, or that does not see our files."""
+        with suppress(TimeoutError):
+            client.wait_for_workers(1, timeout=_DASK_TIMEOUT_S)
+        probe = self.shared / f".probe-{os.getpid()}"
+        self.shared.mkdir(parents=True, exist_ok=True)
+        probe.write_text(code_hash(), encoding="utf-8")
+        try:
+            answers = client.run(_seen_by_worker, str(probe.resolve()))
+        except ModuleNotFoundError as error:
+            raise ConfigError(f"--dask {self.address}: its workers have no helixsim ({error})") from error
+        finally:
+            probe.unlink()
+        if not answers:
+            raise ConfigError(f"--dask {self.address}: the scheduler has no workers")
+        for worker, (code, seen) in answers.items():
+            if code != code_hash():
+                raise ConfigError(f"--dask {self.address}: the worker {worker} runs another helixsim than this one")
+            if seen != code:
+                raise ConfigError(
+                    f"--dask {self.address}: the worker {worker} does not see {self.shared.resolve()}; "
+                    "--out must lie on a file system that all workers share"
+                )
+
+
+def available_cores() -> int:
+    """Return the cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Progress:
+    share: float
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    result: Any
+
+
+class _Worker:
+    """One process of the pool and the pipe to it."""
+
+    def __init__(self, context: Any, work: Work) -> None:
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, work), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.number: int | None = None
+
+    def start(self, number: int, task: Any) -> None:
+        """Hand over a task."""
+        self.number = number
+        with suppress(OSError):  # already dead: ``news`` will tell
+            self.pipe.send(task)
+
+    def news(self) -> _Progress | _Done | None:
+        """Return what the process says, None if it has died."""
+        try:
+            message: _Progress | _Done = self.pipe.recv()
+            return message
+        except (EOFError, OSError):
+            return None
+
+    def obituary(self) -> str:
+        """Return how a dead process ended."""
+        self.process.join(POLL_S)
+        return f"exit code {self.process.exitcode}"
+
+    def stop(self) -> None:
+        """End the process without waiting for its task."""
+        self.process.terminate()
+        self.process.join()
+        self.pipe.close()
+
+
+def _with_news(pool: Sequence[_Worker]) -> list[_Worker]:
+    ready = wait([worker.pipe for worker in pool if worker.number is not None], POLL_S)
+    return [worker for worker in pool if worker.pipe in ready]
+
+
+def _serve(pipe: Connection, work: Work) -> None:
+    """Carry out tasks until the parent is gone; Ctrl-C is the parent's business."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    while True:
+        try:
+            task = pipe.recv()
+        except EOFError:
+            return
+        pipe.send(_Done(_guarded(work, task, lambda share, what: pipe.send(_Progress(share, what)))))
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _guarded(work: Work, task: Any, report: Report) -> Any:
+    """Return the result, or ``Lost`` where the function fails in a way it has not foreseen."""
+    try:
+        return work(task, report)
+    except Exception:
+        return Lost(traceback.format_exc())
+
+
+def _quiet(work: Work, task: Any) -> Any:
+    return _guarded(work, task, lambda _share, _what: None)
+
+
+def _seen_by_worker(path: str) -> tuple[str, str]:
+    """Return the hash of the worker's code and what it reads in a file of ours."""
+    try:
+        seen = Path(path).read_text(encoding="utf-8")
+    except OSError:
+        seen = ""
+    return code_hash(), seen
+
+
+def _dask() -> tuple[Any, Any, Any]:
+    try:
+        from dask.distributed import Client, LocalCluster, as_completed
+    except ImportError as error:
+        raise ConfigError("--dask needs dask.distributed: pip install 'helixsim[cluster]'") from error
+    return Client, LocalCluster, as_completed

@@ -1,0 +1,314 @@
+"""Many variants of one experiment, each a run directory of its own, and one table of all.
+
+A point is the base experiment with ``--set`` overrides; it lies where ``run`` with the same overrides would put it, so
+points are found again by their contents, whoever computed them: another sweep, a plain run, a sweep that was killed.
+The sweep's own directory, ``<out>/sweeps/<name>/<hash12>/``, holds the tables and figures over all points.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from helixsim.config.resolve import load_experiment
+from helixsim.config.sweep_file import Objective, Setting, SweepPlan, override
+from helixsim.errors import ConfigError, ExitCode, HelixsimError, Problem, unknown_name
+from helixsim.planning import rundir
+from helixsim.planning.executors import Executor, Lost, Report
+from helixsim.planning.registries import registries
+from helixsim.planning.run import run_experiment
+from helixsim.report.sweep_files import SweepResults, run_rows, write_sweep
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One combination of axis values under one seed; ``design`` numbers the combination, ``number`` the point."""
+
+    number: int
+    design: int
+    values: tuple[Setting, ...]
+    seed: int
+    overrides: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep whose base experiment is known: all its points, and where it belongs."""
+
+    plan: SweepPlan
+    seeds: tuple[int, ...]
+    points: tuple[Point, ...]
+    objective: Objective
+    identity: str
+
+    def directory(self, out: Path) -> Path:
+        """Return the directory of the sweep's results."""
+        return out / "sweeps" / self.plan.name / self.identity[:12]
+
+    def is_begun(self, out: Path) -> bool:
+        """Return whether this sweep was begun here before, finished or not."""
+        return self.directory(out).exists() or _begun_mark(self.directory(out)).exists()
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A point, or one system of it, without results."""
+
+    point: Point
+    system: str
+    exit_code: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class PointTask:
+    """What a worker needs to run a point."""
+
+    base: Path
+    overrides: tuple[str, ...]
+    out: Path
+    force: bool
+    check: bool
+    with_report: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PointOutcome:
+    """What a worker tells of a point: its run directory, a row per system, systems (or all) that failed."""
+
+    directory: str
+    rows: tuple[Row, ...]
+    failures: tuple[tuple[str, int, str], ...]
+    was_found: bool
+
+
+@dataclass
+class SweepProgress:
+    """How far a sweep is, for whoever shows it."""
+
+    total: int
+    done: int = 0
+    found: int = 0
+    failed: int = 0
+    shares: dict[int, float] = field(default_factory=dict)
+    now: str = ""
+    rows: list[Row] = field(default_factory=list)
+
+    @property
+    def share(self) -> float:
+        """Share of all points that is done, 0..1, those being run by their part."""
+        return (self.done + sum(self.shares.values())) / max(1, self.total)
+
+
+OnProgress = Callable[[SweepProgress], None]
+
+
+class SweepInterrupted(KeyboardInterrupt):
+    """The user stopped a sweep after ``done`` of ``total`` points."""
+
+    def __init__(self, done: int, total: int) -> None:
+        self.done, self.total = done, total
+        super().__init__(f"{done} of {total} points are finished and kept; the same command with --resume goes on")
+
+
+def prepare(plan: SweepPlan) -> Sweep:
+    """Load the base, check every value of every axis on it, and lay out the points.
+
+    Raises
+    ------
+    ConfigError
+        If a key does not exist or a value is wrong; positions are those of the sweep file.
+    """
+    settings = [override(path, value) for path, value in plan.settings]
+    problems: list[Problem] = []
+    for (path, value), where in zip(plan.settings, plan.where_settings, strict=True):
+        problems += _faults(plan.base, [override(path, value)], where)
+    if not problems:
+        for block in plan.blocks:
+            for point, where in zip(block.points, block.where, strict=True):
+                problems += _faults(plan.base, [*settings, *(override(*setting) for setting in point)], where)
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)))
+    base = load_experiment(plan.base, settings, registries=registries())
+    counted = range(base.seed, base.seed + (plan.seeds if isinstance(plan.seeds, int) else 1))
+    seeds = plan.seeds if isinstance(plan.seeds, tuple) else tuple(counted)
+    points = tuple(_points(plan, settings, seeds, base.planning_seed))
+    slo = base.slo
+    has_slo = not slo.ttft_s is slo.tpot_s is slo.e2el_s is None
+    objective = plan.objective or Objective("request_goodput" if has_slo else "output_throughput", is_max=True)
+    parts = (base.config_hash, points, plan.name, plan.question, objective, plan.plots)
+    identity = hashlib.sha256(repr(parts).encode()).hexdigest()
+    return Sweep(plan, seeds, points, objective, identity)
+
+
+def run_sweep(
+    sweep: Sweep,
+    out: Path,
+    executor: Executor,
+    *,
+    force: bool = False,
+    check: bool = False,
+    with_reports: bool = False,
+    on_progress: OnProgress = lambda _progress: None,
+) -> tuple[Path, SweepResults]:
+    """Run what is missing of a sweep, write its tables and figures, and return their directory.
+
+    Raises
+    ------
+    SweepInterrupted
+        If the user stops it; finished points stay where they are.
+    ConfigError
+        If no point succeeds because of one, or the objective is no column of the results.
+    """
+    tasks = [PointTask(sweep.plan.base, point.overrides, out, force, check, with_reports) for point in sweep.points]
+    progress = SweepProgress(len(tasks))
+    outcomes: dict[int, PointOutcome] = {}
+
+    def on_task(number: int, share: float, what: str) -> None:
+        if number >= 0:
+            progress.shares[number] = share
+        progress.now = what
+        on_progress(progress)
+
+    directory = sweep.directory(out)
+    mark = _begun_mark(directory)
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.touch()
+    running = executor.run(run_point, tasks, on_task)
+    try:
+        for number, outcome in running:
+            point = sweep.points[number]
+            found = (
+                PointOutcome("", (), (("", ExitCode.INTERNAL, outcome.message),), was_found=False)
+                if isinstance(outcome, Lost)
+                else outcome
+            )
+            _check_results(sweep, found.rows)
+            outcomes[number] = found
+            progress.shares.pop(number, None)
+            progress.done += 1
+            progress.found += found.was_found
+            progress.failed += bool(found.failures)
+            progress.rows += [{**dict(point.values), "seed": point.seed, **row} for row in found.rows]
+            on_progress(progress)
+    except KeyboardInterrupt:
+        raise SweepInterrupted(progress.done, progress.total) from None
+    finally:
+        running.close()  # type: ignore[attr-defined]  # executors are generators
+    results = _results(sweep, out, outcomes)
+    with rundir.new_directory(directory) as scratch:
+        write_sweep(scratch, results)
+    mark.unlink(missing_ok=True)
+    return directory, results
+
+
+def run_point(task: PointTask, report: Report) -> PointOutcome:
+    """Run one point, unless its run directory is there already; the work of the executors."""
+    try:
+        experiment = load_experiment(task.base, task.overrides, registries=registries())
+        directory = rundir.run_directory(task.out, experiment)
+        was_found = rundir.is_complete(directory) and not task.force
+        run_experiment(
+            experiment, task.out, jobs=1, force=task.force, check=task.check, with_report=task.with_report,
+            progress=lambda what, done: report(done, what),
+        )  # fmt: skip
+    except HelixsimError as error:
+        return PointOutcome("", (), (("", int(error.exit_code), str(error)),), was_found=False)
+    manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
+    failures = tuple((name, one["exit_code"], one["message"]) for name, one in manifest["failed"].items())
+    return PointOutcome(directory.relative_to(task.out).as_posix(), tuple(run_rows(directory)), failures, was_found)
+
+
+def _points(
+    plan: SweepPlan, settings: Sequence[str], seeds: Sequence[int], planning_seed: int | None
+) -> Iterator[Point]:
+    """Yield the points, all combinations under the first seed first: later seeds find their placements."""
+    combinations = list(itertools.product(*(block.points for block in plan.blocks)))
+    number = 0
+    for seed in seeds:
+        for design, combination in enumerate(combinations):
+            values = tuple(setting for part in combination for setting in part)
+            overrides = [*settings, *(override(*setting) for setting in values), f"seed={seed}"]
+            if seed != seeds[0] and planning_seed is None:
+                overrides.append(f"planning.seed={seeds[0]}")
+            yield Point(number, design, values, seed, tuple(overrides))
+            number += 1
+
+
+def _faults(base: Path, overrides: Sequence[str], where: str) -> list[Problem]:
+    """Return what is wrong with an experiment because of overrides from a place in the sweep file."""
+    try:
+        load_experiment(base, overrides, registries=registries())
+    except ConfigError as error:
+        return [
+            Problem(where, problem.path or problem.where.removeprefix("--set ").partition("=")[0], problem.message)
+            if problem.where.startswith("--set ")
+            else problem
+            for problem in error.problems
+        ]
+    except HelixsimError:
+        return []  # no fault of the file: the point is reported as failed, the others run
+    return []
+
+
+def _begun_mark(directory: Path) -> Path:
+    """Return the file that tells of a sweep that was begun and is not finished."""
+    return directory.with_name(f"{directory.name}.begun")
+
+
+def _check_results(sweep: Sweep, rows: Sequence[Row]) -> None:
+    """Refuse an objective or a figure of results that do not exist, as soon as there are any."""
+    if not rows:
+        return
+    axes = [path for block in sweep.plan.blocks for path, _ in block.points[0]]
+    results = [name for name, value in rows[0].items() if not isinstance(value, str)]
+    wanted = [("objective.metric", sweep.objective.metric, results)]
+    for number, plot in enumerate(sweep.plan.plots or ()):
+        wanted.append((f"plots.{number}.x", plot.x, results if plot.kind == "pareto" else axes))
+        wanted.append((f"plots.{number}.y", plot.y, axes if plot.kind == "heatmap" else results))
+        if plot.value is not None:
+            wanted.append((f"plots.{number}.value", plot.value, results))
+    problems = [
+        Problem("", where, unknown_name("axis" if allowed is axes else "result", name, allowed))
+        for where, name, allowed in wanted
+        if name not in allowed
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _results(sweep: Sweep, out: Path, outcomes: dict[int, PointOutcome]) -> SweepResults:
+    rows: list[Row] = []
+    failures: list[Failure] = []
+    for point in sweep.points:
+        outcome = outcomes[point.number]
+        head = {"point": point.design, **dict(point.values), "seed": point.seed}
+        rows += [{**head, "run": outcome.directory, **row} for row in outcome.rows]
+        failures += [Failure(point, *failure) for failure in outcome.failures]
+    axes = [path for block in sweep.plan.blocks for path, _ in block.points[0]]
+    return SweepResults(
+        name=sweep.plan.name,
+        question=sweep.plan.question,
+        axes=tuple(axes),
+        seeds=sweep.seeds,
+        objective=sweep.objective.metric,
+        is_max=sweep.objective.is_max,
+        is_sampled=any(block.is_sampled for block in sweep.plan.blocks),
+        rows=tuple(rows),
+        failures=tuple(
+            {
+                "point": failure.point.design, "seed": failure.point.seed, "system": failure.system,
+                "exit_code": failure.exit_code, "message": failure.message,
+                "settings": " ".join(f"--set '{text}'" for text in failure.point.overrides),
+            }
+            for failure in failures
+        ),
+        plots=sweep.plan.plots,
+    )  # fmt: skip

@@ -1,0 +1,67 @@
+"""A page that answers one question: ``report.html`` for the browser and ``report.md`` for everywhere else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from helixsim.report.figures import FigureFile
+from helixsim.report.html import inline, template
+
+
+@dataclass(frozen=True, slots=True)
+class PageTable:
+    """A table as text; ``is_text``: cells are sentences and not numbers."""
+
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    is_text: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A section of a page: sentences, then a table, then figures."""
+
+    title: str
+    paragraphs: tuple[str, ...] = ()
+    table: PageTable | None = None
+    figures: tuple[FigureFile, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A question and its answer, the most important sentence first; ``question`` None: the title stands for it."""
+
+    title: str
+    question: str | None
+    answer: tuple[str, ...]
+    parts: tuple[Part, ...]
+
+
+def write_page(directory: Path, page: Page) -> None:
+    """Write both forms; figures must lie in ``figures/`` of the same directory."""
+    drawings = [[(figure, inline(figure)) for figure in part.figures] for part in page.parts]
+    html = template("page.html.j2").render(page=page, drawings=drawings)
+    (directory / "report.html").write_text(html, encoding="utf-8")
+    (directory / "report.md").write_text(markdown(page), encoding="utf-8")
+
+
+def markdown(page: Page) -> str:
+    """Return the page in Markdown."""
+    lines = [f"# {page.question or page.title}", ""]
+    for number, sentence in enumerate(page.answer):
+        lines += [f"**{sentence}**" if number == 0 else sentence, ""]
+    for part in page.parts:
+        lines += [f"## {part.title}", ""]
+        for sentence in part.paragraphs:
+            lines += [sentence, ""]
+        if part.table is not None and part.table.rows:
+            marks = ["---", *(["---"] if part.table.is_text else ["---:"]) * (len(part.table.head) - 1)]
+            lines += [_row(part.table.head), _row(marks), *map(_row, part.table.rows), ""]
+        for figure in part.figures:
+            lines += [f"![{figure.title}](figures/{figure.name}.svg)", "", f"*{figure.caption}*", ""]
+    return "\n".join(lines)
+
+
+def _row(cells: tuple[str, ...] | list[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"

@@ -1,0 +1,227 @@
+"""Figures over all points of a sweep: lines with intervals, heat maps, Pareto fronts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from helixsim.config.sweep_file import Plot
+from helixsim.report.figures import FigureFile, write_figure
+from helixsim.report.rows import number
+from helixsim.report.style import GREY, colors_of, new_figure, small_multiples, styled
+from helixsim.report.sweep_files import SweepResults, frame, plain_value
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Row = Mapping[str, Any]
+_MOST_PANELS = 6
+_QUANTITY = re.compile(r"([+-]?\d+\.?\d*(?:[eE][+-]?\d+)?) (\S+)")
+
+
+def write_sweep_figures(directory: Path, results: SweepResults, means: Sequence[Row]) -> list[FigureFile]:
+    """Draw the figures that were asked for, or those that suit the axes; each with its data as CSV."""
+    written = []
+    with styled():
+        for index, plot in enumerate(results.plots if results.plots is not None else _chosen(results, means)):
+            draw = {"lines": _lines, "heatmap": _heatmap, "pareto": _pareto}[plot.kind]
+            title, caption, figure, table = draw(results, means, plot)
+            written.append(write_figure(directory, f"{index + 1}-{plot.kind}", title, caption, figure, table))
+    return written
+
+
+class _Scale:
+    """The values of an axis as positions: numbers where they are numbers of one unit, else one place for each."""
+
+    def __init__(self, name: str, values: Sequence[Any]) -> None:
+        self.texts = list(dict.fromkeys(str(plain_value(value)) for value in values))
+        matches = [_QUANTITY.fullmatch(text) for text in self.texts]
+        units = {match.group(2) for match in matches if match is not None}
+        self.label = name
+        self.is_number = True
+        if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
+            self.places = {text: float(text) for text in self.texts}
+        elif all(matches) and len(units) == 1:
+            self.places = {
+                text: float(match.group(1)) for text, match in zip(self.texts, matches, strict=True) if match
+            }
+            self.label += f", {units.pop()}"
+        else:
+            self.places = {text: float(place) for place, text in enumerate(self.texts)}
+            self.is_number = False
+        self.texts.sort(key=self.places.__getitem__)
+
+    def of(self, value: Any) -> float:
+        return self.places[str(plain_value(value))]
+
+    def finish(self, axis: Axes) -> None:
+        """Label the x axis; logarithmic where the steps are."""
+        axis.set_xlabel(self.label)
+        places = sorted(self.places.values())
+        if not self.is_number:
+            turned = any(len(text) > 12 for text in self.texts)
+            axis.set_xticks(places, self.texts, rotation=20 if turned else 0, ha="right" if turned else "center")
+        elif len(places) > 2 and places[0] > 0 and places[-1] / places[0] >= 20:
+            axis.set_xscale("log")
+            axis.xaxis.set_major_formatter(lambda value, _position: f"{value:g}")
+
+
+def _chosen(results: SweepResults, means: Sequence[Row]) -> Iterator[Plot]:
+    """Yield what suits the axes."""
+    varied = [axis for axis in results.axes if len({str(row[axis]) for row in means}) > 1] or list(results.axes[:1])
+    for metric in dict.fromkeys((results.objective, "p99_ttft_ms")):
+        yield Plot("lines", varied[0], metric)
+    if len(varied) > 1 and not results.is_sampled:
+        yield Plot("heatmap", varied[0], varied[1], results.objective)
+    has_prices = any(row.get("cost_usd_per_mtok") is not None for row in means)
+    if has_prices and results.objective != "cost_usd_per_mtok":
+        goal = "max" if results.is_max else "min"
+        yield Plot("pareto", "cost_usd_per_mtok", results.objective, y_goal=goal)
+
+
+Drawn = tuple[str, str, "Figure", "pd.DataFrame"]
+
+
+def _lines(results: SweepResults, means: Sequence[Row], plot: Plot) -> Drawn:
+    """Draw y over x, a line per system, a panel per value of the next axis that varies."""
+    known = [row for row in means if row.get(plot.y) is not None]
+    others = [axis for axis in results.axes if axis != plot.x and len({str(row[axis]) for row in means}) > 1]
+    split = None
+    if others and not results.is_sampled and len({str(row[others[0]]) for row in means}) <= _MOST_PANELS:
+        split = others[0]
+    panels = list(dict.fromkeys(str(plain_value(row[split])) for row in means)) if split else [""]
+    systems = list(dict.fromkeys(row["system"] for row in means))
+    scale, colors = _Scale(results.label(plot.x), [row[plot.x] for row in means]), colors_of(systems)
+    figure, axes = small_multiples([f"{results.label(split)} = {panel}" if split else "" for panel in panels], 2.8)
+    for panel, axis in zip(panels, axes, strict=True):
+        shown = [row for row in known if split is None or str(plain_value(row[split])) == panel]
+        for system in systems:
+            own = [row for row in shown if row["system"] == system]
+            _line(axis, scale, own, plot, colors[system], system, joined=not results.is_sampled)
+        scale.finish(axis)
+        axis.set_ylabel(results.label(plot.y) if axis in axes[::2] else "")
+        axis.set_ylim(bottom=0)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 5) or 1)
+    averaged = [axis for axis in others if axis != split]
+    caption = "Means over the seeds"
+    caption += ", bands: their 95 % interval." if len(results.seeds) > 1 else "."
+    if results.is_sampled:
+        caption = "One dot per point and system."
+    elif averaged:
+        caption += f" Lines: the mean over {', '.join(averaged)}; dots: single points."
+    columns = [*results.axes, "system", plot.y, f"{plot.y}.low", f"{plot.y}.high"]
+    return f"{_capital(results.label(plot.y))} over {results.label(plot.x)}", caption, figure, _columns(known, columns)
+
+
+def _line(axis: Axes, scale: _Scale, rows: Sequence[Row], plot: Plot, color: str, name: str, *, joined: bool) -> None:
+    x = np.array([scale.of(row[plot.x]) for row in rows])
+    y = np.array([row[plot.y] for row in rows], dtype=float)
+    if not joined:
+        axis.plot(x, y, "o", color=color, markersize=3.5, label=name)
+        return
+    places = np.unique(x)
+    axis.plot(places, [y[x == place].mean() for place in places], color=color, linewidth=1.6, label=name)
+    axis.plot(x, y, "o", color=color, markersize=3)
+    low = [row.get(f"{plot.y}.low") for row in rows]
+    if len(places) == len(x) and all(value is not None for value in low) and len(x) > 1:
+        order = np.argsort(x)
+        high = np.array([row[f"{plot.y}.high"] for row in rows], dtype=float)
+        axis.fill_between(x[order], np.array(low, dtype=float)[order], high[order], color=color, alpha=0.18, lw=0)
+
+
+def _heatmap(results: SweepResults, means: Sequence[Row], plot: Plot) -> Drawn:
+    """Draw one map per system: colours and figures over two axes."""
+    value = plot.value or results.objective
+    systems = list(dict.fromkeys(row["system"] for row in means))
+    across, down = (
+        _Scale(results.label(plot.x), [row[plot.x] for row in means]),
+        _Scale(results.label(plot.y), [row[plot.y] for row in means]),
+    )
+    figure, axes = small_multiples(systems, 1.3 + 0.42 * len(down.texts))
+    known = [row[value] for row in means if row.get(value) is not None]
+    low, high = (min(known), max(known)) if known else (0.0, 1.0)
+    image = None
+    for system, axis in zip(systems, axes, strict=True):
+        cells = np.full((len(down.texts), len(across.texts)), np.nan)
+        for j, vertical in enumerate(down.texts):
+            for i, horizontal in enumerate(across.texts):
+                here = [
+                    row[value]
+                    for row in means
+                    if row["system"] == system and row.get(value) is not None
+                    and (str(plain_value(row[plot.x])), str(plain_value(row[plot.y]))) == (horizontal, vertical)
+                ]  # fmt: skip
+                cells[j, i] = np.mean(here) if here else np.nan
+        image = axis.imshow(cells, cmap="viridis", vmin=low, vmax=high, aspect="auto", origin="lower")
+        for (j, i), cell in np.ndenumerate(cells):
+            dark = not np.isnan(cell) and high > low and (cell - low) / (high - low) < 0.6
+            text = "–" if np.isnan(cell) else number(float(cell))
+            axis.text(i, j, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
+        axis.set_xticks(range(len(across.texts)), across.texts)
+        axis.set_yticks(range(len(down.texts)), down.texts)
+        axis.set_xlabel(across.label)
+        axis.set_ylabel(down.label if axis in axes[::2] else "")
+        axis.grid(visible=False)
+    if image is not None:
+        figure.colorbar(image, ax=axes, label=results.label(value), shrink=0.8)
+    others = [axis for axis in results.axes if axis not in {plot.x, plot.y} and len({str(r[axis]) for r in means}) > 1]
+    caption = "Means over the seeds" + (f" and over {', '.join(others)}." if others else ".")
+    caption += " A dash: no result there."
+    return (
+        f"{_capital(results.label(value))} at each combination",
+        caption,
+        figure,
+        _columns(means, [*results.axes, "system", value]),
+    )
+
+
+def _pareto(results: SweepResults, means: Sequence[Row], plot: Plot) -> Drawn:
+    """Draw two results against each other and join the points no other beats in both."""
+    known = [row for row in means if row.get(plot.x) is not None and row.get(plot.y) is not None]
+    systems = list(dict.fromkeys(row["system"] for row in means))
+    colors = colors_of(systems)
+    figure = new_figure(3.8)
+    axis = figure.subplots()
+    for system in systems:
+        own = [row for row in known if row["system"] == system]
+        x, y = [row[plot.x] for row in own], [row[plot.y] for row in own]
+        axis.plot(x, y, "o", color=colors[system], markersize=4, alpha=0.7, label=system)
+    front = front_of(known, plot)
+    x, y = [row[plot.x] for row in front], [row[plot.y] for row in front]
+    axis.plot(x, y, color=GREY, linewidth=1.2, linestyle="--", label="not beaten in both", zorder=0)
+    values = sorted(row[plot.x] for row in known)
+    if values and values[0] > 0 and values[-1] / values[0] >= 20:
+        axis.set_xscale("log")
+    axis.set_xlabel(f"{results.label(plot.x)} ({'less' if plot.x_goal == 'min' else 'more'} is better)")
+    axis.set_ylabel(f"{results.label(plot.y)} ({'less' if plot.y_goal == 'min' else 'more'} is better)")
+    figure.legend(loc="outside upper center", ncols=min(len(systems) + 1, 6))
+    chosen = {id(row) for row in front}
+    table = _columns(known, [*results.axes, "system", plot.x, plot.y])
+    table["on_front"] = [id(row) in chosen for row in known]
+    caption = "One dot per point and system. Dashed: the points that no other beats in both."
+    return f"{_capital(results.label(plot.y))} against {results.label(plot.x)}", caption, figure, table
+
+
+def front_of(rows: Sequence[Row], plot: Plot) -> list[Row]:
+    """Return the rows that no other beats in one result without being worse in the other, in order of x."""
+    across, up = (1.0 if plot.x_goal == "min" else -1.0), (1.0 if plot.y_goal == "min" else -1.0)
+    front: list[Row] = []
+    for row in sorted(rows, key=lambda row: (across * row[plot.x], up * row[plot.y])):
+        if not front or up * row[plot.y] < up * front[-1][plot.y]:
+            front.append(row)
+    return front
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def _columns(rows: Sequence[Row], names: Sequence[str]) -> pd.DataFrame:
+    return frame([{name: row.get(name) for name in dict.fromkeys(names)} for row in rows])
