@@ -15,9 +15,10 @@ from helixsim.workload.spec import ArrivalsSpec, WorkloadSpec, WorkloadStats
 
 @dataclass(frozen=True, slots=True)
 class CapacitySpec:
-    """How planners estimate the tokens/s of a node (``flow.capacity``).
+    """How planners estimate the tokens/s of a node.
 
-    ``kv_occupancy`` is the share of KV memory assumed in use; mean lengths in tokens, None: those of the workload.
+    ``model`` is ``paper`` (``flow.capacity``) or ``operating`` (``flow.operating``). ``kv_occupancy`` is the share of
+    KV memory ``paper`` assumes in use; mean lengths in tokens, None: those of the workload.
     """
 
     model: str = "paper"

@@ -314,8 +314,12 @@ class EngineSection(Section):
 class CapacitySection(Section):
     """How planners estimate the tokens/s of a node."""
 
-    model: Literal["paper"] = Field("paper", description="The estimate; `paper` is that of the paper's artifact.")
-    kv_occupancy: Share = Field(0.3, description="Share of KV memory assumed in use.")
+    model: Literal["paper", "operating"] = Field(
+        "paper",
+        description="The estimate: `paper` is that of the paper's artifact, with a fixed share of KV memory in use and "
+        "no network; `operating` fills KV memory to `kv.high_water` and divides by the time a round trip then takes.",
+    )
+    kv_occupancy: Share = Field(0.3, description="Share of KV memory `paper` assumes in use.")
     prompt_tokens: Annotated[float, Field(gt=0)] | None = Field(
         None, description="Mean prompt length assumed [tokens]; without: that of the workload."
     )

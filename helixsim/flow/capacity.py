@@ -81,13 +81,9 @@ def paper_capacity(
     for profile in fleet.profiles:
         profiles[profile.kind] = profile
         counts[profile.kind] = counts.get(profile.kind, 0) + 1
-    holders = [kind for kind in profiles if profiles[kind].kv_blocks]
-    if not holders:
-        raise InfeasibleError(f"no node of the fleet can hold one layer of {fleet.model.name} and any KV cache")
+    typical = typical_layers(fleet)
+    holders = list(typical)
     num_layers = fleet.model.num_layers
-    typical = {kind: min(profiles[kind].typical_layers, len(profiles[kind].kv_blocks)) for kind in holders}
-    if sum(counts[kind] * typical[kind] for kind in holders) < _ROOMY * num_layers:
-        typical = {kind: min(profiles[kind].typical_layers_full, len(profiles[kind].kv_blocks)) for kind in holders}
 
     def tokens_per_s(kind: str, layers: int, share: float) -> float:
         profile = profiles[kind]
@@ -120,6 +116,23 @@ def paper_capacity(
             "Pinned KV blocks of single nodes do not change these capacities.",
         ),
     )
+
+
+def typical_layers(fleet: Fleet) -> dict[str, int]:
+    """Return the layers an average deployment gives each kind of node that can hold any.
+
+    Raises
+    ------
+    InfeasibleError
+        If none can.
+    """
+    holders = {profile.kind: profile for profile in fleet.profiles if profile.kv_blocks}
+    if not holders:
+        raise InfeasibleError(f"no node of the fleet can hold one layer of {fleet.model.name} and any KV cache")
+    typical = {kind: min(profile.typical_layers, len(profile.kv_blocks)) for kind, profile in holders.items()}
+    if sum(typical.get(profile.kind, 0) for profile in fleet.profiles) < _ROOMY * fleet.model.num_layers:
+        typical = {kind: min(profile.typical_layers_full, len(profile.kv_blocks)) for kind, profile in holders.items()}
+    return typical
 
 
 class _Shares:

@@ -61,6 +61,12 @@ def max_flow_value(fleet: Fleet, placement: Placement, capacity: CapacityTable) 
     return _graph(network)[0].maximise(_SOURCE, _SINK) if network.nodes else 0.0
 
 
+def network_flows(network: FlowNetwork) -> tuple[float, list[float]]:
+    """Return the value of a max-flow and its flow on each link [tokens/s]: for fixed points that change capacities."""
+    value, flows, _ = _solve(network)
+    return value, flows
+
+
 _SOURCE, _SINK = 0, 1
 _FIRST_NODE = 2
 

@@ -16,6 +16,9 @@ Progress = Callable[[str, float, float, float], None]
 Judge = Callable[[Placement], float]
 """Scores a legal placement by a short simulation of the actual workload; higher is better."""
 
+Estimate = Callable[[Placement], float]
+"""Foretells a judge's score within milliseconds, roughly: it decides who goes to the judge."""
+
 
 def silent(_what: str, _seconds: float, _objective: float, _bound: float) -> None:
     """Report nothing."""
@@ -26,7 +29,8 @@ class PlacementProblem:
     """One model to be placed on one fleet.
 
     ``capacity`` gives the tokens/s of each node for each number of layers. ``judge`` is None when nothing can be
-    simulated (``place`` without a workload, tests); strategies then choose by max-flow.
+    simulated (``place`` without a workload, tests); strategies then choose by max-flow. ``operating`` is a second
+    estimate of capacity, which finds other candidates for the judge.
     """
 
     fleet: Fleet
@@ -34,6 +38,8 @@ class PlacementProblem:
     seed: int = 0
     judge: Judge | None = None
     progress: Progress = field(default=silent)
+    estimate: Estimate | None = None
+    operating: CapacityTable | None = None
 
 
 class Strategy(Protocol):

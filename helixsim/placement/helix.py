@@ -21,10 +21,10 @@ from helixsim.placement import homogeneous, petals, separate, swarm
 from helixsim.placement.base import PlacementProblem
 from helixsim.placement.check import check
 from helixsim.placement.fixed import previous_ranges
-from helixsim.placement.select import Candidate, best, finalists, frontier, listed, neighbours
+from helixsim.placement.select import Candidate, best, finalists, frontier, listed, neighbours, promising
 from helixsim.placement.stages import Chain, Group, groups_of, hops, lay_out
 from helixsim.placement.swaps import swapped
-from helixsim.placement.wishes import dealt_anew, moved_bytes, narrowed, pinned_ranges
+from helixsim.placement.wishes import dealt_anew, limited_table, moved_bytes, narrowed, pinned_ranges
 from helixsim.units import format_bytes
 
 _NEXT_SHARE = 0.95
@@ -145,7 +145,8 @@ class _Search:
         steps: list[Callable[[], None]] = [
             self._add_heuristics,
             self._tighten_bound,
-            lambda: self._add_chains(groups),
+            lambda: self._add_chains(self.problem, groups),
+            self._add_operating_chains,
             self._add_exact,
             self._judge,
         ]
@@ -222,8 +223,17 @@ class _Search:
                 continue
             self._add(name, made.ranges, is_searched=False, partial=made.partial_inference, pipelines=made.pipelines)
 
-    def _add_chains(self, groups: tuple[Group, ...]) -> None:
-        """Add the chains with the largest flow, then shorter ones with less."""
+    def _add_operating_chains(self) -> None:
+        """Add chains that are best by the second estimate of capacity; they are of use to the judge only."""
+        table = self.problem.operating
+        if table is None or self.problem.judge is None or self.options.select == "flow":
+            return
+        problem = replace(self.problem, capacity=limited_table(table, self.options.max_layers))
+        if problem.capacity.tables != self.problem.capacity.tables:
+            self._add_chains(problem, groups_of(problem), "operating-")
+
+    def _add_chains(self, problem: PlacementProblem, groups: tuple[Group, ...], prefix: str = "") -> None:
+        """Add the chains with the largest flow by the problem's capacities, then shorter ones with less."""
         from helixsim.placement.regions import (  # the solver takes time to load; options need it not
             RegionChain,
             best_chains,
@@ -233,17 +243,17 @@ class _Search:
             return
 
         def add(name: str, blocks: Sequence[Chain], flow: float) -> None:
-            nodes = len(self.problem.fleet.cluster.nodes)
+            nodes = len(problem.fleet.cluster.nodes)
             steps = min(_MOST_SWAPS, _MOST_SWAP_WORK // nodes**2)
             ranges = lay_out(groups, blocks)
-            ranges = swapped(self.problem, ranges, flow, steps=steps, time_left_s=self._time_left_s)
-            self._add(name, ranges, is_searched=True)
+            ranges = swapped(problem, ranges, flow, steps=steps, time_left_s=self._time_left_s)
+            self._add(prefix + name, ranges, is_searched=True)
 
         def total(found: Sequence[RegionChain]) -> float:
             return sum(chain.flow_tokens_per_s for chain in found)
 
         chains = best_chains(
-            self.problem, groups, self.options.max_hops, self._time_left_s,
+            problem, groups, self.options.max_hops, self._time_left_s,
             lambda name, found: add(name, [chain.blocks for chain in found], total(found)),
         )  # fmt: skip
         if not chains:
@@ -302,12 +312,16 @@ class _Search:
         judge, most = self.problem.judge, self.options.candidates
         if judge is None or self.options.select == "flow":
             return
-        waiting = finalists(self.candidates, most - most // 3)
+        estimate = self.problem.estimate
+        if estimate is None:
+            waiting = finalists(self.candidates, most - most // 3)
+        else:
+            waiting = promising(self.candidates, {c.name: estimate(c.placement) for c in self.candidates}, most)
         while waiting and len(self.scores) < most:
             candidate = waiting.pop(0)
             self.scores[candidate.name] = judge(candidate.placement)
             self._report(f"judged {candidate.name}")
-            waiting = waiting or neighbours(self.candidates, self.scores)
+            waiting = waiting or (neighbours(self.candidates, self.scores) if estimate is None else [])
 
     def _outcome(self) -> Placement:
         chosen = best(self.candidates, self.scores, self.options.move_tolerance)

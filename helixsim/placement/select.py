@@ -6,10 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from helixsim.domain.placement import Placement
+from helixsim.domain.placement import LayerRange, Placement
 
 MOST_HEURISTICS = 4
 """Heuristic placements that go to the judge beside the frontier."""
+
+
+FAR_BEHIND = 0.5
+"""Candidates below this share of the best estimate are not judged: estimates err by a third at most, as a rule."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,20 @@ def finalists(candidates: Sequence[Candidate], most: int) -> list[Candidate]:
         steps = max(1, room - 1)
         searched = [searched[number * (len(searched) - 1) // steps] for number in range(room)]
     return kept + searched
+
+
+def promising(candidates: Sequence[Candidate], estimates: Mapping[str, float], most: int) -> list[Candidate]:
+    """Return at most ``most`` candidates to judge, the highest estimate first; none that is far behind the best.
+
+    Equal placements go once.
+    """
+    ranked = sorted(candidates, key=lambda c: (-estimates[c.name], c.max_hops))
+    top = estimates[ranked[0].name] if ranked else 0.0
+    found: dict[tuple[tuple[str, LayerRange], ...], Candidate] = {}
+    for candidate in ranked:
+        if top <= 0 or estimates[candidate.name] >= FAR_BEHIND * top:
+            found.setdefault(tuple(candidate.placement.ranges.items()), candidate)
+    return list(found.values())[:most]
 
 
 def neighbours(candidates: Sequence[Candidate], scores: Mapping[str, float]) -> list[Candidate]:

@@ -56,11 +56,13 @@ def narrowed(problem: PlacementProblem, exclude: Sequence[str], max_layers: Mapp
         cluster=replace(fleet.cluster, nodes=tuple(fleet.cluster.nodes[at] for at in kept)),
         profiles=tuple(profiles[fleet.profiles[at].kind] for at in kept),
     )
-    table = problem.capacity
-    capacity = CapacityTable(
-        {kind: values[: max_layers.get(kind)] for kind, values in table.tables.items()}, table.kinds, table.assumptions
-    )
-    return replace(problem, fleet=narrow, capacity=capacity)
+    return replace(problem, fleet=narrow, capacity=limited_table(problem.capacity, max_layers))
+
+
+def limited_table(table: CapacityTable, max_layers: Mapping[str, int]) -> CapacityTable:
+    """Return the capacities of nodes that hold at most so many layers per kind."""
+    tables = {kind: values[: max_layers.get(kind)] for kind, values in table.tables.items()}
+    return replace(table, tables=tables)
 
 
 def pinned_ranges(fleet: Fleet, pinned: Mapping[str, Sequence[int]]) -> dict[str, LayerRange]:

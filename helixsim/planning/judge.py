@@ -16,8 +16,9 @@ from helixsim.domain.result import RunResult
 from helixsim.errors import ConfigError
 from helixsim.flow.capacity import CapacityTable
 from helixsim.flow.maxflow import max_flow
+from helixsim.flow.operating import operating_point
 from helixsim.metrics.throughput import throughput
-from helixsim.planning.systems import PlacedSystem, simulate_system
+from helixsim.planning.systems import PlacedSystem, operating_load, simulate_system
 from helixsim.units import NS_PER_S
 from helixsim.workload.spec import ArrivalsSpec
 
@@ -79,6 +80,21 @@ class Judge:
             if headroom < HEADROOM:
                 return headroom - HEADROOM
         return self._merit(run)
+
+    def estimate(self, placement: Placement) -> float:
+        """Return roughly what the score will be, by the operating point of the placement.
+
+        Of placements that keep up it ranks those first that need least time per token under the offered load.
+        """
+        offered = self._offered_tokens_per_s()
+        point = operating_point(
+            self.system.fleet, placement, operating_load(self.experiment, self.system), offered_output_per_s=offered
+        )
+        if offered is None:
+            return point.output_tokens_per_s
+        if point.output_tokens_per_s < offered:
+            return point.output_tokens_per_s / offered - 1.0
+        return offered / point.offered_round_trip_s
 
     def _simulate(self, placed: PlacedSystem, longest_ns: int) -> RunResult:
         """Run the load on a cluster that has had time to fill: at least half of the window, however it is reported."""

@@ -44,13 +44,18 @@ class PlacementStore:
         self.renew = renew
 
     def get(
-        self, experiment: ResolvedExperiment, system: SystemSpec, capacity: CapacityTable, judged: bool, search: Search
+        self,
+        experiment: ResolvedExperiment,
+        system: SystemSpec,
+        capacities: tuple[CapacityTable, ...],
+        judged: bool,
+        search: Search,
     ) -> Placement:
         """Return the placement of these inputs; while one process searches, others with the same inputs wait for it."""
         if any(":" in name for name in (system.placement, system.routing, system.batching)):
             return search()[0]
         self.directory.mkdir(parents=True, exist_ok=True)
-        blind = _blind_inputs(experiment, system, capacity)
+        blind = _blind_inputs(experiment, system, capacities)
         if judged:
             keys = [_hash(blind, _judged_inputs(experiment, system)), _hash(blind, "any load")]
         else:
@@ -76,10 +81,10 @@ def code_hash() -> str:
     return digest.hexdigest()
 
 
-def _blind_inputs(experiment: ResolvedExperiment, system: SystemSpec, capacity: CapacityTable) -> str:
+def _blind_inputs(experiment: ResolvedExperiment, system: SystemSpec, capacities: tuple[CapacityTable, ...]) -> str:
     """Return all that a strategy sees without asking the judge."""
     parts = (
-        system.placement, system.placement_options, _without_prices(system.fleet), capacity, experiment.seed,
+        system.placement, system.placement_options, _without_prices(system.fleet), capacities, experiment.seed,
         experiment.file_hashes, code_hash(),
     )  # fmt: skip
     return repr(parts)

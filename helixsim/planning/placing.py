@@ -7,12 +7,13 @@ from dataclasses import replace
 from helixsim.config.experiment import ResolvedExperiment, SystemSpec
 from helixsim.domain.placement import Placement
 from helixsim.flow.maxflow import max_flow
+from helixsim.flow.operating import operating_capacity, operating_point
 from helixsim.placement import registry as placement_registry
 from helixsim.placement.base import PlacementProblem, Progress, silent
 from helixsim.placement.check import check
 from helixsim.planning.judge import Judge
 from helixsim.planning.placements import PlacementStore
-from helixsim.planning.systems import PlacedSystem, capacity_table
+from helixsim.planning.systems import PlacedSystem, capacity_table, operating_load
 
 
 def place_system(
@@ -38,18 +39,29 @@ def place_system(
         If the strategy finds no placement.
     """
     planned = as_planned(experiment)
-    capacity = capacity_table(planned)
+    capacity = capacity_table(planned, system)
+    load = operating_load(planned, system)
+    operating = operating_capacity(system.fleet, load)
 
     def search() -> tuple[Placement, bool]:
         judge = _Watched(Judge(planned, system, capacity)) if judged else None
         strategy = placement_registry.get(system.placement)()
-        problem = PlacementProblem(system.fleet, capacity, planned.seed, judge, progress)
+        problem = PlacementProblem(
+            system.fleet,
+            capacity,
+            planned.seed,
+            judge,
+            progress,
+            estimate=None if judge is None else judge.estimate,
+            operating=operating,
+        )
         found = strategy.solve(problem, system.placement_options)
         return found, judge is not None and judge.was_asked
 
-    placement = search()[0] if store is None else store.get(planned, system, capacity, judged, search)
+    placement = search()[0] if store is None else store.get(planned, system, (capacity, operating), judged, search)
     check(system.fleet, placement)
-    return PlacedSystem(system, placement, max_flow(system.fleet, placement, capacity))
+    plan = max_flow(system.fleet, placement, capacity)
+    return PlacedSystem(system, placement, plan, operating_point(system.fleet, placement, load))
 
 
 def as_planned(experiment: ResolvedExperiment) -> ResolvedExperiment:
@@ -77,3 +89,8 @@ class _Watched:
     def __call__(self, placement: Placement) -> float:
         self.was_asked = True
         return self._judge(placement)
+
+    def estimate(self, placement: Placement) -> float:
+        """See ``Judge.estimate``."""
+        self.was_asked = True
+        return self._judge.estimate(placement)

@@ -13,6 +13,7 @@ from helixsim.domain.result import RunResult
 from helixsim.engine.simulate import Progress as SimulationProgress
 from helixsim.engine.simulate import SimulationInputs, simulate
 from helixsim.flow.capacity import CapacityTable, paper_capacity
+from helixsim.flow.operating import OperatingLoad, OperatingPoint, operating_capacity
 from helixsim.rng import stream
 from helixsim.routing import registry as routing_registry
 from helixsim.routing.graph import routing_graph
@@ -22,21 +23,39 @@ from helixsim.workload.feed import make_feed
 
 @dataclass(frozen=True)
 class PlacedSystem:
-    """A system whose model is placed; ``plan`` is the max-flow of the placement."""
+    """A system whose model is placed; ``plan`` is the max-flow of the placement.
+
+    ``operating`` says where the placement settles under saturation; None: not worked out.
+    """
 
     system: SystemSpec
     placement: Placement
     plan: FlowPlan
+    operating: OperatingPoint | None = None
 
 
-def capacity_table(experiment: ResolvedExperiment) -> CapacityTable:
-    """Return the tokens/s planners expect of each node."""
-    spec, stats = experiment.capacity, experiment.workload_stats
+def capacity_table(experiment: ResolvedExperiment, system: SystemSpec) -> CapacityTable:
+    """Return the tokens/s planners expect of each node, by the model of capacity the experiment chose."""
+    load = operating_load(experiment, system)
+    if experiment.capacity.model == "operating":
+        return operating_capacity(system.fleet, load)
     return paper_capacity(
-        experiment.fleet,
-        stats.mean_prompt_tokens if spec.prompt_tokens is None else spec.prompt_tokens,
-        stats.mean_output_tokens if spec.output_tokens is None else spec.output_tokens,
-        spec.kv_occupancy,
+        experiment.fleet, load.mean_prompt_tokens, load.mean_output_tokens, experiment.capacity.kv_occupancy
+    )
+
+
+def operating_load(experiment: ResolvedExperiment, system: SystemSpec) -> OperatingLoad:
+    """Return what a system serves, by its means."""
+    spec, stats = experiment.capacity, experiment.workload_stats
+    prompt_tokens = stats.mean_prompt_tokens if spec.prompt_tokens is None else spec.prompt_tokens
+    output_tokens = stats.mean_output_tokens if spec.output_tokens is None else spec.output_tokens
+    expected = system.kv.expected_output_tokens
+    return OperatingLoad(
+        prompt_tokens,
+        output_tokens,
+        system.kv.high_water,
+        output_tokens if expected is None else expected,
+        experiment.engine,
     )
 
 

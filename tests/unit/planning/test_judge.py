@@ -45,7 +45,7 @@ def judged(experiment) -> tuple[float, float]:
     """Scores of two placements: everything on the A100, or one pipeline of the four T4."""
     placement = helixsim.place(experiment, "a").placement
     system = experiment.systems[0]
-    judge = Judge(experiment, system, capacity_table(experiment))
+    judge = Judge(experiment, system, capacity_table(experiment, system))
     halves = [
         replace(placement, ranges={n: r for n, r in placement.ranges.items() if n.startswith(kind)}, pipelines={})
         for kind in ("a100", "t4")
@@ -80,4 +80,4 @@ def test_under_saturation_the_score_is_output_tokens_per_second(experiment):
 def test_goodput_needs_an_objective(experiment):
     loaded = experiment("slo={}", "systems.0.placement={strategy: helix, criterion: goodput}")
     with pytest.raises(ConfigError, match="criterion goodput needs an objective"):
-        Judge(loaded, loaded.systems[0], capacity_table(loaded))
+        Judge(loaded, loaded.systems[0], capacity_table(loaded, loaded.systems[0]))

@@ -1,0 +1,353 @@
+"""Tokens per second of nodes at their operating point: KV memory caps the requests, round trips set their pace.
+
+A request keeps its KV memory on every node of its route and returns to each of them once per output token, after a
+round trip of ``R`` seconds. A node with room for ``N`` requests therefore passes at most ``N / R`` steps per second
+(Little's law), however fast it computes; and what it passes fills its batches, which sets ``R``. The fixed point of the
+two is the operating point. ``R`` is the sum, over the hops of a route, of
+
+- the link: latency, transmission, and waiting for the prompt that is on it (a link that is shared evenly slows down by
+  its idle share instead),
+- one decode step of the batch that has gathered while the one before was computed, and
+- prompts in the way. A prompt takes many times longer on a node than a decode step, and steps that have once caught up
+  with one stay behind it on every node they go to together, as behind a lorry on a road without overtaking. Deep chains
+  suffer most.
+
+Left out: variance of lengths, and how arrivals cluster. Against simulation see ``experiments/paper/PLACEMENT.md``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from helixsim.domain.cluster import COORDINATOR, Cluster, Fleet
+from helixsim.domain.engine import IDEAL, EngineSpec
+from helixsim.domain.hardware import NodeProfile
+from helixsim.domain.placement import Placement
+from helixsim.errors import InfeasibleError
+from helixsim.flow.capacity import CapacityTable, typical_layers
+from helixsim.flow.maxflow import network_flows
+from helixsim.flow.network import FlowNetwork, build_network, token_bytes
+from helixsim.units import BITS_PER_BYTE, NS_PER_S
+
+_ROUNDS = 20
+"""Rounds of the fixed point of a placement; its throughput then changes by less than two per cent a round."""
+
+_LONGEST_MEMORY = 12
+"""Flows are averaged over this many rounds: of equal alternatives a max-flow takes any, their mean all."""
+
+_HALVINGS = 50
+
+_FULLEST_LINK = 0.95
+"""Evenly shared links are taken to be busy for at most this share of time; at one, sending would last for ever."""
+
+
+@dataclass(frozen=True, slots=True)
+class OperatingLoad:
+    """What is served, and how far memory is filled.
+
+    Parameters
+    ----------
+    mean_prompt_tokens, mean_output_tokens
+        Mean lengths [tokens].
+    kv_share
+        Share of a node's KV memory that admitted requests may be expected to need, 0..1.
+    expected_output_tokens
+        Output for which memory is reserved at admission [tokens].
+    engine
+        Overheads of the serving engine.
+    """
+
+    mean_prompt_tokens: float
+    mean_output_tokens: float
+    kv_share: float
+    expected_output_tokens: float
+    engine: EngineSpec = IDEAL
+
+    @property
+    def tokens_per_step(self) -> float:
+        """Prompt and output tokens per decode step."""
+        return (self.mean_prompt_tokens + self.mean_output_tokens) / self.mean_output_tokens
+
+    def resident_tokens(self, block_tokens: int) -> float:
+        """Return the KV tokens reserved for a request, on average over those that are resident.
+
+        Outputs that outgrow what was expected go on growing; they are taken to be exponential, so that the age of a
+        resident request is, too. Half of the last block is empty.
+        """
+        expected, mean = self.expected_output_tokens, self.mean_output_tokens
+        return self.mean_prompt_tokens + expected + mean * math.exp(-expected / mean) + block_tokens / 2
+
+
+@dataclass(frozen=True, slots=True)
+class OperatingPoint:
+    """Where a placement settles under saturation.
+
+    Parameters
+    ----------
+    output_tokens_per_s
+        Output throughput; ``tokens_per_s`` counts prompts as well.
+    requests
+        Requests in flight.
+    round_trip_s, offered_round_trip_s
+        Mean time of a decode step under saturation, and under the offered load if that is less [s].
+    capacity
+        Tokens/s of each node, by its id, with the layers it holds.
+    """
+
+    output_tokens_per_s: float
+    tokens_per_s: float
+    requests: float
+    round_trip_s: float
+    offered_round_trip_s: float
+    capacity: CapacityTable
+
+
+class _Station:
+    """A kind of node with so many layers under a load; times in seconds."""
+
+    def __init__(self, profile: NodeProfile, layers: int, kv_tokens: int, load: OperatingLoad) -> None:
+        compute, engine = profile.compute, load.engine
+        self._decode = compute.decode
+        self._layers = layers
+        self._outputs = load.mean_output_tokens
+        context = load.mean_prompt_tokens + load.mean_output_tokens / 2
+        self._context_ns = compute.decode_context_ns_per_token * (context - compute.reference_context_tokens)
+        self._batch_ns = float(engine.batch_overhead_ns + engine.gather_ns)
+        self._step_ns = compute.activation_copy_ns_per_token + engine.sequence_overhead_ns
+        self._launch_ns = float(engine.layer_launch_ns)
+        prompt_ns = max(compute.prefill(load.mean_prompt_tokens), self._launch_ns)
+        self.prompt_s = (layers * prompt_ns + compute.activation_copy_ns_per_token * load.mean_prompt_tokens) / NS_PER_S
+        self.most_requests = load.kv_share * kv_tokens / load.resident_tokens(profile.block_tokens)
+        most = max(1.0, min(self.most_requests, profile.limits[layers - 1].max_decode_seqs))
+        self._most_batch = most
+        self.most_steps_per_s = most / self._cycle_s(most)
+
+    def step_s(self, batch: float) -> float:
+        """Return the time of a batch of decode steps."""
+        layer_ns = max(
+            self._decode(batch) + self._context_ns * batch, min(self._decode(1), self._decode(batch)), self._launch_ns
+        )
+        return (self._layers * layer_ns + self._batch_ns + self._step_ns * batch) / NS_PER_S
+
+    def _cycle_s(self, batch: float) -> float:
+        """Return the time of a batch with the prompts that come with so many steps."""
+        return self.step_s(batch) + batch / self._outputs * self.prompt_s
+
+    def capacity(self, round_trip_s: float) -> float:
+        """Return the steps/s it passes if requests return after ``round_trip_s``."""
+        return min(self.most_requests / round_trip_s, self.most_steps_per_s)
+
+    def batch(self, steps_per_s: float) -> float:
+        """Return the decode steps in a batch: what arrives while the one before is computed."""
+        low, high = 1.0, self._most_batch
+        if steps_per_s * self._cycle_s(low) <= low or high <= low:
+            return low
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            low, high = (middle, high) if steps_per_s * self._cycle_s(middle) > middle else (low, middle)
+        return high
+
+    def visit_s(self, steps_per_s: float, caught: float) -> tuple[float, float]:
+        """Return the time a step spends here, and the probability that it leaves behind a prompt.
+
+        ``caught`` is the probability that it came behind one.
+        """
+        busy = min(1.0, steps_per_s / self._outputs * self.prompt_s)
+        behind_s = self.prompt_s * (caught + (1 - caught) * busy / 2)  # half of the prompt is done, on average
+        own_share = 1 / self._outputs  # the first round trip of a request is its prompt
+        return self.step_s(self.batch(steps_per_s)) + behind_s + own_share * self.prompt_s, caught + (1 - caught) * busy
+
+
+def operating_point(
+    fleet: Fleet, placement: Placement, load: OperatingLoad, *, offered_output_per_s: float | None = None
+) -> OperatingPoint:
+    """Return where a placement settles under saturation; all zero where it leaves no complete route.
+
+    ``offered_output_per_s`` is the load for ``offered_round_trip_s`` [output tokens/s]; None: saturation.
+    """
+    stations = {
+        node: _Station(
+            fleet.profile(node),
+            held.layers,
+            fleet.kv_blocks(node, held.layers) * fleet.profile(node).block_tokens,
+            load,
+        )
+        for node, held in placement.ranges.items()
+    }
+    most = {node: station.most_steps_per_s * load.tokens_per_step for node, station in stations.items()}
+    network = build_network(fleet, placement, _by_node(placement, most))
+    if not network.nodes:
+        return OperatingPoint(0.0, 0.0, 0.0, math.inf, math.inf, _by_node(placement, dict.fromkeys(stations, 0.0)))
+    trips = _RoundTrips(fleet.cluster, network, stations, load, {
+        (link.src, link.dst): token_bytes(fleet, link.src, link.dst) for link in network.links
+    })  # fmt: skip
+    first_s = sum(stations[node].step_s(1.0) + stations[node].prompt_s for node in network.nodes)
+    round_trip_s = dict.fromkeys(network.nodes, first_s)
+    mean: list[float] = []
+    for number in range(_ROUNDS):
+        passed = {n: stations[n].capacity(round_trip_s[n]) * load.tokens_per_step for n in network.nodes}
+        _, flows = network_flows(replace(network, compute_tokens_per_s=passed))
+        weight = 1 / min(number + 1, _LONGEST_MEMORY)
+        mean = [old + weight * (new - old) for old, new in zip(mean or flows, flows, strict=True)]
+        found_s, mean_s = trips.of(mean)
+        # Half of the way, as longer trips lower the flow, which shortens them: full steps would swing.
+        round_trip_s = {n: math.sqrt(round_trip_s[n] * found_s[n]) for n in network.nodes}
+    total = sum(flow for flow, link in zip(mean, network.links, strict=True) if link.src == COORDINATOR)
+    steps = total / load.tokens_per_step
+    capacity = {n: stations[n].capacity(round_trip_s[n]) * load.tokens_per_step for n in network.nodes}
+    offered_s = mean_s
+    if offered_output_per_s is not None and offered_output_per_s < steps:
+        _, offered_s = trips.of([flow * offered_output_per_s / steps for flow in mean])
+    return OperatingPoint(steps, total, steps * mean_s, mean_s, offered_s, _by_node(placement, {**most, **capacity}))
+
+
+def _by_node(placement: Placement, tokens_per_s: Mapping[str, float]) -> CapacityTable:
+    """Return a table that knows each node with the layers it holds."""
+    return CapacityTable(
+        tables={
+            node: (0.0,) * (held.layers - 1) + (tokens_per_s[node],) for node, held in placement.ranges.items()
+        },
+        kinds={},
+    )  # fmt: skip
+
+
+class _RoundTrips:
+    """Round trips of the requests at each node of a placement, for given flows."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        network: FlowNetwork,
+        stations: Mapping[str, _Station],
+        load: OperatingLoad,
+        sizes: Mapping[tuple[str, str], int],
+    ) -> None:
+        self._nodes = network.nodes
+        self._links = network.links
+        self._stations = stations
+        self._load = load
+        self._is_shared = cluster.network.is_shared
+        self._into: dict[str, list[int]] = {node: [] for node in (*network.nodes, COORDINATOR)}
+        self._out_of: dict[str, list[int]] = {node: [] for node in (*network.nodes, COORDINATOR)}
+        self._fixed_s: list[float] = []
+        self._token_s: list[float] = []
+        for number, link in enumerate(network.links):
+            self._into[link.dst].append(number)
+            self._out_of[link.src].append(number)
+            spec = cluster.link(link.src, link.dst)
+            self._fixed_s.append((spec.latency_ns + load.engine.message_overhead_ns) / NS_PER_S)
+            self._token_s.append(BITS_PER_BYTE * sizes[link.src, link.dst] / spec.bandwidth_bps)
+
+    def of(self, flows: list[float]) -> tuple[dict[str, float], float]:
+        """Return the mean round trip of the requests at each node, and of all [s]."""
+        links_s = [self._link_s(number, flow) for number, flow in enumerate(flows)]
+        visits_s: dict[str, float] = {}
+        before_s: dict[str, float] = {COORDINATOR: 0.0}
+        leaves_caught: dict[str, float] = {COORDINATOR: 0.0}
+        sent = {node: sum(flows[number] for number in numbers) for node, numbers in self._out_of.items()}
+        for node in self._nodes:
+            shares = self._shares(self._into[node], flows)
+            arriving, caught = 0.0, 0.0
+            for number, share in shares:
+                source = self._links[number].src
+                arriving += share * (before_s[source] + visits_s.get(source, 0.0) + links_s[number])
+                # The prompt in front goes the same way with the probability that anything does.
+                caught += share * leaves_caught[source] * (flows[number] / sent[source] if sent[source] else 0.0)
+            before_s[node] = arriving
+            steps_per_s = sent[node] / self._load.tokens_per_step
+            visits_s[node], leaves_caught[node] = self._stations[node].visit_s(steps_per_s, caught)
+        after_s: dict[str, float] = {COORDINATOR: 0.0}
+        for node in reversed(self._nodes):
+            after_s[node] = sum(
+                share
+                * (links_s[number] + visits_s.get(self._links[number].dst, 0.0) + after_s[self._links[number].dst])
+                for number, share in self._shares(self._out_of[node], flows)
+            )
+        found = {node: before_s[node] + visits_s[node] + after_s[node] for node in self._nodes}
+        entering = self._shares(self._out_of[COORDINATOR], flows)
+        return found, sum(share * found[self._links[number].dst] for number, share in entering)
+
+    def _shares(self, numbers: list[int], flows: list[float]) -> list[tuple[int, float]]:
+        """Return each link's share of the flow over these links; equal shares where there is none."""
+        total = sum(flows[number] for number in numbers)
+        return [(number, flows[number] / total if total else 1 / len(numbers)) for number in numbers]
+
+    def _link_s(self, number: int, tokens_per_s: float) -> float:
+        """Return the time a step spends on a link, with its share of the prompt."""
+        token_s = self._token_s[number]
+        if self._is_shared:
+            busy = min(_FULLEST_LINK, tokens_per_s * token_s)
+            return self._fixed_s[number] + token_s * self._load.tokens_per_step / (1 - busy)
+        prompt_s = self._load.mean_prompt_tokens * token_s
+        prompts_per_s = tokens_per_s / (self._load.mean_prompt_tokens + self._load.mean_output_tokens)
+        waiting_s = prompts_per_s * prompt_s * prompt_s / 2  # half of the prompt it finds under way
+        return self._fixed_s[number] + token_s * self._load.tokens_per_step + waiting_s
+
+
+def operating_capacity(fleet: Fleet, load: OperatingLoad) -> CapacityTable:
+    """Return what kinds of nodes sustain at the operating point of an average deployment of the fleet.
+
+    For searches, which need a table before there is a placement: every kind is taken to hold its typical number of
+    layers and to work at its capacity, routes pass the kinds in proportion to that, links are those inside a region.
+
+    Raises
+    ------
+    InfeasibleError
+        If no node of the fleet can hold a single layer.
+    """
+    profiles = {profile.kind: profile for profile in fleet.profiles}
+    stations = {
+        kind: [
+            _Station(profile, layers, profile.kv_tokens(layers), load)
+            for layers in range(1, len(profile.kv_blocks) + 1)
+        ]
+        for kind, profile in profiles.items()
+    }
+    if not any(stations.values()):
+        raise InfeasibleError(f"no node of the fleet can hold one layer of {fleet.model.name} and any KV cache")
+    typical = typical_layers(fleet)
+    counts = {kind: sum(profile.kind == kind for profile in fleet.profiles) for kind in typical}
+    link = fleet.cluster.network.intra_region
+    token_s = BITS_PER_BYTE * fleet.model.activation_bytes_per_token / link.bandwidth_bps
+    link_s = (link.latency_ns + load.engine.message_overhead_ns) / NS_PER_S + token_s * load.tokens_per_step
+
+    def trip_s(round_trip_s: float) -> float:
+        """Return the round trip that follows from capacities that follow from ``round_trip_s``."""
+        steps = {kind: stations[kind][layers - 1].capacity(round_trip_s) for kind, layers in typical.items()}
+        visits = {kind: counts[kind] * layers * steps[kind] for kind, layers in typical.items()}
+        hops = {
+            kind: fleet.model.num_layers * visits[kind] / sum(visits.values()) / layers
+            for kind, layers in typical.items()
+        }
+        width = max(1.0, sum(counts[kind] * layers for kind, layers in typical.items()) / fleet.model.num_layers)
+        caught, total_s, depth = 0.0, link_s, max(1, round(sum(hops.values())))
+        for _ in range(depth):
+            spent = {
+                kind: stations[kind][layers - 1].visit_s(steps[kind], caught / width)
+                for kind, layers in typical.items()
+            }
+            total_s += sum(hops[kind] / depth * (spent[kind][0] + link_s) for kind in typical)
+            caught = sum(hops[kind] * spent[kind][1] for kind in typical) / sum(hops.values())
+        return total_s
+
+    low, high = 1e-9, 1.0
+    while trip_s(high) > high:
+        low, high = high, 2 * high
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if trip_s(middle) > middle else (low, middle)
+    tables = {
+        kind: tuple(station.capacity(high) * load.tokens_per_step for station in found)
+        for kind, found in stations.items()
+    }
+    return CapacityTable(
+        tables=tables,
+        kinds={node.id: profile.kind for node, profile in zip(fleet.cluster.nodes, fleet.profiles, strict=True)},
+        assumptions=(
+            f"Node capacities: mean prompt {load.mean_prompt_tokens:g} and output {load.mean_output_tokens:g} tokens, "
+            f"KV memory filled to {load.kv_share:.0%}, requests back after {high:.3g} s (operating point of an average "
+            "deployment).",
+        ),
+    )
