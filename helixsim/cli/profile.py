@@ -15,7 +15,9 @@ from helixsim.domain.hardware import Curve
 from helixsim.errors import ConfigError, DataError, ExitCode, unknown_name
 from helixsim.hardware import catalog, compute_file, engines, transformer
 from helixsim.hardware.compute_file import FittedKind
-from helixsim.hardware.roofline import CHECK_CONTEXT_TOKENS, RooflineError, roofline, roofline_error
+from helixsim.hardware.profiles import ProfileOptions, node_profile
+from helixsim.hardware.roofline import CHECK_CONTEXT_TOKENS, TimingError, roofline, timing_error
+from helixsim.hardware.tensor_parallel import from_one_gpu
 from helixsim.units import GIB, NS_PER_MS, NS_PER_S, format_bandwidth, format_bytes, format_seconds
 
 _FORMATS = ", ".join(transformer.WEIGHT_BITS)
@@ -109,7 +111,7 @@ def run_roofline(args: argparse.Namespace) -> int:
     """Print the computed profile and the error of the method on every measured node."""
     model, gpu = catalog.load_model(args.model, args.precision), catalog.load_gpu(args.gpu)
     profile = roofline(model, gpu, args.gpus)
-    errors = _roofline_errors()
+    errors, scaled = _timing_errors()
     facts = {
         "kind": profile.kind,
         "model": profile.model,
@@ -120,25 +122,12 @@ def run_roofline(args: argparse.Namespace) -> int:
         "activation_copy_ns_per_token": round(profile.activation_copy_ns_per_token, 1),
     }
     if args.json:
-        _print_json({"profile": facts, "errors": [asdict(error) for error in errors]})
+        _print_json({"profile": facts, "errors": _dicts(errors), "errors_from_one_gpu": _dicts(scaled)})
         return ExitCode.OK
     print(_outline(facts) + "\n")
-    header = ("model", "kind", "prefill median", "worst", "decode median", "worst")
-    rows = [
-        (
-            error.model,
-            error.kind,
-            f"{error.prefill_median:.1%}",
-            f"{error.prefill_worst:.1%}",
-            f"{error.decode_median:.1%}",
-            f"{error.decode_worst:.1%}",
-        )
-        for error in errors
-    ]
-    print(
-        "distance of the roofline from measured nodes "
-        f"(256-4096 tokens; 1-128 sequences of {CHECK_CONTEXT_TOKENS} tokens)\n{_aligned(header, rows)}"
-    )
+    over = f"(256-4096 tokens; 1-128 sequences of {CHECK_CONTEXT_TOKENS} tokens)"
+    print(f"distance of the roofline from measured nodes {over}\n{_aligned(*_error_table(errors))}\n")
+    print(f"distance of one GPU's timings / n + all-reduces from measured nodes\n{_aligned(*_error_table(scaled))}")
     return ExitCode.OK
 
 
@@ -261,14 +250,38 @@ def _entry(fitted: FittedKind) -> dict[str, Any]:
     return entry
 
 
-def _roofline_errors() -> list[RooflineError]:
-    errors = []
+def _timing_errors() -> tuple[list[TimingError], list[TimingError]]:
+    """Return the errors of the roofline on every measured node, and of one GPU's timings on nodes of several."""
+    errors, scaled = [], []
     for name in catalog.model_names():
         for fitted in compute_file.committed(name):
-            gpu, gpus = catalog.split_kind(fitted.kind)
-            model = catalog.load_model(name, fitted.precision)
-            errors.append(roofline_error(fitted, model, catalog.load_gpu(gpu), gpus))
-    return errors
+            gpu_name, gpus = catalog.split_kind(fitted.kind)
+            model, gpu = catalog.load_model(name, fitted.precision), catalog.load_gpu(gpu_name)
+            errors.append(timing_error(roofline(model, gpu, gpus), fitted))
+            if gpus > 1:
+                single, _ = node_profile(model, gpu, 1, ProfileOptions())
+                scaled.append(timing_error(from_one_gpu(single.compute, model, gpu, gpus), fitted))
+    return errors, scaled
+
+
+def _error_table(errors: Sequence[TimingError]) -> Table:
+    header = ("model", "kind", "prefill median", "worst", "decode median", "worst")
+    rows: list[tuple[str, ...]] = [
+        (
+            error.model,
+            error.kind,
+            f"{error.prefill_median:.1%}",
+            f"{error.prefill_worst:.1%}",
+            f"{error.decode_median:.1%}",
+            f"{error.decode_worst:.1%}",
+        )
+        for error in errors
+    ]
+    return header, rows
+
+
+def _dicts(errors: Sequence[TimingError]) -> list[dict[str, Any]]:
+    return [asdict(error) for error in errors]
 
 
 def _write(kinds: Sequence[FittedKind], models: Sequence[str], path: Path, force: bool) -> None:

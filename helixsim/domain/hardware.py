@@ -92,7 +92,7 @@ class ComputeProfile:
     kind
         ``l4`` or, for four GPUs as one tensor-parallel node, ``l4x4``.
     source
-        ``measured``, ``fitted`` or ``roofline``.
+        ``measured``, ``fitted``, ``scaled`` (from one GPU to several) or ``roofline``.
     prefill, decode
         Time of one layer [ns] against prompt tokens in the batch, and against sequences that decode.
     decode_context_ns_per_token

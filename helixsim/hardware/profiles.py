@@ -15,6 +15,7 @@ from helixsim.errors import DataError, InfeasibleError
 from helixsim.hardware import compute_file, kv_memory, measured
 from helixsim.hardware.compute_file import FittedKind
 from helixsim.hardware.roofline import context_ns_per_token, roofline
+from helixsim.hardware.tensor_parallel import from_one_gpu
 from helixsim.units import format_bytes
 
 DEFAULT_LIMITS = BatchLimits(max_prefill_requests=256, max_prefill_tokens=8192, max_decode_seqs=256)
@@ -118,16 +119,18 @@ class _Sources:
 
     def fitted(self) -> FittedKind | None:
         """Return the fitted figures of the kind, the user's before those of ``profiles/compute``."""
+        return self._fitted_kind(self.kind)
+
+    def _fitted_kind(self, kind: str) -> FittedKind | None:
         model, timings = self.model, self.options.timings
         own = compute_file.read(timings) if timings is not None and _is_fitted(timings) else ()
         for fitted in (*own, *compute_file.committed(model.name)):
-            if (fitted.model, fitted.kind) != (model.name, self.kind):
+            if (fitted.model, fitted.kind) != (model.name, kind):
                 continue
             if fitted.precision == model.precision or {fitted.precision, model.precision} <= _SIXTEEN_BIT:
                 return fitted
             self.notes.append(
-                f"timings of {model.name} on {self.kind} are for {fitted.precision} weights, "
-                f"not {model.precision}: not used"
+                f"timings of {model.name} on {kind} are for {fitted.precision} weights, not {model.precision}: not used"
             )
         return None
 
@@ -139,21 +142,29 @@ class _Sources:
             if timings is not None:
                 return measured.compute_profile(timings, model, f"per-layer timings in {path.name}")
             self.notes.append(f"{path.name}: no timings for {model.name} on {self.kind}")
+        single = self._fitted_kind(self.gpu.name) if fitted is None and self.gpus > 1 else None
         if fitted is None:
-            computed = roofline(model, self.gpu, self.gpus)
+            if single is None:
+                computed = roofline(model, self.gpu, self.gpus)
+            else:
+                computed = from_one_gpu(self._from_fit(single, 1), model, self.gpu, self.gpus)
             self.notes.append(f"no timings for {model.name} on {self.kind}: {computed.provenance}")
             return computed
         if model.kv_precision not in _SIXTEEN_BIT:
             self.notes.append(
                 f"timings of {model.name} on {self.kind} were taken with a 16-bit KV cache, not {model.kv_precision}"
             )
+        return self._from_fit(fitted, self.gpus)
+
+    def _from_fit(self, fitted: FittedKind, gpus: int) -> ComputeProfile:
+        model = self.model
         return ComputeProfile(
-            kind=self.kind,
+            kind=fitted.kind,
             model=model.name,
             source="fitted",
             prefill=fitted.prefill.curve,
             decode=fitted.decode.curve,
-            decode_context_ns_per_token=context_ns_per_token(model, self.gpu, self.gpus),
+            decode_context_ns_per_token=context_ns_per_token(model, self.gpu, gpus),
             reference_context_tokens=TABLE_CONTEXT_TOKENS,
             activation_copy_ns_per_token=measured.activation_copy_ns_per_token(model),
             provenance=(

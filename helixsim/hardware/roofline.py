@@ -14,10 +14,8 @@ from helixsim.domain.hardware import ComputeProfile, Curve, GpuSpec
 from helixsim.domain.model import ModelSpec
 from helixsim.hardware.compute_file import FittedKind
 from helixsim.hardware.measured import activation_copy_ns_per_token
+from helixsim.hardware.tensor_parallel import all_reduces_s
 from helixsim.units import NS_PER_S
-
-ALL_REDUCE_LATENCY_S = 20e-6
-"""Fixed cost of one all-reduce [s]: launch and synchronisation, typical of NCCL inside one machine."""
 
 PREFILL_CONTEXT_TOKENS = 1024
 """Prompt length behind the attention work of prefill; on average a token attends to half of it. A tenfold length adds
@@ -29,8 +27,8 @@ plus half its mean output (240)."""
 
 
 @dataclass(frozen=True, slots=True)
-class RooflineError:
-    """Relative distance of the roofline from fitted timings of one kind of node, absolute values."""
+class TimingError:
+    """Relative distance of computed times from fitted timings of one kind of node, absolute values."""
 
     model: str
     kind: str
@@ -69,9 +67,8 @@ def context_ns_per_token(model: ModelSpec, gpu: GpuSpec, gpus: int) -> float:
     return model.kv_bytes_per_token_per_layer / (bandwidth * kv_shares) * NS_PER_S
 
 
-def roofline_error(fitted: FittedKind, model: ModelSpec, gpu: GpuSpec, gpus: int) -> RooflineError:
-    """Return how far the roofline lies from ``fitted`` over batches of 1 to 128 sequences and 256 to 4096 tokens."""
-    computed = roofline(model, gpu, gpus)
+def timing_error(computed: ComputeProfile, fitted: FittedKind) -> TimingError:
+    """Return how far computed times lie from ``fitted`` over batches of 1 to 128 sequences and 256 to 4096 tokens."""
     prefill = sorted(
         abs(computed.prefill_ns(1, tokens) / fitted.prefill.curve(tokens) - 1.0)
         for tokens in (2**power for power in range(8, 13))
@@ -80,7 +77,7 @@ def roofline_error(fitted: FittedKind, model: ModelSpec, gpu: GpuSpec, gpus: int
         abs(computed.decode_ns(1, seqs, seqs * CHECK_CONTEXT_TOKENS) / fitted.decode.curve(seqs) - 1.0)
         for seqs in (2**power for power in range(8))
     )
-    return RooflineError(fitted.model, fitted.kind, _middle(prefill), prefill[-1], _middle(decode), decode[-1])
+    return TimingError(fitted.model, fitted.kind, _middle(prefill), prefill[-1], _middle(decode), decode[-1])
 
 
 def _layer_curve(model: ModelSpec, gpu: GpuSpec, gpus: int, flops_per_token: float) -> Curve:
@@ -88,14 +85,14 @@ def _layer_curve(model: ModelSpec, gpu: GpuSpec, gpus: int, flops_per_token: flo
     compute_s = flops_per_token / (gpu.fp16_flops * gpu.compute_efficiency * gpus)
     read_rate = gpu.memory_bandwidth_bytes_per_s * gpu.bandwidth_efficiency * gpus
     touched = _weight_bytes_touched(model)
-    all_reduce = _all_reduce_s(model, gpu, gpus)
+    communication_s = all_reduces_s(model, gpu, gpus)
     ridge = model.weight_bytes_per_layer / read_rate / compute_s
     knots = [1.0]
     if model.num_experts:  # the share of experts touched bends all the way; doubling batches follow it to a few %
         while knots[-1] * 2 < ridge:
             knots.append(knots[-1] * 2)
     knots += [x for x in (ridge, 2 * ridge) if x > knots[-1]] or [2.0]
-    times = [2 * all_reduce(x) + max(touched(x) / read_rate, x * compute_s) for x in knots]
+    times = [communication_s(x) + max(touched(x) / read_rate, x * compute_s) for x in knots]
     return Curve(tuple(knots), tuple(time * NS_PER_S for time in times))
 
 
@@ -105,14 +102,6 @@ def _weight_bytes_touched(model: ModelSpec) -> Callable[[float], float]:
     shared = model.weight_bytes_per_layer - experts * model.weight_bytes_per_expert
     missed = 1.0 - model.experts_per_token / experts if experts else 0.0
     return lambda tokens: shared + experts * model.weight_bytes_per_expert * (1.0 - missed**tokens)
-
-
-def _all_reduce_s(model: ModelSpec, gpu: GpuSpec, gpus: int) -> Callable[[float], float]:
-    """Return the time of one all-reduce of a batch of tokens [s]: a ring sends 2 (n - 1) / n of the data."""
-    if gpus == 1:
-        return lambda _tokens: 0.0
-    per_token = 2 * (gpus - 1) / gpus * model.activation_bytes_per_token / gpu.interconnect_bytes_per_s
-    return lambda tokens: ALL_REDUCE_LATENCY_S + tokens * per_token
 
 
 def _middle(values: list[float]) -> float:

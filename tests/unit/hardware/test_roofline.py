@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helixsim.hardware import catalog, compute_file
-from helixsim.hardware.roofline import ALL_REDUCE_LATENCY_S, roofline, roofline_error
+from helixsim.hardware.roofline import roofline, timing_error
+from helixsim.hardware.tensor_parallel import ALL_REDUCE_LATENCY_S
 
 L4 = catalog.load_gpu("l4")
 LLAMA = catalog.load_model("llama-2-70b")
@@ -88,7 +89,7 @@ def test_it_stays_within_a_factor_of_measured_nodes(name):
     model_name, _, kind = name.partition("/")
     (fitted,) = [entry for entry in compute_file.committed(model_name) if entry.kind == kind]
     gpu, gpus = catalog.split_kind(kind)
-    error = roofline_error(fitted, catalog.load_model(model_name), catalog.load_gpu(gpu), gpus)
+    error = timing_error(roofline(catalog.load_model(model_name), catalog.load_gpu(gpu), gpus), fitted)
     assert error.prefill_median < 0.11
     assert error.decode_median < 0.21
     assert max(error.prefill_worst, error.decode_worst) < 0.5
