@@ -45,7 +45,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         type=options.positive,
         default=6,
         metavar="N",
-        help="simulate offline cells under seeds 0 to N-1 and online ones under three times as many (default: 6)",
+        help="simulate offline cells under seeds 0 to N-1 and online ones under twice as many (default: 6)",
     )
     fidelity.add_argument(
         "--fit", action="store_true", help="fit the engine's overheads to the cells and hold cells out"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
     from helixsim.planning import rundir
     from helixsim.planning.registries import registries
     from helixsim.planning.run import Interrupted, run_experiment
+    from helixsim.report.tables import kv_text
 
     experiment = load_experiment(args.experiment, options.overrides(args), registries=registries())
     if args.fail_on_slo and experiment.slo.ttft_s is experiment.slo.tpot_s is experiment.slo.e2el_s is None:
@@ -66,6 +68,8 @@ def run(args: argparse.Namespace) -> int:
         _say(f"helixsim: interrupted; {stop}")
         return ExitCode.INTERRUPTED
     document = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
+    if not args.quiet:
+        _say(*(kv_text(name, placement) for name, placement in _placements(document, directory)))
     _print(document, directory, args)
     if not args.quiet:
         found = "found, not run again (--force does)" if reused else "written"
@@ -110,16 +114,23 @@ def _print(document: dict[str, Any], directory: Path, args: argparse.Namespace) 
     if args.json:
         print(json.dumps(document, indent=2, ensure_ascii=False))
         return
-    from helixsim.report.files import file_stem
-    from helixsim.report.tables import comparison_text, placement_text
+    from helixsim.report import tables
 
     color = console.wants_colour(sys.stdout)
     width = console.stdout().width
-    print(comparison_text(document, width=width, color=color))
+    print(tables.comparison_text(document, width=width, color=color))
     if args.verbose:
-        for name in document["systems"]:
-            path = directory / "placements" / f"{file_stem(name)}.json"
-            print(placement_text(name, json.loads(path.read_text(encoding="utf-8")), width=width, color=color))
+        for name, placement in _placements(document, directory):
+            print(tables.placement_text(name, placement, width=width, color=color))
+
+
+def _placements(document: dict[str, Any], directory: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each finished system's name and placement."""
+    from helixsim.report.files import file_stem
+
+    for name in document["systems"]:
+        path = directory / "placements" / f"{file_stem(name)}.json"
+        yield name, json.loads(path.read_text(encoding="utf-8"))
 
 
 def _check_thresholds(document: dict[str, Any], args: argparse.Namespace) -> None:

@@ -47,6 +47,20 @@ def comparison_text(document: Mapping[str, Any], *, width: int = WIDTH, color: b
     return _render(parts, width, color)
 
 
+def kv_text(name: str, placement: Mapping[str, Any]) -> str:
+    """Return the KV tokens a placement leaves on each kind of node with each number of layers, in one line."""
+    rooms: dict[tuple[str, int], list[int]] = {}
+    for node in sorted_by_layers(placement):
+        held = placement["layers"][node["node"]]
+        if held is not None:
+            rooms.setdefault((node["kind"], held[1] - held[0]), []).append(node["kv_tokens"])
+    parts = []
+    for (kind, layers), tokens in sorted(rooms.items(), key=lambda entry: entry[1]):
+        least, most = min(tokens), max(tokens)
+        parts.append(f"{kind} with {layers} layers {least}" + (f" to {most}" if most > least else ""))
+    return f"{name}: KV tokens: {', '.join(parts)}"
+
+
 def placement_text(name: str, placement: Mapping[str, Any], *, width: int = WIDTH, color: bool = False) -> str:
     """Return one system's placement (``report.files.placement_document``), a line per node by first layer."""
     from rich import box

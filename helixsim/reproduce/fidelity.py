@@ -30,7 +30,7 @@ from helixsim.units import NS_PER_S
 
 SEEDS = 6
 """Single runs of offline cells differ by 1 to 5 % in throughput (standard deviation), means of six by 1 to 2 %."""
-ONLINE_SEEDS = 3
+ONLINE_SEEDS = 2
 """Times as many seeds for online cells: their runs see few requests and differ by 5 to 11 %, or 20 % on one GPU."""
 
 Progress = Callable[[float, str], None]
