@@ -4,6 +4,7 @@ import csv
 from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from helixsim.hardware import catalog, compute_file, fit, measured
@@ -72,3 +73,16 @@ def test_committed_profiles_are_what_the_fit_gives() -> None:
         assert kept.planner is not None
         assert ours.planner is not None
         assert kept.planner.max_layers == ours.planner.max_layers
+
+
+def test_all_curves_but_one_are_within_twelve_percent_of_their_tables_beyond_the_tables_rounding() -> None:
+    """V100 with LLaMA-2 70B falls from 6.7 ms at 85 sequences to 4.5 ms at 90; a rising curve cannot."""
+    off = {}
+    for table in measured.read_timings(TABLES / "profiles.csv"):
+        for phase, points in (("prefill", table.prefill), ("decode", table.decode)):
+            curve = fit.fit_curve(points).curve
+            x, y = np.array([point for point in points if point[0] > 0]).T
+            errors = np.abs([curve(batch) / 1e6 for batch in x] - y) - fit.resolution(y) / 2
+            off[table.model, table.kind, phase] = (errors / y).max()
+    assert len(off) == 28
+    assert [name for name, error in off.items() if error > 0.12] == [("llama-2-70b", "v100", "decode")]
