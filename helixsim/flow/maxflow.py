@@ -61,10 +61,12 @@ def max_flow_value(fleet: Fleet, placement: Placement, capacity: CapacityTable) 
     return _graph(network)[0].maximise(_SOURCE, _SINK) if network.nodes else 0.0
 
 
-def network_flows(network: FlowNetwork) -> tuple[float, list[float]]:
-    """Return the value of a max-flow and its flow on each link [tokens/s]: for fixed points that change capacities."""
+def balanced_flows(network: FlowNetwork) -> list[float]:
+    """Return the even max-flow on each link [tokens/s]: for fixed points that change capacities."""
+    from helixsim.flow.balance import balance
+
     value, flows, _ = _solve(network)
-    return value, flows
+    return balance(network, value) if value > 0 else flows
 
 
 _SOURCE, _SINK = 0, 1

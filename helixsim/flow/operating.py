@@ -12,7 +12,8 @@ two is the operating point. ``R`` is the sum, over the hops of a route, of
   with one stay behind it on every node they go to together, as behind a lorry on a road without overtaking. Deep chains
   suffer most.
 
-Left out: variance of lengths, and how arrivals cluster. Against simulation see ``experiments/paper/PLACEMENT.md``.
+Left out: how arrivals cluster, and that long outputs tend to have long prompts. How close it comes to simulations is in
+``experiments/paper/PLACEMENT.md``.
 """
 
 from __future__ import annotations
@@ -27,15 +28,12 @@ from helixsim.domain.hardware import NodeProfile
 from helixsim.domain.placement import Placement
 from helixsim.errors import InfeasibleError
 from helixsim.flow.capacity import CapacityTable, typical_layers
-from helixsim.flow.maxflow import network_flows
+from helixsim.flow.maxflow import balanced_flows
 from helixsim.flow.network import FlowNetwork, build_network, token_bytes
 from helixsim.units import BITS_PER_BYTE, NS_PER_S
 
-_ROUNDS = 20
-"""Rounds of the fixed point of a placement; its throughput then changes by less than two per cent a round."""
-
-_LONGEST_MEMORY = 12
-"""Flows are averaged over this many rounds: of equal alternatives a max-flow takes any, their mean all."""
+_ROUNDS = 16
+"""Rounds of the fixed point of a placement; its throughput then changes by less than one per cent a round."""
 
 _HALVINGS = 50
 
@@ -57,6 +55,8 @@ class OperatingLoad:
         Output for which memory is reserved at admission [tokens].
     engine
         Overheads of the serving engine.
+    prompt_spread
+        Mean of squared prompt lengths over the square of their mean: long prompts are in the way more often.
     """
 
     mean_prompt_tokens: float
@@ -64,6 +64,7 @@ class OperatingLoad:
     kv_share: float
     expected_output_tokens: float
     engine: EngineSpec = IDEAL
+    prompt_spread: float = 1.0
 
     @property
     def tokens_per_step(self) -> float:
@@ -112,6 +113,7 @@ class _Station:
         self._decode = compute.decode
         self._layers = layers
         self._outputs = load.mean_output_tokens
+        self._spread = load.prompt_spread
         context = load.mean_prompt_tokens + load.mean_output_tokens / 2
         self._context_ns = compute.decode_context_ns_per_token * (context - compute.reference_context_tokens)
         self._batch_ns = float(engine.batch_overhead_ns + engine.gather_ns)
@@ -155,7 +157,9 @@ class _Station:
         ``caught`` is the probability that it came behind one.
         """
         busy = min(1.0, steps_per_s / self._outputs * self.prompt_s)
-        behind_s = self.prompt_s * (caught + (1 - caught) * busy / 2)  # half of the prompt is done, on average
+        behind_s = (
+            self._spread * self.prompt_s * (caught + (1 - caught) * busy / 2)
+        )  # half of the prompt is done, on average
         own_share = 1 / self._outputs  # the first round trip of a request is its prompt
         return self.step_s(self.batch(steps_per_s)) + behind_s + own_share * self.prompt_s, caught + (1 - caught) * busy
 
@@ -185,21 +189,21 @@ def operating_point(
     })  # fmt: skip
     first_s = sum(stations[node].step_s(1.0) + stations[node].prompt_s for node in network.nodes)
     round_trip_s = dict.fromkeys(network.nodes, first_s)
-    mean: list[float] = []
+    flows: list[float] = []
+    mean_s = math.inf
     for number in range(_ROUNDS):
         passed = {n: stations[n].capacity(round_trip_s[n]) * load.tokens_per_step for n in network.nodes}
-        _, flows = network_flows(replace(network, compute_tokens_per_s=passed))
-        weight = 1 / min(number + 1, _LONGEST_MEMORY)
-        mean = [old + weight * (new - old) for old, new in zip(mean or flows, flows, strict=True)]
-        found_s, mean_s = trips.of(mean)
-        # Half of the way, as longer trips lower the flow, which shortens them: full steps would swing.
-        round_trip_s = {n: math.sqrt(round_trip_s[n] * found_s[n]) for n in network.nodes}
-    total = sum(flow for flow, link in zip(mean, network.links, strict=True) if link.src == COORDINATOR)
+        flows = balanced_flows(replace(network, compute_tokens_per_s=passed))
+        found_s, mean_s = trips.of(flows)
+        # Part of the way, as longer trips lower the flow, which shortens them: full steps would swing.
+        step = 1 / (2 + number / 4)
+        round_trip_s = {n: round_trip_s[n] * (found_s[n] / round_trip_s[n]) ** step for n in network.nodes}
+    total = sum(flow for flow, link in zip(flows, network.links, strict=True) if link.src == COORDINATOR)
     steps = total / load.tokens_per_step
     capacity = {n: stations[n].capacity(round_trip_s[n]) * load.tokens_per_step for n in network.nodes}
     offered_s = mean_s
     if offered_output_per_s is not None and offered_output_per_s < steps:
-        _, offered_s = trips.of([flow * offered_output_per_s / steps for flow in mean])
+        _, offered_s = trips.of([flow * offered_output_per_s / steps for flow in flows])
     return OperatingPoint(steps, total, steps * mean_s, mean_s, offered_s, _by_node(placement, {**most, **capacity}))
 
 
@@ -282,7 +286,9 @@ class _RoundTrips:
             return self._fixed_s[number] + token_s * self._load.tokens_per_step / (1 - busy)
         prompt_s = self._load.mean_prompt_tokens * token_s
         prompts_per_s = tokens_per_s / (self._load.mean_prompt_tokens + self._load.mean_output_tokens)
-        waiting_s = prompts_per_s * prompt_s * prompt_s / 2  # half of the prompt it finds under way
+        waiting_s = (
+            prompts_per_s * prompt_s * prompt_s * self._load.prompt_spread / 2
+        )  # half of the prompt it finds under way
         return self._fixed_s[number] + token_s * self._load.tokens_per_step + waiting_s
 
 

@@ -80,7 +80,7 @@ class HelixOptions:
 
     max_hops: int | None = None
     time_limit_s: float = 120.0
-    candidates: int = 10
+    candidates: int = 6
     select: Literal["simulate", "flow"] = "simulate"
     criterion: Literal["throughput", "goodput", "latency"] = "throughput"
     method: Literal["auto", "blocks", "exact"] = "auto"

@@ -12,8 +12,8 @@ MOST_HEURISTICS = 4
 """Heuristic placements that go to the judge beside the frontier."""
 
 
-FAR_BEHIND = 0.5
-"""Candidates below this share of the best estimate are not judged: estimates err by a third at most, as a rule."""
+FAR_BEHIND = 0.6
+"""Candidates below this share of the best estimate are not judged."""
 
 
 @dataclass(frozen=True, slots=True)

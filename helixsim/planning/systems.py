@@ -56,6 +56,7 @@ def operating_load(experiment: ResolvedExperiment, system: SystemSpec) -> Operat
         system.kv.high_water,
         output_tokens if expected is None else expected,
         experiment.engine,
+        stats.prompt_spread,
     )
 
 

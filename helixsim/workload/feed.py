@@ -8,11 +8,13 @@ from dataclasses import replace
 from itertools import chain, islice, takewhile
 from typing import cast
 
+import numpy as np
+
 from helixsim.domain.request import Feed, FeedMode, Request
 from helixsim.errors import ConfigError, DataError, Problem
 from helixsim.rng import stream
 from helixsim.workload.arrivals import ArrivalProcess, process_of
-from helixsim.workload.lengths.base import LengthDistribution, draw, limited_means
+from helixsim.workload.lengths.base import LengthDistribution, draw, limited_means, spread
 from helixsim.workload.lengths.recorded import RecordedPairs
 from helixsim.workload.lengths.registry import build
 from helixsim.workload.readers.registry import FORMATS, get, read_trace
@@ -77,6 +79,7 @@ def workload_stats(spec: WorkloadSpec, seed: int) -> WorkloadStats:
         num_requests=spec.arrivals.num_requests if _end_ns(spec) is None else None,
         redrawn_share=means.redrawn_share,
         assumptions=_assumptions(spec),
+        prompt_spread=means.prompt_spread,
     )
 
 
@@ -190,6 +193,7 @@ def _recorded_stats(spec: WorkloadSpec, process: ArrivalProcess, seed: int) -> W
         dropped=tuple(dropped.items()),
         redrawn_share=0.0 if spec.lengths is None else limited_means(_lengths(spec), spec.limits).redrawn_share,
         assumptions=_assumptions(spec),
+        prompt_spread=spread(np.array([request.prompt_tokens for request in requests])),
     )
 
 

@@ -93,6 +93,7 @@ class WorkloadStats:
 
     ``offered_rps`` is None for closed loops and where all requests arrive at once. ``dropped`` pairs a reason with a
     count. ``redrawn_share`` is the share of drawn length pairs that the limits refused and that were drawn again.
+    ``prompt_spread`` is the mean of squared prompt lengths over the square of their mean.
     ``assumptions`` are sentences on what stands for missing data.
     """
 
@@ -103,3 +104,4 @@ class WorkloadStats:
     dropped: tuple[tuple[str, int], ...] = ()
     redrawn_share: float = 0.0
     assumptions: tuple[str, ...] = ()
+    prompt_spread: float = 1.0

@@ -72,11 +72,15 @@ def exclusion(limits: LengthLimits, prompt_tokens: int, output_tokens: int) -> s
 
 @dataclass(frozen=True, slots=True)
 class LimitedMeans:
-    """Mean lengths within limits [tokens], and the share of drawn pairs that had to be drawn again."""
+    """Mean lengths within limits [tokens], and the share of drawn pairs that had to be drawn again.
+
+    ``prompt_spread`` is the mean of squared prompt lengths over the square of their mean: 1 if all are equal.
+    """
 
     prompt_tokens: float
     output_tokens: float
     redrawn_share: float
+    prompt_spread: float = 1.0
 
 
 def limited_means(distribution: LengthDistribution, limits: LengthLimits) -> LimitedMeans:
@@ -91,14 +95,21 @@ def limited_means(distribution: LengthDistribution, limits: LengthLimits) -> Lim
     kept = inside(limits, prompt, output)
     count = int(kept.sum())
     if count == _PROBE:
-        return LimitedMeans(*distribution.mean(), 0.0)
+        return LimitedMeans(*distribution.mean(), 0.0, spread(prompt))
     if count < _PROBE // 1000:
         message = (
             f"workload.limits: {limits} admit {count} of {_PROBE} drawn requests, which have prompts of "
             f"{prompt.min()} .. {prompt.max()} and outputs of {output.min()} .. {output.max()} tokens"
         )
         raise ConfigError(message)
-    return LimitedMeans(float(prompt[kept].mean()), float(output[kept].mean()), 1 - count / _PROBE)
+    means = float(prompt[kept].mean()), float(output[kept].mean())
+    return LimitedMeans(*means, 1 - count / _PROBE, spread(prompt[kept]))
+
+
+def spread(tokens: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> float:
+    """Return the mean of squares over the square of the mean; 1 if all lengths are equal."""
+    lengths = tokens.astype(np.float64)
+    return float((lengths**2).mean() / lengths.mean() ** 2)
 
 
 def draw(distribution: LengthDistribution, limits: LengthLimits, rng: np.random.Generator) -> Iterator[tuple[int, int]]:
