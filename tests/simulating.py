@@ -30,7 +30,7 @@ def requests(*rows: tuple[int, int, int]) -> list[Request]:
     return [Request(number, arrival * MS, prompt, output) for number, (arrival, prompt, output) in enumerate(rows)]
 
 
-def run(
+def inputs_of(
     case: Case,
     load: Iterable[Request],
     *,
@@ -46,29 +46,32 @@ def run(
     seed: int = 0,
     check: bool = True,
     **more: Any,
-) -> RunResult:
-    """Simulate ``load`` to its end, or to the end of ``window``."""
+) -> SimulationInputs:
+    """What it takes to simulate ``load`` to its end, or to the end of ``window``."""
     fleet, capacity, placement = case
     plan = max_flow(fleet, placement, capacity)
     graph = routing_graph(placement, plan)
     policy_class, batching_class = routing_registry.get(routing), batching_registry.get(batching)
-    return simulate(
-        SimulationInputs(
-            fleet=fleet,
-            placement=placement,
-            plan=plan,
-            graph=graph,
-            policy=policy_class(graph, policy_class.Options(), stream(seed, "routing")),
-            batching=batching_class(batching_class.Options()),
-            feed=Feed(mode, iter(load), concurrency, prompts_in_flight, feed_below),
-            window=window or Window(0, None, True),
-            high_water=high_water,
-            expected_output_tokens=expected_output_tokens,
-            seed=seed,
-            check=check,
-            **more,
-        )
+    return SimulationInputs(
+        fleet=fleet,
+        placement=placement,
+        plan=plan,
+        graph=graph,
+        policy=policy_class(graph, policy_class.Options(), stream(seed, "routing")),
+        batching=batching_class(batching_class.Options()),
+        feed=Feed(mode, iter(load), concurrency, prompts_in_flight, feed_below),
+        window=window or Window(0, None, True),
+        high_water=high_water,
+        expected_output_tokens=expected_output_tokens,
+        seed=seed,
+        check=check,
+        **more,
     )
+
+
+def run(case: Case, load: Iterable[Request], **how: Any) -> RunResult:
+    """Simulate ``load``; ``how`` as for ``inputs_of``."""
+    return simulate(inputs_of(case, load, **how))
 
 
 def random_load(seed: int, count: int, *, rate_rps: float, prompt: int = 200, output: int = 12) -> list[Request]:

@@ -139,6 +139,7 @@ class _Run:
             policy.observe if isinstance(policy, HopObserver) else None,
             node_id in self.entered_inside,
             self.inputs.is_one_by_one,
+            self.inputs.is_one_by_one or bool(self.fabric.cards_out),
             self.inputs.engine,
         )
 

@@ -25,6 +25,8 @@ class Worker:
     ``has_inner_entries``: requests may enter in the middle of its layers (partial inference). ``observe`` is told how
     long each message took from being sent to being computed. ``is_one_by_one``: requests travel one by one, so that
     the first to arrive starts a batch without the others; else those of a batch that go the same way arrive together.
+    ``is_order_felt``: what is sent at one instant passes one by one, on a link or on a network card, so that its order
+    matters: those that left the coordinator earlier go first.
     """
 
     __slots__ = (
@@ -39,6 +41,7 @@ class Worker:
         "_gather_ns",
         "_has_inner_entries",
         "_is_one_by_one",
+        "_is_order_felt",
         "_kernel",
         "_known_layer_ns",
         "_limits",
@@ -67,6 +70,7 @@ class Worker:
         observe: Observe | None,
         has_inner_entries: bool,
         is_one_by_one: bool,
+        is_order_felt: bool,
         engine: EngineSpec,
     ) -> None:
         self.node_id = node_id
@@ -83,6 +87,7 @@ class Worker:
         self._observe = observe
         self._has_inner_entries = has_inner_entries
         self._is_one_by_one = is_one_by_one
+        self._is_order_felt = is_order_felt
         self._engine = engine
         self._gather_ns = engine.gather_ns
         self._floor_ns = min(compute.decode(1), layer_ns(compute, engine, 0, 1))
@@ -98,8 +103,11 @@ class Worker:
 
     @property
     def queue_length(self) -> int:
-        """Requests that wait for a batch."""
-        return len(self._prefills) + self._decode_seqs
+        """Requests that have arrived and wait for a batch."""
+        if not self._is_one_by_one:
+            return len(self._prefills) + self._decode_seqs
+        now = self._kernel.now_ns
+        return len(self._prefills) + sum([parcel.arrived_by(now) for parcel in self._decodes])
 
     def has_ready_work(self, now_ns: int) -> bool:
         """Whether a request that waits for a batch has arrived in full."""
@@ -132,18 +140,16 @@ class Worker:
             self._kernel.call_in(0, Priority.DISPATCH, self._dispatch, None)
 
     def _dispatch(self, _event: Call | None) -> None:
-        """Form and start a batch, unless one is running; if nothing has arrived in full yet, come back when it has."""
+        """Form and start a batch of what has arrived, unless one is running."""
         self.is_gathering = False
-        if self.is_busy or not (self._prefills or self._decodes):
+        if self.is_busy:
             return
         now = self._kernel.now_ns
         ready = self._decode_seqs
         if self._is_one_by_one:
             ready = sum([parcel.arrived_by(now) for parcel in self._decodes])
-            if not (ready or self._prefills):
-                first = min([parcel.arrived_ns for parcel in self._decodes])
-                self._kernel.call_in(first - now, Priority.DISPATCH, self._dispatch, None)
-                return
+        if not (ready or self._prefills):
+            return
         if self._prefills:
             prefills, num_decodes = self._plan_with_prefills(ready)
         else:
@@ -271,6 +277,19 @@ class Worker:
             is_done = cohort.hop == len(cohort.path.stages)
             cohort.path.channels[cohort.hop].send(parcel, 1 if is_done else parcel.tokens)
         if self._prefills or self._decodes:
+            self._go_on(now)
+
+    def _go_on(self, now_ns: int) -> None:
+        """Form the next batch, or come back when the next request has arrived, if all are still on the way."""
+        if self._is_one_by_one and not self._prefills:
+            first_ns = min([parcel.arrived_ns for parcel in self._decodes])
+            if first_ns > now_ns:
+                self._kernel.call_in(first_ns - now_ns, Priority.DELIVER, self._wake, None)
+                return
+        self._dispatch_at_end_of_instant()
+
+    def _wake(self, _event: Call) -> None:
+        if not self.is_busy:
             self._dispatch_at_end_of_instant()
 
     def _pass_on(self, parcels: list[Parcel], now_ns: int) -> dict[Channel, list[Cohort]]:
@@ -291,17 +310,22 @@ class Worker:
                     groups[channel].append(cohort)
                 else:
                     groups[channel] = [cohort]
-        if self._is_one_by_one:
-            for cohorts in groups.values():
-                cohorts.sort(key=_by_number)
-        return groups
+        if not self._is_order_felt:
+            return groups
+        for cohorts in groups.values():
+            cohorts.sort(key=_by_number)
+        return dict(sorted(groups.items(), key=lambda group: group[1][0].number))
 
     def _tell(self, observe: Observe, parcels: list[Parcel], now_ns: int) -> None:
-        """Report how long each message took from being sent to the end of its batch."""
+        """Report how long each message, or the part of it that is in the batch, took from being sent to its end."""
+        told: dict[tuple[int, int, int], int] = {}
         for parcel in parcels:
             cohort = parcel.cohorts[0]
-            requests = 1 if parcel.is_prefill else parcel.tokens
-            observe(cohort.path.stages[cohort.hop].edge, now_ns - parcel.sent_ns, requests)
+            own = cohort.number if parcel.is_prefill else -1
+            message = (cohort.path.stages[cohort.hop].edge, parcel.sent_ns, own)
+            told[message] = told.get(message, 0) + (1 if parcel.is_prefill else parcel.tokens)
+        for (edge, sent_ns, _), requests in told.items():
+            observe(edge, now_ns - sent_ns, requests)
 
 
 def _stage_start(parcel: Parcel) -> int:

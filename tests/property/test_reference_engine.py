@@ -1,0 +1,174 @@
+"""The engine, which moves groups of requests, against the plain one that moves each by itself: equal to a nanosecond."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import fields, replace
+
+import builders
+import numpy as np
+import pytest
+import reference_engine
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from simulating import SECOND, inputs_of, random_load
+
+from helixsim.batching import registry as batching_registry
+from helixsim.domain.cluster import LinkSpec
+from helixsim.domain.engine import EngineSpec
+from helixsim.domain.request import FeedMode, Window
+from helixsim.domain.result import RequestStatus
+from helixsim.engine.recorder import GAP_RESOLUTION_NS
+from helixsim.engine.simulate import simulate
+from helixsim.routing import registry as routing_registry
+
+
+@st.composite
+def clusters(draw):
+    """Two to four stages of one to three nodes, some of which hold a layer of the stage before as well.
+
+    Memory is often so short that requests are preempted, batches so small that steps wait.
+    """
+    kinds = []
+    for number in range(2):
+        blocks = draw(st.sampled_from([14, 30, 60, 600]))
+        kind = builders.profile(
+            f"k{number}", 3,
+            prefill_ns_per_token=draw(st.sampled_from([300.0, 1000.0, 5000.0])),
+            decode_ns=draw(st.sampled_from([1e5, 1.3e6, 5e6])),
+            kv_blocks=(3 * blocks, 3 * blocks // 2, blocks),
+            max_decode_seqs=draw(st.sampled_from([1, 3, 64])),
+        )  # fmt: skip
+        per_token, copy = draw(st.sampled_from([(0.0, 0.0), (35.5, 12.25)]))
+        compute = replace(
+            kind.compute, decode_context_ns_per_token=per_token, activation_copy_ns_per_token=copy,
+            reference_context_tokens=100,
+        )  # fmt: skip
+        kinds.append(replace(kind, compute=compute))
+    stages = draw(st.integers(2, 4))
+    chosen = [draw(st.lists(st.sampled_from(kinds), min_size=1, max_size=3)) for _ in range(stages)]
+    nic_bps = draw(st.sampled_from([None, 8e8]))
+    fleet = builders.fleet(
+        [kind for stage in chosen for kind in stage], num_layers=2 * stages,
+        intra=LinkSpec(draw(st.sampled_from([1e8, 1e9])), draw(st.sampled_from([0, 700_000]))),
+        nic_bps=nic_bps, coordinator_nic_bps=nic_bps,
+    )  # fmt: skip
+    network = replace(fleet.cluster.network, is_shared=draw(st.booleans()))
+    caps = draw(st.sampled_from([None, 4]))
+    nodes = tuple(replace(node, max_requests=caps) for node in fleet.cluster.nodes)
+    fleet = replace(fleet, cluster=replace(fleet.cluster, network=network, nodes=nodes))
+    ranges, names = {}, iter(node.id for node in nodes)
+    for number, stage in enumerate(chosen):
+        for _ in stage:
+            earlier = draw(st.booleans()) if number else False
+            ranges[next(names)] = (2 * number - earlier, 2 * number + 2)
+    capacity = builders.capacity_of(fleet, {kind.kind: (300.0, 200.0, 100.0) for kind in kinds})
+    return fleet, capacity, builders.placement_of(fleet, ranges, partial_inference=True)
+
+
+engines = st.sampled_from(
+    [
+        EngineSpec(),
+        EngineSpec(
+            "slow", gather_ns=20_000, batch_overhead_ns=100_000, sequence_overhead_ns=7_000, layer_launch_ns=150_000,
+            message_overhead_ns=3_000, shares_weight_reads=True, watermark=0.05,
+        ),
+    ]
+)  # fmt: skip
+
+
+def assert_equal(make_inputs):
+    """Run both engines on inputs made anew for each and compare all they leave."""
+    result, reference = simulate(make_inputs()), reference_engine.Reference(make_inputs()).run()
+    rows = result.requests
+    journeys = reference.journeys
+    for name, values in {
+        "request_id": [j.request.id for j in journeys],
+        "status": [_status(j) for j in journeys],
+        "arrival_ns": [j.arrival for j in journeys],
+        "admitted_ns": [j.admitted for j in journeys],
+        "first_token_ns": [j.first_token for j in journeys],
+        "finish_ns": [j.finish for j in journeys],
+        "output_tokens": [j.generated for j in journeys],
+        "preemptions": [j.preemptions for j in journeys],
+    }.items():
+        np.testing.assert_array_equal(getattr(rows, name), values, name)
+    done = rows.finish_ns >= 0
+    for name, attribute in (("queue_ns", "queue"), ("compute_ns", "compute"), ("network_ns", "network")):
+        values = np.array([getattr(j, attribute) for j in journeys])
+        np.testing.assert_array_equal(getattr(rows, name)[done], values[done], name)
+    for number, journey in enumerate(journeys):
+        if journey.hops is not None:
+            hops = tuple((hop.start, hop.end) for hop in journey.hops)
+            route = result.routes[rows.route[number]].hops
+            assert tuple((layers.start, layers.end) for _, layers in route) == hops
+            assert [node for node, _ in route] == [reference.machines[hop.node].id for hop in journey.hops]
+    for name in ("batches", "prompt_tokens", "decode_tokens", "preemptions"):
+        assert list(getattr(result.nodes, name)) == [getattr(machine, name) for machine in reference.machines], name
+    assert list(result.nodes.kv_peak_blocks) == [-(-m.peak // m.range.layers) for m in reference.machines]
+    gaps = Counter(gap // GAP_RESOLUTION_NS * GAP_RESOLUTION_NS for gap in reference.gaps)
+    assert dict(zip(result.gaps.value_ns.tolist(), result.gaps.count.tolist(), strict=True)) == gaps
+    assert result.gaps.sum_ns == sum(reference.gaps)
+    assert result.gaps.sum_squares_ns2 == sum(gap * gap for gap in reference.gaps)
+    wires = {ends: wire for ends, wire in sorted(reference.wires.items()) if wire.messages}
+    links = result.links
+    used = [number for number, messages in enumerate(links.messages) if messages]
+    for name in fields(links):
+        values = [getattr(links, name.name)[number] for number in used]
+        expected = {"busy_ns": "busy", "queue_ns": "waited"}.get(name.name, name.name)
+        assert values == [getattr(wire, expected) for wire in wires.values()], name.name
+    return result
+
+
+def _status(journey):
+    return RequestStatus.RUNNING if journey.hops is not None and journey.finish < 0 else journey.status
+
+
+@pytest.mark.parametrize("routing", routing_registry.names())
+@pytest.mark.parametrize("is_one_by_one", [False, True])
+@given(
+    case=clusters(),
+    seed=st.integers(0, 10_000),
+    batching=st.sampled_from(batching_registry.names()),
+    engine=engines,
+    rate_rps=st.sampled_from([5.0, 60.0]),
+    expected=st.sampled_from([1.0, 12.0, 40.0]),
+)
+@settings(max_examples=12, deadline=None)
+def test_requests_that_come_at_a_rate(routing, is_one_by_one, case, seed, batching, engine, rate_rps, expected):
+    load = random_load(seed, 40, rate_rps=rate_rps, prompt=60, output=20)
+    how = {"routing": routing, "batching": batching, "seed": seed, "engine": engine, "is_one_by_one": is_one_by_one}
+    how |= {"expected_output_tokens": expected, "high_water": 1.0}
+    assert_equal(lambda: inputs_of(case, load, **how))
+
+
+@given(
+    case=clusters(),
+    seed=st.integers(0, 10_000),
+    mode=st.sampled_from([FeedMode.CLOSED_LOOP, FeedMode.SATURATE]),
+    is_one_by_one=st.booleans(),
+)
+@settings(max_examples=20, deadline=None)
+def test_requests_that_come_as_others_leave(case, seed, mode, is_one_by_one):
+    load = random_load(seed, 5000, rate_rps=1.0, prompt=60, output=20)
+    how = {"mode": mode, "concurrency": 9, "prompts_in_flight": 3, "window": Window(SECOND // 4, SECOND, False)}
+    how |= {"seed": seed, "is_one_by_one": is_one_by_one, "expected_output_tokens": 5.0}
+    assert_equal(lambda: inputs_of(case, load, **how))
+
+
+def test_the_comparison_reaches_preemption_and_waiting():
+    """What the random cases are there for does happen, so that they cannot agree on easy runs only."""
+    kind = builders.profile("n", 2, kv_blocks=(40, 20), max_decode_seqs=2)
+    fleet = builders.fleet([kind, kind, kind], num_layers=4)
+    case = fleet, builders.capacity_of(fleet, {"n": (200.0, 100.0)}), builders.placement_of(
+        fleet, {"n-0": (0, 2), "n-1": (2, 4), "n-2": (2, 4)}
+    )  # fmt: skip
+    load = random_load(1, 60, rate_rps=60.0, prompt=60, output=30)
+    for is_one_by_one in (False, True):
+        result = assert_equal(
+            lambda one=is_one_by_one: inputs_of(
+                case, load, is_one_by_one=one, expected_output_tokens=1.0, high_water=1.0
+            )
+        )
+        assert result.counters["preemptions"] > 10
+        assert result.requests.queue_ns.max() > SECOND
