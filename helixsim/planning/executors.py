@@ -138,7 +138,7 @@ class Dask:
         try:
             self._check_workers(client)
             numbers = {client.submit(_quiet, work, task, pure=False): number for number, task in enumerate(tasks)}
-            for future in as_completed(list(numbers)):
+            for future in as_completed(list(numbers), loop=client.loop):
                 failed = future.status != "finished"
                 outcome = Lost(f"dask: {future.exception()}") if failed else future.result()
                 yield numbers[future], outcome
