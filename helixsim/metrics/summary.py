@@ -48,6 +48,7 @@ def summarise(
     mean_prompt_tokens: float,
     mean_output_tokens: float,
     offered_rps: float | None,
+    operating_tokens_per_s: float | None = None,
 ) -> dict[str, Any]:
     """Return the summary of one system.
 
@@ -57,6 +58,8 @@ def summarise(
         Of the workload [tokens]; they split the flow bound, which counts both, into requests/s and output tokens/s.
     offered_rps
         Requests per second of the workload; None for closed loops.
+    operating_tokens_per_s
+        Prompt and output tokens/s at the placement's operating point; None: not worked out.
     """
     counts = throughput(run, slo)
     samples = latency_samples(run)
@@ -75,6 +78,10 @@ def summarise(
         "helixsim": {
             **_measurement(run, counts, samples, slo, offered_rps),
             **_flow(run, counts, placement, plan, mean_prompt_tokens, mean_output_tokens),
+            "operating_tokens_per_s": operating_tokens_per_s,
+            "operating_attainment": counts.rate(counts.prompt_tokens + counts.output_tokens) / operating_tokens_per_s
+            if operating_tokens_per_s
+            else math.nan,
             **_cluster(run, counts, used, fleet, placement, plan),
             **_integrity(run),
         },

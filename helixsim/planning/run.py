@@ -150,6 +150,7 @@ def run_system(
         mean_prompt_tokens=stats.mean_prompt_tokens,
         mean_output_tokens=stats.mean_output_tokens,
         offered_rps=stats.offered_rps if system.arrivals is None else system.arrivals.rate_rps,
+        operating_tokens_per_s=None if placed.operating is None else placed.operating.tokens_per_s,
     )
     return FinishedSystem(
         SystemReport(system.name, summary, result, placed.placement, placed.plan, system.fleet),

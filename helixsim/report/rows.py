@@ -69,6 +69,8 @@ def comparison_sections(document: Mapping[str, Any]) -> list[Section]:
             [
                 ("flow bound, tokens/s", _own("max_flow_tokens_per_s")),
                 ("flow bound reached, %", _own("flow_attainment", percent)),
+                ("operating point, tokens/s", _own("operating_tokens_per_s")),
+                ("operating point reached, %", _own("operating_attainment", percent)),
                 ("nodes per request, mean", _own("measured_mean_hops")),
                 *((f"{kind} computing, % of time", _kind_utilisation(kind)) for kind in kinds),
                 ("KV memory in use, mean %", _own("kv_mean", percent)),
@@ -151,7 +153,8 @@ def notes(document: Mapping[str, Any]) -> list[tuple[str, str]]:
 LEGEND = (
     "TTFT: time to first token. TPOT: mean time per output token after the first, per request. ITL: gap between two "
     "tokens. Flow bound: the planner's max-flow of prompt + output tokens/s; it assumes KV memory filled to "
-    "capacity.kv_occupancy, so fuller batches can exceed it. ± and ranges: 95 % confidence."
+    "capacity.kv_occupancy, so fuller batches can exceed it. Operating point: what the placement should serve under "
+    "saturation, as KV memory caps its requests and each step takes its round trip. ± and ranges: 95 % confidence."
 )
 
 
@@ -162,7 +165,7 @@ def _at(key: str, text: Callable[[Any], str] = number) -> Cell:
 
 def _own(key: str, text: Callable[[Any], str] = number) -> Cell:
     """Return a cell that shows a value of helixsim's own."""
-    return lambda summary: text(summary["helixsim"][key])
+    return lambda summary: text(summary["helixsim"].get(key))  # runs of older versions may lack it
 
 
 def _kind_utilisation(kind: str) -> Cell:

@@ -2,8 +2,8 @@
 
     python tests/bench/placement_choice.py saturated|online|models CASE...
 
-prints rows of the tables in ``experiments/paper/PLACEMENT.md``. Cases are the names of ``experiments/paper``; ``models``
-knows ``quickstart`` as well.
+prints rows of the tables in ``experiments/paper/PLACEMENT.md``. Cases are the names of ``experiments/paper``;
+``models`` knows ``quickstart`` as well, ``online`` wants requests/s after an @: ``single24-70b@0.9``.
 """
 
 from __future__ import annotations
