@@ -253,13 +253,14 @@ class _Generation:
     def _enrich(self, prices: Prices) -> None:
         """Add columns that are cheapest at prices nearby: the continuous optimum needs few, a whole-number one more."""
         rng = np.random.default_rng(0)
-        wanted = self._worthwhile(prices)
         for _ in range(-(-_NEARBY // len(self.search.order))):
             if self.time_left_s() <= 0:
                 break
             nearby = prices.nodes * rng.uniform(*_NEARBY_SPREAD, len(self.master.nodes))
-            offers = self.pricer.offers(nearby, [kind.request for kind in wanted], hops_count=self.hops_count)
-            for kind, priced in zip(wanted, offers, strict=True):
+            offers = self.pricer.offers(
+                nearby, [kind.request for kind in self.wanted], hops_count=self.hops_count, mixed=True
+            )
+            for kind, priced in zip(self.wanted, offers, strict=True):
                 for offer in priced:
                     cost = sum(prices.nodes[group] * count for group, count in offer.block.members.items())
                     worth = self._worth(prices, kind.place, kind.needs, Offer(offer.block, float(cost)))

@@ -242,12 +242,13 @@ class _Search:
         if not groups:
             return
 
-        def add(name: str, blocks: Sequence[Chain], flow: float) -> None:
+        def settled(blocks: Sequence[Chain], flow: float) -> tuple[dict[str, LayerRange], float]:
             nodes = len(problem.fleet.cluster.nodes)
             steps = min(_MOST_SWAPS, _MOST_SWAP_WORK // nodes**2)
-            ranges = lay_out(groups, blocks)
-            ranges = swapped(problem, ranges, flow, steps=steps, time_left_s=self._time_left_s)
-            self._add(prefix + name, ranges, is_searched=True)
+            return swapped(problem, lay_out(groups, blocks), flow, steps=steps, time_left_s=self._time_left_s)
+
+        def add(name: str, blocks: Sequence[Chain], flow: float) -> None:
+            self._add(prefix + name, settled(blocks, flow)[0], is_searched=True)
 
         def total(found: Sequence[RegionChain]) -> float:
             return sum(chain.flow_tokens_per_s for chain in found)
@@ -255,6 +256,7 @@ class _Search:
         chains = best_chains(
             problem, groups, self.options.max_hops, self._time_left_s,
             lambda name, found: add(name, [chain.blocks for chain in found], total(found)),
+            lambda chain, flow: settled([chain], flow)[1],
         )  # fmt: skip
         if not chains:
             return

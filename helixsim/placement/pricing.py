@@ -77,8 +77,14 @@ class Pricer:
             if value >= (self._values[0] if len(self._values) else np.inf)
         ]
 
-    def offers(self, prices: Floats, requests: Sequence[Request], *, hops_count: bool = False) -> list[list[Offer]]:
-        """Return for each request the cheapest blocks of each length; where hops count, also of depth one and two."""
+    def offers(
+        self, prices: Floats, requests: Sequence[Request], *, hops_count: bool = False, mixed: bool = False
+    ) -> list[list[Offer]]:
+        """Return for each request the cheapest blocks of each length; where hops count, also of depth one and two.
+
+        With ``mixed``, for requests of two sides also the cheapest with strands of both: the cheapest of all is
+        one-sided as a rule, even where a whole-number mix needs the leftovers of both.
+        """
         if not len(self._values):
             return [[] for _ in requests]
         tables: dict[tuple[int, ...], list[_Strands]] = {}
@@ -89,7 +95,7 @@ class Pricer:
         found: list[list[Offer]] = [[] for _ in requests]
         for depth in range(_DEEPEST_SHORT if hops_count else 1):
             sides = [[(tables[members][depth], most) for members, most in request.sides] for request in requests]
-            for offers, more in zip(found, self._cover(sides), strict=True):
+            for offers, more in zip(found, self._cover(sides, mixed), strict=True):
                 offers.extend(more)
         return found
 
@@ -129,7 +135,7 @@ class Pricer:
             tables.append(_Strands(*extended(tables[-1].cost), steps, tables[-1]))
         return tables
 
-    def _cover(self, requests: Sequence[Sequence[tuple[_Strands, float]]]) -> list[list[Offer]]:
+    def _cover(self, requests: Sequence[Sequence[tuple[_Strands, float]]], mixed: bool) -> list[list[Offer]]:
         """Run the knapsack covers of all requests at once."""
         width = max(len(sides) for sides in requests) * len(self._values)
         count, grid, lengths = len(requests), self._grid, self._longest
@@ -161,19 +167,59 @@ class Pricer:
             total[:, steps] = np.take_along_axis(trial, best[:, :, None], axis=2)[:, :, 0].swapaxes(0, 1)
         found: list[list[Offer]] = []
         for number, sides in enumerate(requests):
-            offers: list[Offer] = []
-            for length in range(1, lengths + 1):
-                if np.isfinite(total[number, grid, length - 1]):
-                    strands: list[Strand] = []
-                    filled = grid
-                    while filled > 0:
-                        item = int(last[number, filled, length - 1])
-                        side, value = divmod(int(columns[item]), len(self._values))
-                        strands.append(sides[side][0].strand(length, value))
-                        filled -= int(weight[number, item])
-                    offers.append(Offer(Block.of(length, strands), float(total[number, grid, length - 1])))
-            found.append(offers)
+            filling = _Filling(sides, columns, weight[number], cost[number], total[number], last[number])
+            offers = [filling.offer(length) for length in range(1, lengths + 1)]
+            if mixed and len(sides) == 2:
+                offers += [filling.mixed_offer(length) for length in range(1, lengths + 1)]
+            found.append([offer for offer in offers if offer is not None])
         return found
+
+
+@dataclass(frozen=True)
+class _Filling:
+    """The finished knapsack of one request.
+
+    Items are the values of its sides that are numbered in ``columns``, with a ``weight`` each and a ``cost`` for each
+    length; ``total`` and the ``last`` item chosen are known for each filling and length.
+    """
+
+    sides: Sequence[tuple[_Strands, float]]
+    columns: NDArray[np.int64]
+    weight: NDArray[np.int64]
+    cost: Floats
+    total: Floats
+    last: NDArray[np.int16]
+
+    def offer(self, length: int) -> Offer | None:
+        """Return the cheapest block of so many layers; None if there is none."""
+        grid = len(self.total) - 1
+        if not np.isfinite(self.total[grid, length - 1]):
+            return None
+        return Offer(Block.of(length, self._strands(length, [], grid)), float(self.total[grid, length - 1]))
+
+    def mixed_offer(self, length: int) -> Offer | None:
+        """Return the cheapest block of so many layers with strands of both sides; None if there is none."""
+        grid, values = len(self.total) - 1, self.sides[0][0].cost.shape[1]
+        usable = np.isfinite(self.cost[:, length - 1])
+        first, second = (
+            np.flatnonzero(usable & (self.columns < values)),
+            np.flatnonzero(usable & (self.columns >= values)),
+        )
+        if not len(first) or not len(second):
+            return None
+        rest = np.maximum(grid - self.weight[first][:, None] - self.weight[second], 0)
+        cost = self.cost[first, length - 1][:, None] + self.cost[second, length - 1] + self.total[rest, length - 1]
+        one, two = np.unravel_index(int(cost.argmin()), cost.shape)
+        chosen = [int(first[one]), int(second[two])]
+        return Offer(Block.of(length, self._strands(length, chosen, int(rest[one, two]))), float(cost[one, two]))
+
+    def _strands(self, length: int, chosen: list[int], filled: int) -> list[Strand]:
+        items = list(chosen)
+        while filled > 0:
+            items.append(int(self.last[filled, length - 1]))
+            filled -= int(self.weight[items[-1]])
+        places = [divmod(int(self.columns[item]), self.sides[0][0].cost.shape[1]) for item in items]
+        return [self.sides[side][0].strand(length, value) for side, value in places]
 
 
 class _Strands:

@@ -62,6 +62,9 @@ class RegionChain:
 Report = Callable[[str, Sequence[RegionChain]], None]
 """Called with what has been found whenever it is better than before."""
 
+Settle = Callable[[Chain, float], float]
+"""Returns what a chain carries over the true links [tokens/s]; need not try for more than the flow given."""
+
 
 def best_chains(
     problem: PlacementProblem,
@@ -69,6 +72,7 @@ def best_chains(
     max_hops: int | None,
     time_left_s: Callable[[], float],
     report: Report,
+    settle: Settle,
 ) -> tuple[RegionChain, ...]:
     """Return chains with the largest total flow, regions each used once; empty if no chain is found."""
     regions = list(dict.fromkeys(group.region for group in groups))
@@ -78,6 +82,9 @@ def best_chains(
     if found and time_left_s() > 0:
         report("rough", found)
         found = tuple(finder.refined(chain) for chain in found)
+    if are_few and time_left_s() > 0:
+        over_fast_links = finder.over_fast_links(regions, _total(found), settle)
+        found = (over_fast_links,) if over_fast_links else found
     return found
 
 
@@ -211,6 +218,22 @@ class _Finder:
         found = self._bisected(search, self.bound(search.order), chain, chain.flow_tokens_per_s, _FINE) or chain
         return replace(found, search=chain.search)
 
+    def over_fast_links(self, regions: Sequence[str], mark: float, settle: Settle) -> RegionChain | None:
+        """Return a chain that carries more than ``mark`` if the right nodes meet at the fastest links; None if none is.
+
+        All other chains can do with the slowest link between two regions, whichever nodes meet.
+        """
+        best: RegionChain | None = None
+        for order in self._orders(regions):
+            links = tuple(self._links[pair][1] for pair in itertools.pairwise(order))
+            search = self._search(order)
+            if links != search.crossings_tokens_per_s and self.num_nodes(regions) <= _MOST_REFINED:
+                fast = replace(search, crossings_tokens_per_s=links)
+                found = self._bisected(fast, self.bound(regions), None, mark, _FINE, settle)
+                if found is not None:
+                    mark, best = found.flow_tokens_per_s, replace(found, search=search)
+        return best
+
     def _search(self, order: tuple[str, ...]) -> BlockSearch:
         crossings = tuple(self._link(here, there) for here, there in itertools.pairwise(order))
         grid = _GRID if len(order) == 1 else _CROSSING_GRID
@@ -232,16 +255,27 @@ class _Finder:
         return self._bisected(search, bound, best, least, self._precision)
 
     def _bisected(
-        self, search: BlockSearch, bound: float, best: RegionChain | None, low: float, precision: float
+        self,
+        search: BlockSearch,
+        bound: float,
+        best: RegionChain | None,
+        low: float,
+        precision: float,
+        settle: Settle | None = None,
     ) -> RegionChain | None:
-        """Return the chain with the largest flow between ``low``, which ``best`` carries, and ``bound``."""
+        """Return the chain with the largest flow between ``low``, which ``best`` carries, and ``bound``.
+
+        With ``settle`` only what a chain carries by it counts.
+        """
         high, step = bound, _FIRST_STEP
         while high - low > precision * high and self._time_left_s() > 0:
             trial = (low + high) / 2 if low else max(bound * (1 - step), precision * bound)
             found = self._find(search, trial)
-            if found is not None:
+            if found is not None and settle is not None:
+                found = replace(found, flow_tokens_per_s=settle(found.blocks, found.flow_tokens_per_s))
+            if found is not None and found.flow_tokens_per_s > low:
                 best, low = found, found.flow_tokens_per_s
-            else:
+            if found is None or found.flow_tokens_per_s < trial * (1 - _FINE):
                 high, step = trial, min(2 * step, (1 + step) / 2)
         return best
 

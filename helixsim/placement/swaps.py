@@ -1,8 +1,8 @@
 """Swap search: exchange the roles of equal nodes where links differ.
 
-The search of chains takes links inside a region as ample and all links between two regions as their slowest. Where the
-true network carries less than the chain, nodes of one kind exchange their roles as long as the exact max-flow does not
-fall; steps that leave it as it is are taken too, because a plateau often leads on.
+The search of chains takes links inside a region as ample and all links between two regions as equal. Where the true
+network carries less than the chain, nodes of one kind exchange their roles as long as the exact max-flow does not fall;
+steps that leave it as it is are taken too, because a plateau often leads on.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def swapped(
     *,
     steps: int,
     time_left_s: Callable[[], float],
-) -> dict[str, LayerRange]:
-    """Return the placement with roles exchanged, after so many steps or once it carries the target."""
+) -> tuple[dict[str, LayerRange], float]:
+    """Return the placement with roles exchanged and its flow, after so many steps or once it carries the target."""
     fleet = problem.fleet
     rng = np.random.default_rng(0)
     nodes = [node.id for node in fleet.cluster.nodes]
@@ -57,4 +57,4 @@ def swapped(
             carried = flow_of(trial)
             if carried >= flow * (1 - _TOLERANCE):
                 best, flow = trial, max(flow, carried)
-    return best
+    return best, flow
