@@ -55,7 +55,7 @@ class Coordinator:
         self._next_request: Request | None = None
         self._inbox: list[Cohort] = []
         self._stalled: list[ActiveRequest] = []
-        self._decoding: dict[int, list[ActiveRequest]] = {}
+        self._leaving: dict[int, Cohort] = {}
         self._starting: list[ActiveRequest] = []
         self._departures = 0
         self._admission_order = count()
@@ -156,42 +156,62 @@ class Coordinator:
         if cohort.hop != len(cohort.path.stages):
             raise SimulationError(f"INV-5: a step came back after {cohort.hop} of {len(cohort.path.stages)} stages")
         now = self.kernel.now_ns
-        recorder = self.recorder
-        in_window = recorder.window_start_ns < now <= recorder.window_end_ns
-        block_tokens = self.admission.block_tokens
-        queue_ns, compute_ns = cohort.queue_ns, cohort.compute_ns
-        network_ns = now - cohort.left_ns - queue_ns - compute_ns
-        spread_ns = cohort.spread_ns
-        steady: list[ActiveRequest] = []
-        recorder.output_tokens += len(cohort.requests)
-        for request in cohort.requests:
+        requests = cohort.requests
+        if cohort.is_prefill:
+            self._end_prefill(requests[0])
+        queue_ns, compute_ns, spread_ns = cohort.queue_ns, cohort.compute_ns, cohort.spread_ns
+        self.recorder.output_tokens += len(requests)
+        due: list[ActiveRequest] = []
+        gap_ns, gaps = -1, 0
+        for request in requests:
             request.queue_ns += queue_ns
             request.compute_ns += compute_ns
-            request.network_ns += network_ns
-            if spread_ns:
-                queue_ns -= spread_ns
-                network_ns += spread_ns
+            queue_ns -= spread_ns
             request.generated = generated = request.generated + 1
-            if generated == 1:
-                request.first_token_ns = now
-                recorder.prompt_tokens += request.prompt_tokens
-            elif in_window:
-                recorder.gap(now - request.last_token_ns)
+            if now - request.last_token_ns != gap_ns:
+                self.recorder.count_gaps(gap_ns, gaps, now)
+                gap_ns, gaps = now - request.last_token_ns, 0
+            gaps += 1
             request.last_token_ns = now
-            if generated >= request.output_tokens:
-                self._finish(request)
-            elif request.preempt_for is not None:
-                self._preempt(request, request.preempt_for)
-            elif request.prompt_tokens + generated > request.blocks * block_tokens:
-                growing.append(request)
-            else:
-                steady.append(request)
-        if cohort.is_prefill:
-            self.prefilling -= 1
-            self._chances += 1
-            self._admission_may_succeed = True
-        if steady:
-            self._decoding.setdefault(cohort.path.number, []).extend(steady)
+            if generated >= request.due_tokens:
+                due.append(request)
+        self.recorder.count_gaps(gap_ns, gaps, now)
+        context = cohort.context_tokens + len(requests)
+        if due:
+            requests = [request for request in requests if request.generated < request.due_tokens]
+            context = sum([request.prompt_tokens + request.generated for request in requests])
+            for request in due:
+                self._attend(request, growing)
+        if requests:
+            self._rejoin(cohort.path, requests, context)
+
+    def _end_prefill(self, request: ActiveRequest) -> None:
+        self.prefilling -= 1
+        self._chances += 1
+        self._admission_may_succeed = True
+        if not request.generated:
+            request.first_token_ns = self.kernel.now_ns
+            request.last_token_ns = request.first_token_ns + 1  # no gap in front of the first token: it is -1 ns
+            self.recorder.prompt_tokens += request.prompt_tokens
+
+    def _attend(self, request: ActiveRequest, growing: list[ActiveRequest]) -> None:
+        """Handle a request for which its next token is not just another one."""
+        if request.generated >= request.output_tokens:
+            self._finish(request)
+        elif request.preempt_for is not None:
+            self._preempt(request, request.preempt_for)
+        else:
+            growing.append(request)
+
+    def _rejoin(self, path: Path, requests: list[ActiveRequest], context_tokens: int) -> None:
+        """Let requests leave for their next step, together with others on their path."""
+        cohort = self._leaving.get(path.number)
+        if cohort is None:
+            self._leaving[path.number] = Cohort(0, path, requests, False, len(requests), context_tokens)
+        else:
+            cohort.requests += requests
+            cohort.tokens += len(requests)
+            cohort.context_tokens += context_tokens
 
     def _finish(self, request: ActiveRequest) -> None:
         self.recorder.write(request, RequestStatus.FINISHED, self.kernel.now_ns)
@@ -214,15 +234,12 @@ class Coordinator:
 
     def _send_steps(self) -> None:
         """Send all that is ready on its way: decode steps grouped by first node, then prompts one by one."""
-        now, env = self.kernel.now_ns, self.kernel.env
+        env = self.kernel.env
         groups: dict[Channel, list[Cohort]] = {}
-        for requests in self._decoding.values():
-            path = requests[0].path
-            assert path is not None
-            context = sum([r.prompt_tokens + r.generated for r in requests])
-            cohort = Cohort(self._departures, path, requests, False, len(requests), context, now)
-            self._departures += len(requests)
-            groups.setdefault(path.channels[0], []).append(cohort)
+        for cohort in self._leaving.values():
+            cohort.number = self._departures
+            self._departures += cohort.tokens
+            groups.setdefault(cohort.path.channels[0], []).append(cohort)
         for channel, cohorts in groups.items():
             tokens = sum([cohort.tokens for cohort in cohorts])
             channel.send(Parcel(env, cohorts, tokens), tokens)
@@ -230,10 +247,10 @@ class Coordinator:
             path = request.path
             assert path is not None
             tokens = request.context_tokens
-            cohort = Cohort(self._departures, path, [request], True, tokens, tokens, now)
+            cohort = Cohort(self._departures, path, [request], True, tokens, tokens)
             self._departures += 1
             path.channels[0].send(Parcel(env, [cohort], tokens, is_prefill=True), tokens)
-        self._decoding = {}
+        self._leaving = {}
         self._starting = []
 
     # KV memory ------------------------------------------------------------------------------------------------------
@@ -251,7 +268,8 @@ class Coordinator:
             if self._extend(request):
                 request.is_held = False
                 request.queue_ns += now - request.at_coordinator_since_ns
-                self._decoding.setdefault(request.path.number, []).append(request)
+                request.moved_on_ns = now
+                self._rejoin(request.path, [request], request.context_tokens)
             elif request.is_held:
                 self._stalled.append(request)
 
@@ -264,18 +282,17 @@ class Coordinator:
             victim = pools[worker].youngest()
             if not victim.is_held:
                 victim.preempt_for = worker  # a step of it is on the way; it is stopped when that returns
+                victim.due_tokens = 0
                 return False
             self._preempt(victim, worker)
             if victim is request:
                 return False
         request.blocks += 1
+        request.plan_attention(self.admission.block_tokens)
         exceeds = request.blocks > request.reserved_blocks
         request.reserved_blocks += exceeds
         for stage in stages:
-            pool = pools[stage.worker]
-            pool.used += stage.layers
-            pool.reserved += stage.layers * exceeds
-            pool.peak = max(pool.peak, pool.used)
+            pools[stage.worker].extend(stage.layers, exceeds)
         return True
 
     def _preempt(self, request: ActiveRequest, worker: int) -> None:
@@ -339,11 +356,13 @@ class Coordinator:
         request.path = self._path(hops)
         request.blocks = self.admission.blocks(request.context_tokens)
         request.reserved_blocks = self.admission.blocks(expected_tokens)
+        request.plan_attention(self.admission.block_tokens)
         if request.admitted_ns < 0:
             if self.feed.mode is FeedMode.SATURATE:
                 self.recorder.move_arrival(request, now)
             request.admitted_ns = now
         request.queue_ns += now - request.at_coordinator_since_ns
+        request.moved_on_ns = now
         for stage in request.path.stages:
             self.pools[stage.worker].take(request, stage.layers)
         self.running += 1
@@ -353,7 +372,7 @@ class Coordinator:
     def _path(self, hops: tuple[Hop, ...]) -> Path:
         path = self.paths.get(hops)
         if path is None:
-            stages = tuple(Stage(hop.node, hop.start, hop.end, hop.edge) for hop in hops)
+            stages = tuple(Stage(hop.node, hop.start, hop.end, hop.end - hop.start, hop.edge) for hop in hops)
             stops = [COORDINATOR, *(self.workers[hop.node].node_id for hop in hops), COORDINATOR]
             channels = tuple(self.fabric.channel(src, dst) for src, dst in pairwise(stops))
             path = self.paths[hops] = Path(len(self.paths), stages, channels)

@@ -33,6 +33,13 @@ class KvPool:
         self.peak = max(self.peak, self.used)
         self.residents[request.order] = request
 
+    def extend(self, layers: int, exceeds_reservation: bool) -> None:
+        """Give a request one more block."""
+        self.used += layers
+        if exceeds_reservation:
+            self.reserved += layers
+        self.peak = max(self.peak, self.used)
+
     def release(self, request: ActiveRequest, layers: int) -> None:
         """Take back all blocks of a request."""
         self.used -= request.blocks * layers

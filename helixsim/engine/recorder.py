@@ -32,7 +32,11 @@ _COLUMNS = (
 )
 
 
-def _integers(values: array[int] | Sequence[int]) -> IntArray:
+_NOT_REACHED = ("admitted_ns", "first_token_ns", "finish_ns", "route")
+_NOTHING_YET = ("output_tokens", "preemptions", "queue_ns", "compute_ns", "network_ns")
+
+
+def _integers(values: Sequence[int]) -> IntArray:
     return np.array(values, dtype=np.int64)
 
 
@@ -40,9 +44,9 @@ def _integers(values: array[int] | Sequence[int]) -> IntArray:
 class _Samples:
     time_ns: list[int] = field(default_factory=list)
     totals: list[tuple[int, ...]] = field(default_factory=list)
-    busy_ns: list[list[int]] = field(default_factory=list)
-    kv_used: list[list[float]] = field(default_factory=list)
-    queue_length: list[list[int]] = field(default_factory=list)
+    busy_ns: list[array[int]] = field(default_factory=list)
+    kv_used: list[array[float]] = field(default_factory=list)
+    queue_length: list[array[int]] = field(default_factory=list)
 
     def thin(self) -> None:
         """Drop every second sample."""
@@ -70,15 +74,17 @@ class Recorder:
 
     def add(self, request: Request, arrival_ns: int) -> int:
         """Open a row for a request that arrives and return its number."""
-        for name, column in self.columns.items():
-            column.append(0 if name in {"preemptions", "queue_ns", "compute_ns", "network_ns", "output_tokens"} else -1)
-        row = self.arrived
-        self.columns["request_id"][row] = request.id
-        self.columns["arrival_ns"][row] = arrival_ns
-        self.columns["prompt_tokens"][row] = request.prompt_tokens
-        self.columns["status"][row] = RequestStatus.WAITING
+        columns = self.columns
+        columns["request_id"].append(request.id)
+        columns["arrival_ns"].append(arrival_ns)
+        columns["prompt_tokens"].append(request.prompt_tokens)
+        columns["status"].append(RequestStatus.WAITING)
+        for name in _NOT_REACHED:
+            columns[name].append(-1)
+        for name in _NOTHING_YET:
+            columns[name].append(0)
         self.arrived += 1
-        return row
+        return self.arrived - 1
 
     def move_arrival(self, request: ActiveRequest, arrival_ns: int) -> None:
         """Date a request's arrival: in a saturated system it arrives when it is admitted, not when it is drawn."""
@@ -101,12 +107,13 @@ class Recorder:
         self.finished += status is RequestStatus.FINISHED
         self.rejected += status is RequestStatus.REJECTED
 
-    def gap(self, gap_ns: int) -> None:
-        """Count one gap between successive tokens of a request."""
-        index = gap_ns // GAP_RESOLUTION_NS
-        self.gaps[index] = self.gaps.get(index, 0) + 1
-        self.gap_sum_ns += gap_ns
-        self.gap_sum_squares_ns2 += gap_ns * gap_ns
+    def count_gaps(self, gap_ns: int, count: int, now_ns: int) -> None:
+        """Count gaps between successive tokens that end now, of ``count`` requests; none if they are below zero."""
+        if gap_ns >= 0 and self.window_start_ns < now_ns <= self.window_end_ns:
+            index = gap_ns // GAP_RESOLUTION_NS
+            self.gaps[index] = self.gaps.get(index, 0) + count
+            self.gap_sum_ns += count * gap_ns
+            self.gap_sum_squares_ns2 += count * gap_ns * gap_ns
 
     def sample(
         self,
@@ -125,13 +132,13 @@ class Recorder:
         samples.totals.append(
             (self.output_tokens, self.prompt_tokens, self.arrived, self.finished, waiting, running),
         )
-        samples.busy_ns.append(busy_ns)
-        samples.kv_used.append(kv_used)
-        samples.queue_length.append(queue_length)
+        samples.busy_ns.append(array("q", busy_ns))
+        samples.kv_used.append(array("d", kv_used))
+        samples.queue_length.append(array("q", queue_length))
 
     def request_columns(self) -> RequestColumns:
-        """Return all rows as arrays."""
-        return RequestColumns(**{name: _integers(column) for name, column in self.columns.items()})
+        """Return all rows as arrays, which share the memory of the recorder."""
+        return RequestColumns(**{name: np.frombuffer(column, np.int64) for name, column in self.columns.items()})
 
     def series(self) -> Series:
         """Return all samples as arrays."""

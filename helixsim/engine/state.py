@@ -15,17 +15,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One hop of a path: worker number, the layers run there, and the routing edge that leads to it."""
+    """One hop of a path: worker number, the layers run there and their number, the routing edge that leads to it."""
 
     worker: int
     start: int
     end: int
+    layers: int
     edge: int
-
-    @property
-    def layers(self) -> int:
-        """Number of layers."""
-        return self.end - self.start
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +41,10 @@ class ActiveRequest:
 
     ``blocks`` are the KV blocks it holds on each node of its path, ``reserved_blocks`` those it is expected to need.
     ``is_held``: it waits at the coordinator for a KV block. ``preempt_for``: the worker that wants its memory; set
-    while a step of it is on the way, because it can be taken off the cluster only between two steps.
-    ``queue_ns``, ``compute_ns`` and ``network_ns`` split the time since arrival.
+    while a step of it is on the way, because it can be taken off the cluster only between two steps. ``due_tokens``:
+    with that many tokens generated the coordinator has to look at it, because it ends, outgrows its KV blocks or is to
+    be preempted. ``queue_ns`` and ``compute_ns`` are parts of the time since arrival; the rest it was on the network.
+    ``moved_on_ns``: when it last left the coordinator after a wait there.
     """
 
     __slots__ = (
@@ -54,11 +52,12 @@ class ActiveRequest:
         "arrival_ns",
         "blocks",
         "compute_ns",
+        "due_tokens",
         "first_token_ns",
         "generated",
         "is_held",
         "last_token_ns",
-        "network_ns",
+        "moved_on_ns",
         "order",
         "output_tokens",
         "path",
@@ -81,7 +80,8 @@ class ActiveRequest:
         self.last_token_ns = -1
         self.queue_ns = 0
         self.compute_ns = 0
-        self.network_ns = 0
+        self.moved_on_ns = arrival_ns
+        self.due_tokens = 0
         self.path: Path | None = None
         self.order = -1
         self.blocks = 0
@@ -96,6 +96,15 @@ class ActiveRequest:
         return self.last_token_ns if self.generated else self.arrival_ns
 
     @property
+    def network_ns(self) -> int:
+        """Time on the network, up to its last token or to when it last moved on [ns]."""
+        return max(self.last_token_ns, self.moved_on_ns) - self.arrival_ns - self.queue_ns - self.compute_ns
+
+    def plan_attention(self, block_tokens: int) -> None:
+        """Set when the coordinator next has to look at it: at its end, or when its KV blocks are full."""
+        self.due_tokens = min(self.output_tokens, self.blocks * block_tokens - self.prompt_tokens + 1)
+
+    @property
     def context_tokens(self) -> int:
         """Tokens whose keys and values the next step needs: prompt and all tokens generated so far."""
         return self.prompt_tokens + self.generated
@@ -107,7 +116,6 @@ class Cohort:
     Everything on the way happens to all of them alike, so nodes and links handle cohorts; only the coordinator looks
     at single requests. A prefill is a cohort of one. ``number`` is the departure number of the first request, the
     others follow. ``tokens`` is what a step feeds in for all of them together, ``context_tokens`` the KV they read.
-    ``left_ns``: when they left the coordinator.
 
     Where requests travel one by one, each arrives a little after the one before it. ``queue_ns`` is that of the first
     request; each following one has waited ``spread_ns`` less than the one before it, and been on links for longer.
@@ -118,7 +126,6 @@ class Cohort:
         "context_tokens",
         "hop",
         "is_prefill",
-        "left_ns",
         "number",
         "path",
         "queue_ns",
@@ -135,7 +142,6 @@ class Cohort:
         is_prefill: bool,
         tokens: int,
         context_tokens: int,
-        left_ns: int,
     ) -> None:
         self.number = number
         self.path = path
@@ -143,7 +149,6 @@ class Cohort:
         self.is_prefill = is_prefill
         self.tokens = tokens
         self.context_tokens = context_tokens
-        self.left_ns = left_ns
         self.hop = 0
         self.queue_ns = 0
         self.compute_ns = 0
@@ -153,7 +158,7 @@ class Cohort:
         """Take the first ``count`` requests of a decoding cohort away into a new one."""
         taken, self.requests = self.requests[:count], self.requests[count:]
         context = sum([request.context_tokens for request in taken])
-        front = Cohort(self.number, self.path, taken, False, count, context, self.left_ns)
+        front = Cohort(self.number, self.path, taken, False, count, context)
         front.hop, front.spread_ns = self.hop, self.spread_ns
         front.queue_ns, front.compute_ns = self.queue_ns, self.compute_ns
         self.number += count

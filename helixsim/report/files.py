@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +21,16 @@ from helixsim.domain.cluster import Fleet
 from helixsim.domain.flowplan import FlowPlan, Route
 from helixsim.domain.placement import LayerRange, Placement
 from helixsim.domain.request import Slo
-from helixsim.domain.result import IntArray, RequestStatus, RunResult
+from helixsim.domain.result import IntArray, RequestColumns, RequestStatus, RunResult
 from helixsim.metrics.summary import experiment_summary, json_values
 from helixsim.metrics.utilisation import utilisation
 from helixsim.units import BITS_PER_BYTE
 
 if TYPE_CHECKING:
     import pandas as pd
+
+ROWS_AT_A_TIME = 50_000
+"""Rows of a table of requests that are text at one time."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ def write_results(
         write_json(
             directory / "placements" / f"{stem}.json", placement_document(system.placement, system.plan, system.fleet)
         )
-        write_csv(directory / "requests" / f"{stem}.csv", requests_frame(system.run))
+        _write_requests(directory / "requests" / f"{stem}.csv", system.run)
     for name, frame_of in _TABLES.items():
         frames = [frame_of(system) for system in systems]
         for system, frame in zip(systems, frames, strict=True):
@@ -91,6 +94,15 @@ def write_json(path: Path, document: Any) -> None:
 def write_csv(path: Path, frame: pd.DataFrame) -> None:
     """Write a table; floats with nine significant digits."""
     frame.to_csv(path, index=False, float_format="%.9g", lineterminator="\n")
+
+
+def _write_requests(path: Path, run: RunResult) -> None:
+    """Write the table of requests piece by piece: as text it takes many times the memory of its columns."""
+    count = len(run.requests.request_id)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        for first in range(0, max(count, 1), ROWS_AT_A_TIME):
+            rows = slice(first, first + ROWS_AT_A_TIME)
+            requests_frame(run, rows).to_csv(file, index=False, header=first == 0, lineterminator="\n")
 
 
 def placement_document(placement: Placement, plan: FlowPlan, fleet: Fleet) -> dict[str, Any]:
@@ -167,11 +179,12 @@ def route_text(route: Route) -> str:
     return " ".join(f"{node}[{held.start}:{held.end}]" for node, held in route.hops)
 
 
-def requests_frame(run: RunResult) -> pd.DataFrame:
+def requests_frame(run: RunResult, rows: slice) -> pd.DataFrame:
     """Return one row per request that arrived, in order of arrival; times [ns]."""
     import pandas as pd
 
-    requests = run.requests
+    columns = run.requests
+    requests = RequestColumns(**{column.name: getattr(columns, column.name)[rows] for column in fields(columns)})
     names = np.array([status.name.lower() for status in RequestStatus])
     routes = np.array([*map(route_text, run.routes), ""], dtype=object)
     return pd.DataFrame(

@@ -1,4 +1,4 @@
-"""The engine, which moves groups of requests, against the plain one that moves each by itself: equal to a nanosecond."""
+"""The engine, which moves groups of requests, against the plain one that moves each alone: equal to the nanosecond."""
 
 from __future__ import annotations
 
