@@ -69,7 +69,7 @@ def check_context(workload: WorkloadSpec, seed: int, fleet: Fleet, source: Sourc
     """Refuse prompts longer than the model's context, unless ``limits`` leaves them out on purpose."""
     most = fleet.model.max_context_tokens
     limit = workload.limits.max_prompt_tokens
-    if limit is not None and limit <= most:
+    if limit is not None and workload.scale.lengths(limit, 1)[0] <= most:
         return
     longest = longest_prompt(workload, seed)
     if longest > most:

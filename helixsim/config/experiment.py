@@ -65,6 +65,30 @@ class SystemSpec:
 
 
 @dataclass(frozen=True)
+class Variant:
+    """The experiment with one change; its systems are called ``SYSTEM+NAME``.
+
+    Parameters
+    ----------
+    changes
+        What differs from the base, in words.
+    experiment
+        The changed experiment; None where no fleet of it can hold the model, see ``failure``.
+    bases
+        Name of each system -> name of the unchanged system.
+    replan
+        Whether placements are searched anew; else those of the base serve, on the nodes that are left.
+    """
+
+    name: str
+    changes: tuple[str, ...]
+    experiment: ResolvedExperiment | None
+    bases: Mapping[str, str]
+    replan: bool
+    failure: str | None = None
+
+
+@dataclass(frozen=True)
 class ResolvedExperiment:
     """Everything a run needs.
 
@@ -87,6 +111,8 @@ class ResolvedExperiment:
         Sentences on every roofline fallback, extrapolation or default that stands for missing data.
     file_hashes
         (name as written, SHA-256 of the contents) of every file the experiment names: trace, tables, links, placements.
+    variants
+        Changes of this experiment whose systems are compared with its own.
     """
 
     name: str
@@ -108,3 +134,4 @@ class ResolvedExperiment:
     planning_seed: int | None = None
     planning_rate_rps: float | None = None
     file_hashes: tuple[tuple[str, str], ...] = ()
+    variants: tuple[Variant, ...] = ()

@@ -6,13 +6,20 @@ from typing import Any
 
 from helixsim import units
 from helixsim.config.choices import Choices
-from helixsim.config.schema import ArrivalsSection, LimitsSection, SloSection, TraceSection, WorkloadSection
+from helixsim.config.schema import (
+    ArrivalsSection,
+    LimitsSection,
+    SloSection,
+    TraceSection,
+    WorkloadSection,
+)
 from helixsim.config.source import KeyPath, Source
+from helixsim.config.variation import TrafficScaleSection
 from helixsim.domain.request import Slo, Window
 from helixsim.errors import Problem
 from helixsim.units import seconds_to_ns
 from helixsim.workload.readers.registry import detect_format
-from helixsim.workload.spec import ArrivalsSpec, LengthLimits, LengthsSpec, TraceSpec, WorkloadSpec
+from helixsim.workload.spec import ArrivalsSpec, LengthLimits, LengthsSpec, TraceSpec, TrafficScale, WorkloadSpec
 
 DEFAULT_LENGTHS = "azure-conversation"
 
@@ -40,7 +47,9 @@ def build_workload(
     duration_ns = None if section.duration is None else _ns(section.duration)
     drain = duration_ns is None if section.drain is None else section.drain
     window = Window(_ns(section.warmup), duration_ns, drain)
-    return WorkloadSpec(trace, lengths, arrivals, _limits(section.limits, source, problems), window)
+    limits, scale = _limits(section.limits, source, problems), section.scale or TrafficScaleSection()
+    factors = TrafficScale(scale.rate, scale.prompt_tokens, scale.output_tokens)
+    return WorkloadSpec(trace, lengths, arrivals, limits, window, factors)
 
 
 def build_arrivals(
@@ -51,11 +60,14 @@ def build_arrivals(
     if process is None:
         problems.append(source.problem((*path, "process"), "required key is missing, because there is no trace"))
         return None
+    factor = 1.0 if workload.scale is None else workload.scale.rate
+    if process == "saturate" and factor != 1:
+        problems.append(source.problem(("workload", "scale", "rate"), "saturate arrivals have no rate to scale"))
     return ArrivalsSpec(
         process=process,
-        rate_rps=None if section.rate is None else units.parse(section.rate, "rate"),
+        rate_rps=None if section.rate is None else units.parse(section.rate, "rate") * factor,
         burstiness=1.0 if section.burstiness is None else section.burstiness,
-        concurrency=section.concurrency,
+        concurrency=None if section.concurrency is None else max(1, round(section.concurrency * factor)),
         prompts_in_flight=section.prompts_in_flight,
         feed_below=section.feed_below,
         num_requests=section.num_requests,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
@@ -12,6 +13,7 @@ from helixsim.config.nodes import matching
 from helixsim.config.schema import ClusterSection, LinkClassSection
 from helixsim.config.source import KeyPath, Source
 from helixsim.config.spread import draw_links
+from helixsim.config.variation import LinkScaleSection
 from helixsim.domain.cluster import COORDINATOR, Cluster, LinkSpec, Network, Node
 from helixsim.errors import Problem, unknown_name
 from helixsim.hardware import catalog
@@ -44,7 +46,61 @@ def build_cluster(section: ClusterSection, nodes: tuple[Node, ...], source: Sour
         except ValueError as error:
             problems.append(source.problem((*NETWORK, "spread"), str(error)))
     pairs.update(_exceptions(section, [COORDINATOR, *classes.index], source, problems))
-    return Cluster(nodes, Network(intra, inter, between, pairs, nic_bps, network.sharing == "shared"), home)
+    full = Cluster(nodes, Network(intra, inter, between, pairs, nic_bps, network.sharing == "shared"), home)
+    return full if network.scale is None else _scaled(full, network.scale)
+
+
+def _scaled(cluster: Cluster, scale: LinkScaleSection) -> Cluster:
+    """Return the cluster with the factors on all its links."""
+
+    def times(link: LinkSpec, *, inside: bool) -> LinkSpec:
+        factor = scale.intra_region if inside else scale.inter_region
+        return LinkSpec(link.bandwidth_bps * factor.bandwidth, round(link.latency_ns * factor.latency))
+
+    network = cluster.network
+    ends = {pair: [cluster.region_of(end) for end in pair] for pair in network.pairs}
+    return dataclasses.replace(
+        cluster,
+        network=dataclasses.replace(
+            network,
+            intra_region=times(network.intra_region, inside=True),
+            inter_region=times(network.inter_region, inside=False),
+            regions={pair: times(link, inside=pair[0] == pair[1]) for pair, link in network.regions.items()},
+            pairs={pair: times(link, inside=len(set(ends[pair])) == 1) for pair, link in network.pairs.items()},
+        ),
+    )
+
+
+def nodes_in_service(
+    section: ClusterSection, nodes: tuple[Node, ...], source: Source, problems: list[Problem]
+) -> set[str]:
+    """Return the ids of the nodes that are not down."""
+    ids = [node.id for node in nodes]
+    down: set[str] = set()
+    for number, pattern in enumerate(section.down or ()):
+        path = ("cluster", "down", number)
+        kind, colon, name = pattern.partition(":")
+        if not colon:
+            down.update(matching(pattern, ids, path, source, problems))
+            continue
+        names = {"region": [node.region for node in nodes], "gpu": [node.gpu for node in nodes]}.get(kind)
+        if names is None:
+            problems.append(source.problem(path, f"{pattern!r}: expected region:NAME, gpu:NAME, an id or a pattern"))
+        elif name not in names:
+            problems.append(source.problem(path, unknown_name(kind, name, dict.fromkeys(names))))
+        else:
+            down.update(node_id for node_id, own in zip(ids, names, strict=True) if own == name)
+    if ids and down.issuperset(ids):
+        problems.append(source.problem(("cluster", "down"), "no node is left"))
+    return set(ids) - down
+
+
+def without_nodes(cluster: Cluster, kept: set[str]) -> Cluster:
+    """Return the cluster with the nodes that are kept, and the links between them."""
+    ends = {*kept, COORDINATOR}
+    pairs = {pair: link for pair, link in cluster.network.pairs.items() if ends.issuperset(pair)}
+    nodes = tuple(node for node in cluster.nodes if node.id in kept)
+    return dataclasses.replace(cluster, nodes=nodes, network=dataclasses.replace(cluster.network, pairs=pairs))
 
 
 def _link_class(value: str | LinkClassSection, path: KeyPath, source: Source) -> LinkSpec:

@@ -203,7 +203,13 @@ def _simple_type(form: JsonSchema, definitions: JsonSchema) -> str:
         return "list" if "$ref" in form.get("items", {}) else f"list of {_type(form.get('items', {}), definitions)}"
     if "format" in form and form["format"] != "path":
         return f"{form['format']} (`{form['examples'][0]}`)" if "examples" in form else str(form["format"])
-    named = {"string": "text", "integer": "integer", "number": "number", "boolean": "true or false"}
+    named = {
+        "string": "text",
+        "integer": "integer",
+        "number": "number",
+        "boolean": "true or false",
+        "object": "mapping",
+    }
     bounds = [
         f"{sign} {form[key]}"
         for key, sign in (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<"))

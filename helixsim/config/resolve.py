@@ -16,16 +16,18 @@ from helixsim import units
 from helixsim.config import checks
 from helixsim.config.choices import Choices, Registries, is_file_name, look_up
 from helixsim.config.engine import build_engine
-from helixsim.config.experiment import CapacitySpec, KvSpec, ResolvedExperiment, SystemSpec
+from helixsim.config.experiment import CapacitySpec, KvSpec, ResolvedExperiment, SystemSpec, Variant
 from helixsim.config.faults import problems_of
 from helixsim.config.loads import DEFAULT_LENGTHS, build_arrivals, build_slo, build_workload
-from helixsim.config.network import build_cluster
+from helixsim.config.network import build_cluster, nodes_in_service, without_nodes
 from helixsim.config.nodes import build_nodes, load_gpus, override_nodes
 from helixsim.config.schema import ExperimentSection, SystemSection
 from helixsim.config.source import KeyPath, Source
+from helixsim.config.whatif import described, overlay
+from helixsim.config.whatif_schema import WhatifSection
 from helixsim.domain.cluster import Cluster, Fleet, Node
 from helixsim.domain.hardware import GpuSpec, NodeProfile
-from helixsim.errors import ConfigError, Problem
+from helixsim.errors import ConfigError, InfeasibleError, Problem
 from helixsim.hardware import catalog
 from helixsim.hardware.profiles import ProfileOptions, node_profile
 from helixsim.workload.feed import workload_stats
@@ -56,7 +58,50 @@ def load_experiment(path: Path, overrides: Sequence[str] = (), *, registries: Re
     """
     source = Source(path, overrides)
     section, choices = _parse(source, registries)
-    return _Resolver(source, section, choices).experiment()
+    base = _Resolver(source, section, choices).experiment()
+    if not section.whatif:
+        return base
+    names = [what.name for what in section.whatif]
+    repeated = [
+        source.problem(("whatif", number, "name"), f"the name {name!r} is already taken")
+        for number, name in enumerate(names)
+        if name in names[:number]
+    ]
+    if repeated:
+        raise _error(repeated)
+    variants = [_variant(path, overrides, registries, base, number, what) for number, what in enumerate(section.whatif)]
+    changed = [variant.experiment for variant in variants if variant.experiment is not None]
+    parts = [experiment.config_hash for experiment in (base, *changed)]
+    return dataclasses.replace(
+        base,
+        variants=tuple(variants),
+        config_hash=hashlib.sha256(json.dumps(parts).encode()).hexdigest(),
+        assumptions=tuple(dict.fromkeys(said for one in (base, *changed) for said in one.assumptions)),
+        file_hashes=tuple(dict.fromkeys(file for one in (base, *changed) for file in one.file_hashes)),
+    )
+
+
+def _variant(
+    path: Path,
+    overrides: Sequence[str],
+    registries: Registries,
+    base: ResolvedExperiment,
+    number: int,
+    what: WhatifSection,
+) -> Variant:
+    """Return the experiment with one of its changes."""
+    source = Source(path, overrides)
+    overlay(source, number, what, [system.name for system in base.systems])
+    section, choices = _parse(source, registries)
+    try:
+        changed = _Resolver(source, section, choices).experiment()
+    except InfeasibleError as error:
+        names = what.systems or [system.name for system in base.systems]
+        return Variant(what.name, (), None, {f"{name}+{what.name}": name for name in names}, what.replan, str(error))
+    bases = {f"{system.name}+{what.name}": system.name for system in changed.systems}
+    systems = tuple(dataclasses.replace(system, name=f"{system.name}+{what.name}") for system in changed.systems)
+    changes = tuple(described(base, changed, what))
+    return Variant(what.name, changes, dataclasses.replace(changed, systems=systems), bases, what.replan)
 
 
 def _parse(source: Source, registries: Registries) -> tuple[ExperimentSection, Choices]:
@@ -101,9 +146,10 @@ class _Resolver:
         section, source = self.section, self.source
         gpus = load_gpus(section.cluster.nodes, source)
         nodes = build_nodes(section.cluster.nodes, gpus, self.engine.block_tokens, source, self.problems)
-        cluster = build_cluster(section.cluster, nodes, source, self.problems)
+        kept = nodes_in_service(section.cluster, nodes, source, self.problems)
+        cluster = without_nodes(build_cluster(section.cluster, nodes, source, self.problems), kept)
         numbers = range(len(section.systems))
-        own_nodes = [self._nodes(number, nodes) for number in numbers]
+        own_nodes = [tuple(node for node in self._nodes(number, nodes) if node.id in kept) for number in numbers]
         own_arrivals = [self._arrivals(number) for number in numbers]
         workload = self._workload(own_arrivals)
         profile_options, files = self._profile_options(), self._files()

@@ -24,6 +24,8 @@ from helixsim.config.fields import (
     Text,
     TextOr,
 )
+from helixsim.config.variation import LinkScaleSection, PlanningSection, TrafficScaleSection
+from helixsim.config.whatif_schema import WhatifSection
 
 # --- cluster ---------------------------------------------------------------------------------------------------------
 
@@ -111,6 +113,7 @@ class NetworkSection(Section):
         "it), or share its bandwidth evenly (`shared`, as TCP flows do).",
     )
     spread: SpreadSection | None = Field(None, description="Random differences between links.")
+    scale: LinkScaleSection | None = Field(None, description="Factors on all links, after all else.")
 
 
 class ClusterSection(FileSection):
@@ -118,6 +121,9 @@ class ClusterSection(FileSection):
 
     coordinator: CoordinatorSection = Field(CoordinatorSection(), description="Where requests enter and tokens leave.")
     nodes: list[NodesSection] = Field(min_length=1, description="The nodes, in the order that breaks ties.")
+    down: list[str] | None = Field(
+        None, description="Nodes out of service: ids, patterns such as `l4-*`, `gpu:t4`, or `region:eu`."
+    )
     network: NetworkSection = Field(description="Links.")
 
 
@@ -186,6 +192,7 @@ class WorkloadSection(Section):
     )
     arrivals: ArrivalsSection = Field(ArrivalsSection(), description="When requests arrive.")
     limits: LimitsSection = Field(LimitsSection(), description="Which requests are left out.")
+    scale: TrafficScaleSection | None = Field(None, description="Factors on the traffic, after the limits.")
     warmup: Latency = Field("0 s", description="Time before measuring starts.")
     duration: Duration | None = Field(None, description="Time measured; without: until the last request has finished.")
     drain: bool | None = Field(
@@ -328,17 +335,6 @@ class CapacitySection(Section):
     )
 
 
-class PlanningSection(Section):
-    """What planners suppose when they try placements, where it is not the load that is simulated afterwards."""
-
-    seed: Annotated[int, Field(ge=0)] | None = Field(
-        None, description="Seed of the placement search and its trial runs; without: the experiment's."
-    )
-    rate: Rate | None = Field(
-        None, description="Requests per second of the trial runs; without: that of the workload's arrivals."
-    )
-
-
 class ReportSection(Section):
     """What a run writes down."""
 
@@ -364,6 +360,9 @@ class ExperimentSection(Section):
     cluster: ClusterSection = Field(description="The cluster, or the path of a YAML file that holds it.")
     workload: WorkloadSection = Field(WorkloadSection(), description="What is asked of it, and when it is measured.")
     systems: list[SystemSection] = Field(min_length=1, description="What is compared.")
+    whatif: list[WhatifSection] | None = Field(
+        None, description="Changes of the experiment whose systems run beside the unchanged ones."
+    )
     baseline: str | None = Field(
         None, description="The system others are compared with; without: `swarm` if there is one, else the last."
     )

@@ -34,7 +34,7 @@ class Source:
         self.problems: list[Problem] = []
         self.files: list[Path] = []
         self._documents: list[tuple[KeyPath, Document, Path]] = []
-        self._overrides: dict[KeyPath, str] = {}
+        self._overrides: dict[KeyPath, tuple[str, Path]] = {}
         self.data: Any = self._read((), path)
         if not isinstance(self.data, dict):
             self.problems.append(Problem(self.where(()), "", "an experiment must be a mapping of keys to values"))
@@ -44,11 +44,11 @@ class Source:
         self._read_cluster_file()
 
     def where(self, path: KeyPath) -> str:
-        """Return ``file:line:column`` of the value at ``path``, or the ``--set`` it came from."""
+        """Return ``file:line:column`` of the value at ``path``, or the ``--set`` or overlay it came from."""
         return self._locate(path, key=False)
 
     def key_where(self, path: KeyPath) -> str:
-        """Return ``file:line:column`` of the key at ``path``, or the ``--set`` it came from."""
+        """Return ``file:line:column`` of the key at ``path``, or the ``--set`` or overlay it came from."""
         return self._locate(path, key=True)
 
     def problem(self, path: KeyPath, message: str) -> Problem:
@@ -60,27 +60,66 @@ class Source:
 
         Relative names count from the file they stand in, those given by ``--set`` from the working directory.
         """
-        return Path(name) if self._is_overridden(path) else self._document(path)[2] / name
+        given = self._override_of(path)
+        return (self._document(path)[2] if given is None else given[1]) / name
+
+    def change(self, key: str, value: Any, said: str, directory: Path = Path()) -> None:
+        """Give the value at a dotted ``key`` anew; missing mappings on the way are made, list entries must exist.
+
+        Parameters
+        ----------
+        said
+            Where messages say it came from.
+        directory
+            What relative file names in it count from.
+
+        Raises
+        ------
+        ConfigError
+            If the key leads nowhere.
+        """
+        parts = key.split(".")
+        if not all(parts):
+            raise ConfigError([Problem(said, "", f"expected a key such as workload.arrivals.rate, got {key!r}")])
+        if parts[0] == "cluster" and len(parts) > 1:
+            self._read_cluster_file()
+        path: KeyPath = ()
+        target: Any = self.data
+        for depth, part in enumerate(parts):
+            step = self._step(target, part, path, said)
+            path = (*path, step)
+            if depth == len(parts) - 1:
+                target[step] = value
+                break
+            if isinstance(target, dict):
+                inner = target.setdefault(step, {})
+                if isinstance(inner, str) and step in SHORTHANDS:
+                    target[step] = {SHORTHANDS[str(step)]: inner}
+            target = target[step]
+        self._overrides = {old: given for old, given in self._overrides.items() if old[: len(path)] != path}
+        self._overrides[path] = (said, directory)
 
     def _locate(self, path: KeyPath, *, key: bool) -> str:
         for length in range(len(path), 0, -1):
-            text = self._overrides.get(path[:length])
-            if text is not None:
-                return f"--set {text}"
+            given = self._overrides.get(path[:length])
+            if given is not None:
+                return given[0]
         prefix, document, _ = self._document(path)
         rest = path[len(prefix) :]
         if rest not in document.values:
-            made = next((text for at, text in self._overrides.items() if at[: len(path)] == path), None)
+            made = next((given for at, given in self._overrides.items() if at[: len(path)] == path), None)
             if made is not None:
-                return f"--set {made}"
+                return made[0]
         return document.key_where(rest) if key else document.where(rest)
 
     def _document(self, path: KeyPath) -> tuple[KeyPath, Document, Path]:
         owners = [entry for entry in self._documents if path[: len(entry[0])] == entry[0]]
-        return owners[0] if self._is_overridden(path) else owners[-1]
+        return owners[-1] if self._override_of(path) is None else owners[0]
 
-    def _is_overridden(self, path: KeyPath) -> bool:
-        return any(path[:length] in self._overrides for length in range(1, len(path) + 1))
+    def _override_of(self, path: KeyPath) -> tuple[str, Path] | None:
+        """Return where the value at ``path`` came from and what its files count from, None if from its file."""
+        lengths = range(len(path), 0, -1)
+        return next((self._overrides[path[:n]] for n in lengths if path[:n] in self._overrides), None)
 
     def _read(self, prefix: KeyPath, path: Path) -> Any:
         document = yamlio.load(path, self.problems)
@@ -100,30 +139,13 @@ class Source:
         self.data["cluster"] = self._read(("cluster",), path)
 
     def _override(self, text: str) -> None:
-        """Apply one ``key.path=value``; missing mappings on the way are made, list entries must exist."""
+        """Apply one ``key.path=value``."""
         key, equals, value = text.partition("=")
-        parts = key.split(".")
-        if not equals or not all(parts):
+        if not equals or not all(key.split(".")):
             raise ConfigError([Problem(f"--set {text}", "", "expected key.path=value")])
-        if parts[0] == "cluster" and len(parts) > 1:
-            self._read_cluster_file()
-        path: KeyPath = ()
-        target: Any = self.data
-        for depth, part in enumerate(parts):
-            step = self._step(target, part, path, text)
-            path = (*path, step)
-            if depth == len(parts) - 1:
-                target[step] = yamlio.loads(value, f"--set {text}").data
-                break
-            if isinstance(target, dict):
-                inner = target.setdefault(step, {})
-                if isinstance(inner, str) and step in SHORTHANDS:
-                    target[step] = {SHORTHANDS[str(step)]: inner}
-            target = target[step]
-        self._overrides = {old: said for old, said in self._overrides.items() if old[: len(path)] != path}
-        self._overrides[path] = text
+        self.change(key, yamlio.loads(value, f"--set {text}").data, f"--set {text}")
 
-    def _step(self, target: Any, part: str, path: KeyPath, text: str) -> Key:
+    def _step(self, target: Any, part: str, path: KeyPath, said: str) -> Key:
         if isinstance(target, dict):
             return part
         if isinstance(target, list):
@@ -133,7 +155,7 @@ class Source:
             message = f"no entry {part!r} in the list {dotted(path)} (entries: {allowed})"
         else:
             message = f"{dotted(path)} is {target!r} and has no key {part!r}"
-        raise ConfigError([Problem(f"--set {text}", "", message)])
+        raise ConfigError([Problem(said, "", message)])
 
 
 def dotted(path: KeyPath) -> str:

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from helixsim.config.experiment import ResolvedExperiment, SystemSpec
+from helixsim.config.experiment import ResolvedExperiment
 from helixsim.errors import HelixsimError, InfeasibleError, SimulationError
 from helixsim.metrics.summary import summarise, timing
 from helixsim.planning import rundir
 from helixsim.planning.placements import PlacementStore
-from helixsim.planning.placing import place_system
 from helixsim.planning.systems import simulate_system
+from helixsim.planning.whatif import Case, cases, hopeless, place_case, whatif_document
 from helixsim.report.files import SystemReport, write_results
 from helixsim.report.html import build_report
 from helixsim.units import NS_PER_S
@@ -80,7 +80,7 @@ def run_experiment(
         return directory
     started_s = time.perf_counter()
     finished: dict[str, FinishedSystem] = {}
-    failed: dict[str, HelixsimError] = {}
+    failed: dict[str, HelixsimError] = hopeless(experiment)
     report = progress or (lambda _what, _done: None)
     way = _Way(check, PlacementStore(placements_in(out), renew=force))
     try:
@@ -90,7 +90,7 @@ def run_experiment(
             else:
                 failed[name] = outcome
         if not finished:
-            raise next(failed[system.name] for system in experiment.systems)
+            raise next(failed[case.name] for case in cases(experiment))
         report("writing the report", 0.99)
         with rundir.new_directory(directory, replace=force) as scratch:
             _write(scratch, experiment, finished, failed, time.perf_counter() - started_s, with_report=with_report)
@@ -112,15 +112,15 @@ def placements_in(out: Path) -> Path:
     return out / ".placements"
 
 
-def run_system(
-    experiment: ResolvedExperiment,
-    system: SystemSpec,
+def run_case(
+    case: Case,
     *,
     check: bool = False,
     store: PlacementStore | None = None,
     progress: Progress | None = None,
 ) -> FinishedSystem:
     """Place, simulate and summarise one system."""
+    experiment, system = case.experiment, case.system
     report = progress or (lambda _what, _done: None)
     window = experiment.workload.window
     stats = experiment.workload_stats
@@ -137,7 +137,7 @@ def run_system(
         report(what, PLACEMENT_SHARE + (1 - PLACEMENT_SHARE) * min(share, 1.0))
 
     report(f"{system.name}: placing", 0.0)
-    placed = place_system(experiment, system, progress=on_candidate, store=store)
+    placed = place_case(case, progress=on_candidate, store=store)
     if placed.placement.notes.get("interrupted"):
         raise KeyboardInterrupt  # the search keeps its incumbent for `place`; a run must not pass it off as its result
     result = simulate_system(experiment, placed, check=check, progress=on_sample)
@@ -159,7 +159,7 @@ def run_system(
 
 
 def _processes(experiment: ResolvedExperiment, jobs: int | None) -> int:
-    return min(jobs or os.cpu_count() or 1, len(experiment.systems))
+    return min(jobs or os.cpu_count() or 1, len(cases(experiment)))
 
 
 Outcome = FinishedSystem | HelixsimError
@@ -169,22 +169,20 @@ def _run_systems(
     experiment: ResolvedExperiment, processes: int, way: _Way, progress: Progress
 ) -> Iterator[tuple[str, Outcome]]:
     """Yield (name, outcome) of systems as they finish or fail."""
-    count = len(experiment.systems)
+    all_cases = cases(experiment)
+    count = len(all_cases)
     if processes == 1:
-        for number, system in enumerate(experiment.systems):
+        for number, case in enumerate(all_cases):
 
             def part(what: str, done: float, number: int = number) -> None:
                 progress(what, (number + done) / count)
 
-            yield system.name, _try(experiment, system, way, part)
+            yield case.name, _try(case, way, part)
         return
     context = multiprocessing.get_context("spawn")
     shares = context.Array("d", count)
     with ProcessPoolExecutor(processes, context, _start_process, (shares,)) as pool:
-        futures = {
-            pool.submit(_run_in_process, experiment, number, way): system.name
-            for number, system in enumerate(experiment.systems)
-        }
+        futures = {pool.submit(_run_in_process, case, number, way): case.name for number, case in enumerate(all_cases)}
         try:
             yield from _as_they_finish(futures, shares, progress)
         except BaseException:
@@ -192,10 +190,10 @@ def _run_systems(
             raise
 
 
-def _try(experiment: ResolvedExperiment, system: SystemSpec, way: _Way, progress: Progress) -> Outcome:
+def _try(case: Case, way: _Way, progress: Progress) -> Outcome:
     """Run a system; return its results, or the error that is its own and not the experiment's."""
     try:
-        return run_system(experiment, system, check=way.check, store=way.store, progress=progress)
+        return run_case(case, check=way.check, store=way.store, progress=progress)
     except (InfeasibleError, SimulationError) as error:
         return error
 
@@ -234,11 +232,11 @@ def _start_process(shares: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _run_in_process(experiment: ResolvedExperiment, number: int, way: _Way) -> Outcome:
+def _run_in_process(case: Case, number: int, way: _Way) -> Outcome:
     def progress(_what: str, done: float) -> None:
         _shares[number] = done
 
-    outcome = _try(experiment, experiment.systems[number], way, progress)
+    outcome = _try(case, way, progress)
     _shares[number] = 1.0
     return outcome
 
@@ -253,10 +251,11 @@ def _write(
     with_report: bool = True,
 ) -> None:
     """Fill a run directory; ``wall_s`` None: an interrupted run, which gets no manifest."""
-    systems = [finished[system.name] for system in experiment.systems if system.name in finished]
+    systems = [finished[case.name] for case in cases(experiment) if case.name in finished]
     baseline = experiment.baseline if experiment.baseline in finished else systems[0].report.name
     rundir.write_config(directory, experiment)
-    write_results(directory, experiment.name, baseline, experiment.slo, [system.report for system in systems])
+    reports, whatif = [system.report for system in systems], whatif_document(experiment.variants)
+    write_results(directory, experiment.name, baseline, experiment.slo, reports, whatif)
     times = {system.report.name: system.timing for system in systems}
     document = rundir.manifest(experiment, {"wall_seconds": wall_s, "systems": times}, failed)
     if with_report:

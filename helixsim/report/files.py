@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,9 +46,16 @@ class SystemReport:
 
 
 def write_results(
-    directory: Path, experiment: str, baseline: str, slo: Slo, systems: Sequence[SystemReport]
+    directory: Path,
+    experiment: str,
+    baseline: str,
+    slo: Slo,
+    systems: Sequence[SystemReport],
+    whatif: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Write all result files and return the document of ``summary.json``.
+
+    ``whatif``: name, changes and systems of each change of the experiment, as they enter the document.
 
     Raises
     ------
@@ -64,6 +71,8 @@ def write_results(
         {system.name: system.summary for system in systems},
         {system.name: system.run for system in systems},
     )
+    if whatif:
+        document["whatif"] = list(whatif)
     for folder in ("requests", "placements"):
         (directory / folder).mkdir(parents=True, exist_ok=True)
     write_json(directory / "summary.json", document)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from helixsim.report import whatif_rows
 from helixsim.report.figures import FigureFile, write_figures
 from helixsim.report.rows import LEGEND, comparison_sections, notes, number, seconds, window_sentence
 from helixsim.report.rundata import RunData, load_run, read_json
@@ -64,6 +65,8 @@ def render_html(data: RunData, figures: list[FigureFile], manifest: Mapping[str,
         document=document,
         headline=headline(document),
         systems=list(data.systems),
+        changes=whatif_rows.changes(document),
+        outcomes=(whatif_rows.HEAD, *whatif_rows.rows(document)),
         sections=comparison_sections(document),
         notes=notes(document),
         window=window_sentence(document),

@@ -6,6 +6,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from helixsim.report import whatif_rows
 from helixsim.report.rows import LEGEND, MISSING, comparison_sections, notes, number, percent, window_sentence
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ _CELL_WIDTH = 14
 def comparison_text(document: Mapping[str, Any], *, width: int = WIDTH, color: bool = False) -> str:
     """Return the comparison of all systems of a ``summary.json``, then what binds each and how it was measured.
 
+    What-if variants come first: what was changed, and what comes of it.
+
     Systems stand side by side; as many as do not fit into ``width`` columns follow in further tables.
     """
     from rich import box
@@ -31,6 +34,14 @@ def comparison_text(document: Mapping[str, Any], *, width: int = WIDTH, color: b
     sections = comparison_sections(document)
     per_table = max(1, (width - _LABEL_WIDTH) // (_CELL_WIDTH + 2))
     parts: list[RenderableType] = []
+    if document.get("whatif"):
+        parts += [_labelled(f"{name}: ", text) for name, text in whatif_rows.changes(document)]
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1))
+        for column, title in enumerate(whatif_rows.HEAD):
+            table.add_column(title, justify="left" if column < 2 else "right")
+        for cells in whatif_rows.rows(document):
+            table.add_row(*map(_emphasised, cells))
+        parts += ["", table, ""]
     for first in range(0, len(names), per_table):
         chosen = slice(first, first + per_table)
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import chain, islice, takewhile
+from itertools import chain, islice, starmap, takewhile
 from typing import cast
 
 import numpy as np
@@ -73,8 +73,8 @@ def workload_stats(spec: WorkloadSpec, seed: int) -> WorkloadStats:
         _require_an_end(spec)
     means = limited_means(_lengths(spec), spec.limits)
     return WorkloadStats(
-        mean_prompt_tokens=means.prompt_tokens,
-        mean_output_tokens=means.output_tokens,
+        mean_prompt_tokens=means.prompt_tokens * spec.scale.prompt_tokens,
+        mean_output_tokens=means.output_tokens * spec.scale.output_tokens,
         offered_rps=spec.arrivals.rate_rps,
         num_requests=spec.arrivals.num_requests if _end_ns(spec) is None else None,
         redrawn_share=means.redrawn_share,
@@ -94,8 +94,8 @@ def longest_prompt(spec: WorkloadSpec, seed: int) -> int:
         )
     lengths = _lengths(spec)
     if isinstance(lengths, RecordedPairs):
-        return lengths.longest_prompt_tokens(spec.limits)
-    return max(prompt for prompt, _ in islice(draw(lengths, spec.limits, stream(seed, "lengths")), _PROMPTS_LOOKED_AT))
+        return spec.scale.lengths(lengths.longest_prompt_tokens(spec.limits), 1)[0]
+    return max(prompt for prompt, _ in islice(_drawn_pairs(spec, seed), _PROMPTS_LOOKED_AT))
 
 
 def _open_requests(spec: WorkloadSpec, process: ArrivalProcess, seed: int, dropped: Counter[str]) -> Iterator[Request]:
@@ -145,10 +145,18 @@ def _recorded_requests(spec: WorkloadSpec, seed: int, dropped: Counter[str]) -> 
         if recorded_rps is None:
             raise DataError(f"{trace.path}: fewer than two arrival times, so they cannot be stretched to a rate")
         requests = stretched(requests, recorded_rps / spec.arrivals.rate_rps)
+    elif spec.scale.rate != 1:
+        requests = stretched(requests, 1 / spec.scale.rate)
     if spec.lengths is not None:
         requests = (
             replace(request, prompt_tokens=prompt, output_tokens=output)
             for request, (prompt, output) in zip(requests, _drawn_pairs(spec, seed), strict=False)
+        )
+    elif (spec.scale.prompt_tokens, spec.scale.output_tokens) != (1.0, 1.0):
+        requests = (
+            replace(request, prompt_tokens=prompt, output_tokens=output)
+            for request in requests
+            for prompt, output in (spec.scale.lengths(request.prompt_tokens, request.output_tokens),)
         )
     return requests
 
@@ -179,7 +187,7 @@ def _lengths(spec: WorkloadSpec) -> LengthDistribution:
 def _drawn_pairs(spec: WorkloadSpec, seed: int) -> Iterator[tuple[int, int]]:
     lengths = _lengths(spec)
     limited_means(lengths, spec.limits)  # refuses limits that nothing can meet
-    return draw(lengths, spec.limits, stream(seed, "lengths"))
+    return starmap(spec.scale.lengths, draw(lengths, spec.limits, stream(seed, "lengths")))
 
 
 def _recorded_stats(spec: WorkloadSpec, process: ArrivalProcess, seed: int) -> WorkloadStats:

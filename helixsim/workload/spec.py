@@ -77,6 +77,22 @@ class LengthLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class TrafficScale:
+    """Factors on the traffic, applied after the limits.
+
+    ``rate`` concerns recorded times without a stated rate; a rate that is stated carries the factor already.
+    """
+
+    rate: float = 1.0
+    prompt_tokens: float = 1.0
+    output_tokens: float = 1.0
+
+    def lengths(self, prompt_tokens: int, output_tokens: int) -> tuple[int, int]:
+        """Return the lengths of a request [tokens], at least one token each."""
+        return max(1, round(prompt_tokens * self.prompt_tokens)), max(1, round(output_tokens * self.output_tokens))
+
+
+@dataclass(frozen=True, slots=True)
 class WorkloadSpec:
     """The whole load of an experiment."""
 
@@ -85,6 +101,7 @@ class WorkloadSpec:
     arrivals: ArrivalsSpec
     limits: LengthLimits
     window: Window
+    scale: TrafficScale = TrafficScale()
 
 
 @dataclass(frozen=True, slots=True)

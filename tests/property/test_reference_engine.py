@@ -1,4 +1,4 @@
-"""The engine, which moves groups of requests, against the plain one that moves each alone: equal to the nanosecond."""
+"""The engine, which moves groups of requests, against the plain one that moves each alone: equal to the ns."""
 
 from __future__ import annotations
 

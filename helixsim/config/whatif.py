@@ -1,0 +1,131 @@
+"""``whatif:`` blocks: named changes of an experiment, each resolved as an experiment of its own."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from helixsim import units
+from helixsim.config.experiment import ResolvedExperiment
+from helixsim.config.source import KeyPath, Source
+from helixsim.config.whatif_schema import WhatifSection
+from helixsim.domain.cluster import LinkSpec
+from helixsim.errors import Problem, unknown_name
+
+
+def overlay(source: Source, number: int, what: WhatifSection, names: list[str]) -> None:
+    """Apply a change to a freshly read experiment; ``names`` are those of its systems.
+
+    Raises
+    ------
+    ConfigError
+        If a key leads nowhere.
+    """
+    at: KeyPath = ("whatif", number)
+    said, directory, data = source.where(at), source.path.parent, source.data
+    for index, name in enumerate(what.systems or ()):
+        if name not in names:
+            source.problems.append(source.problem((*at, "systems", index), unknown_name("system", name, names)))
+
+    def change(key: str, value: Any) -> None:
+        source.change(key, value, said, directory)
+
+    data.pop("whatif")
+    nodes = _swapped(source, at, what) + what.add
+    if what.swap or what.add:
+        for place, node in enumerate(data["cluster"]["nodes"]):
+            if node is not nodes[place]:
+                change(f"cluster.nodes.{place}", nodes[place])
+        data["cluster"]["nodes"] += [None] * len(what.add)
+        for place in range(len(nodes) - len(what.add), len(nodes)):
+            change(f"cluster.nodes.{place}", nodes[place])
+    if what.lose:
+        change("cluster.down", [*(data["cluster"].get("down") or []), *what.lose])
+    if what.links is not None:
+        change("cluster.network.scale", _product(data["cluster"]["network"].get("scale"), what.links.model_dump()))
+    if what.traffic is not None:
+        change("workload.scale", _product(data.setdefault("workload", {}).get("scale"), what.traffic.model_dump()))
+    for key, value in (("model", what.model), ("precision", what.precision), *what.set_.items()):
+        if value is not None:
+            change(key, value)
+    if what.systems is not None:
+        chosen = [system for system, name in zip(data["systems"], names, strict=True) if name in what.systems]
+        change("systems", chosen)
+        data.pop("baseline", None)
+
+
+def described(base: ResolvedExperiment, changed: ResolvedExperiment, what: WhatifSection) -> Iterator[str]:
+    """Yield what differs between two experiments, in words."""
+    before, after = base.fleet, changed.fleet
+    counts = [Counter((node.region, node.kind) for node in fleet.cluster.nodes) for fleet in (before, after)]
+    several = len({region for count in counts for region, _ in count}) > 1
+    for region, kind in dict.fromkeys([*counts[0], *counts[1]]):
+        old, new = (count[region, kind] for count in counts)
+        if old != new:
+            yield f"{kind}{f' in {region}' if several else ''}: {old} → {new}"
+    prices = [sum(node.cost_usd_per_hour for node in fleet.cluster.nodes) for fleet in (before, after)]
+    if prices[0] != prices[1]:
+        yield f"price: {prices[0]:.2f} → {prices[1]:.2f} $/h"
+    for name in ("name", "precision", "kv_precision"):
+        old_word, new_word = getattr(before.model, name), getattr(after.model, name)
+        if old_word != new_word:
+            yield f"{'model' if name == 'name' else name}: {old_word} → {new_word}"
+    networks = before.cluster.network, after.cluster.network
+    for name in ("intra_region", "inter_region"):
+        links: list[LinkSpec] = [getattr(network, name) for network in networks]
+        if links[0] != links[1]:
+            yield f"{name} links: {_link(links[0])} → {_link(links[1])}"
+    for name, unit in (("offered_rps", "requests/s"), ("mean_prompt_tokens", "prompt tokens per request"),
+                       ("mean_output_tokens", "output tokens per request")):  # fmt: skip
+        values = [getattr(experiment.workload_stats, name) for experiment in (base, changed)]
+        if values[0] != values[1]:
+            yield f"{unit}: {' → '.join('–' if value is None else f'{value:.4g}' for value in values)}"
+    for key, value in what.set_.items():
+        yield f"{key}: {_at(base.document, key)} → {value}"
+    if not what.replan:
+        yield "placement: kept as it is, on the nodes that are left"
+
+
+def _swapped(source: Source, at: KeyPath, what: WhatifSection) -> list[dict[str, Any]]:
+    """Return the nodes with GPUs swapped; what was pinned or priced for the old GPU does not hold for the new one."""
+    nodes = list(source.data["cluster"]["nodes"])
+    for number, swap in enumerate(what.swap):
+        hit = [
+            place
+            for place, node in enumerate(nodes)
+            if node["gpu"] == swap.from_ and swap.region in {None, node.get("region", "default")}
+        ]
+        if not hit:
+            where = f" in region {swap.region}" if swap.region else ""
+            message = f"{unknown_name('GPU', swap.from_, {node['gpu'] for node in nodes})}{where}"
+            source.problems.append(Problem(source.where((*at, "swap", number)), "swap", message))
+        for place in hit:
+            kept = {key: value for key, value in nodes[place].items() if key not in {"cost", "kv_blocks", "kv_tokens"}}
+            nodes[place] = {**kept, "gpu": swap.to}
+    return nodes
+
+
+def _product(first: dict[str, Any] | None, second: dict[str, Any]) -> dict[str, Any]:
+    """Return the factors of both, multiplied."""
+    first = first or {}
+    return {
+        key: _product(first.get(key), value) if isinstance(value, dict) else value * first.get(key, 1.0)
+        for key, value in second.items()
+    }
+
+
+def _link(link: LinkSpec) -> str:
+    latency = units.format_seconds(link.latency_ns / units.NS_PER_S)
+    return f"{units.format_bandwidth(link.bandwidth_bps)}, {latency}"
+
+
+def _at(document: Any, key: str) -> Any:
+    for part in key.split("."):
+        if isinstance(document, list):
+            document = document[int(part)]
+        elif isinstance(document, dict):
+            document = document.get(part)
+        else:
+            return "–"
+    return "–" if document is None else document

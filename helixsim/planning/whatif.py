@@ -1,0 +1,97 @@
+"""The systems of an experiment together with those of its what-if variants."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from helixsim.config.experiment import ResolvedExperiment, SystemSpec, Variant
+from helixsim.domain.placement import Placement
+from helixsim.errors import HelixsimError, InfeasibleError
+from helixsim.flow.maxflow import max_flow
+from helixsim.placement.base import Progress, silent
+from helixsim.placement.check import check
+from helixsim.planning.placements import PlacementStore
+from helixsim.planning.placing import place_system
+from helixsim.planning.systems import PlacedSystem, capacity_table
+
+
+@dataclass(frozen=True)
+class Case:
+    """One system to be run; ``kept``: the experiment and system whose placement serves it, None: its own search."""
+
+    experiment: ResolvedExperiment
+    system: SystemSpec
+    kept: tuple[ResolvedExperiment, SystemSpec] | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of the system in all results."""
+        return self.system.name
+
+
+def cases(experiment: ResolvedExperiment) -> tuple[Case, ...]:
+    """Return the systems of the experiment, then those of each variant."""
+    own = {system.name: system for system in experiment.systems}
+    found = [Case(experiment, system) for system in experiment.systems]
+    for variant in experiment.variants:
+        if variant.experiment is not None:
+            for system in variant.experiment.systems:
+                kept = None if variant.replan else (experiment, own[variant.bases[system.name]])
+                found.append(Case(variant.experiment, system, kept))
+    return tuple(found)
+
+
+def hopeless(experiment: ResolvedExperiment) -> dict[str, HelixsimError]:
+    """Return why systems of variants cannot even be tried: no fleet of theirs holds the model."""
+    return {
+        name: InfeasibleError(variant.failure)
+        for variant in experiment.variants
+        if variant.failure is not None
+        for name in variant.bases
+    }
+
+
+def place_case(case: Case, *, progress: Progress = silent, store: PlacementStore | None = None) -> PlacedSystem:
+    """Place the model for one system, or take over the placement of the unchanged one.
+
+    Raises
+    ------
+    InfeasibleError
+        If no placement is found, or the one taken over has no complete route any more.
+    """
+    if case.kept is None:
+        return place_system(case.experiment, case.system, progress=progress, store=store)
+    before = place_system(*case.kept, progress=progress, store=store).placement
+    fleet = case.system.fleet
+    ranges = {node: held for node, held in before.ranges.items() if node in fleet.cluster.index}
+    lost = [node for node in before.ranges if node not in ranges]
+    kept = Placement(
+        strategy=f"{before.strategy} (kept)",
+        num_layers=before.num_layers,
+        ranges=ranges,
+        partial_inference=before.partial_inference,
+        notes={"kept": True, "lost": lost},
+        pipelines={node: number for node, number in before.pipelines.items() if node in ranges},
+    )
+    plan = max_flow(fleet, kept, capacity_table(case.experiment))
+    if plan.max_flow_tokens_per_s <= 0:
+        raise InfeasibleError(
+            f"{case.name}: without {', '.join(lost) or 'the changed nodes'} no route passes all layers; "
+            "with replan: true the model is placed anew"
+        )
+    check(fleet, kept)
+    return PlacedSystem(case.system, replace(kept, objective_tokens_per_s=plan.max_flow_tokens_per_s), plan)
+
+
+def whatif_document(variants: Sequence[Variant]) -> list[dict[str, Any]]:
+    """Return the variants as JSON values for ``summary.json``."""
+    return [
+        {
+            "name": variant.name,
+            "changes": list(variant.changes) if variant.failure is None else [variant.failure],
+            "systems": dict(variant.bases),
+        }
+        for variant in variants
+    ]

@@ -1,0 +1,91 @@
+"""What-if variants run as systems beside the base: the same figures as if run alone, and the diff says so."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import helixsim
+from helixsim.cli.main import main
+from helixsim.report import whatif_rows
+
+EXPERIMENT = """\
+schema: 1
+name: tiny
+model: llama-2-7b
+cluster:
+  nodes:
+    - {gpu: l4, count: 2}
+    - {gpu: t4, count: 3}
+  network:
+    intra_region: {bandwidth: 10 Gbit/s, latency: 1 ms}
+workload:
+  limits: {max_prompt_tokens: 512, max_output_tokens: 64}
+  arrivals: {process: poisson, rate: 2 /s}
+  warmup: 1 s
+  duration: 10 s
+systems:
+  - {name: swarm, placement: swarm}
+"""
+WHATIF = """\
+whatif:
+  - {name: slow, links: {intra_region: {bandwidth: 0.01}}}
+  - {name: lost, lose: [l4-1], replan: false}
+  - {name: gone, lose: [gpu:l4, "t4-[12]"], model: llama-2-70b}
+slo: {ttft: 5 s}
+"""
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(EXPERIMENT + WHATIF, encoding="utf-8")
+    return path
+
+
+def summary(out, *arguments):
+    assert main(["run", *map(str, arguments), "--out", str(out), "--jobs", "1", "-q"]) in {0, 4}
+    (found,) = (path for path in out.rglob("summary.json"))
+    return json.loads(found.read_text())
+
+
+def test_variants_stand_beside_the_base_and_give_what_they_would_alone(path, tmp_path, capsys):
+    together = summary(tmp_path / "whatif", path)
+    table = capsys.readouterr().out
+    assert set(together["systems"]) == {"swarm", "swarm+slow", "swarm+lost"}
+    alone = tmp_path / "alone.yaml"
+    alone.write_text(EXPERIMENT + "slo: {ttft: 5 s}\n", encoding="utf-8")
+    factor = "cluster.network.scale={intra_region: {bandwidth: 0.01}}"
+    for name, more in (("swarm", []), ("swarm+slow", ["--set", factor])):
+        (single,) = summary(tmp_path / name, alone, *more)["systems"].values()
+        ours = together["systems"][name]
+        assert {key: value for key, value in ours.items() if key != "helixsim"} == {
+            key: value for key, value in single.items() if key != "helixsim"
+        }
+    assert "slow: intra_region links: 10 Gbit/s, 1 ms → 100 Mbit/s, 1 ms" in table
+    assert "lost: l4: 2 → 1" in table
+    (page,) = (tmp_path / "whatif").rglob("report.html")
+    assert "What if" in page.read_text()
+    capsys.readouterr()
+    ttft = [together["systems"][name]["p99_ttft_ms"] for name in ("swarm", "swarm+slow")]
+    change = next(row for row in whatif_rows.rows(together) if row[0] == "slow")[4]
+    assert change.endswith(f"({100 * (ttft[1] / ttft[0] - 1):+.0f} %)")
+
+
+def test_a_kept_placement_is_the_old_one_on_the_nodes_that_are_left(path, tmp_path):
+    from helixsim.planning.whatif import cases, place_case
+
+    by_name = {case.name: case for case in cases(helixsim.load_experiment(path))}
+    before, after = (place_case(by_name[name]).placement.ranges for name in ("swarm", "swarm+lost"))
+    assert after == {node: held for node, held in before.items() if node != "l4-1"}
+
+
+def test_a_variant_that_cannot_be_placed_is_reported_and_stops_nobody(path, tmp_path, capsys):
+    document = summary(tmp_path / "out", path)
+    streams = capsys.readouterr()
+    assert ("gone", "swarm", "no result", "–", "–", "–", "–", "–") in whatif_rows.rows(document)
+    (manifest,) = (tmp_path / "out").rglob("manifest.json")
+    failed = json.loads(manifest.read_text())["failed"]
+    assert list(failed) == ["swarm+gone"]
+    assert "no result" in streams.out
