@@ -111,6 +111,8 @@ class ResolvedExperiment:
         Sentences on every roofline fallback, extrapolation or default that stands for missing data.
     file_hashes
         (name as written, SHA-256 of the contents) of every file the experiment names: trace, tables, links, placements.
+    slo_classes
+        (name, objectives) beside ``slo``, in order.
     variants
         Changes of this experiment whose systems are compared with its own.
     """
@@ -134,4 +136,5 @@ class ResolvedExperiment:
     planning_seed: int | None = None
     planning_rate_rps: float | None = None
     file_hashes: tuple[tuple[str, str], ...] = ()
+    slo_classes: tuple[tuple[str, Slo], ...] = ()
     variants: tuple[Variant, ...] = ()

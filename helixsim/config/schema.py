@@ -367,6 +367,9 @@ class ExperimentSection(Section):
         None, description="The system others are compared with; without: `swarm` if there is one, else the last."
     )
     slo: SloSection = Field(SloSection(), description="Service-level objective.")
+    slo_classes: dict[Name, SloSection] | None = Field(
+        None, description="Further objectives by name, each searched for by `capacity` and `fleet`."
+    )
     engine: EngineSection = Field(EngineSection(), description="What the serving engine on each node allows itself.")
     kv: KvSection = Field(KvSection(), description="KV memory rules at admission.")
     capacity: CapacitySection = Field(CapacitySection(), description="How planners estimate node capacities.")

@@ -1,0 +1,107 @@
+"""``helixsim capacity EXP``: the highest request rate each system serves within the SLO."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from helixsim.cli import console, options
+from helixsim.errors import ExitCode, ThresholdError
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the command."""
+    parser = subparsers.add_parser(
+        "capacity",
+        help="highest request rate each system serves within the SLO",
+        description="Search the highest request rate at which each system of the experiment meets its SLO, and each of "
+        "its slo_classes. The search starts from the flow bound; the placement is that of the experiment as written.",
+        parents=[options.common(), options.experiment(), options.output(), options.executors()],
+    )
+    parser.add_argument(
+        "--tolerance", type=_share, default=0.02, metavar="SHARE", help="relative step of the rates (default: 2%%)"
+    )
+    parser.add_argument(
+        "--seeds", type=options.positive, default=3, metavar="N", help="seeds searched, for the interval (default: 3)"
+    )
+    parser.add_argument(
+        "--percentile", type=_percentile, default=99.0, metavar="P",
+        help="percentile of TTFT, TPOT and E2EL that must be within the objective (default: 99)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--share", type=_share, metavar="SHARE", help="also ask that this share of requests meets all objectives"
+    )
+    parser.add_argument("--no-curve", action="store_true", help="leave out the lower rates of the load curve")
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Execute the command; return the exit code."""
+    from helixsim.config.resolve import load_experiment
+    from helixsim.planning.capacity import SearchOptions, capacity_targets
+    from helixsim.planning.capacity_run import run_capacity
+    from helixsim.planning.registries import registries
+
+    overrides = options.overrides(args)
+    experiment = load_experiment(args.experiment, overrides, registries=registries())
+    targets = capacity_targets(experiment, args.percentile, args.share)
+    search = SearchOptions(args.tolerance, args.seeds, with_curve=not args.no_curve)
+    with console.table_progress("capacity", quiet=args.quiet) as advance:
+        directory = run_capacity(
+            experiment, overrides, targets, search, args.out, options.executor(args), force=args.force,
+            on_progress=advance,
+        )  # fmt: skip
+    document: dict[str, Any] = json.loads((directory / "capacity.json").read_text(encoding="utf-8"))
+    _print(document, args)
+    if not args.quiet:
+        print(f"{directory / 'report.html'} written", file=sys.stderr)
+    for name, error in document["failed"].items():
+        print(f"helixsim: error: {name}: {error['message']}", file=sys.stderr)
+    _check(document)
+    return max((error["exit_code"] for error in document["failed"].values()), default=ExitCode.OK)
+
+
+def _print(document: dict[str, Any], args: argparse.Namespace) -> None:
+    if args.json:
+        print(json.dumps(document, indent=2, ensure_ascii=False))
+        return
+    from helixsim.report.capacity_files import capacity_notes, capacity_table
+    from helixsim.report.tables import plain_table
+
+    table = capacity_table(document)
+    texts = len(table.head) - 8
+    width, color = console.stdout().width, console.wants_colour(sys.stdout)
+    print(plain_table(table.head, table.rows, width=width, color=color, texts=texts))
+    for name, sentence in capacity_notes(document):
+        print(f"{name}: {sentence}")
+
+
+def _check(document: dict[str, Any]) -> None:
+    """Raise ``ThresholdError`` if a target is out of reach for every system."""
+    from helixsim.report.capacity_files import hopeless_targets
+
+    for target in hopeless_targets(document):
+        raise ThresholdError(f"no system meets {target} at any rate: the objectives are out of reach of this fleet")
+
+
+def _share(text: str) -> float:
+    """Return a share above 0 and below 1, given as 0.02 or 2%."""
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"expected a share such as 0.02 or 2%, got {text!r}")
+    return value
+
+
+def _percentile(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value <= 100:
+        raise argparse.ArgumentTypeError(f"expected a percentile above 0 and up to 100, got {text!r}")
+    return value

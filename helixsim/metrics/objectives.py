@@ -1,0 +1,95 @@
+"""Whether a run meets a service-level objective, and what misses it.
+
+An objective is met if at least ``percentile`` % of the requests whose fate is known are within it. For TTFT these are
+the requests that got their first token in the window and those that did not although the objective had passed; for
+TPOT and E2EL the requests that finished in the window, for E2EL also those overdue. Where a goodput share is asked
+for, that share of requests must meet all objectives at once.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from helixsim.domain.request import Slo
+from helixsim.domain.result import FloatArray, RequestStatus, RunResult
+from helixsim.metrics.latency import finished_in_window, latency_samples
+from helixsim.metrics.saturation import Saturation, saturation
+from helixsim.metrics.throughput import throughput
+from helixsim.units import NS_PER_S
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is asked of a run: objectives, the share of requests that must meet each, and all together (None: any)."""
+
+    name: str
+    slo: Slo
+    percentile: float = 99.0
+    share: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a target is met; ``misses`` says in words what is not, ``slack`` how the tightest objective stands.
+
+    ``slack`` is the objective over the measured percentile: above 1 there is room, below 1 it is missed.
+    """
+
+    is_met: bool
+    misses: tuple[str, ...]
+    tightest: str
+    slack: float
+
+
+def judge_target(run: RunResult, target: Target) -> Verdict:
+    """Return the verdict on a run."""
+    misses: list[str] = []
+    slacks: list[tuple[float, str]] = []
+    for name, limit_s, values_s in _latencies(run, target.slo):
+        if not values_s.size:
+            misses.append(f"no request got far enough in the window to tell its {name}")
+            continue
+        rank = max(0, math.ceil(values_s.size * target.percentile / 100) - 1)
+        reached_s = float(np.sort(values_s)[rank])
+        slacks.append((limit_s / reached_s if reached_s > 0 else math.inf, f"{name} p{target.percentile:g}"))
+        if reached_s > limit_s:
+            shown = "longer than the window" if math.isinf(reached_s) else f"{reached_s:.3g} s"
+            misses.append(f"{name} p{target.percentile:g} {shown}, allowed {limit_s:g} s")
+    if target.share is not None:
+        got = throughput(run, target.slo).slo_attainment
+        if got is None or not got >= target.share:
+            misses.append(
+                f"{0.0 if got is None else got:.1%} of requests meet all objectives, asked {target.share:.1%}"
+            )
+    if saturation(run) is Saturation.OVERLOADED:
+        misses.append("the queue grows without end")
+    slack, tightest = min(slacks, default=(math.nan, ""))
+    return Verdict(not misses, tuple(misses), tightest, slack)
+
+
+def _latencies(run: RunResult, slo: Slo) -> list[tuple[str, float, FloatArray]]:
+    """Return (name, objective [s], values [s]) of each objective; requests overdue count as infinite."""
+    samples, requests, end_ns = latency_samples(run), run.requests, run.window_end_ns
+    alive = requests.status != RequestStatus.REJECTED
+    found: list[tuple[str, float, FloatArray]] = []
+    if slo.ttft_s is not None:
+        unserved = alive & ((requests.first_token_ns < 0) | (requests.first_token_ns > end_ns))
+        overdue = int((unserved & (requests.arrival_ns + slo.ttft_s * NS_PER_S < end_ns)).sum())
+        found.append(("TTFT", slo.ttft_s, _with_overdue(samples.ttft_ns, overdue)))
+    if slo.tpot_s is not None:
+        found.append(("TPOT", slo.tpot_s, _with_overdue(samples.tpot_ns, 0)))
+    if slo.e2el_s is not None:
+        unfinished = alive & ((requests.finish_ns < 0) | (requests.finish_ns > end_ns))
+        overdue = int((unfinished & (requests.arrival_ns + slo.e2el_s * NS_PER_S < end_ns)).sum())
+        done = finished_in_window(run)
+        values = (requests.finish_ns[done] - requests.arrival_ns[done]).astype(np.float64)
+        found.append(("E2EL", slo.e2el_s, _with_overdue(values, overdue)))
+    return found
+
+
+def _with_overdue(values_ns: FloatArray, overdue: int) -> FloatArray:
+    values: FloatArray = np.concatenate([values_ns / NS_PER_S, np.full(overdue, math.inf)])
+    return values
