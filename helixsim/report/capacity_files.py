@@ -175,9 +175,9 @@ def method(results: CapacityResults) -> str:
     seeds = f"{len(results.seeds)} seed{'s' * (len(results.seeds) > 1)}"
     return (
         f"Highest rate at which {'; '.join(map(_asked, results.targets))}, found to {results.tolerance:.1%} under each "
-        f"of {seeds}; the interval is Student's over the seeds. Each simulation is measured {window} after {warmup:g} s "
-        "of warm-up; near capacity a longer window finds somewhat less. The placement is that of the experiment as "
-        "written."
+        f"of {seeds}; the interval is Student's over the seeds. Each simulation is measured {window} after "
+        f"{warmup:g} s of warm-up; near capacity a longer window finds somewhat less. The placement is that of the "
+        "experiment as written."
     )
 
 
@@ -250,7 +250,7 @@ def _page(results: CapacityResults, figure: FigureFile) -> Page:
         answer.append(f"That is {best_rps / ranked[1][0]:.2f} times the next, {ranked[1][1]}.")
     answer.append(method(results))
     sentences = tuple(f"{name}: {sentence}" for name, sentence in capacity_notes(found))
-    parts = (Part("Capacity", sentences, capacity_table(found)), Part("Load curve", figures=(figure,)))
+    parts = (Part("Capacity", sentences, capacity_table(found)), Part("From idle to overload", figures=(figure,)))
     return Page(
         f"{results.experiment}: capacity", f"How much load can {results.experiment} take?", tuple(answer), parts
     )

@@ -1,0 +1,151 @@
+"""The search for capacities: finds what a scan of all rates finds, and says so when there is nothing to find."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import helixsim
+from helixsim.cli.main import main
+from helixsim.domain.request import Slo
+from helixsim.metrics.objectives import Target, judge_target
+from helixsim.planning.capacity import SearchOptions, at_rate, capacity_targets, find_capacity, highest_pass
+from helixsim.planning.systems import simulate_system
+
+EXPERIMENT = """\
+schema: 1
+name: tiny
+model: llama-2-7b
+cluster:
+  nodes:
+    - {gpu: l4, count: 1}
+    - {gpu: t4, count: 2}
+  network:
+    intra_region: {bandwidth: 10 Gbit/s, latency: 1 ms}
+workload:
+  lengths: {distribution: fixed, prompt_tokens: 200, output_tokens: 20}
+  arrivals: {process: poisson, rate: 2 /s}
+  warmup: 2 s
+  duration: 8 s
+systems:
+  - {name: swarm, placement: swarm}
+slo: {ttft: 400 ms, tpot: 120 ms}
+slo_classes:
+  relaxed: {ttft: 2 s, tpot: 1 s}
+"""
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(EXPERIMENT, encoding="utf-8")
+    return path
+
+
+@given(
+    limit=st.integers(-60, 60), start=st.integers(-50, 50), stride=st.integers(1, 9), lowest=st.integers(-60, -50),
+    highest=st.integers(50, 60),
+)  # fmt: skip
+def test_the_last_that_passes_is_found_with_few_trials(limit, start, stride, lowest, highest):
+    asked = []
+
+    def passes(k):
+        assert lowest <= k <= highest
+        asked.append(k)
+        return k <= limit
+
+    found = highest_pass(passes, start, stride, lowest, highest)
+    assert found == (None if limit < lowest else min(limit, highest))
+    assert len(set(asked)) == len(asked) <= 16
+
+
+@given(st.lists(st.booleans(), min_size=41, max_size=41), st.integers(-20, 20))
+def test_where_passing_comes_and_goes_an_end_of_it_is_found(verdicts, start):
+    found = highest_pass(lambda k: verdicts[k + 20], start, 4, -20, 20)
+    if found is not None:
+        assert verdicts[found + 20]
+        assert found == 20 or not verdicts[found + 21]
+
+
+def test_the_search_agrees_with_a_scan_of_every_rate(path):
+    experiment = helixsim.load_experiment(path)
+    placed = helixsim.place(experiment, "swarm")
+    targets = capacity_targets(experiment, 99.0, None)
+    options = SearchOptions(tolerance=0.1, seeds=2, with_curve=False)
+    found = find_capacity(experiment, placed, targets, options)
+    for one in found.found:
+        target = next(target for target in targets if target.name == one.target)
+        for seed, rate in enumerate(one.by_seed):
+
+            def is_met(rate_rps, seed=seed, target=target):
+                arrivals = at_rate(experiment, placed.system, rate_rps)
+                at = replace(placed, system=replace(placed.system, arrivals=arrivals))
+                return judge_target(simulate_system(experiment, at, seed=seed), target).is_met
+
+            assert is_met(rate)
+            assert not is_met(rate * 1.1)
+            scanned = [k for k in range(-12, 25, 1) if is_met(found.flow_bound_rps * 1.1**k)]
+            assert found.flow_bound_rps * 1.1 ** max(scanned) == pytest.approx(rate)
+    strict, relaxed = found.found
+    assert strict.rate_rps < relaxed.rate_rps
+    assert "TTFT p99" in strict.binds or "TPOT p99" in strict.binds
+    assert relaxed.low_rps <= relaxed.rate_rps <= relaxed.high_rps
+    assert {trial.seed for trial in found.trials} == {0, 1}
+
+
+def test_verdicts_follow_the_requests(path):
+    experiment = helixsim.load_experiment(path)
+    run = simulate_system(experiment, helixsim.place(experiment, "swarm"))
+    ttft = sorted((run.requests.first_token_ns - run.requests.arrival_ns)[
+        (run.requests.first_token_ns > run.window_start_ns) & (run.requests.first_token_ns <= run.window_end_ns)
+    ].tolist())  # fmt: skip
+    for share in (0.5, 0.9):
+        needed = -(-len(ttft) * share // 1)
+        limit_s = ttft[int(needed) - 1] / 1e9
+        assert judge_target(run, Target("x", Slo(ttft_s=limit_s * 1.0001), 100 * share)).is_met
+        missed = judge_target(run, Target("x", Slo(ttft_s=limit_s * 0.9999), 100 * share))
+        assert not missed.is_met
+        assert missed.slack == pytest.approx(0.9999)
+        assert f"TTFT p{100 * share:g}" in missed.misses[0]
+    both = Target("x", Slo(ttft_s=100.0, tpot_s=1e-6), 50, 0.9)
+    assert [miss.split()[0] for miss in judge_target(run, both).misses] == ["TPOT", "0.0%"]
+
+
+def test_capacity_prints_writes_and_is_found_again(path, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = ["capacity", str(path), "--out", str(out), "--executor", "serial", "--tolerance", "10%", "--seeds", "1"]
+    assert main([*arguments, "-q"]) == 0
+    text = capsys.readouterr().out
+    assert "relaxed" in text
+    assert "What stops it" in text
+    assert main([*arguments, "-q", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    rates = {name: one["requests_per_s"] for name, one in document["systems"]["swarm"]["targets"].items()}
+    assert 0 < rates["slo"] < rates["relaxed"]
+    (page,) = out.rglob("report.md")
+    assert "How much load can tiny take?" in page.read_text()
+    files = {path.name: path.read_bytes() for path in page.parent.iterdir() if path.is_file()}
+    assert main([*arguments[:3], str(tmp_path / "again"), "--jobs", "2", *arguments[6:], "-q"]) == 0
+    (other,) = (tmp_path / "again").rglob("report.md")
+    assert files == {path.name: path.read_bytes() for path in other.parent.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--set", "slo={}", "--set", "slo_classes={}"], 2, "states no objective"),
+        (["--set", "workload.arrivals={process: saturate}"], 2, "have no rate to search"),
+        (["--set", "slo.ttft=1 us", "--no-curve"], 6, "no system meets slo at any rate"),
+        (["--tolerance", "2"], 2, "expected a share"),
+        (["--percentile", "0"], 2, "expected a percentile"),
+        (["--set", "systems.0.placement={strategy: swarm, stages: 9}"], 4, "9 stages"),
+    ],
+)
+def test_what_cannot_be_searched_says_why(path, tmp_path, capsys, arguments, code, message):
+    command = ["capacity", str(path), "--out", str(tmp_path), "--executor", "serial", "--seeds", "1", "-q"]
+    assert main([*command, *arguments]) == code
+    assert message in capsys.readouterr().err
