@@ -10,11 +10,12 @@ from helixsim.config.experiment import ResolvedExperiment, SystemSpec, Variant
 from helixsim.domain.placement import Placement
 from helixsim.errors import HelixsimError, InfeasibleError
 from helixsim.flow.maxflow import max_flow
+from helixsim.flow.operating import operating_point
 from helixsim.placement.base import Progress, silent
 from helixsim.placement.check import check
 from helixsim.planning.placements import PlacementStore
 from helixsim.planning.placing import place_system
-from helixsim.planning.systems import PlacedSystem, capacity_table
+from helixsim.planning.systems import PlacedSystem, capacity_table, operating_load
 
 
 @dataclass(frozen=True)
@@ -75,14 +76,15 @@ def place_case(case: Case, *, progress: Progress = silent, store: PlacementStore
         notes={"kept": True, "lost": lost},
         pipelines={node: number for node, number in before.pipelines.items() if node in ranges},
     )
-    plan = max_flow(fleet, kept, capacity_table(case.experiment))
+    plan = max_flow(fleet, kept, capacity_table(case.experiment, case.system))
     if plan.max_flow_tokens_per_s <= 0:
         raise InfeasibleError(
             f"{case.name}: without {', '.join(lost) or 'the changed nodes'} no route passes all layers; "
             "with replan: true the model is placed anew"
         )
     check(fleet, kept)
-    return PlacedSystem(case.system, replace(kept, objective_tokens_per_s=plan.max_flow_tokens_per_s), plan)
+    operating = operating_point(fleet, kept, operating_load(case.experiment, case.system))
+    return PlacedSystem(case.system, replace(kept, objective_tokens_per_s=plan.max_flow_tokens_per_s), plan, operating)
 
 
 def whatif_document(variants: Sequence[Variant]) -> list[dict[str, Any]]:
