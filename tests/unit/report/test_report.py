@@ -21,7 +21,7 @@ from helixsim.report.html import build_report, headline
 from helixsim.report.rows import number
 from helixsim.report.rundata import load_run
 from helixsim.report.style import styled, svg_bytes
-from helixsim.report.tables import comparison_text, placement_text
+from helixsim.report.tables import comparison_text, kv_text, placement_text
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +81,20 @@ def test_placement_table_lists_nodes_by_layer(data) -> None:
     assert max(map(len, text.splitlines())) <= 100
     assert re.search(r"a100-0 +a100 +0–7 +800 +2 000 +3 000 +67", text)
     assert text.index("a100-1") < text.index("t4-0") < text.index("t4-3")
+
+
+def test_kv_line_names_each_kind_with_each_number_of_layers_once(data) -> None:
+    placement = data.placements["helix"]
+    text = kv_text("helix", placement)
+    assert text.startswith("helix: KV tokens: ")
+    held = {
+        (node["kind"], layers[1] - layers[0])
+        for node in placement["nodes"]
+        if (layers := placement["layers"][node["node"]]) is not None
+    }
+    for kind, layers in held:
+        assert text.count(f"{kind} with {layers} layers ") == 1
+    assert "a100 with 8 layers 800" in text
 
 
 def test_figures_are_the_same_bytes_twice(data) -> None:
