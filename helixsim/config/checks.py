@@ -107,8 +107,10 @@ def check_fleet_holds_model(fleet: Fleet) -> None:
         return
     most = {profile.kind: len(profile.kv_blocks) for profile in fleet.profiles}
     per_kind = ", ".join(f"{kind}: {count}" for kind, count in most.items())
+    missing = model.num_layers - layers
     raise InfeasibleError(
         f"{model.name} does not fit: it has {model.num_layers} layers of {format_bytes(model.weight_bytes_per_layer)} "
         f"in {model.precision}, all {len(fleet.profiles)} nodes together hold {layers} "
-        f"(layers per node with room for KV: {per_kind})"
+        f"(layers per node with room for KV: {per_kind}): {missing} layers ({layers}-{model.num_layers - 1}) find no "
+        f"place, {format_bytes(missing * model.weight_bytes_per_layer)} of weights"
     )

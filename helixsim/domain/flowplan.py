@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from helixsim.domain.cluster import COORDINATOR
 from helixsim.domain.placement import LayerRange
 
 
@@ -59,3 +60,22 @@ class FlowPlan:
     def max_hops(self) -> int:
         """Nodes on the longest route that carries flow."""
         return max((len(route.hops) for route, _ in self.routes), default=0)
+
+    @property
+    def replicas(self) -> tuple[tuple[str, ...], ...]:
+        """Nodes that carry flow, in groups that exchange no tokens: each holds the whole model."""
+        root: dict[str, str] = {}
+
+        def group_of(node: str) -> str:
+            while root.setdefault(node, node) != node:
+                node = root[node]
+            return node
+
+        for edge in self.edges:
+            if edge.flow_tokens_per_s > 0:
+                ends = [group_of(end) for end in (edge.src, edge.dst) if end != COORDINATOR]
+                root[ends[-1]] = ends[0]
+        groups: dict[str, list[str]] = {}
+        for node in root:
+            groups.setdefault(group_of(node), []).append(node)
+        return tuple(tuple(nodes) for nodes in groups.values())

@@ -27,6 +27,7 @@ _FIGURES = (
     "max_flow_tokens_per_s",
     "mean_hops",
     "max_hops",
+    "replicas",
     "nodes",
     "min_cut",
     "routes",

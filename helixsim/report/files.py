@@ -146,6 +146,7 @@ def placement_document(placement: Placement, plan: FlowPlan, fleet: Fleet) -> di
         "max_flow_tokens_per_s": plan.max_flow_tokens_per_s,
         "mean_hops": plan.mean_hops,
         "max_hops": plan.max_hops,
+        "replicas": [list(nodes) for nodes in plan.replicas],
         "partial_inference": placement.partial_inference,
         **({"pipelines": dict(placement.pipelines)} if placement.pipelines else {}),
         "layers": layers,

@@ -102,6 +102,10 @@ def placement_text(name: str, placement: Mapping[str, Any], *, width: int = WIDT
         f"{number(placement['max_flow_tokens_per_s'])} prompt + output tokens/s{limit}; "
         f"{number(placement['mean_hops'])} nodes per request on average, at most {placement['max_hops']}"
     )
+    replicas = placement.get("replicas", [])
+    if len(replicas) > 1:
+        sizes = ", ".join(str(len(nodes)) for nodes in replicas)
+        title += f"; {len(replicas)} replicas of the model, on {sizes} nodes"
     parts: list[RenderableType] = [Text(title, style="bold"), table]
     frontier = placement["notes"].get("frontier", [])
     if len(frontier) > 1:

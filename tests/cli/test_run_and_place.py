@@ -11,7 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from helixsim import load_experiment
 from helixsim.cli.main import main
+from helixsim.planning.judge import Judge
+from helixsim.planning.placing import place_system
+from helixsim.planning.systems import capacity_table
 
 EXPERIMENT = """\
 schema: 1
@@ -119,6 +123,50 @@ def test_an_exported_placement_can_be_used_again_and_means_the_same(experiment, 
     assert "exists" in capsys.readouterr().err
 
 
+def test_vllm_partitions_are_the_layers_of_their_nodes(experiment, tmp_path, capsys):
+    """Both separate pipelines can be given to vLLM; reading the file back gives the same partitions."""
+    files = [tmp_path / "first.json", tmp_path / "again.json"]
+    common = ["place", str(experiment), "-q", "--system", "sp", "--export"]
+    assert main([*common, str(files[0])]) == 0
+    override = f"systems.1.placement={{strategy: fixed, file: {files[0]}}}"
+    assert main([*common, str(files[1]), "--set", override]) == 0
+    capsys.readouterr()
+    first, again = (json.loads(file.read_text(encoding="utf-8")) for file in files)
+    assert len(first["replicas"]) == len(first["vllm"]) == 2
+    for chain in first["vllm"]:
+        sizes = [int(size) for size in chain["VLLM_PP_LAYER_PARTITION"].split(",")]
+        starts = [sum(sizes[:number]) for number in range(len(sizes))]
+        ranges = [first["layers"][node] for node in chain["nodes"]]
+        assert ranges == [[start, start + size] for start, size in zip(starts, sizes, strict=True)]
+        assert sum(sizes) == first["num_layers"] == 32
+    assert again["vllm"] == first["vllm"]
+
+
+@pytest.mark.parametrize("criterion", ["throughput", "goodput", "latency"])
+def test_every_criterion_chooses_a_placement_no_worse_than_the_baseline_by_it(experiment, criterion):
+    loaded = load_experiment(
+        experiment, [f"systems.0.placement={{strategy: helix, candidates: 4, criterion: {criterion}}}"]
+    )
+    system = loaded.systems[0]
+    judge = Judge(loaded, system, capacity_table(loaded, system))
+    mine = place_system(loaded, system).placement
+    scores = [entry["score"] for entry in mine.notes["candidates"] if entry["score"] is not None]
+    assert judge(mine) == max(scores) > 0
+    assert judge(mine) >= judge(place_system(loaded, loaded.systems[1], judged=False).placement)
+
+
+def test_place_shows_the_frontier(experiment, capsys):
+    """In a text and as JSON: the largest flow first, and less flow only with fewer nodes per request."""
+    assert main(["place", str(experiment), "--json", "--by-flow", "-q", "--system", "helix"]) == 0
+    answer = json.loads(capsys.readouterr().out)["systems"]["helix"]
+    points = [(point["hops"], point["max_flow_tokens_per_s"]) for point in answer["frontier"]]
+    assert len(points) > 1
+    assert points == sorted(points, reverse=True)
+    assert [flow for _, flow in points] == sorted((flow for _, flow in points), reverse=True)
+    assert main(["place", str(experiment), "--by-flow", "-q", "--system", "helix"]) == 0
+    assert "flow bound, tokens/s" in capsys.readouterr().out
+
+
 def test_place_answers_with_bound_hops_and_history(experiment, capsys):
     assert main(["place", str(experiment), "--json", "--by-flow", "-q"]) == 0
     systems = json.loads(capsys.readouterr().out)["systems"]
@@ -133,7 +181,7 @@ def test_place_answers_with_bound_hops_and_history(experiment, capsys):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--set", "model=llama-2-70b"], 4, "80 layers"),
+        (["--set", "model=llama-2-70b"], 4, "35 layers (45-79) find no place, 55.8 GiB"),
         (["--set", "systems.0.placement=helx"], 2, "did you mean 'helix'"),
         (["--set", "workload.trace={path: nowhere.csv}"], 2, "nowhere.csv"),
         (["--jobs", "0"], 2, "expected 1 or more"),

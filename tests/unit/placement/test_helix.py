@@ -178,6 +178,11 @@ def test_regions_that_hold_the_model_serve_on_their_own() -> None:
     fleet = far_apart(fleet, 1.0)
     placement = Helix().solve(PlacementProblem(fleet, table), HelixOptions())
     assert placement.objective_tokens_per_s == pytest.approx(200.0, rel=0.02)
+    replicas = max_flow(fleet, placement, table).replicas
+    assert [{fleet.cluster.region_of(node) for node in nodes} for nodes in replicas] in (
+        [{"east"}, {"west"}],
+        [{"west"}, {"east"}],
+    )
 
 
 def test_chain_crosses_regions_where_enough_nodes_face_each_other() -> None:
