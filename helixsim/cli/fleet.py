@@ -1,0 +1,58 @@
+"""``helixsim fleet PLAN``: the cheapest mix of GPUs that serves a workload within the SLO."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from helixsim.cli import console, options
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the command."""
+    parser = subparsers.add_parser(
+        "fleet",
+        help="cheapest mix of GPUs that serves a workload within the SLO",
+        description="Given what may be bought and an experiment with model, workload and SLO: the cheapest fleet that "
+        "serves it, or with a budget the one that serves most. Integer programs over counts propose, simulation "
+        "decides.",
+        parents=[options.common(), options.output(), options.executors()],
+    )
+    parser.add_argument("plan", type=Path, metavar="PLAN", help="plan file (YAML); its keys: inspect schema --fleet")
+    parser.add_argument("--budget", metavar="PRICE", help="the same as --set budget=PRICE, such as '40 $/h'")
+    parser.add_argument(
+        "--set", dest="overrides", action="append", default=[], metavar="KEY.PATH=VALUE",
+        help="change one key of the plan, as simulations or set.workload.scale.rate (repeatable)",
+    )  # fmt: skip
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Execute the command."""
+    from helixsim.config.plan_file import load_plan
+    from helixsim.planning.fleet import find_fleet, fleet_directory
+    from helixsim.planning.rundir import new_directory
+    from helixsim.report.fleet_files import fleet_table, headline, sentences, write_fleets
+    from helixsim.report.tables import plain_table
+
+    overrides = [*args.overrides, *([f"budget={json.dumps(args.budget)}"] if args.budget else [])]
+    plan = load_plan(args.plan, overrides)
+    directory = fleet_directory(plan, args.out)
+    if args.force or not (directory / "fleet.json").is_file():
+        with console.table_progress("fleet", quiet=args.quiet) as advance:
+            results = find_fleet(plan, args.out, options.executor(args), force=args.force, on_progress=advance)
+        with new_directory(directory) as scratch:
+            write_fleets(scratch, results)
+    found = json.loads((directory / "fleet.json").read_text(encoding="utf-8"))
+    if args.json:
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+    else:
+        table = fleet_table(found)
+        width, color = console.stdout().width, console.wants_colour(sys.stdout)
+        print("\n".join(headline(found)), end="\n\n")
+        print(plain_table(table.head, table.rows, width=width, color=color, texts=1))
+        print("\n".join(sentences(found)))
+    if not args.quiet:
+        print(f"{directory / 'report.html'} written", file=sys.stderr)

@@ -1,0 +1,388 @@
+"""The cheapest fleet that serves a workload within its SLO, or the best for a budget.
+
+Programs over counts propose (``fleet_program``), simulation decides. First a ladder of margins on the estimate finds a
+fleet that passes and one that fails, and is refined between them. Then, batch by batch, the most promising fleets
+below the best price so far and the cheapest ones that nothing rules out are simulated, until none is left (the best is
+then the cheapest, provided that a fleet with no more of anything than one that failed fails too) or the simulations
+are used up (the cheapest fleet not ruled out then bounds what is missed). The batches do not depend on how many of
+their fleets are simulated at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from helixsim.config.experiment import ResolvedExperiment
+from helixsim.config.plan_file import FleetPlan
+from helixsim.config.resolve import load_experiment
+from helixsim.config.sweep_file import override
+from helixsim.errors import ConfigError, HelixsimError, InfeasibleError, Problem, unknown_name
+from helixsim.metrics.objectives import Target, judge_target
+from helixsim.metrics.summary import summarise
+from helixsim.planning.capacity import SearchOptions, capacity_targets, find_capacity
+from helixsim.planning.executors import Executor, Lost, Report
+from helixsim.planning.fleet_program import Counts, Market, supply_of
+from helixsim.planning.placements import PlacementStore
+from helixsim.planning.placing import place_system
+from helixsim.planning.registries import registries
+from helixsim.planning.run import placements_in
+from helixsim.planning.systems import capacity_table, simulate_system
+from helixsim.report.fleet_files import FleetResults, TriedFleet
+
+LADDER = (0.6, 0.85, 1.2, 1.7)
+"""Margins on the estimate that are tried first."""
+
+REFINEMENTS = 2
+"""Rounds in which the bracket of margins is cut into four."""
+
+BATCH = 4
+"""Fleets of a batch of the second stage: two that promise most, two cheapest."""
+
+CAPACITY_TOLERANCE = 0.05
+"""Tolerance of the capacities of fleets."""
+
+RANKED = 3
+"""Fleets whose capacity is searched, for their headroom or for a budget's ranking."""
+
+OnProgress = Callable[[float, str, Sequence[Sequence[str]]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class FleetTask:
+    """What a worker needs to try a fleet.
+
+    It is judged at the workload's rate; ``with_capacity`` its capacity is searched too, ``at_capacity`` it is judged
+    there instead.
+    """
+
+    experiment: Path
+    overrides: tuple[str, ...]
+    target: Target
+    out: Path
+    with_capacity: bool
+    at_capacity: bool
+    force: bool
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What trying a fleet gave; without a summary where it could not even be placed."""
+
+    is_met: bool
+    misses: tuple[str, ...]
+    slack: float
+    tightest: str
+    summary: dict[str, Any] | None
+    capacity_rps: float | None
+
+
+def find_fleet(
+    plan: FleetPlan,
+    out: Path,
+    executor: Executor,
+    *,
+    force: bool = False,
+    on_progress: OnProgress = lambda _share, _what, _table: None,
+) -> FleetResults:
+    """Search the fleet.
+
+    Raises
+    ------
+    ConfigError
+        If the experiment does not fit the plan.
+    InfeasibleError
+        If everything on offer together cannot hold the model, or serve the load.
+    """
+    search = _Search(plan, out, executor, force, on_progress)
+    return search.cheapest() if plan.budget_usd_per_hour is None else search.best_for_budget(plan.budget_usd_per_hour)
+
+
+def try_fleet(task: FleetTask, report: Report) -> Trial:
+    """Place, simulate and judge one fleet; the work of the executors."""
+    try:
+        experiment = load_experiment(task.experiment, task.overrides, registries=registries())
+        (system,) = experiment.systems
+        report(0.1, "placing")
+        placed = place_system(experiment, system, store=PlacementStore(placements_in(task.out), renew=task.force))
+        capacity_rps = None
+        if task.with_capacity:
+            options = SearchOptions(CAPACITY_TOLERANCE, seeds=1, with_curve=False)
+            found = find_capacity(experiment, placed, [task.target], options, report)
+            capacity_rps = found.found[0].rate_rps
+            there = found.found[0].at_capacity
+            if task.at_capacity and there is not None:
+                return Trial(True, (), 1.0, "", there, capacity_rps)
+        report(0.5, "simulating")
+        run = simulate_system(experiment, placed)
+        stats = experiment.workload_stats
+        summary = summarise(
+            run, slo=task.target.slo, fleet=system.fleet, placement=placed.placement, plan=placed.plan,
+            mean_prompt_tokens=stats.mean_prompt_tokens, mean_output_tokens=stats.mean_output_tokens,
+            offered_rps=stats.offered_rps,
+        )  # fmt: skip
+        verdict = judge_target(run, task.target)
+        return Trial(verdict.is_met, verdict.misses, verdict.slack, verdict.tightest, summary, capacity_rps)
+    except HelixsimError as error:
+        return Trial(False, (str(error),), 0.0, "", None, None)
+
+
+class _Search:
+    """One search: the market, and every fleet tried so far."""
+
+    def __init__(self, plan: FleetPlan, out: Path, executor: Executor, force: bool, on_progress: OnProgress) -> None:
+        self.plan, self.out, self.executor, self.force, self.on_progress = plan, out, executor, force, on_progress
+        self.settings = self._settings()
+        everything = tuple(offer.available for offer in plan.offers)
+        self.experiment = self._load(everything)
+        (self.target,) = capacity_targets(self.experiment, plan.percentile, plan.share)[:1]
+        self.market = self._market()
+        self.tried: dict[Counts, Trial] = {}
+        self.best: Counts | None = None
+
+    def cheapest(self) -> FleetResults:
+        """Return the cheapest fleet that passes."""
+        margin = self._ladder()
+        while self._room() >= 1:
+            batch = self._batch()
+            if not batch:
+                break
+            self._try(batch)
+        bound = self.market.cheapest_possible(self._best_price())
+        if self.best is None:
+            raise InfeasibleError(self._why_none(bound))
+        passing = [counts for counts, trial in self.tried.items() if trial.is_met]
+        ranked = sorted(passing, key=lambda counts: (self.market.price(counts), counts))[:RANKED]
+        self._try(ranked, with_capacity=True)
+        lowest = self._best_price() if bound is None else self.market.price(bound)
+        return self._results(ranked, margin or 1.0, lower_bound=min(lowest, self._best_price()))
+
+    def best_for_budget(self, budget: float) -> FleetResults:
+        """Return the fleet of the highest capacity within a budget."""
+        chosen: list[Counts] = []
+        for _ in range(BATCH):
+            counts = self.market.most_promising(budget + 1e-6, rate_matters=False)
+            if counts is None:
+                break
+            chosen.append(counts)
+            self.market.excluded.append(counts)
+        chosen += [counts for counts in self._of_one_kind(budget) if counts not in chosen]
+        if not chosen:
+            raise InfeasibleError(
+                f"{self.plan.name}: no fleet of at most {budget:g} $/h holds {self.experiment.fleet.model.name}"
+            )
+        self._try(chosen[: self.plan.simulations], with_capacity=True)
+        done = [(trial.capacity_rps or 0.0, counts) for counts, trial in self.tried.items()]
+        done.sort(key=lambda pair: (-pair[0], self.market.price(pair[1]), pair[1]))
+        if not done[0][0]:
+            reasons = "; ".join(self.tried[done[0][1]].misses)
+            raise InfeasibleError(f"{self.plan.name}: no fleet tried within {budget:g} $/h meets the SLO: {reasons}")
+        self.best = done[0][1]
+        return self._results([counts for _, counts in done if self.tried[counts].capacity_rps], 1.0, lower_bound=None)
+
+    def _ladder(self) -> float | None:
+        """Bracket the margin from which the cheapest fleet passes; return the least that passes."""
+        margins = list(LADDER)
+        low, high = 0.0, math.inf
+        for _ in range(1 + REFINEMENTS):
+            fleets = {margin: self.market.cheapest(margin) for margin in margins}
+            self._try([counts for counts in fleets.values() if counts is not None])
+            for margin, counts in fleets.items():
+                passes = counts is not None and counts in self.tried and self.tried[counts].is_met
+                if passes:
+                    high = min(high, margin)
+                elif margin < high:
+                    low = max(low, margin)
+            if not math.isfinite(high):
+                margins = [low * factor for factor in (1.4, 2.0, 2.8)]
+            else:
+                low = min(low, high)
+                margins = [low + (high - low) * share for share in (0.25, 0.5, 0.75)]
+        return high if math.isfinite(high) else None
+
+    def _batch(self) -> list[Counts]:
+        """Return fleets below the best price that nothing rules out: the most promising and the cheapest."""
+        before, batch = len(self.market.excluded), list[Counts]()
+        for number in range(min(BATCH, self._room())):
+            below = self._best_price()
+            propose = self.market.most_promising if number % 2 == 0 else self.market.cheapest_possible
+            counts = propose(below)
+            if counts is None:
+                break
+            batch.append(counts)
+            self.market.excluded.append(counts)
+        del self.market.excluded[before:]
+        return batch
+
+    def _of_one_kind(self, budget: float) -> list[Counts]:
+        """Return for each offer as many nodes as the budget and the market allow."""
+        found = []
+        for number, offer in enumerate(self.plan.offers):
+            count = min(offer.available, int(budget / offer.price_usd_per_hour + 1e-9))
+            if count * self.market.supply.layers[number] >= self.market.num_layers:
+                found.append(tuple(count if other == number else 0 for other in range(len(self.plan.offers))))
+        return found
+
+    def _room(self) -> int:
+        return self.plan.simulations - len(self.tried)
+
+    def _best_price(self) -> float:
+        return math.inf if self.best is None else self.market.price(self.best)
+
+    def _try(self, fleets: Sequence[Counts], *, with_capacity: bool = False) -> None:
+        """Try fleets that were not tried before (or whose capacity is not known), and learn from them."""
+        new = [
+            counts
+            for counts in dict.fromkeys(fleets)
+            if counts not in self.tried or (with_capacity and self.tried[counts].capacity_rps is None)
+        ]
+        tasks = [
+            FleetTask(
+                self.plan.experiment,
+                self._overrides(counts),
+                self.target,
+                self.out,
+                with_capacity=with_capacity,
+                at_capacity=self.plan.budget_usd_per_hour is not None,
+                force=self.force,
+            )
+            for counts in new
+        ]
+
+        def on_task(number: int, _share: float, what: str) -> None:
+            fleet = self.words(new[number]) if number >= 0 else ""
+            self.on_progress(len(self.tried) / self.plan.simulations, f"{fleet}: {what}", self._table())
+
+        outcomes: dict[int, Trial] = {}
+        for number, outcome in self.executor.run(try_fleet, tasks, on_task):
+            lost = isinstance(outcome, Lost)
+            outcomes[number] = Trial(False, (outcome.message,), 0.0, "", None, None) if lost else outcome
+            on_task(number, 1.0, "done")
+        for number, counts in enumerate(new):
+            trial = self.tried[counts] = outcomes[number]
+            if trial.is_met and self.market.price(counts) < self._best_price():
+                self.best = counts
+            elif not trial.is_met:
+                self.market.failed.append(counts)
+
+    def _table(self) -> list[tuple[str, ...]]:
+        rows: list[tuple[str, ...]] = [("fleet", "$/h", "meets SLO")]
+        if self.best is not None:
+            rows.append((self.words(self.best), f"{self._best_price():.2f}", "yes"))
+        return rows
+
+    def words(self, counts: Counts) -> str:
+        """Return for example ``4 l4 in us, 2 t4 in eu``."""
+        parts = [f"{count} {offer.label}" for offer, count in zip(self.plan.offers, counts, strict=True) if count]
+        return ", ".join(parts) or "nothing"
+
+    def _settings(self) -> list[str]:
+        """Return the overrides that hold for every fleet: those of the plan, and the one system that serves."""
+        plan = self.plan
+        settings = [override(key, value) for key, value in plan.settings]
+        try:
+            base = load_experiment(plan.experiment, settings, registries=registries())
+        except ConfigError as error:
+            where = dict(zip((f"--set {text}" for text in settings), plan.where_settings, strict=True))
+            raise ConfigError(
+                [Problem(where.get(p.where, p.where), p.path, p.message) for p in error.problems]
+            ) from error
+        names = [system.name for system in base.systems]
+        chosen = plan.system or names[0]
+        if chosen not in names:
+            raise ConfigError(f"{plan.name}: system: {unknown_name('system', chosen, names)}")
+        system = base.document["systems"][names.index(chosen)]
+        for key, value in (("whatif", None), ("baseline", None), ("cluster.down", None), ("systems", [system])):
+            settings.append(override(key, value))
+        return [*settings, override("name", plan.name)]
+
+    def _overrides(self, counts: Counts) -> tuple[str, ...]:
+        nodes = [offer.nodes(count) for offer, count in zip(self.plan.offers, counts, strict=True) if count]
+        return (*self.settings, override("cluster.nodes", nodes))
+
+    def _load(self, counts: Counts) -> ResolvedExperiment:
+        return load_experiment(self.plan.experiment, self._overrides(counts), registries=registries())
+
+    def _market(self) -> Market:
+        experiment = self.experiment
+        rate_rps = experiment.workload_stats.offered_rps
+        if rate_rps is None:
+            raise ConfigError(f"{self.plan.name}: the workload has no rate to be served")
+        capacity = capacity_table(experiment)
+        first, seen = [], 0
+        for offer in self.plan.offers:
+            first.append(seen)
+            seen += offer.available
+        nodes = experiment.fleet.cluster.nodes
+        supply = supply_of(
+            [experiment.fleet.profiles[position] for position in first],
+            [capacity.of(nodes[position].id) for position in first],
+            experiment.workload_stats.mean_prompt_tokens,
+            experiment.workload_stats.mean_output_tokens,
+            rate_rps,
+        )
+        return Market(self.plan.offers, supply, experiment.fleet.model.num_layers, rate_rps)
+
+    def _why_none(self, bound: Counts | None) -> str:
+        everything = tuple(offer.available for offer in self.plan.offers)
+        last = self.tried.get(everything) or next(reversed(self.tried.values()), None)
+        reasons = "; ".join(last.misses) if last is not None else "nothing on offer can do it even at best"
+        tail = " (the simulations are used up: raise simulations)" if bound is not None else ""
+        return f"{self.plan.name}: none of the {len(self.tried)} fleets tried serves the load: {reasons}{tail}"
+
+    def _results(self, ranked: Sequence[Counts], margin: float, *, lower_bound: float | None) -> FleetResults:
+        assert self.best is not None
+        per_rps, savings = self.market.marginal_price(margin)
+        best = self.tried[self.best]
+        scale = (best.capacity_rps or 0.0) / max(self.market.estimated_rps(self.best), 1e-12)
+        purchases = sorted(
+            (
+                (gain * scale / self.market.num_layers, offer)
+                for offer, gain, count in zip(
+                    self.plan.offers, self.market.supply.estimate, self.best, strict=True
+                )
+                if count < offer.available
+            ),
+            key=lambda pair: -pair[0] / pair[1].price_usd_per_hour,
+        )  # fmt: skip
+        return FleetResults(
+            name=self.plan.name,
+            question=self.plan.question,
+            budget_usd_per_hour=self.plan.budget_usd_per_hour,
+            rate_rps=self.market.rate_rps,
+            target=self.target,
+            lower_bound_usd_per_hour=lower_bound,
+            ranked=tuple(self._fleet(counts) for counts in ranked),
+            tried=tuple(self._fleet(counts) for counts in self.tried),
+            usd_per_rps=per_rps,
+            scarce=tuple((offer.label, saved) for offer, saved in savings),
+            purchases=tuple((offer.label, offer.price_usd_per_hour, gained) for gained, offer in purchases),
+        )
+
+    def _fleet(self, counts: Counts) -> TriedFleet:
+        trial = self.tried[counts]
+        return TriedFleet(
+            fleet=self.words(counts),
+            counts=counts,
+            price_usd_per_hour=self.market.price(counts),
+            is_met=trial.is_met,
+            misses=trial.misses,
+            slack=trial.slack,
+            tightest=trial.tightest,
+            capacity_rps=trial.capacity_rps,
+            summary=trial.summary,
+            overrides=self._overrides(counts),
+        )
+
+
+def fleet_directory(plan: FleetPlan, out: Path) -> Path:
+    """Return where the results of a plan belong."""
+    overrides = [override(key, value) for key, value in plan.settings]
+    base = load_experiment(plan.experiment, overrides, registries=registries()).config_hash
+    parts = (base, plan.name, plan.question, plan.system, plan.offers, plan.budget_usd_per_hour, plan.simulations,
+             plan.percentile, plan.share)  # fmt: skip
+    return out / "fleet" / plan.name / hashlib.sha256(repr(parts).encode()).hexdigest()[:12]

@@ -1,0 +1,190 @@
+"""Counts of nodes to buy, by integer programs: the fast stage of the search for fleets.
+
+Two models of what a node gives, both in layers times requests per second, so that a fleet needs ``layers x rate`` of
+it. The *estimate* is the planner's capacity of a node (``flow.capacity``) in a fleet of everything on offer. The
+*ceiling* is what the node's compute could at best do: every prompt in the best batch, every decode step as cheap as in
+the largest batch its memory holds with a single layer. No fleet below the ceiling can serve the load, whatever its
+placement; one above the estimate may or may not: simulation decides. Neither knows the network.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from helixsim import solver
+from helixsim.config.plan_file import Offer
+from helixsim.domain.hardware import Curve, NodeProfile
+from helixsim.flow.capacity import best_supply
+from helixsim.solver import Program
+from helixsim.units import NS_PER_S
+
+Counts = tuple[int, ...]
+"""Nodes of each offer."""
+
+_REGION_PENALTY = 1e-4
+"""Price of using one more region, as a share of the dearest node: it decides between equals only."""
+
+_CENT = 1e-6
+"""Two prices closer than this are equal [$/h]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Supply:
+    """What one node of each offer gives (layers x requests/s), by estimate and at best, and the layers it can hold."""
+
+    estimate: tuple[float, ...]
+    ceiling: tuple[float, ...]
+    layers: tuple[int, ...]
+
+
+class Market:
+    """The programs over one list of offers: cheapest fleets, best fleets, and what a further node is worth.
+
+    Parameters
+    ----------
+    num_layers
+        Of the model: together the nodes must hold at least these.
+    rate_rps
+        Requests per second to be served.
+    """
+
+    def __init__(self, offers: Sequence[Offer], supply: Supply, num_layers: int, rate_rps: float) -> None:
+        self.offers = tuple(offers)
+        self.supply = supply
+        self.num_layers = num_layers
+        self.rate_rps = rate_rps
+        self.failed: list[Counts] = []
+        """Fleets that do not serve the load: none with no more of anything is proposed."""
+        self.excluded: list[Counts] = []
+        """Fleets that are not proposed again."""
+
+    def price(self, counts: Counts) -> float:
+        """Return the price of a fleet [$/h]."""
+        return sum(offer.price_usd_per_hour * count for offer, count in zip(self.offers, counts, strict=True))
+
+    def estimated_rps(self, counts: Counts) -> float:
+        """Return the requests/s a fleet serves by the estimate."""
+        return sum(gain * count for gain, count in zip(self.supply.estimate, counts, strict=True)) / self.num_layers
+
+    def cheapest(self, margin: float, below: float = solver.INFINITY) -> Counts | None:
+        """Return the cheapest fleet whose estimate is ``margin`` times the rate; None if there is none."""
+        return self._solve(self.supply.estimate, margin, below, by_price=True, learned=False)
+
+    def cheapest_possible(self, below: float = solver.INFINITY) -> Counts | None:
+        """Return the cheapest fleet that is not ruled out: neither by the ceiling nor by a larger one that failed."""
+        return self._solve(self.supply.ceiling, 1.0, below, by_price=True)
+
+    def most_promising(self, below: float, *, rate_matters: bool = True) -> Counts | None:
+        """Return the fleet of the largest estimate below a price, of those not ruled out."""
+        return self._solve(self.supply.ceiling, 1.0 if rate_matters else 0.0, below, by_price=False)
+
+    def marginal_price(self, margin: float) -> tuple[float, list[tuple[Offer, float]]]:
+        """Return what one more request/s costs, and what one more node of each scarce offer would save [$/h].
+
+        These are the dual values of the continuous program, in which nodes can be cut to pieces.
+        """
+        program = Program()
+        columns = [program.column(offer.price_usd_per_hour) for offer in self.offers]
+        demand = program.row(
+            dict(zip(columns, self.supply.estimate, strict=True)), lower=margin * self.rate_rps * self.num_layers
+        )
+        limits = [
+            program.row([column], upper=float(offer.available))
+            for column, offer in zip(columns, self.offers, strict=True)
+        ]
+        solution = solver.solve(program)
+        if not solution.row_duals:
+            return math.nan, []
+        per_rps = solution.row_duals[demand] * self.num_layers * margin
+        savings = [(offer, -solution.row_duals[row]) for offer, row in zip(self.offers, limits, strict=True)]
+        return per_rps, [(offer, saved) for offer, saved in savings if saved > _CENT]
+
+    def _solve(
+        self, gains: Sequence[float], margin: float, below: float, *, by_price: bool, learned: bool = True
+    ) -> Counts | None:
+        program = Program(maximise=not by_price)
+        dearest = max(offer.price_usd_per_hour for offer in self.offers)
+        goal = [offer.price_usd_per_hour for offer in self.offers] if by_price else list(self.supply.estimate)
+        columns = [
+            program.column(value, upper=float(offer.available), integer=True)
+            for value, offer in zip(goal, self.offers, strict=True)
+        ]
+        program.row(dict(zip(columns, gains, strict=True)), lower=margin * self.rate_rps * self.num_layers)
+        program.row(dict(zip(columns, map(float, self.supply.layers), strict=True)), lower=float(self.num_layers))
+        if math.isfinite(below):
+            prices = [offer.price_usd_per_hour for offer in self.offers]
+            program.row(dict(zip(columns, prices, strict=True)), upper=below - _CENT)
+        sign = 1.0 if by_price else -1.0
+        unit = dearest if by_price else max(self.supply.estimate)
+        for region in dict.fromkeys(offer.region for offer in self.offers):
+            used = program.column(sign * _REGION_PENALTY * unit, upper=1.0, integer=True)
+            here = [(c, o) for c, o in zip(columns, self.offers, strict=True) if o.region == region]
+            program.row(
+                {**dict.fromkeys((c for c, _ in here), -1.0), used: float(sum(o.available for _, o in here))}, 0.0
+            )
+        for counts in self.failed if learned else ():
+            self._differ(program, columns, counts, or_less=False)
+        for counts in self.excluded:
+            self._differ(program, columns, counts, or_less=True)
+        solution = solver.solve(program)
+        if not solution.is_feasible:
+            return None
+        return tuple(round(solution.values[column]) for column in columns)
+
+    def _differ(self, program: Program, columns: Sequence[int], counts: Counts, *, or_less: bool) -> None:
+        """Ask for more of something than a fleet has, or, where that will do, for less of something."""
+        choices = []
+        for column, offer, count in zip(columns, self.offers, counts, strict=True):
+            if count < offer.available:
+                choices.append(program.column(upper=1.0, integer=True))
+                program.row({column: 1.0, choices[-1]: -float(count + 1)}, lower=0.0)
+            if or_less and count > 0:
+                choices.append(program.column(upper=1.0, integer=True))
+                spare = float(offer.available - count + 1)
+                program.row({column: 1.0, choices[-1]: spare}, upper=float(offer.available))
+        program.row(choices, lower=1.0)
+
+
+def supply_of(
+    profiles: Sequence[NodeProfile],
+    tables: Sequence[Sequence[float]],
+    prompt_tokens: float,
+    output_tokens: float,
+    rate_rps: float,
+) -> Supply:
+    """Return what one node of each offer gives.
+
+    Parameters
+    ----------
+    profiles, tables
+        Of each offer: what the node can do, and the planner's tokens/s with 1, 2, ... layers.
+    prompt_tokens, output_tokens
+        Mean lengths of the workload.
+    """
+    per_request = prompt_tokens + output_tokens
+    flow = rate_rps * per_request
+    return Supply(
+        estimate=tuple(best_supply(tuple(table), flow) / per_request for table in tables),
+        ceiling=tuple(_ceiling(profile, prompt_tokens, output_tokens) for profile in profiles),
+        layers=tuple(len(profile.kv_blocks) for profile in profiles),
+    )
+
+
+def _ceiling(profile: NodeProfile, prompt_tokens: float, output_tokens: float) -> float:
+    """Return the most layers x requests/s of a node: never idle, every batch at its best size."""
+    if not profile.kv_blocks:
+        return 0.0
+    compute, limits = profile.compute, profile.limits[0]
+    sequences = max(1.0, min(limits.max_decode_seqs, profile.kv_tokens(1) / max(1.0, prompt_tokens)))
+    context_ns = compute.decode_context_ns_per_token * (prompt_tokens - compute.reference_context_tokens)
+    prefill_ns = _least_per_unit(compute.prefill, max(limits.max_prefill_tokens, prompt_tokens))
+    decode_ns = max(0.0, _least_per_unit(compute.decode, sequences) + min(0.0, context_ns))
+    busy_ns = prompt_tokens * prefill_ns + max(0.0, output_tokens - 1) * decode_ns
+    return NS_PER_S / busy_ns if busy_ns > 0 else solver.INFINITY
+
+
+def _least_per_unit(curve: Curve, most: float) -> float:
+    """Return the least time per unit [ns] of batches up to ``most``; between knots it has no lower point."""
+    return min(curve(size) / size for size in (*(x for x in curve.x if 0 < x < most), most))

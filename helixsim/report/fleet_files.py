@@ -1,0 +1,274 @@
+"""What a search for fleets leaves: ``fleet.json``, ``fleets.csv``, a figure and the page about them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from helixsim.metrics.objectives import Target
+from helixsim.report.figures import write_figure
+from helixsim.report.files import write_csv, write_json
+from helixsim.report.pages import Page, PageTable, Part, write_page
+from helixsim.report.rows import number, percent, seconds
+from helixsim.report.style import GREY, SYSTEM_COLORS, new_figure, styled
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class TriedFleet:
+    """A fleet that was simulated.
+
+    Parameters
+    ----------
+    fleet, counts
+        In words, and as nodes of each offer.
+    is_met, misses, slack, tightest
+        The verdict at the workload's rate; ``slack`` is the tightest objective over what was measured.
+    capacity_rps
+        Highest rate within the SLO [1/s], None where it was not searched.
+    summary
+        At the workload's rate; None where the fleet could not be placed or simulated.
+    overrides
+        What makes the plan's experiment the experiment of this fleet (``run EXP --set ...``).
+    """
+
+    fleet: str
+    counts: tuple[int, ...]
+    price_usd_per_hour: float
+    is_met: bool
+    misses: tuple[str, ...]
+    slack: float
+    tightest: str
+    capacity_rps: float | None
+    summary: dict[str, Any] | None
+    overrides: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FleetResults:
+    """What a search for fleets found.
+
+    Parameters
+    ----------
+    budget_usd_per_hour
+        None: the cheapest fleet for ``rate_rps`` was sought; else the one of the highest capacity.
+    lower_bound_usd_per_hour
+        No fleet cheaper than this was left to try; None for a budget.
+    ranked, tried
+        Fleets that do it, the best first; all that were simulated, in order.
+    usd_per_rps
+        Shadow price of one more request/s [$/h]; NaN if there is none.
+    scarce
+        (offer, $/h that one more node of it would save) where availability binds.
+    purchases
+        (offer, its price [$/h], requests/s that one more node adds to the best fleet), the best value first.
+    """
+
+    name: str
+    question: str | None
+    budget_usd_per_hour: float | None
+    rate_rps: float
+    target: Target
+    lower_bound_usd_per_hour: float | None
+    ranked: tuple[TriedFleet, ...]
+    tried: tuple[TriedFleet, ...]
+    usd_per_rps: float
+    scarce: tuple[tuple[str, float], ...]
+    purchases: tuple[tuple[str, float, float], ...]
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether no cheaper fleet was left to try."""
+        bound = self.lower_bound_usd_per_hour
+        return bound is not None and bound >= self.ranked[0].price_usd_per_hour - 1e-6
+
+
+def write_fleets(directory: Path, results: FleetResults) -> None:
+    """Write all files; ``fleet.json`` comes last and marks the search as complete."""
+    import pandas as pd
+
+    found = document(results)
+    table = pd.DataFrame([_flat(one) for one in found["tried"]])
+    write_csv(directory / "fleets.csv", table)
+    with styled():
+        figure = write_figure(
+            directory / "figures",
+            "fleets",
+            "Fleets that were simulated",
+            "Price against how far the tightest objective is from its limit at the workload's rate: at or right of the "
+            "line the SLO is met.",
+            _figure(table),
+            table,
+        )
+    parts = (
+        Part("Fleets", table=fleet_table(found)),
+        Part("What binds, and what to buy next", tuple(sentences(found))),
+        Part("All that was tried", figures=(figure,)),
+        Part("How to check", ("Each fleet is a plain experiment; the best one:", *_command(found["ranked"][0]))),
+    )
+    write_page(directory, Page(results.name, results.question, tuple(headline(found)), parts))
+    write_json(directory / "fleet.json", found)
+
+
+def document(results: FleetResults) -> dict[str, Any]:
+    """Return the search as JSON values."""
+    slo = results.target.slo
+    return {
+        "schema": SCHEMA,
+        "plan": results.name,
+        "requests_per_s": _rounded(results.rate_rps),
+        "budget_usd_per_hour": results.budget_usd_per_hour,
+        "slo": {"ttft_s": slo.ttft_s, "tpot_s": slo.tpot_s, "e2el_s": slo.e2el_s,
+                "percentile": results.target.percentile, "goodput_share": results.target.share},
+        "lower_bound_usd_per_hour": _rounded(results.lower_bound_usd_per_hour),
+        "is_proven": results.is_proven,
+        "shadow_price_usd_per_hour_per_request_per_s": _rounded(results.usd_per_rps),
+        "scarce": [{"offer": label, "saves_usd_per_hour": _rounded(saved)} for label, saved in results.scarce],
+        "purchases": [
+            {"offer": label, "usd_per_hour": price, "adds_requests_per_s": _rounded(gained)}
+            for label, price, gained in results.purchases
+        ],
+        "ranked": [_fleet(one, results) for one in results.ranked],
+        "tried": [_fleet(one, results) for one in results.tried],
+    }  # fmt: skip
+
+
+def fleet_table(found: Mapping[str, Any]) -> PageTable:
+    """Return the ranked fleets as a table, from the document of ``fleet.json``."""
+    head = ("fleet", "$/h", "$ per Mtok", "W", "Wh per Mtok", "goodput/s", "TTFT p99, s", "TPOT p99, ms",
+            "capacity/s", "headroom, %")  # fmt: skip
+    rows = tuple(
+        (
+            one["fleet"], f"{one['usd_per_hour']:.2f}", number(one["cost_usd_per_mtok"]), number(one["power_w"]),
+            number(one["energy_wh_per_mtok"]), number(one["request_goodput"]), seconds(one["p99_ttft_ms"]),
+            number(one["p99_tpot_ms"]), number(one["capacity_requests_per_s"]), percent(one["headroom"]),
+        )
+        for one in found["ranked"]
+    )  # fmt: skip
+    return PageTable(head, rows)
+
+
+def headline(found: Mapping[str, Any]) -> list[str]:
+    """Return the answer in sentences."""
+    best = found["ranked"][0]
+    if found["budget_usd_per_hour"] is not None:
+        return [
+            f"For at most {found['budget_usd_per_hour']:g} $/h, {best['fleet']} serves most: "
+            f"{number(best['capacity_requests_per_s'])} requests/s within the SLO, for {best['usd_per_hour']:.2f} $/h.",
+            f"{len(found['tried'])} fleets were simulated: those of the largest estimated throughput within the "
+            "budget, and as many of each kind of node as it buys.",
+        ]
+    said = [
+        f"The cheapest fleet found is {best['fleet']}: {best['usd_per_hour']:.2f} $/h for "
+        f"{number(found['requests_per_s'])} requests/s within the SLO, {number(best['cost_usd_per_mtok'])} $ per "
+        "million output tokens."
+    ]
+    bound = found["lower_bound_usd_per_hour"]
+    if found["is_proven"]:
+        said.append(
+            f"No cheaper one can do it: {len(found['tried'])} fleets were simulated, all others are below what the "
+            "load needs at the very best, or have no more of anything than one that failed."
+        )
+    else:
+        said.append(
+            f"{len(found['tried'])} fleets were simulated, and cheaper ones remain that nothing rules out: none below "
+            f"{bound:.2f} $/h, so at most {1 - bound / best['usd_per_hour']:.0%} could still be saved."
+        )
+    return said
+
+
+def sentences(found: Mapping[str, Any]) -> list[str]:
+    """Return what binds and what the next purchase would be, in words."""
+    best = found["ranked"][0]
+    said = [f"What binds: {best['what_binds']}"]
+    if best["headroom"] is not None:
+        said.append(
+            f"Headroom: this fleet serves up to {number(best['capacity_requests_per_s'])} requests/s within the SLO, "
+            f"{percent(best['headroom'])} % more than asked."
+            if best["headroom"] >= 0
+            else f"Headroom: none, it serves {number(best['capacity_requests_per_s'])} requests/s within the SLO."
+        )
+    failing = [one for one in found["tried"] if not one["is_met"] and one["usd_per_hour"] < best["usd_per_hour"]]
+    if failing and found["budget_usd_per_hour"] is None:
+        nearest = max(failing, key=lambda one: (one["slack"] or 0.0, one["usd_per_hour"]))
+        said.append(
+            f"The cheaper fleet that came closest, {nearest['fleet']} for {nearest['usd_per_hour']:.2f} $/h, fails: "
+            f"{'; '.join(nearest['misses'])}."
+        )
+    per_rps = found["shadow_price_usd_per_hour_per_request_per_s"]
+    if per_rps and found["budget_usd_per_hour"] is None:
+        said.append(
+            f"Shadow price of load: near this fleet one more request/s costs about {number(per_rps)} $/h, one fewer "
+            "saves as much."
+        )
+    said += [
+        f"Scarce: all {one['offer']} on offer are worth buying; one more would save about "
+        f"{one['saves_usd_per_hour']:.2f} $/h, by what it could replace."
+        for one in found["scarce"]
+    ]
+    if found["purchases"]:
+        one = found["purchases"][0]
+        said.append(
+            f"The next best purchase is one more {one['offer']} for {one['usd_per_hour']:.2f} $/h: it adds about "
+            f"{number(one['adds_requests_per_s'])} requests/s by the planner's estimate, scaled to what this fleet "
+            "was measured to serve."
+        )
+    return said
+
+
+def _fleet(one: TriedFleet, results: FleetResults) -> dict[str, Any]:
+    summary = one.summary or {}
+    own = summary.get("helixsim", {})
+    return {
+        "fleet": one.fleet,
+        "counts": list(one.counts),
+        "usd_per_hour": _rounded(one.price_usd_per_hour),
+        "is_met": one.is_met,
+        "misses": list(one.misses),
+        "slack": _rounded(one.slack),
+        "tightest": one.tightest,
+        "capacity_requests_per_s": _rounded(one.capacity_rps),
+        "headroom": None if one.capacity_rps is None else _rounded(one.capacity_rps / results.rate_rps - 1),
+        **{key: summary.get(key) for key in ("output_throughput", "request_goodput", "p99_ttft_ms", "p99_tpot_ms")},
+        **{key: own.get(key) for key in ("slo_attainment", "cost_usd_per_mtok", "power_w", "energy_wh_per_mtok",
+                                         "what_binds", "max_flow_tokens_per_s", "mean_hops")},
+        "settings": list(one.overrides),
+    }  # fmt: skip
+
+
+def _flat(one: Mapping[str, Any]) -> dict[str, Any]:
+    flat = {key: value for key, value in one.items() if key not in {"counts", "settings", "what_binds"}}
+    return {**flat, "misses": "; ".join(one["misses"])}
+
+
+def _figure(table: pd.DataFrame) -> Figure:
+    figure = new_figure(3.6)
+    axis = figure.subplots()
+    for is_met, color, text in ((True, SYSTEM_COLORS[2], "meets the SLO"), (False, SYSTEM_COLORS[3], "does not")):
+        own = table[(table["is_met"] == is_met) & table["slack"].notna()]
+        axis.plot(own["slack"].clip(0.02), own["usd_per_hour"], "o", color=color, markersize=5, alpha=0.8, label=text)
+    axis.axvline(1.0, color=GREY, linestyle="--", linewidth=1)
+    axis.set_xscale("log")
+    axis.xaxis.set_major_formatter(lambda value, _position: f"{value:g}")
+    axis.set_xlabel("tightest objective / measured (1: just met; shown from 0.02)")
+    axis.set_ylabel("$ per hour")
+    axis.set_ylim(bottom=0)
+    figure.legend(loc="outside upper center", ncols=2)
+    return figure
+
+
+def _command(one: Mapping[str, Any]) -> list[str]:
+    nodes = next(text for text in one["settings"] if text.startswith("cluster.nodes="))
+    return [f"python -m helixsim run EXPERIMENT --set '{nodes}' and the other settings in fleet.json"]
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(f"{value:.9g}")
