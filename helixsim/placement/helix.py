@@ -53,7 +53,7 @@ class HelixOptions:
     time_limit_s
         Safety net [s]; on large fleets the best placement found by then is used. Results repeat only if it is not hit.
     candidates
-        How many placements the judge simulates.
+        How many placements the judge simulates; baselines that come near are always among them.
     select
         ``simulate``: the judge's highest score wins (the largest max-flow where there is no judge); ``flow``: the
         largest max-flow.
@@ -242,27 +242,34 @@ class _Search:
         if not groups:
             return
 
+        region_of = problem.fleet.cluster.region_of
+
         def settled(blocks: Sequence[Chain], flow: float) -> tuple[dict[str, LayerRange], float]:
             nodes = len(problem.fleet.cluster.nodes)
             steps = min(_MOST_SWAPS, _MOST_SWAP_WORK // nodes**2)
             return swapped(problem, lay_out(groups, blocks), flow, steps=steps, time_left_s=self._time_left_s)
 
-        def add(name: str, blocks: Sequence[Chain], flow: float) -> None:
-            self._add(prefix + name, settled(blocks, flow)[0], is_searched=True)
+        def add(name: str, blocks: Sequence[Chain], chains: Sequence[RegionChain], flow: float) -> None:
+            ranges = settled(blocks, flow)[0]
+            if len(chains) > 1:  # each a replica of its own; letting them exchange tokens is another candidate
+                number = {region: number for number, chain in enumerate(chains) for region in chain.search.order}
+                pipelines = {node: number[region_of(node)] for node in ranges}
+                self._add(f"{prefix}{name}-apart", ranges, is_searched=True, pipelines=pipelines)
+            self._add(prefix + name, ranges, is_searched=True)
 
         def total(found: Sequence[RegionChain]) -> float:
             return sum(chain.flow_tokens_per_s for chain in found)
 
         chains = best_chains(
             problem, groups, self.options.max_hops, self._time_left_s,
-            lambda name, found: add(name, [chain.blocks for chain in found], total(found)),
+            lambda name, found: add(name, [chain.blocks for chain in found], found, total(found)),
             lambda chain, flow: settled([chain], flow)[1],
         )  # fmt: skip
         if not chains:
             return
         blocks = [chain.blocks for chain in chains]
         shallowest = max(map(hops, blocks))
-        add(f"blocks-{shallowest}", blocks, total(chains))
+        add(f"blocks-{shallowest}", blocks, chains, total(chains))
         step = _NEXT_SHARE if sum(len(group.nodes) for group in groups) <= _MANY_NODES else _NEXT_SHARE**2
         share = step
         while share >= _LEAST_SHARE and self._time_left_s() > 0:
@@ -270,7 +277,7 @@ class _Search:
             blocks = [now or before for now, before in zip(found, blocks, strict=True)]
             depth = max(map(hops, blocks))
             if depth < shallowest:
-                add(f"blocks-{depth}", blocks, share * total(chains))
+                add(f"blocks-{depth}", blocks, chains, share * total(chains))
                 shallowest = depth
             share *= step
 
@@ -319,11 +326,12 @@ class _Search:
             waiting = finalists(self.candidates, most - most // 3)
         else:
             waiting = promising(self.candidates, {c.name: estimate(c.placement) for c in self.candidates}, most)
+            most = len(waiting)
         while waiting and len(self.scores) < most:
             candidate = waiting.pop(0)
             self.scores[candidate.name] = judge(candidate.placement)
             self._report(f"judged {candidate.name}")
-            waiting = waiting or (neighbours(self.candidates, self.scores) if estimate is None else [])
+            waiting = waiting or neighbours(self.candidates, self.scores)
 
     def _outcome(self) -> Placement:
         chosen = best(self.candidates, self.scores, self.options.move_tolerance)

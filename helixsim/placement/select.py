@@ -12,7 +12,7 @@ MOST_HEURISTICS = 4
 """Heuristic placements that go to the judge beside the frontier."""
 
 
-FAR_BEHIND = 0.6
+FAR_BEHIND = 0.5
 """Candidates below this share of the best estimate are not judged."""
 
 
@@ -56,17 +56,21 @@ def finalists(candidates: Sequence[Candidate], most: int) -> list[Candidate]:
 
 
 def promising(candidates: Sequence[Candidate], estimates: Mapping[str, float], most: int) -> list[Candidate]:
-    """Return at most ``most`` candidates to judge, the highest estimate first; none that is far behind the best.
+    """Return whom to judge: every heuristic, then the searched ones, the highest estimates first.
 
-    Equal placements go once.
+    None that is far behind the best goes, and equal placements go once. ``most`` is exceeded only where heuristics
+    would leave the searched ones less than half of it.
     """
     ranked = sorted(candidates, key=lambda c: (-estimates[c.name], c.max_hops))
     top = estimates[ranked[0].name] if ranked else 0.0
-    found: dict[tuple[tuple[str, LayerRange], ...], Candidate] = {}
+    found: dict[tuple[tuple[tuple[str, LayerRange], ...], tuple[tuple[str, int], ...]], Candidate] = {}
     for candidate in ranked:
         if top <= 0 or estimates[candidate.name] >= FAR_BEHIND * top:
-            found.setdefault(tuple(candidate.placement.ranges.items()), candidate)
-    return list(found.values())[:most]
+            layout = candidate.placement
+            found.setdefault((tuple(layout.ranges.items()), tuple(layout.pipelines.items())), candidate)
+    heuristics = [candidate for candidate in found.values() if not candidate.is_searched]
+    searched = [candidate for candidate in found.values() if candidate.is_searched]
+    return heuristics + searched[: max(most - len(heuristics), most - most // 2)]
 
 
 def neighbours(candidates: Sequence[Candidate], scores: Mapping[str, float]) -> list[Candidate]:

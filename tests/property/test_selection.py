@@ -27,8 +27,8 @@ workload:
   lengths: {{distribution: lognormal, prompt_mean: 300, prompt_cv: 1.0, output_mean: 60, output_cv: 0.8}}
   limits: {{max_prompt_tokens: 2000, max_output_tokens: 400}}
   arrivals: {arrivals}
-  warmup: 10 s
-  duration: 20 s
+  warmup: 5 s
+  duration: 10 s
 systems:
   - {{name: helix, placement: helix}}
   - {{name: swarm, placement: swarm}}
