@@ -6,7 +6,6 @@ bandwidth over the bytes of one token, both in tokens of prompt and output toget
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -131,26 +130,6 @@ def token_bytes(fleet: Fleet, src: str, dst: str) -> int:
 def link_tokens_per_s(fleet: Fleet, src: str, dst: str) -> float:
     """Return the tokens/s a link carries."""
     return fleet.cluster.link(src, dst).bandwidth_bps / BITS_PER_BYTE / token_bytes(fleet, src, dst)
-
-
-def crossings_tokens_per_s(fleet: Fleet) -> dict[tuple[str, str], tuple[float, float]]:
-    """Return the tokens/s of the slowest and the fastest link from any node of one region to any of another."""
-    cluster = fleet.cluster
-    sizes: dict[str, int] = {}
-    for node in cluster.nodes:
-        sizes[node.region] = sizes.get(node.region, 0) + 1
-    single: dict[tuple[str, str], list[float]] = {}
-    for (src, dst), link in cluster.network.pairs.items():
-        if src in cluster.index and dst in cluster.index:
-            single.setdefault((cluster.region_of(src), cluster.region_of(dst)), []).append(link.bandwidth_bps)
-    found: dict[tuple[str, str], tuple[float, float]] = {}
-    token_bits = BITS_PER_BYTE * (fleet.model.activation_bytes_per_token + TOKEN_ID_BYTES)
-    for here, there in itertools.permutations(sizes, 2):
-        speeds = single.get((here, there), [])
-        if len(speeds) < sizes[here] * sizes[there]:
-            speeds = [*speeds, cluster.network.regions.get((here, there), cluster.network.inter_region).bandwidth_bps]
-        found[here, there] = (min(speeds) / token_bits, max(speeds) / token_bits)
-    return found
 
 
 def _cards(fleet: Fleet, links: list[Link]) -> dict[str, float]:

@@ -34,7 +34,6 @@ _ROUNDS = 60
 _DIVE_ROUNDS = 8
 """Rounds of column generation between two steps of a dive."""
 
-
 _NEARBY = 8
 """Sets of prices around those of the continuous optimum at which blocks are priced for the integer master, divided by
 the number of regions."""
@@ -51,9 +50,8 @@ _WIDEST = 12
 _MOST_BRIDGES = 6
 """Ways to meet without a mixed block that are offered per crossing, the most even ones."""
 
-_EXTRA_HOPS = (0, 1, 2, 4)
-"""Hops above those of the continuous optimum within which a whole-number one is sought."""
-
+_EXTRA_HOPS, _EXTRA_HOPS_CROSSING = (0, 1, 2, 4), (1, 4)
+"""Hops above those of the continuous optimum within which a whole-number one is sought, inside one region and else."""
 
 _TOLERANCE = 1e-9
 
@@ -151,10 +149,11 @@ class _Generation:
             found = self._shallow(prices)
         else:
             found = self.master.integer()
-            if found is None:
+            is_alone = len(self.search.order) == 1
+            if found is None and (is_alone or not self.master.is_undecided):  # with more columns it stays undecided
                 self._enrich(prices)
                 found = self.master.integer()
-            if found is None and len(self.search.order) == 1:  # a dive seldom meets the rows of a crossing
+            if found is None and is_alone:  # a dive seldom meets the rows of a crossing
                 found = self._dive() or self.master.integer()
         return None if found is None else self.master.in_order(found)
 
@@ -162,7 +161,7 @@ class _Generation:
         """Return a whole-number mix within as few hops as the continuous one passes, or some more."""
         depths = np.array([column.block.depth for column in self.master.columns], dtype=float)
         least = int(np.ceil(prices.columns @ depths - 1e-6))
-        for extra in _EXTRA_HOPS:
+        for extra in _EXTRA_HOPS if len(self.search.order) == 1 else _EXTRA_HOPS_CROSSING:
             if self.limit is None or least + extra <= self.limit:
                 self.master.max_hops = least + extra
                 found = self.master.integer()

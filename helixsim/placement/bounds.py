@@ -5,9 +5,17 @@ flow F. A node with k layers spends 1/k of itself on each. If no fractional choi
 of the model, F is out of reach, with or without partial inference and over any network. Configurations are priced by a
 knapsack on a grid whose values are rounded up, which keeps the bound valid (Farley's bound at every iteration).
 
-The network enters by one row. If F exceeds every link between regions and what any region carries on its own, some
-layer is held by two nodes or more: else a single chain of nodes carried all of F and crossed between regions by one
-link, or stayed inside a region.
+The network enters twice, over regions as ``clusters`` draws them (any partition of the nodes would do).
+
+If F exceeds every link between regions and what any region carries on its own, some layer is held by two nodes or more:
+else a single chain of nodes carried all of F and crossed between regions by one link, or stayed inside a region. That
+is a row of the LP.
+
+And F is at most what the regions carry each on its own, plus what the links between them carry together. For the flow
+is a sum of routes. Those inside one region together are a flow of a placement of its nodes alone, so its own bound
+holds for them. All others pass some link between regions, and no link passes more than its capacity. A link serves in
+one direction only: from node i to node j if i ends where j starts or, with partial inference, before j ends, so that i
+ends before j does.
 """
 
 from __future__ import annotations
@@ -21,7 +29,7 @@ from numpy.typing import NDArray
 from helixsim import solver
 from helixsim.domain.cluster import Fleet
 from helixsim.flow.capacity import CapacityTable, share_bound
-from helixsim.flow.network import crossings_tokens_per_s
+from helixsim.placement.clusters import crossing_total_tokens_per_s, crossings_tokens_per_s, regions_of
 
 _GRIDS = (500, 4000, 20_000)
 """Steps of the flow in the knapsack, coarse first."""
@@ -58,12 +66,34 @@ def configuration_bound(
     ``reached_tokens_per_s`` is the flow of some placement, below which nothing need be searched.
     """
     num_layers = fleet.model.num_layers
+    regions = regions_of(fleet, capacity)
+    parts: dict[str, list[int]] = {}
+    for position, node in enumerate(fleet.cluster.nodes):
+        parts.setdefault(regions[node.id], []).append(position)
     kinds = _kinds(fleet, capacity, range(len(fleet.profiles)))
-    one_chain = _one_chain_bound(fleet, capacity)
-    high = _share(kinds, num_layers)
+    alone = {region: _kinds(fleet, capacity, positions) for region, positions in parts.items()}
+    high, one_chain = _share(kinds, num_layers), float("inf")
+    if len(parts) > 1:
+        shares = [_share(part, num_layers) for part in alone.values()]
+        one_chain = max(*shares, *(fastest for _, fastest in crossings_tokens_per_s(fleet, regions).values()))
+        links = crossing_total_tokens_per_s(fleet, regions)
+        if sum(shares) + links < high:
+            own = [
+                _improved(part, num_layers, share, 0.0, float("inf"), time_left_s)
+                for part, share in zip(alone.values(), shares, strict=True)
+            ]
+            high = sum(own) + links
+    return _improved(kinds, num_layers, high, reached_tokens_per_s, one_chain, time_left_s)
+
+
+def _improved(
+    kinds: Sequence[_Kind], num_layers: int, bound: float, reached: float, one_chain: float, time_left_s: TimeLeft
+) -> float:
+    """Return the bound of the configuration LP, at most ``bound``; no single chain of nodes exceeds ``one_chain``."""
+    high = bound
     for grid in _GRIDS:
         program = _Configurations(kinds, num_layers, grid)
-        low, trial = reached_tokens_per_s, high * (1 - 10 * _PRECISION)
+        low, trial = reached, high * (1 - 10 * _PRECISION)
         while high - low > _PRECISION * high and time_left_s() > 0:
             trial = max(trial, low)
             if program.is_out_of_reach(trial, needs_pair=trial > one_chain, time_left_s=time_left_s):
@@ -83,17 +113,6 @@ def _kinds(fleet: Fleet, capacity: CapacityTable, positions: Iterable[int]) -> l
     return [_Kind(count, capacity.tables[kind]) for kind, count in counts.items()]
 
 
-def _one_chain_bound(fleet: Fleet, capacity: CapacityTable) -> float:
-    """Return the flow above which no placement is a single chain of nodes; infinite if there is but one region."""
-    members: dict[str, list[int]] = {}
-    for position, node in enumerate(fleet.cluster.nodes):
-        members.setdefault(node.region, []).append(position)
-    if len(members) == 1:
-        return float("inf")
-    alone = [_share(_kinds(fleet, capacity, positions), fleet.model.num_layers) for positions in members.values()]
-    return max(*alone, *(fastest for _, fastest in crossings_tokens_per_s(fleet).values()))
-
-
 def _share(kinds: Sequence[_Kind], num_layers: int) -> float:
     counts: dict[tuple[float, ...], int] = {}
     for kind in kinds:
@@ -102,7 +121,7 @@ def _share(kinds: Sequence[_Kind], num_layers: int) -> float:
 
 
 class _Configurations:
-    """The configuration LP of one fleet; configurations found for one flow serve for smaller ones."""
+    """The configuration LP of some nodes; configurations found for one flow serve for smaller ones."""
 
     def __init__(self, kinds: Sequence[_Kind], num_layers: int, grid: int) -> None:
         self.num_layers = num_layers

@@ -30,8 +30,8 @@ from helixsim.units import format_bytes
 _NEXT_SHARE = 0.95
 """Each step of the frontier asks for this share of the flow of the one before."""
 
-_MANY_NODES = 60
-"""Larger fleets take such a step at double size."""
+_MANY_NODES = 60, 240
+"""Larger fleets take two such steps at once, and four."""
 
 _LEAST_SHARE = 0.4
 """The frontier ends at this share of the largest flow."""
@@ -242,7 +242,7 @@ class _Search:
         if not groups:
             return
 
-        region_of = problem.fleet.cluster.region_of
+        region_of = {node: group.region for group in groups for node in group.nodes}
 
         def settled(blocks: Sequence[Chain], flow: float) -> tuple[dict[str, LayerRange], float]:
             nodes = len(problem.fleet.cluster.nodes)
@@ -253,7 +253,7 @@ class _Search:
             ranges = settled(blocks, flow)[0]
             if len(chains) > 1:  # each a replica of its own; letting them exchange tokens is another candidate
                 number = {region: number for number, chain in enumerate(chains) for region in chain.search.order}
-                pipelines = {node: number[region_of(node)] for node in ranges}
+                pipelines = {node: number[region_of[node]] for node in ranges}
                 self._add(f"{prefix}{name}-apart", ranges, is_searched=True, pipelines=pipelines)
             self._add(prefix + name, ranges, is_searched=True)
 
@@ -270,7 +270,7 @@ class _Search:
         blocks = [chain.blocks for chain in chains]
         shallowest = max(map(hops, blocks))
         add(f"blocks-{shallowest}", blocks, chains, total(chains))
-        step = _NEXT_SHARE if sum(len(group.nodes) for group in groups) <= _MANY_NODES else _NEXT_SHARE**2
+        step = _NEXT_SHARE ** (2 ** sum(sum(len(group.nodes) for group in groups) > many for many in _MANY_NODES))
         share = step
         while share >= _LEAST_SHARE and self._time_left_s() > 0:
             found = [chain.shorter(share, self.options.max_hops, self._time_left_s) for chain in chains]

@@ -87,6 +87,8 @@ class Master:
         self.time_left_s = time_left_s
         self.nodes = np.array([len(group.nodes) for group in groups], dtype=float)
         self.columns: dict[Column, None] = {}
+        self.is_undecided = False
+        """Whether the last search for whole numbers ended at its limit of nodes."""
 
     def add(self, place: int, needs: tuple[int, int], block: Block) -> bool:
         """Add a column; return whether it is new."""
@@ -199,6 +201,7 @@ class Master:
             presolve=False,
             time_limit_s=max(0.1, self.time_left_s()),
         )
+        self.is_undecided = solution.status is solver.SolveStatus.SOLUTION_LIMIT
         found = {c: round(value) for c, value in zip(self.columns, solution.values, strict=False) if round(value)}
         covered = sum(column.block.layers * count for column, count in found.items())
         return found if covered == self.num_layers else None

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from helixsim.flow.capacity import share_bound
-from helixsim.flow.network import crossings_tokens_per_s
 from helixsim.placement.base import PlacementProblem
 from helixsim.placement.blocks import BlockSearch
+from helixsim.placement.clusters import crossings_tokens_per_s, regions_of
 from helixsim.placement.stages import Block, Chain, Group
 
 _MOST_ENUMERATED = 3
@@ -22,8 +22,8 @@ _MOST_ENUMERATED = 3
 _MOST_JOINED = 3
 """With more regions, a chain passes at most so many."""
 
-_MOST_JOINED_NODES = 120
-"""Nor does it pass regions of more nodes than this together: such regions gain little and take long."""
+_MOST_JOINED_NODES = 240
+"""Nodes of such regions together times the crossings between them; larger ones gain little and take long."""
 
 _MOST_JOINTS = 16
 """With more regions, so many joins of two chains are tried, the most promising first."""
@@ -113,7 +113,7 @@ def _joined(finder: _Finder, regions: Sequence[str]) -> tuple[RegionChain, ...]:
             (finder.bound((*one, *two)) - finder.flow(one) - finder.flow(two), (*one, *two), one, two)
             for one, two in itertools.combinations(blocks, 2)
             if len(one) + len(two) <= _MOST_JOINED
-            and finder.num_nodes((*one, *two)) <= _MOST_JOINED_NODES
+            and finder.num_nodes((*one, *two)) * (len(one) + len(two) - 1) <= _MOST_JOINED_NODES
             and (*one, *two) not in refused
         ]
         if not joints:
@@ -163,7 +163,7 @@ class _Finder:
         self._max_hops = max_hops
         self._time_left_s = time_left_s
         self._known: dict[frozenset[str], RegionChain | None] = {}
-        self._links = crossings_tokens_per_s(problem.fleet)
+        self._links = crossings_tokens_per_s(problem.fleet, regions_of(problem.fleet, problem.capacity))
 
     def num_nodes(self, block: Sequence[str]) -> int:
         """Return how many nodes these regions have together."""

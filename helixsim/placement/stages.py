@@ -16,6 +16,7 @@ import numpy as np
 from helixsim.domain.cluster import TOKEN_ID_BYTES
 from helixsim.domain.placement import LayerRange
 from helixsim.placement.base import PlacementProblem
+from helixsim.placement.clusters import regions_of
 from helixsim.units import BITS_PER_BYTE
 
 Strand = tuple[tuple[int, int], ...]
@@ -93,10 +94,11 @@ def groups_of(problem: PlacementProblem) -> tuple[Group, ...]:
     """Return the groups of a fleet in the order of their first nodes; nodes that can hold no layer are left out."""
     fleet = problem.fleet
     token = fleet.model.activation_bytes_per_token + TOKEN_ID_BYTES
+    regions = regions_of(fleet, problem.capacity)
     members: dict[tuple[str, str, float | None], list[str]] = {}
     for node, profile in zip(fleet.cluster.nodes, fleet.profiles, strict=True):
         if profile.max_layers:
-            members.setdefault((profile.kind, node.region, node.nic_bps), []).append(node.id)
+            members.setdefault((profile.kind, regions[node.id], node.nic_bps), []).append(node.id)
     groups = []
     for (kind, region, nic_bps), nodes in members.items():
         profile = fleet.profile(nodes[0])

@@ -312,7 +312,7 @@ class _Search:
         rate_rps = experiment.workload_stats.offered_rps
         if rate_rps is None:
             raise ConfigError(f"{self.plan.name}: the workload has no rate to be served")
-        capacity = capacity_table(experiment)
+        capacity = capacity_table(experiment, experiment.systems[0])
         first, seen = [], 0
         for offer in self.plan.offers:
             first.append(seen)

@@ -107,7 +107,7 @@ def test_separate_pipelines_have_the_papers_shape() -> None:
         ("single24", "llama70b", 2045.6, 2046.2),
         ("single24", "llama30b", 1517.7, 1518.3),
         ("dist24", "llama70b", 1754.3, 1754.7),
-        ("dist24", "llama30b", 1435.2, 1518.3),
+        ("dist24", "llama30b", 1517.7, 1518.3),
         ("het42", "llama70b", 5990.0, 6054.0),
         ("small10", "llama30b", 286.58, 286.7),
     ],
@@ -124,7 +124,7 @@ def test_helix_comes_close_to_a_tight_bound(cluster: str, model: str, least: flo
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("nodes", "regions", "gap"),
-    [(100, 1, 0.005), (300, 1, 0.005), (1000, 1, 0.005), (100, 4, 0.15), (300, 6, 0.07)],
+    [(100, 1, 0.005), (300, 1, 0.005), (1000, 1, 0.005), (100, 4, 0.15), (300, 6, 0.07), (1000, 10, 0.03)],
 )
 def test_large_fleets_come_close_to_the_bound(nodes: int, regions: int, gap: float) -> None:
     case = synthetic.problem(nodes, regions, seed=0 if regions == 1 else 1)

@@ -128,5 +128,6 @@ def test_swaps_find_the_fast_links() -> None:
     case = PlacementProblem(fleet, builders.capacity_of(fleet, {"n": (200.0, 100.0)}))
     bad = {"n-0": LayerRange(0, 2), "n-2": LayerRange(0, 2), "n-1": LayerRange(2, 4), "n-3": LayerRange(2, 4)}
     assert max_flow_value(fleet, Placement("x", 4, bad), case.capacity) < 110.0
-    good = swapped(case, bad, 200.0, steps=200, time_left_s=lambda: 60.0)
+    good, flow = swapped(case, bad, 200.0, steps=200, time_left_s=lambda: 60.0)
+    assert flow == pytest.approx(200.0)
     assert max_flow_value(fleet, Placement("x", 4, good), case.capacity) == pytest.approx(200.0)
