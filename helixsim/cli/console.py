@@ -159,8 +159,10 @@ def _lines(what: str) -> Advance:
     def advance(done: float, now: str = "") -> None:
         nonlocal said
         tenths = int(done * 10 + 1e-9)
-        if tenths > said and time.monotonic() - started_s > 1.0:
+        spent_s = time.monotonic() - started_s
+        if tenths > said and spent_s > 1.0:
             said = tenths
-            print(f"{what}: {tenths * 10} %{f' ({now})' if now else ''}", file=sys.stderr, flush=True)
+            left = f", about {spent_s * (1 - done) / done:.0f} s left" if done < 1 else ""
+            print(f"{what}: {tenths * 10} %{left}{f' ({now})' if now else ''}", file=sys.stderr, flush=True)
 
     return advance

@@ -133,13 +133,16 @@ def run_case(
             share = now_ns / (window.warmup_ns + window.duration_ns)
         else:
             share = done / (stats.num_requests or max(arrived, 1))
-        what = f"{system.name}: {now_ns / NS_PER_S:.0f} s simulated, {done} requests done"
+        spent_s = max(time.perf_counter() - started_s, 1e-3)
+        now_s = now_ns / NS_PER_S
+        what = f"{system.name}: {now_s:.0f} s simulated, {now_s / spent_s:.3g} per second, {done} requests done"
         report(what, PLACEMENT_SHARE + (1 - PLACEMENT_SHARE) * min(share, 1.0))
 
     report(f"{system.name}: placing", 0.0)
     placed = place_case(case, progress=on_candidate, store=store)
     if placed.placement.notes.get("interrupted"):
         raise KeyboardInterrupt  # the search keeps its incumbent for `place`; a run must not pass it off as its result
+    started_s = time.perf_counter()
     result = simulate_system(experiment, placed, check=check, progress=on_sample)
     summary = summarise(
         result,
@@ -180,11 +183,11 @@ def _run_systems(
             yield case.name, _try(case, way, part)
         return
     context = multiprocessing.get_context("spawn")
-    shares = context.Array("d", count)
-    with ProcessPoolExecutor(processes, context, _start_process, (shares,)) as pool:
+    board = Board(context.Array("d", count), [context.Array("c", BOARD_BYTES) for _ in range(count)])
+    with ProcessPoolExecutor(processes, context, _start_process, (board,)) as pool:
         futures = {pool.submit(_run_in_process, case, number, way): case.name for number, case in enumerate(all_cases)}
         try:
-            yield from _as_they_finish(futures, shares, progress)
+            yield from _as_they_finish(futures, board, progress)
         except BaseException:
             _stop(pool, futures)
             raise
@@ -199,15 +202,15 @@ def _try(case: Case, way: _Way, progress: Progress) -> Outcome:
 
 
 def _as_they_finish(
-    futures: dict[Future[Outcome], str], shares: Any, progress: Progress
+    futures: dict[Future[Outcome], str], board: Board, progress: Progress
 ) -> Iterator[tuple[str, Outcome]]:
     pending = set(futures)
     while pending:
         done, pending = wait(pending, POLL_S, FIRST_COMPLETED)
         for future in (future for future in futures if future in done):
             yield futures[future], future.result()
-        names = ", ".join(name for future, name in futures.items() if future in pending)
-        progress(names, sum(shares) / len(futures))
+        said = [board.texts[number].value.decode() for number, future in enumerate(futures) if future in pending]
+        progress("; ".join(text for text in said if text), sum(board.shares) / len(futures))
 
 
 def _stop(pool: ProcessPoolExecutor, futures: dict[Future[Outcome], str]) -> None:
@@ -219,25 +222,36 @@ def _stop(pool: ProcessPoolExecutor, futures: dict[Future[Outcome], str]) -> Non
             process.terminate()
 
 
-_shares: Any = None
-"""In a worker process: the array in which it tells how far its systems are."""
+@dataclass(frozen=True)
+class Board:
+    """Where processes tell how far each system is (share 0..1) and what is being done (UTF-8): shared memory."""
+
+    shares: Any
+    texts: list[Any]
 
 
-def _start_process(shares: Any) -> None:
-    """Take over the progress array; leave Ctrl-C to the parent."""
+BOARD_BYTES = 160
+
+_board: Board
+"""In a worker process: where it tells how far its systems are."""
+
+
+def _start_process(board: Board) -> None:
+    """Take over the board; leave Ctrl-C to the parent."""
     import signal
 
-    global _shares  # noqa: PLW0603 - the only way a pool hands something to its processes
-    _shares = shares
+    global _board  # noqa: PLW0603 - the only way a pool hands something to its processes
+    _board = board
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _run_in_process(case: Case, number: int, way: _Way) -> Outcome:
-    def progress(_what: str, done: float) -> None:
-        _shares[number] = done
+    def progress(what: str, done: float) -> None:
+        _board.shares[number] = done
+        _board.texts[number].value = what.encode()[: BOARD_BYTES - 1].decode(errors="ignore").encode()
 
     outcome = _try(case, way, progress)
-    _shares[number] = 1.0
+    _board.shares[number] = 1.0
     return outcome
 
 

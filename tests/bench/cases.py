@@ -31,6 +31,10 @@ def _requests(count: int) -> tuple[str, ...]:
     return (f"workload.arrivals.num_requests={count}",)
 
 
+def _short_answers(count: int) -> tuple[str, ...]:
+    return (*_requests(count), "workload.limits={max_output_tokens: 20}", "workload.arrivals.rate=80")
+
+
 CASES = {
     "a": Case("24 nodes, 70B, published placement, saturated, 660 s", SINGLE24, "helix", ("engine.transfers=batch",)),
     "a-request": Case("the same, a message per request", SINGLE24, "helix"),
@@ -50,6 +54,8 @@ CASES = {
     "e": Case("10 A100 80G, 8B, 10 000 requests at 20/s", TEN, "replicas"),
     "f-100k": Case("the same, 100 000 requests", TEN, "replicas", _requests(100_000), is_long=True),
     "f-1m": Case("the same, 1 000 000 requests", TEN, "replicas", _requests(1_000_000), is_long=True),
+    "s-10k": Case("10 A100 80G, short answers, 10 000 requests at 80/s", TEN, "replicas", _short_answers(10_000)),
+    "s-1m": Case("the same, 1 000 000 requests", TEN, "replicas", _short_answers(1_000_000), is_long=True),
     "g": Case("1 000 nodes, 70B, saturated, 600 s", THOUSAND, "homogeneous", is_long=True),
 }  # fmt: skip
 

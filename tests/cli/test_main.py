@@ -122,15 +122,18 @@ def test_colour_is_for_terminals_and_for_those_who_ask(monkeypatch, environment,
 
 
 def test_progress_without_a_terminal_is_a_line_per_tenth(monkeypatch, capsys):
-    clock = iter(range(0, 1000, 2))
+    clock = iter(range(0, 10_000, 2))
     monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
     with console.progress("solving") as advance:
         for step in range(101):
             advance(step / 100)
-    assert capsys.readouterr().err.splitlines() == [f"solving: {percent} %" for percent in range(10, 101, 10)]
+    lines = capsys.readouterr().err.splitlines()
+    left = [round((2 + 2 * percent) * (100 - percent) / percent) for percent in range(10, 100, 10)]  # two seconds each
+    assert lines[:-1] == [f"solving: {10 * (n + 1)} %, about {seconds} s left" for n, seconds in enumerate(left)]
+    assert lines[-1] == "solving: 100 %"
     with console.progress("solving") as advance:
         advance(0.5, "bound 7")
-    assert capsys.readouterr().err == "solving: 50 % (bound 7)\n"
+    assert capsys.readouterr().err == "solving: 50 %, about 2 s left (bound 7)\n"
     with console.progress("solving", quiet=True) as advance:
         advance(1.0, "done")
     assert capsys.readouterr().err == ""
