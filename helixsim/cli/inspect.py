@@ -17,8 +17,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "strategies", parents=[options.common()], help="placement strategies, routing and batching policies"
     )
     strategies.set_defaults(func=run_strategies)
-    schema = inner.add_parser("schema", parents=[options.common()], help="JSON Schema of exp.yaml")
+    schema = inner.add_parser(
+        "schema", parents=[options.common()], help="JSON Schema of exp.yaml, sweep files and fleet plans"
+    )
     schema.add_argument("--markdown", action="store_true", help="as a reference for people, in Markdown")
+    which = schema.add_mutually_exclusive_group()
+    which.add_argument("--sweep", action="store_true", help="of sweep files instead")
+    which.add_argument("--fleet", action="store_true", help="of fleet plans instead")
     schema.set_defaults(func=run_schema)
 
 
@@ -48,7 +53,14 @@ def run_strategies(args: argparse.Namespace) -> None:
 
 def run_schema(args: argparse.Namespace) -> None:
     """Print the reference."""
-    from helixsim.config.reference import markdown, schema
+    from helixsim.config.reference import markdown, schema, section_markdown, section_schema
     from helixsim.planning.registries import registries
 
+    if args.sweep or args.fleet:
+        from helixsim.config.plan_file import FleetSection
+        from helixsim.config.sweep_schema import SweepSection
+
+        section = SweepSection if args.sweep else FleetSection
+        print(section_markdown(section) if args.markdown else json.dumps(section_schema(section), indent=2))
+        return
     print(markdown(registries()) if args.markdown else json.dumps(schema(registries()), indent=2, ensure_ascii=False))

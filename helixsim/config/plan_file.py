@@ -117,8 +117,7 @@ def load_plan(path: Path, overrides: Sequence[str] = ()) -> FleetPlan:
         gpu = catalog.load_gpu(file or entry.gpu)
         price = gpu.cost_usd_per_hour * entry.gpus if entry.price is None else units.parse(entry.price, "price")
         if not price > 0:
-            message = f"the profile of {gpu.name} states no price; add price: 1.10 $/h or the like"
-            problems.append(source.problem(at, message))
+            problems.append(source.problem((*at, "price"), f"{gpu.name} needs a price above zero, such as 1.10 $/h"))
         name = entry.gpu if file is None else str(file.resolve())
         offer = Offer(name, entry.gpus, entry.region, price, entry.available)
         if any((one.gpu, one.gpus, one.region) == (offer.gpu, offer.gpus, offer.region) for one in offers):

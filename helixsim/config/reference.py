@@ -7,6 +7,8 @@ import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pydantic import BaseModel
+
 from helixsim.config.choices import Registries, Registry, options_model
 from helixsim.config.fields import Choice
 from helixsim.config.schema import BatchingChoice, ExperimentSection, LengthsChoice, PlacementChoice, RoutingChoice
@@ -45,6 +47,24 @@ def schema(registries: Registries) -> JsonSchema:
             {"type": "object", "properties": {choice.key: {"pattern": ".:."}}, "required": [choice.key]},
         ]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **whole}
+
+
+def section_schema(section: type[BaseModel]) -> JsonSchema:
+    """Return the JSON Schema of another file format."""
+    whole = section.model_json_schema(by_alias=True)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **whole}
+
+
+def section_markdown(section: type[BaseModel]) -> str:
+    """Return the reference of another file format in Markdown."""
+    whole = section.model_json_schema(by_alias=True)
+    definitions = whole.get("$defs", {})
+    lines = [f"# {whole['title']}", "", str(whole["description"]), "", *_table(whole, definitions)]
+    for path, name in _sections(whole, definitions, ""):
+        inner = definitions[name]
+        lines += [f"## {path}", "", str(inner["description"]).split("\n\n")[0].replace("\n", " "), ""]
+        lines += _table(inner, definitions)
+    return "\n".join(lines)
 
 
 def entries(registry: Registry) -> tuple[ChoiceEntry, ...]:

@@ -59,7 +59,7 @@ def markdown(page: Page) -> str:
             marks = ["---", *(["---"] if part.table.is_text else ["---:"]) * (len(part.table.head) - 1)]
             lines += [_row(part.table.head), _row(marks), *map(_row, part.table.rows), ""]
         for figure in part.figures:
-            lines += [f"![{figure.title}](figures/{figure.name}.svg)", "", f"*{figure.caption}*", ""]
+            lines += [f"![{figure.title}](figures/{figure.name}.png)", "", f"*{figure.caption}*", ""]
     return "\n".join(lines)
 
 

@@ -1,0 +1,209 @@
+"""The search for fleets: its programs against enumeration, its ceiling against simulation, and clear faults."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from helixsim import yamlio
+from helixsim.cli.main import main
+from helixsim.config.plan_file import Offer, load_plan
+from helixsim.planning.executors import Processes, Serial
+from helixsim.planning.fleet import _Search, find_fleet
+from helixsim.planning.fleet_program import Market, Supply
+
+EXPERIMENT = """\
+schema: 1
+name: base
+model: llama-2-13b
+cluster:
+  coordinator: {region: a}
+  nodes:
+    - {gpu: l4, count: 2, region: a}
+  network:
+    intra_region: {bandwidth: 10 Gbit/s, latency: 1 ms}
+    inter_region: {bandwidth: 1 Gbit/s, latency: 10 ms}
+workload:
+  lengths: {distribution: fixed, prompt_tokens: 300, output_tokens: 30}
+  arrivals: {process: poisson, rate: 4 /s}
+  warmup: 2 s
+  duration: 10 s
+systems:
+  - {name: petals, placement: petals}
+slo: {ttft: 2 s, tpot: 400 ms}
+"""
+
+PLAN = {
+    "schema": 1,
+    "name": "tiny-fleet",
+    "experiment": "base.yaml",
+    "offers": [
+        {"gpu": "l4", "region": "a", "available": 3},
+        {"gpu": "t4", "region": "a", "available": 4},
+        {"gpu": "a10g", "region": "a", "available": 2},
+    ],
+}
+
+
+@pytest.fixture
+def plan(tmp_path):
+    (tmp_path / "base.yaml").write_text(EXPERIMENT, encoding="utf-8")
+
+    def write(**changes):
+        path = tmp_path / "plan.yaml"
+        path.write_text(yamlio.dump({**PLAN, **changes}), encoding="utf-8")
+        return path
+
+    return write
+
+
+def silent(_share, _what, _table):
+    pass
+
+
+offers = st.lists(
+    st.tuples(st.integers(1, 40), st.integers(1, 3), st.integers(0, 9), st.integers(0, 9), st.integers(0, 6),
+              st.sampled_from(["a", "b"])),
+    min_size=1, max_size=4,
+)  # fmt: skip
+
+
+@settings(max_examples=40, deadline=None)
+@given(offers, st.integers(1, 30), st.data())
+def test_the_programs_find_what_enumeration_finds(drawn, layers, data):
+    listed = [Offer(f"g{n}", 1, row[5], row[0] / 10, row[1]) for n, row in enumerate(drawn)]
+    supply = Supply(*(tuple(float(row[i]) for row in drawn) for i in (2, 3)), tuple(row[4] for row in drawn))
+    supply = Supply(tuple(max(value, 0.5) for value in supply.estimate), supply.ceiling, supply.layers)
+    market = Market(listed, supply, layers, 0.5)
+    fleets = list(itertools.product(*(range(offer.available + 1) for offer in listed)))
+    market.failed = data.draw(st.lists(st.sampled_from(fleets), max_size=2))
+    market.excluded = data.draw(st.lists(st.sampled_from(fleets), max_size=2))
+    below = data.draw(st.sampled_from([float("inf"), 5.0, 2.0]))
+
+    def gives(counts, gains):
+        return sum(gain * count for gain, count in zip(gains, counts, strict=True))
+
+    def is_allowed(counts):
+        if gives(counts, supply.layers) < layers or market.price(counts) > below - 1e-7 or counts in market.excluded:
+            return False
+        return not any(all(c <= f for c, f in zip(counts, failed, strict=True)) for failed in market.failed)
+
+    allowed = [counts for counts in fleets if is_allowed(counts) and gives(counts, supply.ceiling) >= 0.5 * layers]
+    cheapest = market.cheapest_possible(below)
+    promising = market.most_promising(below)
+    assert (cheapest is None) == (promising is None) == (not allowed)
+    if allowed:
+        assert cheapest in allowed
+        assert promising in allowed
+        assert market.price(cheapest) == pytest.approx(min(map(market.price, allowed)), abs=1e-2)
+        assert market.estimated_rps(promising) == pytest.approx(max(map(market.estimated_rps, allowed)), rel=2e-3)
+
+
+def test_shadow_prices_of_a_market_solved_by_hand():
+    """One dollar buys 2 at the first offer and 1 at the second; of the first only 3 can be had.
+
+    8 layers x requests are needed: 3 nodes of the first (6) and 2 of the second. One more request/s, 4 layers, costs
+    4 $ at the second offer, the dearest in use; one more node of the first replaces two of the second and saves 1 $.
+    """
+    listed = [Offer("fast", 1, "a", 1.0, 3), Offer("slow", 1, "a", 1.0, 9)]
+    market = Market(listed, Supply((2.0, 1.0), (2.0, 1.0), (4, 4)), 4, 2.0)
+    assert market.cheapest(1.0) == (3, 2)
+    per_rps, scarce = market.marginal_price(1.0)
+    assert per_rps == pytest.approx(4.0)
+    assert [(offer.gpu, saved) for offer, saved in scarce] == [("fast", pytest.approx(1.0))]
+
+
+def test_no_simulated_fleet_exceeds_the_ceiling(plan, tmp_path):
+    for counts in ((3, 0, 0), (1, 4, 0), (2, 1, 2)):
+        search = _Search(load_plan(plan(budget="9 $/h")), tmp_path, Serial(), False, silent)
+        search._try([counts], with_capacity=True)
+        ceiling = sum(c * n for c, n in zip(search.market.supply.ceiling, counts, strict=True))
+        served = search.tried[counts].capacity_rps
+        assert 0 < served <= ceiling / search.market.num_layers
+
+
+def test_the_cheapest_fleet_is_found_reported_and_found_again(plan, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = ["fleet", str(plan()), "--out", str(out), "-q", "--executor", "serial"]
+    assert main([*command, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    best = found["ranked"][0]
+    assert found["is_proven"]
+    assert best["is_met"]
+    assert best["headroom"] > -0.06  # at least the rate that was asked for, within the tolerance of the search
+    assert best["cost_usd_per_mtok"] * best["output_throughput"] * 3600 / 1e6 == pytest.approx(best["usd_per_hour"])
+    assert all(one["usd_per_hour"] >= best["usd_per_hour"] for one in found["tried"] if one["is_met"])
+    assert main(command) == 0
+    text = capsys.readouterr().out
+    assert "The cheapest fleet found is" in text
+    assert "Shadow price of load" in text
+    assert "The next best purchase is" in text
+    # what it says of its best fleet is what a run of it gives
+    sets = [word for setting in best["settings"] for word in ("--set", setting)]
+    assert main(["run", str(tmp_path / "base.yaml"), *sets, "--out", str(out), "--jobs", "1", "--json", "-q"]) == 0
+    (system,) = json.loads(capsys.readouterr().out)["systems"].values()
+    assert system["p99_ttft_ms"] == best["p99_ttft_ms"]
+    assert system["helixsim"]["cost_usd_per_hour"] == pytest.approx(best["usd_per_hour"])
+
+
+def test_a_budget_buys_the_most(plan, tmp_path, capsys):
+    command = ["fleet", str(plan()), "--out", str(tmp_path), "-q", "--json", "--executor", "serial"]
+    assert main([*command, "--budget", "2 $/h"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert all(one["usd_per_hour"] <= 2 for one in found["tried"])
+    capacities = [one["capacity_requests_per_s"] for one in found["ranked"]]
+    assert capacities == sorted(capacities, reverse=True)
+    assert main([*command, "--budget", "0.1 $/h"]) == 4
+    assert "no fleet of at most 0.1 $/h holds llama-2-13b" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "message"),
+    [
+        ({"offers": [{"gpu": "l5", "available": 1}]}, 2, "unknown GPU 'l5'"),
+        ({"offers": [{"gpu": "free.yaml", "available": 1}]}, 3, "price: missing"),
+        ({"offers": [{"gpu": "l4", "available": 1, "price": "0 $/h"}]}, 2, "l4 needs a price above zero"),
+        ({"offers": [{"gpu": "l4", "available": 0}]}, 2, "greater than or equal to 1"),
+        ({"offers": [{"gpu": "l4", "avaliable": 1}]}, 2, "did you mean 'available'"),
+        ({"offers": [{"gpu": "l4", "available": 1}] * 2}, 2, "offered twice"),
+        ({"experiment": "nowhere.yaml"}, 2, "no such file"),
+        ({"set": {"workload.arivals.rate": 2}}, 2, "did you mean 'arrivals'"),
+        ({"system": "petal"}, 2, "did you mean 'petals'"),
+        ({"set": {"slo": {}}}, 2, "states no objective"),
+        ({"set": {"slo.ttft": "1 us"}, "simulations": 2}, 4, "TTFT p99"),
+        ({"set": {"workload.arrivals.rate": 900}}, 4, "nothing on offer can do it even at best"),
+        ({"offers": [{"gpu": "t4", "available": 1}]}, 4, "does not fit"),
+    ],
+)
+def test_what_cannot_be_planned_says_why(plan, tmp_path, capsys, changes, code, message):
+    (tmp_path / "free.yaml").write_text(
+        "name: free\nmemory: 24 GB\nusable_memory: 23 GB\nfp16: 100 TFLOP/s\nmemory_bandwidth: 300 GB/s\n"
+        "compute_efficiency: 0.5\nbandwidth_efficiency: 0.8\ninterconnect: 10 GB/s\ntdp: 70 W\n"
+        "sources: {memory: x, usable_memory: x, fp16: x, memory_bandwidth: x, compute_efficiency: x, "
+        "bandwidth_efficiency: x, interconnect: x, tdp: x}\n",
+        encoding="utf-8",
+    )
+    command = ["fleet", str(plan(**changes)), "--out", str(tmp_path / "out"), "-q", "--executor", "serial"]
+    assert main(command) == code
+    streams = capsys.readouterr()
+    assert message in streams.err
+    assert streams.out == ""
+
+
+@pytest.mark.slow
+def test_the_optimum_is_that_of_simulating_every_fleet(plan, tmp_path):
+    """240 fleets, every one simulated: the search finds the cheapest that passes, with a fraction of the runs."""
+    listed = [{**offer, "available": count} for offer, count in zip(PLAN["offers"], (5, 7, 4), strict=True)]
+    loaded = load_plan(plan(offers=listed, set={"workload.arrivals.rate": 6}))
+    found = find_fleet(loaded, tmp_path, Processes(2))
+    search = _Search(loaded, tmp_path, Processes(2), False, silent)
+    fleets = [counts for counts in itertools.product(range(6), range(8), range(5)) if any(counts)]
+    search._try(fleets)
+    passing = [counts for counts, trial in search.tried.items() if trial.is_met]
+    assert found.is_proven
+    assert found.ranked[0].price_usd_per_hour == pytest.approx(min(map(search.market.price, passing)))
+    assert len(found.tried) < len(fleets) / 5
