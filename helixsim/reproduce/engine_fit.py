@@ -22,7 +22,7 @@ LADDERS_S: dict[str, tuple[float, ...]] = {
     "gather": (0.0, 10e-6, 20e-6, 50e-6, 100e-6),
     "batch_overhead": (0.0, 0.5e-3, 1e-3, 2e-3, 3e-3),
     "sequence_overhead": (0.0, 25e-6, 50e-6, 100e-6, 200e-6),
-    "layer_launch": (1.2e-3, 1.4e-3, 1.6e-3, 1.8e-3, 2e-3),
+    "layer_launch": (1e-3, 1.2e-3, 1.4e-3, 1.6e-3, 1.8e-3, 2e-3, 2.2e-3),
 }
 """Values of each overhead [s]; the search starts in the middle."""
 
