@@ -60,14 +60,22 @@ _Links = tuple[tuple[str, str], int, float, float]
 
 
 def _links_between(fleet: Fleet, regions: Mapping[str, str]) -> list[_Links]:
-    """Return the links between nodes of different regions, those that are not given one by one as one entry."""
+    """Return the links between nodes of different regions, those that are not given one by one as one entry.
+
+    Nodes without a region are left out.
+    """
     order = fleet.cluster.index
     alike: dict[tuple[str, str], list[str]] = {}
     for node in fleet.cluster.nodes:
-        alike.setdefault((regions[node.id], node.region), []).append(node.id)
+        if node.id in regions:
+            alike.setdefault((regions[node.id], node.region), []).append(node.id)
     pairs = list(itertools.combinations(alike, 2))
     left = {pair: len(alike[pair[0]]) * len(alike[pair[1]]) for pair in pairs if pair[0][0] != pair[1][0]}
-    single = {(src, dst) if order[src] < order[dst] else (dst, src) for src, dst in _single_links(fleet)}
+    single = {
+        (src, dst) if order[src] < order[dst] else (dst, src)
+        for src, dst in _single_links(fleet)
+        if src in regions and dst in regions
+    }
     found: list[_Links] = []
     for src, dst in sorted(single, key=lambda pair: (order[pair[0]], order[pair[1]])):
         here, there = ((regions[end], fleet.cluster.region_of(end)) for end in (src, dst))
@@ -115,13 +123,15 @@ def _split(fleet: Fleet, members: Sequence[str], ample: float) -> list[list[str]
                 nearest[other] = (here, item)
     speeds = sorted((fastest for fastest, _, _ in tree), reverse=True)
     steps = [(fast / slow, slow) for fast, slow in itertools.pairwise(speeds) if slow < ample and fast >= _APART * slow]
-    slowest_kept = max(steps)[1] if steps else -1.0
+    fastest_cut = max(steps)[1] if steps else -1.0
     part = {0: 0}
     for fastest, before, item in tree:
-        part[item] = part[before] if fastest > slowest_kept else item
+        part[item] = part[before] if fastest > fastest_cut else item
     parts: dict[int, list[str]] = {}
     for item, number in sorted(part.items()):
         parts.setdefault(number, []).extend(items[item])
+    if 2 * len(parts) > len(members) > 2:
+        return [list(members)]  # crumbs, not sites
     order = fleet.cluster.index
     return sorted((sorted(nodes, key=order.__getitem__) for nodes in parts.values()), key=lambda nodes: order[nodes[0]])
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from helixsim.flow.capacity import share_bound
 from helixsim.placement.base import PlacementProblem
 from helixsim.placement.blocks import BlockSearch
-from helixsim.placement.clusters import crossings_tokens_per_s, regions_of
+from helixsim.placement.clusters import crossings_tokens_per_s
 from helixsim.placement.stages import Block, Chain, Group
 
 _MOST_ENUMERATED = 3
@@ -163,7 +163,8 @@ class _Finder:
         self._max_hops = max_hops
         self._time_left_s = time_left_s
         self._known: dict[frozenset[str], RegionChain | None] = {}
-        self._links = crossings_tokens_per_s(problem.fleet, regions_of(problem.fleet, problem.capacity))
+        regions = {node: group.region for group in groups for node in group.nodes}
+        self._links = crossings_tokens_per_s(problem.fleet, regions)
 
     def num_nodes(self, block: Sequence[str]) -> int:
         """Return how many nodes these regions have together."""

@@ -108,3 +108,22 @@ def test_bound_over_slow_links_is_no_lower_than_the_exact_optimum(slow: float, n
     assert exact.objective_tokens_per_s <= bound * (1 + 1e-6)
     assert exact.objective_tokens_per_s == pytest.approx(min(slow, 200.0 if num_layers == 5 else 150.0), rel=1e-4)
     assert bound == pytest.approx(min(slow, upper_bound_share(fleet, table)), rel=1e-4)
+
+
+def test_crumbs_are_no_sites() -> None:
+    """Two of four nodes stand alone behind slow links: one region, whose links are a matter for swaps."""
+    fleet = builders.fleet([BIG] * 4, intra=link(1000.0))
+    slow = {(a, b): link(10.0) for a in ("big-0", "big-1", "big-2", "big-3") for b in ("big-2", "big-3") if a != b}
+    pairs = slow | {(b, a): speed for (a, b), speed in slow.items()}
+    fleet = replace(fleet, cluster=replace(fleet.cluster, network=replace(fleet.cluster.network, pairs=pairs)))
+    assert set(regions_of(fleet, builders.capacity_of(fleet, {"big": TABLE})).values()) == {"here"}
+
+
+def test_the_right_nodes_meet_at_the_fast_link() -> None:
+    """All three nodes in a row carry 100; only one of the two in the west has a link to the east that does."""
+    fleet, table = two_sites(1, 2, 30.0, named=True, num_layers=12)
+    fast = {("big-0", "big-2"): link(100.0), ("big-2", "big-0"): link(100.0)}
+    fleet = replace(fleet, cluster=replace(fleet.cluster, network=replace(fleet.cluster.network, pairs=fast)))
+    placement = Helix().solve(PlacementProblem(fleet, table), HelixOptions())
+    assert placement.objective_tokens_per_s == pytest.approx(100.0)
+    assert placement.status == "optimal"
