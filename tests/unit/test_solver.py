@@ -29,8 +29,9 @@ def test_linear_program_has_strong_duality() -> None:
     assert 4.0 * solution.row_duals[0] + 6.0 * solution.row_duals[1] == pytest.approx(solution.objective)
 
 
-def test_mixed_integer_optimum_and_bound_meet() -> None:
-    solution = solver.solve(knapsack((5, 4, 3, 4), (10, 6, 4, 7), 10))
+@pytest.mark.parametrize("presolve", [True, False])
+def test_mixed_integer_optimum_and_bound_meet(presolve: bool) -> None:
+    solution = solver.solve(knapsack((5, 4, 3, 4), (10, 6, 4, 7), 10), presolve=presolve)
     assert solution.status is SolveStatus.OPTIMAL
     assert solution.objective == pytest.approx(17.0)
     assert solution.bound == pytest.approx(17.0)
