@@ -46,13 +46,26 @@ def placement_diagram(data: RunData, system: str) -> tuple[Figure, pd.DataFrame]
 
 
 def frontier_curves(data: RunData) -> tuple[Figure, pd.DataFrame]:
-    """Draw the max-flow of the placements found against the most nodes on a route, one curve per system."""
+    """Draw the max-flow of the placements found against the most nodes on a route, one curve per system.
+
+    Filled dots make up the frontier; hollow ones are candidates off it, such as baselines.
+    """
     import pandas as pd
+    from matplotlib.ticker import MaxNLocator
 
     rows = [
-        {"system": name, **point}
+        {"system": name, "on_frontier": True, "score": None, **point}
         for name, placement in data.placements.items()
         for point in placement["notes"].get("frontier", [])
+    ]
+    others = [
+        {
+            "system": name,
+            "on_frontier": False,
+            **{key: point[key] for key in ("hops", "max_flow_tokens_per_s", "score")},
+        }
+        for name, placement in data.placements.items()
+        for point in placement["notes"].get("candidates", [])
     ]
     figure = new_figure(2.6)
     axis = figure.subplots()
@@ -60,15 +73,18 @@ def frontier_curves(data: RunData) -> tuple[Figure, pd.DataFrame]:
     for name in dict.fromkeys(row["system"] for row in rows):
         points = sorted((row["hops"], row["max_flow_tokens_per_s"]) for row in rows if row["system"] == name)
         axis.plot(*zip(*points, strict=True), marker="o", markersize=3, color=colors[name], label=name)
+        beside = [(row["hops"], row["max_flow_tokens_per_s"]) for row in others if row["system"] == name]
+        axis.plot(*zip(*beside, strict=True), "o", markersize=3, color=colors[name], mfc="none", linewidth=0)
         chosen = data.placements[name]
         axis.plot(
             chosen["max_hops"], chosen["max_flow_tokens_per_s"], "o", markersize=8, color=colors[name], mfc="none"
         )
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_xlabel("nodes per request, at most")
     axis.set_ylabel("max-flow, tokens/s")
     axis.set_ylim(bottom=0)
     figure.legend(loc="outside upper right", ncols=4)
-    return figure, pd.DataFrame(rows)
+    return figure, pd.DataFrame(rows + others)
 
 
 def busiest_links(data: RunData) -> tuple[Figure, pd.DataFrame]:

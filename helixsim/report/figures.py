@@ -240,8 +240,9 @@ def _figures(data: RunData) -> Iterator[tuple[str, str, str, Draw]]:
         yield (
             "frontier",
             "Flow against hops",
-            "Max-flow of the placements that the search found, against the most nodes a request passes; the ring marks "
-            "the one that was chosen. A deeper chain carries more tokens, and each of them takes longer.",
+            "Max-flow of the placements that the search found, against the most nodes a request passes; hollow: "
+            "candidates off the frontier; ring: the chosen one. A deeper chain carries more tokens, and each of them "
+            "takes longer.",
             frontier_curves,
         )
     for system in data.systems:

@@ -115,6 +115,15 @@ def placement_text(name: str, placement: Mapping[str, Any], *, width: int = WIDT
         for point in frontier:
             points.add_row(str(point["hops"]), number(point["max_flow_tokens_per_s"]))
         parts += ["", Text("Placements found: flow against hops"), points]
+    judged = [entry for entry in placement["notes"].get("candidates", []) if entry["score"] is not None]
+    if judged:
+        scores = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1))
+        for column in ("candidate", "nodes per request, at most", "flow bound, tokens/s", "score"):
+            scores.add_column(column, justify="left" if column == "candidate" else "right")
+        for entry in sorted(judged, key=lambda entry: -entry["score"]):
+            flow = number(entry["max_flow_tokens_per_s"])
+            scores.add_row(entry["name"], str(entry["hops"]), flow, number(entry["score"]))
+        parts += ["", Text("Candidates in short simulations, the best first"), scores]
     return _render(parts, width, color)
 
 
