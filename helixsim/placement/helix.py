@@ -64,7 +64,8 @@ class HelixOptions:
     method
         ``blocks``: strand blocks. ``exact``: then the per-node program, at most 10 nodes. ``auto``: ``blocks``.
     partial_inference
-        Let candidates use it: a request may then enter a node in the middle of its layers.
+        Let the Petals candidate use it: a request may then enter a node in the middle of its layers. None: only where
+        a simulation decides. The searched chains never need it.
     exclude
         Nodes to leave out: ids or patterns such as ``t4-*``.
     max_layers
@@ -84,7 +85,7 @@ class HelixOptions:
     select: Literal["simulate", "flow"] = "simulate"
     criterion: Literal["throughput", "goodput", "latency"] = "throughput"
     method: Literal["auto", "blocks", "exact"] = "auto"
-    partial_inference: bool = False
+    partial_inference: bool | None = None
     exclude: tuple[str, ...] = ()
     max_layers: dict[str, int] = field(default_factory=dict)
     pinned: dict[str, list[int]] = field(default_factory=dict)
@@ -209,7 +210,8 @@ class _Search:
         self._report(name)
 
     def _add_heuristics(self) -> None:
-        partial = self.options.partial_inference
+        judged = self.problem.judge is not None and self.options.select == "simulate"
+        partial = judged if self.options.partial_inference is None else self.options.partial_inference
         attempts: list[tuple[str, Callable[[], Placement]]] = [
             ("swarm", lambda: swarm.Swarm().solve(self.problem, swarm.SwarmOptions())),
             ("petals", lambda: petals.Petals().solve(self.problem, petals.PetalsOptions(partial_inference=partial))),
