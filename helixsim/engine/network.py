@@ -19,6 +19,8 @@ from helixsim.units import BITS_PER_BYTE, NS_PER_S
 
 Deliver = Callable[[Parcel], None]
 
+_DELIVER = Priority.DELIVER  # a member of an enumeration is slow to look up
+
 
 class Card:
     """One direction of a network card."""
@@ -45,6 +47,7 @@ class Channel:
 
     __slots__ = (
         "_arrivals",
+        "_env",
         "_kernel",
         "busy_ns",
         "bytes_received",
@@ -80,11 +83,12 @@ class Channel:
         self.busy_ns = 0
         self.queue_ns = 0
         self._kernel = kernel
+        self._env: Any = kernel.env  # its clock counts integers, and a property in between costs time on the hot path
         self._arrivals: list[Callable[[Any], None]] = [self._arrive]
 
     def send(self, parcel: Parcel, tokens: int) -> None:
         """Send a parcel of ``tokens`` tokens; it is delivered when its first request has arrived."""
-        now = self._kernel.now_ns
+        now = self._env._now
         parcel.sent_ns = now
         parcel.size_bytes = size_bytes = self.token_bytes * tokens
         start = max(now, self.free_at_ns)
@@ -98,12 +102,11 @@ class Channel:
         self.busy_ns += serialisation
         self.queue_ns += start - now
         delay = end + self.latency_ns - now
-        parcel.spacing_ns = 0
         if self.spacing_ns and not parcel.is_prefill:
             parcel.spacing_ns = self.spacing_ns
             delay -= round((size_bytes - self.token_bytes) * self.ns_per_byte)
         parcel.callbacks = self._arrivals
-        self._kernel.schedule(parcel, Priority.DELIVER, delay)
+        self._kernel.schedule(parcel, _DELIVER, delay)
 
     def _arrive(self, parcel: Parcel) -> None:
         """Deliver what has come through the link, and through the card, which received while the link was sending."""

@@ -175,6 +175,10 @@ class Parcel(simpy.Event):
     ``arrived_ns`` and each other ``spacing_ns`` after the one before it; 0: all arrive together.
     """
 
+    sent_ns: int
+    size_bytes: int
+    arrived_ns: int
+
     def __init__(self, env: simpy.Environment, cohorts: list[Cohort], tokens: int, is_prefill: bool = False) -> None:
         self.env = env
         self._value = None
@@ -182,10 +186,7 @@ class Parcel(simpy.Event):
         self.cohorts = cohorts
         self.tokens = tokens
         self.is_prefill = is_prefill
-        self.sent_ns = 0
-        self.arrived_ns = 0
         self.spacing_ns = 0
-        self.size_bytes = 0
 
     @property
     def number(self) -> int:

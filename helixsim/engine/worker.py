@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from operator import attrgetter
+from typing import Any
 
 from helixsim.batching.base import BatchingPolicy
 from helixsim.domain.engine import EngineSpec
@@ -36,6 +37,7 @@ class Worker:
         "_decode_seqs",
         "_decodes",
         "_engine",
+        "_env",
         "_finished",
         "_floor_ns",
         "_gather_ns",
@@ -84,6 +86,7 @@ class Worker:
         self._limits = limits
         self._policy = policy
         self._kernel = kernel
+        self._env: Any = kernel.env  # its clock counts integers, and a property in between costs time on the hot path
         self._observe = observe
         self._has_inner_entries = has_inner_entries
         self._is_one_by_one = is_one_by_one
@@ -119,7 +122,7 @@ class Worker:
 
     def receive(self, parcel: Parcel) -> None:
         """Queue a parcel whose first request arrives now."""
-        parcel.arrived_ns = self._kernel.now_ns
+        parcel.arrived_ns = self._env._now
         if parcel.is_prefill:
             self._prefills.append(parcel)
         else:
@@ -144,7 +147,7 @@ class Worker:
         self.is_gathering = False
         if self.is_busy:
             return
-        now = self._kernel.now_ns
+        now = self._env._now
         ready = self._decode_seqs
         if self._is_one_by_one:
             ready = sum([parcel.arrived_by(now) for parcel in self._decodes])
@@ -244,23 +247,20 @@ class Worker:
         All requests run to the node's last layer, so the work only grows from one entry to the next. Those of a parcel
         come from one node, so they enter at one layer.
         """
-        entry_of = {id(parcel): _stage_start(parcel) for parcel in prefills + decodes}
-        entries = sorted(set(entry_of.values()))
-        if len(entries) == 1:
-            prompt = sum([parcel.tokens for parcel in prefills])
-            seqs = sum([parcel.tokens for parcel in decodes])
-            return (self.range.end - entries[0]) * self._layer_ns(prompt, seqs, decodes)
+        prompts = [(_stage_start(parcel), parcel.tokens) for parcel in prefills]
+        steps = [(_stage_start(parcel), parcel) for parcel in decodes]
+        entries = sorted({entry for entry, _ in prompts} | {entry for entry, _ in steps})
         total_ns = 0.0
         for entry, following in zip(entries, [*entries[1:], self.range.end], strict=True):
-            active = [parcel for parcel in decodes if entry_of[id(parcel)] <= entry]
-            prompt = sum([parcel.tokens for parcel in prefills if entry_of[id(parcel)] <= entry])
+            active = [parcel for start, parcel in steps if start <= entry]
+            prompt = sum([tokens for start, tokens in prompts if start <= entry])
             seqs = sum([parcel.tokens for parcel in active])
             total_ns += (following - entry) * self._layer_ns(prompt, seqs, active)
         return total_ns
 
     def _finish(self, _event: Timer) -> None:
         """Send the finished batch on, decode steps first: they are small and somebody waits for each."""
-        now = self._kernel.now_ns
+        now = self._env._now
         self.is_busy = False
         self.busy_ns += now - self._started_ns
         prefills, decodes = self._batch
@@ -268,7 +268,7 @@ class Worker:
             self._tell(self._observe, prefills + decodes, now)
         for channel, cohorts in self._pass_on(decodes, now).items():
             tokens = sum([cohort.tokens for cohort in cohorts]) if len(cohorts) > 1 else cohorts[0].tokens
-            channel.send(Parcel(self._kernel.env, cohorts, tokens), tokens)
+            channel.send(Parcel(self._env, cohorts, tokens), tokens)
         for parcel in prefills:
             (cohort,) = parcel.cohorts
             cohort.queue_ns += self._started_ns - parcel.arrived_ns
