@@ -209,8 +209,12 @@ def _as_they_finish(
         done, pending = wait(pending, POLL_S, FIRST_COMPLETED)
         for future in (future for future in futures if future in done):
             yield futures[future], future.result()
-        said = [board.texts[number].value.decode() for number, future in enumerate(futures) if future in pending]
-        progress("; ".join(text for text in said if text), sum(board.shares) / len(futures))
+        said = [
+            board.texts[number].value.decode() or name
+            for number, (future, name) in enumerate(futures.items())
+            if future in pending
+        ]
+        progress("; ".join(said), sum(board.shares) / len(futures))
 
 
 def _stop(pool: ProcessPoolExecutor, futures: dict[Future[Outcome], str]) -> None:

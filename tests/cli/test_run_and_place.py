@@ -264,7 +264,7 @@ def test_ctrl_c_keeps_the_systems_that_have_finished(experiment, tmp_path):
     )  # fmt: skip
     assert process.stderr is not None
     for line in process.stderr:
-        if "(sp)" in line:  # only the second is left
+        if "(sp: " in line:  # only the second is left
             break
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
