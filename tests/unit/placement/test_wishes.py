@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import builders
@@ -14,7 +15,7 @@ from helixsim.errors import ConfigError, InfeasibleError
 from helixsim.flow.maxflow import max_flow_value
 from helixsim.placement.base import PlacementProblem
 from helixsim.placement.helix import Helix, HelixOptions
-from helixsim.placement.select import Candidate, finalists, neighbours
+from helixsim.placement.select import Candidate, finalists, neighbours, promising
 from helixsim.placement.swaps import swapped
 from helixsim.placement.wishes import dealt_anew, moved_bytes
 
@@ -110,6 +111,18 @@ def test_judging_closes_in_on_the_best_of_the_frontier() -> None:
         scores[more[0].name] = -abs(more[0].max_hops - 6.0)
     assert max(scores, key=scores.__getitem__) == "6"
     assert len(scores) < len(made)
+
+
+def test_the_promising_are_the_near_heuristics_and_the_best_estimates_each_layout_once() -> None:
+    made = [
+        Candidate(str(n), Placement("x", 8, {"a": LayerRange(0, 1 + n % 7)}), n, n, is_searched=n < 8)
+        for n in range(12)
+    ]
+    estimates = {candidate.name: 100.0 - candidate.max_hops for candidate in made} | {"11": 10.0}
+    chosen = [candidate.name for candidate in promising(made, estimates, 4)]
+    assert chosen == ["0", "1", "2", "3"]  # 7 repeats the layout of 0, and 8 to 10 those of 1 to 3
+    apart = [replace(c, placement=replace(c.placement, num_layers=8, pipelines={"a": c.max_hops})) for c in made]
+    assert [candidate.name for candidate in promising(apart, estimates, 4)] == ["8", "9", "10", "0", "1"]
 
 
 def test_missing_room_is_told_in_layers_and_bytes() -> None:
