@@ -59,8 +59,8 @@ def run_capacity(
 
     def table() -> list[tuple[str, ...]]:
         found = [one for one in outcomes.values() if isinstance(one, SystemCapacity)]
-        rows = [(one.system, target.target, f"{target.rate_rps:.3g}") for one in found for target in one.found]
-        return [HEAD, *rows]
+        rates = sorted(((t.rate_rps, one.system, t.target) for one in found for t in one.found), reverse=True)
+        return [HEAD, *((system, target, f"{rate:.3g}") for rate, system, target in rates)]
 
     def on_task(number: int, share: float, what: str) -> None:
         if number >= 0:

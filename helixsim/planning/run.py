@@ -21,6 +21,7 @@ from helixsim.planning.systems import simulate_system
 from helixsim.planning.whatif import Case, cases, hopeless, place_case, whatif_document
 from helixsim.report.files import SystemReport, write_results
 from helixsim.report.html import build_report
+from helixsim.report.whatif_rows import write_whatif
 from helixsim.units import NS_PER_S
 
 Progress = Callable[[str, float], None]
@@ -273,7 +274,9 @@ def _write(
     baseline = experiment.baseline if experiment.baseline in finished else systems[0].report.name
     rundir.write_config(directory, experiment)
     reports, whatif = [system.report for system in systems], whatif_document(experiment.variants)
-    write_results(directory, experiment.name, baseline, experiment.slo, reports, whatif)
+    results = write_results(directory, experiment.name, baseline, experiment.slo, reports, whatif)
+    if whatif:
+        write_whatif(directory, results)
     times = {system.report.name: system.timing for system in systems}
     document = rundir.manifest(experiment, {"wall_seconds": wall_s, "systems": times}, failed)
     if with_report:

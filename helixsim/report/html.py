@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from helixsim.report import whatif_rows
 from helixsim.report.figures import FigureFile, write_figures
 from helixsim.report.rows import LEGEND, comparison_sections, notes, number, seconds, window_sentence
 from helixsim.report.rundata import RunData, load_run, read_json
-
-if TYPE_CHECKING:
-    from jinja2 import Template
-    from markupsafe import Markup
+from helixsim.report.templating import inline, template
 
 _FILES = (
     ("summary.json", "all numbers of this page"),
@@ -125,26 +121,3 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         else:
             rows.append((f"{prefix}{key}", str(value)))
     return rows
-
-
-def template(name: str) -> Template:
-    """Return a template of this package."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("helixsim.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    return environment.get_template(name)
-
-
-def inline(figure: FigureFile) -> Markup:
-    """Return the SVG element for use inside HTML: no prologue, and ids that differ between figures."""
-    from markupsafe import Markup
-
-    svg = figure.svg[figure.svg.index("<svg") :]
-    prefix = f"{figure.name}-"
-    svg = re.sub(r'\bid="', f'id="{prefix}', svg)
-    svg = re.sub(r'href="#', f'href="#{prefix}', svg)
-    svg = svg.replace("url(#", f"url(#{prefix}")
-    return Markup(re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL))

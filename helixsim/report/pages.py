@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from helixsim.report.figures import FigureFile
-from helixsim.report.html import inline, template
+from helixsim.report.templating import inline, template
 
 
 @dataclass(frozen=True, slots=True)

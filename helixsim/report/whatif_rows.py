@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from helixsim.report.rows import MISSING, number, percent, seconds
+from helixsim.report.pages import Page, PageTable, Part, markdown
+from helixsim.report.rows import MISSING, notes, number, percent, seconds
 
 _SHOWN = (
     ("output tokens/s", ("output_throughput",), number),
@@ -41,6 +43,20 @@ def rows(document: Mapping[str, Any]) -> list[tuple[str, ...]]:
                 if own_base == base
             ]
     return found
+
+
+def write_whatif(directory: Path, document: Mapping[str, Any]) -> None:
+    """Write ``whatif.md``: what was changed, what comes of it, and what binds each system."""
+    page = Page(
+        title=f"{document['experiment']}: what if",
+        question=None,
+        answer=tuple(f"{name}: {text}." for name, text in changes(document)),
+        parts=(
+            Part("What comes of it", table=PageTable(HEAD, tuple(rows(document)))),
+            Part("What binds", tuple(f"{name}: {sentence}" for name, sentence in notes(document))),
+        ),
+    )
+    (directory / "whatif.md").write_text(markdown(page), encoding="utf-8")
 
 
 def _cells(summary: Mapping[str, Any] | None, base: Mapping[str, Any] | None = None) -> Sequence[str]:

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from helixsim.cli.main import main
+from helixsim.config.plan_file import load_plan
+from helixsim.config.sweep_file import load_sweep
+from helixsim.planning.sweep import prepare
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = sorted(
@@ -28,6 +31,15 @@ QUICK = ("validate", "inspect", "profile", "trace")
 def test_every_experiment_is_valid(path, capsys):
     assert main(["validate", str(path)]) == 0, capsys.readouterr().err
     assert "ok" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "experiments").rglob("*.yaml")), ids=lambda path: path.stem)
+def test_every_sweep_and_fleet_plan_is_valid(path):
+    text = path.read_text(encoding="utf-8")
+    if "\naxes:" in text:
+        assert prepare(load_sweep(path)).points
+    elif "\noffers:" in text:
+        assert load_plan(path).offers
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith(QUICK)])

@@ -67,6 +67,7 @@ def test_variants_stand_beside_the_base_and_give_what_they_would_alone(path, tmp
     assert "lost: l4: 2 → 1" in table
     (page,) = (tmp_path / "whatif").rglob("report.html")
     assert "What if" in page.read_text()
+    assert "lost: l4: 2 → 1" in (page.parent / "whatif.md").read_text()
     capsys.readouterr()
     ttft = [together["systems"][name]["p99_ttft_ms"] for name in ("swarm", "swarm+slow")]
     change = next(row for row in whatif_rows.rows(together) if row[0] == "slow")[4]
