@@ -1,11 +1,11 @@
 """The cheapest fleet that serves a workload within its SLO, or the best for a budget.
 
 Programs over counts propose (``fleet_program``), simulation decides. First a ladder of margins on the estimate finds a
-fleet that passes and one that fails, and is refined between them. Then, batch by batch, the most promising fleets
-below the best price so far and the cheapest ones that nothing rules out are simulated, until none is left (the best is
-then the cheapest, provided that a fleet with no more of anything than one that failed fails too) or the simulations
-are used up (the cheapest fleet not ruled out then bounds what is missed). The batches do not depend on how many of
-their fleets are simulated at a time.
+fleet that passes and one that fails, and is refined between them; fleets of a single kind of node follow. Then, batch
+by batch, the most promising fleets below the best price so far and the cheapest ones that nothing rules out are
+simulated, until none is left (the best is then the cheapest, provided that a fleet with no more of anything than one
+that failed fails too) or the simulations are used up (the cheapest fleet not ruled out then bounds what is missed).
+The batches do not depend on how many of their fleets are simulated at a time.
 """
 
 from __future__ import annotations
@@ -147,6 +147,7 @@ class _Search:
     def cheapest(self) -> FleetResults:
         """Return the cheapest fleet that passes."""
         margin = self._ladder()
+        self._try(self.market.of_one_kind(margin or LADDER[-1]))
         while self._room() >= 1:
             batch = self._batch()
             if not batch:
@@ -240,6 +241,8 @@ class _Search:
             for counts in dict.fromkeys(fleets)
             if counts not in self.tried or (with_capacity and self.tried[counts].capacity_rps is None)
         ]
+        if not with_capacity:
+            new = new[: max(0, self._room())]
         tasks = [
             FleetTask(
                 self.plan.experiment,
@@ -266,8 +269,7 @@ class _Search:
             trial = self.tried[counts] = outcomes[number]
             if trial.is_met and self.market.price(counts) < self._best_price():
                 self.best = counts
-            elif not trial.is_met:
-                self.market.failed.append(counts)
+            self.market.learn(counts, is_met=trial.is_met)
 
     def _table(self) -> list[tuple[str, ...]]:
         rows: list[tuple[str, ...]] = [("fleet", "$/h", "meets SLO")]

@@ -26,6 +26,9 @@ Counts = tuple[int, ...]
 _REGION_PENALTY = 1e-4
 """Price of using one more region, as a share of the dearest node: it decides between equals only."""
 
+LOST, GAINED = 0.8, 1.1
+"""How a failure and a success change what is believed of the kinds of nodes in a fleet."""
+
 _CENT = 1e-6
 """Two prices closer than this are equal [$/h]."""
 
@@ -59,6 +62,8 @@ class Market:
         """Fleets that do not serve the load: none with no more of anything is proposed."""
         self.excluded: list[Counts] = []
         """Fleets that are not proposed again."""
+        self.belief = [1.0] * len(self.offers)
+        """What simulations have taught about each offer's estimate: a factor on it in ``most_promising``."""
 
     def price(self, counts: Counts) -> float:
         """Return the price of a fleet [$/h]."""
@@ -76,8 +81,28 @@ class Market:
         """Return the cheapest fleet that is not ruled out: neither by the ceiling nor by a larger one that failed."""
         return self._solve(self.supply.ceiling, 1.0, below, by_price=True)
 
+    def learn(self, counts: Counts, *, is_met: bool) -> None:
+        """Take in how a fleet did: what fails is ruled out, and its kinds of nodes are believed in less."""
+        if not is_met:
+            self.failed.append(counts)
+        for number, count in enumerate(counts):
+            if count:
+                self.belief[number] *= GAINED if is_met else LOST
+
+    def of_one_kind(self, margin: float) -> list[Counts]:
+        """Return for each kind of node, in the first region that has enough, as many as the estimate asks for."""
+        found: dict[tuple[str, int], Counts] = {}
+        for number, offer in enumerate(self.offers):
+            by_rate = margin * self.rate_rps * self.num_layers / max(self.supply.estimate[number], 1e-12)
+            by_memory = self.num_layers / max(self.supply.layers[number], 1e-12)
+            count = math.ceil(max(by_rate, by_memory) - 1e-9)
+            if count <= offer.available:
+                counts = tuple(count if other == number else 0 for other in range(len(self.offers)))
+                found.setdefault((offer.gpu, offer.gpus), counts)
+        return list(found.values())
+
     def most_promising(self, below: float, *, rate_matters: bool = True) -> Counts | None:
-        """Return the fleet of the largest estimate below a price, of those not ruled out."""
+        """Return the fleet of the largest estimate below a price, as now believed, of those not ruled out."""
         return self._solve(self.supply.ceiling, 1.0 if rate_matters else 0.0, below, by_price=False)
 
     def marginal_price(self, margin: float) -> tuple[float, list[tuple[Offer, float]]]:
@@ -106,7 +131,8 @@ class Market:
     ) -> Counts | None:
         program = Program(maximise=not by_price)
         dearest = max(offer.price_usd_per_hour for offer in self.offers)
-        goal = [offer.price_usd_per_hour for offer in self.offers] if by_price else list(self.supply.estimate)
+        believed = [gain * belief for gain, belief in zip(self.supply.estimate, self.belief, strict=True)]
+        goal = [offer.price_usd_per_hour for offer in self.offers] if by_price else believed
         columns = [
             program.column(value, upper=float(offer.available), integer=True)
             for value, offer in zip(goal, self.offers, strict=True)
