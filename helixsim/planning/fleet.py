@@ -330,11 +330,13 @@ class _Search:
         return Market(self.plan.offers, supply, experiment.fleet.model.num_layers, rate_rps)
 
     def _why_none(self, bound: Counts | None) -> str:
-        everything = tuple(offer.available for offer in self.plan.offers)
-        last = self.tried.get(everything) or next(reversed(self.tried.values()), None)
-        reasons = "; ".join(last.misses) if last is not None else "nothing on offer can do it even at best"
+        closest = max(self.tried.values(), key=lambda trial: (trial.summary is not None, trial.slack), default=None)
+        if closest is None:
+            return f"{self.plan.name}: nothing on offer can serve the load even at best"
+        reasons = "; ".join(closest.misses)
         tail = " (the simulations are used up: raise simulations)" if bound is not None else ""
-        return f"{self.plan.name}: none of the {len(self.tried)} fleets tried serves the load: {reasons}{tail}"
+        tried = f"none of the {len(self.tried)} fleets tried serves the load; the closest"
+        return f"{self.plan.name}: {tried}: {reasons}{tail}"
 
     def _results(self, ranked: Sequence[Counts], margin: float, *, lower_bound: float | None) -> FleetResults:
         assert self.best is not None
