@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
 
+from helixsim.domain.cluster import COORDINATOR
+from helixsim.errors import ConfigError, unknown_name
 from helixsim.routing.base import Hop, RoutingGraph, RoutingView
 from helixsim.routing.walk import walk
 
@@ -17,12 +19,20 @@ NEGLIGIBLE_FLOW_SHARE = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class FlowWeightedOptions:
-    """``decay``: whether an edge that was masked for lack of KV memory starts level with the others again.
+    """Options of ``flow_weighted``.
 
-    The paper's counters never decay, so a node that was full receives a burst afterwards (helix-spec Q22).
+    Parameters
+    ----------
+    decay
+        Whether an edge that was masked for lack of KV memory starts level with the others again. The paper's counters
+        never decay, so a node that was full receives a burst afterwards (helix-spec Q22).
+    shares
+        Node (or ``coordinator``) -> following node -> weight: instead of the max-flow where a node is listed. A
+        max-flow is rarely unique; the one taken by default loads equals evenly, others send all through one of them.
     """
 
     decay: bool = True
+    shares: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 class FlowWeighted:
@@ -36,7 +46,7 @@ class FlowWeighted:
     Options: ClassVar[type[Any]] = FlowWeightedOptions
 
     def __init__(self, graph: RoutingGraph, options: FlowWeightedOptions, rng: np.random.Generator) -> None:
-        self.graph = _edges_with_flow(graph)
+        self.graph = _edges_with_flow(_with_shares(graph, options.shares) if options.shares else graph)
         self.options = options
         self.load = [0.0] * graph.num_edges
 
@@ -73,3 +83,24 @@ def _edges_with_flow(graph: RoutingGraph) -> RoutingGraph:
         return tuple(hop for hop in hops if graph.flow_tokens_per_s[hop.edge] > floor)
 
     return replace(graph, first=kept(graph.first), successors=tuple(kept(hops) for hops in graph.successors))
+
+
+def _with_shares(graph: RoutingGraph, shares: Mapping[str, Mapping[str, float]]) -> RoutingGraph:
+    """Return the graph with the flow that leaves the listed nodes divided as wished; what is not listed gets none."""
+    leaving = {COORDINATOR: graph.first, **dict(zip(graph.node_ids, graph.successors, strict=True))}
+    flows = list(graph.flow_tokens_per_s)
+    for node, weights in shares.items():
+        if node not in leaving:
+            raise ConfigError(f"flow_weighted: shares: {unknown_name('node', node, leaving)}")
+        names = [graph.node_ids[hop.node] for hop in leaving[node]]
+        for follower, weight in weights.items():
+            if follower not in names:
+                raise ConfigError(f"flow_weighted: shares: {node}: {unknown_name('following node', follower, names)}")
+            if weight < 0:
+                raise ConfigError(f"flow_weighted: shares: {node}: {follower}: {weight} is negative")
+        if not sum(weights.values()) > 0:
+            raise ConfigError(f"flow_weighted: shares: {node}: all weights are 0")
+        scale = graph.plan.max_flow_tokens_per_s / sum(weights.values())
+        for hop, name in zip(leaving[node], names, strict=True):
+            flows[hop.edge] = scale * weights.get(name, 0.0)
+    return replace(graph, flow_tokens_per_s=tuple(flows))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from helixsim.domain.cluster import LinkSpec
+from helixsim.errors import ConfigError
 from helixsim.flow.maxflow import max_flow
 from helixsim.rng import stream
 from helixsim.routing import registry
@@ -114,3 +115,26 @@ def test_a_full_node_further_on_makes_the_walk_turn_back():
         for _ in range(5):
             hops = make(name, graph).route(1, 2, View(full={2}))
             assert [graph.node_ids[hop.node] for hop in hops] == ["b-0", "y-0"]
+
+
+def test_shares_replace_the_flow_where_they_are_given():
+    graph = unequal_pair()
+    policy = make("flow_weighted", graph, shares={"coordinator": {"fast-0": 1.0, "slow-0": 4.0}})
+    taken = Counter(policy.route(10, 20, View())[0].node for _ in range(100))
+    assert taken == {0: 20, 1: 80}
+    only_slow = make("flow_weighted", graph, shares={"coordinator": {"slow-0": 7.0}})
+    assert {only_slow.route(10, 20, View())[0].node for _ in range(10)} == {1}
+
+
+@pytest.mark.parametrize(
+    ("shares", "message"),
+    [
+        ({"coordinater": {"fast-0": 1.0}}, "did you mean 'coordinator'"),
+        ({"coordinator": {"fast-1": 1.0}}, "did you mean 'fast-0'"),
+        ({"fast-0": {"last-0": -1.0}}, "negative"),
+        ({"fast-0": {"last-0": 0.0}}, "all weights are 0"),
+    ],
+)
+def test_shares_that_no_route_can_follow_are_refused(shares, message):
+    with pytest.raises(ConfigError, match=message):
+        make("flow_weighted", unequal_pair(), shares=shares)
