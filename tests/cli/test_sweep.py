@@ -48,6 +48,7 @@ SWEEP = {
         {"path": "workload.arrivals.rate", "values": [1, 2]},
         {"path": "cluster.network.intra_region.bandwidth", "values": ["1 Gbit/s", "10 Gbit/s"]},
     ],
+    "plots": [],
 }
 
 
@@ -79,7 +80,7 @@ def points(out: Path) -> list[Path]:
 
 
 def test_results_do_not_depend_on_how_they_are_computed(sweep, tmp_path, capsys):
-    path = sweep()
+    path = sweep(plots=[{"kind": "pareto", "x": "cost_usd_per_mtok", "y": "output_throughput"}])
     left, said = [], []
     for name, how in (("a", ["--executor", "serial"]), ("b", ["--jobs", "3"])):
         assert main(["sweep", str(path), "--out", str(tmp_path / name), "-q", *how]) == 0
@@ -88,6 +89,7 @@ def test_results_do_not_depend_on_how_they_are_computed(sweep, tmp_path, capsys)
     assert left[0] == left[1]
     assert said[0] == said[1]
     assert {"results.csv", "means.csv", "report.html", "report.md", "sweep.json"} <= set(left[0])
+    assert {f"figures/1-pareto.{suffix}" for suffix in ("svg", "png", "csv")} <= set(left[0])
     table = rows(tmp_path / "a")
     assert len(table) == 2 * 2 * 2
     assert [row["seed"] for row in table] == ["0"] * 4 + ["1"] * 4
@@ -295,6 +297,12 @@ def test_killed_at_random_moments_the_result_is_that_of_an_undisturbed_run(sweep
     files = [{p.relative_to(out): p.read_bytes() for p in sorted((out / "tiny").rglob("*.*"))
               if p.is_file() and p.name != "manifest.json"} for out in (calm, rough)]  # fmt: skip
     assert files[0] == files[1]
+
+
+def test_figures_are_chosen_by_the_axes(sweep, tmp_path):
+    assert main(["sweep", str(sweep(plots=None, seeds=1)), "--out", str(tmp_path), "-q", "--executor", "serial"]) == 0
+    drawn = {name for name in results(tmp_path) if name.endswith(".svg")}
+    assert drawn == {f"figures/{name}.svg" for name in ("1-lines", "2-lines", "3-heatmap", "4-pareto")}
 
 
 @pytest.mark.slow
