@@ -18,7 +18,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="highest request rate each system serves within the SLO",
         description="Search the highest request rate at which each system of the experiment meets its SLO, and each of "
         "its slo_classes. The search starts from the flow bound; the placement is that of the experiment as written.",
-        parents=[options.common(), options.experiment(), options.output(), options.executors()],
+        parents=[options.common(), options.experiment(), options.output(checks=False), options.executors()],
     )
     parser.add_argument(
         "--tolerance", type=_share, default=0.02, metavar="SHARE", help="relative step of the rates (default: 2%%)"

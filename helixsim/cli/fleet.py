@@ -18,14 +18,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Given what may be bought and an experiment with model, workload and SLO: the cheapest fleet that "
         "serves it, or with a budget the one that serves most. Integer programs over counts propose, simulation "
         "decides.",
-        parents=[options.common(), options.output(), options.executors()],
+        parents=[options.common(), options.settings(), options.output(checks=False), options.executors()],
     )
     parser.add_argument("plan", type=Path, metavar="PLAN", help="plan file (YAML); its keys: inspect schema --fleet")
-    parser.add_argument("--budget", metavar="PRICE", help="the same as --set budget=PRICE, such as '40 $/h'")
+    parser.add_argument("--budget", metavar="PRICE", help="seek the most capacity for at most this, such as '40 $/h'")
     parser.add_argument(
-        "--set", dest="overrides", action="append", default=[], metavar="KEY.PATH=VALUE",
-        help="change one key of the plan, as simulations or set.workload.scale.rate (repeatable)",
-    )  # fmt: skip
+        "--simulations", type=options.positive, metavar="N", help="most fleets simulated, instead of the plan's"
+    )
     parser.set_defaults(func=run)
 
 
@@ -37,8 +36,7 @@ def run(args: argparse.Namespace) -> None:
     from helixsim.report.fleet_files import fleet_table, headline, sentences, write_fleets
     from helixsim.report.tables import plain_table
 
-    overrides = [*args.overrides, *([f"budget={json.dumps(args.budget)}"] if args.budget else [])]
-    plan = load_plan(args.plan, overrides)
+    plan = load_plan(args.plan, args.overrides, budget=args.budget, simulations=args.simulations)
     directory = fleet_directory(plan, args.out)
     if args.force or not (directory / "fleet.json").is_file():
         with console.table_progress("fleet", quiet=args.quiet) as advance:

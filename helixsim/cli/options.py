@@ -35,13 +35,28 @@ def experiment() -> argparse.ArgumentParser:
     return parser
 
 
-def output() -> argparse.ArgumentParser:
-    """Return the parent of commands that compute and leave files."""
+def output(*, checks: bool = True) -> argparse.ArgumentParser:
+    """Return the parent of commands that compute and leave files; ``checks``: with ``--check``."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="where runs go (default: runs)")
     parser.add_argument("--jobs", type=positive, metavar="N", help="processes to use (default: one per core)")
     parser.add_argument("--force", action="store_true", help="replace what an earlier run left")
-    parser.add_argument("--check", action="store_true", help="check the expensive invariants too")
+    if checks:
+        parser.add_argument("--check", action="store_true", help="check the expensive invariants too")
+    return parser
+
+
+def settings() -> argparse.ArgumentParser:
+    """Return the parent of commands whose file names an experiment."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY.PATH=VALUE",
+        help="change one value of the experiment, on top of what the file sets (repeatable)",
+    )
     return parser
 
 

@@ -24,13 +24,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Run an experiment at all combinations of axis values and seeds. Every point is a run directory "
         "like any other, found again instead of run again; tables and figures over all points go to "
         "OUT/sweeps/NAME/HASH. Stopped or killed, the same command goes on where it was.",
-        parents=[options.common(), options.output(), options.executors()],
+        parents=[options.common(), options.settings(), options.output(), options.executors()],
     )
     parser.add_argument("sweep", type=Path, metavar="SWEEP", help="sweep file (YAML); its keys: inspect schema --sweep")
-    parser.add_argument(
-        "--set", dest="overrides", action="append", default=[], metavar="KEY.PATH=VALUE",
-        help="change one key of the sweep file, as set.workload.duration or seeds (repeatable)",
-    )  # fmt: skip
+    parser.add_argument("--seeds", type=options.positive, metavar="N", help="replications, instead of the file's")
     parser.add_argument(
         "--resume", action="store_true", help="insist on going on with a sweep that was begun: error if there is none"
     )
@@ -43,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     from helixsim.config.sweep_file import load_sweep
     from helixsim.planning.sweep import SweepInterrupted, prepare, run_sweep
 
-    sweep = prepare(load_sweep(args.sweep, args.overrides))
+    sweep = prepare(load_sweep(args.sweep, args.overrides, seeds=args.seeds))
     begun = sweep.is_begun(args.out)
     if args.resume and not begun:
         raise ConfigError(f"--resume: no sweep of {args.sweep} as it is now was begun in {args.out}")

@@ -14,6 +14,7 @@ from helixsim.config.choices import is_file_name
 from helixsim.config.faults import problems_of
 from helixsim.config.fields import Count, Name, Price, Section, Share
 from helixsim.config.source import Source
+from helixsim.config.sweep_file import settings_of
 from helixsim.errors import ConfigError, unknown_name
 from helixsim.hardware import catalog
 
@@ -90,15 +91,27 @@ class FleetPlan:
     share: float | None
 
 
-def load_plan(path: Path, overrides: Sequence[str] = ()) -> FleetPlan:
-    """Read a plan; ``overrides`` change its own keys.
+def load_plan(
+    path: Path, overrides: Sequence[str] = (), *, budget: str | None = None, simulations: int | None = None
+) -> FleetPlan:
+    """Read a plan.
+
+    Parameters
+    ----------
+    overrides
+        ``key.path=value`` texts that change the experiment, on top of what the plan sets.
+    budget, simulations
+        Instead of the plan's.
 
     Raises
     ------
     ConfigError
         With every fault found, each with file, line and column.
     """
-    source = Source(path, overrides)
+    source = Source(path, ())
+    for key, value in (("budget", budget), ("simulations", simulations)):
+        if value is not None:
+            source.change(key, value, f"--{key}")
     try:
         section = FleetSection.model_validate(source.data)
     except ValidationError as error:
@@ -125,12 +138,13 @@ def load_plan(path: Path, overrides: Sequence[str] = ()) -> FleetPlan:
         offers.append(offer)
     if problems:
         raise ConfigError(problems)
+    settings = settings_of(section.set_, source, overrides)
     return FleetPlan(
         name=section.name or path.stem,
         question=section.question,
         experiment=experiment,
-        settings=tuple(section.set_.items()),
-        where_settings=tuple(source.where(("set", key)) for key in section.set_),
+        settings=tuple((key, value) for key, value, _ in settings),
+        where_settings=tuple(where for _, _, where in settings),
         system=section.system,
         offers=tuple(offers),
         budget_usd_per_hour=None if section.budget is None else units.parse(section.budget, "price"),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from helixsim import yamlio
 from helixsim.config.faults import problems_of
 from helixsim.config.source import KeyPath, Source
 from helixsim.config.sweep_schema import AxisSection, SampleSection, SweepSection
@@ -64,15 +65,24 @@ class SweepPlan:
     plots: tuple[Plot, ...] | None
 
 
-def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepPlan:
-    """Read a sweep file; ``overrides`` change its own keys.
+def load_sweep(path: Path, overrides: Sequence[str] = (), *, seeds: int | None = None) -> SweepPlan:
+    """Read a sweep file.
+
+    Parameters
+    ----------
+    overrides
+        ``key.path=value`` texts that change the experiment in every point, on top of what the file sets.
+    seeds
+        Replications, instead of the file's.
 
     Raises
     ------
     ConfigError
         With every fault found, each with file, line and column.
     """
-    source = Source(path, overrides)
+    source = Source(path, ())
+    if seeds is not None:
+        source.change("seeds", seeds, "--seeds")
     try:
         section = SweepSection.model_validate(source.data)
     except ValidationError as error:
@@ -84,7 +94,8 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepPlan:
     if isinstance(section.seeds, list) and (len(set(section.seeds)) != len(section.seeds) or not section.seeds):
         problems.append(source.problem(("seeds",), "give at least one seed, each once"))
     blocks = tuple(_block(axis, ("axes", number), source) for number, axis in enumerate(section.axes))
-    problems += _keys_given_twice(blocks, section, source)
+    settings = settings_of(section.set_, source, overrides)
+    problems += _keys_given_twice(blocks, settings, source)
     if problems:
         raise ConfigError(problems)
     objective = section.objective
@@ -92,13 +103,30 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepPlan:
         name=section.name or path.stem,
         question=section.question,
         base=base,
-        settings=tuple(section.set_.items()),
-        where_settings=tuple(source.where(("set", key)) for key in section.set_),
+        settings=tuple((key, value) for key, value, _ in settings),
+        where_settings=tuple(where for _, _, where in settings),
         seeds=tuple(section.seeds) if isinstance(section.seeds, list) else section.seeds,
         blocks=blocks,
         objective=None if objective is None else Objective(objective.metric, objective.goal == "max"),
         plots=None if section.plots is None else tuple(Plot(**plot.model_dump()) for plot in section.plots),
     )
+
+
+def settings_of(written: Mapping[str, Any], source: Source, overrides: Sequence[str]) -> list[tuple[str, Any, str]]:
+    """Return (config path, value, where it stands) of what a file sets, then of ``key.path=value`` texts.
+
+    Raises
+    ------
+    ConfigError
+        If a text is not of that form.
+    """
+    found = [(key, value, source.where(("set", key))) for key, value in written.items()]
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise ConfigError([Problem(f"--set {text}", "", "expected key.path=value")])
+        found.append((key, yamlio.loads(value, f"--set {text}").data, f"--set {text}"))
+    return found
 
 
 def override(path: str, value: Any) -> str:
@@ -145,7 +173,9 @@ def _sampled(sample: SampleSection) -> list[dict[str, Any]]:
     ]
 
 
-def _keys_given_twice(blocks: Sequence[Block], section: SweepSection, source: Source) -> list[Problem]:
+def _keys_given_twice(
+    blocks: Sequence[Block], settings: Sequence[tuple[str, Any, str]], source: Source
+) -> list[Problem]:
     problems = []
     taken: dict[str, int] = {}
     for number, block in enumerate(blocks):
@@ -154,8 +184,6 @@ def _keys_given_twice(blocks: Sequence[Block], section: SweepSection, source: So
                 problems.append(source.problem(("axes", number), f"{key} is already an axis (axes.{taken[key]})"))
             taken[key] = number
     problems += [
-        source.problem(("set", key), f"{key} is also an axis (axes.{taken[key]})")
-        for key in section.set_
-        if key in taken
+        Problem(where, key, f"{key} is also an axis (axes.{taken[key]})") for key, _, where in settings if key in taken
     ]
     return problems

@@ -172,12 +172,13 @@ def method(results: CapacityResults) -> str:
     """Return how the capacities were measured, in words."""
     warmup, duration = results.window_s
     window = "until the last request" if duration is None else f"for {duration:g} s"
-    seeds = f"{len(results.seeds)} seed{'s' * (len(results.seeds) > 1)}"
+    seeds = f"under each of {len(results.seeds)} seeds; the interval is Student's over them"
+    if len(results.seeds) == 1:
+        seeds = f"under seed {results.seeds[0]}"
     return (
-        f"Highest rate at which {'; '.join(map(_asked, results.targets))}, found to {results.tolerance:.1%} under each "
-        f"of {seeds}; the interval is Student's over the seeds. Each simulation is measured {window} after "
-        f"{warmup:g} s of warm-up; near capacity a longer window finds somewhat less. The placement is that of the "
-        "experiment as written."
+        f"Highest rate at which {'; '.join(map(_asked, results.targets))}, found to {results.tolerance:.1%} {seeds}. "
+        f"Each simulation is measured {window} after {warmup:g} s of warm-up; near capacity a longer window finds "
+        "somewhat less. The placement is that of the experiment as written."
     )
 
 

@@ -181,6 +181,20 @@ def test_faults_of_a_sweep_file_have_a_place_and_a_reason(sweep, tmp_path, capsy
     assert streams.out == ""
 
 
+def test_the_command_line_changes_the_experiment_and_the_seeds(sweep, tmp_path, capsys):
+    command = ["sweep", str(sweep()), "--out", str(tmp_path), "-q", "--executor", "serial", "--seeds", "1"]
+    assert main([*command, "--set", "workload.duration=5 s", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["seeds"], len(document["points"])) == ([0], 4)
+    assert {row["duration"] for row in rows(tmp_path)} == {"5"}
+    for wrong, message in (("workload.duratoin=5 s", "did you mean 'duration'"), ("seed", "expected key.path=value"),
+                           ("workload.arrivals.rate=2", "is also an axis")):  # fmt: skip
+        assert main([*command, "--set", wrong]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert f"--set {wrong}" in error
+
+
 def test_a_dask_scheduler_that_does_not_answer_is_a_usage_error(sweep, tmp_path, capsys):
     pytest.importorskip("dask.distributed")
     assert main(["sweep", str(sweep()), "--out", str(tmp_path), "-q", "--dask", "tcp://127.0.0.1:9"]) == 2

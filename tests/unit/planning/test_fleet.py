@@ -119,7 +119,7 @@ def test_shadow_prices_of_a_market_solved_by_hand():
 
 def test_no_simulated_fleet_exceeds_the_ceiling(plan, tmp_path):
     for counts in ((3, 0, 0), (1, 4, 0), (2, 1, 2)):
-        search = _Search(load_plan(plan(budget="9 $/h")), tmp_path, Serial(), False, silent)
+        search = _Search(load_plan(plan(), budget="9 $/h"), tmp_path, Serial(), False, silent)
         search._try([counts], with_capacity=True)
         ceiling = sum(c * n for c, n in zip(search.market.supply.ceiling, counts, strict=True))
         served = search.tried[counts].capacity_rps
@@ -157,6 +157,8 @@ def test_a_budget_buys_the_most(plan, tmp_path, capsys):
     assert all(one["usd_per_hour"] <= 2 for one in found["tried"])
     capacities = [one["capacity_requests_per_s"] for one in found["ranked"]]
     assert capacities == sorted(capacities, reverse=True)
+    assert main([*command, "--budget", "much"]) == 2
+    assert "--budget: budget: not a price: 'much'" in capsys.readouterr().err
     assert main([*command, "--budget", "0.1 $/h"]) == 4
     assert "no fleet of at most 0.1 $/h holds llama-2-13b" in capsys.readouterr().err
 
