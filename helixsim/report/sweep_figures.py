@@ -106,7 +106,7 @@ def _lines(results: SweepResults, means: Sequence[Row], plot: Plot) -> Drawn:
             _line(axis, scale, own, plot, colors[system], system, joined=not results.is_sampled)
         scale.finish(axis)
         axis.set_ylabel(results.label(plot.y) if axis in axes[::2] else "")
-        axis.set_ylim(bottom=0)
+    axes[0].set_ylim(bottom=0)  # now that all panels are drawn: they share the axis
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 5) or 1)
     averaged = [axis for axis in others if axis != split]
@@ -166,8 +166,8 @@ def _heatmap(results: SweepResults, means: Sequence[Row], plot: Plot) -> Drawn:
             axis.text(i, j, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
         axis.set_xticks(range(len(across.texts)), across.texts)
         axis.set_yticks(range(len(down.texts)), down.texts)
-        axis.set_xlabel(across.label)
-        axis.set_ylabel(down.label if axis in axes[::2] else "")
+        axis.set_xlabel(results.label(plot.x))
+        axis.set_ylabel(results.label(plot.y) if axis in axes[::2] else "")
         axis.grid(visible=False)
     if image is not None:
         figure.colorbar(image, ax=axes, label=results.label(value), shrink=0.8)

@@ -214,8 +214,9 @@ def _page(results: SweepResults, means: Sequence[Mapping[str, Any]], figures: Se
     designs = len({row["point"] for row in means})
     answer = ["No point has a result."]
     if best:
-        settings = ", ".join(f"{axis} = {plain_value(best[0][axis])}" for axis in results.axes)
-        word = "most" if results.is_max else "least"
+        names = zip(short_names(results.axes), results.axes, strict=True)
+        settings = ", ".join(f"{name} = {plain_value(best[0][axis])}" for name, axis in names)
+        word = "highest" if results.is_max else "lowest"
         answer = [
             f"The {word} {results.label(results.objective)}: {number(best[0][results.objective])}, by "
             f"{best[0]['system']} with {settings}."
