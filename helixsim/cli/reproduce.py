@@ -1,33 +1,63 @@
-"""``helixsim reproduce``: what was measured elsewhere, beside what helixsim says."""
+"""``helixsim reproduce``: the paper's figures, and measurements of its prototype, beside what helixsim says."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helixsim.cli import console, options
 from helixsim.errors import ConfigError, ExitCode, ThresholdError, unknown_name
+from helixsim.reproduce.names import figure_names
 
 if TYPE_CHECKING:
     from helixsim.reproduce.cells import Cell
 
-STUDIES = {"fidelity": "measured cells of the paper's 24-GPU prototype, helixsim and the paper's simulator"}
+ALL = "all"
+FIDELITY = "measured cells of the paper's 24-GPU prototype, helixsim and the paper's simulator"
+_FIGURES = """\
+Run what the figures need and write DIR/index.html, with every figure as SVG and PNG and its data as CSV under
+DIR/figures, and DIR/summary.json. Three columns stand side by side: published, as published (the paper's placements,
+rates and memory settings, quirks included) and fair (the same requests, memory rules and admission for all). What has
+been computed before is found again in DIR/cache, so a stopped run goes on.
+"""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the command."""
     parser = subparsers.add_parser(
-        "reproduce", help="published measurements beside what helixsim says", description=__doc__
+        "reproduce", help="the paper's figures and tables, ours beside the published values", description=__doc__
     )
-    actions = parser.add_subparsers(metavar="STUDY", required=True)
-    listing = actions.add_parser("list", parents=[options.common()], help="the studies there are")
+    actions = parser.add_subparsers(metavar="FIGURE", required=True)
+    listing = actions.add_parser("list", parents=[options.common()], help="the figures there are")
     listing.set_defaults(func=run_list)
+    for name in (ALL, *figure_names()):
+        figure = actions.add_parser(
+            name, parents=[options.common(), _figure_output()], description=_FIGURES,
+            help="all figures and tables" if name == ALL else argparse.SUPPRESS,
+        )  # fmt: skip
+        figure.add_argument("more", nargs="*", metavar="FIGURE", help="further figures")
+        figure.add_argument("--quick", action="store_true", help="one seed, short windows, small searches: coarse")
+        figure.set_defaults(func=run_figures, first=name)
+    _add_fidelity(actions)
+
+
+def _figure_output() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(add_help=False)
+    out = Path("runs") / "reproduce"
+    parser.add_argument("--out", type=Path, default=out, metavar="DIR", help=f"where it goes (default: {out})")
+    parser.add_argument("--jobs", type=options.positive, metavar="N", help="processes to use (default: one per core)")
+    parser.add_argument("--force", action="store_true", help="compute again what an earlier run left")
+    return parser
+
+
+def _add_fidelity(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     fidelity = actions.add_parser(
         "fidelity",
         parents=[options.common(), options.output()],
-        help=STUDIES["fidelity"],
+        help=FIDELITY,
         description="Simulate every measured cell and print measured, simulated and the paper's simulated figures with "
         "their errors, and a summary. Results are kept under DIR/fidelity and found again.",
     )
@@ -61,16 +91,42 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run_list(args: argparse.Namespace) -> int:
-    """Print the studies and the cells of each."""
+    """Print the figures, and the measured cells."""
     from helixsim.reproduce.cells import load_cells
+    from helixsim.reproduce.entries import load_figures
 
-    cells = load_cells()
+    figures, cells = load_figures(), load_cells()
     if args.json:
-        print(json.dumps({"fidelity": [cell.name for cell in cells]}, indent=2))
+        listed = {figure.name: {"paper": figure.paper, "title": figure.title} for figure in figures}
+        print(json.dumps({"figures": listed, "fidelity": [cell.name for cell in cells]}, indent=2))
         return ExitCode.OK
-    print(f"fidelity  {STUDIES['fidelity']}")
+    for figure in figures:
+        print(f"{figure.name:10}{figure.paper or 'beyond the paper':18}{figure.title}")
+        for name, part in figure.parts.items():
+            print(f"  {figure.name}-{name:12}{part.title}")
+    print(f"{'fidelity':10}{FIDELITY}")
     for cell in cells:
         print(f"  {cell.name:24}{cell.model}, {cell.mode}, {', '.join(cell.gpus)}")
+    return ExitCode.OK
+
+
+def run_figures(args: argparse.Namespace) -> int:
+    """Run figures, write them, and print what follows."""
+    from helixsim.reproduce import build, entries, report_text
+    from helixsim.reproduce.parts import Effort
+
+    names = [args.first, *args.more]
+    figures = entries.load_figures(() if ALL in names else names)
+    with console.progress("reproduce", quiet=args.quiet) as advance:
+        done = build.reproduce(
+            figures, Effort(args.quick), args.out, jobs=args.jobs, force=args.force, progress=advance
+        )
+    document = build.summary(done)
+    if args.json:
+        print(json.dumps(document, indent=2, ensure_ascii=False))
+    else:
+        print(report_text.text(document))
+        print(f"{args.out / 'index.html'}", file=sys.stderr)
     return ExitCode.OK
 
 

@@ -56,7 +56,7 @@ def build_report(directory: Path, manifest: Mapping[str, Any] | None = None) -> 
 def render_html(data: RunData, figures: list[FigureFile], manifest: Mapping[str, Any], config: str) -> str:
     """Return the page as text."""
     document = data.document
-    shown = [(figure, inline(figure)) for figure in figures]
+    shown = [(figure, inline(figure.name, figure.svg)) for figure in figures]
     return template("report.html.j2").render(
         document=document,
         headline=headline(document),

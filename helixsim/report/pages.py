@@ -40,7 +40,7 @@ class Page:
 
 def write_page(directory: Path, page: Page) -> None:
     """Write both forms; figures must lie in ``figures/`` of the same directory."""
-    drawings = [[(figure, inline(figure)) for figure in part.figures] for part in page.parts]
+    drawings = [[(figure, inline(figure.name, figure.svg)) for figure in part.figures] for part in page.parts]
     html = template("page.html.j2").render(page=page, drawings=drawings)
     (directory / "report.html").write_text(html, encoding="utf-8")
     (directory / "report.md").write_text(markdown(page), encoding="utf-8")

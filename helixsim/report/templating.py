@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING
-
-from helixsim.report.figures import FigureFile
 
 if TYPE_CHECKING:
     from jinja2 import Template
     from markupsafe import Markup
 
 
-def template(name: str) -> Template:
-    """Return a template of this package."""
+def template(name: str, **filters: Callable[..., object]) -> Template:
+    """Return a template of this package; ``filters`` are functions that it calls by their names."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
         loader=PackageLoader("helixsim.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
+    environment.filters.update(filters)
     return environment.get_template(name)
 
 
-def inline(figure: FigureFile) -> Markup:
-    """Return the SVG element for use inside HTML: no prologue, and ids that differ between figures."""
+def inline(name: str, text: str) -> Markup:
+    """Return the SVG element for use inside HTML: no prologue, and ids that differ between figures by ``name``."""
     from markupsafe import Markup
 
-    svg = figure.svg[figure.svg.index("<svg") :]
-    prefix = f"{figure.name}-"
+    svg = text[text.index("<svg") :]
+    prefix = f"{name}-"
     svg = re.sub(r'\bid="', f'id="{prefix}', svg)
     svg = re.sub(r'href="#', f'href="#{prefix}', svg)
     svg = svg.replace("url(#", f"url(#{prefix}")

@@ -1,4 +1,4 @@
-"""``helixsim reproduce``: list, a cell, JSON, thresholds."""
+"""``helixsim reproduce``: list, tables, a cell, JSON, thresholds."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 
 from helixsim.cli.main import main
 from helixsim.reproduce.cells import load_cells
+from helixsim.reproduce.names import figure_names
 
 SHORT = [
     "30b-helix-offline-l4",
@@ -48,3 +49,25 @@ def test_a_missed_tolerance_is_exit_code_6(capsys, tmp_path):
 def test_an_unknown_cell_is_guessed(capsys):
     assert main(["reproduce", "fidelity", "70b-helix-ofline"]) == 2
     assert "did you mean '70b-helix-offline'" in capsys.readouterr().err
+
+
+def test_list_names_every_figure(capsys):
+    assert main(["reproduce", "list"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"\n{name} " in f"\n{text}" for name in figure_names())
+    assert main(["reproduce", "list", "--json"]) == 0
+    assert set(json.loads(capsys.readouterr().out)["figures"]) == set(figure_names())
+
+
+def test_tables_leave_a_page_and_data_and_say_so_as_json(capsys, tmp_path):
+    assert main(["reproduce", "table8", "cost", "--quick", "--out", str(tmp_path), "--jobs", "1", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert list(document["figures"]) == ["table8", "cost"]
+    assert document == json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"table8-a.csv", "cost-a.csv"}
+    assert "Table 8" in (tmp_path / "index.html").read_text(encoding="utf-8")
+
+
+def test_an_unknown_figure_is_guessed(capsys, tmp_path):
+    assert main(["reproduce", "table8", "fig50", "--out", str(tmp_path)]) == 2
+    assert "unknown figure 'fig50'; did you mean 'fig5'" in capsys.readouterr().err

@@ -1,0 +1,70 @@
+"""One page with every figure of the paper, ours beside theirs, and nothing fetched from elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from helixsim.report.style import png_bytes, styled, svg_bytes
+from helixsim.report.templating import inline, template
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+Draw = Callable[[], "Figure"]
+"""Makes a drawing, in the style that is set when it is called."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A part of a figure: file name without suffix, its SVG (None: a table), its data, and sentences for below."""
+
+    stem: str
+    title: str
+    svg: str | None
+    rows: Sequence[Mapping[str, Any]]
+    notes: Sequence[str]
+
+
+def write_drawing(stem: Path, draw: Draw) -> str:
+    """Draw in the house style, write ``stem`` as SVG and PNG, and return the SVG."""
+    with styled():
+        figure = draw()
+        svg = svg_bytes(figure)
+        stem.with_suffix(".svg").write_bytes(svg)
+        stem.with_suffix(".png").write_bytes(png_bytes(figure))
+    return svg.decode()
+
+
+def write_page(path: Path, document: Mapping[str, Any], figures: Sequence[tuple[str, Sequence[Drawn]]]) -> None:
+    """Write the page.
+
+    Parameters
+    ----------
+    document
+        What ``summary.json`` holds.
+    figures
+        Name and drawn parts of each figure, in order.
+    """
+    shown = [
+        (
+            name,
+            document["figures"][name],
+            [(part, part.svg and inline(part.stem, part.svg)) for part in parts],
+        )
+        for name, parts in figures
+    ]
+    page = template("paper.html.j2", cell=cell_text).render(document=document, figures=shown)
+    path.write_text(page, encoding="utf-8")
+
+
+def cell_text(value: object) -> str:
+    """Return a value as it stands in a table: three significant digits, a dash for what does not exist."""
+    if value is None or value == "":
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+    return str(value)

@@ -1,0 +1,223 @@
+"""Methods side by side in three columns: published, as published, fair.
+
+``as published`` repeats the paper's runs with its placements, rates, numbers of requests in flight and KV memory.
+``fair`` gives all methods the same requests, KV memory from physics, one rule of admission and a cluster that has had
+time to fill, and plans with helixsim's own placement; the paper's own is shown beside it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from helixsim import yamlio
+from helixsim.hardware.profile_file import Section
+from helixsim.report.paper_figures import comparison
+from helixsim.reproduce.parts import Effort, Estimate, PartResult, Row, over_seeds
+from helixsim.reproduce.published import KINDS, Published
+from helixsim.reproduce.samples import PERCENTILES, Distribution, Sample, pooled_mean, pooled_quantile
+from helixsim.reproduce.tasks import Results, Simulation, Task
+
+PUBLISHED, MEASURED, AS_PUBLISHED, FAIR = "published", "measured", "as published", "fair"
+METRICS = {"throughput": "tokens/s", "prompt": "s", "decode": "s"}
+"""Output tokens/s; time to first token; time of one decode step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One cell of the paper: a cluster, a model and a mode.
+
+    ``published`` says which kind of published value stands in the first column. ``pruned`` are the methods whose
+    requests travelled over the links only that the paper's pruning keeps.
+    """
+
+    title: str
+    cell: str
+    published: str
+    metrics: tuple[str, ...]
+    pruned: tuple[str, ...]
+    as_published: tuple[Path, ...]
+    fair: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """See the module.
+
+    Parameters
+    ----------
+    labels
+        Method -> its name in the figure.
+    made_of
+        Method -> systems of the as-published files it consists of; itself where nothing is said. A system that is
+        called ``METHOD.something`` is a pipeline of the method: throughputs add up, latencies are pooled.
+    quick
+        Settings of the fair files in the quick version.
+    """
+
+    title: str
+    panels: tuple[Panel, ...]
+    labels: Mapping[str, str]
+    made_of: Mapping[str, tuple[str, ...]]
+    quick: tuple[str, ...]
+    published: Published
+
+    @classmethod
+    def read(cls, entry: Section, folder: Path, published: Published) -> Comparison:
+        """Return the part that an entry describes."""
+        methods, panels = entry.section("methods"), entry.section("panels")
+        made_of = entry.section("made_of") if "made_of" in entry else None
+        return cls(
+            title=entry.text("title"),
+            panels=tuple(_panel(title, panels.section(title), folder) for title in panels.names()),
+            labels={method: methods.text(method) for method in methods.names()},
+            made_of={} if made_of is None else {method: made_of.texts(method) for method in made_of.names()},
+            quick=entry.texts("quick") if "quick" in entry else (),
+            published=published,
+        )
+
+    def tasks(self, effort: Effort) -> list[Task]:
+        """See ``Part.tasks``."""
+        return [
+            task
+            for panel in self.panels
+            for column in (AS_PUBLISHED, FAIR)
+            for method in self.labels
+            for task in self._runs(panel, column, method, effort)
+        ]
+
+    def result(self, effort: Effort, results: Results) -> PartResult:
+        """See ``Part.result``."""
+        rows: list[Row] = []
+        notes: dict[str, None] = {}
+        for panel in self.panels:
+            for metric in panel.metrics:
+                for method, label in self.labels.items():
+                    rows += self._published_rows(panel, metric, method)
+                    for column in (AS_PUBLISHED, FAIR):
+                        tasks = self._runs(panel, column, method, effort)
+                        failed = [said for task in tasks if (said := results.failure(task))]
+                        notes |= dict.fromkeys(f"{panel.title}, {label}, {column}: {said}" for said in failed)
+                        if tasks and not failed:
+                            runs = [results.samples(task) for task in tasks]
+                            rows.append(_simulated_row(panel, metric, method, column, runs))
+        return PartResult(rows, partial(comparison, rows, self.labels), list(notes))
+
+    def _runs(self, panel: Panel, column: str, method: str, effort: Effort) -> list[Simulation]:
+        """Return the runs of a method in one column; several where it consists of several pipelines."""
+        if column == FAIR:
+            settings = self.quick if effort.is_quick else ()
+            found = [(file, name) for file in panel.fair for name in system_names(file) if name == method]
+        else:
+            settings = ()
+            wanted = self.made_of.get(method, (method,))
+            found = [
+                (file, name)
+                for file in panel.as_published
+                for name in system_names(file)
+                if name.split(".")[0] in wanted
+            ]
+        is_pruned = column == AS_PUBLISHED and method in panel.pruned
+        return [Simulation(file, name, settings, seeds=effort.seeds, is_pruned=is_pruned) for file, name in found]
+
+    def _published_rows(self, panel: Panel, metric: str, method: str) -> list[Row]:
+        rows = []
+        for kind in KINDS:
+            column = PUBLISHED if kind == panel.published else MEASURED
+            if metric == "throughput":
+                value = self.published.get(panel.cell, method, metric, kind)
+                values = {"value": None if value is None else value.value}
+            else:
+                mean = self.published.get(panel.cell, method, f"{metric}_mean", kind)
+                points = {q: self.published.get(panel.cell, method, f"{metric}_p{q}", kind) for q in PERCENTILES}
+                value = points[50]
+                values = {f"p{q}": point.value for q, point in points.items() if point is not None}
+                values["value"] = None if mean is None else mean.value
+            if value is not None:
+                rows.append(_row(panel, metric, method, column, kind, values) | {"source": value.source})
+        return rows
+
+
+def _panel(title: str, entry: Section, folder: Path) -> Panel:
+    metrics = entry.texts("metrics") if "metrics" in entry else ("throughput",)
+    for metric in metrics:
+        if metric not in METRICS:
+            raise entry.fault("metrics", f"{metric!r} is none of {', '.join(METRICS)}")
+    panel = Panel(
+        title=title,
+        cell=entry.text("cell"),
+        published=entry.choice("published", KINDS) if "published" in entry else KINDS[0],
+        metrics=metrics,
+        pruned=entry.texts("pruned") if "pruned" in entry else (),
+        as_published=files(entry, "as_published", folder),
+        fair=files(entry, "fair", folder),
+    )
+    entry.close()
+    return panel
+
+
+def files(entry: Section, key: str, folder: Path) -> tuple[Path, ...]:
+    """Return the experiment files named under ``key``, relative to ``folder``; none if the key is absent.
+
+    Raises
+    ------
+    DataError
+        If one is not there.
+    """
+    found = tuple(folder / name for name in entry.texts(key)) if key in entry else ()
+    for file in found:
+        if not file.is_file():
+            raise entry.fault(key, f"no such file: {file}")
+    return found
+
+
+def system_names(file: Path) -> list[str]:
+    """Return the names of the systems of an experiment file, without resolving it."""
+    return [system["name"] for system in yamlio.load(file).data["systems"]]
+
+
+def _row(panel: Panel, metric: str, method: str, column: str, kind: str, values: Mapping[str, float | None]) -> Row:
+    blank = {"value": None, "low": None, "high": None, **{f"p{q}": None for q in PERCENTILES}}
+    head = {"panel": panel.title, "cell": panel.cell, "metric": metric, "unit": METRICS[metric], "method": method}
+    tail = {"seeds": None, "verdict": "", "source": "helixsim"}
+    return {**head, "column": column, "kind": kind, **blank, **values, **tail}
+
+
+def _simulated_row(panel: Panel, metric: str, method: str, column: str, runs: Sequence[Sequence[Sample]]) -> Row:
+    """Return the row of a method whose pipelines have these samples, one per seed and pipeline."""
+    if metric == "throughput":
+        estimate = pooled_throughput(runs)
+        values: dict[str, float | None] = {}
+    else:
+        by_seed = [[_latency(sample, metric) for sample in same_seed] for same_seed in zip(*runs, strict=True)]
+        means = [mean for parts in by_seed if (mean := pooled_mean(parts)) is not None]
+        estimate = over_seeds(means) if means else Estimate(math.nan)
+        everything = [part for parts in by_seed for part in parts]
+        values = {f"p{q}": pooled_quantile(everything, q) for q in PERCENTILES}
+    values |= {"value": estimate.mean, "low": estimate.low, "high": estimate.high}
+    row = _row(panel, metric, method, column, KINDS[0], values)
+    verdicts = dict.fromkeys(sample.saturation.lower() for samples in runs for sample in samples)
+    return row | {"seeds": len(runs[0]), "verdict": ", ".join(verdicts)}
+
+
+def _latency(sample: Sample, metric: str) -> Distribution:
+    return sample.prompt if metric == "prompt" else sample.decode
+
+
+def pooled_throughput(runs: Sequence[Sequence[Sample]]) -> Estimate:
+    """Return output tokens/s of pipelines together.
+
+    The interval is that over seeds; of a single seed that of batches within the run, added in squares over pipelines.
+    """
+    totals = [
+        sum(sample.output_tokens / sample.window_s for sample in same_seed) for same_seed in zip(*runs, strict=True)
+    ]
+    estimate = over_seeds(totals)
+    if len(totals) > 1 or any(samples[0].interval is None for samples in runs):
+        return estimate
+    halves = [(limits[1] - limits[0]) / 2 for samples in runs if (limits := samples[0].interval) is not None]
+    half = math.hypot(*halves)
+    return Estimate(estimate.mean, estimate.mean - half, estimate.mean + half)

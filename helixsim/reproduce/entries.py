@@ -1,0 +1,91 @@
+"""The figures: one declarative entry each, ``experiments/paper/figures/NAME.yaml``.
+
+An entry says what its parts run, which published values they are held against and how they are drawn; the kinds of
+parts are the code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from helixsim.errors import ConfigError, unknown_name
+from helixsim.hardware.profile_file import Section, open_profile
+from helixsim.reproduce.comparison import Comparison
+from helixsim.reproduce.gpus_needed import GpusNeeded
+from helixsim.reproduce.names import figure_names, figures_folder
+from helixsim.reproduce.parts import Part
+from helixsim.reproduce.published import Published, load_published
+from helixsim.reproduce.searches import Searches, Sizes
+from helixsim.reproduce.studies import LoadCurves, NodeLoads, Proxy
+
+KINDS: dict[str, Callable[[Section, Path, Published], Part]] = {
+    "comparison": Comparison.read,
+    "load": LoadCurves.read,
+    "proxy": Proxy.read,
+    "nodes": NodeLoads.read,
+    "searches": Searches.read,
+    "sizes": Sizes.read,
+    "gpus": GpusNeeded.read,
+}
+"""Kinds of parts by the name entries use."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One entry.
+
+    Parameters
+    ----------
+    paper
+        What it is called in the paper; empty for what goes beyond it.
+    text
+        What a reader should know before looking.
+    parts
+        By name, in the order of the file.
+    """
+
+    name: str
+    paper: str
+    title: str
+    text: str
+    parts: dict[str, Part]
+
+
+def load_figures(names: Sequence[str] = ()) -> list[Figure]:
+    """Return figures by name, in their own order; all of them where none is named.
+
+    Raises
+    ------
+    ConfigError
+        If there is no figure of a name.
+    DataError
+        If an entry is not understood.
+    """
+    known = figure_names()
+    for name in names:
+        if name not in known:
+            raise ConfigError(unknown_name("figure", name, known))
+    published = load_published()
+    return [_figure(figures_folder() / f"{name}.yaml", published) for name in known if not names or name in names]
+
+
+def _figure(path: Path, published: Published) -> Figure:
+    entry = open_profile(path)
+    parts = entry.section("parts")
+    folder = path.parent.parent
+    read: dict[str, Part] = {}
+    for name in parts.names():
+        part = parts.section(name)
+        read[name] = KINDS[part.choice("kind", KINDS)](part, folder, published)
+        part.close()
+    figure = Figure(
+        name=path.stem,
+        paper=entry.text("paper") if "paper" in entry else "",
+        title=entry.text("title"),
+        text=entry.text("text") if "text" in entry else "",
+        parts=read,
+    )
+    entry.close()
+    return figure

@@ -1,0 +1,90 @@
+"""What a part of a figure is: it says which tasks it needs, and turns their outcomes into rows and a drawing."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from helixsim.metrics.stats import CONFIDENCE, student_t_quantile
+from helixsim.report.paper_page import Draw
+from helixsim.reproduce.tasks import Results, Task
+
+FULL_SEEDS = 3
+
+Row = dict[str, Any]
+"""One line of the CSV file: text, numbers and None."""
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How much is spent: ``is_quick`` takes one seed, short windows and small searches."""
+
+    is_quick: bool
+
+    @property
+    def seeds(self) -> int:
+        """Return how many seeds each run is repeated under."""
+        return 1 if self.is_quick else FULL_SEEDS
+
+
+@dataclass(frozen=True)
+class PartResult:
+    """What a part shows.
+
+    Parameters
+    ----------
+    rows
+        The data, one mapping per line with the same keys.
+    draw
+        Draws them; None: the rows are shown as a table.
+    notes
+        Sentences for below the figure.
+    """
+
+    rows: list[Row]
+    draw: Draw | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+class Part(Protocol):
+    """A part of a figure, read from its entry."""
+
+    @property
+    def title(self) -> str:
+        """What the part is called on the page."""
+        ...
+
+    def tasks(self, effort: Effort) -> list[Task]:
+        """Return what must be computed."""
+        ...
+
+    def result(self, effort: Effort, results: Results) -> PartResult:
+        """Return what the part shows once that is done."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean with its limits at 95 %; None where there is too little for an interval."""
+
+    mean: float
+    low: float | None = None
+    high: float | None = None
+
+
+def over_seeds(values: Sequence[float]) -> Estimate:
+    """Return the mean of independent runs with Student's interval, which one run does not have."""
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return Estimate(mean)
+    t = student_t_quantile((1 + CONFIDENCE) / 2, len(values) - 1)
+    half = t * statistics.stdev(values) / math.sqrt(len(values))
+    return Estimate(mean, mean - half, mean + half)
+
+
+def matching(rows: Sequence[Mapping[str, Any]], **equal: Any) -> list[Mapping[str, Any]]:
+    """Return the rows that have these values."""
+    return [row for row in rows if all(row[key] == value for key, value in equal.items())]

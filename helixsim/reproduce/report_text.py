@@ -1,0 +1,94 @@
+"""The summary of reproduced figures as text for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_NONE = "–"
+
+
+def text(document: Mapping[str, Any]) -> str:
+    """Return the verdicts of ``build.summary`` as tables and sentences."""
+    blocks = []
+    if document["quick"]:
+        blocks.append("coarse (--quick): one seed, short windows, small searches")
+    if document["cells"]:
+        blocks.append(_cells(document))
+    if document["ratios"]:
+        blocks.append(_ratios(document["ratios"]))
+    if document["claims"]:
+        blocks.append(_claims(document["claims"]))
+    blocks += [
+        f"{figure['paper'] or name}: {note}"
+        for name, figure in document["figures"].items()
+        for part in figure["parts"].values()
+        for note in part["notes"]
+    ]
+    return "\n\n".join(blocks)
+
+
+def _cells(document: Mapping[str, Any]) -> str:
+    header = ("output tokens/s", "method", "published", "as published", "error")
+    rows = [
+        (cell["cell"], cell["method"], f"{cell['published']:.1f}", f"{cell['ours']:.1f}", f"{cell['error']:+.1%}")
+        for cell in document["cells"]
+    ]
+    total, panels = len(document["cells"]), len(document["orders"])
+    lines = [
+        _table(header, rows),
+        f"within 10 %: {document['cells_met']} of {total} cells ({document['cells_met'] / total:.0%}); "
+        f"order of methods kept in {document['orders_kept']} of {panels} panels",
+    ]
+    lines += [
+        f"{cell['cell']}, {cell['method']}: {cell['error']:+.1%}: {cell['cause'] or 'cause not known'}"
+        for cell in document["cells"]
+        if not cell["met"]
+    ]
+    for order in document["orders"]:
+        if order["swapped"]:
+            pairs = ", ".join(" and ".join(pair) for pair in order["swapped"])
+            lines.append(f"{order['cell']}: order of {pairs} differs")
+    return "\n".join(lines)
+
+
+def _ratios(rows: Sequence[Mapping[str, Any]]) -> str:
+    header = ("Helix over", "", "", "published", "as published", "fair", "fair, paper's placement")
+    columns = ("published", "as_published", "fair", "fair_published")
+    return _table(
+        header,
+        [
+            (row["cell"], f"{row['metric']} {row['statistic']}", row["other"], *(_ratio(row[name]) for name in columns))
+            for row in rows
+        ],
+    )
+
+
+def _claims(claims: Sequence[Mapping[str, Any]]) -> str:
+    header = ("claim", "published", "as published", "fair", "does it hold, fairly?")
+    return _table(
+        header,
+        [
+            (
+                check["claim"]["text"],
+                *(_ratio(check[column]) for column in ("published", "as_published", "fair")),
+                check["sentence"],
+            )
+            for check in claims
+        ],
+    )
+
+
+def _ratio(ratio: Mapping[str, Any] | None) -> str:
+    if ratio is None:
+        return _NONE
+    limits = "" if ratio["low"] is None else f" ({ratio['low']:.2f}–{ratio['high']:.2f})"
+    return f"{ratio['value']:.2f}x{limits}"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (header, *rows)
+    )

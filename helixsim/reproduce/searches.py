@@ -1,0 +1,242 @@
+"""Parts about finding placements: sizes of the paper's program, and searches over time beside helixsim's own."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+from helixsim.config.experiment import ResolvedExperiment
+from helixsim.config.resolve import load_experiment
+from helixsim.domain.placement import LayerRange, Placement
+from helixsim.flow.capacity import upper_bound_share
+from helixsim.flow.maxflow import max_flow_value
+from helixsim.hardware.profile_file import Section
+from helixsim.placement.base import PlacementProblem
+from helixsim.placement.helix import Helix, HelixOptions
+from helixsim.planning.placing import place_system
+from helixsim.planning.registries import registries
+from helixsim.planning.systems import capacity_table
+from helixsim.report.paper_studies import draw_searches
+from helixsim.reproduce.parts import Effort, PartResult, Row
+from helixsim.reproduce.program import KEPT_LINKS, all_edges, program_size, pruned_edges, without_links
+from helixsim.reproduce.published import Published
+from helixsim.reproduce.tasks import Outcome, Results, Task, find_system
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """One search for the largest max-flow on the cluster of an experiment.
+
+    Parameters
+    ----------
+    method
+        ``blocks``: helixsim's search. ``program``: the paper's per-node program, by HiGHS with one thread.
+    start
+        System of the experiment whose placement the program starts from; empty: none.
+    is_pruned
+        Whether the program knows the links that the paper's pruning leaves only.
+    seconds
+        Time limit of the program [s]. What it has found by then depends on the machine.
+    """
+
+    name: str
+    file: Path
+    method: str
+    start: str = ""
+    is_pruned: bool = False
+    seconds: float = 60.0
+
+    @property
+    def title(self) -> str:
+        """See ``Task.title``."""
+        return f"{self.file.stem}/search {self.name}"
+
+    def key(self) -> str:
+        """See ``Task.key``."""
+        values = {key: value for key, value in asdict(self).items() if key not in ("file", "name")}
+        return json.dumps([self._experiment().config_hash, values])
+
+    def perform(self) -> Outcome:
+        """Return ``{"history": [[s, objective, bound]], "objective", "bound", "start_flow"}`` in tokens/s.
+
+        The last line of the history is the end of the search. ``start_flow`` is the flow of the start over the links
+        the program knows, None without one.
+        """
+        experiment = self._experiment()
+        problem = PlacementProblem(experiment.fleet, capacity_table(experiment, experiment.systems[0]), experiment.seed)
+        if self.method == "blocks":
+            placement = Helix().solve(problem, HelixOptions(select="flow"))
+            history = [list(line) for line in placement.history]
+            objective, bound = placement.objective_tokens_per_s, placement.upper_bound_tokens_per_s
+            history.append([placement.solve_s, objective, bound])
+            return {"history": history, "objective": objective, "bound": bound, "start_flow": None}
+        return self._solve_program(experiment, problem)
+
+    def _solve_program(self, experiment: ResolvedExperiment, problem: PlacementProblem) -> Outcome:
+        from helixsim.placement import milp
+
+        fleet = experiment.fleet
+        start: Mapping[str, LayerRange] | None = None
+        start_flow = None
+        if self.is_pruned:
+            fleet = without_links(fleet, pruned_edges(fleet.cluster))
+            problem = PlacementProblem(fleet, problem.capacity, problem.seed)
+        if self.start:
+            start = place_system(experiment, find_system(experiment, self.start), judged=False).placement.ranges
+            start_flow = max_flow_value(fleet, Placement("start", fleet.model.num_layers, start), problem.capacity)
+        history: list[list[float]] = []
+
+        def note(seconds: float, objective: float, bound: float) -> None:
+            history.append([seconds, max(objective, 0.0), bound])
+
+        bound = upper_bound_share(fleet, problem.capacity)
+        found = milp.solve_exact(problem, bound, start=start, time_limit_s=self.seconds, progress=note)
+        objective = found.objective_tokens_per_s if math.isfinite(found.objective_tokens_per_s) else 0.0
+        spent_s = history[-1][0] if found.is_optimal and history else self.seconds
+        history.append([spent_s, objective, found.bound_tokens_per_s])
+        lines = [[s, max(0.0, o), min(b, bound)] for s, o, b in history]
+        return {"history": lines, "objective": objective, "bound": found.bound_tokens_per_s, "start_flow": start_flow}
+
+    def _experiment(self) -> ResolvedExperiment:
+        return load_experiment(self.file, registries=registries())
+
+
+@dataclass(frozen=True)
+class Searches:
+    """Best max-flow over time of several searches, with published runs of the authors' solver.
+
+    Parameters
+    ----------
+    searches
+        Title -> search.
+    quick_seconds
+        Time limit of the program in the quick version [s].
+    published_runs
+        Title -> cell of published incumbents.
+    """
+
+    title: str
+    searches: Mapping[str, Search]
+    quick_seconds: float
+    published_runs: Mapping[str, str]
+    published: Published
+
+    @classmethod
+    def read(cls, entry: Section, folder: Path, published: Published) -> Searches:
+        """Return the part that an entry describes."""
+        file = folder / entry.text("experiment")
+        if not file.is_file():
+            raise entry.fault("experiment", f"no such file: {file}")
+        runs = entry.section("runs")
+        seconds = entry.number("seconds", 1.0)
+        searches = {}
+        for title in runs.names():
+            run = runs.section(title)
+            searches[title] = Search(
+                name=title,
+                file=file,
+                method=run.choice("method", ("blocks", "program")),
+                start=run.text("start") if "start" in run else "",
+                is_pruned=run.flag("pruned") if "pruned" in run else False,
+                seconds=seconds,
+            )
+            run.close()
+        theirs = entry.section("published") if "published" in entry else None
+        return cls(
+            title=entry.text("title"),
+            searches=searches,
+            quick_seconds=entry.number("quick_seconds", 1.0),
+            published_runs={} if theirs is None else {title: theirs.text(title) for title in theirs.names()},
+            published=published,
+        )
+
+    def tasks(self, effort: Effort) -> list[Task]:
+        """See ``Part.tasks``."""
+        return [self._search(title, effort) for title in self.searches]
+
+    def result(self, effort: Effort, results: Results) -> PartResult:
+        """See ``Part.result``."""
+        rows: list[Row] = []
+        notes = []
+        for title in self.searches:
+            task = self._search(title, effort)
+            if failed := results.failure(task):
+                notes.append(f"{title}: {failed}")
+                continue
+            outcome = results.outcome(task)
+            rows += [_line(title, "helixsim", s, objective, bound) for s, objective, bound in outcome["history"]]
+            gap = 1.0 - outcome["objective"] / outcome["bound"] if outcome["bound"] else math.nan
+            said = f"{title}: {outcome['objective']:.1f} tokens/s after {outcome['history'][-1][0]:.1f} s, "
+            said += "proved optimal" if gap < 1e-4 else f"at most {gap:.1%} below the best there can be"
+            if outcome["start_flow"] is not None:
+                said += f"; the start carries {outcome['start_flow']:.1f} tokens/s over the links it may use"
+            notes.append(said + ".")
+        for title, cell in self.published_runs.items():
+            for seconds, objective in self.published.series(cell, "gurobi", "incumbent_"):
+                rows.append(_line(title, "published", seconds, objective, None))
+        return PartResult(rows, partial(draw_searches, rows), notes)
+
+    def _search(self, title: str, effort: Effort) -> Search:
+        search = self.searches[title]
+        if effort.is_quick and search.method == "program":
+            return Search(search.name, search.file, search.method, search.start, search.is_pruned, self.quick_seconds)
+        return search
+
+
+def _line(title: str, source: str, seconds: float, objective: float, bound: float | None) -> Row:
+    return {
+        "search": title,
+        "source": source,
+        "seconds": seconds,
+        "objective_tokens_per_s": objective,
+        "bound_tokens_per_s": bound,
+    }
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Table: rows, columns and entries of the paper's program with and without pruning; nothing is solved.
+
+    Parameters
+    ----------
+    programs
+        Title -> (experiment, whether links are pruned, cell of the published size).
+    """
+
+    title: str
+    programs: Mapping[str, tuple[Path, bool, str]]
+    published: Published
+
+    @classmethod
+    def read(cls, entry: Section, folder: Path, published: Published) -> Sizes:
+        """Return the part that an entry describes."""
+        programs = entry.section("programs")
+        read = {}
+        for title in programs.names():
+            program = programs.section(title)
+            read[title] = (folder / program.text("experiment"), program.flag("pruned"), program.text("cell"))
+            program.close()
+        return cls(entry.text("title"), read, published)
+
+    def tasks(self, effort: Effort) -> list[Task]:
+        """See ``Part.tasks``."""
+        return []
+
+    def result(self, effort: Effort, results: Results) -> PartResult:
+        """See ``Part.result``."""
+        rows: list[Row] = []
+        for title, (file, is_pruned, cell) in self.programs.items():
+            fleet = load_experiment(file, registries=registries()).fleet
+            edges = pruned_edges(fleet.cluster) if is_pruned else all_edges(fleet.cluster)
+            most = {node.id: fleet.profile(node.id).max_layers for node in fleet.cluster.nodes}
+            size = asdict(program_size(most, edges))
+            row: Row = {"program": title, "links kept per node": KEPT_LINKS if is_pruned else "all"}
+            for key in ("rows", "columns", "nonzeros"):
+                said = self.published.get(cell, "gurobi", key)
+                row |= {f"{key}, published": None if said is None else int(said.value), key: size[key]}
+            rows.append(row | {"directed links": size["edges"]})
+        return PartResult(rows)
