@@ -15,7 +15,9 @@ _SLACK = 1e-9
 """Share of the max-flow left undecided, so that rounding in its value cannot make the program infeasible."""
 
 
-def balance(network: FlowNetwork, value_tokens_per_s: float) -> list[float]:
+def balance(
+    network: FlowNetwork, value_tokens_per_s: float, *, most_quadratic_links: int = _MOST_QUADRATIC_LINKS
+) -> list[float]:
     """Return the flow on each link [tokens/s] that carries ``value_tokens_per_s`` in all.
 
     It minimises sum f(i, j)^2 / (c(i) c(j)) with c the capacity of a node. Where a group of nodes feeds another freely,
@@ -23,7 +25,7 @@ def balance(network: FlowNetwork, value_tokens_per_s: float) -> list[float]:
     The optimum is unique and prefers short routes. With very many links, or where the quadratic solver gives up, only
     the nodes are balanced, by linear pieces of the same cost.
     """
-    if len(network.links) <= _MOST_QUADRATIC_LINKS:
+    if len(network.links) <= most_quadratic_links:
         try:
             return _balance(network, value_tokens_per_s, quadratic=True)
         except solver.SolverError:

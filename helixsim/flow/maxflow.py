@@ -18,6 +18,9 @@ from helixsim.flow.network import FlowNetwork, build_network
 _RELATIVE_ZERO = 1e-7
 """Flows below this share of the max-flow are rounding of the solver."""
 
+_FEW_LINKS = 200
+"""A flow of a fixed point is balanced by the quadratic program up to so many links: one flow of many is no answer."""
+
 
 def max_flow(fleet: Fleet, placement: Placement, capacity: CapacityTable, *, balanced: bool = True) -> FlowPlan:
     """Return the max-flow of a placement.
@@ -66,7 +69,7 @@ def balanced_flows(network: FlowNetwork) -> list[float]:
     from helixsim.flow.balance import balance
 
     value, flows, _ = _solve(network)
-    return balance(network, value) if value > 0 else flows
+    return balance(network, value, most_quadratic_links=_FEW_LINKS) if value > 0 else flows
 
 
 _SOURCE, _SINK = 0, 1

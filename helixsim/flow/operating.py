@@ -32,10 +32,13 @@ from helixsim.flow.maxflow import balanced_flows
 from helixsim.flow.network import FlowNetwork, build_network, token_bytes
 from helixsim.units import BITS_PER_BYTE, NS_PER_S
 
-_ROUNDS = 16
-"""Rounds of the fixed point of a placement; its throughput then changes by less than one per cent a round."""
+_ROUNDS, _SETTLED = 16, 0.005
+"""Most rounds of the fixed point of a placement, which ends where no round trip is off by more than this share."""
 
 _HALVINGS = 50
+
+_BATCH_HALVINGS = 20
+"""Batches are found to a millionth of the largest: they are looked for thousands of times."""
 
 _FULLEST_LINK = 0.95
 """Evenly shared links are taken to be busy for at most this share of time; at one, sending would last for ever."""
@@ -111,6 +114,7 @@ class _Station:
     def __init__(self, profile: NodeProfile, layers: int, kv_tokens: int, load: OperatingLoad) -> None:
         compute, engine = profile.compute, load.engine
         self._decode = compute.decode
+        self._one_ns = compute.decode(1)
         self._layers = layers
         self._outputs = load.mean_output_tokens
         self._spread = load.prompt_spread
@@ -128,9 +132,8 @@ class _Station:
 
     def step_s(self, batch: float) -> float:
         """Return the time of a batch of decode steps."""
-        layer_ns = max(
-            self._decode(batch) + self._context_ns * batch, min(self._decode(1), self._decode(batch)), self._launch_ns
-        )
+        decode_ns = self._decode(batch)
+        layer_ns = max(decode_ns + self._context_ns * batch, min(self._one_ns, decode_ns), self._launch_ns)
         return (self._layers * layer_ns + self._batch_ns + self._step_ns * batch) / NS_PER_S
 
     def _cycle_s(self, batch: float) -> float:
@@ -146,7 +149,7 @@ class _Station:
         low, high = 1.0, self._most_batch
         if steps_per_s * self._cycle_s(low) <= low or high <= low:
             return low
-        for _ in range(_HALVINGS):
+        for _ in range(_BATCH_HALVINGS):
             middle = (low + high) / 2
             low, high = (middle, high) if steps_per_s * self._cycle_s(middle) > middle else (low, middle)
         return high
@@ -171,15 +174,7 @@ def operating_point(
 
     ``offered_output_per_s`` is the load for ``offered_round_trip_s`` [output tokens/s]; None: saturation.
     """
-    stations = {
-        node: _Station(
-            fleet.profile(node),
-            held.layers,
-            fleet.kv_blocks(node, held.layers) * fleet.profile(node).block_tokens,
-            load,
-        )
-        for node, held in placement.ranges.items()
-    }
+    stations = _stations(fleet, placement, load)
     most = {node: station.most_steps_per_s * load.tokens_per_step for node, station in stations.items()}
     network = build_network(fleet, placement, _by_node(placement, most))
     if not network.nodes:
@@ -195,6 +190,8 @@ def operating_point(
         passed = {n: stations[n].capacity(round_trip_s[n]) * load.tokens_per_step for n in network.nodes}
         flows = balanced_flows(replace(network, compute_tokens_per_s=passed))
         found_s, mean_s = trips.of(flows)
+        if all(abs(found_s[n] / round_trip_s[n] - 1) <= _SETTLED for n in network.nodes):
+            break
         # Part of the way, as longer trips lower the flow, which shortens them: full steps would swing.
         step = 1 / (2 + number / 4)
         round_trip_s = {n: round_trip_s[n] * (found_s[n] / round_trip_s[n]) ** step for n in network.nodes}
@@ -205,6 +202,20 @@ def operating_point(
     if offered_output_per_s is not None and offered_output_per_s < steps:
         _, offered_s = trips.of([flow * offered_output_per_s / steps for flow in flows])
     return OperatingPoint(steps, total, steps * mean_s, mean_s, offered_s, _by_node(placement, {**most, **capacity}))
+
+
+def _stations(fleet: Fleet, placement: Placement, load: OperatingLoad) -> dict[str, _Station]:
+    """Return the station of each node; equal nodes with as many layers share one."""
+    found: dict[tuple[str, int, int], _Station] = {}
+    stations = {}
+    for node, held in placement.ranges.items():
+        profile = fleet.profile(node)
+        kv_tokens = fleet.kv_blocks(node, held.layers) * profile.block_tokens
+        key = (profile.kind, held.layers, kv_tokens)
+        if key not in found:
+            found[key] = _Station(profile, held.layers, kv_tokens, load)
+        stations[node] = found[key]
+    return stations
 
 
 def _by_node(placement: Placement, tokens_per_s: Mapping[str, float]) -> CapacityTable:

@@ -58,9 +58,10 @@ class HelixOptions:
         ``simulate``: the judge's highest score wins (the largest max-flow where there is no judge); ``flow``: the
         largest max-flow.
     criterion
-        What the judge scores. ``throughput``: output tokens/s; at a given rate, which every placement that keeps up
-        serves alike, tokens/s over time per token. ``goodput``: requests/s that meet the service-level objective, then
-        throughput. ``latency``: time per token.
+        What the judge scores. ``balanced``: output tokens/s and time per token, one per cent of the former for two of
+        the latter. ``throughput``: output tokens/s. At a given rate, which every placement that keeps up serves alike,
+        both rank by time per token. ``goodput``: requests/s that meet the service-level objective, then ``balanced``.
+        ``latency``: time per token.
     method
         ``blocks``: strand blocks. ``exact``: then the per-node program, at most 10 nodes. ``auto``: ``blocks``.
     partial_inference
@@ -83,7 +84,7 @@ class HelixOptions:
     time_limit_s: float = 120.0
     candidates: int = 6
     select: Literal["simulate", "flow"] = "simulate"
-    criterion: Literal["throughput", "goodput", "latency"] = "throughput"
+    criterion: Literal["balanced", "throughput", "goodput", "latency"] = "balanced"
     method: Literal["auto", "blocks", "exact"] = "auto"
     partial_inference: bool | None = None
     exclude: tuple[str, ...] = ()

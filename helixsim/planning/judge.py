@@ -7,6 +7,7 @@ serve more than is offered ranks below all that can, by how much it serves; amon
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from helixsim.config.experiment import ResolvedExperiment, SystemSpec
@@ -48,18 +49,19 @@ _ALMOST_NONE = 1e-3
 class Judge:
     """Scores legal placements of one system; higher is better, negative: it falls behind the offered load.
 
-    The criterion is that of the strategy's options. ``throughput``: under saturation or a closed loop output tokens/s;
-    at a given rate every placement that keeps up serves the same tokens, so the score is Kleinrock's power, throughput
-    over time per token, which by Little's law is throughput squared over the mean number of requests in the system.
-    ``goodput``: requests/s that meet the experiment's objectives, equals ranked by the former. ``latency``: tokens/s
-    for each request in the system, the inverse of the time per token.
+    The criterion is that of the strategy's options. ``balanced``: output tokens/s over the root of the time per token,
+    which by Little's law is the mean number of requests in the system over throughput. One per cent of throughput is
+    worth two of the time per token (in Kleinrock's power, throughput over delay, one).
+    ``throughput``: output tokens/s. At a given rate every placement that keeps up serves the same tokens; there both
+    are throughput over time per token. ``goodput``: requests/s that meet the experiment's objectives, equals ranked
+    as by ``balanced``. ``latency``: tokens/s for each request in the system, the inverse of the time per token.
     """
 
     def __init__(self, experiment: ResolvedExperiment, system: SystemSpec, capacity: CapacityTable) -> None:
         self.experiment = experiment
         self.system = system
         self.capacity = capacity
-        self.criterion: str = getattr(system.placement_options, "criterion", "throughput")
+        self.criterion: str = getattr(system.placement_options, "criterion", "balanced")
         slo = experiment.slo
         if self.criterion == "goodput" and slo.ttft_s is slo.tpot_s is slo.e2el_s is None:
             raise ConfigError(
@@ -91,7 +93,7 @@ class Judge:
             self.system.fleet, placement, operating_load(self.experiment, self.system), offered_output_per_s=offered
         )
         if offered is None:
-            return point.output_tokens_per_s
+            return self._weighed(point.output_tokens_per_s, 1.0 / point.round_trip_s)
         if point.output_tokens_per_s < offered:
             return point.output_tokens_per_s / offered - 1.0
         return offered / point.offered_round_trip_s
@@ -116,13 +118,20 @@ class Judge:
         served = _served(run)
         inside = _inside(run)
         in_system = max(_ALMOST_NONE, float((run.series.waiting + run.series.running)[inside].mean()))
+        each = served / in_system
         if self.criterion == "latency":
-            return served / in_system
-        power = served if run.mode is not FeedMode.OPEN else served**2 / in_system
-        if self.criterion == "throughput":
-            return power
+            return each
+        merit = served * each if run.mode is FeedMode.OPEN else self._weighed(served, each)
+        if self.criterion != "goodput":
+            return merit
         counts = throughput(run, self.experiment.slo)
-        return counts.rate(counts.good_requests or 0) + _TIE_WEIGHT * power
+        return counts.rate(counts.good_requests or 0) + _TIE_WEIGHT * merit
+
+    def _weighed(self, tokens_per_s: float, each_tokens_per_s: float) -> float:
+        """Return what throughput and its share per request are worth together where the load has no rate."""
+        if self.criterion == "latency":
+            return each_tokens_per_s
+        return tokens_per_s * (1.0 if self.criterion == "throughput" else math.sqrt(each_tokens_per_s))
 
 
 def _inside(run: RunResult) -> slice:

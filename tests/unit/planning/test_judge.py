@@ -41,11 +41,12 @@ def experiment(tmp_path: Path):
     return lambda *overrides: helixsim.load_experiment(path, overrides)
 
 
-def judged(experiment) -> tuple[float, float]:
+def judged(experiment, criterion: str = "balanced") -> tuple[float, float]:
     """Scores of two placements: everything on the A100, or one pipeline of the four T4."""
     placement = helixsim.place(experiment, "a").placement
     system = experiment.systems[0]
     judge = Judge(experiment, system, capacity_table(experiment, system))
+    judge.criterion = criterion
     halves = [
         replace(placement, ranges={n: r for n, r in placement.ranges.items() if n.startswith(kind)}, pipelines={})
         for kind in ("a100", "t4")
@@ -68,13 +69,16 @@ def test_where_both_fall_behind_the_larger_throughput_wins(experiment):
     assert 0 > fast > slow
 
 
-def test_under_saturation_the_score_is_output_tokens_per_second(experiment):
+def test_under_saturation_the_criteria_are_throughput_latency_and_their_balance(experiment):
     saturated = experiment("workload.arrivals={process: saturate}")
-    fast, slow = judged(saturated)
+    served, each, balanced = (judged(saturated, criterion) for criterion in ("throughput", "latency", "balanced"))
     result = helixsim.simulate(saturated, helixsim.place(saturated, "a"))
-    served = (result.series.output_tokens[-1] - result.series.output_tokens[0]) / (result.end_ns / 1e9)
-    assert fast > slow > 0
-    assert fast + slow == pytest.approx(served, rel=0.25)
+    together = (result.series.output_tokens[-1] - result.series.output_tokens[0]) / (result.end_ns / 1e9)
+    assert served[0] > served[1] > 0
+    assert sum(served) == pytest.approx(together, rel=0.25)
+    for whole, share, both in zip(served, each, balanced, strict=True):
+        assert whole > share > 0
+        assert both == pytest.approx(whole * share**0.5)
 
 
 def test_goodput_needs_an_objective(experiment):
