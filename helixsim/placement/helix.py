@@ -72,7 +72,8 @@ class HelixOptions:
     max_layers
         Kind of node -> most layers it is given.
     pinned
-        Node id -> [start, end) it must hold.
+        Node id -> [start, end) it must hold. The search does not know: pins are set into what it finds, equal nodes
+        exchange roles for them, and what then carries nothing is dropped.
     previous
         File with the placement that is running (as written by ``place --export``): roles are dealt to nodes so that
         few weights move, and of candidates within ``move_tolerance`` of the best the one that moves least is chosen.
@@ -180,6 +181,7 @@ class _Search:
         is_searched: bool,
         partial: bool = False,
         pipelines: Mapping[str, int] | None = None,
+        by_operating: bool = False,
     ) -> None:
         """Evaluate a placement exactly and keep it if it carries anything within the hop limit and keeps the pins."""
         fleet, order = self.problem.fleet, self.problem.fleet.cluster.index
@@ -204,7 +206,9 @@ class _Search:
             return
         placement = replace(placement, objective_tokens_per_s=flow)
         moved = moved_bytes(fleet, placement.ranges, self.previous) if self.previous else 0
-        self.candidates.append(Candidate(name, placement, plan.max_hops, plan.mean_hops, is_searched, moved))
+        self.candidates.append(
+            Candidate(name, placement, plan.max_hops, plan.mean_hops, is_searched, moved, by_operating)
+        )
         if flow > self.best:
             self.best = flow
             self.history.append((self._seconds(), flow, self.bound))
@@ -257,8 +261,10 @@ class _Search:
             if len(chains) > 1:  # each a replica of its own; letting them exchange tokens is another candidate
                 number = {region: number for number, chain in enumerate(chains) for region in chain.search.order}
                 pipelines = {node: number[region_of[node]] for node in ranges}
-                self._add(f"{prefix}{name}-apart", ranges, is_searched=True, pipelines=pipelines)
-            self._add(prefix + name, ranges, is_searched=True)
+                self._add(
+                    f"{prefix}{name}-apart", ranges, is_searched=True, pipelines=pipelines, by_operating=bool(prefix)
+                )
+            self._add(prefix + name, ranges, is_searched=True, by_operating=bool(prefix))
 
         def total(found: Sequence[RegionChain]) -> float:
             return sum(chain.flow_tokens_per_s for chain in found)

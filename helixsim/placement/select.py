@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 from helixsim.domain.placement import LayerRange, Placement
@@ -18,7 +19,10 @@ FAR_BEHIND = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A legal placement with its exact max-flow; ``moved_bytes`` is 0 where nothing is running yet."""
+    """A legal placement with its exact max-flow.
+
+    ``moved_bytes`` is 0 where nothing is running yet. ``by_operating``: the search saw operating capacities.
+    """
 
     name: str
     placement: Placement
@@ -26,6 +30,7 @@ class Candidate:
     mean_hops: float
     is_searched: bool
     moved_bytes: int = 0
+    by_operating: bool = False
 
     @property
     def flow_tokens_per_s(self) -> float:
@@ -59,7 +64,8 @@ def promising(candidates: Sequence[Candidate], estimates: Mapping[str, float], m
     """Return whom to judge: every heuristic, then the searched ones, the highest estimates first.
 
     None that is far behind the best goes, and equal placements go once. ``most`` is exceeded only where heuristics
-    would leave the searched ones less than half of it.
+    would leave the searched ones less than half of it. Estimates flatter those that were searched by what they estimate
+    with, so these and the other searched ones take turns.
     """
     ranked = sorted(candidates, key=lambda c: (-estimates[c.name], c.max_hops))
     top = estimates[ranked[0].name] if ranked else 0.0
@@ -69,7 +75,9 @@ def promising(candidates: Sequence[Candidate], estimates: Mapping[str, float], m
             layout = candidate.placement
             found.setdefault((tuple(layout.ranges.items()), tuple(layout.pipelines.items())), candidate)
     heuristics = [candidate for candidate in found.values() if not candidate.is_searched]
-    searched = [candidate for candidate in found.values() if candidate.is_searched]
+    both = [[c for c in found.values() if c.is_searched and c.by_operating is kind] for kind in (False, True)]
+    turns = zip_longest(*both)
+    searched = [candidate for turn in turns for candidate in turn if candidate is not None]
     return heuristics + searched[: max(most - len(heuristics), most - most // 2)]
 
 

@@ -125,6 +125,23 @@ def test_the_promising_are_the_near_heuristics_and_the_best_estimates_each_layou
     assert [candidate.name for candidate in promising(apart, estimates, 4)] == ["8", "9", "10", "0", "1"]
 
 
+def test_those_searched_by_operating_capacities_take_turns_with_the_others() -> None:
+    made = [
+        Candidate(
+            str(n),
+            Placement("x", 8, {"a": LayerRange(0, 1 + n)}),
+            n,
+            n,
+            is_searched=True,
+            by_operating=n in {0, 1, 2, 6},
+        )
+        for n in range(8)
+    ]
+    estimates = {candidate.name: 100.0 - candidate.max_hops for candidate in made}
+    assert [candidate.name for candidate in promising(made, estimates, 6)] == ["3", "0", "4", "1", "5", "2"]
+    assert [candidate.name for candidate in promising(made[:3], estimates, 6)] == ["0", "1", "2"]
+
+
 def test_missing_room_is_told_in_layers_and_bytes() -> None:
     with pytest.raises(
         InfeasibleError, match=r"hold 6 layers of the 8 of tiny: 2 layers \(6-7\) find no place, .*B of"
