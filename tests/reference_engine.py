@@ -240,6 +240,7 @@ class Reference:
         self.gaps = []
         self.orders, self.departures = count(), count()
         self.is_pending, self.may_admit = False, True
+        self.chances = self.feed.prompts_in_flight or 0
         self.window_end = None
         if inputs.window.duration_ns is not None:
             self.window_end = inputs.window.warmup_ns + inputs.window.duration_ns
@@ -335,6 +336,7 @@ class Reference:
         if journey.is_prefill:
             journey.is_prefill = False
             self.may_admit = True
+            self.chances += 1
         if journey.generated == 1:
             journey.first_token = now
         elif window.warmup_ns < now <= (self.window_end or now):
@@ -343,6 +345,7 @@ class Reference:
         if journey.generated >= journey.output:
             journey.status, journey.finish = RequestStatus.FINISHED, now
             self.leave(journey)
+            self.chances += 1
             self.replace()
         elif journey.preempt_for is not None:
             self.preempt(journey, journey.preempt_for)
@@ -411,11 +414,20 @@ class Reference:
 
     def admit(self):
         saturate, limit = self.feed.mode is FeedMode.SATURATE, self.feed.prompts_in_flight
+        chance_based = self.feed.feed_below is not None
         while True:
+            is_empty = not any(machine.residents for machine in self.machines)
+            if chance_based:
+                if self.chances and self.fullest_layer() > self.feed.feed_below:
+                    self.chances = 0
+                if not self.chances and not is_empty:
+                    break
+                self.chances = max(self.chances - 1, 0)
             if saturate and not self.waiting:
                 self.launch()
             prompts = sum(journey.hops is not None and journey.is_prefill for journey in self.journeys)
-            if not self.waiting or (saturate and limit is not None and prompts >= limit):
+            is_limited = saturate and limit is not None and not chance_based
+            if not self.waiting or (is_limited and prompts >= limit):
                 break
             journey = self.waiting[0]
             expected = max(journey.prompt + round(self.inputs.expected_output_tokens), journey.context + 1)
@@ -424,12 +436,22 @@ class Reference:
             if hops is not None:
                 self.waiting.pop(0)
                 self.enter_cluster(journey, hops, view)
-            elif not any(machine.residents for machine in self.machines):
+            elif is_empty:
                 self.waiting.pop(0)
                 self.give_up(journey)
             else:
+                self.chances = 0
                 break
         self.may_admit = False
+
+    def fullest_layer(self):
+        """Expected share of KV memory in use, where it is largest."""
+        shares = []
+        for layer in range(self.inputs.graph.num_layers):
+            holders = [m for m in self.machines if m.range.start <= layer < m.range.end]
+            reserved = sum(machine.reserved / machine.range.layers for machine in holders)
+            shares.append(reserved / sum(machine.capacity / machine.range.layers for machine in holders))
+        return max(shares)
 
     def enter_cluster(self, journey, hops, view):
         now = self.kernel.now_ns

@@ -48,6 +48,7 @@ class Coordinator:
         self.max_context_tokens = max_context_tokens
         self.paths: dict[tuple[Hop, ...], Path] = {}
         self.waiting: deque[ActiveRequest] = deque()
+        self.ends_ns = -1  # it takes in what comes at once
         self.running = 0
         self.prefilling = 0
         self.preemptions_by_node = [0] * len(workers)
@@ -124,6 +125,7 @@ class Coordinator:
 
     def receive(self, parcel: Parcel) -> None:
         """Take in cohorts whose step has ended."""
+        parcel.settle()
         self._inbox += parcel.cohorts
         if self._coordinate_pending or not self.kernel.is_instant_over:
             self._plan_coordinate()
@@ -376,4 +378,6 @@ class Coordinator:
             stops = [COORDINATOR, *(self.workers[hop.node].node_id for hop in hops), COORDINATOR]
             channels = tuple(self.fabric.channel(src, dst) for src, dst in pairwise(stops))
             path = self.paths[hops] = Path(len(self.paths), stages, channels)
+            for stage, channel in zip(stages, channels[1:], strict=True):
+                self.workers[stage.worker].exits[channel] = None
         return path

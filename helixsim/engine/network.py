@@ -4,12 +4,15 @@ A message occupies its link for bytes / bandwidth (serialisation) and arrives on
 the next message when serialisation ends. Network cards work the same way and overlap with the link (cut-through), so
 a card costs time only when it is the slower of the two or shared by several links. With fair sharing (``sharing``) a
 message does not wait behind others, but all of them are slower.
+
+What reaches a node while it computes lies there until the batch ends. So where the time of arrival is settled when a
+message is sent, and the receiver is known to be busy until then, the message is put there at once, without an event.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from helixsim.domain.cluster import COORDINATOR, TOKEN_ID_BYTES, Cluster, LinkSpec
 from helixsim.engine.kernel import Call, Kernel, Priority
@@ -17,7 +20,15 @@ from helixsim.engine.sharing import FairLink
 from helixsim.engine.state import Parcel
 from helixsim.units import BITS_PER_BYTE, NS_PER_S
 
-Deliver = Callable[[Parcel], None]
+
+class Receiver(Protocol):
+    """What is at the end of a link. ``ends_ns``: the end of the batch it computes [ns], -1: it is not computing."""
+
+    ends_ns: int
+
+    def receive(self, parcel: Parcel) -> None:
+        """Take in a parcel whose first request arrives at its ``arrived_ns``: now, or before the batch ends."""
+
 
 _DELIVER = Priority.DELIVER  # a member of an enumeration is slow to look up
 
@@ -41,8 +52,8 @@ class Channel:
     """One direction of a link, first in, first out.
 
     ``token_bytes`` is what one token takes on it. ``spacing_ns``: decode steps travel one by one, each so long after
-    the one before it; 0: all of a message arrive together. ``deliver`` takes what arrives. ``card_out`` and
-    ``card_in`` are the network cards at its ends, None: never a limit.
+    the one before it; 0: all of a message arrive together. ``receiver`` takes what arrives. ``card_out``
+    and ``card_in`` are the network cards at its ends, None: never a limit.
     """
 
     __slots__ = (
@@ -54,26 +65,28 @@ class Channel:
         "bytes_sent",
         "card_in",
         "card_out",
-        "deliver",
         "dst",
         "free_at_ns",
         "latency_ns",
         "messages",
         "ns_per_byte",
         "queue_ns",
+        "receiver",
         "spacing_ns",
         "src",
         "token_bytes",
     )
 
-    def __init__(self, kernel: Kernel, src: str, dst: str, link: LinkSpec, token_bytes: int, deliver: Deliver) -> None:
+    def __init__(
+        self, kernel: Kernel, src: str, dst: str, link: LinkSpec, token_bytes: int, receiver: Receiver
+    ) -> None:
         self.src = src
         self.dst = dst
         self.ns_per_byte = BITS_PER_BYTE * NS_PER_S / link.bandwidth_bps
         self.latency_ns = link.latency_ns
         self.token_bytes = token_bytes
         self.spacing_ns = 0
-        self.deliver = deliver
+        self.receiver = receiver
         self.card_out: Card | None = None
         self.card_in: Card | None = None
         self.free_at_ns = 0
@@ -105,8 +118,13 @@ class Channel:
         if self.spacing_ns and not parcel.is_prefill:
             parcel.spacing_ns = self.spacing_ns
             delay -= round((size_bytes - self.token_bytes) * self.ns_per_byte)
-        parcel.callbacks = self._arrivals
-        self._kernel.schedule(parcel, _DELIVER, delay)
+        parcel.arrived_ns = arrival = now + delay
+        if arrival <= self.receiver.ends_ns and self.card_in is None:
+            self.bytes_received += size_bytes
+            self.receiver.receive(parcel)
+        else:
+            parcel.callbacks = self._arrivals
+            self._kernel.schedule(parcel, _DELIVER, delay)
 
     def _arrive(self, parcel: Parcel) -> None:
         """Deliver what has come through the link, and through the card, which received while the link was sending."""
@@ -115,14 +133,15 @@ class Channel:
             started = now - round(parcel.size_bytes * self.ns_per_byte)
             end = self.card_in.pass_through(started, parcel.size_bytes)
             if end > now:
+                parcel.arrived_ns = end
                 self._kernel.call_in(end - now, Priority.DELIVER, self._hand_over, parcel)
                 return
         self.bytes_received += parcel.size_bytes
-        self.deliver(parcel)
+        self.receiver.receive(parcel)
 
     def _hand_over(self, event: Call) -> None:
         self.bytes_received += event.argument.size_bytes
-        self.deliver(event.argument)
+        self.receiver.receive(event.argument)
 
 
 class SharedChannel(Channel):
@@ -130,8 +149,10 @@ class SharedChannel(Channel):
 
     __slots__ = ("_link",)
 
-    def __init__(self, kernel: Kernel, src: str, dst: str, link: LinkSpec, token_bytes: int, deliver: Deliver) -> None:
-        super().__init__(kernel, src, dst, link, token_bytes, deliver)
+    def __init__(
+        self, kernel: Kernel, src: str, dst: str, link: LinkSpec, token_bytes: int, receiver: Receiver
+    ) -> None:
+        super().__init__(kernel, src, dst, link, token_bytes, receiver)
         self._link = FairLink(kernel, self.ns_per_byte, self._sent)
 
     def send(self, parcel: Parcel, tokens: int) -> None:
@@ -150,6 +171,7 @@ class SharedChannel(Channel):
         self.busy_ns += serialisation
         self.queue_ns += max(now - parcel.sent_ns - serialisation, 0)
         self.free_at_ns = end
+        parcel.arrived_ns = end + self.latency_ns
         parcel.callbacks = self._arrivals
         self._kernel.schedule(parcel, Priority.DELIVER, end - now + self.latency_ns)
 
@@ -175,7 +197,7 @@ class NetworkFabric:
         self.activation_bytes_per_token = activation_bytes_per_token
         self.is_one_by_one = is_one_by_one
         self.message_overhead_ns = message_overhead_ns
-        self.receivers: dict[str, Deliver] = {}
+        self.receivers: dict[str, Receiver] = {}
         self.channels: dict[tuple[str, str], Channel] = {}
         limits = {node.id: node.nic_bps for node in cluster.nodes}
         limits[COORDINATOR] = cluster.network.coordinator_nic_bps

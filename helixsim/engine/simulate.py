@@ -120,8 +120,8 @@ class _Run:
             self.recorder,
             inputs.fleet.model.max_context_tokens,
         )
-        self.fabric.receivers = {worker.node_id: worker.receive for worker in self.workers}
-        self.fabric.receivers[COORDINATOR] = self.coordinator.receive
+        self.fabric.receivers = {worker.node_id: worker for worker in self.workers}
+        self.fabric.receivers[COORDINATOR] = self.coordinator
         self.sample_ns = inputs.sample_ns or (
             max(1, window.duration_ns // SAMPLES_PER_WINDOW) if window.duration_ns is not None else OPEN_END_SAMPLE_NS
         )

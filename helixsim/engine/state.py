@@ -173,6 +173,8 @@ class Parcel(simpy.Event):
 
     A prefill is a parcel of its own. ``number`` is that of its first cohort. The first request arrives at
     ``arrived_ns`` and each other ``spacing_ns`` after the one before it; 0: all arrive together.
+
+    ``hops``, ``queue_ns`` and ``compute_ns``: what it went through as a whole and its cohorts have not been told yet.
     """
 
     sent_ns: int
@@ -187,6 +189,16 @@ class Parcel(simpy.Event):
         self.tokens = tokens
         self.is_prefill = is_prefill
         self.spacing_ns = 0
+        self.hops = 0
+        self.queue_ns = 0
+        self.compute_ns = 0
+        self._context_tokens = -1
+
+    @property
+    def stage(self) -> Stage:
+        """Where it is: its cohorts may have come and may go different ways, but are at one node."""
+        cohort = self.cohorts[0]
+        return cohort.path.stages[cohort.hop + self.hops]
 
     @property
     def number(self) -> int:
@@ -199,8 +211,31 @@ class Parcel(simpy.Event):
             return self.tokens if self.arrived_ns <= now_ns else 0
         return max(0, min(self.tokens, (now_ns - self.arrived_ns) // self.spacing_ns + 1))
 
+    def context_tokens(self) -> int:
+        """Return the KV that its steps read; summed up once for all nodes it passes as a whole."""
+        if self._context_tokens < 0:
+            self._context_tokens = sum([cohort.context_tokens for cohort in self.cohorts])
+        return self._context_tokens
+
+    def pass_whole(self, queue_ns: int, compute_ns: int) -> None:
+        """Book a node on all its cohorts alike."""
+        self.hops += 1
+        self.queue_ns += queue_ns
+        self.compute_ns += compute_ns
+
+    def settle(self) -> None:
+        """Tell the cohorts what they went through together."""
+        if self.hops:
+            for cohort in self.cohorts:
+                cohort.hop += self.hops
+                cohort.queue_ns += self.queue_ns
+                cohort.compute_ns += self.compute_ns
+            self.hops = self.queue_ns = self.compute_ns = 0
+
     def split(self, count: int) -> Parcel:
         """Take the first ``count`` decode steps away into a new parcel."""
+        self.settle()
+        self._context_tokens = -1
         taken: list[Cohort] = []
         left = count
         for position, cohort in enumerate(self.cohorts):

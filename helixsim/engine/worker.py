@@ -16,6 +16,7 @@ from helixsim.engine.state import Cohort, Parcel
 
 _by_arrival = attrgetter("arrived_ns", "number")
 _by_number = attrgetter("number")
+_by_sending = attrgetter("sent_ns")
 
 Observe = Callable[[int, int, int], None]
 
@@ -28,6 +29,8 @@ class Worker:
     the first to arrive starts a batch without the others; else those of a batch that go the same way arrive together.
     ``is_order_felt``: what is sent at one instant passes one by one, on a link or on a network card, so that its order
     matters: those that left the coordinator earlier go first.
+
+    ``exits`` are the channels on which paths lead away from here, entered as paths are first used.
     """
 
     __slots__ = (
@@ -54,6 +57,8 @@ class Worker:
         "batches",
         "busy_ns",
         "decode_tokens",
+        "ends_ns",
+        "exits",
         "is_busy",
         "is_gathering",
         "node_id",
@@ -100,6 +105,8 @@ class Worker:
         self._decode_seqs = 0
         self._batch: tuple[list[Parcel], list[Parcel]] = ([], [])
         self._started_ns = 0
+        self.ends_ns = -1
+        self.exits: dict[Channel, None] = {}
         self._finished = Timer(kernel, Priority.FINISH, self._finish)
         self._decode_plans: dict[int, int] = {}
         self._known_layer_ns: dict[tuple[int, int], float] = {}
@@ -107,22 +114,20 @@ class Worker:
     @property
     def queue_length(self) -> int:
         """Requests that have arrived and wait for a batch."""
-        if not self._is_one_by_one:
-            return len(self._prefills) + self._decode_seqs
         now = self._kernel.now_ns
-        return len(self._prefills) + sum([parcel.arrived_by(now) for parcel in self._decodes])
+        prefills = sum([parcel.arrived_ns <= now for parcel in self._prefills])
+        return prefills + sum([parcel.arrived_by(now) for parcel in self._decodes])
 
     def has_ready_work(self, now_ns: int) -> bool:
         """Whether a request that waits for a batch has arrived in full."""
-        return bool(self._prefills) or any(parcel.arrived_ns <= now_ns for parcel in self._decodes)
+        return any(parcel.arrived_ns <= now_ns for parcel in self._prefills + self._decodes)
 
     def busy_until(self, now_ns: int) -> int:
         """Return the time spent computing up to now [ns], the running batch's part included."""
         return self.busy_ns + (now_ns - self._started_ns if self.is_busy else 0)
 
     def receive(self, parcel: Parcel) -> None:
-        """Queue a parcel whose first request arrives now."""
-        parcel.arrived_ns = self._env._now
+        """Queue a parcel; see ``Receiver.receive``."""
         if parcel.is_prefill:
             self._prefills.append(parcel)
         else:
@@ -170,7 +175,9 @@ class Worker:
         self.is_busy = True
         self.batches += 1
         self._started_ns = now
-        self._finished.arm(self._duration_ns(prefills, decodes, num_decodes))
+        duration_ns = self._duration_ns(prefills, decodes, num_decodes)
+        self.ends_ns = now + duration_ns
+        self._finished.arm(duration_ns)
 
     def _plan_with_prefills(self, ready: int) -> tuple[list[Parcel], int]:
         """Ask the policy what to take; return the prefills, removed from the queue, and the number of decode steps."""
@@ -237,7 +244,9 @@ class Worker:
         if known is None:
             known = self._known_layer_ns[prompt, seqs] = layer_ns(self._compute, self._engine, prompt, seqs)
         if seqs and self._compute.decode_context_ns_per_token:
-            context = sum([cohort.context_tokens for parcel in decodes for cohort in parcel.cohorts])
+            context = decodes[0].context_tokens()
+            for parcel in decodes[1:]:
+                context += parcel.context_tokens()
             return max(known + self._compute.context_ns(seqs, context), self._floor_ns)
         return known
 
@@ -247,8 +256,8 @@ class Worker:
         All requests run to the node's last layer, so the work only grows from one entry to the next. Those of a parcel
         come from one node, so they enter at one layer.
         """
-        prompts = [(_stage_start(parcel), parcel.tokens) for parcel in prefills]
-        steps = [(_stage_start(parcel), parcel) for parcel in decodes]
+        prompts = [(parcel.stage.start, parcel.tokens) for parcel in prefills]
+        steps = [(parcel.stage.start, parcel) for parcel in decodes]
         entries = sorted({entry for entry, _ in prompts} | {entry for entry, _ in steps})
         total_ns = 0.0
         for entry, following in zip(entries, [*entries[1:], self.range.end], strict=True):
@@ -262,13 +271,19 @@ class Worker:
         """Send the finished batch on, decode steps first: they are small and somebody waits for each."""
         now = self._env._now
         self.is_busy = False
+        self.ends_ns = -1
         self.busy_ns += now - self._started_ns
         prefills, decodes = self._batch
         if self._observe is not None:
             self._tell(self._observe, prefills + decodes, now)
-        for channel, cohorts in self._pass_on(decodes, now).items():
-            tokens = sum([cohort.tokens for cohort in cohorts]) if len(cohorts) > 1 else cohorts[0].tokens
-            channel.send(Parcel(self._env, cohorts, tokens), tokens)
+        if len(decodes) == 1 and len(self.exits) == 1 and not decodes[0].spacing_ns:
+            (parcel,), (channel,) = decodes, self.exits
+            parcel.pass_whole(self._started_ns - parcel.arrived_ns, now - self._started_ns)
+            channel.send(parcel, parcel.tokens)
+        elif decodes:
+            for channel, cohorts in self._pass_on(decodes, now).items():
+                tokens = sum([cohort.tokens for cohort in cohorts]) if len(cohorts) > 1 else cohorts[0].tokens
+                channel.send(Parcel(self._env, cohorts, tokens), tokens)
         for parcel in prefills:
             (cohort,) = parcel.cohorts
             cohort.queue_ns += self._started_ns - parcel.arrived_ns
@@ -297,6 +312,7 @@ class Worker:
         started_ns, duration_ns = self._started_ns, now_ns - self._started_ns
         groups: dict[Channel, list[Cohort]] = {}
         for parcel in parcels:
+            parcel.settle()
             waited_ns, spacing_ns = started_ns - parcel.arrived_ns, parcel.spacing_ns
             for cohort in parcel.cohorts:
                 cohort.queue_ns += waited_ns
@@ -319,19 +335,13 @@ class Worker:
     def _tell(self, observe: Observe, parcels: list[Parcel], now_ns: int) -> None:
         """Report how long each message, or the part of it that is in the batch, took from being sent to its end."""
         told: dict[tuple[int, int, int], int] = {}
-        for parcel in parcels:
+        for parcel in sorted(parcels, key=_by_sending):
             cohort = parcel.cohorts[0]
             own = cohort.number if parcel.is_prefill else -1
-            message = (cohort.path.stages[cohort.hop].edge, parcel.sent_ns, own)
+            message = (parcel.stage.edge, parcel.sent_ns, own)
             told[message] = told.get(message, 0) + (1 if parcel.is_prefill else parcel.tokens)
         for (edge, sent_ns, _), requests in told.items():
             observe(edge, now_ns - sent_ns, requests)
-
-
-def _stage_start(parcel: Parcel) -> int:
-    """Return the layer at which a parcel enters the node it is at."""
-    cohort = parcel.cohorts[0]
-    return cohort.path.stages[cohort.hop].start
 
 
 def layer_ns(compute: ComputeProfile, engine: EngineSpec, prompt: int, seqs: int) -> float:

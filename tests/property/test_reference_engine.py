@@ -147,12 +147,13 @@ def test_requests_that_come_at_a_rate(routing, is_one_by_one, case, seed, batchi
     seed=st.integers(0, 10_000),
     mode=st.sampled_from([FeedMode.CLOSED_LOOP, FeedMode.SATURATE]),
     is_one_by_one=st.booleans(),
+    feed_below=st.sampled_from([None, 0.31, 0.83]),
 )
-@settings(max_examples=20, deadline=None)
-def test_requests_that_come_as_others_leave(case, seed, mode, is_one_by_one):
+@settings(max_examples=30, deadline=None)
+def test_requests_that_come_as_others_leave(case, seed, mode, is_one_by_one, feed_below):
     load = random_load(seed, 5000, rate_rps=1.0, prompt=60, output=20)
     how = {"mode": mode, "concurrency": 9, "prompts_in_flight": 3, "window": Window(SECOND // 4, SECOND, False)}
-    how |= {"seed": seed, "is_one_by_one": is_one_by_one, "expected_output_tokens": 5.0}
+    how |= {"feed_below": feed_below, "seed": seed, "is_one_by_one": is_one_by_one, "expected_output_tokens": 5.0}
     assert_equal(lambda: inputs_of(case, load, **how))
 
 
