@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -256,11 +257,12 @@ def test_an_unknown_system_is_named(experiment, capsys):
 
 def test_ctrl_c_keeps_the_systems_that_have_finished(experiment, tmp_path):
     """The first system is done in a moment, the second would take minutes."""
-    long = ["--set", "systems.1.arrivals={process: poisson, rate: 40}", "--set", "workload.duration=48 h"]
+    long = ["--set", "systems.1.arrivals={process: poisson, rate: 40}", "--set", "workload.duration=2 h"]
     short = ["--set", "systems.0.arrivals={process: poisson, rate: 0.01}", "--set", "systems.0.placement=swarm"]
     process = subprocess.Popen(
         [sys.executable, "-m", "helixsim", "run", experiment, "--out", tmp_path, "--jobs", "2", *long, *short],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 (a background job ignores it)
     )  # fmt: skip
     assert process.stderr is not None
     for line in process.stderr:
