@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,16 @@ def _settings(entry: Section) -> tuple[str, ...]:
     return entry.texts("quick") if "quick" in entry else ()
 
 
+def _full_only(entry: Section, titles: Collection[str]) -> tuple[str, ...]:
+    if "full_only" not in entry:
+        return ()
+    named = entry.texts("full_only")
+    for title in named:
+        if title not in titles:
+            raise entry.fault("full_only", f"{title!r} is none of {', '.join(titles)}")
+    return named
+
+
 def _file(entry: Section, folder: Path) -> Path:
     name = entry.text("experiment")
     if not (folder / name).is_file():
@@ -38,6 +48,8 @@ class LoadCurves:
     setups
         Title -> (experiment, rates [requests/s]). Placements are made for the highest rate. The quick version takes
         every other one.
+    full_only
+        Titles that the quick version leaves out.
     settings, quick
         Settings of the experiments in the full and in the quick version.
     """
@@ -45,6 +57,7 @@ class LoadCurves:
     title: str
     labels: Mapping[str, str]
     setups: Mapping[str, tuple[Path, tuple[float, ...]]]
+    full_only: tuple[str, ...]
     settings: tuple[str, ...]
     quick: tuple[str, ...]
 
@@ -58,17 +71,19 @@ class LoadCurves:
             read[title] = (_file(setup, folder), setup.numbers("rates"))
             setup.close()
         labels = {method: methods.text(method) for method in methods.names()}
-        return cls(entry.text("title"), labels, read, entry.texts("settings"), _settings(entry))
+        return cls(
+            entry.text("title"), labels, read, _full_only(entry, read), entry.texts("settings"), _settings(entry)
+        )
 
     def tasks(self, effort: Effort) -> list[Task]:
         """See ``Part.tasks``."""
-        return [run for title in self.setups for run in self._runs(title, effort).values()]
+        return [run for title in self._titles(effort) for run in self._runs(title, effort).values()]
 
     def result(self, effort: Effort, results: Results) -> PartResult:
         """See ``Part.result``."""
         rows: list[Row] = []
         notes = []
-        for title in self.setups:
+        for title in self._titles(effort):
             for method, run in self._runs(title, effort).items():
                 if failed := results.failure(run):
                     notes.append(f"{title}, {self.labels[method]}: {failed}")
@@ -86,6 +101,9 @@ class LoadCurves:
                         }
                     )  # fmt: skip
         return PartResult(rows, partial(load_curves, rows, self.labels), notes)
+
+    def _titles(self, effort: Effort) -> list[str]:
+        return [title for title in self.setups if not (effort.is_quick and title in self.full_only)]
 
     def _rates(self, title: str, effort: Effort) -> tuple[float, ...]:
         return self.setups[title][1][:: 2 if effort.is_quick else 1]
@@ -111,11 +129,14 @@ class Proxy:
         Title -> experiment.
     pairs
         Title -> (system, other system) that are set side by side, of equal depth; empty: all are drawn as a cloud.
+    full_only
+        Titles that the quick version leaves out.
     """
 
     title: str
     clusters: Mapping[str, Path]
     pairs: Mapping[str, tuple[str, str]]
+    full_only: tuple[str, ...]
     quick: tuple[str, ...]
 
     @classmethod
@@ -132,17 +153,17 @@ class Proxy:
                     raise cluster.fault("pair", f"expected two of {', '.join(system_names(read[title]))}")
                 pairs[title] = (paper, ours)
             cluster.close()
-        return cls(entry.text("title"), read, pairs, _settings(entry))
+        return cls(entry.text("title"), read, pairs, _full_only(entry, read), _settings(entry))
 
     def tasks(self, effort: Effort) -> list[Task]:
         """See ``Part.tasks``."""
-        return [run for title in self.clusters for run in self._runs(title, effort).values()]
+        return [run for title in self._titles(effort) for run in self._runs(title, effort).values()]
 
     def result(self, effort: Effort, results: Results) -> PartResult:
         """See ``Part.result``."""
         rows: list[Row] = []
         notes = []
-        for title in self.clusters:
+        for title in self._titles(effort):
             for system, run in self._runs(title, effort).items():
                 if failed := results.failure(run):
                     notes.append(f"{title}, {system}: {failed}")
@@ -163,8 +184,15 @@ class Proxy:
                 )  # fmt: skip
             notes += self._said(title, [row for row in rows if row["cluster"] == title])
         return PartResult(
-            rows, partial(proxy_pairs, rows, self.pairs) if self.pairs else partial(proxy_cloud, rows), notes
+            rows,
+            partial(proxy_pairs, rows, {title: self.pairs[title] for title in self._titles(effort)})
+            if self.pairs
+            else partial(proxy_cloud, rows),
+            notes,
         )
+
+    def _titles(self, effort: Effort) -> list[str]:
+        return [title for title in self.clusters if not (effort.is_quick and title in self.full_only)]
 
     def _runs(self, title: str, effort: Effort) -> dict[str, Simulation]:
         file = self.clusters[title]
