@@ -244,8 +244,8 @@ class Worker:
         if known is None:
             known = self._known_layer_ns[prompt, seqs] = layer_ns(self._compute, self._engine, prompt, seqs)
         if seqs and self._compute.decode_context_ns_per_token:
-            context = decodes[0].context_tokens()
-            for parcel in decodes[1:]:
+            context = 0
+            for parcel in decodes:
                 context += parcel.context_tokens()
             return max(known + self._compute.context_ns(seqs, context), self._floor_ns)
         return known

@@ -76,31 +76,35 @@ _SOURCE, _SINK = 0, 1
 _FIRST_NODE = 2
 
 
-def _graph(network: FlowNetwork) -> tuple[FlowGraph, list[tuple[int, int, CutElement]]]:
-    """Return the graph, and (tail, head, element) of each arc: the nodes first, the links next, then the coordinator.
+_Arc = tuple[int, int, str, tuple[str, ...], float]
+"""Tail, head, and what it stands for: kind, ends, capacity [tokens/s]."""
+
+
+def _graph(network: FlowNetwork) -> tuple[FlowGraph, list[_Arc]]:
+    """Return the graph and its arcs: the nodes first, the links next, then the coordinator.
 
     Node number i occupies two vertices, joined by an arc of its capacity.
     """
     position = {node: _FIRST_NODE + 2 * number for number, node in enumerate(network.nodes)}
-    arcs: list[tuple[int, int, CutElement]] = []
+    arcs: list[_Arc] = []
     for node, vertex in position.items():
         kind, limit = network.node_limit(node)
-        arcs.append((vertex, vertex + 1, CutElement(kind, node, limit)))
+        arcs.append((vertex, vertex + 1, kind, (node,), limit))
     end = _FIRST_NODE + 2 * len(network.nodes)
     card = network.nic_tokens_per_s.get(COORDINATOR)
     sender, receiver = (_SOURCE, _SINK) if card is None else (end, end + 1)
     for link in network.links:
         tail = sender if link.src == COORDINATOR else position[link.src] + 1
         head = receiver if link.dst == COORDINATOR else position[link.dst]
-        arcs.append((tail, head, CutElement("link", f"{link.src} -> {link.dst}", link.capacity_tokens_per_s)))
+        arcs.append((tail, head, "link", (link.src, link.dst), link.capacity_tokens_per_s))
     if card is not None:
-        arcs.append((_SOURCE, sender, CutElement("nic", COORDINATOR, card)))
-        arcs.append((receiver, _SINK, CutElement("nic", COORDINATOR, card)))
+        arcs.append((_SOURCE, sender, "nic", (COORDINATOR,), card))
+        arcs.append((receiver, _SINK, "nic", (COORDINATOR,), card))
     graph = FlowGraph(end + 2)
     # Keeps fast links from drowning slow nodes in rounding, yet above all nodes together, so that they never tie.
     most = 2 * sum(network.node_limit(node)[1] for node in network.nodes)
-    for tail, head, element in arcs:
-        graph.add(tail, head, min(element.capacity_tokens_per_s, most))
+    for tail, head, _, _, capacity_tokens_per_s in arcs:
+        graph.add(tail, head, min(capacity_tokens_per_s, most))
     return graph, arcs
 
 
@@ -110,7 +114,11 @@ def _solve(network: FlowNetwork) -> tuple[float, list[float], tuple[CutElement, 
     graph, arcs = _graph(network)
     value = graph.maximise(_SOURCE, _SINK)
     inside = graph.source_side(_SOURCE)
-    cut = tuple(element for tail, head, element in arcs if inside[tail] and not inside[head])
+    cut = tuple(
+        CutElement(kind, " -> ".join(ends), capacity_tokens_per_s)
+        for tail, head, kind, ends, capacity_tokens_per_s in arcs
+        if inside[tail] and not inside[head]
+    )
     first_link = len(network.nodes)
     return value, [graph.flow(first_link + number) for number in range(len(network.links))], cut
 

@@ -6,7 +6,7 @@ bandwidth over the bytes of one token, both in tokens of prompt and output toget
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from helixsim.domain.cluster import COORDINATOR, TOKEN_ID_BYTES, Fleet
@@ -61,19 +61,20 @@ def build_network(fleet: Fleet, placement: Placement, capacity: CapacityTable) -
     held = sorted(able, key=lambda item: (item[1].end, order[item[0]]))
     usable = _on_complete_routes(held, placement)
     nodes = [(node, layers) for node, layers in held if node in usable]
+    rate = _link_rates(fleet)
     links = [
-        Link(COORDINATOR, node, link_tokens_per_s(fleet, COORDINATOR, node))
+        Link(COORDINATOR, node, rate(COORDINATOR, node))
         for node, layers in nodes
         if layers.start == 0
     ]
     entered = _entered_from(nodes, placement)
     links += [
-        Link(node, follower, link_tokens_per_s(fleet, node, follower))
+        Link(node, follower, rate(node, follower))
         for node, layers in nodes
         for follower in entered.get((placement.pipelines.get(node), layers.end), ())
     ]
     links += [
-        Link(node, COORDINATOR, link_tokens_per_s(fleet, node, COORDINATOR))
+        Link(node, COORDINATOR, rate(node, COORDINATOR))
         for node, layers in nodes
         if layers.end == placement.num_layers
     ]
@@ -130,6 +131,24 @@ def token_bytes(fleet: Fleet, src: str, dst: str) -> int:
 def link_tokens_per_s(fleet: Fleet, src: str, dst: str) -> float:
     """Return the tokens/s a link carries."""
     return fleet.cluster.link(src, dst).bandwidth_bps / BITS_PER_BYTE / token_bytes(fleet, src, dst)
+
+
+def _link_rates(fleet: Fleet) -> Callable[[str, str], float]:
+    """Return ``link_tokens_per_s`` of a fleet, which looks links that follow from regions up once per pair of them."""
+    cluster = fleet.cluster
+    own = cluster.network.pairs
+    places = {node.id: node.region for node in cluster.nodes}
+    known: dict[tuple[str | None, str | None], float] = {}
+
+    def rate(src: str, dst: str) -> float:
+        if (src, dst) in own:
+            return link_tokens_per_s(fleet, src, dst)
+        between = places.get(src), places.get(dst)  # None: the coordinator, whose messages are smaller
+        if between not in known:
+            known[between] = link_tokens_per_s(fleet, src, dst)
+        return known[between]
+
+    return rate
 
 
 def _cards(fleet: Fleet, links: list[Link]) -> dict[str, float]:
