@@ -62,11 +62,7 @@ def build_network(fleet: Fleet, placement: Placement, capacity: CapacityTable) -
     usable = _on_complete_routes(held, placement)
     nodes = [(node, layers) for node, layers in held if node in usable]
     rate = _link_rates(fleet)
-    links = [
-        Link(COORDINATOR, node, rate(COORDINATOR, node))
-        for node, layers in nodes
-        if layers.start == 0
-    ]
+    links = [Link(COORDINATOR, node, rate(COORDINATOR, node)) for node, layers in nodes if layers.start == 0]
     entered = _entered_from(nodes, placement)
     links += [
         Link(node, follower, rate(node, follower))
@@ -74,9 +70,7 @@ def build_network(fleet: Fleet, placement: Placement, capacity: CapacityTable) -
         for follower in entered.get((placement.pipelines.get(node), layers.end), ())
     ]
     links += [
-        Link(node, COORDINATOR, rate(node, COORDINATOR))
-        for node, layers in nodes
-        if layers.end == placement.num_layers
+        Link(node, COORDINATOR, rate(node, COORDINATOR)) for node, layers in nodes if layers.end == placement.num_layers
     ]
     return FlowNetwork(
         nodes=tuple(node for node, _ in nodes),
