@@ -177,6 +177,8 @@ def operating_point(
     stations = _stations(fleet, placement, load)
     most = {node: station.most_steps_per_s * load.tokens_per_step for node, station in stations.items()}
     network = build_network(fleet, placement, _by_node(placement, most))
+    # Nothing travels over a link without bandwidth, and no time can be given for it.
+    network = replace(network, links=tuple(link for link in network.links if link.capacity_tokens_per_s > 0))
     if not network.nodes:
         return OperatingPoint(0.0, 0.0, 0.0, math.inf, math.inf, _by_node(placement, dict.fromkeys(stations, 0.0)))
     trips = _RoundTrips(fleet.cluster, network, stations, load, {

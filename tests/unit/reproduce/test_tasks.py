@@ -179,3 +179,11 @@ def test_a_comparison_from_entry_to_page(tmp_path, experiment):
     write(done, out)
     assert first == [(out / "figures" / name).read_bytes() for name in ("tiny-a.svg", "tiny-a.csv")]
     assert json.loads((out / "summary.json").read_text(encoding="utf-8"))["quick"] is True
+
+
+def test_a_system_is_placed_and_simulated_on_the_links_that_pruning_keeps():
+    file = Path(__file__).parents[3] / "experiments" / "paper" / "published" / "dist24-70b-placement.yaml"
+    task = Simulation(file, "helix", ("workload.duration=20 s", "workload.warmup=0 s"), is_pruned=True)
+    outcome = task.perform()
+    (sample,) = outcome["loads"][0]
+    assert sample["max_flow_tokens_per_s"] == pytest.approx(1252.65, rel=1e-3)  # no flow needs a pruned link
