@@ -451,7 +451,7 @@ class Reference:
             holders = [m for m in self.machines if m.range.start <= layer < m.range.end]
             reserved = sum(machine.reserved / machine.range.layers for machine in holders)
             shares.append(reserved / sum(machine.capacity / machine.range.layers for machine in holders))
-        return max(shares)
+        return round(max(shares), 9)
 
     def enter_cluster(self, journey, hops, view):
         now = self.kernel.now_ns

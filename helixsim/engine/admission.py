@@ -71,11 +71,15 @@ class Admission:
         return pool.reserved + self._blocks_expected * layers <= self.marks[hop.node]
 
     def expected_use(self) -> float:
-        """Return the share of KV memory that admitted requests are expected to fill, of the scarcest layer, 0..1."""
-        return max(
-            1.0 - sum((p.capacity - p.reserved) / p.layers for p in pools) / sum(p.capacity / p.layers for p in pools)
+        """Return the share of KV memory that admitted requests are expected to fill, of the scarcest layer, 0..1.
+
+        Rounded to 1e-9, so that a limit met exactly does not depend on the order of summation.
+        """
+        share = max(
+            sum(p.reserved / p.layers for p in pools) / sum(p.capacity / p.layers for p in pools)
             for pools in self._holders
         )
+        return round(share, 9)
 
     def queue_length(self, node: int) -> int:
         """See ``RoutingView.queue_length``."""
