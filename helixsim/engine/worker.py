@@ -275,7 +275,7 @@ class Worker:
         self.busy_ns += now - self._started_ns
         prefills, decodes = self._batch
         if self._observe is not None:
-            self._tell(self._observe, prefills + decodes, now)
+            self._tell(self._observe, prefills + sorted(decodes, key=_by_sending), now)
         if len(decodes) == 1 and len(self.exits) == 1 and not decodes[0].spacing_ns:
             (parcel,), (channel,) = decodes, self.exits
             parcel.pass_whole(self._started_ns - parcel.arrived_ns, now - self._started_ns)
@@ -333,9 +333,12 @@ class Worker:
         return dict(sorted(groups.items(), key=lambda group: group[1][0].number))
 
     def _tell(self, observe: Observe, parcels: list[Parcel], now_ns: int) -> None:
-        """Report how long each message, or the part of it that is in the batch, took from being sent to its end."""
+        """Report how long each message, or the part of it that is in the batch, took from being sent to its end.
+
+        Prompts come first, then steps in the order they were sent: they may have been queued in another.
+        """
         told: dict[tuple[int, int, int], int] = {}
-        for parcel in sorted(parcels, key=_by_sending):
+        for parcel in parcels:
             cohort = parcel.cohorts[0]
             own = cohort.number if parcel.is_prefill else -1
             message = (parcel.stage.edge, parcel.sent_ns, own)
