@@ -194,7 +194,7 @@ class Coordinator:
         if not request.generated:
             request.first_token_ns = self.kernel.now_ns
             request.last_token_ns = request.first_token_ns + 1  # no gap in front of the first token: it is -1 ns
-            self.recorder.prompt_tokens += request.prompt_tokens
+            self.recorder.take_first_token(request, request.first_token_ns)
 
     def _attend(self, request: ActiveRequest, growing: list[ActiveRequest]) -> None:
         """Handle a request for which its next token is not just another one."""

@@ -56,12 +56,18 @@ class _Samples:
 
 
 class Recorder:
-    """Counters and columns of one run. ``gaps`` counts ITL gaps by bin, from ``window_start_ns`` on."""
+    """Counters and columns of one run.
 
-    def __init__(self, window_start_ns: int, window_end_ns: int | None) -> None:
+    ``gaps`` counts ITL gaps by bin, from ``window_start_ns`` on; ``late`` counts the first tokens in the window that
+    took longer than ``late_ns`` from arrival (None: nobody asks).
+    """
+
+    def __init__(self, window_start_ns: int, window_end_ns: int | None, late_ns: int | None = None) -> None:
         self.window_start_ns = window_start_ns
         self.window_end_ns = window_end_ns if window_end_ns is not None else 2**63 - 1
         self.columns: dict[str, array[int]] = {name: array("q") for name in _COLUMNS}
+        self.late_ns = late_ns
+        self.late = 0
         self.gaps: dict[int, int] = {}
         self.gap_sum_ns = 0
         self.gap_sum_squares_ns2 = 0
@@ -106,6 +112,12 @@ class Recorder:
         columns["route"][row] = request.path.number if request.path is not None else -1
         self.finished += status is RequestStatus.FINISHED
         self.rejected += status is RequestStatus.REJECTED
+
+    def take_first_token(self, request: ActiveRequest, now_ns: int) -> None:
+        """Count the prompt of a request whose first token has come now, and the token itself where it is late."""
+        self.prompt_tokens += request.prompt_tokens
+        if self.late_ns is not None and self.window_start_ns < now_ns <= self.window_end_ns:
+            self.late += now_ns - request.arrival_ns > self.late_ns
 
     def count_gaps(self, gap_ns: int, count: int, now_ns: int) -> None:
         """Count gaps between successive tokens that end now, of ``count`` requests; none if they are below zero."""

@@ -35,6 +35,26 @@ OPEN_END_SAMPLE_NS = 5 * NS_PER_S
 
 MAX_OPEN_END_SAMPLES = 2_000
 
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """When a run may end before its window does: enough first tokens were late to settle how it would be judged.
+
+    Parameters
+    ----------
+    ttft_ns
+        A first token that takes longer than this is late [ns].
+    most_late
+        So many may be late in the window; the run ends at the first sample that finds more.
+    least_ns
+        Measure at least so long [ns]. The window then ends with the run.
+    """
+
+    ttft_ns: int
+    most_late: int
+    least_ns: int
+
+
 Progress = Callable[[int, int, int], None]
 """Called at every sample with (simulated time [ns], requests finished, requests arrived)."""
 
@@ -47,7 +67,7 @@ class SimulationInputs:
     ``is_one_by_one``: the requests of a batch travel as a message each, as in Helix's prototype, instead of as one
     message for all that go the same way. ``engine``: its overheads. ``sample_ns`` is the interval of the time series,
     None: chosen from the window. ``check``: test the laws on memory and idle nodes at every sample instead of only at
-    the end.
+    the end. ``patience``: end the run early; None: never.
     """
 
     fleet: Fleet
@@ -65,6 +85,7 @@ class SimulationInputs:
     engine: EngineSpec = IDEAL
     sample_ns: int | None = None
     check: bool = False
+    patience: Patience | None = None
 
 
 def simulate(inputs: SimulationInputs, progress: Progress | None = None) -> RunResult:
@@ -87,7 +108,10 @@ class _Run:
         window = inputs.window
         self.kernel = Kernel()
         self.window_end_ns = None if window.duration_ns is None else window.warmup_ns + window.duration_ns
-        self.recorder = Recorder(window.warmup_ns, self.window_end_ns)
+        patience = inputs.patience
+        self.recorder = Recorder(
+            window.warmup_ns, self.window_end_ns, late_ns=None if patience is None else patience.ttft_ns
+        )
         self.fabric = NetworkFabric(
             self.kernel,
             inputs.fleet.cluster,
@@ -174,10 +198,20 @@ class _Run:
             raise_if_broken(check_state(self.coordinator, self.workers))
         if self.kernel.is_idle:
             return  # nothing but samples would follow
+        if self._is_settled():
+            self.window_end_ns = self.kernel.now_ns
+            self.kernel.stop()
         if self.window_end_ns is None and len(self.recorder.samples.time_ns) >= MAX_OPEN_END_SAMPLES:
             self.recorder.samples.thin()
             self.sample_ns *= 2
         self.kernel.call_in(self._next_sample_ns() - self.kernel.now_ns, Priority.SAMPLE, self._sample, None)
+
+    def _is_settled(self) -> bool:
+        patience, now = self.inputs.patience, self.kernel.now_ns
+        if patience is None or self.window_end_ns is None or now >= self.window_end_ns:
+            return False
+        measured_ns = now - self.inputs.window.warmup_ns
+        return measured_ns >= patience.least_ns and self.recorder.late > patience.most_late
 
     def _next_sample_ns(self) -> int:
         now, start = self.kernel.now_ns, self.inputs.window.warmup_ns

@@ -50,6 +50,9 @@ class HelixOptions:
     ----------
     max_hops
         Most nodes on a route; None: no limit.
+    across_regions
+        Let a chain of stages run through several regions. False: only where no region can hold the model by itself;
+        that search takes a fraction of the time.
     time_limit_s
         Safety net [s]; on large fleets the best placement found by then is used. Results repeat only if it is not hit.
     candidates
@@ -82,6 +85,7 @@ class HelixOptions:
     """
 
     max_hops: int | None = None
+    across_regions: bool = True
     time_limit_s: float = 120.0
     candidates: int = 6
     select: Literal["simulate", "flow"] = "simulate"
@@ -272,7 +276,7 @@ class _Search:
         chains = best_chains(
             problem, groups, self.options.max_hops, self._time_left_s,
             lambda name, found: add(name, [chain.blocks for chain in found], found, total(found)),
-            lambda chain, flow: settled([chain], flow)[1],
+            lambda chain, flow: settled([chain], flow)[1], across=self.options.across_regions,
         )  # fmt: skip
         if not chains:
             return

@@ -73,16 +73,22 @@ def best_chains(
     time_left_s: Callable[[], float],
     report: Report,
     settle: Settle,
+    *,
+    across: bool = True,
 ) -> tuple[RegionChain, ...]:
-    """Return chains with the largest total flow, regions each used once; empty if no chain is found."""
+    """Return chains with the largest total flow, regions each used once; empty if no chain is found.
+
+    Not ``across``: regions are joined only if none holds the model alone.
+    """
     regions = list(dict.fromkeys(group.region for group in groups))
     are_few = len(regions) <= _MOST_ENUMERATED
     finder = _Finder(problem, groups, max_hops, time_left_s, _ROUGH if are_few else _JOINING)
-    found = _enumerated(finder, regions) if are_few else _joined(finder, regions)
+    alone = () if across else tuple(chain for region in regions if (chain := finder.best((region,))))
+    found = alone or (_enumerated(finder, regions) if are_few else _joined(finder, regions))
     if found and time_left_s() > 0:
         report("rough", found)
         found = tuple(finder.refined(chain) for chain in found)
-    if are_few and time_left_s() > 0:
+    if are_few and not alone and time_left_s() > 0:
         over_fast_links = finder.over_fast_links(regions, _total(found), settle)
         found = (over_fast_links,) if over_fast_links else found
     return found

@@ -26,7 +26,7 @@ from helixsim.planning.placements import PlacementStore
 from helixsim.planning.placing import place_system
 from helixsim.planning.registries import registries
 from helixsim.planning.run import placements_in
-from helixsim.planning.systems import PlacedSystem, simulate_system
+from helixsim.planning.systems import PlacedSystem, patience_for, simulate_system
 from helixsim.report.capacity_files import Found, SystemCapacity, Trial
 from helixsim.workload.arrivals import process_of
 from helixsim.workload.spec import ArrivalsSpec
@@ -201,7 +201,8 @@ class _Bench:
     def _simulate(self, seed: int, rate_rps: float) -> Trial:
         experiment, system = self.experiment, self.placed.system
         placed = replace(self.placed, system=replace(system, arrivals=at_rate(experiment, system, rate_rps)))
-        run = simulate_system(experiment, placed, seed=seed)
+        patience = patience_for(experiment, placed.system, seed, self.targets)
+        run = simulate_system(experiment, placed, seed=seed, patience=patience)
         stats = experiment.workload_stats
         summary = summarise(
             run,

@@ -31,7 +31,7 @@ from helixsim.planning.placements import PlacementStore
 from helixsim.planning.placing import place_system
 from helixsim.planning.registries import registries
 from helixsim.planning.run import placements_in
-from helixsim.planning.systems import capacity_table, simulate_system
+from helixsim.planning.systems import capacity_table, patience_for, simulate_system
 from helixsim.report.fleet_files import FleetResults, TriedFleet
 
 LADDER = (0.6, 0.85, 1.2, 1.7)
@@ -118,7 +118,8 @@ def try_fleet(task: FleetTask, report: Report) -> Trial:
             if task.at_capacity and there is not None:
                 return Trial(True, (), 1.0, "", there, capacity_rps)
         report(0.5, "simulating")
-        run = simulate_system(experiment, placed)
+        patience = patience_for(experiment, system, experiment.seed, [task.target])
+        run = simulate_system(experiment, placed, patience=patience)
         stats = experiment.workload_stats
         summary = summarise(
             run, slo=task.target.slo, fleet=system.fleet, placement=placed.placement, plan=placed.plan,

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from helixsim.batching import registry as batching_registry
 from helixsim.config.experiment import ResolvedExperiment, SystemSpec
 from helixsim.domain.flowplan import FlowPlan
 from helixsim.domain.placement import Placement
-from helixsim.domain.request import Window
+from helixsim.domain.request import FeedMode, Window
 from helixsim.domain.result import RunResult
+from helixsim.engine.simulate import Patience, SimulationInputs, simulate
 from helixsim.engine.simulate import Progress as SimulationProgress
-from helixsim.engine.simulate import SimulationInputs, simulate
 from helixsim.flow.capacity import CapacityTable, paper_capacity
 from helixsim.flow.operating import OperatingLoad, OperatingPoint, operating_capacity
+from helixsim.metrics.objectives import Target
 from helixsim.rng import stream
 from helixsim.routing import registry as routing_registry
 from helixsim.routing.graph import routing_graph
 from helixsim.units import seconds_to_ns
+from helixsim.workload.arrivals import process_of
 from helixsim.workload.feed import make_feed
+
+LEAST_PART = 4
+"""A run without hope is measured for one part in so many of its window: what it serves is shown in load curves."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +75,14 @@ def simulate_system(
     window: Window | None = None,
     seed: int | None = None,
     check: bool = False,
+    patience: Patience | None = None,
     progress: SimulationProgress | None = None,
 ) -> RunResult:
     """Simulate the experiment's load on a placed system.
 
     Every system of an experiment sees the same requests: they depend on the seed only. ``window`` and ``seed``
-    replace the experiment's; ``check`` tests the laws of memory and idle nodes all along.
+    replace the experiment's; ``check`` tests the laws of memory and idle nodes all along; ``patience`` ends
+    the run early.
 
     Raises
     ------
@@ -103,5 +113,31 @@ def simulate_system(
         engine=experiment.engine,
         sample_ns=None if sample_s is None else seconds_to_ns(sample_s),
         check=check,
+        patience=patience,
     )
     return simulate(inputs, progress)
+
+
+def patience_for(
+    experiment: ResolvedExperiment, system: SystemSpec, seed: int, targets: Sequence[Target]
+) -> Patience | None:
+    """Return when a run is sure to miss every target's TTFT; None if that cannot be said before its end.
+
+    Of n first tokens in the window, ``n (1 - percentile)`` may be late, and n is at most the number of requests that
+    arrive until its end. A run that ends at the first sample with more late ones therefore fails as a whole, and by
+    the same count the part of it that was measured.
+    """
+    window = experiment.workload.window
+    slowest_s = [target.slo.ttft_s for target in targets]
+    arrivals = system.arrivals or experiment.workload.arrivals
+    if window.duration_ns is None or None in slowest_s or process_of(arrivals).mode is not FeedMode.OPEN:
+        return None
+    end_ns = window.warmup_ns + window.duration_ns
+    feed = make_feed(experiment.workload, seed, len(system.fleet.cluster.nodes), arrivals)
+    arriving = sum(1 for _ in takewhile(lambda request: request.arrival_ns <= end_ns, feed.requests))
+    allowed = 1.0 - min(target.percentile for target in targets) / 100
+    return Patience(
+        ttft_ns=seconds_to_ns(max(ttft_s for ttft_s in slowest_s if ttft_s is not None)),
+        most_late=math.ceil(arriving * allowed),
+        least_ns=window.duration_ns // LEAST_PART,
+    )

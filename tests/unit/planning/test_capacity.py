@@ -7,7 +7,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import helixsim
@@ -15,7 +15,7 @@ from helixsim.cli.main import main
 from helixsim.domain.request import Slo
 from helixsim.metrics.objectives import Target, judge_target
 from helixsim.planning.capacity import SearchOptions, at_rate, capacity_targets, find_capacity, highest_pass
-from helixsim.planning.systems import simulate_system
+from helixsim.planning.systems import patience_for, simulate_system
 
 EXPERIMENT = """\
 schema: 1
@@ -45,6 +45,14 @@ def path(tmp_path):
     path = tmp_path / "tiny.yaml"
     path.write_text(EXPERIMENT, encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="module")
+def patient(tmp_path_factory):
+    path = tmp_path_factory.mktemp("patient") / "tiny.yaml"
+    path.write_text(EXPERIMENT, encoding="utf-8")
+    experiment = helixsim.load_experiment(path)
+    return experiment, helixsim.place(experiment, "swarm")
 
 
 @given(
@@ -153,3 +161,33 @@ def test_what_cannot_be_searched_says_why(path, tmp_path, capsys, arguments, cod
     command = ["capacity", str(path), "--out", str(tmp_path), "--executor", "serial", "--seeds", "1", "-q"]
     assert main([*command, *arguments]) == code
     assert message in capsys.readouterr().err
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.floats(0.5, 40.0), st.integers(0, 3), st.sampled_from([50.0, 90.0, 99.0]))
+def test_a_run_ended_early_is_judged_as_the_whole(patient, rate_rps, seed, percentile):
+    experiment, placed = patient
+    targets = [replace(target, percentile=percentile) for target in capacity_targets(experiment, 99.0, None)]
+    at = replace(placed, system=replace(placed.system, arrivals=at_rate(experiment, placed.system, rate_rps)))
+    patience = patience_for(experiment, at.system, seed, targets)
+    whole = simulate_system(experiment, at, seed=seed)
+    part = simulate_system(experiment, at, seed=seed, patience=patience)
+    assert part.window_end_ns - part.window_start_ns >= patience.least_ns
+    for target in targets:
+        assert judge_target(part, target).is_met == judge_target(whole, target).is_met
+    if part.window_end_ns == whole.window_end_ns:
+        assert part.requests.finish_ns.tolist() == whole.requests.finish_ns.tolist()
+    else:
+        assert not any(judge_target(part, target).is_met for target in targets)
+        before = part.requests.finish_ns > 0
+        assert (part.requests.finish_ns[before] == whole.requests.finish_ns[: len(before)][before]).all()
+
+
+def test_a_hopeless_run_is_ended_early_and_only_where_that_is_certain(patient):
+    experiment, placed = patient
+    at = replace(placed, system=replace(placed.system, arrivals=at_rate(experiment, placed.system, 40.0)))
+    targets = capacity_targets(experiment, 99.0, None)
+    part = simulate_system(experiment, at, patience=patience_for(experiment, at.system, 0, targets))
+    assert part.window_end_ns < simulate_system(experiment, at).window_end_ns
+    no_ttft = [*targets, Target("slow", Slo(tpot_s=9.0))]
+    assert patience_for(experiment, at.system, 0, no_ttft) is None
