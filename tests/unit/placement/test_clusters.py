@@ -127,3 +127,13 @@ def test_the_right_nodes_meet_at_the_fast_link() -> None:
     placement = Helix().solve(PlacementProblem(fleet, table), HelixOptions())
     assert placement.objective_tokens_per_s == pytest.approx(100.0)
     assert placement.status == "optimal"
+
+
+def test_chains_within_regions_cost_no_flow_where_links_are_slow_and_are_joined_where_nothing_else_will_do() -> None:
+    apart = HelixOptions(across_regions=False)
+    fleet, table = two_sites(3, 4, 1.0, named=True)
+    within = Helix().solve(PlacementProblem(fleet, table), apart)
+    anywhere = Helix().solve(PlacementProblem(fleet, table), HelixOptions())
+    assert within.objective_tokens_per_s <= anywhere.objective_tokens_per_s <= within.objective_tokens_per_s + 3.0
+    fleet, table = two_sites(1, 1, 30.0, named=True)  # each holds half of the model
+    assert Helix().solve(PlacementProblem(fleet, table), apart).objective_tokens_per_s > 0
