@@ -178,7 +178,7 @@ def method(results: CapacityResults) -> str:
     return (
         f"Highest rate at which {'; '.join(map(_asked, results.targets))}, found to {results.tolerance:.1%} {seeds}. "
         f"Each simulation is measured {window} after {warmup:g} s of warm-up; near capacity a longer window finds "
-        "somewhat less. The placement is that of the experiment as written."
+        "somewhat less; one that cannot pass any more ends early. The placement is that of the experiment as written."
     )
 
 

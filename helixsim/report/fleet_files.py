@@ -104,7 +104,7 @@ def write_fleets(directory: Path, results: FleetResults) -> None:
             "fleets",
             "Fleets that were simulated",
             "Price against how far the tightest objective is from its limit at the workload's rate: at or right of the "
-            "line the SLO is met.",
+            "line the SLO is met. A run that cannot pass any more ends early, so it may be further off than shown.",
             _figure(table),
             table,
         )
