@@ -5,7 +5,7 @@ Each function takes rows of plain values, the same that are written as CSV besid
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from helixsim.report.paper_figures import COLUMN_STYLES, Rows
@@ -27,6 +27,8 @@ def load_curves(rows: Rows, labels: Mapping[str, str]) -> Figure:
     for line, cluster in zip(axes, clusters, strict=True):
         for number, (method, label) in enumerate(labels.items()):
             own = [row for row in rows if (row["cluster"], row["method"]) == (cluster, method)]
+            if not own:
+                continue
             x = [row["offered_rps"] for row in own]
             look = {"color": colors[method], "linestyle": LINE_STYLES[number % len(LINE_STYLES)], "label": label,
                     "marker": _MARKERS[number % len(_MARKERS)], "markersize": 4, "linewidth": 1.4}  # fmt: skip
@@ -36,7 +38,7 @@ def load_curves(rows: Rows, labels: Mapping[str, str]) -> Figure:
             ):
                 axis.plot(x, [row[value] for row in own], **look)
                 limits = [(row[low], row[high]) for row in own]
-                if own and None not in {limit for pair in limits for limit in pair}:
+                if None not in {limit for pair in limits for limit in pair}:
                     bottom, top = zip(*limits, strict=True)
                     axis.fill_between(
                         x, [max(0.0, b) for b in bottom], top, color=colors[method], alpha=0.13, linewidth=0
@@ -51,8 +53,7 @@ def load_curves(rows: Rows, labels: Mapping[str, str]) -> Figure:
             axis.set_ylabel(label)
             axis.set_xlim(left=0)
             axis.set_ylim(bottom=0)
-    handles, names = axes[0][1].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper center", ncols=min(len(names), 7))
+    _legend_of(figure, axes[:, 1].tolist(), 7)
     return figure
 
 
@@ -61,13 +62,15 @@ def proxy_cloud(rows: Rows) -> Figure:
     clusters = _distinct(rows, "cluster")
     figure = new_figure(3.1)
     axes = figure.subplots(1, len(clusters), squeeze=False)[0]
-    families = {"paper's": "#E69F00", "helixsim, N hops": "#0072B2", "heuristics": "#009E73"}
+    families = {"paper's": "#E69F00", "helixsim's": "#0072B2", "heuristics": "#009E73"}
     for axis, cluster in zip(axes, clusters, strict=True):
         for number, (family, color) in enumerate(families.items()):
             own = [row for row in rows if row["cluster"] == cluster and _family(row["system"]) == family]
+            if not own:
+                continue
             x = [row["max_flow_tokens_per_s"] for row in own]
             y = [row["tokens_per_s"] for row in own]
-            if own and all(row["low"] is not None for row in own):
+            if all(row["low"] is not None for row in own):
                 error = [[v - row["low"] for v, row in zip(y, own, strict=True)],
                          [row["high"] - v for v, row in zip(y, own, strict=True)]]  # fmt: skip
                 axis.errorbar(x, y, yerr=error, fmt="none", ecolor=color, capsize=2, linewidth=0.8, alpha=0.7)
@@ -78,19 +81,16 @@ def proxy_cloud(rows: Rows) -> Figure:
                     f"{row['mean_hops']:.0f}", (row["max_flow_tokens_per_s"], row["tokens_per_s"]), xytext=(4, 3),
                     textcoords="offset points", fontsize=6.5, color=GREY,
                 )  # fmt: skip
-        largest = max(
-            max(row["max_flow_tokens_per_s"], row["tokens_per_s"]) for row in rows if row["cluster"] == cluster
-        )
+        largest = max(row["max_flow_tokens_per_s"] for row in rows if row["cluster"] == cluster)
         axis.plot(
             [0, largest], [0, largest], color=GREY, linewidth=0.8, linestyle=(0, (1, 2)), label="served = max-flow"
         )
         axis.set_title(cluster)
-        axis.set_xlabel("max-flow, tokens/s")
+        axis.set_xlabel("max-flow, tokens/s (beside a point: its mean hops)")
         axis.set_xlim(left=0)
         axis.set_ylim(bottom=0)
     axes[0].set_ylabel("served prompt + output tokens/s")
-    handles, names = axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper center", ncols=4)
+    _legend_of(figure, axes.tolist(), 4)
     return figure
 
 
@@ -103,7 +103,7 @@ def proxy_pairs(rows: Rows, pairs: Mapping[str, tuple[str, str]]) -> Figure:
     looks = (COLUMN_STYLES["as published"], COLUMN_STYLES["fair"])
     for axis, key, label in (
         (axes[0], "max_flow_tokens_per_s", "max-flow, tokens/s"),
-        (axes[1], "tokens_per_s", "served prompt + output tokens/s"),
+        (axes[1], "tokens_per_s", "served, tokens/s"),
     ):
         for place, (cluster, systems) in enumerate(pairs.items()):
             for number, (system, look) in enumerate(zip(systems, looks, strict=True)):
@@ -113,7 +113,7 @@ def proxy_pairs(rows: Rows, pairs: Mapping[str, tuple[str, str]]) -> Figure:
         axis.set_xticks(range(len(pairs)), list(pairs))
         axis.set_ylabel(label)
         axis.grid(visible=False, axis="x")
-        axis.margins(y=0.12)
+        axis.margins(y=0.22)
     handles = [
         Patch(label=name, **look) for name, look in zip(("the paper's", "helixsim's, as deep"), looks, strict=True)
     ]
@@ -227,9 +227,18 @@ def _pair_bar(axis: Axes, x: float, row: Mapping[str, Any], key: str, look: Mapp
 
 
 def _family(system: str) -> str:
-    if system.startswith("paper-"):
+    if system == "published" or system.startswith("paper-"):
         return "paper's"
-    return "helixsim, N hops" if system.startswith("flow-") else "heuristics"
+    return "helixsim's" if system == "helix" or system.startswith("flow-") else "heuristics"
+
+
+def _legend_of(figure: Figure, axes: Sequence[Axes], most_columns: int) -> None:
+    """Put one legend above the figure for all that any of the axes shows."""
+    shown: dict[str, Any] = {}
+    for axis in axes:
+        for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
+            shown.setdefault(name, handle)
+    figure.legend(list(shown.values()), list(shown), loc="outside upper center", ncols=min(len(shown), most_columns))
 
 
 def _distinct(rows: Rows, key: str) -> list[str]:
