@@ -24,7 +24,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--tolerance", type=_share, default=0.02, metavar="SHARE", help="relative step of the rates (default: 2%%)"
     )
     parser.add_argument(
-        "--seeds", type=options.positive, default=3, metavar="N", help="seeds searched, for the interval (default: 3)"
+        "--seeds",
+        type=options.positive,
+        default=1,
+        metavar="N",
+        help="seeds searched; from 2 on the answer has an interval (default: 1)",
     )
     parser.add_argument(
         "--percentile", type=_percentile, default=99.0, metavar="P",
