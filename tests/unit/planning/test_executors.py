@@ -46,6 +46,7 @@ def test_closing_stops_the_processes():
     assert multiprocessing.active_children() == []
 
 
+@pytest.mark.slow
 def test_an_address_that_does_not_answer(tmp_path):
     pytest.importorskip("dask.distributed")
     with pytest.raises(ConfigError, match="no scheduler answered"):

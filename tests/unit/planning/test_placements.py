@@ -59,6 +59,7 @@ def place_all(path, store, *overrides, judged=True):
     return [place_system(experiment, system, store=store, judged=judged) for system in experiment.systems]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "again"),
     [
