@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,11 @@ def _full_only(entry: Section, titles: Collection[str]) -> tuple[str, ...]:
         if title not in titles:
             raise entry.fault("full_only", f"{title!r} is none of {', '.join(titles)}")
     return named
+
+
+def _shown(titles: Iterable[str], full_only: Collection[str], effort: Effort) -> list[str]:
+    """Return the titles without those that the quick version leaves out."""
+    return [title for title in titles if not (effort.is_quick and title in full_only)]
 
 
 def _file(entry: Section, folder: Path) -> Path:
@@ -103,7 +108,7 @@ class LoadCurves:
         return PartResult(rows, partial(load_curves, rows, self.labels), notes)
 
     def _titles(self, effort: Effort) -> list[str]:
-        return [title for title in self.setups if not (effort.is_quick and title in self.full_only)]
+        return _shown(self.setups, self.full_only, effort)
 
     def _rates(self, title: str, effort: Effort) -> tuple[float, ...]:
         return self.setups[title][1][:: 2 if effort.is_quick else 1]
@@ -192,7 +197,7 @@ class Proxy:
         )
 
     def _titles(self, effort: Effort) -> list[str]:
-        return [title for title in self.clusters if not (effort.is_quick and title in self.full_only)]
+        return _shown(self.clusters, self.full_only, effort)
 
     def _runs(self, title: str, effort: Effort) -> dict[str, Simulation]:
         file = self.clusters[title]

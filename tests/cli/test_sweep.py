@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tiny import tiny
 
 from helixsim import yamlio
 from helixsim.cli.main import main
@@ -21,24 +22,7 @@ from helixsim.errors import ConfigError
 from helixsim.planning.sweep import prepare
 from helixsim.report.sweep_files import _interval
 
-EXPERIMENT = """\
-schema: 1
-name: tiny
-model: llama-2-7b
-cluster:
-  nodes:
-    - {gpu: l4, count: 2}
-    - {gpu: t4, count: 3}
-  network:
-    intra_region: {bandwidth: 10 Gbit/s, latency: 1 ms}
-workload:
-  limits: {max_prompt_tokens: 512, max_output_tokens: 64}
-  arrivals: {process: poisson, rate: 2 /s}
-  warmup: 1 s
-  duration: 10 s
-systems:
-  - {name: swarm, placement: swarm}
-"""
+EXPERIMENT = tiny()
 
 SWEEP = {
     "schema": 1,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from tiny import SWARM, tiny
 
 import helixsim
 from helixsim.placement import registry
@@ -12,24 +13,7 @@ from helixsim.planning.placements import PlacementStore
 from helixsim.planning.placing import as_planned, place_system
 from helixsim.planning.run import run_experiment
 
-EXPERIMENT = """\
-schema: 1
-model: llama-2-7b
-cluster:
-  nodes:
-    - {gpu: l4, count: 2}
-    - {gpu: t4, count: 3}
-  network:
-    intra_region: {bandwidth: 10 Gbit/s, latency: 1 ms}
-workload:
-  limits: {max_prompt_tokens: 512, max_output_tokens: 64}
-  arrivals: {process: poisson, rate: 2 /s}
-  warmup: 0 s
-  duration: 2 s
-systems:
-  - {name: helix, placement: {strategy: helix, candidates: 2}}
-  - {name: swarm, placement: swarm}
-"""
+EXPERIMENT = tiny("{name: helix, placement: {strategy: helix, candidates: 2}}", SWARM, warmup_s=0, duration_s=2)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from tiny import tiny
 
 import helixsim
 from helixsim.cli.main import main
@@ -12,24 +13,7 @@ from helixsim.planning.run import run_experiment
 from helixsim.report import whatif_rows
 from helixsim.report.tables import comparison_text
 
-EXPERIMENT = """\
-schema: 1
-name: tiny
-model: llama-2-7b
-cluster:
-  nodes:
-    - {gpu: l4, count: 2}
-    - {gpu: t4, count: 3}
-  network:
-    intra_region: {bandwidth: 10 Gbit/s, latency: 1 ms}
-workload:
-  limits: {max_prompt_tokens: 512, max_output_tokens: 64}
-  arrivals: {process: poisson, rate: 2 /s}
-  warmup: 1 s
-  duration: 10 s
-systems:
-  - {name: swarm, placement: swarm}
-"""
+EXPERIMENT = tiny()
 WHATIF = """\
 whatif:
   - {name: slow, links: {intra_region: {bandwidth: 0.01}}}
