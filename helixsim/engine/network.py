@@ -104,8 +104,12 @@ class Channel:
         now = self._env._now
         parcel.sent_ns = now
         parcel.size_bytes = size_bytes = self.token_bytes * tokens
-        start = max(now, self.free_at_ns)
         serialisation = round(size_bytes * self.ns_per_byte)
+        start = self.free_at_ns
+        if start > now:
+            self.queue_ns += start - now
+        else:
+            start = now
         end = start + serialisation
         if self.card_out is not None:
             end = max(end, self.card_out.pass_through(now, size_bytes))
@@ -113,18 +117,18 @@ class Channel:
         self.messages += 1
         self.bytes_sent += size_bytes
         self.busy_ns += serialisation
-        self.queue_ns += start - now
-        delay = end + self.latency_ns - now
+        arrival = end + self.latency_ns
         if self.spacing_ns and not parcel.is_prefill:
             parcel.spacing_ns = self.spacing_ns
-            delay -= round((size_bytes - self.token_bytes) * self.ns_per_byte)
-        parcel.arrived_ns = arrival = now + delay
-        if arrival <= self.receiver.ends_ns and self.card_in is None:
+            arrival -= round((size_bytes - self.token_bytes) * self.ns_per_byte)
+        parcel.arrived_ns = arrival
+        receiver = self.receiver
+        if arrival <= receiver.ends_ns and self.card_in is None:
             self.bytes_received += size_bytes
-            self.receiver.receive(parcel)
+            receiver.receive(parcel)
         else:
             parcel.callbacks = self._arrivals
-            self._kernel.schedule(parcel, _DELIVER, delay)
+            self._kernel.schedule(parcel, _DELIVER, arrival - now)
 
     def _arrive(self, parcel: Parcel) -> None:
         """Deliver what has come through the link, and through the card, which received while the link was sending."""

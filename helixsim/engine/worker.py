@@ -308,19 +308,19 @@ class Worker:
             self._dispatch_at_end_of_instant()
 
     def _pass_on(self, parcels: list[Parcel], now_ns: int) -> dict[Channel, list[Cohort]]:
-        """Book the batch on its decode steps and return them by where they go next."""
+        """Book the batch on its decode steps, with what they went through as a whole; return them by where they go."""
         started_ns, duration_ns = self._started_ns, now_ns - self._started_ns
         groups: dict[Channel, list[Cohort]] = {}
         for parcel in parcels:
-            parcel.settle()
-            waited_ns, spacing_ns = started_ns - parcel.arrived_ns, parcel.spacing_ns
+            hops, compute_ns = parcel.hops + 1, parcel.compute_ns + duration_ns
+            queue_ns, spacing_ns = parcel.queue_ns + started_ns - parcel.arrived_ns, parcel.spacing_ns
             for cohort in parcel.cohorts:
-                cohort.queue_ns += waited_ns
-                cohort.compute_ns += duration_ns
+                cohort.queue_ns += queue_ns
+                cohort.compute_ns += compute_ns
                 if spacing_ns:
                     cohort.spread_ns += spacing_ns
-                    waited_ns -= spacing_ns * cohort.tokens
-                cohort.hop = hop = cohort.hop + 1
+                    queue_ns -= spacing_ns * cohort.tokens
+                cohort.hop = hop = cohort.hop + hops
                 channel = cohort.path.channels[hop]
                 if channel in groups:
                     groups[channel].append(cohort)
