@@ -73,13 +73,10 @@ class Admission:
     def expected_use(self) -> float:
         """Return the share of KV memory that admitted requests are expected to fill, of the scarcest layer, 0..1.
 
-        Rounded to 1e-9, so that a limit met exactly does not depend on the order of summation.
+        Rounded to 1e-9, so that a limit met exactly does not depend on the order of summation. A layer without any KV
+        memory is full.
         """
-        share = max(
-            sum(p.reserved / p.layers for p in pools) / sum(p.capacity / p.layers for p in pools)
-            for pools in self._holders
-        )
-        return round(share, 9)
+        return round(max(map(_expected_share, self._holders)), 9)
 
     def queue_length(self, node: int) -> int:
         """See ``RoutingView.queue_length``."""
@@ -123,6 +120,12 @@ def _holders(pools: Sequence[KvPool], workers: Sequence[Worker]) -> list[list[Kv
         [pool for pool, worker in zip(pools, workers, strict=True) if worker.range.start <= layer < worker.range.end]
         for layer in bounds[:-1]
     ]
+
+
+def _expected_share(pools: Sequence[KvPool]) -> float:
+    """Return the share of these pools' blocks that admitted requests are expected to fill; 1 where there are none."""
+    capacity = sum(pool.capacity / pool.layers for pool in pools)
+    return sum(pool.reserved / pool.layers for pool in pools) / capacity if capacity else 1.0
 
 
 def _widest_route_blocks(graph: RoutingGraph, pools: Sequence[KvPool]) -> int:

@@ -10,6 +10,7 @@ import pytest
 from simulating import requests, run
 
 from helixsim.domain.cluster import LinkSpec
+from helixsim.domain.request import FeedMode, Request
 from helixsim.domain.result import RequestStatus
 from helixsim.errors import SimulationError
 
@@ -55,6 +56,12 @@ def test_a_prompt_larger_than_any_route_is_rejected_and_the_rest_served():
     result = run(one_node(20), requests((0, 320, 5), (1, 100, 5)))
     assert list(result.requests.status) == [RequestStatus.REJECTED, RequestStatus.FINISHED]
     assert result.counters["rejected"] == 1
+
+
+def test_a_layer_without_memory_is_full_to_a_feeder_too():
+    endless = (Request(number, 0, 100, 20) for number in range(10**6))
+    with pytest.raises(SimulationError, match="fit no route"):
+        run(one_node(0), endless, mode=FeedMode.SATURATE, prompts_in_flight=3, feed_below=0.5)
 
 
 def test_a_prompt_longer_than_the_context_is_rejected():
