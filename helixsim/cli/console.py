@@ -17,7 +17,7 @@ PLAIN_WIDTH = 120
 
 
 class Advance(Protocol):
-    """Tells a progress display how much is done, 0..1, and what is being done now."""
+    """Tells a progress display how much is done, 0..1, and what is being done now, a line for each thing."""
 
     def __call__(self, done: float, now: str = "") -> None:
         """Show it."""
@@ -138,16 +138,24 @@ def _duration(seconds: float) -> str:
 
 @contextmanager
 def _bar(what: str) -> Iterator[Advance]:
+    from rich.console import Group
+    from rich.live import Live
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.text import Text
 
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=stderr(), transient=True) as bar:
-        task = bar.add_task(what, total=1.0, visible=False)
+    bar = Progress(*columns)
+    task = bar.add_task(what, total=1.0, visible=False)
+    with Live(bar, console=stderr(), transient=True, refresh_per_second=4) as live:
         started_s = time.monotonic()
 
         def advance(done: float, now: str = "") -> None:
-            label = f"{what}: {now}" if now else what
-            bar.update(task, completed=done, description=label, visible=time.monotonic() - started_s > 1.0)
+            is_visible = time.monotonic() - started_s > 1.0
+            several = now.split("\n") if "\n" in now else []
+            label = f"{what}: {now}" if now and not several else what
+            bar.update(task, completed=done, description=label, visible=is_visible)
+            rows = [Text(f"  {row}", no_wrap=True, overflow="ellipsis") for row in several if is_visible]
+            live.update(Group(bar, *rows))
 
         yield advance
 
@@ -163,6 +171,7 @@ def _lines(what: str) -> Advance:
         if tenths > said and spent_s > 1.0:
             said = tenths
             left = f", about {spent_s * (1 - done) / done:.0f} s left" if done < 1 else ""
+            now = now.replace("\n", "; ")
             print(f"{what}: {tenths * 10} %{left}{f' ({now})' if now else ''}", file=sys.stderr, flush=True)
 
     return advance

@@ -25,7 +25,7 @@ from helixsim.report.whatif_rows import write_whatif
 from helixsim.units import NS_PER_S
 
 Progress = Callable[[str, float], None]
-"""Called with (what is being done to which system, share of the whole run that is done, 0..1)."""
+"""Called with (what is being done, a line for each system at work or waiting; share of the run that is done, 0..1)."""
 
 PLACEMENT_SHARE = 0.4
 """Share of the progress bar given to placement: it compares candidates by simulation."""
@@ -215,7 +215,7 @@ def _as_they_finish(
             for number, (future, name) in enumerate(futures.items())
             if future in pending
         ]
-        progress("; ".join(said), sum(board.shares) / len(futures))
+        progress("\n".join(said), sum(board.shares) / len(futures))
 
 
 def _stop(pool: ProcessPoolExecutor, futures: dict[Future[Outcome], str]) -> None:
