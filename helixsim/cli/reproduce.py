@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from helixsim.cli import console, options
 from helixsim.errors import ConfigError, ExitCode, ThresholdError, unknown_name
-from helixsim.reproduce.names import figure_names
+from helixsim.reproduce.names import figure_titles
 
 if TYPE_CHECKING:
     from helixsim.reproduce.cells import Cell
@@ -33,11 +33,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     actions = parser.add_subparsers(metavar="FIGURE", required=True)
     listing = actions.add_parser("list", parents=[options.common()], help="the figures there are")
     listing.set_defaults(func=run_list)
-    for name in (ALL, *figure_names()):
+    for name, title in {ALL: "all figures and tables", **figure_titles()}.items():
         figure = actions.add_parser(
-            name, parents=[options.common(), _figure_output()], description=_FIGURES,
-            help="all figures and tables" if name == ALL else argparse.SUPPRESS,
-        )  # fmt: skip
+            name, parents=[options.common(), _figure_output()], description=_FIGURES, help=title
+        )
         figure.add_argument("more", nargs="*", metavar="FIGURE", help="further figures")
         figure.add_argument("--quick", action="store_true", help="one seed, short windows, small searches: coarse")
         figure.set_defaults(func=run_figures, first=name)

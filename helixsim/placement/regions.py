@@ -274,9 +274,11 @@ class _Finder:
 
         With ``settle`` only what a chain carries by it counts.
         """
-        high, step = bound, _FIRST_STEP
-        while high - low > precision * high and self._time_left_s() > 0:
-            trial = (low + high) / 2 if low else max(bound * (1 - step), precision * bound)
+        high, step, least = bound, _FIRST_STEP, precision * bound
+        if not low and self._max_hops is not None and self._find(search, least) is None:
+            return best  # no chain is as short as that, whatever it carries
+        while high > least and high - low > precision * high and self._time_left_s() > 0:
+            trial = (low + high) / 2 if low else max(bound * (1 - step), least)
             found = self._find(search, trial)
             if found is not None and settle is not None:
                 found = replace(found, flow_tokens_per_s=settle(found.blocks, found.flow_tokens_per_s))

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from helixsim.report.figures import FigureFile
 from helixsim.report.templating import inline, template
+
+if TYPE_CHECKING:
+    from helixsim.report.figures import FigureFile
 
 
 @dataclass(frozen=True, slots=True)

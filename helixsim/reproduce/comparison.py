@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +27,26 @@ METRICS = {"throughput": "tokens/s", "prompt": "s", "decode": "s"}
 
 
 @dataclass(frozen=True, slots=True)
+class Quick:
+    """Settings of the quick version: of the fair files, while their placements are made, and of as-published files."""
+
+    fair: tuple[str, ...] = ()
+    placed_for: tuple[str, ...] = ()
+    as_published: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, entry: Section, default: Quick) -> Quick:
+        """Return what ``quick`` of an entry says, ``default`` where it says nothing."""
+        if "quick" not in entry:
+            return default
+        quick = entry.section("quick")
+        names = [each.name for each in fields(cls)]
+        read = cls(**{name: quick.texts(name) if name in quick else getattr(default, name) for name in names})
+        quick.close()
+        return read
+
+
+@dataclass(frozen=True, slots=True)
 class Panel:
     """One cell of the paper: a cluster, a model and a mode.
 
@@ -41,6 +61,7 @@ class Panel:
     pruned: tuple[str, ...]
     as_published: tuple[Path, ...]
     fair: tuple[Path, ...]
+    quick: Quick
 
 
 @dataclass(frozen=True)
@@ -54,15 +75,12 @@ class Comparison:
     made_of
         Method -> systems of the as-published files it consists of; itself where nothing is said. A system that is
         called ``METHOD.something`` is a pipeline of the method: throughputs add up, latencies are pooled.
-    quick
-        Settings of the fair files in the quick version.
     """
 
     title: str
     panels: tuple[Panel, ...]
     labels: Mapping[str, str]
     made_of: Mapping[str, tuple[str, ...]]
-    quick: tuple[str, ...]
     published: Published
 
     @classmethod
@@ -70,12 +88,12 @@ class Comparison:
         """Return the part that an entry describes."""
         methods, panels = entry.section("methods"), entry.section("panels")
         made_of = entry.section("made_of") if "made_of" in entry else None
+        quick = Quick.read(entry, Quick())
         return cls(
             title=entry.text("title"),
-            panels=tuple(_panel(title, panels.section(title), folder) for title in panels.names()),
+            panels=tuple(_panel(title, panels.section(title), folder, quick) for title in panels.names()),
             labels={method: methods.text(method) for method in methods.names()},
             made_of={} if made_of is None else {method: made_of.texts(method) for method in made_of.names()},
-            quick=entry.texts("quick") if "quick" in entry else (),
             published=published,
         )
 
@@ -108,11 +126,12 @@ class Comparison:
 
     def _runs(self, panel: Panel, column: str, method: str, effort: Effort) -> list[Simulation]:
         """Return the runs of a method in one column; several where it consists of several pipelines."""
+        quick = panel.quick if effort.is_quick else Quick()
         if column == FAIR:
-            settings = self.quick if effort.is_quick else ()
+            settings, placed_for = quick.fair, quick.placed_for
             found = [(file, name) for file in panel.fair for name in system_names(file) if name == method]
         else:
-            settings = ()
+            settings, placed_for = quick.as_published, ()
             wanted = self.made_of.get(method, (method,))
             found = [
                 (file, name)
@@ -121,7 +140,10 @@ class Comparison:
                 if name.split(".")[0] in wanted
             ]
         is_pruned = column == AS_PUBLISHED and method in panel.pruned
-        return [Simulation(file, name, settings, seeds=effort.seeds, is_pruned=is_pruned) for file, name in found]
+        return [
+            Simulation(file, name, settings, placed_for, seeds=effort.seeds, is_pruned=is_pruned)
+            for file, name in found
+        ]
 
     def _published_rows(self, panel: Panel, metric: str, method: str) -> list[Row]:
         rows = []
@@ -141,7 +163,7 @@ class Comparison:
         return rows
 
 
-def _panel(title: str, entry: Section, folder: Path) -> Panel:
+def _panel(title: str, entry: Section, folder: Path, quick: Quick) -> Panel:
     metrics = entry.texts("metrics") if "metrics" in entry else ("throughput",)
     for metric in metrics:
         if metric not in METRICS:
@@ -154,6 +176,7 @@ def _panel(title: str, entry: Section, folder: Path) -> Panel:
         pruned=entry.texts("pruned") if "pruned" in entry else (),
         as_published=files(entry, "as_published", folder),
         fair=files(entry, "fair", folder),
+        quick=Quick.read(entry, quick),
     )
     entry.close()
     return panel

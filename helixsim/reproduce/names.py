@@ -1,4 +1,4 @@
-"""Names of the figures: files of a folder, so that the command line knows them without reading any."""
+"""Names and titles of the figures, from plain text: the command line needs them without loading YAML."""
 
 from __future__ import annotations
 
@@ -21,3 +21,12 @@ def figure_names() -> tuple[str, ...]:
         return kind, int(digits or 0), name
 
     return tuple(sorted((path.stem for path in figures_folder().glob("*.yaml")), key=position))
+
+
+def figure_titles() -> dict[str, str]:
+    """Return name -> title of all figures, in the order of ``figure_names``."""
+    titles = {}
+    for name in figure_names():
+        with (figures_folder() / f"{name}.yaml").open(encoding="utf-8") as file:
+            titles[name] = next(line.removeprefix("title:").strip() for line in file if line.startswith("title:"))
+    return titles

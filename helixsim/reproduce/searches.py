@@ -17,6 +17,7 @@ from helixsim.flow.maxflow import max_flow_value
 from helixsim.hardware.profile_file import Section
 from helixsim.placement.base import PlacementProblem
 from helixsim.placement.helix import Helix, HelixOptions
+from helixsim.planning.placements import PlacementStore, code_hash
 from helixsim.planning.placing import place_system
 from helixsim.planning.registries import registries
 from helixsim.planning.systems import capacity_table
@@ -58,9 +59,9 @@ class Search:
     def key(self) -> str:
         """See ``Task.key``."""
         values = {key: value for key, value in asdict(self).items() if key not in ("file", "name")}
-        return json.dumps([self._experiment().config_hash, values])
+        return json.dumps([self._experiment().config_hash, code_hash(), values])
 
-    def perform(self) -> Outcome:
+    def perform(self, store: PlacementStore) -> Outcome:
         """Return ``{"history": [[s, objective, bound]], "objective", "bound", "start_flow"}`` in tokens/s.
 
         The last line of the history is the end of the search. ``start_flow`` is the flow of the start over the links
@@ -74,9 +75,11 @@ class Search:
             objective, bound = placement.objective_tokens_per_s, placement.upper_bound_tokens_per_s
             history.append([placement.solve_s, objective, bound])
             return {"history": history, "objective": objective, "bound": bound, "start_flow": None}
-        return self._solve_program(experiment, problem)
+        return self._solve_program(experiment, problem, store)
 
-    def _solve_program(self, experiment: ResolvedExperiment, problem: PlacementProblem) -> Outcome:
+    def _solve_program(
+        self, experiment: ResolvedExperiment, problem: PlacementProblem, store: PlacementStore
+    ) -> Outcome:
         from helixsim.placement import milp
 
         fleet = experiment.fleet
@@ -86,7 +89,8 @@ class Search:
             fleet = without_links(fleet, pruned_edges(fleet.cluster))
             problem = PlacementProblem(fleet, problem.capacity, problem.seed)
         if self.start:
-            start = place_system(experiment, find_system(experiment, self.start), judged=False).placement.ranges
+            heuristic = find_system(experiment, self.start)
+            start = place_system(experiment, heuristic, judged=False, store=store).placement.ranges
             start_flow = max_flow_value(fleet, Placement("start", fleet.model.num_layers, start), problem.capacity)
         history: list[list[float]] = []
 
@@ -161,12 +165,9 @@ class Searches:
     def result(self, effort: Effort, results: Results) -> PartResult:
         """See ``Part.result``."""
         rows: list[Row] = []
-        notes = []
-        for title in self.searches:
-            task = self._search(title, effort)
-            if failed := results.failure(task):
-                notes.append(f"{title}: {failed}")
-                continue
+        notes: list[str] = []
+        tasks = {title: self._search(title, effort) for title in self.searches}
+        for title, task in results.succeeded(tasks, notes):
             outcome = results.outcome(task)
             rows += [_line(title, "helixsim", s, objective, bound) for s, objective, bound in outcome["history"]]
             gap = 1.0 - outcome["objective"] / outcome["bound"] if outcome["bound"] else math.nan

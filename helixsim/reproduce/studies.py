@@ -28,7 +28,7 @@ def _full_only(entry: Section, titles: Collection[str]) -> tuple[str, ...]:
     named = entry.texts("full_only")
     for title in named:
         if title not in titles:
-            raise entry.fault("full_only", f"{title!r} is none of {', '.join(titles)}")
+            raise entry.fault("full_only", f"{title!r} is none of {', '.join(dict.fromkeys(titles))}")
     return named
 
 
@@ -52,7 +52,7 @@ class LoadCurves:
     ----------
     setups
         Title -> (experiment, rates [requests/s]). Placements are made for the highest rate. The quick version takes
-        every other one.
+        every other one, and placements made for ``quick_placed_for``.
     full_only
         Titles that the quick version leaves out.
     settings, quick
@@ -65,6 +65,7 @@ class LoadCurves:
     full_only: tuple[str, ...]
     settings: tuple[str, ...]
     quick: tuple[str, ...]
+    quick_placed_for: tuple[str, ...]
 
     @classmethod
     def read(cls, entry: Section, folder: Path, _published: Published) -> LoadCurves:
@@ -77,8 +78,9 @@ class LoadCurves:
             setup.close()
         labels = {method: methods.text(method) for method in methods.names()}
         return cls(
-            entry.text("title"), labels, read, _full_only(entry, read), entry.texts("settings"), _settings(entry)
-        )
+            entry.text("title"), labels, read, _full_only(entry, read), entry.texts("settings"), _settings(entry),
+            entry.texts("quick_placed_for"),
+        )  # fmt: skip
 
     def tasks(self, effort: Effort) -> list[Task]:
         """See ``Part.tasks``."""
@@ -87,12 +89,9 @@ class LoadCurves:
     def result(self, effort: Effort, results: Results) -> PartResult:
         """See ``Part.result``."""
         rows: list[Row] = []
-        notes = []
+        notes: list[str] = []
         for title in self._titles(effort):
-            for method, run in self._runs(title, effort).items():
-                if failed := results.failure(run):
-                    notes.append(f"{title}, {self.labels[method]}: {failed}")
-                    continue
+            for method, run in results.succeeded(self._runs(title, effort), notes, f"{title}, "):
                 for number, rate_rps in enumerate(self._rates(title, effort)):
                     found = results.samples(run, number)
                     served = pooled_throughput([found])
@@ -115,10 +114,13 @@ class LoadCurves:
 
     def _runs(self, title: str, effort: Effort) -> dict[str, Simulation]:
         file, rates = self.setups[title][0], self._rates(title, effort)
-        settings = (f"workload.arrivals.rate={max(rates):g} /s", *(self.quick if effort.is_quick else self.settings))
+        settings: tuple[str, ...] = self.settings
+        placed_for: tuple[str, ...] = (f"workload.arrivals.rate={max(rates):g} /s",)
+        if effort.is_quick:
+            settings, placed_for = self.quick, self.quick_placed_for
         loads = tuple((f"workload.arrivals.rate={rate:g} /s",) for rate in rates)
         return {
-            method: Simulation(file, method, settings, loads, effort.seeds)
+            method: Simulation(file, method, settings, placed_for, loads, effort.seeds)
             for method in self.labels
             if method in system_names(file)
         }
@@ -135,7 +137,7 @@ class Proxy:
     pairs
         Title -> (system, other system) that are set side by side, of equal depth; empty: all are drawn as a cloud.
     full_only
-        Titles that the quick version leaves out.
+        Titles, and systems, that the quick version leaves out.
     """
 
     title: str
@@ -158,7 +160,8 @@ class Proxy:
                     raise cluster.fault("pair", f"expected two of {', '.join(system_names(read[title]))}")
                 pairs[title] = (paper, ours)
             cluster.close()
-        return cls(entry.text("title"), read, pairs, _full_only(entry, read), _settings(entry))
+        systems = [name for file in read.values() for name in system_names(file)]
+        return cls(entry.text("title"), read, pairs, _full_only(entry, [*read, *systems]), _settings(entry))
 
     def tasks(self, effort: Effort) -> list[Task]:
         """See ``Part.tasks``."""
@@ -167,12 +170,9 @@ class Proxy:
     def result(self, effort: Effort, results: Results) -> PartResult:
         """See ``Part.result``."""
         rows: list[Row] = []
-        notes = []
+        notes: list[str] = []
         for title in self._titles(effort):
-            for system, run in self._runs(title, effort).items():
-                if failed := results.failure(run):
-                    notes.append(f"{title}, {system}: {failed}")
-                    continue
+            for system, run in results.succeeded(self._runs(title, effort), notes, f"{title}, "):
                 found = results.samples(run)
                 served = pooled_throughput([found])
                 delivered = over_seeds([sample.total_tokens_per_s for sample in found]).mean
@@ -202,7 +202,7 @@ class Proxy:
     def _runs(self, title: str, effort: Effort) -> dict[str, Simulation]:
         file = self.clusters[title]
         settings = self.quick if effort.is_quick else ()
-        wanted = self.pairs.get(title) or system_names(file)
+        wanted = self.pairs.get(title) or _shown(system_names(file), self.full_only, effort)
         return {system: Simulation(file, system, settings, seeds=effort.seeds) for system in wanted}
 
     def _said(self, title: str, rows: list[Row]) -> list[str]:
@@ -286,12 +286,9 @@ class NodeLoads:
     def result(self, effort: Effort, results: Results) -> PartResult:
         """See ``Part.result``."""
         rows: list[Row] = []
-        notes = []
-        for title in self.systems:
-            run = self._run(title, effort)
-            if failed := results.failure(run):
-                notes.append(f"{title}: {failed}")
-                continue
+        notes: list[str] = []
+        runs = {title: self._run(title, effort) for title in self.systems}
+        for title, run in results.succeeded(runs, notes):
             found = results.samples(run)
             for position, node in enumerate(found[0].nodes):
                 said = self.published.get(self.cell, node.node, "stay")

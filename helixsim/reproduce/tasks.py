@@ -15,12 +15,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from helixsim.config.experiment import ResolvedExperiment, SystemSpec
 from helixsim.config.resolve import load_experiment
 from helixsim.errors import DataError, InfeasibleError, SimulationError, unknown_name
+from helixsim.planning.placements import PlacementStore, code_hash
 from helixsim.planning.placing import place_system
 from helixsim.planning.registries import registries
 from helixsim.planning.systems import PlacedSystem
@@ -44,11 +46,11 @@ class Task(Protocol):
         ...
 
     def key(self) -> str:
-        """Return text that is the same for equal work only."""
+        """Return text that is the same for equal work only, and for most equal work."""
         ...
 
-    def perform(self) -> Outcome:
-        """Do the work."""
+    def perform(self, store: PlacementStore) -> Outcome:
+        """Do the work; placements are found in and left to the store."""
         ...
 
 
@@ -60,6 +62,8 @@ class Simulation:
     ----------
     settings
         ``key.path=value`` applied to the file.
+    placed_for
+        Further settings while the placement is made.
     loads
         Further settings, one tuple per load: the placement is made without them.
     seeds
@@ -71,6 +75,7 @@ class Simulation:
     file: Path
     system: str
     settings: tuple[str, ...] = ()
+    placed_for: tuple[str, ...] = ()
     loads: tuple[tuple[str, ...], ...] = ((),)
     seeds: int = 1
     is_pruned: bool = False
@@ -82,37 +87,42 @@ class Simulation:
 
     def key(self) -> str:
         """See ``Task.key``."""
-        hashes = [self._load(load).config_hash for load in ((), *self.loads)]
-        return json.dumps([hashes, self.system, self.seeds, len(self.loads), *(["pruned"] if self.is_pruned else [])])
+        inputs = [system_inputs(self._load(load), self.system) for load in (self.placed_for, *self.loads)]
+        return json.dumps([inputs, self.seeds, self.is_pruned])
 
-    def perform(self) -> Outcome:
+    def perform(self, store: PlacementStore) -> Outcome:
         """Return ``{"loads": [[sample of each seed] of each load], "placement": {...}}``."""
-        base = self._load(())
-        placed = self._place(base)
+        placed = self._place(self._load(self.placed_for), store)
         document: list[list[Outcome]] = []
         for load in self.loads:
-            experiment = self._load(load) if load else base
+            experiment = self._load(load)
             under_load = PlacedSystem(self._system(experiment), placed.placement, placed.plan)
             document.append([samples.to_json(samples.take(experiment, under_load, seed)) for seed in range(self.seeds)])
         layers = {node: [held.start, held.end] for node, held in placed.placement.ranges.items()}
         bound = placed.placement.upper_bound_tokens_per_s
         return {"loads": document, "placement": {"layers": layers, "upper_bound_tokens_per_s": bound}}
 
-    def _place(self, experiment: ResolvedExperiment) -> PlacedSystem:
+    def _place(self, experiment: ResolvedExperiment, store: PlacementStore) -> PlacedSystem:
         system = self._system(experiment)
         if not self.is_pruned:
-            return place_system(experiment, system)
+            return place_system(experiment, system, store=store)
         kept = pruned_edges(system.fleet.cluster)
-        placed = place_system(experiment, replace(system, fleet=without_links(system.fleet, kept)))
+        placed = place_system(experiment, replace(system, fleet=without_links(system.fleet, kept)), store=store)
         # Links without bandwidth carry no flow, but policies that do not look at flows would take them.
         edges = tuple(edge for edge in placed.plan.edges if (edge.src, edge.dst) in set(kept))
         return replace(placed, plan=replace(placed.plan, edges=edges))
 
     def _load(self, load: tuple[str, ...]) -> ResolvedExperiment:
-        return load_experiment(self.file, [*self.settings, *load], registries=registries())
+        return _loaded(self.file, (*self.settings, *load))
 
     def _system(self, experiment: ResolvedExperiment) -> SystemSpec:
         return find_system(experiment, self.system)
+
+
+@lru_cache(maxsize=16)
+def _loaded(file: Path, settings: tuple[str, ...]) -> ResolvedExperiment:
+    """Return an experiment; the systems of a file follow one another, and reading it takes a tenth of a second."""
+    return load_experiment(file, settings, registries=registries())
 
 
 def find_system(experiment: ResolvedExperiment, name: str) -> SystemSpec:
@@ -130,6 +140,25 @@ def find_system(experiment: ResolvedExperiment, name: str) -> SystemSpec:
     return found
 
 
+Named = TypeVar("Named", bound=Task)
+
+
+def system_inputs(experiment: ResolvedExperiment, name: str) -> str:
+    """Return the hash of all that decides what one system does: not its name, not the systems beside it.
+
+    The code enters it, so that nothing computed by another version is found again.
+    """
+    system = find_system(experiment, name)
+    written = next(entry for entry in experiment.document["systems"] if entry["name"] == name)
+    document = {
+        **{key: value for key, value in experiment.document.items() if key not in ("name", "baseline")},
+        "systems": [{key: value for key, value in written.items() if key != "name"}],
+    }
+    text = json.dumps(document, sort_keys=True)
+    files = [entry for entry in experiment.file_hashes if json.dumps(entry[0]) in text]
+    return hashlib.sha256(repr([text, files, system.fleet, code_hash()]).encode()).hexdigest()
+
+
 class Results:
     """Outcomes of tasks."""
 
@@ -144,6 +173,14 @@ class Results:
         """Return why a task has no result, None if it has one."""
         failed: str | None = self.outcomes[task].get("failed")
         return failed
+
+    def succeeded(self, tasks: Mapping[str, Named], notes: list[str], where: str = "") -> Iterator[tuple[str, Named]]:
+        """Yield the tasks that have a result, with their names; ``notes`` gets a sentence on each of the others."""
+        for name, task in tasks.items():
+            if failed := self.failure(task):
+                notes.append(f"{where}{name}: {failed}")
+            else:
+                yield name, task
 
     def samples(self, task: Simulation, load: int = 0) -> list[Sample]:
         """Return the samples of one load, one per seed; none if the task failed."""
@@ -171,22 +208,35 @@ def perform_all(
         Do again what the cache holds.
     """
     cache.mkdir(parents=True, exist_ok=True)
-    distinct = list(dict.fromkeys(tasks))
-    outcomes: dict[Task, Outcome] = {}
+    kept = {task: cache / f"{_digest(task)}.json" for task in dict.fromkeys(tasks)}
+    distinct: dict[Path, Task] = {}
+    for task, path in kept.items():
+        distinct.setdefault(path, task)
+    outcomes: dict[Path, Outcome] = {}
     report = progress or (lambda _done, _what: None)
-    for task, outcome in _perform(distinct, cache, force, min(jobs or os.cpu_count() or 1, len(distinct) or 1)):
-        outcomes[task] = outcome
-        report(len(outcomes) / len(distinct), task.title)
-    return Results(outcomes)
+    for path, outcome in _perform(distinct, force, min(jobs or os.cpu_count() or 1, len(distinct) or 1)):
+        outcomes[path] = outcome
+        report(len(outcomes) / len(distinct), distinct[path].title)
+    return Results({task: outcomes[path] for task, path in kept.items()})
 
 
-def _perform(tasks: list[Task], cache: Path, force: bool, processes: int) -> Iterator[tuple[Task, Outcome]]:
-    if processes == 1:
-        for task in tasks:
-            yield task, _perform_one(task, cache, force)
+def _digest(task: Task) -> str:
+    return hashlib.sha256(f"{type(task).__name__} {task.key()}".encode()).hexdigest()[:24]
+
+
+def _perform(tasks: Mapping[Path, Task], force: bool, processes: int) -> Iterator[tuple[Path, Outcome]]:
+    waiting: dict[Path, Task] = {}
+    for path, task in tasks.items():
+        if path.is_file() and not force:
+            yield path, json.loads(path.read_text(encoding="utf-8"))
+        else:
+            waiting[path] = task
+    if processes == 1 or len(waiting) < 2:
+        for path, task in waiting.items():
+            yield path, _perform_one(task, path, force)
         return
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _leave_ctrl_c_to_the_parent) as pool:
-        futures = {pool.submit(_perform_one, task, cache, force): task for task in tasks}
+        futures = {pool.submit(_perform_one, task, path, force): path for path, task in waiting.items()}
         pending = set(futures)
         try:
             while pending:
@@ -201,7 +251,7 @@ def _leave_ctrl_c_to_the_parent() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _stop(pool: ProcessPoolExecutor, futures: Mapping[Future[Outcome], Task]) -> None:
+def _stop(pool: ProcessPoolExecutor, futures: Mapping[Future[Outcome], Path]) -> None:
     """End the worker processes without waiting for the tasks they are at."""
     for future in futures:
         future.cancel()
@@ -210,15 +260,10 @@ def _stop(pool: ProcessPoolExecutor, futures: Mapping[Future[Outcome], Task]) ->
             process.terminate()
 
 
-def _perform_one(task: Task, cache: Path, force: bool) -> Outcome:
-    """Return the outcome of a task from the cache, or do it and keep it."""
-    digest = hashlib.sha256(f"{type(task).__name__} {task.key()}".encode()).hexdigest()
-    kept = cache / f"{task.title.replace('/', '-')}-{digest[:12]}.json"
-    if kept.is_file() and not force:
-        found: Outcome = json.loads(kept.read_text(encoding="utf-8"))
-        return found
+def _perform_one(task: Task, kept: Path, force: bool) -> Outcome:
+    """Do a task and keep its outcome."""
     try:
-        outcome = task.perform()
+        outcome = task.perform(PlacementStore(kept.parent / "placements", renew=force))
     except (InfeasibleError, SimulationError) as error:  # the task's own, the others may well succeed
         outcome = {"failed": str(error)}
     # Through text at once, so that a fresh outcome and a kept one are the same.

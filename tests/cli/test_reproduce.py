@@ -6,6 +6,7 @@ import json
 
 from helixsim.cli.main import main
 from helixsim.reproduce.cells import load_cells
+from helixsim.reproduce.entries import load_figures
 from helixsim.reproduce.names import figure_names
 
 SHORT = [
@@ -57,6 +58,14 @@ def test_list_names_every_figure(capsys):
     assert all(f"\n{name} " in f"\n{text}" for name in figure_names())
     assert main(["reproduce", "list", "--json"]) == 0
     assert set(json.loads(capsys.readouterr().out)["figures"]) == set(figure_names())
+
+
+def test_help_names_every_figure_with_its_title(capsys):
+    assert main(["reproduce", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for figure in load_figures():
+        assert f" {figure.name} {figure.title}" in text
+    assert "SUPPRESS" not in text
 
 
 def test_tables_leave_a_page_and_data_and_say_so_as_json(capsys, tmp_path):

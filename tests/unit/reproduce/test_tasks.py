@@ -11,9 +11,10 @@ import pytest
 from helixsim.config.resolve import load_experiment
 from helixsim.errors import DataError, InfeasibleError
 from helixsim.hardware.profile_file import open_profile
+from helixsim.planning.placements import PlacementStore
 from helixsim.planning.placing import place_system
 from helixsim.planning.registries import registries
-from helixsim.planning.systems import simulate_system
+from helixsim.planning.systems import PlacedSystem, simulate_system
 from helixsim.reproduce.build import evaluate, write
 from helixsim.reproduce.comparison import Comparison
 from helixsim.reproduce.entries import Figure
@@ -67,7 +68,7 @@ class Counted:
     def key(self):
         return str(self.number)
 
-    def perform(self):
+    def perform(self, _store):
         (self.marks / f"{self.number}-{len(list(self.marks.iterdir()))}").touch()
         if self.number < 0:
             raise InfeasibleError("cannot")
@@ -97,6 +98,32 @@ def test_results_do_not_depend_on_processes(tmp_path, experiment):
     assert one.outcomes == two.outcomes
     again = perform_all(tasks, tmp_path / "two", jobs=1)
     assert again.outcomes == two.outcomes
+
+
+def test_equal_systems_share_their_work_whatever_they_are_called(tmp_path, experiment):
+    other = tmp_path / "other.yaml"
+    renamed = EXPERIMENT.replace("name: helix.b,", "name: chain,").replace("name: tiny", "name: other")
+    other.write_text(renamed.replace("{name: helix.a, placement: petals}", "{name: sp, placement: separate}"))
+    assert Simulation(experiment, "helix.b").key() == Simulation(other, "chain").key()
+    assert Simulation(experiment, "helix.b").key() != Simulation(experiment, "helix.a").key()
+    for different in ({"seeds": 2}, {"is_pruned": True}, {"settings": ("seed=1",)}, {"placed_for": ("seed=1",)}):
+        assert Simulation(experiment, "helix.b", **different).key() != Simulation(other, "chain").key()
+    tasks = [Simulation(experiment, "helix.b"), Simulation(other, "chain")]
+    results = perform_all(tasks, tmp_path / "cache", jobs=1)
+    assert len(list((tmp_path / "cache").glob("*.json"))) == 1
+    assert results.outcome(tasks[0]) == results.outcome(tasks[1])
+
+
+def test_the_placement_may_be_made_for_another_load_than_it_is_simulated_under(tmp_path, experiment):
+    saturated = ("workload.arrivals={process: saturate}",)
+    task = Simulation(experiment, "helix", placed_for=saturated, loads=(("workload.arrivals.rate=0.2 /s",),))
+    results = perform_all([task], tmp_path / "cache", jobs=1)
+    loaded = load_experiment(experiment, ["workload.arrivals.rate=0.2 /s"], registries=registries())
+    made_for = load_experiment(experiment, saturated, registries=registries())
+    placed = place_system(made_for, find_system(made_for, "helix"))
+    run = simulate_system(loaded, PlacedSystem(find_system(loaded, "helix"), placed.placement, placed.plan), seed=0)
+    (sample,) = results.samples(task)
+    assert sample.decode.count == int(run.gaps.count.sum()) > 0
 
 
 def test_a_sample_is_the_run_itself_and_survives_json(tmp_path, experiment):
@@ -181,9 +208,9 @@ def test_a_comparison_from_entry_to_page(tmp_path, experiment):
     assert json.loads((out / "summary.json").read_text(encoding="utf-8"))["quick"] is True
 
 
-def test_a_system_is_placed_and_simulated_on_the_links_that_pruning_keeps():
+def test_a_system_is_placed_and_simulated_on_the_links_that_pruning_keeps(tmp_path):
     file = Path(__file__).parents[3] / "experiments" / "paper" / "published" / "dist24-70b-placement.yaml"
     task = Simulation(file, "helix", ("workload.duration=20 s", "workload.warmup=0 s"), is_pruned=True)
-    outcome = task.perform()
+    outcome = task.perform(PlacementStore(tmp_path))
     (sample,) = outcome["loads"][0]
     assert sample["max_flow_tokens_per_s"] == pytest.approx(1252.65, rel=1e-3)  # no flow needs a pruned link
