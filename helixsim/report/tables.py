@@ -106,6 +106,8 @@ def placement_text(name: str, placement: Mapping[str, Any], *, width: int = WIDT
     if len(replicas) > 1:
         sizes = ", ".join(str(len(nodes)) for nodes in replicas)
         title += f"; {len(replicas)} replicas of the model, on {sizes} nodes"
+    if left_out := placement["notes"].get("kinds_left_out"):
+        title += f"; left out, for they do not hold the model alone: {', '.join(left_out)}"
     parts: list[RenderableType] = [Text(title, style="bold"), table]
     frontier = placement["notes"].get("frontier", [])
     if len(frontier) > 1:

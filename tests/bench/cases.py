@@ -12,7 +12,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PAPER = "experiments/paper"
-SINGLE24 = f"{PAPER}/single24-70b-published.yaml"
+SINGLE24 = f"{PAPER}/published/single24-70b-offline.yaml"
+HIGH_WATER = ("kv.high_water=0.85",)
+FED = (*HIGH_WATER, "workload.arrivals={process: saturate, prompts_in_flight: 20, feed_below: 0.8}")
 ONE, TEN, THOUSAND = (f"tests/bench/{name}.yaml" for name in ("one-replica", "ten-replicas", "thousand-nodes"))
 
 
@@ -36,11 +38,13 @@ def _short_answers(count: int) -> tuple[str, ...]:
 
 
 CASES = {
-    "a": Case("24 nodes, 70B, published placement, saturated, 660 s", SINGLE24, "helix", ("engine.transfers=batch",)),
-    "a-request": Case("the same, a message per request", SINGLE24, "helix"),
+    "a": Case(
+        "24 nodes, 70B, published placement, saturated, 660 s", SINGLE24, "helix", ("engine.transfers=batch", *FED)
+    ),
+    "a-request": Case("the same, a message per request", SINGLE24, "helix", FED),
     "b": Case(
         "the same online, 0.9 requests/s", SINGLE24, "helix",
-        ("engine.transfers=batch", "workload.arrivals={process: poisson, rate: 0.9}"),
+        ("engine.transfers=batch", *HIGH_WATER, "workload.arrivals={process: poisson, rate: 0.9}"),
     ),
     "c": Case(
         "42 nodes, 70B, published placement, saturated, 660 s", f"{PAPER}/het42-70b.yaml", "helix-published",

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
 
 from helixsim.cli.main import main
 from helixsim.reproduce.cells import load_cells
 from helixsim.reproduce.entries import load_figures
 from helixsim.reproduce.names import figure_names
+from helixsim.reproduce.parts import Effort
 
 SHORT = [
     "30b-helix-offline-l4",
@@ -75,6 +81,33 @@ def test_tables_leave_a_page_and_data_and_say_so_as_json(capsys, tmp_path):
     assert document == json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {"table8-a.csv", "cost-a.csv"}
     assert "Table 8" in (tmp_path / "index.html").read_text(encoding="utf-8")
+
+
+def test_an_interrupted_figure_goes_on_where_it_was(capsys, tmp_path):
+    arguments = ["reproduce", "fig12", "--quick", "--jobs", "2", "--out", str(tmp_path)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "helixsim", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 (a background job ignores it)
+    )  # fmt: skip
+    while process.poll() is None and not list((tmp_path / "cache").glob("*.json")):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").glob("*.json")}
+    (figure,) = load_figures(["fig12"])
+    total = sum(len(part.tasks(Effort(is_quick=True))) for part in figure.parts.values())
+    assert 0 < len(kept) < total
+    assert not (tmp_path / "index.html").exists()
+
+    assert main([*arguments, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert len(list((tmp_path / "cache").glob("*.json"))) == total
+    parts = document["figures"]["fig12"]["parts"]
+    assert {row["search"] for row in parts["a"]["rows"]} == {*figure.parts["a"].searches, "published: no start"}
+    assert len(parts["b"]["rows"]) == 5
+    assert {path.suffix for path in (tmp_path / "figures").iterdir()} == {".csv", ".png", ".svg"}
 
 
 def test_an_unknown_figure_is_guessed(capsys, tmp_path):

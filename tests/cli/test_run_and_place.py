@@ -168,6 +168,12 @@ def test_place_shows_the_frontier(experiment, capsys):
     assert "flow bound, tokens/s" in capsys.readouterr().out
 
 
+def test_place_says_which_kinds_of_nodes_are_left_out(experiment, capsys):
+    too_small = ["--set", "cluster.nodes.1.count=1", "--set", "model=llama-2-13b"]
+    assert main(["place", str(experiment), "-q", "--system", "sp", *too_small]) == 0
+    assert "left out, for they do not hold the model alone: t4" in " ".join(capsys.readouterr().out.split())
+
+
 def test_place_answers_with_bound_hops_and_history(experiment, capsys):
     assert main(["place", str(experiment), "--json", "--by-flow", "-q"]) == 0
     systems = json.loads(capsys.readouterr().out)["systems"]

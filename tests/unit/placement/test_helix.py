@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import Literal
 
@@ -81,6 +82,15 @@ def test_exact_method_refuses_large_fleets() -> None:
     fleet, table = mixed_fleet(2, 9)
     with pytest.raises(ConfigError, match="at most 10 nodes"):
         Helix().solve(PlacementProblem(fleet, table), HelixOptions(method="exact"))
+
+
+def test_a_hop_limit_that_nothing_meets_is_told_at_once() -> None:
+    fleet, table = mixed_fleet(2, 6)
+    options = HelixOptions(max_hops=1, time_limit_s=60.0)
+    started_s = time.process_time()
+    with pytest.raises(InfeasibleError, match="within 1 hops"):
+        Helix().solve(PlacementProblem(fleet, table), options)
+    assert time.process_time() - started_s < options.time_limit_s / 4
 
 
 def test_fewer_hops_never_give_more_flow() -> None:
