@@ -32,3 +32,7 @@ def die_until_marked(task, report):
 
 def sleep(task, report):
     time.sleep(task)
+
+
+def own_process(task, report):
+    return os.getpid()

@@ -17,7 +17,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "capacity",
         help="highest request rate each system serves within the SLO",
         description="Search the highest request rate at which each system of the experiment meets its SLO, and each of "
-        "its slo_classes. The search starts from the flow bound; the placement is that of the experiment as written.",
+        "its slo_classes. The search starts below the operating point that the flow predicts; the placement is that of "
+        "the experiment as written. Stopped or killed, the same command goes on where it was.",
         parents=[options.common(), options.experiment(), options.output(checks=False), options.executors()],
     )
     parser.add_argument(
@@ -26,9 +27,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--seeds",
         type=options.positive,
-        default=1,
+        default=3,
         metavar="N",
-        help="seeds searched; from 2 on the answer has an interval (default: 1)",
+        help="seeds searched; from 2 on the answer has a 95%% interval (default: 3)",
     )
     parser.add_argument(
         "--percentile", type=_percentile, default=99.0, metavar="P",
@@ -48,15 +49,11 @@ def run(args: argparse.Namespace) -> int:
     from helixsim.planning.capacity_run import run_capacity
     from helixsim.planning.registries import registries
 
-    overrides = options.overrides(args)
-    experiment = load_experiment(args.experiment, overrides, registries=registries())
+    experiment = load_experiment(args.experiment, options.overrides(args), registries=registries())
     targets = capacity_targets(experiment, args.percentile, args.share)
     search = SearchOptions(args.tolerance, args.seeds, with_curve=not args.no_curve)
-    with console.table_progress("capacity", quiet=args.quiet) as advance:
-        directory = run_capacity(
-            experiment, overrides, targets, search, args.out, options.executor(args), force=args.force,
-            on_progress=advance,
-        )  # fmt: skip
+    with console.table_progress("capacity", quiet=args.quiet) as advance, options.executor(args) as executor:
+        directory = run_capacity(experiment, targets, search, args.out, executor, force=args.force, on_progress=advance)
     document: dict[str, Any] = json.loads((directory / "capacity.json").read_text(encoding="utf-8"))
     _print(document, args)
     if not args.quiet:

@@ -17,7 +17,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="cheapest mix of GPUs that serves a workload within the SLO",
         description="Given what may be bought and an experiment with model, workload and SLO: the cheapest fleet that "
         "serves it, or with a budget the one that serves most. Integer programs over counts propose, simulation "
-        "decides.",
+        "decides. Stopped or killed, the same command goes on where it was.",
         parents=[options.common(), options.settings(), options.output(checks=False), options.executors()],
     )
     parser.add_argument("plan", type=Path, metavar="PLAN", help="plan file (YAML); its keys: inspect schema --fleet")
@@ -39,8 +39,8 @@ def run(args: argparse.Namespace) -> None:
     plan = load_plan(args.plan, args.overrides, budget=args.budget, simulations=args.simulations)
     directory = fleet_directory(plan, args.out)
     if args.force or not (directory / "fleet.json").is_file():
-        with console.table_progress("fleet", quiet=args.quiet) as advance:
-            results = find_fleet(plan, args.out, options.executor(args), force=args.force, on_progress=advance)
+        with console.table_progress("fleet", quiet=args.quiet) as advance, options.executor(args) as executor:
+            results = find_fleet(plan, args.out, executor, force=args.force, on_progress=advance)
         with new_directory(directory) as scratch:
             write_fleets(scratch, results)
     found = json.loads((directory / "fleet.json").read_text(encoding="utf-8"))

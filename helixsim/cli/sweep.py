@@ -48,9 +48,9 @@ def run(args: argparse.Namespace) -> int:
         _say(_heading(sweep), "found what is finished, going on" if begun and not args.force else "")
     show = console.table_progress("sweep", quiet=args.quiet)
     try:
-        with show as advance:
+        with show as advance, options.executor(args) as executor:
             directory, results = run_sweep(
-                sweep, args.out, options.executor(args), force=args.force, check=args.check,
+                sweep, args.out, executor, force=args.force, check=args.check,
                 with_reports=args.reports, on_progress=lambda state: advance(*_shown(sweep, state)),
             )  # fmt: skip
     except SweepInterrupted as stop:

@@ -1,10 +1,11 @@
 """The highest request rate at which a system meets its objectives, by a bracketing search.
 
 Rates lie on a grid with steps of the tolerance, anchored at the rate the flow bound allows: rate k is
-``bound * (1 + tolerance)**k``. The search gallops from the bound (or from what another seed or class has found) until
-one rate passes and a higher one fails, and halves the bracket until they are neighbours. All rates of one seed see the
-same requests, only closer together, so that a comparison of rates is not one of luck; the placement is that of the
-experiment as written and stays. Seeds are searched one by one: their spread gives the interval.
+``bound * (1 + tolerance)**k``. The search gallops from below the operating point of the placement (or from what another
+seed or class has found) until one rate passes and a higher one fails, and halves the bracket until they are neighbours.
+All rates of one seed, and all systems, see the same requests, only closer together, so that a comparison is not one of
+luck. The placement is that of the experiment as written and stays. Each seed is searched by itself, those after the
+first from where the first has ended; their spread gives the interval.
 """
 
 from __future__ import annotations
@@ -15,29 +16,29 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from helixsim.config.experiment import ResolvedExperiment, SystemSpec
-from helixsim.config.resolve import load_experiment
 from helixsim.domain.request import FeedMode
 from helixsim.errors import ConfigError, HelixsimError
-from helixsim.metrics.objectives import Target, judge_target
+from helixsim.metrics.objectives import Target
 from helixsim.metrics.stats import CONFIDENCE, student_t_quantile
-from helixsim.metrics.summary import summarise
 from helixsim.planning.executors import Report
 from helixsim.planning.placements import PlacementStore
 from helixsim.planning.placing import place_system
-from helixsim.planning.registries import registries
 from helixsim.planning.run import placements_in
-from helixsim.planning.systems import PlacedSystem, patience_for, simulate_system
+from helixsim.planning.systems import PlacedSystem
+from helixsim.planning.trials import TrialStore, run_trial, trials_in
 from helixsim.report.capacity_files import Found, SystemCapacity, Trial
 from helixsim.workload.arrivals import process_of
-from helixsim.workload.spec import ArrivalsSpec
 
 FIRST_STEP = 0.08
-"""The first step of a gallop from the flow bound, as a share of the rate; each further one is twice as long."""
+"""The first step of a gallop, as a share of the rate; each further one is twice as long."""
+
+FIRST_SHARE = 0.85
+"""A gallop starts at this share of the operating point, below which waiting times usually begin to grow."""
 
 LEAST_SHARE, MOST_SHARE = 0.01, 64.0
 """Rates looked at, in flow bounds: below the least nothing is served worth the name."""
 
-CURVE_SHARES = (0.25, 0.5, 0.75, 0.9)
+CURVE_SHARES = (0.25, 0.5, 0.75)
 """Rates of the load curve that are simulated beside those of the search, in shares of the capacity found."""
 
 
@@ -56,21 +57,47 @@ class SearchOptions:
     """
 
     tolerance: float = 0.02
-    seeds: int = 1
+    seeds: int = 3
     with_curve: bool = True
 
 
 @dataclass(frozen=True, slots=True)
-class CapacityTask:
-    """What a worker needs to search the capacity of one system."""
+class SearchTask:
+    """What a worker needs to search one system under one seed.
 
-    experiment: Path
-    overrides: tuple[str, ...]
-    system: str
+    Parameters
+    ----------
+    placed
+        None: the model is to be placed first.
+    targets
+        Objectives; all of them are judged, those with a hint are searched.
+    hints
+        For each target to be searched, in order, the place on the grid to start from (None: the operating point).
+    rates_rps
+        Rates to be simulated besides.
+    """
+
+    experiment: ResolvedExperiment
+    system: SystemSpec
+    placed: PlacedSystem | None
     targets: tuple[Target, ...]
-    options: SearchOptions
-    out: Path
+    tolerance: float
+    seed: int
+    hints: tuple[int | None, ...]
+    rates_rps: tuple[float, ...] = ()
+    out: Path | None = None
     force: bool = False
+
+
+@dataclass(frozen=True)
+class Searched:
+    """What the search under one seed has found: a place on the grid for each target (None: no rate meets it)."""
+
+    placed: PlacedSystem
+    bound_rps: float
+    seed: int
+    best: tuple[int | None, ...]
+    trials: tuple[Trial, ...]
 
 
 def capacity_targets(experiment: ResolvedExperiment, percentile: float, share: float | None) -> tuple[Target, ...]:
@@ -99,55 +126,89 @@ def capacity_targets(experiment: ResolvedExperiment, percentile: float, share: f
     return targets
 
 
-def search_system(task: CapacityTask, report: Report) -> SystemCapacity | HelixsimError:
-    """Search the capacity of one system; the work of the executors."""
+def search_seed(task: SearchTask, report: Report) -> Searched | HelixsimError:
+    """Search one system under one seed; the work of the executors."""
     try:
-        experiment = load_experiment(task.experiment, task.overrides, registries=registries())
-        system = next(system for system in experiment.systems if system.name == task.system)
-        report(0.0, f"{system.name}: placing")
-        store = PlacementStore(placements_in(task.out), renew=task.force)
-        placed = place_system(experiment, system, store=store)
-        return find_capacity(experiment, placed, task.targets, task.options, report)
+        return _search(task, report)
     except HelixsimError as error:
         return error
 
 
-def find_capacity(
-    experiment: ResolvedExperiment,
-    placed: PlacedSystem,
-    targets: Sequence[Target],
-    options: SearchOptions,
-    report: Report = lambda _share, _what: None,
-) -> SystemCapacity:
-    """Search the capacity of a placed system for every target."""
+def _search(task: SearchTask, report: Report) -> Searched:
+    experiment, system, placed = task.experiment, task.system, task.placed
+    placements = trials = None
+    if task.out is not None:
+        placements = PlacementStore(placements_in(task.out), renew=task.force)
+        trials = TrialStore(trials_in(task.out), renew=task.force)
+    if placed is None:
+        report(0.0, f"{system.name}: placing")
+        placed = place_system(experiment, system, store=placements)
     stats = experiment.workload_stats
-    bound_rps = placed.plan.max_flow_tokens_per_s / (stats.mean_prompt_tokens + stats.mean_output_tokens)
-    bench = _Bench(experiment, placed, targets, report)
-    step = 1.0 + options.tolerance
+    tokens = stats.mean_prompt_tokens + stats.mean_output_tokens
+    bound_rps = placed.plan.max_flow_tokens_per_s / tokens
+    done: dict[float, Trial] = {}
+
+    def trial(rate_rps: float) -> Trial:
+        if rate_rps not in done:
+            report(len(done) / (len(done) + 4), f"{system.name}: {rate_rps:.3g} requests/s, seed {task.seed}")
+            done[rate_rps] = run_trial(experiment, placed, task.targets, task.seed, rate_rps, trials)
+        return done[rate_rps]
+
+    step = 1.0 + task.tolerance
     lowest, highest = (round(math.log(share) / math.log(step)) for share in (LEAST_SHARE, MOST_SHARE))
-    seeds = range(experiment.seed, experiment.seed + options.seeds)
-    found = []
-    hint: int | None = None
-    for target in targets:
-        best: list[int | None] = []
-        for seed in seeds:
+    operating_rps = bound_rps if placed.operating is None else placed.operating.tokens_per_s / tokens
+    first = math.floor(math.log(max(LEAST_SHARE, FIRST_SHARE * operating_rps / bound_rps)) / math.log(step))
+    best: list[int | None] = []
+    near: int | None = None
+    for target, hint in zip(task.targets, task.hints, strict=False):
 
-            def passes(k: int, seed: int = seed, name: str = target.name) -> bool:
-                return bench.trial(seed, bound_rps * step**k).verdicts[name].is_met
+        def passes(k: int, name: str = target.name) -> bool:
+            return trial(bound_rps * step**k).verdicts[name].is_met
 
-            stride = max(1, round(FIRST_STEP / options.tolerance)) if hint is None else 1
-            k = highest_pass(passes, hint or 0, stride, lowest, highest)
-            hint = hint if k is None else k
-            best.append(k)
-        found.append(_found(bench, target, seeds, best, lambda k: bound_rps * step**k))
+        near = near if hint is None else hint
+        stride = max(1, round(FIRST_STEP / task.tolerance)) if near is None else 1
+        start = first if near is None else near
+        k = highest_pass(passes, min(max(start, lowest), highest), stride, lowest, highest)
+        near = near if k is None else k
+        best.append(k)
+    for rate_rps in task.rates_rps:
+        trial(rate_rps)
+    report(1.0, f"{system.name}: done")
+    return Searched(placed, bound_rps, task.seed, tuple(best), tuple(done.values()))
+
+
+def tasks_after(first: Searched, task: SearchTask, options: SearchOptions) -> list[SearchTask]:
+    """Return what is left to do for a system once its first seed is searched: other seeds, and the load curve."""
+    common = replace(task, placed=first.placed)
+    more = [replace(common, seed=task.seed + number, hints=first.best) for number in range(1, options.seeds)]
     if options.with_curve:
-        for one in found:
-            for share in CURVE_SHARES:
-                if one.by_seed[0]:
-                    bench.trial(seeds[0], one.by_seed[0] * share)
-    report(1.0, f"{placed.system.name}: done")
-    trials = sorted(bench.trials.values(), key=lambda trial: (trial.seed, trial.rate_rps))
-    return SystemCapacity(placed.system.name, bound_rps, tuple(found), tuple(trials))
+        capacities = {first.bound_rps * (1 + task.tolerance) ** k for k in first.best if k is not None}
+        lower = sorted((rate * share for rate in capacities for share in CURVE_SHARES), reverse=True)
+        more += [replace(common, hints=(), rates_rps=(rate,)) for rate in lower]
+    return more
+
+
+def capacity_of(task: SearchTask, parts: Sequence[Searched]) -> SystemCapacity:
+    """Return what the parts of one system's search say together; the first is that of the first seed."""
+    first = parts[0]
+    searched = sorted((part for part in parts if part.best), key=lambda part: part.seed)
+    trials = sorted(
+        {(trial.seed, trial.rate_rps): trial for part in parts for trial in part.trials}.values(),
+        key=lambda trial: (trial.seed, trial.rate_rps),
+    )
+    step = 1.0 + task.tolerance
+    found = []
+    for number, target in enumerate(task.targets):
+        best = [part.best[number] for part in searched]
+        rates = [0.0 if k is None else first.bound_rps * step**k for k in best]
+        found.append(_found(target, rates, [trial for trial in trials if trial.seed == first.seed], task.tolerance))
+    return SystemCapacity(task.system.name, first.bound_rps, tuple(found), tuple(trials))
+
+
+def find_capacity(task: SearchTask, options: SearchOptions, report: Report = lambda *_: None) -> SystemCapacity:
+    """Search the capacity of one system for every target, in this process."""
+    first = _search(task, report)
+    return capacity_of(task, [first, *(_search(more, report) for more in tasks_after(first, task, options))])
 
 
 def highest_pass(passes: Callable[[int], bool], start: int, stride: int, lowest: int, highest: int) -> int | None:
@@ -177,76 +238,25 @@ def highest_pass(passes: Callable[[int], bool], start: int, stride: int, lowest:
     return good if good >= lowest else None
 
 
-class _Bench:
-    """Simulates one placed system at any rate and seed, each pair once."""
-
-    def __init__(
-        self, experiment: ResolvedExperiment, placed: PlacedSystem, targets: Sequence[Target], report: Report
-    ) -> None:
-        self.experiment = experiment
-        self.placed = placed
-        self.targets = targets
-        self.report = report
-        self.trials: dict[tuple[int, float], Trial] = {}
-
-    def trial(self, seed: int, rate_rps: float) -> Trial:
-        """Return the simulation at a rate under a seed."""
-        key = (seed, rate_rps)
-        if key not in self.trials:
-            done = len(self.trials)
-            self.report(done / (done + 6), f"{self.placed.system.name}: {rate_rps:.3g} requests/s, seed {seed}")
-            self.trials[key] = self._simulate(seed, rate_rps)
-        return self.trials[key]
-
-    def _simulate(self, seed: int, rate_rps: float) -> Trial:
-        experiment, system = self.experiment, self.placed.system
-        placed = replace(self.placed, system=replace(system, arrivals=at_rate(experiment, system, rate_rps)))
-        patience = patience_for(experiment, placed.system, seed, self.targets)
-        run = simulate_system(experiment, placed, seed=seed, patience=patience)
-        stats = experiment.workload_stats
-        summary = summarise(
-            run,
-            slo=self.targets[0].slo,
-            fleet=system.fleet,
-            placement=placed.placement,
-            plan=placed.plan,
-            mean_prompt_tokens=stats.mean_prompt_tokens,
-            mean_output_tokens=stats.mean_output_tokens,
-            offered_rps=rate_rps,
-        )
-        verdicts = {target.name: judge_target(run, target) for target in self.targets}
-        return Trial(seed, rate_rps, summary, verdicts)
-
-
-def at_rate(experiment: ResolvedExperiment, system: SystemSpec, rate_rps: float) -> ArrivalsSpec:
-    """Return the arrivals of a system at another rate."""
-    return replace(system.arrivals or experiment.workload.arrivals, rate_rps=rate_rps)
-
-
-def _found(
-    bench: _Bench, target: Target, seeds: Sequence[int], best: Sequence[int | None], rate_of: Callable[[int], float]
-) -> Found:
-    rates = tuple(0.0 if k is None else rate_of(k) for k in best)
+def _found(target: Target, rates: Sequence[float], trials: Sequence[Trial], tolerance: float) -> Found:
+    """Return the capacity for a target; ``trials`` are those of the first seed."""
     mean = math.fsum(rates) / len(rates)
-    half = None
+    low = high = None
     if len(rates) > 1:
         deviation = math.sqrt(math.fsum((rate - mean) ** 2 for rate in rates) / (len(rates) - 1))
         half = student_t_quantile((1 + CONFIDENCE) / 2, len(rates) - 1) * deviation / math.sqrt(len(rates))
-    failing = [
-        trial
-        for (seed, rate), trial in bench.trials.items()
-        if seed == seeds[0] and rate > rates[0] and not trial.verdicts[target.name].is_met
-    ]
+        low, high = max(0.0, mean - half), (mean + half) * (1 + tolerance)
+    failing = [trial for trial in trials if trial.rate_rps > rates[0] and not trial.verdicts[target.name].is_met]
     first = min(failing, key=lambda trial: trial.rate_rps, default=None)
     binds = "nothing up to the highest rate tried"
     if first is not None:
         binds = f"at {first.rate_rps:.3g} requests/s {'; '.join(first.verdicts[target.name].misses)}"
     return Found(
         target=target.name,
-        by_seed=rates,
+        by_seed=tuple(rates),
         rate_rps=mean,
-        low_rps=None if half is None else max(0.0, mean - half),
-        high_rps=None if half is None else mean + half,
+        low_rps=low,
+        high_rps=high,
         binds=binds,
-        at_capacity=bench.trials[seeds[0], rates[0]].summary if rates[0] else None,
+        at_capacity=next((trial.summary for trial in trials if trial.rate_rps == rates[0]), None),
     )

@@ -10,7 +10,14 @@ from helixsim.config.experiment import ResolvedExperiment
 from helixsim.errors import HelixsimError
 from helixsim.metrics.objectives import Target
 from helixsim.planning import rundir
-from helixsim.planning.capacity import CapacityTask, SearchOptions, search_system
+from helixsim.planning.capacity import (
+    Searched,
+    SearchOptions,
+    SearchTask,
+    capacity_of,
+    search_seed,
+    tasks_after,
+)
 from helixsim.planning.executors import Executor, Lost
 from helixsim.report.capacity_files import CapacityResults, SystemCapacity, write_capacity
 from helixsim.units import NS_PER_S
@@ -31,7 +38,6 @@ def capacity_directory(
 
 def run_capacity(
     experiment: ResolvedExperiment,
-    overrides: Sequence[str],
     targets: Sequence[Target],
     options: SearchOptions,
     out: Path,
@@ -50,29 +56,10 @@ def run_capacity(
     directory = capacity_directory(experiment, targets, options, out)
     if (directory / "capacity.json").is_file() and not force:
         return directory
-    names = [system.name for system in experiment.systems]
-    tasks = [
-        CapacityTask(experiment.source, tuple(overrides), name, tuple(targets), options, out, force) for name in names
-    ]
-    shares = dict.fromkeys(range(len(tasks)), 0.0)
-    outcomes: dict[int, SystemCapacity | HelixsimError] = {}
-
-    def table() -> list[tuple[str, ...]]:
-        found = [one for one in outcomes.values() if isinstance(one, SystemCapacity)]
-        rates = sorted(((t.rate_rps, one.system, t.target) for one in found for t in one.found), reverse=True)
-        return [HEAD, *((system, target, f"{rate:.3g}") for rate, system, target in rates)]
-
-    def on_task(number: int, share: float, what: str) -> None:
-        if number >= 0:
-            shares[number] = share
-        on_progress(sum(shares.values()) / len(shares), what, table())
-
-    for number, outcome in executor.run(search_system, tasks, on_task):
-        outcomes[number] = HelixsimError(outcome.message) if isinstance(outcome, Lost) else outcome
-        on_task(number, 1.0, f"{names[number]}: done")
-    found = {names[number]: outcomes[number] for number in sorted(outcomes)}
-    errors = {name: one for name, one in found.items() if isinstance(one, HelixsimError)}
-    if len(errors) == len(found):
+    search = _Search(experiment, targets, options, out, force, executor, on_progress)
+    search.run()
+    errors = search.errors
+    if len(errors) == len(experiment.systems):
         raise next(iter(errors.values()))
     results = CapacityResults(
         experiment=experiment.name,
@@ -80,12 +67,85 @@ def run_capacity(
         tolerance=options.tolerance,
         seeds=tuple(range(experiment.seed, experiment.seed + options.seeds)),
         window_s=_window_s(experiment),
-        systems=tuple(one for one in found.values() if isinstance(one, SystemCapacity)),
+        systems=tuple(search.capacity(name) for name in search.first if name not in errors),
         failed={name: (int(error.exit_code), str(error)) for name, error in errors.items()},
     )
     with rundir.new_directory(directory) as scratch:
         write_capacity(scratch, results)
     return directory
+
+
+class _Search:
+    """The search of all systems: the first seed of each, then all that is left, shared out among the workers."""
+
+    def __init__(
+        self,
+        experiment: ResolvedExperiment,
+        targets: Sequence[Target],
+        options: SearchOptions,
+        out: Path,
+        force: bool,
+        executor: Executor,
+        on_progress: OnProgress,
+    ) -> None:
+        self.options, self.executor, self.on_progress = options, executor, on_progress
+        self.first = {
+            system.name: SearchTask(
+                experiment, system, None, tuple(targets), options.tolerance, experiment.seed, (None,) * len(targets),
+                out=out, force=force,
+            )
+            for system in experiment.systems
+        }  # fmt: skip
+        self.parts: dict[str, list[Searched]] = {name: [] for name in self.first}
+        self.errors: dict[str, HelixsimError] = {}
+
+    def run(self) -> None:
+        """Search all."""
+        whole = 1 + (self.options.seeds > 1 or self.options.with_curve)
+        self._carry_out(list(self.first.values()), 0.0, 1 / whole)
+        more = [
+            task
+            for name, parts in self.parts.items()
+            if name not in self.errors
+            for task in tasks_after(parts[0], self.first[name], self.options)
+        ]
+        more.sort(key=self._cost, reverse=True)  # the longest first: then no worker is left alone with one in the end
+        self._carry_out(more, 1 / whole, 1.0)
+
+    def capacity(self, name: str) -> SystemCapacity:
+        """Return what is known of a system."""
+        return capacity_of(self.first[name], self.parts[name])
+
+    def _cost(self, task: SearchTask) -> int:
+        """Return how long a task takes, roughly: events of a simulation of its system times simulations."""
+        trial = self.parts[task.system.name][0].trials[0]
+        return int(trial.summary["helixsim"]["events"]) * (3 if task.hints else 1)
+
+    def _carry_out(self, tasks: Sequence[SearchTask], begin: float, end: float) -> None:
+        shares = [0.0] * len(tasks)
+        failed: dict[int, HelixsimError] = {}
+        now = ""
+
+        def on_task(number: int, share: float, what: str) -> None:
+            nonlocal now
+            if number >= 0:
+                shares[number] = share
+            now = what or now
+            self.on_progress(begin + (end - begin) * sum(shares) / len(shares), now, self._table())
+
+        for number, outcome in self.executor.run(search_seed, tasks, on_task):
+            if isinstance(outcome, Searched):
+                self.parts[tasks[number].system.name].append(outcome)
+            else:
+                failed[number] = HelixsimError(outcome.message) if isinstance(outcome, Lost) else outcome
+            on_task(number, 1.0, "")
+        for number in sorted(failed):
+            self.errors.setdefault(tasks[number].system.name, failed[number])
+
+    def _table(self) -> list[tuple[str, ...]]:
+        known = [self.capacity(name) for name, parts in self.parts.items() if parts]
+        rates = sorted(((t.rate_rps, one.system, t.target) for one in known for t in one.found), reverse=True)
+        return [HEAD, *((system, target, f"{rate:.3g}") for rate, system, target in rates)]
 
 
 def _window_s(experiment: ResolvedExperiment) -> tuple[float, float | None]:

@@ -2,7 +2,8 @@
 
 All three take a function of the module level, a list of tasks and give back (number of the task, outcome) as tasks end,
 in any order; what the function returns must not depend on where or when it runs. A process that dies takes nobody with
-it: its task goes to another, and after ``ATTEMPTS`` deaths the task is given up as ``Lost``.
+it: its task goes to another, and after ``ATTEMPTS`` deaths the task is given up as ``Lost``. What an executor has
+started (processes, a connection) serves one list of tasks after the other, until it is closed.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ import os
 import signal
 import threading
 import traceback
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, Protocol
+from types import TracebackType
+from typing import Any, Self
 
 from helixsim.errors import ConfigError
 from helixsim.planning.placements import code_hash
@@ -46,15 +49,26 @@ class Lost:
     message: str
 
 
-class Executor(Protocol):
-    """Carries out tasks."""
+class Executor(ABC):
+    """Carries out tasks; as a context it is closed in the end."""
 
+    @abstractmethod
     def run(self, work: Work, tasks: Sequence[Any], on_progress: OnProgress) -> Iterator[tuple[int, Any]]:
         """Yield (number, result or ``Lost``) of tasks as they end; when closed early, stop what is running."""
-        ...
+
+    def close(self) -> None:  # noqa: B027 - not every executor has something to end
+        """End what was started."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
-class Serial:
+class Serial(Executor):
     """One task after the other in this process."""
 
     def run(self, work: Work, tasks: Sequence[Any], on_progress: OnProgress) -> Iterator[tuple[int, Any]]:
@@ -67,28 +81,29 @@ class Serial:
             yield number, _guarded(work, task, report)
 
 
-class Processes:
+class Processes(Executor):
     """A pool of processes that hold out when one of them dies (``ProcessPoolExecutor`` gives up altogether)."""
 
     def __init__(self, count: int) -> None:
         self.count = count
+        self._pool: list[_Worker] = []
 
     def run(self, work: Work, tasks: Sequence[Any], on_progress: OnProgress) -> Iterator[tuple[int, Any]]:
         """Yield the results as they come."""
         context = multiprocessing.get_context("spawn")
         waiting = deque(range(len(tasks)))
         begun = [0] * len(tasks)
-        pool: list[_Worker] = []
+        pool = self._pool
         try:
             while waiting or any(worker.number is not None for worker in pool):
                 idle = [worker for worker in pool if worker.number is None]
                 while waiting and (idle or len(pool) < self.count):
-                    worker = idle.pop() if idle else _Worker(context, work)
+                    worker = idle.pop() if idle else _Worker(context)
                     if worker not in pool:
                         pool.append(worker)
                     number = waiting.popleft()
                     begun[number] += 1
-                    worker.start(number, tasks[number])
+                    worker.start(number, work, tasks[number])
                 for worker in _with_news(pool):
                     number = worker.number if worker.number is not None else -1
                     message = worker.news()
@@ -104,22 +119,50 @@ class Processes:
                         worker.number = None
                         yield number, message.result
         finally:
-            for worker in pool:
+            for worker in [worker for worker in pool if worker.number is not None]:
+                pool.remove(worker)
                 worker.stop()
 
+    def close(self) -> None:
+        """End the processes."""
+        while self._pool:
+            self._pool.pop().stop()
 
-class Dask:
+
+class Dask(Executor):
     """An existing dask cluster, or one of processes on this machine; its workers see the same files."""
 
     def __init__(self, address: str, workers: int, shared: Path) -> None:
         self.address = address
         self.workers = workers
         self.shared = shared
+        self._open = ExitStack()
+        self._client: Any = None
 
     def run(self, work: Work, tasks: Sequence[Any], on_progress: OnProgress) -> Iterator[tuple[int, Any]]:
         """Yield the results as they come; dask itself begins a task again when its worker dies."""
-        client_class, local_cluster, as_completed = _dask()
-        on_progress(-1, 0.0, f"connecting to {self.address}")
+        as_completed = _dask()[2]
+        if self._client is None:
+            on_progress(-1, 0.0, f"connecting to {self.address}")
+            self._client = self._connect()
+            on_progress(-1, 0.0, "working")
+        client = self._client
+        numbers = {client.submit(_quiet, work, task, pure=False): number for number, task in enumerate(tasks)}
+        try:
+            for future in as_completed(list(numbers), loop=client.loop):
+                failed = future.status != "finished"
+                outcome = Lost(f"dask: {future.exception()}") if failed else future.result()
+                yield numbers.pop(future), outcome
+        finally:
+            client.cancel(list(numbers))
+
+    def close(self) -> None:
+        """Leave the cluster; end a local one."""
+        self._client = None
+        self._open.close()
+
+    def _connect(self) -> Any:
+        client_class, local_cluster, _ = _dask()
         cluster = None
         try:
             if self.address == "local":
@@ -127,26 +170,16 @@ class Dask:
                     n_workers=self.workers, threads_per_worker=1, processes=True, dashboard_address=None,
                     silence_logs=50,
                 )  # fmt: skip
+                self._open.callback(cluster.close)
             client = client_class(cluster or self.address, timeout=_DASK_TIMEOUT_S, set_as_default=False)
         except (OSError, ValueError, TimeoutError) as error:
-            if cluster is not None:
-                cluster.close()
             raise ConfigError(
                 f"--dask {self.address}: no scheduler answered within {_DASK_TIMEOUT_S} s ({error}); "
                 "expected the address of a running one such as tcp://10.0.0.5:8786, or local"
             ) from error
-        try:
-            self._check_workers(client)
-            numbers = {client.submit(_quiet, work, task, pure=False): number for number, task in enumerate(tasks)}
-            for future in as_completed(list(numbers), loop=client.loop):
-                failed = future.status != "finished"
-                outcome = Lost(f"dask: {future.exception()}") if failed else future.result()
-                yield numbers[future], outcome
-                future.release()
-        finally:
-            client.close()
-            if cluster is not None:
-                cluster.close()
+        self._open.callback(client.close)
+        self._check_workers(client)
+        return client
 
     def _check_workers(self, client: Any) -> None:
         """Refuse a cluster without workers, of other code, or that does not see our files."""
@@ -194,18 +227,18 @@ class _Done:
 class _Worker:
     """One process of the pool and the pipe to it."""
 
-    def __init__(self, context: Any, work: Work) -> None:
+    def __init__(self, context: Any) -> None:
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, work), daemon=True)
+        self.process = context.Process(target=_serve, args=(theirs,), daemon=True)
         self.process.start()
         theirs.close()
         self.number: int | None = None
 
-    def start(self, number: int, task: Any) -> None:
+    def start(self, number: int, work: Work, task: Any) -> None:
         """Hand over a task."""
         self.number = number
         with suppress(OSError):  # already dead: ``news`` will tell
-            self.pipe.send(task)
+            self.pipe.send((work, task))
 
     def news(self) -> _Progress | _Done | None:
         """Return what the process says, None if it has died."""
@@ -232,13 +265,13 @@ def _with_news(pool: Sequence[_Worker]) -> list[_Worker]:
     return [worker for worker in pool if worker.pipe in ready]
 
 
-def _serve(pipe: Connection, work: Work) -> None:
+def _serve(pipe: Connection) -> None:
     """Carry out tasks until the parent is gone; Ctrl-C is the parent's business."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     while True:
         try:
-            task = pipe.recv()
+            work, task = pipe.recv()
         except EOFError:
             return
         pipe.send(_Done(_guarded(work, task, lambda share, what: pipe.send(_Progress(share, what)))))

@@ -22,16 +22,16 @@ from helixsim.config.plan_file import FleetPlan
 from helixsim.config.resolve import load_experiment
 from helixsim.config.sweep_file import override
 from helixsim.errors import ConfigError, HelixsimError, InfeasibleError, Problem, unknown_name
-from helixsim.metrics.objectives import Target, judge_target
-from helixsim.metrics.summary import summarise
-from helixsim.planning.capacity import SearchOptions, capacity_targets, find_capacity
+from helixsim.metrics.objectives import Target
+from helixsim.planning.capacity import SearchOptions, SearchTask, capacity_targets, find_capacity
 from helixsim.planning.executors import Executor, Lost, Report
 from helixsim.planning.fleet_program import Counts, Market, supply_of
 from helixsim.planning.placements import PlacementStore
 from helixsim.planning.placing import place_system
 from helixsim.planning.registries import registries
 from helixsim.planning.run import placements_in
-from helixsim.planning.systems import capacity_table, patience_for, simulate_system
+from helixsim.planning.systems import capacity_table
+from helixsim.planning.trials import TrialStore, run_trial, trials_in
 from helixsim.report.fleet_files import FleetResults, TriedFleet
 
 LADDER = (0.6, 0.85, 1.2, 1.7)
@@ -70,7 +70,7 @@ class FleetTask:
 
 
 @dataclass(frozen=True)
-class Trial:
+class FleetTrial:
     """What trying a fleet gave; without a summary where it could not even be placed."""
 
     is_met: bool
@@ -102,7 +102,7 @@ def find_fleet(
     return search.cheapest() if plan.budget_usd_per_hour is None else search.best_for_budget(plan.budget_usd_per_hour)
 
 
-def try_fleet(task: FleetTask, report: Report) -> Trial:
+def try_fleet(task: FleetTask, report: Report) -> FleetTrial:
     """Place, simulate and judge one fleet; the work of the executors."""
     try:
         experiment = load_experiment(task.experiment, task.overrides, registries=registries())
@@ -112,24 +112,21 @@ def try_fleet(task: FleetTask, report: Report) -> Trial:
         capacity_rps = None
         if task.with_capacity:
             options = SearchOptions(CAPACITY_TOLERANCE, seeds=1, with_curve=False)
-            found = find_capacity(experiment, placed, [task.target], options, report)
-            capacity_rps = found.found[0].rate_rps
-            there = found.found[0].at_capacity
-            if task.at_capacity and there is not None:
-                return Trial(True, (), 1.0, "", there, capacity_rps)
+            search = SearchTask(
+                experiment, system, placed, (task.target,), options.tolerance, experiment.seed, (None,), (), task.out,
+                task.force,
+            )  # fmt: skip
+            (found,) = find_capacity(search, options, report).found
+            capacity_rps = found.rate_rps
+            if task.at_capacity and found.at_capacity is not None:
+                return FleetTrial(True, (), 1.0, "", found.at_capacity, capacity_rps)
         report(0.5, "simulating")
-        patience = patience_for(experiment, system, experiment.seed, [task.target])
-        run = simulate_system(experiment, placed, patience=patience)
-        stats = experiment.workload_stats
-        summary = summarise(
-            run, slo=task.target.slo, fleet=system.fleet, placement=placed.placement, plan=placed.plan,
-            mean_prompt_tokens=stats.mean_prompt_tokens, mean_output_tokens=stats.mean_output_tokens,
-            offered_rps=stats.offered_rps,
-        )  # fmt: skip
-        verdict = judge_target(run, task.target)
-        return Trial(verdict.is_met, verdict.misses, verdict.slack, verdict.tightest, summary, capacity_rps)
+        store = TrialStore(trials_in(task.out), renew=task.force)
+        trial = run_trial(experiment, placed, [task.target], experiment.seed, store=store)
+        verdict = trial.verdicts[task.target.name]
+        return FleetTrial(verdict.is_met, verdict.misses, verdict.slack, verdict.tightest, trial.summary, capacity_rps)
     except HelixsimError as error:
-        return Trial(False, (str(error),), 0.0, "", None, None)
+        return FleetTrial(False, (str(error),), 0.0, "", None, None)
 
 
 class _Search:
@@ -142,7 +139,7 @@ class _Search:
         self.experiment = self._load(everything)
         (self.target,) = capacity_targets(self.experiment, plan.percentile, plan.share)[:1]
         self.market = self._market()
-        self.tried: dict[Counts, Trial] = {}
+        self.tried: dict[Counts, FleetTrial] = {}
         self.best: Counts | None = None
 
     def cheapest(self) -> FleetResults:
@@ -261,10 +258,10 @@ class _Search:
             fleet = self.words(new[number]) if number >= 0 else ""
             self.on_progress(len(self.tried) / self.plan.simulations, f"{fleet}: {what}", self._table())
 
-        outcomes: dict[int, Trial] = {}
+        outcomes: dict[int, FleetTrial] = {}
         for number, outcome in self.executor.run(try_fleet, tasks, on_task):
             lost = isinstance(outcome, Lost)
-            outcomes[number] = Trial(False, (outcome.message,), 0.0, "", None, None) if lost else outcome
+            outcomes[number] = FleetTrial(False, (outcome.message,), 0.0, "", None, None) if lost else outcome
             on_task(number, 1.0, "done")
         for number, counts in enumerate(new):
             trial = self.tried[counts] = outcomes[number]

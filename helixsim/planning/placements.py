@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
@@ -52,14 +52,14 @@ class PlacementStore:
         search: Search,
     ) -> Placement:
         """Return the placement of these inputs; while one process searches, others with the same inputs wait for it."""
-        if any(":" in name for name in (system.placement, system.routing, system.batching)):
+        if not is_kept(system):
             return search()[0]
         self.directory.mkdir(parents=True, exist_ok=True)
         blind = _blind_inputs(experiment, system, capacities)
         if judged:
-            keys = [_hash(blind, _judged_inputs(experiment, system)), _hash(blind, "any load")]
+            keys = [hash_of(blind, _judged_inputs(experiment, system)), hash_of(blind, "any load")]
         else:
-            keys = [_hash(blind, "no judge")]
+            keys = [hash_of(blind, "no judge")]
         with _exclusive(self.directory / f"{keys[0]}.lock"):
             if not self.renew:
                 for key in keys:
@@ -106,7 +106,13 @@ def _without_prices(fleet: Fleet) -> Fleet:
     return replace(fleet, cluster=replace(fleet.cluster, nodes=nodes))
 
 
-def _hash(*texts: str) -> str:
+def is_kept(system: SystemSpec) -> bool:
+    """Return whether results of a system may be kept: not those of classes of the user's own."""
+    return not any(":" in name for name in (system.placement, system.routing, system.batching))
+
+
+def hash_of(*texts: str) -> str:
+    """Return the SHA-256 of texts."""
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()
 
 
@@ -130,6 +136,11 @@ def _write(path: Path, placement: Placement) -> None:
         "pipelines": dict(placement.pipelines),
         "notes": dict(placement.notes),
     }
+    write_whole(path, document)
+
+
+def write_whole(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a JSON file so that nobody ever sees a part of it."""
     scratch = path.with_suffix(f".{os.getpid()}")
     scratch.write_text(json.dumps(document), encoding="utf-8")
     scratch.replace(path)

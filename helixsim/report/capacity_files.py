@@ -24,7 +24,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Trial:
-    """One simulation of the search: its rate, what it gave, and the verdict of every target by name."""
+    """One simulation: its rate (NaN: the load has none), what it gave, and the verdict of every target by name."""
 
     seed: int
     rate_rps: float
@@ -41,7 +41,8 @@ class Found:
     by_seed
         Highest rate that passes under each seed [1/s]; 0 where none does.
     rate_rps
-        Their mean, ``low_rps`` and ``high_rps`` its 95 % interval (None under fewer than two seeds).
+        Their mean, ``low_rps`` and ``high_rps`` its 95 % interval (None under fewer than two seeds): Student's, and one
+        step of the tolerance more upwards, for each seed's capacity lies between what passed and the next step.
     binds
         What fails at the next rate, in words, from the first seed.
     at_capacity
@@ -95,8 +96,8 @@ def write_capacity(directory: Path, results: CapacityResults) -> None:
             directory / "figures",
             "load_curve",
             "Load curve",
-            f"Under seed {results.seeds[0]}. Dotted: the objective. Vertical: the capacity found. All rates see the "
-            "same requests, only closer together.",
+            f"Under seed {results.seeds[0]}. Dotted: the objective. Vertical: the capacity found under that seed. All "
+            "rates see the same requests, only closer together.",
             load_curve(results, table),
             table,
         )
@@ -172,11 +173,14 @@ def method(results: CapacityResults) -> str:
     """Return how the capacities were measured, in words."""
     warmup, duration = results.window_s
     window = "until the last request" if duration is None else f"for {duration:g} s"
-    seeds = f"under each of {len(results.seeds)} seeds; the interval is Student's over them"
-    if len(results.seeds) == 1:
-        seeds = f"under seed {results.seeds[0]}"
+    found = f"found to {results.tolerance:.1%} under seed {results.seeds[0]}"
+    if len(results.seeds) > 1:
+        found = (
+            f"found to {results.tolerance:.1%} under each of {len(results.seeds)} seeds, in their mean; the "
+            f"{CONFIDENCE:.0%} interval is Student's over the seeds, and one step wider upwards"
+        )
     return (
-        f"Highest rate at which {'; '.join(map(_asked, results.targets))}, found to {results.tolerance:.1%} {seeds}. "
+        f"Highest rate at which {'; '.join(map(_asked, results.targets))}, {found}. "
         f"Each simulation is measured {window} after {warmup:g} s of warm-up; near capacity a longer window finds "
         "somewhat less; one that cannot pass any more ends early. The placement is that of the experiment as written."
     )

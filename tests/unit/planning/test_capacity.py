@@ -15,8 +15,10 @@ import helixsim
 from helixsim.cli.main import main
 from helixsim.domain.request import Slo
 from helixsim.metrics.objectives import Target, judge_target
-from helixsim.planning.capacity import SearchOptions, at_rate, capacity_targets, find_capacity, highest_pass
+from helixsim.planning import trials
+from helixsim.planning.capacity import SearchOptions, SearchTask, capacity_targets, find_capacity, highest_pass
 from helixsim.planning.systems import patience_for, simulate_system
+from helixsim.planning.trials import at_rate
 
 EXPERIMENT = """\
 schema: 1
@@ -86,7 +88,8 @@ def test_the_search_agrees_with_a_scan_of_every_rate(path):
     placed = helixsim.place(experiment, "swarm")
     targets = capacity_targets(experiment, 99.0, None)
     options = SearchOptions(tolerance=0.1, seeds=2, with_curve=False)
-    found = find_capacity(experiment, placed, targets, options)
+    task = SearchTask(experiment, placed.system, placed, targets, 0.1, experiment.seed, (None,) * len(targets))
+    found = find_capacity(task, options)
 
     @functools.cache
     def run_at(rate_rps, seed):
@@ -149,6 +152,35 @@ def test_capacity_prints_writes_and_is_found_again(path, tmp_path, capsys):
     assert main([*arguments[:3], str(tmp_path / "again"), "--jobs", "2", *arguments[6:], "-q"]) == 0
     (other,) = (tmp_path / "again").rglob("report.md")
     assert files == {path.name: path.read_bytes() for path in other.parent.iterdir() if path.is_file()}
+
+
+def test_an_interrupted_search_goes_on_where_it_was(path, tmp_path, monkeypatch, capsys):
+    """No simulation is repeated, and the result is that of a search nobody has disturbed."""
+    left: dict[str, int] = {}
+    simulate = trials.simulate_system
+
+    def counted(*arguments, **named):
+        if not left["simulations"]:
+            raise KeyboardInterrupt
+        left["simulations"] -= 1
+        return simulate(*arguments, **named)
+
+    def search(out, simulations):
+        left["simulations"] = simulations
+        monkeypatch.setattr(trials, "simulate_system", counted)
+        options = ["--executor", "serial", "--tolerance", "10%", "--seeds", "2", "-q"]
+        code = main(["capacity", str(path), "--out", str(tmp_path / out), *options])
+        return code, simulations - left["simulations"], capsys.readouterr()
+
+    code, needed, _ = search("calm", 1000)
+    assert code == 0
+    code, done, streams = search("rough", needed // 2)
+    assert (code, done) == (130, needed // 2)
+    assert "finished parts are kept" in streams.err
+    assert search("rough", 1000)[:2] == (0, needed - done)
+    pages = [next((tmp_path / out).rglob("report.md")).parent for out in ("calm", "rough")]
+    files = [{p.name: p.read_bytes() for p in page.iterdir() if p.is_file()} for page in pages]
+    assert files[0] == files[1]
 
 
 @pytest.mark.parametrize(

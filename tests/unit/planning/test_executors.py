@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
 
 import pytest
-from working import die_until_marked, fail_on_three, sleep, square
+from working import die_until_marked, fail_on_three, own_process, sleep, square
 
 from helixsim.errors import ConfigError
 from helixsim.planning.executors import Dask, Lost, Processes, Serial
@@ -18,14 +20,16 @@ def silent(_number, _share, _what):
 @pytest.mark.parametrize("executor", [Serial(), Processes(1), Processes(3)], ids=["serial", "one", "three"])
 def test_every_task_is_done_once(executor):
     heard = []
-    done = list(executor.run(square, list(range(7)), lambda number, share, what: heard.append((number, share))))
+    with executor:
+        done = list(executor.run(square, list(range(7)), lambda number, share, what: heard.append((number, share))))
     assert sorted(done) == [(number, number * number) for number in range(7)]
     assert sorted(heard) == [(number, 0.5) for number in range(7)]
 
 
 @pytest.mark.parametrize("executor", [Serial(), Processes(2)], ids=["serial", "two"])
 def test_a_task_that_fails_unforeseen_does_not_stop_the_others(executor):
-    done = dict(executor.run(fail_on_three, [1, 2, 3, 4], silent))
+    with executor:
+        done = dict(executor.run(fail_on_three, [1, 2, 3, 4], silent))
     assert [done[number] for number in (0, 1, 3)] == [1, 2, 4]
     assert isinstance(done[2], Lost)
     assert "ZeroDivisionError: three" in done[2].message
@@ -33,16 +37,28 @@ def test_a_task_that_fails_unforeseen_does_not_stop_the_others(executor):
 
 def test_a_task_whose_process_dies_is_begun_again_and_given_up_in_the_end(tmp_path):
     tasks = [(str(tmp_path / "twice"), 2), (str(tmp_path / "never"), 0), (str(tmp_path / "always"), 99)]
-    done = dict(Processes(2).run(die_until_marked, tasks, silent))
+    with Processes(2) as executor:
+        done = dict(executor.run(die_until_marked, tasks, silent))
     assert (done[0], done[1]) == (2, 0)
     assert isinstance(done[2], Lost)
     assert "died 3 times (exit code -9)" in done[2].message
 
 
 def test_closing_stops_the_processes():
-    running = iter(Processes(2).run(sleep, [60, 0, 60], silent))
-    assert next(running) == (1, None)
-    running.close()
+    with Processes(2) as executor:
+        running = executor.run(sleep, [60, 0, 60], silent)
+        assert next(running) == (1, None)
+        running.close()
+        assert multiprocessing.active_children() == []
+
+
+def test_processes_serve_one_list_of_tasks_after_the_other():
+    with Processes(2) as executor:
+        first = {pid for _, pid in executor.run(own_process, [0, 1, 2], silent)}
+        assert {pid for _, pid in executor.run(own_process, [0, 1, 2], silent)} <= first
+        os.kill(min(first), signal.SIGKILL)
+        assert len(list(executor.run(own_process, [0, 1, 2, 3], silent))) == 4
+        assert multiprocessing.active_children() != []
     assert multiprocessing.active_children() == []
 
 
