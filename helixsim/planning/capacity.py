@@ -38,7 +38,7 @@ FIRST_SHARE = 0.85
 LEAST_SHARE, MOST_SHARE = 0.01, 64.0
 """Rates looked at, in flow bounds: below the least nothing is served worth the name."""
 
-CURVE_SHARES = (0.25, 0.5, 0.75)
+CURVE_SHARES = (1 / 3, 2 / 3)
 """Rates of the load curve that are simulated beside those of the search, in shares of the capacity found."""
 
 
@@ -158,6 +158,7 @@ def _search(task: SearchTask, report: Report) -> Searched:
     lowest, highest = (round(math.log(share) / math.log(step)) for share in (LEAST_SHARE, MOST_SHARE))
     operating_rps = bound_rps if placed.operating is None else placed.operating.tokens_per_s / tokens
     first = math.floor(math.log(max(LEAST_SHARE, FIRST_SHARE * operating_rps / bound_rps)) / math.log(step))
+    stride = max(1, round(FIRST_STEP / task.tolerance))
     best: list[int | None] = []
     near: int | None = None
     for target, hint in zip(task.targets, task.hints, strict=False):
@@ -166,7 +167,6 @@ def _search(task: SearchTask, report: Report) -> Searched:
             return trial(bound_rps * step**k).verdicts[name].is_met
 
         near = near if hint is None else hint
-        stride = max(1, round(FIRST_STEP / task.tolerance)) if near is None else 1
         start = first if near is None else near
         k = highest_pass(passes, min(max(start, lowest), highest), stride, lowest, highest)
         near = near if k is None else k

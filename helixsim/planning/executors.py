@@ -109,10 +109,11 @@ class Processes(Executor):
                     message = worker.news()
                     if message is None:
                         pool.remove(worker)
+                        obituary = worker.obituary()
                         if begun[number] < ATTEMPTS:
                             waiting.appendleft(number)
                         else:
-                            yield number, Lost(f"its process died {ATTEMPTS} times ({worker.obituary()})")
+                            yield number, Lost(f"its process died {ATTEMPTS} times ({obituary})")
                     elif isinstance(message, _Progress):
                         on_progress(number, message.share, message.what)
                     else:
@@ -249,9 +250,11 @@ class _Worker:
             return None
 
     def obituary(self) -> str:
-        """Return how a dead process ended."""
+        """Return how a dead process ended, and leave nothing of it."""
         self.process.join(POLL_S)
-        return f"exit code {self.process.exitcode}"
+        exitcode = self.process.exitcode
+        self.stop()
+        return f"exit code {exitcode}"
 
     def stop(self) -> None:
         """End the process without waiting for its task."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from helixsim.config.experiment import ResolvedExperiment, SystemSpec
 from helixsim.domain.placement import Placement
+from helixsim.errors import InfeasibleError
 from helixsim.flow.maxflow import max_flow
 from helixsim.flow.operating import operating_capacity, operating_point
 from helixsim.placement import registry as placement_registry
@@ -40,8 +41,7 @@ def place_system(
     """
     planned = as_planned(experiment)
     capacity = capacity_table(planned, system)
-    load = operating_load(planned, system)
-    operating = operating_capacity(system.fleet, load)
+    operating = operating_capacity(system.fleet, operating_load(planned, system))
 
     def search() -> tuple[Placement, bool]:
         judge = _Watched(Judge(planned, system, capacity)) if judged else None
@@ -59,9 +59,23 @@ def place_system(
         return found, judge is not None and judge.was_asked
 
     placement = search()[0] if store is None else store.get(planned, system, (capacity, operating), judged, search)
-    check(system.fleet, placement)
-    plan = max_flow(system.fleet, placement, capacity)
-    return PlacedSystem(system, placement, plan, operating_point(system.fleet, placement, load))
+    return assembled(experiment, system, placement)
+
+
+def assembled(experiment: ResolvedExperiment, system: SystemSpec, placement: Placement) -> PlacedSystem:
+    """Return a system with a placement, its max-flow and its operating point.
+
+    Raises
+    ------
+    InfeasibleError
+        If a node cannot hold its layers, or no token can pass all layers.
+    """
+    planned, fleet = as_planned(experiment), system.fleet
+    check(fleet, placement)
+    plan = max_flow(fleet, placement, capacity_table(planned, system))
+    if plan.max_flow_tokens_per_s <= 0:
+        raise InfeasibleError(f"{system.name}: no link carries tokens along a route through all layers")
+    return PlacedSystem(system, placement, plan, operating_point(fleet, placement, operating_load(planned, system)))
 
 
 def as_planned(experiment: ResolvedExperiment) -> ResolvedExperiment:

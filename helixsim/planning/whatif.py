@@ -9,13 +9,10 @@ from typing import Any
 from helixsim.config.experiment import ResolvedExperiment, SystemSpec, Variant
 from helixsim.domain.placement import Placement
 from helixsim.errors import HelixsimError, InfeasibleError
-from helixsim.flow.maxflow import max_flow
-from helixsim.flow.operating import operating_point
 from helixsim.placement.base import Progress, silent
-from helixsim.placement.check import check
 from helixsim.planning.placements import PlacementStore
-from helixsim.planning.placing import place_system
-from helixsim.planning.systems import PlacedSystem, capacity_table, operating_load
+from helixsim.planning.placing import assembled, place_system
+from helixsim.planning.systems import PlacedSystem
 
 
 @dataclass(frozen=True)
@@ -76,15 +73,15 @@ def place_case(case: Case, *, progress: Progress = silent, store: PlacementStore
         notes={"kept": True, "lost": lost},
         pipelines={node: number for node, number in before.pipelines.items() if node in ranges},
     )
-    plan = max_flow(fleet, kept, capacity_table(case.experiment, case.system))
-    if plan.max_flow_tokens_per_s <= 0:
+    try:
+        placed = assembled(case.experiment, case.system, kept)
+    except InfeasibleError as error:
         raise InfeasibleError(
-            f"{case.name}: without {', '.join(lost) or 'the changed nodes'} no route passes all layers; "
+            f"{case.name}: the placement does not outlive the change ({', '.join(lost) or 'no node'} lost): {error}; "
             "with replan: true the model is placed anew"
-        )
-    check(fleet, kept)
-    operating = operating_point(fleet, kept, operating_load(case.experiment, case.system))
-    return PlacedSystem(case.system, replace(kept, objective_tokens_per_s=plan.max_flow_tokens_per_s), plan, operating)
+        ) from error
+    objective = placed.plan.max_flow_tokens_per_s
+    return replace(placed, placement=replace(kept, objective_tokens_per_s=objective))
 
 
 def whatif_document(variants: Sequence[Variant]) -> list[dict[str, Any]]:
