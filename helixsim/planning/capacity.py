@@ -247,7 +247,10 @@ def _found(target: Target, rates: Sequence[float], trials: Sequence[Trial], tole
         half = student_t_quantile((1 + CONFIDENCE) / 2, len(rates) - 1) * deviation / math.sqrt(len(rates))
         low, high = max(0.0, mean - half), (mean + half) * (1 + tolerance)
     failing = [trial for trial in trials if trial.rate_rps > rates[0] and not trial.verdicts[target.name].is_met]
-    first = min(failing, key=lambda trial: trial.rate_rps, default=None)
+    # The slowest one that fails says why; one so slow that nothing was measured says nothing.
+    first = min(
+        failing, key=lambda trial: (math.isnan(trial.verdicts[target.name].slack), trial.rate_rps), default=None
+    )
     binds = "nothing up to the highest rate tried"
     if first is not None:
         binds = f"at {first.rate_rps:.3g} requests/s {'; '.join(first.verdicts[target.name].misses)}"

@@ -8,6 +8,7 @@ started (processes, a connection) serves one list of tasks after the other, unti
 
 from __future__ import annotations
 
+import asyncio
 import multiprocessing
 import os
 import signal
@@ -30,7 +31,7 @@ ATTEMPTS = 3
 """Times a task is begun before it is given up because its process died each time."""
 
 POLL_S = 0.5
-_DASK_TIMEOUT_S = 10
+_DASK_TIMEOUT_S = 8
 
 Report = Callable[[float, str], None]
 """Tells how much of a task is done, 0..1, and what is being done."""
@@ -163,24 +164,39 @@ class Dask(Executor):
         self._open.close()
 
     def _connect(self) -> Any:
-        client_class, local_cluster, _ = _dask()
+        client_class, local_cluster, _, _ = _dask()
         cluster = None
+        if self.address == "local":
+            cluster = local_cluster(
+                n_workers=self.workers, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
+            )
+            self._open.callback(cluster.close)
+        else:
+            self._knock()
+        client = client_class(cluster or self.address, timeout=_DASK_TIMEOUT_S, set_as_default=False)
+        self._open.callback(client.close)
+        self._check_workers(client)
+        return client
+
+    def _knock(self) -> None:
+        """See whether a scheduler answers: a client that gets no answer, or a strange one, takes its time to go."""
+        connect = _dask()[3]
+
+        async def knock() -> None:
+            comm = await connect(self.address, timeout=_DASK_TIMEOUT_S)
+            await comm.close()
+
         try:
-            if self.address == "local":
-                cluster = local_cluster(
-                    n_workers=self.workers, threads_per_worker=1, processes=True, dashboard_address=None,
-                    silence_logs=50,
-                )  # fmt: skip
-                self._open.callback(cluster.close)
-            client = client_class(cluster or self.address, timeout=_DASK_TIMEOUT_S, set_as_default=False)
+            asyncio.run(knock())
         except (OSError, ValueError, TimeoutError) as error:
             raise ConfigError(
                 f"--dask {self.address}: no scheduler answered within {_DASK_TIMEOUT_S} s ({error}); "
                 "expected the address of a running one such as tcp://10.0.0.5:8786, or local"
             ) from error
-        self._open.callback(client.close)
-        self._check_workers(client)
-        return client
+        except Exception as error:  # whatever dask makes of bytes that are none of its own
+            raise ConfigError(
+                f"--dask {self.address}: what answers there is no dask scheduler ({type(error).__name__})"
+            ) from error
 
     def _check_workers(self, client: Any) -> None:
         """Refuse a cluster without workers, of other code, or that does not see our files."""
@@ -308,9 +324,10 @@ def _seen_by_worker(path: str) -> tuple[str, str]:
     return code_hash(), seen
 
 
-def _dask() -> tuple[Any, Any, Any]:
+def _dask() -> tuple[Any, Any, Any, Any]:
     try:
         from dask.distributed import Client, LocalCluster, as_completed
+        from distributed.comm.core import connect
     except ImportError as error:
         raise ConfigError("--dask needs dask.distributed: pip install 'helixsim[cluster]'") from error
-    return Client, LocalCluster, as_completed
+    return Client, LocalCluster, as_completed, connect

@@ -135,7 +135,10 @@ def prepare(plan: SweepPlan) -> Sweep:
             for point, where in zip(block.points, block.where, strict=True):
                 problems += _faults(plan.base, [*settings, *(override(*setting) for setting in point)], where)
     if problems:
-        raise ConfigError(list(dict.fromkeys(problems)))
+        # An unknown key is at fault once, whatever values it was to have.
+        raise ConfigError(
+            list({(problem.path, problem.message): problem for problem in reversed(problems)}.values())[::-1]
+        )
     base = load_experiment(plan.base, settings, registries=registries())
     counted = range(base.seed, base.seed + (plan.seeds if isinstance(plan.seeds, int) else 1))
     seeds = plan.seeds if isinstance(plan.seeds, tuple) else tuple(counted)

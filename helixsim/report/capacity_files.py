@@ -142,7 +142,7 @@ def capacity_table(results: Mapping[str, Any]) -> PageTable:
                     name,
                     *([target] if several else []),
                     number(found["requests_per_s"]) if found["requests_per_s"] else "none",
-                    MISSING if interval is None else "–".join(map(number, interval)),
+                    MISSING if interval is None or not found["requests_per_s"] else "–".join(map(number, interval)),
                     percent(found["requests_per_s"] / system["flow_bound_requests_per_s"]),
                     number(there.get("output_throughput")),
                     seconds(there.get("p99_ttft_ms")),

@@ -165,6 +165,13 @@ def test_faults_of_a_sweep_file_have_a_place_and_a_reason(sweep, tmp_path, capsy
     assert streams.out == ""
 
 
+def test_a_key_that_does_not_exist_is_one_fault_however_many_values_it_has(sweep, tmp_path, capsys):
+    axes = [{"path": "workload.arivals.rate", "values": [1, 2, 3]}]
+    assert main(["sweep", str(sweep(axes=axes)), "--out", str(tmp_path / "runs"), "-q"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "sweep.yaml:6:12: workload.arivals: unknown key" in line
+
+
 def test_the_command_line_changes_the_experiment_and_the_seeds(sweep, tmp_path, capsys):
     command = ["sweep", str(sweep()), "--out", str(tmp_path), "-q", "--executor", "serial", "--seeds", "1"]
     assert main([*command, "--set", "workload.duration=5 s", "--json"]) == 0

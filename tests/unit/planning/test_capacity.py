@@ -188,7 +188,7 @@ def test_an_interrupted_search_goes_on_where_it_was(path, tmp_path, monkeypatch,
     [
         (["--set", "slo={}", "--set", "slo_classes={}"], 2, "states no objective"),
         (["--set", "workload.arrivals={process: saturate}"], 2, "have no rate to search"),
-        (["--set", "slo.ttft=1 us", "--no-curve"], 6, "no system meets slo at any rate"),
+        (["--set", "slo={ttft: 1 us}", "--set", "slo_classes={}"], 6, "no system meets slo at any rate"),
         (["--tolerance", "2"], 2, "expected a share"),
         (["--percentile", "0"], 2, "expected a percentile"),
         (["--set", "systems.0.placement={strategy: swarm, stages: 9}"], 4, "9 stages"),

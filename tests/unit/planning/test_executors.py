@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import socket
+import threading
 
 import pytest
 from working import die_until_marked, fail_on_three, own_process, sleep, square
@@ -63,10 +65,42 @@ def test_processes_serve_one_list_of_tasks_after_the_other():
     assert multiprocessing.active_children() == []
 
 
-@pytest.mark.slow
-def test_an_address_that_does_not_answer(tmp_path):
+@pytest.fixture
+def stranger():
+    """The address of a server that answers, but not as a dask scheduler would."""
+
+    def answer(server):
+        while True:
+            try:
+                client, _ = server.accept()
+            except OSError:
+                return
+            client.sendall(b"HTTP/1.1 400 Bad Request" * 4)
+            client.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=answer, args=(server,), daemon=True).start()
+        yield f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        server.shutdown(socket.SHUT_RDWR)
+
+
+def test_an_address_that_is_no_schedulers(stranger, tmp_path):
     pytest.importorskip("dask.distributed")
-    with pytest.raises(ConfigError, match="no scheduler answered"):
-        list(Dask("tcp://127.0.0.1:9", 1, tmp_path).run(square, [1], silent))
-    with pytest.raises(ConfigError, match="no scheduler answered"):
-        list(Dask("nonsense://x", 1, tmp_path).run(square, [1], silent))
+    for address, message in (
+        (stranger, "no dask scheduler|no scheduler answered"),
+        ("nonsense://x", "unknown address"),
+    ):
+        with Dask(address, 1, tmp_path) as executor, pytest.raises(ConfigError, match=message):
+            list(executor.run(square, [1], silent))
+
+
+@pytest.mark.slow
+def test_one_dask_cluster_serves_one_list_of_tasks_after_the_other(tmp_path):
+    pytest.importorskip("dask.distributed")
+    with Dask("local", 1, tmp_path) as executor:
+        first = dict(executor.run(own_process, [0, 1], silent))
+        assert set(first) == {0, 1}
+        assert dict(executor.run(own_process, [0, 1], silent)) == first
+        failed = dict(executor.run(fail_on_three, [3, 4], silent))
+        assert isinstance(failed[0], Lost)
+        assert failed[1] == 4
