@@ -30,6 +30,8 @@ _METRIC_LABELS = {
 }
 _BAR = 0.26
 _PANEL_IN = 2.3
+_HEADROOM = 1.16
+"""Of the tallest bar, for the number above it."""
 
 
 def comparison(rows: Rows, labels: Mapping[str, str]) -> Figure:
@@ -80,8 +82,8 @@ def _draw_panel(axis: Axes, rows: Rows, methods: Sequence[str], metric: str) -> 
                 value = row["value" if metric == "throughput" else "p50"]
                 axis.plot(place - (len(bars) - 1) / 2 * _BAR, value, "D", color="black", markersize=4, zorder=5)
     if metric == "throughput":
-        axis.set_ylim(bottom=0)
-        axis.margins(y=0.14)
+        tops = [row["value"] if row["high"] is None else row["high"] for row in rows]
+        axis.set_ylim(0, _HEADROOM * max(tops, default=1.0))
     else:
         _log_axis(axis)
 
