@@ -106,7 +106,7 @@ def _bar(axis: Axes, x: float, row: Mapping[str, Any]) -> None:
         error = [[value - row["low"]], [row["high"] - value]]
         axis.errorbar(x, value, yerr=error, fmt="none", ecolor="#D55E00", capsize=2.5, linewidth=1.1)
     axis.annotate(
-        f"{value:.3g}",
+        f"{value:.3g}" if value < 1000 else f"{value:.0f}",
         (x, top),
         xytext=(0, 4 if row["column"] == "published" else 2),
         textcoords="offset points",

@@ -6,6 +6,7 @@ Each function takes rows of plain values, the same that are written as CSV besid
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 from helixsim.report.paper_figures import COLUMN_STYLES, Rows
@@ -15,6 +16,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_PUBLISHED_SEARCHES: tuple[dict[str, Any], ...] = (
+    {"color": "#000000", "linestyle": "--"}, {"color": "#777777", "linestyle": "-."},
+    {"color": "#777777", "linestyle": (0, (1, 1))},
+)  # fmt: skip
+_NEAR = 0.06
+"""Points are close if they differ by less than this share of the largest value in both directions."""
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
@@ -76,11 +83,7 @@ def proxy_cloud(rows: Rows) -> Figure:
                 axis.errorbar(x, y, yerr=error, fmt="none", ecolor=color, capsize=2, linewidth=0.8, alpha=0.7)
             axis.plot(x, y, _MARKERS[number], color=color, markersize=5.5, label=family, markeredgecolor="black",
                       markeredgewidth=0.4)  # fmt: skip
-            for row in own:
-                axis.annotate(
-                    f"{row['mean_hops']:.0f}", (row["max_flow_tokens_per_s"], row["tokens_per_s"]), xytext=(4, 3),
-                    textcoords="offset points", fontsize=6.5, color=GREY,
-                )  # fmt: skip
+        _label_hops(axis, [row for row in rows if row["cluster"] == cluster])
         largest = max(row["max_flow_tokens_per_s"] for row in rows if row["cluster"] == cluster)
         axis.plot(
             [0, largest], [0, largest], color=GREY, linewidth=0.8, linestyle=(0, (1, 2)), label="served = max-flow"
@@ -122,26 +125,24 @@ def proxy_pairs(rows: Rows, pairs: Mapping[str, tuple[str, str]]) -> Figure:
 
 
 def draw_searches(rows: Rows) -> Figure:
-    """Draw the best max-flow over time, ours and published, with the proven bounds of ours."""
-    figure = new_figure(3.4)
+    """Draw the best max-flow over time, ours in colour and published ones in grey, with the proven bounds of ours."""
+    figure = new_figure(3.6)
     axis = figure.subplots()
-    titles = _distinct(rows, "search")
-    colors = colors_of(titles, SYSTEM_COLORS)
-    for title in titles:
+    ours = _distinct([row for row in rows if row["source"] != "published"], "search")
+    theirs = _distinct([row for row in rows if row["source"] == "published"], "search")
+    looks: dict[str, dict[str, Any]] = {title: {"color": color} for title, color in colors_of(ours).items()}
+    looks |= dict(zip(theirs, cycle(_PUBLISHED_SEARCHES), strict=False))
+    for title, look in looks.items():
         own = [row for row in rows if row["search"] == title]
-        is_ours = own[0]["source"] != "published"
         points = [(max(row["seconds"], 0.1), row["objective_tokens_per_s"]) for row in own]
-        axis.step(
-            *zip(*points, strict=True), where="post", color=colors[title], linestyle="-" if is_ours else "--",
-            linewidth=1.6, label=title,
-        )  # fmt: skip
-        axis.plot(*points[-1], "o", color=colors[title], markersize=4)
+        axis.step(*zip(*points, strict=True), where="post", linewidth=1.6, label=title, **look)
+        axis.plot(*points[-1], "o", color=look["color"], markersize=4, clip_on=False)
         bounds = [(max(row["seconds"], 0.1), row["bound_tokens_per_s"]) for row in own if row["bound_tokens_per_s"]]
-        if is_ours and bounds:
-            axis.step(*zip(*bounds, strict=True), where="post", color=colors[title], linewidth=0.9, linestyle=":")
+        if title in ours and bounds:
+            axis.step(*zip(*bounds, strict=True), where="post", color=look["color"], linewidth=0.9, linestyle=":")
     axis.set_xscale("log")
     axis.set_xlabel("seconds (their solver: 20 threads; ours: one)")
-    axis.set_ylabel("best max-flow, tokens/s (dotted: bound)")
+    axis.set_ylabel("max-flow, tokens/s (dotted: bound)")
     axis.set_ylim(bottom=0)
     figure.legend(loc="outside upper center", ncols=3)
     return figure
@@ -224,6 +225,21 @@ def _pair_bar(axis: Axes, x: float, row: Mapping[str, Any], key: str, look: Mapp
         f"{value:.0f}\n{row['mean_hops']:.0f} hops", (x, top), xytext=(0, 2), textcoords="offset points", ha="center",
         va="bottom", fontsize=6.5,
     )  # fmt: skip
+
+
+def _label_hops(axis: Axes, rows: Rows) -> None:
+    """Put the mean hops beside each point; a point that lies close to labelled ones has its number further down."""
+    width, height = (max(row[key] for row in rows) or 1.0 for key in ("max_flow_tokens_per_s", "tokens_per_s"))
+    placed: list[tuple[float, float, str]] = []
+    for row in rows:
+        x, y, text = row["max_flow_tokens_per_s"] / width, row["tokens_per_s"] / height, f"{row['mean_hops']:.0f}"
+        near = [known for at_x, at_y, known in placed if abs(at_x - x) < _NEAR and abs(at_y - y) < _NEAR]
+        if text not in near:
+            axis.annotate(
+                text, (row["max_flow_tokens_per_s"], row["tokens_per_s"]), xytext=(4, 3 - 8 * len(near)),
+                textcoords="offset points", fontsize=6.5, color=GREY,
+            )  # fmt: skip
+        placed.append((x, y, text))
 
 
 def _family(system: str) -> str:

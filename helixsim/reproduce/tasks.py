@@ -8,12 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
-import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +18,7 @@ from typing import Any, Protocol, TypeVar
 from helixsim.config.experiment import ResolvedExperiment, SystemSpec
 from helixsim.config.resolve import load_experiment
 from helixsim.errors import DataError, InfeasibleError, SimulationError, unknown_name
+from helixsim.planning.executors import Lost, Processes, Report
 from helixsim.planning.placements import PlacementStore, code_hash
 from helixsim.planning.placing import place_system
 from helixsim.planning.registries import registries
@@ -235,29 +232,15 @@ def _perform(tasks: Mapping[Path, Task], force: bool, processes: int) -> Iterato
         for path, task in waiting.items():
             yield path, _perform_one(task, path, force)
         return
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _leave_ctrl_c_to_the_parent) as pool:
-        futures = {pool.submit(_perform_one, task, path, force): path for path, task in waiting.items()}
-        pending = set(futures)
-        try:
-            while pending:
-                done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                yield from ((futures[future], future.result()) for future in futures if future in done)
-        except BaseException:
-            _stop(pool, futures)
-            raise
+    work = [(task, path, force) for path, task in waiting.items()]
+    for number, outcome in Processes(processes).run(_perform_apart, work, lambda _number, _share, _what: None):
+        if isinstance(outcome, Lost):
+            raise RuntimeError(f"{work[number][0].title}: {outcome.message}")
+        yield work[number][1], outcome
 
 
-def _leave_ctrl_c_to_the_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _stop(pool: ProcessPoolExecutor, futures: Mapping[Future[Outcome], Path]) -> None:
-    """End the worker processes without waiting for the tasks they are at."""
-    for future in futures:
-        future.cancel()
-    for process in list(getattr(pool, "_processes", {}).values()):
-        with suppress(OSError, ValueError):
-            process.terminate()
+def _perform_apart(work: tuple[Task, Path, bool], _report: Report) -> Outcome:
+    return _perform_one(*work)
 
 
 def _perform_one(task: Task, kept: Path, force: bool) -> Outcome:
