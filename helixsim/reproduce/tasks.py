@@ -233,10 +233,11 @@ def _perform(tasks: Mapping[Path, Task], force: bool, processes: int) -> Iterato
             yield path, _perform_one(task, path, force)
         return
     work = [(task, path, force) for path, task in waiting.items()]
-    for number, outcome in Processes(processes).run(_perform_apart, work, lambda _number, _share, _what: None):
-        if isinstance(outcome, Lost):
-            raise RuntimeError(f"{work[number][0].title}: {outcome.message}")
-        yield work[number][1], outcome
+    with Processes(processes) as pool:
+        for number, outcome in pool.run(_perform_apart, work, lambda _number, _share, _what: None):
+            if isinstance(outcome, Lost):
+                raise RuntimeError(f"{work[number][0].title}: {outcome.message}")
+            yield work[number][1], outcome
 
 
 def _perform_apart(work: tuple[Task, Path, bool], _report: Report) -> Outcome:
