@@ -74,13 +74,15 @@ def _draw_panel(axis: Axes, rows: Rows, methods: Sequence[str], metric: str) -> 
     for place, method in enumerate(methods):
         own = [row for row in rows if row["method"] == method]
         bars = [row for row in own if row["column"] in COLUMN_STYLES]
+        measured = [row["value" if metric == "throughput" else "p50"] for row in own if row["column"] == "measured"]
         for number, row in enumerate(bars):
             x = place + (number - (len(bars) - 1) / 2) * _BAR
-            (_bar if metric == "throughput" else _box)(axis, x, row)
-        for row in own:
-            if row["column"] == "measured":
-                value = row["value" if metric == "throughput" else "p50"]
-                axis.plot(place - (len(bars) - 1) / 2 * _BAR, value, "D", color="black", markersize=4, zorder=5)
+            if metric == "throughput":
+                _bar(axis, x, row, least_top=max(measured, default=0.0) if number == 0 else 0.0)
+            else:
+                _box(axis, x, row)
+        for value in measured:
+            axis.plot(place - (len(bars) - 1) / 2 * _BAR, value, "D", color="black", markersize=4, zorder=5)
     if metric == "throughput":
         tops = [row["value"] if row["high"] is None else row["high"] for row in rows]
         axis.set_ylim(0, _HEADROOM * max(tops, default=1.0))
@@ -97,12 +99,13 @@ def _log_axis(axis: Axes) -> None:
     axis.yaxis.set_major_formatter(lambda value, _position: f"{value:g}")
 
 
-def _bar(axis: Axes, x: float, row: Mapping[str, Any]) -> None:
+def _bar(axis: Axes, x: float, row: Mapping[str, Any], *, least_top: float) -> None:
+    """Draw a bar with its number, which stays above ``least_top`` and so clear of a diamond."""
     value = row["value"]
     axis.bar(x, value, width=_BAR * 0.92, linewidth=0.7, **COLUMN_STYLES[row["column"]])
-    top = value
+    top = max(value, least_top)
     if row["low"] is not None:
-        top = max(value, row["high"])
+        top = max(top, row["high"])
         error = [[value - row["low"]], [row["high"] - value]]
         axis.errorbar(x, value, yerr=error, fmt="none", ecolor="#D55E00", capsize=2.5, linewidth=1.1)
     axis.annotate(
