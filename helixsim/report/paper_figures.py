@@ -78,7 +78,7 @@ def _draw_panel(axis: Axes, rows: Rows, methods: Sequence[str], metric: str) -> 
         for number, row in enumerate(bars):
             x = place + (number - (len(bars) - 1) / 2) * _BAR
             if metric == "throughput":
-                _bar(axis, x, row, least_top=max(measured, default=0.0) if number == 0 else 0.0)
+                _bar(axis, x, row, max(measured, default=0.0) if number == 0 else 0.0, 6.5 if len(methods) < 6 else 5.4)
             else:
                 _box(axis, x, row)
         for value in measured:
@@ -99,7 +99,7 @@ def _log_axis(axis: Axes) -> None:
     axis.yaxis.set_major_formatter(lambda value, _position: f"{value:g}")
 
 
-def _bar(axis: Axes, x: float, row: Mapping[str, Any], *, least_top: float) -> None:
+def _bar(axis: Axes, x: float, row: Mapping[str, Any], least_top: float, points: float) -> None:
     """Draw a bar with its number, which stays above ``least_top`` and so clear of a diamond."""
     value = row["value"]
     axis.bar(x, value, width=_BAR * 0.92, linewidth=0.7, **COLUMN_STYLES[row["column"]])
@@ -115,7 +115,7 @@ def _bar(axis: Axes, x: float, row: Mapping[str, Any], *, least_top: float) -> N
         textcoords="offset points",
         ha="center",
         va="bottom",
-        fontsize=6.5,
+        fontsize=points,
     )
 
 
