@@ -92,20 +92,29 @@ def _live_table(what: str) -> Iterator[AdvanceTable]:
     from rich import box
     from rich.console import Group
     from rich.live import Live
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
     from rich.table import Table
+    from rich.text import Text
 
-    bar = Progress(TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    task = bar.add_task(what, total=1.0)
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[left]}")
+    )
+    task = bar.add_task(what, total=1.0, left="")
+    started_s = time.monotonic()
     with Live(bar, console=stderr(), transient=True, refresh_per_second=4) as live:
 
         def advance(done: float, state: str, best: Sequence[Sequence[str]] = ()) -> None:
-            bar.update(task, completed=done, description=f"{what}: {state}")
+            bar.update(task, completed=done, left=_left(time.monotonic() - started_s, done))
+            shown: list[Progress | Text | Table] = [bar, Text(f"  {state}", no_wrap=True, overflow="ellipsis")]
             if len(best) > 1:
-                table = Table(*best[0], title="best so far", box=box.SIMPLE_HEAD, title_justify="left")
+                table = Table(title="best so far", title_justify="left", box=box.SIMPLE_HEAD)
+                for number, name in enumerate(best[0]):
+                    is_text = number == 0 or not best[1][number][:1].isdecimal()
+                    table.add_column(name, justify="left" if is_text else "right")
                 for row in best[1:]:
                     table.add_row(*row)
-                live.update(Group(bar, table))
+                shown.append(table)
+            live.update(Group(*shown))
 
         yield advance
 
@@ -120,7 +129,7 @@ def _table_lines(what: str) -> AdvanceTable:
         passed_s = time.monotonic() - started_s
         if tenths > said and passed_s > 1.0:
             said = tenths
-            left = f", about {_duration(passed_s / done - passed_s)} left" if done < 1 else ""
+            left = f", {_left(passed_s, done)}" if done < 1 else ""
             top = ""
             if len(best) > 1:
                 pairs = zip(best[0], best[1], strict=True)
@@ -128,6 +137,11 @@ def _table_lines(what: str) -> AdvanceTable:
             print(f"{what}: {tenths * 10} % ({state}{left}{top})", file=sys.stderr, flush=True)
 
     return advance
+
+
+def _left(passed_s: float, done: float) -> str:
+    """Return the time left in words, once enough is done to tell."""
+    return f"about {_duration(passed_s / done - passed_s)} left" if 0.01 < done < 1 else ""
 
 
 def _duration(seconds: float) -> str:

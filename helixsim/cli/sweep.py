@@ -57,9 +57,7 @@ def run(args: argparse.Namespace) -> int:
         _say(f"helixsim: interrupted; {stop}")
         return ExitCode.INTERRUPTED
     _print(results, directory, args)
-    for failure in results.failures:
-        where = f"point {failure['point']}, seed {failure['seed']}" + (failure["system"] and f", {failure['system']}")
-        _say(f"helixsim: error: {where}: {failure['message'].strip()} ({failure['settings']})")
+    _say(*_failures(results, directory))
     if not args.quiet:
         _say(f"{directory / 'report.html'} written")
     return max((failure["exit_code"] for failure in results.failures), default=ExitCode.OK)
@@ -68,6 +66,20 @@ def run(args: argparse.Namespace) -> int:
 def _say(*lines: str) -> None:
     for line in filter(None, lines):
         print(line, file=sys.stderr)
+
+
+def _failures(results: SweepResults, directory: Path) -> list[str]:
+    """Return a line on each failed point; points that fail for the same reason share one."""
+    by_reason: dict[str, list[dict[str, Any]]] = {}
+    for failure in results.failures:
+        by_reason.setdefault(failure["message"].strip(), []).append(failure)
+    lines = []
+    for reason, failures in by_reason.items():
+        first = failures[0]
+        where = f"point {first['point']}, seed {first['seed']}" + (first["system"] and f", {first['system']}")
+        more = f"; so do {len(failures) - 1} more, see {directory / 'failed.csv'}" if len(failures) > 1 else ""
+        lines.append(f"helixsim: error: {where}: {reason} ({first['settings']}{more})")
+    return lines
 
 
 def _heading(sweep: Sweep) -> str:

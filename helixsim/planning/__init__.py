@@ -12,5 +12,6 @@ executors    many tasks: in this process, in a pool of processes, on a dask clus
 trials       one system at some rate, judged, and kept by the hash of its inputs
 sweep        many variants of an experiment
 capacity     highest rate of a system within its objectives; capacity_run: of all systems, with a report
-fleet        cheapest fleet within the objectives, or the best for a budget; fleet_program: its integer programs
+fleet        cheapest fleet within the objectives, or the best for a budget; fleet_program: its integer programs;
+             fleet_trial: one fleet
 """

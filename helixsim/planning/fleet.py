@@ -13,25 +13,19 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from helixsim.config.experiment import ResolvedExperiment
 from helixsim.config.plan_file import FleetPlan
 from helixsim.config.resolve import load_experiment
 from helixsim.config.sweep_file import override
-from helixsim.errors import ConfigError, HelixsimError, InfeasibleError, Problem, unknown_name
-from helixsim.metrics.objectives import Target
-from helixsim.planning.capacity import SearchOptions, SearchTask, capacity_targets, find_capacity
-from helixsim.planning.executors import Executor, Lost, Report
+from helixsim.errors import ConfigError, InfeasibleError, Problem, unknown_name
+from helixsim.planning.capacity import capacity_targets
+from helixsim.planning.executors import Executor, Lost
 from helixsim.planning.fleet_program import Counts, Market, supply_of
-from helixsim.planning.placements import PlacementStore
-from helixsim.planning.placing import place_system
+from helixsim.planning.fleet_trial import FleetTask, FleetTrial, try_fleet
 from helixsim.planning.registries import registries
-from helixsim.planning.run import placements_in
 from helixsim.planning.systems import capacity_table
-from helixsim.planning.trials import TrialStore, run_trial, trials_in
 from helixsim.report.fleet_files import FleetResults, TriedFleet
 
 LADDER = (0.6, 0.85, 1.2, 1.7)
@@ -43,42 +37,16 @@ REFINEMENTS = 2
 BATCH = 4
 """Fleets of a batch of the second stage: two that promise most, two cheapest."""
 
-CAPACITY_TOLERANCE = 0.05
-"""Tolerance of the capacities of fleets."""
-
 RANKED = 3
 """Fleets whose capacity is searched, for their headroom or for a budget's ranking."""
 
+SEARCH_SHARE = 0.8
+"""Share of the progress bar given to the search; the rest is for the headroom of the best."""
+
+SHOWN = 4
+"""Fleets that are shown while the search goes on."""
+
 OnProgress = Callable[[float, str, Sequence[Sequence[str]]], None]
-
-
-@dataclass(frozen=True, slots=True)
-class FleetTask:
-    """What a worker needs to try a fleet.
-
-    It is judged at the workload's rate; ``with_capacity`` its capacity is searched too, ``at_capacity`` it is judged
-    there instead.
-    """
-
-    experiment: Path
-    overrides: tuple[str, ...]
-    target: Target
-    out: Path
-    with_capacity: bool
-    at_capacity: bool
-    force: bool
-
-
-@dataclass(frozen=True)
-class FleetTrial:
-    """What trying a fleet gave; without a summary where it could not even be placed."""
-
-    is_met: bool
-    misses: tuple[str, ...]
-    slack: float
-    tightest: str
-    summary: dict[str, Any] | None
-    capacity_rps: float | None
 
 
 def find_fleet(
@@ -100,33 +68,6 @@ def find_fleet(
     """
     search = _Search(plan, out, executor, force, on_progress)
     return search.cheapest() if plan.budget_usd_per_hour is None else search.best_for_budget(plan.budget_usd_per_hour)
-
-
-def try_fleet(task: FleetTask, report: Report) -> FleetTrial:
-    """Place, simulate and judge one fleet; the work of the executors."""
-    try:
-        experiment = load_experiment(task.experiment, task.overrides, registries=registries())
-        (system,) = experiment.systems
-        report(0.1, "placing")
-        placed = place_system(experiment, system, store=PlacementStore(placements_in(task.out), renew=task.force))
-        capacity_rps = None
-        if task.with_capacity:
-            options = SearchOptions(CAPACITY_TOLERANCE, seeds=1, with_curve=False)
-            search = SearchTask(
-                experiment, system, placed, (task.target,), options.tolerance, experiment.seed, (None,), (), task.out,
-                task.force,
-            )  # fmt: skip
-            (found,) = find_capacity(search, options, report).found
-            capacity_rps = found.rate_rps
-            if task.at_capacity and found.at_capacity is not None:
-                return FleetTrial(True, (), 1.0, "", found.at_capacity, capacity_rps)
-        report(0.5, "simulating")
-        store = TrialStore(trials_in(task.out), renew=task.force)
-        trial = run_trial(experiment, placed, [task.target], experiment.seed, store=store)
-        verdict = trial.verdicts[task.target.name]
-        return FleetTrial(verdict.is_met, verdict.misses, verdict.slack, verdict.tightest, trial.summary, capacity_rps)
-    except HelixsimError as error:
-        return FleetTrial(False, (str(error),), 0.0, "", None, None)
 
 
 class _Search:
@@ -254,15 +195,22 @@ class _Search:
             for counts in new
         ]
 
-        def on_task(number: int, _share: float, what: str) -> None:
-            fleet = self.words(new[number]) if number >= 0 else ""
-            self.on_progress(len(self.tried) / self.plan.simulations, f"{fleet}: {what}", self._table())
-
         outcomes: dict[int, FleetTrial] = {}
+        shares = [0.0] * len(new)
+
+        def on_task(number: int, share: float, what: str) -> None:
+            if number >= 0:
+                shares[number] = share
+                what = f"{self.words(new[number])}: {what}"
+            done = min(1.0, (len(self.tried) + len(outcomes)) / self.plan.simulations) * SEARCH_SHARE
+            if with_capacity:
+                done = SEARCH_SHARE + (1 - SEARCH_SHARE) * sum(shares) / len(shares)
+            self.on_progress(done, what, self._table())
+
         for number, outcome in self.executor.run(try_fleet, tasks, on_task):
             lost = isinstance(outcome, Lost)
             outcomes[number] = FleetTrial(False, (outcome.message,), 0.0, "", None, None) if lost else outcome
-            on_task(number, 1.0, "done")
+            on_task(number, 1.0, "meets the SLO" if outcomes[number].is_met else "does not meet the SLO")
         for number, counts in enumerate(new):
             trial = self.tried[counts] = outcomes[number]
             if trial.is_met and self.market.price(counts) < self._best_price():
@@ -270,10 +218,15 @@ class _Search:
             self.market.learn(counts, is_met=trial.is_met)
 
     def _table(self) -> list[tuple[str, ...]]:
-        rows: list[tuple[str, ...]] = [("fleet", "$/h", "meets SLO")]
-        if self.best is not None:
-            rows.append((self.words(self.best), f"{self._best_price():.2f}", "yes"))
-        return rows
+        passing = sorted((self.market.price(counts), counts) for counts, trial in self.tried.items() if trial.is_met)
+        return [
+            ("fleet", "$/h", "tightest objective", "used, %"),
+            *(
+                (self.words(counts), f"{price:.2f}", trial.tightest, f"{100 / trial.slack:.0f}" if trial.slack else "")
+                for price, counts in passing[:SHOWN]
+                for trial in (self.tried[counts],)
+            ),
+        ]
 
     def words(self, counts: Counts) -> str:
         """Return for example ``4 l4 in us, 2 t4 in eu``."""

@@ -137,11 +137,31 @@ def plain_table(
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1))
+    widths = _widths(head, rows, texts, width)
     for column, title in enumerate(head):
-        table.add_column(title, justify="left" if column < texts else "right")
+        table.add_column(title, justify="left" if column < texts else "right", width=widths[column])
     for row in rows:
         table.add_row(*map(_emphasised, row))
     return _render([table], width, color)
+
+
+def _widths(head: Sequence[str], rows: Sequence[Sequence[str]], texts: int, width: int) -> Sequence[int | None]:
+    """Return widths at which no figure is broken, titles and texts only between words; Nones where that is too wide."""
+    columns = [(title, [row[column] for row in rows]) for column, title in enumerate(head)]
+    widths = [
+        max(map(len, [*title.split(), *(cells if column >= texts else " ".join(cells).split())]), default=1)
+        for column, (title, cells) in enumerate(columns)
+    ]
+    wanted = [max(map(len, [title, *cells])) for title, cells in columns]
+    spare = width - sum(widths) - 3 * (len(head) - 1)
+    if spare < 0:
+        return [None] * len(head)
+    while spare and widths != wanted:
+        for column in range(len(widths)):
+            if spare and widths[column] < wanted[column]:
+                widths[column] += 1
+                spare -= 1
+    return widths
 
 
 def sorted_by_layers(placement: Mapping[str, Any]) -> list[dict[str, Any]]:

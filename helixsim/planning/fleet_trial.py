@@ -1,0 +1,77 @@
+"""One fleet tried: placed, simulated, judged, and its capacity searched where that is asked; the work of workers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from helixsim.config.resolve import load_experiment
+from helixsim.errors import HelixsimError
+from helixsim.metrics.objectives import Target
+from helixsim.planning.capacity import SearchOptions, SearchTask, find_capacity
+from helixsim.planning.executors import Report
+from helixsim.planning.placements import PlacementStore
+from helixsim.planning.placing import place_system
+from helixsim.planning.registries import registries
+from helixsim.planning.run import placements_in
+from helixsim.planning.trials import TrialStore, run_trial, trials_in
+
+CAPACITY_TOLERANCE = 0.05
+"""Tolerance of the capacities of fleets."""
+
+
+@dataclass(frozen=True, slots=True)
+class FleetTask:
+    """What a worker needs to try a fleet.
+
+    It is judged at the workload's rate; ``with_capacity`` its capacity is searched too, ``at_capacity`` it is judged
+    there instead.
+    """
+
+    experiment: Path
+    overrides: tuple[str, ...]
+    target: Target
+    out: Path
+    with_capacity: bool
+    at_capacity: bool
+    force: bool
+
+
+@dataclass(frozen=True)
+class FleetTrial:
+    """What trying a fleet gave; without a summary where it could not even be placed."""
+
+    is_met: bool
+    misses: tuple[str, ...]
+    slack: float
+    tightest: str
+    summary: dict[str, Any] | None
+    capacity_rps: float | None
+
+
+def try_fleet(task: FleetTask, report: Report) -> FleetTrial:
+    """Place, simulate and judge one fleet; the work of the executors."""
+    try:
+        experiment = load_experiment(task.experiment, task.overrides, registries=registries())
+        (system,) = experiment.systems
+        report(0.1, "placing")
+        placed = place_system(experiment, system, store=PlacementStore(placements_in(task.out), renew=task.force))
+        capacity_rps = None
+        if task.with_capacity:
+            options = SearchOptions(CAPACITY_TOLERANCE, seeds=1, with_curve=False)
+            search = SearchTask(
+                experiment, system, placed, (task.target,), options.tolerance, experiment.seed, (None,), (), task.out,
+                task.force,
+            )  # fmt: skip
+            (found,) = find_capacity(search, options, report).found
+            capacity_rps = found.rate_rps
+            if task.at_capacity and found.at_capacity is not None:
+                return FleetTrial(True, (), 1.0, "", found.at_capacity, capacity_rps)
+        report(0.5, "simulating")
+        store = TrialStore(trials_in(task.out), renew=task.force)
+        trial = run_trial(experiment, placed, [task.target], experiment.seed, store=store)
+        verdict = trial.verdicts[task.target.name]
+        return FleetTrial(verdict.is_met, verdict.misses, verdict.slack, verdict.tightest, trial.summary, capacity_rps)
+    except HelixsimError as error:
+        return FleetTrial(False, (str(error),), 0.0, "", None, None)
