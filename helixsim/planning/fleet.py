@@ -22,7 +22,8 @@ from helixsim.config.sweep_file import override
 from helixsim.errors import ConfigError, InfeasibleError, Problem, unknown_name
 from helixsim.planning.capacity import capacity_targets
 from helixsim.planning.executors import Executor, Lost
-from helixsim.planning.fleet_program import Counts, Market, supply_of
+from helixsim.planning.fleet_bound import Counts
+from helixsim.planning.fleet_program import Market, supply_of
 from helixsim.planning.fleet_trial import FleetTask, FleetTrial, try_fleet
 from helixsim.planning.registries import registries
 from helixsim.planning.systems import capacity_table
@@ -277,6 +278,8 @@ class _Search:
             experiment.workload_stats.mean_prompt_tokens,
             experiment.workload_stats.mean_output_tokens,
             rate_rps,
+            experiment.fleet.model.num_layers,
+            tuple(offer.available for offer in self.plan.offers),
         )
         return Market(self.plan.offers, supply, experiment.fleet.model.num_layers, rate_rps)
 

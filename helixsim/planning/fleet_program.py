@@ -2,9 +2,9 @@
 
 Two models of what a node gives, both in layers times requests per second, so that a fleet needs ``layers x rate`` of
 it. The *estimate* is the planner's capacity of a node (``flow.capacity``) in a fleet of everything on offer. The
-*ceiling* is what the node's compute could at best do: every prompt in the best batch, every decode step as cheap as in
-the largest batch its memory holds with a single layer. No fleet below the ceiling can serve the load, whatever its
-placement; one above the estimate may or may not: simulation decides. Neither knows the network.
+*ceiling* is what the node's compute could at best do, given the memory of the whole fleet (``fleet_bound``). No fleet
+below the ceiling can serve the load, whatever its placement; one above the estimate may or may not: simulation decides.
+Neither knows the network.
 """
 
 from __future__ import annotations
@@ -15,13 +15,10 @@ from dataclasses import dataclass
 
 from helixsim import solver
 from helixsim.config.plan_file import Offer
-from helixsim.domain.hardware import Curve, NodeProfile
+from helixsim.domain.hardware import NodeProfile
 from helixsim.flow.capacity import best_supply
+from helixsim.planning.fleet_bound import BestCase, Counts, Level, Memory
 from helixsim.solver import Program
-from helixsim.units import NS_PER_S
-
-Counts = tuple[int, ...]
-"""Nodes of each offer."""
 
 _REGION_PENALTY = 1e-4
 """Price of using one more region, as a share of the dearest node: it decides between equals only."""
@@ -35,11 +32,17 @@ _CENT = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Supply:
-    """What one node of each offer gives (layers x requests/s), by estimate and at best, and the layers it can hold."""
+    """What one node of each offer gives (layers x requests/s), by estimate and at best, and the layers it can hold.
+
+    ``ceiling`` is that in a fleet of boundless memory, ``levels`` are those with so much context in flight, and
+    ``memory`` tells how much that can be.
+    """
 
     estimate: tuple[float, ...]
     ceiling: tuple[float, ...]
     layers: tuple[int, ...]
+    levels: tuple[Level, ...] = ()
+    memory: tuple[Memory, ...] = ()
 
 
 class Market:
@@ -139,6 +142,8 @@ class Market:
         ]
         program.row(dict(zip(columns, gains, strict=True)), lower=margin * self.rate_rps * self.num_layers)
         program.row(dict(zip(columns, map(float, self.supply.layers), strict=True)), lower=float(self.num_layers))
+        if learned and margin:
+            self._limit_by_memory(program, columns)
         if math.isfinite(below):
             prices = [offer.price_usd_per_hour for offer in self.offers]
             program.row(dict(zip(columns, prices, strict=True)), upper=below - _CENT)
@@ -158,6 +163,25 @@ class Market:
         if not solution.is_feasible:
             return None
         return tuple(round(solution.values[column]) for column in columns)
+
+    def _limit_by_memory(self, program: Program, columns: Sequence[int]) -> None:
+        """Ask for the ceiling at some level of context, and for the memory that holds it."""
+        if not self.supply.levels:
+            return
+        chosen = [program.column(upper=1.0, integer=True) for _ in self.supply.levels]
+        program.row(chosen, lower=1.0)
+        for column, level in zip(chosen, self.supply.levels, strict=True):
+            program.row(
+                {**dict(zip(columns, level.layers_per_s, strict=True)), column: -self.rate_rps * self.num_layers}, 0.0
+            )
+        for memory in self.supply.memory:
+            unit = max(memory.held)
+            held = {column: held / unit for column, held in zip(columns, memory.held, strict=True)}
+            context = {
+                column: -self.num_layers * level.context_tokens / unit
+                for column, level in zip(chosen, self.supply.levels, strict=True)
+            }
+            program.row({**held, **context}, lower=self.num_layers * memory.weight / unit)
 
     def _differ(self, program: Program, columns: Sequence[int], counts: Counts, *, or_less: bool) -> None:
         """Ask for more of something than a fleet has, or, where that will do, for less of something."""
@@ -179,6 +203,8 @@ def supply_of(
     prompt_tokens: float,
     output_tokens: float,
     rate_rps: float,
+    num_layers: int,
+    available: Counts,
 ) -> Supply:
     """Return what one node of each offer gives.
 
@@ -191,26 +217,11 @@ def supply_of(
     """
     per_request = prompt_tokens + output_tokens
     flow = rate_rps * per_request
+    best = BestCase(profiles, prompt_tokens, output_tokens, num_layers)
     return Supply(
         estimate=tuple(best_supply(tuple(table), flow) / per_request for table in tables),
-        ceiling=tuple(_ceiling(profile, prompt_tokens, output_tokens) for profile in profiles),
+        ceiling=tuple(min(best.layers_per_s(number), solver.INFINITY) for number in range(len(profiles))),
         layers=tuple(len(profile.kv_blocks) for profile in profiles),
+        levels=best.levels(rate_rps, available),
+        memory=best.memory,
     )
-
-
-def _ceiling(profile: NodeProfile, prompt_tokens: float, output_tokens: float) -> float:
-    """Return the most layers x requests/s of a node: never idle, every batch at its best size."""
-    if not profile.kv_blocks:
-        return 0.0
-    compute, limits = profile.compute, profile.limits[0]
-    sequences = max(1.0, min(limits.max_decode_seqs, profile.kv_tokens(1) / max(1.0, prompt_tokens)))
-    context_ns = compute.decode_context_ns_per_token * (prompt_tokens - compute.reference_context_tokens)
-    prefill_ns = _least_per_unit(compute.prefill, max(limits.max_prefill_tokens, prompt_tokens))
-    decode_ns = max(0.0, _least_per_unit(compute.decode, sequences) + min(0.0, context_ns))
-    busy_ns = prompt_tokens * prefill_ns + max(0.0, output_tokens - 1) * decode_ns
-    return NS_PER_S / busy_ns if busy_ns > 0 else solver.INFINITY
-
-
-def _least_per_unit(curve: Curve, most: float) -> float:
-    """Return the least time per unit [ns] of batches up to ``most``; between knots it has no lower point."""
-    return min(curve(size) / size for size in (*(x for x in curve.x if 0 < x < most), most))

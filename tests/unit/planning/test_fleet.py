@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 
 import pytest
+from builders import profile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,6 +16,7 @@ from helixsim.cli.main import main
 from helixsim.config.plan_file import Offer, load_plan
 from helixsim.planning.executors import Processes, Serial
 from helixsim.planning.fleet import _Search, find_fleet
+from helixsim.planning.fleet_bound import LEVEL_STEP, BestCase
 from helixsim.planning.fleet_program import Market, Supply
 
 EXPERIMENT = """\
@@ -117,13 +120,73 @@ def test_shadow_prices_of_a_market_solved_by_hand():
     assert [(offer.gpu, saved) for offer, saved in scarce] == [("fast", pytest.approx(1.0))]
 
 
-def test_no_simulated_fleet_exceeds_the_ceiling(plan, tmp_path):
-    for counts in ((3, 0, 0), (1, 4, 0), (2, 1, 2)):
-        search = _Search(load_plan(plan(), budget="9 $/h"), tmp_path, Serial(), False, silent)
-        search._try([counts], with_capacity=True)
+def test_no_simulated_fleet_exceeds_its_best_case(plan, tmp_path):
+    search = _Search(load_plan(plan(), budget="9 $/h"), tmp_path, Serial(), False, silent)
+    stats, fleet = search.experiment.workload_stats, search.experiment.fleet
+    best = BestCase(
+        [fleet.profiles[number] for number in (0, 3, 7)], stats.mean_prompt_tokens, stats.mean_output_tokens,
+        fleet.model.num_layers,
+    )  # fmt: skip
+    fleets = [(3, 0, 0), (1, 4, 0), (2, 1, 2), (2, 1, 0)]
+    search._try(fleets, with_capacity=True)
+    for counts in fleets:
         ceiling = sum(c * n for c, n in zip(search.market.supply.ceiling, counts, strict=True))
         served = search.tried[counts].capacity_rps
-        assert 0 < served <= ceiling / search.market.num_layers
+        assert served, counts
+        assert served <= best.rps(counts) <= ceiling / search.market.num_layers
+
+
+def test_the_best_case_of_one_node_worked_out_by_hand():
+    """One layer, 1000 tokens of KV memory, prompts of 90 and outputs of 20 tokens: ten contexts of 100 at a time.
+
+    A prompt takes 90 x 1 us, 19 decode steps of 1 ms serve ten sequences each: 90 us + 1.9 ms = 1.99 ms a request.
+    Memory: a request holds 100 tokens on average for 19 steps of 1 ms, so 1000 tokens pass 526 a second.
+    """
+    node = dataclasses.replace(profile("n", 1, decode_ns=1e6), block_tokens=10, kv_blocks=(100,))
+    best = BestCase([node], 90.0, 20.0, 1)
+    assert best.context_tokens((1,)) == pytest.approx(1000)
+    assert best.layers_per_s(0, 1000.0) == pytest.approx(1 / 1.99e-3)
+    assert best.rps((1,)) == pytest.approx(1 / 1.99e-3)
+    assert best.rps((0,)) == 0
+    # Two layers on it leave 300 tokens in each: a weight of 400 layer-tokens a layer.
+    pair = dataclasses.replace(profile("n", 2, decode_ns=1e6), block_tokens=10, kv_blocks=(100, 30))
+    assert BestCase([pair], 90.0, 20.0, 2).context_tokens((1,)) == pytest.approx(300)
+
+
+kinds = st.lists(
+    st.tuples(st.integers(1, 4), st.floats(1e3, 1e5), st.floats(1e5, 1e7), st.integers(20, 900), st.integers(1, 30)),
+    min_size=1, max_size=3,
+)  # fmt: skip
+
+
+@settings(max_examples=40, deadline=None)
+@given(kinds, st.floats(0.5, 80.0))
+def test_no_fleet_that_could_serve_at_best_is_ruled_out(drawn, rate_rps):
+    nodes = [
+        profile(f"g{n}", layers, prefill_ns_per_token=prefill, decode_ns=decode,
+                kv_blocks=[blocks // k for k in range(1, layers + 1)])
+        for n, (layers, prefill, decode, blocks, _) in enumerate(drawn)
+    ]  # fmt: skip
+    best = BestCase(nodes, 200.0, 30.0, 8)
+    listed = [Offer(f"g{n}", 1, "a", row[4] / 10, 3) for n, row in enumerate(drawn)]
+    layers = tuple(len(node.kv_blocks) for node in nodes)
+    boundless = tuple(best.layers_per_s(number) for number in range(len(nodes)))
+    available = (3,) * len(nodes)
+    supply = Supply(boundless, boundless, layers, best.levels(rate_rps, available), best.memory)
+    market = Market(listed, supply, 8, rate_rps)
+    fleets = list(itertools.product(*(range(4) for _ in nodes)))
+    held = {counts: sum(c * k for c, k in zip(counts, layers, strict=True)) for counts in fleets}
+    able = [counts for counts in fleets if held[counts] >= 8 and best.rps(counts) >= rate_rps * (1 + 1e-6)]
+    cheapest = market.cheapest_possible()
+    if able:
+        assert cheapest is not None
+        assert market.price(cheapest) <= min(map(market.price, able)) + 1e-2
+    if cheapest is not None and supply.levels and len(nodes) == 1:  # in a level nodes are thought faster by its width
+        assert best.rps(cheapest) >= rate_rps / LEVEL_STEP * 0.999
+    for counts in fleets:
+        for number in range(len(counts)):
+            more = tuple(count + (other == number) for other, count in enumerate(counts))
+            assert best.rps(more) >= best.rps(counts) * (1 - 1e-9)
 
 
 def test_the_cheapest_fleet_is_found_reported_and_found_again(plan, tmp_path, capsys):

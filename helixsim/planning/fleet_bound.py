@@ -1,0 +1,166 @@
+"""What fleets could do at the very best, whatever their placement: which of them need not be simulated.
+
+Every token passes all layers of the model, and every layer runs on some node. Two things limit the rate.
+
+*Compute.* A layer of one request costs a node at least its prompt in the best batch and its decode steps in the
+largest. That depends on the whole fleet: requests in flight hold KV memory in every layer, so the context of all of
+them together is at most the KV memory of the fleet over the number of layers, once the weights of one copy of each
+layer are taken off. A step of any layer serves no more context than that.
+
+*Memory.* By Little's law context in flight is rate x context x time, and a decode step takes at least the time of one
+sequence on the fastest node, for each layer.
+
+Both hold for long runs. Lengths of prompts and outputs are taken as independent; the network costs nothing. For the
+programs the context in flight is cut into levels: within one, every node is as fast as at its upper end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from helixsim.domain.hardware import Curve, NodeProfile
+from helixsim.units import NS_PER_S
+
+Counts = tuple[int, ...]
+"""Nodes of each offer."""
+
+LEVEL_STEP = 1.2
+"""Upper over lower end of a level of context."""
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """Fleets with at least so much context in flight [tokens], and what a node of each offer gives there at best.
+
+    ``layers_per_s`` is in layers x requests/s.
+    """
+
+    context_tokens: float
+    layers_per_s: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """A bound on the context in flight: ``sum(count * held) - weight x layers`` over the number of layers [tokens]."""
+
+    weight: float
+    held: tuple[float, ...]
+
+
+class BestCase:
+    """The highest rate of fleets made of some offers.
+
+    Parameters
+    ----------
+    profiles
+        Of each offer: what one node can do.
+    prompt_tokens, output_tokens
+        Mean lengths of the workload.
+    num_layers
+        Of the model.
+    """
+
+    def __init__(
+        self, profiles: Sequence[NodeProfile], prompt_tokens: float, output_tokens: float, num_layers: int
+    ) -> None:
+        self._profiles = tuple(profiles)
+        self._num_layers = num_layers
+        self._prompt_tokens = prompt_tokens
+        self._steps = max(0.0, output_tokens - 1)
+        self._context = prompt_tokens + output_tokens / 2
+        """Mean context of a decode step [tokens]."""
+        # Layer-tokens of KV memory of a node with 0, 1, 2, ... layers.
+        self._memory = [
+            (0.0, *(float(profile.kv_tokens(k) * k) for k in range(1, len(profile.kv_blocks) + 1)))
+            for profile in profiles
+        ]
+        slopes = {max(0.0, (memory[1] - memory[-1]) / (len(memory) - 2)) for memory in self._memory if len(memory) > 2}
+        self.memory = tuple(self._bound(weight) for weight in (0.0, *sorted(slopes)))
+        """With ``k`` layers on a node, ``k`` times a weight is gained, and lost for the layers that must be held: so
+        any weight of a layer gives a bound. All of them hold."""
+
+    def levels(self, rate_rps: float, available: Counts) -> tuple[Level, ...]:
+        """Return the levels of context at which a fleet of what is available could serve a rate; none: no fleet can."""
+        useful = [profile for profile in self._profiles if profile.kv_blocks]
+        most = self.context_tokens(available)
+        if not useful or most <= 0:
+            return ()
+        step_ns = self._num_layers * min(_least(profile.compute.decode) for profile in useful)
+        low = max(1.0, rate_rps * self._steps * self._context * step_ns / NS_PER_S)
+        boundless = tuple(self.layers_per_s(number) for number in range(len(self._profiles)))
+        found: list[Level] = []
+        while low <= most:
+            high = low * LEVEL_STEP if low * LEVEL_STEP < most else math.inf
+            found.append(Level(low, tuple(self.layers_per_s(n, high) for n in range(len(self._profiles)))))
+            if found[-1].layers_per_s == boundless:
+                break
+            low = high
+        return tuple(found)
+
+    def rps(self, counts: Counts) -> float:
+        """Return the requests/s that no placement on a fleet can exceed."""
+        tokens = self.context_tokens(counts)
+        used = [number for number, count in enumerate(counts) if count and self._profiles[number].kv_blocks]
+        if tokens <= 0 or not used:
+            return 0.0
+        by_compute = math.fsum(counts[number] * self.layers_per_s(number, tokens) for number in used)
+        step_ns = self._num_layers * min(_least(self._profiles[number].compute.decode) for number in used)
+        held_ns = self._steps * step_ns * self._context
+        by_memory = tokens * NS_PER_S / held_ns if held_ns else math.inf
+        return min(by_compute / self._num_layers, by_memory)
+
+    def context_tokens(self, counts: Counts) -> float:
+        """Return the most context of all requests in flight [tokens]."""
+        return min(
+            math.fsum(count * held for count, held in zip(counts, bound.held, strict=True)) / self._num_layers
+            - bound.weight
+            for bound in self.memory
+        )
+
+    def _bound(self, weight: float) -> Memory:
+        held = [max(tokens + weight * layers for layers, tokens in enumerate(memory)) for memory in self._memory]
+        return Memory(weight, tuple(held))
+
+    def layers_per_s(self, number: int, context_tokens: float = math.inf) -> float:
+        """Return the most layers x requests/s of a node of an offer: never idle, every batch at its best size."""
+        profile = self._profiles[number]
+        if not profile.kv_blocks:
+            return 0.0
+        compute = profile.compute
+        most = float(max(1, *(limits.max_decode_seqs for limits in profile.limits)))
+        in_flight = max(1.0, min(context_tokens, max(self._memory[number])) / self._context)
+        extra_ns = compute.decode_context_ns_per_token * (self._context - compute.reference_context_tokens)
+        longest = max(self._prompt_tokens, *(limits.max_prefill_tokens for limits in profile.limits))
+        prefill_ns = _least_per_unit(compute.prefill, longest)
+        decode_ns = max(0.0, _least_per_sequence(compute.decode, in_flight, most) + extra_ns)
+        busy_ns = self._prompt_tokens * prefill_ns + self._steps * decode_ns
+        return NS_PER_S / busy_ns if busy_ns > 0 else math.inf
+
+
+def _least(curve: Curve) -> float:
+    """Return the least time [ns] of a batch of one or more."""
+    return min(curve(size) for size in (1.0, *(x for x in curve.x if x > 1)))
+
+
+def _least_per_unit(curve: Curve, most: float) -> float:
+    """Return the least time per unit [ns] of batches up to ``most``; between knots it has no lower point."""
+    return min(curve(size) / size for size in (*(x for x in curve.x if 0 < x < most), most))
+
+
+def _least_per_sequence(curve: Curve, mean: float, most: float) -> float:
+    """Return the least time per sequence [ns] of steps of ``mean`` sequences on average, each of up to ``most``.
+
+    Steps of different sizes can be cheaper than equal ones, so the curve's lower convex hull counts.
+    """
+    if mean >= most:
+        return _least_per_unit(curve, most)
+    knots = sorted({*(x for x in curve.x if 0 < x < most), mean, most})
+    below, above = [x for x in knots if x <= mean], [x for x in knots if x >= mean]
+    hull_ns = min(
+        curve(mean) if low == high else curve(low) + (curve(high) - curve(low)) * (mean - low) / (high - low)
+        for low in below
+        for high in above
+    )
+    return hull_ns / mean
