@@ -32,6 +32,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--resume", action="store_true", help="insist on going on with a sweep that was begun: error if there is none"
     )
     parser.add_argument("--reports", action="store_true", help="also draw figures and HTML for every single point")
+    parser.add_argument(
+        "--parquet", action="store_true", help="write the tables as Parquet, too, with full precision (extra: parquet)"
+    )
     parser.set_defaults(func=run)
 
 
@@ -39,7 +42,10 @@ def run(args: argparse.Namespace) -> int:
     """Execute the command; return the exit code."""
     from helixsim.config.sweep_file import load_sweep
     from helixsim.planning.sweep import SweepInterrupted, prepare, run_sweep
+    from helixsim.report.sweep_files import require_parquet
 
+    if args.parquet:
+        require_parquet()
     sweep = prepare(load_sweep(args.sweep, args.overrides, seeds=args.seeds))
     begun = sweep.is_begun(args.out)
     if args.resume and not begun:
@@ -51,7 +57,8 @@ def run(args: argparse.Namespace) -> int:
         with show as advance, options.executor(args) as executor:
             directory, results = run_sweep(
                 sweep, args.out, executor, force=args.force, check=args.check,
-                with_reports=args.reports, on_progress=lambda state: advance(*_shown(sweep, state)),
+                with_reports=args.reports, with_parquet=args.parquet,
+                on_progress=lambda state: advance(*_shown(sweep, state)),
             )  # fmt: skip
     except SweepInterrupted as stop:
         _say(f"helixsim: interrupted; {stop}")

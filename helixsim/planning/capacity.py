@@ -38,7 +38,7 @@ FIRST_SHARE = 0.85
 LEAST_SHARE, MOST_SHARE = 0.01, 64.0
 """Rates looked at, in flow bounds: below the least nothing is served worth the name."""
 
-CURVE_SHARES = (1 / 3, 2 / 3)
+CURVE_SHARES = (0.5,)
 """Rates of the load curve that are simulated beside those of the search, in shares of the capacity found."""
 
 

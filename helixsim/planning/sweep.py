@@ -159,6 +159,7 @@ def run_sweep(
     force: bool = False,
     check: bool = False,
     with_reports: bool = False,
+    with_parquet: bool = False,
     on_progress: OnProgress = lambda _progress: None,
 ) -> tuple[Path, SweepResults]:
     """Run what is missing of a sweep, write its tables and figures, and return their directory.
@@ -207,7 +208,7 @@ def run_sweep(
         running.close()  # type: ignore[attr-defined]  # executors are generators
     results = _results(sweep, out, outcomes)
     with rundir.new_directory(directory) as scratch:
-        write_sweep(scratch, results)
+        write_sweep(scratch, results, with_parquet=with_parquet)
     mark.unlink(missing_ok=True)
     return directory, results
 

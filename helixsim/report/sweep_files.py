@@ -6,10 +6,12 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helixsim.config.sweep_file import Plot
+from helixsim.errors import ConfigError
 from helixsim.metrics.stats import CONFIDENCE, student_t_quantile
 from helixsim.report.figures import FigureFile
 from helixsim.report.files import write_csv, write_json
@@ -130,7 +132,7 @@ def ranked(results: SweepResults, rows: Sequence[Mapping[str, Any]]) -> list[Map
     return sorted(known, key=lambda row: sign * row[results.objective])
 
 
-def write_sweep(directory: Path, results: SweepResults) -> None:
+def write_sweep(directory: Path, results: SweepResults, *, with_parquet: bool = False) -> None:
     """Write tables, figures and page; ``sweep.json`` comes last and marks the sweep as complete."""
     from helixsim.report.sweep_figures import write_sweep_figures
 
@@ -139,9 +141,28 @@ def write_sweep(directory: Path, results: SweepResults) -> None:
     write_csv(directory / "means.csv", frame(means))
     if results.failures:
         write_csv(directory / "failed.csv", frame(results.failures))
+    if with_parquet:
+        _write_parquet(directory / "results.parquet", frame(results.rows))
+        _write_parquet(directory / "means.parquet", frame(means))
     figures = write_sweep_figures(directory / "figures", results, means) if results.rows else []
     write_page(directory, _page(results, means, figures))
     write_json(directory / "sweep.json", document(results, means))
+
+
+def require_parquet() -> None:
+    """Raise ``ConfigError`` if tables cannot be written as Parquet."""
+    if find_spec("pyarrow") is None:
+        raise ConfigError("--parquet needs pyarrow: pip install 'helixsim[parquet]'")
+
+
+def _write_parquet(path: Path, table: pd.DataFrame) -> None:
+    """Write a table; a column of numbers and texts, such as an axis of both, becomes one of texts."""
+    mixed = {
+        name: table[name].map(lambda value: value if value is None else str(value))
+        for name in table.columns
+        if len({type(value) for value in table[name] if value is not None}) > 1
+    }
+    table.assign(**mixed).to_parquet(path, engine="pyarrow", index=False)
 
 
 def document(results: SweepResults, means: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -229,6 +229,24 @@ def test_a_latin_hypercube_takes_one_value_of_each_part(sweep):
     ]
 
 
+def test_parquet_tables_hold_what_the_csv_tables_hold(sweep, tmp_path, capsys, monkeypatch):
+    path = sweep(axes=[{"path": "workload.arrivals.rate", "values": [1, "120 /min"]}], seeds=1)
+    command = ["sweep", str(path), "--out", str(tmp_path / "runs"), "-q", "--executor", "serial", "--parquet"]
+    with monkeypatch.context() as without:
+        without.setattr("helixsim.report.sweep_files.find_spec", lambda _name: None)
+        assert main(command) == 2
+        assert "pip install 'helixsim[parquet]'" in capsys.readouterr().err
+    pytest.importorskip("pyarrow")
+    import pandas as pd
+
+    assert main(command) == 0
+    (stored,) = (tmp_path / "runs" / "sweeps").rglob("results.parquet")
+    table = pd.read_parquet(stored)
+    assert [str(value) for value in table["workload.arrivals.rate"]] == ["1", "120 /min"]
+    kept = [float(row["output_throughput"]) for row in rows(tmp_path / "runs")]
+    assert table["output_throughput"].tolist() == pytest.approx(kept, rel=1e-8)
+
+
 def test_means_have_students_interval():
     mean, low, high = _interval([1.0, 2.0, 3.0])
     assert (mean, high - 2.0, 2.0 - low) == pytest.approx((2.0, 4.302653 / 3**0.5, 4.302653 / 3**0.5), rel=1e-6)
