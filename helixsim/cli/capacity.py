@@ -52,8 +52,14 @@ def run(args: argparse.Namespace) -> int:
     experiment = load_experiment(args.experiment, options.overrides(args), registries=registries())
     targets = capacity_targets(experiment, args.percentile, args.share)
     search = SearchOptions(args.tolerance, args.seeds, with_curve=not args.no_curve)
-    with console.table_progress("capacity", quiet=args.quiet) as advance, options.executor(args) as executor:
-        directory = run_capacity(experiment, targets, search, args.out, executor, force=args.force, on_progress=advance)
+    try:
+        with console.table_progress("capacity", quiet=args.quiet) as advance, options.executor(args) as executor:
+            directory = run_capacity(
+                experiment, targets, search, args.out, executor, force=args.force, on_progress=advance
+            )
+    except KeyboardInterrupt:
+        print(f"helixsim: interrupted; {console.GOES_ON}", file=sys.stderr)
+        return ExitCode.INTERRUPTED
     document: dict[str, Any] = json.loads((directory / "capacity.json").read_text(encoding="utf-8"))
     _print(document, args)
     if not args.quiet:

@@ -16,6 +16,10 @@ PLAIN_WIDTH = 120
 """Columns of tables that go to a file or a pipe."""
 
 
+GOES_ON = "placements and simulations are kept, the same command goes on where it was"
+"""What an interrupted search has to say."""
+
+
 class Advance(Protocol):
     """Tells a progress display how much is done, 0..1, and what is being done now, a line for each thing."""
 

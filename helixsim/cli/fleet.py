@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from helixsim.cli import console, options
+from helixsim.errors import ExitCode
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -28,8 +29,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.set_defaults(func=run)
 
 
-def run(args: argparse.Namespace) -> None:
-    """Execute the command."""
+def run(args: argparse.Namespace) -> int:
+    """Execute the command; return the exit code."""
     from helixsim.config.plan_file import load_plan
     from helixsim.planning.fleet import find_fleet, fleet_directory
     from helixsim.planning.rundir import new_directory
@@ -39,8 +40,12 @@ def run(args: argparse.Namespace) -> None:
     plan = load_plan(args.plan, args.overrides, budget=args.budget, simulations=args.simulations)
     directory = fleet_directory(plan, args.out)
     if args.force or not (directory / "fleet.json").is_file():
-        with console.table_progress("fleet", quiet=args.quiet) as advance, options.executor(args) as executor:
-            results = find_fleet(plan, args.out, executor, force=args.force, on_progress=advance)
+        try:
+            with console.table_progress("fleet", quiet=args.quiet) as advance, options.executor(args) as executor:
+                results = find_fleet(plan, args.out, executor, force=args.force, on_progress=advance)
+        except KeyboardInterrupt:
+            print(f"helixsim: interrupted; {console.GOES_ON}", file=sys.stderr)
+            return ExitCode.INTERRUPTED
         with new_directory(directory) as scratch:
             write_fleets(scratch, results)
     found = json.loads((directory / "fleet.json").read_text(encoding="utf-8"))
@@ -54,3 +59,4 @@ def run(args: argparse.Namespace) -> None:
         print("\n".join(sentences(found)))
     if not args.quiet:
         print(f"{directory / 'report.html'} written", file=sys.stderr)
+    return ExitCode.OK

@@ -294,9 +294,11 @@ class _Search:
 
     def _results(self, ranked: Sequence[Counts], margin: float, *, lower_bound: float | None) -> FleetResults:
         assert self.best is not None
-        per_rps, savings = self.market.marginal_price(margin)
-        best = self.tried[self.best]
-        scale = (best.capacity_rps or 0.0) / max(self.market.estimated_rps(self.best), 1e-12)
+        # What further nodes are worth is estimated, on the scale of what this fleet was measured to serve.
+        best, estimated_rps = self.tried[self.best], self.market.estimated_rps(self.best)
+        scale = (best.capacity_rps or 0.0) / max(estimated_rps, 1e-12)
+        per_rps, savings = self.market.marginal_price(1 / scale if scale else margin)
+        used_up = {offer for offer, n in zip(self.plan.offers, self.best, strict=True) if n == offer.available}
         purchases = sorted(
             (
                 (gain * scale / self.market.num_layers, offer)
@@ -317,7 +319,7 @@ class _Search:
             ranked=tuple(self._fleet(counts) for counts in ranked),
             tried=tuple(self._fleet(counts) for counts in self.tried),
             usd_per_rps=per_rps,
-            scarce=tuple((offer.label, saved) for offer, saved in savings),
+            scarce=tuple((offer.label, saved) for offer, saved in savings if offer in used_up),
             purchases=tuple((offer.label, offer.price_usd_per_hour, gained) for gained, offer in purchases),
         )
 

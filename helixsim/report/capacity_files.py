@@ -157,12 +157,13 @@ def capacity_table(results: Mapping[str, Any]) -> PageTable:
 def capacity_notes(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return (system, sentence) on what stops each system, then how it was measured."""
     several = len(results["targets"]) > 1
+    seed = f" under seed {results['seeds'][0]}" if len(results["seeds"]) > 1 else ""
     found = []
     for name, system in results["systems"].items():
         for target, one in system["targets"].items():
             which = f" for {target}" if several else ""
             if one["requests_per_s"]:
-                found.append((name, f"What stops it{which}: {one['binds']}."))
+                found.append((name, f"What stops it{which}{seed}: {one['binds']}."))
             else:
                 found.append((name, f"No rate meets the objectives{which}: {one['binds']}."))
     found += [(name, error["message"]) for name, error in results["failed"].items()]
@@ -255,6 +256,12 @@ def _page(results: CapacityResults, figure: FigureFile) -> Page:
         answer.append(f"That is {best_rps / ranked[1][0]:.2f} times the next, {ranked[1][1]}.")
     answer.append(method(results))
     sentences = tuple(f"{name}: {sentence}" for name, sentence in capacity_notes(found))
+    if len(results.seeds) > 1:
+        sentences = (
+            "The capacity is the mean over the seeds; throughput, latencies and costs beside it are those of the run "
+            f"at the capacity under seed {results.seeds[0]}.",
+            *sentences,
+        )
     parts = (Part("Capacity", sentences, capacity_table(found)), Part("From idle to overload", figures=(figure,)))
     return Page(
         f"{results.experiment}: capacity", f"How much load can {results.experiment} take?", tuple(answer), parts
