@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -12,9 +13,10 @@ from hypothesis import strategies as st
 from helixsim.config.resolve import load_experiment
 from helixsim.domain.cluster import COORDINATOR
 from helixsim.errors import ConfigError, DataError
+from helixsim.hardware.profile_file import open_profile
 from helixsim.planning.registries import registries
 from helixsim.reproduce import verdicts
-from helixsim.reproduce.comparison import AS_PUBLISHED, FAIR, PUBLISHED, Comparison
+from helixsim.reproduce.comparison import AS_PUBLISHED, FAIR, PUBLISHED, Comparison, Quick
 from helixsim.reproduce.entries import load_figures
 from helixsim.reproduce.gpus_needed import gpus_needed
 from helixsim.reproduce.names import figure_names
@@ -75,6 +77,49 @@ def test_a_method_of_several_pipelines_takes_all_of_them():
     assert systems["separate"] == pipelines
     assert systems["sp_plus"] == [*pipelines, "sp_plus.mixed"]
     assert systems["petals"] == []
+
+
+def test_a_panel_overrides_what_its_part_says_of_the_quick_version(tmp_path):
+    path = tmp_path / "entry.yaml"
+    path.write_text("quick: {fair: [seed=1], as_published: [seed=2]}\n", encoding="utf-8")
+    part = Quick.read(open_profile(path), Quick(placed_for=("seed=3",)))
+    assert part == Quick(fair=("seed=1",), placed_for=("seed=3",), as_published=("seed=2",))
+    path.write_text("quick: {fair: [seed=4]}\n", encoding="utf-8")
+    assert Quick.read(open_profile(path), part) == replace(part, fair=("seed=4",))
+    path.write_text("title: none\n", encoding="utf-8")
+    assert Quick.read(open_profile(path), part) is part
+    path.write_text("quick: {fiar: [seed=1]}\n", encoding="utf-8")
+    with pytest.raises(DataError, match="fiar"):
+        Quick.read(open_profile(path), part)
+
+
+def simulated(effort, figure, part="a"):
+    (found,) = (each.parts[part] for each in FIGURES if each.name == figure)
+    return [task for task in found.tasks(effort) if isinstance(task, Simulation)]
+
+
+def test_the_quick_version_runs_fewer_of_the_same_systems_for_less_time():
+    for figure in FIGURES:
+        for name, part in figure.parts.items():
+            quick = {(task.file, task.system) for task in part.tasks(QUICK) if isinstance(task, Simulation)}
+            full = {(task.file, task.system) for task in part.tasks(FULL) if isinstance(task, Simulation)}
+            assert quick <= full, (figure.name, name)
+    fewer = {task.system for task in simulated(FULL, "proxy")} - {task.system for task in simulated(QUICK, "proxy")}
+    assert {"flow-10-hops", "flow-16-hops"} <= fewer
+    assert sum(len(task.loads) for task in simulated(QUICK, "load")) < sum(
+        len(task.loads) for task in simulated(FULL, "load")
+    )
+
+
+def test_the_quick_version_places_once_for_saturated_and_offered_load():
+    runs = {task.file.stem: task for task in simulated(QUICK, "fig5") if task.system == "helix"}
+    for cell in ("single24-30b", "single24-70b"):
+        saturated, offered = (
+            load_experiment(task.file, [*task.settings, *task.placed_for], registries=registries())
+            for task in (runs[f"{cell}-offline"], runs[f"{cell}-online"])
+        )
+        assert saturated.workload == offered.workload
+        assert saturated.systems[0] == offered.systems[0]
 
 
 def test_faults_in_published_values_are_told_with_their_line(tmp_path):
