@@ -153,7 +153,7 @@ def system_inputs(experiment: ResolvedExperiment, name: str) -> str:
     }
     text = json.dumps(document, sort_keys=True)
     files = [entry for entry in experiment.file_hashes if json.dumps(entry[0]) in text]
-    return hashlib.sha256(repr([text, files, system.fleet, code_hash()]).encode()).hexdigest()
+    return hashlib.sha256(repr([text, files, experiment.fleet, system.fleet, code_hash()]).encode()).hexdigest()
 
 
 class Results:
