@@ -253,7 +253,9 @@ def _page(results: CapacityResults, figure: FigureFile) -> Page:
     if not best_rps:
         answer = ["No system meets the objectives at any rate."]
     elif len(ranked) > 1 and ranked[1][0]:
-        answer.append(f"That is {best_rps / ranked[1][0]:.2f} times the next, {ranked[1][1]}.")
+        answer.append(
+            f"That is {best_rps / ranked[1][0]:.2f} times the next, {ranked[1][1]}{_over_seeds(results, ranked)}."
+        )
     answer.append(method(results))
     sentences = tuple(f"{name}: {sentence}" for name, sentence in capacity_notes(found))
     if len(results.seeds) > 1:
@@ -266,6 +268,16 @@ def _page(results: CapacityResults, figure: FigureFile) -> Page:
     return Page(
         f"{results.experiment}: capacity", f"How much load can {results.experiment} take?", tuple(answer), parts
     )
+
+
+def _over_seeds(results: CapacityResults, ranked: Sequence[tuple[float, str]]) -> str:
+    """Return the range, over the seeds, of the ratio of the first to the second: both see the same requests."""
+    rates = {one.system: one.found[0].by_seed for one in results.systems}
+    first, second = (rates[name] for _, name in ranked[:2])
+    if len(first) < 2 or not all(second):
+        return ""
+    ratios = [one / other for one, other in zip(first, second, strict=True)]
+    return f" ({min(ratios):.2f} to {max(ratios):.2f} under the same seed)"
 
 
 def _target(target: Target) -> dict[str, Any]:
