@@ -97,7 +97,8 @@ def write_capacity(directory: Path, results: CapacityResults) -> None:
             "load_curve",
             "Load curve",
             f"Under seed {results.seeds[0]}. Dotted: the objective. Vertical: the capacity found under that seed. All "
-            "rates see the same requests, only closer together.",
+            "rates see the same requests, only closer together. Runs that cannot pass any more end early: right of the "
+            "line latencies would rise further than shown.",
             load_curve(results, table),
             table,
         )
