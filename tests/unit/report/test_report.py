@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from helixsim.cli.report import add_parser
 from helixsim.errors import DataError
@@ -21,7 +23,7 @@ from helixsim.report.html import build_report, headline
 from helixsim.report.rows import number
 from helixsim.report.rundata import load_run
 from helixsim.report.style import styled, svg_bytes
-from helixsim.report.tables import comparison_text, kv_text, placement_text
+from helixsim.report.tables import comparison_text, kv_text, placement_text, plain_table
 
 
 @pytest.fixture(scope="module")
@@ -198,3 +200,19 @@ def test_numbers_keep_three_digits(value: float | None, text: str) -> None:
 
 def test_file_stems_are_safe() -> None:
     assert file_stem("a/b <i>") == "a_b__i_"
+
+
+cells = st.text("0123456789.±", min_size=1, max_size=12)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["$ per million output tokens", "TTFT p99, s", "rate"]), cells), min_size=1,
+                max_size=9), st.integers(40, 120))  # fmt: skip
+def test_tables_break_no_figure_where_there_is_room(columns, width):
+    head, row = zip(*columns, strict=True)
+    text = plain_table(head, [row], width=width)
+    assert all(len(line) <= width for line in text.splitlines())
+    least = sum(max(len(cell), *map(len, title.split())) for title, cell in columns) + 3 * (len(columns) - 1)
+    if least <= width:
+        assert text.splitlines()[-1].split() == list(row)
+        words = [word for title in head for word in title.split()]
+        assert sorted(" ".join(text.splitlines()[:-2]).split()) == sorted(words)
