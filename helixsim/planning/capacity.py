@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, count
 from pathlib import Path
 
 from helixsim.config.experiment import ResolvedExperiment, SystemSpec
@@ -214,21 +215,22 @@ def find_capacity(task: SearchTask, options: SearchOptions, report: Report = lam
 def highest_pass(passes: Callable[[int], bool], start: int, stride: int, lowest: int, highest: int) -> int | None:
     """Return a k that passes while k + 1 fails, by galloping from ``start`` and halving; None if ``lowest`` fails.
 
+    The gallop goes one, one, two, four, ... strides: seeds mostly differ by one or two, and beyond lie wasted runs.
     Where the passing ks are all those up to some k, that k is found; else one of the places where passing ends.
     """
     good, bad, at = lowest - 1, highest + 1, start
+    strides = chain([stride], (stride << doubled for doubled in count()))
     while True:
         if passes(at):
             good = at
             if at == highest or bad <= highest:
                 break
-            at = min(highest, at + stride)
+            at = min(highest, at + next(strides))
         else:
             bad = at
             if at == lowest or good >= lowest:
                 break
-            at = max(lowest, at - stride)
-        stride *= 2
+            at = max(lowest, at - next(strides))
     while bad - good > 1 and good >= lowest:
         middle = (good + bad) // 2
         if passes(middle):
