@@ -55,6 +55,9 @@ _STATUS = {
     highspy.HighsModelStatus.kInterrupt: SolveStatus.INTERRUPTED,
 }
 
+_MOST_QP_ITERATIONS = 10_000
+"""HiGHS's quadratic solver can go round in circles without end; those of its programs that end take some hundred."""
+
 _FEASIBLE = 2
 """HiGHS's primal solution status of a point that meets all rows."""
 
@@ -219,6 +222,7 @@ def solve(
     _accept(highs.passModel(program._to_highs()), "the model")
     hessian = program._hessian()
     if hessian is not None:
+        _accept(highs.setOptionValue("qp_iteration_limit", _MOST_QP_ITERATIONS), "the limit of iterations")
         _accept(highs.passHessian(hessian), "the quadratic objective")
     if start is not None:
         index = np.array(list(start.keys()), dtype=np.int32)

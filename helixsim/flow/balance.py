@@ -61,6 +61,6 @@ def _balance(network: FlowNetwork, value_tokens_per_s: float, *, quadratic: bool
             ]
             program.row(dict.fromkeys(inbound[node], 1.0) | dict.fromkeys(pieces, -1.0), 0.0, 0.0)
     solution = solver.solve(program)
-    if not solution.is_feasible:
+    if solution.status is not solver.SolveStatus.OPTIMAL:
         raise solver.SolverError(f"balancing a max-flow of {value_tokens_per_s:g} tokens/s failed: {solution.status}")
     return [flow * value_tokens_per_s for flow in solution.values[: len(network.links)]]
