@@ -210,6 +210,7 @@ def solve(
     highs: Any = highspy.Highs()  # type: ignore[no-untyped-call]
     options: dict[str, Any] = {
         "output_flag": False, "threads": 1, "random_seed": 1, "time_limit": time_limit_s, "mip_rel_gap": relative_gap,
+        "qp_iteration_limit": _MOST_QP_ITERATIONS,
     }  # fmt: skip
     if max_nodes is not None:
         options["mip_max_nodes"] = max_nodes
@@ -222,7 +223,6 @@ def solve(
     _accept(highs.passModel(program._to_highs()), "the model")
     hessian = program._hessian()
     if hessian is not None:
-        _accept(highs.setOptionValue("qp_iteration_limit", _MOST_QP_ITERATIONS), "the limit of iterations")
         _accept(highs.passHessian(hessian), "the quadratic objective")
     if start is not None:
         index = np.array(list(start.keys()), dtype=np.int32)

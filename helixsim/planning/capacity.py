@@ -31,7 +31,7 @@ from helixsim.report.capacity_files import Found, SystemCapacity, Trial
 from helixsim.workload.arrivals import process_of
 
 FIRST_STEP = 0.08
-"""The first step of a gallop, as a share of the rate; each further one is twice as long."""
+"""The first step of a gallop, as a share of the rate; later ones grow (``highest_pass``)."""
 
 FIRST_SHARE = 0.85
 """A gallop starts at this share of the operating point, below which waiting times usually begin to grow."""

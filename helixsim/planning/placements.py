@@ -28,20 +28,24 @@ Search = Callable[[], tuple[Placement, bool]]
 """Makes a placement; the second value tells whether the judge was asked."""
 
 
-class PlacementStore:
-    """A folder of placements.
+class Store:
+    """A folder of results, each in a file named by the hash of its inputs.
 
     Parameters
     ----------
     directory
-        Made when the first placement is kept.
+        Made when the first result is kept.
     renew
-        Search anew and replace what is there.
+        Compute anew and replace what is there.
     """
 
     def __init__(self, directory: Path, *, renew: bool = False) -> None:
         self.directory = directory
         self.renew = renew
+
+
+class PlacementStore(Store):
+    """A folder of placements."""
 
     def get(
         self,

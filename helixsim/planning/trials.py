@@ -16,26 +16,14 @@ from typing import Any
 from helixsim.config.experiment import ResolvedExperiment, SystemSpec
 from helixsim.metrics.objectives import Target, Verdict, judge_target
 from helixsim.metrics.summary import summarise
-from helixsim.planning.placements import code_hash, hash_of, is_kept, write_whole
+from helixsim.planning.placements import Store, code_hash, hash_of, is_kept, write_whole
 from helixsim.planning.systems import PlacedSystem, patience_for, simulate_system
 from helixsim.report.capacity_files import Trial
 from helixsim.workload.spec import ArrivalsSpec
 
 
-class TrialStore:
-    """A folder of trials.
-
-    Parameters
-    ----------
-    directory
-        Made when the first trial is kept.
-    renew
-        Simulate anew and replace what is there.
-    """
-
-    def __init__(self, directory: Path, *, renew: bool = False) -> None:
-        self.directory = directory
-        self.renew = renew
+class TrialStore(Store):
+    """A folder of trials."""
 
     def get(
         self,
