@@ -32,6 +32,10 @@ def load_curves(rows: Rows, labels: Mapping[str, str]) -> Figure:
     axes = figure.subplots(len(clusters), 2, squeeze=False)
     colors = colors_of(labels, SYSTEM_COLORS)
     for line, cluster in zip(axes, clusters, strict=True):
+        largest = max((row["offered_rps"] for row in rows if row["cluster"] == cluster), default=1.0)
+        line[1].plot(
+            [0, largest], [0, largest], color=GREY, linewidth=0.8, linestyle=(0, (1, 2)), label="all that is offered"
+        )
         for number, (method, label) in enumerate(labels.items()):
             own = [row for row in rows if (row["cluster"], row["method"]) == (cluster, method)]
             if not own:
@@ -50,16 +54,14 @@ def load_curves(rows: Rows, labels: Mapping[str, str]) -> Figure:
                     axis.fill_between(
                         x, [max(0.0, b) for b in bottom], top, color=colors[method], alpha=0.13, linewidth=0
                     )
-        largest = max((row["offered_rps"] for row in rows if row["cluster"] == cluster), default=1.0)
-        line[1].plot(
-            [0, largest], [0, largest], color=GREY, linewidth=0.8, linestyle=(0, (1, 2)), label="all that is offered"
-        )
         for axis, label in zip(line, ("output tokens/s", "requests/s within the SLO"), strict=True):
             axis.set_title(cluster)
             axis.set_xlabel("offered requests/s")
             axis.set_ylabel(label)
             axis.set_xlim(left=0)
             axis.set_ylim(bottom=0)
+        # Intervals of few seeds reach beyond what is offered where some of them keep up and others do not.
+        line[1].set_ylim(top=1.15 * largest)
     _legend_of(figure, axes[:, 1].tolist(), 7)
     return figure
 
@@ -89,16 +91,17 @@ def proxy_cloud(rows: Rows) -> Figure:
             [0, largest], [0, largest], color=GREY, linewidth=0.8, linestyle=(0, (1, 2)), label="served = max-flow"
         )
         axis.set_title(cluster)
-        axis.set_xlabel("max-flow, tokens/s (beside a point: its mean hops)")
         axis.set_xlim(left=0)
         axis.set_ylim(bottom=0)
     axes[0].set_ylabel("served prompt + output tokens/s")
+    # One label for all: three of them do not fit beside each other.
+    figure.supxlabel("max-flow, tokens/s (beside a point: its mean hops)", fontsize=axes[0].xaxis.label.get_size())
     _legend_of(figure, axes.tolist(), 4)
     return figure
 
 
 def proxy_pairs(rows: Rows, pairs: Mapping[str, tuple[str, str]]) -> Figure:
-    """Draw max-flow and served tokens/s of two placements of equal depth, cluster by cluster."""
+    """Draw max-flow and served tokens/s of two placements about as deep, cluster by cluster."""
     from matplotlib.patches import Patch
 
     figure = new_figure(2.6)
@@ -135,7 +138,8 @@ def draw_searches(rows: Rows) -> Figure:
     for title, look in looks.items():
         own = [row for row in rows if row["search"] == title]
         points = [(max(row["seconds"], 0.1), row["objective_tokens_per_s"]) for row in own]
-        axis.step(*zip(*points, strict=True), where="post", linewidth=1.6, label=title, **look)
+        label = title if points[-1][1] else f"{title} (finds none)"
+        axis.step(*zip(*points, strict=True), where="post", linewidth=1.6, label=label, **look)
         axis.plot(*points[-1], "o", color=look["color"], markersize=4, clip_on=False)
         bounds = [(max(row["seconds"], 0.1), row["bound_tokens_per_s"]) for row in own if row["bound_tokens_per_s"]]
         if title in ours and bounds:

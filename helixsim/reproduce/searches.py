@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -26,6 +25,12 @@ from helixsim.reproduce.parts import Effort, PartResult, Row
 from helixsim.reproduce.program import KEPT_LINKS, all_edges, program_size, pruned_edges, without_links
 from helixsim.reproduce.published import Published
 from helixsim.reproduce.tasks import Outcome, Results, Task, find_system
+
+_PROVED = 1e-4
+"""Gap to the bound, as a share, that counts as none."""
+
+_LEAST_FLOW = 0.05
+"""Smaller flows [tokens/s] are a solver's zero."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,18 +96,19 @@ class Search:
         if self.start:
             heuristic = find_system(experiment, self.start)
             start = place_system(experiment, heuristic, judged=False, store=store).placement.ranges
-            start_flow = max_flow_value(fleet, Placement("start", fleet.model.num_layers, start), problem.capacity)
+            placement = Placement("start", fleet.model.num_layers, start)
+            start_flow = _cleaned(max_flow_value(fleet, placement, problem.capacity))
         history: list[list[float]] = []
 
         def note(seconds: float, objective: float, bound: float) -> None:
-            history.append([seconds, max(objective, 0.0), bound])
+            history.append([seconds, objective, bound])
 
         bound = upper_bound_share(fleet, problem.capacity)
         found = milp.solve_exact(problem, bound, start=start, time_limit_s=self.seconds, progress=note)
-        objective = found.objective_tokens_per_s if math.isfinite(found.objective_tokens_per_s) else 0.0
         spent_s = history[-1][0] if found.is_optimal and history else self.seconds
-        history.append([spent_s, objective, found.bound_tokens_per_s])
-        lines = [[s, max(0.0, o), min(b, bound)] for s, o, b in history]
+        history.append([spent_s, found.objective_tokens_per_s, found.bound_tokens_per_s])
+        lines = [[s, _cleaned(o), min(b, bound)] for s, o, b in history]
+        objective = lines[-1][1]
         return {"history": lines, "objective": objective, "bound": found.bound_tokens_per_s, "start_flow": start_flow}
 
     def _experiment(self) -> ResolvedExperiment:
@@ -170,12 +176,7 @@ class Searches:
         for title, task in results.succeeded(tasks, notes):
             outcome = results.outcome(task)
             rows += [_line(title, "helixsim", s, objective, bound) for s, objective, bound in outcome["history"]]
-            gap = 1.0 - outcome["objective"] / outcome["bound"] if outcome["bound"] else math.nan
-            said = f"{title}: {outcome['objective']:.1f} tokens/s after {outcome['history'][-1][0]:.1f} s, "
-            said += "proved optimal" if gap < 1e-4 else f"at most {gap:.1%} below the best there can be"
-            if outcome["start_flow"] is not None:
-                said += f"; the start carries {outcome['start_flow']:.1f} tokens/s over the links it may use"
-            notes.append(said + ".")
+            notes.append(f"{title}: {_found(outcome)}.")
         for title, cell in self.published_runs.items():
             for seconds, objective in self.published.series(cell, "gurobi", "incumbent_"):
                 rows.append(_line(title, "published", seconds, objective, None))
@@ -186,6 +187,28 @@ class Searches:
         if effort.is_quick and search.method == "program":
             return Search(search.name, search.file, search.method, search.start, search.is_pruned, self.quick_seconds)
         return search
+
+
+def _cleaned(flow_tokens_per_s: float) -> float:
+    """Return a flow, zero where the solver has found none yet (it then says minus infinity) or means zero."""
+    return flow_tokens_per_s if flow_tokens_per_s >= _LEAST_FLOW else 0.0
+
+
+def _found(outcome: Outcome) -> str:
+    """Return what a search ended with."""
+    objective, bound, start_flow = outcome["objective"], outcome["bound"], outcome["start_flow"]
+    seconds = f"{outcome['history'][-1][0]:.1f} s"
+    if not objective:
+        said = f"no placement within {seconds}"
+    elif objective >= bound * (1.0 - _PROVED):
+        said = f"{objective:.1f} tokens/s after {seconds}, proved optimal"
+    else:
+        gap = 1.0 - objective / bound
+        said = f"{objective:.1f} tokens/s after {seconds}, at most {gap:.1%} below the best there can be"
+    if start_flow is None:
+        return said
+    carried = f"{start_flow:.1f} tokens/s" if start_flow else "nothing"
+    return f"{said}; the start carries {carried} over the links it may use"
 
 
 def _line(title: str, source: str, seconds: float, objective: float, bound: float | None) -> Row:

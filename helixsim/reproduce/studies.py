@@ -135,7 +135,7 @@ class Proxy:
     clusters
         Title -> experiment.
     pairs
-        Title -> (system, other system) that are set side by side, of equal depth; empty: all are drawn as a cloud.
+        Title -> (system, other system) that are set side by side, about as deep; empty: all are drawn as a cloud.
     full_only
         Titles, and systems, that the quick version leaves out.
     """
@@ -213,7 +213,7 @@ class Proxy:
             paper, ours = (next(row for row in rows if row["system"] == name) for name in self.pairs[title])
             flow, served = (ours[key] / paper[key] for key in ("max_flow_tokens_per_s", "tokens_per_s"))
             return [
-                f"{title}: with at most {ours['max_hops']} nodes on a route (the paper's: {paper['max_hops']}), "
+                f"{title}: with {ours['mean_hops']:.1f} nodes per request (the paper's: {paper['mean_hops']:.1f}), "
                 f"helixsim's placement has {flow:.2f} times the max-flow and serves {served:.2f} times the tokens."
             ]
         flows = np.array([row["max_flow_tokens_per_s"] for row in rows])

@@ -52,7 +52,7 @@ def test_load_curves_pass_through_their_points():
     ]  # fmt: skip
     served, good = drawn(paper_studies.load_curves(rows, {"helix": "Helix", "swarm": "Swarm"}))
     assert [list(line.get_ydata()) for line in served.get_lines()] == [[10.0, 20.0]] * 2
-    assert [list(line.get_ydata()) for line in good.get_lines()] == [[0.5, 1.0]] * 2 + [[0, 2.0]]
+    assert [list(line.get_ydata()) for line in good.get_lines()] == [[0, 2.0]] + [[0.5, 1.0]] * 2
 
 
 def proxy_row(system, flow, served):
