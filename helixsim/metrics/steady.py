@@ -15,7 +15,7 @@ from helixsim.metrics.stats import BATCHES, MIN_BATCHES, batch_means, batch_rate
 from helixsim.metrics.window import cumulative_in_window, in_window, window_samples
 from helixsim.units import NS_PER_S
 
-STEADY = "steady"
+STEADY, NOT_STEADY = "steady", "not steady"
 
 _THROUGHPUT_DRIFT = 0.10
 _QUEUE_DRIFT = 0.25
@@ -48,7 +48,7 @@ def steady_verdict(run: RunResult) -> str:
         _drift("requests in the system", *_halves(in_system), _QUEUE_DRIFT, ""),
     ]
     found = [drift for drift in drifts if drift]
-    return f"not steady: {'; '.join(found)}" if found else STEADY
+    return f"{NOT_STEADY}: {'; '.join(found)}" if found else STEADY
 
 
 def _halves(batches: FloatArray) -> tuple[FloatArray, FloatArray]:

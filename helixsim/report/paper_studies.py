@@ -26,7 +26,10 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
 def load_curves(rows: Rows, labels: Mapping[str, str]) -> Figure:
-    """Draw output tokens/s and requests/s within the SLO against the offered rate, a row per cluster."""
+    """Draw output tokens/s and requests/s within the SLO against the offered rate, a row per cluster.
+
+    Bands are 95 % intervals of output tokens/s, and what the seeds range over of requests/s within the SLO.
+    """
     clusters = _distinct(rows, "cluster")
     figure = new_figure(2.5 * len(clusters) + 0.4)
     axes = figure.subplots(len(clusters), 2, squeeze=False)
@@ -45,7 +48,7 @@ def load_curves(rows: Rows, labels: Mapping[str, str]) -> Figure:
                     "marker": _MARKERS[number % len(_MARKERS)], "markersize": 4, "linewidth": 1.4}  # fmt: skip
             for axis, value, low, high in (
                 (line[0], "output_tokens_per_s", "low", "high"),
-                (line[1], "goodput_rps", "goodput_low", "goodput_high"),
+                (line[1], "goodput_rps", "goodput_least", "goodput_most"),
             ):
                 axis.plot(x, [row[value] for row in own], **look)
                 limits = [(row[low], row[high]) for row in own]
@@ -60,8 +63,6 @@ def load_curves(rows: Rows, labels: Mapping[str, str]) -> Figure:
             axis.set_ylabel(label)
             axis.set_xlim(left=0)
             axis.set_ylim(bottom=0)
-        # Intervals of few seeds reach beyond what is offered where some of them keep up and others do not.
-        line[1].set_ylim(top=1.15 * largest)
     _legend_of(figure, axes[:, 1].tolist(), 7)
     return figure
 
@@ -109,7 +110,7 @@ def proxy_pairs(rows: Rows, pairs: Mapping[str, tuple[str, str]]) -> Figure:
     looks = (COLUMN_STYLES["as published"], COLUMN_STYLES["fair"])
     for axis, key, label in (
         (axes[0], "max_flow_tokens_per_s", "max-flow, tokens/s"),
-        (axes[1], "tokens_per_s", "served, tokens/s"),
+        (axes[1], "tokens_per_s", "served prompt + output tokens/s"),
     ):
         for place, (cluster, systems) in enumerate(pairs.items()):
             for number, (system, look) in enumerate(zip(systems, looks, strict=True)):
@@ -174,6 +175,7 @@ def layers_of_nodes(rows: Rows) -> Figure:
                       alpha=0.2 + 0.8 * min(1.0, row["busy"]), edgecolor="black", linewidth=0.3)  # fmt: skip
             axis.text(row["end_layer"] + 0.5, y, f"{row['busy']:.0%}", va="center", fontsize=5.5, color=GREY)
         axis.set_yticks(range(len(own)), [row["node"] for row in own], fontsize=5.5)
+        axis.set_xlim(0, 1.09 * max(row["end_layer"] for row in own))  # room for the share beside the last
         axis.set_ylim(len(own) - 0.4, -0.6)
         axis.set_xlabel("layer")
         axis.set_title(name)

@@ -22,6 +22,7 @@ from helixsim.reproduce.samples import PERCENTILES, Distribution, Sample, pooled
 from helixsim.reproduce.tasks import Results, Simulation, Task
 
 PUBLISHED, MEASURED, AS_PUBLISHED, FAIR = "published", "measured", "as published", "fair"
+NOT_STEADY = "no"
 METRICS = {"throughput": "tokens/s", "prompt": "s", "decode": "s"}
 """Output tokens/s; time to first token; time of one decode step."""
 
@@ -205,7 +206,7 @@ def system_names(file: Path) -> list[str]:
 def _row(panel: Panel, metric: str, method: str, column: str, kind: str, values: Mapping[str, float | None]) -> Row:
     blank = {"value": None, "low": None, "high": None, **{f"p{q}": None for q in PERCENTILES}}
     head = {"panel": panel.title, "cell": panel.cell, "metric": metric, "unit": METRICS[metric], "method": method}
-    tail = {"seeds": None, "verdict": "", "source": "helixsim"}
+    tail = {"seeds": None, "verdict": "", "steady": "", "source": "helixsim"}
     return {**head, "column": column, "kind": kind, **blank, **values, **tail}
 
 
@@ -223,7 +224,14 @@ def _simulated_row(panel: Panel, metric: str, method: str, column: str, runs: Se
     values |= {"value": estimate.mean, "low": estimate.low, "high": estimate.high}
     row = _row(panel, metric, method, column, KINDS[0], values)
     verdicts = dict.fromkeys(sample.saturation.lower() for samples in runs for sample in samples)
-    return row | {"seeds": len(runs[0]), "verdict": ", ".join(verdicts)}
+    return row | {"seeds": len(runs[0]), "verdict": ", ".join(verdicts), "steady": _steadiness(runs)}
+
+
+def _steadiness(runs: Sequence[Sequence[Sample]]) -> str:
+    """Return ``NOT_STEADY`` if something drifts in the window under every seed, else under how many nothing does."""
+    by_seed = list(zip(*runs, strict=True))
+    calm = sum(not any(sample.drifts for sample in same_seed) for same_seed in by_seed)
+    return f"{calm} of {len(by_seed)} seeds" if calm else NOT_STEADY
 
 
 def _latency(sample: Sample, metric: str) -> Distribution:

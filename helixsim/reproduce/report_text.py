@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_NONE = "–"
+_NONE, _DRIFT = "–", "†"
+
+_RATIOS = {
+    "published": "published", "as_published": "as published", "fair": "fair",
+    "fair_published": "fair, paper's placement",
+}  # fmt: skip
+"""Columns of ratios: key and heading."""
 
 
 def text(document: Mapping[str, Any]) -> str:
@@ -53,29 +59,21 @@ def _cells(document: Mapping[str, Any]) -> str:
 
 
 def _ratios(rows: Sequence[Mapping[str, Any]]) -> str:
-    header = ("Helix over", "", "", "published", "as published", "fair", "fair, paper's placement")
-    columns = ("published", "as_published", "fair", "fair_published")
-    return _table(
-        header,
+    table = _table(
+        ("Helix over", "", "", *_RATIOS.values()),
         [
-            (row["cell"], f"{row['metric']} {row['statistic']}", row["other"], *(_ratio(row[name]) for name in columns))
+            (row["cell"], f"{row['metric']} {row['statistic']}", row["other"], *(_ratio(row[name]) for name in _RATIOS))
             for row in rows
         ],
     )
+    drifting = any(row[name] and not row[name]["is_steady"] for row in rows for name in _RATIOS)
+    return f"{table}\n{_DRIFT}: one of the two still drifts in its window, under every seed" if drifting else table
 
 
 def _claims(claims: Sequence[Mapping[str, Any]]) -> str:
-    header = ("claim", "published", "as published", "fair", "does it hold, fairly?")
     return _table(
-        header,
-        [
-            (
-                check["claim"]["text"],
-                *(_ratio(check[column]) for column in ("published", "as_published", "fair")),
-                check["sentence"],
-            )
-            for check in claims
-        ],
+        ("claim", *_RATIOS.values(), "does it hold, fairly?"),
+        [(check["claim"]["text"], *(_ratio(check[name]) for name in _RATIOS), check["sentence"]) for check in claims],
     )
 
 
@@ -83,7 +81,7 @@ def _ratio(ratio: Mapping[str, Any] | None) -> str:
     if ratio is None:
         return _NONE
     limits = "" if ratio["low"] is None else f" ({ratio['low']:.2f}–{ratio['high']:.2f})"
-    return f"{ratio['value']:.2f}x{limits}"
+    return f"{ratio['value']:.2f}x{'' if ratio['is_steady'] else _DRIFT}{limits}"
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

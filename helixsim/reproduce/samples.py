@@ -12,7 +12,7 @@ from helixsim.config.experiment import ResolvedExperiment
 from helixsim.domain.result import FloatArray, GapHistogram, RunResult
 from helixsim.metrics.latency import latency_samples
 from helixsim.metrics.saturation import saturation
-from helixsim.metrics.steady import steady_verdict
+from helixsim.metrics.steady import NOT_STEADY, steady_verdict
 from helixsim.metrics.throughput import output_throughput_interval, throughput
 from helixsim.metrics.utilisation import utilisation
 from helixsim.metrics.window import duration_s
@@ -78,6 +78,11 @@ class Sample:
     saturation: str
     steady: str
     nodes: tuple[NodeLoad, ...]
+
+    @property
+    def drifts(self) -> bool:
+        """Return whether the halves of the window differ by more than chance (``metrics.steady``)."""
+        return self.steady.startswith(NOT_STEADY)
 
 
 def take(experiment: ResolvedExperiment, placed: PlacedSystem, seed: int) -> Sample:

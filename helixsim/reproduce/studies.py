@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -95,12 +96,14 @@ class LoadCurves:
                 for number, rate_rps in enumerate(self._rates(title, effort)):
                     found = results.samples(run, number)
                     served = pooled_throughput([found])
-                    good = over_seeds([sample.good_rps or 0.0 for sample in found])
+                    good = [sample.good_rps or 0.0 for sample in found]
+                    # Where some seeds keep up and others do not, Student's interval reaches beyond what is offered.
+                    least, most = (min(good), max(good)) if len(good) > 1 else (None, None)
                     rows.append(
                         {
                             "cluster": title, "method": method, "offered_rps": rate_rps,
                             "output_tokens_per_s": served.mean, "low": served.low, "high": served.high,
-                            "goodput_rps": good.mean, "goodput_low": good.low, "goodput_high": good.high,
+                            "goodput_rps": statistics.fmean(good), "goodput_least": least, "goodput_most": most,
                             "verdict": ", ".join(dict.fromkeys(sample.saturation.lower() for sample in found)),
                         }
                     )  # fmt: skip

@@ -209,11 +209,15 @@ def perform_all(
     distinct: dict[Path, Task] = {}
     for task, path in kept.items():
         distinct.setdefault(path, task)
-    outcomes: dict[Path, Outcome] = {}
+    waiting = {path: task for path, task in distinct.items() if force or not path.is_file()}
+    outcomes: dict[Path, Outcome] = {
+        path: json.loads(path.read_text(encoding="utf-8")) for path in distinct if path not in waiting
+    }
     report = progress or (lambda _done, _what: None)
-    for path, outcome in _perform(distinct, force, min(jobs or os.cpu_count() or 1, len(distinct) or 1)):
+    performed = _perform(waiting, force, min(jobs or os.cpu_count() or 1, len(waiting) or 1))
+    for number, (path, outcome) in enumerate(performed, 1):
         outcomes[path] = outcome
-        report(len(outcomes) / len(distinct), distinct[path].title)
+        report(number / len(waiting), waiting[path].title)  # of what is left to do, so that the time left is right
     return Results({task: outcomes[path] for task, path in kept.items()})
 
 
@@ -222,17 +226,11 @@ def _digest(task: Task) -> str:
 
 
 def _perform(tasks: Mapping[Path, Task], force: bool, processes: int) -> Iterator[tuple[Path, Outcome]]:
-    waiting: dict[Path, Task] = {}
-    for path, task in tasks.items():
-        if path.is_file() and not force:
-            yield path, json.loads(path.read_text(encoding="utf-8"))
-        else:
-            waiting[path] = task
-    if processes == 1 or len(waiting) < 2:
-        for path, task in waiting.items():
+    if processes == 1:
+        for path, task in tasks.items():
             yield path, _perform_one(task, path, force)
         return
-    work = [(task, path, force) for path, task in waiting.items()]
+    work = [(task, path, force) for path, task in tasks.items()]
     with Processes(processes) as pool:
         for number, outcome in pool.run(_perform_apart, work, lambda _number, _share, _what: None):
             if isinstance(outcome, Lost):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from helixsim.datafiles import data_path
 from helixsim.hardware.profile_file import open_profile
-from helixsim.reproduce.comparison import AS_PUBLISHED, FAIR, MEASURED, METRICS, PUBLISHED
+from helixsim.reproduce.comparison import AS_PUBLISHED, FAIR, MEASURED, METRICS, NOT_STEADY, PUBLISHED
 from helixsim.reproduce.parts import Row, matching
 
 TOLERANCE = 0.10
@@ -92,12 +92,16 @@ def order_checks(checks: Iterable[CellCheck]) -> list[OrderCheck]:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """Method over method in one cell and column; limits at 95 % from those of both, None where they are not known."""
+    """Method over method in one cell and column; limits at 95 % from those of both, None where they are not known.
+
+    ``is_steady``: neither of the two drifts in its window under every seed.
+    """
 
     value: float
     low: float | None
     high: float | None
     is_larger_better: bool
+    is_steady: bool = True
 
     def beats(self, claimed: float) -> bool:
         """Return whether the ratio is at least as far from one as the claimed one."""
@@ -126,12 +130,16 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class ClaimCheck:
-    """A claim with the ratio of each column; None where it was not run."""
+    """A claim with the ratio of each column; None where it was not run.
+
+    ``fair`` with helixsim's own placement, ``fair_published`` with the paper's.
+    """
 
     claim: Claim
     published: Ratio | None
     as_published: Ratio | None
     fair: Ratio | None
+    fair_published: Ratio | None
 
     @property
     def holds(self) -> bool:
@@ -193,6 +201,7 @@ def claim_checks(rows: Sequence[Row], claims: Iterable[Claim]) -> list[ClaimChec
             ratio(rows, claim.cell, MEASURED if claim.is_measured else PUBLISHED, *pair),
             ratio(rows, claim.cell, AS_PUBLISHED, *pair),
             ratio(rows, claim.fair_cell, FAIR, *pair),
+            ratio(rows, claim.fair_cell, FAIR, claim.metric, PAPERS_PLACEMENT, claim.other),
         )
         if check.as_published or check.fair:
             checks.append(check)
@@ -210,18 +219,19 @@ def ratio(
     if not ours[statistic] or not theirs[statistic]:
         return None
     value, is_larger_better = ours[statistic] / theirs[statistic], metric == "throughput"
+    is_steady = NOT_STEADY not in (ours["steady"], theirs["steady"])
     if statistic != MEAN or any(row["low"] is None for row in (ours, theirs)):
-        return Ratio(value, None, None, is_larger_better)
+        return Ratio(value, None, None, is_larger_better, is_steady)
     # Relative half widths add in squares: the runs share their requests, so this is on the wide side.
     spread = sum(((row["high"] - row["low"]) / 2 / row["value"]) ** 2 for row in (ours, theirs)) ** 0.5
-    return Ratio(value, value * max(0.0, 1.0 - spread), value * (1.0 + spread), is_larger_better)
+    return Ratio(value, value * max(0.0, 1.0 - spread), value * (1.0 + spread), is_larger_better, is_steady)
 
 
 @dataclass(frozen=True, slots=True)
 class RatioRow:
     """Helix over another method in one cell, column by column; ``fair_published``: with the paper's placement.
 
-    Of means, or of medians where no means are published.
+    Of means, or of medians where only these are published.
     """
 
     cell: str
@@ -235,7 +245,7 @@ class RatioRow:
 
 
 def ratio_rows(rows: Sequence[Row]) -> list[RatioRow]:
-    """Return Helix over every other published method in every cell that was run, for each metric.
+    """Return Helix over every other method, published or fair, in every cell that was run, for each metric.
 
     Throughput at a given rate says nothing of a method that serves it, so it is left out where the mode is online.
     """
@@ -243,22 +253,25 @@ def ratio_rows(rows: Sequence[Row]) -> list[RatioRow]:
     for cell, metric in dict.fromkeys((row["cell"], row["metric"]) for row in rows):
         if metric == "throughput" and cell.endswith("-online"):
             continue
-        methods = dict.fromkeys(row["method"] for row in matching(rows, cell=cell, metric=metric, column=PUBLISHED))
+        shown = matching(rows, cell=cell, metric=metric)
+        methods = dict.fromkeys(row["method"] for row in shown if row["column"] in (PUBLISHED, FAIR))
         if HELIX in methods:
-            found += [_ratio_row(rows, cell, metric, other) for other in methods if other != HELIX]
+            others = [method for method in methods if method not in (HELIX, PAPERS_PLACEMENT)]
+            found += [_ratio_row(rows, cell, metric, other) for other in others]
     return found
 
 
 def _ratio_row(rows: Sequence[Row], cell: str, metric: str, other: str) -> RatioRow:
     pair = metric, HELIX, other
     published = ratio(rows, cell, PUBLISHED, *pair)
-    statistic = MEAN if published else MEDIAN
+    medians = None if published else ratio(rows, cell, PUBLISHED, *pair, MEDIAN)
+    statistic = MEDIAN if medians else MEAN
     return RatioRow(
         cell=cell,
         metric=metric,
         statistic="" if metric == "throughput" else "mean" if statistic == MEAN else "median",
         other=other,
-        published=published or ratio(rows, cell, PUBLISHED, *pair, statistic),
+        published=published or medians,
         as_published=ratio(rows, cell, AS_PUBLISHED, *pair, statistic),
         fair=ratio(rows, cell, FAIR, *pair, statistic),
         fair_published=ratio(rows, cell, FAIR, metric, PAPERS_PLACEMENT, other, statistic),

@@ -47,7 +47,7 @@ def test_bars_have_the_heights_of_their_rows_and_latency_comes_last():
 def test_load_curves_pass_through_their_points():
     rows = [
         {"cluster": "c", "method": method, "offered_rps": rate, "output_tokens_per_s": 10 * rate, "low": 9 * rate,
-         "high": 11 * rate, "goodput_rps": rate / 2, "goodput_low": None, "goodput_high": None}
+         "high": 11 * rate, "goodput_rps": rate / 2, "goodput_least": None, "goodput_most": None}
         for method in ("helix", "swarm") for rate in (1.0, 2.0)
     ]  # fmt: skip
     served, good = drawn(paper_studies.load_curves(rows, {"helix": "Helix", "swarm": "Swarm"}))

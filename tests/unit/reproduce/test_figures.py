@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import product
 
 import numpy as np
@@ -15,15 +15,23 @@ from helixsim.domain.cluster import COORDINATOR
 from helixsim.errors import ConfigError, DataError
 from helixsim.hardware.profile_file import open_profile
 from helixsim.planning.registries import registries
-from helixsim.reproduce import verdicts
-from helixsim.reproduce.comparison import AS_PUBLISHED, FAIR, PUBLISHED, Comparison, Quick
+from helixsim.reproduce import report_text, verdicts
+from helixsim.reproduce.comparison import (
+    AS_PUBLISHED,
+    FAIR,
+    NOT_STEADY,
+    PUBLISHED,
+    Comparison,
+    Quick,
+    _steadiness,
+)
 from helixsim.reproduce.entries import load_figures
 from helixsim.reproduce.gpus_needed import gpus_needed
 from helixsim.reproduce.names import figure_names
 from helixsim.reproduce.parts import Effort, over_seeds
 from helixsim.reproduce.program import KEPT_LINKS, all_edges, pruned_edges, without_links
 from helixsim.reproduce.published import load_causes, load_published
-from helixsim.reproduce.samples import Distribution, pooled_mean, pooled_quantile
+from helixsim.reproduce.samples import Distribution, Sample, pooled_mean, pooled_quantile
 from helixsim.reproduce.searches import Search, Sizes
 from helixsim.reproduce.studies import rank_correlation
 from helixsim.reproduce.tasks import Results, Simulation
@@ -238,10 +246,10 @@ def test_equal_ranks_are_shared():
     assert rank_correlation(np.array([1.0, 2, 2, 3]), np.array([1.0, 2, 3, 4])) == pytest.approx(0.9486833)
 
 
-def row(cell, method, column, value, half=None, metric="throughput"):
+def row(cell, method, column, value, half=None, metric="throughput", steady=""):
     low, high = (None, None) if half is None else (value - half, value + half)
     where = {"panel": cell, "cell": cell, "metric": metric, "method": method, "column": column, "kind": "simulated"}
-    return {**where, "value": value, "p50": None, "low": low, "high": high}
+    return {**where, "value": value, "p50": None, "low": low, "high": high, "steady": steady}
 
 
 def test_cells_and_orders_are_checked():
@@ -267,6 +275,34 @@ def test_a_ratio_has_the_spread_of_both():
     assert verdicts.ratio(rows, "c-offline", FAIR, "throughput", "helix", "swarm") is None
 
 
+def test_a_ratio_of_what_still_drifts_is_marked():
+    rows = [
+        row("c-offline", "helix", FAIR, 300.0, 15.0, steady="2 of 3 seeds"),
+        row("c-offline", "separate", FAIR, 100.0, 10.0, steady="3 of 3 seeds"),
+        row("c-offline", "petals", FAIR, 200.0, 10.0, steady=NOT_STEADY),
+    ]
+    found = {each.other: each.fair.is_steady for each in verdicts.ratio_rows(rows)}
+    assert found == {"separate": True, "petals": False}  # neither is published: fair ones are shown all the same
+    document = {
+        "quick": False, "cells": [], "claims": [], "figures": {},
+        "ratios": [asdict(each) for each in verdicts.ratio_rows(rows)],
+    }  # fmt: skip
+    said = report_text.text(document)
+    assert "1.50x†" in said
+    assert "3.00x (" in said
+    assert "drifts" in said
+
+
+NOTHING = Distribution(0, 0.0, ())
+SAMPLE = Sample(0, 600.0, 1, None, None, NOTHING, NOTHING, 1.0, 1.0, 1, 1.0, "STABLE", "steady", ())
+
+
+def test_a_method_is_steady_unless_every_seed_drifts():
+    calm, restless = (replace(SAMPLE, steady=said) for said in ("steady", "not steady: mean TTFT rose"))
+    assert _steadiness([[calm, restless, calm]]) == "2 of 3 seeds"
+    assert _steadiness([[calm, restless], [restless, calm]]) == NOT_STEADY  # one pipeline of each seed
+
+
 @pytest.mark.parametrize(
     ("metric", "claimed", "value", "holds", "said"),
     [
@@ -280,8 +316,10 @@ def test_a_ratio_has_the_spread_of_both():
 def test_a_claim_holds_only_in_full(metric, claimed, value, holds, said):
     claim = verdicts.Claim("n", "text", metric, "helix", "swarm", claimed, "c", "c", False)
     rows = [row("c", "helix", FAIR, value, metric=metric), row("c", "swarm", FAIR, 1.0, metric=metric)]
+    rows.append(row("c", "published", FAIR, 2.0, metric=metric))
     (check,) = verdicts.claim_checks(rows, [claim])
     assert (check.holds, check.sentence) == (holds, said)
+    assert check.fair_published.value == 2.0  # Helix with the paper's placement
     assert verdicts.claim_checks([], [claim]) == []
 
 
