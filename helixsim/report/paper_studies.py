@@ -22,6 +22,8 @@ _PUBLISHED_SEARCHES: tuple[dict[str, Any], ...] = (
 )  # fmt: skip
 _NEAR = 0.06
 """Points are close if they differ by less than this share of the largest value in both directions."""
+_LABEL_OF_A_THIRD = 36
+"""Letters of a label that fit into a third of the width of a figure."""
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
@@ -149,7 +151,8 @@ def draw_searches(rows: Rows) -> Figure:
     axis.set_xlabel("seconds (their solver: 20 threads; ours: one)")
     axis.set_ylabel("max-flow, tokens/s (dotted: bound)")
     axis.set_ylim(bottom=0)
-    figure.legend(loc="outside upper center", ncols=3)
+    longest = max(len(label) for label in axis.get_legend_handles_labels()[1])
+    figure.legend(loc="outside upper center", ncols=3 if longest <= _LABEL_OF_A_THIRD else 2)
     return figure
 
 
