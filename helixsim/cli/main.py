@@ -85,6 +85,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader has gone. Python would complain again when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.OK
+    except OSError as error:  # a file or folder that cannot be read or written
+        if args.verbose:
+            traceback.print_exc()
+        where = "" if error.filename is None else f"{error.filename}: "
+        print(f"helixsim: error: {where}{error.strerror or error}", file=sys.stderr)
+        return ExitCode.DATA
     except Exception:
         traceback.print_exc()
         print("helixsim: internal error, please report it with the lines above", file=sys.stderr)

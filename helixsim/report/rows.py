@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from helixsim.metrics.steady import NOT_STEADY, STEADY
+
 Summary = Mapping[str, Any]
 Cell = Callable[[Summary], str]
 MISSING = "–"
@@ -192,7 +194,7 @@ def _ratio_range(summary: Summary) -> str:
 
 
 def _steady(verdict: str) -> str:
-    return {"steady": "yes", "not steady": "NO"}.get(verdict.split(":", maxsplit=1)[0], "unknown")
+    return {STEADY: "yes", NOT_STEADY: "NO"}.get(verdict.split(":", maxsplit=1)[0], "unknown")
 
 
 _SLO_ROWS = (

@@ -22,7 +22,8 @@ from helixsim.reproduce.samples import PERCENTILES, Distribution, Sample, pooled
 from helixsim.reproduce.tasks import Results, Simulation, Task
 
 PUBLISHED, MEASURED, AS_PUBLISHED, FAIR = "published", "measured", "as published", "fair"
-NOT_STEADY = "no"
+ALL_DRIFT = "no"
+"""Not one seed of a row is steady."""
 METRICS = {"throughput": "tokens/s", "prompt": "s", "decode": "s"}
 """Output tokens/s; time to first token; time of one decode step."""
 
@@ -228,10 +229,10 @@ def _simulated_row(panel: Panel, metric: str, method: str, column: str, runs: Se
 
 
 def _steadiness(runs: Sequence[Sequence[Sample]]) -> str:
-    """Return ``NOT_STEADY`` if something drifts in the window under every seed, else under how many nothing does."""
+    """Return ``ALL_DRIFT`` if something drifts in the window under every seed, else under how many nothing does."""
     by_seed = list(zip(*runs, strict=True))
     calm = sum(not any(sample.drifts for sample in same_seed) for same_seed in by_seed)
-    return f"{calm} of {len(by_seed)} seeds" if calm else NOT_STEADY
+    return f"{calm} of {len(by_seed)} seeds" if calm else ALL_DRIFT
 
 
 def _latency(sample: Sample, metric: str) -> Distribution:

@@ -209,16 +209,24 @@ def perform_all(
     distinct: dict[Path, Task] = {}
     for task, path in kept.items():
         distinct.setdefault(path, task)
-    waiting = {path: task for path, task in distinct.items() if force or not path.is_file()}
-    outcomes: dict[Path, Outcome] = {
-        path: json.loads(path.read_text(encoding="utf-8")) for path in distinct if path not in waiting
-    }
+    found = {} if force else {path: _kept(path) for path in distinct}
+    outcomes: dict[Path, Outcome] = {path: outcome for path, outcome in found.items() if outcome is not None}
+    waiting = {path: task for path, task in distinct.items() if path not in outcomes}
     report = progress or (lambda _done, _what: None)
     performed = _perform(waiting, force, min(jobs or os.cpu_count() or 1, len(waiting) or 1))
     for number, (path, outcome) in enumerate(performed, 1):
         outcomes[path] = outcome
         report(number / len(waiting), waiting[path].title)  # of what is left to do, so that the time left is right
     return Results({task: outcomes[path] for task, path in kept.items()})
+
+
+def _kept(path: Path) -> Outcome | None:
+    """Return the outcome in a file, None if there is none or it is damaged."""
+    try:
+        outcome: Outcome = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return outcome
 
 
 def _digest(task: Task) -> str:

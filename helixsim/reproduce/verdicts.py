@@ -9,7 +9,7 @@ from pathlib import Path
 
 from helixsim.datafiles import data_path
 from helixsim.hardware.profile_file import open_profile
-from helixsim.reproduce.comparison import AS_PUBLISHED, FAIR, MEASURED, METRICS, NOT_STEADY, PUBLISHED
+from helixsim.reproduce.comparison import ALL_DRIFT, AS_PUBLISHED, FAIR, MEASURED, METRICS, PUBLISHED
 from helixsim.reproduce.parts import Row, matching
 
 TOLERANCE = 0.10
@@ -101,7 +101,7 @@ class Ratio:
     low: float | None
     high: float | None
     is_larger_better: bool
-    is_steady: bool = True
+    is_steady: bool
 
     def beats(self, claimed: float) -> bool:
         """Return whether the ratio is at least as far from one as the claimed one."""
@@ -219,7 +219,7 @@ def ratio(
     if not ours[statistic] or not theirs[statistic]:
         return None
     value, is_larger_better = ours[statistic] / theirs[statistic], metric == "throughput"
-    is_steady = NOT_STEADY not in (ours["steady"], theirs["steady"])
+    is_steady = ALL_DRIFT not in (ours["steady"], theirs["steady"])
     if statistic != MEAN or any(row["low"] is None for row in (ours, theirs)):
         return Ratio(value, None, None, is_larger_better, is_steady)
     # Relative half widths add in squares: the runs share their requests, so this is on the wide side.

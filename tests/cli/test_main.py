@@ -137,3 +137,9 @@ def test_progress_without_a_terminal_is_a_line_per_tenth(monkeypatch, capsys):
     with console.progress("solving", quiet=True) as advance:
         advance(1.0, "done")
     assert capsys.readouterr().err == ""
+
+
+def test_a_file_that_cannot_be_written_is_one_clear_error(failing, capsys):
+    failing(NotADirectoryError(20, "Not a directory", "README.md/runs"))
+    assert main([]) == ExitCode.DATA
+    assert capsys.readouterr().err == "helixsim: error: README.md/runs: Not a directory\n"

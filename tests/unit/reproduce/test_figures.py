@@ -17,9 +17,9 @@ from helixsim.hardware.profile_file import open_profile
 from helixsim.planning.registries import registries
 from helixsim.reproduce import report_text, verdicts
 from helixsim.reproduce.comparison import (
+    ALL_DRIFT,
     AS_PUBLISHED,
     FAIR,
-    NOT_STEADY,
     PUBLISHED,
     Comparison,
     Quick,
@@ -279,7 +279,7 @@ def test_a_ratio_of_what_still_drifts_is_marked():
     rows = [
         row("c-offline", "helix", FAIR, 300.0, 15.0, steady="2 of 3 seeds"),
         row("c-offline", "separate", FAIR, 100.0, 10.0, steady="3 of 3 seeds"),
-        row("c-offline", "petals", FAIR, 200.0, 10.0, steady=NOT_STEADY),
+        row("c-offline", "petals", FAIR, 200.0, 10.0, steady=ALL_DRIFT),
     ]
     found = {each.other: each.fair.is_steady for each in verdicts.ratio_rows(rows)}
     assert found == {"separate": True, "petals": False}  # neither is published: fair ones are shown all the same
@@ -300,7 +300,7 @@ SAMPLE = Sample(0, 600.0, 1, None, None, NOTHING, NOTHING, 1.0, 1.0, 1, 1.0, "ST
 def test_a_method_is_steady_unless_every_seed_drifts():
     calm, restless = (replace(SAMPLE, steady=said) for said in ("steady", "not steady: mean TTFT rose"))
     assert _steadiness([[calm, restless, calm]]) == "2 of 3 seeds"
-    assert _steadiness([[calm, restless], [restless, calm]]) == NOT_STEADY  # one pipeline of each seed
+    assert _steadiness([[calm, restless], [restless, calm]]) == ALL_DRIFT  # one pipeline of each seed
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,10 @@ def test_a_task_is_done_once_and_found_again(tmp_path):
     assert seen == pytest.approx([1 / 3, 2 / 3, 1.0])  # nothing is left to do the second time
     perform_all(tasks, tmp_path / "cache", jobs=1, force=True)
     assert len(list(marks.iterdir())) == 6
+    damaged = next((tmp_path / "cache").glob("*.json"))
+    damaged.write_text(damaged.read_text()[:5])
+    perform_all(tasks, tmp_path / "cache", jobs=1)
+    assert len(list(marks.iterdir())) == 7  # it alone is done again
 
 
 def test_results_do_not_depend_on_processes(tmp_path, experiment):
