@@ -62,9 +62,10 @@ class Wire:
         self.reference, self.src, self.dst = reference, src, dst
         self.ns_per_byte = 8e9 / link.bandwidth_bps
         self.latency = link.latency_ns + reference.inputs.engine.message_overhead_ns
-        self.free = self.busy = self.waited = self.messages = self.bytes = 0
+        self.free = self.waited = self.messages = self.bytes = 0
         activations = 0 if COORDINATOR in (src, dst) else reference.fleet.model.activation_bytes_per_token
         self.token_bytes = TOKEN_ID_BYTES + activations
+        self.sendings, self.under_way = [], {}
         self.fair = FairLink(reference.kernel, self.ns_per_byte, self.leave) if cluster.network.is_shared else None
 
     def time(self, size):
@@ -78,6 +79,7 @@ class Wire:
         for journey in journeys:
             journey.sent, journey.message = now, message
         if self.fair:
+            self.under_way[id(message)] = now
             self.fair.send(size, message)
             return
         start = max(now, self.free)
@@ -89,6 +91,7 @@ class Wire:
         """A message has left a fair link."""
         _, size, sent = message
         now = self.reference.kernel.now_ns
+        self.sendings.append((self.under_way.pop(id(message)), now))
         self.waited += max(now - sent - self.time(size), 0)
         self.leave_at(self.card(self.reference.cards_out, self.src, now - self.time(size), size, now), message)
 
@@ -97,12 +100,23 @@ class Wire:
         self.free = end
         self.messages += 1
         self.bytes += size
-        self.busy += self.time(size)
+        if not self.fair:
+            self.sendings.append((end - self.time(size), end))
         late = spacing = 0
         if self.reference.inputs.is_one_by_one and not (self.fair or journeys[0].is_prefill or self.dst == COORDINATOR):
             late, spacing = self.time(size - self.token_bytes), max(1, self.time(self.token_bytes))
         arrival = end + self.latency - late - self.reference.kernel.now_ns
         self.reference.kernel.call_in(arrival, Priority.DELIVER, self.pass_card, (message, spacing))
+
+    def totals(self, now):
+        """Time with something on the wire, and bytes through it, up to now."""
+        sendings = [*self.sendings, *((sent, now) for sent in self.under_way.values())]
+        busy, until = 0, 0
+        for start, end in sorted(sendings):
+            busy += max(0, min(end, now) - max(start, until))
+            until = max(until, min(end, now))
+        left = sum(max(0, end - max(start, now)) for start, end in sendings)
+        return {"busy_ns": busy, "bytes": self.bytes - (round(left / self.ns_per_byte) if left else 0)}
 
     def pass_card(self, event):
         (journeys, size, _), spacing = event.argument
@@ -263,6 +277,8 @@ class Reference:
         if self.window_end is not None and not self.inputs.window.drain:
             self.kernel.call_in(self.window_end, Priority.SAMPLE, lambda _event: self.kernel.stop(), None)
         self.kernel.run()
+        if self.feed.mode is FeedMode.SATURATE:  # what stands ready outside arrives only when it is admitted
+            self.journeys = [j for j in self.journeys if j.admitted >= 0 or j.status is RequestStatus.REJECTED]
         return self
 
     def wire(self, src, dst):
@@ -408,6 +424,8 @@ class Reference:
 
     def give_up(self, journey):
         journey.status = RequestStatus.REJECTED
+        if self.feed.mode is FeedMode.SATURATE and journey.admitted < 0:
+            journey.arrival = self.kernel.now_ns
         self.replace()
 
     # Admission

@@ -91,7 +91,11 @@ class NodeStats:
 
 @dataclass(frozen=True)
 class LinkStats:
-    """One entry per directed link that carried anything, whole run. ``queue_ns`` sums the waits of its messages."""
+    """One entry per directed link that carried anything, whole run.
+
+    ``messages`` were sent; ``bytes`` and ``busy_ns`` are what has passed by the end of the run and the time that took:
+    what still waits for the link is not in them. ``queue_ns`` sums the waits of its messages.
+    """
 
     src: tuple[str, ...]
     dst: tuple[str, ...]

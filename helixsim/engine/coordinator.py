@@ -108,11 +108,12 @@ class Coordinator:
     def _enqueue(self, request: Request) -> bool:
         """Write down an arrival and let it wait for admission; False if it can never be served."""
         now = self.kernel.now_ns
-        row = self.recorder.add(request, now)
+        # In a saturated system the next request stands ready for ever: it arrives when it is admitted.
+        row = -1 if self.feed.mode is FeedMode.SATURATE else self.recorder.add(request, now)
         room = self.max_context_tokens - request.prompt_tokens
         active = ActiveRequest(request, now, row, min(request.output_tokens, room))
         if room < 1 or request.prompt_tokens + 1 > self.admission.largest_context_tokens:
-            self.recorder.write(active, RequestStatus.REJECTED)
+            self._reject(active)
             return False
         self.truncated_outputs += room < request.output_tokens
         self.waiting.append(active)
@@ -120,6 +121,11 @@ class Coordinator:
             self._admission_may_succeed = True
             self._plan_coordinate()
         return True
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that have arrived and wait for admission, without the one that stands ready under saturation."""
+        return len(self.waiting) - (bool(self.waiting) and self.waiting[-1].row < 0)
 
     # Steps ----------------------------------------------------------------------------------------------------------
 
@@ -312,8 +318,18 @@ class Coordinator:
 
     def _give_up(self, request: ActiveRequest) -> None:
         """Reject a request that has outgrown every route, or that its policy cannot route even on an empty cluster."""
-        self.recorder.write(request, RequestStatus.REJECTED)
+        self._reject(request)
         self._replace()
+
+    def _reject(self, request: ActiveRequest) -> None:
+        if request.row < 0:
+            self._arrive_now(request)
+        self.recorder.write(request, RequestStatus.REJECTED)
+
+    def _arrive_now(self, request: ActiveRequest) -> None:
+        """Write down the arrival of a request that stood ready outside a saturated system."""
+        request.arrival_ns = request.moved_on_ns = self.kernel.now_ns
+        request.row = self.recorder.add(request.request, request.arrival_ns)
 
     # Admission ------------------------------------------------------------------------------------------------------
 
@@ -360,8 +376,8 @@ class Coordinator:
         request.reserved_blocks = self.admission.blocks(expected_tokens)
         request.plan_attention(self.admission.block_tokens)
         if request.admitted_ns < 0:
-            if self.feed.mode is FeedMode.SATURATE:
-                self.recorder.move_arrival(request, now)
+            if request.row < 0:
+                self._arrive_now(request)
             request.admitted_ns = now
         request.queue_ns += now - request.at_coordinator_since_ns
         request.moved_on_ns = now

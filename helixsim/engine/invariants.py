@@ -55,7 +55,7 @@ def _conservation(columns: RequestColumns, coordinator: Coordinator) -> Invarian
     counts = {status: int(np.count_nonzero(columns.status == status)) for status in RequestStatus}
     held = (
         counts[RequestStatus.RUNNING] == coordinator.running
-        and counts[RequestStatus.WAITING] == len(coordinator.waiting)
+        and counts[RequestStatus.WAITING] == coordinator.num_waiting
         and counts[RequestStatus.FINISHED] == coordinator.recorder.finished
         and counts[RequestStatus.REJECTED] == coordinator.recorder.rejected
     )
@@ -111,7 +111,7 @@ def _links(fabric: NetworkFabric, is_drained: bool, end_ns: int) -> InvariantChe
         for channel in fabric.channels.values()
         if channel.bytes_received > channel.bytes_sent
         or (is_drained and channel.bytes_received != channel.bytes_sent)
-        or channel.busy_ns > max(end_ns, channel.free_at_ns)
+        or not 0 <= channel.busy_until(end_ns) <= end_ns
     ]
     return InvariantCheck("INV-8 links", not wrong, f"wrong on {', '.join(wrong)}" if wrong else "sent = received")
 

@@ -11,6 +11,7 @@ message is sent, and the receiver is known to be busy until then, the message is
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -51,7 +52,8 @@ class Card:
 class Channel:
     """One direction of a link, first in, first out.
 
-    ``token_bytes`` is what one token takes on it. ``spacing_ns``: decode steps travel one by one, each so long after
+    ``busy_ns`` sums the serialisation of all messages sent, also of those still waiting for the link. ``token_bytes`` is
+    what one token takes on it. ``spacing_ns``: decode steps travel one by one, each so long after
     the one before it; 0: all of a message arrive together. ``receiver`` takes what arrives. ``card_out``
     and ``card_in`` are the network cards at its ends, None: never a limit.
     """
@@ -60,6 +62,7 @@ class Channel:
         "_arrivals",
         "_env",
         "_kernel",
+        "_pending",
         "busy_ns",
         "bytes_received",
         "bytes_sent",
@@ -96,6 +99,7 @@ class Channel:
         self.busy_ns = 0
         self.queue_ns = 0
         self._kernel = kernel
+        self._pending: deque[tuple[int, int]] = deque()
         self._env: Any = kernel.env  # its clock counts integers, and a property in between costs time on the hot path
         self._arrivals: list[Callable[[Any], None]] = [self._arrive]
 
@@ -113,6 +117,10 @@ class Channel:
         end = start + serialisation
         if self.card_out is not None:
             end = max(end, self.card_out.pass_through(now, size_bytes))
+            pending = self._pending
+            while pending and pending[0][0] <= now:
+                pending.popleft()
+            pending.append((end, serialisation))
         self.free_at_ns = end
         self.messages += 1
         self.bytes_sent += size_bytes
@@ -129,6 +137,21 @@ class Channel:
         else:
             parcel.callbacks = self._arrivals
             self._kernel.schedule(parcel, _DELIVER, arrival - now)
+
+    def busy_until(self, now_ns: int) -> int:
+        """Return the time spent sending up to now [ns], without what messages sent by now will still take.
+
+        Without a card the link sends without a pause until it is free. A slower card holds it for longer than it sends;
+        a message is then taken to be sent in the last part of the time it holds the link.
+        """
+        if self.card_out is None:
+            return self.busy_ns - max(0, self.free_at_ns - now_ns)
+        return self.busy_ns - sum(min(max(end - now_ns, 0), sent) for end, sent in self._pending)
+
+    def bytes_until(self, now_ns: int) -> int:
+        """Return the bytes that have passed up to now, without those of messages that wait for the link."""
+        left_ns = self.busy_ns - self.busy_until(now_ns)
+        return self.bytes_sent - round(left_ns / self.ns_per_byte) if left_ns else self.bytes_sent
 
     def _arrive(self, parcel: Parcel) -> None:
         """Deliver what has come through the link, and through the card, which received while the link was sending."""
@@ -172,12 +195,19 @@ class SharedChannel(Channel):
         end = now if self.card_out is None else max(now, self.card_out.pass_through(now - serialisation, size_bytes))
         self.messages += 1
         self.bytes_sent += size_bytes
-        self.busy_ns += serialisation
         self.queue_ns += max(now - parcel.sent_ns - serialisation, 0)
         self.free_at_ns = end
         parcel.arrived_ns = end + self.latency_ns
         parcel.callbacks = self._arrivals
         self._kernel.schedule(parcel, Priority.DELIVER, end - now + self.latency_ns)
+
+    def busy_until(self, now_ns: int) -> int:
+        """Return the time in which at least one message was under way, up to now [ns]."""
+        return self._link.busy_until(now_ns)
+
+    def bytes_until(self, _now_ns: int) -> int:
+        """Return the bytes of the messages that have been sent as a whole."""
+        return self.bytes_sent
 
 
 class NetworkFabric:

@@ -92,11 +92,6 @@ class Recorder:
         self.arrived += 1
         return self.arrived - 1
 
-    def move_arrival(self, request: ActiveRequest, arrival_ns: int) -> None:
-        """Date a request's arrival: in a saturated system it arrives when it is admitted, not when it is drawn."""
-        request.arrival_ns = arrival_ns
-        self.columns["arrival_ns"][request.row] = arrival_ns
-
     def write(self, request: ActiveRequest, status: RequestStatus, finish_ns: int = -1) -> None:
         """Fill in the row of a request that ends, or of one that is unfinished when the run ends."""
         row, columns = request.row, self.columns

@@ -16,7 +16,17 @@ from helixsim.engine.kernel import Call, Kernel, Priority
 class FairLink:
     """One direction of a link under fair sharing; ``finished`` is called with each message when it has been sent."""
 
-    __slots__ = ("_count", "_epoch", "_flights", "_kernel", "_ns_per_byte", "_served_bytes", "_since_ns", "finished")
+    __slots__ = (
+        "_busy_ns",
+        "_count",
+        "_epoch",
+        "_flights",
+        "_kernel",
+        "_ns_per_byte",
+        "_served_bytes",
+        "_since_ns",
+        "finished",
+    )
 
     def __init__(self, kernel: Kernel, ns_per_byte: float, finished: Callable[[Any], None]) -> None:
         self._kernel = kernel
@@ -25,6 +35,7 @@ class FairLink:
         self._flights: list[tuple[float, int, Any]] = []
         self._served_bytes = 0.0
         self._since_ns = 0
+        self._busy_ns = 0
         self._count = 0
         self._epoch = 0
 
@@ -35,10 +46,15 @@ class FairLink:
         heapq.heappush(self._flights, (self._served_bytes + size_bytes, self._count, message))
         self._plan()
 
+    def busy_until(self, now_ns: int) -> int:
+        """Return the time in which at least one message was under way, up to now [ns]."""
+        return self._busy_ns + (now_ns - self._since_ns if self._flights else 0)
+
     def _serve(self) -> None:
         """Book the service each message got since the last time."""
         now = self._kernel.now_ns
         if self._flights:
+            self._busy_ns += now - self._since_ns
             self._served_bytes += (now - self._since_ns) / (self._ns_per_byte * len(self._flights))
         self._since_ns = now
 

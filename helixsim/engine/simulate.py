@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -225,7 +226,7 @@ class _Run:
         now = self.kernel.now_ns
         self.recorder.sample(
             now,
-            len(self.coordinator.waiting),
+            self.coordinator.num_waiting,
             self.coordinator.running,
             [worker.busy_until(now) for worker in self.workers],
             [pool.used / pool.capacity if pool.capacity else 0.0 for pool in self.pools],
@@ -248,7 +249,7 @@ class _Run:
         end_ns = self.kernel.now_ns
         for request in {id(r): r for pool in self.pools for r in pool.residents.values()}.values():
             recorder.write(request, RequestStatus.RUNNING)
-        for request in coordinator.waiting:
+        for request in islice(coordinator.waiting, coordinator.num_waiting):
             recorder.write(request, RequestStatus.WAITING)
         columns, series = recorder.request_columns(), recorder.series()
         invariants = check_invariants(columns, series, coordinator, self.workers, self.fabric, is_drained, end_ns)
@@ -310,15 +311,16 @@ class _Run:
 
     def _link_stats(self) -> LinkStats:
         channels = [self.fabric.channels[key] for key in sorted(self.fabric.channels)]
+        end_ns = self.kernel.now_ns
 
-        def column(name: str) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-            return np.array([getattr(channel, name) for channel in channels], dtype=np.int64)
+        def column(values: Iterable[int]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+            return np.array(list(values), dtype=np.int64)
 
         return LinkStats(
             src=tuple(channel.src for channel in channels),
             dst=tuple(channel.dst for channel in channels),
-            messages=column("messages"),
-            bytes=column("bytes_sent"),
-            busy_ns=column("busy_ns"),
-            queue_ns=column("queue_ns"),
+            messages=column(channel.messages for channel in channels),
+            bytes=column(channel.bytes_until(end_ns) for channel in channels),
+            busy_ns=column(channel.busy_until(end_ns) for channel in channels),
+            queue_ns=column(channel.queue_ns for channel in channels),
         )

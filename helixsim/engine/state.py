@@ -44,7 +44,8 @@ class ActiveRequest:
     while a step of it is on the way, because it can be taken off the cluster only between two steps. ``due_tokens``:
     with that many tokens generated the coordinator has to look at it, because it ends, outgrows its KV blocks or is to
     be preempted. ``queue_ns`` and ``compute_ns`` are parts of the time since arrival; the rest it was on the network.
-    ``moved_on_ns``: when it last left the coordinator after a wait there.
+    ``moved_on_ns``: when it last left the coordinator after a wait there. ``row``: its row in the recorder, -1: it has
+    not arrived yet.
     """
 
     __slots__ = (
@@ -65,11 +66,13 @@ class ActiveRequest:
         "preemptions",
         "prompt_tokens",
         "queue_ns",
+        "request",
         "reserved_blocks",
         "row",
     )
 
     def __init__(self, request: Request, arrival_ns: int, row: int, output_tokens: int) -> None:
+        self.request = request
         self.row = row
         self.arrival_ns = arrival_ns
         self.prompt_tokens = request.prompt_tokens

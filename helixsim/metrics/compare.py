@@ -57,7 +57,7 @@ def ratio_intervals(
                 intervals[metric] = paired_limits
                 continue
         relative = [
-            (limits[1] - limits[0]) / 2 / mean
+            (limits[1] - mean) / mean  # from the mean up: a lower limit may have been cut at zero
             for limits, mean in ((ours[metric], summary[metric]), (theirs[metric], baseline[metric]))
         ]
         spread = math.exp(math.hypot(*relative))
@@ -81,7 +81,7 @@ def paired(run: RunResult, baseline: RunResult) -> dict[str, Any]:
     ):
         difference = ours_ns - theirs_ns
         difference = difference[~np.isnan(difference)] / NS_PER_MS
-        interval = interval_of_batches(batch_means(difference))
+        interval = interval_of_batches(batch_means(difference), floor=None)
         result[f"{metric}_difference_ms"] = float(difference.mean()) if difference.size else math.nan
         result[f"{metric}_difference_interval_ms"] = None if interval is None else [interval.low, interval.high]
         result[f"{metric}_faster_share"] = float((difference < 0).mean()) if difference.size else math.nan
@@ -102,11 +102,11 @@ def _throughput_ratio_interval(run: RunResult, baseline: RunResult) -> list[floa
     if len(ours) != len(theirs):
         return None
     ratio = float(ours.sum() / theirs.sum())
-    residual = interval_of_batches(ours - ratio * theirs)
+    residual = interval_of_batches(ours - ratio * theirs, floor=None)
     if residual is None:
         return None
     half = residual.half_width / float(theirs.mean())
-    return [ratio - half, ratio + half]
+    return [max(0.0, ratio - half), ratio + half]
 
 
 def _pairs(run: RunResult, baseline: RunResult) -> tuple[IntArray, IntArray]:

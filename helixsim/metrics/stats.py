@@ -1,13 +1,17 @@
 """Percentiles and confidence intervals.
 
-Intervals come from batch means: the window is cut into up to 20 consecutive batches, whose means are treated as
-independent, and Student's t covers the rest (Law, "Simulation Modeling and Analysis", section 9.5). Within a batch
-the observations may be as correlated as queues make them.
+``t_interval`` is the one interval of independent values: those of several seeds, or the means of batches. Batches cut
+the window into up to 20 consecutive parts, whose means are treated as independent; within a batch the observations may
+be as correlated as queues make them (Law, "Simulation Modeling and Analysis", section 9.5).
+
+Student's interval of a quantity that cannot be negative may reach below zero where values scatter widely. It is then
+cut at zero (``floor``): the true mean is never below, so the shorter interval covers it just as often.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -30,17 +34,17 @@ PERCENTILES = (50, 75, 90, 95, 99)
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean with its confidence limits, in the unit of what was averaged."""
+    """A mean of ``count`` values with its confidence limits, in the unit of what was averaged."""
 
     mean: float
     low: float
     high: float
-    batches: int
+    count: int
 
     @property
     def half_width(self) -> float:
-        """Half the width of the interval."""
-        return (self.high - self.low) / 2
+        """Half of Student's interval: the lower limit may be cut at zero, the upper one never is."""
+        return self.high - self.mean
 
 
 def describe(values: FloatArray) -> dict[str, float]:
@@ -109,14 +113,27 @@ def student_t_quantile(probability: float, degrees: int) -> float:
     return high
 
 
-def interval_of_batches(means: FloatArray) -> Interval | None:
-    """Return the interval of the mean of batch means, or None for too few batches."""
-    batches = len(means)
-    if batches < MIN_BATCHES:
+def t_interval(values: Sequence[float] | FloatArray, *, floor: float | None = 0.0) -> Interval | None:
+    """Return Student's interval of the mean of independent values, or None for fewer than two.
+
+    Parameters
+    ----------
+    floor
+        Least value the mean can have: the lower limit is not below. None for what may be negative, as differences are.
+    """
+    count = len(values)
+    if count < 2:
         return None
-    mean = float(means.mean())
-    half = student_t_quantile((1 + CONFIDENCE) / 2, batches - 1) * float(means.std(ddof=1)) / math.sqrt(batches)
-    return Interval(mean, mean - half, mean + half, batches)
+    mean = math.fsum(values) / count
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
+    half = student_t_quantile((1 + CONFIDENCE) / 2, count - 1) * deviation / math.sqrt(count)
+    low = mean - half
+    return Interval(mean, low if floor is None else max(floor, low), mean + half, count)
+
+
+def interval_of_batches(means: FloatArray, *, floor: float | None = 0.0) -> Interval | None:
+    """Return the interval of the mean of batch means, or None for too few batches; ``floor`` as for ``t_interval``."""
+    return None if len(means) < MIN_BATCHES else t_interval(means, floor=floor)
 
 
 def batch_means(values: FloatArray, batches: int = BATCHES) -> FloatArray:

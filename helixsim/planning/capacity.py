@@ -20,7 +20,7 @@ from helixsim.config.experiment import ResolvedExperiment, SystemSpec
 from helixsim.domain.request import FeedMode
 from helixsim.errors import ConfigError, HelixsimError
 from helixsim.metrics.objectives import Target
-from helixsim.metrics.stats import CONFIDENCE, student_t_quantile
+from helixsim.metrics.stats import t_interval
 from helixsim.planning.executors import Report
 from helixsim.planning.placements import PlacementStore
 from helixsim.planning.placing import place_system
@@ -242,12 +242,7 @@ def highest_pass(passes: Callable[[int], bool], start: int, stride: int, lowest:
 
 def _found(target: Target, rates: Sequence[float], trials: Sequence[Trial], tolerance: float) -> Found:
     """Return the capacity for a target; ``trials`` are those of the first seed."""
-    mean = math.fsum(rates) / len(rates)
-    low = high = None
-    if len(rates) > 1:
-        deviation = math.sqrt(math.fsum((rate - mean) ** 2 for rate in rates) / (len(rates) - 1))
-        half = student_t_quantile((1 + CONFIDENCE) / 2, len(rates) - 1) * deviation / math.sqrt(len(rates))
-        low, high = max(0.0, mean - half), (mean + half) * (1 + tolerance)
+    interval = t_interval(rates)
     failing = [trial for trial in trials if trial.rate_rps > rates[0] and not trial.verdicts[target.name].is_met]
     # The slowest one that fails says why; one so slow that nothing was measured says nothing.
     first = min(
@@ -259,9 +254,9 @@ def _found(target: Target, rates: Sequence[float], trials: Sequence[Trial], tole
     return Found(
         target=target.name,
         by_seed=tuple(rates),
-        rate_rps=mean,
-        low_rps=low,
-        high_rps=high,
+        rate_rps=math.fsum(rates) / len(rates),
+        low_rps=None if interval is None else interval.low,
+        high_rps=None if interval is None else interval.high * (1 + tolerance),
         binds=binds,
         at_capacity=next((trial.summary for trial in trials if trial.rate_rps == rates[0]), None),
     )

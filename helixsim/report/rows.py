@@ -180,7 +180,14 @@ def _output_throughput(summary: Summary) -> str:
     if limits is None:
         return value
     decimals = len(value.partition(".")[2])
-    return f"{value} ± {(limits[1] - limits[0]) / 2:.{decimals}f}"
+    return value + spread(limits[0], limits[1], lambda figure: f"{figure:.{decimals}f}")
+
+
+def spread(low: float | None, high: float | None, text: Callable[[float], str]) -> str:
+    """Return `` ± half the interval``, or its limits where the lower one has been cut at zero."""
+    if low is None or high is None:
+        return ""
+    return f" ± {text((high - low) / 2)}" if low > 0 or high <= 0 else f" ({text(low)}–{text(high)})"
 
 
 def _ratio(summary: Summary) -> str:

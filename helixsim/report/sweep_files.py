@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -12,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from helixsim.config.sweep_file import Plot
 from helixsim.errors import ConfigError
-from helixsim.metrics.stats import CONFIDENCE, student_t_quantile
+from helixsim.metrics.stats import t_interval
 from helixsim.report.figures import FigureFile
 from helixsim.report.files import write_csv, write_json
 from helixsim.report.pages import Page, PageTable, Part, write_page
-from helixsim.report.rows import MISSING, number
+from helixsim.report.rows import MISSING, number, spread
 from helixsim.report.rundata import read_json
 
 if TYPE_CHECKING:
@@ -216,13 +215,12 @@ def best_table(results: SweepResults, means: Sequence[Mapping[str, Any]], shown:
     )
     rows = []
     for row in ranked(results, means)[:shown]:
-        low, value = row[f"{results.objective}.low"], row[results.objective]
-        spread = "" if low is None else f" ± {number(value - low)}"
+        objective = results.objective
         rows.append(
             (
                 *(str(plain_value(row[axis])) for axis in results.axes),
                 str(row["system"]),
-                number(value) + spread,
+                number(row[objective]) + spread(row[f"{objective}.low"], row[f"{objective}.high"], number),
                 *(number(row.get(key)) for key in beside),
                 row["saturation"],
             )
@@ -269,9 +267,8 @@ def _interval(values: Sequence[float | None]) -> tuple[float | None, float | Non
     known = [value for value in values if value is not None]
     if not known or len(known) < len(values):
         return None, None, None
-    count, mean = len(known), math.fsum(known) / len(known)
-    if count < 2:
-        return mean, None, None
-    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in known) / (count - 1))
-    half = student_t_quantile((1 + CONFIDENCE) / 2, count - 1) * deviation / math.sqrt(count)
-    return mean, mean - half, mean + half
+    # Figures of runs are counts, rates, times and shares; a user's metric that has been negative may be so on average.
+    interval = t_interval(known, floor=0.0 if min(known) >= 0 else None)
+    if interval is None:
+        return known[0], None, None
+    return interval.mean, interval.low, interval.high

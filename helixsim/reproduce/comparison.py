@@ -250,6 +250,9 @@ def pooled_throughput(runs: Sequence[Sequence[Sample]]) -> Estimate:
     estimate = over_seeds(totals)
     if len(totals) > 1 or any(samples[0].interval is None for samples in runs):
         return estimate
-    halves = [(limits[1] - limits[0]) / 2 for samples in runs if (limits := samples[0].interval) is not None]
-    half = math.hypot(*halves)
-    return Estimate(estimate.mean, estimate.mean - half, estimate.mean + half)
+    # From the mean up: a lower limit may have been cut at zero.
+    half = math.hypot(*(
+        limits[1] - sample.output_tokens / sample.window_s
+        for (sample, *_) in runs if (limits := sample.interval) is not None
+    ))  # fmt: skip
+    return Estimate(estimate.mean, max(0.0, estimate.mean - half), estimate.mean + half)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from helixsim.metrics.stats import CONFIDENCE, student_t_quantile
+from helixsim.metrics.stats import t_interval
 from helixsim.report.paper_page import Draw
 from helixsim.reproduce.tasks import Results, Task
 
@@ -68,7 +67,7 @@ class Part(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean with its limits at 95 %; None where there is too little for an interval."""
+    """A mean with its limits at 95 %, the lower one not below zero; None where there is too little for an interval."""
 
     mean: float
     low: float | None = None
@@ -77,12 +76,10 @@ class Estimate:
 
 def over_seeds(values: Sequence[float]) -> Estimate:
     """Return the mean of independent runs with Student's interval, which one run does not have."""
-    mean = statistics.fmean(values)
-    if len(values) < 2:
-        return Estimate(mean)
-    t = student_t_quantile((1 + CONFIDENCE) / 2, len(values) - 1)
-    half = t * statistics.stdev(values) / math.sqrt(len(values))
-    return Estimate(mean, mean - half, mean + half)
+    interval = t_interval(values)
+    if interval is None:
+        return Estimate(statistics.fmean(values))
+    return Estimate(interval.mean, interval.low, interval.high)
 
 
 def matching(rows: Sequence[Mapping[str, Any]], **equal: Any) -> list[Mapping[str, Any]]:

@@ -222,8 +222,9 @@ def ratio(
     is_steady = ALL_DRIFT not in (ours["steady"], theirs["steady"])
     if statistic != MEAN or any(row["low"] is None for row in (ours, theirs)):
         return Ratio(value, None, None, is_larger_better, is_steady)
-    # Relative half widths add in squares: the runs share their requests, so this is on the wide side.
-    spread = sum(((row["high"] - row["low"]) / 2 / row["value"]) ** 2 for row in (ours, theirs)) ** 0.5
+    # Relative half widths add in squares: the runs share their requests, so this is on the wide side. They count from
+    # the mean up, as a lower limit may have been cut at zero.
+    spread = sum(((row["high"] - row["value"]) / row["value"]) ** 2 for row in (ours, theirs)) ** 0.5
     return Ratio(value, value * max(0.0, 1.0 - spread), value * (1.0 + spread), is_larger_better, is_steady)
 
 
