@@ -52,8 +52,8 @@ class Card:
 class Channel:
     """One direction of a link, first in, first out.
 
-    ``busy_ns`` sums the serialisation of all messages sent, also of those still waiting for the link. ``token_bytes`` is
-    what one token takes on it. ``spacing_ns``: decode steps travel one by one, each so long after
+    ``busy_ns`` sums the serialisation of all messages sent, also of those still waiting for the link. ``token_bytes``
+    is what one token takes on it. ``spacing_ns``: decode steps travel one by one, each so long after
     the one before it; 0: all of a message arrive together. ``receiver`` takes what arrives. ``card_out``
     and ``card_in`` are the network cards at its ends, None: never a limit.
     """
