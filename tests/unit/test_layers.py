@@ -20,6 +20,7 @@ LAYERS = (
     {"routing", "batching"},
     {"engine"},
     {"metrics"},
+    {"runtime"},
     {"report"},
     {"planning"},
     {"reproduce"},

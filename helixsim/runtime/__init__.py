@@ -1,0 +1,5 @@
+"""What computing needs besides the computation.
+
+identity  the content key of a result: its inputs and the code that decides it
+store     Store(directory, kind, schema, codec): results kept on disk under their content key
+"""

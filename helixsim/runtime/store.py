@@ -1,0 +1,218 @@
+"""Results kept on disk, each in a file named by its content key.
+
+A file says what it is (kind, schema, key) and holds a digest of its payload. One that does not check out in every
+respect is computed again and replaced, whatever is the matter with it. Files appear whole or not at all, and while one
+process computes a result, others that need it wait.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import secrets
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from helixsim.errors import DataError
+
+try:
+    import fcntl
+except ImportError:  # no such locks: processes may compute the same result twice
+    fcntl = None  # type: ignore[assignment]
+
+Value = TypeVar("Value")
+
+_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+_NONBLOCK = getattr(os, "O_NONBLOCK", 0)
+_NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Codec(Generic[Value]):
+    """How values become JSON and back; where ``decode`` cannot, it raises a ``LookupError`` or ``ValueError``."""
+
+    encode: Callable[[Value], Any]
+    decode: Callable[[Any], Value]
+
+
+class Store(Generic[Value]):
+    """A folder of results of one kind.
+
+    Parameters
+    ----------
+    directory
+        Made when the first result is kept.
+    kind, schema
+        What is kept and the number of its form, raised when a field changes its meaning.
+    renew
+        Compute anew and replace what is there.
+    """
+
+    def __init__(self, directory: Path, kind: str, schema: int, codec: Codec[Value], *, renew: bool = False) -> None:
+        self.directory = directory
+        self.kind = kind
+        self.schema = schema
+        self.codec = codec
+        self.renew = renew
+
+    def path(self, key: str) -> Path:
+        """Return the file of a key."""
+        return self.directory / f"{key}.json"
+
+    def get(self, key: str) -> Value | None:
+        """Return the result of a key, None if there is none that checks out."""
+        if self.renew:
+            return None
+        try:
+            document = json.loads(read_regular(self.path(key)))
+            head = {name: document[name] for name in ("kind", "schema", "key")}
+            payload = document["payload"]
+            if head != self._head(key) or document["sha256"] != _digest(payload):
+                return None
+            return self.codec.decode(payload)
+        except (OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError):
+            return None
+
+    def put(self, key: str, value: Value) -> Value:
+        """Keep a result and return it as ``get`` will.
+
+        Where the folder may not be written the result is not kept, which is logged; it is valid all the same.
+
+        Raises
+        ------
+        DataError
+            If the file cannot be written for another reason, such as a full disk.
+        """
+        payload = json.loads(json.dumps(self.codec.encode(value)))
+        text = json.dumps({**self._head(key), "sha256": _digest(payload), "payload": payload})
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            write_whole(self.path(key), text + "\n")
+        except OSError as error:
+            if error.errno not in _NO_RIGHT:
+                raise DataError(f"{error.filename or self.path(key)}: cannot be written: {error.strerror}") from error
+            _not_kept(self.directory, str(error.strerror))
+        return self.codec.decode(payload)
+
+    def obtain(self, key: str, compute: Callable[[], Value]) -> Value:
+        """Return the result of a key, computing and keeping it if there is none."""
+        found = self.get(key)
+        if found is not None:
+            return found
+        with self.exclusive(key):
+            found = self.get(key)
+            return self.put(key, compute()) if found is None else found
+
+    @contextmanager
+    def exclusive(self, key: str) -> Iterator[None]:
+        """Let no other process compute the result of a key meanwhile.
+
+        The system releases the lock when its holder dies. Where it cannot be had (no rights, a file system without
+        locks, something else in its place) the block goes on without: the same work may then be done twice.
+        """
+        lock = _Lock(self.directory / f"{key}.lock")
+        lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _head(self, key: str) -> dict[str, Any]:
+        return {"kind": self.kind, "schema": self.schema, "key": key}
+
+
+def read_regular(path: Path) -> bytes:
+    """Return the bytes of a regular file that is no link; ``OSError`` for anything else."""
+    descriptor = os.open(path, os.O_RDONLY | _NOFOLLOW | _NONBLOCK)  # without blocking: a pipe in its place has no end
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        return file.read()
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that no process ever sees a part of it; a link or an empty folder in its place is replaced.
+
+    Raises
+    ------
+    OSError
+        If that fails; nothing is left behind.
+    """
+    scratch = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NOFOLLOW
+    descriptor = os.open(scratch, flags, 0o666)  # less the umask
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        if path.is_dir() and not path.is_symlink():
+            path.rmdir()
+        scratch.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            scratch.unlink()
+        raise
+
+
+class _Lock:
+    """A lock file that is there only while it is held."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor: int | None = None
+
+    def acquire(self) -> None:
+        """Wait for the lock; without one if it cannot be had."""
+        if fcntl is None:
+            return
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            while self._descriptor is None:
+                descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | _NOFOLLOW | _NONBLOCK, 0o666)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX)
+                    if self._is_current(descriptor):
+                        self._descriptor, descriptor = descriptor, -1
+                finally:
+                    if descriptor >= 0:
+                        os.close(descriptor)
+        except OSError:
+            self._descriptor = None
+
+    def release(self) -> None:
+        """Remove the file, then let the next process in, which makes a new one."""
+        if self._descriptor is not None:
+            with suppress(OSError):
+                self._path.unlink()
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _is_current(self, descriptor: int) -> bool:
+        """Return whether the file is still the one of that name: its last holder has removed it otherwise."""
+        try:
+            return os.path.samestat(os.fstat(descriptor), self._path.lstat())
+        except FileNotFoundError:
+            return False
+
+
+_told: set[tuple[Path, str]] = set()
+
+
+def _not_kept(directory: Path, reason: str) -> None:
+    """Log, once for each folder, that results are not kept."""
+    if (directory, reason) not in _told:
+        _told.add((directory, reason))
+        _log.warning("%s: cannot be written (%s); results are not kept there", directory, reason)
+
+
+def _digest(payload: Any) -> str:
+    """Return the SHA-256 of JSON values."""
+    return hashlib.sha256(json.dumps(payload, sort_keys=True).encode()).hexdigest()
