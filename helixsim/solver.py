@@ -207,7 +207,7 @@ def solve(
     KeyboardInterrupt
         On Ctrl-C during a mixed-integer solve, after HiGHS has stopped cleanly.
     """
-    highs: Any = highspy.Highs()  # type: ignore[no-untyped-call]
+    highs: Any = _SilentHighs()  # type: ignore[no-untyped-call]
     options: dict[str, Any] = {
         "output_flag": False, "threads": 1, "random_seed": 1, "time_limit": time_limit_s, "mip_rel_gap": relative_gap,
         "qp_iteration_limit": _MOST_QP_ITERATIONS,
@@ -256,6 +256,14 @@ def _solution(program: Program, highs: highspy.Highs, start_accepted: bool | Non
         nodes=int(info.mip_node_count) if integer else 0,
         start_accepted=start_accepted,
     )
+
+
+class _SilentHighs(highspy.Highs):
+    """HiGHS without its log, from before its constructor sets up callbacks: 1.16 prints a banner there."""
+
+    def enableCallbacks(self) -> None:  # noqa: N802 - HiGHS's name
+        self.setOptionValue("output_flag", False)
+        super().enableCallbacks()  # type: ignore[no-untyped-call]
 
 
 class _Watch:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
-import os
 import sys
 import traceback
 from collections.abc import Sequence
 
 from helixsim import __version__
+from helixsim.cli.streams import claim_stdout, settle_stdout
 from helixsim.errors import ExitCode, HelixsimError
 
 COMMANDS = ("run", "place", "validate", "reproduce", "sweep", "capacity", "fleet", "compare", "report", "trace",
@@ -57,13 +57,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     Parameters
     ----------
     argv
-        Arguments without the program's name; None: those of the process.
+        Arguments without the program's name; None: those of the process, whose stdout is then taken over so that only
+        the answer reaches it.
 
     Returns
     -------
     int
         The exit code, one of ``ExitCode``.
     """
+    if argv is None:
+        claim_stdout()
     arguments = list(sys.argv[1:] if argv is None else argv)
     args = argparse.Namespace(verbose=0)
     try:
@@ -82,14 +85,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("helixsim: interrupted; finished parts are kept, an unfinished run leaves no manifest", file=sys.stderr)
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
-        # The reader has gone. Python would complain again when it flushes stdout at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        settle_stdout()  # the reader has gone
         return ExitCode.OK
     except OSError as error:  # a file or folder that cannot be read or written
         if args.verbose:
             traceback.print_exc()
         where = "" if error.filename is None else f"{error.filename}: "
         print(f"helixsim: error: {where}{error.strerror or error}", file=sys.stderr)
+        settle_stdout()
         return ExitCode.DATA
     except Exception:
         traceback.print_exc()
