@@ -101,7 +101,7 @@ def run_fit(args: argparse.Namespace) -> int:
     if args.plot is not None:
         _plot(kinds, args.timings, args.plot)
     if args.json:
-        _print_json([{"model": one.model, "kind": one.kind, **_entry(one)} for one in kinds])
+        print_kinds(kinds)
     else:
         print(_aligned(*_fit_table(kinds)))
     return ExitCode.OK
@@ -243,6 +243,11 @@ def _facts(name: str, precision: str) -> dict[str, Any]:
         *compute_file.fitted_names(),
     )
     raise DataError(unknown_name("profile", name, known))
+
+
+def print_kinds(kinds: Sequence[FittedKind]) -> None:
+    """Print fitted profiles as one JSON document."""
+    _print_json([{"model": one.model, "kind": one.kind, **_entry(one)} for one in kinds])
 
 
 def _entry(fitted: FittedKind) -> dict[str, Any]:

@@ -35,6 +35,7 @@ def add_parser(actions: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Execute the action; return the exit code."""
+    from helixsim.cli.profile import print_kinds  # which imports this module
     from helixsim.hardware.fit import fit_tables
     from helixsim.hardware.measure import describe_machine, measure, write_csv
 
@@ -57,6 +58,9 @@ def run(args: argparse.Namespace) -> int:
     write_csv(table, model.name, args.gpu, timed)
     kinds = fit_tables(table, None, args.precision, 0.9, source)
     args.out.write_text(yamlio.dump(compute_file.document(kinds)), encoding="utf-8")
+    if args.json:
+        print_kinds(kinds)
+        return ExitCode.OK
     for fitted in kinds:
         for phase, curve in (("prefill", fitted.prefill), ("decode", fitted.decode)):
             print(f"{phase}: {len(curve.curve.x)} knots, median error {curve.median_error:.1%}, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -99,6 +100,72 @@ def test_a_reader_that_goes_away_is_no_error():
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait(timeout=60) == 0
+
+
+@pytest.mark.parametrize("unbuffered", [[], ["-u"]])
+def test_stdout_that_cannot_be_written_is_one_clear_error(unbuffered):
+    done = subprocess.run(
+        ["bash", "-c", '"$@" > /dev/full', "-", sys.executable, *unbuffered, "-m", "helixsim", "inspect", "strategies"],
+        stderr=subprocess.PIPE, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == ExitCode.DATA
+    assert done.stderr == "helixsim: error: No space left on device\n"
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_do_not_change_the_answer(tmp_path, closed):
+    """Without a stream of that number the next file opened would get it, and be written to."""
+    out = tmp_path / "made.csv"
+    arguments = ["trace", "generate", str(out), "--num-requests", "5", "--rate", "1", "--json", "-v"]
+    done = subprocess.run(
+        ["bash", "-c", f'"$@" {closed}', "-", sys.executable, "-m", "helixsim", *arguments],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    if closed in {"2>&-", "<&-"}:
+        json.loads(done.stdout)
+    else:
+        assert done.stdout == ""
+    assert len(out.read_text(encoding="utf-8").splitlines()) == 6
+
+
+def test_errors_do_not_go_to_stdout_where_stderr_is_closed():
+    done = subprocess.run(
+        ["bash", "-c", '"$@" 2>&-', "-", sys.executable, "-m", "helixsim", "validate", "no-such-file.yaml", "--json"],
+        stdout=subprocess.PIPE, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "helixsim: error" not in done.stdout
+
+
+def test_called_from_python_the_descriptors_stay_as_they_are(capfd):
+    assert main(["inspect", "strategies", "--json"]) == 0
+    os.write(1, b"mine\n")
+    out, _ = capfd.readouterr()
+    assert out.endswith("mine\n")
+    assert json.loads(out.removesuffix("mine\n"))
+
+
+def test_what_a_worker_process_prints_is_not_in_the_answer(tmp_path):
+    script = tmp_path / "workers.py"
+    script.write_text(
+        "import os, sys\n"
+        "from helixsim.cli import main\n"
+        "from helixsim.planning.executors import Processes\n"
+        "def work(task, report):\n"
+        "    os.write(1, b'from a worker\\n')\n"
+        "def build():\n"
+        "    with Processes(1) as pool:\n"
+        "        list(pool.run(work, [1], lambda *_: None))\n"
+        "    print('the answer')\n"
+        "    sys.exit(0)\n"
+        "if __name__ == '__main__':\n"
+        "    main.build_parser = build\n"
+        "    sys.exit(main.main())\n",
+        encoding="utf-8",
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.stdout, done.stderr, done.returncode) == ("the answer\n", "from a worker\n", 0)
 
 
 def test_module_and_function_are_one_command():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import pytest
 
@@ -109,3 +111,10 @@ def test_node_limit_is_a_limit() -> None:
 def test_same_program_gives_the_same_values() -> None:
     first, second = (solver.solve(hard_program(), max_nodes=50) for _ in range(2))
     assert first == second
+
+
+def test_the_library_prints_nothing() -> None:
+    """In a process of its own: HiGHS prints its banner once."""
+    code = "from helixsim.solver import Program, solve; program = Program(); program.column(1.0); solve(program)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=60)
+    assert (done.stdout, done.stderr) == (b"", b"")
