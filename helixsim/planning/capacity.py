@@ -22,11 +22,10 @@ from helixsim.errors import ConfigError, HelixsimError
 from helixsim.metrics.objectives import Target
 from helixsim.metrics.stats import t_interval
 from helixsim.planning.executors import Report
-from helixsim.planning.placements import PlacementStore
+from helixsim.planning.placements import placement_store, placements_in
 from helixsim.planning.placing import place_system
-from helixsim.planning.run import placements_in
 from helixsim.planning.systems import PlacedSystem
-from helixsim.planning.trials import TrialStore, run_trial, trials_in
+from helixsim.planning.trials import run_trial, trial_store, trials_in
 from helixsim.report.capacity_files import Found, SystemCapacity, Trial
 from helixsim.workload.arrivals import process_of
 
@@ -139,8 +138,8 @@ def _search(task: SearchTask, report: Report) -> Searched:
     experiment, system, placed = task.experiment, task.system, task.placed
     placements = trials = None
     if task.out is not None:
-        placements = PlacementStore(placements_in(task.out), renew=task.force)
-        trials = TrialStore(trials_in(task.out), renew=task.force)
+        placements = placement_store(placements_in(task.out), renew=task.force)
+        trials = trial_store(trials_in(task.out), renew=task.force)
     if placed is None:
         report(0.0, f"{system.name}: placing")
         placed = place_system(experiment, system, store=placements)

@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from helixsim.errors import ConfigError
-from helixsim.planning.placements import code_hash
+from helixsim.runtime.identity import code_digest
 
 ATTEMPTS = 3
 """Times a task is begun before it is given up because its process died each time."""
@@ -204,7 +204,7 @@ class Dask(Executor):
             client.wait_for_workers(1, timeout=_DASK_TIMEOUT_S)
         probe = self.shared / f".probe-{os.getpid()}"
         self.shared.mkdir(parents=True, exist_ok=True)
-        probe.write_text(code_hash(), encoding="utf-8")
+        probe.write_text(code_digest(), encoding="utf-8")
         try:
             answers = client.run(_seen_by_worker, str(probe.resolve()))
         except ModuleNotFoundError as error:
@@ -214,7 +214,7 @@ class Dask(Executor):
         if not answers:
             raise ConfigError(f"--dask {self.address}: the scheduler has no workers")
         for worker, (code, seen) in answers.items():
-            if code != code_hash():
+            if code != code_digest():
                 raise ConfigError(f"--dask {self.address}: the worker {worker} runs another helixsim than this one")
             if seen != code:
                 raise ConfigError(
@@ -321,7 +321,7 @@ def _seen_by_worker(path: str) -> tuple[str, str]:
         seen = Path(path).read_text(encoding="utf-8")
     except OSError:
         seen = ""
-    return code_hash(), seen
+    return code_digest(), seen
 
 
 def _dask() -> tuple[Any, Any, Any, Any]:

@@ -11,11 +11,10 @@ from helixsim.errors import HelixsimError
 from helixsim.metrics.objectives import Target
 from helixsim.planning.capacity import SearchOptions, SearchTask, find_capacity
 from helixsim.planning.executors import Report
-from helixsim.planning.placements import PlacementStore
+from helixsim.planning.placements import placement_store, placements_in
 from helixsim.planning.placing import place_system
 from helixsim.planning.registries import registries
-from helixsim.planning.run import placements_in
-from helixsim.planning.trials import TrialStore, run_trial, trials_in
+from helixsim.planning.trials import run_trial, trial_store, trials_in
 
 CAPACITY_TOLERANCE = 0.05
 """Tolerance of the capacities of fleets."""
@@ -56,7 +55,7 @@ def try_fleet(task: FleetTask, report: Report) -> FleetTrial:
         experiment = load_experiment(task.experiment, task.overrides, registries=registries())
         (system,) = experiment.systems
         report(0.1, "placing")
-        placed = place_system(experiment, system, store=PlacementStore(placements_in(task.out), renew=task.force))
+        placed = place_system(experiment, system, store=placement_store(placements_in(task.out), renew=task.force))
         capacity_rps = None
         if task.with_capacity:
             options = SearchOptions(CAPACITY_TOLERANCE, seeds=1, with_curve=False)
@@ -69,7 +68,7 @@ def try_fleet(task: FleetTask, report: Report) -> FleetTrial:
             if task.at_capacity and found.at_capacity is not None:
                 return FleetTrial(True, (), 1.0, "", found.at_capacity, capacity_rps)
         report(0.5, "simulating")
-        store = TrialStore(trials_in(task.out), renew=task.force)
+        store = trial_store(trials_in(task.out), renew=task.force)
         trial = run_trial(experiment, placed, [task.target], experiment.seed, store=store)
         verdict = trial.verdicts[task.target.name]
         return FleetTrial(verdict.is_met, verdict.misses, verdict.slack, verdict.tightest, trial.summary, capacity_rps)

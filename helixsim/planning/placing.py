@@ -13,7 +13,7 @@ from helixsim.placement import registry as placement_registry
 from helixsim.placement.base import PlacementProblem, Progress, silent
 from helixsim.placement.check import check
 from helixsim.planning.judge import Judge
-from helixsim.planning.placements import PlacementStore
+from helixsim.planning.placements import PlacementStore, kept_or_searched
 from helixsim.planning.systems import PlacedSystem, capacity_table, operating_load
 
 
@@ -58,7 +58,10 @@ def place_system(
         found = strategy.solve(problem, system.placement_options)
         return found, judge is not None and judge.was_asked
 
-    placement = search()[0] if store is None else store.get(planned, system, (capacity, operating), judged, search)
+    if store is None:
+        placement = search()[0]
+    else:
+        placement = kept_or_searched(store, planned, system, (capacity, operating), judged, search)
     return assembled(experiment, system, placement)
 
 

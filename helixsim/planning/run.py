@@ -16,7 +16,7 @@ from helixsim.config.experiment import ResolvedExperiment
 from helixsim.errors import HelixsimError, InfeasibleError, SimulationError
 from helixsim.metrics.summary import summarise, timing
 from helixsim.planning import rundir
-from helixsim.planning.placements import PlacementStore
+from helixsim.planning.placements import PlacementStore, placement_store, placements_in
 from helixsim.planning.systems import simulate_system
 from helixsim.planning.whatif import Case, cases, hopeless, place_case, whatif_document
 from helixsim.report.files import SystemReport, write_results
@@ -83,7 +83,7 @@ def run_experiment(
     finished: dict[str, FinishedSystem] = {}
     failed: dict[str, HelixsimError] = hopeless(experiment)
     report = progress or (lambda _what, _done: None)
-    way = _Way(check, PlacementStore(placements_in(out), renew=force))
+    way = _Way(check, placement_store(placements_in(out), renew=force))
     try:
         for name, outcome in _run_systems(experiment, _processes(experiment, jobs), way, report):
             if isinstance(outcome, FinishedSystem):
@@ -106,11 +106,6 @@ class _Way:
 
     check: bool
     store: PlacementStore
-
-
-def placements_in(out: Path) -> Path:
-    """Return where the placements of all runs below ``out`` are kept."""
-    return out / ".placements"
 
 
 def run_case(

@@ -1,4 +1,4 @@
-"""Simulations of a placed system at some rate and under some seed, judged, and kept by the hash of their inputs.
+"""Simulations of a placed system at some rate and under some seed, judged, and kept under their inputs.
 
 Searches for capacities and fleets are made of them: one that was stopped goes on where it was, and one that asks for
 more looks at what the last has found.
@@ -6,9 +6,8 @@ more looks at what the last has found.
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,39 +15,20 @@ from typing import Any
 from helixsim.config.experiment import ResolvedExperiment, SystemSpec
 from helixsim.metrics.objectives import Target, Verdict, judge_target
 from helixsim.metrics.summary import summarise
-from helixsim.planning.placements import Store, code_hash, hash_of, is_kept, write_whole
 from helixsim.planning.systems import PlacedSystem, patience_for, simulate_system
 from helixsim.report.capacity_files import Trial
+from helixsim.runtime.identity import content_key, experiment_key
+from helixsim.runtime.store import Codec, Store
 from helixsim.workload.spec import ArrivalsSpec
 
+SCHEMA = 1
 
-class TrialStore(Store):
-    """A folder of trials."""
+TrialStore = Store[Trial]
 
-    def get(
-        self,
-        experiment: ResolvedExperiment,
-        placed: PlacedSystem,
-        targets: Sequence[Target],
-        seed: int,
-        rate_rps: float | None,
-        simulate: Callable[[], Trial],
-    ) -> Trial:
-        """Return the trial of these inputs."""
-        if not is_kept(placed.system):
-            return simulate()
-        placement = placed.placement
-        parts = (
-            experiment.config_hash, placed.system.name, sorted(placement.ranges.items()), placement.partial_inference,
-            sorted(placement.pipelines.items()), tuple(targets), seed, rate_rps,
-        )  # fmt: skip
-        path = self.directory / f"{hash_of(repr(parts), code_hash())}.json"
-        found = None if self.renew else _read(path)
-        if found is None:
-            found = simulate()
-            self.directory.mkdir(parents=True, exist_ok=True)
-            write_whole(path, asdict(found))
-        return found
+
+def trial_store(directory: Path, *, renew: bool = False) -> TrialStore:
+    """Return the trials kept in a folder; ``renew``: simulate anew and replace them."""
+    return Store(directory, "trial", SCHEMA, Codec(asdict, _decoded), renew=renew)
 
 
 def trials_in(out: Path) -> Path:
@@ -90,7 +70,9 @@ def run_trial(
         rate = math.nan if offered_rps is None else offered_rps
         return Trial(seed, rate, summary, {target.name: judge_target(run, target) for target in targets})
 
-    return simulate() if store is None else store.get(experiment, placed, targets, seed, rate_rps, simulate)
+    if store is None:
+        return simulate()
+    return store.obtain(_key(experiment, placed, targets, seed, rate_rps), simulate)
 
 
 def at_rate(experiment: ResolvedExperiment, system: SystemSpec, rate_rps: float) -> ArrivalsSpec:
@@ -98,14 +80,18 @@ def at_rate(experiment: ResolvedExperiment, system: SystemSpec, rate_rps: float)
     return replace(system.arrivals or experiment.workload.arrivals, rate_rps=rate_rps)
 
 
-def _read(path: Path) -> Trial | None:
-    """Return the trial in a file, None if there is none or it is damaged."""
-    try:
-        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        verdicts = {
-            name: Verdict(one["is_met"], tuple(one["misses"]), one["tightest"], one["slack"])
-            for name, one in document["verdicts"].items()
-        }
-        return Trial(document["seed"], document["rate_rps"], document["summary"], verdicts)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+def _key(
+    experiment: ResolvedExperiment, placed: PlacedSystem, targets: Sequence[Target], seed: int, rate_rps: float | None
+) -> str:
+    placement = placed.placement
+    parts = (
+        experiment_key(experiment), placed.system.name, list(placement.ranges.items()), placement.partial_inference,
+        placement.pipelines, targets, seed, rate_rps,
+    )  # fmt: skip
+    return content_key("trial", parts)
+
+
+def _decoded(document: dict[str, Any]) -> Trial:
+    """Return the trial in JSON values."""
+    verdicts = {name: Verdict(**{**one, "misses": tuple(one["misses"])}) for name, one in document["verdicts"].items()}
+    return Trial(**{**document, "verdicts": verdicts})

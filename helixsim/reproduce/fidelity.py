@@ -6,7 +6,6 @@ run differs from the next is told beside.
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 import time
@@ -26,7 +25,11 @@ from helixsim.planning.placing import place_system
 from helixsim.planning.registries import registries
 from helixsim.planning.systems import simulate_system
 from helixsim.reproduce.cells import METRICS, Cell, Figures, Part
+from helixsim.runtime.identity import content_key, experiment_key
+from helixsim.runtime.store import Codec, Store
 from helixsim.units import NS_PER_S
+
+SCHEMA = 1
 
 SEEDS = 6
 """Single runs of offline cells differ by 1 to 5 % in throughput (standard deviation), means of six by 1 to 2 %."""
@@ -101,7 +104,7 @@ def evaluate(
     overrides
         ``key.path=value`` applied to every experiment.
     cache
-        Folder in which the figures of a part are kept under the hash of its experiment and found again, None: nowhere.
+        Folder in which the figures of parts are kept under their content key and found again, None: nowhere.
     force
         Simulate again what the cache holds.
     jobs
@@ -199,16 +202,11 @@ def document(results: Sequence[CellResult]) -> dict[str, Any]:
 def _simulate_part(task: tuple[Part, tuple[str, ...], Path | None, bool]) -> PartFigures:
     part, overrides, cache, force = task
     experiment = load_experiment(part.file, overrides, registries=registries())
-    kept = None if cache is None else cache / f"{part.file.stem}-{part.system}-{experiment.config_hash[:12]}.json"
-    if kept is not None and kept.is_file() and not force:
-        return PartFigures(**json.loads(kept.read_text(encoding="utf-8")))
-    figures = _figures(experiment, part)
-    if kept is not None:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        scratch = kept.with_suffix(f".{os.getpid()}")
-        scratch.write_text(json.dumps(asdict(figures)) + "\n", encoding="utf-8")
-        scratch.replace(kept)
-    return figures
+    if cache is None:
+        return _figures(experiment, part)
+    key = content_key("part", experiment_key(experiment), part.system, code=(__name__,))
+    store = Store(cache, "part", SCHEMA, Codec(asdict, lambda document: PartFigures(**document)), renew=force)
+    return store.obtain(key, lambda: _figures(experiment, part))
 
 
 def _figures(experiment: ResolvedExperiment, part: Part) -> PartFigures:

@@ -16,7 +16,7 @@ from helixsim.flow.maxflow import max_flow_value
 from helixsim.hardware.profile_file import Section
 from helixsim.placement.base import PlacementProblem
 from helixsim.placement.helix import Helix, HelixOptions
-from helixsim.planning.placements import PlacementStore, code_hash
+from helixsim.planning.placements import PlacementStore
 from helixsim.planning.placing import place_system
 from helixsim.planning.registries import registries
 from helixsim.planning.systems import capacity_table
@@ -25,6 +25,7 @@ from helixsim.reproduce.parts import Effort, PartResult, Row
 from helixsim.reproduce.program import KEPT_LINKS, all_edges, program_size, pruned_edges, without_links
 from helixsim.reproduce.published import Published
 from helixsim.reproduce.tasks import Outcome, Results, Task, find_system
+from helixsim.runtime.identity import experiment_key
 
 _PROVED = 1e-4
 """Gap to the bound, as a share, that counts as none."""
@@ -64,7 +65,7 @@ class Search:
     def key(self) -> str:
         """See ``Task.key``."""
         values = {key: value for key, value in asdict(self).items() if key not in ("file", "name")}
-        return json.dumps([self._experiment().config_hash, code_hash(), values])
+        return json.dumps([experiment_key(self._experiment()), values])
 
     def perform(self, store: PlacementStore) -> Outcome:
         """Return ``{"history": [[s, objective, bound]], "objective", "bound", "start_flow"}`` in tokens/s.

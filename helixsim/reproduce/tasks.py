@@ -6,7 +6,6 @@ that was stopped goes on where it was and figures that share a task share its wo
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,13 +18,17 @@ from helixsim.config.experiment import ResolvedExperiment, SystemSpec
 from helixsim.config.resolve import load_experiment
 from helixsim.errors import DataError, InfeasibleError, SimulationError, unknown_name
 from helixsim.planning.executors import Lost, Processes, Report
-from helixsim.planning.placements import PlacementStore, code_hash
+from helixsim.planning.placements import PlacementStore, placement_store
 from helixsim.planning.placing import place_system
 from helixsim.planning.registries import registries
 from helixsim.planning.systems import PlacedSystem
-from helixsim.reproduce import samples
+from helixsim.reproduce import program, samples
 from helixsim.reproduce.program import pruned_edges, without_links
 from helixsim.reproduce.samples import Sample
+from helixsim.runtime.identity import content_key, system_plugins
+from helixsim.runtime.store import Codec, Store
+
+SCHEMA = 1
 
 Outcome = dict[str, Any]
 """JSON values; ``{"failed": message}`` where a task has none."""
@@ -141,10 +144,7 @@ Named = TypeVar("Named", bound=Task)
 
 
 def system_inputs(experiment: ResolvedExperiment, name: str) -> str:
-    """Return the hash of all that decides what one system does: not its name, not the systems beside it.
-
-    The code enters it, so that nothing computed by another version is found again.
-    """
+    """Return the key of all that decides what one system does: not its name, not the systems beside it."""
     system = find_system(experiment, name)
     written = next(entry for entry in experiment.document["systems"] if entry["name"] == name)
     document = {
@@ -153,7 +153,7 @@ def system_inputs(experiment: ResolvedExperiment, name: str) -> str:
     }
     text = json.dumps(document, sort_keys=True)
     files = [entry for entry in experiment.file_hashes if json.dumps(entry[0]) in text]
-    return hashlib.sha256(repr([text, files, experiment.fleet, system.fleet, code_hash()]).encode()).hexdigest()
+    return content_key("system", text, files, experiment.fleet, system.fleet, plugins=system_plugins(system))
 
 
 class Results:
@@ -204,41 +204,38 @@ def perform_all(
     force
         Do again what the cache holds.
     """
-    cache.mkdir(parents=True, exist_ok=True)
-    kept = {task: cache / f"{_digest(task)}.json" for task in dict.fromkeys(tasks)}
-    distinct: dict[Path, Task] = {}
-    for task, path in kept.items():
-        distinct.setdefault(path, task)
-    found = {} if force else {path: _kept(path) for path in distinct}
-    outcomes: dict[Path, Outcome] = {path: outcome for path, outcome in found.items() if outcome is not None}
-    waiting = {path: task for path, task in distinct.items() if path not in outcomes}
+    store = outcome_store(cache, renew=force)
+    keys = {task: task_key(task) for task in dict.fromkeys(tasks)}
+    distinct: dict[str, Task] = {}
+    for task, key in keys.items():
+        distinct.setdefault(key, task)
+    outcomes = {key: outcome for key in distinct if (outcome := store.get(key)) is not None}
+    waiting = {key: task for key, task in distinct.items() if key not in outcomes}
     report = progress or (lambda _done, _what: None)
-    performed = _perform(waiting, force, min(jobs or os.cpu_count() or 1, len(waiting) or 1))
-    for number, (path, outcome) in enumerate(performed, 1):
-        outcomes[path] = outcome
-        report(number / len(waiting), waiting[path].title)  # of what is left to do, so that the time left is right
-    return Results({task: outcomes[path] for task, path in kept.items()})
+    performed = _perform(waiting, store, min(jobs or os.cpu_count() or 1, len(waiting) or 1))
+    for number, (key, outcome) in enumerate(performed, 1):
+        outcomes[key] = outcome
+        report(number / len(waiting), waiting[key].title)  # of what is left to do, so that the time left is right
+    return Results({task: outcomes[key] for task, key in keys.items()})
 
 
-def _kept(path: Path) -> Outcome | None:
-    """Return the outcome in a file, None if there is none or it is damaged."""
-    try:
-        outcome: Outcome = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return outcome
+def outcome_store(cache: Path, *, renew: bool = False) -> Store[Outcome]:
+    """Return the outcomes kept in a folder; ``renew``: do the work again and replace them."""
+    return Store(cache, "outcome", SCHEMA, Codec(dict, dict), renew=renew)
 
 
-def _digest(task: Task) -> str:
-    return hashlib.sha256(f"{type(task).__name__} {task.key()}".encode()).hexdigest()[:24]
+def task_key(task: Task) -> str:
+    """Return the content key of a task's outcome; the code of its own module and of samples enters it."""
+    kind = type(task)
+    return content_key(kind.__name__, task.key(), code=(kind.__module__, samples.__name__, program.__name__))
 
 
-def _perform(tasks: Mapping[Path, Task], force: bool, processes: int) -> Iterator[tuple[Path, Outcome]]:
+def _perform(tasks: Mapping[str, Task], store: Store[Outcome], processes: int) -> Iterator[tuple[str, Outcome]]:
+    work = [(task, key, store.directory, store.renew) for key, task in tasks.items()]
     if processes == 1:
-        for path, task in tasks.items():
-            yield path, _perform_one(task, path, force)
+        for one in work:
+            yield one[1], _perform_one(*one)
         return
-    work = [(task, path, force) for path, task in tasks.items()]
     with Processes(processes) as pool:
         for number, outcome in pool.run(_perform_apart, work, lambda _number, _share, _what: None):
             if isinstance(outcome, Lost):
@@ -246,20 +243,17 @@ def _perform(tasks: Mapping[Path, Task], force: bool, processes: int) -> Iterato
             yield work[number][1], outcome
 
 
-def _perform_apart(work: tuple[Task, Path, bool], _report: Report) -> Outcome:
+def _perform_apart(work: tuple[Task, str, Path, bool], _report: Report) -> Outcome:
     return _perform_one(*work)
 
 
-def _perform_one(task: Task, kept: Path, force: bool) -> Outcome:
+def _perform_one(task: Task, key: str, cache: Path, force: bool) -> Outcome:
     """Do a task and keep its outcome."""
-    try:
-        outcome = task.perform(PlacementStore(kept.parent / "placements", renew=force))
-    except (InfeasibleError, SimulationError) as error:  # the task's own, the others may well succeed
-        outcome = {"failed": str(error)}
-    # Through text at once, so that a fresh outcome and a kept one are the same.
-    text = json.dumps(outcome)
-    scratch = kept.with_suffix(f".{os.getpid()}")
-    scratch.write_text(text + "\n", encoding="utf-8")
-    scratch.replace(kept)
-    fresh: Outcome = json.loads(text)
-    return fresh
+
+    def outcome() -> Outcome:
+        try:
+            return task.perform(placement_store(cache / "placements", renew=force))
+        except (InfeasibleError, SimulationError) as error:  # the task's own, the others may well succeed
+            return {"failed": str(error)}
+
+    return outcome_store(cache, renew=force).obtain(key, outcome)

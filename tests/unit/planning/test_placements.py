@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import shutil
+import sys
 
 import pytest
 from tiny import SWARM, tiny
 
 import helixsim
 from helixsim.placement import registry
-from helixsim.planning.placements import PlacementStore
+from helixsim.planning.placements import placement_store
 from helixsim.planning.placing import as_planned, place_system
 from helixsim.planning.run import run_experiment
+from helixsim.runtime import identity
 
 EXPERIMENT = tiny("{name: helix, placement: {strategy: helix, candidates: 2}}", SWARM, warmup_s=0, duration_s=2)
 
@@ -59,7 +63,7 @@ def place_all(path, store, *overrides, judged=True):
     ],
 )
 def test_what_a_placement_depends_on(path, tmp_path, searches, override, again):
-    store = PlacementStore(tmp_path / "store")
+    store = placement_store(tmp_path / "store")
     first = place_all(path, store)
     before = dict(searches)
     second = place_all(path, store)
@@ -87,19 +91,19 @@ def test_a_kept_placement_gives_the_run_that_a_search_gives(path, tmp_path):
 
 
 def test_a_damaged_file_is_searched_anew_and_renew_replaces(path, tmp_path, searches):
-    store = PlacementStore(tmp_path / "store")
+    store = placement_store(tmp_path / "store")
     place_all(path, store)
     for file in store.directory.glob("*.json"):
         file.write_text("{", encoding="utf-8")
     before = dict(searches)
     place_all(path, store)
     assert searches["helix"] == before["helix"] + 1
-    place_all(path, PlacementStore(store.directory, renew=True))
+    place_all(path, placement_store(store.directory, renew=True))
     assert searches["helix"] == before["helix"] + 2
 
 
 def test_flow_only_and_judged_placements_are_kept_apart(path, tmp_path, searches):
-    store = PlacementStore(tmp_path / "store")
+    store = placement_store(tmp_path / "store")
     place_all(path, store, judged=False)
     place_all(path, store)
     assert searches["helix"] == 2
@@ -118,3 +122,50 @@ def test_a_closed_loop_has_no_rate_to_plan_for(path):
     overrides = ["workload.arrivals={process: saturate}", "planning.rate=5"]
     with pytest.raises(helixsim.errors.ConfigError, match="no rate to plan for"):
         helixsim.load_experiment(path, overrides)
+
+
+OWN = """\
+from dataclasses import dataclass
+
+from helixsim.placement.swarm import Swarm
+
+
+class Own(Swarm):
+    summary = "{text}"
+"""
+
+
+@pytest.fixture
+def own_strategy(tmp_path, monkeypatch):
+    """Return a function that writes a strategy of the user's own and forgets the one that was loaded."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def write(text):
+        sys.modules.pop("own_strategy", None)
+        (tmp_path / "own_strategy.py").write_text(OWN.format(text=text), encoding="utf-8")
+        importlib.invalidate_caches()
+        shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
+
+    yield write
+    sys.modules.pop("own_strategy", None)
+
+
+def test_placements_of_the_users_own_strategy_are_kept_until_it_is_edited(path, tmp_path, searches, own_strategy):
+    path.write_text(EXPERIMENT.replace("{name: helix, placement: {strategy: helix, candidates: 2}}",
+                                       "{name: own, placement: 'own_strategy:Own'}"), encoding="utf-8")  # fmt: skip
+    store = placement_store(tmp_path / "store")
+    counts = []
+    for text in ("one", "one", "another", "one"):
+        own_strategy(text)
+        place_all(path, store)
+        counts.append(searches["swarm"])
+    assert counts == [2, 2, 3, 3]  # the first time for swarm itself, too
+
+
+def test_placements_are_made_anew_when_code_changes_that_decides_them(path, tmp_path, searches, monkeypatch):
+    store = placement_store(tmp_path / "store")
+    place_all(path, store)
+    before = dict(searches)
+    monkeypatch.setattr(identity, "code_digest", lambda: "other code")
+    place_all(path, store)
+    assert all(searches[name] > before[name] for name in before)

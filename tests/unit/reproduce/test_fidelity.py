@@ -13,6 +13,7 @@ from helixsim.planning.registries import registries
 from helixsim.reproduce import engine_fit, fidelity
 from helixsim.reproduce.cells import Cell, Figures, Part, cells_path, load_cells
 from helixsim.reproduce.fidelity import CellResult, PartFigures, over_seeds, pool_parts, summary
+from helixsim.runtime import identity
 
 CELLS = load_cells()
 
@@ -115,23 +116,31 @@ def test_the_fit_finds_the_overhead_that_meets_the_cells_and_holds_groups_out(mo
     assert set(held) == {"l4", "t4"}  # without the only model nothing is left to fit
 
 
-def test_results_are_found_again(tmp_path):
+def test_results_are_found_again_unless_they_are_damaged_or_decided_by_other_code(tmp_path, monkeypatch):
+    simulated = []
+    real = fidelity._figures
+    monkeypatch.setattr(fidelity, "_figures", lambda *inputs: simulated.append(inputs) or real(*inputs))
     one = [c for c in CELLS if c.name == "30b-helix-offline-l4"]
-    first = fidelity.evaluate(one, seeds=1, overrides=["workload.duration=5 s"], cache=tmp_path, jobs=1)
-    kept = list(tmp_path.iterdir())
-    assert len(kept) == 1
-    kept[0].write_text(kept[0].read_text().replace(f'"prompts": {_prompts(kept[0])}', '"prompts": 100'))
-    again = fidelity.evaluate(one, seeds=1, overrides=["workload.duration=5 s"], cache=tmp_path, jobs=1)
-    assert again[0].simulated.throughput == first[0].simulated.throughput
-    assert again[0].simulated.ttft != first[0].simulated.ttft
-    forced = fidelity.evaluate(one, seeds=1, overrides=["workload.duration=5 s"], cache=tmp_path, force=True, jobs=1)
-    assert forced[0].simulated == first[0].simulated
 
+    def figures(**options):
+        (result,) = fidelity.evaluate(
+            one, seeds=1, overrides=["workload.duration=5 s"], cache=tmp_path, jobs=1, **options
+        )
+        return result.simulated
 
-def _prompts(path):
-    import json
-
-    return json.loads(path.read_text())["prompts"]
+    first = figures()
+    (kept,) = tmp_path.iterdir()
+    assert figures() == first
+    assert len(simulated) == 1
+    kept.write_text(kept.read_text().replace('"prompts": ', '"prompts": 1'))
+    assert figures() == first
+    assert len(simulated) == 2
+    assert figures(force=True) == first
+    assert len(simulated) == 3
+    monkeypatch.setattr(identity, "code_digest", lambda: "other code")
+    assert figures() == first
+    assert len(simulated) == 4
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from helixsim.config.resolve import load_experiment
 from helixsim.errors import DataError, InfeasibleError
 from helixsim.hardware.profile_file import open_profile
-from helixsim.planning.placements import PlacementStore
+from helixsim.planning.placements import placement_store
 from helixsim.planning.placing import place_system
 from helixsim.planning.registries import registries
 from helixsim.planning.systems import PlacedSystem, simulate_system
@@ -215,6 +215,6 @@ def test_a_comparison_from_entry_to_page(tmp_path, experiment):
 def test_a_system_is_placed_and_simulated_on_the_links_that_pruning_keeps(tmp_path):
     file = Path(__file__).parents[3] / "experiments" / "paper" / "published" / "dist24-70b-placement.yaml"
     task = Simulation(file, "helix", ("workload.duration=20 s", "workload.warmup=0 s"), is_pruned=True)
-    outcome = task.perform(PlacementStore(tmp_path))
+    outcome = task.perform(placement_store(tmp_path))
     (sample,) = outcome["loads"][0]
     assert sample["max_flow_tokens_per_s"] == pytest.approx(1252.65, rel=1e-3)  # no flow needs a pruned link
