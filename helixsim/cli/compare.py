@@ -154,10 +154,14 @@ def _draw(args: argparse.Namespace, system: str, measured: MeasuredRun) -> None:
 
 
 def _systems(directory: Path) -> dict[str, Any]:
+    from helixsim.report.rundata import read_json
+    from helixsim.runtime.manifest import checked_manifest
+
     path = directory / "summary.json"
     if not path.is_file():
         raise ConfigError(f"{directory} is no run directory: no summary.json in it")
-    systems: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["systems"]
+    checked_manifest(directory)
+    systems: dict[str, Any] = read_json(path)["systems"]
     return systems
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from helixsim.errors import DataError
-
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the command."""
@@ -23,9 +21,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Execute the command; return the exit code."""
     from helixsim.report.html import build_report
+    from helixsim.runtime.manifest import checked_manifest
 
     directory: Path = args.run
-    if not (directory / "manifest.json").exists():
-        raise DataError(f"{directory}: not a finished run (it has no manifest.json)")
-    print(build_report(directory))
+    print(build_report(directory, checked_manifest(directory)))
     return 0

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--fail-on-slo: {args.experiment} states no slo")
     if not args.quiet:
         _say(*_heading(experiment))
-    reused = rundir.is_complete(rundir.run_directory(args.out, experiment)) and not args.force
+    reused = not args.force and rundir.finished_run(args.out, experiment, check=args.check) is not None
     try:
         with console.progress("run", quiet=args.quiet) as advance:
             directory = run_experiment(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -20,6 +19,8 @@ from helixsim.planning.capacity import (
 )
 from helixsim.planning.executors import Executor, Lost
 from helixsim.report.capacity_files import CapacityResults, SystemCapacity, write_capacity
+from helixsim.runtime.identity import content_key, experiment_key, experiment_plugins
+from helixsim.runtime.manifest import finished_under, identity_document, write_manifest
 from helixsim.units import NS_PER_S
 
 OnProgress = Callable[[float, str, Sequence[Sequence[str]]], None]
@@ -32,8 +33,12 @@ def capacity_directory(
     experiment: ResolvedExperiment, targets: Sequence[Target], options: SearchOptions, out: Path
 ) -> Path:
     """Return where the capacities of an experiment belong."""
-    parts = (experiment.config_hash, targets, options)
-    return out / "capacity" / experiment.name / hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
+    return out / "capacity" / experiment.name / capacity_key(experiment, targets, options)[:12]
+
+
+def capacity_key(experiment: ResolvedExperiment, targets: Sequence[Target], options: SearchOptions) -> str:
+    """Return the content key of the capacities of an experiment."""
+    return content_key("capacity", experiment_key(experiment), targets, options)
 
 
 def run_capacity(
@@ -54,7 +59,8 @@ def run_capacity(
         If no system could be placed or simulated.
     """
     directory = capacity_directory(experiment, targets, options, out)
-    if (directory / "capacity.json").is_file() and not force:
+    key = capacity_key(experiment, targets, options)
+    if not force and finished_under(directory, key) is not None:
         return directory
     search = _Search(experiment, targets, options, out, force, executor, on_progress)
     search.run()
@@ -72,6 +78,7 @@ def run_capacity(
     )
     with rundir.new_directory(directory) as scratch:
         write_capacity(scratch, results)
+        write_manifest(scratch, {"identity": identity_document(key, experiment_plugins(experiment))})
     return directory
 
 

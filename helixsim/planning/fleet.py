@@ -10,7 +10,6 @@ The batches do not depend on how many of their fleets are simulated at a time.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,6 +27,7 @@ from helixsim.planning.fleet_trial import FleetTask, FleetTrial, try_fleet
 from helixsim.planning.registries import registries
 from helixsim.planning.systems import capacity_table
 from helixsim.report.fleet_files import FleetResults, TriedFleet
+from helixsim.runtime.identity import content_key, experiment_key
 
 LADDER = (0.6, 0.85, 1.2, 1.7)
 """Margins on the estimate that are tried first."""
@@ -339,10 +339,15 @@ class _Search:
         )
 
 
-def fleet_directory(plan: FleetPlan, out: Path) -> Path:
-    """Return where the results of a plan belong."""
+def fleet_key(plan: FleetPlan) -> str:
+    """Return the content key of the results of a plan."""
     overrides = [override(key, value) for key, value in plan.settings]
-    base = load_experiment(plan.experiment, overrides, registries=registries()).config_hash
-    parts = (base, plan.name, plan.question, plan.system, plan.offers, plan.budget_usd_per_hour, plan.simulations,
+    base = experiment_key(load_experiment(plan.experiment, overrides, registries=registries()))
+    parts = (plan.name, plan.question, plan.system, plan.offers, plan.budget_usd_per_hour, plan.simulations,
              plan.percentile, plan.share)  # fmt: skip
-    return out / "fleet" / plan.name / hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
+    return content_key("fleet", base, parts)
+
+
+def fleet_directory(plan: FleetPlan, out: Path, key: str) -> Path:
+    """Return where the results of a plan belong."""
+    return out / "fleet" / plan.name / key[:12]

@@ -22,6 +22,7 @@ from helixsim.planning.whatif import Case, cases, hopeless, place_case, whatif_d
 from helixsim.report.files import SystemReport, write_results
 from helixsim.report.html import build_report
 from helixsim.report.whatif_rows import write_whatif
+from helixsim.runtime.identity import experiment_key
 from helixsim.units import NS_PER_S
 
 Progress = Callable[[str, float], None]
@@ -61,7 +62,8 @@ def run_experiment(
 ) -> Path:
     """Run every system and return the run directory.
 
-    A finished run of the same configuration is reused unless ``force``. Results do not depend on ``jobs``, the number
+    A finished run under the same content key is reused unless ``force``, or ``check`` and that one was not checked, or
+    its files are not those that were written. Results do not depend on ``jobs``, the number
     of processes (None: one per core, at most one per system). Placements are kept in ``out`` for all runs there.
     Without ``with_report`` figures and HTML are left to whoever asks for them later.
 
@@ -75,8 +77,8 @@ def run_experiment(
         If the user stops it; what is finished is kept beside the run directory, without a manifest.
     """
     directory = rundir.run_directory(out, experiment)
-    if rundir.is_complete(directory) and not force:
-        if with_report and not (directory / "report.html").exists():
+    if not force and rundir.finished_run(out, experiment, check=check) is not None:
+        if with_report and not (directory / "report.html").is_file():
             build_report(directory)
         return directory
     started_s = time.perf_counter()
@@ -93,8 +95,10 @@ def run_experiment(
         if not finished:
             raise next(failed[case.name] for case in cases(experiment))
         report("writing the report", 0.99)
-        with rundir.new_directory(directory, replace=force) as scratch:
-            _write(scratch, experiment, finished, failed, time.perf_counter() - started_s, with_report=with_report)
+        keep = None if force or check else experiment_key(experiment)
+        with rundir.new_directory(directory, keep=keep) as scratch:
+            wall_s = time.perf_counter() - started_s
+            _write(scratch, experiment, finished, failed, wall_s, with_report=with_report, checked=check)
     except KeyboardInterrupt:
         raise Interrupted(_keep(experiment, directory, finished, failed)) from None
     return directory
@@ -263,6 +267,7 @@ def _write(
     wall_s: float | None,
     *,
     with_report: bool = True,
+    checked: bool = False,
 ) -> None:
     """Fill a run directory; ``wall_s`` None: an interrupted run, which gets no manifest."""
     systems = [finished[case.name] for case in cases(experiment) if case.name in finished]
@@ -273,11 +278,11 @@ def _write(
     if whatif:
         write_whatif(directory, results)
     times = {system.report.name: system.timing for system in systems}
-    document = rundir.manifest(experiment, {"wall_seconds": wall_s, "systems": times}, failed)
+    document = rundir.manifest(experiment, {"wall_seconds": wall_s, "systems": times}, failed, checked=checked)
     if with_report:
         build_report(directory, document)
     if wall_s is not None:
-        rundir.write_manifest(directory, document)
+        rundir.complete(directory, document)
 
 
 def _keep(

@@ -1,4 +1,4 @@
-"""Run directories: ``<out>/<name>/<hash12>/``, complete when ``manifest.json`` is there.
+"""Run directories: ``<out>/<name>/<hash12>/``, named by the content key of the run and complete with their manifest.
 
 A run is written into a hidden sibling and renamed at the end, so that a directory of that name is never half written.
 """
@@ -20,29 +20,34 @@ import helixsim
 from helixsim import yamlio
 from helixsim.config.experiment import ResolvedExperiment
 from helixsim.errors import HelixsimError
-from helixsim.report.files import write_json
+from helixsim.runtime.identity import experiment_key, experiment_plugins
+from helixsim.runtime.manifest import finished_under, identity_document, write_manifest
 
-SCHEMA = 1
 _LIBRARIES = ("simpy", "numpy", "pandas", "highspy", "matplotlib", "pydantic", "PyYAML")
 
 
 def run_directory(out: Path, experiment: ResolvedExperiment) -> Path:
     """Return where the run of an experiment belongs."""
     name = re.sub(r"[^A-Za-z0-9._-]", "_", experiment.name)
-    return out / name / experiment.config_hash[:12]
+    return out / name / experiment_key(experiment)[:12]
 
 
-def is_complete(directory: Path) -> bool:
-    """Return whether a run directory holds a finished run."""
-    return (directory / "manifest.json").is_file()
+def finished_run(out: Path, experiment: ResolvedExperiment, *, check: bool = False) -> Path | None:
+    """Return the directory of the finished run of an experiment, None if there is none whose files all check out.
+
+    ``check``: the run must have been made with the expensive invariants checked.
+    """
+    directory = run_directory(out, experiment)
+    found = finished_under(directory, experiment_key(experiment))
+    return directory if found is not None and (found["checked"] or not check) else None
 
 
 @contextmanager
-def new_directory(target: Path, *, replace: bool = True) -> Iterator[Path]:
+def new_directory(target: Path, *, keep: str | None = None) -> Iterator[Path]:
     """Yield an empty directory that becomes ``target`` when the block succeeds, and vanishes when it fails.
 
-    Without ``replace`` a complete ``target`` that another process has finished meanwhile stays: runs of one
-    configuration are equal. What processes of this machine left behind when they were killed is cleared away.
+    A ``target`` that another process has finished meanwhile under the content key ``keep`` stays. What processes of
+    this machine left behind when they were killed is cleared away.
     """
     host = platform.node() or "localhost"
     for left in target.parent.glob(f".{target.name}-{host}-*"):
@@ -53,12 +58,12 @@ def new_directory(target: Path, *, replace: bool = True) -> Iterator[Path]:
     scratch.mkdir(parents=True)
     try:
         yield scratch
-        if replace or not is_complete(target):
+        if keep is None or finished_under(target, keep) is None:
             shutil.rmtree(target, ignore_errors=True)
             try:
                 scratch.rename(target)
             except OSError:
-                if not is_complete(target):
+                if keep is None or finished_under(target, keep) is None:
                     raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -83,21 +88,26 @@ def write_config(directory: Path, experiment: ResolvedExperiment) -> None:
 
 
 def manifest(
-    experiment: ResolvedExperiment, timing: Mapping[str, Any], failed: Mapping[str, HelixsimError]
+    experiment: ResolvedExperiment,
+    timing: Mapping[str, Any],
+    failed: Mapping[str, HelixsimError],
+    *,
+    checked: bool,
 ) -> dict[str, Any]:
     """Return the manifest of a run; ``failed`` are the systems without results.
 
-    Only ``identity`` and ``assumptions`` are the same for equal runs; ``environment`` and ``timing`` may differ.
+    Only ``identity`` and ``assumptions`` are the same for equal runs; ``environment`` and ``timing`` may differ, and
+    ``checked`` tells whether the expensive invariants were.
     """
     return {
-        "schema": SCHEMA,
         "identity": {
             "experiment": experiment.name,
             "config_hash": experiment.config_hash,
             "seed": experiment.seed,
-            "helixsim": helixsim.__version__,
             "files": dict(experiment.file_hashes),
+            **identity_document(experiment_key(experiment), experiment_plugins(experiment)),
         },
+        "checked": checked,
         "environment": {
             "git": _git_state(),
             "python": platform.python_version(),
@@ -111,9 +121,9 @@ def manifest(
     }
 
 
-def write_manifest(directory: Path, document: Mapping[str, Any]) -> None:
-    """Write ``manifest.json``, which marks the run as complete."""
-    write_json(directory / "manifest.json", document)
+def complete(directory: Path, document: Mapping[str, Any]) -> None:
+    """Write the manifest of a run; the report can be drawn again from the other files."""
+    write_manifest(directory, document, rebuilt=("report.html", "figures"))
 
 
 def _git_state() -> str | None:

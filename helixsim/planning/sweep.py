@@ -7,7 +7,6 @@ The sweep's own directory, ``<out>/sweeps/<name>/<hash12>/``, holds the tables a
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +22,8 @@ from helixsim.planning.executors import Executor, Lost, Report
 from helixsim.planning.registries import registries
 from helixsim.planning.run import run_experiment
 from helixsim.report.sweep_files import SweepResults, run_rows, write_sweep
+from helixsim.runtime.identity import content_key, experiment_key
+from helixsim.runtime.manifest import identity_document, write_manifest
 
 Row = dict[str, Any]
 
@@ -146,8 +147,9 @@ def prepare(plan: SweepPlan) -> Sweep:
     slo = base.slo
     has_slo = not slo.ttft_s is slo.tpot_s is slo.e2el_s is None
     objective = plan.objective or Objective("request_goodput" if has_slo else "output_throughput", is_max=True)
-    parts = (base.config_hash, points, plan.name, plan.question, objective, plan.plots)
-    identity = hashlib.sha256(repr(parts).encode()).hexdigest()
+    settled = tuple((point.design, point.overrides) for point in points)
+    parts = (settled, plan.name, plan.question, objective, plan.plots)
+    identity = content_key("sweep", experiment_key(base), parts)
     return Sweep(plan, seeds, points, objective, identity)
 
 
@@ -209,6 +211,7 @@ def run_sweep(
     results = _results(sweep, out, outcomes)
     with rundir.new_directory(directory) as scratch:
         write_sweep(scratch, results, with_parquet=with_parquet)
+        write_manifest(scratch, {"identity": identity_document(sweep.identity)})
     mark.unlink(missing_ok=True)
     return directory, results
 
@@ -218,7 +221,7 @@ def run_point(task: PointTask, report: Report) -> PointOutcome:
     try:
         experiment = load_experiment(task.base, task.overrides, registries=registries())
         directory = rundir.run_directory(task.out, experiment)
-        was_found = rundir.is_complete(directory) and not task.force
+        was_found = not task.force and rundir.finished_run(task.out, experiment, check=task.check) is not None
         run_experiment(
             experiment, task.out, jobs=1, force=task.force, check=task.check, with_report=task.with_report,
             progress=lambda what, done: report(done, what),

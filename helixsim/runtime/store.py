@@ -17,6 +17,7 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -73,10 +74,11 @@ class Store(Generic[Value]):
         if self.renew:
             return None
         try:
-            document = json.loads(read_regular(self.path(key)))
+            with open_regular(self.path(key)) as file:
+                document = json.load(file)
             head = {name: document[name] for name in ("kind", "schema", "key")}
             payload = document["payload"]
-            if head != self._head(key) or document["sha256"] != _digest(payload):
+            if head != self._head(key) or document["sha256"] != digest_of(payload):
                 return None
             return self.codec.decode(payload)
         except (OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError):
@@ -93,7 +95,7 @@ class Store(Generic[Value]):
             If the file cannot be written for another reason, such as a full disk.
         """
         payload = json.loads(json.dumps(self.codec.encode(value)))
-        text = json.dumps({**self._head(key), "sha256": _digest(payload), "payload": payload})
+        text = json.dumps({**self._head(key), "sha256": digest_of(payload), "payload": payload})
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             write_whole(self.path(key), text + "\n")
@@ -130,13 +132,15 @@ class Store(Generic[Value]):
         return {"kind": self.kind, "schema": self.schema, "key": key}
 
 
-def read_regular(path: Path) -> bytes:
-    """Return the bytes of a regular file that is no link; ``OSError`` for anything else."""
+@contextmanager
+def open_regular(path: Path) -> Iterator[BufferedReader]:
+    """Open a regular file that is no link for reading; ``OSError`` for anything else."""
     descriptor = os.open(path, os.O_RDONLY | _NOFOLLOW | _NONBLOCK)  # without blocking: a pipe in its place has no end
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
     with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(path))
-        return file.read()
+        yield file
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -213,6 +217,6 @@ def _not_kept(directory: Path, reason: str) -> None:
         _log.warning("%s: cannot be written (%s); results are not kept there", directory, reason)
 
 
-def _digest(payload: Any) -> str:
+def digest_of(payload: Any) -> str:
     """Return the SHA-256 of JSON values."""
     return hashlib.sha256(json.dumps(payload, sort_keys=True).encode()).hexdigest()

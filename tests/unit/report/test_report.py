@@ -24,6 +24,7 @@ from helixsim.report.rows import number
 from helixsim.report.rundata import load_run
 from helixsim.report.style import styled, svg_bytes
 from helixsim.report.tables import comparison_text, kv_text, placement_text, plain_table
+from helixsim.runtime.manifest import write_manifest
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +174,7 @@ def test_report_command_needs_a_finished_run(run_dir: Path, tmp_path: Path, caps
     args = parser.parse_args(["report", str(directory)])
     with pytest.raises(DataError, match=r"manifest\.json"):
         args.func(args)
-    (directory / "manifest.json").write_text('{"identity": {"seed": 0}}')
+    write_manifest(directory, {"identity": {"content_key": "0"}}, rebuilt=("report.html", "figures"))
     assert args.func(args) == 0
     assert Path(capsys.readouterr().out.strip()).read_text().startswith("<!doctype html>")
     (directory / "nodes.csv").unlink()
