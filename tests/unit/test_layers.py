@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[2] / "helixsim"
 
 LAYERS = (
     {"units", "errors", "rng"},
-    {"yamlio", "solver", "datafiles", "plugins"},
+    {"yamlio", "jsonio", "solver", "datafiles", "plugins"},
     {"domain"},
     {"hardware", "workload"},
     {"config"},
