@@ -215,12 +215,9 @@ class _Run:
         return measured_ns >= patience.least_ns and self.recorder.late > patience.most_late
 
     def _next_sample_ns(self) -> int:
-        now, start = self.kernel.now_ns, self.inputs.window.warmup_ns
+        now, start, end = self.kernel.now_ns, self.inputs.window.warmup_ns, self.window_end_ns
         following = start + ((now - start) // self.sample_ns + 1) * self.sample_ns
-        for edge in (start, self.window_end_ns):
-            if edge is not None and now < edge < following:
-                return edge
-        return following
+        return end if end is not None and now < end < following else following
 
     def _take_sample(self) -> None:
         now = self.kernel.now_ns

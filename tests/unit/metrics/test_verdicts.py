@@ -150,6 +150,13 @@ def test_steady_names_what_drifts(fakes) -> None:
     assert "TTFT" not in verdict
 
 
+def test_an_event_at_the_end_of_the_window_is_in_it_and_one_at_its_start_is_not(fakes) -> None:
+    run = with_rows(fakes, [5.0] * 4, [10.0, 10.0, 11.0, 100.0], [10.0, 11.0, 100.0, 100.0])
+    assert latency_samples(run).ttft_ns.tolist() == [6 * SECOND, 95 * SECOND]
+    assert throughput(run, Slo()).completed == 3
+    assert throughput(replace(run, window_start_ns=0), Slo()).completed == 4
+
+
 def test_the_window_is_measured_between_the_samples_at_its_edges(fakes) -> None:
     run = fakes.queue_run(warmup_s=10.0, until_s=90.0).run
     sampled = run.series.time_ns[window_samples(run)]
