@@ -1,8 +1,8 @@
 """Do the tests notice? Small faults are put into copies of the source, one at a time, and tests must fail.
 
 ``python -m tests.mutants`` from the repository root tries all of ``mutants.yaml`` (minutes), ``python -m tests.mutants
-NAME ...`` those whose names contain one of the words; ``--list`` shows them. Exit code 0: every mutant was killed, 1: some
-live, 2: the list does not fit the source, or the tests fail without a mutant.
+NAME ...`` those whose names contain one of the words; ``--list`` shows them. Exit code 0: every mutant was killed, 1:
+some live, 2: the list does not fit the source, or the tests fail without a mutant.
 """
 
 from __future__ import annotations
