@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helixsim.domain.request import Slo
+from helixsim.metrics.compare import paired
 from helixsim.metrics.objectives import Target
 from helixsim.metrics.stats import batch_means, describe, interval_of_batches, t_interval
 from helixsim.planning.capacity import _found
@@ -85,6 +87,16 @@ def test_an_interval_is_cut_where_the_quantity_ends_and_nowhere_else() -> None:
     assert cut.high == whole.high
     assert cut.half_width == whole.half_width  # what is computed further with is Student's
     assert t_interval([-1.0, 1.0], floor=None).low < 0
+
+
+def test_differences_may_be_below_zero(fakes) -> None:
+    """Half of the requests a millisecond earlier, half later: the interval of the difference lies around zero."""
+    base = fakes.queue_run().run
+    shift = np.where(np.random.default_rng(4).random(len(base.requests.finish_ns)) < 0.5, 1_000_000, -1_000_000)
+    first = np.where(base.requests.first_token_ns >= 0, base.requests.first_token_ns + shift, -1)
+    result = paired(replace(base, requests=replace(base.requests, first_token_ns=first)), base)
+    low, high = result["ttft_difference_interval_ms"]
+    assert -1 < low < 0 < high < 1
 
 
 def test_cutting_loses_no_coverage() -> None:
