@@ -169,6 +169,20 @@ class Solution:
         """Return whether there is a point to use."""
         return bool(self.values)
 
+    def optimum(self, what: str) -> Solution | None:
+        """Return the solution if it is optimal, None if the program, which must be bounded, has no feasible point.
+
+        Raises
+        ------
+        SolverError
+            If the solve ended in any other way: that says nothing about the program.
+        """
+        if self.status is SolveStatus.OPTIMAL:
+            return self
+        if self.status in {SolveStatus.INFEASIBLE, SolveStatus.UNBOUNDED_OR_INFEASIBLE}:
+            return None
+        raise SolverError(f"{what}: HiGHS ended with {self.status}")
+
 
 def solve(
     program: Program,

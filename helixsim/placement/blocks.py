@@ -229,7 +229,7 @@ class _Generation:
         free = self.master.nodes if fixed is None else self.master.nodes - self.master.taken(fixed)
         prices = self.master.relax(capped, fixed)
         for _ in range(rounds):
-            if self.time_left_s() <= 0:
+            if prices is None or self.time_left_s() <= 0:
                 break
             wanted = self._worthwhile(prices)
             offers = self.pricer.offers(prices.nodes, [kind.request for kind in wanted], hops_count=self.hops_count)
@@ -326,11 +326,7 @@ class _Generation:
             for number in np.argsort(-fraction, kind="stable"):
                 trial = fixed.copy()
                 trial[number] += 1
-                if (
-                    fraction[number] > 1e-6
-                    and trial @ layers <= length
-                    and (self.master.taken(trial) <= self.master.nodes).all()
-                ):
+                if fraction[number] > 1e-6 and trial @ layers <= length and self.master.fits(trial):
                     fixed = trial
                     break
             else:

@@ -145,7 +145,10 @@ class _Configurations:
             self.configs[(item, int(-(-flow // value))),] = None
         enough = [c for c in self.configs if sum(int(weight[item]) * n for item, n in c) >= self.grid]
         for _ in range(_ROUNDS):
-            master, prices, pair = self._master(enough, needs_pair)
+            solved = self._master(enough, needs_pair)
+            if solved is None:
+                return False
+            master, prices, pair = solved
             cost, cheapest, cost_pair, cheapest_pair = self._cheapest(prices[self.kind] / self.layers, weight)
             # prices / scale are feasible for the dual of the LP over all configurations.
             scale = min(cost, cost_pair / (1 + pair)) if needs_pair else cost
@@ -162,8 +165,11 @@ class _Configurations:
             enough += new
         return False
 
-    def _master(self, configs: Sequence[Config], needs_pair: bool) -> tuple[float, NDArray[np.float64], float]:
-        """Return layers covered, prices of the kinds, and the price of the row that wants a pair."""
+    def _master(self, configs: Sequence[Config], needs_pair: bool) -> tuple[float, NDArray[np.float64], float] | None:
+        """Return layers covered, prices of the kinds, and the price of the row that wants a pair.
+
+        None where the solver gives up: a bound that is not tightened is a bound.
+        """
         program = solver.Program(maximise=True)
         used: list[dict[int, float]] = [{} for _ in self.counts]
         pairs: dict[int, float] = {}
@@ -179,6 +185,8 @@ class _Configurations:
             pairs[program.column(-_PENALTY)] = 1.0
             program.row(pairs, lower=1.0)
         solution = solver.solve(program)
+        if solution.status is not solver.SolveStatus.OPTIMAL:
+            return None
         duals = np.array(solution.row_duals)
         pair = max(0.0, -float(duals[-1])) if needs_pair else 0.0
         return solution.objective, np.maximum(duals[: len(rows)], 0.0), pair

@@ -88,7 +88,7 @@ class Master:
         self.nodes = np.array([len(group.nodes) for group in groups], dtype=float)
         self.columns: dict[Column, None] = {}
         self.is_undecided = False
-        """Whether the last search for whole numbers ended at its limit of nodes."""
+        """Whether the last search for whole numbers ended at its limit of nodes or time."""
 
     def add(self, place: int, needs: tuple[int, int], block: Block) -> bool:
         """Add a column; return whether it is new."""
@@ -113,6 +113,11 @@ class Master:
         """Return the layers of each column."""
         return np.array([column.block.layers for column in self.columns], dtype=float)
 
+    def fits(self, amounts: Floats) -> bool:
+        """Return whether so much of each column keeps to the nodes and hops there are."""
+        hops = sum(column.block.depth * float(n) for column, n in zip(self.columns, amounts, strict=False) if n)
+        return bool((self.taken(amounts) <= self.nodes).all()) and (self.max_hops is None or hops <= self.max_hops)
+
     def taken(self, amounts: Floats) -> Floats:
         """Return the nodes of each group that so much of each column takes."""
         taken = np.zeros(len(self.nodes))
@@ -122,14 +127,19 @@ class Master:
                     taken[group] += amount * count
         return taken
 
-    def relax(self, capped: bool, fixed: Floats | None) -> Prices:
-        """Solve the continuous master; ``fixed`` gives least amounts, ``capped`` keeps it from covering more than L."""
+    def relax(self, capped: bool, fixed: Floats | None) -> Prices | None:
+        """Solve the continuous master; ``fixed`` gives least amounts, ``capped`` keeps it from covering more than L.
+
+        None if the least amounts do not fit.
+        """
         program = solver.Program(maximise=True)
         for number, column in enumerate(self.columns):
             least = 0.0 if fixed is None else float(fixed[number])
             program.column(column.block.layers - self.hop_price * column.block.depth, least)
         rows = self._add_rows(program, capped=capped or fixed is not None, elastic=True)
-        solution = solver.solve(program)
+        solution = solver.solve(program).optimum("the continuous program of blocks")
+        if solution is None:
+            return None
         duals = np.array(solution.row_duals)
         hop = self.hop_price + (max(float(duals[rows["hops"][0]]), 0.0) if rows["hops"] else 0.0)
         spread = np.zeros((self.num_regions, self.widest + 2))
@@ -201,8 +211,10 @@ class Master:
             presolve=False,
             time_limit_s=max(0.1, self.time_left_s()),
         )
-        self.is_undecided = solution.status is solver.SolveStatus.SOLUTION_LIMIT
-        found = {c: round(value) for c, value in zip(self.columns, solution.values, strict=False) if round(value)}
+        self.is_undecided = solution.status in {solver.SolveStatus.SOLUTION_LIMIT, solver.SolveStatus.TIME_LIMIT}
+        if not solution.is_feasible:
+            return None
+        found = {c: round(value) for c, value in zip(self.columns, solution.values, strict=True) if round(value)}
         covered = sum(column.block.layers * count for column, count in found.items())
         return found if covered == self.num_layers else None
 

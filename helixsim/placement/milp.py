@@ -62,6 +62,8 @@ def solve_exact(
         start=None if start is None else model.start(start),
         progress=progress,
     )
+    if solution.status in {solver.SolveStatus.FAILED, solver.SolveStatus.UNBOUNDED}:
+        raise solver.SolverError(f"the exact placement program: HiGHS ended with {solution.status}")
     return ExactResult(
         ranges=model.ranges(solution.values) if solution.is_feasible else {},
         objective_tokens_per_s=solution.objective,

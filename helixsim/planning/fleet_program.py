@@ -26,8 +26,8 @@ _REGION_PENALTY = 1e-4
 LOST, GAINED = 0.8, 1.1
 """How a failure and a success change what is believed of the kinds of nodes in a fleet."""
 
-_CENT = 1e-6
-"""Two prices closer than this are equal [$/h]."""
+_CENT = 1e-5
+"""Two prices closer than this are equal [$/h]; above the tolerance of the solver, which is 1e-6."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +122,8 @@ class Market:
             program.row([column], upper=float(offer.available))
             for column, offer in zip(columns, self.offers, strict=True)
         ]
-        solution = solver.solve(program)
-        if not solution.row_duals:
+        solution = solver.solve(program).optimum("the price of one more request/s")
+        if solution is None:  # not even cut to pieces do all offers serve the load
             return math.nan, []
         per_rps = solution.row_duals[demand] * self.num_layers * margin
         savings = [(offer, -solution.row_duals[row]) for offer, row in zip(self.offers, limits, strict=True)]
@@ -161,8 +161,8 @@ class Market:
             self._differ(program, columns, counts, or_less=False)
         for counts in self.excluded:
             self._differ(program, columns, counts, or_less=True)
-        solution = solver.solve(program)
-        if not solution.is_feasible:
+        solution = solver.solve(program).optimum("proposing a fleet")
+        if solution is None:
             return None
         return tuple(round(solution.values[column]) for column in columns)
 

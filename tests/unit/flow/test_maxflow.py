@@ -9,7 +9,7 @@ import pytest
 
 from helixsim.domain.cluster import COORDINATOR, LinkSpec
 from helixsim.domain.placement import LayerRange
-from helixsim.flow.balance import _balance
+from helixsim.flow.balance import _linear
 from helixsim.flow.maxflow import max_flow, max_flow_value
 from helixsim.flow.network import build_network
 
@@ -46,7 +46,7 @@ def test_links_between_groups_carry_the_product_of_shares() -> None:
 def test_piecewise_linear_balance_loads_no_node_needlessly() -> None:
     fleet, table, placement = builders.tiny_fleet()
     network = build_network(fleet, placement, table)
-    flows = _balance(network, 100.0, quadratic=False)
+    flows = [100.0 * share for share in _linear(network, 100.0)]
     loads = [flow for link, flow in zip(network.links, flows, strict=True) if link.dst.startswith("small")]
     assert sum(loads) == pytest.approx(200.0, rel=1e-6)
     assert max(flows) <= 100.0 + 1e-6

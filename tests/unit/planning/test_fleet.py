@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import math
 
 import pytest
 from builders import profile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helixsim import yamlio
+from helixsim import solver, yamlio
 from helixsim.cli.main import main
 from helixsim.config.plan_file import Offer, load_plan
 from helixsim.planning.executors import Processes, Serial
@@ -73,6 +74,23 @@ offers = st.lists(
               st.sampled_from(["a", "b"])),
     min_size=1, max_size=4,
 )  # fmt: skip
+
+
+def test_a_solver_that_gives_up_is_no_verdict_on_fleets(monkeypatch):
+    market = Market([Offer("g", 1, "a", 1.0, 3)], Supply((2.0,), (2.0,), (8,)), 8, 0.5)
+    given_up = solver.Solution(solver.SolveStatus.FAILED, math.inf, -math.inf, (), (), 0)
+    monkeypatch.setattr(solver, "solve", lambda *_args, **_options: given_up)
+    for ask in (lambda: market.cheapest(1.0), market.cheapest_possible, lambda: market.marginal_price(1.0)):
+        with pytest.raises(solver.SolverError):
+            ask()
+
+
+@pytest.mark.parametrize("available", [1, 2])
+def test_a_fleet_at_just_the_price_is_not_below_it(available):
+    """The difference that counts is above the solver's tolerance: two nodes cost 5, which is not below 5."""
+    offered = [Offer("g0", 1, "a", 2.5, 1), Offer("g1", 1, "a", 2.5, available)]
+    market = Market(offered, Supply((0.5, 0.5), (0.0, 1.0), (0, 1)), 1, 0.5)
+    assert market.cheapest_possible(5.0) == market.most_promising(5.0) == (0, 1)
 
 
 @settings(max_examples=40, deadline=None)
