@@ -26,6 +26,14 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 LIST = Path(__file__).with_name("mutants.yaml")
 COPIED = ("helixsim", "tests", "profiles", "traces", "experiments", "pyproject.toml", "README.md")
+PLUGIN = """\
+from hypothesis import Phase, settings
+
+settings.register_profile("mutants", phases=(Phase.explicit, Phase.generate), derandomize=True)
+settings.load_profile("mutants")
+"""
+"""A failure is enough: looking for the smallest one would take most of the time."""
+
 TIMEOUT_S = 300
 """Tests that run for longer have noticed something."""
 
@@ -79,6 +87,7 @@ def copy_of_the_tree(directory: Path) -> Path:
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
         else:
             shutil.copy2(source, target)
+    (directory / "without_shrinking.py").write_text(PLUGIN, encoding="utf-8")
     return directory
 
 
@@ -86,7 +95,7 @@ def run_tests(root: Path, tests: Sequence[str]) -> tuple[int, str]:
     """Run tests on a copy; return pytest's exit code (1: a test failed, also where it ran too long) and its output."""
     # Without byte code, as a mutant may have the size and second of the source before it.
     env = {**os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1", "MPLBACKEND": "Agg"}
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--hypothesis-seed=0", *tests]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "without_shrinking", *tests]
     try:
         done = subprocess.run(
             command, cwd=root, env=env, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
