@@ -78,3 +78,12 @@ def test_the_series_of_a_saturated_system_is_that_of_its_requests(seed, feed_bel
     assert (rows.admitted_ns[served] == rows.arrival_ns[served]).all()
     assert set(rows.status) <= {RequestStatus.RUNNING, RequestStatus.FINISHED}
     assert (series.waiting == 0).all() or result.counters["preemptions"]
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_a_link_that_carries_one_message_at_a_time_is_busy_for_its_bytes(is_shared) -> None:
+    """One request at a time: shared evenly or not, the link works for bytes over bandwidth and idles between."""
+    load = requests((0, 500, 5), (5000, 300, 3))
+    result = run(pipeline(8e6, is_shared=is_shared), load)
+    assert between(result, "bytes") == 1002 * (500 + 4 + 300 + 2)
+    assert between(result, "busy_ns") == pytest.approx(1000 * between(result, "bytes"), abs=10)
