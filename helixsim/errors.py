@@ -7,9 +7,13 @@ Errors take their arguments positionally, because SimPy re-creates an exception 
 from __future__ import annotations
 
 import difflib
+import sysconfig
+import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
+from pathlib import Path
+from typing import Self
 
 
 class ExitCode(IntEnum):
@@ -23,12 +27,23 @@ class ExitCode(IntEnum):
     INVALID_SIMULATION = 5
     THRESHOLD = 6
     INTERRUPTED = 130
+    TERMINATED = 143
 
 
 class HelixsimError(Exception):
-    """Base of all expected errors; the command line prints its text and returns ``exit_code``."""
+    """Base of all expected errors; the command line prints its text and returns ``exit_code``.
+
+    ``is_result`` tells whether the error follows from the input alone, so that the same input gives it again: only then
+    may it stand in for a result, be kept, or be a verdict about a cluster. All others are failures of the machine or of
+    the installation, after which nothing is known.
+    """
 
     exit_code: ExitCode = ExitCode.INTERNAL
+    is_result: bool = False
+
+    def within(self, context: str) -> Self:
+        """Return the same error with a word on what failed in front of its message."""
+        return type(self)(f"{context}: {self}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +73,12 @@ class ConfigError(HelixsimError):
         )
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
+    def within(self, context: str) -> Self:
+        """Return the same error with a word on what failed in front of each of its problems."""
+        return type(self)(
+            Problem(problem.where, problem.path, f"{context}: {problem.message}") for problem in self.problems
+        )
+
     def __reduce__(self) -> tuple[type[ConfigError], tuple[tuple[Problem, ...]]]:
         return (type(self), (self.problems,))
 
@@ -72,18 +93,78 @@ class InfeasibleError(HelixsimError):
     """No placement can hold the model, or none was found within the limits (exit code 4)."""
 
     exit_code = ExitCode.INFEASIBLE
+    is_result = True
 
 
 class SimulationError(HelixsimError):
     """A simulation that broke an invariant or stalled (exit code 5)."""
 
     exit_code = ExitCode.INVALID_SIMULATION
+    is_result = True
+
+
+class PluginError(HelixsimError):
+    """A strategy or policy of the user's own raised an exception (exit code 5); the message names file and line."""
+
+    exit_code = ExitCode.INVALID_SIMULATION
+    is_result = True
+
+
+class WorkerError(HelixsimError):
+    """A task without an outcome: its process died again and again, or it failed in an unforeseen way (exit code 1)."""
 
 
 class ThresholdError(HelixsimError):
     """The run finished, but a threshold the user asked for was missed (exit code 6)."""
 
     exit_code = ExitCode.THRESHOLD
+
+
+def typed_error(error: Exception) -> HelixsimError:
+    """Return an exception as one of helixsim's own, so that it can cross process boundaries and has an exit code.
+
+    An exception that was raised in code outside helixsim, the standard library and the installed packages is a
+    ``PluginError`` that names the innermost line of that code; one of the operating system is a ``DataError``; any
+    other is a ``WorkerError`` with the whole traceback.
+    """
+    if isinstance(error, HelixsimError):
+        return error
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_user_code(frame.filename)]
+    if own and error.__traceback__ is not None and not _is_user_code(error.__traceback__.tb_frame.f_code.co_filename):
+        where = own[-1]
+        text = str(error).strip() or "no message"
+        return PluginError(f"{where.filename}:{where.lineno}: in {where.name}: {type(error).__name__}: {text}")
+    if isinstance(error, OSError):
+        return DataError(os_error_text(error))
+    if isinstance(error, MemoryError):
+        return WorkerError("out of memory")
+    return WorkerError("".join(traceback.format_exception(error)))
+
+
+def os_error_text(error: OSError) -> str:
+    """Return ``file: reason`` for an error of the operating system."""
+    where = "" if error.filename is None else f"{error.filename}: "
+    return f"{where}{error.strerror or error}"
+
+
+_LIBRARIES = tuple(
+    Path(folder).resolve()
+    for folder in map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib"))
+    if folder
+)
+
+
+def _is_user_code(filename: str) -> bool:
+    """Return whether a source file belongs to neither helixsim, the standard library nor an installed package."""
+    if filename.startswith("<"):
+        return False
+    path = Path(filename).resolve()
+    package = Path(__file__).resolve().parent
+    return not (
+        path.is_relative_to(package)
+        or {"site-packages", "dist-packages"} & set(path.parts)
+        or any(path.is_relative_to(folder) for folder in _LIBRARIES)
+    )
 
 
 def did_you_mean(got: str, allowed: Iterable[str]) -> str:

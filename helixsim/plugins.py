@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Any
 
 from helixsim.errors import ConfigError, unknown_name
@@ -56,4 +56,6 @@ class Registry:
         missing = [attribute for attribute in self.needs if not hasattr(found, attribute)]
         if missing:
             raise ConfigError(f"{self.kind} {name!r} lacks {', '.join(missing)}")
+        if "Options" in self.needs and not is_dataclass(found.Options):
+            raise ConfigError(f"{self.kind} {name!r}: Options must be a dataclass, got {found.Options!r}")
         return found  # type: ignore[no-any-return]

@@ -19,7 +19,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Search the highest request rate at which each system of the experiment meets its SLO, and each of "
         "its slo_classes. The search starts below the operating point that the flow predicts; the placement is that of "
         "the experiment as written. Stopped or killed, the same command goes on where it was.",
-        parents=[options.common(), options.experiment(), options.output(checks=False), options.executors()],
+        parents=[
+            options.common(),
+            options.experiment(),
+            options.output(checks=False),
+            options.executors(),
+            options.strict(),
+        ],
     )
     parser.add_argument(
         "--tolerance", type=_share, default=0.02, metavar="SHARE", help="relative step of the rates (default: 2%%)"
@@ -65,9 +71,10 @@ def run(args: argparse.Namespace) -> int:
     if not args.quiet:
         print(f"{directory / 'report.html'} written", file=sys.stderr)
     for name, error in document["failed"].items():
-        print(f"helixsim: error: {name}: {error['message']}", file=sys.stderr)
+        severity = options.severity(error["exit_code"], args)
+        print(f"helixsim: {severity}: {name}: {error['message']}", file=sys.stderr)
     _check(document)
-    return max((error["exit_code"] for error in document["failed"].values()), default=ExitCode.OK)
+    return options.failures_code((error["exit_code"] for error in document["failed"].values()), args)
 
 
 def _print(document: dict[str, Any], args: argparse.Namespace) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
 
 from helixsim import __version__
 from helixsim.cli.streams import claim_stdout, settle_stdout
-from helixsim.errors import ExitCode, HelixsimError
+from helixsim.errors import ExitCode, WorkerError, typed_error
 
 COMMANDS = ("run", "place", "validate", "reproduce", "sweep", "capacity", "fleet", "compare", "report", "trace",
             "profile", "inspect")  # fmt: skip
@@ -31,7 +32,7 @@ exit codes:
   4    no feasible placement
   5    simulation invalid (an invariant is broken, or it stalled)
   6    finished, but a requested threshold failed
-  130  interrupted; finished parts are kept
+  130  interrupted (Ctrl-C); 143 terminated (SIGTERM); finished parts are kept
 """
 
 
@@ -65,37 +66,51 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         The exit code, one of ``ExitCode``.
     """
+    signalled: list[int] = []
     if argv is None:
         claim_stdout()
+        _stop_on_sigterm(signalled)
     arguments = list(sys.argv[1:] if argv is None else argv)
     args = argparse.Namespace(verbose=0)
+    code = _outcome(arguments, args)
+    return ExitCode.TERMINATED if signalled and code == ExitCode.INTERRUPTED else code
+
+
+def _stop_on_sigterm(signalled: list[int]) -> None:
+    """Let SIGTERM stop a command as Ctrl-C does, so that it keeps what is finished; note that it came."""
+
+    def stop(number: int, _frame: object) -> None:
+        signalled.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+
+
+def _outcome(arguments: Sequence[str], args: argparse.Namespace) -> int:
+    """Run a command and return its exit code; errors become messages."""
     try:
         args = build_parser().parse_args(arguments, args)
         code: int | None = args.func(args)
         sys.stdout.flush()
     except SystemExit as stop:  # argparse: --help, --version and usage errors
         return stop.code if isinstance(stop.code, int) else ExitCode.CONFIG
-    except HelixsimError as error:
-        if args.verbose:
-            traceback.print_exc()
-        for line in str(error).splitlines():
-            print(f"helixsim: error: {line}", file=sys.stderr)
-        return error.exit_code
     except KeyboardInterrupt:
         print("helixsim: interrupted; finished parts are kept, an unfinished run leaves no manifest", file=sys.stderr)
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
         settle_stdout()  # the reader has gone
         return ExitCode.OK
-    except OSError as error:  # a file or folder that cannot be read or written
-        if args.verbose:
+    except Exception as error:
+        known = typed_error(error)
+        is_bug = known is not error and isinstance(known, WorkerError) and not isinstance(error, MemoryError)
+        if is_bug or args.verbose:
             traceback.print_exc()
-        where = "" if error.filename is None else f"{error.filename}: "
-        print(f"helixsim: error: {where}{error.strerror or error}", file=sys.stderr)
-        settle_stdout()
-        return ExitCode.DATA
-    except Exception:
-        traceback.print_exc()
-        print("helixsim: internal error, please report it with the lines above", file=sys.stderr)
-        return ExitCode.INTERNAL
+        if is_bug:
+            print("helixsim: internal error, please report it with the lines above", file=sys.stderr)
+        else:
+            for line in str(known).splitlines():
+                print(f"helixsim: error: {line}", file=sys.stderr)
+        if isinstance(error, OSError):
+            settle_stdout()  # it may be stdout that cannot be written
+        return known.exit_code
     return ExitCode.OK if code is None else code

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from helixsim.errors import ExitCode
+
 if TYPE_CHECKING:
-    from helixsim.planning.executors import Executor
+    from helixsim.runtime.pool import Executor
 
 
 def common() -> argparse.ArgumentParser:
@@ -60,6 +63,28 @@ def settings() -> argparse.ArgumentParser:
     return parser
 
 
+def strict() -> argparse.ArgumentParser:
+    """Return the parent of commands that have results even if some of their parts have none."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="exit code 4 if any system, variant or point has no feasible placement (default: a warning while others "
+        "have results)",
+    )
+    return parser
+
+
+def failures_code(codes: Iterable[int], args: argparse.Namespace) -> int:
+    """Return the exit code of a command of which some parts failed, with these exit codes, and others have results."""
+    return max((code for code in codes if args.strict or code != ExitCode.INFEASIBLE), default=ExitCode.OK)
+
+
+def severity(code: int, args: argparse.Namespace) -> str:
+    """Return what a failed part with this exit code is called: ``warning`` where it does not decide the command's."""
+    return "error" if failures_code([code], args) else "warning"
+
+
 def executors() -> argparse.ArgumentParser:
     """Return the parent of commands with many independent tasks."""
     parser = argparse.ArgumentParser(add_help=False)
@@ -81,7 +106,7 @@ def executors() -> argparse.ArgumentParser:
 
 def executor(args: argparse.Namespace) -> Executor:
     """Return where the tasks are to be carried out."""
-    from helixsim.planning.executors import Dask, Processes, Serial, available_cores
+    from helixsim.runtime.pool import Dask, Processes, Serial, available_cores
 
     jobs: int = args.jobs or available_cores()
     if args.dask is not None:

@@ -26,7 +26,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="simulate every system of an experiment and compare them",
         description="Place the model, find the max-flow, simulate the load on every system of the experiment, print "
         "the comparison and write a run directory with all numbers, figures and an HTML report.",
-        parents=[options.common(), options.experiment(), options.output()],
+        parents=[options.common(), options.experiment(), options.output(), options.strict()],
     )
     parser.add_argument(
         "--fail-on-slo", action="store_true", help="exit code 6 if under 99 %% of a system's requests meet the SLO"
@@ -76,9 +76,9 @@ def run(args: argparse.Namespace) -> int:
         _say(f"{directory / 'report.html'} {found}")
     failed = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))["failed"]
     for name, error in failed.items():
-        _say(f"helixsim: error: {name}: {error['message']}")
+        _say(f"helixsim: {options.severity(error['exit_code'], args)}: {name}: {error['message']}")
     _check_thresholds(document, args)
-    return max((error["exit_code"] for error in failed.values()), default=ExitCode.OK)
+    return options.failures_code((error["exit_code"] for error in failed.values()), args)
 
 
 def _say(*lines: str) -> None:

@@ -24,7 +24,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Run an experiment at all combinations of axis values and seeds. Every point is a run directory "
         "like any other, found again instead of run again; tables and figures over all points go to "
         "OUT/sweeps/NAME/HASH. Stopped or killed, the same command goes on where it was.",
-        parents=[options.common(), options.settings(), options.output(), options.executors()],
+        parents=[options.common(), options.settings(), options.output(), options.executors(), options.strict()],
     )
     parser.add_argument("sweep", type=Path, metavar="SWEEP", help="sweep file (YAML); its keys: inspect schema --sweep")
     parser.add_argument("--seeds", type=options.positive, metavar="N", help="replications, instead of the file's")
@@ -64,10 +64,11 @@ def run(args: argparse.Namespace) -> int:
         _say(f"helixsim: interrupted; {stop}")
         return ExitCode.INTERRUPTED
     _print(results, directory, args)
-    _say(*_failures(results, directory))
+    _say(*_failures(results, directory, args))
     if not args.quiet:
         _say(f"{directory / 'report.html'} written")
-    return max((failure["exit_code"] for failure in results.failures), default=ExitCode.OK)
+    codes = [failure["exit_code"] for failure in results.failures]
+    return options.failures_code(codes, args) if results.rows else max(codes, default=ExitCode.OK)
 
 
 def _say(*lines: str) -> None:
@@ -75,7 +76,7 @@ def _say(*lines: str) -> None:
         print(line, file=sys.stderr)
 
 
-def _failures(results: SweepResults, directory: Path) -> list[str]:
+def _failures(results: SweepResults, directory: Path, args: argparse.Namespace) -> list[str]:
     """Return a line on each failed point; points that fail for the same reason share one."""
     by_reason: dict[str, list[dict[str, Any]]] = {}
     for failure in results.failures:
@@ -83,9 +84,10 @@ def _failures(results: SweepResults, directory: Path) -> list[str]:
     lines = []
     for reason, failures in by_reason.items():
         first = failures[0]
+        severity = options.severity(first["exit_code"], args)
         where = f"point {first['point']}, seed {first['seed']}" + (first["system"] and f", {first['system']}")
         more = f"; so do {len(failures) - 1} more, see {directory / 'failed.csv'}" if len(failures) > 1 else ""
-        lines.append(f"helixsim: error: {where}: {reason} ({first['settings']}{more})")
+        lines.append(f"helixsim: {severity}: {where}: {reason} ({first['settings']}{more})")
     return lines
 
 

@@ -7,8 +7,8 @@ placing      place the model for one system
 placements   placements kept by the hash of their inputs
 whatif       systems of an experiment together with those of its variants
 run          all systems of an experiment, in one process or several -> run directory
+finished     a finished system on disk, until its run directory is complete
 rundir       what a run directory holds besides results: configuration and manifest
-executors    many tasks: in this process, in a pool of processes, on a dask cluster
 trials       one system at some rate, judged, and kept by the hash of its inputs
 sweep        many variants of an experiment
 capacity     highest rate of a system within its objectives; capacity_run: of all systems, with a report

@@ -18,15 +18,15 @@ from pathlib import Path
 
 from helixsim.config.experiment import ResolvedExperiment, SystemSpec
 from helixsim.domain.request import FeedMode
-from helixsim.errors import ConfigError, HelixsimError
+from helixsim.errors import ConfigError
 from helixsim.metrics.objectives import Target
 from helixsim.metrics.stats import t_interval
-from helixsim.planning.executors import Report
 from helixsim.planning.placements import placement_store, placements_in
 from helixsim.planning.placing import place_system
 from helixsim.planning.systems import PlacedSystem
 from helixsim.planning.trials import run_trial, trial_store, trials_in
 from helixsim.report.capacity_files import Found, SystemCapacity, Trial
+from helixsim.runtime.pool import Report
 from helixsim.workload.arrivals import process_of
 
 FIRST_STEP = 0.08
@@ -126,15 +126,8 @@ def capacity_targets(experiment: ResolvedExperiment, percentile: float, share: f
     return targets
 
 
-def search_seed(task: SearchTask, report: Report) -> Searched | HelixsimError:
+def search_seed(task: SearchTask, report: Report) -> Searched:
     """Search one system under one seed; the work of the executors."""
-    try:
-        return _search(task, report)
-    except HelixsimError as error:
-        return error
-
-
-def _search(task: SearchTask, report: Report) -> Searched:
     experiment, system, placed = task.experiment, task.system, task.placed
     placements = trials = None
     if task.out is not None:
@@ -207,8 +200,8 @@ def capacity_of(task: SearchTask, parts: Sequence[Searched]) -> SystemCapacity:
 
 def find_capacity(task: SearchTask, options: SearchOptions, report: Report = lambda *_: None) -> SystemCapacity:
     """Search the capacity of one system for every target, in this process."""
-    first = _search(task, report)
-    return capacity_of(task, [first, *(_search(more, report) for more in tasks_after(first, task, options))])
+    first = search_seed(task, report)
+    return capacity_of(task, [first, *(search_seed(more, report) for more in tasks_after(first, task, options))])
 
 
 def highest_pass(passes: Callable[[int], bool], start: int, stride: int, lowest: int, highest: int) -> int | None:

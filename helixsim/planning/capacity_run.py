@@ -17,10 +17,10 @@ from helixsim.planning.capacity import (
     search_seed,
     tasks_after,
 )
-from helixsim.planning.executors import Executor, Lost
 from helixsim.report.capacity_files import CapacityResults, SystemCapacity, write_capacity
 from helixsim.runtime.identity import content_key, experiment_key, experiment_plugins
 from helixsim.runtime.manifest import finished_under, identity_document, write_manifest
+from helixsim.runtime.pool import Executor
 from helixsim.units import NS_PER_S
 
 OnProgress = Callable[[float, str, Sequence[Sequence[str]]], None]
@@ -53,10 +53,13 @@ def run_capacity(
 ) -> Path:
     """Search every system's capacity, write tables, figures and page, and return their directory.
 
+    A system that cannot be placed or simulated is named under ``failed``.
+
     Raises
     ------
     HelixsimError
-        If no system could be placed or simulated.
+        If no system could be placed or simulated, or a failure of the machine stopped the search of one: the others are
+        searched all the same, every simulation is kept, and the same command goes on.
     """
     directory = capacity_directory(experiment, targets, options, out)
     key = capacity_key(experiment, targets, options)
@@ -65,6 +68,9 @@ def run_capacity(
     search = _Search(experiment, targets, options, out, force, executor, on_progress)
     search.run()
     errors = search.errors
+    for name, error in errors.items():
+        if not error.is_result:
+            raise error.within(name)
     if len(errors) == len(experiment.systems):
         raise next(iter(errors.values()))
     results = CapacityResults(
@@ -144,7 +150,7 @@ class _Search:
             if isinstance(outcome, Searched):
                 self.parts[tasks[number].system.name].append(outcome)
             else:
-                failed[number] = HelixsimError(outcome.message) if isinstance(outcome, Lost) else outcome
+                failed[number] = outcome
             on_task(number, 1.0, "")
         for number in sorted(failed):
             self.errors.setdefault(tasks[number].system.name, failed[number])

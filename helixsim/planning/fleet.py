@@ -18,9 +18,8 @@ from helixsim.config.experiment import ResolvedExperiment
 from helixsim.config.plan_file import FleetPlan
 from helixsim.config.resolve import load_experiment
 from helixsim.config.sweep_file import override
-from helixsim.errors import ConfigError, InfeasibleError, Problem, unknown_name
+from helixsim.errors import ConfigError, HelixsimError, InfeasibleError, Problem, unknown_name
 from helixsim.planning.capacity import capacity_targets
-from helixsim.planning.executors import Executor, Lost
 from helixsim.planning.fleet_bound import Counts
 from helixsim.planning.fleet_program import Market, supply_of
 from helixsim.planning.fleet_trial import FleetTask, FleetTrial, try_fleet
@@ -28,6 +27,7 @@ from helixsim.planning.registries import registries
 from helixsim.planning.systems import capacity_table
 from helixsim.report.fleet_files import FleetResults, TriedFleet
 from helixsim.runtime.identity import content_key, experiment_key
+from helixsim.runtime.pool import Executor
 
 LADDER = (0.6, 0.85, 1.2, 1.7)
 """Margins on the estimate that are tried first."""
@@ -66,6 +66,9 @@ def find_fleet(
         If the experiment does not fit the plan.
     InfeasibleError
         If everything on offer together cannot hold the model, or serve the load.
+    HelixsimError
+        If a fleet could not be tried for another reason than its size, such as a worker that died or a full disk:
+        nothing is concluded from that, simulations that ended are kept, and the same search goes on.
     """
     search = _Search(plan, out, executor, force, on_progress)
     return search.cheapest() if plan.budget_usd_per_hour is None else search.best_for_budget(plan.budget_usd_per_hour)
@@ -209,8 +212,9 @@ class _Search:
             self.on_progress(done, what, self._table())
 
         for number, outcome in self.executor.run(try_fleet, tasks, on_task):
-            lost = isinstance(outcome, Lost)
-            outcomes[number] = FleetTrial(False, (outcome.message,), 0.0, "", None, None) if lost else outcome
+            if isinstance(outcome, HelixsimError):  # says nothing about the fleet; trials that ended are kept
+                raise outcome.within(self.words(new[number]))
+            outcomes[number] = outcome
             on_task(number, 1.0, "meets the SLO" if outcomes[number].is_met else "does not meet the SLO")
         for number, counts in enumerate(new):
             trial = self.tried[counts] = outcomes[number]

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from helixsim.config.resolve import load_experiment
-from helixsim.errors import HelixsimError
+from helixsim.errors import InfeasibleError
 from helixsim.metrics.objectives import Target
 from helixsim.planning.capacity import SearchOptions, SearchTask, find_capacity
-from helixsim.planning.executors import Report
 from helixsim.planning.placements import placement_store, placements_in
 from helixsim.planning.placing import place_system
 from helixsim.planning.registries import registries
 from helixsim.planning.trials import run_trial, trial_store, trials_in
+from helixsim.runtime.pool import Report
 
 CAPACITY_TOLERANCE = 0.05
 """Tolerance of the capacities of fleets."""
@@ -50,7 +50,11 @@ class FleetTrial:
 
 
 def try_fleet(task: FleetTask, report: Report) -> FleetTrial:
-    """Place, simulate and judge one fleet; the work of the executors."""
+    """Place, simulate and judge one fleet; the work of the executors.
+
+    A fleet that cannot hold the model does not serve the load. Every other error says nothing about the fleet and is
+    raised.
+    """
     try:
         experiment = load_experiment(task.experiment, task.overrides, registries=registries())
         (system,) = experiment.systems
@@ -72,5 +76,5 @@ def try_fleet(task: FleetTask, report: Report) -> FleetTrial:
         trial = run_trial(experiment, placed, [task.target], experiment.seed, store=store)
         verdict = trial.verdicts[task.target.name]
         return FleetTrial(verdict.is_met, verdict.misses, verdict.slack, verdict.tightest, trial.summary, capacity_rps)
-    except HelixsimError as error:
+    except InfeasibleError as error:
         return FleetTrial(False, (str(error),), 0.0, "", None, None)

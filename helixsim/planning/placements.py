@@ -29,7 +29,7 @@ PlacementStore = Store[Placement]
 
 def placement_store(directory: Path, *, renew: bool = False) -> PlacementStore:
     """Return the placements kept in a folder; ``renew``: search anew and replace them."""
-    return Store(directory, "placement", SCHEMA, Codec(asdict, _decoded), renew=renew)
+    return Store(directory, "placement", SCHEMA, Codec(asdict, decoded_placement), renew=renew)
 
 
 def placements_in(out: Path) -> Path:
@@ -86,7 +86,7 @@ def _without_prices(fleet: Fleet) -> Fleet:
     return replace(fleet, cluster=replace(fleet.cluster, nodes=nodes))
 
 
-def _decoded(document: dict[str, Any]) -> Placement:
+def decoded_placement(document: dict[str, Any]) -> Placement:
     """Return the placement in JSON values."""
     ranges = {node: LayerRange(held["start"], held["end"]) for node, held in document["ranges"].items()}
     history = tuple((seconds, objective, bound) for seconds, objective, bound in document["history"])

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
+import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from helixsim.config.experiment import ResolvedExperiment
-from helixsim.errors import HelixsimError, InfeasibleError, SimulationError
+from helixsim.domain.result import RunResult
+from helixsim.errors import ConfigError, DataError, HelixsimError, typed_error
 from helixsim.metrics.summary import summarise, timing
 from helixsim.planning import rundir
+from helixsim.planning.finished import Simulated, SimulatedStore, simulated_in, simulated_store
 from helixsim.planning.placements import PlacementStore, placement_store, placements_in
-from helixsim.planning.systems import simulate_system
+from helixsim.planning.placing import assembled
+from helixsim.planning.systems import PlacedSystem, simulate_system
 from helixsim.planning.whatif import Case, cases, hopeless, place_case, whatif_document
 from helixsim.report.files import SystemReport, write_results
 from helixsim.report.html import build_report
 from helixsim.report.whatif_rows import write_whatif
-from helixsim.runtime.identity import experiment_key
+from helixsim.runtime.identity import content_key, experiment_key
+from helixsim.runtime.pool import Processes, Report, Serial, available_cores
 from helixsim.units import NS_PER_S
 
 Progress = Callable[[str, float], None]
@@ -30,8 +32,6 @@ Progress = Callable[[str, float], None]
 
 PLACEMENT_SHARE = 0.4
 """Share of the progress bar given to placement: it compares candidates by simulation."""
-
-POLL_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,16 @@ class FinishedSystem:
 
 
 class Interrupted(KeyboardInterrupt):
-    """The user stopped a run; ``kept`` is where the finished systems lie, if any had finished."""
+    """The user stopped a run; ``kept`` is the directory of the finished systems, if any had finished."""
 
-    def __init__(self, kept: Path | None) -> None:
+    def __init__(self, kept: Path | None, finished: Sequence[str] = ()) -> None:
         self.kept = kept
-        super().__init__(f"finished systems are in {kept}" if kept else "no system had finished")
+        names = ", ".join(finished)
+        super().__init__(
+            f"finished: {names}, see {kept}; the same command goes on with the others"
+            if kept
+            else "no system had finished; placements are kept"
+        )
 
 
 def run_experiment(
@@ -63,53 +68,173 @@ def run_experiment(
     """Run every system and return the run directory.
 
     A finished run under the same content key is reused unless ``force``, or ``check`` and that one was not checked, or
-    its files are not those that were written. Results do not depend on ``jobs``, the number
-    of processes (None: one per core, at most one per system). Placements are kept in ``out`` for all runs there.
-    Without ``with_report`` figures and HTML are left to whoever asks for them later.
+    its files are not those that were written. Results do not depend on ``jobs``, the number of processes (None: one
+    per core, at most one per system). Placements are kept in ``out`` for all runs there, and each system from the
+    moment it ends until the run directory is complete: a run that was stopped goes on with the systems that are
+    missing. Without ``with_report`` figures and HTML are left to whoever asks for them later.
 
     A system that cannot be placed or simulated does not stop the others: the manifest names it under ``failed``.
 
     Raises
     ------
-    InfeasibleError, SimulationError
+    InfeasibleError, SimulationError, PluginError
         If no system succeeds.
+    DataError, WorkerError
+        If a failure of the machine stopped a system, or the report cannot be written; what is finished is kept.
     Interrupted
-        If the user stops it; what is finished is kept beside the run directory, without a manifest.
+        If the user stops it; what is finished is kept beside the run directory.
     """
     directory = rundir.run_directory(out, experiment)
     if not force and rundir.finished_run(out, experiment, check=check) is not None:
         if with_report and not (directory / "report.html").is_file():
             build_report(directory)
         return directory
-    started_s = time.perf_counter()
-    finished: dict[str, FinishedSystem] = {}
-    failed: dict[str, HelixsimError] = hopeless(experiment)
-    report = progress or (lambda _what, _done: None)
-    way = _Way(check, placement_store(placements_in(out), renew=force))
+    run = _Run(experiment, out, directory, force, check, progress or (lambda _what, _done: None))
     try:
-        for name, outcome in _run_systems(experiment, _processes(experiment, jobs), way, report):
-            if isinstance(outcome, FinishedSystem):
-                finished[name] = outcome
-            else:
-                failed[name] = outcome
-        if not finished:
-            raise next(failed[case.name] for case in cases(experiment))
-        report("writing the report", 0.99)
+        run.systems(jobs)
+        if run.broken:
+            raise run.failure()
+        if not run.finished:
+            raise next(run.failed[case.name] for case in cases(experiment))
+        run.report("writing the report", 0.99)
         keep = None if force or check else experiment_key(experiment)
         with rundir.new_directory(directory, keep=keep) as scratch:
-            wall_s = time.perf_counter() - started_s
-            _write(scratch, experiment, finished, failed, wall_s, with_report=with_report, checked=check)
+            undrawn = run.write(scratch, with_report=with_report)
     except KeyboardInterrupt:
-        raise Interrupted(_keep(experiment, directory, finished, failed)) from None
+        raise Interrupted(run.keep(), list(run.finished)) from None
+    run.clear()
+    if undrawn is not None:
+        raise undrawn.within(f"{directory} holds all results, but the report cannot be drawn")
     return directory
 
 
-@dataclass(frozen=True, slots=True)
-class _Way:
-    """How systems are run: whether expensive invariants are checked, and where placements are kept."""
+class _Run:
+    """One run: the systems that are finished, those that failed, and those that a failure of the machine stopped."""
 
+    def __init__(
+        self, experiment: ResolvedExperiment, out: Path, directory: Path, force: bool, check: bool, report: Progress
+    ) -> None:
+        self.experiment, self.directory, self.force, self.check, self.report = (
+            experiment, directory, force, check, report,
+        )  # fmt: skip
+        self.placements = placement_store(placements_in(out), renew=force)
+        self.finished: dict[str, FinishedSystem] = {}
+        self.failed: dict[str, HelixsimError] = hopeless(experiment)
+        self.broken: dict[str, HelixsimError] = {}
+        self.started_s = time.perf_counter()
+
+    def systems(self, jobs: int | None) -> None:
+        """Run all systems, in processes of their own unless one is enough."""
+        all_cases = cases(self.experiment)
+        kept = simulated_store(simulated_in(self.directory), renew=self.force or self.check)
+        tasks = [
+            SystemTask(case, content_key("system", experiment_key(self.experiment), case.name), self.check,
+                       self.placements, kept)
+            for case in all_cases
+        ]  # fmt: skip
+        shares = [0.0] * len(tasks)
+        unfinished = {number: case.name for number, case in enumerate(all_cases)}
+
+        def on_progress(number: int, share: float, now: str) -> None:
+            shares[number], unfinished[number] = share, now
+            self.report("\n".join(unfinished.values()), sum(shares) / len(shares))
+
+        processes = min(jobs or available_cores(), len(tasks))
+        with Serial() if processes == 1 else Processes(processes) as executor:
+            for number, outcome in executor.run(run_system, tasks, on_progress):
+                name = all_cases[number].name
+                shares[number] = 1.0
+                del unfinished[number]
+                if isinstance(outcome, FinishedSystem):
+                    self.finished[name] = outcome
+                elif isinstance(outcome, ConfigError):
+                    raise outcome
+                elif outcome.is_result:
+                    self.failed[name] = outcome
+                else:
+                    self.broken[name] = outcome
+
+    def failure(self) -> HelixsimError:
+        """Return the error of the first system that a failure of the machine stopped, and where the others are."""
+        name, error = next(iter(self.broken.items()))
+        kept = self.keep()
+        tail = "" if kept is None else f"; finished systems are in {kept}"
+        return type(error)(f"{name}: {error}{tail}; the same command goes on with what is missing")
+
+    def write(self, directory: Path, *, with_report: bool) -> HelixsimError | None:
+        """Fill a run directory; return what hindered the report from being drawn."""
+        undrawn = None
+        reports = self._results(directory)
+        wall_s = time.perf_counter() - self.started_s
+        document = rundir.manifest(
+            self.experiment, {"wall_seconds": wall_s, "systems": reports}, self.failed, checked=self.check
+        )
+        if with_report:
+            try:
+                build_report(directory, document)
+            except Exception as error:  # all numbers are there, and `helixsim report` draws them another time
+                undrawn = typed_error(error)
+                (directory / "report.html").unlink(missing_ok=True)
+        rundir.complete(directory, document)
+        return undrawn
+
+    def keep(self) -> Path | None:
+        """Write the results of the finished systems beside the run directory; None if there are none, or no room."""
+        if not self.finished:
+            return None
+        kept = _partial(self.directory)
+        try:
+            with rundir.new_directory(kept) as scratch:
+                times = self._results(scratch)
+                timing = {"wall_seconds": time.perf_counter() - self.started_s, "systems": times}
+                document = rundir.manifest(self.experiment, timing, self.failed, checked=self.check)
+                names = [case.name for case in cases(self.experiment)]
+                unfinished = [name for name in names if name not in self.finished and name not in self.failed]
+                rundir.complete(scratch, {**document, "unfinished": unfinished})
+        except OSError:
+            return None
+        return kept
+
+    def clear(self) -> None:
+        """Remove what was kept for a run that is complete now."""
+        for left in (simulated_in(self.directory), _partial(self.directory)):
+            shutil.rmtree(left, ignore_errors=True)
+
+    def _results(self, directory: Path) -> dict[str, dict[str, Any]]:
+        """Write the results of the finished systems; return what each took."""
+        experiment = self.experiment
+        systems = [self.finished[case.name] for case in cases(experiment) if case.name in self.finished]
+        baseline = experiment.baseline if experiment.baseline in self.finished else systems[0].report.name
+        rundir.write_config(directory, experiment)
+        reports, whatif = [system.report for system in systems], whatif_document(experiment.variants)
+        results = write_results(directory, experiment.name, baseline, experiment.slo, reports, whatif)
+        if whatif:
+            write_whatif(directory, results)
+        return {system.report.name: system.timing for system in systems}
+
+
+@dataclass(frozen=True, slots=True)
+class SystemTask:
+    """What a worker needs to run a system: ``key`` and ``kept`` say where it is found if it has been run."""
+
+    case: Case
+    key: str
     check: bool
-    store: PlacementStore
+    placements: PlacementStore
+    kept: SimulatedStore
+
+
+def run_system(task: SystemTask, report: Report) -> FinishedSystem:
+    """Place, simulate and summarise one system, unless it was kept; the work of the executors."""
+    found = task.kept.get(task.key)
+    if found is not None:
+        return _again(task.case, found)
+    finished = run_case(
+        task.case, check=task.check, store=task.placements, progress=lambda what, share: report(share, what)
+    )
+    with suppress(DataError):  # no room: the results are in memory still, and the run directory may have room
+        task.kept.put(task.key, Simulated(finished.report.placement, finished.report.run))
+    return finished
 
 
 def run_case(
@@ -143,9 +268,20 @@ def run_case(
     if placed.placement.notes.get("interrupted"):
         raise KeyboardInterrupt  # the search keeps its incumbent for `place`; a run must not pass it off as its result
     started_s = time.perf_counter()
-    result = simulate_system(experiment, placed, check=check, progress=on_sample)
+    return _finished(case, placed, simulate_system(experiment, placed, check=check, progress=on_sample))
+
+
+def _again(case: Case, kept: Simulated) -> FinishedSystem:
+    """Return a system that was kept as it was when it had just finished."""
+    placed = assembled(case.experiment, case.system, kept.placement)
+    return _finished(case, replace(placed, placement=kept.placement), kept.run)
+
+
+def _finished(case: Case, placed: PlacedSystem, run: RunResult) -> FinishedSystem:
+    """Return a simulated system with its summary."""
+    experiment, system, stats = case.experiment, case.system, case.experiment.workload_stats
     summary = summarise(
-        result,
+        run,
         slo=experiment.slo,
         fleet=system.fleet,
         placement=placed.placement,
@@ -156,145 +292,11 @@ def run_case(
         operating_tokens_per_s=None if placed.operating is None else placed.operating.tokens_per_s,
     )
     return FinishedSystem(
-        SystemReport(system.name, summary, result, placed.placement, placed.plan, system.fleet),
-        timing(result, placed.placement),
+        SystemReport(system.name, summary, run, placed.placement, placed.plan, system.fleet),
+        timing(run, placed.placement),
     )
 
 
-def _processes(experiment: ResolvedExperiment, jobs: int | None) -> int:
-    return min(jobs or os.cpu_count() or 1, len(cases(experiment)))
-
-
-Outcome = FinishedSystem | HelixsimError
-
-
-def _run_systems(
-    experiment: ResolvedExperiment, processes: int, way: _Way, progress: Progress
-) -> Iterator[tuple[str, Outcome]]:
-    """Yield (name, outcome) of systems as they finish or fail."""
-    all_cases = cases(experiment)
-    count = len(all_cases)
-    if processes == 1:
-        for number, case in enumerate(all_cases):
-
-            def part(what: str, done: float, number: int = number) -> None:
-                progress(what, (number + done) / count)
-
-            yield case.name, _try(case, way, part)
-        return
-    context = multiprocessing.get_context("spawn")
-    board = Board(context.Array("d", count), [context.Array("c", BOARD_BYTES) for _ in range(count)])
-    with ProcessPoolExecutor(processes, context, _start_process, (board,)) as pool:
-        futures = {pool.submit(_run_in_process, case, number, way): case.name for number, case in enumerate(all_cases)}
-        try:
-            yield from _as_they_finish(futures, board, progress)
-        except BaseException:
-            _stop(pool, futures)
-            raise
-
-
-def _try(case: Case, way: _Way, progress: Progress) -> Outcome:
-    """Run a system; return its results, or the error that is its own and not the experiment's."""
-    try:
-        return run_case(case, check=way.check, store=way.store, progress=progress)
-    except (InfeasibleError, SimulationError) as error:
-        return error
-
-
-def _as_they_finish(
-    futures: dict[Future[Outcome], str], board: Board, progress: Progress
-) -> Iterator[tuple[str, Outcome]]:
-    pending = set(futures)
-    while pending:
-        done, pending = wait(pending, POLL_S, FIRST_COMPLETED)
-        for future in (future for future in futures if future in done):
-            yield futures[future], future.result()
-        said = [
-            board.texts[number].value.decode() or name
-            for number, (future, name) in enumerate(futures.items())
-            if future in pending
-        ]
-        progress("\n".join(said), sum(board.shares) / len(futures))
-
-
-def _stop(pool: ProcessPoolExecutor, futures: dict[Future[Outcome], str]) -> None:
-    """End the worker processes without waiting for the systems they are at."""
-    for future in futures:
-        future.cancel()
-    for process in list(getattr(pool, "_processes", {}).values()):
-        with suppress(OSError, ValueError):
-            process.terminate()
-
-
-@dataclass(frozen=True)
-class Board:
-    """Where processes tell how far each system is (share 0..1) and what is being done (UTF-8): shared memory."""
-
-    shares: Any
-    texts: list[Any]
-
-
-BOARD_BYTES = 160
-
-_board: Board
-"""In a worker process: where it tells how far its systems are."""
-
-
-def _start_process(board: Board) -> None:
-    """Take over the board; leave Ctrl-C to the parent."""
-    import signal
-
-    global _board  # noqa: PLW0603 - the only way a pool hands something to its processes
-    _board = board
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _run_in_process(case: Case, number: int, way: _Way) -> Outcome:
-    def progress(what: str, done: float) -> None:
-        _board.shares[number] = done
-        _board.texts[number].value = what.encode()[: BOARD_BYTES - 1].decode(errors="ignore").encode()
-
-    outcome = _try(case, way, progress)
-    _board.shares[number] = 1.0
-    return outcome
-
-
-def _write(
-    directory: Path,
-    experiment: ResolvedExperiment,
-    finished: Mapping[str, FinishedSystem],
-    failed: Mapping[str, HelixsimError],
-    wall_s: float | None,
-    *,
-    with_report: bool = True,
-    checked: bool = False,
-) -> None:
-    """Fill a run directory; ``wall_s`` None: an interrupted run, which gets no manifest."""
-    systems = [finished[case.name] for case in cases(experiment) if case.name in finished]
-    baseline = experiment.baseline if experiment.baseline in finished else systems[0].report.name
-    rundir.write_config(directory, experiment)
-    reports, whatif = [system.report for system in systems], whatif_document(experiment.variants)
-    results = write_results(directory, experiment.name, baseline, experiment.slo, reports, whatif)
-    if whatif:
-        write_whatif(directory, results)
-    times = {system.report.name: system.timing for system in systems}
-    document = rundir.manifest(experiment, {"wall_seconds": wall_s, "systems": times}, failed, checked=checked)
-    if with_report:
-        build_report(directory, document)
-    if wall_s is not None:
-        rundir.complete(directory, document)
-
-
-def _keep(
-    experiment: ResolvedExperiment,
-    directory: Path,
-    finished: Mapping[str, FinishedSystem],
-    failed: Mapping[str, HelixsimError],
-) -> Path | None:
-    """Write what an interrupted run has finished beside its directory."""
-    if not finished:
-        return None
-    kept = directory.with_name(f"{directory.name}-partial")
-    with rundir.new_directory(kept) as scratch:
-        _write(scratch, experiment, finished, failed, None)
-    return kept
+def _partial(directory: Path) -> Path:
+    """Return where the results of the finished systems of an unfinished run are shown."""
+    return directory.with_name(f"{directory.name}-partial")

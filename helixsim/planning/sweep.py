@@ -16,14 +16,14 @@ from typing import Any
 
 from helixsim.config.resolve import load_experiment
 from helixsim.config.sweep_file import Objective, Setting, SweepPlan, override
-from helixsim.errors import ConfigError, ExitCode, HelixsimError, Problem, unknown_name
+from helixsim.errors import ConfigError, HelixsimError, Problem, unknown_name
 from helixsim.planning import rundir
-from helixsim.planning.executors import Executor, Lost, Report
 from helixsim.planning.registries import registries
 from helixsim.planning.run import run_experiment
 from helixsim.report.sweep_files import SweepResults, run_rows, write_sweep
 from helixsim.runtime.identity import content_key, experiment_key
 from helixsim.runtime.manifest import identity_document, write_manifest
+from helixsim.runtime.pool import Executor, Report
 
 Row = dict[str, Any]
 
@@ -82,12 +82,16 @@ class PointTask:
 
 @dataclass(frozen=True, slots=True)
 class PointOutcome:
-    """What a worker tells of a point: its run directory, a row per system, systems (or all) that failed."""
+    """What a worker tells of a point: its run directory, a row per system, systems (or all) that failed.
+
+    ``is_final``: the same point would fail again; else a failure of the machine stopped it.
+    """
 
     directory: str
     rows: tuple[Row, ...]
     failures: tuple[tuple[str, int, str], ...]
     was_found: bool
+    is_final: bool = True
 
 
 @dataclass
@@ -191,11 +195,10 @@ def run_sweep(
     try:
         for number, outcome in running:
             point = sweep.points[number]
-            found = (
-                PointOutcome("", (), (("", ExitCode.INTERNAL, outcome.message),), was_found=False)
-                if isinstance(outcome, Lost)
-                else outcome
-            )
+            found = outcome
+            if isinstance(outcome, HelixsimError):
+                failure = ("", int(outcome.exit_code), str(outcome))
+                found = PointOutcome("", (), (failure,), was_found=False, is_final=outcome.is_result)
             _check_results(sweep, found.rows)
             outcomes[number] = found
             progress.shares.pop(number, None)
@@ -212,22 +215,19 @@ def run_sweep(
     with rundir.new_directory(directory) as scratch:
         write_sweep(scratch, results, with_parquet=with_parquet)
         write_manifest(scratch, {"identity": identity_document(sweep.identity)})
-    mark.unlink(missing_ok=True)
+    if all(outcome.is_final for outcome in outcomes.values()):
+        mark.unlink(missing_ok=True)
     return directory, results
 
 
 def run_point(task: PointTask, report: Report) -> PointOutcome:
     """Run one point, unless its run directory is there already; the work of the executors."""
-    try:
-        experiment = load_experiment(task.base, task.overrides, registries=registries())
-        directory = rundir.run_directory(task.out, experiment)
-        was_found = not task.force and rundir.finished_run(task.out, experiment, check=task.check) is not None
-        run_experiment(
-            experiment, task.out, jobs=1, force=task.force, check=task.check, with_report=task.with_report,
-            progress=lambda what, done: report(done, what),
-        )  # fmt: skip
-    except HelixsimError as error:
-        return PointOutcome("", (), (("", int(error.exit_code), str(error)),), was_found=False)
+    experiment = load_experiment(task.base, task.overrides, registries=registries())
+    was_found = not task.force and rundir.finished_run(task.out, experiment, check=task.check) is not None
+    directory = run_experiment(
+        experiment, task.out, jobs=1, force=task.force, check=task.check, with_report=task.with_report,
+        progress=lambda what, done: report(done, what),
+    )  # fmt: skip
     manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
     failures = tuple((name, one["exit_code"], one["message"]) for name, one in manifest["failed"].items())
     return PointOutcome(directory.relative_to(task.out).as_posix(), tuple(run_rows(directory)), failures, was_found)

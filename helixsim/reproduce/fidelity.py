@@ -9,23 +9,21 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from helixsim.config.experiment import ResolvedExperiment
 from helixsim.config.resolve import load_experiment
-from helixsim.errors import DataError
+from helixsim.errors import DataError, HelixsimError
 from helixsim.metrics.latency import latency_samples
 from helixsim.planning.placing import place_system
 from helixsim.planning.registries import registries
 from helixsim.planning.systems import simulate_system
 from helixsim.reproduce.cells import METRICS, Cell, Figures, Part
 from helixsim.runtime.identity import content_key, experiment_key
+from helixsim.runtime.pool import Processes, Report, Serial
 from helixsim.runtime.store import Codec, Store
 from helixsim.units import NS_PER_S
 
@@ -117,15 +115,13 @@ def evaluate(
     tasks = [(part, (*overrides, f"seed={seed}"), cache, force) for part, seed in runs]
     figures: dict[tuple[Part, int], PartFigures] = {}
     processes = min(jobs or os.cpu_count() or 1, len(runs))
-    with ExitStack() as stack:
-        if processes == 1:
-            done: Iterator[PartFigures] = map(_simulate_part, tasks)
-        else:
-            done = stack.enter_context(ProcessPoolExecutor(processes, get_context("spawn"))).map(_simulate_part, tasks)
-        for run, result in zip(runs, done, strict=True):
-            figures[run] = result
+    with Serial() if processes == 1 else Processes(processes) as executor:
+        for number, outcome in executor.run(_simulate_part, tasks, lambda _number, _share, _now: None):
+            if isinstance(outcome, HelixsimError):
+                raise outcome.within(str(runs[number][0]))
+            figures[runs[number]] = outcome
             if progress is not None:
-                progress(len(figures) / len(runs), str(run[0]))
+                progress(len(figures) / len(runs), str(runs[number][0]))
     return [
         over_seeds(
             [pool_parts(cell, [figures[part, seed] for part in cell.parts]) for seed in range(counts[cell.name])]
@@ -199,7 +195,7 @@ def document(results: Sequence[CellResult]) -> dict[str, Any]:
     }
 
 
-def _simulate_part(task: tuple[Part, tuple[str, ...], Path | None, bool]) -> PartFigures:
+def _simulate_part(task: tuple[Part, tuple[str, ...], Path | None, bool], _report: Report) -> PartFigures:
     part, overrides, cache, force = task
     experiment = load_experiment(part.file, overrides, registries=registries())
     if cache is None:

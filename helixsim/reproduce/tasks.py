@@ -16,8 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 from helixsim.config.experiment import ResolvedExperiment, SystemSpec
 from helixsim.config.resolve import load_experiment
-from helixsim.errors import DataError, InfeasibleError, SimulationError, unknown_name
-from helixsim.planning.executors import Lost, Processes, Report
+from helixsim.errors import DataError, HelixsimError, InfeasibleError, SimulationError, unknown_name
 from helixsim.planning.placements import PlacementStore, placement_store
 from helixsim.planning.placing import place_system
 from helixsim.planning.registries import registries
@@ -26,6 +25,7 @@ from helixsim.reproduce import program, samples
 from helixsim.reproduce.program import pruned_edges, without_links
 from helixsim.reproduce.samples import Sample
 from helixsim.runtime.identity import content_key, system_plugins
+from helixsim.runtime.pool import Processes, Report
 from helixsim.runtime.store import Codec, Store
 
 SCHEMA = 1
@@ -238,8 +238,8 @@ def _perform(tasks: Mapping[str, Task], store: Store[Outcome], processes: int) -
         return
     with Processes(processes) as pool:
         for number, outcome in pool.run(_perform_apart, work, lambda _number, _share, _what: None):
-            if isinstance(outcome, Lost):
-                raise RuntimeError(f"{work[number][0].title}: {outcome.message}")
+            if isinstance(outcome, HelixsimError):
+                raise outcome.within(work[number][0].title)
             yield work[number][1], outcome
 
 

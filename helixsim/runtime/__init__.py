@@ -1,6 +1,7 @@
 """What computing needs besides the computation.
 
 identity  the content key of a result: its inputs and the code that decides it
+pool      executors of tasks: in this process, in a process pool that survives worker crashes, on a dask cluster
 store     Store(directory, kind, schema, codec): results kept on disk under their content key
 manifest  manifest.json of a directory of results: their content key, and a digest of every file
 """

@@ -151,7 +151,7 @@ def test_what_a_worker_process_prints_is_not_in_the_answer(tmp_path):
     script.write_text(
         "import os, sys\n"
         "from helixsim.cli import main\n"
-        "from helixsim.planning.executors import Processes\n"
+        "from helixsim.runtime.pool import Processes\n"
         "def work(task, report):\n"
         "    os.write(1, b'from a worker\\n')\n"
         "def build():\n"

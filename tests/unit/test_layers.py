@@ -35,7 +35,7 @@ HOMES = {
     "yaml": "yamlio",
     "matplotlib": "report",
     "jinja2": "report",
-    "dask": "planning",
+    "dask": "runtime",
     "torch": "hardware",
 }
 

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from helixsim import solver, yamlio
 from helixsim.cli.main import main
 from helixsim.config.plan_file import Offer, load_plan
-from helixsim.planning.executors import Processes, Serial
 from helixsim.planning.fleet import _Search, find_fleet
 from helixsim.planning.fleet_bound import LEVEL_STEP, BestCase
 from helixsim.planning.fleet_program import Market, Supply
+from helixsim.runtime.pool import Processes, Serial
 
 EXPERIMENT = """\
 schema: 1

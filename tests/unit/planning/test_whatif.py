@@ -36,8 +36,12 @@ def summary(out, path, *overrides):
 
 
 def test_variants_stand_beside_the_base_and_give_what_they_would_alone(path, tmp_path, capsys):
-    assert main(["run", str(path), "--out", str(tmp_path / "whatif"), "--jobs", "1", "-q"]) == 4
-    table = capsys.readouterr().out
+    assert main(["run", str(path), "--out", str(tmp_path / "whatif"), "--jobs", "1", "-q"]) == 0
+    streams = capsys.readouterr()
+    assert "helixsim: warning: swarm+gone: " in streams.err
+    table = streams.out
+    assert main(["run", str(path), "--out", str(tmp_path / "whatif"), "-q", "--strict"]) == 4
+    assert "helixsim: error: swarm+gone: " in capsys.readouterr().err
     together = summary(tmp_path / "whatif", path)
     assert set(together["systems"]) == {"swarm", "swarm+slow", "swarm+lost"}
     alone = tmp_path / "alone.yaml"

@@ -1,19 +1,22 @@
-"""Where tasks are carried out: in this process, in a pool of processes, or on a dask cluster.
+"""Executors of tasks: in this process, in a process pool that survives worker crashes, or on a dask cluster.
 
-All three take a function of the module level, a list of tasks and give back (number of the task, outcome) as tasks end,
-in any order; what the function returns must not depend on where or when it runs. A process that dies takes nobody with
-it: its task goes to another, and after ``ATTEMPTS`` deaths the task is given up as ``Lost``. What an executor has
-started (processes, a connection) serves one list of tasks after the other, until it is closed.
+All three take a function at module level and a list of tasks, and yield (number of the task, outcome) as tasks end, in
+any order. The outcome is what the function returned, or a ``HelixsimError`` where it raised: expected errors as they
+are, all others as ``errors.typed_error`` has them. Results must not depend on where or when the function runs. When a
+process dies its task is given to another process; after ``ATTEMPTS`` deaths the outcome is a ``WorkerError``. Processes
+and connections serve one list of tasks after the other until the executor is closed, and no worker outlives the
+process that started it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import multiprocessing
 import os
 import signal
+import sys
 import threading
-import traceback
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -24,13 +27,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from helixsim.errors import ConfigError
+from helixsim.errors import ConfigError, WorkerError, typed_error
 from helixsim.runtime.identity import code_digest
 
 ATTEMPTS = 3
 """Times a task is begun before it is given up because its process died each time."""
 
 POLL_S = 0.5
+_PR_SET_PDEATHSIG = 1
 _DASK_TIMEOUT_S = 8
 
 Report = Callable[[float, str], None]
@@ -43,19 +47,12 @@ OnProgress = Callable[[int, float, str], None]
 """Called with (number of the task, share done, what is being done)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """A task without a result: its process died again and again, or the function failed in an unforeseen way."""
-
-    message: str
-
-
 class Executor(ABC):
     """Carries out tasks; as a context it is closed in the end."""
 
     @abstractmethod
     def run(self, work: Work, tasks: Sequence[Any], on_progress: OnProgress) -> Iterator[tuple[int, Any]]:
-        """Yield (number, result or ``Lost``) of tasks as they end; when closed early, stop what is running."""
+        """Yield (number, result or ``HelixsimError``) of tasks as they end; when closed early, stop what is running."""
 
     def close(self) -> None:  # noqa: B027 - not every executor has something to end
         """End what was started."""
@@ -83,7 +80,7 @@ class Serial(Executor):
 
 
 class Processes(Executor):
-    """A pool of processes that hold out when one of them dies (``ProcessPoolExecutor`` gives up altogether)."""
+    """A process pool that survives worker crashes, which ``concurrent.futures.ProcessPoolExecutor`` does not."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -105,16 +102,16 @@ class Processes(Executor):
                     number = waiting.popleft()
                     begun[number] += 1
                     worker.start(number, work, tasks[number])
-                for worker in _with_news(pool):
+                for worker in _ready(pool):
                     number = worker.number if worker.number is not None else -1
-                    message = worker.news()
+                    message = worker.receive()
                     if message is None:
                         pool.remove(worker)
-                        obituary = worker.obituary()
+                        report = worker.exit_report()
                         if begun[number] < ATTEMPTS:
                             waiting.appendleft(number)
                         else:
-                            yield number, Lost(f"its process died {ATTEMPTS} times ({obituary})")
+                            yield number, WorkerError(f"its process died {ATTEMPTS} times ({report})")
                     elif isinstance(message, _Progress):
                         on_progress(number, message.share, message.what)
                     else:
@@ -153,7 +150,7 @@ class Dask(Executor):
         try:
             for future in as_completed(list(numbers), loop=client.loop):
                 failed = future.status != "finished"
-                outcome = Lost(f"dask: {future.exception()}") if failed else future.result()
+                outcome = WorkerError(f"dask: {future.exception()}") if failed else future.result()
                 yield numbers.pop(future), outcome
         finally:
             client.cancel(list(numbers))
@@ -172,22 +169,22 @@ class Dask(Executor):
             )
             self._open.callback(cluster.close)
         else:
-            self._knock()
+            self._ping()
         client = client_class(cluster or self.address, timeout=_DASK_TIMEOUT_S, set_as_default=False)
         self._open.callback(client.close)
         self._check_workers(client)
         return client
 
-    def _knock(self) -> None:
+    def _ping(self) -> None:
         """See whether a scheduler answers: a client that gets no answer, or a strange one, takes its time to go."""
         connect = _dask()[3]
 
-        async def knock() -> None:
+        async def ping() -> None:
             comm = await connect(self.address, timeout=_DASK_TIMEOUT_S)
             await comm.close()
 
         try:
-            asyncio.run(knock())
+            asyncio.run(ping())
         except (OSError, ValueError, TimeoutError) as error:
             raise ConfigError(
                 f"--dask {self.address}: no scheduler answered within {_DASK_TIMEOUT_S} s ({error}); "
@@ -254,10 +251,10 @@ class _Worker:
     def start(self, number: int, work: Work, task: Any) -> None:
         """Hand over a task."""
         self.number = number
-        with suppress(OSError):  # already dead: ``news`` will tell
+        with suppress(OSError):  # already dead: ``receive`` tells
             self.pipe.send((work, task))
 
-    def news(self) -> _Progress | _Done | None:
+    def receive(self) -> _Progress | _Done | None:
         """Return what the process says, None if it has died."""
         try:
             message: _Progress | _Done = self.pipe.recv()
@@ -265,7 +262,7 @@ class _Worker:
         except (EOFError, OSError):
             return None
 
-    def obituary(self) -> str:
+    def exit_report(self) -> str:
         """Return how a dead process ended, and leave nothing of it."""
         self.process.join(POLL_S)
         exitcode = self.process.exitcode
@@ -279,7 +276,7 @@ class _Worker:
         self.pipe.close()
 
 
-def _with_news(pool: Sequence[_Worker]) -> list[_Worker]:
+def _ready(pool: Sequence[_Worker]) -> list[_Worker]:
     ready = wait([worker.pipe for worker in pool if worker.number is not None], POLL_S)
     return [worker for worker in pool if worker.pipe in ready]
 
@@ -287,7 +284,7 @@ def _with_news(pool: Sequence[_Worker]) -> list[_Worker]:
 def _serve(pipe: Connection) -> None:
     """Carry out tasks until the parent is gone; Ctrl-C is the parent's business."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    _end_with_parent()
     while True:
         try:
             work, task = pipe.recv()
@@ -296,19 +293,28 @@ def _serve(pipe: Connection) -> None:
         pipe.send(_Done(_guarded(work, task, lambda share, what: pipe.send(_Progress(share, what)))))
 
 
-def _die_with_parent() -> None:
+def _end_with_parent() -> None:
+    """End this process when the one that started it ends, whatever that died of."""
     parent = multiprocessing.parent_process()
-    if parent is not None:
+    if parent is None:
+        return
+    if sys.platform == "linux":  # the kernel's own means also reaches a process that is busy in a C library
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    def watch() -> None:
         parent.join()
         os._exit(1)
 
+    threading.Thread(target=watch, daemon=True).start()
+
 
 def _guarded(work: Work, task: Any, report: Report) -> Any:
-    """Return the result, or ``Lost`` where the function fails in a way it has not foreseen."""
+    """Return the result, or the error that the function raised."""
     try:
         return work(task, report)
-    except Exception:
-        return Lost(traceback.format_exc())
+    except Exception as error:
+        return typed_error(error)
 
 
 def _quiet(work: Work, task: Any) -> Any:
