@@ -5,23 +5,35 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from helixsim import units
 from helixsim.cli import options
-from helixsim.errors import ConfigError
-from helixsim.workload.spec import LengthLimits
+from helixsim.errors import ConfigError, unknown_name
+from helixsim.workload.readers.values import MAX_SPAN_NS
+from helixsim.workload.spec import COLUMN_PARTS, FASTEST_RPS, SLOWEST_RPS, TIME_UNITS, LengthLimits, ReadOptions
 
 if TYPE_CHECKING:
     from helixsim.domain.request import Request
+    from helixsim.workload.readers.base import ReadLog, Times
 
 _SUFFIX_FORMATS = {".csv": "csv", ".jsonl": "jsonl"}
 _NO_LIMITS = LengthLimits()
+_COLUMNS_HELP = """\
+formats: azure, burstgpt, mooncake, sharegpt, vllm (bench serve --save-detailed), csv, jsonl; plain, .gz or .zst
+
+csv and jsonl are rows with an arrival time, a prompt length and an output length, found under the names that gateways,
+simulators and OpenAI's API use (arrival_s, timestamp, ts, created_at, ...; prompt_tokens, input_tokens,
+usage.prompt_tokens, ...; output_tokens, completion_tokens, usage.completion_tokens, ...; traces/README.md lists all).
+Times are ISO 8601 with any offset or Z, or numbers; a unit that is not in the name is told by size, with a note.
+
+  helixsim trace info log.jsonl.gz --column arrival=ts --column prompt=usage.prompt_tokens --where status=200
+"""
 _LIMITS = ("min_prompt_tokens", "max_prompt_tokens", "min_output_tokens", "max_output_tokens")
+_EPILOG: dict[str, Any] = {"epilog": _COLUMNS_HELP, "formatter_class": argparse.RawDescriptionHelpFormatter}
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -29,14 +41,19 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     trace = subparsers.add_parser("trace", help="look at, convert and make request traces")
     commands = trace.add_subparsers(dest="trace_command", metavar="COMMAND", required=True)
 
-    info = commands.add_parser("info", parents=[options.common()], help="requests, rates and lengths of a trace")
+    info = commands.add_parser(
+        "info", parents=[options.common()], help="requests, rates and lengths of a trace", **_EPILOG
+    )
     info.add_argument("path", type=Path, metavar="PATH")
     info.add_argument("--format", dest="from_format", metavar="NAME", help="format (default: found from the file)")
     _add_reading(info)
     info.set_defaults(func=run_info)
 
     convert = commands.add_parser(
-        "convert", parents=[options.common()], help="change the format of a trace, cut, filter or stretch it"
+        "convert",
+        parents=[options.common()],
+        help="change the format of a trace, cut, filter or stretch it",
+        **_EPILOG,
     )
     _add_in_and_out(convert)
     convert.add_argument("--to", dest="to_format", metavar="NAME", help="output format (default: by suffix of OUT)")
@@ -82,7 +99,7 @@ def run_info(args: argparse.Namespace) -> int:
     """Print what a trace contains."""
     from helixsim.workload.info import trace_info
 
-    info = trace_info(args.path, args.from_format, sort=args.sort, chars_per_token=args.chars_per_token)
+    info = trace_info(args.path, args.from_format, _reading(args), sort=args.sort)
     document = asdict(info) | {"dropped": dict(info.dropped)}
     if args.json:
         _print_json(document)
@@ -100,27 +117,29 @@ def run_info(args: argparse.Namespace) -> int:
         print(f"  {name:<17}" + "".join(f"{figure:>11.1f}" for figure in figures))
     print(f"  correlation         {_number(info.correlation)}")
     _print_dropped(document["dropped"])
+    _print_said(args, info.warnings, info.notes)
     return 0
 
 
 def run_convert(args: argparse.Namespace) -> int:
     """Write a trace in another format."""
+    from helixsim.workload.readers.base import ReadLog
     from helixsim.workload.readers.registry import read_trace
     from helixsim.workload.transforms import limited, mean_rate_rps, stretched, windowed
 
     to_format = _output_format(args)
-    dropped: Counter[str] = Counter()
-    source = read_trace(
-        args.path, args.from_format, dropped=dropped, sort=args.sort, chars_per_token=args.chars_per_token
-    )
-    requests = limited(windowed(source, args.start, args.duration, dropped), _limits(args), dropped)
+    log = ReadLog()
+    is_cut = args.start > 0 or args.duration is not None or args.rate is not None
+    times: Times = "required" if is_cut else "optional"
+    source = read_trace(args.path, args.from_format, _reading(args), times=times, sort=args.sort, log=log)
+    requests = limited(windowed(source, args.start, args.duration, log.dropped), _limits(args), log.dropped)
     if args.rate is not None:
         kept = list(requests)
         recorded_rps = mean_rate_rps(kept)
         if recorded_rps is None:
             raise ConfigError("--rate: fewer than two arrival times, so they cannot be stretched")
         requests = stretched(kept, recorded_rps / args.rate)
-    return _write(args, requests, to_format, dropped)
+    return _write(args, requests, to_format, log)
 
 
 def run_generate(args: argparse.Namespace) -> int:
@@ -128,6 +147,7 @@ def run_generate(args: argparse.Namespace) -> int:
     from helixsim.domain.request import Window
     from helixsim.workload.arrivals import process_of
     from helixsim.workload.feed import make_feed
+    from helixsim.workload.readers.base import ReadLog
     from helixsim.workload.spec import ArrivalsSpec, LengthsSpec, WorkloadSpec
 
     to_format = _output_format(args)
@@ -138,29 +158,29 @@ def run_generate(args: argparse.Namespace) -> int:
     duration_ns = None if args.duration is None else units.seconds_to_ns(args.duration)
     window = Window(warmup_ns=0, duration_ns=duration_ns, drain=False)
     feed = make_feed(WorkloadSpec(None, lengths, arrivals, _limits(args), window), args.seed, num_nodes=1)
-    return _write(args, feed.requests, to_format, Counter())
+    return _write(args, feed.requests, to_format, ReadLog())
 
 
 def run_fit_lengths(args: argparse.Namespace) -> int:
     """Write a joint length histogram and print how well it fits."""
     from helixsim.workload.lengths.fit import fit_lengths, save_histogram
+    from helixsim.workload.readers.base import ReadLog
     from helixsim.workload.readers.registry import read_trace
 
     _refuse_overwriting(args)
-    dropped: Counter[str] = Counter()
-    histogram, errors = fit_lengths(
-        read_trace(args.path, args.from_format, dropped=dropped, sort=True, chars_per_token=args.chars_per_token)
-    )
+    log = ReadLog()
+    histogram, errors = fit_lengths(read_trace(args.path, args.from_format, _reading(args), times="ignored", log=log))
     source = {"trace": args.path.name, "origin": args.origin, "licence": args.licence}
     save_histogram(args.out, histogram, errors, source)
-    document = {"path": str(args.out), "dropped": dict(dropped), "fit": asdict(errors)}
+    document = {"path": str(args.out), "dropped": dict(log.dropped), "fit": asdict(errors)}
     if args.json:
         _print_json(document)
     else:
         print(f"wrote {args.out}")
         for key, value in asdict(errors).items():
             print(f"  {key:<22}{value:>12g}")
-        _print_dropped(dropped)
+        _print_dropped(log.dropped)
+        _print_said(args, log.warnings, log.notes)
     return 0
 
 
@@ -178,6 +198,28 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--chars-per-token", type=float, metavar="R", help="estimate token counts of text (ShareGPT; 4 suits English)"
     )
+    parser.add_argument(
+        "--unit", choices=tuple(TIME_UNITS), help="unit of numeric times (default: of the format, or by name or size)"
+    )
+    parser.add_argument(
+        "--column",
+        action="append",
+        default=[],
+        type=_mapping,
+        metavar="PART=NAME",
+        help=f"which column of CSV or JSONL holds what (PART: {', '.join(COLUMN_PARTS)}); usage.x reaches into JSON",
+    )
+    parser.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        type=_pair,
+        metavar="NAME=VALUE",
+        help="only rows with this value in that column count; several: all of them",
+    )
+    parser.add_argument(
+        "--result", type=int, metavar="N", help="which result of a file with several (bench serve --append-result)"
+    )
 
 
 def _add_writing(parser: argparse.ArgumentParser) -> None:
@@ -190,7 +232,38 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(flag, type=int, default=getattr(_NO_LIMITS, name), metavar="N", help="limit on lengths")
 
 
+def _reading(args: argparse.Namespace) -> ReadOptions:
+    """Return how to read the file."""
+    for flag, pairs in (("column", args.column), ("where", args.where)):
+        names = [name for name, _ in pairs]
+        if len(set(names)) < len(names):
+            raise ConfigError(f"--{flag}: {next(name for name in names if names.count(name) > 1)} is given twice")
+    return ReadOptions(args.chars_per_token, args.unit, tuple(args.column), tuple(args.where), args.result)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected NAME=VALUE")
+    return name, value
+
+
+def _mapping(text: str) -> tuple[str, str]:
+    part, column = _pair(text)
+    if part not in COLUMN_PARTS:
+        raise argparse.ArgumentTypeError(unknown_name("part", part, COLUMN_PARTS))
+    return part, column
+
+
 def _limits(args: argparse.Namespace) -> LengthLimits:
+    """Return the limits on lengths."""
+    for what in ("prompt", "output"):
+        low, high = (getattr(args, f"{end}_{what}_tokens") for end in ("min", "max"))
+        for end, value in (("min", low), ("max", high)):
+            if value is not None and value < 1:
+                raise ConfigError(f"--{end}-{what}-tokens: got {value}, expected 1 or more")
+        if high is not None and low > high:
+            raise ConfigError(f"--max-{what}-tokens: {high} is below --min-{what}-tokens {low}")
     return LengthLimits(**{name: getattr(args, name) for name in _LIMITS})
 
 
@@ -199,7 +272,7 @@ def _output_format(args: argparse.Namespace) -> str:
     _refuse_overwriting(args)
     if args.to_format is not None:
         return str(args.to_format)
-    suffixes = [suffix for suffix in args.out.suffixes if suffix != ".gz"]
+    suffixes = [suffix for suffix in args.out.suffixes if suffix not in (".gz", ".zst")]
     found = _SUFFIX_FORMATS.get(suffixes[-1] if suffixes else "")
     if found is None:
         raise ConfigError(f"{args.out}: the suffix names no format; name one with --to or --format")
@@ -211,23 +284,32 @@ def _refuse_overwriting(args: argparse.Namespace) -> None:
         raise ConfigError(f"{args.out}: exists; --force overwrites it")
 
 
-def _write(args: argparse.Namespace, requests: Iterable[Request], to_format: str, dropped: Counter[str]) -> int:
+def _write(args: argparse.Namespace, requests: Iterable[Request], to_format: str, log: ReadLog) -> int:
     from helixsim.workload.writers import FORMATS, write_trace
 
     written = write_trace(args.out, requests, to_format)
     if FORMATS[to_format].loses and not args.quiet:
         print(f"note: {to_format} does not hold {FORMATS[to_format].loses}", file=sys.stderr)
     if args.json:
-        _print_json({"path": str(args.out), "format": to_format, "requests": written, "dropped": dict(dropped)})
+        _print_json({"path": str(args.out), "format": to_format, "requests": written, "dropped": dict(log.dropped)})
     else:
         print(f"wrote {written} requests to {args.out} ({to_format})")
-        _print_dropped(dropped)
+        _print_dropped(log.dropped)
+    _print_said(args, log.warnings, log.notes)
     return 0
 
 
 def _print_dropped(dropped: Mapping[str, int]) -> None:
     for reason, count in dropped.items():
         print(f"  left out {count} rows: {reason}")
+
+
+def _print_said(args: argparse.Namespace, warnings: Iterable[str], notes: Iterable[str]) -> None:
+    """Print on stderr how the file was understood; warnings in any case."""
+    for sentence in warnings:
+        print(f"warning: {args.path}: {sentence}", file=sys.stderr)
+    for sentence in () if args.quiet else notes:
+        print(f"note: {args.path}: {sentence}", file=sys.stderr)
 
 
 def _print_json(document: object) -> None:
@@ -252,7 +334,10 @@ def _option(text: str) -> tuple[str, float | int | str]:
 
 def _seconds(text: str) -> float:
     """Parse seconds, or a time with a unit such as ``10 min``."""
-    return _quantity(f"{text} s" if text.replace(".", "", 1).isdecimal() else text, "time")
+    seconds = _quantity(f"{text} s" if text.isascii() and text.replace(".", "", 1).isdecimal() else text, "time")
+    if seconds * units.NS_PER_S > MAX_SPAN_NS:
+        raise argparse.ArgumentTypeError(f"{seconds:g} s is beyond {MAX_SPAN_NS // units.NS_PER_S} s")
+    return seconds
 
 
 def _rate(text: str) -> float:
@@ -260,6 +345,8 @@ def _rate(text: str) -> float:
     rate = _quantity(text, "rate")
     if rate == 0:
         raise argparse.ArgumentTypeError("a rate must be above 0")
+    if not SLOWEST_RPS <= rate <= FASTEST_RPS:
+        raise argparse.ArgumentTypeError(f"got {rate:g} requests/s, expected {SLOWEST_RPS:g} .. {FASTEST_RPS:g}")
     return rate
 
 

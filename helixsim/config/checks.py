@@ -47,9 +47,17 @@ def check_arrivals(spec: ArrivalsSpec, path: KeyPath, workload: WorkloadSpec, so
         return
     if spec.process == "trace" and workload.trace is None:
         yield source.problem((*path, "process"), "trace arrivals need a trace (workload.trace)")
+    is_finite_loop = process.mode is FeedMode.CLOSED_LOOP and spec.num_requests is not None
     if workload.window.duration_ns is not None:
+        if is_finite_loop:
+            message = "closed_loop ends with its last request: give either num_requests or workload.duration"
+            yield source.problem((*path, "num_requests"), message)
         return
-    if process.mode is not FeedMode.OPEN:
+    if process.mode is FeedMode.CLOSED_LOOP:
+        if not is_finite_loop:
+            message = "closed_loop arrivals never end: give workload.duration or arrivals.num_requests"
+            yield source.problem(("workload",), message)
+    elif process.mode is not FeedMode.OPEN:
         yield source.problem(("workload",), f"required key duration is missing: {spec.process} arrivals never end")
     elif spec.process != "trace" and spec.num_requests is None:
         message = f"{spec.process} arrivals never end: give workload.duration or arrivals.num_requests"

@@ -16,10 +16,18 @@ from helixsim.config.schema import (
 from helixsim.config.source import KeyPath, Source
 from helixsim.config.variation import TrafficScaleSection
 from helixsim.domain.request import Slo, Window
-from helixsim.errors import Problem
+from helixsim.errors import ConfigError, Problem
 from helixsim.units import seconds_to_ns
-from helixsim.workload.readers.registry import detect_format
-from helixsim.workload.spec import ArrivalsSpec, LengthLimits, LengthsSpec, TraceSpec, TrafficScale, WorkloadSpec
+from helixsim.workload.readers.registry import FORMATS, check_options, detect_format
+from helixsim.workload.spec import (
+    ArrivalsSpec,
+    LengthLimits,
+    LengthsSpec,
+    ReadOptions,
+    TraceSpec,
+    TrafficScale,
+    WorkloadSpec,
+)
 
 DEFAULT_LENGTHS = "azure-conversation"
 
@@ -88,13 +96,32 @@ def _trace(section: TraceSection, source: Source, problems: list[Problem]) -> Tr
     if not path.is_file():
         problems.append(source.problem(at, f"no such file: {path}"))
         return None
+    reading = ReadOptions(
+        chars_per_token=section.chars_per_token,
+        unit=section.unit,
+        columns=tuple(section.columns.model_dump(exclude_none=True).items()) if section.columns else (),
+        where=tuple((name, _text(value)) for name, value in (section.where or {}).items()),
+        result=section.result,
+    )
+    name = section.format or detect_format(path, reading)
+    if name in FORMATS:  # the choices report the others
+        try:
+            check_options(name, reading, path)
+        except ConfigError as error:
+            problems += [source.problem(("workload", "trace"), problem.message) for problem in error.problems]
+            return None
     return TraceSpec(
-        format=section.format or detect_format(path),
+        format=name,
         path=path,
         start_s=units.parse(section.start, "time"),
         duration_s=None if section.duration is None else units.parse(section.duration, "time"),
-        chars_per_token=section.chars_per_token,
+        reading=reading,
     )
+
+
+def _text(value: str | float | bool) -> str:
+    """Return a value as it stands in a CSV or JSON file."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _limits(section: LimitsSection, source: Source, problems: list[Problem]) -> LengthLimits:

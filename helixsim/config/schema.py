@@ -130,18 +130,40 @@ class ClusterSection(FileSection):
 # --- workload --------------------------------------------------------------------------------------------------------
 
 
+class TraceColumnsSection(Section):
+    """Which column of a CSV or JSONL trace holds what; dotted names reach into nested JSON (`usage.prompt_tokens`)."""
+
+    arrival: str | None = Field(None, description="Column of the arrival time; without: found by its name.")
+    prompt: str | None = Field(None, description="Column of the prompt length [tokens]; without: found by its name.")
+    output: str | None = Field(None, description="Column of the output length [tokens]; without: found by its name.")
+    slo_class: str | None = Field(None, description="Column of the SLO class; without: `slo_class` if there is one.")
+    session: str | None = Field(None, description="Column of the session; without: `session` if there is one.")
+
+
 class TraceSection(Section):
     """A file of requests."""
 
     path: str = Field(
         description="The file, relative to the file that names it, or with `--set` to the working directory; "
-        "may be gzipped."
+        "may be packed (`.gz`, `.zst`)."
     )
     format: str | None = Field(None, description="Format, see `helixsim trace info`; without: found from the header.")
     start: Latency = Field("0 s", description="Leave out what arrives earlier in the trace.")
     duration: Duration | None = Field(None, description="Take only that much of the trace; without: all of it.")
     chars_per_token: Annotated[float, Field(gt=0)] | None = Field(
         None, description="Characters per token, where a file has text but no token counts (ShareGPT)."
+    )
+    unit: Literal["s", "ms", "us", "ns"] | None = Field(
+        None, description="Unit of numeric times; without: that of the format, or told by name or size, with a note."
+    )
+    columns: TraceColumnsSection | None = Field(
+        None, description="Which column holds what (CSV and JSONL); without: found by their names."
+    )
+    where: dict[str, str | int | float | bool] | None = Field(
+        None, description="Only rows in which each column has the value count, for example `{status: 200}`."
+    )
+    result: Count | None = Field(
+        None, description="Which result of a file with several (`vllm bench serve --append-result`), from 1."
     )
 
 
@@ -171,7 +193,12 @@ class ArrivalsSection(Section):
         description="`saturate` as the paper's prototype has it: each first token and each finished request lets one "
         "more in, unless the scarcest layer's expected KV use exceeds this share; without: as soon as one fits.",
     )
-    num_requests: Count | None = Field(None, description="Stop after that many requests.")
+    num_requests: Count | None = Field(
+        None,
+        description="Stop after that many requests. With `closed_loop` the run ends when they have finished, as "
+        "`vllm bench serve --max-concurrency C --num-prompts N` does: what follows the warm-up is measured, until the "
+        "last one has finished, and `workload.duration` must not be given.",
+    )
 
 
 class LimitsSection(Section):

@@ -34,9 +34,9 @@ class FeedMode(StrEnum):
 class Feed:
     """Requests in order, and what releases them.
 
-    In ``OPEN`` mode ``requests`` is sorted by arrival. In the other modes it is endless, its arrival times mean
-    nothing, and a request arrives at the moment it is launched. ``prompts_in_flight`` limits how many requests may
-    be between admission and first token in ``SATURATE`` mode.
+    In ``OPEN`` mode ``requests`` is sorted by arrival. In the other modes its arrival times mean nothing, and a request
+    arrives at the moment it is launched; ``SATURATE`` is endless, ``CLOSED_LOOP`` may end, and the run with it.
+    ``prompts_in_flight`` limits how many requests may be between admission and first token in ``SATURATE`` mode.
 
     With ``feed_below`` (0..1), ``SATURATE`` is the feeder of the paper's prototype (helix-spec 7.5): it launches
     ``prompts_in_flight`` requests at the start, and then one at each first token and at each finished request, unless

@@ -21,6 +21,7 @@ from helixsim.flow.operating import operating_point
 from helixsim.metrics.throughput import throughput
 from helixsim.planning.systems import PlacedSystem, operating_load, simulate_system
 from helixsim.units import NS_PER_S
+from helixsim.workload.arrivals import process_of
 from helixsim.workload.spec import ArrivalsSpec
 
 WARMUP_NS = 120 * NS_PER_S
@@ -106,6 +107,10 @@ class Judge:
         else:
             warmup_ns = min(WARMUP_NS, max(full.warmup_ns, full.duration_ns // 2))
             window = Window(warmup_ns, min(full.duration_ns, longest_ns), drain=False)
+        arrivals = placed.system.arrivals or self.experiment.workload.arrivals
+        if process_of(arrivals).mode is FeedMode.CLOSED_LOOP:  # judged as it runs, not by how it ends
+            endless = replace(placed.system, arrivals=replace(arrivals, num_requests=None))
+            placed = replace(placed, system=endless)
         return simulate_system(self.experiment, placed, window=window, seed=self.experiment.seed + SEED_OFFSET)
 
     def _offered_tokens_per_s(self) -> float | None:

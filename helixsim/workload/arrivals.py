@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from helixsim.domain.request import FeedMode
 from helixsim.errors import ConfigError, Problem, unknown_name
 from helixsim.units import NS_PER_S
-from helixsim.workload.spec import ArrivalsSpec
+from helixsim.workload.spec import FASTEST_RPS, SLOWEST_RPS, ArrivalsSpec
 
 Times = NDArray[np.int64]
 Generate = Callable[[ArrivalsSpec, float, np.random.Generator], Iterator[Times]]
@@ -122,21 +122,19 @@ PROCESSES: dict[str, ArrivalProcess] = {
     ),
     "constant": ArrivalProcess("equal gaps", FeedMode.OPEN, ("rate_rps",), generate=constant),
     "bursty": ArrivalProcess("bursts as in the Azure trace", FeedMode.OPEN, ("rate_rps",), generate=bursty),
-    "closed_loop": ArrivalProcess("a fixed number of requests in the system", FeedMode.CLOSED_LOOP, ("concurrency",)),
+    "closed_loop": ArrivalProcess(
+        "a fixed number of requests in the system", FeedMode.CLOSED_LOOP, ("concurrency",), ("num_requests",)
+    ),
     "saturate": ArrivalProcess(
         "an endless queue, the paper's offline mode", FeedMode.SATURATE, optional=("prompts_in_flight", "feed_below")
     ),
 }
-"""The processes by name. Open ones also heed ``num_requests``."""
+"""The processes by name. Open ones and the closed loop also heed ``num_requests``."""
 
 
 def names() -> tuple[str, ...]:
     """Return the names of the processes."""
     return tuple(PROCESSES)
-
-
-SLOWEST_RPS = 1e-6
-"""One request in twelve days; a clock of 64-bit nanoseconds cannot count far below that."""
 
 
 def process_of(spec: ArrivalsSpec) -> ArrivalProcess:
@@ -171,8 +169,9 @@ def process_of(spec: ArrivalsSpec) -> ArrivalProcess:
             problems.append(Problem("", key, f"got {value}, but {spec.process} does not use it (it uses: {allowed})"))
         elif not 0 < value < math.inf:
             problems.append(Problem("", key, f"got {value}, expected a finite number above 0"))
-        elif name == "rate_rps" and value < SLOWEST_RPS:
-            problems.append(Problem("", key, f"got {value:g}, expected {SLOWEST_RPS:g} requests/s or more"))
+        elif name == "rate_rps" and not SLOWEST_RPS <= value <= FASTEST_RPS:
+            limits = f"{SLOWEST_RPS:g} .. {FASTEST_RPS:g} requests/s"
+            problems.append(Problem("", key, f"got {value:g}, expected {limits}"))
     if problems:
         raise ConfigError(problems)
     return process

@@ -17,6 +17,7 @@ from helixsim.workload.arrivals import ArrivalProcess, process_of
 from helixsim.workload.lengths.base import LengthDistribution, draw, limited_means, spread
 from helixsim.workload.lengths.recorded import RecordedPairs
 from helixsim.workload.lengths.registry import build
+from helixsim.workload.readers.base import ReadLog, Times
 from helixsim.workload.readers.registry import FORMATS, get, read_trace
 from helixsim.workload.spec import ArrivalsSpec, LengthLimits, TraceSpec, WorkloadSpec, WorkloadStats
 from helixsim.workload.transforms import limited, mean_rate_rps, stretched, windowed
@@ -52,10 +53,11 @@ def make_feed(spec: WorkloadSpec, seed: int, num_nodes: int, arrivals: ArrivalsS
     spec = spec if arrivals is None else replace(spec, arrivals=arrivals)
     process = process_of(spec.arrivals)
     if process.mode is FeedMode.OPEN:
-        return Feed(FeedMode.OPEN, _open_requests(spec, process, seed, Counter()))
+        return Feed(FeedMode.OPEN, _open_requests(spec, process, seed, ReadLog()))
     pairs = enumerate(_drawn_pairs(spec, seed))
-    requests = (Request(number, 0, prompt, output) for number, (prompt, output) in pairs)
+    requests: Iterator[Request] = (Request(number, 0, prompt, output) for number, (prompt, output) in pairs)
     if process.mode is FeedMode.CLOSED_LOOP:
+        requests = islice(requests, spec.arrivals.num_requests)
         return Feed(process.mode, requests, concurrency=spec.arrivals.concurrency)
     in_flight = spec.arrivals.prompts_in_flight or max(_LEAST_PROMPTS_IN_FLIGHT, num_nodes)
     return Feed(process.mode, requests, prompts_in_flight=in_flight, feed_below=spec.arrivals.feed_below)
@@ -90,7 +92,7 @@ def longest_prompt(spec: WorkloadSpec, seed: int) -> int:
     """
     if spec.arrivals.process == "trace" and spec.lengths is None:
         return max(
-            request.prompt_tokens for request in _open_requests(spec, process_of(spec.arrivals), seed, Counter())
+            request.prompt_tokens for request in _open_requests(spec, process_of(spec.arrivals), seed, ReadLog())
         )
     lengths = _lengths(spec)
     if isinstance(lengths, RecordedPairs):
@@ -98,11 +100,11 @@ def longest_prompt(spec: WorkloadSpec, seed: int) -> int:
     return max(prompt for prompt, _ in islice(_drawn_pairs(spec, seed), _PROMPTS_LOOKED_AT))
 
 
-def _open_requests(spec: WorkloadSpec, process: ArrivalProcess, seed: int, dropped: Counter[str]) -> Iterator[Request]:
+def _open_requests(spec: WorkloadSpec, process: ArrivalProcess, seed: int, log: ReadLog) -> Iterator[Request]:
     """Return the requests of an open process up to its end; faults of the specification are raised at once."""
     requests: Iterator[Request]
     if process.generate is None:
-        requests = _recorded_requests(spec, seed, dropped)
+        requests = _recorded_requests(spec, seed, log)
     else:
         _require_an_end(spec)
         chunks = process.generate(spec.arrivals, cast("float", spec.arrivals.rate_rps), stream(seed, "arrivals"))
@@ -128,7 +130,7 @@ def _end_ns(spec: WorkloadSpec) -> int | None:
     return None if window.duration_ns is None else window.warmup_ns + window.duration_ns
 
 
-def _recorded_requests(spec: WorkloadSpec, seed: int, dropped: Counter[str]) -> Iterator[Request]:
+def _recorded_requests(spec: WorkloadSpec, seed: int, log: ReadLog) -> Iterator[Request]:
     """Return the requests of the trace at their own times, stretched to a rate if one is given."""
     trace = spec.trace
     if trace is None:
@@ -138,10 +140,9 @@ def _recorded_requests(spec: WorkloadSpec, seed: int, dropped: Counter[str]) -> 
         message = f"{trace.format} records no times; name another process (formats with times: {timed})"
         raise ConfigError([Problem("", "arrivals.process", message)])
     limits = spec.limits if spec.lengths is None else LengthLimits()
-    requests = _not_empty(limited(_windowed(trace, dropped), limits, dropped), trace, dropped)
+    requests = _not_empty(limited(_windowed(trace, log), limits, log.dropped), trace, log.dropped)
     if spec.arrivals.rate_rps is not None:
-        recorded: Counter[str] = Counter()
-        recorded_rps = mean_rate_rps(limited(_windowed(trace, recorded), limits, recorded))
+        recorded_rps = mean_rate_rps(limited(_windowed(trace, ReadLog()), limits, Counter()))
         if recorded_rps is None:
             raise DataError(f"{trace.path}: fewer than two arrival times, so they cannot be stretched to a rate")
         requests = stretched(requests, recorded_rps / spec.arrivals.rate_rps)
@@ -161,9 +162,9 @@ def _recorded_requests(spec: WorkloadSpec, seed: int, dropped: Counter[str]) -> 
     return requests
 
 
-def _windowed(trace: TraceSpec, dropped: Counter[str]) -> Iterator[Request]:
-    requests = read_trace(trace.path, trace.format, dropped=dropped, chars_per_token=trace.chars_per_token)
-    return windowed(requests, trace.start_s, trace.duration_s, dropped)
+def _windowed(trace: TraceSpec, log: ReadLog, times: Times = "required") -> Iterator[Request]:
+    requests = read_trace(trace.path, trace.format, trace.reading, times=times, log=log)
+    return windowed(requests, trace.start_s, trace.duration_s, log.dropped)
 
 
 def _not_empty(requests: Iterator[Request], trace: TraceSpec, dropped: Counter[str]) -> Iterator[Request]:
@@ -181,7 +182,8 @@ def _lengths(spec: WorkloadSpec) -> LengthDistribution:
         return build(spec.lengths)
     if spec.trace is None:
         raise ConfigError([Problem("", "workload", "no lengths; give workload.lengths or workload.trace")])
-    return RecordedPairs(_windowed(spec.trace, Counter()))
+    is_whole = spec.trace.start_s == 0 and spec.trace.duration_s is None
+    return RecordedPairs(_windowed(spec.trace, ReadLog(), "ignored" if is_whole else "required"))
 
 
 def _drawn_pairs(spec: WorkloadSpec, seed: int) -> Iterator[tuple[int, int]]:
@@ -191,24 +193,28 @@ def _drawn_pairs(spec: WorkloadSpec, seed: int) -> Iterator[tuple[int, int]]:
 
 
 def _recorded_stats(spec: WorkloadSpec, process: ArrivalProcess, seed: int) -> WorkloadStats:
-    dropped: Counter[str] = Counter()
-    requests = list(_open_requests(spec, process, seed, dropped))
+    log = ReadLog()
+    requests = list(_open_requests(spec, process, seed, log))
     return WorkloadStats(
         mean_prompt_tokens=sum(request.prompt_tokens for request in requests) / len(requests),
         mean_output_tokens=sum(request.output_tokens for request in requests) / len(requests),
         offered_rps=mean_rate_rps(requests),
         num_requests=len(requests),
-        dropped=tuple(dropped.items()),
+        dropped=tuple(log.dropped.items()),
         redrawn_share=0.0 if spec.lengths is None else limited_means(_lengths(spec), spec.limits).redrawn_share,
-        assumptions=_assumptions(spec),
+        assumptions=(*_assumptions(spec), *(f"{_name(spec)}: {sentence}" for sentence in log.said())),
         prompt_spread=spread(np.array([request.prompt_tokens for request in requests])),
     )
 
 
+def _name(spec: WorkloadSpec) -> str:
+    return "" if spec.trace is None else spec.trace.path.name
+
+
 def _assumptions(spec: WorkloadSpec) -> tuple[str, ...]:
     said = []
-    if spec.trace is not None and spec.trace.chars_per_token is not None:
-        ratio = f"{spec.trace.chars_per_token:g} characters per token"
+    if spec.trace is not None and spec.trace.reading.chars_per_token is not None:
+        ratio = f"{spec.trace.reading.chars_per_token:g} characters per token"
         said.append(f"{spec.trace.path.name}: lengths of texts without token counts are estimated at {ratio}")
     if spec.trace is not None and spec.lengths is None and spec.arrivals.process != "trace":
         said.append(f"{spec.trace.path.name}: lengths are drawn from it with replacement, its times are not used")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from helixsim.units import NS_PER_S
-from helixsim.workload.readers.registry import detect_format, get, read_trace
+from helixsim.workload.readers.base import ReadLog
+from helixsim.workload.readers.registry import detect_format, read_trace
+from helixsim.workload.spec import AS_WRITTEN, ReadOptions
 
 _MINUTE_NS = 60 * NS_PER_S
 
@@ -46,6 +47,8 @@ class TraceInfo:
         Of prompt and output length; None if either is constant.
     dropped
         (reason, rows) that are not requests.
+    notes, warnings
+        How the file was understood, and what may have been understood wrongly.
     """
 
     path: str
@@ -61,24 +64,27 @@ class TraceInfo:
     output_tokens: LengthSummary
     correlation: float | None
     dropped: tuple[tuple[str, int], ...]
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def trace_info(
-    path: Path, trace_format: str | None = None, *, sort: bool = False, chars_per_token: float | None = None
+    path: Path, trace_format: str | None = None, options: ReadOptions = AS_WRITTEN, *, sort: bool = False
 ) -> TraceInfo:
     """Read a whole trace and summarise it; arguments and errors as ``readers.registry.read_trace``."""
-    chosen = trace_format or detect_format(path)
-    dropped: Counter[str] = Counter()
+    chosen = trace_format or detect_format(path, options)
+    log = ReadLog()
     rows = [
         (request.arrival_ns, request.prompt_tokens, request.output_tokens)
-        for request in read_trace(path, chosen, dropped=dropped, sort=sort, chars_per_token=chars_per_token)
+        for request in read_trace(path, chosen, options, times="optional", sort=sort, log=log)
     ]
     arrival_ns, prompt, output = np.array(rows, dtype=np.int64).T
     gaps_ns = np.diff(arrival_ns)
     span_ns = int(arrival_ns[-1])
     has_span = span_ns > 0
     minutes = span_ns // _MINUTE_NS
-    per_minute = np.bincount(arrival_ns // _MINUTE_NS)[:minutes]
+    at, per_minute = np.unique(arrival_ns // _MINUTE_NS, return_counts=True)
+    per_minute = per_minute[at < minutes]
     is_constant = len(rows) < 2 or bool(prompt.min() == prompt.max()) or bool(output.min() == output.max())
     return TraceInfo(
         path=str(path),
@@ -87,13 +93,15 @@ def trace_info(
         span_s=span_ns / NS_PER_S,
         mean_rate_rps=len(gaps_ns) * NS_PER_S / span_ns if has_span else None,
         gap_cv=float(gaps_ns.std() / gaps_ns.mean()) if has_span else None,
-        per_minute_min=int(per_minute.min()) if minutes else None,
+        per_minute_min=None if not minutes else int(per_minute.min()) if len(per_minute) == minutes else 0,
         per_minute_max=int(per_minute.max()) if minutes else None,
-        equal_times_share=float((gaps_ns == 0).sum() / len(rows)) if get(chosen).has_times else 0.0,
+        equal_times_share=float((gaps_ns == 0).sum() / len(rows)) if log.has_times else 0.0,
         prompt_tokens=_summary(prompt),
         output_tokens=_summary(output),
         correlation=None if is_constant else float(np.corrcoef(prompt, output)[0, 1]),
-        dropped=tuple(dropped.items()),
+        dropped=tuple(log.dropped.items()),
+        notes=tuple(log.notes),
+        warnings=tuple(log.warnings),
     )
 
 

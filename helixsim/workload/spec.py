@@ -6,6 +6,43 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from helixsim.domain.request import Window
+from helixsim.units import NS_PER_MS, NS_PER_S
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """How to read what a trace file leaves open.
+
+    Parameters
+    ----------
+    chars_per_token
+        Turns text into token counts where a file has text only (ShareGPT; about 4 for English).
+    unit
+        Unit of numeric times, one of ``TIME_UNITS``; None: that of the format, or found from the column.
+    columns
+        (part, column) pairs: which column holds ``arrival``, ``prompt``, ``output``, ``slo_class`` or ``session``.
+        A dotted name reaches into nested JSON.
+    where
+        (column, value) pairs: only rows in which each column has the value count.
+    result
+        Which result of a file that holds several (``vllm bench serve --append-result``), from 1.
+    """
+
+    chars_per_token: float | None = None
+    unit: str | None = None
+    columns: tuple[tuple[str, str], ...] = ()
+    where: tuple[tuple[str, str], ...] = ()
+    result: int | None = None
+
+
+AS_WRITTEN = ReadOptions()
+"""Nothing is stated beyond the file."""
+
+TIME_UNITS = {"s": NS_PER_S, "ms": NS_PER_MS, "us": 1_000, "ns": 1}
+"""Units of numeric times [ns]."""
+
+COLUMN_PARTS = ("arrival", "prompt", "output", "slo_class", "session")
+"""What ``ReadOptions.columns`` may map."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,14 +50,13 @@ class TraceSpec:
     """A request trace in one of the formats of ``readers.registry``.
 
     ``start_s`` and ``duration_s`` cut a window out of the trace's own time; its first request is then at 0.
-    ``chars_per_token`` estimates token counts where a file has text only (ShareGPT).
     """
 
     format: str
     path: Path
     start_s: float = 0.0
     duration_s: float | None = None
-    chars_per_token: float | None = None
+    reading: ReadOptions = AS_WRITTEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +68,13 @@ class LengthsSpec:
 
     distribution: str
     options: tuple[tuple[str, float | int | str], ...] = ()
+
+
+SLOWEST_RPS = 1e-6
+"""One request in twelve days; a clock of 64-bit nanoseconds cannot count far below that."""
+
+FASTEST_RPS = 1e6
+"""Gaps of a microsecond on average; gaps near a nanosecond would be lost to rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +97,8 @@ class ArrivalsSpec:
         Share of expected KV use up to which a first token or a finished request lets the next request in
         (``saturate``); None: each is let in as soon as it fits.
     num_requests
-        Stop after that many; None: as many as the duration or the trace allows.
+        Stop after that many; None: as many as the duration or the trace allows. In a closed loop the run ends when
+        they have finished.
     """
 
     process: str

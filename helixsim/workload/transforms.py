@@ -6,8 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from helixsim.domain.request import Request
+from helixsim.errors import DataError
 from helixsim.units import NS_PER_S, seconds_to_ns
 from helixsim.workload.lengths.base import exclusion
+from helixsim.workload.readers.values import MAX_SPAN_NS
 from helixsim.workload.spec import LengthLimits
 
 
@@ -51,8 +53,11 @@ def limited(requests: Iterable[Request], limits: LengthLimits, dropped: Counter[
 
 
 def stretched(requests: Iterable[Request], factor: float) -> Iterator[Request]:
-    """Yield the requests with all times multiplied by ``factor``."""
+    """Yield the requests with all times multiplied by ``factor``; ``DataError`` if they get too long to count."""
     for request in requests:
+        if request.arrival_ns * factor > MAX_SPAN_NS:
+            years = MAX_SPAN_NS / NS_PER_S / (365.25 * 86_400)
+            raise DataError(f"stretched to this rate the trace takes more than {years:.0f} years")
         yield Request(
             request.id,
             round(request.arrival_ns * factor),

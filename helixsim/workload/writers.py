@@ -11,12 +11,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from helixsim.domain.request import Request
 from helixsim.errors import ConfigError, DataError, unknown_name
 from helixsim.units import NS_PER_MS, NS_PER_S
 from helixsim.workload.readers import azure
+from helixsim.workload.readers.files import zst
 
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 """Stands for time 0 in formats with calendar times."""
@@ -36,7 +37,7 @@ class WriteFormat:
 
 
 def write_trace(path: Path, requests: Iterable[Request], trace_format: str) -> int:
-    """Write a trace, packed if the name ends in ``.gz``, and return the number of requests.
+    """Write a trace, packed if the name ends in ``.gz`` or ``.zst``, and return the number of requests.
 
     The file appears under its name only once it is complete.
 
@@ -59,7 +60,7 @@ def write_trace(path: Path, requests: Iterable[Request], trace_format: str) -> i
 
     partial = path.with_name(path.name + ".partial")
     try:
-        with _open_new(partial, packed=path.suffix == ".gz") as handle:
+        with _open_new(partial, path.suffix) as handle:
             FORMATS[trace_format].write(counted(), handle)
         if written == 0:
             raise DataError(f"{path}: not written, no request is left")
@@ -72,10 +73,14 @@ def write_trace(path: Path, requests: Iterable[Request], trace_format: str) -> i
 
 
 @contextmanager
-def _open_new(path: Path, *, packed: bool) -> Iterator[TextIO]:
+def _open_new(path: Path, suffix: str) -> Iterator[TextIO]:
     with path.open("wb") as raw:
-        # No name and no time in the gzip header: the same requests give the same bytes.
-        binary = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if packed else raw
+        binary: Any = raw
+        if suffix == ".gz":
+            # No name and no time in the gzip header: the same requests give the same bytes.
+            binary = gzip.GzipFile("", "wb", fileobj=raw, mtime=0)
+        elif suffix == ".zst":
+            binary = zst(path).open(raw, "wb")
         with io.TextIOWrapper(binary, encoding="utf-8", newline="") as handle:
             yield handle
 
@@ -146,6 +151,17 @@ def _filler(tokens: int) -> str:
     return (_FILLER * tokens)[: 4 * tokens]
 
 
+def _vllm(requests: Iterable[Request], handle: TextIO) -> None:
+    listed = list(requests)
+    document = {
+        "start_times": [request.arrival_ns / NS_PER_S for request in listed],
+        "input_lens": [request.prompt_tokens for request in listed],
+        "output_lens": [request.output_tokens for request in listed],
+        "errors": [""] * len(listed),
+    }
+    handle.write(json.dumps(document) + "\n")
+
+
 def _own_csv(requests: Iterable[Request], handle: TextIO) -> None:
     write_row = _csv(handle, ("arrival_s", "prompt_tokens", "output_tokens", "slo_class", "session"))
     for request in requests:
@@ -184,6 +200,7 @@ FORMATS: dict[str, WriteFormat] = {
     "burstgpt-sessions": WriteFormat("BurstGPT CSV, eight columns", _burstgpt_sessions, "slo_class"),
     "mooncake": WriteFormat("Mooncake JSONL, nothing shared", _mooncake, "time below 1 ms, slo_class, session"),
     "sharegpt": WriteFormat("ShareGPT JSON, filler text", _sharegpt, "all times, slo_class, session"),
+    "vllm": WriteFormat("arrays of vllm bench serve --save-detailed", _vllm, "slo_class, session"),
     "csv": WriteFormat("CSV", _own_csv),
     "jsonl": WriteFormat("JSONL", _own_jsonl),
 }

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
+from helixsim import jsonio
 from helixsim.datafiles import data_path
 from helixsim.domain.request import Request
-from helixsim.errors import DataError
+from helixsim.errors import ConfigError, DataError
 from helixsim.workload.lengths.base import NoOptions, Tokens, inside
 from helixsim.workload.readers.registry import read_trace
-from helixsim.workload.spec import LengthLimits
+from helixsim.workload.readers.values import MAX_TOKENS
+from helixsim.workload.spec import LengthLimits, ReadOptions
 
 
 @dataclass(frozen=True, slots=True)
 class TraceOptions:
-    """A trace file; ``format`` None: found from the file. ``chars_per_token`` counts ShareGPT texts."""
+    """A trace file; arrival times are not needed.
+
+    ``format`` None: found from the file. ``chars_per_token`` counts ShareGPT texts. ``prompt_column`` and
+    ``output_column`` name the columns of lengths, ``where`` (``COLUMN=VALUE``) the rows that count.
+    """
 
     path: str
     format: str | None = None
     chars_per_token: float | None = None
+    prompt_column: str | None = None
+    output_column: str | None = None
+    where: str | None = None
 
 
 class RecordedPairs:
@@ -58,7 +66,16 @@ class Trace(RecordedPairs):
 
     def __init__(self, options: TraceOptions) -> None:
         path = Path(options.path)
-        super().__init__(read_trace(path, options.format, sort=True, chars_per_token=options.chars_per_token))
+        columns = (("prompt", options.prompt_column), ("output", options.output_column))
+        column, equals, value = (options.where or "").partition("=")
+        if options.where is not None and not (column and equals):
+            raise ConfigError(f"where: got {options.where!r}, expected COLUMN=VALUE")
+        reading = ReadOptions(
+            chars_per_token=options.chars_per_token,
+            columns=tuple((part, name) for part, name in columns if name is not None),
+            where=((column, value),) if equals else (),
+        )
+        super().__init__(read_trace(path, options.format, reading, times="ignored"))
 
 
 @dataclass(frozen=True)
@@ -101,17 +118,26 @@ class JointHistogram:
     def load(cls, path: Path) -> JointHistogram:
         """Read a file written by ``helixsim trace fit-lengths``; ``DataError`` if it is not one."""
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))["histogram"]
+            document = jsonio.load(path)["histogram"]
             return cls(
                 **{
-                    key: tuple(document[key]) for key in ("prompt_edges", "prompt_counts", "group_ends", "output_edges")
+                    key: _whole_numbers(document[key])
+                    for key in ("prompt_edges", "prompt_counts", "group_ends", "output_edges")
                 },
-                output_counts=tuple(tuple(row) for row in document["output_counts"]),
+                output_counts=tuple(_whole_numbers(row) for row in document["output_counts"]),
             )
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-        except (ValueError, KeyError, TypeError) as error:
+        except DataError as error:
+            raise DataError(f"{error}; expected a length histogram of `helixsim trace fit-lengths`") from None
+        except (ValueError, KeyError, TypeError, IndexError) as error:
             raise DataError(f"{path}: not a length histogram of `helixsim trace fit-lengths` ({error!r})") from None
+
+
+def _whole_numbers(values: Sequence[object]) -> tuple[int, ...]:
+    """Return values that are whole numbers small enough to be summed; ``ValueError`` if they are not."""
+    numbers = tuple(value for value in values if isinstance(value, int) and 0 <= value <= MAX_TOKENS)
+    if len(numbers) != len(values):
+        raise ValueError(f"values that are no whole numbers from 0 to {MAX_TOKENS}")
+    return numbers
 
 
 class HistogramLengths:

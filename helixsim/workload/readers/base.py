@@ -1,33 +1,24 @@
-"""What all trace formats share: opening a file, checking numbers, order in time, counting what is left out."""
+"""What all trace formats share: a row, what reading leaves behind, order in time."""
 
 from __future__ import annotations
 
-import csv
-import gzip
-import json
-import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
-from operator import itemgetter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, TextIO, cast
+from typing import Literal, NamedTuple
 
 from helixsim.domain.request import Request
-from helixsim.errors import DataError, did_you_mean
+from helixsim.errors import DataError
 from helixsim.units import NS_PER_S, format_seconds
+from helixsim.workload.readers.values import MAX_SPAN_NS, fault
+from helixsim.workload.spec import ReadOptions
 
+Times = Literal["required", "optional", "ignored"]
+"""Whether a trace without arrival times is refused, read with a note, or read as if it needed none."""
 
-@dataclass(frozen=True, slots=True)
-class ReadOptions:
-    """How to read what a format leaves open.
-
-    ``chars_per_token`` turns text into token counts where a file has text only (about 4 for English).
-    """
-
-    chars_per_token: float | None = None
+SUSPICIOUS_RPS = 100.0
+"""Mean rate [1/s] from which on a unit that was not stated is doubted; the largest published trace has 45 /s."""
 
 
 class Row(NamedTuple):
@@ -42,141 +33,84 @@ class Row(NamedTuple):
     failure: str | None = None
 
 
-def fault(path: Path, line: int, column: str, message: str) -> NoReturn:
-    """Raise the ``DataError`` of one row."""
-    place = f", column {column!r}" if column else ""
-    raise DataError(f"{path}: row {line}{place}: {message}")
-
-
-@contextmanager
-def open_text(path: Path) -> Iterator[TextIO]:
-    """Open a UTF-8 text file, unpacking ``.gz``, with every failure to read it as a ``DataError``."""
-    try:
-        if path.suffix == ".gz":
-            with gzip.open(path, "rt", encoding="utf-8-sig", newline="") as packed:
-                yield cast("TextIO", packed)
-        else:
-            with path.open(encoding="utf-8-sig", newline="") as plain:
-                yield plain
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start} of a block)") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path}: damaged gzip file ({error})") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
-
-
-def csv_rows(
-    path: Path, columns: Sequence[Sequence[str]], optional: Sequence[Sequence[str]] = ()
-) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """Yield (line, fields) with the fields in the order of ``columns`` and ``optional``, found by name.
-
-    Each column is given by the names it may have, at least two. A missing optional column yields empty fields.
-    """
-    with open_text(path) as handle:
-        reader = csv.reader(handle, strict=True)
-        try:
-            header = next(reader, None)
-            if header is None:
-                raise DataError(f"{path}: the file is empty")
-            names = [name.strip() for name in header]
-            where = [_column(path, names, aliases) for aliases in columns]
-            absent = len(names)
-            where += [next((names.index(alias) for alias in aliases if alias in names), absent) for aliases in optional]
-            pick = itemgetter(*where)
-            for fields in reader:
-                if len(fields) != absent:
-                    if not fields:
-                        continue
-                    got = f"{len(fields)} fields, the header has {absent}: {','.join(fields)[:80]!r}"
-                    fault(path, reader.line_num, "", got)
-                fields.append("")
-                yield reader.line_num, pick(fields)
-        except csv.Error as error:
-            fault(path, reader.line_num, "", f"damaged CSV ({error})")
-
-
-def _column(path: Path, names: list[str], aliases: Sequence[str]) -> int:
-    for alias in aliases:
-        if alias in names:
-            return names.index(alias)
-    also = f" (also accepted: {', '.join(aliases[1:])})" if len(aliases) > 1 else ""
-    hint = next((close for alias in aliases if (close := did_you_mean(alias, names))), "")
-    raise DataError(f"{path}: row 1: no column {aliases[0]!r}{also}; the header has {', '.join(names)}{hint}")
-
-
-def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line, object) of a JSONL file."""
-    line = 0
-    with open_text(path) as handle:
-        for line, text in enumerate(handle, start=1):
-            if text.isspace():
-                continue
-            try:
-                value = json.loads(text)
-            except json.JSONDecodeError as error:
-                fault(path, line, "", f"not JSON ({error.msg} at character {error.pos + 1}): {text.strip()[:80]!r}")
-            if not isinstance(value, dict):
-                fault(path, line, "", f"expected a JSON object, got {text.strip()[:80]!r}")
-            yield line, value
-    if line == 0:
-        raise DataError(f"{path}: the file is empty")
-
-
-def json_document(path: Path) -> Any:
-    """Return the content of a JSON file."""
-    with open_text(path) as handle:
-        text = handle.read()
-    if not text.strip():
-        raise DataError(f"{path}: the file is empty")
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}: row {error.lineno}: not JSON ({error.msg} at column {error.colno})") from None
-
-
-def token_count(path: Path, line: int, column: str, got: object) -> int:
-    """Return a number of tokens, 0 or more, from a CSV field or a JSON value."""
-    if isinstance(got, str) and got.isdecimal():
-        return int(got)
-    if isinstance(got, int) and not isinstance(got, bool) and got >= 0:
-        return got
-    return fault(path, line, column, f"got {got!r}, expected a whole number of tokens, 0 or more")
-
-
-def time_ns(path: Path, line: int, column: str, got: object, unit_ns: int = NS_PER_S) -> int:
-    """Return nanoseconds from a decimal number of units (default seconds), exact to 1 ns."""
-    if isinstance(got, int) and not isinstance(got, bool) and got >= 0:
-        return got * unit_ns
-    text = str(got).strip()
-    whole, _, fraction = text.partition(".")
-    if unit_ns == NS_PER_S and whole.isdecimal() and (fraction.isdecimal() or not fraction):
-        return int(whole) * NS_PER_S + int(fraction[:9].ljust(9, "0"))
-    try:
-        value = Decimal(text)
-    except InvalidOperation:
-        value = Decimal("nan")
-    if isinstance(got, bool) or not value.is_finite() or value < 0:
-        fault(path, line, column, f"got {got!r}, expected a finite time, 0 or more")
-    return int(value * unit_ns)
-
-
-def to_requests(path: Path, rows: Iterable[Row], dropped: Counter[str], *, sort: bool) -> Iterator[Request]:
-    """Yield the rows that count as requests, from time 0 on, numbered in order.
+@dataclass(slots=True)
+class ReadLog:
+    """What reading a trace found out besides its requests; final once they have all been read.
 
     Parameters
     ----------
     dropped
-        Counts, by reason, the rows that failed or have no prompt or output tokens (BurstGPT writes zeros for
-        failed requests); final once the iterator is exhausted.
+        Rows that are not requests, by reason.
+    notes
+        Sentences on how the file was understood.
+    warnings
+        Sentences on what may have been understood wrongly.
+    has_times
+        Whether the file records when requests arrived.
+    assumed_unit
+        The unit that numeric times were taken in, if neither the file nor the reader's user states it.
+    """
+
+    dropped: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    has_times: bool = True
+    assumed_unit: str | None = None
+
+    def said(self) -> tuple[str, ...]:
+        """Return notes and warnings."""
+        return (*self.warnings, *self.notes)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One reading of one file."""
+
+    path: Path
+    options: ReadOptions
+    times: Times
+    log: ReadLog
+
+    def leave_out(self) -> None:
+        """Count a row that ``options.where`` does not admit."""
+        said = " and ".join(f"{name}={value}" for name, value in self.options.where)
+        self.log.dropped[f"not {said}"] += 1
+
+    def note(self, sentence: str) -> None:
+        """Say once how the file was understood."""
+        if sentence not in self.log.notes:
+            self.log.notes.append(sentence)
+
+    def warn(self, sentence: str) -> None:
+        """Say once what may have been understood wrongly."""
+        if sentence not in self.log.warnings:
+            self.log.warnings.append(sentence)
+
+    def lacks_times(self, why: str) -> None:
+        """Go on without arrival times, or raise if they are required."""
+        self.log.has_times = False
+        advice = "its lengths can be used: lengths: {distribution: trace, path: ...} with an arrival process"
+        if self.times == "required":
+            raise DataError(f"{self.path}: {why}; {advice}")
+        if self.times == "optional":
+            self.note(f"{why}; all requests are at time 0; {advice}")
+
+
+def to_requests(reading: Reading, rows: Iterable[Row], *, sort: bool) -> Iterator[Request]:
+    """Yield the rows that count as requests, from time 0 on, numbered in order.
+
+    Rows that failed or have no prompt or output tokens (BurstGPT writes zeros for failed requests) are counted in
+    ``reading.log.dropped``. A mean rate from ``SUSPICIOUS_RPS`` on puts an assumed unit in doubt.
+
+    Parameters
+    ----------
     sort
         Sort by time first (reads the whole file); otherwise a step back in time is a fault.
     """
+    path, dropped = reading.path, reading.log.dropped
     ordered = sorted(rows, key=lambda row: row.time_ns) if sort else rows
     origin_ns: int | None = None
-    latest_ns = 0
+    latest_ns = -MAX_SPAN_NS * 1000
     number = 0
     for line, at_ns, prompt_tokens, output_tokens, slo_class, session, failure in ordered:
         if at_ns < latest_ns:
@@ -188,8 +122,20 @@ def to_requests(path: Path, rows: Iterable[Row], dropped: Counter[str], *, sort:
             continue
         if origin_ns is None:
             origin_ns = at_ns
+        if at_ns - origin_ns > MAX_SPAN_NS:
+            years = (at_ns - origin_ns) / NS_PER_S / (365.25 * 86_400)
+            limit = MAX_SPAN_NS / NS_PER_S / (365.25 * 86_400)
+            fault(path, line, "", f"{years:.3g} years after the first request, allowed are {limit:.0f}: a wrong unit?")
         yield Request(number, at_ns - origin_ns, prompt_tokens, output_tokens, slo_class, session)
         number += 1
-    if number == 0:
+    if origin_ns is None:
         left_out = "".join(f"; {count} rows left out: {reason}" for reason, count in dropped.items())
         raise DataError(f"{path}: no request in the file{left_out}")
+    unit = reading.log.assumed_unit
+    if unit is not None and latest_ns > origin_ns:
+        rate_rps = (number - 1) * NS_PER_S / (latest_ns - origin_ns)
+        if rate_rps >= SUSPICIOUS_RPS:
+            reading.warn(
+                f"{rate_rps:.3g} requests/s with times read as {unit}: if they are in another unit, state it "
+                "(--unit s; workload.trace.unit)"
+            )

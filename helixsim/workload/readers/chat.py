@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 from helixsim.errors import DataError
-from helixsim.workload.readers.base import ReadOptions, Row, fault, json_document, time_ns, token_count
+from helixsim.jsonio import shown
+from helixsim.workload.readers.base import Reading, Row
+from helixsim.workload.readers.files import json_documents, listed
+from helixsim.workload.readers.values import fault, time_ns, token_count
 
-VLLM_KEYS = ("start_times", "input_lens", "output_lens")
+VLLM_LENGTHS = ("input_lens", "output_lens")
 TOKEN_KEYS = ("prompt_tokens", "output_tokens")
 
+NO_START_TIMES = (
+    "no list 'start_times': vllm bench serve --save-detailed writes start times only since January 2026, "
+    "versions before then do not"
+)
 
-def sharegpt(path: Path, options: ReadOptions) -> Iterator[Row]:
+
+def sharegpt(reading: Reading) -> Iterator[Row]:
     """Yield the first exchange of each conversation, as vLLM's own loader does; the format has no times.
 
     An entry may carry ``prompt_tokens`` and ``output_tokens``. Otherwise its texts are counted as
     ``options.chars_per_token`` characters per token, which is an estimate and must be asked for. The row number is the
     position in the list, from 1.
     """
-    document = json_document(path)
+    path = reading.path
+    document = json_documents(path)[0]
     if not isinstance(document, list):
         raise DataError(f"{path}: expected a JSON list of conversations, got {type(document).__name__}")
+    reading.lacks_times("ShareGPT conversations record no times")
     for number, entry in enumerate(document, start=1):
         if not isinstance(entry, dict) or not isinstance(entry.get("conversations"), list):
             fault(path, number, "conversations", "missing or not a list")
@@ -32,49 +43,87 @@ def sharegpt(path: Path, options: ReadOptions) -> Iterator[Row]:
         elif len(entry["conversations"]) < 2:
             yield Row(number, 0, 0, 0, failure="fewer than two turns")
         else:
-            prompt, output = (_text_tokens(path, number, turn, options) for turn in entry["conversations"][:2])
+            prompt, output = (_text_tokens(reading, number, turn) for turn in entry["conversations"][:2])
             yield Row(number, 0, prompt, output)
 
 
-def _text_tokens(path: Path, number: int, turn: Any, options: ReadOptions) -> int:
+def _text_tokens(reading: Reading, number: int, turn: Any) -> int:
     text = turn.get("value") if isinstance(turn, dict) else None
     if not isinstance(text, str):
-        fault(path, number, "value", f"got {turn!r}, expected a turn with text")
-    if options.chars_per_token is None:
+        fault(reading.path, number, "value", f"got {shown(turn)}, expected a turn with text")
+    chars_per_token = reading.options.chars_per_token
+    if chars_per_token is None:
         message = (
             "text without token counts; give chars_per_token (--chars-per-token) to estimate them, 4 suits English"
         )
-        fault(path, number, "conversations", message)
-    return max(1, round(len(text) / options.chars_per_token)) if text else 0
+        fault(reading.path, number, "conversations", message)
+    return max(1, round(len(text) / chars_per_token)) if text else 0
 
 
-def vllm(path: Path, _options: ReadOptions) -> Iterator[Row]:
+def vllm(reading: Reading) -> Iterator[Row]:
     """Yield the requests of a ``vllm bench serve --save-detailed`` result, by start time.
 
     The arrays are in the order of the data set and requests start concurrently, so they are sorted here. Requests with
     an error text count as failed. The row number is the position in the arrays, from 1.
     """
-    document = json_document(path)
-    if not isinstance(document, dict):
-        raise DataError(f"{path}: expected a JSON object, got {type(document).__name__}")
-    for key in VLLM_KEYS:
+    path = reading.path
+    document = vllm_result(path, json_documents(path), reading.options.result)
+    for key in VLLM_LENGTHS:
         if not isinstance(document.get(key), list):
-            raise DataError(f"{path}: no list {key!r}; was the benchmark run with --save-result --save-detailed?")
-    starts, prompts, outputs = (document[key] for key in VLLM_KEYS)
-    errors = document.get("errors") or [""] * len(starts)
-    if not len(starts) == len(prompts) == len(outputs) == len(errors):
-        sizes = ", ".join(f"{key} {len(document[key])}" for key in VLLM_KEYS)
-        raise DataError(f"{path}: lists of different lengths: {sizes}, errors {len(errors)}")
+            advice = "was the benchmark run with --save-result --save-detailed?"
+            raise DataError(f"{path}: no list {key!r}; {listed(list(document))}; {advice}")
+    prompts, outputs = (document[key] for key in VLLM_LENGTHS)
+    starts = document.get("start_times")
+    has_times = starts is not None and starts != []
+    if not has_times:
+        reading.lacks_times(NO_START_TIMES)
+    errors = document.get("errors")
+    lists = {"input_lens": prompts, "output_lens": outputs}
+    lists |= {"start_times": starts} if has_times else {}
+    lists |= {"errors": errors} if errors else {}
+    for key, values in lists.items():
+        if not isinstance(values, list):
+            raise DataError(f"{path}: {key!r}: got {shown(values)}, expected a list")
+    if len({len(values) for values in lists.values()}) > 1:
+        sizes = ", ".join(f"{key} {len(values)}" for key, values in lists.items())
+        raise DataError(f"{path}: lists of different lengths: {sizes}")
     found = [
         Row(
             number,
-            time_ns(path, number, "start_times", start),
+            time_ns(path, number, "start_times", start) if has_times and reading.times != "ignored" else 0,
             token_count(path, number, "input_lens", prompt),
             token_count(path, number, "output_lens", output),
             failure="request failed" if error else None,
         )
         for number, (start, prompt, output, error) in enumerate(
-            zip(starts, prompts, outputs, errors, strict=True), start=1
+            zip(starts if has_times and starts else repeat(0), prompts, outputs, errors or repeat(""), strict=False),
+            start=1,
         )
     ]
     yield from sorted(found, key=lambda row: row.time_ns)
+
+
+def vllm_result(path: Path, documents: list[Any], number: int | None) -> dict[str, Any]:
+    """Return the one result that is meant, of a file to which ``--append-result`` may have added several.
+
+    Parameters
+    ----------
+    number
+        Which, from 1; None is refused if there are several.
+    """
+    if number is not None and not 1 <= number <= len(documents):
+        raise DataError(f"{path}: no result {number}, the file holds {len(documents)}")
+    if number is None and len(documents) > 1:
+        held = "; ".join(f"{at}: {_said(document)}" for at, document in enumerate(documents[:20], start=1))
+        which = "choose one with --result N (workload.trace.result)"
+        raise DataError(f"{path}: holds {len(documents)} results (vllm bench serve --append-result); {which}: {held}")
+    document = documents[(number or 1) - 1]
+    if not isinstance(document, dict):
+        raise DataError(f"{path}: expected a JSON object, got {type(document).__name__}")
+    return document
+
+
+def _said(document: Any) -> str:
+    keys = ("date", "num_prompts", "request_rate", "max_concurrency", "completed")
+    known = document if isinstance(document, dict) else {}
+    return ", ".join(f"{key} {shown(known[key])}" for key in keys if known.get(key) is not None) or "nothing known"

@@ -1,28 +1,39 @@
 """Mooncake traces (https://github.com/kvcache-ai/Mooncake, FAST'25): JSONL with milliseconds.
 
-``hash_ids`` describe shared prefixes; they are not used, so no prefix is cached.
+``hash_ids`` describe shared prefixes; they are not used, so no prefix is cached. Other programs write the same keys
+with seconds: fractions and implausible rates are warned of, and ``unit`` states what they are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
-from helixsim.units import NS_PER_MS
-from helixsim.workload.readers.base import ReadOptions, Row, fault, json_lines, time_ns, token_count
+from helixsim.workload.readers.base import Reading, Row
+from helixsim.workload.readers.files import json_lines, listed
+from helixsim.workload.readers.values import fault, time_ns, token_count
+from helixsim.workload.spec import TIME_UNITS
 
 KEYS = ("timestamp", "input_length", "output_length")
 
 
-def rows(path: Path, _options: ReadOptions) -> Iterator[Row]:
+def rows(reading: Reading) -> Iterator[Row]:
     """Yield the rows of a Mooncake trace."""
-    for line, entry in json_lines(path):
+    if reading.options.unit is None:
+        reading.log.assumed_unit = "milliseconds"
+    path, unit_ns = reading.path, TIME_UNITS[reading.options.unit or "ms"]
+    for line, entry in json_lines(reading):
         for key in KEYS:
             if key not in entry:
-                fault(path, line, key, f"missing; the row has {', '.join(entry) or 'nothing'}")
+                fault(path, line, key, f"missing; {listed(list(entry))}")
+        at = entry["timestamp"]
+        if reading.options.unit is None and isinstance(at, float) and not at.is_integer():
+            reading.warn(
+                "fractions of milliseconds, which Mooncake does not write: if the times are seconds, say so "
+                "(--unit s; workload.trace.unit)"
+            )
         yield Row(
             line,
-            time_ns(path, line, "timestamp", entry["timestamp"], NS_PER_MS),
+            time_ns(path, line, "timestamp", at, unit_ns),
             token_count(path, line, "input_length", entry["input_length"]),
             token_count(path, line, "output_length", entry["output_length"]),
         )

@@ -2,43 +2,68 @@
 
 from __future__ import annotations
 
-import csv
-import json
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from helixsim import jsonio
 from helixsim.domain.request import Request
 from helixsim.errors import ConfigError, DataError, unknown_name
-from helixsim.workload.readers import azure, burstgpt, chat, mooncake, own
-from helixsim.workload.readers.base import ReadOptions, Row, json_document, open_text, to_requests
+from helixsim.jsonio import shown
+from helixsim.workload.readers import azure, burstgpt, chat, log, mooncake
+from helixsim.workload.readers.base import Reading, ReadLog, Row, Times, to_requests
+from helixsim.workload.readers.files import csv_header, flat_names, json_documents, open_text
+from helixsim.workload.spec import AS_WRITTEN, COLUMN_PARTS, TIME_UNITS, ReadOptions
 
 
 @dataclass(frozen=True, slots=True)
 class TraceFormat:
-    """One format: what it is, the reader of its rows, and whether it records when requests arrived."""
+    """One format.
+
+    Parameters
+    ----------
+    rows
+        The reader.
+    takes
+        Fields of ``ReadOptions`` it heeds; others are refused.
+    has_times
+        Whether it can record when requests arrived.
+    """
 
     summary: str
-    rows: Callable[[Path, ReadOptions], Iterator[Row]]
+    rows: Callable[[Reading], Iterator[Row]]
+    takes: tuple[str, ...] = ()
     has_times: bool = True
 
 
+_LOG = ("unit", "columns", "where")
+
 FORMATS: dict[str, TraceFormat] = {
-    "azure": TraceFormat("Azure LLM inference trace, 2023 or 2024", azure.rows),
-    "burstgpt": TraceFormat("BurstGPT, six or eight columns", burstgpt.rows),
-    "mooncake": TraceFormat("Mooncake JSONL, without its prefix hashes", mooncake.rows),
-    "sharegpt": TraceFormat("ShareGPT conversations, lengths only", chat.sharegpt, has_times=False),
-    "vllm": TraceFormat("vllm bench serve --save-detailed result", chat.vllm),
-    "csv": TraceFormat("CSV: arrival_s, prompt_tokens, output_tokens[, slo_class, session]", own.csv_trace),
-    "jsonl": TraceFormat("JSONL with the same keys as csv", own.jsonl_trace),
+    "azure": TraceFormat("Azure LLM inference trace, 2023 or 2024", azure.rows, ("where",)),
+    "burstgpt": TraceFormat("BurstGPT, six or eight columns", burstgpt.rows, ("unit", "where")),
+    "mooncake": TraceFormat("Mooncake JSONL, without its prefix hashes", mooncake.rows, ("unit", "where")),
+    "sharegpt": TraceFormat(
+        "ShareGPT conversations, lengths only", chat.sharegpt, ("chars_per_token",), has_times=False
+    ),
+    "vllm": TraceFormat("vllm bench serve --save-detailed result", chat.vllm, ("result",)),
+    "csv": TraceFormat(
+        "CSV: arrival_s, prompt_tokens, output_tokens[, slo_class, session], or a gateway's log",
+        log.csv_trace,
+        _LOG,
+    ),
+    "jsonl": TraceFormat("JSONL with the same keys as csv", log.jsonl_trace, _LOG),
 }
 
 
-_LENGTHS = (own.PROMPT, own.OUTPUT)
-_CSV_MARKS = {"azure": (azure.COLUMNS[1:2],), "burstgpt": (burstgpt.COLUMNS[1:2],), "csv": _LENGTHS}
-_JSON_MARKS = {"mooncake": (mooncake.KEYS[1:2],), "vllm": (chat.VLLM_KEYS[1:2],), "jsonl": _LENGTHS}
-"""Columns or keys, each under any of its names, that give a format away."""
+_HEAD = 2**20
+"""Characters at the beginning of a file that its format is found from."""
+
+_CSV_MARKS = {"azure": azure.COLUMNS[1:2], "burstgpt": burstgpt.COLUMNS[1:2]}
+_JSON_MARKS = {"mooncake": mooncake.KEYS[1:2], "vllm": chat.VLLM_LENGTHS[:1]}
+"""Columns or keys that give a format away."""
+
+_VLLM_SUMMARY = ("completed", "request_throughput")
+"""Keys of a ``bench serve`` result, with or without arrays."""
 
 
 def names() -> tuple[str, ...]:
@@ -56,10 +81,11 @@ def get(name: str) -> TraceFormat:
 def read_trace(
     path: Path,
     trace_format: str | None = None,
+    options: ReadOptions = AS_WRITTEN,
     *,
-    dropped: Counter[str] | None = None,
+    times: Times = "optional",
     sort: bool = False,
-    chars_per_token: float | None = None,
+    log: ReadLog | None = None,
 ) -> Iterator[Request]:
     """Yield the requests of a trace, sorted by arrival, the first at time 0, numbered in order.
 
@@ -67,27 +93,45 @@ def read_trace(
     ----------
     trace_format
         A name of ``FORMATS``; None: found from the file.
-    dropped
-        Receives, by reason, how many rows are not requests (failed, zero tokens).
+    times
+        What to do if the file records no arrival times, see ``readers.base.Times``.
     sort
         Sort rows by time instead of refusing unsorted ones; holds the whole trace in memory.
-    chars_per_token
-        For text without token counts (ShareGPT).
+    log
+        Receives what is left out and how the file was understood.
 
     Raises
     ------
     ConfigError
-        If the format is unknown.
+        If the format is unknown or does not heed an option.
     DataError
         With file, row (1-based line) and column of the first fault.
     """
-    chosen = get(trace_format or detect_format(path))
-    rows = chosen.rows(path, ReadOptions(chars_per_token))
-    return to_requests(path, rows, Counter() if dropped is None else dropped, sort=sort)
+    name = trace_format or detect_format(path, options)
+    chosen = get(name)
+    check_options(name, options, path)
+    reading = Reading(path, options, times, ReadLog() if log is None else log)
+    return to_requests(reading, chosen.rows(reading), sort=sort)
 
 
-def detect_format(path: Path) -> str:
-    """Return the format of a trace by its header or first keys.
+def check_options(name: str, options: ReadOptions, path: Path) -> None:
+    """Raise ``ConfigError`` if a format does not heed an option, or a value is not allowed."""
+    takes = get(name).takes
+    for key in ReadOptions.__dataclass_fields__:
+        if getattr(options, key) not in (None, ()) and key not in takes:
+            others = ", ".join(other for other, known in FORMATS.items() if key in known.takes)
+            raise ConfigError(f"{path}: {key}: not used by the trace format {name}, only by {others}")
+    if options.unit is not None and options.unit not in TIME_UNITS:
+        raise ConfigError(f"{path}: " + unknown_name("unit of time", options.unit, TIME_UNITS))
+    for part, _ in options.columns:
+        if part not in COLUMN_PARTS:
+            raise ConfigError(f"{path}: " + unknown_name("part of a request", part, COLUMN_PARTS))
+    if options.chars_per_token is not None and not 0.01 <= options.chars_per_token <= 1000:
+        raise ConfigError(f"{path}: chars_per_token: got {options.chars_per_token:g}, expected 0.01 .. 1000")
+
+
+def detect_format(path: Path, options: ReadOptions = AS_WRITTEN) -> str:
+    """Return the format of a trace by its header or first keys; with ``options.columns`` it is ``csv`` or ``jsonl``.
 
     Raises
     ------
@@ -95,24 +139,34 @@ def detect_format(path: Path) -> str:
         If it looks like none of them.
     """
     with open_text(path) as handle:
-        first = next((line for line in handle if not line.isspace()), "").strip()
-    if not first:
+        head = handle.read(_HEAD).lstrip()
+    if not head:
         raise DataError(f"{path}: the file is empty")
-    if first.startswith("["):
+    if head.startswith("["):
         return "sharegpt"
-    if first.startswith("{"):
-        keys, marks = _keys(path, first), _JSON_MARKS
-    else:
-        keys, marks = {name.strip() for name in next(csv.reader([first]))}, _CSV_MARKS
-    for name, columns in marks.items():
-        if all(any(alias in keys for alias in aliases) for aliases in columns):
+    is_json = head.startswith("{")
+    if options.columns:
+        return "jsonl" if is_json else "csv"
+    found = _keys(path, head) if is_json else csv_header(path, head)
+    for name, columns in (_JSON_MARKS if is_json else _CSV_MARKS).items():
+        if all(column in found for column in columns):
             return name
-    raise DataError(f"{path}: unknown trace format, it begins with {first[:80]!r}; name one of {', '.join(FORMATS)}")
+    if log.is_log(found):
+        return "jsonl" if is_json else "csv"
+    if is_json and all(key in found for key in _VLLM_SUMMARY):
+        return "vllm"
+    separator = "" if is_json or len(found) > 1 else "; only commas separate columns"
+    raise DataError(
+        f"{path}: unknown trace format, row 1 is {shown(head.splitlines()[0])}{separator}; {log.needed(found)}; "
+        f"or name a format: {', '.join(FORMATS)}"
+    )
 
 
-def _keys(path: Path, first: str) -> set[str]:
+def _keys(path: Path, head: str) -> list[str]:
+    """Return the dotted keys of the first object of a JSON or JSONL file."""
+    line = head.splitlines()[0]
     try:
-        entry = json.loads(first)
-    except json.JSONDecodeError:
-        entry = json_document(path)
-    return set(entry)
+        entry = jsonio.loads(line, str(path))
+    except DataError:  # an object over several lines, or none at all
+        entry = json_documents(path)[0]
+    return flat_names(entry)

@@ -124,9 +124,9 @@ def test_a_saved_histogram_is_loaded_unchanged(tmp_path: Path) -> None:
     histogram, errors = fit_lengths(read_trace(Path(SAMPLE)))
     save_histogram(tmp_path / "fit.json", histogram, errors, {"origin": "a test"})
     assert JointHistogram.load(tmp_path / "fit.json") == histogram
-    with pytest.raises(DataError, match="not a length histogram"):
+    with pytest.raises(DataError, match="a length histogram of"):
         JointHistogram.load(Path(SAMPLE))
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="no such file"):
         JointHistogram.load(tmp_path / "missing.json")
     broken = asdict(histogram) | {"prompt_counts": histogram.prompt_counts[:-1]}
     with pytest.raises(ValueError, match="do not fit together"):
