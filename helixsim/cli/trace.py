@@ -80,7 +80,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--length-option", action="append", default=[], metavar="KEY=VALUE", help="parameter of the distribution"
     )
     generate.add_argument("--format", dest="to_format", metavar="NAME", help="output format (default: by suffix)")
-    generate.add_argument("--seed", type=int, default=0, metavar="N", help="random seed (default: 0)")
+    generate.add_argument("--seed", type=_seed, default=0, metavar="N", help="random seed (default: 0)")
     _add_limits(generate)
     _add_writing(generate)
     generate.set_defaults(func=run_generate)
@@ -338,6 +338,13 @@ def _seconds(text: str) -> float:
     if seconds * units.NS_PER_S > MAX_SPAN_NS:
         raise argparse.ArgumentTypeError(f"{seconds:g} s is beyond {MAX_SPAN_NS // units.NS_PER_S} s")
     return seconds
+
+
+def _seed(text: str) -> int:
+    """Parse a random seed, a whole number of 0 or more."""
+    if not (text.isascii() and text.isdecimal() and len(text) <= 18):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number, 0 .. {10**18 - 1}")
+    return int(text)
 
 
 def _rate(text: str) -> float:

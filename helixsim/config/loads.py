@@ -6,13 +6,8 @@ from typing import Any
 
 from helixsim import units
 from helixsim.config.choices import Choices
-from helixsim.config.schema import (
-    ArrivalsSection,
-    LimitsSection,
-    SloSection,
-    TraceSection,
-    WorkloadSection,
-)
+from helixsim.config.load_schema import ArrivalsSection, LimitsSection, TraceSection, WorkloadSection
+from helixsim.config.schema import SloSection
 from helixsim.config.source import KeyPath, Source
 from helixsim.config.variation import TrafficScaleSection
 from helixsim.domain.request import Slo, Window

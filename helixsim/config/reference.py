@@ -11,7 +11,8 @@ from pydantic import BaseModel
 
 from helixsim.config.choices import Registries, Registry, options_model
 from helixsim.config.fields import Choice
-from helixsim.config.schema import BatchingChoice, ExperimentSection, LengthsChoice, PlacementChoice, RoutingChoice
+from helixsim.config.load_schema import LengthsChoice
+from helixsim.config.schema import BatchingChoice, ExperimentSection, PlacementChoice, RoutingChoice
 from helixsim.workload.lengths import registry as lengths
 
 JsonSchema = dict[str, Any]

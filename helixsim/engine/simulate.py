@@ -253,7 +253,13 @@ class _Run:
         raise_if_broken(invariants)
         window_end_ns = self.window_end_ns
         if window_end_ns is None:
-            window_end_ns = int(columns.finish_ns.max(initial=self.inputs.window.warmup_ns))
+            warmup_ns = self.inputs.window.warmup_ns
+            window_end_ns = int(columns.finish_ns.max(initial=0))
+            if window_end_ns <= warmup_ns and warmup_ns > 0:
+                raise SimulationError(
+                    f"the last request finished at {window_end_ns / NS_PER_S:g} s, within the warm-up of "
+                    f"{warmup_ns / NS_PER_S:g} s (workload.warmup): nothing was measured"
+                )
         return RunResult(
             mode=self.inputs.feed.mode,
             seed=self.inputs.seed,
