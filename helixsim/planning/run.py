@@ -126,9 +126,9 @@ class _Run:
     def systems(self, jobs: int | None) -> None:
         """Run all systems, in processes of their own unless one is enough."""
         all_cases = cases(self.experiment)
-        kept = simulated_store(simulated_in(self.directory), renew=self.force or self.check)
+        kept = simulated_store(simulated_in(self.directory), renew=self.force)
         tasks = [
-            SystemTask(case, content_key("system", experiment_key(self.experiment), case.name), self.check,
+            SystemTask(case, content_key("system", experiment_key(self.experiment), case.name, self.check), self.check,
                        self.placements, kept)
             for case in all_cases
         ]  # fmt: skip

@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Codec(Generic[Value]):
-    """How values become JSON and back; where ``decode`` cannot, it raises a ``LookupError`` or ``ValueError``."""
+    """How values become JSON and back; ``decode`` raises where it cannot."""
 
     encode: Callable[[Value], Any]
     decode: Callable[[Any], Value]
@@ -81,7 +81,7 @@ class Store(Generic[Value]):
             if head != self._head(key) or document["sha256"] != digest_of(payload):
                 return None
             return self.codec.decode(payload)
-        except (OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError):
+        except Exception:  # whatever is the matter with the file, the result is computed again
             return None
 
     def put(self, key: str, value: Value) -> Value:
@@ -102,7 +102,7 @@ class Store(Generic[Value]):
         except OSError as error:
             if error.errno not in _NO_RIGHT:
                 raise DataError(f"{error.filename or self.path(key)}: cannot be written: {error.strerror}") from error
-            _not_kept(self.directory, str(error.strerror))
+            self._not_kept(str(error.strerror))
         return self.codec.decode(payload)
 
     def obtain(self, key: str, compute: Callable[[], Value]) -> Value:
@@ -127,6 +127,12 @@ class Store(Generic[Value]):
             yield
         finally:
             lock.release()
+
+    def _not_kept(self, reason: str) -> None:
+        """Log, once for each kind of result, that it is not kept."""
+        if (self.kind, reason) not in _told:
+            _told.add((self.kind, reason))
+            _log.warning("%s: cannot be written (%s): no %s is kept", self.directory, reason, self.kind)
 
     def _head(self, key: str) -> dict[str, Any]:
         return {"kind": self.kind, "schema": self.schema, "key": key}
@@ -207,14 +213,7 @@ class _Lock:
             return False
 
 
-_told: set[tuple[Path, str]] = set()
-
-
-def _not_kept(directory: Path, reason: str) -> None:
-    """Log, once for each folder, that results are not kept."""
-    if (directory, reason) not in _told:
-        _told.add((directory, reason))
-        _log.warning("%s: cannot be written (%s); results are not kept there", directory, reason)
+_told: set[tuple[str, str]] = set()
 
 
 def digest_of(payload: Any) -> str:
