@@ -1,116 +1,77 @@
-"""Fleets and placements of the Helix paper's artifact, read from the published tables where they are at hand."""
+"""The clusters of the Helix paper as helixsim ships them, with the capacities of nodes that its artifact publishes."""
 
 from __future__ import annotations
 
-import csv
-from collections import defaultdict
 from functools import cache
 from pathlib import Path
 
-from helixsim.domain.cluster import COORDINATOR, Cluster, Fleet, LinkSpec, Network, Node
-from helixsim.domain.hardware import BatchLimits, ComputeProfile, Curve, NodeProfile
-from helixsim.domain.model import ModelSpec
+import yaml
+
+from helixsim import load_experiment
+from helixsim.config.experiment import ResolvedExperiment
+from helixsim.domain.cluster import Fleet
 from helixsim.domain.placement import LayerRange
+from helixsim.flow.capacity import CapacityTable
+from helixsim.placement.base import PlacementProblem
+from helixsim.planning.systems import capacity_table
 
-DATA = Path(__file__).parents[1] / "../shared/reference/data"
+PAPER = Path(__file__).parents[1] / "experiments" / "paper"
 
-LAYERS = {"llama30b": 60, "llama70b": 80}
-ACTIVATION_BYTES = {"llama30b": 13312, "llama70b": 16384}
-TYPICAL = {
-    "llama30b": {"A100": 12, "V100": 4, "L4": 8, "L4x2": 14, "T4": 4, "T4x2": 10, "T4x4": 20},
-    "llama70b": {"A100": 8, "V100": 3, "L4": 4, "L4x2": 9, "T4": 3, "T4x2": 6, "T4x4": 12},
+CAPACITIES = {
+    "single24": {
+        "a100-40g": (23833.8699, 11384.2547, 7201.4124, 5264.6234, 4096.6545, 3124.1431, 2595.6793, 2045.6410,
+                     1754.3819, 1392.6348, 1212.1768, 952.1074),
+        "l4": (7557.8630, 3625.7147, 2171.8782, 1476.0846, 1017.5728, 747.7854, 531.7026),
+        "t4": (5709.2079, 2434.3672, 1347.8665, 757.8532),
+    },
+    "het42": {
+        "a100-40g": (31327.4882, 15363.2796, 9918.0681, 7039.2046, 5430.0238, 4251.2768, 3405.7907, 2847.0189,
+                     2339.8532, 1931.1067, 1652.8563, 1363.7116),
+        "v100": (14014.1339, 5890.1505, 3342.4784, 1982.1922),
+        "l4": (9111.4757, 4239.0992, 2563.3087, 1812.2593, 1285.1663, 916.8084, 655.7303),
+        "l4x2": (17269.0242, 8426.9168, 5441.1438, 3929.4163, 3061.0158, 2461.6301, 2030.4195, 1712.8579, 1450.1830,
+                 1290.5287, 1107.2196, 964.2587, 838.5092, 727.6868),
+        "t4": (6179.8543, 2911.5181, 1622.3653, 927.6237),
+        "t4x2": (12194.2164, 5813.7352, 3663.6879, 2706.0996, 2121.3539, 1626.9573, 1271.7975, 1021.9130, 783.4519),
+        "t4x4": (20503.5263, 10085.5102, 6640.7066, 4892.2424, 3841.2380, 3136.8131, 2651.2245, 2268.5053, 1981.1406,
+                 1738.6341, 1548.7335, 1388.9746, 1281.5239, 1180.0250, 1071.1873, 973.6391, 872.8950, 781.2661),
+    },
+}  # fmt: skip
+"""Tokens/s of a node with 1, 2, ... layers of LLaMA-2 70B, as the planner of the paper's artifact estimates them for
+prompts of 750 and outputs of 240 tokens ("typical throughput"). Three regions have the single cluster's nodes."""
+
+FILES = {
+    ("single24", "llama-2-70b"): "single24-70b.yaml",
+    ("single24", "llama-1-30b"): "single24-30b.yaml",
+    ("dist24", "llama-2-70b"): "dist24-70b.yaml",
+    ("dist24", "llama-1-30b"): "dist24-30b.yaml",
+    ("het42", "llama-2-70b"): "het42-70b.yaml",
+    ("small10", "llama-1-30b"): "published/small10-30b-search.yaml",
 }
-TYPICAL_FULL = {
-    "llama30b": {"A100": 18, "V100": 7, "L4": 11, "L4x2": 22, "T4": 7, "T4x2": 15, "T4x4": 30},
-    "llama70b": {"A100": 12, "V100": 4, "L4": 7, "L4x2": 14, "T4": 4, "T4x2": 9, "T4x4": 18},
-}
-INITIAL = {
-    "llama30b": {"A100": 48, "V100": 25, "L4": 9, "L4x2": 15, "T4": 8, "T4x2": 15, "T4x4": 23},
-    "llama70b": {"A100": 80, "V100": 40, "L4": 20, "L4x2": 30, "T4": 12.5, "T4x2": 20, "T4x4": 30},
-}
-
-
-def is_available() -> bool:
-    return (DATA / "profiles.csv").is_file()
 
 
 @cache
-def rows(name: str) -> tuple[dict[str, str], ...]:
-    with (DATA / name).open(newline="") as file:
-        return tuple(csv.DictReader(file))
+def experiment(cluster: str, model: str) -> ResolvedExperiment:
+    """The shipped experiment on a cluster."""
+    return load_experiment(PAPER / FILES[cluster, model])
 
 
-@cache
-def node_profiles(model: str) -> dict[str, NodeProfile]:
-    curves: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
-    for row in rows("profiles.csv"):
-        if row["model"] == model:
-            curves[row["gpu"], row["phase"]].append((float(row["batch_tokens"]), float(row["ms_per_layer"]) * 1e6))
-    limits: dict[str, list[dict[str, str]]] = defaultdict(list)
-    for row in rows("node_limits.csv"):
-        if row["model"] == model:
-            limits[row["gpu"]].append(row)
-
-    def curve(gpu: str, phase: str) -> Curve:
-        points = sorted(curves[gpu, phase])
-        return Curve(tuple(x for x, _ in points), tuple(y for _, y in points))
-
-    return {
-        gpu: NodeProfile(
-            kind=gpu,
-            compute=ComputeProfile(gpu, model, "measured", curve(gpu, "prompt"), curve(gpu, "decode")),
-            block_tokens=16,
-            kv_blocks=tuple(int(row["kv_tokens_per_layer"]) // 16 for row in held),
-            limits=tuple(
-                BatchLimits(
-                    int(row["prompt_max_requests"]), int(row["prompt_max_tokens"]), int(row["decode_max_tokens"])
-                )
-                for row in held
-            ),
-            max_layers=len(held),
-            typical_layers=TYPICAL[model][gpu],
-            typical_layers_full=TYPICAL_FULL[model][gpu],
-            initial_layer_tokens_per_s=INITIAL[model][gpu],
-        )
-        for gpu, held in limits.items()
-    }
-
-
-def node_id(index: str | int) -> str:
-    return f"n{int(index):02d}"
-
-
-@cache
 def fleet(cluster: str, model: str) -> Fleet:
-    """Nodes in the artifact's order, called n00, n01, ...; the coordinator is in a region of its own."""
-    spec = ModelSpec(
-        name=model, num_layers=LAYERS[model], hidden_size=ACTIVATION_BYTES[model] // 2, num_attention_heads=64,
-        num_kv_heads=8, head_dim=128, intermediate_size=28672, precision="fp16", kv_precision="fp16",
-        weight_bytes_per_layer=1_530_000_000, flops_per_token_per_layer=1.7e9, kv_bytes_per_token_per_layer=4096,
-        activation_bytes_per_token=ACTIVATION_BYTES[model], embedding_bytes=0, max_context_tokens=4096,
-        source="paper artifact",
-    )  # fmt: skip
-    found = [row for row in rows("cluster_nodes.csv") if row["cluster"] == cluster]
-    nodes = tuple(Node(node_id(row["node"]), row["gpu"], 1, f"r{row['region']}", None, 0.0, 0.0) for row in found)
-    pairs: dict[tuple[str, str], LinkSpec] = {}
-    for row in rows("cluster_links.csv"):
-        if row["cluster"] != cluster:
-            continue
-        link = LinkSpec(float(row["bandwidth_MBps"]) * 8e6, round(float(row["latency_ms"]) * 1e6))
-        a, b = (COORDINATOR if end in ("source", "sink") else node_id(end) for end in (row["a"], row["b"]))
-        one_way = COORDINATOR in (row["a"], row["b"])
-        pairs[a, b] = link
-        if not one_way:
-            pairs[b, a] = link
-    default = LinkSpec(8e9, 1_000_000)
-    network = Network(intra_region=default, inter_region=default, pairs=pairs)
-    profiles = node_profiles(model)
-    return Fleet(spec, Cluster(nodes, network, "client"), tuple(profiles[row["gpu"]] for row in found))
+    """The cluster, with helixsim's profiles."""
+    return experiment(cluster, model).systems[0].fleet
 
 
-def stored_ranges(layout: str) -> dict[str, LayerRange]:
-    return {
-        node_id(row["node_index"]): LayerRange(int(row["start"]), int(row["end"]))
-        for row in rows("placements.csv")
-        if row["layout"] == layout and int(row["end"]) > int(row["start"])
-    }
+def problem(cluster: str, model: str = "llama-2-70b") -> PlacementProblem:
+    """The cluster with the published capacities, where the model is LLaMA-2 70B, else with those of its profiles."""
+    found = fleet(cluster, model)
+    estimated = capacity_table(experiment(cluster, model), experiment(cluster, model).systems[0])
+    if model != "llama-2-70b":
+        return PlacementProblem(found, estimated)
+    tables = CAPACITIES["het42" if cluster == "het42" else "single24"]
+    return PlacementProblem(found, CapacityTable(tables, estimated.kinds))
+
+
+def stored_ranges(name: str) -> dict[str, LayerRange]:
+    """A published placement, as shipped."""
+    document = yaml.safe_load((PAPER / "placements" / f"{name}.yaml").read_text(encoding="utf-8"))
+    return {node: LayerRange(*layers) for node, layers in document["layers"].items()}

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from published import fleet
+import published
 
 from helixsim.domain.cluster import Cluster, Fleet, LinkSpec, Network, Node
-from helixsim.flow.capacity import CapacityTable, paper_capacity
+from helixsim.flow.capacity import CapacityTable
 from helixsim.placement.base import PlacementProblem
 
 _INTRA_TOKENS_PER_S = 61035.15625
@@ -17,8 +17,8 @@ _INTER_TOKENS_PER_S = 762.9
 
 def problem(count: int, num_regions: int, seed: int) -> PlacementProblem:
     """``count`` nodes spread evenly over regions; kinds are drawn with the shares of the 42-node cluster."""
-    base = fleet("het42", "llama70b")
-    table = paper_capacity(base, 750, 240)
+    known = published.problem("het42")
+    base, table = known.fleet, known.capacity
     kinds = sorted({profile.kind for profile in base.profiles})
     profiles = {profile.kind: profile for profile in base.profiles}
     shares = np.array([sum(profile.kind == kind for profile in base.profiles) for kind in kinds]) / 42

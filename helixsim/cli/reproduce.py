@@ -114,6 +114,7 @@ def run_figures(args: argparse.Namespace) -> int:
     from helixsim.reproduce import build, entries, report_text
     from helixsim.reproduce.parts import Effort
 
+    _warn_of_versions()
     names = [args.first, *args.more]
     figures = entries.load_figures(() if ALL in names else names)
     with console.progress("reproduce", quiet=args.quiet) as advance:
@@ -134,6 +135,7 @@ def run_fidelity(args: argparse.Namespace) -> int:
     from helixsim.reproduce import fidelity, tables
     from helixsim.reproduce.cells import load_cells
 
+    _warn_of_versions()
     cells = _chosen(load_cells(), args.cells)
     cache: Path = args.out / "fidelity"
     if args.fit:
@@ -155,6 +157,18 @@ def run_fidelity(args: argparse.Namespace) -> int:
         print(tables.fidelity_text(results, markdown=args.markdown))
     _check_tolerance(document["summary"], args.tolerance)
     return ExitCode.OK
+
+
+def _warn_of_versions() -> None:
+    """Say which libraries are not those that the published figures were made with."""
+    from helixsim.reproduce.locked import differences
+
+    for difference in differences():
+        print(
+            f"helixsim: warning: {difference}: results may differ from the published ones "
+            "(pip install -c requirements/locked.txt)",
+            file=sys.stderr,
+        )
 
 
 def _run_fit(args: argparse.Namespace, cells: tuple[Cell, ...], cache: Path) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 import helixsim
 from helixsim.metrics.summary import json_values
+from helixsim.reproduce import locked
 from helixsim.reproduce.entries import Figure
 from helixsim.reproduce.parts import Effort, PartResult
 from helixsim.reproduce.published import load_causes
@@ -113,6 +114,8 @@ def summary(done: Reproduction) -> dict[str, Any]:
     document = {
         "schema": SCHEMA,
         "helixsim": helixsim.__version__,
+        "versions": locked.running_versions(),
+        "other_versions": locked.differences(),
         "quick": done.effort.is_quick,
         "seeds": done.effort.seeds,
         "cells": [asdict(check) | {"error": check.error, "met": check.is_met} for check in done.cells],

@@ -1,8 +1,8 @@
 """Placements of known instances: flow, bound, gap and CPU seconds of each, printed as a table.
 
-From the repository: ``PYTHONPATH=. python tests/bench/placement_table.py [NAME ...]``. It needs the published tables
-(see ``published``). Capacities are the paper's; nothing is simulated. The large fleets are drawn from the kinds of the
-paper's 42-node cluster (see ``synthetic``).
+From the repository: ``PYTHONPATH=. python tests/bench/placement_table.py [NAME ...]``. Capacities of LLaMA-2 70B are
+the paper's (see ``published``), others those of the profiles; nothing is simulated. The large fleets are drawn from the
+kinds of the paper's 42-node cluster (see ``synthetic``).
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import published
 import synthetic
-from published import fleet
 
-from helixsim.flow.capacity import paper_capacity
 from helixsim.placement.base import PlacementProblem
 from helixsim.placement.helix import Helix, HelixOptions
 
@@ -36,23 +35,22 @@ class Instance:
         if not isinstance(self.cluster, str):
             nodes, regions = self.cluster
             return synthetic.problem(nodes, regions, seed=0 if regions == 1 else 1)
-        found = fleet(self.cluster, self.model)
-        return PlacementProblem(found, paper_capacity(found, 750, 240))
+        return published.problem(self.cluster, self.model)
 
 
 INSTANCES = {
-    "single24-70b": Instance("single24", "llama70b", 2045.6, 0.0003, 5),
-    "dist24-70b": Instance("dist24", "llama70b", 1754.3, 0.0003, 10),
-    "het42-70b": Instance("het42", "llama70b", 5990.0, 0.0106, 20),
-    "single24-30b": Instance("single24", "llama30b", 1517.7, 0.0005, 10),
-    "dist24-30b": Instance("dist24", "llama30b", 1419.9, 0.02, 10),
-    "small10-30b": Instance("small10", "llama30b", 286.58, 0.0005, 3),
-    "100-nodes": Instance((100, 1), "llama70b", 0.0, 0.005, 10),
-    "300-nodes": Instance((300, 1), "llama70b", 0.0, 0.005, 15),
-    "1000-nodes": Instance((1000, 1), "llama70b", 0.0, 0.005, 40),
-    "100-nodes-4-regions": Instance((100, 4), "llama70b", 0.0, 0.15, 30),
-    "300-nodes-6-regions": Instance((300, 6), "llama70b", 0.0, 0.07, 60),
-    "1000-nodes-10-regions": Instance((1000, 10), "llama70b", 0.0, 0.03, 120),
+    "single24-70b": Instance("single24", "llama-2-70b", 2045.6, 0.0003, 5),
+    "dist24-70b": Instance("dist24", "llama-2-70b", 1754.3, 0.0003, 10),
+    "het42-70b": Instance("het42", "llama-2-70b", 5990.0, 0.0106, 20),
+    "single24-30b": Instance("single24", "llama-1-30b", 1517.7, 0.0005, 10),
+    "dist24-30b": Instance("dist24", "llama-1-30b", 1419.9, 0.02, 10),
+    "small10-30b": Instance("small10", "llama-1-30b", 286.58, 0.0005, 3),
+    "100-nodes": Instance((100, 1), "llama-2-70b", 0.0, 0.005, 10),
+    "300-nodes": Instance((300, 1), "llama-2-70b", 0.0, 0.005, 15),
+    "1000-nodes": Instance((1000, 1), "llama-2-70b", 0.0, 0.005, 40),
+    "100-nodes-4-regions": Instance((100, 4), "llama-2-70b", 0.0, 0.15, 30),
+    "300-nodes-6-regions": Instance((300, 6), "llama-2-70b", 0.0, 0.07, 60),
+    "1000-nodes-10-regions": Instance((1000, 10), "llama-2-70b", 0.0, 0.03, 120),
 }
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-from pathlib import Path
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,8 +11,6 @@ from helixsim.config.schema import SpreadSection
 from helixsim.config.spread import draw_links
 from helixsim.domain.cluster import COORDINATOR, Cluster, LinkSpec, Network, Node
 from helixsim.errors import ConfigError
-
-PUBLISHED_LINKS = Path(__file__).parents[3] / "../shared/reference/data/cluster_links.csv"
 
 
 def fleet_of(regions, coordinator_region, intra, inter):
@@ -129,9 +124,16 @@ def test_drawn_links_stay_within_their_width_and_pairs_share_a_draw(seed, region
             assert links[dst, src] == link
 
 
-@pytest.mark.shared
-@pytest.mark.skipif(not PUBLISHED_LINKS.exists(), reason="the published tables are absent")
+LINKS_OF_THE_ARTIFACT = {
+    (COORDINATOR, "n0"): (14.2, 55), ("n21", COORDINATOR): (14.7, 51), ("n1", "n21"): (13.2, 52),
+    ("n4", "n6"): (1304, 1), ("n6", "n16"): (10.2, 42), ("n9", "n16"): (10.6, 58),
+    ("n13", "n15"): (11.5, 48), ("n19", "n21"): (1319, 1),
+}  # fmt: skip
+"""Some links of its three regions as published: MB/s, ms."""
+
+
 def test_the_artifacts_distributed_cluster_comes_out_link_by_link():
+    """Its 324 links (pairs of nodes once, the coordinator both ways) add up to 122741.8 MB/s and 11365 ms."""
     regions = ["0"] * 4 + ["1"] * 10 + ["2"] * 10
     cluster = fleet_of(regions, "elsewhere", LinkSpec(10e9, 1_000_000), LinkSpec(100e6, 50_000_000))
     spread = SpreadSection.model_validate(
@@ -142,11 +144,11 @@ def test_the_artifacts_distributed_cluster_comes_out_link_by_link():
         }
     )
     links = draw_links(cluster, spread)
-    with PUBLISHED_LINKS.open(encoding="utf-8", newline="") as handle:
-        rows = [row for row in csv.DictReader(handle) if row["cluster"] == "dist24"]
-    assert len(rows) == 324
-    names = {"source": COORDINATOR, "sink": COORDINATOR}
-    for row in rows:
-        link = links[names.get(row["a"], f"n{row['a']}"), names.get(row["b"], f"n{row['b']}")]
-        assert link.bandwidth_bps == pytest.approx(float(row["bandwidth_MBps"]) * 8e6, rel=1e-12)
-        assert link.latency_ns == int(row["latency_ms"]) * 1_000_000
+    for ends, (megabytes_per_s, latency_ms) in LINKS_OF_THE_ARTIFACT.items():
+        assert links[ends].bandwidth_bps == pytest.approx(megabytes_per_s * 8e6, rel=1e-12)
+        assert links[ends].latency_ns == latency_ms * 1_000_000
+    order = {node: number for number, node in enumerate(cluster.index)}
+    once = [link for (a, b), link in links.items() if COORDINATOR in (a, b) or order[a] < order[b]]
+    assert len(once) == 324
+    assert sum(link.bandwidth_bps for link in once) / 8e6 == pytest.approx(122741.8, rel=1e-12)
+    assert sum(link.latency_ns for link in once) == 11365 * 1_000_000
