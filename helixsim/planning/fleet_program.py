@@ -132,8 +132,6 @@ class Market:
     def _solve(
         self, gains: Sequence[float], margin: float, below: float, *, by_price: bool, learned: bool = True
     ) -> Counts | None:
-        if learned and margin and self.supply.memory and not self.supply.levels:
-            return None  # no fleet of what is on offer keeps so many requests in memory
         program = Program(maximise=not by_price)
         dearest = max(offer.price_usd_per_hour for offer in self.offers)
         believed = [gain * belief for gain, belief in zip(self.supply.estimate, self.belief, strict=True)]
@@ -167,7 +165,10 @@ class Market:
         return tuple(round(solution.values[column]) for column in columns)
 
     def _limit_by_memory(self, program: Program, columns: Sequence[int]) -> None:
-        """Ask for the ceiling at some level of context, and for the memory that holds it."""
+        """Ask for the ceiling at some level of context, and for the memory that holds it.
+
+        Where there is no level, no fleet on offer keeps enough requests in memory, and the program has no solution.
+        """
         if not self.supply.memory:
             return
         chosen = [program.column(upper=1.0, integer=True) for _ in self.supply.levels]
