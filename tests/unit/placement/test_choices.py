@@ -119,3 +119,16 @@ def test_swaps_stop_when_the_time_is_up_or_the_target_is_met() -> None:
     ranges = {"n-0": LayerRange(0, 1), "n-1": LayerRange(1, 2)}
     for target, left in ((200.0, math.inf), (900.0, 0.0)):
         assert swapped(case, ranges, target, steps=50, time_left_s=lambda left=left: left) == (ranges, 200.0)
+
+
+def test_swaps_never_lose_flow() -> None:
+    """The right order of three nodes, of which any exchange breaks a fast link, and a target out of reach."""
+    node = builders.profile("n", 1)
+    slow, fast = LinkSpec(8 * 1002 * 1.0, 1), LinkSpec(8 * 1002 * 1000.0, 1)
+    row = ["n-0", "n-1", "n-2"]
+    fleet = builders.fleet([node] * 3, num_layers=3, intra=slow, pairs=dict.fromkeys(pairwise(row), fast))
+    case = PlacementProblem(fleet, builders.capacity_of(fleet, {"n": (200.0,)}))
+    right = {name: LayerRange(number, number + 1) for number, name in enumerate(row)}
+    for steps in range(1, 12):
+        found, flow = swapped(case, right, 900.0, steps=steps, time_left_s=lambda: math.inf)
+        assert flow == max_flow_value(fleet, Placement("x", 3, found), case.capacity) == pytest.approx(200.0)
