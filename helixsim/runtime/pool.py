@@ -28,7 +28,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from helixsim.errors import ConfigError, WorkerError, typed_error
-from helixsim.runtime.identity import code_digest
+from helixsim.runtime.identity import content_key
 
 ATTEMPTS = 3
 """Times a task is begun before it is given up because its process died each time."""
@@ -201,7 +201,7 @@ class Dask(Executor):
             client.wait_for_workers(1, timeout=_DASK_TIMEOUT_S)
         probe = self.shared / f".probe-{os.getpid()}"
         self.shared.mkdir(parents=True, exist_ok=True)
-        probe.write_text(code_digest(), encoding="utf-8")
+        probe.write_text(content_key(), encoding="utf-8")
         try:
             answers = client.run(_seen_by_worker, str(probe.resolve()))
         except ModuleNotFoundError as error:
@@ -211,8 +211,11 @@ class Dask(Executor):
         if not answers:
             raise ConfigError(f"--dask {self.address}: the scheduler has no workers")
         for worker, (code, seen) in answers.items():
-            if code != code_digest():
-                raise ConfigError(f"--dask {self.address}: the worker {worker} runs another helixsim than this one")
+            if code != content_key():
+                raise ConfigError(
+                    f"--dask {self.address}: the worker {worker} has another helixsim, numpy, HiGHS or SimPy than this "
+                    "process, and would give other results"
+                )
             if seen != code:
                 raise ConfigError(
                     f"--dask {self.address}: the worker {worker} does not see {self.shared.resolve()}; "
@@ -322,12 +325,12 @@ def _quiet(work: Work, task: Any) -> Any:
 
 
 def _seen_by_worker(path: str) -> tuple[str, str]:
-    """Return the hash of the worker's code and what it reads in a file of ours."""
+    """Return the key of the worker's code and libraries, and what it reads in a file of ours."""
     try:
         seen = Path(path).read_text(encoding="utf-8")
     except OSError:
         seen = ""
-    return code_digest(), seen
+    return content_key(), seen
 
 
 def _dask() -> tuple[Any, Any, Any, Any]:
