@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -33,9 +35,9 @@ _NEAR = 1e-4
 
 _MOST_REFINEMENTS = 10
 
-_ATTEMPTS = ((True, True), (True, False), (False, True), (False, False))
-"""Ways to put the quadratic program (scaled, with presolve): HiGHS fails at one in a hundred, and which ones these are
-depends on both and on its version."""
+_ATTEMPTS = tuple(itertools.product((True, False), (True, False), (1, -1)))
+"""Ways to put the quadratic program: scaled or not, presolved or not, links in order or in reverse. HiGHS fails at one
+in a hundred, and which ones these are depends on all of that and on its version."""
 
 
 def balance(
@@ -50,9 +52,11 @@ def balance(
     """
     shares: Sequence[float] | None = None
     attempts = _ATTEMPTS if len(network.links) <= most_quadratic_links else ()
-    for is_scaled, presolve in attempts:
-        shares = _quadratic(network, value_tokens_per_s, is_scaled=is_scaled, presolve=presolve)
+    for is_scaled, presolve, order in attempts:
+        turned = replace(network, links=network.links[::order])
+        shares = _quadratic(turned, value_tokens_per_s, is_scaled=is_scaled, presolve=presolve)
         if shares is not None:
+            shares = shares[::order]
             break
     else:
         shares = _linear(network, value_tokens_per_s)
