@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import builders
 import numpy as np
@@ -103,8 +103,8 @@ class Broken:
     def __init__(self, graph, options, rng):
         self.graph = graph
 
-    class Options:
-        pass
+    @dataclass(frozen=True)
+    class Options: ...
 
     def route(self, prompt_tokens, expected_tokens, view):
         return (self.graph.first[0],)
