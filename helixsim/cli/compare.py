@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +33,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("run", type=Path, metavar="A", help="run directory")
     parser.add_argument("other", type=Path, metavar="B", help="run directory, or JSON of vllm bench serve")
     parser.add_argument("--system", metavar="NAME", help="system of A that was measured (default: its only one)")
-    parser.add_argument("--tolerance", type=float, metavar="F", help="exit code 6 if a main metric is further off")
+    parser.add_argument(
+        "--tolerance",
+        type=_tolerance,
+        metavar="F",
+        help="exit code 6 if a main metric is further off, is missing from A, or there is none to compare",
+    )
+    parser.add_argument(
+        "--result", type=int, metavar="N", help="which result of B, if it holds several (bench serve --append-result)"
+    )
     parser.add_argument(
         "--figure", type=Path, metavar="FILE", help="write the distributions over each other (svg, png)"
     )
@@ -50,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     """Execute the command; return the exit code."""
     systems = _systems(args.run)
     if args.other.is_dir():
-        for flag in ("figure", "calibrate"):
+        for flag in ("figure", "calibrate", "result"):
             if getattr(args, flag) is not None:
                 raise ConfigError(f"--{flag} needs a measured result, {args.other} is a run directory")
         return _compare_runs(args, systems)
@@ -73,17 +83,19 @@ def _compare_runs(args: argparse.Namespace, systems: Mapping[str, Any]) -> int:
         for name in common:
             print(f"\n{name}\n{_table(systems[name], others[name], errors[name])}")
     for name in common:
-        _check(errors[name], args.tolerance, name)
+        _check(errors[name], others[name], args.tolerance, name)
     return ExitCode.OK
 
 
 def _compare_measured(args: argparse.Namespace, systems: Mapping[str, Any]) -> int:
     from helixsim.metrics.measured_run import read_measured, relative_errors
 
-    measured = read_measured(args.other)
+    measured = read_measured(args.other, args.result)
     name = _system(args, systems)
     errors = relative_errors(systems[name], measured.figures)
-    document: dict[str, Any] = {"system": name, "errors": errors}
+    document: dict[str, Any] = {"system": name, "errors": errors, "notes": list(measured.notes)}
+    for note in () if args.quiet else measured.notes:
+        print(f"note: {args.other}: {note}", file=sys.stderr)
     if args.figure is not None:
         _draw(args, name, measured)
     if args.calibrate is not None:
@@ -94,12 +106,12 @@ def _compare_measured(args: argparse.Namespace, systems: Mapping[str, Any]) -> i
         print(f"{name}\n{_table(systems[name], measured.figures, errors)}")
         if args.calibrate is not None:
             print(f"\n{_calibration_text(document['calibration'])}")
-    _check(errors, args.tolerance, name)
+    _check(errors, measured.figures, args.tolerance, name)
     return ExitCode.OK
 
 
 def _calibrate(args: argparse.Namespace, system: str, measured: MeasuredRun) -> dict[str, Any]:
-    """Fit, write the engine file, and return the fit as JSON values."""
+    """Fit, write the engine file if the fit is better than the engine, and return the fit as JSON values."""
     from dataclasses import asdict
 
     from helixsim import yamlio
@@ -111,21 +123,32 @@ def _calibrate(args: argparse.Namespace, system: str, measured: MeasuredRun) -> 
     if args.calibrate.exists() and not args.force:
         raise ConfigError(f"{args.calibrate} exists; --force replaces it")
     with console.progress("calibrate", quiet=args.quiet) as advance:
-        found = calibrate(args.experiment, system, args.other, measured, progress=advance)
+        found = calibrate(args.experiment, system, args.other, measured, result=args.result, progress=advance)
+    if not found.improved:
+        return asdict(found) | {"path": None}
     resolved = yamlio.load(args.run / "config.resolved.yaml").data
     base = load_engine(resolved["engine"]["name"])
     source = f"fitted to the first half of {args.other.name}; see helixsim compare --calibrate"
     engine = with_overheads_s(base, args.calibrate.stem, found.overheads_s, source)
     args.calibrate.write_text(yamlio.dump(document(engine)), encoding="utf-8")
-    return asdict(found)
+    return asdict(found) | {"path": str(args.calibrate)}
 
 
 def _calibration_text(found: Mapping[str, Any]) -> str:
     lines = [f"{key}: {seconds * 1e3:g} ms" for key, seconds in found["overheads_s"].items()]
+    if not found["improved"]:
+        lines.insert(0, "no overheads meet the measured run better than the engine's own; no file is written")
     for part, words in (("fit", "fitted half"), ("held_out", "held-out half")):
         (ttft, step), (ttft_after, step_after) = found[f"{part}_before"], found[f"{part}_after"]
-        lines.append(f"{words}: mean TTFT {ttft:+.1%} -> {ttft_after:+.1%}, step {step:+.1%} -> {step_after:+.1%}")
+        changes = (
+            f"mean TTFT {_percent(ttft)} -> {_percent(ttft_after)}, step {_percent(step)} -> {_percent(step_after)}"
+        )
+        lines.append(f"{words if found['improved'] else words.replace('fitted', 'first')}: {changes}")
     return "\n".join(lines)
+
+
+def _percent(error: float | None) -> str:
+    return "-" if error is None else f"{error:+.1%}"
 
 
 def _draw(args: argparse.Namespace, system: str, measured: MeasuredRun) -> None:
@@ -135,7 +158,8 @@ def _draw(args: argparse.Namespace, system: str, measured: MeasuredRun) -> None:
     from helixsim.report.files import file_stem
 
     if not len(measured.ttft_s):
-        raise DataError(f"{args.other}: no arrays to draw (vllm bench serve --save-result --save-detailed)")
+        needed = "lists ttfts, itls and output_lens (vllm bench serve --save-result --save-detailed)"
+        raise DataError(f"{args.other}: nothing to draw: the figure needs the {needed}")
     with (args.run / "requests" / f"{file_stem(system)}.csv").open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["finish_ns"]]
     ttft = [(int(r["first_token_ns"]) - int(r["arrival_ns"])) / 1e9 for r in rows]
@@ -197,9 +221,24 @@ def _table(ours: Mapping[str, Any], theirs: Mapping[str, Any], errors: Mapping[s
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
-def _check(errors: Mapping[str, float], tolerance: float | None, system: str) -> None:
+def _check(errors: Mapping[str, float], reference: Mapping[str, Any], tolerance: float | None, system: str) -> None:
+    """Raise ``ThresholdError`` if a judged metric is too far off or missing, or none could be compared."""
     if tolerance is None:
         return
-    missed = [f"{key} {errors[key]:+.1%}" for key in JUDGED if key in errors and abs(errors[key]) > tolerance]
+    missed = [f"{key} {errors[key]:+.1%}" for key in JUDGED if key in errors and not abs(errors[key]) <= tolerance]
+    missed += [f"{key} is missing from A" for key in JUDGED if reference.get(key) and key not in errors]
     if missed:
         raise ThresholdError(f"{system}: beyond --tolerance {tolerance:.1%}: {', '.join(missed)}")
+    if not any(key in errors for key in JUDGED):
+        raise ThresholdError(f"{system}: --tolerance: B holds none of {', '.join(JUDGED)}: nothing was compared")
+
+
+def _tolerance(text: str) -> float:
+    """Parse a tolerance, a finite share of 0 or more."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a finite number, 0 or more (0.1 is 10 %)")
+    return value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,18 +12,27 @@ import numpy as np
 
 from helixsim.domain.result import FloatArray
 from helixsim.errors import DataError
+from helixsim.jsonio import shown
+from helixsim.units import NS_PER_S
+from helixsim.workload.readers.chat import vllm_result
+from helixsim.workload.readers.files import json_documents
+from helixsim.workload.readers.values import fault, time_ns, token_count
+
+STATISTICS = ("mean", "median", "p50", "p75", "p90", "p95", "p99")
 
 METRICS = (
     "request_throughput",
     "output_throughput",
     "total_token_throughput",
-    *(
-        f"{statistic}_{metric}_ms"
-        for metric in ("ttft", "tpot", "itl", "e2el")
-        for statistic in ("mean", "median", "p50", "p75", "p90", "p95", "p99")
-    ),
+    *(f"{statistic}_{metric}_ms" for metric in ("ttft", "tpot", "itl", "e2el") for statistic in STATISTICS),
 )
 """Keys that ``vllm bench serve`` and ``summary.json`` share."""
+
+_LARGEST = 1e15
+"""Largest figure that is taken for one."""
+
+_WHOLE_CHUNKS = 0.99
+"""Gaps per token after the first from which on each streamed chunk is taken for one token."""
 
 
 @dataclass(frozen=True)
@@ -38,63 +46,143 @@ class MeasuredRun:
     start_s, ttft_s, step_s
         Start [s], time to first token [s] and mean time of a decode step [s] (NaN with one output token) of each
         request that did not fail, in order of start; empty if the file has no arrays (``--save-detailed``).
+        ``start_s`` is empty too, and the order that of the file, for vLLM from before January 2026.
+    notes
+        Sentences on how the file was understood.
     """
 
     figures: Mapping[str, float]
     start_s: FloatArray
     ttft_s: FloatArray
     step_s: FloatArray
+    notes: tuple[str, ...] = ()
 
 
-def read_measured(path: Path) -> MeasuredRun:
+def read_measured(path: Path, result: int | None = None) -> MeasuredRun:
     """Return what a result file of ``vllm bench serve`` holds.
+
+    Parameters
+    ----------
+    result
+        Which of several results (``--append-result``), from 1.
 
     Raises
     ------
     DataError
-        If it is no JSON object, holds none of ``METRICS``, or arrays of different lengths.
+        If it is no such file, holds several results and none is chosen, or if all its requests failed.
     """
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as JSON: {error}") from error
-    if not isinstance(document, dict):
-        raise DataError(f"{path}: expected a JSON object, got {type(document).__name__}")
-    figures = {key: float(value) for key in METRICS if (value := document.get(key)) is not None and _is_number(value)}
+    document = vllm_result(path, json_documents(path), result)
+    completed, asked = document.get("completed"), document.get("num_prompts")
+    if completed == 0:
+        raise DataError(f"{path}: every request of the benchmark failed (completed 0): there is nothing to compare")
+    figures = {key: float(value) for key in METRICS if _is_number(value := document.get(key))}
     if not figures:
         raise DataError(f"{path}: holds no figure of `vllm bench serve` (looked for {METRICS[1]}, {METRICS[3]}, ...)")
-    starts, ttfts, itls = (document.get(key) or [] for key in ("start_times", "ttfts", "itls"))
-    errors = document.get("errors") or [""] * len(starts)
-    if not starts or not ttfts or not itls:
+    notes = []
+    if _is_number(completed) and _is_number(asked) and completed < asked:
+        notes.append(
+            f"{asked - completed:g} of {asked:g} measured requests failed; the figures are those of the others"
+        )
+    arrays = _arrays(path, document)
+    if arrays is None:
+        itl, tpot = (figures.get(f"mean_{metric}_ms", 0.0) for metric in ("itl", "tpot"))
+        if tpot and itl > 1.5 * tpot:
+            notes.append(
+                f"the measured gaps are {itl / tpot:.1f} times the time per token: if tokens were streamed in chunks, "
+                "they are gaps of chunks (--save-detailed tells)"
+            )
         empty = np.zeros(0)
-        return MeasuredRun(figures, empty, empty, empty)
-    if len({len(starts), len(ttfts), len(itls), len(errors)}) > 1:
-        raise DataError(f"{path}: start_times, ttfts, itls and errors have different lengths")
-    rows = sorted(
-        (start, ttft, float(np.mean(gaps)) if gaps else math.nan)
-        for start, ttft, gaps, error in zip(starts, ttfts, itls, errors, strict=True)
-        if not error
-    )
-    start_s, ttft_s, step_s = np.array(rows, dtype=np.float64).reshape(-1, 3).T
-    return MeasuredRun(figures, start_s - start_s.min(initial=math.inf), ttft_s, step_s)
+        return MeasuredRun(figures, empty, empty, empty, tuple(notes))
+    start_s, ttft_s, gap_sum_s, gaps, outputs = arrays
+    with_gaps = gaps > 0
+    later_tokens = np.maximum(outputs - 1.0, 0.0)
+    due = float(later_tokens[with_gaps].sum())
+    if due and gaps.sum() < _WHOLE_CHUNKS * due:
+        per_chunk = due / float(gaps.sum())
+        notes.append(
+            f"measured tokens were streamed in chunks of {per_chunk:.2f} on average: the mean gap is taken per token, "
+            "its percentiles are not compared"
+        )
+        figures = {key: value for key, value in figures.items() if not key.endswith("_itl_ms")}
+        figures["mean_itl_ms"] = float(gap_sum_s[with_gaps].sum()) / due * 1e3
+    step_s = np.full(len(ttft_s), math.nan)
+    has_step = with_gaps & (later_tokens > 0)
+    step_s[has_step] = gap_sum_s[has_step] / later_tokens[has_step]
+    return MeasuredRun(figures, start_s, ttft_s, step_s, tuple(notes))
 
 
-def relative_errors(simulated: Mapping[str, Any], measured: Mapping[str, float]) -> dict[str, float]:
-    """Return simulated / measured - 1 of every metric that both hold and that is not zero."""
+def _arrays(path: Path, document: Mapping[str, Any]) -> tuple[FloatArray, ...] | None:
+    """Return start [s], TTFT [s], sum of gaps [s], number of gaps and output tokens of the requests that did not fail.
+
+    None if the file has no arrays; the starts are empty if it has none.
+    """
+    ttfts, itls, outputs, starts = (document.get(key) for key in ("ttfts", "itls", "output_lens", "start_times"))
+    errors = document.get("errors")
+    if not ttfts or not itls or not outputs:
+        return None
+    lists = {"ttfts": ttfts, "itls": itls, "output_lens": outputs}
+    lists |= {key: values for key, values in (("start_times", starts), ("errors", errors)) if values}
+    for key, values in lists.items():
+        if not isinstance(values, list):
+            raise DataError(f"{path}: {key!r}: got {shown(values)}, expected a list")
+    if len({len(values) for values in lists.values()}) > 1:
+        sizes = ", ".join(f"{key} {len(values)}" for key, values in lists.items())
+        raise DataError(f"{path}: lists of different lengths: {sizes}")
+    rows = []
+    for position, gaps in enumerate(itls):
+        if errors and errors[position]:
+            continue
+        number = position + 1
+        start, ttft = (
+            time_ns(path, number, key, values[position]) / NS_PER_S if values else 0.0
+            for key, values in (("start_times", starts), ("ttfts", ttfts))
+        )
+        output = token_count(path, number, "output_lens", outputs[position])
+        rows.append((start, ttft, _sum_s(path, number, gaps), len(gaps), output))
+    if not rows:
+        raise DataError(f"{path}: every request of the benchmark failed: there is nothing to compare")
+    rows.sort(key=lambda row: row[0])
+    start_s, ttft_s, gap_sum_s, counts, tokens = np.array(rows, dtype=np.float64).T
+    return start_s - start_s[0] if starts else np.zeros(0), ttft_s, gap_sum_s, counts, tokens
+
+
+def _sum_s(path: Path, number: int, gaps: object) -> float:
+    """Return the sum of the gaps of one request [s]."""
+    try:
+        array = np.array(gaps, dtype=np.float64)
+    except (ValueError, TypeError, OverflowError):
+        array = np.array([math.nan])
+    if not isinstance(gaps, list) or array.ndim != 1 or not np.isfinite(array).all() or (array < 0).any():
+        fault(path, number, "itls", f"got {shown(gaps)}, expected a list of finite times, 0 or more")
+    return float(array.sum())
+
+
+def relative_errors(simulated: Mapping[str, Any], measured: Mapping[str, Any]) -> dict[str, float]:
+    """Return simulated / measured - 1 of every metric that both hold and that is not zero in the measured one."""
     return {
         key: simulated[key] / measured[key] - 1.0
         for key in METRICS
-        if measured.get(key) and _is_number(simulated.get(key))
+        if _is_number(measured.get(key)) and measured[key] and _is_number(simulated.get(key))
     }
 
 
 def mean_loss(simulated: Sequence[FloatArray], measured: Sequence[FloatArray]) -> float:
-    """Return the mean absolute logarithm of simulated over measured means; NaN entries are left out."""
+    """Return the mean absolute logarithm of simulated over measured means, of those that can be compared; else inf."""
     terms = [
-        abs(math.log(np.nanmean(ours) / np.nanmean(theirs))) for ours, theirs in zip(simulated, measured, strict=True)
+        abs(math.log1p(error))
+        for ours, theirs in zip(simulated, measured, strict=True)
+        if (error := mean_error(ours, theirs)) is not None and error > -1
     ]
-    return sum(terms) / len(terms)
+    return sum(terms) / len(terms) if terms else math.inf
+
+
+def mean_error(simulated: FloatArray, measured: FloatArray) -> float | None:
+    """Return simulated over measured mean - 1, NaN entries left out; None where either has no mean above 0."""
+    ours, theirs = (values[np.isfinite(values)] for values in (simulated, measured))
+    if not len(ours) or not len(theirs) or not theirs.mean() > 0:
+        return None
+    return float(ours.mean() / theirs.mean() - 1.0)
 
 
 def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _LARGEST

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +13,12 @@ import numpy as np
 from helixsim.config.resolve import load_experiment
 from helixsim.domain.result import FloatArray, RunResult
 from helixsim.errors import DataError
-from helixsim.metrics.measured_run import MeasuredRun, mean_loss
+from helixsim.metrics.measured_run import MeasuredRun, mean_error, mean_loss
 from helixsim.planning.placing import place_system
 from helixsim.planning.registries import registries
 from helixsim.planning.systems import simulate_system
 from helixsim.units import NS_PER_S
+from helixsim.workload.readers.chat import NO_START_TIMES
 
 LADDERS_S: dict[str, tuple[float, ...]] = {
     "batch_overhead": (0.0, 0.5e-3, 1e-3, 2e-3, 4e-3, 8e-3, 16e-3),
@@ -26,17 +29,27 @@ LADDERS_S: dict[str, tuple[float, ...]] = {
 
 SWEEPS = 2
 LEAST_REQUESTS = 20
+LEAST_GAIN = 1e-3
+"""Fall of the mean absolute log error from which on a fit is one; below it is rounding."""
+
+Errors = tuple[float | None, float | None]
+"""Relative errors of mean TTFT and mean decode step; None where there is nothing to compare."""
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Fitted overheads [s]; errors of mean TTFT and mean decode step on both halves, before and after."""
+    """Overheads [s]; errors on both halves, before and after.
 
+    ``improved``: whether other overheads than the engine's meet the first half better and the second no worse. If not,
+    ``overheads_s`` are those of the engine, and nothing has changed.
+    """
+
+    improved: bool
     overheads_s: dict[str, float]
-    fit_before: tuple[float, float]
-    fit_after: tuple[float, float]
-    held_out_before: tuple[float, float]
-    held_out_after: tuple[float, float]
+    fit_before: Errors
+    fit_after: Errors
+    held_out_before: Errors
+    held_out_after: Errors
     runs: int
 
 
@@ -46,72 +59,94 @@ def calibrate(
     measured_path: Path,
     measured: MeasuredRun,
     *,
+    result: int | None = None,
     overrides: Sequence[str] = (),
     progress: Callable[[float, str], None] | None = None,
 ) -> Calibration:
     """Replay the measured arrivals and lengths on one system and choose the overheads that meet the first half best.
 
-    The halves are those of the measured time: the second is only looked at in the end. Overheads are tried on ladders,
-    one at a time, each kept at its best, in ``SWEEPS`` rounds.
+    The halves are those of the measured time: the second is only looked at in the end. The search starts at the
+    engine's own overheads and tries others on ladders, one at a time, each kept at its best, in ``SWEEPS`` rounds.
 
     Raises
     ------
     DataError
-        If the measured run has no arrays or too few requests, or the experiment no such system.
+        If the measured run has no arrays, no start times or too few requests, or the experiment no such system.
     """
-    count = len(measured.start_s)
+    count = len(measured.ttft_s)
     if count < LEAST_REQUESTS:
         raise DataError(
             f"{measured_path}: calibration needs the arrays of at least {LEAST_REQUESTS} requests, got {count} "
             "(vllm bench serve --save-result --save-detailed)"
         )
+    if not len(measured.start_s):
+        raise DataError(f"{measured_path}: calibration replays the measured arrivals: {NO_START_TIMES}")
     half = count // 2
+    chosen = "" if result is None else f", result: {result}"
     replay = [
-        f"workload.trace={{path: {measured_path.resolve()}, format: vllm}}",
+        f"workload.trace={{path: {json.dumps(str(measured_path.resolve()))}, format: vllm{chosen}}}",
         "workload.arrivals={process: trace}",
         "workload.warmup=0 s",
-        f"workload.duration={float(measured.start_s[-1]) + 1.0:g} s",
+        f"workload.duration={float(measured.start_s[-1]) + 1.0:.9f} s",
         "workload.drain=true",
     ]
+    own = _own_overheads_s(experiment, [*overrides, *replay])
+    ladders = {name: sorted({*values, own[name]}) for name, values in LADDERS_S.items()}
     known: dict[tuple[float, ...], tuple[FloatArray, FloatArray]] = {}
-    total = SWEEPS * sum(len(ladder) for ladder in LADDERS_S.values())
+    total = SWEEPS * sum(len(ladder) for ladder in ladders.values())
 
     def simulated(point: dict[str, float]) -> tuple[FloatArray, FloatArray]:
         key = tuple(point.values())
         if key not in known:
-            settings = [f"engine.{name}={seconds * 1e3:g} ms" for name, seconds in point.items()]
-            known[key] = _latencies(experiment, system, [*overrides, *replay, *(settings if point else [])])
+            settings = [f"engine.{name}={seconds * 1e3:.9g} ms" for name, seconds in point.items() if point != own]
+            known[key] = _latencies(experiment, system, [*overrides, *replay, *settings])
         return known[key]
 
-    def loss(point: dict[str, float]) -> float:
-        return mean_loss([part[:half] for part in simulated(point)], [measured.ttft_s[:half], measured.step_s[:half]])
+    def loss(point: dict[str, float], part: slice) -> float:
+        ours = [values[part] for values in simulated(point)]
+        return mean_loss(ours, [measured.ttft_s[part], measured.step_s[part]])
 
-    before = simulated({})
+    before = simulated(own)
     if len(before[0]) != count:
         raise DataError(f"{measured_path}: {count} requests measured, but {len(before[0])} simulated: check the limits")
-    best = dict.fromkeys(LADDERS_S, 0.0)
+    first, second = slice(0, half), slice(half, count)
+    best, best_loss = own, loss(own, first)
+    if not math.isfinite(best_loss):
+        raise DataError(f"{measured_path}: neither times to first token nor decode steps above 0 s to fit to")
     tried = 0
     for _ in range(SWEEPS):
-        for name, ladder in LADDERS_S.items():
-            scores = []
+        for name, ladder in ladders.items():
             for value in ladder:
-                scores.append((loss({**best, name: value}), value))
+                point = {**best, name: value}
+                if loss(point, first) < best_loss - 1e-12:  # an equal one changes nothing
+                    best, best_loss = point, loss(point, first)
                 tried += 1
                 if progress is not None:
                     progress(tried / total, name)
-            best[name] = min(scores)[1]
+    improved = best_loss <= loss(own, first) - LEAST_GAIN and loss(best, second) <= loss(own, second)
+    if not improved:
+        best = own
     after = simulated(best)
-    halves = slice(0, half), slice(half, count)
-    errors = [
-        tuple(
-            float(np.nanmean(ours[part]) / np.nanmean(theirs[part]) - 1.0)
-            for ours, theirs in zip(run, (measured.ttft_s, measured.step_s), strict=True)
-        )
-        for part in halves
-        for run in (before, after)
-    ]
-    fit_before, fit_after, held_before, held_after = ((ttft, step) for ttft, step in errors)
-    return Calibration(best, fit_before, fit_after, held_before, held_after, len(known))
+    return Calibration(
+        improved,
+        best,
+        fit_before=_errors(before, measured, first),
+        fit_after=_errors(after, measured, first),
+        held_out_before=_errors(before, measured, second),
+        held_out_after=_errors(after, measured, second),
+        runs=len(known),
+    )
+
+
+def _errors(run: tuple[FloatArray, FloatArray], measured: MeasuredRun, part: slice) -> Errors:
+    ttft_s, step_s = run
+    return mean_error(ttft_s[part], measured.ttft_s[part]), mean_error(step_s[part], measured.step_s[part])
+
+
+def _own_overheads_s(experiment: Path, overrides: Sequence[str]) -> dict[str, float]:
+    """Return the overheads on the ladders that the experiment's engine has [s]."""
+    engine = load_experiment(experiment, overrides, registries=registries()).engine
+    return {name: getattr(engine, f"{name}_ns") / NS_PER_S for name in LADDERS_S}
 
 
 def _latencies(experiment: Path, system: str, overrides: Sequence[str]) -> tuple[FloatArray, FloatArray]:

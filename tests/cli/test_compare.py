@@ -10,8 +10,11 @@ import json
 
 import pytest
 
+from helixsim.cli import compare
 from helixsim.cli.main import main
+from helixsim.errors import ThresholdError
 from helixsim.hardware.engines import load_engine
+from helixsim.metrics.measured_run import relative_errors
 
 EXPERIMENT = """\
 schema: 1
@@ -96,6 +99,146 @@ def test_calibration_finds_the_hidden_overhead_and_holds_on_unseen_requests(case
     assert "--force" in capsys.readouterr().err
 
 
+def changed(measured, folder, change, name="changed.json"):
+    """The measured result after ``change`` has been at it."""
+    document = json.loads(measured.read_text())
+    change(document)
+    path = folder / name
+    path.write_text(json.dumps(document))
+    return path
+
+
+def streamed_in_chunks(document, tokens_per_chunk=3):
+    """What a client sees of the same run if the server sends several tokens at once."""
+
+    def chunks(gaps):
+        return [sum(gaps[at : at + tokens_per_chunk]) for at in range(0, len(gaps), tokens_per_chunk)]
+
+    document["itls"] = [chunks(gaps) for gaps in document["itls"]]
+    per_chunk = [gap for gaps in document["itls"] for gap in gaps]
+    document["mean_itl_ms"] = 1e3 * sum(per_chunk) / len(per_chunk)
+
+
+@pytest.mark.parametrize("change", [lambda document: None, streamed_in_chunks])
+def test_calibrating_a_run_against_itself_changes_nothing_and_says_so(case, capsys, tmp_path, change) -> None:
+    path, ours, _, measured = case
+    own = tmp_path / "own.json"
+    document = json.loads(measured.read_text())
+    with next((ours / "requests").glob("*.csv")).open(newline="") as file:
+        rows = [{k: int(row[k]) for k in row if k.endswith(("_ns", "_tokens"))} for row in csv.DictReader(file)]
+    document["start_times"] = [r["arrival_ns"] / 1e9 for r in rows]
+    document["ttfts"] = [(r["first_token_ns"] - r["arrival_ns"]) / 1e9 for r in rows]
+    document["itls"] = [
+        [(r["finish_ns"] - r["first_token_ns"]) / 1e9 / (r["output_tokens"] - 1)] * (r["output_tokens"] - 1)
+        for r in rows
+    ]
+    change(document)
+    own.write_text(json.dumps(document))
+    overlay = tmp_path / "mine.yaml"
+    arguments = ["compare", str(ours), str(own), "--experiment", str(path), "--calibrate", str(overlay), "-q"]
+    assert main([*arguments, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["calibration"]
+    assert (found["improved"], found["path"]) == (False, None)
+    assert set(found["overheads_s"].values()) == {0.0}
+    for half in ("fit_before", "fit_after", "held_out_before", "held_out_after"):
+        assert found[half] == pytest.approx([0.0, 0.0], abs=1e-6)
+    assert not overlay.exists()
+    assert main(arguments) == 0
+    assert "no file is written" in capsys.readouterr().out
+
+
+def test_streamed_chunks_are_not_taken_for_tokens(case, capsys, tmp_path) -> None:
+    _, _, real, measured = case
+    path = changed(measured, tmp_path, streamed_in_chunks)
+    assert main(["compare", str(real), str(path), "--tolerance", "0.01", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["errors"]["mean_itl_ms"] == pytest.approx(0, abs=0.005)
+    assert "p99_itl_ms" not in document["errors"]
+    assert "in chunks of" in document["notes"][0]
+
+
+def all_failed(document):
+    for key, value in document.items():
+        if isinstance(value, float):
+            document[key] = 0.0
+    document |= {"completed": 0, "failed": 60, "num_prompts": 60, "errors": ["refused"] * 60}
+
+
+def only_errors(document):
+    document["errors"] = ["refused"] * 60
+
+
+@pytest.mark.parametrize("change", [all_failed, only_errors])
+def test_a_benchmark_in_which_all_failed_is_an_error_and_no_pass(case, capsys, tmp_path, change) -> None:
+    path = changed(case[3], tmp_path, change)
+    assert main(["compare", str(case[2]), str(path), "--tolerance", "0.1"]) == 3
+    assert "every request of the benchmark failed" in capsys.readouterr().err
+
+
+def test_a_tolerance_with_nothing_to_judge_is_missed(case, capsys, tmp_path) -> None:
+    _, ours, real, _ = case
+    path = tmp_path / "bare.json"
+    path.write_text('{"request_throughput": 1.0}')
+    assert main(["compare", str(real), str(path)]) == 0
+    assert main(["compare", str(real), str(path), "--tolerance", "100"]) == 6
+    assert "nothing was compared" in capsys.readouterr().err
+    for bad in ("nan", "-1", "inf", "x"):
+        assert main(["compare", str(ours), str(real), "--tolerance", bad]) == 2
+
+
+def test_a_metric_that_the_run_lacks_is_missed() -> None:
+    """A run in which nothing finished has no latencies; the measured ones cannot be met by that."""
+    figures = {"output_throughput": 10.0, "mean_ttft_ms": 5.0}
+    simulated = {"output_throughput": 10.0, "mean_ttft_ms": None}
+    with pytest.raises(ThresholdError, match="mean_ttft_ms is missing from A"):
+        compare._check(relative_errors(simulated, figures), figures, 0.1, "a")
+
+
+def test_results_of_before_start_times_are_drawn_but_not_replayed(case, capsys, tmp_path) -> None:
+    exp, ours, _, measured = case
+    path = changed(measured, tmp_path, lambda document: document.pop("start_times"))
+    figure = tmp_path / "cdf.svg"
+    assert main(["compare", str(ours), str(path), "--figure", str(figure)]) == 0
+    assert figure.read_bytes().startswith(b"<?xml")
+    calibrate = ["--experiment", str(exp), "--calibrate", str(tmp_path / "x.yaml")]
+    assert main(["compare", str(ours), str(path), *calibrate]) == 3
+    assert "only since January 2026" in capsys.readouterr().err
+
+
+def test_a_byte_order_mark_and_several_results_in_one_file(case, capsys, tmp_path) -> None:
+    _, _, real, measured = case
+    marked = tmp_path / "marked.json"
+    marked.write_bytes(b"\xef\xbb\xbf" + measured.read_bytes())
+    assert main(["compare", str(real), str(marked), "--tolerance", "0.0001"]) == 0
+    slow = changed(measured, tmp_path, lambda document: document.update(output_throughput=1.0))
+    both = tmp_path / "both.json"
+    both.write_text(slow.read_text() + "\n" + measured.read_text())
+    capsys.readouterr()
+    assert main(["compare", str(real), str(both)]) == 3
+    assert "--result N" in capsys.readouterr().err
+    assert main(["compare", str(real), str(both), "--result", "1", "--tolerance", "0.1"]) == 6
+    assert main(["compare", str(real), str(both), "--result", "2", "--tolerance", "0.1"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda document: document.update(ttfts=5), "'ttfts': got 5, expected a list"),
+        (lambda document: document["ttfts"].pop(), "lists of different lengths"),
+        (lambda document: document["ttfts"].__setitem__(3, None), "row 4, column 'ttfts'"),
+        (lambda document: document["itls"].__setitem__(3, [0.1, -1.0]), "row 4, column 'itls'"),
+        (lambda document: document["itls"].__setitem__(3, [None]), "row 4, column 'itls'"),
+        (lambda document: document["itls"].__setitem__(3, 7), "row 4, column 'itls'"),
+        (lambda document: document["output_lens"].__setitem__(3, 1e300), "row 4, column 'output_lens'"),
+        (lambda document: document["start_times"].__setitem__(3, float("inf")), "row 4, column 'start_times'"),
+    ],
+)
+def test_damaged_arrays_are_named(case, capsys, tmp_path, change, said) -> None:
+    path = changed(case[3], tmp_path, change)
+    assert main(["compare", str(case[2]), str(path)]) == 3
+    assert said in capsys.readouterr().err
+
+
 def test_the_figure_overlays_distributions(case, tmp_path):
     _, ours, _, measured = case
     for name, magic in (("cdf.svg", b"<?xml"), ("cdf.png", b"\x89PNG")):
@@ -114,7 +257,7 @@ def test_two_runs_show_the_setting_that_differs(case, capsys):
 
 @pytest.mark.parametrize(
     ("content", "code", "said"),
-    [("[]", 3, "JSON object"), ("{", 3, "cannot be read"), ('{"a": 1}', 3, "no figure"), (None, 3, "cannot be read")],
+    [("[]", 3, "JSON object"), ("{", 3, "not JSON"), ('{"a": 1}', 3, "no figure"), (None, 3, "no such file")],
 )
 def test_unreadable_results_are_exit_code_3(case, capsys, tmp_path, content, code, said):
     path = tmp_path / "bad.json"
