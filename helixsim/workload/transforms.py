@@ -55,7 +55,7 @@ def limited(requests: Iterable[Request], limits: LengthLimits, dropped: Counter[
 def stretched(requests: Iterable[Request], factor: float) -> Iterator[Request]:
     """Yield the requests with all times multiplied by ``factor``; ``DataError`` if they get too long to count."""
     for request in requests:
-        if request.arrival_ns * factor > MAX_SPAN_NS:
+        if not request.arrival_ns * factor <= MAX_SPAN_NS:
             years = MAX_SPAN_NS / NS_PER_S / (365.25 * 86_400)
             raise DataError(f"stretched to this rate the trace takes more than {years:.0f} years")
         yield Request(

@@ -9,7 +9,8 @@ import pytest
 
 from helixsim.cli.main import main
 from helixsim.datafiles import data_path
-from helixsim.workload.readers.registry import read_trace
+from helixsim.workload.readers.registry import FORMATS as READ_FORMATS
+from helixsim.workload.readers.registry import detect_format, read_trace
 
 SAMPLE = str(data_path("traces", "sample.csv"))
 
@@ -90,6 +91,43 @@ def test_fitted_lengths_can_be_used(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert all(request.arrival_ns < 60e9 for request in read_trace(out))
 
 
+def test_a_gateway_log_is_mapped_filtered_and_converted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = tmp_path / "log.jsonl"
+    rows = [(f"2025-03-01T12:00:0{n}+01:00", 200 if n % 2 == 0 else 500) for n in range(6)]
+    log.write_text("".join(f'{{"when": "{at}", "status": {code}, "n": {{"p": 7, "o": 9}}}}\n' for at, code in rows))
+    assert main(["trace", "info", str(log)]) == 3
+    said = capsys.readouterr().err
+    for word in ("it has when, status, n.p, n.o", "needed: arrival (", "--column", "workload.trace.columns"):
+        assert word in said
+    flags = ["--column", "arrival=when", "--column", "prompt=n.p", "--column", "output=n.o", "--where", "status=200"]
+    out = tmp_path / "out.csv"
+    assert main(["trace", "convert", str(log), str(out), *flags, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["dropped"] == {"not status=200": 3}
+    assert [request.arrival_ns for request in read_trace(out)] == [0, 2_000_000_000, 4_000_000_000]
+
+
+def test_every_format_that_is_read_is_written(tmp_path: Path) -> None:
+    for name in READ_FORMATS:
+        written = tmp_path / f"trace.{name}"
+        assert main(["trace", "convert", SAMPLE, str(written), "--to", name, "-q"]) == 0
+        assert detect_format(written) == name
+        estimate = ["--chars-per-token", "4"] if name == "sharegpt" else []
+        again = tmp_path / f"again.{name}.csv"
+        assert main(["trace", "convert", str(written), str(again), "-q", *estimate]) == 0
+        assert len(list(read_trace(again))) == 300
+
+
+def test_warnings_are_said_even_when_quiet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_text("".join(f'{{"timestamp": {at}, "input_length": 5, "output_length": 6}}\n' for at in (0, 0.5, 2)))
+    assert main(["trace", "info", str(path), "-q"]) == 0
+    assert "warning" in capsys.readouterr().err
+    assert main(["trace", "info", str(path), "--unit", "s", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert json.loads(captured.out)["span_s"] == 2.0
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -107,6 +145,15 @@ def test_fitted_lengths_can_be_used(tmp_path: Path, capsys: pytest.CaptureFixtur
         (["convert", SAMPLE, "out.csv", "--to", "parquet"], 2, "unknown output format"),
         (["convert", SAMPLE, "out.csv", "--start", "2 h"], 3, "no request is left"),
         (["convert", SAMPLE, "nowhere/out.csv"], 3, "cannot be written"),
+        (["convert", SAMPLE, "out.csv", "--rate", "1e-300"], 2, "expected 1e-06 .. 1e+06"),
+        (["convert", SAMPLE, "out.csv", "--rate", "1e300"], 2, "expected 1e-06 .. 1e+06"),
+        (["convert", SAMPLE, "out.csv", "--start", "1e300 s"], 2, "is beyond"),
+        (["convert", SAMPLE, "out.csv", "--min-prompt-tokens", "-5"], 2, "expected 1 or more"),
+        (["convert", SAMPLE, "out.csv", "--min-prompt-tokens", "9", "--max-prompt-tokens", "8"], 2, "is below"),
+        (["convert", SAMPLE, "out.csv", "--column", "x=y"], 2, "unknown part 'x'"),
+        (["convert", SAMPLE, "out.csv", "--where", "x"], 2, "expected NAME=VALUE"),
+        (["convert", SAMPLE, "out.csv", "--column", "prompt=a", "--column", "prompt=b"], 2, "given twice"),
+        (["generate", "out.csv", "--rate", "1", "--num-requests", "5", "--seed", "-1"], 2, "expected a whole number"),
     ],
 )
 def test_faults_have_their_exit_code_and_say_why(

@@ -142,3 +142,48 @@ def test_what_the_load_finds_out_while_reading_has_a_position_too(faults, sound,
     assert problem.path == "workload.arrivals.process"
     assert "exp.yaml:" in problem.where
     assert "records no times" in problem.message
+
+
+def test_a_closed_loop_ends_by_number_or_by_duration_and_not_by_both(load, faults, sound):
+    limits = {"max_prompt_tokens": 4096}
+    loop = {"process": "closed_loop", "concurrency": 4}
+    sound["workload"] = {"arrivals": loop | {"num_requests": 20}, "limits": limits}
+    spec = load(sound).workload
+    assert (spec.arrivals.num_requests, spec.window.duration_ns, spec.window.drain) == (20, None, True)
+    sound["workload"]["duration"] = "60 s"
+    (problem,) = faults(sound)
+    assert problem.path == "workload.arrivals.num_requests"
+    assert "either num_requests or workload.duration" in problem.message
+    sound["workload"] = {"arrivals": loop, "limits": limits}
+    (problem,) = faults(sound)
+    assert "never end" in problem.message
+
+
+def test_a_gateway_log_is_described_in_the_experiment(load, faults, sound, tmp_path):
+    rows = "at,status,ok,p,o\n5000,200,true,10,20\n5200,500,true,1,2\n5300,200,false,1,2\n5500,200,true,11,21\n"
+    (tmp_path / "log.csv").write_text(rows, encoding="utf-8")
+    columns = {"arrival": "at", "prompt": "p", "output": "o"}
+    trace = {"path": "log.csv", "unit": "ms", "columns": columns, "where": {"status": 200, "ok": True}}
+    sound["workload"] = {"trace": trace}
+    stats = load(sound).workload_stats
+    assert (stats.num_requests, stats.offered_rps, stats.mean_prompt_tokens) == (2, 2.0, 10.5)
+    assert dict(stats.dropped) == {"not status=200 and ok=true": 2}
+    trace["format"] = "azure"
+    (problem,) = faults(sound)
+    assert problem.path == "workload.trace"
+    assert "not used by the trace format azure" in problem.message
+    trace |= {"format": "csv", "unit": "hours"}
+    assert [problem.path for problem in faults(sound)] == ["workload.trace.unit"]
+
+
+def test_columns_of_length_pairs_are_described_in_the_experiment(load, sound, tmp_path):
+    (tmp_path / "pairs.csv").write_text("p,o,ok\n10,20,1\n30,40,1\n900,900,0\n", encoding="utf-8")
+    lengths = {
+        "distribution": "trace",
+        "path": "pairs.csv",
+        "prompt_column": "p",
+        "output_column": "o",
+        "where": "ok=1",
+    }
+    sound["workload"] = {"lengths": lengths, "arrivals": {"process": "poisson", "rate": 1, "num_requests": 5}}
+    assert load(sound).workload_stats.mean_prompt_tokens == 20.0

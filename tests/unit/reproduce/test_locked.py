@@ -19,8 +19,8 @@ def test_every_declared_library_is_locked_at_no_less_than_its_lowest_version() -
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
     versions = locked.locked_versions()
-    for declared in [*project["dependencies"], *extras["dev"], *extras["cluster"], *extras["parquet"]]:
-        name, lowest = re.fullmatch(r"([\w-]+)(?:\[\w+\])?>=([\d.]+)", declared).groups()
+    for declared in [*project["dependencies"], *extras["dev"], *extras["cluster"], *extras["parquet"], *extras["zst"]]:
+        name, lowest = re.fullmatch(r"([\w.-]+)(?:\[\w+\])?>=([\d.]+)(?:;.*)?", declared).groups()
         assert number(versions[name.lower()]) >= number(lowest)
 
 

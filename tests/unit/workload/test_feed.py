@@ -14,7 +14,7 @@ from helixsim.errors import ConfigError, DataError
 from helixsim.units import NS_PER_S
 from helixsim.workload.feed import longest_prompt, make_feed, workload_stats
 from helixsim.workload.readers.registry import read_trace
-from helixsim.workload.spec import ArrivalsSpec, LengthLimits, LengthsSpec, TraceSpec, WorkloadSpec
+from helixsim.workload.spec import ArrivalsSpec, LengthLimits, LengthsSpec, ReadOptions, TraceSpec, WorkloadSpec
 
 ENDLESS = Window(warmup_ns=0, duration_ns=None, drain=True)
 CONVERSATION = LengthsSpec("azure-conversation")
@@ -198,3 +198,37 @@ def test_a_feed_is_lazy() -> None:
     century = Window(0, 100 * 365 * 86_400 * NS_PER_S, drain=False)
     feed = make_feed(generated(window=century, rate_rps=100.0), 0, num_nodes=1)
     assert next(feed.requests).id == 0
+
+
+def test_a_closed_loop_ends_after_its_number_of_requests() -> None:
+    finite, endless = (generated("closed_loop", concurrency=4, num_requests=number) for number in (9, None))
+    feed = make_feed(finite, 0, num_nodes=1)
+    found = list(feed.requests)
+    assert (feed.mode, feed.concurrency) == (FeedMode.CLOSED_LOOP, 4)
+    assert found == list(islice(make_feed(endless, 0, num_nodes=1).requests, 9))
+    assert workload_stats(finite, 0).num_requests == 9
+
+
+def test_length_pairs_without_times_can_be_drawn_but_not_replayed(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_text("num_prefill_tokens,num_decode_tokens\n900,54\n20,15\n")
+    spec = recorded(TraceSpec("csv", path), ArrivalsSpec("poisson", rate_rps=2.0, num_requests=50))
+    assert {(r.prompt_tokens, r.output_tokens) for r in requests(spec)} == {(900, 54), (20, 15)}
+    with pytest.raises(DataError, match="no column for the arrival"):
+        requests(recorded(TraceSpec("csv", path)))
+
+
+def test_how_a_trace_was_understood_is_an_assumption_of_the_load(tmp_path: Path) -> None:
+    path = tmp_path / "seconds.jsonl"
+    path.write_text("".join(f'{{"timestamp": {at}, "input_length": 5, "output_length": 6}}\n' for at in (0, 0.5, 2)))
+    said = workload_stats(recorded(TraceSpec("mooncake", path)), 0).assumptions
+    assert any("seconds.jsonl: fractions of milliseconds" in sentence for sentence in said)
+    stated = TraceSpec("mooncake", path, reading=ReadOptions(unit="s"))
+    assert workload_stats(recorded(stated), 0).assumptions == ()
+    assert requests(recorded(stated))[-1].arrival_ns == 2 * NS_PER_S
+
+
+@pytest.mark.parametrize("rate", [1e-300, 1e-7, 1e7, 1e300])
+def test_rates_beyond_what_the_clock_can_count_are_refused(rate: float) -> None:
+    with pytest.raises(ConfigError, match=r"arrivals.rate: got .*, expected 1e-06 .. 1e\+06"):
+        make_feed(generated(rate_rps=rate, num_requests=5), 0, num_nodes=1)

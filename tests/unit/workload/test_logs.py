@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from helixsim.datafiles import data_path
 from helixsim.domain.request import Request
 from helixsim.errors import ConfigError, DataError
 from helixsim.workload.info import trace_info
 from helixsim.workload.lengths.recorded import Trace, TraceOptions
 from helixsim.workload.readers import files
 from helixsim.workload.readers.base import ReadLog
+from helixsim.workload.readers.log import NAMES, NEEDED
 from helixsim.workload.readers.registry import detect_format, read_trace
 from helixsim.workload.readers.values import MAX_TOKENS
 from helixsim.workload.spec import LengthLimits, ReadOptions
@@ -272,3 +274,11 @@ def test_what_is_written_packed_is_read_packed_and_damage_is_said(tmp_path: Path
     path.write_bytes(b"arrival_s,prompt_tokens,output_tokens\n")
     with pytest.raises(DataError, match="damaged"):
         list(read_trace(path))
+
+
+def test_every_name_of_a_column_is_documented() -> None:
+    rows = [line.split("|") for line in data_path("traces", "README.md").read_text(encoding="utf-8").splitlines()]
+    said = {row[1].strip(" `"): row[2] for row in rows if len(row) == 4}
+    for part in NEEDED:
+        tiers = [tuple(name.strip(" `") for name in tier.split(",")) for tier in said[part].split(";")]
+        assert tuple(tiers) == NAMES[part]

@@ -17,6 +17,7 @@ from helixsim.workload.info import trace_info
 from helixsim.workload.readers.base import ReadLog
 from helixsim.workload.readers.registry import FORMATS, detect_format, read_trace
 from helixsim.workload.spec import ReadOptions
+from helixsim.workload.transforms import stretched
 from helixsim.workload.writers import FORMATS as WRITE_FORMATS
 from helixsim.workload.writers import write_trace
 
@@ -224,3 +225,11 @@ def test_shipped_samples_hold_three_hundred_requests_with_longer_prompts_than_ou
         info = trace_info(data_path("traces", name))
         assert info.requests == 300
         assert info.prompt_tokens.mean > info.output_tokens.mean > 0
+
+
+def test_a_trace_is_not_stretched_beyond_what_can_be_counted() -> None:
+    two = [Request(0, 0, 1, 1), Request(1, 1_000_000_000, 1, 1)]
+    assert [request.arrival_ns for request in stretched(two, 1e8)] == [0, 10**17]
+    for factor in (1e10, 1e300, float("inf")):
+        with pytest.raises(DataError, match="takes more than 10 years"):
+            list(stretched(two, factor))
