@@ -15,6 +15,9 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Self
 
+MOST_SHOWN = 20
+"""Faults of one input that a message lists; of the others it tells the number."""
+
 
 class ExitCode(IntEnum):
     """Exit codes of the command line."""
@@ -58,8 +61,9 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        head = ": ".join(part for part in (self.where, self.path) if part)
-        return f"{head}: {self.message}" if head else self.message
+        head = ": ".join(shortened(part) for part in (self.where, self.path) if part)
+        message = shortened(self.message, 2000)
+        return f"{head}: {message}" if head else message
 
 
 class ConfigError(HelixsimError):
@@ -71,7 +75,10 @@ class ConfigError(HelixsimError):
         self.problems: tuple[Problem, ...] = (
             (Problem("", "", problems),) if isinstance(problems, str) else tuple(problems)
         )
-        super().__init__("\n".join(str(problem) for problem in self.problems))
+        lines = [str(problem) for problem in self.problems[:MOST_SHOWN]]
+        if len(self.problems) > MOST_SHOWN:
+            lines.append(f"{len(self.problems) - MOST_SHOWN} more faults of {len(self.problems)} are not shown")
+        super().__init__("\n".join(lines))
 
     def within(self, context: str) -> Self:
         """Return the same error with a word on what failed in front of each of its problems."""
@@ -167,13 +174,59 @@ def _is_user_code(filename: str) -> bool:
     )
 
 
+def shortened(text: str, most: int = 300) -> str:
+    """Return a text that fits a message: the middle of a longer one is left out."""
+    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 4 :]}"
+
+
 def did_you_mean(got: str, allowed: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` for the closest allowed word, or an empty text."""
-    close = difflib.get_close_matches(got, list(allowed), n=1, cutoff=0.6)
+    """Return ``"; did you mean 'x'?"`` for the closest allowed word, or an empty text.
+
+    For words of which a wrong one does no harm, such as keys and options. Names of things that differ in kind, such as
+    GPUs and models, take ``same_thing``.
+    """
+    close = difflib.get_close_matches(got[:100], list(allowed), n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def unknown_name(kind: str, got: str, allowed: Iterable[str]) -> str:
-    """Return the message for a name that is not registered, listing what is."""
+def same_thing(got: str, allowed: Iterable[str]) -> str:
+    """Return a hint at names that stand for the same thing as ``got``, or an empty text.
+
+    These are the name that differs in case and punctuation only, or else all names that begin with ``got``. A name that
+    merely looks alike is another thing: an H20 is no H200, and a mixture of experts no dense model.
+    """
     names = sorted(allowed)
-    return f"unknown {kind} {got!r}{did_you_mean(got, names)} (known: {', '.join(names)})"
+    start = got[:100].casefold()
+    equal = [name for name in names if _plain(name) == _plain(start)]
+    if equal:
+        return f"; did you mean {equal[0]!r}?"
+    longer = [
+        name
+        for name in names
+        if start and name.casefold().startswith(start) and not (start[-1].isdigit() and name[len(start)].isdigit())
+    ]
+    if len(longer) > 1:
+        return f"; did you mean one of {', '.join(map(repr, longer))}?"
+    return f"; did you mean {longer[0]!r}?" if longer else ""
+
+
+def _digits(name: str) -> str:
+    return "".join(letter for letter in name[:100] if letter.isdigit())
+
+
+def _plain(name: str) -> str:
+    return "".join(letter for letter in name.casefold() if letter.isalnum())
+
+
+def unknown_name(kind: str, got: str, allowed: Iterable[str], *, advice: str = "") -> str:
+    """Return the message for a word that is not registered, listing what is."""
+    names = sorted(allowed)
+    if kind in _THINGS:
+        hint = same_thing(got, names)
+    else:  # a version is not another one spelt wrong
+        hint = did_you_mean(got, [name for name in names if _digits(name) == _digits(got)])
+    return f"unknown {kind} {shortened(got)!r}{hint} (known: {', '.join(names)}){advice and f'; {advice}'}"
+
+
+_THINGS = frozenset({"GPU", "model", "model_type", "link", "precision", "kv_precision", "profile"})
+"""Kinds of names that do not mean nearly the same when they are spelt nearly the same."""

@@ -51,7 +51,7 @@ class Registry:
             raise ConfigError(f"{unknown_name(self.kind, name, self.registered)}; your own: 'package.module:Class'")
         try:
             found = getattr(importlib.import_module(module_name), class_name)
-        except (ImportError, AttributeError) as error:
+        except (ImportError, AttributeError, ValueError) as error:
             raise ConfigError(f"{self.kind} {name!r} cannot be imported: {error}") from error
         missing = [attribute for attribute in self.needs if not hasattr(found, attribute)]
         if missing:

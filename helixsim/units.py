@@ -36,7 +36,17 @@ _EXAMPLE = {
     "flops": "312 TFLOP/s", "price": "1.10 $/h", "power": "300 W",
 }  # fmt: skip
 
-_QUANTITY = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([A-Za-zµ$/]+)?\s*")
+_RANGE = {
+    "bandwidth": (1.0, 1e18), "size": (1.0, 2.0**60), "time": (1e-9, 100 * 365 * 86400.0), "rate": (1e-12, 1e9),
+    "flops": (1.0, 1e24), "price": (1e-9, 1e9), "power": (1e-3, 1e9),
+}  # fmt: skip
+"""Smallest and largest quantity of each dimension beside zero, in its base unit. The clock counts whole nanoseconds in
+64 bits, and holds 292 years."""
+
+_MOST_DIGITS = 40
+"""Characters of a number; a longer one is a mistake."""
+
+_QUANTITY = re.compile(r"\s*([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)\s*([A-Za-zµ$/]+)?\s*")
 
 
 def parse(text: str | float, dimension: str) -> float:
@@ -53,7 +63,8 @@ def parse(text: str | float, dimension: str) -> float:
     Raises
     ------
     ValueError
-        If the text has no number, no unit or an unknown unit, or is not finite or negative.
+        If the text has no number, no unit or an unknown unit, is not finite or negative, or is neither zero nor in the
+        range of its dimension.
     """
     units = _UNITS[dimension]
     if isinstance(text, (int, float)) and not isinstance(text, bool):
@@ -61,11 +72,11 @@ def parse(text: str | float, dimension: str) -> float:
             raise ValueError(
                 f"a {dimension} needs a unit, got the bare number {text!r} (for example {_EXAMPLE[dimension]!r})"
             )
-        value = float(text)
+        value = _float(text, dimension)
     else:
-        match = _QUANTITY.fullmatch(str(text))
+        match = _QUANTITY.fullmatch(text) if isinstance(text, str) and len(text) <= 2 * _MOST_DIGITS else None
         if match is None:
-            raise ValueError(f"not a {dimension}: {text!r} (for example {_EXAMPLE[dimension]!r})")
+            raise ValueError(f"not a {dimension}: {_shown(text)} (for example {_EXAMPLE[dimension]!r})")
         number, unit = match.group(1), match.group(2)
         if unit is None and dimension == "rate":
             unit = "/s"
@@ -77,7 +88,30 @@ def parse(text: str | float, dimension: str) -> float:
         raise ValueError(f"{dimension} {text!r} is not finite")
     if value < 0:
         raise ValueError(f"{dimension} {text!r} is negative")
+    low, high = _RANGE[dimension]
+    if value and not low <= value <= high:
+        unit = next(iter(units)) if dimension != "time" else "s"
+        factor = units[unit]
+        raise ValueError(
+            f"{dimension} {_shown(text)} is out of range (allowed: 0, or {low / factor:g} to {high / factor:g} {unit})"
+        )
     return value
+
+
+def _float(number: float, dimension: str) -> float:
+    try:
+        return float(number)
+    except OverflowError:
+        raise ValueError(f"{dimension} {_shown(number)} is out of range") from None
+
+
+def _shown(value: object) -> str:
+    """Return a value as it stands in a message, cut if it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # a whole number beyond the interpreter's limit on digits
+        return "of thousands of digits"
+    return text if len(text) <= 2 * _MOST_DIGITS else f"{text[:_MOST_DIGITS]}... ({len(text)} characters)"
 
 
 def seconds_to_ns(seconds: float) -> int:

@@ -108,6 +108,11 @@ def loads(text: str, name: str, problems: list[Problem] | None = None) -> Docume
     ConfigError
         If the text breaks the rules of this module. Syntax errors stop at once, all other faults are gathered.
     """
+    for number, line in enumerate(text.split("\n"), 1):
+        found = _UNREADABLE.search(line)
+        if found is not None:
+            said = f"character U+{ord(found.group()):04X} is not allowed; write it as an escape in double quotes"
+            raise ConfigError([Problem(f"{name}:{number}:{found.start() + 1}", "", said)])
     builder = _Builder(name, yaml.parse(text, Loader=_LOADER))
     try:
         data = builder.document()
@@ -140,6 +145,10 @@ def scalar(text: str) -> str | int | float | bool | None:
         if pattern.fullmatch(text):
             return convert(text)
     return text
+
+
+_UNREADABLE = re.compile("[^\t\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""What YAML does not allow in a file: control characters and halves of surrogate pairs."""
 
 
 class _Builder:
@@ -250,6 +259,8 @@ class _Dumper(yaml.SafeDumper):  # type: ignore[misc]  # yaml has no types
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> Any:
     style = None if isinstance(scalar(text), str) else "'"
+    if any(letter in text for letter in "\x85\u2028\u2029"):  # YAML would read them as line breaks
+        style = '"'
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 

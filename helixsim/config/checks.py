@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from helixsim.config.schema import ExperimentSection
 from helixsim.config.source import KeyPath, Source
@@ -99,6 +100,15 @@ def check_tensor_parallel(section: ExperimentSection, fleet: Fleet, source: Sour
                 f"{nodes.gpus} GPUs cannot share the {heads} attention heads of {fleet.model.name} (allowed: {allowed})"
             )
             yield source.problem(("cluster", "nodes", number, "gpus"), message)
+
+
+def check_options(options: Mapping[KeyPath, Any], fleet: Fleet, source: Source) -> Iterator[Problem]:
+    """Refuse options that name what the cluster does not have: ``Options.faults(fleet)`` yields (option, message)."""
+    for path, chosen in options.items():
+        faults = getattr(chosen, "faults", None)
+        if faults is not None:
+            for option, message in faults(fleet):
+                yield source.problem((*path, option), message)
 
 
 def check_fleet_holds_model(fleet: Fleet) -> None:

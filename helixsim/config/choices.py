@@ -7,22 +7,27 @@ can be reported at once.
 from __future__ import annotations
 
 import dataclasses
+import types
 import typing
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from helixsim.config.faults import problems_of
 from helixsim.config.schema import DEFAULT_BATCHING, DEFAULT_ROUTING
-from helixsim.config.source import SHORTHANDS, KeyPath, Source
-from helixsim.errors import ConfigError, Problem, unknown_name
+from helixsim.config.source import SHORTHANDS, KeyPath, Source, is_file, is_folder
+from helixsim.errors import ConfigError, Problem, shortened, unknown_name
 from helixsim.hardware import catalog, engines, transformer
 from helixsim.workload.arrivals import PROCESSES
 from helixsim.workload.lengths import registry as lengths
 from helixsim.workload.readers import registry as trace_formats
 
+BOUNDS = ("ge", "gt", "le", "lt")
+"""Names of bounds in the metadata of an option's field: at least, above, at most, below."""
+
+_FILE_OF = {"model": "config.json, of the folder of a downloaded model, or of a YAML file"}
 _KINDS_WITH_FILES = ("model", "GPU", "link", "engine")
 
 
@@ -69,10 +74,15 @@ def look_up(source: Source, registries: Registries) -> Choices:
         name = _at(source.data, path)
         if not isinstance(name, str) or name in known:
             continue
-        if kind not in _KINDS_WITH_FILES or not is_file_name(name):
-            choices.problems.append(source.problem(path, unknown_name(kind, name, known)))
-        elif not source.file(path, name).is_file():
-            choices.problems.append(source.problem(path, f"no such file: {source.file(path, name)}"))
+        file = source.file(path, name) if kind in _KINDS_WITH_FILES and names_file(kind, name, path, source) else None
+        if file is None:
+            advice = f"your own: the path of a {_FILE_OF.get(kind, 'YAML file')}" if kind in _KINDS_WITH_FILES else ""
+            choices.problems.append(source.problem(path, unknown_name(kind, name, known, advice=advice)))
+        elif kind == "model" and is_folder(file):
+            if not is_file(file / "config.json"):
+                choices.problems.append(source.problem(path, f"the folder {file} holds no config.json"))
+        elif not is_file(file):
+            choices.problems.append(source.problem(path, f"no such file: {shortened(str(file))}"))
     _choose(source, ("workload", "lengths"), lengths.get, choices)
     for number in _entries(source, ("systems",)):
         _choose(source, ("systems", number, "placement"), registries.placement.get, choices)
@@ -86,8 +96,15 @@ def is_file_name(name: str) -> bool:
     return "/" in name or Path(name).suffix in {".yaml", ".yml", ".json"}
 
 
+def names_file(kind: str, name: str, path: KeyPath, source: Source) -> bool:
+    """Whether a name is a path: by its look, or because a model of no known name is a folder beside the file."""
+    if is_file_name(name):
+        return True
+    return kind == "model" and name not in catalog.model_names() and is_folder(source.file(path, name))
+
+
 def options_model(options: type[Any]) -> type[BaseModel]:
-    """Return a pydantic model of an ``Options`` dataclass: same fields, no others, numbers strict and finite."""
+    """Return a pydantic model of an ``Options`` dataclass: same fields and bounds, no others, numbers strict."""
     hints = typing.get_type_hints(options)
     fields: dict[str, Any] = {}
     for field in dataclasses.fields(options):
@@ -95,11 +112,29 @@ def options_model(options: type[Any]) -> type[BaseModel]:
             default = Field(default_factory=field.default_factory)
         else:
             default = Field(... if field.default is dataclasses.MISSING else field.default)
-        fields[field.name] = (hints[field.name], default)
+        fields[field.name] = (_bounded(hints[field.name], field.metadata), default)
     config = ConfigDict(
         extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True, protected_namespaces=()
     )
     return create_model(options.__name__, __config__=config, **fields)
+
+
+def _bounded(hint: Any, metadata: Mapping[str, Any]) -> Any:
+    """Return the type of an option with the bounds that its field states: ``field(metadata={"ge": 1, "le": 64})``.
+
+    Bounds of a mapping or a list are those of its values, and ``None`` has none.
+    """
+    bounds = {name: metadata[name] for name in BOUNDS if name in metadata}
+    if not bounds:
+        return hint
+    inner = [one for one in typing.get_args(hint) if one is not type(None)]
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return Annotated[inner[0], Field(**bounds)] | None
+    if origin in (dict, Mapping):
+        key, value = typing.get_args(hint)
+        return dict.__class_getitem__((key, _bounded(value, metadata)))
+    return Annotated[hint, Field(**bounds)]
 
 
 def _plain_names(source: Source) -> Iterator[tuple[KeyPath, str, Collection[str]]]:
@@ -149,8 +184,8 @@ def _check_options(source: Source, path: KeyPath, given: dict[str, Any], options
         if isinstance(value, str) and (Path in forms or name == "path"):
             file = choices.files[(*path, name)] = source.file((*path, name), value)
             values[name] = file if Path in forms else str(file)
-            if not file.is_file():
-                choices.problems.append(source.problem((*path, name), f"no such file: {file}"))
+            if not is_file(file):
+                choices.problems.append(source.problem((*path, name), f"no such file: {shortened(str(file))}"))
         elif isinstance(value, list) and any(tuple in (form, typing.get_origin(form)) for form in forms):
             values[name] = tuple(value)
     model = options_model(options)

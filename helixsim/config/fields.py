@@ -66,9 +66,13 @@ Latency = Annotated[str, *_quantity("time", positive=False)]
 Duration = Annotated[str, *_quantity("time", positive=True)]
 Rate = Annotated[str | int | float, *_quantity("rate", positive=True)]
 Price = Annotated[str, *_quantity("price", positive=False)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
-Count = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(gt=0, le=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=100)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+FewCount = Annotated[int, Field(ge=1, le=10**6)]
+Share = Annotated[float, Field(ge=1e-6, le=1)]
+Factor = Annotated[float, Field(ge=1e-9, le=1e9)]
+Tokens = Annotated[float, Field(ge=1, le=1e9)]
+Seed = Annotated[int, Field(ge=0, lt=2**128)]
 
 
 def text_or_tag(value: object) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from helixsim.config.fields import Choice, Count, Duration, Latency, Rate, Section, Share
+from helixsim.config.fields import Choice, Count, Duration, FewCount, Latency, Rate, Section, Share
 from helixsim.config.variation import TrafficScaleSection
 
 
@@ -30,7 +30,7 @@ class TraceSection(Section):
     format: str | None = Field(None, description="Format, see `helixsim trace info`; without: found from the header.")
     start: Latency = Field("0 s", description="Leave out what arrives earlier in the trace.")
     duration: Duration | None = Field(None, description="Take only that much of the trace; without: all of it.")
-    chars_per_token: Annotated[float, Field(gt=0)] | None = Field(
+    chars_per_token: Annotated[float, Field(ge=0.1, le=1000)] | None = Field(
         None, description="Characters per token, where a file has text but no token counts (ShareGPT)."
     )
     unit: Literal["s", "ms", "us", "ns"] | None = Field(
@@ -61,11 +61,11 @@ class ArrivalsSection(Section):
         None, description="Name of an arrival process; `trace` (as recorded) is the default if there is a trace."
     )
     rate: Rate | None = Field(None, description="Requests per second; for `trace`: the mean rate it is stretched to.")
-    burstiness: Annotated[float, Field(gt=0)] | None = Field(
+    burstiness: Annotated[float, Field(ge=1e-3, le=1e6)] | None = Field(
         None, description="Shape of the gaps of `gamma`: 1 is Poisson (the default), below 1 is burstier."
     )
-    concurrency: Count | None = Field(None, description="Requests in the system (`closed_loop`).")
-    prompts_in_flight: Count | None = Field(
+    concurrency: FewCount | None = Field(None, description="Requests in the system (`closed_loop`).")
+    prompts_in_flight: FewCount | None = Field(
         None, description="Requests between admission and first token (`saturate`); without: chosen from the fleet."
     )
     feed_below: Share | None = Field(

@@ -24,8 +24,18 @@ Pair = tuple[str, str]
 NETWORK: Final[KeyPath] = ("cluster", "network")
 
 
-def build_cluster(section: ClusterSection, nodes: tuple[Node, ...], source: Source, problems: list[Problem]) -> Cluster:
-    """Return the cluster of ``nodes``; faults are added to ``problems`` and what they concern is left out."""
+def build_cluster(
+    section: ClusterSection,
+    nodes: tuple[Node, ...],
+    source: Source,
+    problems: list[Problem],
+    *,
+    is_part: bool = False,
+) -> Cluster:
+    """Return the cluster of ``nodes``; faults are added to ``problems`` and what they concern is left out.
+
+    ``is_part``: the file describes a larger cluster, of which these are some nodes; links of the others are ignored.
+    """
     network, home = section.network, section.coordinator.region
     regions = list(dict.fromkeys([*(node.region for node in nodes), home]))
     intra = _link_class(network.intra_region, (*NETWORK, "intra_region"), source)
@@ -45,7 +55,7 @@ def build_cluster(section: ClusterSection, nodes: tuple[Node, ...], source: Sour
             pairs = draw_links(classes, network.spread)
         except ValueError as error:
             problems.append(source.problem((*NETWORK, "spread"), str(error)))
-    pairs.update(_exceptions(section, [COORDINATOR, *classes.index], source, problems))
+    pairs.update(_exceptions(section, [COORDINATOR, *classes.index], source, [] if is_part else problems))
     full = Cluster(nodes, Network(intra, inter, between, pairs, nic_bps, network.sharing == "shared"), home)
     return full if network.scale is None else _scaled(full, network.scale)
 

@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from helixsim import units
 from helixsim.config.choices import is_file_name
 from helixsim.config.faults import problems_of
-from helixsim.config.fields import Count, Name, Price, Section, Share
+from helixsim.config.fields import Count, FewCount, Name, Price, Section, Share
 from helixsim.config.source import Source
 from helixsim.config.sweep_file import settings_of
 from helixsim.errors import ConfigError, unknown_name
@@ -26,7 +26,7 @@ class OfferSection(Section):
     gpus: Count = Field(1, description="GPUs that work as one node by tensor parallelism.")
     region: str = Field("default", description="Region the nodes stand in.")
     price: Price | None = Field(None, description="Price of one node; without: that of the GPUs' profile.")
-    available: Count = Field(description="Most nodes that can be had.")
+    available: Annotated[int, Field(ge=1, le=10_000)] = Field(description="Most nodes that can be had.")
 
 
 class FleetSection(Section):
@@ -44,7 +44,7 @@ class FleetSection(Section):
     system: str | None = Field(None, description="The system of the experiment that serves; without: the first.")
     offers: list[OfferSection] = Field(min_length=1, description="What may be bought.")
     budget: Price | None = Field(None, description="Most $/h; given, the fleet with the highest capacity is sought.")
-    simulations: Count = Field(40, description="Most fleets simulated.")
+    simulations: FewCount = Field(40, description="Most fleets simulated.")
     percentile: Annotated[float, Field(gt=0, le=100)] = Field(
         99.0, description="Percentile of TTFT, TPOT and E2EL that must be within the objective."
     )

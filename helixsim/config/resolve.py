@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 import helixsim
 from helixsim import units
-from helixsim.config import checks
-from helixsim.config.choices import Choices, Registries, is_file_name, look_up
+from helixsim.config import checks, sizes
+from helixsim.config.choices import Choices, Registries, is_file_name, look_up, names_file
 from helixsim.config.engine import build_engine
 from helixsim.config.experiment import CapacitySpec, KvSpec, ResolvedExperiment, SystemSpec, Variant
 from helixsim.config.faults import problems_of
@@ -22,19 +22,22 @@ from helixsim.config.loads import DEFAULT_LENGTHS, build_arrivals, build_slo, bu
 from helixsim.config.network import build_cluster, nodes_in_service, without_nodes
 from helixsim.config.nodes import build_nodes, load_gpus, override_nodes
 from helixsim.config.schema import ExperimentSection, SystemSection
-from helixsim.config.source import KeyPath, Source
+from helixsim.config.source import KeyPath, Source, is_file, is_folder
 from helixsim.config.whatif import described, overlay
 from helixsim.config.whatif_schema import WhatifSection
 from helixsim.domain.cluster import Cluster, Fleet, Node
 from helixsim.domain.hardware import GpuSpec, NodeProfile
-from helixsim.errors import ConfigError, InfeasibleError, Problem
-from helixsim.hardware import catalog
+from helixsim.errors import ConfigError, InfeasibleError, Problem, shortened
+from helixsim.hardware import catalog, transformer
+from helixsim.hardware.formats import format_notes
 from helixsim.hardware.profiles import ProfileOptions, node_profile
 from helixsim.workload.feed import workload_stats
 from helixsim.workload.spec import ArrivalsSpec, WorkloadSpec, WorkloadStats
 
 
-def load_experiment(path: Path, overrides: Sequence[str] = (), *, registries: Registries) -> ResolvedExperiment:
+def load_experiment(
+    path: Path, overrides: Sequence[str] = (), *, registries: Registries, is_part: bool = False
+) -> ResolvedExperiment:
     """Read and check an experiment file.
 
     Parameters
@@ -46,6 +49,8 @@ def load_experiment(path: Path, overrides: Sequence[str] = (), *, registries: Re
         (``systems.0.routing=random``).
     registries
         Where strategies and policies are looked up.
+    is_part
+        The nodes are a part of those the file was written for: links of absent nodes are ignored.
 
     Raises
     ------
@@ -58,7 +63,7 @@ def load_experiment(path: Path, overrides: Sequence[str] = (), *, registries: Re
     """
     source = Source(path, overrides)
     section, choices = _parse(source, registries)
-    base = _Resolver(source, section, choices).experiment()
+    base = _Resolver(source, section, choices, is_part=is_part).experiment()
     if not section.whatif:
         return base
     names = [what.name for what in section.whatif]
@@ -106,6 +111,9 @@ def _variant(
 
 def _parse(source: Source, registries: Registries) -> tuple[ExperimentSection, Choices]:
     """Check the shape of the file and its names together."""
+    too_long = list(sizes.check_lists(source))
+    if too_long:
+        raise _error(too_long)
     choices = look_up(source, registries)
     problems = [*source.problems, *choices.problems]
     try:
@@ -113,6 +121,7 @@ def _parse(source: Source, registries: Registries) -> tuple[ExperimentSection, C
     except ValidationError as error:
         problems += problems_of(error, source, ExperimentSection)
         raise _error(problems) from error
+    problems += sizes.check_nodes(section, source)
     if problems:
         raise _error(problems)
     return section, choices
@@ -133,7 +142,8 @@ def _error(problems: list[Problem]) -> ConfigError:
 class _Resolver:
     """Builds the parts of an experiment from its sections, gathering what is wrong on the way."""
 
-    def __init__(self, source: Source, section: ExperimentSection, choices: Choices) -> None:
+    def __init__(self, source: Source, section: ExperimentSection, choices: Choices, *, is_part: bool = False) -> None:
+        self.is_part = is_part
         self.source = source
         self.section = section
         self.choices = choices
@@ -147,7 +157,9 @@ class _Resolver:
         gpus = load_gpus(section.cluster.nodes, source)
         nodes = build_nodes(section.cluster.nodes, gpus, self.engine.block_tokens, source, self.problems)
         kept = nodes_in_service(section.cluster, nodes, source, self.problems)
-        cluster = without_nodes(build_cluster(section.cluster, nodes, source, self.problems), kept)
+        cluster = without_nodes(
+            build_cluster(section.cluster, nodes, source, self.problems, is_part=self.is_part), kept
+        )
         numbers = range(len(section.systems))
         own_nodes = [tuple(node for node in self._nodes(number, nodes) if node.id in kept) for number in numbers]
         own_arrivals = [self._arrivals(number) for number in numbers]
@@ -162,12 +174,20 @@ class _Resolver:
 
         fleet, assumptions = self._fleet(cluster, gpus, profile_options)
         self.problems.extend(checks.check_tensor_parallel(section, fleet, source))
+        self.problems.extend(checks.check_options(self.choices.options, fleet, source))
+        self.problems.extend(sizes.check_samples(section, workload, len(nodes), source))
         if self.problems:
             raise _error(self.problems)
         checks.check_fleet_holds_model(fleet)
         stats = self._stats(workload, fleet)
+        paths: list[KeyPath] = [("workload", "arrivals"), *(("systems", number, "arrivals") for number in numbers)]
+        for path, arrivals in zip(paths, (workload.arrivals, *own_arrivals), strict=True):
+            if arrivals is not None:
+                self.problems.extend(sizes.check_requests(arrivals, path, workload, stats, source))
+        if self.problems:
+            raise _error(self.problems)
         systems = tuple(self._system(number, fleet, own_nodes[number], own_arrivals[number]) for number in numbers)
-        document = self._document(workload)
+        document = self._document(workload, fleet.model.precision)
         file_hashes = tuple((name, hashlib.sha256(path.read_bytes()).hexdigest()) for name, path in files)
         sample, planned_rate = section.report.sample, section.planning.rate
         return ResolvedExperiment(
@@ -245,36 +265,43 @@ class _Resolver:
         links, trace = section.cluster.network.links, section.workload.trace
         named: list[tuple[KeyPath, str | None]] = [
             (("engine", "name"), section.engine.name if is_file_name(section.engine.name) else None),
-            (("model",), section.model if is_file_name(section.model) else None),
             (("cluster", "network", "links"), links if isinstance(links, str) else None),
             (("workload", "trace", "path"), None if trace is None else trace.path),
             (("engine", "timings"), section.engine.timings),
             (("engine", "limits"), section.engine.limits),
         ]
         files = [(name, path, source.file(path, name)) for path, name in named if name is not None]
+        if (model_file := self._model_file()) is not None:
+            files += [(name, ("model",), file) for name, file in transformer.files_of(section.model, model_file)]
         files += [
             (self.choices.documents[path[:-1]][str(path[-1])], path, file) for path, file in self.choices.files.items()
         ]
         for _, path, file in files:
-            if not file.is_file():
-                self.problems.append(source.problem(path, f"no such file: {file}"))
+            if not is_file(file):
+                self.problems.append(source.problem(path, f"no such file: {shortened(str(file))}"))
         return [(name, file) for name, _, file in files]
+
+    def _model_file(self) -> Path | None:
+        """Return the file of the model, None if it is one of those that ship."""
+        name = self.section.model
+        if not names_file("model", name, ("model",), self.source):
+            return None
+        file = self.source.file(("model",), name)
+        return file / "config.json" if is_folder(file) else file
 
     def _fleet(self, cluster: Cluster, gpus: Sequence[GpuSpec], options: ProfileOptions) -> tuple[Fleet, list[str]]:
         """Return the fleet and what had to be assumed; nodes of one kind share a profile."""
         section = self.section
         spec_of = {gpu.name: gpu for gpu in gpus}
-        if is_file_name(section.model):
-            file = self.source.file(("model",), section.model)
-            model = catalog.load_model(file, section.precision, section.kv_precision)
-            # The name goes into results and hashes, where the path of one machine has no place.
-            model = dataclasses.replace(model, name=section.model)
-        else:
-            model = catalog.load_model(section.model, section.precision, section.kv_precision)
+        file = self._model_file()
+        model = catalog.load_model(section.model if file is None else file, section.precision, section.kv_precision)
+        assumptions = list(model.notes)
+        # The name goes into results and hashes, where the path of one machine has no place.
+        model = dataclasses.replace(model, name=model.name if file is None else section.model, notes=())
         if section.max_context_tokens is not None:
             model = dataclasses.replace(model, max_context_tokens=section.max_context_tokens)
         profiles: dict[str, NodeProfile] = {}
-        assumptions: list[str] = []
+        assumptions += format_notes(model, gpus)
         for node in cluster.nodes:
             if node.kind not in profiles:
                 profiles[node.kind], said = node_profile(model, spec_of[node.gpu], node.gpus, options)
@@ -304,11 +331,12 @@ class _Resolver:
             return [f"no trace and no lengths given: lengths drawn from {DEFAULT_LENGTHS}"]
         return []
 
-    def _document(self, workload: WorkloadSpec) -> dict[str, Any]:
+    def _document(self, workload: WorkloadSpec, precision: str) -> dict[str, Any]:
         """Return the experiment as written, with every default filled in; it can be loaded again."""
         section = self.section
         document = section.model_dump(mode="json", by_alias=True, exclude_none=True)
         document["name"] = section.name or self.source.path.stem
+        document["precision"] = precision
         document["engine"] |= self.engine.figures()
         default_baseline = "swarm" if "swarm" in self.names else self.names[-1]
         document["baseline"] = section.baseline or default_baseline

@@ -19,9 +19,11 @@ from helixsim.config.fields import (
     Name,
     Price,
     Section,
+    Seed,
     Share,
     Text,
     TextOr,
+    Tokens,
 )
 from helixsim.config.load_schema import ArrivalsSection, WorkloadSection
 from helixsim.config.variation import LinkScaleSection, PlanningSection
@@ -91,7 +93,7 @@ class SpreadWidthSection(Section):
 class SpreadSection(Section):
     """Every link gets its own bandwidth and latency, drawn around its class as in the paper's artifact."""
 
-    seed: int = Field(0, description="Seed of the draw, apart from the experiment's.")
+    seed: Seed = Field(0, description="Seed of the draw, apart from the experiment's.")
     intra_region: SpreadWidthSection = Field(SpreadWidthSection(), description="Spread inside a region.")
     inter_region: SpreadWidthSection = Field(SpreadWidthSection(), description="Spread between regions.")
 
@@ -159,7 +161,7 @@ class KvSection(Section):
     """KV memory rules at admission, the same for every routing policy."""
 
     high_water: Share = Field(0.9, description="Share of a node's KV blocks that admitted requests may need.")
-    expected_output_tokens: Annotated[float, Field(gt=0)] | None = Field(
+    expected_output_tokens: Tokens | None = Field(
         None, description="Output length assumed at admission [tokens]; without: the mean of the workload."
     )
 
@@ -210,7 +212,9 @@ class EngineSection(Section):
     memory_fraction: Share | None = Field(
         None, description="Share of usable GPU memory for weights and KV cache; without: the engine's."
     )
-    block_tokens: Count | None = Field(None, description="Tokens per KV block; without: the engine's.")
+    block_tokens: Annotated[int, Field(ge=1, le=65536)] | None = Field(
+        None, description="Tokens per KV block; without: the engine's."
+    )
     max_weight_fraction: Share = Field(0.5, description="Share of memory planners fill with weights at most.")
     max_prefill_tokens: Count | None = Field(None, description="Prompt tokens per batch; without: the profile's.")
     max_prefill_requests: Count | None = Field(None, description="Prompts per batch; without: the profile's.")
@@ -254,10 +258,10 @@ class CapacitySection(Section):
         "no network; `operating` fills KV memory to `kv.high_water` and divides by the time a round trip then takes.",
     )
     kv_occupancy: Share = Field(0.3, description="Share of KV memory `paper` assumes in use.")
-    prompt_tokens: Annotated[float, Field(gt=0)] | None = Field(
+    prompt_tokens: Tokens | None = Field(
         None, description="Mean prompt length assumed [tokens]; without: that of the workload."
     )
-    output_tokens: Annotated[float, Field(gt=0)] | None = Field(
+    output_tokens: Tokens | None = Field(
         None, description="Mean output length assumed [tokens]; without: that of the workload."
     )
 
@@ -275,11 +279,16 @@ class ExperimentSection(Section):
 
     schema_: Literal[1] = Field(alias="schema", description="Version of this format.")
     name: Name | None = Field(None, description="Name of the experiment; without: that of the file.")
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of every random stream.")
+    seed: Seed = Field(0, description="Seed of every random stream.")
     model: str = Field(
-        description="A name of `helixsim profile list models`, or the path of a Hugging Face config.json."
+        description="A name of `helixsim profile list models`, or the path of a Hugging Face config.json or of the "
+        "folder of a downloaded model."
     )
-    precision: str = Field("fp16", description="Number format of the weights: fp16, bf16, fp8, int8, int4.")
+    precision: str | None = Field(
+        None,
+        description="Number format of the weights: fp16, bf16, fp8, int8, int4; without: that of the checkpoint if the "
+        "model is a config.json that says so, else fp16.",
+    )
     kv_precision: str | None = Field(None, description="Number format of the KV cache; without: the profile's default.")
     max_context_tokens: Count | None = Field(
         None, description="Longest prompt plus output [tokens], as vLLM's max_model_len; without: the model's."

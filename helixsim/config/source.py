@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from helixsim import yamlio
-from helixsim.errors import ConfigError, Problem
+from helixsim.errors import ConfigError, Problem, shortened
 from helixsim.yamlio import Document, Key
 
 KeyPath = tuple[Key, ...]
@@ -37,7 +37,10 @@ class Source:
         self._overrides: dict[KeyPath, tuple[str, Path]] = {}
         self.data: Any = self._read((), path)
         if not isinstance(self.data, dict):
-            self.problems.append(Problem(self.where(()), "", "an experiment must be a mapping of keys to values"))
+            where = self.where(()) if self.data is not None else f"{path}:1:1"
+            got = "nothing" if self.data is None else f"a {'list' if isinstance(self.data, list) else 'single value'}"
+            said = f"an experiment must be a mapping of keys to values, got {got}"
+            self.problems.append(Problem(where, "", said))
             raise ConfigError(self.problems)
         for text in overrides:
             self._override(text)
@@ -132,8 +135,8 @@ class Source:
         if not isinstance(name, str):
             return
         path = self.file(("cluster",), name)
-        if not path.is_file():
-            self.problems.append(self.problem(("cluster",), f"no such file: {path}"))
+        if not is_file(path):
+            self.problems.append(self.problem(("cluster",), f"no such file: {shortened(str(path))}"))
             raise ConfigError(self.problems)
         self._overrides.pop(("cluster",), None)
         self.data["cluster"] = self._read(("cluster",), path)
@@ -149,13 +152,30 @@ class Source:
         if isinstance(target, dict):
             return part
         if isinstance(target, list):
-            if part.isdecimal() and int(part) < len(target):
+            if part.isascii() and part.isdecimal() and len(part) < 10 and int(part) < len(target):
                 return int(part)
             allowed = f"0 to {len(target) - 1}" if target else "none, it is empty"
-            message = f"no entry {part!r} in the list {dotted(path)} (entries: {allowed})"
+            message = f"no entry {shortened(part)!r} in the list {dotted(path)} (entries: {allowed})"
         else:
             message = f"{dotted(path)} is {target!r} and has no key {part!r}"
         raise ConfigError([Problem(said, "", message)])
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a regular file of this name; False where no file can be called so."""
+    return _is(path, Path.is_file)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder of this name."""
+    return _is(path, Path.is_dir)
+
+
+def _is(path: Path, kind: Callable[[Path], bool]) -> bool:
+    try:
+        return kind(path)
+    except (OSError, ValueError):  # the name is too long, or holds a NUL
+        return False
 
 
 def dotted(path: KeyPath) -> str:

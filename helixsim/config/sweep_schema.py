@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from helixsim.config.fields import Count, Name, Section
+from helixsim.config.fields import Name, Section, Seed
 
 _QUANTITY = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(\S.*)?")
 
@@ -73,11 +73,11 @@ class RangeSection(ValuesSection):
 class SampleSection(Section):
     """Points spread at random."""
 
-    points: Count = Field(description="How many.")
+    points: Annotated[int, Field(ge=1, le=100_000)] = Field(description="How many.")
     method: Literal["latin_hypercube", "random"] = Field(
         "latin_hypercube", description="Every key evenly covered (`latin_hypercube`), or independent draws (`random`)."
     )
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of the draw.")
+    seed: Seed = Field(0, description="Seed of the draw.")
     over: Annotated[list[RangeSection], Field(min_length=1)] = Field(description="The keys and their ranges.")
 
 
@@ -85,7 +85,9 @@ class AxisSection(ValuesSection):
     """One factor of the design: a `path` with its values, `zip`, `list` or `sample`."""
 
     path: str | None = Field(None, description="Key of the experiment, with `values`, or `from`, `to` and `steps`.")
-    steps: Annotated[int, Field(ge=2)] | None = Field(None, description="How many values from first to last.")
+    steps: Annotated[int, Field(ge=2, le=10_000)] | None = Field(
+        None, description="How many values from first to last."
+    )
     zip_: Annotated[dict[str, list[Any]], Field(min_length=1)] | None = Field(
         None, alias="zip", description="Keys that change together: key -> values, all lists of one length."
     )
@@ -153,7 +155,7 @@ class SweepSection(Section):
     question: str | None = Field(None, description="What the sweep is to answer; stands on top of its page.")
     base: str = Field(description="Experiment file, relative to this one.")
     set_: dict[str, Any] = Field({}, alias="set", description="Keys changed in every point: key -> value.")
-    seeds: Count | list[Annotated[int, Field(ge=0)]] | None = Field(
+    seeds: Annotated[int, Field(ge=1, le=10_000)] | list[Seed] | None = Field(
         None,
         description="Replications: a list of seeds, or how many, counted from the base's. All points of one seed see "
         "the same requests; placements are searched with the first seed only. Without: the base's seed.",

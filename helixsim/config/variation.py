@@ -6,16 +6,16 @@ from typing import Annotated
 
 from pydantic import Field
 
-from helixsim.config.fields import Rate, Section
+from helixsim.config.fields import Rate, Section, Seed
 
-Factor = Annotated[float, Field(gt=0)]
+Factor = Annotated[float, Field(ge=1e-6, le=1e6)]
 
 
 class LinkFactorSection(Section):
     """What the links of a class are multiplied with."""
 
     bandwidth: Factor = Field(1.0, description="Factor on every bandwidth.")
-    latency: Annotated[float, Field(ge=0)] = Field(1.0, description="Factor on every latency.")
+    latency: Annotated[float, Field(ge=0, le=1e6)] = Field(1.0, description="Factor on every latency.")
 
 
 class LinkScaleSection(Section):
@@ -36,7 +36,7 @@ class TrafficScaleSection(Section):
 class PlanningSection(Section):
     """What planners suppose when they try placements, where it is not the load that is simulated afterwards."""
 
-    seed: Annotated[int, Field(ge=0)] | None = Field(
+    seed: Seed | None = Field(
         None, description="Seed of the placement search and its trial runs; without: the experiment's."
     )
     rate: Rate | None = Field(

@@ -28,6 +28,8 @@ class GpuSpec:
         Board power [W] and typical cloud price [$/h] of one GPU.
     sources
         (figure, where it comes from) pairs.
+    compute_capability
+        NVIDIA's, as a number (7.5); None: not one of theirs, or not stated.
     """
 
     name: str
@@ -41,6 +43,7 @@ class GpuSpec:
     tdp_w: float
     cost_usd_per_hour: float
     sources: tuple[tuple[str, str], ...] = ()
+    compute_capability: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,8 @@ class ModelSpec:
     num_experts, experts_per_token, weight_bytes_per_expert
         Mixture of experts: experts of a layer, how many of them serve one token, and memory of one of them [B]
         (part of ``weight_bytes_per_layer``). All zero for a dense model.
+    notes
+        What was derived from the checkpoint or contradicts it, in sentences.
     """
 
     name: str
@@ -55,3 +57,4 @@ class ModelSpec:
     num_experts: int = 0
     experts_per_token: int = 0
     weight_bytes_per_expert: int = 0
+    notes: tuple[str, ...] = ()

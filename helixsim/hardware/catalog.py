@@ -68,6 +68,7 @@ def load_gpu(name: str | Path) -> GpuSpec:
         tdp_w=profile.quantity("tdp", "power"),
         cost_usd_per_hour=profile.quantity("price", "price"),
         sources=tuple((figure, sources.text(figure)) for figure in _GPU_FIGURES),
+        compute_capability=profile.number("compute_capability", 1.0, 99.0) if "compute_capability" in profile else None,
     )
     profile.close()
     sources.close()
@@ -92,15 +93,15 @@ def load_link(name: str | Path) -> LinkSpec:
     return link
 
 
-def load_model(name_or_path: str | Path, precision: str = "fp16", kv_precision: str | None = None) -> ModelSpec:
+def load_model(name_or_path: str | Path, precision: str | None = None, kv_precision: str | None = None) -> ModelSpec:
     """Return a model of ``profiles/models``, of a YAML file of the same form, or of a Hugging Face ``config.json``.
 
     Parameters
     ----------
     precision
-        Number format of the weights, one of ``transformer.WEIGHT_BITS``.
+        Number format of the weights, one of ``transformer.WEIGHT_BITS``; None: what the checkpoint states, else fp16.
     kv_precision
-        Number format of the KV cache, one of ``transformer.KV_BYTES``; None: 16-bit.
+        Number format of the KV cache, one of ``transformer.KV_BYTES``; None: what the checkpoint states, else 16-bit.
 
     Raises
     ------

@@ -7,8 +7,11 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from helixsim import units, yamlio
+from helixsim import jsonio, units, yamlio
 from helixsim.errors import ConfigError, DataError, did_you_mean, unknown_name
+
+_MOST = 1e30
+"""Largest number of a profile."""
 
 
 class Section:
@@ -89,11 +92,11 @@ class Section:
         """Return a finite number in [low, high]."""
         return self._number(key, self._get(key), low, high)
 
-    def integer(self, key: str, low: int = 1) -> int:
-        """Return a whole number of at least ``low``."""
+    def integer(self, key: str, low: int = 1, high: int = 10**9) -> int:
+        """Return a whole number in [low, high]."""
         value = self._get(key)
-        if not isinstance(value, int) or isinstance(value, bool) or value < low:
-            raise self.fault(key, f"expected a whole number of at least {low}, got {value!r}")
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise self.fault(key, f"expected a whole number from {low} to {high:.0e}, got {jsonio.shown(value)}")
         return value
 
     def numbers(self, key: str) -> tuple[float, ...]:
@@ -118,8 +121,8 @@ class Section:
         return self._data[key]
 
     def _number(self, key: str, value: object, low: float, high: float) -> float:
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
-            raise self.fault(key, f"expected a finite number, got {value!r}")
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not -_MOST <= value <= _MOST:
+            raise self.fault(key, f"expected a finite number up to {_MOST:g}, got {jsonio.shown(value)}")
         if not low <= value <= high:
             raise self.fault(key, f"must lie in {low:g} .. {high:g}, got {value!r}")
         return float(value)

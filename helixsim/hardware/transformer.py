@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from helixsim import jsonio
 from helixsim.domain.model import ModelSpec
 from helixsim.errors import DataError, unknown_name
+from helixsim.hardware.formats import NOT_STATED, Quantization, quantization_of
 from helixsim.hardware.profile_file import open_profile
 
 MODEL_TYPES = ("llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma", "gemma2", "phi3", "olmo2", "granite")
 """Values of ``model_type`` whose layers are understood: attention (grouped or not) and a gated MLP or experts."""
+
+_MOST = 10**9
+"""Largest figure of a ``config.json``."""
+
+QUANTIZATION_FILE = "hf_quant_config.json"
+"""What NVIDIA's ModelOpt writes beside ``config.json``."""
+
+_EXPERT_KEYS = ("num_local_experts", "num_experts", "n_routed_experts", "num_experts_per_tok", "moe_intermediate_size")
+_LATENT_KEYS = ("kv_lora_rank", "q_lora_rank")
 
 WEIGHT_BITS: Mapping[str, float] = {
     "fp16": 16.0,
@@ -52,6 +62,7 @@ class Shape:
     num_local_experts: int
     num_experts_per_tok: int
     source: str
+    quantization: Quantization = NOT_STATED
 
 
 def read_yaml(path: Path) -> Shape:
@@ -94,14 +105,10 @@ def read_json(path: Path) -> Shape:
     DataError
         If it is no JSON object, its ``model_type`` is not understood, or keys are missing or make no sense.
     """
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise DataError(f"{path}: expected a JSON object, got {type(config).__name__}")
+    config = _object(path)
     model_type = str(config.get("model_type"))
     _check_type(str(path), model_type)
+    _check_dense(path, config, model_type)
     needed = ["num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size"]
     needed += ["vocab_size", "max_position_embeddings"]
     if model_type == "mixtral":
@@ -115,19 +122,29 @@ def read_json(path: Path) -> Shape:
     for key, default in optional.items():
         figures[key] = default if config.get(key) is None else _whole(path, config, key)
     tied = config.get("tie_word_embeddings", model_type.startswith("gemma"))
+    figures["max_position_embeddings"] = _context(path, config, figures["max_position_embeddings"])
+    beside = path.with_name(QUANTIZATION_FILE)
     shape = Shape(
         name=str(path),
         num_local_experts=figures.pop("num_local_experts", 0),
         num_experts_per_tok=figures.pop("num_experts_per_tok", 0),
         tie_word_embeddings=bool(tied),
         source=f"config.json, model_type {model_type}",
+        quantization=quantization_of(str(path), config, _object(beside) if beside.is_file() else None),
         **figures,
     )
     return _checked(str(path), shape)
 
 
-def model_spec(name: str, shape: Shape, precision: str, kv_precision: str | None) -> ModelSpec:
-    """Return the model with ``shape`` in the given number formats.
+def files_of(name: str, path: Path) -> list[tuple[str, Path]]:
+    """Return (name in hashes, path) of every file that decides the model at ``path``, called ``name``."""
+    beside = path.with_name(QUANTIZATION_FILE)
+    also = [(f"{name}: {QUANTIZATION_FILE}", beside)] if path.suffix == ".json" and beside.is_file() else []
+    return [(name, path), *also]
+
+
+def model_spec(name: str, shape: Shape, precision: str | None, kv_precision: str | None) -> ModelSpec:
+    """Return the model with ``shape`` in the given number formats; None: what its checkpoint states, else 16 bits.
 
     A layer's memory counts each weight tensor as serving engines load it (Q, K and V in one; gate and up in one; all
     experts of a kind in one), rounded up to the allocator's step. Norms and biases are below 0.01 % and left out.
@@ -137,7 +154,15 @@ def model_spec(name: str, shape: Shape, precision: str, kv_precision: str | None
     DataError
         For a number format that is not understood.
     """
-    kv_format = kv_precision or "fp16"
+    stated, notes = shape.quantization, list[str]()
+    if precision is None and stated.weights is not None:
+        notes.append(f"{name}: weights in {stated.weights}, as its checkpoint states")
+    elif stated.weights is not None and precision != stated.weights:
+        notes.append(f"{name}: weights in {precision} as asked for, although its checkpoint states {stated.weights}")
+    if kv_precision is None and stated.kv is not None:
+        notes.append(f"{name}: KV cache in {stated.kv}, as its checkpoint states")
+    precision = precision or stated.weights or "fp16"
+    kv_format = kv_precision or stated.kv or "fp16"
     for what, got, allowed in (("precision", precision, WEIGHT_BITS), ("kv_precision", kv_format, KV_BYTES)):
         if got not in allowed:
             raise DataError(f"model {name}: {unknown_name(what, got, allowed)}")
@@ -172,6 +197,7 @@ def model_spec(name: str, shape: Shape, precision: str, kv_precision: str | None
         num_experts=experts,
         experts_per_token=shape.num_experts_per_tok,
         weight_bytes_per_expert=round(sum(mlp) * WEIGHT_BITS[precision] / 8) if experts else 0,
+        notes=tuple(notes),
     )
 
 
@@ -181,13 +207,45 @@ def _allocated(numbers: int, bits: float) -> int:
 
 def _check_type(where: str, model_type: str) -> None:
     if model_type not in MODEL_TYPES:
-        raise DataError(f"{where}: {unknown_name('model_type', model_type, MODEL_TYPES)}")
+        advice = "a mixture of experts with grouped attention can be described by a YAML profile of model_type mixtral"
+        raise DataError(f"{where}: {unknown_name('model_type', model_type, MODEL_TYPES, advice=advice)}")
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file."""
+    found = jsonio.load(path)
+    if not isinstance(found, dict):
+        raise DataError(f"{path}: expected a JSON object, got {type(found).__name__}")
+    return found
+
+
+def _check_dense(path: Path, config: Mapping[str, Any], model_type: str) -> None:
+    """Refuse keys of layers that this kind of model does not have: read as dense, it would be far too small."""
+    allowed = _EXPERT_KEYS if model_type == "mixtral" else ()
+    strange = [key for key in (*_EXPERT_KEYS, *_LATENT_KEYS) if key not in allowed and config.get(key)]
+    if strange:
+        what = "compressed attention (MLA)" if strange[0] in _LATENT_KEYS else "experts"
+        raise DataError(
+            f"{path}: {strange[0]}: a model with {what} is no {model_type!r} (known with experts: mixtral); "
+            "a mixture of experts with grouped attention can be described by a YAML profile of model_type mixtral"
+        )
+
+
+def _context(path: Path, config: Mapping[str, Any], positions: int) -> int:
+    """Return the longest context [tokens]: YaRN multiplies the original length, as vLLM derives max_model_len."""
+    scaling = config.get("rope_scaling")
+    if not isinstance(scaling, Mapping) or scaling.get("rope_type", scaling.get("type")) != "yarn":
+        return positions
+    factor, original = scaling.get("factor", 1.0), scaling.get("original_max_position_embeddings", positions)
+    if not isinstance(factor, (int, float)) or not 1 <= factor <= 1e6 or not isinstance(original, int) or original < 1:
+        raise DataError(f"{path}: rope_scaling: expected a factor of at least 1 and a whole original length")
+    return max(positions, round(factor * original))
 
 
 def _whole(path: Path, config: Mapping[str, Any], key: str) -> int:
     value = config[key]
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise DataError(f"{path}: {key}: expected a whole number of at least 1, got {value!r}")
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _MOST:
+        raise DataError(f"{path}: {key}: expected a whole number from 1 to {_MOST:.0e}, got {jsonio.shown(value)}")
     return value
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from helixsim import yamlio
 from helixsim.domain.cluster import Fleet
 from helixsim.domain.placement import LayerRange, Placement
-from helixsim.errors import DataError, did_you_mean
+from helixsim.errors import ConfigError, DataError, did_you_mean
 from helixsim.placement.base import PlacementProblem
 from helixsim.placement.outcome import finished
 
@@ -49,6 +49,17 @@ class FixedOptions:
     """
 
     file: Path
+
+    def faults(self, fleet: Fleet) -> Iterator[tuple[str, str]]:
+        """Yield (option, message) if the file cannot be read or does not fit a fleet."""
+        try:
+            document = _document(self.file)
+            known = fleet.cluster.index
+            _ranges(self.file, _mapping(self.file, document, "layers", known))
+            if "pipelines" in document:
+                _mapping(self.file, document, "pipelines", known)
+        except (ConfigError, DataError) as error:
+            yield "file", str(error)
 
 
 class Fixed:

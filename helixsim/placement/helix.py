@@ -8,11 +8,12 @@ actual workload (the *judge*) picks from this frontier and the heuristics.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from helixsim.domain.cluster import Fleet
 from helixsim.domain.placement import LayerRange, Placement
 from helixsim.errors import ConfigError, InfeasibleError
 from helixsim.flow.capacity import upper_bound_share
@@ -24,7 +25,7 @@ from helixsim.placement.fixed import previous_ranges
 from helixsim.placement.select import Candidate, best, finalists, frontier, listed, neighbours, promising
 from helixsim.placement.stages import Chain, Group, groups_of, hops, lay_out
 from helixsim.placement.swaps import swapped
-from helixsim.placement.wishes import dealt_anew, limited_table, moved_bytes, narrowed, pinned_ranges
+from helixsim.placement.wishes import dealt_anew, limited_table, moved_bytes, narrowed, wish_faults
 from helixsim.units import format_bytes
 
 _NEXT_SHARE = 0.95
@@ -84,19 +85,23 @@ class HelixOptions:
         Share of the best score, or flow, that may be given up to move less.
     """
 
-    max_hops: int | None = None
+    max_hops: int | None = field(default=None, metadata={"ge": 1})
     across_regions: bool = True
-    time_limit_s: float = 120.0
-    candidates: int = 6
+    time_limit_s: float = field(default=120.0, metadata={"gt": 0, "le": 1e6})
+    candidates: int = field(default=6, metadata={"ge": 1, "le": 1000})
     select: Literal["simulate", "flow"] = "simulate"
     criterion: Literal["balanced", "throughput", "goodput", "latency"] = "balanced"
     method: Literal["auto", "blocks", "exact"] = "auto"
     partial_inference: bool | None = None
     exclude: tuple[str, ...] = ()
-    max_layers: dict[str, int] = field(default_factory=dict)
+    max_layers: dict[str, int] = field(default_factory=dict, metadata={"ge": 1})
     pinned: dict[str, list[int]] = field(default_factory=dict)
     previous: Path | None = None
-    move_tolerance: float = 0.01
+    move_tolerance: float = field(default=0.01, metadata={"ge": 0, "le": 1})
+
+    def faults(self, fleet: Fleet) -> Iterator[tuple[str, str]]:
+        """Yield (option, message) for each option that does not fit a fleet."""
+        yield from wish_faults(fleet, self.exclude, self.max_layers, self.pinned)
 
 
 class Helix:
@@ -115,17 +120,12 @@ class Helix:
         Raises
         ------
         ConfigError
-            If an option is out of range.
+            If an option does not fit the fleet.
         InfeasibleError
             If no placement was found.
         """
-        for name, value in (("max_hops", options.max_hops), ("candidates", options.candidates)):
-            if value is not None and value < 1:
-                raise ConfigError(f"helix: {name} is {value}, allowed: 1 or more")
-        if options.time_limit_s <= 0:
-            raise ConfigError(f"helix: time_limit_s is {options.time_limit_s:g}, allowed: more than 0")
-        if not 0 <= options.move_tolerance < 1:
-            raise ConfigError(f"helix: move_tolerance is {options.move_tolerance:g}, allowed: 0 or more, less than 1")
+        for option, message in options.faults(problem.fleet):
+            raise ConfigError(f"helix: {option}: {message}")
         return _Search(narrowed(problem, options.exclude, options.max_layers), options).run()
 
 
@@ -136,7 +136,7 @@ class _Search:
         self.problem = problem
         self.options = options
         self.started = time.perf_counter()
-        self.pinned = pinned_ranges(problem.fleet, options.pinned)
+        self.pinned = {node: LayerRange(*pair) for node, pair in options.pinned.items()}
         self.previous = {} if options.previous is None else previous_ranges(problem.fleet, options.previous)
         self.candidates: list[Candidate] = []
         self.best = 0.0

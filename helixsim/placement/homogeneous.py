@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from helixsim.domain.placement import LayerRange, Placement
@@ -23,7 +23,7 @@ class HomogeneousOptions:
         Of the order of the nodes of a kind.
     """
 
-    seed: int = 0
+    seed: int = field(default=0, metadata={"ge": 0, "lt": 2**128})
 
 
 class Homogeneous:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from helixsim.domain.placement import LayerRange, Placement
@@ -24,7 +24,7 @@ class PetalsOptions:
         Whether a request may enter a node in the middle of its layers, as in Petals.
     """
 
-    seed: int = 0
+    seed: int = field(default=0, metadata={"ge": 0, "lt": 2**128})
     partial_inference: bool = True
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from helixsim.domain.cluster import Fleet
@@ -23,7 +23,7 @@ class SwarmOptions:
         Number of stages; None: the fewest equal ones that fit the smallest node of the fleet.
     """
 
-    stages: int | None = None
+    stages: int | None = field(default=None, metadata={"ge": 1})
 
 
 class Swarm:

@@ -8,40 +8,57 @@ group holds takes it in place of its role.
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from helixsim.domain.cluster import Fleet
 from helixsim.domain.placement import LayerRange
-from helixsim.errors import ConfigError, did_you_mean
+from helixsim.errors import did_you_mean
 from helixsim.flow.capacity import CapacityTable
 from helixsim.placement.base import PlacementProblem
 
 
-def narrowed(problem: PlacementProblem, exclude: Sequence[str], max_layers: Mapping[str, int]) -> PlacementProblem:
-    """Return the problem without the nodes that match ``exclude`` and with at most so many layers per kind of node.
-
-    Raises
-    ------
-    ConfigError
-        If a pattern matches no node or all nodes are left out, or a kind is unknown or its limit below 1.
-    """
-    fleet = problem.fleet
+def wish_faults(
+    fleet: Fleet, exclude: Sequence[str], max_layers: Mapping[str, int], pinned: Mapping[str, Sequence[int]]
+) -> Iterator[tuple[str, str]]:
+    """Yield (option, message) for each wish that does not fit the fleet."""
     ids = [node.id for node in fleet.cluster.nodes]
     for pattern in exclude:
         if not fnmatch.filter(ids, pattern):
-            raise ConfigError(f"helix: exclude: {pattern!r} matches no node{did_you_mean(pattern, ids)}")
+            yield "exclude", f"{pattern!r} matches no node{did_you_mean(pattern, ids)}"
     kinds = sorted({profile.kind for profile in fleet.profiles})
     for kind, most in max_layers.items():
         if kind not in kinds:
-            raise ConfigError(
-                f"helix: max_layers: no node of kind {kind!r}{did_you_mean(kind, kinds)} (known: {', '.join(kinds)})"
-            )
-        if most < 1:
-            raise ConfigError(f"helix: max_layers: {kind} is {most}, allowed: 1 or more")
-    kept = [at for at, node in enumerate(ids) if not any(fnmatch.fnmatchcase(node, pattern) for pattern in exclude)]
+            yield "max_layers", f"no node of kind {kind!r}{did_you_mean(kind, kinds)} (known: {', '.join(kinds)})"
+        elif most < 1:
+            yield "max_layers", f"{kind} is {most}, allowed: 1 or more"
+    kept = {ids[at] for at in _kept(fleet, exclude)}
     if not kept:
-        raise ConfigError(f"helix: exclude: {', '.join(exclude)} leaves no node")
+        yield "exclude", f"{', '.join(exclude)} leaves no node"
+    for node, pair in pinned.items():
+        if node not in kept:
+            yield "pinned", f"no node {node!r} to place{did_you_mean(node, kept)}"
+            continue
+        profile = fleet.profile(node)
+        most = len(profile.kv_blocks[: max_layers.get(profile.kind)])
+        if len(pair) != 2 or not 0 <= pair[0] < pair[1] <= fleet.model.num_layers or pair[1] - pair[0] > most:
+            allowed = f"[start, end] of up to {most} of the layers 0 to {fleet.model.num_layers}"
+            yield "pinned", f"{node} has {list(pair)}, allowed: {allowed}"
+
+
+def _kept(fleet: Fleet, exclude: Sequence[str]) -> list[int]:
+    """Return the positions of the nodes that no pattern excludes."""
+    return [
+        at
+        for at, node in enumerate(fleet.cluster.nodes)
+        if not any(fnmatch.fnmatchcase(node.id, pattern) for pattern in exclude)
+    ]
+
+
+def narrowed(problem: PlacementProblem, exclude: Sequence[str], max_layers: Mapping[str, int]) -> PlacementProblem:
+    """Return the problem without the nodes that match ``exclude`` and with at most so many layers per kind of node."""
+    fleet = problem.fleet
+    kept = _kept(fleet, exclude)
     profiles = {
         profile.kind: replace(
             profile,
@@ -63,28 +80,6 @@ def limited_table(table: CapacityTable, max_layers: Mapping[str, int]) -> Capaci
     """Return the capacities of nodes that hold at most so many layers per kind."""
     tables = {kind: values[: max_layers.get(kind)] for kind, values in table.tables.items()}
     return replace(table, tables=tables)
-
-
-def pinned_ranges(fleet: Fleet, pinned: Mapping[str, Sequence[int]]) -> dict[str, LayerRange]:
-    """Return the ranges of pinned nodes.
-
-    Raises
-    ------
-    ConfigError
-        If a node is unknown or left out, or cannot hold its range.
-    """
-    found: dict[str, LayerRange] = {}
-    for node, pair in pinned.items():
-        if node not in fleet.cluster.index:
-            raise ConfigError(f"helix: pinned: no node {node!r} to place{did_you_mean(node, fleet.cluster.index)}")
-        most = len(fleet.profile(node).kv_blocks)
-        if len(pair) != 2 or not 0 <= pair[0] < pair[1] <= fleet.model.num_layers or pair[1] - pair[0] > most:
-            raise ConfigError(
-                f"helix: pinned: {node} has {list(pair)}, allowed: [start, end] of up to {most} of the layers "
-                f"0 to {fleet.model.num_layers}"
-            )
-        found[node] = LayerRange(*pair)
-    return found
 
 
 def dealt_anew(

@@ -263,7 +263,7 @@ class _Search:
         return (*self.settings, override("cluster.nodes", nodes))
 
     def _load(self, counts: Counts) -> ResolvedExperiment:
-        return load_experiment(self.plan.experiment, self._overrides(counts), registries=registries())
+        return load_experiment(self.plan.experiment, self._overrides(counts), registries=registries(), is_part=True)
 
     def _market(self) -> Market:
         experiment = self.experiment

@@ -56,7 +56,7 @@ def try_fleet(task: FleetTask, report: Report) -> FleetTrial:
     raised.
     """
     try:
-        experiment = load_experiment(task.experiment, task.overrides, registries=registries())
+        experiment = load_experiment(task.experiment, task.overrides, registries=registries(), is_part=True)
         (system,) = experiment.systems
         report(0.1, "placing")
         placed = place_system(experiment, system, store=placement_store(placements_in(task.out), renew=task.force))

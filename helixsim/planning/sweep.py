@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,9 @@ from helixsim.runtime.manifest import identity_document, write_manifest
 from helixsim.runtime.pool import Executor, Report
 
 Row = dict[str, Any]
+
+MOST_POINTS = 100_000
+"""Combinations of one sweep; each is a run directory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +148,9 @@ def prepare(plan: SweepPlan) -> Sweep:
         raise ConfigError(
             list({(problem.path, problem.message): problem for problem in reversed(problems)}.values())[::-1]
         )
+    total = math.prod(len(block.points) for block in plan.blocks)
+    if total > MOST_POINTS:
+        raise ConfigError(f"{plan.name}: axes: {total:.3g} combinations, allowed: up to {MOST_POINTS}")
     base = load_experiment(plan.base, settings, registries=registries())
     counted = range(base.seed, base.seed + (plan.seeds if isinstance(plan.seeds, int) else 1))
     seeds = plan.seeds if isinstance(plan.seeds, tuple) else tuple(counted)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
 
-from helixsim.domain.cluster import COORDINATOR
+from helixsim.domain.cluster import COORDINATOR, Fleet
 from helixsim.errors import ConfigError, unknown_name
 from helixsim.routing.base import Hop, RoutingGraph, RoutingView
 from helixsim.routing.walk import walk
@@ -32,7 +32,17 @@ class FlowWeightedOptions:
     """
 
     decay: bool = True
-    shares: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    shares: Mapping[str, Mapping[str, float]] = field(default_factory=dict, metadata={"ge": 0, "le": 1e12})
+
+    def faults(self, fleet: Fleet) -> Iterator[tuple[str, str]]:
+        """Yield (option, message) for shares that do not fit a fleet."""
+        names = [COORDINATOR, *fleet.cluster.index]
+        for node, weights in self.shares.items():
+            for name in (node, *weights):
+                if name not in names:
+                    yield "shares", unknown_name("node", name, names)
+            if not sum(weights.values()) > 0:
+                yield "shares", f"{node}: all weights are 0"
 
 
 class FlowWeighted:
@@ -93,11 +103,11 @@ def _with_shares(graph: RoutingGraph, shares: Mapping[str, Mapping[str, float]])
         if node not in leaving:
             raise ConfigError(f"flow_weighted: shares: {unknown_name('node', node, leaving)}")
         names = [graph.node_ids[hop.node] for hop in leaving[node]]
-        for follower, weight in weights.items():
+        for follower in weights:
             if follower not in names:
                 raise ConfigError(f"flow_weighted: shares: {node}: {unknown_name('following node', follower, names)}")
-            if weight < 0:
-                raise ConfigError(f"flow_weighted: shares: {node}: {follower}: {weight} is negative")
+            if weights[follower] < 0:
+                raise ConfigError(f"flow_weighted: shares: {node}: {follower}: {weights[follower]} is negative")
         if not sum(weights.values()) > 0:
             raise ConfigError(f"flow_weighted: shares: {node}: all weights are 0")
         scale = graph.plan.max_flow_tokens_per_s / sum(weights.values())

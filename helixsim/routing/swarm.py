@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,8 +17,8 @@ from helixsim.units import NS_PER_S
 class SwarmOptions:
     """``initial_s``: time assumed for a hop before the first is seen [s]. ``smoothing``: weight of the newest."""
 
-    initial_s: float = 0.05
-    smoothing: float = 0.8
+    initial_s: float = field(default=0.05, metadata={"gt": 0, "le": 1e6})
+    smoothing: float = field(default=0.8, metadata={"ge": 0, "lt": 1})
 
 
 class Swarm:

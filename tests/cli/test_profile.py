@@ -61,7 +61,7 @@ def test_show_knows_every_family(capsys, name: str, key: str, value: object) -> 
 
 def test_show_suggests(capsys) -> None:
     with pytest.raises(DataError, match="did you mean 'llama-2-70b/t4x4'"):
-        _run("show", "llama-2-70b/t4x5")
+        _run("show", "LLaMA-2-70B/T4x4")
     assert capsys.readouterr().out == ""
 
 

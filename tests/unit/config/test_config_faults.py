@@ -34,7 +34,7 @@ slo: {ttft: 0 s}
 EXPECTED = [
     (3, "seed", "duplicate key"),
     (4, "model", "did you mean 'llama-2-70b'"),
-    (5, "precision", "did you mean 'fp16'"),
+    (5, "precision", "known: bf16, fp16"),
     (8, "cluster.nodes.0.gpu", "did you mean 'a100-40g'"),
     (9, "cluster.nodes.1.cuont", "did you mean 'count'"),
     (10, "cluster.nodes.2.count", "got -2"),

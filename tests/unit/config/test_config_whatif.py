@@ -166,7 +166,7 @@ def test_variants_are_the_experiments_one_would_write(load, sound):
         ({"systems": ["helixx"]}, "did you mean 'helix'"),
         ({"set": {"workload.arivals.rate": 1}}, "did you mean 'arrivals'"),
         ({"add": [{"gpu": "l4", "cuont": 1}]}, "did you mean 'count'"),
-        ({"traffic": {"rate": 0}}, "greater than 0"),
+        ({"traffic": {"rate": 0}}, "greater than or equal to"),
         ({"lsoe": ["l4-0"]}, "did you mean 'lose'"),
     ],
 )

@@ -185,7 +185,7 @@ def test_config_json_faults(tmp_path: Path, changes: dict[str, object], message:
 def test_unreadable_model_files(tmp_path: Path) -> None:
     broken = tmp_path / "config.json"
     broken.write_text("{")
-    with pytest.raises(DataError, match="cannot be read as JSON"):
+    with pytest.raises(DataError, match="not JSON"):
         catalog.load_model(broken)
     broken.write_text("[]")
     with pytest.raises(DataError, match="expected a JSON object"):

@@ -64,7 +64,6 @@ def test_pinned_nodes_keep_their_ranges() -> None:
         HelixOptions(max_layers={"big": 0}),
         HelixOptions(pinned={"big-9": [0, 2]}),
         HelixOptions(pinned={"small-0": [0, 3]}),
-        HelixOptions(move_tolerance=1.0),
     ],
 )
 def test_impossible_wishes_are_refused(options: HelixOptions) -> None:

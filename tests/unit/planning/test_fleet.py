@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from helixsim import solver, yamlio
 from helixsim.cli.main import main
 from helixsim.config.plan_file import Offer, load_plan
+from helixsim.errors import ConfigError
 from helixsim.planning.fleet import _Search, find_fleet
 from helixsim.planning.fleet_bound import LEVEL_STEP, BestCase
 from helixsim.planning.fleet_program import Market, Supply
@@ -290,3 +291,15 @@ def test_the_optimum_is_that_of_simulating_every_fleet(plan, tmp_path):
     assert found.is_proven
     assert found.ranked[0].price_usd_per_hour == pytest.approx(min(map(search.market.price, passing)))
     assert len(found.tried) < len(fleets) / 5
+
+
+def test_links_of_nodes_that_a_fleet_lacks_are_no_fault(plan, tmp_path):
+    path = plan(offers=[{"gpu": "l4", "region": "a", "available": 3}])
+    links = "    links: [{from: t4-*, to: l4-*, bandwidth: 1 Gbit/s, latency: 2 ms}]\n"
+    text = (tmp_path / "base.yaml").read_text().replace("workload:\n", f"{links}workload:\n")
+    text = text.replace("  network:", "    - {gpu: t4, count: 2, region: a}\n  network:")
+    (tmp_path / "base.yaml").write_text(text, encoding="utf-8")
+    assert find_fleet(load_plan(path), tmp_path / "out", Serial()).tried
+    (tmp_path / "base.yaml").write_text(text.replace("t4-*", "t5-*"), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"'t5-\*' matches no node"):
+        find_fleet(load_plan(path), tmp_path / "other", Serial())
