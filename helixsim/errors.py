@@ -15,6 +15,8 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Self
 
+from helixsim.escape import printable
+
 MOST_SHOWN = 20
 """Faults of one input that a message lists; of the others it tells the number."""
 
@@ -63,7 +65,7 @@ class Problem:
     def __str__(self) -> str:
         head = ": ".join(shortened(part) for part in (self.where, self.path) if part)
         message = shortened(self.message, 2000)
-        return f"{head}: {message}" if head else message
+        return printable(f"{head}: {message}", one_line=True) if head else message
 
 
 class ConfigError(HelixsimError):

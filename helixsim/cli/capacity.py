@@ -87,7 +87,7 @@ def _print(document: dict[str, Any], args: argparse.Namespace) -> None:
     table = capacity_table(document)
     texts = len(table.head) - 8
     width, color = console.stdout().width, console.wants_colour(sys.stdout)
-    print(plain_table(table.head, table.rows, width=width, color=color, texts=texts))
+    console.show(plain_table(table.head, table.rows, width=width, color=color, texts=texts))
     for name, sentence in capacity_notes(document):
         print(f"{name}: {sentence}")
 

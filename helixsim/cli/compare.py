@@ -117,6 +117,7 @@ def _calibrate(args: argparse.Namespace, system: str, measured: MeasuredRun) -> 
     from helixsim import yamlio
     from helixsim.hardware.engines import document, load_engine, with_overheads_s
     from helixsim.planning.calibrate import calibrate
+    from helixsim.writing import write_text
 
     if args.experiment is None:
         raise ConfigError("--calibrate needs --experiment, the file behind the run")
@@ -130,7 +131,7 @@ def _calibrate(args: argparse.Namespace, system: str, measured: MeasuredRun) -> 
     base = load_engine(resolved["engine"]["name"])
     source = f"fitted to the first half of {args.other.name}; see helixsim compare --calibrate"
     engine = with_overheads_s(base, args.calibrate.stem, found.overheads_s, source)
-    args.calibrate.write_text(yamlio.dump(document(engine)), encoding="utf-8")
+    write_text(args.calibrate, yamlio.dump(document(engine)))
     return asdict(found) | {"path": str(args.calibrate)}
 
 

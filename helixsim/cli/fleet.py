@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     """Execute the command; return the exit code."""
     from helixsim.config.plan_file import load_plan
     from helixsim.planning.fleet import find_fleet, fleet_directory, fleet_key
-    from helixsim.planning.rundir import new_directory
+    from helixsim.planning.rundir import new_directory, refuse_foreign
     from helixsim.report.fleet_files import fleet_table, headline, sentences, write_fleets
     from helixsim.report.tables import plain_table
     from helixsim.runtime.manifest import finished_under, identity_document, write_manifest
@@ -42,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
     key = fleet_key(plan)
     directory = fleet_directory(plan, args.out, key)
     if args.force or finished_under(directory, key) is None:
+        refuse_foreign(directory)
         try:
             with console.table_progress("fleet", quiet=args.quiet) as advance, options.executor(args) as executor:
                 results = find_fleet(plan, args.out, executor, force=args.force, on_progress=advance)
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         table = fleet_table(found)
         width, color = console.stdout().width, console.wants_colour(sys.stdout)
         print("\n".join(headline(found)), end="\n\n")
-        print(plain_table(table.head, table.rows, width=width, color=color, texts=1))
+        console.show(plain_table(table.head, table.rows, width=width, color=color, texts=1))
         print("\n".join(sentences(found)))
     if not args.quiet:
         print(f"{directory / 'report.html'} written", file=sys.stderr)

@@ -9,9 +9,11 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
-from helixsim import __version__
-from helixsim.cli.streams import claim_stdout, settle_stdout
+import helixsim
+from helixsim.cli.parsing import Parser
+from helixsim.cli.streams import claim_stdout, guarded, settle_stdout, write_exactly
 from helixsim.errors import ExitCode, WorkerError, typed_error
 
 COMMANDS = ("run", "place", "validate", "reproduce", "sweep", "capacity", "fleet", "compare", "report", "trace",
@@ -32,19 +34,20 @@ exit codes:
   4    no feasible placement
   5    simulation invalid (an invariant is broken, or it stalled)
   6    finished, but a requested threshold failed
-  130  interrupted (Ctrl-C); 143 terminated (SIGTERM); finished parts are kept
+  130  interrupted (Ctrl-C); finished parts are kept
+  143  terminated (SIGTERM); likewise
 """
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """Return the parser of the whole command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="helixsim",
         description="Simulate and plan the serving of large language models on clusters of mixed GPUs.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"helixsim {__version__}")
+    parser.add_argument("--version", action="version", version=f"helixsim {helixsim.__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:
         if importlib.util.find_spec(f"helixsim.cli.{command}") is not None:
@@ -69,11 +72,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     signalled: list[int] = []
     if argv is None:
         claim_stdout()
+        _prefer_installed_modules()
         _stop_on_sigterm(signalled)
     arguments = list(sys.argv[1:] if argv is None else argv)
     args = argparse.Namespace(verbose=0)
-    code = _outcome(arguments, args)
+    with guarded():
+        code = _outcome(arguments, args)
     return ExitCode.TERMINATED if signalled and code == ExitCode.INTERRUPTED else code
+
+
+def _prefer_installed_modules() -> None:
+    """Move the working directory, which ``python -m`` puts first, to the end of the places where modules are found.
+
+    Otherwise a file such as ``pandas.py`` that happens to lie there would be run, and ``python -m helixsim`` would find
+    other files than ``helixsim`` does. The folder that helixsim itself comes from stays where it is.
+    """
+    try:
+        here = Path.cwd()
+    except OSError:  # it has been removed
+        return
+    is_first = bool(sys.path) and Path(sys.path[0] or ".").resolve() == here
+    if is_first and Path(helixsim.__file__).resolve().parents[1] != here:
+        sys.path.append(sys.path.pop(0))
 
 
 def _stop_on_sigterm(signalled: list[int]) -> None:
@@ -89,7 +109,9 @@ def _stop_on_sigterm(signalled: list[int]) -> None:
 def _outcome(arguments: Sequence[str], args: argparse.Namespace) -> int:
     """Run a command and return its exit code; errors become messages."""
     try:
-        args = build_parser().parse_args(arguments, args)
+        args = build_parser().parse_all(arguments, args)
+        if getattr(args, "json", False):
+            write_exactly()
         code: int | None = args.func(args)
         sys.stdout.flush()
     except SystemExit as stop:  # argparse: --help, --version and usage errors

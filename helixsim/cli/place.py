@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         color, width = console.wants_colour(sys.stdout), console.stdout().width
         for name, document in documents.items():
-            print(placement_text(name, document, width=width, color=color))
+            console.show(placement_text(name, document, width=width, color=color))
     if args.export is not None:
         write_json(args.export, next(iter(documents.values())))
     return ExitCode.OK

@@ -19,6 +19,7 @@ from helixsim.hardware.profiles import ProfileOptions, node_profile
 from helixsim.hardware.roofline import CHECK_CONTEXT_TOKENS, TimingError, roofline, timing_error
 from helixsim.hardware.tensor_parallel import from_one_gpu
 from helixsim.units import GIB, NS_PER_MS, NS_PER_S, format_bandwidth, format_bytes, format_seconds
+from helixsim.writing import write_text
 
 _FORMATS = ", ".join(transformer.WEIGHT_BITS)
 
@@ -297,7 +298,7 @@ def _write(kinds: Sequence[FittedKind], models: Sequence[str], path: Path, force
     if path.exists() and not force:
         raise ConfigError(f"{path} exists; --force replaces it")
     try:
-        path.write_text(yamlio.dump(compute_file.document(kinds)), encoding="utf-8")
+        write_text(path, yamlio.dump(compute_file.document(kinds)))
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
 

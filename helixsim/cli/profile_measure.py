@@ -10,6 +10,7 @@ from helixsim import yamlio
 from helixsim.cli import console, options
 from helixsim.errors import ConfigError, ExitCode
 from helixsim.hardware import catalog, compute_file
+from helixsim.writing import write_text
 
 PREFILL_TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 DECODE_SEQS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         )
     write_csv(table, model.name, args.gpu, timed)
     kinds = fit_tables(table, None, args.precision, 0.9, source)
-    args.out.write_text(yamlio.dump(compute_file.document(kinds)), encoding="utf-8")
+    write_text(args.out, yamlio.dump(compute_file.document(kinds)))
     if args.json:
         print_kinds(kinds)
         return ExitCode.OK

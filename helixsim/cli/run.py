@@ -118,10 +118,10 @@ def _print(document: dict[str, Any], directory: Path, args: argparse.Namespace) 
 
     color = console.wants_colour(sys.stdout)
     width = console.stdout().width
-    print(tables.comparison_text(document, width=width, color=color))
+    console.show(tables.comparison_text(document, width=width, color=color))
     if args.verbose:
         for name, placement in _placements(document, directory):
-            print(tables.placement_text(name, placement, width=width, color=color))
+            console.show(tables.placement_text(name, placement, width=width, color=color))
 
 
 def _placements(document: dict[str, Any], directory: Path) -> Iterator[tuple[str, dict[str, Any]]]:

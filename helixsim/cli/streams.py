@@ -1,11 +1,15 @@
-"""The standard streams of the process: stdout belongs to the answer, whatever C libraries print."""
+"""The standard streams: stdout belongs to the answer, whatever C libraries print, and no text steers the terminal."""
 
 from __future__ import annotations
 
 import io
 import os
 import sys
-from typing import TextIO
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO, cast
+
+from helixsim.escape import code_point, printable
 
 
 def claim_stdout() -> None:
@@ -61,3 +65,78 @@ def _text(descriptor: int, like: TextIO | None) -> io.TextIOWrapper:
         line_buffering=getattr(like, "line_buffering", False),
         write_through=is_unbuffered,
     )
+
+
+class Guarded:
+    r"""A text stream whose text cannot steer the terminal and always has a form in the stream's encoding.
+
+    Characters that steer a terminal or turn the direction of writing come out as ``\uXXXX``. What the encoding lacks
+    is replaced by an ASCII look-alike where there is one (box drawing, dashes, typographic signs), else by ``\uXXXX``
+    as well; with ``exact``, for JSON, always by the latter, which JSON reads as the character itself.
+    """
+
+    def __init__(self, inner: TextIO) -> None:
+        self.inner = inner
+        self.exact = False
+
+    def write(self, text: str) -> int:
+        """Write text; return its length."""
+        self.inner.write(encodable(printable(text), getattr(self.inner, "encoding", None), exact=self.exact))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write several texts."""
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """Guard ``sys.stdout`` and ``sys.stderr``: the one place where everything that is said leaves."""
+    stdout, stderr = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = cast(TextIO, Guarded(stdout)), cast(TextIO, Guarded(stderr))
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = stdout, stderr
+
+
+def write_exactly() -> None:
+    """From now on no look-alikes on stdout: its text is read by programs."""
+    if isinstance(sys.stdout, Guarded):
+        sys.stdout.exact = True
+
+
+def encodable(text: str, encoding: str | None, *, exact: bool = False) -> str:
+    """Return text that an encoding has all characters for; None: a stream in memory, which takes everything."""
+    if encoding is None or _fits(text, encoding):
+        return text
+    return "".join(
+        character if _fits(character, encoding)
+        else code_point(character) if exact
+        else _LOOKS_LIKE.get(character) or code_point(character)
+        for character in text
+    )  # fmt: skip
+
+
+def _fits(text: str, encoding: str) -> bool:
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+_LOOKS_LIKE = {
+    **dict.fromkeys("─━╌╍┄┅┈┉═╴╶╸╺╼╾–—‐‑−", "-"),
+    **dict.fromkeys("│┃║╎╏┆┇", "|"),
+    **dict.fromkeys("┌┐└┘├┤┬┴┼╭╮╰╯╔╗╚╝╠╣╦╩╬╪╡╞", "+"),
+    **dict.fromkeys("\u00a0\u2007\u2009\u202f", " "),
+    **dict.fromkeys("“”„«»", '"'),
+    **dict.fromkeys("‘’‚", "'"),
+    "×": "x", "·": ".", "•": "*", "…": "~", "±": "+-", "≤": "<=", "≥": ">=", "≈": "~", "→": "->", "µ": "u", "μ": "u",
+    "α": "a", "²": "2", "³": "3",
+}  # fmt: skip

@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--resume: no sweep of {args.sweep} as it is now was begun in {args.out}")
     if not args.quiet:
         _say(_heading(sweep), "found what is finished, going on" if begun and not args.force else "")
-    show = console.table_progress("sweep", quiet=args.quiet)
+    show = console.table_progress("sweep", counted=True, quiet=args.quiet)
     try:
         with show as advance, options.executor(args) as executor:
             directory, results = run_sweep(
@@ -125,4 +125,6 @@ def _print(results: SweepResults, directory: Path, args: argparse.Namespace) -> 
     from helixsim.report.tables import plain_table
 
     table = best_table(results, document["points"])
-    print(plain_table(table.head, table.rows, width=console.stdout().width, color=console.wants_colour(sys.stdout)))
+    console.show(
+        plain_table(table.head, table.rows, width=console.stdout().width, color=console.wants_colour(sys.stdout))
+    )

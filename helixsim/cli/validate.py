@@ -21,6 +21,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "validate",
         parents=[options.experiment(), options.common()],
         help="parse and check an experiment, print what it comes down to",
+        description="Read an experiment and every file it names, report all faults at once, and print what it comes "
+        "down to. Nothing is computed or written, and no code of the user's own is run: classes named as module:Class "
+        "are looked for, but imported only with --plugins.",
+    )
+    parser.add_argument(
+        "--plugins",
+        action="store_true",
+        help="import the classes that the experiment names as module:Class, which runs their files, and check their "
+        "options too",
     )
     parser.set_defaults(func=run)
 
@@ -30,21 +39,28 @@ def run(args: argparse.Namespace) -> None:
     from helixsim.config.resolve import load_experiment
     from helixsim.planning.registries import registries
 
-    experiment = load_experiment(args.experiment, options.overrides(args), registries=registries())
-    summary = summarise(experiment)
+    experiment = load_experiment(args.experiment, options.overrides(args), registries=registries(imports=args.plugins))
+    summary = summarise(experiment, plugins_imported=args.plugins)
     if args.json:
         print(json.dumps(summary, allow_nan=False))
     else:
         print("\n".join(_lines(summary)))
 
 
-def summarise(experiment: ResolvedExperiment) -> dict[str, Any]:
-    """Return the summary as JSON values; bandwidths [bit/s], sizes [bytes], times [s]."""
+def summarise(experiment: ResolvedExperiment, *, plugins_imported: bool = True) -> dict[str, Any]:
+    """Return the summary as JSON values; bandwidths [bit/s], sizes [bytes], times [s].
+
+    Without having imported the user's own classes the defaults of their options are unknown, and so is the hash.
+    """
+    from helixsim.runtime.identity import experiment_plugins
+
+    unknown = [] if plugins_imported else list(experiment_plugins(experiment))
     fleet, window = experiment.fleet, experiment.workload.window
     model, network, stats = fleet.model, fleet.cluster.network, experiment.workload_stats
     return {
         "name": experiment.name,
-        "config_hash": experiment.config_hash,
+        "config_hash": None if unknown else experiment.config_hash,
+        "plugins_not_imported": unknown,
         "seed": experiment.seed,
         "model": {
             "name": model.name,

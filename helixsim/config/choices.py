@@ -10,6 +10,7 @@ import dataclasses
 import types
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
@@ -20,6 +21,7 @@ from helixsim.config.schema import DEFAULT_BATCHING, DEFAULT_ROUTING
 from helixsim.config.source import SHORTHANDS, KeyPath, Source, is_file, is_folder
 from helixsim.errors import ConfigError, Problem, shortened, unknown_name
 from helixsim.hardware import catalog, engines, transformer
+from helixsim.plugins import UncheckedOptions
 from helixsim.workload.arrivals import PROCESSES
 from helixsim.workload.lengths import registry as lengths
 from helixsim.workload.readers import registry as trace_formats
@@ -39,17 +41,30 @@ class Registry(Protocol):
         ...
 
     def get(self, name: str) -> type[Any]:
-        """Return the class called ``name`` or imported from ``package.module:Class``; ``ConfigError`` if none."""
+        """Return the class called ``name``; ``ConfigError`` if there is none."""
+        ...
+
+
+class OpenRegistry(Registry, Protocol):
+    """A registry to which users add classes of their own, by their import paths."""
+
+    def get(self, name: str, beside: Path | None = None, *, imports: bool = True) -> type[Any]:
+        """Return the class called ``name`` or imported from ``package.module:Class`` (``plugins.Registry.get``)."""
         ...
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Registries:
-    """Where an experiment's placement strategies, routing and batching policies are looked up."""
+    """Where an experiment's placement strategies, routing and batching policies are looked up.
 
-    placement: Registry
-    routing: Registry
-    batching: Registry
+    ``imports``: whether classes of the user's own may be imported, which runs their files; otherwise they are only
+    looked for, and their options are not checked.
+    """
+
+    placement: OpenRegistry
+    routing: OpenRegistry
+    batching: OpenRegistry
+    imports: bool = True
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -85,9 +100,13 @@ def look_up(source: Source, registries: Registries) -> Choices:
             choices.problems.append(source.problem(path, f"no such file: {shortened(str(file))}"))
     _choose(source, ("workload", "lengths"), lengths.get, choices)
     for number in _entries(source, ("systems",)):
-        _choose(source, ("systems", number, "placement"), registries.placement.get, choices)
-        _choose(source, ("systems", number, "routing"), registries.routing.get, choices, DEFAULT_ROUTING)
-        _choose(source, ("systems", number, "batching"), registries.batching.get, choices, DEFAULT_BATCHING)
+        for key, registry, default in (
+            ("placement", registries.placement, None),
+            ("routing", registries.routing, DEFAULT_ROUTING),
+            ("batching", registries.batching, DEFAULT_BATCHING),
+        ):
+            get = partial(registry.get, beside=source.path.parent, imports=registries.imports)
+            _choose(source, ("systems", number, key), get, choices, default)
     return choices
 
 
@@ -171,6 +190,10 @@ def _choose(
         choices.problems.extend(source.problem(at, problem.message) for problem in error.problems)
         return
     values = {name: value for name, value in given.items() if name != key}
+    if options is UncheckedOptions:
+        choices.options[path] = UncheckedOptions()
+        choices.documents[path] = given
+        return
     _check_options(source, path, values, options, choices)
     choices.documents[path] = {**given, **choices.documents.get(path, {})}
 

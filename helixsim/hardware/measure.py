@@ -8,6 +8,7 @@ position left out (it is a thousandth of the work), scaled dot-product attention
 from __future__ import annotations
 
 import csv
+import io
 import platform
 import statistics
 import time
@@ -18,6 +19,7 @@ from typing import Any
 
 from helixsim.domain.model import ModelSpec
 from helixsim.errors import ConfigError
+from helixsim.writing import new_file
 
 HEADER = ("model", "gpu", "phase", "batch_tokens", "ms_per_layer", "context_tokens")
 
@@ -88,7 +90,7 @@ def describe_machine(device: str) -> str:
 
 def write_csv(path: Path, model: str, gpu: str, timed: Sequence[Timed]) -> None:
     """Write timings as ``measured.read_timings`` reads them."""
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with new_file(path) as raw, io.TextIOWrapper(raw, encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(HEADER)
         writer.writerows((model, gpu, row.phase, row.batch, f"{row.ms:.4f}", row.context_tokens) for row in timed)

@@ -65,6 +65,7 @@ def run_capacity(
     key = capacity_key(experiment, targets, options)
     if not force and finished_under(directory, key) is not None:
         return directory
+    rundir.refuse_foreign(directory)
     search = _Search(experiment, targets, options, out, force, executor, on_progress)
     search.run()
     errors = search.errors

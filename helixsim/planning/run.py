@@ -89,6 +89,7 @@ def run_experiment(
         if with_report and not (directory / "report.html").is_file():
             build_report(directory)
         return directory
+    rundir.refuse_foreign(directory)
     run = _Run(experiment, out, directory, force, check, progress or (lambda _what, _done: None))
     try:
         run.systems(jobs)

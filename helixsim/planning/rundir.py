@@ -6,24 +6,29 @@ A run is written into a hidden sibling and renamed at the end, so that a directo
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
 import re
+import secrets
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import helixsim
 from helixsim import yamlio
 from helixsim.config.experiment import ResolvedExperiment
-from helixsim.errors import HelixsimError
+from helixsim.errors import DataError, HelixsimError
 from helixsim.runtime.identity import experiment_key, experiment_plugins
-from helixsim.runtime.manifest import finished_under, identity_document, write_manifest
+from helixsim.runtime.manifest import MANIFEST, finished_under, identity_document, write_manifest
+from helixsim.writing import write_text
 
 _LIBRARIES = ("simpy", "numpy", "pandas", "highspy", "matplotlib", "pydantic", "PyYAML")
+_MARK = ".helixsim"
+"""File by which a directory of results is known even if its manifest has been lost."""
 
 
 def run_directory(out: Path, experiment: ResolvedExperiment) -> Path:
@@ -48,25 +53,63 @@ def new_directory(target: Path, *, keep: str | None = None) -> Iterator[Path]:
 
     A ``target`` that another process has finished meanwhile under the content key ``keep`` stays. What processes of
     this machine left behind when they were killed is cleared away.
+
+    Raises
+    ------
+    DataError
+        If something else has the name ``target`` (``refuse_foreign``).
     """
     host = platform.node() or "localhost"
     for left in target.parent.glob(f".{target.name}-{host}-*"):
-        if not _is_alive(left.name.rpartition("-")[2]):
+        pid = left.name.removeprefix(f".{target.name}-{host}-").partition("-")[0]
+        if not left.is_symlink() and not _is_alive(pid):
             shutil.rmtree(left, ignore_errors=True)
-    scratch = target.with_name(f".{target.name}-{host}-{os.getpid()}")
-    shutil.rmtree(scratch, ignore_errors=True)
+    stem = f".{target.name}-{host}-{os.getpid()}-{secrets.token_hex(4)}"
+    scratch, former = target.with_name(stem), target.with_name(f"{stem}-former")
     scratch.mkdir(parents=True)
     try:
+        write_text(scratch / _MARK, "A directory of helixsim's results: a later run may replace it.\n")
         yield scratch
         if keep is None or finished_under(target, keep) is None:
-            shutil.rmtree(target, ignore_errors=True)
+            refuse_foreign(target)
+            with suppress(FileNotFoundError):
+                target.rename(former)
             try:
                 scratch.rename(target)
-            except OSError:
+            except OSError:  # another process was faster
                 if keep is None or finished_under(target, keep) is None:
                     raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(former, ignore_errors=True)
+
+
+def refuse_foreign(target: Path) -> None:
+    """Refuse to put results where something lies that helixsim has not left there.
+
+    Raises
+    ------
+    DataError
+        If ``target`` is a link, a file, or a folder that is not empty and has neither the mark nor the manifest of
+        results.
+    """
+    if target.is_symlink():
+        raise DataError(f"{target}: is a link, and results do not replace links; remove it or choose another --out")
+    if target.exists() and not target.is_dir():
+        raise DataError(f"{target}: is a file, where a directory of results belongs; remove it or choose another --out")
+    if target.is_dir() and any(target.iterdir()) and not ((target / _MARK).is_file() or _has_manifest(target)):
+        raise DataError(
+            f"{target}: is a folder that helixsim has not left there (it has no {MANIFEST} of results), and is not "
+            "replaced; move it away or choose another --out"
+        )
+
+
+def _has_manifest(directory: Path) -> bool:
+    try:
+        document = json.loads((directory / MANIFEST).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(document, dict) and "identity" in document
 
 
 def _is_alive(pid: str) -> bool:
@@ -75,7 +118,7 @@ def _is_alive(pid: str) -> bool:
         return True
     try:
         os.kill(int(pid), 0)
-    except (ProcessLookupError, ValueError):
+    except (ProcessLookupError, ValueError, OverflowError):
         return False
     except OSError:
         return True
@@ -84,7 +127,7 @@ def _is_alive(pid: str) -> bool:
 
 def write_config(directory: Path, experiment: ResolvedExperiment) -> None:
     """Write ``config.resolved.yaml``: the experiment with every default filled in."""
-    (directory / "config.resolved.yaml").write_text(yamlio.dump(dict(experiment.document)), encoding="utf-8")
+    write_text(directory / "config.resolved.yaml", yamlio.dump(dict(experiment.document)))
 
 
 def manifest(

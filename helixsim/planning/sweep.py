@@ -25,6 +25,7 @@ from helixsim.report.sweep_files import SweepResults, run_rows, write_sweep
 from helixsim.runtime.identity import content_key, experiment_key
 from helixsim.runtime.manifest import identity_document, write_manifest
 from helixsim.runtime.pool import Executor, Report
+from helixsim.writing import write_text
 
 Row = dict[str, Any]
 
@@ -195,9 +196,10 @@ def run_sweep(
         on_progress(progress)
 
     directory = sweep.directory(out)
+    rundir.refuse_foreign(directory)
     mark = _begun_mark(directory)
     mark.parent.mkdir(parents=True, exist_ok=True)
-    mark.touch()
+    write_text(mark, "")
     running = executor.run(run_point, tasks, on_task)
     try:
         for number, outcome in running:

@@ -9,6 +9,7 @@ import numpy as np
 
 from helixsim.domain.result import FloatArray
 from helixsim.report.style import SYSTEM_COLORS, new_figure, png_bytes, styled, svg_bytes
+from helixsim.writing import write_bytes
 
 
 def write_cdf_figure(path: Path, curves: Mapping[str, Mapping[str, FloatArray]]) -> None:
@@ -27,4 +28,4 @@ def write_cdf_figure(path: Path, curves: Mapping[str, Mapping[str, FloatArray]])
             axis.set_ylabel("share of requests")
             axis.set_ylim(0, 1)
             axis.legend(loc="lower right")
-        path.write_bytes(png_bytes(figure) if path.suffix == ".png" else svg_bytes(figure))
+        write_bytes(path, png_bytes(figure) if path.suffix == ".png" else svg_bytes(figure))

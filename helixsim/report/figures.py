@@ -21,6 +21,7 @@ from helixsim.report.rundata import RunData
 from helixsim.report.style import LINE_STYLES, colors_of, new_figure, png_bytes, styled, svg_bytes
 from helixsim.report.time_figures import kv_memory_over_time, requests_over_time, utilisation_over_time
 from helixsim.units import NS_PER_MS, NS_PER_S
+from helixsim.writing import write_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,8 +56,8 @@ def write_figure(
     """Write one figure as SVG and PNG with its data as CSV beside it."""
     directory.mkdir(parents=True, exist_ok=True)
     svg = svg_bytes(figure)
-    (directory / f"{name}.svg").write_bytes(svg)
-    (directory / f"{name}.png").write_bytes(png_bytes(figure))
+    write_bytes(directory / f"{name}.svg", svg)
+    write_bytes(directory / f"{name}.png", png_bytes(figure))
     write_csv(directory / f"{name}.csv", table)
     return FigureFile(name, title, caption, svg.decode())
 

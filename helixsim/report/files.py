@@ -22,9 +22,11 @@ from helixsim.domain.flowplan import FlowPlan, Route
 from helixsim.domain.placement import LayerRange, Placement
 from helixsim.domain.request import Slo
 from helixsim.domain.result import IntArray, RequestColumns, RequestStatus, RunResult
+from helixsim.escape import csv_text
 from helixsim.metrics.summary import experiment_summary, json_values
 from helixsim.metrics.utilisation import utilisation
 from helixsim.units import BITS_PER_BYTE
+from helixsim.writing import new_file, write_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,21 +99,31 @@ def file_stem(system: str) -> str:
 
 def write_json(path: Path, document: Any) -> None:
     """Write indented JSON in UTF-8; NaN is refused (ValueError)."""
-    path.write_text(json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def write_csv(path: Path, frame: pd.DataFrame) -> None:
-    """Write a table; floats with nine significant digits."""
-    frame.to_csv(path, index=False, float_format="%.9g", lineterminator="\n")
+    """Write a table; floats with nine significant digits, names such that no spreadsheet takes them for formulas."""
+    with new_file(path) as file:
+        _csv_safe(frame).to_csv(file, index=False, float_format="%.9g", lineterminator="\n")
+
+
+def _csv_safe(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a table whose texts, titles of columns too, are cells of CSV (``escape.csv_text``)."""
+    columns = {}
+    for name, column in frame.items():
+        is_text = column.dtype.kind in "OTU"
+        columns[csv_text(name)] = column.map(csv_text) if is_text else column
+    return type(frame)(columns) if columns else frame
 
 
 def _write_requests(path: Path, run: RunResult) -> None:
     """Write the table of requests piece by piece: as text it takes many times the memory of its columns."""
     count = len(run.requests.request_id)
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with new_file(path) as file:
         for first in range(0, max(count, 1), ROWS_AT_A_TIME):
             rows = slice(first, first + ROWS_AT_A_TIME)
-            requests_frame(run, rows).to_csv(file, index=False, header=first == 0, lineterminator="\n")
+            _csv_safe(requests_frame(run, rows)).to_csv(file, index=False, header=first == 0, lineterminator="\n")
 
 
 def placement_document(placement: Placement, plan: FlowPlan, fleet: Fleet) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from helixsim.report.figures import FigureFile, write_figures
 from helixsim.report.rows import LEGEND, comparison_sections, notes, number, seconds, window_sentence
 from helixsim.report.rundata import RunData, load_run, read_json
 from helixsim.report.templating import inline, template
+from helixsim.writing import write_text
 
 _FILES = (
     ("summary.json", "all numbers of this page"),
@@ -49,7 +50,7 @@ def build_report(directory: Path, manifest: Mapping[str, Any] | None = None) -> 
     config = config_path.read_text(encoding="utf-8") if config_path.exists() else ""
     figures = write_figures(data, directory / "figures")
     path = directory / "report.html"
-    path.write_text(render_html(data, figures, manifest, config), encoding="utf-8")
+    write_text(path, render_html(data, figures, manifest, config))
     return path
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from helixsim.escape import markdown as escaped
 from helixsim.report.templating import inline, template
+from helixsim.writing import write_text
 
 if TYPE_CHECKING:
     from helixsim.report.figures import FigureFile
@@ -45,26 +48,26 @@ def write_page(directory: Path, page: Page) -> None:
     """Write both forms; figures must lie in ``figures/`` of the same directory."""
     drawings = [[(figure, inline(figure.name, figure.svg)) for figure in part.figures] for part in page.parts]
     html = template("page.html.j2").render(page=page, drawings=drawings)
-    (directory / "report.html").write_text(html, encoding="utf-8")
-    (directory / "report.md").write_text(markdown(page), encoding="utf-8")
+    write_text(directory / "report.html", html)
+    write_text(directory / "report.md", markdown(page))
 
 
 def markdown(page: Page) -> str:
-    """Return the page in Markdown."""
-    lines = [f"# {page.question or page.title}", ""]
+    """Return the page in Markdown; its texts are plain, and what looks like markup in them is shown as it is."""
+    lines = [f"# {escaped(page.question or page.title)}", ""]
     for number, sentence in enumerate(page.answer):
-        lines += [f"**{sentence}**" if number == 0 else sentence, ""]
+        lines += [f"**{escaped(sentence)}**" if number == 0 else escaped(sentence), ""]
     for part in page.parts:
-        lines += [f"## {part.title}", ""]
+        lines += [f"## {escaped(part.title)}", ""]
         for sentence in part.paragraphs:
-            lines += [sentence, ""]
+            lines += [escaped(sentence), ""]
         if part.table is not None and part.table.rows:
             marks = ["---", *(["---"] if part.table.is_text else ["---:"]) * (len(part.table.head) - 1)]
-            lines += [_row(part.table.head), _row(marks), *map(_row, part.table.rows), ""]
+            lines += [_row(part.table.head), f"| {' | '.join(marks)} |", *map(_row, part.table.rows), ""]
         for figure in part.figures:
-            lines += [f"![{figure.title}](figures/{figure.name}.png)", "", f"*{figure.caption}*", ""]
+            lines += [f"![{escaped(figure.title)}](figures/{figure.name}.png)", "", f"*{escaped(figure.caption)}*", ""]
     return "\n".join(lines)
 
 
-def _row(cells: tuple[str, ...] | list[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(map(escaped, cells))} |"

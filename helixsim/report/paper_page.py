@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from helixsim.report.style import png_bytes, styled, svg_bytes
 from helixsim.report.templating import inline, template
+from helixsim.writing import write_bytes, write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,8 +35,8 @@ def write_drawing(stem: Path, draw: Draw) -> str:
     with styled():
         figure = draw()
         svg = svg_bytes(figure)
-        stem.with_suffix(".svg").write_bytes(svg)
-        stem.with_suffix(".png").write_bytes(png_bytes(figure))
+        write_bytes(stem.with_suffix(".svg"), svg)
+        write_bytes(stem.with_suffix(".png"), png_bytes(figure))
     return svg.decode()
 
 
@@ -58,7 +59,7 @@ def write_page(path: Path, document: Mapping[str, Any], figures: Sequence[tuple[
         for name, parts in figures
     ]
     page = template("paper.html.j2", cell=cell_text).render(document=document, figures=shown)
-    path.write_text(page, encoding="utf-8")
+    write_text(path, page)
 
 
 def cell_text(value: object) -> str:

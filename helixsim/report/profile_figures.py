@@ -11,6 +11,7 @@ import numpy as np
 from helixsim.domain.hardware import Curve
 from helixsim.report.style import SYSTEM_COLORS, new_figure, png_bytes, styled, svg_bytes
 from helixsim.units import NS_PER_MS
+from helixsim.writing import write_bytes
 
 
 @dataclass(frozen=True)
@@ -40,4 +41,4 @@ def write_fit_figure(path: Path, panels: Sequence[FitPanel]) -> None:
             axis.set_xlabel(panel.axis)
             axis.set_ylabel("ms per layer")
             axis.legend(loc="upper left")
-        path.write_bytes(png_bytes(figure) if path.suffix == ".png" else svg_bytes(figure))
+        write_bytes(path, png_bytes(figure) if path.suffix == ".png" else svg_bytes(figure))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from helixsim.errors import DataError
+from helixsim.escape import csv_read
 from helixsim.metrics.summary import SCHEMA
 from helixsim.report.files import file_stem
 
@@ -78,7 +79,12 @@ def read_json(path: Path) -> dict[str, Any]:
 def _read_csv(path: Path) -> pd.DataFrame:
     import pandas as pd
 
-    return _read(path, lambda: pd.read_csv(path, keep_default_na=False, na_values=[""], low_memory=False))
+    def read() -> pd.DataFrame:
+        table = pd.read_csv(path, keep_default_na=False, na_values=[""], low_memory=False)
+        texts = [name for name, column in table.items() if column.dtype.kind in "OTU"]
+        return table.assign(**{str(name): table[name].map(csv_read) for name in texts})
+
+    return _read(path, read)
 
 
 def _read(path: Path, reader: Callable[[], Content]) -> Content:

@@ -7,9 +7,12 @@ Colours are from two sets that stay apart for colour-blind readers and in grey p
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+from helixsim.escape import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,6 +40,7 @@ _RC: dict[Any, Any] = {
     "figure.constrained_layout.use": True,
     "svg.hashsalt": "helixsim",
     "svg.fonttype": "path",
+    "text.parse_math": False,  # a dollar sign in a name is a dollar sign
 }
 
 
@@ -90,12 +94,52 @@ def shade_outside(axis: Axes, window_s: tuple[float, float]) -> None:
 def svg_bytes(figure: Figure) -> bytes:
     """Return the figure as SVG; equal figures give equal bytes."""
     stream = io.BytesIO()
+    _make_literal(figure)
     figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
-    return stream.getvalue()
+    return _COMMENT.sub(lambda found: found[0].replace(b'"', b"&quot;"), stream.getvalue())
 
 
 def png_bytes(figure: Figure) -> bytes:
     """Return the figure as PNG with 160 dots per inch."""
     stream = io.BytesIO()
+    _make_literal(figure)
     figure.savefig(stream, format="png", dpi=160, metadata={"Software": None})
     return stream.getvalue()
+
+
+def _make_literal(figure: Figure) -> None:
+    """Let names stand in the figure as they are written, without control characters; powers of ten stay powers."""
+    from matplotlib.text import Text
+    from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation
+
+    class Powers(LogFormatterSciNotation):
+        """Powers of ten without mathtext, which is off."""
+
+        def __call__(self, value: float, position: int | None = None) -> str:
+            found = _POWER.fullmatch(super().__call__(value, position))
+            if found is None:
+                return f"{value:g}" if "$" in super().__call__(value, position) else ""
+            return f"{found[1].replace(_TIMES, '×')}{found[2].translate(_SUPERSCRIPTS)}"
+
+    for text in figure.findobj(Text):
+        if isinstance(text, Text) and (shown := printable(text.get_text())) != text.get_text():
+            text.set_text(shown)
+    for axes in figure.get_axes():
+        for axis in (axes.xaxis, axes.yaxis):
+            major, minor = axis.get_major_formatter(), axis.get_minor_formatter()
+            if isinstance(major, FuncFormatter):  # names among them: matplotlib looks up fixed labels by a function
+                axis.set_major_formatter(_printable_labels(major.func))
+            if isinstance(major, LogFormatterSciNotation):
+                axis.set_major_formatter(Powers())
+            if isinstance(minor, LogFormatterSciNotation):
+                axis.set_minor_formatter(Powers())
+
+
+def _printable_labels(label_of: Callable[..., str]) -> Callable[[float, float], str]:
+    return lambda value, position: printable(label_of(value, position))
+
+
+_COMMENT = re.compile(rb"<!--.*?-->", re.DOTALL)
+_TIMES = r"\times"
+_POWER = re.compile(r"\$\\mathdefault\{(.*)\^\{(-?\d+)\}\}\$")
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")

@@ -6,6 +6,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from helixsim.escape import printable_tree
 from helixsim.report import whatif_rows
 from helixsim.report.rows import LEGEND, MISSING, comparison_sections, notes, number, percent, window_sentence
 
@@ -30,6 +31,7 @@ def comparison_text(document: Mapping[str, Any], *, width: int = WIDTH, color: b
     from rich.table import Table
     from rich.text import Text
 
+    document = printable_tree(document)
     names = list(document["systems"])
     sections = comparison_sections(document)
     per_table = max(1, (width - _LABEL_WIDTH) // (_CELL_WIDTH + 2))
@@ -38,7 +40,7 @@ def comparison_text(document: Mapping[str, Any], *, width: int = WIDTH, color: b
         parts += [_labelled(f"{name}: ", text) for name, text in whatif_rows.changes(document)]
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1))
         for column, title in enumerate(whatif_rows.HEAD):
-            table.add_column(title, justify="left" if column < 2 else "right")
+            table.add_column(title, justify="left" if column < 2 else "right", overflow="fold")
         for cells in whatif_rows.rows(document):
             table.add_row(*map(_emphasised, cells))
         parts += ["", table, ""]
@@ -47,7 +49,7 @@ def comparison_text(document: Mapping[str, Any], *, width: int = WIDTH, color: b
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1))
         table.add_column("", no_wrap=True, min_width=_LABEL_WIDTH)
         for name in names[chosen]:
-            table.add_column(name, justify="right", min_width=_CELL_WIDTH - 2)
+            table.add_column(Text(name), justify="right", min_width=_CELL_WIDTH - 2, overflow="fold")
         for section in sections:
             table.add_row(Text(section.title, style="bold"))
             for row in section.rows:
@@ -78,9 +80,10 @@ def placement_text(name: str, placement: Mapping[str, Any], *, width: int = WIDT
     from rich.table import Table
     from rich.text import Text
 
+    name, placement = printable_tree(name), printable_tree(placement)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1))
     for column in ("node", "GPU"):
-        table.add_column(column, no_wrap=True)
+        table.add_column(column, overflow="fold")
     for column in ("layers", "KV tokens", "flow, tokens/s", "capacity, tokens/s", "used, %"):
         table.add_column(column, justify="right", no_wrap=True)
     for node in sorted_by_layers(placement):
@@ -121,7 +124,7 @@ def placement_text(name: str, placement: Mapping[str, Any], *, width: int = WIDT
     if judged:
         scores = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1))
         for column in ("candidate", "nodes per request, at most", "flow bound, tokens/s", "score"):
-            scores.add_column(column, justify="left" if column == "candidate" else "right")
+            scores.add_column(column, justify="left" if column == "candidate" else "right", overflow="fold")
         for entry in sorted(judged, key=lambda entry: -entry["score"]):
             flow = number(entry["max_flow_tokens_per_s"])
             scores.add_row(entry["name"], str(entry["hops"]), flow, number(entry["score"]))
@@ -135,11 +138,15 @@ def plain_table(
     """Return a table of cells; the first ``texts`` columns are aligned to the left, the others to the right."""
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
+    head, rows = printable_tree(tuple(head)), [printable_tree(tuple(row)) for row in rows]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1))
     widths = _widths(head, rows, texts, width)
     for column, title in enumerate(head):
-        table.add_column(title, justify="left" if column < texts else "right", width=widths[column])
+        table.add_column(
+            Text(title), justify="left" if column < texts else "right", width=widths[column], overflow="fold"
+        )
     for row in rows:
         table.add_row(*map(_emphasised, row))
     return _render([table], width, color)

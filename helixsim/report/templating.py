@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from helixsim.escape import printable
+
 if TYPE_CHECKING:
     from jinja2 import Template
     from markupsafe import Markup
@@ -17,10 +19,15 @@ def template(name: str, **filters: Callable[..., object]) -> Template:
 
     environment = Environment(
         loader=PackageLoader("helixsim.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
+        lstrip_blocks=True, finalize=_shown,
     )  # fmt: skip
     environment.filters.update(filters)
     return environment.get_template(name)
+
+
+def _shown(value: object) -> object:
+    """Return what a template shows of a value: texts without control characters, drawings as they are."""
+    return printable(value) if type(value) is str else value
 
 
 def inline(name: str, text: str) -> Markup:

@@ -8,6 +8,7 @@ from typing import Any
 
 from helixsim.report.pages import Page, PageTable, Part, markdown
 from helixsim.report.rows import MISSING, notes, number, percent, seconds
+from helixsim.writing import write_text
 
 _SHOWN = (
     ("output tokens/s", ("output_throughput",), number),
@@ -56,7 +57,7 @@ def write_whatif(directory: Path, document: Mapping[str, Any]) -> None:
             Part("What binds", tuple(f"{name}: {sentence}" for name, sentence in notes(document))),
         ),
     )
-    (directory / "whatif.md").write_text(markdown(page), encoding="utf-8")
+    write_text(directory / "whatif.md", markdown(page))
 
 
 def _cells(summary: Mapping[str, Any] | None, base: Mapping[str, Any] | None = None) -> Sequence[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import helixsim
+from helixsim.escape import csv_text
 from helixsim.metrics.summary import json_values
 from helixsim.reproduce import locked
 from helixsim.reproduce.entries import Figure
@@ -27,6 +29,7 @@ from helixsim.reproduce.verdicts import (
     order_checks,
     ratio_rows,
 )
+from helixsim.writing import new_file, write_text
 
 SCHEMA = 1
 
@@ -96,16 +99,16 @@ def write(done: Reproduction, out: Path) -> None:
             svg = None if result.draw is None else write_drawing(folder / stem, result.draw)
             shown.setdefault(figure.name, []).append(Drawn(stem, part.title, svg, result.rows, result.notes))
     document = summary(done)
-    (out / "summary.json").write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(out / "summary.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
     write_page(out / "index.html", document, [(figure.name, shown[figure.name]) for figure in done.figures])
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows that have the same keys; None becomes an empty field."""
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with new_file(path) as raw, io.TextIOWrapper(raw, encoding="utf-8", newline="", write_through=True) as file:
         writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(json_values(row) for row in rows)
+        writer.writerows({key: csv_text(value) for key, value in json_values(row).items()} for row in rows)
 
 
 def summary(done: Reproduction) -> dict[str, Any]:

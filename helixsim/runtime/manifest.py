@@ -16,7 +16,8 @@ from typing import Any
 import helixsim
 from helixsim.errors import DataError
 from helixsim.runtime.identity import code_digest, library_versions, plugin_digest
-from helixsim.runtime.store import digest_of, open_regular, write_whole
+from helixsim.runtime.store import digest_of, open_regular
+from helixsim.writing import write_text
 
 SCHEMA = 2
 MANIFEST = "manifest.json"
@@ -46,7 +47,7 @@ def write_manifest(directory: Path, document: Mapping[str, Any], *, rebuilt: Col
     digests = {name: _digest_of(directory / name) for name in _files(directory, rebuilt)}
     whole = {"schema": SCHEMA, **document, "digests": digests}
     text = json.dumps({**whole, "sha256": digest_of(whole)}, indent=2, allow_nan=False, ensure_ascii=False)
-    write_whole(directory / MANIFEST, text + "\n")
+    write_text(directory / MANIFEST, text + "\n")
 
 
 def checked_manifest(directory: Path) -> dict[str, Any]:

@@ -14,6 +14,8 @@ import asyncio
 import ctypes
 import multiprocessing
 import os
+import pickle
+import secrets
 import signal
 import sys
 import threading
@@ -28,7 +30,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from helixsim.errors import ConfigError, WorkerError, typed_error
+from helixsim.plugins import added_folders, make_findable
 from helixsim.runtime.identity import content_key
+from helixsim.writing import write_text
 
 ATTEMPTS = 3
 """Times a task is begun before it is given up because its process died each time."""
@@ -146,7 +150,9 @@ class Dask(Executor):
             self._client = self._connect()
             on_progress(-1, 0.0, "working")
         client = self._client
-        numbers = {client.submit(_quiet, work, task, pure=False): number for number, task in enumerate(tasks)}
+        # A task may hold instances of the user's own classes: it is unpickled once their folders are known.
+        packed = [(added_folders(), pickle.dumps((work, task))) for task in tasks]
+        numbers = {client.submit(_quiet, *one, pure=False): number for number, one in enumerate(packed)}
         try:
             for future in as_completed(list(numbers), loop=client.loop):
                 failed = future.status != "finished"
@@ -199,9 +205,9 @@ class Dask(Executor):
         """Refuse a cluster without workers, of other code, or that does not see our files."""
         with suppress(TimeoutError):
             client.wait_for_workers(1, timeout=_DASK_TIMEOUT_S)
-        probe = self.shared / f".probe-{os.getpid()}"
+        probe = self.shared / f".probe-{os.getpid()}-{secrets.token_hex(4)}"
         self.shared.mkdir(parents=True, exist_ok=True)
-        probe.write_text(content_key(), encoding="utf-8")
+        write_text(probe, content_key())
         try:
             answers = client.run(_seen_by_worker, str(probe.resolve()))
         except ModuleNotFoundError as error:
@@ -320,7 +326,9 @@ def _guarded(work: Work, task: Any, report: Report) -> Any:
         return typed_error(error)
 
 
-def _quiet(work: Work, task: Any) -> Any:
+def _quiet(folders: Sequence[str], packed: bytes) -> Any:
+    make_findable(folders)
+    work, task = pickle.loads(packed)
     return _guarded(work, task, lambda _share, _what: None)
 
 

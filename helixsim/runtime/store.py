@@ -12,7 +12,6 @@ import hashlib
 import json
 import logging
 import os
-import secrets
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from helixsim.errors import DataError
+from helixsim.writing import write_text
 
 try:
     import fcntl
@@ -98,7 +98,7 @@ class Store(Generic[Value]):
         text = json.dumps({**self._head(key), "sha256": digest_of(payload), "payload": payload})
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            write_whole(self.path(key), text + "\n")
+            write_text(self.path(key), text + "\n")
         except OSError as error:
             if error.errno not in _NO_RIGHT:
                 raise DataError(f"{error.filename or self.path(key)}: cannot be written: {error.strerror}") from error
@@ -147,29 +147,6 @@ def open_regular(path: Path) -> Iterator[BufferedReader]:
         raise OSError(errno.EINVAL, "not a regular file", str(path))
     with os.fdopen(descriptor, "rb") as file:
         yield file
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that no process ever sees a part of it; a link or an empty folder in its place is replaced.
-
-    Raises
-    ------
-    OSError
-        If that fails; nothing is left behind.
-    """
-    scratch = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NOFOLLOW
-    descriptor = os.open(scratch, flags, 0o666)  # less the umask
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        if path.is_dir() and not path.is_symlink():
-            path.rmdir()
-        scratch.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            scratch.unlink()
-        raise
 
 
 class _Lock:

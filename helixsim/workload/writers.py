@@ -11,13 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from helixsim.domain.request import Request
 from helixsim.errors import ConfigError, DataError, unknown_name
 from helixsim.units import NS_PER_MS, NS_PER_S
 from helixsim.workload.readers import azure
 from helixsim.workload.readers.files import zst
+from helixsim.writing import new_file
 
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 """Stands for time 0 in formats with calendar times."""
@@ -58,31 +59,28 @@ def write_trace(path: Path, requests: Iterable[Request], trace_format: str) -> i
             written += 1
             yield request
 
-    partial = path.with_name(path.name + ".partial")
     try:
-        with _open_new(partial, path.suffix) as handle:
-            FORMATS[trace_format].write(counted(), handle)
-        if written == 0:
-            raise DataError(f"{path}: not written, no request is left")
-        partial.replace(path)
+        with new_file(path) as raw:
+            with _text(raw, path) as handle:
+                FORMATS[trace_format].write(counted(), handle)
+            if written == 0:
+                raise DataError(f"{path}: not written, no request is left")
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror or error})") from None
-    finally:
-        partial.unlink(missing_ok=True)
     return written
 
 
 @contextmanager
-def _open_new(path: Path, suffix: str) -> Iterator[TextIO]:
-    with path.open("wb") as raw:
-        binary: Any = raw
-        if suffix == ".gz":
-            # No name and no time in the gzip header: the same requests give the same bytes.
-            binary = gzip.GzipFile("", "wb", fileobj=raw, mtime=0)
-        elif suffix == ".zst":
-            binary = zst(path).open(raw, "wb")
-        with io.TextIOWrapper(binary, encoding="utf-8", newline="") as handle:
-            yield handle
+def _text(raw: BinaryIO, path: Path) -> Iterator[TextIO]:
+    """Yield a text file over a binary one, packed as the suffix of its path says."""
+    binary: Any = raw
+    if path.suffix == ".gz":
+        # No name and no time in the gzip header: the same requests give the same bytes.
+        binary = gzip.GzipFile("", "wb", fileobj=raw, mtime=0)
+    elif path.suffix == ".zst":
+        binary = zst(path).open(raw, "wb")
+    with io.TextIOWrapper(binary, encoding="utf-8", newline="") as handle:
+        yield handle
 
 
 def _azure_2023(requests: Iterable[Request], handle: TextIO) -> None:

@@ -10,6 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "helixsim"
 
 LAYERS = (
+    {"escape", "writing"},
     {"units", "errors", "rng"},
     {"yamlio", "jsonio", "solver", "datafiles", "plugins"},
     {"domain"},

@@ -15,6 +15,7 @@ from helixsim.domain.request import Request
 from helixsim.errors import DataError
 from helixsim.workload.lengths.base import Tokens
 from helixsim.workload.lengths.recorded import JointHistogram, cell_means
+from helixsim.writing import write_text
 
 _GROUPS = 24
 _KS_TOLERANCE = 0.003
@@ -83,7 +84,7 @@ def save_histogram(path: Path, histogram: JointHistogram, errors: FitErrors, sou
     cells = ",\n    ".join(f"{json.dumps(key)}: {_compact(value)}" for key, value in asdict(histogram).items())
     head = ",\n  ".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in {**source, "fit": fit}.items())
     try:
-        path.write_text(f'{{\n  {head},\n  "histogram": {{\n    {cells}\n  }}\n}}\n', encoding="utf-8")
+        write_text(path, f'{{\n  {head},\n  "histogram": {{\n    {cells}\n  }}\n}}\n')
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror})") from None
 

@@ -13,7 +13,8 @@ import pytest
 
 from helixsim.errors import DataError
 from helixsim.runtime import store as module
-from helixsim.runtime.store import Codec, Store, write_whole
+from helixsim.runtime.store import Codec, Store
+from helixsim.writing import write_text
 
 KEY = "0123456789abcdef"
 
@@ -152,7 +153,7 @@ def test_without_the_right_to_write_results_are_returned_and_that_is_said_once(t
     def refuse(path, text):
         raise OSError(number, os.strerror(number), str(path))
 
-    monkeypatch.setattr(module, "write_whole", refuse)
+    monkeypatch.setattr(module, "write_text", refuse)
     monkeypatch.setattr(module, "_told", set())
     store = store_in(tmp_path)
     with caplog.at_level(logging.WARNING):
@@ -182,7 +183,7 @@ def test_a_file_where_the_folder_belongs_is_an_error(tmp_path):
 def test_a_file_is_written_whole_with_the_usual_rights(tmp_path):
     before = os.umask(0o027)
     try:
-        write_whole(tmp_path / "a", "text")
+        write_text(tmp_path / "a", "text")
     finally:
         os.umask(before)
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
