@@ -99,7 +99,8 @@ def executors() -> argparse.ArgumentParser:
         "--dask",
         metavar="ADDRESS",
         help="on a dask cluster: the address of its scheduler, or 'local' for one on this machine; its workers must "
-        "see the same files (extra: cluster)",
+        "see the same files. Trust it as yourself: its machines run the tasks as code, and what they send is unpickled "
+        "here; use TLS or a network of your own (extra: cluster)",
     )
     return parser
 

@@ -74,7 +74,10 @@ def folders(tmp_path):
     (beside / "exp.yaml").write_text(EXPERIMENT.replace("ROUTING", "policy_of_mine:Mine"), encoding="utf-8")
     (beside / "policy_of_mine.py").write_text(POLICY, encoding="utf-8")
     (beside / "helper_beside.py").write_text("", encoding="utf-8")
-    return beside, elsewhere
+    yield beside, elsewhere
+    own = [name for name, module in sys.modules.items() if str(tmp_path) in str(getattr(module, "__file__", ""))]
+    for name in own:
+        del sys.modules[name]
 
 
 def test_help_lists_the_commands_asked_for_or_not(capsys):

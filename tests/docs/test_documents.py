@@ -70,7 +70,7 @@ def test_the_policy_shown_in_the_readme_runs(tmp_path, monkeypatch):
 
     (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.S)
     (tmp_path / "my_policy.py").write_text(code, encoding="utf-8")
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
     overrides = [
         "systems=[{placement: swarm, routing: my_policy:FewestInFlight}]", "baseline=swarm",
         "workload.warmup=10 s", "workload.duration=20 s",

@@ -48,7 +48,7 @@ class FakeRegistry:
     def names(self):
         return self.known
 
-    def get(self, name):
+    def get(self, name, beside=None, *, imports=True):
         if name not in self.known:
             raise ConfigError(unknown_name("thing", name, self.known))
         return Fake
