@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -35,9 +33,8 @@ _NEAR = 1e-4
 
 _MOST_REFINEMENTS = 10
 
-_ATTEMPTS = tuple(itertools.product((True, False), (True, False), (1, -1)))
-"""Ways to put the quadratic program: scaled or not, presolved or not, links in order or in reverse. HiGHS fails at one
-in a hundred, and which ones these are depends on all of that and on its version."""
+_PIECES, _NARROWINGS = 8, 30
+"""Pieces of each link's cost in a successive linear program, and how often the range they cover is halved."""
 
 
 def balance(
@@ -47,53 +44,72 @@ def balance(
 
     It minimises sum f(i, j)^2 / (c(i) c(j)) with c the capacity of a node. Where a group of nodes feeds another freely,
     the optimum is f(i, j) ~ c(i) c(j): every node in proportion to its capacity and every link in proportion to both.
-    The optimum is unique, whatever finds it, and prefers short routes. With very many links, or where the quadratic
-    solver gives up, only the nodes are balanced, by linear pieces of the same cost.
+    The optimum is unique, whatever finds it, and prefers short routes. With very many links only the nodes are
+    balanced, by linear pieces of the same cost.
     """
-    shares: Sequence[float] | None = None
-    attempts = _ATTEMPTS if len(network.links) <= most_quadratic_links else ()
-    for is_scaled, presolve, order in attempts:
-        turned = replace(network, links=network.links[::order])
-        shares = _quadratic(turned, value_tokens_per_s, is_scaled=is_scaled, presolve=presolve)
-        if shares is not None:
-            shares = shares[::order]
-            break
-    else:
+    if len(network.links) > most_quadratic_links:
         shares = _linear(network, value_tokens_per_s)
+    else:
+        found = _quadratic(network, value_tokens_per_s) or _successive(network, value_tokens_per_s)
+        shares = _refined(network, _shares(network, value_tokens_per_s), _limits(network, value_tokens_per_s), found)
     return [round(share / _GRAIN) * _GRAIN * value_tokens_per_s for share in shares]
 
 
-def _quadratic(
-    network: FlowNetwork, value_tokens_per_s: float, *, is_scaled: bool, presolve: bool
-) -> Sequence[float] | None:
-    """Return the share of the flow on each link; None where HiGHS's quadratic solver fails.
+def _quadratic(network: FlowNetwork, value_tokens_per_s: float) -> Sequence[float] | None:
+    """Return the share of the flow on each link; None where HiGHS's quadratic solver fails, as it now and then does.
 
-    ``is_scaled``: the columns are scaled so that all have the same curvature.
+    The columns are scaled so that all have the same curvature, of which it makes more.
     """
     share = _shares(network, value_tokens_per_s)
-    weights = [share[link.src] * share[link.dst] for link in network.links]
-    units = [math.sqrt(weight) if is_scaled else 1.0 for weight in weights]
+    units = [math.sqrt(share[link.src] * share[link.dst]) for link in network.links]
     program = solver.Program()
     columns = [
-        program.column(upper=limit / unit, curvature=unit * unit / weight)
-        for limit, weight, unit in zip(_limits(network, value_tokens_per_s), weights, units, strict=True)
+        program.column(upper=limit / unit, curvature=1.0)
+        for limit, unit in zip(_limits(network, value_tokens_per_s), units, strict=True)
     ]
-    inbound = _add_conservation(program, network, columns, units)
+    inbound = _add_conservation(program, network, [[column] for column in columns], units)
     for node in network.nodes:
         if share[node] < 1.0:
             program.row(inbound[node], upper=share[node])
     try:
-        solution = solver.solve(program, presolve=presolve).optimum("balancing a flow")
+        solution = solver.solve(program).optimum("balancing a flow")
     except solver.SolverError:
         return None
     if solution is None:  # by rounding: there is a flow
         return None
-    return _refined(
-        network,
-        share,
-        _limits(network, value_tokens_per_s),
-        [v * u for v, u in zip(solution.values, units, strict=True)],
-    )
+    return [value * unit for value, unit in zip(solution.values, units, strict=True)]
+
+
+def _successive(network: FlowNetwork, value_tokens_per_s: float) -> Sequence[float]:
+    """Return the same by linear programs: each has the costs of links in pieces, in ranges half as wide as the last."""
+    share = _shares(network, value_tokens_per_s)
+    weights = np.array([share[link.src] * share[link.dst] for link in network.links])
+    most = np.minimum(_limits(network, value_tokens_per_s), 1.0)
+    flow, reach = most / 2, 0.5
+    for _ in range(_NARROWINGS):
+        low, high = np.maximum(flow - reach, 0.0), np.minimum(flow + reach, most)
+        width = np.maximum(high - low, 0.0) / _PIECES
+        program = solver.Program()
+        columns = [
+            [
+                program.column(lower=float(least), upper=float(least)),
+                *(
+                    program.column(float((least + (piece + 0.5) * step) / weight), upper=float(step))
+                    for piece in range(_PIECES)
+                ),
+            ]
+            for least, step, weight in zip(low, width, weights, strict=True)
+        ]
+        inbound = _add_conservation(program, network, columns, [1.0] * len(columns))
+        for node in network.nodes:
+            if share[node] < 1.0:
+                program.row(inbound[node], upper=share[node])
+        solution = solver.solve(program).optimum("balancing a flow")
+        if solution is None:
+            break
+        flow = np.array([sum(solution.values[column] for column in pieces) for pieces in columns])
+        reach /= 2
+    return [float(part) for part in flow]
 
 
 def _refined(
@@ -143,7 +159,7 @@ def _linear(network: FlowNetwork, value_tokens_per_s: float) -> Sequence[float]:
         program.column(float(tie), upper=limit)
         for tie, limit in zip(ties, _limits(network, value_tokens_per_s), strict=True)
     ]
-    inbound = _add_conservation(program, network, columns, [1.0] * len(columns))
+    inbound = _add_conservation(program, network, [[column] for column in columns], [1.0] * len(columns))
     for node in network.nodes:
         pieces = [
             program.column(2 * (piece + 0.5) / _SEGMENTS, 0.0, share[node] / _SEGMENTS) for piece in range(_SEGMENTS)
@@ -168,14 +184,17 @@ def _limits(network: FlowNetwork, value_tokens_per_s: float) -> list[float]:
 
 
 def _add_conservation(
-    program: solver.Program, network: FlowNetwork, columns: Sequence[int], units: Sequence[float]
+    program: solver.Program, network: FlowNetwork, columns: Sequence[Sequence[int]], units: Sequence[float]
 ) -> dict[str, dict[int, float]]:
-    """Let all of the flow leave the coordinator and each node pass on what it gets; return the links into each node."""
+    """Let all of the flow leave the coordinator and each node pass on what it gets; return what enters each.
+
+    A link is the sum of some columns, in a unit of its own.
+    """
     inbound: dict[str, dict[int, float]] = {node: {} for node in (COORDINATOR, *network.nodes)}
     outbound: dict[str, dict[int, float]] = {node: {} for node in (COORDINATOR, *network.nodes)}
-    for link, column, unit in zip(network.links, columns, units, strict=True):
-        outbound[link.src][column] = unit
-        inbound[link.dst][column] = unit
+    for link, parts, unit in zip(network.links, columns, units, strict=True):
+        outbound[link.src] |= dict.fromkeys(parts, unit)
+        inbound[link.dst] |= dict.fromkeys(parts, unit)
     program.row(outbound[COORDINATOR], 1.0, 1.0)
     for node in network.nodes:
         program.row(inbound[node] | {column: -unit for column, unit in outbound[node].items()}, 0.0, 0.0)
