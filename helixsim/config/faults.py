@@ -92,7 +92,10 @@ def _keys(model: type[BaseModel], path: KeyPath) -> list[str]:
     """Return the keys allowed in the mapping at ``path`` below ``model``."""
     for part in path:
         if isinstance(part, str):
-            field = next(info for name, info in model.model_fields.items() if (info.alias or name) == part)
+            found = (info for name, info in model.model_fields.items() if (info.alias or name) == part)
+            field = next(found, None)
+            if field is None:  # a name of the user's own, as in slo_classes: its value is the section
+                continue
             inner = _section(field.annotation) or next(filter(None, map(_section, field.metadata)), None)
             model = inner or model
     if issubclass(model, Choice):

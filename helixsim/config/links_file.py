@@ -38,9 +38,9 @@ def read_links(path: Path, ids: Sequence[str], problems: list[Problem]) -> dict[
     try:
         with path.open(encoding="utf-8-sig", newline="") as handle:
             rows = [(reader.line_num, row) for reader in [csv.reader(handle)] for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise ConfigError([*problems, Problem(str(path), "", f"cannot be read: {reason}")]) from error
+        raise ConfigError([*problems, Problem(f"{path}:1:1", "", f"cannot be read: {reason}")]) from error
     header = [name.strip() for name in rows[0][1]] if rows else []
     units = _columns(path, header, problems)
     links: dict[tuple[str, str], LinkSpec] = {}

@@ -11,7 +11,10 @@ from helixsim.config.experiment import ResolvedExperiment
 from helixsim.config.source import KeyPath, Source
 from helixsim.config.whatif_schema import WhatifSection
 from helixsim.domain.cluster import LinkSpec
-from helixsim.errors import Problem, unknown_name
+from helixsim.errors import ConfigError, Problem, unknown_name
+
+NOT_CHANGED = ("schema", "name", "systems", "whatif", "baseline")
+"""Keys that say what is compared: a change holds for the systems of the experiment, or those under its ``systems``."""
 
 
 def overlay(source: Source, number: int, what: WhatifSection, names: list[str]) -> None:
@@ -31,6 +34,12 @@ def overlay(source: Source, number: int, what: WhatifSection, names: list[str]) 
     def change(key: str, value: Any) -> None:
         source.change(key, value, said, directory)
 
+    for key in what.set_:
+        if key.partition(".")[0] in NOT_CHANGED:
+            said_of_key = f"a change of the experiment cannot set {key!r} (not allowed: {', '.join(NOT_CHANGED)})"
+            source.problems.append(source.problem((*at, "set", key), said_of_key))
+    if source.problems:
+        raise ConfigError(source.problems)
     data.pop("whatif")
     nodes = _swapped(source, at, what) + what.add
     if what.swap or what.add:

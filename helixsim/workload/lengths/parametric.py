@@ -10,6 +10,12 @@ import numpy as np
 
 from helixsim.workload.lengths.base import Tokens
 
+MOST_TOKENS = 10**9
+"""Longest prompt or output."""
+
+MOST_SPREAD = 1_000.0
+"""Largest coefficient of variation; recorded loads have up to about 3."""
+
 
 @dataclass(frozen=True, slots=True)
 class FixedOptions:
@@ -19,7 +25,7 @@ class FixedOptions:
     output_tokens: int
 
     def __post_init__(self) -> None:
-        _at_least_one(prompt_tokens=self.prompt_tokens, output_tokens=self.output_tokens)
+        _in_range(prompt_tokens=self.prompt_tokens, output_tokens=self.output_tokens)
 
 
 class Fixed:
@@ -53,7 +59,12 @@ class UniformOptions:
     output_max: int
 
     def __post_init__(self) -> None:
-        _at_least_one(prompt_min=self.prompt_min, output_min=self.output_min)
+        _in_range(
+            prompt_min=self.prompt_min,
+            prompt_max=self.prompt_max,
+            output_min=self.output_min,
+            output_max=self.output_max,
+        )
         for name, low, high in (
             ("prompt", self.prompt_min, self.prompt_max),
             ("output", self.output_min, self.output_max),
@@ -95,10 +106,10 @@ class LognormalOptions:
     output_cv: float
 
     def __post_init__(self) -> None:
-        _at_least_one(prompt_mean=self.prompt_mean, output_mean=self.output_mean)
+        _in_range(prompt_mean=self.prompt_mean, output_mean=self.output_mean)
         for name, value in (("prompt_cv", self.prompt_cv), ("output_cv", self.output_cv)):
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name} must be finite and 0 or more, got {value}")
+            if not 0 <= value <= MOST_SPREAD:
+                raise ValueError(f"{name} must be 0 to {MOST_SPREAD:g}, got {value:.6g}")
 
 
 class Lognormal:
@@ -140,7 +151,7 @@ def _lifted_mean(location: float, scale: float) -> float:
     return mean + 0.5 * math.erfc((location - math.log(0.5)) / (scale * math.sqrt(2)))
 
 
-def _at_least_one(**lengths: float) -> None:
+def _in_range(**lengths: float) -> None:
     for name, value in lengths.items():
-        if not 1 <= value < math.inf:
-            raise ValueError(f"{name} must be 1 token or more, got {value}")
+        if not 1 <= value <= MOST_TOKENS:
+            raise ValueError(f"{name} must be 1 to {MOST_TOKENS:.0e} tokens, got {value:.6g}")
