@@ -145,7 +145,7 @@ def test_a_fit_refuses_too_few_requests() -> None:
         (LengthsSpec("fixed", (("prompt_token", 5), ("output_tokens", 1))), "did you mean 'prompt_tokens'"),
         (LengthsSpec("fixed", (("prompt_tokens", 5),)), "'output_tokens' is missing"),
         (LengthsSpec("fixed", (("prompt_tokens", 5.5), ("output_tokens", 1))), "expected a whole number"),
-        (LengthsSpec("fixed", (("prompt_tokens", 0), ("output_tokens", 1))), "prompt_tokens must be 1 to 1e\+09 tokens, got 0"),
+        (LengthsSpec("fixed", (("prompt_tokens", 0), ("output_tokens", 1))), "must be 1 to .* tokens, got 0"),
         (LengthsSpec("trace", (("path", 3),)), "expected text"),
         (
             LengthsSpec("uniform", (("prompt_min", 9), ("prompt_max", 2), ("output_min", 1), ("output_max", 2))),
