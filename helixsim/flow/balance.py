@@ -143,7 +143,7 @@ def _refined(
         fixed[free] = 0.0
         rest = sums - rows @ (np.where(free, 0.0, fixed) / unit)
         flow = fixed.copy()
-        flow[free] = np.linalg.lstsq(rows[:, free], rest)[0] * unit[free]
+        flow[free] = np.linalg.lstsq(rows[:, free], rest, rcond=None)[0] * unit[free]
         worst = max(-flow.min(), (flow - upper).max(), ((into @ (flow / unit)) - most)[1:].max())
         if worst <= _ACTIVE:
             is_near = bool(np.abs(flow - np.array(found)).max() <= _NEAR)

@@ -116,7 +116,7 @@ def test_stdout_is_one_json_document(folder, command) -> None:
     arguments = [text.format(folder=folder, run=run) for text in ARGUMENTS[command]]
     done = subprocess.run(
         [sys.executable, "-c", LOUD, *command.split(), *arguments, "--json"],
-        capture_output=True, text=True, check=False, timeout=120,
+        capture_output=True, text=True, check=False, timeout=900,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     json.loads(done.stdout)
