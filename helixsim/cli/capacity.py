@@ -8,7 +8,10 @@ import sys
 from typing import Any
 
 from helixsim.cli import console, options
-from helixsim.errors import ExitCode, ThresholdError
+from helixsim.errors import ExitCode, ThresholdError, shortened
+
+LEAST_TOLERANCE = 1e-4
+"""Below it rates differ by less than runs of any length can tell."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -28,7 +31,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         ],
     )
     parser.add_argument(
-        "--tolerance", type=_share, default=0.02, metavar="SHARE", help="relative step of the rates (default: 2%%)"
+        "--tolerance", type=_tolerance, default=0.02, metavar="SHARE", help="relative step of the rates (default: 2%%)"
     )
     parser.add_argument(
         "--seeds",
@@ -103,19 +106,26 @@ def _check(document: dict[str, Any]) -> None:
 def _share(text: str) -> float:
     """Return a share above 0 and below 1, given as 0.02 or 2%."""
     try:
-        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        value = options.decimal(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
         value = -1.0
     if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"expected a share such as 0.02 or 2%, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a share such as 0.02 or 2%, got {shortened(repr(text))}")
+    return value
+
+
+def _tolerance(text: str) -> float:
+    value = _share(text)
+    if value < LEAST_TOLERANCE:
+        raise argparse.ArgumentTypeError(f"expected a share of at least {LEAST_TOLERANCE:.2%}, got {text}")
     return value
 
 
 def _percentile(text: str) -> float:
     try:
-        value = float(text)
+        value = options.decimal(text)
     except ValueError:
         value = -1.0
     if not 0 < value <= 100:
-        raise argparse.ArgumentTypeError(f"expected a percentile above 0 and up to 100, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a percentile above 0 and up to 100, got {shortened(repr(text))}")
     return value

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import math
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from helixsim.errors import ExitCode
+from helixsim.errors import ExitCode, shortened
 
 if TYPE_CHECKING:
     from helixsim.runtime.pool import Executor
+
+
+MOST = 10_000
+"""The largest number of processes, seeds or simulations that is taken for meant."""
 
 
 def common() -> argparse.ArgumentParser:
@@ -122,8 +128,16 @@ def overrides(args: argparse.Namespace) -> list[str]:
 
 
 def positive(text: str) -> int:
-    """Return a number of at least 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected 1 or more, got {text}")
+    """Return a number of things (processes, seeds, simulations) from 1 to ``MOST``."""
+    value = int(text) if re.fullmatch(r"\+?0*[0-9]{1,9}", text) else 0
+    if not 1 <= value <= MOST:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to {MOST}, got {shortened(repr(text))}")
+    return value
+
+
+def decimal(text: str) -> float:
+    """Return a finite number; digits of other scripts, which look like others of ours, are refused."""
+    value = float(text) if text.isascii() else math.nan
+    if not math.isfinite(value):
+        raise ValueError(text)
     return value

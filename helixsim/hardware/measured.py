@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from helixsim.domain.hardware import BatchLimits, ComputeProfile, Curve
 from helixsim.domain.model import ModelSpec
-from helixsim.errors import DataError, did_you_mean, unknown_name
+from helixsim.errors import DataError, did_you_mean, shortened, unknown_name
 from helixsim.hardware import catalog
 from helixsim.units import NS_PER_MS
 
@@ -151,7 +151,8 @@ def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, s
             for column in columns:
                 if column not in header:
                     near = did_you_mean(column, header)
-                    raise DataError(f"{path}: no column {column!r}{near} (columns: {', '.join(header) or 'none'})")
+                    known = shortened(", ".join(header)) or "none"
+                    raise DataError(f"{path}: no column {column!r}{near} (columns: {known})")
             count = 0
             for count, row in enumerate(reader, start=1):
                 where = f"{path}: row {count} (line {reader.line_num})"

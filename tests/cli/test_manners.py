@@ -289,3 +289,21 @@ def test_progress_is_not_silent_for_long(capsys, monkeypatch):
     said = capsys.readouterr().err
     assert said.count("(placing helix)") >= 2
     assert "at work for" in said
+
+
+@pytest.mark.parametrize(
+    ("option", "values"),
+    [
+        ("--seeds", ["0", "-1", "x", "", "1.5", "9" * 30, "9" * 5000, "\u0661"]),
+        ("--jobs", ["0", "9" * 30, "\u0661"]),
+        ("--tolerance", ["nan", "inf", "0", "1", "1e-300", "-1", "", "\u0661", "100%"]),
+        ("--percentile", ["nan", "0", "101", "\u0661", ""]),
+        ("--share", ["nan", "0", "1", "x"]),
+    ],
+)
+def test_numbers_on_the_command_line_are_bounded(option, values, capsys):
+    for value in values:
+        assert main(["capacity", "none.yaml", f"{option}={value}"]) == 2
+        error = capsys.readouterr().err
+        assert f"argument {option}: expected a " in error
+        assert len(error) < 3000

@@ -43,7 +43,8 @@ slo: {ttft: 5 s, tpot: 500 ms}
 """
 
 LEFT_BY_A_RUN = {
-    "manifest.json", "config.resolved.yaml", "summary.json", "placements", "requests", "nodes.csv", "links.csv",
+    ".helixsim", "manifest.json", "config.resolved.yaml", "summary.json", "placements", "requests", "nodes.csv",
+    "links.csv",
     "series.csv", "node_series.csv", "itl.csv", "report.html", "figures",
 }  # fmt: skip
 
