@@ -48,9 +48,10 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, kept: Path | None, finished: Sequence[str] = ()) -> None:
         self.kept = kept
         names = ", ".join(finished)
+        shown = f"see {kept}" if kept else "kept, although their tables cannot be written"
         super().__init__(
-            f"finished: {names}, see {kept}; the same command goes on with the others"
-            if kept
+            f"finished: {names}, {shown}; the same command goes on with the others"
+            if finished
             else "no system had finished; placements are kept"
         )
 

@@ -252,7 +252,8 @@ class _Worker:
 
     def __init__(self, context: Any) -> None:
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        is_main = threading.current_thread() is threading.main_thread()
+        self.process = context.Process(target=_serve, args=(theirs, is_main), daemon=True)
         self.process.start()
         theirs.close()
         self.number: int | None = None
@@ -290,10 +291,13 @@ def _ready(pool: Sequence[_Worker]) -> list[_Worker]:
     return [worker for worker in pool if worker.pipe in ready]
 
 
-def _serve(pipe: Connection) -> None:
-    """Carry out tasks until the parent is gone; Ctrl-C is the parent's business."""
+def _serve(pipe: Connection, is_main: bool) -> None:
+    """Carry out tasks until the parent is gone, which alone handles Ctrl-C.
+
+    ``is_main``: the thread that started this process is the main one, and ends with the parent only.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _end_with_parent()
+    _end_with_parent(by_kernel=is_main and sys.platform == "linux")
     while True:
         try:
             work, task = pipe.recv()
@@ -302,12 +306,16 @@ def _serve(pipe: Connection) -> None:
         pipe.send(_Done(_guarded(work, task, lambda share, what: pipe.send(_Progress(share, what)))))
 
 
-def _end_with_parent() -> None:
-    """End this process when the one that started it ends, whatever that died of."""
+def _end_with_parent(*, by_kernel: bool) -> None:
+    """End this process when the one that started it ends, whatever that died of.
+
+    ``by_kernel``: also by the kernel's own means, which reaches a process that is busy in a C library. It counts the
+    end of the thread that started the process as its parent's.
+    """
     parent = multiprocessing.parent_process()
     if parent is None:
         return
-    if sys.platform == "linux":  # the kernel's own means also reaches a process that is busy in a C library
+    if by_kernel:
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 

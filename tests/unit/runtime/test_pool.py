@@ -105,3 +105,12 @@ def test_one_dask_cluster_serves_one_list_of_tasks_after_the_other(tmp_path):
         failed = dict(executor.run(fail_on_three, [3, 4], silent))
         assert isinstance(failed[0], PluginError)
         assert failed[1] == 4
+
+
+def test_workers_outlive_the_thread_that_started_them():
+    with Processes(1) as executor:
+        first = []
+        thread = threading.Thread(target=lambda: first.extend(executor.run(own_process, [0], silent)))
+        thread.start()
+        thread.join()
+        assert list(executor.run(own_process, [0], silent)) == first
