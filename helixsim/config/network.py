@@ -34,7 +34,8 @@ def build_cluster(
 ) -> Cluster:
     """Return the cluster of ``nodes``; faults are added to ``problems`` and what they concern is left out.
 
-    ``is_part``: the file describes a larger cluster, of which these are some nodes; links of the others are ignored.
+    ``is_part``: the file describes a larger cluster, of which these are some nodes; regions and links of the
+    others are ignored.
     """
     network, home = section.network, section.coordinator.region
     regions = list(dict.fromkeys([*(node.region for node in nodes), home]))
@@ -45,7 +46,8 @@ def build_cluster(
     elif len(regions) > 1:
         message = f"required key inter_region is missing: there are several regions ({', '.join(regions)})"
         problems.append(source.problem(NETWORK, message))
-    between = _between_regions(section, regions, source, problems)
+    of_absent = [] if is_part else problems
+    between = _between_regions(section, regions, source, of_absent)
     nic = section.coordinator.nic
     nic_bps = None if nic is None else units.parse(nic, "bandwidth")
     classes = Cluster(nodes, Network(intra, inter, between, coordinator_nic_bps=nic_bps), home)
@@ -55,7 +57,7 @@ def build_cluster(
             pairs = draw_links(classes, network.spread)
         except ValueError as error:
             problems.append(source.problem((*NETWORK, "spread"), str(error)))
-    pairs.update(_exceptions(section, [COORDINATOR, *classes.index], source, [] if is_part else problems))
+    pairs.update(_exceptions(section, [COORDINATOR, *classes.index], source, of_absent))
     full = Cluster(nodes, Network(intra, inter, between, pairs, nic_bps, network.sharing == "shared"), home)
     return full if network.scale is None else _scaled(full, network.scale)
 

@@ -50,7 +50,8 @@ def load_experiment(
     registries
         Where strategies and policies are looked up.
     is_part
-        The nodes are a part of those the file was written for: links of absent nodes are ignored.
+        The nodes are a part of those the file was written for: what it says of regions and nodes that are absent is
+        ignored.
 
     Raises
     ------
@@ -249,7 +250,8 @@ class _Resolver:
 
     def _nodes(self, number: int, nodes: tuple[Node, ...]) -> tuple[Node, ...]:
         overrides, path = self.section.systems[number].nodes, ("systems", number, "nodes")
-        return override_nodes(nodes, overrides, self.engine.block_tokens, path, self.source, self.problems)
+        of_absent = [] if self.is_part else self.problems
+        return override_nodes(nodes, overrides, self.engine.block_tokens, path, self.source, of_absent)
 
     def _profile_options(self) -> ProfileOptions:
         written = self.section.engine.model_dump(include={field.name for field in dataclasses.fields(ProfileOptions)})

@@ -295,9 +295,12 @@ def test_the_optimum_is_that_of_simulating_every_fleet(plan, tmp_path):
 
 def test_links_of_nodes_that_a_fleet_lacks_are_no_fault(plan, tmp_path):
     path = plan(offers=[{"gpu": "l4", "region": "a", "available": 3}])
-    links = "    links: [{from: t4-*, to: l4-*, bandwidth: 1 Gbit/s, latency: 2 ms}]\n"
+    links = (
+        "    links: [{from: t4-*, to: l4-*, bandwidth: 1 Gbit/s, latency: 2 ms}]\n"
+        "    regions: [{from: a, to: b, bandwidth: 1 Gbit/s, latency: 9 ms}]\n"
+    )
     text = (tmp_path / "base.yaml").read_text().replace("workload:\n", f"{links}workload:\n")
-    text = text.replace("  network:", "    - {gpu: t4, count: 2, region: a}\n  network:")
+    text = text.replace("  network:", "    - {gpu: t4, count: 2, region: b}\n  network:")
     (tmp_path / "base.yaml").write_text(text, encoding="utf-8")
     assert find_fleet(load_plan(path), tmp_path / "out", Serial()).tried
     (tmp_path / "base.yaml").write_text(text.replace("t4-*", "t5-*"), encoding="utf-8")
