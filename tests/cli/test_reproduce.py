@@ -111,5 +111,5 @@ def test_an_interrupted_figure_goes_on_where_it_was(capsys, tmp_path):
 
 
 def test_an_unknown_figure_is_guessed(capsys, tmp_path):
-    assert main(["reproduce", "table8", "fig50", "--out", str(tmp_path)]) == 2
-    assert "unknown figure 'fig50'; did you mean 'fig5'" in capsys.readouterr().err
+    assert main(["reproduce", "table8", "figg5", "--out", str(tmp_path)]) == 2
+    assert "unknown figure 'figg5'; did you mean 'fig5'" in capsys.readouterr().err
