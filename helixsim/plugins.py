@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import ast
 import importlib
+import operator
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, is_dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,25 @@ from helixsim.errors import ConfigError, did_you_mean, unknown_name
 @dataclass(frozen=True, slots=True)
 class NoOptions:
     """No options."""
+
+
+BOUNDS: Mapping[str, Callable[[Any, Any], bool]] = {
+    "ge": operator.ge, "gt": operator.gt, "le": operator.le, "lt": operator.lt
+}  # fmt: skip
+"""Bounds that the metadata of an option's field may state: ``field(default=8, metadata={"ge": 1, "le": 64})``."""
+
+
+def bound_faults(options: Any) -> Iterator[tuple[str, str]]:
+    """Yield (option, message) for each number among the options that is out of the bounds of its field.
+
+    Experiment files are checked by the schema; this is for options that are built in Python.
+    """
+    for option in fields(options):
+        value = getattr(options, option.name)
+        if isinstance(value, (int, float)):
+            for name, limit in option.metadata.items():
+                if name in BOUNDS and not BOUNDS[name](value, limit):
+                    yield option.name, f"{value!r} is out of range, allowed: {name} {limit!r}"
 
 
 @dataclass(frozen=True, slots=True)

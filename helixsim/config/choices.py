@@ -21,13 +21,10 @@ from helixsim.config.schema import DEFAULT_BATCHING, DEFAULT_ROUTING
 from helixsim.config.source import SHORTHANDS, KeyPath, Source, is_file, is_folder
 from helixsim.errors import ConfigError, Problem, shortened, unknown_name
 from helixsim.hardware import catalog, engines, transformer
-from helixsim.plugins import UncheckedOptions
+from helixsim.plugins import BOUNDS, UncheckedOptions
 from helixsim.workload.arrivals import PROCESSES
 from helixsim.workload.lengths import registry as lengths
 from helixsim.workload.readers import registry as trace_formats
-
-BOUNDS = ("ge", "gt", "le", "lt")
-"""Names of bounds in the metadata of an option's field: at least, above, at most, below."""
 
 _FILE_OF = {"model": "config.json, of the folder of a downloaded model, or of a YAML file"}
 _KINDS_WITH_FILES = ("model", "GPU", "link", "engine")

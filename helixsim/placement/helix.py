@@ -26,6 +26,7 @@ from helixsim.placement.select import Candidate, best, finalists, frontier, list
 from helixsim.placement.stages import Chain, Group, groups_of, hops, lay_out
 from helixsim.placement.swaps import swapped
 from helixsim.placement.wishes import dealt_anew, limited_table, moved_bytes, narrowed, wish_faults
+from helixsim.plugins import bound_faults
 from helixsim.units import format_bytes
 
 _NEXT_SHARE = 0.95
@@ -101,6 +102,7 @@ class HelixOptions:
 
     def faults(self, fleet: Fleet) -> Iterator[tuple[str, str]]:
         """Yield (option, message) for each option that does not fit a fleet."""
+        yield from bound_faults(self)
         yield from wish_faults(fleet, self.exclude, self.max_layers, self.pinned)
 
 
