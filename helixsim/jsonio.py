@@ -1,19 +1,23 @@
-"""JSON from outside, read defensively: every way in which a file cannot be read is a ``DataError`` that names it.
+"""JSON values of results, and JSON from outside.
 
-A byte order mark is accepted. A key that occurs twice in one object, nesting beyond what the interpreter can follow
-and numbers of thousands of digits are refused. ``NaN`` and ``Infinity`` are read, as benchmarks write them: readers of
-values refuse them where a number must be finite.
+The latter is read defensively: every way in which a file cannot be read is a ``DataError`` that names it. A byte order
+mark is accepted. A key that occurs twice in one object, nesting beyond what the interpreter can follow and numbers of
+thousands of digits are refused. ``NaN`` and ``Infinity`` are read, as benchmarks write them: readers of values refuse
+them where a number must be finite.
 """
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from helixsim.errors import DataError
 
 _SHOWN = 80
+_DIGITS = 9
 
 
 class _TwiceError(ValueError):
@@ -26,6 +30,24 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = [key for key, _ in pairs]
         raise _TwiceError(f"key {shown(next(key for key in keys if keys.count(key) > 1))} occurs twice in one object")
     return found
+
+
+def significant(value: float) -> float:
+    """Return a number with nine significant digits, as results hold them."""
+    return float(f"{value:.{_DIGITS}g}")
+
+
+def json_values(value: Any) -> Any:
+    """Return a JSON tree with floats rounded to nine significant digits and NaN or infinity turned into None."""
+    if isinstance(value, Mapping):
+        return {str(key): json_values(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_values(item) for item in value]
+    if hasattr(value, "tolist"):
+        return json_values(value.tolist())
+    if isinstance(value, float):
+        return significant(value) if math.isfinite(value) else None
+    return value
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique)

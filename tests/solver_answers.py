@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import highspy
-import numpy as np
 
 from helixsim import load_experiment, yamlio
 from helixsim.planning.run import run_case
@@ -96,13 +95,9 @@ def answers(path: Path, overrides: tuple[str, ...]) -> Iterator[tuple[str, Any]]
                 "bound": placement.upper_bound_tokens_per_s,
                 "max_flow": largest,
                 "flows": {f"{edge.src} {edge.dst}": edge.flow_tokens_per_s / largest for edge in plan.edges},
-                "summary": json.loads(json.dumps(report.summary, default=_plain)),
+                "summary": report.summary.to_json(),
             },
         )
-
-
-def _plain(value: Any) -> Any:
-    return value.tolist() if isinstance(value, np.generic | np.ndarray) else str(value)
 
 
 def differences(one: Any, other: Any, where: str = "") -> Iterator[str]:

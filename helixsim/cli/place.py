@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _answer(placed: PlacedSystem, document: dict[str, Any]) -> dict[str, Any]:
     """Return a system's entry of ``place --json``."""
-    from helixsim.metrics.summary import json_values
+    from helixsim.jsonio import json_values
 
     placement, plan = placed.placement, placed.plan
     answer: dict[str, Any] = json_values(

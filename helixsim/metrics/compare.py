@@ -9,12 +9,12 @@ the sum of squares of the relative half widths, which ignores what the systems s
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from helixsim.domain.result import FloatArray, IntArray, RunResult
+from helixsim.domain.summary import Summary
 from helixsim.metrics.latency import finished_in_window, request_tpot_ns
 from helixsim.metrics.stats import batch_means, batch_rates, interval_of_batches
 from helixsim.metrics.window import cumulative_in_window
@@ -33,19 +33,20 @@ RATIO_METRICS = (
 """Summary keys that get a ratio to the baseline."""
 
 
-def ratios(summary: Mapping[str, Any], baseline: Mapping[str, Any]) -> dict[str, float | None]:
+def ratios(summary: Summary, baseline: Summary) -> dict[str, float | None]:
     """Return system over baseline for each of ``RATIO_METRICS``; None where either is missing or the baseline is 0."""
-    return {metric: _ratio(summary[metric], baseline[metric]) for metric in RATIO_METRICS}
+    ours, theirs = summary.vllm_keys(), baseline.vllm_keys()
+    return {metric: _ratio(ours[metric], theirs[metric]) for metric in RATIO_METRICS}
 
 
 def ratio_intervals(
-    summary: Mapping[str, Any], baseline: Mapping[str, Any], run: RunResult, baseline_run: RunResult
+    summary: Summary, baseline: Summary, run: RunResult, baseline_run: RunResult
 ) -> dict[str, list[float]]:
     """Return [low, high] of the ratio for the metrics that have an interval in both summaries."""
-    ours, theirs = summary["helixsim"]["confidence"], baseline["helixsim"]["confidence"]
+    means, base_means = summary.vllm_keys(), baseline.vllm_keys()
+    ours, theirs = summary.confidence(), baseline.confidence()
     intervals: dict[str, list[float]] = {}
-    for metric in RATIO_METRICS:
-        ratio = _ratio(summary[metric], baseline[metric])
+    for metric, ratio in ratios(summary, baseline).items():
         if not ratio or metric not in ours or metric not in theirs:
             continue
         if summary is baseline:
@@ -57,8 +58,8 @@ def ratio_intervals(
                 intervals[metric] = paired_limits
                 continue
         relative = [
-            (limits[1] - mean) / mean  # from the mean up: a lower limit may have been cut at zero
-            for limits, mean in ((ours[metric], summary[metric]), (theirs[metric], baseline[metric]))
+            (limits.high - mean) / mean  # from the mean up: a lower limit may have been cut at zero
+            for limits, mean in ((ours[metric], means[metric]), (theirs[metric], base_means[metric]))
         ]
         spread = math.exp(math.hypot(*relative))
         intervals[metric] = [ratio / spread, ratio * spread]

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from helixsim.domain.result import FloatArray, IntArray, RequestStatus, RunResult
-from helixsim.metrics.stats import describe, describe_histogram
+from helixsim.domain.summary import Latency, Limits
+from helixsim.jsonio import significant
+from helixsim.metrics.stats import batch_means, describe, describe_histogram, interval_of_batches
 from helixsim.metrics.window import in_window
 from helixsim.units import NS_PER_MS
 
@@ -60,16 +62,26 @@ def latency_samples(run: RunResult) -> LatencySamples:
     )
 
 
-def latency_summary(run: RunResult, samples: LatencySamples) -> dict[str, float]:
-    """Return ``{mean,median,std,p50,p75,p90,p95,p99}_{ttft,tpot,itl,e2el}_ms`` [ms]."""
+def latencies(run: RunResult, samples: LatencySamples) -> dict[str, Latency]:
+    """Return the distributions of ``ttft``, ``tpot``, ``itl`` and ``e2el``, with the intervals of their means.
+
+    Successive gaps of one request hang together, so that the mean of ITL gets no interval.
+    """
     described = {
-        "ttft": describe(samples.ttft_ns),
-        "tpot": describe(samples.tpot_ns),
-        "itl": describe_histogram(run.gaps),
-        "e2el": describe(samples.e2el_ns),
+        "ttft": (describe(samples.ttft_ns), samples.ttft_ns),
+        "tpot": (describe(samples.tpot_ns), samples.tpot_ns),
+        "itl": (describe_histogram(run.gaps), None),
+        "e2el": (describe(samples.e2el_ns), samples.e2el_ns),
     }
-    return {
-        f"{statistic}_{metric}_ms": value / NS_PER_MS
-        for metric, values in described.items()
-        for statistic, value in values.items()
-    }
+    found = {}
+    for name, (statistics, values_ns) in described.items():
+        interval = None if values_ns is None else interval_of_batches(batch_means(values_ns / NS_PER_MS))
+        figures = {f"{statistic}_s": _seconds(value / NS_PER_MS) for statistic, value in statistics.items()}
+        limits = None if interval is None else Limits(_seconds(interval.low), _seconds(interval.high))
+        found[name] = Latency(**figures, mean_interval_s=limits)
+    return found
+
+
+def _seconds(value_ms: float) -> float:
+    """Return milliseconds as seconds, rounded to the digits that results have of milliseconds."""
+    return significant(significant(value_ms) / 1e3)

@@ -1,8 +1,6 @@
-"""All numbers of a run as plain JSON values.
+"""All figures of a run, computed once: everything else reads them from ``domain.summary.Summary``.
 
-The top level of a system carries the names of ``vllm bench serve``, so its tools can read it; what only helixsim
-knows is under ``helixsim``. Two equal runs give equal bytes: floats are rounded to nine significant digits, numbers
-that do not exist are None, and how long the computation took is kept apart (``timing``).
+Equal runs give equal figures; how long the computation took is kept apart (``timing``).
 """
 
 from __future__ import annotations
@@ -17,6 +15,19 @@ from helixsim.domain.flowplan import FlowPlan
 from helixsim.domain.placement import Placement
 from helixsim.domain.request import Slo
 from helixsim.domain.result import RequestStatus, RunResult
+from helixsim.domain.summary import (
+    ClusterFigures,
+    CostFigures,
+    FlowFigures,
+    IntegrityFigures,
+    Limits,
+    LoadFigures,
+    Summary,
+    ThroughputFigures,
+    WindowFigures,
+    rounded,
+)
+from helixsim.jsonio import json_values
 from helixsim.metrics.binding import what_binds
 from helixsim.metrics.compare import paired, ratio_intervals, ratios
 from helixsim.metrics.energy_cost import (
@@ -26,16 +37,15 @@ from helixsim.metrics.energy_cost import (
     fleet_cost_usd_per_hour,
     mean_power_w,
 )
-from helixsim.metrics.latency import LatencySamples, latency_samples, latency_summary
+from helixsim.metrics.latency import latencies, latency_samples
 from helixsim.metrics.saturation import saturation
-from helixsim.metrics.stats import CONFIDENCE, Interval, batch_means, interval_of_batches
+from helixsim.metrics.stats import CONFIDENCE
 from helixsim.metrics.steady import steady_verdict
 from helixsim.metrics.throughput import Throughput, output_throughput_interval, throughput
 from helixsim.metrics.utilisation import Utilisation, utilisation
-from helixsim.units import NS_PER_MS, NS_PER_S
+from helixsim.units import NS_PER_S
 
 SCHEMA = 1
-_DIGITS = 9
 
 
 def summarise(
@@ -49,7 +59,7 @@ def summarise(
     mean_output_tokens: float,
     offered_rps: float | None,
     operating_tokens_per_s: float | None = None,
-) -> dict[str, Any]:
+) -> Summary:
     """Return the summary of one system.
 
     Parameters
@@ -64,30 +74,28 @@ def summarise(
     counts = throughput(run, slo)
     samples = latency_samples(run)
     used = utilisation(run, fleet)
-    summary = {
-        "duration": counts.duration_s,
-        "completed": counts.completed,
-        "failed": counts.failed,
-        "total_input_tokens": counts.prompt_tokens,
-        "total_output_tokens": counts.output_tokens,
-        "request_throughput": counts.rate(counts.completed),
-        "request_goodput": None if counts.good_requests is None else counts.rate(counts.good_requests),
-        "output_throughput": counts.rate(counts.output_tokens),
-        "total_token_throughput": counts.rate(counts.prompt_tokens + counts.output_tokens),
-        **latency_summary(run, samples),
-        "helixsim": {
-            **_measurement(run, counts, samples, slo, offered_rps),
-            **_flow(run, counts, placement, plan, mean_prompt_tokens, mean_output_tokens),
-            "operating_tokens_per_s": operating_tokens_per_s,
-            "operating_attainment": counts.rate(counts.prompt_tokens + counts.output_tokens) / operating_tokens_per_s
-            if operating_tokens_per_s
-            else math.nan,
-            **_cluster(run, counts, used, fleet, placement, plan),
-            **_integrity(run),
-        },
-    }
-    rounded: dict[str, Any] = json_values(summary)
-    return rounded
+    flow = _flow(run, counts, placement, plan, mean_prompt_tokens, mean_output_tokens, operating_tokens_per_s)
+    start_s, end_s = run.window_start_ns / NS_PER_S, run.window_end_ns / NS_PER_S
+    return rounded(
+        Summary(
+            window=WindowFigures(start_s, end_s, warmup_s=start_s, duration_s=counts.duration_s),
+            load=LoadFigures(
+                feed=run.mode,
+                seed=run.seed,
+                stationarity=steady_verdict(run),
+                saturation=saturation(run).value,
+                offered_per_s=offered_rps,
+                arrived_per_s=counts.rate(counts.arrived),
+            ),
+            throughput=_throughput(run, counts),
+            **latencies(run, samples),
+            tpot_excluded=samples.tpot_excluded,
+            flow=flow,
+            cluster=_cluster(run, used, fleet, placement, plan, flow.attainment),
+            cost=_cost(run, counts, used, fleet),
+            integrity=_integrity(run),
+        )
+    )
 
 
 def timing(run: RunResult, placement: Placement) -> dict[str, Any]:
@@ -111,7 +119,7 @@ def timing(run: RunResult, placement: Placement) -> dict[str, Any]:
 
 
 def experiment_summary(
-    experiment: str, baseline: str, slo: Slo, summaries: Mapping[str, dict[str, Any]], runs: Mapping[str, RunResult]
+    experiment: str, baseline: str, slo: Slo, summaries: Mapping[str, Summary], runs: Mapping[str, RunResult]
 ) -> dict[str, Any]:
     """Return the document of ``summary.json``: all systems, each with its ratios to the baseline.
 
@@ -121,14 +129,14 @@ def experiment_summary(
         If the baseline is not among the systems.
     """
     base = summaries[baseline]
-    systems = {}
+    systems: dict[str, Any] = {}
     for name, summary in summaries.items():
         own = {
             "ratio_to_baseline": ratios(summary, base),
             "ratio_to_baseline_interval": ratio_intervals(summary, base, runs[name], runs[baseline]),
             "paired_with_baseline": paired(runs[name], runs[baseline]),
         }
-        systems[name] = {**summary, "helixsim": {**summary["helixsim"], **json_values(own)}}
+        systems[name] = {**summary.vllm_keys(), "helixsim": {**summary.own_keys(), **json_values(own)}}
     return {
         "schema": SCHEMA,
         "experiment": experiment,
@@ -140,48 +148,20 @@ def experiment_summary(
     }
 
 
-def json_values(value: Any) -> Any:
-    """Return a JSON tree with floats rounded to nine significant digits and NaN or infinity turned into None."""
-    if isinstance(value, Mapping):
-        return {str(key): json_values(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [json_values(item) for item in value]
-    if hasattr(value, "tolist"):
-        return json_values(value.tolist())
-    if isinstance(value, float):
-        return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
-    return value
-
-
-def _measurement(
-    run: RunResult, counts: Throughput, samples: LatencySamples, slo: Slo, offered_rps: float | None
-) -> dict[str, Any]:
-    confidence = {
-        "output_throughput": output_throughput_interval(run),
-        "mean_ttft_ms": interval_of_batches(batch_means(samples.ttft_ns / NS_PER_MS)),
-        "mean_tpot_ms": interval_of_batches(batch_means(samples.tpot_ns / NS_PER_MS)),
-        "mean_e2el_ms": interval_of_batches(batch_means(samples.e2el_ns / NS_PER_MS)),
-    }
-    return {
-        "feed": run.mode.value,
-        "seed": run.seed,
-        "window": {
-            "start_s": run.window_start_ns / NS_PER_S,
-            "end_s": run.window_end_ns / NS_PER_S,
-            "warmup_s": run.window_start_ns / NS_PER_S,
-        },
-        "steady": steady_verdict(run),
-        "saturation": saturation(run).value,
-        "offered_rate": offered_rps,
-        "arrival_rate": counts.rate(counts.arrived),
-        "slo_attainment": counts.slo_attainment,
-        "tpot_excluded": samples.tpot_excluded,
-        "confidence": {name: _limits(interval) for name, interval in confidence.items() if interval is not None},
-    }
-
-
-def _limits(interval: Interval) -> list[float]:
-    return [interval.low, interval.high]
+def _throughput(run: RunResult, counts: Throughput) -> ThroughputFigures:
+    interval = output_throughput_interval(run)
+    return ThroughputFigures(
+        completed=counts.completed,
+        failed=counts.failed,
+        prompt_tokens=counts.prompt_tokens,
+        output_tokens=counts.output_tokens,
+        requests_per_s=counts.rate(counts.completed),
+        goodput_per_s=None if counts.good_requests is None else counts.rate(counts.good_requests),
+        output_tokens_per_s=counts.rate(counts.output_tokens),
+        total_tokens_per_s=counts.rate(counts.total_tokens),
+        slo_attainment=counts.slo_attainment,
+        output_interval=None if interval is None else Limits(interval.low, interval.high),
+    )
 
 
 def _flow(
@@ -191,66 +171,69 @@ def _flow(
     plan: FlowPlan,
     mean_prompt_tokens: float,
     mean_output_tokens: float,
-) -> dict[str, Any]:
+    operating_tokens_per_s: float | None,
+) -> FlowFigures:
     max_flow = plan.max_flow_tokens_per_s
-    tokens_per_request = mean_prompt_tokens + mean_output_tokens
+    tokens = mean_prompt_tokens + mean_output_tokens
+    total_per_s = counts.rate(counts.total_tokens)
     routed = run.requests.route[run.requests.route >= 0]
     hops = [len(route.hops) for route in run.routes]
-    return {
-        "strategy": placement.strategy,
-        "placement_status": placement.status,
-        "max_flow_tokens_per_s": max_flow,
-        "upper_bound_tokens_per_s": placement.upper_bound_tokens_per_s,
-        "gap": placement.gap,
-        "max_flow_requests_per_s": max_flow / tokens_per_request if tokens_per_request else math.nan,
-        "max_flow_output_tokens_per_s": max_flow * mean_output_tokens / tokens_per_request
-        if tokens_per_request
-        else math.nan,
-        "flow_attainment": counts.rate(counts.prompt_tokens + counts.output_tokens) / max_flow
-        if max_flow
-        else math.nan,
-        "mean_hops": plan.mean_hops,
-        "max_hops": plan.max_hops,
-        "measured_mean_hops": sum(hops[index] for index in routed.tolist()) / len(routed) if len(routed) else math.nan,
-    }
+    return FlowFigures(
+        strategy=placement.strategy,
+        placement_status=placement.status,
+        max_flow_tokens_per_s=max_flow,
+        upper_bound_tokens_per_s=placement.upper_bound_tokens_per_s,
+        gap=placement.gap,
+        max_flow_requests_per_s=max_flow / tokens if tokens else math.nan,
+        max_flow_output_tokens_per_s=max_flow * mean_output_tokens / tokens if tokens else math.nan,
+        attainment=total_per_s / max_flow if max_flow else math.nan,
+        mean_hops=plan.mean_hops,
+        max_hops=plan.max_hops,
+        measured_mean_hops=sum(hops[index] for index in routed.tolist()) / len(routed) if len(routed) else math.nan,
+        operating_tokens_per_s=operating_tokens_per_s,
+        operating_attainment=total_per_s / operating_tokens_per_s if operating_tokens_per_s else math.nan,
+    )
 
 
 def _cluster(
-    run: RunResult, counts: Throughput, used: Utilisation, fleet: Fleet, placement: Placement, plan: FlowPlan
-) -> dict[str, Any]:
-    output_per_s = counts.rate(counts.output_tokens)
-    total_per_s = counts.rate(counts.prompt_tokens + counts.output_tokens)
-    busy_share = dict(zip(run.nodes.node_id, used.busy_share.tolist(), strict=True))
-    power_w = mean_power_w(fleet, busy_share)
-    attainment = total_per_s / plan.max_flow_tokens_per_s if plan.max_flow_tokens_per_s else math.nan
-    return {
-        "what_binds": what_binds(run, plan, fleet.cluster, used, attainment, saturation(run)),
-        "utilisation": used.by_kind,
-        "kv_peak": float(used.kv_peak.max(initial=0.0)),
-        "kv_mean": float(used.kv_mean.mean()) if used.kv_mean.size else math.nan,
-        "kv_tokens_per_node": {
+    run: RunResult, used: Utilisation, fleet: Fleet, placement: Placement, plan: FlowPlan, attainment: float | None
+) -> ClusterFigures:
+    reached = math.nan if attainment is None else attainment
+    return ClusterFigures(
+        what_binds=what_binds(run, plan, fleet.cluster, used, reached, saturation(run)),
+        utilisation=used.by_kind,
+        kv_peak=float(used.kv_peak.max(initial=0.0)),
+        kv_mean=float(used.kv_mean.mean()) if used.kv_mean.size else math.nan,
+        kv_tokens={
             node_id: fleet.kv_blocks(node_id, held.layers) * fleet.profile(node_id).block_tokens
             for node_id, held in placement.ranges.items()
         },
-        "queue_mean": float(used.queue_mean.sum()),
-        "cost_usd_per_hour": fleet_cost_usd_per_hour(fleet),
-        "cost_usd_per_mtok": cost_usd_per_mtok(fleet, output_per_s),
-        "cost_usd_per_total_mtok": cost_usd_per_mtok(fleet, total_per_s),
-        "power_w": power_w,
-        "energy_wh_per_mtok": energy_wh_per_mtok(power_w, output_per_s),
-    }
+        queue_mean=float(used.queue_mean.sum()),
+    )
 
 
-def _integrity(run: RunResult) -> dict[str, Any]:
+def _cost(run: RunResult, counts: Throughput, used: Utilisation, fleet: Fleet) -> CostFigures:
+    output_per_s = counts.rate(counts.output_tokens)
+    power_w = mean_power_w(fleet, dict(zip(run.nodes.node_id, used.busy_share.tolist(), strict=True)))
+    return CostFigures(
+        usd_per_hour=fleet_cost_usd_per_hour(fleet),
+        usd_per_mtok=cost_usd_per_mtok(fleet, output_per_s),
+        usd_per_total_mtok=cost_usd_per_mtok(fleet, counts.rate(counts.total_tokens)),
+        power_w=power_w,
+        energy_wh_per_mtok=energy_wh_per_mtok(power_w, output_per_s),
+    )
+
+
+def _integrity(run: RunResult) -> IntegrityFigures:
     status = run.requests.status
     conservation = {"arrived": len(status)}
     conservation |= {state.name.lower(): int((status == state).sum()) for state in RequestStatus}
-    return {
-        "preemptions": int(run.counters["preemptions"]),
-        "rejected": int(run.counters["rejected"]),
-        "truncated_outputs": int(run.counters.get("truncated_outputs", 0)),
-        "conservation": conservation,
-        "invariants_broken": [f"{check.name}: {check.detail}" for check in run.invariants if not check.held],
-        "sim_seconds": run.end_ns / NS_PER_S,
-        "events": int(run.counters["events"]),
-    }
+    return IntegrityFigures(
+        preemptions=int(run.counters["preemptions"]),
+        rejected=int(run.counters["rejected"]),
+        truncated_outputs=int(run.counters.get("truncated_outputs", 0)),
+        conservation=conservation,
+        invariants_broken=tuple(f"{check.name}: {check.detail}" for check in run.invariants if not check.held),
+        simulated_s=run.end_ns / NS_PER_S,
+        events=int(run.counters["events"]),
+    )

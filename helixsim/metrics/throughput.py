@@ -42,6 +42,11 @@ class Throughput:
         return count / self.duration_s if self.duration_s else math.nan
 
     @property
+    def total_tokens(self) -> int:
+        """Prompt and output tokens."""
+        return self.prompt_tokens + self.output_tokens
+
+    @property
     def slo_attainment(self) -> float | None:
         """Share of requests that met every objective; None without objectives, NaN without requests."""
         if self.good_requests is None:

@@ -133,7 +133,7 @@ class _Search:
     def _cost(self, task: SearchTask) -> int:
         """Return how long a task takes, roughly: events of a simulation of its system times simulations."""
         trial = self.parts[task.system.name][0].trials[0]
-        return int(trial.summary["helixsim"]["events"]) * (3 if task.hints else 1)
+        return trial.summary.integrity.events * (3 if task.hints else 1)
 
     def _carry_out(self, tasks: Sequence[SearchTask], begin: float, end: float) -> None:
         shares = [0.0] * len(tasks)

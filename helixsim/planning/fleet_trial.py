@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from helixsim.config.resolve import load_experiment
+from helixsim.domain.summary import Summary
 from helixsim.errors import InfeasibleError
 from helixsim.metrics.objectives import Target
 from helixsim.planning.capacity import SearchOptions, SearchTask, find_capacity
@@ -45,7 +45,7 @@ class FleetTrial:
     misses: tuple[str, ...]
     slack: float
     tightest: str
-    summary: dict[str, Any] | None
+    summary: Summary | None
     capacity_rps: float | None
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from helixsim.config.experiment import ResolvedExperiment, SystemSpec
+from helixsim.domain.summary import Summary
 from helixsim.metrics.objectives import Target, Verdict, judge_target
 from helixsim.metrics.summary import summarise
 from helixsim.planning.systems import PlacedSystem, patience_for, simulate_system
@@ -28,7 +29,7 @@ TrialStore = Store[Trial]
 
 def trial_store(directory: Path, *, renew: bool = False) -> TrialStore:
     """Return the trials kept in a folder; ``renew``: simulate anew and replace them."""
-    return Store(directory, "trial", SCHEMA, Codec(asdict, _decoded), renew=renew)
+    return Store(directory, "trial", SCHEMA, Codec(_encoded, _decoded), renew=renew)
 
 
 def trials_in(out: Path) -> Path:
@@ -91,7 +92,16 @@ def _key(
     return content_key("trial", parts)
 
 
+def _encoded(trial: Trial) -> dict[str, Any]:
+    """Return a trial as JSON values."""
+    verdicts = {name: asdict(verdict) for name, verdict in trial.verdicts.items()}
+    return {
+        "seed": trial.seed, "rate_rps": trial.rate_rps, "summary": trial.summary.to_json(), "verdicts": verdicts,
+    }  # fmt: skip
+
+
 def _decoded(document: dict[str, Any]) -> Trial:
     """Return the trial in JSON values."""
     verdicts = {name: Verdict(**{**one, "misses": tuple(one["misses"])}) for name, one in document["verdicts"].items()}
-    return Trial(**{**document, "verdicts": verdicts})
+    summary = Summary.from_json(document["summary"])
+    return Trial(**{**document, "summary": summary, "verdicts": verdicts})

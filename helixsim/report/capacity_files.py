@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from helixsim.domain.summary import Summary
 from helixsim.metrics.objectives import Target, Verdict
 from helixsim.metrics.stats import CONFIDENCE
 from helixsim.report.figures import FigureFile, write_figure
@@ -28,7 +29,7 @@ class Trial:
 
     seed: int
     rate_rps: float
-    summary: dict[str, Any]
+    summary: Summary
     verdicts: dict[str, Verdict]
 
 
@@ -55,7 +56,7 @@ class Found:
     low_rps: float | None
     high_rps: float | None
     binds: str
-    at_capacity: dict[str, Any] | None
+    at_capacity: Summary | None
 
 
 @dataclass(frozen=True)
@@ -227,14 +228,14 @@ def _trial_rows(results: CapacityResults) -> list[dict[str, Any]]:
     rows = []
     for one in results.systems:
         for trial in one.trials:
-            own = trial.summary["helixsim"]
+            own = trial.summary.own_keys()
             rows.append(
                 {
                     "system": one.system,
                     "seed": trial.seed,
                     "rate": trial.rate_rps,
                     **{f"meets_{name}": verdict.is_met for name, verdict in trial.verdicts.items()},
-                    **{key: value for key, value in trial.summary.items() if key != "helixsim"},
+                    **trial.summary.vllm_keys(),
                     **{key: own[key] for key in _OWN},
                 }
             )
@@ -305,7 +306,7 @@ def _found(found: Found) -> dict[str, Any]:
         "interval": None if low is None or high is None else [_rounded(low), _rounded(high)],
         "by_seed": [_rounded(rate) for rate in found.by_seed],
         "binds": found.binds,
-        "at_capacity": found.at_capacity,
+        "at_capacity": None if found.at_capacity is None else found.at_capacity.to_json(),
     }
 
 

@@ -22,8 +22,10 @@ from helixsim.domain.flowplan import FlowPlan, Route
 from helixsim.domain.placement import LayerRange, Placement
 from helixsim.domain.request import Slo
 from helixsim.domain.result import IntArray, RequestColumns, RequestStatus, RunResult
+from helixsim.domain.summary import Summary
 from helixsim.escape import csv_text
-from helixsim.metrics.summary import experiment_summary, json_values
+from helixsim.jsonio import json_values
+from helixsim.metrics.summary import experiment_summary
 from helixsim.metrics.utilisation import utilisation
 from helixsim.units import BITS_PER_BYTE
 from helixsim.writing import new_file, write_text
@@ -40,7 +42,7 @@ class SystemReport:
     """One system of an experiment, simulated; ``summary`` is what ``metrics.summary.summarise`` returned."""
 
     name: str
-    summary: dict[str, Any]
+    summary: Summary
     run: RunResult
     placement: Placement
     plan: FlowPlan

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from helixsim.domain.summary import Summary
 from helixsim.metrics.objectives import Target
 from helixsim.report.figures import write_figure
 from helixsim.report.files import write_csv, write_json
@@ -48,7 +49,7 @@ class TriedFleet:
     slack: float
     tightest: str
     capacity_rps: float | None
-    summary: dict[str, Any] | None
+    summary: Summary | None
     overrides: tuple[str, ...]
 
 
@@ -225,8 +226,8 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
 
 
 def _fleet(one: TriedFleet, results: FleetResults) -> dict[str, Any]:
-    summary = one.summary or {}
-    own = summary.get("helixsim", {})
+    summary = {} if one.summary is None else one.summary.vllm_keys()
+    own = {} if one.summary is None else one.summary.own_keys()
     return {
         "fleet": one.fleet,
         "counts": list(one.counts),

@@ -12,7 +12,7 @@ from typing import Any
 
 import helixsim
 from helixsim.escape import csv_text
-from helixsim.metrics.summary import json_values
+from helixsim.jsonio import json_values
 from helixsim.reproduce import locked
 from helixsim.reproduce.entries import Figure
 from helixsim.reproduce.parts import Effort, PartResult

@@ -54,11 +54,11 @@ def measured(experiment: ResolvedExperiment, placed: PlacedSystem) -> dict[str, 
         offered_rps=stats.offered_rps,
     )
     return {
-        "output tokens/s": summary["output_throughput"],
-        "requests/s": summary["request_throughput"],
-        "mean TTFT, s": summary["mean_ttft_ms"] / 1e3,
-        "mean step, s": summary["mean_itl_ms"] / 1e3,
-        "goodput, requests/s": summary["request_goodput"] or float("nan"),
+        "output tokens/s": summary.throughput.output_tokens_per_s,
+        "requests/s": summary.throughput.requests_per_s,
+        "mean TTFT, s": summary.ttft.mean_s,
+        "mean step, s": summary.itl.mean_s,
+        "goodput, requests/s": summary.throughput.goodput_per_s or float("nan"),
     }
 
 

@@ -26,11 +26,12 @@ def summary() -> dict:
     experiment = load()
     placed = helixsim.place(experiment, "pipeline")
     stats = experiment.workload_stats
-    return summarise(
+    found = summarise(
         helixsim.simulate(experiment, placed), slo=experiment.slo, fleet=experiment.fleet,
         placement=placed.placement, plan=placed.plan, mean_prompt_tokens=stats.mean_prompt_tokens,
         mean_output_tokens=stats.mean_output_tokens, offered_rps=stats.offered_rps,
     )  # fmt: skip
+    return found.to_json()
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,12 @@ import pytest
 from helixsim.domain.request import FeedMode, Slo
 from helixsim.domain.result import RequestStatus
 from helixsim.metrics.energy_cost import cost_usd_per_mtok, energy_wh_per_mtok, mean_power_w
-from helixsim.metrics.latency import latency_samples, latency_summary
+from helixsim.metrics.latency import latencies, latency_samples
 from helixsim.metrics.saturation import Saturation, saturation
 from helixsim.metrics.steady import steady_verdict
 from helixsim.metrics.throughput import throughput
 from helixsim.metrics.utilisation import utilisation
+from helixsim.units import NS_PER_S
 
 MS = 1e6
 
@@ -60,9 +61,10 @@ def test_itl_pools_the_gaps_of_all_requests(fake) -> None:
     gaps = [
         later - earlier for times in fake.token_times_ns for earlier, later in pairwise(times) if _inside(later, run)
     ]
-    summary = latency_summary(run, latency_samples(run))
-    assert summary["mean_itl_ms"] == pytest.approx(np.mean(gaps) / MS)
-    assert summary["p99_itl_ms"] == pytest.approx(np.percentile(gaps, 99) / MS, abs=run.gaps.resolution_ns / 2 / MS)
+    itl = latencies(run, latency_samples(run))["itl"]
+    assert itl.mean_s == pytest.approx(np.mean(gaps) / NS_PER_S)
+    half_bin_s = run.gaps.resolution_ns / 2 / NS_PER_S
+    assert itl.p99_s == pytest.approx(np.percentile(gaps, 99) / NS_PER_S, abs=half_bin_s)
 
 
 def test_output_tokens_are_the_tokens_delivered_inside_the_window(fake) -> None:

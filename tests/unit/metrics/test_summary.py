@@ -11,9 +11,12 @@ import pytest
 from helixsim.domain.flowplan import CutElement
 from helixsim.domain.request import Slo
 from helixsim.domain.result import RequestColumns
+from helixsim.domain.summary import Limits, Summary, milliseconds, seconds
+from helixsim.errors import DataError
+from helixsim.jsonio import json_values, significant
 from helixsim.metrics.binding import cut_in_words
 from helixsim.metrics.compare import paired
-from helixsim.metrics.summary import experiment_summary, json_values, summarise, timing
+from helixsim.metrics.summary import experiment_summary, summarise, timing
 
 VLLM_KEYS = {
     "duration", "completed", "failed", "total_input_tokens", "total_output_tokens", "request_throughput",
@@ -63,42 +66,76 @@ def test_an_empty_run_is_still_valid_json(fakes, summary_of) -> None:
     summary = summary_of(empty)
     document = experiment_summary("x", "a", Slo(), {"a": summary}, {"a": empty})
     assert json.loads(json.dumps(document, allow_nan=False)) == document
-    assert summary["output_throughput"] is None
-    assert summary["p99_itl_ms"] is None
+    assert summary.throughput.output_tokens_per_s is None
+    assert summary.itl.p99_s is None
+    assert Summary.from_json(summary.to_json()) == summary
+
+
+def test_a_summary_read_back_is_the_one_that_was_written(fakes, summary_of) -> None:
+    summary = summary_of(fakes.queue_run().run)
+    text = json.dumps(summary.to_json(), allow_nan=False)
+    again = Summary.from_json(json.loads(text))
+    assert again == summary
+    assert json.dumps(again.to_json()) == text
+    assert isinstance(again.ttft.mean_interval_s, Limits)
+
+
+def test_milliseconds_of_the_document_have_the_digits_of_the_seconds(fakes, summary_of) -> None:
+    """Whatever nine digits a time has, seconds and back are the same float, not one a rounding error away."""
+    rng = np.random.default_rng(5)
+    for value_ms in map(significant, 10 ** rng.uniform(-3, 9, 2000)):
+        assert milliseconds(seconds(value_ms)) == value_ms
+
+
+@pytest.mark.parametrize("missing", ["duration", "p99_ttft_ms", "helixsim"])
+def test_a_document_that_lacks_a_figure_is_refused_by_its_name(fakes, summary_of, missing) -> None:
+    document = summary_of(fakes.queue_run().run).to_json()
+    del document[missing]
+    with pytest.raises(DataError, match=missing):
+        Summary.from_json(document)
+
+
+def test_figures_that_older_versions_did_not_write_are_missing_and_no_fault(fakes, summary_of) -> None:
+    document = summary_of(fakes.queue_run().run).to_json()
+    del document["helixsim"]["operating_tokens_per_s"]
+    assert Summary.from_json(document).flow.operating_tokens_per_s is None
 
 
 def test_equal_runs_give_equal_bytes_however_fast_the_machine(fakes, summary_of) -> None:
     run = fakes.queue_run().run
     slow = replace(run, cpu_s=99.0, wall_s=99.0)
-    assert json.dumps(summary_of(run)) == json.dumps(summary_of(slow))
+    assert json.dumps(summary_of(run).to_json()) == json.dumps(summary_of(slow).to_json())
     assert timing(slow, fakes.placement(fakes.fleet()))["cpu_seconds"] == 99.0
 
 
 def test_intervals_contain_what_they_are_about(fakes, summary_of) -> None:
     summary = summary_of(fakes.queue_run().run)
-    for metric, (low, high) in summary["helixsim"]["confidence"].items():
-        assert low <= summary[metric] <= high
+    means = summary.vllm_keys()
+    assert set(summary.confidence()) == {"output_throughput", "mean_ttft_ms", "mean_tpot_ms", "mean_e2el_ms"}
+    for metric, (low, high) in summary.confidence().items():
+        assert low <= means[metric] <= high
 
 
 def test_conservation_counts_add_up(fakes, summary_of) -> None:
-    counts = summary_of(fakes.queue_run().run)["helixsim"]["conservation"]
+    counts = summary_of(fakes.queue_run().run).integrity.conservation
     assert counts["arrived"] == sum(counts[state] for state in ("waiting", "running", "finished", "rejected"))
 
 
 def test_flow_bound_in_requests_and_output_tokens_is_the_same_bound(fakes, summary_of) -> None:
-    own = summary_of(fakes.queue_run().run)["helixsim"]
-    assert own["max_flow_requests_per_s"] * 280 == pytest.approx(own["max_flow_tokens_per_s"])
-    assert own["max_flow_requests_per_s"] * 30 == pytest.approx(own["max_flow_output_tokens_per_s"])
+    flow = summary_of(fakes.queue_run().run).flow
+    assert flow.max_flow_requests_per_s * 280 == pytest.approx(flow.max_flow_tokens_per_s)
+    assert flow.max_flow_requests_per_s * 30 == pytest.approx(flow.max_flow_output_tokens_per_s)
 
 
 def test_ratios_are_quotients_and_invert(fakes, summary_of) -> None:
     runs = {"a": fakes.queue_run().run, "b": fakes.queue_run(rate_rps=12.0, count=1500).run}
     summaries = {name: summary_of(run) for name, run in runs.items()}
+    figures = {name: summary.vllm_keys() for name, summary in summaries.items()}
     forth, back = (experiment_summary("x", base, Slo(), summaries, runs)["systems"] for base in ("a", "b"))
     ours, theirs = forth["b"]["helixsim"], back["a"]["helixsim"]
     assert forth["a"]["helixsim"]["ratio_to_baseline"]["output_throughput"] == 1
     for metric, ratio in ours["ratio_to_baseline"].items():
-        assert ratio == pytest.approx(summaries["b"][metric] / summaries["a"][metric], rel=1e-6)
+        assert ratio == pytest.approx(figures["b"][metric] / figures["a"][metric], rel=1e-6)
     for metric, (low, high) in ours["ratio_to_baseline_interval"].items():
         assert low < ours["ratio_to_baseline"][metric] < high
         if metric != "output_throughput":
@@ -116,7 +153,7 @@ def test_pairing_cancels_what_both_systems_share(fakes, summary_of) -> None:
     low, high = own["ratio_to_baseline_interval"]["output_throughput"]
     unpaired = own["confidence"]["output_throughput"]
     assert low <= own["ratio_to_baseline"]["output_throughput"] <= high
-    assert high - low < 0.01 < (unpaired[1] - unpaired[0]) / summaries["half"]["output_throughput"]
+    assert high - low < 0.01 < (unpaired[1] - unpaired[0]) / summaries["half"].throughput.output_tokens_per_s
 
 
 def test_paired_comparison_sees_a_constant_slowdown_exactly(fakes) -> None:
@@ -165,7 +202,7 @@ def test_what_limits_is_read_off_the_measurements(fakes, summary_of) -> None:
     idle = replace(flooded.series, busy_ns=flooded.series.busy_ns // 3)
 
     def words(run) -> str:
-        return summary_of(run)["helixsim"]["what_binds"]
+        return summary_of(run).cluster.what_binds
 
     assert "the load offers no more" in words(calm)
     assert "t4-2 computes 90% of the time" in words(flooded)

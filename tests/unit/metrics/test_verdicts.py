@@ -9,7 +9,7 @@ import pytest
 
 from helixsim.domain.request import Slo
 from helixsim.domain.result import RequestColumns, RequestStatus
-from helixsim.metrics.latency import latency_samples, latency_summary
+from helixsim.metrics.latency import latencies, latency_samples
 from helixsim.metrics.objectives import Target, judge_target
 from helixsim.metrics.saturation import Saturation, saturation
 from helixsim.metrics.steady import _drift, steady_verdict
@@ -45,10 +45,10 @@ def test_percentiles_of_a_run_with_known_latencies(fakes) -> None:
     k = np.random.default_rng(2).permutation(1001) / 1000
     arrival = np.full(1001, 20.0)
     run = with_rows(fakes, arrival, arrival + k, arrival + 3 * k)
-    summary = latency_summary(run, latency_samples(run))
+    found = latencies(run, latency_samples(run))
     for metric, factor in (("ttft", 1), ("tpot", 2), ("e2el", 3)):
         for q in (50, 75, 90, 95, 99):
-            assert summary[f"p{q}_{metric}_ms"] == pytest.approx(10.0 * q * factor), (metric, q)
+            assert getattr(found[metric], f"p{q}_s") == pytest.approx(0.01 * q * factor), (metric, q)
 
 
 @pytest.mark.parametrize("slo", [Slo(ttft_s=2.0), Slo(e2el_s=2.0)])

@@ -1,0 +1,389 @@
+"""The figures of one simulated system as a typed tree, and the same as its document in ``summary.json``.
+
+Figures have nine significant digits and None where a number does not exist, so that a summary that is read back equals
+the one that was computed. Times are in seconds; the document has the names and units of ``vllm bench serve`` at its top
+and what only helixsim knows under ``helixsim``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple, TypeVar
+
+from helixsim.domain.request import FeedMode
+from helixsim.errors import DataError
+from helixsim.jsonio import json_values, significant
+
+Figure = float | None
+"""A number that may not exist."""
+
+Part = TypeVar("Part")
+
+STATISTICS = ("mean", "median", "std", "p50", "p75", "p90", "p95", "p99")
+"""What is told of each latency."""
+
+LATENCIES = ("ttft", "tpot", "itl", "e2el")
+
+
+class Limits(NamedTuple):
+    """A 95 % confidence interval, in the unit of the figure it belongs to."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Distribution of a latency over the measurement window [s]; ``mean_interval_s`` None: too few values for one."""
+
+    mean_s: Figure
+    median_s: Figure
+    std_s: Figure
+    p50_s: Figure
+    p75_s: Figure
+    p90_s: Figure
+    p95_s: Figure
+    p99_s: Figure
+    mean_interval_s: Limits | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WindowFigures:
+    """The measurement window in simulated time [s]; ``warmup_s`` was left out before it."""
+
+    start_s: float
+    end_s: float
+    warmup_s: float
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class LoadFigures:
+    """The load, and whether the cluster keeps up with it.
+
+    Parameters
+    ----------
+    offered_per_s
+        Requests/s of the workload; None for closed loops.
+    arrived_per_s
+        Requests/s that arrived in the window.
+    stationarity
+        ``"steady"``, ``"not steady: ..."`` or ``"unknown: ..."`` (``metrics.steady``).
+    saturation
+        ``STABLE``, ``BACKLOGGED`` or ``OVERLOADED`` (``metrics.saturation``).
+    """
+
+    feed: FeedMode
+    seed: int
+    stationarity: str
+    saturation: str
+    offered_per_s: Figure
+    arrived_per_s: Figure
+
+
+@dataclass(frozen=True, slots=True)
+class ThroughputFigures:
+    """Counts and rates of the window.
+
+    Parameters
+    ----------
+    completed, failed
+        Requests that finished in the window, and that were rejected having arrived in it.
+    requests_per_s, output_tokens_per_s, total_tokens_per_s
+        None for an empty window; total counts prompt and output tokens.
+    goodput_per_s, slo_attainment
+        Requests/s within all objectives and their share of the requests whose fate is known; None without objectives.
+    output_interval
+        Of ``output_tokens_per_s``; None for a window too short to tell.
+    """
+
+    completed: int
+    failed: int
+    prompt_tokens: int
+    output_tokens: int
+    requests_per_s: Figure
+    goodput_per_s: Figure
+    output_tokens_per_s: Figure
+    total_tokens_per_s: Figure
+    slo_attainment: Figure
+    output_interval: Limits | None
+
+
+@dataclass(frozen=True, slots=True)
+class FlowFigures:
+    """The placement and its max-flow, which counts prompt and output tokens.
+
+    Parameters
+    ----------
+    upper_bound_tokens_per_s, gap
+        What no placement can exceed, and the share by which this one stays below; None where not known.
+    max_flow_requests_per_s, max_flow_output_tokens_per_s
+        The max-flow at the mean lengths of the workload.
+    attainment
+        Measured total throughput over the max-flow.
+    mean_hops, max_hops, measured_mean_hops
+        Nodes per request: planned on average, at most, and measured.
+    operating_tokens_per_s, operating_attainment
+        The KV-limited estimate (``flow.operating``) and the share of it that was measured; None: not worked out.
+    """
+
+    strategy: str
+    placement_status: str
+    max_flow_tokens_per_s: float
+    upper_bound_tokens_per_s: Figure
+    gap: Figure
+    max_flow_requests_per_s: Figure
+    max_flow_output_tokens_per_s: Figure
+    attainment: Figure
+    mean_hops: Figure
+    max_hops: int
+    measured_mean_hops: Figure
+    operating_tokens_per_s: Figure
+    operating_attainment: Figure
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterFigures:
+    """What the nodes did.
+
+    Parameters
+    ----------
+    what_binds
+        Sentences on what limits the system.
+    utilisation
+        Share of the window that nodes compute, by node type.
+    kv_peak, kv_mean
+        Share of KV blocks in use: at the peak of the fullest node, and on average.
+    kv_tokens
+        Tokens that the KV memory of each node holds.
+    queue_mean
+        Requests that wait at nodes, all nodes together.
+    """
+
+    what_binds: str
+    utilisation: Mapping[str, float]
+    kv_peak: float
+    kv_mean: Figure
+    kv_tokens: Mapping[str, int]
+    queue_mean: float
+
+
+@dataclass(frozen=True, slots=True)
+class CostFigures:
+    """Money and energy of all nodes, those without layers too; "per Mtok" without a word before it: output tokens."""
+
+    usd_per_hour: float
+    usd_per_mtok: Figure
+    usd_per_total_mtok: Figure
+    power_w: float
+    energy_wh_per_mtok: Figure
+
+
+@dataclass(frozen=True, slots=True)
+class IntegrityFigures:
+    """Counts of the whole run, from which its soundness shows.
+
+    Parameters
+    ----------
+    conservation
+        Requests that arrived, and their number in each state at the end.
+    invariants_broken
+        One sentence for each invariant that did not hold.
+    """
+
+    preemptions: int
+    rejected: int
+    truncated_outputs: int
+    conservation: Mapping[str, int]
+    invariants_broken: tuple[str, ...]
+    simulated_s: float
+    events: int
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """All figures of one simulated system."""
+
+    window: WindowFigures
+    load: LoadFigures
+    throughput: ThroughputFigures
+    ttft: Latency
+    tpot: Latency
+    itl: Latency
+    e2el: Latency
+    tpot_excluded: int
+    """Requests with a single output token, which have no TPOT."""
+    flow: FlowFigures
+    cluster: ClusterFigures
+    cost: CostFigures
+    integrity: IntegrityFigures
+
+    def vllm_keys(self) -> dict[str, Any]:
+        """Return the figures that ``vllm bench serve`` reports too, under its names; latencies in ms."""
+        done = self.throughput
+        return {
+            "duration": self.window.duration_s,
+            "completed": done.completed,
+            "failed": done.failed,
+            "total_input_tokens": done.prompt_tokens,
+            "total_output_tokens": done.output_tokens,
+            "request_throughput": done.requests_per_s,
+            "request_goodput": done.goodput_per_s,
+            "output_throughput": done.output_tokens_per_s,
+            "total_token_throughput": done.total_tokens_per_s,
+            **{
+                f"{statistic}_{name}_ms": milliseconds(getattr(getattr(self, name), f"{statistic}_s"))
+                for name in LATENCIES
+                for statistic in STATISTICS
+            },
+        }
+
+    def own_keys(self) -> dict[str, Any]:
+        """Return the figures that only helixsim has, under their names in ``summary.json``."""
+        load = self.load
+        return {
+            "feed": load.feed.value,
+            "seed": load.seed,
+            "window": {
+                "start_s": self.window.start_s, "end_s": self.window.end_s, "warmup_s": self.window.warmup_s,
+            },
+            "steady": load.stationarity,
+            "saturation": load.saturation,
+            "offered_rate": load.offered_per_s,
+            "arrival_rate": load.arrived_per_s,
+            "slo_attainment": self.throughput.slo_attainment,
+            "tpot_excluded": self.tpot_excluded,
+            "confidence": {name: list(limits) for name, limits in self.confidence().items()},
+            **_keys(self.flow),
+            **_keys(self.cluster),
+            **_keys(self.cost),
+            **_keys(self.integrity),
+        }  # fmt: skip
+
+    def confidence(self) -> dict[str, Limits]:
+        """Return the intervals there are, under the names of the figures in ``vllm_keys`` and in their units."""
+        found: dict[str, Limits] = {}
+        if self.throughput.output_interval is not None:
+            found["output_throughput"] = self.throughput.output_interval
+        for name in LATENCIES:
+            limits = getattr(self, name).mean_interval_s
+            if limits is not None:
+                found[f"mean_{name}_ms"] = Limits(*(significant(1e3 * limit) for limit in limits))
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document of the system in ``summary.json``, ratios to the baseline aside."""
+        return {**self.vllm_keys(), "helixsim": self.own_keys()}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Summary:
+        """Return the summary in a document of ``to_json``; ratios to a baseline in it are left aside.
+
+        Figures that may be None are so where an older version has not written them.
+
+        Raises
+        ------
+        DataError
+            If it is no such document.
+        """
+        try:
+            return _read(document, document["helixsim"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DataError(f"no summary of a system: {type(error).__name__}: {error}") from None
+
+
+def milliseconds(value_s: Figure) -> Figure:
+    """Return seconds as milliseconds with the same significant digits."""
+    return None if value_s is None else significant(1e3 * value_s)
+
+
+def seconds(value_ms: Figure) -> Figure:
+    """Return milliseconds as seconds with the same significant digits."""
+    return None if value_ms is None else significant(value_ms / 1e3)
+
+
+def rounded(summary: Summary) -> Summary:
+    """Return a summary whose numbers have nine significant digits, None where they are NaN or infinite."""
+    parts = {part.name: getattr(summary, part.name) for part in fields(summary)}
+    return Summary(**{name: _rounded(part) for name, part in parts.items()})
+
+
+def _rounded(part: Any) -> Any:
+    if not hasattr(part, "__dataclass_fields__"):
+        return json_values(part)
+    values = {one.name: getattr(part, one.name) for one in fields(part)}
+    return type(part)(**{name: _like(value, json_values(value)) for name, value in values.items()})
+
+
+def _like(value: Any, plain: Any) -> Any:
+    """Return JSON values in the type that they had."""
+    return Limits(*plain) if isinstance(value, Limits) else tuple(plain) if isinstance(value, tuple) else plain
+
+
+def _read(top: Mapping[str, Any], own: Mapping[str, Any]) -> Summary:
+    limits = {name: Limits(*values) for name, values in own["confidence"].items()}
+    window = own["window"]
+
+    def latency(name: str) -> Latency:
+        interval = limits.get(f"mean_{name}_ms")
+        return Latency(
+            **{f"{statistic}_s": seconds(top[f"{statistic}_{name}_ms"]) for statistic in STATISTICS},
+            mean_interval_s=None if interval is None else Limits(*(significant(limit / 1e3) for limit in interval)),
+        )
+
+    return Summary(
+        window=WindowFigures(window["start_s"], window["end_s"], window["warmup_s"], top["duration"]),
+        load=LoadFigures(
+            feed=FeedMode(own["feed"]),
+            seed=own["seed"],
+            stationarity=own["steady"],
+            saturation=own["saturation"],
+            offered_per_s=own.get("offered_rate"),
+            arrived_per_s=own.get("arrival_rate"),
+        ),
+        throughput=ThroughputFigures(
+            completed=top["completed"],
+            failed=top["failed"],
+            prompt_tokens=top["total_input_tokens"],
+            output_tokens=top["total_output_tokens"],
+            requests_per_s=top["request_throughput"],
+            goodput_per_s=top["request_goodput"],
+            output_tokens_per_s=top["output_throughput"],
+            total_tokens_per_s=top["total_token_throughput"],
+            slo_attainment=own.get("slo_attainment"),
+            output_interval=limits.get("output_throughput"),
+        ),
+        **{name: latency(name) for name in LATENCIES},
+        tpot_excluded=own["tpot_excluded"],
+        flow=_part(FlowFigures, own),
+        cluster=_part(ClusterFigures, own),
+        cost=_part(CostFigures, own),
+        integrity=_part(IntegrityFigures, own),
+    )
+
+
+_NAMES = {
+    "attainment": "flow_attainment",
+    "kv_tokens": "kv_tokens_per_node",
+    "usd_per_hour": "cost_usd_per_hour",
+    "usd_per_mtok": "cost_usd_per_mtok",
+    "usd_per_total_mtok": "cost_usd_per_total_mtok",
+    "simulated_s": "sim_seconds",
+}
+"""Names in the document of fields that go by another one here."""
+
+
+def _keys(part: Any) -> dict[str, Any]:
+    """Return the fields of a part under their names in the document."""
+    return {_NAMES.get(one.name, one.name): json_values(getattr(part, one.name)) for one in fields(part)}
+
+
+def _part(kind: type[Part], own: Mapping[str, Any]) -> Part:
+    """Return a part from the document; figures that may be None may be missing."""
+    read = {}
+    for one in fields(kind):  # type: ignore[arg-type]
+        key = _NAMES.get(one.name, one.name)
+        value = own.get(key) if one.type == "Figure" else own[key]
+        read[one.name] = tuple(value) if isinstance(value, list) else value
+    return kind(**read)
