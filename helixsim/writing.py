@@ -17,11 +17,12 @@ _SCRATCH_CHARACTERS = 48
 
 
 @contextmanager
-def new_file(path: Path) -> Iterator[BinaryIO]:
+def new_file(path: Path, *, devices: bool = False) -> Iterator[BinaryIO]:
     """Yield a binary file that becomes ``path`` when the block succeeds, and vanishes when it fails.
 
     It is written under a random name beside ``path`` (``O_EXCL``, ``O_NOFOLLOW``) and renamed. A file, a link or an
-    empty folder of that name is replaced; what a link points to is left alone. A device or a pipe is written to.
+    empty folder of that name is replaced; what a link points to is left alone. ``devices``: a device or a pipe is
+    written to, as users expect of a file that they name; in a folder of ours it would block for ever.
 
     Raises
     ------
@@ -30,7 +31,7 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
     """
     scratch: Path | None = None
     try:
-        if _is_device(path):
+        if devices and _is_device(path):
             with os.fdopen(os.open(path, os.O_WRONLY), "wb") as device:
                 yield device
             return
@@ -50,15 +51,15 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
                 scratch.unlink()
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes, *, devices: bool = False) -> None:
     """Write a file whole (``new_file``)."""
-    with new_file(path) as file:
+    with new_file(path, devices=devices) as file:
         file.write(content)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, *, devices: bool = False) -> None:
     """Write a file whole (``new_file``), in UTF-8 and with the line ends that the text has."""
-    write_bytes(path, text.encode("utf-8"))
+    write_bytes(path, text.encode("utf-8"), devices=devices)
 
 
 def _is_device(path: Path) -> bool:

@@ -131,7 +131,7 @@ def _calibrate(args: argparse.Namespace, system: str, measured: MeasuredRun) -> 
     base = load_engine(resolved["engine"]["name"])
     source = f"fitted to the first half of {args.other.name}; see helixsim compare --calibrate"
     engine = with_overheads_s(base, args.calibrate.stem, found.overheads_s, source)
-    write_text(args.calibrate, yamlio.dump(document(engine)))
+    write_text(args.calibrate, yamlio.dump(document(engine)), devices=True)
     return asdict(found) | {"path": str(args.calibrate)}
 
 

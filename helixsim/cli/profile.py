@@ -298,7 +298,7 @@ def _write(kinds: Sequence[FittedKind], models: Sequence[str], path: Path, force
     if path.exists() and not force:
         raise ConfigError(f"{path} exists; --force replaces it")
     try:
-        write_text(path, yamlio.dump(compute_file.document(kinds)))
+        write_text(path, yamlio.dump(compute_file.document(kinds)), devices=True)
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
 

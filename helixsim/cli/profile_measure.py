@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         )
     write_csv(table, model.name, args.gpu, timed)
     kinds = fit_tables(table, None, args.precision, 0.9, source)
-    write_text(args.out, yamlio.dump(compute_file.document(kinds)))
+    write_text(args.out, yamlio.dump(compute_file.document(kinds)), devices=True)
     if args.json:
         print_kinds(kinds)
         return ExitCode.OK

@@ -90,7 +90,7 @@ def describe_machine(device: str) -> str:
 
 def write_csv(path: Path, model: str, gpu: str, timed: Sequence[Timed]) -> None:
     """Write timings as ``measured.read_timings`` reads them."""
-    with new_file(path) as raw, io.TextIOWrapper(raw, encoding="utf-8", newline="") as file:
+    with new_file(path, devices=True) as raw, io.TextIOWrapper(raw, encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(HEADER)
         writer.writerows((model, gpu, row.phase, row.batch, f"{row.ms:.4f}", row.context_tokens) for row in timed)

@@ -41,4 +41,4 @@ def write_fit_figure(path: Path, panels: Sequence[FitPanel]) -> None:
             axis.set_xlabel(panel.axis)
             axis.set_ylabel("ms per layer")
             axis.legend(loc="upper left")
-        write_bytes(path, png_bytes(figure) if path.suffix == ".png" else svg_bytes(figure))
+        write_bytes(path, png_bytes(figure) if path.suffix == ".png" else svg_bytes(figure), devices=True)

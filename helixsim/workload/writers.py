@@ -60,7 +60,7 @@ def write_trace(path: Path, requests: Iterable[Request], trace_format: str) -> i
             yield request
 
     try:
-        with new_file(path) as raw:
+        with new_file(path, devices=True) as raw:
             with _text(raw, path) as handle:
                 FORMATS[trace_format].write(counted(), handle)
             if written == 0:

@@ -84,7 +84,7 @@ def save_histogram(path: Path, histogram: JointHistogram, errors: FitErrors, sou
     cells = ",\n    ".join(f"{json.dumps(key)}: {_compact(value)}" for key, value in asdict(histogram).items())
     head = ",\n  ".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in {**source, "fit": fit}.items())
     try:
-        write_text(path, f'{{\n  {head},\n  "histogram": {{\n    {cells}\n  }}\n}}\n')
+        write_text(path, f'{{\n  {head},\n  "histogram": {{\n    {cells}\n  }}\n}}\n', devices=True)
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror})") from None
 

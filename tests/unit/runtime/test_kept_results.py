@@ -313,7 +313,7 @@ def test_results_are_not_lost_for_want_of_a_cache(inputs, command, tmp_path, mon
     def refuse(path, _text):
         raise OSError(errno.EACCES, "Permission denied", str(path))
 
-    monkeypatch.setattr(store, "write_whole", refuse)
+    monkeypatch.setattr(store, "write_text", refuse)
     monkeypatch.setattr(store, "_told", set())
     assert main(inputs[command]) == 0
     assert results(tmp_path / "out") == before
