@@ -1,7 +1,7 @@
 """helixsim: simulate and plan LLM serving on clusters of mixed GPUs.
 
 >>> import helixsim
->>> experiment = helixsim.load_experiment("experiments/quickstart.yaml")  # doctest: +SKIP
+>>> experiment = helixsim.Experiment.load("experiments/quickstart.yaml").with_(seed=1).resolve()  # doctest: +SKIP
 >>> placed = helixsim.place(experiment, "helix")  # doctest: +SKIP
 >>> result = helixsim.simulate(experiment, placed)  # doctest: +SKIP
 
@@ -12,20 +12,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from helixsim.config.experiment import ResolvedExperiment
     from helixsim.domain.result import RunResult
+    from helixsim.experiment import Experiment
     from helixsim.planning.systems import PlacedSystem
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "load_experiment", "place", "run", "simulate"]
+__all__ = ["Experiment", "__version__", "load_experiment", "place", "run", "simulate"]
+
+
+def __getattr__(name: str) -> Any:
+    """Return what is imported when it is first used, so that ``import helixsim`` stays fast."""
+    if name == "Experiment":
+        from helixsim.experiment import Experiment
+
+        return Experiment
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> ResolvedExperiment:
-    """Read and check an experiment file.
+    """Read and check an experiment file: ``Experiment.load(path).with_(...).resolve()``.
 
     Parameters
     ----------
@@ -37,10 +47,10 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Resolved
     ConfigError, DataError, InfeasibleError
         With every fault found (``helixsim.errors``).
     """
-    from helixsim.config.resolve import load_experiment as load
-    from helixsim.planning.registries import registries
+    from helixsim.config.edit import parse_option
+    from helixsim.experiment import Experiment
 
-    return load(Path(path), overrides, registries=registries())
+    return Experiment.load(path).with_(map(parse_option, overrides)).resolve()
 
 
 def place(experiment: ResolvedExperiment, system: str) -> PlacedSystem:

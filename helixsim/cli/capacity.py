@@ -53,12 +53,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Execute the command; return the exit code."""
-    from helixsim.config.resolve import load_experiment
     from helixsim.planning.capacity import SearchOptions, capacity_targets
     from helixsim.planning.capacity_run import run_capacity
-    from helixsim.planning.registries import registries
 
-    experiment = load_experiment(args.experiment, options.overrides(args), registries=registries())
+    experiment = options.loaded(args).resolve()
     targets = capacity_targets(experiment, args.percentile, args.share)
     search = SearchOptions(args.tolerance, args.seeds, with_curve=not args.no_curve)
     try:

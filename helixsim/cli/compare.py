@@ -115,6 +115,7 @@ def _calibrate(args: argparse.Namespace, system: str, measured: MeasuredRun) -> 
     from dataclasses import asdict
 
     from helixsim import yamlio
+    from helixsim.experiment import Experiment
     from helixsim.hardware.engines import document, load_engine, with_overheads_s
     from helixsim.planning.calibrate import calibrate
     from helixsim.writing import write_text
@@ -124,7 +125,8 @@ def _calibrate(args: argparse.Namespace, system: str, measured: MeasuredRun) -> 
     if args.calibrate.exists() and not args.force:
         raise ConfigError(f"{args.calibrate} exists; --force replaces it")
     with console.progress("calibrate", quiet=args.quiet) as advance:
-        found = calibrate(args.experiment, system, args.other, measured, result=args.result, progress=advance)
+        experiment = Experiment.load(args.experiment)
+        found = calibrate(experiment, system, args.other, measured, result=args.result, progress=advance)
     if not found.improved:
         return asdict(found) | {"path": None}
     resolved = yamlio.load(args.run / "config.resolved.yaml").data

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     from helixsim.report.tables import plain_table
     from helixsim.runtime.manifest import finished_under, identity_document, write_manifest
 
-    plan = load_plan(args.plan, args.overrides, budget=args.budget, simulations=args.simulations)
+    plan = load_plan(args.plan, options.edits(args), budget=args.budget, simulations=args.simulations)
     key = fleet_key(plan)
     directory = fleet_directory(plan, args.out, key)
     if args.force or finished_under(directory, key) is None:

@@ -30,7 +30,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run_strategies(args: argparse.Namespace) -> None:
     """Print names, summaries and options."""
     from helixsim.config.reference import entries
-    from helixsim.planning.registries import registries
+    from helixsim.experiment import registries
 
     known = registries()
     groups = {
@@ -54,7 +54,7 @@ def run_strategies(args: argparse.Namespace) -> None:
 def run_schema(args: argparse.Namespace) -> None:
     """Print the reference."""
     from helixsim.config.reference import markdown, schema, section_markdown, section_schema
-    from helixsim.planning.registries import registries
+    from helixsim.experiment import registries
 
     if args.sweep or args.fleet:
         from helixsim.config.plan_file import FleetSection

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from helixsim.errors import ExitCode, shortened
 
 if TYPE_CHECKING:
+    from helixsim.config.edit import Edit
+    from helixsim.experiment import Experiment
     from helixsim.runtime.pool import Executor
 
 
@@ -34,7 +36,7 @@ def experiment() -> argparse.ArgumentParser:
     parser.add_argument("experiment", type=Path, metavar="EXP", help="experiment file (YAML)")
     parser.add_argument(
         "--set",
-        dest="overrides",
+        dest="edits",
         action="append",
         default=[],
         metavar="KEY.PATH=VALUE",
@@ -60,7 +62,7 @@ def settings() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument(
         "--set",
-        dest="overrides",
+        dest="edits",
         action="append",
         default=[],
         metavar="KEY.PATH=VALUE",
@@ -121,10 +123,21 @@ def executor(args: argparse.Namespace) -> Executor:
     return Serial() if args.executor == "serial" else Processes(jobs)
 
 
-def overrides(args: argparse.Namespace) -> list[str]:
-    """Return ``--set`` texts, with ``--seed`` as the last of them."""
-    given: list[str] = args.overrides
-    return [*given, f"seed={args.seed}"] if args.seed is not None else given
+def edits(args: argparse.Namespace) -> list[Edit]:
+    """Return the changes that ``--set`` asks for, with ``--seed`` as the last of them."""
+    from helixsim.config.edit import parse_option
+
+    texts: list[str] = args.edits
+    if getattr(args, "seed", None) is not None:
+        texts = [*texts, f"seed={args.seed}"]
+    return [parse_option(text) for text in texts]
+
+
+def loaded(args: argparse.Namespace) -> Experiment:
+    """Return the experiment of the command line, changed as ``--set`` says."""
+    from helixsim.experiment import Experiment
+
+    return Experiment.load(args.experiment).with_(edits(args))
 
 
 def positive(text: str) -> int:

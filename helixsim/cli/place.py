@@ -41,14 +41,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Execute the command; return the exit code."""
-    from helixsim.config.resolve import load_experiment
     from helixsim.errors import unknown_name
     from helixsim.planning.placing import place_system
-    from helixsim.planning.registries import registries
     from helixsim.report.files import placement_document, write_json
     from helixsim.report.tables import placement_text
 
-    experiment = load_experiment(args.experiment, options.overrides(args), registries=registries())
+    experiment = options.loaded(args).resolve()
     names = [system.name for system in experiment.systems]
     if args.system is not None and args.system not in names:
         raise ConfigError(f"--system: {unknown_name('system', args.system, names)}")

@@ -63,7 +63,7 @@ def _add_fidelity(actions: argparse._SubParsersAction[argparse.ArgumentParser]) 
     fidelity.add_argument("cells", nargs="*", metavar="CELL", help="only these cells (default: all)")
     fidelity.add_argument(
         "--set",
-        dest="overrides",
+        dest="edits",
         action="append",
         default=[],
         metavar="KEY.PATH=VALUE",
@@ -144,7 +144,7 @@ def run_fidelity(args: argparse.Namespace) -> int:
         results = fidelity.evaluate(
             cells,
             seeds=args.seeds,
-            overrides=args.overrides,
+            edits=options.edits(args),
             cache=cache,
             force=args.force,
             jobs=args.jobs,
@@ -176,7 +176,7 @@ def _run_fit(args: argparse.Namespace, cells: tuple[Cell, ...], cache: Path) -> 
 
     with console.progress("fit", quiet=args.quiet) as advance:
         fit = engine_fit.fit(
-            cells, seeds=args.seeds, overrides=args.overrides, cache=cache, jobs=args.jobs, progress=advance
+            cells, seeds=args.seeds, edits=options.edits(args), cache=cache, jobs=args.jobs, progress=advance
         )
     if args.json:
         print(json.dumps(engine_fit.document(fit), indent=2))

@@ -42,13 +42,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Execute the command; return the exit code."""
-    from helixsim.config.resolve import load_experiment
     from helixsim.planning import rundir
-    from helixsim.planning.registries import registries
     from helixsim.planning.run import Interrupted, run_experiment
     from helixsim.report.tables import kv_text
 
-    experiment = load_experiment(args.experiment, options.overrides(args), registries=registries())
+    experiment = options.loaded(args).resolve()
     if args.fail_on_slo and experiment.slo.ttft_s is experiment.slo.tpot_s is experiment.slo.e2el_s is None:
         raise ConfigError(f"--fail-on-slo: {args.experiment} states no slo")
     if not args.quiet:

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.parquet:
         require_parquet()
-    sweep = prepare(load_sweep(args.sweep, args.overrides, seeds=args.seeds))
+    sweep = prepare(load_sweep(args.sweep, options.edits(args), seeds=args.seeds))
     begun = sweep.is_begun(args.out)
     if args.resume and not begun:
         raise ConfigError(f"--resume: no sweep of {args.sweep} as it is now was begun in {args.out}")
@@ -103,7 +103,7 @@ def _shown(sweep: Sweep, state: SweepProgress) -> tuple[float, str, list[tuple[s
     from helixsim.report.sweep_files import LABELS, plain_value, short_names
 
     metric = sweep.objective.metric
-    axes = [path for block in sweep.plan.blocks for path, _ in block.points[0]]
+    axes = [edit.key for block in sweep.plan.blocks for edit in block.points[0]]
     sign = -1.0 if sweep.objective.is_max else 1.0
     known = sorted((row for row in state.rows if row.get(metric) is not None), key=lambda row: sign * row[metric])
     head = (*short_names(axes), "seed", "system", LABELS.get(metric, metric))

@@ -36,10 +36,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> None:
     """Print the resolved summary; faults are raised as ``ConfigError``."""
-    from helixsim.config.resolve import load_experiment
-    from helixsim.planning.registries import registries
-
-    experiment = load_experiment(args.experiment, options.overrides(args), registries=registries(imports=args.plugins))
+    experiment = options.loaded(args).resolve(imports=args.plugins)
     summary = summarise(experiment, plugins_imported=args.plugins)
     if args.json:
         print(json.dumps(summary, allow_nan=False))

@@ -1,8 +1,9 @@
-"""exp.yaml <-> ResolvedExperiment.
+"""Plain data of an experiment -> ResolvedExperiment; ``helixsim.experiment.Experiment`` is the door.
 
 experiment  the resolved experiment, plain values
-resolve     load_experiment(path, overrides, registries=...): the door of this package
-source      the file as plain values with positions; --set and the cluster file applied
+edit        one change: key, value, where it was asked for; the text of --set and back
+source      plain data with positions; edits and the cluster file applied
+resolve     resolve(source, registries=...): checks and builds
 fields, schema   the file format, in pydantic
 faults      what pydantic finds, as problems with positions
 choices     names looked up in registries and catalogues, and the options that come with them

@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from helixsim import units
 from helixsim.config.choices import is_file_name
+from helixsim.config.edit import Edit
 from helixsim.config.faults import problems_of
 from helixsim.config.fields import Count, FewCount, Name, Price, Section, Share
 from helixsim.config.source import Source
@@ -81,8 +82,7 @@ class FleetPlan:
     name: str
     question: str | None
     experiment: Path
-    settings: tuple[tuple[str, Any], ...]
-    where_settings: tuple[str, ...]
+    settings: tuple[Edit, ...]
     system: str | None
     offers: tuple[Offer, ...]
     budget_usd_per_hour: float | None
@@ -92,14 +92,14 @@ class FleetPlan:
 
 
 def load_plan(
-    path: Path, overrides: Sequence[str] = (), *, budget: str | None = None, simulations: int | None = None
+    path: Path, edits: Sequence[Edit] = (), *, budget: str | None = None, simulations: int | None = None
 ) -> FleetPlan:
     """Read a plan.
 
     Parameters
     ----------
-    overrides
-        ``key.path=value`` texts that change the experiment, on top of what the plan sets.
+    edits
+        Changes of the experiment, on top of what the plan sets.
     budget, simulations
         Instead of the plan's.
 
@@ -108,10 +108,10 @@ def load_plan(
     ConfigError
         With every fault found, each with file, line and column.
     """
-    source = Source(path, ())
+    source = Source.read(path)
     for key, value in (("budget", budget), ("simulations", simulations)):
         if value is not None:
-            source.change(key, value, f"--{key}")
+            source = source.edited(Edit.of(key, value, f"--{key}"))
     try:
         section = FleetSection.model_validate(source.data)
     except ValidationError as error:
@@ -138,13 +138,11 @@ def load_plan(
         offers.append(offer)
     if problems:
         raise ConfigError(problems)
-    settings = settings_of(section.set_, source, overrides)
     return FleetPlan(
         name=section.name or path.stem,
         question=section.question,
         experiment=experiment,
-        settings=tuple((key, value) for key, value, _ in settings),
-        where_settings=tuple(where for _, _, where in settings),
+        settings=(*settings_of(section.set_, source), *edits),
         system=section.system,
         offers=tuple(offers),
         budget_usd_per_hour=None if section.budget is None else units.parse(section.budget, "price"),

@@ -1,4 +1,4 @@
-"""exp.yaml -> ResolvedExperiment."""
+"""Plain data of an experiment -> ResolvedExperiment."""
 
 from __future__ import annotations
 
@@ -35,18 +35,11 @@ from helixsim.workload.feed import workload_stats
 from helixsim.workload.spec import ArrivalsSpec, WorkloadSpec, WorkloadStats
 
 
-def load_experiment(
-    path: Path, overrides: Sequence[str] = (), *, registries: Registries, is_part: bool = False
-) -> ResolvedExperiment:
-    """Read and check an experiment file.
+def resolve(source: Source, *, registries: Registries, is_part: bool = False) -> ResolvedExperiment:
+    """Check an experiment and build all that it names.
 
     Parameters
     ----------
-    path
-        The file; what it names relatively is looked for beside it.
-    overrides
-        ``key.path=value`` with the value in YAML, applied in order; list entries by number
-        (``systems.0.routing=random``).
     registries
         Where strategies and policies are looked up.
     is_part
@@ -62,7 +55,7 @@ def load_experiment(
     InfeasibleError
         If all nodes together cannot hold the model.
     """
-    source = Source(path, overrides)
+    source = source.completed()
     section, choices = _parse(source, registries)
     base = _Resolver(source, section, choices, is_part=is_part).experiment()
     if not section.whatif:
@@ -75,7 +68,7 @@ def load_experiment(
     ]
     if repeated:
         raise _error(repeated)
-    variants = [_variant(path, overrides, registries, base, number, what) for number, what in enumerate(section.whatif)]
+    variants = [_variant(source, registries, base, number, what) for number, what in enumerate(section.whatif)]
     changed = [variant.experiment for variant in variants if variant.experiment is not None]
     parts = [experiment.config_hash for experiment in (base, *changed)]
     return dataclasses.replace(
@@ -88,16 +81,10 @@ def load_experiment(
 
 
 def _variant(
-    path: Path,
-    overrides: Sequence[str],
-    registries: Registries,
-    base: ResolvedExperiment,
-    number: int,
-    what: WhatifSection,
+    source: Source, registries: Registries, base: ResolvedExperiment, number: int, what: WhatifSection
 ) -> Variant:
     """Return the experiment with one of its changes."""
-    source = Source(path, overrides)
-    overlay(source, number, what, [system.name for system in base.systems])
+    source = overlay(source, number, what, [system.name for system in base.systems])
     section, choices = _parse(source, registries)
     try:
         changed = _Resolver(source, section, choices).experiment()

@@ -1,12 +1,14 @@
-"""The plain values of an experiment before they are checked, and where each came from: file, cluster file, --set."""
+"""The plain values of an experiment before they are checked, and where each came from: file, cluster file, an edit."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from helixsim import yamlio
+from helixsim.config.edit import Edit, plain
 from helixsim.errors import ConfigError, Problem, shortened
 from helixsim.yamlio import Document, Key
 
@@ -16,42 +18,128 @@ SHORTHANDS: Final = {"placement": "strategy", "routing": "policy", "batching": "
 """Keys whose value may be a mere name, with the key that the name stands for."""
 
 
+@dataclass(frozen=True)
 class Source:
-    """What an experiment file says, with ``--set`` applied and the cluster file read in.
+    """An experiment as plain data, and where each value of it stands: in its file, in the cluster file, or in an edit.
 
-    Attributes
+    Immutable: edits return another source, which shares what they leave alone.
+
+    Parameters
     ----------
+    path
+        The file; for data that never were in one, a name in the folder that relative file names count from.
     data
-        Plain values; a private copy that may be changed.
-    files
-        Every file read, in order.
+        Plain values, not to be changed.
+    documents
+        (Path of the values, document they were read from, folder that file names in it count from); the file itself
+        is the first.
+    edited_at
+        Path of each edited value -> (where messages say it came from, folder that file names in it count from).
     problems
         Faults found while reading that leave the rest readable.
     """
 
-    def __init__(self, path: Path, overrides: Sequence[str]) -> None:
-        self.path = path
-        self.problems: list[Problem] = []
-        self.files: list[Path] = []
-        self._documents: list[tuple[KeyPath, Document, Path]] = []
-        self._overrides: dict[KeyPath, tuple[str, Path]] = {}
-        self.data: Any = self._read((), path)
-        if not isinstance(self.data, dict):
-            where = self.where(()) if self.data is not None else f"{path}:1:1"
-            got = "nothing" if self.data is None else f"a {'list' if isinstance(self.data, list) else 'single value'}"
+    path: Path
+    data: Any
+    documents: tuple[tuple[KeyPath, Document, Path], ...]
+    edited_at: Mapping[KeyPath, tuple[str, Path]] = field(default_factory=dict)
+    problems: tuple[Problem, ...] = ()
+
+    @classmethod
+    def read(cls, path: Path) -> Source:
+        """Return what a file says.
+
+        Raises
+        ------
+        ConfigError
+            If it is unreadable, or no mapping of keys to values.
+        """
+        problems: list[Problem] = []
+        document = yamlio.load(path, problems)
+        source = cls(path, document.data, (((), document, path.parent),), {}, tuple(problems))
+        if not isinstance(document.data, dict):
+            where = source.where(()) if document.data is not None else f"{path}:1:1"
+            got = f"a {'list' if isinstance(document.data, list) else 'single value'}"
+            got = "nothing" if document.data is None else got
             said = f"an experiment must be a mapping of keys to values, got {got}"
-            self.problems.append(Problem(where, "", said))
-            raise ConfigError(self.problems)
-        for text in overrides:
-            self._override(text)
-        self._read_cluster_file()
+            raise ConfigError([*problems, Problem(where, "", said)])
+        return source
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any], path: Path) -> Source:
+        """Return plain data as if ``path`` said them; messages give keys, for there are no lines.
+
+        Raises
+        ------
+        ConfigError
+            If the data are not plain.
+        """
+        try:
+            document = Document(path.name, plain(data), {}, {})
+        except TypeError as error:
+            raise ConfigError([Problem(path.name, "", str(error))]) from error
+        return cls(path, document.data, (((), document, path.parent),))
+
+    def edited(self, *edits: Edit) -> Source:
+        """Return the source with values given anew, in order; missing mappings on the way are made.
+
+        Raises
+        ------
+        ConfigError
+            If a key leads nowhere: into a value that is no mapping, or to a list entry that does not exist.
+        """
+        source = self
+        for edit in edits:
+            if edit.path[0] == "cluster" and len(edit.path) > 1:
+                source = source.completed()
+            source = source._with(edit)
+        return source
+
+    def extended(self, path: KeyPath, values: Sequence[Any], origin: str, directory: Path) -> Source:
+        """Return the source with further entries in the list at ``path``."""
+        source, old = self, self.data
+        for key in path:
+            old = old[key]
+        for number, value in enumerate(values, len(old)):
+            grown = Edit.of((*path, number), value, origin, directory)
+            source = source._with(grown, extends=True)
+        return source
+
+    def without(self, key: str) -> Source:
+        """Return the source without a key at the top."""
+        return replace(self, data={name: value for name, value in self.data.items() if name != key})
+
+    def completed(self) -> Source:
+        """Return the source with the cluster file read in, if the cluster is one.
+
+        Raises
+        ------
+        ConfigError
+            If the file is missing or unreadable.
+        """
+        name = self.data.get("cluster")
+        if not isinstance(name, str):
+            return self
+        path = self.file(("cluster",), name)
+        if not is_file(path):
+            missing = self.problem(("cluster",), f"no such file: {shortened(str(path))}")
+            raise ConfigError([*self.problems, missing])
+        problems = list(self.problems)
+        document = yamlio.load(path, problems)
+        return replace(
+            self,
+            data={**self.data, "cluster": document.data},
+            documents=(*self.documents, (("cluster",), document, path.parent)),
+            edited_at={at: given for at, given in self.edited_at.items() if at != ("cluster",)},
+            problems=tuple(problems),
+        )
 
     def where(self, path: KeyPath) -> str:
-        """Return ``file:line:column`` of the value at ``path``, or the ``--set`` or overlay it came from."""
+        """Return ``file:line:column`` of the value at ``path``, or the origin of the edit it came from."""
         return self._locate(path, key=False)
 
     def key_where(self, path: KeyPath) -> str:
-        """Return ``file:line:column`` of the key at ``path``, or the ``--set`` or overlay it came from."""
+        """Return ``file:line:column`` of the key at ``path``, or the origin of the edit it came from."""
         return self._locate(path, key=True)
 
     def problem(self, path: KeyPath, message: str) -> Problem:
@@ -61,104 +149,82 @@ class Source:
     def file(self, path: KeyPath, name: str) -> Path:
         """Return the file called ``name`` at ``path``.
 
-        Relative names count from the file they stand in, those given by ``--set`` from the working directory.
+        Relative names count from the file they stand in, those of edits from the folder of the edit: with ``--set``
+        the working directory.
         """
-        given = self._override_of(path)
+        given = self._edit_of(path)
         return (self._document(path)[2] if given is None else given[1]) / name
 
-    def change(self, key: str, value: Any, said: str, directory: Path = Path()) -> None:
-        """Give the value at a dotted ``key`` anew; missing mappings on the way are made, list entries must exist.
-
-        Parameters
-        ----------
-        said
-            Where messages say it came from.
-        directory
-            What relative file names in it count from.
-
-        Raises
-        ------
-        ConfigError
-            If the key leads nowhere.
-        """
-        parts = key.split(".")
-        if not all(parts):
-            raise ConfigError([Problem(said, "", f"expected a key such as workload.arrivals.rate, got {key!r}")])
-        if parts[0] == "cluster" and len(parts) > 1:
-            self._read_cluster_file()
+    def _with(self, edit: Edit, *, extends: bool = False) -> Source:
+        """Return the source with one value given anew; only what lies on the way to it is copied."""
         path: KeyPath = ()
+        passed: list[Any] = []
         target: Any = self.data
-        for depth, part in enumerate(parts):
-            step = self._step(target, part, path, said)
+        for part in edit.path:
+            step = _step(target, part, path, edit, extends=extends)
+            passed.append(target)
             path = (*path, step)
-            if depth == len(parts) - 1:
-                target[step] = value
-                break
             if isinstance(target, dict):
-                inner = target.setdefault(step, {})
-                if isinstance(inner, str) and step in SHORTHANDS:
-                    target[step] = {SHORTHANDS[str(step)]: inner}
-            target = target[step]
-        self._overrides = {old: given for old, given in self._overrides.items() if old[: len(path)] != path}
-        self._overrides[path] = (said, directory)
+                target = target.get(part, {})
+                if isinstance(target, str) and part in SHORTHANDS and len(path) < len(edit.path):
+                    target = {SHORTHANDS[part]: target}
+            else:
+                target = target[step] if step < len(target) else None  # type: ignore[operator]  # a list: a number
+        value = edit.value
+        for container, step in zip(reversed(passed), reversed(path), strict=True):
+            if isinstance(container, dict):
+                value = {**container, step: value}
+            else:
+                value = [*container[:step], value, *container[step + 1 :]]  # type: ignore[operator]
+        edited_at = {at: given for at, given in self.edited_at.items() if at[: len(path)] != path}
+        edited_at[path] = (edit.where, edit.directory)
+        return replace(self, data=value, edited_at=edited_at)
 
     def _locate(self, path: KeyPath, *, key: bool) -> str:
-        for length in range(len(path), 0, -1):
-            given = self._overrides.get(path[:length])
-            if given is not None:
-                return given[0]
+        given = self._edit_of(path)
+        if given is not None:
+            return given[0]
         prefix, document, _ = self._document(path)
         rest = path[len(prefix) :]
-        if rest not in document.values:
-            made = next((given for at, given in self._overrides.items() if at[: len(path)] == path), None)
+        if not _holds(document.data, rest):
+            made = next((given for at, given in self.edited_at.items() if at[: len(path)] == path), None)
             if made is not None:
                 return made[0]
         return document.key_where(rest) if key else document.where(rest)
 
     def _document(self, path: KeyPath) -> tuple[KeyPath, Document, Path]:
-        owners = [entry for entry in self._documents if path[: len(entry[0])] == entry[0]]
-        return owners[-1] if self._override_of(path) is None else owners[0]
+        owners = [entry for entry in self.documents if path[: len(entry[0])] == entry[0]]
+        return owners[-1] if self._edit_of(path) is None else owners[0]
 
-    def _override_of(self, path: KeyPath) -> tuple[str, Path] | None:
+    def _edit_of(self, path: KeyPath) -> tuple[str, Path] | None:
         """Return where the value at ``path`` came from and what its files count from, None if from its file."""
         lengths = range(len(path), 0, -1)
-        return next((self._overrides[path[:n]] for n in lengths if path[:n] in self._overrides), None)
+        return next((self.edited_at[path[:n]] for n in lengths if path[:n] in self.edited_at), None)
 
-    def _read(self, prefix: KeyPath, path: Path) -> Any:
-        document = yamlio.load(path, self.problems)
-        self.files.append(path)
-        self._documents.append((prefix, document, path.parent))
-        return document.data
 
-    def _read_cluster_file(self) -> None:
-        name = self.data.get("cluster")
-        if not isinstance(name, str):
-            return
-        path = self.file(("cluster",), name)
-        if not is_file(path):
-            self.problems.append(self.problem(("cluster",), f"no such file: {shortened(str(path))}"))
-            raise ConfigError(self.problems)
-        self._overrides.pop(("cluster",), None)
-        self.data["cluster"] = self._read(("cluster",), path)
+def _holds(data: Any, path: KeyPath) -> bool:
+    """Whether plain data have a value at ``path``."""
+    for part in path:
+        known = data if isinstance(data, dict) else range(len(data)) if isinstance(data, list) else ()
+        if part not in known:
+            return False
+        data = data[part]
+    return True
 
-    def _override(self, text: str) -> None:
-        """Apply one ``key.path=value``."""
-        key, equals, value = text.partition("=")
-        if not equals or not all(key.split(".")):
-            raise ConfigError([Problem(f"--set {text}", "", "expected key.path=value")])
-        self.change(key, yamlio.loads(value, f"--set {text}").data, f"--set {text}")
 
-    def _step(self, target: Any, part: str, path: KeyPath, said: str) -> Key:
-        if isinstance(target, dict):
-            return part
-        if isinstance(target, list):
-            if part.isascii() and part.isdecimal() and len(part) < 10 and int(part) < len(target):
-                return int(part)
-            allowed = f"0 to {len(target) - 1}" if target else "none, it is empty"
-            message = f"no entry {shortened(part)!r} in the list {dotted(path)} (entries: {allowed})"
-        else:
-            message = f"{dotted(path)} is {target!r} and has no key {part!r}"
-        raise ConfigError([Problem(said, "", message)])
+def _step(target: Any, part: str, path: KeyPath, edit: Edit, *, extends: bool) -> Key:
+    """Return the key or number of an entry of ``target``, which is the value at ``path``."""
+    if isinstance(target, dict):
+        return part
+    if isinstance(target, list):
+        most = len(target) - 1 + extends
+        if part.isascii() and part.isdecimal() and len(part) < 10 and int(part) <= most:
+            return int(part)
+        allowed = f"0 to {len(target) - 1}" if target else "none, it is empty"
+        message = f"no entry {shortened(part)!r} in the list {dotted(path)} (entries: {allowed})"
+    else:
+        message = f"{dotted(path)} is {target!r} and has no key {part!r}"
+    raise ConfigError([Problem(edit.where, "" if edit.key in edit.where else edit.key, message)])
 
 
 def is_file(path: Path) -> bool:

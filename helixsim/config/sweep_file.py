@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,23 +9,19 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from helixsim import yamlio
+from helixsim.config.edit import Edit, edits_of
 from helixsim.config.faults import problems_of
 from helixsim.config.source import KeyPath, Source
 from helixsim.config.sweep_schema import AxisSection, SampleSection, SweepSection
 from helixsim.errors import ConfigError, Problem
 from helixsim.rng import stream
 
-Setting = tuple[str, Any]
-"""(config path, value)."""
-
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One factor of the design: its points, each values for the same keys, and where each stands in the file."""
+    """One factor of the design: its points, each edits of the same keys."""
 
-    points: tuple[tuple[Setting, ...], ...]
-    where: tuple[str, ...]
+    points: tuple[tuple[Edit, ...], ...]
     is_sampled: bool = False
 
 
@@ -57,21 +52,20 @@ class SweepPlan:
     name: str
     question: str | None
     base: Path
-    settings: tuple[Setting, ...]
-    where_settings: tuple[str, ...]
+    settings: tuple[Edit, ...]
     seeds: int | tuple[int, ...] | None
     blocks: tuple[Block, ...]
     objective: Objective | None
     plots: tuple[Plot, ...] | None
 
 
-def load_sweep(path: Path, overrides: Sequence[str] = (), *, seeds: int | None = None) -> SweepPlan:
+def load_sweep(path: Path, edits: Sequence[Edit] = (), *, seeds: int | None = None) -> SweepPlan:
     """Read a sweep file.
 
     Parameters
     ----------
-    overrides
-        ``key.path=value`` texts that change the experiment in every point, on top of what the file sets.
+    edits
+        Changes of the experiment in every point, on top of what the file sets.
     seeds
         Replications, instead of the file's.
 
@@ -80,9 +74,9 @@ def load_sweep(path: Path, overrides: Sequence[str] = (), *, seeds: int | None =
     ConfigError
         With every fault found, each with file, line and column.
     """
-    source = Source(path, ())
+    source = Source.read(path)
     if seeds is not None:
-        source.change("seeds", seeds, "--seeds")
+        source = source.edited(Edit.of("seeds", seeds, "--seeds"))
     try:
         section = SweepSection.model_validate(source.data)
     except ValidationError as error:
@@ -94,7 +88,7 @@ def load_sweep(path: Path, overrides: Sequence[str] = (), *, seeds: int | None =
     if isinstance(section.seeds, list) and (len(set(section.seeds)) != len(section.seeds) or not section.seeds):
         problems.append(source.problem(("seeds",), "give at least one seed, each once"))
     blocks = tuple(_block(axis, ("axes", number), source) for number, axis in enumerate(section.axes))
-    settings = settings_of(section.set_, source, overrides)
+    settings = (*settings_of(section.set_, source), *edits)
     problems += _keys_given_twice(blocks, settings, source)
     if problems:
         raise ConfigError(problems)
@@ -103,8 +97,7 @@ def load_sweep(path: Path, overrides: Sequence[str] = (), *, seeds: int | None =
         name=section.name or path.stem,
         question=section.question,
         base=base,
-        settings=tuple((key, value) for key, value, _ in settings),
-        where_settings=tuple(where for _, _, where in settings),
+        settings=settings,
         seeds=tuple(section.seeds) if isinstance(section.seeds, list) else section.seeds,
         blocks=blocks,
         objective=None if objective is None else Objective(objective.metric, objective.goal == "max"),
@@ -112,33 +105,18 @@ def load_sweep(path: Path, overrides: Sequence[str] = (), *, seeds: int | None =
     )
 
 
-def settings_of(written: Mapping[str, Any], source: Source, overrides: Sequence[str]) -> list[tuple[str, Any, str]]:
-    """Return (config path, value, where it stands) of what a file sets, then of ``key.path=value`` texts.
-
-    Raises
-    ------
-    ConfigError
-        If a text is not of that form.
-    """
-    found = [(key, value, source.where(("set", key))) for key, value in written.items()]
-    for text in overrides:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise ConfigError([Problem(f"--set {text}", "", "expected key.path=value")])
-        found.append((key, yamlio.loads(value, f"--set {text}").data, f"--set {text}"))
-    return found
-
-
-def override(path: str, value: Any) -> str:
-    """Return the ``--set`` text that gives a key this value."""
-    return f"{path}={json.dumps(value, ensure_ascii=False)}"
+def settings_of(written: Mapping[str, Any], source: Source) -> tuple[Edit, ...]:
+    """Return the edits under the ``set`` of a file."""
+    return tuple(Edit.of(key, value, source.where(("set", key))) for key, value in written.items())
 
 
 def _block(axis: AxisSection, at: KeyPath, source: Source) -> Block:
-    points = _points(axis)
     listed = "list" if axis.list_ is not None else "values" if axis.values is not None else None
-    where = tuple(source.where(at if listed is None else (*at, listed, number)) for number in range(len(points)))
-    return Block(tuple(tuple(point.items()) for point in points), where, is_sampled=axis.sample is not None)
+    points = []
+    for number, point in enumerate(_points(axis)):
+        where = source.where(at if listed is None else (*at, listed, number))
+        points.append(edits_of(point, where))
+    return Block(tuple(points), is_sampled=axis.sample is not None)
 
 
 def _points(axis: AxisSection) -> list[dict[str, Any]]:
@@ -173,17 +151,17 @@ def _sampled(sample: SampleSection) -> list[dict[str, Any]]:
     ]
 
 
-def _keys_given_twice(
-    blocks: Sequence[Block], settings: Sequence[tuple[str, Any, str]], source: Source
-) -> list[Problem]:
+def _keys_given_twice(blocks: Sequence[Block], settings: Sequence[Edit], source: Source) -> list[Problem]:
     problems = []
     taken: dict[str, int] = {}
     for number, block in enumerate(blocks):
-        for key, _ in block.points[0]:
+        for key in (edit.key for edit in block.points[0]):
             if key in taken:
                 problems.append(source.problem(("axes", number), f"{key} is already an axis (axes.{taken[key]})"))
             taken[key] = number
     problems += [
-        Problem(where, key, f"{key} is also an axis (axes.{taken[key]})") for key, _, where in settings if key in taken
+        Problem(edit.where, edit.key, f"{edit.key} is also an axis (axes.{taken[edit.key]})")
+        for edit in settings
+        if edit.key in taken
     ]
     return problems

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from helixsim import units
+from helixsim.config.edit import Edit, edits_of
 from helixsim.config.experiment import ResolvedExperiment
 from helixsim.config.source import KeyPath, Source
 from helixsim.config.whatif_schema import WhatifSection
@@ -17,8 +19,8 @@ NOT_CHANGED = ("schema", "name", "systems", "whatif", "baseline")
 """Keys that say what is compared: a change holds for the systems of the experiment, or those under its ``systems``."""
 
 
-def overlay(source: Source, number: int, what: WhatifSection, names: list[str]) -> None:
-    """Apply a change to a freshly read experiment; ``names`` are those of its systems.
+def overlay(source: Source, number: int, what: WhatifSection, names: list[str]) -> Source:
+    """Return the source with a change applied; ``names`` are those of its systems.
 
     Raises
     ------
@@ -26,42 +28,40 @@ def overlay(source: Source, number: int, what: WhatifSection, names: list[str]) 
         If a key leads nowhere.
     """
     at: KeyPath = ("whatif", number)
-    said, directory, data = source.where(at), source.path.parent, source.data
+    origin, directory, data = source.where(at), source.path.parent, source.data
+    problems = list(source.problems)
     for index, name in enumerate(what.systems or ()):
         if name not in names:
-            source.problems.append(source.problem((*at, "systems", index), unknown_name("system", name, names)))
-
-    def change(key: str, value: Any) -> None:
-        source.change(key, value, said, directory)
-
+            problems.append(source.problem((*at, "systems", index), unknown_name("system", name, names)))
     for key in what.set_:
         if key.partition(".")[0] in NOT_CHANGED:
             said_of_key = f"a change of the experiment cannot set {key!r} (not allowed: {', '.join(NOT_CHANGED)})"
-            source.problems.append(source.problem((*at, "set", key), said_of_key))
-    if source.problems:
-        raise ConfigError(source.problems)
-    data.pop("whatif")
-    nodes = _swapped(source, at, what) + what.add
-    if what.swap or what.add:
-        for place, node in enumerate(data["cluster"]["nodes"]):
-            if node is not nodes[place]:
-                change(f"cluster.nodes.{place}", nodes[place])
-        data["cluster"]["nodes"] += [None] * len(what.add)
-        for place in range(len(nodes) - len(what.add), len(nodes)):
-            change(f"cluster.nodes.{place}", nodes[place])
+            problems.append(source.problem((*at, "set", key), said_of_key))
+    if problems:
+        raise ConfigError(problems)
+    nodes = _swapped(source, at, what, problems)
+    changes: dict[str, Any] = {
+        f"cluster.nodes.{place}": node
+        for place, (node, before) in enumerate(zip(nodes, data["cluster"]["nodes"], strict=True))
+        if node is not before
+    }
     if what.lose:
-        change("cluster.down", [*(data["cluster"].get("down") or []), *what.lose])
+        changes["cluster.down"] = [*(data["cluster"].get("down") or []), *what.lose]
     if what.links is not None:
-        change("cluster.network.scale", _product(data["cluster"]["network"].get("scale"), what.links.model_dump()))
+        scale = data["cluster"]["network"].get("scale")
+        changes["cluster.network.scale"] = _product(scale, what.links.model_dump())
     if what.traffic is not None:
-        change("workload.scale", _product(data.setdefault("workload", {}).get("scale"), what.traffic.model_dump()))
-    for key, value in (("model", what.model), ("precision", what.precision), *what.set_.items()):
-        if value is not None:
-            change(key, value)
+        scale = data.get("workload", {}).get("scale")
+        changes["workload.scale"] = _product(scale, what.traffic.model_dump())
+    others = (("model", what.model), ("precision", what.precision), *what.set_.items())
+    changes |= {key: value for key, value in others if value is not None}
+    changed = source.without("whatif").edited(*edits_of(changes, origin, directory))
+    if what.add:
+        changed = changed.extended(("cluster", "nodes"), what.add, origin, directory)
     if what.systems is not None:
         chosen = [system for system, name in zip(data["systems"], names, strict=True) if name in what.systems]
-        change("systems", chosen)
-        data.pop("baseline", None)
+        changed = changed.edited(Edit.of("systems", chosen, origin, directory)).without("baseline")
+    return replace(changed, problems=tuple(problems))
 
 
 def described(base: ResolvedExperiment, changed: ResolvedExperiment, what: WhatifSection) -> Iterator[str]:
@@ -96,7 +96,7 @@ def described(base: ResolvedExperiment, changed: ResolvedExperiment, what: Whati
         yield "placement: kept as it is, on the nodes that are left"
 
 
-def _swapped(source: Source, at: KeyPath, what: WhatifSection) -> list[dict[str, Any]]:
+def _swapped(source: Source, at: KeyPath, what: WhatifSection, problems: list[Problem]) -> list[dict[str, Any]]:
     """Return the nodes with GPUs swapped; what was pinned or priced for the old GPU does not hold for the new one."""
     nodes = list(source.data["cluster"]["nodes"])
     for number, swap in enumerate(what.swap):
@@ -108,7 +108,7 @@ def _swapped(source: Source, at: KeyPath, what: WhatifSection) -> list[dict[str,
         if not hit:
             where = f" in region {swap.region}" if swap.region else ""
             message = f"{unknown_name('GPU', swap.from_, {node['gpu'] for node in nodes})}{where}"
-            source.problems.append(Problem(source.where((*at, "swap", number)), "swap", message))
+            problems.append(Problem(source.where((*at, "swap", number)), "swap", message))
         for place in hit:
             kept = {key: value for key, value in nodes[place].items() if key not in {"cost", "kv_blocks", "kv_tokens"}}
             nodes[place] = {**kept, "gpu": swap.to}

@@ -67,6 +67,17 @@ class Section:
             raise self.fault(key, f"expected a list of texts, got {values!r}")
         return tuple(values)
 
+    def mapping(self, key: str) -> dict[str, Any]:
+        """Return a mapping of text to any values."""
+        values = self._get(key)
+        if not isinstance(values, dict):
+            raise self.fault(key, f"expected a mapping of keys to values, got {values!r}")
+        return values
+
+    def where(self, key: str) -> str:
+        """Return the place of the value of ``key``."""
+        return self._document.where((*self._path, key))
+
     def choice(self, key: str, allowed: Collection[str]) -> str:
         """Return one of the texts in ``allowed``."""
         value = self.text(key)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from helixsim.config.resolve import load_experiment
+from helixsim.config.edit import edits_of
 from helixsim.domain.result import FloatArray, RunResult
 from helixsim.errors import DataError
+from helixsim.experiment import Experiment
 from helixsim.metrics.measured_run import MeasuredRun, mean_error, mean_loss
 from helixsim.planning.placing import place_system
-from helixsim.planning.registries import registries
 from helixsim.planning.systems import simulate_system
 from helixsim.units import NS_PER_S
 from helixsim.workload.readers.chat import NO_START_TIMES
@@ -54,13 +53,12 @@ class Calibration:
 
 
 def calibrate(
-    experiment: Path,
+    experiment: Experiment,
     system: str,
     measured_path: Path,
     measured: MeasuredRun,
     *,
     result: int | None = None,
-    overrides: Sequence[str] = (),
     progress: Callable[[float, str], None] | None = None,
 ) -> Calibration:
     """Replay the measured arrivals and lengths on one system and choose the overheads that meet the first half best.
@@ -82,15 +80,16 @@ def calibrate(
     if not len(measured.start_s):
         raise DataError(f"{measured_path}: calibration replays the measured arrivals: {NO_START_TIMES}")
     half = count // 2
-    chosen = "" if result is None else f", result: {result}"
-    replay = [
-        f"workload.trace={{path: {json.dumps(str(measured_path.resolve()))}, format: vllm{chosen}}}",
-        "workload.arrivals={process: trace}",
-        "workload.warmup=0 s",
-        f"workload.duration={float(measured.start_s[-1]) + 1.0:.9f} s",
-        "workload.drain=true",
-    ]
-    own = _own_overheads_s(experiment, [*overrides, *replay])
+    chosen = {} if result is None else {"result": result}
+    replay = {
+        "workload.trace": {"path": str(measured_path.resolve()), "format": "vllm", **chosen},
+        "workload.arrivals": {"process": "trace"},
+        "workload.warmup": "0 s",
+        "workload.duration": f"{float(measured.start_s[-1]) + 1.0:.9f} s",
+        "workload.drain": True,
+    }
+    replayed = experiment.with_(edits_of(replay))
+    own = _own_overheads_s(replayed)
     ladders = {name: sorted({*values, own[name]}) for name, values in LADDERS_S.items()}
     known: dict[tuple[float, ...], tuple[FloatArray, FloatArray]] = {}
     total = SWEEPS * sum(len(ladder) for ladder in ladders.values())
@@ -98,8 +97,8 @@ def calibrate(
     def simulated(point: dict[str, float]) -> tuple[FloatArray, FloatArray]:
         key = tuple(point.values())
         if key not in known:
-            settings = [f"engine.{name}={seconds * 1e3:.9g} ms" for name, seconds in point.items() if point != own]
-            known[key] = _latencies(experiment, system, [*overrides, *replay, *settings])
+            overheads = {f"engine.{name}": f"{seconds * 1e3:.9g} ms" for name, seconds in point.items() if point != own}
+            known[key] = _latencies(replayed.with_(edits_of(overheads)), system)
         return known[key]
 
     def loss(point: dict[str, float], part: slice) -> float:
@@ -143,18 +142,19 @@ def _errors(run: tuple[FloatArray, FloatArray], measured: MeasuredRun, part: sli
     return mean_error(ttft_s[part], measured.ttft_s[part]), mean_error(step_s[part], measured.step_s[part])
 
 
-def _own_overheads_s(experiment: Path, overrides: Sequence[str]) -> dict[str, float]:
+def _own_overheads_s(experiment: Experiment) -> dict[str, float]:
     """Return the overheads on the ladders that the experiment's engine has [s]."""
-    engine = load_experiment(experiment, overrides, registries=registries()).engine
+    engine = experiment.resolve().engine
     return {name: getattr(engine, f"{name}_ns") / NS_PER_S for name in LADDERS_S}
 
 
-def _latencies(experiment: Path, system: str, overrides: Sequence[str]) -> tuple[FloatArray, FloatArray]:
+def _latencies(experiment: Experiment, system: str) -> tuple[FloatArray, FloatArray]:
     """Return TTFT and mean decode step [s] of every request, in order of arrival."""
-    loaded = load_experiment(experiment, overrides, registries=registries())
+    loaded = experiment.resolve()
     found = next((spec for spec in loaded.systems if spec.name == system), None)
     if found is None:
-        raise DataError(f"{experiment}: no system {system!r} (there are: {', '.join(s.name for s in loaded.systems)})")
+        known = ", ".join(spec.name for spec in loaded.systems)
+        raise DataError(f"{experiment.path}: no system {system!r} (there are: {known})")
     return request_latencies_s(simulate_system(loaded, place_system(loaded, found, judged=False)))
 
 

@@ -14,16 +14,15 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from helixsim.config.edit import Edit, edits_of
 from helixsim.config.experiment import ResolvedExperiment
 from helixsim.config.plan_file import FleetPlan
-from helixsim.config.resolve import load_experiment
-from helixsim.config.sweep_file import override
-from helixsim.errors import ConfigError, HelixsimError, InfeasibleError, Problem, unknown_name
+from helixsim.errors import ConfigError, HelixsimError, InfeasibleError, unknown_name
+from helixsim.experiment import Experiment
 from helixsim.planning.capacity import capacity_targets
 from helixsim.planning.fleet_bound import Counts
 from helixsim.planning.fleet_program import Market, supply_of
 from helixsim.planning.fleet_trial import FleetTask, FleetTrial, try_fleet
-from helixsim.planning.registries import registries
 from helixsim.planning.systems import capacity_table
 from helixsim.report.fleet_files import FleetResults, TriedFleet
 from helixsim.runtime.identity import content_key, experiment_key
@@ -79,7 +78,7 @@ class _Search:
 
     def __init__(self, plan: FleetPlan, out: Path, executor: Executor, force: bool, on_progress: OnProgress) -> None:
         self.plan, self.out, self.executor, self.force, self.on_progress = plan, out, executor, force, on_progress
-        self.settings = self._settings()
+        self.base = self._base()
         everything = tuple(offer.available for offer in plan.offers)
         self.experiment = self._load(everything)
         (self.target,) = capacity_targets(self.experiment, plan.percentile, plan.share)[:1]
@@ -188,8 +187,7 @@ class _Search:
             new = new[: max(0, self._room())]
         tasks = [
             FleetTask(
-                self.plan.experiment,
-                self._overrides(counts),
+                self._with_nodes(counts),
                 self.target,
                 self.out,
                 with_capacity=with_capacity,
@@ -238,32 +236,25 @@ class _Search:
         parts = [f"{count} {offer.label}" for offer, count in zip(self.plan.offers, counts, strict=True) if count]
         return ", ".join(parts) or "nothing"
 
-    def _settings(self) -> list[str]:
-        """Return the overrides that hold for every fleet: those of the plan, and the one system that serves."""
+    def _base(self) -> Experiment:
+        """Return what all fleets share: the experiment as the plan has it, with the one system that serves."""
         plan = self.plan
-        settings = [override(key, value) for key, value in plan.settings]
-        try:
-            base = load_experiment(plan.experiment, settings, registries=registries())
-        except ConfigError as error:
-            where = dict(zip((f"--set {text}" for text in settings), plan.where_settings, strict=True))
-            raise ConfigError(
-                [Problem(where.get(p.where, p.where), p.path, p.message) for p in error.problems]
-            ) from error
+        experiment = Experiment.load(plan.experiment).with_(plan.settings)
+        base = experiment.resolve()
         names = [system.name for system in base.systems]
         chosen = plan.system or names[0]
         if chosen not in names:
             raise ConfigError(f"{plan.name}: system: {unknown_name('system', chosen, names)}")
         system = base.document["systems"][names.index(chosen)]
-        for key, value in (("whatif", None), ("baseline", None), ("cluster.down", None), ("systems", [system])):
-            settings.append(override(key, value))
-        return [*settings, override("name", plan.name)]
+        changes = {"whatif": None, "baseline": None, "cluster.down": None, "systems": [system], "name": plan.name}
+        return experiment.with_(edits_of(changes))
 
-    def _overrides(self, counts: Counts) -> tuple[str, ...]:
+    def _with_nodes(self, counts: Counts) -> Experiment:
         nodes = [offer.nodes(count) for offer, count in zip(self.plan.offers, counts, strict=True) if count]
-        return (*self.settings, override("cluster.nodes", nodes))
+        return self.base.with_([Edit.of("cluster.nodes", nodes)])
 
     def _load(self, counts: Counts) -> ResolvedExperiment:
-        return load_experiment(self.plan.experiment, self._overrides(counts), registries=registries(), is_part=True)
+        return self._with_nodes(counts).resolve(is_part=True)
 
     def _market(self) -> Market:
         experiment = self.experiment
@@ -339,14 +330,13 @@ class _Search:
             tightest=trial.tightest,
             capacity_rps=trial.capacity_rps,
             summary=trial.summary,
-            overrides=self._overrides(counts),
+            overrides=tuple(edit.text for edit in self._with_nodes(counts).edits),
         )
 
 
 def fleet_key(plan: FleetPlan) -> str:
     """Return the content key of the results of a plan."""
-    overrides = [override(key, value) for key, value in plan.settings]
-    base = experiment_key(load_experiment(plan.experiment, overrides, registries=registries()))
+    base = experiment_key(Experiment.load(plan.experiment).with_(plan.settings).resolve())
     parts = (plan.name, plan.question, plan.system, plan.offers, plan.budget_usd_per_hour, plan.simulations,
              plan.percentile, plan.share)  # fmt: skip
     return content_key("fleet", base, parts)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from helixsim.config.resolve import load_experiment
 from helixsim.domain.summary import Summary
 from helixsim.errors import InfeasibleError
+from helixsim.experiment import Experiment
 from helixsim.metrics.objectives import Target
 from helixsim.planning.capacity import SearchOptions, SearchTask, find_capacity
 from helixsim.planning.placements import placement_store, placements_in
 from helixsim.planning.placing import place_system
-from helixsim.planning.registries import registries
 from helixsim.planning.trials import run_trial, trial_store, trials_in
 from helixsim.runtime.pool import Report
 
@@ -28,8 +27,7 @@ class FleetTask:
     there instead.
     """
 
-    experiment: Path
-    overrides: tuple[str, ...]
+    experiment: Experiment
     target: Target
     out: Path
     with_capacity: bool
@@ -56,7 +54,7 @@ def try_fleet(task: FleetTask, report: Report) -> FleetTrial:
     raised.
     """
     try:
-        experiment = load_experiment(task.experiment, task.overrides, registries=registries(), is_part=True)
+        experiment = task.experiment.resolve(is_part=True)
         (system,) = experiment.systems
         report(0.1, "placing")
         placed = place_system(experiment, system, store=placement_store(placements_in(task.out), renew=task.force))

@@ -1,7 +1,7 @@
 """Many variants of one experiment, each a run directory of its own, and one table of all.
 
-A point is the base experiment with ``--set`` overrides; it lies where ``run`` with the same overrides would put it, so
-points are found again by their contents, whoever computed them: another sweep, a plain run, a sweep that was killed.
+A point is the base experiment with some edits; it lies where ``run`` with the same ``--set`` would put it,
+so points are found again by their contents, whoever computed them: another sweep, a plain run, a sweep that was killed.
 The sweep's own directory, ``<out>/sweeps/<name>/<hash12>/``, holds the tables and figures over all points.
 """
 
@@ -10,16 +10,16 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from helixsim.config.resolve import load_experiment
-from helixsim.config.sweep_file import Objective, Setting, SweepPlan, override
+from helixsim.config.edit import Edit
+from helixsim.config.sweep_file import Objective, SweepPlan
 from helixsim.errors import ConfigError, HelixsimError, Problem, unknown_name
+from helixsim.experiment import Experiment
 from helixsim.planning import rundir
-from helixsim.planning.registries import registries
 from helixsim.planning.run import run_experiment
 from helixsim.report.sweep_files import SweepResults, run_rows, write_sweep
 from helixsim.runtime.identity import content_key, experiment_key
@@ -35,13 +35,16 @@ MOST_POINTS = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One combination of axis values under one seed; ``design`` numbers the combination, ``number`` the point."""
+    """One combination of axis values under one seed; ``design`` numbers the combination, ``number`` the point.
+
+    ``edits`` of the base make the point, ``values`` are those of them that the axes give.
+    """
 
     number: int
     design: int
-    values: tuple[Setting, ...]
+    values: Mapping[str, Any]
     seed: int
-    overrides: tuple[str, ...]
+    edits: tuple[Edit, ...]
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Sweep:
     """A sweep whose base experiment is known: all its points, and where it belongs."""
 
     plan: SweepPlan
+    base: Experiment
     seeds: tuple[int, ...]
     points: tuple[Point, ...]
     objective: Objective
@@ -77,8 +81,8 @@ class Failure:
 class PointTask:
     """What a worker needs to run a point."""
 
-    base: Path
-    overrides: tuple[str, ...]
+    base: Experiment
+    edits: tuple[Edit, ...]
     out: Path
     force: bool
     check: bool
@@ -136,14 +140,12 @@ def prepare(plan: SweepPlan) -> Sweep:
     ConfigError
         If a key does not exist or a value is wrong; positions are those of the sweep file.
     """
-    settings = [override(path, value) for path, value in plan.settings]
-    problems: list[Problem] = []
-    for (path, value), where in zip(plan.settings, plan.where_settings, strict=True):
-        problems += _faults(plan.base, [override(path, value)], where)
+    unchanged = Experiment.load(plan.base)
+    problems = [problem for edit in plan.settings for problem in _faults(unchanged, [edit])]
     if not problems:
         for block in plan.blocks:
-            for point, where in zip(block.points, block.where, strict=True):
-                problems += _faults(plan.base, [*settings, *(override(*setting) for setting in point)], where)
+            for point in block.points:
+                problems += _faults(unchanged, [*plan.settings, *point])
     if problems:
         # An unknown key is at fault once, whatever values it was to have.
         raise ConfigError(
@@ -152,17 +154,17 @@ def prepare(plan: SweepPlan) -> Sweep:
     total = math.prod(len(block.points) for block in plan.blocks)
     if total > MOST_POINTS:
         raise ConfigError(f"{plan.name}: axes: {total:.3g} combinations, allowed: up to {MOST_POINTS}")
-    base = load_experiment(plan.base, settings, registries=registries())
+    base = unchanged.with_(plan.settings).resolve()
     counted = range(base.seed, base.seed + (plan.seeds if isinstance(plan.seeds, int) else 1))
     seeds = plan.seeds if isinstance(plan.seeds, tuple) else tuple(counted)
-    points = tuple(_points(plan, settings, seeds, base.planning_seed))
+    points = tuple(_points(plan, seeds, base.planning_seed))
     slo = base.slo
     has_slo = not slo.ttft_s is slo.tpot_s is slo.e2el_s is None
     objective = plan.objective or Objective("request_goodput" if has_slo else "output_throughput", is_max=True)
-    settled = tuple((point.design, point.overrides) for point in points)
+    settled = tuple((point.design, point.edits) for point in points)
     parts = (settled, plan.name, plan.question, objective, plan.plots)
     identity = content_key("sweep", experiment_key(base), parts)
-    return Sweep(plan, seeds, points, objective, identity)
+    return Sweep(plan, unchanged, seeds, points, objective, identity)
 
 
 def run_sweep(
@@ -185,7 +187,7 @@ def run_sweep(
     ConfigError
         If no point succeeds because of one, or the objective is no column of the results.
     """
-    tasks = [PointTask(sweep.plan.base, point.overrides, out, force, check, with_reports) for point in sweep.points]
+    tasks = [PointTask(sweep.base, point.edits, out, force, check, with_reports) for point in sweep.points]
     progress = SweepProgress(len(tasks))
     outcomes: dict[int, PointOutcome] = {}
 
@@ -214,7 +216,7 @@ def run_sweep(
             progress.done += 1
             progress.found += found.was_found
             progress.failed += bool(found.failures)
-            progress.rows += [{**dict(point.values), "seed": point.seed, **row} for row in found.rows]
+            progress.rows += [{**point.values, "seed": point.seed, **row} for row in found.rows]
             on_progress(progress)
     except KeyboardInterrupt:
         raise SweepInterrupted(progress.done, progress.total) from None
@@ -231,7 +233,7 @@ def run_sweep(
 
 def run_point(task: PointTask, report: Report) -> PointOutcome:
     """Run one point, unless its run directory is there already; the work of the executors."""
-    experiment = load_experiment(task.base, task.overrides, registries=registries())
+    experiment = task.base.with_(task.edits).resolve()
     was_found = not task.force and rundir.finished_run(task.out, experiment, check=task.check) is not None
     directory = run_experiment(
         experiment, task.out, jobs=1, force=task.force, check=task.check, with_report=task.with_report,
@@ -242,36 +244,29 @@ def run_point(task: PointTask, report: Report) -> PointOutcome:
     return PointOutcome(directory.relative_to(task.out).as_posix(), tuple(run_rows(directory)), failures, was_found)
 
 
-def _points(
-    plan: SweepPlan, settings: Sequence[str], seeds: Sequence[int], planning_seed: int | None
-) -> Iterator[Point]:
+def _points(plan: SweepPlan, seeds: Sequence[int], planning_seed: int | None) -> Iterator[Point]:
     """Yield the points, all combinations under the first seed first: later seeds find their placements."""
     combinations = list(itertools.product(*(block.points for block in plan.blocks)))
     number = 0
     for seed in seeds:
         for design, combination in enumerate(combinations):
-            values = tuple(setting for part in combination for setting in part)
-            overrides = [*settings, *(override(*setting) for setting in values), f"seed={seed}"]
+            of_axes = [edit for part in combination for edit in part]
+            edits = [*plan.settings, *of_axes, Edit.of("seed", seed)]
             if seed != seeds[0] and planning_seed is None:
-                overrides.append(f"planning.seed={seeds[0]}")
-            yield Point(number, design, values, seed, tuple(overrides))
+                edits.append(Edit.of("planning.seed", seeds[0]))
+            yield Point(number, design, {edit.key: edit.value for edit in of_axes}, seed, tuple(edits))
             number += 1
 
 
-def _faults(base: Path, overrides: Sequence[str], where: str) -> list[Problem]:
-    """Return what is wrong with an experiment because of overrides from a place in the sweep file."""
+def _faults(base: Experiment, edits: Sequence[Edit]) -> tuple[Problem, ...]:
+    """Return what is wrong with an experiment after some edits."""
     try:
-        load_experiment(base, overrides, registries=registries())
+        base.with_(edits).resolve()
     except ConfigError as error:
-        return [
-            Problem(where, problem.path or problem.where.removeprefix("--set ").partition("=")[0], problem.message)
-            if problem.where.startswith("--set ")
-            else problem
-            for problem in error.problems
-        ]
+        return error.problems
     except HelixsimError:
-        return []  # no fault of the file: the point is reported as failed, the others run
-    return []
+        return ()  # no fault of the file: the point is reported as failed, the others run
+    return ()
 
 
 def _begun_mark(directory: Path) -> Path:
@@ -283,7 +278,7 @@ def _check_results(sweep: Sweep, rows: Sequence[Row]) -> None:
     """Refuse an objective or a figure of results that do not exist, as soon as there are any."""
     if not rows:
         return
-    axes = [path for block in sweep.plan.blocks for path, _ in block.points[0]]
+    axes = [edit.key for block in sweep.plan.blocks for edit in block.points[0]]
     results = [name for name, value in rows[0].items() if not isinstance(value, str)]
     wanted = [("objective.metric", sweep.objective.metric, results)]
     for number, plot in enumerate(sweep.plan.plots or ()):
@@ -305,10 +300,10 @@ def _results(sweep: Sweep, out: Path, outcomes: dict[int, PointOutcome]) -> Swee
     failures: list[Failure] = []
     for point in sweep.points:
         outcome = outcomes[point.number]
-        head = {"point": point.design, **dict(point.values), "seed": point.seed}
+        head = {"point": point.design, **point.values, "seed": point.seed}
         rows += [{**head, "run": outcome.directory, **row} for row in outcome.rows]
         failures += [Failure(point, *failure) for failure in outcome.failures]
-    axes = [path for block in sweep.plan.blocks for path, _ in block.points[0]]
+    axes = [edit.key for block in sweep.plan.blocks for edit in block.points[0]]
     return SweepResults(
         name=sweep.plan.name,
         question=sweep.plan.question,
@@ -322,7 +317,7 @@ def _results(sweep: Sweep, out: Path, outcomes: dict[int, PointOutcome]) -> Swee
             {
                 "point": failure.point.design, "seed": failure.point.seed, "system": failure.system,
                 "exit_code": failure.exit_code, "message": failure.message,
-                "settings": " ".join(f"--set '{text}'" for text in failure.point.overrides),
+                "settings": " ".join(edit.as_option() for edit in failure.point.edits),
             }
             for failure in failures
         ),

@@ -14,9 +14,10 @@ from functools import partial
 from pathlib import Path
 
 from helixsim import yamlio
+from helixsim.config.edit import Edit
 from helixsim.hardware.profile_file import Section
 from helixsim.report.paper_figures import comparison
-from helixsim.reproduce.parts import Effort, Estimate, PartResult, Row, over_seeds
+from helixsim.reproduce.parts import Effort, Estimate, PartResult, Row, edits_in, over_seeds
 from helixsim.reproduce.published import KINDS, Published
 from helixsim.reproduce.samples import PERCENTILES, Distribution, Sample, pooled_mean, pooled_quantile
 from helixsim.reproduce.tasks import Results, Simulation, Task
@@ -32,9 +33,9 @@ METRICS = {"throughput": "tokens/s", "prompt": "s", "decode": "s"}
 class Quick:
     """Settings of the quick version: of the fair files, while their placements are made, and of as-published files."""
 
-    fair: tuple[str, ...] = ()
-    placed_for: tuple[str, ...] = ()
-    as_published: tuple[str, ...] = ()
+    fair: tuple[Edit, ...] = ()
+    placed_for: tuple[Edit, ...] = ()
+    as_published: tuple[Edit, ...] = ()
 
     @classmethod
     def read(cls, entry: Section, default: Quick) -> Quick:
@@ -43,7 +44,7 @@ class Quick:
             return default
         quick = entry.section("quick")
         names = [each.name for each in fields(cls)]
-        read = cls(**{name: quick.texts(name) if name in quick else getattr(default, name) for name in names})
+        read = cls(**{name: edits_in(quick, name) if name in quick else getattr(default, name) for name in names})
         quick.close()
         return read
 

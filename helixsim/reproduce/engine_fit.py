@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from helixsim.config.edit import Edit
 from helixsim.reproduce.cells import METRICS, Cell
 from helixsim.reproduce.fidelity import SEEDS, CellResult, Progress, evaluate, summary
 
@@ -60,7 +61,7 @@ def fit(
     *,
     ladders_s: dict[str, tuple[float, ...]] | None = None,
     seeds: int = SEEDS,
-    overrides: Sequence[str] = (),
+    edits: Sequence[Edit] = (),
     cache: Path | None = None,
     jobs: int | None = None,
     progress: Progress | None = None,
@@ -71,7 +72,7 @@ def fit(
     ----------
     ladders_s
         Rising values of each overhead [s], None: ``LADDERS_S``.
-    seeds, overrides, cache, jobs
+    seeds, edits, cache, jobs
         As for ``evaluate``.
     """
     ladders = ladders_s or LADDERS_S
@@ -81,12 +82,13 @@ def fit(
     def at(point: _Point) -> list[CellResult]:
         if point not in tried:
             values = {key: ladder[rung] for (key, ladder), rung in zip(ladders.items(), point, strict=True)}
-            settings = [f"engine.{key}={seconds * 1e3:g} ms" for key, seconds in values.items()]
+            overheads = [Edit.of(f"engine.{key}", f"{seconds * 1e3:g} ms") for key, seconds in values.items()]
             tried[point] = evaluate(
-                fitted, seeds=seeds, online_seeds=seeds, overrides=[*overrides, *settings], cache=cache, jobs=jobs
+                fitted, seeds=seeds, online_seeds=seeds, edits=[*edits, *overheads], cache=cache, jobs=jobs
             )
             if progress is not None:
-                progress(len(tried) / (len(tried) + len(ladders)), f"point {len(tried)}: {' '.join(settings)}")
+                said = " ".join(f"{edit.key}={edit.value}" for edit in overheads)
+                progress(len(tried) / (len(tried) + len(ladders)), f"point {len(tried)}: {said}")
         return tried[point]
 
     def best_for(kept: Sequence[Cell]) -> tuple[_Point, dict[str, float]]:

@@ -14,12 +14,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from helixsim.config.edit import Edit
 from helixsim.config.experiment import ResolvedExperiment
-from helixsim.config.resolve import load_experiment
 from helixsim.errors import DataError, HelixsimError
+from helixsim.experiment import Experiment
 from helixsim.metrics.latency import latency_samples
 from helixsim.planning.placing import place_system
-from helixsim.planning.registries import registries
 from helixsim.planning.systems import simulate_system
 from helixsim.reproduce.cells import METRICS, Cell, Figures, Part
 from helixsim.runtime.identity import content_key, experiment_key
@@ -85,7 +85,7 @@ def evaluate(
     *,
     seeds: int = SEEDS,
     online_seeds: int | None = None,
-    overrides: Sequence[str] = (),
+    edits: Sequence[Edit] = (),
     cache: Path | None = None,
     force: bool = False,
     jobs: int | None = None,
@@ -99,8 +99,8 @@ def evaluate(
         How many seeds to simulate, from 0 on.
     online_seeds
         The same for online cells; None: ``ONLINE_SEEDS`` times as many.
-    overrides
-        ``key.path=value`` applied to every experiment.
+    edits
+        Changes of every experiment.
     cache
         Folder in which the figures of parts are kept under their content key and found again, None: nowhere.
     force
@@ -112,7 +112,7 @@ def evaluate(
     runs = list(
         dict.fromkeys((part, seed) for cell in cells for part in cell.parts for seed in range(counts[cell.name]))
     )
-    tasks = [(part, (*overrides, f"seed={seed}"), cache, force) for part, seed in runs]
+    tasks = [(part, (*edits, Edit.of("seed", seed)), cache, force) for part, seed in runs]
     figures: dict[tuple[Part, int], PartFigures] = {}
     processes = min(jobs or os.cpu_count() or 1, len(runs))
     with Serial() if processes == 1 else Processes(processes) as executor:
@@ -195,9 +195,9 @@ def document(results: Sequence[CellResult]) -> dict[str, Any]:
     }
 
 
-def _simulate_part(task: tuple[Part, tuple[str, ...], Path | None, bool], _report: Report) -> PartFigures:
-    part, overrides, cache, force = task
-    experiment = load_experiment(part.file, overrides, registries=registries())
+def _simulate_part(task: tuple[Part, tuple[Edit, ...], Path | None, bool], _report: Report) -> PartFigures:
+    part, edits, cache, force = task
+    experiment = Experiment.load(part.file).with_(edits).resolve()
     if cache is None:
         return _figures(experiment, part)
     key = content_key("part", experiment_key(experiment), part.system, code=(__name__,))

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from helixsim.config.edit import Edit, edits_of
+from helixsim.hardware.profile_file import Section
 from helixsim.metrics.stats import t_interval
 from helixsim.report.paper_page import Draw
 from helixsim.reproduce.tasks import Results, Task
@@ -85,3 +87,8 @@ def over_seeds(values: Sequence[float]) -> Estimate:
 def matching(rows: Sequence[Mapping[str, Any]], **equal: Any) -> list[Mapping[str, Any]]:
     """Return the rows that have these values."""
     return [row for row in rows if all(row[key] == value for key, value in equal.items())]
+
+
+def edits_in(entry: Section, key: str) -> tuple[Edit, ...]:
+    """Return the edits that a mapping of dotted keys to values of an entry stands for."""
+    return edits_of(entry.mapping(key), entry.where(key))

@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 
 from helixsim.config.experiment import ResolvedExperiment
-from helixsim.config.resolve import load_experiment
 from helixsim.domain.placement import LayerRange, Placement
+from helixsim.experiment import Experiment
 from helixsim.flow.capacity import upper_bound_share
 from helixsim.flow.maxflow import max_flow_value
 from helixsim.hardware.profile_file import Section
@@ -18,7 +18,6 @@ from helixsim.placement.base import PlacementProblem
 from helixsim.placement.helix import Helix, HelixOptions
 from helixsim.planning.placements import PlacementStore
 from helixsim.planning.placing import place_system
-from helixsim.planning.registries import registries
 from helixsim.planning.systems import capacity_table
 from helixsim.report.paper_studies import draw_searches
 from helixsim.reproduce.parts import Effort, PartResult, Row
@@ -113,7 +112,7 @@ class Search:
         return {"history": lines, "objective": objective, "bound": found.bound_tokens_per_s, "start_flow": start_flow}
 
     def _experiment(self) -> ResolvedExperiment:
-        return load_experiment(self.file, registries=registries())
+        return Experiment.load(self.file).resolve()
 
 
 @dataclass(frozen=True)
@@ -255,7 +254,7 @@ class Sizes:
         """See ``Part.result``."""
         rows: list[Row] = []
         for title, (file, is_pruned, cell) in self.programs.items():
-            fleet = load_experiment(file, registries=registries()).fleet
+            fleet = Experiment.load(file).resolve().fleet
             edges = pruned_edges(fleet.cluster) if is_pruned else all_edges(fleet.cluster)
             most = {node.id: fleet.profile(node.id).max_layers for node in fleet.cluster.nodes}
             size = asdict(program_size(most, edges))

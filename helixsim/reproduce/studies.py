@@ -11,16 +11,21 @@ from pathlib import Path
 
 import numpy as np
 
+from helixsim.config.edit import Edit
 from helixsim.hardware.profile_file import Section
 from helixsim.report.paper_studies import layers_of_nodes, load_curves, proxy_cloud, proxy_pairs, stays_at_nodes
 from helixsim.reproduce.comparison import pooled_throughput, system_names
-from helixsim.reproduce.parts import FULL_SEEDS, Effort, PartResult, Row, over_seeds
+from helixsim.reproduce.parts import FULL_SEEDS, Effort, PartResult, Row, edits_in, over_seeds
 from helixsim.reproduce.published import Published
 from helixsim.reproduce.tasks import Results, Simulation, Task
 
 
-def _settings(entry: Section) -> tuple[str, ...]:
-    return entry.texts("quick") if "quick" in entry else ()
+def _settings(entry: Section) -> tuple[Edit, ...]:
+    return edits_in(entry, "quick") if "quick" in entry else ()
+
+
+def _at_rate(rate_rps: float) -> tuple[Edit, ...]:
+    return (Edit.of("workload.arrivals.rate", f"{rate_rps:g} /s"),)
 
 
 def _full_only(entry: Section, titles: Collection[str]) -> tuple[str, ...]:
@@ -64,9 +69,9 @@ class LoadCurves:
     labels: Mapping[str, str]
     setups: Mapping[str, tuple[Path, tuple[float, ...]]]
     full_only: tuple[str, ...]
-    settings: tuple[str, ...]
-    quick: tuple[str, ...]
-    quick_placed_for: tuple[str, ...]
+    settings: tuple[Edit, ...]
+    quick: tuple[Edit, ...]
+    quick_placed_for: tuple[Edit, ...]
 
     @classmethod
     def read(cls, entry: Section, folder: Path, _published: Published) -> LoadCurves:
@@ -79,8 +84,8 @@ class LoadCurves:
             setup.close()
         labels = {method: methods.text(method) for method in methods.names()}
         return cls(
-            entry.text("title"), labels, read, _full_only(entry, read), entry.texts("settings"), _settings(entry),
-            entry.texts("quick_placed_for"),
+            entry.text("title"), labels, read, _full_only(entry, read), edits_in(entry, "settings"), _settings(entry),
+            edits_in(entry, "quick_placed_for"),
         )  # fmt: skip
 
     def tasks(self, effort: Effort) -> list[Task]:
@@ -117,11 +122,10 @@ class LoadCurves:
 
     def _runs(self, title: str, effort: Effort) -> dict[str, Simulation]:
         file, rates = self.setups[title][0], self._rates(title, effort)
-        settings: tuple[str, ...] = self.settings
-        placed_for: tuple[str, ...] = (f"workload.arrivals.rate={max(rates):g} /s",)
+        settings, placed_for = self.settings, _at_rate(max(rates))
         if effort.is_quick:
             settings, placed_for = self.quick, self.quick_placed_for
-        loads = tuple((f"workload.arrivals.rate={rate:g} /s",) for rate in rates)
+        loads = tuple(_at_rate(rate) for rate in rates)
         return {
             method: Simulation(file, method, settings, placed_for, loads, effort.seeds)
             for method in self.labels
@@ -147,7 +151,7 @@ class Proxy:
     clusters: Mapping[str, Path]
     pairs: Mapping[str, tuple[str, str]]
     full_only: tuple[str, ...]
-    quick: tuple[str, ...]
+    quick: tuple[Edit, ...]
 
     @classmethod
     def read(cls, entry: Section, folder: Path, _published: Published) -> Proxy:

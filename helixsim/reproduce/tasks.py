@@ -14,12 +14,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from helixsim.config.edit import Edit
 from helixsim.config.experiment import ResolvedExperiment, SystemSpec
-from helixsim.config.resolve import load_experiment
 from helixsim.errors import DataError, HelixsimError, InfeasibleError, SimulationError, unknown_name
+from helixsim.experiment import Experiment
 from helixsim.planning.placements import PlacementStore, placement_store
 from helixsim.planning.placing import place_system
-from helixsim.planning.registries import registries
 from helixsim.planning.systems import PlacedSystem
 from helixsim.reproduce import program, samples
 from helixsim.reproduce.program import pruned_edges, without_links
@@ -61,11 +61,11 @@ class Simulation:
     Parameters
     ----------
     settings
-        ``key.path=value`` applied to the file.
+        Edits of the file.
     placed_for
-        Further settings while the placement is made.
+        Further edits while the placement is made.
     loads
-        Further settings, one tuple per load: the placement is made without them.
+        Further edits, one tuple per load: the placement is made without them.
     seeds
         Seeds 0 to ``seeds`` - 1 of each load; the placement is made under the seed of the file.
     is_pruned
@@ -74,9 +74,9 @@ class Simulation:
 
     file: Path
     system: str
-    settings: tuple[str, ...] = ()
-    placed_for: tuple[str, ...] = ()
-    loads: tuple[tuple[str, ...], ...] = ((),)
+    settings: tuple[Edit, ...] = ()
+    placed_for: tuple[Edit, ...] = ()
+    loads: tuple[tuple[Edit, ...], ...] = ((),)
     seeds: int = 1
     is_pruned: bool = False
 
@@ -112,7 +112,7 @@ class Simulation:
         edges = tuple(edge for edge in placed.plan.edges if (edge.src, edge.dst) in set(kept))
         return replace(placed, plan=replace(placed.plan, edges=edges))
 
-    def _load(self, load: tuple[str, ...]) -> ResolvedExperiment:
+    def _load(self, load: tuple[Edit, ...]) -> ResolvedExperiment:
         return _loaded(self.file, (*self.settings, *load))
 
     def _system(self, experiment: ResolvedExperiment) -> SystemSpec:
@@ -120,9 +120,9 @@ class Simulation:
 
 
 @lru_cache(maxsize=16)
-def _loaded(file: Path, settings: tuple[str, ...]) -> ResolvedExperiment:
+def _loaded(file: Path, edits: tuple[Edit, ...]) -> ResolvedExperiment:
     """Return an experiment; the systems of a file follow one another, and reading it takes a tenth of a second."""
-    return load_experiment(file, settings, registries=registries())
+    return Experiment.load(file).with_(edits).resolve()
 
 
 def find_system(experiment: ResolvedExperiment, name: str) -> SystemSpec:

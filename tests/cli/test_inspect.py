@@ -6,7 +6,7 @@ import dataclasses
 import json
 
 from helixsim.cli.main import main
-from helixsim.planning.registries import registries
+from helixsim.experiment import registries
 
 
 def test_strategies_lists_every_registered_name_with_its_options(capsys):

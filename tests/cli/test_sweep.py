@@ -211,7 +211,7 @@ def test_axes_zip_list_steps_and_samples(sweep):
     assert counts == {(1, 4), (2, 3)}
     first, second = planned.points[0], planned.points[12]
     assert (first.values, first.seed, second.seed) == (second.values, 4, 9)
-    assert set(second.overrides) - set(first.overrides) == {"seed=9", "planning.seed=4"}
+    assert {edit.text for edit in set(second.edits) - set(first.edits)} == {"seed=9", "planning.seed=4"}
 
 
 def test_a_latin_hypercube_takes_one_value_of_each_part(sweep):

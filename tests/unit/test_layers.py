@@ -19,6 +19,7 @@ LAYERS = (
     {"flow"},
     {"placement"},
     {"routing", "batching"},
+    {"experiment"},
     {"engine"},
     {"metrics"},
     {"runtime"},

@@ -10,7 +10,9 @@ import pytest
 
 from helixsim import yamlio
 from helixsim.config.choices import Registries
-from helixsim.config.resolve import load_experiment
+from helixsim.config.edit import parse_option
+from helixsim.config.resolve import resolve
+from helixsim.config.source import Source
 from helixsim.errors import ConfigError, unknown_name
 
 
@@ -100,7 +102,7 @@ def load(tmp_path):
     def run(data, *overrides):
         path = tmp_path / "exp.yaml"
         path.write_text(data if isinstance(data, str) else yamlio.dump(data), encoding="utf-8")
-        return load_experiment(path, overrides, registries=REGISTRIES)
+        return resolve(Source.read(path).edited(*map(parse_option, overrides)), registries=REGISTRIES)
 
     return run
 

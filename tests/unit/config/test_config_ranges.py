@@ -7,12 +7,10 @@ import math
 
 import pytest
 
-from helixsim import units
+from helixsim import load_experiment, units
 from helixsim.cli.main import main
-from helixsim.config.resolve import load_experiment
 from helixsim.errors import ConfigError, DataError, same_thing, unknown_name
 from helixsim.hardware import catalog
-from helixsim.planning.registries import registries
 
 EXPERIMENT = """\
 schema: 1
@@ -48,7 +46,7 @@ def path(tmp_path):
 
 def faults(path, *overrides) -> list[str]:
     with pytest.raises(ConfigError) as caught:
-        load_experiment(path, overrides, registries=registries())
+        load_experiment(path, overrides)
     assert all(problem.where for problem in caught.value.problems)
     return [str(problem) for problem in caught.value.problems]
 
@@ -114,7 +112,7 @@ def test_a_file_with_ten_thousand_faults_names_twenty_and_counts_the_rest(path):
     text = EXPERIMENT + "".join(f"k{number}: 1\n" for number in range(10_000))
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
-        load_experiment(path, registries=registries())
+        load_experiment(path)
     lines = str(caught.value).splitlines()
     assert len(lines) == 21
     assert lines[-1] == "9980 more faults of 10000 are not shown"
@@ -127,7 +125,7 @@ def test_what_yaml_does_not_allow_has_a_position(tmp_path, monkeypatch, text, wh
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
-        load_experiment((tmp_path / "x.yaml").relative_to(tmp_path), registries=registries())
+        load_experiment((tmp_path / "x.yaml").relative_to(tmp_path))
     assert str(caught.value).startswith(where)
 
 
@@ -185,7 +183,7 @@ def test_the_folder_of_a_model_with_or_without_a_byte_order_mark(path, tmp_path,
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text(mark + json.dumps(LLAMA), encoding="utf-8")
     path.write_text(EXPERIMENT.replace("llama-2-7b", name), encoding="utf-8")
-    found = load_experiment(path, registries=registries())
+    found = load_experiment(path)
     assert (found.fleet.model.num_layers, found.fleet.model.name) == (32, name)
     assert [file for file, _ in found.file_hashes] == [name]
     (tmp_path / "model" / "config.json").unlink()
@@ -239,12 +237,11 @@ def test_the_context_of_yarn_is_its_factor_times_the_original_length(tmp_path):
 )
 def test_gpus_that_do_not_run_a_format_are_named(path, gpu, said):
     overrides = [f"cluster.nodes=[{{gpu: {gpu}, count: 2}}]", "precision=fp8"]
-    found = load_experiment(path, overrides, registries=registries()).assumptions
+    found = load_experiment(path, overrides).assumptions
     assert any(said in note and "FP8" in note for note in found) is bool(said)
 
 
 def test_a_resolved_experiment_states_the_format_it_was_resolved_to(path, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({**LLAMA, "quantization_config": {"quant_method": "fp8"}}))
-    found = load_experiment(path, [f"model={tmp_path / 'config.json'}"],
-                            registries=registries())  # fmt: skip
+    found = load_experiment(path, [f"model={tmp_path / 'config.json'}"])  # fmt: skip
     assert found.document["precision"] == "fp8"

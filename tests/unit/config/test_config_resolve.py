@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from helixsim import yamlio
+from helixsim.config.edit import parse_option
 from helixsim.config.source import Source
 from helixsim.errors import ConfigError
 from helixsim.units import NS_PER_S
@@ -101,7 +102,7 @@ def test_relative_names_count_from_their_file_and_those_of_overrides_from_the_wo
     (tmp_path / "parts" / "cluster.yaml").write_text(yamlio.dump(sound["cluster"]), encoding="utf-8")
     sound["cluster"] = "parts/cluster.yaml"
     (tmp_path / "exp.yaml").write_text(yamlio.dump(sound), encoding="utf-8")
-    source = Source(tmp_path / "exp.yaml", ["cluster.network.links=links.csv"])
+    source = Source.read(tmp_path / "exp.yaml").edited(parse_option("cluster.network.links=links.csv"))
     assert source.file(("cluster", "nodes", 0, "gpu"), "x") == tmp_path / "parts" / "x"
     assert source.file(("model",), "x") == tmp_path / "x"
     assert source.file(("cluster", "network", "links"), "x") == Path("x")

@@ -7,9 +7,9 @@ import re
 
 import pytest
 
-from helixsim.config.resolve import load_experiment
+from helixsim import Experiment
+from helixsim.config.edit import edits_of
 from helixsim.errors import DataError
-from helixsim.planning.registries import registries
 from helixsim.reproduce import engine_fit, fidelity
 from helixsim.reproduce.cells import Cell, Figures, Part, cells_path, load_cells
 from helixsim.reproduce.fidelity import CellResult, PartFigures, over_seeds, pool_parts, summary
@@ -30,7 +30,7 @@ def result(name="c", throughput=100.0, ttft=1.0, step=0.1, **more):
 
 @pytest.mark.parametrize("file", sorted({part.file for cell in CELLS for part in cell.parts}), ids=lambda f: f.stem)
 def test_every_experiment_of_a_cell_loads_and_holds_its_systems(file):
-    experiment = load_experiment(file, registries=registries())
+    experiment = Experiment.load(file).resolve()
     wanted = {part.system for cell in CELLS for part in cell.parts if part.file == file}
     assert wanted == {system.name for system in experiment.systems}
     assert experiment.engine.name == "helix-vllm-0.4"
@@ -64,14 +64,14 @@ def test_results_of_seeds_are_averaged_and_their_spread_is_a_share_of_the_mean()
 
 def test_a_seed_more_draws_another_load():
     online = [c for c in CELLS if c.name == "30b-helix-online"]
-    short = ["workload.warmup=5 s", "workload.duration=20 s"]
-    assert fidelity.evaluate(online, seeds=1, online_seeds=2, overrides=short, jobs=1)[0].spread.throughput
+    short = edits_of({"workload.warmup": "5 s", "workload.duration": "20 s"})
+    assert fidelity.evaluate(online, seeds=1, online_seeds=2, edits=short, jobs=1)[0].spread.throughput
 
 
 @pytest.mark.parametrize("file", sorted({p.file for c in CELLS if c.mode == "online" for p in c.parts}))
 def test_online_cells_offer_the_rate_and_regularity_of_the_artifacts_recipe(file):
     """Bins of 3 s of a trace with 16 657 requests in 1200 bins, variance / mean 1.68, scaled to the rate."""
-    experiment = load_experiment(file, registries=registries())
+    experiment = Experiment.load(file).resolve()
     tokens_per_s = int(re.search(r"(\d+) tokens/s offered", file.read_text())[1])
     per_bin = 3 * tokens_per_s / 995.53
     arrivals = experiment.workload.arrivals
@@ -102,8 +102,8 @@ def test_loss_is_zero_where_all_is_met_and_the_same_for_twice_and_half():
 def test_the_fit_finds_the_overhead_that_meets_the_cells_and_holds_groups_out(monkeypatch):
     truth = {"l4": 1e-3, "t4": 2e-3}
 
-    def simulate(cells, *, overrides, **_more):
-        seconds = float(overrides[-1].split("=")[1].split()[0]) * 1e-3
+    def simulate(cells, *, edits, **_more):
+        seconds = float(edits[-1].value.split()[0]) * 1e-3
         return [CellResult(c, Figures(100.0 * (1 + seconds) / (1 + truth[c.gpus[0]]), 1.0, 0.1), 0, 0.0) for c in cells]
 
     monkeypatch.setattr(engine_fit, "evaluate", simulate)
@@ -124,7 +124,7 @@ def test_results_are_found_again_unless_they_are_damaged_or_decided_by_other_cod
 
     def figures(**options):
         (result,) = fidelity.evaluate(
-            one, seeds=1, overrides=["workload.duration=5 s"], cache=tmp_path, jobs=1, **options
+            one, seeds=1, edits=edits_of({"workload.duration": "5 s"}), cache=tmp_path, jobs=1, **options
         )
         return result.simulated
 

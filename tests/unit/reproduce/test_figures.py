@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helixsim.config.resolve import load_experiment
+from helixsim import Experiment
+from helixsim.config.edit import edits_of
 from helixsim.domain.cluster import COORDINATOR
 from helixsim.errors import ConfigError, DataError
 from helixsim.hardware.profile_file import open_profile
-from helixsim.planning.registries import registries
 from helixsim.reproduce import report_text, verdicts
 from helixsim.reproduce.comparison import (
     ALL_DRIFT,
@@ -54,7 +54,7 @@ QUICK, FULL = Effort(is_quick=True), Effort(is_quick=False)
 def test_every_run_of_a_figure_is_a_system_of_an_experiment_and_takes_its_settings(file):
     settings = {()} | {task.settings for task in TASKS if isinstance(task, Simulation) and task.file == file}
     for setting in settings:
-        experiment = load_experiment(file, setting, registries=registries())
+        experiment = Experiment.load(file).with_(setting).resolve()
         named = {task.system for task in TASKS if isinstance(task, Simulation) and task.file == file}
         started = {task.start for task in TASKS if isinstance(task, Search) and task.file == file} - {""}
         assert named | started <= {system.name for system in experiment.systems}
@@ -89,14 +89,14 @@ def test_a_method_of_several_pipelines_takes_all_of_them():
 
 def test_a_panel_overrides_what_its_part_says_of_the_quick_version(tmp_path):
     path = tmp_path / "entry.yaml"
-    path.write_text("quick: {fair: [seed=1], as_published: [seed=2]}\n", encoding="utf-8")
-    part = Quick.read(open_profile(path), Quick(placed_for=("seed=3",)))
-    assert part == Quick(fair=("seed=1",), placed_for=("seed=3",), as_published=("seed=2",))
-    path.write_text("quick: {fair: [seed=4]}\n", encoding="utf-8")
-    assert Quick.read(open_profile(path), part) == replace(part, fair=("seed=4",))
+    path.write_text("quick: {fair: {seed: 1}, as_published: {seed: 2}}\n", encoding="utf-8")
+    part = Quick.read(open_profile(path), Quick(placed_for=edits_of({"seed": 3})))
+    assert part == Quick(edits_of({"seed": 1}), edits_of({"seed": 3}), edits_of({"seed": 2}))
+    path.write_text("quick: {fair: {seed: 4}}\n", encoding="utf-8")
+    assert Quick.read(open_profile(path), part) == replace(part, fair=edits_of({"seed": 4}))
     path.write_text("title: none\n", encoding="utf-8")
     assert Quick.read(open_profile(path), part) is part
-    path.write_text("quick: {fiar: [seed=1]}\n", encoding="utf-8")
+    path.write_text("quick: {fiar: {seed: 1}}\n", encoding="utf-8")
     with pytest.raises(DataError, match="fiar"):
         Quick.read(open_profile(path), part)
 
@@ -123,7 +123,7 @@ def test_the_quick_version_places_once_for_saturated_and_offered_load():
     runs = {task.file.stem: task for task in simulated(QUICK, "fig5") if task.system == "helix"}
     for cell in ("single24-30b", "single24-70b"):
         saturated, offered = (
-            load_experiment(task.file, [*task.settings, *task.placed_for], registries=registries())
+            Experiment.load(task.file).with_([*task.settings, *task.placed_for]).resolve()
             for task in (runs[f"{cell}-offline"], runs[f"{cell}-online"])
         )
         assert saturated.workload == offered.workload
@@ -176,7 +176,7 @@ def test_sizes_of_the_program_are_the_published_ones():
 @pytest.mark.parametrize(("file", "undirected"), [("dist24-70b-placement", 163), ("het42-70b-offline", 426)])
 def test_pruning_keeps_what_the_artifact_keeps(file, undirected):
     task = next(task for task in TASKS if task.file.stem == file)
-    cluster = load_experiment(task.file, registries=registries()).fleet.cluster
+    cluster = Experiment.load(task.file).resolve().fleet.cluster
     kept = pruned_edges(cluster)
     between = {edge for edge in kept if COORDINATOR not in edge}
     assert len(between) == 2 * undirected
@@ -190,7 +190,7 @@ def test_pruning_keeps_what_the_artifact_keeps(file, undirected):
 
 
 def test_a_fleet_without_links_keeps_the_others():
-    fleet = load_experiment(TASKS[0].file, registries=registries()).fleet
+    fleet = Experiment.load(TASKS[0].file).resolve().fleet
     edges = pruned_edges(fleet.cluster)
     cut = without_links(fleet, edges).cluster
     for edge in all_edges(fleet.cluster):

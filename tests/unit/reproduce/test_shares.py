@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from helixsim.config.resolve import load_experiment
-from helixsim.planning.registries import registries
+from helixsim import Experiment
 from tests.prototype_flow import prototype_shares
 
 EXPERIMENTS = Path(__file__).parents[3] / "experiments"
@@ -24,7 +23,7 @@ EXPERIMENTS = Path(__file__).parents[3] / "experiments"
     ],
 )
 def test_shares_are_those_of_preflow_push(cell: str, pruned: tuple[str, ...]) -> None:
-    experiment = load_experiment(EXPERIMENTS / f"{cell}.yaml", registries=registries())
+    experiment = Experiment.load(EXPERIMENTS / f"{cell}.yaml").resolve()
     checked = 0
     for system in experiment.systems:
         if system.routing != "flow_weighted":

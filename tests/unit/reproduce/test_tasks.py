@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from helixsim.config.resolve import load_experiment
+from helixsim import Experiment
+from helixsim.config.edit import edits_of
 from helixsim.errors import DataError, InfeasibleError
 from helixsim.hardware.profile_file import open_profile
 from helixsim.planning.placements import placement_store
 from helixsim.planning.placing import place_system
-from helixsim.planning.registries import registries
 from helixsim.planning.systems import PlacedSystem, simulate_system
 from helixsim.reproduce.build import evaluate, write
 from helixsim.reproduce.comparison import Comparison
@@ -110,7 +110,8 @@ def test_equal_systems_share_their_work_whatever_they_are_called(tmp_path, exper
     other.write_text(renamed.replace("{name: helix.a, placement: petals}", "{name: sp, placement: separate}"))
     assert Simulation(experiment, "helix.b").key() == Simulation(other, "chain").key()
     assert Simulation(experiment, "helix.b").key() != Simulation(experiment, "helix.a").key()
-    for different in ({"seeds": 2}, {"is_pruned": True}, {"settings": ("seed=1",)}, {"placed_for": ("seed=1",)}):
+    seed = edits_of({"seed": 1})
+    for different in ({"seeds": 2}, {"is_pruned": True}, {"settings": seed}, {"placed_for": seed}):
         assert Simulation(experiment, "helix.b", **different).key() != Simulation(other, "chain").key()
     tasks = [Simulation(experiment, "helix.b"), Simulation(other, "chain")]
     results = perform_all(tasks, tmp_path / "cache", jobs=1)
@@ -119,11 +120,12 @@ def test_equal_systems_share_their_work_whatever_they_are_called(tmp_path, exper
 
 
 def test_the_placement_may_be_made_for_another_load_than_it_is_simulated_under(tmp_path, experiment):
-    saturated = ("workload.arrivals={process: saturate}",)
-    task = Simulation(experiment, "helix", placed_for=saturated, loads=(("workload.arrivals.rate=0.2 /s",),))
+    saturated = edits_of({"workload.arrivals": {"process": "saturate"}})
+    slow = edits_of({"workload.arrivals.rate": "0.2 /s"})
+    task = Simulation(experiment, "helix", placed_for=saturated, loads=(slow,))
     results = perform_all([task], tmp_path / "cache", jobs=1)
-    loaded = load_experiment(experiment, ["workload.arrivals.rate=0.2 /s"], registries=registries())
-    made_for = load_experiment(experiment, saturated, registries=registries())
+    loaded = Experiment.load(experiment).with_(slow).resolve()
+    made_for = Experiment.load(experiment).with_(saturated).resolve()
     placed = place_system(made_for, find_system(made_for, "helix"))
     run = simulate_system(loaded, PlacedSystem(find_system(loaded, "helix"), placed.placement, placed.plan), seed=0)
     (sample,) = results.samples(task)
@@ -131,10 +133,10 @@ def test_the_placement_may_be_made_for_another_load_than_it_is_simulated_under(t
 
 
 def test_a_sample_is_the_run_itself_and_survives_json(tmp_path, experiment):
-    task = Simulation(experiment, "helix.a", loads=((), ("workload.arrivals.rate=0.5 /s",)), seeds=2)
+    task = Simulation(experiment, "helix.a", loads=((), edits_of({"workload.arrivals.rate": "0.5 /s"})), seeds=2)
     results = perform_all([task], tmp_path / "cache", jobs=1)
     for load, rate in ((0, 1.0), (1, 0.5)):
-        loaded = load_experiment(experiment, [f"workload.arrivals.rate={rate} /s"], registries=registries())
+        loaded = Experiment.load(experiment).with_({"workload.arrivals.rate": f"{rate} /s"}).resolve()
         run = simulate_system(loaded, place_system(loaded, find_system(loaded, "helix.a")), seed=1)
         sample = results.samples(task, load)[1]
         assert sample.seed == 1
@@ -214,7 +216,7 @@ def test_a_comparison_from_entry_to_page(tmp_path, experiment):
 
 def test_a_system_is_placed_and_simulated_on_the_links_that_pruning_keeps(tmp_path):
     file = Path(__file__).parents[3] / "experiments" / "paper" / "published" / "dist24-70b-placement.yaml"
-    task = Simulation(file, "helix", ("workload.duration=20 s", "workload.warmup=0 s"), is_pruned=True)
+    task = Simulation(file, "helix", edits_of({"workload.duration": "20 s", "workload.warmup": "0 s"}), is_pruned=True)
     outcome = task.perform(placement_store(tmp_path))
     (sample,) = outcome["loads"][0]
     assert sample["max_flow_tokens_per_s"] == pytest.approx(1252.65, rel=1e-3)  # no flow needs a pruned link
