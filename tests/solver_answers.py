@@ -81,11 +81,11 @@ def answers(path: Path, overrides: tuple[str, ...]) -> Iterator[tuple[str, Any]]
         return
     for case in found:
         try:
-            report = run_case(case).report
+            report = run_case(case)
         except Exception as error:
             yield case.name, {"error": f"{type(error).__name__}: {error}"}
             continue
-        placement, plan = report.placement, report.plan
+        placement, plan = report.placement, report.simulation.plan
         largest = plan.max_flow_tokens_per_s
         yield (
             case.name,

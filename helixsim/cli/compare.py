@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import math
 import sys
@@ -16,6 +15,8 @@ from helixsim.errors import ConfigError, DataError, ExitCode, ThresholdError, un
 
 if TYPE_CHECKING:
     from helixsim.metrics.measured_run import MeasuredRun
+    from helixsim.results.run import Run
+    from helixsim.results.runset import RunSet
 
 JUDGED = ("output_throughput", "mean_ttft_ms", "mean_itl_ms", "mean_tpot_ms")
 """Metrics that ``--tolerance`` looks at."""
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     return _compare_measured(args, systems)
 
 
-def _compare_runs(args: argparse.Namespace, systems: Mapping[str, Any]) -> int:
+def _compare_runs(args: argparse.Namespace, systems: RunSet) -> int:
     from helixsim.metrics.measured_run import relative_errors
 
     others = _systems(args.other)
@@ -75,35 +76,37 @@ def _compare_runs(args: argparse.Namespace, systems: Mapping[str, Any]) -> int:
     if not common:
         raise ConfigError(f"no system in common: {', '.join(systems)} and {', '.join(others)}")
     changes = _setting_changes(args.run, args.other)
-    errors = {name: relative_errors(systems[name], others[name]) for name in common}
+    a, b = ({name: one[name].summary.vllm_keys() for name in common} for one in (systems, others))
+    errors = {name: relative_errors(a[name], b[name]) for name in common}
     if args.json:
         print(json.dumps({"settings": changes, "systems": errors}, indent=2))
     else:
         print("\n".join(f"{key}: {a} | {b}" for key, (a, b) in changes.items()) or "equal settings")
         for name in common:
-            print(f"\n{name}\n{_table(systems[name], others[name], errors[name])}")
+            print(f"\n{name}\n{_table(a[name], b[name], errors[name])}")
     for name in common:
-        _check(errors[name], others[name], args.tolerance, name)
+        _check(errors[name], b[name], args.tolerance, name)
     return ExitCode.OK
 
 
-def _compare_measured(args: argparse.Namespace, systems: Mapping[str, Any]) -> int:
+def _compare_measured(args: argparse.Namespace, systems: RunSet) -> int:
     from helixsim.metrics.measured_run import read_measured, relative_errors
 
     measured = read_measured(args.other, args.result)
     name = _system(args, systems)
-    errors = relative_errors(systems[name], measured.figures)
+    ours = systems[name].summary.vllm_keys()
+    errors = relative_errors(ours, measured.figures)
     document: dict[str, Any] = {"system": name, "errors": errors, "notes": list(measured.notes)}
     for note in () if args.quiet else measured.notes:
         print(f"note: {args.other}: {note}", file=sys.stderr)
     if args.figure is not None:
-        _draw(args, name, measured)
+        _draw(args, systems[name], measured)
     if args.calibrate is not None:
         document["calibration"] = _calibrate(args, name, measured)
     if args.json:
         print(json.dumps(document, indent=2))
     else:
-        print(f"{name}\n{_table(systems[name], measured.figures, errors)}")
+        print(f"{name}\n{_table(ours, measured.figures, errors)}")
         if args.calibrate is not None:
             print(f"\n{_calibration_text(document['calibration'])}")
     _check(errors, measured.figures, args.tolerance, name)
@@ -154,45 +157,37 @@ def _percent(error: float | None) -> str:
     return "-" if error is None else f"{error:+.1%}"
 
 
-def _draw(args: argparse.Namespace, system: str, measured: MeasuredRun) -> None:
-    import numpy as np
-
+def _draw(args: argparse.Namespace, run: Run, measured: MeasuredRun) -> None:
     from helixsim.report.compare_figures import write_cdf_figure
-    from helixsim.report.files import file_stem
 
     if not len(measured.ttft_s):
         needed = "lists ttfts, itls and output_lens (vllm bench serve --save-result --save-detailed)"
         raise DataError(f"{args.other}: nothing to draw: the figure needs the {needed}")
-    with (args.run / "requests" / f"{file_stem(system)}.csv").open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["finish_ns"]]
-    ttft = [(int(r["first_token_ns"]) - int(r["arrival_ns"])) / 1e9 for r in rows]
-    step = [
-        (int(r["finish_ns"]) - int(r["first_token_ns"])) / 1e9 / (int(r["output_tokens"]) - 1)
-        for r in rows
-        if int(r["output_tokens"]) > 1
-    ]
+    requests = run.requests[run.requests["finish_ns"].notna()]
+    ttft = (requests["first_token_ns"] - requests["arrival_ns"]) / 1e9
+    several = requests[requests["output_tokens"] > 1]
+    step = (several["finish_ns"] - several["first_token_ns"]) / 1e9 / (several["output_tokens"] - 1)
     write_cdf_figure(
         args.figure,
         {
-            "TTFT, s": {"helixsim": np.array(ttft), "measured": measured.ttft_s},
-            "mean decode step of a request, s": {"helixsim": np.array(step), "measured": measured.step_s},
+            "TTFT, s": {"helixsim": ttft.to_numpy(), "measured": measured.ttft_s},
+            "mean decode step of a request, s": {"helixsim": step.to_numpy(), "measured": measured.step_s},
         },
     )
 
 
-def _systems(directory: Path) -> dict[str, Any]:
-    from helixsim.report.rundata import read_json
+def _systems(directory: Path) -> RunSet:
+    from helixsim.results.runset import RunSet
     from helixsim.runtime.manifest import checked_manifest
 
     path = directory / "summary.json"
     if not path.is_file():
         raise ConfigError(f"{directory} is no run directory: no summary.json in it")
     checked_manifest(directory)
-    systems: dict[str, Any] = read_json(path)["systems"]
-    return systems
+    return RunSet.load(directory)
 
 
-def _system(args: argparse.Namespace, systems: Mapping[str, Any]) -> str:
+def _system(args: argparse.Namespace, systems: RunSet) -> str:
     if args.system is None and len(systems) == 1:
         return next(iter(systems))
     if args.system is None:

@@ -43,8 +43,9 @@ def run(args: argparse.Namespace) -> int:
     """Execute the command; return the exit code."""
     from helixsim.errors import unknown_name
     from helixsim.planning.placing import place_system
-    from helixsim.report.files import placement_document, write_json
     from helixsim.report.tables import placement_text
+    from helixsim.results.files import write_json
+    from helixsim.results.placement_json import placement_document
 
     experiment = options.loaded(args).resolve()
     names = [system.name for system in experiment.systems]

@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from helixsim.cli import console, options
 from helixsim.errors import ConfigError, ExitCode, ThresholdError
 
 if TYPE_CHECKING:
     from helixsim.config.experiment import ResolvedExperiment
+    from helixsim.results.runset import RunSet
 
 SLO_SHARE = 0.99
 """Share of requests that must meet the SLO for ``--fail-on-slo``."""
@@ -45,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
     from helixsim.planning import rundir
     from helixsim.planning.run import Interrupted, run_experiment
     from helixsim.report.tables import kv_text
+    from helixsim.results.runset import RunSet
 
     experiment = options.loaded(args).resolve()
     if args.fail_on_slo and experiment.slo.ttft_s is experiment.slo.tpot_s is experiment.slo.e2el_s is None:
@@ -65,17 +65,17 @@ def run(args: argparse.Namespace) -> int:
     except Interrupted as stop:
         _say(f"helixsim: interrupted; {stop}")
         return ExitCode.INTERRUPTED
-    document = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
+    runs = RunSet.load(directory)
     if not args.quiet:
-        _say(*(kv_text(name, placement) for name, placement in _placements(document, directory)))
-    _print(document, directory, args)
+        _say(*(kv_text(name, one.placement_document) for name, one in runs.items()))
+    _print(runs, args)
     if not args.quiet:
         found = "found, not run again (--force does)" if reused else "written"
         _say(f"{directory / 'report.html'} {found}")
     failed = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))["failed"]
     for name, error in failed.items():
         _say(f"helixsim: {options.severity(error['exit_code'], args)}: {name}: {error['message']}")
-    _check_thresholds(document, args)
+    _check_thresholds(runs, args)
     return options.failures_code((error["exit_code"] for error in failed.values()), args)
 
 
@@ -108,35 +108,26 @@ def _heading(experiment: ResolvedExperiment) -> list[str]:
     return lines
 
 
-def _print(document: dict[str, Any], directory: Path, args: argparse.Namespace) -> None:
+def _print(runs: RunSet, args: argparse.Namespace) -> None:
     if args.json:
-        print(json.dumps(document, indent=2, ensure_ascii=False))
+        print(json.dumps(runs.document(), indent=2, ensure_ascii=False))
         return
     from helixsim.report import tables
 
     color = console.wants_colour(sys.stdout)
     width = console.stdout().width
-    console.show(tables.comparison_text(document, width=width, color=color))
+    console.show(tables.comparison_text(runs, width=width, color=color))
     if args.verbose:
-        for name, placement in _placements(document, directory):
-            console.show(tables.placement_text(name, placement, width=width, color=color))
+        for name, one in runs.items():
+            console.show(tables.placement_text(name, one.placement_document, width=width, color=color))
 
 
-def _placements(document: dict[str, Any], directory: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each finished system's name and placement."""
-    from helixsim.report.files import file_stem
-
-    for name in document["systems"]:
-        path = directory / "placements" / f"{file_stem(name)}.json"
-        yield name, json.loads(path.read_text(encoding="utf-8"))
-
-
-def _check_thresholds(document: dict[str, Any], args: argparse.Namespace) -> None:
+def _check_thresholds(runs: RunSet, args: argparse.Namespace) -> None:
     """Raise ``ThresholdError`` with every threshold that was missed."""
     missed = []
-    for name, summary in document["systems"].items():
-        attainment = summary["helixsim"]["slo_attainment"]
-        served = summary["output_throughput"] or 0.0
+    for name, one in runs.items():
+        attainment = one.summary.throughput.slo_attainment
+        served = one.summary.throughput.output_tokens_per_s or 0.0
         if args.fail_on_slo and (attainment is None or attainment < SLO_SHARE):
             got = "no request finished" if attainment is None else f"{attainment:.1%} of requests met it"
             missed.append(f"{name}: SLO missed, {got} (asked: {SLO_SHARE:.0%})")

@@ -9,12 +9,16 @@ the sum of squares of the relative half widths, which ignores what the systems s
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from helixsim.domain.result import FloatArray, IntArray, RunResult
-from helixsim.domain.summary import Summary
+from helixsim.domain.summary import Limits, Summary
+from helixsim.errors import DataError
+from helixsim.jsonio import json_values
 from helixsim.metrics.latency import finished_in_window, request_tpot_ns
 from helixsim.metrics.stats import batch_means, batch_rates, interval_of_batches
 from helixsim.metrics.window import cumulative_in_window
@@ -31,6 +35,68 @@ RATIO_METRICS = (
     "mean_e2el_ms",
 )
 """Summary keys that get a ratio to the baseline."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A system against the baseline.
+
+    Parameters
+    ----------
+    ratios
+        System over baseline for each of ``RATIO_METRICS``; None where either is missing or the baseline is 0.
+    intervals
+        95 % intervals of the ratios that have one.
+    paired
+        Request by request (``paired``).
+    """
+
+    ratios: Mapping[str, float | None]
+    intervals: Mapping[str, Limits]
+    paired: Mapping[str, Any]
+
+    @property
+    def output_tokens_ratio(self) -> float | None:
+        """Output tokens/s over those of the baseline."""
+        return self.ratios["output_throughput"]
+
+    @property
+    def output_tokens_ratio_interval(self) -> Limits | None:
+        """95 % interval of ``output_tokens_ratio``; None: the windows are too short for one."""
+        return self.intervals.get("output_throughput")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the keys that ``summary.json`` has of a system beside those of its summary."""
+        return {
+            "ratio_to_baseline": dict(self.ratios),
+            "ratio_to_baseline_interval": {name: list(limits) for name, limits in self.intervals.items()},
+            "paired_with_baseline": dict(self.paired),
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Comparison:
+        """Return the comparison in the document of a system (``helixsim`` in ``summary.json``).
+
+        Raises
+        ------
+        DataError
+            If there is none.
+        """
+        try:
+            intervals = {name: Limits(*limits) for name, limits in document["ratio_to_baseline_interval"].items()}
+            return cls(document["ratio_to_baseline"], intervals, document["paired_with_baseline"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"no comparison with a baseline: {type(error).__name__}: {error}") from None
+
+
+def compared(summary: Summary, baseline: Summary, run: RunResult, baseline_run: RunResult) -> Comparison:
+    """Return a system against the baseline, with nine significant digits."""
+    intervals = ratio_intervals(summary, baseline, run, baseline_run)
+    return Comparison(
+        ratios=json_values(ratios(summary, baseline)),
+        intervals={name: Limits(*json_values(limits)) for name, limits in intervals.items()},
+        paired=json_values(paired(run, baseline_run)),
+    )
 
 
 def ratios(summary: Summary, baseline: Summary) -> dict[str, float | None]:

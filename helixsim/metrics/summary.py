@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
 from typing import Any
 
 from helixsim.domain.cluster import Fleet
@@ -27,11 +26,8 @@ from helixsim.domain.summary import (
     WindowFigures,
     rounded,
 )
-from helixsim.jsonio import json_values
 from helixsim.metrics.binding import what_binds
-from helixsim.metrics.compare import paired, ratio_intervals, ratios
 from helixsim.metrics.energy_cost import (
-    IDLE_POWER_SHARE,
     cost_usd_per_mtok,
     energy_wh_per_mtok,
     fleet_cost_usd_per_hour,
@@ -39,13 +35,10 @@ from helixsim.metrics.energy_cost import (
 )
 from helixsim.metrics.latency import latencies, latency_samples
 from helixsim.metrics.saturation import saturation
-from helixsim.metrics.stats import CONFIDENCE
 from helixsim.metrics.steady import steady_verdict
 from helixsim.metrics.throughput import Throughput, output_throughput_interval, throughput
 from helixsim.metrics.utilisation import Utilisation, utilisation
 from helixsim.units import NS_PER_S
-
-SCHEMA = 1
 
 
 def summarise(
@@ -115,36 +108,6 @@ def timing(run: RunResult, placement: Placement) -> dict[str, Any]:
         "cpu_seconds": run.cpu_s,
         "wall_seconds": run.wall_s,
         "peak_rss_bytes": peak_rss_bytes,
-    }
-
-
-def experiment_summary(
-    experiment: str, baseline: str, slo: Slo, summaries: Mapping[str, Summary], runs: Mapping[str, RunResult]
-) -> dict[str, Any]:
-    """Return the document of ``summary.json``: all systems, each with its ratios to the baseline.
-
-    Raises
-    ------
-    KeyError
-        If the baseline is not among the systems.
-    """
-    base = summaries[baseline]
-    systems: dict[str, Any] = {}
-    for name, summary in summaries.items():
-        own = {
-            "ratio_to_baseline": ratios(summary, base),
-            "ratio_to_baseline_interval": ratio_intervals(summary, base, runs[name], runs[baseline]),
-            "paired_with_baseline": paired(runs[name], runs[baseline]),
-        }
-        systems[name] = {**summary.vllm_keys(), "helixsim": {**summary.own_keys(), **json_values(own)}}
-    return {
-        "schema": SCHEMA,
-        "experiment": experiment,
-        "baseline": baseline,
-        "slo": {"ttft_s": slo.ttft_s, "tpot_s": slo.tpot_s, "e2el_s": slo.e2el_s},
-        "confidence_level": CONFIDENCE,
-        "idle_power_share": IDLE_POWER_SHARE,
-        "systems": systems,
     }
 
 

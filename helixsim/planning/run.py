@@ -19,10 +19,11 @@ from helixsim.planning.finished import Simulated, SimulatedStore, simulated_in, 
 from helixsim.planning.placements import PlacementStore, placement_store, placements_in
 from helixsim.planning.placing import assembled
 from helixsim.planning.systems import PlacedSystem, simulate_system
-from helixsim.planning.whatif import Case, cases, hopeless, place_case, whatif_document
-from helixsim.report.files import SystemReport, write_results
+from helixsim.planning.whatif import Case, cases, hopeless, place_case, whatif_variants
 from helixsim.report.html import build_report
 from helixsim.report.whatif_rows import write_whatif
+from helixsim.results.run import Run, Simulation
+from helixsim.results.runset import RunSet
 from helixsim.runtime.identity import content_key, experiment_key
 from helixsim.runtime.pool import Processes, Report, Serial, available_cores
 from helixsim.units import NS_PER_S
@@ -32,14 +33,6 @@ Progress = Callable[[str, float], None]
 
 PLACEMENT_SHARE = 0.4
 """Share of the progress bar given to placement: it compares candidates by simulation."""
-
-
-@dataclass(frozen=True)
-class FinishedSystem:
-    """One system with its results and what they took."""
-
-    report: SystemReport
-    timing: dict[str, Any]
 
 
 class Interrupted(KeyboardInterrupt):
@@ -120,7 +113,7 @@ class _Run:
             experiment, directory, force, check, report,
         )  # fmt: skip
         self.placements = placement_store(placements_in(out), renew=force)
-        self.finished: dict[str, FinishedSystem] = {}
+        self.finished: dict[str, Run] = {}
         self.failed: dict[str, HelixsimError] = hopeless(experiment)
         self.broken: dict[str, HelixsimError] = {}
         self.started_s = time.perf_counter()
@@ -147,7 +140,7 @@ class _Run:
                 name = all_cases[number].name
                 shares[number] = 1.0
                 del unfinished[number]
-                if isinstance(outcome, FinishedSystem):
+                if isinstance(outcome, Run):
                     self.finished[name] = outcome
                 elif isinstance(outcome, ConfigError):
                     raise outcome
@@ -206,13 +199,13 @@ class _Run:
         """Write the results of the finished systems; return what each took."""
         experiment = self.experiment
         systems = [self.finished[case.name] for case in cases(experiment) if case.name in self.finished]
-        baseline = experiment.baseline if experiment.baseline in self.finished else systems[0].report.name
+        baseline = experiment.baseline if experiment.baseline in self.finished else systems[0].name
         rundir.write_config(directory, experiment)
-        reports, whatif = [system.report for system in systems], whatif_document(experiment.variants)
-        results = write_results(directory, experiment.name, baseline, experiment.slo, reports, whatif)
-        if whatif:
-            write_whatif(directory, results)
-        return {system.report.name: system.timing for system in systems}
+        runs = RunSet.of(experiment.name, baseline, experiment.slo, systems, whatif_variants(experiment.variants))
+        runs.write(directory)
+        if runs.whatif:
+            write_whatif(directory, runs)
+        return {system.name: dict(system.timing) for system in systems}
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +219,7 @@ class SystemTask:
     kept: SimulatedStore
 
 
-def run_system(task: SystemTask, report: Report) -> FinishedSystem:
+def run_system(task: SystemTask, report: Report) -> Run:
     """Place, simulate and summarise one system, unless it was kept; the work of the executors."""
     found = task.kept.get(task.key)
     if found is not None:
@@ -235,7 +228,7 @@ def run_system(task: SystemTask, report: Report) -> FinishedSystem:
         task.case, check=task.check, store=task.placements, progress=lambda what, share: report(share, what)
     )
     with suppress(DataError):  # no room: the results are in memory still, and the run directory may have room
-        task.kept.put(task.key, Simulated(finished.report.placement, finished.report.run))
+        task.kept.put(task.key, Simulated(finished.simulation.placement, finished.simulation.result))
     return finished
 
 
@@ -245,7 +238,7 @@ def run_case(
     check: bool = False,
     store: PlacementStore | None = None,
     progress: Progress | None = None,
-) -> FinishedSystem:
+) -> Run:
     """Place, simulate and summarise one system."""
     experiment, system = case.experiment, case.system
     report = progress or (lambda _what, _done: None)
@@ -273,13 +266,13 @@ def run_case(
     return _finished(case, placed, simulate_system(experiment, placed, check=check, progress=on_sample))
 
 
-def _again(case: Case, kept: Simulated) -> FinishedSystem:
+def _again(case: Case, kept: Simulated) -> Run:
     """Return a system that was kept as it was when it had just finished."""
     placed = assembled(case.experiment, case.system, kept.placement)
     return _finished(case, replace(placed, placement=kept.placement), kept.run)
 
 
-def _finished(case: Case, placed: PlacedSystem, run: RunResult) -> FinishedSystem:
+def _finished(case: Case, placed: PlacedSystem, run: RunResult) -> Run:
     """Return a simulated system with its summary."""
     experiment, system, stats = case.experiment, case.system, case.experiment.workload_stats
     summary = summarise(
@@ -293,10 +286,8 @@ def _finished(case: Case, placed: PlacedSystem, run: RunResult) -> FinishedSyste
         offered_rps=stats.offered_rps if system.arrivals is None else system.arrivals.rate_rps,
         operating_tokens_per_s=None if placed.operating is None else placed.operating.tokens_per_s,
     )
-    return FinishedSystem(
-        SystemReport(system.name, summary, run, placed.placement, placed.plan, system.fleet),
-        timing(run, placed.placement),
-    )
+    simulation = Simulation(run, placed.placement, placed.plan, system.fleet)
+    return Run(system.name, summary, timing(run, placed.placement), simulation)
 
 
 def _partial(directory: Path) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from helixsim.config.experiment import ResolvedExperiment, SystemSpec, Variant
 from helixsim.domain.placement import Placement
@@ -13,6 +12,7 @@ from helixsim.placement.base import Progress, silent
 from helixsim.planning.placements import PlacementStore
 from helixsim.planning.placing import assembled, place_system
 from helixsim.planning.systems import PlacedSystem
+from helixsim.results.runset import WhatIf
 
 
 @dataclass(frozen=True)
@@ -84,13 +84,13 @@ def place_case(case: Case, *, progress: Progress = silent, store: PlacementStore
     return replace(placed, placement=replace(kept, objective_tokens_per_s=objective))
 
 
-def whatif_document(variants: Sequence[Variant]) -> list[dict[str, Any]]:
-    """Return the variants as JSON values for ``summary.json``."""
+def whatif_variants(variants: Sequence[Variant]) -> list[WhatIf]:
+    """Return the variants as results tell of them."""
     return [
-        {
-            "name": variant.name,
-            "changes": list(variant.changes) if variant.failure is None else [variant.failure],
-            "systems": dict(variant.bases),
-        }
+        WhatIf(
+            variant.name,
+            tuple(variant.changes) if variant.failure is None else (variant.failure,),
+            dict(variant.bases),
+        )
         for variant in variants
     ]

@@ -1,7 +1,5 @@
-"""What a run leaves for people: tables in the terminal, files, figures and one HTML page.
+"""What a run leaves for people: tables in the terminal, figures and one HTML page, drawn from ``results.RunSet``.
 
-files            what a run writes: summary.json, CSV tables, placements
-rundata          the same files read back: the only input of figures and HTML
 rows             the rows of the comparison, shared by terminal and HTML
 tables           plain or coloured text for the terminal
 style            colours, fonts and stable bytes of all figures

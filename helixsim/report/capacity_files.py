@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from helixsim.domain.summary import Summary
+from helixsim.domain.summary import Summary, seconds
 from helixsim.metrics.objectives import Target, Verdict
 from helixsim.metrics.stats import CONFIDENCE
 from helixsim.report.figures import FigureFile, write_figure
-from helixsim.report.files import write_csv, write_json
 from helixsim.report.pages import Page, PageTable, Part, write_page
-from helixsim.report.rows import MISSING, number, percent, seconds
+from helixsim.report.rows import MISSING, number, percent
 from helixsim.report.style import colors_of, new_figure, styled
+from helixsim.results.files import write_csv, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -147,7 +147,7 @@ def capacity_table(results: Mapping[str, Any]) -> PageTable:
                     MISSING if interval is None or not found["requests_per_s"] else "–".join(map(number, interval)),
                     percent(found["requests_per_s"] / system["flow_bound_requests_per_s"]),
                     number(there.get("output_throughput")),
-                    seconds(there.get("p99_ttft_ms")),
+                    number(seconds(there.get("p99_ttft_ms"))),
                     number(there.get("p99_tpot_ms")),
                     number(own.get("cost_usd_per_mtok")),
                     str(system["simulations"]),

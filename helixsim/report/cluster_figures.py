@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from helixsim.report.rundata import RunData
 from helixsim.report.style import GREY, KIND_COLORS, colors_of, new_figure, small_multiples
 from helixsim.report.tables import sorted_by_layers
+from helixsim.results.runset import RunSet
 from helixsim.units import NS_PER_S, format_seconds
 
 if TYPE_CHECKING:
@@ -18,14 +18,14 @@ _LINKS_SHOWN = 10
 _FAINTEST = 0.25
 
 
-def placement_diagram(data: RunData, system: str) -> tuple[Figure, pd.DataFrame]:
+def placement_diagram(runs: RunSet, system: str) -> tuple[Figure, pd.DataFrame]:
     """Draw the layers of each node as a bar, nodes sorted by first layer, shaded by planned load."""
     import pandas as pd
     from matplotlib.patches import Patch
 
-    placement = data.placements[system]
+    placement = runs[system].placement_document
     nodes = sorted_by_layers(placement)
-    colors = _placement_colors(data)
+    colors = _placement_colors(runs)
     figure = new_figure(0.21 * len(nodes) + 1.1)
     axis = figure.subplots()
     rows = []
@@ -45,7 +45,7 @@ def placement_diagram(data: RunData, system: str) -> tuple[Figure, pd.DataFrame]
     return figure, pd.DataFrame(rows)
 
 
-def frontier_curves(data: RunData) -> tuple[Figure, pd.DataFrame]:
+def frontier_curves(runs: RunSet) -> tuple[Figure, pd.DataFrame]:
     """Draw the max-flow of the placements found against the most nodes on a route, one curve per system.
 
     Filled dots make up the frontier; hollow ones are candidates off it, such as baselines.
@@ -55,8 +55,8 @@ def frontier_curves(data: RunData) -> tuple[Figure, pd.DataFrame]:
 
     rows = [
         {"system": name, "on_frontier": True, "score": None, **point}
-        for name, placement in data.placements.items()
-        for point in placement["notes"].get("frontier", [])
+        for name, run in runs.items()
+        for point in run.placement_document["notes"].get("frontier", [])
     ]
     others = [
         {
@@ -64,18 +64,18 @@ def frontier_curves(data: RunData) -> tuple[Figure, pd.DataFrame]:
             "on_frontier": False,
             **{key: point[key] for key in ("hops", "max_flow_tokens_per_s", "score")},
         }
-        for name, placement in data.placements.items()
-        for point in placement["notes"].get("candidates", [])
+        for name, run in runs.items()
+        for point in run.placement_document["notes"].get("candidates", [])
     ]
     figure = new_figure(2.6)
     axis = figure.subplots()
-    colors = colors_of(data.systems)
+    colors = colors_of(runs)
     for name in dict.fromkeys(row["system"] for row in rows):
         points = sorted((row["hops"], row["max_flow_tokens_per_s"]) for row in rows if row["system"] == name)
         axis.plot(*zip(*points, strict=True), marker="o", markersize=3, color=colors[name], label=name)
         beside = [(row["hops"], row["max_flow_tokens_per_s"]) for row in others if row["system"] == name]
         axis.plot(*zip(*beside, strict=True), "o", markersize=3, color=colors[name], mfc="none", linewidth=0)
-        chosen = data.placements[name]
+        chosen = runs[name].placement_document
         axis.plot(
             chosen["max_hops"], chosen["max_flow_tokens_per_s"], "o", markersize=8, color=colors[name], mfc="none"
         )
@@ -87,11 +87,13 @@ def frontier_curves(data: RunData) -> tuple[Figure, pd.DataFrame]:
     return figure, pd.DataFrame(rows + others)
 
 
-def busiest_links(data: RunData) -> tuple[Figure, pd.DataFrame]:
+def busiest_links(runs: RunSet) -> tuple[Figure, pd.DataFrame]:
     """Draw the links that were busy for the largest share of the run, two panels a row, one per system."""
-    names = list(data.systems)
+    names = list(runs)
     figure, axes = small_multiples(names, 0.19 * _LINKS_SHOWN + 0.75, same_y=False)
-    busiest = data.links.sort_values("busy_share", ascending=False, kind="stable").groupby("system", sort=False)
+    busiest = (
+        runs.frame("links").sort_values("busy_share", ascending=False, kind="stable").groupby("system", sort=False)
+    )
     table = busiest.head(_LINKS_SHOWN)
     largest = 100 * float(table["busy_share"].max()) if len(table) else 1.0
     colors = colors_of(names)
@@ -119,10 +121,10 @@ def busiest_links(data: RunData) -> tuple[Figure, pd.DataFrame]:
     return figure, table.sort_values("system", key=lambda column: column.map(order), kind="stable")
 
 
-def _placement_colors(data: RunData) -> dict[str, str]:
-    kinds = [*data.nodes["kind"].unique()]
-    for placement in data.placements.values():
-        kinds += [node["kind"] for node in placement["nodes"]]
+def _placement_colors(runs: RunSet) -> dict[str, str]:
+    kinds = [*runs.frame("nodes")["kind"].unique()]
+    for run in runs.values():
+        kinds += [node["kind"] for node in run.placement_document["nodes"]]
     return colors_of(dict.fromkeys(kinds), KIND_COLORS)
 
 

@@ -15,11 +15,11 @@ import numpy as np
 
 from helixsim.domain.result import FloatArray
 from helixsim.report.cluster_figures import busiest_links, frontier_curves, placement_diagram
-from helixsim.report.files import file_stem, write_csv
 from helixsim.report.rows import number
-from helixsim.report.rundata import RunData
 from helixsim.report.style import LINE_STYLES, colors_of, new_figure, png_bytes, styled, svg_bytes
 from helixsim.report.time_figures import kv_memory_over_time, requests_over_time, utilisation_over_time
+from helixsim.results.files import file_stem, write_csv
+from helixsim.results.runset import RunSet
 from helixsim.units import NS_PER_MS, NS_PER_S
 from helixsim.writing import write_bytes
 
@@ -41,12 +41,12 @@ class FigureFile:
     svg: str
 
 
-def write_figures(data: RunData, directory: Path) -> list[FigureFile]:
+def write_figures(runs: RunSet, directory: Path) -> list[FigureFile]:
     """Draw all figures of a run into ``directory``, each as SVG and PNG with its data as CSV beside it."""
     written = []
     with styled():
-        for name, title, caption, draw in _figures(data):
-            written.append(write_figure(directory, name, title, caption, *draw(data)))
+        for name, title, caption, draw in _figures(runs):
+            written.append(write_figure(directory, name, title, caption, *draw(runs)))
     return written
 
 
@@ -62,22 +62,22 @@ def write_figure(
     return FigureFile(name, title, caption, svg.decode())
 
 
-def throughput_bars(data: RunData) -> tuple[Figure, pd.DataFrame]:
+def throughput_bars(runs: RunSet) -> tuple[Figure, pd.DataFrame]:
     """Draw output tokens/s of each system with its interval and the flow bound."""
     import pandas as pd
 
     rows = []
-    for name, summary in data.systems.items():
-        own = summary["helixsim"]
-        low, high = own["confidence"].get("output_throughput", (None, None))
+    for name, run in runs.items():
+        served = run.summary.throughput
+        low, high = served.output_interval or (None, None)
         rows.append(
             {
                 "system": name,
-                "output_tokens_per_s": summary["output_throughput"],
+                "output_tokens_per_s": served.output_tokens_per_s,
                 "low_tokens_per_s": low,
                 "high_tokens_per_s": high,
-                "flow_bound_output_tokens_per_s": own["max_flow_output_tokens_per_s"],
-                "ratio_to_baseline": own["ratio_to_baseline"]["output_throughput"],
+                "flow_bound_output_tokens_per_s": run.summary.flow.max_flow_output_tokens_per_s,
+                "ratio_to_baseline": runs.comparisons[name].output_tokens_ratio,
             }
         )
     table = pd.DataFrame(rows).astype(dict.fromkeys(list(rows[0])[1:], float))
@@ -100,12 +100,12 @@ def throughput_bars(data: RunData) -> tuple[Figure, pd.DataFrame]:
     axis.set_yticks(y, labels)
     axis.invert_yaxis()
     axis.grid(visible=False, axis="y")
-    axis.set_xlabel(f"output tokens/s (× relative to {data.document['baseline']})")
+    axis.set_xlabel(f"output tokens/s (× relative to {runs.baseline})")
     figure.legend(loc="outside upper right", ncols=2)
     return figure, table
 
 
-def latency_cdfs(data: RunData) -> tuple[Figure, pd.DataFrame]:
+def latency_cdfs(runs: RunSet) -> tuple[Figure, pd.DataFrame]:
     """Draw the cumulative distributions of TTFT, TPOT and ITL in the window."""
     import pandas as pd
 
@@ -113,21 +113,20 @@ def latency_cdfs(data: RunData) -> tuple[Figure, pd.DataFrame]:
     axes = figure.subplots(1, 3, sharey=True)
     shares = np.linspace(0, 1, _CDF_POINTS + 1)
     tables = []
-    colors = colors_of(data.systems)
-    for index, name in enumerate(data.systems):
+    colors = colors_of(runs)
+    for index, name in enumerate(runs):
         curves = {
-            "ttft_s": _curve(_ttft_s(data, name), shares),
-            "tpot_ms": _curve(_tpot_ms(data, name), shares),
-            "itl_ms": _gap_curve_ms(data, name),
+            "ttft_s": _curve(_ttft_s(runs, name), shares),
+            "tpot_ms": _curve(_tpot_ms(runs, name), shares),
+            "itl_ms": _gap_curve_ms(runs, name),
         }
         for axis, (metric, (x, share)) in zip(axes, curves.items(), strict=True):
             style = LINE_STYLES[index % len(LINE_STYLES)]
             axis.plot(x, share, color=colors[name], linestyle=style, linewidth=1.6, label=name, drawstyle="steps-post")
             tables.append(pd.DataFrame({"system": name, "metric": metric, "value": x, "share_at_most": share}))
-    slo = data.document["slo"]
     for axis, label, limit in (
-        (axes[0], "TTFT, s", slo["ttft_s"]),
-        (axes[1], "TPOT, ms", None if slo["tpot_s"] is None else slo["tpot_s"] * 1000),
+        (axes[0], "TTFT, s", runs.slo.ttft_s),
+        (axes[1], "TPOT, ms", None if runs.slo.tpot_s is None else runs.slo.tpot_s * 1000),
         (axes[2], "ITL, ms", None),
     ):
         _finish_cdf(axis, label, limit)
@@ -164,22 +163,22 @@ def _curve(values: FloatArray, shares: FloatArray) -> tuple[FloatArray, FloatArr
     return np.quantile(values, shares), shares
 
 
-def _ttft_s(data: RunData, system: str) -> FloatArray:
-    requests = data.requests[system]
-    chosen = requests[_inside(requests["first_token_ns"], data.window_s(system))]
+def _ttft_s(runs: RunSet, system: str) -> FloatArray:
+    requests = runs[system].requests
+    chosen = requests[_inside(requests["first_token_ns"], runs[system].window_s)]
     return np.asarray((chosen["first_token_ns"] - chosen["arrival_ns"]) / NS_PER_S, dtype=np.float64)
 
 
-def _tpot_ms(data: RunData, system: str) -> FloatArray:
-    requests = data.requests[system]
-    finished = _inside(requests["finish_ns"], data.window_s(system)) & (requests["output_tokens"] > 1)
+def _tpot_ms(runs: RunSet, system: str) -> FloatArray:
+    requests = runs[system].requests
+    finished = _inside(requests["finish_ns"], runs[system].window_s) & (requests["output_tokens"] > 1)
     chosen = requests[finished]
     steps = chosen["output_tokens"] - 1
     return np.asarray((chosen["finish_ns"] - chosen["first_token_ns"]) / steps / NS_PER_MS, dtype=np.float64)
 
 
-def _gap_curve_ms(data: RunData, system: str) -> tuple[FloatArray, FloatArray]:
-    gaps = data.itl[data.itl["system"] == system]
+def _gap_curve_ms(runs: RunSet, system: str) -> tuple[FloatArray, FloatArray]:
+    gaps = runs[system].itl
     if gaps.empty:
         return np.empty(0), np.empty(0)
     share = np.cumsum(gaps["count"].to_numpy()) / gaps["count"].sum()
@@ -195,10 +194,10 @@ def _inside(times_ns: pd.Series[float], window_s: tuple[float, float]) -> pd.Ser
     return after_start & (times_ns <= end_ns)
 
 
-Draw = Callable[[RunData], "tuple[Figure, pd.DataFrame]"]
+Draw = Callable[[RunSet], "tuple[Figure, pd.DataFrame]"]
 
 
-def _figures(data: RunData) -> Iterator[tuple[str, str, str, Draw]]:
+def _figures(runs: RunSet) -> Iterator[tuple[str, str, str, Draw]]:
     """Yield file name, title, caption and function of each figure."""
     yield (
         "throughput",
@@ -237,7 +236,7 @@ def _figures(data: RunData) -> Iterator[tuple[str, str, str, Draw]]:
         "Share of the whole run in which a link was sending, with the mean time a message waited for it.",
         busiest_links,
     )
-    if any(placement["notes"].get("frontier") for placement in data.placements.values()):
+    if any(run.placement_document["notes"].get("frontier") for run in runs.values()):
         yield (
             "frontier",
             "Flow against hops",
@@ -246,7 +245,7 @@ def _figures(data: RunData) -> Iterator[tuple[str, str, str, Draw]]:
             "takes longer.",
             frontier_curves,
         )
-    for system in data.systems:
+    for system in runs:
         yield (
             f"placement-{file_stem(system)}",
             f"Placement of {system}",

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from helixsim.domain.summary import Summary
+from helixsim.domain.summary import Summary, seconds
 from helixsim.metrics.objectives import Target
 from helixsim.report.figures import write_figure
-from helixsim.report.files import write_csv, write_json
 from helixsim.report.pages import Page, PageTable, Part, write_page
-from helixsim.report.rows import number, percent, seconds
+from helixsim.report.rows import number, percent
 from helixsim.report.style import GREY, SYSTEM_COLORS, new_figure, styled
+from helixsim.results.files import write_csv, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -149,7 +149,7 @@ def fleet_table(found: Mapping[str, Any]) -> PageTable:
     rows = tuple(
         (
             one["fleet"], f"{one['usd_per_hour']:.2f}", number(one["cost_usd_per_mtok"]), number(one["power_w"]),
-            number(one["energy_wh_per_mtok"]), number(one["request_goodput"]), seconds(one["p99_ttft_ms"]),
+            number(one["energy_wh_per_mtok"]), number(one["request_goodput"]), number(seconds(one["p99_ttft_ms"])),
             number(one["p99_tpot_ms"]), number(one["capacity_requests_per_s"]), percent(one["headroom"]),
         )
         for one in found["ranked"]

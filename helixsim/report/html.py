@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from helixsim.domain.summary import milliseconds
+from helixsim.metrics.energy_cost import IDLE_POWER_SHARE
 from helixsim.report import whatif_rows
 from helixsim.report.figures import FigureFile, write_figures
-from helixsim.report.rows import LEGEND, comparison_sections, notes, number, seconds, window_sentence
-from helixsim.report.rundata import RunData, load_run, read_json
+from helixsim.report.rows import LEGEND, comparison_sections, notes, number, window_sentence
 from helixsim.report.templating import inline, template
+from helixsim.results.files import read_json
+from helixsim.results.runset import RunSet
 from helixsim.writing import write_text
 
 _FILES = (
@@ -32,7 +35,7 @@ def build_report(directory: Path, manifest: Mapping[str, Any] | None = None) -> 
     Parameters
     ----------
     directory
-        A run directory with the files of ``report.files``; ``config.resolved.yaml`` is shown if it is there.
+        A run directory with the files of ``results.runset``; ``config.resolved.yaml`` is shown if it is there.
     manifest
         What ``manifest.json`` will hold, for a run that writes it last; None: read it if it is there. Its parts
         ``identity``, ``environment`` and ``assumptions`` are shown.
@@ -42,74 +45,71 @@ def build_report(directory: Path, manifest: Mapping[str, Any] | None = None) -> 
     DataError
         If a file of the run is missing or unreadable.
     """
-    data = load_run(directory)
+    runs = RunSet.load(directory)
     manifest_path = directory / "manifest.json"
     if manifest is None:
         manifest = read_json(manifest_path) if manifest_path.exists() else {}
     config_path = directory / "config.resolved.yaml"
     config = config_path.read_text(encoding="utf-8") if config_path.exists() else ""
-    figures = write_figures(data, directory / "figures")
+    figures = write_figures(runs, directory / "figures")
     path = directory / "report.html"
-    write_text(path, render_html(data, figures, manifest, config))
+    write_text(path, render_html(runs, figures, manifest, config))
     return path
 
 
-def render_html(data: RunData, figures: list[FigureFile], manifest: Mapping[str, Any], config: str) -> str:
+def render_html(runs: RunSet, figures: list[FigureFile], manifest: Mapping[str, Any], config: str) -> str:
     """Return the page as text."""
-    document = data.document
     shown = [(figure, inline(figure.name, figure.svg)) for figure in figures]
     return template("report.html.j2").render(
-        document=document,
-        headline=headline(document),
-        systems=list(data.systems),
-        changes=whatif_rows.changes(document),
-        outcomes=(whatif_rows.HEAD, *whatif_rows.rows(document)),
-        sections=comparison_sections(document),
-        notes=notes(document),
-        window=window_sentence(document),
+        runs=runs,
+        headline=headline(runs),
+        systems=list(runs),
+        changes=whatif_rows.changes(runs),
+        outcomes=(whatif_rows.HEAD, *whatif_rows.rows(runs)),
+        sections=comparison_sections(runs),
+        notes=notes(runs),
+        window=window_sentence(runs),
         legend=LEGEND,
         figures=[pair for pair in shown if not pair[0].name.startswith("placement-")],
         placements=[pair for pair in shown if pair[0].name.startswith("placement-")],
-        assumptions=[*_own_assumptions(document), *manifest.get("assumptions", ())],
+        assumptions=[*_own_assumptions(), *manifest.get("assumptions", ())],
         config=config,
         manifest=list(_flat({key: manifest[key] for key in ("identity", "environment") if key in manifest})),
         files=_FILES,
     )
 
 
-def headline(document: Mapping[str, Any]) -> str:
+def headline(runs: RunSet) -> str:
     """Return the outcome of the experiment in one or two sentences."""
-    systems, baseline = document["systems"], document["baseline"]
-    best = max(systems, key=lambda name: systems[name]["output_throughput"] or 0.0)
-    summary = systems[best]
+    best = max(runs, key=lambda name: runs[name].summary.throughput.output_tokens_per_s or 0.0)
+    summary, against = runs[best].summary, runs.comparisons[best]
     first = (
-        f"{best} delivers {number(summary['output_throughput'])} output tokens/s"
-        f" with a median time to first token of {seconds(summary['median_ttft_ms'])} s"
-        f" and {number(summary['median_tpot_ms'])} ms per further token"
+        f"{best} delivers {number(summary.throughput.output_tokens_per_s)} output tokens/s"
+        f" with a median time to first token of {number(summary.ttft.median_s)} s"
+        f" and {number(milliseconds(summary.tpot.median_s))} ms per further token"
     )
-    if len(systems) == 1:
+    if len(runs) == 1:
         return f"{first}."
-    if best == baseline:
+    if best == runs.baseline:
         return f"{first}; no other system delivers more than this baseline."
-    own = summary["helixsim"]
-    ratio = own["ratio_to_baseline"]["output_throughput"]
-    low, high = own["ratio_to_baseline_interval"].get("output_throughput", (None, None))
+    ratio = against.output_tokens_ratio
+    low, high = against.output_tokens_ratio_interval or (None, None)
     if ratio is None:
-        return f"{first}; the baseline {baseline} delivers none."
+        return f"{first}; the baseline {runs.baseline} delivers none."
     if low is None:
-        return f"{first}: {ratio:.2f} times the baseline {baseline}."
+        return f"{first}: {ratio:.2f} times the baseline {runs.baseline}."
     if low <= 1.0:
         return (
-            f"{first}. That is {ratio:.2f} times the baseline {baseline}, within the uncertainty of this run "
+            f"{first}. That is {ratio:.2f} times the baseline {runs.baseline}, within the uncertainty of this run "
             f"({low:.2f} to {high:.2f}): throughput does not tell the two apart, latency and cost may."
         )
-    return f"{first}: {ratio:.2f} times the baseline {baseline} (95 % range {low:.2f} to {high:.2f})."
+    return f"{first}: {ratio:.2f} times the baseline {runs.baseline} (95 % range {low:.2f} to {high:.2f})."
 
 
-def _own_assumptions(document: Mapping[str, Any]) -> list[str]:
-    idle = document["idle_power_share"]
+def _own_assumptions() -> list[str]:
     return [
-        f"Energy: a node draws its full TDP while it computes and {idle:.0%} of it otherwise, unused nodes included.",
+        f"Energy: a node draws its full TDP while it computes and {IDLE_POWER_SHARE:.0%} of it otherwise, unused nodes "
+        "included.",
         "Cost: every node of the fleet is paid for by the hour, unused nodes included.",
     ]
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
+from helixsim.domain.request import FeedMode
+from helixsim.domain.summary import Limits, Summary, milliseconds
+from helixsim.metrics.saturation import Saturation
 from helixsim.metrics.steady import NOT_STEADY, STEADY
+from helixsim.results.runset import RunSet
 
-Summary = Mapping[str, Any]
-Cell = Callable[[Summary], str]
 MISSING = "–"
-_FEEDS = {"open": "at a rate", "closed_loop": "as others end", "saturate": "without end"}
+_FEEDS = {FeedMode.OPEN: "at a rate", FeedMode.CLOSED_LOOP: "as others end", FeedMode.SATURATE: "without end"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,67 +31,79 @@ class Section:
     rows: tuple[Row, ...]
 
 
-def comparison_sections(document: Mapping[str, Any]) -> list[Section]:
-    """Return the rows of ``summary.json``; cells in the order of its systems."""
-    summaries = list(document["systems"].values())
-    kinds = list(dict.fromkeys(kind for summary in summaries for kind in summary["helixsim"]["utilisation"]))
-    with_slo = any(value is not None for value in document["slo"].values())
-    layout: list[tuple[str, list[tuple[str, Cell]]]] = [
+def comparison_sections(runs: RunSet) -> list[Section]:
+    """Return the rows of the comparison; cells in the order of the systems."""
+    kinds = list(dict.fromkeys(kind for run in runs.values() for kind in run.summary.cluster.utilisation))
+    with_slo = not runs.slo.ttft_s is runs.slo.tpot_s is runs.slo.e2el_s is None
+    layout: list[tuple[str, list[tuple[str, Callable[[Summary], str]]]]] = [
         (
             "Throughput",
             [
                 ("output tokens/s", _output_throughput),
-                (f"relative to {document['baseline']}", _ratio),
-                ("  95 % range of that", _ratio_range),
-                ("prompt + output tokens/s", _at("total_token_throughput")),
-                ("requests finished per s", _at("request_throughput")),
+                ("prompt + output tokens/s", lambda summary: number(summary.throughput.total_tokens_per_s)),
+                ("requests finished per s", lambda summary: number(summary.throughput.requests_per_s)),
                 *(_SLO_ROWS if with_slo else ()),
             ],
         ),
         (
             "Latency",
             [
-                *((f"TTFT {q}, s", _at(f"{q}_ttft_ms", seconds)) for q in ("p50", "p95", "p99")),
-                *((f"TPOT {q}, ms", _at(f"{q}_tpot_ms")) for q in ("p50", "p95")),
-                *((f"ITL {q}, ms", _at(f"{q}_itl_ms")) for q in ("p50", "p99")),
+                ("TTFT p50, s", lambda summary: number(summary.ttft.p50_s)),
+                ("TTFT p95, s", lambda summary: number(summary.ttft.p95_s)),
+                ("TTFT p99, s", lambda summary: number(summary.ttft.p99_s)),
+                ("TPOT p50, ms", lambda summary: number(milliseconds(summary.tpot.p50_s))),
+                ("TPOT p95, ms", lambda summary: number(milliseconds(summary.tpot.p95_s))),
+                ("ITL p50, ms", lambda summary: number(milliseconds(summary.itl.p50_s))),
+                ("ITL p99, ms", lambda summary: number(milliseconds(summary.itl.p99_s))),
             ],
         ),
         (
             "Load",
             [
-                ("requests come", _own("feed", _FEEDS.__getitem__)),
-                ("requests arrived per s", _own("arrival_rate")),
-                ("does it keep up?", _own("saturation", str)),
-                ("steady in the window?", _own("steady", _steady)),
-                ("rejected requests", _own("rejected", str)),
-                ("preemptions", _own("preemptions", str)),
+                ("requests come", lambda summary: _FEEDS[summary.load.feed]),
+                ("requests arrived per s", lambda summary: number(summary.load.arrived_per_s)),
+                ("does it keep up?", lambda summary: summary.load.saturation),
+                ("steady in the window?", lambda summary: _steady(summary.load.stationarity)),
+                ("rejected requests", lambda summary: str(summary.integrity.rejected)),
+                ("preemptions", lambda summary: str(summary.integrity.preemptions)),
             ],
         ),
         (
             "Cluster",
             [
-                ("flow bound, tokens/s", _own("max_flow_tokens_per_s")),
-                ("flow bound reached, %", _own("flow_attainment", percent)),
-                ("operating point, tokens/s", _own("operating_tokens_per_s")),
-                ("operating point reached, %", _own("operating_attainment", percent)),
-                ("nodes per request, mean", _own("measured_mean_hops")),
+                ("flow bound, tokens/s", lambda summary: number(summary.flow.max_flow_tokens_per_s)),
+                ("flow bound reached, %", lambda summary: percent(summary.flow.attainment)),
+                ("operating point, tokens/s", lambda summary: number(summary.flow.operating_tokens_per_s)),
+                ("operating point reached, %", lambda summary: percent(summary.flow.operating_attainment)),
+                ("nodes per request, mean", lambda summary: number(summary.flow.measured_mean_hops)),
                 *((f"{kind} computing, % of time", _kind_utilisation(kind)) for kind in kinds),
-                ("KV memory in use, mean %", _own("kv_mean", percent)),
-                ("KV memory, peak of a node %", _own("kv_peak", percent)),
+                ("KV memory in use, mean %", lambda summary: percent(summary.cluster.kv_mean)),
+                ("KV memory, peak of a node %", lambda summary: percent(summary.cluster.kv_peak)),
             ],
         ),
         (
             "Cost",
             [
-                ("$ per million output tokens", _own("cost_usd_per_mtok")),
-                ("Wh per million output tokens", _own("energy_wh_per_mtok")),
+                ("$ per million output tokens", lambda summary: number(summary.cost.usd_per_mtok)),
+                ("Wh per million output tokens", lambda summary: number(summary.cost.energy_wh_per_mtok)),
             ],
         ),
     ]
-    return [
-        Section(title, tuple(Row(label, tuple(cell(summary) for summary in summaries)) for label, cell in rows))
-        for title, rows in layout
+    summaries = [run.summary for run in runs.values()]
+    sections = [
+        Section(title, tuple(Row(label, tuple(map(cell, summaries))) for label, cell in rows)) for title, rows in layout
     ]
+    first, *others = sections[0].rows
+    return [replace(sections[0], rows=(first, *_ratio_rows(runs), *others)), *sections[1:]]
+
+
+def _ratio_rows(runs: RunSet) -> tuple[Row, Row]:
+    """Return output tokens/s over those of the baseline, and the interval of that."""
+    against = [runs.comparisons[name] for name in runs]
+    return (
+        Row(f"relative to {runs.baseline}", tuple(_ratio(one.output_tokens_ratio) for one in against)),
+        Row("  95 % range of that", tuple(_ratio_range(one.output_tokens_ratio_interval) for one in against)),
+    )
 
 
 def number(value: float | None) -> str:
@@ -108,16 +121,12 @@ def percent(share: float | None) -> str:
     return MISSING if share is None else f"{100 * share:.1f}" if share < 0.1 else f"{100 * share:.0f}"
 
 
-def seconds(value_ms: float | None) -> str:
-    """Return milliseconds as seconds."""
-    return number(None if value_ms is None else value_ms / 1000)
-
-
-def window_sentence(document: Mapping[str, Any]) -> str:
+def window_sentence(runs: RunSet) -> str:
     """Return when the systems were measured, in words."""
     windows: dict[tuple[float, float, float], list[str]] = {}
-    for name, summary in document["systems"].items():
-        windows.setdefault(tuple(summary["helixsim"]["window"].values()), []).append(name)
+    for name, run in runs.items():
+        window = run.summary.window
+        windows.setdefault((window.start_s, window.end_s, window.warmup_s), []).append(name)
     parts = []
     for (start_s, end_s, warmup_s), names in windows.items():
         warmup = f"the first {warmup_s:g} s are warm-up and left out" if warmup_s else "no warm-up"
@@ -126,29 +135,29 @@ def window_sentence(document: Mapping[str, Any]) -> str:
     return f"Measured from {'; '.join(parts)}." if len(windows) == 1 else f"Measured windows: {'; '.join(parts)}."
 
 
-def notes(document: Mapping[str, Any]) -> list[tuple[str, str]]:
+def notes(runs: RunSet) -> list[tuple[str, str]]:
     """Return (system, sentence) for what binds each system and for whatever casts doubt on its numbers."""
     found = []
-    for name, summary in document["systems"].items():
-        own = summary["helixsim"]
-        found.append((name, own["what_binds"]))
-        if own["steady"] != "steady":
-            advice = "" if own["saturation"] == "OVERLOADED" else " A longer warm-up or window may help."
-            found.append((name, f"{own['steady'][0].upper()}{own['steady'][1:]}.{advice}"))
-        if own["saturation"] == "OVERLOADED":
+    for name, run in runs.items():
+        load, sound = run.summary.load, run.summary.integrity
+        found.append((name, run.summary.cluster.what_binds))
+        if load.stationarity != STEADY:
+            advice = "" if load.saturation == Saturation.OVERLOADED else " A longer warm-up or window may help."
+            found.append((name, f"{load.stationarity[0].upper()}{load.stationarity[1:]}.{advice}"))
+        if load.saturation == Saturation.OVERLOADED:
             found.append(
                 (name, "Overloaded: requests arrive faster than they finish, so latencies grow with the window.")
             )
-        if own["saturation"] == "BACKLOGGED" and own["feed"] != "saturate":
+        if load.saturation == Saturation.BACKLOGGED and load.feed is not FeedMode.SATURATE:
             found.append((name, "Backlogged: more than a tenth of the requests in the system wait for admission."))
-        if rejected := own["rejected"]:
+        if rejected := sound.rejected:
             found.append(
                 (
                     name,
                     f"{rejected} requests were rejected: longer than the model's context, or than any route can hold.",
                 )
             )
-        found.extend((name, f"Invariant broken: {broken}") for broken in own["invariants_broken"])
+        found.extend((name, f"Invariant broken: {broken}") for broken in sound.invariants_broken)
     return found
 
 
@@ -160,27 +169,17 @@ LEGEND = (
 )
 
 
-def _at(key: str, text: Callable[[Any], str] = number) -> Cell:
-    """Return a cell that shows a value named as in ``vllm bench serve``."""
-    return lambda summary: text(summary[key])
-
-
-def _own(key: str, text: Callable[[Any], str] = number) -> Cell:
-    """Return a cell that shows a value of helixsim's own."""
-    return lambda summary: text(summary["helixsim"].get(key))  # runs of older versions may lack it
-
-
-def _kind_utilisation(kind: str) -> Cell:
-    return lambda summary: percent(summary["helixsim"]["utilisation"].get(kind))
+def _kind_utilisation(kind: str) -> Callable[[Summary], str]:
+    return lambda summary: percent(summary.cluster.utilisation.get(kind))
 
 
 def _output_throughput(summary: Summary) -> str:
-    limits = summary["helixsim"]["confidence"].get("output_throughput")
-    value = number(summary["output_throughput"])
+    limits = summary.throughput.output_interval
+    value = number(summary.throughput.output_tokens_per_s)
     if limits is None:
         return value
     decimals = len(value.partition(".")[2])
-    return value + spread(limits[0], limits[1], lambda figure: f"{figure:.{decimals}f}")
+    return value + spread(limits.low, limits.high, lambda figure: f"{figure:.{decimals}f}")
 
 
 def spread(low: float | None, high: float | None, text: Callable[[float], str]) -> str:
@@ -190,21 +189,19 @@ def spread(low: float | None, high: float | None, text: Callable[[float], str]) 
     return f" ± {text((high - low) / 2)}" if low > 0 or high <= 0 else f" ({text(low)}–{text(high)})"
 
 
-def _ratio(summary: Summary) -> str:
-    ratio = summary["helixsim"]["ratio_to_baseline"]["output_throughput"]
+def _ratio(ratio: float | None) -> str:
     return MISSING if ratio is None else f"{ratio:.2f}×"
 
 
-def _ratio_range(summary: Summary) -> str:
-    limits = summary["helixsim"]["ratio_to_baseline_interval"].get("output_throughput")
-    return MISSING if limits is None or limits[0] == limits[1] else f"{limits[0]:.2f}–{limits[1]:.2f}"
+def _ratio_range(limits: Limits | None) -> str:
+    return MISSING if limits is None or limits.low == limits.high else f"{limits.low:.2f}–{limits.high:.2f}"
 
 
 def _steady(verdict: str) -> str:
     return {STEADY: "yes", NOT_STEADY: "NO"}.get(verdict.split(":", maxsplit=1)[0], "unknown")
 
 
-_SLO_ROWS = (
-    ("goodput, requests/s within SLO", _at("request_goodput")),
-    ("requests within SLO, %", _own("slo_attainment", percent)),
+_SLO_ROWS: tuple[tuple[str, Callable[[Summary], str]], ...] = (
+    ("goodput, requests/s within SLO", lambda summary: number(summary.throughput.goodput_per_s)),
+    ("requests within SLO, %", lambda summary: percent(summary.throughput.slo_attainment)),
 )

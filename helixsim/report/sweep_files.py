@@ -13,10 +13,10 @@ from helixsim.config.sweep_file import Plot
 from helixsim.errors import ConfigError
 from helixsim.metrics.stats import t_interval
 from helixsim.report.figures import FigureFile
-from helixsim.report.files import write_csv, write_json
 from helixsim.report.pages import Page, PageTable, Part, write_page
 from helixsim.report.rows import MISSING, number, spread
-from helixsim.report.rundata import read_json
+from helixsim.results.files import write_csv, write_json
+from helixsim.results.runset import RunSet
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,10 +89,11 @@ class SweepResults:
 
 def run_rows(directory: Path) -> Iterator[dict[str, Any]]:
     """Yield a flat row of each system of a run directory: numbers and verdicts, nested keys joined by a dot."""
-    for name, summary in read_json(directory / "summary.json")["systems"].items():
-        own = dict(summary["helixsim"])
+    runs = RunSet.load(directory)
+    for name, run in runs.items():
+        own = {**run.summary.own_keys(), **runs.comparisons[name].to_json()}
         own["steady"] = own["steady"].partition(":")[0]
-        row = {"system": name, **{key: value for key, value in summary.items() if key != "helixsim"}}
+        row = {"system": name, **run.summary.vllm_keys()}
         for key, value in own.items():
             if key in {"utilisation", "ratio_to_baseline"}:
                 row |= {f"{key}.{inner}": figure for inner, figure in value.items()}

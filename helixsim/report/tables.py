@@ -6,9 +6,10 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from helixsim.escape import printable_tree
+from helixsim.escape import printable, printable_tree
 from helixsim.report import whatif_rows
 from helixsim.report.rows import LEGEND, MISSING, comparison_sections, notes, number, percent, window_sentence
+from helixsim.results.runset import RunSet
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -20,8 +21,8 @@ _LABEL_WIDTH = 31
 _CELL_WIDTH = 14
 
 
-def comparison_text(document: Mapping[str, Any], *, width: int = WIDTH, color: bool = False) -> str:
-    """Return the comparison of all systems of a ``summary.json``, then what binds each and how it was measured.
+def comparison_text(runs: RunSet, *, width: int = WIDTH, color: bool = False) -> str:
+    """Return the comparison of all systems, then what binds each and how it was measured.
 
     What-if variants come first: what was changed, and what comes of it.
 
@@ -31,17 +32,16 @@ def comparison_text(document: Mapping[str, Any], *, width: int = WIDTH, color: b
     from rich.table import Table
     from rich.text import Text
 
-    document = printable_tree(document)
-    names = list(document["systems"])
-    sections = comparison_sections(document)
+    names = [printable(name, one_line=True) for name in runs]
+    sections = comparison_sections(runs)
     per_table = max(1, (width - _LABEL_WIDTH) // (_CELL_WIDTH + 2))
     parts: list[RenderableType] = []
-    if document.get("whatif"):
-        parts += [_labelled(f"{name}: ", text) for name, text in whatif_rows.changes(document)]
+    if runs.whatif:
+        parts += [_labelled(f"{name}: ", text) for name, text in whatif_rows.changes(runs)]
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1))
         for column, title in enumerate(whatif_rows.HEAD):
             table.add_column(title, justify="left" if column < 2 else "right", overflow="fold")
-        for cells in whatif_rows.rows(document):
+        for cells in whatif_rows.rows(runs):
             table.add_row(*map(_emphasised, cells))
         parts += ["", table, ""]
     for first in range(0, len(names), per_table):
@@ -53,10 +53,10 @@ def comparison_text(document: Mapping[str, Any], *, width: int = WIDTH, color: b
         for section in sections:
             table.add_row(Text(section.title, style="bold"))
             for row in section.rows:
-                table.add_row(f"  {row.label}", *map(_emphasised, row.cells[chosen]))
+                table.add_row(Text(f"  {printable(row.label, one_line=True)}"), *map(_emphasised, row.cells[chosen]))
         parts += [table, ""]
-    parts += [_labelled(f"{name}: ", sentence) for name, sentence in notes(document)]
-    parts += ["", Text(f"{window_sentence(document)} {LEGEND}", style="dim")]
+    parts += [_labelled(f"{name}: ", sentence) for name, sentence in notes(runs)]
+    parts += ["", Text(printable(f"{window_sentence(runs)} {LEGEND}", one_line=True), style="dim")]
     return _render(parts, width, color)
 
 
@@ -75,7 +75,7 @@ def kv_text(name: str, placement: Mapping[str, Any]) -> str:
 
 
 def placement_text(name: str, placement: Mapping[str, Any], *, width: int = WIDTH, color: bool = False) -> str:
-    """Return one system's placement (``report.files.placement_document``), a line per node by first layer."""
+    """Return one system's placement (``results.placement_json``), a line per node by first layer."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -182,13 +182,13 @@ def sorted_by_layers(placement: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _emphasised(cell: str) -> RenderableType:
     from rich.text import Text
 
-    return Text(cell, style="bold red") if cell in {"OVERLOADED", "NO"} else Text(cell)
+    return Text(cell, style="bold red") if cell in {"OVERLOADED", "NO"} else Text(printable(cell, one_line=True))
 
 
 def _labelled(label: str, text: str) -> RenderableType:
     from rich.text import Text
 
-    return Text.assemble((label, "bold"), text)
+    return Text.assemble((printable(label, one_line=True), "bold"), printable(text, one_line=True))
 
 
 def _render(parts: Sequence[RenderableType], width: int, color: bool) -> str:

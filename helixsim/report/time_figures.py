@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from helixsim.report.rundata import RunData
 from helixsim.report.style import (
     GREY,
     KIND_COLORS,
@@ -16,6 +15,7 @@ from helixsim.report.style import (
     shade_outside,
     small_multiples,
 )
+from helixsim.results.runset import RunSet
 from helixsim.units import NS_PER_S
 
 if TYPE_CHECKING:
@@ -29,15 +29,15 @@ _MAX_RATES = 60
 """Longer series are thinned: more points than that are noise at this width."""
 
 
-def utilisation_over_time(data: RunData) -> tuple[Figure, pd.DataFrame]:
+def utilisation_over_time(runs: RunSet) -> tuple[Figure, pd.DataFrame]:
     """Draw the busy share per GPU type, one panel per system."""
     import pandas as pd
 
-    figure, axes = small_multiples(list(data.systems), 1.7)
-    colors = _kind_colors(data)
+    figure, axes = small_multiples(list(runs), 1.7)
+    colors = _kind_colors(runs)
     tables = []
-    for axis, name in zip(axes, data.systems, strict=True):
-        busy_ns = _by_node(data, name, "busy_ns")
+    for axis, name in zip(axes, runs, strict=True):
+        busy_ns = _by_node(runs, name, "busy_ns")
         busy_ns = busy_ns.iloc[_thinned(len(busy_ns), _MAX_RATES)]
         time_s = busy_ns.index.to_numpy() / NS_PER_S
         share = busy_ns.diff().iloc[1:].div(np.diff(busy_ns.index.to_numpy()), axis=0)
@@ -45,19 +45,19 @@ def utilisation_over_time(data: RunData) -> tuple[Figure, pd.DataFrame]:
         for kind in by_kind:
             axis.stairs(100 * by_kind[kind], time_s, baseline=None, color=colors[kind], linewidth=1.4, label=kind)
         tables.append(_long(by_kind, name, time_s[1:], "busy_share"))
-    _finish(figure, axes, data, "computing, %")
+    _finish(figure, axes, runs, "computing, %")
     return figure, pd.concat(tables, ignore_index=True)
 
 
-def kv_memory_over_time(data: RunData) -> tuple[Figure, pd.DataFrame]:
+def kv_memory_over_time(runs: RunSet) -> tuple[Figure, pd.DataFrame]:
     """Draw the KV memory in use per GPU type and of the fullest node, one panel per system."""
     import pandas as pd
 
-    figure, axes = small_multiples(list(data.systems), 1.7)
-    colors = _kind_colors(data)
+    figure, axes = small_multiples(list(runs), 1.7)
+    colors = _kind_colors(runs)
     tables = []
-    for axis, name in zip(axes, data.systems, strict=True):
-        used = _by_node(data, name, "kv_used_share")
+    for axis, name in zip(axes, runs, strict=True):
+        used = _by_node(runs, name, "kv_used_share")
         used = used.iloc[_thinned(len(used))]
         time_s = used.index.to_numpy() / NS_PER_S
         by_kind = used.T.groupby(level="kind", sort=False).mean().T
@@ -66,17 +66,17 @@ def kv_memory_over_time(data: RunData) -> tuple[Figure, pd.DataFrame]:
         fullest = used.max(axis=1)
         axis.plot(time_s, 100 * fullest, color=GREY, linestyle=":", linewidth=1.2, label="fullest node")
         tables.append(_long(by_kind.assign(**{"fullest node": fullest}), name, time_s, "kv_used_share"))
-    _finish(figure, axes, data, "KV in use, %")
+    _finish(figure, axes, runs, "KV in use, %")
     return figure, pd.concat(tables, ignore_index=True)
 
 
-def requests_over_time(data: RunData) -> tuple[Figure, pd.DataFrame]:
+def requests_over_time(runs: RunSet) -> tuple[Figure, pd.DataFrame]:
     """Draw running and waiting requests of all systems."""
     figure = new_figure(2.8)
     axes = figure.subplots(1, 2)
-    colors = colors_of(data.systems)
-    for index, name in enumerate(data.systems):
-        series = data.series[data.series["system"] == name]
+    colors = colors_of(runs)
+    for index, name in enumerate(runs):
+        series = runs[name].series
         series = series.iloc[_thinned(len(series))]
         for axis, column in zip(axes, ("running", "waiting"), strict=True):
             axis.plot(
@@ -87,21 +87,21 @@ def requests_over_time(data: RunData) -> tuple[Figure, pd.DataFrame]:
                 linewidth=1.5,
                 label=name,
             )
-    first = next(iter(data.systems))
+    first = next(iter(runs))
     for axis, label in zip(axes, ("running requests", "waiting requests"), strict=True):
         axis.set_ylim(bottom=0)
         axis.margins(x=0)
         axis.set_xlabel("simulated time, s")
         axis.set_ylabel(label)
-        shade_outside(axis, data.window_s(first))
+        shade_outside(axis, runs[first].window_s)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 6))
-    return figure, data.series[["system", "time_ns", "running", "waiting"]]
+    return figure, runs.frame("series")[["system", "time_ns", "running", "waiting"]]
 
 
-def _by_node(data: RunData, system: str, column: str) -> pd.DataFrame:
+def _by_node(runs: RunSet, system: str, column: str) -> pd.DataFrame:
     """Return one column of the node series, indexed by time [ns], with (kind, node) columns in node order."""
-    rows = data.node_series[data.node_series["system"] == system]
+    rows = runs[system].node_series
     nodes = rows[["kind", "node"]].drop_duplicates()
     wide = rows.pivot_table(index="time_ns", columns=["kind", "node"], values=column, sort=False)
     return wide[list(nodes.itertuples(index=False, name=None))]
@@ -114,8 +114,8 @@ def _thinned(samples: int, points: int = _MAX_POINTS) -> list[int]:
     return sorted({int(position) for position in np.linspace(0, samples - 1, points).round()})
 
 
-def _kind_colors(data: RunData) -> dict[str, str]:
-    return colors_of(data.nodes["kind"].unique(), KIND_COLORS)
+def _kind_colors(runs: RunSet) -> dict[str, str]:
+    return colors_of(runs.frame("nodes")["kind"].unique(), KIND_COLORS)
 
 
 def _long(
@@ -127,14 +127,14 @@ def _long(
     return long
 
 
-def _finish(figure: Figure, axes: list[Axes], data: RunData, label: str) -> None:
+def _finish(figure: Figure, axes: list[Axes], runs: RunSet, label: str) -> None:
     legend: dict[str, Artist] = {}
-    for axis, name in zip(axes, data.systems, strict=True):
+    for axis, name in zip(axes, runs, strict=True):
         axis.set_ylim(0, 103)
         axis.margins(x=0)
         axis.set_ylabel(label)
         axis.set_xlabel("simulated time, s")
-        shade_outside(axis, data.window_s(name))
+        shade_outside(axis, runs[name].window_s)
         handles, labels = axis.get_legend_handles_labels()
         legend |= dict(zip(labels, handles, strict=True))
     if "fullest node" in legend:

@@ -2,79 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from helixsim.domain.summary import Summary, milliseconds
 from helixsim.report.pages import Page, PageTable, Part, markdown
-from helixsim.report.rows import MISSING, notes, number, percent, seconds
+from helixsim.report.rows import MISSING, notes, number, percent
+from helixsim.results.runset import RunSet
 from helixsim.writing import write_text
 
-_SHOWN = (
-    ("output tokens/s", ("output_throughput",), number),
-    ("within SLO, %", ("helixsim", "slo_attainment"), percent),
-    ("TTFT p99, s", ("p99_ttft_ms",), seconds),
-    ("TPOT p99, ms", ("p99_tpot_ms",), number),
-    ("$ per Mtok", ("helixsim", "cost_usd_per_mtok"), number),
-    ("keeps up?", ("helixsim", "saturation"), str),
+_SHOWN: tuple[tuple[str, Callable[[Summary], float | str | None], Callable[[Any], str]], ...] = (
+    ("output tokens/s", lambda summary: summary.throughput.output_tokens_per_s, number),
+    ("within SLO, %", lambda summary: summary.throughput.slo_attainment, percent),
+    ("TTFT p99, s", lambda summary: summary.ttft.p99_s, number),
+    ("TPOT p99, ms", lambda summary: milliseconds(summary.tpot.p99_s), number),
+    ("$ per Mtok", lambda summary: summary.cost.usd_per_mtok, number),
+    ("keeps up?", lambda summary: summary.load.saturation, str),
 )
 
 HEAD = ("what if", "system", *(title for title, _, _ in _SHOWN))
 
 
-def changes(document: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return (variant, what was changed in words) of a ``summary.json``; empty if it has no variants."""
+def changes(runs: RunSet) -> list[tuple[str, str]]:
+    """Return (variant, what was changed in words); empty if there are no variants."""
     return [
-        (one["name"], "; ".join(one["changes"]) or "nothing that shows in fleet, links, model or load")
-        for one in document.get("whatif", ())
+        (one.name, "; ".join(one.changes) or "nothing that shows in fleet, links, model or load") for one in runs.whatif
     ]
 
 
-def rows(document: Mapping[str, Any]) -> list[tuple[str, ...]]:
+def rows(runs: RunSet) -> list[tuple[str, ...]]:
     """Return for each system its unchanged figures, then those of every variant with the relative change."""
-    systems = document["systems"]
-    bases = dict.fromkeys(base for one in document.get("whatif", ()) for base in one["systems"].values())
+    summaries = {name: run.summary for name, run in runs.items()}
+    bases = dict.fromkeys(base for one in runs.whatif for base in one.systems.values())
     found: list[tuple[str, ...]] = []
     for base in bases:
-        found.append(("as it is", base, *_cells(systems.get(base))))
-        for one in document["whatif"]:
+        found.append(("as it is", base, *_cells(summaries.get(base))))
+        for one in runs.whatif:
             found += [
-                (one["name"], base, *_cells(systems.get(name), systems.get(base)))
-                for name, own_base in one["systems"].items()
+                (one.name, base, *_cells(summaries.get(name), summaries.get(base)))
+                for name, own_base in one.systems.items()
                 if own_base == base
             ]
     return found
 
 
-def write_whatif(directory: Path, document: Mapping[str, Any]) -> None:
+def write_whatif(directory: Path, runs: RunSet) -> None:
     """Write ``whatif.md``: what was changed, what comes of it, and what binds each system."""
     page = Page(
-        title=f"{document['experiment']}: what if",
+        title=f"{runs.experiment}: what if",
         question=None,
-        answer=tuple(f"{name}: {text}." for name, text in changes(document)),
+        answer=tuple(f"{name}: {text}." for name, text in changes(runs)),
         parts=(
-            Part("What comes of it", table=PageTable(HEAD, tuple(rows(document)))),
-            Part("What binds", tuple(f"{name}: {sentence}" for name, sentence in notes(document))),
+            Part("What comes of it", table=PageTable(HEAD, tuple(rows(runs)))),
+            Part("What binds", tuple(f"{name}: {sentence}" for name, sentence in notes(runs))),
         ),
     )
     write_text(directory / "whatif.md", markdown(page))
 
 
-def _cells(summary: Mapping[str, Any] | None, base: Mapping[str, Any] | None = None) -> Sequence[str]:
+def _cells(summary: Summary | None, base: Summary | None = None) -> Sequence[str]:
     if summary is None:
         return ["no result", *[MISSING] * (len(_SHOWN) - 1)]
     cells = []
-    for _, path, text in _SHOWN:
-        value, old = _at(summary, path), None if base is None else _at(base, path)
+    for _, figure, text in _SHOWN:
+        value, old = figure(summary), None if base is None else figure(base)
         cell = MISSING if value is None else text(value)
-        if isinstance(value, float) and old and abs(value / old - 1) >= 0.005:
+        if isinstance(value, float) and isinstance(old, float) and old and abs(value / old - 1) >= 0.005:
             cell += f" ({100 * (value / old - 1):+.0f} %)"
         cells.append(cell)
     return cells
-
-
-def _at(summary: Mapping[str, Any], path: Sequence[str]) -> Any:
-    value: Any = summary
-    for key in path:
-        value = value[key]
-    return value

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helixsim import escape
-from helixsim.report.files import write_csv
 from helixsim.report.style import new_figure, png_bytes, styled, svg_bytes
+from helixsim.results.files import write_csv
 
 TEXTS = st.text(st.characters(), max_size=20) | st.sampled_from(
     ["=1+1", "-x", "+x", "@x", "\tx", "\rx", "'=x", "-5", ""]

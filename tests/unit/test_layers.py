@@ -23,6 +23,7 @@ LAYERS = (
     {"engine"},
     {"metrics"},
     {"runtime"},
+    {"results"},
     {"report"},
     {"planning"},
     {"reproduce"},

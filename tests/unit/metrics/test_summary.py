@@ -15,8 +15,8 @@ from helixsim.domain.summary import Limits, Summary, milliseconds, seconds
 from helixsim.errors import DataError
 from helixsim.jsonio import json_values, significant
 from helixsim.metrics.binding import cut_in_words
-from helixsim.metrics.compare import paired
-from helixsim.metrics.summary import experiment_summary, summarise, timing
+from helixsim.metrics.compare import Comparison, compared, paired
+from helixsim.metrics.summary import summarise, timing
 
 VLLM_KEYS = {
     "duration", "completed", "failed", "total_input_tokens", "total_output_tokens", "request_throughput",
@@ -29,7 +29,7 @@ VLLM_KEYS = {
 OWN_KEYS = {
     "max_flow_tokens_per_s", "upper_bound_tokens_per_s", "gap", "mean_hops", "max_hops", "flow_attainment",
     "utilisation", "kv_peak", "preemptions", "rejected", "offered_rate", "saturation", "cost_usd_per_mtok",
-    "energy_wh_per_mtok", "sim_seconds", "events", "ratio_to_baseline",
+    "energy_wh_per_mtok", "sim_seconds", "events",
     "window", "steady", "confidence", "what_binds", "kv_tokens_per_node", "conservation", "tpot_excluded",
 }  # fmt: skip
 
@@ -48,8 +48,7 @@ def summary_of(fakes):
 
 def test_all_agreed_keys_are_there_and_none_else_at_the_top(fakes, summary_of) -> None:
     run = fakes.queue_run().run
-    document = experiment_summary("x", "a", Slo(), {"a": summary_of(run)}, {"a": run})
-    system = document["systems"]["a"]
+    system = summary_of(run).to_json()
     assert set(system) - {"helixsim"} == VLLM_KEYS
     assert set(system["helixsim"]) >= OWN_KEYS
     assert not {"cpu_seconds", "peak_rss_bytes", "placement_seconds"} & set(system["helixsim"])
@@ -64,7 +63,7 @@ def test_an_empty_run_is_still_valid_json(fakes, summary_of) -> None:
         requests=RequestColumns(*(getattr(run.requests, name)[:0] for name in RequestColumns.__dataclass_fields__)),
     )
     summary = summary_of(empty)
-    document = experiment_summary("x", "a", Slo(), {"a": summary}, {"a": empty})
+    document = {**summary.to_json(), **compared(summary, summary, empty, empty).to_json()}
     assert json.loads(json.dumps(document, allow_nan=False)) == document
     assert summary.throughput.output_tokens_per_s is None
     assert summary.itl.p99_s is None
@@ -131,29 +130,31 @@ def test_ratios_are_quotients_and_invert(fakes, summary_of) -> None:
     runs = {"a": fakes.queue_run().run, "b": fakes.queue_run(rate_rps=12.0, count=1500).run}
     summaries = {name: summary_of(run) for name, run in runs.items()}
     figures = {name: summary.vllm_keys() for name, summary in summaries.items()}
-    forth, back = (experiment_summary("x", base, Slo(), summaries, runs)["systems"] for base in ("a", "b"))
-    ours, theirs = forth["b"]["helixsim"], back["a"]["helixsim"]
-    assert forth["a"]["helixsim"]["ratio_to_baseline"]["output_throughput"] == 1
-    for metric, ratio in ours["ratio_to_baseline"].items():
+
+    def against(name: str, base: str) -> Comparison:
+        return compared(summaries[name], summaries[base], runs[name], runs[base])
+
+    ours, theirs = against("b", "a"), against("a", "b")
+    assert against("a", "a").output_tokens_ratio == 1
+    for metric, ratio in ours.ratios.items():
         assert ratio == pytest.approx(figures["b"][metric] / figures["a"][metric], rel=1e-6)
-    for metric, (low, high) in ours["ratio_to_baseline_interval"].items():
-        assert low < ours["ratio_to_baseline"][metric] < high
+    for metric, (low, high) in ours.intervals.items():
+        assert low < ours.ratios[metric] < high
         if metric != "output_throughput":
-            assert theirs["ratio_to_baseline_interval"][metric] == pytest.approx([1 / high, 1 / low], rel=1e-6)
-    below, above = theirs["ratio_to_baseline_interval"]["output_throughput"]
-    assert below < theirs["ratio_to_baseline"]["output_throughput"] < above
+            assert theirs.intervals[metric] == pytest.approx([1 / high, 1 / low], rel=1e-6)
+    below, above = theirs.intervals["output_throughput"]
+    assert below < theirs.ratios["output_throughput"] < above
 
 
 def test_pairing_cancels_what_both_systems_share(fakes, summary_of) -> None:
     run = fakes.queue_run().run
     half = replace(run, series=replace(run.series, output_tokens=run.series.output_tokens // 2))
-    runs = {"whole": run, "half": half}
-    summaries = {name: summary_of(each) for name, each in runs.items()}
-    own = experiment_summary("x", "whole", Slo(), summaries, runs)["systems"]["half"]["helixsim"]
-    low, high = own["ratio_to_baseline_interval"]["output_throughput"]
-    unpaired = own["confidence"]["output_throughput"]
-    assert low <= own["ratio_to_baseline"]["output_throughput"] <= high
-    assert high - low < 0.01 < (unpaired[1] - unpaired[0]) / summaries["half"].throughput.output_tokens_per_s
+    summaries = {"whole": summary_of(run), "half": summary_of(half)}
+    own = compared(summaries["half"], summaries["whole"], half, run)
+    low, high = own.output_tokens_ratio_interval
+    unpaired = summaries["half"].throughput.output_interval
+    assert low <= own.output_tokens_ratio <= high
+    assert high - low < 0.01 < (unpaired.high - unpaired.low) / summaries["half"].throughput.output_tokens_per_s
 
 
 def test_paired_comparison_sees_a_constant_slowdown_exactly(fakes) -> None:

@@ -12,6 +12,7 @@ from helixsim.cli.main import main
 from helixsim.planning.run import run_experiment
 from helixsim.report import whatif_rows
 from helixsim.report.tables import comparison_text
+from helixsim.results.runset import RunSet
 
 EXPERIMENT = tiny()
 WHATIF = """\
@@ -59,7 +60,7 @@ def test_variants_stand_beside_the_base_and_give_what_they_would_alone(path, tmp
     assert "What if" in page.read_text()
     assert "lost: l4: 2 → 1" in (page.parent / "whatif.md").read_text()
     ttft = [together["systems"][name]["p99_ttft_ms"] for name in ("swarm", "swarm+slow")]
-    change = next(row for row in whatif_rows.rows(together) if row[0] == "slow")[4]
+    change = next(row for row in whatif_rows.rows(RunSet.load(page.parent)) if row[0] == "slow")[4]
     assert change.endswith(f"({100 * (ttft[1] / ttft[0] - 1):+.0f} %)")
 
 
@@ -72,9 +73,10 @@ def test_a_kept_placement_is_the_old_one_on_the_nodes_that_are_left(path, tmp_pa
 
 
 def test_a_variant_that_cannot_be_placed_is_reported_and_stops_nobody(path, tmp_path):
-    document = summary(tmp_path / "out", path)
-    assert ("gone", "swarm", "no result", "–", "–", "–", "–", "–") in whatif_rows.rows(document)
+    summary(tmp_path / "out", path)
     (manifest,) = (tmp_path / "out").rglob("manifest.json")
     failed = json.loads(manifest.read_text())["failed"]
     assert list(failed) == ["swarm+gone"]
-    assert "no result" in comparison_text(document)
+    runs = RunSet.load(manifest.parent)
+    assert ("gone", "swarm", "no result", "–", "–", "–", "–", "–") in whatif_rows.rows(runs)
+    assert "no result" in comparison_text(runs)

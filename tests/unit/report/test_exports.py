@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from helixsim.domain.placement import LayerRange, Placement
-from helixsim.report.files import _vllm_partitions
+from helixsim.results.placement_json import _vllm_partitions
 
 
 def partitions(ranges: dict[str, tuple[int, int]], pipelines: dict[str, int] | None = None, layers: int = 8):

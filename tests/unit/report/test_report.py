@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,20 +17,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helixsim.cli.report import add_parser
+from helixsim.domain.summary import Limits
 from helixsim.errors import DataError
 from helixsim.report.figures import latency_cdfs, throughput_bars
-from helixsim.report.files import file_stem, placement_document
 from helixsim.report.html import build_report, headline
 from helixsim.report.rows import number
-from helixsim.report.rundata import load_run
 from helixsim.report.style import styled, svg_bytes
 from helixsim.report.tables import comparison_text, kv_text, placement_text, plain_table
+from helixsim.results.files import file_stem
+from helixsim.results.placement_json import placement_document
+from helixsim.results.runset import RunSet
 from helixsim.runtime.manifest import write_manifest
 
 
 @pytest.fixture(scope="module")
 def data(run_dir: Path):
-    return load_run(run_dir)
+    return RunSet.load(run_dir)
 
 
 def test_request_table_has_a_row_per_request_and_integer_times(fakes, run_dir: Path) -> None:
@@ -66,28 +69,28 @@ def test_placement_document_covers_the_fleet_and_the_model(fakes) -> None:
 
 def test_tables_fit_their_width_and_show_every_system(data) -> None:
     for width in (80, 100, 140):
-        text = comparison_text(data.document, width=width)
+        text = comparison_text(data, width=width)
         assert max(map(len, text.splitlines())) <= width
-        for name in data.systems:
+        for name in data:
             assert text.count(name) >= 2
     assert "OVERLOADED" in text
     assert "\x1b" not in text
-    assert "\x1b" in comparison_text(data.document, color=True)
+    assert "\x1b" in comparison_text(data, color=True)
 
 
 def test_four_systems_share_one_table_at_a_hundred_columns(data) -> None:
-    assert comparison_text(data.document, width=100).count("prompt + output tokens/s  ") == 1
+    assert comparison_text(data, width=100).count("prompt + output tokens/s  ") == 1
 
 
 def test_placement_table_lists_nodes_by_layer(data) -> None:
-    text = placement_text("helix", data.placements["helix"])
+    text = placement_text("helix", data["helix"].placement_document)
     assert max(map(len, text.splitlines())) <= 100
     assert re.search(r"a100-0 +a100 +0–7 +800 +2 000 +3 000 +67", text)
     assert text.index("a100-1") < text.index("t4-0") < text.index("t4-3")
 
 
 def test_kv_line_names_each_kind_with_each_number_of_layers_once(data) -> None:
-    placement = data.placements["helix"]
+    placement = data["helix"].placement_document
     text = kv_text("helix", placement)
     assert text.startswith("helix: KV tokens: ")
     held = {
@@ -114,13 +117,9 @@ def test_latency_curves_end_at_one_and_hit_the_percentiles(data) -> None:
     for (system, metric), curve in table.groupby(["system", "metric"]):
         assert (np.diff(curve["value"]) >= 0).all()
         assert curve["share_at_most"].iloc[-1] == pytest.approx(1)
-        key, scale = {
-            "ttft_s": ("median_ttft_ms", 1000),
-            "tpot_ms": ("median_tpot_ms", 1),
-            "itl_ms": ("median_itl_ms", 1),
-        }[metric]
-        median = np.interp(0.5, curve["share_at_most"], curve["value"]) * scale
-        assert median == pytest.approx(data.systems[system][key], rel=0.01)
+        name, _, unit = metric.partition("_")
+        median_s = np.interp(0.5, curve["share_at_most"], curve["value"]) * {"s": 1, "ms": 1e-3}[unit]
+        assert median_s == pytest.approx(getattr(data[system].summary, name).median_s, rel=0.01)
 
 
 @pytest.fixture(scope="module")
@@ -155,15 +154,16 @@ def test_page_is_self_contained_escaped_and_has_unique_ids(page_path: Path) -> N
 
 
 def test_headline_names_the_best_system_and_its_ratio(data) -> None:
-    assert headline(data.document).startswith("swarm delivers ")
-    assert "no other system delivers more" in headline(data.document)
-    turned = {**data.document, "baseline": "helix"}
-    systems = {name: json.loads(json.dumps(system)) for name, system in data.systems.items()}
-    systems["swarm"]["helixsim"]["ratio_to_baseline"]["output_throughput"] = 2.5
-    systems["swarm"]["helixsim"]["ratio_to_baseline_interval"]["output_throughput"] = [2.1, 3.0]
-    assert "2.50 times the baseline helix (95 % range 2.10 to 3.00)" in headline({**turned, "systems": systems})
-    systems["swarm"]["helixsim"]["ratio_to_baseline_interval"]["output_throughput"] = [0.9, 6.9]
-    assert "does not tell the two apart" in headline({**turned, "systems": systems})
+    assert headline(data).startswith("swarm delivers ")
+    assert "no other system delivers more" in headline(data)
+
+    def turned(low: float, high: float) -> RunSet:
+        limits = {"output_throughput": Limits(low, high)}
+        swarm = replace(data.comparisons["swarm"], ratios={"output_throughput": 2.5}, intervals=limits)
+        return replace(data, baseline="helix", comparisons={**data.comparisons, "swarm": swarm})
+
+    assert "2.50 times the baseline helix (95 % range 2.10 to 3.00)" in headline(turned(2.1, 3.0))
+    assert "does not tell the two apart" in headline(turned(0.9, 6.9))
 
 
 def test_report_command_needs_a_finished_run(run_dir: Path, tmp_path: Path, capsys) -> None:
@@ -185,10 +185,10 @@ def test_report_command_needs_a_finished_run(run_dir: Path, tmp_path: Path, caps
 def test_foreign_summary_is_refused(run_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text('{"schema": 99}')
     with pytest.raises(DataError, match="schema 1, got 99"):
-        load_run(tmp_path)
+        RunSet.load(tmp_path)
     (tmp_path / "summary.json").write_text("{")
     with pytest.raises(DataError, match="cannot be read"):
-        load_run(tmp_path)
+        RunSet.load(tmp_path)
 
 
 @pytest.mark.parametrize(

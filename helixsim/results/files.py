@@ -1,0 +1,72 @@
+"""JSON and CSV files of results, written whole and read back with clear errors."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from helixsim.errors import DataError
+from helixsim.escape import csv_read, csv_text
+from helixsim.writing import new_file, write_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Content = TypeVar("Content")
+
+
+def file_stem(system: str) -> str:
+    """Return the name of a system as it appears in file names."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", system)
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Write indented JSON in UTF-8; NaN is refused (ValueError)."""
+    write_text(path, json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def write_csv(path: Path, frame: pd.DataFrame) -> None:
+    """Write a table; floats with nine significant digits, names such that no spreadsheet takes them for formulas."""
+    with new_file(path) as file:
+        csv_safe(frame).to_csv(file, index=False, float_format="%.9g", lineterminator="\n")
+
+
+def csv_safe(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a table whose texts, titles of columns too, are cells of CSV (``escape.csv_text``)."""
+    columns = {}
+    for name, column in frame.items():
+        is_text = column.dtype.kind in "OTU"
+        columns[csv_text(name)] = column.map(csv_text) if is_text else column
+    return type(frame)(columns) if columns else frame
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file of a run directory; ``DataError`` if that fails."""
+    content = _read(path, lambda: json.loads(path.read_text(encoding="utf-8")))
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: expected a JSON object, got {type(content).__name__}")
+    return content
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    """Return a table that ``write_csv`` has written; ``DataError`` if that fails."""
+    import pandas as pd
+
+    def read() -> pd.DataFrame:
+        table = pd.read_csv(path, keep_default_na=False, na_values=[""], low_memory=False)
+        texts = [name for name, column in table.items() if column.dtype.kind in "OTU"]
+        return table.assign(**{str(name): table[name].map(csv_read) for name in texts})
+
+    return _read(path, read)
+
+
+def _read(path: Path, reader: Callable[[], Content]) -> Content:
+    try:
+        return reader()
+    except FileNotFoundError:
+        raise DataError(f"{path}: missing; {path.parent} is not a complete run directory") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error

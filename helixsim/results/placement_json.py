@@ -1,0 +1,85 @@
+"""A placement with its flow as JSON values: what ``placements/<system>.json`` of a run holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from helixsim.domain.cluster import Fleet
+from helixsim.domain.flowplan import FlowPlan, Route
+from helixsim.domain.placement import LayerRange, Placement
+from helixsim.jsonio import json_values
+
+
+def placement_document(placement: Placement, plan: FlowPlan, fleet: Fleet) -> dict[str, Any]:
+    """Return a placement as JSON values, to look at and to be reloaded by the ``fixed`` strategy.
+
+    ``layers`` gives each node of the fleet its half-open layer range or None. The time the search took is left out.
+    """
+    layers: dict[str, list[int] | None] = {}
+    nodes = []
+    for node in fleet.cluster.nodes:
+        held = placement.ranges.get(node.id)
+        layers[node.id] = None if held is None else [held.start, held.end]
+        nodes.append(
+            {
+                "node": node.id,
+                "kind": node.kind,
+                "region": node.region,
+                "kv_tokens": None
+                if held is None
+                else fleet.kv_blocks(node.id, held.layers) * fleet.profile(node.id).block_tokens,
+                "flow_tokens_per_s": plan.node_flow_tokens_per_s.get(node.id, 0.0),
+                "capacity_tokens_per_s": plan.node_capacity_tokens_per_s.get(node.id),
+            }
+        )
+    document = {
+        "strategy": placement.strategy,
+        "status": placement.status,
+        "num_layers": placement.num_layers,
+        "objective_tokens_per_s": placement.objective_tokens_per_s,
+        "upper_bound_tokens_per_s": placement.upper_bound_tokens_per_s,
+        "gap": placement.gap,
+        "max_flow_tokens_per_s": plan.max_flow_tokens_per_s,
+        "mean_hops": plan.mean_hops,
+        "max_hops": plan.max_hops,
+        "replicas": [list(nodes) for nodes in plan.replicas],
+        "partial_inference": placement.partial_inference,
+        **({"pipelines": dict(placement.pipelines)} if placement.pipelines else {}),
+        "layers": layers,
+        "nodes": nodes,
+        "min_cut": [
+            {"kind": cut.kind, "name": cut.name, "capacity_tokens_per_s": cut.capacity_tokens_per_s}
+            for cut in plan.min_cut
+        ],
+        "routes": [{"route": route_text(route), "flow_tokens_per_s": flow} for route, flow in plan.routes],
+        "notes": dict(placement.notes),
+        "vllm": _vllm_partitions(placement),
+    }
+    values: dict[str, Any] = json_values(document)
+    return values
+
+
+def _vllm_partitions(placement: Placement) -> list[dict[str, Any]]:
+    """Return each chain of single nodes with its partition as vLLM reads it from VLLM_PP_LAYER_PARTITION.
+
+    A node belongs to such a chain if no other node shares its layers or enters between them: vLLM's pipeline stages
+    are not replicated one by one, so placements with nodes side by side have none.
+    """
+    lanes: dict[int | None, list[tuple[LayerRange, str]]] = {}
+    for node, held in placement.ranges.items():
+        lanes.setdefault(placement.pipelines.get(node), []).append((held, node))
+    found = []
+    for lane in lanes.values():
+        lane.sort()
+        ends = [0, *(held.end for held, _ in lane)]
+        if ends[-1] == placement.num_layers and all(
+            held.start == end for (held, _), end in zip(lane, ends, strict=False)
+        ):
+            partition = ",".join(str(held.layers) for held, _ in lane)
+            found.append({"nodes": [node for _, node in lane], "VLLM_PP_LAYER_PARTITION": partition})
+    return found
+
+
+def route_text(route: Route) -> str:
+    """Return for example ``a100-0[0:20] l4-3[20:40]``, layers half-open."""
+    return " ".join(f"{node}[{held.start}:{held.end}]" for node, held in route.hops)

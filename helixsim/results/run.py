@@ -1,0 +1,193 @@
+"""One simulated system: its figures, and the tables behind them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from helixsim.domain.cluster import Fleet
+from helixsim.domain.flowplan import FlowPlan
+from helixsim.domain.placement import LayerRange, Placement
+from helixsim.domain.result import RunResult
+from helixsim.domain.summary import Summary
+from helixsim.errors import DataError
+from helixsim.escape import csv_read, csv_text
+from helixsim.results import tables
+from helixsim.results.files import csv_safe, file_stem, read_csv, read_json
+from helixsim.results.placement_json import placement_document
+from helixsim.writing import new_file
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ROWS_AT_A_TIME = 50_000
+"""Rows of a table of requests that are text at one time."""
+
+TABLES = ("nodes", "links", "series", "node_series", "itl")
+"""Tables of a run directory that hold all systems; requests have a file for each."""
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What a simulation in this process leaves."""
+
+    result: RunResult
+    placement: Placement
+    plan: FlowPlan
+    fleet: Fleet
+
+
+@dataclass
+class StoredTables:
+    """The tables in a run directory, each read when it is asked for."""
+
+    directory: Path
+    _read: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)
+
+    def of(self, system: str, name: str) -> pd.DataFrame:
+        """Return the rows of one system.
+
+        Raises
+        ------
+        DataError
+            If the file is missing or unreadable.
+        """
+        if name == "requests":
+            return read_csv(self.directory / "requests" / f"{file_stem(system)}.csv")
+        if name not in self._read:
+            self._read[name] = read_csv(self.directory / f"{name}.csv")
+        table = self._read[name]
+        if "system" not in table:
+            raise DataError(f"{self.directory / name}.csv: has no column system")
+        return table[table["system"] == csv_read(csv_text(system))].drop(columns="system").reset_index(drop=True)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One simulated system of an experiment.
+
+    Tables are pandas data frames with units in the names of their columns; they are made, or read from the run
+    directory, when they are asked for.
+
+    Parameters
+    ----------
+    summary
+        All figures, in SI units: ``summary.ttft.p99_s``, ``summary.throughput.output_tokens_per_s``.
+    timing
+        What the computation took (``metrics.summary.timing``); empty for a run that was read back.
+    source
+        The columns of the simulation, or the files they were written to.
+    """
+
+    name: str
+    summary: Summary
+    timing: Mapping[str, Any] = field(repr=False)
+    source: Simulation | StoredTables = field(repr=False)
+
+    def __repr__(self) -> str:
+        rate = self.summary.throughput.output_tokens_per_s
+        served = "no output" if rate is None else f"{rate:.4g} output tokens/s"
+        return f"<Run {self.name}: {served}, {self.summary.load.saturation}>"
+
+    @property
+    def simulation(self) -> Simulation:
+        """The columns of the simulation, its placement, max-flow and fleet.
+
+        Raises
+        ------
+        DataError
+            If the run was read from files, which do not hold them.
+        """
+        if isinstance(self.source, StoredTables):
+            raise DataError(f"{self.name}: read from {self.source.directory}, which holds tables and figures only")
+        return self.source
+
+    @cached_property
+    def placement(self) -> Placement:
+        """Layer range of each node."""
+        if isinstance(self.source, Simulation):
+            return self.source.placement
+        return _placement(self.placement_document)
+
+    @cached_property
+    def placement_document(self) -> dict[str, Any]:
+        """The placement with its flow as JSON values (``placements/<system>.json``)."""
+        if isinstance(self.source, StoredTables):
+            return read_json(self.source.directory / "placements" / f"{file_stem(self.name)}.json")
+        return placement_document(self.source.placement, self.source.plan, self.source.fleet)
+
+    @property
+    def window_s(self) -> tuple[float, float]:
+        """Start and end of the measurement window in simulated time [s]."""
+        return self.summary.window.start_s, self.summary.window.end_s
+
+    @cached_property
+    def requests(self) -> pd.DataFrame:
+        """A row per request that arrived, in order of arrival; times [ns]."""
+        if isinstance(self.source, StoredTables):
+            return self.source.of(self.name, "requests")
+        return tables.requests_frame(self.source.result)
+
+    @cached_property
+    def nodes(self) -> pd.DataFrame:
+        """A row per node that holds layers: layers, load, KV memory."""
+        if isinstance(self.source, StoredTables):
+            return self.source.of(self.name, "nodes")
+        return tables.nodes_frame(self.source.result, self.source.plan, self.source.fleet)
+
+    @cached_property
+    def links(self) -> pd.DataFrame:
+        """A row per directed link that carried anything: bytes, load, waits."""
+        if isinstance(self.source, StoredTables):
+            return self.source.of(self.name, "links")
+        return tables.links_frame(self.source.result, self.source.fleet)
+
+    @cached_property
+    def series(self) -> pd.DataFrame:
+        """The cluster over time: cumulative tokens and requests; requests waiting and running at each sample."""
+        if isinstance(self.source, StoredTables):
+            return self.source.of(self.name, "series")
+        return tables.series_frame(self.source.result)
+
+    @cached_property
+    def node_series(self) -> pd.DataFrame:
+        """The nodes over time; ``busy_ns`` is cumulative."""
+        if isinstance(self.source, StoredTables):
+            return self.source.of(self.name, "node_series")
+        return tables.node_series_frame(self.source.result)
+
+    @cached_property
+    def itl(self) -> pd.DataFrame:
+        """Histogram of the gaps between successive tokens in the window [ns]."""
+        if isinstance(self.source, StoredTables):
+            return self.source.of(self.name, "itl")
+        return tables.itl_frame(self.source.result)
+
+    def write_requests(self, path: Path) -> None:
+        """Write the table of requests piece by piece: as text it takes many times the memory of its columns."""
+        run = self.simulation.result
+        count = len(run.requests.request_id)
+        with new_file(path) as file:
+            for first in range(0, max(count, 1), ROWS_AT_A_TIME):
+                frame = tables.requests_frame(run, slice(first, first + ROWS_AT_A_TIME))
+                csv_safe(frame).to_csv(file, index=False, header=first == 0, lineterminator="\n")
+
+
+def _placement(document: Mapping[str, Any]) -> Placement:
+    """Return the placement in a document of ``placement_document``."""
+    objective, bound = document["objective_tokens_per_s"], document["upper_bound_tokens_per_s"]
+    return Placement(
+        strategy=document["strategy"],
+        num_layers=document["num_layers"],
+        ranges={node: LayerRange(*held) for node, held in document["layers"].items() if held is not None},
+        partial_inference=document["partial_inference"],
+        objective_tokens_per_s=math.nan if objective is None else objective,
+        upper_bound_tokens_per_s=math.inf if bound is None else bound,
+        status=document["status"],
+        notes=document["notes"],
+        pipelines=document.get("pipelines", {}),
+    )

@@ -1,0 +1,142 @@
+"""The tables of one simulated run: rows in the order of the run, units in the names of the columns.
+
+Times are integer nanoseconds; an empty cell means that the moment was never reached.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from helixsim.domain.cluster import Fleet
+from helixsim.domain.flowplan import FlowPlan
+from helixsim.domain.result import IntArray, RequestColumns, RequestStatus, RunResult
+from helixsim.metrics.utilisation import utilisation
+from helixsim.results.placement_json import route_text
+from helixsim.units import BITS_PER_BYTE
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def requests_frame(run: RunResult, rows: slice = slice(None)) -> pd.DataFrame:
+    """Return one row per request that arrived, in order of arrival; times [ns]."""
+    import pandas as pd
+
+    columns = run.requests
+    requests = RequestColumns(**{column.name: getattr(columns, column.name)[rows] for column in fields(columns)})
+    names = np.array([status.name.lower() for status in RequestStatus])
+    routes = np.array([*map(route_text, run.routes), ""], dtype=object)
+    return pd.DataFrame(
+        {
+            "request_id": requests.request_id,
+            "status": names[requests.status],
+            "arrival_ns": requests.arrival_ns,
+            "admitted_ns": _reached(requests.admitted_ns),
+            "first_token_ns": _reached(requests.first_token_ns),
+            "finish_ns": _reached(requests.finish_ns),
+            "prompt_tokens": requests.prompt_tokens,
+            "output_tokens": requests.output_tokens,
+            "preemptions": requests.preemptions,
+            "queue_ns": requests.queue_ns,
+            "compute_ns": requests.compute_ns,
+            "network_ns": requests.network_ns,
+            "route": routes[requests.route],
+        }
+    )
+
+
+def _reached(times_ns: IntArray) -> pd.Series[int]:
+    import pandas as pd
+
+    return pd.Series(times_ns, dtype="Int64").mask(times_ns < 0)
+
+
+def nodes_frame(run: RunResult, plan: FlowPlan, fleet: Fleet) -> pd.DataFrame:
+    """Return nodes that hold layers: layers, load, KV memory."""
+    import pandas as pd
+
+    nodes = run.nodes
+    used = utilisation(run, fleet)
+    block_tokens = np.array([fleet.profile(node).block_tokens for node in nodes.node_id])
+    return pd.DataFrame(
+        {
+            "node": nodes.node_id,
+            "kind": nodes.kind,
+            "layer_start": nodes.start,
+            "layer_end": nodes.end,
+            "flow_tokens_per_s": [plan.node_flow_tokens_per_s.get(node, 0.0) for node in nodes.node_id],
+            "capacity_tokens_per_s": [plan.node_capacity_tokens_per_s.get(node, np.nan) for node in nodes.node_id],
+            "busy_share": used.busy_share,
+            "kv_tokens": nodes.kv_blocks * block_tokens,
+            "kv_mean_share": used.kv_mean,
+            "kv_peak_share": used.kv_peak,
+            "queue_mean_requests": used.queue_mean,
+            "batches": nodes.batches,
+            "prompt_tokens": nodes.prompt_tokens,
+            "decode_tokens": nodes.decode_tokens,
+            "preemptions": nodes.preemptions,
+        }
+    )
+
+
+def links_frame(run: RunResult, fleet: Fleet) -> pd.DataFrame:
+    """Return directed links that carried anything: bytes, load, waits."""
+    import pandas as pd
+
+    links = run.links
+    run_ns = max(run.end_ns, 1)
+    cluster = fleet.cluster
+    return pd.DataFrame(
+        {
+            "src": links.src,
+            "dst": links.dst,
+            "bandwidth_bps": [
+                cluster.link(src, dst).bandwidth_bps for src, dst in zip(links.src, links.dst, strict=True)
+            ],
+            "messages": links.messages,
+            "bytes": links.bytes,
+            "mean_bps": links.bytes * BITS_PER_BYTE / (run_ns / 1e9),
+            "busy_share": links.busy_ns / run_ns,
+            "mean_wait_ns": links.queue_ns / np.maximum(links.messages, 1),
+        }
+    )
+
+
+def series_frame(run: RunResult) -> pd.DataFrame:
+    """Return the cluster at each sample; ``waiting`` and ``running`` are of that moment, the others cumulative."""
+    import pandas as pd
+
+    series = run.series
+    names = ("time_ns", "output_tokens", "prompt_tokens", "arrived", "finished", "waiting", "running")
+    return pd.DataFrame({name: getattr(series, name) for name in names})
+
+
+def node_series_frame(run: RunResult) -> pd.DataFrame:
+    """Return each node at each sample; ``busy_ns`` is cumulative."""
+    import pandas as pd
+
+    series, nodes = run.series, run.nodes
+    samples = len(series.time_ns)
+    return pd.DataFrame(
+        {
+            "time_ns": np.repeat(series.time_ns, len(nodes.node_id)),
+            "node": np.tile(np.array(nodes.node_id, dtype=object), samples),
+            "kind": np.tile(np.array(nodes.kind, dtype=object), samples),
+            "busy_ns": series.busy_ns.ravel(),
+            "kv_used_share": series.kv_used.ravel(),
+            "queue_length": series.queue_length.ravel(),
+        }
+    )
+
+
+def itl_frame(run: RunResult) -> pd.DataFrame:
+    """Return the histogram of gaps between successive tokens."""
+    import pandas as pd
+
+    gaps = run.gaps
+    return pd.DataFrame(
+        {"gap_from_ns": gaps.value_ns, "gap_to_ns": gaps.value_ns + gaps.resolution_ns, "count": gaps.count}
+    )

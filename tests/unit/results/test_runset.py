@@ -1,0 +1,82 @@
+"""Runs in memory and read back are the same, and ``summary.json`` is a view of them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pandas as pd
+import pytest
+
+from helixsim.errors import DataError
+from helixsim.results.run import TABLES
+from helixsim.results.runset import RunSet
+
+
+@pytest.fixture(scope="module")
+def loaded(run_dir) -> RunSet:
+    return RunSet.load(run_dir)
+
+
+def test_the_document_is_the_file_before_and_after_reading(fake_runs, loaded, run_dir) -> None:
+    text = (run_dir / "summary.json").read_text(encoding="utf-8")
+    for runs in (fake_runs, loaded):
+        assert json.dumps(runs.document(), indent=2, ensure_ascii=False) + "\n" == text
+
+
+def test_figures_read_back_are_those_that_were_computed(fake_runs, loaded) -> None:
+    assert list(loaded) == list(fake_runs)
+    for name, run in fake_runs.items():
+        assert loaded[name].summary == run.summary
+        assert loaded.comparisons[name] == fake_runs.comparisons[name]
+        assert loaded[name].placement.ranges == run.placement.ranges
+    pd.testing.assert_frame_equal(loaded.table(), fake_runs.table())
+
+
+@pytest.mark.parametrize("table", ["requests", *TABLES])
+def test_tables_read_back_hold_the_same(fake_runs, loaded, table) -> None:
+    for name, run in fake_runs.items():
+        ours, theirs = getattr(run, table), getattr(loaded[name], table)
+        assert len(ours) > 0
+        texts = ours.select_dtypes(["object", "str"]).columns
+        assert ours[texts].to_numpy().tolist() == theirs[texts].astype(object).fillna("").to_numpy().tolist()
+        numbers = ours.columns.difference(texts)
+        pd.testing.assert_frame_equal(
+            ours[numbers].astype("float64"), theirs[numbers].astype("float64"), rtol=1e-8, check_dtype=False
+        )
+
+
+def test_every_number_of_the_comparison_says_its_unit(fake_runs) -> None:
+    table = fake_runs.table()
+    assert table.index.tolist() == list(fake_runs)
+    units = ("_per_s", "_s", "_ratio", "_share", "_per_mtok", "_hops", "attainment", "saturation", "preemptions")
+    assert [column for column in table if not column.endswith(units)] == []
+    assert table["ttft_p99_s"]["swarm"] == fake_runs["swarm"].summary.ttft.p99_s
+    assert table["output_tokens_ratio"][fake_runs.baseline] == 1
+
+
+def test_a_set_of_runs_is_short_to_print_and_a_table_in_a_notebook(fake_runs) -> None:
+    assert repr(fake_runs) == "<RunSet fake: helix, swarm (baseline), petals, a/b <i>>"
+    assert len(repr(fake_runs["helix"])) < 80
+    html = fake_runs._repr_html_()
+    assert html.startswith("<table")
+    assert "<i>" not in html
+
+
+def test_what_files_do_not_hold_is_said(loaded) -> None:
+    with pytest.raises(DataError, match="helix: read from"):
+        loaded["helix"].simulation  # noqa: B018
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda document: document["systems"]["helix"]["helixsim"].pop("events"), "summary.json: helix: .*events"),
+    (lambda document: document["systems"]["helix"]["helixsim"].pop("ratio_to_baseline"), "helix: .*ratio_to_baseline"),
+    (lambda document: document.pop("slo"), "summary.json: .*slo"),
+])  # fmt: skip
+def test_a_damaged_summary_is_refused_with_what_it_lacks(run_dir, tmp_path, change, message) -> None:
+    shutil.copytree(run_dir, tmp_path, dirs_exist_ok=True)
+    document = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
+    change(document)
+    (tmp_path / "summary.json").write_text(json.dumps(document), encoding="utf-8")
+    with pytest.raises(DataError, match=message):
+        RunSet.load(tmp_path)
