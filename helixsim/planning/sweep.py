@@ -132,15 +132,17 @@ class SweepInterrupted(KeyboardInterrupt):
         super().__init__(f"{done} of {total} points are finished and kept; the same command with --resume goes on")
 
 
-def prepare(plan: SweepPlan) -> Sweep:
-    """Load the base, check every value of every axis on it, and lay out the points.
+def prepare(plan: SweepPlan, base_experiment: Experiment | None = None) -> Sweep:
+    """Check every value of every axis on the base, and lay out the points.
+
+    ``base_experiment``: the experiment that is varied; None: the file that the plan names.
 
     Raises
     ------
     ConfigError
         If a key does not exist or a value is wrong; positions are those of the sweep file.
     """
-    unchanged = Experiment.load(plan.base)
+    unchanged = base_experiment or Experiment.load(plan.base)
     problems = [problem for edit in plan.settings for problem in _faults(unchanged, [edit])]
     if not problems:
         for block in plan.blocks:

@@ -26,6 +26,7 @@ LAYERS = (
     {"results"},
     {"report"},
     {"planning"},
+    {"api"},
     {"reproduce"},
     {"cli"},
 )

@@ -1,0 +1,142 @@
+"""The public API: what README shows runs, agrees with the command line, and fails with its errors."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import helixsim as hx
+from helixsim.cli.main import main
+from helixsim.errors import ConfigError
+
+YAML = """\
+schema: 1
+name: tiny
+model: llama-2-7b
+cluster:
+  nodes:
+    - {gpu: l4, count: 2}
+    - {gpu: t4, count: 2}
+  network:
+    intra_region: {bandwidth: 8 Gbit/s, latency: 1 ms}
+workload:
+  arrivals: {process: poisson, rate: 2}
+  lengths: {distribution: fixed, prompt_tokens: 200, output_tokens: 20}
+  warmup: 2 s
+  duration: 20 s
+systems:
+  - {placement: swarm}
+  - {placement: petals}
+slo: {ttft: 2 s, tpot: 1 s}
+"""
+
+
+def tiny() -> hx.Experiment:
+    return hx.Experiment(
+        "llama-2-7b",
+        hx.Cluster({"l4": 2, "t4": 2}, link="8 Gbit/s, 1 ms"),
+        load=hx.poisson(2, (200, 20)),
+        window=("2 s", "20 s"),
+        slo=hx.slo(ttft="2 s", tpot="1 s"),
+        systems=["swarm", "petals"],
+        name="tiny",
+    )
+
+
+def test_an_experiment_built_in_python_is_the_one_written_in_yaml(tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(YAML, encoding="utf-8")
+    assert tiny().resolve().config_hash == hx.load(path).resolve().config_hash
+    assert tiny().document == hx.load(path).document
+
+
+def test_runs_from_python_are_those_of_the_command_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(YAML, encoding="utf-8")
+    runs = tiny().run(jobs=1)
+    (directory,) = (tmp_path / "runs" / "tiny").iterdir()
+    ours = (directory / "summary.json").read_bytes()
+    assert main(["run", "tiny.yaml", "--out", "other", "--jobs", "1", "-q"]) == 0
+    (theirs,) = (tmp_path / "other").rglob("summary.json")
+    assert theirs.read_bytes() == ours
+    table = runs.table()
+    assert list(table.index) == ["swarm", "petals"] == list(runs)
+    assert table.loc["petals", "ttft_p99_s"] == runs["petals"].summary.ttft.p99_s
+    requests = runs["petals"].requests
+    assert {"arrival_ns", "first_token_ns", "prompt_tokens"} <= set(requests.columns)
+    assert (requests["prompt_tokens"] == 200).all()
+    assert set(runs["petals"].placement.ranges) <= {"l4-0", "l4-1", "t4-0", "t4-1"}
+    assert "<table" in runs._repr_html_()
+    assert len(repr(runs)) < 200
+
+
+def test_with_returns_another_experiment_of_the_same_kind():
+    base = tiny()
+    faster = base.with_({"workload.arrivals.rate": 3}, seed=7)
+    assert type(faster) is hx.Experiment
+    assert (faster.resolve().workload.arrivals.rate_rps, faster.resolve().seed) == (3, 7)
+    assert (base.resolve().workload.arrivals.rate_rps, base.resolve().seed) == (2, 0)
+
+
+def test_place_and_simulate():
+    experiment = tiny()
+    placed = hx.place(experiment, "petals")
+    result = hx.simulate(experiment, placed)
+    assert placed.plan.max_flow_tokens_per_s > 0
+    assert len(result.requests.request_id) > 10
+    with pytest.raises(ConfigError, match="did you mean 'petals'"):
+        hx.place(experiment, "petal")
+
+
+def test_a_sweep_has_a_row_for_each_point_and_system(tmp_path):
+    table = hx.sweep(tiny(), {"workload.arrivals.rate": [1, 2, 3]}, out=tmp_path, jobs=1)
+    assert len(table) == 3 * 2
+    served = table[table["system"] == "petals"].set_index("workload.arrivals.rate")["request_throughput"]
+    assert served.is_monotonic_increasing
+    with pytest.raises(ConfigError, match="arivals"):
+        hx.sweep(tiny(), {"workload.arivals.rate": [1]}, out=tmp_path, jobs=1)
+
+
+def test_capacity_has_a_row_for_each_system(tmp_path):
+    found = hx.capacity(tiny().with_({"workload.duration": "5 s"}), seeds=1, tolerance=0.3, out=tmp_path, jobs=1)
+    assert list(found["system"]) == ["swarm", "petals"]
+    assert (found["requests_per_s"] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("load", "process"),
+    [
+        (hx.gamma(2, 0.5, (200, 20)), "gamma"),
+        (hx.constant(2, (200, 20)), "constant"),
+        (hx.closed_loop(4, (200, 20)), "closed_loop"),
+        (hx.saturate({"distribution": "fixed", "prompt_tokens": 200, "output_tokens": 20}), "saturate"),
+    ],
+)
+def test_every_load_resolves(load, process):
+    found = hx.Experiment(
+        "llama-2-7b", hx.Cluster({"l4": 4}, link="ethernet-10g"), load=load, window=("1 s", "5 s"), systems=["petals"]
+    )
+    assert found.resolve().workload.arrivals.process == process
+
+
+def test_faults_name_the_key(tmp_path):
+    wrong = hx.Experiment(
+        "llama-2-7b",
+        hx.Cluster({"l5": 1}, link="8 Gbit/s"),
+        load=hx.poisson(-1),
+        systems=["petals"],
+        window=("0 s", "5 s"),
+    )
+    with pytest.raises(ConfigError) as caught:
+        wrong.resolve()
+    keys = {problem.path for problem in caught.value.problems}
+    assert {"cluster.nodes.0.gpu", "cluster.network.intra_region", "workload.arrivals.rate"} <= keys
+
+
+def test_importing_helixsim_imports_nothing_heavy():
+    heavy = ("numpy", "pandas", "pydantic", "simpy")
+    code = f"import helixsim, sys; print([name for name in {heavy} if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "[]\n"
