@@ -22,7 +22,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -254,7 +254,8 @@ class _Worker:
         self.pipe, theirs = context.Pipe()
         is_main = threading.current_thread() is threading.main_thread()
         self.process = context.Process(target=_serve, args=(theirs, is_main), daemon=True)
-        self.process.start()
+        with _without_main():
+            self.process.start()
         theirs.close()
         self.number: int | None = None
 
@@ -284,6 +285,23 @@ class _Worker:
         self.process.terminate()
         self.process.join()
         self.pipe.close()
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Start processes that do not import the script of their parent again.
+
+    They need nothing of it, for tasks are functions of helixsim and classes of the user's own are found by import
+    path. Scripts can therefore do without ``if __name__ == "__main__"``.
+    """
+    main = sys.modules["__main__"]
+    hidden = {name: main.__dict__.pop(name) for name in ("__file__",) if name in main.__dict__}
+    spec, main.__spec__ = getattr(main, "__spec__", None), None
+    try:
+        yield
+    finally:
+        main.__spec__ = spec
+        main.__dict__.update(hidden)
 
 
 def _ready(pool: Sequence[_Worker]) -> list[_Worker]:

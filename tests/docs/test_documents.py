@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +27,7 @@ COMMANDS = [
     for line in block.replace("\\\n", " ").splitlines()
     if line.startswith("python -m helixsim ")
 ]
+PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.S)
 QUICK = ("validate", "inspect", "profile", "trace")
 
 
@@ -68,7 +72,7 @@ def test_links_of_the_readme_lead_somewhere():
 def test_the_policy_shown_in_the_readme_runs(tmp_path, monkeypatch):
     import helixsim
 
-    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+    (code,) = (code for code in PYTHON if "class " in code)
     (tmp_path / "my_policy.py").write_text(code, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     overrides = [
@@ -80,3 +84,15 @@ def test_the_policy_shown_in_the_readme_runs(tmp_path, monkeypatch):
     assert result.counters["batches"] > 100
     routed = result.requests.route[result.requests.route >= 0]
     assert len(set(routed.tolist())) > 1  # those in flight decide, not the order of nodes
+
+
+def test_the_script_shown_in_the_readme_runs(tmp_path):
+    (code,) = (code for code in PYTHON if "import helixsim as hx" in code)
+    (tmp_path / "script.py").write_text(code, encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "ttft_p99_s" in done.stdout
+    assert "requests_per_s" in done.stdout
