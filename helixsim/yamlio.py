@@ -19,6 +19,7 @@ import yaml
 from helixsim.errors import ConfigError, Problem
 
 Key = str | int
+KeyPath = tuple[Key, ...]
 Position = tuple[int, int]
 """Line and column, both counted from 1."""
 
@@ -55,19 +56,19 @@ class Document:
 
     name: str
     data: Any
-    values: Mapping[tuple[Key, ...], Position]
-    keys: Mapping[tuple[Key, ...], Position]
+    values: Mapping[KeyPath, Position]
+    keys: Mapping[KeyPath, Position]
 
-    def where(self, path: tuple[Key, ...]) -> str:
+    def where(self, path: KeyPath) -> str:
         """Return ``file:line:column`` of the value at ``path``, or of its closest parent that exists."""
         return self._nearest(path, self.values)
 
-    def key_where(self, path: tuple[Key, ...]) -> str:
+    def key_where(self, path: KeyPath) -> str:
         """Return ``file:line:column`` of the key of the entry at ``path``, or of the closest value that exists."""
         found = self.keys.get(path)
         return self.where(path) if found is None else f"{self.name}:{found[0]}:{found[1]}"
 
-    def _nearest(self, path: tuple[Key, ...], positions: Mapping[tuple[Key, ...], Position]) -> str:
+    def _nearest(self, path: KeyPath, positions: Mapping[KeyPath, Position]) -> str:
         for length in range(len(path), -1, -1):
             found = positions.get(path[:length])
             if found is not None:
@@ -157,8 +158,8 @@ class _Builder:
     def __init__(self, name: str, events: Iterator[Any]) -> None:
         self.name = name
         self.events = events
-        self.values: dict[tuple[Key, ...], Position] = {}
-        self.keys: dict[tuple[Key, ...], Position] = {}
+        self.values: dict[KeyPath, Position] = {}
+        self.keys: dict[KeyPath, Position] = {}
         self.problems: list[Problem] = []
 
     def document(self) -> Any:
@@ -173,7 +174,7 @@ class _Builder:
                 data = self._value(next(self.events), ())
         return data
 
-    def _value(self, event: Any, path: tuple[Key, ...]) -> Any:
+    def _value(self, event: Any, path: KeyPath) -> Any:
         self.values[path] = _position(event)
         if isinstance(event, yaml.AliasEvent):
             return self._refuse(event, path, f"aliases are not allowed (*{event.anchor}); write the value out")
@@ -189,7 +190,7 @@ class _Builder:
             return self._sequence(path)
         return self._scalar(event, path)
 
-    def _mapping(self, path: tuple[Key, ...]) -> dict[str, Any]:
+    def _mapping(self, path: KeyPath) -> dict[str, Any]:
         data: dict[str, Any] = {}
         for event in self.events:
             if isinstance(event, yaml.MappingEndEvent):
@@ -207,9 +208,9 @@ class _Builder:
             data[key] = self._value(next(self.events), entry)
         return data
 
-    def _key(self, event: Any, path: tuple[Key, ...]) -> str:
+    def _key(self, event: Any, path: KeyPath) -> str:
         if not isinstance(event, yaml.ScalarEvent):
-            raise ConfigError([Problem(self._where(event), _dotted(path), "a key must be text")])
+            raise ConfigError([Problem(self._where(event), dotted(path), "a key must be text")])
         key = str(event.value)
         if event.implicit[0] and (key == "<<" or not isinstance(self._scalar(event, path), str)):
             said = "merge keys are not allowed" if key == "<<" else f"a key must be text, got {key!r}; quote it"
@@ -218,7 +219,7 @@ class _Builder:
             self._refuse(event, path, f"anchors and tags are not allowed on the key {key!r}")
         return key
 
-    def _sequence(self, path: tuple[Key, ...]) -> list[Any]:
+    def _sequence(self, path: KeyPath) -> list[Any]:
         data: list[Any] = []
         for event in self.events:
             if isinstance(event, yaml.SequenceEndEvent):
@@ -226,7 +227,7 @@ class _Builder:
             data.append(self._value(event, (*path, len(data))))
         return data
 
-    def _scalar(self, event: Any, path: tuple[Key, ...]) -> Any:
+    def _scalar(self, event: Any, path: KeyPath) -> Any:
         if not event.implicit[0]:
             return event.value
         try:
@@ -234,8 +235,8 @@ class _Builder:
         except ValueError:
             return self._refuse(event, path, f"a number of {len(event.value)} digits is too long")
 
-    def _refuse(self, event: Any, path: tuple[Key, ...], message: str) -> None:
-        self.problems.append(Problem(self._where(event), _dotted(path), message))
+    def _refuse(self, event: Any, path: KeyPath, message: str) -> None:
+        self.problems.append(Problem(self._where(event), dotted(path), message))
 
     def _where(self, event: Any) -> str:
         line, column = _position(event)
@@ -246,7 +247,8 @@ def _position(event: Any) -> Position:
     return event.start_mark.line + 1, event.start_mark.column + 1
 
 
-def _dotted(path: tuple[Key, ...]) -> str:
+def dotted(path: KeyPath) -> str:
+    """Return ``systems.0.name`` for ``("systems", 0, "name")``."""
     return ".".join(str(part) for part in path)
 
 

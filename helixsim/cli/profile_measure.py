@@ -9,7 +9,6 @@ from typing import Any
 from helixsim import yamlio
 from helixsim.cli import console, options
 from helixsim.errors import ConfigError, ExitCode
-from helixsim.hardware import catalog, compute_file
 from helixsim.writing import write_text
 
 PREFILL_TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
@@ -36,7 +35,8 @@ def add_parser(actions: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Execute the action; return the exit code."""
-    from helixsim.cli.profile import print_kinds  # which imports this module
+    from helixsim.cli.profile_actions import print_kinds
+    from helixsim.hardware import catalog, compute_file
     from helixsim.hardware.fit import fit_tables
     from helixsim.hardware.measure import describe_machine, measure, write_csv
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from helixsim.config.schema import ExperimentSection
-from helixsim.config.source import KeyPath, Source
+from helixsim.config.source import Source
 from helixsim.domain.cluster import Fleet
 from helixsim.domain.request import FeedMode
 from helixsim.errors import ConfigError, InfeasibleError, Problem, unknown_name
@@ -14,6 +14,7 @@ from helixsim.units import format_bytes
 from helixsim.workload.arrivals import PROCESSES, process_of
 from helixsim.workload.feed import longest_prompt
 from helixsim.workload.spec import ArrivalsSpec, WorkloadSpec
+from helixsim.yamlio import KeyPath
 
 
 def check_names_unique(names: Sequence[str], source: Source) -> Iterator[Problem]:

@@ -16,15 +16,16 @@ from typing import Annotated, Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from helixsim.config.faults import problems_of
 from helixsim.config.schema import DEFAULT_BATCHING, DEFAULT_ROUTING
-from helixsim.config.source import SHORTHANDS, KeyPath, Source, is_file, is_folder
+from helixsim.config.source import SHORTHANDS, Source, is_file, is_folder
 from helixsim.errors import ConfigError, Problem, shortened, unknown_name
-from helixsim.hardware import catalog, engines, transformer
+from helixsim.hardware import catalog, engines, formats
 from helixsim.plugins import BOUNDS, UncheckedOptions
+from helixsim.validation import problems_of
 from helixsim.workload.arrivals import PROCESSES
 from helixsim.workload.lengths import registry as lengths
 from helixsim.workload.readers import registry as trace_formats
+from helixsim.yamlio import KeyPath
 
 _FILE_OF = {"model": "config.json, of the folder of a downloaded model, or of a YAML file"}
 _KINDS_WITH_FILES = ("model", "GPU", "link", "engine")
@@ -157,8 +158,8 @@ def _plain_names(source: Source) -> Iterator[tuple[KeyPath, str, Collection[str]
     """Yield (path, kind, known names) of every name without options."""
     yield ("model",), "model", catalog.model_names()
     yield ("engine", "name"), "engine", engines.engine_names()
-    yield ("precision",), "precision", transformer.WEIGHT_BITS
-    yield ("kv_precision",), "precision", transformer.KV_BYTES
+    yield ("precision",), "precision", formats.WEIGHT_BITS
+    yield ("kv_precision",), "precision", formats.KV_BYTES
     yield ("workload", "trace", "format"), "trace format", trace_formats.names()
     yield ("workload", "arrivals", "process"), "arrival process", PROCESSES
     for number in _entries(source, ("systems",)):

@@ -1,12 +1,13 @@
-"""Building blocks of the schema: a strict section, quantities with units, and ``name`` or ``{key: name, …options}``."""
+"""Building blocks of the schema of experiments: quantities with units, and ``name`` or ``{key: name, …options}``."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, PlainValidator, Tag, WithJsonSchema, model_validator
+from pydantic import ConfigDict, Discriminator, Field, PlainValidator, Tag, WithJsonSchema, model_validator
 
 from helixsim import units
+from helixsim.validation import Section
 
 _EXAMPLES = {
     "bandwidth": ["8 Gbit/s", "100 Mbit/s"],
@@ -14,12 +15,6 @@ _EXAMPLES = {
     "rate": ["2.5 /s", "90 /min", 2.5],
     "price": ["1.10 $/h"],
 }
-
-
-class Section(BaseModel):
-    """A mapping of exp.yaml: unknown keys, numbers written as text and non-finite numbers are errors."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
 
 
 def _or_text(schema: dict[str, Any]) -> None:
@@ -41,6 +36,11 @@ class Choice(Section):
 
     model_config = ConfigDict(extra="allow", json_schema_extra=_or_text)
     key: ClassVar[str]
+
+    @classmethod
+    def keys(cls) -> list[str]:
+        """See ``Section.keys``; options are checked by ``choices``."""
+        return [cls.key]
 
     @model_validator(mode="before")
     @classmethod
@@ -67,7 +67,6 @@ Duration = Annotated[str, *_quantity("time", positive=True)]
 Rate = Annotated[str | int | float, *_quantity("rate", positive=True)]
 Price = Annotated[str, *_quantity("price", positive=False)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=100)]
-Count = Annotated[int, Field(ge=1, le=10**9)]
 FewCount = Annotated[int, Field(ge=1, le=10**6)]
 Share = Annotated[float, Field(ge=1e-6, le=1)]
 Factor = Annotated[float, Field(ge=1e-9, le=1e9)]

@@ -6,8 +6,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from helixsim.config.fields import Choice, Count, Duration, FewCount, Latency, Rate, Section, Share
+from helixsim.config.fields import Choice, Duration, FewCount, Latency, Rate, Share
 from helixsim.config.variation import TrafficScaleSection
+from helixsim.validation import Count, Section
 
 
 class TraceColumnsSection(Section):

@@ -8,7 +8,7 @@ from helixsim import units
 from helixsim.config.choices import Choices
 from helixsim.config.load_schema import ArrivalsSection, LimitsSection, TraceSection, WorkloadSection
 from helixsim.config.schema import SloSection
-from helixsim.config.source import KeyPath, Source
+from helixsim.config.source import Source
 from helixsim.config.variation import TrafficScaleSection
 from helixsim.domain.request import Slo, Window
 from helixsim.errors import ConfigError, Problem
@@ -23,6 +23,7 @@ from helixsim.workload.spec import (
     TrafficScale,
     WorkloadSpec,
 )
+from helixsim.yamlio import KeyPath
 
 DEFAULT_LENGTHS = "azure-conversation"
 

@@ -11,13 +11,14 @@ from helixsim.config.choices import is_file_name
 from helixsim.config.links_file import read_links
 from helixsim.config.nodes import matching
 from helixsim.config.schema import ClusterSection, LinkClassSection
-from helixsim.config.source import KeyPath, Source
+from helixsim.config.source import Source
 from helixsim.config.spread import draw_links
 from helixsim.config.variation import LinkScaleSection
 from helixsim.domain.cluster import COORDINATOR, Cluster, LinkSpec, Network, Node
 from helixsim.errors import Problem, unknown_name
 from helixsim.hardware import catalog
 from helixsim.units import seconds_to_ns
+from helixsim.yamlio import KeyPath
 
 Pair = tuple[str, str]
 

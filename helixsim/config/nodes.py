@@ -10,11 +10,12 @@ from fnmatch import fnmatchcase
 from helixsim import units
 from helixsim.config.choices import is_file_name
 from helixsim.config.schema import NodeOverrideSection, NodesSection
-from helixsim.config.source import KeyPath, Source
+from helixsim.config.source import Source
 from helixsim.domain.cluster import COORDINATOR, Node
 from helixsim.domain.hardware import GpuSpec
 from helixsim.errors import Problem, did_you_mean
 from helixsim.hardware import catalog
+from helixsim.yamlio import KeyPath
 
 NODES: KeyPath = ("cluster", "nodes")
 

@@ -12,12 +12,12 @@ from pydantic import ConfigDict, Field, ValidationError
 from helixsim import units
 from helixsim.config.choices import is_file_name
 from helixsim.config.edit import Edit
-from helixsim.config.faults import problems_of
-from helixsim.config.fields import Count, FewCount, Name, Price, Section, Share
+from helixsim.config.fields import FewCount, Name, Price, Share
 from helixsim.config.source import Source
 from helixsim.config.sweep_file import settings_of
 from helixsim.errors import ConfigError, unknown_name
 from helixsim.hardware import catalog
+from helixsim.validation import Count, Section, problems_of
 
 
 class OfferSection(Section):

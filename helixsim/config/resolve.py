@@ -17,12 +17,11 @@ from helixsim.config import checks, sizes
 from helixsim.config.choices import Choices, Registries, is_file_name, look_up, names_file
 from helixsim.config.engine import build_engine
 from helixsim.config.experiment import CapacitySpec, KvSpec, ResolvedExperiment, SystemSpec, Variant
-from helixsim.config.faults import problems_of
 from helixsim.config.loads import DEFAULT_LENGTHS, build_arrivals, build_slo, build_workload
 from helixsim.config.network import build_cluster, nodes_in_service, without_nodes
 from helixsim.config.nodes import build_nodes, load_gpus, override_nodes
 from helixsim.config.schema import ExperimentSection, SystemSection
-from helixsim.config.source import KeyPath, Source, is_file, is_folder
+from helixsim.config.source import Source, is_file, is_folder
 from helixsim.config.whatif import described, overlay
 from helixsim.config.whatif_schema import WhatifSection
 from helixsim.domain.cluster import Cluster, Fleet, Node
@@ -31,8 +30,10 @@ from helixsim.errors import ConfigError, InfeasibleError, Problem, shortened
 from helixsim.hardware import catalog, transformer
 from helixsim.hardware.formats import format_notes
 from helixsim.hardware.profiles import ProfileOptions, node_profile
+from helixsim.validation import problems_of
 from helixsim.workload.feed import workload_stats
 from helixsim.workload.spec import ArrivalsSpec, WorkloadSpec, WorkloadStats
+from helixsim.yamlio import KeyPath
 
 
 def resolve(source: Source, *, registries: Registries, is_part: bool = False) -> ResolvedExperiment:

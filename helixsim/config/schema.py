@@ -12,13 +12,11 @@ from pydantic import ConfigDict, Field, Tag
 from helixsim.config.fields import (
     Bandwidth,
     Choice,
-    Count,
     Duration,
     FileSection,
     Latency,
     Name,
     Price,
-    Section,
     Seed,
     Share,
     Text,
@@ -28,6 +26,7 @@ from helixsim.config.fields import (
 from helixsim.config.load_schema import ArrivalsSection, WorkloadSection
 from helixsim.config.variation import LinkScaleSection, PlanningSection
 from helixsim.config.whatif_schema import WhatifSection
+from helixsim.validation import Count, Section
 
 # --- cluster ---------------------------------------------------------------------------------------------------------
 

@@ -7,10 +7,11 @@ from typing import Any
 
 from helixsim import units
 from helixsim.config.schema import ExperimentSection
-from helixsim.config.source import KeyPath, Source
+from helixsim.config.source import Source
 from helixsim.errors import Problem
 from helixsim.units import NS_PER_S
 from helixsim.workload.spec import ArrivalsSpec, WorkloadSpec, WorkloadStats
+from helixsim.yamlio import KeyPath
 
 MOST_NODES = 10_000
 """Planners look at every pair of nodes: 10 000 nodes have 10**8 links."""

@@ -10,9 +10,7 @@ from typing import Any, Final
 from helixsim import yamlio
 from helixsim.config.edit import Edit, plain
 from helixsim.errors import ConfigError, Problem, shortened
-from helixsim.yamlio import Document, Key
-
-KeyPath = tuple[Key, ...]
+from helixsim.yamlio import Document, Key, KeyPath, dotted
 
 SHORTHANDS: Final = {"placement": "strategy", "routing": "policy", "batching": "policy", "lengths": "distribution"}
 """Keys whose value may be a mere name, with the key that the name stands for."""
@@ -242,8 +240,3 @@ def _is(path: Path, kind: Callable[[Path], bool]) -> bool:
         return kind(path)
     except (OSError, ValueError):  # the name is too long, or holds a NUL
         return False
-
-
-def dotted(path: KeyPath) -> str:
-    """Return ``systems.0.name`` for ``("systems", 0, "name")``."""
-    return ".".join(str(part) for part in path)

@@ -10,11 +10,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from helixsim.config.edit import Edit, edits_of
-from helixsim.config.faults import problems_of
-from helixsim.config.source import KeyPath, Source
+from helixsim.config.source import Source
 from helixsim.config.sweep_schema import AxisSection, SampleSection, SweepSection
 from helixsim.errors import ConfigError, Problem
 from helixsim.rng import stream
+from helixsim.validation import problems_of
+from helixsim.yamlio import KeyPath
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from helixsim.config.fields import Rate, Section, Seed
+from helixsim.config.fields import Rate, Seed
+from helixsim.validation import Section
 
 Factor = Annotated[float, Field(ge=1e-6, le=1e6)]
 

@@ -10,10 +10,11 @@ from typing import Any
 from helixsim import units
 from helixsim.config.edit import Edit, edits_of
 from helixsim.config.experiment import ResolvedExperiment
-from helixsim.config.source import KeyPath, Source
+from helixsim.config.source import Source
 from helixsim.config.whatif_schema import WhatifSection
 from helixsim.domain.cluster import LinkSpec
 from helixsim.errors import ConfigError, Problem, unknown_name
+from helixsim.yamlio import KeyPath
 
 NOT_CHANGED = ("schema", "name", "systems", "whatif", "baseline")
 """Keys that say what is compared: a change holds for the systems of the experiment, or those under its ``systems``."""

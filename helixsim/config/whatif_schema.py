@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from helixsim.config.fields import Name, Section
+from helixsim.config.fields import Name
 from helixsim.config.variation import LinkScaleSection, TrafficScaleSection
+from helixsim.validation import Section
 
 
 class SwapSection(Section):

@@ -5,9 +5,13 @@ Every loader takes the name of a profile or the path of the user's own file (rec
 
 from __future__ import annotations
 
+import math
 import re
 from functools import cache
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, ValidationInfo, field_validator
 
 from helixsim.datafiles import data_path
 from helixsim.domain.cluster import LinkSpec
@@ -15,20 +19,64 @@ from helixsim.domain.hardware import GpuSpec
 from helixsim.domain.model import ModelSpec
 from helixsim.errors import DataError, unknown_name
 from helixsim.hardware import transformer
-from helixsim.hardware.profile_file import open_profile
 from helixsim.units import BITS_PER_BYTE, seconds_to_ns
+from helixsim.validation import Section, Words, base_unit, read
 
-_GPU_FIGURES = (
-    "memory",
-    "usable_memory",
-    "fp16",
-    "memory_bandwidth",
-    "compute_efficiency",
-    "bandwidth_efficiency",
-    "interconnect",
-    "tdp",
-    "price",
-)
+Efficiency = Annotated[float, Field(ge=0.01, le=1)]
+
+
+class GpuSources(Section):
+    """Where each figure of a GPU comes from."""
+
+    memory: Words
+    usable_memory: Words
+    fp16: Words
+    memory_bandwidth: Words
+    compute_efficiency: Words
+    bandwidth_efficiency: Words
+    interconnect: Words
+    tdp: Words
+    price: Words
+
+
+class GpuFile(Section):
+    """``profiles/gpus/*.yaml``: memory [B], FLOP/s, bandwidths [bit/s], power [W], price [$/h]."""
+
+    name: Words
+    memory: Annotated[float, base_unit("size")]
+    usable_memory: Annotated[float, base_unit("size")]
+    fp16: Annotated[float, base_unit("flops")]
+    memory_bandwidth: Annotated[float, base_unit("bandwidth")]
+    compute_efficiency: Efficiency
+    bandwidth_efficiency: Efficiency
+    interconnect: Annotated[float, base_unit("bandwidth")]
+    tdp: Annotated[float, base_unit("power")]
+    price: Annotated[float, base_unit("price")]
+    compute_capability: Annotated[float, Field(ge=1, le=99)] | None = None
+    sources: GpuSources
+
+    @field_validator("usable_memory")
+    @classmethod
+    def _fits(cls, value: float, info: ValidationInfo) -> float:
+        if value > info.data.get("memory", math.inf):
+            raise ValueError("exceeds memory")
+        return value
+
+
+class LinkFile(Section):
+    """``profiles/links/*.yaml``: bandwidth [bit/s] and latency [s]."""
+
+    name: Words
+    bandwidth: Annotated[float, base_unit("bandwidth")]
+    latency: Annotated[float, base_unit("time")]
+    source: Words
+
+
+class AliasesFile(Section):
+    """``profiles/aliases.yaml``: names that timing tables use -> names of profiles."""
+
+    kinds: dict[str, Words]
+    models: dict[str, Words]
 
 
 def gpu_names() -> tuple[str, ...]:
@@ -54,27 +102,21 @@ def load_gpu(name: str | Path) -> GpuSpec:
     DataError
         For an unknown name or a file that is not a GPU profile.
     """
-    profile = open_profile(_find("gpus", "GPU", str(name)))
-    sources = profile.section("sources")
-    spec = GpuSpec(
-        name=profile.text("name"),
-        memory_bytes=round(profile.quantity("memory", "size")),
-        usable_memory_bytes=round(profile.quantity("usable_memory", "size")),
-        fp16_flops=profile.quantity("fp16", "flops"),
-        memory_bandwidth_bytes_per_s=profile.quantity("memory_bandwidth", "bandwidth") / BITS_PER_BYTE,
-        compute_efficiency=profile.number("compute_efficiency", 0.01, 1.0),
-        bandwidth_efficiency=profile.number("bandwidth_efficiency", 0.01, 1.0),
-        interconnect_bytes_per_s=profile.quantity("interconnect", "bandwidth") / BITS_PER_BYTE,
-        tdp_w=profile.quantity("tdp", "power"),
-        cost_usd_per_hour=profile.quantity("price", "price"),
-        sources=tuple((figure, sources.text(figure)) for figure in _GPU_FIGURES),
-        compute_capability=profile.number("compute_capability", 1.0, 99.0) if "compute_capability" in profile else None,
+    file = read(_find("gpus", "GPU", str(name)), GpuFile)
+    return GpuSpec(
+        name=file.name,
+        memory_bytes=round(file.memory),
+        usable_memory_bytes=round(file.usable_memory),
+        fp16_flops=file.fp16,
+        memory_bandwidth_bytes_per_s=file.memory_bandwidth / BITS_PER_BYTE,
+        compute_efficiency=file.compute_efficiency,
+        bandwidth_efficiency=file.bandwidth_efficiency,
+        interconnect_bytes_per_s=file.interconnect / BITS_PER_BYTE,
+        tdp_w=file.tdp,
+        cost_usd_per_hour=file.price,
+        sources=tuple(file.sources.model_dump().items()),
+        compute_capability=file.compute_capability,
     )
-    profile.close()
-    sources.close()
-    if spec.usable_memory_bytes > spec.memory_bytes:
-        raise profile.fault("usable_memory", "exceeds memory")
-    return spec
 
 
 def load_link(name: str | Path) -> LinkSpec:
@@ -85,12 +127,8 @@ def load_link(name: str | Path) -> LinkSpec:
     DataError
         For an unknown name or a file that is not a link profile.
     """
-    profile = open_profile(_find("links", "link", str(name)))
-    profile.text("name")
-    profile.text("source")
-    link = LinkSpec(profile.quantity("bandwidth", "bandwidth"), seconds_to_ns(profile.quantity("latency", "time")))
-    profile.close()
-    return link
+    file = read(_find("links", "link", str(name)), LinkFile)
+    return LinkSpec(file.bandwidth, seconds_to_ns(file.latency))
 
 
 def load_model(name_or_path: str | Path, precision: str | None = None, kv_precision: str | None = None) -> ModelSpec:
@@ -99,9 +137,9 @@ def load_model(name_or_path: str | Path, precision: str | None = None, kv_precis
     Parameters
     ----------
     precision
-        Number format of the weights, one of ``transformer.WEIGHT_BITS``; None: what the checkpoint states, else fp16.
+        Number format of the weights, one of ``formats.WEIGHT_BITS``; None: what the checkpoint states, else fp16.
     kv_precision
-        Number format of the KV cache, one of ``transformer.KV_BYTES``; None: what the checkpoint states, else 16-bit.
+        Number format of the KV cache, one of ``formats.KV_BYTES``; None: what the checkpoint states, else 16-bit.
 
     Raises
     ------
@@ -122,18 +160,17 @@ def split_kind(kind: str) -> tuple[str, int]:
 
 def kind_name(name: str) -> str:
     """Return the kind of node that a timing table calls ``name``."""
-    return _aliases("kinds").get(name, name)
+    return _aliases().kinds.get(name, name)
 
 
 def model_name(name: str) -> str:
     """Return the model that a timing table calls ``name``."""
-    return _aliases("models").get(name, name)
+    return _aliases().models.get(name, name)
 
 
 @cache
-def _aliases(group: str) -> dict[str, str]:
-    section = open_profile(data_path("profiles", "aliases.yaml")).section(group)
-    return {name: section.text(name) for name in section.names()}
+def _aliases() -> AliasesFile:
+    return read(data_path("profiles", "aliases.yaml"), AliasesFile)
 
 
 def _names(folder: str) -> tuple[str, ...]:

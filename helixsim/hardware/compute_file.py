@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field, ValidationInfo, field_validator
+
+from helixsim import validation
 from helixsim.datafiles import data_path
 from helixsim.domain.hardware import BatchLimits, Curve
-from helixsim.hardware.profile_file import Section, open_profile
 from helixsim.units import NS_PER_MS
+from helixsim.validation import Count, NotNegative, Number, Numbers, Section, Words
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,93 @@ class FittedKind:
     batch: tuple[BatchLimits, ...] = ()
 
 
+class CurveSection(Section):
+    """How well a curve fits the table behind it."""
+
+    median_error: NotNegative
+    worst_error: NotNegative
+
+
+def _curve(axis: str) -> Any:
+    """Return the validator of the times of a curve: as many as there are points, and rising."""
+
+    def check(ms: list[float], info: ValidationInfo) -> list[float]:
+        if axis in info.data:
+            Curve(tuple(info.data[axis]), tuple(ms))
+        return ms
+
+    return field_validator("ms")(check)
+
+
+class PrefillSection(CurveSection):
+    """Time of one layer [ms] against the prompt tokens of a batch."""
+
+    tokens: Numbers
+    ms: Numbers
+    _check = _curve("tokens")
+
+
+class DecodeSection(CurveSection):
+    """Time of one layer [ms] against the sequences of a batch."""
+
+    seqs: Numbers
+    ms: Numbers
+    _check = _curve("seqs")
+
+
+class MemorySection(Section):
+    """See ``MeasuredMemory``."""
+
+    workspace_bytes: Number
+    overhead_bytes_per_layer: Annotated[int, Field(ge=0, le=10**12)]
+    worst_error: NotNegative
+
+
+class PlannerSection(Section):
+    """See ``PlannerRules``."""
+
+    max_layers: Count
+    typical_layers: Count
+    typical_layers_full: Count
+    initial_layer_tokens_per_s: NotNegative
+
+
+class BatchLimitsSection(Section):
+    """Batch limits; ``max_decode_seqs`` with up to so many layers."""
+
+    max_prefill_requests: Count
+    max_prefill_tokens: Count
+    max_decode_seqs: Annotated[list[Count], Field(min_length=1)]
+    up_to_layers: Annotated[list[Count], Field(min_length=1)]
+
+    @field_validator("up_to_layers")
+    @classmethod
+    def _rise(cls, value: list[int], info: ValidationInfo) -> list[int]:
+        counts = info.data.get("max_decode_seqs", value)
+        if len(value) != len(counts) or any(b <= a for a, b in pairwise(value)):
+            raise ValueError("must increase and have one entry for each of max_decode_seqs")
+        return value
+
+
+class KindSection(Section):
+    """One kind of node."""
+
+    prefill: PrefillSection
+    decode: DecodeSection
+    memory: MemorySection | None = None
+    planner: PlannerSection | None = None
+    batch_limits: BatchLimitsSection | None = None
+
+
+class ComputeFile(Section):
+    """``profiles/compute/*.yaml``: one model on several kinds of nodes."""
+
+    model: Words
+    precision: Words
+    source: Words
+    kinds: dict[str, KindSection]
+
+
 def fitted_names() -> tuple[str, ...]:
     """Return ``model/kind`` of everything in ``profiles/compute``, in order of files and entries."""
     folder = data_path("profiles", "compute")
@@ -85,12 +175,21 @@ def read(path: Path) -> tuple[FittedKind, ...]:
     DataError
         With file, line and column.
     """
-    profile = open_profile(path)
-    model, precision, source = profile.text("model"), profile.text("precision"), profile.text("source")
-    kinds = profile.section("kinds")
-    fitted = tuple(_kind(kinds.section(kind), model, precision, kind, source) for kind in kinds.names())
-    profile.close()
-    return fitted
+    file = validation.read(path, ComputeFile)
+    return tuple(
+        FittedKind(
+            model=file.model,
+            precision=file.precision,
+            kind=kind,
+            source=file.source,
+            prefill=_fitted(entry.prefill, entry.prefill.tokens, entry.prefill.ms),
+            decode=_fitted(entry.decode, entry.decode.seqs, entry.decode.ms),
+            memory=None if entry.memory is None else _memory(entry.memory),
+            planner=None if entry.planner is None else PlannerRules(**entry.planner.model_dump()),
+            batch=() if entry.batch_limits is None else _batch(entry.batch_limits),
+        )
+        for kind, entry in file.kinds.items()
+    )
 
 
 def document(kinds: Sequence[FittedKind]) -> dict[str, Any]:
@@ -104,63 +203,20 @@ def document(kinds: Sequence[FittedKind]) -> dict[str, Any]:
     }
 
 
-def _kind(entry: Section, model: str, precision: str, kind: str, source: str) -> FittedKind:
-    fitted = FittedKind(
-        model=model,
-        precision=precision,
-        kind=kind,
-        source=source,
-        prefill=_curve(entry.section("prefill"), "tokens"),
-        decode=_curve(entry.section("decode"), "seqs"),
-        memory=_memory(entry.section("memory")) if "memory" in entry else None,
-        planner=_planner(entry.section("planner")) if "planner" in entry else None,
-        batch=_batch(entry.section("batch_limits")) if "batch_limits" in entry else (),
-    )
-    entry.close()
-    return fitted
+def _fitted(section: CurveSection, points: Sequence[float], ms: Sequence[float]) -> FittedCurve:
+    curve = Curve(tuple(points), tuple(time * NS_PER_MS for time in ms))
+    return FittedCurve(curve, section.median_error, section.worst_error)
 
 
-def _curve(entry: Section, axis: str) -> FittedCurve:
-    batches, times = entry.numbers(axis), entry.numbers("ms")
-    try:
-        curve = Curve(batches, tuple(time * NS_PER_MS for time in times))
-    except ValueError as error:
-        raise entry.fault("ms", str(error)) from error
-    fitted = FittedCurve(curve, entry.number("median_error", 0.0), entry.number("worst_error", 0.0))
-    entry.close()
-    return fitted
+def _memory(section: MemorySection) -> MeasuredMemory:
+    return MeasuredMemory(round(section.workspace_bytes), section.overhead_bytes_per_layer, section.worst_error)
 
 
-def _memory(entry: Section) -> MeasuredMemory:
-    memory = MeasuredMemory(
-        round(entry.number("workspace_bytes")),
-        entry.integer("overhead_bytes_per_layer", 0),
-        entry.number("worst_error", 0.0),
-    )
-    entry.close()
-    return memory
-
-
-def _planner(entry: Section) -> PlannerRules:
-    rules = PlannerRules(
-        entry.integer("max_layers"),
-        entry.integer("typical_layers"),
-        entry.integer("typical_layers_full"),
-        entry.number("initial_layer_tokens_per_s", 0.0),
-    )
-    entry.close()
-    return rules
-
-
-def _batch(entry: Section) -> tuple[BatchLimits, ...]:
-    requests, tokens = entry.integer("max_prefill_requests"), entry.integer("max_prefill_tokens")
-    up_to, seqs = entry.numbers("up_to_layers"), entry.numbers("max_decode_seqs")
-    entry.close()
-    if len(up_to) != len(seqs) or any(b <= a for a, b in pairwise(up_to)):
-        raise entry.fault("up_to_layers", "must increase and have one entry for each of max_decode_seqs")
+def _batch(section: BatchLimitsSection) -> tuple[BatchLimits, ...]:
     limits: list[BatchLimits] = []
-    for last, count in zip(up_to, seqs, strict=True):
-        limits += [BatchLimits(requests, tokens, int(count))] * (int(last) - len(limits))
+    for last, count in zip(section.up_to_layers, section.max_decode_seqs, strict=True):
+        each = BatchLimits(section.max_prefill_requests, section.max_prefill_tokens, count)
+        limits += [each] * (last - len(limits))
     return tuple(limits)
 
 

@@ -5,22 +5,58 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import Field
 
 from helixsim.datafiles import data_path
 from helixsim.domain.engine import EngineSpec
 from helixsim.errors import DataError, unknown_name
-from helixsim.hardware.profile_file import open_profile
 from helixsim.units import NS_PER_MS, NS_PER_S, seconds_to_ns
+from helixsim.validation import Count, Section, Words, base_unit, read
 
 OVERHEADS = ("gather", "batch_overhead", "sequence_overhead", "layer_launch", "message_overhead")
 """Keys of the overheads, which are the fields ``<key>_ns`` of ``EngineSpec``."""
 
-TRANSFERS = ("batch", "request")
-MIXED_BATCHES = ("separate", "shared")
+Transfers = Literal["batch", "request"]
+MixedBatches = Literal["separate", "shared"]
+Overhead = Annotated[float, base_unit("time", zero=True)]
 
-FIGURES = ("memory_fraction", "block_tokens", "transfers", "mixed_batches", *OVERHEADS, "watermark")
+
+class EngineSources(Section):
+    """Where each figure of an engine comes from."""
+
+    memory_fraction: Words
+    block_tokens: Words
+    transfers: Words
+    mixed_batches: Words
+    gather: Words
+    batch_overhead: Words
+    sequence_overhead: Words
+    layer_launch: Words
+    message_overhead: Words
+    watermark: Words
+
+
+FIGURES = tuple(EngineSources.model_fields)
 """Everything an engine file states, each with its source."""
+
+
+class EngineFile(Section):
+    """``profiles/engines/*.yaml``; overheads [s]."""
+
+    name: Words
+    memory_fraction: Annotated[float, Field(ge=0.01, le=1)]
+    block_tokens: Count
+    transfers: Transfers
+    mixed_batches: MixedBatches
+    gather: Overhead
+    batch_overhead: Overhead
+    sequence_overhead: Overhead
+    layer_launch: Overhead
+    message_overhead: Overhead
+    watermark: Annotated[float, Field(ge=0, le=0.99)]
+    sources: EngineSources
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +88,7 @@ class EngineProfile:
             "memory_fraction": self.memory_fraction,
             "block_tokens": self.block_tokens,
             "transfers": self.transfers,
-            "mixed_batches": MIXED_BATCHES[spec.shares_weight_reads],
+            "mixed_batches": get_args(MixedBatches)[spec.shares_weight_reads],
             **{key: f"{getattr(spec, f'{key}_ns') / NS_PER_MS:.6g} ms" for key in OVERHEADS},
             "watermark": spec.watermark,
         }
@@ -80,24 +116,19 @@ def load_engine(name: str | Path) -> EngineProfile:
         path = data_path("profiles", "engines", f"{text}.yaml")
     else:
         raise DataError(unknown_name("engine", text, engine_names()))
-    profile = open_profile(path)
-    sources = profile.section("sources")
-    overheads = {f"{key}_ns": seconds_to_ns(profile.quantity(key, "time", zero=True)) for key in OVERHEADS}
-    engine = EngineProfile(
+    file = read(path, EngineFile)
+    return EngineProfile(
         spec=EngineSpec(
-            name=profile.text("name"),
-            shares_weight_reads=profile.choice("mixed_batches", MIXED_BATCHES) == "shared",
-            watermark=profile.number("watermark", 0.0, 0.99),
-            **overheads,
+            name=file.name,
+            shares_weight_reads=file.mixed_batches == "shared",
+            watermark=file.watermark,
+            **{f"{key}_ns": seconds_to_ns(getattr(file, key)) for key in OVERHEADS},
         ),
-        memory_fraction=profile.number("memory_fraction", 0.01, 1.0),
-        block_tokens=profile.integer("block_tokens"),
-        transfers=profile.choice("transfers", TRANSFERS),
-        sources=tuple((figure, sources.text(figure)) for figure in FIGURES),
+        memory_fraction=file.memory_fraction,
+        block_tokens=file.block_tokens,
+        transfers=file.transfers,
+        sources=tuple(file.sources.model_dump().items()),
     )
-    profile.close()
-    sources.close()
-    return engine
 
 
 def document(engine: EngineProfile) -> dict[str, Any]:

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from helixsim import jsonio
+from pydantic import field_validator
+
+from helixsim import jsonio, validation
 from helixsim.domain.model import ModelSpec
 from helixsim.errors import DataError, unknown_name
-from helixsim.hardware.formats import NOT_STATED, Quantization, quantization_of
-from helixsim.hardware.profile_file import open_profile
+from helixsim.hardware.formats import KV_BYTES, NOT_STATED, WEIGHT_BITS, Quantization, quantization_of
+from helixsim.validation import Count, Section, Words
 
 MODEL_TYPES = ("llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma", "gemma2", "phi3", "olmo2", "granite")
 """Values of ``model_type`` whose layers are understood: attention (grouped or not) and a gated MLP or experts."""
@@ -25,18 +27,6 @@ QUANTIZATION_FILE = "hf_quant_config.json"
 
 _EXPERT_KEYS = ("num_local_experts", "num_experts", "n_routed_experts", "num_experts_per_tok", "moe_intermediate_size")
 _LATENT_KEYS = ("kv_lora_rank", "q_lora_rank")
-
-WEIGHT_BITS: Mapping[str, float] = {
-    "fp16": 16.0,
-    "bf16": 16.0,
-    "fp8": 8.0,
-    "int8": 8.0,
-    "int4": 4.0 + 16.0 / 128.0,  # AWQ, GPTQ: one 16-bit scale for each group of 128 weights
-}
-"""Bits of one weight. Activations keep 16 bits and matrix work the FP16 rate whatever the weights are."""
-
-KV_BYTES: Mapping[str, int] = {"fp16": 2, "bf16": 2, "fp8": 1, "int8": 1}
-"""Bytes of one number in the KV cache."""
 
 ACTIVATION_BYTES = 2
 
@@ -65,6 +55,37 @@ class Shape:
     quantization: Quantization = NOT_STATED
 
 
+class ModelFile(Section):
+    """``profiles/models/*.yaml``: the keys of a ``config.json``, and where they come from."""
+
+    name: Words
+    model_type: Words
+    num_hidden_layers: Count
+    hidden_size: Count
+    num_attention_heads: Count
+    num_key_value_heads: Count
+    head_dim: Count | None = None
+    intermediate_size: Count
+    vocab_size: Count
+    max_position_embeddings: Count
+    tie_word_embeddings: bool
+    source: Words
+
+    @field_validator("model_type")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if said := _strange_type(value):
+            raise ValueError(said)
+        return value
+
+
+class MixtureFile(ModelFile):
+    """A mixture of experts."""
+
+    num_local_experts: Count
+    num_experts_per_tok: Count
+
+
 def read_yaml(path: Path) -> Shape:
     """Return the shape in a model profile; unknown keys are refused.
 
@@ -73,28 +94,12 @@ def read_yaml(path: Path) -> Shape:
     DataError
         With file, line and column.
     """
-    profile = open_profile(path)
-    model_type = profile.text("model_type")
-    _check_type(str(path), model_type)
-    mixture = model_type == "mixtral"
-    hidden_size, heads = profile.integer("hidden_size"), profile.integer("num_attention_heads")
-    shape = Shape(
-        name=profile.text("name"),
-        num_hidden_layers=profile.integer("num_hidden_layers"),
-        hidden_size=hidden_size,
-        num_attention_heads=heads,
-        num_key_value_heads=profile.integer("num_key_value_heads"),
-        head_dim=profile.integer("head_dim") if "head_dim" in profile else hidden_size // heads,
-        intermediate_size=profile.integer("intermediate_size"),
-        vocab_size=profile.integer("vocab_size"),
-        max_position_embeddings=profile.integer("max_position_embeddings"),
-        tie_word_embeddings=profile.flag("tie_word_embeddings"),
-        num_local_experts=profile.integer("num_local_experts") if mixture else 0,
-        num_experts_per_tok=profile.integer("num_experts_per_tok") if mixture else 0,
-        source=profile.text("source"),
-    )
-    profile.close()
-    return _checked(str(path), shape)
+    document = validation.load(path)
+    is_mixture = isinstance(document.data, dict) and document.data.get("model_type") == "mixtral"
+    file = validation.checked(document, MixtureFile if is_mixture else ModelFile)
+    figures = {"num_local_experts": 0, "num_experts_per_tok": 0, **file.model_dump(exclude={"model_type"})}
+    figures["head_dim"] = file.head_dim or file.hidden_size // file.num_attention_heads
+    return _checked(str(path), Shape(**figures))
 
 
 def read_json(path: Path) -> Shape:
@@ -107,7 +112,8 @@ def read_json(path: Path) -> Shape:
     """
     config = _object(path)
     model_type = str(config.get("model_type"))
-    _check_type(str(path), model_type)
+    if said := _strange_type(model_type):
+        raise DataError(f"{path}: {said}")
     _check_dense(path, config, model_type)
     needed = ["num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size"]
     needed += ["vocab_size", "max_position_embeddings"]
@@ -205,10 +211,12 @@ def _allocated(numbers: int, bits: float) -> int:
     return math.ceil(numbers * bits / 8 / _ALLOCATION_BYTES) * _ALLOCATION_BYTES
 
 
-def _check_type(where: str, model_type: str) -> None:
-    if model_type not in MODEL_TYPES:
-        advice = "a mixture of experts with grouped attention can be described by a YAML profile of model_type mixtral"
-        raise DataError(f"{where}: {unknown_name('model_type', model_type, MODEL_TYPES, advice=advice)}")
+def _strange_type(model_type: str) -> str:
+    """Return why a ``model_type`` is not understood; empty if it is."""
+    if model_type in MODEL_TYPES:
+        return ""
+    advice = "a mixture of experts with grouped attention can be described by a YAML profile of model_type mixtral"
+    return unknown_name("model_type", model_type, MODEL_TYPES, advice=advice)
 
 
 def _object(path: Path) -> dict[str, Any]:

@@ -8,7 +8,6 @@ import pytest
 from helixsim.datafiles import data_path
 from helixsim.errors import DataError
 from helixsim.hardware import catalog, transformer
-from helixsim.hardware.profile_file import open_profile
 
 MIB = 2**20
 
@@ -211,15 +210,16 @@ def test_a_gpu_file_of_ones_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("tdp: 72 W", "tpd: 72 W", "tdp: missing"),
-        ("tdp: 72 W", "tdp: 72 W\ncolour: green", "mine.yaml:10:1: unknown key 'colour'"),
+        ("tdp: 72 W", "tpd: 72 W", "mine.yaml:9:1: tpd: unknown key 'tpd'; did you mean 'tdp'"),
+        ("tdp: 72 W\n", "", "mine.yaml:1:1: tdp: required key is missing"),
+        ("tdp: 72 W", "tdp: 72 W\ncolour: green", "mine.yaml:10:1: colour: unknown key 'colour'"),
         ("tdp: 72 W", "tdp: 72", r"mine.yaml:9:6: tdp: .*needs a unit"),
         ("tdp: 72 W", "tdp: 0 W", "above zero"),
         ("memory: 22.5 GiB\nusable", "memory: 20 GiB\nusable", "usable_memory: exceeds memory"),
-        ("compute_efficiency: 0.39", "compute_efficiency: 39", "must lie in 0.01 .. 1, got 39"),
-        ("compute_efficiency: 0.39", "compute_efficiency: .nan", "expected a finite number"),
-        ("name: l4", "name: 4", "expected text"),
-        ("sources:", "sources: none\nother:", "expected a mapping"),
+        ("compute_efficiency: 0.39", "compute_efficiency: 39", "must be less than or equal to 1, got 39"),
+        ("compute_efficiency: 0.39", "compute_efficiency: .nan", "must be a finite number, got nan"),
+        ("name: l4", "name: 4", "mine.yaml:1:7: name: must be text, got 4"),
+        ("sources:", "sources: none\nother:", "sources: must be a mapping"),
         ("name: l4", "name: l4\nname: l4", "duplicate key"),
     ],
 )
@@ -232,18 +232,15 @@ def test_gpu_file_faults(tmp_path: Path, old: str, new: str, message: str) -> No
         catalog.load_gpu(path)
 
 
-def test_sections_refuse_wrong_types(tmp_path: Path) -> None:
-    path = tmp_path / "values.yaml"
-    path.write_text("flag: 1\nwhole: 1.5\nlist: 3\nitems: [1, x]\n")
-    section = open_profile(path)
-    for read, key in (
-        (section.flag, "flag"),
-        (section.integer, "whole"),
-        (section.numbers, "list"),
-        (section.numbers, "items"),
-    ):
-        with pytest.raises(DataError, match=f"{key}: expected"):
-            read(key)
-    path.write_text("[1, 2]")
-    with pytest.raises(DataError, match="expected a mapping"):
-        open_profile(path)
+def test_all_faults_of_a_file_are_told_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    text = data_path("profiles", "gpus", "l4.yaml").read_text()
+    path.write_text(text.replace("name: l4", "name: 4").replace("72 W", "72").replace("  price:", "  prize:"))
+    with pytest.raises(DataError) as caught:
+        catalog.load_gpu(path)
+    places = [line.split(": ")[0].removeprefix(f"{path}:") for line in str(caught.value).splitlines()]
+    assert places == ["1:7", "9:6", "21:3"]
+    for text in ("", "[1, 2]"):
+        path.write_text(text)
+        with pytest.raises(DataError, match=r"mine\.yaml.*must be a mapping"):
+            catalog.load_gpu(path)

@@ -40,7 +40,7 @@ def test_an_overlay_changes_only_what_it_names_and_can_be_read_back(tmp_path):
     [
         ("mixed_batches", "shard", "did you mean 'shared'"),
         ("batch_overhead", "-1 ms", "batch_overhead"),
-        ("watermark", 1.5, "must lie in"),
+        ("watermark", 1.5, "must be less than or equal to 0.99, got 1.5"),
         ("colour", "red", "unknown key 'colour'"),
     ],
 )

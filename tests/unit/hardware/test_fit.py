@@ -138,8 +138,12 @@ def test_batch_limits_are_spread_over_the_layers(tmp_path: Path) -> None:
         ("ms: [7, 12]", "ms: [7]", "as many x as y"),
         ("[6, 7]", "[7, 6]", "up_to_layers: must increase"),
         ("[380, 280]", "[380]", "one entry for each"),
-        ("worst_error: 0}\n    decode", "}\n    decode", "worst_error: missing"),
-        ("    batch_limits", "    limits", "fitted.yaml:8:5: unknown key 'limits'; did you mean 'batch_limits'"),
+        ("worst_error: 0}\n    decode", "}\n    decode", "worst_error: required key is missing"),
+        (
+            "    batch_limits",
+            "    limits",
+            "8:5: kinds.l4.limits: unknown key 'limits'; did you mean 'batch_limits'",
+        ),
     ],
 )
 def test_faults_of_a_compute_file(tmp_path: Path, old: str, new: str, message: str) -> None:

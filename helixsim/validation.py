@@ -1,16 +1,101 @@
-"""Turns what pydantic finds into problems with a position, the value that was got and what was probably meant."""
+"""What the pydantic models of all files share: a strict base, common types, and faults with their places.
+
+A fault tells the position, the value that was got and what was probably meant.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, get_args
+from pathlib import Path
+from typing import Annotated, Any, Protocol, TypeVar, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 from pydantic_core import ErrorDetails
 
-from helixsim.config.fields import Choice
-from helixsim.config.source import KeyPath, Source, dotted
-from helixsim.errors import Problem, did_you_mean
+from helixsim import units, yamlio
+from helixsim.errors import ConfigError, DataError, Problem, did_you_mean
+from helixsim.yamlio import KeyPath, dotted
+
+Words = Annotated[str, Field(min_length=1)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Number = Annotated[float, Field(ge=-1e30, le=1e30)]
+NotNegative = Annotated[float, Field(ge=0, le=1e30)]
+Numbers = Annotated[list[NotNegative], Field(min_length=1)]
+
+
+def base_unit(dimension: str, *, zero: bool = False) -> PlainValidator:
+    """Return the validator of a quantity with unit, above zero, that gives its value in the base unit.
+
+    ``zero``: nothing is allowed too. See ``units.parse`` for dimensions and their base units.
+    """
+
+    def check(value: Any) -> float:
+        number = units.parse(value, dimension)
+        if number == 0 and not zero:
+            raise ValueError(f"must be above zero, got {value!r}")
+        return number
+
+    return PlainValidator(check)
+
+
+class Section(BaseModel):
+    """A mapping of a file: unknown keys, numbers written as text and non-finite numbers are errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True, protected_namespaces=())
+
+    @classmethod
+    def keys(cls) -> list[str]:
+        """Return the keys that the mapping may have."""
+        return [info.alias or name for name, info in cls.model_fields.items()]
+
+
+class Located(Protocol):
+    """Plain data whose values and keys have places."""
+
+    @property
+    def data(self) -> Any:
+        """The data."""
+        ...
+
+    def where(self, path: KeyPath) -> str:
+        """Return the place of the value at ``path``."""
+        ...
+
+    def key_where(self, path: KeyPath) -> str:
+        """Return the place of the key at ``path``."""
+        ...
+
+
+File = TypeVar("File", bound=BaseModel)
+
+
+def read(path: Path, model: type[File]) -> File:
+    """Return the contents of a YAML file.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read, or does not fit the model: with every fault and its place.
+    """
+    return checked(load(path), model)
+
+
+def load(path: Path) -> yamlio.Document:
+    """Return a YAML file that is not checked yet; ``DataError`` if it cannot be read."""
+    try:
+        return yamlio.load(path)
+    except ConfigError as error:
+        raise DataError(str(error)) from error
+
+
+def checked(document: yamlio.Document, model: type[File]) -> File:
+    """Return the contents of a document; ``DataError`` with every fault if it does not fit the model."""
+    try:
+        return model.model_validate(document.data)
+    except ValidationError as error:
+        raise DataError(str(ConfigError(problems_of(error, document, model)))) from error
+
 
 _WORDS = {
     "model_type": "must be a mapping",
@@ -23,7 +108,7 @@ _WORDS = {
 }
 
 
-def problems_of(error: ValidationError, source: Source, model: type[BaseModel], at: KeyPath = ()) -> list[Problem]:
+def problems_of(error: ValidationError, source: Located, model: type[BaseModel], at: KeyPath = ()) -> list[Problem]:
     """Return one problem per fault, in the order pydantic found them.
 
     Parameters
@@ -85,7 +170,10 @@ def _message(details: ErrorDetails) -> str:
         "String should", "must"
     )
     shown = f"{got!r}" if not isinstance(got, dict | list) else f"a {'mapping' if isinstance(got, dict) else 'list'}"
-    return f"{said}, got {shown}"
+    hint = ""
+    if details["type"] == "literal_error" and isinstance(got, str):
+        hint = did_you_mean(got, re.findall(r"'([^']*)'", details["ctx"]["expected"]))
+    return f"{said}, got {shown}{hint}"
 
 
 def _keys(model: type[BaseModel], path: KeyPath) -> list[str]:
@@ -98,9 +186,9 @@ def _keys(model: type[BaseModel], path: KeyPath) -> list[str]:
                 continue
             inner = _section(field.annotation) or next(filter(None, map(_section, field.metadata)), None)
             model = inner or model
-    if issubclass(model, Choice):
-        return [model.key]
-    return [info.alias or name for name, info in model.model_fields.items()]
+    if issubclass(model, Section):
+        return model.keys()
+    return list(model.model_fields)  # of options
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:

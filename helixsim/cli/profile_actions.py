@@ -1,0 +1,302 @@
+"""What the actions of ``helixsim profile`` do."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from helixsim import yamlio
+from helixsim.domain.hardware import Curve
+from helixsim.errors import ConfigError, DataError, ExitCode, unknown_name
+from helixsim.hardware import catalog, compute_file, engines
+from helixsim.hardware.compute_file import FittedKind
+from helixsim.hardware.profiles import ProfileOptions, node_profile
+from helixsim.hardware.roofline import CHECK_CONTEXT_TOKENS, TimingError, roofline, timing_error
+from helixsim.hardware.tensor_parallel import from_one_gpu
+from helixsim.units import GIB, NS_PER_MS, NS_PER_S, format_bandwidth, format_bytes, format_seconds
+from helixsim.writing import write_text
+
+
+def run_list(args: argparse.Namespace) -> int:
+    """Print the names of one family or of all."""
+    families = [args.family] if args.family else list(_FAMILIES)
+    tables = {family: _FAMILIES[family]() for family in families}
+    if args.json:
+        _print_json(
+            {family: [dict(zip(header, row, strict=True)) for row in rows] for family, (header, rows) in tables.items()}
+        )
+        return ExitCode.OK
+    print("\n\n".join(f"{family}\n{_aligned(header, rows)}" for family, (header, rows) in tables.items()))
+    return ExitCode.OK
+
+
+def run_show(args: argparse.Namespace) -> int:
+    """Print everything known about one name."""
+    facts = _facts(args.name, args.precision)
+    if args.json:
+        _print_json(facts)
+    else:
+        print(_outline(facts))
+    return ExitCode.OK
+
+
+def run_fit(args: argparse.Namespace) -> int:
+    """Fit timing tables, print residuals, write them if asked."""
+    from helixsim.hardware.fit import fit_tables  # numpy: only where it is needed
+
+    source = args.source or f"fitted to {args.timings.name}"
+    kinds = fit_tables(args.timings, args.limits, args.precision, args.memory_fraction, source)
+    models = list(dict.fromkeys(fitted.model for fitted in kinds))
+    if args.model is not None:
+        if args.model not in models:
+            raise DataError(f"{args.timings}: {unknown_name('model', args.model, models)}")
+        kinds, models = tuple(fitted for fitted in kinds if fitted.model == args.model), [args.model]
+    if args.out is not None:
+        _write(kinds, models, args.out, args.force)
+    if args.plot is not None:
+        _plot(kinds, args.timings, args.plot)
+    if args.json:
+        print_kinds(kinds)
+    else:
+        print(_aligned(*_fit_table(kinds)))
+    return ExitCode.OK
+
+
+def run_roofline(args: argparse.Namespace) -> int:
+    """Print the computed profile and the error of the method on every measured node."""
+    model, gpu = catalog.load_model(args.model, args.precision), catalog.load_gpu(args.gpu)
+    profile = roofline(model, gpu, args.gpus)
+    errors, scaled = _timing_errors()
+    facts = {
+        "kind": profile.kind,
+        "model": profile.model,
+        "provenance": profile.provenance,
+        "prefill": _points(profile.prefill, "tokens"),
+        "decode": _points(profile.decode, "seqs"),
+        "decode_context_ns_per_token": round(profile.decode_context_ns_per_token, 4),
+        "activation_copy_ns_per_token": round(profile.activation_copy_ns_per_token, 1),
+    }
+    if args.json:
+        _print_json({"profile": facts, "errors": _dicts(errors), "errors_from_one_gpu": _dicts(scaled)})
+        return ExitCode.OK
+    print(_outline(facts) + "\n")
+    over = f"(256-4096 tokens; 1-128 sequences of {CHECK_CONTEXT_TOKENS} tokens)"
+    print(f"distance of the roofline from measured nodes {over}\n{_aligned(*_error_table(errors))}\n")
+    print(f"distance of one GPU's timings / n + all-reduces from measured nodes\n{_aligned(*_error_table(scaled))}")
+    return ExitCode.OK
+
+
+Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
+
+
+def _gpu_table() -> Table:
+    rows: list[tuple[str, ...]] = []
+    for name in catalog.gpu_names():
+        gpu = catalog.load_gpu(name)
+        rows.append(
+            (
+                name,
+                format_bytes(gpu.memory_bytes),
+                f"{gpu.fp16_flops / 1e12:g} TFLOP/s",
+                f"{gpu.memory_bandwidth_bytes_per_s / 1e9:g} GB/s",
+                f"{gpu.tdp_w:g} W",
+                f"{gpu.cost_usd_per_hour:.2f} $/h",
+            )
+        )
+    return ("name", "memory", "fp16", "memory bandwidth", "tdp", "price"), rows
+
+
+def _link_table() -> Table:
+    rows: list[tuple[str, ...]] = []
+    for name in catalog.link_names():
+        link = catalog.load_link(name)
+        rows.append((name, format_bandwidth(link.bandwidth_bps), format_seconds(link.latency_ns / NS_PER_S)))
+    return ("name", "bandwidth", "latency"), rows
+
+
+def _model_table() -> Table:
+    rows: list[tuple[str, ...]] = []
+    for name in catalog.model_names():
+        model = catalog.load_model(name)
+        total = model.weight_bytes_per_layer * model.num_layers + model.embedding_bytes
+        rows.append(
+            (
+                name,
+                str(model.num_layers),
+                f"{total / GIB:.1f} GiB",
+                format_bytes(model.weight_bytes_per_layer),
+                format_bytes(model.kv_bytes_per_token_per_layer),
+                str(model.max_context_tokens),
+            )
+        )
+    return ("name", "layers", "weights fp16", "per layer", "KV per token and layer", "context tokens"), rows
+
+
+def _engine_table() -> Table:
+    rows = [
+        (name, *(str(engines.load_engine(name).figures()[figure]) for figure in engines.FIGURES))
+        for name in engines.engine_names()
+    ]
+    return ("name", *(figure.replace("_", " ") for figure in engines.FIGURES)), rows
+
+
+def _compute_table() -> Table:
+    return _fit_table([fitted for name in catalog.model_names() for fitted in compute_file.committed(name)])
+
+
+_FAMILIES: dict[str, Callable[[], Table]] = {
+    "gpus": _gpu_table,
+    "links": _link_table,
+    "models": _model_table,
+    "engines": _engine_table,
+    "compute": _compute_table,
+}
+
+
+def _fit_table(kinds: Sequence[FittedKind]) -> Table:
+    header = (
+        "name",
+        "prefill knots",
+        "median error",
+        "worst",
+        "decode knots",
+        "median error",
+        "worst",
+        "KV error",
+        "max layers",
+    )
+    rows: list[tuple[str, ...]] = []
+    for fitted in kinds:
+        row = [f"{fitted.model}/{fitted.kind}"]
+        for curve in (fitted.prefill, fitted.decode):
+            row += [str(len(curve.curve.x)), f"{curve.median_error:.1%}", f"{curve.worst_error:.1%}"]
+        row.append("-" if fitted.memory is None else f"{fitted.memory.worst_error:.2%}")
+        row.append("-" if fitted.planner is None else str(fitted.planner.max_layers))
+        rows.append(tuple(row))
+    return header, rows
+
+
+def _facts(name: str, precision: str) -> dict[str, Any]:
+    if name in catalog.gpu_names():
+        gpu = asdict(catalog.load_gpu(name))
+        return {**gpu, "sources": dict(gpu["sources"])}
+    if name in engines.engine_names():
+        return engines.document(engines.load_engine(name))
+    if name in catalog.link_names():
+        return {"name": name, **asdict(catalog.load_link(name))}
+    if name in catalog.model_names() or name.endswith(".json"):
+        return asdict(catalog.load_model(name, precision))
+    model, slash, kind = name.rpartition("/")
+    for fitted in compute_file.committed(model) if slash else ():
+        if fitted.kind == kind:
+            return compute_file.document([fitted])
+    known = (
+        *catalog.gpu_names(),
+        *catalog.link_names(),
+        *catalog.model_names(),
+        *engines.engine_names(),
+        *compute_file.fitted_names(),
+    )
+    raise DataError(unknown_name("profile", name, known))
+
+
+def print_kinds(kinds: Sequence[FittedKind]) -> None:
+    """Print fitted profiles as one JSON document."""
+    _print_json([{"model": one.model, "kind": one.kind, **_entry(one)} for one in kinds])
+
+
+def _entry(fitted: FittedKind) -> dict[str, Any]:
+    entry: dict[str, Any] = compute_file.document([fitted])["kinds"][fitted.kind]
+    return entry
+
+
+def _timing_errors() -> tuple[list[TimingError], list[TimingError]]:
+    """Return the errors of the roofline on every measured node, and of one GPU's timings on nodes of several."""
+    errors, scaled = [], []
+    for name in catalog.model_names():
+        for fitted in compute_file.committed(name):
+            gpu_name, gpus = catalog.split_kind(fitted.kind)
+            model, gpu = catalog.load_model(name, fitted.precision), catalog.load_gpu(gpu_name)
+            errors.append(timing_error(roofline(model, gpu, gpus), fitted))
+            if gpus > 1:
+                single, _ = node_profile(model, gpu, 1, ProfileOptions())
+                scaled.append(timing_error(from_one_gpu(single.compute, model, gpu, gpus), fitted))
+    return errors, scaled
+
+
+def _error_table(errors: Sequence[TimingError]) -> Table:
+    header = ("model", "kind", "prefill median", "worst", "decode median", "worst")
+    rows: list[tuple[str, ...]] = [
+        (
+            error.model,
+            error.kind,
+            f"{error.prefill_median:.1%}",
+            f"{error.prefill_worst:.1%}",
+            f"{error.decode_median:.1%}",
+            f"{error.decode_worst:.1%}",
+        )
+        for error in errors
+    ]
+    return header, rows
+
+
+def _dicts(errors: Sequence[TimingError]) -> list[dict[str, Any]]:
+    return [asdict(error) for error in errors]
+
+
+def _write(kinds: Sequence[FittedKind], models: Sequence[str], path: Path, force: bool) -> None:
+    if len(models) != 1 or not models[0]:
+        raise ConfigError(
+            f"--out writes one model, the table has {', '.join(models) or 'none named'}: choose with --model"
+        )
+    if path.exists() and not force:
+        raise ConfigError(f"{path} exists; --force replaces it")
+    try:
+        write_text(path, yamlio.dump(compute_file.document(kinds)), devices=True)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _plot(kinds: Sequence[FittedKind], timings: Path, path: Path) -> None:
+    from helixsim.hardware import measured
+    from helixsim.report.profile_figures import FitPanel, write_fit_figure
+
+    tables = measured.read_timings(timings)
+    panels = []
+    for fitted in kinds:
+        table = measured.find(tables, fitted.model, fitted.kind)
+        assert table is not None, "the kinds were fitted to these tables"
+        name = f"{fitted.model}/{fitted.kind}"
+        panels.append(FitPanel(f"{name} prefill", "prompt tokens", table.prefill, fitted.prefill.curve))
+        panels.append(FitPanel(f"{name} decode", "sequences", table.decode, fitted.decode.curve))
+    write_fit_figure(path, panels)
+
+
+def _points(curve: Curve, axis: str) -> dict[str, list[float]]:
+    return {axis: [round(x, 1) for x in curve.x], "ms": [round(time / NS_PER_MS, 4) for time in curve.y_ns]}
+
+
+def _outline(facts: dict[str, Any], indent: str = "") -> str:
+    """Return nested facts as indented lines."""
+    lines = []
+    for key, value in facts.items():
+        if isinstance(value, dict):
+            lines += [f"{indent}{key}:", _outline(value, indent + "  ")]
+        else:
+            text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            lines.append(f"{indent}{key}: {text}")
+    return "\n".join(lines)
+
+
+def _aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (header, *rows))
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _print_json(document: object) -> None:
+    print(json.dumps(document, indent=2))
