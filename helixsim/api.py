@@ -27,9 +27,9 @@ from helixsim.config.sweep_file import Block, SweepPlan
 from helixsim.domain.result import RunResult
 from helixsim.errors import ConfigError, unknown_name
 from helixsim.experiment import Experiment as _Experiment
-from helixsim.planning.systems import PlacedSystem
 from helixsim.results.runset import RunSet
 from helixsim.runtime.pool import Executor, Processes, Serial, available_cores
+from helixsim.study.systems import PlacedSystem
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -200,7 +200,7 @@ class Experiment(_Experiment):
         ConfigError, DataError, InfeasibleError, SimulationError
             As the command ``run``.
         """
-        from helixsim.planning.run import run_experiment
+        from helixsim.study.run import run_experiment
 
         directory = run_experiment(self.resolve(), Path(out), jobs=jobs, force=force, check=check, with_report=False)
         return RunSet.load(directory)
@@ -237,7 +237,7 @@ def place(experiment: _Experiment | ResolvedExperiment, system: str) -> PlacedSy
     InfeasibleError
         If its strategy finds no placement.
     """
-    from helixsim.planning.placing import place_system
+    from helixsim.study.placing import place_system
 
     resolved = _resolved(experiment)
     found = {spec.name: spec for spec in resolved.systems}
@@ -254,14 +254,14 @@ def simulate(experiment: _Experiment | ResolvedExperiment, placed: PlacedSystem)
     SimulationError
         If an invariant breaks or the run stalls.
     """
-    from helixsim.planning.systems import simulate_system
+    from helixsim.study.systems import simulate_system
 
     return simulate_system(_resolved(experiment), placed)
 
 
 def run(experiment: _Experiment | ResolvedExperiment, out: str | Path = "runs") -> Path:
     """Run every system, write a run directory with its report and return its path."""
-    from helixsim.planning.run import run_experiment
+    from helixsim.study.run import run_experiment
 
     return run_experiment(_resolved(experiment), Path(out))
 

@@ -8,9 +8,9 @@ from networkx.algorithms.flow import preflow_push
 from helixsim.config.experiment import ResolvedExperiment, SystemSpec
 from helixsim.domain.cluster import COORDINATOR
 from helixsim.flow.network import FlowNetwork, build_network
-from helixsim.planning.placing import place_system
-from helixsim.planning.systems import capacity_table
 from helixsim.reproduce.program import pruned_edges, without_links
+from helixsim.study.placing import place_system
+from helixsim.study.systems import capacity_table
 
 LEAST_SHARE = 0.05
 """The artifact leaves out edges that carry less than this share of what leaves their node."""

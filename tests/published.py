@@ -13,7 +13,7 @@ from helixsim.domain.cluster import Fleet
 from helixsim.domain.placement import LayerRange
 from helixsim.flow.capacity import CapacityTable
 from helixsim.placement.base import PlacementProblem
-from helixsim.planning.systems import capacity_table
+from helixsim.study.systems import capacity_table
 
 PAPER = Path(__file__).parents[1] / "experiments" / "paper"
 

@@ -21,8 +21,8 @@ from typing import Any
 import highspy
 
 from helixsim import load_experiment, yamlio
-from helixsim.planning.run import run_case
-from helixsim.planning.whatif import cases
+from helixsim.study.run import run_case
+from helixsim.study.whatif import cases
 
 RELATIVE = 1e-6
 ROOT = Path(__file__).parents[1] / "experiments"

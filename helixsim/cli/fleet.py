@@ -33,10 +33,10 @@ def run(args: argparse.Namespace) -> int:
     """Execute the command; return the exit code."""
     from helixsim.config.plan_file import load_plan
     from helixsim.planning.fleet import find_fleet, fleet_directory, fleet_key
-    from helixsim.planning.rundir import new_directory, refuse_foreign
     from helixsim.report.fleet_files import fleet_table, headline, sentences, write_fleets
     from helixsim.report.tables import plain_table
     from helixsim.runtime.manifest import finished_under, identity_document, write_manifest
+    from helixsim.study.rundir import new_directory, refuse_foreign
 
     plan = load_plan(args.plan, options.edits(args), budget=args.budget, simulations=args.simulations)
     key = fleet_key(plan)

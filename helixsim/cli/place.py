@@ -12,7 +12,7 @@ from helixsim.cli import console, options
 from helixsim.errors import ConfigError, ExitCode
 
 if TYPE_CHECKING:
-    from helixsim.planning.systems import PlacedSystem
+    from helixsim.study.systems import PlacedSystem
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -42,10 +42,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Execute the command; return the exit code."""
     from helixsim.errors import unknown_name
-    from helixsim.planning.placing import place_system
     from helixsim.report.tables import placement_text
     from helixsim.results.files import write_json
     from helixsim.results.placement_json import placement_document
+    from helixsim.study.placing import place_system
 
     experiment = options.loaded(args).resolve()
     names = [system.name for system in experiment.systems]

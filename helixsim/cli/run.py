@@ -41,10 +41,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Execute the command; return the exit code."""
-    from helixsim.planning import rundir
-    from helixsim.planning.run import Interrupted, run_experiment
     from helixsim.report.tables import kv_text
     from helixsim.results.runset import RunSet
+    from helixsim.study import rundir
+    from helixsim.study.run import Interrupted, run_experiment
 
     experiment = options.loaded(args).resolve()
     if args.fail_on_slo and experiment.slo.ttft_s is experiment.slo.tpot_s is experiment.slo.e2el_s is None:

@@ -14,8 +14,8 @@ from helixsim.domain.result import FloatArray, RunResult
 from helixsim.errors import DataError
 from helixsim.experiment import Experiment
 from helixsim.metrics.measured_run import MeasuredRun, mean_error, mean_loss
-from helixsim.planning.placing import place_system
-from helixsim.planning.systems import simulate_system
+from helixsim.study.placing import place_system
+from helixsim.study.systems import simulate_system
 from helixsim.units import NS_PER_S
 from helixsim.workload.readers.chat import NO_START_TIMES
 

@@ -21,12 +21,12 @@ from helixsim.domain.request import FeedMode
 from helixsim.errors import ConfigError
 from helixsim.metrics.objectives import Target
 from helixsim.metrics.stats import t_interval
-from helixsim.planning.placements import placement_store, placements_in
-from helixsim.planning.placing import place_system
-from helixsim.planning.systems import PlacedSystem
-from helixsim.planning.trials import run_trial, trial_store, trials_in
 from helixsim.report.capacity_files import Found, SystemCapacity, Trial
 from helixsim.runtime.pool import Report
+from helixsim.study.placements import placement_store, placements_in
+from helixsim.study.placing import place_system
+from helixsim.study.systems import PlacedSystem
+from helixsim.study.trials import run_trial, trial_store, trials_in
 from helixsim.workload.arrivals import process_of
 
 FIRST_STEP = 0.08

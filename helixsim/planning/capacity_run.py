@@ -8,7 +8,6 @@ from pathlib import Path
 from helixsim.config.experiment import ResolvedExperiment
 from helixsim.errors import HelixsimError
 from helixsim.metrics.objectives import Target
-from helixsim.planning import rundir
 from helixsim.planning.capacity import (
     Searched,
     SearchOptions,
@@ -21,6 +20,7 @@ from helixsim.report.capacity_files import CapacityResults, SystemCapacity, writ
 from helixsim.runtime.identity import content_key, experiment_key, experiment_plugins
 from helixsim.runtime.manifest import finished_under, identity_document, write_manifest
 from helixsim.runtime.pool import Executor
+from helixsim.study import rundir
 from helixsim.units import NS_PER_S
 
 OnProgress = Callable[[float, str, Sequence[Sequence[str]]], None]

@@ -23,10 +23,10 @@ from helixsim.planning.capacity import capacity_targets
 from helixsim.planning.fleet_bound import Counts
 from helixsim.planning.fleet_program import Market, supply_of
 from helixsim.planning.fleet_trial import FleetTask, FleetTrial, try_fleet
-from helixsim.planning.systems import capacity_table
 from helixsim.report.fleet_files import FleetResults, TriedFleet
 from helixsim.runtime.identity import content_key, experiment_key
 from helixsim.runtime.pool import Executor
+from helixsim.study.systems import capacity_table
 
 LADDER = (0.6, 0.85, 1.2, 1.7)
 """Margins on the estimate that are tried first."""

@@ -10,10 +10,10 @@ from helixsim.errors import InfeasibleError
 from helixsim.experiment import Experiment
 from helixsim.metrics.objectives import Target
 from helixsim.planning.capacity import SearchOptions, SearchTask, find_capacity
-from helixsim.planning.placements import placement_store, placements_in
-from helixsim.planning.placing import place_system
-from helixsim.planning.trials import run_trial, trial_store, trials_in
 from helixsim.runtime.pool import Report
+from helixsim.study.placements import placement_store, placements_in
+from helixsim.study.placing import place_system
+from helixsim.study.trials import run_trial, trial_store, trials_in
 
 CAPACITY_TOLERANCE = 0.05
 """Tolerance of the capacities of fleets."""

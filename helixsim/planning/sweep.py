@@ -19,12 +19,12 @@ from helixsim.config.edit import Edit
 from helixsim.config.sweep_file import Objective, SweepPlan
 from helixsim.errors import ConfigError, HelixsimError, Problem, unknown_name
 from helixsim.experiment import Experiment
-from helixsim.planning import rundir
-from helixsim.planning.run import run_experiment
 from helixsim.report.sweep_files import SweepResults, run_rows, write_sweep
 from helixsim.runtime.identity import content_key, experiment_key
 from helixsim.runtime.manifest import identity_document, write_manifest
 from helixsim.runtime.pool import Executor, Report
+from helixsim.study import rundir
+from helixsim.study.run import run_experiment
 from helixsim.writing import write_text
 
 Row = dict[str, Any]

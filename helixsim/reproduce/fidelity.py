@@ -19,12 +19,12 @@ from helixsim.config.experiment import ResolvedExperiment
 from helixsim.errors import DataError, HelixsimError
 from helixsim.experiment import Experiment
 from helixsim.metrics.latency import latency_samples
-from helixsim.planning.placing import place_system
-from helixsim.planning.systems import simulate_system
 from helixsim.reproduce.cells import METRICS, Cell, Figures, Part
 from helixsim.runtime.identity import content_key, experiment_key
 from helixsim.runtime.pool import Processes, Report, Serial
 from helixsim.runtime.store import Codec, Store
+from helixsim.study.placing import place_system
+from helixsim.study.systems import simulate_system
 from helixsim.units import NS_PER_S
 
 SCHEMA = 1

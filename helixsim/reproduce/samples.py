@@ -16,7 +16,7 @@ from helixsim.metrics.steady import NOT_STEADY, steady_verdict
 from helixsim.metrics.throughput import output_throughput_interval, throughput
 from helixsim.metrics.utilisation import utilisation
 from helixsim.metrics.window import duration_s
-from helixsim.planning.systems import PlacedSystem, simulate_system
+from helixsim.study.systems import PlacedSystem, simulate_system
 from helixsim.units import NS_PER_S
 
 POINTS = 200

@@ -16,15 +16,15 @@ from helixsim.flow.maxflow import max_flow_value
 from helixsim.hardware.profile_file import Section
 from helixsim.placement.base import PlacementProblem
 from helixsim.placement.helix import Helix, HelixOptions
-from helixsim.planning.placements import PlacementStore
-from helixsim.planning.placing import place_system
-from helixsim.planning.systems import capacity_table
 from helixsim.report.paper_studies import draw_searches
 from helixsim.reproduce.parts import Effort, PartResult, Row
 from helixsim.reproduce.program import KEPT_LINKS, all_edges, program_size, pruned_edges, without_links
 from helixsim.reproduce.published import Published
 from helixsim.reproduce.tasks import Outcome, Results, Task, find_system
 from helixsim.runtime.identity import experiment_key
+from helixsim.study.placements import PlacementStore
+from helixsim.study.placing import place_system
+from helixsim.study.systems import capacity_table
 
 _PROVED = 1e-4
 """Gap to the bound, as a share, that counts as none."""

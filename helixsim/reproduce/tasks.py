@@ -18,15 +18,15 @@ from helixsim.config.edit import Edit
 from helixsim.config.experiment import ResolvedExperiment, SystemSpec
 from helixsim.errors import DataError, HelixsimError, InfeasibleError, SimulationError, unknown_name
 from helixsim.experiment import Experiment
-from helixsim.planning.placements import PlacementStore, placement_store
-from helixsim.planning.placing import place_system
-from helixsim.planning.systems import PlacedSystem
 from helixsim.reproduce import program, samples
 from helixsim.reproduce.program import pruned_edges, without_links
 from helixsim.reproduce.samples import Sample
 from helixsim.runtime.identity import content_key, system_plugins
 from helixsim.runtime.pool import Processes, Report
 from helixsim.runtime.store import Codec, Store
+from helixsim.study.placements import PlacementStore, placement_store
+from helixsim.study.placing import place_system
+from helixsim.study.systems import PlacedSystem
 
 SCHEMA = 1
 

@@ -24,8 +24,8 @@ from helixsim.flow.operating import operating_point
 from helixsim.metrics.summary import summarise
 from helixsim.placement.base import PlacementProblem
 from helixsim.placement.helix import HelixOptions, _Search
-from helixsim.planning.placing import place_system
-from helixsim.planning.systems import PlacedSystem, capacity_table, operating_load, simulate_system
+from helixsim.study.placing import place_system
+from helixsim.study.systems import PlacedSystem, capacity_table, operating_load, simulate_system
 from helixsim.units import NS_PER_S
 from helixsim.workload.spec import ArrivalsSpec
 

@@ -14,8 +14,9 @@ import pytest
 
 from helixsim.cli.main import main
 from helixsim.errors import DataError, PluginError, SimulationError, WorkerError, typed_error
-from helixsim.planning import capacity_run, run
-from helixsim.planning.run import run_system
+from helixsim.planning import capacity_run
+from helixsim.study import run
+from helixsim.study.run import run_system
 
 EXPERIMENT = """\
 schema: 1

@@ -14,9 +14,9 @@ import pytest
 
 from helixsim import load_experiment
 from helixsim.cli.main import main
-from helixsim.planning.judge import Judge
-from helixsim.planning.placing import place_system
-from helixsim.planning.systems import capacity_table
+from helixsim.study.judge import Judge
+from helixsim.study.placing import place_system
+from helixsim.study.systems import capacity_table
 
 EXPERIMENT = """\
 schema: 1
@@ -241,7 +241,7 @@ def test_an_interrupted_search_is_no_result(experiment, tmp_path, monkeypatch, c
 
 
 def test_an_interrupt_during_the_report_keeps_the_results(experiment, tmp_path, monkeypatch, capsys):
-    import helixsim.planning.run as planning
+    import helixsim.study.run as planning
 
     build, calls = planning.build_report, []
 

@@ -10,9 +10,9 @@ import pytest
 import helixsim
 from helixsim.config.experiment import ResolvedExperiment
 from helixsim.errors import InfeasibleError
-from helixsim.planning.judge import Judge
-from helixsim.planning.placing import place_system
-from helixsim.planning.systems import capacity_table
+from helixsim.study.judge import Judge
+from helixsim.study.placing import place_system
+from helixsim.study.systems import capacity_table
 
 EXPERIMENT = """\
 schema: 1

@@ -26,6 +26,7 @@ LAYERS = (
     {"runtime"},
     {"results"},
     {"report"},
+    {"study"},
     {"planning"},
     {"api"},
     {"reproduce"},

@@ -13,7 +13,7 @@ from helixsim.placement.helix import Helix, HelixOptions
 from helixsim.placement.petals import Petals, PetalsOptions
 from helixsim.placement.separate import Separate, SeparateOptions
 from helixsim.placement.swarm import Swarm, SwarmOptions
-from helixsim.planning.systems import capacity_table
+from helixsim.study.systems import capacity_table
 
 
 @pytest.mark.parametrize("cluster", ["single24", "het42"])

@@ -15,10 +15,10 @@ import helixsim
 from helixsim.cli.main import main
 from helixsim.domain.request import Slo
 from helixsim.metrics.objectives import Target, judge_target
-from helixsim.planning import trials
 from helixsim.planning.capacity import SearchOptions, SearchTask, capacity_targets, find_capacity, highest_pass
-from helixsim.planning.systems import patience_for, simulate_system
-from helixsim.planning.trials import at_rate
+from helixsim.study import trials
+from helixsim.study.systems import patience_for, simulate_system
+from helixsim.study.trials import at_rate
 
 EXPERIMENT = """\
 schema: 1

@@ -9,9 +9,9 @@ from tiny import tiny
 import helixsim
 from helixsim.flow.network import build_network
 from helixsim.metrics.objectives import Target
-from helixsim.planning.judge import Judge
-from helixsim.planning.systems import capacity_table, patience_for, simulate_system
-from helixsim.planning.whatif import cases, place_case
+from helixsim.study.judge import Judge
+from helixsim.study.systems import capacity_table, patience_for, simulate_system
+from helixsim.study.whatif import cases, place_case
 
 TWO = ("{name: swarm, placement: swarm}", "{name: random, placement: separate, routing: random}")
 

@@ -12,9 +12,6 @@ from helixsim import Experiment
 from helixsim.config.edit import edits_of
 from helixsim.errors import DataError, InfeasibleError
 from helixsim.hardware.profile_file import open_profile
-from helixsim.planning.placements import placement_store
-from helixsim.planning.placing import place_system
-from helixsim.planning.systems import PlacedSystem, simulate_system
 from helixsim.reproduce.build import evaluate, write
 from helixsim.reproduce.comparison import Comparison
 from helixsim.reproduce.entries import Figure
@@ -23,6 +20,9 @@ from helixsim.reproduce.published import load_published
 from helixsim.reproduce.samples import from_json, to_json
 from helixsim.reproduce.searches import Search
 from helixsim.reproduce.tasks import Simulation, find_system, perform_all
+from helixsim.study.placements import placement_store
+from helixsim.study.placing import place_system
+from helixsim.study.systems import PlacedSystem, simulate_system
 
 EXPERIMENT = """\
 schema: 1

@@ -16,8 +16,8 @@ from helixsim import yamlio
 from helixsim.cli.main import main
 from helixsim.engine import simulate as engine
 from helixsim.errors import SimulationError
-from helixsim.planning import systems
 from helixsim.runtime import identity
+from helixsim.study import systems
 
 OWN = "{name: own, placement: swarm, routing: 'own_routing:Own'}"
 

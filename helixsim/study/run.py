@@ -14,18 +14,18 @@ from helixsim.config.experiment import ResolvedExperiment
 from helixsim.domain.result import RunResult
 from helixsim.errors import ConfigError, DataError, HelixsimError, typed_error
 from helixsim.metrics.summary import summarise, timing
-from helixsim.planning import rundir
-from helixsim.planning.finished import Simulated, SimulatedStore, simulated_in, simulated_store
-from helixsim.planning.placements import PlacementStore, placement_store, placements_in
-from helixsim.planning.placing import assembled
-from helixsim.planning.systems import PlacedSystem, simulate_system
-from helixsim.planning.whatif import Case, cases, hopeless, place_case, whatif_variants
 from helixsim.report.html import build_report
 from helixsim.report.whatif_rows import write_whatif
 from helixsim.results.run import Run, Simulation
 from helixsim.results.runset import RunSet
 from helixsim.runtime.identity import content_key, experiment_key
 from helixsim.runtime.pool import Processes, Report, Serial, available_cores
+from helixsim.study import rundir
+from helixsim.study.finished import Simulated, SimulatedStore, simulated_in, simulated_store
+from helixsim.study.placements import PlacementStore, placement_store, placements_in
+from helixsim.study.placing import assembled
+from helixsim.study.systems import PlacedSystem, simulate_system
+from helixsim.study.whatif import Case, cases, hopeless, place_case, whatif_variants
 from helixsim.units import NS_PER_S
 
 Progress = Callable[[str, float], None]

@@ -16,10 +16,10 @@ from helixsim.config.experiment import ResolvedExperiment, SystemSpec
 from helixsim.domain.summary import Summary
 from helixsim.metrics.objectives import Target, Verdict, judge_target
 from helixsim.metrics.summary import summarise
-from helixsim.planning.systems import PlacedSystem, patience_for, simulate_system
 from helixsim.report.capacity_files import Trial
 from helixsim.runtime.identity import content_key, experiment_key
 from helixsim.runtime.store import Codec, Store
+from helixsim.study.systems import PlacedSystem, patience_for, simulate_system
 from helixsim.workload.spec import ArrivalsSpec
 
 SCHEMA = 1

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from helixsim.errors import DataError
-from helixsim.planning.rundir import new_directory, refuse_foreign
+from helixsim.study.rundir import new_directory, refuse_foreign
 
 
 def fill(target, content="new"):

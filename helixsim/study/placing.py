@@ -12,9 +12,9 @@ from helixsim.flow.operating import operating_capacity, operating_point
 from helixsim.placement import registry as placement_registry
 from helixsim.placement.base import PlacementProblem, Progress, silent
 from helixsim.placement.check import check
-from helixsim.planning.judge import Judge
-from helixsim.planning.placements import PlacementStore, kept_or_searched
-from helixsim.planning.systems import PlacedSystem, capacity_table, operating_load
+from helixsim.study.judge import Judge
+from helixsim.study.placements import PlacementStore, kept_or_searched
+from helixsim.study.systems import PlacedSystem, capacity_table, operating_load
 
 
 def place_system(

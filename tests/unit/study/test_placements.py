@@ -12,10 +12,10 @@ from tiny import SWARM, tiny
 
 import helixsim
 from helixsim.placement import registry
-from helixsim.planning.placements import placement_store
-from helixsim.planning.placing import as_planned, place_system
-from helixsim.planning.run import run_experiment
 from helixsim.runtime import identity
+from helixsim.study.placements import placement_store
+from helixsim.study.placing import as_planned, place_system
+from helixsim.study.run import run_experiment
 
 EXPERIMENT = tiny("{name: helix, placement: {strategy: helix, candidates: 2}}", SWARM, warmup_s=0, duration_s=2)
 

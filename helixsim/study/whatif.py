@@ -9,10 +9,10 @@ from helixsim.config.experiment import ResolvedExperiment, SystemSpec, Variant
 from helixsim.domain.placement import Placement
 from helixsim.errors import HelixsimError, InfeasibleError
 from helixsim.placement.base import Progress, silent
-from helixsim.planning.placements import PlacementStore
-from helixsim.planning.placing import assembled, place_system
-from helixsim.planning.systems import PlacedSystem
 from helixsim.results.runset import WhatIf
+from helixsim.study.placements import PlacementStore
+from helixsim.study.placing import assembled, place_system
+from helixsim.study.systems import PlacedSystem
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from helixsim.flow.capacity import CapacityTable
 from helixsim.flow.maxflow import max_flow
 from helixsim.flow.operating import operating_point
 from helixsim.metrics.throughput import throughput
-from helixsim.planning.systems import PlacedSystem, operating_load, simulate_system
+from helixsim.study.systems import PlacedSystem, operating_load, simulate_system
 from helixsim.units import NS_PER_S
 from helixsim.workload.arrivals import process_of
 from helixsim.workload.spec import ArrivalsSpec

@@ -9,8 +9,8 @@ import pytest
 
 import helixsim
 from helixsim.errors import ConfigError
-from helixsim.planning.judge import Judge
-from helixsim.planning.systems import capacity_table
+from helixsim.study.judge import Judge
+from helixsim.study.systems import capacity_table
 
 EXPERIMENT = """\
 schema: 1

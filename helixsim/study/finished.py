@@ -28,8 +28,8 @@ from helixsim.domain.result import (
     RunResult,
     Series,
 )
-from helixsim.planning.placements import decoded_placement
 from helixsim.runtime.store import Codec, Store
+from helixsim.study.placements import decoded_placement
 
 SCHEMA = 1
 

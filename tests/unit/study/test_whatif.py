@@ -9,10 +9,10 @@ from tiny import tiny
 
 import helixsim
 from helixsim.cli.main import main
-from helixsim.planning.run import run_experiment
 from helixsim.report import whatif_rows
 from helixsim.report.tables import comparison_text
 from helixsim.results.runset import RunSet
+from helixsim.study.run import run_experiment
 
 EXPERIMENT = tiny()
 WHATIF = """\
@@ -65,7 +65,7 @@ def test_variants_stand_beside_the_base_and_give_what_they_would_alone(path, tmp
 
 
 def test_a_kept_placement_is_the_old_one_on_the_nodes_that_are_left(path, tmp_path):
-    from helixsim.planning.whatif import cases, place_case
+    from helixsim.study.whatif import cases, place_case
 
     by_name = {case.name: case for case in cases(helixsim.load_experiment(path))}
     before, after = (place_case(by_name[name]).placement.ranges for name in ("swarm", "swarm+lost"))
