@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationErr
 from pydantic_core import ErrorDetails
 
 from helixsim import units, yamlio
-from helixsim.errors import ConfigError, DataError, Problem, did_you_mean
+from helixsim.errors import ConfigError, DataError, Problem, did_you_mean, unknown_name
 from helixsim.yamlio import KeyPath, dotted
 
 Words = Annotated[str, Field(min_length=1)]
@@ -70,15 +70,15 @@ class Located(Protocol):
 File = TypeVar("File", bound=BaseModel)
 
 
-def read(path: Path, model: type[File]) -> File:
-    """Return the contents of a YAML file.
+def read(path: Path, model: type[File], context: object = None) -> File:
+    """Return the contents of a YAML file; ``context`` is what validators of the model get as ``info.context``.
 
     Raises
     ------
     DataError
         If the file cannot be read, or does not fit the model: with every fault and its place.
     """
-    return checked(load(path), model)
+    return checked(load(path), model, context)
 
 
 def load(path: Path) -> yamlio.Document:
@@ -89,10 +89,10 @@ def load(path: Path) -> yamlio.Document:
         raise DataError(str(error)) from error
 
 
-def checked(document: yamlio.Document, model: type[File]) -> File:
+def checked(document: yamlio.Document, model: type[File], context: object = None) -> File:
     """Return the contents of a document; ``DataError`` with every fault if it does not fit the model."""
     try:
-        return model.model_validate(document.data)
+        return model.model_validate(document.data, context=context)
     except ValidationError as error:
         raise DataError(str(ConfigError(problems_of(error, document, model)))) from error
 
@@ -124,7 +124,7 @@ def problems_of(error: ValidationError, source: Located, model: type[BaseModel],
     for path, details in found:
         kind = details["type"]
         if kind == "extra_forbidden":
-            allowed = _keys(model, path[len(at) : -1])
+            allowed = _keys(model, details["loc"][:-1])
             known = ", ".join(allowed) or "none"
             message = f"unknown key {path[-1]!r}{did_you_mean(str(path[-1]), allowed)} (allowed: {known})"
             problems.append(Problem(source.key_where(path), dotted(path), message))
@@ -166,9 +166,11 @@ def _message(details: ErrorDetails) -> str:
     got = details["input"]
     if details["type"] == "value_error":
         return str(details["ctx"]["error"])
-    said = _WORDS.get(details["type"]) or details["msg"].replace("Input should", "must").replace(
-        "String should", "must"
-    )
+    if details["type"] == "union_tag_invalid":
+        return unknown_name("kind", details["ctx"]["tag"], re.findall(r"'([^']*)'", details["ctx"]["expected_tags"]))
+    if details["type"] == "union_tag_not_found":
+        return f"required key {details['ctx']['discriminator']} is missing"
+    said = _WORDS.get(details["type"]) or re.sub(r"^(Input|String|List) should", "must", details["msg"])
     shown = f"{got!r}" if not isinstance(got, dict | list) else f"a {'mapping' if isinstance(got, dict) else 'list'}"
     hint = ""
     if details["type"] == "literal_error" and isinstance(got, str):
@@ -176,23 +178,31 @@ def _message(details: ErrorDetails) -> str:
     return f"{said}, got {shown}{hint}"
 
 
-def _keys(model: type[BaseModel], path: KeyPath) -> list[str]:
-    """Return the keys allowed in the mapping at ``path`` below ``model``."""
-    for part in path:
-        if isinstance(part, str):
-            found = (info for name, info in model.model_fields.items() if (info.alias or name) == part)
-            field = next(found, None)
-            if field is None:  # a name of the user's own, as in slo_classes: its value is the section
-                continue
-            inner = _section(field.annotation) or next(filter(None, map(_section, field.metadata)), None)
-            model = inner or model
+def _keys(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
+    """Return the keys allowed in the mapping at pydantic's ``location`` below ``model``."""
+    choices: list[type[BaseModel]] = []
+    for part in location:
+        found = (info for name, info in model.model_fields.items() if (info.alias or name) == part)
+        field = next(found, None)
+        if field is not None:
+            choices = [*_sections(field.annotation), *(one for each in field.metadata for one in _sections(each))]
+            model = choices[0] if choices else model
+        else:  # the tag of a union, or a name of the user's own, as in slo_classes: its value is the section
+            model = next((one for one in choices if _kind(one) == part), model)
     if issubclass(model, Section):
         return model.keys()
     return list(model.model_fields)  # of options
 
 
-def _section(annotation: Any) -> type[BaseModel] | None:
-    """Return the section inside ``list[Section] | None`` and the like."""
+def _kind(model: type[BaseModel]) -> str | None:
+    """Return the tag of a member of a union that is told apart by ``kind``."""
+    field = model.model_fields.get("kind")
+    tags = () if field is None else get_args(field.annotation)
+    return tags[0] if tags else None
+
+
+def _sections(annotation: Any) -> list[type[BaseModel]]:
+    """Return the sections inside ``list[Section] | None`` and the like."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next(filter(None, (_section(inner) for inner in get_args(annotation))), None)
+        return [annotation]
+    return [one for inner in get_args(annotation) for one in _sections(inner)]

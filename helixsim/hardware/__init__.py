@@ -9,5 +9,4 @@ fit           timing tables -> compact profile with residuals
 compute_file  profiles/compute: fitted profiles as YAML
 roofline      time of a layer from datasheet figures
 tensor_parallel  nodes of several GPUs from the timings of one, all-reduces
-profile_file  typed values from one YAML profile, each fault with its place
 """

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any, cast
+
+from pydantic import PlainValidator, ValidationInfo, field_validator
 
 from helixsim.datafiles import data_path
-from helixsim.errors import DataError
-from helixsim.hardware.profile_file import Section, open_profile
+from helixsim.validation import NotNegative, Section, Words, read
 
 METRICS = ("throughput", "ttft", "step")
 """Decode steps per second in the window; mean time to first token [s]; mean time of one decode step [s]."""
@@ -79,40 +81,60 @@ def load_cells(path: Path | None = None) -> tuple[Cell, ...]:
         If the file cannot be read, is not a file of cells, or names an experiment that is not there.
     """
     path = path or cells_path()
-    profile = open_profile(path)
-    profile.text("source")
-    entries = profile.section("cells")
-    cells = tuple(_cell(name, entries.section(name), path.parent) for name in entries.names())
-    profile.close()
-    return cells
-
-
-def _cell(name: str, entry: Section, folder: Path) -> Cell:
-    parts = []
-    for text in entry.texts("parts"):
-        stem, _, system = text.partition("/")
-        file = folder / f"{stem}.yaml"
-        if not system or not file.is_file():
-            raise entry.fault("parts", f"{text!r}: expected EXPERIMENT/SYSTEM, with a file EXPERIMENT.yaml beside this")
-        parts.append(Part(file, system))
-    cell = Cell(
-        name=name,
-        model=entry.text("model"),
-        mode=entry.text("mode"),
-        gpus=entry.texts("gpus"),
-        parts=tuple(parts),
-        measured=_figures(entry.section("measured")),
-        paper=_figures(entry.section("paper")) if "paper" in entry else Figures(),
-        is_fitted=entry.flag("fitted") if "fitted" in entry else True,
-        note=entry.text("note") if "note" in entry else "",
+    return tuple(
+        Cell(
+            name=name,
+            model=entry.model,
+            mode=entry.mode,
+            gpus=tuple(entry.gpus),
+            parts=tuple(entry.parts),
+            measured=Figures(**entry.measured.model_dump()),
+            paper=Figures(**entry.paper.model_dump()),
+            is_fitted=entry.fitted,
+            note=entry.note,
+        )
+        for name, entry in read(path, CellsFile, path.parent).cells.items()
     )
-    entry.close()
-    if cell.measured == Figures():
-        raise DataError(f"{folder / 'cells.yaml'}: {name}: nothing measured")
-    return cell
 
 
-def _figures(entry: Section) -> Figures:
-    values = {metric: entry.number(metric, 0.0) for metric in METRICS if metric in entry}
-    entry.close()
-    return Figures(**values)
+def _part(value: Any, info: ValidationInfo) -> Part:
+    stem, _, system = str(value).partition("/")
+    file = cast(Path, info.context) / f"{stem}.yaml"
+    if not system or not file.is_file():
+        raise ValueError(f"{value!r}: expected EXPERIMENT/SYSTEM, with a file EXPERIMENT.yaml beside this")
+    return Part(file, system)
+
+
+class FiguresEntry(Section):
+    """See ``Figures``."""
+
+    throughput: NotNegative | None = None
+    ttft: NotNegative | None = None
+    step: NotNegative | None = None
+
+
+class CellEntry(Section):
+    """See ``Cell``."""
+
+    model: Words
+    mode: Words
+    gpus: list[Words]
+    parts: list[Annotated[Part, PlainValidator(_part)]]
+    measured: FiguresEntry
+    paper: FiguresEntry = FiguresEntry()
+    fitted: bool = True
+    note: str = ""
+
+    @field_validator("measured")
+    @classmethod
+    def _is_measured(cls, value: FiguresEntry) -> FiguresEntry:
+        if value == FiguresEntry():
+            raise ValueError("nothing measured")
+        return value
+
+
+class CellsFile(Section):
+    """Cells by name, and where their figures come from."""
+
+    source: Words
+    cells: dict[str, CellEntry]

@@ -9,18 +9,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, PrivateAttr
 
 from helixsim import yamlio
-from helixsim.config.edit import Edit
-from helixsim.hardware.profile_file import Section
 from helixsim.report.paper_figures import comparison
-from helixsim.reproduce.parts import Effort, Estimate, PartResult, Row, edits_in, over_seeds
-from helixsim.reproduce.published import KINDS, Published
+from helixsim.reproduce.parts import (
+    Edits,
+    Effort,
+    EntryContext,
+    Estimate,
+    ExperimentFile,
+    Part,
+    PartResult,
+    Row,
+    over_seeds,
+)
+from helixsim.reproduce.published import KINDS
 from helixsim.reproduce.samples import PERCENTILES, Distribution, Sample, pooled_mean, pooled_quantile
 from helixsim.reproduce.tasks import Results, Simulation, Task
+from helixsim.validation import Section, Words
 
 PUBLISHED, MEASURED, AS_PUBLISHED, FAIR = "published", "measured", "as published", "fair"
 ALL_DRIFT = "no"
@@ -29,46 +40,41 @@ METRICS = {"throughput": "tokens/s", "prompt": "s", "decode": "s"}
 """Output tokens/s; time to first token; time of one decode step."""
 
 
-@dataclass(frozen=True, slots=True)
-class Quick:
-    """Settings of the quick version: of the fair files, while their placements are made, and of as-published files."""
+class Quick(Section):
+    """Edits of the quick version: of the fair files, while their placements are made, and of as-published files."""
 
-    fair: tuple[Edit, ...] = ()
-    placed_for: tuple[Edit, ...] = ()
-    as_published: tuple[Edit, ...] = ()
+    fair: Edits = ()
+    placed_for: Edits = ()
+    as_published: Edits = ()
 
-    @classmethod
-    def read(cls, entry: Section, default: Quick) -> Quick:
-        """Return what ``quick`` of an entry says, ``default`` where it says nothing."""
-        if "quick" not in entry:
-            return default
-        quick = entry.section("quick")
-        names = [each.name for each in fields(cls)]
-        read = cls(**{name: edits_in(quick, name) if name in quick else getattr(default, name) for name in names})
-        quick.close()
-        return read
+    def over(self, default: Quick) -> Quick:
+        """Return these, and those of ``default`` where nothing is said."""
+        return default.model_copy(update={name: getattr(self, name) for name in self.model_fields_set})
 
 
-@dataclass(frozen=True, slots=True)
-class Panel:
+class Panel(Section):
     """One cell of the paper: a cluster, a model and a mode.
 
     ``published`` says which kind of published value stands in the first column. ``pruned`` are the methods whose
     requests travelled over the links only that the paper's pruning keeps.
     """
 
-    title: str
-    cell: str
-    published: str
-    metrics: tuple[str, ...]
-    pruned: tuple[str, ...]
-    as_published: tuple[Path, ...]
-    fair: tuple[Path, ...]
-    quick: Quick
+    cell: Words
+    published: Literal["simulated", "measured"] = "simulated"
+    metrics: list[Literal["throughput", "prompt", "decode"]] = Field(["throughput"])
+    pruned: list[Words] = Field([])
+    as_published: list[ExperimentFile] = Field([])
+    fair: list[ExperimentFile] = Field([])
+    quick: Quick = Quick()
+    _title: str = PrivateAttr("")
+
+    @property
+    def title(self) -> str:
+        """The key of the panel."""
+        return self._title
 
 
-@dataclass(frozen=True)
-class Comparison:
+class Comparison(Part):
     """See the module.
 
     Parameters
@@ -80,31 +86,23 @@ class Comparison:
         called ``METHOD.something`` is a pipeline of the method: throughputs add up, latencies are pooled.
     """
 
-    title: str
-    panels: tuple[Panel, ...]
-    labels: Mapping[str, str]
-    made_of: Mapping[str, tuple[str, ...]]
-    published: Published
+    kind: Literal["comparison"]
+    panels: dict[str, Panel]
+    labels: dict[str, Words] = Field(alias="methods")
+    made_of: dict[str, list[Words]] = Field({})
+    quick: Quick = Quick()
 
-    @classmethod
-    def read(cls, entry: Section, folder: Path, published: Published) -> Comparison:
-        """Return the part that an entry describes."""
-        methods, panels = entry.section("methods"), entry.section("panels")
-        made_of = entry.section("made_of") if "made_of" in entry else None
-        quick = Quick.read(entry, Quick())
-        return cls(
-            title=entry.text("title"),
-            panels=tuple(_panel(title, panels.section(title), folder, quick) for title in panels.names()),
-            labels={method: methods.text(method) for method in methods.names()},
-            made_of={} if made_of is None else {method: made_of.texts(method) for method in made_of.names()},
-            published=published,
-        )
+    def model_post_init(self, context: EntryContext, /) -> None:
+        """Tell the panels their titles."""
+        super().model_post_init(context)
+        for title, panel in self.panels.items():
+            panel._title = title
 
     def tasks(self, effort: Effort) -> list[Task]:
         """See ``Part.tasks``."""
         return [
             task
-            for panel in self.panels
+            for panel in self.panels.values()
             for column in (AS_PUBLISHED, FAIR)
             for method in self.labels
             for task in self._runs(panel, column, method, effort)
@@ -114,7 +112,7 @@ class Comparison:
         """See ``Part.result``."""
         rows: list[Row] = []
         notes: dict[str, None] = {}
-        for panel in self.panels:
+        for panel in self.panels.values():
             for metric in panel.metrics:
                 for method, label in self.labels.items():
                     rows += self._published_rows(panel, metric, method)
@@ -129,13 +127,13 @@ class Comparison:
 
     def _runs(self, panel: Panel, column: str, method: str, effort: Effort) -> list[Simulation]:
         """Return the runs of a method in one column; several where it consists of several pipelines."""
-        quick = panel.quick if effort.is_quick else Quick()
+        quick = panel.quick.over(self.quick) if effort.is_quick else Quick()
         if column == FAIR:
             settings, placed_for = quick.fair, quick.placed_for
             found = [(file, name) for file in panel.fair for name in system_names(file) if name == method]
         else:
             settings, placed_for = quick.as_published, ()
-            wanted = self.made_of.get(method, (method,))
+            wanted = self.made_of.get(method, [method])
             found = [
                 (file, name)
                 for file in panel.as_published
@@ -153,51 +151,17 @@ class Comparison:
         for kind in KINDS:
             column = PUBLISHED if kind == panel.published else MEASURED
             if metric == "throughput":
-                value = self.published.get(panel.cell, method, metric, kind)
+                value = self._published.get(panel.cell, method, metric, kind)
                 values = {"value": None if value is None else value.value}
             else:
-                mean = self.published.get(panel.cell, method, f"{metric}_mean", kind)
-                points = {q: self.published.get(panel.cell, method, f"{metric}_p{q}", kind) for q in PERCENTILES}
+                mean = self._published.get(panel.cell, method, f"{metric}_mean", kind)
+                points = {q: self._published.get(panel.cell, method, f"{metric}_p{q}", kind) for q in PERCENTILES}
                 value = points[50]
                 values = {f"p{q}": point.value for q, point in points.items() if point is not None}
                 values["value"] = None if mean is None else mean.value
             if value is not None:
                 rows.append(_row(panel, metric, method, column, kind, values) | {"source": value.source})
         return rows
-
-
-def _panel(title: str, entry: Section, folder: Path, quick: Quick) -> Panel:
-    metrics = entry.texts("metrics") if "metrics" in entry else ("throughput",)
-    for metric in metrics:
-        if metric not in METRICS:
-            raise entry.fault("metrics", f"{metric!r} is none of {', '.join(METRICS)}")
-    panel = Panel(
-        title=title,
-        cell=entry.text("cell"),
-        published=entry.choice("published", KINDS) if "published" in entry else KINDS[0],
-        metrics=metrics,
-        pruned=entry.texts("pruned") if "pruned" in entry else (),
-        as_published=files(entry, "as_published", folder),
-        fair=files(entry, "fair", folder),
-        quick=Quick.read(entry, quick),
-    )
-    entry.close()
-    return panel
-
-
-def files(entry: Section, key: str, folder: Path) -> tuple[Path, ...]:
-    """Return the experiment files named under ``key``, relative to ``folder``; none if the key is absent.
-
-    Raises
-    ------
-    DataError
-        If one is not there.
-    """
-    found = tuple(folder / name for name in entry.texts(key)) if key in entry else ()
-    for file in found:
-        if not file.is_file():
-            raise entry.fault(key, f"no such file: {file}")
-    return found
 
 
 def system_names(file: Path) -> list[str]:

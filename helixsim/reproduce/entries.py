@@ -6,30 +6,35 @@ parts are the code.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from helixsim.errors import ConfigError, unknown_name
-from helixsim.hardware.profile_file import Section, open_profile
 from helixsim.reproduce.comparison import Comparison
 from helixsim.reproduce.gpus_needed import GpusNeeded
 from helixsim.reproduce.names import figure_names, figures_folder
-from helixsim.reproduce.parts import Part
+from helixsim.reproduce.parts import EntryContext, Part
 from helixsim.reproduce.published import Published, load_published
 from helixsim.reproduce.searches import Searches, Sizes
 from helixsim.reproduce.studies import LoadCurves, NodeLoads, Proxy
+from helixsim.validation import Section, Words, read
 
-KINDS: dict[str, Callable[[Section, Path, Published], Part]] = {
-    "comparison": Comparison.read,
-    "load": LoadCurves.read,
-    "proxy": Proxy.read,
-    "nodes": NodeLoads.read,
-    "searches": Searches.read,
-    "sizes": Sizes.read,
-    "gpus": GpusNeeded.read,
-}
-"""Kinds of parts by the name entries use."""
+AnyPart = Annotated[
+    Comparison | LoadCurves | Proxy | NodeLoads | Searches | Sizes | GpusNeeded, Field(discriminator="kind")
+]
+
+
+class FigureFile(Section):
+    """See ``Figure``."""
+
+    paper: str = ""
+    title: Words
+    text: str = ""
+    parts: dict[str, AnyPart]
 
 
 @dataclass(frozen=True)
@@ -72,20 +77,5 @@ def load_figures(names: Sequence[str] = ()) -> list[Figure]:
 
 
 def _figure(path: Path, published: Published) -> Figure:
-    entry = open_profile(path)
-    parts = entry.section("parts")
-    folder = path.parent.parent
-    read: dict[str, Part] = {}
-    for name in parts.names():
-        part = parts.section(name)
-        read[name] = KINDS[part.choice("kind", KINDS)](part, folder, published)
-        part.close()
-    figure = Figure(
-        name=path.stem,
-        paper=entry.text("paper") if "paper" in entry else "",
-        title=entry.text("title"),
-        text=entry.text("text") if "text" in entry else "",
-        parts=read,
-    )
-    entry.close()
-    return figure
+    entry = read(path, FigureFile, EntryContext(str(path), path.parent.parent, published))
+    return Figure(path.stem, entry.paper, entry.title, entry.text, dict(entry.parts))

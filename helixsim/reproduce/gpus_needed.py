@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
 
 from helixsim.domain.hardware import GpuSpec
 from helixsim.domain.model import ModelSpec
 from helixsim.hardware import catalog
-from helixsim.hardware.profile_file import Section
-from helixsim.reproduce.parts import Effort, PartResult, Row
-from helixsim.reproduce.published import Published
+from helixsim.reproduce.parts import Effort, Part, PartResult, Row, check_titles
 from helixsim.reproduce.tasks import Results, Task
+from helixsim.validation import Words
 
 
-@dataclass(frozen=True)
-class GpusNeeded:
+class GpusNeeded(Part):
     """Table: the least number of GPUs that hold a model's layers.
 
     Parameters
@@ -25,20 +24,15 @@ class GpusNeeded:
         Share of a GPU's memory for weights; the paper gives half, the rest is for KV memory.
     """
 
-    title: str
-    models: tuple[str, ...]
-    gpus: tuple[str, ...]
-    weight_share: float
+    kind: Literal["gpus"]
+    models: list[Words]
+    gpus: list[Words]
+    weight_share: Annotated[float, Field(ge=0.01, le=1)]
 
+    @field_validator("models", "gpus")
     @classmethod
-    def read(cls, entry: Section, _folder: Path, _published: Published) -> GpusNeeded:
-        """Return the part that an entry describes."""
-        for key, known in (("models", catalog.model_names()), ("gpus", catalog.gpu_names())):
-            for name in entry.texts(key):
-                if name not in known:
-                    raise entry.fault(key, f"{name!r} is none of {', '.join(known)}")
-        share = entry.number("weight_share", 0.01, 1.0)
-        return cls(entry.text("title"), entry.texts("models"), entry.texts("gpus"), share)
+    def _are_known(cls, value: list[str], info: ValidationInfo) -> list[str]:
+        return check_titles(value, catalog.model_names() if info.field_name == "models" else catalog.gpu_names())
 
     def tasks(self, effort: Effort) -> list[Task]:
         """See ``Part.tasks``."""

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+from pydantic import PlainValidator, PrivateAttr, ValidationInfo
 
 from helixsim.config.edit import Edit, edits_of
-from helixsim.hardware.profile_file import Section
+from helixsim.errors import ConfigError
 from helixsim.metrics.stats import t_interval
 from helixsim.report.paper_page import Draw
+from helixsim.reproduce.published import Published
 from helixsim.reproduce.tasks import Results, Task
+from helixsim.validation import Section, Words
 
 FULL_SEEDS = 3
 
@@ -50,21 +56,75 @@ class PartResult:
     notes: list[str] = field(default_factory=list)
 
 
-class Part(Protocol):
-    """A part of a figure, read from its entry."""
+@dataclass(frozen=True, slots=True)
+class EntryContext:
+    """What an entry is read with.
 
-    @property
-    def title(self) -> str:
-        """What the part is called on the page."""
-        ...
+    Parameters
+    ----------
+    name
+        What messages call the entry.
+    folder
+        Folder that names of experiments count from.
+    """
 
+    name: str
+    folder: Path
+    published: Published
+
+
+def _context(info: ValidationInfo) -> EntryContext:
+    return cast(EntryContext, info.context)
+
+
+def _experiment(value: Any, info: ValidationInfo) -> Path:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"expected the name of a file, got {value!r}")
+    path = _context(info).folder / value
+    if not path.is_file():
+        raise ValueError(f"no such file: {path}")
+    return path
+
+
+def _edits(value: Any, info: ValidationInfo) -> tuple[Edit, ...]:
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a mapping of keys to values, got {value!r}")
+    try:
+        return edits_of(value, _context(info).name)
+    except ConfigError as error:
+        raise ValueError(str(error)) from error
+
+
+ExperimentFile = Annotated[Path, PlainValidator(_experiment)]
+Edits = Annotated[tuple[Edit, ...], PlainValidator(_edits)]
+"""Written as a mapping of dotted keys to values."""
+
+
+class Part(Section, ABC):
+    """A part of a figure, as its entry describes it."""
+
+    title: Words
+    _published: Published = PrivateAttr()
+
+    def model_post_init(self, context: EntryContext, /) -> None:
+        """Keep the published values."""
+        self._published = context.published
+
+    @abstractmethod
     def tasks(self, effort: Effort) -> list[Task]:
         """Return what must be computed."""
-        ...
 
+    @abstractmethod
     def result(self, effort: Effort, results: Results) -> PartResult:
-        """Return what the part shows once that is done."""
-        ...
+        """Return rows, drawing and notes, once everything is computed."""
+
+
+def check_titles(chosen: list[str], titles: Collection[str]) -> list[str]:
+    """Return titles that a part chooses among its own; ``ValueError`` if there is no such title."""
+    for title in chosen:
+        if title not in titles:
+            raise ValueError(f"{title!r} is none of {', '.join(dict.fromkeys(titles))}")
+    return chosen
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +147,3 @@ def over_seeds(values: Sequence[float]) -> Estimate:
 def matching(rows: Sequence[Mapping[str, Any]], **equal: Any) -> list[Mapping[str, Any]]:
     """Return the rows that have these values."""
     return [row for row in rows if all(row[key] == value for key, value in equal.items())]
-
-
-def edits_in(entry: Section, key: str) -> tuple[Edit, ...]:
-    """Return the edits that a mapping of dotted keys to values of an entry stands for."""
-    return edits_of(entry.mapping(key), entry.where(key))

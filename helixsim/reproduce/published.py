@@ -7,9 +7,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import RootModel
+
 from helixsim.datafiles import data_path
 from helixsim.errors import DataError
-from helixsim.hardware.profile_file import open_profile
+from helixsim.validation import Words, read
 
 _COLUMNS = ["cell", "method", "metric", "kind", "value", "unit", "source"]
 KINDS = ("simulated", "measured")
@@ -82,13 +84,12 @@ def load_causes(path: Path | None = None) -> dict[tuple[str, str], str]:
     DataError
         If the file cannot be read or is not of that shape.
     """
-    top = open_profile(path or data_path("experiments", "paper", "causes.yaml"))
-    return {
-        (cell, method): section.text(method)
-        for cell in top.names()
-        for section in (top.section(cell),)
-        for method in section.names()
-    }
+    causes = read(path or data_path("experiments", "paper", "causes.yaml"), CausesFile).root
+    return {(cell, method): text for cell, methods in causes.items() for method, text in methods.items()}
+
+
+class CausesFile(RootModel[dict[str, dict[str, Words]]]):
+    """Cell -> method -> cause."""
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:

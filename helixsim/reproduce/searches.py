@@ -7,24 +7,26 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from helixsim.config.experiment import ResolvedExperiment
 from helixsim.domain.placement import LayerRange, Placement
 from helixsim.experiment import Experiment
 from helixsim.flow.capacity import upper_bound_share
 from helixsim.flow.maxflow import max_flow_value
-from helixsim.hardware.profile_file import Section
 from helixsim.placement.base import PlacementProblem
 from helixsim.placement.helix import Helix, HelixOptions
 from helixsim.report.paper_studies import draw_searches
-from helixsim.reproduce.parts import Effort, PartResult, Row
+from helixsim.reproduce.parts import Effort, ExperimentFile, Part, PartResult, Row
 from helixsim.reproduce.program import KEPT_LINKS, all_edges, program_size, pruned_edges, without_links
-from helixsim.reproduce.published import Published
 from helixsim.reproduce.tasks import Outcome, Results, Task, find_system
 from helixsim.runtime.identity import experiment_key
 from helixsim.study.placements import PlacementStore
 from helixsim.study.placing import place_system
 from helixsim.study.systems import capacity_table
+from helixsim.validation import Section, Words
 
 _PROVED = 1e-4
 """Gap to the bound, as a share, that counts as none."""
@@ -115,78 +117,59 @@ class Search:
         return Experiment.load(self.file).resolve()
 
 
-@dataclass(frozen=True)
-class Searches:
+class SearchEntry(Section):
+    """See ``Search``."""
+
+    method: Literal["blocks", "program"]
+    start: str = ""
+    pruned: bool = False
+
+
+Seconds = Annotated[float, Field(ge=1, le=1e6)]
+
+
+class Searches(Part):
     """Best max-flow over time of several searches, with published runs of the authors' solver.
 
     Parameters
     ----------
-    searches
-        Title -> search.
-    quick_seconds
-        Time limit of the program in the quick version [s].
+    seconds, quick_seconds
+        Time limit of the program in the full and in the quick version [s].
+    runs
+        By title.
     published_runs
         Title -> cell of published incumbents.
     """
 
-    title: str
-    searches: Mapping[str, Search]
-    quick_seconds: float
-    published_runs: Mapping[str, str]
-    published: Published
-
-    @classmethod
-    def read(cls, entry: Section, folder: Path, published: Published) -> Searches:
-        """Return the part that an entry describes."""
-        file = folder / entry.text("experiment")
-        if not file.is_file():
-            raise entry.fault("experiment", f"no such file: {file}")
-        runs = entry.section("runs")
-        seconds = entry.number("seconds", 1.0)
-        searches = {}
-        for title in runs.names():
-            run = runs.section(title)
-            searches[title] = Search(
-                name=title,
-                file=file,
-                method=run.choice("method", ("blocks", "program")),
-                start=run.text("start") if "start" in run else "",
-                is_pruned=run.flag("pruned") if "pruned" in run else False,
-                seconds=seconds,
-            )
-            run.close()
-        theirs = entry.section("published") if "published" in entry else None
-        return cls(
-            title=entry.text("title"),
-            searches=searches,
-            quick_seconds=entry.number("quick_seconds", 1.0),
-            published_runs={} if theirs is None else {title: theirs.text(title) for title in theirs.names()},
-            published=published,
-        )
+    kind: Literal["searches"]
+    experiment: ExperimentFile
+    seconds: Seconds
+    quick_seconds: Seconds
+    runs: dict[str, SearchEntry]
+    published_runs: dict[str, Words] = Field({}, alias="published")
 
     def tasks(self, effort: Effort) -> list[Task]:
         """See ``Part.tasks``."""
-        return [self._search(title, effort) for title in self.searches]
+        return [self._search(title, effort) for title in self.runs]
 
     def result(self, effort: Effort, results: Results) -> PartResult:
         """See ``Part.result``."""
         rows: list[Row] = []
         notes: list[str] = []
-        tasks = {title: self._search(title, effort) for title in self.searches}
+        tasks = {title: self._search(title, effort) for title in self.runs}
         for title, task in results.succeeded(tasks, notes):
             outcome = results.outcome(task)
             rows += [_line(title, "helixsim", s, objective, bound) for s, objective, bound in outcome["history"]]
             notes.append(f"{title}: {_found(outcome)}.")
         for title, cell in self.published_runs.items():
-            for seconds, objective in self.published.series(cell, "gurobi", "incumbent_"):
+            for seconds, objective in self._published.series(cell, "gurobi", "incumbent_"):
                 rows.append(_line(title, "published", seconds, objective, None))
         return PartResult(rows, partial(draw_searches, rows), notes)
 
     def _search(self, title: str, effort: Effort) -> Search:
-        search = self.searches[title]
-        if effort.is_quick and search.method == "program":
-            return Search(search.name, search.file, search.method, search.start, search.is_pruned, self.quick_seconds)
-        return search
+        run = self.runs[title]
+        seconds = self.quick_seconds if effort.is_quick and run.method == "program" else self.seconds
+        return Search(title, self.experiment, run.method, run.start, run.pruned, seconds)
 
 
 def _cleaned(flow_tokens_per_s: float) -> float:
@@ -221,30 +204,19 @@ def _line(title: str, source: str, seconds: float, objective: float, bound: floa
     }
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """Table: rows, columns and entries of the paper's program with and without pruning; nothing is solved.
+class ProgramEntry(Section):
+    """A program; ``pruned``: whether links are, ``cell``: where its published size is found."""
 
-    Parameters
-    ----------
-    programs
-        Title -> (experiment, whether links are pruned, cell of the published size).
-    """
+    experiment: ExperimentFile
+    pruned: bool
+    cell: Words
 
-    title: str
-    programs: Mapping[str, tuple[Path, bool, str]]
-    published: Published
 
-    @classmethod
-    def read(cls, entry: Section, folder: Path, published: Published) -> Sizes:
-        """Return the part that an entry describes."""
-        programs = entry.section("programs")
-        read = {}
-        for title in programs.names():
-            program = programs.section(title)
-            read[title] = (folder / program.text("experiment"), program.flag("pruned"), program.text("cell"))
-            program.close()
-        return cls(entry.text("title"), read, published)
+class Sizes(Part):
+    """Table: rows, columns and entries of the paper's program with and without pruning; nothing is solved."""
+
+    kind: Literal["sizes"]
+    programs: dict[str, ProgramEntry]
 
     def tasks(self, effort: Effort) -> list[Task]:
         """See ``Part.tasks``."""
@@ -253,14 +225,14 @@ class Sizes:
     def result(self, effort: Effort, results: Results) -> PartResult:
         """See ``Part.result``."""
         rows: list[Row] = []
-        for title, (file, is_pruned, cell) in self.programs.items():
-            fleet = Experiment.load(file).resolve().fleet
-            edges = pruned_edges(fleet.cluster) if is_pruned else all_edges(fleet.cluster)
+        for title, program in self.programs.items():
+            fleet = Experiment.load(program.experiment).resolve().fleet
+            edges = pruned_edges(fleet.cluster) if program.pruned else all_edges(fleet.cluster)
             most = {node.id: fleet.profile(node.id).max_layers for node in fleet.cluster.nodes}
             size = asdict(program_size(most, edges))
-            row: Row = {"program": title, "links kept per node": KEPT_LINKS if is_pruned else "all"}
+            row: Row = {"program": title, "links kept per node": KEPT_LINKS if program.pruned else "all"}
             for key in ("rows", "columns", "nonzeros"):
-                said = self.published.get(cell, "gurobi", key)
+                said = self._published.get(program.cell, "gurobi", key)
                 row |= {f"{key}, published": None if said is None else int(said.value), key: size[key]}
             rows.append(row | {"directed links": size["edges"]})
         return PartResult(rows)

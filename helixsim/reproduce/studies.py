@@ -4,38 +4,24 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
+from typing import Literal
 
 import numpy as np
+from pydantic import Field, ValidationInfo, field_validator
 
 from helixsim.config.edit import Edit
-from helixsim.hardware.profile_file import Section
 from helixsim.report.paper_studies import layers_of_nodes, load_curves, proxy_cloud, proxy_pairs, stays_at_nodes
 from helixsim.reproduce.comparison import pooled_throughput, system_names
-from helixsim.reproduce.parts import FULL_SEEDS, Effort, PartResult, Row, edits_in, over_seeds
-from helixsim.reproduce.published import Published
+from helixsim.reproduce.parts import Edits, Effort, ExperimentFile, Part, PartResult, Row, check_titles, over_seeds
 from helixsim.reproduce.tasks import Results, Simulation, Task
-
-
-def _settings(entry: Section) -> tuple[Edit, ...]:
-    return edits_in(entry, "quick") if "quick" in entry else ()
+from helixsim.validation import Numbers, Section, Words
 
 
 def _at_rate(rate_rps: float) -> tuple[Edit, ...]:
     return (Edit.of("workload.arrivals.rate", f"{rate_rps:g} /s"),)
-
-
-def _full_only(entry: Section, titles: Collection[str]) -> tuple[str, ...]:
-    if "full_only" not in entry:
-        return ()
-    named = entry.texts("full_only")
-    for title in named:
-        if title not in titles:
-            raise entry.fault("full_only", f"{title!r} is none of {', '.join(dict.fromkeys(titles))}")
-    return named
 
 
 def _shown(titles: Iterable[str], full_only: Collection[str], effort: Effort) -> list[str]:
@@ -43,50 +29,41 @@ def _shown(titles: Iterable[str], full_only: Collection[str], effort: Effort) ->
     return [title for title in titles if not (effort.is_quick and title in full_only)]
 
 
-def _file(entry: Section, folder: Path) -> Path:
-    name = entry.text("experiment")
-    if not (folder / name).is_file():
-        raise entry.fault("experiment", f"no such file: {folder / name}")
-    return folder / name
+class LoadSetup(Section):
+    """A cluster of load curves, and the rates [requests/s] offered to it."""
+
+    experiment: ExperimentFile
+    rates: Numbers
 
 
-@dataclass(frozen=True)
-class LoadCurves:
+class LoadCurves(Part):
     """Throughput and goodput against the offered rate, for every method, on several clusters.
 
     Parameters
     ----------
+    labels
+        Method -> its name in the figure.
     setups
-        Title -> (experiment, rates [requests/s]). Placements are made for the highest rate. The quick version takes
-        every other one, and placements made for ``quick_placed_for``.
+        By title. Placements are made for the highest rate. The quick version takes every other one, and placements made
+        for ``quick_placed_for``.
     full_only
         Titles that the quick version leaves out.
     settings, quick
-        Settings of the experiments in the full and in the quick version.
+        Edits of the experiments in the full and in the quick version.
     """
 
-    title: str
-    labels: Mapping[str, str]
-    setups: Mapping[str, tuple[Path, tuple[float, ...]]]
-    full_only: tuple[str, ...]
-    settings: tuple[Edit, ...]
-    quick: tuple[Edit, ...]
-    quick_placed_for: tuple[Edit, ...]
+    kind: Literal["load"]
+    labels: dict[str, Words] = Field(alias="methods")
+    setups: dict[str, LoadSetup]
+    full_only: list[Words] = Field([])
+    settings: Edits
+    quick: Edits = ()
+    quick_placed_for: Edits
 
+    @field_validator("full_only")
     @classmethod
-    def read(cls, entry: Section, folder: Path, _published: Published) -> LoadCurves:
-        """Return the part that an entry describes."""
-        methods, setups = entry.section("methods"), entry.section("setups")
-        read: dict[str, tuple[Path, tuple[float, ...]]] = {}
-        for title in setups.names():
-            setup = setups.section(title)
-            read[title] = (_file(setup, folder), setup.numbers("rates"))
-            setup.close()
-        labels = {method: methods.text(method) for method in methods.names()}
-        return cls(
-            entry.text("title"), labels, read, _full_only(entry, read), edits_in(entry, "settings"), _settings(entry),
-            edits_in(entry, "quick_placed_for"),
-        )  # fmt: skip
+    def _are_titles(cls, value: list[str], info: ValidationInfo) -> list[str]:
+        return check_titles(value, info.data.get("setups", value))
 
     def tasks(self, effort: Effort) -> list[Task]:
         """See ``Part.tasks``."""
@@ -118,10 +95,10 @@ class LoadCurves:
         return _shown(self.setups, self.full_only, effort)
 
     def _rates(self, title: str, effort: Effort) -> tuple[float, ...]:
-        return self.setups[title][1][:: 2 if effort.is_quick else 1]
+        return tuple(self.setups[title].rates)[:: 2 if effort.is_quick else 1]
 
     def _runs(self, title: str, effort: Effort) -> dict[str, Simulation]:
-        file, rates = self.setups[title][0], self._rates(title, effort)
+        file, rates = self.setups[title].experiment, self._rates(title, effort)
         settings, placed_for = self.settings, _at_rate(max(rates))
         if effort.is_quick:
             settings, placed_for = self.quick, self.quick_placed_for
@@ -133,42 +110,50 @@ class LoadCurves:
         }
 
 
-@dataclass(frozen=True)
-class Proxy:
+class ProxyCluster(Section):
+    """A cluster of a study of placements; ``pair``: the system of the paper and ours that stand side by side."""
+
+    experiment: ExperimentFile
+    pair: list[Words] = Field([])
+
+    @field_validator("pair")
+    @classmethod
+    def _are_systems(cls, value: list[str], info: ValidationInfo) -> list[str]:
+        known = system_names(info.data["experiment"]) if "experiment" in info.data else value
+        if len(value) != 2 or not set(value) <= set(known):
+            raise ValueError(f"expected two of {', '.join(known)}")
+        return value
+
+
+class Proxy(Part):
     """What placements deliver against their max-flow, for all systems of some experiments.
 
     Parameters
     ----------
     clusters
-        Title -> experiment.
-    pairs
-        Title -> (system, other system) that are set side by side, about as deep; empty: all are drawn as a cloud.
+        By title. Systems that are paired, about as deep, are set side by side; without pairs all are drawn as a cloud.
     full_only
         Titles, and systems, that the quick version leaves out.
     """
 
-    title: str
-    clusters: Mapping[str, Path]
-    pairs: Mapping[str, tuple[str, str]]
-    full_only: tuple[str, ...]
-    quick: tuple[Edit, ...]
+    kind: Literal["proxy"]
+    clusters: dict[str, ProxyCluster]
+    full_only: list[Words] = Field([])
+    quick: Edits = ()
 
+    @field_validator("full_only")
     @classmethod
-    def read(cls, entry: Section, folder: Path, _published: Published) -> Proxy:
-        """Return the part that an entry describes."""
-        clusters = entry.section("clusters")
-        read, pairs = {}, {}
-        for title in clusters.names():
-            cluster = clusters.section(title)
-            read[title] = _file(cluster, folder)
-            if "pair" in cluster:
-                paper, ours, *rest = (*cluster.texts("pair"), "")
-                if rest != [""] or not {paper, ours} <= set(system_names(read[title])):
-                    raise cluster.fault("pair", f"expected two of {', '.join(system_names(read[title]))}")
-                pairs[title] = (paper, ours)
-            cluster.close()
-        systems = [name for file in read.values() for name in system_names(file)]
-        return cls(entry.text("title"), read, pairs, _full_only(entry, [*read, *systems]), _settings(entry))
+    def _are_titles(cls, value: list[str], info: ValidationInfo) -> list[str]:
+        clusters: dict[str, ProxyCluster] | None = info.data.get("clusters")
+        if clusters is None:
+            return value
+        systems = [name for cluster in clusters.values() for name in system_names(cluster.experiment)]
+        return check_titles(value, [*clusters, *systems])
+
+    @property
+    def pairs(self) -> dict[str, tuple[str, str]]:
+        """Title -> system of the paper and ours."""
+        return {title: (one.pair[0], one.pair[1]) for title, one in self.clusters.items() if one.pair}
 
     def tasks(self, effort: Effort) -> list[Task]:
         """See ``Part.tasks``."""
@@ -207,7 +192,7 @@ class Proxy:
         return _shown(self.clusters, self.full_only, effort)
 
     def _runs(self, title: str, effort: Effort) -> dict[str, Simulation]:
-        file = self.clusters[title]
+        file = self.clusters[title].experiment
         settings = self.quick if effort.is_quick else ()
         wanted = self.pairs.get(title) or _shown(system_names(file), self.full_only, effort)
         # One long window instead of seeds: the waves in which a filled cluster serves are alike under all of them.
@@ -247,8 +232,16 @@ def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.corrcoef(a, b)[0, 1])
 
 
-@dataclass(frozen=True)
-class NodeLoads:
+class NodeSystem(Section):
+    """A system whose nodes are shown; ``quick``: edits of the quick version."""
+
+    experiment: ExperimentFile
+    system: Words
+    pruned: bool = False
+    quick: Edits = ()
+
+
+class NodeLoads(Part):
     """The nodes of simulated placements: which layers they hold and how much they compute, or how long requests stay.
 
     Parameters
@@ -256,36 +249,14 @@ class NodeLoads:
     show
         ``layers``: a diagram of the placement, shaded by the share of time a node computes. ``stay``: bars of the mean
         time of a visit, with published values of single nodes beside them.
-    systems
-        Title -> what is simulated, in full and in the quick version.
     cell
         Where published stays are found; empty: nowhere.
     """
 
-    title: str
-    show: str
-    systems: Mapping[str, tuple[Simulation, Simulation]]
-    cell: str
-    published: Published
-
-    @classmethod
-    def read(cls, entry: Section, folder: Path, published: Published) -> NodeLoads:
-        """Return the part that an entry describes."""
-        systems = entry.section("systems")
-        read = {}
-        for title in systems.names():
-            system = systems.section(title)
-            is_pruned = system.flag("pruned") if "pruned" in system else False
-            full = Simulation(_file(system, folder), system.text("system"), seeds=FULL_SEEDS, is_pruned=is_pruned)
-            read[title] = (full, replace(full, settings=_settings(system), seeds=1))
-            system.close()
-        return cls(
-            title=entry.text("title"),
-            show=entry.choice("show", ("layers", "stay")),
-            systems=read,
-            cell=entry.text("cell") if "cell" in entry else "",
-            published=published,
-        )
+    kind: Literal["nodes"]
+    show: Literal["layers", "stay"]
+    systems: dict[str, NodeSystem]
+    cell: str = ""
 
     def tasks(self, effort: Effort) -> list[Task]:
         """See ``Part.tasks``."""
@@ -299,7 +270,7 @@ class NodeLoads:
         for title, run in results.succeeded(runs, notes):
             found = results.samples(run)
             for position, node in enumerate(found[0].nodes):
-                said = self.published.get(self.cell, node.node, "stay")
+                said = self._published.get(self.cell, node.node, "stay")
                 rows.append(
                     {
                         "placement": title, "node": node.node, "kind": node.kind,
@@ -312,5 +283,6 @@ class NodeLoads:
         return PartResult(rows, partial(layers_of_nodes if self.show == "layers" else stays_at_nodes, rows), notes)
 
     def _run(self, title: str, effort: Effort) -> Simulation:
-        full, quick = self.systems[title]
-        return quick if effort.is_quick else full
+        shown = self.systems[title]
+        run = Simulation(shown.experiment, shown.system, seeds=effort.seeds, is_pruned=shown.pruned)
+        return replace(run, settings=shown.quick) if effort.is_quick else run

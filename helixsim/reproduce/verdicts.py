@@ -6,11 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import Literal
+
+from pydantic import RootModel
 
 from helixsim.datafiles import data_path
-from helixsim.hardware.profile_file import open_profile
-from helixsim.reproduce.comparison import ALL_DRIFT, AS_PUBLISHED, FAIR, MEASURED, METRICS, PUBLISHED
+from helixsim.reproduce.comparison import ALL_DRIFT, AS_PUBLISHED, FAIR, MEASURED, PUBLISHED
 from helixsim.reproduce.parts import Row, matching
+from helixsim.validation import NotNegative, Section, Words, read
 
 TOLERANCE = 0.10
 """Error of a simulated throughput up to which it counts as reproduced."""
@@ -170,25 +173,28 @@ def load_claims(path: Path | None = None) -> list[Claim]:
     DataError
         If the file cannot be read or is not of that shape.
     """
-    top = open_profile(path or data_path("experiments", "paper", "claims.yaml"))
-    claims = []
-    for name in top.names():
-        entry = top.section(name)
-        claims.append(
-            Claim(
-                name=name,
-                text=entry.text("text"),
-                metric=entry.choice("metric", METRICS),
-                method=entry.text("method"),
-                other=entry.text("other"),
-                claimed=entry.number("claimed", 0.0),
-                cell=entry.text("cell"),
-                fair_cell=entry.text("fair_cell"),
-                is_measured=entry.flag("measured"),
-            )
-        )
-        entry.close()
-    return claims
+    entries = read(path or data_path("experiments", "paper", "claims.yaml"), ClaimsFile).root
+    return [
+        Claim(name=name, is_measured=entry.measured, **entry.model_dump(exclude={"measured"}))
+        for name, entry in entries.items()
+    ]
+
+
+class ClaimEntry(Section):
+    """See ``Claim``."""
+
+    text: Words
+    metric: Literal["throughput", "prompt", "decode"]
+    method: Words
+    other: Words
+    claimed: NotNegative
+    cell: Words
+    fair_cell: Words
+    measured: bool
+
+
+class ClaimsFile(RootModel[dict[str, ClaimEntry]]):
+    """Claims by name."""
 
 
 def claim_checks(rows: Sequence[Row], claims: Iterable[Claim]) -> list[ClaimCheck]:

@@ -105,7 +105,7 @@ def test_an_interrupted_figure_goes_on_where_it_was(capsys, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert len(list((tmp_path / "cache").glob("*.json"))) == total
     parts = document["figures"]["fig12"]["parts"]
-    assert {row["search"] for row in parts["a"]["rows"]} == {*figure.parts["a"].searches, "published: no start"}
+    assert {row["search"] for row in parts["a"]["rows"]} == {*figure.parts["a"].runs, "published: no start"}
     assert len(parts["b"]["rows"]) == 5
     assert {path.suffix for path in (tmp_path / "figures").iterdir()} == {".csv", ".png", ".svg"}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,6 @@ from helixsim import Experiment
 from helixsim.config.edit import edits_of
 from helixsim.domain.cluster import COORDINATOR
 from helixsim.errors import ConfigError, DataError
-from helixsim.hardware.profile_file import open_profile
 from helixsim.reproduce import report_text, verdicts
 from helixsim.reproduce.comparison import (
     ALL_DRIFT,
@@ -25,16 +25,17 @@ from helixsim.reproduce.comparison import (
     Quick,
     _steadiness,
 )
-from helixsim.reproduce.entries import load_figures
+from helixsim.reproduce.entries import FigureFile, load_figures
 from helixsim.reproduce.gpus_needed import gpus_needed
 from helixsim.reproduce.names import figure_names
-from helixsim.reproduce.parts import Effort, over_seeds
+from helixsim.reproduce.parts import Effort, EntryContext, over_seeds
 from helixsim.reproduce.program import KEPT_LINKS, all_edges, pruned_edges, without_links
 from helixsim.reproduce.published import load_causes, load_published
 from helixsim.reproduce.samples import Distribution, Sample, pooled_mean, pooled_quantile
 from helixsim.reproduce.searches import Search, Sizes
 from helixsim.reproduce.studies import rank_correlation
 from helixsim.reproduce.tasks import Results, Simulation
+from helixsim.validation import read
 
 FIGURES = load_figures()
 PUBLISHED_VALUES = load_published()
@@ -69,7 +70,7 @@ def test_the_figures_of_the_paper_come_first_by_number():
 
 def test_every_published_throughput_of_a_panel_is_run_as_published_and_fairly():
     for part in COMPARISONS:
-        for panel in part.panels:
+        for panel in part.panels.values():
             for method in PUBLISHED_VALUES.methods(panel.cell, panel.published):
                 for column in (AS_PUBLISHED, FAIR):
                     assert part._runs(panel, column, method, FULL), (panel.title, method, column)
@@ -78,7 +79,7 @@ def test_every_published_throughput_of_a_panel_is_run_as_published_and_fairly():
 def test_a_method_of_several_pipelines_takes_all_of_them():
     (part,) = (figure.parts["a"] for figure in FIGURES if figure.name == "fig8")
     systems = {
-        method: [run.system for run in part._runs(part.panels[0], AS_PUBLISHED, method, QUICK)]
+        method: [run.system for run in part._runs(next(iter(part.panels.values())), AS_PUBLISHED, method, QUICK)]
         for method in part.labels
     }
     pipelines = ["separate.a100", "separate.l4", "separate.l4x2", "separate.t4x4"]
@@ -87,18 +88,63 @@ def test_a_method_of_several_pipelines_takes_all_of_them():
     assert systems["petals"] == []
 
 
-def test_a_panel_overrides_what_its_part_says_of_the_quick_version(tmp_path):
-    path = tmp_path / "entry.yaml"
-    path.write_text("quick: {fair: {seed: 1}, as_published: {seed: 2}}\n", encoding="utf-8")
-    part = Quick.read(open_profile(path), Quick(placed_for=edits_of({"seed": 3})))
-    assert part == Quick(edits_of({"seed": 1}), edits_of({"seed": 3}), edits_of({"seed": 2}))
-    path.write_text("quick: {fair: {seed: 4}}\n", encoding="utf-8")
-    assert Quick.read(open_profile(path), part) == replace(part, fair=edits_of({"seed": 4}))
-    path.write_text("title: none\n", encoding="utf-8")
-    assert Quick.read(open_profile(path), part) is part
-    path.write_text("quick: {fiar: {seed: 1}}\n", encoding="utf-8")
-    with pytest.raises(DataError, match="fiar"):
-        Quick.read(open_profile(path), part)
+def test_a_panel_overrides_what_its_part_says_of_the_quick_version():
+    def quick(**said):
+        return Quick.model_validate(said, context=EntryContext("entry", Path(), PUBLISHED_VALUES))
+
+    part = quick(fair={"seed": 1}, as_published={"seed": 2}).over(quick(placed_for={"seed": 3}))
+    assert (part.fair, part.placed_for, part.as_published) == tuple(edits_of({"seed": seed}) for seed in (1, 3, 2))
+    over = quick(fair={"seed": 4}).over(part)
+    assert (over.fair, over.placed_for) == (edits_of({"seed": 4}), part.placed_for)
+    assert quick().over(part) == part
+
+
+ENTRY = """\
+title: A figure
+parts:
+  a:
+    kind: load
+    title: Curves
+    methods: {helix: Helix}
+    settings: {workload.duration: 1 min}
+    quick_placed_for: {seed: 1}
+    setups:
+      One: {experiment: one.yaml, rates: [1, 2]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "where", "said"),
+    [
+        ("kind: load", "kind: lode", "4:5", "unknown kind 'lode'; did you mean 'load'"),
+        ("    kind: load\n", "", "4:5", "required key 'kind' is missing"),
+        (
+            "settings: {workload",
+            "setings: {workload",
+            "7:5",
+            r"did you mean 'settings'\? \(allowed: title, kind,",
+        ),
+        ("{workload.duration: 1 min}", "[seed=1]", "7:15", "expected a mapping of keys to values"),
+        ("{workload.duration: 1 min}", "{a..b: 1}", "7:15", "expected a key such as"),
+        ("one.yaml", "two.yaml", "10:25", "no such file"),
+        ("rates: [1, 2]", "rates: []", "10:42", "must have at least 1 item"),
+        ("    setups", "    full_only: [Two]\n    setups", "9:16", "'Two' is none of One"),
+        ("title: A figure\n", "", "1:1", "title: required key is missing"),
+    ],
+)
+def test_faults_of_an_entry_are_told_with_their_places(tmp_path, old, new, where, said):
+    (tmp_path / "one.yaml").touch()
+    folder = tmp_path / "figures"
+    folder.mkdir()
+    path = folder / "entry.yaml"
+    context = EntryContext(str(path), tmp_path, PUBLISHED_VALUES)
+    path.write_text(ENTRY, encoding="utf-8")
+    (part,) = read(path, FigureFile, context).parts.values()
+    assert part.settings[0].where == str(path)
+    assert old in ENTRY
+    path.write_text(ENTRY.replace(old, new), encoding="utf-8")
+    with pytest.raises(DataError, match=f"^{path}:{where}: .*{said}"):
+        read(path, FigureFile, context)
 
 
 def simulated(effort, figure, part="a"):
@@ -153,7 +199,9 @@ def test_causes_belong_to_published_cells():
 
 
 def test_claims_name_cells_and_methods_that_are_compared():
-    compared = {(panel.cell, method) for part in COMPARISONS for panel in part.panels for method in part.labels}
+    compared = {
+        (panel.cell, method) for part in COMPARISONS for panel in part.panels.values() for method in part.labels
+    }
     for claim in verdicts.load_claims():
         assert {
             (cell, method) for cell in (claim.cell, claim.fair_cell) for method in (claim.method, claim.other)

@@ -11,11 +11,10 @@ import pytest
 from helixsim import Experiment
 from helixsim.config.edit import edits_of
 from helixsim.errors import DataError, InfeasibleError
-from helixsim.hardware.profile_file import open_profile
 from helixsim.reproduce.build import evaluate, write
 from helixsim.reproduce.comparison import Comparison
 from helixsim.reproduce.entries import Figure
-from helixsim.reproduce.parts import Effort
+from helixsim.reproduce.parts import Effort, EntryContext
 from helixsim.reproduce.published import load_published
 from helixsim.reproduce.samples import from_json, to_json
 from helixsim.reproduce.searches import Search
@@ -23,6 +22,7 @@ from helixsim.reproduce.tasks import Simulation, find_system, perform_all
 from helixsim.study.placements import placement_store
 from helixsim.study.placing import place_system
 from helixsim.study.systems import PlacedSystem, simulate_system
+from helixsim.validation import read
 
 EXPERIMENT = """\
 schema: 1
@@ -174,6 +174,7 @@ def test_a_search_ends_at_its_objective_below_its_bound(tmp_path, experiment):
 
 
 ENTRY = """\
+kind: comparison
 title: Tiny
 methods: {helix: Helix, swarm: Swarm}
 panels:
@@ -187,7 +188,8 @@ panels:
 
 def test_a_comparison_from_entry_to_page(tmp_path, experiment):
     (tmp_path / "entry.yaml").write_text(ENTRY, encoding="utf-8")
-    part = Comparison.read(open_profile(tmp_path / "entry.yaml"), experiment.parent, load_published())
+    context = EntryContext("entry.yaml", experiment.parent, load_published())
+    part = read(tmp_path / "entry.yaml", Comparison, context)
     effort = Effort(is_quick=True)
     tasks = part.tasks(effort)
     assert [task.system for task in tasks] == ["helix.a", "helix.b", "helix", "swarm", "helix", "swarm"]
