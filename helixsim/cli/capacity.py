@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import Any
+from typing import TYPE_CHECKING
 
 from helixsim.cli import console, options
 from helixsim.errors import ExitCode, ThresholdError, shortened
+
+if TYPE_CHECKING:
+    from helixsim.results.capacity import CapacityResults
 
 LEAST_TOLERANCE = 1e-4
 """Below it rates differ by less than runs of any length can tell."""
@@ -55,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
     """Execute the command; return the exit code."""
     from helixsim.planning.capacity import SearchOptions, capacity_targets
     from helixsim.planning.capacity_run import run_capacity
+    from helixsim.results.capacity import CapacityResults
 
     experiment = options.loaded(args).resolve()
     targets = capacity_targets(experiment, args.percentile, args.share)
@@ -67,38 +71,30 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print(f"helixsim: interrupted; {console.GOES_ON}", file=sys.stderr)
         return ExitCode.INTERRUPTED
-    document: dict[str, Any] = json.loads((directory / "capacity.json").read_text(encoding="utf-8"))
-    _print(document, args)
+    results = CapacityResults.load(directory)
+    _print(results, args)
     if not args.quiet:
         print(f"{directory / 'report.html'} written", file=sys.stderr)
-    for name, error in document["failed"].items():
-        severity = options.severity(error["exit_code"], args)
-        print(f"helixsim: {severity}: {name}: {error['message']}", file=sys.stderr)
-    _check(document)
-    return options.failures_code((error["exit_code"] for error in document["failed"].values()), args)
+    for name, (code, message) in results.failed.items():
+        print(f"helixsim: {options.severity(code, args)}: {name}: {message}", file=sys.stderr)
+    for target in results.unmet_targets():
+        raise ThresholdError(f"no system meets {target} at any rate: the objectives are out of reach of this fleet")
+    return options.failures_code((code for code, _ in results.failed.values()), args)
 
 
-def _print(document: dict[str, Any], args: argparse.Namespace) -> None:
+def _print(results: CapacityResults, args: argparse.Namespace) -> None:
     if args.json:
-        print(json.dumps(document, indent=2, ensure_ascii=False))
+        print(json.dumps(results.document(), indent=2, ensure_ascii=False))
         return
     from helixsim.report.capacity_files import capacity_notes, capacity_table
     from helixsim.report.tables import plain_table
 
-    table = capacity_table(document)
+    table = capacity_table(results)
     texts = len(table.head) - 8
     width, color = console.stdout().width, console.wants_colour(sys.stdout)
     console.show(plain_table(table.head, table.rows, width=width, color=color, texts=texts))
-    for name, sentence in capacity_notes(document):
+    for name, sentence in capacity_notes(results):
         print(f"{name}: {sentence}")
-
-
-def _check(document: dict[str, Any]) -> None:
-    """Raise ``ThresholdError`` if a target is out of reach for every system."""
-    from helixsim.report.capacity_files import hopeless_targets
-
-    for target in hopeless_targets(document):
-        raise ThresholdError(f"no system meets {target} at any rate: the objectives are out of reach of this fleet")
 
 
 def _share(text: str) -> float:

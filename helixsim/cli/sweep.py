@@ -13,7 +13,7 @@ from helixsim.errors import ConfigError, ExitCode
 
 if TYPE_CHECKING:
     from helixsim.planning.sweep import Sweep, SweepProgress
-    from helixsim.report.sweep_files import SweepResults
+    from helixsim.results.sweep import SweepResults
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -100,7 +100,7 @@ def _heading(sweep: Sweep) -> str:
 def _shown(sweep: Sweep, state: SweepProgress) -> tuple[float, str, list[tuple[str, ...]]]:
     """Return share done, what is happening, and the best so far as a table."""
     from helixsim.report.rows import number
-    from helixsim.report.sweep_files import LABELS, plain_value, short_names
+    from helixsim.results.sweep import LABELS, plain_value, short_names
 
     metric = sweep.objective.metric
     axes = [edit.key for block in sweep.plan.blocks for edit in block.points[0]]

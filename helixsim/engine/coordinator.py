@@ -15,9 +15,9 @@ from helixsim.domain.result import RequestStatus
 from helixsim.engine.admission import Admission
 from helixsim.engine.kernel import Call, Kernel, Priority, Timer
 from helixsim.engine.kvcache import KvPool
-from helixsim.engine.network import Channel, NetworkFabric
+from helixsim.engine.network import NetworkFabric
 from helixsim.engine.recorder import Recorder
-from helixsim.engine.state import ActiveRequest, Cohort, Parcel, Path, Stage
+from helixsim.engine.state import ActiveRequest, Cohort, Parcel, Path, Sender, Stage
 from helixsim.engine.worker import Worker
 from helixsim.errors import SimulationError
 from helixsim.routing.base import Hop, RoutingPolicy
@@ -243,7 +243,7 @@ class Coordinator:
     def _send_steps(self) -> None:
         """Send all that is ready on its way: decode steps grouped by first node, then prompts one by one."""
         env = self.kernel.env
-        groups: dict[Channel, list[Cohort]] = {}
+        groups: dict[Sender, list[Cohort]] = {}
         for cohort in self._leaving.values():
             cohort.number = self._departures
             self._departures += cohort.tokens

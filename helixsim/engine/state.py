@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import simpy
 
 from helixsim.domain.request import Request
 
-if TYPE_CHECKING:
-    from helixsim.engine.network import Channel
+
+class Sender(Protocol):
+    """One direction of a link, seen by what is sent over it (``network.Channel``)."""
+
+    def send(self, parcel: Parcel, tokens: int) -> None:
+        """Send a parcel that takes so many tokens on the link."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +37,7 @@ class Path:
 
     number: int
     stages: tuple[Stage, ...]
-    channels: tuple[Channel, ...]
+    channels: tuple[Sender, ...]
 
 
 class ActiveRequest:

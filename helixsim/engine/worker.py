@@ -11,8 +11,7 @@ from helixsim.domain.engine import EngineSpec
 from helixsim.domain.hardware import BatchLimits, ComputeProfile
 from helixsim.domain.placement import LayerRange
 from helixsim.engine.kernel import Call, Kernel, Priority, Timer
-from helixsim.engine.network import Channel
-from helixsim.engine.state import Cohort, Parcel
+from helixsim.engine.state import Cohort, Parcel, Sender
 
 _by_arrival = attrgetter("arrived_ns", "number")
 _by_number = attrgetter("number")
@@ -106,7 +105,7 @@ class Worker:
         self._batch: tuple[list[Parcel], list[Parcel]] = ([], [])
         self._started_ns = 0
         self.ends_ns = -1
-        self.exits: dict[Channel, None] = {}
+        self.exits: dict[Sender, None] = {}
         self._finished = Timer(kernel, Priority.FINISH, self._finish)
         self._decode_plans: dict[int, int] = {}
         self._known_layer_ns: dict[tuple[int, int], float] = {}
@@ -309,10 +308,10 @@ class Worker:
         if not self.is_busy:
             self._dispatch_at_end_of_instant()
 
-    def _pass_on(self, parcels: list[Parcel], now_ns: int) -> dict[Channel, list[Cohort]]:
+    def _pass_on(self, parcels: list[Parcel], now_ns: int) -> dict[Sender, list[Cohort]]:
         """Book the batch on its decode steps, with what they went through as a whole; return them by where they go."""
         started_ns, duration_ns = self._started_ns, now_ns - self._started_ns
-        groups: dict[Channel, list[Cohort]] = {}
+        groups: dict[Sender, list[Cohort]] = {}
         for parcel in parcels:
             hops, compute_ns = parcel.hops + 1, parcel.compute_ns + duration_ns
             queue_ns, spacing_ns = parcel.queue_ns + started_ns - parcel.arrived_ns, parcel.spacing_ns

@@ -21,7 +21,7 @@ from helixsim.domain.request import FeedMode
 from helixsim.errors import ConfigError
 from helixsim.metrics.objectives import Target
 from helixsim.metrics.stats import t_interval
-from helixsim.report.capacity_files import Found, SystemCapacity, Trial
+from helixsim.results.capacity import CapacityEstimate, SystemCapacity, Trial
 from helixsim.runtime.pool import Report
 from helixsim.study.placements import placement_store, placements_in
 from helixsim.study.placing import place_system
@@ -195,7 +195,7 @@ def capacity_of(task: SearchTask, parts: Sequence[Searched]) -> SystemCapacity:
         best = [part.best[number] for part in searched]
         rates = [0.0 if k is None else first.bound_rps * step**k for k in best]
         found.append(_found(target, rates, [trial for trial in trials if trial.seed == first.seed], task.tolerance))
-    return SystemCapacity(task.system.name, first.bound_rps, tuple(found), tuple(trials))
+    return SystemCapacity(task.system.name, first.bound_rps, tuple(found), tuple(trials), len(trials))
 
 
 def find_capacity(task: SearchTask, options: SearchOptions, report: Report = lambda *_: None) -> SystemCapacity:
@@ -232,7 +232,7 @@ def highest_pass(passes: Callable[[int], bool], start: int, stride: int, lowest:
     return good if good >= lowest else None
 
 
-def _found(target: Target, rates: Sequence[float], trials: Sequence[Trial], tolerance: float) -> Found:
+def _found(target: Target, rates: Sequence[float], trials: Sequence[Trial], tolerance: float) -> CapacityEstimate:
     """Return the capacity for a target; ``trials`` are those of the first seed."""
     interval = t_interval(rates)
     failing = [trial for trial in trials if trial.rate_rps > rates[0] and not trial.verdicts[target.name].is_met]
@@ -243,7 +243,7 @@ def _found(target: Target, rates: Sequence[float], trials: Sequence[Trial], tole
     binds = "nothing up to the highest rate tried"
     if first is not None:
         binds = f"at {first.rate_rps:.3g} requests/s {'; '.join(first.verdicts[target.name].misses)}"
-    return Found(
+    return CapacityEstimate(
         target=target.name,
         by_seed=tuple(rates),
         rate_rps=math.fsum(rates) / len(rates),

@@ -16,7 +16,8 @@ from helixsim.planning.capacity import (
     search_seed,
     tasks_after,
 )
-from helixsim.report.capacity_files import CapacityResults, SystemCapacity, write_capacity
+from helixsim.report.capacity_files import write_capacity
+from helixsim.results.capacity import CapacityResults, SystemCapacity
 from helixsim.runtime.identity import content_key, experiment_key, experiment_plugins
 from helixsim.runtime.manifest import finished_under, identity_document, write_manifest
 from helixsim.runtime.pool import Executor
@@ -158,7 +159,7 @@ class _Search:
 
     def _table(self) -> list[tuple[str, ...]]:
         known = [self.capacity(name) for name, parts in self.parts.items() if parts]
-        rates = sorted(((t.rate_rps, one.system, t.target) for one in known for t in one.found), reverse=True)
+        rates = sorted(((t.rate_rps, one.system, t.target) for one in known for t in one.estimates), reverse=True)
         return [HEAD, *((system, target, f"{rate:.3g}") for rate, system, target in rates)]
 
 

@@ -23,7 +23,7 @@ from helixsim.planning.capacity import capacity_targets
 from helixsim.planning.fleet_bound import Counts
 from helixsim.planning.fleet_program import Market, supply_of
 from helixsim.planning.fleet_trial import FleetTask, FleetTrial, try_fleet
-from helixsim.report.fleet_files import FleetResults, TriedFleet
+from helixsim.results.fleet import FleetResults, TriedFleet
 from helixsim.runtime.identity import content_key, experiment_key
 from helixsim.runtime.pool import Executor
 from helixsim.study.systems import capacity_table

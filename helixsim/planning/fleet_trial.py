@@ -65,7 +65,7 @@ def try_fleet(task: FleetTask, report: Report) -> FleetTrial:
                 experiment, system, placed, (task.target,), options.tolerance, experiment.seed, (None,), (), task.out,
                 task.force,
             )  # fmt: skip
-            (found,) = find_capacity(search, options, report).found
+            (found,) = find_capacity(search, options, report).estimates
             capacity_rps = found.rate_rps
             if task.at_capacity and found.at_capacity is not None:
                 return FleetTrial(True, (), 1.0, "", found.at_capacity, capacity_rps)

@@ -19,7 +19,9 @@ from helixsim.config.edit import Edit
 from helixsim.config.sweep_file import Objective, SweepPlan
 from helixsim.errors import ConfigError, HelixsimError, Problem, unknown_name
 from helixsim.experiment import Experiment
-from helixsim.report.sweep_files import SweepResults, run_rows, write_sweep
+from helixsim.report.sweep_files import write_sweep
+from helixsim.results.runset import RunSet
+from helixsim.results.sweep import SweepResults, run_rows
 from helixsim.runtime.identity import content_key, experiment_key
 from helixsim.runtime.manifest import identity_document, write_manifest
 from helixsim.runtime.pool import Executor, Report
@@ -243,7 +245,9 @@ def run_point(task: PointTask, report: Report) -> PointOutcome:
     )  # fmt: skip
     manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
     failures = tuple((name, one["exit_code"], one["message"]) for name, one in manifest["failed"].items())
-    return PointOutcome(directory.relative_to(task.out).as_posix(), tuple(run_rows(directory)), failures, was_found)
+    return PointOutcome(
+        directory.relative_to(task.out).as_posix(), tuple(run_rows(RunSet.load(directory))), failures, was_found
+    )
 
 
 def _points(plan: SweepPlan, seeds: Sequence[int], planning_seed: int | None) -> Iterator[Point]:

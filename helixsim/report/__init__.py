@@ -2,7 +2,7 @@
 
 rows             the rows of the comparison, shared by terminal and HTML
 tables           plain or coloured text for the terminal
-style            colours, fonts and stable bytes of all figures
+style            figures as files, colours, fonts and stable bytes of all figures
 figures          throughput and latency, and the list of all figures
 time_figures     utilisation, KV memory and queues over time
 cluster_figures  placement diagrams and load on links

@@ -6,7 +6,6 @@ A figure function takes the run's data and returns the drawing and the table tha
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,12 +15,11 @@ import numpy as np
 from helixsim.domain.result import FloatArray
 from helixsim.report.cluster_figures import busiest_links, frontier_curves, placement_diagram
 from helixsim.report.rows import number
-from helixsim.report.style import LINE_STYLES, colors_of, new_figure, png_bytes, styled, svg_bytes
+from helixsim.report.style import LINE_STYLES, FigureFile, colors_of, new_figure, styled, write_figure
 from helixsim.report.time_figures import kv_memory_over_time, requests_over_time, utilisation_over_time
-from helixsim.results.files import file_stem, write_csv
+from helixsim.results.files import file_stem
 from helixsim.results.runset import RunSet
 from helixsim.units import NS_PER_MS, NS_PER_S
-from helixsim.writing import write_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,16 +29,6 @@ if TYPE_CHECKING:
 _CDF_POINTS = 400
 
 
-@dataclass(frozen=True, slots=True)
-class FigureFile:
-    """A figure that was written: file name without suffix, what it shows, and its SVG text."""
-
-    name: str
-    title: str
-    caption: str
-    svg: str
-
-
 def write_figures(runs: RunSet, directory: Path) -> list[FigureFile]:
     """Draw all figures of a run into ``directory``, each as SVG and PNG with its data as CSV beside it."""
     written = []
@@ -48,18 +36,6 @@ def write_figures(runs: RunSet, directory: Path) -> list[FigureFile]:
         for name, title, caption, draw in _figures(runs):
             written.append(write_figure(directory, name, title, caption, *draw(runs)))
     return written
-
-
-def write_figure(
-    directory: Path, name: str, title: str, caption: str, figure: Figure, table: pd.DataFrame
-) -> FigureFile:
-    """Write one figure as SVG and PNG with its data as CSV beside it."""
-    directory.mkdir(parents=True, exist_ok=True)
-    svg = svg_bytes(figure)
-    write_bytes(directory / f"{name}.svg", svg)
-    write_bytes(directory / f"{name}.png", png_bytes(figure))
-    write_csv(directory / f"{name}.csv", table)
-    return FigureFile(name, title, caption, svg.decode())
 
 
 def throughput_bars(runs: RunSet) -> tuple[Figure, pd.DataFrame]:

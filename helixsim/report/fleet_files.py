@@ -2,102 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from helixsim.domain.summary import Summary, seconds
-from helixsim.metrics.objectives import Target
-from helixsim.report.figures import write_figure
+from helixsim.domain.summary import seconds
 from helixsim.report.pages import Page, PageTable, Part, write_page
 from helixsim.report.rows import number, percent
-from helixsim.report.style import GREY, SYSTEM_COLORS, new_figure, styled
+from helixsim.report.style import GREY, SYSTEM_COLORS, new_figure, styled, write_figure
 from helixsim.results.files import write_csv, write_json
+from helixsim.results.fleet import FleetResults
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-SCHEMA = 1
-
-
-@dataclass(frozen=True)
-class TriedFleet:
-    """A fleet that was simulated.
-
-    Parameters
-    ----------
-    fleet, counts
-        In words, and as nodes of each offer.
-    is_met, misses, slack, tightest
-        The verdict at the workload's rate; ``slack`` is the tightest objective over what was measured.
-    capacity_rps
-        Highest rate within the SLO [1/s], None where it was not searched.
-    summary
-        At the workload's rate; None where the fleet could not be placed or simulated.
-    overrides
-        What makes the plan's experiment the experiment of this fleet (``run EXP --set ...``).
-    """
-
-    fleet: str
-    counts: tuple[int, ...]
-    price_usd_per_hour: float
-    is_met: bool
-    misses: tuple[str, ...]
-    slack: float
-    tightest: str
-    capacity_rps: float | None
-    summary: Summary | None
-    overrides: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class FleetResults:
-    """What a search for fleets found.
-
-    Parameters
-    ----------
-    budget_usd_per_hour
-        None: the cheapest fleet for ``rate_rps`` was sought; else the one of the highest capacity.
-    lower_bound_usd_per_hour
-        No fleet cheaper than this was left to try; None for a budget.
-    ranked, tried
-        Fleets that do it, the best first; all that were simulated, in order.
-    usd_per_rps
-        Shadow price of one more request/s [$/h]; NaN if there is none.
-    scarce
-        (offer, $/h that one more node of it would save) where availability binds.
-    purchases
-        (offer, its price [$/h], requests/s that one more node adds to the best fleet), the best value first.
-    """
-
-    name: str
-    question: str | None
-    budget_usd_per_hour: float | None
-    rate_rps: float
-    target: Target
-    lower_bound_usd_per_hour: float | None
-    ranked: tuple[TriedFleet, ...]
-    tried: tuple[TriedFleet, ...]
-    usd_per_rps: float
-    scarce: tuple[tuple[str, float], ...]
-    purchases: tuple[tuple[str, float, float], ...]
-
-    @property
-    def is_proven(self) -> bool:
-        """Whether no cheaper fleet was left to try."""
-        bound = self.lower_bound_usd_per_hour
-        return bound is not None and bound >= self.ranked[0].price_usd_per_hour - 1e-6
-
 
 def write_fleets(directory: Path, results: FleetResults) -> None:
     """Write all files; ``fleet.json`` comes last and marks the search as complete."""
-    import pandas as pd
-
-    found = document(results)
-    table = pd.DataFrame([_flat(one) for one in found["tried"]])
+    found, table = results.document(), results.table()
     write_csv(directory / "fleets.csv", table)
     with styled():
         figure = write_figure(
@@ -117,29 +40,6 @@ def write_fleets(directory: Path, results: FleetResults) -> None:
     )
     write_page(directory, Page(results.name, results.question, tuple(headline(found)), parts))
     write_json(directory / "fleet.json", found)
-
-
-def document(results: FleetResults) -> dict[str, Any]:
-    """Return the search as JSON values."""
-    slo = results.target.slo
-    return {
-        "schema": SCHEMA,
-        "plan": results.name,
-        "requests_per_s": _rounded(results.rate_rps),
-        "budget_usd_per_hour": results.budget_usd_per_hour,
-        "slo": {"ttft_s": slo.ttft_s, "tpot_s": slo.tpot_s, "e2el_s": slo.e2el_s,
-                "percentile": results.target.percentile, "goodput_share": results.target.share},
-        "lower_bound_usd_per_hour": _rounded(results.lower_bound_usd_per_hour),
-        "is_proven": results.is_proven,
-        "shadow_price_usd_per_hour_per_request_per_s": _rounded(results.usd_per_rps),
-        "scarce": [{"offer": label, "saves_usd_per_hour": _rounded(saved)} for label, saved in results.scarce],
-        "purchases": [
-            {"offer": label, "usd_per_hour": price, "adds_requests_per_s": _rounded(gained)}
-            for label, price, gained in results.purchases
-        ],
-        "ranked": [_fleet(one, results) for one in results.ranked],
-        "tried": [_fleet(one, results) for one in results.tried],
-    }  # fmt: skip
 
 
 def fleet_table(found: Mapping[str, Any]) -> PageTable:
@@ -225,31 +125,6 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
     return said
 
 
-def _fleet(one: TriedFleet, results: FleetResults) -> dict[str, Any]:
-    summary = {} if one.summary is None else one.summary.vllm_keys()
-    own = {} if one.summary is None else one.summary.own_keys()
-    return {
-        "fleet": one.fleet,
-        "counts": list(one.counts),
-        "usd_per_hour": _rounded(one.price_usd_per_hour),
-        "is_met": one.is_met,
-        "misses": list(one.misses),
-        "slack": _rounded(one.slack),
-        "tightest": one.tightest,
-        "capacity_requests_per_s": _rounded(one.capacity_rps),
-        "headroom": None if one.capacity_rps is None else _rounded(one.capacity_rps / results.rate_rps - 1),
-        **{key: summary.get(key) for key in ("output_throughput", "request_goodput", "p99_ttft_ms", "p99_tpot_ms")},
-        **{key: own.get(key) for key in ("slo_attainment", "cost_usd_per_mtok", "power_w", "energy_wh_per_mtok",
-                                         "what_binds", "max_flow_tokens_per_s", "mean_hops")},
-        "settings": list(one.overrides),
-    }  # fmt: skip
-
-
-def _flat(one: Mapping[str, Any]) -> dict[str, Any]:
-    flat = {key: value for key, value in one.items() if key not in {"counts", "settings", "what_binds"}}
-    return {**flat, "misses": "; ".join(one["misses"])}
-
-
 def _figure(table: pd.DataFrame) -> Figure:
     figure = new_figure(3.6)
     axis = figure.subplots()
@@ -269,7 +144,3 @@ def _figure(table: pd.DataFrame) -> Figure:
 def _command(one: Mapping[str, Any]) -> list[str]:
     nodes = next(text for text in one["settings"] if text.startswith("cluster.nodes="))
     return [f"python -m helixsim run EXPERIMENT --set '{nodes}' and the other settings in fleet.json"]
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None or not math.isfinite(value) else float(f"{value:.9g}")

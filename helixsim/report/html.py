@@ -9,8 +9,9 @@ from typing import Any
 from helixsim.domain.summary import milliseconds
 from helixsim.metrics.energy_cost import IDLE_POWER_SHARE
 from helixsim.report import whatif_rows
-from helixsim.report.figures import FigureFile, write_figures
+from helixsim.report.figures import write_figures
 from helixsim.report.rows import LEGEND, comparison_sections, notes, number, window_sentence
+from helixsim.report.style import FigureFile
 from helixsim.report.templating import inline, template
 from helixsim.results.files import read_json
 from helixsim.results.runset import RunSet

@@ -12,7 +12,7 @@ from helixsim.report.templating import inline, template
 from helixsim.writing import write_text
 
 if TYPE_CHECKING:
-    from helixsim.report.figures import FigureFile
+    from helixsim.report.style import FigureFile
 
 
 @dataclass(frozen=True, slots=True)

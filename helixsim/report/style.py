@@ -10,11 +10,16 @@ import io
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helixsim.escape import printable
+from helixsim.results.files import write_csv
+from helixsim.writing import write_bytes
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -42,6 +47,16 @@ _RC: dict[Any, Any] = {
     "svg.fonttype": "path",
     "text.parse_math": False,  # a dollar sign in a name is a dollar sign
 }
+
+
+@dataclass(frozen=True, slots=True)
+class FigureFile:
+    """A figure that was written: file name without suffix, what it shows, and its SVG text."""
+
+    name: str
+    title: str
+    caption: str
+    svg: str
 
 
 @contextmanager
@@ -89,6 +104,18 @@ def shade_outside(axis: Axes, window_s: tuple[float, float]) -> None:
         if end > start:
             axis.axvspan(start, end, color="#888888", alpha=0.15, linewidth=0)
     axis.set_xlim(left, right)
+
+
+def write_figure(
+    directory: Path, name: str, title: str, caption: str, figure: Figure, table: pd.DataFrame
+) -> FigureFile:
+    """Write one figure as SVG and PNG with its data as CSV beside it."""
+    directory.mkdir(parents=True, exist_ok=True)
+    svg = svg_bytes(figure)
+    write_bytes(directory / f"{name}.svg", svg)
+    write_bytes(directory / f"{name}.png", png_bytes(figure))
+    write_csv(directory / f"{name}.csv", table)
+    return FigureFile(name, title, caption, svg.decode())
 
 
 def svg_bytes(figure: Figure) -> bytes:

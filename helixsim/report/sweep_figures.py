@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from helixsim.config.sweep_file import Plot
-from helixsim.report.figures import FigureFile, write_figure
 from helixsim.report.rows import number
-from helixsim.report.style import GREY, colors_of, new_figure, small_multiples, styled
-from helixsim.report.sweep_files import SweepResults, frame, plain_value
+from helixsim.report.style import GREY, FigureFile, colors_of, new_figure, small_multiples, styled, write_figure
+from helixsim.results.sweep import SweepResults, frame, plain_value
 
 if TYPE_CHECKING:
     import pandas as pd

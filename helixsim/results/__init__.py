@@ -5,4 +5,7 @@ tables          tables of one run (pandas)
 placement_json  a placement as JSON
 run             one simulated system
 runset          the systems of one experiment
+capacity        the highest rate of each system within its objectives
+fleet           fleets that serve a load
+sweep           all points of a sweep, and their means over the seeds
 """

@@ -16,7 +16,7 @@ from helixsim.config.experiment import ResolvedExperiment, SystemSpec
 from helixsim.domain.summary import Summary
 from helixsim.metrics.objectives import Target, Verdict, judge_target
 from helixsim.metrics.summary import summarise
-from helixsim.report.capacity_files import Trial
+from helixsim.results.capacity import Trial
 from helixsim.runtime.identity import content_key, experiment_key
 from helixsim.runtime.store import Codec, Store
 from helixsim.study.systems import PlacedSystem, patience_for, simulate_system

@@ -20,7 +20,7 @@ from helixsim.cli.main import main
 from helixsim.config.sweep_file import load_sweep
 from helixsim.errors import ConfigError
 from helixsim.planning.sweep import prepare
-from helixsim.report.sweep_files import _interval
+from helixsim.results.sweep import _interval
 
 EXPERIMENT = tiny()
 

@@ -96,7 +96,7 @@ def test_the_search_agrees_with_a_scan_of_every_rate(path):
         arrivals = at_rate(experiment, placed.system, rate_rps)
         return simulate_system(experiment, replace(placed, system=replace(placed.system, arrivals=arrivals)), seed=seed)
 
-    for one in found.found:
+    for one in found.estimates:
         target = next(target for target in targets if target.name == one.target)
         for seed, rate in enumerate(one.by_seed):
 
@@ -110,7 +110,7 @@ def test_the_search_agrees_with_a_scan_of_every_rate(path):
             first_miss = min(k for k, met in scanned.items() if not met)  # at most last_pass + 1: so if all is monotone
             k = round(math.log(rate / found.flow_bound_rps) / math.log(1.1))
             assert first_miss - 1 <= k <= last_pass
-    strict, relaxed = found.found
+    strict, relaxed = found.estimates
     assert strict.rate_rps < relaxed.rate_rps
     assert "TTFT p99" in strict.binds or "TPOT p99" in strict.binds
     assert relaxed.low_rps <= relaxed.rate_rps <= relaxed.high_rps

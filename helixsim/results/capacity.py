@@ -1,0 +1,239 @@
+"""What a search for capacities found: the highest rate of each system within its objectives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from helixsim.domain.request import Slo
+from helixsim.domain.summary import Summary
+from helixsim.errors import DataError
+from helixsim.jsonio import significant
+from helixsim.metrics.objectives import Target, Verdict
+from helixsim.metrics.stats import CONFIDENCE
+from helixsim.results.files import read_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One simulation: its rate (NaN: the load has none), what it gave, and the verdict of every target by name."""
+
+    seed: int
+    rate_rps: float
+    summary: Summary
+    verdicts: dict[str, Verdict]
+
+
+@dataclass(frozen=True)
+class CapacityEstimate:
+    """The capacity of one system for one target.
+
+    Parameters
+    ----------
+    by_seed
+        Highest rate that passes under each seed [1/s]; 0 where none does.
+    rate_rps
+        Their mean, ``low_rps`` and ``high_rps`` its 95 % interval (None under fewer than two seeds): Student's, and one
+        step of the tolerance more upwards, for each seed's capacity lies between what passed and the next step.
+    binds
+        What fails at the next rate, in words, from the first seed.
+    at_capacity
+        The summary at the highest rate that passes under the first seed; None if none does.
+    """
+
+    target: str
+    by_seed: tuple[float, ...]
+    rate_rps: float
+    low_rps: float | None
+    high_rps: float | None
+    binds: str
+    at_capacity: Summary | None
+
+
+@dataclass(frozen=True)
+class SystemCapacity:
+    """All that was found about one system.
+
+    Parameters
+    ----------
+    flow_bound_rps
+        The rate of the max-flow [1/s], where the search began.
+    trials
+        Every simulation, in order of seed and rate; none where the results were read back.
+    simulations
+        Their number.
+    """
+
+    system: str
+    flow_bound_rps: float
+    estimates: tuple[CapacityEstimate, ...]
+    trials: tuple[Trial, ...]
+    simulations: int
+
+
+@dataclass(frozen=True)
+class CapacityResults:
+    """The capacities of all systems of an experiment, and how they were measured.
+
+    Parameters
+    ----------
+    window_s
+        (Warm-up, duration or None: until the last request has finished); None for results that were read back.
+    failed
+        (Exit code, message) of systems without a capacity.
+    """
+
+    experiment: str
+    targets: tuple[Target, ...]
+    tolerance: float
+    seeds: tuple[int, ...]
+    window_s: tuple[float, float | None] | None
+    systems: tuple[SystemCapacity, ...]
+    failed: Mapping[str, tuple[int, str]]
+
+    @classmethod
+    def load(cls, directory: Path) -> CapacityResults:
+        """Return what ``capacity.json`` of a directory holds: everything but the single trials.
+
+        Raises
+        ------
+        DataError
+            If it is missing, unreadable or of another schema.
+        """
+        path = directory / "capacity.json"
+        document = read_json(path)
+        if document.get("schema") != SCHEMA:
+            raise DataError(f"{path}: expected capacities of schema {SCHEMA}, got {document.get('schema')!r}")
+        try:
+            return cls(
+                experiment=document["experiment"],
+                targets=tuple(_read_target(name, one) for name, one in document["targets"].items()),
+                tolerance=document["tolerance"],
+                seeds=tuple(document["seeds"]),
+                window_s=None,
+                systems=tuple(_read_system(name, one) for name, one in document["systems"].items()),
+                failed={name: (one["exit_code"], one["message"]) for name, one in document["failed"].items()},
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{path}: no capacities: {type(error).__name__}: {error}") from None
+
+    def document(self) -> dict[str, Any]:
+        """Return ``capacity.json``."""
+        return {
+            "schema": SCHEMA,
+            "experiment": self.experiment,
+            "tolerance": self.tolerance,
+            "confidence_level": CONFIDENCE,
+            "seeds": list(self.seeds),
+            "targets": {target.name: _target(target) for target in self.targets},
+            "systems": {
+                one.system: {
+                    "flow_bound_requests_per_s": significant(one.flow_bound_rps),
+                    "simulations": one.simulations,
+                    "targets": {estimate.target: _estimate(estimate) for estimate in one.estimates},
+                }
+                for one in self.systems
+            },
+            "failed": {name: {"exit_code": code, "message": said} for name, (code, said) in self.failed.items()},
+        }
+
+    def unmet_targets(self) -> tuple[str, ...]:
+        """Return the targets that no system meets at any rate."""
+        met = {one.target for system in self.systems for one in system.estimates if one.rate_rps}
+        return tuple(target.name for target in self.targets if target.name not in met)
+
+    def table(self) -> pd.DataFrame:
+        """Return a row per system and target, units in the names of the columns."""
+        import pandas as pd
+
+        rows = [
+            {
+                "system": one.system,
+                "target": estimate.target,
+                "requests_per_s": estimate.rate_rps,
+                "low_requests_per_s": estimate.low_rps,
+                "high_requests_per_s": estimate.high_rps,
+                "flow_bound_requests_per_s": one.flow_bound_rps,
+                "output_tokens_per_s": None if at is None else at.throughput.output_tokens_per_s,
+                "ttft_p99_s": None if at is None else at.ttft.p99_s,
+                "tpot_p99_s": None if at is None else at.tpot.p99_s,
+                "usd_per_mtok": None if at is None else at.cost.usd_per_mtok,
+                "simulations": one.simulations,
+            }
+            for one in self.systems
+            for estimate in one.estimates
+            for at in (estimate.at_capacity,)
+        ]
+        return pd.DataFrame(rows)
+
+    def trials_table(self) -> pd.DataFrame:
+        """Return a row per simulation (``trials.csv``)."""
+        import pandas as pd
+
+        return pd.DataFrame([_trial_row(one.system, trial) for one in self.systems for trial in one.trials])
+
+
+def _trial_row(system: str, trial: Trial) -> dict[str, Any]:
+    summary = trial.summary
+    return {
+        "system": system,
+        "seed": trial.seed,
+        "rate": trial.rate_rps,
+        **{f"meets_{name}": verdict.is_met for name, verdict in trial.verdicts.items()},
+        **summary.vllm_keys(),
+        "slo_attainment": summary.throughput.slo_attainment,
+        "saturation": summary.load.saturation,
+        "flow_attainment": summary.flow.attainment,
+        "kv_peak": summary.cluster.kv_peak,
+        "cost_usd_per_mtok": summary.cost.usd_per_mtok,
+        "energy_wh_per_mtok": summary.cost.energy_wh_per_mtok,
+    }
+
+
+def _target(target: Target) -> dict[str, Any]:
+    slo = target.slo
+    return {
+        "ttft_s": slo.ttft_s, "tpot_s": slo.tpot_s, "e2el_s": slo.e2el_s, "percentile": target.percentile,
+        "goodput_share": target.share,
+    }  # fmt: skip
+
+
+def _read_target(name: str, one: Mapping[str, Any]) -> Target:
+    return Target(name, Slo(one["ttft_s"], one["tpot_s"], one["e2el_s"]), one["percentile"], one["goodput_share"])
+
+
+def _estimate(estimate: CapacityEstimate) -> dict[str, Any]:
+    low, high = estimate.low_rps, estimate.high_rps
+    return {
+        "requests_per_s": significant(estimate.rate_rps),
+        "interval": None if low is None or high is None else [significant(low), significant(high)],
+        "by_seed": [significant(rate) for rate in estimate.by_seed],
+        "binds": estimate.binds,
+        "at_capacity": None if estimate.at_capacity is None else estimate.at_capacity.to_json(),
+    }
+
+
+def _read_system(name: str, one: Mapping[str, Any]) -> SystemCapacity:
+    estimates = tuple(_read_estimate(target, found) for target, found in one["targets"].items())
+    return SystemCapacity(name, one["flow_bound_requests_per_s"], estimates, (), one["simulations"])
+
+
+def _read_estimate(target: str, found: Mapping[str, Any]) -> CapacityEstimate:
+    low, high = found["interval"] or (None, None)
+    at_capacity = found["at_capacity"]
+    return CapacityEstimate(
+        target=target,
+        by_seed=tuple(found["by_seed"]),
+        rate_rps=found["requests_per_s"],
+        low_rps=low,
+        high_rps=high,
+        binds=found["binds"],
+        at_capacity=None if at_capacity is None else Summary.from_json(at_capacity),
+    )

@@ -1,0 +1,162 @@
+"""What a search for fleets found: the fleets that serve a load, the best first, and all that were simulated."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from helixsim.domain.summary import Summary, milliseconds
+from helixsim.jsonio import significant
+from helixsim.metrics.objectives import Target
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class TriedFleet:
+    """A fleet that was simulated.
+
+    Parameters
+    ----------
+    fleet, counts
+        In words, and as nodes of each offer.
+    is_met, misses, slack, tightest
+        The verdict at the workload's rate; ``slack`` is the tightest objective over what was measured.
+    capacity_rps
+        Highest rate within the SLO [1/s], None where it was not searched.
+    summary
+        At the workload's rate; None where the fleet could not be placed or simulated.
+    overrides
+        What makes the plan's experiment the experiment of this fleet (``run EXP --set ...``).
+    """
+
+    fleet: str
+    counts: tuple[int, ...]
+    price_usd_per_hour: float
+    is_met: bool
+    misses: tuple[str, ...]
+    slack: float
+    tightest: str
+    capacity_rps: float | None
+    summary: Summary | None
+    overrides: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FleetResults:
+    """What a search for fleets found.
+
+    Parameters
+    ----------
+    budget_usd_per_hour
+        None: the cheapest fleet for ``rate_rps`` was sought; else the one of the highest capacity.
+    lower_bound_usd_per_hour
+        No fleet cheaper than this was left to try; None for a budget.
+    ranked, tried
+        Fleets that do it, the best first; all that were simulated, in order.
+    usd_per_rps
+        Shadow price of one more request/s [$/h]; NaN if there is none.
+    scarce
+        (offer, $/h that one more node of it would save) where availability binds.
+    purchases
+        (offer, its price [$/h], requests/s that one more node adds to the best fleet), the best value first.
+    """
+
+    name: str
+    question: str | None
+    budget_usd_per_hour: float | None
+    rate_rps: float
+    target: Target
+    lower_bound_usd_per_hour: float | None
+    ranked: tuple[TriedFleet, ...]
+    tried: tuple[TriedFleet, ...]
+    usd_per_rps: float
+    scarce: tuple[tuple[str, float], ...]
+    purchases: tuple[tuple[str, float, float], ...]
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether no cheaper fleet was left to try."""
+        bound = self.lower_bound_usd_per_hour
+        return bound is not None and bound >= self.ranked[0].price_usd_per_hour - 1e-6
+
+    def document(self) -> dict[str, Any]:
+        """Return ``fleet.json``."""
+        slo = self.target.slo
+        return {
+            "schema": SCHEMA,
+            "plan": self.name,
+            "requests_per_s": _rounded(self.rate_rps),
+            "budget_usd_per_hour": self.budget_usd_per_hour,
+            "slo": {"ttft_s": slo.ttft_s, "tpot_s": slo.tpot_s, "e2el_s": slo.e2el_s,
+                    "percentile": self.target.percentile, "goodput_share": self.target.share},
+            "lower_bound_usd_per_hour": _rounded(self.lower_bound_usd_per_hour),
+            "is_proven": self.is_proven,
+            "shadow_price_usd_per_hour_per_request_per_s": _rounded(self.usd_per_rps),
+            "scarce": [{"offer": label, "saves_usd_per_hour": _rounded(saved)} for label, saved in self.scarce],
+            "purchases": [
+                {"offer": label, "usd_per_hour": price, "adds_requests_per_s": _rounded(gained)}
+                for label, price, gained in self.purchases
+            ],
+            "ranked": [_fleet(one, self.rate_rps) for one in self.ranked],
+            "tried": [_fleet(one, self.rate_rps) for one in self.tried],
+        }  # fmt: skip
+
+    def table(self) -> pd.DataFrame:
+        """Return a row per fleet that was simulated (``fleets.csv``), units in the names of the columns."""
+        import pandas as pd
+
+        rows = [_fleet(one, self.rate_rps) for one in self.tried]
+        left_out = ("counts", "settings", "what_binds")
+        flat = [{key: value for key, value in row.items() if key not in left_out} for row in rows]
+        return pd.DataFrame([{**row, "misses": "; ".join(row["misses"])} for row in flat])
+
+
+def _fleet(one: TriedFleet, rate_rps: float) -> dict[str, Any]:
+    return {
+        "fleet": one.fleet,
+        "counts": list(one.counts),
+        "usd_per_hour": _rounded(one.price_usd_per_hour),
+        "is_met": one.is_met,
+        "misses": list(one.misses),
+        "slack": _rounded(one.slack),
+        "tightest": one.tightest,
+        "capacity_requests_per_s": _rounded(one.capacity_rps),
+        "headroom": None if one.capacity_rps is None else _rounded(one.capacity_rps / rate_rps - 1),
+        **_figures(one.summary),
+        "settings": list(one.overrides),
+    }
+
+
+def _figures(summary: Summary | None) -> dict[str, Any]:
+    """Return what is told of a simulated fleet; Nones of one that could not be simulated."""
+    if summary is None:
+        return dict.fromkeys(_FIGURES)
+    values = (
+        summary.throughput.output_tokens_per_s,
+        summary.throughput.goodput_per_s,
+        milliseconds(summary.ttft.p99_s),
+        milliseconds(summary.tpot.p99_s),
+        summary.throughput.slo_attainment,
+        summary.cost.usd_per_mtok,
+        summary.cost.power_w,
+        summary.cost.energy_wh_per_mtok,
+        summary.cluster.what_binds,
+        summary.flow.max_flow_tokens_per_s,
+        summary.flow.mean_hops,
+    )
+    return dict(zip(_FIGURES, values, strict=True))
+
+
+_FIGURES = (
+    "output_throughput", "request_goodput", "p99_ttft_ms", "p99_tpot_ms", "slo_attainment", "cost_usd_per_mtok",
+    "power_w", "energy_wh_per_mtok", "what_binds", "max_flow_tokens_per_s", "mean_hops",
+)  # fmt: skip
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else significant(value)

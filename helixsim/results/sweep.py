@@ -1,0 +1,182 @@
+"""What a sweep found: a row per point, seed and system, their means over the seeds, and what failed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from helixsim.config.sweep_file import Plot
+from helixsim.metrics.stats import t_interval
+from helixsim.results.runset import RunSet
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA = 1
+LABELS = {
+    "output_throughput": "output tokens/s",
+    "total_token_throughput": "prompt + output tokens/s",
+    "request_throughput": "requests finished per s",
+    "request_goodput": "goodput, requests/s within SLO",
+    "slo_attainment": "share of requests within SLO",
+    "p99_ttft_ms": "TTFT p99, ms",
+    "p95_ttft_ms": "TTFT p95, ms",
+    "p50_ttft_ms": "TTFT p50, ms",
+    "mean_ttft_ms": "TTFT mean, ms",
+    "p99_tpot_ms": "TPOT p99, ms",
+    "p50_tpot_ms": "TPOT p50, ms",
+    "mean_tpot_ms": "TPOT mean, ms",
+    "cost_usd_per_mtok": "$ per million output tokens",
+    "cost_usd_per_hour": "$ per hour",
+    "energy_wh_per_mtok": "Wh per million output tokens",
+    "max_flow_tokens_per_s": "flow bound, prompt + output tokens/s",
+}
+"""What a result is called on figures and in tables; others go by their key."""
+
+_MEANS = (
+    "output_throughput", "total_token_throughput", "request_throughput", "request_goodput", "slo_attainment",
+    "mean_ttft_ms", "p50_ttft_ms", "p95_ttft_ms", "p99_ttft_ms", "mean_tpot_ms", "p50_tpot_ms", "p99_tpot_ms",
+    "mean_itl_ms", "cost_usd_per_mtok", "cost_usd_per_hour", "energy_wh_per_mtok", "max_flow_tokens_per_s",
+    "ratio_to_baseline.output_throughput",
+)  # fmt: skip
+"""Results whose means over the seeds get an interval; the objective always does."""
+
+
+@dataclass(frozen=True)
+class SweepResults:
+    """All that a sweep found.
+
+    Parameters
+    ----------
+    axes
+        Config paths of the axes, in order.
+    rows
+        One per point, seed and system: ``point``, the axes, ``seed``, ``run`` (its directory below ``out``),
+        ``system``, then the results.
+    failures
+        One per point, or system of a point, without results.
+    is_sampled
+        Points are spread at random, so that no two share the value of an axis.
+    """
+
+    name: str
+    question: str | None
+    axes: tuple[str, ...]
+    seeds: tuple[int, ...]
+    objective: str
+    is_max: bool
+    is_sampled: bool
+    rows: tuple[dict[str, Any], ...]
+    failures: tuple[dict[str, Any], ...]
+    plots: tuple[Plot, ...] | None
+
+    def label(self, key: str) -> str:
+        """Return what a result or an axis is called."""
+        if key in self.axes:
+            return short_names(self.axes)[self.axes.index(key)]
+        return LABELS.get(key, key)
+
+    def table(self) -> pd.DataFrame:
+        """Return a row per point, seed and system (``results.csv``)."""
+        return frame(self.rows)
+
+    def means(self) -> pd.DataFrame:
+        """Return a row per point and system: means over the seeds with their 95 % intervals (``means.csv``)."""
+        return frame(mean_rows(self))
+
+
+def run_rows(runs: RunSet) -> Iterator[dict[str, Any]]:
+    """Yield a flat row of each system of an experiment: numbers and verdicts, nested keys joined by a dot."""
+    for name, run in runs.items():
+        own = {**run.summary.own_keys(), **runs.comparisons[name].to_json()}
+        own["steady"] = own["steady"].partition(":")[0]
+        row = {"system": name, **run.summary.vllm_keys()}
+        for key, value in own.items():
+            if key in {"utilisation", "ratio_to_baseline"}:
+                row |= {f"{key}.{inner}": figure for inner, figure in value.items()}
+            elif not isinstance(value, (Mapping, list)) and key != "what_binds":
+                row[key] = value
+        yield row
+
+
+def mean_rows(results: SweepResults) -> list[dict[str, Any]]:
+    """Return one row per point and system: means over the seeds with their 95 % intervals (Student t).
+
+    A result that is missing under some seed has no mean.
+    """
+    groups: dict[tuple[int, str], list[dict[str, Any]]] = {}
+    for row in results.rows:
+        groups.setdefault((row["point"], row["system"]), []).append(row)
+    metrics = dict.fromkeys([results.objective, *_MEANS])
+    found = []
+    for (point, system), rows in groups.items():
+        mean: dict[str, Any] = {"point": point, **{axis: rows[0][axis] for axis in results.axes}}
+        mean |= {"system": system, "seeds": len(rows)}
+        for metric in metrics:
+            if metric in rows[0]:
+                centre, low, high = _interval([row[metric] for row in rows])
+                mean |= {metric: centre, f"{metric}.low": low, f"{metric}.high": high}
+        verdicts = [row["saturation"] for row in rows]
+        mean["saturation"] = verdicts[0] if len(set(verdicts)) == 1 else "MIXED"
+        found.append(mean)
+    return found
+
+
+def ranked(results: SweepResults, rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the rows that have the objective, the best first."""
+    sign = -1.0 if results.is_max else 1.0
+    known = [row for row in rows if row.get(results.objective) is not None]
+    return sorted(known, key=lambda row: sign * row[results.objective])
+
+
+def document(results: SweepResults, means: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the sweep as JSON values: what was varied, the means, what failed."""
+    return {
+        "schema": SCHEMA,
+        "sweep": results.name,
+        "axes": list(results.axes),
+        "seeds": list(results.seeds),
+        "objective": {"metric": results.objective, "goal": "max" if results.is_max else "min"},
+        "points": list(means),
+        "failed": list(results.failures),
+    }
+
+
+def frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return rows as a table; values that are mappings or lists become JSON text."""
+    import pandas as pd
+
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    plain = [{key: plain_value(row.get(key)) for key in columns} for row in rows]
+    return pd.DataFrame(plain, columns=columns)
+
+
+def plain_value(value: Any) -> Any:
+    """Return a value as it stands in a cell."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else value
+
+
+def short_names(axes: Sequence[str]) -> list[str]:
+    """Return axes without the parts that go without saying: ``rate``, ``nodes.1.count``."""
+    names = []
+    for axis in axes:
+        parts = axis.split(".")
+        kept = 1
+        while kept < len(parts) and (parts[-kept].isdecimal() or (kept < 3 and parts[-kept - 1].isdecimal())):
+            kept += 1
+        names.append(".".join(parts[-kept:]))
+    return [name if names.count(name) == 1 else axis for name, axis in zip(names, axes, strict=True)]
+
+
+def _interval(values: Sequence[float | None]) -> tuple[float | None, float | None, float | None]:
+    """Return mean, low and high; None for what does not exist."""
+    known = [value for value in values if value is not None]
+    if not known or len(known) < len(values):
+        return None, None, None
+    # Figures of runs are counts, rates, times and shares; a user's metric that has been negative may be so on average.
+    interval = t_interval(known, floor=0.0 if min(known) >= 0 else None)
+    if interval is None:
+        return known[0], None, None
+    return interval.mean, interval.low, interval.high
