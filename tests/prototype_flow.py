@@ -8,7 +8,7 @@ from networkx.algorithms.flow import preflow_push
 from helixsim.config.experiment import ResolvedExperiment, SystemSpec
 from helixsim.domain.cluster import COORDINATOR
 from helixsim.flow.network import FlowNetwork, build_network
-from helixsim.reproduce.program import pruned_edges, without_links
+from helixsim.papers.helix.program import pruned_edges, without_links
 from helixsim.study.placing import place_system
 from helixsim.study.systems import capacity_table
 

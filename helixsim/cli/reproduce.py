@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from helixsim.cli import console, options
 from helixsim.errors import ConfigError, ExitCode, ThresholdError, unknown_name
-from helixsim.reproduce.names import figure_titles
+from helixsim.papers.helix.names import figure_titles
 
 if TYPE_CHECKING:
-    from helixsim.reproduce.cells import Cell
+    from helixsim.papers.helix.cells import Cell
 
 ALL = "all"
 FIDELITY = "measured cells of the paper's 24-GPU prototype, helixsim and the paper's simulator"
@@ -91,8 +91,8 @@ def _add_fidelity(actions: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run_list(args: argparse.Namespace) -> int:
     """Print the figures, and the measured cells."""
-    from helixsim.reproduce.cells import load_cells
-    from helixsim.reproduce.entries import load_figures
+    from helixsim.papers.helix.cells import load_cells
+    from helixsim.papers.helix.entries import load_figures
 
     figures, cells = load_figures(), load_cells()
     if args.json:
@@ -111,8 +111,8 @@ def run_list(args: argparse.Namespace) -> int:
 
 def run_figures(args: argparse.Namespace) -> int:
     """Run figures, write them, and print what follows."""
-    from helixsim.reproduce import build, entries, report_text
-    from helixsim.reproduce.parts import Effort
+    from helixsim.papers.helix import build, entries, report_text
+    from helixsim.papers.helix.parts import Effort
 
     _warn_of_versions()
     names = [args.first, *args.more]
@@ -132,8 +132,8 @@ def run_figures(args: argparse.Namespace) -> int:
 
 def run_fidelity(args: argparse.Namespace) -> int:
     """Simulate the cells and print the comparison."""
-    from helixsim.reproduce import fidelity, tables
-    from helixsim.reproduce.cells import load_cells
+    from helixsim.papers.helix import fidelity, tables
+    from helixsim.papers.helix.cells import load_cells
 
     _warn_of_versions()
     cells = _chosen(load_cells(), args.cells)
@@ -161,7 +161,7 @@ def run_fidelity(args: argparse.Namespace) -> int:
 
 def _warn_of_versions() -> None:
     """Say which libraries are not those that the published figures were made with."""
-    from helixsim.reproduce.locked import differences
+    from helixsim.papers.helix.locked import differences
 
     for difference in differences():
         print(
@@ -172,7 +172,7 @@ def _warn_of_versions() -> None:
 
 
 def _run_fit(args: argparse.Namespace, cells: tuple[Cell, ...], cache: Path) -> int:
-    from helixsim.reproduce import engine_fit, tables
+    from helixsim.papers.helix import engine_fit, tables
 
     with console.progress("fit", quiet=args.quiet) as advance:
         fit = engine_fit.fit(

@@ -13,13 +13,14 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 
-def template(name: str, **filters: Callable[..., object]) -> Template:
-    """Return a template of this package; ``filters`` are functions that it calls by their names."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+def template(name: str, package: str = "helixsim.report", **filters: Callable[..., object]) -> Template:
+    """Return a template of a package, or of this one; ``filters`` are functions that it calls by their names."""
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
+    loaders = [PackageLoader(one) for one in dict.fromkeys((package, "helixsim.report"))]
     environment = Environment(
-        loader=PackageLoader("helixsim.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True, finalize=_shown,
+        loader=ChoiceLoader(loaders), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        finalize=_shown,
     )  # fmt: skip
     environment.filters.update(filters)
     return environment.get_template(name)

@@ -10,10 +10,10 @@ import time
 from functools import partial
 
 from helixsim.cli.main import main
-from helixsim.reproduce.cells import load_cells
-from helixsim.reproduce.entries import load_figures
-from helixsim.reproduce.names import figure_names
-from helixsim.reproduce.parts import Effort
+from helixsim.papers.helix.cells import load_cells
+from helixsim.papers.helix.entries import load_figures
+from helixsim.papers.helix.names import figure_names
+from helixsim.papers.helix.parts import Effort
 
 SHORT = [
     "30b-helix-offline-l4",

@@ -29,7 +29,7 @@ LAYERS = (
     {"study"},
     {"planning"},
     {"api"},
-    {"reproduce"},
+    {"papers"},
     {"cli"},
 )
 """From the ground up. A module may import from its own room and from any layer below."""
@@ -37,9 +37,9 @@ LAYERS = (
 HOMES = {
     "simpy": {"engine"},
     "highspy": {"solver"},
-    "pydantic": {"validation", "hardware", "config", "reproduce"},
+    "pydantic": {"validation", "hardware", "config", "papers"},
     "yaml": {"yamlio"},
-    "matplotlib": {"report"},
+    "matplotlib": {"report", "papers"},
     "jinja2": {"report"},
     "dask": {"runtime"},
     "torch": {"hardware"},

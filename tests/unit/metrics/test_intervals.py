@@ -14,9 +14,9 @@ from helixsim.domain.request import Slo
 from helixsim.metrics.compare import paired
 from helixsim.metrics.objectives import Target
 from helixsim.metrics.stats import batch_means, describe, interval_of_batches, t_interval
+from helixsim.papers.helix.parts import over_seeds
 from helixsim.planning.capacity import _found
 from helixsim.report.rows import spread
-from helixsim.reproduce.parts import over_seeds
 from helixsim.results.sweep import SweepResults, mean_rows
 
 # t(0.975, 3) = 3.1824 (printed tables); the sample deviation of 1, 2, 3, 4 is sqrt(5 / 3).

@@ -89,7 +89,7 @@ DECIDING = (
     "placement/helix.py", "hardware/roofline.py", "workload/arrivals.py", "domain/cluster.py", "config/resolve.py",
     "study/judge.py", "solver.py", "rng.py", "units.py",
 )  # fmt: skip
-PRESENTING = ("report/html.py", "report/rows.py", "cli/run.py", "reproduce/report_text.py", "runtime/store.py")
+PRESENTING = ("report/html.py", "report/rows.py", "cli/run.py", "papers/helix/report_text.py", "runtime/store.py")
 
 
 def test_code_that_decides_enters_and_code_that_presents_does_not(copy):

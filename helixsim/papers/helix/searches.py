@@ -16,12 +16,12 @@ from helixsim.domain.placement import LayerRange, Placement
 from helixsim.experiment import Experiment
 from helixsim.flow.capacity import upper_bound_share
 from helixsim.flow.maxflow import max_flow_value
+from helixsim.papers.helix.paper_studies import draw_searches
+from helixsim.papers.helix.parts import Effort, ExperimentFile, Part, PartResult, Row
+from helixsim.papers.helix.program import KEPT_LINKS, all_edges, program_size, pruned_edges, without_links
+from helixsim.papers.helix.tasks import Outcome, Results, Task, find_system
 from helixsim.placement.base import PlacementProblem
 from helixsim.placement.helix import Helix, HelixOptions
-from helixsim.report.paper_studies import draw_searches
-from helixsim.reproduce.parts import Effort, ExperimentFile, Part, PartResult, Row
-from helixsim.reproduce.program import KEPT_LINKS, all_edges, program_size, pruned_edges, without_links
-from helixsim.reproduce.tasks import Outcome, Results, Task, find_system
 from helixsim.runtime.identity import experiment_key
 from helixsim.study.placements import PlacementStore
 from helixsim.study.placing import place_system

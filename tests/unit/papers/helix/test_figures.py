@@ -15,8 +15,8 @@ from helixsim import Experiment
 from helixsim.config.edit import edits_of
 from helixsim.domain.cluster import COORDINATOR
 from helixsim.errors import ConfigError, DataError
-from helixsim.reproduce import report_text, verdicts
-from helixsim.reproduce.comparison import (
+from helixsim.papers.helix import report_text, verdicts
+from helixsim.papers.helix.comparison import (
     ALL_DRIFT,
     AS_PUBLISHED,
     FAIR,
@@ -25,16 +25,16 @@ from helixsim.reproduce.comparison import (
     Quick,
     _steadiness,
 )
-from helixsim.reproduce.entries import FigureFile, load_figures
-from helixsim.reproduce.gpus_needed import gpus_needed
-from helixsim.reproduce.names import figure_names
-from helixsim.reproduce.parts import Effort, EntryContext, over_seeds
-from helixsim.reproduce.program import KEPT_LINKS, all_edges, pruned_edges, without_links
-from helixsim.reproduce.published import load_causes, load_published
-from helixsim.reproduce.samples import Distribution, Sample, pooled_mean, pooled_quantile
-from helixsim.reproduce.searches import Search, Sizes
-from helixsim.reproduce.studies import rank_correlation
-from helixsim.reproduce.tasks import Results, Simulation
+from helixsim.papers.helix.entries import FigureFile, load_figures
+from helixsim.papers.helix.gpus_needed import gpus_needed
+from helixsim.papers.helix.names import figure_names
+from helixsim.papers.helix.parts import Effort, EntryContext, over_seeds
+from helixsim.papers.helix.program import KEPT_LINKS, all_edges, pruned_edges, without_links
+from helixsim.papers.helix.published import load_causes, load_published
+from helixsim.papers.helix.samples import Distribution, Sample, pooled_mean, pooled_quantile
+from helixsim.papers.helix.searches import Search, Sizes
+from helixsim.papers.helix.studies import rank_correlation
+from helixsim.papers.helix.tasks import Results, Simulation
 from helixsim.validation import read
 
 FIGURES = load_figures()

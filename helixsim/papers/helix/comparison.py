@@ -16,8 +16,8 @@ from typing import Literal
 from pydantic import Field, PrivateAttr
 
 from helixsim import yamlio
-from helixsim.report.paper_figures import comparison
-from helixsim.reproduce.parts import (
+from helixsim.papers.helix.paper_figures import comparison
+from helixsim.papers.helix.parts import (
     Edits,
     Effort,
     EntryContext,
@@ -28,9 +28,9 @@ from helixsim.reproduce.parts import (
     Row,
     over_seeds,
 )
-from helixsim.reproduce.published import KINDS
-from helixsim.reproduce.samples import PERCENTILES, Distribution, Sample, pooled_mean, pooled_quantile
-from helixsim.reproduce.tasks import Results, Simulation, Task
+from helixsim.papers.helix.published import KINDS
+from helixsim.papers.helix.samples import PERCENTILES, Distribution, Sample, pooled_mean, pooled_quantile
+from helixsim.papers.helix.tasks import Results, Simulation, Task
 from helixsim.validation import Section, Words
 
 PUBLISHED, MEASURED, AS_PUBLISHED, FAIR = "published", "measured", "as published", "fair"

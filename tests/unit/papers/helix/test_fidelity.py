@@ -10,9 +10,9 @@ import pytest
 from helixsim import Experiment
 from helixsim.config.edit import edits_of
 from helixsim.errors import DataError
-from helixsim.reproduce import engine_fit, fidelity
-from helixsim.reproduce.cells import Cell, Figures, Part, cells_path, load_cells
-from helixsim.reproduce.fidelity import CellResult, PartFigures, over_seeds, pool_parts, summary
+from helixsim.papers.helix import engine_fit, fidelity
+from helixsim.papers.helix.cells import Cell, Figures, Part, cells_path, load_cells
+from helixsim.papers.helix.fidelity import CellResult, PartFigures, over_seeds, pool_parts, summary
 from helixsim.runtime import identity
 
 CELLS = load_cells()

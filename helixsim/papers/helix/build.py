@@ -13,12 +13,12 @@ from typing import Any
 import helixsim
 from helixsim.escape import csv_text
 from helixsim.jsonio import json_values
-from helixsim.reproduce import locked
-from helixsim.reproduce.entries import Figure
-from helixsim.reproduce.parts import Effort, PartResult
-from helixsim.reproduce.published import load_causes
-from helixsim.reproduce.tasks import Progress, Results, perform_all
-from helixsim.reproduce.verdicts import (
+from helixsim.papers.helix import locked
+from helixsim.papers.helix.entries import Figure
+from helixsim.papers.helix.parts import Effort, PartResult
+from helixsim.papers.helix.published import load_causes
+from helixsim.papers.helix.tasks import Progress, Results, perform_all
+from helixsim.papers.helix.verdicts import (
     CellCheck,
     ClaimCheck,
     OrderCheck,
@@ -86,7 +86,7 @@ def evaluate(figures: Sequence[Figure], effort: Effort, results: Results) -> Rep
 
 def write(done: Reproduction, out: Path) -> None:
     """Write page, drawings, data and summary."""
-    from helixsim.report.paper_page import Drawn, write_drawing, write_page
+    from helixsim.papers.helix.paper_page import Drawn, write_drawing, write_page
 
     folder = out / "figures"
     folder.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ from helixsim.config.experiment import ResolvedExperiment
 from helixsim.errors import DataError, HelixsimError
 from helixsim.experiment import Experiment
 from helixsim.metrics.latency import latency_samples
-from helixsim.reproduce.cells import METRICS, Cell, Figures, Part
+from helixsim.papers.helix.cells import METRICS, Cell, Figures, Part
 from helixsim.runtime.identity import content_key, experiment_key
 from helixsim.runtime.pool import Processes, Report, Serial
 from helixsim.runtime.store import Codec, Store

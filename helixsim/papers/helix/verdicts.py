@@ -11,8 +11,8 @@ from typing import Literal
 from pydantic import RootModel
 
 from helixsim.datafiles import data_path
-from helixsim.reproduce.comparison import ALL_DRIFT, AS_PUBLISHED, FAIR, MEASURED, PUBLISHED
-from helixsim.reproduce.parts import Row, matching
+from helixsim.papers.helix.comparison import ALL_DRIFT, AS_PUBLISHED, FAIR, MEASURED, PUBLISHED
+from helixsim.papers.helix.parts import Row, matching
 from helixsim.validation import NotNegative, Section, Words, read
 
 TOLERANCE = 0.10

@@ -6,9 +6,9 @@ import re
 import tomllib
 from pathlib import Path
 
-from helixsim.reproduce import locked
+from helixsim.papers.helix import locked
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 
 
 def number(version: str) -> tuple[int, ...]:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from helixsim.config.edit import Edit
-from helixsim.reproduce.cells import METRICS, Cell
-from helixsim.reproduce.fidelity import SEEDS, CellResult, Progress, evaluate, summary
+from helixsim.papers.helix.cells import METRICS, Cell
+from helixsim.papers.helix.fidelity import SEEDS, CellResult, Progress, evaluate, summary
 
 LADDERS_S: dict[str, tuple[float, ...]] = {
     "gather": (0.0, 10e-6, 20e-6, 50e-6, 100e-6),

@@ -11,14 +11,14 @@ import pytest
 from helixsim import Experiment
 from helixsim.config.edit import edits_of
 from helixsim.errors import DataError, InfeasibleError
-from helixsim.reproduce.build import evaluate, write
-from helixsim.reproduce.comparison import Comparison
-from helixsim.reproduce.entries import Figure
-from helixsim.reproduce.parts import Effort, EntryContext
-from helixsim.reproduce.published import load_published
-from helixsim.reproduce.samples import from_json, to_json
-from helixsim.reproduce.searches import Search
-from helixsim.reproduce.tasks import Simulation, find_system, perform_all
+from helixsim.papers.helix.build import evaluate, write
+from helixsim.papers.helix.comparison import Comparison
+from helixsim.papers.helix.entries import Figure
+from helixsim.papers.helix.parts import Effort, EntryContext
+from helixsim.papers.helix.published import load_published
+from helixsim.papers.helix.samples import from_json, to_json
+from helixsim.papers.helix.searches import Search
+from helixsim.papers.helix.tasks import Simulation, find_system, perform_all
 from helixsim.study.placements import placement_store
 from helixsim.study.placing import place_system
 from helixsim.study.systems import PlacedSystem, simulate_system
@@ -217,7 +217,7 @@ def test_a_comparison_from_entry_to_page(tmp_path, experiment):
 
 
 def test_a_system_is_placed_and_simulated_on_the_links_that_pruning_keeps(tmp_path):
-    file = Path(__file__).parents[3] / "experiments" / "paper" / "published" / "dist24-70b-placement.yaml"
+    file = Path(__file__).parents[4] / "experiments" / "paper" / "published" / "dist24-70b-placement.yaml"
     task = Simulation(file, "helix", edits_of({"workload.duration": "20 s", "workload.warmup": "0 s"}), is_pruned=True)
     outcome = task.perform(placement_store(tmp_path))
     (sample,) = outcome["loads"][0]

@@ -58,7 +58,7 @@ def write_page(path: Path, document: Mapping[str, Any], figures: Sequence[tuple[
         )
         for name, parts in figures
     ]
-    page = template("paper.html.j2", cell=cell_text).render(document=document, figures=shown)
+    page = template("paper.html.j2", "helixsim.papers.helix", cell=cell_text).render(document=document, figures=shown)
     write_text(path, page)
 
 

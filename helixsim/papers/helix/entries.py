@@ -14,13 +14,13 @@ from typing import Annotated
 from pydantic import Field
 
 from helixsim.errors import ConfigError, unknown_name
-from helixsim.reproduce.comparison import Comparison
-from helixsim.reproduce.gpus_needed import GpusNeeded
-from helixsim.reproduce.names import figure_names, figures_folder
-from helixsim.reproduce.parts import EntryContext, Part
-from helixsim.reproduce.published import Published, load_published
-from helixsim.reproduce.searches import Searches, Sizes
-from helixsim.reproduce.studies import LoadCurves, NodeLoads, Proxy
+from helixsim.papers.helix.comparison import Comparison
+from helixsim.papers.helix.gpus_needed import GpusNeeded
+from helixsim.papers.helix.names import figure_names, figures_folder
+from helixsim.papers.helix.parts import EntryContext, Part
+from helixsim.papers.helix.published import Published, load_published
+from helixsim.papers.helix.searches import Searches, Sizes
+from helixsim.papers.helix.studies import LoadCurves, NodeLoads, Proxy
 from helixsim.validation import Section, Words, read
 
 AnyPart = Annotated[

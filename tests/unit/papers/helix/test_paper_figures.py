@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from helixsim.report import paper_figures, paper_studies
-from helixsim.report.paper_page import cell_text
+from helixsim.papers.helix import paper_figures, paper_studies
+from helixsim.papers.helix.paper_page import cell_text
 from helixsim.report.style import styled
 
 PERCENTILES = {"p5": 1.0, "p25": 2.0, "p50": 3.0, "p75": 4.0, "p95": 9.0}

@@ -9,7 +9,7 @@ import pytest
 from helixsim import Experiment
 from tests.prototype_flow import prototype_shares
 
-EXPERIMENTS = Path(__file__).parents[3] / "experiments"
+EXPERIMENTS = Path(__file__).parents[4] / "experiments"
 
 
 @pytest.mark.parametrize(

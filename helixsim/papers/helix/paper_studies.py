@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
-from helixsim.report.paper_figures import COLUMN_STYLES, Rows
+from helixsim.papers.helix.paper_figures import COLUMN_STYLES, Rows
 from helixsim.report.style import GREY, KIND_COLORS, LINE_STYLES, SYSTEM_COLORS, colors_of, new_figure
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ from helixsim.config.edit import Edit
 from helixsim.config.experiment import ResolvedExperiment, SystemSpec
 from helixsim.errors import DataError, HelixsimError, InfeasibleError, SimulationError, unknown_name
 from helixsim.experiment import Experiment
-from helixsim.reproduce import program, samples
-from helixsim.reproduce.program import pruned_edges, without_links
-from helixsim.reproduce.samples import Sample
+from helixsim.papers.helix import program, samples
+from helixsim.papers.helix.program import pruned_edges, without_links
+from helixsim.papers.helix.samples import Sample
 from helixsim.runtime.identity import content_key, system_plugins
 from helixsim.runtime.pool import Processes, Report
 from helixsim.runtime.store import Codec, Store

@@ -14,9 +14,9 @@ from pydantic import PlainValidator, PrivateAttr, ValidationInfo
 from helixsim.config.edit import Edit, edits_of
 from helixsim.errors import ConfigError
 from helixsim.metrics.stats import t_interval
-from helixsim.report.paper_page import Draw
-from helixsim.reproduce.published import Published
-from helixsim.reproduce.tasks import Results, Task
+from helixsim.papers.helix.paper_page import Draw
+from helixsim.papers.helix.published import Published
+from helixsim.papers.helix.tasks import Results, Task
 from helixsim.validation import Section, Words
 
 FULL_SEEDS = 3

@@ -10,8 +10,8 @@ from pydantic import Field, ValidationInfo, field_validator
 from helixsim.domain.hardware import GpuSpec
 from helixsim.domain.model import ModelSpec
 from helixsim.hardware import catalog
-from helixsim.reproduce.parts import Effort, Part, PartResult, Row, check_titles
-from helixsim.reproduce.tasks import Results, Task
+from helixsim.papers.helix.parts import Effort, Part, PartResult, Row, check_titles
+from helixsim.papers.helix.tasks import Results, Task
 from helixsim.validation import Words
 
 

@@ -13,10 +13,10 @@ import numpy as np
 from pydantic import Field, ValidationInfo, field_validator
 
 from helixsim.config.edit import Edit
-from helixsim.report.paper_studies import layers_of_nodes, load_curves, proxy_cloud, proxy_pairs, stays_at_nodes
-from helixsim.reproduce.comparison import pooled_throughput, system_names
-from helixsim.reproduce.parts import Edits, Effort, ExperimentFile, Part, PartResult, Row, check_titles, over_seeds
-from helixsim.reproduce.tasks import Results, Simulation, Task
+from helixsim.papers.helix.comparison import pooled_throughput, system_names
+from helixsim.papers.helix.paper_studies import layers_of_nodes, load_curves, proxy_cloud, proxy_pairs, stays_at_nodes
+from helixsim.papers.helix.parts import Edits, Effort, ExperimentFile, Part, PartResult, Row, check_titles, over_seeds
+from helixsim.papers.helix.tasks import Results, Simulation, Task
 from helixsim.validation import Numbers, Section, Words
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from helixsim.reproduce.cells import METRICS
-from helixsim.reproduce.engine_fit import EngineFit
-from helixsim.reproduce.fidelity import CellResult, summary
+from helixsim.papers.helix.cells import METRICS
+from helixsim.papers.helix.engine_fit import EngineFit
+from helixsim.papers.helix.fidelity import CellResult, summary
 
 _TITLES = {"throughput": "decode tokens/s", "ttft": "mean TTFT, s", "step": "mean decode step, s"}
 _FORMATS = {"throughput": "{:.1f}", "ttft": "{:.2f}", "step": "{:.3f}"}
