@@ -330,7 +330,7 @@ class _Search:
             tightest=trial.tightest,
             capacity_rps=trial.capacity_rps,
             summary=trial.summary,
-            overrides=tuple(edit.text for edit in self._with_nodes(counts).edits),
+            edits=self._with_nodes(counts).edits,
         )
 
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from helixsim.config.edit import Edit
 from helixsim.domain.summary import Summary, milliseconds
 from helixsim.jsonio import significant
 from helixsim.metrics.objectives import Target
@@ -30,8 +31,8 @@ class TriedFleet:
         Highest rate within the SLO [1/s], None where it was not searched.
     summary
         At the workload's rate; None where the fleet could not be placed or simulated.
-    overrides
-        What makes the plan's experiment the experiment of this fleet (``run EXP --set ...``).
+    edits
+        What makes the plan's experiment the experiment of this fleet.
     """
 
     fleet: str
@@ -43,7 +44,7 @@ class TriedFleet:
     tightest: str
     capacity_rps: float | None
     summary: Summary | None
-    overrides: tuple[str, ...]
+    edits: tuple[Edit, ...]
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def _fleet(one: TriedFleet, rate_rps: float) -> dict[str, Any]:
         "capacity_requests_per_s": _rounded(one.capacity_rps),
         "headroom": None if one.capacity_rps is None else _rounded(one.capacity_rps / rate_rps - 1),
         **_figures(one.summary),
-        "settings": list(one.overrides),
+        "settings": [edit.text for edit in one.edits],
     }
 
 

@@ -146,13 +146,15 @@ def test_called_from_python_the_descriptors_stay_as_they_are(capfd):
 
 
 def test_what_a_worker_process_prints_is_not_in_the_answer(tmp_path):
-    script = tmp_path / "workers.py"
+    (tmp_path / "worker.py").write_text(
+        "import os\ndef work(task, report):\n    os.write(1, b'from a worker\\n')\n", encoding="utf-8"
+    )
+    script = tmp_path / "script.py"
     script.write_text(
-        "import os, sys\n"
+        "import sys\n"
         "from helixsim.cli import main\n"
         "from helixsim.runtime.pool import Processes\n"
-        "def work(task, report):\n"
-        "    os.write(1, b'from a worker\\n')\n"
+        "from worker import work\n"
         "def build():\n"
         "    with Processes(1) as pool:\n"
         "        list(pool.run(work, [1], lambda *_: None))\n"

@@ -8,6 +8,7 @@ import math
 import pandas as pd
 import pytest
 
+from helixsim.config.edit import Edit
 from helixsim.domain.request import Slo
 from helixsim.errors import DataError
 from helixsim.metrics.objectives import Target, Verdict
@@ -58,7 +59,7 @@ def test_damaged_capacities_are_refused(capacities, tmp_path, change) -> None:
 
 def test_a_fleet_that_could_not_be_simulated_has_no_figures_and_the_others_all(fake_runs) -> None:
     summary = fake_runs["helix"].summary
-    good = TriedFleet("2 l4", (2,), 1.5, True, (), 1.2, "TTFT p99", 4.0, summary, ("cluster.nodes=[]",))
+    good = TriedFleet("2 l4", (2,), 1.5, True, (), 1.2, "TTFT p99", 4.0, summary, (Edit.of("cluster.nodes", []),))
     bad = TriedFleet("1 l4", (1,), 0.75, False, ("does not fit",), math.nan, "", None, None, ())
     found = FleetResults("fake", None, None, 2.0, TARGETS[0], 1.5, (good,), (bad, good), math.nan, (), ())
     document = json.loads(json.dumps(found.document(), allow_nan=False))
