@@ -47,7 +47,7 @@ class Own:
 def _without_drawing(monkeypatch):
     """Leave out what takes longest and is not looked at here."""
     for form in ("svg_bytes", "png_bytes"):
-        monkeypatch.setattr(f"helixsim.report.figures.{form}", lambda _figure: b"<svg></svg>")
+        monkeypatch.setattr(f"helixsim.report.style.{form}", lambda _figure: b"<svg></svg>")
 
 
 @pytest.fixture
