@@ -339,6 +339,7 @@ class _Search:
         estimate = self.problem.estimate
         if estimate is None:
             waiting = finalists(self.candidates, most - most // 3)
+            most = max(most, len(waiting))
         else:
             waiting = promising(self.candidates, {c.name: estimate(c.placement) for c in self.candidates}, most)
             most = len(waiting)

@@ -9,10 +9,6 @@ from typing import Any
 
 from helixsim.domain.placement import LayerRange, Placement
 
-MOST_HEURISTICS = 4
-"""Heuristic placements that go to the judge beside the frontier."""
-
-
 FAR_BEHIND = 0.5
 """Candidates below this share of the best estimate are not judged."""
 
@@ -48,16 +44,18 @@ def frontier(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 def finalists(candidates: Sequence[Candidate], most: int) -> list[Candidate]:
-    """Return at most ``most`` candidates to judge: the heuristics, and the frontier of the rest, thinned evenly."""
+    """Return the candidates to judge: every heuristic, and the frontier of the rest, thinned evenly.
+
+    ``most`` is exceeded only where heuristics would leave the searched ones less than half of it.
+    """
     heuristics = [c for c in candidates if not c.is_searched]
     heuristics.sort(key=lambda c: (-c.flow_tokens_per_s, c.mean_hops))
     searched = frontier([c for c in candidates if c.is_searched])
-    kept = heuristics[: min(MOST_HEURISTICS, most // 2 if searched else most)]
-    room = most - len(kept)
+    room = max(most - len(heuristics), most - most // 2)
     if len(searched) > room:
         steps = max(1, room - 1)
         searched = [searched[number * (len(searched) - 1) // steps] for number in range(room)]
-    return kept + searched
+    return heuristics + searched
 
 
 def promising(candidates: Sequence[Candidate], estimates: Mapping[str, float], most: int) -> list[Candidate]:

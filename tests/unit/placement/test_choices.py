@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import builders
@@ -53,6 +54,12 @@ def test_the_frontier_has_no_candidate_that_another_beats_in_both() -> None:
     ]
     assert [one.name for one in frontier(made)] == ["9-5", "7-3", "4-1"]
     assert [one.name for one in finalists(made, 2)] == ["9-5", "4-1"]  # thinned evenly: both ends stay
+
+
+def test_every_heuristic_is_judged_whatever_its_flow() -> None:
+    heuristics = [replace(candidate(name, flow), is_searched=False) for name, flow in (("x", 1), ("y", 2), ("z", 3))]
+    judged = finalists([*heuristics, candidate("found", 9.0)], 2)
+    assert {one.name for one in judged} == {"x", "y", "z", "found"}
 
 
 def groups(*, idle: int, kv: tuple[int, int] = (100, 1000)) -> tuple[Group, ...]:
