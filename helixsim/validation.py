@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 
 from helixsim import units, yamlio
 from helixsim.errors import ConfigError, DataError, Problem, did_you_mean, unknown_name
+from helixsim.renames import Renames
 from helixsim.yamlio import KeyPath, dotted
 
 Words = Annotated[str, Field(min_length=1)]
@@ -67,24 +68,33 @@ class Located(Protocol):
         ...
 
 
+_NONE = Renames()
+
 File = TypeVar("File", bound=BaseModel)
 
 
-def read(path: Path, model: type[File], context: object = None) -> File:
-    """Return the contents of a YAML file; ``context`` is what validators of the model get as ``info.context``.
+def read(path: Path, model: type[File], context: object = None, renames: Renames = _NONE) -> File:
+    """Return the contents of a YAML file.
+
+    Parameters
+    ----------
+    context
+        What validators of the model get as ``info.context``.
+    renames
+        Former names of keys and values that are still read.
 
     Raises
     ------
     DataError
         If the file cannot be read, or does not fit the model: with every fault and its place.
     """
-    return checked(load(path), model, context)
+    return checked(load(path, renames), model, context)
 
 
-def load(path: Path) -> yamlio.Document:
+def load(path: Path, renames: Renames = _NONE) -> yamlio.Document:
     """Return a YAML file that is not checked yet; ``DataError`` if it cannot be read."""
     try:
-        return yamlio.load(path)
+        return renames.document(yamlio.load(path))
     except ConfigError as error:
         raise DataError(str(error)) from error
 
@@ -187,7 +197,7 @@ def _keys(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
         if field is not None:
             choices = [*_sections(field.annotation), *(one for each in field.metadata for one in _sections(each))]
             model = choices[0] if choices else model
-        else:  # the tag of a union, or a name of the user's own, as in slo_classes: its value is the section
+        else:  # the tag of a union, or a name of the user's own, as in slo_targets: its value is the section
             model = next((one for one in choices if _kind(one) == part), model)
     if issubclass(model, Section):
         return model.keys()

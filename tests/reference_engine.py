@@ -503,7 +503,7 @@ class View:
             return now <= machine.capacity
         cap, inputs = machine.node.max_requests, self.reference.inputs
         return (
-            now <= machine.capacity - int(inputs.engine.watermark * machine.capacity)
+            now <= machine.capacity - int(inputs.engine.min_free_share * machine.capacity)
             and (cap is None or len(machine.residents) < cap)
             and machine.reserved + self.blocks(self.expected) * layers <= int(inputs.high_water * machine.capacity)
         )

@@ -8,8 +8,10 @@ import importlib.util
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
 import helixsim
 from helixsim.cli.parsing import Parser
@@ -76,9 +78,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         _stop_on_sigterm(signalled)
     arguments = list(sys.argv[1:] if argv is None else argv)
     args = argparse.Namespace(verbose=0)
-    with guarded():
+    with guarded(), warnings.catch_warnings():
+        warnings.showwarning = _show_warning
         code = _outcome(arguments, args)
     return ExitCode.TERMINATED if signalled and code == ExitCode.INTERRUPTED else code
+
+
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int,
+    file: TextIO | None = None, line: str | None = None,
+) -> None:  # fmt: skip
+    """Print a warning of helixsim about its input as one line, any other with its place in the source."""
+    text = f"helixsim: warning: {message}\n"
+    if category is not FutureWarning or Path(helixsim.__file__).parent not in Path(filename).parents:
+        text = warnings.formatwarning(message, category, filename, lineno, line)
+    print(text, end="", file=sys.stderr if file is None else file)
 
 
 def _prefer_installed_modules() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path, PurePath
 from typing import Any, Self
 
 from helixsim import yamlio
+from helixsim.config.former import RENAMES
 from helixsim.errors import ConfigError, Problem, shortened
 
 EXPECTED = "expected key.path=value"
@@ -62,10 +63,12 @@ class Edit:
             raise ConfigError([Problem(where, "", message)])
         if any("." in part for part in parts):
             raise ConfigError([Problem(where, "", f"a key with a dot in it cannot be edited: {parts!r}")])
+        parts = RENAMES.path(parts, where)
         try:
-            return cls(parts, plain(value), origin, Path(directory))
+            value = plain(value)
         except TypeError as error:
             raise ConfigError([Problem(where, dotted, str(error))]) from error
+        return cls(parts, RENAMES.value(value, parts, where), origin, Path(directory))
 
     @property
     def key(self) -> str:

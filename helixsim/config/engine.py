@@ -30,8 +30,8 @@ def build_engine(section: EngineSection, source: Source) -> EngineProfile:
             own[f"{key}_ns"] = seconds_to_ns(units.parse(text, "time"))
     if section.mixed_batches is not None:
         own["shares_weight_reads"] = section.mixed_batches == "shared"
-    if section.watermark is not None:
-        own["watermark"] = section.watermark
+    if section.min_free_share is not None:
+        own["min_free_share"] = section.min_free_share
     given = {key: getattr(section, key) for key in ("memory_fraction", "block_tokens", "transfers")}
     stated = {key: value for key, value in given.items() if value is not None}
     return replace(engine, spec=replace(engine.spec, **own), **stated)

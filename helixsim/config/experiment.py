@@ -17,7 +17,7 @@ from helixsim.workload.spec import ArrivalsSpec, WorkloadSpec, WorkloadStats
 class CapacitySpec:
     """How planners estimate the tokens/s of a node.
 
-    ``model`` is ``paper`` (``flow.capacity``) or ``operating`` (``flow.operating``). ``kv_occupancy`` is the share of
+    ``model`` is ``paper`` (``flow.capacity``) or ``kv_limited`` (``flow.operating``). ``kv_occupancy`` is the share of
     KV memory ``paper`` assumes in use; mean lengths in tokens, None: those of the workload.
     """
 
@@ -33,13 +33,13 @@ class KvSpec:
 
     Parameters
     ----------
-    high_water
-        Share of a node's KV blocks that admitted requests may be expected to need.
+    max_reserved_share
+        Largest share of a node's KV blocks that may be reserved for admitted requests.
     expected_output_tokens
         Output length assumed for a request whose true length nobody knows; None: the mean of the workload.
     """
 
-    high_water: float = 0.9
+    max_reserved_share: float = 0.9
     expected_output_tokens: float | None = None
 
 
@@ -111,7 +111,7 @@ class ResolvedExperiment:
         Sentences on every roofline fallback, extrapolation or default that stands for missing data.
     file_hashes
         (name as written, SHA-256 of the contents) of every file the experiment names: trace, tables, links, placements.
-    slo_classes
+    slo_targets
         (name, objectives) beside ``slo``, in order.
     variants
         Changes of this experiment whose systems are compared with its own.
@@ -136,5 +136,5 @@ class ResolvedExperiment:
     planning_seed: int | None = None
     planning_rate_rps: float | None = None
     file_hashes: tuple[tuple[str, str], ...] = ()
-    slo_classes: tuple[tuple[str, Slo], ...] = ()
+    slo_targets: tuple[tuple[str, Slo], ...] = ()
     variants: tuple[Variant, ...] = ()

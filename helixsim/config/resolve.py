@@ -189,7 +189,7 @@ class _Resolver:
             systems=systems,
             baseline=document["baseline"],
             slo=build_slo(section.slo),
-            slo_classes=tuple((name, build_slo(one)) for name, one in (section.slo_classes or {}).items()),
+            slo_targets=tuple((name, build_slo(one)) for name, one in (section.slo_targets or {}).items()),
             capacity=CapacitySpec(**section.capacity.model_dump()),
             document=document,
             config_hash=_config_hash(document, file_hashes, [fleet, *(system.fleet.cluster for system in systems)]),

@@ -159,7 +159,9 @@ class BatchingChoice(Choice):
 class KvSection(Section):
     """KV memory rules at admission, the same for every routing policy."""
 
-    high_water: Share = Field(0.9, description="Share of a node's KV blocks that admitted requests may need.")
+    max_reserved_share: Share = Field(
+        0.9, description="Largest share of a node's KV blocks that may be reserved for admitted requests."
+    )
     expected_output_tokens: Tokens | None = Field(
         None, description="Output length assumed at admission [tokens]; without: the mean of the workload."
     )
@@ -241,8 +243,10 @@ class EngineSection(Section):
     message_overhead: Latency | None = Field(
         None, description="Time to hand over one message, on top of the link's latency; without: the engine's."
     )
-    watermark: Annotated[float, Field(ge=0, lt=1)] | None = Field(
-        None, description="Share of KV blocks that stays free when a request is admitted; without: the engine's."
+    min_free_share: Annotated[float, Field(ge=0, lt=1)] | None = Field(
+        None,
+        description="Share of KV blocks that must stay free when a request is admitted (vLLM: watermark); without: the "
+        "engine's.",
     )
     timings: str | None = Field(None, description="CSV of measured times per layer, instead of the profiles.")
     limits: str | None = Field(None, description="CSV of measured KV and batch limits, instead of the profiles.")
@@ -251,10 +255,11 @@ class EngineSection(Section):
 class CapacitySection(Section):
     """How planners estimate the tokens/s of a node."""
 
-    model: Literal["paper", "operating"] = Field(
+    model: Literal["paper", "kv_limited"] = Field(
         "paper",
         description="The estimate: `paper` is that of the paper's artifact, with a fixed share of KV memory in use and "
-        "no network; `operating` fills KV memory to `kv.high_water` and divides by the time a round trip then takes.",
+        "no network; `kv_limited` fills KV memory to `kv.max_reserved_share` and divides by the round-trip time under "
+        "that load.",
     )
     kv_occupancy: Share = Field(0.3, description="Share of KV memory `paper` assumes in use.")
     prompt_tokens: Tokens | None = Field(
@@ -302,7 +307,7 @@ class ExperimentSection(Section):
         None, description="The system others are compared with; without: `swarm` if there is one, else the last."
     )
     slo: SloSection = Field(SloSection(), description="Service-level objective.")
-    slo_classes: dict[Name, SloSection] | None = Field(
+    slo_targets: dict[Name, SloSection] | None = Field(
         None, description="Further objectives by name, each searched for by `capacity` and `fleet`."
     )
     engine: EngineSection = Field(EngineSection(), description="What the serving engine on each node allows itself.")

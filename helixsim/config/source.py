@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from helixsim import yamlio
 from helixsim.config.edit import Edit, plain
+from helixsim.config.former import RENAMES
 from helixsim.errors import ConfigError, Problem, shortened
 from helixsim.yamlio import Document, Key, KeyPath, dotted
 
@@ -53,7 +54,7 @@ class Source:
             If it is unreadable, or no mapping of keys to values.
         """
         problems: list[Problem] = []
-        document = yamlio.load(path, problems)
+        document = RENAMES.document(yamlio.load(path, problems))
         source = cls(path, document.data, (((), document, path.parent),), {}, tuple(problems))
         if not isinstance(document.data, dict):
             where = source.where(()) if document.data is not None else f"{path}:1:1"
@@ -73,7 +74,7 @@ class Source:
             If the data are not plain.
         """
         try:
-            document = Document(path.name, plain(data), {}, {})
+            document = RENAMES.document(Document(path.name, plain(data), {}, {}))
         except TypeError as error:
             raise ConfigError([Problem(path.name, "", str(error))]) from error
         return cls(path, document.data, (((), document, path.parent),))

@@ -10,8 +10,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from helixsim.config.edit import Edit, edits_of
+from helixsim.config.former import RENAMES
 from helixsim.config.source import Source
-from helixsim.config.sweep_schema import AxisSection, SampleSection, SweepSection
+from helixsim.config.sweep_schema import AxisSection, PlotSection, SampleSection, SweepSection
 from helixsim.errors import ConfigError, Problem
 from helixsim.rng import stream
 from helixsim.validation import problems_of
@@ -102,13 +103,18 @@ def load_sweep(path: Path, edits: Sequence[Edit] = (), *, seeds: int | None = No
         seeds=tuple(section.seeds) if isinstance(section.seeds, list) else section.seeds,
         blocks=blocks,
         objective=None if objective is None else Objective(objective.metric, objective.goal == "max"),
-        plots=None if section.plots is None else tuple(Plot(**plot.model_dump()) for plot in section.plots),
+        plots=None if section.plots is None else tuple(map(_plot, section.plots)),
     )
 
 
 def settings_of(written: Mapping[str, Any], source: Source) -> tuple[Edit, ...]:
     """Return the edits under the ``set`` of a file."""
     return tuple(Edit.of(key, value, source.where(("set", key))) for key, value in written.items())
+
+
+def _plot(plot: PlotSection) -> Plot:
+    axes = {name: ".".join(RENAMES.path(tuple(getattr(plot, name).split(".")), "plots")) for name in ("x", "y")}
+    return Plot(**{**plot.model_dump(), **axes})
 
 
 def _block(axis: AxisSection, at: KeyPath, source: Source) -> Block:

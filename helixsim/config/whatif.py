@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -91,8 +91,8 @@ def described(base: ResolvedExperiment, changed: ResolvedExperiment, what: Whati
         values = [getattr(experiment.workload_stats, name) for experiment in (base, changed)]
         if values[0] != values[1]:
             yield f"{unit}: {' → '.join('–' if value is None else f'{value:.4g}' for value in values)}"
-    for key, value in what.set_.items():
-        yield f"{key}: {_at(base.document, key)} → {value}"
+    for edit in edits_of(what.set_):
+        yield f"{edit.key}: {_at(base.document, edit.path)} → {edit.value}"
     if not what.replan:
         yield "placement: kept as it is, on the nodes that are left"
 
@@ -130,8 +130,8 @@ def _link(link: LinkSpec) -> str:
     return f"{units.format_bandwidth(link.bandwidth_bps)}, {latency}"
 
 
-def _at(document: Any, key: str) -> Any:
-    for part in key.split("."):
+def _at(document: Any, path: Sequence[str]) -> Any:
+    for part in path:
         if isinstance(document, list):
             document = document[int(part)]
         elif isinstance(document, dict):

@@ -26,7 +26,7 @@ class EngineSpec:
     shares_weight_reads
         Prompts and decode steps of one batch pass the layers together, so that weights are read once for both;
         otherwise they pass one after the other.
-    watermark
+    min_free_share
         Share of a node's KV blocks that must stay free when a request is admitted (vLLM: ``watermark``), 0..1.
     """
 
@@ -37,7 +37,7 @@ class EngineSpec:
     layer_launch_ns: int = 0
     message_overhead_ns: int = 0
     shares_weight_reads: bool = False
-    watermark: float = 0.0
+    min_free_share: float = 0.0
 
 
 IDEAL = EngineSpec()

@@ -133,7 +133,7 @@ class _Run:
             block_tokens,
             inputs.high_water,
             inputs.expected_output_tokens,
-            inputs.engine.watermark,
+            inputs.engine.min_free_share,
         )
         self.coordinator = Coordinator(
             self.kernel,

@@ -12,6 +12,7 @@ from pydantic import Field
 from helixsim.datafiles import data_path
 from helixsim.domain.engine import EngineSpec
 from helixsim.errors import DataError, unknown_name
+from helixsim.renames import Renames
 from helixsim.units import NS_PER_MS, NS_PER_S, seconds_to_ns
 from helixsim.validation import Count, Section, Words, base_unit, read
 
@@ -21,6 +22,8 @@ OVERHEADS = ("gather", "batch_overhead", "sequence_overhead", "layer_launch", "m
 Transfers = Literal["batch", "request"]
 MixedBatches = Literal["separate", "shared"]
 Overhead = Annotated[float, base_unit("time", zero=True)]
+
+_RENAMES = Renames({("watermark",): "min_free_share", ("sources", "watermark"): "min_free_share"})
 
 
 class EngineSources(Section):
@@ -35,7 +38,7 @@ class EngineSources(Section):
     sequence_overhead: Words
     layer_launch: Words
     message_overhead: Words
-    watermark: Words
+    min_free_share: Words
 
 
 FIGURES = tuple(EngineSources.model_fields)
@@ -55,7 +58,7 @@ class EngineFile(Section):
     sequence_overhead: Overhead
     layer_launch: Overhead
     message_overhead: Overhead
-    watermark: Annotated[float, Field(ge=0, le=0.99)]
+    min_free_share: Annotated[float, Field(ge=0, le=0.99)]
     sources: EngineSources
 
 
@@ -90,7 +93,7 @@ class EngineProfile:
             "transfers": self.transfers,
             "mixed_batches": get_args(MixedBatches)[spec.shares_weight_reads],
             **{key: f"{getattr(spec, f'{key}_ns') / NS_PER_MS:.6g} ms" for key in OVERHEADS},
-            "watermark": spec.watermark,
+            "min_free_share": spec.min_free_share,
         }
 
 
@@ -116,12 +119,12 @@ def load_engine(name: str | Path) -> EngineProfile:
         path = data_path("profiles", "engines", f"{text}.yaml")
     else:
         raise DataError(unknown_name("engine", text, engine_names()))
-    file = read(path, EngineFile)
+    file = read(path, EngineFile, renames=_RENAMES)
     return EngineProfile(
         spec=EngineSpec(
             name=file.name,
             shares_weight_reads=file.mixed_batches == "shared",
-            watermark=file.watermark,
+            min_free_share=file.min_free_share,
             **{f"{key}_ns": seconds_to_ns(getattr(file, key)) for key in OVERHEADS},
         ),
         memory_fraction=file.memory_fraction,
@@ -145,7 +148,7 @@ def with_overheads_s(engine: EngineProfile, name: str, overheads_s: Mapping[str,
         spec=EngineSpec(
             name=name,
             shares_weight_reads=spec.shares_weight_reads,
-            watermark=spec.watermark,
+            min_free_share=spec.min_free_share,
             **{f"{key}_ns": value for key, value in values.items()},
         ),
         memory_fraction=engine.memory_fraction,

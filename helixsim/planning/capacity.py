@@ -108,7 +108,7 @@ def capacity_targets(experiment: ResolvedExperiment, percentile: float, share: f
     ConfigError
         If it asks for nothing, or its requests do not come at a rate.
     """
-    classes = [("slo", experiment.slo), *experiment.slo_classes]
+    classes = [("slo", experiment.slo), *experiment.slo_targets]
     targets = tuple(
         Target(name, slo, percentile, share)
         for name, slo in classes

@@ -45,7 +45,7 @@ class PlacedSystem:
 def capacity_table(experiment: ResolvedExperiment, system: SystemSpec) -> CapacityTable:
     """Return the tokens/s planners expect of each node, by the model of capacity the experiment chose."""
     load = operating_load(experiment, system)
-    if experiment.capacity.model == "operating":
+    if experiment.capacity.model == "kv_limited":
         return operating_capacity(system.fleet, load)
     return paper_capacity(
         experiment.fleet, load.mean_prompt_tokens, load.mean_output_tokens, experiment.capacity.kv_occupancy
@@ -61,7 +61,7 @@ def operating_load(experiment: ResolvedExperiment, system: SystemSpec) -> Operat
     return OperatingLoad(
         prompt_tokens,
         output_tokens,
-        system.kv.high_water,
+        system.kv.max_reserved_share,
         output_tokens if expected is None else expected,
         experiment.engine,
         stats.prompt_spread,
@@ -104,7 +104,7 @@ def simulate_system(
         batching=batching_registry.get(system.batching)(system.batching_options),
         feed=make_feed(experiment.workload, seed, len(fleet.cluster.nodes), system.arrivals),
         window=experiment.workload.window if window is None else window,
-        high_water=system.kv.high_water,
+        high_water=system.kv.max_reserved_share,
         expected_output_tokens=(
             experiment.workload_stats.mean_output_tokens if expected_output is None else expected_output
         ),

@@ -13,8 +13,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PAPER = "experiments/paper"
 SINGLE24 = f"{PAPER}/published/single24-70b-offline.yaml"
-HIGH_WATER = ("kv.high_water=0.85",)
-FED = (*HIGH_WATER, "workload.arrivals={process: saturate, prompts_in_flight: 20, feed_below: 0.8}")
+MAX_RESERVED = ("kv.max_reserved_share=0.85",)
+FED = (*MAX_RESERVED, "workload.arrivals={process: saturate, prompts_in_flight: 20, feed_below: 0.8}")
 ONE, TEN, THOUSAND = (f"tests/bench/{name}.yaml" for name in ("one-replica", "ten-replicas", "thousand-nodes"))
 
 
@@ -44,7 +44,7 @@ CASES = {
     "a-request": Case("the same, a message per request", SINGLE24, "helix", FED),
     "b": Case(
         "the same online, 0.9 requests/s", SINGLE24, "helix",
-        ("engine.transfers=batch", *HIGH_WATER, "workload.arrivals={process: poisson, rate: 0.9}"),
+        ("engine.transfers=batch", *MAX_RESERVED, "workload.arrivals={process: poisson, rate: 0.9}"),
     ),
     "c": Case(
         "42 nodes, 70B, published placement, saturated, 660 s", f"{PAPER}/het42-70b.yaml", "helix-published",

@@ -122,7 +122,7 @@ HOSTILE = "a\x1b]0;owned\x07b\x9b31m\u202egnp\u2028\rz\x00"
     "arguments",
     [
         ["validate", "EXP", "--set", f"{HOSTILE}=1"],
-        ["validate", "EXP", "--set", f"slo_classes={{{json.dumps(HOSTILE)}: {{ttft: 1 s}}}}"],
+        ["validate", "EXP", "--set", f"slo_targets={{{json.dumps(HOSTILE)}: {{ttft: 1 s}}}}"],
         ["validate", "EXP", "--set", f"cluster.nodes.0.ids=[{json.dumps(HOSTILE)}]"],
         ["validate", "EXP", "--set", f"systems.0.routing={json.dumps(HOSTILE)}"],
         ["validate", HOSTILE.replace("\x00", "")],

@@ -48,7 +48,7 @@ def test_list_as_json(capsys) -> None:
         ("l4", "tdp_w", 72.0),
         ("geo-100m", "latency_ns", 50_000_000),
         ("llama-2-70b", "num_layers", 80),
-        ("ideal", "watermark", 0.0),
+        ("ideal", "min_free_share", 0.0),
         ("llama-2-70b/t4x4", "precision", "fp16"),
     ],
 )

@@ -13,6 +13,7 @@ LAYERS = (
     {"escape", "writing"},
     {"units", "errors", "rng"},
     {"yamlio", "jsonio", "solver", "datafiles", "plugins"},
+    {"renames"},
     {"validation"},
     {"domain"},
     {"hardware", "workload"},

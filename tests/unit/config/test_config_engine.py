@@ -14,12 +14,17 @@ def test_without_a_name_the_engine_is_ideal(sound, load):
 
 
 def test_own_keys_win_over_the_profile(sound, load):
-    sound["engine"] = {"name": "helix-vllm-0.4", "batch_overhead": "5 ms", "mixed_batches": "shared", "watermark": 0.5}
+    sound["engine"] = {
+        "name": "helix-vllm-0.4",
+        "batch_overhead": "5 ms",
+        "mixed_batches": "shared",
+        "min_free_share": 0.5,
+    }
     experiment = load(sound)
     named = engines.load_engine("helix-vllm-0.4")
     assert experiment.engine.batch_overhead_ns == 5_000_000
     assert experiment.engine.shares_weight_reads
-    assert experiment.engine.watermark == 0.5
+    assert experiment.engine.min_free_share == 0.5
     assert experiment.engine.layer_launch_ns == named.spec.layer_launch_ns
     assert experiment.is_one_by_one
     assert experiment.document["engine"]["memory_fraction"] == named.memory_fraction

@@ -25,7 +25,7 @@ workload:
   warmup: 60
 systems:
   - {placement: {strategy: helix, deph: 3}, routing: radnom}
-  - {placement: {strategy: swarm, depth: deep, file: nowhere.yaml}, kv: {high_water: 2}}
+  - {placement: {strategy: swarm, depth: deep, file: nowhere.yaml}, kv: {max_reserved_share: 2}}
   - {placement: {strategy: petals, share: 1.5}}
   - 7
 slo: {ttft: 0 s}
@@ -49,7 +49,7 @@ EXPECTED = [
     (18, "systems.0.routing", "did you mean 'random'"),
     (19, "systems.1.placement.depth", "got 'deep'"),
     (19, "systems.1.placement.file", "no such file"),
-    (19, "systems.1.kv.high_water", "got 2"),
+    (19, "systems.1.kv.max_reserved_share", "got 2"),
     (20, "systems.2.placement", "share above 1"),
     (21, "systems.3", "mapping"),
     (22, "slo.ttft", "above zero"),

@@ -83,7 +83,7 @@ def faults(path, *overrides) -> list[str]:
         ("systems.0.routing={policy: flow_weighted, shares: {l4-0: {l4-1: -1.0}}}", "shares"),
         ("systems.0.routing=':'", "systems.0.routing"),
         ("systems.0.routing='.a:X'", "systems.0.routing"),
-        ("slo_classes={fast: {ttft: 1 s, a.b: 1}}", "slo_classes.fast.a.b: unknown key"),
+        ("slo_targets={fast: {ttft: 1 s, a.b: 1}}", "slo_targets.fast.a.b: unknown key"),
         ("whatif=[{name: x, set: {name: other}}]", "a change of the experiment cannot set 'name'"),
         ("whatif=[{name: x, set: {systems: []}}]", "a change of the experiment cannot set 'systems'"),
         ("workload.lengths={distribution: fixed, prompt_tokens: 10, output_tokens: 1000000000000}", "1e+09 tokens"),

@@ -53,7 +53,7 @@ def test_what_arrives_while_the_engine_gathers_joins_the_batch():
 
 def test_laws_hold_with_every_overhead():
     engine = EngineSpec(
-        gather_ns=MS // 10, batch_overhead_ns=MS, sequence_overhead_ns=1000, layer_launch_ns=MS, watermark=0.05,
+        gather_ns=MS // 10, batch_overhead_ns=MS, sequence_overhead_ns=1000, layer_launch_ns=MS, min_free_share=0.05,
         message_overhead_ns=1000, shares_weight_reads=True,
     )  # fmt: skip
     load = random_load(1, 60, rate_rps=20)
@@ -76,13 +76,13 @@ def test_mixed_batches_read_weights_once_if_shared():
         assert layer_ns(compute, engine, 0, 10) == 14.0
 
 
-def test_watermark_keeps_blocks_free_at_admission():
+def test_a_share_of_blocks_stays_free_at_admission():
     # 600 blocks per node; each request needs 10 blocks from the start, and grows by none.
     load = requests(*[(0, 150, 5)] * 80)
     peaks = [
         run(
-            two_node_pipeline(), load, engine=replace(EngineSpec(), watermark=watermark), high_water=1.0
+            two_node_pipeline(), load, engine=replace(EngineSpec(), min_free_share=share), high_water=1.0
         ).nodes.kv_peak_blocks.max()
-        for watermark in (0.0, 0.5)
+        for share in (0.0, 0.5)
     ]
     assert peaks[0] > 300 >= peaks[1]

@@ -38,7 +38,7 @@ workload:
 systems:
   - {name: swarm, placement: swarm}
 slo: {ttft: 400 ms, tpot: 120 ms}
-slo_classes:
+slo_targets:
   relaxed: {ttft: 2 s, tpot: 1 s}
 """
 
@@ -186,9 +186,9 @@ def test_an_interrupted_search_goes_on_where_it_was(path, tmp_path, monkeypatch,
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--set", "slo={}", "--set", "slo_classes={}"], 2, "states no objective"),
+        (["--set", "slo={}", "--set", "slo_targets={}"], 2, "states no objective"),
         (["--set", "workload.arrivals={process: saturate}"], 2, "have no rate to search"),
-        (["--set", "slo={ttft: 1 us}", "--set", "slo_classes={}"], 6, "no system meets slo at any rate"),
+        (["--set", "slo={ttft: 1 us}", "--set", "slo_targets={}"], 6, "no system meets slo at any rate"),
         (["--tolerance", "2"], 2, "expected a share"),
         (["--percentile", "0"], 2, "expected a percentile"),
         (["--set", "systems.0.placement={strategy: swarm, stages: 9}"], 4, "9 stages"),

@@ -1,0 +1,17 @@
+"""Keys and values of exp.yaml that have been renamed."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from helixsim.renames import Renames
+
+RENAMES: Final = Renames(
+    keys={
+        ("slo_classes",): "slo_targets",
+        ("kv", "high_water"): "max_reserved_share",
+        ("systems", "*", "kv", "high_water"): "max_reserved_share",
+        ("engine", "watermark"): "min_free_share",
+    },
+    values={(("capacity", "model"), "operating"): "kv_limited"},
+)
