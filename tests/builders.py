@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from helixsim.domain.cluster import Cluster, Fleet, LinkSpec, Network, Node
 from helixsim.domain.hardware import BatchLimits, ComputeProfile, Curve, NodeProfile
+from helixsim.domain.layers import Attention, Layer, Matrix
 from helixsim.domain.model import ModelSpec
 from helixsim.domain.placement import LayerRange, Placement
 from helixsim.flow.capacity import CapacityTable
@@ -18,21 +19,18 @@ GBIT = 1e9
 
 def model(num_layers: int = 8, activation_bytes_per_token: int = 1000) -> ModelSpec:
     """A model of ``num_layers`` layers whose sizes are round numbers."""
+    width = activation_bytes_per_token // 8
+    attention = Attention("full", 4, 4, width, width, activation_bytes_per_token)
     return ModelSpec(
         name="tiny",
-        num_layers=num_layers,
+        layers=(Layer(attention, (Matrix("all", 500, 1000, 1_000_000),)),) * num_layers,
         hidden_size=activation_bytes_per_token // 2,
-        num_attention_heads=4,
-        num_kv_heads=4,
-        head_dim=activation_bytes_per_token // 8,
         intermediate_size=2 * activation_bytes_per_token,
+        vocab_size=0,
+        is_tied=False,
         precision="fp16",
         kv_precision="fp16",
-        weight_bytes_per_layer=1_000_000,
-        flops_per_token_per_layer=1e6,
-        kv_bytes_per_token_per_layer=2 * activation_bytes_per_token,
-        activation_bytes_per_token=activation_bytes_per_token,
-        embedding_bytes=0,
+        kv_bits=16,
         max_context_tokens=4096,
         source="made up for tests",
     )

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import cast
 
 from helixsim.cli import options, profile_measure
-from helixsim.hardware.formats import WEIGHT_BITS
+from helixsim.hardware.formats import WEIGHTS
 
-_FORMATS = ", ".join(WEIGHT_BITS)
+_FORMATS = ", ".join(WEIGHTS)
 _FAMILIES = ("gpus", "links", "models", "engines", "compute")
 
 

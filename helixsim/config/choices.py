@@ -158,8 +158,8 @@ def _plain_names(source: Source) -> Iterator[tuple[KeyPath, str, Collection[str]
     """Yield (path, kind, known names) of every name without options."""
     yield ("model",), "model", catalog.model_names()
     yield ("engine", "name"), "engine", engines.engine_names()
-    yield ("precision",), "precision", formats.WEIGHT_BITS
-    yield ("kv_precision",), "precision", formats.KV_BYTES
+    yield ("precision",), "precision", formats.WEIGHTS
+    yield ("kv_precision",), "precision", formats.KV_BITS
     yield ("workload", "trace", "format"), "trace format", trace_formats.names()
     yield ("workload", "arrivals", "process"), "arrival process", PROCESSES
     for number in _entries(source, ("systems",)):

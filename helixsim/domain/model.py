@@ -4,57 +4,87 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from helixsim.domain.layers import Layer
+
+ACTIVATION_BYTES = 2
+"""Activations travel and are added in 16 bits whatever the weights are."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """A decoder-only transformer with identical layers.
+    """A decoder-only transformer: a sequence of layers between an embedding and an output head (LM head).
 
     Parameters
     ----------
     name
         Profile name or the path it was read from.
-    num_layers, hidden_size, num_attention_heads, num_kv_heads, head_dim, intermediate_size
-        As in a Hugging Face ``config.json``.
+    layers
+        First to last; equal layers are one object.
+    hidden_size, intermediate_size, vocab_size
+        As in a Hugging Face ``config.json``; ``intermediate_size`` is the widest of the feed-forward parts.
+    is_tied
+        Embedding and output head are one matrix (``tie_word_embeddings``).
     precision, kv_precision
-        Number format of weights and activations, and of the KV cache (``fp16``, ``bf16``, ``fp8``, ``int4`` ...).
-    weight_bytes_per_layer
-        Memory of one layer's weights [B].
-    flops_per_token_per_layer
-        Dense matrix work of one token in one layer [FLOP]: 2 x the parameters that are active for a token.
-    kv_bytes_per_token_per_layer
-        Keys and values of one token in one layer [B].
-    activation_bytes_per_token
-        What one token carries from node to node [B].
-    embedding_bytes
-        Input embedding and output head together [B]; held by the coordinator's side, not by layer nodes.
+        Number format of weights, and of the KV cache (``fp16``, ``bf16``, ``fp8``, ``int4`` ...).
+    kv_bits
+        Memory of one number in the KV cache [bit].
     max_context_tokens
         Longest prompt plus output the model accepts [tokens].
     source
         Where the figures come from.
-    num_experts, experts_per_token, weight_bytes_per_expert
-        Mixture of experts: experts of a layer, how many of them serve one token, and memory of one of them [B]
-        (part of ``weight_bytes_per_layer``). All zero for a dense model.
     notes
         What was derived from the checkpoint or contradicts it, in sentences.
     """
 
     name: str
-    num_layers: int
+    layers: tuple[Layer, ...]
     hidden_size: int
-    num_attention_heads: int
-    num_kv_heads: int
-    head_dim: int
     intermediate_size: int
+    vocab_size: int
+    is_tied: bool
     precision: str
     kv_precision: str
-    weight_bytes_per_layer: int
-    flops_per_token_per_layer: float
-    kv_bytes_per_token_per_layer: int
-    activation_bytes_per_token: int
-    embedding_bytes: int
+    kv_bits: float
     max_context_tokens: int
     source: str
-    num_experts: int = 0
-    experts_per_token: int = 0
-    weight_bytes_per_expert: int = 0
     notes: tuple[str, ...] = ()
+
+    @property
+    def num_layers(self) -> int:
+        """Number of layers."""
+        return len(self.layers)
+
+    @property
+    def num_attention_heads(self) -> int:
+        """Query heads of the layers with attention: the number that tensor parallelism must divide."""
+        return max((layer.attention.num_heads for layer in self.layers if layer.attention), default=1)
+
+    @property
+    def activation_bytes_per_token(self) -> int:
+        """Bytes one token carries from node to node [B]."""
+        return self.hidden_size * ACTIVATION_BYTES
+
+    @property
+    def embedding_bytes(self) -> int:
+        """Memory of embedding and output head together [B], one matrix if they are tied."""
+        return (1 if self.is_tied else 2) * self.vocab_size * self.hidden_size * ACTIVATION_BYTES
+
+    @property
+    def weight_bytes_per_layer(self) -> int:
+        """Memory of a layer's weights [B], the mean over the layers."""
+        return round(sum(layer.weight_bytes for layer in self.layers) / len(self.layers))
+
+    @property
+    def flops_per_token_per_layer(self) -> float:
+        """Matrix work of one token in one layer [FLOP], the mean: 2 x the parameters active for a token."""
+        return 2.0 * sum(layer.active_parameters for layer in self.layers) / len(self.layers)
+
+    @property
+    def kv_bytes_per_token_per_layer(self) -> int:
+        """Keys and values of one token in one layer [B], the mean."""
+        return round(sum(layer.kv_numbers for layer in self.layers) * self.kv_bits / 8 / len(self.layers))
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether all layers are equal."""
+        return all(layer == self.layers[0] for layer in self.layers)

@@ -137,9 +137,9 @@ def load_model(name_or_path: str | Path, precision: str | None = None, kv_precis
     Parameters
     ----------
     precision
-        Number format of the weights, one of ``formats.WEIGHT_BITS``; None: what the checkpoint states, else fp16.
+        Number format of the weights, one of ``formats.WEIGHTS``; None: what the checkpoint states, else fp16.
     kv_precision
-        Number format of the KV cache, one of ``formats.KV_BYTES``; None: what the checkpoint states, else 16-bit.
+        Number format of the KV cache, one of ``formats.KV_BITS``; None: what the checkpoint states, else 16-bit.
 
     Raises
     ------

@@ -7,20 +7,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from helixsim.domain.hardware import GpuSpec
+from helixsim.domain.layers import FP16, NumberFormat
 from helixsim.domain.model import ModelSpec
 from helixsim.errors import DataError
 
-WEIGHT_BITS: Mapping[str, float] = {
-    "fp16": 16.0,
-    "bf16": 16.0,
-    "fp8": 8.0,
-    "int8": 8.0,
-    "int4": 4.0 + 16.0 / 128.0,  # AWQ, GPTQ: one 16-bit scale for each group of 128 weights
+WEIGHTS: Mapping[str, NumberFormat] = {
+    made.name: made
+    for made in (
+        FP16,
+        NumberFormat("bf16", 16.0),
+        NumberFormat("fp8", 8.0, "fp8"),
+        NumberFormat("int8", 8.0, "int8"),
+        NumberFormat("int4", 4.0 + 16.0 / 128.0),  # AWQ, GPTQ: one 16-bit scale for each group of 128 weights
+    )
 }
-"""Bits of one weight. Activations keep 16 bits and matrix work the FP16 rate whatever the weights are."""
+"""Formats of weights by name. Activations keep 16 bits."""
 
-KV_BYTES: Mapping[str, int] = {"fp16": 2, "bf16": 2, "fp8": 1, "int8": 1}
-"""Bytes of one number in the KV cache."""
+KV_BITS: Mapping[str, float] = {"fp16": 16.0, "bf16": 16.0, "fp8": 8.0, "int8": 8.0}
+"""Bits of one number in the KV cache."""
 
 _EIGHT_BITS = {"fp8": "fp8", "fbgemm_fp8": "fp8", "int8": "int8", "w8a8_int8": "int8", "bitsandbytes_8bit": "int8"}
 _FOUR_BITS = ("awq", "gptq", "auto-round", "autoround", "gptq_marlin", "awq_marlin", "bitsandbytes_4bit")

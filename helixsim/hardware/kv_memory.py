@@ -56,7 +56,8 @@ def activation_peak_bytes(model: ModelSpec, max_prefill_tokens: int) -> int:
     The largest batch at its widest point: residual, normed input, attention input and output (four hidden states),
     gate, up and their product (three intermediate states, for each expert of a token), 16 bits each.
     """
-    states = 4 * model.hidden_size + 3 * model.intermediate_size * max(model.experts_per_token, 1)
+    experts_per_token = max((layer.experts.per_token for layer in model.layers if layer.experts), default=1)
+    states = 4 * model.hidden_size + 3 * model.intermediate_size * experts_per_token
     return 2 * max_prefill_tokens * states
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from helixsim.domain.layers import Attention
 from helixsim.domain.model import ModelSpec
 from helixsim.errors import ConfigError
 from helixsim.writing import new_file
@@ -62,7 +63,7 @@ def measure(
         If PyTorch or the device is missing, or the model is a mixture of experts or not 16-bit.
     """
     torch = _torch(device)
-    if model.num_experts or model.precision not in {"fp16", "bf16"}:
+    if not _is_plain(model) or model.precision not in {"fp16", "bf16"}:
         raise ConfigError(f"profile measure times dense 16-bit models only, {model.name} is not one")
     layers = _layers(torch, model, device)
     points = [("prefill", batch) for batch in prefill_tokens] + [("decode", batch) for batch in decode_seqs]
@@ -106,11 +107,23 @@ def _torch(device: str) -> Any:
     return torch
 
 
+def _attention(model: ModelSpec) -> Attention:
+    attention = model.layers[0].attention
+    assert attention is not None  # _is_plain
+    return attention
+
+
+def _is_plain(model: ModelSpec) -> bool:
+    """Whether all layers are equal, dense and attend to the whole context."""
+    first = model.layers[0]
+    return model.is_uniform and first.experts is None and first.attention is not None and first.attention.kind == "full"
+
+
 def _layers(torch: Any, model: ModelSpec, device: str) -> list[dict[str, Any]]:
     """Return enough copies of one layer's weights that each use finds them in memory, not in a cache."""
     dtype = torch.bfloat16 if model.precision == "bf16" or device == "cpu" else torch.float16
-    hidden, inner = model.hidden_size, model.intermediate_size
-    queries, keys = model.num_attention_heads * model.head_dim, model.num_kv_heads * model.head_dim
+    hidden, inner, attention = model.hidden_size, model.intermediate_size, _attention(model)
+    queries, keys = attention.num_heads * attention.key_dim, attention.num_kv_heads * attention.key_dim
     shapes = {
         "qkv": (queries + 2 * keys, hidden),
         "out": (hidden, queries),
@@ -138,7 +151,8 @@ def _decode(
 ) -> Callable[[int], Any]:
     first = layers[0]["qkv"]
     x = torch.randn(seqs, 1, model.hidden_size, dtype=first.dtype, device=first.device)
-    shape = (2, seqs, model.num_kv_heads, context, model.head_dim)
+    attention = _attention(model)
+    shape = (2, seqs, attention.num_kv_heads, context, attention.key_dim)
     cache = torch.randn(shape, dtype=first.dtype, device=first.device)
     return lambda turn: _forward(torch, model, layers[turn % len(layers)], x, cache)
 
@@ -146,7 +160,8 @@ def _decode(
 def _forward(torch: Any, model: ModelSpec, weights: dict[str, Any], x: Any, cache: Any) -> Any:
     """Run one layer on ``x`` [sequences, tokens, hidden]; ``cache`` holds the keys and values of the context."""
     nn = torch.nn.functional
-    heads, kv_heads, width = model.num_attention_heads, model.num_kv_heads, model.head_dim
+    attention = _attention(model)
+    heads, kv_heads, width = attention.num_heads, attention.num_kv_heads, attention.key_dim
     seqs, tokens, hidden = x.shape
     projected = nn.linear(nn.rms_norm(x, (hidden,), weights["norm"]), weights["qkv"])
     q, k, v = projected.split([heads * width, kv_heads * width, kv_heads * width], dim=-1)

@@ -7,6 +7,7 @@ and adds two all-reduces. The pattern is the roofline model of Williams et al. (
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from helixsim.domain.hardware import ComputeProfile, Curve, GpuSpec
 from helixsim.domain.model import ModelSpec
 from helixsim.hardware.compute_file import FittedKind
 from helixsim.hardware.measured import activation_copy_ns_per_token
-from helixsim.hardware.tensor_parallel import all_reduces_s
+from helixsim.hardware.tensor_parallel import all_reduces_s, kv_shares
 from helixsim.units import NS_PER_S
 
 PREFILL_CONTEXT_TOKENS = 1024
@@ -44,7 +45,12 @@ def roofline(model: ModelSpec, gpu: GpuSpec, gpus: int = 1) -> ComputeProfile:
     Weights of 8 or 4 bits are read at their own size but multiplied at the FP16 rate. In a mixture of experts all
     weights are resident, the active ones are multiplied and those of the experts that a batch touches are read.
     """
-    attention_flops = 2.0 * model.num_attention_heads * model.head_dim * PREFILL_CONTEXT_TOKENS
+    widths = [
+        layer.attention.num_heads * (layer.attention.key_dim + layer.attention.value_dim)
+        for layer in model.layers
+        if layer.attention is not None and layer.attention.kind != "linear"
+    ]
+    attention_flops = sum(widths) / model.num_layers * PREFILL_CONTEXT_TOKENS
     return ComputeProfile(
         kind=gpu.name if gpus == 1 else f"{gpu.name}x{gpus}",
         model=model.name,
@@ -63,8 +69,7 @@ def roofline(model: ModelSpec, gpu: GpuSpec, gpus: int = 1) -> ComputeProfile:
 def context_ns_per_token(model: ModelSpec, gpu: GpuSpec, gpus: int) -> float:
     """Return the time to read the keys and values of one token of context in one layer [ns]."""
     bandwidth = gpu.memory_bandwidth_bytes_per_s * gpu.bandwidth_efficiency
-    kv_shares = min(gpus, model.num_kv_heads)  # beyond one KV head a GPU, heads are copied instead of split
-    return model.kv_bytes_per_token_per_layer / (bandwidth * kv_shares) * NS_PER_S
+    return model.kv_bytes_per_token_per_layer / (bandwidth * kv_shares(model, gpus)) * NS_PER_S
 
 
 def timing_error(computed: ComputeProfile, fitted: FittedKind) -> TimingError:
@@ -88,7 +93,7 @@ def _layer_curve(model: ModelSpec, gpu: GpuSpec, gpus: int, flops_per_token: flo
     communication_s = all_reduces_s(model, gpu, gpus)
     ridge = model.weight_bytes_per_layer / read_rate / compute_s
     knots = [1.0]
-    if model.num_experts:  # the share of experts touched bends all the way; doubling batches follow it to a few %
+    if any(layer.experts for layer in model.layers):  # the share touched bends; doubling batches follow it to a few %
         while knots[-1] * 2 < ridge:
             knots.append(knots[-1] * 2)
     knots += [x for x in (ridge, 2 * ridge) if x > knots[-1]] or [2.0]
@@ -98,10 +103,17 @@ def _layer_curve(model: ModelSpec, gpu: GpuSpec, gpus: int, flops_per_token: flo
 
 def _weight_bytes_touched(model: ModelSpec) -> Callable[[float], float]:
     """Return the bytes of weights that a batch of tokens reads; experts are drawn evenly and independently."""
-    experts = model.num_experts
-    shared = model.weight_bytes_per_layer - experts * model.weight_bytes_per_expert
-    missed = 1.0 - model.experts_per_token / experts if experts else 0.0
-    return lambda tokens: shared + experts * model.weight_bytes_per_expert * (1.0 - missed**tokens)
+    kinds = Counter(model.layers)
+
+    def touched(tokens: float) -> float:
+        total = 0.0
+        for layer, count in kinds.items():
+            experts = layer.experts
+            untouched = experts.bytes * (1.0 - experts.per_token / experts.count) ** tokens if experts else 0.0
+            total += count * (layer.weight_bytes - untouched)
+        return total / model.num_layers
+
+    return touched
 
 
 def _middle(values: list[float]) -> float:

@@ -27,6 +27,16 @@ def all_reduces_s(model: ModelSpec, gpu: GpuSpec, gpus: int) -> Callable[[float]
     return lambda tokens: ALL_REDUCES_PER_LAYER * (ALL_REDUCE_LATENCY_S + tokens * per_token)
 
 
+def kv_shares(model: ModelSpec, gpus: int) -> float:
+    """Return over how many GPUs the KV cache is spread: beyond one head a GPU, heads are copied instead of split.
+
+    Compressed keys and values (MLA) have one head, so every GPU keeps all of them.
+    """
+    kept = [layer.attention for layer in model.layers if layer.attention is not None and layer.attention.kv_numbers]
+    on_one_gpu = sum(attention.kv_numbers / min(gpus, attention.num_kv_heads) for attention in kept)
+    return sum(attention.kv_numbers for attention in kept) / on_one_gpu if on_one_gpu else float(gpus)
+
+
 def from_one_gpu(single: ComputeProfile, model: ModelSpec, gpu: GpuSpec, gpus: int) -> ComputeProfile:
     """Return the profile of ``gpus`` GPUs as one node from that of one: its times divided, plus the all-reduces."""
     communication_s = all_reduces_s(model, gpu, gpus)
@@ -41,7 +51,7 @@ def from_one_gpu(single: ComputeProfile, model: ModelSpec, gpu: GpuSpec, gpus: i
         source="scaled",
         prefill=split(single.prefill),
         decode=split(single.decode),
-        decode_context_ns_per_token=single.decode_context_ns_per_token / min(gpus, model.num_kv_heads),
+        decode_context_ns_per_token=single.decode_context_ns_per_token / kv_shares(model, gpus),
         provenance=(
             f"1/{gpus} of one {gpu.name} ({single.provenance}) + {ALL_REDUCES_PER_LAYER} all-reduces a layer at "
             f"{gpu.interconnect_bytes_per_s / 1e9:g} GB/s"

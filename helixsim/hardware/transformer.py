@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import field_validator
 
 from helixsim import jsonio, validation
+from helixsim.domain.layers import Attention, Experts, Layer, Matrix, NumberFormat
 from helixsim.domain.model import ModelSpec
 from helixsim.errors import DataError, unknown_name
-from helixsim.hardware.formats import KV_BYTES, NOT_STATED, WEIGHT_BITS, Quantization, quantization_of
+from helixsim.hardware.formats import KV_BITS, NOT_STATED, WEIGHTS, Quantization, quantization_of
 from helixsim.validation import Count, Section, Words
 
 MODEL_TYPES = ("llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma", "gemma2", "phi3", "olmo2", "granite")
@@ -27,8 +28,6 @@ QUANTIZATION_FILE = "hf_quant_config.json"
 
 _EXPERT_KEYS = ("num_local_experts", "num_experts", "n_routed_experts", "num_experts_per_tok", "moe_intermediate_size")
 _LATENT_KEYS = ("kv_lora_rank", "q_lora_rank")
-
-ACTIVATION_BYTES = 2
 
 _ALLOCATION_BYTES = 2 * 2**20
 """PyTorch's allocator takes GPU memory for a large tensor in steps of 2 MiB; with it the published KV tables follow to
@@ -169,46 +168,55 @@ def model_spec(name: str, shape: Shape, precision: str | None, kv_precision: str
         notes.append(f"{name}: KV cache in {stated.kv}, as its checkpoint states")
     precision = precision or stated.weights or "fp16"
     kv_format = kv_precision or stated.kv or "fp16"
-    for what, got, allowed in (("precision", precision, WEIGHT_BITS), ("kv_precision", kv_format, KV_BYTES)):
+    for what, got, allowed in (("precision", precision, WEIGHTS), ("kv_precision", kv_format, KV_BITS)):
         if got not in allowed:
             raise DataError(f"model {name}: {unknown_name(what, got, allowed)}")
-    hidden, intermediate = shape.hidden_size, shape.intermediate_size
-    attention = [
-        hidden * (shape.num_attention_heads + 2 * shape.num_key_value_heads) * shape.head_dim,
-        hidden * shape.num_attention_heads * shape.head_dim,
-    ]
-    mlp = [2 * hidden * intermediate, hidden * intermediate]
-    experts = shape.num_local_experts
-    router = [hidden * experts] if experts else []
-    tensors = attention + router + [size * max(experts, 1) for size in mlp]
-    active = sum(attention) + sum(router) + sum(mlp) * max(shape.num_experts_per_tok, 1)
-    tables = 1 if shape.tie_word_embeddings else 2
     return ModelSpec(
         name=name,
-        num_layers=shape.num_hidden_layers,
-        hidden_size=hidden,
-        num_attention_heads=shape.num_attention_heads,
-        num_kv_heads=shape.num_key_value_heads,
-        head_dim=shape.head_dim,
-        intermediate_size=intermediate,
+        layers=(_layer(shape, WEIGHTS[precision]),) * shape.num_hidden_layers,
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.intermediate_size,
+        vocab_size=shape.vocab_size,
+        is_tied=shape.tie_word_embeddings,
         precision=precision,
         kv_precision=kv_format,
-        weight_bytes_per_layer=sum(_allocated(size, WEIGHT_BITS[precision]) for size in tensors),
-        flops_per_token_per_layer=2.0 * active,
-        kv_bytes_per_token_per_layer=2 * shape.num_key_value_heads * shape.head_dim * KV_BYTES[kv_format],
-        activation_bytes_per_token=hidden * ACTIVATION_BYTES,
-        embedding_bytes=tables * shape.vocab_size * hidden * ACTIVATION_BYTES,
+        kv_bits=KV_BITS[kv_format],
         max_context_tokens=shape.max_position_embeddings,
         source=shape.source,
-        num_experts=experts,
-        experts_per_token=shape.num_experts_per_tok,
-        weight_bytes_per_expert=round(sum(mlp) * WEIGHT_BITS[precision] / 8) if experts else 0,
         notes=tuple(notes),
     )
 
 
-def _allocated(numbers: int, bits: float) -> int:
-    return math.ceil(numbers * bits / 8 / _ALLOCATION_BYTES) * _ALLOCATION_BYTES
+def _layer(shape: Shape, weights: NumberFormat) -> Layer:
+    hidden, inner = shape.hidden_size, shape.intermediate_size
+    queries, keys = shape.num_attention_heads * shape.head_dim, shape.num_key_value_heads * shape.head_dim
+    attention = Attention(
+        "full", shape.num_attention_heads, shape.num_key_value_heads, shape.head_dim, shape.head_dim, 2 * keys
+    )
+    projections = (
+        replace(
+            _matrix("qkv", hidden, queries + 2 * keys, weights),
+            kv_outputs=2 * keys,
+            kv_heads=shape.num_key_value_heads,
+        ),
+        replace(_matrix("attention_output", queries, hidden, weights), split="inputs"),
+    )
+    count = shape.num_local_experts
+    if not count:
+        down = replace(_matrix("down", inner, hidden, weights), split="inputs")
+        return Layer(attention, (*projections, _matrix("gate_up", hidden, 2 * inner, weights), down))
+    router = replace(_matrix("router", hidden, count, weights), split="none")
+    each = (
+        _matrix("gate_up", hidden, 2 * inner, weights, copies=count),
+        replace(_matrix("down", inner, hidden, weights, copies=count), split="inputs"),
+    )
+    return Layer(attention, (*projections, router), Experts(count, shape.num_experts_per_tok, each))
+
+
+def _matrix(name: str, inputs: int, outputs: int, weights: NumberFormat, copies: int = 1) -> Matrix:
+    """Return a matrix whose memory is rounded up to the allocator's step, over all ``copies`` in one tensor."""
+    size = math.ceil(copies * inputs * outputs * weights.bits / 8 / _ALLOCATION_BYTES) * _ALLOCATION_BYTES
+    return Matrix(name, inputs, outputs, size // copies, weights)
 
 
 def _strange_type(model_type: str) -> str:

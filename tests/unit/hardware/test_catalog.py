@@ -88,8 +88,9 @@ def test_a_mixture_of_experts_keeps_all_and_multiplies_some() -> None:
     assert mixtral.weight_bytes_per_layer > 6 * dense.weight_bytes_per_layer
     # two experts of the dense model's size, attention once
     assert dense.flops_per_token_per_layer < mixtral.flops_per_token_per_layer < 2 * dense.flops_per_token_per_layer
-    experts = mixtral.num_experts * mixtral.weight_bytes_per_expert
-    assert 0.9 < experts / mixtral.weight_bytes_per_layer < 1
+    experts = mixtral.layers[0].experts
+    assert experts is not None
+    assert 0.9 < experts.bytes / mixtral.weight_bytes_per_layer < 1
 
 
 @pytest.mark.parametrize(
@@ -150,7 +151,9 @@ def test_a_config_json_equals_the_profile(tmp_path: Path) -> None:
 
 def test_config_json_defaults(tmp_path: Path) -> None:
     model = catalog.load_model(_config(tmp_path, num_key_value_heads=None))
-    assert model.num_kv_heads == model.num_attention_heads
+    attention = model.layers[0].attention
+    assert attention is not None
+    assert attention.num_kv_heads == attention.num_heads
     tied = catalog.load_model(_config(tmp_path, tie_word_embeddings=True))
     assert tied.embedding_bytes == model.embedding_bytes / 2
 
@@ -160,7 +163,8 @@ def test_every_named_architecture_is_read(tmp_path: Path, model_type: str) -> No
     experts = {"num_local_experts": 4, "num_experts_per_tok": 1} if model_type == "mixtral" else {}
     model = catalog.load_model(_config(tmp_path, model_type=model_type, head_dim=256, **experts))
     assert model.kv_bytes_per_token_per_layer == 2 * 8 * 256 * 2
-    assert model.num_experts == (4 if experts else 0)
+    found = model.layers[0].experts
+    assert (found.count if found else 0) == (4 if experts else 0)
 
 
 @pytest.mark.parametrize(

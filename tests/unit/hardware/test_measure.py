@@ -35,7 +35,7 @@ def test_a_layer_attends_to_its_whole_context():
     tiny = model(activation_bytes_per_token=128)
     weights = measure._layers(torch, tiny, "cpu")[0]
     x = torch.randn(2, 1, tiny.hidden_size, dtype=torch.bfloat16)
-    cache = torch.randn(2, 2, tiny.num_kv_heads, 5, tiny.head_dim, dtype=torch.bfloat16)
+    cache = torch.randn(2, 2, 4, 5, 16, dtype=torch.bfloat16)
     out = measure._forward(torch, tiny, weights, x, cache)
     assert out.shape == x.shape
     cache[:, :, :, 0] += 1

@@ -47,8 +47,8 @@ def test_it_never_falls_and_never_beats_either_roof(gpu_name, model_name, gpus, 
         compute_ns = tokens * model.flops_per_token_per_layer / (gpu.fp16_flops * gpus) * 1e9
         assert curve(tokens) > compute_ns
     active_bytes = model.weight_bytes_per_layer
-    if model.num_experts:
-        active_bytes -= (model.num_experts - model.experts_per_token) * model.weight_bytes_per_expert
+    if experts := model.layers[0].experts:
+        active_bytes -= (experts.count - experts.per_token) * experts.bytes_each
     assert profile.decode(1) > active_bytes / (gpu.memory_bandwidth_bytes_per_s * gpus) * 1e9
 
 
@@ -70,8 +70,10 @@ def test_kv_heads_are_not_split_further_than_one_a_gpu():
 def test_small_batches_of_a_mixture_read_few_experts():
     profile = roofline(MIXTRAL, L4)
     rate = 300e9 * 0.83
-    experts, each = MIXTRAL.num_experts, MIXTRAL.weight_bytes_per_expert
-    shared = MIXTRAL.weight_bytes_per_layer - experts * each
+    experts = MIXTRAL.layers[0].experts
+    assert experts is not None
+    each = experts.bytes_each
+    shared = MIXTRAL.weight_bytes_per_layer - experts.bytes
     assert profile.decode(1) == pytest.approx((shared + 2 * each) / rate * 1e9)
     assert profile.decode(2) == pytest.approx((shared + (2 + 2 * 6 / 8) * each) / rate * 1e9)
     assert profile.decode(64) == pytest.approx(MIXTRAL.weight_bytes_per_layer / rate * 1e9, rel=0.001)

@@ -9,6 +9,7 @@ import numpy as np
 from helixsim.domain.cluster import COORDINATOR, Cluster, Fleet, LinkSpec, Network, Node
 from helixsim.domain.flowplan import CutElement, FlowEdge, FlowPlan, Route
 from helixsim.domain.hardware import BatchLimits, ComputeProfile, Curve, NodeProfile
+from helixsim.domain.layers import Attention, Layer, Matrix
 from helixsim.domain.model import ModelSpec
 from helixsim.domain.placement import LayerRange, Placement
 from helixsim.domain.request import FeedMode
@@ -38,9 +39,8 @@ class FakeRun:
 
 def fleet(fast: int = 2, slow: int = 4) -> Fleet:
     """``fast`` A100-like and ``slow`` T4-like nodes, one of the latter never used by ``placement``."""
-    model = ModelSpec(
-        "tiny", LAYERS, 64, 8, 8, 8, 256, "fp16", "fp16", 1_000_000, 1e6, 256, 128, 10_000, 4096, "made up"
-    )
+    layer = Layer(Attention("full", 8, 8, 8, 8, 128), (Matrix("all", 500, 1000, 1_000_000),))
+    model = ModelSpec("tiny", (layer,) * LAYERS, 64, 256, 40, False, "fp16", "fp16", 16, 4096, "made up")
     nodes = tuple(Node(f"a100-{i}", "a100", 1, "east", None, 2.0, 400.0) for i in range(fast))
     nodes += tuple(Node(f"t4-{i}", "t4", 2, "west", 1e9, 0.5, 140.0) for i in range(slow))
     profiles = {kind: _profile(kind, blocks) for kind, blocks in (("a100", 400), ("t4x2", 100))}

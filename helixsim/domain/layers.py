@@ -1,0 +1,187 @@
+"""Layers of a transformer, reduced to what memory and step times depend on: matrices, attention and experts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class NumberFormat:
+    """How weights are stored and multiplied.
+
+    Parameters
+    ----------
+    name
+        ``fp16``, ``fp8``, ``int4`` ...
+    bits
+        Memory of one weight with its share of the scales [bit].
+    multiply
+        Format of the matrix products, and so the peak rate that applies: ``fp16``, ``fp8``, ``fp4`` or ``int8``.
+        Formats for storage alone (``int4``) multiply in ``fp16``.
+    """
+
+    name: str
+    bits: float
+    multiply: Literal["fp16", "fp8", "fp4", "int8"] = "fp16"
+
+
+FP16 = NumberFormat("fp16", 16.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """A weight matrix, or several that engines multiply at once (queries, keys and values; gate and up).
+
+    Parameters
+    ----------
+    inputs, outputs
+        Its dimensions.
+    bytes
+        Memory as allocated, on all GPUs together if each weight is kept once [B].
+    split
+        Dimension that tensor parallelism divides; ``none``: every GPU keeps a copy.
+    kv_outputs, kv_heads
+        How many of the outputs belong to keys and values, and to how many heads: beyond one head a GPU, heads are
+        copied instead of split.
+    """
+
+    name: str
+    inputs: int
+    outputs: int
+    bytes: int
+    format: NumberFormat = FP16
+    split: Literal["outputs", "inputs", "none"] = "outputs"
+    kv_outputs: int = 0
+    kv_heads: int = 1
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights."""
+        return self.inputs * self.outputs
+
+    def shard(self, gpus: int) -> tuple[float, float]:
+        """Return the inputs and outputs that one of ``gpus`` GPUs keeps."""
+        if self.split == "none":
+            return self.inputs, self.outputs
+        if self.split == "inputs":
+            return self.inputs / gpus, self.outputs
+        plain = (self.outputs - self.kv_outputs) / gpus
+        return self.inputs, plain + self.kv_outputs / min(gpus, self.kv_heads)
+
+    def shard_bytes(self, gpus: int) -> float:
+        """Return the memory on each of ``gpus`` GPUs [B]."""
+        inputs, outputs = self.shard(gpus)
+        return self.bytes * (inputs * outputs) / self.parameters
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """How the tokens of a sequence see each other in one layer, and what the cache keeps of them.
+
+    Parameters
+    ----------
+    kind
+        ``full``: to the whole context (grouped or not); ``sliding``: to the last ``window_tokens``; ``latent``:
+        compressed keys and values (MLA); ``linear``: a state of fixed size for each sequence.
+    num_heads, num_kv_heads
+        Heads of queries, and of keys and values (1 for ``latent``).
+    key_dim, value_dim
+        Width of one head of queries and keys, and of values.
+    kv_numbers
+        Numbers the cache keeps of one token, all heads together: ``num_kv_heads * (key_dim + value_dim)``; ``latent``:
+        rank and rotary part; ``linear``: 0.
+    window_tokens
+        Most tokens kept and attended to; None: all.
+    attended_tokens
+        Most tokens that a query attends to although all are kept (sparse attention with an indexer); None: all.
+    state_bytes
+        Memory of one sequence that does not grow with its context [B].
+    """
+
+    kind: Literal["full", "sliding", "latent", "linear"]
+    num_heads: int
+    num_kv_heads: int
+    key_dim: int
+    value_dim: int
+    kv_numbers: int
+    window_tokens: int | None = None
+    attended_tokens: int | None = None
+    state_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Experts:
+    """Routed experts of a layer; shared experts are plain matrices of the layer.
+
+    Parameters
+    ----------
+    count, per_token
+        Experts of the layer, and how many of them serve one token.
+    matrices
+        Those of one expert.
+    """
+
+    count: int
+    per_token: int
+    matrices: tuple[Matrix, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Memory of all experts [B]."""
+        return self.count * self.bytes_each
+
+    @property
+    def bytes_each(self) -> int:
+        """Memory of one expert [B]."""
+        return sum(matrix.bytes for matrix in self.matrices)
+
+    @property
+    def parameters_each(self) -> int:
+        """Number of weights of one expert."""
+        return sum(matrix.parameters for matrix in self.matrices)
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer: what is attended to, what is multiplied for every token, and the experts.
+
+    Parameters
+    ----------
+    attention
+        None: the layer has none (a feed-forward layer of a hybrid model).
+    matrices
+        Matrices that every token passes.
+    experts
+        None: a dense layer.
+    other_bytes
+        Further weights [B].
+    """
+
+    attention: Attention | None
+    matrices: tuple[Matrix, ...]
+    experts: Experts | None = None
+    other_bytes: int = 0
+
+    @property
+    def weight_bytes(self) -> int:
+        """Memory of the weights [B]."""
+        experts = self.experts.bytes if self.experts else 0
+        return sum(matrix.bytes for matrix in self.matrices) + experts + self.other_bytes
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights."""
+        experts = self.experts.count * self.experts.parameters_each if self.experts else 0
+        return sum(matrix.parameters for matrix in self.matrices) + experts
+
+    @property
+    def active_parameters(self) -> int:
+        """Number of weights that one token is multiplied with."""
+        experts = self.experts.per_token * self.experts.parameters_each if self.experts else 0
+        return sum(matrix.parameters for matrix in self.matrices) + experts
+
+    @property
+    def kv_numbers(self) -> int:
+        """Numbers the cache keeps of one token."""
+        return self.attention.kv_numbers if self.attention else 0
