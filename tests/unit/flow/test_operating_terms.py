@@ -181,7 +181,7 @@ def test_of_two_chains_prompts_in_the_way_count_by_their_share() -> None:
     """Twice the nodes: what a step is behind takes the same one of two ways in one case of two."""
     one = operating_capacity(chain(4, blocks=300)[0], LOAD)
     fleet, _ = chain(8, blocks=300)
-    wide = replace(fleet, model=replace(fleet.model, layers=4 * fleet.model.layers))
+    wide = replace(fleet, model=replace(fleet.model, layers=fleet.model.layers[:1] * 4 * LAYERS))
     assert operating_capacity(wide, LOAD).tokens_per_s("n-0", LAYERS) > one.tokens_per_s("n-0", LAYERS) * 1.01
 
 
