@@ -23,8 +23,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "capacity",
         help="highest request rate each system serves within the SLO",
         description="Search the highest request rate at which each system of the experiment meets its SLO, and each of "
-        "its slo_classes. The search starts below the operating point that the flow predicts; the placement is that of "
-        "the experiment as written. Stopped or killed, the same command goes on where it was.",
+        "its slo_targets. The search starts below the KV-limited throughput estimate; the placement is that of the "
+        "experiment as written. An interrupted search continues where it stopped when the command is repeated.",
         parents=[
             options.common(),
             options.experiment(),

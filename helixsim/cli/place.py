@@ -94,7 +94,7 @@ def _answer(placed: PlacedSystem, document: dict[str, Any]) -> dict[str, Any]:
             "mean_hops": plan.mean_hops,
             "max_hops": plan.max_hops,
             "replicas": [list(nodes) for nodes in plan.replicas],
-            "operating_tokens_per_s": None if placed.operating is None else placed.operating.tokens_per_s,
+            "kv_limited_tokens_per_s": None if placed.operating is None else placed.operating.tokens_per_s,
             "layers": document["layers"],
             "history": [list(entry) for entry in placement.history],
             "frontier": placement.notes.get("frontier", []),

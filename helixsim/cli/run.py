@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         _say(*(kv_text(name, one.placement_document) for name, one in runs.items()))
     _print(runs, args)
     if not args.quiet:
-        found = "found, not run again (--force does)" if reused else "written"
+        found = "cached (use --force to rerun)" if reused else "written"
         _say(f"{directory / 'report.html'} {found}")
     failed = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))["failed"]
     for name, error in failed.items():

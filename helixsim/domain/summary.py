@@ -60,7 +60,7 @@ class WindowFigures:
 
 @dataclass(frozen=True, slots=True)
 class LoadFigures:
-    """The load, and whether the cluster keeps up with it.
+    """The load, and whether the system is stable under it.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ class LoadFigures:
     arrived_per_s
         Requests/s that arrived in the window.
     stationarity
-        ``"steady"``, ``"not steady: ..."`` or ``"unknown: ..."`` (``metrics.steady``).
+        ``"steady"``, ``"not steady: ..."`` or ``"unknown: ..."`` (``metrics.stationarity``).
     saturation
         ``STABLE``, ``BACKLOGGED`` or ``OVERLOADED`` (``metrics.saturation``).
     """
@@ -116,16 +116,19 @@ class FlowFigures:
 
     Parameters
     ----------
+    max_flow_tokens_per_s
+        The max-flow estimate. Not a bound: node capacities assume a fixed KV occupancy.
     upper_bound_tokens_per_s, gap
-        What no placement can exceed, and the share by which this one stays below; None where not known.
+        Bound on the max-flow of any placement, and the share by which this one stays below it; None if unknown.
     max_flow_requests_per_s, max_flow_output_tokens_per_s
-        The max-flow at the mean lengths of the workload.
+        The max-flow estimate at the mean lengths of the workload.
     attainment
-        Measured total throughput over the max-flow.
+        Measured total throughput over the max-flow estimate; may exceed 1.
     mean_hops, max_hops, measured_mean_hops
         Nodes per request: planned on average, at most, and measured.
-    operating_tokens_per_s, operating_attainment
-        The KV-limited estimate (``flow.operating``) and the share of it that was measured; None: not worked out.
+    kv_limited_tokens_per_s, kv_limited_attainment
+        The KV-limited throughput estimate (``flow.operating``) and the measured total throughput over it; None: not
+        computed.
     """
 
     strategy: str
@@ -139,8 +142,8 @@ class FlowFigures:
     mean_hops: Figure
     max_hops: int
     measured_mean_hops: Figure
-    operating_tokens_per_s: Figure
-    operating_attainment: Figure
+    kv_limited_tokens_per_s: Figure
+    kv_limited_attainment: Figure
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +152,8 @@ class ClusterFigures:
 
     Parameters
     ----------
-    what_binds
-        Sentences on what limits the system.
+    bottleneck
+        Sentences on what limits the throughput of the system.
     utilisation
         Share of the window that nodes compute, by node type.
     kv_peak, kv_mean
@@ -161,7 +164,7 @@ class ClusterFigures:
         Requests that wait at nodes, all nodes together.
     """
 
-    what_binds: str
+    bottleneck: str
     utilisation: Mapping[str, float]
     kv_peak: float
     kv_mean: Figure
@@ -373,6 +376,13 @@ _NAMES = {
 }
 """Names in the document of fields that go by another one here."""
 
+_FORMER = {
+    "kv_limited_tokens_per_s": "operating_tokens_per_s",
+    "kv_limited_attainment": "operating_attainment",
+    "bottleneck": "what_binds",
+}
+"""Names in documents of an older version."""
+
 
 def _keys(part: Any) -> dict[str, Any]:
     """Return the fields of a part under their names in the document."""
@@ -384,6 +394,8 @@ def _part(kind: type[Part], own: Mapping[str, Any]) -> Part:
     read = {}
     for one in fields(kind):  # type: ignore[arg-type]
         key = _NAMES.get(one.name, one.name)
+        if key not in own and _FORMER.get(key) in own:
+            key = _FORMER[key]
         value = own.get(key) if one.type == "Figure" else own[key]
         read[one.name] = tuple(value) if isinstance(value, list) else value
     return kind(**read)

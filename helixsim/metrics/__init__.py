@@ -4,11 +4,11 @@ window       which events belong to the measurement window
 stats        percentiles, Student t, batch-means confidence intervals
 latency      TTFT, TPOT, ITL, E2EL
 throughput   tokens/s, requests/s, goodput, SLO attainment
-steady       whether the window still drifts
+stationarity whether the window is stationary
 saturation   STABLE, BACKLOGGED or OVERLOADED
 utilisation  busy shares, KV memory, queues
 energy_cost  dollars and watt-hours per million tokens
-binding      what limits a system, in words
+bottleneck   sentences on what limits the throughput
 compare      ratios to a baseline, requests paired across systems
 summary      all of it as the dictionary that becomes ``summary.json``
 """

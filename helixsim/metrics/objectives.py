@@ -65,7 +65,7 @@ def judge_target(run: RunResult, target: Target) -> Verdict:
                 f"{0.0 if got is None else got:.1%} of requests meet all objectives, asked {target.share:.1%}"
             )
     if saturation(run) is Saturation.OVERLOADED:
-        misses.append("the queue grows without end")
+        misses.append("unstable: the queue keeps growing")
     slack, tightest = min(slacks, default=(math.nan, ""))
     return Verdict(not misses, tuple(misses), tightest, slack)
 

@@ -26,7 +26,7 @@ from helixsim.domain.summary import (
     WindowFigures,
     rounded,
 )
-from helixsim.metrics.binding import what_binds
+from helixsim.metrics.bottleneck import bottleneck
 from helixsim.metrics.energy_cost import (
     cost_usd_per_mtok,
     energy_wh_per_mtok,
@@ -35,7 +35,7 @@ from helixsim.metrics.energy_cost import (
 )
 from helixsim.metrics.latency import latencies, latency_samples
 from helixsim.metrics.saturation import saturation
-from helixsim.metrics.steady import steady_verdict
+from helixsim.metrics.stationarity import stationarity
 from helixsim.metrics.throughput import Throughput, output_throughput_interval, throughput
 from helixsim.metrics.utilisation import Utilisation, utilisation
 from helixsim.units import NS_PER_S
@@ -51,23 +51,23 @@ def summarise(
     mean_prompt_tokens: float,
     mean_output_tokens: float,
     offered_rps: float | None,
-    operating_tokens_per_s: float | None = None,
+    kv_limited_tokens_per_s: float | None = None,
 ) -> Summary:
     """Return the summary of one system.
 
     Parameters
     ----------
     mean_prompt_tokens, mean_output_tokens
-        Of the workload [tokens]; they split the flow bound, which counts both, into requests/s and output tokens/s.
+        Mean lengths of the workload [tokens]; they convert the max-flow estimate to requests/s and output tokens/s.
     offered_rps
         Requests per second of the workload; None for closed loops.
-    operating_tokens_per_s
-        Prompt and output tokens/s at the placement's operating point; None: not worked out.
+    kv_limited_tokens_per_s
+        KV-limited throughput estimate of the placement [prompt + output tokens/s]; None: not computed.
     """
     counts = throughput(run, slo)
     samples = latency_samples(run)
     used = utilisation(run, fleet)
-    flow = _flow(run, counts, placement, plan, mean_prompt_tokens, mean_output_tokens, operating_tokens_per_s)
+    flow = _flow(run, counts, placement, plan, mean_prompt_tokens, mean_output_tokens, kv_limited_tokens_per_s)
     start_s, end_s = run.window_start_ns / NS_PER_S, run.window_end_ns / NS_PER_S
     return rounded(
         Summary(
@@ -75,7 +75,7 @@ def summarise(
             load=LoadFigures(
                 feed=run.mode,
                 seed=run.seed,
-                stationarity=steady_verdict(run),
+                stationarity=stationarity(run),
                 saturation=saturation(run).value,
                 offered_per_s=offered_rps,
                 arrived_per_s=counts.rate(counts.arrived),
@@ -134,7 +134,7 @@ def _flow(
     plan: FlowPlan,
     mean_prompt_tokens: float,
     mean_output_tokens: float,
-    operating_tokens_per_s: float | None,
+    kv_limited_tokens_per_s: float | None,
 ) -> FlowFigures:
     max_flow = plan.max_flow_tokens_per_s
     tokens = mean_prompt_tokens + mean_output_tokens
@@ -153,8 +153,8 @@ def _flow(
         mean_hops=plan.mean_hops,
         max_hops=plan.max_hops,
         measured_mean_hops=sum(hops[index] for index in routed.tolist()) / len(routed) if len(routed) else math.nan,
-        operating_tokens_per_s=operating_tokens_per_s,
-        operating_attainment=total_per_s / operating_tokens_per_s if operating_tokens_per_s else math.nan,
+        kv_limited_tokens_per_s=kv_limited_tokens_per_s,
+        kv_limited_attainment=total_per_s / kv_limited_tokens_per_s if kv_limited_tokens_per_s else math.nan,
     )
 
 
@@ -163,7 +163,7 @@ def _cluster(
 ) -> ClusterFigures:
     reached = math.nan if attainment is None else attainment
     return ClusterFigures(
-        what_binds=what_binds(run, plan, fleet.cluster, used, reached, saturation(run)),
+        bottleneck=bottleneck(run, plan, fleet.cluster, used, reached, saturation(run)),
         utilisation=used.by_kind,
         kv_peak=float(used.kv_peak.max(initial=0.0)),
         kv_mean=float(used.kv_mean.mean()) if used.kv_mean.size else math.nan,

@@ -44,7 +44,7 @@ def write_capacity(directory: Path, results: CapacityResults) -> None:
 def capacity_table(results: CapacityResults) -> PageTable:
     """Return the answer as a table."""
     several = len(results.targets) > 1
-    head = ("system", *(["class"] if several else []), "requests/s", "95 % interval", "of flow bound, %",
+    head = ("system", *(["class"] if several else []), "requests/s", "95 % interval", "of max-flow estimate, %",
             "output tokens/s", "TTFT p99, s", "TPOT p99, ms", "$ per Mtok", "runs")  # fmt: skip
     rows = []
     for one in results.systems:
@@ -58,7 +58,7 @@ def capacity_table(results: CapacityResults) -> PageTable:
                     *([found.target] if several else []),
                     number(found.rate_rps) if found.rate_rps else "none",
                     interval,
-                    percent(significant(found.rate_rps) / significant(one.flow_bound_rps)),  # as read back
+                    percent(significant(found.rate_rps) / significant(one.max_flow_rps)),  # as read back
                     *_measured(found.at_capacity),
                     str(one.simulations),
                 )

@@ -39,7 +39,7 @@ def write_figures(runs: RunSet, directory: Path) -> list[FigureFile]:
 
 
 def throughput_bars(runs: RunSet) -> tuple[Figure, pd.DataFrame]:
-    """Draw output tokens/s of each system with its interval and the flow bound."""
+    """Draw output tokens/s of each system with its interval and the max-flow estimate."""
     import pandas as pd
 
     rows = []
@@ -52,7 +52,7 @@ def throughput_bars(runs: RunSet) -> tuple[Figure, pd.DataFrame]:
                 "output_tokens_per_s": served.output_tokens_per_s,
                 "low_tokens_per_s": low,
                 "high_tokens_per_s": high,
-                "flow_bound_output_tokens_per_s": run.summary.flow.max_flow_output_tokens_per_s,
+                "max_flow_output_tokens_per_s": run.summary.flow.max_flow_output_tokens_per_s,
                 "ratio_to_baseline": runs.comparisons[name].output_tokens_ratio,
             }
         )
@@ -65,9 +65,9 @@ def throughput_bars(runs: RunSet) -> tuple[Figure, pd.DataFrame]:
     axis.barh(y, value, height=0.62, color=[colors[name] for name in table["system"]])
     error = [(value - table["low_tokens_per_s"]).fillna(0), (table["high_tokens_per_s"] - value).fillna(0)]
     axis.errorbar(value, y, xerr=error, fmt="none", ecolor="black", capsize=3, linewidth=1)
-    bound = table["flow_bound_output_tokens_per_s"]
-    axis.vlines(bound, y - 0.4, y + 0.4, color="black", linestyle="--", linewidth=1.4, label="flow bound")
-    longest = float(np.nanmax([value.max(), table["high_tokens_per_s"].max(), bound.max()]))
+    estimate = table["max_flow_output_tokens_per_s"]
+    axis.vlines(estimate, y - 0.4, y + 0.4, color="black", linestyle="--", linewidth=1.4, label="max-flow estimate")
+    longest = float(np.nanmax([value.max(), table["high_tokens_per_s"].max(), estimate.max()]))
     labels = [
         f"{name}\n{number(delivered)}" + ("" if np.isnan(ratio) else f" ({ratio:.2f}×)")
         for name, delivered, ratio in zip(table["system"], value, table["ratio_to_baseline"], strict=True)

@@ -34,7 +34,7 @@ def write_fleets(directory: Path, results: FleetResults) -> None:
         )
     parts = (
         Part("Fleets", table=fleet_table(found)),
-        Part("What binds, and what to buy next", tuple(sentences(found))),
+        Part("Bottleneck and next purchase", tuple(sentences(found))),
         Part("All that was tried", figures=(figure,)),
         Part("How to check", ("Each fleet is a plain experiment; the best one:", *_command(found["ranked"][0]))),
     )
@@ -87,9 +87,9 @@ def headline(found: Mapping[str, Any]) -> list[str]:
 
 
 def sentences(found: Mapping[str, Any]) -> list[str]:
-    """Return what binds and what the next purchase would be, in words."""
+    """Return sentences on the bottleneck, the headroom and the next purchase."""
     best = found["ranked"][0]
-    said = [f"What binds: {best['what_binds']}"]
+    said = [f"Bottleneck: {best['bottleneck']}"]
     if best["headroom"] is not None:
         said.append(
             f"Headroom: this fleet serves up to {number(best['capacity_requests_per_s'])} requests/s within the SLO, "

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from helixsim.domain.request import FeedMode
 from helixsim.domain.summary import Limits, Summary, milliseconds
 from helixsim.metrics.saturation import Saturation
-from helixsim.metrics.steady import NOT_STEADY, STEADY
+from helixsim.metrics.stationarity import NOT_STEADY, STEADY
 from helixsim.results.runset import RunSet
 
 MISSING = "–"
-_FEEDS = {FeedMode.OPEN: "at a rate", FeedMode.CLOSED_LOOP: "as others end", FeedMode.SATURATE: "without end"}
+_LOADS = {FeedMode.OPEN: "open loop", FeedMode.CLOSED_LOOP: "closed loop", FeedMode.SATURATE: "saturated"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ def comparison_sections(runs: RunSet) -> list[Section]:
             [
                 ("output tokens/s", _output_throughput),
                 ("prompt + output tokens/s", lambda summary: number(summary.throughput.total_tokens_per_s)),
-                ("requests finished per s", lambda summary: number(summary.throughput.requests_per_s)),
+                ("completed requests/s", lambda summary: number(summary.throughput.requests_per_s)),
                 *(_SLO_ROWS if with_slo else ()),
             ],
         ),
@@ -60,10 +60,10 @@ def comparison_sections(runs: RunSet) -> list[Section]:
         (
             "Load",
             [
-                ("requests come", lambda summary: _FEEDS[summary.load.feed]),
-                ("requests arrived per s", lambda summary: number(summary.load.arrived_per_s)),
-                ("does it keep up?", lambda summary: summary.load.saturation),
-                ("steady in the window?", lambda summary: _steady(summary.load.stationarity)),
+                ("load", lambda summary: _LOADS[summary.load.feed]),
+                ("arrived requests/s", lambda summary: number(summary.load.arrived_per_s)),
+                ("stable?", lambda summary: summary.load.saturation),
+                ("stationary in the window?", lambda summary: _stationary(summary.load.stationarity)),
                 ("rejected requests", lambda summary: str(summary.integrity.rejected)),
                 ("preemptions", lambda summary: str(summary.integrity.preemptions)),
             ],
@@ -71,14 +71,14 @@ def comparison_sections(runs: RunSet) -> list[Section]:
         (
             "Cluster",
             [
-                ("flow bound, tokens/s", lambda summary: number(summary.flow.max_flow_tokens_per_s)),
-                ("flow bound reached, %", lambda summary: percent(summary.flow.attainment)),
-                ("operating point, tokens/s", lambda summary: number(summary.flow.operating_tokens_per_s)),
-                ("operating point reached, %", lambda summary: percent(summary.flow.operating_attainment)),
+                ("max-flow estimate, tokens/s", lambda summary: number(summary.flow.max_flow_tokens_per_s)),
+                ("  measured / max-flow, %", lambda summary: percent(summary.flow.attainment)),
+                ("KV-limited estimate, tokens/s", lambda summary: number(summary.flow.kv_limited_tokens_per_s)),
+                ("  measured / KV-limited, %", lambda summary: percent(summary.flow.kv_limited_attainment)),
                 ("nodes per request, mean", lambda summary: number(summary.flow.measured_mean_hops)),
-                *((f"{kind} computing, % of time", _kind_utilisation(kind)) for kind in kinds),
-                ("KV memory in use, mean %", lambda summary: percent(summary.cluster.kv_mean)),
-                ("KV memory, peak of a node %", lambda summary: percent(summary.cluster.kv_peak)),
+                *((f"{kind} utilisation, %", _kind_utilisation(kind)) for kind in kinds),
+                ("KV memory use, mean %", lambda summary: percent(summary.cluster.kv_mean)),
+                ("KV memory use, peak node %", lambda summary: percent(summary.cluster.kv_peak)),
             ],
         ),
         (
@@ -98,11 +98,11 @@ def comparison_sections(runs: RunSet) -> list[Section]:
 
 
 def _ratio_rows(runs: RunSet) -> tuple[Row, Row]:
-    """Return output tokens/s over those of the baseline, and the interval of that."""
+    """Return the ratio of output tokens/s to the baseline, and its interval."""
     against = [runs.comparisons[name] for name in runs]
     return (
         Row(f"relative to {runs.baseline}", tuple(_ratio(one.output_tokens_ratio) for one in against)),
-        Row("  95 % range of that", tuple(_ratio_range(one.output_tokens_ratio_interval) for one in against)),
+        Row("  95 % interval", tuple(_ratio_range(one.output_tokens_ratio_interval) for one in against)),
     )
 
 
@@ -136,20 +136,20 @@ def window_sentence(runs: RunSet) -> str:
 
 
 def notes(runs: RunSet) -> list[tuple[str, str]]:
-    """Return (system, sentence) for what binds each system and for whatever casts doubt on its numbers."""
+    """Return (system, sentence) on the bottleneck of each system, and on what makes its numbers unreliable."""
     found = []
     for name, run in runs.items():
         load, sound = run.summary.load, run.summary.integrity
-        found.append((name, run.summary.cluster.what_binds))
+        found.append((name, run.summary.cluster.bottleneck))
         if load.stationarity != STEADY:
             advice = "" if load.saturation == Saturation.OVERLOADED else " A longer warm-up or window may help."
             found.append((name, f"{load.stationarity[0].upper()}{load.stationarity[1:]}.{advice}"))
         if load.saturation == Saturation.OVERLOADED:
             found.append(
-                (name, "Overloaded: requests arrive faster than they finish, so latencies grow with the window.")
+                (name, "Overloaded: requests arrive faster than they complete, so latencies grow with the window.")
             )
         if load.saturation == Saturation.BACKLOGGED and load.feed is not FeedMode.SATURATE:
-            found.append((name, "Backlogged: more than a tenth of the requests in the system wait for admission."))
+            found.append((name, "Backlogged: more than 10 % of the requests in the system wait for admission."))
         if rejected := sound.rejected:
             found.append(
                 (
@@ -162,10 +162,10 @@ def notes(runs: RunSet) -> list[tuple[str, str]]:
 
 
 LEGEND = (
-    "TTFT: time to first token. TPOT: mean time per output token after the first, per request. ITL: gap between two "
-    "tokens. Flow bound: the planner's max-flow of prompt + output tokens/s; it assumes KV memory filled to "
-    "capacity.kv_occupancy, so fuller batches can exceed it. Operating point: what the placement should serve under "
-    "saturation, as KV memory caps its requests and each step takes its round trip. ± and ranges: 95 % confidence."
+    "TTFT: time to first token. TPOT: mean time per output token after the first, per request. ITL: time between two "
+    "tokens. Max-flow estimate: prompt + output tokens/s at the KV occupancy of capacity.kv_occupancy; not a bound, as "
+    "larger batches can exceed it. KV-limited estimate: saturated throughput if KV memory limits the requests in "
+    "flight and each decode step takes one round trip. ± and intervals: 95 % confidence."
 )
 
 
@@ -197,7 +197,7 @@ def _ratio_range(limits: Limits | None) -> str:
     return MISSING if limits is None or limits.low == limits.high else f"{limits.low:.2f}–{limits.high:.2f}"
 
 
-def _steady(verdict: str) -> str:
+def _stationary(verdict: str) -> str:
     return {STEADY: "yes", NOT_STEADY: "NO"}.get(verdict.split(":", maxsplit=1)[0], "unknown")
 
 

@@ -60,7 +60,7 @@ def best_table(results: SweepResults, means: Sequence[Mapping[str, Any]], shown:
         "system",
         results.label(results.objective),
         *map(results.label, beside),
-        "keeps up?",
+        "stable?",
     )
     rows = []
     for row in ranked(results, means)[:shown]:

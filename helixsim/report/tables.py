@@ -99,36 +99,36 @@ def placement_text(name: str, placement: Mapping[str, Any], *, width: int = WIDT
             percent(flow / capacity if capacity else None),
         )
     bound, gap = placement["upper_bound_tokens_per_s"], placement["gap"]
-    limit = f"; no placement can exceed {number(bound)} (gap {percent(gap)} %)" if bound is not None else ""
+    limit = f", bound of any placement {number(bound)} (gap {percent(gap)} %)" if bound is not None else ""
     title = (
-        f"{name}: {placement['strategy']} placement ({placement['status']}), flow bound "
+        f"{name}: {placement['strategy']} placement ({placement['status']}), max-flow estimate "
         f"{number(placement['max_flow_tokens_per_s'])} prompt + output tokens/s{limit}; "
-        f"{number(placement['mean_hops'])} nodes per request on average, at most {placement['max_hops']}"
+        f"{number(placement['mean_hops'])} nodes per request on average, max {placement['max_hops']}"
     )
     replicas = placement.get("replicas", [])
     if len(replicas) > 1:
         sizes = ", ".join(str(len(nodes)) for nodes in replicas)
         title += f"; {len(replicas)} replicas of the model, on {sizes} nodes"
     if left_out := placement["notes"].get("kinds_left_out"):
-        title += f"; left out, for they do not hold the model alone: {', '.join(left_out)}"
+        title += f"; not used, too small for the model: {', '.join(left_out)}"
     parts: list[RenderableType] = [Text(title, style="bold"), table]
     frontier = placement["notes"].get("frontier", [])
     if len(frontier) > 1:
         points = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1))
-        points.add_column("nodes per request, at most", justify="right")
-        points.add_column("flow bound, tokens/s", justify="right")
+        points.add_column("max nodes per request", justify="right")
+        points.add_column("max-flow estimate, tokens/s", justify="right")
         for point in frontier:
             points.add_row(str(point["hops"]), number(point["max_flow_tokens_per_s"]))
-        parts += ["", Text("Placements found: flow against hops"), points]
+        parts += ["", Text("Frontier: max-flow estimate over nodes per request"), points]
     judged = [entry for entry in placement["notes"].get("candidates", []) if entry["score"] is not None]
     if judged:
         scores = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1))
-        for column in ("candidate", "nodes per request, at most", "flow bound, tokens/s", "score"):
+        for column in ("candidate", "max nodes per request", "max-flow estimate, tokens/s", "score"):
             scores.add_column(column, justify="left" if column == "candidate" else "right", overflow="fold")
         for entry in sorted(judged, key=lambda entry: -entry["score"]):
             flow = number(entry["max_flow_tokens_per_s"])
             scores.add_row(entry["name"], str(entry["hops"]), flow, number(entry["score"]))
-        parts += ["", Text("Candidates in short simulations, the best first"), scores]
+        parts += ["", Text("Candidates by score in short simulations"), scores]
     return _render(parts, width, color)
 
 

@@ -18,7 +18,7 @@ _SHOWN: tuple[tuple[str, Callable[[Summary], float | str | None], Callable[[Any]
     ("TTFT p99, s", lambda summary: summary.ttft.p99_s, number),
     ("TPOT p99, ms", lambda summary: milliseconds(summary.tpot.p99_s), number),
     ("$ per Mtok", lambda summary: summary.cost.usd_per_mtok, number),
-    ("keeps up?", lambda summary: summary.load.saturation, str),
+    ("stable?", lambda summary: summary.load.saturation, str),
 )
 
 HEAD = ("what if", "system", *(title for title, _, _ in _SHOWN))
@@ -37,7 +37,7 @@ def rows(runs: RunSet) -> list[tuple[str, ...]]:
     bases = dict.fromkeys(base for one in runs.whatif for base in one.systems.values())
     found: list[tuple[str, ...]] = []
     for base in bases:
-        found.append(("as it is", base, *_cells(summaries.get(base))))
+        found.append(("unchanged", base, *_cells(summaries.get(base))))
         for one in runs.whatif:
             found += [
                 (one.name, base, *_cells(summaries.get(name), summaries.get(base)))
@@ -48,14 +48,14 @@ def rows(runs: RunSet) -> list[tuple[str, ...]]:
 
 
 def write_whatif(directory: Path, runs: RunSet) -> None:
-    """Write ``whatif.md``: what was changed, what comes of it, and what binds each system."""
+    """Write ``whatif.md``: the changes, their results, and the bottleneck of each system."""
     page = Page(
         title=f"{runs.experiment}: what if",
         question=None,
         answer=tuple(f"{name}: {text}." for name, text in changes(runs)),
         parts=(
-            Part("What comes of it", table=PageTable(HEAD, tuple(rows(runs)))),
-            Part("What binds", tuple(f"{name}: {sentence}" for name, sentence in notes(runs))),
+            Part("Results", table=PageTable(HEAD, tuple(rows(runs)))),
+            Part("Bottlenecks", tuple(f"{name}: {sentence}" for name, sentence in notes(runs))),
         ),
     )
     write_text(directory / "whatif.md", markdown(page))

@@ -63,8 +63,8 @@ class SystemCapacity:
 
     Parameters
     ----------
-    flow_bound_rps
-        The rate of the max-flow [1/s], where the search began.
+    max_flow_rps
+        Max-flow estimate [requests/s], the anchor of the grid of rates.
     trials
         Every simulation, in order of seed and rate; none where the results were read back.
     simulations
@@ -72,7 +72,7 @@ class SystemCapacity:
     """
 
     system: str
-    flow_bound_rps: float
+    max_flow_rps: float
     estimates: tuple[CapacityEstimate, ...]
     trials: tuple[Trial, ...]
     simulations: int
@@ -135,7 +135,7 @@ class CapacityResults:
             "targets": {target.name: _target(target) for target in self.targets},
             "systems": {
                 one.system: {
-                    "flow_bound_requests_per_s": significant(one.flow_bound_rps),
+                    "max_flow_requests_per_s": significant(one.max_flow_rps),
                     "simulations": one.simulations,
                     "targets": {estimate.target: _estimate(estimate) for estimate in one.estimates},
                 }
@@ -160,7 +160,7 @@ class CapacityResults:
                 "requests_per_s": estimate.rate_rps,
                 "low_requests_per_s": estimate.low_rps,
                 "high_requests_per_s": estimate.high_rps,
-                "flow_bound_requests_per_s": one.flow_bound_rps,
+                "max_flow_requests_per_s": one.max_flow_rps,
                 "output_tokens_per_s": None if at is None else at.throughput.output_tokens_per_s,
                 "ttft_p99_s": None if at is None else at.ttft.p99_s,
                 "tpot_p99_s": None if at is None else at.tpot.p99_s,
@@ -222,7 +222,7 @@ def _estimate(estimate: CapacityEstimate) -> dict[str, Any]:
 
 def _read_system(name: str, one: Mapping[str, Any]) -> SystemCapacity:
     estimates = tuple(_read_estimate(target, found) for target, found in one["targets"].items())
-    return SystemCapacity(name, one["flow_bound_requests_per_s"], estimates, (), one["simulations"])
+    return SystemCapacity(name, one["max_flow_requests_per_s"], estimates, (), one["simulations"])
 
 
 def _read_estimate(target: str, found: Mapping[str, Any]) -> CapacityEstimate:

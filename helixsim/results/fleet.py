@@ -112,7 +112,7 @@ class FleetResults:
         import pandas as pd
 
         rows = [_fleet(one, self.rate_rps) for one in self.tried]
-        left_out = ("counts", "settings", "what_binds")
+        left_out = ("counts", "settings", "bottleneck")
         flat = [{key: value for key, value in row.items() if key not in left_out} for row in rows]
         return pd.DataFrame([{**row, "misses": "; ".join(row["misses"])} for row in flat])
 
@@ -146,7 +146,7 @@ def _figures(summary: Summary | None) -> dict[str, Any]:
         summary.cost.usd_per_mtok,
         summary.cost.power_w,
         summary.cost.energy_wh_per_mtok,
-        summary.cluster.what_binds,
+        summary.cluster.bottleneck,
         summary.flow.max_flow_tokens_per_s,
         summary.flow.mean_hops,
     )
@@ -155,7 +155,7 @@ def _figures(summary: Summary | None) -> dict[str, Any]:
 
 _FIGURES = (
     "output_throughput", "request_goodput", "p99_ttft_ms", "p99_tpot_ms", "slo_attainment", "cost_usd_per_mtok",
-    "power_w", "energy_wh_per_mtok", "what_binds", "max_flow_tokens_per_s", "mean_hops",
+    "power_w", "energy_wh_per_mtok", "bottleneck", "max_flow_tokens_per_s", "mean_hops",
 )  # fmt: skip
 
 

@@ -186,7 +186,7 @@ class RunSet(Mapping[str, Run]):
             "arrived_per_s": load.arrived_per_s,
             "saturation": load.saturation,
             "max_flow_tokens_per_s": flow.max_flow_tokens_per_s,
-            "operating_tokens_per_s": flow.operating_tokens_per_s,
+            "kv_limited_tokens_per_s": flow.kv_limited_tokens_per_s,
             "mean_hops": flow.measured_mean_hops,
             "kv_mean_share": cluster.kv_mean,
             "kv_peak_share": cluster.kv_peak,

@@ -18,7 +18,7 @@ SCHEMA = 1
 LABELS = {
     "output_throughput": "output tokens/s",
     "total_token_throughput": "prompt + output tokens/s",
-    "request_throughput": "requests finished per s",
+    "request_throughput": "completed requests/s",
     "request_goodput": "goodput, requests/s within SLO",
     "slo_attainment": "share of requests within SLO",
     "p99_ttft_ms": "TTFT p99, ms",
@@ -31,7 +31,7 @@ LABELS = {
     "cost_usd_per_mtok": "$ per million output tokens",
     "cost_usd_per_hour": "$ per hour",
     "energy_wh_per_mtok": "Wh per million output tokens",
-    "max_flow_tokens_per_s": "flow bound, prompt + output tokens/s",
+    "max_flow_tokens_per_s": "max-flow estimate, prompt + output tokens/s",
 }
 """What a result is called on figures and in tables; others go by their key."""
 
@@ -96,7 +96,7 @@ def run_rows(runs: RunSet) -> Iterator[dict[str, Any]]:
         for key, value in own.items():
             if key in {"utilisation", "ratio_to_baseline"}:
                 row |= {f"{key}.{inner}": figure for inner, figure in value.items()}
-            elif not isinstance(value, (Mapping, list)) and key != "what_binds":
+            elif not isinstance(value, (Mapping, list)) and key != "bottleneck":
                 row[key] = value
         yield row
 

@@ -284,7 +284,7 @@ def _finished(case: Case, placed: PlacedSystem, run: RunResult) -> Run:
         mean_prompt_tokens=stats.mean_prompt_tokens,
         mean_output_tokens=stats.mean_output_tokens,
         offered_rps=stats.offered_rps if system.arrivals is None else system.arrivals.rate_rps,
-        operating_tokens_per_s=None if placed.operating is None else placed.operating.tokens_per_s,
+        kv_limited_tokens_per_s=None if placed.operating is None else placed.operating.tokens_per_s,
     )
     simulation = Simulation(run, placed.placement, placed.plan, system.fleet)
     return Run(system.name, summary, timing(run, placed.placement), simulation)

@@ -93,7 +93,7 @@ def test_a_finished_run_is_found_again_and_force_repeats_it(experiment, tmp_path
     first = manifest.read_bytes()
     assert main([*arguments, "--json"]) == 0
     answer = capsys.readouterr()
-    assert "not run again" in answer.err
+    assert "cached (use --force to rerun)" in answer.err
     document = json.loads(answer.out)
     assert set(document["systems"]) == {"helix", "sp"}
     assert manifest.read_bytes() == first
@@ -166,13 +166,13 @@ def test_place_shows_the_frontier(experiment, capsys):
     assert points == sorted(points, reverse=True)
     assert [flow for _, flow in points] == sorted((flow for _, flow in points), reverse=True)
     assert main(["place", str(experiment), "--by-flow", "-q", "--system", "helix"]) == 0
-    assert "flow bound, tokens/s" in capsys.readouterr().out
+    assert "max-flow estimate, tokens/s" in capsys.readouterr().out
 
 
 def test_place_says_which_kinds_of_nodes_are_left_out(experiment, capsys):
     too_small = ["--set", "cluster.nodes.1.count=1", "--set", "model=llama-2-13b"]
     assert main(["place", str(experiment), "-q", "--system", "sp", *too_small]) == 0
-    assert "left out, for they do not hold the model alone: t4" in " ".join(capsys.readouterr().out.split())
+    assert "not used, too small for the model: t4" in " ".join(capsys.readouterr().out.split())
 
 
 def test_place_answers_with_bound_hops_and_history(experiment, capsys):

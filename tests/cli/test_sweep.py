@@ -100,7 +100,7 @@ def test_a_point_is_a_run_like_any_other(sweep, tmp_path, capsys):
     sets = [word for text in overrides for word in ("--set", text)]
     capsys.readouterr()
     assert main(["run", str(tmp_path / "tiny.yaml"), "--out", out, "--jobs", "1", *sets]) == 0
-    assert "not run again" in capsys.readouterr().err
+    assert "cached (use --force to rerun)" in capsys.readouterr().err
     assert sum((point / "report.html").exists() for point in points(tmp_path / "runs")) == 1  # made when asked for
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -14,6 +15,7 @@ import pytest
 from helixsim.cli.main import main
 from helixsim.config.plan_file import load_plan
 from helixsim.config.sweep_file import load_sweep
+from helixsim.domain.summary import LATENCIES, STATISTICS
 from helixsim.planning.sweep import prepare
 
 ROOT = Path(__file__).parents[2]
@@ -67,6 +69,19 @@ def test_the_readme_shows_the_two_commands_and_the_map():
 def test_links_of_the_readme_lead_somewhere():
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert target.startswith("http") or (ROOT / target).exists(), target
+
+
+def test_the_glossary_defines_every_key_of_a_summary_and_every_row_of_the_table():
+    glossary = (ROOT / "docs/glossary.md").read_text(encoding="utf-8")
+    frozen = json.loads((ROOT / "tests/golden/constant.summary.json").read_text(encoding="utf-8"))
+    compared = ("ratio_to_baseline", "ratio_to_baseline_interval", "paired_with_baseline")
+    statistics = {f"{statistic}_{name}_ms" for statistic in STATISTICS for name in LATENCIES}
+    keys = {*frozen, *frozen["helixsim"], *compared} - statistics - {"helixsim"}
+    assert {key for key in keys if f"`{key}" not in glossary} == set()
+    table = re.search(r"```text\n(.*?)```", README, flags=re.S).group(1)
+    for term in ("goodput", "max-flow estimate", "KV-limited estimate", "utilisation", "preemption", "stationary"):
+        assert term in table
+        assert f"| {term}" in glossary
 
 
 def test_the_policy_shown_in_the_readme_runs(tmp_path, monkeypatch):

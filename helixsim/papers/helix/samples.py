@@ -12,7 +12,7 @@ from helixsim.config.experiment import ResolvedExperiment
 from helixsim.domain.result import FloatArray, GapHistogram, RunResult
 from helixsim.metrics.latency import latency_samples
 from helixsim.metrics.saturation import saturation
-from helixsim.metrics.steady import NOT_STEADY, steady_verdict
+from helixsim.metrics.stationarity import NOT_STEADY, stationarity
 from helixsim.metrics.throughput import output_throughput_interval, throughput
 from helixsim.metrics.utilisation import utilisation
 from helixsim.metrics.window import duration_s
@@ -81,7 +81,7 @@ class Sample:
 
     @property
     def drifts(self) -> bool:
-        """Return whether the halves of the window differ by more than chance (``metrics.steady``)."""
+        """Return whether the halves of the window differ by more than chance (``metrics.stationarity``)."""
         return self.steady.startswith(NOT_STEADY)
 
 
@@ -103,7 +103,7 @@ def take(experiment: ResolvedExperiment, placed: PlacedSystem, seed: int) -> Sam
         max_hops=placed.plan.max_hops,
         total_tokens_per_s=counts.rate(counts.prompt_tokens + counts.output_tokens),
         saturation=saturation(run).value,
-        steady=steady_verdict(run),
+        steady=stationarity(run),
         nodes=_nodes(run, placed),
     )
 

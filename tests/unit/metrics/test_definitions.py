@@ -13,7 +13,7 @@ from helixsim.domain.result import RequestStatus
 from helixsim.metrics.energy_cost import cost_usd_per_mtok, energy_wh_per_mtok, mean_power_w
 from helixsim.metrics.latency import latencies, latency_samples
 from helixsim.metrics.saturation import Saturation, saturation
-from helixsim.metrics.steady import steady_verdict
+from helixsim.metrics.stationarity import stationarity
 from helixsim.metrics.throughput import throughput
 from helixsim.metrics.utilisation import utilisation
 from helixsim.units import NS_PER_S
@@ -130,13 +130,13 @@ def test_an_empty_window_has_no_rates(fakes) -> None:
 def test_a_queue_below_capacity_is_stable_and_steady(fakes) -> None:
     run = fakes.queue_run(rate_rps=4.0, prefill_ms=100.0).run
     assert saturation(run) is Saturation.STABLE
-    assert steady_verdict(run) == "steady"
+    assert stationarity(run) == "steady"
 
 
 def test_a_queue_above_capacity_is_overloaded_and_drifts(fakes) -> None:
     run = fakes.queue_run(rate_rps=12.0, prefill_ms=100.0, count=1500).run
     assert saturation(run) is Saturation.OVERLOADED
-    verdict = steady_verdict(run)
+    verdict = stationarity(run)
     assert verdict.startswith("not steady: ")
     assert "mean TTFT rose" in verdict
 
@@ -150,7 +150,7 @@ def test_a_standing_queue_is_backlogged(fakes) -> None:
 
 def test_a_short_window_is_not_called_steady(fakes) -> None:
     run = fakes.queue_run().run
-    assert steady_verdict(replace(run, window_end_ns=run.window_start_ns + 3 * 10**9)).startswith("unknown: ")
+    assert stationarity(replace(run, window_end_ns=run.window_start_ns + 3 * 10**9)).startswith("unknown: ")
 
 
 def test_busy_shares_are_those_of_the_window_and_idle_nodes_count(fakes) -> None:

@@ -14,7 +14,7 @@ from helixsim.domain.result import RequestColumns
 from helixsim.domain.summary import Limits, Summary, milliseconds, seconds
 from helixsim.errors import DataError
 from helixsim.jsonio import json_values, significant
-from helixsim.metrics.binding import cut_in_words
+from helixsim.metrics.bottleneck import cut_in_words
 from helixsim.metrics.compare import Comparison, compared, paired
 from helixsim.metrics.summary import summarise, timing
 
@@ -30,7 +30,7 @@ OWN_KEYS = {
     "max_flow_tokens_per_s", "upper_bound_tokens_per_s", "gap", "mean_hops", "max_hops", "flow_attainment",
     "utilisation", "kv_peak", "preemptions", "rejected", "offered_rate", "saturation", "cost_usd_per_mtok",
     "energy_wh_per_mtok", "sim_seconds", "events",
-    "window", "steady", "confidence", "what_binds", "kv_tokens_per_node", "conservation", "tpot_excluded",
+    "window", "steady", "confidence", "bottleneck", "kv_tokens_per_node", "conservation", "tpot_excluded",
 }  # fmt: skip
 
 
@@ -96,8 +96,21 @@ def test_a_document_that_lacks_a_figure_is_refused_by_its_name(fakes, summary_of
 
 def test_figures_that_older_versions_did_not_write_are_missing_and_no_fault(fakes, summary_of) -> None:
     document = summary_of(fakes.queue_run().run).to_json()
-    del document["helixsim"]["operating_tokens_per_s"]
-    assert Summary.from_json(document).flow.operating_tokens_per_s is None
+    del document["helixsim"]["kv_limited_tokens_per_s"]
+    assert Summary.from_json(document).flow.kv_limited_tokens_per_s is None
+
+
+def test_figures_are_read_under_their_former_names(fakes, summary_of) -> None:
+    summary = summary_of(fakes.queue_run().run)
+    document = summary.to_json()
+    own = document["helixsim"]
+    for name, former in (
+        ("kv_limited_tokens_per_s", "operating_tokens_per_s"),
+        ("kv_limited_attainment", "operating_attainment"),
+        ("bottleneck", "what_binds"),
+    ):
+        own[former] = own.pop(name)
+    assert Summary.from_json(document) == summary
 
 
 def test_equal_runs_give_equal_bytes_however_fast_the_machine(fakes, summary_of) -> None:
@@ -120,7 +133,7 @@ def test_conservation_counts_add_up(fakes, summary_of) -> None:
     assert counts["arrived"] == sum(counts[state] for state in ("waiting", "running", "finished", "rejected"))
 
 
-def test_flow_bound_in_requests_and_output_tokens_is_the_same_bound(fakes, summary_of) -> None:
+def test_the_max_flow_in_requests_and_output_tokens_is_the_same_rate(fakes, summary_of) -> None:
     flow = summary_of(fakes.queue_run().run).flow
     assert flow.max_flow_requests_per_s * 280 == pytest.approx(flow.max_flow_tokens_per_s)
     assert flow.max_flow_requests_per_s * 30 == pytest.approx(flow.max_flow_output_tokens_per_s)
@@ -185,7 +198,7 @@ def test_the_cut_is_named_with_its_capacity(fakes) -> None:
     assert "3 t4x2 nodes (t4-0, t4-1, t4-2: 4000 tokens/s)" in text
     links = replace(plan, min_cut=(CutElement("link", "a100-0 -> t4-0", 12.0), CutElement("nic", "t4-1 out", 5.0)))
     assert "1 network link (a100-0 -> t4-0: 12 tokens/s)" in cut_in_words(links, fleet.cluster)
-    assert "1 network card (t4-1 out: 5 tokens/s)" in cut_in_words(links, fleet.cluster)
+    assert "1 NIC (t4-1 out: 5 tokens/s)" in cut_in_words(links, fleet.cluster)
 
 
 def test_json_values_rounds_and_replaces_what_json_lacks() -> None:
@@ -196,17 +209,17 @@ def test_json_values_rounds_and_replaces_what_json_lacks() -> None:
     }
 
 
-def test_what_limits_is_read_off_the_measurements(fakes, summary_of) -> None:
+def test_the_bottleneck_is_told_by_the_measurements(fakes, summary_of) -> None:
     calm = fakes.queue_run().run
     flooded = fakes.queue_run(rate_rps=12.0, count=1500).run
     full = replace(flooded.nodes, kv_peak_blocks=flooded.nodes.kv_blocks)
     idle = replace(flooded.series, busy_ns=flooded.series.busy_ns // 3)
 
     def words(run) -> str:
-        return summary_of(run).cluster.what_binds
+        return summary_of(run).cluster.bottleneck
 
-    assert "the load offers no more" in words(calm)
-    assert "t4-2 computes 90% of the time" in words(flooded)
-    assert "KV memory caps the requests in flight" in words(replace(flooded, nodes=full, series=idle))
+    assert "limited by the offered load" in words(calm)
+    assert "limited by t4-2, which computes 90% of the time" in words(flooded)
+    assert "limited by KV memory, which caps the requests in flight" in words(replace(flooded, nodes=full, series=idle))
     empty = replace(flooded.nodes, kv_peak_blocks=flooded.nodes.kv_peak_blocks // 2)
     assert "network delay" in words(replace(flooded, nodes=empty, series=idle))

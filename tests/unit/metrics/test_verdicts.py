@@ -12,7 +12,7 @@ from helixsim.domain.result import RequestColumns, RequestStatus
 from helixsim.metrics.latency import latencies, latency_samples
 from helixsim.metrics.objectives import Target, judge_target
 from helixsim.metrics.saturation import Saturation, saturation
-from helixsim.metrics.steady import _drift, steady_verdict
+from helixsim.metrics.stationarity import _drift, stationarity
 from helixsim.metrics.throughput import throughput
 from helixsim.metrics.window import window_samples
 
@@ -101,7 +101,7 @@ def test_an_overloaded_run_misses_however_fast_it_was(fakes) -> None:
     growing = replace(run.series, waiting=np.arange(len(run.series.time_ns)) * 3)
     overloaded = replace(run, series=growing)
     assert saturation(overloaded) is Saturation.OVERLOADED
-    assert "grows" in judge_target(overloaded, Target("x", Slo(ttft_s=2.0))).misses[0]
+    assert "the queue keeps growing" in judge_target(overloaded, Target("x", Slo(ttft_s=2.0))).misses[0]
 
 
 def test_a_queue_that_grows_by_less_than_it_fluctuates_is_no_overload(fakes) -> None:
@@ -141,11 +141,11 @@ def test_significance_is_that_of_99_per_cent() -> None:
 
 def test_steady_names_what_drifts(fakes) -> None:
     run = fakes.queue_run(rate_rps=4.0).run
-    assert steady_verdict(run) == "steady"
+    assert stationarity(run) == "steady"
     slower = run.series.output_tokens.copy()
     middle = len(slower) // 2
     slower[middle:] = slower[middle] + (slower[middle:] - slower[middle]) // 2
-    verdict = steady_verdict(replace(run, series=replace(run.series, output_tokens=slower)))
+    verdict = stationarity(replace(run, series=replace(run.series, output_tokens=slower)))
     assert verdict.startswith("not steady: output tokens/s fell")
     assert "TTFT" not in verdict
 

@@ -105,10 +105,10 @@ def test_the_search_agrees_with_a_scan_of_every_rate(path):
 
             assert is_met(rate)
             assert not is_met(rate * 1.1)
-            scanned = {k: is_met(found.flow_bound_rps * 1.1**k) for k in range(-12, 25)}
+            scanned = {k: is_met(found.max_flow_rps * 1.1**k) for k in range(-12, 25)}
             last_pass = max(k for k, met in scanned.items() if met)
             first_miss = min(k for k, met in scanned.items() if not met)  # at most last_pass + 1: so if all is monotone
-            k = round(math.log(rate / found.flow_bound_rps) / math.log(1.1))
+            k = round(math.log(rate / found.max_flow_rps) / math.log(1.1))
             assert first_miss - 1 <= k <= last_pass
     strict, relaxed = found.estimates
     assert strict.rate_rps < relaxed.rate_rps

@@ -22,7 +22,7 @@ _QUEUE_DRIFT = 0.25
 _SIGNIFICANCE = 0.995  # two-sided 99 %
 
 
-def steady_verdict(run: RunResult) -> str:
+def stationarity(run: RunResult) -> str:
     """Return ``"steady"``, ``"not steady: ..."`` or, for a window with too little in it, ``"unknown: ..."``."""
     series, requests = run.series, run.requests
     rates = batch_rates(*cumulative_in_window(series.output_tokens, run))
