@@ -1,8 +1,7 @@
-"""The figures of one simulated system as a typed tree, and the same as its document in ``summary.json``.
+"""The figures of one simulated system as a typed tree, and as its document in ``summary.json``.
 
-Figures have nine significant digits and None where a number does not exist, so that a summary that is read back equals
-the one that was computed. Times are in seconds; the document has the names and units of ``vllm bench serve`` at its top
-and what only helixsim knows under ``helixsim``.
+Figures have nine significant digits, and are None where undefined, so that a summary survives writing and reading.
+Times are in seconds. The document has the keys and units of ``vllm bench serve``, and its own under ``helixsim``.
 """
 
 from __future__ import annotations
@@ -117,7 +116,7 @@ class FlowFigures:
     Parameters
     ----------
     max_flow_tokens_per_s
-        The max-flow estimate. Not a bound: node capacities assume a fixed KV occupancy.
+        Max-flow estimate; not a bound, as node capacities assume a fixed KV occupancy.
     upper_bound_tokens_per_s, gap
         Bound on the max-flow of any placement, and the share by which this one stays below it; None if unknown.
     max_flow_requests_per_s, max_flow_output_tokens_per_s
@@ -127,8 +126,7 @@ class FlowFigures:
     mean_hops, max_hops, measured_mean_hops
         Nodes per request: planned on average, at most, and measured.
     kv_limited_tokens_per_s, kv_limited_attainment
-        The KV-limited throughput estimate (``flow.operating``) and the measured total throughput over it; None: not
-        computed.
+        KV-limited throughput estimate (``flow.operating``) and measured total throughput over it; None: not computed.
     """
 
     strategy: str
@@ -185,7 +183,7 @@ class CostFigures:
 
 @dataclass(frozen=True, slots=True)
 class IntegrityFigures:
-    """Counts of the whole run, from which its soundness shows.
+    """Counts of the whole run that show its soundness.
 
     Parameters
     ----------
