@@ -22,7 +22,8 @@ from dataclasses import dataclass
 import helper_beside
 from helixsim.routing.walk import walk
 
-open("RAN", "w").close()
+from pathlib import Path
+Path(__file__).with_name("RAN").touch()  # never in a working directory
 
 @dataclass(frozen=True)
 class Options:
