@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from helixsim.results.capacity import CapacityResults
 
 LEAST_TOLERANCE = 1e-4
-"""Below it rates differ by less than runs of any length can tell."""
+"""Smaller steps are below the sampling error of runs of any length."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -41,16 +41,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         type=options.positive,
         default=3,
         metavar="N",
-        help="seeds searched; from 2 on the answer has a 95%% interval (default: 3)",
+        help="number of seeds; two or more give a 95%% interval (default: 3)",
     )
     parser.add_argument(
         "--percentile", type=_percentile, default=99.0, metavar="P",
-        help="percentile of TTFT, TPOT and E2EL that must be within the objective (default: 99)",
+        help="percentile of TTFT, TPOT and E2EL that must meet the objective (default: 99)",
     )  # fmt: skip
     parser.add_argument(
-        "--share", type=_share, metavar="SHARE", help="also ask that this share of requests meets all objectives"
+        "--share", type=_share, metavar="SHARE", help="also require that this share of requests meets all objectives"
     )
-    parser.add_argument("--no-curve", action="store_true", help="leave out the lower rates of the load curve")
+    parser.add_argument("--no-curve", action="store_true", help="skip the lower rates of the load curve")
     parser.set_defaults(func=run)
 
 
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
                 experiment, targets, search, args.out, executor, force=args.force, on_progress=advance
             )
     except KeyboardInterrupt:
-        print(f"helixsim: interrupted; {console.GOES_ON}", file=sys.stderr)
+        print(f"helixsim: interrupted; {console.RESUMABLE}", file=sys.stderr)
         return ExitCode.INTERRUPTED
     results = CapacityResults.load(directory)
     _print(results, args)
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     for name, (code, message) in results.failed.items():
         print(f"helixsim: {options.severity(code, args)}: {name}: {message}", file=sys.stderr)
     for target in results.unmet_targets():
-        raise ThresholdError(f"no system meets {target} at any rate: the objectives are out of reach of this fleet")
+        raise ThresholdError(f"no system meets {target} at any rate: the cluster cannot meet these objectives")
     return options.failures_code((code for code, _ in results.failed.values()), args)
 
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from helixsim.results.run import Run
     from helixsim.results.runset import RunSet
 
-JUDGED = ("output_throughput", "mean_ttft_ms", "mean_itl_ms", "mean_tpot_ms")
-"""Metrics that ``--tolerance`` looks at."""
+MAIN_METRICS = ("output_throughput", "mean_ttft_ms", "mean_itl_ms", "mean_tpot_ms")
+"""Metrics that ``--tolerance`` checks."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -27,30 +27,31 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "compare",
         parents=[options.common()],
-        help="a run against a measured result, or against another run",
+        help="compare a run with a measured result or another run",
         description="Print the metrics of run directory A beside those of B, another run directory or the JSON file "
-        "that `vllm bench serve --save-result` leaves, with the relative error of A.",
+        "that `vllm bench serve --save-result` writes, with the relative error of A.",
     )
     parser.add_argument("run", type=Path, metavar="A", help="run directory")
     parser.add_argument("other", type=Path, metavar="B", help="run directory, or JSON of vllm bench serve")
-    parser.add_argument("--system", metavar="NAME", help="system of A that was measured (default: its only one)")
+    parser.add_argument("--system", metavar="NAME", help="measured system of A (default: its only one)")
     parser.add_argument(
         "--tolerance",
         type=_tolerance,
         metavar="F",
-        help="exit code 6 if a main metric is further off, is missing from A, or there is none to compare",
+        help="exit code 6 if a main metric differs by more, is missing from A, or none can be compared",
     )
     parser.add_argument(
-        "--result", type=int, metavar="N", help="which result of B, if it holds several (bench serve --append-result)"
+        "--result",
+        type=int,
+        metavar="N",
+        help="index of the result in B if it has several (bench serve --append-result)",
     )
-    parser.add_argument(
-        "--figure", type=Path, metavar="FILE", help="write the distributions over each other (svg, png)"
-    )
+    parser.add_argument("--figure", type=Path, metavar="FILE", help="draw the distributions of both (svg, png)")
     parser.add_argument(
         "--calibrate",
         type=Path,
         metavar="FILE",
-        help="fit the engine's overheads to B and write them as an engine file",
+        help="fit the engine overheads to B and write them as an engine file",
     )
     parser.add_argument("--experiment", type=Path, metavar="EXP", help="experiment file behind A (for --calibrate)")
     parser.add_argument("--force", action="store_true", help="replace FILE if it exists")
@@ -114,7 +115,7 @@ def _compare_measured(args: argparse.Namespace, systems: RunSet) -> int:
 
 
 def _calibrate(args: argparse.Namespace, system: str, measured: MeasuredRun) -> dict[str, Any]:
-    """Fit, write the engine file if the fit is better than the engine, and return the fit as JSON values."""
+    """Fit the overheads, write the engine file if they improve the fit, and return the fit as JSON values."""
     from dataclasses import asdict
 
     from helixsim import yamlio
@@ -143,13 +144,13 @@ def _calibrate(args: argparse.Namespace, system: str, measured: MeasuredRun) -> 
 def _calibration_text(found: Mapping[str, Any]) -> str:
     lines = [f"{key}: {seconds * 1e3:g} ms" for key, seconds in found["overheads_s"].items()]
     if not found["improved"]:
-        lines.insert(0, "no overheads meet the measured run better than the engine's own; no file is written")
-    for part, words in (("fit", "fitted half"), ("held_out", "held-out half")):
+        lines.insert(0, "no overheads fit the measured run better than those of the engine; no file is written")
+    for part, label in (("fit", "fitted half"), ("held_out", "held-out half")):
         (ttft, step), (ttft_after, step_after) = found[f"{part}_before"], found[f"{part}_after"]
         changes = (
             f"mean TTFT {_percent(ttft)} -> {_percent(ttft_after)}, step {_percent(step)} -> {_percent(step_after)}"
         )
-        lines.append(f"{words if found['improved'] else words.replace('fitted', 'first')}: {changes}")
+        lines.append(f"{label if found['improved'] else label.replace('fitted', 'first')}: {changes}")
     return "\n".join(lines)
 
 
@@ -161,8 +162,8 @@ def _draw(args: argparse.Namespace, run: Run, measured: MeasuredRun) -> None:
     from helixsim.report.compare_figures import write_cdf_figure
 
     if not len(measured.ttft_s):
-        needed = "lists ttfts, itls and output_lens (vllm bench serve --save-result --save-detailed)"
-        raise DataError(f"{args.other}: nothing to draw: the figure needs the {needed}")
+        needed = "the lists ttfts, itls and output_lens (vllm bench serve --save-result --save-detailed)"
+        raise DataError(f"{args.other}: nothing to draw: the figure needs {needed}")
     requests = run.requests[run.requests["finish_ns"].notna()]
     ttft = (requests["first_token_ns"] - requests["arrival_ns"]) / 1e9
     several = requests[requests["output_tokens"] > 1]
@@ -182,7 +183,7 @@ def _systems(directory: Path) -> RunSet:
 
     path = directory / "summary.json"
     if not path.is_file():
-        raise ConfigError(f"{directory} is no run directory: no summary.json in it")
+        raise ConfigError(f"{directory} is not a run directory: it has no summary.json")
     checked_manifest(directory)
     return RunSet.load(directory)
 
@@ -191,14 +192,14 @@ def _system(args: argparse.Namespace, systems: RunSet) -> str:
     if args.system is None and len(systems) == 1:
         return next(iter(systems))
     if args.system is None:
-        raise ConfigError(f"--system: which one was measured? {args.run} holds {', '.join(systems)}")
+        raise ConfigError(f"--system is required: {args.run} has the systems {', '.join(systems)}")
     if args.system not in systems:
         raise ConfigError(unknown_name("system", args.system, systems))
     return str(args.system)
 
 
 def _setting_changes(first: Path, second: Path) -> dict[str, tuple[Any, Any]]:
-    """Return the settings in which two runs differ, by dotted key."""
+    """Return the settings that differ between two runs, by dotted key."""
     from helixsim import yamlio
 
     def flat(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -220,15 +221,16 @@ def _table(ours: Mapping[str, Any], theirs: Mapping[str, Any], errors: Mapping[s
 
 
 def _check(errors: Mapping[str, float], reference: Mapping[str, Any], tolerance: float | None, system: str) -> None:
-    """Raise ``ThresholdError`` if a judged metric is too far off or missing, or none could be compared."""
+    """Raise ``ThresholdError`` if a main metric differs by more or is missing, or none could be compared."""
     if tolerance is None:
         return
-    missed = [f"{key} {errors[key]:+.1%}" for key in JUDGED if key in errors and not abs(errors[key]) <= tolerance]
-    missed += [f"{key} is missing from A" for key in JUDGED if reference.get(key) and key not in errors]
+    far = [key for key in MAIN_METRICS if key in errors and not abs(errors[key]) <= tolerance]
+    missed = [f"{key} {errors[key]:+.1%}" for key in far]
+    missed += [f"{key} is missing from A" for key in MAIN_METRICS if reference.get(key) and key not in errors]
     if missed:
         raise ThresholdError(f"{system}: beyond --tolerance {tolerance:.1%}: {', '.join(missed)}")
-    if not any(key in errors for key in JUDGED):
-        raise ThresholdError(f"{system}: --tolerance: B holds none of {', '.join(JUDGED)}: nothing was compared")
+    if not any(key in errors for key in MAIN_METRICS):
+        raise ThresholdError(f"{system}: --tolerance: B holds none of {', '.join(MAIN_METRICS)}: nothing was compared")
 
 
 def _tolerance(text: str) -> float:

@@ -1,4 +1,4 @@
-"""stdout and stderr: colour where a terminal wants it, plain text elsewhere. rich is imported when first needed."""
+"""Consoles and progress displays on stdout and stderr; rich is imported on first use."""
 
 from __future__ import annotations
 
@@ -18,43 +18,42 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 PLAIN_WIDTH = 120
-"""Columns of tables that go to a file or a pipe."""
+"""Width of tables in a file or a pipe [columns]."""
 
 HEARTBEAT_S = 30.0
-"""Progress that is written line by line says that it is still at work after a silence of this to twice this [s]."""
+"""Line-by-line progress repeats its state after one to two of these intervals without output [s]."""
 
-
-GOES_ON = "placements and simulations are kept, the same command goes on where it was"
-"""What an interrupted search has to say."""
+RESUMABLE = "finished placements and simulations are kept; repeat the command to continue"
+"""Message of an interrupted search."""
 
 
 class Advance(Protocol):
-    """Tells a progress display how much is done, 0..1, and what is being done now, a line for each thing."""
+    """Callback of a progress display: share done, 0..1, and a description of the current work, a line per task."""
 
     def __call__(self, done: float, now: str = "") -> None:
-        """Show it."""
+        """Update the display."""
         ...
 
 
 def wants_colour(stream: TextIO) -> bool:
-    """Return whether colour belongs on a stream: NO_COLOR and FORCE_COLOR decide, else whether it is a terminal."""
+    """Return whether output to a stream is coloured: by NO_COLOR and FORCE_COLOR, else if it is a terminal."""
     if os.environ.get("NO_COLOR"):
         return False
     return bool(os.environ.get("FORCE_COLOR")) or stream.isatty()
 
 
 def stdout() -> Console:
-    """Return the console of the answer."""
+    """Return the console for results."""
     return _console(sys.stdout)
 
 
 def stderr() -> Console:
-    """Return the console of progress, warnings and errors."""
+    """Return the console for progress, warnings and errors."""
     return _console(sys.stderr)
 
 
 def show(text: str) -> None:
-    """Print text with colours in it, made of names that ``escape.printable_tree`` has been through."""
+    """Print text that may contain colour codes; names in it must be escaped (``escape.printable_tree``)."""
     if wants_colour(sys.stdout):
         stream = _unguarded(sys.stdout)
         print(encodable(text, getattr(stream, "encoding", None)), file=stream)
@@ -63,7 +62,7 @@ def show(text: str) -> None:
 
 
 def _unguarded(stream: TextIO) -> TextIO:
-    """Return the stream that takes the codes of colours; texts for it must be printable."""
+    """Return the stream below the guard, which accepts colour codes; text written to it must be printable."""
     return stream.inner if isinstance(stream, Guarded) else stream
 
 
@@ -78,10 +77,9 @@ def _console(stream: TextIO) -> Console:
 
 @contextmanager
 def progress(what: str, *, quiet: bool = False) -> Iterator[Advance]:
-    """Show how far something is, on stderr: a bar on a terminal, elsewhere a line per tenth, nothing if ``quiet``.
+    """Show progress on stderr: a bar on a terminal, otherwise a line per 10 %, nothing if ``quiet``.
 
-    Nothing appears for work of less than a second. The parts of the work are unlike, so the time taken so far is shown
-    and no time left: it is not known.
+    Nothing is shown during the first second. Tasks differ in length, so the elapsed time is shown, not the remaining.
     """
     if quiet:
         yield lambda done, now="": None
@@ -94,19 +92,19 @@ def progress(what: str, *, quiet: bool = False) -> Iterator[Advance]:
 
 
 class AdvanceTable(Protocol):
-    """Tells a progress display how much is done, 0..1, how it stands, and the best so far, head first."""
+    """Callback of a table display: share done, 0..1, state, and a table of the best results, its head first."""
 
     def __call__(self, done: float, state: str, best: Sequence[Sequence[str]] = ()) -> None:
-        """Show it."""
+        """Update the display."""
         ...
 
 
 @contextmanager
 def table_progress(what: str, *, counted: bool = False, quiet: bool = False) -> Iterator[AdvanceTable]:
-    """Show how far many tasks are and the best so far, on stderr.
+    """Show the progress of many tasks and the best results on stderr.
 
-    A live table on a terminal; elsewhere a line per tenth; nothing if ``quiet``. ``counted``: the number of tasks is
-    known and they are alike, so the time left can be told from those that are done.
+    A live table on a terminal, otherwise a line per 10 %, nothing if ``quiet``. ``counted``: the number of tasks is
+    known and they are similar, so the remaining time is estimated.
     """
     if quiet:
         yield lambda done, state, best=(): None
@@ -119,7 +117,7 @@ def table_progress(what: str, *, counted: bool = False, quiet: bool = False) -> 
 
 
 def _top(best: Sequence[Sequence[str]]) -> str:
-    """Return the best so far in words."""
+    """Return the best result as text."""
     if len(best) < 2:
         return ""
     return f"; best so far: {', '.join(f'{name} {value}' for name, value in zip(best[0], best[1], strict=True))}"
@@ -160,14 +158,14 @@ def _live_table(what: str, counted: bool) -> Iterator[AdvanceTable]:
 
 
 def _text(cell: str) -> Text:
-    """Return a cell as it is written, without markup."""
+    """Return a cell as text without markup."""
     from rich.text import Text
 
     return Text(printable(cell, one_line=True))
 
 
 def _left(passed_s: float, done: float) -> str:
-    """Return the time left in words, once a tenth is done."""
+    """Return the estimated remaining time as text, from 10 % on."""
     return f"about {_duration(passed_s / done - passed_s)} left" if 0.1 <= done < 1 else ""
 
 
@@ -208,13 +206,13 @@ def _bar(what: str) -> Iterator[Advance]:
 
 
 class _Lines:
-    """Progress line by line: one per tenth, and one where there would be none for ``HEARTBEAT_S``."""
+    """Progress in lines: one per 10 %, and one after ``HEARTBEAT_S`` without output."""
 
     def __init__(self, what: str, counted: bool = False) -> None:
         self._what = what
         self._counted = counted
         self._started_s = time.monotonic()
-        self._spoke = False
+        self._has_reported = False
         self._tenths = 0
         self._state = ""
         self._stream = sys.stderr
@@ -230,23 +228,23 @@ class _Lines:
         self._heart.join()
 
     def advance(self, done: float, state: str) -> None:
-        """Note how far it is, and say so at each new tenth."""
+        """Record the progress, and print it at each new 10 %."""
         self._state = state
         tenths = int(done * 10 + 1e-9)
         passed_s = time.monotonic() - self._started_s
         if tenths > self._tenths and passed_s > 1.0:
             self._tenths = tenths
             left = _left(passed_s, done) if self._counted else ""
-            self._say(f"{tenths * 10} % after {_duration(passed_s)}{left and f', {left}'}")
+            self._report(f"{tenths * 10} % after {_duration(passed_s)}{left and f', {left}'}")
 
     def _beat(self) -> None:
         while not self._ended.wait(HEARTBEAT_S):
-            if not self._spoke:
-                self._say(f"at work for {_duration(time.monotonic() - self._started_s)}")
-            self._spoke = False
+            if not self._has_reported:
+                self._report(f"running for {_duration(time.monotonic() - self._started_s)}")
+            self._has_reported = False
 
-    def _say(self, how_far: str) -> None:
-        self._spoke = True
+    def _report(self, how_far: str) -> None:
+        self._has_reported = True
         state = f" ({self._state})" if self._state else ""
-        with suppress(OSError, ValueError):  # whoever read it has gone
+        with suppress(OSError, ValueError):  # the reading end is closed
             print(printable(f"{self._what}: {how_far}{state}", one_line=True), file=self._stream, flush=True)

@@ -16,15 +16,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "fleet",
         help="cheapest mix of GPUs that serves a workload within the SLO",
-        description="Given what may be bought and an experiment with model, workload and SLO: the cheapest fleet that "
-        "serves it, or with a budget the one that serves most. Integer programs over counts propose, simulation "
-        "decides. Stopped or killed, the same command goes on where it was.",
+        description="Given node offers and an experiment with model, workload and SLO: the cheapest fleet that serves "
+        "it, or with a budget the one with the highest capacity. Integer programs over counts generate candidates, "
+        "simulations select among them. An interrupted search continues when the command is repeated.",
         parents=[options.common(), options.settings(), options.output(checks=False), options.executors()],
     )
     parser.add_argument("plan", type=Path, metavar="PLAN", help="plan file (YAML); its keys: inspect schema --fleet")
-    parser.add_argument("--budget", metavar="PRICE", help="seek the most capacity for at most this, such as '40 $/h'")
+    parser.add_argument("--budget", metavar="PRICE", help="maximise capacity at most at this price, e.g. '40 $/h'")
     parser.add_argument(
-        "--simulations", type=options.positive, metavar="N", help="most fleets simulated, instead of the plan's"
+        "--simulations",
+        type=options.positive,
+        metavar="N",
+        help="maximum number of simulated fleets (default: the plan's)",
     )
     parser.set_defaults(func=run)
 
@@ -47,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
             with console.table_progress("fleet", quiet=args.quiet) as advance, options.executor(args) as executor:
                 results = find_fleet(plan, args.out, executor, force=args.force, on_progress=advance)
         except KeyboardInterrupt:
-            print(f"helixsim: interrupted; {console.GOES_ON}", file=sys.stderr)
+            print(f"helixsim: interrupted; {console.RESUMABLE}", file=sys.stderr)
             return ExitCode.INTERRUPTED
         with new_directory(directory) as scratch:
             write_fleets(scratch, results)

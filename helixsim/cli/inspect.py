@@ -1,4 +1,4 @@
-"""``helixsim inspect strategies | schema``: what is registered, and the reference of exp.yaml."""
+"""``helixsim inspect strategies | schema``: registered strategies and policies, and the reference of exp.yaml."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from helixsim.cli import options
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
-    parser = subparsers.add_parser("inspect", help="what is registered; reference of exp.yaml")
-    inner = parser.add_subparsers(title="what to inspect", metavar="WHAT", required=True)
+    parser = subparsers.add_parser("inspect", help="strategies and policies; reference of exp.yaml")
+    inner = parser.add_subparsers(title="subjects", metavar="SUBJECT", required=True)
     strategies = inner.add_parser(
         "strategies", parents=[options.common()], help="placement strategies, routing and batching policies"
     )
@@ -20,10 +20,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     schema = inner.add_parser(
         "schema", parents=[options.common()], help="JSON Schema of exp.yaml, sweep files and fleet plans"
     )
-    schema.add_argument("--markdown", action="store_true", help="as a reference for people, in Markdown")
+    schema.add_argument("--markdown", action="store_true", help="print a Markdown reference instead of JSON Schema")
     which = schema.add_mutually_exclusive_group()
-    which.add_argument("--sweep", action="store_true", help="of sweep files instead")
-    which.add_argument("--fleet", action="store_true", help="of fleet plans instead")
+    which.add_argument("--sweep", action="store_true", help="schema of sweep files")
+    which.add_argument("--fleet", action="store_true", help="schema of fleet plans")
     schema.set_defaults(func=run_schema)
 
 

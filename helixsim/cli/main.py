@@ -1,4 +1,4 @@
-"""``helixsim``: finds the command, runs it, and turns what goes wrong into a message and an exit code."""
+"""``helixsim``: parses the command line, runs the command, and reports errors as a message and an exit code."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from helixsim.errors import ExitCode, WorkerError, typed_error
 
 COMMANDS = ("run", "place", "validate", "reproduce", "sweep", "capacity", "fleet", "compare", "report", "trace",
             "profile", "inspect")  # fmt: skip
-"""Each is a module of this package with ``add_parser(subparsers)`` that imports what is heavy only when it runs.
+"""Each is a module of this package with ``add_parser(subparsers)``; heavy imports happen only when it runs.
 
-A command whose module is not there is not offered.
+Commands without a module are left out.
 """
 
 _EPILOG = """\
-stdout holds the answer, stderr progress, warnings and errors.
+Results go to stdout; progress, warnings and errors to stderr.
 
 exit codes:
   0    ok
@@ -63,8 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Parameters
     ----------
     argv
-        Arguments without the program's name; None: those of the process, whose stdout is then taken over so that only
-        the answer reaches it.
+        Arguments without the program name; None: those of the process, whose stdout is then reserved for results.
 
     Returns
     -------
@@ -96,10 +95,10 @@ def _show_warning(
 
 
 def _prefer_installed_modules() -> None:
-    """Move the working directory, which ``python -m`` puts first, to the end of the places where modules are found.
+    """Move the working directory, which ``python -m`` puts first, to the end of the module search path.
 
-    Otherwise a file such as ``pandas.py`` that happens to lie there would be run, and ``python -m helixsim`` would find
-    other files than ``helixsim`` does. The folder that helixsim itself comes from stays where it is.
+    Otherwise a file such as ``pandas.py`` in it would be imported, and ``python -m helixsim`` would behave differently
+    from ``helixsim``. The parent folder of the package itself keeps its position.
     """
     try:
         here = Path.cwd()
@@ -111,7 +110,7 @@ def _prefer_installed_modules() -> None:
 
 
 def _stop_on_sigterm(signalled: list[int]) -> None:
-    """Let SIGTERM stop a command as Ctrl-C does, so that it keeps what is finished; note that it came."""
+    """Handle SIGTERM like Ctrl-C, so that finished parts are kept; the signal is recorded in ``signalled``."""
 
     def stop(number: int, _frame: object) -> None:
         signalled.append(number)
@@ -134,7 +133,7 @@ def _outcome(arguments: Sequence[str], args: argparse.Namespace) -> int:
         print("helixsim: interrupted; finished parts are kept, an unfinished run leaves no manifest", file=sys.stderr)
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
-        settle_stdout()  # the reader has gone
+        settle_stdout()  # the reading end is closed
         return ExitCode.OK
     except Exception as error:
         known = typed_error(error)

@@ -1,4 +1,4 @@
-"""Options that several commands share, as parent parsers."""
+"""Options shared by several commands, as parent parsers."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 
 MOST = 10_000
-"""The largest number of processes, seeds or simulations that is taken for meant."""
+"""Largest accepted number of processes, seeds or simulations; larger ones are taken for typing errors."""
 
 
 def common() -> argparse.ArgumentParser:
-    """Return the parent of every command: how much is said, and in which form."""
+    """Return the parent of every command: verbosity and form of the output."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
-    parser.add_argument("-v", "--verbose", action="count", default=0, help="say more; with an error: the traceback")
+    parser.add_argument("-v", "--verbose", action="count", default=0, help="more output; with an error: the traceback")
     return parser
 
 
@@ -47,18 +47,20 @@ def experiment() -> argparse.ArgumentParser:
 
 
 def output(*, checks: bool = True) -> argparse.ArgumentParser:
-    """Return the parent of commands that compute and leave files; ``checks``: with ``--check``."""
+    """Return the parent of commands that compute and write files; ``checks``: with ``--check``."""
     parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="where runs go (default: runs)")
-    parser.add_argument("--jobs", type=positive, metavar="N", help="processes to use (default: one per core)")
-    parser.add_argument("--force", action="store_true", help="replace what an earlier run left")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs"), metavar="DIR", help="output directory (default: runs)"
+    )
+    parser.add_argument("--jobs", type=positive, metavar="N", help="number of processes (default: one per core)")
+    parser.add_argument("--force", action="store_true", help="ignore cached results and compute again")
     if checks:
-        parser.add_argument("--check", action="store_true", help="check the expensive invariants too")
+        parser.add_argument("--check", action="store_true", help="also check the expensive invariants")
     return parser
 
 
 def settings() -> argparse.ArgumentParser:
-    """Return the parent of commands whose file names an experiment."""
+    """Return the parent of commands whose input file names an experiment."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument(
         "--set",
@@ -66,13 +68,13 @@ def settings() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="KEY.PATH=VALUE",
-        help="change one value of the experiment, on top of what the file sets (repeatable)",
+        help="change one value of the experiment, after the changes in the file (repeatable)",
     )
     return parser
 
 
 def strict() -> argparse.ArgumentParser:
-    """Return the parent of commands that have results even if some of their parts have none."""
+    """Return the parent of commands that may succeed in part."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument(
         "--strict",
@@ -84,12 +86,12 @@ def strict() -> argparse.ArgumentParser:
 
 
 def failures_code(codes: Iterable[int], args: argparse.Namespace) -> int:
-    """Return the exit code of a command of which some parts failed, with these exit codes, and others have results."""
+    """Return the exit code of a command that succeeded in part; ``codes`` are those of the failed parts."""
     return max((code for code in codes if args.strict or code != ExitCode.INFEASIBLE), default=ExitCode.OK)
 
 
 def severity(code: int, args: argparse.Namespace) -> str:
-    """Return what a failed part with this exit code is called: ``warning`` where it does not decide the command's."""
+    """Return ``error`` if a failed part with this exit code makes the command fail, else ``warning``."""
     return "error" if failures_code([code], args) else "warning"
 
 
@@ -101,20 +103,20 @@ def executors() -> argparse.ArgumentParser:
         "--executor",
         choices=("processes", "serial"),
         default="processes",
-        help="in a pool of processes (default), or one after the other in this process",
+        help="run tasks in a process pool (default), or in sequence in this process",
     )
     where.add_argument(
         "--dask",
         metavar="ADDRESS",
-        help="on a dask cluster: the address of its scheduler, or 'local' for one on this machine; its workers must "
-        "see the same files. Trust it as yourself: its machines run the tasks as code, and what they send is unpickled "
-        "here; use TLS or a network of your own (extra: cluster)",
+        help="run tasks on a dask cluster: address of its scheduler, or 'local' for one on this machine; workers need "
+        "access to the same files. Scheduler and workers must be trusted: they execute code, and their results are "
+        "unpickled here; use TLS or a private network (extra: cluster)",
     )
     return parser
 
 
 def executor(args: argparse.Namespace) -> Executor:
-    """Return where the tasks are to be carried out."""
+    """Return the executor of the tasks."""
     from helixsim.runtime.pool import Dask, Processes, Serial, available_cores
 
     jobs: int = args.jobs or available_cores()
@@ -124,7 +126,7 @@ def executor(args: argparse.Namespace) -> Executor:
 
 
 def edits(args: argparse.Namespace) -> list[Edit]:
-    """Return the changes that ``--set`` asks for, with ``--seed`` as the last of them."""
+    """Return the edits of ``--set``, followed by that of ``--seed``."""
     from helixsim.config.edit import parse_option
 
     texts: list[str] = args.edits
@@ -134,14 +136,14 @@ def edits(args: argparse.Namespace) -> list[Edit]:
 
 
 def loaded(args: argparse.Namespace) -> Experiment:
-    """Return the experiment of the command line, changed as ``--set`` says."""
+    """Return the experiment of the command line with its edits."""
     from helixsim.experiment import Experiment
 
     return Experiment.load(args.experiment).with_(edits(args))
 
 
 def positive(text: str) -> int:
-    """Return a number of things (processes, seeds, simulations) from 1 to ``MOST``."""
+    """Return a whole number (of processes, seeds, simulations) from 1 to ``MOST``."""
     value = int(text) if re.fullmatch(r"\+?0*[0-9]{1,9}", text) else 0
     if not 1 <= value <= MOST:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1 to {MOST}, got {shortened(repr(text))}")
@@ -149,7 +151,7 @@ def positive(text: str) -> int:
 
 
 def decimal(text: str) -> float:
-    """Return a finite number; digits of other scripts, which look like others of ours, are refused."""
+    """Return a finite number; digits that are not ASCII are refused."""
     value = float(text) if text.isascii() else math.nan
     if not math.isfinite(value):
         raise ValueError(text)

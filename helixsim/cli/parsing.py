@@ -1,4 +1,4 @@
-"""The parser of the command line: help where nothing is asked, suggestions where something is unknown."""
+"""The command-line parser: help without a command, suggestions for unknown names."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from helixsim.errors import ExitCode, did_you_mean
 
 
 class Parser(argparse.ArgumentParser):
-    """An ``ArgumentParser`` that suggests commands, values and options, and lists its commands where none is given."""
+    """An ``ArgumentParser`` that suggests commands, values and options, and prints its help without a command."""
 
     def set_defaults(self, **values: Any) -> None:
-        """Set defaults; the parser of a command is kept beside its ``func``, to report what it does not know."""
+        """Set defaults; the parser of a command is stored beside its ``func``, to report unknown arguments."""
         super().set_defaults(**values, **({"parser": self} if "func" in values else {}))
 
     def parse_all(self, arguments: Sequence[str], namespace: argparse.Namespace) -> argparse.Namespace:
-        """Parse the arguments and refuse those that are unknown, as a part of the command that was given."""
+        """Parse the arguments; unknown ones are an error of the command that was given."""
         args, unknown = self.parse_known_args(arguments, namespace)
         if unknown:
             parser: Parser = getattr(args, "parser", self)
@@ -26,13 +26,13 @@ class Parser(argparse.ArgumentParser):
         return args
 
     def suggestion(self, unknown: Sequence[str]) -> str:
-        """Return what may have been meant by unknown options."""
+        """Return a suggestion for the first unknown option that resembles a known one."""
         options = [option for action in self._actions for option in action.option_strings]
         given = (argument.partition("=")[0] for argument in unknown if argument.startswith("-"))
         return next(filter(None, (did_you_mean(option, options) for option in given)), "")
 
     def error(self, message: str) -> NoReturn:
-        """End with exit code 2: with the help if no command was given, else with usage and message."""
+        """Exit with code 2: print the help if no command was given, else usage and message."""
         commands = [action for action in self._actions if isinstance(action, argparse._SubParsersAction)]
         missing = [action for action in commands if message.endswith(f"required: {action.metavar}")]
         if missing:

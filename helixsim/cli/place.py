@@ -19,7 +19,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Register the command."""
     parser = subparsers.add_parser(
         "place",
-        help="place the model on the fleet, print flow, bound and layers per node",
+        help="place the model on the cluster, print max-flow, bound and layers per node",
         description="Place the model for every system of the experiment. Systems that share a placement strategy and "
         "its options are placed once.",
         parents=[options.common(), options.experiment()],
@@ -29,13 +29,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--export",
         type=Path,
         metavar="FILE",
-        help="write the placement as JSON, to be reused by 'placement: {strategy: fixed, file: FILE}'; "
-        "needs --system if there are several",
+        help="write the placement as JSON for 'placement: {strategy: fixed, file: FILE}'; "
+        "needs --system if the experiment has several",
     )
     parser.add_argument(
-        "--by-flow", action="store_true", help="choose candidates by max-flow alone, without short simulations"
+        "--by-flow", action="store_true", help="select candidates by max-flow alone, without short simulations"
     )
-    parser.add_argument("--force", action="store_true", help="let --export replace a file")
+    parser.add_argument("--force", action="store_true", help="allow --export to replace a file")
     parser.set_defaults(func=run)
 
 
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         for number, system in enumerate(chosen):
 
             def progress(what: str, _s: float, value: float, bound: float, name: str = system.name) -> None:
-                advance(number / len(chosen), f"{name}: {what}, {value:.1f} of at most {bound:.1f} tokens/s")  # noqa: B023
+                advance(number / len(chosen), f"{name}: {what}, {value:.1f} tokens/s, bound {bound:.1f}")  # noqa: B023
 
             placed[system.name] = place_system(experiment, system, progress=progress, judged=not args.by_flow)
             advance((number + 1) / len(chosen), system.name)

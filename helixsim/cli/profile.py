@@ -1,4 +1,4 @@
-"""``helixsim profile``: the GPUs, links, models, engines and measured nodes helixsim knows; new ones from tables."""
+"""``helixsim profile``: list, show, fit and measure profiles of GPUs, links, models, engines and nodes."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     listing.add_argument("family", nargs="?", choices=_FAMILIES, help="one family only")
     listing.set_defaults(func=_action("run_list"))
 
-    show = actions.add_parser("show", parents=[options.common()], help="everything known about one name, with sources")
-    show.add_argument("name", metavar="NAME", help="GPU, link, model, MODEL/KIND, or the path of a config.json")
+    show = actions.add_parser("show", parents=[options.common()], help="all figures of one profile, with sources")
+    show.add_argument("name", metavar="NAME", help="GPU, link, model, MODEL/NODE_TYPE, or the path of a config.json")
     show.add_argument("--precision", default="fp16", help=f"weights of a model: {_FORMATS} (default: fp16)")
     show.set_defaults(func=_action("run_show"))
 
@@ -34,16 +34,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     fit.add_argument(
         "--memory-fraction", type=_fraction, default=0.9, metavar="F", help="engine's share of memory in --limits (0.9)"
     )
-    fit.add_argument("--precision", default="fp16", help=f"weights that were timed: {_FORMATS} (default: fp16)")
-    fit.add_argument("--model", metavar="NAME", help="this model's rows only")
-    fit.add_argument("--source", metavar="TEXT", help="where the tables come from (default: the file's name)")
+    fit.add_argument("--precision", default="fp16", help=f"weights of the timed model: {_FORMATS} (default: fp16)")
+    fit.add_argument("--model", metavar="NAME", help="only rows of this model")
+    fit.add_argument("--source", metavar="TEXT", help="source of the tables (default: the file name)")
     fit.add_argument("--out", type=Path, metavar="FILE", help="write the profiles of one model as YAML")
     fit.add_argument("--force", action="store_true", help="replace FILE if it exists")
     fit.add_argument("--plot", type=Path, metavar="FILE", help="draw the curves over the table's points (svg, png)")
     fit.set_defaults(func=_action("run_fit"))
 
     computed = actions.add_parser(
-        "roofline", parents=[options.common()], help="times from datasheet figures, and how far off they are elsewhere"
+        "roofline", parents=[options.common()], help="times from datasheet figures, and their error on measured nodes"
     )
     computed.add_argument("--gpu", required=True, metavar="NAME", help="GPU name or file")
     computed.add_argument("--model", required=True, metavar="NAME", help="model name, file or config.json")

@@ -1,4 +1,4 @@
-"""What the actions of ``helixsim profile`` do."""
+"""The actions of ``helixsim profile``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from helixsim.writing import write_text
 
 
 def run_list(args: argparse.Namespace) -> int:
-    """Print the names of one family or of all."""
+    """Print the names of one family or of all families."""
     families = [args.family] if args.family else list(_FAMILIES)
     tables = {family: _FAMILIES[family]() for family in families}
     if args.json:
@@ -35,7 +35,7 @@ def run_list(args: argparse.Namespace) -> int:
 
 
 def run_show(args: argparse.Namespace) -> int:
-    """Print everything known about one name."""
+    """Print all figures of one profile."""
     facts = _facts(args.name, args.precision)
     if args.json:
         _print_json(facts)
@@ -45,8 +45,8 @@ def run_show(args: argparse.Namespace) -> int:
 
 
 def run_fit(args: argparse.Namespace) -> int:
-    """Fit timing tables, print residuals, write them if asked."""
-    from helixsim.hardware.fit import fit_tables  # numpy: only where it is needed
+    """Fit timing tables, print residuals, and write the profile with ``--out``."""
+    from helixsim.hardware.fit import fit_tables
 
     source = args.source or f"fitted to {args.timings.name}"
     kinds = fit_tables(args.timings, args.limits, args.precision, args.memory_fraction, source)
@@ -85,8 +85,8 @@ def run_roofline(args: argparse.Namespace) -> int:
         return ExitCode.OK
     print(_outline(facts) + "\n")
     over = f"(256-4096 tokens; 1-128 sequences of {CHECK_CONTEXT_TOKENS} tokens)"
-    print(f"distance of the roofline from measured nodes {over}\n{_aligned(*_error_table(errors))}\n")
-    print(f"distance of one GPU's timings / n + all-reduces from measured nodes\n{_aligned(*_error_table(scaled))}")
+    print(f"error of the roofline on measured nodes {over}\n{_aligned(*_error_table(errors))}\n")
+    print(f"error of the timings of one GPU / n + all-reduces on measured nodes\n{_aligned(*_error_table(scaled))}")
     return ExitCode.OK
 
 
@@ -251,7 +251,7 @@ def _dicts(errors: Sequence[TimingError]) -> list[dict[str, Any]]:
 def _write(kinds: Sequence[FittedKind], models: Sequence[str], path: Path, force: bool) -> None:
     if len(models) != 1 or not models[0]:
         raise ConfigError(
-            f"--out writes one model, the table has {', '.join(models) or 'none named'}: choose with --model"
+            f"--out writes one model, the table has {', '.join(models) or 'no name'}: select one with --model"
         )
     if path.exists() and not force:
         raise ConfigError(f"{path} exists; --force replaces it")

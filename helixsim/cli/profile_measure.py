@@ -1,4 +1,4 @@
-"""``helixsim profile measure``: times layers on this machine and fits a profile to them."""
+"""``helixsim profile measure``: time the layers of a model on this machine and fit a profile."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def add_parser(actions: Any) -> None:
         "measure", parents=[options.common()], help="time the layers of a model on this machine (extra [profile])"
     )
     parser.add_argument("--model", required=True, metavar="NAME", help="model name, file or config.json")
-    parser.add_argument("--gpu", required=True, metavar="NAME", help="what the GPU is called in the profile")
+    parser.add_argument("--gpu", required=True, metavar="NAME", help="name of the GPU in the profile")
     parser.add_argument("--precision", default="fp16", help="fp16 or bf16 (default: fp16)")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--context", type=int, default=1024, metavar="N", help="cached tokens per sequence (1024)")

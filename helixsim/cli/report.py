@@ -11,8 +11,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "report",
         help="rebuild the HTML report of a run directory",
-        description="Draw the figures of a finished run again and write its report.html, from the files in its "
-        "directory alone. Nothing is simulated.",
+        description="Redraw the figures of a finished run and rewrite its report.html, from the files in its "
+        "directory. Nothing is simulated.",
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="run directory, for example runs/quickstart/0123456789ab")
     parser.set_defaults(func=run)

@@ -1,4 +1,4 @@
-"""``helixsim reproduce``: the paper's figures, and measurements of its prototype, beside what helixsim says."""
+"""``helixsim reproduce``: the paper's figures and the measurements of its prototype beside helixsim's results."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 ALL = "all"
 FIDELITY = "measured cells of the paper's 24-GPU prototype, helixsim and the paper's simulator"
 _FIGURES = """\
-Run what the figures need and write DIR/index.html, with every figure as SVG and PNG and its data as CSV under
-DIR/figures, and DIR/summary.json. Three columns stand side by side: published, as published (the paper's placements,
-rates and memory settings, quirks included) and fair (the same requests, memory rules and admission for all). What has
-been computed before is found again in DIR/cache, so a stopped run goes on.
+Run the simulations of the figures and write DIR/index.html, with every figure as SVG and PNG and its data as CSV under
+DIR/figures, and DIR/summary.json. Three columns are compared: published, as published (the paper's placements, rates
+and memory settings) and fair (the same requests, memory rules and admission for all systems). Results are cached in
+DIR/cache, so that an interrupted run continues.
 """
 
 
@@ -31,14 +31,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "reproduce", help="the paper's figures and tables, ours beside the published values", description=__doc__
     )
     actions = parser.add_subparsers(metavar="FIGURE", required=True)
-    listing = actions.add_parser("list", parents=[options.common()], help="the figures there are")
+    listing = actions.add_parser("list", parents=[options.common()], help="list the figures")
     listing.set_defaults(func=run_list)
     for name, title in {ALL: "all figures and tables", **figure_titles()}.items():
         figure = actions.add_parser(
             name, parents=[options.common(), _figure_output()], description=_FIGURES, help=title
         )
         figure.add_argument("more", nargs="*", metavar="FIGURE", help="further figures")
-        figure.add_argument("--quick", action="store_true", help="one seed, short windows, small searches: coarse")
+        figure.add_argument("--quick", action="store_true", help="coarse: one seed, short windows, small searches")
         figure.set_defaults(func=run_figures, first=name)
     _add_fidelity(actions)
 
@@ -46,9 +46,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def _figure_output() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False)
     out = Path("runs") / "reproduce"
-    parser.add_argument("--out", type=Path, default=out, metavar="DIR", help=f"where it goes (default: {out})")
-    parser.add_argument("--jobs", type=options.positive, metavar="N", help="processes to use (default: one per core)")
-    parser.add_argument("--force", action="store_true", help="compute again what an earlier run left")
+    parser.add_argument("--out", type=Path, default=out, metavar="DIR", help=f"output directory (default: {out})")
+    parser.add_argument(
+        "--jobs", type=options.positive, metavar="N", help="number of processes (default: one per core)"
+    )
+    parser.add_argument("--force", action="store_true", help="ignore cached results and compute again")
     return parser
 
 
@@ -58,7 +60,7 @@ def _add_fidelity(actions: argparse._SubParsersAction[argparse.ArgumentParser]) 
         parents=[options.common(), options.output()],
         help=FIDELITY,
         description="Simulate every measured cell and print measured, simulated and the paper's simulated figures with "
-        "their errors, and a summary. Results are kept under DIR/fidelity and found again.",
+        "their errors, and a summary. Results are cached in DIR/fidelity.",
     )
     fidelity.add_argument("cells", nargs="*", metavar="CELL", help="only these cells (default: all)")
     fidelity.add_argument(
@@ -77,7 +79,7 @@ def _add_fidelity(actions: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="simulate offline cells under seeds 0 to N-1 and online ones under twice as many (default: 6)",
     )
     fidelity.add_argument(
-        "--fit", action="store_true", help="fit the engine's overheads to the cells and hold cells out"
+        "--fit", action="store_true", help="fit the engine overheads to the cells, with cross-validation"
     )
     fidelity.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     fidelity.add_argument(
@@ -110,7 +112,7 @@ def run_list(args: argparse.Namespace) -> int:
 
 
 def run_figures(args: argparse.Namespace) -> int:
-    """Run figures, write them, and print what follows."""
+    """Run the figures, write them, and print the verdicts."""
     from helixsim.papers.helix import build, entries, report_text
     from helixsim.papers.helix.parts import Effort
 
@@ -160,7 +162,7 @@ def run_fidelity(args: argparse.Namespace) -> int:
 
 
 def _warn_of_versions() -> None:
-    """Say which libraries are not those that the published figures were made with."""
+    """Warn of libraries whose versions differ from those of the published figures."""
     from helixsim.papers.helix.locked import differences
 
     for difference in differences():

@@ -23,18 +23,20 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "run",
         help="simulate every system of an experiment and compare them",
-        description="Place the model, find the max-flow, simulate the load on every system of the experiment, print "
-        "the comparison and write a run directory with all numbers, figures and an HTML report.",
+        description="Place the model, compute the max-flow and simulate the load for every system of the experiment, "
+        "print the comparison and write a run directory with all numbers, figures and an HTML report.",
         parents=[options.common(), options.experiment(), options.output(), options.strict()],
     )
     parser.add_argument(
-        "--fail-on-slo", action="store_true", help="exit code 6 if under 99 %% of a system's requests meet the SLO"
+        "--fail-on-slo",
+        action="store_true",
+        help="exit code 6 if less than 99 %% of the requests of a system meet the SLO",
     )
     parser.add_argument(
         "--fail-under",
         type=float,
         metavar="TOKENS_PER_S",
-        help="exit code 6 if a system's output throughput is below this",
+        help="exit code 6 if the output throughput of a system is below this",
     )
     parser.set_defaults(func=run)
 
@@ -48,9 +50,9 @@ def run(args: argparse.Namespace) -> int:
 
     experiment = options.loaded(args).resolve()
     if args.fail_on_slo and experiment.slo.ttft_s is experiment.slo.tpot_s is experiment.slo.e2el_s is None:
-        raise ConfigError(f"--fail-on-slo: {args.experiment} states no slo")
+        raise ConfigError(f"--fail-on-slo: {args.experiment} has no slo")
     if not args.quiet:
-        _say(*_heading(experiment))
+        _print_lines(*_heading(experiment))
     reused = not args.force and rundir.finished_run(args.out, experiment, check=args.check) is not None
     try:
         with console.progress("run", quiet=args.quiet) as advance:
@@ -63,29 +65,30 @@ def run(args: argparse.Namespace) -> int:
                 progress=lambda what, done: advance(done, what),
             )
     except Interrupted as stop:
-        _say(f"helixsim: interrupted; {stop}")
+        _print_lines(f"helixsim: interrupted; {stop}")
         return ExitCode.INTERRUPTED
     runs = RunSet.load(directory)
     if not args.quiet:
-        _say(*(kv_text(name, one.placement_document) for name, one in runs.items()))
+        _print_lines(*(kv_text(name, one.placement_document) for name, one in runs.items()))
     _print(runs, args)
     if not args.quiet:
         found = "cached (use --force to rerun)" if reused else "written"
-        _say(f"{directory / 'report.html'} {found}")
+        _print_lines(f"{directory / 'report.html'} {found}")
     failed = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))["failed"]
     for name, error in failed.items():
-        _say(f"helixsim: {options.severity(error['exit_code'], args)}: {name}: {error['message']}")
+        _print_lines(f"helixsim: {options.severity(error['exit_code'], args)}: {name}: {error['message']}")
     _check_thresholds(runs, args)
     return options.failures_code((error["exit_code"] for error in failed.values()), args)
 
 
-def _say(*lines: str) -> None:
+def _print_lines(*lines: str) -> None:
+    """Print lines on stderr."""
     for line in lines:
         print(line, file=sys.stderr)
 
 
 def _heading(experiment: ResolvedExperiment) -> list[str]:
-    """Return what was resolved, before anything is computed."""
+    """Return the resolved experiment as text."""
     counts: dict[str, int] = {}
     for node in experiment.fleet.cluster.nodes:
         counts[node.kind] = counts.get(node.kind, 0) + 1
@@ -102,7 +105,7 @@ def _heading(experiment: ResolvedExperiment) -> list[str]:
     ]
     profiles = {profile.kind: profile for profile in experiment.fleet.profiles}.values()
     memory = ", ".join(f"{p.kind} {p.kv_tokens(p.max_layers)} ({p.max_layers} layers)" for p in profiles)
-    lines.append(f"engine: {experiment.engine.name}; KV tokens with the most layers a planner gives: {memory}")
+    lines.append(f"engine: {experiment.engine.name}; KV tokens at the maximum planned layers: {memory}")
     lines += [f"dropped: {count} requests ({reason})" for reason, count in stats.dropped if count]
     lines += [f"assumed: {assumption}" for assumption in experiment.assumptions]
     return lines
@@ -129,8 +132,8 @@ def _check_thresholds(runs: RunSet, args: argparse.Namespace) -> None:
         attainment = one.summary.throughput.slo_attainment
         served = one.summary.throughput.output_tokens_per_s or 0.0
         if args.fail_on_slo and (attainment is None or attainment < SLO_SHARE):
-            got = "no request finished" if attainment is None else f"{attainment:.1%} of requests met it"
-            missed.append(f"{name}: SLO missed, {got} (asked: {SLO_SHARE:.0%})")
+            got = "no request completed" if attainment is None else f"{attainment:.1%} of requests met it"
+            missed.append(f"{name}: SLO missed, {got} (required: {SLO_SHARE:.0%})")
         if args.fail_under is not None and served < args.fail_under:
             missed.append(f"{name}: {served:.4g} output tokens/s, below --fail-under {args.fail_under:g}")
     if missed:

@@ -1,4 +1,4 @@
-"""The standard streams: stdout belongs to the answer, whatever C libraries print, and no text steers the terminal."""
+"""The standard streams: stdout carries only results, and no text controls the terminal."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from helixsim.escape import code_point, printable
 
 
 def claim_stdout() -> None:
-    """Give ``sys.stdout`` a descriptor of its own and make descriptor 1 another name of stderr.
+    """Move ``sys.stdout`` to a new descriptor and make descriptor 1 a duplicate of stderr.
 
-    A C library that prints (HiGHS 1.16 does when it is first used) writes to descriptor 1, which child processes
-    inherit as well; from here on all of that goes to stderr. Only for a process that is the command line and nothing
-    else: it is not undone, because the C library keeps text in a buffer of its own until the process ends.
+    C libraries that print (HiGHS 1.16 does on first use) write to descriptor 1, as do child processes; from here on
+    that output goes to stderr. Not undone, because the C library buffers text until the process ends: call it only in
+    a process that runs the command line and nothing else.
 
-    A stream that is closed (``>&-``) is opened on the null device. Left closed, its number would go to the next file
-    that is opened, and ``print(file=sys.stderr)`` would write to stdout.
+    A closed stream (``>&-``) is opened on the null device. Otherwise the next file that is opened would get its number,
+    and ``print(file=sys.stderr)`` would write into it.
     """
     for descriptor in (0, 1, 2):
         try:
@@ -38,7 +38,7 @@ def claim_stdout() -> None:
 
 
 def settle_stdout() -> None:
-    """Drop what is left for a stdout that cannot be written, or Python would complain again when it flushes at exit."""
+    """Discard pending text of a stdout that cannot be written, so that the flush at exit does not fail again."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -56,7 +56,7 @@ def _descriptor(stream: TextIO) -> int | None:
 
 
 def _text(descriptor: int, like: TextIO | None) -> io.TextIOWrapper:
-    """Return a text stream on a descriptor that treats text as another stream does."""
+    """Return a text stream on a descriptor with the encoding and buffering of another stream."""
     is_unbuffered = getattr(like, "write_through", False)  # python -u
     return io.TextIOWrapper(
         open(descriptor, "wb", 0 if is_unbuffered else -1),
@@ -68,11 +68,11 @@ def _text(descriptor: int, like: TextIO | None) -> io.TextIOWrapper:
 
 
 class Guarded:
-    r"""A text stream whose text cannot steer the terminal and always has a form in the stream's encoding.
+    r"""A text stream that escapes control characters and characters its encoding lacks.
 
-    Characters that steer a terminal or turn the direction of writing come out as ``\uXXXX``. What the encoding lacks
-    is replaced by an ASCII look-alike where there is one (box drawing, dashes, typographic signs), else by ``\uXXXX``
-    as well; with ``exact``, for JSON, always by the latter, which JSON reads as the character itself.
+    Characters that control a terminal or change the writing direction become ``\uXXXX``. Characters that the encoding
+    lacks become a similar ASCII character if there is one (box drawing, dashes, typographic signs), else ``\uXXXX``;
+    with ``exact``, for JSON, always the latter, which JSON decodes to the character itself.
     """
 
     def __init__(self, inner: TextIO) -> None:
@@ -95,7 +95,7 @@ class Guarded:
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Guard ``sys.stdout`` and ``sys.stderr``: the one place where everything that is said leaves."""
+    """Guard ``sys.stdout`` and ``sys.stderr`` within the context."""
     stdout, stderr = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = cast(TextIO, Guarded(stdout)), cast(TextIO, Guarded(stderr))
     try:
@@ -105,19 +105,19 @@ def guarded() -> Iterator[None]:
 
 
 def write_exactly() -> None:
-    """From now on no look-alikes on stdout: its text is read by programs."""
+    """Use exact escapes on stdout from now on: its text is read by programs."""
     if isinstance(sys.stdout, Guarded):
         sys.stdout.exact = True
 
 
 def encodable(text: str, encoding: str | None, *, exact: bool = False) -> str:
-    """Return text that an encoding has all characters for; None: a stream in memory, which takes everything."""
+    """Return text with the characters that an encoding lacks replaced; None: a stream in memory, all are allowed."""
     if encoding is None or _fits(text, encoding):
         return text
     return "".join(
         character if _fits(character, encoding)
         else code_point(character) if exact
-        else _LOOKS_LIKE.get(character) or code_point(character)
+        else _SIMILAR.get(character) or code_point(character)
         for character in text
     )  # fmt: skip
 
@@ -130,7 +130,7 @@ def _fits(text: str, encoding: str) -> bool:
     return True
 
 
-_LOOKS_LIKE = {
+_SIMILAR = {
     **dict.fromkeys("─━╌╍┄┅┈┉═╴╶╸╺╼╾–—‐‑−", "-"),
     **dict.fromkeys("│┃║╎╏┆┇", "|"),
     **dict.fromkeys("┌┐└┘├┤┬┴┼╭╮╰╯╔╗╚╝╠╣╦╩╬╪╡╞", "+"),

@@ -21,19 +21,21 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "sweep",
         help="run many variants of an experiment, in parallel, resumable",
-        description="Run an experiment at all combinations of axis values and seeds. Every point is a run directory "
-        "like any other, found again instead of run again; tables and figures over all points go to "
-        "OUT/sweeps/NAME/HASH. Stopped or killed, the same command goes on where it was.",
+        description="Run an experiment at all combinations of axis values and seeds. Every point is an ordinary run "
+        "directory and is reused if it exists; tables and figures over all points go to OUT/sweeps/NAME/HASH. An "
+        "interrupted sweep continues when the command is repeated.",
         parents=[options.common(), options.settings(), options.output(), options.executors(), options.strict()],
     )
     parser.add_argument("sweep", type=Path, metavar="SWEEP", help="sweep file (YAML); its keys: inspect schema --sweep")
-    parser.add_argument("--seeds", type=options.positive, metavar="N", help="replications, instead of the file's")
     parser.add_argument(
-        "--resume", action="store_true", help="insist on going on with a sweep that was begun: error if there is none"
+        "--seeds", type=options.positive, metavar="N", help="number of replications (default: the file's)"
     )
-    parser.add_argument("--reports", action="store_true", help="also draw figures and HTML for every single point")
     parser.add_argument(
-        "--parquet", action="store_true", help="write the tables as Parquet, too, with full precision (extra: parquet)"
+        "--resume", action="store_true", help="continue a sweep that was started before; an error if there is none"
+    )
+    parser.add_argument("--reports", action="store_true", help="also write figures and an HTML report for every point")
+    parser.add_argument(
+        "--parquet", action="store_true", help="also write the tables as Parquet, in full precision (extra: parquet)"
     )
     parser.set_defaults(func=run)
 
@@ -49,9 +51,9 @@ def run(args: argparse.Namespace) -> int:
     sweep = prepare(load_sweep(args.sweep, options.edits(args), seeds=args.seeds))
     begun = sweep.is_begun(args.out)
     if args.resume and not begun:
-        raise ConfigError(f"--resume: no sweep of {args.sweep} as it is now was begun in {args.out}")
+        raise ConfigError(f"--resume: no sweep of the current {args.sweep} was started in {args.out}")
     if not args.quiet:
-        _say(_heading(sweep), "found what is finished, going on" if begun and not args.force else "")
+        _print_lines(_heading(sweep), "resuming: finished points are reused" if begun and not args.force else "")
     show = console.table_progress("sweep", counted=True, quiet=args.quiet)
     try:
         with show as advance, options.executor(args) as executor:
@@ -61,23 +63,24 @@ def run(args: argparse.Namespace) -> int:
                 on_progress=lambda state: advance(*_shown(sweep, state)),
             )  # fmt: skip
     except SweepInterrupted as stop:
-        _say(f"helixsim: interrupted; {stop}")
+        _print_lines(f"helixsim: interrupted; {stop}")
         return ExitCode.INTERRUPTED
     _print(results, directory, args)
-    _say(*_failures(results, directory, args))
+    _print_lines(*_failures(results, directory, args))
     if not args.quiet:
-        _say(f"{directory / 'report.html'} written")
+        _print_lines(f"{directory / 'report.html'} written")
     codes = [failure["exit_code"] for failure in results.failures]
     return options.failures_code(codes, args) if results.rows else max(codes, default=ExitCode.OK)
 
 
-def _say(*lines: str) -> None:
+def _print_lines(*lines: str) -> None:
+    """Print lines that are not empty on stderr."""
     for line in filter(None, lines):
         print(line, file=sys.stderr)
 
 
 def _failures(results: SweepResults, directory: Path, args: argparse.Namespace) -> list[str]:
-    """Return a line on each failed point; points that fail for the same reason share one."""
+    """Return a line per reason of failed points."""
     by_reason: dict[str, list[dict[str, Any]]] = {}
     for failure in results.failures:
         by_reason.setdefault(failure["message"].strip(), []).append(failure)
@@ -86,7 +89,9 @@ def _failures(results: SweepResults, directory: Path, args: argparse.Namespace) 
         first = failures[0]
         severity = options.severity(first["exit_code"], args)
         where = f"point {first['point']}, seed {first['seed']}" + (first["system"] and f", {first['system']}")
-        more = f"; so do {len(failures) - 1} more, see {directory / 'failed.csv'}" if len(failures) > 1 else ""
+        more = (
+            f"; {len(failures) - 1} more fail for this reason, see {directory / 'failed.csv'}" if failures[1:] else ""
+        )
         lines.append(f"helixsim: {severity}: {where}: {reason} ({first['settings']}{more})")
     return lines
 
@@ -98,7 +103,7 @@ def _heading(sweep: Sweep) -> str:
 
 
 def _shown(sweep: Sweep, state: SweepProgress) -> tuple[float, str, list[tuple[str, ...]]]:
-    """Return share done, what is happening, and the best so far as a table."""
+    """Return the share done, the state, and a table of the best results."""
     from helixsim.report.rows import number
     from helixsim.results.sweep import LABELS, plain_value, short_names
 
@@ -112,7 +117,7 @@ def _shown(sweep: Sweep, state: SweepProgress) -> tuple[float, str, list[tuple[s
         for row in known[:5]
     ]
     failed = f", {state.failed} failed" if state.failed else ""
-    found = f", {state.found} found" if state.found else ""
+    found = f", {state.found} cached" if state.found else ""
     return state.share, f"{state.done} of {state.total}{found}{failed}", [head, *table]
 
 

@@ -1,4 +1,4 @@
-"""``helixsim trace``: look at, convert and make request traces, and fit length distributions to them."""
+"""``helixsim trace``: inspect, convert and generate request traces, and fit length distributions to them."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ _NO_LIMITS = LengthLimits()
 _COLUMNS_HELP = """\
 formats: azure, burstgpt, mooncake, sharegpt, vllm (bench serve --save-detailed), csv, jsonl; plain, .gz or .zst
 
-csv and jsonl are rows with an arrival time, a prompt length and an output length, found under the names that gateways,
-simulators and OpenAI's API use (arrival_s, timestamp, ts, created_at, ...; prompt_tokens, input_tokens,
-usage.prompt_tokens, ...; output_tokens, completion_tokens, usage.completion_tokens, ...; traces/README.md lists all).
-Times are ISO 8601 with any offset or Z, or numbers; a unit that is not in the name is told by size, with a note.
+csv and jsonl have rows with an arrival time, a prompt length and an output length. Column names of gateways, simulators
+and OpenAI's API are recognised (arrival_s, timestamp, ts, created_at, ...; prompt_tokens, input_tokens,
+usage.prompt_tokens, ...; output_tokens, completion_tokens, usage.completion_tokens, ...; all: traces/README.md).
+Times are ISO 8601 with any offset or Z, or numbers; a unit that is not in the name is inferred from the magnitude, with
+a note.
 
   helixsim trace info log.jsonl.gz --column arrival=ts --column prompt=usage.prompt_tokens --where status=200
 """
@@ -38,34 +39,34 @@ _EPILOG: dict[str, Any] = {"epilog": _COLUMNS_HELP, "formatter_class": argparse.
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``trace`` and its commands."""
-    trace = subparsers.add_parser("trace", help="look at, convert and make request traces")
+    trace = subparsers.add_parser("trace", help="inspect, convert and generate request traces")
     commands = trace.add_subparsers(dest="trace_command", metavar="COMMAND", required=True)
 
     info = commands.add_parser(
         "info", parents=[options.common()], help="requests, rates and lengths of a trace", **_EPILOG
     )
     info.add_argument("path", type=Path, metavar="PATH")
-    info.add_argument("--format", dest="from_format", metavar="NAME", help="format (default: found from the file)")
+    info.add_argument("--format", dest="from_format", metavar="NAME", help="format (default: detected)")
     _add_reading(info)
     info.set_defaults(func=run_info)
 
     convert = commands.add_parser(
         "convert",
         parents=[options.common()],
-        help="change the format of a trace, cut, filter or stretch it",
+        help="convert, cut, filter or rescale a trace",
         **_EPILOG,
     )
     _add_in_and_out(convert)
     convert.add_argument("--to", dest="to_format", metavar="NAME", help="output format (default: by suffix of OUT)")
     _add_reading(convert)
-    convert.add_argument("--start", type=_seconds, default=0.0, metavar="T", help="leave out what is before T [s]")
-    convert.add_argument("--duration", type=_seconds, metavar="T", help="length of the window from the start on [s]")
-    convert.add_argument("--rate", type=_rate, metavar="R", help="stretch the times to a mean rate [1/s]")
+    convert.add_argument("--start", type=_seconds, default=0.0, metavar="T", help="drop requests before T [s]")
+    convert.add_argument("--duration", type=_seconds, metavar="T", help="duration from the start [s]")
+    convert.add_argument("--rate", type=_rate, metavar="R", help="rescale the arrival times to a mean rate [1/s]")
     _add_limits(convert)
     convert.set_defaults(func=run_convert)
 
     generate = commands.add_parser(
-        "generate", parents=[options.common()], help="make a trace from an arrival process and a length distribution"
+        "generate", parents=[options.common()], help="generate a trace from arrival process and length distribution"
     )
     generate.add_argument("out", type=Path, metavar="OUT")
     generate.add_argument("--process", default="poisson", metavar="NAME", help="arrival process (default: poisson)")
@@ -90,13 +91,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     _add_in_and_out(fit)
     _add_reading(fit)
-    fit.add_argument("--origin", default="", metavar="TEXT", help="where the trace comes from, kept in the file")
-    fit.add_argument("--licence", default="", metavar="TEXT", help="licence of the trace, kept in the file")
+    fit.add_argument("--origin", default="", metavar="TEXT", help="source of the trace, stored in the file")
+    fit.add_argument("--licence", default="", metavar="TEXT", help="licence of the trace, stored in the file")
     fit.set_defaults(func=run_fit_lengths)
 
 
 def run_info(args: argparse.Namespace) -> int:
-    """Print what a trace contains."""
+    """Print statistics of a trace."""
     from helixsim.workload.info import trace_info
 
     info = trace_info(args.path, args.from_format, _reading(args), sort=args.sort)
@@ -117,7 +118,7 @@ def run_info(args: argparse.Namespace) -> int:
         print(f"  {name:<17}" + "".join(f"{figure:>11.1f}" for figure in figures))
     print(f"  correlation         {_number(info.correlation)}")
     _print_dropped(document["dropped"])
-    _print_said(args, info.warnings, info.notes)
+    _print_notes(args, info.warnings, info.notes)
     return 0
 
 
@@ -137,13 +138,13 @@ def run_convert(args: argparse.Namespace) -> int:
         kept = list(requests)
         recorded_rps = mean_rate_rps(kept)
         if recorded_rps is None:
-            raise ConfigError("--rate: fewer than two arrival times, so they cannot be stretched")
+            raise ConfigError("--rate: fewer than two arrival times, which cannot be rescaled")
         requests = stretched(kept, recorded_rps / args.rate)
     return _write(args, requests, to_format, log)
 
 
 def run_generate(args: argparse.Namespace) -> int:
-    """Write a made-up trace: the requests an experiment with the same settings and seed would see."""
+    """Write a synthetic trace: the requests of an experiment with the same settings and seed."""
     from helixsim.domain.request import Window
     from helixsim.workload.arrivals import process_of
     from helixsim.workload.feed import make_feed
@@ -153,7 +154,7 @@ def run_generate(args: argparse.Namespace) -> int:
     to_format = _output_format(args)
     arrivals = ArrivalsSpec(args.process, args.rate, args.burstiness, num_requests=args.num_requests)
     if process_of(arrivals).generate is None:
-        raise ConfigError(f"--process {args.process}: makes no arrival times of its own")
+        raise ConfigError(f"--process {args.process} generates no arrival times")
     lengths = LengthsSpec(args.lengths, tuple(_option(text) for text in args.length_option))
     duration_ns = None if args.duration is None else units.seconds_to_ns(args.duration)
     window = Window(warmup_ns=0, duration_ns=duration_ns, drain=False)
@@ -180,21 +181,19 @@ def run_fit_lengths(args: argparse.Namespace) -> int:
         for key, value in asdict(errors).items():
             print(f"  {key:<22}{value:>12g}")
         _print_dropped(log.dropped)
-        _print_said(args, log.warnings, log.notes)
+        _print_notes(args, log.warnings, log.notes)
     return 0
 
 
 def _add_in_and_out(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", type=Path, metavar="IN")
     parser.add_argument("out", type=Path, metavar="OUT")
-    parser.add_argument(
-        "--from", dest="from_format", metavar="NAME", help="format of IN (default: found from the file)"
-    )
+    parser.add_argument("--from", dest="from_format", metavar="NAME", help="format of IN (default: detected)")
     _add_writing(parser)
 
 
 def _add_reading(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--sort", action="store_true", help="sort by time instead of refusing an unsorted trace")
+    parser.add_argument("--sort", action="store_true", help="sort an unsorted trace by time instead of refusing it")
     parser.add_argument(
         "--chars-per-token", type=float, metavar="R", help="estimate token counts of text (ShareGPT; 4 suits English)"
     )
@@ -207,7 +206,7 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
         default=[],
         type=_mapping,
         metavar="PART=NAME",
-        help=f"which column of CSV or JSONL holds what (PART: {', '.join(COLUMN_PARTS)}); usage.x reaches into JSON",
+        help=f"column of a part in CSV or JSONL (PART: {', '.join(COLUMN_PARTS)}); usage.x is a nested JSON key",
     )
     parser.add_argument(
         "--where",
@@ -215,10 +214,13 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
         default=[],
         type=_pair,
         metavar="NAME=VALUE",
-        help="only rows with this value in that column count; several: all of them",
+        help="keep only rows with this value in this column (repeatable: all must match)",
     )
     parser.add_argument(
-        "--result", type=int, metavar="N", help="which result of a file with several (bench serve --append-result)"
+        "--result",
+        type=int,
+        metavar="N",
+        help="index of the result if the file has several (bench serve --append-result)",
     )
 
 
@@ -229,11 +231,11 @@ def _add_writing(parser: argparse.ArgumentParser) -> None:
 def _add_limits(parser: argparse.ArgumentParser) -> None:
     for name in _LIMITS:
         flag = "--" + name.replace("_", "-")
-        parser.add_argument(flag, type=int, default=getattr(_NO_LIMITS, name), metavar="N", help="limit on lengths")
+        parser.add_argument(flag, type=int, default=getattr(_NO_LIMITS, name), metavar="N", help="limit of the length")
 
 
 def _reading(args: argparse.Namespace) -> ReadOptions:
-    """Return how to read the file."""
+    """Return the reading options of the command line."""
     for flag, pairs in (("column", args.column), ("where", args.where)):
         names = [name for name, _ in pairs]
         if len(set(names)) < len(names):
@@ -275,7 +277,7 @@ def _output_format(args: argparse.Namespace) -> str:
     suffixes = [suffix for suffix in args.out.suffixes if suffix not in (".gz", ".zst")]
     found = _SUFFIX_FORMATS.get(suffixes[-1] if suffixes else "")
     if found is None:
-        raise ConfigError(f"{args.out}: the suffix names no format; name one with --to or --format")
+        raise ConfigError(f"{args.out}: no format has this suffix; give one with --to or --format")
     return found
 
 
@@ -289,23 +291,23 @@ def _write(args: argparse.Namespace, requests: Iterable[Request], to_format: str
 
     written = write_trace(args.out, requests, to_format)
     if FORMATS[to_format].loses and not args.quiet:
-        print(f"note: {to_format} does not hold {FORMATS[to_format].loses}", file=sys.stderr)
+        print(f"note: {to_format} cannot store {FORMATS[to_format].loses}", file=sys.stderr)
     if args.json:
         _print_json({"path": str(args.out), "format": to_format, "requests": written, "dropped": dict(log.dropped)})
     else:
         print(f"wrote {written} requests to {args.out} ({to_format})")
         _print_dropped(log.dropped)
-    _print_said(args, log.warnings, log.notes)
+    _print_notes(args, log.warnings, log.notes)
     return 0
 
 
 def _print_dropped(dropped: Mapping[str, int]) -> None:
     for reason, count in dropped.items():
-        print(f"  left out {count} rows: {reason}")
+        print(f"  dropped {count} rows: {reason}")
 
 
-def _print_said(args: argparse.Namespace, warnings: Iterable[str], notes: Iterable[str]) -> None:
-    """Print on stderr how the file was understood; warnings in any case."""
+def _print_notes(args: argparse.Namespace, warnings: Iterable[str], notes: Iterable[str]) -> None:
+    """Print warnings and, unless quiet, notes about the interpretation of the file on stderr."""
     for sentence in warnings:
         print(f"warning: {args.path}: {sentence}", file=sys.stderr)
     for sentence in () if args.quiet else notes:

@@ -1,4 +1,4 @@
-"""``helixsim validate EXP``: parse and check an experiment, print what it comes down to."""
+"""``helixsim validate EXP``: parse and check an experiment, and print its resolved summary."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "validate",
         parents=[options.experiment(), options.common()],
-        help="parse and check an experiment, print what it comes down to",
-        description="Read an experiment and every file it names, report all faults at once, and print what it comes "
-        "down to. Nothing is computed or written, and no code of the user's own is run: classes named as module:Class "
-        "are looked for, but imported only with --plugins.",
+        help="parse and check an experiment, print the resolved summary",
+        description="Read an experiment and every file it names, report all faults at once, and print the resolved "
+        "summary. Nothing is computed or written, and no user code is run: classes named as module:Class are located, "
+        "but imported only with --plugins.",
     )
     parser.add_argument(
         "--plugins",
         action="store_true",
-        help="import the classes that the experiment names as module:Class, which runs their files, and check their "
-        "options too",
+        help="import the classes that the experiment names as module:Class, which executes their files, and check "
+        "their options",
     )
     parser.set_defaults(func=run)
 
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
 def summarise(experiment: ResolvedExperiment, *, plugins_imported: bool = True) -> dict[str, Any]:
     """Return the summary as JSON values; bandwidths [bit/s], sizes [bytes], times [s].
 
-    Without having imported the user's own classes the defaults of their options are unknown, and so is the hash.
+    The hash is None if user classes were not imported, as the defaults of their options are unknown.
     """
     from helixsim.runtime.identity import experiment_plugins
 
@@ -108,7 +108,7 @@ def summarise(experiment: ResolvedExperiment, *, plugins_imported: bool = True) 
 
 
 def _nodes(experiment: ResolvedExperiment) -> list[dict[str, Any]]:
-    """Return one entry per kind and region, in the order of the cluster."""
+    """Return one entry per node type and region, in the order of the cluster."""
     fleet = experiment.fleet
     counts = Counter((node.kind, node.region) for node in fleet.cluster.nodes)
     profile_of = {node.kind: profile for node, profile in zip(fleet.cluster.nodes, fleet.profiles, strict=True)}
@@ -133,7 +133,7 @@ def _link(link: LinkSpec) -> dict[str, float]:
 def _lines(summary: dict[str, Any]) -> list[str]:
     model, load, network = summary["model"], summary["workload"], summary["network"]
     nodes, weight = summary["nodes"], units.format_bytes(model["weight_bytes_per_layer"])
-    kinds = max([len("node kind"), *(len(entry["kind"]) for entry in nodes)])
+    kinds = max([len("node type"), *(len(entry["kind"]) for entry in nodes)])
     regions = max([len("region"), *(len(entry["region"]) for entry in nodes)])
     lines = [
         f"{summary['name']}: ok",
@@ -144,12 +144,12 @@ def _lines(summary: dict[str, Any]) -> list[str]:
         f"cluster    {sum(entry['count'] for entry in nodes)} nodes with room for {summary['layers_that_fit']} layers, "
         f"{summary['cost_usd_per_hour']:.2f} $/h",
         "",
-        f"  {'node kind':<{kinds}}  {'region':<{regions}}  nodes  layers that fit  planned at most  KV tokens then  "
+        f"  {'node type':<{kinds}}  {'region':<{regions}}  nodes  layers that fit  planned layers  KV tokens then  "
         "timings",
     ]
     lines += [
         f"  {entry['kind']:<{kinds}}  {entry['region']:<{regions}}  {entry['count']:>5}  "
-        f"{entry['layers_that_fit']:>15}  {entry['max_layers']:>15}  "
+        f"{entry['layers_that_fit']:>15}  {entry['max_layers']:>14}  "
         f"{entry['kv_tokens_at_max_layers']:>14}  {entry['compute']}"
         for entry in nodes
     ]
@@ -175,11 +175,11 @@ def _shown_link(link: dict[str, float]) -> str:
 
 def _shown_exceptions(network: dict[str, Any]) -> list[str]:
     counts = [
-        f"{network[key]} {what}"
-        for key, what in (("region_pairs", "pairs of regions"), ("single_links", "single links"))
+        f"{network[key]} {label}"
+        for key, label in (("region_pairs", "pairs of regions"), ("single_links", "single links"))
         if network[key]
     ]
-    return [f"           set apart: {', '.join(counts)}"] if counts else []
+    return [f"           exceptions: {', '.join(counts)}"] if counts else []
 
 
 def _shown_load(load: dict[str, Any]) -> str:
@@ -194,7 +194,7 @@ def _shown_load(load: dict[str, Any]) -> str:
 def _shown_window(load: dict[str, Any]) -> str:
     warmup = f"{units.format_seconds(load['warmup_s'])} of warm-up" if load["warmup_s"] else "no warm-up"
     if load["duration_s"] is None:
-        return f"after {warmup}, until the last request has finished"
+        return f"after {warmup}, until the last request has completed"
     then = ", then drained" if load["drain"] else ""
     return f"{units.format_seconds(load['duration_s'])} after {warmup}{then}"
 

@@ -270,7 +270,7 @@ def test_unreadable_results_are_exit_code_3(case, capsys, tmp_path, content, cod
 def test_usage_errors(case, capsys, tmp_path):
     _, ours, real, measured = case
     for arguments, said in (
-        ([str(tmp_path), str(measured)], "no run directory"),
+        ([str(tmp_path), str(measured)], "is not a run directory"),
         ([str(ours), str(measured), "--system", "vlm"], "did you mean 'vllm'"),
         ([str(ours), str(measured), "--calibrate", str(tmp_path / "x.yaml")], "--experiment"),
         ([str(ours), str(real), "--figure", "x.svg"], "needs a measured result"),

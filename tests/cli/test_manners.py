@@ -289,7 +289,7 @@ def test_progress_is_not_silent_for_long(capsys, monkeypatch):
         time.sleep(0.5)
     said = capsys.readouterr().err
     assert said.count("(placing helix)") >= 2
-    assert "at work for" in said
+    assert "running for" in said
 
 
 @pytest.mark.parametrize(

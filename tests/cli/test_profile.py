@@ -87,7 +87,7 @@ def test_fit_prints_residuals_and_writes_a_usable_file(capsys, timings: Path, tm
 
 
 def test_fit_refuses_what_it_cannot_write(timings: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="llama-2-70b, other: choose with --model"):
+    with pytest.raises(ConfigError, match="llama-2-70b, other: select one with --model"):
         _run("fit", str(timings), "--out", str(tmp_path / "both.yaml"))
     with pytest.raises(DataError, match="unknown model 'llama'"):
         _run("fit", str(timings), "--model", "llama")

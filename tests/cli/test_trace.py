@@ -138,7 +138,7 @@ def test_warnings_are_said_even_when_quiet(tmp_path: Path, capsys: pytest.Captur
         (["generate", "out.csv", "--process", "saturate"], 2, "makes no arrival times"),
         (["generate", "out.csv", "--rate", "1", "--num-requests", "5", "--lengths", "azure"], 2, "did you mean"),
         (["generate", "out.csv", "--rate", "1", "--length-option", "x"], 2, "expected KEY=VALUE"),
-        (["generate", "out.xyz", "--rate", "1", "--num-requests", "5"], 2, "suffix names no format"),
+        (["generate", "out.xyz", "--rate", "1", "--num-requests", "5"], 2, "no format has this suffix"),
         (["generate", "out.csv", "--rate", "-1"], 2, "negative"),
         (["generate", "out.csv", "--rate", "0"], 2, "above 0"),
         (["convert", SAMPLE, "out.csv", "--start", "3 hours"], 2, "unit 'hours'"),
