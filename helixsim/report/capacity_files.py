@@ -1,4 +1,4 @@
-"""What a search for capacities leaves: ``capacity.json``, ``trials.csv``, load curves and the page about them."""
+"""Files of a capacity search: ``capacity.json``, ``trials.csv``, load curves and the report."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def write_capacity(directory: Path, results: CapacityResults) -> None:
             directory / "figures",
             "load_curve",
             "Load curve",
-            f"Under seed {results.seeds[0]}. Dotted: the objective. Vertical: the capacity found under that seed. All "
-            "rates see the same requests, only closer together. Runs that cannot pass any more end early: right of the "
-            "line latencies would rise further than shown.",
+            f"Seed {results.seeds[0]}. Dotted: objective. Vertical: capacity under this seed. All rates use the same "
+            "requests, scaled in time. Runs that can no longer meet the objectives end early, so latencies right of "
+            "the line are underestimated.",
             load_curve(results, table),
             table,
         )
@@ -42,9 +42,9 @@ def write_capacity(directory: Path, results: CapacityResults) -> None:
 
 
 def capacity_table(results: CapacityResults) -> PageTable:
-    """Return the answer as a table."""
+    """Return the capacities as a table."""
     several = len(results.targets) > 1
-    head = ("system", *(["class"] if several else []), "requests/s", "95 % interval", "of max-flow estimate, %",
+    head = ("system", *(["target"] if several else []), "requests/s", "95 % interval", "of max-flow estimate, %",
             "output tokens/s", "TTFT p99, s", "TPOT p99, ms", "$ per Mtok", "runs")  # fmt: skip
     rows = []
     for one in results.systems:
@@ -79,37 +79,38 @@ def _measured(summary: Summary | None) -> tuple[str, ...]:
 
 
 def capacity_notes(results: CapacityResults) -> list[tuple[str, str]]:
-    """Return (system, sentence) on what stops each system, then how it was measured."""
+    """Return (system, sentence) on the limit of each capacity, and on systems that failed."""
     several = len(results.targets) > 1
     seed = f" under seed {results.seeds[0]}" if len(results.seeds) > 1 else ""
     notes = []
     for one in results.systems:
         for found in one.estimates:
-            which = f" for {found.target}" if several else ""
+            target = f" for {found.target}" if several else ""
             if found.rate_rps:
-                notes.append((one.system, f"What stops it{which}{seed}: {found.binds}."))
+                notes.append((one.system, f"Limit{target}{seed}: {found.binds}."))
             else:
-                notes.append((one.system, f"No rate meets the objectives{which}: {found.binds}."))
+                notes.append((one.system, f"No rate meets the objectives{target}: {found.binds}."))
     notes += [(name, message) for name, (_, message) in results.failed.items()]
     return notes
 
 
 def method(results: CapacityResults) -> str:
-    """Return how the capacities were measured, in words."""
+    """Return sentences on the measurement of the capacities."""
     if results.window_s is None:
-        raise DataError(f"{results.experiment}: capacities read back do not tell how they were measured")
+        raise DataError(f"{results.experiment}: capacities read from a file do not include the measurement window")
     warmup, duration = results.window_s
     window = "until the last request" if duration is None else f"for {duration:g} s"
     found = f"found to {results.tolerance:.1%} under seed {results.seeds[0]}"
     if len(results.seeds) > 1:
         found = (
-            f"found to {results.tolerance:.1%} under each of {len(results.seeds)} seeds, in their mean; the "
-            f"{CONFIDENCE:.0%} interval is Student's over the seeds, and one step wider upwards"
+            f"found to {results.tolerance:.1%} under each of {len(results.seeds)} seeds and averaged; the "
+            f"{CONFIDENCE:.0%} interval is Student's t over the seeds, extended upwards by one step"
         )
     return (
-        f"Highest rate at which {'; '.join(map(_asked, results.targets))}, {found}. "
-        f"Each simulation is measured {window} after {warmup:g} s of warm-up; near capacity a longer window finds "
-        "somewhat less; one that cannot pass any more ends early. The placement is that of the experiment as written."
+        f"Highest rate at which {'; '.join(map(_objectives, results.targets))}, {found}. "
+        f"Each simulation is measured {window} after {warmup:g} s of warm-up; a longer window gives a somewhat lower "
+        "capacity. A simulation that can no longer meet the objectives ends early. The placement is that of the "
+        "experiment as written."
     )
 
 
@@ -153,29 +154,29 @@ def _page(results: CapacityResults, figure: FigureFile) -> Page:
         ((one.estimates[0].rate_rps, one.system) for one in results.systems), key=lambda pair: (-pair[0], pair[1])
     )
     best_rps, best = ranked[0]
-    answer = [f"{best} takes the most load within the objectives: {number(best_rps)} requests/s."]
+    answer = [f"{best} has the highest capacity: {number(best_rps)} requests/s within the objectives."]
     if not best_rps:
         answer = ["No system meets the objectives at any rate."]
     elif len(ranked) > 1 and ranked[1][0]:
         answer.append(
-            f"That is {best_rps / ranked[1][0]:.2f} times the next, {ranked[1][1]}{_over_seeds(results, ranked)}."
+            f"That is {best_rps / ranked[1][0]:.2f} times the second, {ranked[1][1]}{_over_seeds(results, ranked)}."
         )
     answer.append(method(results))
     sentences = tuple(f"{name}: {sentence}" for name, sentence in capacity_notes(results))
     if len(results.seeds) > 1:
         sentences = (
-            "The capacity is the mean over the seeds; throughput, latencies and costs beside it are those of the run "
-            f"at the capacity under seed {results.seeds[0]}.",
+            "The capacity is the mean over the seeds; throughput, latencies and costs are those of the run at capacity "
+            f"under seed {results.seeds[0]}.",
             *sentences,
         )
-    parts = (Part("Capacity", sentences, capacity_table(results)), Part("From idle to overload", figures=(figure,)))
+    parts = (Part("Capacity", sentences, capacity_table(results)), Part("Load curve", figures=(figure,)))
     return Page(
-        f"{results.experiment}: capacity", f"How much load can {results.experiment} take?", tuple(answer), parts
+        f"{results.experiment}: capacity", f"What is the capacity of {results.experiment}?", tuple(answer), parts
     )
 
 
 def _over_seeds(results: CapacityResults, ranked: Sequence[tuple[float, str]]) -> str:
-    """Return the range, over the seeds, of the ratio of the first to the second: both see the same requests."""
+    """Return the range over the seeds of the ratio of the first to the second; both see the same requests."""
     rates = {one.system: one.estimates[0].by_seed for one in results.systems}
     first, second = (rates[name] for _, name in ranked[:2])
     if len(first) < 2 or not all(second):
@@ -184,10 +185,10 @@ def _over_seeds(results: CapacityResults, ranked: Sequence[tuple[float, str]]) -
     return f" ({min(ratios):.2f} to {max(ratios):.2f} under the same seed)"
 
 
-def _asked(target: Target) -> str:
+def _objectives(target: Target) -> str:
     slo = target.slo
     limits = [("TTFT", slo.ttft_s), ("TPOT", slo.tpot_s), ("E2EL", slo.e2el_s)]
-    said = " and ".join(f"p{target.percentile:g} {name} ≤ {limit:g} s" for name, limit in limits if limit is not None)
+    text = " and ".join(f"p{target.percentile:g} {name} ≤ {limit:g} s" for name, limit in limits if limit is not None)
     if target.share is not None:
-        said += f" and {target.share:.1%} of requests within all"
-    return f"{said} ({target.name})" if target.name != "slo" else said
+        text += f" and {target.share:.1%} of requests meet all objectives"
+    return f"{text} ({target.name})" if target.name != "slo" else text

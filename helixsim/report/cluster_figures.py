@@ -19,7 +19,7 @@ _FAINTEST = 0.25
 
 
 def placement_diagram(runs: RunSet, system: str) -> tuple[Figure, pd.DataFrame]:
-    """Draw the layers of each node as a bar, nodes sorted by first layer, shaded by planned load."""
+    """Draw the layer range of each node as a bar, sorted by first layer, shaded by planned load."""
     import pandas as pd
     from matplotlib.patches import Patch
 
@@ -46,9 +46,9 @@ def placement_diagram(runs: RunSet, system: str) -> tuple[Figure, pd.DataFrame]:
 
 
 def frontier_curves(runs: RunSet) -> tuple[Figure, pd.DataFrame]:
-    """Draw the max-flow of the placements found against the most nodes on a route, one curve per system.
+    """Draw the max-flow estimate of placements over the maximum nodes on a route, one curve per system.
 
-    Filled dots make up the frontier; hollow ones are candidates off it, such as baselines.
+    Filled dots are on the frontier; hollow dots are other candidates, such as baselines.
     """
     import pandas as pd
     from matplotlib.ticker import MaxNLocator
@@ -80,15 +80,15 @@ def frontier_curves(runs: RunSet) -> tuple[Figure, pd.DataFrame]:
             chosen["max_hops"], chosen["max_flow_tokens_per_s"], "o", markersize=8, color=colors[name], mfc="none"
         )
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.set_xlabel("nodes per request, at most")
-    axis.set_ylabel("max-flow, tokens/s")
+    axis.set_xlabel("maximum nodes per request")
+    axis.set_ylabel("max-flow estimate, tokens/s")
     axis.set_ylim(bottom=0)
     figure.legend(loc="outside upper right", ncols=4)
     return figure, pd.DataFrame(rows + others)
 
 
 def busiest_links(runs: RunSet) -> tuple[Figure, pd.DataFrame]:
-    """Draw the links that were busy for the largest share of the run, two panels a row, one per system."""
+    """Draw the links with the highest utilisation, one panel per system."""
     names = list(runs)
     figure, axes = small_multiples(names, 0.19 * _LINKS_SHOWN + 0.75, same_y=False)
     busiest = (
@@ -116,7 +116,7 @@ def busiest_links(runs: RunSet) -> tuple[Figure, pd.DataFrame]:
         axis.set_ylim(_LINKS_SHOWN - 0.4, -0.6)
         axis.set_xlim(0, 1.25 * largest or 1.0)
         axis.grid(visible=False, axis="y")
-        axis.set_xlabel("sending, % of the run")
+        axis.set_xlabel("utilisation, %")
     order = {name: position for position, name in enumerate(names)}
     return figure, table.sort_values("system", key=lambda column: column.map(order), kind="stable")
 
@@ -132,7 +132,7 @@ def _draw_node(axis: Axes, y: int, node: dict[str, Any], held: list[int] | None,
     from matplotlib.colors import to_rgb
 
     if held is None:
-        axis.text(0.3, y, "holds no layers", va="center", fontsize=7, color=GREY)
+        axis.text(0.3, y, "no layers", va="center", fontsize=7, color=GREY)
         return
     capacity = node["capacity_tokens_per_s"]
     load = min(node["flow_tokens_per_s"] / capacity, 1.0) if capacity else 0.0

@@ -1,4 +1,4 @@
-"""Distributions of a simulated and a measured run over each other."""
+"""Latency distributions of a simulated and a measured run in one figure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from helixsim.writing import write_bytes
 
 
 def write_cdf_figure(path: Path, curves: Mapping[str, Mapping[str, FloatArray]]) -> None:
-    """Write cumulative distributions: for each quantity (title with unit) the samples of each run by name.
+    """Write cumulative distributions: ``curves`` maps quantities (title with unit) to the samples of each run.
 
     The suffix of ``path`` decides the format: ``.png``, anything else is SVG.
     """

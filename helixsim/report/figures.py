@@ -1,6 +1,6 @@
 """Throughput and latency of all systems, and the list of all figures of a report.
 
-A figure function takes the run's data and returns the drawing and the table that it shows.
+A figure function takes the results of a run and returns the figure and the table of its data.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _CDF_POINTS = 400
 
 
 def write_figures(runs: RunSet, directory: Path) -> list[FigureFile]:
-    """Draw all figures of a run into ``directory``, each as SVG and PNG with its data as CSV beside it."""
+    """Draw all figures of a run into ``directory``, each as SVG, PNG and CSV."""
     written = []
     with styled():
         for name, title, caption, draw in _figures(runs):
@@ -39,7 +39,7 @@ def write_figures(runs: RunSet, directory: Path) -> list[FigureFile]:
 
 
 def throughput_bars(runs: RunSet) -> tuple[Figure, pd.DataFrame]:
-    """Draw output tokens/s of each system with its interval and the max-flow estimate."""
+    """Draw output tokens/s of each system with its 95 % interval and the max-flow estimate."""
     import pandas as pd
 
     rows = []
@@ -158,7 +158,7 @@ def _gap_curve_ms(runs: RunSet, system: str) -> tuple[FloatArray, FloatArray]:
     if gaps.empty:
         return np.empty(0), np.empty(0)
     share = np.cumsum(gaps["count"].to_numpy()) / gaps["count"].sum()
-    # Many narrow bins draw the same curve as a few: keep the first bin of each step of a 400th.
+    # Keep one bin per step of the curve: more cannot be told apart.
     keep = np.unique(np.searchsorted(share, np.linspace(0, share[-1], _CDF_POINTS + 1)))
     keep = keep[keep < len(share)]
     return np.asarray(gaps["gap_to_ns"].to_numpy()[keep] / NS_PER_MS), np.asarray(share[keep])
@@ -178,54 +178,52 @@ def _figures(runs: RunSet) -> Iterator[tuple[str, str, str, Draw]]:
     yield (
         "throughput",
         "Output throughput",
-        "Output tokens per second in the measurement window with 95 % intervals. Dashed: the planner's "
-        "max-flow at the workload's mean lengths; fuller batches than it assumes can exceed it.",
+        "Output tokens/s in the measurement window with 95 % intervals. Dashed: max-flow estimate at the mean lengths "
+        "of the workload; larger batches than it assumes can exceed it.",
         throughput_bars,
     )
     yield (
         "latency",
         "Latency",
-        "Share of requests (ITL: of gaps between tokens) that took at most so long.",
+        "Cumulative distributions over requests (ITL: over intervals between tokens).",
         latency_cdfs,
     )
     yield (
         "utilisation",
         "GPU utilisation over time",
-        "Share of time that nodes compute, averaged by GPU type. Grey: outside the measurement window.",
+        "Share of time in which nodes compute, mean by node type. Grey: outside the measurement window.",
         utilisation_over_time,
     )
     yield (
         "kv_memory",
         "KV memory over time",
-        "Share of KV blocks in use, averaged by GPU type; dotted: the fullest node.",
+        "Share of KV blocks in use, mean by node type; dotted: the fullest node.",
         kv_memory_over_time,
     )
     yield (
         "requests",
         "Requests in the system over time",
-        "Admitted and unfinished (left), and waiting at the coordinator for admission (right).",
+        "Running (left) and waiting for admission at the coordinator (right).",
         requests_over_time,
     )
     yield (
         "links",
         "Busiest links",
-        "Share of the whole run in which a link was sending, with the mean time a message waited for it.",
+        "Share of the run in which a link transmits, with the mean waiting time of its messages.",
         busiest_links,
     )
     if any(run.placement_document["notes"].get("frontier") for run in runs.values()):
         yield (
             "frontier",
-            "Flow against hops",
-            "Max-flow of the placements that the search found, against the most nodes a request passes; hollow: "
-            "candidates off the frontier; ring: the chosen one. A deeper chain carries more tokens, and each of them "
-            "takes longer.",
+            "Frontier of placements",
+            "Max-flow estimate of the placements found, over the maximum nodes per request; hollow: candidates off the "
+            "frontier; ring: the selected placement. Deeper pipelines carry more tokens, at more time per token.",
             frontier_curves,
         )
     for system in runs:
         yield (
             f"placement-{file_stem(system)}",
             f"Placement of {system}",
-            "Layers held by each node. The fuller the colour, the larger the share of the node's capacity that the "
-            "planned flow uses (also written on the bar).",
+            "Layer range of each node. Colour and label of a bar: planned flow over the capacity of the node.",
             partial(placement_diagram, system=system),
         )

@@ -1,4 +1,4 @@
-"""What a search for fleets leaves: ``fleet.json``, ``fleets.csv``, a figure and the page about them."""
+"""Files of a fleet search: ``fleet.json``, ``fleets.csv``, a figure and the report."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def write_fleets(directory: Path, results: FleetResults) -> None:
         figure = write_figure(
             directory / "figures",
             "fleets",
-            "Fleets that were simulated",
-            "Price against how far the tightest objective is from its limit at the workload's rate: at or right of the "
-            "line the SLO is met. A run that cannot pass any more ends early, so it may be further off than shown.",
+            "Simulated fleets",
+            "Price over the slack of the tightest objective at the rate of the workload: at or right of the line the "
+            "SLO is met. A run that can no longer meet it ends early, so its slack may be overestimated.",
             _figure(table),
             table,
         )
     parts = (
         Part("Fleets", table=fleet_table(found)),
         Part("Bottleneck and next purchase", tuple(sentences(found))),
-        Part("All that was tried", figures=(figure,)),
-        Part("How to check", ("Each fleet is a plain experiment; the best one:", *_command(found["ranked"][0]))),
+        Part("Simulated fleets", figures=(figure,)),
+        Part("Reproduction", ("Each fleet is an ordinary experiment; the best one:", *_command(found["ranked"][0]))),
     )
     write_page(directory, Page(results.name, results.question, tuple(headline(found)), parts))
     write_json(directory / "fleet.json", found)
@@ -58,77 +58,74 @@ def fleet_table(found: Mapping[str, Any]) -> PageTable:
 
 
 def headline(found: Mapping[str, Any]) -> list[str]:
-    """Return the answer in sentences."""
+    """Return the answer as sentences."""
     best = found["ranked"][0]
     if found["budget_usd_per_hour"] is not None:
         return [
-            f"For at most {found['budget_usd_per_hour']:g} $/h, {best['fleet']} serves most: "
+            f"For at most {found['budget_usd_per_hour']:g} $/h, {best['fleet']} has the highest capacity: "
             f"{number(best['capacity_requests_per_s'])} requests/s within the SLO, for {best['usd_per_hour']:.2f} $/h.",
-            f"{len(found['tried'])} fleets were simulated: those of the largest estimated throughput within the "
-            "budget, and as many of each kind of node as it buys.",
+            f"{len(found['tried'])} fleets were simulated: those with the highest estimated throughput within the "
+            "budget, and for each node type the largest fleet of that type alone.",
         ]
-    said = [
+    sentences = [
         f"The cheapest fleet found is {best['fleet']}: {best['usd_per_hour']:.2f} $/h for "
         f"{number(found['requests_per_s'])} requests/s within the SLO, {number(best['cost_usd_per_mtok'])} $ per "
         "million output tokens."
     ]
     bound = found["lower_bound_usd_per_hour"]
     if found["is_proven"]:
-        said.append(
-            f"No cheaper one can do it: {len(found['tried'])} fleets were simulated, all others are below what the "
-            "load needs at the very best, or have no more of anything than one that failed."
+        sentences.append(
+            f"No cheaper fleet can serve the load: {len(found['tried'])} fleets were simulated; the others are below a "
+            "lower bound on the required resources, or contained in a fleet that failed."
         )
     else:
-        said.append(
-            f"{len(found['tried'])} fleets were simulated, and cheaper ones remain that nothing rules out: none below "
-            f"{bound:.2f} $/h, so at most {1 - bound / best['usd_per_hour']:.0%} could still be saved."
+        sentences.append(
+            f"{len(found['tried'])} fleets were simulated. Cheaper ones are not excluded: the lower bound is "
+            f"{bound:.2f} $/h, so at most {1 - bound / best['usd_per_hour']:.0%} could be saved."
         )
-    return said
+    return sentences
 
 
 def sentences(found: Mapping[str, Any]) -> list[str]:
     """Return sentences on the bottleneck, the headroom and the next purchase."""
     best = found["ranked"][0]
-    said = [f"Bottleneck: {best['bottleneck']}"]
+    lines = [f"Bottleneck: {best['bottleneck']}"]
     if best["headroom"] is not None:
-        said.append(
+        lines.append(
             f"Headroom: this fleet serves up to {number(best['capacity_requests_per_s'])} requests/s within the SLO, "
-            f"{percent(best['headroom'])} % more than asked."
+            f"{percent(best['headroom'])} % more than required."
             if best["headroom"] >= 0
             else f"Headroom: none, it serves {number(best['capacity_requests_per_s'])} requests/s within the SLO."
         )
     failing = [one for one in found["tried"] if not one["is_met"] and one["usd_per_hour"] < best["usd_per_hour"]]
     if failing and found["budget_usd_per_hour"] is None:
         nearest = max(failing, key=lambda one: (one["slack"] or 0.0, one["usd_per_hour"]))
-        said.append(
+        lines.append(
             f"The cheaper fleet that came closest, {nearest['fleet']} for {nearest['usd_per_hour']:.2f} $/h, fails: "
             f"{'; '.join(nearest['misses'])}."
         )
     per_rps = found["shadow_price_usd_per_hour_per_request_per_s"]
     if per_rps and found["budget_usd_per_hour"] is None:
-        said.append(
-            f"Shadow price of load: near this fleet one more request/s costs about {number(per_rps)} $/h, one fewer "
-            "saves as much."
-        )
-    said += [
-        f"Scarce: all {one['offer']} on offer are worth buying; one more would save about "
-        f"{one['saves_usd_per_hour']:.2f} $/h, by what it could replace."
+        lines.append(f"Shadow price of load: near this fleet, one more request/s costs about {number(per_rps)} $/h.")
+    lines += [
+        f"Scarce: every {one['offer']} on offer is worth buying; one more would save about "
+        f"{one['saves_usd_per_hour']:.2f} $/h by replacing other nodes."
         for one in found["scarce"]
     ]
     if found["purchases"]:
         one = found["purchases"][0]
-        said.append(
-            f"The next best purchase is one more {one['offer']} for {one['usd_per_hour']:.2f} $/h: it adds about "
-            f"{number(one['adds_requests_per_s'])} requests/s by the planner's estimate, scaled to what this fleet "
-            "was measured to serve."
+        lines.append(
+            f"The best next purchase is one more {one['offer']} for {one['usd_per_hour']:.2f} $/h: it adds about "
+            f"{number(one['adds_requests_per_s'])} requests/s by the planner's estimate, scaled to the measured "
+            "capacity of this fleet."
         )
-    return said
+    return lines
 
 
 def _figure(table: pd.DataFrame) -> Figure:
     figure = new_figure(3.6)
     axis = figure.subplots()
-    for is_met, color, text in ((True, SYSTEM_COLORS[2], "meets the SLO"), (False, SYSTEM_COLORS[3], "does not")):
+    for is_met, color, text in ((True, SYSTEM_COLORS[2], "meets the SLO"), (False, SYSTEM_COLORS[3], "misses the SLO")):
         own = table[(table["is_met"] == is_met) & table["slack"].notna()]
         axis.plot(own["slack"].clip(0.02), own["usd_per_hour"], "o", color=color, markersize=5, alpha=0.8, label=text)
     axis.axvline(1.0, color=GREY, linestyle="--", linewidth=1)

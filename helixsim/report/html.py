@@ -1,4 +1,4 @@
-"""``report.html``: one page that explains a run, with every figure inside and nothing fetched from elsewhere."""
+"""``report.html``: the self-contained report of a run."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from helixsim.results.runset import RunSet
 from helixsim.writing import write_text
 
 _FILES = (
-    ("summary.json", "all numbers of this page"),
-    ("requests/", "every request: times, tokens, route"),
-    ("nodes.csv", "nodes: layers, load, KV memory"),
-    ("links.csv", "links: bytes, load, waits"),
-    ("series.csv", "the cluster over time"),
-    ("node_series.csv", "the nodes over time"),
-    ("itl.csv", "histogram of the gaps between tokens"),
-    ("placements/", "the placements, reusable with the strategy “fixed”"),
-    ("figures/", "the figures as SVG and PNG, each with its data as CSV"),
+    ("summary.json", "all numbers of this report"),
+    ("requests/", "requests: times, tokens, route"),
+    ("nodes.csv", "nodes: layers, utilisation, KV memory"),
+    ("links.csv", "links: bytes, utilisation, waiting times"),
+    ("series.csv", "time series of the cluster"),
+    ("node_series.csv", "time series of the nodes"),
+    ("itl.csv", "histogram of inter-token latency"),
+    ("placements/", "placements, reusable with the strategy “fixed”"),
+    ("figures/", "figures as SVG and PNG, with their data as CSV"),
 )
 
 
@@ -36,10 +36,10 @@ def build_report(directory: Path, manifest: Mapping[str, Any] | None = None) -> 
     Parameters
     ----------
     directory
-        A run directory with the files of ``results.runset``; ``config.resolved.yaml`` is shown if it is there.
+        A run directory with the files of ``results.runset``; ``config.resolved.yaml`` is included if it exists.
     manifest
-        What ``manifest.json`` will hold, for a run that writes it last; None: read it if it is there. Its parts
-        ``identity``, ``environment`` and ``assumptions`` are shown.
+        Contents of ``manifest.json`` for a run that writes it last; None: read the file if it exists. Its parts
+        ``identity``, ``environment`` and ``assumptions`` are included.
 
     Raises
     ------
@@ -81,13 +81,13 @@ def render_html(runs: RunSet, figures: list[FigureFile], manifest: Mapping[str, 
 
 
 def headline(runs: RunSet) -> str:
-    """Return the outcome of the experiment in one or two sentences."""
+    """Return one or two sentences on the outcome of the experiment."""
     best = max(runs, key=lambda name: runs[name].summary.throughput.output_tokens_per_s or 0.0)
     summary, against = runs[best].summary, runs.comparisons[best]
     first = (
         f"{best} delivers {number(summary.throughput.output_tokens_per_s)} output tokens/s"
         f" with a median time to first token of {number(summary.ttft.median_s)} s"
-        f" and {number(milliseconds(summary.tpot.median_s))} ms per further token"
+        f" and a median time per further token of {number(milliseconds(summary.tpot.median_s))} ms"
     )
     if len(runs) == 1:
         return f"{first}."
@@ -96,22 +96,22 @@ def headline(runs: RunSet) -> str:
     ratio = against.output_tokens_ratio
     low, high = against.output_tokens_ratio_interval or (None, None)
     if ratio is None:
-        return f"{first}; the baseline {runs.baseline} delivers none."
+        return f"{first}; the baseline {runs.baseline} delivers no tokens."
     if low is None:
         return f"{first}: {ratio:.2f} times the baseline {runs.baseline}."
     if low <= 1.0:
         return (
             f"{first}. That is {ratio:.2f} times the baseline {runs.baseline}, within the uncertainty of this run "
-            f"({low:.2f} to {high:.2f}): throughput does not tell the two apart, latency and cost may."
+            f"({low:.2f} to {high:.2f}): the difference in throughput is not significant."
         )
-    return f"{first}: {ratio:.2f} times the baseline {runs.baseline} (95 % range {low:.2f} to {high:.2f})."
+    return f"{first}: {ratio:.2f} times the baseline {runs.baseline} (95 % interval {low:.2f} to {high:.2f})."
 
 
 def _own_assumptions() -> list[str]:
     return [
-        f"Energy: a node draws its full TDP while it computes and {IDLE_POWER_SHARE:.0%} of it otherwise, unused nodes "
+        f"Energy: a node draws its TDP while it computes and {IDLE_POWER_SHARE:.0%} of it otherwise, unused nodes "
         "included.",
-        "Cost: every node of the fleet is paid for by the hour, unused nodes included.",
+        "Cost: hourly price of every node, unused nodes included.",
     ]
 
 

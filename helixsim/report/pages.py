@@ -1,4 +1,4 @@
-"""A page that answers one question: ``report.html`` for the browser and ``report.md`` for everywhere else."""
+"""Pages that answer one question, as ``report.html`` and ``report.md``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PageTable:
-    """A table as text; ``is_text``: cells are sentences and not numbers."""
+    """A table of strings; ``is_text``: its cells are sentences, not numbers."""
 
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -26,7 +26,7 @@ class PageTable:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A section of a page: sentences, then a table, then figures."""
+    """A section of a page: sentences, a table, and figures."""
 
     title: str
     paragraphs: tuple[str, ...] = ()
@@ -36,7 +36,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A question and its answer, the most important sentence first; ``question`` None: the title stands for it."""
+    """A question and its answer, the most important sentence first; ``question`` None: the title is shown instead."""
 
     title: str
     question: str | None
@@ -45,7 +45,7 @@ class Page:
 
 
 def write_page(directory: Path, page: Page) -> None:
-    """Write both forms; figures must lie in ``figures/`` of the same directory."""
+    """Write both forms; the files of the figures must be in ``figures/`` of the same directory."""
     drawings = [[(figure, inline(figure.name, figure.svg)) for figure in part.figures] for part in page.parts]
     html = template("page.html.j2").render(page=page, drawings=drawings)
     write_text(directory / "report.html", html)
@@ -53,7 +53,7 @@ def write_page(directory: Path, page: Page) -> None:
 
 
 def markdown(page: Page) -> str:
-    """Return the page in Markdown; its texts are plain, and what looks like markup in them is shown as it is."""
+    """Return the page in Markdown; markup in its texts is escaped."""
     lines = [f"# {escaped(page.question or page.title)}", ""]
     for number, sentence in enumerate(page.answer):
         lines += [f"**{escaped(sentence)}**" if number == 0 else escaped(sentence), ""]

@@ -1,4 +1,4 @@
-"""Fitted curves over the points they were fitted to."""
+"""Fitted timing curves and the measured points."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from helixsim.writing import write_bytes
 
 @dataclass(frozen=True)
 class FitPanel:
-    """One table and its curve: (batch, ms) points, and what the x axis counts."""
+    """One table and its curve: (batch, ms) points; ``axis`` is the label of the x axis."""
 
     title: str
     axis: str
@@ -25,7 +25,7 @@ class FitPanel:
 
 
 def write_fit_figure(path: Path, panels: Sequence[FitPanel]) -> None:
-    """Write one panel per table, two a row; the suffix of ``path`` decides the format (``.png``, else SVG)."""
+    """Write one panel per table, two per row; ``.png`` files are PNG, all others SVG."""
     with styled():
         lines = -(-len(panels) // 2)
         figure = new_figure(2.6 * lines)

@@ -1,4 +1,4 @@
-"""The rows of the comparison of systems, as text, shared by the terminal table and the HTML report."""
+"""Rows of the comparison of systems as text, shared by the terminal table and the HTML report."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LOADS = {FeedMode.OPEN: "open loop", FeedMode.CLOSED_LOOP: "closed loop", FeedM
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One quantity of all systems; the label carries the unit."""
+    """One quantity of all systems; the label includes the unit."""
 
     label: str
     cells: tuple[str, ...]
@@ -25,14 +25,14 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """Rows that belong together."""
+    """A titled group of rows."""
 
     title: str
     rows: tuple[Row, ...]
 
 
 def comparison_sections(runs: RunSet) -> list[Section]:
-    """Return the rows of the comparison; cells in the order of the systems."""
+    """Return the rows of the comparison, with cells in the order of the systems."""
     kinds = list(dict.fromkeys(kind for run in runs.values() for kind in run.summary.cluster.utilisation))
     with_slo = not runs.slo.ttft_s is runs.slo.tpot_s is runs.slo.e2el_s is None
     layout: list[tuple[str, list[tuple[str, Callable[[Summary], str]]]]] = [
@@ -122,16 +122,16 @@ def percent(share: float | None) -> str:
 
 
 def window_sentence(runs: RunSet) -> str:
-    """Return when the systems were measured, in words."""
+    """Return a sentence on the measurement windows."""
     windows: dict[tuple[float, float, float], list[str]] = {}
     for name, run in runs.items():
         window = run.summary.window
         windows.setdefault((window.start_s, window.end_s, window.warmup_s), []).append(name)
     parts = []
     for (start_s, end_s, warmup_s), names in windows.items():
-        warmup = f"the first {warmup_s:g} s are warm-up and left out" if warmup_s else "no warm-up"
-        whose = f"{', '.join(names)}: " if len(windows) > 1 else ""
-        parts.append(f"{whose}{start_s:g} s to {end_s:g} s of simulated time ({warmup})")
+        warmup = f"the first {warmup_s:g} s are warm-up" if warmup_s else "no warm-up"
+        owners = f"{', '.join(names)}: " if len(windows) > 1 else ""
+        parts.append(f"{owners}{start_s:g} s to {end_s:g} s of simulated time ({warmup})")
     return f"Measured from {'; '.join(parts)}." if len(windows) == 1 else f"Measured windows: {'; '.join(parts)}."
 
 
@@ -154,7 +154,8 @@ def notes(runs: RunSet) -> list[tuple[str, str]]:
             found.append(
                 (
                     name,
-                    f"{rejected} requests were rejected: longer than the model's context, or than any route can hold.",
+                    f"{rejected} requests were rejected: longer than the context of the model, or than the KV memory "
+                    "of any route.",
                 )
             )
         found.extend((name, f"Invariant broken: {broken}") for broken in sound.invariants_broken)

@@ -1,7 +1,7 @@
-"""How all figures look, and how they become files whose bytes do not change from run to run.
+"""Style of all figures, and their files, whose bytes are the same for equal figures.
 
-Colours are from two sets that stay apart for colour-blind readers and in grey print: Okabe and Ito for systems, the
-"muted" set of Paul Tol for GPU types.
+Colours are distinguishable for colour-blind readers and in grey print: Okabe and Ito's for systems, Paul Tol's "muted"
+set for node types.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ _RC: dict[Any, Any] = {
     "figure.constrained_layout.use": True,
     "svg.hashsalt": "helixsim",
     "svg.fonttype": "path",
-    "text.parse_math": False,  # a dollar sign in a name is a dollar sign
+    "text.parse_math": False,  # dollar signs in names are literal
 }
 
 
 @dataclass(frozen=True, slots=True)
 class FigureFile:
-    """A figure that was written: file name without suffix, what it shows, and its SVG text."""
+    """A written figure: file name without suffix, title, caption, and SVG text."""
 
     name: str
     title: str
@@ -61,24 +61,24 @@ class FigureFile:
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Apply the house style to figures made and saved inside."""
+    """Apply the common style to figures that are created and saved within the context."""
     import matplotlib as mpl
 
     with mpl.rc_context():
-        mpl.rcdefaults()  # a user's matplotlibrc must not reach the files
+        mpl.rcdefaults()  # independent of the user's matplotlibrc
         mpl.rcParams.update(_RC)
         yield
 
 
 def new_figure(height_in: float) -> Figure:
-    """Return an empty figure of the common width that needs no display."""
+    """Return an empty figure of the common width; no display is needed."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(_WIDTH_IN, height_in))
 
 
 def small_multiples(names: list[str], height_in: float, *, same_y: bool = True) -> tuple[Figure, list[Axes]]:
-    """Return a figure with one panel per system, at most two a row, with the same x (and y) axis."""
+    """Return a figure with one panel per name, at most two per row, with shared x (and y) axes."""
     columns = min(2, len(names))
     lines = -(-len(names) // columns)
     figure = new_figure(height_in * lines + 0.4)
@@ -93,12 +93,12 @@ def small_multiples(names: list[str], height_in: float, *, same_y: bool = True) 
 
 
 def colors_of(names: Iterable[str], palette: tuple[str, ...] = SYSTEM_COLORS) -> dict[str, str]:
-    """Return a colour for each name, in their order; they repeat after the palette's end."""
+    """Return a colour for each name, in order; the palette is repeated if necessary."""
     return {name: palette[index % len(palette)] for index, name in enumerate(names)}
 
 
 def shade_outside(axis: Axes, window_s: tuple[float, float]) -> None:
-    """Grey out what lies outside the measurement window [s]."""
+    """Shade the time outside the measurement window [s]."""
     left, right = axis.get_xlim()
     for start, end in ((left, window_s[0]), (window_s[1], right)):
         if end > start:
@@ -109,7 +109,7 @@ def shade_outside(axis: Axes, window_s: tuple[float, float]) -> None:
 def write_figure(
     directory: Path, name: str, title: str, caption: str, figure: Figure, table: pd.DataFrame
 ) -> FigureFile:
-    """Write one figure as SVG and PNG with its data as CSV beside it."""
+    """Write a figure as SVG and PNG, and its data as CSV."""
     directory.mkdir(parents=True, exist_ok=True)
     svg = svg_bytes(figure)
     write_bytes(directory / f"{name}.svg", svg)
@@ -135,7 +135,7 @@ def png_bytes(figure: Figure) -> bytes:
 
 
 def _make_literal(figure: Figure) -> None:
-    """Let names stand in the figure as they are written, without control characters; powers of ten stay powers."""
+    """Show names literally, without control characters, and format powers of ten without mathtext."""
     from matplotlib.text import Text
     from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation
 
@@ -154,7 +154,7 @@ def _make_literal(figure: Figure) -> None:
     for axes in figure.get_axes():
         for axis in (axes.xaxis, axes.yaxis):
             major, minor = axis.get_major_formatter(), axis.get_minor_formatter()
-            if isinstance(major, FuncFormatter):  # names among them: matplotlib looks up fixed labels by a function
+            if isinstance(major, FuncFormatter):  # also of fixed labels, which may be names
                 axis.set_major_formatter(_printable_labels(major.func))
             if isinstance(major, LogFormatterSciNotation):
                 axis.set_major_formatter(Powers())

@@ -25,10 +25,10 @@ _QUANTITY = re.compile(r"([+-]?\d+\.?\d*(?:[eE][+-]?\d+)?) (\S+)")
 
 
 def write_sweep_figures(directory: Path, results: SweepResults, means: Sequence[Row]) -> list[FigureFile]:
-    """Draw the figures that were asked for, or those that suit the axes; each with its data as CSV."""
+    """Draw the configured figures, or default ones for the axes; each with its data as CSV."""
     written = []
     with styled():
-        for index, plot in enumerate(results.plots if results.plots is not None else _chosen(results, means)):
+        for index, plot in enumerate(results.plots if results.plots is not None else _defaults(results, means)):
             draw = {"lines": _lines, "heatmap": _heatmap, "pareto": _pareto}[plot.kind]
             title, caption, figure, table = draw(results, means, plot)
             written.append(write_figure(directory, f"{index + 1}-{plot.kind}", title, caption, figure, table))
@@ -36,7 +36,7 @@ def write_sweep_figures(directory: Path, results: SweepResults, means: Sequence[
 
 
 class _Scale:
-    """The values of an axis as positions: numbers where they are numbers of one unit, else one place for each."""
+    """Positions of the values of an axis: the numbers if all have one unit, else one position per value."""
 
     def __init__(self, name: str, values: Sequence[Any]) -> None:
         self.texts = list(dict.fromkeys(str(plain_value(value)) for value in values))
@@ -60,7 +60,7 @@ class _Scale:
         return self.places[str(plain_value(value))]
 
     def finish(self, axis: Axes) -> None:
-        """Label the x axis; logarithmic where the steps are."""
+        """Label the x axis, and make it logarithmic for wide ranges."""
         axis.set_xlabel(self.label)
         places = sorted(self.places.values())
         if not self.is_number:
@@ -71,8 +71,8 @@ class _Scale:
             axis.xaxis.set_major_formatter(lambda value, _position: f"{value:g}")
 
 
-def _chosen(results: SweepResults, means: Sequence[Row]) -> Iterator[Plot]:
-    """Yield what suits the axes."""
+def _defaults(results: SweepResults, means: Sequence[Row]) -> Iterator[Plot]:
+    """Yield the default plots for the axes."""
     varied = [axis for axis in results.axes if len({str(row[axis]) for row in means}) > 1] or list(results.axes[:1])
     for metric in dict.fromkeys((results.objective, "p99_ttft_ms")):
         yield Plot("lines", varied[0], metric)
@@ -88,7 +88,7 @@ Drawn = tuple[str, str, "Figure", "pd.DataFrame"]
 
 
 def _lines(results: SweepResults, means: Sequence[Row], plot: Plot) -> Drawn:
-    """Draw y over x, a line per system, a panel per value of the next axis that varies."""
+    """Draw y over x, a line per system, a panel per value of the next varied axis."""
     known = [row for row in means if row.get(plot.y) is not None]
     others = [axis for axis in results.axes if axis != plot.x and len({str(row[axis]) for row in means}) > 1]
     split = None
@@ -105,7 +105,7 @@ def _lines(results: SweepResults, means: Sequence[Row], plot: Plot) -> Drawn:
             _line(axis, scale, own, plot, colors[system], system, joined=not results.is_sampled)
         scale.finish(axis)
         axis.set_ylabel(results.label(plot.y) if axis in axes[::2] else "")
-    axes[0].set_ylim(bottom=0)  # now that all panels are drawn: they share the axis
+    axes[0].set_ylim(bottom=0)  # after all panels are drawn, as they share the axis
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 5) or 1)
     averaged = [axis for axis in others if axis != split]
@@ -136,7 +136,7 @@ def _line(axis: Axes, scale: _Scale, rows: Sequence[Row], plot: Plot, color: str
 
 
 def _heatmap(results: SweepResults, means: Sequence[Row], plot: Plot) -> Drawn:
-    """Draw one map per system: colours and figures over two axes."""
+    """Draw a heat map per system over two axes."""
     value = plot.value or results.objective
     systems = list(dict.fromkeys(row["system"] for row in means))
     across, down = (
@@ -172,7 +172,7 @@ def _heatmap(results: SweepResults, means: Sequence[Row], plot: Plot) -> Drawn:
         figure.colorbar(image, ax=axes, label=results.label(value), shrink=0.8)
     others = [axis for axis in results.axes if axis not in {plot.x, plot.y} and len({str(r[axis]) for r in means}) > 1]
     caption = "Means over the seeds" + (f" and over {', '.join(others)}." if others else ".")
-    caption += " A dash: no result there."
+    caption += " Dash: no result."
     return (
         f"{_capital(results.label(value))} at each combination",
         caption,
@@ -182,7 +182,7 @@ def _heatmap(results: SweepResults, means: Sequence[Row], plot: Plot) -> Drawn:
 
 
 def _pareto(results: SweepResults, means: Sequence[Row], plot: Plot) -> Drawn:
-    """Draw two results against each other and join the points no other beats in both."""
+    """Draw two results against each other, and their Pareto front."""
     known = [row for row in means if row.get(plot.x) is not None and row.get(plot.y) is not None]
     systems = list(dict.fromkeys(row["system"] for row in means))
     colors = colors_of(systems)
@@ -194,7 +194,7 @@ def _pareto(results: SweepResults, means: Sequence[Row], plot: Plot) -> Drawn:
         axis.plot(x, y, "o", color=colors[system], markersize=4, alpha=0.7, label=system)
     front = front_of(known, plot)
     x, y = [row[plot.x] for row in front], [row[plot.y] for row in front]
-    axis.plot(x, y, color=GREY, linewidth=1.2, linestyle="--", label="not beaten in both", zorder=0)
+    axis.plot(x, y, color=GREY, linewidth=1.2, linestyle="--", label="Pareto front", zorder=0)
     values = sorted(row[plot.x] for row in known)
     if values and values[0] > 0 and values[-1] / values[0] >= 20:
         axis.set_xscale("log")
@@ -204,12 +204,12 @@ def _pareto(results: SweepResults, means: Sequence[Row], plot: Plot) -> Drawn:
     chosen = {id(row) for row in front}
     table = _columns(known, [*results.axes, "system", plot.x, plot.y])
     table["on_front"] = [id(row) in chosen for row in known]
-    caption = "One dot per point and system. Dashed: the points that no other beats in both."
+    caption = "One dot per point and system. Dashed: Pareto front."
     return f"{_capital(results.label(plot.y))} against {results.label(plot.x)}", caption, figure, table
 
 
 def front_of(rows: Sequence[Row], plot: Plot) -> list[Row]:
-    """Return the rows that no other beats in one result without being worse in the other, in order of x."""
+    """Return the rows on the Pareto front, in order of x."""
     across, up = (1.0 if plot.x_goal == "min" else -1.0), (1.0 if plot.y_goal == "min" else -1.0)
     front: list[Row] = []
     for row in sorted(rows, key=lambda row: (across * row[plot.x], up * row[plot.y])):

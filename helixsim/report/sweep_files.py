@@ -1,4 +1,4 @@
-"""Tables over all points of a sweep: ``results.csv``, ``means.csv``, ``failed.csv`` and the page about them."""
+"""Files of a sweep: ``results.csv``, ``means.csv``, ``failed.csv``, ``sweep.json`` and the report."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BEST_SHOWN = 10
 
 
 def write_sweep(directory: Path, results: SweepResults, *, with_parquet: bool = False) -> None:
-    """Write tables, figures and page; ``sweep.json`` comes last and marks the sweep as complete."""
+    """Write tables, figures and report; ``sweep.json`` comes last and marks the sweep as complete."""
     write_csv(directory / "results.csv", frame(results.rows))
     means = mean_rows(results)
     write_csv(directory / "means.csv", frame(means))
@@ -43,7 +43,7 @@ def require_parquet() -> None:
 
 
 def _write_parquet(path: Path, table: pd.DataFrame) -> None:
-    """Write a table; a column of numbers and texts, such as an axis of both, becomes one of texts."""
+    """Write a table; a column of numbers and text, such as an axis of both, is converted to text."""
     mixed = {
         name: table[name].map(lambda value: value if value is None else str(value))
         for name in table.columns
@@ -53,7 +53,7 @@ def _write_parquet(path: Path, table: pd.DataFrame) -> None:
 
 
 def best_table(results: SweepResults, means: Sequence[Mapping[str, Any]], shown: int = BEST_SHOWN) -> PageTable:
-    """Return the best points with their settings."""
+    """Return a table of the best points with their settings."""
     beside = [key for key in ("p99_ttft_ms", "p99_tpot_ms", "cost_usd_per_mtok") if key != results.objective]
     head = (
         *short_names(results.axes),
@@ -80,7 +80,7 @@ def best_table(results: SweepResults, means: Sequence[Mapping[str, Any]], shown:
 def _page(results: SweepResults, means: Sequence[Mapping[str, Any]], figures: Sequence[FigureFile]) -> Page:
     best = ranked(results, means)
     designs = len({row["point"] for row in means})
-    answer = ["No point has a result."]
+    answer = ["No point has results."]
     if best:
         names = zip(short_names(results.axes), results.axes, strict=True)
         settings = ", ".join(f"{name} = {plain_value(best[0][axis])}" for name, axis in names)
@@ -98,13 +98,13 @@ def _page(results: SweepResults, means: Sequence[Mapping[str, Any]], figures: Se
         rows = tuple(
             (str(one["point"]), str(one["seed"]), one["system"] or MISSING, one["message"]) for one in results.failures
         )
-        parts.append(Part("What failed", table=PageTable(("point", "seed", "system", "why"), rows, is_text=True)))
+        parts.append(Part("Failures", table=PageTable(("point", "seed", "system", "error"), rows, is_text=True)))
     parts.append(
         Part(
             "Files",
             (
-                "results.csv has a row per point, seed and system; means.csv the means over seeds with 95 % intervals; "
-                "the column run of results.csv names the run directory of each point.",
+                "results.csv: a row per point, seed and system, with the run directory in column run; means.csv: means "
+                "over seeds with 95 % intervals.",
             ),
         )
     )

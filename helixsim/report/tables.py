@@ -1,4 +1,4 @@
-"""Text for the terminal: the comparison of systems and, for those who ask, the placements."""
+"""Text for the terminal: the comparison of systems, and placements."""
 
 from __future__ import annotations
 
@@ -15,18 +15,17 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 WIDTH = 100
-"""Columns assumed where there is no terminal to ask."""
+"""Default width [columns]."""
 
 _LABEL_WIDTH = 31
 _CELL_WIDTH = 14
 
 
 def comparison_text(runs: RunSet, *, width: int = WIDTH, color: bool = False) -> str:
-    """Return the comparison of all systems, then what binds each and how it was measured.
+    """Return the comparison of all systems, their bottlenecks, and the measurement window.
 
-    What-if variants come first: what was changed, and what comes of it.
-
-    Systems stand side by side; as many as do not fit into ``width`` columns follow in further tables.
+    What-if variants come first, with their changes and results. Systems that do not fit into ``width`` columns follow
+    in further tables.
     """
     from rich import box
     from rich.table import Table
@@ -61,7 +60,7 @@ def comparison_text(runs: RunSet, *, width: int = WIDTH, color: bool = False) ->
 
 
 def kv_text(name: str, placement: Mapping[str, Any]) -> str:
-    """Return the KV tokens a placement leaves on each kind of node with each number of layers, in one line."""
+    """Return a line on the KV tokens of each node type and number of layers in a placement."""
     rooms: dict[tuple[str, int], list[int]] = {}
     for node in sorted_by_layers(placement):
         held = placement["layers"][node["node"]]
@@ -120,12 +119,12 @@ def placement_text(name: str, placement: Mapping[str, Any], *, width: int = WIDT
         for point in frontier:
             points.add_row(str(point["hops"]), number(point["max_flow_tokens_per_s"]))
         parts += ["", Text("Frontier: max-flow estimate over nodes per request"), points]
-    judged = [entry for entry in placement["notes"].get("candidates", []) if entry["score"] is not None]
-    if judged:
+    simulated = [entry for entry in placement["notes"].get("candidates", []) if entry["score"] is not None]
+    if simulated:
         scores = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1))
         for column in ("candidate", "max nodes per request", "max-flow estimate, tokens/s", "score"):
             scores.add_column(column, justify="left" if column == "candidate" else "right", overflow="fold")
-        for entry in sorted(judged, key=lambda entry: -entry["score"]):
+        for entry in sorted(simulated, key=lambda entry: -entry["score"]):
             flow = number(entry["max_flow_tokens_per_s"])
             scores.add_row(entry["name"], str(entry["hops"]), flow, number(entry["score"]))
         parts += ["", Text("Candidates by score in short simulations"), scores]
@@ -135,7 +134,7 @@ def placement_text(name: str, placement: Mapping[str, Any], *, width: int = WIDT
 def plain_table(
     head: Sequence[str], rows: Sequence[Sequence[str]], *, width: int = WIDTH, color: bool = False, texts: int = 0
 ) -> str:
-    """Return a table of cells; the first ``texts`` columns are aligned to the left, the others to the right."""
+    """Return a table as text; the first ``texts`` columns are aligned to the left, the others to the right."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -153,7 +152,7 @@ def plain_table(
 
 
 def _widths(head: Sequence[str], rows: Sequence[Sequence[str]], texts: int, width: int) -> Sequence[int | None]:
-    """Return widths at which no figure is broken, titles and texts only between words; Nones where that is too wide."""
+    """Return column widths that break no number, and titles and texts only between words; Nones if that is too wide."""
     columns = [(title, [row[column] for row in rows]) for column, title in enumerate(head)]
     widths = [
         max(map(len, [*title.split(), *(cells if column >= texts else " ".join(cells).split())]), default=1)
@@ -172,7 +171,7 @@ def _widths(head: Sequence[str], rows: Sequence[Sequence[str]], texts: int, widt
 
 
 def sorted_by_layers(placement: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the ``nodes`` of a placement document by first and last layer, unused ones last."""
+    """Return the ``nodes`` of a placement document sorted by first and last layer, unused ones last."""
     layers = placement["layers"]
     return sorted(
         placement["nodes"], key=lambda node: (layers[node["node"]] is None, layers[node["node"]] or [], node["node"])

@@ -1,4 +1,4 @@
-"""Templates of HTML pages, and figures inside them."""
+"""Templates of HTML pages, and their figures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def template(name: str, package: str = "helixsim.report", **filters: Callable[..., object]) -> Template:
-    """Return a template of a package, or of this one; ``filters`` are functions that it calls by their names."""
+    """Return a template of a package, which may include those of this one; ``filters`` are functions by name."""
     from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
     loaders = [PackageLoader(one) for one in dict.fromkeys((package, "helixsim.report"))]
@@ -27,12 +27,12 @@ def template(name: str, package: str = "helixsim.report", **filters: Callable[..
 
 
 def _shown(value: object) -> object:
-    """Return what a template shows of a value: texts without control characters, drawings as they are."""
+    """Return a value as shown by a template: text without control characters, markup unchanged."""
     return printable(value) if type(value) is str else value
 
 
 def inline(name: str, text: str) -> Markup:
-    """Return the SVG element for use inside HTML: no prologue, and ids that differ between figures by ``name``."""
+    """Return the SVG element for use inside HTML: without prologue, and with ``name`` before each id."""
     from markupsafe import Markup
 
     svg = text[text.index("<svg") :]

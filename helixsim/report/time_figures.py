@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 _MAX_POINTS = 150
 _MAX_RATES = 60
-"""Longer series are thinned: more points than that are noise at this width."""
+"""Longer series are thinned: more points cannot be told apart at this width."""
 
 
 def utilisation_over_time(runs: RunSet) -> tuple[Figure, pd.DataFrame]:
-    """Draw the busy share per GPU type, one panel per system."""
+    """Draw the utilisation per node type, one panel per system."""
     import pandas as pd
 
     figure, axes = small_multiples(list(runs), 1.7)
@@ -45,12 +45,12 @@ def utilisation_over_time(runs: RunSet) -> tuple[Figure, pd.DataFrame]:
         for kind in by_kind:
             axis.stairs(100 * by_kind[kind], time_s, baseline=None, color=colors[kind], linewidth=1.4, label=kind)
         tables.append(_long(by_kind, name, time_s[1:], "busy_share"))
-    _finish(figure, axes, runs, "computing, %")
+    _finish(figure, axes, runs, "utilisation, %")
     return figure, pd.concat(tables, ignore_index=True)
 
 
 def kv_memory_over_time(runs: RunSet) -> tuple[Figure, pd.DataFrame]:
-    """Draw the KV memory in use per GPU type and of the fullest node, one panel per system."""
+    """Draw the KV memory use per node type and of the fullest node, one panel per system."""
     import pandas as pd
 
     figure, axes = small_multiples(list(runs), 1.7)
@@ -66,7 +66,7 @@ def kv_memory_over_time(runs: RunSet) -> tuple[Figure, pd.DataFrame]:
         fullest = used.max(axis=1)
         axis.plot(time_s, 100 * fullest, color=GREY, linestyle=":", linewidth=1.2, label="fullest node")
         tables.append(_long(by_kind.assign(**{"fullest node": fullest}), name, time_s, "kv_used_share"))
-    _finish(figure, axes, runs, "KV in use, %")
+    _finish(figure, axes, runs, "KV memory use, %")
     return figure, pd.concat(tables, ignore_index=True)
 
 
@@ -108,7 +108,7 @@ def _by_node(runs: RunSet, system: str, column: str) -> pd.DataFrame:
 
 
 def _thinned(samples: int, points: int = _MAX_POINTS) -> list[int]:
-    """Return evenly spread positions that include the first and the last."""
+    """Return evenly spaced positions including the first and the last."""
     if samples <= points:
         return list(range(samples))
     return sorted({int(position) for position in np.linspace(0, samples - 1, points).round()})

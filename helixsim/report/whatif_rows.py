@@ -1,4 +1,4 @@
-"""What-if variants against the unchanged experiment: what was changed, and what comes of it."""
+"""What-if variants against the unchanged experiment: changes and results."""
 
 from __future__ import annotations
 
@@ -25,14 +25,12 @@ HEAD = ("what if", "system", *(title for title, _, _ in _SHOWN))
 
 
 def changes(runs: RunSet) -> list[tuple[str, str]]:
-    """Return (variant, what was changed in words); empty if there are no variants."""
-    return [
-        (one.name, "; ".join(one.changes) or "nothing that shows in fleet, links, model or load") for one in runs.whatif
-    ]
+    """Return (variant, description of its changes); empty if there are no variants."""
+    return [(one.name, "; ".join(one.changes) or "no change in cluster, links, model or load") for one in runs.whatif]
 
 
 def rows(runs: RunSet) -> list[tuple[str, ...]]:
-    """Return for each system its unchanged figures, then those of every variant with the relative change."""
+    """Return the figures of each unchanged system, followed by those of its variants with the relative change."""
     summaries = {name: run.summary for name, run in runs.items()}
     bases = dict.fromkeys(base for one in runs.whatif for base in one.systems.values())
     found: list[tuple[str, ...]] = []

@@ -133,7 +133,7 @@ def test_a_failing_point_is_reported_with_its_settings_and_stops_nobody(sweep, t
     assert "--set 'model=\"llama-2-70b\"'" in streams.err
     assert len(rows(tmp_path)) == 1
     assert b"does not fit" in results(tmp_path)["failed.csv"]
-    assert "What failed" in results(tmp_path)["report.md"].decode()
+    assert "Failures" in results(tmp_path)["report.md"].decode()
 
 
 @pytest.mark.parametrize(

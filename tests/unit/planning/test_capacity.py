@@ -141,13 +141,13 @@ def test_capacity_prints_writes_and_is_found_again(path, tmp_path, capsys):
     assert main([*arguments, "-q"]) == 0
     text = capsys.readouterr().out
     assert "relaxed" in text
-    assert "What stops it" in text
+    assert ": Limit" in text
     assert main([*arguments, "-q", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     rates = {name: one["requests_per_s"] for name, one in document["systems"]["swarm"]["targets"].items()}
     assert 0 < rates["slo"] < rates["relaxed"]
     (page,) = out.rglob("report.md")
-    assert "How much load can tiny take?" in page.read_text()
+    assert "What is the capacity of tiny?" in page.read_text()
     files = {path.name: path.read_bytes() for path in page.parent.iterdir() if path.is_file()}
     assert main([*arguments[:3], str(tmp_path / "again"), "--jobs", "2", *arguments[6:], "-q"]) == 0
     (other,) = (tmp_path / "again").rglob("report.md")
