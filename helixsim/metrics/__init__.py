@@ -1,14 +1,16 @@
-"""Numbers of a simulated run, each with its definition and, where it is an estimate, an interval.
+"""Metrics of a simulated run: definitions, computation and confidence intervals.
 
-window       which events belong to the measurement window
+window       events and samples of the measurement window
 stats        percentiles, Student t, batch-means confidence intervals
 latency      TTFT, TPOT, ITL, E2EL
 throughput   tokens/s, requests/s, goodput, SLO attainment
-stationarity whether the window is stationary
+stationarity test of the window for drift
 saturation   STABLE, BACKLOGGED or OVERLOADED
-utilisation  busy shares, KV memory, queues
-energy_cost  dollars and watt-hours per million tokens
+utilisation  utilisation of nodes, KV memory use, queues
+energy_cost  $ and Wh per million tokens
 bottleneck   sentences on what limits the throughput
-compare      ratios to a baseline, requests paired across systems
-summary      all of it as the dictionary that becomes ``summary.json``
+objectives   verdicts on service-level objectives
+compare      ratios to a baseline, paired requests
+measured_run results of ``vllm bench serve``
+summary      all metrics as a ``Summary``
 """

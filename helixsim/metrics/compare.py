@@ -1,9 +1,9 @@
-"""Systems against a baseline.
+"""Comparison of systems with a baseline.
 
-Both saw the same requests at the same times, so the ratio of output throughputs comes from pairs of batches: with
-batch rates a and b and ratio R, its error is that of the mean of a - R b, divided by the mean of b (the classical
-ratio estimator). Latencies have no such pairs of batches: their ratio R has the interval R x exp(+-r), r the root of
-the sum of squares of the relative half widths, which ignores what the systems share and is on the wide side.
+Systems receive the same requests at the same times, so the interval of the ratio R of output throughputs is that of the
+classical ratio estimator over pairs of batch rates a and b: the standard error of the mean of a - R b over the mean of
+b. Latencies cannot be paired by batch; their ratio has the interval R exp(+-r), where r is the root of the sum of
+squares of the relative half widths. This ignores the correlation of the systems and is conservative.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ class Comparison:
     Parameters
     ----------
     ratios
-        System over baseline for each of ``RATIO_METRICS``; None where either is missing or the baseline is 0.
+        System over baseline for each of ``RATIO_METRICS``; None if either is missing or the baseline is 0.
     intervals
         95 % intervals of the ratios that have one.
     paired
-        Request by request (``paired``).
+        Differences over paired requests (``paired``).
     """
 
     ratios: Mapping[str, float | None]
@@ -62,11 +62,11 @@ class Comparison:
 
     @property
     def output_tokens_ratio_interval(self) -> Limits | None:
-        """95 % interval of ``output_tokens_ratio``; None: the windows are too short for one."""
+        """95 % interval of ``output_tokens_ratio``; None if the windows are too short."""
         return self.intervals.get("output_throughput")
 
     def to_json(self) -> dict[str, Any]:
-        """Return the keys that ``summary.json`` has of a system beside those of its summary."""
+        """Return the keys of a system in ``summary.json`` that are not in its summary."""
         return {
             "ratio_to_baseline": dict(self.ratios),
             "ratio_to_baseline_interval": {name: list(limits) for name, limits in self.intervals.items()},
@@ -75,7 +75,7 @@ class Comparison:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Comparison:
-        """Return the comparison in the document of a system (``helixsim`` in ``summary.json``).
+        """Return the comparison from the document of a system (``helixsim`` in ``summary.json``).
 
         Raises
         ------
@@ -90,7 +90,7 @@ class Comparison:
 
 
 def compared(summary: Summary, baseline: Summary, run: RunResult, baseline_run: RunResult) -> Comparison:
-    """Return a system against the baseline, with nine significant digits."""
+    """Return the comparison of a system with the baseline, with nine significant digits."""
     intervals = ratio_intervals(summary, baseline, run, baseline_run)
     return Comparison(
         ratios=json_values(ratios(summary, baseline)),
@@ -100,7 +100,7 @@ def compared(summary: Summary, baseline: Summary, run: RunResult, baseline_run: 
 
 
 def ratios(summary: Summary, baseline: Summary) -> dict[str, float | None]:
-    """Return system over baseline for each of ``RATIO_METRICS``; None where either is missing or the baseline is 0."""
+    """Return system over baseline for each of ``RATIO_METRICS``; None if either is missing or the baseline is 0."""
     ours, theirs = summary.vllm_keys(), baseline.vllm_keys()
     return {metric: _ratio(ours[metric], theirs[metric]) for metric in RATIO_METRICS}
 
@@ -108,7 +108,7 @@ def ratios(summary: Summary, baseline: Summary) -> dict[str, float | None]:
 def ratio_intervals(
     summary: Summary, baseline: Summary, run: RunResult, baseline_run: RunResult
 ) -> dict[str, list[float]]:
-    """Return [low, high] of the ratio for the metrics that have an interval in both summaries."""
+    """Return [low, high] of the ratio for metrics with an interval in both summaries."""
     means, base_means = summary.vllm_keys(), baseline.vllm_keys()
     ours, theirs = summary.confidence(), baseline.confidence()
     intervals: dict[str, list[float]] = {}
@@ -124,7 +124,7 @@ def ratio_intervals(
                 intervals[metric] = paired_limits
                 continue
         relative = [
-            (limits.high - mean) / mean  # from the mean up: a lower limit may have been cut at zero
+            (limits.high - mean) / mean  # the upper half, as the lower limit may be cut at zero
             for limits, mean in ((ours[metric], means[metric]), (theirs[metric], base_means[metric]))
         ]
         spread = math.exp(math.hypot(*relative))
@@ -133,11 +133,10 @@ def ratio_intervals(
 
 
 def paired(run: RunResult, baseline: RunResult) -> dict[str, Any]:
-    """Compare, request by request, those that finished in the window of both runs.
+    """Return differences over the requests that finished in the windows of both runs.
 
-    Requests pair by id, provided that prompt and output tokens agree. For TTFT, TPOT and E2EL the result holds the
-    mean difference [ms] (negative: faster than the baseline), its 95 % interval or None, and the share of requests
-    that were faster.
+    Requests are paired by id if prompt and output tokens agree. For TTFT, TPOT and E2EL the result has the mean
+    difference [ms] (negative: faster than the baseline), its 95 % interval or None, and the share of faster requests.
     """
     ours, theirs = _pairs(run, baseline)
     result: dict[str, Any] = {"requests": len(ours)}
@@ -162,7 +161,7 @@ def _ratio(value: float | None, base: float | None) -> float | None:
 
 
 def _throughput_ratio_interval(run: RunResult, baseline: RunResult) -> list[float] | None:
-    """Return [low, high] from pairs of batches; None if the windows differ or are too short."""
+    """Return [low, high] from paired batches; None if the windows differ or are too short."""
     if (run.window_start_ns, run.window_end_ns) != (baseline.window_start_ns, baseline.window_end_ns):
         return None
     ours, theirs = (batch_rates(*cumulative_in_window(each.series.output_tokens, each)) for each in (run, baseline))
@@ -177,7 +176,7 @@ def _throughput_ratio_interval(run: RunResult, baseline: RunResult) -> list[floa
 
 
 def _pairs(run: RunResult, baseline: RunResult) -> tuple[IntArray, IntArray]:
-    """Return positions of the paired requests in either run, in order of id."""
+    """Return the positions of the paired requests in each run, in order of id."""
     ours, theirs = finished_in_window(run), finished_in_window(baseline)
     _, left, right = np.intersect1d(
         run.requests.request_id[ours], baseline.requests.request_id[theirs], assume_unique=True, return_indices=True

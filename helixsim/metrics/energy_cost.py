@@ -1,6 +1,6 @@
-"""What a million tokens cost, in dollars and in watt-hours.
+"""Cost and energy per million tokens.
 
-The whole fleet is paid for, nodes without layers too. "Per Mtok" without a word before it means output tokens.
+All nodes count, including those without layers. "Per Mtok" means output tokens, "per total Mtok" prompt and output.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 from helixsim.domain.cluster import Fleet
 
 IDLE_POWER_SHARE = 0.3
-"""Assumption: a node that does not compute draws 30 % of its TDP; one that computes draws all of it."""
+"""Assumed power of an idle node over its TDP; a computing node draws its TDP."""
 
 _SECONDS_PER_HOUR = 3600
 _TOKENS_PER_MTOK = 1_000_000
@@ -22,7 +22,7 @@ def fleet_cost_usd_per_hour(fleet: Fleet) -> float:
 
 
 def cost_usd_per_mtok(fleet: Fleet, tokens_per_s: float) -> float:
-    """Return dollars per million tokens at a rate [tokens/s]; NaN at rate 0 or for a fleet without prices."""
+    """Return $ per million tokens at a rate [tokens/s]; NaN at rate 0 or without prices."""
     price = fleet_cost_usd_per_hour(fleet)
     if not (tokens_per_s > 0 and price > 0):
         return math.nan
@@ -30,7 +30,7 @@ def cost_usd_per_mtok(fleet: Fleet, tokens_per_s: float) -> float:
 
 
 def mean_power_w(fleet: Fleet, busy_share: dict[str, float]) -> float:
-    """Return the mean power of the fleet [W]; ``busy_share`` by node id, absent nodes are idle."""
+    """Return the mean power of all nodes [W]; ``busy_share`` by node id, missing nodes are idle."""
     power_w = 0.0
     for node in fleet.cluster.nodes:
         busy = busy_share.get(node.id, 0.0)
@@ -39,7 +39,7 @@ def mean_power_w(fleet: Fleet, busy_share: dict[str, float]) -> float:
 
 
 def energy_wh_per_mtok(power_w: float, tokens_per_s: float) -> float:
-    """Return watt-hours per million tokens at a rate [tokens/s]; NaN at rate 0 or for a fleet of unknown power."""
+    """Return Wh per million tokens at a rate [tokens/s]; NaN at rate 0 or with unknown power."""
     if not (tokens_per_s > 0 and power_w > 0):
         return math.nan
     return power_w / _SECONDS_PER_HOUR / tokens_per_s * _TOKENS_PER_MTOK

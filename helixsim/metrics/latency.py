@@ -1,9 +1,9 @@
 """TTFT, TPOT, ITL and E2EL.
 
-TTFT: the first output token reaches the coordinator, minus arrival; counted where the first token falls into the
-window. TPOT: (last - first token) / (output tokens - 1) and E2EL: last token - arrival; counted where the request
-finishes in the window. Requests with one output token have no TPOT: they are left out of it and counted. ITL pools
-the gaps between successive tokens of all requests. Mean TPOT weighs requests equally, mean ITL weighs tokens.
+TTFT: first output token at the coordinator - arrival, of requests whose first token falls into the window. TPOT: (last -
+first token) / (output tokens - 1), and E2EL: last token - arrival, of requests that finish in the window. Requests with
+one output token have no TPOT and are counted. ITL: times between successive tokens, pooled over requests. Mean TPOT
+weights requests equally, mean ITL weights tokens.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from helixsim.units import NS_PER_MS
 
 @dataclass(frozen=True)
 class LatencySamples:
-    """Latencies of the window [ns], each in order of the event that put it there."""
+    """Latencies of the window [ns], in the order of their events."""
 
     ttft_ns: FloatArray
     tpot_ns: FloatArray
     e2el_ns: FloatArray
     tpot_excluded: int
-    """Requests that finished in the window with a single output token."""
+    """Requests with one output token that finished in the window."""
 
 
 def finished_in_window(run: RunResult) -> IntArray:
-    """Return the positions of the requests that finished in the window, in order of finishing."""
+    """Return the positions of the requests that finished in the window, in that order."""
     requests = run.requests
     chosen = np.flatnonzero((requests.status == RequestStatus.FINISHED) & in_window(requests.finish_ns, run))
     return chosen[np.argsort(requests.finish_ns[chosen], kind="stable")]
@@ -48,7 +48,7 @@ def request_tpot_ns(run: RunResult, positions: IntArray) -> FloatArray:
 
 
 def latency_samples(run: RunResult) -> LatencySamples:
-    """Return the latencies that belong to the window."""
+    """Return the latencies of the window."""
     requests = run.requests
     first = np.flatnonzero(in_window(requests.first_token_ns, run))
     first = first[np.argsort(requests.first_token_ns[first], kind="stable")]
@@ -63,9 +63,9 @@ def latency_samples(run: RunResult) -> LatencySamples:
 
 
 def latencies(run: RunResult, samples: LatencySamples) -> dict[str, Latency]:
-    """Return the distributions of ``ttft``, ``tpot``, ``itl`` and ``e2el``, with the intervals of their means.
+    """Return the distributions of ``ttft``, ``tpot``, ``itl`` and ``e2el``, with intervals of the means.
 
-    Successive gaps of one request hang together, so that the mean of ITL gets no interval.
+    The mean of ITL has no interval, as successive values of a request are correlated.
     """
     described = {
         "ttft": (describe(samples.ttft_ns), samples.ttft_ns),
@@ -83,5 +83,5 @@ def latencies(run: RunResult, samples: LatencySamples) -> dict[str, Latency]:
 
 
 def _seconds(value_ms: float) -> float:
-    """Return milliseconds as seconds, rounded to the digits that results have of milliseconds."""
+    """Convert milliseconds to seconds with the same significant digits."""
     return significant(significant(value_ms) / 1e3)

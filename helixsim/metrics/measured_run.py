@@ -1,4 +1,4 @@
-"""Results of ``vllm bench serve`` and how far a simulated run lies from them."""
+"""Results of ``vllm bench serve``, and the errors of simulated runs."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ METRICS = (
     "total_token_throughput",
     *(f"{statistic}_{metric}_ms" for metric in ("ttft", "tpot", "itl", "e2el") for statistic in STATISTICS),
 )
-"""Keys that ``vllm bench serve`` and ``summary.json`` share."""
+"""Keys of both ``vllm bench serve`` and ``summary.json``."""
 
 _LARGEST = 1e15
-"""Largest figure that is taken for one."""
+"""Largest accepted figure."""
 
 _WHOLE_CHUNKS = 0.99
-"""Gaps per token after the first from which on each streamed chunk is taken for one token."""
+"""Least ratio of gaps to later tokens at which each streamed chunk is assumed to be one token."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,13 @@ class MeasuredRun:
     Parameters
     ----------
     figures
-        Those of ``METRICS`` the file holds.
+        The ``METRICS`` in the file.
     start_s, ttft_s, step_s
-        Start [s], time to first token [s] and mean time of a decode step [s] (NaN with one output token) of each
-        request that did not fail, in order of start; empty if the file has no arrays (``--save-detailed``).
-        ``start_s`` is empty too, and the order that of the file, for vLLM from before January 2026.
+        Start [s], TTFT [s] and mean decode step [s] (NaN with one output token) of each successful request, in order of
+        start; empty if the file has no arrays (``--save-detailed``). vLLM before January 2026 writes no starts:
+        ``start_s`` is then empty, and the order is that of the file.
     notes
-        Sentences on how the file was understood.
+        Sentences on the interpretation of the file.
     """
 
     figures: Mapping[str, float]
@@ -59,37 +59,37 @@ class MeasuredRun:
 
 
 def read_measured(path: Path, result: int | None = None) -> MeasuredRun:
-    """Return what a result file of ``vllm bench serve`` holds.
+    """Return a result of ``vllm bench serve``.
 
     Parameters
     ----------
     result
-        Which of several results (``--append-result``), from 1.
+        Number of the result in a file with several (``--append-result``), from 1.
 
     Raises
     ------
     DataError
-        If it is no such file, holds several results and none is chosen, or if all its requests failed.
+        If the file is not such a result, has several results and ``result`` is None, or if all requests failed.
     """
     document = vllm_result(path, json_documents(path), result)
     completed, asked = document.get("completed"), document.get("num_prompts")
     if completed == 0:
-        raise DataError(f"{path}: every request of the benchmark failed (completed 0): there is nothing to compare")
+        raise DataError(f"{path}: all requests of the benchmark failed (completed 0); nothing can be compared")
     figures = {key: float(value) for key in METRICS if _is_number(value := document.get(key))}
     if not figures:
-        raise DataError(f"{path}: holds no figure of `vllm bench serve` (looked for {METRICS[1]}, {METRICS[3]}, ...)")
+        raise DataError(f"{path}: has no figure of `vllm bench serve` (expected {METRICS[1]}, {METRICS[3]}, ...)")
     notes = []
     if _is_number(completed) and _is_number(asked) and completed < asked:
         notes.append(
-            f"{asked - completed:g} of {asked:g} measured requests failed; the figures are those of the others"
+            f"{asked - completed:g} of {asked:g} measured requests failed; the figures are those of the successful ones"
         )
     arrays = _arrays(path, document)
     if arrays is None:
         itl, tpot = (figures.get(f"mean_{metric}_ms", 0.0) for metric in ("itl", "tpot"))
         if tpot and itl > 1.5 * tpot:
             notes.append(
-                f"the measured gaps are {itl / tpot:.1f} times the time per token: if tokens were streamed in chunks, "
-                "they are gaps of chunks (--save-detailed tells)"
+                f"the measured ITL is {itl / tpot:.1f} times the TPOT: tokens may have been streamed in chunks, so that "
+                "ITL is the time between chunks (--save-detailed shows it)"
             )
         empty = np.zeros(0)
         return MeasuredRun(figures, empty, empty, empty, tuple(notes))
@@ -100,8 +100,8 @@ def read_measured(path: Path, result: int | None = None) -> MeasuredRun:
     if due and gaps.sum() < _WHOLE_CHUNKS * due:
         per_chunk = due / float(gaps.sum())
         notes.append(
-            f"measured tokens were streamed in chunks of {per_chunk:.2f} on average: the mean gap is taken per token, "
-            "its percentiles are not compared"
+            f"measured tokens were streamed in chunks of {per_chunk:.2f} on average: the mean ITL is computed per token, "
+            "and its percentiles are not compared"
         )
         figures = {key: value for key, value in figures.items() if not key.endswith("_itl_ms")}
         figures["mean_itl_ms"] = float(gap_sum_s[with_gaps].sum()) / due * 1e3
@@ -112,9 +112,9 @@ def read_measured(path: Path, result: int | None = None) -> MeasuredRun:
 
 
 def _arrays(path: Path, document: Mapping[str, Any]) -> tuple[FloatArray, ...] | None:
-    """Return start [s], TTFT [s], sum of gaps [s], number of gaps and output tokens of the requests that did not fail.
+    """Return start [s], TTFT [s], sum of gaps [s], number of gaps and output tokens of the successful requests.
 
-    None if the file has no arrays; the starts are empty if it has none.
+    None if the file has no arrays; the array of starts is empty if the file has none.
     """
     ttfts, itls, outputs, starts = (document.get(key) for key in ("ttfts", "itls", "output_lens", "start_times"))
     errors = document.get("errors")
@@ -140,7 +140,7 @@ def _arrays(path: Path, document: Mapping[str, Any]) -> tuple[FloatArray, ...] |
         output = token_count(path, number, "output_lens", outputs[position])
         rows.append((start, ttft, _sum_s(path, number, gaps), len(gaps), output))
     if not rows:
-        raise DataError(f"{path}: every request of the benchmark failed: there is nothing to compare")
+        raise DataError(f"{path}: all requests of the benchmark failed; nothing can be compared")
     rows.sort(key=lambda row: row[0])
     start_s, ttft_s, gap_sum_s, counts, tokens = np.array(rows, dtype=np.float64).T
     return start_s - start_s[0] if starts else np.zeros(0), ttft_s, gap_sum_s, counts, tokens
@@ -158,7 +158,7 @@ def _sum_s(path: Path, number: int, gaps: object) -> float:
 
 
 def relative_errors(simulated: Mapping[str, Any], measured: Mapping[str, Any]) -> dict[str, float]:
-    """Return simulated / measured - 1 of every metric that both hold and that is not zero in the measured one."""
+    """Return simulated / measured - 1 of every metric in both, unless the measured value is 0."""
     return {
         key: simulated[key] / measured[key] - 1.0
         for key in METRICS
@@ -167,7 +167,7 @@ def relative_errors(simulated: Mapping[str, Any], measured: Mapping[str, Any]) -
 
 
 def mean_loss(simulated: Sequence[FloatArray], measured: Sequence[FloatArray]) -> float:
-    """Return the mean absolute logarithm of simulated over measured means, of those that can be compared; else inf."""
+    """Return the mean absolute logarithm of simulated over measured means; inf if none can be compared."""
     terms = [
         abs(math.log1p(error))
         for ours, theirs in zip(simulated, measured, strict=True)
@@ -177,7 +177,7 @@ def mean_loss(simulated: Sequence[FloatArray], measured: Sequence[FloatArray]) -
 
 
 def mean_error(simulated: FloatArray, measured: FloatArray) -> float | None:
-    """Return simulated over measured mean - 1, NaN entries left out; None where either has no mean above 0."""
+    """Return simulated over measured mean - 1, without NaN entries; None if either has no mean above 0."""
     ours, theirs = (values[np.isfinite(values)] for values in (simulated, measured))
     if not len(ours) or not len(theirs) or not theirs.mean() > 0:
         return None

@@ -1,9 +1,9 @@
-"""Whether a run meets a service-level objective, and what misses it.
+"""Verdicts on service-level objectives.
 
-An objective is met if at least ``percentile`` % of the requests whose fate is known are within it. For TTFT these are
-the requests that got their first token in the window and those that did not although the objective had passed; for
-TPOT and E2EL the requests that finished in the window, for E2EL also those overdue. Where a goodput share is asked
-for, that share of requests must meet all objectives at once.
+An objective is met if at least ``percentile`` % of the requests with a known outcome are within it. For TTFT these are
+the requests with their first token in the window, and those without one whose objective has passed; for TPOT and E2EL
+the requests that finished in the window, for E2EL also those overdue. A goodput share is the share of requests that
+must meet all objectives.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from helixsim.units import NS_PER_S
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is asked of a run: objectives, the share of requests that must meet each, and all together (None: any)."""
+    """Required objectives, the percentile that must meet each, and the share that must meet all (None: any)."""
 
     name: str
     slo: Slo
@@ -33,9 +33,9 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether a target is met; ``misses`` says in words what is not, ``slack`` how the tightest objective stands.
+    """Whether a target is met, with a sentence on each missed objective.
 
-    ``slack`` is the objective over the measured percentile: above 1 there is room, below 1 it is missed.
+    ``slack`` is the tightest objective over its measured percentile: below 1 it is missed.
     """
 
     is_met: bool
@@ -45,24 +45,24 @@ class Verdict:
 
 
 def judge_target(run: RunResult, target: Target) -> Verdict:
-    """Return the verdict on a run."""
+    """Return the verdict on a run for a target."""
     misses: list[str] = []
     slacks: list[tuple[float, str]] = []
     for name, limit_s, values_s in _latencies(run, target.slo):
         if not values_s.size:
-            misses.append(f"no request got far enough in the window to tell its {name}")
+            misses.append(f"no request has a {name} in the window")
             continue
         rank = max(0, math.ceil(values_s.size * target.percentile / 100) - 1)
         reached_s = float(np.sort(values_s)[rank])
         slacks.append((limit_s / reached_s if reached_s > 0 else math.inf, f"{name} p{target.percentile:g}"))
         if reached_s > limit_s:
-            shown = "longer than the window" if math.isinf(reached_s) else f"{reached_s:.3g} s"
+            shown = "exceeds the window" if math.isinf(reached_s) else f"{reached_s:.3g} s"
             misses.append(f"{name} p{target.percentile:g} {shown}, allowed {limit_s:g} s")
     if target.share is not None:
         got = throughput(run, target.slo).slo_attainment
         if got is None or not got >= target.share:
             misses.append(
-                f"{0.0 if got is None else got:.1%} of requests meet all objectives, asked {target.share:.1%}"
+                f"{0.0 if got is None else got:.1%} of requests meet all objectives, required {target.share:.1%}"
             )
     if saturation(run) is Saturation.OVERLOADED:
         misses.append("unstable: the queue keeps growing")
@@ -71,7 +71,7 @@ def judge_target(run: RunResult, target: Target) -> Verdict:
 
 
 def _latencies(run: RunResult, slo: Slo) -> list[tuple[str, float, FloatArray]]:
-    """Return (name, objective [s], values [s]) of each objective; requests overdue count as infinite."""
+    """Return (name, objective [s], values [s]) of each objective; overdue requests have infinite values."""
     samples, requests, end_ns = latency_samples(run), run.requests, run.window_end_ns
     alive = requests.status != RequestStatus.REJECTED
     found: list[tuple[str, float, FloatArray]] = []

@@ -1,13 +1,12 @@
-"""Whether the cluster keeps up with its load.
+"""Stability of a system under its load.
 
-Of the requests that arrive in the window, which share piles up waiting for admission? That share is the growth of the
-number of waiting requests (a straight line fitted to its samples) over the window, divided by the arrivals. Admitted
-requests do not enter it: their number also grows while a cluster merely fills up, which ``steady`` tells. An overload
-that KV memory can still absorb therefore shows there first.
+The growth of the backlog is that of a least-squares line through the number of waiting requests over the window.
+Admitted requests are not included: their number also grows while the cluster fills up, which ``stationarity`` detects.
+An overload that KV memory still absorbs is therefore detected there first.
 
-OVERLOADED: the share exceeds 5 %, and the growth exceeds the usual fluctuation of such a number (three times the root
-of its mean). BACKLOGGED: no such growth, but more than a tenth of the requests in the system wait for admission; an
-endless queue (``saturate``) is that by definition. STABLE: neither.
+OVERLOADED: the growth exceeds 5 % of the arrivals, and three times the square root of the mean number of waiting
+requests, its typical fluctuation. BACKLOGGED: no such growth, but more than 10 % of the requests in the system wait for
+admission; always under saturation (``saturate``). STABLE: neither.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _FLUCTUATIONS = 3.0
 
 
 class Saturation(StrEnum):
-    """Verdict on load against capacity."""
+    """Verdict on the stability of a system."""
 
     STABLE = "STABLE"
     BACKLOGGED = "BACKLOGGED"
@@ -35,7 +34,7 @@ class Saturation(StrEnum):
 
 
 def backlog_growth(run: RunResult) -> float:
-    """Return by how many requests the waiting queue grew over the window, by a least-squares line."""
+    """Return the growth of the waiting queue over the window [requests], by a least-squares line."""
     sampled = window_samples(run)
     times = run.series.time_ns[sampled].astype(np.float64)
     if len(times) < 2:

@@ -1,7 +1,7 @@
-"""Whether the window still drifts: its first half against its second.
+"""Test of stationarity: the first half of the window against the second.
 
-A quantity drifts if the halves differ by more than a tenth (output tokens/s) or a quarter (mean TTFT, mean number of
-requests in the system) and by more than chance allows: ten batch means per half, Student t at 99 %.
+A quantity drifts if the halves differ by more than 10 % (output tokens/s) or 25 % (mean TTFT, mean number of requests in
+the system), and significantly: ten batch means per half, Student's t at 99 %.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SIGNIFICANCE = 0.995  # two-sided 99 %
 
 
 def stationarity(run: RunResult) -> str:
-    """Return ``"steady"``, ``"not steady: ..."`` or, for a window with too little in it, ``"unknown: ..."``."""
+    """Return ``"steady"``, ``"not steady: ..."`` or, for a window with too few samples, ``"unknown: ..."``."""
     series, requests = run.series, run.requests
     rates = batch_rates(*cumulative_in_window(series.output_tokens, run))
     sampled = window_samples(run)
@@ -35,7 +35,7 @@ def stationarity(run: RunResult) -> str:
     early = first[requests.first_token_ns[first] <= middle_ns]
     late = first[requests.first_token_ns[first] > middle_ns]
     if min(len(early), len(late)) < 2 * MIN_BATCHES:
-        return f"unknown: only {len(first)} requests got their first token in the window"
+        return f"unknown: only {len(first)} requests have their first token in the window"
 
     def ttft_batches(chosen: np.ndarray[tuple[int], np.dtype[np.int64]]) -> FloatArray:
         ordered = chosen[np.argsort(requests.first_token_ns[chosen], kind="stable")]
@@ -56,8 +56,8 @@ def _halves(batches: FloatArray) -> tuple[FloatArray, FloatArray]:
     return batches[:middle], batches[-middle:]
 
 
-def _drift(what: str, first: FloatArray, second: FloatArray, allowed: float, unit: str) -> str:
-    """Return how ``what`` moved between the halves, or an empty text if it did not."""
+def _drift(quantity: str, first: FloatArray, second: FloatArray, allowed: float, unit: str) -> str:
+    """Return a description of the drift of a quantity between the halves; empty if there is none."""
     before, after = float(first.mean()), float(second.mean())
     mean = (before + after) / 2
     difference = after - before
@@ -68,4 +68,4 @@ def _drift(what: str, first: FloatArray, second: FloatArray, allowed: float, uni
         return ""
     verb = "rose" if difference > 0 else "fell"
     change = f" ({difference / before:+.0%})" if before else ""
-    return f"{what} {verb} from {before:.3g}{unit} in the first half to {after:.3g}{unit} in the second{change}"
+    return f"{quantity} {verb} from {before:.3g}{unit} in the first half to {after:.3g}{unit} in the second{change}"

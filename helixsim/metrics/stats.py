@@ -1,11 +1,11 @@
 """Percentiles and confidence intervals.
 
-``t_interval`` is the one interval of independent values: those of several seeds, or the means of batches. Batches cut
-the window into up to 20 consecutive parts, whose means are treated as independent; within a batch the observations may
-be as correlated as queues make them (Law, "Simulation Modeling and Analysis", section 9.5).
+``t_interval`` is the interval of the mean of independent values: results of several seeds, or batch means. Up to 20
+consecutive batches divide the window; their means are treated as independent, while observations within a batch may be
+correlated (Law, "Simulation Modeling and Analysis", section 9.5).
 
-Student's interval of a quantity that cannot be negative may reach below zero where values scatter widely. It is then
-cut at zero (``floor``): the true mean is never below, so the shorter interval covers it just as often.
+The interval of a quantity that cannot be negative is cut at zero (``floor``): the true mean is never below, so the
+coverage is the same.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from helixsim.domain.result import FloatArray, GapHistogram, IntArray
 from helixsim.units import NS_PER_S
 
 BATCHES = 20
-"""Batches of a window."""
+"""Number of batches in a window."""
 
 MIN_BATCHES = 5
-"""With fewer batches an interval says nothing and is left out."""
+"""Least number of batches for an interval."""
 
 CONFIDENCE = 0.95
-"""Level of every interval that is reported."""
+"""Level of all intervals."""
 
 PERCENTILES = (50, 75, 90, 95, 99)
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean of ``count`` values with its confidence limits, in the unit of what was averaged."""
+    """Mean of ``count`` values with its confidence limits, in the unit of the values."""
 
     mean: float
     low: float
@@ -43,7 +43,7 @@ class Interval:
 
     @property
     def half_width(self) -> float:
-        """Half of Student's interval: the lower limit may be cut at zero, the upper one never is."""
+        """Half the width of the interval before the lower limit is cut at zero."""
         return self.high - self.mean
 
 
@@ -57,9 +57,9 @@ def describe(values: FloatArray) -> dict[str, float]:
 
 
 def histogram_percentile(gaps: GapHistogram, q: float) -> float:
-    """Return percentile ``q`` (0..100) of a histogram [ns], as ``numpy.percentile`` would of its bin centres.
+    """Return percentile ``q`` (0..100) of a histogram [ns], as ``numpy.percentile`` of its bin centres.
 
-    It is off by at most half the resolution. NaN for an empty histogram.
+    The error is at most half the resolution. NaN for an empty histogram.
     """
     total = int(gaps.count.sum())
     if not total:
@@ -75,7 +75,7 @@ def histogram_percentile(gaps: GapHistogram, q: float) -> float:
 
 
 def describe_histogram(gaps: GapHistogram) -> dict[str, float]:
-    """Return the same keys as ``describe`` [ns]; mean and std are exact, percentiles within half a bin."""
+    """Return the statistics of ``describe`` for a histogram [ns]; mean and std are exact."""
     total = int(gaps.count.sum())
     mean = gaps.sum_ns / total if total else math.nan
     variance = max(gaps.sum_squares_ns2 / total - mean * mean, 0.0) if total else math.nan
@@ -84,7 +84,7 @@ def describe_histogram(gaps: GapHistogram) -> dict[str, float]:
 
 
 def student_t_cdf(t: float, degrees: int) -> float:
-    """Return P(T <= t) of Student's t, by the finite series for whole degrees of freedom.
+    """Return P(T <= t) of Student's t, by the finite series for integer degrees of freedom.
 
     Abramowitz and Stegun, 26.7.3 and 26.7.4.
     """
@@ -114,12 +114,12 @@ def student_t_quantile(probability: float, degrees: int) -> float:
 
 
 def t_interval(values: Sequence[float] | FloatArray, *, floor: float | None = 0.0) -> Interval | None:
-    """Return Student's interval of the mean of independent values, or None for fewer than two.
+    """Return Student's t interval of the mean of independent values, or None for fewer than two.
 
     Parameters
     ----------
     floor
-        Least value the mean can have: the lower limit is not below. None for what may be negative, as differences are.
+        Least possible value of the mean, at which the lower limit is cut; None if there is none, e.g. for differences.
     """
     count = len(values)
     if count < 2:
@@ -137,7 +137,7 @@ def interval_of_batches(means: FloatArray, *, floor: float | None = 0.0) -> Inte
 
 
 def batch_means(values: FloatArray, batches: int = BATCHES) -> FloatArray:
-    """Return the means of consecutive batches of equal size (within one), of at least two observations each.
+    """Return the means of consecutive batches of equal size (within one) with at least two observations each.
 
     ``values`` are in order of time.
     """
@@ -148,9 +148,9 @@ def batch_means(values: FloatArray, batches: int = BATCHES) -> FloatArray:
 
 
 def batch_rates(times_ns: IntArray, cumulative: IntArray, batches: int = BATCHES) -> FloatArray:
-    """Return the rates [1/s] of a cumulative count in equal parts of the time it spans.
+    """Return the rates [1/s] of a cumulative count in equal parts of its time span.
 
-    There are never more parts than sampling intervals, so that no part is made of interpolation alone.
+    There are at most as many parts as sampling intervals, so that no part consists of interpolated values only.
     """
     batches = min(batches, len(times_ns) - 1)
     if batches < 1 or times_ns[-1] <= times_ns[0]:

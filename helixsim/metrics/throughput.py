@@ -1,10 +1,9 @@
-"""Tokens and requests per second over the window, and how many requests met the service-level objective.
+"""Throughput, goodput and SLO attainment.
 
-``output_throughput`` counts output tokens delivered in the window, ``total_token_throughput`` adds the prompt tokens
-prefilled in it; requests that are cut by an edge of the window count with the tokens that fall inside. Goodput counts
-requests that finish in the window and meet every objective; a request with one output token has no TPOT to miss.
-Attainment is their share of the requests whose fate was decided: that finished in the window, were rejected having
-arrived in it, or still had no first token at its end although the objective for it had passed.
+``output_throughput`` counts the output tokens delivered in the window, ``total_token_throughput`` also the prompt tokens
+prefilled in it, for all requests. Goodput counts requests that finish in the window and meet every objective; a request
+with one output token meets any TPOT. Attainment is their share of the requests with a known outcome: those that finished
+in the window, arrived in it and were rejected, or had no first token at its end although that objective had passed.
 """
 
 from __future__ import annotations
@@ -33,9 +32,9 @@ class Throughput:
     prompt_tokens: int
     output_tokens: int
     good_requests: int | None
-    """Requests that met every objective; None if none was asked for."""
+    """Requests that met every objective; None without objectives."""
     overdue: int
-    """Requests without a first token at the end of the window that have missed the objective for it."""
+    """Requests without a first token at the end of the window whose TTFT objective has passed."""
 
     def rate(self, count: float) -> float:
         """Return ``count`` per second of the window."""
@@ -51,8 +50,8 @@ class Throughput:
         """Share of requests that met every objective; None without objectives, NaN without requests."""
         if self.good_requests is None:
             return None
-        judged = self.completed + self.failed + self.overdue
-        return self.good_requests / judged if judged else math.nan
+        decided = self.completed + self.failed + self.overdue
+        return self.good_requests / decided if decided else math.nan
 
 
 def throughput(run: RunResult, slo: Slo) -> Throughput:

@@ -1,4 +1,4 @@
-"""How busy the nodes were and how full their KV memory was, in the window."""
+"""Utilisation, KV memory use and queues of the nodes in the window."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ class Utilisation:
     busy_share: FloatArray
     """Share of the window in which each node computed."""
     by_kind: dict[str, float]
-    """Mean busy share per GPU type; nodes of the fleet that hold no layers count as idle."""
+    """Mean utilisation per node type; nodes without layers count as idle."""
     kv_mean: FloatArray
-    """Mean share of each node's KV blocks in use."""
+    """Mean share of KV blocks in use, by node."""
     kv_peak: FloatArray
-    """Largest share of each node's KV blocks in use at any moment of the whole run."""
+    """Largest share of KV blocks in use over the whole run, by node."""
     queue_mean: FloatArray
-    """Mean number of requests that wait for a batch at each node."""
+    """Mean number of requests that wait for a batch, by node."""
 
 
 def utilisation(run: RunResult, fleet: Fleet) -> Utilisation:
-    """Return busy shares, KV occupancy and queues of the window."""
+    """Return utilisation, KV memory use and queues in the window."""
     nodes = run.nodes
     window_ns = max(run.window_end_ns - run.window_start_ns, 1)
     busy_share = growth_in_window(run.series.busy_ns, run) / window_ns

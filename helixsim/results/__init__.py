@@ -1,11 +1,11 @@
-"""Results as typed values: computed once, written, read back and shown by everything above.
+"""Results as typed values, which reports, searches and the Python API share.
 
 files           JSON and CSV files
 tables          tables of one run (pandas)
-placement_json  a placement as JSON
-run             one simulated system
+placement_json  JSON of a placement
+run             a simulated system
 runset          the systems of one experiment
-capacity        the highest rate of each system within its objectives
-fleet           fleets that serve a load
-sweep           all points of a sweep, and their means over the seeds
+capacity        results of a capacity search
+fleet           results of a fleet search
+sweep           results of a sweep and their means over the seeds
 """

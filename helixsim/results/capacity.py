@@ -1,4 +1,4 @@
-"""What a search for capacities found: the highest rate of each system within its objectives."""
+"""Results of a capacity search: the highest rate of each system within its objectives."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Trial:
-    """One simulation: its rate (NaN: the load has none), what it gave, and the verdict of every target by name."""
+    """One simulation: its rate (NaN for a load without rate), its summary, and the verdict of every target by name."""
 
     seed: int
     rate_rps: float
@@ -38,14 +38,14 @@ class CapacityEstimate:
     Parameters
     ----------
     by_seed
-        Highest rate that passes under each seed [1/s]; 0 where none does.
-    rate_rps
-        Their mean, ``low_rps`` and ``high_rps`` its 95 % interval (None under fewer than two seeds): Student's, and one
-        step of the tolerance more upwards, for each seed's capacity lies between what passed and the next step.
+        Highest rate that passes under each seed [1/s]; 0 if none does.
+    rate_rps, low_rps, high_rps
+        Mean over the seeds and its 95 % interval (None for a single seed): Student's t, extended upwards by one step of
+        the tolerance, since the capacity of a seed lies between the highest passing rate and the next step.
     binds
-        What fails at the next rate, in words, from the first seed.
+        Objectives missed at the next rate, under the first seed.
     at_capacity
-        The summary at the highest rate that passes under the first seed; None if none does.
+        Summary at the highest rate that passes under the first seed; None if none does.
     """
 
     target: str
@@ -59,16 +59,16 @@ class CapacityEstimate:
 
 @dataclass(frozen=True)
 class SystemCapacity:
-    """All that was found about one system.
+    """Results of one system.
 
     Parameters
     ----------
     max_flow_rps
         Max-flow estimate [requests/s], the anchor of the grid of rates.
     trials
-        Every simulation, in order of seed and rate; none where the results were read back.
+        All simulations, in order of seed and rate; empty for results read from a file.
     simulations
-        Their number.
+        Number of simulations.
     """
 
     system: str
@@ -80,14 +80,14 @@ class SystemCapacity:
 
 @dataclass(frozen=True)
 class CapacityResults:
-    """The capacities of all systems of an experiment, and how they were measured.
+    """The capacities of all systems of an experiment, with the parameters of the search.
 
     Parameters
     ----------
     window_s
-        (Warm-up, duration or None: until the last request has finished); None for results that were read back.
+        (Warm-up [s], duration [s] or None: until the last request has completed); None for results read from a file.
     failed
-        (Exit code, message) of systems without a capacity.
+        (Exit code, message) of systems whose search failed.
     """
 
     experiment: str
@@ -100,7 +100,7 @@ class CapacityResults:
 
     @classmethod
     def load(cls, directory: Path) -> CapacityResults:
-        """Return what ``capacity.json`` of a directory holds: everything but the single trials.
+        """Return the results in ``capacity.json`` of a directory, without the single trials.
 
         Raises
         ------
@@ -125,7 +125,7 @@ class CapacityResults:
             raise DataError(f"{path}: no capacities: {type(error).__name__}: {error}") from None
 
     def document(self) -> dict[str, Any]:
-        """Return ``capacity.json``."""
+        """Return the contents of ``capacity.json``."""
         return {
             "schema": SCHEMA,
             "experiment": self.experiment,
@@ -150,7 +150,7 @@ class CapacityResults:
         return tuple(target.name for target in self.targets if target.name not in met)
 
     def table(self) -> pd.DataFrame:
-        """Return a row per system and target, units in the names of the columns."""
+        """Return a row per system and target, with units in the names of the columns."""
         import pandas as pd
 
         rows = [

@@ -1,4 +1,4 @@
-"""JSON and CSV files of results, written whole and read back with clear errors."""
+"""Reading and writing the JSON and CSV files of results; files are written atomically."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ Content = TypeVar("Content")
 
 
 def file_stem(system: str) -> str:
-    """Return the name of a system as it appears in file names."""
+    """Return the file name of a system, without suffix."""
     return re.sub(r"[^A-Za-z0-9._-]", "_", system)
 
 
 def write_json(path: Path, document: Any) -> None:
-    """Write indented JSON in UTF-8; NaN is refused (ValueError)."""
+    """Write indented JSON in UTF-8; NaN is a ``ValueError``."""
     write_text(path, json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def write_csv(path: Path, frame: pd.DataFrame) -> None:
-    """Write a table; floats with nine significant digits, names such that no spreadsheet takes them for formulas."""
+    """Write a table; floats have nine significant digits, and text that looks like a formula is escaped."""
     with new_file(path) as file:
         csv_safe(frame).to_csv(file, index=False, float_format="%.9g", lineterminator="\n")
 
 
 def csv_safe(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a table whose texts, titles of columns too, are cells of CSV (``escape.csv_text``)."""
+    """Return a table with text and column names escaped for CSV (``escape.csv_text``)."""
     columns = {}
     for name, column in frame.items():
         is_text = column.dtype.kind in "OTU"
@@ -44,7 +44,7 @@ def csv_safe(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file of a run directory; ``DataError`` if that fails."""
+    """Return the JSON object in a file of a run directory; ``DataError`` if it cannot be read."""
     content = _read(path, lambda: json.loads(path.read_text(encoding="utf-8")))
     if not isinstance(content, dict):
         raise DataError(f"{path}: expected a JSON object, got {type(content).__name__}")
@@ -52,7 +52,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_csv(path: Path) -> pd.DataFrame:
-    """Return a table that ``write_csv`` has written; ``DataError`` if that fails."""
+    """Return a table written by ``write_csv``; ``DataError`` if it cannot be read."""
     import pandas as pd
 
     def read() -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""What a search for fleets found: the fleets that serve a load, the best first, and all that were simulated."""
+"""Results of a fleet search: the fleets that serve a load, and all simulated fleets."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class TriedFleet:
-    """A fleet that was simulated.
+    """A simulated fleet.
 
     Parameters
     ----------
     fleet, counts
-        In words, and as nodes of each offer.
+        Name, and number of nodes of each offer.
     is_met, misses, slack, tightest
-        The verdict at the workload's rate; ``slack`` is the tightest objective over what was measured.
+        Verdict at the rate of the workload; ``slack`` is the tightest objective over its measured value.
     capacity_rps
-        Highest rate within the SLO [1/s], None where it was not searched.
+        Highest rate within the SLO [1/s]; None if not searched.
     summary
-        At the workload's rate; None where the fleet could not be placed or simulated.
+        Summary at the rate of the workload; None if the fleet could not be placed or simulated.
     edits
-        What makes the plan's experiment the experiment of this fleet.
+        Changes from the experiment of the plan to that of this fleet.
     """
 
     fleet: str
@@ -49,22 +49,22 @@ class TriedFleet:
 
 @dataclass(frozen=True)
 class FleetResults:
-    """What a search for fleets found.
+    """Results of a fleet search.
 
     Parameters
     ----------
     budget_usd_per_hour
-        None: the cheapest fleet for ``rate_rps`` was sought; else the one of the highest capacity.
+        Budget of a search for the highest capacity; None: search for the cheapest fleet for ``rate_rps``.
     lower_bound_usd_per_hour
-        No fleet cheaper than this was left to try; None for a budget.
+        Bound on the price of any fleet that meets the target; None with a budget.
     ranked, tried
-        Fleets that do it, the best first; all that were simulated, in order.
+        Fleets that meet the target, the best first; all simulated fleets, in order.
     usd_per_rps
-        Shadow price of one more request/s [$/h]; NaN if there is none.
+        Shadow price of one more request/s [$/h]; NaN if undefined.
     scarce
-        (offer, $/h that one more node of it would save) where availability binds.
+        (offer, savings by one more node of it [$/h]) for offers whose availability is a limit.
     purchases
-        (offer, its price [$/h], requests/s that one more node adds to the best fleet), the best value first.
+        (offer, its price [$/h], requests/s added by one more node), the best value first.
     """
 
     name: str
@@ -81,7 +81,7 @@ class FleetResults:
 
     @property
     def is_proven(self) -> bool:
-        """Whether no cheaper fleet was left to try."""
+        """Whether the best fleet is proven to be the cheapest."""
         bound = self.lower_bound_usd_per_hour
         return bound is not None and bound >= self.ranked[0].price_usd_per_hour - 1e-6
 
@@ -108,12 +108,12 @@ class FleetResults:
         }  # fmt: skip
 
     def table(self) -> pd.DataFrame:
-        """Return a row per fleet that was simulated (``fleets.csv``), units in the names of the columns."""
+        """Return a row per simulated fleet (``fleets.csv``), with units in the names of the columns."""
         import pandas as pd
 
         rows = [_fleet(one, self.rate_rps) for one in self.tried]
-        left_out = ("counts", "settings", "bottleneck")
-        flat = [{key: value for key, value in row.items() if key not in left_out} for row in rows]
+        omitted = ("counts", "settings", "bottleneck")
+        flat = [{key: value for key, value in row.items() if key not in omitted} for row in rows]
         return pd.DataFrame([{**row, "misses": "; ".join(row["misses"])} for row in flat])
 
 
@@ -134,7 +134,7 @@ def _fleet(one: TriedFleet, rate_rps: float) -> dict[str, Any]:
 
 
 def _figures(summary: Summary | None) -> dict[str, Any]:
-    """Return what is told of a simulated fleet; Nones of one that could not be simulated."""
+    """Return the figures of a simulated fleet; Nones if it could not be simulated."""
     if summary is None:
         return dict.fromkeys(_FIGURES)
     values = (

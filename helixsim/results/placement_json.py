@@ -1,4 +1,4 @@
-"""A placement with its flow as JSON values: what ``placements/<system>.json`` of a run holds."""
+"""JSON of a placement and its flow, as in ``placements/<system>.json`` of a run."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from helixsim.jsonio import json_values
 
 
 def placement_document(placement: Placement, plan: FlowPlan, fleet: Fleet) -> dict[str, Any]:
-    """Return a placement as JSON values, to look at and to be reloaded by the ``fixed`` strategy.
+    """Return a placement as JSON values, which the ``fixed`` strategy reads.
 
-    ``layers`` gives each node of the fleet its half-open layer range or None. The time the search took is left out.
+    ``layers`` maps each node to its half-open layer range or None. The search time is left out.
     """
     layers: dict[str, list[int] | None] = {}
     nodes = []
@@ -60,10 +60,9 @@ def placement_document(placement: Placement, plan: FlowPlan, fleet: Fleet) -> di
 
 
 def _vllm_partitions(placement: Placement) -> list[dict[str, Any]]:
-    """Return each chain of single nodes with its partition as vLLM reads it from VLLM_PP_LAYER_PARTITION.
+    """Return the pipelines that vLLM can serve, with their partitions for VLLM_PP_LAYER_PARTITION.
 
-    A node belongs to such a chain if no other node shares its layers or enters between them: vLLM's pipeline stages
-    are not replicated one by one, so placements with nodes side by side have none.
+    These are pipelines whose nodes share no layers with other nodes, since vLLM does not replicate single stages.
     """
     lanes: dict[int | None, list[tuple[LayerRange, str]]] = {}
     for node, held in placement.ranges.items():

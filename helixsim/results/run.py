@@ -1,4 +1,4 @@
-"""One simulated system: its figures, and the tables behind them."""
+"""A simulated system: its summary and tables."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ROWS_AT_A_TIME = 50_000
-"""Rows of a table of requests that are text at one time."""
+"""Rows of the requests table that are converted to text at a time."""
 
 TABLES = ("nodes", "links", "series", "node_series", "itl")
-"""Tables of a run directory that hold all systems; requests have a file for each."""
+"""Tables of a run directory with all systems; requests have a file per system."""
 
 
 @dataclass(frozen=True)
 class Simulation:
-    """What a simulation in this process leaves."""
+    """Results of a simulation in this process."""
 
     result: RunResult
     placement: Placement
@@ -43,7 +43,7 @@ class Simulation:
 
 @dataclass
 class StoredTables:
-    """The tables in a run directory, each read when it is asked for."""
+    """Tables in a run directory, read on first access."""
 
     directory: Path
     _read: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)
@@ -70,17 +70,16 @@ class StoredTables:
 class Run:
     """One simulated system of an experiment.
 
-    Tables are pandas data frames with units in the names of their columns; they are made, or read from the run
-    directory, when they are asked for.
+    Tables are pandas data frames with units in the names of their columns, built or read on first access.
 
     Parameters
     ----------
     summary
         All figures, in SI units: ``summary.ttft.p99_s``, ``summary.throughput.output_tokens_per_s``.
     timing
-        What the computation took (``metrics.summary.timing``); empty for a run that was read back.
+        Computation times (``metrics.summary.timing``); empty for a run that was read from files.
     source
-        The columns of the simulation, or the files they were written to.
+        The results of the simulation, or the files they were written to.
     """
 
     name: str
@@ -95,15 +94,15 @@ class Run:
 
     @property
     def simulation(self) -> Simulation:
-        """The columns of the simulation, its placement, max-flow and fleet.
+        """The results of the simulation, its placement, max-flow and fleet.
 
         Raises
         ------
         DataError
-            If the run was read from files, which do not hold them.
+            If the run was read from files.
         """
         if isinstance(self.source, StoredTables):
-            raise DataError(f"{self.name}: read from {self.source.directory}, which holds tables and figures only")
+            raise DataError(f"{self.name}: read from {self.source.directory}, which has tables and figures only")
         return self.source
 
     @cached_property
@@ -127,48 +126,48 @@ class Run:
 
     @cached_property
     def requests(self) -> pd.DataFrame:
-        """A row per request that arrived, in order of arrival; times [ns]."""
+        """Requests that arrived, in order of arrival; times [ns]."""
         if isinstance(self.source, StoredTables):
             return self.source.of(self.name, "requests")
         return tables.requests_frame(self.source.result)
 
     @cached_property
     def nodes(self) -> pd.DataFrame:
-        """A row per node that holds layers: layers, load, KV memory."""
+        """Nodes with layers: layer range, load, KV memory."""
         if isinstance(self.source, StoredTables):
             return self.source.of(self.name, "nodes")
         return tables.nodes_frame(self.source.result, self.source.plan, self.source.fleet)
 
     @cached_property
     def links(self) -> pd.DataFrame:
-        """A row per directed link that carried anything: bytes, load, waits."""
+        """Directed links with traffic: bytes, load, waiting times."""
         if isinstance(self.source, StoredTables):
             return self.source.of(self.name, "links")
         return tables.links_frame(self.source.result, self.source.fleet)
 
     @cached_property
     def series(self) -> pd.DataFrame:
-        """The cluster over time: cumulative tokens and requests; requests waiting and running at each sample."""
+        """Time series of the cluster: cumulative tokens and requests, waiting and running requests."""
         if isinstance(self.source, StoredTables):
             return self.source.of(self.name, "series")
         return tables.series_frame(self.source.result)
 
     @cached_property
     def node_series(self) -> pd.DataFrame:
-        """The nodes over time; ``busy_ns`` is cumulative."""
+        """Time series of the nodes; ``busy_ns`` is cumulative."""
         if isinstance(self.source, StoredTables):
             return self.source.of(self.name, "node_series")
         return tables.node_series_frame(self.source.result)
 
     @cached_property
     def itl(self) -> pd.DataFrame:
-        """Histogram of the gaps between successive tokens in the window [ns]."""
+        """Histogram of inter-token latency in the window [ns]."""
         if isinstance(self.source, StoredTables):
             return self.source.of(self.name, "itl")
         return tables.itl_frame(self.source.result)
 
     def write_requests(self, path: Path) -> None:
-        """Write the table of requests piece by piece: as text it takes many times the memory of its columns."""
+        """Write the requests table in chunks, as its text needs many times the memory of its columns."""
         run = self.simulation.result
         count = len(run.requests.request_id)
         with new_file(path) as file:
@@ -178,7 +177,7 @@ class Run:
 
 
 def _placement(document: Mapping[str, Any]) -> Placement:
-    """Return the placement in a document of ``placement_document``."""
+    """Return the placement of a ``placement_document``."""
     objective, bound = document["objective_tokens_per_s"], document["upper_bound_tokens_per_s"]
     return Placement(
         strategy=document["strategy"],

@@ -1,8 +1,8 @@
-"""The simulated systems of one experiment, what-if variants included, and the files of a run directory.
+"""The simulated systems of one experiment, including what-if variants, and the files of a run directory.
 
-``summary.json``, ``nodes.csv``, ``links.csv``, ``series.csv`` (cluster over time), ``node_series.csv`` (nodes over
-time), ``itl.csv`` (histogram of gaps between tokens), ``requests/<system>.csv`` and ``placements/<system>.json``.
-Nothing in them depends on the speed of the machine: equal runs leave equal bytes.
+``summary.json``, ``nodes.csv``, ``links.csv``, ``series.csv`` (time series of the cluster), ``node_series.csv`` (of
+nodes), ``itl.csv`` (histogram of inter-token latency), ``requests/<system>.csv`` and ``placements/<system>.json``.
+They do not depend on the speed of the machine: equal runs write equal bytes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True, slots=True)
 class WhatIf:
-    """A what-if variant: what was changed, in words, and the unchanged system that each of its systems comes from."""
+    """A what-if variant: descriptions of its changes, and the unchanged system of each of its systems."""
 
     name: str
     changes: tuple[str, ...]
@@ -43,7 +43,7 @@ class RunSet(Mapping[str, Run]):
     Parameters
     ----------
     comparisons
-        Each system against the baseline, the baseline too.
+        Each system, including the baseline, against the baseline.
     """
 
     experiment: str
@@ -55,7 +55,7 @@ class RunSet(Mapping[str, Run]):
 
     @classmethod
     def of(cls, experiment: str, baseline: str, slo: Slo, runs: Sequence[Run], whatif: Sequence[WhatIf] = ()) -> RunSet:
-        """Return systems simulated in this process, compared with the baseline.
+        """Return the runs of an experiment, compared with the baseline.
 
         Raises
         ------
@@ -71,7 +71,7 @@ class RunSet(Mapping[str, Run]):
 
     @classmethod
     def load(cls, directory: Path) -> RunSet:
-        """Return what a run directory holds; its tables are read when they are asked for.
+        """Return the runs in a directory; tables are read on first access.
 
         Raises
         ------
@@ -116,7 +116,7 @@ class RunSet(Mapping[str, Run]):
         return html
 
     def document(self) -> dict[str, Any]:
-        """Return ``summary.json``: all systems, each with its ratios to the baseline."""
+        """Return the contents of ``summary.json``."""
         document = {
             "schema": SCHEMA,
             "experiment": self.experiment,
@@ -140,7 +140,7 @@ class RunSet(Mapping[str, Run]):
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("system")
 
     def frame(self, name: str) -> pd.DataFrame:
-        """Return a table of all systems (one of ``TABLES``) with the system in its first column."""
+        """Return one of ``TABLES`` for all systems, with the system in its first column."""
         import pandas as pd
 
         frames = []

@@ -1,4 +1,4 @@
-"""What a sweep found: a row per point, seed and system, their means over the seeds, and what failed."""
+"""Results of a sweep: a row per point, seed and system, means over the seeds, and failures."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LABELS = {
     "energy_wh_per_mtok": "Wh per million output tokens",
     "max_flow_tokens_per_s": "max-flow estimate, prompt + output tokens/s",
 }
-"""What a result is called on figures and in tables; others go by their key."""
+"""Labels of results in figures and tables; others are labelled by their key."""
 
 _MEANS = (
     "output_throughput", "total_token_throughput", "request_throughput", "request_goodput", "slo_attainment",
@@ -41,24 +41,24 @@ _MEANS = (
     "mean_itl_ms", "cost_usd_per_mtok", "cost_usd_per_hour", "energy_wh_per_mtok", "max_flow_tokens_per_s",
     "ratio_to_baseline.output_throughput",
 )  # fmt: skip
-"""Results whose means over the seeds get an interval; the objective always does."""
+"""Results with means and intervals over the seeds, besides the objective."""
 
 
 @dataclass(frozen=True)
 class SweepResults:
-    """All that a sweep found.
+    """Results of a sweep.
 
     Parameters
     ----------
     axes
-        Config paths of the axes, in order.
+        Keys of the axes, in order.
     rows
         One per point, seed and system: ``point``, the axes, ``seed``, ``run`` (its directory below ``out``),
         ``system``, then the results.
     failures
         One per point, or system of a point, without results.
     is_sampled
-        Points are spread at random, so that no two share the value of an axis.
+        Points are drawn at random, so that no two share the value of an axis.
     """
 
     name: str
@@ -73,7 +73,7 @@ class SweepResults:
     plots: tuple[Plot, ...] | None
 
     def label(self, key: str) -> str:
-        """Return what a result or an axis is called."""
+        """Return the label of a result or an axis."""
         if key in self.axes:
             return short_names(self.axes)[self.axes.index(key)]
         return LABELS.get(key, key)
@@ -88,7 +88,7 @@ class SweepResults:
 
 
 def run_rows(runs: RunSet) -> Iterator[dict[str, Any]]:
-    """Yield a flat row of each system of an experiment: numbers and verdicts, nested keys joined by a dot."""
+    """Yield a flat row per system of an experiment: numbers and verdicts, with nested keys joined by a dot."""
     for name, run in runs.items():
         own = {**run.summary.own_keys(), **runs.comparisons[name].to_json()}
         own["steady"] = own["steady"].partition(":")[0]
@@ -102,9 +102,9 @@ def run_rows(runs: RunSet) -> Iterator[dict[str, Any]]:
 
 
 def mean_rows(results: SweepResults) -> list[dict[str, Any]]:
-    """Return one row per point and system: means over the seeds with their 95 % intervals (Student t).
+    """Return one row per point and system: means over the seeds with their 95 % intervals (Student's t).
 
-    A result that is missing under some seed has no mean.
+    A result that is missing under any seed has no mean.
     """
     groups: dict[tuple[int, str], list[dict[str, Any]]] = {}
     for row in results.rows:
@@ -125,14 +125,14 @@ def mean_rows(results: SweepResults) -> list[dict[str, Any]]:
 
 
 def ranked(results: SweepResults, rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return the rows that have the objective, the best first."""
+    """Return the rows with a value of the objective, the best first."""
     sign = -1.0 if results.is_max else 1.0
     known = [row for row in rows if row.get(results.objective) is not None]
     return sorted(known, key=lambda row: sign * row[results.objective])
 
 
 def document(results: SweepResults, means: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the sweep as JSON values: what was varied, the means, what failed."""
+    """Return the contents of ``sweep.json``: axes, means and failures."""
     return {
         "schema": SCHEMA,
         "sweep": results.name,
@@ -145,7 +145,7 @@ def document(results: SweepResults, means: Sequence[Mapping[str, Any]]) -> dict[
 
 
 def frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Return rows as a table; values that are mappings or lists become JSON text."""
+    """Return rows as a table; mappings and lists are converted to JSON text."""
     import pandas as pd
 
     columns = list(dict.fromkeys(key for row in rows for key in row))
@@ -154,12 +154,12 @@ def frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def plain_value(value: Any) -> Any:
-    """Return a value as it stands in a cell."""
+    """Return a value as the content of a cell."""
     return json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else value
 
 
 def short_names(axes: Sequence[str]) -> list[str]:
-    """Return axes without the parts that go without saying: ``rate``, ``nodes.1.count``."""
+    """Return short unique names of axes: ``rate``, ``nodes.1.count``."""
     names = []
     for axis in axes:
         parts = axis.split(".")
@@ -171,11 +171,11 @@ def short_names(axes: Sequence[str]) -> list[str]:
 
 
 def _interval(values: Sequence[float | None]) -> tuple[float | None, float | None, float | None]:
-    """Return mean, low and high; None for what does not exist."""
+    """Return mean, lower and upper limit; None if undefined."""
     known = [value for value in values if value is not None]
     if not known or len(known) < len(values):
         return None, None, None
-    # Figures of runs are counts, rates, times and shares; a user's metric that has been negative may be so on average.
+    # Figures of runs are not negative; a user-defined metric with negative values may have a negative mean.
     interval = t_interval(known, floor=0.0 if min(known) >= 0 else None)
     if interval is None:
         return known[0], None, None

@@ -1,6 +1,6 @@
-"""The tables of one simulated run: rows in the order of the run, units in the names of the columns.
+"""Tables of one simulated run, with units in the names of the columns.
 
-Times are integer nanoseconds; an empty cell means that the moment was never reached.
+Times are integer nanoseconds; the cell of an event that did not occur is empty.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def requests_frame(run: RunResult, rows: slice = slice(None)) -> pd.DataFrame:
-    """Return one row per request that arrived, in order of arrival; times [ns]."""
+    """Return the requests that arrived, in order of arrival; times [ns]."""
     import pandas as pd
 
     columns = run.requests
@@ -55,7 +55,7 @@ def _reached(times_ns: IntArray) -> pd.Series[int]:
 
 
 def nodes_frame(run: RunResult, plan: FlowPlan, fleet: Fleet) -> pd.DataFrame:
-    """Return nodes that hold layers: layers, load, KV memory."""
+    """Return the nodes with layers: layer range, load, KV memory."""
     import pandas as pd
 
     nodes = run.nodes
@@ -83,7 +83,7 @@ def nodes_frame(run: RunResult, plan: FlowPlan, fleet: Fleet) -> pd.DataFrame:
 
 
 def links_frame(run: RunResult, fleet: Fleet) -> pd.DataFrame:
-    """Return directed links that carried anything: bytes, load, waits."""
+    """Return the directed links with traffic: bytes, load, waiting times."""
     import pandas as pd
 
     links = run.links
@@ -106,7 +106,7 @@ def links_frame(run: RunResult, fleet: Fleet) -> pd.DataFrame:
 
 
 def series_frame(run: RunResult) -> pd.DataFrame:
-    """Return the cluster at each sample; ``waiting`` and ``running`` are of that moment, the others cumulative."""
+    """Return the time series of the cluster; all columns but ``waiting`` and ``running`` are cumulative."""
     import pandas as pd
 
     series = run.series
@@ -115,7 +115,7 @@ def series_frame(run: RunResult) -> pd.DataFrame:
 
 
 def node_series_frame(run: RunResult) -> pd.DataFrame:
-    """Return each node at each sample; ``busy_ns`` is cumulative."""
+    """Return the time series of the nodes; ``busy_ns`` is cumulative."""
     import pandas as pd
 
     series, nodes = run.series, run.nodes
@@ -133,7 +133,7 @@ def node_series_frame(run: RunResult) -> pd.DataFrame:
 
 
 def itl_frame(run: RunResult) -> pd.DataFrame:
-    """Return the histogram of gaps between successive tokens."""
+    """Return the histogram of inter-token latency."""
     import pandas as pd
 
     gaps = run.gaps

@@ -1,5 +1,7 @@
-"""Which way a request goes.
+"""Routing policies.
 
-base        what a policy sees and decides
+base        interface of policies
+graph       routing graph of a placement
+walk        search of a route through the layers
 registry    policies by name
 """

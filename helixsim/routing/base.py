@@ -1,7 +1,7 @@
-"""What a routing policy sees and decides.
+"""Interface of routing policies.
 
-A policy chooses, at admission, the route of one request: which node runs which layers. It never sees an output
-length, and it cannot admit a request whose KV does not fit: admission and KV rules are the engine's, the same for all.
+At admission a policy selects the route of a request: the nodes that run its layers. Output lengths are not visible to
+it. Admission and KV memory rules belong to the engine and are the same for all policies.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from helixsim.domain.flowplan import FlowPlan
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """A possible next step: run layers ``start`` .. ``end - 1`` on node number ``node``.
+    """A possible next hop: layers ``start`` .. ``end - 1`` on node number ``node``.
 
-    ``edge`` numbers the edge it takes (0 .. RoutingGraph.num_edges - 1).
+    ``edge`` is the number of its edge (0 .. RoutingGraph.num_edges - 1).
     """
 
     edge: int
@@ -29,11 +29,10 @@ class Hop:
 
 @dataclass(frozen=True)
 class RoutingGraph:
-    """Where a request can go, by node number (position among the placed nodes).
+    """The possible hops of a placement, by node number (position among the placed nodes).
 
-    ``first`` are the entries from the coordinator; ``successors[node]`` the hops after a node, empty where the node
-    ends the model. ``flow_tokens_per_s[edge]`` is the max-flow on each edge, ``capacity_tokens_per_s[node]`` the
-    planner's node capacity.
+    ``first`` are the hops from the coordinator, ``successors[node]`` the hops after a node, empty after the last layer.
+    ``flow_tokens_per_s[edge]`` is the max-flow on each edge, ``capacity_tokens_per_s[node]`` the estimated capacity.
     """
 
     num_layers: int
@@ -47,18 +46,18 @@ class RoutingGraph:
 
 
 class RoutingView(Protocol):
-    """The state of the cluster as the coordinator knows it."""
+    """The state of the cluster as known to the coordinator."""
 
     def fits(self, hop: Hop) -> bool:
-        """Return whether the KV of the request now being routed fits on the hop's node."""
+        """Return whether the KV memory of the current request fits on the node of the hop."""
         ...
 
     def queue_length(self, node: int) -> int:
-        """Return the requests that wait for a batch on the node."""
+        """Return the number of requests that wait for a batch on the node."""
         ...
 
     def in_flight(self, node: int) -> int:
-        """Return the admitted, unfinished requests whose route includes the node."""
+        """Return the number of admitted, unfinished requests whose route includes the node."""
         ...
 
     def in_flight_tokens(self, node: int) -> int:
@@ -67,22 +66,22 @@ class RoutingView(Protocol):
 
 
 class RoutingPolicy(Protocol):
-    """Chooses routes. One instance serves one run and may keep counters of its own decisions."""
+    """A routing policy; each run has its own instance, which may keep state."""
 
     def route(self, prompt_tokens: int, expected_tokens: int, view: RoutingView) -> tuple[Hop, ...] | None:
-        """Return hops that cover all layers, each of which fits; None if there is none now.
+        """Return hops that cover all layers and fit; None if there are none at present.
 
-        ``expected_tokens`` is prompt plus expected output.
+        ``expected_tokens`` is prompt plus expected output [tokens].
         """
         ...
 
 
 @runtime_checkable
 class HopObserver(Protocol):
-    """A routing policy that learns how long hops take; having this method is asking for it, and costs time."""
+    """A routing policy that receives the times of hops; they are recorded only for policies with this method."""
 
     def observe(self, edge: int, elapsed_ns: int, requests: int) -> None:
-        """Learn that ``requests`` requests took ``elapsed_ns`` from being sent over ``edge`` to being computed."""
+        """Receive the time of ``requests`` requests from sending over ``edge`` to the end of their computation [ns]."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Routing policies that look only at the state of the next nodes."""
+"""Routing policies that depend only on the state of the next nodes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from helixsim.routing.walk import walk
 
 
 class _Memoryless(ABC):
-    """A policy that chooses each hop from the view alone."""
+    """A policy that selects each hop by the view alone."""
 
     Options: ClassVar[type[Any]] = NoOptions
 
@@ -28,10 +28,10 @@ class _Memoryless(ABC):
 
     @abstractmethod
     def pick(self, hops: Sequence[Hop], view: RoutingView) -> Hop:
-        """Choose one of several hops that fit."""
+        """Select one of several hops that fit."""
 
     def least(self, hops: Sequence[Hop], key: Callable[[Hop], float]) -> Hop:
-        """Return the hop of least ``key``, drawing among equals."""
+        """Return the hop with the least ``key``, at random among equals."""
         keys = [key(hop) for hop in hops]
         lowest = min(keys)
         best = [hop for hop, value in zip(hops, keys, strict=True) if value == lowest]
@@ -39,7 +39,7 @@ class _Memoryless(ABC):
 
 
 class Random(_Memoryless):
-    """Uniform over all neighbours that fit (the paper's draws among idle links only, helix-spec 6.4)."""
+    """Uniform over all next nodes that fit (the paper's version draws among idle links only, helix-spec 6.4)."""
 
     summary: ClassVar[str] = "uniformly random among the next nodes that fit"
 
@@ -49,7 +49,7 @@ class Random(_Memoryless):
 
 
 class ShortestQueue(_Memoryless):
-    """The neighbour with the fewest requests waiting for a batch."""
+    """The next node with the fewest requests waiting for a batch."""
 
     summary: ClassVar[str] = "the next node with the fewest requests waiting"
 
@@ -59,9 +59,9 @@ class ShortestQueue(_Memoryless):
 
 
 class LeastLoaded(_Memoryless):
-    """The neighbour with the least expected work in flight for its planned capacity."""
+    """The next node with the fewest expected tokens in flight relative to its estimated capacity."""
 
-    summary: ClassVar[str] = "the next node with the fewest tokens in flight for its capacity"
+    summary: ClassVar[str] = "the next node with the fewest tokens in flight relative to its capacity"
 
     def pick(self, hops: Sequence[Hop], view: RoutingView) -> Hop:
         """See ``_Memoryless.pick``."""

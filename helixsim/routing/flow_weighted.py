@@ -1,4 +1,4 @@
-"""Helix's request scheduling: interleaved weighted round robin over the max-flow (paper section 4)."""
+"""Helix's request scheduling: interleaved weighted round robin by max-flow (paper section 4)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from helixsim.routing.base import Hop, RoutingGraph, RoutingView
 from helixsim.routing.walk import walk
 
 NEGLIGIBLE_FLOW_SHARE = 1e-6
-"""Edges that carry less than this share of the max-flow count as unused: the LP's rounding, not a route."""
+"""Edges with less than this share of the max-flow are unused: such flow is a rounding error of the LP."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,18 +24,18 @@ class FlowWeightedOptions:
     Parameters
     ----------
     decay
-        Whether an edge that was masked for lack of KV memory starts level with the others again. The paper's counters
-        never decay, so a node that was full receives a burst afterwards (helix-spec Q22).
+        Whether the counter of an edge that was masked for lack of KV memory is raised to that of the others. The
+        paper's counters are not, so a node that was full receives a burst afterwards (helix-spec Q22).
     shares
-        Node (or ``coordinator``) -> following node -> weight: instead of the max-flow where a node is listed. A
-        max-flow is rarely unique; the one taken by default loads equals evenly, others send all through one of them.
+        Node (or ``coordinator``) -> next node -> weight, instead of the max-flow for the listed nodes. A max-flow is
+        rarely unique: the default loads equal nodes evenly, others may send all requests through one of them.
     """
 
     decay: bool = True
     shares: Mapping[str, Mapping[str, float]] = field(default_factory=dict, metadata={"ge": 0, "le": 1e12})
 
     def faults(self, fleet: Fleet) -> Iterator[tuple[str, str]]:
-        """Yield (option, message) for shares that do not fit a fleet."""
+        """Yield (option, message) for shares that are invalid for a fleet."""
         names = [COORDINATOR, *fleet.cluster.index]
         for node, weights in self.shares.items():
             for name in (node, *weights):
@@ -46,13 +46,13 @@ class FlowWeightedOptions:
 
 
 class FlowWeighted:
-    """Each vertex sends requests over its edges in proportion to their flow, skipping nodes whose KV is full.
+    """Each vertex sends requests over its edges in proportion to their flow, and skips nodes with full KV memory.
 
-    An edge's load is the tokens sent over it divided by its flow; the request takes the edge whose load would be
-    least. A request is charged once, at admission, with its prompt and its expected output.
+    The load of an edge is the number of tokens sent over it divided by its flow; a request takes the edge with the least
+    load after it. Its tokens are prompt and expected output, added once, at admission.
     """
 
-    summary: ClassVar[str] = "Helix: weighted round robin over the max-flow, nodes with full KV memory are skipped"
+    summary: ClassVar[str] = "Helix: weighted round robin by max-flow, skipping nodes with full KV memory"
     Options: ClassVar[type[Any]] = FlowWeightedOptions
 
     def __init__(self, graph: RoutingGraph, options: FlowWeightedOptions, rng: np.random.Generator) -> None:
@@ -79,7 +79,7 @@ class FlowWeighted:
         return route
 
     def _level(self, taken: Hop, siblings: Sequence[Hop], view: RoutingView) -> None:
-        """Let edges that were masked catch up with the one just taken, so that none hoards credit while it is full."""
+        """Raise the loads of masked edges to that of the edge just taken, so that they accumulate no credit."""
         for hop in siblings:
             if hop is not taken and not view.fits(hop):
                 self.load[hop.edge] = max(self.load[hop.edge], self.load[taken.edge])
@@ -96,7 +96,7 @@ def _edges_with_flow(graph: RoutingGraph) -> RoutingGraph:
 
 
 def _with_shares(graph: RoutingGraph, shares: Mapping[str, Mapping[str, float]]) -> RoutingGraph:
-    """Return the graph with the flow that leaves the listed nodes divided as wished; what is not listed gets none."""
+    """Return the graph with the flow out of the listed nodes divided by the given weights; others have weight 0."""
     leaving = {COORDINATOR: graph.first, **dict(zip(graph.node_ids, graph.successors, strict=True))}
     flows = list(graph.flow_tokens_per_s)
     for node, weights in shares.items():
@@ -105,7 +105,7 @@ def _with_shares(graph: RoutingGraph, shares: Mapping[str, Mapping[str, float]])
         names = [graph.node_ids[hop.node] for hop in leaving[node]]
         for follower in weights:
             if follower not in names:
-                raise ConfigError(f"flow_weighted: shares: {node}: {unknown_name('following node', follower, names)}")
+                raise ConfigError(f"flow_weighted: shares: {node}: {unknown_name('next node', follower, names)}")
             if weights[follower] < 0:
                 raise ConfigError(f"flow_weighted: shares: {node}: {follower}: {weights[follower]} is negative")
         if not sum(weights.values()) > 0:

@@ -1,4 +1,4 @@
-"""The graph policies walk: usable edges of a flow plan, by node number."""
+"""The routing graph of a placement: usable edges of its flow plan, by node number."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from helixsim.routing.base import Hop, RoutingGraph
 def routing_graph(placement: Placement, plan: FlowPlan) -> RoutingGraph:
     """Return the routing graph of a placement.
 
-    Node numbers follow the order of ``placement.ranges``; edges keep the order of ``plan.edges``. A request that
-    enters a node in the middle of its range runs the rest of it (partial inference). A node on no complete route has no
+    Nodes are numbered in the order of ``placement.ranges``, edges in that of ``plan.edges``. A request that enters a
+    node inside its layer range runs the rest of the range (partial inference). Nodes on no complete route have no
     edges.
     """
     node_ids = tuple(placement.ranges)

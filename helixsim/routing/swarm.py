@@ -1,4 +1,4 @@
-"""SWARM's stochastic wiring (Ryabinin et al. 2023), as the paper's baseline uses it (helix-spec 6.4)."""
+"""SWARM's stochastic wiring (Ryabinin et al. 2023), as in the paper's baseline (helix-spec 6.4)."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from helixsim.units import NS_PER_S
 
 @dataclass(frozen=True, slots=True)
 class SwarmOptions:
-    """``initial_s``: time assumed for a hop before the first is seen [s]. ``smoothing``: weight of the newest."""
+    """``initial_s``: assumed time of a hop before the first observation [s]. ``smoothing``: weight of the newest."""
 
     initial_s: float = field(default=0.05, metadata={"gt": 0, "le": 1e6})
     smoothing: float = field(default=0.8, metadata={"ge": 0, "lt": 1})
 
 
 class Swarm:
-    """Each vertex prefers the neighbour that has answered fastest, and in turn those chosen less often.
+    """Each vertex prefers the next nodes with the shortest response times, in weighted turns.
 
-    Per edge a moving average of the time from sending a request to the end of its computation on the node. A choice
-    takes the edge of least priority and raises that priority by the edge's average. Differs from the paper's
-    baseline in that the whole route is chosen at admission and KV memory is respected, as for every policy here.
+    Every edge has a moving average of the time from sending a request to the end of its computation. A request takes the
+    edge with the least priority value, which then grows by the average of the edge. Unlike in the paper's baseline, the
+    whole route is selected at admission, and KV memory limits apply, as for every policy here.
     """
 
-    summary: ClassVar[str] = "SWARM: prefers neighbours that answered fastest, by a moving average per edge"
+    summary: ClassVar[str] = "SWARM: prefers next nodes with short response times, by a moving average per edge"
     Options: ClassVar[type[Any]] = SwarmOptions
 
     def __init__(self, graph: RoutingGraph, options: SwarmOptions, rng: np.random.Generator) -> None:
@@ -51,6 +51,6 @@ class Swarm:
         return route
 
     def observe(self, edge: int, elapsed_ns: int, requests: int) -> None:
-        """Update the edge's average, once per message: its requests arrive and are computed together."""
+        """Update the average of the edge, once per message, as its requests are computed together."""
         elapsed_s = elapsed_ns / NS_PER_S
         self.average_s[edge] = self.smoothing * elapsed_s + (1.0 - self.smoothing) * self.average_s[edge]

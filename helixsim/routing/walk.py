@@ -1,4 +1,4 @@
-"""The walk from the coordinator through the layers that every built-in policy shares."""
+"""Search of a route from the coordinator through all layers, shared by the built-in policies."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 from helixsim.routing.base import Hop, RoutingGraph, RoutingView
 
 Pick = Callable[[Sequence[Hop]], Hop]
-"""Chooses one of several next hops that all fit."""
+"""Selects one of several next hops that all fit."""
 
 
 def walk(graph: RoutingGraph, view: RoutingView, pick: Pick) -> tuple[Hop, ...] | None:
-    """Return hops that cover all layers, choosing with ``pick`` at each step; None if no route fits now.
+    """Return hops that cover all layers, selected with ``pick`` at each step; None if no route fits.
 
-    A node behind which nothing fits is left again and the next best is tried, so that a full node downstream
-    does not hide a free one beside it.
+    The search backtracks from nodes without a successor that fits, so that a full node downstream does not hide a free
+    one beside it.
     """
     chosen: list[Hop] = []
     dead: set[int] = set()
