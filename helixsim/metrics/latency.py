@@ -1,9 +1,9 @@
 """TTFT, TPOT, ITL and E2EL.
 
-TTFT: first output token at the coordinator - arrival, of requests whose first token falls into the window. TPOT: (last -
-first token) / (output tokens - 1), and E2EL: last token - arrival, of requests that finish in the window. Requests with
-one output token have no TPOT and are counted. ITL: times between successive tokens, pooled over requests. Mean TPOT
-weights requests equally, mean ITL weights tokens.
+TTFT: first output token at the coordinator - arrival, of requests whose first token falls into the window. TPOT:
+(last - first token) / (output tokens - 1), and E2EL: last token - arrival, of requests that finish in the window.
+Requests with one output token have no TPOT and are counted. ITL: times between successive tokens, pooled over requests.
+Mean TPOT weights requests equally, mean ITL weights tokens.
 """
 
 from __future__ import annotations

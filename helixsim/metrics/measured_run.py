@@ -88,8 +88,8 @@ def read_measured(path: Path, result: int | None = None) -> MeasuredRun:
         itl, tpot = (figures.get(f"mean_{metric}_ms", 0.0) for metric in ("itl", "tpot"))
         if tpot and itl > 1.5 * tpot:
             notes.append(
-                f"the measured ITL is {itl / tpot:.1f} times the TPOT: tokens may have been streamed in chunks, so that "
-                "ITL is the time between chunks (--save-detailed shows it)"
+                f"the measured ITL is {itl / tpot:.1f} times the TPOT: tokens may have been streamed in chunks, so "
+                "that ITL is the time between chunks (--save-detailed shows it)"
             )
         empty = np.zeros(0)
         return MeasuredRun(figures, empty, empty, empty, tuple(notes))
@@ -100,8 +100,8 @@ def read_measured(path: Path, result: int | None = None) -> MeasuredRun:
     if due and gaps.sum() < _WHOLE_CHUNKS * due:
         per_chunk = due / float(gaps.sum())
         notes.append(
-            f"measured tokens were streamed in chunks of {per_chunk:.2f} on average: the mean ITL is computed per token, "
-            "and its percentiles are not compared"
+            f"measured tokens were streamed in chunks of {per_chunk:.2f} on average: the mean ITL is computed per "
+            "token, and its percentiles are not compared"
         )
         figures = {key: value for key, value in figures.items() if not key.endswith("_itl_ms")}
         figures["mean_itl_ms"] = float(gap_sum_s[with_gaps].sum()) / due * 1e3

@@ -1,7 +1,7 @@
 """Test of stationarity: the first half of the window against the second.
 
-A quantity drifts if the halves differ by more than 10 % (output tokens/s) or 25 % (mean TTFT, mean number of requests in
-the system), and significantly: ten batch means per half, Student's t at 99 %.
+A quantity drifts if the halves differ by more than 10 % (output tokens/s) or 25 % (mean TTFT, mean number of requests
+in the system), and significantly: ten batch means per half, Student's t at 99 %.
 """
 
 from __future__ import annotations

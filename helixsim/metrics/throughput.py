@@ -1,9 +1,10 @@
 """Throughput, goodput and SLO attainment.
 
-``output_throughput`` counts the output tokens delivered in the window, ``total_token_throughput`` also the prompt tokens
-prefilled in it, for all requests. Goodput counts requests that finish in the window and meet every objective; a request
-with one output token meets any TPOT. Attainment is their share of the requests with a known outcome: those that finished
-in the window, arrived in it and were rejected, or had no first token at its end although that objective had passed.
+``output_throughput`` counts the output tokens delivered in the window, ``total_token_throughput`` also the prompt
+tokens prefilled in it, for all requests. Goodput counts requests that finish in the window and meet every objective; a
+request with one output token meets any TPOT. Attainment is their share of the requests with a known outcome: those that
+finished in the window, arrived in it and were rejected, or had no first token at its end although that objective had
+passed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Events and samples of the measurement window.
 
-An event at time t belongs to the window if start < t <= end. Samples of the cumulative series are taken after all events
-of their nanosecond, so differences of the series and counts of requests agree exactly. A window that starts with the run
-includes the events at time 0.
+An event at time t belongs to the window if start < t <= end. Samples of the cumulative series are taken after all
+events of their nanosecond, so differences of the series and counts of requests agree exactly. A window that starts with
+the run includes the events at time 0.
 """
 
 from __future__ import annotations

@@ -48,8 +48,8 @@ class FlowWeightedOptions:
 class FlowWeighted:
     """Each vertex sends requests over its edges in proportion to their flow, and skips nodes with full KV memory.
 
-    The load of an edge is the number of tokens sent over it divided by its flow; a request takes the edge with the least
-    load after it. Its tokens are prompt and expected output, added once, at admission.
+    The load of an edge is the number of tokens sent over it divided by its flow; a request takes the edge with the
+    least load after it. Its tokens are prompt and expected output, added once, at admission.
     """
 
     summary: ClassVar[str] = "Helix: weighted round robin by max-flow, skipping nodes with full KV memory"

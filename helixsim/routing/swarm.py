@@ -24,9 +24,9 @@ class SwarmOptions:
 class Swarm:
     """Each vertex prefers the next nodes with the shortest response times, in weighted turns.
 
-    Every edge has a moving average of the time from sending a request to the end of its computation. A request takes the
-    edge with the least priority value, which then grows by the average of the edge. Unlike in the paper's baseline, the
-    whole route is selected at admission, and KV memory limits apply, as for every policy here.
+    Every edge has a moving average of the time from sending a request to the end of its computation. A request takes
+    the edge with the least priority value, which then grows by the average of the edge. Unlike in the paper's baseline,
+    the whole route is selected at admission, and KV memory limits apply, as for every policy here.
     """
 
     summary: ClassVar[str] = "SWARM: prefers next nodes with short response times, by a moving average per edge"

@@ -172,7 +172,7 @@ def only_errors(document):
 def test_a_benchmark_in_which_all_failed_is_an_error_and_no_pass(case, capsys, tmp_path, change) -> None:
     path = changed(case[3], tmp_path, change)
     assert main(["compare", str(case[2]), str(path), "--tolerance", "0.1"]) == 3
-    assert "every request of the benchmark failed" in capsys.readouterr().err
+    assert "all requests of the benchmark failed" in capsys.readouterr().err
 
 
 def test_a_tolerance_with_nothing_to_judge_is_missed(case, capsys, tmp_path) -> None:

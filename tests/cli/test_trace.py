@@ -135,7 +135,7 @@ def test_warnings_are_said_even_when_quiet(tmp_path: Path, capsys: pytest.Captur
         (["info", SAMPLE, "--format", "azur"], 2, "did you mean 'azure'"),
         (["generate", "out.csv"], 2, "arrivals.rate: missing"),
         (["generate", "out.csv", "--rate", "1"], 2, "would never end"),
-        (["generate", "out.csv", "--process", "saturate"], 2, "makes no arrival times"),
+        (["generate", "out.csv", "--process", "saturate"], 2, "generates no arrival times"),
         (["generate", "out.csv", "--rate", "1", "--num-requests", "5", "--lengths", "azure"], 2, "did you mean"),
         (["generate", "out.csv", "--rate", "1", "--length-option", "x"], 2, "expected KEY=VALUE"),
         (["generate", "out.xyz", "--rate", "1", "--num-requests", "5"], 2, "no format has this suffix"),

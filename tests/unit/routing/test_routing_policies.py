@@ -130,7 +130,7 @@ def test_shares_replace_the_flow_where_they_are_given():
     ("shares", "message"),
     [
         ({"coordinater": {"fast-0": 1.0}}, "did you mean 'coordinator'"),
-        ({"coordinator": {"fast-1": 1.0}}, "unknown following node 'fast-1'"),
+        ({"coordinator": {"fast-1": 1.0}}, "unknown next node 'fast-1'"),
         ({"fast-0": {"last-0": -1.0}}, "negative"),
         ({"fast-0": {"last-0": 0.0}}, "all weights are 0"),
     ],
