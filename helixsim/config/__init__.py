@@ -1,16 +1,17 @@
-"""Plain data of an experiment -> ResolvedExperiment; ``helixsim.experiment.Experiment`` is the door.
+"""Reading, checking and resolving experiments; the entry point is ``helixsim.experiment.Experiment``.
 
 experiment  the resolved experiment, plain values
-edit        one change: key, value, where it was asked for; the text of --set and back
-source      plain data with positions; edits and the cluster file applied
-resolve     resolve(source, registries=...): checks and builds
-fields, schema   the file format, in pydantic
-faults      what pydantic finds, as problems with positions
-choices     names looked up in registries and catalogues, and the options that come with them
-variation, whatif   factors, plans, and overlays on an experiment
-sweep_schema, sweep_file   sweep.yaml
+edit        changes of an experiment: key, value and origin
+former      former names of keys
+source      plain data with positions, edits and the cluster file
+resolve     checks of the source, and construction of the resolved experiment
+fields, schema, load_schema   the file format, in pydantic
+choices     look-up of names in registries and catalogues, and their options
+variation, whatif_schema, whatif   factors on links and traffic, what-if variants
+sweep_schema, sweep_file, plan_file   sweep.yaml and plan.yaml
 nodes, network, links_file, spread   the cluster
 loads       the workload
-checks      what cannot be told from one key alone
-reference   JSON Schema and Markdown reference made from the schema
+engine      the engine profile
+checks, sizes   checks across several keys, limits of size
+reference   JSON Schema and Markdown reference of the file formats
 """

@@ -1,4 +1,4 @@
-"""What cannot be told from one key alone. Each check yields problems, or raises where no configuration can help."""
+"""Checks across several keys. Each yields problems, or raises if no configuration can be valid."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from helixsim.yamlio import KeyPath
 
 
 def check_names_unique(names: Sequence[str], source: Source) -> Iterator[Problem]:
-    """Refuse two systems of one name: their files would overwrite each other."""
+    """Require unique names of systems, as they name files."""
     for number, name in enumerate(names):
         if name in names[:number]:
             path = ("systems", number, "name")
-            message = f"the name {name!r} is already taken by systems.{names.index(name)}; give this one another name"
+            message = f"the name {name!r} is already used by systems.{names.index(name)}; choose another name"
             yield source.problem(path, message)
 
 
@@ -33,14 +33,14 @@ def check_baseline(section: ExperimentSection, names: Sequence[str], source: Sou
 
 
 def check_sharing(section: ExperimentSection, transfers: str, source: Source) -> Iterator[Problem]:
-    """Refuse fair sharing where requests travel one by one: their spacing is that of a link to themselves."""
+    """Refuse fair sharing with messages per request, which the engine spaces as on an exclusive link."""
     if section.cluster.network.sharing == "shared" and transfers == "request":
-        message = "shared needs engine.transfers: batch (here it is request: messages of one request each, in turn)"
+        message = "shared needs engine.transfers: batch (got request: one message per request, in sequence)"
         yield source.problem(("cluster", "network", "sharing"), message)
 
 
 def check_arrivals(spec: ArrivalsSpec, path: KeyPath, workload: WorkloadSpec, source: Source) -> Iterator[Problem]:
-    """Require what the process needs, refuse what it would ignore, and see that the load ends some time."""
+    """Check the options of the arrival process, and that the load ends."""
     try:
         process = process_of(spec)
     except ConfigError as error:
@@ -67,16 +67,16 @@ def check_arrivals(spec: ArrivalsSpec, path: KeyPath, workload: WorkloadSpec, so
 
 
 def check_planning(section: ExperimentSection, workload: WorkloadSpec | None, source: Source) -> Iterator[Problem]:
-    """Refuse a rate to plan for where requests do not come at a rate."""
+    """Refuse a planning rate for arrivals without a rate."""
     if workload is None or section.planning.rate is None:
         return
     process = workload.arrivals.process
     if process in PROCESSES and PROCESSES[process].mode is not FeedMode.OPEN:
-        yield source.problem(("planning", "rate"), f"{process} arrivals have no rate to plan for")
+        yield source.problem(("planning", "rate"), f"{process} arrivals have no rate")
 
 
 def check_context(workload: WorkloadSpec, seed: int, fleet: Fleet, source: Source) -> Iterator[Problem]:
-    """Refuse prompts longer than the model's context, unless ``limits`` leaves them out on purpose."""
+    """Refuse prompts longer than the context of the model, unless ``limits`` excludes them."""
     most = fleet.model.max_context_tokens
     limit = workload.limits.max_prompt_tokens
     if limit is not None and workload.scale.lengths(limit, 1)[0] <= most:
@@ -84,15 +84,15 @@ def check_context(workload: WorkloadSpec, seed: int, fleet: Fleet, source: Sourc
     longest = longest_prompt(workload, seed)
     if longest > most:
         message = (
-            f"the longest prompt has {longest} tokens, the context of {fleet.model.name} holds {most}; "
-            f"leave such requests out with workload.limits.max_prompt_tokens: {most}"
+            f"the longest prompt has {longest} tokens, the context of {fleet.model.name} has {most}; "
+            f"exclude such requests with workload.limits.max_prompt_tokens: {most}"
         )
         where = ("trace", "path") if workload.lengths is None else ("lengths",)
         yield source.problem(("workload", *where), message)
 
 
 def check_tensor_parallel(section: ExperimentSection, fleet: Fleet, source: Source) -> Iterator[Problem]:
-    """Require the GPUs of a node to split the attention heads evenly, as tensor parallelism does."""
+    """Require the attention heads to be divisible by the GPUs of a node, for tensor parallelism."""
     heads = fleet.model.num_attention_heads
     for number, nodes in enumerate(section.cluster.nodes):
         if heads % nodes.gpus:
@@ -104,7 +104,7 @@ def check_tensor_parallel(section: ExperimentSection, fleet: Fleet, source: Sour
 
 
 def check_options(options: Mapping[KeyPath, Any], fleet: Fleet, source: Source) -> Iterator[Problem]:
-    """Refuse options that name what the cluster does not have: ``Options.faults(fleet)`` yields (option, message)."""
+    """Check options against the cluster: ``Options.faults(fleet)`` yields (option, message)."""
     for path, chosen in options.items():
         faults = getattr(chosen, "faults", None)
         if faults is not None:
@@ -113,12 +113,12 @@ def check_options(options: Mapping[KeyPath, Any], fleet: Fleet, source: Source) 
 
 
 def check_fleet_holds_model(fleet: Fleet) -> None:
-    """Require all nodes together to hold every layer at least once.
+    """Require that all nodes together can hold every layer.
 
     Raises
     ------
     InfeasibleError
-        With the figures, if they do not.
+        If they cannot.
     """
     model = fleet.model
     layers = sum(len(profile.kv_blocks) for profile in fleet.profiles)

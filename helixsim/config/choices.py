@@ -32,7 +32,7 @@ _KINDS_WITH_FILES = ("model", "GPU", "link", "engine")
 
 
 class Registry(Protocol):
-    """Strategies or policies by name. The ``registry`` module of a package is one."""
+    """Strategies or policies by name, such as the ``registry`` module of a package."""
 
     def names(self) -> tuple[str, ...]:
         """Return the registered names."""
@@ -44,7 +44,7 @@ class Registry(Protocol):
 
 
 class OpenRegistry(Registry, Protocol):
-    """A registry to which users add classes of their own, by their import paths."""
+    """A registry that also accepts import paths of user classes."""
 
     def get(self, name: str, beside: Path | None = None, *, imports: bool = True) -> type[Any]:
         """Return the class called ``name`` or imported from ``package.module:Class`` (``plugins.Registry.get``)."""
@@ -53,10 +53,10 @@ class OpenRegistry(Registry, Protocol):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Registries:
-    """Where an experiment's placement strategies, routing and batching policies are looked up.
+    """Registries of placement strategies, routing policies and batching policies.
 
-    ``imports``: whether classes of the user's own may be imported, which runs their files; otherwise they are only
-    looked for, and their options are not checked.
+    ``imports``: whether user classes may be imported, which executes their files; otherwise they are only located, and
+    their options are not checked.
     """
 
     placement: OpenRegistry
@@ -67,11 +67,11 @@ class Registries:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Choices:
-    """What the names of an experiment stand for.
+    """The resolved names of an experiment.
 
-    ``options`` holds the ``Options`` instance of each choice by its path (``("systems", 0, "placement")``),
-    ``documents`` the same as plain values with every default filled in, ``files`` the files that options name,
-    ``problems`` every name or option that is wrong.
+    ``options`` has the ``Options`` instance of each choice by its path (``("systems", 0, "placement")``),
+    ``documents`` the same as plain values with all defaults, ``files`` the files that options name, ``problems`` all
+    invalid names and options.
     """
 
     options: dict[KeyPath, Any]
@@ -81,7 +81,7 @@ class Choices:
 
 
 def look_up(source: Source, registries: Registries) -> Choices:
-    """Look up every name in ``source`` and check the options that come with it."""
+    """Look up every name in ``source`` and check its options."""
     choices = Choices({}, {}, {}, [])
     for path, kind, known in _plain_names(source):
         name = _at(source.data, path)
@@ -93,7 +93,7 @@ def look_up(source: Source, registries: Registries) -> Choices:
             choices.problems.append(source.problem(path, unknown_name(kind, name, known, advice=advice)))
         elif kind == "model" and is_folder(file):
             if not is_file(file / "config.json"):
-                choices.problems.append(source.problem(path, f"the folder {file} holds no config.json"))
+                choices.problems.append(source.problem(path, f"the folder {file} has no config.json"))
         elif not is_file(file):
             choices.problems.append(source.problem(path, f"no such file: {shortened(str(file))}"))
     _choose(source, ("workload", "lengths"), lengths.get, choices)
@@ -109,19 +109,19 @@ def look_up(source: Source, registries: Registries) -> Choices:
 
 
 def is_file_name(name: str) -> bool:
-    """Whether the name of a profile is the path of the user's own file."""
+    """Whether the name of a profile is the path of a user file."""
     return "/" in name or Path(name).suffix in {".yaml", ".yml", ".json"}
 
 
 def names_file(kind: str, name: str, path: KeyPath, source: Source) -> bool:
-    """Whether a name is a path: by its look, or because a model of no known name is a folder beside the file."""
+    """Whether a name is a path: by its form, or as an unknown model that is a folder."""
     if is_file_name(name):
         return True
     return kind == "model" and name not in catalog.model_names() and is_folder(source.file(path, name))
 
 
 def options_model(options: type[Any]) -> type[BaseModel]:
-    """Return a pydantic model of an ``Options`` dataclass: same fields and bounds, no others, numbers strict."""
+    """Return a strict pydantic model of an ``Options`` dataclass with its fields and bounds."""
     hints = typing.get_type_hints(options)
     fields: dict[str, Any] = {}
     for field in dataclasses.fields(options):
@@ -137,9 +137,9 @@ def options_model(options: type[Any]) -> type[BaseModel]:
 
 
 def _bounded(hint: Any, metadata: Mapping[str, Any]) -> Any:
-    """Return the type of an option with the bounds that its field states: ``field(metadata={"ge": 1, "le": 64})``.
+    """Return the type of an option with the bounds in the metadata of its field, such as ``{"ge": 1, "le": 64}``.
 
-    Bounds of a mapping or a list are those of its values, and ``None`` has none.
+    Bounds of a mapping apply to its values, those of an optional value not to None.
     """
     bounds = {name: metadata[name] for name in BOUNDS if name in metadata}
     if not bounds:
@@ -173,7 +173,7 @@ def _plain_names(source: Source) -> Iterator[tuple[KeyPath, str, Collection[str]
 def _choose(
     source: Source, path: KeyPath, get: Callable[[str], type[Any]], choices: Choices, default: str | None = None
 ) -> None:
-    """Look up the choice at ``path``, if there is one that names something."""
+    """Look up the choice at ``path``, if it is well formed."""
     key = SHORTHANDS[str(path[-1])]
     written = _at(source.data, path)
     if written is None:
@@ -197,7 +197,7 @@ def _choose(
 
 
 def _check_options(source: Source, path: KeyPath, given: dict[str, Any], options: type[Any], choices: Choices) -> None:
-    """Add the ``Options`` instance made of ``given`` to ``choices``, or what is wrong with it."""
+    """Add the ``Options`` instance of ``given`` to ``choices``, or its problems."""
     hints = typing.get_type_hints(options)
     values = dict(given)
     for name, value in given.items():
@@ -224,13 +224,13 @@ def _check_options(source: Source, path: KeyPath, given: dict[str, Any], options
 
 
 def _entries(source: Source, path: KeyPath) -> range:
-    """Return the numbers of the entries of the list at ``path``, none if there is no list."""
+    """Return the indices of the list at ``path``; empty if there is no list."""
     found = _at(source.data, path)
     return range(len(found) if isinstance(found, list) else 0)
 
 
 def _at(data: Any, path: KeyPath) -> Any:
-    """Return the value at ``path``, None if the file is not shaped that way."""
+    """Return the value at ``path``, None if there is none."""
     for part in path:
         if isinstance(data, dict):
             data = data.get(str(part))

@@ -1,7 +1,7 @@
-"""One change of an experiment: a key and its new value, with where it was asked for.
+"""Changes of an experiment: a key, its new value and the origin of the change.
 
-Everything that varies an experiment does so by edits: ``--set``, ``Experiment.with_``, ``whatif``, the axes of a sweep,
-the fleets that are tried, calibration and the figures of papers.
+All variations of an experiment are edits: ``--set``, ``Experiment.with_``, ``whatif``, the axes of a sweep, the fleets
+of a search, calibration and the figures of papers.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from helixsim.errors import ConfigError, Problem, shortened
 EXPECTED = "expected key.path=value"
 
 _ESCAPED = re.compile("[^\\x20-\\x7e\\xa0-\\u2027\\u202a-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U0010ffff]")
-"""Characters that YAML refuses, or reads as the end of a line, inside double quotes."""
+"""Characters that YAML rejects, or reads as line breaks, inside double quotes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Edit:
-    """Gives the value at a key anew; made by ``Edit.of`` or ``parse_option``.
+    """A new value for a key; created by ``Edit.of`` or ``parse_option``.
 
-    Two edits are equal if they do the same, wherever they were asked for.
+    Edits are equal if their effects are, whatever their origins.
 
     Parameters
     ----------
     path
-        Keys from the top of the experiment down; entries of lists by number: ``("systems", "0", "routing")``.
+        Keys from the top of the experiment; entries of lists by number: ``("systems", "0", "routing")``.
     value
-        Plain data: mappings with text keys, lists, text, numbers, true, false and None. Not to be changed.
+        Plain data: mappings with text keys, lists, text, numbers, true, false and None; not to be modified.
     origin
-        Where messages say the value came from: ``sweep.yaml:12:5``; empty: the ``--set`` option that does the same.
+        Origin given in messages: ``sweep.yaml:12:5``; empty: the equivalent ``--set`` option.
     directory
-        Folder that relative file names in the value count from.
+        Base folder of relative file names in the value.
     """
 
     path: tuple[str, ...]
@@ -77,17 +77,17 @@ class Edit:
 
     @property
     def text(self) -> str:
-        """``key.path=value``, which ``parse_option`` reads back."""
+        """``key.path=value``, the inverse of ``parse_option``."""
         written = json.dumps(self.value, ensure_ascii=False)
         return f"{self.key}={_ESCAPED.sub(_escape, written)}"
 
     @property
     def where(self) -> str:
-        """Where messages say the value came from."""
+        """Origin given in messages."""
         return self.origin or f"--set {self.text}"
 
     def as_option(self) -> str:
-        """Return the option that does the same on the command line of a POSIX shell: ``--set 'seed=2'``."""
+        """Return the equivalent option in a POSIX shell: ``--set 'seed=2'``."""
         quoted = self.text.replace("'", "'\"'\"'")
         return f"--set '{quoted}'"
 
@@ -106,12 +106,12 @@ def _escape(found: re.Match[str]) -> str:
 
 
 def parse_option(text: str) -> Edit:
-    """Return the edit that the text of a ``--set`` option asks for: ``key.path=value`` with the value in YAML.
+    """Return the edit of a ``--set`` option: ``key.path=value`` with the value in YAML.
 
     Raises
     ------
     ConfigError
-        If the text is not of that form.
+        If the text does not have this form.
     """
     origin = f"--set {text}"
     key, equals, value = text.partition("=")
@@ -126,12 +126,12 @@ def edits_of(changes: Mapping[str, Any], origin: str = "", directory: str | Path
 
 
 def plain(value: Any) -> Any:
-    """Return a copy of a value as plain data; tuples become lists, paths text, and numpy's scalars numbers.
+    """Return a copy of a value as plain data; tuples become lists, paths text, and numpy scalars numbers.
 
     Raises
     ------
     TypeError
-        If it is, or holds, something else.
+        If the value is or contains anything else.
     """
     if value is None or isinstance(value, (bool, int, str)):
         return value
@@ -146,6 +146,6 @@ def plain(value: Any) -> Any:
         return {key: plain(one) for key, one in value.items()}
     if isinstance(value, (list, tuple, range)):
         return [plain(one) for one in value]
-    if getattr(value, "shape", None) == () and hasattr(value, "item"):  # a number of numpy
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):  # a numpy scalar
         return plain(value.item())
     raise TypeError(f"expected plain data (mappings, lists, text, numbers), got {shortened(repr(value))}")

@@ -1,4 +1,4 @@
-"""``engine`` section -> EngineProfile: the profile it names, with what it states of its own."""
+"""``engine`` section -> EngineProfile: the named profile with the changes in the section."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from helixsim.units import seconds_to_ns
 
 
 def build_engine(section: EngineSection, source: Source) -> EngineProfile:
-    """Return the engine of an experiment.
+    """Return the engine profile of an experiment.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""A resolved experiment: what the rest of helixsim receives. Plain values, no pydantic."""
+"""The resolved experiment, as plain values."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from helixsim.workload.spec import ArrivalsSpec, WorkloadSpec, WorkloadStats
 
 @dataclass(frozen=True, slots=True)
 class CapacitySpec:
-    """How planners estimate the tokens/s of a node.
+    """Estimate of node capacities.
 
     ``model`` is ``paper`` (``flow.capacity``) or ``kv_limited`` (``flow.operating``). ``kv_occupancy`` is the share of
-    KV memory ``paper`` assumes in use; mean lengths in tokens, None: those of the workload.
+    KV memory in use assumed by ``paper``. Mean lengths [tokens], None: those of the workload.
     """
 
     model: str = "paper"
@@ -29,14 +29,14 @@ class CapacitySpec:
 
 @dataclass(frozen=True, slots=True)
 class KvSpec:
-    """KV memory rules at admission, the same for every routing policy.
+    """KV memory rules of admission, the same for every routing policy.
 
     Parameters
     ----------
     max_reserved_share
         Largest share of a node's KV blocks that may be reserved for admitted requests.
     expected_output_tokens
-        Output length assumed for a request whose true length nobody knows; None: the mean of the workload.
+        Output length assumed for every request, as true lengths are unknown [tokens]; None: the mean of the workload.
     """
 
     max_reserved_share: float = 0.9
@@ -45,11 +45,11 @@ class KvSpec:
 
 @dataclass(frozen=True)
 class SystemSpec:
-    """One of the systems an experiment compares.
+    """One of the compared systems of an experiment.
 
     ``placement_options``, ``routing_options`` and ``batching_options`` are instances of the ``Options`` class of the
-    strategy or policy. ``fleet`` differs from the experiment's only by this system's pinned KV blocks and request caps.
-    ``arrivals`` replaces the experiment's, None: the same load as all others.
+    strategy or policy. ``fleet`` is that of the experiment with the KV blocks and request limits of this system.
+    ``arrivals`` replaces the arrivals of the experiment; None: those of the experiment.
     """
 
     name: str
@@ -66,18 +66,18 @@ class SystemSpec:
 
 @dataclass(frozen=True)
 class Variant:
-    """The experiment with one change; its systems are called ``SYSTEM+NAME``.
+    """A what-if variant of the experiment; its systems are named ``SYSTEM+NAME``.
 
     Parameters
     ----------
     changes
-        What differs from the base, in words.
+        Descriptions of the differences from the base.
     experiment
-        The changed experiment; None where no fleet of it can hold the model, see ``failure``.
+        The changed experiment; None if its nodes cannot hold the model, see ``failure``.
     bases
         Name of each system -> name of the unchanged system.
     replan
-        Whether placements are searched anew; else those of the base serve, on the nodes that are left.
+        Whether placements are searched again; otherwise those of the base are used on the remaining nodes.
     """
 
     name: str
@@ -90,31 +90,31 @@ class Variant:
 
 @dataclass(frozen=True)
 class ResolvedExperiment:
-    """Everything a run needs.
+    """A checked experiment with all defaults, profiles and names resolved.
 
     Parameters
     ----------
     document
-        The experiment as written, with ``--set`` applied and every default filled in; JSON values only.
+        The experiment with edits and all defaults, as JSON values.
     config_hash
-        SHA-256 (hex) of the canonical JSON of ``document``, of the contents of every file it names, of the profiles
-        used and of the helixsim version.
+        SHA-256 (hex) of the canonical JSON of ``document``, the contents of the files it names, the profiles and the
+        version of helixsim.
     is_one_by_one
-        Requests travel as a message each, not all of a batch that go the same way as one.
+        One message per request, instead of one per batch and next node.
     engine
         Overheads of the serving engine.
     sample_s
         Interval of the time series [s]; None: chosen from the run.
     planning_seed, planning_rate_rps
-        What placements are searched and tried with instead of ``seed`` and the workload's rate; None: those.
+        Seed and rate of placement searches; None: ``seed`` and the rate of the workload.
     assumptions
-        Sentences on every roofline fallback, extrapolation or default that stands for missing data.
+        Sentences on all roofline fallbacks, extrapolations and defaults that replace missing data.
     file_hashes
         (name as written, SHA-256 of the contents) of every file the experiment names: trace, tables, links, placements.
     slo_targets
-        (name, objectives) beside ``slo``, in order.
+        (name, objectives) of further targets, in order.
     variants
-        Changes of this experiment whose systems are compared with its own.
+        What-if variants whose systems are compared with those of the experiment.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Building blocks of the schema of experiments: quantities with units, and ``name`` or ``{key: name, …options}``."""
+"""Field types of the schema: quantities with units, and choices (``name`` or ``{key: name, …options}``)."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def _or_text(schema: dict[str, Any]) -> None:
 
 
 class FileSection(Section):
-    """A section that may also be the path of a YAML file that holds it."""
+    """A section that may be given as the path of a YAML file."""
 
     model_config = ConfigDict(json_schema_extra=_or_text)
 
 
 class Choice(Section):
-    """A name, or a mapping of the name under ``key`` and the options of what it names.
+    """A name, or a mapping of the name under ``key`` and options.
 
     The options are checked by ``choices`` against the ``Options`` class of the strategy, policy or distribution.
     """
@@ -49,11 +49,11 @@ class Choice(Section):
 
 
 def _quantity(dimension: str, *, positive: bool) -> tuple[PlainValidator, WithJsonSchema]:
-    """Keep the text as written, once ``units`` can read it: what is dumped can be loaded again."""
+    """Return a validator that keeps the text as written, so that it can be dumped and loaded again."""
 
     def check(value: Any) -> str | float:
         if units.parse(value, dimension) == 0 and positive:
-            raise ValueError(f"a {dimension} above zero is needed, got {value!r}")
+            raise ValueError(f"must be above zero, got {value!r}")
         return value  # type: ignore[no-any-return]  # text or number, or parse has raised
 
     types = ["string", "number"] if dimension == "rate" else "string"
@@ -75,7 +75,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**128)]
 
 
 def text_or_tag(value: object) -> str:
-    """Tell pydantic which side of ``text | other`` a value belongs to, so that errors name only that side."""
+    """Return the tag of a value of ``text | other``, so that errors concern one alternative only."""
     return "text" if isinstance(value, str) else "other"
 
 

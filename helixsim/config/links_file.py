@@ -1,4 +1,4 @@
-"""A CSV file of single links: from, to, bandwidth_<unit>, latency_<unit> and, if wanted, both."""
+"""CSV files of links, with the columns from, to, bandwidth_<unit>, latency_<unit> and, optionally, both."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _DIRECTIONS: Final = {"true": True, "false": False}
 
 
 def read_links(path: Path, ids: Sequence[str], problems: list[Problem]) -> dict[tuple[str, str], LinkSpec]:
-    """Return the links of a CSV file by (source id, destination id); a later row wins over an earlier one.
+    """Return the links of a CSV file by (source id, destination id); later rows override earlier ones.
 
     Parameters
     ----------
     path
-        The header names the units: one of ``bandwidth_bps _kbps _mbps _gbps`` [bit/s] and one of
-        ``latency_ns _us _ms _s``. With the column ``both`` a row can hold for one direction (``false``) only.
+        The header states the units: one of ``bandwidth_bps _kbps _mbps _gbps`` [bit/s] and one of
+        ``latency_ns _us _ms _s``. A row with ``false`` in the column ``both`` applies to one direction only.
     ids
-        Node ids and the coordinator's.
+        Ids of the nodes and of the coordinator.
     problems
-        Receives every fault with file and line.
+        Receives all faults with file and line.
 
     Raises
     ------
@@ -51,7 +51,7 @@ def read_links(path: Path, ids: Sequence[str], problems: list[Problem]) -> dict[
             row = _row(header, cells)
             bandwidth_bps = _number(row, units[0], _BANDWIDTHS)
             if bandwidth_bps == 0:
-                raise ValueError(f"{units[0]}: a bandwidth above zero is needed")
+                raise ValueError(f"{units[0]}: must be above zero")
             link = LinkSpec(bandwidth_bps, seconds_to_ns(_number(row, units[1], _LATENCIES)))
             src, dst = _node(row, "from", ids), _node(row, "to", ids)
             both = _DIRECTIONS.get(row.get("both", "true").lower())

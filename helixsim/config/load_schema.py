@@ -1,4 +1,4 @@
-"""The ``workload`` section of exp.yaml: requests from a file or drawn, when they arrive, when it is measured."""
+"""The ``workload`` section of exp.yaml: requests, arrivals and measurement window."""
 
 from __future__ import annotations
 
@@ -12,78 +12,83 @@ from helixsim.validation import Count, Section
 
 
 class TraceColumnsSection(Section):
-    """Which column of a CSV or JSONL trace holds what; dotted names reach into nested JSON (`usage.prompt_tokens`)."""
+    """Columns of a CSV or JSONL trace; dotted names are nested JSON keys (`usage.prompt_tokens`)."""
 
-    arrival: str | None = Field(None, description="Column of the arrival time; without: found by its name.")
-    prompt: str | None = Field(None, description="Column of the prompt length [tokens]; without: found by its name.")
-    output: str | None = Field(None, description="Column of the output length [tokens]; without: found by its name.")
-    slo_class: str | None = Field(None, description="Column of the SLO class; without: `slo_class` if there is one.")
-    session: str | None = Field(None, description="Column of the session; without: `session` if there is one.")
+    arrival: str | None = Field(None, description="Column of the arrival time (default: detected by name).")
+    prompt: str | None = Field(None, description="Column of the prompt length [tokens] (default: detected by name).")
+    output: str | None = Field(None, description="Column of the output length [tokens] (default: detected by name).")
+    slo_class: str | None = Field(None, description="Column of the SLO class (default: `slo_class` if present).")
+    session: str | None = Field(None, description="Column of the session (default: `session` if present).")
 
 
 class TraceSection(Section):
-    """A file of requests."""
+    """A trace file of requests."""
 
     path: str = Field(
-        description="The file, relative to the file that names it, or with `--set` to the working directory; "
-        "may be packed (`.gz`, `.zst`)."
+        description="Path, relative to this file, or with `--set` to the working directory; may be compressed "
+        "(`.gz`, `.zst`)."
     )
-    format: str | None = Field(None, description="Format, see `helixsim trace info`; without: found from the header.")
-    start: Latency = Field("0 s", description="Leave out what arrives earlier in the trace.")
-    duration: Duration | None = Field(None, description="Take only that much of the trace; without: all of it.")
+    format: str | None = Field(None, description="Format, see `helixsim trace info` (default: detected).")
+    start: Latency = Field("0 s", description="Drop requests that arrive earlier in the trace.")
+    duration: Duration | None = Field(None, description="Duration used from `start` on (default: all of the trace).")
     chars_per_token: Annotated[float, Field(ge=0.1, le=1000)] | None = Field(
-        None, description="Characters per token, where a file has text but no token counts (ShareGPT)."
+        None, description="Characters per token, for files with text but without token counts (ShareGPT)."
     )
     unit: Literal["s", "ms", "us", "ns"] | None = Field(
-        None, description="Unit of numeric times; without: that of the format, or told by name or size, with a note."
+        None,
+        description="Unit of numeric times (default: that of the format, or inferred from name or magnitude).",
     )
     columns: TraceColumnsSection | None = Field(
-        None, description="Which column holds what (CSV and JSONL); without: found by their names."
+        None, description="Columns of CSV and JSONL files (default: detected by name)."
     )
     where: dict[str, str | int | float | bool] | None = Field(
-        None, description="Only rows in which each column has the value count, for example `{status: 200}`."
+        None, description="Keep only rows with these values, for example `{status: 200}`."
     )
     result: Count | None = Field(
-        None, description="Which result of a file with several (`vllm bench serve --append-result`), from 1."
+        None, description="Number of the result in a file with several (`vllm bench serve --append-result`), from 1."
     )
 
 
 class LengthsChoice(Choice):
-    """Where prompt and output lengths come from."""
+    """Distribution of prompt and output lengths."""
 
     key: ClassVar[str] = "distribution"
     distribution: str = Field(description="Name of a length distribution.")
 
 
 class ArrivalsSection(Section):
-    """When requests arrive."""
+    """Arrivals of requests."""
 
     process: str | None = Field(
-        None, description="Name of an arrival process; `trace` (as recorded) is the default if there is a trace."
+        None, description="Name of an arrival process (default with a trace: `trace`, as recorded)."
     )
-    rate: Rate | None = Field(None, description="Requests per second; for `trace`: the mean rate it is stretched to.")
+    rate: Rate | None = Field(
+        None, description="Requests per second; for `trace`: mean rate to which times are rescaled."
+    )
     burstiness: Annotated[float, Field(ge=1e-3, le=1e6)] | None = Field(
-        None, description="Shape of the gaps of `gamma`: 1 is Poisson (the default), below 1 is burstier."
+        None, description="Shape of the interarrival times of `gamma`: 1 is Poisson (default), below 1 is burstier."
     )
     concurrency: FewCount | None = Field(None, description="Requests in the system (`closed_loop`).")
     prompts_in_flight: FewCount | None = Field(
-        None, description="Requests between admission and first token (`saturate`); without: chosen from the fleet."
+        None,
+        description="Requests between admission and first token (`saturate`; default: chosen by the number of nodes).",
     )
     feed_below: Share | None = Field(
         None,
-        description="`saturate` as the paper's prototype has it: each first token and each finished request lets one "
-        "more in, unless the scarcest layer's expected KV use exceeds this share; without: as soon as one fits.",
+        description="`saturate` as in the paper's prototype: a request is submitted at each first token and at each "
+        "completion, unless the expected KV use of the scarcest layer exceeds this share (default: submitted as soon "
+        "as it fits).",
     )
     num_requests: Count | None = Field(
         None,
-        description="Stop after that many requests. With `closed_loop` the run ends when they have finished, as "
-        "`vllm bench serve --max-concurrency C --num-prompts N` does: what follows the warm-up is measured, until the "
-        "last one has finished, and `workload.duration` must not be given.",
+        description="Number of requests. With `closed_loop` the run ends when they have completed, as in "
+        "`vllm bench serve --max-concurrency C --num-prompts N`: the window extends from the warm-up to the last "
+        "completion, and `workload.duration` must not be given.",
     )
 
 
 class LimitsSection(Section):
-    """Requests outside the limits are left out of the load, and counted."""
+    """Limits of lengths; requests outside them are dropped and counted."""
 
     min_prompt_tokens: Count = Field(1, description="Shortest prompt [tokens].")
     max_prompt_tokens: Count | None = Field(None, description="Longest prompt [tokens].")
@@ -92,17 +97,18 @@ class LimitsSection(Section):
 
 
 class WorkloadSection(Section):
-    """What is asked of the cluster, and when it is measured."""
+    """The load and its measurement window."""
 
     trace: TraceSection | None = Field(None, description="Requests from a file.")
     lengths: LengthsChoice | None = Field(
-        None, description="Prompt and output lengths; without trace and lengths: `azure-conversation`."
+        None, description="Prompt and output lengths (default without a trace: `azure-conversation`)."
     )
-    arrivals: ArrivalsSection = Field(ArrivalsSection(), description="When requests arrive.")
-    limits: LimitsSection = Field(LimitsSection(), description="Which requests are left out.")
+    arrivals: ArrivalsSection = Field(ArrivalsSection(), description="Arrivals of requests.")
+    limits: LimitsSection = Field(LimitsSection(), description="Limits of lengths.")
     scale: TrafficScaleSection | None = Field(None, description="Factors on the traffic, after the limits.")
-    warmup: Latency = Field("0 s", description="Time before measuring starts.")
-    duration: Duration | None = Field(None, description="Time measured; without: until the last request has finished.")
+    warmup: Latency = Field("0 s", description="Time before the measurement window.")
+    duration: Duration | None = Field(None, description="Length of the window (default: until the last completion).")
     drain: bool | None = Field(
-        None, description="Go on after the duration until every request has finished; without: only if no duration."
+        None,
+        description="Continue after the window until all requests have completed (default: only without a duration).",
     )

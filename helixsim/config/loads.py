@@ -31,12 +31,12 @@ DEFAULT_LENGTHS = "azure-conversation"
 def build_workload(
     section: WorkloadSection, choices: Choices, source: Source, problems: list[Problem]
 ) -> WorkloadSpec | None:
-    """Return the load, None if it lacks what cannot be left out; faults are added to ``problems``.
+    """Return the load, None if required keys are missing; faults are added to ``problems``.
 
     Raises
     ------
     DataError
-        If the trace's format is not given and cannot be told from the file.
+        If the format of the trace is not given and cannot be detected.
     """
     trace = None if section.trace is None else _trace(section.trace, source, problems)
     lengths = None
@@ -59,7 +59,7 @@ def build_workload(
 def build_arrivals(
     section: ArrivalsSection, path: KeyPath, workload: WorkloadSection, source: Source, problems: list[Problem]
 ) -> ArrivalsSpec | None:
-    """Return when requests arrive, None if no process is given and no trace suggests one."""
+    """Return the arrivals, None if neither a process nor a trace is given."""
     process = section.process or ("trace" if workload.trace is not None else None)
     if process is None:
         problems.append(source.problem((*path, "process"), "required key is missing, because there is no trace"))
@@ -116,18 +116,18 @@ def _trace(section: TraceSection, source: Source, problems: list[Problem]) -> Tr
 
 
 def _text(value: str | float | bool) -> str:
-    """Return a value as it stands in a CSV or JSON file."""
+    """Return a value as written in a CSV or JSON file."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _limits(section: LimitsSection, source: Source, problems: list[Problem]) -> LengthLimits:
-    for what, low, high in (
+    for kind, low, high in (
         ("prompt", section.min_prompt_tokens, section.max_prompt_tokens),
         ("output", section.min_output_tokens, section.max_output_tokens),
     ):
         if high is not None and low > high:
-            path = ("workload", "limits", f"max_{what}_tokens")
-            problems.append(source.problem(path, f"{high} is below min_{what}_tokens {low}"))
+            path = ("workload", "limits", f"max_{kind}_tokens")
+            problems.append(source.problem(path, f"{high} is below min_{kind}_tokens {low}"))
     return LengthLimits(
         section.min_prompt_tokens, section.max_prompt_tokens, section.min_output_tokens, section.max_output_tokens
     )

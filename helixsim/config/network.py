@@ -33,10 +33,9 @@ def build_cluster(
     *,
     is_part: bool = False,
 ) -> Cluster:
-    """Return the cluster of ``nodes``; faults are added to ``problems`` and what they concern is left out.
+    """Return the cluster of ``nodes``; faults are added to ``problems`` and the faulty parts skipped.
 
-    ``is_part``: the file describes a larger cluster, of which these are some nodes; regions and links of the
-    others are ignored.
+    ``is_part``: ``nodes`` are part of a larger cluster in the file; regions and links of the others are ignored.
     """
     network, home = section.network, section.coordinator.region
     regions = list(dict.fromkeys([*(node.region for node in nodes), home]))
@@ -64,7 +63,7 @@ def build_cluster(
 
 
 def _scaled(cluster: Cluster, scale: LinkScaleSection) -> Cluster:
-    """Return the cluster with the factors on all its links."""
+    """Return the cluster with scaled links."""
 
     def times(link: LinkSpec, *, inside: bool) -> LinkSpec:
         factor = scale.intra_region if inside else scale.inter_region
@@ -87,7 +86,7 @@ def _scaled(cluster: Cluster, scale: LinkScaleSection) -> Cluster:
 def nodes_in_service(
     section: ClusterSection, nodes: tuple[Node, ...], source: Source, problems: list[Problem]
 ) -> set[str]:
-    """Return the ids of the nodes that are not down."""
+    """Return the ids of the nodes in service."""
     ids = [node.id for node in nodes]
     down: set[str] = set()
     for number, pattern in enumerate(section.down or ()):
@@ -104,12 +103,12 @@ def nodes_in_service(
         else:
             down.update(node_id for node_id, own in zip(ids, names, strict=True) if own == name)
     if ids and down.issuperset(ids):
-        problems.append(source.problem(("cluster", "down"), "no node is left"))
+        problems.append(source.problem(("cluster", "down"), "no node is in service"))
     return set(ids) - down
 
 
 def without_nodes(cluster: Cluster, kept: set[str]) -> Cluster:
-    """Return the cluster with the nodes that are kept, and the links between them."""
+    """Return the cluster reduced to the nodes in ``kept`` and the links between them."""
     ends = {*kept, COORDINATOR}
     pairs = {pair: link for pair, link in cluster.network.pairs.items() if ends.issuperset(pair)}
     nodes = tuple(node for node in cluster.nodes if node.id in kept)
@@ -144,7 +143,7 @@ def _between_regions(
 def _exceptions(
     section: ClusterSection, ids: Sequence[str], source: Source, problems: list[Problem]
 ) -> dict[Pair, LinkSpec]:
-    """Return the links named one by one, in the section or in a CSV file."""
+    """Return the exceptions for single links, from the section or a CSV file."""
     path = (*NETWORK, "links")
     if isinstance(section.network.links, str):
         return read_links(source.file(path, section.network.links), ids, problems)

@@ -1,4 +1,4 @@
-"""``cluster.nodes`` -> nodes with ids, and their limits."""
+"""``cluster.nodes`` -> nodes with ids and limits."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def load_gpus(entries: Sequence[NodesSection], source: Source) -> list[GpuSpec]:
     Raises
     ------
     DataError
-        If a profile of the user's own cannot be read.
+        If a user profile cannot be read.
     """
     loaded: dict[str, GpuSpec] = {}
     gpus = []
@@ -45,7 +45,7 @@ def build_nodes(
     source: Source,
     problems: list[Problem],
 ) -> tuple[Node, ...]:
-    """Return the nodes in order; faults are added to ``problems`` and what they concern is left out."""
+    """Return the nodes in order; faults are added to ``problems`` and the faulty parts skipped."""
     stems = _id_stems(entries, gpus)
     running: Counter[str] = Counter()
     nodes: dict[str, Node] = {}
@@ -59,7 +59,7 @@ def build_nodes(
         kv_blocks = pinned_blocks(entry, block_tokens, path, source, problems)
         for node_id in ids:
             if node_id in nodes or node_id == COORDINATOR:
-                problems.append(source.problem((*path, "ids"), f"the node id {node_id!r} is already taken"))
+                problems.append(source.problem((*path, "ids"), f"the node id {node_id!r} is already used"))
             nodes[node_id] = Node(
                 id=node_id,
                 gpu=gpu.name,
@@ -85,13 +85,13 @@ def override_nodes(
     source: Source,
     problems: list[Problem],
 ) -> tuple[Node, ...]:
-    """Return the nodes with the limits that one system sets; a later entry wins over an earlier one."""
+    """Return the nodes with the limits of one system; later entries override earlier ones."""
     for number, entry in enumerate(overrides):
         at = (*path, number)
         ids = matching(entry.match, [node.id for node in nodes], (*at, "match"), source, problems)
         kv_blocks = pinned_blocks(entry, block_tokens, at, source, problems)
         if kv_blocks is None and entry.max_requests is None:
-            problems.append(source.problem(at, "sets nothing (kv_blocks, kv_tokens or max_requests)"))
+            problems.append(source.problem(at, "has no effect: give kv_blocks, kv_tokens or max_requests"))
         nodes = tuple(
             dataclasses.replace(
                 node,
@@ -112,7 +112,7 @@ def pinned_blocks(
     source: Source,
     problems: list[Problem],
 ) -> int | None:
-    """Return the KV blocks an entry asks for, in blocks or in tokens; None if in neither."""
+    """Return the KV blocks of an entry, given in blocks or tokens; None if not given."""
     if entry.kv_tokens is None:
         return entry.kv_blocks
     if entry.kv_blocks is not None:
@@ -124,7 +124,7 @@ def pinned_blocks(
 
 
 def matching(pattern: str, ids: Sequence[str], path: KeyPath, source: Source, problems: list[Problem]) -> list[str]:
-    """Return the ids that a name or a pattern such as ``l4-*`` means; none is a fault."""
+    """Return the ids that match a name or a pattern such as ``l4-*``; no match is a fault."""
     found = [node_id for node_id in ids if fnmatchcase(node_id, pattern)]
     if not found:
         known = ", ".join(ids[:12]) + (", …" if len(ids) > 12 else "")
@@ -134,7 +134,7 @@ def matching(pattern: str, ids: Sequence[str], path: KeyPath, source: Source, pr
 
 
 def _id_stems(entries: Sequence[NodesSection], gpus: Sequence[GpuSpec]) -> list[str]:
-    """Return ``l4``, ``t4x4``, ``a100`` …: kinds without their variant, unless two kinds would then be called alike."""
+    """Return the stems of ids, such as ``l4`` or ``a100``: node types without variant unless that is ambiguous."""
     kinds, stems = [], []
     kinds_of = defaultdict(set)
     for entry, gpu in zip(entries, gpus, strict=True):

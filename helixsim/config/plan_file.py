@@ -1,4 +1,4 @@
-"""plan.yaml -> FleetPlan: what to serve, what may be bought, and what is asked for."""
+"""plan.yaml -> FleetPlan: the load, the node offers and the objective of a fleet search."""
 
 from __future__ import annotations
 
@@ -21,40 +21,43 @@ from helixsim.validation import Count, Section, problems_of
 
 
 class OfferSection(Section):
-    """A kind of node that may be bought."""
+    """A node type on offer."""
 
     gpu: str = Field(description="GPU profile: a name of `helixsim profile list gpus`, or the path of a YAML file.")
-    gpus: Count = Field(1, description="GPUs that work as one node by tensor parallelism.")
-    region: str = Field("default", description="Region the nodes stand in.")
-    price: Price | None = Field(None, description="Price of one node; without: that of the GPUs' profile.")
-    available: Annotated[int, Field(ge=1, le=10_000)] = Field(description="Most nodes that can be had.")
+    gpus: Count = Field(1, description="GPUs per node, joined by tensor parallelism.")
+    region: str = Field("default", description="Region of the nodes.")
+    price: Price | None = Field(None, description="Price of one node (default: that of the GPU profile).")
+    available: Annotated[int, Field(ge=1, le=10_000)] = Field(description="Number of available nodes.")
 
 
 class FleetSection(Section):
-    """Which fleet serves a workload within its SLO at the least price."""
+    """A search for the cheapest fleet that serves a workload within its SLO."""
 
     model_config = ConfigDict(title="helixsim fleet plan")
 
     schema_: Literal[1] = Field(alias="schema", description="Version of this format.")
-    name: Name | None = Field(None, description="Name of the plan; without: that of the file.")
-    question: str | None = Field(None, description="What the plan is to answer; stands on top of its page.")
+    name: Name | None = Field(None, description="Name of the plan (default: that of the file).")
+    question: str | None = Field(None, description="Question that the plan answers, the heading of its report.")
     experiment: str = Field(
         description="Experiment file, relative to this one: model, workload, network, SLO; its nodes are replaced."
     )
-    set_: dict[str, Any] = Field({}, alias="set", description="Keys of the experiment changed: key -> value.")
-    system: str | None = Field(None, description="The system of the experiment that serves; without: the first.")
-    offers: list[OfferSection] = Field(min_length=1, description="What may be bought.")
-    budget: Price | None = Field(None, description="Most $/h; given, the fleet with the highest capacity is sought.")
-    simulations: FewCount = Field(40, description="Most fleets simulated.")
+    set_: dict[str, Any] = Field({}, alias="set", description="Changes of the experiment: key -> value.")
+    system: str | None = Field(None, description="System of the experiment that is used (default: the first).")
+    offers: list[OfferSection] = Field(min_length=1, description="Node types on offer.")
+    budget: Price | None = Field(
+        None,
+        description="Maximum price [$/h]; with a budget the search maximises capacity instead of minimising price.",
+    )
+    simulations: FewCount = Field(40, description="Maximum number of simulated fleets.")
     percentile: Annotated[float, Field(gt=0, le=100)] = Field(
-        99.0, description="Percentile of TTFT, TPOT and E2EL that must be within the objective."
+        99.0, description="Percentile of TTFT, TPOT and E2EL that must meet the objective."
     )
     share: Share | None = Field(None, description="Share of requests that must meet all objectives at once.")
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A kind of node that may be bought; ``gpu`` is a name or the path of a profile."""
+    """A node type on offer; ``gpu`` is a name or the path of a profile."""
 
     gpu: str
     gpus: int
@@ -77,7 +80,7 @@ class Offer:
 
 @dataclass(frozen=True)
 class FleetPlan:
-    """A plan as written; ``budget_usd_per_hour`` None: the cheapest fleet is sought."""
+    """A fleet plan as written; ``budget_usd_per_hour`` None: search for the cheapest fleet."""
 
     name: str
     question: str | None
@@ -99,9 +102,9 @@ def load_plan(
     Parameters
     ----------
     edits
-        Changes of the experiment, on top of what the plan sets.
+        Changes of the experiment, after those of the plan.
     budget, simulations
-        Instead of the plan's.
+        Values that replace those of the plan.
 
     Raises
     ------

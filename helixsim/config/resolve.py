@@ -37,22 +37,21 @@ from helixsim.yamlio import KeyPath
 
 
 def resolve(source: Source, *, registries: Registries, is_part: bool = False) -> ResolvedExperiment:
-    """Check an experiment and build all that it names.
+    """Check an experiment and return it with all names resolved.
 
     Parameters
     ----------
     registries
-        Where strategies and policies are looked up.
+        Registries of strategies and policies.
     is_part
-        The nodes are a part of those the file was written for: what it says of regions and nodes that are absent is
-        ignored.
+        The nodes are a part of those of the file, whose references to absent regions and nodes are ignored.
 
     Raises
     ------
     ConfigError
-        With every fault found, each with file, line and column.
+        With all faults, each with file, line and column.
     DataError
-        If a trace, table or profile the file names is unreadable or invalid.
+        If a trace, table or profile named in the file is unreadable or invalid.
     InfeasibleError
         If all nodes together cannot hold the model.
     """
@@ -63,7 +62,7 @@ def resolve(source: Source, *, registries: Registries, is_part: bool = False) ->
         return base
     names = [what.name for what in section.whatif]
     repeated = [
-        source.problem(("whatif", number, "name"), f"the name {name!r} is already taken")
+        source.problem(("whatif", number, "name"), f"the name {name!r} is already used")
         for number, name in enumerate(names)
         if name in names[:number]
     ]
@@ -84,7 +83,7 @@ def resolve(source: Source, *, registries: Registries, is_part: bool = False) ->
 def _variant(
     source: Source, registries: Registries, base: ResolvedExperiment, number: int, what: WhatifSection
 ) -> Variant:
-    """Return the experiment with one of its changes."""
+    """Return a what-if variant of the experiment."""
     source = overlay(source, number, what, [system.name for system in base.systems])
     section, choices = _parse(source, registries)
     try:
@@ -99,7 +98,7 @@ def _variant(
 
 
 def _parse(source: Source, registries: Registries) -> tuple[ExperimentSection, Choices]:
-    """Check the shape of the file and its names together."""
+    """Check the structure of the file and its names."""
     too_long = list(sizes.check_lists(source))
     if too_long:
         raise _error(too_long)
@@ -117,7 +116,7 @@ def _parse(source: Source, registries: Registries) -> tuple[ExperimentSection, C
 
 
 def _error(problems: list[Problem]) -> ConfigError:
-    """Gather problems in the order of the file."""
+    """Return an error with the problems in the order of the file."""
 
     def position(problem: Problem) -> tuple[str, int, int]:
         file, _, rest = problem.where.partition(":")
@@ -129,7 +128,7 @@ def _error(problems: list[Problem]) -> ConfigError:
 
 
 class _Resolver:
-    """Builds the parts of an experiment from its sections, gathering what is wrong on the way."""
+    """Builds the parts of an experiment from its sections, and collects problems."""
 
     def __init__(self, source: Source, section: ExperimentSection, choices: Choices, *, is_part: bool = False) -> None:
         self.is_part = is_part
@@ -141,7 +140,7 @@ class _Resolver:
         self.names = [system.name or _default_name(system) for system in section.systems]
 
     def experiment(self) -> ResolvedExperiment:
-        """Return the whole."""
+        """Return the resolved experiment."""
         section, source = self.section, self.source
         gpus = load_gpus(section.cluster.nodes, source)
         nodes = build_nodes(section.cluster.nodes, gpus, self.engine.block_tokens, source, self.problems)
@@ -272,7 +271,7 @@ class _Resolver:
         return [(name, file) for name, _, file in files]
 
     def _model_file(self) -> Path | None:
-        """Return the file of the model, None if it is one of those that ship."""
+        """Return the file of the model, None for models in the catalogue."""
         name = self.section.model
         if not names_file("model", name, ("model",), self.source):
             return None
@@ -322,7 +321,7 @@ class _Resolver:
         return []
 
     def _document(self, workload: WorkloadSpec, precision: str) -> dict[str, Any]:
-        """Return the experiment as written, with every default filled in; it can be loaded again."""
+        """Return the experiment with all defaults, which can be loaded again."""
         section = self.section
         document = section.model_dump(mode="json", by_alias=True, exclude_none=True)
         document["name"] = section.name or self.source.path.stem
@@ -348,14 +347,14 @@ class _Resolver:
 
 
 def _default_name(system: SystemSection) -> str:
-    """Return the strategy's name; of an import path only the class."""
+    """Return the name of the strategy; of an import path only the class."""
     return system.placement.strategy.rpartition(":")[2]
 
 
 def _config_hash(
     document: Mapping[str, Any], file_hashes: Sequence[tuple[str, str]], resolved: Sequence[object]
 ) -> str:
-    """Return the SHA-256 of all that decides a result; profiles enter by the figures read from them."""
+    """Return the SHA-256 of all inputs; profiles are represented by their figures."""
     parts = {
         "document": document,
         "files": file_hashes,

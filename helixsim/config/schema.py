@@ -1,6 +1,6 @@
-"""The format of exp.yaml. ``helixsim inspect schema`` prints the reference made from this module.
+"""The format of exp.yaml, from which ``helixsim inspect schema`` derives the reference.
 
-Quantities stay text here (``"8 Gbit/s"``); ``resolve`` turns the whole into plain values in base units.
+Quantities are text here (``"8 Gbit/s"``); ``resolve`` converts them to base units.
 """
 
 from __future__ import annotations
@@ -32,32 +32,32 @@ from helixsim.validation import Count, Section
 
 
 class CoordinatorSection(Section):
-    """The machine where requests enter and tokens leave."""
+    """The machine where requests arrive and tokens leave."""
 
-    region: str = Field("default", description="Region it stands in; may be one without nodes.")
-    nic: Bandwidth | None = Field(None, description="Bandwidth of its network card, each way; without: never a limit.")
+    region: str = Field("default", description="Region of the coordinator; may be one without nodes.")
+    nic: Bandwidth | None = Field(None, description="Bandwidth of its NIC, each way (default: unlimited).")
 
 
 class NodesSection(Section):
-    """One or more equal nodes."""
+    """A group of equal nodes."""
 
     gpu: str = Field(description="GPU profile: a name of `helixsim profile list gpus`, or the path of a YAML file.")
-    count: Count | None = Field(None, description="Number of such nodes; without: one, or as many as `ids`.")
-    gpus: Count = Field(1, description="GPUs that work as one node by tensor parallelism.")
-    region: str = Field("default", description="Region the nodes stand in.")
-    ids: list[Name] | None = Field(None, description="Their ids; without: kind and running number, `l4-0`, `t4x4-1`.")
-    nic: Bandwidth | None = Field(None, description="Bandwidth of the network card, each way; without: never a limit.")
-    kv_blocks: Count | None = Field(None, description="KV blocks pinned, instead of what memory allows.")
+    count: Count | None = Field(None, description="Number of nodes (default: 1, or the number of `ids`).")
+    gpus: Count = Field(1, description="GPUs per node, joined by tensor parallelism.")
+    region: str = Field("default", description="Region of the nodes.")
+    ids: list[Name] | None = Field(None, description="Node ids (default: node type and number, `l4-0`, `t4x4-1`).")
+    nic: Bandwidth | None = Field(None, description="Bandwidth of the NIC, each way (default: unlimited).")
+    kv_blocks: Count | None = Field(None, description="KV blocks per node (default: by memory).")
     kv_tokens: Count | None = Field(None, description="The same in tokens, rounded down to whole blocks.")
-    max_requests: Count | None = Field(None, description="Most resident requests; without: no cap.")
-    cost: Price | None = Field(None, description="Price of the whole node; without: that of its GPUs' profile.")
+    max_requests: Count | None = Field(None, description="Maximum resident requests (default: unlimited).")
+    cost: Price | None = Field(None, description="Price of the whole node (default: that of the GPU profile).")
 
 
 class LinkClassSection(Section):
     """One direction of a connection."""
 
     bandwidth: Bandwidth = Field(description="Bandwidth of each direction.")
-    latency: Latency = Field(description="Time until the first bit arrives.")
+    latency: Latency = Field(description="Propagation delay.")
 
 
 LinkClass = Annotated[Text | Annotated[LinkClassSection, Tag("other")], TextOr]
@@ -68,60 +68,60 @@ class RegionLinkSection(LinkClassSection):
 
     from_: str = Field(alias="from", description="Region.")
     to: str = Field(description="Region.")
-    both: bool = Field(True, description="Whether it holds for both directions.")
+    both: bool = Field(True, description="Apply to both directions.")
 
 
 Endpoints = Annotated[Text | Annotated[list[str], Tag("other")], TextOr]
 
 
 class LinkSection(LinkClassSection):
-    """Exceptions for single links; a later entry wins over an earlier one."""
+    """Exceptions for single links; later entries override earlier ones."""
 
     from_: Endpoints = Field(alias="from", description="Node ids, patterns such as `l4-*`, or `coordinator`.")
     to: Endpoints = Field(description="Node ids, patterns such as `l4-*`, or `coordinator`.")
-    both: bool = Field(True, description="Whether it holds for both directions.")
+    both: bool = Field(True, description="Apply to both directions.")
 
 
 class SpreadWidthSection(Section):
     """Half widths of a uniform distribution around the link class."""
 
-    bandwidth: Annotated[Bandwidth | None, Field(description="Half width; without: no spread.")] = None
-    latency: Annotated[Latency | None, Field(description="Half width; without: no spread.")] = None
+    bandwidth: Annotated[Bandwidth | None, Field(description="Half width (default: no spread).")] = None
+    latency: Annotated[Latency | None, Field(description="Half width (default: no spread).")] = None
 
 
 class SpreadSection(Section):
-    """Every link gets its own bandwidth and latency, drawn around its class as in the paper's artifact."""
+    """Random bandwidth and latency of every link around its class, as in the paper's artifact."""
 
-    seed: Seed = Field(0, description="Seed of the draw, apart from the experiment's.")
+    seed: Seed = Field(0, description="Seed of the spread, independent of that of the experiment.")
     intra_region: SpreadWidthSection = Field(SpreadWidthSection(), description="Spread inside a region.")
     inter_region: SpreadWidthSection = Field(SpreadWidthSection(), description="Spread between regions.")
 
 
 class NetworkSection(Section):
-    """Every node reaches every other. `links` wins over `spread`, `spread` is around `regions` or the class."""
+    """Links between all pairs of nodes. `links` overrides `spread`, which is around `regions` or the link class."""
 
     intra_region: LinkClass = Field(description="Links inside a region: a mapping, or the name of a link profile.")
-    inter_region: LinkClass | None = Field(None, description="Links between regions; needed if there are several.")
+    inter_region: LinkClass | None = Field(None, description="Links between regions; required with several regions.")
     regions: list[RegionLinkSection] = Field([], description="Exceptions for pairs of regions.")
     links: Annotated[Text | Annotated[list[LinkSection], Tag("other")], TextOr] = Field(
         [],
         description="Exceptions for single links, or the path of a CSV file with the columns from, to, bandwidth_mbps "
-        "(or _bps, _kbps, _gbps: bit/s), latency_ms (or _ns, _us, _s) and, if wanted, both (true or false).",
+        "(or _bps, _kbps, _gbps: bit/s), latency_ms (or _ns, _us, _s) and, optionally, both (true or false).",
     )
     sharing: Literal["fifo", "shared"] = Field(
         "fifo",
-        description="Messages on a link pass one after the other (`fifo`: a prompt holds up the decode steps behind "
-        "it), or share its bandwidth evenly (`shared`, as TCP flows do).",
+        description="Messages on a link are sent in sequence (`fifo`: a prompt delays the decode steps behind it) or "
+        "share its bandwidth evenly (`shared`, like TCP flows).",
     )
     spread: SpreadSection | None = Field(None, description="Random differences between links.")
-    scale: LinkScaleSection | None = Field(None, description="Factors on all links, after all else.")
+    scale: LinkScaleSection | None = Field(None, description="Factors on all links, applied last.")
 
 
 class ClusterSection(FileSection):
-    """The machines and the network between them."""
+    """The nodes and their network."""
 
-    coordinator: CoordinatorSection = Field(CoordinatorSection(), description="Where requests enter and tokens leave.")
-    nodes: list[NodesSection] = Field(min_length=1, description="The nodes, in the order that breaks ties.")
+    coordinator: CoordinatorSection = Field(CoordinatorSection(), description="Entry of requests and exit of tokens.")
+    nodes: list[NodesSection] = Field(min_length=1, description="The nodes; their order breaks ties.")
     down: list[str] | None = Field(
         None, description="Nodes out of service: ids, patterns such as `l4-*`, `gpu:t4`, or `region:eu`."
     )
@@ -136,184 +136,183 @@ DEFAULT_BATCHING = "continuous"
 
 
 class PlacementChoice(Choice):
-    """Which layers lie on which node."""
+    """Placement of the layers on the nodes."""
 
     key: ClassVar[str] = "strategy"
-    strategy: str = Field(description="Placement strategy: a name, or your own class as `package.module:Class`.")
+    strategy: str = Field(description="Placement strategy: a name, or a class as `package.module:Class`.")
 
 
 class RoutingChoice(Choice):
-    """Which nodes a request visits."""
+    """Routing of requests."""
 
     key: ClassVar[str] = "policy"
-    policy: str = Field(description="Routing policy: a name, or your own class as `package.module:Class`.")
+    policy: str = Field(description="Routing policy: a name, or a class as `package.module:Class`.")
 
 
 class BatchingChoice(Choice):
-    """What a node computes together."""
+    """Batching on the nodes."""
 
     key: ClassVar[str] = "policy"
-    policy: str = Field(description="Batching policy: a name, or your own class as `package.module:Class`.")
+    policy: str = Field(description="Batching policy: a name, or a class as `package.module:Class`.")
 
 
 class KvSection(Section):
-    """KV memory rules at admission, the same for every routing policy."""
+    """KV memory rules of admission, the same for every routing policy."""
 
     max_reserved_share: Share = Field(
         0.9, description="Largest share of a node's KV blocks that may be reserved for admitted requests."
     )
     expected_output_tokens: Tokens | None = Field(
-        None, description="Output length assumed at admission [tokens]; without: the mean of the workload."
+        None, description="Output length assumed at admission [tokens] (default: mean of the workload)."
     )
 
 
 class NodeOverrideSection(Section):
-    """Limits of some nodes, for one system only."""
+    """Limits of nodes in one system."""
 
     match: str = Field(description="Node id or pattern such as `a100-*`.")
-    kv_blocks: Count | None = Field(None, description="KV blocks pinned, instead of what memory allows.")
+    kv_blocks: Count | None = Field(None, description="KV blocks per node (default: by memory).")
     kv_tokens: Count | None = Field(None, description="The same in tokens, rounded down to whole blocks.")
-    max_requests: Count | None = Field(None, description="Most resident requests.")
+    max_requests: Count | None = Field(None, description="Maximum resident requests.")
 
 
 class SystemSection(Section):
-    """One of the systems that are compared."""
+    """One of the compared systems."""
 
-    name: Name | None = Field(None, description="Name in tables and files; without: that of the placement strategy.")
-    placement: PlacementChoice = Field(description="Placement strategy, or a mapping of `strategy` and its options.")
+    name: Name | None = Field(None, description="Name in tables and files (default: the placement strategy).")
+    placement: PlacementChoice = Field(description="Placement strategy, or a mapping of `strategy` and options.")
     routing: RoutingChoice = Field(
-        RoutingChoice(policy=DEFAULT_ROUTING), description="Routing policy, or a mapping of `policy` and its options."
+        RoutingChoice(policy=DEFAULT_ROUTING), description="Routing policy, or a mapping of `policy` and options."
     )
     batching: BatchingChoice = Field(
         BatchingChoice(policy=DEFAULT_BATCHING),
-        description="Batching policy, or a mapping of `policy` and its options.",
+        description="Batching policy, or a mapping of `policy` and options.",
     )
-    kv: KvSection = Field(KvSection(), description="Replaces what it gives of the experiment's `kv`.")
-    nodes: list[NodeOverrideSection] = Field([], description="Limits of some nodes, for this system only.")
-    arrivals: ArrivalsSection | None = Field(None, description="Replaces the arrivals of the workload.")
+    kv: KvSection = Field(KvSection(), description="Values that override those of the experiment's `kv`.")
+    nodes: list[NodeOverrideSection] = Field([], description="Limits of nodes in this system.")
+    arrivals: ArrivalsSection | None = Field(None, description="Arrivals that replace those of the workload.")
 
 
 # --- the rest --------------------------------------------------------------------------------------------------------
 
 
 class SloSection(Section):
-    """Service-level objective: a request is good if it meets all that is given."""
+    """Service-level objective: limits that requests must meet."""
 
-    ttft: Duration | None = Field(None, description="Longest time to first token.")
-    tpot: Duration | None = Field(None, description="Longest time per output token after the first.")
-    e2el: Duration | None = Field(None, description="Longest end-to-end latency.")
+    ttft: Duration | None = Field(None, description="Maximum time to first token.")
+    tpot: Duration | None = Field(None, description="Maximum time per output token after the first.")
+    e2el: Duration | None = Field(None, description="Maximum end-to-end latency.")
 
 
 class EngineSection(Section):
-    """What the serving engine on each node allows itself."""
+    """The serving engine; values replace those of the engine profile."""
 
     name: str = Field(
         "ideal", description="Engine profile: a name of `helixsim profile list engines`, or the path of a YAML file."
     )
     memory_fraction: Share | None = Field(
-        None, description="Share of usable GPU memory for weights and KV cache; without: the engine's."
+        None, description="Share of usable GPU memory for weights and KV cache (default: the profile's)."
     )
     block_tokens: Annotated[int, Field(ge=1, le=65536)] | None = Field(
-        None, description="Tokens per KV block; without: the engine's."
+        None, description="Tokens per KV block (default: the profile's)."
     )
-    max_weight_fraction: Share = Field(0.5, description="Share of memory planners fill with weights at most.")
-    max_prefill_tokens: Count | None = Field(None, description="Prompt tokens per batch; without: the profile's.")
-    max_prefill_requests: Count | None = Field(None, description="Prompts per batch; without: the profile's.")
-    max_decode_seqs: Count | None = Field(None, description="Decoding sequences per batch; without: the profile's.")
+    max_weight_fraction: Share = Field(0.5, description="Maximum share of memory for weights in placements.")
+    max_prefill_tokens: Count | None = Field(None, description="Prompt tokens per batch (default: by GPU profile).")
+    max_prefill_requests: Count | None = Field(None, description="Prompts per batch (default: by GPU profile).")
+    max_decode_seqs: Count | None = Field(None, description="Decode sequences per batch (default: by GPU profile).")
     transfers: Literal["batch", "request"] | None = Field(
         None,
-        description="What travels as one message: all requests of a batch that go to the same node (engines with "
-        "pipeline parallelism), or each request by itself (Helix's prototype); without: the engine's.",
+        description="Contents of a message: all requests of a batch with the same next node (`batch`, engines with "
+        "pipeline parallelism) or one request (`request`, Helix's prototype) (default: the profile's).",
     )
     mixed_batches: Literal["separate", "shared"] | None = Field(
         None,
-        description="Whether prompts and decode steps of one batch read the weights one after the other or together; "
-        "without: the engine's.",
+        description="Whether prompts and decode steps of a batch read the weights separately or once for both "
+        "(default: the profile's).",
     )
     gather: Latency | None = Field(
-        None, description="Host time before a batch is formed; what arrives meanwhile joins it; without: the engine's."
+        None, description="Host time before a batch is formed; later arrivals join it (default: the profile's)."
     )
-    batch_overhead: Latency | None = Field(None, description="Host time per batch; without: the engine's.")
+    batch_overhead: Latency | None = Field(None, description="Host time per batch (default: the profile's).")
     sequence_overhead: Latency | None = Field(
-        None, description="Host time per sequence of a batch; without: the engine's."
+        None, description="Host time per sequence of a batch (default: the profile's)."
     )
     layer_launch: Latency | None = Field(
-        None, description="Host time to launch one layer, which bounds it from below; without: the engine's."
+        None, description="Host time to launch one layer, a lower bound of its time (default: the profile's)."
     )
     message_overhead: Latency | None = Field(
-        None, description="Time to hand over one message, on top of the link's latency; without: the engine's."
+        None, description="Host time per message, added to the latency of the link (default: the profile's)."
     )
     min_free_share: Annotated[float, Field(ge=0, lt=1)] | None = Field(
         None,
-        description="Share of KV blocks that must stay free when a request is admitted (vLLM: watermark); without: the "
-        "engine's.",
+        description="Share of KV blocks that must stay free at admission (vLLM: watermark) (default: the profile's).",
     )
-    timings: str | None = Field(None, description="CSV of measured times per layer, instead of the profiles.")
-    limits: str | None = Field(None, description="CSV of measured KV and batch limits, instead of the profiles.")
+    timings: str | None = Field(None, description="CSV of measured times per layer that replaces the profiles.")
+    limits: str | None = Field(None, description="CSV of measured KV and batch limits that replaces the profiles.")
 
 
 class CapacitySection(Section):
-    """How planners estimate the tokens/s of a node."""
+    """Estimate of node capacities by planners."""
 
     model: Literal["paper", "kv_limited"] = Field(
         "paper",
-        description="The estimate: `paper` is that of the paper's artifact, with a fixed share of KV memory in use and "
-        "no network; `kv_limited` fills KV memory to `kv.max_reserved_share` and divides by the round-trip time under "
-        "that load.",
+        description="`paper`: estimate of the paper's artifact, at a fixed KV occupancy and without the network; "
+        "`kv_limited`: requests in KV memory filled to `kv.max_reserved_share`, over their round-trip time at that "
+        "load.",
     )
-    kv_occupancy: Share = Field(0.3, description="Share of KV memory `paper` assumes in use.")
+    kv_occupancy: Share = Field(0.3, description="KV occupancy assumed by `paper`.")
     prompt_tokens: Tokens | None = Field(
-        None, description="Mean prompt length assumed [tokens]; without: that of the workload."
+        None, description="Assumed mean prompt length [tokens] (default: mean of the workload)."
     )
     output_tokens: Tokens | None = Field(
-        None, description="Mean output length assumed [tokens]; without: that of the workload."
+        None, description="Assumed mean output length [tokens] (default: mean of the workload)."
     )
 
 
 class ReportSection(Section):
-    """What a run writes down."""
+    """Output of a run."""
 
-    sample: Duration | None = Field(None, description="Interval of the time series; without: chosen from the run.")
+    sample: Duration | None = Field(None, description="Interval of the time series (default: by length of the run).")
 
 
 class ExperimentSection(Section):
-    """An experiment: a model on a cluster under a workload, served by several systems."""
+    """An experiment: a model on a cluster under a workload, served by one or more systems."""
 
     model_config = ConfigDict(title="helixsim experiment", protected_namespaces=())
 
     schema_: Literal[1] = Field(alias="schema", description="Version of this format.")
-    name: Name | None = Field(None, description="Name of the experiment; without: that of the file.")
-    seed: Seed = Field(0, description="Seed of every random stream.")
+    name: Name | None = Field(None, description="Name of the experiment (default: that of the file).")
+    seed: Seed = Field(0, description="Seed of all random streams.")
     model: str = Field(
         description="A name of `helixsim profile list models`, or the path of a Hugging Face config.json or of the "
         "folder of a downloaded model."
     )
     precision: str | None = Field(
         None,
-        description="Number format of the weights: fp16, bf16, fp8, int8, int4; without: that of the checkpoint if the "
-        "model is a config.json that says so, else fp16.",
+        description="Number format of the weights: fp16, bf16, fp8, int8, int4 (default: that stated in config.json, "
+        "else fp16).",
     )
-    kv_precision: str | None = Field(None, description="Number format of the KV cache; without: the profile's default.")
+    kv_precision: str | None = Field(None, description="Number format of the KV cache (default: by the profile).")
     max_context_tokens: Count | None = Field(
-        None, description="Longest prompt plus output [tokens], as vLLM's max_model_len; without: the model's."
+        None, description="Maximum prompt plus output [tokens], vLLM's max_model_len (default: that of the model)."
     )
-    cluster: ClusterSection = Field(description="The cluster, or the path of a YAML file that holds it.")
-    workload: WorkloadSection = Field(WorkloadSection(), description="What is asked of it, and when it is measured.")
-    systems: list[SystemSection] = Field(min_length=1, description="What is compared.")
+    cluster: ClusterSection = Field(description="The cluster, or the path of a YAML file.")
+    workload: WorkloadSection = Field(WorkloadSection(), description="The load and its measurement window.")
+    systems: list[SystemSection] = Field(min_length=1, description="The compared systems.")
     whatif: list[WhatifSection] | None = Field(
-        None, description="Changes of the experiment whose systems run beside the unchanged ones."
+        None, description="Variants of the experiment, compared with the unchanged systems."
     )
     baseline: str | None = Field(
-        None, description="The system others are compared with; without: `swarm` if there is one, else the last."
+        None, description="System of reference in comparisons (default: `swarm` if there is one, else the last)."
     )
     slo: SloSection = Field(SloSection(), description="Service-level objective.")
     slo_targets: dict[Name, SloSection] | None = Field(
-        None, description="Further objectives by name, each searched for by `capacity` and `fleet`."
+        None, description="Further targets by name, each searched by `capacity`."
     )
-    engine: EngineSection = Field(EngineSection(), description="What the serving engine on each node allows itself.")
-    kv: KvSection = Field(KvSection(), description="KV memory rules at admission.")
-    capacity: CapacitySection = Field(CapacitySection(), description="How planners estimate node capacities.")
+    engine: EngineSection = Field(EngineSection(), description="The serving engine.")
+    kv: KvSection = Field(KvSection(), description="KV memory rules of admission.")
+    capacity: CapacitySection = Field(CapacitySection(), description="Estimate of node capacities by planners.")
     planning: PlanningSection = Field(
-        PlanningSection(), description="What planners suppose instead of the load that is simulated."
+        PlanningSection(), description="Load assumed by planners, if it differs from the simulated load."
     )
-    report: ReportSection = Field(ReportSection(), description="What a run writes down.")
+    report: ReportSection = Field(ReportSection(), description="Output of a run.")

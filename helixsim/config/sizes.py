@@ -1,4 +1,4 @@
-"""Estimates of what an experiment would take, made before anything is built: what cannot end is refused, not begun."""
+"""Limits of the size of an experiment, checked before anything is built."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from helixsim.workload.spec import ArrivalsSpec, WorkloadSpec, WorkloadStats
 from helixsim.yamlio import KeyPath
 
 MOST_NODES = 10_000
-"""Planners look at every pair of nodes: 10 000 nodes have 10**8 links."""
+"""Planners use every pair of nodes: 10 000 nodes have 10**8 links."""
 
 MOST_REQUESTS = 10**8
-"""A simulated request takes about a millisecond and 100 bytes: 10**8 are a day and 10 GB."""
+"""A simulated request takes about 1 ms and 100 bytes: 10**8 requests take a day and 10 GB."""
 
 MOST_SAMPLES = 10**8
-"""Values of the time series of all nodes, four of 8 bytes for each node and sample."""
+"""Samples of all nodes in the time series, four values of 8 bytes each."""
 
 MOST_ENTRIES = 1_000
-"""Systems, and changes of the experiment: each has tables, files and a colour of its own."""
+"""Limit of systems and of what-if variants, each of which has its own tables, files and colour."""
 
 MOST_NODE_ENTRIES = 10_000
 
 
 def check_lists(source: Source) -> Iterator[Problem]:
-    """Refuse lists of the file that are so long that even their faults could not be told."""
+    """Refuse lists with too many entries, before their entries are checked."""
     for path, most in (
         (("systems",), MOST_ENTRIES), (("whatif",), MOST_ENTRIES), (("cluster", "nodes"), MOST_NODE_ENTRIES),
     ):  # fmt: skip
@@ -41,7 +41,7 @@ def check_lists(source: Source) -> Iterator[Problem]:
 
 
 def check_nodes(section: ExperimentSection, source: Source) -> Iterator[Problem]:
-    """Refuse clusters of more nodes than planners can place."""
+    """Refuse clusters with too many nodes for the planners."""
     total = 0
     for number, nodes in enumerate(section.cluster.nodes):
         count = nodes.count or len(nodes.ids or [0])
@@ -56,7 +56,7 @@ def check_nodes(section: ExperimentSection, source: Source) -> Iterator[Problem]
 def check_requests(
     spec: ArrivalsSpec, path: KeyPath, workload: WorkloadSpec, stats: WorkloadStats, source: Source
 ) -> Iterator[Problem]:
-    """Refuse loads of more requests than can be simulated."""
+    """Refuse loads with too many requests."""
     if spec.num_requests is not None and spec.num_requests > MOST_REQUESTS:
         yield source.problem((*path, "num_requests"), _too_many(spec.num_requests))
         return
@@ -70,18 +70,18 @@ def check_requests(
 
 
 def check_samples(section: ExperimentSection, workload: WorkloadSpec, nodes: int, source: Source) -> Iterator[Problem]:
-    """Refuse time series that would not fit into memory."""
+    """Refuse time series that do not fit into memory."""
     window = workload.window
     if section.report.sample is None or window.duration_ns is None:
         return
     samples = (window.warmup_ns + window.duration_ns) / NS_PER_S / units.parse(section.report.sample, "time")
     if samples * nodes > MOST_SAMPLES:
         message = (
-            f"makes {samples:.3g} samples of {nodes} nodes, allowed: up to {MOST_SAMPLES / nodes:.3g} samples; "
-            f"give an interval of at least {samples * nodes / MOST_SAMPLES:.3g} times this"
+            f"gives {samples:.3g} samples of {nodes} nodes, allowed: up to {MOST_SAMPLES / nodes:.3g} samples; "
+            f"increase the interval by a factor of at least {samples * nodes / MOST_SAMPLES:.3g}"
         )
         yield source.problem(("report", "sample"), message)
 
 
 def _too_many(requests: float) -> str:
-    return f"makes {requests:.3g} requests, allowed: up to {MOST_REQUESTS:.0e}"
+    return f"gives {requests:.3g} requests, allowed: up to {MOST_REQUESTS:.0e}"

@@ -1,4 +1,4 @@
-"""The plain values of an experiment before they are checked, and where each came from: file, cluster file, an edit."""
+"""The plain values of an experiment before they are checked, with their origins: file, cluster file or edit."""
 
 from __future__ import annotations
 
@@ -14,26 +14,25 @@ from helixsim.errors import ConfigError, Problem, shortened
 from helixsim.yamlio import Document, Key, KeyPath, dotted
 
 SHORTHANDS: Final = {"placement": "strategy", "routing": "policy", "batching": "policy", "lengths": "distribution"}
-"""Keys whose value may be a mere name, with the key that the name stands for."""
+"""Keys whose value may be a name alone, with the key of the name in the mapping."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """An experiment as plain data, and where each value of it stands: in its file, in the cluster file, or in an edit.
+    """An experiment as plain data with the origin of each value: its file, the cluster file, or an edit.
 
-    Immutable: edits return another source, which shares what they leave alone.
+    Immutable: edits return another source, which shares unchanged parts.
 
     Parameters
     ----------
     path
-        The file; for data that never were in one, a name in the folder that relative file names count from.
+        The file; for data built in Python, a name in the base folder of relative file names.
     data
-        Plain values, not to be changed.
+        Plain values, not to be modified.
     documents
-        (Path of the values, document they were read from, folder that file names in it count from); the file itself
-        is the first.
+        (Path of the values, their document, base folder of file names in it); the first is the file itself.
     edited_at
-        Path of each edited value -> (where messages say it came from, folder that file names in it count from).
+        Path of each edited value -> (its origin, base folder of file names in it).
     problems
         Faults found while reading that leave the rest readable.
     """
@@ -46,12 +45,12 @@ class Source:
 
     @classmethod
     def read(cls, path: Path) -> Source:
-        """Return what a file says.
+        """Return the contents of a file.
 
         Raises
         ------
         ConfigError
-            If it is unreadable, or no mapping of keys to values.
+            If the file is unreadable or not a mapping.
         """
         problems: list[Problem] = []
         document = RENAMES.document(yamlio.load(path, problems))
@@ -60,13 +59,13 @@ class Source:
             where = source.where(()) if document.data is not None else f"{path}:1:1"
             got = f"a {'list' if isinstance(document.data, list) else 'single value'}"
             got = "nothing" if document.data is None else got
-            said = f"an experiment must be a mapping of keys to values, got {got}"
-            raise ConfigError([*problems, Problem(where, "", said)])
+            message = f"an experiment must be a mapping of keys to values, got {got}"
+            raise ConfigError([*problems, Problem(where, "", message)])
         return source
 
     @classmethod
     def of(cls, data: Mapping[str, Any], path: Path) -> Source:
-        """Return plain data as if ``path`` said them; messages give keys, for there are no lines.
+        """Return plain data as a source; messages give keys instead of lines.
 
         Raises
         ------
@@ -80,12 +79,12 @@ class Source:
         return cls(path, document.data, (((), document, path.parent),))
 
     def edited(self, *edits: Edit) -> Source:
-        """Return the source with values given anew, in order; missing mappings on the way are made.
+        """Return the source with edits applied in order; missing mappings on the path are created.
 
         Raises
         ------
         ConfigError
-            If a key leads nowhere: into a value that is no mapping, or to a list entry that does not exist.
+            If a path leads into a value that is not a mapping, or to a missing list entry.
         """
         source = self
         for edit in edits:
@@ -95,7 +94,7 @@ class Source:
         return source
 
     def extended(self, path: KeyPath, values: Sequence[Any], origin: str, directory: Path) -> Source:
-        """Return the source with further entries in the list at ``path``."""
+        """Return the source with entries appended to the list at ``path``."""
         source, old = self, self.data
         for key in path:
             old = old[key]
@@ -105,11 +104,11 @@ class Source:
         return source
 
     def without(self, key: str) -> Source:
-        """Return the source without a key at the top."""
+        """Return the source without a top-level key."""
         return replace(self, data={name: value for name, value in self.data.items() if name != key})
 
     def completed(self) -> Source:
-        """Return the source with the cluster file read in, if the cluster is one.
+        """Return the source with the contents of the cluster file, if the cluster is given as a file.
 
         Raises
         ------
@@ -134,11 +133,11 @@ class Source:
         )
 
     def where(self, path: KeyPath) -> str:
-        """Return ``file:line:column`` of the value at ``path``, or the origin of the edit it came from."""
+        """Return ``file:line:column`` of the value at ``path``, or the origin of its edit."""
         return self._locate(path, key=False)
 
     def key_where(self, path: KeyPath) -> str:
-        """Return ``file:line:column`` of the key at ``path``, or the origin of the edit it came from."""
+        """Return ``file:line:column`` of the key at ``path``, or the origin of its edit."""
         return self._locate(path, key=True)
 
     def problem(self, path: KeyPath, message: str) -> Problem:
@@ -146,16 +145,16 @@ class Source:
         return Problem(self.where(path), dotted(path), message)
 
     def file(self, path: KeyPath, name: str) -> Path:
-        """Return the file called ``name`` at ``path``.
+        """Return the path of the file ``name`` given at ``path``.
 
-        Relative names count from the file they stand in, those of edits from the folder of the edit: with ``--set``
-        the working directory.
+        Names are relative to the file they are in, those of edits to the folder of the edit (``--set``: the working
+        directory).
         """
         given = self._edit_of(path)
         return (self._document(path)[2] if given is None else given[1]) / name
 
     def _with(self, edit: Edit, *, extends: bool = False) -> Source:
-        """Return the source with one value given anew; only what lies on the way to it is copied."""
+        """Return the source with one edit applied; only containers on the path are copied."""
         path: KeyPath = ()
         passed: list[Any] = []
         target: Any = self.data
@@ -196,13 +195,13 @@ class Source:
         return owners[-1] if self._edit_of(path) is None else owners[0]
 
     def _edit_of(self, path: KeyPath) -> tuple[str, Path] | None:
-        """Return where the value at ``path`` came from and what its files count from, None if from its file."""
+        """Return origin and base folder of the edit of the value at ``path``, None if it was not edited."""
         lengths = range(len(path), 0, -1)
         return next((self.edited_at[path[:n]] for n in lengths if path[:n] in self.edited_at), None)
 
 
 def _holds(data: Any, path: KeyPath) -> bool:
-    """Whether plain data have a value at ``path``."""
+    """Whether there is a value at ``path``."""
     for part in path:
         known = data if isinstance(data, dict) else range(len(data)) if isinstance(data, list) else ()
         if part not in known:
@@ -212,7 +211,7 @@ def _holds(data: Any, path: KeyPath) -> bool:
 
 
 def _step(target: Any, part: str, path: KeyPath, edit: Edit, *, extends: bool) -> Key:
-    """Return the key or number of an entry of ``target``, which is the value at ``path``."""
+    """Return the key or index of an entry of ``target``, the value at ``path``."""
     if isinstance(target, dict):
         return part
     if isinstance(target, list):
@@ -227,17 +226,17 @@ def _step(target: Any, part: str, path: KeyPath, edit: Edit, *, extends: bool) -
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is a regular file of this name; False where no file can be called so."""
+    """Whether the path is a regular file; False for invalid names."""
     return _is(path, Path.is_file)
 
 
 def is_folder(path: Path) -> bool:
-    """Whether there is a folder of this name."""
+    """Whether the path is a folder; False for invalid names."""
     return _is(path, Path.is_dir)
 
 
 def _is(path: Path, kind: Callable[[Path], bool]) -> bool:
     try:
         return kind(path)
-    except (OSError, ValueError):  # the name is too long, or holds a NUL
+    except (OSError, ValueError):  # the name is too long or contains NUL
         return False

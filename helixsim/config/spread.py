@@ -1,4 +1,4 @@
-"""Links that differ at random around their class, drawn as the paper's artifact draws its distributed cluster."""
+"""Random links around their class, drawn as in the paper's artifact for its distributed cluster."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _BITS_PER_MEGABYTE = 1e6 * BITS_PER_BYTE
 def draw_links(cluster: Cluster, spread: SpreadSection) -> dict[Pair, LinkSpec]:
     """Return a link for every pair of ends, drawn around ``cluster.link`` of the pair.
 
-    The order of the draws, the unit they are made in and the rounding are those of the paper's artifact, so that its
-    24 nodes in three regions come out link by link: first coordinator to each node, then each node to the
-    coordinator, then the pairs of nodes in lexicographic order, whose two directions share a draw; for each a
-    bandwidth [B/s], then a latency [s], both uniform. Bandwidths are cut to whole MB/s above 100 MB/s and rounded to
-    0.1 MB/s below, latencies cut to whole milliseconds. A figure without a spread stays as it is.
+    Order, units and rounding of the draws are those of the paper's artifact, whose 24 nodes in three regions are thus
+    reproduced link by link: first coordinator to each node, then each node to the coordinator, then the pairs of nodes
+    in lexicographic order, whose two directions share a draw; for each a bandwidth [B/s], then a latency [s], both
+    uniform. Bandwidths are truncated to MB/s above 100 MB/s and rounded to 0.1 MB/s below, latencies truncated to ms.
+    Quantities without a spread are unchanged.
 
     Raises
     ------
     ValueError
-        If a link would be left without bandwidth or with a latency below zero.
+        If a link would have no bandwidth or a negative latency.
     """
     generator = random.Random(spread.seed)  # the artifact's generator, not a stream of ``rng``
     ids = list(cluster.index)
@@ -50,7 +50,7 @@ def _draw(generator: random.Random, mean: LinkSpec, width: SpreadWidthSection) -
             f"the spread exceeds the mean of a link class ({units.format_bandwidth(mean.bandwidth_bps)}, "
             f"{units.format_seconds(mean_s)})"
         )
-    # Both figures are always drawn: what one link leaves out must not shift the draws of the next.
+    # Always draw both, so that the draws of the next link do not depend on this one.
     megabytes_per_s = (mean_bytes_per_s + generator.uniform(-width_bytes_per_s, width_bytes_per_s)) / 1e6
     milliseconds = (mean_s + generator.uniform(-width_s, width_s)) * 1e3
     bandwidth_bps, latency_ns = mean.bandwidth_bps, mean.latency_ns
@@ -60,5 +60,5 @@ def _draw(generator: random.Random, mean: LinkSpec, width: SpreadWidthSection) -
     if width.latency is not None:
         latency_ns = int(milliseconds) * NS_PER_MS
     if not bandwidth_bps:
-        raise ValueError("a link class is too slow to be spread: bandwidths are rounded to 0.1 MB/s")
+        raise ValueError("the bandwidth of a link class is too low for a spread: bandwidths are rounded to 0.1 MB/s")
     return LinkSpec(bandwidth_bps, latency_ns)

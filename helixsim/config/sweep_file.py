@@ -21,7 +21,7 @@ from helixsim.yamlio import KeyPath
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One factor of the design: its points, each edits of the same keys."""
+    """One factor of the design: its points, each with edits of the same keys."""
 
     points: tuple[tuple[Edit, ...], ...]
     is_sampled: bool = False
@@ -29,7 +29,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """What is best."""
+    """The objective of a sweep."""
 
     metric: str
     is_max: bool
@@ -37,7 +37,7 @@ class Objective:
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """One figure that was asked for; see ``sweep_schema.PlotSection``."""
+    """A configured figure; see ``sweep_schema.PlotSection``."""
 
     kind: str
     x: str
@@ -49,7 +49,7 @@ class Plot:
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """A sweep as written: ``settings`` hold for every point, the design is the product of ``blocks``."""
+    """A sweep as written: ``settings`` apply to every point, the design is the product of ``blocks``."""
 
     name: str
     question: str | None
@@ -67,9 +67,9 @@ def load_sweep(path: Path, edits: Sequence[Edit] = (), *, seeds: int | None = No
     Parameters
     ----------
     edits
-        Changes of the experiment in every point, on top of what the file sets.
+        Changes of the experiment in every point, after those of the file.
     seeds
-        Replications, instead of the file's.
+        Number of replications that replaces that of the file.
 
     Raises
     ------
@@ -88,7 +88,7 @@ def load_sweep(path: Path, edits: Sequence[Edit] = (), *, seeds: int | None = No
     if not base.is_file():
         problems.append(source.problem(("base",), f"no such file: {base}"))
     if isinstance(section.seeds, list) and (len(set(section.seeds)) != len(section.seeds) or not section.seeds):
-        problems.append(source.problem(("seeds",), "give at least one seed, each once"))
+        problems.append(source.problem(("seeds",), "give at least one seed, without repetition"))
     blocks = tuple(_block(axis, ("axes", number), source) for number, axis in enumerate(section.axes))
     settings = (*settings_of(section.set_, source), *edits)
     problems += _keys_given_twice(blocks, settings, source)
@@ -142,9 +142,9 @@ def _points(axis: AxisSection) -> list[dict[str, Any]]:
 
 
 def _sampled(sample: SampleSection) -> list[dict[str, Any]]:
-    """Return points of a random or a Latin hypercube design; one random stream per key, by its name.
+    """Return the points of a random or Latin hypercube design, with one random stream per key.
 
-    A Latin hypercube cuts every range into as many equal parts as there are points and takes one value of each part.
+    A Latin hypercube divides every range into as many equal parts as there are points, with one value in each part.
     """
     shares: dict[str, list[float]] = {}
     for entry in sample.over:

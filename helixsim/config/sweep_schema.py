@@ -14,13 +14,13 @@ _QUANTITY = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(\S.*)
 
 
 class ValuesSection(Section):
-    """Values of one key: listed, or between two ends."""
+    """Values of one key: a list or a range."""
 
     values: Annotated[list[Any], Field(min_length=1)] | None = Field(None, description="The values.")
-    from_: int | float | str | None = Field(None, alias="from", description="First value; may carry a unit.")
+    from_: int | float | str | None = Field(None, alias="from", description="First value; may have a unit.")
     to: int | float | str | None = Field(None, description="Last value, in the same unit.")
-    scale: Literal["linear", "log"] = Field("linear", description="Whether steps are equal, or equal in ratio.")
-    whole: bool = Field(False, description="Round to whole numbers, as counts need.")
+    scale: Literal["linear", "log"] = Field("linear", description="Equal steps (`linear`) or equal ratios (`log`).")
+    whole: bool = Field(False, description="Round to whole numbers.")
 
     @model_validator(mode="after")
     def _ends_agree(self) -> ValuesSection:
@@ -34,7 +34,7 @@ class ValuesSection(Section):
         Raises
         ------
         ValueError
-            If an end is missing or no number, the units differ, or a logarithmic range touches zero.
+            If an end is missing or not a number, the units differ, or a logarithmic range includes zero.
         """
         found = []
         for end in (self.from_, self.to):
@@ -50,7 +50,7 @@ class ValuesSection(Section):
         return low, high, unit
 
     def at(self, share: float) -> Any:
-        """Return the value at a share 0..1 of the way, with the unit of the ends; of listed values that one."""
+        """Return the value at a share 0..1 of the range, with its unit, or of the list."""
         if self.values is not None:
             return self.values[min(int(share * len(self.values)), len(self.values) - 1)]
         low, high, unit = self.ends()
@@ -60,7 +60,7 @@ class ValuesSection(Section):
 
 
 class RangeSection(ValuesSection):
-    """One key of a sample: the values it takes."""
+    """One key of a sample with its values."""
 
     path: str = Field(description="Key of the experiment, as with --set: `workload.arrivals.rate`.")
 
@@ -72,11 +72,11 @@ class RangeSection(ValuesSection):
 
 
 class SampleSection(Section):
-    """Points spread at random."""
+    """Random points."""
 
-    points: Annotated[int, Field(ge=1, le=100_000)] = Field(description="How many.")
+    points: Annotated[int, Field(ge=1, le=100_000)] = Field(description="Number of points.")
     method: Literal["latin_hypercube", "random"] = Field(
-        "latin_hypercube", description="Every key evenly covered (`latin_hypercube`), or independent draws (`random`)."
+        "latin_hypercube", description="Stratified by key (`latin_hypercube`) or independent draws (`random`)."
     )
     seed: Seed = Field(0, description="Seed of the draw.")
     over: Annotated[list[RangeSection], Field(min_length=1)] = Field(description="The keys and their ranges.")
@@ -87,15 +87,15 @@ class AxisSection(ValuesSection):
 
     path: str | None = Field(None, description="Key of the experiment, with `values`, or `from`, `to` and `steps`.")
     steps: Annotated[int, Field(ge=2, le=10_000)] | None = Field(
-        None, description="How many values from first to last."
+        None, description="Number of values from first to last."
     )
     zip_: Annotated[dict[str, list[Any]], Field(min_length=1)] | None = Field(
-        None, alias="zip", description="Keys that change together: key -> values, all lists of one length."
+        None, alias="zip", description="Keys that vary together: key -> values, all lists of the same length."
     )
     list_: Annotated[list[dict[str, Any]], Field(min_length=1)] | None = Field(
-        None, alias="list", description="Points written out: each a mapping of the same keys to values."
+        None, alias="list", description="Explicit points, each a mapping of the same keys to values."
     )
-    sample: SampleSection | None = Field(None, description="Points spread at random.")
+    sample: SampleSection | None = Field(None, description="Random points.")
 
     @model_validator(mode="after")
     def _is_of_one_kind(self) -> AxisSection:
@@ -120,24 +120,24 @@ class AxisSection(ValuesSection):
 
 
 class ObjectiveSection(Section):
-    """What is best."""
+    """The objective."""
 
     metric: str = Field(description="Column of the results, such as `output_throughput` or `cost_usd_per_mtok`.")
-    goal: Literal["max", "min"] = Field("max", description="Whether more is better.")
+    goal: Literal["max", "min"] = Field("max", description="Direction of the objective.")
 
 
 class PlotSection(Section):
     """One figure."""
 
     kind: Literal["lines", "heatmap", "pareto"] = Field(
-        description="`lines`: y over x, a line per system; `heatmap`: colours over two axes; `pareto`: two results "
-        "against each other, with the points that no other beats joined."
+        description="`lines`: y over x, a line per system; `heatmap`: a result over two axes; `pareto`: two results "
+        "against each other, with the Pareto front."
     )
     x: str = Field(description="Axis, or a result for `pareto`.")
     y: str = Field(description="Result; the second axis for `heatmap`.")
     value: str | None = Field(None, description="Result shown by a `heatmap`.")
-    x_goal: Literal["max", "min"] = Field("min", description="Which x a `pareto` front prefers.")
-    y_goal: Literal["max", "min"] = Field("max", description="Which y a `pareto` front prefers.")
+    x_goal: Literal["max", "min"] = Field("min", description="Direction of x in a `pareto` front.")
+    y_goal: Literal["max", "min"] = Field("max", description="Direction of y in a `pareto` front.")
 
     @model_validator(mode="after")
     def _value_if_heatmap(self) -> PlotSection:
@@ -152,17 +152,17 @@ class SweepSection(Section):
     model_config = ConfigDict(title="helixsim sweep")
 
     schema_: Literal[1] = Field(alias="schema", description="Version of this format.")
-    name: Name | None = Field(None, description="Name of the sweep; without: that of the file.")
-    question: str | None = Field(None, description="What the sweep is to answer; stands on top of its page.")
+    name: Name | None = Field(None, description="Name of the sweep (default: that of the file).")
+    question: str | None = Field(None, description="Question that the sweep answers, the heading of its report.")
     base: str = Field(description="Experiment file, relative to this one.")
-    set_: dict[str, Any] = Field({}, alias="set", description="Keys changed in every point: key -> value.")
+    set_: dict[str, Any] = Field({}, alias="set", description="Changes in every point: key -> value.")
     seeds: Annotated[int, Field(ge=1, le=10_000)] | list[Seed] | None = Field(
         None,
-        description="Replications: a list of seeds, or how many, counted from the base's. All points of one seed see "
-        "the same requests; placements are searched with the first seed only. Without: the base's seed.",
+        description="Replications: a list of seeds, or their number, counted from the seed of the base (default: that "
+        "seed). All points of a seed receive the same requests; placements are searched with the first seed only.",
     )
-    axes: list[AxisSection] = Field(min_length=1, description="Factors; the points are all their combinations.")
+    axes: list[AxisSection] = Field(min_length=1, description="Factors; the points are all combinations.")
     objective: ObjectiveSection | None = Field(
-        None, description="What is best; without: goodput where there is an SLO, else output tokens/s."
+        None, description="Objective (default: goodput with an SLO, else output tokens/s)."
     )
-    plots: list[PlotSection] | None = Field(None, description="Figures; without: chosen from the axes.")
+    plots: list[PlotSection] | None = Field(None, description="Figures (default: chosen by the axes).")

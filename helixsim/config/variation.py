@@ -1,4 +1,4 @@
-"""Sections that change an experiment as a whole: factors on links and traffic, what planners suppose."""
+"""Sections that change an experiment as a whole: factors on links and traffic, assumptions of planners."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ Factor = Annotated[float, Field(ge=1e-6, le=1e6)]
 
 
 class LinkFactorSection(Section):
-    """What the links of a class are multiplied with."""
+    """Factors on the links of a class."""
 
     bandwidth: Factor = Field(1.0, description="Factor on every bandwidth.")
     latency: Annotated[float, Field(ge=0, le=1e6)] = Field(1.0, description="Factor on every latency.")
 
 
 class LinkScaleSection(Section):
-    """Slower or faster links, exceptions included."""
+    """Factors on all links, including exceptions."""
 
     intra_region: LinkFactorSection = Field(LinkFactorSection(), description="Links inside a region.")
     inter_region: LinkFactorSection = Field(LinkFactorSection(), description="Links between regions.")
 
 
 class TrafficScaleSection(Section):
-    """More or less of the same traffic."""
+    """Factors on the traffic."""
 
     rate: Factor = Field(1.0, description="Factor on requests per second (closed loops: on requests in the system).")
     prompt_tokens: Factor = Field(1.0, description="Factor on every prompt length.")
@@ -35,11 +35,11 @@ class TrafficScaleSection(Section):
 
 
 class PlanningSection(Section):
-    """What planners suppose when they try placements, where it is not the load that is simulated afterwards."""
+    """Load assumed by planners, if it differs from the simulated load."""
 
     seed: Seed | None = Field(
-        None, description="Seed of the placement search and its trial runs; without: the experiment's."
+        None, description="Seed of the placement search and its short simulations (default: that of the experiment)."
     )
     rate: Rate | None = Field(
-        None, description="Requests per second of the trial runs; without: that of the workload's arrivals."
+        None, description="Requests per second of the short simulations (default: that of the workload)."
     )

@@ -1,4 +1,4 @@
-"""``whatif:`` blocks: named changes of an experiment, each resolved as an experiment of its own."""
+"""``whatif:`` blocks: named variants of an experiment, each resolved separately."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from helixsim.errors import ConfigError, Problem, unknown_name
 from helixsim.yamlio import KeyPath
 
 NOT_CHANGED = ("schema", "name", "systems", "whatif", "baseline")
-"""Keys that say what is compared: a change holds for the systems of the experiment, or those under its ``systems``."""
+"""Keys that define the comparison, which variants cannot change."""
 
 
 def overlay(source: Source, number: int, what: WhatifSection, names: list[str]) -> Source:
-    """Return the source with a change applied; ``names`` are those of its systems.
+    """Return the source of a variant; ``names`` are those of the systems of the experiment.
 
     Raises
     ------
     ConfigError
-        If a key leads nowhere.
+        If a system, key or GPU is invalid.
     """
     at: KeyPath = ("whatif", number)
     origin, directory, data = source.where(at), source.path.parent, source.data
@@ -36,8 +36,8 @@ def overlay(source: Source, number: int, what: WhatifSection, names: list[str]) 
             problems.append(source.problem((*at, "systems", index), unknown_name("system", name, names)))
     for key in what.set_:
         if key.partition(".")[0] in NOT_CHANGED:
-            said_of_key = f"a change of the experiment cannot set {key!r} (not allowed: {', '.join(NOT_CHANGED)})"
-            problems.append(source.problem((*at, "set", key), said_of_key))
+            message = f"a variant cannot set {key!r} (not allowed: {', '.join(NOT_CHANGED)})"
+            problems.append(source.problem((*at, "set", key), message))
     if problems:
         raise ConfigError(problems)
     nodes = _swapped(source, at, what, problems)
@@ -66,7 +66,7 @@ def overlay(source: Source, number: int, what: WhatifSection, names: list[str]) 
 
 
 def described(base: ResolvedExperiment, changed: ResolvedExperiment, what: WhatifSection) -> Iterator[str]:
-    """Yield what differs between two experiments, in words."""
+    """Yield descriptions of the differences between two experiments."""
     before, after = base.fleet, changed.fleet
     counts = [Counter((node.region, node.kind) for node in fleet.cluster.nodes) for fleet in (before, after)]
     several = len({region for count in counts for region, _ in count}) > 1
@@ -94,11 +94,11 @@ def described(base: ResolvedExperiment, changed: ResolvedExperiment, what: Whati
     for edit in edits_of(what.set_):
         yield f"{edit.key}: {_at(base.document, edit.path)} → {edit.value}"
     if not what.replan:
-        yield "placement: kept as it is, on the nodes that are left"
+        yield "placement: unchanged, on the remaining nodes"
 
 
 def _swapped(source: Source, at: KeyPath, what: WhatifSection, problems: list[Problem]) -> list[dict[str, Any]]:
-    """Return the nodes with GPUs swapped; what was pinned or priced for the old GPU does not hold for the new one."""
+    """Return the nodes with GPUs swapped, without the KV blocks and prices given for the old GPUs."""
     nodes = list(source.data["cluster"]["nodes"])
     for number, swap in enumerate(what.swap):
         hit = [
@@ -117,7 +117,7 @@ def _swapped(source: Source, at: KeyPath, what: WhatifSection, problems: list[Pr
 
 
 def _product(first: dict[str, Any] | None, second: dict[str, Any]) -> dict[str, Any]:
-    """Return the factors of both, multiplied."""
+    """Return the products of the factors."""
     first = first or {}
     return {
         key: _product(first.get(key), value) if isinstance(value, dict) else value * first.get(key, 1.0)

@@ -78,7 +78,7 @@ def test_a_missing_key_is_reported_at_its_parent(faults, sound):
     ("override", "path", "words"),
     [
         ("baseline=hlix", "baseline", "did you mean 'helix'"),
-        ("systems.1.name=helix", "systems.1.name", "already taken by systems.0"),
+        ("systems.1.name=helix", "systems.1.name", "already used by systems.0"),
         ("workload.duration=null", "workload", "never end"),
         ("workload.arrivals={process: saturate, rate: 3}", "workload.arrivals.rate", "saturate does not use it"),
         ("workload.arrivals={process: closed_loop}", "workload.arrivals.concurrency", "closed_loop needs it"),
@@ -105,10 +105,10 @@ def test_a_missing_key_is_reported_at_its_parent(faults, sound):
         ),
         ("cluster.network.spread={inter_region: {latency: 1 s}}", "cluster.network.spread", "exceeds the mean"),
         ("cluster.nodes.0.ids=[a, b]", "cluster.nodes.0.ids", "2 ids for a count of 4"),
-        ("cluster.nodes.2.ids=[a, a]", "cluster.nodes.2.ids", "already taken"),
-        ("cluster.nodes.2.ids=[coordinator, a]", "cluster.nodes.2.ids", "already taken"),
+        ("cluster.nodes.2.ids=[a, a]", "cluster.nodes.2.ids", "already used"),
+        ("cluster.nodes.2.ids=[coordinator, a]", "cluster.nodes.2.ids", "already used"),
         ("cluster.nodes.2.kv_tokens=15", "cluster.nodes.2.kv_tokens", "less than one KV block of 16"),
-        ("systems.0.nodes=[{match: l4-*}]", "systems.0.nodes.0", "sets nothing"),
+        ("systems.0.nodes=[{match: l4-*}]", "systems.0.nodes.0", "has no effect"),
         ("systems.0.nodes=[{match: l5-*, max_requests: 1}]", "systems.0.nodes.0.match", "matches no node"),
     ],
 )

@@ -45,7 +45,7 @@ def test_nodes_can_be_down_by_id_pattern_gpu_and_region(load, sound):
         (["gpu:l5"], "unknown gpu 'l5'"),
         (["region:mars"], "unknown region 'mars'"),
         (["rack:7"], "expected region:NAME"),
-        (["*"], "no node is left"),
+        (["*"], "no node is in service"),
     ],
 )
 def test_faults_of_down(faults, sound, down, message):
@@ -180,4 +180,4 @@ def test_faults_of_a_variant_point_at_it(faults, sound, what, message):
 def test_two_variants_need_two_names(faults, sound):
     sound["whatif"] = [{"name": "x"}, {"name": "x"}]
     (problem,) = faults(sound)
-    assert "already taken" in problem.message
+    assert "already used" in problem.message
