@@ -126,7 +126,7 @@ def run_convert(args: argparse.Namespace) -> int:
     """Write a trace in another format."""
     from helixsim.workload.readers.base import ReadLog
     from helixsim.workload.readers.registry import read_trace
-    from helixsim.workload.transforms import limited, mean_rate_rps, stretched, windowed
+    from helixsim.workload.transforms import limited, mean_rate_rps, rescaled, windowed
 
     to_format = _output_format(args)
     log = ReadLog()
@@ -139,7 +139,7 @@ def run_convert(args: argparse.Namespace) -> int:
         recorded_rps = mean_rate_rps(kept)
         if recorded_rps is None:
             raise ConfigError("--rate: fewer than two arrival times, which cannot be rescaled")
-        requests = stretched(kept, recorded_rps / args.rate)
+        requests = rescaled(kept, recorded_rps / args.rate)
     return _write(args, requests, to_format, log)
 
 

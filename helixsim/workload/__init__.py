@@ -1,9 +1,9 @@
-"""The load: traces, length distributions and arrival processes, turned into a feed of requests.
+"""The load: traces, length distributions and arrival processes, and the feed of requests generated from them.
 
-spec        what an experiment asks for
-readers     traces as published, streamed;  writers: the same formats written;  info: what a trace holds
-lengths     joint prompt and output length distributions
+spec        specification of a load
+readers     readers of published trace formats;  writers: the same formats;  info: statistics of a trace
+lengths     joint distributions of prompt and output lengths
 arrivals    arrival processes
-transforms  cutting, limiting and stretching recorded requests
+transforms  cutting, filtering and rescaling of recorded requests
 feed        make_feed(spec, seed, num_nodes) -> Feed;  workload_stats(spec, seed) -> WorkloadStats
 """

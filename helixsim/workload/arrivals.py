@@ -1,4 +1,4 @@
-"""Arrival processes: when requests reach the coordinator.
+"""Arrival processes of requests at the coordinator.
 
 Times are integer nanoseconds, generated lazily in chunks from one random stream.
 """
@@ -19,34 +19,34 @@ from helixsim.workload.spec import FASTEST_RPS, SLOWEST_RPS, ArrivalsSpec
 
 Times = NDArray[np.int64]
 Generate = Callable[[ArrivalsSpec, float, np.random.Generator], Iterator[Times]]
-"""Takes the specification, the rate [1/s] and the stream; yields increasing arrival times [ns] without end."""
+"""(Specification, rate [1/s], random stream) -> endless iterator of increasing arrival times [ns]."""
 
 _CHUNK = 4096
-"""Gaps drawn at a time. Part of the reproducibility contract, like the next constant."""
+"""Interarrival times per draw; results depend on it, as on ``_BINS``."""
 
 _BIN_S = 3
 _BINS = 64
 _DISPERSION = 1.7
 _LAG_1 = 0.25
 _LAG_10 = 0.20
-"""Counts per 3 s of the Azure conversation trace under the paper's length limits (paper artifact: variance / mean 1.68,
-correlation 0.25 with the next bin, about 0.2 with the tenth)."""
+"""Statistics of counts per 3 s in the Azure conversation trace within the paper's length limits (paper artifact:
+variance / mean 1.68, correlation 0.25 with the next bin, about 0.2 with the tenth)."""
 
 
 @dataclass(frozen=True, slots=True)
 class ArrivalProcess:
-    """One registered process.
+    """A registered arrival process.
 
     Parameters
     ----------
     mode
-        How the feed releases requests.
+        Mode of the feed.
     required
-        Fields of ``ArrivalsSpec`` it cannot do without.
+        Required fields of ``ArrivalsSpec``.
     optional
-        Further fields it heeds.
+        Optional fields of ``ArrivalsSpec``.
     generate
-        Makes the times; None where they come from the trace or from the engine.
+        Generator of arrival times; None if they come from the trace or from the engine.
     """
 
     summary: str
@@ -62,13 +62,13 @@ def poisson(_spec: ArrivalsSpec, rate_rps: float, rng: np.random.Generator) -> I
 
 
 def gamma(spec: ArrivalsSpec, rate_rps: float, rng: np.random.Generator) -> Iterator[Times]:
-    """Return the times of a renewal process with gamma gaps of shape ``burstiness``, as ``vllm bench serve`` does."""
+    """Return the times of a renewal process with gamma interarrival times of shape ``burstiness`` (as in vLLM)."""
     shape = spec.burstiness
     return _renewal(lambda: rng.standard_gamma(shape, _CHUNK) / shape, rate_rps)
 
 
 def constant(_spec: ArrivalsSpec, rate_rps: float, _rng: np.random.Generator) -> Iterator[Times]:
-    """Yield equal gaps, the first request at 0; every time is rounded on its own, so no error builds up."""
+    """Yield equidistant times from 0 on; each is rounded separately, so that errors do not accumulate."""
     first = 0
     while True:
         yield np.rint(np.arange(first, first + _CHUNK) / rate_rps * NS_PER_S).astype(np.int64)
@@ -76,14 +76,14 @@ def constant(_spec: ArrivalsSpec, rate_rps: float, _rng: np.random.Generator) ->
 
 
 def bursty(_spec: ArrivalsSpec, rate_rps: float, rng: np.random.Generator) -> Iterator[Times]:
-    """Yield a doubly stochastic Poisson process as bursty as the Azure conversation trace, at any rate.
+    """Yield the times of a doubly stochastic Poisson process with the burstiness of the Azure conversation trace.
 
     The rate is constant within bins of 3 s: ``rate_rps * exp(z - var(z) / 2)``, log-normal with mean ``rate_rps``;
     ``z`` is the sum of white noise and a first-order autoregression. Given the rate, arrivals are Poisson.
 
-    For counts N per bin of mean m under a factor of variance v and autocovariance v_k, var(N) = m + m^2 v and
-    cov_k(N) = m^2 v_k, and for a log-normal factor v_k = exp(cov_k(z)) - 1. This is solved for z, so that at any rate
-    the variance of counts is 1.7 times their mean, and their correlation 0.25 with the next bin, 0.20 with the tenth.
+    For counts N per bin with mean m, under a factor with variance v and autocovariance v_k, var(N) = m + m^2 v and
+    cov_k(N) = m^2 v_k; for a log-normal factor, v_k = exp(cov_k(z)) - 1. Solved for z such that, at any rate, the
+    variance of counts is 1.7 times their mean, and their correlation is 0.25 with the next bin and 0.20 with the tenth.
     """
     per_bin = rate_rps * _BIN_S
     variance = math.log1p((_DISPERSION - 1) / per_bin)
@@ -106,7 +106,7 @@ def bursty(_spec: ArrivalsSpec, rate_rps: float, rng: np.random.Generator) -> It
 
 
 def _renewal(unit_gaps: Callable[[], NDArray[np.float64]], rate_rps: float) -> Iterator[Times]:
-    """Yield sums of gaps of mean 1 / rate; gaps are whole nanoseconds, so the sums are exact."""
+    """Yield cumulative sums of interarrival times with mean 1 / rate, exact in integer nanoseconds."""
     now_ns = 0
     while True:
         chunk = now_ns + np.cumsum(np.rint(unit_gaps() * (NS_PER_S / rate_rps)).astype(np.int64))
@@ -115,12 +115,12 @@ def _renewal(unit_gaps: Callable[[], NDArray[np.float64]], rate_rps: float) -> I
 
 
 PROCESSES: dict[str, ArrivalProcess] = {
-    "trace": ArrivalProcess("recorded times; with a rate, stretched to it", FeedMode.OPEN, optional=("rate_rps",)),
+    "trace": ArrivalProcess("recorded times; with a rate, rescaled to it", FeedMode.OPEN, optional=("rate_rps",)),
     "poisson": ArrivalProcess("independent arrivals", FeedMode.OPEN, ("rate_rps",), generate=poisson),
     "gamma": ArrivalProcess(
-        "gamma gaps of shape burstiness", FeedMode.OPEN, ("rate_rps",), ("burstiness",), generate=gamma
+        "gamma interarrival times of shape burstiness", FeedMode.OPEN, ("rate_rps",), ("burstiness",), generate=gamma
     ),
-    "constant": ArrivalProcess("equal gaps", FeedMode.OPEN, ("rate_rps",), generate=constant),
+    "constant": ArrivalProcess("equal interarrival times", FeedMode.OPEN, ("rate_rps",), generate=constant),
     "bursty": ArrivalProcess("bursts as in the Azure trace", FeedMode.OPEN, ("rate_rps",), generate=bursty),
     "closed_loop": ArrivalProcess(
         "a fixed number of requests in the system", FeedMode.CLOSED_LOOP, ("concurrency",), ("num_requests",)
@@ -129,7 +129,7 @@ PROCESSES: dict[str, ArrivalProcess] = {
         "an endless queue, the paper's offline mode", FeedMode.SATURATE, optional=("prompts_in_flight", "feed_below")
     ),
 }
-"""The processes by name. Open ones and the closed loop also heed ``num_requests``."""
+"""The processes by name. Open ones and the closed loop also use ``num_requests``."""
 
 
 def names() -> tuple[str, ...]:
@@ -138,12 +138,12 @@ def names() -> tuple[str, ...]:
 
 
 def process_of(spec: ArrivalsSpec) -> ArrivalProcess:
-    """Return the process a specification asks for.
+    """Return the process of a specification.
 
     Raises
     ------
     ConfigError
-        If the name is unknown, a value is out of range, or a field is missing or would not be heeded.
+        If the name is unknown, a value is out of range, or a field is missing or not used by the process.
     """
     if spec.process not in PROCESSES:
         raise ConfigError([Problem("", "arrivals.process", unknown_name("arrival process", spec.process, PROCESSES))])
@@ -157,15 +157,15 @@ def process_of(spec: ArrivalsSpec) -> ArrivalProcess:
         "num_requests": spec.num_requests,
     }
     bounded = ("num_requests",) if process.mode is FeedMode.OPEN else ()
-    heeded = (*process.required, *process.optional, *bounded)
+    used = (*process.required, *process.optional, *bounded)
     problems = []
     for name, value in given.items():
         key = f"arrivals.{'rate' if name == 'rate_rps' else name}"
         if value is None:
             if name in process.required:
-                problems.append(Problem("", key, f"missing; {spec.process} needs it"))
-        elif name not in heeded:
-            allowed = ", ".join(heeded) or "none"
+                problems.append(Problem("", key, f"missing; required by {spec.process}"))
+        elif name not in used:
+            allowed = ", ".join(used) or "none"
             problems.append(Problem("", key, f"got {value}, but {spec.process} does not use it (it uses: {allowed})"))
         elif not 0 < value < math.inf:
             problems.append(Problem("", key, f"got {value}, expected a finite number above 0"))

@@ -1,4 +1,4 @@
-"""Turns a workload specification into requests."""
+"""Generation of requests from a workload specification."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ from helixsim.workload.lengths.registry import build
 from helixsim.workload.readers.base import ReadLog, Times
 from helixsim.workload.readers.registry import FORMATS, get, read_trace
 from helixsim.workload.spec import ArrivalsSpec, LengthLimits, TraceSpec, WorkloadSpec, WorkloadStats
-from helixsim.workload.transforms import limited, mean_rate_rps, stretched, windowed
+from helixsim.workload.transforms import limited, mean_rate_rps, rescaled, windowed
 
 _LEAST_PROMPTS_IN_FLIGHT = 20
-"""Requests between admission and first token under saturation (paper artifact: 20 are launched at the start)."""
+"""Default of requests between admission and first token under saturation (20 at the start in the paper artifact)."""
 
-_PROMPTS_LOOKED_AT = 10_000
-"""Drawn prompts among which the longest is sought."""
+_PROMPTS_SAMPLED = 10_000
+"""Number of drawn prompts whose maximum is used as the longest prompt."""
 
 
 def make_feed(spec: WorkloadSpec, seed: int, num_nodes: int, arrivals: ArrivalsSpec | None = None) -> Feed:
-    """Return the requests of a workload, made lazily, numbered from 0 in order of arrival.
+    """Return the requests of a workload, generated lazily and numbered from 0 in order of arrival.
 
-    Times come from the random stream ``arrivals``, lengths from ``lengths``: request i has the same lengths under
-    every arrival process and rate. With a trace and a process other than ``trace``, lengths are pairs drawn from the
+    Times are drawn from the random stream ``arrivals``, lengths from ``lengths``: request i has the same lengths under
+    every arrival process and rate. With a trace and a process other than ``trace``, length pairs are drawn from the
     trace with replacement.
 
     Parameters
     ----------
     num_nodes
-        Sets the default of ``prompts_in_flight``: the larger of 20 and this.
+        Number of nodes; the default of ``prompts_in_flight`` is the larger of 20 and this.
     arrivals
-        Replaces ``spec.arrivals``.
+        Arrivals that replace ``spec.arrivals``.
 
     Raises
     ------
     ConfigError
-        If the specification contradicts itself or would never end.
+        If the specification is contradictory or endless.
     DataError
-        If the trace cannot be read, also while the requests are being consumed.
+        If the trace cannot be read, also during iteration.
     """
     spec = spec if arrivals is None else replace(spec, arrivals=arrivals)
     process = process_of(spec.arrivals)
@@ -64,7 +64,7 @@ def make_feed(spec: WorkloadSpec, seed: int, num_nodes: int, arrivals: ArrivalsS
 
 
 def workload_stats(spec: WorkloadSpec, seed: int) -> WorkloadStats:
-    """Return what is known of a workload before it runs; raises as ``make_feed`` does.
+    """Return statistics of a workload before it runs; raises as ``make_feed``.
 
     Exact for recorded times and lengths; for drawn lengths see ``lengths.base.limited_means``.
     """
@@ -88,7 +88,7 @@ def workload_stats(spec: WorkloadSpec, seed: int) -> WorkloadStats:
 def longest_prompt(spec: WorkloadSpec, seed: int) -> int:
     """Return the longest prompt of the load within its limits [tokens].
 
-    Exact where lengths are recorded; where they are drawn, the longest of the first ten thousand.
+    Exact for recorded lengths; for drawn lengths, the maximum of the first 10 000.
     """
     if spec.arrivals.process == "trace" and spec.lengths is None:
         return max(
@@ -97,11 +97,11 @@ def longest_prompt(spec: WorkloadSpec, seed: int) -> int:
     lengths = _lengths(spec)
     if isinstance(lengths, RecordedPairs):
         return spec.scale.lengths(lengths.longest_prompt_tokens(spec.limits), 1)[0]
-    return max(prompt for prompt, _ in islice(_drawn_pairs(spec, seed), _PROMPTS_LOOKED_AT))
+    return max(prompt for prompt, _ in islice(_drawn_pairs(spec, seed), _PROMPTS_SAMPLED))
 
 
 def _open_requests(spec: WorkloadSpec, process: ArrivalProcess, seed: int, log: ReadLog) -> Iterator[Request]:
-    """Return the requests of an open process up to its end; faults of the specification are raised at once."""
+    """Return the requests of an open process; faults of the specification are raised immediately."""
     requests: Iterator[Request]
     if process.generate is None:
         requests = _recorded_requests(spec, seed, log)
@@ -121,7 +121,7 @@ def _open_requests(spec: WorkloadSpec, process: ArrivalProcess, seed: int, log: 
 
 def _require_an_end(spec: WorkloadSpec) -> None:
     if _end_ns(spec) is None and spec.arrivals.num_requests is None:
-        message = "the load would never end; give workload.duration or arrivals.num_requests"
+        message = "the load is endless; give workload.duration or arrivals.num_requests"
         raise ConfigError([Problem("", "workload", message)])
 
 
@@ -131,23 +131,23 @@ def _end_ns(spec: WorkloadSpec) -> int | None:
 
 
 def _recorded_requests(spec: WorkloadSpec, seed: int, log: ReadLog) -> Iterator[Request]:
-    """Return the requests of the trace at their own times, stretched to a rate if one is given."""
+    """Return the requests of the trace at their recorded times, rescaled to the rate if one is given."""
     trace = spec.trace
     if trace is None:
-        raise ConfigError([Problem("", "arrivals.process", "trace needs a workload.trace")])
+        raise ConfigError([Problem("", "arrivals.process", "trace requires workload.trace")])
     if not get(trace.format).has_times:
         timed = ", ".join(name for name, known in FORMATS.items() if known.has_times)
-        message = f"{trace.format} records no times; name another process (formats with times: {timed})"
+        message = f"{trace.format} has no arrival times; choose another process (formats with times: {timed})"
         raise ConfigError([Problem("", "arrivals.process", message)])
     limits = spec.limits if spec.lengths is None else LengthLimits()
     requests = _not_empty(limited(_windowed(trace, log), limits, log.dropped), trace, log.dropped)
     if spec.arrivals.rate_rps is not None:
         recorded_rps = mean_rate_rps(limited(_windowed(trace, ReadLog()), limits, Counter()))
         if recorded_rps is None:
-            raise DataError(f"{trace.path}: fewer than two arrival times, so they cannot be stretched to a rate")
-        requests = stretched(requests, recorded_rps / spec.arrivals.rate_rps)
+            raise DataError(f"{trace.path}: fewer than two arrival times, which cannot be rescaled to a rate")
+        requests = rescaled(requests, recorded_rps / spec.arrivals.rate_rps)
     elif spec.scale.rate != 1:
-        requests = stretched(requests, 1 / spec.scale.rate)
+        requests = rescaled(requests, 1 / spec.scale.rate)
     if spec.lengths is not None:
         requests = (
             replace(request, prompt_tokens=prompt, output_tokens=output)
@@ -170,14 +170,14 @@ def _windowed(trace: TraceSpec, log: ReadLog, times: Times = "required") -> Iter
 def _not_empty(requests: Iterator[Request], trace: TraceSpec, dropped: Counter[str]) -> Iterator[Request]:
     first = next(requests, None)
     if first is None:
-        left_out = "".join(f"; {count} left out: {reason}" for reason, count in dropped.items())
-        raise DataError(f"{trace.path}: no request within trace.start, trace.duration and the limits{left_out}")
+        reasons = "".join(f"; {count} dropped: {reason}" for reason, count in dropped.items())
+        raise DataError(f"{trace.path}: no request within trace.start, trace.duration and the limits{reasons}")
     yield first
     yield from requests
 
 
 def _lengths(spec: WorkloadSpec) -> LengthDistribution:
-    """Return what lengths are drawn from where they are drawn."""
+    """Return the distribution of drawn lengths."""
     if spec.lengths is not None:
         return build(spec.lengths)
     if spec.trace is None:
@@ -188,7 +188,7 @@ def _lengths(spec: WorkloadSpec) -> LengthDistribution:
 
 def _drawn_pairs(spec: WorkloadSpec, seed: int) -> Iterator[tuple[int, int]]:
     lengths = _lengths(spec)
-    limited_means(lengths, spec.limits)  # refuses limits that nothing can meet
+    limited_means(lengths, spec.limits)  # raises if the limits exclude all requests
     return starmap(spec.scale.lengths, draw(lengths, spec.limits, stream(seed, "lengths")))
 
 
@@ -202,7 +202,7 @@ def _recorded_stats(spec: WorkloadSpec, process: ArrivalProcess, seed: int) -> W
         num_requests=len(requests),
         dropped=tuple(log.dropped.items()),
         redrawn_share=0.0 if spec.lengths is None else limited_means(_lengths(spec), spec.limits).redrawn_share,
-        assumptions=(*_assumptions(spec), *(f"{_name(spec)}: {sentence}" for sentence in log.said())),
+        assumptions=(*_assumptions(spec), *(f"{_name(spec)}: {sentence}" for sentence in log.sentences())),
         prompt_spread=spread(np.array([request.prompt_tokens for request in requests])),
     )
 
@@ -212,10 +212,10 @@ def _name(spec: WorkloadSpec) -> str:
 
 
 def _assumptions(spec: WorkloadSpec) -> tuple[str, ...]:
-    said = []
+    assumptions = []
     if spec.trace is not None and spec.trace.reading.chars_per_token is not None:
         ratio = f"{spec.trace.reading.chars_per_token:g} characters per token"
-        said.append(f"{spec.trace.path.name}: lengths of texts without token counts are estimated at {ratio}")
+        assumptions.append(f"{spec.trace.path.name}: lengths of texts without token counts are estimated at {ratio}")
     if spec.trace is not None and spec.lengths is None and spec.arrivals.process != "trace":
-        said.append(f"{spec.trace.path.name}: lengths are drawn from it with replacement, its times are not used")
-    return tuple(said)
+        assumptions.append(f"{spec.trace.path.name}: lengths are drawn with replacement, arrival times are not used")
+    return tuple(assumptions)

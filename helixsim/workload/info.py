@@ -1,4 +1,4 @@
-"""What a trace contains, in numbers."""
+"""Statistics of a trace."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ class LengthSummary:
 
 @dataclass(frozen=True, slots=True)
 class TraceInfo:
-    """Facts about a trace.
+    """Statistics of a trace.
 
     Parameters
     ----------
     span_s
-        From the first to the last arrival [s].
+        Time from the first to the last arrival [s].
     mean_rate_rps
-        Gaps / span [1/s]; None if all requests arrive at once or the format records no times.
+        Number of interarrival times over the span [1/s]; None without a span or arrival times.
     gap_cv
-        Standard deviation / mean of the gaps; 1 for Poisson arrivals.
+        Coefficient of variation of the interarrival times; 1 for Poisson arrivals.
     per_minute_min, per_minute_max
-        Fewest and most requests in a full minute counted from the first arrival; None if the span is shorter.
+        Extremes of requests per full minute from the first arrival; None for shorter spans.
     equal_times_share
-        Share of requests that arrive at the very time of the one before.
+        Share of requests with the arrival time of their predecessor.
     correlation
-        Of prompt and output length; None if either is constant.
+        Correlation of prompt and output length; None if either is constant.
     dropped
-        (reason, rows) that are not requests.
+        (reason, number of rows) that are not requests.
     notes, warnings
-        How the file was understood, and what may have been understood wrongly.
+        Sentences on the interpretation of the file, and on doubtful ones.
     """
 
     path: str
@@ -71,7 +71,7 @@ class TraceInfo:
 def trace_info(
     path: Path, trace_format: str | None = None, options: ReadOptions = AS_WRITTEN, *, sort: bool = False
 ) -> TraceInfo:
-    """Read a whole trace and summarise it; arguments and errors as ``readers.registry.read_trace``."""
+    """Return the statistics of a trace; arguments and errors as ``readers.registry.read_trace``."""
     chosen = trace_format or detect_format(path, options)
     log = ReadLog()
     rows = [

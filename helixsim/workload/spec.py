@@ -1,4 +1,4 @@
-"""What load an experiment asks for: plain values, filled in by config and turned into requests by ``feed``."""
+"""Specification of a load, as plain values."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from helixsim.units import NS_PER_MS, NS_PER_S
 
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
-    """How to read what a trace file leaves open.
+    """Options for reading a trace file.
 
     Parameters
     ----------
     chars_per_token
-        Turns text into token counts where a file has text only (ShareGPT; about 4 for English).
+        Estimates token counts of text (ShareGPT; about 4 for English).
     unit
-        Unit of numeric times, one of ``TIME_UNITS``; None: that of the format, or found from the column.
+        Unit of numeric times, one of ``TIME_UNITS``; None: that of the format, or inferred from the column.
     columns
-        (part, column) pairs: which column holds ``arrival``, ``prompt``, ``output``, ``slo_class`` or ``session``.
-        A dotted name reaches into nested JSON.
+        (part, column) pairs: columns of ``arrival``, ``prompt``, ``output``, ``slo_class`` or ``session``; dotted names
+        are nested JSON keys.
     where
-        (column, value) pairs: only rows in which each column has the value count.
+        (column, value) pairs that select rows.
     result
-        Which result of a file that holds several (``vllm bench serve --append-result``), from 1.
+        Number of the result in a file with several (``vllm bench serve --append-result``), from 1.
     """
 
     chars_per_token: float | None = None
@@ -36,20 +36,20 @@ class ReadOptions:
 
 
 AS_WRITTEN = ReadOptions()
-"""Nothing is stated beyond the file."""
+"""Default options."""
 
 TIME_UNITS = {"s": NS_PER_S, "ms": NS_PER_MS, "us": 1_000, "ns": 1}
 """Units of numeric times [ns]."""
 
 COLUMN_PARTS = ("arrival", "prompt", "output", "slo_class", "session")
-"""What ``ReadOptions.columns`` may map."""
+"""Parts in ``ReadOptions.columns``."""
 
 
 @dataclass(frozen=True, slots=True)
 class TraceSpec:
     """A request trace in one of the formats of ``readers.registry``.
 
-    ``start_s`` and ``duration_s`` cut a window out of the trace's own time; its first request is then at 0.
+    ``start_s`` and ``duration_s`` select a window of the recorded time; its first request is then at 0.
     """
 
     format: str
@@ -61,7 +61,7 @@ class TraceSpec:
 
 @dataclass(frozen=True, slots=True)
 class LengthsSpec:
-    """Where prompt and output lengths come from when not from the trace.
+    """Distribution of prompt and output lengths that replaces those of the trace.
 
     ``distribution`` names an entry of ``lengths.registry``; ``options`` are its parameters.
     """
@@ -71,34 +71,34 @@ class LengthsSpec:
 
 
 SLOWEST_RPS = 1e-6
-"""One request in twelve days; a clock of 64-bit nanoseconds cannot count far below that."""
+"""Lowest rate, one request in twelve days; much lower rates overflow the clock of 64-bit nanoseconds."""
 
 FASTEST_RPS = 1e6
-"""Gaps of a microsecond on average; gaps near a nanosecond would be lost to rounding."""
+"""Highest rate; much shorter interarrival times would be lost to rounding."""
 
 
 @dataclass(frozen=True, slots=True)
 class ArrivalsSpec:
-    """When requests arrive.
+    """Arrivals of requests.
 
     Parameters
     ----------
     process
         ``trace``, ``poisson``, ``gamma``, ``constant``, ``bursty``, ``closed_loop`` or ``saturate``.
     rate_rps
-        Requests per second; for ``trace`` the mean rate it is stretched to (None: as recorded).
+        Requests per second; for ``trace`` the mean rate to which times are rescaled (None: as recorded).
     burstiness
-        Shape of the gamma gaps: 1 = Poisson, below 1 burstier (as in ``vllm bench serve``).
+        Shape of gamma interarrival times: 1 = Poisson, below 1 burstier (as in ``vllm bench serve``).
     concurrency
         Requests in the system (``closed_loop``).
     prompts_in_flight
         Requests between admission and first token (``saturate``); None: the larger of 20 and the number of nodes.
     feed_below
-        Share of expected KV use up to which a first token or a finished request lets the next request in
-        (``saturate``); None: each is let in as soon as it fits.
+        Share of expected KV use up to which a request is submitted at a first token or completion (``saturate``); None:
+        submitted as soon as it fits.
     num_requests
-        Stop after that many; None: as many as the duration or the trace allows. In a closed loop the run ends when
-        they have finished.
+        Number of requests; None: limited by the duration or the trace. In a closed loop the run ends when they have
+        completed.
     """
 
     process: str
@@ -112,7 +112,7 @@ class ArrivalsSpec:
 
 @dataclass(frozen=True, slots=True)
 class LengthLimits:
-    """Requests outside are left out of the load, and counted [tokens]."""
+    """Limits of lengths [tokens]; requests outside are dropped and counted."""
 
     min_prompt_tokens: int = 1
     max_prompt_tokens: int | None = None
@@ -124,7 +124,7 @@ class LengthLimits:
 class TrafficScale:
     """Factors on the traffic, applied after the limits.
 
-    ``rate`` concerns recorded times without a stated rate; a rate that is stated carries the factor already.
+    ``rate`` applies to recorded times without a given rate; a given rate already includes the factor.
     """
 
     rate: float = 1.0
@@ -138,7 +138,7 @@ class TrafficScale:
 
 @dataclass(frozen=True, slots=True)
 class WorkloadSpec:
-    """The whole load of an experiment."""
+    """The load of an experiment."""
 
     trace: TraceSpec | None
     lengths: LengthsSpec | None
@@ -150,12 +150,11 @@ class WorkloadSpec:
 
 @dataclass(frozen=True, slots=True)
 class WorkloadStats:
-    """What an operator knows of the load before it runs: means, and what the limits left out.
+    """Statistics of a load before it runs.
 
-    ``offered_rps`` is None for closed loops and where all requests arrive at once. ``dropped`` pairs a reason with a
-    count. ``redrawn_share`` is the share of drawn length pairs that the limits refused and that were drawn again.
-    ``prompt_spread`` is the mean of squared prompt lengths over the square of their mean.
-    ``assumptions`` are sentences on what stands for missing data.
+    ``offered_rps`` is None for closed loops and if all requests arrive at once. ``dropped`` has (reason, count) pairs.
+    ``redrawn_share`` is the share of drawn length pairs outside the limits. ``prompt_spread`` is the mean of squared
+    prompt lengths over the square of their mean. ``assumptions`` are sentences on replacements of missing data.
     """
 
     mean_prompt_tokens: float

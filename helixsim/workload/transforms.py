@@ -1,4 +1,4 @@
-"""Cuts and stretches streams of recorded requests; nothing leaves a stream without being counted."""
+"""Cutting, filtering and rescaling of recorded requests; dropped requests are counted."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from helixsim.workload.spec import LengthLimits
 def windowed(
     requests: Iterable[Request], start_s: float, duration_s: float | None, dropped: Counter[str]
 ) -> Iterator[Request]:
-    """Yield the requests that arrive in [start, start + duration) of the trace's own time [s].
+    """Yield the requests that arrive in [start, start + duration) of the recorded time [s].
 
-    ``dropped`` is the counter its reader fills: rows that failed before the window are not part of it.
+    ``dropped`` is the counter of the reader, from which rows before the window are removed.
     """
     start_ns = seconds_to_ns(start_s)
     end_ns = None if duration_s is None else start_ns + seconds_to_ns(duration_s)
@@ -32,7 +32,7 @@ def windowed(
 
 
 def limited(requests: Iterable[Request], limits: LengthLimits, dropped: Counter[str]) -> Iterator[Request]:
-    """Yield the requests within the limits, the first at time 0, numbered anew; count the others by reason."""
+    """Yield the requests within the limits, renumbered, the first at time 0; count the others by reason."""
     number = origin_ns = 0
     for request in requests:
         reason = exclusion(limits, request.prompt_tokens, request.output_tokens)
@@ -52,12 +52,12 @@ def limited(requests: Iterable[Request], limits: LengthLimits, dropped: Counter[
         number += 1
 
 
-def stretched(requests: Iterable[Request], factor: float) -> Iterator[Request]:
-    """Yield the requests with all times multiplied by ``factor``; ``DataError`` if they get too long to count."""
+def rescaled(requests: Iterable[Request], factor: float) -> Iterator[Request]:
+    """Yield the requests with all times multiplied by ``factor``; ``DataError`` if they become too long."""
     for request in requests:
         if not request.arrival_ns * factor <= MAX_SPAN_NS:
             years = MAX_SPAN_NS / NS_PER_S / (365.25 * 86_400)
-            raise DataError(f"stretched to this rate the trace takes more than {years:.0f} years")
+            raise DataError(f"rescaled to this rate, the trace is longer than {years:.0f} years")
         yield Request(
             request.id,
             round(request.arrival_ns * factor),
@@ -69,7 +69,7 @@ def stretched(requests: Iterable[Request], factor: float) -> Iterator[Request]:
 
 
 def mean_rate_rps(requests: Iterable[Request]) -> float | None:
-    """Return gaps / span of requests sorted by arrival [1/s]; None where there is no span."""
+    """Return the mean rate of requests sorted by arrival [1/s]; None without a span."""
     gaps, first_ns, last_ns = -1, 0, 0
     for request in requests:
         gaps += 1

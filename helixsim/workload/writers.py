@@ -1,4 +1,4 @@
-"""Writes requests in the published trace formats, so that other tools can replay the same load."""
+"""Writers of published trace formats, for replay of a load by other tools."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from helixsim.workload.readers.files import zst
 from helixsim.writing import new_file
 
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
-"""Stands for time 0 in formats with calendar times."""
+"""Time 0 in formats with calendar times."""
 
 _MOONCAKE_BLOCK_TOKENS = 512
 _FILLER = "one two six ten "
-"""Words of four characters with their blank, so that text has exactly 4 characters per token."""
+"""Filler text of exactly 4 characters per token."""
 
 
 @dataclass(frozen=True, slots=True)
 class WriteFormat:
-    """One output format and what it cannot hold, said in ``loses``."""
+    """An output format; ``loses`` names the data it cannot store."""
 
     summary: str
     write: Callable[[Iterable[Request], TextIO], None]
@@ -38,16 +38,16 @@ class WriteFormat:
 
 
 def write_trace(path: Path, requests: Iterable[Request], trace_format: str) -> int:
-    """Write a trace, packed if the name ends in ``.gz`` or ``.zst``, and return the number of requests.
+    """Write a trace, compressed if the name ends in ``.gz`` or ``.zst``, and return the number of requests.
 
-    The file appears under its name only once it is complete.
+    The file is written atomically.
 
     Raises
     ------
     ConfigError
         If the format is unknown.
     DataError
-        If the file cannot be written, or there is no request.
+        If the file cannot be written, or there are no requests.
     """
     if trace_format not in FORMATS:
         raise ConfigError(unknown_name("output format", trace_format, FORMATS))
@@ -64,7 +64,7 @@ def write_trace(path: Path, requests: Iterable[Request], trace_format: str) -> i
             with _text(raw, path) as handle:
                 FORMATS[trace_format].write(counted(), handle)
             if written == 0:
-                raise DataError(f"{path}: not written, no request is left")
+                raise DataError(f"{path}: not written, there are no requests")
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror or error})") from None
     return written
@@ -72,10 +72,10 @@ def write_trace(path: Path, requests: Iterable[Request], trace_format: str) -> i
 
 @contextmanager
 def _text(raw: BinaryIO, path: Path) -> Iterator[TextIO]:
-    """Yield a text file over a binary one, packed as the suffix of its path says."""
+    """Yield a text file over a binary one, compressed according to its suffix."""
     binary: Any = raw
     if path.suffix == ".gz":
-        # No name and no time in the gzip header: the same requests give the same bytes.
+        # No name or time in the gzip header, so that equal requests give equal bytes.
         binary = gzip.GzipFile("", "wb", fileobj=raw, mtime=0)
     elif path.suffix == ".zst":
         binary = zst(path).open(raw, "wb")
@@ -192,11 +192,13 @@ def _csv(handle: TextIO, columns: Iterable[str]) -> Callable[[Iterable[object]],
 
 
 FORMATS: dict[str, WriteFormat] = {
-    "azure": WriteFormat("Azure 2023 CSV", _azure_2023, "time below 100 ns, slo_class, session"),
-    "azure-2024": WriteFormat("Azure 2024 CSV", _azure_2024, "time below 1 µs, slo_class, session"),
+    "azure": WriteFormat("Azure 2023 CSV", _azure_2023, "resolution below 100 ns, slo_class, session"),
+    "azure-2024": WriteFormat("Azure 2024 CSV", _azure_2024, "resolution below 1 µs, slo_class, session"),
     "burstgpt": WriteFormat("BurstGPT CSV, six columns", _burstgpt, "slo_class, session"),
     "burstgpt-sessions": WriteFormat("BurstGPT CSV, eight columns", _burstgpt_sessions, "slo_class"),
-    "mooncake": WriteFormat("Mooncake JSONL, nothing shared", _mooncake, "time below 1 ms, slo_class, session"),
+    "mooncake": WriteFormat(
+        "Mooncake JSONL, without shared prefixes", _mooncake, "resolution below 1 ms, slo_class, session"
+    ),
     "sharegpt": WriteFormat("ShareGPT JSON, filler text", _sharegpt, "all times, slo_class, session"),
     "vllm": WriteFormat("arrays of vllm bench serve --save-detailed", _vllm, "slo_class, session"),
     "csv": WriteFormat("CSV", _own_csv),

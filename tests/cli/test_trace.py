@@ -65,7 +65,7 @@ def test_convert_sorts_only_on_demand(tmp_path: Path, capsys: pytest.CaptureFixt
     mixed.write_text("arrival_s,prompt_tokens,output_tokens\n5,1,1\n3,2,2\n")
     out = tmp_path / "sorted.csv"
     assert main(["trace", "convert", str(mixed), str(out)]) == 3
-    assert "row 3: time goes back" in capsys.readouterr().err
+    assert "row 3: time decreases" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [mixed]
     assert main(["trace", "convert", str(mixed), str(out), "--sort"]) == 0
     assert [request.prompt_tokens for request in read_trace(out)] == [2, 1]
@@ -74,7 +74,7 @@ def test_convert_sorts_only_on_demand(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_what_a_format_cannot_hold_is_said_on_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["trace", "convert", SAMPLE, str(tmp_path / "m.jsonl"), "--to", "mooncake"]
     assert main(arguments) == 0
-    assert "time below 1 ms" in capsys.readouterr().err
+    assert "resolution below 1 ms" in capsys.readouterr().err
     assert main([*arguments, "--force", "-q"]) == 0
     assert capsys.readouterr().err == ""
 
@@ -97,7 +97,7 @@ def test_a_gateway_log_is_mapped_filtered_and_converted(tmp_path: Path, capsys: 
     log.write_text("".join(f'{{"when": "{at}", "status": {code}, "n": {{"p": 7, "o": 9}}}}\n' for at, code in rows))
     assert main(["trace", "info", str(log)]) == 3
     said = capsys.readouterr().err
-    for word in ("it has when, status, n.p, n.o", "needed: arrival (", "--column", "workload.trace.columns"):
+    for word in ("it has when, status, n.p, n.o", "required: arrival (", "--column", "workload.trace.columns"):
         assert word in said
     flags = ["--column", "arrival=when", "--column", "prompt=n.p", "--column", "output=n.o", "--where", "status=200"]
     out = tmp_path / "out.csv"
@@ -134,7 +134,7 @@ def test_warnings_are_said_even_when_quiet(tmp_path: Path, capsys: pytest.Captur
         (["info", "missing.csv"], 3, "missing.csv: no such file"),
         (["info", SAMPLE, "--format", "azur"], 2, "did you mean 'azure'"),
         (["generate", "out.csv"], 2, "arrivals.rate: missing"),
-        (["generate", "out.csv", "--rate", "1"], 2, "would never end"),
+        (["generate", "out.csv", "--rate", "1"], 2, "the load is endless"),
         (["generate", "out.csv", "--process", "saturate"], 2, "generates no arrival times"),
         (["generate", "out.csv", "--rate", "1", "--num-requests", "5", "--lengths", "azure"], 2, "did you mean"),
         (["generate", "out.csv", "--rate", "1", "--length-option", "x"], 2, "expected KEY=VALUE"),
@@ -143,7 +143,7 @@ def test_warnings_are_said_even_when_quiet(tmp_path: Path, capsys: pytest.Captur
         (["generate", "out.csv", "--rate", "0"], 2, "above 0"),
         (["convert", SAMPLE, "out.csv", "--start", "3 hours"], 2, "unit 'hours'"),
         (["convert", SAMPLE, "out.csv", "--to", "parquet"], 2, "unknown output format"),
-        (["convert", SAMPLE, "out.csv", "--start", "2 h"], 3, "no request is left"),
+        (["convert", SAMPLE, "out.csv", "--start", "2 h"], 3, "there are no requests"),
         (["convert", SAMPLE, "nowhere/out.csv"], 3, "cannot be written"),
         (["convert", SAMPLE, "out.csv", "--rate", "1e-9"], 2, "expected 1e-06 .. 1e+06"),
         (["convert", SAMPLE, "out.csv", "--rate", "1e8"], 2, "expected 1e-06 .. 1e+06"),

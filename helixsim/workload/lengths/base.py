@@ -1,4 +1,4 @@
-"""The contract of a length distribution, and sampling within limits."""
+"""Interface of length distributions, and sampling within limits."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from helixsim.workload.spec import LengthLimits
 Tokens = NDArray[np.int64]
 
 _CHUNK = 4096
-"""Pairs drawn at a time. Part of the reproducibility contract: another size draws other requests."""
+"""Pairs per draw; the requests depend on it."""
 
 _PROBE = 2**18
-"""Pairs of the fixed sample that estimates means within limits: a coefficient of variation of 1 leaves 0.2 %."""
+"""Size of the sample that estimates means within limits; the error is 0.2 % at a coefficient of variation of 1."""
 
 
 class LengthDistribution(Protocol):
-    """Prompt and output lengths, drawn together.
+    """A joint distribution of prompt and output lengths.
 
     ``Options`` is a frozen dataclass; its fields become keys of ``lengths:`` in exp.yaml, checked with positions.
     """
@@ -48,7 +48,7 @@ class NoOptions:
 
 
 def inside(limits: LengthLimits, prompt: Tokens, output: Tokens) -> NDArray[np.bool_]:
-    """Return which pairs the limits admit."""
+    """Return a mask of the pairs within the limits."""
     kept = (prompt >= limits.min_prompt_tokens) & (output >= limits.min_output_tokens)
     if limits.max_prompt_tokens is not None:
         kept &= prompt <= limits.max_prompt_tokens
@@ -58,7 +58,7 @@ def inside(limits: LengthLimits, prompt: Tokens, output: Tokens) -> NDArray[np.b
 
 
 def exclusion(limits: LengthLimits, prompt_tokens: int, output_tokens: int) -> str | None:
-    """Return why the limits leave out one recorded request, None if they do not."""
+    """Return the limit that excludes a recorded request, None if it is within all."""
     if prompt_tokens < limits.min_prompt_tokens:
         return "prompt below min_prompt_tokens"
     if limits.max_prompt_tokens is not None and prompt_tokens > limits.max_prompt_tokens:
@@ -72,7 +72,7 @@ def exclusion(limits: LengthLimits, prompt_tokens: int, output_tokens: int) -> s
 
 @dataclass(frozen=True, slots=True)
 class LimitedMeans:
-    """Mean lengths within limits [tokens], and the share of drawn pairs that had to be drawn again.
+    """Mean lengths within limits [tokens], and the share of pairs outside the limits, which are drawn again.
 
     ``prompt_spread`` is the mean of squared prompt lengths over the square of their mean: 1 if all are equal.
     """
@@ -84,12 +84,12 @@ class LimitedMeans:
 
 
 def limited_means(distribution: LengthDistribution, limits: LengthLimits) -> LimitedMeans:
-    """Return means within ``limits``: exact where they exclude nothing, else from a large sample of a fixed seed.
+    """Return means within ``limits``: exact if they exclude nothing, else from a large sample with a fixed seed.
 
     Raises
     ------
     ConfigError
-        If the limits exclude (nearly) everything.
+        If the limits exclude more than 99.9 % of the pairs.
     """
     prompt, output = distribution.sample(stream(0, "lengths probe"), _PROBE)
     kept = inside(limits, prompt, output)
@@ -113,9 +113,9 @@ def spread(tokens: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> float:
 
 
 def draw(distribution: LengthDistribution, limits: LengthLimits, rng: np.random.Generator) -> Iterator[tuple[int, int]]:
-    """Yield (prompt, output) lengths without end; pairs outside the limits are drawn again, so the load has no holes.
+    """Yield (prompt, output) lengths endlessly; pairs outside the limits are drawn again.
 
-    Call ``limited_means`` first: it refuses limits that would make this loop forever.
+    Call ``limited_means`` first, which refuses limits that would cause an infinite loop.
     """
     while True:
         prompt, output = distribution.sample(rng, _CHUNK)

@@ -1,4 +1,4 @@
-"""Fits a compact joint histogram to recorded lengths, with its errors stated."""
+"""Fit of a compact joint histogram to recorded lengths."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from helixsim.writing import write_text
 _GROUPS = 24
 _KS_TOLERANCE = 0.003
 _MEAN_TOLERANCE = 0.001
-"""Each cell is split until, inside it, the CDF is off by at most the first, and the mean by this share."""
+"""Cells are split until the error of the CDF inside a cell is below the first, that of the mean below the second."""
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class FitErrors:
-    """How a histogram differs from the lengths it was fitted to.
+    """Errors of a fitted histogram.
 
     Kolmogorov-Smirnov distances of both marginals, relative errors of both means, and both correlations.
     """
@@ -42,10 +42,10 @@ class FitErrors:
 
 
 def fit_lengths(requests: Iterable[Request]) -> tuple[JointHistogram, FitErrors]:
-    """Return the joint histogram of the requests' lengths, and its errors.
+    """Return the joint histogram of the lengths of requests, and its errors.
 
-    Both marginals get cells by repeated splitting of the worst one at its largest deviation, so that frequent lengths
-    (prompt templates) get cells of their own. The prompt cells are gathered into groups of about equal weight.
+    The cells of both marginals result from repeated splitting of the worst cell at its largest deviation, so that
+    frequent lengths (prompt templates) have their own cells. Prompt cells are joined to groups of about equal weight.
 
     Raises
     ------
@@ -73,7 +73,7 @@ def fit_lengths(requests: Iterable[Request]) -> tuple[JointHistogram, FitErrors]
 
 
 def save_histogram(path: Path, histogram: JointHistogram, errors: FitErrors, source: Mapping[str, str]) -> None:
-    """Write a histogram with its fit errors and facts on its source as JSON, one field a line.
+    """Write a histogram with its errors and source as JSON, one field per line.
 
     Raises
     ------
@@ -104,7 +104,7 @@ def _edges(lengths: Tokens) -> list[int]:
     mean = float(lengths.mean())
 
     def worst(low: int, high: int) -> tuple[float, int, int, int]:
-        """Return (-badness, low, high, where to split) of a cell; offsets from ``first``."""
+        """Return (-error, low, high, split) of a cell; offsets from ``first``."""
         straight = np.linspace(cdf[low], cdf[high], high - low + 1)
         deviation = np.abs(cdf[low : high + 1] - straight)
         split = int(deviation.argmax())
@@ -141,7 +141,7 @@ def _errors(histogram: JointHistogram, prompt: Tokens, output: Tokens) -> FitErr
 
 
 def _moments(edges: Tokens, counts: Tokens) -> tuple[float, float]:
-    """Return mean and standard deviation; a cell of w whole numbers has variance (w**2 - 1) / 12."""
+    """Return mean and standard deviation; a cell of w integers has variance (w**2 - 1) / 12."""
     centres = cell_means(edges)
     mean = float(np.average(centres, weights=counts))
     squares = centres**2 + (np.diff(edges) ** 2 - 1) / 12
@@ -149,7 +149,7 @@ def _moments(edges: Tokens, counts: Tokens) -> tuple[float, float]:
 
 
 def _ks(lengths: Tokens, edges: Tokens, counts: Tokens) -> float:
-    """Return the largest difference of the cumulative distributions, over all whole numbers."""
+    """Return the Kolmogorov-Smirnov distance over all integers."""
     grid = np.arange(edges[0], edges[-1] + 1)
     recorded: Floats = np.searchsorted(np.sort(lengths), grid, side="right") / len(lengths)
     fitted: Floats = np.interp(grid, edges, np.concatenate(([0], np.cumsum(counts))) / len(lengths))

@@ -1,4 +1,4 @@
-"""Length distributions given by a few numbers; prompt and output are independent."""
+"""Parametric length distributions, with independent prompt and output lengths."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MOST_TOKENS = 10**9
 """Longest prompt or output."""
 
 MOST_SPREAD = 1_000.0
-"""Largest coefficient of variation; recorded loads have up to about 3."""
+"""Largest coefficient of variation; that of recorded loads is up to about 3."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ class LognormalOptions:
 
 
 class Lognormal:
-    """Log-normal lengths, rounded to whole tokens, at least 1: long tails, as most recorded loads have."""
+    """Log-normal lengths, rounded to whole tokens and at least 1, with long tails like most recorded loads."""
 
     summary: ClassVar[str] = "log-normal by mean and coefficient of variation"
     Options: ClassVar[type[LognormalOptions]] = LognormalOptions
@@ -129,8 +129,8 @@ class Lognormal:
         return _whole(prompt), _whole(output)
 
     def mean(self) -> tuple[float, float]:
-        """Return the means, those below half a token lifted to 1; exact but for rounding [tokens]."""
-        return _lifted_mean(*self._prompt), _lifted_mean(*self._output)
+        """Return the means of the rounded lengths [tokens]."""
+        return _rounded_mean(*self._prompt), _rounded_mean(*self._output)
 
 
 def _parameters(mean: float, cv: float) -> tuple[float, float]:
@@ -143,8 +143,8 @@ def _whole(lengths: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> Tokens
     return np.maximum(np.rint(lengths), 1).astype(np.int64)
 
 
-def _lifted_mean(location: float, scale: float) -> float:
-    """Return E[max(1, round(X))]: rounding keeps the mean, and P(X < 1/2) rises from 0 to 1."""
+def _rounded_mean(location: float, scale: float) -> float:
+    """Return E[max(1, round(X))] = E[X] + P(X < 1/2), neglecting the effect of rounding on the mean."""
     mean = math.exp(location + scale * scale / 2)
     if scale == 0:
         return float(max(round(mean), 1))

@@ -1,4 +1,4 @@
-"""Length distributions taken from recorded traces: the trace itself, or a compact joint histogram of it."""
+"""Length distributions of recorded traces: the pairs of a trace, or a compact joint histogram."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from helixsim.workload.spec import LengthLimits, ReadOptions
 
 @dataclass(frozen=True, slots=True)
 class TraceOptions:
-    """A trace file; arrival times are not needed.
+    """A trace file; arrival times are not required.
 
-    ``format`` None: found from the file. ``chars_per_token`` counts ShareGPT texts. ``prompt_column`` and
-    ``output_column`` name the columns of lengths, ``where`` (``COLUMN=VALUE``) the rows that count.
+    ``format`` None: detected. ``chars_per_token`` estimates the lengths of ShareGPT texts. ``prompt_column`` and
+    ``output_column`` name the columns of lengths, ``where`` (``COLUMN=VALUE``) selects rows.
     """
 
     path: str
@@ -36,7 +36,7 @@ class TraceOptions:
 
 
 class RecordedPairs:
-    """The length pairs of recorded requests, drawn independently with replacement; each pair stays together."""
+    """The length pairs of recorded requests, drawn with replacement."""
 
     summary: ClassVar[str] = "the length pairs of a trace, drawn with replacement"
     Options: ClassVar[type[TraceOptions]] = TraceOptions
@@ -44,7 +44,7 @@ class RecordedPairs:
     def __init__(self, requests: Iterable[Request]) -> None:
         pairs = [(request.prompt_tokens, request.output_tokens) for request in requests]
         if not pairs:
-            raise DataError("no recorded request to draw lengths from; look at trace.start and trace.duration")
+            raise DataError("no recorded request to draw lengths from; check trace.start and trace.duration")
         self._prompt, self._output = np.array(pairs, dtype=np.int64).T
 
     def longest_prompt_tokens(self, limits: LengthLimits) -> int:
@@ -62,7 +62,7 @@ class RecordedPairs:
 
 
 class Trace(RecordedPairs):
-    """The length pairs of a trace file; its order and times do not matter."""
+    """The length pairs of a trace file."""
 
     def __init__(self, options: TraceOptions) -> None:
         path = Path(options.path)
@@ -80,10 +80,10 @@ class Trace(RecordedPairs):
 
 @dataclass(frozen=True)
 class JointHistogram:
-    """A joint histogram with cells of whole numbers, lengths equally likely within a cell.
+    """A joint histogram of integers, uniform within each cell.
 
-    Cell ``i`` of either axis holds the lengths ``edges[i] + 1 .. edges[i + 1]``. Prompts have fine cells, gathered
-    into groups; the output depends on the group of the prompt.
+    Cell ``i`` of either axis has the lengths ``edges[i] + 1 .. edges[i + 1]``. The fine cells of prompts are joined to
+    groups, and the output depends on the group of the prompt.
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ class JointHistogram:
             or min(*np.diff(self.prompt_edges), *np.diff(self.output_edges), *groups) < 1
             or min(self.prompt_edges[0], self.output_edges[0], *self.prompt_counts, counts.min()) < 0
         ):
-            raise ValueError("the edges and counts of a joint histogram do not fit together")
+            raise ValueError("edges and counts of the joint histogram are inconsistent")
 
     @classmethod
     def load(cls, path: Path) -> JointHistogram:
@@ -133,15 +133,15 @@ class JointHistogram:
 
 
 def _whole_numbers(values: Sequence[object]) -> tuple[int, ...]:
-    """Return values that are whole numbers small enough to be summed; ``ValueError`` if they are not."""
+    """Return integers within the limits of lengths; ``ValueError`` for any other value."""
     numbers = tuple(value for value in values if isinstance(value, int) and 0 <= value <= MAX_TOKENS)
     if len(numbers) != len(values):
-        raise ValueError(f"values that are no whole numbers from 0 to {MAX_TOKENS}")
+        raise ValueError(f"expected whole numbers from 0 to {MAX_TOKENS}")
     return numbers
 
 
 class HistogramLengths:
-    """Samples a ``JointHistogram``."""
+    """A length distribution given by a ``JointHistogram``."""
 
     def __init__(self, histogram: JointHistogram) -> None:
         self._prompt_edges = np.array(histogram.prompt_edges)
@@ -152,7 +152,7 @@ class HistogramLengths:
         self._output_shares = joint.sum(axis=0) / joint.sum()
         self._prompt_cumulative = np.cumsum(counts) / counts.sum()
         self._group_of_cell = np.repeat(np.arange(len(joint)), np.diff((0, *histogram.group_ends)))
-        # One increasing array for all groups (group number + share), so that one search serves every sample.
+        # One increasing array for all groups (group number + share) allows a single vectorised search.
         within = np.cumsum(joint, axis=1) / joint.sum(axis=1, keepdims=True)
         self._output_cumulative = (np.arange(len(joint))[:, None] + within).ravel()
 
@@ -161,7 +161,7 @@ class HistogramLengths:
         draws = rng.random((4, n))
         prompt_cell = np.searchsorted(self._prompt_cumulative, draws[0], side="right")
         group = self._group_of_cell[prompt_cell]
-        # A draw just below 1 can round up to the next group's range: stay in the group's last cell.
+        # A draw just below 1 can round up into the range of the next group.
         cells = len(self._output_edges) - 1
         found = np.searchsorted(self._output_cumulative, group + draws[1], side="right")
         output_cell = np.minimum(found - group * cells, cells - 1)
@@ -196,9 +196,9 @@ class FittedOptions:
 
 
 class Fitted(HistogramLengths):
-    """A joint histogram from a file of the user's."""
+    """A joint histogram from a user file."""
 
-    summary: ClassVar[str] = "a joint histogram made by `helixsim trace fit-lengths`"
+    summary: ClassVar[str] = "joint histogram from `helixsim trace fit-lengths`"
     Options: ClassVar[type[FittedOptions]] = FittedOptions
 
     def __init__(self, options: FittedOptions) -> None:

@@ -31,14 +31,14 @@ def names() -> tuple[str, ...]:
 
 
 def get(name: str) -> type[LengthDistribution]:
-    """Return a distribution's class by name; ``ConfigError`` if there is none of that name."""
+    """Return the class of a distribution; ``ConfigError`` for an unknown name."""
     if name not in DISTRIBUTIONS:
         raise ConfigError(unknown_name("length distribution", name, DISTRIBUTIONS))
     return DISTRIBUTIONS[name]
 
 
 def build(spec: LengthsSpec) -> LengthDistribution:
-    """Return the distribution a specification asks for.
+    """Return the distribution of a specification.
 
     Raises
     ------
@@ -75,6 +75,6 @@ def _names_of(annotation: Any) -> str:
 
 
 def _is_of(annotation: Any, value: float | str) -> bool:
-    """Return whether a value suits an annotation such as ``int``, ``float`` or ``str | None``; an int is a float."""
+    """Whether a value has the type of an annotation such as ``int`` or ``str | None``; an int is a float."""
     allowed = get_args(annotation) or (annotation,)
     return type(value) in allowed or (isinstance(value, int) and float in allowed)

@@ -1,7 +1,7 @@
 """Azure LLM inference traces (https://github.com/Azure/AzurePublicDataset, data CC-BY 4.0).
 
-2023 (Splitwise, ISCA'24): ``2023-11-16 18:17:03.9799600,4808,10``. 2024 (DynamoLLM, HPCA'25): the same columns, stamps
-with ``+00:00``, and no fraction on whole seconds, so that no single strptime format fits. The full 100 ns are kept.
+2023 (Splitwise, ISCA'24): ``2023-11-16 18:17:03.9799600,4808,10``. 2024 (DynamoLLM, HPCA'25): the same columns, time
+stamps with ``+00:00``, without fraction for whole seconds. The resolution of 100 ns is kept.
 """
 
 from __future__ import annotations

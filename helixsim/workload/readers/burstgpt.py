@@ -1,7 +1,7 @@
 """BurstGPT traces (https://github.com/HPMLL/BurstGPT, data CC-BY 4.0).
 
-Seconds since midnight of the first day. Later files insert ``Session ID`` and ``Elapsed time`` as second and third
-column, so columns are found by name. Failed requests have zero response tokens.
+Times are seconds since midnight of the first day. Later files insert ``Session ID`` and ``Elapsed time`` as second and
+third column, so columns are found by name. Failed requests have zero response tokens.
 """
 
 from __future__ import annotations

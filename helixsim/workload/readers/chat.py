@@ -1,4 +1,4 @@
-"""ShareGPT conversations, and the detailed results of vLLM's ``bench serve``; both are JSON and read whole."""
+"""ShareGPT conversations, and detailed results of ``vllm bench serve``."""
 
 from __future__ import annotations
 
@@ -16,18 +16,14 @@ from helixsim.workload.readers.values import fault, time_ns, token_count
 VLLM_LENGTHS = ("input_lens", "output_lens")
 TOKEN_KEYS = ("prompt_tokens", "output_tokens")
 
-NO_START_TIMES = (
-    "no list 'start_times': vllm bench serve --save-detailed writes start times only since January 2026, "
-    "versions before then do not"
-)
+NO_START_TIMES = "no list 'start_times': vllm bench serve --save-detailed writes start times only since January 2026"
 
 
 def sharegpt(reading: Reading) -> Iterator[Row]:
-    """Yield the first exchange of each conversation, as vLLM's own loader does; the format has no times.
+    """Yield the first exchange of each conversation, as vLLM's loader; the format has no times.
 
-    An entry may carry ``prompt_tokens`` and ``output_tokens``. Otherwise its texts are counted as
-    ``options.chars_per_token`` characters per token, which is an estimate and must be asked for. The row number is the
-    position in the list, from 1.
+    An entry may have ``prompt_tokens`` and ``output_tokens``. Otherwise token counts are estimated by
+    ``options.chars_per_token``, which is then required. The row number is the position in the list, from 1.
     """
     path = reading.path
     document = json_documents(path)[0]
@@ -54,17 +50,16 @@ def _text_tokens(reading: Reading, number: int, turn: Any) -> int:
     chars_per_token = reading.options.chars_per_token
     if chars_per_token is None:
         message = (
-            "text without token counts; give chars_per_token (--chars-per-token) to estimate them, 4 suits English"
+            "text without token counts; give chars_per_token (--chars-per-token) to estimate them, about 4 for English"
         )
         fault(reading.path, number, "conversations", message)
     return max(1, round(len(text) / chars_per_token)) if text else 0
 
 
 def vllm(reading: Reading) -> Iterator[Row]:
-    """Yield the requests of a ``vllm bench serve --save-detailed`` result, by start time.
+    """Yield the requests of a ``vllm bench serve --save-detailed`` result in order of start.
 
-    The arrays are in the order of the data set and requests start concurrently, so they are sorted here. Requests with
-    an error text count as failed. The row number is the position in the arrays, from 1.
+    Requests with an error text have failed. The row number is the position in the arrays, from 1.
     """
     path = reading.path
     document = vllm_result(path, json_documents(path), reading.options.result)
@@ -104,26 +99,26 @@ def vllm(reading: Reading) -> Iterator[Row]:
 
 
 def vllm_result(path: Path, documents: list[Any], number: int | None) -> dict[str, Any]:
-    """Return the one result that is meant, of a file to which ``--append-result`` may have added several.
+    """Return a result of a file that may have several (``--append-result``).
 
     Parameters
     ----------
     number
-        Which, from 1; None is refused if there are several.
+        Number of the result, from 1; None is an error if there are several.
     """
     if number is not None and not 1 <= number <= len(documents):
-        raise DataError(f"{path}: no result {number}, the file holds {len(documents)}")
+        raise DataError(f"{path}: no result {number}, the file has {len(documents)}")
     if number is None and len(documents) > 1:
-        held = "; ".join(f"{at}: {_said(document)}" for at, document in enumerate(documents[:20], start=1))
-        which = "choose one with --result N (workload.trace.result)"
-        raise DataError(f"{path}: holds {len(documents)} results (vllm bench serve --append-result); {which}: {held}")
+        known = "; ".join(f"{at}: {_described(document)}" for at, document in enumerate(documents[:20], start=1))
+        advice = "select one with --result N (workload.trace.result)"
+        raise DataError(f"{path}: has {len(documents)} results (vllm bench serve --append-result); {advice}: {known}")
     document = documents[(number or 1) - 1]
     if not isinstance(document, dict):
         raise DataError(f"{path}: expected a JSON object, got {type(document).__name__}")
     return document
 
 
-def _said(document: Any) -> str:
+def _described(document: Any) -> str:
     keys = ("date", "num_prompts", "request_rate", "max_concurrency", "completed")
     known = document if isinstance(document, dict) else {}
     return ", ".join(f"{key} {shown(known[key])}" for key in keys if known.get(key) is not None) or "nothing known"

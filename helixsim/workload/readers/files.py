@@ -1,4 +1,4 @@
-"""Opening trace files: packed or plain, CSV or JSON, with every failure as a ``DataError`` that names the file."""
+"""Reading trace files: plain or compressed, CSV or JSON; failures are ``DataError`` with the file name."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from helixsim.workload.readers.base import Reading
 from helixsim.workload.readers.values import fault
 
 _ZST_MODULES = ("compression.zstd", "backports.zstd")
-"""Python's own from 3.14 on; before, the library of the extra ``zst``, which has the same functions."""
+"""The standard library from Python 3.14 on, else that of the extra ``zst``, with the same interface."""
 
 _NAMES_SHOWN = 30
 
 Pick = Callable[[list[str]], Sequence[int | None]]
-"""Takes the names of a CSV header; returns the positions of the wanted fields, None for those it lacks."""
+"""Names of a CSV header -> positions of the required fields, None for missing ones."""
 
 
 def zst(path: Path) -> Any:
@@ -40,7 +40,7 @@ def zst(path: Path) -> Any:
 
 @contextmanager
 def open_text(path: Path) -> Iterator[TextIO]:
-    """Open a UTF-8 text file, unpacking ``.gz`` and ``.zst``, with every failure to read it as a ``DataError``."""
+    """Open a UTF-8 text file, decompressing ``.gz`` and ``.zst``; all failures are ``DataError``."""
     damage: tuple[type[Exception], ...] = (EOFError, zlib.error, gzip.BadGzipFile)
     try:
         if path.suffix == ".gz":
@@ -75,9 +75,9 @@ def csv_header(path: Path, text: str) -> list[str]:
 
 
 def csv_rows(reading: Reading, pick: Pick) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """Yield (line, fields) of the rows that ``reading.options.where`` admits.
+    """Yield (line, fields) of the rows selected by ``reading.options.where``.
 
-    ``pick`` chooses at least two columns; one that is not there yields empty fields.
+    ``pick`` selects at least two columns; missing ones yield empty fields.
     """
     path = reading.path
     with open_text(path) as handle:
@@ -89,7 +89,7 @@ def csv_rows(reading: Reading, pick: Pick) -> Iterator[tuple[int, tuple[str, ...
             names = [name.strip() for name in header]
             name, count = Counter(filter(None, names)).most_common(1)[0] if any(names) else ("", 1)
             if count > 1:
-                fault(path, 1, "", f"{count} columns are called {shown(name)}")
+                fault(path, 1, "", f"{count} columns are named {shown(name)}")
             absent = len(names)
             fields_of = itemgetter(*(absent if at is None else at for at in pick(names)))
             wanted = [(position(path, names, name), value) for name, value in reading.options.where]
@@ -100,7 +100,7 @@ def csv_rows(reading: Reading, pick: Pick) -> Iterator[tuple[int, tuple[str, ...
                     got = f"{len(fields)} fields, the header has {absent}: {shown(','.join(fields))}"
                     fault(path, reader.line_num, "", got)
                 if wanted and not all(fields[at].strip() == value for at, value in wanted):
-                    reading.leave_out()
+                    reading.drop()
                     continue
                 fields.append("")
                 yield reader.line_num, fields_of(fields)
@@ -109,7 +109,7 @@ def csv_rows(reading: Reading, pick: Pick) -> Iterator[tuple[int, tuple[str, ...
 
 
 def by_name(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> Pick:
-    """Return what picks the columns of these names."""
+    """Return a ``Pick`` of the columns with these names."""
 
     def pick(names: list[str]) -> list[int | None]:
         return [
@@ -121,20 +121,20 @@ def by_name(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -
 
 
 def position(path: Path, names: Sequence[str], name: str) -> int:
-    """Return where a column stands; ``DataError`` if there is none of that name."""
+    """Return the position of a column; ``DataError`` if there is none with this name."""
     if name not in names:
         raise DataError(f"{path}: row 1: no column {shown(name)}; {listed(names)}{did_you_mean(name, names)}")
     return names.index(name)
 
 
 def listed(names: Sequence[str]) -> str:
-    """Return what names a header or an object has, in words."""
+    """Return a list of the names of a header or an object as text."""
     more = f", ... ({len(names)} in all)" if len(names) > _NAMES_SHOWN else ""
     return f"it has {', '.join(shown(name)[1:-1] for name in names[:_NAMES_SHOWN]) or 'nothing'}{more}"
 
 
 def json_lines(reading: Reading) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line, object) of the rows of a JSONL file that ``reading.options.where`` admits."""
+    """Yield (line, object) of the rows of a JSONL file selected by ``reading.options.where``."""
     path, where = reading.path, reading.options.where
     line = 0
     with open_text(path) as handle:
@@ -145,7 +145,7 @@ def json_lines(reading: Reading) -> Iterator[tuple[int, dict[str, Any]]]:
             if not isinstance(value, dict):
                 fault(path, line, "", f"expected a JSON object, got {shown(text.strip())}")
             if where and not all(_as_text(nested(value, name)) == wanted for name, wanted in where):
-                reading.leave_out()
+                reading.drop()
                 continue
             yield line, value
     if line == 0:
@@ -162,7 +162,7 @@ def json_documents(path: Path) -> list[Any]:
 
 
 def nested(entry: dict[str, Any], name: str) -> object:
-    """Return the value under a name, a dotted one also inside nested objects; None if there is none."""
+    """Return the value of a name, which may be dotted for nested objects; None if there is none."""
     if name in entry:
         return cast("object", entry[name])
     value: object = entry
@@ -174,7 +174,7 @@ def nested(entry: dict[str, Any], name: str) -> object:
 
 
 def flat_names(entry: dict[str, Any]) -> list[str]:
-    """Return the names of an object's values, dotted where objects are nested one or two deep."""
+    """Return the names of the values of an object, dotted for nested objects."""
     names: list[str] = []
     for key, value in entry.items():
         names += [f"{key}.{inner}" for inner in flat_names(value)] if isinstance(value, dict) and value else [key]
@@ -182,7 +182,7 @@ def flat_names(entry: dict[str, Any]) -> list[str]:
 
 
 def _as_text(value: object) -> str | None:
-    """Return a JSON value as ``where`` writes it."""
+    """Return a JSON value as text, as in ``where``."""
     if isinstance(value, bool):
         return "true" if value else "false"
     return None if value is None else str(value)

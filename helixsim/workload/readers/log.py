@@ -1,8 +1,8 @@
-"""Rows of requests as CSV or JSONL: traces of our own, of other simulators, and the logs of gateways.
+"""CSV and JSONL traces: helixsim's format, those of other simulators, and gateway logs.
 
-Three parts are needed, ``arrival``, ``prompt`` and ``output``; ``slo_class`` and ``session`` may follow. Each is found
-under the names of ``NAMES``, or under the one that ``ReadOptions.columns`` states. Names are tried tier by tier, those
-of our own format first; two of one tier are a fault, because the choice would be a guess.
+Required parts are ``arrival``, ``prompt`` and ``output``; ``slo_class`` and ``session`` are optional. Columns are those
+of ``ReadOptions.columns``, or known by the names in ``NAMES``. Names are tried by tier, those of helixsim's format
+first; two names of a tier are ambiguous, which is a fault.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
 NEEDED = ("arrival", "prompt", "output")
 
 _SECONDS = ("arrival_s", "arrived_at", "arrival_time", "arrival_timestamp")
-"""Names that mean seconds, those without a unit because the simulators that use them count seconds."""
+"""Names of times in seconds; those without a unit are used by simulators that count seconds."""
 
 _EPOCH_UNITS = ((1e17, "ns"), (1e14, "us"), (1e11, "ms"), (1e9, "s"))
-"""From which number on a time is a time since 1970 in that unit (the years 1973 to 5138)."""
+"""Least value of a time since 1970 in each unit (years 1973 to 5138)."""
 
 _UNIT_WORDS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 
 
 class _Times:
-    """Reads one column of arrival times; the first decides whether they are calendar times or numbers, and the unit."""
+    """Reader of a column of arrival times; the first value determines their kind (calendar or number) and unit."""
 
     def __init__(self, reading: Reading, column: str) -> None:
         self._reading = reading
@@ -61,16 +61,16 @@ class _Times:
         self._unit_ns = 0
 
     def ns(self, line: int, got: object) -> int:
-        """Return the nanoseconds since the column's own epoch."""
+        """Return the time since the epoch of the column [ns]."""
         if not self._unit_ns:
             self._begin(line, got)
         if self._stamps is None:
             return time_ns(self._reading.path, line, self._column, got, self._unit_ns)
         if not isinstance(got, str):
-            fault(self._reading.path, line, self._column, f"got {shown(got)}, the rows before have calendar times")
+            fault(self._reading.path, line, self._column, f"got {shown(got)}, the previous rows have calendar times")
         ns = self._stamps.ns(line, got)
         if self._stamps.is_zoned is False:
-            self._reading.note(f"column {shown(self._column)}: calendar times without an offset are taken as UTC")
+            self._reading.note(f"column {shown(self._column)}: calendar times without an offset are read as UTC")
         return ns
 
     def _begin(self, line: int, got: object) -> None:
@@ -83,15 +83,17 @@ class _Times:
         if unit is None:
             number_ns = time_ns(path, line, self._column, got, 1)
             unit = next((name for least, name in _EPOCH_UNITS if number_ns >= least), None)
-            why = "since 1970, by their size" if unit else "because nothing says otherwise"
+            reason = "since 1970, by magnitude" if unit else "by default"
             unit = unit or "s"
             self._reading.log.assumed_unit = _UNIT_WORDS[unit]
-            flag = "--unit states another (workload.trace.unit)"
-            self._reading.note(f"column {shown(self._column)}: numbers are taken as {_UNIT_WORDS[unit]} {why}; {flag}")
+            flag = "--unit gives another (workload.trace.unit)"
+            self._reading.note(
+                f"column {shown(self._column)}: numbers are read as {_UNIT_WORDS[unit]} {reason}; {flag}"
+            )
         self._unit_ns = TIME_UNITS[unit]
 
     def _stated_unit(self) -> str | None:
-        """Return the unit that the column's name states, None if it does not."""
+        """Return the unit in the name of the column, None if there is none."""
         name = self._column.rpartition(".")[2]
         if name in _SECONDS:
             return "s"
@@ -107,7 +109,7 @@ def csv_trace(reading: Reading) -> Iterator[Row]:
         columns.update(_columns(reading, 1, names))
         unused = [name for name in names if name not in columns.values() and name not in dict(reading.options.where)]
         if unused:
-            reading.note(f"columns not used: {listed(unused).removeprefix('it has ')}")
+            reading.note(f"unused columns: {listed(unused).removeprefix('it has ')}")
         return [None if name is None else position(path, names, name) for name in columns.values()]
 
     times: _Times | None = None
@@ -125,7 +127,7 @@ def csv_trace(reading: Reading) -> Iterator[Row]:
 
 
 def jsonl_trace(reading: Reading) -> Iterator[Row]:
-    """Yield the rows of a JSONL trace; the first decides which keys hold what."""
+    """Yield the rows of a JSONL trace; the first determines the keys."""
     path = reading.path
     columns: dict[str, str | None] = {}
     times: _Times | None = None
@@ -144,21 +146,21 @@ def jsonl_trace(reading: Reading) -> Iterator[Row]:
 
 
 def is_log(names: list[str]) -> bool:
-    """Return whether columns or keys of these names hold prompt and output lengths."""
+    """Whether these names include known columns of prompt and output lengths."""
     return all(any(name in names for tier in NAMES[part] for name in tier) for part in ("prompt", "output"))
 
 
 def needed(names: list[str]) -> str:
-    """Return what a header has, what is needed, and how to say which column is which."""
+    """Return a message with the names of a header, the required parts, and the option that assigns columns."""
     parts = "; ".join(f"{part} ({', '.join(name for tier in NAMES[part] for name in tier)})" for part in NEEDED)
-    return f"{listed(names)}; needed: {parts}; {_HOW}"
+    return f"{listed(names)}; required: {parts}; {_ADVICE}"
 
 
-_HOW = "say which is which with --column prompt=NAME (workload.trace.columns: {prompt: NAME})"
+_ADVICE = "assign columns with --column prompt=NAME (workload.trace.columns: {prompt: NAME})"
 
 
 def _columns(reading: Reading, line: int, names: list[str]) -> dict[str, str | None]:
-    """Return which column holds which part."""
+    """Return the column of each part."""
     stated = dict(reading.options.columns)
     columns: dict[str, str | None] = {}
     for part, tiers in NAMES.items():
@@ -188,7 +190,7 @@ def _known_column(
         if len(found) > 1:
             both = " and ".join(shown(name) for name in found)
             message = (
-                f"{both} could both be the {part}; choose with --column {part}={found[0]} (workload.trace.columns)"
+                f"{both} could both be the {part}; select one with --column {part}={found[0]} (workload.trace.columns)"
             )
             fault(reading.path, line, "", message)
         if found:
@@ -199,7 +201,7 @@ def _known_column(
 def _value(reading: Reading, line: int, entry: dict[str, Any], name: str | None) -> object:
     value = None if name is None else nested(entry, name)
     if value is None:
-        rows = "rows without it can be left out with --where COLUMN=VALUE (workload.trace.where)"
+        rows = "exclude rows without it with --where COLUMN=VALUE (workload.trace.where)"
         fault(reading.path, line, name or "", f"missing; {listed(flat_names(entry))}; {rows}")
     return value
 

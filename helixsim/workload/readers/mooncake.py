@@ -1,7 +1,7 @@
-"""Mooncake traces (https://github.com/kvcache-ai/Mooncake, FAST'25): JSONL with milliseconds.
+"""Mooncake traces (https://github.com/kvcache-ai/Mooncake, FAST'25): JSONL with times in milliseconds.
 
-``hash_ids`` describe shared prefixes; they are not used, so no prefix is cached. Other programs write the same keys
-with seconds: fractions and implausible rates are warned of, and ``unit`` states what they are.
+``hash_ids`` describe shared prefixes and are not used. Other programs write the same keys with seconds: fractions and
+implausible rates give a warning, and ``unit`` states the unit.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def rows(reading: Reading) -> Iterator[Row]:
         at = entry["timestamp"]
         if reading.options.unit is None and isinstance(at, float) and not at.is_integer():
             reading.warn(
-                "fractions of milliseconds, which Mooncake does not write: if the times are seconds, say so "
+                "fractions of milliseconds, which Mooncake does not write: if the times are seconds, give the unit "
                 "(--unit s; workload.trace.unit)"
             )
         yield Row(

@@ -18,16 +18,16 @@ from helixsim.workload.spec import AS_WRITTEN, COLUMN_PARTS, TIME_UNITS, ReadOpt
 
 @dataclass(frozen=True, slots=True)
 class TraceFormat:
-    """One format.
+    """A trace format.
 
     Parameters
     ----------
     rows
         The reader.
     takes
-        Fields of ``ReadOptions`` it heeds; others are refused.
+        Supported fields of ``ReadOptions``.
     has_times
-        Whether it can record when requests arrived.
+        Whether the format can have arrival times.
     """
 
     summary: str
@@ -47,7 +47,7 @@ FORMATS: dict[str, TraceFormat] = {
     ),
     "vllm": TraceFormat("vllm bench serve --save-detailed result", chat.vllm, ("result",)),
     "csv": TraceFormat(
-        "CSV: arrival_s, prompt_tokens, output_tokens[, slo_class, session], or a gateway's log",
+        "CSV: arrival_s, prompt_tokens, output_tokens[, slo_class, session], or a gateway log",
         log.csv_trace,
         _LOG,
     ),
@@ -56,11 +56,11 @@ FORMATS: dict[str, TraceFormat] = {
 
 
 _HEAD = 2**20
-"""Characters at the beginning of a file that its format is found from."""
+"""Characters at the beginning of a file used to detect its format."""
 
 _CSV_MARKS = {"azure": azure.COLUMNS[1:2], "burstgpt": burstgpt.COLUMNS[1:2]}
 _JSON_MARKS = {"mooncake": mooncake.KEYS[1:2], "vllm": chat.VLLM_LENGTHS[:1]}
-"""Columns or keys that give a format away."""
+"""Columns or keys that identify a format."""
 
 _VLLM_SUMMARY = ("completed", "request_throughput")
 """Keys of a ``bench serve`` result, with or without arrays."""
@@ -72,7 +72,7 @@ def names() -> tuple[str, ...]:
 
 
 def get(name: str) -> TraceFormat:
-    """Return a format by name; ``ConfigError`` if there is none of that name."""
+    """Return a format by name; ``ConfigError`` for an unknown name."""
     if name not in FORMATS:
         raise ConfigError(unknown_name("trace format", name, FORMATS))
     return FORMATS[name]
@@ -92,18 +92,18 @@ def read_trace(
     Parameters
     ----------
     trace_format
-        A name of ``FORMATS``; None: found from the file.
+        A name of ``FORMATS``; None: detected.
     times
-        What to do if the file records no arrival times, see ``readers.base.Times``.
+        Treatment of a file without arrival times, see ``readers.base.Times``.
     sort
-        Sort rows by time instead of refusing unsorted ones; holds the whole trace in memory.
+        Sort rows by time instead of refusing unsorted ones; keeps the whole trace in memory.
     log
-        Receives what is left out and how the file was understood.
+        Receives dropped rows, notes and warnings.
 
     Raises
     ------
     ConfigError
-        If the format is unknown or does not heed an option.
+        If the format is unknown or does not support an option.
     DataError
         With file, row (1-based line) and column of the first fault.
     """
@@ -115,12 +115,12 @@ def read_trace(
 
 
 def check_options(name: str, options: ReadOptions, path: Path) -> None:
-    """Raise ``ConfigError`` if a format does not heed an option, or a value is not allowed."""
+    """Raise ``ConfigError`` if a format does not support an option, or a value is invalid."""
     takes = get(name).takes
     for key in ReadOptions.__dataclass_fields__:
         if getattr(options, key) not in (None, ()) and key not in takes:
             others = ", ".join(other for other, known in FORMATS.items() if key in known.takes)
-            raise ConfigError(f"{path}: {key}: not used by the trace format {name}, only by {others}")
+            raise ConfigError(f"{path}: {key}: not supported by the trace format {name}, only by {others}")
     if options.unit is not None and options.unit not in TIME_UNITS:
         raise ConfigError(f"{path}: " + unknown_name("unit of time", options.unit, TIME_UNITS))
     for part, _ in options.columns:
@@ -136,7 +136,7 @@ def detect_format(path: Path, options: ReadOptions = AS_WRITTEN) -> str:
     Raises
     ------
     DataError
-        If it looks like none of them.
+        If no format is detected.
     """
     with open_text(path) as handle:
         head = handle.read(_HEAD).lstrip()
@@ -158,7 +158,7 @@ def detect_format(path: Path, options: ReadOptions = AS_WRITTEN) -> str:
     separator = "" if is_json or len(found) > 1 else "; only commas separate columns"
     raise DataError(
         f"{path}: unknown trace format, row 1 is {shown(head.splitlines()[0])}{separator}; {log.needed(found)}; "
-        f"or name a format: {', '.join(FORMATS)}"
+        f"or give a format: {', '.join(FORMATS)}"
     )
 
 
@@ -167,6 +167,6 @@ def _keys(path: Path, head: str) -> list[str]:
     line = head.splitlines()[0]
     try:
         entry = jsonio.loads(line, str(path))
-    except DataError:  # an object over several lines, or none at all
+    except DataError:  # not JSON, or an object over several lines
         entry = json_documents(path)[0]
     return flat_names(entry)

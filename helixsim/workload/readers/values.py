@@ -1,7 +1,4 @@
-"""Numbers of tokens and times from files, bounded: what is beyond is a fault of the row, never an overflow.
-
-Only the digits 0 to 9 count as digits.
-"""
+"""Numbers of tokens and times from files, within limits that exclude overflow; only ASCII digits are accepted."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ MAX_TOKENS = 1_000_000_000
 """Largest prompt or output [tokens]."""
 
 MAX_SPAN_NS = 10 * 366 * 86_400 * NS_PER_S
-"""Longest trace [ns], about ten years: more is a wrong unit or a damaged time, and int64 nanoseconds stay exact."""
+"""Longest trace [ns], about ten years; longer ones indicate a wrong unit."""
 
 _MAX_TIME_NS = 10**21
 """Largest time since any epoch [ns]; year 9999 is 2.5e20."""
@@ -34,7 +31,7 @@ _SECOND_LENGTH = len("2023-11-16 18:17:03")
 
 
 def fault(path: Path, line: int, column: str, message: str) -> NoReturn:
-    """Raise the ``DataError`` of one row."""
+    """Raise a ``DataError`` for one row."""
     place = f", column {shown(column)}" if column else ""
     raise DataError(f"{path}: row {line}{place}: {message}")
 
@@ -92,9 +89,9 @@ def _slow_time_ns(text: str, unit_ns: int) -> int:
 
 
 class Stamps:
-    """Reads calendar times such as ``2023-11-16 18:17:03.9799600``, ``...T18:17:03Z`` or ``...+01:00``.
+    """Reader of calendar times such as ``2023-11-16 18:17:03.9799600``, ``...T18:17:03Z`` or ``...+01:00``.
 
-    Without an offset they are UTC. Minutes and offsets are remembered, as neighbouring rows share them.
+    Times without an offset are UTC. Minutes and offsets are cached, as neighbouring rows share them.
     ``is_zoned``: whether the times have an offset, None before the first.
     """
 
@@ -107,7 +104,7 @@ class Stamps:
         self._offsets_ns: dict[str, int] = {}
 
     def ns(self, line: int, stamp: str) -> int:
-        """Return the nanoseconds since 1970 UTC."""
+        """Return the time since 1970 UTC [ns]."""
         if stamp[:_MINUTE_LENGTH] != self._minute:
             self._minute_ns = self._read_minute_ns(line, stamp)
             self._minute = stamp[:_MINUTE_LENGTH]
@@ -143,7 +140,7 @@ class Stamps:
         if self.is_zoned is not None:
             kind = "an" if is_zoned else "no"
             message = (
-                f"got {shown(stamp)} with {kind} offset from UTC, unlike the rows before: times cannot be compared"
+                f"got {shown(stamp)} with {kind} offset from UTC, unlike the previous rows: times cannot be compared"
             )
             fault(self._path, line, self._column, message)
         self.is_zoned = is_zoned

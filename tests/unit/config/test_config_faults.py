@@ -81,10 +81,10 @@ def test_a_missing_key_is_reported_at_its_parent(faults, sound):
         ("systems.1.name=helix", "systems.1.name", "already used by systems.0"),
         ("workload.duration=null", "workload", "never end"),
         ("workload.arrivals={process: saturate, rate: 3}", "workload.arrivals.rate", "saturate does not use it"),
-        ("workload.arrivals={process: closed_loop}", "workload.arrivals.concurrency", "closed_loop needs it"),
+        ("workload.arrivals={process: closed_loop}", "workload.arrivals.concurrency", "required by closed_loop"),
         ("workload.arrivals={process: trace}", "workload.arrivals.process", "need a trace"),
         ("workload.arrivals={rate: 3}", "workload.arrivals.process", "missing"),
-        ("systems.0.arrivals={process: poisson}", "systems.0.arrivals.rate", "poisson needs it"),
+        ("systems.0.arrivals={process: poisson}", "systems.0.arrivals.rate", "required by poisson"),
         ("workload.limits={min_prompt_tokens: 9, max_prompt_tokens: 5}", "workload.limits.max_prompt_tokens", "below"),
         ("workload.trace={path: nowhere.csv}", "workload.trace.path", "no such file"),
         ("workload.trace={path: x, format: azur}", "workload.trace.format", "did you mean 'azure'"),
@@ -141,7 +141,7 @@ def test_what_the_load_finds_out_while_reading_has_a_position_too(faults, sound,
     (problem,) = faults(sound)
     assert problem.path == "workload.arrivals.process"
     assert "exp.yaml:" in problem.where
-    assert "records no times" in problem.message
+    assert "has no arrival times" in problem.message
 
 
 def test_a_closed_loop_ends_by_number_or_by_duration_and_not_by_both(load, faults, sound):
@@ -171,7 +171,7 @@ def test_a_gateway_log_is_described_in_the_experiment(load, faults, sound, tmp_p
     trace["format"] = "azure"
     (problem,) = faults(sound)
     assert problem.path == "workload.trace"
-    assert "not used by the trace format azure" in problem.message
+    assert "not supported by the trace format azure" in problem.message
     trace |= {"format": "csv", "unit": "hours"}
     assert [problem.path for problem in faults(sound)] == ["workload.trace.unit"]
 

@@ -75,7 +75,7 @@ def test_a_higher_rate_is_the_same_load_played_faster(name: str) -> None:
     ("spec", "message"),
     [
         (ArrivalsSpec("poison", rate_rps=1), "did you mean 'poisson'"),
-        (ArrivalsSpec("poisson"), r"arrivals.rate: missing; poisson needs it"),
+        (ArrivalsSpec("poisson"), r"arrivals.rate: missing; required by poisson"),
         (ArrivalsSpec("closed_loop"), r"arrivals.concurrency: missing"),
         (ArrivalsSpec("poisson", rate_rps=0), "expected a finite number above 0"),
         (ArrivalsSpec("gamma", rate_rps=float("nan"), burstiness=2), "arrivals.rate: got nan"),

@@ -148,7 +148,7 @@ def test_recorded_lengths_at_other_times_are_drawn_from_the_trace() -> None:
     spec = recorded(arrivals=ArrivalsSpec("poisson", rate_rps=1.0, num_requests=500))
     pairs = {(r.prompt_tokens, r.output_tokens) for r in read_trace(SAMPLE.path)}
     assert {(r.prompt_tokens, r.output_tokens) for r in requests(spec)} <= pairs
-    assert "drawn from it with replacement" in workload_stats(spec, 0).assumptions[0]
+    assert "drawn with replacement" in workload_stats(spec, 0).assumptions[0]
 
 
 def test_the_longest_prompt_is_exact_for_recorded_loads_and_sampled_for_drawn_ones() -> None:
@@ -171,9 +171,9 @@ def test_stats_of_generated_loads_match_what_is_generated() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        (generated(rate_rps=1.0), "would never end"),
-        (generated("trace"), "needs a workload.trace"),
-        (recorded(TraceSpec("sharegpt", data_path("traces", "sharegpt.json"))), "records no times"),
+        (generated(rate_rps=1.0), "the load is endless"),
+        (generated("trace"), "requires workload.trace"),
+        (recorded(TraceSpec("sharegpt", data_path("traces", "sharegpt.json"))), "has no arrival times"),
         (replace(recorded(), trace=None, arrivals=ArrivalsSpec("saturate")), "no lengths"),
     ],
 )
@@ -184,11 +184,11 @@ def test_contradictions_are_refused_before_any_request(spec: WorkloadSpec, messa
         workload_stats(spec, 0)
 
 
-def test_one_arrival_time_cannot_be_stretched(tmp_path: Path) -> None:
+def test_one_arrival_time_cannot_be_rescaled(tmp_path: Path) -> None:
     path = tmp_path / "one.csv"
     path.write_text("arrival_s,prompt_tokens,output_tokens\n1,1,1\n1,2,2\n")
     spec = recorded(TraceSpec("csv", path), ArrivalsSpec("trace", rate_rps=1.0))
-    with pytest.raises(DataError, match="cannot be stretched"):
+    with pytest.raises(DataError, match="cannot be rescaled"):
         make_feed(spec, 0, num_nodes=1)
     assert workload_stats(recorded(TraceSpec("csv", path)), 0).offered_rps is None
 

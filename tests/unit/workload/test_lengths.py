@@ -129,7 +129,7 @@ def test_a_saved_histogram_is_loaded_unchanged(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         JointHistogram.load(tmp_path / "missing.json")
     broken = asdict(histogram) | {"prompt_counts": histogram.prompt_counts[:-1]}
-    with pytest.raises(ValueError, match="do not fit together"):
+    with pytest.raises(ValueError, match="are inconsistent"):
         JointHistogram(**broken)
 
 

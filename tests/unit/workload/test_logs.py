@@ -53,8 +53,8 @@ def test_times_of_any_kind_are_half_a_second_apart(tmp_path: Path, first: str, s
         path = written(tmp_path, path.read_text().replace(second, f'"{second}"'))
     log = ReadLog()
     assert list(read_trace(path, log=log)) == HALF_SECOND
-    assert "columns not used: model" in log.notes
-    assert ("are taken as" in str(log.notes)) == ("Z" not in first and "+" not in first and "-0800" not in first)
+    assert "unused columns: model" in log.notes
+    assert ("are read as" in str(log.notes)) == ("Z" not in first and "+" not in first and "-0800" not in first)
 
 
 @pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
@@ -67,7 +67,7 @@ def test_a_stated_unit_decides(tmp_path: Path, unit: str) -> None:
         log = ReadLog()
         path = written(tmp_path, f"{name},input_tokens,output_tokens\n0,10,20\n{step},11,21\n")
         assert list(read_trace(path, None, options, log=log)) == HALF_SECOND
-        assert log.said() == ()
+        assert log.sentences() == ()
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_conditions_hold_for_published_formats_too(tmp_path: Path) -> None:
             {},
             r"'time' and 'ts' could both be the arrival.*--column arrival=time",
         ),
-        ("arrival_s,prompt_tokens,output_tokens,output_tokens\n1,2,3,4\n", {}, "2 columns are called 'output_tokens'"),
+        ("arrival_s,prompt_tokens,output_tokens,output_tokens\n1,2,3,4\n", {}, "2 columns are named 'output_tokens'"),
         (
             "arrival_s,prompt_tokens,output_tokens\n1,2,3\n",
             {"columns": (("prompt", "promt"),)},
@@ -150,7 +150,11 @@ def test_conditions_hold_for_published_formats_too(tmp_path: Path) -> None:
             "row 3: 2.02e.03 years after",
         ),
         ("arrival_s,prompt_tokens,output_tokens\n1,1,1\n1740826800000,1,1\n", {}, "row 3.*in this unit"),
-        ("arrival_s,prompt_tokens,output_tokens\n1,1,1\n1740826800,1,1\n", {}, "row 3: 55.2 years after.*a wrong unit"),
+        (
+            "arrival_s,prompt_tokens,output_tokens\n1,1,1\n1740826800,1,1\n",
+            {},
+            "row 3: 55.2 years after.*check the unit",
+        ),
         ("arrival_s,prompt_tokens,output_tokens\n9e99999999,1,1\n", {}, "expected a finite time"),
         ("arrival_s,prompt_tokens,output_tokens\n1e300,1,1\n", {}, "expected a finite time"),
         (f"arrival_s,prompt_tokens,output_tokens\n{'9' * 5000},1,1\n", {}, "expected a finite time"),
@@ -188,8 +192,8 @@ def test_what_is_ambiguous_or_out_of_bounds_is_a_short_fault(
 def test_options_that_a_format_does_not_heed_are_refused(tmp_path: Path) -> None:
     path = written(tmp_path, "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03,1,2\n")
     for options, message in (
-        (ReadOptions(unit="ms"), "unit: not used by the trace format azure, only by burstgpt"),
-        (ReadOptions(chars_per_token=4.0), "chars_per_token: not used"),
+        (ReadOptions(unit="ms"), "unit: not supported by the trace format azure, only by burstgpt"),
+        (ReadOptions(chars_per_token=4.0), "chars_per_token: not supported"),
         (ReadOptions(result=1), "result: not used"),
     ):
         with pytest.raises(ConfigError, match=message):
@@ -220,7 +224,7 @@ def test_length_pairs_without_times_are_drawn_from_but_not_replayed(tmp_path: Pa
     info = trace_info(path)
     assert (info.requests, info.mean_rate_rps) == (2, None)
     assert any("no column for the arrival" in note for note in info.notes)
-    with pytest.raises(DataError, match=r"no column for the arrival.*needed: arrival \(arrival_s"):
+    with pytest.raises(DataError, match=r"no column for the arrival.*required: arrival \(arrival_s"):
         list(read_trace(path, times="required"))
     mapped = written(tmp_path, "p,o,ok\n7,8,1\n9,9,0\n", "other.csv")
     assert Trace(TraceOptions(str(mapped), prompt_column="p", output_column="o", where="ok=1")).mean() == (7.0, 8.0)
@@ -239,7 +243,7 @@ def test_results_appended_to_one_file_are_chosen_by_number(tmp_path: Path) -> No
         for n in (1, 2)
     ]
     path = written(tmp_path, "\n".join(json.dumps(result) for result in results), "bench.json")
-    with pytest.raises(DataError, match=r"holds 2 results.*--result N.*1: date '20250101'"):
+    with pytest.raises(DataError, match=r"has 2 results.*--result N.*1: date '20250101'"):
         list(read_trace(path))
     assert list(read_trace(path, None, ReadOptions(result=2))) == [Request(0, 0, 20, 2)]
     with pytest.raises(DataError, match="no result 3"):

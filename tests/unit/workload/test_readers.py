@@ -17,7 +17,7 @@ from helixsim.workload.info import trace_info
 from helixsim.workload.readers.base import ReadLog
 from helixsim.workload.readers.registry import FORMATS, detect_format, read_trace
 from helixsim.workload.spec import ReadOptions
-from helixsim.workload.transforms import stretched
+from helixsim.workload.transforms import rescaled
 from helixsim.workload.writers import FORMATS as WRITE_FORMATS
 from helixsim.workload.writers import write_trace
 
@@ -108,8 +108,8 @@ def test_aliases_of_other_simulators_are_accepted(write: Write) -> None:
         ("a.csv", AZURE, "no request in the file"),
         ("a.csv", AZURE.replace("Generated", "Generatd") + "x,1,2\n", r"no column 'GeneratedTokens'.*did you mean"),
         ("b.csv", BURST + "1,GPT-4,1,nan,1,API log\n", r"column 'Response tokens': got 'nan'"),
-        ("b.csv", BURST + "5,GPT-4,1,0,1,API log\n", "no request in the file; 1 rows left out: no output tokens"),
-        ("o.csv", OWN + "0,1,1\n5,1,1\n4.5,1,1\n", r"row 4: time goes back by 500 ms.*convert --sort"),
+        ("b.csv", BURST + "5,GPT-4,1,0,1,API log\n", "no request in the file; 1 rows dropped: no output tokens"),
+        ("o.csv", OWN + "0,1,1\n5,1,1\n4.5,1,1\n", r"row 4: time decreases by 500 ms.*convert --sort"),
         ("o.csv", OWN + "nan,1,1\n", r"row 2, column 'arrival_s': got 'nan'"),
         ("o.csv", OWN + "-1,1,1\n", r"got '-1', expected a finite time"),
         ("o.csv", "arrival_s,prompt,completion_tokens\n1,1,1\n", r"unknown trace format.*it has arrival_s, prompt"),
@@ -227,9 +227,9 @@ def test_shipped_samples_hold_three_hundred_requests_with_longer_prompts_than_ou
         assert info.prompt_tokens.mean > info.output_tokens.mean > 0
 
 
-def test_a_trace_is_not_stretched_beyond_what_can_be_counted() -> None:
+def test_a_trace_is_not_rescaled_beyond_the_range_of_the_clock() -> None:
     two = [Request(0, 0, 1, 1), Request(1, 1_000_000_000, 1, 1)]
-    assert [request.arrival_ns for request in stretched(two, 1e8)] == [0, 10**17]
+    assert [request.arrival_ns for request in rescaled(two, 1e8)] == [0, 10**17]
     for factor in (1e10, 1e300, float("inf")):
-        with pytest.raises(DataError, match="takes more than 10 years"):
-            list(stretched(two, factor))
+        with pytest.raises(DataError, match="is longer than 10 years"):
+            list(rescaled(two, factor))
