@@ -23,37 +23,11 @@ from functools import cached_property
 import numpy as np
 
 from helixsim import solver
-from helixsim.placement.master import HOP_PRICE, Column, Master, Prices
+from helixsim.placement import tuning
+from helixsim.placement.master import Column, Master, Prices
 from helixsim.placement.patterns import stages
 from helixsim.placement.pricing import Floats, Offer, Pricer, Request
 from helixsim.placement.stages import Block, Chain, Group, strand_tokens_per_s
-
-_ROUNDS = 60
-"""Rounds of column generation for one target flow."""
-
-_DIVE_ROUNDS = 8
-"""Rounds of column generation between two steps of a dive."""
-
-_NEARBY = 8
-"""Sets of prices around those of the continuous optimum at which blocks are priced for the integer master, divided by
-the number of regions."""
-
-_NEARBY_SPREAD = (0.7, 1.4)
-"""Range of the factors between those prices and the optimum's."""
-
-_NEARBY_LOSS = 1.0
-"""Layers that such a block may be worth less than nothing at the optimum's prices."""
-
-_WIDEST = 12
-"""Most ways a block at the edge of a region is spread."""
-
-_MOST_BRIDGES = 6
-"""Ways to meet without a mixed block that are offered per crossing, the most even ones."""
-
-_EXTRA_HOPS, _EXTRA_HOPS_CROSSING = (0, 1, 2, 4), (1, 4)
-"""Hops above those of the continuous optimum within which a whole-number one is sought, inside one region and else."""
-
-_TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -75,8 +49,8 @@ class BlockSearch:
     num_layers: int
     order: tuple[str, ...]
     crossings_tokens_per_s: tuple[float, ...] = ()
-    longest: int = 12
-    grid: int = 600
+    longest: int = tuning.SEARCH_LAYERS
+    grid: int = tuning.GRID
 
     @cached_property
     def members(self) -> tuple[tuple[int, ...], ...]:
@@ -134,7 +108,7 @@ class _Generation:
         self.master = Master(
             search.groups, search.num_layers, flow,
             num_regions=len(search.order), widest=max(1, *map(max, faced)), max_hops=max_hops,
-            hop_price=HOP_PRICE if fewest_hops else 0.0, time_left_s=time_left_s,
+            hop_price=tuning.HOP_PRICE_LAYERS if fewest_hops else 0.0, time_left_s=time_left_s,
         )  # fmt: skip
 
     def chain(self) -> Chain | None:
@@ -142,7 +116,7 @@ class _Generation:
         if not all(self.bridges):
             return None
         self._first_columns()
-        prices = self._generate(_ROUNDS, capped=self.fewest_hops)
+        prices = self._generate(tuning.COLUMN_ROUNDS, capped=self.fewest_hops)
         if prices is None or prices.columns @ self.master.layers() < self.search.num_layers - 1e-6:
             return None
         if self.fewest_hops:
@@ -161,7 +135,7 @@ class _Generation:
         """Return a whole-number mix within as few hops as the continuous one passes, or some more."""
         depths = np.array([column.block.depth for column in self.master.columns], dtype=float)
         least = int(np.ceil(prices.columns @ depths - 1e-6))
-        for extra in _EXTRA_HOPS if len(self.search.order) == 1 else _EXTRA_HOPS_CROSSING:
+        for extra in tuning.EXTRA_HOPS if len(self.search.order) == 1 else tuning.EXTRA_HOPS_CROSSING:
             if self.limit is None or least + extra <= self.limit:
                 self.master.max_hops = least + extra
                 found = self.master.integer()
@@ -199,7 +173,7 @@ class _Generation:
         spread = prices.spread
 
         def is_free(position: int, ways: int, more: int) -> bool:
-            return bool(spread[position, ways + 1 : more + 1].sum() <= _TOLERANCE)
+            return bool(spread[position, ways + 1 : more + 1].sum() <= tuning.FLOW_TOLERANCE)
 
         def is_as_good(kind: _Wanted, other: _Wanted) -> bool:
             if kind is other or kind.place != other.place:
@@ -252,10 +226,10 @@ class _Generation:
     def _enrich(self, prices: Prices) -> None:
         """Add columns that are cheapest at prices nearby: the continuous optimum needs few, a whole-number one more."""
         rng = np.random.default_rng(0)
-        for _ in range(-(-_NEARBY // len(self.search.order))):
+        for _ in range(-(-tuning.PERTURBED_PRICINGS // len(self.search.order))):
             if self.time_left_s() <= 0:
                 break
-            nearby = prices.nodes * rng.uniform(*_NEARBY_SPREAD, len(self.master.nodes))
+            nearby = prices.nodes * rng.uniform(*tuning.PERTURBATION, len(self.master.nodes))
             offers = self.pricer.offers(
                 nearby, [kind.request for kind in self.wanted], hops_count=self.hops_count, mixed=True
             )
@@ -263,7 +237,7 @@ class _Generation:
                 for offer in priced:
                     cost = sum(prices.nodes[group] * count for group, count in offer.block.members.items())
                     worth = self._worth(prices, kind.place, kind.needs, Offer(offer.block, float(cost)))
-                    is_near = worth > -_NEARBY_LOSS
+                    is_near = worth > -tuning.PERTURBED_LOSS_LAYERS
                     if is_near and all(n <= self.master.nodes[group] for group, n in offer.block.members.items()):
                         self.master.add(kind.place, kind.needs, self._trimmed(kind.place, offer.block))
 
@@ -286,7 +260,7 @@ class _Generation:
         surplus = block.tokens_per_s(groups) - self.flow
         kept: list[tuple[tuple[tuple[int, int], ...], int]] = []
         for speed, strand, count in sorted((strand_tokens_per_s(groups, s), s, n) for s, n in block.strands):
-            dropped = min(count, int(surplus / speed + _TOLERANCE))
+            dropped = min(count, int(surplus / speed + tuning.FLOW_TOLERANCE))
             surplus -= dropped * speed
             if count > dropped:
                 kept.append((strand, count - dropped))
@@ -309,7 +283,7 @@ class _Generation:
         fixed = np.zeros(len(self.master.columns))
         length = self.search.num_layers
         while self.time_left_s() > 0:
-            prices = self._generate(_DIVE_ROUNDS, capped=True, fixed=fixed)
+            prices = self._generate(tuning.DIVE_ROUNDS, capped=True, fixed=fixed)
             if prices is None:
                 return None
             fixed = np.append(fixed, np.zeros(len(self.master.columns) - len(fixed)))
@@ -338,9 +312,9 @@ class _Generation:
 def _bridges(flow: float, link: float) -> list[tuple[int, int]]:
     """Return in how many ways the neighbours of a crossing must be spread, the most even pairs first."""
     found: list[tuple[int, int]] = []
-    for first in range(1, _WIDEST + 1):
-        second = max(1, int(np.ceil(flow / (link * first) * (1 - _TOLERANCE))))
-        is_least = first == 1 or (first - 1) * second * link < flow * (1 - _TOLERANCE)
-        if second <= _WIDEST and is_least:
+    for first in range(1, tuning.MAX_SPREAD + 1):
+        second = max(1, int(np.ceil(flow / (link * first) * (1 - tuning.FLOW_TOLERANCE))))
+        is_least = first == 1 or (first - 1) * second * link < flow * (1 - tuning.FLOW_TOLERANCE)
+        if second <= tuning.MAX_SPREAD and is_least:
             found.append((first, second))
-    return sorted(found, key=lambda pair: (max(pair), pair))[:_MOST_BRIDGES]
+    return sorted(found, key=lambda pair: (max(pair), pair))[: tuning.MAX_BRIDGES]

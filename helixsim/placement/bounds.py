@@ -29,17 +29,8 @@ from numpy.typing import NDArray
 from helixsim import solver
 from helixsim.domain.cluster import Fleet
 from helixsim.flow.capacity import CapacityTable, share_bound
+from helixsim.placement import tuning
 from helixsim.placement.clusters import crossing_total_tokens_per_s, crossings_tokens_per_s, regions_of
-
-_GRIDS = (500, 4000, 20_000)
-"""Steps of the flow in the knapsack, coarse first."""
-
-_ROUNDS = 80
-_PRECISION = 2e-5
-"""Relative precision of the bisection over the flow."""
-
-_PENALTY = 100.0
-"""Price of a missing configuration of two nodes, in layers."""
 
 Config = tuple[tuple[int, int], ...]
 """(item number, nodes) of a configuration; an item is a kind with a number of layers."""
@@ -91,10 +82,10 @@ def _improved(
 ) -> float:
     """Return the bound of the configuration LP, at most ``bound``; no single chain of nodes exceeds ``one_chain``."""
     high = bound
-    for grid in _GRIDS:
+    for grid in tuning.BOUND_GRIDS:
         program = _Configurations(kinds, num_layers, grid)
-        low, trial = reached, high * (1 - 10 * _PRECISION)
-        while high - low > _PRECISION * high and time_left_s() > 0:
+        low, trial = reached, high * (1 - 10 * tuning.BOUND_PRECISION)
+        while high - low > tuning.BOUND_PRECISION * high and time_left_s() > 0:
             trial = max(trial, low)
             if program.is_out_of_reach(trial, needs_pair=trial > one_chain, time_left_s=time_left_s):
                 high = trial
@@ -144,7 +135,7 @@ class _Configurations:
         for item, value in enumerate(self.value):
             self.configs[(item, int(-(-flow // value))),] = None
         enough = [c for c in self.configs if sum(int(weight[item]) * n for item, n in c) >= self.grid]
-        for _ in range(_ROUNDS):
+        for _ in range(tuning.BOUND_ROUNDS):
             solved = self._master(enough, needs_pair)
             if solved is None:
                 return False
@@ -182,7 +173,7 @@ class _Configurations:
                 pairs[column] = 1.0
         rows = [program.row(row, upper=float(count)) for row, count in zip(used, self.counts, strict=True)]
         if needs_pair:
-            pairs[program.column(-_PENALTY)] = 1.0
+            pairs[program.column(-tuning.PAIR_PENALTY_LAYERS)] = 1.0
             program.row(pairs, lower=1.0)
         solution = solver.solve(program)
         if solution.status is not solver.SolveStatus.OPTIMAL:

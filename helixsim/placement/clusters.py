@@ -13,9 +13,7 @@ from collections.abc import Mapping, Sequence
 from helixsim.domain.cluster import Fleet
 from helixsim.flow.capacity import CapacityTable, upper_bound_share
 from helixsim.flow.network import link_tokens_per_s
-
-_APART = 3.0
-"""Links this many times slower than the next faster ones separate the nodes of one name."""
+from helixsim.placement import tuning
 
 Speeds = Mapping[tuple[str, str], tuple[float, float]]
 """(region, region) -> tokens/s of the slowest and of the fastest link from a node of the one to a node of the other."""
@@ -122,7 +120,11 @@ def _split(fleet: Fleet, members: Sequence[str], ample: float) -> list[list[str]
             if (here := speed(item, other)) > known:
                 nearest[other] = (here, item)
     speeds = sorted((fastest for fastest, _, _ in tree), reverse=True)
-    steps = [(fast / slow, slow) for fast, slow in itertools.pairwise(speeds) if slow < ample and fast >= _APART * slow]
+    steps = [
+        (fast / slow, slow)
+        for fast, slow in itertools.pairwise(speeds)
+        if slow < ample and fast >= tuning.SPLIT_RATIO * slow
+    ]
     fastest_cut = max(steps)[1] if steps else -1.0
     part = {0: 0}
     for fastest, before, item in tree:

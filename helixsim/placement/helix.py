@@ -18,7 +18,7 @@ from helixsim.domain.placement import LayerRange, Placement
 from helixsim.errors import ConfigError, InfeasibleError
 from helixsim.flow.capacity import upper_bound_share
 from helixsim.flow.maxflow import max_flow
-from helixsim.placement import homogeneous, petals, separate, swarm
+from helixsim.placement import homogeneous, petals, separate, swarm, tuning
 from helixsim.placement.base import PlacementProblem
 from helixsim.placement.check import check
 from helixsim.placement.fixed import previous_ranges
@@ -28,20 +28,6 @@ from helixsim.placement.swaps import swapped
 from helixsim.placement.wishes import dealt_anew, limited_table, moved_bytes, narrowed, wish_faults
 from helixsim.plugins import bound_faults
 from helixsim.units import format_bytes
-
-_NEXT_SHARE = 0.95
-"""Each step of the frontier asks for this share of the flow of the one before."""
-
-_MANY_NODES = 60, 240
-"""Larger fleets take two such steps at once, and four."""
-
-_LEAST_SHARE = 0.4
-"""The frontier ends at this share of the largest flow."""
-
-_MOST_SWAPS, _MOST_SWAP_WORK = 1500, 600_000
-"""Exchanges tried where links keep a chain from its flow, and their product with the square of the nodes."""
-
-_OPTIMAL_GAP = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +245,7 @@ class _Search:
 
         def settled(blocks: Sequence[Chain], flow: float) -> tuple[dict[str, LayerRange], float]:
             nodes = len(problem.fleet.cluster.nodes)
-            steps = min(_MOST_SWAPS, _MOST_SWAP_WORK // nodes**2)
+            steps = min(tuning.MAX_SWAPS, tuning.MAX_SWAP_WORK // nodes**2)
             return swapped(problem, lay_out(groups, blocks), flow, steps=steps, time_left_s=self._time_left_s)
 
         def add(name: str, blocks: Sequence[Chain], chains: Sequence[RegionChain], flow: float) -> None:
@@ -285,9 +271,11 @@ class _Search:
         blocks = [chain.blocks for chain in chains]
         shallowest = max(map(hops, blocks))
         add(f"blocks-{shallowest}", blocks, chains, total(chains))
-        step = _NEXT_SHARE ** (2 ** sum(sum(len(group.nodes) for group in groups) > many for many in _MANY_NODES))
+        step = tuning.FRONTIER_STEP ** (
+            2 ** sum(sum(len(group.nodes) for group in groups) > many for many in tuning.FRONTIER_COARSE_NODES)
+        )
         share = step
-        while share >= _LEAST_SHARE and self._time_left_s() > 0:
+        while share >= tuning.FRONTIER_END and self._time_left_s() > 0:
             found = [chain.shorter(share, self.options.max_hops, self._time_left_s) for chain in chains]
             blocks = [now or before for now, before in zip(found, blocks, strict=True)]
             depth = max(map(hops, blocks))
@@ -302,8 +290,10 @@ class _Search:
         from helixsim.placement import milp
 
         nodes = len(self.problem.fleet.cluster.nodes)
-        if nodes > milp.MOST_NODES:
-            raise ConfigError(f"helix: method exact takes at most {milp.MOST_NODES} nodes, the cluster has {nodes}")
+        if nodes > tuning.EXACT_MAX_NODES:
+            raise ConfigError(
+                f"helix: method exact takes at most {tuning.EXACT_MAX_NODES} nodes, the cluster has {nodes}"
+            )
         plain = [c for c in self.candidates if not c.placement.partial_inference and not c.placement.pipelines]
         start = max(plain, key=lambda c: c.flow_tokens_per_s, default=None)
         result = milp.solve_exact(
@@ -322,7 +312,7 @@ class _Search:
             self._add("exact", result.ranges, is_searched=True)
 
     def _tighten_bound(self) -> None:
-        if self.bound > self.best * (1 + _OPTIMAL_GAP):
+        if self.bound > self.best * (1 + tuning.OPTIMAL_GAP):
             from helixsim.placement.bounds import configuration_bound
 
             bound = configuration_bound(self.problem.fleet, self.problem.capacity, self.best, self._time_left_s)
@@ -356,7 +346,7 @@ class _Search:
         return replace(
             chosen.placement,
             upper_bound_tokens_per_s=self.bound,
-            status="optimal" if gap <= _OPTIMAL_GAP else "feasible" if stopped else "heuristic",
+            status="optimal" if gap <= tuning.OPTIMAL_GAP else "feasible" if stopped else "heuristic",
             solve_s=self._seconds(),
             history=tuple(self.history),
             notes={

@@ -12,19 +12,9 @@ from typing import NamedTuple
 import numpy as np
 
 from helixsim import solver
+from helixsim.placement import tuning
 from helixsim.placement.pricing import Floats
 from helixsim.placement.stages import Block, Chain, Group, strand_tokens_per_s
-
-MOST_NODES = 20
-"""Branch-and-bound nodes per integer master; what is not found by then counts as not there."""
-
-HOP_PRICE = 0.01
-"""Layers a hop costs where hops count: so little that no layer is left out for it."""
-
-_SHORTFALL = 100.0
-"""Penalty of a crossing or an edge that is not served, in layers."""
-
-_TOLERANCE = 1e-9
 
 
 class Column(NamedTuple):
@@ -105,7 +95,7 @@ class Master:
         speeds = [(strand_tokens_per_s(self.groups, strand), count) for strand, count in block.strands]
         for ways in range(self.widest, 1, -1):
             most = self.flow / ways
-            if sum(min(speed, most) * count for speed, count in speeds) >= self.flow * (1 - _TOLERANCE):
+            if sum(min(speed, most) * count for speed, count in speeds) >= self.flow * (1 - tuning.FLOW_TOLERANCE):
                 return ways
         return 1
 
@@ -181,7 +171,7 @@ class Master:
         for crossing in range(self.num_regions - 1):
             entries = {number: 1.0 for number, column in columns if column.place == 2 * crossing + 1}
             if elastic:
-                entries[program.column(-_SHORTFALL)] = 1.0
+                entries[program.column(-tuning.SHORTFALL_PENALTY_LAYERS)] = 1.0
             rows["crossing"].append(program.row(entries, 1.0, 1.0))
         for position, ways in self.spread_rows():
             entries = {}
@@ -192,7 +182,7 @@ class Master:
                 elif ways > 1 and abs(side) == 1 and column.needs[0 if side == 1 else 1] >= ways:
                     entries[number] = -1.0
             if elastic:
-                entries[program.column(-_SHORTFALL)] = 1.0
+                entries[program.column(-tuning.SHORTFALL_PENALTY_LAYERS)] = 1.0
             rows["spread"].append(program.row(entries, 1.0 if ways == 1 else 0.0))
         return rows
 
@@ -205,7 +195,7 @@ class Master:
         self._add_rows(program, capped=True, elastic=False)
         solution = solver.solve(
             program,
-            max_nodes=MOST_NODES,
+            max_nodes=tuning.MIP_NODES,
             relative_gap=0.0,
             target=length,
             presolve=False,

@@ -17,9 +17,6 @@ from helixsim.domain.placement import LayerRange
 from helixsim.flow.network import link_tokens_per_s
 from helixsim.placement.base import PlacementProblem
 
-MOST_NODES = 10
-"""Larger fleets are refused: their programs do not close in hours."""
-
 
 @dataclass(frozen=True, slots=True)
 class ExactResult:

@@ -5,15 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from helixsim.flow.capacity import best_supply
+from helixsim.placement import tuning
 from helixsim.placement.stages import Block, Group
-
-_MOST_PATTERNS = 60
-"""Patterns kept per length, the least wasteful ones."""
-
-_MOST_VISITED = 1500
-"""Steps of the enumeration per length."""
-
-_TOLERANCE = 1e-9
 
 
 def stages(groups: Sequence[Group], members: Sequence[int], flow_tokens_per_s: float) -> list[Block]:
@@ -28,7 +21,7 @@ def _patterns(groups: Sequence[Group], members: Sequence[int], layers: int, flow
     able = [g for g in members if len(groups[g].tokens_per_s) >= layers and groups[g].tokens_per_s[layers - 1] > 0]
     able.sort(key=lambda g: (-groups[g].tokens_per_s[layers - 1], g))
     speed = [groups[g].tokens_per_s[layers - 1] for g in able]
-    enough = flow * (1 - _TOLERANCE)
+    enough = flow * (1 - tuning.FLOW_TOLERANCE)
     counts = [0] * len(able)
     found: list[Block] = []
     visited = 0
@@ -36,7 +29,7 @@ def _patterns(groups: Sequence[Group], members: Sequence[int], layers: int, flow
     def extend(at: int, carried: float) -> None:
         nonlocal visited
         visited += 1
-        if visited > _MOST_VISITED:
+        if visited > tuning.MAX_PATTERN_STEPS:
             return
         if carried >= enough:
             # The slowest member is the last one added, so the stage is minimal if it cannot do without that one.
@@ -53,7 +46,7 @@ def _patterns(groups: Sequence[Group], members: Sequence[int], layers: int, flow
 
     extend(0, 0.0)
     found.sort(key=lambda block: (_waste(groups, block, flow), block.strands))
-    return found[:_MOST_PATTERNS]
+    return found[: tuning.MAX_PATTERNS]
 
 
 def _waste(groups: Sequence[Group], block: Block, flow: float) -> float:

@@ -14,19 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from helixsim.placement import tuning
 from helixsim.placement.stages import Block, Group, Strand
-
-_LEAST_SHARE = 0.004
-"""Strands that carry less than this share of the flow are not considered."""
-
-_FREE = 1e-7
-"""Least price of a node, so that blocks do not take nodes they can do without."""
-
-_DEEPEST_SHORT = 2
-"""Most nodes of a strand where hops count."""
-
-_MOST_STEPS = 32
-"""Steps of the grid taken at once, which bounds memory."""
 
 Floats = NDArray[np.float64]
 
@@ -68,7 +57,7 @@ class Pricer:
         enough = [value for value in values if value >= flow_tokens_per_s]
         # Whatever carries the flow alone is as good as the least value that does.
         self._values = np.array(
-            [v for v in values if _LEAST_SHARE * flow_tokens_per_s <= v < flow_tokens_per_s] + enough[:1]
+            [v for v in values if tuning.MIN_SEGMENT_SHARE * flow_tokens_per_s <= v < flow_tokens_per_s] + enough[:1]
         )
         self._moves = [
             (number, layers, self._values <= value)
@@ -93,7 +82,7 @@ class Pricer:
                 if members not in tables:
                     tables[members] = self._strands(members, prices, hops_count)
         found: list[list[Offer]] = [[] for _ in requests]
-        for depth in range(_DEEPEST_SHORT if hops_count else 1):
+        for depth in range(tuning.MAX_SEGMENT_NODES if hops_count else 1):
             sides = [[(tables[members][depth], most) for members, most in request.sides] for request in requests]
             for offers, more in zip(found, self._cover(sides, mixed), strict=True):
                 offers.extend(more)
@@ -105,11 +94,11 @@ class Pricer:
         shape = (self._longest + 1, len(self._values))
         if not moves:
             empty = _Strands(np.full(shape, np.inf), np.zeros(shape, dtype=np.int64), [], None)
-            return [empty] * _DEEPEST_SHORT
+            return [empty] * tuning.MAX_SEGMENT_NODES
         step_layers = np.array([layers for _, layers, _ in moves])
         price = np.where(
             np.array([able for _, _, able in moves]),
-            np.array([max(float(prices[number]), _FREE) for number, _, _ in moves])[:, None],
+            np.array([max(float(prices[number]), tuning.MIN_NODE_PRICE_LAYERS) for number, _, _ in moves])[:, None],
             np.inf,
         )
         steps = [(number, layers) for number, layers, _ in moves]
@@ -131,7 +120,7 @@ class Pricer:
         if not hops_count:
             return [_Strands(*extended(None), steps, None)]
         tables = [_Strands(*extended(start), steps, None)]
-        while len(tables) < _DEEPEST_SHORT:
+        while len(tables) < tuning.MAX_SEGMENT_NODES:
             tables.append(_Strands(*extended(tables[-1].cost), steps, tables[-1]))
         return tables
 
@@ -158,7 +147,7 @@ class Pricer:
         last = np.zeros((count, grid + 1, lengths), dtype=np.int16)
         rows = np.arange(count)[:, None]
         # Steps closer together than the lightest strand do not depend on each other.
-        block = min(_MOST_STEPS, int(weight[np.isfinite(cost).any(axis=2)].min()))
+        block = min(tuning.GRID_CHUNK, int(weight[np.isfinite(cost).any(axis=2)].min()))
         for start in range(1, grid + 1, block):
             steps = np.arange(start, min(start + block, grid + 1))
             trial = total[rows, np.maximum(steps[:, None, None] - weight, 0)] + cost

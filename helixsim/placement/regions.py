@@ -11,38 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from helixsim.flow.capacity import share_bound
+from helixsim.placement import tuning
 from helixsim.placement.base import PlacementProblem
 from helixsim.placement.blocks import BlockSearch
 from helixsim.placement.clusters import crossings_tokens_per_s
 from helixsim.placement.stages import Block, Chain, Group
-
-_MOST_ENUMERATED = 3
-"""Up to so many regions, all groupings and orders are tried."""
-
-_MOST_JOINED = 3
-"""With more regions, a chain passes at most so many."""
-
-_MOST_JOINED_NODES = 240
-"""Nodes of such regions together times the crossings between them; larger ones gain little and take long."""
-
-_MOST_JOINTS = 16
-"""With more regions, so many joins of two chains are tried, the most promising first."""
-
-_JOINING, _ROUGH, _FINE = 5e-3, 1e-3, 5e-5
-"""Relative precision of the largest flow of a chain, while regions are joined, while groupings of few regions are
-compared, and for the chosen grouping."""
-
-_GRID, _CROSSING_GRID = 600, 300
-"""Grid of the search while groupings are compared, for chains inside one region and through several."""
-
-_DEEP_LONGEST, _DEEP_GRID = 24, 1500
-"""Effort of the search for the chosen grouping; the grid is divided by the number of regions."""
-
-_MOST_REFINED = 60
-"""Chains through several regions and more nodes than this are not searched again."""
-
-_FIRST_STEP = 0.005
-"""The search starts this share below the bound and doubles the distance until it finds a chain."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +54,10 @@ def best_chains(
     Not ``across``: regions are joined only if none holds the model alone.
     """
     regions = list(dict.fromkeys(group.region for group in groups))
-    are_few = len(regions) <= _MOST_ENUMERATED
-    finder = _Finder(problem, groups, max_hops, time_left_s, _ROUGH if are_few else _JOINING)
+    are_few = len(regions) <= tuning.ENUMERATED_REGIONS
+    finder = _Finder(
+        problem, groups, max_hops, time_left_s, tuning.ROUGH_PRECISION if are_few else tuning.JOIN_PRECISION
+    )
     alone = () if across else tuple(chain for region in regions if (chain := finder.best((region,))))
     found = alone or (_enumerated(finder, regions) if are_few else _joined(finder, regions))
     if found and time_left_s() > 0:
@@ -102,7 +77,7 @@ def _enumerated(finder: _Finder, regions: Sequence[str]) -> tuple[RegionChain, .
     )
     best: tuple[RegionChain, ...] = ()
     for bound, grouping in groupings:
-        if bound > _total(best) * (1 + _ROUGH):
+        if bound > _total(best) * (1 + tuning.ROUGH_PRECISION):
             found = [finder.best(block) for block in grouping]
             chains = tuple(chain for chain in found if chain is not None)
             if _total(chains) > _total(best):
@@ -114,21 +89,21 @@ def _joined(finder: _Finder, regions: Sequence[str]) -> tuple[RegionChain, ...]:
     """Join the blocks that gain most as long as joining gains, after those that cannot hold the model alone."""
     blocks = finder.greedy_blocks(regions)
     refused: set[tuple[str, ...]] = set()
-    for _ in range(_MOST_JOINTS):
+    for _ in range(tuning.MAX_JOINS):
         joints = [
             (finder.bound((*one, *two)) - finder.flow(one) - finder.flow(two), (*one, *two), one, two)
             for one, two in itertools.combinations(blocks, 2)
-            if len(one) + len(two) <= _MOST_JOINED
-            and finder.num_nodes((*one, *two)) * (len(one) + len(two) - 1) <= _MOST_JOINED_NODES
+            if len(one) + len(two) <= tuning.MAX_JOINED_REGIONS
+            and finder.num_nodes((*one, *two)) * (len(one) + len(two) - 1) <= tuning.MAX_JOINED_WORK
             and (*one, *two) not in refused
         ]
         if not joints:
             break
         promise, union, one, two = max(joints, key=lambda joint: joint[0])
         before = finder.flow(one) + finder.flow(two)
-        if promise <= _ROUGH * before:
+        if promise <= tuning.ROUGH_PRECISION * before:
             break
-        if finder.flow(union, before) > before * (1 + _ROUGH):
+        if finder.flow(union, before) > before * (1 + tuning.ROUGH_PRECISION):
             blocks = [block for block in blocks if block not in (one, two)] + [union]
         else:
             refused.add(union)
@@ -217,12 +192,15 @@ class _Finder:
 
     def refined(self, chain: RegionChain) -> RegionChain:
         """Return the chain, or a better one by a longer search; wide chains through several regions stay."""
-        if len(chain.search.order) > 1 and self.num_nodes(chain.search.order) > _MOST_REFINED:
+        if len(chain.search.order) > 1 and self.num_nodes(chain.search.order) > tuning.MAX_REFINED_NODES:
             return chain
-        longest = chain.search.longest if len(chain.search.order) > 1 else _DEEP_LONGEST
-        grid = _DEEP_GRID // len(chain.search.order)
+        longest = chain.search.longest if len(chain.search.order) > 1 else tuning.FINE_LAYERS
+        grid = tuning.FINE_GRID // len(chain.search.order)
         search = replace(chain.search, longest=longest, grid=grid)
-        found = self._bisected(search, self.bound(search.order), chain, chain.flow_tokens_per_s, _FINE) or chain
+        found = (
+            self._bisected(search, self.bound(search.order), chain, chain.flow_tokens_per_s, tuning.FINE_PRECISION)
+            or chain
+        )
         return replace(found, search=chain.search)
 
     def over_fast_links(self, regions: Sequence[str], mark: float, settle: Settle) -> RegionChain | None:
@@ -234,16 +212,16 @@ class _Finder:
         for order in self._orders(regions):
             links = tuple(self._links[pair][1] for pair in itertools.pairwise(order))
             search = self._search(order)
-            if links != search.crossings_tokens_per_s and self.num_nodes(regions) <= _MOST_REFINED:
+            if links != search.crossings_tokens_per_s and self.num_nodes(regions) <= tuning.MAX_REFINED_NODES:
                 fast = replace(search, crossings_tokens_per_s=links)
-                found = self._bisected(fast, self.bound(regions), None, mark, _FINE, settle)
+                found = self._bisected(fast, self.bound(regions), None, mark, tuning.FINE_PRECISION, settle)
                 if found is not None:
                     mark, best = found.flow_tokens_per_s, replace(found, search=search)
         return best
 
     def _search(self, order: tuple[str, ...]) -> BlockSearch:
         crossings = tuple(self._link(here, there) for here, there in itertools.pairwise(order))
-        grid = _GRID if len(order) == 1 else _CROSSING_GRID
+        grid = tuning.GRID if len(order) == 1 else tuning.CROSSING_GRID
         return BlockSearch(self._groups, self._num_layers, order, crossings, grid=grid)
 
     def _orders(self, block: Sequence[str]) -> list[tuple[str, ...]]:
@@ -274,7 +252,7 @@ class _Finder:
 
         With ``settle`` only what a chain carries by it counts.
         """
-        high, step, least = bound, _FIRST_STEP, precision * bound
+        high, step, least = bound, tuning.FIRST_STEP, precision * bound
         if not low and self._max_hops is not None and self._find(search, least) is None:
             return best  # no chain is as short as that, whatever it carries
         while high > least and high - low > precision * high and self._time_left_s() > 0:
@@ -284,7 +262,7 @@ class _Finder:
                 found = replace(found, flow_tokens_per_s=settle(found.blocks, found.flow_tokens_per_s))
             if found is not None and found.flow_tokens_per_s > low:
                 best, low = found, found.flow_tokens_per_s
-            if found is None or found.flow_tokens_per_s < trial * (1 - _FINE):
+            if found is None or found.flow_tokens_per_s < trial * (1 - tuning.FINE_PRECISION):
                 high, step = trial, min(2 * step, (1 + step) / 2)
         return best
 

@@ -8,9 +8,7 @@ from itertools import zip_longest
 from typing import Any
 
 from helixsim.domain.placement import LayerRange, Placement
-
-FAR_BEHIND = 0.5
-"""Candidates below this share of the best estimate are not judged."""
+from helixsim.placement import tuning
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +67,7 @@ def promising(candidates: Sequence[Candidate], estimates: Mapping[str, float], m
     top = estimates[ranked[0].name] if ranked else 0.0
     found: dict[tuple[tuple[tuple[str, LayerRange], ...], tuple[tuple[str, int], ...]], Candidate] = {}
     for candidate in ranked:
-        if top <= 0 or estimates[candidate.name] >= FAR_BEHIND * top:
+        if top <= 0 or estimates[candidate.name] >= tuning.MIN_ESTIMATE_SHARE * top:
             layout = candidate.placement
             found.setdefault((tuple(layout.ranges.items()), tuple(layout.pipelines.items())), candidate)
     heuristics = [candidate for candidate in found.values() if not candidate.is_searched]

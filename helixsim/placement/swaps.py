@@ -13,12 +13,8 @@ import numpy as np
 
 from helixsim.domain.placement import LayerRange, Placement
 from helixsim.flow.maxflow import max_flow_value
+from helixsim.placement import tuning
 from helixsim.placement.base import PlacementProblem
-
-_DOUBLE = 0.3
-"""Share of the steps that exchange two pairs at once."""
-
-_TOLERANCE = 1e-9
 
 
 def swapped(
@@ -47,7 +43,7 @@ def swapped(
         if flow >= target_tokens_per_s * (1 - 1e-6) or time_left_s() <= 0:
             break
         trial = dict(best)
-        for _ in range(2 if rng.random() < _DOUBLE else 1):
+        for _ in range(2 if rng.random() < tuning.DOUBLE_SWAP_SHARE else 1):
             one = nodes[rng.integers(len(nodes))]
             two = alike[one][rng.integers(len(alike[one]))]
             roles = {one: trial.get(two), two: trial.get(one)}
@@ -55,6 +51,6 @@ def swapped(
             trial |= {node: held for node, held in roles.items() if held is not None}
         if trial != best:
             carried = flow_of(trial)
-            if carried >= flow * (1 - _TOLERANCE):
+            if carried >= flow * (1 - tuning.FLOW_TOLERANCE):
                 best, flow = trial, max(flow, carried)
     return best, flow
