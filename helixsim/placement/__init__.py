@@ -1,13 +1,15 @@
-"""Which node holds which layers.
+"""Which node holds which layers. The method is described in docs/placement.md.
 
 base        PlacementProblem in, Placement out
 registry    strategies by name
-check       the laws every placement obeys, whatever its source
+check       the conditions that every placement meets, whatever its source
 outcome     layer ranges -> checked placement with max-flow and bound
 
-helix       search, then choice by simulation. stages (vocabulary: groups, strands, blocks, chains), clusters (which
-            nodes are a region), patterns (first blocks), pricing (which block is worth most), master (how often each is
-            used), blocks (a chain for a target flow), regions (which regions serve together), bounds (configuration
-            LP), milp (per-node program, small fleets)
-swarm, petals, separate, homogeneous, fixed     the baselines, and a user's own file
+helix       search, then selection by simulation. stages (vocabulary: node groups, segments, stage groups, pipelines),
+            clusters (which nodes form a region), column_generation (a pipeline for a target flow) with columns, master
+            (how often each stage group is used), pricing (which stage group is worth most) and patterns (first stage
+            groups), regions (which regions serve together), swaps (exchanges where links differ), constraints (of the
+            user), select (candidates to simulate), bounds (configuration LP), milp (per-node program, small fleets),
+            tuning (all constants)
+swarm, petals, separate, homogeneous, fixed     the baselines, and a placement from a file
 """

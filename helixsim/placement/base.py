@@ -1,4 +1,4 @@
-"""What a placement strategy receives and returns."""
+"""Input and output of placement strategies."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from helixsim.domain.placement import Placement
 from helixsim.flow.capacity import CapacityTable
 
 Progress = Callable[[str, float, float, float], None]
-"""Called with (what is being done, seconds, objective so far, upper bound so far) [s, tokens/s, tokens/s]."""
+"""Called with (current step, elapsed time, objective so far, upper bound so far) [-, s, tokens/s, tokens/s]."""
 
-Judge = Callable[[Placement], float]
-"""Scores a legal placement by a short simulation of the actual workload; higher is better."""
+Evaluator = Callable[[Placement], float]
+"""Scores a valid placement by a short simulation of the actual workload; higher is better."""
 
 Estimate = Callable[[Placement], float]
-"""Foretells a judge's score within milliseconds, roughly: it decides who goes to the judge."""
+"""Predicts an evaluator's score roughly, within milliseconds, to select the candidates that are simulated."""
 
 
-def silent(_what: str, _seconds: float, _objective: float, _bound: float) -> None:
+def silent(_step: str, _seconds: float, _objective: float, _bound: float) -> None:
     """Report nothing."""
 
 
@@ -28,22 +28,29 @@ def silent(_what: str, _seconds: float, _objective: float, _bound: float) -> Non
 class PlacementProblem:
     """One model to be placed on one fleet.
 
-    ``capacity`` gives the tokens/s of each node for each number of layers. ``judge`` is None when nothing can be
-    simulated (``place`` without a workload, tests); strategies then choose by max-flow. ``operating`` is a second
-    estimate of capacity, which finds other candidates for the judge.
+    Parameters
+    ----------
+    capacity
+        Tokens/s of each node for each number of layers.
+    evaluator
+        None if nothing can be simulated (``place`` without a workload); strategies then select by max-flow.
+    estimate
+        None: candidates are selected for simulation by max-flow and hops.
+    operating
+        A second estimate of capacity, which yields other candidates for the evaluator.
     """
 
     fleet: Fleet
     capacity: CapacityTable
     seed: int = 0
-    judge: Judge | None = None
+    evaluator: Evaluator | None = None
     progress: Progress = field(default=silent)
     estimate: Estimate | None = None
     operating: CapacityTable | None = None
 
 
 class Strategy(Protocol):
-    """A placement strategy. A user's own class needs these three names and nothing else.
+    """A placement strategy. A class of the user needs these three attributes.
 
     ``Options`` is a frozen dataclass; its fields become keys of ``placement:`` in exp.yaml, checked with positions.
     ``solve`` raises ``InfeasibleError`` if the model cannot be placed. Its result passes ``placement.check``.

@@ -1,8 +1,8 @@
-"""Helix's placement: search for large max-flow, then choose among the best by simulation.
+"""Helix's placement: search for a large max-flow, then choose among the best candidates by simulation.
 
-Max-flow alone rewards deep chains: it knows neither latency nor KV memory. So the search does not stop at the largest
-flow. It also finds, for smaller and smaller flows, the chain with the fewest stages, and a short simulation of the
-actual workload (the *judge*) picks from this frontier and the heuristics.
+Max-flow alone favours deep pipelines, as it ignores latency and KV memory. So the search does not stop at the largest
+flow: for smaller and smaller flows it also finds the pipeline with the fewest hops, and an evaluator (short simulations
+of the actual workload) picks from this frontier and the heuristics. See docs/placement.md.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from helixsim.flow.maxflow import max_flow
 from helixsim.placement import homogeneous, petals, separate, swarm, tuning
 from helixsim.placement.base import PlacementProblem
 from helixsim.placement.check import check
+from helixsim.placement.constraints import constraint_faults, limited_table, moved_bytes, narrowed, reassigned
 from helixsim.placement.fixed import previous_ranges
 from helixsim.placement.select import Candidate, best, finalists, frontier, listed, neighbours, promising
-from helixsim.placement.stages import Chain, Group, groups_of, hops, lay_out
+from helixsim.placement.stages import NodeGroup, Pipeline, groups_of, hops, lay_out
 from helixsim.placement.swaps import swapped
-from helixsim.placement.wishes import dealt_anew, limited_table, moved_bytes, narrowed, wish_faults
 from helixsim.plugins import bound_faults
 from helixsim.units import format_bytes
 
@@ -39,35 +39,36 @@ class HelixOptions:
     max_hops
         Most nodes on a route; None: no limit.
     across_regions
-        Let a chain of stages run through several regions. False: only where no region can hold the model by itself;
-        that search takes a fraction of the time.
+        Let a pipeline pass several regions. False: only where no region can hold the model by itself; that search takes
+        a fraction of the time.
     time_limit_s
-        Safety net [s]; on large fleets the best placement found by then is used. Results repeat only if it is not hit.
+        Time limit of the search [s]; the best placement found by then is used. Results are reproducible only if it is
+        not reached.
     candidates
-        How many placements the judge simulates; baselines that come near are always among them.
+        Number of placements that are simulated; baselines of a similar estimate are always among them.
     select
-        ``simulate``: the judge's highest score wins (the largest max-flow where there is no judge); ``flow``: the
-        largest max-flow.
+        ``simulate``: the highest score in simulation (the largest max-flow where nothing can be simulated); ``flow``:
+        the largest max-flow.
     criterion
-        What the judge scores. ``balanced``: output tokens/s and time per token, one per cent of the former for two of
-        the latter. ``throughput``: output tokens/s. At a given rate, which every placement that keeps up serves alike,
-        both rank by time per token. ``goodput``: requests/s that meet the service-level objective, then ``balanced``.
+        Score of a simulation. ``balanced``: output tokens/s and time per token, one per cent of the former for two of
+        the latter. ``throughput``: output tokens/s. At a given rate, which all stable placements serve alike, both
+        rank by time per token. ``goodput``: requests/s that meet the service-level objective, then ``balanced``.
         ``latency``: time per token.
     method
-        ``blocks``: strand blocks. ``exact``: then the per-node program, at most 10 nodes. ``auto``: ``blocks``.
+        ``blocks``: column generation. ``exact``: then the per-node program, at most 10 nodes. ``auto``: ``blocks``.
     partial_inference
-        Let the Petals candidate use it: a request may then enter a node in the middle of its layers. None: only where
-        a simulation decides. The searched chains never need it.
+        Allow it for the Petals candidate: a request may then enter a node in the middle of its layers. None: only where
+        candidates are simulated. Searched pipelines never need it.
     exclude
-        Nodes to leave out: ids or patterns such as ``t4-*``.
+        Nodes to exclude: ids or patterns such as ``t4-*``.
     max_layers
-        Kind of node -> most layers it is given.
+        Node type -> most layers per node.
     pinned
-        Node id -> [start, end) it must hold. The search does not know: pins are set into what it finds, equal nodes
-        exchange roles for them, and what then carries nothing is dropped.
+        Node id -> [start, end) that it must hold. Pins are applied to the results of the search: equal nodes exchange
+        roles, and a candidate that then carries nothing is dropped.
     previous
-        File with the placement that is running (as written by ``place --export``): roles are dealt to nodes so that
-        few weights move, and of candidates within ``move_tolerance`` of the best the one that moves least is chosen.
+        File with the running placement (as written by ``place --export``): roles are assigned to nodes so that few
+        weights move, and of the candidates within ``move_tolerance`` of the best the one that moves least is chosen.
     move_tolerance
         Share of the best score, or flow, that may be given up to move less.
     """
@@ -89,14 +90,14 @@ class HelixOptions:
     def faults(self, fleet: Fleet) -> Iterator[tuple[str, str]]:
         """Yield (option, message) for each option that does not fit a fleet."""
         yield from bound_faults(self)
-        yield from wish_faults(fleet, self.exclude, self.max_layers, self.pinned)
+        yield from constraint_faults(fleet, self.exclude, self.max_layers, self.pinned)
 
 
 class Helix:
-    """Placement by max-flow search in the spirit of Helix (ASPLOS'25), not by its per-node program.
+    """Placement by max-flow, as Helix (ASPLOS'25), with another search than its per-node program.
 
     The paper solves one mixed-integer program over all nodes for hours. Here interchangeable nodes are counted, not
-    named, which finds larger flows in seconds; see ``blocks`` and ``regions``.
+    named, which finds larger flows in seconds; see ``column_generation`` and ``regions``.
     """
 
     summary: ClassVar[str] = "largest max-flow, or the best of its frontier by simulation (Helix)"
@@ -118,7 +119,7 @@ class Helix:
 
 
 class _Search:
-    """One run of the strategy: collects candidates, keeps the best flow and the bound, then chooses."""
+    """One run of the strategy: collects candidates, tracks the best flow and the bound, then selects."""
 
     def __init__(self, problem: PlacementProblem, options: HelixOptions) -> None:
         self.problem = problem
@@ -135,15 +136,15 @@ class _Search:
         self.out_of_time = False
 
     def run(self) -> Placement:
-        """Search and choose. Ctrl-C ends the search with what it has."""
+        """Search and select. On Ctrl-C the candidates so far are used."""
         groups = groups_of(self.problem)
         steps: list[Callable[[], None]] = [
             self._add_heuristics,
             self._tighten_bound,
-            lambda: self._add_chains(self.problem, groups),
-            self._add_operating_chains,
+            lambda: self._add_pipelines(self.problem, groups),
+            self._add_operating_pipelines,
             self._add_exact,
-            self._judge,
+            self._evaluate,
         ]
         try:
             for step in steps:
@@ -162,8 +163,8 @@ class _Search:
     def _time_left_s(self) -> float:
         return self.options.time_limit_s - self._seconds()
 
-    def _report(self, what: str) -> None:
-        self.problem.progress(what, self._seconds(), self.best, self.bound)
+    def _report(self, step: str) -> None:
+        self.problem.progress(step, self._seconds(), self.best, self.bound)
 
     def _add(
         self,
@@ -175,10 +176,10 @@ class _Search:
         pipelines: Mapping[str, int] | None = None,
         by_operating: bool = False,
     ) -> None:
-        """Evaluate a placement exactly and keep it if it carries anything within the hop limit and keeps the pins."""
+        """Add a candidate with its exact max-flow, if that is positive and hop limit and pins are kept."""
         fleet, order = self.problem.fleet, self.problem.fleet.cluster.index
         if not pipelines and (self.pinned or self.previous):
-            ranges = dealt_anew(fleet, ranges, self.previous, self.pinned)
+            ranges = reassigned(fleet, ranges, self.previous, self.pinned)
         placement = Placement(
             strategy="helix",
             num_layers=fleet.model.num_layers,
@@ -194,7 +195,7 @@ class _Search:
         flow = plan.max_flow_tokens_per_s
         if flow <= 0 or (self.options.max_hops is not None and plan.max_hops > self.options.max_hops):
             return
-        if any(placement.ranges.get(node) != held for node, held in self.pinned.items()):
+        if any(placement.ranges.get(node) != layers for node, layers in self.pinned.items()):
             return
         placement = replace(placement, objective_tokens_per_s=flow)
         moved = moved_bytes(fleet, placement.ranges, self.previous) if self.previous else 0
@@ -207,8 +208,8 @@ class _Search:
         self._report(name)
 
     def _add_heuristics(self) -> None:
-        judged = self.problem.judge is not None and self.options.select == "simulate"
-        partial = judged if self.options.partial_inference is None else self.options.partial_inference
+        is_simulated = self.problem.evaluator is not None and self.options.select == "simulate"
+        partial = is_simulated if self.options.partial_inference is None else self.options.partial_inference
         attempts: list[tuple[str, Callable[[], Placement]]] = [
             ("swarm", lambda: swarm.Swarm().solve(self.problem, swarm.SwarmOptions())),
             ("petals", lambda: petals.Petals().solve(self.problem, petals.PetalsOptions(partial_inference=partial))),
@@ -217,25 +218,31 @@ class _Search:
         ]
         for name, attempt in attempts:
             try:
-                made = attempt()
+                result = attempt()
             except InfeasibleError:
                 continue
-            self._add(name, made.ranges, is_searched=False, partial=made.partial_inference, pipelines=made.pipelines)
+            self._add(
+                name,
+                result.ranges,
+                is_searched=False,
+                partial=result.partial_inference,
+                pipelines=result.pipelines,
+            )
 
-    def _add_operating_chains(self) -> None:
-        """Add chains that are best by the second estimate of capacity; they are of use to the judge only."""
+    def _add_operating_pipelines(self) -> None:
+        """Add pipelines that are best by the second estimate of capacity; only an evaluator can rank them."""
         table = self.problem.operating
-        if table is None or self.problem.judge is None or self.options.select == "flow":
+        if table is None or self.problem.evaluator is None or self.options.select == "flow":
             return
         problem = replace(self.problem, capacity=limited_table(table, self.options.max_layers))
         if problem.capacity.tables != self.problem.capacity.tables:
-            self._add_chains(problem, groups_of(problem), "operating-")
+            self._add_pipelines(problem, groups_of(problem), "operating-")
 
-    def _add_chains(self, problem: PlacementProblem, groups: tuple[Group, ...], prefix: str = "") -> None:
-        """Add the chains with the largest flow by the problem's capacities, then shorter ones with less."""
-        from helixsim.placement.regions import (  # the solver takes time to load; options need it not
-            RegionChain,
-            best_chains,
+    def _add_pipelines(self, problem: PlacementProblem, groups: tuple[NodeGroup, ...], prefix: str = "") -> None:
+        """Add the pipelines with the largest flow by the problem's capacities, then shorter ones with less flow."""
+        from helixsim.placement.regions import (  # deferred: options must not load the solver
+            RegionPipeline,
+            best_pipelines,
         )
 
         if not groups:
@@ -243,44 +250,43 @@ class _Search:
 
         region_of = {node: group.region for group in groups for node in group.nodes}
 
-        def settled(blocks: Sequence[Chain], flow: float) -> tuple[dict[str, LayerRange], float]:
+        def settled(pipelines: Sequence[Pipeline], flow: float) -> tuple[dict[str, LayerRange], float]:
             nodes = len(problem.fleet.cluster.nodes)
             steps = min(tuning.MAX_SWAPS, tuning.MAX_SWAP_WORK // nodes**2)
-            return swapped(problem, lay_out(groups, blocks), flow, steps=steps, time_left_s=self._time_left_s)
+            return swapped(problem, lay_out(groups, pipelines), flow, steps=steps, time_left_s=self._time_left_s)
 
-        def add(name: str, blocks: Sequence[Chain], chains: Sequence[RegionChain], flow: float) -> None:
-            ranges = settled(blocks, flow)[0]
-            if len(chains) > 1:  # each a replica of its own; letting them exchange tokens is another candidate
-                number = {region: number for number, chain in enumerate(chains) for region in chain.search.order}
-                pipelines = {node: number[region_of[node]] for node in ranges}
+        def add(name: str, pipelines: Sequence[Pipeline], sources: Sequence[RegionPipeline], flow: float) -> None:
+            ranges = settled(pipelines, flow)[0]
+            if len(sources) > 1:  # isolated replicas; the same ranges with exchange of tokens are another candidate
+                replica = {region: number for number, source in enumerate(sources) for region in source.search.order}
+                replicas = {node: replica[region_of[node]] for node in ranges}
                 self._add(
-                    f"{prefix}{name}-apart", ranges, is_searched=True, pipelines=pipelines, by_operating=bool(prefix)
+                    f"{prefix}{name}-apart", ranges, is_searched=True, pipelines=replicas, by_operating=bool(prefix)
                 )
             self._add(prefix + name, ranges, is_searched=True, by_operating=bool(prefix))
 
-        def total(found: Sequence[RegionChain]) -> float:
-            return sum(chain.flow_tokens_per_s for chain in found)
+        def total(sources: Sequence[RegionPipeline]) -> float:
+            return sum(source.flow_tokens_per_s for source in sources)
 
-        chains = best_chains(
+        sources = best_pipelines(
             problem, groups, self.options.max_hops, self._time_left_s,
-            lambda name, found: add(name, [chain.blocks for chain in found], found, total(found)),
-            lambda chain, flow: settled([chain], flow)[1], across=self.options.across_regions,
+            lambda name, rough: add(name, [source.pipeline for source in rough], rough, total(rough)),
+            lambda pipeline, flow: settled([pipeline], flow)[1], across=self.options.across_regions,
         )  # fmt: skip
-        if not chains:
+        if not sources:
             return
-        blocks = [chain.blocks for chain in chains]
-        shallowest = max(map(hops, blocks))
-        add(f"blocks-{shallowest}", blocks, chains, total(chains))
-        step = tuning.FRONTIER_STEP ** (
-            2 ** sum(sum(len(group.nodes) for group in groups) > many for many in tuning.FRONTIER_COARSE_NODES)
-        )
+        pipelines = [source.pipeline for source in sources]
+        shallowest = max(map(hops, pipelines))
+        add(f"blocks-{shallowest}", pipelines, sources, total(sources))
+        num_nodes = sum(len(group.nodes) for group in groups)
+        step = tuning.FRONTIER_STEP ** (2 ** sum(num_nodes > limit for limit in tuning.FRONTIER_COARSE_NODES))
         share = step
         while share >= tuning.FRONTIER_END and self._time_left_s() > 0:
-            found = [chain.shorter(share, self.options.max_hops, self._time_left_s) for chain in chains]
-            blocks = [now or before for now, before in zip(found, blocks, strict=True)]
-            depth = max(map(hops, blocks))
+            shorter = [source.shorter(share, self.options.max_hops, self._time_left_s) for source in sources]
+            pipelines = [new or previous for new, previous in zip(shorter, pipelines, strict=True)]
+            depth = max(map(hops, pipelines))
             if depth < shallowest:
-                add(f"blocks-{depth}", blocks, chains, share * total(chains))
+                add(f"blocks-{depth}", pipelines, sources, share * total(sources))
                 shallowest = depth
             share *= step
 
@@ -320,23 +326,23 @@ class _Search:
             self.history.append((self._seconds(), self.best, self.bound))
             self._report("bound")
 
-    def _judge(self) -> None:
+    def _evaluate(self) -> None:
         """Score the finalists by simulation, then the neighbours of the best, unless max-flow decides."""
-        self.out_of_time = self._time_left_s() <= 0  # the search; judging takes the time it takes
-        judge, most = self.problem.judge, self.options.candidates
-        if judge is None or self.options.select == "flow":
+        self.out_of_time = self._time_left_s() <= 0  # of the search; simulations have no time limit
+        evaluator, limit = self.problem.evaluator, self.options.candidates
+        if evaluator is None or self.options.select == "flow":
             return
         estimate = self.problem.estimate
         if estimate is None:
-            waiting = finalists(self.candidates, most - most // 3)
-            most = max(most, len(waiting))
+            waiting = finalists(self.candidates, limit - limit // 3)
+            limit = max(limit, len(waiting))
         else:
-            waiting = promising(self.candidates, {c.name: estimate(c.placement) for c in self.candidates}, most)
-            most = len(waiting)
-        while waiting and len(self.scores) < most:
+            waiting = promising(self.candidates, {c.name: estimate(c.placement) for c in self.candidates}, limit)
+            limit = len(waiting)
+        while waiting and len(self.scores) < limit:
             candidate = waiting.pop(0)
-            self.scores[candidate.name] = judge(candidate.placement)
-            self._report(f"judged {candidate.name}")
+            self.scores[candidate.name] = evaluator(candidate.placement)
+            self._report(f"simulated {candidate.name}")
             waiting = waiting or neighbours(self.candidates, self.scores)
 
     def _outcome(self) -> Placement:
@@ -361,7 +367,7 @@ class _Search:
             },
         )
 
-    def _why_none(self, groups: tuple[Group, ...]) -> str:
+    def _why_none(self, groups: tuple[NodeGroup, ...]) -> str:
         model = self.problem.fleet.model
         room = sum(len(group.nodes) * len(group.tokens_per_s) for group in groups)
         nodes = len(self.problem.fleet.cluster.nodes)

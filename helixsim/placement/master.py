@@ -1,43 +1,78 @@
-"""The master program of ``blocks``: how often each block of a pool is used.
+"""The master program: how often each stage group of a pool is used.
 
-Its rows count the nodes of each group, the layers of the model, hops where they are limited, and, where a chain passes
-several regions, one bridge per crossing and blocks spread widely enough on either side of it.
+Rows: nodes per node group, layers of the model, hops where they are limited; and, where a pipeline passes several
+regions, one bridge per crossing and stage groups that are spread widely enough on either side of it. See
+docs/placement.md, section "Master program".
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
 from helixsim import solver
 from helixsim.placement import tuning
+from helixsim.placement.columns import Bridge, Column, Inside, Slot
 from helixsim.placement.pricing import Floats
-from helixsim.placement.stages import Block, Chain, Group, strand_tokens_per_s
+from helixsim.placement.stages import NodeGroup, Pipeline, StageGroup, segment_tokens_per_s
 
 
-class Column(NamedTuple):
-    """A block inside a region (``place`` even, 2 x position) or a bridge behind it (odd); ``needs`` of a bridge only.
+class SpreadRow(NamedTuple):
+    """The row for stage groups of the region at position ``region`` that are spread at least ``ways`` ways."""
 
-    ``spread`` is the number of ways the block is spread.
+    region: int
+    ways: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Row numbers in a program."""
+
+    layers: int | None
+    nodes: list[int]
+    hops: int | None
+    crossings: list[int] = field(default_factory=list)
+    spread: dict[SpreadRow, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """Solution of the continuous master program.
+
+    Parameters
+    ----------
+    amounts
+        Amount of each column.
+    nodes, layer, hop, crossing, spread
+        Value of one unit of each row [layers]: a node of each group, a layer, a hop, a bridge at each crossing, and
+        ``spread[region, ways]``.
     """
 
-    place: int
-    block: Block
-    spread: int
-    needs: tuple[int, int]
-
-
-class Prices(NamedTuple):
-    """The continuous solution: how much of each column, and what a unit of each row is worth, in layers."""
-
-    columns: Floats
+    amounts: Floats
     nodes: Floats
     layer: float
     hop: float
     crossing: Floats
     spread: Floats
+
+    def node_cost(self, stage_group: StageGroup) -> float:
+        """Return the value of the nodes that a stage group takes [layers]."""
+        return float(sum(self.nodes[group] * count for group, count in stage_group.members.items()))
+
+    def reduced_value(self, slot: Slot, stage_group: StageGroup, node_cost: float, spread: int) -> float:
+        """Return how much one unit of a column adds to the objective [layers].
+
+        ``node_cost`` is the value of its nodes [layers]. ``spread`` is the number of ways it is spread, used inside a
+        region only.
+        """
+        value = stage_group.layers * (1.0 - self.layer) - node_cost - stage_group.depth * self.hop
+        if isinstance(slot, Inside):
+            return float(value + self.spread[slot.region, 1 : spread + 1].sum())
+        value -= self.crossing[slot.crossing] + self.spread[slot.crossing, 2 : slot.spread_before + 1].sum()
+        return float(value - self.spread[slot.crossing + 1, 2 : slot.spread_after + 1].sum())
 
 
 class Master:
@@ -46,23 +81,23 @@ class Master:
     Parameters
     ----------
     num_regions
-        Regions the chain passes; one bridge is chosen between each two.
-    widest
-        Most ways in which a block must be spread.
+        Regions that the pipeline passes; one bridge is chosen between each two.
+    max_spread
+        Largest number of ways in which a stage group must be spread.
     max_hops
         Most nodes on a route; None: no limit. May be changed between solves.
     hop_price
-        Layers a hop costs in the continuous program.
+        Price of a hop in the continuous program [layers].
     """
 
     def __init__(
         self,
-        groups: Sequence[Group],
+        groups: Sequence[NodeGroup],
         num_layers: int,
         flow_tokens_per_s: float,
         *,
         num_regions: int,
-        widest: int,
+        max_spread: int,
         max_hops: int | None,
         hop_price: float,
         time_left_s: Callable[[], float],
@@ -71,175 +106,203 @@ class Master:
         self.num_layers = num_layers
         self.flow = flow_tokens_per_s
         self.num_regions = num_regions
-        self.widest = widest
+        self.max_spread = max_spread
         self.max_hops = max_hops
         self.hop_price = hop_price
         self.time_left_s = time_left_s
         self.nodes = np.array([len(group.nodes) for group in groups], dtype=float)
         self.columns: dict[Column, None] = {}
         self.is_undecided = False
-        """Whether the last search for whole numbers ended at its limit of nodes or time."""
+        """Whether the last integer solve ended at its limit of nodes or time."""
 
-    def add(self, place: int, needs: tuple[int, int], block: Block) -> bool:
+    def add(self, slot: Slot, stage_group: StageGroup) -> bool:
         """Add a column; return whether it is new."""
-        column = Column(place, block, self.spread(block), needs)
+        column = Column(slot, stage_group, self.spread(stage_group))
         if column in self.columns:
             return False
         self.columns[column] = None
         return True
 
-    def spread(self, block: Block) -> int:
-        """Return in how many ways a block is spread."""
-        if self.widest == 1 or not block.strands:
+    def spread(self, stage_group: StageGroup) -> int:
+        """Return in how many ways a stage group is spread."""
+        if self.max_spread == 1 or not stage_group.segments:
             return 1
-        speeds = [(strand_tokens_per_s(self.groups, strand), count) for strand, count in block.strands]
-        for ways in range(self.widest, 1, -1):
-            most = self.flow / ways
-            if sum(min(speed, most) * count for speed, count in speeds) >= self.flow * (1 - tuning.FLOW_TOLERANCE):
+        speeds = [(segment_tokens_per_s(self.groups, segment), copies) for segment, copies in stage_group.segments]
+        for ways in range(self.max_spread, 1, -1):
+            limit = self.flow / ways
+            carried = sum(min(speed, limit) * copies for speed, copies in speeds)
+            if carried >= self.flow * (1 - tuning.FLOW_TOLERANCE):
                 return ways
         return 1
 
     def layers(self) -> Floats:
-        """Return the layers of each column."""
-        return np.array([column.block.layers for column in self.columns], dtype=float)
+        """Return the number of layers of each column."""
+        return np.array([column.stage_group.layers for column in self.columns], dtype=float)
+
+    def depths(self) -> Floats:
+        """Return the number of hops of each column."""
+        return np.array([column.stage_group.depth for column in self.columns], dtype=float)
 
     def fits(self, amounts: Floats) -> bool:
-        """Return whether so much of each column keeps to the nodes and hops there are."""
-        hops = sum(column.block.depth * float(n) for column, n in zip(self.columns, amounts, strict=False) if n)
-        return bool((self.taken(amounts) <= self.nodes).all()) and (self.max_hops is None or hops <= self.max_hops)
+        """Return whether these amounts of the columns keep to the number of nodes and hops."""
+        used = zip(self.columns, amounts, strict=False)
+        num_hops = sum(column.stage_group.depth * float(amount) for column, amount in used if amount)
+        is_within_hops = self.max_hops is None or num_hops <= self.max_hops
+        return bool((self.nodes_used(amounts) <= self.nodes).all()) and is_within_hops
 
-    def taken(self, amounts: Floats) -> Floats:
-        """Return the nodes of each group that so much of each column takes."""
-        taken = np.zeros(len(self.nodes))
+    def nodes_used(self, amounts: Floats) -> Floats:
+        """Return the number of nodes of each group that these amounts of the columns take."""
+        used = np.zeros(len(self.nodes))
         for column, amount in zip(self.columns, amounts, strict=False):
             if amount:
-                for group, count in column.block.members.items():
-                    taken[group] += amount * count
-        return taken
+                for group, count in column.stage_group.members.items():
+                    used[group] += amount * count
+        return used
 
     def relax(self, capped: bool, fixed: Floats | None) -> Prices | None:
-        """Solve the continuous master; ``fixed`` gives least amounts, ``capped`` keeps it from covering more than L.
+        """Solve the continuous program; None if the fixed amounts do not fit.
 
-        None if the least amounts do not fit.
+        Parameters
+        ----------
+        capped
+            Cover at most the layers of the model.
+        fixed
+            Lower limits of the amounts; None: zero. Implies ``capped``.
         """
         program = solver.Program(maximise=True)
         for number, column in enumerate(self.columns):
-            least = 0.0 if fixed is None else float(fixed[number])
-            program.column(column.block.layers - self.hop_price * column.block.depth, least)
+            lower = 0.0 if fixed is None else float(fixed[number])
+            program.column(column.stage_group.layers - self.hop_price * column.stage_group.depth, lower)
         rows = self._add_rows(program, capped=capped or fixed is not None, elastic=True)
-        solution = solver.solve(program).optimum("the continuous program of blocks")
+        solution = solver.solve(program).optimum("the continuous program of stage groups")
         if solution is None:
             return None
         duals = np.array(solution.row_duals)
-        hop = self.hop_price + (max(float(duals[rows["hops"][0]]), 0.0) if rows["hops"] else 0.0)
-        spread = np.zeros((self.num_regions, self.widest + 2))
-        numbers = iter(rows["spread"])
-        for position, ways in self.spread_rows():
-            spread[position, ways] = max(-float(duals[next(numbers)]), 0.0)
+        spread = np.zeros((self.num_regions, self.max_spread + 2))
+        for key, row in rows.spread.items():
+            spread[key] = max(-float(duals[row]), 0.0)
         return Prices(
-            columns=np.array(solution.values)[: len(self.columns)],
-            nodes=np.maximum(duals[rows["nodes"]], 0.0),
-            layer=max(float(duals[rows["layers"][0]]), 0.0) if rows["layers"] else 0.0,
-            hop=hop,
-            crossing=duals[rows["crossing"]] if rows["crossing"] else np.zeros(0),
+            amounts=np.array(solution.values)[: len(self.columns)],
+            nodes=np.maximum(duals[rows.nodes], 0.0),
+            layer=0.0 if rows.layers is None else max(float(duals[rows.layers]), 0.0),
+            hop=self.hop_price + (0.0 if rows.hops is None else max(float(duals[rows.hops]), 0.0)),
+            crossing=duals[rows.crossings] if rows.crossings else np.zeros(0),
             spread=spread,
         )
 
-    def spread_rows(self) -> list[tuple[int, int]]:
-        """Return (position, ways) of each row that counts blocks spread so many ways."""
+    def spread_rows(self) -> list[SpreadRow]:
+        """Return the rows that count spread stage groups; none for a pipeline inside one region."""
         if self.num_regions == 1:
             return []
-        return [(position, ways) for position in range(self.num_regions) for ways in range(1, self.widest + 1)]
+        return [SpreadRow(region, ways) for region in range(self.num_regions) for ways in range(1, self.max_spread + 1)]
 
-    def _add_rows(self, program: solver.Program, *, capped: bool, elastic: bool) -> dict[str, list[int]]:
-        """Add all rows but the objective; ``elastic``: shortfalls are allowed, those at crossings penalised."""
+    def _add_rows(self, program: solver.Program, *, capped: bool, elastic: bool) -> _Rows:
+        """Add all rows; with ``elastic`` shortfalls are allowed, those at crossings at a penalty."""
         columns = list(enumerate(self.columns))
-        rows: dict[str, list[int]] = {"layers": [], "nodes": [], "hops": [], "crossing": [], "spread": []}
+        layers: int | None = None
         if capped:
-            layers = {number: float(column.block.layers) for number, column in columns if column.block.layers}
-            # Whole numbers must cover all layers: as a row, not only as the goal, this shows at once where they cannot.
-            least = -solver.INFINITY if elastic else float(self.num_layers)
-            rows["layers"].append(program.row(layers, least, float(self.num_layers)))
+            entries = {n: float(column.stage_group.layers) for n, column in columns if column.stage_group.layers}
+            # In the integer program all layers must be covered: as a row, not only as the objective, this shows
+            # infeasibility at once.
+            lower = -solver.INFINITY if elastic else float(self.num_layers)
+            layers = program.row(entries, lower, float(self.num_layers))
         used: list[dict[int, float]] = [{} for _ in self.groups]
         for number, column in columns:
-            for group, count in column.block.members.items():
+            for group, count in column.stage_group.members.items():
                 used[group][number] = float(count)
-        rows["nodes"] = [program.row(entries, upper=size) for entries, size in zip(used, self.nodes, strict=True)]
+        nodes = [program.row(entries, upper=size) for entries, size in zip(used, self.nodes, strict=True)]
+        hops: int | None = None
         if self.max_hops is not None:
-            depths = {number: float(column.block.depth) for number, column in columns if column.block.depth}
-            rows["hops"].append(program.row(depths, upper=float(self.max_hops)))
-        for crossing in range(self.num_regions - 1):
-            entries = {number: 1.0 for number, column in columns if column.place == 2 * crossing + 1}
+            depths = {n: float(column.stage_group.depth) for n, column in columns if column.stage_group.depth}
+            hops = program.row(depths, upper=float(self.max_hops))
+        rows = _Rows(layers, nodes, hops)
+        if self.num_regions == 1:
+            return rows
+        crossings, spread = self._crossing_entries()
+        for entries in crossings:
             if elastic:
                 entries[program.column(-tuning.SHORTFALL_PENALTY_LAYERS)] = 1.0
-            rows["crossing"].append(program.row(entries, 1.0, 1.0))
-        for position, ways in self.spread_rows():
-            entries = {}
-            for number, column in columns:
-                side = column.place - 2 * position
-                if side == 0 and column.spread >= ways:
-                    entries[number] = 1.0
-                elif ways > 1 and abs(side) == 1 and column.needs[0 if side == 1 else 1] >= ways:
-                    entries[number] = -1.0
+            rows.crossings.append(program.row(entries, 1.0, 1.0))
+        for key, entries in spread.items():
             if elastic:
                 entries[program.column(-tuning.SHORTFALL_PENALTY_LAYERS)] = 1.0
-            rows["spread"].append(program.row(entries, 1.0 if ways == 1 else 0.0))
+            rows.spread[key] = program.row(entries, 1.0 if key.ways == 1 else 0.0)
         return rows
 
+    def _crossing_entries(self) -> tuple[list[dict[int, float]], dict[SpreadRow, dict[int, float]]]:
+        """Return the coefficients of the rows for bridges and for spread stage groups."""
+        crossings: list[dict[int, float]] = [{} for _ in range(self.num_regions - 1)]
+        spread: dict[SpreadRow, dict[int, float]] = {key: {} for key in self.spread_rows()}
+        for number, (slot, _, column_spread) in enumerate(self.columns):
+            if isinstance(slot, Inside):
+                for ways in range(1, column_spread + 1):
+                    spread[SpreadRow(slot.region, ways)][number] = 1.0
+            else:
+                crossings[slot.crossing][number] = 1.0
+                for ways in range(2, slot.spread_before + 1):
+                    spread[SpreadRow(slot.crossing, ways)][number] = -1.0
+                for ways in range(2, slot.spread_after + 1):
+                    spread[SpreadRow(slot.crossing + 1, ways)][number] = -1.0
+        return crossings, spread
+
     def integer(self) -> dict[Column, int] | None:
-        """Return a whole-number mix of the columns that covers all layers."""
+        """Return numbers of uses of the columns that cover all layers; None if none were found."""
         program = solver.Program(maximise=True)
-        length = float(self.num_layers)
+        num_layers = float(self.num_layers)
         for column in self.columns:
-            program.column(float(column.block.layers), 0.0, 1.0 if column.place % 2 else length, integer=True)
+            program.column(float(column.stage_group.layers), 0.0, 1.0 if column.is_bridge else num_layers, integer=True)
         self._add_rows(program, capped=True, elastic=False)
         solution = solver.solve(
             program,
             max_nodes=tuning.MIP_NODES,
             relative_gap=0.0,
-            target=length,
+            target=num_layers,
             presolve=False,
             time_limit_s=max(0.1, self.time_left_s()),
         )
         self.is_undecided = solution.status in {solver.SolveStatus.SOLUTION_LIMIT, solver.SolveStatus.TIME_LIMIT}
         if not solution.is_feasible:
             return None
-        found = {c: round(value) for c, value in zip(self.columns, solution.values, strict=True) if round(value)}
-        covered = sum(column.block.layers * count for column, count in found.items())
-        return found if covered == self.num_layers else None
+        counts = {c: round(value) for c, value in zip(self.columns, solution.values, strict=True) if round(value)}
+        return counts if covered_layers(counts) == self.num_layers else None
 
-    def is_legal(self, found: dict[Column, int]) -> bool:
-        """Return whether a mix that keeps to the fleet also keeps to all other rows."""
-        if sum(column.block.layers * count for column, count in found.items()) != self.num_layers:
+    def is_feasible(self, counts: Mapping[Column, int]) -> bool:
+        """Return whether numbers of uses that keep to the nodes also keep to all other rows."""
+        if covered_layers(counts) != self.num_layers:
             return False
-        if self.max_hops is not None and sum(c.block.depth * n for c, n in found.items()) > self.max_hops:
+        if self.max_hops is not None and sum(c.stage_group.depth * n for c, n in counts.items()) > self.max_hops:
             return False
-        bridges = [column for column, count in found.items() for _ in range(count) if column.place % 2]
-        if sorted(column.place for column in bridges) != list(range(1, 2 * (self.num_regions - 1), 2)):
+        bridges = [column.slot for column, n in counts.items() for _ in range(n) if isinstance(column.slot, Bridge)]
+        if sorted(bridge.crossing for bridge in bridges) != list(range(self.num_regions - 1)):
             return False
-        for position, ways in self.spread_rows():
-            have = sum(n for c, n in found.items() if c.place == 2 * position and c.spread >= ways)
-            need = sum(c.needs[0] >= ways for c in bridges if c.place == 2 * position + 1)
-            need += sum(c.needs[1] >= ways for c in bridges if c.place == 2 * position - 1)
-            if have < (1 if ways == 1 else need):
+        for region, ways in self.spread_rows():
+            available = sum(n for c, n in counts.items() if c.slot == Inside(region) and c.spread >= ways)
+            needed = sum(bridge.spread_before >= ways for bridge in bridges if bridge.crossing == region)
+            needed += sum(bridge.spread_after >= ways for bridge in bridges if bridge.crossing == region - 1)
+            if available < (1 if ways == 1 else needed):
                 return False
         return True
 
-    def in_order(self, found: dict[Column, int]) -> Chain:
-        """Return the blocks in the order of the chain, with spread ones where regions meet."""
-        bridges = {column.place: column for column in found if column.place % 2}
-        blocks: list[Block] = []
-        for position in range(self.num_regions):
-            inside = [c for c, count in found.items() for _ in range(count) if c.place == 2 * position]
+    def pipeline(self, counts: Mapping[Column, int]) -> Pipeline:
+        """Return the stage groups in the order of the pipeline, with spread ones next to bridges."""
+        bridges = {slot.crossing: (slot, group) for slot, group, _ in counts if isinstance(slot, Bridge)}
+        stage_groups: list[StageGroup] = []
+        for region in range(self.num_regions):
+            inside = [column for column, n in counts.items() for _ in range(n) if column.slot == Inside(region)]
             inside.sort(key=lambda column: column.spread)
-            entry = bridges[2 * position - 1].needs[1] if position else 0
-            leave = bridges[2 * position + 1].needs[0] if 2 * position + 1 in bridges else 0
+            at_entry = bridges[region - 1][0].spread_after if region else 0
+            at_exit = bridges[region][0].spread_before if region in bridges else 0
             first: list[Column] = []
             last: list[Column] = []
-            for need, where in sorted(((entry, first), (leave, last)), key=lambda item: -item[0]):
-                if need > 1:
-                    where.append(inside.pop(next(n for n, column in enumerate(inside) if column.spread >= need)))
-            blocks += [column.block for column in (*first, *inside, *last)]
-            if 2 * position + 1 in bridges and bridges[2 * position + 1].block.layers:
-                blocks.append(bridges[2 * position + 1].block)
-        return tuple(blocks)
+            for ways, end in sorted(((at_entry, first), (at_exit, last)), key=lambda item: -item[0]):
+                if ways > 1:
+                    end.append(inside.pop(next(n for n, column in enumerate(inside) if column.spread >= ways)))
+            stage_groups += [column.stage_group for column in (*first, *inside, *last)]
+            if region in bridges and bridges[region][1].layers:
+                stage_groups.append(bridges[region][1])
+        return tuple(stage_groups)
+
+
+def covered_layers(counts: Mapping[Column, int]) -> int:
+    """Return the number of layers that so many uses of the columns hold."""
+    return sum(column.stage_group.layers * count for column, count in counts.items())

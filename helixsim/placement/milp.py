@@ -1,9 +1,9 @@
 """The paper's per-node placement program, for small fleets.
 
-Method: Helix (ASPLOS'25) section 4.3-4.4, without partial inference, with two changes that keep its optimum: a node may
-stay empty, and all capacities are cut at an upper bound of the flow, which makes the relaxation far tighter. It knows
-every link, so it serves fleets with odd networks and as the oracle of the pattern search. HiGHS closes it for a handful
-of nodes; the number of nodes enters the exponent.
+Helix (ASPLOS'25) section 4.3-4.4, without partial inference, with two changes that keep its optimum: a node may stay
+empty, and all capacities are cut at an upper bound of the flow, which makes the relaxation far tighter. It models every
+link, so it serves fleets with irregular networks and as the reference for the search. HiGHS solves it for a handful of
+nodes; the solve time is exponential in their number. See docs/placement.md, section "Exact program".
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from helixsim.placement.base import PlacementProblem
 
 @dataclass(frozen=True, slots=True)
 class ExactResult:
-    """``ranges`` is empty if no placement was found; ``is_optimal`` says whether ``bound`` was met."""
+    """``ranges`` is empty if no placement was found; ``is_optimal``: the objective equals the bound."""
 
     ranges: Mapping[str, LayerRange]
     objective_tokens_per_s: float
@@ -43,11 +43,11 @@ def solve_exact(
     Parameters
     ----------
     bound_tokens_per_s
-        An upper bound of the flow; every capacity is cut at it.
+        An upper bound of the flow [tokens/s]; every capacity is cut at it.
     start
-        A placement to begin with.
+        A placement to start from.
     max_hops
-        Most nodes on a route.
+        Most nodes on a route; None: no limit.
     progress
         Receives (seconds, objective, bound) [s, tokens/s, tokens/s].
     """
@@ -90,11 +90,11 @@ class _Model:
         self._add_links()
 
     def _hold_columns(self, node: str) -> dict[int, int]:
-        most = min(self.problem.fleet.profile(node).max_layers, self.num_layers)
-        return {k: self.program.column(0.0, 0.0, 1.0, integer=True) for k in range(1, most + 1)}
+        limit = min(self.problem.fleet.profile(node).max_layers, self.num_layers)
+        return {k: self.program.column(0.0, 0.0, 1.0, integer=True) for k in range(1, limit + 1)}
 
     def _end(self, node: str) -> dict[int, float]:
-        """Return the terms of a node's last layer + 1."""
+        """Return the terms of the end of a node's layer range."""
         return {self.first[node]: 1.0} | {column: float(k) for k, column in self.holds[node].items()}
 
     def _add_nodes(self) -> None:
@@ -143,7 +143,7 @@ class _Model:
         return flow, switch
 
     def start(self, ranges: Mapping[str, LayerRange]) -> dict[int, float]:
-        """Return the first layers and numbers of layers of a placement as a start."""
+        """Return the values of the integer node columns for a placement."""
         values: dict[int, float] = {}
         for node in self.nodes:
             layers = ranges.get(node)
@@ -154,11 +154,11 @@ class _Model:
 
     def ranges(self, values: tuple[float, ...]) -> dict[str, LayerRange]:
         """Return the placement; nodes without flow are left empty."""
-        found: dict[str, LayerRange] = {}
+        ranges: dict[str, LayerRange] = {}
         for node in self.nodes:
             layers = sum(k * round(values[column]) for k, column in self.holds[node].items())
             flow = sum(values[column] for column in self.inbound[node])
             if layers and flow > 1e-6 * self.bound:
                 start = round(values[self.first[node]])
-                found[node] = LayerRange(start, start + layers)
-        return found
+                ranges[node] = LayerRange(start, start + layers)
+        return ranges

@@ -1,4 +1,4 @@
-"""From layer ranges to a finished placement: checked, with its max-flow and the bound it is held against."""
+"""From layer ranges to a complete placement: checked, with its max-flow and upper bound."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def finished(
     pipelines: Mapping[str, int] | None = None,
     notes: Mapping[str, Any] | None = None,
 ) -> Placement:
-    """Return the placement a heuristic made, with nodes in cluster order.
+    """Return the placement of a heuristic, with nodes in cluster order.
 
-    ``started_s`` is ``time.perf_counter()`` at its start [s].
+    ``started_s`` is ``time.perf_counter()`` when the heuristic started [s].
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Candidates of a search: their frontier of flow against hops, and who of them goes to the judge."""
+"""Candidates of a search: their frontier of flow against hops, and the selection of those that are simulated."""
 
 from __future__ import annotations
 
@@ -13,9 +13,16 @@ from helixsim.placement import tuning
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A legal placement with its exact max-flow.
+    """A valid placement with its exact max-flow.
 
-    ``moved_bytes`` is 0 where nothing is running yet. ``by_operating``: the search saw operating capacities.
+    Parameters
+    ----------
+    is_searched
+        Found by the search; else by a heuristic.
+    moved_bytes
+        Weights to load, given a running placement [B]; 0 if there is none.
+    by_operating
+        Found with the second estimate of capacity (``PlacementProblem.operating``).
     """
 
     name: str
@@ -33,52 +40,51 @@ class Candidate:
 
 
 def frontier(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Return the candidates that no other beats in both flow and hops, the largest flow first."""
-    found: list[Candidate] = []
+    """Return the candidates that are not dominated in both flow and hops, the largest flow first."""
+    line: list[Candidate] = []
     for candidate in sorted(candidates, key=lambda c: (-c.flow_tokens_per_s, c.max_hops)):
-        if not found or candidate.max_hops < found[-1].max_hops:
-            found.append(candidate)
-    return found
+        if not line or candidate.max_hops < line[-1].max_hops:
+            line.append(candidate)
+    return line
 
 
-def finalists(candidates: Sequence[Candidate], most: int) -> list[Candidate]:
-    """Return the candidates to judge: every heuristic, and the frontier of the rest, thinned evenly.
+def finalists(candidates: Sequence[Candidate], limit: int) -> list[Candidate]:
+    """Return the candidates to simulate: every heuristic, and the frontier of the rest, thinned evenly.
 
-    ``most`` is exceeded only where heuristics would leave the searched ones less than half of it.
+    ``limit`` is exceeded only where heuristics would leave the searched ones less than half of it.
     """
     heuristics = [c for c in candidates if not c.is_searched]
     heuristics.sort(key=lambda c: (-c.flow_tokens_per_s, c.mean_hops))
     searched = frontier([c for c in candidates if c.is_searched])
-    room = max(most - len(heuristics), most - most // 2)
+    room = max(limit - len(heuristics), limit - limit // 2)
     if len(searched) > room:
         steps = max(1, room - 1)
         searched = [searched[number * (len(searched) - 1) // steps] for number in range(room)]
     return heuristics + searched
 
 
-def promising(candidates: Sequence[Candidate], estimates: Mapping[str, float], most: int) -> list[Candidate]:
-    """Return whom to judge: every heuristic, then the searched ones, the highest estimates first.
+def promising(candidates: Sequence[Candidate], estimates: Mapping[str, float], limit: int) -> list[Candidate]:
+    """Return the candidates to simulate: every heuristic, then searched ones, the highest estimates first.
 
-    None that is far behind the best goes, and equal placements go once. ``most`` is exceeded only where heuristics
-    would leave the searched ones less than half of it. Estimates flatter those that were searched by what they estimate
-    with, so these and the other searched ones take turns.
+    Candidates far below the best estimate and duplicates are dropped. ``limit`` is exceeded only where heuristics would
+    leave the searched ones less than half of it. Estimates are biased towards candidates that were searched with the
+    same estimate of capacity, so these and the other searched ones alternate.
     """
     ranked = sorted(candidates, key=lambda c: (-estimates[c.name], c.max_hops))
     top = estimates[ranked[0].name] if ranked else 0.0
-    found: dict[tuple[tuple[tuple[str, LayerRange], ...], tuple[tuple[str, int], ...]], Candidate] = {}
+    distinct: dict[tuple[tuple[tuple[str, LayerRange], ...], tuple[tuple[str, int], ...]], Candidate] = {}
     for candidate in ranked:
         if top <= 0 or estimates[candidate.name] >= tuning.MIN_ESTIMATE_SHARE * top:
             layout = candidate.placement
-            found.setdefault((tuple(layout.ranges.items()), tuple(layout.pipelines.items())), candidate)
-    heuristics = [candidate for candidate in found.values() if not candidate.is_searched]
-    both = [[c for c in found.values() if c.is_searched and c.by_operating is kind] for kind in (False, True)]
-    turns = zip_longest(*both)
-    searched = [candidate for turn in turns for candidate in turn if candidate is not None]
-    return heuristics + searched[: max(most - len(heuristics), most - most // 2)]
+            distinct.setdefault((tuple(layout.ranges.items()), tuple(layout.pipelines.items())), candidate)
+    heuristics = [candidate for candidate in distinct.values() if not candidate.is_searched]
+    both = [[c for c in distinct.values() if c.is_searched and c.by_operating is by] for by in (False, True)]
+    searched = [candidate for pair in zip_longest(*both) for candidate in pair if candidate is not None]
+    return heuristics + searched[: max(limit - len(heuristics), limit - limit // 2)]
 
 
 def neighbours(candidates: Sequence[Candidate], scores: Mapping[str, float]) -> list[Candidate]:
-    """Return who stands next to the best-scored candidate on the frontier of those searched and has no score yet."""
+    """Return the neighbours without a score of the best-scored candidate on the frontier of the searched ones."""
     line = frontier([c for c in candidates if c.is_searched])
     scored = [at for at, candidate in enumerate(line) if candidate.name in scores]
     if not scored:
@@ -88,7 +94,7 @@ def neighbours(candidates: Sequence[Candidate], scores: Mapping[str, float]) -> 
 
 
 def best(candidates: Sequence[Candidate], scores: Mapping[str, float], tolerance: float) -> Candidate:
-    """Return the best by score, then flow, then few hops; of those within ``tolerance``, who moves fewest bytes."""
+    """Return the best by score, flow, then few hops; or the one within ``tolerance`` of it that moves fewest bytes."""
 
     def merit(candidate: Candidate) -> tuple[float, float, float]:
         score = scores.get(candidate.name, float("-inf"))
@@ -108,7 +114,7 @@ def best(candidates: Sequence[Candidate], scores: Mapping[str, float], tolerance
 
 
 def listed(candidates: Sequence[Candidate], scores: Mapping[str, float]) -> list[dict[str, Any]]:
-    """Return the candidates as plain values for a placement's notes."""
+    """Return the candidates as plain data for the notes of a placement."""
     return [
         {
             "name": candidate.name,

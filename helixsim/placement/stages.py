@@ -1,8 +1,13 @@
-"""Blocks and groups: the vocabulary of the search, and how blocks become layer ranges.
+"""Vocabulary of the search, and the step from stage groups to layer ranges.
 
-Nodes of one kind in one region are interchangeable. A *group* is such a set. A *strand* is a chain of nodes; a *block*
-is a number of consecutive layers held by strands side by side (a plain stage has strands of one node); a *chain* is a
-sequence of blocks that holds the model.
+node group
+    Interchangeable nodes: one node type, one region, one NIC.
+segment (``Segment``)
+    Nodes in series that together hold a number of consecutive layers.
+stage group (``StageGroup``)
+    Segments in parallel that hold the same layers. A plain stage has segments of one node.
+pipeline (``Pipeline``)
+    Stage groups in series that hold the whole model.
 """
 
 from __future__ import annotations
@@ -10,28 +15,44 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
 from helixsim.domain.cluster import TOKEN_ID_BYTES
 from helixsim.domain.placement import LayerRange
+from helixsim.placement import tuning
 from helixsim.placement.base import PlacementProblem
 from helixsim.placement.clusters import regions_of
 from helixsim.units import BITS_PER_BYTE
 
-Strand = tuple[tuple[int, int], ...]
-"""(group number, layers) of each node of a strand."""
+
+class SegmentNode(NamedTuple):
+    """A node of a segment: a member of node group ``group`` that holds ``layers`` layers."""
+
+    group: int
+    layers: int
+
+
+Segment = tuple[SegmentNode, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class NodeGroup:
     """Interchangeable nodes.
 
-    ``tokens_per_s[k - 1]`` and ``kv_tokens[k - 1]`` belong to a node with k layers; their length is the most layers
-    the planner gives it.
+    Parameters
+    ----------
+    nodes
+        Their ids.
+    tokens_per_s
+        Entry k - 1: capacity of a node that holds k layers [tokens/s].
+    kv_tokens
+        Entry k - 1: KV memory of a node that holds k layers [tokens]. As long as ``tokens_per_s``: the most layers that
+        the planner assigns to a node.
     """
 
-    kind: str
+    node_type: str
     region: str
     nodes: tuple[str, ...]
     tokens_per_s: tuple[float, ...]
@@ -39,137 +60,148 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Block:
-    """``layers`` consecutive layers held by strands side by side: (strand, how many of it), sorted."""
+class StageGroup:
+    """``layers`` consecutive layers held by parallel segments, given as sorted pairs (segment, copies)."""
 
     layers: int
-    strands: tuple[tuple[Strand, int], ...]
+    segments: tuple[tuple[Segment, int], ...]
 
     @classmethod
-    def of(cls, layers: int, strands: Iterable[Strand]) -> Block:
-        """Return the block with these strands."""
-        counts: dict[Strand, int] = {}
-        for strand in strands:
-            counts[strand] = counts.get(strand, 0) + 1
+    def of(cls, layers: int, segments: Iterable[Segment]) -> StageGroup:
+        """Return the stage group with these segments."""
+        counts: dict[Segment, int] = {}
+        for segment in segments:
+            counts[segment] = counts.get(segment, 0) + 1
         return cls(layers, tuple(sorted(counts.items())))
 
     @cached_property
     def members(self) -> Mapping[int, int]:
-        """Group number -> how many of its nodes."""
-        found: dict[int, int] = {}
-        for strand, count in self.strands:
-            for group, _ in strand:
-                found[group] = found.get(group, 0) + count
-        return found
-
-    @cached_property
-    def width(self) -> int:
-        """Number of strands."""
-        return sum(count for _, count in self.strands)
+        """Node group number -> number of its nodes in use."""
+        counts: dict[int, int] = {}
+        for segment, copies in self.segments:
+            for node in segment:
+                counts[node.group] = counts.get(node.group, 0) + copies
+        return counts
 
     @cached_property
     def depth(self) -> int:
-        """Most nodes a request passes."""
-        return max((len(strand) for strand, _ in self.strands), default=0)
+        """Largest number of nodes that a request passes."""
+        return max((len(segment) for segment, _ in self.segments), default=0)
 
-    def tokens_per_s(self, groups: Sequence[Group]) -> float:
-        """Return the tokens/s of the block."""
-        return sum(count * strand_tokens_per_s(groups, strand) for strand, count in self.strands)
-
-
-Chain = tuple[Block, ...]
+    def tokens_per_s(self, groups: Sequence[NodeGroup]) -> float:
+        """Return the capacity [tokens/s]: the sum over the segments."""
+        return sum(copies * segment_tokens_per_s(groups, segment) for segment, copies in self.segments)
 
 
-def strand_tokens_per_s(groups: Sequence[Group], strand: Strand) -> float:
-    """Return the tokens/s of a strand: those of its slowest node."""
-    return min(groups[group].tokens_per_s[layers - 1] for group, layers in strand)
+Pipeline = tuple[StageGroup, ...]
 
 
-def hops(chain: Iterable[Block]) -> int:
-    """Return the most nodes a request passes."""
-    return sum(block.depth for block in chain)
+def segment_tokens_per_s(groups: Sequence[NodeGroup], segment: Segment) -> float:
+    """Return the capacity of a segment [tokens/s]: that of its slowest node."""
+    return min(groups[node.group].tokens_per_s[node.layers - 1] for node in segment)
 
 
-def groups_of(problem: PlacementProblem) -> tuple[Group, ...]:
-    """Return the groups of a fleet in the order of their first nodes; nodes that can hold no layer are left out."""
+def hops(pipeline: Iterable[StageGroup]) -> int:
+    """Return the largest number of nodes that a request passes."""
+    return sum(stage_group.depth for stage_group in pipeline)
+
+
+def groups_of(problem: PlacementProblem) -> tuple[NodeGroup, ...]:
+    """Return the node groups of a fleet in the order of their first nodes, without nodes that can hold no layer."""
     fleet = problem.fleet
-    token = fleet.model.activation_bytes_per_token + TOKEN_ID_BYTES
+    token_bytes = fleet.model.activation_bytes_per_token + TOKEN_ID_BYTES
     regions = regions_of(fleet, problem.capacity)
     members: dict[tuple[str, str, float | None], list[str]] = {}
     for node, profile in zip(fleet.cluster.nodes, fleet.profiles, strict=True):
         if profile.max_layers:
             members.setdefault((profile.kind, regions[node.id], node.nic_bps), []).append(node.id)
     groups = []
-    for (kind, region, nic_bps), nodes in members.items():
+    for (node_type, region, nic_bps), nodes in members.items():
         profile = fleet.profile(nodes[0])
-        most = min(profile.max_layers, fleet.model.num_layers)
-        card = float("inf") if nic_bps is None else nic_bps / BITS_PER_BYTE / token
-        table = tuple(min(value, card) for value in problem.capacity.of(nodes[0])[:most])
-        if max(table) > 0:
-            kv_tokens = tuple(profile.kv_tokens(k) for k in range(1, most + 1))
-            groups.append(Group(kind, region, tuple(nodes), table, kv_tokens))
+        max_layers = min(profile.max_layers, fleet.model.num_layers)
+        nic_tokens_per_s = float("inf") if nic_bps is None else nic_bps / BITS_PER_BYTE / token_bytes
+        tokens_per_s = tuple(min(value, nic_tokens_per_s) for value in problem.capacity.of(nodes[0])[:max_layers])
+        if max(tokens_per_s) > 0:
+            kv_tokens = tuple(profile.kv_tokens(k) for k in range(1, max_layers + 1))
+            groups.append(NodeGroup(node_type, region, tuple(nodes), tokens_per_s, kv_tokens))
     return tuple(groups)
 
 
-def lay_out(
-    groups: Sequence[Group], chains: Sequence[Sequence[Block]], *, use_idle: bool = True
-) -> dict[str, LayerRange]:
-    """Give node ids to the blocks of one or more chains, each of which holds the whole model.
+class _Role(NamedTuple):
+    """A layer range of one of several pipelines."""
 
-    Idle nodes join nodes of their region: first where they raise the flow of the chain, then where KV memory is
-    scarcest, because a saturated pipeline admits what its scarcest layer can keep.
+    pipeline: int
+    layers: LayerRange
+
+
+class _Holder(NamedTuple):
+    """A node that takes a role."""
+
+    group: int
+    node: str
+
+
+def lay_out(
+    groups: Sequence[NodeGroup], pipelines: Sequence[Sequence[StageGroup]], *, use_idle: bool = True
+) -> dict[str, LayerRange]:
+    """Assign node ids to the stage groups of one or more pipelines, each of which holds the whole model.
+
+    With ``use_idle``, idle nodes then join layer ranges held in their region: first where they raise the flow of the
+    pipeline, then where KV memory is scarcest, because the layer with the least KV memory limits the requests in
+    flight.
     """
     free = [list(group.nodes) for group in groups]
-    held: dict[tuple[int, LayerRange], list[tuple[int, str]]] = {}
-    for number, chain in enumerate(chains):
+    holders: dict[_Role, list[_Holder]] = {}
+    for number, pipeline in enumerate(pipelines):
         start = 0
-        for block in chain:
-            for strand, count in block.strands:
-                for _ in range(count):
+        for stage_group in pipeline:
+            for segment, copies in stage_group.segments:
+                for _ in range(copies):
                     at = start
-                    for group, layers in strand:
-                        place = (number, LayerRange(at, at + layers))
-                        held.setdefault(place, []).append((group, free[group].pop(0)))
+                    for group, layers in segment:
+                        role = _Role(number, LayerRange(at, at + layers))
+                        holders.setdefault(role, []).append(_Holder(group, free[group].pop(0)))
                         at += layers
-            start += block.layers
+            start += stage_group.layers
     if use_idle:
-        _place_idle(groups, free, held)
-    return {node: layers for (_, layers), nodes in held.items() for _, node in nodes}
+        _place_idle(groups, free, holders)
+    return {holder.node: role.layers for role, nodes in holders.items() for holder in nodes}
 
 
 def _place_idle(
-    groups: Sequence[Group], free: Sequence[Sequence[str]], held: dict[tuple[int, LayerRange], list[tuple[int, str]]]
+    groups: Sequence[NodeGroup], free: Sequence[Sequence[str]], holders: dict[_Role, list[_Holder]]
 ) -> None:
-    """Let idle nodes join ranges that nodes of their region hold already."""
-    length = max((layers.end for _, layers in held), default=0)
-    count = 1 + max((chain for chain, _ in held), default=0)
+    """Let idle nodes join layer ranges that nodes of their region hold."""
+    length = max((role.layers.end for role in holders), default=0)
+    count = 1 + max((role.pipeline for role in holders), default=0)
     speed = np.zeros((count, length))
     memory = np.zeros((count, length))
 
-    def add(chain: int, layers: LayerRange, number: int) -> None:
-        size = layers.layers - 1
-        speed[chain, layers.start : layers.end] += groups[number].tokens_per_s[size]
-        memory[chain, layers.start : layers.end] += groups[number].kv_tokens[size]
+    def add(role: _Role, group: int) -> None:
+        inside = slice(role.layers.start, role.layers.end)
+        speed[role.pipeline, inside] += groups[group].tokens_per_s[role.layers.layers - 1]
+        memory[role.pipeline, inside] += groups[group].kv_tokens[role.layers.layers - 1]
 
-    regions: dict[tuple[int, LayerRange], set[str]] = {}
-    for (chain, layers), nodes in held.items():
-        regions[chain, layers] = {groups[group].region for group, _ in nodes}
-        for number, _ in nodes:
-            add(chain, layers, number)
-    idle = [(number, node) for number, nodes in enumerate(free) for node in nodes]
-    idle.sort(key=lambda item: -len(groups[item[0]].tokens_per_s))
-    for number, node in idle:
-        group = groups[number]
+    regions: dict[_Role, set[str]] = {}
+    for role, nodes in holders.items():
+        regions[role] = {groups[holder.group].region for holder in nodes}
+        for holder in nodes:
+            add(role, holder.group)
+    idle = [_Holder(number, node) for number, nodes_left in enumerate(free) for node in nodes_left]
+    idle.sort(key=lambda holder: -len(groups[holder.group].tokens_per_s))
+    for holder in idle:
+        group = groups[holder.group]
         slowest = speed.min(axis=1)
-        best: tuple[float, float] | None = None
-        place = (0, LayerRange(0, 0))
-        for (chain, layers), own in regions.items():
-            if layers.layers <= len(group.tokens_per_s) and own == {group.region}:
-                inside = slice(layers.start, layers.end)
-                lowest = speed[chain, inside].min()
-                rank = (lowest if lowest <= slowest[chain] * (1 + 1e-9) else np.inf, memory[chain, inside].min())
-                if best is None or rank < best:
-                    best, place = rank, (chain, layers)
-        if best is not None:
-            held[place].append((number, node))
-            add(*place, number)
+        best_rank: tuple[float, float] | None = None
+        best_role = _Role(0, LayerRange(0, 0))
+        for role, in_regions in regions.items():
+            if role.layers.layers <= len(group.tokens_per_s) and in_regions == {group.region}:
+                inside = slice(role.layers.start, role.layers.end)
+                lowest = speed[role.pipeline, inside].min()
+                is_bottleneck = lowest <= slowest[role.pipeline] * (1 + tuning.FLOW_TOLERANCE)
+                rank = (lowest if is_bottleneck else np.inf, memory[role.pipeline, inside].min())
+                if best_rank is None or rank < best_rank:
+                    best_rank, best_role = rank, role
+        if best_rank is not None:
+            holders[best_role].append(holder)
+            add(best_role, holder.group)

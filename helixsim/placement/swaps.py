@@ -1,8 +1,8 @@
-"""Swap search: exchange the roles of equal nodes where links differ.
+"""Local search: nodes of one type exchange their roles where links differ.
 
-The search of chains takes links inside a region as ample and all links between two regions as equal. Where the true
-network carries less than the chain, nodes of one kind exchange their roles as long as the exact max-flow does not fall;
-steps that leave it as it is are taken too, because a plateau often leads on.
+The search for pipelines assumes ample links inside a region and equal links between two regions. Where the actual
+network carries less than the pipeline, random exchanges are accepted as long as the exact max-flow does not decrease;
+exchanges that leave it unchanged are accepted too, so that the search can cross plateaus.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ def swapped(
     steps: int,
     time_left_s: Callable[[], float],
 ) -> tuple[dict[str, LayerRange], float]:
-    """Return the placement with roles exchanged and its flow, after so many steps or once it carries the target."""
+    """Return the placement after up to ``steps`` exchanges, fewer if it carries the target, and its flow [tokens/s]."""
     fleet = problem.fleet
     rng = np.random.default_rng(0)
     nodes = [node.id for node in fleet.cluster.nodes]
-    kinds: dict[str, list[str]] = {}
+    by_type: dict[str, list[str]] = {}
     for node, profile in zip(nodes, fleet.profiles, strict=True):
-        kinds.setdefault(profile.kind, []).append(node)
-    alike = {node: kinds[profile.kind] for node, profile in zip(nodes, fleet.profiles, strict=True)}
+        by_type.setdefault(profile.kind, []).append(node)
+    alike = {node: by_type[profile.kind] for node, profile in zip(nodes, fleet.profiles, strict=True)}
 
     def flow_of(trial: Mapping[str, LayerRange]) -> float:
         return max_flow_value(fleet, Placement("swaps", fleet.model.num_layers, trial), problem.capacity)
@@ -47,8 +47,8 @@ def swapped(
             one = nodes[rng.integers(len(nodes))]
             two = alike[one][rng.integers(len(alike[one]))]
             roles = {one: trial.get(two), two: trial.get(one)}
-            trial = {node: held for node, held in trial.items() if node not in roles}
-            trial |= {node: held for node, held in roles.items() if held is not None}
+            trial = {node: layers for node, layers in trial.items() if node not in roles}
+            trial |= {node: layers for node, layers in roles.items() if layers is not None}
         if trial != best:
             carried = flow_of(trial)
             if carried >= flow * (1 - tuning.FLOW_TOLERANCE):

@@ -233,7 +233,7 @@ def test_an_interrupted_search_is_no_result(experiment, tmp_path, monkeypatch, c
     def stop(_self):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_Search, "_judge", stop)
+    monkeypatch.setattr(_Search, "_evaluate", stop)
     assert main(["run", str(experiment), "--out", str(tmp_path), "--jobs", "1", "-q"]) == 130
     assert "no system had finished" in capsys.readouterr().err
     assert not list(tmp_path.rglob("manifest.json"))

@@ -124,5 +124,5 @@ def test_helix_never_loses_to_a_baseline_by_any_score(problem: PlacementProblem)
         except InfeasibleError:
             continue
     if scores:
-        found = helix().solve(replace(problem, judge=judge), helix.Options())
+        found = helix().solve(replace(problem, evaluator=judge), helix.Options())
         assert judge(found) >= max(scores) * (1 - 1e-9)

@@ -14,7 +14,7 @@ from helixsim.domain.placement import LayerRange, Placement
 from helixsim.flow.maxflow import max_flow_value
 from helixsim.placement.base import PlacementProblem
 from helixsim.placement.select import Candidate, best, finalists, frontier
-from helixsim.placement.stages import Block, Group, lay_out
+from helixsim.placement.stages import NodeGroup, SegmentNode, StageGroup, lay_out
 from helixsim.placement.swaps import swapped
 
 
@@ -62,18 +62,18 @@ def test_every_heuristic_is_judged_whatever_its_flow() -> None:
     assert {one.name for one in judged} == {"x", "y", "z", "found"}
 
 
-def groups(*, idle: int, kv: tuple[int, int] = (100, 1000)) -> tuple[Group, ...]:
+def groups(*, idle: int, kv: tuple[int, int] = (100, 1000)) -> tuple[NodeGroup, ...]:
     """Kinds x and y in region a, ``idle`` more x than are used; z in region b is the bottleneck."""
     return (
-        Group("x", "a", tuple(f"x{n}" for n in range(1 + idle)), (500.0, 500.0), (kv[0], kv[0])),
-        Group("y", "a", ("y0",), (300.0, 300.0), (kv[1], kv[1])),
-        Group("z", "b", ("z0",), (100.0, 100.0), (50, 50)),
+        NodeGroup("x", "a", tuple(f"x{n}" for n in range(1 + idle)), (500.0, 500.0), (kv[0], kv[0])),
+        NodeGroup("y", "a", ("y0",), (300.0, 300.0), (kv[1], kv[1])),
+        NodeGroup("z", "b", ("z0",), (100.0, 100.0), (50, 50)),
     )
 
 
-def row(*numbers: int) -> list[Block]:
+def row(*numbers: int) -> list[StageGroup]:
     """Stages of two layers, one node each."""
-    return [Block.of(2, [((number, 2),)]) for number in numbers]
+    return [StageGroup.of(2, [(SegmentNode(number, 2),)]) for number in numbers]
 
 
 @pytest.mark.parametrize("kv", [(100, 1000), (1000, 100)])

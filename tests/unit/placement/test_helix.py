@@ -117,7 +117,7 @@ def test_judge_overrules_the_flow_and_its_scores_are_noted() -> None:
         asked.append(placement)
         return -max_flow(fleet, placement, table).mean_hops
 
-    problem = PlacementProblem(fleet, table, judge=few_hops)
+    problem = PlacementProblem(fleet, table, evaluator=few_hops)
     judged = Helix().solve(problem, HelixOptions(candidates=5))
     assert 2 <= len(asked) <= 5
     best = max(few_hops(placement) for placement in list(asked))
@@ -147,7 +147,7 @@ def test_ctrl_c_while_judging_leaves_the_choice_to_the_flow() -> None:
     def interrupt(_placement: Placement) -> float:
         raise KeyboardInterrupt
 
-    kept = Helix().solve(PlacementProblem(fleet, table, judge=interrupt), HelixOptions())
+    kept = Helix().solve(PlacementProblem(fleet, table, evaluator=interrupt), HelixOptions())
     assert kept.notes["interrupted"]
     assert all(entry["score"] is None for entry in kept.notes["candidates"])
     largest = max(entry["max_flow_tokens_per_s"] for entry in kept.notes["candidates"])
@@ -198,7 +198,7 @@ def test_replicas_that_exchange_no_tokens_are_a_candidate_of_their_own() -> None
     def pipelines(placement: Placement) -> float:
         return len(set(placement.pipelines.values())) * len(placement.ranges)
 
-    placement = Helix().solve(PlacementProblem(fleet, table, judge=pipelines), HelixOptions(candidates=20))
+    placement = Helix().solve(PlacementProblem(fleet, table, evaluator=pipelines), HelixOptions(candidates=20))
     replicas = max_flow(fleet, placement, table).replicas
     regions = sorted(sorted({fleet.cluster.region_of(node) for node in nodes}) for nodes in replicas)
     assert regions == [["east"], ["west"]]

@@ -1,4 +1,4 @@
-"""The master program of blocks: what does not fit is said, not read from an empty solution."""
+"""The master program of stage groups: what does not fit is said, not read from an empty solution."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ import pytest
 
 from helixsim import solver
 from helixsim.placement.bounds import _Configurations, _Kind
+from helixsim.placement.columns import Inside
 from helixsim.placement.master import Master
-from helixsim.placement.stages import Block, Group
+from helixsim.placement.stages import NodeGroup, SegmentNode, StageGroup
 from helixsim.solver import SolverError, SolveStatus
 
 
 def master(max_hops: int | None) -> Master:
     """Twenty nodes that hold one or two of eight layers at 100 tokens/s."""
-    group = Group("k", "here", tuple(f"k-{number}" for number in range(20)), (100.0, 100.0), (100, 50))
+    group = NodeGroup("k", "here", tuple(f"k-{number}" for number in range(20)), (100.0, 100.0), (100, 50))
     made = Master(
-        [group], 8, 100.0, num_regions=1, widest=1, max_hops=max_hops, hop_price=0.0, time_left_s=lambda: 60.0
+        [group], 8, 100.0, num_regions=1, max_spread=1, max_hops=max_hops, hop_price=0.0, time_left_s=lambda: 60.0
     )
     for layers in (1, 2):
-        made.add(0, (0, 0), Block(layers, ((((0, layers),), 1),)))
+        made.add(Inside(0), StageGroup(layers, (((SegmentNode(0, layers),), 1),)))
     return made
 
 
@@ -38,7 +39,7 @@ def test_a_mix_is_found_within_just_enough_hops() -> None:
     assert master(max_hops=3).integer() is None
     found = master(max_hops=4).integer()
     assert found is not None
-    assert {column.block.layers: count for column, count in found.items()} == {2: 4}
+    assert {column.stage_group.layers: count for column, count in found.items()} == {2: 4}
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Laws of the blocks that pricing offers."""
+"""Laws of the stage groups that pricing offers."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helixsim.placement.pricing import Pricer, Request
-from helixsim.placement.stages import Group
+from helixsim.placement.pricing import Pricer, Request, Side
+from helixsim.placement.stages import NodeGroup, segment_tokens_per_s
 
 GROUPS = (
-    Group("big", "east", ("a0", "a1", "a2"), (400.0, 200.0, 150.0, 100.0), (64, 32, 21, 16)),
-    Group("small", "east", ("b0", "b1", "b2"), (120.0, 60.0), (32, 16)),
-    Group("small", "west", ("c0", "c1", "c2"), (120.0, 60.0), (32, 16)),
+    NodeGroup("big", "east", ("a0", "a1", "a2"), (400.0, 200.0, 150.0, 100.0), (64, 32, 21, 16)),
+    NodeGroup("small", "east", ("b0", "b1", "b2"), (120.0, 60.0), (32, 16)),
+    NodeGroup("small", "west", ("c0", "c1", "c2"), (120.0, 60.0), (32, 16)),
 )
-SIDES = (((0, 1), 1e9), ((2,), 90.0))
+SIDES = (Side((0, 1), 1e9), Side((2,), 90.0))
 
 
 @given(
@@ -29,15 +29,13 @@ def test_offers_carry_the_flow_at_their_cost(flow: float, prices: list[float], h
     assert offers
     for offer in offers:
         carried = 0.0
-        for strand, count in offer.block.strands:
-            side = 1 if strand[0][0] == 2 else 0
-            assert {group in SIDES[side][0] for group, _ in strand} == {True}
-            assert sum(layers for _, layers in strand) == offer.block.layers
-            carried += count * min(
-                SIDES[side][1], *(GROUPS[group].tokens_per_s[layers - 1] for group, layers in strand)
-            )
+        for segment, copies in offer.stage_group.segments:
+            side = SIDES[1 if segment[0].group == 2 else 0]
+            assert {node.group in side.groups for node in segment} == {True}
+            assert sum(node.layers for node in segment) == offer.stage_group.layers
+            carried += copies * min(side.limit_tokens_per_s, segment_tokens_per_s(GROUPS, segment))
         assert carried >= flow * (1 - 1e-9)
-        cost = sum(prices[group] * count for group, count in offer.block.members.items())
+        cost = sum(prices[group] * count for group, count in offer.stage_group.members.items())
         assert offer.cost == pytest.approx(cost)
 
 
@@ -48,9 +46,9 @@ def test_mixed_offers_have_both_sides_and_cost_no_less(prices: list[float]) -> N
     (offers,) = pricer.offers(np.array(prices), [Request(SIDES)], mixed=True)
     assert offers[: len(plain)] == plain
     mixed = offers[len(plain) :]
-    assert [offer.block.layers for offer in mixed] == [1, 2, 3, 4]
-    cheapest = {offer.block.layers: offer.cost for offer in plain}
+    assert [offer.stage_group.layers for offer in mixed] == [1, 2, 3, 4]
+    cheapest = {offer.stage_group.layers: offer.cost for offer in plain}
     for offer in mixed:
-        assert 2 in offer.block.members
-        assert {0, 1} & set(offer.block.members)
-        assert offer.cost >= cheapest[offer.block.layers] - 1e-9
+        assert 2 in offer.stage_group.members
+        assert {0, 1} & set(offer.stage_group.members)
+        assert offer.cost >= cheapest[offer.stage_group.layers] - 1e-9

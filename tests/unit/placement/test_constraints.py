@@ -14,10 +14,10 @@ from helixsim.domain.placement import LayerRange, Placement
 from helixsim.errors import ConfigError, InfeasibleError
 from helixsim.flow.maxflow import max_flow_value
 from helixsim.placement.base import PlacementProblem
+from helixsim.placement.constraints import moved_bytes, reassigned
 from helixsim.placement.helix import Helix, HelixOptions
 from helixsim.placement.select import Candidate, finalists, neighbours, promising
 from helixsim.placement.swaps import swapped
-from helixsim.placement.wishes import dealt_anew, moved_bytes
 
 BIG, SMALL = builders.profile("big", 4), builders.profile("small", 2)
 TABLES = {"big": (400.0, 200.0, 150.0, 100.0), "small": (120.0, 60.0)}
@@ -42,7 +42,7 @@ def test_layer_limits_hold_for_every_candidate() -> None:
         return placement.objective_tokens_per_s
 
     case = problem()
-    limited = PlacementProblem(case.fleet, case.capacity, judge=judge)
+    limited = PlacementProblem(case.fleet, case.capacity, evaluator=judge)
     Helix().solve(limited, HelixOptions(max_layers={"big": 2}))
     assert asked
     assert all(held.layers <= 2 for placement in asked for held in placement.ranges.values())
@@ -90,7 +90,7 @@ def test_running_placement_is_kept_where_it_is_as_good(tmp_path: Path) -> None:
 def test_roles_are_dealt_within_groups_only() -> None:
     case = problem()
     ranges = Helix().solve(case, HelixOptions(select="flow")).ranges
-    dealt = dealt_anew(case.fleet, ranges, {"big-0": LayerRange(4, 8)}, {"small-5": LayerRange(0, 1)})
+    dealt = reassigned(case.fleet, ranges, {"big-0": LayerRange(4, 8)}, {"small-5": LayerRange(0, 1)})
     assert dealt["small-5"] == LayerRange(0, 1)
     for kind in ("big", "small"):
         before = sorted(held for node, held in ranges.items() if node.startswith(kind))
