@@ -250,18 +250,24 @@ class _Search:
 
         region_of = {node: group.region for group in groups for node in group.nodes}
 
-        def settled(pipelines: Sequence[Pipeline], flow: float) -> tuple[dict[str, LayerRange], float]:
+        def settled(
+            pipelines: Sequence[Pipeline], flow: float, replicas: Mapping[str, int]
+        ) -> tuple[dict[str, LayerRange], float]:
             nodes = len(problem.fleet.cluster.nodes)
             steps = min(tuning.MAX_SWAPS, tuning.MAX_SWAP_WORK // nodes**2)
-            return swapped(problem, lay_out(groups, pipelines), flow, steps=steps, time_left_s=self._time_left_s)
+            ranges = lay_out(groups, pipelines)
+            return swapped(problem, ranges, flow, replicas=replicas, steps=steps, time_left_s=self._time_left_s)
 
         def add(name: str, pipelines: Sequence[Pipeline], sources: Sequence[RegionPipeline], flow: float) -> None:
-            ranges = settled(pipelines, flow)[0]
-            if len(sources) > 1:  # isolated replicas; the same ranges with exchange of tokens are another candidate
+            replicas: dict[str, int] = {}
+            if len(sources) > 1:
                 replica = {region: number for number, source in enumerate(sources) for region in source.search.order}
-                replicas = {node: replica[region_of[node]] for node in ranges}
+                replicas = {node: replica[region] for node, region in region_of.items() if region in replica}
+            ranges = settled(pipelines, flow, replicas)[0]
+            if replicas:  # isolated replicas; the same ranges with exchange of tokens are another candidate
+                numbers = {node: replicas[node] for node in ranges}
                 self._add(
-                    f"{prefix}{name}-apart", ranges, is_searched=True, pipelines=replicas, by_operating=bool(prefix)
+                    f"{prefix}{name}-apart", ranges, is_searched=True, pipelines=numbers, by_operating=bool(prefix)
                 )
             self._add(prefix + name, ranges, is_searched=True, by_operating=bool(prefix))
 
@@ -271,7 +277,7 @@ class _Search:
         sources = best_pipelines(
             problem, groups, self.options.max_hops, self._time_left_s,
             lambda name, rough: add(name, [source.pipeline for source in rough], rough, total(rough)),
-            lambda pipeline, flow: settled([pipeline], flow)[1], across=self.options.across_regions,
+            lambda pipeline, flow: settled([pipeline], flow, {})[1], across=self.options.across_regions,
         )  # fmt: skip
         if not sources:
             return

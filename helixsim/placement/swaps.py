@@ -22,17 +22,25 @@ def swapped(
     ranges: Mapping[str, LayerRange],
     target_tokens_per_s: float,
     *,
+    replicas: Mapping[str, int] | None = None,
     steps: int,
     time_left_s: Callable[[], float],
 ) -> tuple[dict[str, LayerRange], float]:
-    """Return the placement after up to ``steps`` exchanges, fewer if it carries the target, and its flow [tokens/s]."""
+    """Return the placement after up to ``steps`` exchanges, fewer if it carries the target, and its flow [tokens/s].
+
+    Where nodes belong to replicas, only nodes of the same replica exchange their roles.
+    """
+    replicas = replicas or {}
     fleet = problem.fleet
     rng = np.random.default_rng(0)
     nodes = [node.id for node in fleet.cluster.nodes]
-    by_type: dict[str, list[str]] = {}
-    for node, profile in zip(nodes, fleet.profiles, strict=True):
-        by_type.setdefault(profile.kind, []).append(node)
-    alike = {node: by_type[profile.kind] for node, profile in zip(nodes, fleet.profiles, strict=True)}
+    groups: dict[tuple[str, int | None], list[str]] = {}
+    alike = {
+        node: groups.setdefault((profile.kind, replicas.get(node)), [])
+        for node, profile in zip(nodes, fleet.profiles, strict=True)
+    }
+    for node, members in alike.items():
+        members.append(node)
 
     def flow_of(trial: Mapping[str, LayerRange]) -> float:
         return max_flow_value(fleet, Placement("swaps", fleet.model.num_layers, trial), problem.capacity)

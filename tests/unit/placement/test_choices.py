@@ -139,3 +139,20 @@ def test_swaps_never_lose_flow() -> None:
     for steps in range(1, 12):
         found, flow = swapped(case, right, 900.0, steps=steps, time_left_s=lambda: math.inf)
         assert flow == max_flow_value(fleet, Placement("x", 3, found), case.capacity) == pytest.approx(200.0)
+
+
+@pytest.mark.parametrize("replicas", [{"n-0": 0, "n-1": 0, "n-2": 1, "n-3": 1}, {"n-0": 0, "n-1": 0}])
+def test_nodes_exchange_roles_within_their_replica_only(replicas: dict[str, int]) -> None:
+    """Every exchange leaves the flow as it is, and the target is out of reach: all steps are taken."""
+    fleet = builders.fleet([builders.profile("n", 1)] * 6, num_layers=2)
+    case = PlacementProblem(fleet, builders.capacity_of(fleet, {"n": (200.0,)}))
+    ranges = {node: LayerRange(number % 2, number % 2 + 1) for number, node in enumerate(replicas)}
+    seen = set()
+    for steps in range(1, 40):
+        found, _ = swapped(case, ranges, 900.0, replicas=replicas, steps=steps, time_left_s=lambda: math.inf)
+        assert set(found) == set(ranges)  # nodes of no replica hold nothing
+        for replica in set(replicas.values()):
+            held = [found[node].start for node in replicas if replicas[node] == replica]
+            assert sorted(held) == [0, 1]
+        seen.add(tuple(found[node].start for node in replicas))
+    assert len(seen) == 2 ** len(set(replicas.values()))
