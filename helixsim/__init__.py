@@ -10,12 +10,14 @@ The same from the command line: ``python -m helixsim run experiments/quickstart.
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from helixsim.api import (
         Cluster,
         Experiment,
+        Slo,
         capacity,
         closed_loop,
         constant,
@@ -24,20 +26,24 @@ if TYPE_CHECKING:
         load_experiment,
         place,
         poisson,
-        run,
+        read,
         saturate,
         simulate,
-        slo,
         sweep,
         trace,
     )
+    from helixsim.batching.functions import register as batching
+    from helixsim.placement.functions import register as placement
+    from helixsim.routing.functions import register as routing
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Cluster",
     "Experiment",
+    "Slo",
     "__version__",
+    "batching",
     "capacity",
     "closed_loop",
     "constant",
@@ -45,11 +51,12 @@ __all__ = [
     "load",
     "load_experiment",
     "place",
+    "placement",
     "poisson",
-    "run",
+    "read",
+    "routing",
     "saturate",
     "simulate",
-    "slo",
     "sweep",
     "trace",
 ]
@@ -57,10 +64,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Return what is imported when it is first used, so that ``import helixsim`` stays fast."""
+    if name in ("batching", "placement", "routing"):  # rooms that are decorators, too
+        return importlib.import_module(f"helixsim.{name}")
     if name in __all__:
-        from helixsim import api
-
-        return getattr(api, name)
+        return getattr(importlib.import_module("helixsim.api"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -143,7 +143,9 @@ class Experiment:
         return f"<Experiment {self.path}{changes}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuilt, (type(self), self._source, self._edits)
+        found = registries()
+        own = found.placement.paths(), found.routing.paths(), found.batching.paths()
+        return _rebuilt, (type(self), self._source, self._edits, own)
 
 
 def registries(*, imports: bool = True) -> Registries:
@@ -162,5 +164,11 @@ def _dotted(key: str | Sequence[str | int]) -> str:
     return key if isinstance(key, str) else ".".join(map(str, key))
 
 
-def _rebuilt(kind: type[Experiment], source: Source, edits: tuple[Edit, ...]) -> Experiment:
+def _rebuilt(
+    kind: type[Experiment], source: Source, edits: tuple[Edit, ...], own: tuple[Mapping[str, str], ...]
+) -> Experiment:
+    """Return an experiment of another process, with the names that were given to functions there."""
+    found = registries()
+    for registry, paths in zip((found.placement, found.routing, found.batching), own, strict=True):
+        registry.adopt(paths)
     return kind._of(source, edits)

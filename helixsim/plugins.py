@@ -7,22 +7,31 @@ A user's own class, ``module:Class``, is looked for
 3. in the working directory.
 
 Importing it runs its file, so only commands that compute something do; ``located`` finds it without running anything.
+
+A function that was registered in this process (``helixsim.routing``, ``placement``, ``batching``) goes by its short
+name as well. Experiments hold its import path instead, by which other processes find it; one of a script or a notebook
+is written into a module of its own for that (``functionsource``).
 """
 
 from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import operator
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from types import ModuleType
+from typing import Any, TypeVar
 
 from helixsim.errors import ConfigError, did_you_mean, unknown_name
+from helixsim.functionsource import import_path, module_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +81,73 @@ class Registry:
         Name -> ``module:Class``, imported when first asked for.
     needs
         Attributes a class must have.
+    functions
+        Module whose ``attach`` makes a class of a function.
+    own
+        Names of the user's functions: each with the function, or its import path if another process registered it.
     """
 
     kind: str
     registered: Mapping[str, str]
     needs: tuple[str, ...]
+    functions: str
+    own: dict[str, Callable[..., Any] | str] = field(default_factory=dict)
 
     def names(self) -> tuple[str, ...]:
         """Return the registered names."""
-        return tuple(self.registered)
+        return (*self.registered, *self.own)
+
+    def add(self, name: str, function: Callable[..., Any]) -> None:
+        """Let a function of the user's own, of which a class has been made, go by a name in this process.
+
+        The same name may be given again in a script or notebook, and where a module is imported again.
+
+        Raises
+        ------
+        ConfigError
+            If the name is one of helixsim's own, or was given to a function of another module.
+        """
+        if not name.isidentifier():
+            raise ConfigError(f"{self.kind} {name!r}: expected a name of letters, digits and underscores")
+        if name in self.registered:
+            raise ConfigError(f"{self.kind} {name!r} is one of helixsim's own: choose another name")
+        former = self.own.get(name)
+        if former is not None and not isinstance(former, str):
+            modules = former.__module__, function.__module__
+            if modules[0] != modules[1] and "__main__" not in modules:
+                raise ConfigError(f"{self.kind} {name!r}: {modules[0]} and {modules[1]} both give this name")
+        self.own[name] = function
+
+    def adopt(self, paths: Mapping[str, str]) -> None:
+        """Take over names that another process has given, by import path."""
+        for name, path in paths.items():
+            self.own.setdefault(name, path)
+
+    def paths(self) -> dict[str, str]:
+        """Return the names of the user's functions with the import paths that other processes find them by."""
+        found = {}
+        for name in self.own:
+            with suppress(ConfigError):  # one that no experiment names does no harm
+                found[name] = self.path_of(name)
+        return found
+
+    def path_of(self, name: str) -> str:
+        """Return the import path of a function of the user's own; other names as they are.
+
+        Raises
+        ------
+        ConfigError
+            If no other process can find the function (``functionsource.module_of``).
+        """
+        function = self.own.get(name, name)
+        if isinstance(function, str):
+            return function
+        path = import_path(function)
+        if path is None:
+            module, text = module_of(f"{self.kind} {name!r}", function)
+            _write_module(module, text + _ATTACHED.format(self.functions, name, function.__name__))
+            path = f"{module}:{function.__name__}"
+        return path
 
     def get(self, name: str, beside: Path | None = None, *, imports: bool = True) -> type[Any]:
         """Return the class called ``name``, or imported from ``package.module:Class``.
@@ -101,9 +168,10 @@ class Registry:
         if name in self.registered:
             module_name, _, class_name = self.registered[name].partition(":")
             return getattr(importlib.import_module(module_name), class_name)  # type: ignore[no-any-return]
+        name = self.path_of(name)
         module_name, colon, class_name = name.partition(":")
         if not colon:
-            raise ConfigError(f"{unknown_name(self.kind, name, self.registered)}; your own: 'package.module:Class'")
+            raise ConfigError(f"{unknown_name(self.kind, name, self.names())}; your own: 'package.module:Class'")
         if not all(part.isidentifier() for part in (*module_name.split("."), class_name)):
             raise ConfigError(f"{self.kind} {name!r}: expected 'package.module:Class'")
         what = f"{self.kind} {name!r}"
@@ -111,15 +179,106 @@ class Registry:
             _locate(what, module_name, class_name, beside)
             return Located
         found = _imported(what, module_name, class_name, beside)
+        found = getattr(found, _POLICY, found)
         missing = [attribute for attribute in self.needs if not hasattr(found, attribute)]
         if missing:
             raise ConfigError(f"{what} lacks {', '.join(missing)}")
         if not isinstance(found, type):
-            raise ConfigError(f"{what}: expected a class, got {found!r}")
+            raise ConfigError(f"{what}: expected a class, or a function that is registered, got {found!r}")
         options = getattr(found, "Options", None)
         if "Options" in self.needs and not is_dataclass(options):
             raise ConfigError(f"{what}: Options must be a dataclass, got {options!r}")
         return found
+
+
+class DecoratorModule(ModuleType):
+    """A room whose name is also the decorator that registers a function: ``@helixsim.routing("fewest")``."""
+
+    def __call__(self, name: str) -> Callable[[Function], Function]:
+        """Return the decorator that registers a function under a name (``register`` of the module ``functions``)."""
+        decorator: Callable[[Function], Function] = importlib.import_module(f"{self.__name__}.functions").register(name)
+        return decorator
+
+
+def registering(registry: Registry, name: object, attach: Callable[[str, Any], None]) -> Callable[[Function], Function]:
+    """Return the decorator that makes a class of a function and registers it under a name."""
+    if not isinstance(name, str):
+        raise ConfigError(f"{registry.kind}: expected a name, as in @helixsim.routing('fewest'), got {name!r}")
+
+    def register(function: Function) -> Function:
+        attach(name, function)
+        registry.add(name, function)
+        return function
+
+    return register
+
+
+def stand_for(function: Callable[..., Any], policy: type[Any]) -> None:
+    """Let a function stand for the class that calls it, under the import path of the function."""
+    policy.__name__ = policy.__qualname__ = function.__name__
+    policy.__module__ = function.__module__
+    setattr(function, _POLICY, policy)
+
+
+def summary_of(function: Callable[..., Any]) -> str:
+    """Return the first line of a function's docstring, without the full stop."""
+    return (inspect.getdoc(function) or "a function of the user's own").partition("\n")[0].rstrip(".")
+
+
+def options_of(what: str, function: Callable[..., Any], arguments: Sequence[str]) -> type[Any]:
+    """Return the options of a function: its keyword-only parameters, which need a type and a default.
+
+    Raises
+    ------
+    ConfigError
+        If the function does not take the positional arguments, or a parameter has no type or default.
+    """
+    if not callable(function) or isinstance(function, type):
+        raise ConfigError(f"{what}: expected a function, got {function!r}")
+    expected = f"expected def {function.__name__}({', '.join(arguments)})"
+    options: list[tuple[str, Any, Any]] = []
+    positional = 0
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind in {parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD}:
+            positional += 1
+        elif parameter.kind is parameter.KEYWORD_ONLY:
+            if parameter.annotation is parameter.empty or parameter.default is parameter.empty:
+                raise ConfigError(f"{what}: option {parameter.name} needs a type and a default: weight: float = 1.0")
+            options.append((parameter.name, parameter.annotation, field(default=parameter.default)))
+        else:
+            raise ConfigError(f"{what}: {expected}, options after *, got *{parameter.name}")
+    if positional != len(arguments):
+        raise ConfigError(f"{what}: {expected}, options after *, got {positional} arguments")
+    made = make_dataclass("Options", options, frozen=True)
+    made.__module__, made.__qualname__ = function.__module__, f"{function.__name__}.{_POLICY}.Options"
+    return made
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_POLICY = "helixsim_policy"
+"""Attribute of a registered function: the class that calls it."""
+
+_ATTACHED = """
+from {0} import attach as _attach
+_attach({1!r}, {2})
+"""
+
+
+def _write_module(name: str, text: str) -> None:
+    """Write a module where this process and those that it starts find it."""
+    if not _written:
+        _written.append(TemporaryDirectory(prefix="helixsim-"))  # removed when the process ends
+    folder = _written[0].name
+    if folder not in _added:
+        make_findable([folder])
+    path = Path(folder, f"{name}.py")
+    if not path.exists():
+        path.write_text(text, encoding="utf-8")
+        importlib.invalidate_caches()
+
+
+_written: list[TemporaryDirectory[str]] = []
 
 
 def folders(beside: Path | None) -> tuple[str, ...]:

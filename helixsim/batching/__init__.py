@@ -2,4 +2,11 @@
 
 base        what a policy sees and decides
 registry    policies by name
+functions   ``@helixsim.batching("name")``: functions of the user's own
 """
+
+import sys
+
+from helixsim.plugins import DecoratorModule
+
+sys.modules[__name__].__class__ = DecoratorModule

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from helixsim.plugins import Registry
 
-_REGISTRY = Registry(
+REGISTRY = Registry(
     "batching policy",
     {
         "continuous": "helixsim.batching.policies:Continuous",
         "prefill_first": "helixsim.batching.policies:PrefillFirst",
     },
     ("summary", "Options", "plan"),
+    "helixsim.batching.functions",
 )
 
-names = _REGISTRY.names
-get = _REGISTRY.get
+names = REGISTRY.names
+get = REGISTRY.get
+path_of = REGISTRY.path_of
+paths = REGISTRY.paths
+adopt = REGISTRY.adopt

@@ -44,7 +44,19 @@ class Registry(Protocol):
 
 
 class OpenRegistry(Registry, Protocol):
-    """A registry that also accepts import paths of user classes."""
+    """A registry that also accepts import paths of user classes and functions, and names given to functions."""
+
+    def path_of(self, name: str) -> str:
+        """Return the import path of a function that was registered in this process; other names as they are."""
+        ...
+
+    def paths(self) -> dict[str, str]:
+        """Return the names of such functions with their import paths."""
+        ...
+
+    def adopt(self, paths: Mapping[str, str]) -> None:
+        """Take over names that another process has given, by import path."""
+        ...
 
     def get(self, name: str, beside: Path | None = None, *, imports: bool = True) -> type[Any]:
         """Return the class called ``name`` or imported from ``package.module:Class`` (``plugins.Registry.get``)."""
@@ -104,7 +116,7 @@ def look_up(source: Source, registries: Registries) -> Choices:
             ("batching", registries.batching, DEFAULT_BATCHING),
         ):
             get = partial(registry.get, beside=source.path.parent, imports=registries.imports)
-            _choose(source, ("systems", number, key), get, choices, default)
+            _choose(source, ("systems", number, key), get, choices, default, registry.path_of)
     return choices
 
 
@@ -171,9 +183,14 @@ def _plain_names(source: Source) -> Iterator[tuple[KeyPath, str, Collection[str]
 
 
 def _choose(
-    source: Source, path: KeyPath, get: Callable[[str], type[Any]], choices: Choices, default: str | None = None
+    source: Source,
+    path: KeyPath,
+    get: Callable[[str], type[Any]],
+    choices: Choices,
+    default: str | None = None,
+    path_of: Callable[[str], str] = str,
 ) -> None:
-    """Look up the choice at ``path``, if it is well formed."""
+    """Look up the choice at ``path``, if it is well formed; ``path_of`` gives the name to keep."""
     key = SHORTHANDS[str(path[-1])]
     written = _at(source.data, path)
     if written is None:
@@ -182,6 +199,7 @@ def _choose(
     if not isinstance(given, dict) or not isinstance(given.get(key), str):
         return
     try:
+        given = {**given, key: path_of(given[key])}
         options = get(given[key]).Options
     except ConfigError as error:
         at = path if isinstance(written, str) else (*path, key)

@@ -298,16 +298,16 @@ class _Resolver:
         return Fleet(model, cluster, tuple(profiles[node.kind] for node in cluster.nodes)), assumptions
 
     def _system(self, number: int, fleet: Fleet, nodes: tuple[Node, ...], arrivals: ArrivalsSpec | None) -> SystemSpec:
-        section, options = self.section.systems[number], self.choices.options
+        section, options, chosen = self.section.systems[number], self.choices.options, self.choices.documents
         cluster = Cluster(nodes, fleet.cluster.network, fleet.cluster.coordinator_region)
-        routing, batching = ("systems", number, "routing"), ("systems", number, "batching")
+        placement, routing, batching = (("systems", number, key) for key in ("placement", "routing", "batching"))
         return SystemSpec(
             name=self.names[number],
-            placement=section.placement.strategy,
-            placement_options=options["systems", number, "placement"],
-            routing=section.routing.policy,
+            placement=chosen[placement]["strategy"],
+            placement_options=options[placement],
+            routing=chosen[routing]["policy"],
             routing_options=options[routing],
-            batching=section.batching.policy,
+            batching=chosen[batching]["policy"],
             batching_options=options[batching],
             kv=KvSpec(**{**self.section.kv.model_dump(), **section.kv.model_dump(exclude_unset=True)}),
             fleet=dataclasses.replace(fleet, cluster=cluster),

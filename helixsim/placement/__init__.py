@@ -12,4 +12,11 @@ helix       search, then selection by simulation. stages (vocabulary: node group
             user), select (candidates to simulate), bounds (configuration LP), milp (per-node program, small fleets),
             tuning (all constants)
 swarm, petals, separate, homogeneous, fixed     the baselines, and a placement from a file
+functions   ``@helixsim.placement("name")``: user functions
 """
+
+import sys
+
+from helixsim.plugins import DecoratorModule
+
+sys.modules[__name__].__class__ = DecoratorModule

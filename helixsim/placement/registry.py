@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from helixsim.plugins import Registry
 
-_REGISTRY = Registry(
+REGISTRY = Registry(
     "placement strategy",
     {
         "helix": "helixsim.placement.helix:Helix",
@@ -15,7 +15,11 @@ _REGISTRY = Registry(
         "fixed": "helixsim.placement.fixed:Fixed",
     },
     ("summary", "Options", "solve"),
+    "helixsim.placement.functions",
 )
 
-names = _REGISTRY.names
-get = _REGISTRY.get
+names = REGISTRY.names
+get = REGISTRY.get
+path_of = REGISTRY.path_of
+paths = REGISTRY.paths
+adopt = REGISTRY.adopt

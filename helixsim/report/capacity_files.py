@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from helixsim.domain.summary import Summary, milliseconds
-from helixsim.errors import DataError
 from helixsim.jsonio import significant
 from helixsim.metrics.objectives import Target
 from helixsim.metrics.stats import CONFIDENCE
@@ -96,8 +95,6 @@ def capacity_notes(results: CapacityResults) -> list[tuple[str, str]]:
 
 def method(results: CapacityResults) -> str:
     """Return sentences on the measurement of the capacities."""
-    if results.window_s is None:
-        raise DataError(f"{results.experiment}: capacities read from a file do not include the measurement window")
     warmup, duration = results.window_s
     window = "until the last request" if duration is None else f"for {duration:g} s"
     found = f"found to {results.tolerance:.1%} under seed {results.seeds[0]}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from helixsim.report.style import GREY, KIND_COLORS, colors_of, new_figure, small_multiples
@@ -18,14 +19,20 @@ _LINKS_SHOWN = 10
 _FAINTEST = 0.25
 
 
-def placement_diagram(runs: RunSet, system: str) -> tuple[Figure, pd.DataFrame]:
-    """Draw the layer range of each node as a bar, sorted by first layer, shaded by planned load."""
+def placement_diagram(placement: Mapping[str, Any], colors: Mapping[str, str]) -> tuple[Figure, pd.DataFrame]:
+    """Draw the layer range of each node as a bar, sorted by first layer, shaded by planned load.
+
+    Parameters
+    ----------
+    placement
+        The document of ``results.placement_json``.
+    colors
+        Colour of each kind of node (``kind_colors``).
+    """
     import pandas as pd
     from matplotlib.patches import Patch
 
-    placement = runs[system].placement_document
     nodes = sorted_by_layers(placement)
-    colors = _placement_colors(runs)
     figure = new_figure(0.21 * len(nodes) + 1.1)
     axis = figure.subplots()
     rows = []
@@ -45,18 +52,19 @@ def placement_diagram(runs: RunSet, system: str) -> tuple[Figure, pd.DataFrame]:
     return figure, pd.DataFrame(rows)
 
 
-def frontier_curves(runs: RunSet) -> tuple[Figure, pd.DataFrame]:
+def frontier_curves(placements: Mapping[str, Mapping[str, Any]]) -> tuple[Figure, pd.DataFrame]:
     """Draw the max-flow estimate of placements over the maximum nodes on a route, one curve per system.
 
-    Filled dots are on the frontier; hollow dots are other candidates, such as baselines.
+    Filled dots are on the frontier; hollow dots are other candidates, such as baselines. ``placements``: the document
+    of each system (``results.placement_json``).
     """
     import pandas as pd
     from matplotlib.ticker import MaxNLocator
 
     rows = [
         {"system": name, "on_frontier": True, "score": None, **point}
-        for name, run in runs.items()
-        for point in run.placement_document["notes"].get("frontier", [])
+        for name, placement in placements.items()
+        for point in placement["notes"].get("frontier", [])
     ]
     others = [
         {
@@ -64,18 +72,18 @@ def frontier_curves(runs: RunSet) -> tuple[Figure, pd.DataFrame]:
             "on_frontier": False,
             **{key: point[key] for key in ("hops", "max_flow_tokens_per_s", "score")},
         }
-        for name, run in runs.items()
-        for point in run.placement_document["notes"].get("candidates", [])
+        for name, placement in placements.items()
+        for point in placement["notes"].get("candidates", [])
     ]
     figure = new_figure(2.6)
     axis = figure.subplots()
-    colors = colors_of(runs)
+    colors = colors_of(placements)
     for name in dict.fromkeys(row["system"] for row in rows):
         points = sorted((row["hops"], row["max_flow_tokens_per_s"]) for row in rows if row["system"] == name)
         axis.plot(*zip(*points, strict=True), marker="o", markersize=3, color=colors[name], label=name)
         beside = [(row["hops"], row["max_flow_tokens_per_s"]) for row in others if row["system"] == name]
         axis.plot(*zip(*beside, strict=True), "o", markersize=3, color=colors[name], mfc="none", linewidth=0)
-        chosen = runs[name].placement_document
+        chosen = placements[name]
         axis.plot(
             chosen["max_hops"], chosen["max_flow_tokens_per_s"], "o", markersize=8, color=colors[name], mfc="none"
         )
@@ -121,7 +129,8 @@ def busiest_links(runs: RunSet) -> tuple[Figure, pd.DataFrame]:
     return figure, table.sort_values("system", key=lambda column: column.map(order), kind="stable")
 
 
-def _placement_colors(runs: RunSet) -> dict[str, str]:
+def kind_colors(runs: RunSet) -> dict[str, str]:
+    """Return a colour for each kind of node, the same in all figures of a report."""
     kinds = [*runs.frame("nodes")["kind"].unique()]
     for run in runs.values():
         kinds += [node["kind"] for node in run.placement_document["nodes"]]

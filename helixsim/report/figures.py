@@ -13,10 +13,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from helixsim.domain.result import FloatArray
-from helixsim.report.cluster_figures import busiest_links, frontier_curves, placement_diagram
+from helixsim.report.cluster_figures import busiest_links, frontier_curves, kind_colors, placement_diagram
 from helixsim.report.rows import number
 from helixsim.report.style import LINE_STYLES, FigureFile, colors_of, new_figure, styled, write_figure
-from helixsim.report.time_figures import kv_memory_over_time, requests_over_time, utilisation_over_time
+from helixsim.report.time_figures import (
+    kv_memory_over_time,
+    requests_over_time,
+    throughput_over_time,
+    utilisation_over_time,
+)
 from helixsim.results.files import file_stem
 from helixsim.results.runset import RunSet
 from helixsim.units import NS_PER_MS, NS_PER_S
@@ -118,7 +123,7 @@ def _finish_cdf(axis: Axes, label: str, limit: float | None) -> None:
     axis.set_xlabel(label)
     axis.set_ylim(0, 1)
     lines = [np.asarray(line.get_xdata(), dtype=np.float64) for line in axis.get_lines()]
-    values = np.concatenate(lines)
+    values = np.concatenate([*lines, np.asarray([] if limit is None else [limit])])
     positive = values[values > 0]
     if positive.size and positive.max() > 20 * positive.min():
         axis.set_xscale("log")
@@ -189,6 +194,13 @@ def _figures(runs: RunSet) -> Iterator[tuple[str, str, str, Draw]]:
         latency_cdfs,
     )
     yield (
+        "throughput_over_time",
+        "Throughput over time",
+        "Tokens per second over simulated time: output tokens (left), prompt tokens (right). Grey: outside the "
+        "measurement window.",
+        throughput_over_time,
+    )
+    yield (
         "utilisation",
         "GPU utilisation over time",
         "Share of time in which nodes compute, mean by node type. Grey: outside the measurement window.",
@@ -218,12 +230,16 @@ def _figures(runs: RunSet) -> Iterator[tuple[str, str, str, Draw]]:
             "Frontier of placements",
             "Max-flow estimate of the placements found, over the maximum nodes per request; hollow: candidates off the "
             "frontier; ring: the selected placement. Deeper pipelines carry more tokens, at more time per token.",
-            frontier_curves,
+            lambda runs: frontier_curves({name: run.placement_document for name, run in runs.items()}),
         )
     for system in runs:
         yield (
             f"placement-{file_stem(system)}",
             f"Placement of {system}",
             "Layer range of each node. Colour and label of a bar: planned flow over the capacity of the node.",
-            partial(placement_diagram, system=system),
+            partial(_placement, system=system),
         )
+
+
+def _placement(runs: RunSet, system: str) -> tuple[Figure, pd.DataFrame]:
+    return placement_diagram(runs[system].placement_document, kind_colors(runs))

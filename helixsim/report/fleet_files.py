@@ -29,7 +29,7 @@ def write_fleets(directory: Path, results: FleetResults) -> None:
             "Simulated fleets",
             "Price over the slack of the tightest objective at the rate of the workload: at or right of the line the "
             "SLO is met. A run that can no longer meet it ends early, so its slack may be overestimated.",
-            _figure(table),
+            price_figure(table),
             table,
         )
     parts = (
@@ -122,7 +122,8 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _figure(table: pd.DataFrame) -> Figure:
+def price_figure(table: pd.DataFrame) -> Figure:
+    """Draw the price of each fleet against how far its tightest objective is from the limit."""
     figure = new_figure(3.6)
     axis = figure.subplots()
     for is_met, color, text in ((True, SYSTEM_COLORS[2], "meets the SLO"), (False, SYSTEM_COLORS[3], "misses the SLO")):

@@ -72,9 +72,17 @@ def styled() -> Iterator[None]:
 
 def new_figure(height_in: float) -> Figure:
     """Return an empty figure of the common width; no display is needed."""
-    from matplotlib.figure import Figure
+    from helixsim.report.canvas import Drawing
 
-    return Figure(figsize=(_WIDTH_IN, height_in))
+    return Drawing(figsize=(_WIDTH_IN, height_in), style=styled)
+
+
+def drawn(draw: Callable[[], Figure]) -> Figure:
+    """Return what a function draws, for scripts and notebooks."""
+    with styled():
+        figure = draw()
+        _make_literal(figure)
+    return figure
 
 
 def small_multiples(names: list[str], height_in: float, *, same_y: bool = True) -> tuple[Figure, list[Axes]]:

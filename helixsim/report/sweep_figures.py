@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from helixsim.config.sweep_file import Plot
+from helixsim.errors import ConfigError, unknown_name
 from helixsim.report.rows import number
 from helixsim.report.style import GREY, FigureFile, colors_of, new_figure, small_multiples, styled, write_figure
-from helixsim.results.sweep import SweepResults, frame, plain_value
+from helixsim.results.sweep import SweepResults, frame, mean_rows, plain_value
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,10 +30,26 @@ def write_sweep_figures(directory: Path, results: SweepResults, means: Sequence[
     written = []
     with styled():
         for index, plot in enumerate(results.plots if results.plots is not None else _defaults(results, means)):
-            draw = {"lines": _lines, "heatmap": _heatmap, "pareto": _pareto}[plot.kind]
-            title, caption, figure, table = draw(results, means, plot)
+            title, caption, figure, table = _DRAWINGS[plot.kind](results, means, plot)
             written.append(write_figure(directory, f"{index + 1}-{plot.kind}", title, caption, figure, table))
     return written
+
+
+def drawing(results: SweepResults, plot: Plot) -> Figure:
+    """Return one figure.
+
+    Raises
+    ------
+    ConfigError
+        If the plot names no axis or result of the sweep.
+    """
+    shown = [name for name in (plot.x, plot.y, plot.value) if name is not None]
+    known = [name for name in results.table() if name not in {"point", "seed", "run", "system"}]
+    for name in shown:
+        if name not in known:
+            raise ConfigError(unknown_name("result", name, known))
+    means = mean_rows(results, [name for name in shown if name not in results.axes])
+    return _DRAWINGS[plot.kind](results, means, plot)[2]
 
 
 class _Scale:
@@ -224,3 +241,8 @@ def _capital(text: str) -> str:
 
 def _columns(rows: Sequence[Row], names: Sequence[str]) -> pd.DataFrame:
     return frame([{name: row.get(name) for name in dict.fromkeys(names)} for row in rows])
+
+
+_DRAWINGS: Mapping[str, Callable[[SweepResults, Sequence[Row], Plot], Drawn]] = {
+    "lines": _lines, "heatmap": _heatmap, "pareto": _pareto,
+}  # fmt: skip

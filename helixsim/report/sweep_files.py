@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 BEST_SHOWN = 10
+_BESIDE = ("p99_ttft_ms", "p99_tpot_ms", "cost_usd_per_mtok")
 
 
 def write_sweep(directory: Path, results: SweepResults, *, with_parquet: bool = False) -> None:
@@ -52,9 +53,11 @@ def _write_parquet(path: Path, table: pd.DataFrame) -> None:
     table.assign(**mixed).to_parquet(path, engine="pyarrow", index=False)
 
 
-def best_table(results: SweepResults, means: Sequence[Mapping[str, Any]], shown: int = BEST_SHOWN) -> PageTable:
-    """Return a table of the best points with their settings."""
-    beside = [key for key in ("p99_ttft_ms", "p99_tpot_ms", "cost_usd_per_mtok") if key != results.objective]
+def best_table(
+    results: SweepResults, means: Sequence[Mapping[str, Any]], beside: Sequence[str] = _BESIDE, shown: int = BEST_SHOWN
+) -> PageTable:
+    """Return a table of the best points with their settings; ``beside``: results shown beside the objective."""
+    beside = [key for key in beside if key != results.objective]
     head = (
         *short_names(results.axes),
         "system",

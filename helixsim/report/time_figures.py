@@ -1,4 +1,4 @@
-"""Utilisation, KV memory and requests in the system over simulated time."""
+"""Throughput, utilisation, KV memory and requests in the system over simulated time."""
 
 from __future__ import annotations
 
@@ -27,6 +27,35 @@ if TYPE_CHECKING:
 _MAX_POINTS = 150
 _MAX_RATES = 60
 """Longer series are thinned: more points cannot be told apart at this width."""
+
+
+def throughput_over_time(runs: RunSet) -> tuple[Figure, pd.DataFrame]:
+    """Draw output and prompt tokens/s of all systems, averaged over equal intervals."""
+    import pandas as pd
+
+    figure = new_figure(2.8)
+    axes = figure.subplots(1, 2)
+    colors = colors_of(runs)
+    tables = []
+    for index, name in enumerate(runs):
+        series = runs[name].series
+        series = series.iloc[_thinned(len(series), _MAX_RATES // 2)]
+        time_s = series["time_ns"].to_numpy() / NS_PER_S
+        rates = {column: np.diff(series[column]) / np.diff(time_s) for column in ("output_tokens", "prompt_tokens")}
+        style = LINE_STYLES[index % len(LINE_STYLES)]
+        for axis, rate in zip(axes, rates.values(), strict=True):
+            axis.stairs(rate, time_s, baseline=None, color=colors[name], linestyle=style, linewidth=1.5, label=name)
+        columns = {f"{column}_per_s": rate for column, rate in rates.items()}
+        tables.append(pd.DataFrame({"system": name, "time_s": time_s[1:], **columns}))
+    for axis, label in zip(axes, ("output tokens/s", "prompt tokens/s"), strict=True):
+        axis.set_ylim(bottom=0)
+        axis.margins(x=0)
+        axis.set_xlabel("simulated time, s")
+        axis.set_ylabel(label)
+        shade_outside(axis, runs[next(iter(runs))].window_s)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 6))
+    return figure, pd.concat(tables, ignore_index=True)
 
 
 def utilisation_over_time(runs: RunSet) -> tuple[Figure, pd.DataFrame]:

@@ -13,7 +13,7 @@ from helixsim.errors import DataError
 from helixsim.jsonio import significant
 from helixsim.metrics.objectives import Target, Verdict
 from helixsim.metrics.stats import CONFIDENCE
-from helixsim.results.files import read_json
+from helixsim.results.files import read_csv, read_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,22 +85,25 @@ class CapacityResults:
     Parameters
     ----------
     window_s
-        (Warm-up [s], duration [s] or None: until the last request has completed); None for results read from a file.
+        (Warm-up [s], duration [s] or None: until the last request has completed).
     failed
         (Exit code, message) of systems whose search failed.
+    directory
+        Directory of the results; None for results that were computed in this process.
     """
 
     experiment: str
     targets: tuple[Target, ...]
     tolerance: float
     seeds: tuple[int, ...]
-    window_s: tuple[float, float | None] | None
+    window_s: tuple[float, float | None]
     systems: tuple[SystemCapacity, ...]
     failed: Mapping[str, tuple[int, str]]
+    directory: Path | None = None
 
     @classmethod
     def load(cls, directory: Path) -> CapacityResults:
-        """Return the results in ``capacity.json`` of a directory, without the single trials.
+        """Return the results in a directory; of the single trials only their table.
 
         Raises
         ------
@@ -117,9 +120,10 @@ class CapacityResults:
                 targets=tuple(_read_target(name, one) for name, one in document["targets"].items()),
                 tolerance=document["tolerance"],
                 seeds=tuple(document["seeds"]),
-                window_s=None,
+                window_s=(document["window"]["warmup_s"], document["window"]["duration_s"]),
                 systems=tuple(_read_system(name, one) for name, one in document["systems"].items()),
                 failed={name: (one["exit_code"], one["message"]) for name, one in document["failed"].items()},
+                directory=directory,
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{path}: no capacities: {type(error).__name__}: {error}") from None
@@ -132,6 +136,7 @@ class CapacityResults:
             "tolerance": self.tolerance,
             "confidence_level": CONFIDENCE,
             "seeds": list(self.seeds),
+            "window": {"warmup_s": self.window_s[0], "duration_s": self.window_s[1]},
             "targets": {target.name: _target(target) for target in self.targets},
             "systems": {
                 one.system: {
@@ -177,6 +182,8 @@ class CapacityResults:
         """Return a row per simulation (``trials.csv``)."""
         import pandas as pd
 
+        if self.directory is not None:
+            return read_csv(self.directory / "trials.csv")
         return pd.DataFrame([_trial_row(one.system, trial) for one in self.systems for trial in one.trials])
 
 

@@ -77,7 +77,7 @@ class Run:
     summary
         All figures, in SI units: ``summary.ttft.p99_s``, ``summary.throughput.output_tokens_per_s``.
     timing
-        Computation times (``metrics.summary.timing``); empty for a run that was read from files.
+        Computation times (``metrics.summary.timing``); for a run that was read from files, those of its manifest.
     source
         The results of the simulation, or the files they were written to.
     """

@@ -8,7 +8,7 @@ They do not depend on the speed of the machine: equal runs write equal bytes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from helixsim.errors import DataError
 from helixsim.metrics.compare import Comparison, compared
 from helixsim.metrics.energy_cost import IDLE_POWER_SHARE
 from helixsim.metrics.stats import CONFIDENCE
+from helixsim.results import tables
 from helixsim.results.files import file_stem, read_json, write_csv, write_json
 from helixsim.results.run import TABLES, Run, StoredTables
 
@@ -44,6 +45,10 @@ class RunSet(Mapping[str, Run]):
     ----------
     comparisons
         Each system, including the baseline, against the baseline.
+    failed
+        (Exit code, message) of systems that could not be placed or simulated; known for runs that were read from files.
+    directory
+        The run directory; None for runs that were simulated in this process.
     """
 
     experiment: str
@@ -52,6 +57,8 @@ class RunSet(Mapping[str, Run]):
     runs: Mapping[str, Run]
     comparisons: Mapping[str, Comparison]
     whatif: tuple[WhatIf, ...] = ()
+    failed: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+    directory: Path | None = None
 
     @classmethod
     def of(cls, experiment: str, baseline: str, slo: Slo, runs: Sequence[Run], whatif: Sequence[WhatIf] = ()) -> RunSet:
@@ -73,6 +80,8 @@ class RunSet(Mapping[str, Run]):
     def load(cls, directory: Path) -> RunSet:
         """Return the runs in a directory; tables are read on first access.
 
+        All but ``Run.simulation`` is available. Computation times and failed systems are those of the manifest.
+
         Raises
         ------
         DataError
@@ -82,19 +91,23 @@ class RunSet(Mapping[str, Run]):
         document = read_json(path)
         if document.get("schema") != SCHEMA or "systems" not in document:
             raise DataError(f"{path}: expected a summary of schema {SCHEMA}, got {document.get('schema')!r}")
-        tables = StoredTables(directory)
+        stored = StoredTables(directory)
+        manifest = read_json(directory / "manifest.json") if (directory / "manifest.json").exists() else {}
         runs, comparisons = {}, {}
         for name, system in document["systems"].items():
             try:
-                runs[name] = Run(name, Summary.from_json(system), {}, tables)
+                timing = manifest.get("timing", {}).get("systems", {}).get(name, {})
+                runs[name] = Run(name, Summary.from_json(system), timing, stored)
                 comparisons[name] = Comparison.from_json(system["helixsim"])
             except DataError as error:
                 raise error.within(f"{path}: {name}") from None
         try:
             whatif = (WhatIf(one["name"], tuple(one["changes"]), one["systems"]) for one in document.get("whatif", ()))
+            failed = {name: (one["exit_code"], one["message"]) for name, one in manifest.get("failed", {}).items()}
             return cls(
-                document["experiment"], document["baseline"], Slo(**document["slo"]), runs, comparisons, tuple(whatif)
-            )
+                document["experiment"], document["baseline"], Slo(**document["slo"]), runs, comparisons, tuple(whatif),
+                failed, directory,
+            )  # fmt: skip
         except (KeyError, TypeError) as error:
             raise DataError(f"{path}: no summary of a run: {type(error).__name__}: {error}") from None
 
@@ -109,11 +122,8 @@ class RunSet(Mapping[str, Run]):
 
     def __repr__(self) -> str:
         names = ", ".join(f"{name} (baseline)" if name == self.baseline else name for name in self)
-        return f"<RunSet {self.experiment}: {names}>"
-
-    def _repr_html_(self) -> str:
-        html: str = self.table().T.to_html(float_format="{:.4g}".format, na_rep="–")
-        return html
+        failed = f"; failed: {', '.join(self.failed)}" if self.failed else ""
+        return f"<RunSet {self.experiment}: {names}{failed}>"
 
     def document(self) -> dict[str, Any]:
         """Return the contents of ``summary.json``."""
@@ -136,7 +146,11 @@ class RunSet(Mapping[str, Run]):
         """Return a row per system, units in the names of the columns."""
         import pandas as pd
 
-        rows = {name: self._row(name) for name in self}
+        rows = {}
+        for name, run in self.items():
+            row = tables.summary_row(run.summary)
+            first = {"output_tokens_per_s": row["output_tokens_per_s"]}
+            rows[name] = {**first, "output_tokens_ratio": self.comparisons[name].output_tokens_ratio, **row}
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("system")
 
     def frame(self, name: str) -> pd.DataFrame:
@@ -164,33 +178,3 @@ class RunSet(Mapping[str, Run]):
     def _system(self, name: str) -> dict[str, Any]:
         summary = self[name].summary
         return {**summary.vllm_keys(), "helixsim": {**summary.own_keys(), **self.comparisons[name].to_json()}}
-
-    def _row(self, name: str) -> dict[str, Any]:
-        summary = self[name].summary
-        served, load, flow, cluster, cost = (
-            summary.throughput, summary.load, summary.flow, summary.cluster, summary.cost,
-        )  # fmt: skip
-        latencies = {"ttft": summary.ttft, "tpot": summary.tpot, "itl": summary.itl, "e2el": summary.e2el}
-        return {
-            "output_tokens_per_s": served.output_tokens_per_s,
-            "output_tokens_ratio": self.comparisons[name].output_tokens_ratio,
-            "total_tokens_per_s": served.total_tokens_per_s,
-            "requests_per_s": served.requests_per_s,
-            "goodput_per_s": served.goodput_per_s,
-            "slo_attainment": served.slo_attainment,
-            **{
-                f"{metric}_{statistic}_s": getattr(latency, f"{statistic}_s")
-                for metric, latency in latencies.items()
-                for statistic in ("mean", "p50", "p95", "p99")
-            },
-            "arrived_per_s": load.arrived_per_s,
-            "saturation": load.saturation,
-            "max_flow_tokens_per_s": flow.max_flow_tokens_per_s,
-            "kv_limited_tokens_per_s": flow.kv_limited_tokens_per_s,
-            "mean_hops": flow.measured_mean_hops,
-            "kv_mean_share": cluster.kv_mean,
-            "kv_peak_share": cluster.kv_peak,
-            "preemptions": summary.integrity.preemptions,
-            "usd_per_mtok": cost.usd_per_mtok,
-            "energy_wh_per_mtok": cost.energy_wh_per_mtok,
-        }

@@ -31,6 +31,16 @@ LABELS = {
     "cost_usd_per_mtok": "$ per million output tokens",
     "cost_usd_per_hour": "$ per hour",
     "energy_wh_per_mtok": "Wh per million output tokens",
+    "output_tokens_per_s": "output tokens/s",
+    "total_tokens_per_s": "prompt + output tokens/s",
+    "requests_per_s": "completed requests/s",
+    "goodput_per_s": "goodput, requests/s within SLO",
+    "usd_per_mtok": "$ per million output tokens",
+    **{
+        f"{latency}_{statistic}_s": f"{latency.upper()} {statistic}, s"
+        for latency in ("ttft", "tpot", "itl", "e2el")
+        for statistic in ("mean", "p50", "p95", "p99")
+    },
     "max_flow_tokens_per_s": "max-flow estimate, prompt + output tokens/s",
 }
 """Labels of results in figures and tables; others are labelled by their key."""
@@ -101,20 +111,20 @@ def run_rows(runs: RunSet) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def mean_rows(results: SweepResults) -> list[dict[str, Any]]:
+def mean_rows(results: SweepResults, metrics: Sequence[str] = _MEANS) -> list[dict[str, Any]]:
     """Return one row per point and system: means over the seeds with their 95 % intervals (Student's t).
 
-    A result that is missing under any seed has no mean.
+    A result that is missing under any seed has no mean. ``metrics``: the results, in addition to the objective.
     """
     groups: dict[tuple[int, str], list[dict[str, Any]]] = {}
     for row in results.rows:
         groups.setdefault((row["point"], row["system"]), []).append(row)
-    metrics = dict.fromkeys([results.objective, *_MEANS])
+    wanted = dict.fromkeys([results.objective, *metrics])
     found = []
     for (point, system), rows in groups.items():
         mean: dict[str, Any] = {"point": point, **{axis: rows[0][axis] for axis in results.axes}}
         mean |= {"system": system, "seeds": len(rows)}
-        for metric in metrics:
+        for metric in wanted:
             if metric in rows[0]:
                 centre, low, high = _interval([row[metric] for row in rows])
                 mean |= {metric: centre, f"{metric}.low": low, f"{metric}.high": high}

@@ -6,19 +6,50 @@ Times are integer nanoseconds; the cell of an event that did not occur is empty.
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from helixsim.domain.cluster import Fleet
 from helixsim.domain.flowplan import FlowPlan
 from helixsim.domain.result import IntArray, RequestColumns, RequestStatus, RunResult
+from helixsim.domain.summary import Summary
 from helixsim.metrics.utilisation import utilisation
 from helixsim.results.placement_json import route_text
 from helixsim.units import BITS_PER_BYTE
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+def summary_row(summary: Summary) -> dict[str, Any]:
+    """Return the main figures of a run, units in the names."""
+    served, load, flow, cluster, cost = (
+        summary.throughput, summary.load, summary.flow, summary.cluster, summary.cost,
+    )  # fmt: skip
+    latencies = {"ttft": summary.ttft, "tpot": summary.tpot, "itl": summary.itl, "e2el": summary.e2el}
+    return {
+        "output_tokens_per_s": served.output_tokens_per_s,
+        "total_tokens_per_s": served.total_tokens_per_s,
+        "requests_per_s": served.requests_per_s,
+        "goodput_per_s": served.goodput_per_s,
+        "slo_attainment": served.slo_attainment,
+        **{
+            f"{metric}_{statistic}_s": getattr(latency, f"{statistic}_s")
+            for metric, latency in latencies.items()
+            for statistic in ("mean", "p50", "p95", "p99")
+        },
+        "arrived_per_s": load.arrived_per_s,
+        "saturation": load.saturation,
+        "max_flow_tokens_per_s": flow.max_flow_tokens_per_s,
+        "kv_limited_tokens_per_s": flow.kv_limited_tokens_per_s,
+        "mean_hops": flow.measured_mean_hops,
+        "kv_mean_share": cluster.kv_mean,
+        "kv_peak_share": cluster.kv_peak,
+        "preemptions": summary.integrity.preemptions,
+        "usd_per_mtok": cost.usd_per_mtok,
+        "energy_wh_per_mtok": cost.energy_wh_per_mtok,
+    }
 
 
 def requests_frame(run: RunResult, rows: slice = slice(None)) -> pd.DataFrame:

@@ -4,4 +4,11 @@ base        interface of policies
 graph       routing graph of a placement
 walk        search of a route through the layers
 registry    policies by name
+functions   ``@helixsim.routing("name")``: functions of the user's own
 """
+
+import sys
+
+from helixsim.plugins import DecoratorModule
+
+sys.modules[__name__].__class__ = DecoratorModule

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from helixsim.plugins import Registry
 
-_REGISTRY = Registry(
+REGISTRY = Registry(
     "routing policy",
     {
         "flow_weighted": "helixsim.routing.flow_weighted:FlowWeighted",
@@ -14,7 +14,11 @@ _REGISTRY = Registry(
         "least_loaded": "helixsim.routing.baselines:LeastLoaded",
     },
     ("summary", "Options", "route"),
+    "helixsim.routing.functions",
 )
 
-names = _REGISTRY.names
-get = _REGISTRY.get
+names = REGISTRY.names
+get = REGISTRY.get
+path_of = REGISTRY.path_of
+paths = REGISTRY.paths
+adopt = REGISTRY.adopt

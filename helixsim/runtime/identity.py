@@ -27,7 +27,7 @@ import helixsim
 from helixsim.config.experiment import ResolvedExperiment, SystemSpec
 from helixsim.datafiles import data_path
 
-PRESENTING = ("__init__.py", "__main__.py", "cli", "report", "papers", "runtime", "study/rundir.py")
+PRESENTING = ("__init__.py", "__main__.py", "api", "cli", "report", "papers", "runtime", "study/rundir.py")
 """Rooms and modules below ``helixsim/`` that decide no result; everything else does, new rooms included."""
 
 LIBRARIES = ("highspy", "numpy", "simpy")

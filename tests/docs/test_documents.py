@@ -87,11 +87,11 @@ def test_the_glossary_defines_every_key_of_a_summary_and_every_row_of_the_table(
 def test_the_policy_shown_in_the_readme_runs(tmp_path, monkeypatch):
     import helixsim
 
-    (code,) = (code for code in PYTHON if "class " in code)
+    (code,) = (code for code in PYTHON if "@hx." in code)
     (tmp_path / "my_policy.py").write_text(code, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     overrides = [
-        "systems=[{placement: swarm, routing: my_policy:FewestInFlight}]", "baseline=swarm",
+        "systems=[{placement: swarm, routing: my_policy:fewest_in_flight}]", "baseline=swarm",
         "workload.warmup=10 s", "workload.duration=20 s",
     ]  # fmt: skip
     experiment = helixsim.load_experiment(ROOT / "experiments/quickstart.yaml", overrides)
@@ -101,13 +101,59 @@ def test_the_policy_shown_in_the_readme_runs(tmp_path, monkeypatch):
     assert len(set(routed.tolist())) > 1  # those in flight decide, not the order of nodes
 
 
-def test_the_script_shown_in_the_readme_runs(tmp_path):
-    (code,) = (code for code in PYTHON if "import helixsim as hx" in code)
-    (tmp_path / "script.py").write_text(code, encoding="utf-8")
+def run_code(folder, code):
+    """Run a script in a folder and return what it prints."""
+    (folder / "script.py").write_text(code, encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "script.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "script.py"], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert "ttft_p99_s" in done.stdout
-    assert "requests_per_s" in done.stdout
+    return done.stdout
+
+
+def test_the_script_shown_in_the_readme_runs(tmp_path):
+    (code,) = (code for code in PYTHON if "exp.run()" in code)
+    said = run_code(tmp_path, code)
+    assert "ttft_p99_s" in said
+    assert "requests_per_s" in said
+    assert (tmp_path / "latency.png").stat().st_size > 10_000
+
+
+def test_the_examples_of_the_python_page_run(tmp_path):
+    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    said = run_code(tmp_path, "\n".join(re.findall(r"```python\n(.*?)```", page, flags=re.S)))
+    assert "did you mean 'rate'" in said
+    assert "swarm-fewest" in said
+    for target in re.findall(r"\]\(([^)#]+)\)", page):
+        assert (ROOT / "docs" / target).exists(), target
+
+
+def test_the_tour_runs(tmp_path):
+    code = (ROOT / "docs" / "tour.py").read_text(encoding="utf-8")
+    assert len(code.splitlines()) < 50
+    said = run_code(tmp_path, code)
+    assert "fewest" in said
+    assert all((tmp_path / f"{name}.png").stat().st_size > 10_000 for name in ("latency", "placement", "load"))
+
+
+BLOCK = """
+import helixsim as hx
+exp = hx.Experiment("llama-2-70b", hx.Cluster({"a100-40g": 4, "l4": 8, "t4": 12}, link="8 Gbit/s, 1 ms"),
+                    load=hx.poisson(1.3, "azure-conversation"), window=("10 min", "10 min"),
+                    slo=hx.Slo(ttft="10 s", tpot="2 s"), systems=["helix", "swarm"])
+exp = hx.load("quickstart.yaml").with_(seed=1)
+runs = exp.run(); runs.table(); run = runs["helix"]; run.summary.ttft.p99_s; run.requests; run.plot.latency(); run.placement.plot()
+hx.place(exp, "helix").frontier; hx.capacity(exp, seeds=3); hx.sweep(exp, {"workload.arrivals.rate": [1, 2, 3]}).table()
+@hx.routing("fewest")
+def fewest(hops, view): ...
+"""  # noqa: E501 - one line as users paste it
+
+
+@pytest.mark.slow
+def test_all_that_the_api_was_designed_for_in_one_block(tmp_path):
+    text = (ROOT / "experiments" / "quickstart.yaml").read_text(encoding="utf-8")
+    short = text.replace("warmup: 10 min", "warmup: 20 s").replace("duration: 10 min", "duration: 40 s")
+    assert short.count(" s\n") > text.count(" s\n")
+    (tmp_path / "quickstart.yaml").write_text(short, encoding="utf-8")
+    run_code(tmp_path, BLOCK)

@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[2] / "helixsim"
 LAYERS = (
     {"escape", "writing"},
     {"units", "errors", "rng"},
+    {"functionsource"},
     {"yamlio", "jsonio", "solver", "datafiles", "plugins"},
     {"renames"},
     {"validation"},
@@ -40,7 +41,7 @@ HOMES = {
     "highspy": {"solver"},
     "pydantic": {"validation", "hardware", "config", "papers"},
     "yaml": {"yamlio"},
-    "matplotlib": {"report", "papers"},
+    "matplotlib": {"report", "papers", "api"},
     "jinja2": {"report"},
     "dask": {"runtime"},
     "torch": {"hardware"},

@@ -9,7 +9,7 @@ import pytest
 
 import helixsim as hx
 from helixsim.cli.main import main
-from helixsim.errors import ConfigError
+from helixsim.errors import ConfigError, DataError
 
 YAML = """\
 schema: 1
@@ -39,7 +39,7 @@ def tiny() -> hx.Experiment:
         hx.Cluster({"l4": 2, "t4": 2}, link="8 Gbit/s, 1 ms"),
         load=hx.poisson(2, (200, 20)),
         window=("2 s", "20 s"),
-        slo=hx.slo(ttft="2 s", tpot="1 s"),
+        slo=hx.Slo(ttft="2 s", tpot="1 s"),
         systems=["swarm", "petals"],
         name="tiny",
     )
@@ -90,19 +90,95 @@ def test_place_and_simulate():
         hx.place(experiment, "petal")
 
 
-def test_a_sweep_has_a_row_for_each_point_and_system(tmp_path):
-    table = hx.sweep(tiny(), {"workload.arrivals.rate": [1, 2, 3]}, out=tmp_path, jobs=1)
-    assert len(table) == 3 * 2
-    served = table[table["system"] == "petals"].set_index("workload.arrivals.rate")["request_throughput"]
-    assert served.is_monotonic_increasing
+def test_a_sweep_has_a_row_for_each_point_seed_and_system(tmp_path):
+    found = hx.sweep(tiny(), {"workload.arrivals.rate": [1, 2]}, seeds=2, out=tmp_path, jobs=1)
+    table = found.table()
+    assert len(table) == 2 * 2 * 2
+    row = table.iloc[-1]
+    run = hx.read(row["run"])[row["system"]]
+    assert (row["ttft_p99_s"], row["requests_per_s"]) == (
+        run.summary.ttft.p99_s, run.summary.throughput.requests_per_s,
+    )  # fmt: skip
+    means = found.means()
+    of_system = table[table["system"] == "petals"].groupby("workload.arrivals.rate")["output_tokens_per_s"].mean()
+    assert means[means["system"] == "petals"]["output_tokens_per_s"].tolist() == pytest.approx(of_system.tolist())
+    assert (means["output_tokens_per_s.low"] <= means["output_tokens_per_s"]).all()
+    assert set(found.rows[0]) >= set(hx.read(row["run"]).table().columns)
+    assert "4 points" in repr(found)
+    assert "<table" in found._repr_html_()
     with pytest.raises(ConfigError, match="arivals"):
         hx.sweep(tiny(), {"workload.arivals.rate": [1]}, out=tmp_path, jobs=1)
+    with pytest.raises(ConfigError, match="at least one key"):
+        hx.sweep(tiny(), {"seed": []}, out=tmp_path, jobs=1)
+    with pytest.raises(ConfigError, match="did you mean 'ttft_p99_s'"):
+        found.plot.lines("ttft_p99")
 
 
-def test_capacity_has_a_row_for_each_system(tmp_path):
-    found = hx.capacity(tiny().with_({"workload.duration": "5 s"}), seeds=1, tolerance=0.3, out=tmp_path, jobs=1)
-    assert list(found["system"]) == ["swarm", "petals"]
-    assert (found["requests_per_s"] > 0).all()
+def test_capacity_has_a_row_for_each_system_and_is_read_back(tmp_path):
+    short = tiny().with_({"workload.duration": "5 s"})
+    found = hx.capacity(short, seeds=1, tolerance=0.3, out=tmp_path, jobs=1)
+    assert list(found.table()["system"]) == ["swarm", "petals"]
+    assert (found.table()["requests_per_s"] > 0).all()
+    assert "petals" in repr(found)
+    assert "<table" in found._repr_html_()
+    again = hx.read(found.directory)
+    assert again.document() == found.document()
+    assert again.window_s == (2, 5)
+    assert set(again.trials_table()["system"]) == {"swarm", "petals"}
+
+
+def test_a_run_read_back_has_times_tables_and_what_failed(tmp_path):
+    layers = tmp_path / "layers.json"
+    layers.write_text('{"layers": {"l4-0": [0, 16]}}', encoding="utf-8")  # half of the model
+    broken = {"placement": {"strategy": "fixed", "file": str(layers)}, "name": "cannot"}
+    experiment = tiny().with_(systems=["swarm", broken])
+    fresh = experiment.run(tmp_path, jobs=1)
+    again = hx.read(fresh.directory)
+    for runs in (fresh, again):
+        assert list(runs) == ["swarm"]
+        assert runs.failed["cannot"][0] == 4
+        assert "failed: cannot" in repr(runs)
+        assert runs["swarm"].timing["cpu_seconds"] > 0
+    assert again.document() == fresh.document()
+    with pytest.raises(DataError, match="which has tables and figures only"):
+        assert again["swarm"].simulation
+    (fresh.directory / "summary.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(DataError, match="damaged"):
+        hx.read(fresh.directory)
+    with pytest.raises(DataError, match="no results"):
+        hx.read(tmp_path)
+
+
+def test_placements_have_a_frontier_a_table_and_a_file_that_fixed_reads(tmp_path):
+    experiment = tiny().with_(systems=["helix", "swarm"])
+    placed = hx.place(experiment, "helix")
+    frontier = placed.frontier
+    assert frontier["max_flow_tokens_per_s"].is_monotonic_decreasing
+    assert frontier["is_chosen"].sum() == 1
+    best = frontier[frontier["on_frontier"]]
+    assert best["max_hops"].is_monotonic_decreasing
+    assert best["max_hops"].is_unique
+    chosen = frontier[frontier["is_chosen"]].iloc[0]
+    assert chosen["max_flow_tokens_per_s"] == pytest.approx(placed.plan.max_flow_tokens_per_s)
+    table = placed.table()
+    assert (table["layer_end"] - table["layer_start"]).sum() >= 32
+    assert len(hx.place(experiment, "swarm").frontier) == 1
+    path = tmp_path / "placement.json"
+    placed.save(path)
+    again = hx.place(tiny().with_(systems=[{"placement": {"strategy": "fixed", "file": str(path)}}]), "fixed")
+    assert again.placement.ranges == placed.placement.ranges
+    assert max(len(repr(placed)), len(repr(again))) < 200
+    assert "<table" in placed._repr_html_()
+
+
+def test_systems_and_objectives_are_changed_in_the_form_they_are_given_in():
+    base = tiny().with_(
+        systems=["petals"], slo=hx.Slo(tpot="100 ms"), cluster=hx.Cluster({"l4": 4}, link="ethernet-10g")
+    )
+    resolved = base.resolve()
+    assert [system.name for system in resolved.systems] == ["petals"]
+    assert (resolved.slo.ttft_s, resolved.slo.tpot_s) == (None, 0.1)
+    assert len(resolved.fleet.cluster.nodes) == 4
 
 
 @pytest.mark.parametrize(

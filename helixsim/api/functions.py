@@ -1,0 +1,192 @@
+"""What is done with an experiment: place, simulate, search; and results read back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from helixsim.api.building import plain
+from helixsim.api.experiment import Experiment
+from helixsim.api.placements import Placed
+from helixsim.api.results import Capacity, RunSet, Sweep
+from helixsim.config.edit import Edit, parse_option
+from helixsim.config.experiment import ResolvedExperiment
+from helixsim.config.sweep_file import Block, SweepPlan
+from helixsim.domain.result import RunResult
+from helixsim.errors import ConfigError, DataError, unknown_name
+from helixsim.experiment import Experiment as _Experiment
+from helixsim.runtime.manifest import checked_manifest
+from helixsim.runtime.pool import Executor, Processes, Serial, available_cores
+from helixsim.study.systems import PlacedSystem
+
+
+def load(path: str | Path) -> Experiment:
+    """Return the experiment that a file describes (``Experiment.load``)."""
+    return Experiment.load(path)
+
+
+def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> ResolvedExperiment:
+    """Read and check an experiment file: ``load(path).with_(...).resolve()``.
+
+    Parameters
+    ----------
+    overrides
+        ``key.path=value`` texts, as with ``--set``.
+
+    Raises
+    ------
+    ConfigError, DataError, InfeasibleError
+        With every fault found (``helixsim.errors``).
+    """
+    return load(path).with_(map(parse_option, overrides)).resolve()
+
+
+def place(experiment: _Experiment | ResolvedExperiment, system: str) -> Placed:
+    """Place the model for one system.
+
+    The result holds the placement, its max-flow (``plan``) and its operating point; ``frontier`` and ``table()`` are
+    data frames, ``plot()`` and ``plot_frontier()`` figures.
+
+    Raises
+    ------
+    ConfigError
+        If the experiment has no such system, or is wrong.
+    InfeasibleError
+        If its strategy finds no placement.
+    """
+    from helixsim.study.placing import place_system
+
+    resolved = _resolved(experiment)
+    found = {spec.name: spec for spec in resolved.systems}
+    if system not in found:
+        raise ConfigError(unknown_name("system", system, found))
+    return Placed.of(place_system(resolved, found[system]))
+
+
+def simulate(experiment: _Experiment | ResolvedExperiment, placed: PlacedSystem) -> RunResult:
+    """Simulate the experiment's load on a placed system and return the columns of the simulation.
+
+    Raises
+    ------
+    SimulationError
+        If an invariant breaks or the run stalls.
+    """
+    from helixsim.study.systems import simulate_system
+
+    return simulate_system(_resolved(experiment), placed)
+
+
+def capacity(
+    experiment: _Experiment,
+    *,
+    seeds: int = 3,
+    tolerance: float = 0.02,
+    percentile: float = 99.0,
+    share: float | None = None,
+    curve: bool = False,
+    out: str | Path = "runs",
+    jobs: int | None = None,
+) -> Capacity:
+    """Search the highest rate at which each system meets the SLO, and each of ``slo_targets``.
+
+    Parameters
+    ----------
+    seeds
+        Seeds searched; from 2 on there is a 95 % interval.
+    tolerance
+        Relative step of the rates.
+    percentile
+        Percentile of TTFT, TPOT and E2EL that must be within the objective.
+    share
+        Share of requests that must meet all objectives at once, 0..1.
+    curve
+        Simulate lower rates, too, for ``plot.load_curve()``.
+    out
+        Where results and single simulations are kept and found again.
+    jobs
+        Processes; None: one per core.
+
+    Raises
+    ------
+    ConfigError
+        If the experiment states no objective, or its requests do not come at a rate.
+    """
+    from helixsim.planning.capacity import SearchOptions, capacity_targets
+    from helixsim.planning.capacity_run import run_capacity
+
+    resolved = experiment.resolve()
+    targets = capacity_targets(resolved, percentile, share)
+    options = SearchOptions(tolerance, seeds, with_curve=curve)
+    with _executor(jobs) as executor:
+        return Capacity.load(run_capacity(resolved, targets, options, Path(out), executor))
+
+
+def sweep(
+    experiment: _Experiment,
+    axes: Mapping[str, Sequence[Any]],
+    *,
+    name: str = "sweep",
+    seeds: int | Sequence[int] | None = None,
+    out: str | Path = "runs",
+    jobs: int | None = None,
+) -> Sweep:
+    """Run all combinations of axis values; each point is a run like any other, kept and found again.
+
+    Parameters
+    ----------
+    axes
+        Dotted key of the experiment -> its values.
+    seeds
+        Replications: how many, or a list.
+    out, jobs
+        As in ``capacity``.
+
+    Raises
+    ------
+    ConfigError
+        If a key does not exist or a value is wrong.
+    """
+    from helixsim.planning.sweep import prepare, run_sweep
+
+    blocks = tuple(
+        Block(tuple((Edit.of(key, plain(value), f"sweep: {key}"),) for value in values)) for key, values in axes.items()
+    )
+    if not blocks or not all(block.points for block in blocks):
+        raise ConfigError("sweep: expected at least one key with one value or more")
+    given = tuple(seeds) if isinstance(seeds, Sequence) else seeds
+    plan = SweepPlan(name, None, experiment.path, (), given, blocks, None, None)
+    with _executor(jobs) as executor:
+        directory, found = run_sweep(prepare(plan, experiment), Path(out), executor)
+    return Sweep.of(found, directory, Path(out))
+
+
+def read(directory: str | Path) -> RunSet | Capacity:
+    """Return the results in a run directory, or in one of capacities.
+
+    Nothing is missing but what never is in files: the columns of a simulation (``Run.simulation``), and the single
+    simulations of a search as other than a table. Sweeps and fleets come back by their own functions, which run nothing
+    again.
+
+    Raises
+    ------
+    DataError
+        If the directory holds neither, is incomplete, or a file is not as it was written.
+    """
+    path = Path(directory)
+    if (path / "summary.json").exists():
+        checked_manifest(path)
+        return RunSet.load(path)
+    if (path / "capacity.json").exists():
+        checked_manifest(path)
+        return Capacity.load(path)
+    raise DataError(f"{path}: no results of a run (summary.json) or of a search for capacities (capacity.json)")
+
+
+def _resolved(experiment: _Experiment | ResolvedExperiment) -> ResolvedExperiment:
+    return experiment if isinstance(experiment, ResolvedExperiment) else experiment.resolve()
+
+
+def _executor(jobs: int | None) -> Executor:
+    count = jobs or available_cores()
+    return Serial() if count == 1 else Processes(count)
