@@ -1,4 +1,4 @@
-"""What things are: frozen values shared by every room, without I/O.
+"""Frozen value types shared by all packages, without I/O.
 
 model       ModelSpec: a transformer as the simulator sees it
 hardware    GpuSpec, Curve, ComputeProfile, BatchLimits, NodeProfile
@@ -6,5 +6,7 @@ cluster     Node, LinkSpec, Network, Cluster, Fleet
 placement   LayerRange, Placement
 flowplan    FlowEdge, FlowPlan, Route
 request     Request, Feed, Window, Slo
-result      RunResult: what one simulated run leaves
+result      RunResult: columns and counters of a simulated run
+summary     Summary: the figures of a simulated system
+engine      EngineSpec: overheads of a serving engine
 """

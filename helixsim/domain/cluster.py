@@ -1,4 +1,4 @@
-"""Nodes, links and the fleet they form around one model."""
+"""Nodes, links, clusters, and clusters with a model."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from helixsim.domain.hardware import NodeProfile
 from helixsim.domain.model import ModelSpec
 
 COORDINATOR = "coordinator"
-"""Id of the machine where requests enter and tokens leave."""
+"""Id of the machine where requests arrive and tokens leave."""
 
 TOKEN_ID_BYTES = 2
-"""Bytes of one token on the way to or from the coordinator (the paper's artifact counts two)."""
+"""Size of a token in messages to and from the coordinator [B], as in the paper's artifact."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,13 +22,13 @@ class Node:
     Parameters
     ----------
     gpu, gpus
-        Name of the GPU profile and how many of them work as one.
+        Name of the GPU profile, and number of GPUs.
     nic_bps
-        Bandwidth of the network card, each way [bit/s]; None if it never limits.
+        Bandwidth of the NIC, each way [bit/s]; None: unlimited.
     cost_usd_per_hour, tdp_w
-        Of the whole node.
+        Price [$/h] and power [W] of the whole node.
     kv_blocks, max_requests
-        Pinned KV blocks and cap on resident requests; None = from physics, no cap.
+        KV blocks and maximum of resident requests; None: by memory, unlimited.
     """
 
     id: str
@@ -57,11 +57,11 @@ class LinkSpec:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """Every node can reach every other; classes by region, exceptions by pair.
+    """Links between all pairs of nodes: classes by region, with exceptions.
 
-    ``pairs`` overrides single directions, keyed (source id, destination id), the coordinator included.
-    ``regions`` overrides ordered pairs of regions. ``is_shared``: messages in flight share a link's bandwidth evenly,
-    otherwise they pass one after the other.
+    ``pairs`` overrides single directions, keyed (source id, destination id), including the coordinator. ``regions``
+    overrides ordered pairs of regions. ``is_shared``: messages share the bandwidth of a link evenly, otherwise they are
+    sent in sequence.
     """
 
     intra_region: LinkSpec
@@ -74,7 +74,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Cluster:
-    """The nodes, in a fixed order that breaks ties everywhere, and the network between them."""
+    """The nodes, whose order breaks ties, and their network."""
 
     nodes: tuple[Node, ...]
     network: Network
@@ -88,7 +88,7 @@ class Cluster:
         object.__setattr__(self, "index", index)
 
     def node(self, node_id: str) -> Node:
-        """Return the node called ``node_id``."""
+        """Return the node with this id."""
         return self.nodes[self.index[node_id]]
 
     def region_of(self, endpoint: str) -> str:
@@ -109,9 +109,9 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Fleet:
-    """A cluster that serves one model: the input of placement, flow and engine.
+    """A cluster with the model it serves and the profiles of its nodes.
 
-    ``profiles`` is aligned with ``cluster.nodes``; nodes of one kind share one object.
+    ``profiles`` is aligned with ``cluster.nodes``; nodes of one type share an object.
     """
 
     model: ModelSpec
@@ -119,10 +119,10 @@ class Fleet:
     profiles: tuple[NodeProfile, ...]
 
     def profile(self, node_id: str) -> NodeProfile:
-        """Return what the node called ``node_id`` can do."""
+        """Return the profile of a node."""
         return self.profiles[self.cluster.index[node_id]]
 
     def kv_blocks(self, node_id: str, layers: int) -> int:
-        """Return the KV blocks of a node with ``layers`` layers, pinned or from its profile."""
+        """Return the KV blocks of a node with ``layers`` layers, as configured or from its profile."""
         pinned = self.cluster.node(node_id).kv_blocks
         return self.profile(node_id).kv_blocks[layers - 1] if pinned is None else pinned

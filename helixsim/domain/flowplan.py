@@ -30,7 +30,7 @@ class CutElement:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """The nodes a request visits and the layers it runs on each; together 0 .. num_layers without gap or overlap."""
+    """The nodes a request visits with the layers it runs on each, which cover 0 .. num_layers without overlap."""
 
     hops: tuple[tuple[str, LayerRange], ...]
 
@@ -39,8 +39,8 @@ class Route:
 class FlowPlan:
     """Max-flow of a placement.
 
-    ``edges`` holds every usable edge, those without flow too. ``node_flow_tokens_per_s`` and
-    ``node_capacity_tokens_per_s`` are keyed by node id. ``routes`` decomposes the flow into paths with their flow.
+    ``edges`` has all usable edges, including those without flow. ``node_flow_tokens_per_s`` and
+    ``node_capacity_tokens_per_s`` are keyed by node id. ``routes`` is a decomposition of the flow into paths.
     """
 
     max_flow_tokens_per_s: float
@@ -63,7 +63,7 @@ class FlowPlan:
 
     @property
     def replicas(self) -> tuple[tuple[str, ...], ...]:
-        """Nodes that carry flow, in groups that exchange no tokens: each holds the whole model."""
+        """Nodes with flow, grouped by replica of the model; replicas exchange no tokens."""
         root: dict[str, str] = {}
 
         def group_of(node: str) -> str:

@@ -1,4 +1,4 @@
-"""Which node holds which layers."""
+"""Placements: the layer range of each node."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ class LayerRange:
 
 @dataclass(frozen=True)
 class Placement:
-    """A layer range for each node that is used; nodes that are not used are absent.
+    """The layer ranges of the used nodes.
 
     Parameters
     ----------
     ranges
         Node id -> layer range, in cluster order.
     partial_inference
-        Whether a request may enter a node in the middle of its range (paper section 5, "partial inference").
+        Whether a request may enter a node inside its layer range (paper section 5, "partial inference").
     pipelines
-        Node id -> number of its pipeline; tokens never pass from one pipeline to another. Empty: all nodes form one.
+        Node id -> number of its pipeline, between which no tokens pass. Empty: one group of nodes.
     objective_tokens_per_s
         Max-flow of the placement [prompt + output tokens/s].
     upper_bound_tokens_per_s
-        No placement of this fleet can exceed it [tokens/s]; infinite if unknown.
+        Bound on the max-flow of any placement [tokens/s]; infinite if unknown.
     status
         ``optimal``, ``feasible`` (stopped by a limit) or ``heuristic``.
     history
         (seconds, objective, bound) at each improvement of the search.
     notes
-        What the strategy found worth saying, for example the candidates it compared.
+        Details from the strategy, for example the candidates.
     """
 
     strategy: str
@@ -59,8 +59,8 @@ class Placement:
 
     @property
     def gap(self) -> float:
-        """Relative distance of the objective from its upper bound; NaN if there is no bound."""
+        """Relative distance of the objective from its upper bound; NaN without a bound."""
         if not math.isfinite(self.upper_bound_tokens_per_s) or not self.upper_bound_tokens_per_s:
             return math.nan
-        # Rounded because objective and bound of an optimal placement differ in the last bits, either way.
+        # Rounded, as objective and bound of an optimal placement may differ in the last bits.
         return round(1.0 - self.objective_tokens_per_s / self.upper_bound_tokens_per_s, 9) + 0.0

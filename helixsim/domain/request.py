@@ -1,4 +1,4 @@
-"""Requests, how they are fed to the cluster, and when they are measured."""
+"""Requests, their feed, the measurement window and objectives."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from enum import StrEnum
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request. Routing and admission must not read ``output_tokens``."""
+    """A request. Routing and admission must not read ``output_tokens``."""
 
     id: int
     arrival_ns: int
@@ -20,27 +20,27 @@ class Request:
 
 
 class FeedMode(StrEnum):
-    """How requests reach the coordinator."""
+    """Mode of arrivals."""
 
     OPEN = "open"
-    """At their own arrival times."""
+    """Open loop: requests arrive at given times."""
     CLOSED_LOOP = "closed_loop"
-    """A fixed number in the system; the next one arrives when one finishes."""
+    """Closed loop: a request arrives when another completes, so that their number is fixed."""
     SATURATE = "saturate"
-    """An endless queue; the next one arrives as soon as it can be admitted (the paper's "offline")."""
+    """Saturation: a request arrives as soon as it can be admitted (the paper's "offline")."""
 
 
 @dataclass(frozen=True)
 class Feed:
-    """Requests in order, and what releases them.
+    """Requests in order, with the mode of their arrivals.
 
-    In ``OPEN`` mode ``requests`` is sorted by arrival. In the other modes its arrival times mean nothing, and a request
-    arrives at the moment it is launched; ``SATURATE`` is endless, ``CLOSED_LOOP`` may end, and the run with it.
-    ``prompts_in_flight`` limits how many requests may be between admission and first token in ``SATURATE`` mode.
+    In ``OPEN`` mode ``requests`` is sorted by arrival. In the other modes arrival times are ignored, and a request
+    arrives when it is submitted; ``SATURATE`` is endless, ``CLOSED_LOOP`` may end, and then the run ends too.
+    ``prompts_in_flight`` limits the requests between admission and first token in ``SATURATE`` mode.
 
-    With ``feed_below`` (0..1), ``SATURATE`` is the feeder of the paper's prototype (helix-spec 7.5): it launches
-    ``prompts_in_flight`` requests at the start, and then one at each first token and at each finished request, unless
-    the scarcest layer's expected KV use exceeds ``feed_below`` or the request does not fit; the chance is then lost.
+    With ``feed_below`` (0..1), ``SATURATE`` is the feeder of the paper's prototype (helix-spec 7.5): it submits
+    ``prompts_in_flight`` requests at the start, then one at each first token and each completion, unless the expected
+    KV use of the scarcest layer exceeds ``feed_below`` or the request does not fit; in that case none is submitted.
     """
 
     mode: FeedMode
@@ -52,10 +52,10 @@ class Feed:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """When to measure: after the warm-up, up to and including warm-up + duration.
+    """The measurement window: after the warm-up, up to and including warm-up + duration.
 
-    ``duration_ns`` None: until the last request has finished. ``drain``: go on after the window until every request
-    that arrived has finished.
+    ``duration_ns`` None: until the last request has finished. ``drain``: continue after the window until all requests
+    have finished.
     """
 
     warmup_ns: int
@@ -65,7 +65,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Slo:
-    """Service-level objective; None = not asked for."""
+    """Service-level objective; None: no limit."""
 
     ttft_s: float | None = None
     tpot_s: float | None = None

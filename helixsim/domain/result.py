@@ -1,4 +1,4 @@
-"""What one simulated run leaves: columns and counters, never event objects."""
+"""Results of one simulated run: columns and counters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FloatArray = NDArray[np.float64]
 
 
 class RequestStatus(IntEnum):
-    """Where a request stood when the run ended."""
+    """State of a request at the end of the run."""
 
     WAITING = 0
     """Arrived, not admitted."""
@@ -25,16 +25,16 @@ class RequestStatus(IntEnum):
     """Admitted, not finished."""
     FINISHED = 2
     REJECTED = 3
-    """Can never be served: longer than the model's context, or than any route's KV memory."""
+    """Longer than the context of the model, or than the KV memory of any route."""
 
 
 @dataclass(frozen=True)
 class RequestColumns:
-    """One entry per request that arrived, in order of arrival; times [ns], -1 = never reached.
+    """One entry per request that arrived, in order of arrival; times [ns], -1: did not occur.
 
-    ``output_tokens`` counts the tokens delivered so far. ``queue_ns + compute_ns + network_ns`` is
-    ``finish_ns - arrival_ns`` of a finished request; ``queue_ns`` includes waiting at the coordinator.
-    ``route`` indexes ``RunResult.routes`` (the last one taken), -1 = none.
+    ``output_tokens`` are those delivered. ``queue_ns + compute_ns + network_ns`` is ``finish_ns - arrival_ns`` of a
+    finished request; ``queue_ns`` includes waiting at the coordinator. ``route`` is the index of the last route in
+    ``RunResult.routes``, -1: none.
     """
 
     request_id: IntArray
@@ -54,11 +54,11 @@ class RequestColumns:
 
 @dataclass(frozen=True)
 class Series:
-    """Samples at fixed intervals that include the start and the end of the window.
+    """Samples at fixed intervals, including the start and the end of the window.
 
     ``time_ns`` has shape [S]. Cumulative since the start of the run: ``output_tokens``, ``prompt_tokens`` (prefilled),
-    ``arrived``, ``finished`` [S]; ``busy_ns`` [S, N]. At the moment of the sample: ``waiting``, ``running`` (requests)
-    [S]; ``kv_used`` (share of the node's KV blocks), ``queue_length`` (requests) [S, N].
+    ``arrived``, ``finished`` [S]; ``busy_ns`` [S, N]. Instantaneous: ``waiting``, ``running`` [requests, S];
+    ``kv_used`` (share of the KV blocks of the node), ``queue_length`` [requests, S, N].
     """
 
     time_ns: IntArray
@@ -75,7 +75,7 @@ class Series:
 
 @dataclass(frozen=True)
 class NodeStats:
-    """One entry per node that holds layers, whole run; aligned with the node axis of ``Series``."""
+    """One entry per node with layers, over the whole run; aligned with the node axis of ``Series``."""
 
     node_id: tuple[str, ...]
     kind: tuple[str, ...]
@@ -91,10 +91,10 @@ class NodeStats:
 
 @dataclass(frozen=True)
 class LinkStats:
-    """One entry per directed link that carried anything, whole run.
+    """One entry per directed link with traffic, over the whole run.
 
-    ``messages`` were sent; ``bytes`` and ``busy_ns`` are what has passed by the end of the run and the time that took:
-    what still waits for the link is not in them. ``queue_ns`` sums the waits of its messages.
+    ``messages`` counts submitted messages; ``bytes`` and ``busy_ns`` count transmitted ones, without those still
+    queued at the end. ``queue_ns`` is the sum of the waiting times of messages.
     """
 
     src: tuple[str, ...]
@@ -107,9 +107,9 @@ class LinkStats:
 
 @dataclass(frozen=True)
 class GapHistogram:
-    """Gaps between successive tokens of a request inside the window (ITL).
+    """Histogram of the inter-token latency in the window.
 
-    ``value_ns`` are the lower edges of bins ``resolution_ns`` wide, ``count`` how many gaps fell into each.
+    ``value_ns`` are the lower edges of bins of width ``resolution_ns``, ``count`` the numbers of values in them.
     ``sum_ns`` and ``sum_squares_ns2`` are exact.
     """
 
@@ -122,7 +122,7 @@ class GapHistogram:
 
 @dataclass(frozen=True, slots=True)
 class InvariantCheck:
-    """One numbered law and whether it held."""
+    """Result of the check of a numbered invariant."""
 
     name: str
     held: bool
@@ -131,9 +131,9 @@ class InvariantCheck:
 
 @dataclass(frozen=True)
 class RunResult:
-    """All that one run leaves.
+    """Results of one run.
 
-    ``counters`` holds at least ``events``, ``batches``, ``messages``, ``preemptions``, ``rejected``, ``token_hops``.
+    ``counters`` has at least ``events``, ``batches``, ``messages``, ``preemptions``, ``rejected``, ``token_hops``.
     """
 
     mode: FeedMode
