@@ -1,4 +1,4 @@
-"""Finds the data that ships with helixsim: ``profiles/``, ``traces/``, ``experiments/``; in a checkout or a wheel."""
+"""Paths of the data of helixsim (``profiles/``, ``traces/``, ``experiments/``) in a checkout or a wheel."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ _ROOTS = (_PACKAGE.parent, _PACKAGE / "_data")
 
 
 def data_path(*parts: str) -> Path:
-    """Return the path of a shipped file or folder, for example ``data_path("profiles", "gpus", "l4.yaml")``.
+    """Return the path of a data file or folder, for example ``data_path("profiles", "gpus", "l4.yaml")``.
 
     Raises
     ------
     DataError
-        If this installation has no such file.
+        If the file is not in this installation.
     """
     for root in _ROOTS:
         candidate = root.joinpath(*parts)
         if candidate.exists():
             return candidate
     places = " or ".join(str(root.joinpath(*parts)) for root in _ROOTS)
-    raise DataError(f"{'/'.join(parts)}: no such data file in this installation of helixsim (looked for {places})")
+    raise DataError(f"{'/'.join(parts)}: no such data file in this installation of helixsim (expected {places})")

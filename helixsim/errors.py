@@ -1,7 +1,7 @@
-"""Every error helixsim raises on purpose, each with the exit code the command line returns for it.
+"""Exceptions of helixsim and their exit codes on the command line.
 
-A message says where, what was got, what is allowed and, where a slip is likely, what was probably meant.
-Errors take their arguments positionally, because SimPy re-creates an exception as ``type(e)(*e.args)``.
+A message gives the place, the value found, the allowed values and, for likely typing errors, a suggestion. Exceptions
+take positional arguments only, because SimPy re-creates an exception as ``type(e)(*e.args)``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Self
 from helixsim.escape import printable
 
 MOST_SHOWN = 20
-"""Faults of one input that a message lists; of the others it tells the number."""
+"""Maximum number of faults listed in a message."""
 
 
 class ExitCode(IntEnum):
@@ -36,18 +36,17 @@ class ExitCode(IntEnum):
 
 
 class HelixsimError(Exception):
-    """Base of all expected errors; the command line prints its text and returns ``exit_code``.
+    """Base of all expected errors; the command line prints the message and returns ``exit_code``.
 
-    ``is_result`` tells whether the error follows from the input alone, so that the same input gives it again: only then
-    may it stand in for a result, be kept, or be a verdict about a cluster. All others are failures of the machine or of
-    the installation, after which nothing is known.
+    ``is_result``: the error is determined by the input, so that it can be cached and used as a verdict about a cluster.
+    All other errors are failures of the machine or the installation, which imply nothing about the input.
     """
 
     exit_code: ExitCode = ExitCode.INTERNAL
     is_result: bool = False
 
     def within(self, context: str) -> Self:
-        """Return the same error with a word on what failed in front of its message."""
+        """Return the same error with the context in front of its message."""
         return type(self)(f"{context}: {self}")
 
 
@@ -55,7 +54,7 @@ class HelixsimError(Exception):
 class Problem:
     """One fault in an input file.
 
-    ``where`` is ``file:line:column`` or the best that is known of it, ``path`` the dotted key.
+    ``where`` is ``file:line:column`` as far as known, ``path`` the dotted key.
     """
 
     where: str
@@ -83,7 +82,7 @@ class ConfigError(HelixsimError):
         super().__init__("\n".join(lines))
 
     def within(self, context: str) -> Self:
-        """Return the same error with a word on what failed in front of each of its problems."""
+        """Return the same error with the context in front of each problem."""
         return type(self)(
             Problem(problem.where, problem.path, f"{context}: {problem.message}") for problem in self.problems
         )
@@ -93,13 +92,13 @@ class ConfigError(HelixsimError):
 
 
 class DataError(HelixsimError):
-    """A trace, profile or placement file that cannot be read or makes no sense (exit code 3)."""
+    """An unreadable or invalid trace, profile or placement file (exit code 3)."""
 
     exit_code = ExitCode.DATA
 
 
 class InfeasibleError(HelixsimError):
-    """No placement can hold the model, or none was found within the limits (exit code 4)."""
+    """No feasible placement exists, or none was found within the limits (exit code 4)."""
 
     exit_code = ExitCode.INFEASIBLE
     is_result = True
@@ -113,28 +112,28 @@ class SimulationError(HelixsimError):
 
 
 class PluginError(HelixsimError):
-    """A strategy or policy of the user's own raised an exception (exit code 5); the message names file and line."""
+    """A user-defined strategy or policy raised an exception (exit code 5); the message has file and line."""
 
     exit_code = ExitCode.INVALID_SIMULATION
     is_result = True
 
 
 class WorkerError(HelixsimError):
-    """A task without an outcome: its process died again and again, or it failed in an unforeseen way (exit code 1)."""
+    """A task without result: its process crashed repeatedly, or it raised an unexpected exception (exit code 1)."""
 
 
 class ThresholdError(HelixsimError):
-    """The run finished, but a threshold the user asked for was missed (exit code 6)."""
+    """The run finished, but a requested threshold was missed (exit code 6)."""
 
     exit_code = ExitCode.THRESHOLD
 
 
 def typed_error(error: Exception) -> HelixsimError:
-    """Return an exception as one of helixsim's own, so that it can cross process boundaries and has an exit code.
+    """Convert an exception to a ``HelixsimError``, which can be pickled and has an exit code.
 
-    An exception that was raised in code outside helixsim, the standard library and the installed packages is a
-    ``PluginError`` that names the innermost line of that code; one of the operating system is a ``DataError``; any
-    other is a ``WorkerError`` with the whole traceback.
+    An exception raised in code outside helixsim, the standard library and the installed packages becomes a
+    ``PluginError`` with the innermost line of that code, an ``OSError`` a ``DataError``, any other a ``WorkerError``
+    with the traceback.
     """
     if isinstance(error, HelixsimError):
         return error
@@ -164,7 +163,7 @@ _LIBRARIES = tuple(
 
 
 def _is_user_code(filename: str) -> bool:
-    """Return whether a source file belongs to neither helixsim, the standard library nor an installed package."""
+    """Whether a source file belongs to neither helixsim, the standard library nor an installed package."""
     if filename.startswith("<"):
         return False
     path = Path(filename).resolve()
@@ -177,25 +176,24 @@ def _is_user_code(filename: str) -> bool:
 
 
 def shortened(text: str, most: int = 300) -> str:
-    """Return a text that fits a message: the middle of a longer one is left out."""
+    """Return a text of limited length, with the middle of a longer one replaced by dots."""
     return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 4 :]}"
 
 
 def did_you_mean(got: str, allowed: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the closest allowed word, or an empty text.
 
-    For words of which a wrong one does no harm, such as keys and options. Names of things that differ in kind, such as
-    GPUs and models, take ``same_thing``.
+    For keys and options; names of GPUs and models use ``same_thing``, as similar names mean different things there.
     """
     close = difflib.get_close_matches(got[:100], list(allowed), n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def same_thing(got: str, allowed: Iterable[str]) -> str:
-    """Return a hint at names that stand for the same thing as ``got``, or an empty text.
+    """Return a suggestion of names that mean the same as ``got``, or an empty text.
 
-    These are the name that differs in case and punctuation only, or else all names that begin with ``got``. A name that
-    merely looks alike is another thing: an H20 is no H200, and a mixture of experts no dense model.
+    Suggested are the name that differs in case and punctuation only, else all names that begin with ``got``. Similar
+    names are not suggested, as they mean different things (H20 and H200, a mixture of experts and a dense model).
     """
     names = sorted(allowed)
     start = got[:100].casefold()
@@ -221,14 +219,14 @@ def _plain(name: str) -> str:
 
 
 def unknown_name(kind: str, got: str, allowed: Iterable[str], *, advice: str = "") -> str:
-    """Return the message for a word that is not registered, listing what is."""
+    """Return the message for an unknown name, with the known ones."""
     names = sorted(allowed)
     if kind in _THINGS:
         hint = same_thing(got, names)
-    else:  # a version is not another one spelt wrong
+    else:  # names with different version numbers are not typing errors
         hint = did_you_mean(got, [name for name in names if _digits(name) == _digits(got)])
     return f"unknown {kind} {shortened(got)!r}{hint} (known: {', '.join(names)}){advice and f'; {advice}'}"
 
 
 _THINGS = frozenset({"GPU", "model", "model_type", "link", "precision", "kv_precision", "profile"})
-"""Kinds of names that do not mean nearly the same when they are spelt nearly the same."""
+"""Kinds of names for which similar spellings mean different things."""

@@ -1,6 +1,6 @@
-"""Text of others (names, files, messages) where it could act as something else: terminals, Markdown, spreadsheets.
+"""Escaping of external text (names, files, messages) for terminals, Markdown and CSV.
 
-Each function belongs where text leaves, not where it is made, so that inside the program a name is what was written.
+Text is escaped on output only, so that names are unchanged inside the program.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ def code_point(character: str) -> str:
 
 
 def printable(text: str, *, one_line: bool = False) -> str:
-    r"""Return text for people: characters that steer a terminal or turn the direction of writing as ``\\uXXXX``.
+    r"""Return text with characters that control a terminal or change the writing direction as ``\\uXXXX``.
 
-    ``one_line``: tab and line feed too, so that a name cannot begin a line of its own.
+    ``one_line``: also tab and line feed.
     """
     text = _ACTING.sub(lambda found: code_point(found[0]), text)
     return _LINES.sub(lambda found: code_point(found[0]), text) if one_line else text
 
 
 def printable_tree(value: Any) -> Any:
-    """Return JSON values with every text in them, keys too, on one line and ``printable``."""
+    """Return JSON values with all text, including keys, ``printable`` on one line."""
     if isinstance(value, str):
         return printable(value, one_line=True)
     if isinstance(value, dict):
@@ -50,10 +50,9 @@ def printable_tree(value: Any) -> Any:
 
 
 def csv_text(value: Any) -> Any:
-    """Return a cell that no spreadsheet takes for a formula: a text like one gets an apostrophe in front.
+    """Return a cell that spreadsheets do not interpret as a formula, by an apostrophe in front of such text.
 
-    Numbers, also those that are texts, stay as they are. Apart from control characters, which become ``printable``,
-    ``csv_read`` gives the text back.
+    Numbers, also as text, are unchanged. ``csv_read`` is the inverse, except for escaped control characters.
     """
     if not isinstance(value, str) or _NUMBER.fullmatch(value):
         return value
@@ -62,12 +61,12 @@ def csv_text(value: Any) -> Any:
 
 
 def csv_read(value: Any) -> Any:
-    """Return what ``csv_text`` was given."""
+    """Return the original text of a cell of ``csv_text``."""
     return value[1:] if isinstance(value, str) and _QUOTED.match(value) else value
 
 
 def markdown(text: str) -> str:
-    """Return plain text as one line of Markdown that shows it: no markup, no links, no cells of a table."""
+    """Return one line of Markdown that shows the text literally."""
     line = " ".join(printable(text).split())
     return _MARKDOWN.sub(_as_markdown, line)
 

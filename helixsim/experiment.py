@@ -1,4 +1,4 @@
-"""An experiment as data, the same whether it was written as YAML or built in Python."""
+"""Experiments as data, from YAML or Python."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from helixsim.config.resolve import resolve
 from helixsim.config.source import Source
 
 Changes = Mapping[str | tuple[str | int, ...], Any] | Mapping[str, Any] | Iterable[Edit]
-"""Dotted keys (or sequences of keys and list numbers) with their new values, or ready-made edits."""
+"""Dotted keys (or sequences of keys and list indices) with their new values, or edits."""
 
 
 class Experiment:
-    """What an experiment file says, as immutable plain data.
+    """An experiment as immutable plain data.
 
-    ``with_`` is the only way to change one, and returns another. Nothing is checked or built before ``resolve``.
-    Experiments can be pickled; a worker that gets one reads no experiment file again.
+    ``with_`` returns a changed copy. Nothing is checked or built before ``resolve``. Experiments can be pickled, with
+    the contents of their files.
 
     Examples
     --------
@@ -40,30 +40,30 @@ class Experiment:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Return the experiment that a file describes; files that it names relatively are looked for beside it.
+        """Return the experiment in a file; relative file names in it refer to its folder.
 
         Raises
         ------
         ConfigError
-            If the file cannot be read, or is no mapping of keys to values.
+            If the file cannot be read or is not a mapping.
         """
         return cls._of(Source.read(Path(path)), ())
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any], *, directory: str | Path = ".") -> Self:
-        """Return the experiment that plain data describe, with the keys of exp.yaml.
+        """Return the experiment given by plain data with the keys of exp.yaml.
 
         Parameters
         ----------
         data
             Mappings, lists, text, numbers, true, false and None; copied.
         directory
-            Folder that relative file names count from.
+            Base folder of relative file names.
 
         Raises
         ------
         ConfigError
-            If the data hold anything else.
+            If the data contain anything else.
         """
         return cls._of(Source.of(data, Path(directory) / "experiment"), ())
 
@@ -74,21 +74,20 @@ class Experiment:
         return experiment
 
     def with_(self, changes: Changes = (), /, **keys: Any) -> Self:
-        """Return the experiment with some values given anew.
+        """Return the experiment with changed values.
 
         Parameters
         ----------
         changes
-            Dotted keys and their values: ``{"workload.arrivals.rate": 2, "systems.0.routing": "random"}``; mappings
-            that are missing on the way are made. Or edits, which know where they came from. Relative file names count
-            from the working directory.
+            Dotted keys and their values: ``{"workload.arrivals.rate": 2, "systems.0.routing": "random"}``; missing
+            mappings on the path are created. Or edits. Relative file names refer to the working directory.
         keys
-            Keys at the top: ``seed=1``.
+            Top-level keys: ``seed=1``.
 
         Raises
         ------
         ConfigError
-            If a key leads nowhere: into a value that is no mapping, or to a list entry that does not exist.
+            If a path leads into a value that is not a mapping, or to a missing list entry.
         """
         given = changes.items() if isinstance(changes, Mapping) else ()
         edits: list[Edit] = [] if isinstance(changes, Mapping) else list(changes)
@@ -97,20 +96,19 @@ class Experiment:
         return self._of(self._source.edited(*edits), (*self._edits, *edits))
 
     def resolve(self, *, is_part: bool = False, imports: bool = True) -> ResolvedExperiment:
-        """Check the experiment and build all that it names; done once.
+        """Return the checked experiment with all names resolved; the result is cached.
 
         Parameters
         ----------
         is_part
-            The nodes are a part of those that the experiment was written for: what it says of regions and nodes that
-            are absent is ignored.
+            The nodes are a part of those of the experiment, whose references to absent regions and nodes are ignored.
         imports
-            Whether classes of the user's own (``module:Class``) may be imported, which runs their files.
+            Whether user classes (``module:Class``) may be imported, which executes their files.
 
         Raises
         ------
         ConfigError
-            With every fault found, each with file, line and column, or the change that it came from.
+            With all faults, each with file, line and column, or its edit.
         DataError
             If a trace, table or profile that the experiment names is unreadable or invalid.
         InfeasibleError
@@ -124,18 +122,18 @@ class Experiment:
 
     @property
     def document(self) -> dict[str, Any]:
-        """A copy of the data as written, changes applied and the cluster file read in, without defaults."""
+        """A copy of the data with edits and the contents of the cluster file, without defaults."""
         document: dict[str, Any] = copy.deepcopy(self._source.completed().data)
         return document
 
     @property
     def path(self) -> Path:
-        """The file; of data that never were in one, a name in the folder that relative file names count from."""
+        """The file; for data built in Python, a name in the base folder of relative file names."""
         return self._source.path
 
     @property
     def edits(self) -> tuple[Edit, ...]:
-        """All changes since the experiment was loaded; ``as_option`` of each repeats them on the command line."""
+        """All edits since the experiment was loaded; ``as_option`` gives the equivalent command-line options."""
         return self._edits
 
     def __repr__(self) -> str:
@@ -151,7 +149,7 @@ class Experiment:
 def registries(*, imports: bool = True) -> Registries:
     """Return the registries of placement strategies, routing policies and batching policies.
 
-    ``imports``: whether classes of the user's own may be imported, which runs their files.
+    ``imports``: whether user classes may be imported, which executes their files.
     """
     from helixsim.batching import registry as batching
     from helixsim.placement import registry as placement

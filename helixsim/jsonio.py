@@ -1,9 +1,8 @@
-"""JSON values of results, and JSON from outside.
+"""JSON values of results, and strict reading of external JSON.
 
-The latter is read defensively: every way in which a file cannot be read is a ``DataError`` that names it. A byte order
-mark is accepted. A key that occurs twice in one object, nesting beyond what the interpreter can follow and numbers of
-thousands of digits are refused. ``NaN`` and ``Infinity`` are read, as benchmarks write them: readers of values refuse
-them where a number must be finite.
+All failures are ``DataError`` with the file name. A byte order mark is accepted. Duplicate keys in an object, too deep
+nesting and numbers of thousands of digits are refused. ``NaN`` and ``Infinity`` are accepted, as benchmarks write them;
+readers of values refuse them if a number must be finite.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _DIGITS = 9
 
 
 class _TwiceError(ValueError):
-    """A key occurs twice in one object."""
+    """A duplicate key in an object."""
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -33,12 +32,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def significant(value: float) -> float:
-    """Return a number with nine significant digits, as results hold them."""
+    """Return a number with nine significant digits, as in results."""
     return float(f"{value:.{_DIGITS}g}")
 
 
 def json_values(value: Any) -> Any:
-    """Return a JSON tree with floats rounded to nine significant digits and NaN or infinity turned into None."""
+    """Return JSON values with floats rounded to nine significant digits, and None for NaN and infinity."""
     if isinstance(value, Mapping):
         return {str(key): json_values(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -54,7 +53,7 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_unique)
 
 
 def shown(value: object) -> str:
-    """Return the ``repr`` of a value from outside, cut to a length that fits a message."""
+    """Return the ``repr`` of an external value with limited length."""
     try:
         text = repr(value[: 2 * _SHOWN] if isinstance(value, str) else value)
     except ValueError:  # an integer beyond the interpreter's limit on digits
@@ -68,21 +67,21 @@ def loads(text: str, where: str) -> Any:
     Parameters
     ----------
     where
-        Begins the message of an error: the file, and the row if the document is a row of it.
+        File and row, given in messages.
 
     Raises
     ------
     DataError
-        If it is not JSON, or not of a kind that is accepted (see the module).
+        If the text is not JSON, or is refused (see the module).
     """
     values = documents(text, where)
     if len(values) > 1:
-        raise DataError(f"{where}: holds {len(values)} JSON documents, expected one")
+        raise DataError(f"{where}: has {len(values)} JSON documents, expected one")
     return values[0]
 
 
 def documents(text: str, where: str) -> list[Any]:
-    """Return the values of one or more JSON documents that follow each other; errors as in ``loads``."""
+    """Return the values of one or more consecutive JSON documents; errors as in ``loads``."""
     values: list[Any] = []
     position = _skip_space(text, 0)
     try:
@@ -100,7 +99,7 @@ def documents(text: str, where: str) -> list[Any]:
     except RecursionError:
         raise DataError(f"{where}: objects or lists are nested too deeply") from None
     except ValueError:
-        raise DataError(f"{where}: holds a number of thousands of digits") from None
+        raise DataError(f"{where}: has a number of thousands of digits") from None
     return values
 
 
@@ -111,12 +110,12 @@ def _skip_space(text: str, position: int) -> int:
 
 
 def load(path: Path) -> Any:
-    """Return the value of a JSON file; ``DataError`` also if it cannot be read as UTF-8 text."""
+    """Return the value of a JSON file; ``DataError`` if it cannot be read."""
     return loads(read_text(path), str(path))
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a UTF-8 file without its byte order mark; ``DataError`` if there is none to be had."""
+    """Return the text of a UTF-8 file without byte order mark; ``DataError`` if it is empty or cannot be read."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:

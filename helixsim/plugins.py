@@ -1,16 +1,17 @@
 """Look-up of strategies and policies by registered name or by import path.
 
-A user's own class, ``module:Class``, is looked for
+A user class, ``module:Class``, is searched
 
-1. among the installed packages (and ``PYTHONPATH``), so that no file beside an experiment can stand in for one of them,
+1. among the installed packages (and ``PYTHONPATH``), which files beside an experiment therefore cannot replace,
 2. in the folder of the experiment file,
 3. in the working directory.
 
-Importing it runs its file, so only commands that compute something do; ``located`` finds it without running anything.
+Importing a class executes its file, so only commands that compute do; otherwise the class is located without executing
+code.
 
-A function that was registered in this process (``helixsim.routing``, ``placement``, ``batching``) goes by its short
-name as well. Experiments hold its import path instead, by which other processes find it; one of a script or a notebook
-is written into a module of its own for that (``functionsource``).
+A function registered in this process (``helixsim.routing``, ``placement``, ``batching``) also has a short name.
+Experiments contain its import path instead, which other processes can resolve; a function of a script or a notebook is
+written into a separate module for this purpose (``functionsource``).
 """
 
 from __future__ import annotations
@@ -42,13 +43,13 @@ class NoOptions:
 BOUNDS: Mapping[str, Callable[[Any, Any], bool]] = {
     "ge": operator.ge, "gt": operator.gt, "le": operator.le, "lt": operator.lt
 }  # fmt: skip
-"""Bounds that the metadata of an option's field may state: ``field(default=8, metadata={"ge": 1, "le": 64})``."""
+"""Bounds in the metadata of the field of an option: ``field(default=8, metadata={"ge": 1, "le": 64})``."""
 
 
 def bound_faults(options: Any) -> Iterator[tuple[str, str]]:
-    """Yield (option, message) for each number among the options that is out of the bounds of its field.
+    """Yield (option, message) for each number outside the bounds of its field.
 
-    Experiment files are checked by the schema; this is for options that are built in Python.
+    For options built in Python; those of experiment files are checked by the schema.
     """
     for option in fields(options):
         value = getattr(options, option.name)
@@ -60,27 +61,27 @@ def bound_faults(options: Any) -> Iterator[tuple[str, str]]:
 
 @dataclass(frozen=True, slots=True)
 class UncheckedOptions:
-    """Options of a class that was found but not imported: nothing is known of them."""
+    """Unknown options of a class that was located but not imported."""
 
 
 class Located:
-    """Stands for a class that was found but not imported."""
+    """Placeholder of a class that was located but not imported."""
 
     Options = UncheckedOptions
 
 
 @dataclass(frozen=True, slots=True)
 class Registry:
-    """The registered classes of one extension point; the user's own are named by their import path.
+    """The registered classes of an extension point; user classes are named by their import path.
 
     Parameters
     ----------
     kind
-        What is looked up, for messages (``routing policy``).
+        Kind of the classes, for messages (``routing policy``).
     registered
-        Name -> ``module:Class``, imported when first asked for.
+        Name -> ``module:Class``, imported on first use.
     needs
-        Attributes a class must have.
+        Required attributes of a class.
     functions
         Module whose ``attach`` makes a class of a function.
     own
@@ -155,15 +156,14 @@ class Registry:
         Parameters
         ----------
         beside
-            Folder of the experiment file; None: the class has been imported before, or is an installed one.
+            Folder of the experiment file; None: the class is installed or has been imported before.
         imports
-            Whether a class of the user's own may be imported; otherwise it is only looked for, and ``Located``
-            stands for it.
+            Whether user classes may be imported; otherwise they are located only, and ``Located`` is returned.
 
         Raises
         ------
         ConfigError
-            If the name is unknown, the import fails or the class lacks a needed attribute.
+            If the name is unknown, the import fails or the class lacks a required attribute.
         """
         if name in self.registered:
             module_name, _, class_name = self.registered[name].partition(":")
@@ -282,20 +282,20 @@ _written: list[TemporaryDirectory[str]] = []
 
 
 def folders(beside: Path | None) -> tuple[str, ...]:
-    """Return where the user's own modules are looked for after the installed packages, in order."""
+    """Return the folders of user modules, which are searched after the installed packages, in order."""
     places = (*(() if beside is None else (beside,)), Path.cwd())
     return tuple(dict.fromkeys(str(place.resolve()) for place in places))
 
 
 def make_findable(places: Sequence[str]) -> None:
-    """Let this process, and those that it starts, import modules from folders, after all that is installed."""
+    """Append folders to the module search path, after the installed packages."""
     sys.path[:] = [*(place for place in sys.path if place not in _added), *places,
                    *(place for place in _added if place not in places)]  # fmt: skip
     _added[:] = [*places, *(place for place in _added if place not in places)]
 
 
 def added_folders() -> tuple[str, ...]:
-    """Return what ``make_findable`` has added, for processes on other machines."""
+    """Return the folders added by ``make_findable``, for processes on other machines."""
     return tuple(_added)
 
 
@@ -303,7 +303,7 @@ _added: list[str] = []
 
 
 def _imported(what: str, module_name: str, class_name: str, beside: Path | None) -> Any:
-    """Import a class, which runs its file."""
+    """Import a class, which executes its file."""
     if beside is not None:
         make_findable(folders(beside))
         importlib.invalidate_caches()
@@ -313,9 +313,9 @@ def _imported(what: str, module_name: str, class_name: str, beside: Path | None)
     except ModuleNotFoundError as error:
         if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
             raise ConfigError(_not_found(what, module_name, beside)) from error
-        raise ConfigError(f"{what} cannot be imported: {_told(error)}") from error
-    except (Exception, SystemExit) as error:  # whatever the file does when it is run
-        raise ConfigError(f"{what} cannot be imported: {_told(error)}") from error
+        raise ConfigError(f"{what} cannot be imported: {_described(error)}") from error
+    except (Exception, SystemExit) as error:  # any exception of the file
+        raise ConfigError(f"{what} cannot be imported: {_described(error)}") from error
     try:
         return getattr(module, class_name)
     except AttributeError:
@@ -324,7 +324,7 @@ def _imported(what: str, module_name: str, class_name: str, beside: Path | None)
 
 
 def _refuse_namesake(what: str, module_name: str) -> None:
-    """Refuse a module of which this process has already imported another file, of another experiment's folder."""
+    """Refuse a module if another file of the same name has been imported from the folder of another experiment."""
     top = module_name.partition(".")[0]
     known = getattr(sys.modules.get(top), "__file__", None)
     spec = PathFinder.find_spec(top, sys.path)
@@ -338,7 +338,7 @@ def _refuse_namesake(what: str, module_name: str) -> None:
 
 
 def _locate(what: str, module_name: str, class_name: str, beside: Path | None) -> None:
-    """Find a class without running anything; ``ConfigError`` if it is not there."""
+    """Locate a class without executing code; ``ConfigError`` if it is not found."""
     search: Sequence[str] | None = [*(place for place in sys.path if place not in _added), *folders(beside)]
     spec: ModuleSpec | None = None
     parts = module_name.split(".")
@@ -353,7 +353,7 @@ def _locate(what: str, module_name: str, class_name: str, beside: Path | None) -
     try:
         tree = ast.parse(Path(file).read_bytes(), file)
     except (OSError, SyntaxError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{what} cannot be read: {_told(error)}") from error
+        raise ConfigError(f"{what} cannot be read: {_described(error)}") from error
     names = list(_bound(tree))
     if class_name not in names and "*" not in names:
         classes = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
@@ -361,7 +361,7 @@ def _locate(what: str, module_name: str, class_name: str, beside: Path | None) -
 
 
 def _bound(tree: ast.Module) -> Sequence[str]:
-    """Return every name that a module may bind; ``*`` for those that it imports all at once."""
+    """Return all names that a module may bind; ``*`` for star imports."""
     names: list[str] = []
     for node in ast.walk(tree):
         if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
@@ -375,7 +375,7 @@ def _bound(tree: ast.Module) -> Sequence[str]:
 
 def _not_found(what: str, module_name: str, beside: Path | None) -> str:
     places = " and ".join(folders(beside))
-    return f"{what}: no module {module_name!r}, looked for among the installed packages and in {places}"
+    return f"{what}: no module {module_name!r} among the installed packages and in {places}"
 
 
 def _no_class(what: str, file: str | None, class_name: str, classes: Sequence[str]) -> str:
@@ -383,8 +383,8 @@ def _no_class(what: str, file: str | None, class_name: str, classes: Sequence[st
     return f"{what}: {file} has no {class_name!r}{hint}"
 
 
-def _told(error: BaseException) -> str:
-    """Return what went wrong on one line, with the place in the user's own file."""
+def _described(error: BaseException) -> str:
+    """Return an error on one line, with its place in the user file."""
     if isinstance(error, SyntaxError):
         return f"{error.filename}:{error.lineno}: {error.msg}"
     frames = traceback.extract_tb(error.__traceback__)

@@ -1,7 +1,7 @@
 """Named random streams from one seed.
 
-A stream is keyed by its *name*, not by the order of calls, so a new consumer never shifts another one and
-all systems of an experiment draw the same requests (common random numbers).
+A stream depends on its *name*, not on the order of calls, so streams are independent of each other and all systems of
+an experiment receive the same requests (common random numbers).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Linear, quadratic and mixed-integer programs, solved by HiGHS: the only place with highspy.
+"""Linear, quadratic and mixed-integer programs, solved by HiGHS.
 
-Every solve uses one thread and a fixed seed, so results repeat; limits that reproducible results may rely on are
-``max_nodes`` and ``relative_gap``, the time limit is a safety net.
+Every solve uses one thread and a fixed seed, so that results are reproducible, also with the limits ``max_nodes`` and
+``relative_gap``, but not with a time limit.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from helixsim.errors import HelixsimError
 INFINITY = math.inf
 
 MipProgress = Callable[[float, float, float], None]
-"""Called with (seconds, best objective, bound) while a mixed-integer program is solved."""
+"""Callback of mixed-integer solves: (seconds, best objective, bound)."""
 
 
 class SolverError(HelixsimError):
-    """HiGHS refused a program or failed inside: a bug of ours or its own (exit code 1)."""
+    """HiGHS rejected a program or failed, which is a bug of helixsim or HiGHS (exit code 1)."""
 
 
 class SolveStatus(StrEnum):
-    """How a solve ended."""
+    """Status at the end of a solve."""
 
     OPTIMAL = "optimal"
     INFEASIBLE = "infeasible"
@@ -56,15 +56,15 @@ _STATUS = {
 }
 
 _MOST_QP_ITERATIONS = 10_000
-"""HiGHS's quadratic solver can go round in circles without end; those of its programs that end take some hundred."""
+"""The quadratic solver of HiGHS may cycle; solves that terminate take a few hundred iterations."""
 
 _FEASIBLE = 2
-"""HiGHS's primal solution status of a point that meets all rows."""
+"""Primal solution status of HiGHS for a feasible point."""
 
 
 @dataclass
 class Program:
-    """A program under construction: columns and rows in the order they were added."""
+    """A program under construction, with columns and rows in the order of their addition."""
 
     maximise: bool = False
     _objective: list[float] = field(default_factory=list)
@@ -80,12 +80,12 @@ class Program:
 
     @property
     def num_columns(self) -> int:
-        """Return how many columns there are."""
+        """Number of columns."""
         return len(self._objective)
 
     @property
     def has_integers(self) -> bool:
-        """Return whether any column must be integer."""
+        """Whether any column is integer."""
         return any(self._integer)
 
     def column(
@@ -110,7 +110,7 @@ class Program:
     ) -> int:
         """Add ``lower <= sum of coefficient * column <= upper`` and return its index.
 
-        ``entries`` maps columns to coefficients, or lists columns that all have coefficient one.
+        ``entries`` maps columns to coefficients, or lists columns with coefficient one.
         """
         pairs = entries if isinstance(entries, Mapping) else dict.fromkeys(entries, 1.0)
         self._row_index.extend(pairs.keys())
@@ -150,10 +150,10 @@ class Program:
 
 @dataclass(frozen=True)
 class Solution:
-    """What a solve found.
+    """Result of a solve.
 
-    ``values`` is empty if no feasible point was found; ``row_duals`` is empty unless a continuous program was solved to
-    optimality. ``bound`` is the best proven bound on the objective. ``start_accepted`` is None if no start was given.
+    ``values`` is empty without a feasible point; ``row_duals`` is empty unless a continuous program was solved to
+    optimality. ``bound`` is the best proven bound on the objective. ``start_accepted`` is None without a start.
     """
 
     status: SolveStatus
@@ -166,16 +166,16 @@ class Solution:
 
     @property
     def is_feasible(self) -> bool:
-        """Return whether there is a point to use."""
+        """Whether there is a feasible point."""
         return bool(self.values)
 
     def optimum(self, what: str) -> Solution | None:
-        """Return the solution if it is optimal, None if the program, which must be bounded, has no feasible point.
+        """Return the solution if it is optimal, None if the program, which must be bounded, is infeasible.
 
         Raises
         ------
         SolverError
-            If the solve ended in any other way: that says nothing about the program.
+            If the solve ended with any other status, which implies nothing about the program.
         """
         if self.status is SolveStatus.OPTIMAL:
             return self
@@ -201,23 +201,23 @@ def solve(
     Parameters
     ----------
     time_limit_s, max_nodes, relative_gap
-        When to stop a mixed-integer program early; the best point found is returned.
+        Limits of mixed-integer solves; the best point found is returned.
     target
         Stop at the first point at least as good as this objective.
     presolve
-        Reduce the program first; for programs of many columns and few rows this can take longer than solving them.
+        Use presolve, which can take longer than the solve for programs with many columns and few rows.
     start
-        Column -> value, for some or all integer columns; HiGHS completes the rest. An unusable start is not an error:
-        see ``Solution.start_accepted``.
+        Column -> value, for some or all integer columns; HiGHS completes the others. An infeasible start is not an
+        error, see ``Solution.start_accepted``.
     progress
-        Receives (seconds, objective, bound), at most every few seconds; infinite where nothing is known.
+        Receives (seconds, objective, bound) every few seconds; infinite if unknown.
     is_cancelled
-        Asked now and then; the solve stops once it returns True.
+        Polled regularly; the solve stops when it returns True.
 
     Raises
     ------
     SolverError
-        If HiGHS refuses the program.
+        If HiGHS rejects the program.
     KeyboardInterrupt
         On Ctrl-C during a mixed-integer solve, after HiGHS has stopped cleanly.
     """
@@ -273,7 +273,7 @@ def _solution(program: Program, highs: highspy.Highs, start_accepted: bool | Non
 
 
 class _SilentHighs(highspy.Highs):
-    """HiGHS without its log, from before its constructor sets up callbacks: 1.16 prints a banner there."""
+    """HiGHS with its log disabled before callbacks are set up, where 1.16 prints a banner."""
 
     def enableCallbacks(self) -> None:  # noqa: N802 - HiGHS's name
         self.setOptionValue("output_flag", False)
@@ -281,7 +281,7 @@ class _SilentHighs(highspy.Highs):
 
 
 class _Watch:
-    """Callbacks of one solve. They must not raise into HiGHS, so errors are kept and raised after it has stopped."""
+    """Callbacks of a solve. Exceptions in them are stored, and raised after HiGHS has stopped."""
 
     def __init__(
         self,
@@ -319,7 +319,7 @@ class _Watch:
         return call
 
     def _first_incumbent(self, event: Any) -> None:
-        """HiGHS drops an unusable start silently: compare its first incumbent with the start."""
+        """Compare the first incumbent with the start, as HiGHS ignores infeasible starts silently."""
         if self._has_incumbent or self._start is None:
             return
         self._has_incumbent = True

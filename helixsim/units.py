@@ -1,7 +1,7 @@
-"""Quantities with units: the only place with factors of 8, 1e9 and 2**30.
+"""Quantities with units, and conversion factors.
 
-Inside helixsim sizes are bytes (``int``), bandwidths bit/s (``float``), engine times integer nanoseconds.
-Text such as ``"8 Gbit/s"``, ``"40 GiB"``, ``"1 ms"`` or ``"1.10 $/h"`` exists only at the edges.
+Internally, sizes are bytes (``int``), bandwidths bit/s (``float``), engine times integer nanoseconds. Text such as
+``"8 Gbit/s"``, ``"40 GiB"``, ``"1 ms"`` or ``"1.10 $/h"`` is used for input and output only.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ _RANGE = {
     "bandwidth": (1.0, 1e18), "size": (1.0, 2.0**60), "time": (1e-9, 100 * 365 * 86400.0), "rate": (1e-12, 1e9),
     "flops": (1.0, 1e24), "price": (1e-9, 1e9), "power": (1e-3, 1e9),
 }  # fmt: skip
-"""Smallest and largest quantity of each dimension beside zero, in its base unit. The clock counts whole nanoseconds in
-64 bits, and holds 292 years."""
+"""Smallest and largest quantity of each dimension besides zero, in its base unit. The clock of 64-bit nanoseconds has a
+range of 292 years."""
 
 _MOST_DIGITS = 40
-"""Characters of a number; a longer one is a mistake."""
+"""Maximum length of a number [characters]."""
 
 _QUANTITY = re.compile(r"\s*([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)\s*([A-Za-zµ$/]+)?\s*")
 
@@ -55,7 +55,7 @@ def parse(text: str | float, dimension: str) -> float:
     Parameters
     ----------
     text
-        ``"8 Gbit/s"``; a bare number is refused except for rates [1/s], because its unit would be a guess.
+        ``"8 Gbit/s"``; a number without unit is accepted for rates only [1/s].
     dimension
         ``bandwidth`` [bit/s], ``size`` [B], ``time`` [s], ``rate`` [1/s], ``flops`` [FLOP/s],
         ``price`` [$/h] or ``power`` [W].
@@ -106,16 +106,16 @@ def _float(number: float, dimension: str) -> float:
 
 
 def _shown(value: object) -> str:
-    """Return a value as it stands in a message, cut if it is long."""
+    """Return a value for a message, with limited length."""
     try:
         text = repr(value)
-    except ValueError:  # a whole number beyond the interpreter's limit on digits
+    except ValueError:  # an integer beyond the digit limit of the interpreter
         return "of thousands of digits"
     return text if len(text) <= 2 * _MOST_DIGITS else f"{text[:_MOST_DIGITS]}... ({len(text)} characters)"
 
 
 def seconds_to_ns(seconds: float) -> int:
-    """Return integer nanoseconds, rounded to the nearest."""
+    """Return seconds as integer nanoseconds, rounded to the nearest."""
     return round(seconds * NS_PER_S)
 
 

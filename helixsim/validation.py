@@ -1,7 +1,4 @@
-"""What the pydantic models of all files share: a strict base, common types, and faults with their places.
-
-A fault tells the position, the value that was got and what was probably meant.
-"""
+"""Common parts of the pydantic models of all file formats: base class, types, and messages with positions."""
 
 from __future__ import annotations
 
@@ -26,9 +23,9 @@ Numbers = Annotated[list[NotNegative], Field(min_length=1)]
 
 
 def base_unit(dimension: str, *, zero: bool = False) -> PlainValidator:
-    """Return the validator of a quantity with unit, above zero, that gives its value in the base unit.
+    """Return a validator of a positive quantity with unit, which returns the value in the base unit.
 
-    ``zero``: nothing is allowed too. See ``units.parse`` for dimensions and their base units.
+    ``zero``: zero is allowed. See ``units.parse`` for dimensions and base units.
     """
 
     def check(value: Any) -> float:
@@ -41,18 +38,18 @@ def base_unit(dimension: str, *, zero: bool = False) -> PlainValidator:
 
 
 class Section(BaseModel):
-    """A mapping of a file: unknown keys, numbers written as text and non-finite numbers are errors."""
+    """A mapping in a file; unknown keys, numbers as text and non-finite numbers are errors."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True, protected_namespaces=())
 
     @classmethod
     def keys(cls) -> list[str]:
-        """Return the keys that the mapping may have."""
+        """Return the allowed keys."""
         return [info.alias or name for name, info in cls.model_fields.items()]
 
 
 class Located(Protocol):
-    """Plain data whose values and keys have places."""
+    """Plain data with positions of values and keys."""
 
     @property
     def data(self) -> Any:
@@ -60,11 +57,11 @@ class Located(Protocol):
         ...
 
     def where(self, path: KeyPath) -> str:
-        """Return the place of the value at ``path``."""
+        """Return the position of the value at ``path``."""
         ...
 
     def key_where(self, path: KeyPath) -> str:
-        """Return the place of the key at ``path``."""
+        """Return the position of the key at ``path``."""
         ...
 
 
@@ -79,20 +76,20 @@ def read(path: Path, model: type[File], context: object = None, renames: Renames
     Parameters
     ----------
     context
-        What validators of the model get as ``info.context``.
+        Context of the validators of the model (``info.context``).
     renames
-        Former names of keys and values that are still read.
+        Former names of keys and values.
 
     Raises
     ------
     DataError
-        If the file cannot be read, or does not fit the model: with every fault and its place.
+        If the file cannot be read or is invalid, with all faults and their positions.
     """
     return checked(load(path, renames), model, context)
 
 
 def load(path: Path, renames: Renames = _NONE) -> yamlio.Document:
-    """Return a YAML file that is not checked yet; ``DataError`` if it cannot be read."""
+    """Return the document of a YAML file, unchecked; ``DataError`` if it cannot be read."""
     try:
         return renames.document(yamlio.load(path))
     except ConfigError as error:
@@ -100,7 +97,7 @@ def load(path: Path, renames: Renames = _NONE) -> yamlio.Document:
 
 
 def checked(document: yamlio.Document, model: type[File], context: object = None) -> File:
-    """Return the contents of a document; ``DataError`` with every fault if it does not fit the model."""
+    """Return the contents of a document; ``DataError`` with all faults if it is invalid."""
     try:
         return model.model_validate(document.data, context=context)
     except ValidationError as error:
@@ -119,14 +116,14 @@ _WORDS = {
 
 
 def problems_of(error: ValidationError, source: Located, model: type[BaseModel], at: KeyPath = ()) -> list[Problem]:
-    """Return one problem per fault, in the order pydantic found them.
+    """Return one problem per fault, in the order of pydantic.
 
     Parameters
     ----------
     model
-        What was validated; it tells which keys are allowed.
+        The model, which defines the allowed keys.
     at
-        Where in the source the validated values stand.
+        Path of the validated values in the source.
     """
     found = [(_true_path(details, source.data, at), details) for details in error.errors(include_url=False)]
     unknown = [path for path, details in found if details["type"] == "extra_forbidden"]
@@ -147,7 +144,7 @@ def problems_of(error: ValidationError, source: Located, model: type[BaseModel],
 
 
 def _true_path(details: ErrorDetails, data: Any, at: KeyPath) -> KeyPath:
-    """Drop from pydantic's location what is no key of the file: the tags of unions."""
+    """Return the location of pydantic without the tags of unions, which are not keys of the file."""
     path: KeyPath = at
     for part in at:
         data = data[part]
@@ -167,7 +164,7 @@ def _true_path(details: ErrorDetails, data: Any, at: KeyPath) -> KeyPath:
 
 
 def _is_misspelt(missing: KeyPath, unknown: Iterable[KeyPath]) -> bool:
-    """Whether an unknown key of the same mapping is close to the missing one; that problem then says it all."""
+    """Whether an unknown key of the same mapping resembles the missing one, so that one message suffices."""
     siblings = [str(path[-1]) for path in unknown if path[:-1] == missing[:-1]]
     return bool(did_you_mean(str(missing[-1]), siblings))
 
@@ -189,7 +186,7 @@ def _message(details: ErrorDetails) -> str:
 
 
 def _keys(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
-    """Return the keys allowed in the mapping at pydantic's ``location`` below ``model``."""
+    """Return the allowed keys of the mapping at ``location`` (of pydantic) below ``model``."""
     choices: list[type[BaseModel]] = []
     for part in location:
         found = (info for name, info in model.model_fields.items() if (info.alias or name) == part)
@@ -197,7 +194,7 @@ def _keys(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
         if field is not None:
             choices = [*_sections(field.annotation), *(one for each in field.metadata for one in _sections(each))]
             model = choices[0] if choices else model
-        else:  # the tag of a union, or a name of the user's own, as in slo_targets: its value is the section
+        else:  # the tag of a union, or a user-defined name as in slo_targets, whose value is the section
             model = next((one for one in choices if _kind(one) == part), model)
     if issubclass(model, Section):
         return model.keys()
@@ -205,7 +202,7 @@ def _keys(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
 
 
 def _kind(model: type[BaseModel]) -> str | None:
-    """Return the tag of a member of a union that is told apart by ``kind``."""
+    """Return the tag of a member of a union with the discriminator ``kind``."""
     field = model.model_fields.get("kind")
     tags = () if field is None else get_args(field.annotation)
     return tags[0] if tags else None

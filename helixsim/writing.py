@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and never through a link that somebody has put in their place."""
+"""Atomic writing of files, without following symbolic links."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from typing import BinaryIO
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 _SAFE = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _SCRATCH_CHARACTERS = 48
-"""Part of the file's name that its scratch file takes over: at four bytes each far below the 255 that systems allow."""
+"""Characters of the file name in that of the scratch file; at four bytes each, well below the limit of 255."""
 
 
 @contextmanager
 def new_file(path: Path, *, devices: bool = False) -> Iterator[BinaryIO]:
-    """Yield a binary file that becomes ``path`` when the block succeeds, and vanishes when it fails.
+    """Yield a binary file that becomes ``path`` if the block succeeds, and is removed if it fails.
 
-    It is written under a random name beside ``path`` (``O_EXCL``, ``O_NOFOLLOW``) and renamed. A file, a link or an
-    empty folder of that name is replaced; what a link points to is left alone. ``devices``: a device or a pipe is
-    written to, as users expect of a file that they name; in a folder of ours it would block for ever.
+    The file is written under a random name in the same folder (``O_EXCL``, ``O_NOFOLLOW``) and renamed. An existing
+    file, link or empty folder is replaced; the target of a link is unchanged. ``devices``: write directly to a device
+    or pipe, as for files named by the user; in output folders these are replaced, since writing could block.
 
     Raises
     ------
     OSError
-        If that fails, with ``path`` as its file name; nothing is left behind.
+        If writing fails, with ``path`` as its file name; no file remains.
     """
     scratch: Path | None = None
     try:
@@ -36,7 +36,7 @@ def new_file(path: Path, *, devices: bool = False) -> Iterator[BinaryIO]:
                 yield device
             return
         scratch = path.with_name(f".{path.name[:_SCRATCH_CHARACTERS]}.{os.getpid()}-{secrets.token_hex(4)}")
-        with os.fdopen(os.open(scratch, _NEW | _SAFE, 0o666), "wb") as file:  # 0o666 less the umask
+        with os.fdopen(os.open(scratch, _NEW | _SAFE, 0o666), "wb") as file:  # minus the umask
             yield file
         if path.is_dir() and not path.is_symlink():
             path.rmdir()
@@ -52,13 +52,13 @@ def new_file(path: Path, *, devices: bool = False) -> Iterator[BinaryIO]:
 
 
 def write_bytes(path: Path, content: bytes, *, devices: bool = False) -> None:
-    """Write a file whole (``new_file``)."""
+    """Write a file atomically (``new_file``)."""
     with new_file(path, devices=devices) as file:
         file.write(content)
 
 
 def write_text(path: Path, text: str, *, devices: bool = False) -> None:
-    """Write a file whole (``new_file``), in UTF-8 and with the line ends that the text has."""
+    """Write a file atomically (``new_file``), in UTF-8 and with unchanged line ends."""
     write_bytes(path, text.encode("utf-8"), devices=devices)
 
 

@@ -1,9 +1,9 @@
-"""Strict YAML with positions: the only place with ``yaml``.
+"""Strict YAML with positions.
 
-Scalars follow the core schema of YAML 1.2, so ``1e6`` is a number and ``no``, ``on`` and ``12:30`` are text
-(PyYAML's own rules are those of YAML 1.1). A document holds plain values only: mappings with text keys, lists,
-text, numbers, true/false and null. Refused with a position: duplicate keys, tags, anchors, aliases and merge keys
-(every value is written where it counts, so that every message can point at it) and several documents in one file.
+Scalars follow the core schema of YAML 1.2: ``1e6`` is a number, and ``no``, ``on`` and ``12:30`` are text (PyYAML
+follows YAML 1.1). Documents contain plain values only: mappings with text keys, lists, text, numbers, true/false and
+null. Errors, with their positions, are duplicate keys, tags, anchors, aliases, merge keys (so that every value has one
+position) and several documents in one file.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ _WORDS: Final[dict[str, bool | None]] = {
 
 @dataclass(frozen=True)
 class Document:
-    """The contents of a YAML file and where each value stands in it.
+    """The contents of a YAML file with the positions of its values.
 
     Parameters
     ----------
     name
-        What messages call the file.
+        Name of the file in messages.
     data
         Plain values: dict, list, str, int, float, bool or None.
     values, keys
@@ -60,11 +60,11 @@ class Document:
     keys: Mapping[KeyPath, Position]
 
     def where(self, path: KeyPath) -> str:
-        """Return ``file:line:column`` of the value at ``path``, or of its closest parent that exists."""
+        """Return ``file:line:column`` of the value at ``path``, or of its closest existing parent."""
         return self._nearest(path, self.values)
 
     def key_where(self, path: KeyPath) -> str:
-        """Return ``file:line:column`` of the key of the entry at ``path``, or of the closest value that exists."""
+        """Return ``file:line:column`` of the key at ``path``, or of the closest existing value."""
         found = self.keys.get(path)
         return self.where(path) if found is None else f"{self.name}:{found[0]}:{found[1]}"
 
@@ -82,7 +82,7 @@ def load(path: Path, problems: list[Problem] | None = None) -> Document:
     Raises
     ------
     ConfigError
-        If the file cannot be read, is not UTF-8 or breaks the rules of this module.
+        If the file cannot be read, is not UTF-8 or is refused (see the module).
     """
     try:
         raw = path.read_bytes()
@@ -99,15 +99,15 @@ def load(path: Path, problems: list[Problem] | None = None) -> Document:
 
 
 def loads(text: str, name: str, problems: list[Problem] | None = None) -> Document:
-    """Read YAML text; ``name`` stands for the file in messages.
+    """Read YAML text; ``name`` is the name of the file in messages.
 
-    Where ``problems`` is given, faults that leave the rest readable (a duplicate key, an anchor) are added to it
-    instead of being raised, so that the caller can report them together with his own.
+    With ``problems``, faults that leave the rest readable (a duplicate key, an anchor) are added to it instead of being
+    raised, so that they can be reported together with others.
 
     Raises
     ------
     ConfigError
-        If the text breaks the rules of this module. Syntax errors stop at once, all other faults are gathered.
+        If the text is refused (see the module). Syntax errors are raised immediately, all other faults are collected.
     """
     for number, line in enumerate(text.split("\n"), 1):
         found = _UNREADABLE.search(line)
@@ -149,11 +149,11 @@ def scalar(text: str) -> str | int | float | bool | None:
 
 
 _UNREADABLE = re.compile("[^\t\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""What YAML does not allow in a file: control characters and halves of surrogate pairs."""
+"""Characters not allowed in YAML: control characters and surrogates."""
 
 
 class _Builder:
-    """Turns the parser's events into plain values and remembers where each one started."""
+    """Builds plain values from the events of the parser, and records their positions."""
 
     def __init__(self, name: str, events: Iterator[Any]) -> None:
         self.name = name
@@ -253,7 +253,7 @@ def dotted(path: KeyPath) -> str:
 
 
 class _Dumper(yaml.SafeDumper):  # type: ignore[misc]  # yaml has no types
-    """Writes what ``loads`` reads back: text that looks like another value is quoted, nothing is anchored."""
+    """Dumper whose output ``loads`` can read: ambiguous text is quoted, and there are no anchors."""
 
     def ignore_aliases(self, _data: Any) -> bool:
         return True
@@ -270,6 +270,6 @@ _Dumper.add_representer(str, _represent_text)
 
 
 def dump(data: Any) -> str:
-    """Return ``data`` as YAML text; the same data always give the same text, and ``loads`` reads it back."""
+    """Return ``data`` as YAML text, deterministically; ``loads`` is the inverse."""
     text: str = yaml.dump(data, Dumper=_Dumper, sort_keys=False, default_flow_style=None, allow_unicode=True, width=120)
     return text

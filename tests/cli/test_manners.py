@@ -189,7 +189,7 @@ def test_reading_commands_run_no_code_of_the_users(folders):
     ("name", "said"),
     [
         ("policy_of_mine:Mne", "did you mean 'Mine'?"),
-        ("policy_of_mein:Mine", "no module 'policy_of_mein', looked for among the installed packages and in "),
+        ("policy_of_mein:Mine", "no module 'policy_of_mein' among the installed packages and in "),
         ("broken:Mine", "broken.py:2: "),
         (":", "expected 'package.module:Class'"),
         ("policy_of_mine.deeper:Mine", "no module 'policy_of_mine.deeper'"),

@@ -194,7 +194,7 @@ def test_options_that_a_format_does_not_heed_are_refused(tmp_path: Path) -> None
     for options, message in (
         (ReadOptions(unit="ms"), "unit: not supported by the trace format azure, only by burstgpt"),
         (ReadOptions(chars_per_token=4.0), "chars_per_token: not supported"),
-        (ReadOptions(result=1), "result: not used"),
+        (ReadOptions(result=1), "result: not supported"),
     ):
         with pytest.raises(ConfigError, match=message):
             read_trace(path, None, options)
