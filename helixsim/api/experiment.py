@@ -11,6 +11,7 @@ from helixsim.api.results import RunSet
 from helixsim.config.source import Source
 from helixsim.experiment import Changes
 from helixsim.experiment import Experiment as _Experiment
+from helixsim.runtime.executors import executor as make_executor
 
 
 class Experiment(_Experiment):
@@ -79,7 +80,13 @@ class Experiment(_Experiment):
         return super().with_(given, **_plain(keys))
 
     def run(
-        self, out: str | Path = "runs", *, jobs: int | None = None, force: bool = False, check: bool = False
+        self,
+        out: str | Path = "runs",
+        *,
+        jobs: int | None = None,
+        dask: str | None = None,
+        force: bool = False,
+        check: bool = False,
     ) -> RunSet:
         """Run every system and return the results; they are kept in ``out``, where equal runs are found again.
 
@@ -87,6 +94,8 @@ class Experiment(_Experiment):
         ----------
         jobs
             Processes; None: one per core, at most one per system. Results do not depend on it.
+        dask
+            Address of a dask scheduler, or ``local``; workers run in the same folder and see the same files.
         force
             Run again what is there.
         check
@@ -99,7 +108,10 @@ class Experiment(_Experiment):
         """
         from helixsim.study.run import run_experiment
 
-        directory = run_experiment(self.resolve(), Path(out), jobs=jobs, force=force, check=check, with_report=False)
+        with make_executor(jobs, dask, Path(out)) as executor:
+            directory = run_experiment(
+                self.resolve(), Path(out), executor, force=force, check=check, with_report=False
+            )
         return RunSet.load(directory)
 
 

@@ -16,8 +16,8 @@ from helixsim.config.sweep_file import Block, SweepPlan
 from helixsim.domain.result import RunResult
 from helixsim.errors import ConfigError, DataError, unknown_name
 from helixsim.experiment import Experiment as _Experiment
+from helixsim.runtime.executors import executor as make_executor
 from helixsim.runtime.manifest import checked_manifest
-from helixsim.runtime.pool import Executor, Processes, Serial, available_cores
 from helixsim.study.systems import PlacedSystem
 
 
@@ -87,6 +87,7 @@ def capacity(
     curve: bool = False,
     out: str | Path = "runs",
     jobs: int | None = None,
+    dask: str | None = None,
 ) -> Capacity:
     """Search the highest rate at which each system meets the SLO, and each of ``slo_targets``.
 
@@ -106,6 +107,8 @@ def capacity(
         Where results and single simulations are kept and found again.
     jobs
         Processes; None: one per core.
+    dask
+        Address of a dask scheduler, or ``local``; workers run in the same folder and see the same files.
 
     Raises
     ------
@@ -118,7 +121,7 @@ def capacity(
     resolved = experiment.resolve()
     targets = capacity_targets(resolved, percentile, share)
     options = SearchOptions(tolerance, seeds, with_curve=curve)
-    with _executor(jobs) as executor:
+    with make_executor(jobs, dask, Path(out)) as executor:
         return Capacity.load(run_capacity(resolved, targets, options, Path(out), executor))
 
 
@@ -130,6 +133,7 @@ def sweep(
     seeds: int | Sequence[int] | None = None,
     out: str | Path = "runs",
     jobs: int | None = None,
+    dask: str | None = None,
 ) -> Sweep:
     """Run all combinations of axis values; each point is a run like any other, kept and found again.
 
@@ -139,7 +143,7 @@ def sweep(
         Dotted key of the experiment -> its values.
     seeds
         Replications: how many, or a list.
-    out, jobs
+    out, jobs, dask
         As in ``capacity``.
 
     Raises
@@ -156,7 +160,7 @@ def sweep(
         raise ConfigError("sweep: expected at least one key with one value or more")
     given = tuple(seeds) if isinstance(seeds, Sequence) else seeds
     plan = SweepPlan(name, None, experiment.path, (), given, blocks, None, None)
-    with _executor(jobs) as executor:
+    with make_executor(jobs, dask, Path(out)) as executor:
         directory, found = run_sweep(prepare(plan, experiment), Path(out), executor)
     return Sweep.of(found, directory, Path(out))
 
@@ -185,8 +189,3 @@ def read(directory: str | Path) -> RunSet | Capacity:
 
 def _resolved(experiment: _Experiment | ResolvedExperiment) -> ResolvedExperiment:
     return experiment if isinstance(experiment, ResolvedExperiment) else experiment.resolve()
-
-
-def _executor(jobs: int | None) -> Executor:
-    count = jobs or available_cores()
-    return Serial() if count == 1 else Processes(count)

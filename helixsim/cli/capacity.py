@@ -29,7 +29,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
             options.common(),
             options.experiment(),
             options.output(checks=False),
-            options.executors(),
             options.strict(),
         ],
     )

@@ -19,7 +19,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Given node offers and an experiment with model, workload and SLO: the cheapest fleet that serves "
         "it, or with a budget the one with the highest capacity. Integer programs over counts generate candidates, "
         "simulations select among them. An interrupted search continues when the command is repeated.",
-        parents=[options.common(), options.settings(), options.output(checks=False), options.executors()],
+        parents=[options.common(), options.settings(), options.output(checks=False)],
     )
     parser.add_argument("plan", type=Path, metavar="PLAN", help="plan file (YAML); its keys: inspect schema --fleet")
     parser.add_argument("--budget", metavar="PRICE", help="maximise capacity at most at this price, e.g. '40 $/h'")

@@ -46,13 +46,25 @@ def experiment() -> argparse.ArgumentParser:
     return parser
 
 
-def output(*, checks: bool = True) -> argparse.ArgumentParser:
-    """Return the parent of commands that compute and write files; ``checks``: with ``--check``."""
+def output(out: Path = Path("runs"), *, checks: bool = True) -> argparse.ArgumentParser:
+    """Return the parent of every study: where its results go and which executor runs its tasks.
+
+    ``checks``: with ``--check``.
+    """
     parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--out", type=Path, default=out, metavar="DIR", help=f"output directory (default: {out})")
     parser.add_argument(
-        "--out", type=Path, default=Path("runs"), metavar="DIR", help="output directory (default: runs)"
+        "--jobs", type=positive, metavar="N", help="number of processes; 1: this one (default: one per core)"
     )
-    parser.add_argument("--jobs", type=positive, metavar="N", help="number of processes (default: one per core)")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--executor", choices=("processes", "serial"), default="processes", help=argparse.SUPPRESS)
+    where.add_argument(
+        "--dask",
+        metavar="ADDRESS",
+        help="run tasks on a dask cluster: address of its scheduler, or 'local' for one on this machine; workers need "
+        "access to the same files. Scheduler and workers must be trusted: they execute code, and their results are "
+        "unpickled here; use TLS or a private network (extra: cluster)",
+    )
     parser.add_argument("--force", action="store_true", help="ignore cached results and compute again")
     if checks:
         parser.add_argument("--check", action="store_true", help="also check the expensive invariants")
@@ -95,34 +107,11 @@ def severity(code: int, args: argparse.Namespace) -> str:
     return "error" if failures_code([code], args) else "warning"
 
 
-def executors() -> argparse.ArgumentParser:
-    """Return the parent of commands with many independent tasks."""
-    parser = argparse.ArgumentParser(add_help=False)
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument(
-        "--executor",
-        choices=("processes", "serial"),
-        default="processes",
-        help="run tasks in a process pool (default), or in sequence in this process",
-    )
-    where.add_argument(
-        "--dask",
-        metavar="ADDRESS",
-        help="run tasks on a dask cluster: address of its scheduler, or 'local' for one on this machine; workers need "
-        "access to the same files. Scheduler and workers must be trusted: they execute code, and their results are "
-        "unpickled here; use TLS or a private network (extra: cluster)",
-    )
-    return parser
-
-
 def executor(args: argparse.Namespace) -> Executor:
-    """Return the executor of the tasks."""
-    from helixsim.runtime.pool import Dask, Processes, Serial, available_cores
+    """Return the executor of the tasks; ``--executor serial``, of older versions, is ``--jobs 1``."""
+    from helixsim.runtime import pool
 
-    jobs: int = args.jobs or available_cores()
-    if args.dask is not None:
-        return Dask(args.dask, jobs, args.out)
-    return Serial() if args.executor == "serial" else Processes(jobs)
+    return pool.executor(1 if args.executor == "serial" else args.jobs, args.dask, args.out)
 
 
 def edits(args: argparse.Namespace) -> list[Edit]:

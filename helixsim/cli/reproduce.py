@@ -33,31 +33,19 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     actions = parser.add_subparsers(metavar="FIGURE", required=True)
     listing = actions.add_parser("list", parents=[options.common()], help="list the figures")
     listing.set_defaults(func=run_list)
+    output = options.output(Path("runs", "reproduce"), checks=False)
     for name, title in {ALL: "all figures and tables", **figure_titles()}.items():
-        figure = actions.add_parser(
-            name, parents=[options.common(), _figure_output()], description=_FIGURES, help=title
-        )
+        figure = actions.add_parser(name, parents=[options.common(), output], description=_FIGURES, help=title)
         figure.add_argument("more", nargs="*", metavar="FIGURE", help="further figures")
         figure.add_argument("--quick", action="store_true", help="coarse: one seed, short windows, small searches")
         figure.set_defaults(func=run_figures, first=name)
     _add_fidelity(actions)
 
 
-def _figure_output() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(add_help=False)
-    out = Path("runs") / "reproduce"
-    parser.add_argument("--out", type=Path, default=out, metavar="DIR", help=f"output directory (default: {out})")
-    parser.add_argument(
-        "--jobs", type=options.positive, metavar="N", help="number of processes (default: one per core)"
-    )
-    parser.add_argument("--force", action="store_true", help="ignore cached results and compute again")
-    return parser
-
-
 def _add_fidelity(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     fidelity = actions.add_parser(
         "fidelity",
-        parents=[options.common(), options.output()],
+        parents=[options.common(), options.output(checks=False)],
         help=FIDELITY,
         description="Simulate every measured cell and print measured, simulated and the paper's simulated figures with "
         "their errors, and a summary. Results are cached in DIR/fidelity.",
@@ -119,10 +107,8 @@ def run_figures(args: argparse.Namespace) -> int:
     _warn_of_versions()
     names = [args.first, *args.more]
     figures = entries.load_figures(() if ALL in names else names)
-    with console.progress("reproduce", quiet=args.quiet) as advance:
-        done = build.reproduce(
-            figures, Effort(args.quick), args.out, jobs=args.jobs, force=args.force, progress=advance
-        )
+    with console.progress("reproduce", quiet=args.quiet) as advance, options.executor(args) as executor:
+        done = build.reproduce(figures, Effort(args.quick), args.out, executor, force=args.force, progress=advance)
     document = build.summary(done)
     if args.json:
         print(json.dumps(document, indent=2, ensure_ascii=False))
@@ -142,14 +128,14 @@ def run_fidelity(args: argparse.Namespace) -> int:
     cache: Path = args.out / "fidelity"
     if args.fit:
         return _run_fit(args, cells, cache)
-    with console.progress("fidelity", quiet=args.quiet) as advance:
+    with console.progress("fidelity", quiet=args.quiet) as advance, options.executor(args) as executor:
         results = fidelity.evaluate(
             cells,
+            executor,
             seeds=args.seeds,
             edits=options.edits(args),
             cache=cache,
             force=args.force,
-            jobs=args.jobs,
             progress=advance,
         )
     document = fidelity.document(results)
@@ -176,9 +162,9 @@ def _warn_of_versions() -> None:
 def _run_fit(args: argparse.Namespace, cells: tuple[Cell, ...], cache: Path) -> int:
     from helixsim.papers.helix import engine_fit, tables
 
-    with console.progress("fit", quiet=args.quiet) as advance:
+    with console.progress("fit", quiet=args.quiet) as advance, options.executor(args) as executor:
         fit = engine_fit.fit(
-            cells, seeds=args.seeds, edits=options.edits(args), cache=cache, jobs=args.jobs, progress=advance
+            cells, executor, seeds=args.seeds, edits=options.edits(args), cache=cache, progress=advance
         )
     if args.json:
         print(json.dumps(engine_fit.document(fit), indent=2))

@@ -55,11 +55,11 @@ def run(args: argparse.Namespace) -> int:
         _print_lines(*_heading(experiment))
     reused = not args.force and rundir.finished_run(args.out, experiment, check=args.check) is not None
     try:
-        with console.progress("run", quiet=args.quiet) as advance:
+        with console.progress("run", quiet=args.quiet) as advance, options.executor(args) as executor:
             directory = run_experiment(
                 experiment,
                 args.out,
-                jobs=args.jobs,
+                executor,
                 force=args.force,
                 check=args.check,
                 progress=lambda what, done: advance(done, what),

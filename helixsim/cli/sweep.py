@@ -24,7 +24,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Run an experiment at all combinations of axis values and seeds. Every point is an ordinary run "
         "directory and is reused if it exists; tables and figures over all points go to OUT/sweeps/NAME/HASH. An "
         "interrupted sweep continues when the command is repeated.",
-        parents=[options.common(), options.settings(), options.output(), options.executors(), options.strict()],
+        parents=[options.common(), options.settings(), options.output(), options.strict()],
     )
     parser.add_argument("sweep", type=Path, metavar="SWEEP", help="sweep file (YAML); its keys: inspect schema --sweep")
     parser.add_argument(

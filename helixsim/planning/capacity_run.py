@@ -137,23 +137,16 @@ class _Search:
         return trial.summary.integrity.events * (3 if task.hints else 1)
 
     def _carry_out(self, tasks: Sequence[SearchTask], begin: float, end: float) -> None:
-        shares = [0.0] * len(tasks)
         failed: dict[int, HelixsimError] = {}
-        now = ""
 
-        def on_task(number: int, share: float, what: str) -> None:
-            nonlocal now
-            if number >= 0:
-                shares[number] = share
-            now = what or now
-            self.on_progress(begin + (end - begin) * sum(shares) / len(shares), now, self._table())
+        def report(share: float, what: str) -> None:
+            self.on_progress(begin + (end - begin) * share, what, self._table())
 
-        for number, outcome in self.executor.run(search_seed, tasks, on_task):
+        for number, outcome in self.executor.carry_out(search_seed, tasks, report):
             if isinstance(outcome, Searched):
                 self.parts[tasks[number].system.name].append(outcome)
             else:
                 failed[number] = outcome
-            on_task(number, 1.0, "")
         for number in sorted(failed):
             self.errors.setdefault(tasks[number].system.name, failed[number])
 

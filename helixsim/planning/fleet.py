@@ -201,13 +201,11 @@ class _Search:
         shares = [0.0] * len(new)
 
         def on_task(number: int, share: float, what: str) -> None:
-            if number >= 0:
-                shares[number] = share
-                what = f"{self.words(new[number])}: {what}"
+            shares[number] = share
             done = min(1.0, (len(self.tried) + len(outcomes)) / self.plan.simulations) * SEARCH_SHARE
             if with_capacity:
                 done = SEARCH_SHARE + (1 - SEARCH_SHARE) * sum(shares) / len(shares)
-            self.on_progress(done, what, self._table())
+            self.on_progress(done, f"{self.words(new[number])}: {what}", self._table())
 
         for number, outcome in self.executor.run(try_fleet, tasks, on_task):
             if isinstance(outcome, HelixsimError):  # says nothing about the fleet; trials that ended are kept

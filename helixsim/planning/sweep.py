@@ -24,7 +24,7 @@ from helixsim.results.runset import RunSet
 from helixsim.results.sweep import SweepResults, run_rows
 from helixsim.runtime.identity import content_key, experiment_key
 from helixsim.runtime.manifest import identity_document, write_manifest
-from helixsim.runtime.pool import Executor, Report
+from helixsim.runtime.pool import Executor, Report, Serial
 from helixsim.study import rundir
 from helixsim.study.run import run_experiment
 from helixsim.writing import write_text
@@ -196,8 +196,7 @@ def run_sweep(
     outcomes: dict[int, PointOutcome] = {}
 
     def on_task(number: int, share: float, what: str) -> None:
-        if number >= 0:
-            progress.shares[number] = share
+        progress.shares[number] = share
         progress.now = what
         on_progress(progress)
 
@@ -240,7 +239,7 @@ def run_point(task: PointTask, report: Report) -> PointOutcome:
     experiment = task.base.with_(task.edits).resolve()
     was_found = not task.force and rundir.finished_run(task.out, experiment, check=task.check) is not None
     directory = run_experiment(
-        experiment, task.out, jobs=1, force=task.force, check=task.check, with_report=task.with_report,
+        experiment, task.out, Serial(), force=task.force, check=task.check, with_report=task.with_report,
         progress=lambda what, done: report(done, what),
     )  # fmt: skip
     manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))

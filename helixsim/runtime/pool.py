@@ -58,6 +58,18 @@ class Executor(ABC):
     def run(self, work: Work, tasks: Sequence[Any], on_progress: OnProgress) -> Iterator[tuple[int, Any]]:
         """Yield (number, result or ``HelixsimError``) of tasks as they end; when closed early, stop what is running."""
 
+    def carry_out(self, work: Work, tasks: Sequence[Any], report: Report) -> Iterator[tuple[int, Any]]:
+        """Yield what ``run`` does; ``report`` is told how much of all tasks is done, 0..1, and what is being done."""
+        shares = [0.0] * len(tasks)
+
+        def on_progress(number: int, share: float, what: str) -> None:
+            shares[number] = share
+            report(sum(shares) / len(shares), what)
+
+        for number, outcome in self.run(work, tasks, on_progress):
+            on_progress(number, 1.0, "")
+            yield number, outcome
+
     def close(self) -> None:  # noqa: B027 - not every executor has something to end
         """End what was started."""
 
@@ -145,10 +157,12 @@ class Dask(Executor):
     def run(self, work: Work, tasks: Sequence[Any], on_progress: OnProgress) -> Iterator[tuple[int, Any]]:
         """Yield the results as they come; dask itself begins a task again when its worker dies."""
         as_completed = _dask()[2]
+        if not tasks:
+            return
         if self._client is None:
-            on_progress(-1, 0.0, f"connecting to {self.address}")
+            on_progress(0, 0.0, f"connecting to {self.address}")
             self._client = self._connect()
-            on_progress(-1, 0.0, "working")
+            on_progress(0, 0.0, "working")
         client = self._client
         # A task may hold instances of the user's own classes: it is unpickled once their folders are known.
         packed = [(added_folders(), pickle.dumps((work, task))) for task in tasks]
@@ -216,7 +230,7 @@ class Dask(Executor):
             probe.unlink()
         if not answers:
             raise ConfigError(f"--dask {self.address}: the scheduler has no workers")
-        for worker, (code, seen) in answers.items():
+        for worker, (code, seen, folder) in answers.items():
             if code != content_key():
                 raise ConfigError(
                     f"--dask {self.address}: the worker {worker} has another helixsim, numpy, HiGHS or SimPy than this "
@@ -227,6 +241,29 @@ class Dask(Executor):
                     f"--dask {self.address}: the worker {worker} does not see {self.shared.resolve()}; "
                     "--out must lie on a file system that all workers share"
                 )
+            if folder != str(Path.cwd()):
+                raise ConfigError(
+                    f"--dask {self.address}: the worker {worker} runs in {folder}, this process in {Path.cwd()}: "
+                    "relative file names would lead elsewhere; start the workers in the folder of this process"
+                )
+
+
+def executor(jobs: int | None, dask: str | None, shared: Path) -> Executor:
+    """Return the executor of every study.
+
+    Parameters
+    ----------
+    jobs
+        Number of processes; 1: this one, None: one per core.
+    dask
+        Address of a dask scheduler, or ``local`` for a cluster of ``jobs`` processes on this machine; None: no dask.
+    shared
+        Folder of results, which the workers of a dask cluster must see.
+    """
+    count = jobs or available_cores()
+    if dask is not None:
+        return Dask(dask, count, shared)
+    return Serial() if count == 1 else Processes(count)
 
 
 def available_cores() -> int:
@@ -358,13 +395,13 @@ def _quiet(folders: Sequence[str], packed: bytes) -> Any:
     return _guarded(work, task, lambda _share, _what: None)
 
 
-def _seen_by_worker(path: str) -> tuple[str, str]:
-    """Return the key of the worker's code and libraries, and what it reads in a file of ours."""
+def _seen_by_worker(path: str) -> tuple[str, str, str]:
+    """Return the key of the worker's code and libraries, what it reads in a file of ours, and its working directory."""
     try:
         seen = Path(path).read_text(encoding="utf-8")
     except OSError:
         seen = ""
-    return content_key(), seen
+    return content_key(), seen, str(Path.cwd())
 
 
 def _dask() -> tuple[Any, Any, Any, Any]:

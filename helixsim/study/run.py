@@ -19,7 +19,7 @@ from helixsim.report.whatif_rows import write_whatif
 from helixsim.results.run import Run, Simulation
 from helixsim.results.runset import RunSet
 from helixsim.runtime.identity import content_key, experiment_key
-from helixsim.runtime.pool import Processes, Report, Serial, available_cores
+from helixsim.runtime.pool import Executor, Processes, Report, Serial
 from helixsim.study import rundir
 from helixsim.study.finished import Simulated, SimulatedStore, simulated_in, simulated_store
 from helixsim.study.placements import PlacementStore, placement_store, placements_in
@@ -52,8 +52,8 @@ class Interrupted(KeyboardInterrupt):
 def run_experiment(
     experiment: ResolvedExperiment,
     out: Path,
+    executor: Executor,
     *,
-    jobs: int | None = None,
     force: bool = False,
     check: bool = False,
     with_report: bool = True,
@@ -62,10 +62,10 @@ def run_experiment(
     """Run every system and return the run directory.
 
     A finished run under the same content key is reused unless ``force``, or ``check`` and that one was not checked, or
-    its files are not those that were written. Results do not depend on ``jobs``, the number of processes (None: one
-    per core, at most one per system). Placements are kept in ``out`` for all runs there, and each system from the
-    moment it ends until the run directory is complete: a run that was stopped goes on with the systems that are
-    missing. Without ``with_report`` figures and HTML are left to whoever asks for them later.
+    its files are not those that were written. Results do not depend on the executor. Placements are kept in ``out``
+    for all runs there, and each system from the moment it ends until the run directory is complete: a run that was
+    stopped goes on with the systems that are missing. Without ``with_report`` figures and HTML are left to whoever
+    asks for them later.
 
     A system that cannot be placed or simulated does not stop the others: the manifest names it under ``failed``.
 
@@ -86,7 +86,7 @@ def run_experiment(
     rundir.refuse_foreign(directory)
     run = _Run(experiment, out, directory, force, check, progress or (lambda _what, _done: None))
     try:
-        run.systems(jobs)
+        run.systems(executor)
         if run.broken:
             raise run.failure()
         if not run.finished:
@@ -118,8 +118,8 @@ class _Run:
         self.broken: dict[str, HelixsimError] = {}
         self.started_s = time.perf_counter()
 
-    def systems(self, jobs: int | None) -> None:
-        """Run all systems, in processes of their own unless one is enough."""
+    def systems(self, executor: Executor) -> None:
+        """Run all systems; a single one in this process rather than in another, which takes a second to start."""
         all_cases = cases(self.experiment)
         kept = simulated_store(simulated_in(self.directory), renew=self.force)
         tasks = [
@@ -134,20 +134,20 @@ class _Run:
             shares[number], unfinished[number] = share, now
             self.report("\n".join(unfinished.values()), sum(shares) / len(shares))
 
-        processes = min(jobs or available_cores(), len(tasks))
-        with Serial() if processes == 1 else Processes(processes) as executor:
-            for number, outcome in executor.run(run_system, tasks, on_progress):
-                name = all_cases[number].name
-                shares[number] = 1.0
-                del unfinished[number]
-                if isinstance(outcome, Run):
-                    self.finished[name] = outcome
-                elif isinstance(outcome, ConfigError):
-                    raise outcome
-                elif outcome.is_result:
-                    self.failed[name] = outcome
-                else:
-                    self.broken[name] = outcome
+        if len(tasks) == 1 and isinstance(executor, Processes):
+            executor = Serial()
+        for number, outcome in executor.run(run_system, tasks, on_progress):
+            name = all_cases[number].name
+            shares[number] = 1.0
+            del unfinished[number]
+            if isinstance(outcome, Run):
+                self.finished[name] = outcome
+            elif isinstance(outcome, ConfigError):
+                raise outcome
+            elif outcome.is_result:
+                self.failed[name] = outcome
+            else:
+                self.broken[name] = outcome
 
     def failure(self) -> HelixsimError:
         """Return the error of the first system that a failure of the machine stopped, and where the others are."""

@@ -17,7 +17,7 @@ from helixsim.papers.helix import locked
 from helixsim.papers.helix.entries import Figure
 from helixsim.papers.helix.parts import Effort, PartResult
 from helixsim.papers.helix.published import load_causes
-from helixsim.papers.helix.tasks import Progress, Results, perform_all
+from helixsim.papers.helix.tasks import Results, perform_all
 from helixsim.papers.helix.verdicts import (
     CellCheck,
     ClaimCheck,
@@ -29,6 +29,7 @@ from helixsim.papers.helix.verdicts import (
     order_checks,
     ratio_rows,
 )
+from helixsim.runtime.pool import Executor, Report
 from helixsim.writing import new_file, write_text
 
 SCHEMA = 1
@@ -51,10 +52,10 @@ def reproduce(
     figures: Sequence[Figure],
     effort: Effort,
     out: Path,
+    executor: Executor,
     *,
-    jobs: int | None = None,
     force: bool = False,
-    progress: Progress | None = None,
+    progress: Report = lambda _share, _what: None,
 ) -> Reproduction:
     """Run what the figures need and write them to ``out``.
 
@@ -63,11 +64,11 @@ def reproduce(
     out
         Gets ``index.html``, ``summary.json``, ``figures/NAME-PART.{svg,png,csv}``, and ``cache/`` with the outcomes of
         all tasks, where a later call finds them again.
-    jobs, force, progress
+    executor, force, progress
         As for ``tasks.perform_all``.
     """
     tasks = [task for figure in figures for part in figure.parts.values() for task in part.tasks(effort)]
-    results = perform_all(tasks, out / "cache", jobs=jobs, force=force, progress=progress)
+    results = perform_all(tasks, out / "cache", executor, force=force, progress=progress)
     done = evaluate(figures, effort, results)
     write(done, out)
     return done

@@ -17,7 +17,8 @@ from typing import Any
 
 from helixsim.config.edit import Edit
 from helixsim.papers.helix.cells import METRICS, Cell
-from helixsim.papers.helix.fidelity import SEEDS, CellResult, Progress, evaluate, summary
+from helixsim.papers.helix.fidelity import SEEDS, CellResult, evaluate, summary
+from helixsim.runtime.pool import Executor, Report
 
 LADDERS_S: dict[str, tuple[float, ...]] = {
     "gather": (0.0, 10e-6, 20e-6, 50e-6, 100e-6),
@@ -58,13 +59,13 @@ class EngineFit:
 
 def fit(
     cells: Sequence[Cell],
+    executor: Executor,
     *,
     ladders_s: dict[str, tuple[float, ...]] | None = None,
     seeds: int = SEEDS,
     edits: Sequence[Edit] = (),
     cache: Path | None = None,
-    jobs: int | None = None,
-    progress: Progress | None = None,
+    progress: Report = lambda _share, _what: None,
 ) -> EngineFit:
     """Search the ladders for the point that meets the fitted cells best, then again with groups of cells held out.
 
@@ -72,7 +73,7 @@ def fit(
     ----------
     ladders_s
         Rising values of each overhead [s], None: ``LADDERS_S``.
-    seeds, edits, cache, jobs
+    executor, seeds, edits, cache
         As for ``evaluate``.
     """
     ladders = ladders_s or LADDERS_S
@@ -84,11 +85,10 @@ def fit(
             values = {key: ladder[rung] for (key, ladder), rung in zip(ladders.items(), point, strict=True)}
             overheads = [Edit.of(f"engine.{key}", f"{seconds * 1e3:g} ms") for key, seconds in values.items()]
             tried[point] = evaluate(
-                fitted, seeds=seeds, online_seeds=seeds, edits=[*edits, *overheads], cache=cache, jobs=jobs
+                fitted, executor, seeds=seeds, online_seeds=seeds, edits=[*edits, *overheads], cache=cache
             )
-            if progress is not None:
-                said = " ".join(f"{edit.key}={edit.value}" for edit in overheads)
-                progress(len(tried) / (len(tried) + len(ladders)), f"point {len(tried)}: {said}")
+            said = " ".join(f"{edit.key}={edit.value}" for edit in overheads)
+            progress(len(tried) / (len(tried) + len(ladders)), f"point {len(tried)}: {said}")
         return tried[point]
 
     def best_for(kept: Sequence[Cell]) -> tuple[_Point, dict[str, float]]:

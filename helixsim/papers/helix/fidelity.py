@@ -6,10 +6,9 @@ run differs from the next is told beside.
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from helixsim.experiment import Experiment
 from helixsim.metrics.latency import latency_samples
 from helixsim.papers.helix.cells import METRICS, Cell, Figures, Part
 from helixsim.runtime.identity import content_key, experiment_key
-from helixsim.runtime.pool import Processes, Report, Serial
+from helixsim.runtime.pool import Executor, Report
 from helixsim.runtime.store import Codec, Store
 from helixsim.study.placing import place_system
 from helixsim.study.systems import simulate_system
@@ -33,9 +32,6 @@ SEEDS = 6
 """Single runs of offline cells differ by 1 to 5 % in throughput (standard deviation), means of six by 1 to 2 %."""
 ONLINE_SEEDS = 2
 """Times as many seeds for online cells: their runs see few requests and differ by 5 to 11 %, or 20 % on one GPU."""
-
-Progress = Callable[[float, str], None]
-"""Called with (share done, 0..1; the part that has just been simulated)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +78,14 @@ class CellResult:
 
 def evaluate(
     cells: Sequence[Cell],
+    executor: Executor,
     *,
     seeds: int = SEEDS,
     online_seeds: int | None = None,
     edits: Sequence[Edit] = (),
     cache: Path | None = None,
     force: bool = False,
-    jobs: int | None = None,
-    progress: Progress | None = None,
+    progress: Report = lambda _share, _what: None,
 ) -> list[CellResult]:
     """Simulate the parts of all cells and return one result per cell, in order.
 
@@ -105,8 +101,8 @@ def evaluate(
         Folder in which the figures of parts are kept under their content key and found again, None: nowhere.
     force
         Simulate again what the cache holds.
-    jobs
-        Processes, None: one per core.
+    progress
+        Told how much of all parts is done and which part is being simulated.
     """
     counts = {cell.name: (online_seeds or ONLINE_SEEDS * seeds) if cell.mode == "online" else seeds for cell in cells}
     runs = list(
@@ -114,14 +110,10 @@ def evaluate(
     )
     tasks = [(part, (*edits, Edit.of("seed", seed)), cache, force) for part, seed in runs]
     figures: dict[tuple[Part, int], PartFigures] = {}
-    processes = min(jobs or os.cpu_count() or 1, len(runs))
-    with Serial() if processes == 1 else Processes(processes) as executor:
-        for number, outcome in executor.run(_simulate_part, tasks, lambda _number, _share, _now: None):
-            if isinstance(outcome, HelixsimError):
-                raise outcome.within(str(runs[number][0]))
-            figures[runs[number]] = outcome
-            if progress is not None:
-                progress(len(figures) / len(runs), str(runs[number][0]))
+    for number, outcome in executor.carry_out(_simulate_part, tasks, progress):
+        if isinstance(outcome, HelixsimError):
+            raise outcome.within(str(runs[number][0]))
+        figures[runs[number]] = outcome
     return [
         over_seeds(
             [pool_parts(cell, [figures[part, seed] for part in cell.parts]) for seed in range(counts[cell.name])]
@@ -195,8 +187,9 @@ def document(results: Sequence[CellResult]) -> dict[str, Any]:
     }
 
 
-def _simulate_part(task: tuple[Part, tuple[Edit, ...], Path | None, bool], _report: Report) -> PartFigures:
+def _simulate_part(task: tuple[Part, tuple[Edit, ...], Path | None, bool], report: Report) -> PartFigures:
     part, edits, cache, force = task
+    report(0.0, str(part))
     experiment = Experiment.load(part.file).with_(edits).resolve()
     if cache is None:
         return _figures(experiment, part)

@@ -7,8 +7,7 @@ that was stopped goes on where it was and figures that share a task share its wo
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +21,7 @@ from helixsim.papers.helix import program, samples
 from helixsim.papers.helix.program import pruned_edges, without_links
 from helixsim.papers.helix.samples import Sample
 from helixsim.runtime.identity import content_key, system_plugins
-from helixsim.runtime.pool import Processes, Report
+from helixsim.runtime.pool import Executor, Report
 from helixsim.runtime.store import Codec, Store
 from helixsim.study.placements import PlacementStore, placement_store
 from helixsim.study.placing import place_system
@@ -32,9 +31,6 @@ SCHEMA = 1
 
 Outcome = dict[str, Any]
 """JSON values; ``{"failed": message}`` where a task has none."""
-
-Progress = Callable[[float, str], None]
-"""Called with (share done, 0..1; what has just been done)."""
 
 
 class Task(Protocol):
@@ -188,10 +184,10 @@ class Results:
 def perform_all(
     tasks: Sequence[Task],
     cache: Path,
+    executor: Executor,
     *,
-    jobs: int | None = None,
     force: bool = False,
-    progress: Progress | None = None,
+    progress: Report = lambda _share, _what: None,
 ) -> Results:
     """Do what has not been done yet and return all outcomes.
 
@@ -199,10 +195,10 @@ def perform_all(
     ----------
     cache
         Folder of finished outcomes.
-    jobs
-        Processes, None: one per core.
     force
         Do again what the cache holds.
+    progress
+        Told how much of what is left is done, and which task is being done.
     """
     store = outcome_store(cache, renew=force)
     keys = {task: task_key(task) for task in dict.fromkeys(tasks)}
@@ -211,11 +207,12 @@ def perform_all(
         distinct.setdefault(key, task)
     outcomes = {key: outcome for key in distinct if (outcome := store.get(key)) is not None}
     waiting = {key: task for key, task in distinct.items() if key not in outcomes}
-    report = progress or (lambda _done, _what: None)
-    performed = _perform(waiting, store, min(jobs or os.cpu_count() or 1, len(waiting) or 1))
-    for number, (key, outcome) in enumerate(performed, 1):
+    work = [(task, key, cache, force) for key, task in waiting.items()]
+    for number, outcome in executor.carry_out(_perform, work, progress):
+        task, key, *_ = work[number]
+        if isinstance(outcome, HelixsimError):
+            raise outcome.within(task.title)
         outcomes[key] = outcome
-        report(number / len(waiting), waiting[key].title)  # of what is left to do, so that the time left is right
     return Results({task: outcomes[key] for task, key in keys.items()})
 
 
@@ -230,25 +227,10 @@ def task_key(task: Task) -> str:
     return content_key(kind.__name__, task.key(), code=(kind.__module__, samples.__name__, program.__name__))
 
 
-def _perform(tasks: Mapping[str, Task], store: Store[Outcome], processes: int) -> Iterator[tuple[str, Outcome]]:
-    work = [(task, key, store.directory, store.renew) for key, task in tasks.items()]
-    if processes == 1:
-        for one in work:
-            yield one[1], _perform_one(*one)
-        return
-    with Processes(processes) as pool:
-        for number, outcome in pool.run(_perform_apart, work, lambda _number, _share, _what: None):
-            if isinstance(outcome, HelixsimError):
-                raise outcome.within(work[number][0].title)
-            yield work[number][1], outcome
-
-
-def _perform_apart(work: tuple[Task, str, Path, bool], _report: Report) -> Outcome:
-    return _perform_one(*work)
-
-
-def _perform_one(task: Task, key: str, cache: Path, force: bool) -> Outcome:
-    """Do a task and keep its outcome."""
+def _perform(work: tuple[Task, str, Path, bool], report: Report) -> Outcome:
+    """Do a task and keep its outcome; the work of the executors."""
+    task, key, cache, force = work
+    report(0.0, task.title)
 
     def outcome() -> Outcome:
         try:

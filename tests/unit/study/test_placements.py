@@ -13,6 +13,7 @@ from tiny import SWARM, tiny
 import helixsim
 from helixsim.placement import registry
 from helixsim.runtime import identity
+from helixsim.runtime.pool import Serial
 from helixsim.study.placements import placement_store
 from helixsim.study.placing import as_planned, place_system
 from helixsim.study.run import run_experiment
@@ -82,11 +83,11 @@ def test_a_kept_placement_gives_the_run_that_a_search_gives(path, tmp_path):
     experiment = helixsim.load_experiment(path)
     runs = []
     for out in ("a", "a", "b"):
-        directory = run_experiment(experiment, tmp_path / out, jobs=1, force=out == "b", with_report=False)
+        directory = run_experiment(experiment, tmp_path / out, Serial(), force=out == "b", with_report=False)
         runs.append((directory / "summary.json").read_bytes() + (directory / "placements" / "helix.json").read_bytes())
     kept = helixsim.load_experiment(path, ["name=kept"])
     assert len(set(runs)) == 1
-    other = run_experiment(kept, tmp_path / "a", jobs=1, with_report=False)
+    other = run_experiment(kept, tmp_path / "a", Serial(), with_report=False)
     assert (other / "placements" / "helix.json").read_bytes() in runs[0]
 
 

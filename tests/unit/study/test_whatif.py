@@ -12,6 +12,7 @@ from helixsim.cli.main import main
 from helixsim.report import whatif_rows
 from helixsim.report.tables import comparison_text
 from helixsim.results.runset import RunSet
+from helixsim.runtime.pool import Serial
 from helixsim.study.run import run_experiment
 
 EXPERIMENT = tiny()
@@ -32,7 +33,7 @@ def path(tmp_path):
 
 
 def summary(out, path, *overrides):
-    directory = run_experiment(helixsim.load_experiment(path, overrides), out, jobs=1, with_report=False)
+    directory = run_experiment(helixsim.load_experiment(path, overrides), out, Serial(), with_report=False)
     return json.loads((directory / "summary.json").read_text())
 
 

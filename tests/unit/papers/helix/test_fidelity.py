@@ -14,6 +14,7 @@ from helixsim.papers.helix import engine_fit, fidelity
 from helixsim.papers.helix.cells import Cell, Figures, Part, cells_path, load_cells
 from helixsim.papers.helix.fidelity import CellResult, PartFigures, over_seeds, pool_parts, summary
 from helixsim.runtime import identity
+from helixsim.runtime.pool import Serial
 
 CELLS = load_cells()
 
@@ -65,7 +66,7 @@ def test_results_of_seeds_are_averaged_and_their_spread_is_a_share_of_the_mean()
 def test_a_seed_more_draws_another_load():
     online = [c for c in CELLS if c.name == "30b-helix-online"]
     short = edits_of({"workload.warmup": "5 s", "workload.duration": "20 s"})
-    assert fidelity.evaluate(online, seeds=1, online_seeds=2, edits=short, jobs=1)[0].spread.throughput
+    assert fidelity.evaluate(online, Serial(), seeds=1, online_seeds=2, edits=short)[0].spread.throughput
 
 
 @pytest.mark.parametrize("file", sorted({p.file for c in CELLS if c.mode == "online" for p in c.parts}))
@@ -102,13 +103,13 @@ def test_loss_is_zero_where_all_is_met_and_the_same_for_twice_and_half():
 def test_the_fit_finds_the_overhead_that_meets_the_cells_and_holds_groups_out(monkeypatch):
     truth = {"l4": 1e-3, "t4": 2e-3}
 
-    def simulate(cells, *, edits, **_more):
+    def simulate(cells, _executor, *, edits, **_more):
         seconds = float(edits[-1].value.split()[0]) * 1e-3
         return [CellResult(c, Figures(100.0 * (1 + seconds) / (1 + truth[c.gpus[0]]), 1.0, 0.1), 0, 0.0) for c in cells]
 
     monkeypatch.setattr(engine_fit, "evaluate", simulate)
     cells = [cell("a"), cell("b"), cell("c", gpus=("t4",)), cell("d", gpus=("t4",), is_fitted=False)]
-    found = engine_fit.fit(cells, ladders_s={"batch_overhead": (0.0, 1e-3, 2e-3)})
+    found = engine_fit.fit(cells, Serial(), ladders_s={"batch_overhead": (0.0, 1e-3, 2e-3)})
     assert (found.overheads_s, found.at_edge, found.tried) == ({"batch_overhead": 1e-3}, (), 3)
     held = {held.name: held for held in found.held_out}
     assert held["l4"].overheads_s == {"batch_overhead": 2e-3}
@@ -124,7 +125,7 @@ def test_results_are_found_again_unless_they_are_damaged_or_decided_by_other_cod
 
     def figures(**options):
         (result,) = fidelity.evaluate(
-            one, seeds=1, edits=edits_of({"workload.duration": "5 s"}), cache=tmp_path, jobs=1, **options
+            one, Serial(), seeds=1, edits=edits_of({"workload.duration": "5 s"}), cache=tmp_path, **options
         )
         return result.simulated
 
@@ -161,4 +162,4 @@ def test_the_part_of_a_system_that_is_not_there_is_refused():
     part = Part(cells_path().parent / "70b-helix-offline.yaml", "nobody")
     lost = Cell("x", "m", "offline", ("l4",), (part,), Figures(1.0), Figures(), True, "")
     with pytest.raises(DataError, match="no system 'nobody'"):
-        fidelity.evaluate([lost], jobs=1)
+        fidelity.evaluate([lost], Serial())

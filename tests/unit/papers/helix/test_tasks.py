@@ -19,6 +19,7 @@ from helixsim.papers.helix.published import load_published
 from helixsim.papers.helix.samples import from_json, to_json
 from helixsim.papers.helix.searches import Search
 from helixsim.papers.helix.tasks import Simulation, find_system, perform_all
+from helixsim.runtime.pool import Processes, Serial
 from helixsim.study.placements import placement_store
 from helixsim.study.placing import place_system
 from helixsim.study.systems import PlacedSystem, simulate_system
@@ -81,26 +82,28 @@ def test_a_task_is_done_once_and_found_again(tmp_path):
     tasks = [Counted(marks, 1), Counted(marks, 2), Counted(marks, 1), Counted(marks, -1)]
     seen = []
     for done in range(2):
-        results = perform_all(tasks, tmp_path / "cache", jobs=1, progress=lambda share, _what: seen.append(share))
+        results = perform_all(tasks, tmp_path / "cache", Serial(), progress=lambda share, _what: seen.append(share))
         assert results.outcome(tasks[2]) == {"twice": 2}
         assert results.failure(tasks[3]) == "cannot"
         assert results.failure(tasks[0]) is None
         assert len(list(marks.iterdir())) == 3, done
-    assert seen == pytest.approx([1 / 3, 2 / 3, 1.0])  # nothing is left to do the second time
-    perform_all(tasks, tmp_path / "cache", jobs=1, force=True)
+    assert seen == sorted(seen)
+    assert seen[-1] == pytest.approx(1.0)
+    assert len(seen) == 6  # begin and end of each of three: nothing is left to do the second time
+    perform_all(tasks, tmp_path / "cache", Serial(), force=True)
     assert len(list(marks.iterdir())) == 6
     damaged = next((tmp_path / "cache").glob("*.json"))
     damaged.write_text(damaged.read_text()[:5])
-    perform_all(tasks, tmp_path / "cache", jobs=1)
+    perform_all(tasks, tmp_path / "cache", Serial())
     assert len(list(marks.iterdir())) == 7  # it alone is done again
 
 
 def test_results_do_not_depend_on_processes(tmp_path, experiment):
     tasks = [Simulation(experiment, name, seeds=2) for name in ("swarm", "helix.a")]
-    one = perform_all(tasks, tmp_path / "one", jobs=1)
-    two = perform_all(tasks, tmp_path / "two", jobs=2)
+    one = perform_all(tasks, tmp_path / "one", Serial())
+    two = perform_all(tasks, tmp_path / "two", Processes(2))
     assert one.outcomes == two.outcomes
-    again = perform_all(tasks, tmp_path / "two", jobs=1)
+    again = perform_all(tasks, tmp_path / "two", Serial())
     assert again.outcomes == two.outcomes
 
 
@@ -114,7 +117,7 @@ def test_equal_systems_share_their_work_whatever_they_are_called(tmp_path, exper
     for different in ({"seeds": 2}, {"is_pruned": True}, {"settings": seed}, {"placed_for": seed}):
         assert Simulation(experiment, "helix.b", **different).key() != Simulation(other, "chain").key()
     tasks = [Simulation(experiment, "helix.b"), Simulation(other, "chain")]
-    results = perform_all(tasks, tmp_path / "cache", jobs=1)
+    results = perform_all(tasks, tmp_path / "cache", Serial())
     assert len(list((tmp_path / "cache").glob("*.json"))) == 1
     assert results.outcome(tasks[0]) == results.outcome(tasks[1])
 
@@ -123,7 +126,7 @@ def test_the_placement_may_be_made_for_another_load_than_it_is_simulated_under(t
     saturated = edits_of({"workload.arrivals": {"process": "saturate"}})
     slow = edits_of({"workload.arrivals.rate": "0.2 /s"})
     task = Simulation(experiment, "helix", placed_for=saturated, loads=(slow,))
-    results = perform_all([task], tmp_path / "cache", jobs=1)
+    results = perform_all([task], tmp_path / "cache", Serial())
     loaded = Experiment.load(experiment).with_(slow).resolve()
     made_for = Experiment.load(experiment).with_(saturated).resolve()
     placed = place_system(made_for, find_system(made_for, "helix"))
@@ -134,7 +137,7 @@ def test_the_placement_may_be_made_for_another_load_than_it_is_simulated_under(t
 
 def test_a_sample_is_the_run_itself_and_survives_json(tmp_path, experiment):
     task = Simulation(experiment, "helix.a", loads=((), edits_of({"workload.arrivals.rate": "0.5 /s"})), seeds=2)
-    results = perform_all([task], tmp_path / "cache", jobs=1)
+    results = perform_all([task], tmp_path / "cache", Serial())
     for load, rate in ((0, 1.0), (1, 0.5)):
         loaded = Experiment.load(experiment).with_({"workload.arrivals.rate": f"{rate} /s"}).resolve()
         run = simulate_system(loaded, place_system(loaded, find_system(loaded, "helix.a")), seed=1)
@@ -150,9 +153,9 @@ def test_a_sample_is_the_run_itself_and_survives_json(tmp_path, experiment):
 
 def test_a_system_that_is_not_there_and_one_that_cannot_be_placed(tmp_path, experiment):
     with pytest.raises(DataError, match=r"tiny\.yaml: unknown system 'helx'; did you mean 'helix'"):
-        perform_all([Simulation(experiment, "helx")], tmp_path / "cache", jobs=1)
+        perform_all([Simulation(experiment, "helx")], tmp_path / "cache", Serial())
     task = Simulation(experiment, "impossible")
-    results = perform_all([task], tmp_path / "cache", jobs=1)
+    results = perform_all([task], tmp_path / "cache", Serial())
     assert "layer" in results.failure(task)
     assert results.samples(task) == []
 
@@ -160,7 +163,7 @@ def test_a_system_that_is_not_there_and_one_that_cannot_be_placed(tmp_path, expe
 def test_a_search_ends_at_its_objective_below_its_bound(tmp_path, experiment):
     ours = Search("ours", experiment, "blocks")
     program = Search("program", experiment, "program", start="swarm", seconds=2.0)
-    results = perform_all([ours, program], tmp_path / "cache", jobs=1)
+    results = perform_all([ours, program], tmp_path / "cache", Serial())
     for task in (ours, program):
         outcome = results.outcome(task)
         assert outcome["history"][-1][1] == pytest.approx(outcome["objective"])
@@ -193,7 +196,7 @@ def test_a_comparison_from_entry_to_page(tmp_path, experiment):
     effort = Effort(is_quick=True)
     tasks = part.tasks(effort)
     assert [task.system for task in tasks] == ["helix.a", "helix.b", "helix", "swarm", "helix", "swarm"]
-    results = perform_all(tasks, tmp_path / "cache", jobs=1)
+    results = perform_all(tasks, tmp_path / "cache", Serial())
     done = evaluate([Figure("tiny", "", "Tiny", "", {"a": part})], effort, results)
     rows = {(row["metric"], row["method"], row["column"]): row for row in done.parts["tiny", "a"].rows}
     pipelines = [sample for task in tasks[:3] for sample in results.samples(task)]
