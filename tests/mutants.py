@@ -25,7 +25,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 LIST = Path(__file__).with_name("mutants.yaml")
-COPIED = ("helixsim", "tests", "profiles", "traces", "experiments", "pyproject.toml", "README.md")
+COPIED = ("helixsim", "tests", "profiles", "traces", "experiments", "docs", "pyproject.toml", "README.md")
 PLUGIN = """\
 from hypothesis import Phase, settings
 

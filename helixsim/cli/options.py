@@ -109,9 +109,9 @@ def severity(code: int, args: argparse.Namespace) -> str:
 
 def executor(args: argparse.Namespace) -> Executor:
     """Return the executor of the tasks; ``--executor serial``, of older versions, is ``--jobs 1``."""
-    from helixsim.runtime import pool
+    from helixsim.runtime.executors import executor as make_executor
 
-    return pool.executor(1 if args.executor == "serial" else args.jobs, args.dask, args.out)
+    return make_executor(1 if args.executor == "serial" else args.jobs, args.dask, args.out)
 
 
 def edits(args: argparse.Namespace) -> list[Edit]:

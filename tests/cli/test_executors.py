@@ -15,7 +15,7 @@ from helixsim import yamlio
 from helixsim.cli.main import main
 from helixsim.errors import ConfigError
 from helixsim.papers.helix import entries, names
-from helixsim.runtime.pool import Dask, executor
+from helixsim.runtime.executors import Dask, executor
 
 CELLS = [
     "30b-helix-offline-l4", "30b-helix-offline-t4", "--seeds", "1", "--set", "workload.warmup=1 s",

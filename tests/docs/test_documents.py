@@ -66,9 +66,12 @@ def test_the_readme_shows_the_two_commands_and_the_map():
     assert {room for room in rooms if f"`{room}" in README or f" {room}/" in README} == rooms
 
 
-def test_links_of_the_readme_lead_somewhere():
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert target.startswith("http") or (ROOT / target).exists(), target
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda page: page.name
+)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+        assert target.startswith("http") or (page.parent / target).exists(), target
 
 
 def test_the_glossary_defines_every_key_of_a_summary_and_every_row_of_the_table():

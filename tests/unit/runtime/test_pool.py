@@ -12,7 +12,8 @@ import pytest
 from working import die_until_marked, fail_on_three, own_process, sleep, square
 
 from helixsim.errors import ConfigError, PluginError, WorkerError
-from helixsim.runtime.pool import Dask, Processes, Serial
+from helixsim.runtime.executors import Dask
+from helixsim.runtime.pool import Processes, Serial
 
 
 def silent(_number, _share, _what):
