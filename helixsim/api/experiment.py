@@ -109,9 +109,7 @@ class Experiment(_Experiment):
         from helixsim.study.run import run_experiment
 
         with make_executor(jobs, dask, Path(out)) as executor:
-            directory = run_experiment(
-                self.resolve(), Path(out), executor, force=force, check=check, with_report=False
-            )
+            directory = run_experiment(self.resolve(), Path(out), executor, force=force, check=check, with_report=False)
         return RunSet.load(directory)
 
 
