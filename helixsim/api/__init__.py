@@ -24,7 +24,7 @@ Everything is checked when an experiment is resolved, placed or run, with the er
 
 from helixsim.api.building import Cluster, Slo, closed_loop, constant, gamma, poisson, saturate, trace
 from helixsim.api.experiment import Experiment
-from helixsim.api.functions import capacity, load, load_experiment, place, read, simulate, sweep
+from helixsim.api.functions import capacity, fleet, load, load_experiment, place, read, simulate, sweep
 
 __all__ = [
     "Cluster",
@@ -33,6 +33,7 @@ __all__ = [
     "capacity",
     "closed_loop",
     "constant",
+    "fleet",
     "gamma",
     "load",
     "load_experiment",

@@ -9,7 +9,7 @@ from typing import Any
 from helixsim.api.building import plain
 from helixsim.api.experiment import Experiment
 from helixsim.api.placements import Placed
-from helixsim.api.results import Capacity, RunSet, Sweep
+from helixsim.api.results import Capacity, Fleets, RunSet, Sweep
 from helixsim.config.edit import Edit, parse_option
 from helixsim.config.experiment import ResolvedExperiment
 from helixsim.config.sweep_file import Block, SweepPlan
@@ -163,6 +163,57 @@ def sweep(
     with make_executor(jobs, dask, Path(out)) as executor:
         directory, found = run_sweep(prepare(plan, experiment), Path(out), executor)
     return Sweep.of(found, directory, Path(out))
+
+
+def fleet(
+    experiment: _Experiment,
+    offers: Mapping[str, int] | Sequence[Mapping[str, Any]],
+    *,
+    budget: str | None = None,
+    system: str | None = None,
+    simulations: int = 40,
+    percentile: float = 99.0,
+    share: float | None = None,
+    name: str = "fleet",
+    out: str | Path = "runs",
+    jobs: int | None = None,
+) -> Fleets:
+    """Search the cheapest mix of nodes that serves the experiment's load within its SLO.
+
+    Parameters
+    ----------
+    experiment
+        Model, load, network and SLO; its nodes are replaced.
+    offers
+        GPU -> how many nodes can be had, at the price of the profile; or a list of mappings with the keys of
+        ``offers`` in a plan file (``gpu gpus region price available``).
+    budget
+        Such as ``"40 $/h"``: search the fleet of the highest capacity within it instead.
+    system
+        The system of the experiment that serves; None: the first.
+    simulations
+        Most fleets that are simulated.
+    percentile, share, out, jobs
+        As in ``capacity``.
+
+    Raises
+    ------
+    ConfigError
+        If an offer is wrong, the experiment states no objective, or its requests do not come at a rate.
+    InfeasibleError
+        If nothing on offer serves the load.
+    """
+    from helixsim.config.plan_file import plan_of
+    from helixsim.planning.fleet_run import run_fleet
+
+    if isinstance(offers, Mapping):
+        offers = [{"gpu": gpu, "available": available} for gpu, available in offers.items()]
+    given = {"name": name, "offers": [dict(offer) for offer in offers], "budget": budget, "system": system,
+             "simulations": simulations, "percentile": percentile, "share": share}  # fmt: skip
+    plan = plan_of({key: value for key, value in given.items() if value is not None}, experiment.path)
+    with _executor(jobs) as executor:
+        directory, found = run_fleet(plan, Path(out), executor, base=experiment)
+    return Fleets.of(found, directory)
 
 
 def read(directory: str | Path) -> RunSet | Capacity:

@@ -35,26 +35,22 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Execute the command; return the exit code."""
     from helixsim.config.plan_file import load_plan
-    from helixsim.planning.fleet import find_fleet, fleet_directory, fleet_key
-    from helixsim.report.fleet_files import fleet_table, headline, sentences, write_fleets
+    from helixsim.planning.fleet import fleet_directory, fleet_key
+    from helixsim.planning.fleet_run import run_fleet
+    from helixsim.report.fleet_files import fleet_table, headline, sentences
     from helixsim.report.tables import plain_table
-    from helixsim.runtime.manifest import finished_under, identity_document, write_manifest
-    from helixsim.study.rundir import new_directory, refuse_foreign
+    from helixsim.runtime.manifest import finished_under
 
     plan = load_plan(args.plan, options.edits(args), budget=args.budget, simulations=args.simulations)
     key = fleet_key(plan)
     directory = fleet_directory(plan, args.out, key)
     if args.force or finished_under(directory, key) is None:
-        refuse_foreign(directory)
         try:
             with console.table_progress("fleet", quiet=args.quiet) as advance, options.executor(args) as executor:
-                results = find_fleet(plan, args.out, executor, force=args.force, on_progress=advance)
+                run_fleet(plan, args.out, executor, force=args.force, on_progress=advance)
         except KeyboardInterrupt:
             print(f"helixsim: interrupted; {console.RESUMABLE}", file=sys.stderr)
             return ExitCode.INTERRUPTED
-        with new_directory(directory) as scratch:
-            write_fleets(scratch, results)
-            write_manifest(scratch, {"identity": identity_document(key)})
     found = json.loads((directory / "fleet.json").read_text(encoding="utf-8"))
     if args.json:
         print(json.dumps(found, indent=2, ensure_ascii=False))

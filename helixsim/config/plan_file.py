@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -115,13 +115,34 @@ def load_plan(
     for key, value in (("budget", budget), ("simulations", simulations)):
         if value is not None:
             source = source.edited(Edit.of(key, value, f"--{key}"))
+    return _plan(source, edits)
+
+
+def plan_of(data: Mapping[str, Any], experiment: Path) -> FleetPlan:
+    """Return the plan that plain data describe, with the keys of a plan file.
+
+    Parameters
+    ----------
+    experiment
+        The name of the experiment, which need not be a file: it is given to the search.
+
+    Raises
+    ------
+    ConfigError
+        With every fault found.
+    """
+    return _plan(Source.of({"schema": 1, **data, "experiment": str(experiment)}, experiment), (), is_read=False)
+
+
+def _plan(source: Source, edits: Sequence[Edit], *, is_read: bool = True) -> FleetPlan:
+    """Return a plan; ``is_read``: its experiment is read from the file that it names."""
     try:
         section = FleetSection.model_validate(source.data)
     except ValidationError as error:
         raise ConfigError([*source.problems, *problems_of(error, source, FleetSection)]) from error
     problems = list(source.problems)
     experiment = source.file(("experiment",), section.experiment)
-    if not experiment.is_file():
+    if is_read and not experiment.is_file():
         problems.append(source.problem(("experiment",), f"no such file: {experiment}"))
     offers: list[Offer] = []
     for number, entry in enumerate(section.offers):
@@ -142,7 +163,7 @@ def load_plan(
     if problems:
         raise ConfigError(problems)
     return FleetPlan(
-        name=section.name or path.stem,
+        name=section.name or source.path.stem,
         question=section.question,
         experiment=experiment,
         settings=(*settings_of(section.set_, source), *edits),

@@ -54,10 +54,13 @@ def find_fleet(
     out: Path,
     executor: Executor,
     *,
+    base: Experiment | None = None,
     force: bool = False,
     on_progress: OnProgress = lambda _share, _what, _table: None,
 ) -> FleetResults:
     """Search the fleet.
+
+    ``base``: the experiment; None: the file that the plan names.
 
     Raises
     ------
@@ -69,14 +72,23 @@ def find_fleet(
         If a fleet could not be tried for another reason than its size, such as a worker that died or a full disk:
         nothing is concluded from that, simulations that ended are kept, and the same search goes on.
     """
-    search = _Search(plan, out, executor, force, on_progress)
+    search = _Search(plan, out, executor, force, on_progress, base)
     return search.cheapest() if plan.budget_usd_per_hour is None else search.best_for_budget(plan.budget_usd_per_hour)
 
 
 class _Search:
     """One search: the market, and every fleet tried so far."""
 
-    def __init__(self, plan: FleetPlan, out: Path, executor: Executor, force: bool, on_progress: OnProgress) -> None:
+    def __init__(
+        self,
+        plan: FleetPlan,
+        out: Path,
+        executor: Executor,
+        force: bool,
+        on_progress: OnProgress,
+        given: Experiment | None = None,
+    ) -> None:
+        self.given = given
         self.plan, self.out, self.executor, self.force, self.on_progress = plan, out, executor, force, on_progress
         self.base = self._base()
         everything = tuple(offer.available for offer in plan.offers)
@@ -237,7 +249,7 @@ class _Search:
     def _base(self) -> Experiment:
         """Return what all fleets share: the experiment as the plan has it, with the one system that serves."""
         plan = self.plan
-        experiment = Experiment.load(plan.experiment).with_(plan.settings)
+        experiment = varied(plan, self.given)
         base = experiment.resolve()
         names = [system.name for system in base.systems]
         chosen = plan.system or names[0]
@@ -332,9 +344,14 @@ class _Search:
         )
 
 
-def fleet_key(plan: FleetPlan) -> str:
-    """Return the content key of the results of a plan."""
-    base = experiment_key(Experiment.load(plan.experiment).with_(plan.settings).resolve())
+def varied(plan: FleetPlan, base: Experiment | None = None) -> Experiment:
+    """Return the experiment of a plan, with the settings of the plan; ``base``: as in ``find_fleet``."""
+    return (base or Experiment.load(plan.experiment)).with_(plan.settings)
+
+
+def fleet_key(plan: FleetPlan, experiment: Experiment | None = None) -> str:
+    """Return the content key of the results of a plan; ``experiment``: as ``base`` in ``find_fleet``."""
+    base = experiment_key(varied(plan, experiment).resolve())
     parts = (plan.name, plan.question, plan.system, plan.offers, plan.budget_usd_per_hour, plan.simulations,
              plan.percentile, plan.share)  # fmt: skip
     return content_key("fleet", base, parts)

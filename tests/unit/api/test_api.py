@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import helixsim as hx
+from helixsim import yamlio
 from helixsim.cli.main import main
 from helixsim.errors import ConfigError, DataError
 
@@ -216,3 +217,28 @@ def test_importing_helixsim_imports_nothing_heavy():
     code = f"import helixsim, sys; print([name for name in {heavy} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout == "[]\n"
+
+
+def test_a_fleet_is_searched_as_from_a_plan_file(tmp_path):
+    from helixsim.config.plan_file import load_plan
+    from helixsim.planning.fleet import find_fleet
+    from helixsim.runtime.pool import Serial
+
+    base = tiny().with_({"workload.duration": "5 s", "workload.arrivals.rate": 1}, systems=["petals"])
+    (tmp_path / "base.yaml").write_text(yamlio.dump(base.document), encoding="utf-8")
+    plan = (
+        "schema: 1\nexperiment: base.yaml\nsimulations: 4\noffers: [{gpu: l4, available: 2}, {gpu: t4, available: 2}]\n"
+    )
+    (tmp_path / "plan.yaml").write_text(plan, encoding="utf-8")
+    found = hx.fleet(base, {"l4": 2, "t4": 2}, simulations=4, out=tmp_path / "runs", jobs=1)
+    theirs = find_fleet(load_plan(tmp_path / "plan.yaml"), tmp_path / "others", Serial())
+    assert [one.counts for one in found.tried] == [one.counts for one in theirs.tried]
+    assert [one.summary for one in found.ranked] == [one.summary for one in theirs.ranked]
+    table = found.table()
+    assert len(table) == len(found.tried)
+    assert {"usd_per_hour", "ttft_p99_s", "capacity_requests_per_s"} <= set(table.columns)
+    assert found.ranked[0].fleet in repr(found)
+    assert "<table" in found._repr_html_()
+    assert (found.directory / "report.html").is_file()
+    with pytest.raises(ConfigError, match="unknown GPU 'l5'"):
+        hx.fleet(base, {"l5": 1}, out=tmp_path)

@@ -1,0 +1,43 @@
+"""A search for fleets, from the plan to the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from helixsim.config.plan_file import FleetPlan
+from helixsim.experiment import Experiment
+from helixsim.planning.fleet import OnProgress, find_fleet, fleet_directory, fleet_key
+from helixsim.report.fleet_files import write_fleets
+from helixsim.results.fleet import FleetResults
+from helixsim.runtime.manifest import finished_under, identity_document, write_manifest
+from helixsim.runtime.pool import Executor
+from helixsim.study.rundir import new_directory, refuse_foreign
+
+
+def run_fleet(
+    plan: FleetPlan,
+    out: Path,
+    executor: Executor,
+    *,
+    base: Experiment | None = None,
+    force: bool = False,
+    on_progress: OnProgress = lambda _share, _what, _table: None,
+) -> tuple[Path, FleetResults]:
+    """Search the fleet, write its tables, figure and page unless they exist, and return their directory.
+
+    Simulations of earlier searches are reused, so that a finished search is repeated within seconds.
+
+    Raises
+    ------
+    HelixsimError
+        As ``find_fleet``.
+    """
+    key = fleet_key(plan, base)
+    directory = fleet_directory(plan, out, key)
+    refuse_foreign(directory)
+    results = find_fleet(plan, out, executor, base=base, force=force, on_progress=on_progress)
+    if force or finished_under(directory, key) is None:
+        with new_directory(directory) as scratch:
+            write_fleets(scratch, results)
+            write_manifest(scratch, {"identity": identity_document(key)})
+    return directory, results
