@@ -18,18 +18,16 @@ from __future__ import annotations
 
 import ast
 import importlib
-import inspect
 import operator
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any
 
 from helixsim.errors import ConfigError, did_you_mean, unknown_name
 from helixsim.functionsource import import_path, module_of
@@ -146,7 +144,7 @@ class Registry:
         path = import_path(function)
         if path is None:
             module, text = module_of(f"{self.kind} {name!r}", function)
-            _write_module(module, text + _ATTACHED.format(self.functions, name, function.__name__))
+            write_modules({module: text + _ATTACHED.format(self.functions, name, function.__name__)})
             path = f"{module}:{function.__name__}"
         return path
 
@@ -179,7 +177,7 @@ class Registry:
             _locate(what, module_name, class_name, beside)
             return Located
         found = _imported(what, module_name, class_name, beside)
-        found = getattr(found, _POLICY, found)
+        found = getattr(found, POLICY, found)
         missing = [attribute for attribute in self.needs if not hasattr(found, attribute)]
         if missing:
             raise ConfigError(f"{what} lacks {', '.join(missing)}")
@@ -191,72 +189,7 @@ class Registry:
         return found
 
 
-class DecoratorModule(ModuleType):
-    """A room whose name is also the decorator that registers a function: ``@helixsim.routing("fewest")``."""
-
-    def __call__(self, name: str) -> Callable[[Function], Function]:
-        """Return the decorator that registers a function under a name (``register`` of the module ``functions``)."""
-        decorator: Callable[[Function], Function] = importlib.import_module(f"{self.__name__}.functions").register(name)
-        return decorator
-
-
-def registering(registry: Registry, name: object, attach: Callable[[str, Any], None]) -> Callable[[Function], Function]:
-    """Return the decorator that makes a class of a function and registers it under a name."""
-    if not isinstance(name, str):
-        raise ConfigError(f"{registry.kind}: expected a name, as in @helixsim.routing('fewest'), got {name!r}")
-
-    def register(function: Function) -> Function:
-        attach(name, function)
-        registry.add(name, function)
-        return function
-
-    return register
-
-
-def stand_for(function: Callable[..., Any], policy: type[Any]) -> None:
-    """Let a function stand for the class that calls it, under the import path of the function."""
-    policy.__name__ = policy.__qualname__ = function.__name__
-    policy.__module__ = function.__module__
-    setattr(function, _POLICY, policy)
-
-
-def summary_of(function: Callable[..., Any]) -> str:
-    """Return the first line of a function's docstring, without the full stop."""
-    return (inspect.getdoc(function) or "a function of the user's own").partition("\n")[0].rstrip(".")
-
-
-def options_of(what: str, function: Callable[..., Any], arguments: Sequence[str]) -> type[Any]:
-    """Return the options of a function: its keyword-only parameters, which need a type and a default.
-
-    Raises
-    ------
-    ConfigError
-        If the function does not take the positional arguments, or a parameter has no type or default.
-    """
-    if not callable(function) or isinstance(function, type):
-        raise ConfigError(f"{what}: expected a function, got {function!r}")
-    expected = f"expected def {function.__name__}({', '.join(arguments)})"
-    options: list[tuple[str, Any, Any]] = []
-    positional = 0
-    for parameter in inspect.signature(function).parameters.values():
-        if parameter.kind in {parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD}:
-            positional += 1
-        elif parameter.kind is parameter.KEYWORD_ONLY:
-            if parameter.annotation is parameter.empty or parameter.default is parameter.empty:
-                raise ConfigError(f"{what}: option {parameter.name} needs a type and a default: weight: float = 1.0")
-            options.append((parameter.name, parameter.annotation, field(default=parameter.default)))
-        else:
-            raise ConfigError(f"{what}: {expected}, options after *, got *{parameter.name}")
-    if positional != len(arguments):
-        raise ConfigError(f"{what}: {expected}, options after *, got {positional} arguments")
-    made = make_dataclass("Options", options, frozen=True)
-    made.__module__, made.__qualname__ = function.__module__, f"{function.__name__}.{_POLICY}.Options"
-    return made
-
-
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-_POLICY = "helixsim_policy"
+POLICY = "helixsim_policy"
 """Attribute of a registered function: the class that calls it."""
 
 _ATTACHED = """
@@ -265,20 +198,26 @@ _attach({1!r}, {2})
 """
 
 
-def _write_module(name: str, text: str) -> None:
-    """Write a module where this process and those that it starts find it."""
-    if not _written:
-        _written.append(TemporaryDirectory(prefix="helixsim-"))  # removed when the process ends
-    folder = _written[0].name
-    if folder not in _added:
-        make_findable([folder])
-    path = Path(folder, f"{name}.py")
-    if not path.exists():
-        path.write_text(text, encoding="utf-8")
-        importlib.invalidate_caches()
+def write_modules(texts: Mapping[str, str]) -> None:
+    """Write modules where this process, and those that it starts on this machine, find them."""
+    if texts and not _folder:
+        _folder.append(TemporaryDirectory(prefix="helixsim-"))  # removed when the process ends
+    for name, text in texts.items():
+        if name not in _written:
+            path = Path(_folder[0].name, f"{name}.py")
+            path.write_text(text, encoding="utf-8")
+            make_findable([str(path.parent)])
+            importlib.invalidate_caches()
+            _written[name] = text
 
 
-_written: list[TemporaryDirectory[str]] = []
+def written_modules() -> dict[str, str]:
+    """Return the modules that this process has written, for processes on other machines."""
+    return dict(_written)
+
+
+_folder: list[TemporaryDirectory[str]] = []
+_written: dict[str, str] = {}
 
 
 def folders(beside: Path | None) -> tuple[str, ...]:

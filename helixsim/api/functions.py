@@ -177,6 +177,7 @@ def fleet(
     name: str = "fleet",
     out: str | Path = "runs",
     jobs: int | None = None,
+    dask: str | None = None,
 ) -> Fleets:
     """Search the cheapest mix of nodes that serves the experiment's load within its SLO.
 
@@ -193,7 +194,7 @@ def fleet(
         The system of the experiment that serves; None: the first.
     simulations
         Most fleets that are simulated.
-    percentile, share, out, jobs
+    percentile, share, out, jobs, dask
         As in ``capacity``.
 
     Raises
@@ -211,7 +212,7 @@ def fleet(
     given = {"name": name, "offers": [dict(offer) for offer in offers], "budget": budget, "system": system,
              "simulations": simulations, "percentile": percentile, "share": share}  # fmt: skip
     plan = plan_of({key: value for key, value in given.items() if value is not None}, experiment.path)
-    with _executor(jobs) as executor:
+    with make_executor(jobs, dask, Path(out)) as executor:
         directory, found = run_fleet(plan, Path(out), executor, base=experiment)
     return Fleets.of(found, directory)
 

@@ -7,6 +7,6 @@ functions   ``@helixsim.batching("name")``: functions of the user's own
 
 import sys
 
-from helixsim.plugins import DecoratorModule
+from helixsim.decorators import DecoratorModule
 
 sys.modules[__name__].__class__ = DecoratorModule

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from helixsim.batching.registry import REGISTRY
+from helixsim.decorators import Function, options_of, registering, stand_for, summary_of
 from helixsim.domain.hardware import BatchLimits
 from helixsim.errors import PluginError
-from helixsim.plugins import Function, options_of, registering, stand_for, summary_of
 
 
 def register(name: str) -> Callable[[Function], Function]:

@@ -17,6 +17,6 @@ functions   ``@helixsim.placement("name")``: user functions
 
 import sys
 
-from helixsim.plugins import DecoratorModule
+from helixsim.decorators import DecoratorModule
 
 sys.modules[__name__].__class__ = DecoratorModule

@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
+from helixsim.decorators import Function, options_of, registering, stand_for, summary_of
 from helixsim.domain.placement import LayerRange, Placement
 from helixsim.errors import PluginError
 from helixsim.placement.base import PlacementProblem
 from helixsim.placement.outcome import finished
 from helixsim.placement.registry import REGISTRY
-from helixsim.plugins import Function, options_of, registering, stand_for, summary_of
 
 
 def register(name: str) -> Callable[[Function], Function]:

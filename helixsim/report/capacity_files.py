@@ -134,7 +134,8 @@ def load_curve(results: CapacityResults, table: pd.DataFrame) -> Figure:
                 axis.axvline(one.estimates[0].by_seed[0], color=colors[one.system], linewidth=0.9, alpha=0.5)
         if limit is not None:
             axis.axhline(limit, color="black", linestyle=":", linewidth=1.2)
-            axis.set_ylim(0, 3 * limit)
+            highest = max(limit, float((first[column].astype(float) * factor).fillna(0.0).max()))
+            axis.set_ylim(0, min(3 * limit, 1.2 * highest))
         else:
             axis.set_ylim(bottom=0)
         axis.set_ylabel(title)

@@ -114,7 +114,7 @@ def busiest_links(runs: RunSet) -> tuple[Figure, pd.DataFrame]:
             axis.text(
                 value + 0.015 * largest,
                 position,
-                f"wait {format_seconds(wait_ns / NS_PER_S)}",
+                f"wait {format_seconds(round(wait_ns) / NS_PER_S)}",
                 va="center",
                 fontsize=7,
                 color=GREY,

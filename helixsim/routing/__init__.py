@@ -9,6 +9,6 @@ functions   ``@helixsim.routing("name")``: functions of the user's own
 
 import sys
 
-from helixsim.plugins import DecoratorModule
+from helixsim.decorators import DecoratorModule
 
 sys.modules[__name__].__class__ = DecoratorModule

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from helixsim.decorators import Function, options_of, registering, stand_for, summary_of
 from helixsim.errors import PluginError
-from helixsim.plugins import Function, options_of, registering, stand_for, summary_of
 from helixsim.routing.base import Hop, RoutingGraph, RoutingView
 from helixsim.routing.registry import REGISTRY
 from helixsim.routing.walk import walk

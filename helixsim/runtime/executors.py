@@ -6,13 +6,13 @@ import asyncio
 import os
 import pickle
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 from helixsim.errors import ConfigError, WorkerError
-from helixsim.plugins import added_folders, make_findable
+from helixsim.plugins import added_folders, make_findable, write_modules, written_modules
 from helixsim.runtime.identity import content_key
 from helixsim.runtime.pool import Executor, OnProgress, Processes, Serial, Work, guarded
 from helixsim.writing import write_text
@@ -59,7 +59,7 @@ class Dask(Executor):
             on_progress(0, 0.0, "working")
         client = self._client
         # A task may hold instances of the user's own classes: it is unpickled once their folders are known.
-        packed = [(added_folders(), pickle.dumps((work, task))) for task in tasks]
+        packed = [(added_folders(), written_modules(), pickle.dumps((work, task))) for task in tasks]
         numbers = {client.submit(_quiet, *one, pure=False): number for number, one in enumerate(packed)}
         try:
             for future in as_completed(list(numbers), loop=client.loop):
@@ -149,8 +149,9 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _quiet(folders: Sequence[str], packed: bytes) -> Any:
+def _quiet(folders: Sequence[str], modules: Mapping[str, str], packed: bytes) -> Any:
     make_findable(folders)
+    write_modules(modules)
     work, task = pickle.loads(packed)
     return guarded(work, task, lambda _share, _what: None)
 

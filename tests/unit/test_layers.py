@@ -15,7 +15,7 @@ LAYERS = (
     {"functionsource"},
     {"yamlio", "jsonio", "solver", "datafiles", "plugins"},
     {"renames"},
-    {"validation"},
+    {"validation", "decorators"},
     {"domain"},
     {"hardware", "workload"},
     {"config"},

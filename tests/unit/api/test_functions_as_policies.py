@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import helixsim as hx
-from helixsim import yamlio
+from helixsim import plugins, yamlio
 from helixsim.cli.main import main
 from helixsim.errors import ConfigError, PluginError
 from helixsim.routing import registry
@@ -208,3 +208,20 @@ exec(compile(cell, "<cell 1>", "exec"), sys.modules["__main__"].__dict__)
     done = run_script(tmp_path, code)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[1:] == ["['halves', 'swarm']", "8 ()"]
+
+
+def test_workers_that_do_not_see_our_files_get_the_modules(tmp_path):
+    @hx.routing("far")
+    def far(hops, view):
+        return hops[-1]
+
+    path = registry.path_of("far")
+    code = (
+        "from helixsim.plugins import write_modules; from helixsim.routing import registry\n"
+        f"write_modules({plugins.written_modules()!r}); print(registry.get({path!r}).__name__)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(ROOT), "PATH": ""}, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert done.stdout == "far\n", done.stderr
