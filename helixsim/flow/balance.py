@@ -1,4 +1,4 @@
-"""An even spread of a max-flow: of all flows of the same value, the one closest to proportional to capacity."""
+"""Balanced max-flows: of all flows of the same value, the one closest to proportional to capacity."""
 
 from __future__ import annotations
 
@@ -11,54 +11,54 @@ from helixsim import solver
 from helixsim.domain.cluster import COORDINATOR
 from helixsim.flow.network import FlowNetwork
 
-_MOST_QUADRATIC_LINKS = 500
-"""Above this the quadratic program takes seconds, and a piecewise-linear one with as many segments takes its place."""
+_MAX_QUADRATIC_LINKS = 500
+"""With more links the quadratic program takes seconds; a piecewise-linear one replaces it."""
 
 _SEGMENTS = 4
+"""Linear pieces of the cost of a node in that program."""
 
-_TIE = 1e-3
-"""Cost of a link, at most, that chooses among the spreads which the piecewise-linear program takes for equal."""
+_MAX_TIE_COST = 1e-3
+"""Largest random cost of a link in that program: selects among solutions of equal cost."""
 
-_GRAIN = 2.0**-26
-"""Flows are multiples of this share of the whole, so that the solver's rounding does not change what follows from them.
+_ROUNDING = 2.0**-26
+"""Flows are rounded to multiples of this share of the total, below what ``maxflow`` treats as zero.
 
-A few grains are less than what ``maxflow`` takes for zero.
+Results then do not depend on the solver's rounding.
 """
 
 _ACTIVE = 1e-10
-"""What is as close as this to a limit, as a share of the whole flow, is at the limit."""
+"""A flow within this distance of a limit is at the limit [share of the total flow]."""
 
-_NEAR = 1e-4
-"""A refined flow further from the solver's is not trusted."""
+_MAX_CORRECTION = 1e-4
+"""A refined flow further from the solver's is rejected [share of the total flow]."""
 
-_MOST_REFINEMENTS = 10
+_MAX_REFINEMENTS = 10
 
-_PIECES, _NARROWINGS = 8, 30
-"""Pieces of each link's cost in a successive linear program, and how often the range they cover is halved."""
+_PIECES, _HALVINGS = 8, 30
+"""Linear pieces of the cost of a link in ``_successive``, and how often their range is halved."""
 
 
 def balance(
-    network: FlowNetwork, value_tokens_per_s: float, *, most_quadratic_links: int = _MOST_QUADRATIC_LINKS
+    network: FlowNetwork, value_tokens_per_s: float, *, max_quadratic_links: int = _MAX_QUADRATIC_LINKS
 ) -> list[float]:
-    """Return the flow on each link [tokens/s] that carries ``value_tokens_per_s`` in all.
+    """Return the balanced flow on each link [tokens/s], ``value_tokens_per_s`` in total.
 
-    It minimises sum f(i, j)^2 / (c(i) c(j)) with c the capacity of a node. Where a group of nodes feeds another freely,
-    the optimum is f(i, j) ~ c(i) c(j): every node in proportion to its capacity and every link in proportion to both.
-    The optimum is unique, whatever finds it, and prefers short routes. With very many links only the nodes are
-    balanced, by linear pieces of the same cost.
+    It minimises sum f(i, j)^2 / (c(i) c(j)), where c is the capacity of a node. Between two groups of fully connected
+    nodes the optimum is f(i, j) ~ c(i) c(j): nodes and links are loaded in proportion to capacity. The optimum is
+    unique and prefers short routes. With many links only the flows of nodes are balanced, by a piecewise-linear cost.
     """
-    if len(network.links) > most_quadratic_links:
+    if len(network.links) > max_quadratic_links:
         shares = _linear(network, value_tokens_per_s)
     else:
         found = _quadratic(network, value_tokens_per_s) or _successive(network, value_tokens_per_s)
         shares = _refined(network, _shares(network, value_tokens_per_s), _limits(network, value_tokens_per_s), found)
-    return [round(share / _GRAIN) * _GRAIN * value_tokens_per_s for share in shares]
+    return [round(share / _ROUNDING) * _ROUNDING * value_tokens_per_s for share in shares]
 
 
 def _quadratic(network: FlowNetwork, value_tokens_per_s: float) -> Sequence[float] | None:
-    """Return the share of the flow on each link; None where HiGHS's quadratic solver fails, as it now and then does.
+    """Return the share of the flow on each link; None if HiGHS's quadratic solver fails, which happens occasionally.
 
-    The columns are scaled so that all have the same curvature, of which it makes more.
+    Columns are scaled to equal curvature, which makes the solver more reliable.
     """
     share = _shares(network, value_tokens_per_s)
     units = [math.sqrt(share[link.src] * share[link.dst]) for link in network.links]
@@ -75,19 +75,19 @@ def _quadratic(network: FlowNetwork, value_tokens_per_s: float) -> Sequence[floa
         solution = solver.solve(program).optimum("balancing a flow")
     except solver.SolverError:
         return None
-    if solution is None:  # by rounding: there is a flow
+    if solution is None:  # by rounding: a flow exists
         return None
     return [value * unit for value, unit in zip(solution.values, units, strict=True)]
 
 
 def _successive(network: FlowNetwork, value_tokens_per_s: float) -> Sequence[float]:
-    """Return the same by linear programs: each has the costs of links in pieces, in ranges half as wide as the last."""
+    """Solve the same problem by linear programs with piecewise-linear costs, each over half the range of the last."""
     share = _shares(network, value_tokens_per_s)
     weights = np.array([share[link.src] * share[link.dst] for link in network.links])
-    most = np.minimum(_limits(network, value_tokens_per_s), 1.0)
-    flow, reach = most / 2, 0.5
-    for _ in range(_NARROWINGS):
-        low, high = np.maximum(flow - reach, 0.0), np.minimum(flow + reach, most)
+    limits = np.minimum(_limits(network, value_tokens_per_s), 1.0)
+    flow, reach = limits / 2, 0.5
+    for _ in range(_HALVINGS):
+        low, high = np.maximum(flow - reach, 0.0), np.minimum(flow + reach, limits)
         width = np.maximum(high - low, 0.0) / _PIECES
         program = solver.Program()
         columns = [
@@ -115,10 +115,10 @@ def _successive(network: FlowNetwork, value_tokens_per_s: float) -> Sequence[flo
 def _refined(
     network: FlowNetwork, share: Mapping[str, float], limits: Sequence[float], found: Sequence[float]
 ) -> Sequence[float]:
-    """Return the optimum that the solver has found to its tolerance (1e-6, say) to machine precision.
+    """Refine the solver's optimum, which is accurate to about 1e-6, to machine precision.
 
-    Once the links without flow, the full links and the full nodes are known, what is left is a least-norm solution of
-    linear equations. Whatever that would fill too much or too little becomes full or empty, and it is solved again.
+    Given the active limits (empty links, full links, full nodes), the optimum is a least-norm solution of linear
+    equations. Limits that this violates become active, and it is solved again.
     """
     position = {node: number for number, node in enumerate((COORDINATOR, *network.nodes))}
     src = np.array([position[link.src] for link in network.links])
@@ -133,7 +133,7 @@ def _refined(
     flow, upper = np.array(found), np.array(limits)
     full_nodes = np.zeros(len(position), dtype=bool)
     empty, full = np.zeros(len(src), dtype=bool), np.zeros(len(src), dtype=bool)
-    for _ in range(_MOST_REFINEMENTS):
+    for _ in range(_MAX_REFINEMENTS):
         empty |= flow <= _ACTIVE
         full |= flow >= upper - _ACTIVE
         full_nodes[1:] |= (into @ (flow / unit))[1:] >= most[1:] - _ACTIVE
@@ -146,14 +146,14 @@ def _refined(
         flow[free] = np.linalg.lstsq(rows[:, free], rest, rcond=None)[0] * unit[free]
         worst = max(-flow.min(), (flow - upper).max(), ((into @ (flow / unit)) - most)[1:].max())
         if worst <= _ACTIVE:
-            is_near = bool(np.abs(flow - np.array(found)).max() <= _NEAR)
+            is_near = bool(np.abs(flow - np.array(found)).max() <= _MAX_CORRECTION)
             return [max(share, 0.0) for share in flow.tolist()] if is_near else found
     return found
 
 
 def _linear(network: FlowNetwork, value_tokens_per_s: float) -> Sequence[float]:
     share = _shares(network, value_tokens_per_s)
-    ties = np.random.default_rng(0).random(len(network.links)) * _TIE
+    ties = np.random.default_rng(0).random(len(network.links)) * _MAX_TIE_COST
     program = solver.Program()
     columns = [
         program.column(float(tie), upper=limit)
@@ -167,18 +167,18 @@ def _linear(network: FlowNetwork, value_tokens_per_s: float) -> Sequence[float]:
         program.row(inbound[node] | dict.fromkeys(pieces, -1.0), 0.0, 0.0)
     solution = solver.solve(program).optimum("balancing a flow")
     if solution is None:
-        raise solver.SolverError(f"balancing a max-flow of {value_tokens_per_s:g} tokens/s: found infeasible")
+        raise solver.SolverError(f"balancing a max-flow of {value_tokens_per_s:g} tokens/s: reported infeasible")
     return solution.values[: len(columns)]
 
 
 def _shares(network: FlowNetwork, value_tokens_per_s: float) -> dict[str, float]:
-    """Return the capacity of each node as a share of the whole flow, which keeps coefficients near one."""
+    """Return the capacity of each node as a share of the total flow, so that coefficients are near one."""
     share = {node: network.node_limit(node)[1] / value_tokens_per_s for node in network.nodes}
     return {COORDINATOR: 1.0, **share}
 
 
 def _limits(network: FlowNetwork, value_tokens_per_s: float) -> list[float]:
-    """Return the limit of each link as a share of the whole flow, where it is one."""
+    """Return the capacity of each link as a share of the total flow; infinite if that is 1 or more."""
     limits = [link.capacity_tokens_per_s / value_tokens_per_s for link in network.links]
     return [limit if limit < 1.0 else solver.INFINITY for limit in limits]
 
@@ -186,9 +186,9 @@ def _limits(network: FlowNetwork, value_tokens_per_s: float) -> list[float]:
 def _add_conservation(
     program: solver.Program, network: FlowNetwork, columns: Sequence[Sequence[int]], units: Sequence[float]
 ) -> dict[str, dict[int, float]]:
-    """Let all of the flow leave the coordinator and each node pass on what it gets; return what enters each.
+    """Add flow conservation at the coordinator and the nodes; return the inbound terms of each.
 
-    A link is the sum of some columns, in a unit of its own.
+    The flow on a link is the sum of its columns, times the unit of the link.
     """
     inbound: dict[str, dict[int, float]] = {node: {} for node in (COORDINATOR, *network.nodes)}
     outbound: dict[str, dict[int, float]] = {node: {} for node in (COORDINATOR, *network.nodes)}

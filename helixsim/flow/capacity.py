@@ -1,4 +1,4 @@
-"""Tokens per second of a node that holds k layers, as planners estimate it, and bounds that follow from it."""
+"""The planner's estimate of the tokens/s of a node that holds k layers, and upper bounds of the flow."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from helixsim.units import NS_PER_S
 _ROUNDS = 10
 """Rounds of the paper artifact's fixed point between layer speeds and node capacities."""
 
-_ROOMY = 1.2
-"""A fleet is roomy if its typical layers hold the model this many times over."""
+_MIN_SPARE_ROOM = 1.2
+"""With less room than this at typical layers per node [models], nodes are assumed to be full."""
 
 
 @dataclass(frozen=True)
 class CapacityTable:
-    """What each kind of node sustains.
+    """Capacity of each node type.
 
     Parameters
     ----------
     tables
-        Kind of node -> tokens/s (prompt + output) with 1, 2, ... layers.
+        Node type -> tokens/s (prompt + output) with 1, 2, ... layers.
     kinds
-        Node id -> kind.
+        Node id -> node type.
     assumptions
-        What the estimate takes for granted, in sentences.
+        Assumptions of the estimate, in sentences.
     """
 
     tables: Mapping[str, tuple[float, ...]]
@@ -36,12 +36,12 @@ class CapacityTable:
     assumptions: tuple[str, ...] = ()
 
     def tokens_per_s(self, node: str, layers: int) -> float:
-        """Return the tokens/s of a node (id, or else kind) that holds ``layers`` layers; 0 if it cannot hold them."""
+        """Return the tokens/s of a node (id, or node type) that holds ``layers`` layers; 0 if it cannot hold them."""
         table = self.of(node)
         return table[layers - 1] if 1 <= layers <= len(table) else 0.0
 
     def of(self, node: str) -> tuple[float, ...]:
-        """Return the tokens/s of a node (id, or else kind) with 1, 2, ... layers."""
+        """Return the tokens/s of a node (id, or node type) with 1, 2, ... layers."""
         return self.tables[self.kinds.get(node, node)]
 
 
@@ -57,18 +57,18 @@ def paper_capacity(
 ) -> CapacityTable:
     """Estimate node capacities as the paper's artifact does (its "typical throughput").
 
-    A node is thought to serve as many sequences of mean length as fit into ``kv_occupancy`` of its KV memory; the
-    share of them at the node at any time is its share of the layer times of an average deployment of the fleet. The
-    network is ignored. Pinned KV blocks of single nodes do not change the table: it speaks of kinds of nodes.
+    A node serves as many sequences of mean length as fit into ``kv_occupancy`` of its KV memory. The share of them that
+    are at the node at any time is its share of the layer times of an average deployment of the fleet. The network is
+    ignored, and so are pinned KV blocks of single nodes: the table holds node types.
 
     Parameters
     ----------
     fleet
-        The kinds of nodes and how many there are of each; both matter.
+        Its node types and the number of nodes of each matter.
     mean_prompt_tokens, mean_output_tokens
         Mean lengths of the workload [tokens]; the paper uses 750 and 240.
     kv_occupancy
-        Share of KV memory assumed in use, 0..1.
+        Assumed share of KV memory in use, 0..1.
 
     Raises
     ------
@@ -91,7 +91,7 @@ def paper_capacity(
         sequences = tokens / (load.prompt_tokens + load.output_tokens)
         return _node_tokens_per_s(profile.compute, layers, sequences * share, load)
 
-    # Layer-tokens/s of each kind; where the profile knows none, that of one layer among equals.
+    # Layer-tokens/s of each node type: from its profile, or else that of one layer among equals.
     speed = {
         kind: profiles[kind].initial_layer_tokens_per_s or tokens_per_s(kind, 1, 1 / num_layers) for kind in holders
     }
@@ -119,24 +119,24 @@ def paper_capacity(
 
 
 def typical_layers(fleet: Fleet) -> dict[str, int]:
-    """Return the layers an average deployment gives each kind of node that can hold any.
+    """Return the layers per node of each node type in an average deployment.
 
     Raises
     ------
     InfeasibleError
-        If none can.
+        If no node can hold a layer.
     """
     holders = {profile.kind: profile for profile in fleet.profiles if profile.kv_blocks}
     if not holders:
         raise InfeasibleError(f"no node of the fleet can hold one layer of {fleet.model.name} and any KV cache")
     typical = {kind: min(profile.typical_layers, len(profile.kv_blocks)) for kind, profile in holders.items()}
-    if sum(typical.get(profile.kind, 0) for profile in fleet.profiles) < _ROOMY * fleet.model.num_layers:
+    if sum(typical.get(profile.kind, 0) for profile in fleet.profiles) < _MIN_SPARE_ROOM * fleet.model.num_layers:
         typical = {kind: min(profile.typical_layers_full, len(profile.kv_blocks)) for kind, profile in holders.items()}
     return typical
 
 
 class _Shares:
-    """Share of a round trip through all layers that is spent on a node of a kind with so many layers."""
+    """Share of a round trip through all layers that a request spends on a node, by its type and number of layers."""
 
     def __init__(
         self, speed: Mapping[str, float], counts: Mapping[str, int], typical: Mapping[str, int], num_layers: int
@@ -157,7 +157,7 @@ class _Shares:
 
 
 def _node_tokens_per_s(compute: ComputeProfile, layers: int, active: float, load: _Workload) -> float:
-    """Return the tokens/s of a node at which ``active`` sequences are at any time (paper artifact)."""
+    """Return the tokens/s of a node with ``active`` sequences at any time (paper artifact)."""
     if active <= 0:
         return 0.0
     prompts = active / load.output_tokens
@@ -165,9 +165,9 @@ def _node_tokens_per_s(compute: ComputeProfile, layers: int, active: float, load
     if prompts > 1:
         prompts = 1.0
         prompt_tokens, decode_tokens = float(round(load.prompt_tokens)), float(round(load.output_tokens))
-    if decode_tokens == 0:  # the artifact's rounding makes decoding free; sequences then decode one after another
+    if decode_tokens == 0:  # rounded to none, decoding would be free: assume one sequence at a time
         prompts, prompt_tokens, decode_tokens = 1 / load.output_tokens, load.prompt_tokens / load.output_tokens, 1.0
-    # One prompt of mean length comes with `rounds` decode iterations of `decode_tokens` tokens each.
+    # Each prompt of mean length is followed by `rounds` decode iterations of `decode_tokens` tokens.
     rounds = 1.0 if prompts >= 1 else 1.0 / prompts
     prefill_ns = compute.prefill(prompt_tokens if prompts >= 1 else int(prompt_tokens * rounds))
     layer_ns = prefill_ns + rounds * compute.decode(decode_tokens)
@@ -175,9 +175,9 @@ def _node_tokens_per_s(compute: ComputeProfile, layers: int, active: float, load
 
 
 def upper_bound_simple(fleet: Fleet, capacity: CapacityTable) -> float:
-    """Return the paper's "max compute throughput" [tokens/s]: every node at its best layers x tokens/s.
+    """Return the paper's "max compute throughput" [tokens/s]: the sum of max_k k x T(k) over all nodes, per layer.
 
-    It describes a deployment that need not hold the model; ``upper_bound_share`` is tighter.
+    It ignores that the nodes must hold the model; ``upper_bound_share`` is tighter.
     """
     return _simple_bound(_table_counts(fleet, capacity), fleet.model.num_layers)
 
@@ -185,7 +185,7 @@ def upper_bound_simple(fleet: Fleet, capacity: CapacityTable) -> float:
 def upper_bound_share(fleet: Fleet, capacity: CapacityTable) -> float:
     """Return the largest flow F [tokens/s] for which the nodes can supply F in every layer.
 
-    Every token passes all N layers, and a node with k layers passes on at most k x min(T(k), F) layer-tokens/s, so
+    Every token passes all N layers, and a node with k layers supplies at most k x min(T(k), F) layer-tokens/s, so
     sum over nodes of max_k k x min(T(k), F) >= N x F holds for every placement, with or without partial inference.
     """
     return share_bound(_table_counts(fleet, capacity), fleet.model.num_layers)
@@ -193,17 +193,17 @@ def upper_bound_share(fleet: Fleet, capacity: CapacityTable) -> float:
 
 def share_bound(counts: Mapping[tuple[float, ...], int], num_layers: int) -> float:
     """Return the bound of ``upper_bound_share`` for nodes given as table (tokens/s with 1, 2, ... layers) -> count."""
-    needed = num_layers * (1 - 1e-12)  # a fleet that holds the model exactly must not fail by rounding
+    needed = num_layers * (1 - 1e-12)  # tolerance for a fleet that holds the model exactly
 
     def is_supplied(flow: float) -> bool:
         return sum(count * best_supply(table, flow) for table, count in counts.items()) >= needed * flow
 
     if sum(count * best_supply(tuple(map(bool, table)), 1.0) for table, count in counts.items()) < num_layers:
-        return 0.0  # not even the faintest flow: the nodes together cannot hold the model
+        return 0.0  # the nodes together cannot hold the model
     low, high = 0.0, _simple_bound(counts, num_layers)
     if is_supplied(high):
         return high
-    # A node's supply per unit of flow never rises with the flow, so the crossing is unique.
+    # The supply of a node per unit of flow never rises with the flow, so the crossing is unique.
     while high - low > 1e-12 * high:
         middle = (low + high) / 2
         low, high = (middle, high) if is_supplied(middle) else (low, middle)
@@ -211,7 +211,7 @@ def share_bound(counts: Mapping[tuple[float, ...], int], num_layers: int) -> flo
 
 
 def best_supply(table: tuple[float, ...], flow: float) -> float:
-    """Return the most layer-tokens/s a node with this table (tokens/s with 1, 2, ... layers) supplies to a flow."""
+    """Return the largest supply of a node to a flow [layer-tokens/s]; ``table``: its tokens/s with 1, 2, ... layers."""
     return max((layers * min(value, flow) for layers, value in enumerate(table, start=1)), default=0.0)
 
 

@@ -1,13 +1,13 @@
 """Max-flow by Dinic's algorithm, for real capacities.
 
-Small enough to be fast without a library: searches evaluate thousands of placements (networkx takes 3-5 times as long,
-scipy allows integer capacities only).
+The search evaluates thousands of placements; networkx takes 3 to 5 times as long, and scipy accepts integer capacities
+only.
 """
 
 from __future__ import annotations
 
 _RELATIVE_ZERO = 1e-11
-"""Residual capacities below this share of the largest capacity count as none, so that rounding cannot go on forever."""
+"""Residual capacities below this share of the largest capacity are zero, so that rounding errors are not augmented."""
 
 
 class FlowGraph:
@@ -20,7 +20,7 @@ class FlowGraph:
         self._largest = 0.0
 
     def add(self, tail: int, head: int, capacity: float) -> None:
-        """Add an arc; even slots are arcs, odd ones their reverses."""
+        """Add an arc; its slot is even, that of its reverse is the next odd number."""
         self._out[tail].append(len(self._head))
         self._out[head].append(len(self._head) + 1)
         self._head += (head, tail)
@@ -42,7 +42,7 @@ class FlowGraph:
         return total
 
     def source_side(self, source: int) -> list[bool]:
-        """Return, after ``maximise``, which vertices the source still reaches: that side of a min cut."""
+        """Return which vertices are on the source side of a min cut, after ``maximise``."""
         return [level >= 0 for level in self._levels(source)]
 
     def _levels(self, source: int) -> list[int]:

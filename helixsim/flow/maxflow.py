@@ -1,7 +1,7 @@
-"""Max-flow of a placement: its value, what binds it, an even spread over equal alternatives, and the routes.
+"""Max-flow of a placement: value, min cut, balanced flow and routes.
 
-Method: Helix (ASPLOS'25) section 4.2. The value and the min cut come from Dinic's algorithm. A max-flow is rarely
-unique; ``balance`` picks the one that loads parallel nodes and links in proportion to their capacity.
+Method: Helix (ASPLOS'25) section 4.2. Value and min cut come from Dinic's algorithm. A max-flow is rarely unique;
+``balance`` returns the one that loads parallel nodes and links in proportion to capacity.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from helixsim.flow.dinic import FlowGraph
 from helixsim.flow.network import FlowNetwork, build_network
 
 _RELATIVE_ZERO = 1e-7
-"""Flows below this share of the max-flow are rounding of the solver."""
+"""Flows below this share of the max-flow are rounding errors."""
 
-_FEW_LINKS = 200
-"""A flow of a fixed point is balanced by the quadratic program up to so many links: one flow of many is no answer."""
+_MAX_FIXED_POINT_LINKS = 200
+"""Most links for which ``balanced_flows`` uses the quadratic program: fixed points compute many flows."""
 
 
 def max_flow(fleet: Fleet, placement: Placement, capacity: CapacityTable, *, balanced: bool = True) -> FlowPlan:
@@ -28,16 +28,16 @@ def max_flow(fleet: Fleet, placement: Placement, capacity: CapacityTable, *, bal
     Parameters
     ----------
     placement
-        Where its nodes leave no complete route, the plan is empty and its value 0.
+        Without a complete route the plan is empty and its value 0.
     capacity
         Tokens/s of each node for its number of layers.
     balanced
-        Spread the flow in proportion to capacity where there is a choice; else any max-flow will do.
+        Return the max-flow that is balanced by capacity; else any max-flow.
     """
     network = build_network(fleet, placement, capacity)
     value, flows, cut = _solve(network)
     if balanced and value > 0:
-        from helixsim.flow.balance import balance  # loads the solver, which searches do without
+        from helixsim.flow.balance import balance  # deferred: loads the solver, which searches do not need
 
         flows = balance(network, value)
     flows = [flow if flow > _RELATIVE_ZERO * value else 0.0 for flow in flows]
@@ -59,17 +59,17 @@ def max_flow(fleet: Fleet, placement: Placement, capacity: CapacityTable, *, bal
 
 
 def max_flow_value(fleet: Fleet, placement: Placement, capacity: CapacityTable) -> float:
-    """Return the max-flow of a placement [tokens/s] and nothing else: for searches."""
+    """Return the value of the max-flow only [tokens/s]; fast, for searches."""
     network = build_network(fleet, placement, capacity)
     return _graph(network)[0].maximise(_SOURCE, _SINK) if network.nodes else 0.0
 
 
 def balanced_flows(network: FlowNetwork) -> list[float]:
-    """Return the even max-flow on each link [tokens/s]: for fixed points that change capacities."""
+    """Return the balanced max-flow on each link [tokens/s]; for fixed points that change capacities."""
     from helixsim.flow.balance import balance
 
     value, flows, _ = _solve(network)
-    return balance(network, value, most_quadratic_links=_FEW_LINKS) if value > 0 else flows
+    return balance(network, value, max_quadratic_links=_MAX_FIXED_POINT_LINKS) if value > 0 else flows
 
 
 _SOURCE, _SINK = 0, 1
@@ -77,13 +77,13 @@ _FIRST_NODE = 2
 
 
 _Arc = tuple[int, int, str, tuple[str, ...], float]
-"""Tail, head, and what it stands for: kind, ends, capacity [tokens/s]."""
+"""Tail, head, and the element it represents: kind (node, nic or link), ids, capacity [tokens/s]."""
 
 
 def _graph(network: FlowNetwork) -> tuple[FlowGraph, list[_Arc]]:
-    """Return the graph and its arcs: the nodes first, the links next, then the coordinator.
+    """Return the graph and its arcs: nodes, then links, then the NIC of the coordinator.
 
-    Node number i occupies two vertices, joined by an arc of its capacity.
+    Each node is two vertices, joined by an arc of its capacity.
     """
     position = {node: _FIRST_NODE + 2 * number for number, node in enumerate(network.nodes)}
     arcs: list[_Arc] = []
@@ -91,20 +91,20 @@ def _graph(network: FlowNetwork) -> tuple[FlowGraph, list[_Arc]]:
         kind, limit = network.node_limit(node)
         arcs.append((vertex, vertex + 1, kind, (node,), limit))
     end = _FIRST_NODE + 2 * len(network.nodes)
-    card = network.nic_tokens_per_s.get(COORDINATOR)
-    sender, receiver = (_SOURCE, _SINK) if card is None else (end, end + 1)
+    nic = network.nic_tokens_per_s.get(COORDINATOR)
+    sender, receiver = (_SOURCE, _SINK) if nic is None else (end, end + 1)
     for link in network.links:
         tail = sender if link.src == COORDINATOR else position[link.src] + 1
         head = receiver if link.dst == COORDINATOR else position[link.dst]
         arcs.append((tail, head, "link", (link.src, link.dst), link.capacity_tokens_per_s))
-    if card is not None:
-        arcs.append((_SOURCE, sender, "nic", (COORDINATOR,), card))
-        arcs.append((receiver, _SINK, "nic", (COORDINATOR,), card))
+    if nic is not None:
+        arcs.append((_SOURCE, sender, "nic", (COORDINATOR,), nic))
+        arcs.append((receiver, _SINK, "nic", (COORDINATOR,), nic))
     graph = FlowGraph(end + 2)
-    # Keeps fast links from drowning slow nodes in rounding, yet above all nodes together, so that they never tie.
-    most = 2 * sum(network.node_limit(node)[1] for node in network.nodes)
+    # Capacities are cut at twice the sum of the nodes': no flow reaches it, and rounding of fast links stays small.
+    largest = 2 * sum(network.node_limit(node)[1] for node in network.nodes)
     for tail, head, _, _, capacity_tokens_per_s in arcs:
-        graph.add(tail, head, min(capacity_tokens_per_s, most))
+        graph.add(tail, head, min(capacity_tokens_per_s, largest))
     return graph, arcs
 
 
@@ -126,9 +126,9 @@ def _solve(network: FlowNetwork) -> tuple[float, list[float], tuple[CutElement, 
 def _routes(
     network: FlowNetwork, flows: Sequence[float], ranges: Mapping[str, LayerRange], zero: float
 ) -> tuple[tuple[Route, float], ...]:
-    """Decompose the flow into paths: follow the largest remaining flow, take out what the path carries, repeat.
+    """Decompose the flow into paths: follow the largest remaining flow, subtract the flow of the path, repeat.
 
-    Every path empties at least one link, so there are no more paths than links.
+    Every path exhausts at least one link, so there are at most as many paths as links.
     """
     remaining: dict[str, dict[str, float]] = {}
     for link, flow in zip(network.links, flows, strict=True):
@@ -155,7 +155,7 @@ def _routes(
                 remaining[src][dst] = left
             else:
                 del remaining[src][dst]
-        if here == COORDINATOR:  # else the path ended in crumbs of rounding, which are dropped
+        if here == COORDINATOR:  # else a remainder of rounding
             route = _route([dst for _, dst in path[:-1]], ranges)
             routes[route] = routes.get(route, 0.0) + carried
     return tuple(sorted(routes.items(), key=lambda item: (-item[1], item[0].hops)))

@@ -1,7 +1,7 @@
-"""The capacity graph of a cluster with a placement: who can send to whom, and how many tokens/s.
+"""The capacity graph of a cluster with a placement: usable links, and capacities in tokens/s.
 
-Method: Helix (ASPLOS'25) section 4.2 as its artifact builds it: a node passes T(k) tokens/s with k layers, a link its
-bandwidth over the bytes of one token, both in tokens of prompt and output together; latency plays no part.
+Method: Helix (ASPLOS'25) section 4.2 as its artifact builds it. A node with k layers has capacity T(k), a link its
+bandwidth over the bytes of a token, both in prompt and output tokens together. Latency is ignored.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from helixsim.units import BITS_PER_BYTE
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A connection that a route can use."""
+    """A directed link that a route can use."""
 
     src: str
     dst: str
@@ -26,19 +26,18 @@ class Link:
 
 @dataclass(frozen=True)
 class FlowNetwork:
-    """Nodes and links that lie on some complete route.
+    """Nodes and links on complete routes.
 
     Parameters
     ----------
     nodes
-        Node ids by ascending end of their range, so that every link between nodes leads forwards.
+        Node ids by ascending end of their range, so that links between nodes lead forwards.
     links
-        From the coordinator, between nodes, and back to the coordinator, in that order.
+        Links from the coordinator, between nodes, and to the coordinator, in that order.
     compute_tokens_per_s
         The planner's capacity of each node.
     nic_tokens_per_s
-        What the network card of a node lets through, both ways; only nodes whose card is bounded. The coordinator's
-        card is entered under its own name.
+        Capacity of each NIC, the same in both directions; only nodes, and the coordinator, with a limit.
     """
 
     nodes: tuple[str, ...]
@@ -47,14 +46,14 @@ class FlowNetwork:
     nic_tokens_per_s: Mapping[str, float]
 
     def node_limit(self, node: str) -> tuple[str, float]:
-        """Return what bounds a node (``node`` or ``nic``) and the bound [tokens/s]."""
+        """Return the bottleneck of a node (``node`` or ``nic``) and its capacity [tokens/s]."""
         compute = self.compute_tokens_per_s[node]
-        card = self.nic_tokens_per_s.get(node)
-        return ("node", compute) if card is None or compute <= card else ("nic", card)
+        nic = self.nic_tokens_per_s.get(node)
+        return ("node", compute) if nic is None or compute <= nic else ("nic", nic)
 
 
 def build_network(fleet: Fleet, placement: Placement, capacity: CapacityTable) -> FlowNetwork:
-    """Return the capacity graph; it has no nodes if the placement leaves no complete route."""
+    """Return the capacity graph; without nodes if the placement has no complete route."""
     order = {node: position for position, node in enumerate(placement.ranges)}
     compute = {node: capacity.tokens_per_s(node, layers.layers) for node, layers in placement.ranges.items()}
     able = [(node, layers) for node, layers in placement.ranges.items() if compute[node] > 0]
@@ -76,7 +75,7 @@ def build_network(fleet: Fleet, placement: Placement, capacity: CapacityTable) -
         nodes=tuple(node for node, _ in nodes),
         links=tuple(links),
         compute_tokens_per_s={node: compute[node] for node, _ in nodes},
-        nic_tokens_per_s=_cards(fleet, links),
+        nic_tokens_per_s=_nics(fleet, links),
     )
 
 
@@ -86,7 +85,7 @@ def entry_points(layers: LayerRange, *, partial_inference: bool) -> range:
 
 
 _At = tuple[int | None, int]
-"""A place between two layers: (pipeline, layers done so far)."""
+"""A position along a pipeline: (pipeline, layers completed)."""
 
 
 def _on_complete_routes(held: list[tuple[str, LayerRange]], placement: Placement) -> set[str]:
@@ -117,18 +116,18 @@ def _entered_from(nodes: list[tuple[str, LayerRange]], placement: Placement) -> 
 
 
 def token_bytes(fleet: Fleet, src: str, dst: str) -> int:
-    """Return the bytes of one token on a link: its id to and from the coordinator, else its activations as well."""
+    """Return the bytes of a token on a link: its id and, between nodes, its activations."""
     outside = COORDINATOR in (src, dst)
     return TOKEN_ID_BYTES if outside else fleet.model.activation_bytes_per_token + TOKEN_ID_BYTES
 
 
 def link_tokens_per_s(fleet: Fleet, src: str, dst: str) -> float:
-    """Return the tokens/s a link carries."""
+    """Return the capacity of a link [tokens/s]."""
     return fleet.cluster.link(src, dst).bandwidth_bps / BITS_PER_BYTE / token_bytes(fleet, src, dst)
 
 
 def _link_rates(fleet: Fleet) -> Callable[[str, str], float]:
-    """Return ``link_tokens_per_s`` of a fleet, which looks links that follow from regions up once per pair of them."""
+    """Return ``link_tokens_per_s`` of a fleet, cached by pair of regions for links without an entry of their own."""
     cluster = fleet.cluster
     own = cluster.network.pairs
     places = {node.id: node.region for node in cluster.nodes}
@@ -137,7 +136,7 @@ def _link_rates(fleet: Fleet) -> Callable[[str, str], float]:
     def rate(src: str, dst: str) -> float:
         if (src, dst) in own:
             return link_tokens_per_s(fleet, src, dst)
-        between = places.get(src), places.get(dst)  # None: the coordinator, whose messages are smaller
+        between = places.get(src), places.get(dst)  # None: the coordinator
         if between not in known:
             known[between] = link_tokens_per_s(fleet, src, dst)
         return known[between]
@@ -145,14 +144,14 @@ def _link_rates(fleet: Fleet) -> Callable[[str, str], float]:
     return rate
 
 
-def _cards(fleet: Fleet, links: list[Link]) -> dict[str, float]:
-    """Return tokens/s through each bounded network card; one token counts as its largest message (paper artifact)."""
-    cards = {node.id: node.nic_bps for node in fleet.cluster.nodes if node.nic_bps is not None}
+def _nics(fleet: Fleet, links: list[Link]) -> dict[str, float]:
+    """Return the capacity of each limited NIC [tokens/s]; a token counts as its largest message (paper artifact)."""
+    nics = {node.id: node.nic_bps for node in fleet.cluster.nodes if node.nic_bps is not None}
     if fleet.cluster.network.coordinator_nic_bps is not None:
-        cards[COORDINATOR] = fleet.cluster.network.coordinator_nic_bps
+        nics[COORDINATOR] = fleet.cluster.network.coordinator_nic_bps
     largest: dict[str, int] = {}
     for link in links:
         for endpoint in (link.src, link.dst):
-            if endpoint in cards:
+            if endpoint in nics:
                 largest[endpoint] = max(largest.get(endpoint, 0), token_bytes(fleet, link.src, link.dst))
-    return {endpoint: cards[endpoint] / BITS_PER_BYTE / size for endpoint, size in largest.items()}
+    return {endpoint: nics[endpoint] / BITS_PER_BYTE / size for endpoint, size in largest.items()}

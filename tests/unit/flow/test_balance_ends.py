@@ -73,10 +73,10 @@ def test_the_flow_does_not_depend_on_what_finds_it(monkeypatch, seed):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_of_equal_spreads_of_the_linear_program_one_is_chosen(monkeypatch, seed):
     network, value = drawn_network(seed)
-    usual = balance(network, value, most_quadratic_links=0)
+    usual = balance(network, value, max_quadratic_links=0)
     solve = solver.solve
     monkeypatch.setattr(solver, "solve", lambda program: solve(program, presolve=False))
-    assert balance(network, value, most_quadratic_links=0) == pytest.approx(usual, abs=1e-7 * value)
+    assert balance(network, value, max_quadratic_links=0) == pytest.approx(usual, abs=1e-7 * value)
 
 
 def test_a_quadratic_program_that_fails_is_solved_by_linear_ones(monkeypatch):
@@ -102,5 +102,5 @@ def test_no_flow_of_equal_value_costs_less(seed):
     flows = np.array(balance(network, value)) / value
     share = {node: network.node_limit(node)[1] / value for node in network.nodes} | {COORDINATOR: 1.0}
     gradient = flows / np.array([share[link.src] * share[link.dst] for link in network.links])
-    other = np.array(balance(network, value, most_quadratic_links=0)) / value
+    other = np.array(balance(network, value, max_quadratic_links=0)) / value
     assert gradient @ (other - flows) >= -1e-6
