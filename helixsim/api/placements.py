@@ -38,8 +38,8 @@ class _Shown:
         rows = []
         for node in document["nodes"]:
             start, end = document["layers"][node["node"]] or (None, None)
-            rows.append({"node": node["node"], "kind": node["kind"], "region": node["region"], "layer_start": start,
-                         "layer_end": end, **{key: node[key] for key in _FIGURES}})  # fmt: skip
+            rows.append({"node": node["node"], "node_type": node["node_type"], "region": node["region"],
+                         "layer_start": start, "layer_end": end, **{key: node[key] for key in _FIGURES}})  # fmt: skip
         return pd.DataFrame(rows).astype({"layer_start": "Int64", "layer_end": "Int64"})
 
     @cached_property

@@ -91,7 +91,7 @@ def _heading(experiment: ResolvedExperiment) -> list[str]:
     """Return the resolved experiment as text."""
     counts: dict[str, int] = {}
     for node in experiment.fleet.cluster.nodes:
-        counts[node.kind] = counts.get(node.kind, 0) + 1
+        counts[node.node_type] = counts.get(node.node_type, 0) + 1
     model, stats = experiment.fleet.model, experiment.workload_stats
     nodes = ", ".join(f"{count} x {kind}" for kind, count in counts.items())
     load = (

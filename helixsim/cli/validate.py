@@ -110,19 +110,19 @@ def summarise(experiment: ResolvedExperiment, *, plugins_imported: bool = True) 
 def _nodes(experiment: ResolvedExperiment) -> list[dict[str, Any]]:
     """Return one entry per node type and region, in the order of the cluster."""
     fleet = experiment.fleet
-    counts = Counter((node.kind, node.region) for node in fleet.cluster.nodes)
-    profile_of = {node.kind: profile for node, profile in zip(fleet.cluster.nodes, fleet.profiles, strict=True)}
+    counts = Counter((node.node_type, node.region) for node in fleet.cluster.nodes)
+    profile_of = {node.node_type: profile for node, profile in zip(fleet.cluster.nodes, fleet.profiles, strict=True)}
     return [
         {
-            "kind": kind,
+            "node_type": node_type,
             "region": region,
             "count": count,
-            "layers_that_fit": len(profile_of[kind].kv_blocks),
-            "max_layers": profile_of[kind].max_layers,
-            "kv_tokens_at_max_layers": profile_of[kind].kv_tokens(profile_of[kind].max_layers),
-            "compute": profile_of[kind].compute.source,
+            "layers_that_fit": len(profile_of[node_type].kv_blocks),
+            "max_layers": profile_of[node_type].max_layers,
+            "kv_tokens_at_max_layers": profile_of[node_type].kv_tokens(profile_of[node_type].max_layers),
+            "compute": profile_of[node_type].compute.source,
         }
-        for (kind, region), count in counts.items()
+        for (node_type, region), count in counts.items()
     ]
 
 
@@ -133,7 +133,7 @@ def _link(link: LinkSpec) -> dict[str, float]:
 def _lines(summary: dict[str, Any]) -> list[str]:
     model, load, network = summary["model"], summary["workload"], summary["network"]
     nodes, weight = summary["nodes"], units.format_bytes(model["weight_bytes_per_layer"])
-    kinds = max([len("node type"), *(len(entry["kind"]) for entry in nodes)])
+    kinds = max([len("node type"), *(len(entry["node_type"]) for entry in nodes)])
     regions = max([len("region"), *(len(entry["region"]) for entry in nodes)])
     lines = [
         f"{summary['name']}: ok",
@@ -148,7 +148,7 @@ def _lines(summary: dict[str, Any]) -> list[str]:
         "timings",
     ]
     lines += [
-        f"  {entry['kind']:<{kinds}}  {entry['region']:<{regions}}  {entry['count']:>5}  "
+        f"  {entry['node_type']:<{kinds}}  {entry['region']:<{regions}}  {entry['count']:>5}  "
         f"{entry['layers_that_fit']:>15}  {entry['max_layers']:>14}  "
         f"{entry['kv_tokens_at_max_layers']:>14}  {entry['compute']}"
         for entry in nodes

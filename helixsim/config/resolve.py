@@ -292,10 +292,10 @@ class _Resolver:
         profiles: dict[str, NodeProfile] = {}
         assumptions += format_notes(model, gpus)
         for node in cluster.nodes:
-            if node.kind not in profiles:
-                profiles[node.kind], said = node_profile(model, spec_of[node.gpu], node.gpus, options)
+            if node.node_type not in profiles:
+                profiles[node.node_type], said = node_profile(model, spec_of[node.gpu], node.gpus, options)
                 assumptions += said
-        return Fleet(model, cluster, tuple(profiles[node.kind] for node in cluster.nodes)), assumptions
+        return Fleet(model, cluster, tuple(profiles[node.node_type] for node in cluster.nodes)), assumptions
 
     def _system(self, number: int, fleet: Fleet, nodes: tuple[Node, ...], arrivals: ArrivalsSpec | None) -> SystemSpec:
         section, options, chosen = self.section.systems[number], self.choices.options, self.choices.documents

@@ -68,7 +68,7 @@ def overlay(source: Source, number: int, what: WhatifSection, names: list[str]) 
 def described(base: ResolvedExperiment, changed: ResolvedExperiment, what: WhatifSection) -> Iterator[str]:
     """Yield descriptions of the differences between two experiments."""
     before, after = base.fleet, changed.fleet
-    counts = [Counter((node.region, node.kind) for node in fleet.cluster.nodes) for fleet in (before, after)]
+    counts = [Counter((node.region, node.node_type) for node in fleet.cluster.nodes) for fleet in (before, after)]
     several = len({region for count in counts for region, _ in count}) > 1
     for region, kind in dict.fromkeys([*counts[0], *counts[1]]):
         old, new = (count[region, kind] for count in counts)

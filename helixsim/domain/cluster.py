@@ -42,7 +42,7 @@ class Node:
     max_requests: int | None = None
 
     @property
-    def kind(self) -> str:
+    def node_type(self) -> str:
         """``l4`` for one GPU, ``l4x2`` for two as one node."""
         return self.gpu if self.gpus == 1 else f"{self.gpu}x{self.gpus}"
 

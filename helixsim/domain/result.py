@@ -78,7 +78,7 @@ class NodeStats:
     """One entry per node with layers, over the whole run; aligned with the node axis of ``Series``."""
 
     node_id: tuple[str, ...]
-    kind: tuple[str, ...]
+    node_type: tuple[str, ...]
     start: IntArray
     end: IntArray
     kv_blocks: IntArray

@@ -301,7 +301,7 @@ class _Run:
 
         return NodeStats(
             node_id=tuple(worker.node_id for worker in self.workers),
-            kind=tuple(self.inputs.fleet.cluster.node(worker.node_id).kind for worker in self.workers),
+            node_type=tuple(self.inputs.fleet.cluster.node(worker.node_id).node_type for worker in self.workers),
             start=column([r.start for r in ranges]),
             end=column([r.end for r in ranges]),
             kv_blocks=column([pool.capacity // pool.layers for pool in self.pools]),

@@ -17,18 +17,21 @@ _KV_FULL = 0.75  # admission reserves blocks for expected output, so limiting me
 _NAMES_SHOWN = 3
 
 
-def cut_in_words(plan: FlowPlan, cluster: Cluster) -> str:
-    """Return a sentence on the min cut, nodes grouped by GPU type [tokens/s]."""
+def cut_sentence(plan: FlowPlan, cluster: Cluster) -> str:
+    """Return a sentence on the min cut, nodes grouped by node type [tokens/s]."""
     compute: dict[str, list[CutElement]] = {}
     nics: list[CutElement] = []
     links: list[CutElement] = []
     for element in plan.min_cut:
         if element.kind == "node":
-            kind = cluster.node(element.name).kind if element.name in cluster.index else element.name
-            compute.setdefault(kind, []).append(element)
+            node_type = cluster.node(element.name).node_type if element.name in cluster.index else element.name
+            compute.setdefault(node_type, []).append(element)
         else:
             (nics if element.kind == "nic" else links).append(element)
-    parts = [_group(f"the compute of {_count(len(group), f'{kind} node')}", group) for kind, group in compute.items()]
+    parts = [
+        _group(f"the compute of {_count(len(group), f'{node_type} node')}", group)
+        for node_type, group in compute.items()
+    ]
     if nics:
         parts.append(_group(_count(len(nics), "NIC"), nics))
     if links:
@@ -50,7 +53,7 @@ def bottleneck(
     measured = f"Measured: {attainment:.0%} of it"
     if attainment > _ABOVE_ESTIMATE:
         measured += " (the estimate assumes smaller batches than fit into KV memory here)"
-    return f"{cut_in_words(plan, cluster)} {measured}, limited by {_limit(run, used, verdict)}."
+    return f"{cut_sentence(plan, cluster)} {measured}, limited by {_limit(run, used, verdict)}."
 
 
 def _limit(run: RunResult, used: Utilisation, verdict: Saturation) -> str:

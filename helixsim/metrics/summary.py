@@ -164,7 +164,7 @@ def _cluster(
     reached = math.nan if attainment is None else attainment
     return ClusterFigures(
         bottleneck=bottleneck(run, plan, fleet.cluster, used, reached, saturation(run)),
-        utilisation=used.by_kind,
+        utilisation=used.by_node_type,
         kv_peak=float(used.kv_peak.max(initial=0.0)),
         kv_mean=float(used.kv_mean.mean()) if used.kv_mean.size else math.nan,
         kv_tokens={

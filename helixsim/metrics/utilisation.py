@@ -17,7 +17,7 @@ class Utilisation:
 
     busy_share: FloatArray
     """Share of the window in which each node computed."""
-    by_kind: dict[str, float]
+    by_node_type: dict[str, float]
     """Mean utilisation per node type; nodes without layers count as idle."""
     kv_mean: FloatArray
     """Mean share of KV blocks in use, by node."""
@@ -33,13 +33,13 @@ def utilisation(run: RunResult, fleet: Fleet) -> Utilisation:
     window_ns = max(run.window_end_ns - run.window_start_ns, 1)
     busy_share = growth_in_window(run.series.busy_ns, run) / window_ns
     by_node = dict(zip(nodes.node_id, busy_share.tolist(), strict=True))
-    kinds: dict[str, list[float]] = {}
+    node_types: dict[str, list[float]] = {}
     for node in fleet.cluster.nodes:
-        kinds.setdefault(node.kind, []).append(by_node.get(node.id, 0.0))
+        node_types.setdefault(node.node_type, []).append(by_node.get(node.id, 0.0))
     sampled = window_samples(run)
     return Utilisation(
         busy_share=busy_share,
-        by_kind={kind: sum(shares) / len(shares) for kind, shares in kinds.items()},
+        by_node_type={node_type: sum(shares) / len(shares) for node_type, shares in node_types.items()},
         kv_mean=_mean(run.series.kv_used[sampled]),
         kv_peak=nodes.kv_peak_blocks / np.maximum(nodes.kv_blocks, 1),
         queue_mean=_mean(run.series.queue_length[sampled].astype(np.float64)),

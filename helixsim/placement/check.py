@@ -59,7 +59,7 @@ def _shortages(fleet: Fleet, placement: Placement) -> list[str]:
         most = len(fleet.profile(node).kv_blocks)
         if layers.layers > most:
             faults.append(
-                f"node {node!r} ({fleet.cluster.node(node).kind}) has {layers.layers} layers, it can hold {most}"
+                f"node {node!r} ({fleet.cluster.node(node).node_type}) has {layers.layers} layers, it can hold {most}"
             )
     bare = _bare_layers(placement)
     if bare:

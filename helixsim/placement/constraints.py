@@ -93,7 +93,7 @@ def reassigned(
     """
     groups: dict[tuple[str, str, float | None], list[str]] = {}
     for node in fleet.cluster.nodes:
-        groups.setdefault((node.kind, node.region, node.nic_bps), []).append(node.id)
+        groups.setdefault((node.node_type, node.region, node.nic_bps), []).append(node.id)
     result = dict(pinned)
     for members in groups.values():
         roles = [ranges[node] for node in members if node in ranges]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from helixsim.report.style import GREY, KIND_COLORS, colors_of, new_figure, small_multiples
+from helixsim.report.style import GREY, NODE_TYPE_COLORS, colors_of, new_figure, small_multiples
 from helixsim.report.tables import sorted_by_layers
 from helixsim.results.runset import RunSet
 from helixsim.units import NS_PER_S, format_seconds
@@ -27,7 +27,7 @@ def placement_diagram(placement: Mapping[str, Any], colors: Mapping[str, str]) -
     placement
         The document of ``results.placement_json``.
     colors
-        Colour of each kind of node (``kind_colors``).
+        Colour of each node type (``node_type_colors``).
     """
     import pandas as pd
     from matplotlib.patches import Patch
@@ -38,7 +38,7 @@ def placement_diagram(placement: Mapping[str, Any], colors: Mapping[str, str]) -
     rows = []
     for y, node in enumerate(nodes):
         held = placement["layers"][node["node"]]
-        _draw_node(axis, y, node, held, colors[node["kind"]])
+        _draw_node(axis, y, node, held, colors[node["node_type"]])
         start, end = held or (None, None)
         rows.append({**node, "layer_start": start, "layer_end": end})
     axis.set_yticks(range(len(nodes)), [node["node"] for node in nodes], fontsize=7.5)
@@ -46,8 +46,8 @@ def placement_diagram(placement: Mapping[str, Any], colors: Mapping[str, str]) -
     axis.set_xlim(0, placement["num_layers"])
     axis.grid(visible=False, axis="y")
     axis.set_xlabel("layer")
-    kinds = {node["kind"] for node in nodes}
-    handles = [Patch(color=color, label=kind) for kind, color in colors.items() if kind in kinds]
+    node_types = {node["node_type"] for node in nodes}
+    handles = [Patch(color=color, label=name) for name, color in colors.items() if name in node_types]
     figure.legend(handles=handles, loc="outside upper right", ncols=len(handles))
     return figure, pd.DataFrame(rows)
 
@@ -129,12 +129,12 @@ def busiest_links(runs: RunSet) -> tuple[Figure, pd.DataFrame]:
     return figure, table.sort_values("system", key=lambda column: column.map(order), kind="stable")
 
 
-def kind_colors(runs: RunSet) -> dict[str, str]:
-    """Return a colour for each kind of node, the same in all figures of a report."""
-    kinds = [*runs.frame("nodes")["kind"].unique()]
+def node_type_colors(runs: RunSet) -> dict[str, str]:
+    """Return a colour for each node type, the same in all figures of a report."""
+    kinds = [*runs.frame("nodes")["node_type"].unique()]
     for run in runs.values():
-        kinds += [node["kind"] for node in run.placement_document["nodes"]]
-    return colors_of(dict.fromkeys(kinds), KIND_COLORS)
+        kinds += [node["node_type"] for node in run.placement_document["nodes"]]
+    return colors_of(dict.fromkeys(kinds), NODE_TYPE_COLORS)
 
 
 def _draw_node(axis: Axes, y: int, node: dict[str, Any], held: list[int] | None, color: str) -> None:

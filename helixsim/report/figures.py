@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from helixsim.domain.result import FloatArray
-from helixsim.report.cluster_figures import busiest_links, frontier_curves, kind_colors, placement_diagram
+from helixsim.report.cluster_figures import busiest_links, frontier_curves, node_type_colors, placement_diagram
 from helixsim.report.rows import number
 from helixsim.report.style import LINE_STYLES, FigureFile, colors_of, new_figure, styled, write_figure
 from helixsim.report.time_figures import (
@@ -242,4 +242,4 @@ def _figures(runs: RunSet) -> Iterator[tuple[str, str, str, Draw]]:
 
 
 def _placement(runs: RunSet, system: str) -> tuple[Figure, pd.DataFrame]:
-    return placement_diagram(runs[system].placement_document, kind_colors(runs))
+    return placement_diagram(runs[system].placement_document, node_type_colors(runs))

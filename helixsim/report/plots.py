@@ -13,7 +13,7 @@ from helixsim.errors import ConfigError
 from helixsim.report import capacity_files, fleet_files, sweep_figures
 from helixsim.report.cluster_figures import busiest_links, frontier_curves, placement_diagram
 from helixsim.report.figures import Draw, latency_cdfs, throughput_bars
-from helixsim.report.style import KIND_COLORS, colors_of, drawn
+from helixsim.report.style import NODE_TYPE_COLORS, colors_of, drawn
 from helixsim.report.time_figures import (
     kv_memory_over_time,
     requests_over_time,
@@ -139,7 +139,7 @@ class FleetPlots:
 
 def placement_figure(placement: Mapping[str, Any]) -> Figure:
     """Draw the layers that each node holds, shaded by planned load (``results.placement_json``)."""
-    colors = colors_of(dict.fromkeys(node["kind"] for node in placement["nodes"]), KIND_COLORS)
+    colors = colors_of(dict.fromkeys(node["node_type"] for node in placement["nodes"]), NODE_TYPE_COLORS)
     return drawn(lambda: placement_diagram(placement, colors)[0])
 
 

@@ -33,7 +33,9 @@ class Section:
 
 def comparison_sections(runs: RunSet) -> list[Section]:
     """Return the rows of the comparison, with cells in the order of the systems."""
-    kinds = list(dict.fromkeys(kind for run in runs.values() for kind in run.summary.cluster.utilisation))
+    node_types = list(
+        dict.fromkeys(node_type for run in runs.values() for node_type in run.summary.cluster.utilisation)
+    )
     with_slo = not runs.slo.ttft_s is runs.slo.tpot_s is runs.slo.e2el_s is None
     layout: list[tuple[str, list[tuple[str, Callable[[Summary], str]]]]] = [
         (
@@ -76,7 +78,7 @@ def comparison_sections(runs: RunSet) -> list[Section]:
                 ("KV-limited estimate, tokens/s", lambda summary: number(summary.flow.kv_limited_tokens_per_s)),
                 ("  measured / KV-limited, %", lambda summary: percent(summary.flow.kv_limited_attainment)),
                 ("nodes per request, mean", lambda summary: number(summary.flow.measured_mean_hops)),
-                *((f"{kind} utilisation, %", _kind_utilisation(kind)) for kind in kinds),
+                *((f"{node_type} utilisation, %", _node_type_utilisation(node_type)) for node_type in node_types),
                 ("KV memory use, mean %", lambda summary: percent(summary.cluster.kv_mean)),
                 ("KV memory use, peak node %", lambda summary: percent(summary.cluster.kv_peak)),
             ],
@@ -170,8 +172,8 @@ LEGEND = (
 )
 
 
-def _kind_utilisation(kind: str) -> Callable[[Summary], str]:
-    return lambda summary: percent(summary.cluster.utilisation.get(kind))
+def _node_type_utilisation(node_type: str) -> Callable[[Summary], str]:
+    return lambda summary: percent(summary.cluster.utilisation.get(node_type))
 
 
 def _output_throughput(summary: Summary) -> str:

@@ -65,7 +65,7 @@ def kv_text(name: str, placement: Mapping[str, Any]) -> str:
     for node in sorted_by_layers(placement):
         held = placement["layers"][node["node"]]
         if held is not None:
-            rooms.setdefault((node["kind"], held[1] - held[0]), []).append(node["kv_tokens"])
+            rooms.setdefault((node["node_type"], held[1] - held[0]), []).append(node["kv_tokens"])
     parts = []
     for (kind, layers), tokens in sorted(rooms.items(), key=lambda entry: entry[1]):
         least, most = min(tokens), max(tokens)
@@ -90,7 +90,7 @@ def placement_text(name: str, placement: Mapping[str, Any], *, width: int = WIDT
         flow, capacity = node["flow_tokens_per_s"], node["capacity_tokens_per_s"]
         table.add_row(
             node["node"],
-            node["kind"],
+            node["node_type"],
             MISSING if held is None else f"{held[0]}–{held[1] - 1}",
             number(node["kv_tokens"]),
             number(flow) if held else MISSING,

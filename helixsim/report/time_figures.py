@@ -8,8 +8,8 @@ import numpy as np
 
 from helixsim.report.style import (
     GREY,
-    KIND_COLORS,
     LINE_STYLES,
+    NODE_TYPE_COLORS,
     colors_of,
     new_figure,
     shade_outside,
@@ -63,17 +63,24 @@ def utilisation_over_time(runs: RunSet) -> tuple[Figure, pd.DataFrame]:
     import pandas as pd
 
     figure, axes = small_multiples(list(runs), 1.7)
-    colors = _kind_colors(runs)
+    colors = _node_type_colors(runs)
     tables = []
     for axis, name in zip(axes, runs, strict=True):
         busy_ns = _by_node(runs, name, "busy_ns")
         busy_ns = busy_ns.iloc[_thinned(len(busy_ns), _MAX_RATES)]
         time_s = busy_ns.index.to_numpy() / NS_PER_S
         share = busy_ns.diff().iloc[1:].div(np.diff(busy_ns.index.to_numpy()), axis=0)
-        by_kind = share.T.groupby(level="kind", sort=False).mean().T
-        for kind in by_kind:
-            axis.stairs(100 * by_kind[kind], time_s, baseline=None, color=colors[kind], linewidth=1.4, label=kind)
-        tables.append(_long(by_kind, name, time_s[1:], "busy_share"))
+        by_node_type = share.T.groupby(level="node_type", sort=False).mean().T
+        for node_type in by_node_type:
+            axis.stairs(
+                100 * by_node_type[node_type],
+                time_s,
+                baseline=None,
+                color=colors[node_type],
+                linewidth=1.4,
+                label=node_type,
+            )
+        tables.append(_long(by_node_type, name, time_s[1:], "busy_share"))
     _finish(figure, axes, runs, "utilisation, %")
     return figure, pd.concat(tables, ignore_index=True)
 
@@ -83,18 +90,18 @@ def kv_memory_over_time(runs: RunSet) -> tuple[Figure, pd.DataFrame]:
     import pandas as pd
 
     figure, axes = small_multiples(list(runs), 1.7)
-    colors = _kind_colors(runs)
+    colors = _node_type_colors(runs)
     tables = []
     for axis, name in zip(axes, runs, strict=True):
         used = _by_node(runs, name, "kv_used_share")
         used = used.iloc[_thinned(len(used))]
         time_s = used.index.to_numpy() / NS_PER_S
-        by_kind = used.T.groupby(level="kind", sort=False).mean().T
-        for kind in by_kind:
-            axis.plot(time_s, 100 * by_kind[kind], color=colors[kind], linewidth=1.4, label=kind)
+        by_node_type = used.T.groupby(level="node_type", sort=False).mean().T
+        for node_type in by_node_type:
+            axis.plot(time_s, 100 * by_node_type[node_type], color=colors[node_type], linewidth=1.4, label=node_type)
         fullest = used.max(axis=1)
         axis.plot(time_s, 100 * fullest, color=GREY, linestyle=":", linewidth=1.2, label="fullest node")
-        tables.append(_long(by_kind.assign(**{"fullest node": fullest}), name, time_s, "kv_used_share"))
+        tables.append(_long(by_node_type.assign(**{"fullest node": fullest}), name, time_s, "kv_used_share"))
     _finish(figure, axes, runs, "KV memory use, %")
     return figure, pd.concat(tables, ignore_index=True)
 
@@ -129,10 +136,10 @@ def requests_over_time(runs: RunSet) -> tuple[Figure, pd.DataFrame]:
 
 
 def _by_node(runs: RunSet, system: str, column: str) -> pd.DataFrame:
-    """Return one column of the node series, indexed by time [ns], with (kind, node) columns in node order."""
+    """Return one column of the node series, indexed by time [ns], with (node_type, node) columns in node order."""
     rows = runs[system].node_series
-    nodes = rows[["kind", "node"]].drop_duplicates()
-    wide = rows.pivot_table(index="time_ns", columns=["kind", "node"], values=column, sort=False)
+    nodes = rows[["node_type", "node"]].drop_duplicates()
+    wide = rows.pivot_table(index="time_ns", columns=["node_type", "node"], values=column, sort=False)
     return wide[list(nodes.itertuples(index=False, name=None))]
 
 
@@ -143,14 +150,14 @@ def _thinned(samples: int, points: int = _MAX_POINTS) -> list[int]:
     return sorted({int(position) for position in np.linspace(0, samples - 1, points).round()})
 
 
-def _kind_colors(runs: RunSet) -> dict[str, str]:
-    return colors_of(runs.frame("nodes")["kind"].unique(), KIND_COLORS)
+def _node_type_colors(runs: RunSet) -> dict[str, str]:
+    return colors_of(runs.frame("nodes")["node_type"].unique(), NODE_TYPE_COLORS)
 
 
 def _long(
     wide: pd.DataFrame, system: str, time_s: np.ndarray[tuple[int], np.dtype[np.float64]], value: str
 ) -> pd.DataFrame:
-    table = wide.set_axis(time_s, axis=0).rename_axis(index="time_s", columns="kind")
+    table = wide.set_axis(time_s, axis=0).rename_axis(index="time_s", columns="node_type")
     long: pd.DataFrame = table.stack().rename(value).reset_index()
     long.insert(0, "system", system)
     return long

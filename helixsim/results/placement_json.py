@@ -23,7 +23,7 @@ def placement_document(placement: Placement, plan: FlowPlan, fleet: Fleet) -> di
         nodes.append(
             {
                 "node": node.id,
-                "kind": node.kind,
+                "node_type": node.node_type,
                 "region": node.region,
                 "kv_tokens": None
                 if held is None

@@ -30,6 +30,9 @@ ROWS_AT_A_TIME = 50_000
 TABLES = ("nodes", "links", "series", "node_series", "itl")
 """Tables of a run directory with all systems; requests have a file per system."""
 
+_FORMER = {"kind": "node_type"}
+"""Columns of tables of nodes in an older version -> current names."""
+
 
 @dataclass(frozen=True)
 class Simulation:
@@ -59,7 +62,7 @@ class StoredTables:
         if name == "requests":
             return read_csv(self.directory / "requests" / f"{file_stem(system)}.csv")
         if name not in self._read:
-            self._read[name] = read_csv(self.directory / f"{name}.csv")
+            self._read[name] = read_csv(self.directory / f"{name}.csv").rename(columns=_FORMER)
         table = self._read[name]
         if "system" not in table:
             raise DataError(f"{self.directory / name}.csv: has no column system")
@@ -116,7 +119,9 @@ class Run:
     def placement_document(self) -> dict[str, Any]:
         """The placement with its flow as JSON values (``placements/<system>.json``)."""
         if isinstance(self.source, StoredTables):
-            return read_json(self.source.directory / "placements" / f"{file_stem(self.name)}.json")
+            document = read_json(self.source.directory / "placements" / f"{file_stem(self.name)}.json")
+            nodes = [{_FORMER.get(key, key): value for key, value in node.items()} for node in document["nodes"]]
+            return {**document, "nodes": nodes}
         return placement_document(self.source.placement, self.source.plan, self.source.fleet)
 
     @property

@@ -95,7 +95,7 @@ def nodes_frame(run: RunResult, plan: FlowPlan, fleet: Fleet) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "node": nodes.node_id,
-            "kind": nodes.kind,
+            "node_type": nodes.node_type,
             "layer_start": nodes.start,
             "layer_end": nodes.end,
             "flow_tokens_per_s": [plan.node_flow_tokens_per_s.get(node, 0.0) for node in nodes.node_id],
@@ -155,7 +155,7 @@ def node_series_frame(run: RunResult) -> pd.DataFrame:
         {
             "time_ns": np.repeat(series.time_ns, len(nodes.node_id)),
             "node": np.tile(np.array(nodes.node_id, dtype=object), samples),
-            "kind": np.tile(np.array(nodes.kind, dtype=object), samples),
+            "node_type": np.tile(np.array(nodes.node_type, dtype=object), samples),
             "busy_ns": series.busy_ns.ravel(),
             "kv_used_share": series.kv_used.ravel(),
             "queue_length": series.queue_length.ravel(),

@@ -54,7 +54,7 @@ def test_json_is_one_document_and_follows_set_and_seed(experiment, capsys):
     assert main(arguments) == 0
     summary = json.loads(capsys.readouterr().out)
     assert summary["seed"] == 7
-    assert [(entry["kind"], entry["region"], entry["count"]) for entry in summary["nodes"]] == [
+    assert [(entry["node_type"], entry["region"], entry["count"]) for entry in summary["nodes"]] == [
         ("a100-40g", "eu", 4),
         ("l4", "us", 3),
     ]

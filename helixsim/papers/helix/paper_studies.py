@@ -10,7 +10,7 @@ from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 from helixsim.papers.helix.paper_figures import COLUMN_STYLES, Rows
-from helixsim.report.style import GREY, KIND_COLORS, LINE_STYLES, SYSTEM_COLORS, colors_of, new_figure
+from helixsim.report.style import GREY, LINE_STYLES, NODE_TYPE_COLORS, SYSTEM_COLORS, colors_of, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -167,7 +167,7 @@ def layers_of_nodes(rows: Rows) -> Figure:
     axes = figure.subplots(lines, 2, squeeze=False).ravel().tolist()
     for spare in axes[len(placements) :]:
         spare.remove()
-    colors = colors_of(sorted(_distinct(rows, "kind")), KIND_COLORS)
+    colors = colors_of(sorted(_distinct(rows, "kind")), NODE_TYPE_COLORS)
     for axis, name in zip(axes, placements, strict=False):
         own = sorted(
             (row for row in rows if row["placement"] == name), key=lambda r: (r["first_layer"], r["end_layer"])
@@ -199,7 +199,7 @@ def stays_at_nodes(rows: Rows) -> Figure:
     names = _distinct(rows, "placement")
     figure = new_figure(1.75 * len(names) + 0.8)
     axes = figure.subplots(len(names), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
-    colors = colors_of(sorted(_distinct(rows, "kind")), KIND_COLORS)
+    colors = colors_of(sorted(_distinct(rows, "kind")), NODE_TYPE_COLORS)
     for axis, name in zip(axes, names, strict=True):
         own = [row for row in rows if row["placement"] == name]
         shades = [colors[row["kind"]] for row in own]

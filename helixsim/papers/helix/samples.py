@@ -185,7 +185,7 @@ def _nodes(run: RunResult, placed: PlacedSystem) -> tuple[NodeLoad, ...]:
         link_s = waits_ns[node] / sent[node] / NS_PER_S if sent[node] else 0.0
         loads.append(
             NodeLoad(
-                node, nodes.kind[position], int(nodes.start[position]), int(nodes.end[position]),
+                node, nodes.node_type[position], int(nodes.start[position]), int(nodes.end[position]),
                 float(f"{queued_s + batch_s + link_s:.6g}"), float(f"{busy[position]:.6g}"),
             )
         )  # fmt: skip

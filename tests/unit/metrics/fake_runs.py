@@ -46,7 +46,7 @@ def fleet(fast: int = 2, slow: int = 4) -> Fleet:
     profiles = {kind: _profile(kind, blocks) for kind, blocks in (("a100", 400), ("t4x2", 100))}
     link = LinkSpec(1e9, MS)
     cluster = Cluster(nodes, Network(link, link), "east")
-    return Fleet(model, cluster, tuple(profiles[node.kind] for node in nodes))
+    return Fleet(model, cluster, tuple(profiles[node.node_type] for node in nodes))
 
 
 def _profile(kind: str, blocks: int) -> NodeProfile:
@@ -193,7 +193,7 @@ def _nodes(of: Fleet) -> NodeStats:
     end = np.array([held.end for held in ranges.values()])
     blocks = np.array([of.kv_blocks(node, held.layers) for node, held in ranges.items()])
     ones = np.ones(len(ranges), dtype=np.int64)
-    kinds = tuple(of.cluster.node(node).kind for node in ranges)
+    kinds = tuple(of.cluster.node(node).node_type for node in ranges)
     return NodeStats(
         tuple(ranges), kinds, start, end, blocks, blocks * 3 // 4, ones * 60, ones * 900, ones * 800, ones * 0
     )

@@ -157,8 +157,8 @@ def test_busy_shares_are_those_of_the_window_and_idle_nodes_count(fakes) -> None
     run, fleet = fakes.queue_run().run, fakes.fleet()
     used = utilisation(run, fleet)
     assert used.busy_share == pytest.approx(np.linspace(0.3, 0.9, 5), rel=1e-6)
-    assert used.by_kind["a100"] == pytest.approx(used.busy_share[:2].mean())
-    assert used.by_kind["t4x2"] == pytest.approx(used.busy_share[2:].sum() / 4)
+    assert used.by_node_type["a100"] == pytest.approx(used.busy_share[:2].mean())
+    assert used.by_node_type["t4x2"] == pytest.approx(used.busy_share[2:].sum() / 4)
     assert (used.kv_peak >= 0).all()
     assert (used.kv_peak <= 1).all()
 

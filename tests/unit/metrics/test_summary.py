@@ -14,7 +14,7 @@ from helixsim.domain.result import RequestColumns
 from helixsim.domain.summary import Limits, Summary, milliseconds, seconds
 from helixsim.errors import DataError
 from helixsim.jsonio import json_values, significant
-from helixsim.metrics.bottleneck import cut_in_words
+from helixsim.metrics.bottleneck import cut_sentence
 from helixsim.metrics.compare import Comparison, compared, paired
 from helixsim.metrics.summary import summarise, timing
 
@@ -194,11 +194,11 @@ def test_requests_of_other_lengths_do_not_pair(fakes) -> None:
 def test_the_cut_is_named_with_its_capacity(fakes) -> None:
     fleet = fakes.fleet()
     plan = fakes.plan(fleet)
-    text = cut_in_words(plan, fleet.cluster)
+    text = cut_sentence(plan, fleet.cluster)
     assert "3 t4x2 nodes (t4-0, t4-1, t4-2: 4000 tokens/s)" in text
     links = replace(plan, min_cut=(CutElement("link", "a100-0 -> t4-0", 12.0), CutElement("nic", "t4-1 out", 5.0)))
-    assert "1 network link (a100-0 -> t4-0: 12 tokens/s)" in cut_in_words(links, fleet.cluster)
-    assert "1 NIC (t4-1 out: 5 tokens/s)" in cut_in_words(links, fleet.cluster)
+    assert "1 network link (a100-0 -> t4-0: 12 tokens/s)" in cut_sentence(links, fleet.cluster)
+    assert "1 NIC (t4-1 out: 5 tokens/s)" in cut_sentence(links, fleet.cluster)
 
 
 def test_json_values_rounds_and_replaces_what_json_lacks() -> None:

@@ -67,6 +67,19 @@ def test_placement_document_covers_the_fleet_and_the_model(fakes) -> None:
     assert json.loads(json.dumps(document, allow_nan=False)) == document
 
 
+def test_former_names_of_columns_are_read(run_dir: Path, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(run_dir, old)
+    for path in (old / "nodes.csv", old / "node_series.csv", old / "placements" / "helix.json"):
+        text = path.read_text(encoding="utf-8")
+        assert "node_type" in text
+        path.write_text(text.replace("node_type", "kind"), encoding="utf-8")
+    ours, theirs = RunSet.load(run_dir), RunSet.load(old)
+    assert ours.frame("nodes").equals(theirs.frame("nodes"))
+    assert ours.frame("node_series").equals(theirs.frame("node_series"))
+    assert ours["helix"].placement_document == theirs["helix"].placement_document
+
+
 def test_tables_fit_their_width_and_show_every_system(data) -> None:
     for width in (80, 100, 140):
         text = comparison_text(data, width=width)
@@ -94,7 +107,7 @@ def test_kv_line_names_each_kind_with_each_number_of_layers_once(data) -> None:
     text = kv_text("helix", placement)
     assert text.startswith("helix: KV tokens: ")
     held = {
-        (node["kind"], layers[1] - layers[0])
+        (node["node_type"], layers[1] - layers[0])
         for node in placement["nodes"]
         if (layers := placement["layers"][node["node"]]) is not None
     }
