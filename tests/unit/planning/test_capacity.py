@@ -176,7 +176,7 @@ def test_an_interrupted_search_goes_on_where_it_was(path, tmp_path, monkeypatch,
     assert code == 0
     code, done, streams = search("rough", needed // 2)
     assert (code, done) == (130, needed // 2)
-    assert "the same command goes on" in streams.err
+    assert "repeat the command to continue" in streams.err
     assert search("rough", 1000)[:2] == (0, needed - done)
     pages = [next((tmp_path / out).rglob("report.md")).parent for out in ("calm", "rough")]
     files = [{p.name: p.read_bytes() for p in page.iterdir() if p.is_file()} for page in pages]

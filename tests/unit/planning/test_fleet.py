@@ -223,7 +223,7 @@ def test_the_cheapest_fleet_is_found_reported_and_found_again(plan, tmp_path, ca
     text = capsys.readouterr().out
     assert "The cheapest fleet found is" in text
     assert "Shadow price of load" in text
-    assert "The next best purchase is" in text
+    assert "The best next purchase is" in text
     # what it says of its best fleet is what a run of it gives
     sets = [word for setting in best["settings"] for word in ("--set", setting)]
     assert main(["run", str(tmp_path / "base.yaml"), *sets, "--out", str(out), "--jobs", "1", "--json", "-q"]) == 0

@@ -121,7 +121,7 @@ def test_planners_can_suppose_another_seed_and_rate(path):
 
 def test_a_closed_loop_has_no_rate_to_plan_for(path):
     overrides = ["workload.arrivals={process: saturate}", "planning.rate=5"]
-    with pytest.raises(helixsim.errors.ConfigError, match="no rate to plan for"):
+    with pytest.raises(helixsim.errors.ConfigError, match="arrivals have no rate"):
         helixsim.load_experiment(path, overrides)
 
 
