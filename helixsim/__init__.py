@@ -16,8 +16,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from helixsim.api import (
         Cluster,
+        Edit,
         Experiment,
+        Placed,
+        ResolvedExperiment,
         Slo,
+        SystemSpec,
         capacity,
         closed_loop,
         constant,
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
         load_experiment,
         place,
         poisson,
+        problem,
         read,
         saturate,
         simulate,
@@ -41,8 +46,12 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Cluster",
+    "Edit",
     "Experiment",
+    "Placed",
+    "ResolvedExperiment",
     "Slo",
+    "SystemSpec",
     "__version__",
     "batching",
     "capacity",
@@ -55,6 +64,7 @@ __all__ = [
     "place",
     "placement",
     "poisson",
+    "problem",
     "read",
     "routing",
     "saturate",

@@ -2,7 +2,7 @@
 
 building     clusters, loads, objectives
 experiment   experiments: changed by ``with_``, run by ``run``
-functions    load, place, simulate, capacity, sweep, fleet, read
+functions    load, place, problem, simulate, capacity, sweep, fleet, read
 results      runs, capacities, sweeps and fleets with tables and figures
 placements   placements with tables and figures
 
@@ -24,12 +24,19 @@ Everything is checked when an experiment is resolved, placed or run, with the er
 
 from helixsim.api.building import Cluster, Slo, closed_loop, constant, gamma, poisson, saturate, trace
 from helixsim.api.experiment import Experiment
-from helixsim.api.functions import capacity, fleet, load, load_experiment, place, read, simulate, sweep
+from helixsim.api.functions import capacity, fleet, load, load_experiment, place, problem, read, simulate, sweep
+from helixsim.api.placements import Placed
+from helixsim.config.edit import Edit
+from helixsim.config.experiment import ResolvedExperiment, SystemSpec
 
 __all__ = [
     "Cluster",
+    "Edit",
     "Experiment",
+    "Placed",
+    "ResolvedExperiment",
     "Slo",
+    "SystemSpec",
     "capacity",
     "closed_loop",
     "constant",
@@ -39,6 +46,7 @@ __all__ = [
     "load_experiment",
     "place",
     "poisson",
+    "problem",
     "read",
     "saturate",
     "simulate",

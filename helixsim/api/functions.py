@@ -11,11 +11,12 @@ from helixsim.api.experiment import Experiment
 from helixsim.api.placements import Placed
 from helixsim.api.results import Capacity, Fleets, RunSet, Sweep
 from helixsim.config.edit import Edit, parse_option
-from helixsim.config.experiment import ResolvedExperiment
+from helixsim.config.experiment import ResolvedExperiment, SystemSpec
 from helixsim.config.sweep_file import Block, SweepPlan
 from helixsim.domain.result import RunResult
-from helixsim.errors import ConfigError, DataError, unknown_name
+from helixsim.errors import ConfigError, DataError
 from helixsim.experiment import Experiment as _Experiment
+from helixsim.placement.base import PlacementProblem
 from helixsim.runtime.executors import executor as make_executor
 from helixsim.runtime.manifest import checked_manifest
 from helixsim.study.systems import PlacedSystem
@@ -42,11 +43,26 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Resolved
     return load(path).with_(map(parse_option, overrides)).resolve()
 
 
-def place(experiment: _Experiment | ResolvedExperiment, system: str) -> Placed:
+def place(
+    experiment: _Experiment | ResolvedExperiment,
+    system: str | SystemSpec,
+    *,
+    by_flow: bool = False,
+    cache: str | Path | None = None,
+) -> Placed:
     """Place the model for one system.
 
     The result holds the placement, its max-flow (``plan``) and its operating point; ``frontier`` and ``table()`` are
     data frames, ``plot()`` and ``plot_frontier()`` figures.
+
+    Parameters
+    ----------
+    system
+        Name of a system of the experiment, or one of ``experiment.resolve().systems``, changed.
+    by_flow
+        Select candidates by max-flow alone, without short simulations.
+    cache
+        Folder of placements, found again under their inputs; None: always search.
 
     Raises
     ------
@@ -55,17 +71,35 @@ def place(experiment: _Experiment | ResolvedExperiment, system: str) -> Placed:
     InfeasibleError
         If its strategy finds no placement.
     """
+    from helixsim.study.placements import placement_store
     from helixsim.study.placing import place_system
 
     resolved = _resolved(experiment)
-    found = {spec.name: spec for spec in resolved.systems}
-    if system not in found:
-        raise ConfigError(unknown_name("system", system, found))
-    return Placed.of(place_system(resolved, found[system]))
+    spec = resolved.system(system) if isinstance(system, str) else system
+    store = None if cache is None else placement_store(Path(cache))
+    return Placed.of(place_system(resolved, spec, judged=not by_flow, store=store))
 
 
-def simulate(experiment: _Experiment | ResolvedExperiment, placed: PlacedSystem) -> RunResult:
+def problem(experiment: _Experiment | ResolvedExperiment, system: str) -> PlacementProblem:
+    """Return what the placement strategy of a system is given: fleet, capacities and seed, without an evaluator.
+
+    Raises
+    ------
+    ConfigError
+        If the experiment has no such system, or is wrong.
+    """
+    from helixsim.study.placing import placement_problem
+
+    resolved = _resolved(experiment)
+    return placement_problem(resolved, resolved.system(system))
+
+
+def simulate(
+    experiment: _Experiment | ResolvedExperiment, placed: PlacedSystem, *, seed: int | None = None
+) -> RunResult:
     """Simulate the experiment's load on a placed system and return the columns of the simulation.
+
+    ``seed``: that of the requests and of random choices; None: the experiment's.
 
     Raises
     ------
@@ -74,7 +108,7 @@ def simulate(experiment: _Experiment | ResolvedExperiment, placed: PlacedSystem)
     """
     from helixsim.study.systems import simulate_system
 
-    return simulate_system(_resolved(experiment), placed)
+    return simulate_system(_resolved(experiment), placed, seed=seed)
 
 
 def capacity(

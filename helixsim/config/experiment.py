@@ -10,6 +10,7 @@ from typing import Any
 from helixsim.domain.cluster import Fleet
 from helixsim.domain.engine import IDEAL, EngineSpec
 from helixsim.domain.request import Slo
+from helixsim.errors import ConfigError, unknown_name
 from helixsim.workload.spec import ArrivalsSpec, WorkloadSpec, WorkloadStats
 
 
@@ -138,3 +139,16 @@ class ResolvedExperiment:
     file_hashes: tuple[tuple[str, str], ...] = ()
     slo_targets: tuple[tuple[str, Slo], ...] = ()
     variants: tuple[Variant, ...] = ()
+
+    def system(self, name: str) -> SystemSpec:
+        """Return a system by name.
+
+        Raises
+        ------
+        ConfigError
+            If there is none of that name.
+        """
+        found = {system.name: system for system in self.systems}
+        if name not in found:
+            raise ConfigError(f"{self.source}: {unknown_name('system', name, found)}")
+        return found[name]

@@ -41,7 +41,7 @@ def kept_or_searched(
     store: PlacementStore,
     experiment: ResolvedExperiment,
     system: SystemSpec,
-    capacities: tuple[CapacityTable, ...],
+    capacities: tuple[CapacityTable | None, ...],
     judged: bool,
     search: Search,
 ) -> Placement:
@@ -58,7 +58,7 @@ def kept_or_searched(
 
 
 def _keys(
-    experiment: ResolvedExperiment, system: SystemSpec, capacities: tuple[CapacityTable, ...], judged: bool
+    experiment: ResolvedExperiment, system: SystemSpec, capacities: tuple[CapacityTable | None, ...], judged: bool
 ) -> list[str]:
     """Return the key of a placement that depends on the load, if any may, and that of one that does not."""
     blind = (

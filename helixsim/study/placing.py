@@ -40,29 +40,30 @@ def place_system(
         If the strategy finds no placement.
     """
     planned = as_planned(experiment)
-    capacity = capacity_table(planned, system)
-    operating = operating_capacity(system.fleet, operating_load(planned, system))
+    problem = replace(placement_problem(experiment, system), progress=progress)
 
     def search() -> tuple[Placement, bool]:
-        judge = _Watched(Judge(planned, system, capacity)) if judged else None
-        strategy = placement_registry.get(system.placement)()
-        problem = PlacementProblem(
-            system.fleet,
-            capacity,
-            planned.seed,
-            judge,
-            progress,
-            estimate=None if judge is None else judge.estimate,
-            operating=operating,
-        )
-        found = strategy.solve(problem, system.placement_options)
+        judge = _Watched(Judge(planned, system, problem.capacity)) if judged else None
+        given = problem if judge is None else replace(problem, evaluator=judge, estimate=judge.estimate)
+        found = placement_registry.get(system.placement)().solve(given, system.placement_options)
         return found, judge is not None and judge.was_asked
 
     if store is None:
         placement = search()[0]
     else:
-        placement = kept_or_searched(store, planned, system, (capacity, operating), judged, search)
+        placement = kept_or_searched(store, planned, system, (problem.capacity, problem.operating), judged, search)
     return assembled(experiment, system, placement)
+
+
+def placement_problem(experiment: ResolvedExperiment, system: SystemSpec) -> PlacementProblem:
+    """Return what the placement strategy of a system is given, without an evaluator."""
+    planned = as_planned(experiment)
+    return PlacementProblem(
+        system.fleet,
+        capacity_table(planned, system),
+        planned.seed,
+        operating=operating_capacity(system.fleet, operating_load(planned, system)),
+    )
 
 
 def assembled(experiment: ResolvedExperiment, system: SystemSpec, placement: Placement) -> PlacedSystem:

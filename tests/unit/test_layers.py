@@ -47,6 +47,14 @@ HOMES = {
     "torch": {"hardware"},
 }
 
+PUBLIC = (
+    "helixsim.datafiles", "helixsim.domain", "helixsim.errors", "helixsim.escape", "helixsim.flow",
+    "helixsim.hardware.catalog", "helixsim.jsonio", "helixsim.metrics", "helixsim.placement", "helixsim.report.style",
+    "helixsim.report.templating", "helixsim.results", "helixsim.runtime", "helixsim.units", "helixsim.validation",
+    "helixsim.writing",
+)  # fmt: skip
+"""Modules and rooms that docs/python.md offers beside ``import helixsim as hx``; papers build on these alone."""
+
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -95,6 +103,19 @@ def test_no_modules_need_each_other():
         for name in ready:
             del waiting[name]
     assert waiting == {}
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "papers").rglob("*.py")), ids=lambda path: path.name)
+def test_papers_build_on_the_public_api(path):
+    own = "helixsim.papers"
+    for name in imports(path):
+        if name.startswith("helixsim."):
+            assert any(f"{name}.".startswith(f"{one}.") for one in (*PUBLIC, own)), f"{name} is not public"
+
+
+def test_the_python_page_names_all_public_modules():
+    page = (PACKAGE.parent / "docs" / "python.md").read_text(encoding="utf-8")
+    assert [name for name in PUBLIC if f"`{name}`" not in page] == []
 
 
 def test_every_room_has_its_place():

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, PrivateAttr
 
-from helixsim import yamlio
+import helixsim as hx
 from helixsim.papers.helix.paper_figures import comparison
 from helixsim.papers.helix.parts import (
     Edits,
@@ -164,9 +164,10 @@ class Comparison(Part):
         return rows
 
 
-def system_names(file: Path) -> list[str]:
+@lru_cache
+def system_names(file: Path) -> tuple[str, ...]:
     """Return the names of the systems of an experiment file, without resolving it."""
-    return [system["name"] for system in yamlio.load(file).data["systems"]]
+    return tuple(system["name"] for system in hx.load(file).document["systems"])
 
 
 def _row(panel: Panel, metric: str, method: str, column: str, kind: str, values: Mapping[str, float | None]) -> Row:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from helixsim.config.edit import Edit
+import helixsim as hx
 from helixsim.papers.helix.cells import METRICS, Cell
 from helixsim.papers.helix.fidelity import SEEDS, CellResult, evaluate, summary
 from helixsim.runtime.pool import Executor, Report
@@ -63,7 +63,7 @@ def fit(
     *,
     ladders_s: dict[str, tuple[float, ...]] | None = None,
     seeds: int = SEEDS,
-    edits: Sequence[Edit] = (),
+    edits: Sequence[hx.Edit] = (),
     cache: Path | None = None,
     progress: Report = lambda _share, _what: None,
 ) -> EngineFit:
@@ -83,7 +83,7 @@ def fit(
     def at(point: _Point) -> list[CellResult]:
         if point not in tried:
             values = {key: ladder[rung] for (key, ladder), rung in zip(ladders.items(), point, strict=True)}
-            overheads = [Edit.of(f"engine.{key}", f"{seconds * 1e3:g} ms") for key, seconds in values.items()]
+            overheads = [hx.Edit.of(f"engine.{key}", f"{seconds * 1e3:g} ms") for key, seconds in values.items()]
             tried[point] = evaluate(
                 fitted, executor, seeds=seeds, online_seeds=seeds, edits=[*edits, *overheads], cache=cache
             )

@@ -13,17 +13,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from helixsim.config.edit import Edit
-from helixsim.config.experiment import ResolvedExperiment
-from helixsim.errors import DataError, HelixsimError
-from helixsim.experiment import Experiment
+import helixsim as hx
+from helixsim.errors import HelixsimError
 from helixsim.metrics.latency import latency_samples
 from helixsim.papers.helix.cells import METRICS, Cell, Figures, Part
 from helixsim.runtime.identity import content_key, experiment_key
 from helixsim.runtime.pool import Executor, Report
 from helixsim.runtime.store import Codec, Store
-from helixsim.study.placing import place_system
-from helixsim.study.systems import simulate_system
 from helixsim.units import NS_PER_S
 
 SCHEMA = 1
@@ -82,7 +78,7 @@ def evaluate(
     *,
     seeds: int = SEEDS,
     online_seeds: int | None = None,
-    edits: Sequence[Edit] = (),
+    edits: Sequence[hx.Edit] = (),
     cache: Path | None = None,
     force: bool = False,
     progress: Report = lambda _share, _what: None,
@@ -108,7 +104,7 @@ def evaluate(
     runs = list(
         dict.fromkeys((part, seed) for cell in cells for part in cell.parts for seed in range(counts[cell.name]))
     )
-    tasks = [(part, (*edits, Edit.of("seed", seed)), cache, force) for part, seed in runs]
+    tasks = [(part, (*edits, hx.Edit.of("seed", seed)), cache, force) for part, seed in runs]
     figures: dict[tuple[Part, int], PartFigures] = {}
     for number, outcome in executor.carry_out(_simulate_part, tasks, progress):
         if isinstance(outcome, HelixsimError):
@@ -187,10 +183,10 @@ def document(results: Sequence[CellResult]) -> dict[str, Any]:
     }
 
 
-def _simulate_part(task: tuple[Part, tuple[Edit, ...], Path | None, bool], report: Report) -> PartFigures:
+def _simulate_part(task: tuple[Part, tuple[hx.Edit, ...], Path | None, bool], report: Report) -> PartFigures:
     part, edits, cache, force = task
     report(0.0, str(part))
-    experiment = Experiment.load(part.file).with_(edits).resolve()
+    experiment = hx.load(part.file).with_(edits).resolve()
     if cache is None:
         return _figures(experiment, part)
     key = content_key("part", experiment_key(experiment), part.system, code=(__name__,))
@@ -198,12 +194,9 @@ def _simulate_part(task: tuple[Part, tuple[Edit, ...], Path | None, bool], repor
     return store.obtain(key, lambda: _figures(experiment, part))
 
 
-def _figures(experiment: ResolvedExperiment, part: Part) -> PartFigures:
-    system = next((system for system in experiment.systems if system.name == part.system), None)
-    if system is None:
-        raise DataError(f"{part.file}: no system {part.system!r}")
+def _figures(experiment: hx.ResolvedExperiment, part: Part) -> PartFigures:
     started_s = time.process_time()
-    run = simulate_system(experiment, place_system(experiment, system, judged=False))
+    run = hx.simulate(experiment, hx.place(experiment, part.system, by_flow=True))
     ttft_ns = latency_samples(run).ttft_ns
     return PartFigures(
         window_s=(run.window_end_ns - run.window_start_ns) / NS_PER_S,

@@ -11,7 +11,7 @@ from typing import Annotated, Any, cast
 
 from pydantic import PlainValidator, PrivateAttr, ValidationInfo
 
-from helixsim.config.edit import Edit, edits_of
+import helixsim as hx
 from helixsim.errors import ConfigError
 from helixsim.metrics.stats import t_interval
 from helixsim.papers.helix.paper_page import Draw
@@ -86,17 +86,17 @@ def _experiment(value: Any, info: ValidationInfo) -> Path:
     return path
 
 
-def _edits(value: Any, info: ValidationInfo) -> tuple[Edit, ...]:
+def _edits(value: Any, info: ValidationInfo) -> tuple[hx.Edit, ...]:
     if not isinstance(value, dict):
         raise ValueError(f"expected a mapping of keys to values, got {value!r}")
     try:
-        return edits_of(value, _context(info).name)
+        return tuple(hx.Edit.of(key, one, _context(info).name) for key, one in value.items())
     except ConfigError as error:
         raise ValueError(str(error)) from error
 
 
 ExperimentFile = Annotated[Path, PlainValidator(_experiment)]
-Edits = Annotated[tuple[Edit, ...], PlainValidator(_edits)]
+Edits = Annotated[tuple[hx.Edit, ...], PlainValidator(_edits)]
 """Written as a mapping of dotted keys to values."""
 
 

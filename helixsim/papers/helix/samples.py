@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from helixsim.config.experiment import ResolvedExperiment
+import helixsim as hx
 from helixsim.domain.result import FloatArray, GapHistogram, RunResult
 from helixsim.metrics.latency import latency_samples
 from helixsim.metrics.saturation import saturation
@@ -16,7 +16,6 @@ from helixsim.metrics.stationarity import NOT_STEADY, stationarity
 from helixsim.metrics.throughput import output_throughput_interval, throughput
 from helixsim.metrics.utilisation import utilisation
 from helixsim.metrics.window import duration_s
-from helixsim.study.systems import PlacedSystem, simulate_system
 from helixsim.units import NS_PER_S
 
 POINTS = 200
@@ -85,9 +84,9 @@ class Sample:
         return self.steady.startswith(NOT_STEADY)
 
 
-def take(experiment: ResolvedExperiment, placed: PlacedSystem, seed: int) -> Sample:
+def take(experiment: hx.ResolvedExperiment, placed: hx.Placed, seed: int) -> Sample:
     """Simulate a placed system under a seed and keep what the figures need."""
-    run = simulate_system(experiment, placed, seed=seed)
+    run = hx.simulate(experiment, placed, seed=seed)
     counts = throughput(run, experiment.slo)
     interval = output_throughput_interval(run)
     return Sample(
@@ -162,7 +161,7 @@ def _rounded(values: FloatArray) -> tuple[float, ...]:
     return tuple(float(f"{value:.6g}") for value in values)
 
 
-def _nodes(run: RunResult, placed: PlacedSystem) -> tuple[NodeLoad, ...]:
+def _nodes(run: RunResult, placed: hx.Placed) -> tuple[NodeLoad, ...]:
     nodes, links = run.nodes, run.links
     used = utilisation(run, placed.system.fleet)
     busy = used.busy_share

@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from helixsim.config.experiment import ResolvedExperiment
+import helixsim as hx
 from helixsim.domain.placement import LayerRange, Placement
-from helixsim.experiment import Experiment
 from helixsim.flow.capacity import upper_bound_share
 from helixsim.flow.maxflow import max_flow_value
 from helixsim.papers.helix.paper_studies import draw_searches
 from helixsim.papers.helix.parts import Effort, ExperimentFile, Part, PartResult, Row
 from helixsim.papers.helix.program import KEPT_LINKS, all_edges, program_size, pruned_edges, without_links
-from helixsim.papers.helix.tasks import Outcome, Results, Task, find_system
-from helixsim.placement.base import PlacementProblem
-from helixsim.placement.helix import Helix, HelixOptions
+from helixsim.papers.helix.tasks import Outcome, Results, Task
 from helixsim.runtime.identity import experiment_key
-from helixsim.study.placements import PlacementStore
-from helixsim.study.placing import place_system
-from helixsim.study.systems import capacity_table
 from helixsim.validation import Section, Words
 
 _PROVED = 1e-4
@@ -68,36 +62,35 @@ class Search:
         values = {key: value for key, value in asdict(self).items() if key not in ("file", "name")}
         return json.dumps([experiment_key(self._experiment()), values])
 
-    def perform(self, store: PlacementStore) -> Outcome:
+    def perform(self, cache: Path | None) -> Outcome:
         """Return ``{"history": [[s, objective, bound]], "objective", "bound", "start_flow"}`` in tokens/s.
 
         The last line of the history is the end of the search. ``start_flow`` is the flow of the start over the links
         the program knows, None without one.
         """
         experiment = self._experiment()
-        problem = PlacementProblem(experiment.fleet, capacity_table(experiment, experiment.systems[0]), experiment.seed)
         if self.method == "blocks":
-            placement = Helix().solve(problem, HelixOptions(select="flow"))
+            helix = {"placement": {"strategy": "helix", "select": "flow"}}
+            alone = self._experiment(systems=[helix], baseline=None)
+            placement = hx.place(alone, "helix", by_flow=True).placement
             history = [list(line) for line in placement.history]
             objective, bound = placement.objective_tokens_per_s, placement.upper_bound_tokens_per_s
             history.append([placement.solve_s, objective, bound])
             return {"history": history, "objective": objective, "bound": bound, "start_flow": None}
-        return self._solve_program(experiment, problem, store)
+        return self._solve_program(experiment, cache)
 
-    def _solve_program(
-        self, experiment: ResolvedExperiment, problem: PlacementProblem, store: PlacementStore
-    ) -> Outcome:
+    def _solve_program(self, experiment: hx.ResolvedExperiment, cache: Path | None) -> Outcome:
         from helixsim.placement import milp
 
-        fleet = experiment.fleet
+        problem = hx.problem(experiment, experiment.systems[0].name)
+        fleet = problem.fleet
         start: Mapping[str, LayerRange] | None = None
         start_flow = None
         if self.is_pruned:
             fleet = without_links(fleet, pruned_edges(fleet.cluster))
-            problem = PlacementProblem(fleet, problem.capacity, problem.seed)
+            problem = replace(problem, fleet=fleet)
         if self.start:
-            heuristic = find_system(experiment, self.start)
-            start = place_system(experiment, heuristic, judged=False, store=store).placement.ranges
+            start = hx.place(experiment, self.start, by_flow=True, cache=cache).placement.ranges
             placement = Placement("start", fleet.model.num_layers, start)
             start_flow = _cleaned(max_flow_value(fleet, placement, problem.capacity))
         history: list[list[float]] = []
@@ -113,8 +106,8 @@ class Search:
         objective = lines[-1][1]
         return {"history": lines, "objective": objective, "bound": found.bound_tokens_per_s, "start_flow": start_flow}
 
-    def _experiment(self) -> ResolvedExperiment:
-        return Experiment.load(self.file).resolve()
+    def _experiment(self, **changes: object) -> hx.ResolvedExperiment:
+        return hx.load(self.file).with_(**changes).resolve()
 
 
 class SearchEntry(Section):
@@ -226,7 +219,7 @@ class Sizes(Part):
         """See ``Part.result``."""
         rows: list[Row] = []
         for title, program in self.programs.items():
-            fleet = Experiment.load(program.experiment).resolve().fleet
+            fleet = hx.load(program.experiment).resolve().fleet
             edges = pruned_edges(fleet.cluster) if program.pruned else all_edges(fleet.cluster)
             most = {node.id: fleet.profile(node.id).max_layers for node in fleet.cluster.nodes}
             size = asdict(program_size(most, edges))

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, ValidationInfo, field_validator
 
-from helixsim.config.edit import Edit
+import helixsim as hx
 from helixsim.papers.helix.comparison import pooled_throughput, system_names
 from helixsim.papers.helix.paper_studies import layers_of_nodes, load_curves, proxy_cloud, proxy_pairs, stays_at_nodes
 from helixsim.papers.helix.parts import Edits, Effort, ExperimentFile, Part, PartResult, Row, check_titles, over_seeds
@@ -20,8 +20,8 @@ from helixsim.papers.helix.tasks import Results, Simulation, Task
 from helixsim.validation import Numbers, Section, Words
 
 
-def _at_rate(rate_rps: float) -> tuple[Edit, ...]:
-    return (Edit.of("workload.arrivals.rate", f"{rate_rps:g} /s"),)
+def _at_rate(rate_rps: float) -> tuple[hx.Edit, ...]:
+    return (hx.Edit.of("workload.arrivals.rate", f"{rate_rps:g} /s"),)
 
 
 def _shown(titles: Iterable[str], full_only: Collection[str], effort: Effort) -> list[str]:

@@ -13,19 +13,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from helixsim.config.edit import Edit
-from helixsim.config.experiment import ResolvedExperiment, SystemSpec
-from helixsim.errors import DataError, HelixsimError, InfeasibleError, SimulationError, unknown_name
-from helixsim.experiment import Experiment
+import helixsim as hx
+from helixsim.errors import HelixsimError, InfeasibleError, SimulationError
 from helixsim.papers.helix import program, samples
 from helixsim.papers.helix.program import pruned_edges, without_links
 from helixsim.papers.helix.samples import Sample
 from helixsim.runtime.identity import content_key, system_plugins
 from helixsim.runtime.pool import Executor, Report
 from helixsim.runtime.store import Codec, Store
-from helixsim.study.placements import PlacementStore, placement_store
-from helixsim.study.placing import place_system
-from helixsim.study.systems import PlacedSystem
 
 SCHEMA = 1
 
@@ -45,8 +40,8 @@ class Task(Protocol):
         """Return text that is the same for equal work only, and for most equal work."""
         ...
 
-    def perform(self, store: PlacementStore) -> Outcome:
-        """Do the work; placements are found in and left to the store."""
+    def perform(self, cache: Path | None) -> Outcome:
+        """Do the work; placements are kept in the folder ``cache`` and found there, None: nowhere."""
         ...
 
 
@@ -70,9 +65,9 @@ class Simulation:
 
     file: Path
     system: str
-    settings: tuple[Edit, ...] = ()
-    placed_for: tuple[Edit, ...] = ()
-    loads: tuple[tuple[Edit, ...], ...] = ((),)
+    settings: tuple[hx.Edit, ...] = ()
+    placed_for: tuple[hx.Edit, ...] = ()
+    loads: tuple[tuple[hx.Edit, ...], ...] = ((),)
     seeds: int = 1
     is_pruned: bool = False
 
@@ -86,62 +81,44 @@ class Simulation:
         inputs = [system_inputs(self._load(load), self.system) for load in (self.placed_for, *self.loads)]
         return json.dumps([inputs, self.seeds, self.is_pruned])
 
-    def perform(self, store: PlacementStore) -> Outcome:
+    def perform(self, cache: Path | None) -> Outcome:
         """Return ``{"loads": [[sample of each seed] of each load], "placement": {...}}``."""
-        placed = self._place(self._load(self.placed_for), store)
+        placed = self._place(self._load(self.placed_for), cache)
         document: list[list[Outcome]] = []
         for load in self.loads:
             experiment = self._load(load)
-            under_load = PlacedSystem(self._system(experiment), placed.placement, placed.plan)
+            under_load = replace(placed, system=experiment.system(self.system), operating=None)
             document.append([samples.to_json(samples.take(experiment, under_load, seed)) for seed in range(self.seeds)])
         layers = {node: [held.start, held.end] for node, held in placed.placement.ranges.items()}
         bound = placed.placement.upper_bound_tokens_per_s
         return {"loads": document, "placement": {"layers": layers, "upper_bound_tokens_per_s": bound}}
 
-    def _place(self, experiment: ResolvedExperiment, store: PlacementStore) -> PlacedSystem:
-        system = self._system(experiment)
+    def _place(self, experiment: hx.ResolvedExperiment, cache: Path | None) -> hx.Placed:
+        system = experiment.system(self.system)
         if not self.is_pruned:
-            return place_system(experiment, system, store=store)
+            return hx.place(experiment, system, cache=cache)
         kept = pruned_edges(system.fleet.cluster)
-        placed = place_system(experiment, replace(system, fleet=without_links(system.fleet, kept)), store=store)
+        placed = hx.place(experiment, replace(system, fleet=without_links(system.fleet, kept)), cache=cache)
         # Links without bandwidth carry no flow, but policies that do not look at flows would take them.
         edges = tuple(edge for edge in placed.plan.edges if (edge.src, edge.dst) in set(kept))
         return replace(placed, plan=replace(placed.plan, edges=edges))
 
-    def _load(self, load: tuple[Edit, ...]) -> ResolvedExperiment:
+    def _load(self, load: tuple[hx.Edit, ...]) -> hx.ResolvedExperiment:
         return _loaded(self.file, (*self.settings, *load))
-
-    def _system(self, experiment: ResolvedExperiment) -> SystemSpec:
-        return find_system(experiment, self.system)
 
 
 @lru_cache(maxsize=16)
-def _loaded(file: Path, edits: tuple[Edit, ...]) -> ResolvedExperiment:
+def _loaded(file: Path, edits: tuple[hx.Edit, ...]) -> hx.ResolvedExperiment:
     """Return an experiment; the systems of a file follow one another, and reading it takes a tenth of a second."""
-    return Experiment.load(file).with_(edits).resolve()
-
-
-def find_system(experiment: ResolvedExperiment, name: str) -> SystemSpec:
-    """Return a system of an experiment by name.
-
-    Raises
-    ------
-    DataError
-        If there is none of that name.
-    """
-    found = next((system for system in experiment.systems if system.name == name), None)
-    if found is None:
-        known = [system.name for system in experiment.systems]
-        raise DataError(f"{experiment.source}: {unknown_name('system', name, known)}")
-    return found
+    return hx.load(file).with_(edits).resolve()
 
 
 Named = TypeVar("Named", bound=Task)
 
 
-def system_inputs(experiment: ResolvedExperiment, name: str) -> str:
+def system_inputs(experiment: hx.ResolvedExperiment, name: str) -> str:
     """Return the key of all that decides what one system does: not its name, not the systems beside it."""
-    system = find_system(experiment, name)
+    system = experiment.system(name)
     written = next(entry for entry in experiment.document["systems"] if entry["name"] == name)
     document = {
         **{key: value for key, value in experiment.document.items() if key not in ("name", "baseline")},
@@ -234,7 +211,7 @@ def _perform(work: tuple[Task, str, Path, bool], report: Report) -> Outcome:
 
     def outcome() -> Outcome:
         try:
-            return task.perform(placement_store(cache / "placements", renew=force))
+            return task.perform(None if force else cache / "placements")
         except (InfeasibleError, SimulationError) as error:  # the task's own, the others may well succeed
             return {"failed": str(error)}
 

@@ -9,7 +9,7 @@ import pytest
 
 from helixsim import Experiment
 from helixsim.config.edit import edits_of
-from helixsim.errors import DataError
+from helixsim.errors import ConfigError, DataError
 from helixsim.papers.helix import engine_fit, fidelity
 from helixsim.papers.helix.cells import Cell, Figures, Part, cells_path, load_cells
 from helixsim.papers.helix.fidelity import CellResult, PartFigures, over_seeds, pool_parts, summary
@@ -161,5 +161,5 @@ def test_faults_of_a_cells_file_name_the_place(tmp_path, text, said):
 def test_the_part_of_a_system_that_is_not_there_is_refused():
     part = Part(cells_path().parent / "70b-helix-offline.yaml", "nobody")
     lost = Cell("x", "m", "offline", ("l4",), (part,), Figures(1.0), Figures(), True, "")
-    with pytest.raises(DataError, match="no system 'nobody'"):
+    with pytest.raises(ConfigError, match="unknown system 'nobody'"):
         fidelity.evaluate([lost], Serial())

@@ -10,7 +10,7 @@ import pytest
 
 from helixsim import Experiment
 from helixsim.config.edit import edits_of
-from helixsim.errors import DataError, InfeasibleError
+from helixsim.errors import ConfigError, InfeasibleError
 from helixsim.papers.helix.build import evaluate, write
 from helixsim.papers.helix.comparison import Comparison
 from helixsim.papers.helix.entries import Figure
@@ -18,9 +18,8 @@ from helixsim.papers.helix.parts import Effort, EntryContext
 from helixsim.papers.helix.published import load_published
 from helixsim.papers.helix.samples import from_json, to_json
 from helixsim.papers.helix.searches import Search
-from helixsim.papers.helix.tasks import Simulation, find_system, perform_all
+from helixsim.papers.helix.tasks import Simulation, perform_all
 from helixsim.runtime.pool import Processes, Serial
-from helixsim.study.placements import placement_store
 from helixsim.study.placing import place_system
 from helixsim.study.systems import PlacedSystem, simulate_system
 from helixsim.validation import read
@@ -69,7 +68,7 @@ class Counted:
     def key(self):
         return str(self.number)
 
-    def perform(self, _store):
+    def perform(self, _cache):
         (self.marks / f"{self.number}-{len(list(self.marks.iterdir()))}").touch()
         if self.number < 0:
             raise InfeasibleError("cannot")
@@ -129,8 +128,8 @@ def test_the_placement_may_be_made_for_another_load_than_it_is_simulated_under(t
     results = perform_all([task], tmp_path / "cache", Serial())
     loaded = Experiment.load(experiment).with_(slow).resolve()
     made_for = Experiment.load(experiment).with_(saturated).resolve()
-    placed = place_system(made_for, find_system(made_for, "helix"))
-    run = simulate_system(loaded, PlacedSystem(find_system(loaded, "helix"), placed.placement, placed.plan), seed=0)
+    placed = place_system(made_for, made_for.system("helix"))
+    run = simulate_system(loaded, PlacedSystem(loaded.system("helix"), placed.placement, placed.plan), seed=0)
     (sample,) = results.samples(task)
     assert sample.decode.count == int(run.gaps.count.sum()) > 0
 
@@ -140,7 +139,7 @@ def test_a_sample_is_the_run_itself_and_survives_json(tmp_path, experiment):
     results = perform_all([task], tmp_path / "cache", Serial())
     for load, rate in ((0, 1.0), (1, 0.5)):
         loaded = Experiment.load(experiment).with_({"workload.arrivals.rate": f"{rate} /s"}).resolve()
-        run = simulate_system(loaded, place_system(loaded, find_system(loaded, "helix.a")), seed=1)
+        run = simulate_system(loaded, place_system(loaded, loaded.system("helix.a")), seed=1)
         sample = results.samples(task, load)[1]
         assert sample.seed == 1
         assert sample.decode.count == int(run.gaps.count.sum())
@@ -152,7 +151,7 @@ def test_a_sample_is_the_run_itself_and_survives_json(tmp_path, experiment):
 
 
 def test_a_system_that_is_not_there_and_one_that_cannot_be_placed(tmp_path, experiment):
-    with pytest.raises(DataError, match=r"tiny\.yaml: unknown system 'helx'; did you mean 'helix'"):
+    with pytest.raises(ConfigError, match=r"tiny\.yaml: unknown system 'helx'; did you mean 'helix'"):
         perform_all([Simulation(experiment, "helx")], tmp_path / "cache", Serial())
     task = Simulation(experiment, "impossible")
     results = perform_all([task], tmp_path / "cache", Serial())
@@ -222,6 +221,6 @@ def test_a_comparison_from_entry_to_page(tmp_path, experiment):
 def test_a_system_is_placed_and_simulated_on_the_links_that_pruning_keeps(tmp_path):
     file = Path(__file__).parents[4] / "experiments" / "paper" / "published" / "dist24-70b-placement.yaml"
     task = Simulation(file, "helix", edits_of({"workload.duration": "20 s", "workload.warmup": "0 s"}), is_pruned=True)
-    outcome = task.perform(placement_store(tmp_path))
+    outcome = task.perform(tmp_path)
     (sample,) = outcome["loads"][0]
     assert sample["max_flow_tokens_per_s"] == pytest.approx(1252.65, rel=1e-3)  # no flow needs a pruned link
