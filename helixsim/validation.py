@@ -177,12 +177,12 @@ def _message(details: ErrorDetails) -> str:
         return unknown_name("kind", details["ctx"]["tag"], re.findall(r"'([^']*)'", details["ctx"]["expected_tags"]))
     if details["type"] == "union_tag_not_found":
         return f"required key {details['ctx']['discriminator']} is missing"
-    said = _WORDS.get(details["type"]) or re.sub(r"^(Input|String|List) should", "must", details["msg"])
+    expected = _WORDS.get(details["type"]) or re.sub(r"^(Input|String|List) should", "must", details["msg"])
     shown = f"{got!r}" if not isinstance(got, dict | list) else f"a {'mapping' if isinstance(got, dict) else 'list'}"
     hint = ""
     if details["type"] == "literal_error" and isinstance(got, str):
         hint = did_you_mean(got, re.findall(r"'([^']*)'", details["ctx"]["expected"]))
-    return f"{said}, got {shown}{hint}"
+    return f"{expected}, got {shown}{hint}"
 
 
 def _keys(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:

@@ -112,19 +112,19 @@ def loads(text: str, name: str, problems: list[Problem] | None = None) -> Docume
     for number, line in enumerate(text.split("\n"), 1):
         found = _UNREADABLE.search(line)
         if found is not None:
-            said = f"character U+{ord(found.group()):04X} is not allowed; write it as an escape in double quotes"
-            raise ConfigError([Problem(f"{name}:{number}:{found.start() + 1}", "", said)])
+            message = f"character U+{ord(found.group()):04X} is not allowed; write it as an escape in double quotes"
+            raise ConfigError([Problem(f"{name}:{number}:{found.start() + 1}", "", message)])
     builder = _Builder(name, yaml.parse(text, Loader=_LOADER))
     try:
         data = builder.document()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
-        said = ", ".join(part for part in (error.context, error.problem) if part)
-        raise ConfigError([Problem(where, "", f"unreadable YAML: {said}")]) from error
+        message = ", ".join(part for part in (error.context, error.problem) if part)
+        raise ConfigError([Problem(where, "", f"unreadable YAML: {message}")]) from error
     except yaml.YAMLError as error:
-        said = " ".join(str(error).split())
-        raise ConfigError([Problem(name, "", f"unreadable YAML: {said}")]) from error
+        message = " ".join(str(error).split())
+        raise ConfigError([Problem(name, "", f"unreadable YAML: {message}")]) from error
     if problems is not None:
         problems.extend(builder.problems)
     elif builder.problems:
@@ -213,8 +213,8 @@ class _Builder:
             raise ConfigError([Problem(self._where(event), dotted(path), "a key must be text")])
         key = str(event.value)
         if event.implicit[0] and (key == "<<" or not isinstance(self._scalar(event, path), str)):
-            said = "merge keys are not allowed" if key == "<<" else f"a key must be text, got {key!r}; quote it"
-            self._refuse(event, path, said)
+            message = "merge keys are not allowed" if key == "<<" else f"a key must be text, got {key!r}; quote it"
+            self._refuse(event, path, message)
         if event.anchor is not None or event.tag is not None:
             self._refuse(event, path, f"anchors and tags are not allowed on the key {key!r}")
         return key

@@ -75,7 +75,7 @@ def resolve(source: Source, *, registries: Registries, is_part: bool = False) ->
         base,
         variants=tuple(variants),
         config_hash=hashlib.sha256(json.dumps(parts).encode()).hexdigest(),
-        assumptions=tuple(dict.fromkeys(said for one in (base, *changed) for said in one.assumptions)),
+        assumptions=tuple(dict.fromkeys(text for one in (base, *changed) for text in one.assumptions)),
         file_hashes=tuple(dict.fromkeys(file for one in (base, *changed) for file in one.file_hashes)),
     )
 
@@ -293,8 +293,8 @@ class _Resolver:
         assumptions += format_notes(model, gpus)
         for node in cluster.nodes:
             if node.node_type not in profiles:
-                profiles[node.node_type], said = node_profile(model, spec_of[node.gpu], node.gpus, options)
-                assumptions += said
+                profiles[node.node_type], sentences = node_profile(model, spec_of[node.gpu], node.gpus, options)
+                assumptions += sentences
         return Fleet(model, cluster, tuple(profiles[node.node_type] for node in cluster.nodes)), assumptions
 
     def _system(self, number: int, fleet: Fleet, nodes: tuple[Node, ...], arrivals: ArrivalsSpec | None) -> SystemSpec:

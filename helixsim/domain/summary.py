@@ -20,7 +20,7 @@ Figure = float | None
 Part = TypeVar("Part")
 
 STATISTICS = ("mean", "median", "std", "p50", "p75", "p90", "p95", "p99")
-"""What is told of each latency."""
+"""Statistics of each latency."""
 
 LATENCIES = ("ttft", "tpot", "itl", "e2el")
 
@@ -34,7 +34,7 @@ class Limits(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Distribution of a latency over the measurement window [s]; ``mean_interval_s`` None: too few values for one."""
+    """Distribution of a latency in the measurement window [s]; ``mean_interval_s`` None: too few values."""
 
     mean_s: Figure
     median_s: Figure
@@ -49,7 +49,7 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class WindowFigures:
-    """The measurement window in simulated time [s]; ``warmup_s`` was left out before it."""
+    """The measurement window in simulated time [s], after a warm-up of ``warmup_s``."""
 
     start_s: float
     end_s: float
@@ -88,13 +88,13 @@ class ThroughputFigures:
     Parameters
     ----------
     completed, failed
-        Requests that finished in the window, and that were rejected having arrived in it.
+        Requests that finished in the window; requests that arrived in it and were rejected.
     requests_per_s, output_tokens_per_s, total_tokens_per_s
         None for an empty window; total counts prompt and output tokens.
     goodput_per_s, slo_attainment
-        Requests/s within all objectives and their share of the requests whose fate is known; None without objectives.
+        Requests/s within all objectives, and their share of the requests with a known outcome; None without objectives.
     output_interval
-        Of ``output_tokens_per_s``; None for a window too short to tell.
+        95 % interval of ``output_tokens_per_s``; None for windows that are too short.
     """
 
     completed: int
@@ -124,7 +124,7 @@ class FlowFigures:
     attainment
         Measured total throughput over the max-flow estimate; may exceed 1.
     mean_hops, max_hops, measured_mean_hops
-        Nodes per request: planned on average, at most, and measured.
+        Nodes per request: planned mean, maximum, and measured mean.
     kv_limited_tokens_per_s, kv_limited_attainment
         KV-limited throughput estimate (``flow.operating``) and measured total throughput over it; None: not computed.
     """
@@ -146,20 +146,20 @@ class FlowFigures:
 
 @dataclass(frozen=True, slots=True)
 class ClusterFigures:
-    """What the nodes did.
+    """Figures of the nodes.
 
     Parameters
     ----------
     bottleneck
         Sentences on what limits the throughput of the system.
     utilisation
-        Share of the window that nodes compute, by node type.
+        Share of the window in which nodes compute, by node type.
     kv_peak, kv_mean
-        Share of KV blocks in use: at the peak of the fullest node, and on average.
+        Share of KV blocks in use: peak of the fullest node, and mean.
     kv_tokens
-        Tokens that the KV memory of each node holds.
+        Capacity of the KV memory of each node [tokens].
     queue_mean
-        Requests that wait at nodes, all nodes together.
+        Mean number of requests waiting for a batch, summed over nodes.
     """
 
     bottleneck: str
@@ -172,7 +172,7 @@ class ClusterFigures:
 
 @dataclass(frozen=True, slots=True)
 class CostFigures:
-    """Money and energy of all nodes, those without layers too; "per Mtok" without a word before it: output tokens."""
+    """Cost and energy of all nodes, including those without layers; "per Mtok" refers to output tokens."""
 
     usd_per_hour: float
     usd_per_mtok: Figure
@@ -188,9 +188,9 @@ class IntegrityFigures:
     Parameters
     ----------
     conservation
-        Requests that arrived, and their number in each state at the end.
+        Number of requests that arrived, and in each state at the end.
     invariants_broken
-        One sentence for each invariant that did not hold.
+        One sentence per violated invariant.
     """
 
     preemptions: int
@@ -214,14 +214,14 @@ class Summary:
     itl: Latency
     e2el: Latency
     tpot_excluded: int
-    """Requests with a single output token, which have no TPOT."""
+    """Requests with one output token, which have no TPOT."""
     flow: FlowFigures
     cluster: ClusterFigures
     cost: CostFigures
     integrity: IntegrityFigures
 
     def vllm_keys(self) -> dict[str, Any]:
-        """Return the figures that ``vllm bench serve`` reports too, under its names; latencies in ms."""
+        """Return the figures of ``vllm bench serve`` under its keys; latencies in ms."""
         done = self.throughput
         return {
             "duration": self.window.duration_s,
@@ -241,7 +241,7 @@ class Summary:
         }
 
     def own_keys(self) -> dict[str, Any]:
-        """Return the figures that only helixsim has, under their names in ``summary.json``."""
+        """Return the other figures under their keys in ``summary.json``."""
         load = self.load
         return {
             "feed": load.feed.value,
@@ -263,7 +263,7 @@ class Summary:
         }  # fmt: skip
 
     def confidence(self) -> dict[str, Limits]:
-        """Return the intervals there are, under the names of the figures in ``vllm_keys`` and in their units."""
+        """Return the known intervals, with the keys and units of ``vllm_keys``."""
         found: dict[str, Limits] = {}
         if self.throughput.output_interval is not None:
             found["output_throughput"] = self.throughput.output_interval
@@ -274,19 +274,19 @@ class Summary:
         return found
 
     def to_json(self) -> dict[str, Any]:
-        """Return the document of the system in ``summary.json``, ratios to the baseline aside."""
+        """Return the document of the system in ``summary.json``, without ratios to the baseline."""
         return {**self.vllm_keys(), "helixsim": self.own_keys()}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Summary:
-        """Return the summary in a document of ``to_json``; ratios to a baseline in it are left aside.
+        """Return the summary in a document of ``to_json``; ratios to a baseline are ignored.
 
-        Figures that may be None are so where an older version has not written them.
+        Optional figures are None if they are missing, as in documents of older versions.
 
         Raises
         ------
         DataError
-            If it is no such document.
+            If the document is invalid.
         """
         try:
             return _read(document, document["helixsim"])
@@ -305,7 +305,7 @@ def seconds(value_ms: Figure) -> Figure:
 
 
 def rounded(summary: Summary) -> Summary:
-    """Return a summary whose numbers have nine significant digits, None where they are NaN or infinite."""
+    """Return a summary with nine significant digits, and None for NaN and infinite values."""
     parts = {part.name: getattr(summary, part.name) for part in fields(summary)}
     return Summary(**{name: _rounded(part) for name, part in parts.items()})
 
@@ -318,7 +318,7 @@ def _rounded(part: Any) -> Any:
 
 
 def _like(value: Any, plain: Any) -> Any:
-    """Return JSON values in the type that they had."""
+    """Return JSON values in their original types."""
     return Limits(*plain) if isinstance(value, Limits) else tuple(plain) if isinstance(value, tuple) else plain
 
 
@@ -372,23 +372,23 @@ _NAMES = {
     "usd_per_total_mtok": "cost_usd_per_total_mtok",
     "simulated_s": "sim_seconds",
 }
-"""Names in the document of fields that go by another one here."""
+"""Keys in the document of fields with a different name here."""
 
 _FORMER = {
     "kv_limited_tokens_per_s": "operating_tokens_per_s",
     "kv_limited_attainment": "operating_attainment",
     "bottleneck": "what_binds",
 }
-"""Names in documents of an older version."""
+"""Keys in documents of an older version."""
 
 
 def _keys(part: Any) -> dict[str, Any]:
-    """Return the fields of a part under their names in the document."""
+    """Return the fields of a part under their keys in the document."""
     return {_NAMES.get(one.name, one.name): json_values(getattr(part, one.name)) for one in fields(part)}
 
 
 def _part(kind: type[Part], own: Mapping[str, Any]) -> Part:
-    """Return a part from the document; figures that may be None may be missing."""
+    """Return a part from the document; optional figures may be missing."""
     read = {}
     for one in fields(kind):  # type: ignore[arg-type]
         key = _NAMES.get(one.name, one.name)

@@ -44,7 +44,7 @@ class Verdict:
     slack: float
 
 
-def judge_target(run: RunResult, target: Target) -> Verdict:
+def evaluate_target(run: RunResult, target: Target) -> Verdict:
     """Return the verdict on a run for a target."""
     misses: list[str] = []
     slacks: list[tuple[float, str]] = []

@@ -146,7 +146,7 @@ class CapacityResults:
                 }
                 for one in self.systems
             },
-            "failed": {name: {"exit_code": code, "message": said} for name, (code, said) in self.failed.items()},
+            "failed": {name: {"exit_code": code, "message": message} for name, (code, message) in self.failed.items()},
         }
 
     def unmet_targets(self) -> tuple[str, ...]:

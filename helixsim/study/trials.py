@@ -14,7 +14,7 @@ from typing import Any
 
 from helixsim.config.experiment import ResolvedExperiment, SystemSpec
 from helixsim.domain.summary import Summary
-from helixsim.metrics.objectives import Target, Verdict, judge_target
+from helixsim.metrics.objectives import Target, Verdict, evaluate_target
 from helixsim.metrics.summary import summarise
 from helixsim.results.capacity import Trial
 from helixsim.runtime.identity import content_key, experiment_key
@@ -69,7 +69,7 @@ def run_trial(
             offered_rps=offered_rps,
         )
         rate = math.nan if offered_rps is None else offered_rps
-        return Trial(seed, rate, summary, {target.name: judge_target(run, target) for target in targets})
+        return Trial(seed, rate, summary, {target.name: evaluate_target(run, target) for target in targets})
 
     if store is None:
         return simulate()

@@ -139,7 +139,7 @@ def _sharegpt(requests: Iterable[Request], handle: TextIO) -> None:
     separator = "[\n"
     for request in requests:
         turns = (("human", request.prompt_tokens), ("gpt", request.output_tokens))
-        conversation = [{"from": who, "value": _filler(tokens)} for who, tokens in turns]
+        conversation = [{"from": role, "value": _filler(tokens)} for role, tokens in turns]
         handle.write(separator + json.dumps({"id": str(request.id), "conversations": conversation}))
         separator = ",\n"
     handle.write("\n]\n")

@@ -10,7 +10,7 @@ import pytest
 from helixsim.domain.request import Slo
 from helixsim.domain.result import RequestColumns, RequestStatus
 from helixsim.metrics.latency import latencies, latency_samples
-from helixsim.metrics.objectives import Target, judge_target
+from helixsim.metrics.objectives import Target, evaluate_target
 from helixsim.metrics.saturation import Saturation, saturation
 from helixsim.metrics.stationarity import _drift, stationarity
 from helixsim.metrics.throughput import throughput
@@ -56,10 +56,10 @@ def test_requests_that_are_overdue_count_against_the_objective(fakes, slo: Slo) 
     """Of 99 in time and one without a token, 99 % are in time only as long as that one may still be."""
     arrival = [20.0] * 99
     done = with_rows(fakes, arrival, [21.0] * 99, [21.5] * 99)
-    assert judge_target(done, Target("x", slo, 99.0)).is_met
+    assert evaluate_target(done, Target("x", slo, 99.0)).is_met
     for waits_since_s, is_met in ((98.5, True), (97.5, False)):
         run = with_rows(fakes, [*arrival, waits_since_s], [21.0] * 99 + [None], [21.5] * 99 + [None])
-        verdict = judge_target(run, Target("x", slo, 99.5))
+        verdict = evaluate_target(run, Target("x", slo, 99.5))
         assert verdict.is_met is is_met, waits_since_s
         assert verdict.is_met or (verdict.slack == 0 and "exceeds the window" in verdict.misses[0])
 
@@ -67,7 +67,7 @@ def test_requests_that_are_overdue_count_against_the_objective(fakes, slo: Slo) 
 def test_a_rejected_request_is_not_overdue(fakes) -> None:
     status = [RequestStatus.FINISHED] * 9 + [RequestStatus.REJECTED]
     run = with_rows(fakes, [20.0] * 10, [21.0] * 9 + [None], [21.5] * 9 + [None], status=status)
-    assert judge_target(run, Target("x", Slo(ttft_s=2.0), 99.0)).is_met
+    assert evaluate_target(run, Target("x", Slo(ttft_s=2.0), 99.0)).is_met
     counts = throughput(run, Slo(ttft_s=2.0))
     assert (counts.overdue, counts.failed, counts.slo_attainment) == (0, 1, pytest.approx(0.9))
 
@@ -84,14 +84,14 @@ def test_a_share_that_is_asked_for_is_of_all_objectives_at_once(fakes) -> None:
     arrival = [20.0] * 100
     run = with_rows(fakes, arrival, [21.0, 23.0] * 50, [24.0, 23.5] * 50)
     for slo in (Slo(ttft_s=2.0), Slo(tpot_s=1.0)):
-        assert judge_target(run, Target("x", slo, 50.0, 0.5)).is_met
-    both = judge_target(run, Target("x", Slo(ttft_s=2.0, tpot_s=1.0), 50.0, 0.01))
+        assert evaluate_target(run, Target("x", slo, 50.0, 0.5)).is_met
+    both = evaluate_target(run, Target("x", Slo(ttft_s=2.0, tpot_s=1.0), 50.0, 0.01))
     assert [miss.split()[0] for miss in both.misses] == ["0.0%"]
 
 
 def test_nothing_measured_meets_nothing(fakes) -> None:
     run = with_rows(fakes, [99.9], [None], [None])
-    verdict = judge_target(run, Target("x", Slo(ttft_s=2.0, tpot_s=1.0)))
+    verdict = evaluate_target(run, Target("x", Slo(ttft_s=2.0, tpot_s=1.0)))
     assert verdict.misses == ("no request has a TTFT in the window", "no request has a TPOT in the window")
     assert np.isnan(verdict.slack)
 
@@ -101,7 +101,7 @@ def test_an_overloaded_run_misses_however_fast_it_was(fakes) -> None:
     growing = replace(run.series, waiting=np.arange(len(run.series.time_ns)) * 3)
     overloaded = replace(run, series=growing)
     assert saturation(overloaded) is Saturation.OVERLOADED
-    assert "the queue keeps growing" in judge_target(overloaded, Target("x", Slo(ttft_s=2.0))).misses[0]
+    assert "the queue keeps growing" in evaluate_target(overloaded, Target("x", Slo(ttft_s=2.0))).misses[0]
 
 
 def test_a_queue_that_grows_by_less_than_it_fluctuates_is_no_overload(fakes) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import helixsim
 from helixsim.cli.main import main
 from helixsim.domain.request import Slo
-from helixsim.metrics.objectives import Target, judge_target
+from helixsim.metrics.objectives import Target, evaluate_target
 from helixsim.planning.capacity import SearchOptions, SearchTask, capacity_targets, find_capacity, highest_pass
 from helixsim.study import trials
 from helixsim.study.systems import patience_for, simulate_system
@@ -101,7 +101,7 @@ def test_the_search_agrees_with_a_scan_of_every_rate(path):
         for seed, rate in enumerate(one.by_seed):
 
             def is_met(rate_rps, seed=seed, target=target):
-                return judge_target(run_at(rate_rps, seed), target).is_met
+                return evaluate_target(run_at(rate_rps, seed), target).is_met
 
             assert is_met(rate)
             assert not is_met(rate * 1.1)
@@ -126,13 +126,13 @@ def test_verdicts_follow_the_requests(path):
     for share in (0.5, 0.9):
         needed = -(-len(ttft) * share // 1)
         limit_s = ttft[int(needed) - 1] / 1e9
-        assert judge_target(run, Target("x", Slo(ttft_s=limit_s * 1.0001), 100 * share)).is_met
-        missed = judge_target(run, Target("x", Slo(ttft_s=limit_s * 0.9999), 100 * share))
+        assert evaluate_target(run, Target("x", Slo(ttft_s=limit_s * 1.0001), 100 * share)).is_met
+        missed = evaluate_target(run, Target("x", Slo(ttft_s=limit_s * 0.9999), 100 * share))
         assert not missed.is_met
         assert missed.slack == pytest.approx(0.9999)
         assert f"TTFT p{100 * share:g}" in missed.misses[0]
     both = Target("x", Slo(ttft_s=100.0, tpot_s=1e-6), 50, 0.9)
-    assert [miss.split()[0] for miss in judge_target(run, both).misses] == ["TPOT", "0.0%"]
+    assert [miss.split()[0] for miss in evaluate_target(run, both).misses] == ["TPOT", "0.0%"]
 
 
 def test_capacity_prints_writes_and_is_found_again(path, tmp_path, capsys):
@@ -211,11 +211,11 @@ def test_a_run_ended_early_is_judged_as_the_whole(patient, rate_rps, seed, perce
     part = simulate_system(experiment, at, seed=seed, patience=patience)
     assert part.window_end_ns - part.window_start_ns >= patience.least_ns
     for target in targets:
-        assert judge_target(part, target).is_met == judge_target(whole, target).is_met
+        assert evaluate_target(part, target).is_met == evaluate_target(whole, target).is_met
     if part.window_end_ns == whole.window_end_ns:
         assert part.requests.finish_ns.tolist() == whole.requests.finish_ns.tolist()
     else:
-        assert not any(judge_target(part, target).is_met for target in targets)
+        assert not any(evaluate_target(part, target).is_met for target in targets)
         before = part.requests.finish_ns > 0
         assert (part.requests.finish_ns[before] == whole.requests.finish_ns[: len(before)][before]).all()
 
