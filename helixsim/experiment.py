@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -32,11 +34,12 @@ class Experiment:
     2.0
     """
 
-    __slots__ = ("_edits", "_resolved", "_source")
+    __slots__ = ("_edits", "_own", "_resolved", "_source")
 
     _source: Source
     _edits: tuple[Edit, ...]
-    _resolved: dict[tuple[bool, bool], ResolvedExperiment]
+    _own: Mapping[str, Mapping[str, str]] | None
+    _resolved: dict[tuple[bool, bool, str], ResolvedExperiment]
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -68,9 +71,9 @@ class Experiment:
         return cls._of(Source.of(data, Path(directory) / "experiment"), ())
 
     @classmethod
-    def _of(cls, source: Source, edits: tuple[Edit, ...]) -> Self:
+    def _of(cls, source: Source, edits: tuple[Edit, ...], own: Mapping[str, Mapping[str, str]] | None = None) -> Self:
         experiment = cls.__new__(cls)
-        experiment._source, experiment._edits, experiment._resolved = source, edits, {}
+        experiment._source, experiment._edits, experiment._own, experiment._resolved = source, edits, own, {}
         return experiment
 
     def with_(self, changes: Changes = (), /, **keys: Any) -> Self:
@@ -93,7 +96,7 @@ class Experiment:
         edits: list[Edit] = [] if isinstance(changes, Mapping) else list(changes)
         for key, value in (*given, *keys.items()):
             edits.append(Edit.of(key, value, f"with_: {_dotted(key)}"))
-        return self._of(self._source.edited(*edits), (*self._edits, *edits))
+        return self._of(self._source.edited(*edits), (*self._edits, *edits), self._own)
 
     def resolve(self, *, is_part: bool = False, imports: bool = True) -> ResolvedExperiment:
         """Return the checked experiment with all names resolved; the result is cached.
@@ -114,9 +117,9 @@ class Experiment:
         InfeasibleError
             If all nodes together cannot hold the model.
         """
-        key = (is_part, imports)
+        found = self._registries(imports=imports)
+        key = (is_part, imports, json.dumps(found.own, sort_keys=True))
         if key not in self._resolved:
-            found = registries(imports=imports)
             self._resolved[key] = resolve(self._source, registries=found, is_part=is_part)
         return self._resolved[key]
 
@@ -141,9 +144,12 @@ class Experiment:
         return f"<Experiment {self.path}{changes}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        found = registries()
-        own = found.placement.paths(), found.routing.paths(), found.batching.paths()
-        return _rebuilt, (type(self), self._source, self._edits, own)
+        return _rebuilt, (type(self), self._source, self._edits, self._registries(imports=True).own)
+
+    def _registries(self, *, imports: bool) -> Registries:
+        """Return the registries, with the user functions as they are now, or were in the process that sent this."""
+        found = registries(imports=imports)
+        return found if self._own is None else replace(found, own=self._own)
 
 
 def registries(*, imports: bool = True) -> Registries:
@@ -155,7 +161,8 @@ def registries(*, imports: bool = True) -> Registries:
     from helixsim.placement import registry as placement
     from helixsim.routing import registry as routing
 
-    return Registries(placement, routing, batching, imports)
+    rooms = {"placement": placement, "routing": routing, "batching": batching}
+    return Registries(placement, routing, batching, imports, {name: room.paths() for name, room in rooms.items()})
 
 
 def _dotted(key: str | Sequence[str | int]) -> str:
@@ -163,10 +170,6 @@ def _dotted(key: str | Sequence[str | int]) -> str:
 
 
 def _rebuilt(
-    kind: type[Experiment], source: Source, edits: tuple[Edit, ...], own: tuple[Mapping[str, str], ...]
+    kind: type[Experiment], source: Source, edits: tuple[Edit, ...], own: Mapping[str, Mapping[str, str]]
 ) -> Experiment:
-    """Return an experiment of another process, with the names that were given to functions there."""
-    found = registries()
-    for registry, paths in zip((found.placement, found.routing, found.batching), own, strict=True):
-        registry.adopt(paths)
-    return kind._of(source, edits)
+    return kind._of(source, edits, own)

@@ -12,6 +12,7 @@ import dis
 import hashlib
 import importlib.util
 import inspect
+import linecache
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
@@ -86,7 +87,7 @@ class _Pieces:
         self._add(names, node, _scope(function))
 
     def _class(self, kind: type[Any]) -> None:
-        node = self._definition(kind)
+        node = _class_in_cell(kind) or self._definition(kind)
         self.known[kind.__name__] = kind
         self._add(_names(node), node, vars(sys.modules[kind.__module__]))
 
@@ -130,8 +131,25 @@ class _Pieces:
         except (OSError, TypeError, SyntaxError) as error:
             raise ConfigError(
                 f"{self.what}: the source of {defined.__name__} cannot be read ({error}), and other processes need it; "
-                "define it in a file or in a cell of a notebook"
+                f"define it in {'a file' if isinstance(defined, type) else 'a file or in a cell of a notebook'}"
             ) from error
+
+
+def _class_in_cell(kind: type[Any]) -> ast.stmt | None:
+    """Return the definition of a class by the source of its methods, which alone know their cell of a notebook."""
+    for method in vars(kind).values():
+        if isinstance(method, FunctionType):
+            code = method.__code__
+            try:
+                tree = ast.parse("".join(linecache.getlines(code.co_filename)))
+            except SyntaxError:
+                continue
+            for node in ast.walk(tree):
+                if not isinstance(node, ast.ClassDef) or node.name != kind.__name__:
+                    continue
+                if node.lineno <= code.co_firstlineno <= (node.end_lineno or node.lineno):
+                    return node
+    return None
 
 
 def _scope(function: FunctionType) -> dict[str, Any]:

@@ -83,14 +83,14 @@ class Registry:
     functions
         Module whose ``attach`` makes a class of a function.
     own
-        Names of the user's functions: each with the function, or its import path if another process registered it.
+        The user's functions by the names that they were given in this process.
     """
 
     kind: str
     registered: Mapping[str, str]
     needs: tuple[str, ...]
     functions: str
-    own: dict[str, Callable[..., Any] | str] = field(default_factory=dict)
+    own: dict[str, Callable[..., Any]] = field(default_factory=dict)
 
     def names(self) -> tuple[str, ...]:
         """Return the registered names."""
@@ -111,16 +111,11 @@ class Registry:
         if name in self.registered:
             raise ConfigError(f"{self.kind} {name!r} is one of helixsim's own: choose another name")
         former = self.own.get(name)
-        if former is not None and not isinstance(former, str):
+        if former is not None:
             modules = former.__module__, function.__module__
             if modules[0] != modules[1] and "__main__" not in modules:
                 raise ConfigError(f"{self.kind} {name!r}: {modules[0]} and {modules[1]} both give this name")
         self.own[name] = function
-
-    def adopt(self, paths: Mapping[str, str]) -> None:
-        """Take over names that another process has given, by import path."""
-        for name, path in paths.items():
-            self.own.setdefault(name, path)
 
     def paths(self) -> dict[str, str]:
         """Return the names of the user's functions with the import paths that other processes find them by."""
@@ -138,9 +133,9 @@ class Registry:
         ConfigError
             If no other process can find the function (``functionsource.module_of``).
         """
-        function = self.own.get(name, name)
-        if isinstance(function, str):
-            return function
+        function = self.own.get(name)
+        if function is None:
+            return name
         path = import_path(function)
         if path is None:
             module, text = module_of(f"{self.kind} {name!r}", function)
@@ -216,6 +211,10 @@ def written_modules() -> dict[str, str]:
     return dict(_written)
 
 
+def _own_folder() -> list[str]:
+    return [folder.name for folder in _folder]
+
+
 _folder: list[TemporaryDirectory[str]] = []
 _written: dict[str, str] = {}
 
@@ -235,7 +234,7 @@ def make_findable(places: Sequence[str]) -> None:
 
 def added_folders() -> tuple[str, ...]:
     """Return the folders added by ``make_findable``, for processes on other machines."""
-    return tuple(_added)
+    return tuple(place for place in _added if place not in _own_folder())
 
 
 _added: list[str] = []
@@ -278,7 +277,11 @@ def _refuse_namesake(what: str, module_name: str) -> None:
 
 def _locate(what: str, module_name: str, class_name: str, beside: Path | None) -> None:
     """Locate a class without executing code; ``ConfigError`` if it is not found."""
-    search: Sequence[str] | None = [*(place for place in sys.path if place not in _added), *folders(beside)]
+    search: Sequence[str] | None = [
+        *(place for place in sys.path if place not in _added),
+        *folders(beside),
+        *_own_folder(),
+    ]
     spec: ModuleSpec | None = None
     parts = module_name.split(".")
     for number in range(1, len(parts) + 1):

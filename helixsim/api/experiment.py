@@ -68,7 +68,8 @@ class Experiment(_Experiment):
             **({} if slo is None else {"slo": slo}),
             **more,
         }
-        self._source, self._edits, self._resolved = Source.of(plain(data), Path(directory) / name), (), {}
+        self._source, self._edits = Source.of(plain(data), Path(directory) / name), ()
+        self._own, self._resolved = None, {}
 
     def with_(self, changes: Changes = (), /, **keys: Any) -> Self:
         """Return the experiment with some values given anew (``helixsim.experiment.Experiment.with_``).

@@ -54,10 +54,6 @@ class OpenRegistry(Registry, Protocol):
         """Return the names of such functions with their import paths."""
         ...
 
-    def adopt(self, paths: Mapping[str, str]) -> None:
-        """Take over names that another process has given, by import path."""
-        ...
-
     def get(self, name: str, beside: Path | None = None, *, imports: bool = True) -> type[Any]:
         """Return the class called ``name`` or imported from ``package.module:Class`` (``plugins.Registry.get``)."""
         ...
@@ -68,13 +64,19 @@ class Registries:
     """Registries of placement strategies, routing policies and batching policies.
 
     ``imports``: whether user classes may be imported, which executes their files; otherwise they are only located, and
-    their options are not checked.
+    their options are not checked. ``own``: for each registry, the import paths of user functions by name.
     """
 
     placement: OpenRegistry
     routing: OpenRegistry
     batching: OpenRegistry
     imports: bool = True
+    own: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
+
+    def path_of(self, key: str, name: str) -> str:
+        """Return the import path of a user function; other names unchanged. ``key``: as ``placement``."""
+        registry: OpenRegistry = getattr(self, key)
+        return self.own.get(key, {}).get(name) or registry.path_of(name)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -116,7 +118,7 @@ def look_up(source: Source, registries: Registries) -> Choices:
             ("batching", registries.batching, DEFAULT_BATCHING),
         ):
             get = partial(registry.get, beside=source.path.parent, imports=registries.imports)
-            _choose(source, ("systems", number, key), get, choices, default, registry.path_of)
+            _choose(source, ("systems", number, key), get, choices, default, partial(registries.path_of, key))
     return choices
 
 

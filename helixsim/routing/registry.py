@@ -21,4 +21,3 @@ names = REGISTRY.names
 get = REGISTRY.get
 path_of = REGISTRY.path_of
 paths = REGISTRY.paths
-adopt = REGISTRY.adopt

@@ -14,7 +14,7 @@ from typing import Any
 from helixsim.errors import ConfigError, WorkerError
 from helixsim.plugins import added_folders, make_findable, write_modules, written_modules
 from helixsim.runtime.identity import content_key
-from helixsim.runtime.pool import Executor, OnProgress, Processes, Serial, Work, guarded
+from helixsim.runtime.pool import Executor, OnProgress, Processes, Serial, Work, guarded, without_main
 from helixsim.writing import write_text
 
 _TIMEOUT_S = 8
@@ -78,9 +78,11 @@ class Dask(Executor):
         client_class, local_cluster, _, _ = _dask()
         cluster = None
         if self.address == "local":
-            cluster = local_cluster(
-                n_workers=self.workers, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
-            )
+            with without_main():
+                cluster = local_cluster(
+                    n_workers=self.workers, threads_per_worker=1, processes=True, dashboard_address=None,
+                    silence_logs=50,
+                )  # fmt: skip
             self._open.callback(cluster.close)
         else:
             self._ping()

@@ -154,7 +154,7 @@ class _Worker:
         self.pipe, theirs = context.Pipe()
         is_main = threading.current_thread() is threading.main_thread()
         self.process = context.Process(target=_serve, args=(theirs, is_main), daemon=True)
-        with _without_main():
+        with without_main():
             self.process.start()
         theirs.close()
         self.number: int | None = None
@@ -188,7 +188,7 @@ class _Worker:
 
 
 @contextmanager
-def _without_main() -> Iterator[None]:
+def without_main() -> Iterator[None]:
     """Start processes that do not import the script of their parent again.
 
     They need nothing of it, for tasks are functions of helixsim and classes of the user's own are found by import

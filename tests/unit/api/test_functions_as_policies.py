@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -225,3 +226,43 @@ def test_workers_that_do_not_see_our_files_get_the_modules(tmp_path):
         text=True, check=False,
     )  # fmt: skip
     assert done.stdout == "far\n", done.stderr
+
+
+def test_a_function_that_is_defined_again_is_the_one_that_counts():
+    experiment = tiny(routing="mine")
+    keys = []
+    for pick in (min, max, min):
+
+        @hx.routing("mine")
+        def mine(hops, view):
+            return pick(hops, key=lambda hop: hop.node)  # noqa: B023 - this is what is tested
+
+        keys.append(experiment_key(experiment.resolve()))
+    assert keys[0] == keys[2] != keys[1]
+
+
+def test_an_experiment_takes_its_functions_along():
+    @hx.routing("mine")
+    def mine(hops, view):
+        return hops[0]
+
+    sent = pickle.dumps(tiny(routing="mine"))
+    key = experiment_key(tiny(routing="mine").resolve())
+
+    @hx.routing("mine")
+    def other(hops, view):
+        return hops[-1]
+
+    assert experiment_key(tiny(routing="mine").resolve()) != key
+    assert experiment_key(pickle.loads(sent).with_(seed=0).resolve()) == key
+    assert experiment_key(pickle.loads(sent).resolve()) == key
+    assert pickle.loads(sent).resolve(imports=False).systems[0].routing.endswith(":mine")
+
+
+@pytest.mark.slow
+def test_functions_of_a_script_serve_on_a_dask_cluster(tmp_path):
+    pytest.importorskip("distributed")
+    text = SCRIPT.replace("FACTOR", "1.0").replace("jobs=2", "jobs=2, dask='local'")
+    done = run_script(tmp_path, text, "run")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[1:] == ["['halves', 'swarm']", "8 ()"]

@@ -55,6 +55,9 @@ class FakeRegistry:
             raise ConfigError(unknown_name("thing", name, self.known))
         return Fake
 
+    def path_of(self, name):
+        return name
+
 
 REGISTRIES = Registries(
     FakeRegistry("helix", "swarm", "petals"), FakeRegistry("flow_weighted", "random"), FakeRegistry("continuous")
