@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from helixsim.cli import console, options
-from helixsim.errors import ExitCode, ThresholdError, shortened
+from helixsim.errors import ThresholdError, shortened
 
 if TYPE_CHECKING:
     from helixsim.results.capacity import CapacityResults
@@ -62,14 +62,8 @@ def run(args: argparse.Namespace) -> int:
     experiment = options.loaded(args).resolve()
     targets = capacity_targets(experiment, args.percentile, args.share)
     search = SearchOptions(args.tolerance, args.seeds, with_curve=not args.no_curve)
-    try:
-        with console.table_progress("capacity", quiet=args.quiet) as advance, options.executor(args) as executor:
-            directory = run_capacity(
-                experiment, targets, search, args.out, executor, force=args.force, on_progress=advance
-            )
-    except KeyboardInterrupt:
-        print(f"helixsim: interrupted; {console.RESUMABLE}", file=sys.stderr)
-        return ExitCode.INTERRUPTED
+    with console.table_progress("capacity", quiet=args.quiet) as advance, options.executor(args) as executor:
+        directory = run_capacity(experiment, targets, search, args.out, executor, force=args.force, on_progress=advance)
     results = CapacityResults.load(directory)
     _print(results, args)
     if not args.quiet:

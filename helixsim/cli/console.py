@@ -23,9 +23,6 @@ PLAIN_WIDTH = 120
 HEARTBEAT_S = 30.0
 """Line-by-line progress repeats its state after one to two of these intervals without output [s]."""
 
-RESUMABLE = "finished placements and simulations are kept; repeat the command to continue"
-"""Message of an interrupted search."""
-
 
 class Advance(Protocol):
     """Callback of a progress display: share done, 0..1, and a description of the current work, a line per task."""

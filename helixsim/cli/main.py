@@ -129,8 +129,9 @@ def _outcome(arguments: Sequence[str], args: argparse.Namespace) -> int:
         sys.stdout.flush()
     except SystemExit as stop:  # argparse: --help, --version and usage errors
         return stop.code if isinstance(stop.code, int) else ExitCode.CONFIG
-    except KeyboardInterrupt:
-        print("helixsim: interrupted; finished parts are kept, an unfinished run leaves no manifest", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        kept = str(stop) or "finished parts are kept, an unfinished run leaves no manifest"
+        print(f"helixsim: interrupted; {kept}", file=sys.stderr)
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
         settle_stdout()  # the reading end is closed

@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from helixsim.cli import console, options
-from helixsim.errors import ConfigError, ExitCode, ThresholdError
+from helixsim.errors import ConfigError, ThresholdError
 
 if TYPE_CHECKING:
     from helixsim.config.experiment import ResolvedExperiment
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     from helixsim.report.tables import kv_text
     from helixsim.results.runset import RunSet
     from helixsim.study import rundir
-    from helixsim.study.run import Interrupted, run_experiment
+    from helixsim.study.run import run_experiment
 
     experiment = options.loaded(args).resolve()
     if args.fail_on_slo and experiment.slo.ttft_s is experiment.slo.tpot_s is experiment.slo.e2el_s is None:
@@ -54,19 +54,11 @@ def run(args: argparse.Namespace) -> int:
     if not args.quiet:
         _print_lines(*_heading(experiment))
     reused = not args.force and rundir.finished_run(args.out, experiment, check=args.check) is not None
-    try:
-        with console.progress("run", quiet=args.quiet) as advance, options.executor(args) as executor:
-            directory = run_experiment(
-                experiment,
-                args.out,
-                executor,
-                force=args.force,
-                check=args.check,
-                progress=lambda what, done: advance(done, what),
-            )
-    except Interrupted as stop:
-        _print_lines(f"helixsim: interrupted; {stop}")
-        return ExitCode.INTERRUPTED
+    with console.progress("run", quiet=args.quiet) as advance, options.executor(args) as executor:
+        directory = run_experiment(
+            experiment, args.out, executor, force=args.force, check=args.check,
+            progress=lambda what, done: advance(done, what),
+        )  # fmt: skip
     runs = RunSet.load(directory)
     if not args.quiet:
         _print_lines(*(kv_text(name, one.placement_document) for name, one in runs.items()))

@@ -43,7 +43,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Execute the command; return the exit code."""
     from helixsim.config.sweep_file import load_sweep
-    from helixsim.planning.sweep import SweepInterrupted, prepare, run_sweep
+    from helixsim.planning.sweep import prepare, run_sweep
     from helixsim.report.sweep_files import require_parquet
 
     if args.parquet:
@@ -55,16 +55,12 @@ def run(args: argparse.Namespace) -> int:
     if not args.quiet:
         _print_lines(_heading(sweep), "resuming: finished points are reused" if begun and not args.force else "")
     show = console.table_progress("sweep", counted=True, quiet=args.quiet)
-    try:
-        with show as advance, options.executor(args) as executor:
-            directory, results = run_sweep(
-                sweep, args.out, executor, force=args.force, check=args.check,
-                with_reports=args.reports, with_parquet=args.parquet,
-                on_progress=lambda state: advance(*_shown(sweep, state)),
-            )  # fmt: skip
-    except SweepInterrupted as stop:
-        _print_lines(f"helixsim: interrupted; {stop}")
-        return ExitCode.INTERRUPTED
+    with show as advance, options.executor(args) as executor:
+        directory, results = run_sweep(
+            sweep, args.out, executor, force=args.force, check=args.check,
+            with_reports=args.reports, with_parquet=args.parquet,
+            on_progress=lambda state: advance(*_shown(sweep, state)),
+        )  # fmt: skip
     _print(results, directory, args)
     _print_lines(*_failures(results, directory, args))
     if not args.quiet:

@@ -19,27 +19,14 @@ from helixsim.planning.capacity import (
 from helixsim.report.capacity_files import write_capacity
 from helixsim.results.capacity import CapacityResults, SystemCapacity
 from helixsim.runtime.identity import content_key, experiment_key, experiment_plugins
-from helixsim.runtime.manifest import finished_under, identity_document, write_manifest
 from helixsim.runtime.pool import Executor
-from helixsim.study import rundir
+from helixsim.study.rundir import results_directory
 from helixsim.units import NS_PER_S
 
 OnProgress = Callable[[float, str, Sequence[Sequence[str]]], None]
 """Called with (share done, what is being done, capacities so far as a table with its head)."""
 
 HEAD = ("system", "target", "requests/s")
-
-
-def capacity_directory(
-    experiment: ResolvedExperiment, targets: Sequence[Target], options: SearchOptions, out: Path
-) -> Path:
-    """Return where the capacities of an experiment belong."""
-    return out / "capacity" / experiment.name / capacity_key(experiment, targets, options)[:12]
-
-
-def capacity_key(experiment: ResolvedExperiment, targets: Sequence[Target], options: SearchOptions) -> str:
-    """Return the content key of the capacities of an experiment."""
-    return content_key("capacity", experiment_key(experiment), targets, options)
 
 
 def run_capacity(
@@ -62,31 +49,30 @@ def run_capacity(
         If no system could be placed or simulated, or a failure of the machine stopped the search of one: the others are
         searched all the same, every simulation is kept, and the same command goes on.
     """
-    directory = capacity_directory(experiment, targets, options, out)
-    key = capacity_key(experiment, targets, options)
-    if not force and finished_under(directory, key) is not None:
-        return directory
-    rundir.refuse_foreign(directory)
-    search = _Search(experiment, targets, options, out, force, executor, on_progress)
-    search.run()
-    errors = search.errors
-    for name, error in errors.items():
-        if not error.is_result:
-            raise error.within(name)
-    if len(errors) == len(experiment.systems):
-        raise next(iter(errors.values()))
-    results = CapacityResults(
-        experiment=experiment.name,
-        targets=tuple(targets),
-        tolerance=options.tolerance,
-        seeds=tuple(range(experiment.seed, experiment.seed + options.seeds)),
-        window_s=_window_s(experiment),
-        systems=tuple(search.capacity(name) for name in search.first if name not in errors),
-        failed={name: (int(error.exit_code), str(error)) for name, error in errors.items()},
-    )
-    with rundir.new_directory(directory) as scratch:
-        write_capacity(scratch, results)
-        write_manifest(scratch, {"identity": identity_document(key, experiment_plugins(experiment))})
+    key = content_key("capacity", experiment_key(experiment), targets, options)
+
+    def compute() -> CapacityResults:
+        search = _Search(experiment, targets, options, out, force, executor, on_progress)
+        search.run()
+        errors = search.errors
+        for name, error in errors.items():
+            if not error.is_result:
+                raise error.within(name)
+        if len(errors) == len(experiment.systems):
+            raise next(iter(errors.values()))
+        return CapacityResults(
+            experiment=experiment.name,
+            targets=tuple(targets),
+            tolerance=options.tolerance,
+            seeds=tuple(range(experiment.seed, experiment.seed + options.seeds)),
+            window_s=_window_s(experiment),
+            systems=tuple(search.capacity(name) for name in search.first if name not in errors),
+            failed={name: (int(error.exit_code), str(error)) for name, error in errors.items()},
+        )
+
+    directory = out / "capacity" / experiment.name / key[:12]
+    plugins = experiment_plugins(experiment)
+    results_directory(directory, key, compute, write_capacity, force=force, plugins=plugins)
     return directory
 
 

@@ -9,9 +9,8 @@ from helixsim.experiment import Experiment
 from helixsim.planning.fleet import OnProgress, find_fleet, fleet_directory, fleet_key
 from helixsim.report.fleet_files import write_fleets
 from helixsim.results.fleet import FleetResults
-from helixsim.runtime.manifest import finished_under, identity_document, write_manifest
 from helixsim.runtime.pool import Executor
-from helixsim.study.rundir import new_directory, refuse_foreign
+from helixsim.study.rundir import results_directory
 
 
 def run_fleet(
@@ -34,10 +33,8 @@ def run_fleet(
     """
     key = fleet_key(plan, base)
     directory = fleet_directory(plan, out, key)
-    refuse_foreign(directory)
-    results = find_fleet(plan, out, executor, base=base, force=force, on_progress=on_progress)
-    if force or finished_under(directory, key) is None:
-        with new_directory(directory) as scratch:
-            write_fleets(scratch, results)
-            write_manifest(scratch, {"identity": identity_document(key)})
-    return directory, results
+
+    def compute() -> FleetResults:
+        return find_fleet(plan, out, executor, base=base, force=force, on_progress=on_progress)
+
+    return directory, results_directory(directory, key, compute, write_fleets, force=force) or compute()

@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from helixsim.report.sweep_files import write_sweep
 from helixsim.results.runset import RunSet
 from helixsim.results.sweep import SweepResults, run_rows
 from helixsim.runtime.identity import content_key, experiment_key
-from helixsim.runtime.manifest import identity_document, write_manifest
 from helixsim.runtime.pool import Executor, Report, Serial
 from helixsim.study import rundir
 from helixsim.study.run import run_experiment
@@ -126,14 +126,6 @@ class SweepProgress:
 OnProgress = Callable[[SweepProgress], None]
 
 
-class SweepInterrupted(KeyboardInterrupt):
-    """The user stopped a sweep after ``done`` of ``total`` points."""
-
-    def __init__(self, done: int, total: int) -> None:
-        self.done, self.total = done, total
-        super().__init__(f"{done} of {total} points are finished and kept; the same command with --resume goes on")
-
-
 def prepare(plan: SweepPlan, base_experiment: Experiment | None = None) -> Sweep:
     """Check every value of every axis on the base, and lay out the points.
 
@@ -186,7 +178,7 @@ def run_sweep(
 
     Raises
     ------
-    SweepInterrupted
+    KeyboardInterrupt
         If the user stops it; finished points stay where they are.
     ConfigError
         If no point succeeds because of one, or the objective is no column of the results.
@@ -222,13 +214,13 @@ def run_sweep(
             progress.rows += [{**point.values, "seed": point.seed, **row} for row in found.rows]
             on_progress(progress)
     except KeyboardInterrupt:
-        raise SweepInterrupted(progress.done, progress.total) from None
+        kept = f"{progress.done} of {progress.total} points are finished and kept"
+        raise KeyboardInterrupt(f"{kept}; the same command with --resume goes on") from None
     finally:
         running.close()  # type: ignore[attr-defined]  # executors are generators
     results = _results(sweep, out, outcomes)
-    with rundir.new_directory(directory) as scratch:
-        write_sweep(scratch, results, with_parquet=with_parquet)
-        write_manifest(scratch, {"identity": identity_document(sweep.identity)})
+    write = partial(write_sweep, with_parquet=with_parquet)
+    rundir.results_directory(directory, sweep.identity, lambda: results, write, force=True)
     if all(outcome.is_final for outcome in outcomes.values()):
         mark.unlink(missing_ok=True)
     return directory, results

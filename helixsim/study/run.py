@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,20 +35,6 @@ PLACEMENT_SHARE = 0.4
 """Share of the progress bar given to placement: it compares candidates by simulation."""
 
 
-class Interrupted(KeyboardInterrupt):
-    """The user stopped a run; ``kept`` is the directory of the finished systems, if any had finished."""
-
-    def __init__(self, kept: Path | None, finished: Sequence[str] = ()) -> None:
-        self.kept = kept
-        names = ", ".join(finished)
-        shown = f"see {kept}" if kept else "kept, although their tables cannot be written"
-        super().__init__(
-            f"finished: {names}, {shown}; the same command goes on with the others"
-            if finished
-            else "no system had finished; placements are kept"
-        )
-
-
 def run_experiment(
     experiment: ResolvedExperiment,
     out: Path,
@@ -75,7 +61,7 @@ def run_experiment(
         If no system succeeds.
     DataError, WorkerError
         If a failure of the machine stopped a system, or the report cannot be written; what is finished is kept.
-    Interrupted
+    KeyboardInterrupt
         If the user stops it; what is finished is kept beside the run directory.
     """
     directory = rundir.run_directory(out, experiment)
@@ -96,7 +82,7 @@ def run_experiment(
         with rundir.new_directory(directory, keep=keep) as scratch:
             undrawn = run.write(scratch, with_report=with_report)
     except KeyboardInterrupt:
-        raise Interrupted(run.keep(), list(run.finished)) from None
+        raise KeyboardInterrupt(run.kept_text()) from None
     run.clear()
     if undrawn is not None:
         raise undrawn.within(f"{directory} holds all results, but the report cannot be drawn")
@@ -189,6 +175,14 @@ class _Run:
         except OSError:
             return None
         return kept
+
+    def kept_text(self) -> str:
+        """Keep what is finished and return a sentence on it."""
+        if not self.finished:
+            return "no system had finished; placements are kept"
+        kept = self.keep()
+        shown = f"see {kept}" if kept else "kept, although their tables cannot be written"
+        return f"finished: {', '.join(self.finished)}, {shown}; the same command goes on with the others"
 
     def clear(self) -> None:
         """Remove what was kept for a run that is complete now."""

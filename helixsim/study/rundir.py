@@ -9,32 +9,35 @@ import importlib.metadata
 import json
 import os
 import platform
-import re
 import secrets
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import helixsim
 from helixsim import yamlio
 from helixsim.config.experiment import ResolvedExperiment
 from helixsim.errors import DataError, HelixsimError
+from helixsim.results.files import file_stem
 from helixsim.runtime.identity import experiment_key, experiment_plugins
 from helixsim.runtime.manifest import MANIFEST, finished_under, identity_document, write_manifest
 from helixsim.writing import write_text
 
 _LIBRARIES = ("simpy", "numpy", "pandas", "highspy", "matplotlib", "pydantic", "PyYAML")
+Results = TypeVar("Results")
+
+RESUMABLE = "finished placements and simulations are kept; repeat the command to continue"
+
 _MARK = ".helixsim"
 """File by which a directory of results is known even if its manifest has been lost."""
 
 
 def run_directory(out: Path, experiment: ResolvedExperiment) -> Path:
     """Return where the run of an experiment belongs."""
-    name = re.sub(r"[^A-Za-z0-9._-]", "_", experiment.name)
-    return out / name / experiment_key(experiment)[:12]
+    return out / file_stem(experiment.name) / experiment_key(experiment)[:12]
 
 
 def finished_run(out: Path, experiment: ResolvedExperiment, *, check: bool = False) -> Path | None:
@@ -45,6 +48,46 @@ def finished_run(out: Path, experiment: ResolvedExperiment, *, check: bool = Fal
     directory = run_directory(out, experiment)
     found = finished_under(directory, experiment_key(experiment))
     return directory if found is not None and (found["checked"] or not check) else None
+
+
+def results_directory(
+    directory: Path,
+    key: str,
+    compute: Callable[[], Results],
+    write: Callable[[Path, Results], None],
+    *,
+    force: bool = False,
+    plugins: Collection[str] = (),
+) -> Results | None:
+    """Compute results and write them into a directory, unless it has them already; return what was computed.
+
+    Parameters
+    ----------
+    key, plugins
+        Content key of the results, and the classes of the user's own that it names.
+    write
+        Fills an empty folder; the manifest is added.
+    force
+        Compute and write anew what is there.
+
+    Raises
+    ------
+    DataError
+        If something else has the name of the directory; nothing is computed then.
+    KeyboardInterrupt
+        If the user stops it, with a sentence on what is kept.
+    """
+    if not force and finished_under(directory, key) is not None:
+        return None
+    refuse_foreign(directory)
+    try:
+        results = compute()
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(RESUMABLE) from None
+    with new_directory(directory) as scratch:
+        write(scratch, results)
+        write_manifest(scratch, {"identity": identity_document(key, plugins)})
+    return results
 
 
 @contextmanager
