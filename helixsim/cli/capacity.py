@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     experiment = options.loaded(args).resolve()
     targets = capacity_targets(experiment, args.percentile, args.share)
     search = SearchOptions(args.tolerance, args.seeds, with_curve=not args.no_curve)
-    with console.table_progress("capacity", quiet=args.quiet) as advance, options.executor(args) as executor:
+    with console.progress("capacity", quiet=args.quiet) as advance, options.executor(args) as executor:
         directory = run_capacity(experiment, targets, search, args.out, executor, force=args.force, on_progress=advance)
     results = CapacityResults.load(directory)
     _print(results, args)

@@ -25,9 +25,9 @@ HEARTBEAT_S = 30.0
 
 
 class Advance(Protocol):
-    """Callback of a progress display: share done, 0..1, and a description of the current work, a line per task."""
+    """Callback of a progress display: share done, 0..1, current work (a line per task), best results, head first."""
 
-    def __call__(self, done: float, now: str = "") -> None:
+    def __call__(self, done: float, now: str = "", best: Sequence[Sequence[str]] = ()) -> None:
         """Update the display."""
         ...
 
@@ -73,44 +73,20 @@ def _console(stream: TextIO) -> Console:
 
 
 @contextmanager
-def progress(what: str, *, quiet: bool = False) -> Iterator[Advance]:
-    """Show progress on stderr: a bar on a terminal, otherwise a line per 10 %, nothing if ``quiet``.
+def progress(what: str, *, counted: bool = False, quiet: bool = False) -> Iterator[Advance]:
+    """Show progress on stderr: a bar with the best results on a terminal, otherwise a line per 10 %, nothing if quiet.
 
-    Nothing is shown during the first second. Tasks differ in length, so the elapsed time is shown, not the remaining.
+    ``counted``: the number of tasks is known and they are similar, so the
+    remaining time is estimated; otherwise the elapsed time is shown.
     """
     if quiet:
-        yield lambda done, now="": None
+        yield lambda done, now="", best=(): None
     elif sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
-        with _bar(what) as advance:
-            yield advance
-    else:
-        with _Lines(what) as lines:
-            yield lambda done, now="": lines.advance(done, "; ".join(now.split("\n")))
-
-
-class AdvanceTable(Protocol):
-    """Callback of a table display: share done, 0..1, state, and a table of the best results, its head first."""
-
-    def __call__(self, done: float, state: str, best: Sequence[Sequence[str]] = ()) -> None:
-        """Update the display."""
-        ...
-
-
-@contextmanager
-def table_progress(what: str, *, counted: bool = False, quiet: bool = False) -> Iterator[AdvanceTable]:
-    """Show the progress of many tasks and the best results on stderr.
-
-    A live table on a terminal, otherwise a line per 10 %, nothing if ``quiet``. ``counted``: the number of tasks is
-    known and they are similar, so the remaining time is estimated.
-    """
-    if quiet:
-        yield lambda done, state, best=(): None
-    elif sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
-        with _live_table(what, counted) as advance:
+        with _bar(what, counted) as advance:
             yield advance
     else:
         with _Lines(what, counted) as lines:
-            yield lambda done, state, best=(): lines.advance(done, state + _top(best))
+            yield lambda done, now="", best=(): lines.advance(done, "; ".join(now.split("\n")) + _top(best))
 
 
 def _top(best: Sequence[Sequence[str]]) -> str:
@@ -118,40 +94,6 @@ def _top(best: Sequence[Sequence[str]]) -> str:
     if len(best) < 2:
         return ""
     return f"; best so far: {', '.join(f'{name} {value}' for name, value in zip(best[0], best[1], strict=True))}"
-
-
-@contextmanager
-def _live_table(what: str, counted: bool) -> Iterator[AdvanceTable]:
-    from rich import box
-    from rich.console import Group
-    from rich.live import Live
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
-    from rich.table import Table
-    from rich.text import Text
-
-    bar = Progress(
-        TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
-        TextColumn("{task.fields[left]}"),
-    )  # fmt: skip
-    task = bar.add_task(what, total=1.0, left="")
-    started_s = time.monotonic()
-    with Live(bar, console=stderr(), transient=True, refresh_per_second=4) as live:
-
-        def advance(done: float, state: str, best: Sequence[Sequence[str]] = ()) -> None:
-            bar.update(task, completed=done, left=_left(time.monotonic() - started_s, done) if counted else "")
-            state_text = Text(f"  {printable(state, one_line=True)}", no_wrap=True, overflow="ellipsis")
-            shown: list[Progress | Text | Table] = [bar, state_text]
-            if len(best) > 1:
-                table = Table(title="best so far", title_justify="left", box=box.SIMPLE_HEAD)
-                for number, name in enumerate(best[0]):
-                    is_text = number == 0 or not best[1][number][:1].isdecimal()
-                    table.add_column(_text(name), justify="left" if is_text else "right", overflow="fold")
-                for row in best[1:]:
-                    table.add_row(*map(_text, row))
-                shown.append(table)
-            live.update(Group(*shown))
-
-        yield advance
 
 
 def _text(cell: str) -> Text:
@@ -173,31 +115,36 @@ def _duration(seconds: float) -> str:
 
 
 @contextmanager
-def _bar(what: str) -> Iterator[Advance]:
+def _bar(what: str, counted: bool) -> Iterator[Advance]:
+    from rich import box
     from rich.console import Group
     from rich.live import Live
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+    from rich.table import Table
     from rich.text import Text
 
-    columns = (
+    bar = Progress(
         TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}"),
     )  # fmt: skip
-    bar = Progress(*columns)
-    task = bar.add_task(what, total=1.0, visible=False)
+    task = bar.add_task(what, total=1.0, left="")
     with Live(bar, console=stderr(), transient=True, refresh_per_second=4) as live:
         started_s = time.monotonic()
 
-        def advance(done: float, now: str = "") -> None:
-            is_visible = time.monotonic() - started_s > 1.0
-            several = now.split("\n") if "\n" in now else []
-            label = printable(f"{what}: {now}" if now and not several else what, one_line=True)
-            bar.update(task, completed=done, description=label, visible=is_visible)
-            rows = [
-                Text(f"  {printable(row, one_line=True)}", no_wrap=True, overflow="ellipsis")
-                for row in several
-                if is_visible
-            ]
-            live.update(Group(bar, *rows))
+        def advance(done: float, now: str = "", best: Sequence[Sequence[str]] = ()) -> None:
+            bar.update(task, completed=done, left=_left(time.monotonic() - started_s, done) if counted else "")
+            rows = now.split("\n") if now else []
+            shown: list[Progress | Text | Table] = [bar]
+            shown += [Text(f"  {printable(row, one_line=True)}", no_wrap=True, overflow="ellipsis") for row in rows]
+            if len(best) > 1:
+                table = Table(title="best so far", title_justify="left", box=box.SIMPLE_HEAD)
+                for number, name in enumerate(best[0]):
+                    is_text = number == 0 or not best[1][number][:1].isdecimal()
+                    table.add_column(_text(name), justify="left" if is_text else "right", overflow="fold")
+                for row in best[1:]:
+                    table.add_row(*map(_text, row))
+                shown.append(table)
+            live.update(Group(*shown))
 
         yield advance
 

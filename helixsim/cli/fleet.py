@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     key = fleet_key(plan)
     directory = fleet_directory(plan, args.out, key)
     if args.force or finished_under(directory, key) is None:
-        with console.table_progress("fleet", quiet=args.quiet) as advance, options.executor(args) as executor:
+        with console.progress("fleet", quiet=args.quiet) as advance, options.executor(args) as executor:
             run_fleet(plan, args.out, executor, force=args.force, on_progress=advance)
     found = json.loads((directory / "fleet.json").read_text(encoding="utf-8"))
     if args.json:

@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--resume: no sweep of the current {args.sweep} was started in {args.out}")
     if not args.quiet:
         _print_lines(_heading(sweep), "resuming: finished points are reused" if begun and not args.force else "")
-    show = console.table_progress("sweep", counted=True, quiet=args.quiet)
+    show = console.progress("sweep", counted=True, quiet=args.quiet)
     with show as advance, options.executor(args) as executor:
         directory, results = run_sweep(
             sweep, args.out, executor, force=args.force, check=args.check,

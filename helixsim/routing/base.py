@@ -7,9 +7,7 @@ it. Admission and KV memory rules belong to the engine and are the same for all 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, runtime_checkable
-
-import numpy as np
+from typing import Protocol, runtime_checkable
 
 from helixsim.domain.flowplan import FlowPlan
 
@@ -82,18 +80,4 @@ class HopObserver(Protocol):
 
     def observe(self, edge: int, elapsed_ns: int, requests: int) -> None:
         """Receive the time of ``requests`` requests from sending over ``edge`` to the end of their computation [ns]."""
-        ...
-
-
-class RoutingPolicyFactory(Protocol):
-    """A registered policy class.
-
-    ``Options`` is a frozen dataclass; its fields become keys of ``routing:`` in exp.yaml, checked with positions.
-    """
-
-    summary: ClassVar[str]
-    Options: ClassVar[type[Any]]
-
-    def __call__(self, graph: RoutingGraph, options: Any, rng: np.random.Generator) -> RoutingPolicy:
-        """Return a policy for one run."""
         ...

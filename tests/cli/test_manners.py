@@ -270,11 +270,11 @@ def test_progress_tells_no_time_left_that_it_does_not_know(capsys, monkeypatch):
     error = capsys.readouterr().err
     assert "simulating 9" in error
     assert "left" not in error
-    with console.table_progress("fleet") as advance_table:
+    with console.progress("fleet") as advance_table:
         for tenths in range(1, 11):
             advance_table(tenths / 10, "searching")
     assert "left" not in capsys.readouterr().err
-    with console.table_progress("sweep", counted=True) as advance_table:
+    with console.progress("sweep", counted=True) as advance_table:
         for tenths in range(1, 11):
             advance_table(tenths / 10, f"{tenths} of 10")
     lines = capsys.readouterr().err.splitlines()

@@ -29,6 +29,7 @@ from helixsim.papers.helix.verdicts import (
     order_checks,
     ratio_rows,
 )
+from helixsim.runtime.identity import library_versions
 from helixsim.runtime.pool import Executor, Report
 from helixsim.writing import new_file, write_text
 
@@ -118,7 +119,7 @@ def summary(done: Reproduction) -> dict[str, Any]:
     document = {
         "schema": SCHEMA,
         "helixsim": helixsim.__version__,
-        "versions": locked.running_versions(),
+        "versions": library_versions(),
         "other_versions": locked.differences(),
         "quick": done.effort.is_quick,
         "seeds": done.effort.seeds,

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-
 from helixsim.datafiles import data_path
 from helixsim.errors import DataError
-
-DECIDING = ("highspy", "numpy", "simpy")
-"""Libraries a figure may depend on: the solver, random numbers and rounding, the order of events."""
+from helixsim.runtime.identity import library_versions
 
 
 def locked_versions() -> dict[str, str]:
@@ -24,16 +20,11 @@ def locked_versions() -> dict[str, str]:
     return versions
 
 
-def running_versions() -> dict[str, str]:
-    """Return the running version of each library that decides results."""
-    return {name: importlib.metadata.version(name) for name in DECIDING}
-
-
 def differences() -> list[str]:
     """Return in words which of these libraries run in another version than the locked one."""
     locked = locked_versions()
     return [
         f"{name} {version} instead of {locked.get(name, 'none')}"
-        for name, version in running_versions().items()
+        for name, version in library_versions().items()
         if version != locked.get(name)
     ]

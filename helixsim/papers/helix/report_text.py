@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from helixsim.papers.helix.tables import text_table
+
 _NONE, _DRIFT = "–", "†"
 
 _RATIOS = {
@@ -42,7 +44,7 @@ def _cells(document: Mapping[str, Any]) -> str:
     ]
     total, panels = len(document["cells"]), len(document["orders"])
     lines = [
-        _table(header, rows),
+        text_table(header, rows),
         f"within 10 %: {document['cells_met']} of {total} cells ({document['cells_met'] / total:.0%}); "
         f"order of methods kept in {document['orders_kept']} of {panels} panels",
     ]
@@ -59,7 +61,7 @@ def _cells(document: Mapping[str, Any]) -> str:
 
 
 def _ratios(rows: Sequence[Mapping[str, Any]]) -> str:
-    table = _table(
+    table = text_table(
         ("Helix over", "", "", *_RATIOS.values()),
         [
             (row["cell"], f"{row['metric']} {row['statistic']}", row["other"], *(_ratio(row[name]) for name in _RATIOS))
@@ -71,7 +73,7 @@ def _ratios(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _claims(claims: Sequence[Mapping[str, Any]]) -> str:
-    return _table(
+    return text_table(
         ("claim", *_RATIOS.values(), "does it hold, fairly?"),
         [(check["claim"]["text"], *(_ratio(check[name]) for name in _RATIOS), check["sentence"]) for check in claims],
     )
@@ -82,11 +84,3 @@ def _ratio(ratio: Mapping[str, Any] | None) -> str:
         return _NONE
     limits = "" if ratio["low"] is None else f" ({ratio['low']:.2f}–{ratio['high']:.2f})"
     return f"{ratio['value']:.2f}x{'' if ratio['is_steady'] else _DRIFT}{limits}"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in (header, *rows)
-    )

@@ -32,7 +32,7 @@ def fidelity_text(results: Sequence[CellResult], *, markdown: bool = False) -> s
             if result.cell.measured.get(metric) is not None
         ]
         if rows:
-            blocks.append(f"{_TITLES[metric]}\n{'' if not markdown else chr(10)}{_table(header, rows, markdown)}")
+            blocks.append(f"{_TITLES[metric]}\n{'' if not markdown else chr(10)}{text_table(header, rows, markdown)}")
     columns = (
         *("metric", "cells", "median error", "worst", "cell", "± one run: median"),
         *("paper: cells", "median", "ours there", "worse in"),
@@ -54,7 +54,7 @@ def fidelity_text(results: Sequence[CellResult], *, markdown: bool = False) -> s
                     ", ".join(said["worse_than_paper"]) or _NONE,
                 )
             )
-    blocks.append(f"summary\n{'' if not markdown else chr(10)}{_table(columns, lines, markdown)}")
+    blocks.append(f"summary\n{'' if not markdown else chr(10)}{text_table(columns, lines, markdown)}")
     blocks.append("* not used in the fit of the engine's overheads")
     return "\n\n".join(blocks)
 
@@ -76,7 +76,7 @@ def fit_text(fit: EngineFit) -> str:
         )
         for held in fit.held_out
     ]
-    return "\n".join(lines) + "\n\nerror of the cells left out of the fit\n" + _table(header, rows, markdown=False)
+    return "\n".join(lines) + "\n\nerror of the cells left out of the fit\n" + text_table(header, rows, markdown=False)
 
 
 def _figure(value: float | None, metric: str) -> str:
@@ -91,7 +91,8 @@ def _size(error: float | None) -> str:
     return _NONE if error is None else f"{error:.1%}"
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], markdown: bool) -> str:
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], markdown: bool = False) -> str:
+    """Return a table in plain text or Markdown."""
     if markdown:
         lines = [header, ["---"] * len(header), *rows]
         return "\n".join("| " + " | ".join(line) + " |" for line in lines)

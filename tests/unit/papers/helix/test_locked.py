@@ -25,7 +25,7 @@ def test_every_declared_library_is_locked_at_no_less_than_its_lowest_version() -
 
 
 def test_other_versions_are_named(monkeypatch) -> None:
-    running = locked.running_versions()
+    running = locked.library_versions()
     monkeypatch.setattr(locked, "locked_versions", lambda: running)
     assert locked.differences() == []
     monkeypatch.setattr(locked, "locked_versions", lambda: {**running, "numpy": "1.0"})
@@ -35,7 +35,7 @@ def test_other_versions_are_named(monkeypatch) -> None:
 def test_the_command_warns_of_other_versions(monkeypatch, capsys, tmp_path) -> None:
     from helixsim.cli.main import main
 
-    monkeypatch.setattr(locked, "locked_versions", lambda: {**locked.running_versions(), "numpy": "1.0"})
+    monkeypatch.setattr(locked, "locked_versions", lambda: {**locked.library_versions(), "numpy": "1.0"})
     assert main(["reproduce", "table8", "--quick", "--jobs", "1", "--out", str(tmp_path)]) == 0
     assert "warning: numpy" in capsys.readouterr().err
     assert "instead of 1.0" in (tmp_path / "index.html").read_text(encoding="utf-8")
