@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from helixsim import yamlio
 from helixsim.domain.hardware import Curve
+from helixsim.domain.model import ModelSpec
 from helixsim.errors import ConfigError, DataError, ExitCode, unknown_name
 from helixsim.hardware import catalog, compute_file, engines
 from helixsim.hardware.compute_file import FittedKind
@@ -180,6 +182,24 @@ def _fit_table(kinds: Sequence[FittedKind]) -> Table:
     return header, rows
 
 
+def _model_facts(model: ModelSpec) -> dict[str, Any]:
+    """Return the model's figures, with equal layers in a row told once."""
+    layers = []
+    for layer, same in groupby(model.layers):
+        facts = {**asdict(layer), "weight_bytes": layer.weight_bytes, "active_parameters": layer.active_parameters}
+        layers.append({"layers": len(list(same)), **facts})
+    return {
+        "name": model.name,
+        "num_layers": model.num_layers,
+        **{key: value for key, value in asdict(replace(model, layers=())).items() if key not in {"name", "layers"}},
+        "weight_bytes_per_layer": model.weight_bytes_per_layer,
+        "kv_bytes_per_token_per_layer": model.kv_bytes_per_token_per_layer,
+        "flops_per_token_per_layer": model.flops_per_token_per_layer,
+        "embedding_bytes": model.embedding_bytes,
+        "layers": layers,
+    }
+
+
 def _facts(name: str, precision: str) -> dict[str, Any]:
     if name in catalog.gpu_names():
         gpu = asdict(catalog.load_gpu(name))
@@ -189,7 +209,7 @@ def _facts(name: str, precision: str) -> dict[str, Any]:
     if name in catalog.link_names():
         return {"name": name, **asdict(catalog.load_link(name))}
     if name in catalog.model_names() or name.endswith(".json"):
-        return asdict(catalog.load_model(name, precision))
+        return _model_facts(catalog.load_model(name, precision))
     model, slash, kind = name.rpartition("/")
     for fitted in compute_file.committed(model) if slash else ():
         if fitted.kind == kind:
@@ -287,6 +307,9 @@ def _outline(facts: dict[str, Any], indent: str = "") -> str:
         if isinstance(value, dict):
             lines += [f"{indent}{key}:", _outline(value, indent + "  ")]
         else:
+            if isinstance(value, (list, tuple)) and value and isinstance(value[0], dict):
+                lines += [f"{indent}{key}:", *(_outline(entry, indent + "  ") + "\n" for entry in value)]
+                continue
             text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
             lines.append(f"{indent}{key}: {text}")
     return "\n".join(lines)

@@ -5,6 +5,104 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass
 
+MOST_ONE_SHOT_BYTES, MOST_DIRECT_BYTES = 512 * 1024, 8 * 1024**2
+"""Where engines change the algorithm of an all-reduce (vLLM, custom_all_reduce: one step below 512 KiB with up to four
+GPUs and below 256 KiB with eight, NCCL from 8 MiB on)."""
+
+
+@dataclass(frozen=True, slots=True)
+class GemmLaw:
+    """Time of one matrix product, ``(read^p + multiply^p)^(1/p) + launch``: a roofline with a rounded knee.
+
+    Parameters
+    ----------
+    bandwidth_efficiency, compute_efficiency
+        Shares of the peak bandwidth and of the peak multiply rate that are reached far from the knee, 0..1.
+    sharpness
+        ``p``, at least 1: the larger, the closer to ``max(read, multiply)``.
+    launch_s
+        Constant part [s].
+    """
+
+    bandwidth_efficiency: float
+    compute_efficiency: float
+    sharpness: float
+    launch_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionLaw:
+    """Time of attention in one layer.
+
+    Prompts take ``launch + FLOP / (compute_efficiency x peak)``, where every token attends to ``padding_tokens`` more
+    than it has to (kernels work in tiles); decode steps ``kv_launch + KV bytes / (kv_bandwidth_efficiency x peak
+    bandwidth)``, where every sequence reads ``kv_padding_tokens`` more than it has.
+    """
+
+    compute_efficiency: float
+    launch_s: float
+    padding_tokens: float
+    kv_bandwidth_efficiency: float
+    kv_launch_s: float
+    kv_padding_tokens: float
+
+
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """Measured constants of a GPU's kernels (see ``helixsim.hardware.kernels`` for the laws).
+
+    Parameters
+    ----------
+    fp16, fp8
+        Matrix products in either format; 8-bit integers and 4-bit floats follow ``fp8``.
+    experts
+        Grouped matrix products of routed experts.
+    elementwise_s
+        Norms, rotary embedding, activation and gaps between kernels of one layer and step, whatever its size [s].
+    sampler_s, sampler_s_per_sequence
+        Sampling after the output head: constant, and for each sequence [s].
+    name, source
+        Which file of ``profiles/kernels``, and where the constants come from.
+    """
+
+    name: str
+    fp16: GemmLaw
+    fp8: GemmLaw
+    experts: GemmLaw
+    attention: AttentionLaw
+    elementwise_s: float
+    sampler_s: float
+    sampler_s_per_sequence: float
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class AllReduce:
+    """All-reduce among ``gpus`` GPUs of a node.
+
+    Small messages go in one step, each GPU reading all others' (``one_shot_s + (n - 1) x bytes / bytes_per_s``), larger
+    ones in two (``two_shot_s + 2 (n - 1) / n x bytes / bytes_per_s``), those of more than ``MOST_DIRECT_BYTES`` round a
+    ring (``ring_s + 2 (n - 1) / n x bytes / ring_bytes_per_s``). GPUs without direct access to each other's memory know
+    the ring alone: ``one_shot_s`` is None.
+    """
+
+    gpus: int
+    ring_s: float
+    ring_bytes_per_s: float
+    one_shot_s: float | None = None
+    two_shot_s: float = 0.0
+    bytes_per_s: float = 1.0
+
+    def seconds(self, size_bytes: float) -> float:
+        """Return the time for a message of ``size_bytes`` on each GPU [s]."""
+        gpus = self.gpus
+        ring = 2 * (gpus - 1) / gpus * size_bytes
+        if self.one_shot_s is None or size_bytes >= MOST_DIRECT_BYTES:
+            return self.ring_s + ring / self.ring_bytes_per_s
+        if gpus == 2 or size_bytes < (MOST_ONE_SHOT_BYTES if gpus <= 4 else MOST_ONE_SHOT_BYTES / 2):
+            return self.one_shot_s + (gpus - 1) * size_bytes / self.bytes_per_s
+        return self.two_shot_s + ring / self.bytes_per_s
+
 
 @dataclass(frozen=True, slots=True)
 class GpuSpec:
@@ -16,14 +114,14 @@ class GpuSpec:
         Memory the driver reports [B].
     usable_memory_bytes
         What a serving engine finds free on an idle card [B].
-    fp16_flops
-        Peak dense FP16/BF16 tensor throughput [FLOP/s].
+    flops
+        (format, peak dense rate [FLOP/s]) pairs: ``fp16`` and those of ``fp8 fp4 int8`` the GPU multiplies in.
     memory_bandwidth_bytes_per_s
         Peak memory bandwidth [B/s].
-    compute_efficiency, bandwidth_efficiency
-        Share of either peak that real layers reach (roofline), 0..1.
-    interconnect_bytes_per_s
-        Bandwidth between GPUs of one node, for tensor parallelism [B/s].
+    kernels
+        Shares of the peaks that kernels reach, and their constant parts.
+    all_reduce
+        Law for each number of GPUs of a node that is known, by that number.
     tdp_w, cost_usd_per_hour
         Board power [W] and typical cloud price [$/h] of one GPU.
     sources
@@ -35,15 +133,19 @@ class GpuSpec:
     name: str
     memory_bytes: int
     usable_memory_bytes: int
-    fp16_flops: float
+    flops: tuple[tuple[str, float], ...]
     memory_bandwidth_bytes_per_s: float
-    compute_efficiency: float
-    bandwidth_efficiency: float
-    interconnect_bytes_per_s: float
+    kernels: Kernels
+    all_reduce: tuple[AllReduce, ...]
     tdp_w: float
     cost_usd_per_hour: float
     sources: tuple[tuple[str, str], ...] = ()
     compute_capability: float | None = None
+
+    @property
+    def fp16_flops(self) -> float:
+        """Peak dense FP16/BF16 tensor throughput [FLOP/s]."""
+        return dict(self.flops)["fp16"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +189,8 @@ class Curve:
 class ComputeProfile:
     """How long a batch takes on one kind of node, per layer.
 
-    A batch costs ``prefill(prompt tokens) + decode(sequences) + context term`` for each layer and, once per batch
-    and node, the copy of its activations from the network to the GPU (helix-spec 2.2, paper artifact).
+    A batch costs ``prefill(prompt tokens) + decode(sequences)`` and the context terms for each layer, and the output
+    head once on the node with the last layer.
 
     Parameters
     ----------
@@ -98,12 +200,21 @@ class ComputeProfile:
         ``measured``, ``fitted``, ``scaled`` (from one GPU to several) or ``roofline``.
     prefill, decode
         Time of one layer [ns] against prompt tokens in the batch, and against sequences that decode.
+    prefill_ns_per_pair
+        Extra time of one layer for each pair of a prompt token and a token it attends to [ns]: a prompt of ``n``
+        tokens has ``n^2 / 2`` pairs. Zero where ``prefill`` contains the attention of usual prompts.
     decode_context_ns_per_token
         Extra time of one layer per token of context read by the decoding sequences [ns].
     reference_context_tokens
         Context of each sequence that ``decode`` already contains; what a batch has more or less is added or taken off.
+    token_work
+        What ``prefill`` and ``decode`` have in common: time of one layer [ns] against all tokens of a batch, without
+        attention. None: not known apart, so that only the reading of weights can be shared.
+    head
+        Time of the output head and the sampler [ns] against the sequences that get a token; None: not modelled.
     activation_copy_ns_per_token
-        Copy of one token's activations into the batch tensor, once per node [ns].
+        Copy of one token's activations into the batch tensor, once per node [ns] (engines that join batches on the
+        host, helix-spec 2.2).
     provenance
         Where the figures come from, with residuals if fitted.
     """
@@ -117,10 +228,13 @@ class ComputeProfile:
     activation_copy_ns_per_token: float = 0.0
     provenance: str = ""
     reference_context_tokens: int = 0
+    prefill_ns_per_pair: float = 0.0
+    token_work: Curve | None = None
+    head: Curve | None = None
 
     def prefill_ns(self, layers: int, tokens: int) -> float:
-        """Return the time of ``layers`` layers for ``tokens`` prompt tokens [ns]."""
-        return layers * self.prefill(tokens)
+        """Return the time of ``layers`` layers for one prompt of ``tokens`` tokens [ns]."""
+        return layers * (self.prefill(tokens) + self.prefill_ns_per_pair * tokens**2 / 2)
 
     def decode_ns(self, layers: int, seqs: int, context_tokens: int | None = None) -> float:
         """Return the time of ``layers`` layers for one step of ``seqs`` sequences [ns].
@@ -133,6 +247,19 @@ class ComputeProfile:
     def context_ns(self, seqs: int, context_tokens: int) -> float:
         """Return what the context adds to one layer for ``seqs`` sequences [ns]; below zero if it is a short one."""
         return self.decode_context_ns_per_token * (context_tokens - self.reference_context_tokens * seqs)
+
+    def mixed_ns(self, prompt_tokens: int, seqs: int) -> float:
+        """Return the time of one layer for prompts and decode steps that pass it together [ns].
+
+        Weights are read once for both. Without context terms.
+        """
+        prefill, decode = self.prefill(prompt_tokens), self.decode(seqs)
+        if not prompt_tokens or not seqs:
+            return prefill + decode
+        work = self.token_work
+        if work is None:
+            return prefill + decode - min(self.prefill(1), decode)
+        return prefill - work(prompt_tokens) + decode - work(seqs) + work(prompt_tokens + seqs)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,10 @@ Every loader takes the name of a profile or the path of the user's own file (rec
 
 from __future__ import annotations
 
-import math
 import re
 from functools import cache
 from pathlib import Path
 from typing import Annotated
-
-from pydantic import Field, ValidationInfo, field_validator
 
 from helixsim.datafiles import data_path
 from helixsim.domain.cluster import LinkSpec
@@ -19,48 +16,9 @@ from helixsim.domain.hardware import GpuSpec
 from helixsim.domain.model import ModelSpec
 from helixsim.errors import DataError, unknown_name
 from helixsim.hardware import transformer
-from helixsim.units import BITS_PER_BYTE, seconds_to_ns
+from helixsim.hardware.gpu_file import GpuFile, KernelsFile
+from helixsim.units import seconds_to_ns
 from helixsim.validation import Section, Words, base_unit, read
-
-Efficiency = Annotated[float, Field(ge=0.01, le=1)]
-
-
-class GpuSources(Section):
-    """Where each figure of a GPU comes from."""
-
-    memory: Words
-    usable_memory: Words
-    fp16: Words
-    memory_bandwidth: Words
-    compute_efficiency: Words
-    bandwidth_efficiency: Words
-    interconnect: Words
-    tdp: Words
-    price: Words
-
-
-class GpuFile(Section):
-    """``profiles/gpus/*.yaml``: memory [B], FLOP/s, bandwidths [bit/s], power [W], price [$/h]."""
-
-    name: Words
-    memory: Annotated[float, base_unit("size")]
-    usable_memory: Annotated[float, base_unit("size")]
-    fp16: Annotated[float, base_unit("flops")]
-    memory_bandwidth: Annotated[float, base_unit("bandwidth")]
-    compute_efficiency: Efficiency
-    bandwidth_efficiency: Efficiency
-    interconnect: Annotated[float, base_unit("bandwidth")]
-    tdp: Annotated[float, base_unit("power")]
-    price: Annotated[float, base_unit("price")]
-    compute_capability: Annotated[float, Field(ge=1, le=99)] | None = None
-    sources: GpuSources
-
-    @field_validator("usable_memory")
-    @classmethod
-    def _fits(cls, value: float, info: ValidationInfo) -> float:
-        if value > info.data.get("memory", math.inf):
-            raise ValueError("exceeds memory")
-        return value
 
 
 class LinkFile(Section):
@@ -103,20 +61,7 @@ def load_gpu(name: str | Path) -> GpuSpec:
         For an unknown name or a file that is not a GPU profile.
     """
     file = read(_find("gpus", "GPU", str(name)), GpuFile)
-    return GpuSpec(
-        name=file.name,
-        memory_bytes=round(file.memory),
-        usable_memory_bytes=round(file.usable_memory),
-        fp16_flops=file.fp16,
-        memory_bandwidth_bytes_per_s=file.memory_bandwidth / BITS_PER_BYTE,
-        compute_efficiency=file.compute_efficiency,
-        bandwidth_efficiency=file.bandwidth_efficiency,
-        interconnect_bytes_per_s=file.interconnect / BITS_PER_BYTE,
-        tdp_w=file.tdp,
-        cost_usd_per_hour=file.price,
-        sources=tuple(file.sources.model_dump().items()),
-        compute_capability=file.compute_capability,
-    )
+    return file.spec(read(_find("kernels", "kernels", file.kernels), KernelsFile))
 
 
 def load_link(name: str | Path) -> LinkSpec:

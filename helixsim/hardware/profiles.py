@@ -14,9 +14,9 @@ from helixsim.domain.model import ModelSpec
 from helixsim.errors import DataError, InfeasibleError
 from helixsim.hardware import compute_file, kv_memory, measured
 from helixsim.hardware.compute_file import FittedKind
-from helixsim.hardware.roofline import context_ns_per_token, roofline
-from helixsim.hardware.tensor_parallel import from_one_gpu
-from helixsim.units import format_bytes
+from helixsim.hardware.roofline import roofline
+from helixsim.hardware.tensor_parallel import from_one_gpu, kv_shares
+from helixsim.units import NS_PER_S, format_bytes
 
 DEFAULT_LIMITS = BatchLimits(max_prefill_requests=256, max_prefill_tokens=8192, max_decode_seqs=256)
 """Batch limits of kinds nobody has measured: vLLM's default of 256 sequences, and its usual 8192 tokens a batch."""
@@ -164,7 +164,7 @@ class _Sources:
             source="fitted",
             prefill=fitted.prefill.curve,
             decode=fitted.decode.curve,
-            decode_context_ns_per_token=context_ns_per_token(model, self.gpu, gpus),
+            decode_context_ns_per_token=self._context_ns_per_token(gpus),
             reference_context_tokens=TABLE_CONTEXT_TOKENS,
             activation_copy_ns_per_token=measured.activation_copy_ns_per_token(model),
             provenance=(
@@ -172,6 +172,12 @@ class _Sources:
                 f"and {fitted.decode.median_error:.1%} (decode)"
             ),
         )
+
+    def _context_ns_per_token(self, gpus: int) -> float:
+        """Return the time to read a token's keys and values in one layer, at the bandwidth of the timings [ns]."""
+        gpu = self.gpu
+        rate = gpu.memory_bandwidth_bytes_per_s * gpu.kernels.fp16.bandwidth_efficiency
+        return self.model.kv_bytes_per_token_per_layer / (rate * kv_shares(self.model, gpus)) * NS_PER_S
 
     def tabulated(self) -> _Room | None:
         """Return the user's table of limits as it stands, None if it does not cover the kind."""

@@ -1,8 +1,7 @@
-"""Time of a layer from datasheet figures, for any GPU and model that nobody has timed.
+"""Time of a layer from datasheet figures and the constants of kernels, for any GPU and model that nobody has timed.
 
-A layer takes as long as the slower of reading its weights and doing its matrix work, each at the share of the peak that
-real layers reach. Reading keys and values of the context comes on top (decode); tensor parallelism divides all of it
-and adds two all-reduces. The pattern is the roofline model of Williams et al. (2009).
+The laws are those of ``kernels``; here they are sampled into curves over the size of a batch. In a model of several
+kinds of layers, a curve is the mean over all of them.
 """
 
 from __future__ import annotations
@@ -12,19 +11,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from helixsim.domain.hardware import ComputeProfile, Curve, GpuSpec
+from helixsim.domain.layers import Layer
 from helixsim.domain.model import ModelSpec
 from helixsim.hardware.compute_file import FittedKind
+from helixsim.hardware.kernels import Node
 from helixsim.hardware.measured import activation_copy_ns_per_token
-from helixsim.hardware.tensor_parallel import all_reduces_s, kv_shares
 from helixsim.units import NS_PER_S
-
-PREFILL_CONTEXT_TOKENS = 1024
-"""Prompt length behind the attention work of prefill; on average a token attends to half of it. A tenfold length adds
-about a tenth to the work of a 70B layer."""
 
 CHECK_CONTEXT_TOKENS = 870
 """Context of a sequence in the published decode timings, which do not state it: the paper's mean prompt (750 tokens)
 plus half its mean output (240)."""
+
+_MOST_TOKENS = 2**20
+"""Largest batch that curves know; beyond, they go on with their last slope."""
+
+_KNOTS_PER_DOUBLING = 3
+"""Linear interpolation between knots is then off by less than 1 %."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,34 +44,72 @@ class TimingError:
 def roofline(model: ModelSpec, gpu: GpuSpec, gpus: int = 1) -> ComputeProfile:
     """Return the computed profile of ``gpus`` GPUs as one node.
 
-    Weights of 8 or 4 bits are read at their own size but multiplied at the FP16 rate. In a mixture of experts all
-    weights are resident, the active ones are multiplied and those of the experts that a batch touches are read.
+    Formats that the GPU multiplies in have their own rates; others are read at their own size and multiplied in 16
+    bits. In a mixture of experts the active ones are multiplied and those that a batch touches are read.
     """
-    widths = [
-        layer.attention.num_heads * (layer.attention.key_dim + layer.attention.value_dim)
-        for layer in model.layers
-        if layer.attention is not None and layer.attention.kind != "linear"
-    ]
-    attention_flops = sum(widths) / model.num_layers * PREFILL_CONTEXT_TOKENS
+    node, hidden = Node(gpu, gpus), model.hidden_size
+    constants = gpu.kernels.attention
+    attending = [layer.attention for layer in model.layers if layer.attention is not None]
+    share = len(attending) / model.num_layers
+    states = _mean(model, lambda layer: node.state_s(layer.attention, 1) if layer.attention else 0.0)
+    context_s = context_ns_per_token(model, gpu, gpus) / NS_PER_S
+    padding_s = constants.kv_padding_tokens * context_s
+
+    def work_s(tokens: float) -> float:
+        return _mean(model, lambda layer: node.token_work_s(layer, hidden, tokens))
+
+    work = _sampled(work_s)
+    pair_s = _mean(model, lambda layer: _pair_s(node, layer))
+    prompt_padding_ns = constants.padding_tokens * pair_s * NS_PER_S
+    sequence_ns = (padding_s + states) * NS_PER_S
     return ComputeProfile(
         kind=gpu.name if gpus == 1 else f"{gpu.name}x{gpus}",
         model=model.name,
         source="roofline",
-        prefill=_layer_curve(model, gpu, gpus, model.flops_per_token_per_layer + attention_flops),
-        decode=_layer_curve(model, gpu, gpus, model.flops_per_token_per_layer),
-        decode_context_ns_per_token=context_ns_per_token(model, gpu, gpus),
+        prefill=_raised(work, share * constants.launch_s * NS_PER_S, prompt_padding_ns),
+        decode=_raised(work, share * constants.kv_launch_s * NS_PER_S, sequence_ns),
+        decode_context_ns_per_token=context_s * NS_PER_S,
         activation_copy_ns_per_token=activation_copy_ns_per_token(model),
+        prefill_ns_per_pair=pair_s * NS_PER_S,
+        token_work=work,
+        head=_sampled(lambda sequences: node.head_s(hidden, model.vocab_size, sequences)) if model.vocab_size else None,
         provenance=(
-            f"roofline: {gpu.compute_efficiency:.0%} of {gpu.fp16_flops / 1e12:g} TFLOP/s, "
-            f"{gpu.bandwidth_efficiency:.0%} of {gpu.memory_bandwidth_bytes_per_s / 1e9:g} GB/s"
+            f"kernels: {gpu.kernels.fp16.compute_efficiency:.0%} of {gpu.fp16_flops / 1e12:g} TFLOP/s, "
+            f"{gpu.kernels.fp16.bandwidth_efficiency:.0%} of {gpu.memory_bandwidth_bytes_per_s / 1e9:g} GB/s, "
+            f"other constants of {gpu.kernels.name} kernels"
         ),
     )
 
 
 def context_ns_per_token(model: ModelSpec, gpu: GpuSpec, gpus: int) -> float:
-    """Return the time to read the keys and values of one token of context in one layer [ns]."""
-    bandwidth = gpu.memory_bandwidth_bytes_per_s * gpu.bandwidth_efficiency
-    return model.kv_bytes_per_token_per_layer / (bandwidth * kv_shares(model, gpus)) * NS_PER_S
+    """Return the time to read the keys and values of one token of context in one layer [ns], the mean over layers."""
+    node = Node(gpu, gpus)
+
+    def read_s(layer: Layer) -> float:
+        return node.kv_read_s(layer.attention, model.kv_bits, 1) if layer.attention else 0.0
+
+    return _mean(model, read_s) * NS_PER_S
+
+
+def _pair_s(node: Node, layer: Layer) -> float:
+    attention = layer.attention
+    return node.prefill_attention_s(attention, 1) if attention and attention.kind != "linear" else 0.0
+
+
+def _mean(model: ModelSpec, law: Callable[[Layer], float]) -> float:
+    return sum(count * law(layer) for layer, count in Counter(model.layers).items()) / model.num_layers
+
+
+def _sampled(law_s: Callable[[float], float]) -> Curve:
+    """Return a law of time [s] as a curve [ns] with knots at equal ratios."""
+    knots = [1.0]
+    while knots[-1] < _MOST_TOKENS:
+        knots.append(round(2 ** (len(knots) / _KNOTS_PER_DOUBLING), 3))
+    return Curve(tuple(knots), tuple(law_s(x) * NS_PER_S for x in knots))
+
+
+def _raised(curve: Curve, constant_ns: float, each_ns: float = 0.0) -> Curve:
+    return Curve(curve.x, tuple(y + constant_ns + each_ns * x for x, y in zip(curve.x, curve.y_ns, strict=True)))
 
 
 def timing_error(computed: ComputeProfile, fitted: FittedKind) -> TimingError:
@@ -83,37 +123,6 @@ def timing_error(computed: ComputeProfile, fitted: FittedKind) -> TimingError:
         for seqs in (2**power for power in range(8))
     )
     return TimingError(fitted.model, fitted.kind, _middle(prefill), prefill[-1], _middle(decode), decode[-1])
-
-
-def _layer_curve(model: ModelSpec, gpu: GpuSpec, gpus: int, flops_per_token: float) -> Curve:
-    """Return the time of one layer [ns] against tokens in the batch; its knots lie where the roofline bends."""
-    compute_s = flops_per_token / (gpu.fp16_flops * gpu.compute_efficiency * gpus)
-    read_rate = gpu.memory_bandwidth_bytes_per_s * gpu.bandwidth_efficiency * gpus
-    touched = _weight_bytes_touched(model)
-    communication_s = all_reduces_s(model, gpu, gpus)
-    ridge = model.weight_bytes_per_layer / read_rate / compute_s
-    knots = [1.0]
-    if any(layer.experts for layer in model.layers):  # the share touched bends; doubling batches follow it to a few %
-        while knots[-1] * 2 < ridge:
-            knots.append(knots[-1] * 2)
-    knots += [x for x in (ridge, 2 * ridge) if x > knots[-1]] or [2.0]
-    times = [communication_s(x) + max(touched(x) / read_rate, x * compute_s) for x in knots]
-    return Curve(tuple(knots), tuple(time * NS_PER_S for time in times))
-
-
-def _weight_bytes_touched(model: ModelSpec) -> Callable[[float], float]:
-    """Return the bytes of weights that a batch of tokens reads; experts are drawn evenly and independently."""
-    kinds = Counter(model.layers)
-
-    def touched(tokens: float) -> float:
-        total = 0.0
-        for layer, count in kinds.items():
-            experts = layer.experts
-            untouched = experts.bytes * (1.0 - experts.per_token / experts.count) ** tokens if experts else 0.0
-            total += count * (layer.weight_bytes - untouched)
-        return total / model.num_layers
-
-    return touched
 
 
 def _middle(values: list[float]) -> float:

@@ -1,30 +1,17 @@
 """Several GPUs as one tensor-parallel node: the all-reduces, and timings derived from those of one GPU.
 
 Each GPU does its share of a layer's work, and two all-reduces per layer, behind attention and behind the feed-forward
-part, bring the results together (Shoeybi et al., Megatron-LM, 2019). A ring of n GPUs sends 2 (n - 1) / n of the data
-over each link inside the node.
+part, bring the results together (Shoeybi et al., Megatron-LM, 2019).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from helixsim.domain.hardware import ComputeProfile, Curve, GpuSpec
 from helixsim.domain.model import ModelSpec
+from helixsim.hardware.kernels import ALL_REDUCES_PER_LAYER, Node
 from helixsim.units import NS_PER_S
-
-ALL_REDUCES_PER_LAYER = 2
-ALL_REDUCE_LATENCY_S = 20e-6
-"""Fixed cost of one all-reduce [s]: launch and synchronisation, typical of NCCL inside one machine."""
-
-
-def all_reduces_s(model: ModelSpec, gpu: GpuSpec, gpus: int) -> Callable[[float], float]:
-    """Return the time one layer spends on all-reduces [s] against the tokens in its batch; zero for one GPU."""
-    if gpus == 1:
-        return lambda _tokens: 0.0
-    per_token = 2 * (gpus - 1) / gpus * model.activation_bytes_per_token / gpu.interconnect_bytes_per_s
-    return lambda tokens: ALL_REDUCES_PER_LAYER * (ALL_REDUCE_LATENCY_S + tokens * per_token)
 
 
 def kv_shares(model: ModelSpec, gpus: int) -> float:
@@ -39,10 +26,11 @@ def kv_shares(model: ModelSpec, gpus: int) -> float:
 
 def from_one_gpu(single: ComputeProfile, model: ModelSpec, gpu: GpuSpec, gpus: int) -> ComputeProfile:
     """Return the profile of ``gpus`` GPUs as one node from that of one: its times divided, plus the all-reduces."""
-    communication_s = all_reduces_s(model, gpu, gpus)
+    node = Node(gpu, gpus)
 
     def split(curve: Curve) -> Curve:
-        times = (y / gpus + communication_s(x) * NS_PER_S for x, y in zip(curve.x, curve.y_ns, strict=True))
+        reduces_ns = [ALL_REDUCES_PER_LAYER * node.all_reduce_s(model.hidden_size, x) * NS_PER_S for x in curve.x]
+        times = (y / gpus + reduce_ns for y, reduce_ns in zip(curve.y_ns, reduces_ns, strict=True))
         return Curve(curve.x, tuple(times))
 
     return replace(
@@ -52,8 +40,5 @@ def from_one_gpu(single: ComputeProfile, model: ModelSpec, gpu: GpuSpec, gpus: i
         prefill=split(single.prefill),
         decode=split(single.decode),
         decode_context_ns_per_token=single.decode_context_ns_per_token / kv_shares(model, gpus),
-        provenance=(
-            f"1/{gpus} of one {gpu.name} ({single.provenance}) + {ALL_REDUCES_PER_LAYER} all-reduces a layer at "
-            f"{gpu.interconnect_bytes_per_s / 1e9:g} GB/s"
-        ),
+        provenance=(f"1/{gpus} of one {gpu.name} ({single.provenance}) + {ALL_REDUCES_PER_LAYER} all-reduces a layer"),
     )

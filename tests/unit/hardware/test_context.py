@@ -19,7 +19,7 @@ def test_context_costs_its_bytes_beyond_what_the_table_contains(name, gpu):
     assert compute.decode_ns(1, seqs, seqs * TABLE_CONTEXT_TOKENS) == table == compute.decode(seqs)
     longer = compute.decode_ns(1, seqs, seqs * (TABLE_CONTEXT_TOKENS + 3000))
     bytes_read = seqs * 3000 * model.kv_bytes_per_token_per_layer
-    seconds = bytes_read / (spec.memory_bandwidth_bytes_per_s * spec.bandwidth_efficiency)
+    seconds = bytes_read / (spec.memory_bandwidth_bytes_per_s * spec.kernels.fp16.bandwidth_efficiency)
     assert longer - table == pytest.approx(seconds * 1e9)
 
 

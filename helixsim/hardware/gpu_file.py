@@ -1,0 +1,214 @@
+"""``profiles/gpus`` and ``profiles/kernels``: figures of GPUs, and constants of their kernels."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from helixsim.domain.hardware import AllReduce, AttentionLaw, GemmLaw, GpuSpec, Kernels
+from helixsim.units import BITS_PER_BYTE
+from helixsim.validation import Section, Words, base_unit
+
+NVLINK_BYTES_PER_S = 100e9
+"""Interconnects from this bandwidth each way on are taken for NVLink or the like."""
+
+Efficiency = Annotated[float, Field(ge=0.01, le=1)]
+Sharpness = Annotated[float, Field(ge=1, le=100)]
+Tokens = Annotated[float, Field(ge=0, le=10_000)]
+Time = Annotated[float, base_unit("time")]
+TimeOrNone = Annotated[float, base_unit("time", zero=True)]
+Bandwidth = Annotated[float, base_unit("bandwidth")]
+Rate = Annotated[float, base_unit("flops")]
+
+
+class DirectAllReduce(Section):
+    """All-reduce of GPUs that reach each other's memory (NVLink): times [s], bandwidths [bit/s]; see ``AllReduce``.
+
+    The latency of one step is ``one_shot + per_doubling x log2(GPUs)``.
+    """
+
+    one_shot: Time
+    per_doubling: TimeOrNone
+    two_shot: Time
+    bandwidth: Bandwidth
+    ring: Time
+    ring_bandwidth: Bandwidth
+
+    def laws(self) -> tuple[AllReduce, ...]:
+        """Return the laws for 2, 4, 8 and 16 GPUs."""
+        return tuple(
+            AllReduce(
+                gpus=gpus,
+                ring_s=self.ring,
+                ring_bytes_per_s=self.ring_bandwidth / BITS_PER_BYTE,
+                one_shot_s=self.one_shot + self.per_doubling * math.log2(gpus),
+                two_shot_s=self.two_shot,
+                bytes_per_s=self.bandwidth / BITS_PER_BYTE,
+            )
+            for gpus in (2, 4, 8, 16)
+        )
+
+
+class RingAllReduce(Section):
+    """All-reduce through the PCIe tree of the host, measured with 2, 4 and 8 GPUs: times [s], bandwidths [bit/s]."""
+
+    ring: Annotated[list[Time], Field(min_length=3, max_length=3)]
+    ring_bandwidth: Annotated[list[Bandwidth], Field(min_length=3, max_length=3)]
+
+    def laws(self) -> tuple[AllReduce, ...]:
+        """Return the laws for 2, 4 and 8 GPUs."""
+        figures = zip((2, 4, 8), self.ring, self.ring_bandwidth, strict=True)
+        return tuple(AllReduce(gpus, time, rate / BITS_PER_BYTE) for gpus, time, rate in figures)
+
+
+class KneeSection(Section):
+    """Sharpness and constant part [s] of 16-bit products; the efficiencies are the GPU's own."""
+
+    sharpness: Sharpness
+    launch: TimeOrNone
+
+
+class GemmSection(KneeSection):
+    """See ``GemmLaw``."""
+
+    bandwidth_efficiency: Efficiency
+    compute_efficiency: Efficiency
+
+    def law(self) -> GemmLaw:
+        """Return the law."""
+        return GemmLaw(self.bandwidth_efficiency, self.compute_efficiency, self.sharpness, self.launch)
+
+
+class AttentionSection(Section):
+    """See ``AttentionLaw``; times [s]."""
+
+    compute_efficiency: Efficiency
+    launch: TimeOrNone
+    padding_tokens: Tokens
+    kv_bandwidth_efficiency: Efficiency
+    kv_launch: TimeOrNone
+    kv_padding_tokens: Tokens
+
+    def law(self) -> AttentionLaw:
+        """Return the law."""
+        return AttentionLaw(
+            compute_efficiency=self.compute_efficiency,
+            launch_s=self.launch,
+            padding_tokens=self.padding_tokens,
+            kv_bandwidth_efficiency=self.kv_bandwidth_efficiency,
+            kv_launch_s=self.kv_launch,
+            kv_padding_tokens=self.kv_padding_tokens,
+        )
+
+
+class KernelsFile(Section):
+    """``profiles/kernels/*.yaml``: constants of one generation of GPUs; times [s]. See ``Kernels``."""
+
+    name: Words
+    fp16: KneeSection
+    fp8: GemmSection
+    experts: GemmSection
+    attention: AttentionSection
+    elementwise: TimeOrNone
+    sampler: TimeOrNone
+    sampler_per_sequence: TimeOrNone
+    source: Words
+
+
+class GpuSources(Section):
+    """Where each figure of a GPU comes from."""
+
+    memory: Words
+    usable_memory: Words
+    fp16: Words
+    memory_bandwidth: Words
+    compute_efficiency: Words
+    bandwidth_efficiency: Words
+    interconnect: Words
+    tdp: Words
+    price: Words
+    fp8: Words | None = None
+    fp4: Words | None = None
+    int8: Words | None = None
+    kernels: Words | None = None
+    all_reduce: Words | None = None
+
+
+class GpuFile(Section):
+    """``profiles/gpus/*.yaml``: memory [B], FLOP/s, bandwidths [bit/s], power [W], price [$/h].
+
+    ``compute_efficiency`` and ``bandwidth_efficiency`` are those of 16-bit matrix products. ``kernels`` names the file
+    of ``profiles/kernels`` with the other constants. Without ``all_reduce``, that of ``interconnect`` is assumed.
+    """
+
+    name: Words
+    memory: Annotated[float, base_unit("size")]
+    usable_memory: Annotated[float, base_unit("size")]
+    fp16: Rate
+    fp8: Rate | None = None
+    fp4: Rate | None = None
+    int8: Rate | None = None
+    memory_bandwidth: Bandwidth
+    compute_efficiency: Efficiency
+    bandwidth_efficiency: Efficiency
+    kernels: Words = "h100"
+    interconnect: Bandwidth
+    all_reduce: DirectAllReduce | RingAllReduce | None = None
+    tdp: Annotated[float, base_unit("power")]
+    price: Annotated[float, base_unit("price")]
+    compute_capability: Annotated[float, Field(ge=1, le=99)] | None = None
+    sources: GpuSources
+
+    @field_validator("usable_memory")
+    @classmethod
+    def _fits(cls, value: float, info: ValidationInfo) -> float:
+        if value > info.data.get("memory", math.inf):
+            raise ValueError("exceeds memory")
+        return value
+
+    def spec(self, kernels: KernelsFile) -> GpuSpec:
+        """Return the GPU with the constants of its kernels."""
+        rates = {"fp16": self.fp16, "fp8": self.fp8, "fp4": self.fp4, "int8": self.int8}
+        bandwidth, compute, knee = self.bandwidth_efficiency, self.compute_efficiency, kernels.fp16
+        measured = self.all_reduce
+        return GpuSpec(
+            name=self.name,
+            memory_bytes=round(self.memory),
+            usable_memory_bytes=round(self.usable_memory),
+            flops=tuple((name, rate) for name, rate in rates.items() if rate is not None),
+            memory_bandwidth_bytes_per_s=self.memory_bandwidth / BITS_PER_BYTE,
+            kernels=Kernels(
+                name=kernels.name,
+                fp16=GemmLaw(bandwidth, compute, knee.sharpness, knee.launch),
+                fp8=kernels.fp8.law(),
+                experts=kernels.experts.law(),
+                attention=kernels.attention.law(),
+                elementwise_s=kernels.elementwise,
+                sampler_s=kernels.sampler,
+                sampler_s_per_sequence=kernels.sampler_per_sequence,
+                source=kernels.source,
+            ),
+            all_reduce=measured.laws() if measured else _usual_all_reduce(self.interconnect / BITS_PER_BYTE),
+            tdp_w=self.tdp,
+            cost_usd_per_hour=self.price,
+            sources=tuple((figure, said) for figure, said in self.sources.model_dump().items() if said is not None),
+            compute_capability=self.compute_capability,
+        )
+
+
+def _usual_all_reduce(interconnect_bytes_per_s: float) -> tuple[AllReduce, ...]:
+    """Return the laws assumed of an interconnect that was not measured.
+
+    Shares of its bandwidth and latencies are the mean of A100, H100 and B200 with NVLink, and those of L40S below
+    100 GB/s: there the bandwidth collapses with the number of GPUs.
+    """
+    rate = interconnect_bytes_per_s
+    if rate >= NVLINK_BYTES_PER_S:
+        return tuple(
+            AllReduce(gpus, 35e-6, 0.7 * rate, 5e-6 + 0.3e-6 * math.log2(gpus), 12e-6, 0.6 * rate)
+            for gpus in (2, 4, 8, 16)
+        )
+    figures = ((2, 5.3e-6, 0.95), (4, 12e-6, 0.19), (8, 21e-6, 0.1))
+    return tuple(AllReduce(gpus, latency_s, share * rate) for gpus, latency_s, share in figures)

@@ -1,0 +1,117 @@
+"""Laws of the kernels of one layer, each checked against a table of measured kernels (``tests/analytic/kernels``).
+
+A layer takes the sum of its matrix products, its attention, its element-wise work and its all-reduces. All times are
+seconds on each of ``gpus`` GPUs that share the layer (tensor parallelism).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from helixsim.domain.hardware import GemmLaw, GpuSpec
+from helixsim.domain.layers import Attention, Experts, Layer, Matrix
+from helixsim.domain.model import ACTIVATION_BYTES
+
+ALL_REDUCES_PER_LAYER = 2
+"""Behind attention and behind the feed-forward part (Shoeybi et al., Megatron-LM, 2019)."""
+
+_ELEMENTWISE_PASSES = 8
+"""Hidden states that two norms with residual additions read and write."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """GPUs of one kind that share every layer."""
+
+    gpu: GpuSpec
+    gpus: int = 1
+
+    def gemm_s(self, matrix: Matrix, tokens: float) -> float:
+        """Return the time of ``tokens`` rows times a matrix."""
+        inputs, outputs = matrix.shard(self.gpus)
+        law, peak = self._law(matrix)
+        weights = inputs * outputs
+        return self._product_s(law, weights * matrix.format.bits / 8, 2.0 * weights * tokens / peak)
+
+    def experts_s(self, experts: Experts, tokens: float) -> float:
+        """Return the time of the routed experts: those touched are read, ``per_token`` of them multiplied.
+
+        Experts are drawn evenly and independently, so ``count (1 - (1 - per_token / count)^tokens)`` are touched.
+        """
+        peak = self._law(experts.matrices[0])[1]
+        touched = experts.count * (1.0 - (1.0 - experts.per_token / experts.count) ** tokens)
+        bits = sum(matrix.parameters * matrix.format.bits for matrix in experts.matrices) / self.gpus
+        multiplied = experts.per_token * experts.parameters_each / self.gpus
+        return self._product_s(self.gpu.kernels.experts, touched * bits / 8, 2.0 * multiplied * tokens / peak)
+
+    def prefill_attention_s(self, attention: Attention, pairs: float) -> float:
+        """Return the time of prompts whose tokens attend to ``pairs`` tokens in all, without the constant part."""
+        widths = attention.num_heads / self.gpus * (attention.key_dim + attention.value_dim)
+        return 2.0 * widths * pairs / (self.gpu.kernels.attention.compute_efficiency * self.gpu.fp16_flops)
+
+    def kv_read_s(self, attention: Attention, kv_bits: float, tokens: float) -> float:
+        """Return the time to read the keys and values of ``tokens`` tokens of context.
+
+        Compressed keys and values (MLA) serve all heads: their products can take longer than the reading.
+        """
+        law = self.gpu.kernels.attention
+        shares = min(self.gpus, attention.num_kv_heads)
+        bandwidth = self.gpu.memory_bandwidth_bytes_per_s * law.kv_bandwidth_efficiency
+        read_s = tokens * attention.kv_numbers * kv_bits / 8 / shares / bandwidth
+        if attention.kind != "latent":
+            return read_s
+        flops = 2.0 * attention.num_heads / self.gpus * 2 * attention.kv_numbers * tokens
+        return max(read_s, flops / (law.compute_efficiency * self.gpu.fp16_flops))
+
+    def state_s(self, attention: Attention, seqs: float) -> float:
+        """Return the time to read and write the states of linear attention."""
+        bandwidth = self.gpu.memory_bandwidth_bytes_per_s * self.gpu.kernels.attention.kv_bandwidth_efficiency
+        return 2.0 * seqs * attention.state_bytes / self.gpus / bandwidth
+
+    def elementwise_s(self, hidden_size: int, tokens: float) -> float:
+        """Return the time of norms and residuals; their constant part is not divided by tensor parallelism."""
+        moved = _ELEMENTWISE_PASSES * hidden_size * ACTIVATION_BYTES * tokens
+        law = self.gpu.kernels
+        rate = self.gpu.memory_bandwidth_bytes_per_s * law.fp16.bandwidth_efficiency
+        return law.elementwise_s + moved / rate
+
+    def all_reduce_s(self, hidden_size: int, tokens: float) -> float:
+        """Return the time of one all-reduce of the activations of ``tokens`` tokens."""
+        if self.gpus == 1:
+            return 0.0
+        known = self.gpu.all_reduce
+        law = next((law for law in known if law.gpus >= self.gpus), known[-1])
+        return law.seconds(tokens * hidden_size * ACTIVATION_BYTES)
+
+    def token_work_s(self, layer: Layer, hidden_size: int, tokens: float) -> float:
+        """Return the time of everything in a layer but attention."""
+        products = sum(self.gemm_s(matrix, tokens) for matrix in layer.matrices)
+        experts = self.experts_s(layer.experts, tokens) if layer.experts else 0.0
+        reduces = ALL_REDUCES_PER_LAYER * self.all_reduce_s(hidden_size, tokens)
+        return products + experts + self.elementwise_s(hidden_size, tokens) + reduces
+
+    def head_s(self, hidden_size: int, vocab_size: int, sequences: float) -> float:
+        """Return the time of output head and sampler for ``sequences`` sequences that get a token."""
+        kernels = self.gpu.kernels
+        weights = hidden_size * vocab_size / self.gpus
+        product_s = self._product_s(
+            kernels.fp16, weights * ACTIVATION_BYTES, 2.0 * weights * sequences / self.gpu.fp16_flops
+        )
+        return product_s + kernels.sampler_s + kernels.sampler_s_per_sequence * sequences
+
+    def _product_s(self, law: GemmLaw, read_bytes: float, multiply_s_at_peak: float) -> float:
+        read_s = read_bytes / (law.bandwidth_efficiency * self.gpu.memory_bandwidth_bytes_per_s)
+        multiply_s = multiply_s_at_peak / law.compute_efficiency
+        longer, shorter = max(read_s, multiply_s), min(read_s, multiply_s)
+        if longer == 0.0:
+            return law.launch_s
+        return longer * float((1.0 + (shorter / longer) ** law.sharpness) ** (1.0 / law.sharpness)) + law.launch_s
+
+    def _law(self, matrix: Matrix) -> tuple[GemmLaw, float]:
+        """Return the law and the peak rate [FLOP/s] of a matrix's format; formats a GPU lacks multiply in 16 bits."""
+        peaks = dict(self.gpu.flops)
+        kernels = self.gpu.kernels
+        native = peaks.get(matrix.format.multiply)
+        if matrix.format.multiply == "fp16" or native is None:
+            return kernels.fp16, peaks["fp16"]
+        return kernels.fp8, native

@@ -1,0 +1,65 @@
+"""Laws of single kernels: bounds, limits, monotonicity and continuity."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from helixsim.domain.layers import FP16, Matrix, NumberFormat
+from helixsim.hardware import catalog
+from helixsim.hardware.kernels import Node
+
+GPUS = [catalog.load_gpu(name) for name in catalog.gpu_names()]
+FP8, INT4 = NumberFormat("fp8", 8.0, "fp8"), NumberFormat("int4", 4.125)
+tokens = st.floats(1, 1e5)
+
+
+def matrix(form: NumberFormat = FP16) -> Matrix:
+    return Matrix("any", 8192, 28_672, 8192 * 28_672 * 2, form)
+
+
+@given(st.sampled_from(GPUS), tokens, st.floats(1, 3), st.sampled_from([FP16, FP8, INT4]))
+def test_a_product_rises_and_beats_neither_roof(gpu, rows, factor, form):
+    node, weights = Node(gpu), matrix(form)
+    seconds = node.gemm_s(weights, rows)
+    assert seconds <= node.gemm_s(weights, rows * factor) * (1 + 1e-12)
+    assert seconds > weights.parameters * form.bits / 8 / gpu.memory_bandwidth_bytes_per_s
+    assert seconds > 2 * weights.parameters * rows / max(rate for _, rate in gpu.flops)
+
+
+@pytest.mark.parametrize("gpu", GPUS, ids=lambda gpu: gpu.name)
+def test_a_product_meets_either_roof_far_from_the_knee(gpu):
+    node, law, weights = Node(gpu), gpu.kernels.fp16, matrix()
+    read_s = weights.parameters * 2 / (law.bandwidth_efficiency * gpu.memory_bandwidth_bytes_per_s)
+    assert node.gemm_s(weights, 1) == pytest.approx(read_s + law.launch_s, rel=0.01)
+    multiply_s = 2 * weights.parameters * 1e6 / (law.compute_efficiency * gpu.fp16_flops)
+    assert node.gemm_s(weights, 1e6) == pytest.approx(multiply_s, rel=0.01)
+
+
+def test_formats_that_a_gpu_lacks_are_read_at_their_size_and_multiplied_in_16_bits():
+    ampere, hopper = (Node(catalog.load_gpu(name)) for name in ("a100-80g", "h100"))
+    assert ampere.gemm_s(matrix(FP8), 1) < 0.6 * ampere.gemm_s(matrix(), 1)
+    assert ampere.gemm_s(matrix(FP8), 1e6) == pytest.approx(ampere.gemm_s(matrix(), 1e6), rel=0.01)
+    assert hopper.gemm_s(matrix(FP8), 1e5) < 0.7 * hopper.gemm_s(matrix(), 1e5)
+    assert hopper.gemm_s(matrix(INT4), 1e6) == pytest.approx(hopper.gemm_s(matrix(), 1e6), rel=0.01)
+
+
+@given(st.sampled_from(GPUS), st.sampled_from([2, 4, 8]), tokens)
+def test_an_all_reduce_costs_more_on_more_gpus_and_has_a_floor(gpu, gpus, rows):
+    seconds = Node(gpu, gpus).all_reduce_s(8192, rows)
+    assert Node(gpu, 1).all_reduce_s(8192, rows) == 0
+    assert 4e-6 < seconds <= Node(gpu, 2 * gpus).all_reduce_s(8192, rows) * (1 + 1e-9)
+
+
+def test_a_tree_of_pcie_collapses_with_the_number_of_gpus():
+    seconds = [Node(catalog.load_gpu("l40s"), gpus).all_reduce_s(8192, 4096) for gpus in (2, 4, 8)]
+    assert seconds[0] * 5 < seconds[1] < seconds[2] / 2  # 64 MiB: 3.5, 27 and 60 ms as measured
+
+
+def test_the_head_of_8b_takes_what_was_measured_on_two_cards():
+    llama = catalog.load_model("llama-3-8b")
+    for name, one_ms, many_ms in (("rtx-4090", 1.15, 1.9), ("h100", 0.39, 0.70)):  # LLMServingSim: 1 and 256 rows
+        node = Node(catalog.load_gpu(name))
+        assert node.head_s(4096, llama.vocab_size, 1) * 1e3 == pytest.approx(one_ms, rel=0.12)
+        assert node.head_s(4096, llama.vocab_size, 256) * 1e3 == pytest.approx(many_ms, rel=0.15)
