@@ -204,7 +204,12 @@ class Machine:
             total += (following - entry) * one
         tokens = sum(journey.tokens for journey in prefills) + len(decodes)
         own = engine.batch_overhead_ns + engine.sequence_overhead_ns * (len(prefills) + len(decodes))
-        return round(total + compute.activation_copy_ns_per_token * tokens + own)
+        for journey in prefills:
+            total += (self.range.end - journey.stage.start) * compute.prefill_ns_per_pair * journey.tokens**2 / 2
+        if engine.has_output_head and compute.head and self.range.end == self.reference.inputs.placement.num_layers:
+            total += compute.head(len(prefills) + len(decodes))
+        copy = compute.activation_copy_ns_per_token if engine.copies_activations else 0.0
+        return round(total + copy * tokens + own)
 
     def end(self, _event):
         batch, self.batch = self.batch, None

@@ -225,6 +225,12 @@ class EngineSection(Section):
         description="Contents of a message: all requests of a batch with the same next node (`batch`, engines with "
         "pipeline parallelism) or one request (`request`, Helix's prototype) (default: the profile's).",
     )
+    activation_copy: bool | None = Field(
+        None, description="Whether activations are joined on the host and copied to the GPU, once per batch and node."
+    )
+    output_head: bool | None = Field(
+        None, description="Whether the node with the last layer also computes the output head and samples."
+    )
     mixed_batches: Literal["separate", "shared"] | None = Field(
         None,
         description="Whether prompts and decode steps of a batch read the weights separately or once for both "

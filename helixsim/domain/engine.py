@@ -23,6 +23,10 @@ class EngineSpec:
         Time the host needs to launch the kernels of one layer [ns]; a layer never takes less.
     message_overhead_ns
         Handing one message over between threads and processes, on top of the network's latency [ns].
+    copies_activations
+        Activations are joined on the host and copied to the GPU, once per batch and node.
+    has_output_head
+        The node with the last layer also computes the output head and samples.
     shares_weight_reads
         Prompts and decode steps of one batch pass the layers together, so that weights are read once for both;
         otherwise they pass one after the other.
@@ -37,6 +41,8 @@ class EngineSpec:
     layer_launch_ns: int = 0
     message_overhead_ns: int = 0
     shares_weight_reads: bool = False
+    copies_activations: bool = True
+    has_output_head: bool = False
     min_free_share: float = 0.0
 
 

@@ -166,6 +166,7 @@ class _Run:
             self.inputs.is_one_by_one,
             self.inputs.is_one_by_one or bool(self.fabric.cards_out),
             self.inputs.engine,
+            layer_range.end == self.inputs.placement.num_layers,
         )
 
     def _pool(self, node_id: str, layer_range: LayerRange) -> KvPool:

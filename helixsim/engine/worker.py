@@ -35,6 +35,7 @@ class Worker:
     __slots__ = (
         "_batch",
         "_compute",
+        "_copy_ns",
         "_decode_plans",
         "_decode_seqs",
         "_decodes",
@@ -44,12 +45,14 @@ class Worker:
         "_floor_ns",
         "_gather_ns",
         "_has_inner_entries",
+        "_head",
         "_is_one_by_one",
         "_is_order_felt",
         "_kernel",
         "_known_layer_ns",
         "_limits",
         "_observe",
+        "_pair_ns",
         "_policy",
         "_prefills",
         "_started_ns",
@@ -78,6 +81,7 @@ class Worker:
         is_one_by_one: bool,
         is_order_felt: bool,
         engine: EngineSpec,
+        has_last_layer: bool,
     ) -> None:
         self.node_id = node_id
         self.range = layer_range
@@ -97,6 +101,9 @@ class Worker:
         self._is_order_felt = is_order_felt
         self._engine = engine
         self._gather_ns = engine.gather_ns
+        self._copy_ns = compute.activation_copy_ns_per_token if engine.copies_activations else 0.0
+        self._head = compute.head if engine.has_output_head and has_last_layer else None
+        self._pair_ns = compute.prefill_ns_per_pair
         self._floor_ns = min(compute.decode(1), layer_ns(compute, engine, 0, 1))
         self.is_gathering = False
         self._prefills: list[Parcel] = []
@@ -226,7 +233,7 @@ class Worker:
 
     def _duration_ns(self, prefills: list[Parcel], decodes: list[Parcel], seqs: int) -> int:
         """Return how long the batch takes: the work active in each layer, one copy in, and the engine's own time."""
-        compute, engine = self._compute, self._engine
+        engine = self._engine
         prompt = sum([parcel.tokens for parcel in prefills]) if prefills else 0
         self.prompt_tokens += prompt
         self.decode_tokens += seqs
@@ -235,7 +242,13 @@ class Worker:
         else:
             layers_ns = (self.range.end - self.range.start) * self._layer_ns(prompt, seqs, decodes)
         overhead_ns = engine.batch_overhead_ns + engine.sequence_overhead_ns * (len(prefills) + seqs)
-        return round(layers_ns + compute.activation_copy_ns_per_token * (prompt + seqs) + overhead_ns)
+        if self._pair_ns and prefills:
+            end = self.range.end
+            pairs = sum([(end - parcel.stage.start) * parcel.tokens * parcel.tokens for parcel in prefills]) / 2
+            layers_ns += self._pair_ns * pairs
+        if self._head is not None:
+            layers_ns += self._head(len(prefills) + seqs)
+        return round(layers_ns + self._copy_ns * (prompt + seqs) + overhead_ns)
 
     def _layer_ns(self, prompt: int, seqs: int, decodes: list[Parcel]) -> float:
         """Return the time of one layer in which ``prompt`` tokens and the sequences of ``decodes`` are active."""
@@ -350,9 +363,8 @@ class Worker:
 
 def layer_ns(compute: ComputeProfile, engine: EngineSpec, prompt: int, seqs: int) -> float:
     """Return the time of one layer [ns] for a batch of ``prompt`` prompt tokens and ``seqs`` decoding sequences."""
-    prefill, decode = compute.prefill(prompt), compute.decode(seqs)
     launch = engine.layer_launch_ns
     if engine.shares_weight_reads:
-        both = min(compute.prefill(1), decode) if prompt else 0.0
-        return max(prefill + decode - both, launch)
+        return max(compute.mixed_ns(prompt, seqs), launch)
+    prefill, decode = compute.prefill(prompt), compute.decode(seqs)
     return (max(prefill, launch) if prompt else 0.0) + (max(decode, launch) if seqs else 0.0)

@@ -170,6 +170,7 @@ def _node_tokens_per_s(compute: ComputeProfile, layers: int, active: float, load
     # Each prompt of mean length is followed by `rounds` decode iterations of `decode_tokens` tokens.
     rounds = 1.0 if prompts >= 1 else 1.0 / prompts
     prefill_ns = compute.prefill(prompt_tokens if prompts >= 1 else int(prompt_tokens * rounds))
+    prefill_ns += compute.prefill_ns_per_pair * load.prompt_tokens**2 / 2
     layer_ns = prefill_ns + rounds * compute.decode(decode_tokens)
     return rounds * (prompt_tokens + decode_tokens) * NS_PER_S / (layers * layer_ns) if layer_ns > 0 else 0.0
 

@@ -121,10 +121,13 @@ class _Station:
         context = load.mean_prompt_tokens + load.mean_output_tokens / 2
         self._context_ns = compute.decode_context_ns_per_token * (context - compute.reference_context_tokens)
         self._batch_ns = float(engine.batch_overhead_ns + engine.gather_ns)
-        self._step_ns = compute.activation_copy_ns_per_token + engine.sequence_overhead_ns
+        copy_ns = compute.activation_copy_ns_per_token if engine.copies_activations else 0.0
+        self._step_ns = copy_ns + engine.sequence_overhead_ns
         self._launch_ns = float(engine.layer_launch_ns)
         prompt_ns = max(compute.prefill(load.mean_prompt_tokens), self._launch_ns)
-        self.prompt_s = (layers * prompt_ns + compute.activation_copy_ns_per_token * load.mean_prompt_tokens) / NS_PER_S
+        pairs = load.prompt_spread * load.mean_prompt_tokens**2 / 2
+        prompt_ns += compute.prefill_ns_per_pair * pairs
+        self.prompt_s = (layers * prompt_ns + copy_ns * load.mean_prompt_tokens) / NS_PER_S
         self.most_requests = load.kv_share * kv_tokens / load.resident_tokens(profile.block_tokens)
         most = max(1.0, min(self.most_requests, profile.limits[layers - 1].max_decode_seqs))
         self._most_batch = most

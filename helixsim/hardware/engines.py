@@ -33,6 +33,8 @@ class EngineSources(Section):
     block_tokens: Words
     transfers: Words
     mixed_batches: Words
+    activation_copy: Words = "not stated"
+    output_head: Words = "not stated"
     gather: Words
     batch_overhead: Words
     sequence_overhead: Words
@@ -53,6 +55,8 @@ class EngineFile(Section):
     block_tokens: Count
     transfers: Transfers
     mixed_batches: MixedBatches
+    activation_copy: bool = True
+    output_head: bool = False
     gather: Overhead
     batch_overhead: Overhead
     sequence_overhead: Overhead
@@ -92,6 +96,8 @@ class EngineProfile:
             "block_tokens": self.block_tokens,
             "transfers": self.transfers,
             "mixed_batches": get_args(MixedBatches)[spec.shares_weight_reads],
+            "activation_copy": spec.copies_activations,
+            "output_head": spec.has_output_head,
             **{key: f"{getattr(spec, f'{key}_ns') / NS_PER_MS:.6g} ms" for key in OVERHEADS},
             "min_free_share": spec.min_free_share,
         }
@@ -124,6 +130,8 @@ def load_engine(name: str | Path) -> EngineProfile:
         spec=EngineSpec(
             name=file.name,
             shares_weight_reads=file.mixed_batches == "shared",
+            copies_activations=file.activation_copy,
+            has_output_head=file.output_head,
             min_free_share=file.min_free_share,
             **{f"{key}_ns": seconds_to_ns(getattr(file, key)) for key in OVERHEADS},
         ),
@@ -148,6 +156,8 @@ def with_overheads_s(engine: EngineProfile, name: str, overheads_s: Mapping[str,
         spec=EngineSpec(
             name=name,
             shares_weight_reads=spec.shares_weight_reads,
+            copies_activations=spec.copies_activations,
+            has_output_head=spec.has_output_head,
             min_free_share=spec.min_free_share,
             **{f"{key}_ns": value for key, value in values.items()},
         ),

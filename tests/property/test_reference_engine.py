@@ -16,6 +16,7 @@ from simulating import SECOND, inputs_of, random_load
 from helixsim.batching import registry as batching_registry
 from helixsim.domain.cluster import LinkSpec
 from helixsim.domain.engine import EngineSpec
+from helixsim.domain.hardware import Curve
 from helixsim.domain.request import FeedMode, Window
 from helixsim.domain.result import RequestStatus
 from helixsim.engine.recorder import GAP_RESOLUTION_NS
@@ -42,7 +43,8 @@ def clusters(draw):
         per_token, copy = draw(st.sampled_from([(0.0, 0.0), (35.5, 12.25)]))
         compute = replace(
             kind.compute, decode_context_ns_per_token=per_token, activation_copy_ns_per_token=copy,
-            reference_context_tokens=100,
+            reference_context_tokens=100, prefill_ns_per_pair=draw(st.sampled_from([0.0, 1.75])),
+            head=draw(st.sampled_from([None, Curve((1.0, 9.0), (4e5, 7e5))])),
         )  # fmt: skip
         kinds.append(replace(kind, compute=compute))
     stages = draw(st.integers(2, 4))
@@ -72,6 +74,7 @@ engines = st.sampled_from(
         EngineSpec(
             "slow", gather_ns=20_000, batch_overhead_ns=100_000, sequence_overhead_ns=7_000, layer_launch_ns=150_000,
             message_overhead_ns=3_000, shares_weight_reads=True, min_free_share=0.05,
+            copies_activations=False, has_output_head=True,
         ),
     ]
 )  # fmt: skip
