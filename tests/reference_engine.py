@@ -145,7 +145,7 @@ class Machine:
         profile = reference.fleet.profile(node_id)
         self.node = reference.fleet.cluster.node(node_id)
         self.compute, self.limits = profile.compute, profile.limits[layers.layers - 1]
-        self.capacity = reference.fleet.kv_blocks(node_id, layers.layers) * layers.layers
+        self.capacity = reference.fleet.kv_blocks(node_id, layers) * layers.layers
         self.waiting, self.batch, self.residents = [], None, []
         self.is_gathering = False
         self.batches = self.prompt_tokens = self.decode_tokens = self.preemptions = self.peak = 0

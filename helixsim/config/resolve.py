@@ -243,6 +243,7 @@ class _Resolver:
     def _profile_options(self) -> ProfileOptions:
         written = self.section.engine.model_dump(include={field.name for field in dataclasses.fields(ProfileOptions)})
         written |= {"memory_fraction": self.engine.memory_fraction, "block_tokens": self.engine.block_tokens}
+        written["holds_ends"] = self.engine.spec.has_output_head
         for key in ("timings", "limits"):
             if written[key] is not None:
                 written[key] = self.source.file(("engine", key), written[key])

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from helixsim.domain.hardware import NodeProfile
 from helixsim.domain.model import ModelSpec
+from helixsim.domain.placement import LayerRange
 
 COORDINATOR = "coordinator"
 """Id of the machine where requests arrive and tokens leave."""
@@ -122,7 +123,7 @@ class Fleet:
         """Return the profile of a node."""
         return self.profiles[self.cluster.index[node_id]]
 
-    def kv_blocks(self, node_id: str, layers: int) -> int:
-        """Return the KV blocks of a node with ``layers`` layers, as configured or from its profile."""
+    def kv_blocks(self, node_id: str, held: LayerRange) -> int:
+        """Return the KV blocks of a node that holds these layers, pinned or from its profile."""
         pinned = self.cluster.node(node_id).kv_blocks
-        return self.profile(node_id).kv_blocks[layers - 1] if pinned is None else pinned
+        return self.profile(node_id).blocks(held, self.model.num_layers) if pinned is None else pinned

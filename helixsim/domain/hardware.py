@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from dataclasses import dataclass
+
+from helixsim.domain.placement import LayerRange
 
 MOST_ONE_SHOT_BYTES, MOST_DIRECT_BYTES = 512 * 1024, 8 * 1024**2
 """Where engines change the algorithm of an all-reduce (vLLM, custom_all_reduce: one step below 512 KiB with up to four
@@ -272,6 +275,24 @@ class BatchLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class Ends:
+    """Memory of the matrices before the first and behind the last layer [B].
+
+    ``both``: on a node that holds all layers, where tied matrices are kept once.
+    """
+
+    first: int = 0
+    last: int = 0
+    both: int = 0
+
+    def of(self, has_first: bool, has_last: bool) -> int:
+        """Return what a node keeps [B]."""
+        if has_first and has_last:
+            return self.both
+        return self.first if has_first else self.last if has_last else 0
+
+
+@dataclass(frozen=True, slots=True)
 class NodeProfile:
     """What one kind of node can do with the model of the experiment.
 
@@ -287,6 +308,10 @@ class NodeProfile:
         most half of the memory). ``fixed`` and ``separate`` placements may exceed it up to ``len(kv_blocks)``.
     typical_layers, typical_layers_full
         Layers the paper's capacity estimate assumes on such a node, in a roomy and in a tight fleet (helix-spec 2.3).
+    ends_bytes
+        Memory of embedding and output head on the nodes with the first and the last layer.
+    block_bytes
+        Memory of a KV block in one layer [B]; needed where ``ends_bytes`` are not zero.
     """
 
     kind: str
@@ -298,6 +323,17 @@ class NodeProfile:
     typical_layers: int
     typical_layers_full: int
     initial_layer_tokens_per_s: float = 0.0
+    ends_bytes: Ends = Ends()
+    block_bytes: float = 0.0
+
+    def blocks(self, held: LayerRange, num_layers: int) -> int:
+        """Return the KV blocks of a node that holds these layers of a model, its embedding and output head included.
+
+        They are what ``kv_blocks`` says less those in whose place the ends lie, rounded up: at most one too few.
+        """
+        blocks = self.kv_blocks[held.layers - 1]
+        lost_bytes = self.ends_bytes.of(held.start == 0, held.end == num_layers)
+        return max(0, blocks - math.ceil(lost_bytes / (self.block_bytes * held.layers))) if lost_bytes else blocks
 
     def kv_tokens(self, layers: int) -> int:
         """Return how many tokens fit into the KV cache of a node with ``layers`` layers."""

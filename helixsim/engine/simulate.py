@@ -171,7 +171,7 @@ class _Run:
 
     def _pool(self, node_id: str, layer_range: LayerRange) -> KvPool:
         fleet = self.inputs.fleet
-        blocks = fleet.kv_blocks(node_id, layer_range.layers)
+        blocks = fleet.kv_blocks(node_id, layer_range)
         return KvPool(blocks, layer_range.layers, fleet.cluster.node(node_id).max_requests)
 
     def execute(self) -> RunResult:

@@ -215,7 +215,7 @@ def _stations(fleet: Fleet, placement: Placement, load: OperatingLoad) -> dict[s
     stations = {}
     for node, held in placement.ranges.items():
         profile = fleet.profile(node)
-        kv_tokens = fleet.kv_blocks(node, held.layers) * profile.block_tokens
+        kv_tokens = fleet.kv_blocks(node, held) * profile.block_tokens
         key = (profile.kind, held.layers, kv_tokens)
         if key not in found:
             found[key] = _Station(profile, held.layers, kv_tokens, load)

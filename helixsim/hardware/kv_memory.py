@@ -7,15 +7,25 @@ follow this law, most of them to a few MB.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
 from helixsim.domain.hardware import GpuSpec
 from helixsim.domain.model import ModelSpec
+from helixsim.hardware.tensor_parallel import kv_shares
 
 _TABLE_BLOCK_TOKENS = 16
 """Tokens of a block in measured KV tables: vLLM's default."""
+
+
+SAMPLING_BYTES = 30
+"""Bytes of one logit while it is sampled: in 16 and in 32 bits, sorted with 64-bit indices, as probability and sum."""
+
+OUTSIDE_BYTES, OUTSIDE_BYTES_PARALLEL = 350 * 10**6, 420 * 10**6
+"""Memory of a GPU outside PyTorch and for CUDA graphs, and what communication adds (llm-d-planner: 0.13 GiB without and
+0.55 GiB with tensor parallelism, graphs aside)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +41,15 @@ class NodeMemory:
         usable memory and the fraction account for; the KV budget never exceeds ``total_bytes``.
     overhead_bytes_per_layer
         Memory of a layer beyond its weights [B].
+    gpus
+        Each keeps its share of a layer, and copies of what cannot be split.
     """
 
     total_bytes: int
     usable_bytes: int
     workspace_bytes: int
     overhead_bytes_per_layer: int = 0
+    gpus: int = 1
 
     def budget_bytes(self, memory_fraction: float) -> float:
         """Return what weights and KV may take together [B]."""
@@ -46,7 +59,7 @@ class NodeMemory:
 def node_memory(gpu: GpuSpec, gpus: int, workspace_bytes: int, overhead_bytes_per_layer: int = 0) -> NodeMemory:
     """Return the memory of ``gpus`` GPUs as one node."""
     return NodeMemory(
-        gpu.memory_bytes * gpus, gpu.usable_memory_bytes * gpus, workspace_bytes, overhead_bytes_per_layer
+        gpu.memory_bytes * gpus, gpu.usable_memory_bytes * gpus, workspace_bytes, overhead_bytes_per_layer, gpus
     )
 
 
@@ -61,6 +74,35 @@ def activation_peak_bytes(model: ModelSpec, max_prefill_tokens: int) -> int:
     return 2 * max_prefill_tokens * states
 
 
+def engine_workspace_bytes(model: ModelSpec, gpus: int, max_batched_tokens: int, max_seqs: int) -> int:
+    """Return what an engine that computes the output head takes beside weights and KV on all GPUs together [B].
+
+    The larger of the activations of the largest batch, of which tensor parallelism divides the intermediate states,
+    and of the logits of ``max_seqs`` sequences while they are sampled, on each GPU; and memory outside PyTorch, with
+    CUDA graphs. With vLLM's settings, this meets the KV tokens that it logged for 8B on RTX 3090, RTX 4090 and H100 and
+    for 70B in FP8 on two H100 within 5 % (vLLM issue 10517, LLMServingSim, llm-d-planner).
+    """
+    experts_per_token = max((layer.experts.per_token for layer in model.layers if layer.experts), default=1)
+    states = 4 * model.hidden_size + 3 * model.intermediate_size * experts_per_token / gpus
+    logits = SAMPLING_BYTES * max_seqs * model.vocab_size
+    outside = OUTSIDE_BYTES + (OUTSIDE_BYTES_PARALLEL if gpus > 1 else 0)
+    return round(gpus * (max(2 * max_batched_tokens * states, logits) + outside))
+
+
+def layer_weight_bytes(model: ModelSpec, gpus: int) -> int:
+    """Return the weights of one layer on all GPUs of a node together [B], the mean, copies included."""
+    total = 0.0
+    for layer, count in Counter(model.layers).items():
+        shared = sum(matrix.shard_bytes(gpus) for matrix in layer.matrices) * gpus
+        total += count * (shared + (layer.experts.bytes if layer.experts else 0) + layer.other_bytes * gpus)
+    return round(total / model.num_layers)
+
+
+def kv_token_bytes(model: ModelSpec, gpus: int) -> float:
+    """Return the keys and values of one token in one layer on all GPUs of a node together [B], copies included."""
+    return model.kv_bytes_per_token_per_layer * gpus / kv_shares(model, gpus)
+
+
 def kv_blocks(model: ModelSpec, memory: NodeMemory, memory_fraction: float, block_tokens: int) -> tuple[int, ...]:
     """Return the KV blocks of a node with 1, 2, ... layers, up to the most it can hold with any block left.
 
@@ -72,8 +114,8 @@ def kv_blocks(model: ModelSpec, memory: NodeMemory, memory_fraction: float, bloc
         Tokens of one block; a block keeps them in all of the node's layers.
     """
     budget = memory.budget_bytes(memory_fraction)
-    layer_bytes = model.weight_bytes_per_layer + memory.overhead_bytes_per_layer
-    block_bytes = block_tokens * model.kv_bytes_per_token_per_layer
+    layer_bytes = layer_weight_bytes(model, memory.gpus) + memory.overhead_bytes_per_layer
+    block_bytes = block_tokens * kv_token_bytes(model, memory.gpus)
     counts: list[int] = []
     for layers in range(1, model.num_layers + 1):
         blocks = int((budget - layers * layer_bytes) // (block_bytes * layers))

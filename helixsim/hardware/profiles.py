@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from helixsim.domain.hardware import BatchLimits, ComputeProfile, GpuSpec, NodeProfile
-from helixsim.domain.model import ModelSpec
+from helixsim.domain.hardware import BatchLimits, ComputeProfile, Ends, GpuSpec, NodeProfile
+from helixsim.domain.model import ACTIVATION_BYTES, ModelSpec
 from helixsim.errors import DataError, InfeasibleError
 from helixsim.hardware import compute_file, kv_memory, measured
 from helixsim.hardware.compute_file import FittedKind
@@ -54,6 +54,8 @@ class ProfileOptions:
         CSV of per-layer timings (see ``measured``) or a YAML file written by ``profile fit``.
     limits
         CSV of KV tokens and batch limits by number of layers (see ``measured``), taken exactly as tabulated.
+    holds_ends
+        Nodes with the first and the last layer keep embedding and output head, and memory to sample.
     """
 
     memory_fraction: float = 0.9
@@ -64,6 +66,7 @@ class ProfileOptions:
     max_decode_seqs: int | None = None
     timings: Path | None = None
     limits: Path | None = None
+    holds_ends: bool = False
 
 
 def node_profile(
@@ -98,8 +101,15 @@ def node_profile(
         typical_layers=typical,
         typical_layers_full=full,
         initial_layer_tokens_per_s=initial,
+        ends_bytes=_ends(model) if options.holds_ends else Ends(),
+        block_bytes=options.block_tokens * kv_memory.kv_token_bytes(model, gpus),
     )
     return profile, tuple(sources.notes)
+
+
+def _ends(model: ModelSpec) -> Ends:
+    one = model.vocab_size * model.hidden_size * ACTIVATION_BYTES
+    return Ends(first=one, last=one, both=model.embedding_bytes)
 
 
 _Room = tuple[tuple[int, ...], tuple[BatchLimits, ...], int]
@@ -205,7 +215,7 @@ class _Sources:
         model, options = self.model, self.options
         batch = fitted.batch if fitted is not None and fitted.batch else (DEFAULT_LIMITS,)
         limits = [self._limited(entry) for entry in batch]
-        memory = self._memory(fitted, limits[0].max_prefill_tokens)
+        memory = self._memory(fitted, limits[0])
         blocks = kv_memory.kv_blocks(model, memory, options.memory_fraction, options.block_tokens)
         if not blocks:
             budget = max(memory.budget_bytes(options.memory_fraction), 0)
@@ -218,14 +228,22 @@ class _Sources:
         limits += [limits[-1]] * (len(blocks) - len(limits))
         return blocks, tuple(limits[: len(blocks)]), self._max_layers(fitted, memory, blocks)
 
-    def _memory(self, fitted: FittedKind | None, max_prefill_tokens: int) -> kv_memory.NodeMemory:
+    def _memory(self, fitted: FittedKind | None, limits: BatchLimits) -> kv_memory.NodeMemory:
         if fitted is not None and fitted.memory is not None:
             known = fitted.memory
             return kv_memory.node_memory(self.gpu, self.gpus, known.workspace_bytes, known.overhead_bytes_per_layer)
-        workspace = kv_memory.activation_peak_bytes(self.model, max_prefill_tokens)
+        tokens = limits.max_prefill_tokens
+        if self.options.holds_ends:
+            workspace = kv_memory.engine_workspace_bytes(self.model, self.gpus, tokens, limits.max_decode_seqs)
+            self.notes.append(
+                f"no KV table for {self.model.name} on {self.kind}: workspace taken as {format_bytes(workspace)}: "
+                f"activations of {tokens} tokens, sampling of {limits.max_decode_seqs} sequences, graphs and libraries"
+            )
+            return kv_memory.node_memory(self.gpu, self.gpus, workspace)
+        workspace = kv_memory.activation_peak_bytes(self.model, tokens)
         self.notes.append(
             f"no KV table for {self.model.name} on {self.kind}: workspace taken as {format_bytes(workspace)}, "
-            f"the activations of {max_prefill_tokens} tokens"
+            f"the activations of {tokens} tokens"
         )
         return kv_memory.node_memory(self.gpu, self.gpus, workspace)
 

@@ -168,7 +168,7 @@ def _cluster(
         kv_peak=float(used.kv_peak.max(initial=0.0)),
         kv_mean=float(used.kv_mean.mean()) if used.kv_mean.size else math.nan,
         kv_tokens={
-            node_id: fleet.kv_blocks(node_id, held.layers) * fleet.profile(node_id).block_tokens
+            node_id: fleet.kv_blocks(node_id, held) * fleet.profile(node_id).block_tokens
             for node_id, held in placement.ranges.items()
         },
         queue_mean=float(used.queue_mean.sum()),

@@ -27,7 +27,7 @@ def placement_document(placement: Placement, plan: FlowPlan, fleet: Fleet) -> di
                 "region": node.region,
                 "kv_tokens": None
                 if held is None
-                else fleet.kv_blocks(node.id, held.layers) * fleet.profile(node.id).block_tokens,
+                else fleet.kv_blocks(node.id, held) * fleet.profile(node.id).block_tokens,
                 "flow_tokens_per_s": plan.node_flow_tokens_per_s.get(node.id, 0.0),
                 "capacity_tokens_per_s": plan.node_capacity_tokens_per_s.get(node.id),
             }

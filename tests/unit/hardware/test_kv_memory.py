@@ -4,7 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helixsim.domain.placement import LayerRange
 from helixsim.hardware import catalog, kv_memory
+from helixsim.hardware.profiles import ProfileOptions, node_profile
 
 MODEL = catalog.load_model("llama-2-70b")
 GPU = catalog.load_gpu("a100-40g")
@@ -28,14 +30,15 @@ def test_blocks_fill_the_memory_to_within_one_block(
     blocks = kv_memory.kv_blocks(model, memory, fraction, block_tokens)
     assert len(blocks) <= model.num_layers
     budget = fraction * memory.usable_bytes - workspace
-    block_bytes = block_tokens * model.kv_bytes_per_token_per_layer
+    weight_bytes = kv_memory.layer_weight_bytes(model, gpus)
+    block_bytes = block_tokens * kv_memory.kv_token_bytes(model, gpus)
     for layers, count in enumerate(blocks, start=1):
-        used = layers * (model.weight_bytes_per_layer + overhead + count * block_bytes)
+        used = layers * (weight_bytes + overhead + count * block_bytes)
         assert used <= budget < used + layers * block_bytes
     assert list(blocks) == sorted(set(blocks), reverse=True)
     if len(blocks) < model.num_layers:
         layers = len(blocks) + 1
-        assert layers * (model.weight_bytes_per_layer + overhead + block_bytes) > budget
+        assert layers * (weight_bytes + overhead + block_bytes) > budget
 
 
 def test_more_memory_never_holds_less():
@@ -83,3 +86,40 @@ def test_a_table_the_law_cannot_hold_is_wholly_off():
     # a table that ends in less than one token where the law has nothing left
     _, error = kv_memory.fit_memory(MODEL, GPU, 1, 0.8, [1_000_000, 1_000, 0, 0, 0])
     assert error == 1.0
+
+
+# (model, GPU, GPUs, share, max_num_batched_tokens, max_num_seqs, precision, tokens): vLLM issue 10517 (two lengths; the
+# largest batch was the model's length then), LLMServingSim's log, llm-d-planner's measurements converted from GiB
+LOGGED = [
+    ("llama-3-8b", "rtx-4090", 1, 0.9, 2048, 256, "bf16", 41_408),
+    ("llama-3-8b", "rtx-3090", 1, 0.9, 20_000, 256, "bf16", 31_232),
+    ("llama-3-8b", "rtx-3090", 1, 0.9, 29_000, 256, "bf16", 23_648),
+    ("llama-3-8b", "h100", 1, 0.9, 8192, 1024, "bf16", 420_905),
+    ("llama-3-70b", "h100", 2, 0.9, 8192, 1024, "fp8", 209_715),
+]
+
+
+@pytest.mark.parametrize(("name", "gpu", "gpus", "share", "batched", "seqs", "precision", "logged"), LOGGED)
+def test_engines_of_today_have_the_kv_tokens_they_log(name, gpu, gpus, share, batched, seqs, precision, logged):
+    options = ProfileOptions(
+        memory_fraction=share, max_prefill_tokens=batched, max_decode_seqs=seqs, holds_ends=True
+    )  # fmt: skip
+    model = catalog.load_model(name, precision)
+    profile, _ = node_profile(model, catalog.load_gpu(gpu), gpus, options)
+    whole = LayerRange(0, model.num_layers)
+    assert 16 * profile.blocks(whole, model.num_layers) == pytest.approx(logged, rel=0.06)
+
+
+def test_stages_at_the_ends_hold_less_by_the_embedding_and_the_head():
+    model = catalog.load_model("llama-3-70b")
+    profile, _ = node_profile(model, catalog.load_gpu("l40s"), 1, ProfileOptions(holds_ends=True))
+    first, middle, last = (16 * profile.blocks(LayerRange(k, k + 10), 80) for k in (0, 35, 70))
+    lost = 128_256 * 8192 * 2 / (10 * 4096)
+    assert first == last
+    assert middle - first == pytest.approx(lost, abs=16)
+
+
+@pytest.mark.parametrize("gpus", [1, 2, 4, 8])
+def test_more_gpus_than_kv_heads_keep_copies(gpus):
+    model = catalog.load_model("qwen2.5-7b")  # four KV heads
+    assert kv_memory.kv_token_bytes(model, gpus) == max(1, gpus / 4) * model.kv_bytes_per_token_per_layer

@@ -191,7 +191,7 @@ def _nodes(of: Fleet) -> NodeStats:
     ranges = placement(of).ranges
     start = np.array([held.start for held in ranges.values()])
     end = np.array([held.end for held in ranges.values()])
-    blocks = np.array([of.kv_blocks(node, held.layers) for node, held in ranges.items()])
+    blocks = np.array([of.kv_blocks(node, held) for node, held in ranges.items()])
     ones = np.ones(len(ranges), dtype=np.int64)
     kinds = tuple(of.cluster.node(node).node_type for node in ranges)
     return NodeStats(
