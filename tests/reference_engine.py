@@ -137,6 +137,24 @@ class Wire:
         self.reference.places[self.dst].receive(journey)
 
 
+class Inside:
+    """The way of token ids inside an engine: a constant delay, and no link is used."""
+
+    def __init__(self, reference, delay, place):
+        self.reference, self.delay, self.place = reference, delay, place
+
+    def send(self, journeys):
+        for journey in journeys:
+            journey.sent = self.reference.kernel.now_ns
+            self.reference.kernel.call_in(self.delay, Priority.DELIVER, self.arrive, journey)
+
+    def arrive(self, event):
+        journey, now = event.argument, self.reference.kernel.now_ns
+        journey.network += now - journey.sent
+        journey.arrived = now
+        self.place.receive(journey)
+
+
 class Machine:
     """A node."""
 
@@ -222,10 +240,10 @@ class Machine:
             journey.at += 1
         decodes = sorted((j for j in batch if not j.is_prefill), key=lambda journey: journey.departure)
         for group in grouped(decodes, self.reference.place_of):
-            self.reference.wire(self.id, self.reference.place_of(group[0])).send(group)
+            self.reference.way(self.id, self.reference.place_of(group[0])).send(group)
         for journey in batch:
             if journey.is_prefill:
-                self.reference.wire(self.id, self.reference.place_of(journey)).send([journey])
+                self.reference.way(self.id, self.reference.place_of(journey)).send([journey])
         self.look()
 
 
@@ -291,6 +309,26 @@ class Reference:
             self.wires[src, dst] = Wire(self, src, dst)
         return self.wires[src, dst]
 
+    def way(self, src, dst):
+        inside = self.inputs.engine.loops_inside and dst == COORDINATOR
+        return Inside(self, 0, self) if inside else self.wire(src, dst)
+
+    def next_way(self, journeys):
+        """The way of decode steps to their first machine."""
+        journey = journeys[0]
+        first = self.place_of(journey)
+        if journey.is_prefill or not self.inputs.engine.loops_inside:
+            return self.wire(COORDINATOR, first)
+        last = self.machines[journey.hops[-1].node].id
+        link = self.fleet.cluster.link(last, first) if last != first else None
+        delay = link.latency_ns + self.inputs.engine.message_overhead_ns if link else 0
+        return Inside(self, delay, self.places[first])
+
+    def ends_of(self, journey):
+        """What decode steps that leave as one message have in common."""
+        first = self.place_of(journey)
+        return (self.machines[journey.hops[-1].node].id, first) if self.inputs.engine.loops_inside else first
+
     def place_of(self, journey):
         return self.machines[journey.stage.node].id if journey.at < len(journey.hops) else COORDINATOR
 
@@ -346,8 +384,8 @@ class Reference:
         ready = [journey for path in grouped(self.ready, lambda journey: journey.hops) for journey in path]
         for journey in [*ready, *self.starting]:
             journey.departure, journey.at = next(self.departures), 0
-        for group in [*grouped(ready, self.place_of), *([journey] for journey in self.starting)]:
-            self.wire(COORDINATOR, self.place_of(group[0])).send(group)
+        for group in [*grouped(ready, self.ends_of), *([journey] for journey in self.starting)]:
+            self.next_way(group).send(group)
         self.ready, self.starting = [], []
         self.is_pending = False
 

@@ -30,12 +30,14 @@ def build_engine(section: EngineSection, source: Source) -> EngineProfile:
             own[f"{key}_ns"] = seconds_to_ns(units.parse(text, "time"))
     if section.mixed_batches is not None:
         own["shares_weight_reads"] = section.mixed_batches == "shared"
+    if section.returns is not None:
+        own["loops_inside"] = section.returns == "engine"
     if section.activation_copy is not None:
         own["copies_activations"] = section.activation_copy
     if section.output_head is not None:
         own["has_output_head"] = section.output_head
     if section.min_free_share is not None:
         own["min_free_share"] = section.min_free_share
-    given = {key: getattr(section, key) for key in ("memory_fraction", "block_tokens", "transfers")}
+    given = {key: getattr(section, key) for key in ("memory_fraction", "block_tokens", "transfers", "admission")}
     stated = {key: value for key, value in given.items() if value is not None}
     return replace(engine, spec=replace(engine.spec, **own), **stated)

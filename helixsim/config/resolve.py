@@ -20,7 +20,7 @@ from helixsim.config.experiment import CapacitySpec, KvSpec, ResolvedExperiment,
 from helixsim.config.loads import DEFAULT_LENGTHS, build_arrivals, build_slo, build_workload
 from helixsim.config.network import build_cluster, nodes_in_service, without_nodes
 from helixsim.config.nodes import build_nodes, load_gpus, override_nodes
-from helixsim.config.schema import ExperimentSection, SystemSection
+from helixsim.config.schema import ExperimentSection, KvSection, SystemSection
 from helixsim.config.source import Source, is_file, is_folder
 from helixsim.config.whatif import described, overlay
 from helixsim.config.whatif_schema import WhatifSection
@@ -28,6 +28,7 @@ from helixsim.domain.cluster import Cluster, Fleet, Node
 from helixsim.domain.hardware import GpuSpec, NodeProfile
 from helixsim.errors import ConfigError, InfeasibleError, Problem, shortened
 from helixsim.hardware import catalog, transformer
+from helixsim.hardware.engines import RESERVES_NOTHING
 from helixsim.hardware.formats import format_notes
 from helixsim.hardware.profiles import ProfileOptions, node_profile
 from helixsim.validation import problems_of
@@ -310,10 +311,16 @@ class _Resolver:
             routing_options=options[routing],
             batching=chosen[batching]["policy"],
             batching_options=options[batching],
-            kv=KvSpec(**{**self.section.kv.model_dump(), **section.kv.model_dump(exclude_unset=True)}),
+            kv=KvSpec(**self._kv(section.kv)),
             fleet=dataclasses.replace(fleet, cluster=cluster),
             arrivals=arrivals,
         )
+
+    def _kv(self, own: KvSection) -> dict[str, Any]:
+        """Return the rules of admission: a system's own before the experiment's before those of its engine."""
+        stated = {**self.section.kv.model_dump(exclude_unset=True), **own.model_dump(exclude_unset=True)}
+        rules = RESERVES_NOTHING if self.engine.admission == "prompt" else {}
+        return {**KvSection().model_dump(), **rules, **stated}
 
     def _load_assumptions(self) -> list[str]:
         workload = self.section.workload

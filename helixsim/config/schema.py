@@ -160,10 +160,12 @@ class KvSection(Section):
     """KV memory rules of admission, the same for every routing policy."""
 
     max_reserved_share: Share = Field(
-        0.9, description="Largest share of a node's KV blocks that may be reserved for admitted requests."
+        0.9,
+        description="Largest share of a node's KV blocks that may be reserved for admitted requests (engines that "
+        "reserve nothing for outputs, such as `vllm-1`: 1).",
     )
     expected_output_tokens: Tokens | None = Field(
-        None, description="Output length assumed at admission [tokens] (default: mean of the workload)."
+        None, description="Output length assumed at admission [tokens] (default: mean of the workload; `vllm-1`: 1)."
     )
 
 
@@ -224,6 +226,17 @@ class EngineSection(Section):
         None,
         description="Contents of a message: all requests of a batch with the same next node (`batch`, engines with "
         "pipeline parallelism) or one request (`request`, Helix's prototype) (default: the profile's).",
+    )
+    returns: Literal["engine", "coordinator"] | None = Field(
+        None,
+        alias="return",
+        description="Where a token goes from the last stage: to the first one, inside the `engine`, or to the "
+        "`coordinator`, which sends the next step (default: the profile's).",
+    )
+    admission: Literal["prompt", "output"] | None = Field(
+        None,
+        description="KV memory that must be free to admit a request: that of its `prompt`, or also that of the "
+        "`output` expected (`kv`) (default: the profile's).",
     )
     activation_copy: bool | None = Field(
         None, description="Whether activations are joined on the host and copied to the GPU, once per batch and node."

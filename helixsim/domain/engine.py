@@ -23,6 +23,9 @@ class EngineSpec:
         Time the host needs to launch the kernels of one layer [ns]; a layer never takes less.
     message_overhead_ns
         Handing one message over between threads and processes, on top of the network's latency [ns].
+    loops_inside
+        The last stage returns each token to the first one, as engines do whose scheduler runs beside the first stage;
+        otherwise it goes to the coordinator, which sends the next step.
     copies_activations
         Activations are joined on the host and copied to the GPU, once per batch and node.
     has_output_head
@@ -41,6 +44,7 @@ class EngineSpec:
     layer_launch_ns: int = 0
     message_overhead_ns: int = 0
     shares_weight_reads: bool = False
+    loops_inside: bool = False
     copies_activations: bool = True
     has_output_head: bool = False
     min_free_share: float = 0.0

@@ -247,7 +247,7 @@ class Coordinator:
         for cohort in self._leaving.values():
             cohort.number = self._departures
             self._departures += cohort.tokens
-            groups.setdefault(cohort.path.channels[0], []).append(cohort)
+            groups.setdefault(cohort.path.back, []).append(cohort)
         for channel, cohorts in groups.items():
             tokens = sum([cohort.tokens for cohort in cohorts])
             channel.send(Parcel(env, cohorts, tokens), tokens)
@@ -391,9 +391,10 @@ class Coordinator:
         path = self.paths.get(hops)
         if path is None:
             stages = tuple(Stage(hop.node, hop.start, hop.end, hop.end - hop.start, hop.edge) for hop in hops)
-            stops = [COORDINATOR, *(self.workers[hop.node].node_id for hop in hops), COORDINATOR]
-            channels = tuple(self.fabric.channel(src, dst) for src, dst in pairwise(stops))
-            path = self.paths[hops] = Path(len(self.paths), stages, channels)
-            for stage, channel in zip(stages, channels[1:], strict=True):
+            nodes = [self.workers[hop.node].node_id for hop in hops]
+            channels = [self.fabric.channel(src, dst) for src, dst in pairwise([COORDINATOR, *nodes])]
+            last, back = self.fabric.returns(nodes[-1], nodes[0])
+            path = self.paths[hops] = Path(len(self.paths), stages, (*channels, last), back or channels[0])
+            for stage, channel in zip(stages, path.channels[1:], strict=True):
                 self.workers[stage.worker].exits[channel] = None
         return path

@@ -210,12 +210,32 @@ class SharedChannel(Channel):
         return self.bytes_sent
 
 
+class Delay:
+    """A way that takes a constant time: for token ids inside an engine, which are too few to load a link."""
+
+    __slots__ = ("_arrivals", "_delay_ns", "_kernel")
+
+    def __init__(self, kernel: Kernel, delay_ns: int, receiver: Receiver) -> None:
+        self._kernel = kernel
+        self._delay_ns = delay_ns
+        self._arrivals: list[Callable[[Any], None]] = [receiver.receive]
+
+    def send(self, parcel: Parcel, tokens: int) -> None:
+        """Deliver a parcel after the delay; never at once, so that others can leave at the same instant."""
+        parcel.sent_ns = now = self._kernel.now_ns
+        parcel.size_bytes = 0
+        parcel.arrived_ns = now + self._delay_ns
+        parcel.callbacks = self._arrivals
+        self._kernel.schedule(parcel, _DELIVER, self._delay_ns)
+
+
 class NetworkFabric:
     """All channels of a run, made when first used.
 
     ``activation_bytes_per_token`` travel between nodes; to and from the coordinator only token ids do.
     ``is_one_by_one``: the decode steps of a message travel one by one, so that the first to arrive starts a batch
-    without the others. ``receivers`` takes what arrives at a node or at the coordinator; filled when all exist.
+    without the others. ``loops_inside``: tokens of decode steps stay in the engine. ``receivers`` takes what arrives at a
+    node or at the coordinator; filled when all exist.
     """
 
     def __init__(
@@ -225,13 +245,16 @@ class NetworkFabric:
         activation_bytes_per_token: int,
         is_one_by_one: bool,
         message_overhead_ns: int = 0,
+        loops_inside: bool = False,
     ) -> None:
         self.kernel = kernel
         self.cluster = cluster
         self.activation_bytes_per_token = activation_bytes_per_token
         self.is_one_by_one = is_one_by_one
         self.message_overhead_ns = message_overhead_ns
+        self.loops_inside = loops_inside
         self.receivers: dict[str, Receiver] = {}
+        self.loops: dict[tuple[str, str], Delay] = {}
         self.channels: dict[tuple[str, str], Channel] = {}
         limits = {node.id: node.nic_bps for node in cluster.nodes}
         limits[COORDINATOR] = cluster.network.coordinator_nic_bps
@@ -242,6 +265,23 @@ class NetworkFabric:
         """Return the channel between two ends (node ids or the coordinator)."""
         channel = self.channels.get((src, dst))
         return self._open(src, dst) if channel is None else channel
+
+    def returns(self, last: str, first: str) -> tuple[Channel | Delay, Channel | Delay | None]:
+        """Return the way of tokens to the coordinator, and that of decode steps to the first node if it is another.
+
+        Where tokens stay in the engine, it schedules the next step when the last stage ends, and the first stage has
+        it one latency of the link between the two later: at once if they are one node.
+        """
+        if not self.loops_inside:
+            return self.channel(last, COORDINATOR), None
+        latency_ns = 0 if last == first else self.cluster.link(last, first).latency_ns + self.message_overhead_ns
+        return self._delay((last, COORDINATOR), 0, COORDINATOR), self._delay((last, first), latency_ns, first)
+
+    def _delay(self, ends: tuple[str, str], delay_ns: int, receiver: str) -> Delay:
+        found = self.loops.get(ends)
+        if found is None:
+            found = self.loops[ends] = Delay(self.kernel, delay_ns, self.receivers[receiver])
+        return found
 
     def _open(self, src: str, dst: str) -> Channel:
         link = self.cluster.link(src, dst)

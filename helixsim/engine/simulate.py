@@ -119,6 +119,7 @@ class _Run:
             inputs.fleet.model.activation_bytes_per_token,
             inputs.is_one_by_one,
             inputs.engine.message_overhead_ns,
+            inputs.engine.loops_inside,
         )
         ids, ranges = inputs.graph.node_ids, inputs.placement.ranges
         hops = [hop for hops in (inputs.graph.first, *inputs.graph.successors) for hop in hops]

@@ -32,12 +32,14 @@ class Stage:
 class Path:
     """A route in worker numbers; requests on equal routes share one object.
 
-    ``channels[i]`` leads to stage ``i``, the last one back to the coordinator.
+    ``channels[i]`` leads to stage ``i``, the last one back to the coordinator. ``back`` takes decode steps to the first
+    stage: ``channels[0]``, or the way from the last stage where tokens stay in the engine.
     """
 
     number: int
     stages: tuple[Stage, ...]
     channels: tuple[Sender, ...]
+    back: Sender
 
 
 class ActiveRequest:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -26,6 +26,13 @@ Overhead = Annotated[float, base_unit("time", zero=True)]
 _RENAMES = Renames({("watermark",): "min_free_share", ("sources", "watermark"): "min_free_share"})
 
 
+Returns = Literal["engine", "coordinator"]
+Admission = Literal["prompt", "output"]
+
+RESERVES_NOTHING = {"max_reserved_share": 1.0, "expected_output_tokens": 1.0}
+"""Rules of admission of an engine that admits a request as soon as its prompt fits."""
+
+
 class EngineSources(Section):
     """Where each figure of an engine comes from."""
 
@@ -33,6 +40,8 @@ class EngineSources(Section):
     block_tokens: Words
     transfers: Words
     mixed_batches: Words
+    returns: Words = Field("not stated", alias="return")
+    admission: Words = "not stated"
     activation_copy: Words = "not stated"
     output_head: Words = "not stated"
     gather: Words
@@ -43,7 +52,7 @@ class EngineSources(Section):
     min_free_share: Words
 
 
-FIGURES = tuple(EngineSources.model_fields)
+FIGURES = tuple(EngineSources.keys())
 """Everything an engine file states, each with its source."""
 
 
@@ -55,6 +64,8 @@ class EngineFile(Section):
     block_tokens: Count
     transfers: Transfers
     mixed_batches: MixedBatches
+    returns: Returns = Field("coordinator", alias="return")
+    admission: Admission = "output"
     activation_copy: bool = True
     output_head: bool = False
     gather: Overhead
@@ -78,6 +89,9 @@ class EngineProfile:
         Tokens of one KV block.
     transfers
         What travels as one message: a ``batch`` or a ``request``.
+    admission
+        ``output``: KV memory is reserved for the output that is expected; ``prompt``: a request is admitted when its
+        prompt fits.
     sources
         (figure, where it comes from) pairs.
     """
@@ -86,6 +100,7 @@ class EngineProfile:
     memory_fraction: float
     block_tokens: int
     transfers: str
+    admission: str = "output"
     sources: tuple[tuple[str, str], ...] = ()
 
     def figures(self) -> dict[str, Any]:
@@ -96,6 +111,8 @@ class EngineProfile:
             "block_tokens": self.block_tokens,
             "transfers": self.transfers,
             "mixed_batches": get_args(MixedBatches)[spec.shares_weight_reads],
+            "return": "engine" if spec.loops_inside else "coordinator",
+            "admission": self.admission,
             "activation_copy": spec.copies_activations,
             "output_head": spec.has_output_head,
             **{key: f"{getattr(spec, f'{key}_ns') / NS_PER_MS:.6g} ms" for key in OVERHEADS},
@@ -130,6 +147,7 @@ def load_engine(name: str | Path) -> EngineProfile:
         spec=EngineSpec(
             name=file.name,
             shares_weight_reads=file.mixed_batches == "shared",
+            loops_inside=file.returns == "engine",
             copies_activations=file.activation_copy,
             has_output_head=file.output_head,
             min_free_share=file.min_free_share,
@@ -138,7 +156,8 @@ def load_engine(name: str | Path) -> EngineProfile:
         memory_fraction=file.memory_fraction,
         block_tokens=file.block_tokens,
         transfers=file.transfers,
-        sources=tuple(file.sources.model_dump().items()),
+        admission=file.admission,
+        sources=tuple(file.sources.model_dump(by_alias=True).items()),
     )
 
 
@@ -152,17 +171,8 @@ def with_overheads_s(engine: EngineProfile, name: str, overheads_s: Mapping[str,
     spec = engine.spec
     values = {key: getattr(spec, f"{key}_ns") for key in OVERHEADS}
     values |= {key: round(seconds * NS_PER_S) for key, seconds in overheads_s.items()}
-    return EngineProfile(
-        spec=EngineSpec(
-            name=name,
-            shares_weight_reads=spec.shares_weight_reads,
-            copies_activations=spec.copies_activations,
-            has_output_head=spec.has_output_head,
-            min_free_share=spec.min_free_share,
-            **{f"{key}_ns": value for key, value in values.items()},
-        ),
-        memory_fraction=engine.memory_fraction,
-        block_tokens=engine.block_tokens,
-        transfers=engine.transfers,
+    return replace(
+        engine,
+        spec=replace(spec, name=name, **{f"{key}_ns": value for key, value in values.items()}),
         sources=tuple((figure, source if figure in overheads_s else said) for figure, said in engine.sources),
     )

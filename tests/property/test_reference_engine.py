@@ -71,10 +71,11 @@ def clusters(draw):
 engines = st.sampled_from(
     [
         EngineSpec(),
+        EngineSpec("inside", loops_inside=True),
         EngineSpec(
             "slow", gather_ns=20_000, batch_overhead_ns=100_000, sequence_overhead_ns=7_000, layer_launch_ns=150_000,
             message_overhead_ns=3_000, shares_weight_reads=True, min_free_share=0.05,
-            copies_activations=False, has_output_head=True,
+            copies_activations=False, has_output_head=True, loops_inside=True,
         ),
     ]
 )  # fmt: skip
