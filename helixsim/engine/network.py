@@ -234,8 +234,8 @@ class NetworkFabric:
 
     ``activation_bytes_per_token`` travel between nodes; to and from the coordinator only token ids do.
     ``is_one_by_one``: the decode steps of a message travel one by one, so that the first to arrive starts a batch
-    without the others. ``loops_inside``: tokens of decode steps stay in the engine. ``receivers`` takes what arrives at a
-    node or at the coordinator; filled when all exist.
+    without the others. ``loops_inside``: tokens of decode steps stay in the engine. ``receivers`` takes what arrives at
+    a node or at the coordinator; filled when all exist.
     """
 
     def __init__(
