@@ -63,8 +63,8 @@ def _shortages(fleet: Fleet, placement: Placement) -> list[str]:
             )
         elif fleet.kv_blocks(node, layers) < 1:
             faults.append(
-                f"node {node!r} ({fleet.cluster.node(node).node_type}) has layers [{layers.start}, {layers.end}): with the "
-                "embedding or the output head beside them no KV memory is left"
+                f"node {node!r} ({fleet.cluster.node(node).node_type}) has layers [{layers.start}, {layers.end}): "
+                "with the embedding or the output head beside them no KV memory is left"
             )
     bare = _bare_layers(placement)
     if bare:
