@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from typing import TYPE_CHECKING
 
 from helixsim.cli import console, options
@@ -67,9 +65,9 @@ def run(args: argparse.Namespace) -> int:
     results = CapacityResults.load(directory)
     _print(results, args)
     if not args.quiet:
-        print(f"{directory / 'report.html'} written", file=sys.stderr)
+        console.note(f"{directory / 'report.html'} written")
     for name, (code, message) in results.failed.items():
-        print(f"helixsim: {options.severity(code, args)}: {name}: {message}", file=sys.stderr)
+        console.note(f"helixsim: {options.severity(code, args)}: {name}: {message}")
     for target in results.unmet_targets():
         raise ThresholdError(f"no system meets {target} at any rate: the cluster cannot meet these objectives")
     return options.failures_code((code for code, _ in results.failed.values()), args)
@@ -77,15 +75,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _print(results: CapacityResults, args: argparse.Namespace) -> None:
     if args.json:
-        print(json.dumps(results.document(), indent=2, ensure_ascii=False))
+        console.print_json(results.document())
         return
     from helixsim.report.capacity_files import capacity_notes, capacity_table
-    from helixsim.report.tables import plain_table
 
     table = capacity_table(results)
-    texts = len(table.head) - 8
-    width, color = console.stdout().width, console.wants_colour(sys.stdout)
-    console.show(plain_table(table.head, table.rows, width=width, color=color, texts=texts))
+    console.show_table(table, texts=len(table.head) - 8)
     for name, sentence in capacity_notes(results):
         print(f"{name}: {sentence}")
 

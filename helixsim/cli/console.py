@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Protocol, Self, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, Self, TextIO
 
 from helixsim.cli.streams import Guarded, encodable
 from helixsim.escape import printable
@@ -16,6 +17,8 @@ from helixsim.escape import printable
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
+
+    from helixsim.report.pages import PageTable
 
 PLAIN_WIDTH = 120
 """Width of tables in a file or a pipe [columns]."""
@@ -56,6 +59,25 @@ def show(text: str) -> None:
         print(encodable(text, getattr(stream, "encoding", None)), file=stream)
     else:
         print(text)
+
+
+def show_table(table: PageTable, *, texts: int = 0) -> None:
+    """Print a table as wide as stdout; the first ``texts`` columns are aligned to the left."""
+    from helixsim.report.tables import plain_table
+
+    colour, width = wants_colour(sys.stdout), stdout().width
+    show(plain_table(table.head, table.rows, width=width, color=colour, texts=texts))
+
+
+def print_json(document: Any) -> None:
+    """Print the answer of ``--json``."""
+    print(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def note(*lines: str) -> None:
+    """Print lines that are not empty on stderr."""
+    for line in filter(None, lines):
+        print(line, file=sys.stderr)
 
 
 def _unguarded(stream: TextIO) -> TextIO:

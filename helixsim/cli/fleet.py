@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 from helixsim.cli import console, options
@@ -38,7 +37,6 @@ def run(args: argparse.Namespace) -> int:
     from helixsim.planning.fleet import fleet_directory, fleet_key
     from helixsim.planning.fleet_run import run_fleet
     from helixsim.report.fleet_files import fleet_table, headline, sentences
-    from helixsim.report.tables import plain_table
     from helixsim.runtime.manifest import finished_under
 
     plan = load_plan(args.plan, options.edits(args), budget=args.budget, simulations=args.simulations)
@@ -49,13 +47,11 @@ def run(args: argparse.Namespace) -> int:
             run_fleet(plan, args.out, executor, force=args.force, on_progress=advance)
     found = json.loads((directory / "fleet.json").read_text(encoding="utf-8"))
     if args.json:
-        print(json.dumps(found, indent=2, ensure_ascii=False))
+        console.print_json(found)
     else:
-        table = fleet_table(found)
-        width, color = console.stdout().width, console.wants_colour(sys.stdout)
         print("\n".join(headline(found)), end="\n\n")
-        console.show(plain_table(table.head, table.rows, width=width, color=color, texts=1))
+        console.show_table(fleet_table(found), texts=1)
         print("\n".join(sentences(found)))
     if not args.quiet:
-        print(f"{directory / 'report.html'} written", file=sys.stderr)
+        console.note(f"{directory / 'report.html'} written")
     return ExitCode.OK

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     documents = {name: placement_document(one.placement, one.plan, one.system.fleet) for name, one in placed.items()}
     if args.json:
         systems = {name: _answer(one, documents[name]) for name, one in placed.items()}
-        print(json.dumps({"systems": systems}, indent=2, ensure_ascii=False))
+        console.print_json({"systems": systems})
     else:
         color, width = console.wants_colour(sys.stdout), console.stdout().width
         for name, document in documents.items():

@@ -111,10 +111,10 @@ def run_figures(args: argparse.Namespace) -> int:
         done = build.reproduce(figures, Effort(args.quick), args.out, executor, force=args.force, progress=advance)
     document = build.summary(done)
     if args.json:
-        print(json.dumps(document, indent=2, ensure_ascii=False))
+        console.print_json(document)
     else:
         print(report_text.text(document))
-        print(f"{args.out / 'index.html'}", file=sys.stderr)
+        console.note(f"{args.out / 'index.html'}")
     return ExitCode.OK
 
 

@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     if args.fail_on_slo and experiment.slo.ttft_s is experiment.slo.tpot_s is experiment.slo.e2el_s is None:
         raise ConfigError(f"--fail-on-slo: {args.experiment} has no slo")
     if not args.quiet:
-        _print_lines(*_heading(experiment))
+        console.note(*_heading(experiment))
     reused = not args.force and rundir.finished_run(args.out, experiment, check=args.check) is not None
     with console.progress("run", quiet=args.quiet) as advance, options.executor(args) as executor:
         directory = run_experiment(
@@ -61,22 +61,16 @@ def run(args: argparse.Namespace) -> int:
         )  # fmt: skip
     runs = RunSet.load(directory)
     if not args.quiet:
-        _print_lines(*(kv_text(name, one.placement_document) for name, one in runs.items()))
+        console.note(*(kv_text(name, one.placement_document) for name, one in runs.items()))
     _print(runs, args)
     if not args.quiet:
         found = "cached (use --force to rerun)" if reused else "written"
-        _print_lines(f"{directory / 'report.html'} {found}")
+        console.note(f"{directory / 'report.html'} {found}")
     failed = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))["failed"]
     for name, error in failed.items():
-        _print_lines(f"helixsim: {options.severity(error['exit_code'], args)}: {name}: {error['message']}")
+        console.note(f"helixsim: {options.severity(error['exit_code'], args)}: {name}: {error['message']}")
     _check_thresholds(runs, args)
     return options.failures_code((error["exit_code"] for error in failed.values()), args)
-
-
-def _print_lines(*lines: str) -> None:
-    """Print lines on stderr."""
-    for line in lines:
-        print(line, file=sys.stderr)
 
 
 def _heading(experiment: ResolvedExperiment) -> list[str]:
@@ -105,7 +99,7 @@ def _heading(experiment: ResolvedExperiment) -> list[str]:
 
 def _print(runs: RunSet, args: argparse.Namespace) -> None:
     if args.json:
-        print(json.dumps(runs.document(), indent=2, ensure_ascii=False))
+        console.print_json(runs.document())
         return
     from helixsim.report import tables
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     if args.resume and not begun:
         raise ConfigError(f"--resume: no sweep of the current {args.sweep} was started in {args.out}")
     if not args.quiet:
-        _print_lines(_heading(sweep), "resuming: finished points are reused" if begun and not args.force else "")
+        console.note(_heading(sweep), "resuming: finished points are reused" if begun and not args.force else "")
     show = console.progress("sweep", counted=True, quiet=args.quiet)
     with show as advance, options.executor(args) as executor:
         directory, results = run_sweep(
@@ -62,17 +61,11 @@ def run(args: argparse.Namespace) -> int:
             on_progress=lambda state: advance(*_shown(sweep, state)),
         )  # fmt: skip
     _print(results, directory, args)
-    _print_lines(*_failures(results, directory, args))
+    console.note(*_failures(results, directory, args))
     if not args.quiet:
-        _print_lines(f"{directory / 'report.html'} written")
+        console.note(f"{directory / 'report.html'} written")
     codes = [failure["exit_code"] for failure in results.failures]
     return options.failures_code(codes, args) if results.rows else max(codes, default=ExitCode.OK)
-
-
-def _print_lines(*lines: str) -> None:
-    """Print lines that are not empty on stderr."""
-    for line in filter(None, lines):
-        print(line, file=sys.stderr)
 
 
 def _failures(results: SweepResults, directory: Path, args: argparse.Namespace) -> list[str]:
@@ -120,12 +113,8 @@ def _shown(sweep: Sweep, state: SweepProgress) -> tuple[float, str, list[tuple[s
 def _print(results: SweepResults, directory: Path, args: argparse.Namespace) -> None:
     document: dict[str, Any] = json.loads((directory / "sweep.json").read_text(encoding="utf-8"))
     if args.json:
-        print(json.dumps(document, indent=2, ensure_ascii=False))
+        console.print_json(document)
         return
     from helixsim.report.sweep_files import best_table
-    from helixsim.report.tables import plain_table
 
-    table = best_table(results, document["points"])
-    console.show(
-        plain_table(table.head, table.rows, width=console.stdout().width, color=console.wants_colour(sys.stdout))
-    )
+    console.show_table(best_table(results, document["points"]))
