@@ -27,9 +27,10 @@ from helixsim.config.whatif_schema import WhatifSection
 from helixsim.domain.cluster import Cluster, Fleet, Node
 from helixsim.domain.hardware import GpuSpec, NodeProfile
 from helixsim.errors import ConfigError, InfeasibleError, Problem, shortened
-from helixsim.hardware import catalog, transformer
+from helixsim.hardware import catalog
 from helixsim.hardware.engines import RESERVES_NOTHING
 from helixsim.hardware.formats import format_notes
+from helixsim.hardware.models.load import files_of
 from helixsim.hardware.profiles import ProfileOptions, node_profile
 from helixsim.validation import problems_of
 from helixsim.workload.feed import workload_stats
@@ -263,7 +264,7 @@ class _Resolver:
         ]
         files = [(name, path, source.file(path, name)) for path, name in named if name is not None]
         if (model_file := self._model_file()) is not None:
-            files += [(name, ("model",), file) for name, file in transformer.files_of(section.model, model_file)]
+            files += [(name, ("model",), file) for name, file in files_of(section.model, model_file)]
         files += [
             (self.choices.documents[path[:-1]][str(path[-1])], path, file) for path, file in self.choices.files.items()
         ]

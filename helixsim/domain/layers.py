@@ -97,6 +97,8 @@ class Attention:
         Most tokens that a query attends to although all are kept (sparse attention with an indexer); None: all.
     state_bytes
         Memory of one sequence that does not grow with its context [B].
+    index_bytes
+        Memory of a token beside keys and values, whatever their format: its key in the index of sparse attention [B].
     """
 
     kind: Literal["full", "sliding", "latent", "linear"]
@@ -108,6 +110,7 @@ class Attention:
     window_tokens: int | None = None
     attended_tokens: int | None = None
     state_bytes: int = 0
+    index_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,3 +188,7 @@ class Layer:
     def kv_numbers(self) -> int:
         """Numbers the cache keeps of one token."""
         return self.attention.kv_numbers if self.attention else 0
+
+    def kv_bytes(self, kv_bits: float) -> float:
+        """Return what the cache keeps of one token [B] with ``kv_bits`` for each number of keys and values."""
+        return self.kv_numbers * kv_bits / 8 + (self.attention.index_bytes if self.attention else 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from helixsim.domain.layers import Layer
@@ -21,7 +22,8 @@ class ModelSpec:
     layers
         First to last; equal layers are one object.
     hidden_size, intermediate_size, vocab_size
-        As in a Hugging Face ``config.json``; ``intermediate_size`` is the widest of the feed-forward parts.
+        As in a Hugging Face ``config.json``; ``intermediate_size`` is the widest of the feed-forward parts, shared
+        among the experts of a token.
     is_tied
         Embedding and output head are one matrix (``tie_word_embeddings``).
     precision, kv_precision
@@ -56,8 +58,8 @@ class ModelSpec:
 
     @property
     def num_attention_heads(self) -> int:
-        """Query heads of the layers with attention: the number that tensor parallelism must divide."""
-        return max((layer.attention.num_heads for layer in self.layers if layer.attention), default=1)
+        """Query heads that tensor parallelism must divide: what the heads of all layers have in common."""
+        return math.gcd(*{layer.attention.num_heads for layer in self.layers if layer.attention}) or 1
 
     @property
     def activation_bytes_per_token(self) -> int:
@@ -82,7 +84,7 @@ class ModelSpec:
     @property
     def kv_bytes_per_token_per_layer(self) -> int:
         """Keys and values of one token in one layer [B], the mean."""
-        return round(sum(layer.kv_numbers for layer in self.layers) * self.kv_bits / 8 / len(self.layers))
+        return round(sum(layer.kv_bytes(self.kv_bits) for layer in self.layers) / len(self.layers))
 
     @property
     def is_uniform(self) -> bool:

@@ -2,7 +2,7 @@
 
 profiles      all of it joined: NodeProfile of each kind of node for one model (the door)
 catalog       find and load profiles/: GPUs, links, models, and other names for them
-transformer   shape of a model (profile or Hugging Face config.json) -> bytes and FLOPs per layer
+models        layers of a model from its profile or Hugging Face config.json, in the formats of its checkpoint
 kv_memory     KV blocks left beside the weights
 measured      per-layer timing and limit tables (CSV)
 fit           timing tables -> compact profile with residuals

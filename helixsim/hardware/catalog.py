@@ -15,8 +15,8 @@ from helixsim.domain.cluster import LinkSpec
 from helixsim.domain.hardware import GpuSpec
 from helixsim.domain.model import ModelSpec
 from helixsim.errors import DataError, unknown_name
-from helixsim.hardware import transformer
 from helixsim.hardware.gpu_file import GpuFile, KernelsFile
+from helixsim.hardware.models import load
 from helixsim.units import seconds_to_ns
 from helixsim.validation import Section, Words, base_unit, read
 
@@ -92,9 +92,10 @@ def load_model(name_or_path: str | Path, precision: str | None = None, kv_precis
         For an unknown name, an architecture or number format that is not understood, missing or impossible figures.
     """
     path = _find("models", "model", str(name_or_path))
-    shape = transformer.read_json(path) if path.suffix == ".json" else transformer.read_yaml(path)
-    name = str(name_or_path) if path.suffix == ".json" else shape.name
-    return transformer.model_spec(name, shape, precision, kv_precision)
+    is_json = path.suffix == ".json"
+    checkpoint = load.read_json(path) if is_json else load.read_yaml(path)
+    name = str(name_or_path) if is_json else checkpoint.name
+    return load.model_spec(name, checkpoint, precision, kv_precision)
 
 
 def split_kind(kind: str) -> tuple[str, int]:

@@ -221,9 +221,10 @@ def test_precision_is_that_of_the_checkpoint_unless_asked_otherwise(tmp_path, mo
 
 
 def test_a_format_that_is_not_known_is_refused_by_name(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({**LLAMA, "quantization_config": {"quant_method": "mxfp4"}}))
-    with pytest.raises(DataError, match="quantized with quant_method mxfp4"):
+    (tmp_path / "config.json").write_text(json.dumps({**LLAMA, "quantization_config": {"quant_method": "exl9"}}))
+    with pytest.raises(DataError, match="quantized with quant_method exl9"):
         catalog.load_model(tmp_path)
+    assert catalog.load_model(tmp_path, "int4").precision == "int4"
 
 
 def test_the_context_of_yarn_is_its_factor_times_the_original_length(tmp_path):
