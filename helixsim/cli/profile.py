@@ -11,6 +11,7 @@ from helixsim.cli import options, profile_measure
 from helixsim.hardware.formats import WEIGHTS
 
 _FORMATS = ", ".join(WEIGHTS)
+_STATED = "default: what the checkpoint states, else fp16"
 _FAMILIES = ("gpus", "links", "models", "engines", "compute")
 
 
@@ -25,7 +26,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
     show = actions.add_parser("show", parents=[options.common()], help="all figures of one profile, with sources")
     show.add_argument("name", metavar="NAME", help="GPU, link, model, MODEL/NODE_TYPE, or the path of a config.json")
-    show.add_argument("--precision", default="fp16", help=f"weights of a model: {_FORMATS} (default: fp16)")
+    show.add_argument("--precision", help=f"weights of a model: {_FORMATS} ({_STATED})")
     show.set_defaults(func=_action("run_show"))
 
     fit = actions.add_parser("fit", parents=[options.common()], help="compact profiles from a CSV of per-layer timings")
@@ -48,7 +49,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     computed.add_argument("--gpu", required=True, metavar="NAME", help="GPU name or file")
     computed.add_argument("--model", required=True, metavar="NAME", help="model name, file or config.json")
     computed.add_argument("--gpus", type=_count, default=1, metavar="N", help="GPUs of the node, tensor-parallel (1)")
-    computed.add_argument("--precision", default="fp16", help=f"weights: {_FORMATS} (default: fp16)")
+    computed.add_argument("--precision", help=f"weights: {_FORMATS} ({_STATED})")
     computed.set_defaults(func=_action("run_roofline"))
     profile_measure.add_parser(actions)
 

@@ -192,6 +192,8 @@ def _model_facts(model: ModelSpec) -> dict[str, Any]:
         "name": model.name,
         "num_layers": model.num_layers,
         **{key: value for key, value in asdict(replace(model, layers=())).items() if key not in {"name", "layers"}},
+        "parameters": model.parameters,
+        "active_parameters": model.active_parameters,
         "weight_bytes_per_layer": model.weight_bytes_per_layer,
         "kv_bytes_per_token_per_layer": model.kv_bytes_per_token_per_layer,
         "flops_per_token_per_layer": model.flops_per_token_per_layer,
@@ -200,7 +202,7 @@ def _model_facts(model: ModelSpec) -> dict[str, Any]:
     }
 
 
-def _facts(name: str, precision: str) -> dict[str, Any]:
+def _facts(name: str, precision: str | None) -> dict[str, Any]:
     if name in catalog.gpu_names():
         gpu = asdict(catalog.load_gpu(name))
         return {**gpu, "sources": dict(gpu["sources"])}
@@ -208,7 +210,7 @@ def _facts(name: str, precision: str) -> dict[str, Any]:
         return engines.document(engines.load_engine(name))
     if name in catalog.link_names():
         return {"name": name, **asdict(catalog.load_link(name))}
-    if name in catalog.model_names() or name.endswith(".json"):
+    if name in catalog.model_names() or name in catalog.hugging_face_ids() or name.endswith(".json"):
         return _model_facts(catalog.load_model(name, precision))
     model, slash, kind = name.rpartition("/")
     for fitted in compute_file.committed(model) if slash else ():

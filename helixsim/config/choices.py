@@ -102,6 +102,8 @@ def look_up(source: Source, registries: Registries) -> Choices:
         if not isinstance(name, str) or name in known:
             continue
         file = source.file(path, name) if kind in _KINDS_WITH_FILES and names_file(kind, name, path, source) else None
+        if file is None and kind == "model" and name in catalog.hugging_face_ids():
+            continue
         if file is None:
             advice = f"your own: the path of a {_FILE_OF.get(kind, 'YAML file')}" if kind in _KINDS_WITH_FILES else ""
             choices.problems.append(source.problem(path, unknown_name(kind, name, known, advice=advice)))
@@ -128,7 +130,12 @@ def is_file_name(name: str) -> bool:
 
 
 def names_file(kind: str, name: str, path: KeyPath, source: Source) -> bool:
-    """Whether a name is a path: by its form, or as an unknown model that is a folder."""
+    """Whether a name is a path: by its form, or as an unknown model that is a folder.
+
+    The Hugging Face id of a model in the catalogue looks like a path; it is one only if there is such a file or folder.
+    """
+    if kind == "model" and name in catalog.hugging_face_ids():
+        return is_folder(source.file(path, name)) or is_file(source.file(path, name))
     if is_file_name(name):
         return True
     return kind == "model" and name not in catalog.model_names() and is_folder(source.file(path, name))

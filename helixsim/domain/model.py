@@ -87,6 +87,17 @@ class ModelSpec:
         return round(sum(layer.kv_bytes(self.kv_bits) for layer in self.layers) / len(self.layers))
 
     @property
+    def parameters(self) -> int:
+        """Number of weights, those of the ends included."""
+        ends = (1 if self.is_tied else 2) * self.vocab_size * self.hidden_size
+        return sum(layer.parameters for layer in self.layers) + ends
+
+    @property
+    def active_parameters(self) -> int:
+        """Number of weights that one token is multiplied with: the embedding is looked up, the output head multiplied."""
+        return sum(layer.active_parameters for layer in self.layers) + self.vocab_size * self.hidden_size
+
+    @property
     def is_uniform(self) -> bool:
         """Whether all layers are equal."""
         return all(layer == self.layers[0] for layer in self.layers)

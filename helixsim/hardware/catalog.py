@@ -6,6 +6,7 @@ Every loader takes the name of a profile or the path of the user's own file (rec
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated
@@ -31,10 +32,11 @@ class LinkFile(Section):
 
 
 class AliasesFile(Section):
-    """``profiles/aliases.yaml``: names that timing tables use -> names of profiles."""
+    """``profiles/aliases.yaml``: names that timing tables use, and Hugging Face ids -> names of profiles."""
 
     kinds: dict[str, Words]
     models: dict[str, Words]
+    hugging_face: dict[str, Words]
 
 
 def gpu_names() -> tuple[str, ...]:
@@ -45,6 +47,11 @@ def gpu_names() -> tuple[str, ...]:
 def model_names() -> tuple[str, ...]:
     """Return the names of the models in ``profiles/models``."""
     return _names("models")
+
+
+def hugging_face_ids() -> Mapping[str, str]:
+    """Return the Hugging Face ids of the models in ``profiles/models``, with their names there."""
+    return _aliases().hugging_face
 
 
 def link_names() -> tuple[str, ...]:
@@ -81,6 +88,8 @@ def load_model(name_or_path: str | Path, precision: str | None = None, kv_precis
 
     Parameters
     ----------
+    name_or_path
+        A name, the Hugging Face id of a model that has one (a file or folder of that name goes first), or a path.
     precision
         Number format of the weights, one of ``formats.WEIGHTS``; None: what the checkpoint states, else fp16.
     kv_precision
@@ -124,6 +133,8 @@ def _names(folder: str) -> tuple[str, ...]:
 
 
 def _find(folder: str, kind: str, name: str) -> Path:
+    if folder == "models" and name in hugging_face_ids() and not Path(name).exists():
+        name = hugging_face_ids()[name]
     if "/" in name or Path(name).suffix in {".yaml", ".yml", ".json"}:
         path = Path(name)
         if path.is_dir() and folder == "models":

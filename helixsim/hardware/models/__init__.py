@@ -2,6 +2,8 @@
 
 load          files -> ModelSpec (the only entry, through ``catalog.load_model``)
 families      the table of what each ``model_type`` is made of
+family        an entry of it
+hybrid        models of state-space, attention and feed-forward layers in a pattern
 attention     grouped, sliding and latent attention
 linear        state-space and linear attention
 feed_forward  dense and routed feed-forward parts

@@ -13,7 +13,8 @@ from helixsim.domain.model import ModelSpec
 from helixsim.errors import DataError, unknown_name
 from helixsim.hardware.formats import KV_BITS, WEIGHTS
 from helixsim.hardware.models.config import Config
-from helixsim.hardware.models.families import NESTED, Family, family_of, strange_type
+from helixsim.hardware.models.families import NESTED, family_of, strange_type
+from helixsim.hardware.models.family import Family
 from helixsim.hardware.models.parts import FormatOf, Layers
 from helixsim.hardware.models.quantization import NOT_STATED, Quantization, quantization_of
 
