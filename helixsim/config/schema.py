@@ -303,15 +303,19 @@ class ExperimentSection(Section):
     name: Name | None = Field(None, description="Name of the experiment (default: that of the file).")
     seed: Seed = Field(0, description="Seed of all random streams.")
     model: str = Field(
-        description="A name of `helixsim profile list models`, or the path of a Hugging Face config.json or of the "
-        "folder of a downloaded model."
+        description="A name of `helixsim profile list models` or its Hugging Face id (Qwen/Qwen3-32B), or the path of "
+        "a Hugging Face config.json or of the folder of a downloaded model."
     )
     precision: str | None = Field(
         None,
-        description="Number format of the weights: fp16, bf16, fp8, int8, int4 (default: that stated in config.json, "
-        "else fp16).",
+        description="Number format of the weights: fp16, bf16, fp8, int8, int4, mxfp4, nvfp4 (default: those that the "
+        "checkpoint states, module by module, else fp16).",
     )
-    kv_precision: str | None = Field(None, description="Number format of the KV cache (default: by the profile).")
+    kv_precision: str | None = Field(
+        None,
+        description="Number format of the KV cache: fp16, bf16, fp8, int8, fp4 (default: that "
+        "of the checkpoint, else fp16).",
+    )
     max_context_tokens: Count | None = Field(
         None, description="Maximum prompt plus output [tokens], vLLM's max_model_len (default: that of the model)."
     )

@@ -94,7 +94,7 @@ class ModelSpec:
 
     @property
     def active_parameters(self) -> int:
-        """Number of weights that one token is multiplied with: the embedding is looked up, the output head multiplied."""
+        """Number of weights that one token is multiplied with: those of the output head, not of the embedding."""
         return sum(layer.active_parameters for layer in self.layers) + self.vocab_size * self.hidden_size
 
     @property

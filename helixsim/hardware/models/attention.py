@@ -249,6 +249,7 @@ def latent(config: Config, part: Part) -> Mixer:
     With ``index_topk`` (DeepSeek-V3.2, GLM-5) an index picks the tokens that a query attends to.
     """
     heads = config.whole("num_attention_heads")
+    config.value("num_key_value_heads", "head_dim")  # often stated, but every head has keys and values of its own
     rank, rotary = config.whole("kv_lora_rank"), config.whole("qk_rope_head_dim")
     plain, value = config.whole("qk_nope_head_dim"), config.whole("v_head_dim")
     if "q_lora_rank" not in config.data:

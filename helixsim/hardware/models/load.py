@@ -21,7 +21,7 @@ from helixsim.hardware.models.quantization import NOT_STATED, Quantization, quan
 QUANTIZATION_FILE = "hf_quant_config.json"
 """What NVIDIA's ModelOpt writes beside ``config.json``."""
 
-_PROFILE_KEYS = ("name", "model_type", "source", "hugging_face", "quantization_config")
+_PROFILE_KEYS = ("name", "model_type", "source", "quantization_config")
 _TOWERS = {"vision_config": "vision", "audio_config": "audio"}
 _EXPERT_KEYS = (
     "num_local_experts",

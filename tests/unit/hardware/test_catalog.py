@@ -33,31 +33,52 @@ def test_link_names_state_their_bandwidth(name: str) -> None:
     assert catalog.load_link(name).bandwidth_bps == float(stated[:-1]) * factor
 
 
-@pytest.mark.parametrize(
-    ("name", "billions"),
-    [
-        ("llama-1-30b", 32.5),
-        ("llama-2-7b", 6.74),
-        ("llama-2-13b", 13.0),
-        ("llama-2-70b", 69.0),
-        ("llama-3-8b", 8.03),
-        ("llama-3-70b", 70.6),
-        ("llama-3.1-405b", 405.9),
-        ("qwen2.5-7b", 7.62),
-        ("qwen2.5-32b", 32.8),
-        ("qwen2.5-72b", 72.7),
-        ("mistral-7b", 7.24),
-        ("mixtral-8x7b", 46.7),
-    ],
-)
-def test_parameter_counts_are_those_of_the_model_cards(name: str, billions: float) -> None:
+CARDS = {
+    "llama-1-30b": 32.5, "llama-2-7b": 6.74, "llama-2-13b": 13.0, "llama-2-70b": 69.0, "llama-3-8b": 8.03,
+    "llama-3-70b": 70.6, "llama-3.1-8b": 8.03, "llama-3.1-70b": 70.6, "llama-3.1-405b": 405.9, "llama-3.2-1b": 1.24,
+    "llama-3.2-3b": 3.21, "llama-3.3-70b": 70.6, "llama-4-scout": 107.8, "llama-4-maverick": 400.7,
+    "qwen2.5-7b": 7.62, "qwen2.5-32b": 32.8, "qwen2.5-72b": 72.7, "qwen3-1.7b": 1.72, "qwen3-4b": 4.02,
+    "qwen3-8b": 8.19, "qwen3-14b": 14.8, "qwen3-32b": 32.8, "qwen3-30b-a3b": 30.5, "qwen3-235b-a22b": 235.1,
+    "qwen3-coder-480b-a35b": 480.2, "qwen3-next-80b-a3b": 79.7, "deepseek-v3": 671.0, "deepseek-r1": 671.0,
+    "kimi-k2": 1026.4, "glm-4.5": 352.8, "glm-4.5-air": 106.9, "gpt-oss-20b": 20.9, "gpt-oss-120b": 116.8,
+    "mistral-7b": 7.24, "mistral-small": 23.6, "mixtral-8x7b": 46.7, "mixtral-8x22b": 140.6, "gemma-3-12b": 11.8,
+    "gemma-3-27b": 27.0, "phi-4": 14.7, "minimax-m2": 228.7,
+}  # fmt: skip
+"""Parameters in thousand millions: model cards, or the size of the checkpoint; text models without draft layers."""
+
+ACTIVE = {
+    "mixtral-8x7b": 12.9, "mixtral-8x22b": 39.1, "deepseek-v3": 37, "deepseek-r1": 37, "kimi-k2": 32, "glm-4.5": 32,
+    "glm-4.5-air": 12, "gpt-oss-20b": 3.6, "gpt-oss-120b": 5.1, "llama-4-scout": 17, "llama-4-maverick": 17,
+    "qwen3-30b-a3b": 3.3, "qwen3-235b-a22b": 22, "qwen3-coder-480b-a35b": 35, "qwen3-next-80b-a3b": 3.9,
+    "minimax-m2": 10,
+}  # fmt: skip
+"""Active parameters by the model cards, which count the ends or not as they please."""
+
+
+@pytest.mark.parametrize("name", catalog.model_names())
+def test_parameter_counts_are_those_of_the_model_cards(name: str) -> None:
     model = catalog.load_model(name)
-    total = model.num_layers * model.weight_bytes_per_layer + model.embedding_bytes
-    assert total / 2e9 == pytest.approx(billions, rel=0.01)  # 1 % for rounding to the allocator's step
+    assert model.parameters / 1e9 == pytest.approx(CARDS[name], rel=0.005)
+    if any(layer.experts for layer in model.layers):
+        embedding = model.vocab_size * model.hidden_size
+        low, high = model.active_parameters - embedding, model.active_parameters + embedding
+        assert 0.98 * low / 1e9 <= ACTIVE[name] <= 1.02 * high / 1e9
+    if not model.notes:  # 16 bits: 1 % for the allocator's steps
+        total = sum(layer.weight_bytes for layer in model.layers) + model.embedding_bytes
+        assert total / 2 == pytest.approx(model.parameters, rel=0.01)
 
 
-def test_every_shipped_model_is_in_the_test_above() -> None:
-    assert len(catalog.model_names()) == 12
+def test_a_hugging_face_id_is_the_profile_unless_there_is_a_folder_of_that_name(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for identity, name in catalog.hugging_face_ids().items():
+        assert name in catalog.model_names()
+        assert identity.count("/") == 1
+    assert catalog.load_model("Qwen/Qwen3-32B") == catalog.load_model("qwen3-32b")
+    (tmp_path / "Qwen/Qwen3-32B").mkdir(parents=True)
+    (tmp_path / "Qwen/Qwen3-32B/config.json").write_text(json.dumps(CONFIG))
+    assert catalog.load_model("Qwen/Qwen3-32B").num_layers == CONFIG["num_hidden_layers"]
+    with pytest.raises(DataError, match="no such file"):
+        catalog.load_model("Qwen/Qwen3-33B")
 
 
 def test_weights_are_rounded_up_tensor_by_tensor() -> None:

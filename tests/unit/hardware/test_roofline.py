@@ -60,9 +60,9 @@ def test_it_never_falls_and_never_beats_either_roof(gpu_name, model_name, gpus, 
         assert 0 < curve(tokens) <= curve(tokens * factor) * (1 + 1e-12)
         compute_ns = tokens * model.flops_per_token_per_layer / (gpu.fp16_flops * gpus) * 1e9
         assert curve(tokens) > compute_ns
-    active_bytes = model.weight_bytes_per_layer
-    if experts := model.layers[0].experts:
-        active_bytes -= (experts.count - experts.per_token) * experts.bytes_each
+    mixtures = [layer.experts for layer in model.layers if layer.experts]
+    untouched = sum((experts.count - experts.per_token) * experts.bytes_each for experts in mixtures)
+    active_bytes = model.weight_bytes_per_layer - untouched / model.num_layers
     assert profile.decode(1) > active_bytes / (gpu.memory_bandwidth_bytes_per_s * gpus) * 1e9
 
 
