@@ -90,7 +90,7 @@ def read_json(path: Path) -> Checkpoint:
     if said := strange_type(model_type):
         raise DataError(f"{path}: {said}")
     notes = []
-    if model_type in NESTED and not (model_type == "minimax_m3_vl" and "text_config" not in outer):
+    if model_type in NESTED:
         text = outer.get("text_config")
         if not isinstance(text, Mapping):
             raise DataError(f"{path}: a {model_type} model needs text_config, got {jsonio.shown(text)}")
