@@ -202,7 +202,7 @@ def test_place_answers_with_bound_hops_and_history(experiment, capsys):
                 "workload.limits={}",
             ],
             2,
-            "the context of llama-2-7b holds 4096",
+            "the context of llama-2-7b has 4096",
         ),
         (["--set", "cluster.nodes.0.gpus=3"], 2, "3 GPUs cannot share the 32 attention heads"),
     ],

@@ -156,7 +156,7 @@ def test_a_failing_point_is_reported_with_its_settings_and_stops_nobody(sweep, t
         ({"axes": [{"path": "seed", "values": [1]}, {"path": "seed", "values": [2]}]}, "already an axis"),
         ({"axes": [{"path": "seed", "from": "1 ms", "to": "2 s", "steps": 3}]}, "the same unit"),
         ({"axes": [{"path": "seed", "from": 0, "to": 2, "steps": 3, "scale": "log"}]}, "ends above zero"),
-        ({"seeds": [1, 1]}, "each once"),
+        ({"seeds": [1, 1]}, "without repetition"),
         ({"objective": {"metric": "output_throughputt"}}, "did you mean 'output_throughput'?"),
         ({"plots": [{"kind": "lines", "x": "rate", "y": "output_throughput"}]}, "unknown axis 'rate'"),
     ],
