@@ -48,7 +48,7 @@ def prototype_shares(
     fleet = system.fleet
     if is_pruned:
         fleet = without_links(fleet, pruned_edges(fleet.cluster))
-    placed = place_system(experiment, system, judged=False)
+    placed = place_system(experiment, system, by_flow=True)
     network = build_network(fleet, placed.placement, capacity_table(experiment, system))
     nodes = [node.id for node in fleet.cluster.nodes if node.id in network.nodes]
     value, leaving = pushed(network, nodes)

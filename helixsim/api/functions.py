@@ -77,7 +77,7 @@ def place(
     resolved = _resolved(experiment)
     spec = resolved.system(system) if isinstance(system, str) else system
     store = None if cache is None else placement_store(Path(cache))
-    return Placed.of(place_system(resolved, spec, judged=not by_flow, store=store))
+    return Placed.of(place_system(resolved, spec, by_flow=by_flow, store=store))
 
 
 def problem(experiment: _Experiment | ResolvedExperiment, system: str) -> PlacementProblem:

@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
             def progress(what: str, _s: float, value: float, bound: float, name: str = system.name) -> None:
                 advance(number / len(chosen), f"{name}: {what}, {value:.1f} tokens/s, bound {bound:.1f}")  # noqa: B023
 
-            placed[system.name] = place_system(experiment, system, progress=progress, judged=not args.by_flow)
+            placed[system.name] = place_system(experiment, system, progress=progress, by_flow=args.by_flow)
             advance((number + 1) / len(chosen), system.name)
     documents = {name: placement_document(one.placement, one.plan, one.system.fleet) for name, one in placed.items()}
     if args.json:

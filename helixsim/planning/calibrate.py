@@ -155,7 +155,7 @@ def _latencies(experiment: Experiment, system: str) -> tuple[FloatArray, FloatAr
     if found is None:
         known = ", ".join(spec.name for spec in loaded.systems)
         raise DataError(f"{experiment.path}: no system {system!r} (there are: {known})")
-    return request_latencies_s(simulate_system(loaded, place_system(loaded, found, judged=False)))
+    return request_latencies_s(simulate_system(loaded, place_system(loaded, found, by_flow=True)))
 
 
 def request_latencies_s(run: RunResult) -> tuple[FloatArray, FloatArray]:

@@ -1,7 +1,7 @@
 """One experiment, from its placed systems to its results.
 
 systems      one placed system, and how it is simulated
-judge        scores placements by short simulations
+evaluator    scores placements by short simulations
 placing      place the model for one system
 placements   placements kept by the hash of their inputs
 whatif       systems of an experiment together with those of its variants

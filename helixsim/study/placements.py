@@ -1,7 +1,7 @@
 """Placements kept under what they were made from, so that equal inputs are placed once.
 
-A strategy that never asked the judge has seen the fleet, the capacities, its options and the seed, nothing else: such
-a placement is kept under the key of these alone and serves any load. One that asked is kept under the key of the
+A strategy that never asked the evaluator has seen the fleet, the capacities, its options and the seed, nothing else:
+such a placement is kept under the key of these alone and serves any load. One that asked is kept under the key of the
 load and of all that decides how it is simulated, too. Prices and powers enter no key: no strategy may look at them.
 """
 
@@ -22,7 +22,7 @@ from helixsim.runtime.store import Codec, Store
 SCHEMA = 1
 
 Search = Callable[[], tuple[Placement, bool]]
-"""Makes a placement; the second value tells whether the judge was asked."""
+"""Makes a placement; the second value tells whether the evaluator was asked."""
 
 PlacementStore = Store[Placement]
 
@@ -42,11 +42,11 @@ def kept_or_searched(
     experiment: ResolvedExperiment,
     system: SystemSpec,
     capacities: tuple[CapacityTable | None, ...],
-    judged: bool,
+    by_flow: bool,
     search: Search,
 ) -> Placement:
     """Return the placement of these inputs; while one process searches, others with the same inputs wait for it."""
-    keys = _keys(experiment, system, capacities, judged)
+    keys = _keys(experiment, system, capacities, by_flow)
     with store.exclusive(keys[0]):
         for key in keys:
             if (found := store.get(key)) is not None:
@@ -58,7 +58,7 @@ def kept_or_searched(
 
 
 def _keys(
-    experiment: ResolvedExperiment, system: SystemSpec, capacities: tuple[CapacityTable | None, ...], judged: bool
+    experiment: ResolvedExperiment, system: SystemSpec, capacities: tuple[CapacityTable | None, ...], by_flow: bool
 ) -> list[str]:
     """Return the key of a placement that depends on the load, if any may, and that of one that does not."""
     blind = (
@@ -67,8 +67,8 @@ def _keys(
     )  # fmt: skip
     plugins = system_plugins(system)
     own = [name for name in plugins if name == system.placement]
-    if not judged:
-        return [content_key("placement without judge", blind, plugins=own)]
+    if by_flow:
+        return [content_key("placement by flow", blind, plugins=own)]
     by_goodput = getattr(system.placement_options, "criterion", None) == "goodput"
     load = (
         experiment.workload, experiment.workload_stats, experiment.engine, experiment.is_one_by_one,

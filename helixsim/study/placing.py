@@ -12,7 +12,7 @@ from helixsim.flow.operating import operating_capacity, operating_point
 from helixsim.placement import registry as placement_registry
 from helixsim.placement.base import PlacementProblem, Progress, silent
 from helixsim.placement.check import check
-from helixsim.study.judge import Judge
+from helixsim.study.evaluator import Evaluator
 from helixsim.study.placements import PlacementStore, kept_or_searched
 from helixsim.study.systems import PlacedSystem, capacity_table, operating_load
 
@@ -22,15 +22,15 @@ def place_system(
     system: SystemSpec,
     *,
     progress: Progress = silent,
-    judged: bool = True,
+    by_flow: bool = False,
     store: PlacementStore | None = None,
 ) -> PlacedSystem:
     """Place the model for one system.
 
     Parameters
     ----------
-    judged
-        Let strategies that compare candidates simulate them on the experiment's workload.
+    by_flow
+        Strategies that compare candidates do so by max-flow alone, not by simulating them on the experiment's workload.
     store
         Where placements made from equal inputs are found, and new ones kept; None: always search.
 
@@ -43,15 +43,15 @@ def place_system(
     problem = replace(placement_problem(experiment, system), progress=progress)
 
     def search() -> tuple[Placement, bool]:
-        judge = _Watched(Judge(planned, system, problem.capacity)) if judged else None
-        given = problem if judge is None else replace(problem, evaluator=judge, estimate=judge.estimate)
+        evaluator = None if by_flow else Evaluator(planned, system, problem.capacity)
+        given = problem if evaluator is None else replace(problem, evaluator=evaluator, estimate=evaluator.estimate)
         found = placement_registry.get(system.placement)().solve(given, system.placement_options)
-        return found, judge is not None and judge.was_asked
+        return found, evaluator is not None and evaluator.was_asked
 
     if store is None:
         placement = search()[0]
     else:
-        placement = kept_or_searched(store, planned, system, (problem.capacity, problem.operating), judged, search)
+        placement = kept_or_searched(store, planned, system, (problem.capacity, problem.operating), by_flow, search)
     return assembled(experiment, system, placement)
 
 
@@ -95,20 +95,3 @@ def as_planned(experiment: ResolvedExperiment) -> ResolvedExperiment:
             workload_stats=replace(experiment.workload_stats, offered_rps=rate_rps),
         )
     return experiment
-
-
-class _Watched:
-    """A judge that remembers whether it was asked: a placement made without it does not depend on the load."""
-
-    def __init__(self, judge: Judge) -> None:
-        self._judge = judge
-        self.was_asked = False
-
-    def __call__(self, placement: Placement) -> float:
-        self.was_asked = True
-        return self._judge(placement)
-
-    def estimate(self, placement: Placement) -> float:
-        """See ``Judge.estimate``."""
-        self.was_asked = True
-        return self._judge.estimate(placement)

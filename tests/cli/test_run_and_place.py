@@ -14,7 +14,7 @@ import pytest
 
 from helixsim import load_experiment
 from helixsim.cli.main import main
-from helixsim.study.judge import Judge
+from helixsim.study.evaluator import Evaluator
 from helixsim.study.placing import place_system
 from helixsim.study.systems import capacity_table
 
@@ -150,11 +150,11 @@ def test_every_criterion_chooses_a_placement_no_worse_than_the_baseline_by_it(ex
         experiment, [f"systems.0.placement={{strategy: helix, candidates: 4, criterion: {criterion}}}"]
     )
     system = loaded.systems[0]
-    judge = Judge(loaded, system, capacity_table(loaded, system))
+    evaluator = Evaluator(loaded, system, capacity_table(loaded, system))
     mine = place_system(loaded, system).placement
     scores = [entry["score"] for entry in mine.notes["candidates"] if entry["score"] is not None]
-    assert judge(mine) == max(scores) > 0
-    assert judge(mine) >= judge(place_system(loaded, loaded.systems[1], judged=False).placement)
+    assert evaluator(mine) == max(scores) > 0
+    assert evaluator(mine) >= evaluator(place_system(loaded, loaded.systems[1], by_flow=True).placement)
 
 
 def test_place_shows_the_frontier(experiment, capsys):

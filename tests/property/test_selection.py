@@ -10,7 +10,7 @@ import pytest
 import helixsim
 from helixsim.config.experiment import ResolvedExperiment
 from helixsim.errors import InfeasibleError
-from helixsim.study.judge import Judge
+from helixsim.study.evaluator import Evaluator
 from helixsim.study.placing import place_system
 from helixsim.study.systems import capacity_table
 
@@ -66,14 +66,14 @@ def test_the_chosen_placement_never_loses_to_a_baseline(seed: int, tmp_path: Pat
     baselines = {}
     for other in others:
         try:
-            baselines[other.name] = place_system(experiment, other, judged=False).placement
+            baselines[other.name] = place_system(experiment, other, by_flow=True).placement
         except InfeasibleError:
             continue
-    judge = Judge(experiment, system, capacity_table(experiment, system))
+    evaluator = Evaluator(experiment, system, capacity_table(experiment, system))
     try:
-        chosen = judge(place_system(experiment, system).placement)
+        chosen = evaluator(place_system(experiment, system).placement)
     except InfeasibleError:
         assert not baselines, "a baseline holds the model, the search does not"
         return
     for name, baseline in baselines.items():
-        assert chosen >= judge(baseline) - 1e-9, name
+        assert chosen >= evaluator(baseline) - 1e-9, name

@@ -9,7 +9,7 @@ from tiny import tiny
 import helixsim
 from helixsim.flow.network import build_network
 from helixsim.metrics.objectives import Target
-from helixsim.study.judge import Judge
+from helixsim.study.evaluator import Evaluator
 from helixsim.study.systems import capacity_table, patience_for, simulate_system
 from helixsim.study.whatif import cases, place_case
 
@@ -53,9 +53,9 @@ def test_all_systems_of_an_experiment_see_the_same_requests(experiment) -> None:
 def test_candidates_are_judged_on_other_requests_than_those_they_are_reported_on(experiment, monkeypatch) -> None:
     ours = experiment()
     placed = helixsim.place(ours, "swarm")
-    judge, seen = Judge(ours, ours.systems[0], capacity_table(ours, ours.systems[0])), []
-    monkeypatch.setattr(judge, "_merit", lambda run: seen.append(run) or 1.0)
-    assert judge(placed.placement) == 1.0
+    evaluator, seen = Evaluator(ours, ours.systems[0], capacity_table(ours, ours.systems[0])), []
+    monkeypatch.setattr(evaluator, "_merit", lambda run: seen.append(run) or 1.0)
+    assert evaluator(placed.placement) == 1.0
     judged, reported = load_of(seen[0]), load_of(simulate_system(ours, placed))
     count = min(judged.shape[1], reported.shape[1])
     assert (judged[:, :count] != reported[:, :count]).mean() > 0.9

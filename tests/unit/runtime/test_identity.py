@@ -87,7 +87,7 @@ def digest_of(root):
 DECIDING = (
     "engine/worker.py", "metrics/latency.py", "routing/walk.py", "batching/policies.py", "flow/maxflow.py",
     "placement/helix.py", "hardware/roofline.py", "workload/arrivals.py", "domain/cluster.py", "config/resolve.py",
-    "study/judge.py", "solver.py", "rng.py", "units.py",
+    "study/evaluator.py", "solver.py", "rng.py", "units.py",
 )  # fmt: skip
 PRESENTING = ("report/html.py", "report/rows.py", "cli/run.py", "papers/helix/report_text.py", "runtime/store.py")
 

@@ -43,9 +43,9 @@ def searches(monkeypatch):
     return counts
 
 
-def place_all(path, store, *overrides, judged=True):
+def place_all(path, store, *overrides, by_flow=False):
     experiment = helixsim.load_experiment(path, overrides)
-    return [place_system(experiment, system, store=store, judged=judged) for system in experiment.systems]
+    return [place_system(experiment, system, store=store, by_flow=by_flow) for system in experiment.systems]
 
 
 @pytest.mark.slow
@@ -105,7 +105,7 @@ def test_a_damaged_file_is_searched_anew_and_renew_replaces(path, tmp_path, sear
 
 def test_flow_only_and_judged_placements_are_kept_apart(path, tmp_path, searches):
     store = placement_store(tmp_path / "store")
-    place_all(path, store, judged=False)
+    place_all(path, store, by_flow=True)
     place_all(path, store)
     assert searches["helix"] == 2
 

@@ -1,4 +1,4 @@
-"""The judge of placements: short simulations of the experiment's own load.
+"""The evaluator of placements: short simulations of the experiment's own load.
 
 A request for a 70B model lives for minutes, so a placement that falls behind may look lively for as long. Where the
 load comes at a rate and a candidate shows signs of strain, it is therefore also driven to saturation: one that cannot
@@ -31,7 +31,7 @@ DURATION_NS = 240 * NS_PER_S
 SATURATED_DURATION_NS = 120 * NS_PER_S
 
 SEED_OFFSET = 1_000_003
-"""Candidates are judged on other requests than those they are reported on, unless the load is a recorded trace."""
+"""Candidates are evaluated on other requests than those they are reported on, unless the load is a recorded trace."""
 
 HEADROOM = 1.2
 """A placement keeps up if, saturated, it serves this many times the offered output tokens/s: at more than about five
@@ -47,7 +47,7 @@ _ALMOST_NONE = 1e-3
 """Fewer requests in the system than this, on average, count as this many."""
 
 
-class Judge:
+class Evaluator:
     """Scores legal placements of one system; higher is better, negative: it falls behind the offered load.
 
     The criterion is that of the strategy's options. ``balanced``: output tokens/s over the root of the time per token,
@@ -62,6 +62,8 @@ class Judge:
         self.experiment = experiment
         self.system = system
         self.capacity = capacity
+        self.was_asked = False
+        """A placement made without asking does not depend on the load."""
         self.criterion: str = getattr(system.placement_options, "criterion", "balanced")
         slo = experiment.slo
         if self.criterion == "goodput" and slo.ttft_s is slo.tpot_s is slo.e2el_s is None:
@@ -71,6 +73,7 @@ class Judge:
 
     def __call__(self, placement: Placement) -> float:
         """Return the score of a placement."""
+        self.was_asked = True
         plan = max_flow(self.system.fleet, placement, self.capacity)
         if plan.max_flow_tokens_per_s <= 0:
             return float("-inf")
@@ -89,6 +92,7 @@ class Judge:
 
         Of placements that keep up it ranks those first that need least time per token under the offered load.
         """
+        self.was_asked = True
         offered = self._offered_tokens_per_s()
         point = operating_point(
             self.system.fleet, placement, operating_load(self.experiment, self.system), offered_output_per_s=offered
@@ -108,7 +112,7 @@ class Judge:
             warmup_ns = min(WARMUP_NS, max(full.warmup_ns, full.duration_ns // 2))
             window = Window(warmup_ns, min(full.duration_ns, longest_ns), drain=False)
         arrivals = placed.system.arrivals or self.experiment.workload.arrivals
-        if process_of(arrivals).mode is FeedMode.CLOSED_LOOP:  # judged as it runs, not by how it ends
+        if process_of(arrivals).mode is FeedMode.CLOSED_LOOP:  # measured while it runs, not by how it ends
             endless = replace(placed.system, arrivals=replace(arrivals, num_requests=None))
             placed = replace(placed, system=endless)
         return simulate_system(self.experiment, placed, window=window, seed=self.experiment.seed + SEED_OFFSET)
