@@ -7,6 +7,7 @@ can be reported at once.
 from __future__ import annotations
 
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -94,6 +95,9 @@ class Choices:
     problems: list[Problem]
 
 
+_HUGGING_FACE_ID = re.compile(r"[\w-]+/[\w.-]+")
+
+
 def look_up(source: Source, registries: Registries) -> Choices:
     """Look up every name in ``source`` and check its options."""
     choices = Choices({}, {}, {}, [])
@@ -111,7 +115,11 @@ def look_up(source: Source, registries: Registries) -> Choices:
             if not is_file(file / "config.json"):
                 choices.problems.append(source.problem(path, f"the folder {file} has no config.json"))
         elif not is_file(file):
-            choices.problems.append(source.problem(path, f"no such file: {shortened(str(file))}"))
+            message = f"no such file: {shortened(str(file))}"
+            if kind == "model" and _HUGGING_FACE_ID.fullmatch(name) and not name.endswith((".json", ".yaml", ".yml")):
+                ids = ", ".join(sorted(catalog.hugging_face_ids()))
+                message += f", and no Hugging Face id that helixsim has the figures of (known: {ids})"
+            choices.problems.append(source.problem(path, message))
     _choose(source, ("workload", "lengths"), lengths.get, choices)
     for number in _entries(source, ("systems",)):
         for key, registry, default in (

@@ -191,6 +191,19 @@ def test_the_folder_of_a_model_with_or_without_a_byte_order_mark(path, tmp_path,
     assert any("config.json" in line for line in faults(path))
 
 
+def test_a_hugging_face_id_is_a_model_of_the_catalogue_unless_there_is_such_a_folder(path, tmp_path):
+    path.write_text(EXPERIMENT.replace("llama-2-7b", "Qwen/Qwen3-8B"), encoding="utf-8")
+    found = load_experiment(path)
+    assert (found.fleet.model.name, found.fleet.model.num_layers) == ("qwen3-8b", 36)
+    assert found.file_hashes == ()
+    (tmp_path / "Qwen" / "Qwen3-8B").mkdir(parents=True)
+    (tmp_path / "Qwen" / "Qwen3-8B" / "config.json").write_text(json.dumps(LLAMA), encoding="utf-8")
+    found = load_experiment(path)
+    assert (found.fleet.model.name, found.fleet.model.num_layers) == ("Qwen/Qwen3-8B", 32)
+    path.write_text(EXPERIMENT.replace("llama-2-7b", "Qwen/Qwen3-9B"), encoding="utf-8")
+    assert any("no such file" in line and "Hugging Face" in line for line in faults(path))
+
+
 QUANTIZED = [
     ({"quantization_config": {"quant_method": "fbgemm_fp8"}}, None, "fp8"),
     ({"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}, None, "fp8"),
