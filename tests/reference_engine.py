@@ -545,6 +545,8 @@ class View:
         if not machine.residents or now > machine.capacity:
             return now <= machine.capacity
         cap, inputs = machine.node.max_requests, self.reference.inputs
+        if inputs.engine.loops_inside:
+            cap = min(machine.limits.max_decode_seqs, cap or machine.limits.max_decode_seqs)
         return (
             now <= machine.capacity - int(inputs.engine.min_free_share * machine.capacity)
             and (cap is None or len(machine.residents) < cap)

@@ -90,7 +90,8 @@ def _heading(experiment: ResolvedExperiment) -> list[str]:
         f"load: {load}",
     ]
     profiles = {profile.kind: profile for profile in experiment.fleet.profiles}.values()
-    memory = ", ".join(f"{p.kind} {p.kv_tokens(p.max_layers)} ({p.max_layers} layers)" for p in profiles)
+    num_layers = experiment.fleet.model.num_layers
+    memory = ", ".join(f"{p.kind} {p.kv_tokens(p.max_layers, num_layers)} ({p.max_layers} layers)" for p in profiles)
     lines.append(f"engine: {experiment.engine.name}; KV tokens at the maximum planned layers: {memory}")
     lines += [f"dropped: {count} requests ({reason})" for reason, count in stats.dropped if count]
     lines += [f"assumed: {assumption}" for assumption in experiment.assumptions]

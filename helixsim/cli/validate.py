@@ -119,7 +119,9 @@ def _nodes(experiment: ResolvedExperiment) -> list[dict[str, Any]]:
             "count": count,
             "layers_that_fit": len(profile_of[node_type].kv_blocks),
             "max_layers": profile_of[node_type].max_layers,
-            "kv_tokens_at_max_layers": profile_of[node_type].kv_tokens(profile_of[node_type].max_layers),
+            "kv_tokens_at_max_layers": profile_of[node_type].kv_tokens(
+                profile_of[node_type].max_layers, fleet.model.num_layers
+            ),
             "compute": profile_of[node_type].compute.source,
         }
         for (node_type, region), count in counts.items()

@@ -335,6 +335,10 @@ class NodeProfile:
         lost_bytes = self.ends_bytes.of(held.start == 0, held.end == num_layers)
         return max(0, blocks - math.ceil(lost_bytes / (self.block_bytes * held.layers))) if lost_bytes else blocks
 
-    def kv_tokens(self, layers: int) -> int:
-        """Return how many tokens fit into the KV cache of a node with ``layers`` layers."""
-        return self.block_tokens * self.kv_blocks[layers - 1]
+    def kv_tokens(self, layers: int, num_layers: int = 0) -> int:
+        """Return how many tokens fit into the KV cache of a node with ``layers`` layers.
+
+        Embedding and output head lie beside them if these are all ``num_layers`` of the model.
+        """
+        whole = layers == num_layers
+        return self.block_tokens * (self.blocks(LayerRange(0, layers), layers) if whole else self.kv_blocks[layers - 1])

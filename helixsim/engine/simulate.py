@@ -173,7 +173,11 @@ class _Run:
     def _pool(self, node_id: str, layer_range: LayerRange) -> KvPool:
         fleet = self.inputs.fleet
         blocks = fleet.kv_blocks(node_id, layer_range)
-        return KvPool(blocks, layer_range.layers, fleet.cluster.node(node_id).max_requests)
+        most = fleet.cluster.node(node_id).max_requests
+        if self.inputs.engine.loops_inside:  # the scheduler of an engine runs no more sequences than one step can hold
+            seqs = fleet.profile(node_id).limits[layer_range.layers - 1].max_decode_seqs
+            most = seqs if most is None else min(most, seqs)
+        return KvPool(blocks, layer_range.layers, most)
 
     def execute(self) -> RunResult:
         """Run to the end and collect the result."""
