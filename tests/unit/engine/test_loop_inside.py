@@ -42,7 +42,8 @@ def served(tmp_path: Path, *overrides: str):
 def test_two_in_flight_make_almost_twice_the_tokens_of_one(tmp_path):
     """Decode of 8B reads its weights once a step for all sequences (InferenceX issue 828: x 1.8 for each doubling)."""
     rates = [
-        served(tmp_path, f"workload.arrivals.concurrency={count}").throughput.output_tokens_per_s for count in (1, 2, 3, 8, 32)
+        served(tmp_path, f"workload.arrivals.concurrency={count}").throughput.output_tokens_per_s
+        for count in (1, 2, 3, 8, 32)
     ]
     assert rates[1] >= 1.9 * rates[0]
     assert rates == sorted(rates)
