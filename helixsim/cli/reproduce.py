@@ -132,9 +132,9 @@ def run_fidelity(args: argparse.Namespace) -> int:
         results = fidelity.evaluate(
             cells,
             executor,
+            cache,
             seeds=args.seeds,
             edits=options.edits(args),
-            cache=cache,
             force=args.force,
             progress=advance,
         )
@@ -163,9 +163,7 @@ def _run_fit(args: argparse.Namespace, cells: tuple[Cell, ...], cache: Path) -> 
     from helixsim.papers.helix import engine_fit, tables
 
     with console.progress("fit", quiet=args.quiet) as advance, options.executor(args) as executor:
-        fit = engine_fit.fit(
-            cells, executor, seeds=args.seeds, edits=options.edits(args), cache=cache, progress=advance
-        )
+        fit = engine_fit.fit(cells, executor, cache, seeds=args.seeds, edits=options.edits(args), progress=advance)
     if args.json:
         print(json.dumps(engine_fit.document(fit), indent=2))
     else:

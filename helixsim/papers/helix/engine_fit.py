@@ -60,11 +60,11 @@ class EngineFit:
 def fit(
     cells: Sequence[Cell],
     executor: Executor,
+    cache: Path,
     *,
     ladders_s: dict[str, tuple[float, ...]] | None = None,
     seeds: int = SEEDS,
     edits: Sequence[hx.Edit] = (),
-    cache: Path | None = None,
     progress: Report = lambda _share, _what: None,
 ) -> EngineFit:
     """Search the ladders for the point that meets the fitted cells best, then again with groups of cells held out.
@@ -73,7 +73,7 @@ def fit(
     ----------
     ladders_s
         Rising values of each overhead [s], None: ``LADDERS_S``.
-    executor, seeds, edits, cache
+    executor, cache, seeds, edits
         As for ``evaluate``.
     """
     ladders = ladders_s or LADDERS_S
@@ -85,7 +85,7 @@ def fit(
             values = {key: ladder[rung] for (key, ladder), rung in zip(ladders.items(), point, strict=True)}
             overheads = [hx.Edit.of(f"engine.{key}", f"{seconds * 1e3:g} ms") for key, seconds in values.items()]
             tried[point] = evaluate(
-                fitted, executor, seeds=seeds, online_seeds=seeds, edits=[*edits, *overheads], cache=cache
+                fitted, executor, cache, seeds=seeds, online_seeds=seeds, edits=[*edits, *overheads]
             )
             said = " ".join(f"{edit.key}={edit.value}" for edit in overheads)
             progress(len(tried) / (len(tried) + len(ladders)), f"point {len(tried)}: {said}")

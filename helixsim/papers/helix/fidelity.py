@@ -14,15 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import helixsim as hx
-from helixsim.errors import HelixsimError
+from helixsim.errors import InfeasibleError
 from helixsim.metrics.latency import latency_samples
 from helixsim.papers.helix.cells import METRICS, Cell, Figures, Part
-from helixsim.runtime.identity import content_key, experiment_key
+from helixsim.papers.helix.tasks import Outcome, loaded, perform_all
+from helixsim.runtime.identity import experiment_key
 from helixsim.runtime.pool import Executor, Report
-from helixsim.runtime.store import Codec, Store
 from helixsim.units import NS_PER_S
-
-SCHEMA = 1
 
 SEEDS = 6
 """Single runs of offline cells differ by 1 to 5 % in throughput (standard deviation), means of six by 1 to 2 %."""
@@ -72,14 +70,50 @@ class CellResult:
         return _relative(self.cell.paper.get(metric), self.cell.measured.get(metric))
 
 
+@dataclass(frozen=True, slots=True)
+class PartRun:
+    """One simulation of a part (a ``tasks.Task``) under a seed; ``edits`` change its experiment."""
+
+    part: Part
+    edits: tuple[hx.Edit, ...]
+    seed: int
+
+    @property
+    def title(self) -> str:
+        """See ``Task.title``."""
+        return str(self.part)
+
+    def key(self) -> str:
+        """See ``Task.key``."""
+        return f"{experiment_key(loaded(self.part.file, self.edits))} {self.part.system} {self.seed}"
+
+    def perform(self, _cache: Path | None) -> Outcome:
+        """Return the fields of ``PartFigures``."""
+        started_s = time.process_time()
+        experiment = hx.load(self.part.file).with_(self.edits).with_(seed=self.seed).resolve()
+        run = hx.simulate(experiment, hx.place(experiment, self.part.system, by_flow=True))
+        ttft_ns = latency_samples(run).ttft_ns
+        return asdict(
+            PartFigures(
+                window_s=(run.window_end_ns - run.window_start_ns) / NS_PER_S,
+                prompts=len(ttft_ns),
+                ttft_s=float(ttft_ns.sum()) / NS_PER_S,
+                steps=int(run.gaps.count.sum()),
+                step_s=run.gaps.sum_ns / NS_PER_S,
+                preemptions=int(run.counters["preemptions"]),
+                cpu_s=time.process_time() - started_s,
+            )
+        )
+
+
 def evaluate(
     cells: Sequence[Cell],
     executor: Executor,
+    cache: Path,
     *,
     seeds: int = SEEDS,
     online_seeds: int | None = None,
     edits: Sequence[hx.Edit] = (),
-    cache: Path | None = None,
     force: bool = False,
     progress: Report = lambda _share, _what: None,
 ) -> list[CellResult]:
@@ -87,29 +121,32 @@ def evaluate(
 
     Parameters
     ----------
+    cache
+        Folder in which the figures of parts are kept under their content key and found again.
     seeds
         How many seeds to simulate, from 0 on.
     online_seeds
         The same for online cells; None: ``ONLINE_SEEDS`` times as many.
     edits
         Changes of every experiment.
-    cache
-        Folder in which the figures of parts are kept under their content key and found again, None: nowhere.
     force
         Simulate again what the cache holds.
     progress
         Told how much of all parts is done and which part is being simulated.
     """
     counts = {cell.name: (online_seeds or ONLINE_SEEDS * seeds) if cell.mode == "online" else seeds for cell in cells}
-    runs = list(
-        dict.fromkeys((part, seed) for cell in cells for part in cell.parts for seed in range(counts[cell.name]))
-    )
-    tasks = [(part, (*edits, hx.Edit.of("seed", seed)), cache, force) for part, seed in runs]
+    runs = {
+        (part, seed): PartRun(part, tuple(edits), seed)
+        for cell in cells
+        for part in cell.parts
+        for seed in range(counts[cell.name])
+    }
+    results = perform_all(list(runs.values()), cache, executor, force=force, progress=progress)
     figures: dict[tuple[Part, int], PartFigures] = {}
-    for number, outcome in executor.carry_out(_simulate_part, tasks, progress):
-        if isinstance(outcome, HelixsimError):
-            raise outcome.within(str(runs[number][0]))
-        figures[runs[number]] = outcome
+    for key, run in runs.items():
+        if failed := results.failure(run):
+            raise InfeasibleError(f"{run.title}: {failed}")
+        figures[key] = PartFigures(**results.outcome(run))
     return [
         over_seeds(
             [pool_parts(cell, [figures[part, seed] for part in cell.parts]) for seed in range(counts[cell.name])]
@@ -181,32 +218,6 @@ def document(results: Sequence[CellResult]) -> dict[str, Any]:
         },
         "summary": summary(results),
     }
-
-
-def _simulate_part(task: tuple[Part, tuple[hx.Edit, ...], Path | None, bool], report: Report) -> PartFigures:
-    part, edits, cache, force = task
-    report(0.0, str(part))
-    experiment = hx.load(part.file).with_(edits).resolve()
-    if cache is None:
-        return _figures(experiment, part)
-    key = content_key("part", experiment_key(experiment), part.system, code=(__name__,))
-    store = Store(cache, "part", SCHEMA, Codec(asdict, lambda document: PartFigures(**document)), renew=force)
-    return store.obtain(key, lambda: _figures(experiment, part))
-
-
-def _figures(experiment: hx.ResolvedExperiment, part: Part) -> PartFigures:
-    started_s = time.process_time()
-    run = hx.simulate(experiment, hx.place(experiment, part.system, by_flow=True))
-    ttft_ns = latency_samples(run).ttft_ns
-    return PartFigures(
-        window_s=(run.window_end_ns - run.window_start_ns) / NS_PER_S,
-        prompts=len(ttft_ns),
-        ttft_s=float(ttft_ns.sum()) / NS_PER_S,
-        steps=int(run.gaps.count.sum()),
-        step_s=run.gaps.sum_ns / NS_PER_S,
-        preemptions=int(run.counters["preemptions"]),
-        cpu_s=time.process_time() - started_s,
-    )
 
 
 def _relative(ours: float | None, measured: float | None) -> float | None:

@@ -104,11 +104,11 @@ class Simulation:
         return replace(placed, plan=replace(placed.plan, edges=edges))
 
     def _load(self, load: tuple[hx.Edit, ...]) -> hx.ResolvedExperiment:
-        return _loaded(self.file, (*self.settings, *load))
+        return loaded(self.file, (*self.settings, *load))
 
 
 @lru_cache(maxsize=16)
-def _loaded(file: Path, edits: tuple[hx.Edit, ...]) -> hx.ResolvedExperiment:
+def loaded(file: Path, edits: tuple[hx.Edit, ...]) -> hx.ResolvedExperiment:
     """Return an experiment; the systems of a file follow one another, and reading it takes a tenth of a second."""
     return hx.load(file).with_(edits).resolve()
 

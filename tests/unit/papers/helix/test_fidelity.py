@@ -63,10 +63,10 @@ def test_results_of_seeds_are_averaged_and_their_spread_is_a_share_of_the_mean()
     assert over_seeds(runs[:1]).spread == Figures()
 
 
-def test_a_seed_more_draws_another_load():
+def test_a_seed_more_draws_another_load(tmp_path):
     online = [c for c in CELLS if c.name == "30b-helix-online"]
     short = edits_of({"workload.warmup": "5 s", "workload.duration": "20 s"})
-    assert fidelity.evaluate(online, Serial(), seeds=1, online_seeds=2, edits=short)[0].spread.throughput
+    assert fidelity.evaluate(online, Serial(), tmp_path, seeds=1, online_seeds=2, edits=short)[0].spread.throughput
 
 
 @pytest.mark.parametrize("file", sorted({p.file for c in CELLS if c.mode == "online" for p in c.parts}))
@@ -100,16 +100,16 @@ def test_loss_is_zero_where_all_is_met_and_the_same_for_twice_and_half():
     assert engine_fit.loss([result(throughput=200.0)]) == pytest.approx(math.log(2) / 3)
 
 
-def test_the_fit_finds_the_overhead_that_meets_the_cells_and_holds_groups_out(monkeypatch):
+def test_the_fit_finds_the_overhead_that_meets_the_cells_and_holds_groups_out(monkeypatch, tmp_path):
     truth = {"l4": 1e-3, "t4": 2e-3}
 
-    def simulate(cells, _executor, *, edits, **_more):
+    def simulate(cells, _executor, _cache, *, edits, **_more):
         seconds = float(edits[-1].value.split()[0]) * 1e-3
         return [CellResult(c, Figures(100.0 * (1 + seconds) / (1 + truth[c.gpus[0]]), 1.0, 0.1), 0, 0.0) for c in cells]
 
     monkeypatch.setattr(engine_fit, "evaluate", simulate)
     cells = [cell("a"), cell("b"), cell("c", gpus=("t4",)), cell("d", gpus=("t4",), is_fitted=False)]
-    found = engine_fit.fit(cells, Serial(), ladders_s={"batch_overhead": (0.0, 1e-3, 2e-3)})
+    found = engine_fit.fit(cells, Serial(), tmp_path, ladders_s={"batch_overhead": (0.0, 1e-3, 2e-3)})
     assert (found.overheads_s, found.at_edge, found.tried) == ({"batch_overhead": 1e-3}, (), 3)
     held = {held.name: held for held in found.held_out}
     assert held["l4"].overheads_s == {"batch_overhead": 2e-3}
@@ -119,13 +119,13 @@ def test_the_fit_finds_the_overhead_that_meets_the_cells_and_holds_groups_out(mo
 
 def test_results_are_found_again_unless_they_are_damaged_or_decided_by_other_code(tmp_path, monkeypatch):
     simulated = []
-    real = fidelity._figures
-    monkeypatch.setattr(fidelity, "_figures", lambda *inputs: simulated.append(inputs) or real(*inputs))
+    real = fidelity.PartRun.perform
+    monkeypatch.setattr(fidelity.PartRun, "perform", lambda *inputs: simulated.append(inputs) or real(*inputs))
     one = [c for c in CELLS if c.name == "30b-helix-offline-l4"]
 
     def figures(**options):
         (result,) = fidelity.evaluate(
-            one, Serial(), seeds=1, edits=edits_of({"workload.duration": "5 s"}), cache=tmp_path, **options
+            one, Serial(), tmp_path, seeds=1, edits=edits_of({"workload.duration": "5 s"}), **options
         )
         return result.simulated
 
@@ -158,8 +158,8 @@ def test_faults_of_a_cells_file_name_the_place(tmp_path, text, said):
         load_cells(path)
 
 
-def test_the_part_of_a_system_that_is_not_there_is_refused():
+def test_the_part_of_a_system_that_is_not_there_is_refused(tmp_path):
     part = Part(cells_path().parent / "70b-helix-offline.yaml", "nobody")
     lost = Cell("x", "m", "offline", ("l4",), (part,), Figures(1.0), Figures(), True, "")
     with pytest.raises(ConfigError, match="unknown system 'nobody'"):
-        fidelity.evaluate([lost], Serial())
+        fidelity.evaluate([lost], Serial(), tmp_path)
