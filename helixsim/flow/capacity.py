@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -220,9 +221,5 @@ def _simple_bound(counts: Mapping[tuple[float, ...], int], num_layers: int) -> f
     return sum(count * best_supply(table, float("inf")) for table, count in counts.items()) / num_layers
 
 
-def _table_counts(fleet: Fleet, capacity: CapacityTable) -> dict[tuple[float, ...], int]:
-    counts: dict[tuple[float, ...], int] = {}
-    for node in fleet.cluster.nodes:
-        table = capacity.of(node.id)
-        counts[table] = counts.get(table, 0) + 1
-    return counts
+def _table_counts(fleet: Fleet, capacity: CapacityTable) -> Mapping[tuple[float, ...], int]:
+    return Counter(capacity.of(node.id) for node in fleet.cluster.nodes)

@@ -1,4 +1,4 @@
-"""The laws every placement obeys, whatever its source."""
+"""The conditions that every placement meets, whatever its source."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ def check(fleet: Fleet, placement: Placement) -> None:
     Raises
     ------
     DataError
-        If it names unknown nodes or another number of layers, or a range is empty or leaves the model: it is not a
-        placement of this model on this fleet.
+        If it is not a placement of this model on this fleet: unknown nodes, another number of layers, or ranges that
+        are empty or outside the model.
     InfeasibleError
-        If a node cannot hold its layers, a layer is on no node, or no route passes all layers.
-        Either message lists every broken law of its kind.
+        If a node cannot hold its layers, no node holds a layer, or no route passes all layers.
+        Both messages list all violations of their type.
     """
     faults = _misfits(fleet, placement)
     if faults:
@@ -64,20 +64,20 @@ def _shortages(fleet: Fleet, placement: Placement) -> list[str]:
         elif fleet.kv_blocks(node, layers) < 1:
             faults.append(
                 f"node {node!r} ({fleet.cluster.node(node).node_type}) has layers [{layers.start}, {layers.end}): "
-                "with the embedding or the output head beside them no KV memory is left"
+                "beside the embedding or the output head no KV memory is left"
             )
-    bare = _bare_layers(placement)
-    if bare:
-        faults.append(f"layers on no node: {_as_ranges(bare)}")
+    missing = _missing_layers(placement)
+    if missing:
+        faults.append(f"layers on no node: {_as_ranges(missing)}")
     elif not has_complete_route(placement):
         faults.append(
-            "no route passes all layers: no chain of nodes in which each starts where the one before it ends"
-            + (" or holds the layer after that" if placement.partial_inference else " (partial inference is off)")
+            "no route passes all layers: no series of nodes in which each starts where the previous one ends"
+            + (" or holds the next layer" if placement.partial_inference else " (partial inference is off)")
         )
     return faults
 
 
-def _bare_layers(placement: Placement) -> list[int]:
+def _missing_layers(placement: Placement) -> list[int]:
     held = [False] * placement.num_layers
     for layers in placement.ranges.values():
         held[layers.start : layers.end] = [True] * layers.layers
@@ -96,7 +96,7 @@ def _as_ranges(layers: list[int]) -> str:
 
 
 def has_complete_route(placement: Placement) -> bool:
-    """Return whether some chain of nodes runs all layers, each once and in order."""
+    """Return whether some series of nodes runs every layer once and in order."""
     reached = {(pipeline, 0) for pipeline in (None, *placement.pipelines.values())}
     for node, layers in sorted(placement.ranges.items(), key=lambda item: item[1].end):
         pipeline = placement.pipelines.get(node)

@@ -4,11 +4,8 @@ For a target flow F only min(capacity, F) counts. The master program decides how
 used; pricing supplies the stage groups that are worth most at the master's dual prices. Nodes enter by node group only,
 so the symmetry that defeats the per-node program (every permutation of equal nodes and of stages) is gone.
 
-A pipeline passes its regions in a given order, each once, over one bridge between each two. If the stage groups next to
-a bridge are spread n1 and n2 ways, a link between two of their segments carries at most F / (n1 n2), and a link from
-the first of them to a segment of the bridge at most 1 / n1 of what that segment carries; so rows that count spread
-stage groups make the pipeline exact, given ample links inside regions. See docs/placement.md, section "Pipelines
-through several regions".
+A pipeline passes its regions in a given order, each once, over one bridge between each two. See docs/placement.md,
+section "Column generation".
 """
 
 from __future__ import annotations
@@ -36,10 +33,10 @@ class PipelineSearch:
     Parameters
     ----------
     groups
-        All node groups of the fleet; those of regions outside ``order`` are not used.
+        Node groups; those of regions outside ``order`` are not used.
     crossings_tokens_per_s
-        One entry between each two neighbours in ``order``: capacity of the slowest link from a node of the one region
-        to a node of the next [tokens/s].
+        For each two neighbours in ``order``, the capacity of the link between a node of the one and a node of the next
+        [tokens/s].
     longest, grid
         See ``Pricer``; larger values find more and take longer.
     """
@@ -66,16 +63,16 @@ class PipelineSearch:
         fewest_hops: bool = False,
         time_left_s: Callable[[], float] = lambda: solver.INFINITY,
     ) -> Pipeline | None:
-        """Return a pipeline that carries ``flow_tokens_per_s`` [tokens/s]; None if none was found.
+        """Return a pipeline that carries ``flow_tokens_per_s`` [tokens/s], None if none is found.
 
-        With ``fewest_hops`` it has as few hops as the search can find, else any number up to ``max_hops``.
+        With ``fewest_hops`` it has as few hops as the search can find, else up to ``max_hops``.
         """
         return _Generation(self, flow_tokens_per_s, max_hops, fewest_hops, time_left_s).pipeline()
 
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """A type of column to price; ``spread``: number of ways that pricing spreads its stage group."""
+    """A type of column to price; its stage group is to be spread ``spread`` ways."""
 
     slot: Slot
     spread: int
@@ -133,7 +130,7 @@ class _Generation:
         return None if counts is None else self.master.pipeline(counts)
 
     def _with_fewest_hops(self, prices: Prices) -> dict[Column, int] | None:
-        """Return an integer solution within the hops of the continuous one, or a few more."""
+        """Return an integer solution with the hops of the continuous one, or a few more."""
         fewest = int(np.ceil(prices.amounts @ self.master.depths() - 1e-6))
         for extra in tuning.EXTRA_HOPS if self.is_one_region else tuning.EXTRA_HOPS_CROSSING:
             if self.limit is None or fewest + extra <= self.limit:
@@ -146,7 +143,7 @@ class _Generation:
     # --- columns -----------------------------------------------------------------------------------------------------
 
     def _all_targets(self) -> list[_Target]:
-        """Return every type of column that may be of use."""
+        """Return all types of columns."""
         members = self.search.members
         evens = [bridges[0].spread_before if bridges else 1 for bridges in self.empty_bridges]
         candidates = [sorted({1, 2, 3} if even <= 3 else {1, even // 2, even}) for even in evens]
@@ -156,19 +153,19 @@ class _Generation:
         for region, groups in enumerate(members):
             for spread in spreads:
                 limit = float("inf") if spread == 1 else self.flow / spread
-                targets.append(_Target(Inside(region), spread, Request((Side(groups, limit),))))
+                targets.append(_Target(Inside(region), spread, (Side(groups, limit),)))
         for crossing, link in enumerate(self.search.crossings_tokens_per_s):
             for before, after in itertools.product(candidates[crossing], repeat=2):
                 if before + after <= 2 * max(2, max(candidates[crossing]) - 1):
                     sides = (Side(members[crossing], after * link), Side(members[crossing + 1], before * link))
-                    targets.append(_Target(Bridge(crossing, before, after), 1, Request(sides)))
+                    targets.append(_Target(Bridge(crossing, before, after), 1, sides))
         return targets
 
     def _undominated(self, prices: Prices) -> list[_Target]:
-        """Return the targets that no other one dominates at these prices.
+        """Return the targets that are not dominated at these prices.
 
-        Spreading a stage group further costs something and gains nothing where the rows in between have no price;
-        wider neighbours cost a bridge nothing there, and loosen the limits of its segments.
+        Where rows between two numbers of ways have no price, spreading a stage group further gains nothing, and wider
+        neighbours cost a bridge nothing.
         """
 
         def is_free(region: int, ways: int, more: int) -> bool:
@@ -205,7 +202,7 @@ class _Generation:
     def _generate(self, rounds: int, *, capped: bool, fixed: Floats | None = None) -> Prices | None:
         """Add columns until none has a positive reduced value; return the last prices.
 
-        None once the layers are out of reach, or the fixed amounts do not fit.
+        None if the layers are out of reach or the fixed amounts do not fit.
         """
         free = self.master.nodes if fixed is None else self.master.nodes - self.master.nodes_used(fixed)
         prices = self.master.relax(capped, fixed)
@@ -231,7 +228,7 @@ class _Generation:
         return prices
 
     def _add_perturbed_columns(self, prices: Prices) -> None:
-        """Add columns priced at perturbed prices: an integer solution needs more columns than the continuous one."""
+        """Add columns at perturbed prices, as an integer solution needs more columns than the continuous one."""
         rng = np.random.default_rng(0)
         requests = [target.request for target in self.targets]
         for _ in range(-(-tuning.PERTURBED_PRICINGS // len(self.search.order))):
@@ -256,7 +253,7 @@ class _Generation:
         return self.master.add(target.slot, self._trimmed(stage_group) if self.is_one_region else stage_group)
 
     def _trimmed(self, stage_group: StageGroup) -> StageGroup:
-        """Drop segments that the flow does not need; there may be some, as the grid rounds down."""
+        """Drop segments that the flow does not need (the grid rounds capacities down)."""
         groups = self.search.groups
         surplus = stage_group.tokens_per_s(groups) - self.flow
         needed: list[tuple[Segment, int]] = []
@@ -268,7 +265,7 @@ class _Generation:
         return StageGroup(stage_group.layers, tuple(sorted(needed)))
 
     def _is_out_of_reach(self, prices: Prices, offers: Sequence[Sequence[Offer]]) -> bool:
-        """Return whether no pool of columns covers the layers (Farley's bound); inside one region only."""
+        """Return whether no pool of columns covers the layers, by Farley's bound; only inside one region."""
         if not self.is_one_region:
             return False
         ratio = min(
@@ -281,7 +278,7 @@ class _Generation:
     # --- integer solutions -------------------------------------------------------------------------------------------
 
     def _padded(self, amounts: Floats) -> Floats:
-        """Return the amounts with zeros for columns added since."""
+        """Return the amounts with zeros for new columns."""
         return np.append(amounts, np.zeros(len(self.master.columns) - len(amounts)))
 
     def _dive(self) -> dict[Column, int] | None:
@@ -311,8 +308,7 @@ class _Generation:
                     break
             else:
                 return None
-        counts = {column: int(count) for column, count in zip(self.master.columns, fixed, strict=True) if count}
-        return counts if self.master.is_feasible(counts) else None
+        return {column: int(count) for column, count in zip(self.master.columns, fixed, strict=True) if count}
 
 
 def _fits(stage_group: StageGroup, nodes: Floats) -> bool:
@@ -321,13 +317,12 @@ def _fits(stage_group: StageGroup, nodes: Floats) -> bool:
 
 
 def _empty_bridges(crossing: int, flow: float, link: float) -> list[Bridge]:
-    """Return bridges without a stage group over links of ``link`` tokens/s, the most evenly spread ones first."""
+    """Return the minimal empty bridges over links of ``link`` tokens/s, the most evenly spread first."""
     bridges: list[Bridge] = []
     for before in range(1, tuning.MAX_SPREAD + 1):
         after = max(1, int(np.ceil(flow / (link * before) * (1 - tuning.FLOW_TOLERANCE))))
         is_minimal = before == 1 or (before - 1) * after * link < flow * (1 - tuning.FLOW_TOLERANCE)
         if after <= tuning.MAX_SPREAD and is_minimal:
             bridges.append(Bridge(crossing, before, after))
-    return sorted(bridges, key=lambda bridge: (max(bridge.spread_before, bridge.spread_after), bridge))[
-        : tuning.MAX_BRIDGES
-    ]
+    bridges.sort(key=lambda bridge: (max(bridge.spread_before, bridge.spread_after), bridge))
+    return bridges[: tuning.MAX_BRIDGES]

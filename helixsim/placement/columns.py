@@ -20,8 +20,8 @@ class Inside(NamedTuple):
 class Bridge(NamedTuple):
     """The slot between the regions at positions ``crossing`` and ``crossing + 1``.
 
-    Its stage group mixes segments of both regions, or is empty. The last stage group before it must be spread at least
-    ``spread_before`` ways, the first one after it ``spread_after`` ways.
+    Its stage group has segments of both regions, or is empty. The stage group before it must be spread at least
+    ``spread_before`` ways, the one after it ``spread_after`` ways.
     """
 
     crossing: int

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from helixsim.domain.cluster import Fleet
+from helixsim.domain.hardware import NodeProfile
 from helixsim.domain.placement import LayerRange
 from helixsim.errors import did_you_mean
 from helixsim.flow.capacity import CapacityTable
@@ -30,7 +31,7 @@ def constraint_faults(
     for node_type, limit in max_layers.items():
         if node_type not in types:
             hint = did_you_mean(node_type, types)
-            yield "max_layers", f"no node of kind {node_type!r}{hint} (known: {', '.join(types)})"
+            yield "max_layers", f"no node of type {node_type!r}{hint} (known: {', '.join(types)})"
         elif limit < 1:
             yield "max_layers", f"{node_type} is {limit}, allowed: 1 or more"
     available = {ids[at] for at in _not_excluded(fleet, exclude)}
@@ -60,15 +61,16 @@ def narrowed(problem: PlacementProblem, exclude: Sequence[str], max_layers: Mapp
     """Return the problem without the nodes that match ``exclude``, and with at most ``max_layers`` layers per node."""
     fleet = problem.fleet
     positions = _not_excluded(fleet, exclude)
-    profiles = {
-        profile.kind: replace(
+    profiles: dict[str, NodeProfile] = {}
+    for profile in fleet.profiles:
+        limit = max_layers.get(profile.kind, profile.max_layers)
+        held = slice(max_layers.get(profile.kind))
+        profiles[profile.kind] = replace(
             profile,
-            kv_blocks=profile.kv_blocks[: max_layers.get(profile.kind)],
-            limits=profile.limits[: max_layers.get(profile.kind)],
-            max_layers=min(profile.max_layers, max_layers.get(profile.kind, profile.max_layers)),
+            kv_blocks=profile.kv_blocks[held],
+            limits=profile.limits[held],
+            max_layers=min(profile.max_layers, limit),
         )
-        for profile in fleet.profiles
-    }
     narrow = replace(
         fleet,
         cluster=replace(fleet.cluster, nodes=tuple(fleet.cluster.nodes[at] for at in positions)),
@@ -98,7 +100,7 @@ def reassigned(
     for members in groups.values():
         roles = [ranges[node] for node in members if node in ranges]
         for member in members:
-            if member in pinned and pinned[member] in roles:
+            if pinned.get(member) in roles:
                 roles.remove(pinned[member])
         free = [member for member in members if member not in pinned]
         unchanged = {member: ranges[member] for member in free if member in ranges}

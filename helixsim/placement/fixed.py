@@ -17,24 +17,11 @@ from helixsim.placement.outcome import finished
 
 _KEYS = ("layers", "partial_inference", "pipelines")
 
-_FIGURES = (
-    "strategy",
-    "status",
-    "num_layers",
-    "objective_tokens_per_s",
-    "upper_bound_tokens_per_s",
-    "gap",
-    "max_flow_tokens_per_s",
-    "mean_hops",
-    "max_hops",
-    "replicas",
-    "nodes",
-    "min_cut",
-    "routes",
-    "notes",
-    "vllm",
-)
-"""What a placement written by ``place`` or ``run`` says about itself; read over here."""
+_IGNORED_KEYS = (
+    "strategy", "status", "num_layers", "objective_tokens_per_s", "upper_bound_tokens_per_s", "gap",
+    "max_flow_tokens_per_s", "mean_hops", "max_hops", "replicas", "nodes", "min_cut", "routes", "notes", "vllm",
+)  # fmt: skip
+"""Results that ``place`` and ``run`` write into the same file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +50,7 @@ class FixedOptions:
 
 
 class Fixed:
-    """A placement of the user's own, or one exported by ``place --export``."""
+    """A placement by the user, or one exported by ``place --export``."""
 
     summary: ClassVar[str] = "layer ranges read from a file"
     Options: ClassVar[type[FixedOptions]] = FixedOptions
@@ -97,7 +84,7 @@ class Fixed:
 
 
 def previous_ranges(fleet: Fleet, file: Path) -> dict[str, LayerRange]:
-    """Return the ranges of a placement file; nodes that are no longer in the fleet are left out.
+    """Return the ranges of a placement file, without nodes that are no longer in the fleet.
 
     Raises
     ------
@@ -117,7 +104,7 @@ def _document(path: Path) -> Mapping[str, Any]:
     if not isinstance(data, Mapping):
         raise DataError(f"{path}: a placement file holds the keys {', '.join(_KEYS)}, got {type(data).__name__}")
     for key in data:
-        if key not in _KEYS + _FIGURES:
+        if key not in _KEYS + _IGNORED_KEYS:
             raise DataError(f"{path}: unknown key {key!r}{did_you_mean(str(key), _KEYS)} (known: {', '.join(_KEYS)})")
     return data
 
@@ -137,8 +124,9 @@ def _mapping(path: Path, data: Mapping[str, Any], key: str, known: Mapping[str, 
     found = data.get(key)
     if not isinstance(found, Mapping) or not found:
         raise DataError(f"{path}: {key!r} must map node ids to values, got {found!r}")
-    strangers = [node for node in found if node not in known]
-    if strangers:
-        named = "; ".join(f"no node {node!r} in the cluster{did_you_mean(str(node), known)}" for node in strangers)
-        raise DataError(f"{path}: {key}: {named}")
+    unknown = [
+        f"no node {node!r} in the cluster{did_you_mean(str(node), known)}" for node in found if node not in known
+    ]
+    if unknown:
+        raise DataError(f"{path}: {key}: {'; '.join(unknown)}")
     return dict(found)

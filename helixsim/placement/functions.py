@@ -1,4 +1,4 @@
-"""Functions of the user's own as placement strategies."""
+"""User functions as placement strategies."""
 
 from __future__ import annotations
 

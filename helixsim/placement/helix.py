@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from helixsim.domain.cluster import Fleet
 from helixsim.domain.placement import LayerRange, Placement
@@ -19,7 +19,7 @@ from helixsim.errors import ConfigError, InfeasibleError
 from helixsim.flow.capacity import upper_bound_share
 from helixsim.flow.maxflow import max_flow
 from helixsim.placement import homogeneous, petals, separate, swarm, tuning
-from helixsim.placement.base import PlacementProblem
+from helixsim.placement.base import PlacementProblem, Strategy
 from helixsim.placement.check import check
 from helixsim.placement.constraints import constraint_faults, limited_table, moved_bytes, narrowed, reassigned
 from helixsim.placement.fixed import previous_ranges
@@ -94,10 +94,9 @@ class HelixOptions:
 
 
 class Helix:
-    """Placement by max-flow, as Helix (ASPLOS'25), with another search than its per-node program.
+    """Placement by max-flow, as in Helix (ASPLOS'25), but with a search that counts interchangeable nodes.
 
-    The paper solves one mixed-integer program over all nodes for hours. Here interchangeable nodes are counted, not
-    named, which finds larger flows in seconds; see ``column_generation`` and ``regions``.
+    The paper solves a mixed-integer program over all nodes for hours; this search finds larger flows in seconds.
     """
 
     summary: ClassVar[str] = "largest max-flow, or the best of its frontier by simulation (Helix)"
@@ -171,10 +170,10 @@ class _Search:
         name: str,
         ranges: Mapping[str, LayerRange],
         *,
-        is_searched: bool,
+        is_searched: bool = True,
+        by_operating: bool = False,
         partial: bool = False,
         pipelines: Mapping[str, int] | None = None,
-        by_operating: bool = False,
     ) -> None:
         """Add a candidate with its exact max-flow, if that is positive and hop limit and pins are kept."""
         fleet, order = self.problem.fleet, self.problem.fleet.cluster.index
@@ -210,23 +209,19 @@ class _Search:
     def _add_heuristics(self) -> None:
         is_simulated = self.problem.evaluator is not None and self.options.select == "simulate"
         partial = is_simulated if self.options.partial_inference is None else self.options.partial_inference
-        attempts: list[tuple[str, Callable[[], Placement]]] = [
-            ("swarm", lambda: swarm.Swarm().solve(self.problem, swarm.SwarmOptions())),
-            ("petals", lambda: petals.Petals().solve(self.problem, petals.PetalsOptions(partial_inference=partial))),
-            ("separate", lambda: separate.Separate().solve(self.problem, separate.SeparateOptions())),
-            ("homogeneous", lambda: homogeneous.Homogeneous().solve(self.problem, homogeneous.HomogeneousOptions())),
+        heuristics: list[tuple[Strategy, Any]] = [
+            (swarm.Swarm(), swarm.SwarmOptions()),
+            (petals.Petals(), petals.PetalsOptions(partial_inference=partial)),
+            (separate.Separate(), separate.SeparateOptions()),
+            (homogeneous.Homogeneous(), homogeneous.HomogeneousOptions()),
         ]
-        for name, attempt in attempts:
+        for strategy, options in heuristics:
             try:
-                result = attempt()
+                made = strategy.solve(self.problem, options)
             except InfeasibleError:
                 continue
             self._add(
-                name,
-                result.ranges,
-                is_searched=False,
-                partial=result.partial_inference,
-                pipelines=result.pipelines,
+                made.strategy, made.ranges, is_searched=False, partial=made.partial_inference, pipelines=made.pipelines
             )
 
     def _add_operating_pipelines(self) -> None:
@@ -240,51 +235,41 @@ class _Search:
 
     def _add_pipelines(self, problem: PlacementProblem, groups: tuple[NodeGroup, ...], prefix: str = "") -> None:
         """Add the pipelines with the largest flow by the problem's capacities, then shorter ones with less flow."""
-        from helixsim.placement.regions import (  # deferred: options must not load the solver
-            RegionPipeline,
-            best_pipelines,
-        )
+        from helixsim.placement.regions import RegionPipeline, best_pipelines  # deferred: loads the solver
 
         if not groups:
             return
-
-        region_of = {node: group.region for group in groups for node in group.nodes}
+        num_nodes = sum(len(group.nodes) for group in groups)
+        steps = min(tuning.MAX_SWAPS, tuning.MAX_SWAP_WORK // len(problem.fleet.cluster.nodes) ** 2)
 
         def settled(
             pipelines: Sequence[Pipeline], flow: float, replicas: Mapping[str, int]
         ) -> tuple[dict[str, LayerRange], float]:
-            nodes = len(problem.fleet.cluster.nodes)
-            steps = min(tuning.MAX_SWAPS, tuning.MAX_SWAP_WORK // nodes**2)
             ranges = lay_out(groups, pipelines)
             return swapped(problem, ranges, flow, replicas=replicas, steps=steps, time_left_s=self._time_left_s)
 
-        def add(name: str, pipelines: Sequence[Pipeline], sources: Sequence[RegionPipeline], flow: float) -> None:
+        def add(name: str, pipelines: Sequence[Pipeline], sources: Sequence[RegionPipeline], share: float) -> None:
             replicas: dict[str, int] = {}
             if len(sources) > 1:
-                replica = {region: number for number, source in enumerate(sources) for region in source.search.order}
-                replicas = {node: replica[region] for node, region in region_of.items() if region in replica}
-            ranges = settled(pipelines, flow, replicas)[0]
+                number = {region: at for at, source in enumerate(sources) for region in source.search.order}
+                replicas = {n: number[group.region] for group in groups if group.region in number for n in group.nodes}
+            flow = share * sum(source.flow_tokens_per_s for source in sources)
+            ranges, _ = settled(pipelines, flow, replicas)
             if replicas:  # isolated replicas; the same ranges with exchange of tokens are another candidate
-                numbers = {node: replicas[node] for node in ranges}
-                self._add(
-                    f"{prefix}{name}-apart", ranges, is_searched=True, pipelines=numbers, by_operating=bool(prefix)
-                )
-            self._add(prefix + name, ranges, is_searched=True, by_operating=bool(prefix))
-
-        def total(sources: Sequence[RegionPipeline]) -> float:
-            return sum(source.flow_tokens_per_s for source in sources)
+                isolated = {node: replicas[node] for node in ranges}
+                self._add(f"{prefix}{name}-apart", ranges, pipelines=isolated, by_operating=bool(prefix))
+            self._add(prefix + name, ranges, by_operating=bool(prefix))
 
         sources = best_pipelines(
             problem, groups, self.options.max_hops, self._time_left_s,
-            lambda name, rough: add(name, [source.pipeline for source in rough], rough, total(rough)),
+            lambda name, rough: add(name, [source.pipeline for source in rough], rough, 1.0),
             lambda pipeline, flow: settled([pipeline], flow, {})[1], across=self.options.across_regions,
         )  # fmt: skip
         if not sources:
             return
         pipelines = [source.pipeline for source in sources]
         shallowest = max(map(hops, pipelines))
-        add(f"blocks-{shallowest}", pipelines, sources, total(sources))
-        num_nodes = sum(len(group.nodes) for group in groups)
+        add(f"blocks-{shallowest}", pipelines, sources, 1.0)
         step = tuning.FRONTIER_STEP ** (2 ** sum(num_nodes > limit for limit in tuning.FRONTIER_COARSE_NODES))
         share = step
         while share >= tuning.FRONTIER_END and self._time_left_s() > 0:
@@ -292,7 +277,7 @@ class _Search:
             pipelines = [new or previous for new, previous in zip(shorter, pipelines, strict=True)]
             depth = max(map(hops, pipelines))
             if depth < shallowest:
-                add(f"blocks-{depth}", pipelines, sources, share * total(sources))
+                add(f"blocks-{depth}", pipelines, sources, share)
                 shallowest = depth
             share *= step
 
@@ -309,19 +294,16 @@ class _Search:
         plain = [c for c in self.candidates if not c.placement.partial_inference and not c.placement.pipelines]
         start = max(plain, key=lambda c: c.flow_tokens_per_s, default=None)
         result = milp.solve_exact(
-            self.problem,
-            self.bound,
-            start=start.placement.ranges if start else None,
-            max_hops=self.options.max_hops,
+            self.problem, self.bound, start=start.placement.ranges if start else None, max_hops=self.options.max_hops,
             time_limit_s=max(1.0, self._time_left_s()),
             progress=lambda _s, objective, bound: self.problem.progress(
                 "exact", self._seconds(), max(objective, self.best), min(bound, self.bound)
             ),
-        )
+        )  # fmt: skip
         if result.is_optimal and self.options.max_hops is None:
             self.bound = max(result.bound_tokens_per_s, self.best)
         if result.ranges:
-            self._add("exact", result.ranges, is_searched=True)
+            self._add("exact", result.ranges)
 
     def _tighten_bound(self) -> None:
         if self.bound > self.best * (1 + tuning.OPTIMAL_GAP):
@@ -382,7 +364,7 @@ class _Search:
             short = format_bytes(missing * model.weight_bytes_per_layer)
             return (
                 f"helix: all {nodes} nodes together hold {room} layers of the {model.num_layers} of {model.name}: "
-                f"{missing} layers ({room}-{model.num_layers - 1}) find no place, {short} of weights; add nodes, or "
+                f"{missing} layers ({room}-{model.num_layers - 1}), {short} of weights, do not fit; add nodes, or "
                 "raise engine.max_weight_fraction"
             )
         limit = f" within {self.options.max_hops} hops" if self.options.max_hops is not None else ""

@@ -1,4 +1,4 @@
-"""Full pipelines one after the other, the best kind of node first."""
+"""Full pipelines one after another, the best node type first."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class HomogeneousOptions:
     Parameters
     ----------
     seed
-        Of the order of the nodes of a kind.
+        Seed of the order of the nodes of a type.
     """
 
     seed: int = field(default=0, metadata={"ge": 0, "lt": 2**128})
@@ -29,12 +29,11 @@ class HomogeneousOptions:
 class Homogeneous:
     """The paper artifact's homogeneous baseline.
 
-    Kinds are taken by layer-tokens/s at full size. Each node takes as many layers as it can hold until the model is
-    complete; then a new pipeline begins. Pipelines mix kinds only where one kind runs out, and an incomplete last one
-    is discarded.
+    Nodes are taken by type, the largest layer-tokens/s at full size first. Each node takes as many layers as it can
+    hold until the model is complete; then a new pipeline begins. An incomplete last pipeline is discarded.
     """
 
-    summary: ClassVar[str] = "fill one pipeline after the other, the best kind of node first"
+    summary: ClassVar[str] = "fill one pipeline after another, the best node type first"
     Options: ClassVar[type[HomogeneousOptions]] = HomogeneousOptions
 
     def solve(self, problem: PlacementProblem, options: HomogeneousOptions) -> Placement:
@@ -48,26 +47,26 @@ class Homogeneous:
         started = time.perf_counter()
         fleet, capacity = problem.fleet, problem.capacity
         num_layers = fleet.model.num_layers
-        kinds: dict[str, list[str]] = {}
+        by_type: dict[str, list[str]] = {}
         size: dict[str, int] = {}
-        for member, profile in zip(fleet.cluster.nodes, fleet.profiles, strict=True):
+        for node, profile in zip(fleet.cluster.nodes, fleet.profiles, strict=True):
             if profile.max_layers:
-                kinds.setdefault(profile.kind, []).append(member.id)
-                size[member.id] = profile.max_layers
+                by_type.setdefault(profile.kind, []).append(node.id)
+                size[node.id] = profile.max_layers
         generator = random.Random(options.seed)
         queue: list[str] = []
-        for kind in sorted(
-            kinds, key=lambda kind: -capacity.tokens_per_s(kind, size[kinds[kind][0]]) * size[kinds[kind][0]]
+        for nodes in sorted(
+            by_type.values(), key=lambda ids: -capacity.tokens_per_s(ids[0], size[ids[0]]) * size[ids[0]]
         ):
-            generator.shuffle(kinds[kind])
-            queue += kinds[kind]
+            generator.shuffle(nodes)
+            queue += nodes
         ranges: dict[str, LayerRange] = {}
         pipelines: dict[str, int] = {}
         current: dict[str, LayerRange] = {}
         number = done = 0
-        for node in queue:
-            end = min(done + size[node], num_layers)
-            current[node] = LayerRange(done, end)
+        for member in queue:
+            end = min(done + size[member], num_layers)
+            current[member] = LayerRange(done, end)
             done = end
             if done == num_layers:
                 ranges |= current

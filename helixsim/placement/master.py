@@ -7,9 +7,9 @@ docs/placement.md, section "Master program".
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 
@@ -19,12 +19,8 @@ from helixsim.placement.columns import Bridge, Column, Inside, Slot
 from helixsim.placement.pricing import Floats
 from helixsim.placement.stages import NodeGroup, Pipeline, StageGroup, segment_tokens_per_s
 
-
-class SpreadRow(NamedTuple):
-    """The row for stage groups of the region at position ``region`` that are spread at least ``ways`` ways."""
-
-    region: int
-    ways: int
+_SpreadKey = tuple[int, int]
+"""(region, ways): the row that counts stage groups of the region that are spread at least ``ways`` ways."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +31,7 @@ class _Rows:
     nodes: list[int]
     hops: int | None
     crossings: list[int] = field(default_factory=list)
-    spread: dict[SpreadRow, int] = field(default_factory=dict)
+    spread: dict[_SpreadKey, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +59,7 @@ class Prices:
         return float(sum(self.nodes[group] * count for group, count in stage_group.members.items()))
 
     def reduced_value(self, slot: Slot, stage_group: StageGroup, node_cost: float, spread: int) -> float:
-        """Return how much one unit of a column adds to the objective [layers].
-
-        ``node_cost`` is the value of its nodes [layers]. ``spread`` is the number of ways it is spread, used inside a
-        region only.
-        """
+        """Return how much a unit of a column adds to the objective [layers], given the value of its nodes [layers]."""
         value = stage_group.layers * (1.0 - self.layer) - node_cost - stage_group.depth * self.hop
         if isinstance(slot, Inside):
             return float(value + self.spread[slot.region, 1 : spread + 1].sum())
@@ -136,22 +128,20 @@ class Master:
         return 1
 
     def layers(self) -> Floats:
-        """Return the number of layers of each column."""
+        """Return the layers of each column."""
         return np.array([column.stage_group.layers for column in self.columns], dtype=float)
 
     def depths(self) -> Floats:
-        """Return the number of hops of each column."""
+        """Return the hops of each column."""
         return np.array([column.stage_group.depth for column in self.columns], dtype=float)
 
     def fits(self, amounts: Floats) -> bool:
-        """Return whether these amounts of the columns keep to the number of nodes and hops."""
-        used = zip(self.columns, amounts, strict=False)
-        num_hops = sum(column.stage_group.depth * float(amount) for column, amount in used if amount)
-        is_within_hops = self.max_hops is None or num_hops <= self.max_hops
-        return bool((self.nodes_used(amounts) <= self.nodes).all()) and is_within_hops
+        """Return whether there are enough nodes and hops for these amounts of the columns."""
+        is_within_hops = self.max_hops is None or amounts @ self.depths() <= self.max_hops
+        return bool((self.nodes_used(amounts) <= self.nodes).all() and is_within_hops)
 
     def nodes_used(self, amounts: Floats) -> Floats:
-        """Return the number of nodes of each group that these amounts of the columns take."""
+        """Return the nodes of each group that these amounts of the columns take."""
         used = np.zeros(len(self.nodes))
         for column, amount in zip(self.columns, amounts, strict=False):
             if amount:
@@ -190,20 +180,13 @@ class Master:
             spread=spread,
         )
 
-    def spread_rows(self) -> list[SpreadRow]:
-        """Return the rows that count spread stage groups; none for a pipeline inside one region."""
-        if self.num_regions == 1:
-            return []
-        return [SpreadRow(region, ways) for region in range(self.num_regions) for ways in range(1, self.max_spread + 1)]
-
     def _add_rows(self, program: solver.Program, *, capped: bool, elastic: bool) -> _Rows:
         """Add all rows; with ``elastic`` shortfalls are allowed, those at crossings at a penalty."""
         columns = list(enumerate(self.columns))
         layers: int | None = None
         if capped:
             entries = {n: float(column.stage_group.layers) for n, column in columns if column.stage_group.layers}
-            # In the integer program all layers must be covered: as a row, not only as the objective, this shows
-            # infeasibility at once.
+            # In the integer program a row, not only the objective, requires all layers: it shows infeasibility at once.
             lower = -solver.INFINITY if elastic else float(self.num_layers)
             layers = program.row(entries, lower, float(self.num_layers))
         used: list[dict[int, float]] = [{} for _ in self.groups]
@@ -226,23 +209,24 @@ class Master:
         for key, entries in spread.items():
             if elastic:
                 entries[program.column(-tuning.SHORTFALL_PENALTY_LAYERS)] = 1.0
-            rows.spread[key] = program.row(entries, 1.0 if key.ways == 1 else 0.0)
+            rows.spread[key] = program.row(entries, 1.0 if key[1] == 1 else 0.0)
         return rows
 
-    def _crossing_entries(self) -> tuple[list[dict[int, float]], dict[SpreadRow, dict[int, float]]]:
+    def _crossing_entries(self) -> tuple[list[dict[int, float]], dict[_SpreadKey, dict[int, float]]]:
         """Return the coefficients of the rows for bridges and for spread stage groups."""
         crossings: list[dict[int, float]] = [{} for _ in range(self.num_regions - 1)]
-        spread: dict[SpreadRow, dict[int, float]] = {key: {} for key in self.spread_rows()}
+        keys = itertools.product(range(self.num_regions), range(1, self.max_spread + 1))
+        spread: dict[_SpreadKey, dict[int, float]] = {key: {} for key in keys}
         for number, (slot, _, column_spread) in enumerate(self.columns):
             if isinstance(slot, Inside):
                 for ways in range(1, column_spread + 1):
-                    spread[SpreadRow(slot.region, ways)][number] = 1.0
+                    spread[slot.region, ways][number] = 1.0
             else:
                 crossings[slot.crossing][number] = 1.0
                 for ways in range(2, slot.spread_before + 1):
-                    spread[SpreadRow(slot.crossing, ways)][number] = -1.0
+                    spread[slot.crossing, ways][number] = -1.0
                 for ways in range(2, slot.spread_after + 1):
-                    spread[SpreadRow(slot.crossing + 1, ways)][number] = -1.0
+                    spread[slot.crossing + 1, ways][number] = -1.0
         return crossings, spread
 
     def integer(self) -> dict[Column, int] | None:
@@ -253,35 +237,15 @@ class Master:
             program.column(float(column.stage_group.layers), 0.0, 1.0 if column.is_bridge else num_layers, integer=True)
         self._add_rows(program, capped=True, elastic=False)
         solution = solver.solve(
-            program,
-            max_nodes=tuning.MIP_NODES,
-            relative_gap=0.0,
-            target=num_layers,
-            presolve=False,
+            program, max_nodes=tuning.MIP_NODES, relative_gap=0.0, target=num_layers, presolve=False,
             time_limit_s=max(0.1, self.time_left_s()),
-        )
+        )  # fmt: skip
         self.is_undecided = solution.status in {solver.SolveStatus.SOLUTION_LIMIT, solver.SolveStatus.TIME_LIMIT}
         if not solution.is_feasible:
             return None
         counts = {c: round(value) for c, value in zip(self.columns, solution.values, strict=True) if round(value)}
-        return counts if covered_layers(counts) == self.num_layers else None
-
-    def is_feasible(self, counts: Mapping[Column, int]) -> bool:
-        """Return whether numbers of uses that keep to the nodes also keep to all other rows."""
-        if covered_layers(counts) != self.num_layers:
-            return False
-        if self.max_hops is not None and sum(c.stage_group.depth * n for c, n in counts.items()) > self.max_hops:
-            return False
-        bridges = [column.slot for column, n in counts.items() for _ in range(n) if isinstance(column.slot, Bridge)]
-        if sorted(bridge.crossing for bridge in bridges) != list(range(self.num_regions - 1)):
-            return False
-        for region, ways in self.spread_rows():
-            available = sum(n for c, n in counts.items() if c.slot == Inside(region) and c.spread >= ways)
-            needed = sum(bridge.spread_before >= ways for bridge in bridges if bridge.crossing == region)
-            needed += sum(bridge.spread_after >= ways for bridge in bridges if bridge.crossing == region - 1)
-            if available < (1 if ways == 1 else needed):
-                return False
-        return True
+        covered = sum(column.stage_group.layers * count for column, count in counts.items())
+        return counts if covered == self.num_layers else None
 
     def pipeline(self, counts: Mapping[Column, int]) -> Pipeline:
         """Return the stage groups in the order of the pipeline, with spread ones next to bridges."""
@@ -301,8 +265,3 @@ class Master:
             if region in bridges and bridges[region][1].layers:
                 stage_groups.append(bridges[region][1])
         return tuple(stage_groups)
-
-
-def covered_layers(counts: Mapping[Column, int]) -> int:
-    """Return the number of layers that so many uses of the columns hold."""
-    return sum(column.stage_group.layers * count for column, count in counts.items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from helixsim.domain.placement import LayerRange, Placement
@@ -23,9 +24,9 @@ def finished(
     pipelines: Mapping[str, int] | None = None,
     notes: Mapping[str, Any] | None = None,
 ) -> Placement:
-    """Return the placement of a heuristic, with nodes in cluster order.
+    """Return the placement of a strategy, with nodes in cluster order.
 
-    ``started_s`` is ``time.perf_counter()`` when the heuristic started [s].
+    ``started_s``: ``time.perf_counter()`` when the strategy started [s].
 
     Raises
     ------
@@ -44,15 +45,11 @@ def finished(
     objective = max_flow_value(problem.fleet, draft, problem.capacity)
     bound = upper_bound_share(problem.fleet, problem.capacity)
     seconds = time.perf_counter() - started_s
-    return Placement(
-        strategy=strategy,
-        num_layers=draft.num_layers,
-        ranges=draft.ranges,
-        partial_inference=partial_inference,
+    return replace(
+        draft,
         objective_tokens_per_s=objective,
         upper_bound_tokens_per_s=bound,
         solve_s=seconds,
         history=((seconds, objective, bound),),
         notes=dict(notes or {}),
-        pipelines=draft.pipelines,
     )

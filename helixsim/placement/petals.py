@@ -1,4 +1,4 @@
-"""Petals' placement: nodes arrive one by one and take the weakest window of layers."""
+"""Petals' placement: nodes arrive one by one and take the slowest window of layers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class PetalsOptions:
     Parameters
     ----------
     seed
-        Of the order in which nodes arrive.
+        Seed of the order in which nodes arrive.
     partial_inference
         Whether a request may enter a node in the middle of its layers, as in Petals.
     """
@@ -32,10 +32,10 @@ class Petals:
     """Petals' placement as the Helix paper's artifact builds it.
 
     Each node takes a window of as many layers as it can hold: the one whose sorted tokens/s per layer so far is
-    lexicographically smallest. It differs from Petals in that nodes do not rebalance later.
+    lexicographically smallest. Unlike in Petals, nodes do not rebalance later.
     """
 
-    summary: ClassVar[str] = "each node takes the weakest window of layers as it arrives (Petals)"
+    summary: ClassVar[str] = "each node takes the slowest window of layers as it arrives (Petals)"
     Options: ClassVar[type[PetalsOptions]] = PetalsOptions
 
     def solve(self, problem: PlacementProblem, options: PetalsOptions) -> Placement:
@@ -44,13 +44,13 @@ class Petals:
         Raises
         ------
         InfeasibleError
-            If a layer is left on no node, or no route passes all layers.
+            If no node holds a layer, or no route passes all layers.
         """
         started = time.perf_counter()
         fleet = problem.fleet
         num_layers = fleet.model.num_layers
         arrivals = list(range(len(fleet.profiles)))
-        # The artifact shuffles with Python's own generator; using it reproduces its published placements.
+        # The generator of the artifact, which reproduces its published placements.
         random.Random(options.seed).shuffle(arrivals)
         speed = [0.0] * num_layers
         ranges: dict[str, LayerRange] = {}
@@ -61,7 +61,6 @@ class Petals:
             node = fleet.cluster.nodes[position].id
             start = min(range(num_layers - size + 1), key=lambda at: sorted(speed[at : at + size]))
             ranges[node] = LayerRange(start, start + size)
-            gained = problem.capacity.tokens_per_s(node, size)
             for layer in range(start, start + size):
-                speed[layer] += gained
+                speed[layer] += problem.capacity.tokens_per_s(node, size)
         return finished(problem, "petals", ranges, started_s=started, partial_inference=options.partial_inference)

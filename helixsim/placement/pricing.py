@@ -29,16 +29,13 @@ class Side(NamedTuple):
     limit_tokens_per_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A stage group to price: its segments come from any of ``sides``."""
-
-    sides: tuple[Side, ...]
+Request = tuple[Side, ...]
+"""A stage group to price: its segments come from any of these sides."""
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """The cheapest stage group of its length and depth for a request; ``cost`` is in the unit of the prices."""
+    """The cheapest stage group of its length and depth for a request, and the price of its nodes."""
 
     stage_group: StageGroup
     cost: float
@@ -52,19 +49,10 @@ class _Step(NamedTuple):
 
 
 class _Items(NamedTuple):
-    """Items of a knapsack as parallel arrays: segments of a side with a capacity, by its position among the values."""
+    """Items of a knapsack as parallel arrays: segments of a side whose capacity reaches a value, by its position."""
 
     side: Integers
     value: Integers
-
-    @classmethod
-    def of(cls, num_sides: int, num_values: int) -> _Items:
-        """Return all items, side by side."""
-        return cls(np.repeat(np.arange(num_sides), num_values), np.tile(np.arange(num_values), num_sides))
-
-    def take(self, positions: Integers) -> _Items:
-        """Return the items at these positions."""
-        return _Items(self.side[positions], self.value[positions])
 
 
 class Pricer:
@@ -73,7 +61,7 @@ class Pricer:
     Parameters
     ----------
     flow_tokens_per_s
-        Flow F that a stage group must carry [tokens/s].
+        The target flow F [tokens/s].
     longest
         Most layers of a stage group.
     grid
@@ -106,31 +94,29 @@ class Pricer:
         prices
             Price of a node of each group.
         hops_count
-            Return the cheapest ones of each depth up to ``tuning.MAX_SEGMENT_NODES`` as well as of each length; else
-            segments may be of any depth.
+            Return the cheapest of each depth up to ``tuning.MAX_SEGMENT_NODES`` as well; else depth is not limited.
         mixed
-            For requests of two sides, add the cheapest with segments of both: the cheapest of all is usually one-sided,
-            even where an integer solution needs the leftover nodes of both.
+            For two sides, add the cheapest with segments of both. The cheapest of all is usually one-sided, even where
+            an integer solution needs the leftover nodes of both.
         """
         if not len(self._values):
             return [[] for _ in requests]
         tables: dict[tuple[int, ...], list[_SegmentTable]] = {}
         for request in requests:
-            for side in request.sides:
+            for side in request:
                 if side.groups not in tables:
                     tables[side.groups] = self._segment_tables(side.groups, prices, hops_count)
         offers: list[list[Offer]] = [[] for _ in requests]
         for depth in range(tuning.MAX_SEGMENT_NODES if hops_count else 1):
             sides = [
-                [(tables[side.groups][depth], side.limit_tokens_per_s) for side in request.sides]
-                for request in requests
+                [(tables[side.groups][depth], side.limit_tokens_per_s) for side in request] for request in requests
             ]
             for collected, more in zip(offers, self._cover(sides, mixed), strict=True):
                 collected.extend(more)
         return offers
 
     def _segment_tables(self, groups: Iterable[int], prices: Floats, hops_count: bool) -> list[_SegmentTable]:
-        """Return one table per depth where hops count, else one for any depth."""
+        """Return a table for each depth where hops count, else one for any depth."""
         inside = set(groups)
         steps = [step for step in self._steps if step.node.group in inside]
         nodes = [step.node for step in steps]
@@ -148,7 +134,7 @@ class Pricer:
         start[0] = 0.0
 
         def extended(before: Floats | None) -> tuple[Floats, Integers]:
-            """Return costs and last steps of segments that extend those of ``before``, or each other, by a node."""
+            """Return costs and last steps of segments that extend those of ``before``, or one another, by a node."""
             cost = start.copy()
             choice = np.zeros(shape, dtype=np.int64)
             for length in range(1, self._longest + 1):
@@ -170,10 +156,10 @@ class Pricer:
     def _cover(self, requests: Sequence[Sequence[tuple[_SegmentTable, float]]], mixed: bool) -> list[list[Offer]]:
         """Solve the knapsack covers of all requests at once."""
         num_values = len(self._values)
-        items = _Items.of(max(len(sides) for sides in requests), num_values)
         count, grid, lengths = len(requests), self._grid, self._longest
-        weight = np.zeros((count, len(items.side)), dtype=np.int64)
-        cost = np.full((count, len(items.side), lengths), np.inf)
+        num_items = num_values * max(len(sides) for sides in requests)
+        weight = np.zeros((count, num_items), dtype=np.int64)
+        cost = np.full((count, num_items, lengths), np.inf)
         for number, sides in enumerate(requests):
             for side, (table, limit) in enumerate(sides):
                 positions = slice(side * num_values, (side + 1) * num_values)
@@ -184,7 +170,7 @@ class Pricer:
         usable = np.flatnonzero(np.isfinite(cost).any(axis=(0, 2)))
         if not len(usable):
             return [[] for _ in requests]
-        items, weight, cost = items.take(usable), weight[:, usable], cost[:, usable]
+        items, weight, cost = _Items(*divmod(usable, num_values)), weight[:, usable], cost[:, usable]
         total = np.full((count, grid + 1, lengths), np.inf)
         total[:, 0] = 0.0
         last = np.zeros((count, grid + 1, lengths), dtype=np.int16)
@@ -212,16 +198,8 @@ class Pricer:
 class _Knapsack:
     """The solved knapsack covers of one request, one for each length.
 
-    Parameters
-    ----------
-    tables
-        Segment table of each side.
-    weight
-        Grid steps that each item fills.
-    cost
-        ``cost[item, length - 1]``: its price.
-    total, last
-        ``total[filled, length - 1]``: least cost of ``filled`` grid steps; ``last``: the item chosen last.
+    ``weight[item]``: grid steps that an item fills; ``cost[item, length - 1]``: its price. ``total[s, length - 1]``:
+    least cost of s grid steps; ``last``: the item chosen last.
     """
 
     tables: Sequence[_SegmentTable]
@@ -232,14 +210,14 @@ class _Knapsack:
     last: NDArray[np.int16]
 
     def offer(self, length: int) -> Offer | None:
-        """Return the cheapest stage group of ``length`` layers; None if there is none."""
+        """Return the cheapest stage group of ``length`` layers, None if there is none."""
         grid = len(self.total) - 1
         if not np.isfinite(self.total[grid, length - 1]):
             return None
         return Offer(StageGroup.of(length, self._segments(length, [], grid)), float(self.total[grid, length - 1]))
 
     def mixed_offer(self, length: int) -> Offer | None:
-        """Return the cheapest stage group of ``length`` layers with segments of both sides; None if there is none."""
+        """Return the cheapest stage group of ``length`` layers with segments of both sides, None if there is none."""
         grid = len(self.total) - 1
         usable = np.isfinite(self.cost[:, length - 1])
         first = np.flatnonzero(usable & (self.items.side == 0))
@@ -265,9 +243,9 @@ class _Knapsack:
 class _SegmentTable:
     """Cheapest segments by length and capacity.
 
-    ``cost[length, value]`` is the price of a segment of ``length`` layers whose capacity reaches the value at this
-    position; ``choice`` numbers its last step among ``nodes``. ``shorter`` holds the segments that are extended by one
-    node; None if segments extend one another without limit, or start empty.
+    ``cost[length, value]``: price of a segment of ``length`` layers whose capacity reaches the value at this position;
+    ``choice``: its last node, by position in ``nodes``. ``shorter``: the segments that are extended by one node; None
+    if segments extend one another, or start empty.
     """
 
     def __init__(

@@ -8,6 +8,7 @@ raises the flow. See docs/placement.md, sections "Regions" and "Largest flow".
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -135,7 +136,7 @@ def _partitions(regions: Sequence[str]) -> Iterator[tuple[Regions, ...]]:
 
 
 class _Finder:
-    """Largest flows of pipelines through given regions, each computed once."""
+    """Largest flows of pipelines through given regions, cached."""
 
     def __init__(
         self,
@@ -163,9 +164,9 @@ class _Finder:
         inside = [group for group in self._groups if group.region in regions]
         if sum(len(group.nodes) * len(group.tokens_per_s) for group in inside) < self._num_layers:
             return 0.0
-        counts: dict[tuple[float, ...], int] = {}
+        counts: Counter[tuple[float, ...]] = Counter()
         for group in inside:
-            counts[group.tokens_per_s] = counts.get(group.tokens_per_s, 0) + len(group.nodes)
+            counts[group.tokens_per_s] += len(group.nodes)
         return share_bound(counts, self._num_layers)
 
     def initial_unions(self, regions: Sequence[str]) -> list[Regions]:
@@ -182,7 +183,7 @@ class _Finder:
         return unions
 
     def flow(self, regions: Sequence[str], mark: float = 0.0) -> float:
-        """Return the flow of the best pipeline [tokens/s], 0 if none is found; flows up to ``mark`` are of no use."""
+        """Return the flow of the best pipeline, 0 if there is none above ``mark`` [tokens/s]."""
         pipeline = self.best(regions, mark)
         return 0.0 if pipeline is None else pipeline.flow_tokens_per_s
 
@@ -198,7 +199,7 @@ class _Finder:
         return self._cache[key]
 
     def refined(self, pipeline: RegionPipeline) -> RegionPipeline:
-        """Return the pipeline, or a better one by a longer search; large ones through several regions stay."""
+        """Return the pipeline, or a better one by a longer search; large ones through several regions as they are."""
         order = pipeline.search.order
         if len(order) > 1 and self.num_nodes(order) > tuning.MAX_REFINED_NODES:
             return pipeline
@@ -209,10 +210,9 @@ class _Finder:
         return replace(better, search=pipeline.search)
 
     def over_fast_links(self, regions: Sequence[str], mark: float, settle: Settle) -> RegionPipeline | None:
-        """Return a pipeline that carries more than ``mark`` if the right nodes use the fastest links between regions.
+        """Return a pipeline that carries more than ``mark`` over the fastest links between regions, or None.
 
-        None if none is found. All other pipelines assume the slowest link between two regions, so they hold whichever
-        nodes meet.
+        All other pipelines assume the slowest link between two regions, so any assignment of nodes achieves their flow.
         """
         best: RegionPipeline | None = None
         for order in self._orders(regions):
@@ -231,7 +231,7 @@ class _Finder:
         return PipelineSearch(self._groups, self._num_layers, order, crossings, grid=grid)
 
     def _orders(self, regions: Sequence[str]) -> list[Regions]:
-        """Return all orders, without those whose reverse is included and has the same links."""
+        """Return all orders; of an order and its reverse only one if their links are equal."""
         orders: list[Regions] = []
         for order in itertools.permutations(regions):
             mirrored = order[::-1]
@@ -256,13 +256,13 @@ class _Finder:
         precision: float,
         settle: Settle | None = None,
     ) -> RegionPipeline | None:
-        """Return the pipeline with the largest flow between ``low``, which ``best`` carries, and ``bound`` [tokens/s].
+        """Return the pipeline with the largest flow between ``low``, that of ``best``, and ``bound`` [tokens/s].
 
-        With ``settle`` the flow of a pipeline is what that returns.
+        ``settle``, if given, computes the flow of a pipeline.
         """
         high, step, least = bound, tuning.FIRST_STEP, precision * bound
         if not low and self._max_hops is not None and self._find(search, least) is None:
-            return best  # no pipeline is that short, however small its flow
+            return best  # no pipeline within the hop limit, at any flow
         while high > least and high - low > precision * high and self._time_left_s() > 0:
             trial = (low + high) / 2 if low else max(bound * (1 - step), least)
             result = self._find(search, trial)

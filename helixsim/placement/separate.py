@@ -1,4 +1,4 @@
-"""Separate pipelines: each kind of node serves the model on its own."""
+"""Separate pipelines: each node type serves the model by itself."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ class SeparateOptions:
     Parameters
     ----------
     leftover
-        Join the nodes of kinds that cannot hold the model alone into one mixed pipeline (the paper's "SP+").
+        Join the nodes of types that cannot hold the model alone into one mixed pipeline (the paper's "SP+").
     """
 
     leftover: bool = False
 
 
 class Separate:
-    """The paper's baseline SP: one pipeline for each kind of node that can hold the whole model, layers split evenly.
+    """The paper's baseline SP: one pipeline for each node type that can hold the whole model, layers split evenly.
 
-    Nodes of a region follow each other, so a pipeline crosses between regions as seldom as it can; the artifact's own
-    files cross more often. A kind with more nodes than the model has layers forms several pipelines.
+    Nodes of a region follow each other, so a pipeline crosses between regions as rarely as possible (in the artifact's
+    files more often). A type with more nodes than the model has layers forms several pipelines.
     """
 
-    summary: ClassVar[str] = "one pipeline per kind of node, layers split evenly (SP; SP+ with leftover)"
+    summary: ClassVar[str] = "one pipeline per node type, layers split evenly (SP; SP+ with leftover)"
     Options: ClassVar[type[SeparateOptions]] = SeparateOptions
 
     def solve(self, problem: PlacementProblem, options: SeparateOptions) -> Placement:
@@ -43,30 +43,30 @@ class Separate:
         Raises
         ------
         InfeasibleError
-            If no kind of node can hold the model alone.
+            If no node type can hold the model alone.
         """
         started = time.perf_counter()
         fleet = problem.fleet
         num_layers = fleet.model.num_layers
-        kinds: dict[str, list[Node]] = {}
+        by_type: dict[str, list[Node]] = {}
         for node in fleet.cluster.nodes:
-            kinds.setdefault(fleet.profile(node.id).kind, []).append(node)
+            by_type.setdefault(fleet.profile(node.id).kind, []).append(node)
         pipelines: list[list[Node]] = []
         left_out: list[str] = []
-        for kind, nodes in kinds.items():
+        for node_type, nodes in by_type.items():
             groups = _groups(nodes, num_layers)
             if all(_room(fleet, group) >= num_layers for group in groups):
                 pipelines += groups
             else:
-                left_out.append(kind)
+                left_out.append(node_type)
         rest = [node for node in fleet.cluster.nodes if fleet.profile(node.id).kind in left_out]
         if options.leftover and rest and _room(fleet, rest) >= num_layers:
             pipelines.append(_by_region(rest))
             left_out = []
         if not pipelines:
-            held = ", ".join(f"{kind}: {_room(fleet, nodes)}" for kind, nodes in kinds.items())
+            held = ", ".join(f"{node_type}: {_room(fleet, nodes)}" for node_type, nodes in by_type.items())
             raise InfeasibleError(
-                f"separate: no kind of node can hold the {num_layers} layers of {fleet.model.name} alone ({held})"
+                f"separate: no node type can hold the {num_layers} layers of {fleet.model.name} alone ({held})"
             )
         ranges: dict[str, LayerRange] = {}
         for group in pipelines:
@@ -92,14 +92,14 @@ def _by_region(nodes: Sequence[Node]) -> list[Node]:
 
 
 def _groups(nodes: Sequence[Node], num_layers: int) -> list[list[Node]]:
-    """Return the nodes of one kind as one pipeline, or as few as needed for a layer on every node."""
+    """Return the nodes of a type as one pipeline, or the fewest in which every node gets a layer."""
     ordered = _by_region(nodes)
     count = -(-len(nodes) // num_layers)
     return [ordered[len(nodes) * i // count : len(nodes) * (i + 1) // count] for i in range(count)]
 
 
 def _even_split(fleet: Fleet, nodes: Sequence[Node]) -> list[int]:
-    """Return layers per node, as even as their memory allows, the larger shares last."""
+    """Return the layers of each node, as even as memory allows, larger shares last."""
     num_layers = fleet.model.num_layers
     most = [len(fleet.profile(node.id).kv_blocks) for node in nodes]
     layers = [0] * len(nodes)

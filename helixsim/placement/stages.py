@@ -18,6 +18,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from helixsim.domain.cluster import TOKEN_ID_BYTES
 from helixsim.domain.placement import LayerRange
@@ -45,11 +46,9 @@ class NodeGroup:
     ----------
     nodes
         Their ids.
-    tokens_per_s
-        Entry k - 1: capacity of a node that holds k layers [tokens/s].
-    kv_tokens
-        Entry k - 1: KV memory of a node that holds k layers [tokens]. As long as ``tokens_per_s``: the most layers that
-        the planner assigns to a node.
+    tokens_per_s, kv_tokens
+        Entry k - 1: capacity [tokens/s] and KV memory [tokens] of a node that holds k layers. Their length is the most
+        layers that the planner assigns to a node.
     """
 
     node_type: str
@@ -146,9 +145,8 @@ def lay_out(
 ) -> dict[str, LayerRange]:
     """Assign node ids to the stage groups of one or more pipelines, each of which holds the whole model.
 
-    With ``use_idle``, idle nodes then join layer ranges held in their region: first where they raise the flow of the
-    pipeline, then where KV memory is scarcest, because the layer with the least KV memory limits the requests in
-    flight.
+    With ``use_idle``, idle nodes join layer ranges held in their region: first where they raise the flow of the
+    pipeline, then where KV memory is scarcest, as that limits the requests in flight.
     """
     free = [list(group.nodes) for group in groups]
     holders: dict[_Role, list[_Holder]] = {}
@@ -187,21 +185,23 @@ def _place_idle(
         regions[role] = {groups[holder.group].region for holder in nodes}
         for holder in nodes:
             add(role, holder.group)
+
+    def rank(role: _Role, slowest: NDArray[np.float64]) -> tuple[float, float]:
+        inside = slice(role.layers.start, role.layers.end)
+        lowest = speed[role.pipeline, inside].min()
+        is_bottleneck = lowest <= slowest[role.pipeline] * (1 + tuning.FLOW_TOLERANCE)
+        return (lowest if is_bottleneck else np.inf, memory[role.pipeline, inside].min())
+
     idle = [_Holder(number, node) for number, nodes_left in enumerate(free) for node in nodes_left]
-    idle.sort(key=lambda holder: -len(groups[holder.group].tokens_per_s))
-    for holder in idle:
+    for holder in sorted(idle, key=lambda holder: -len(groups[holder.group].tokens_per_s)):
         group = groups[holder.group]
-        slowest = speed.min(axis=1)
-        best_rank: tuple[float, float] | None = None
-        best_role = _Role(0, LayerRange(0, 0))
-        for role, in_regions in regions.items():
-            if role.layers.layers <= len(group.tokens_per_s) and in_regions == {group.region}:
-                inside = slice(role.layers.start, role.layers.end)
-                lowest = speed[role.pipeline, inside].min()
-                is_bottleneck = lowest <= slowest[role.pipeline] * (1 + tuning.FLOW_TOLERANCE)
-                rank = (lowest if is_bottleneck else np.inf, memory[role.pipeline, inside].min())
-                if best_rank is None or rank < best_rank:
-                    best_rank, best_role = rank, role
-        if best_rank is not None:
-            holders[best_role].append(holder)
-            add(best_role, holder.group)
+        able = [
+            role
+            for role, in_regions in regions.items()
+            if role.layers.layers <= len(group.tokens_per_s) and in_regions == {group.region}
+        ]
+        if able:
+            slowest = speed.min(axis=1)
+            role = min(able, key=lambda role: rank(role, slowest))
+            holders[role].append(holder)
+            add(role, holder.group)

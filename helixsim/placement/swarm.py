@@ -1,4 +1,4 @@
-"""SWARM's placement: equal stages, each node to the weakest stage."""
+"""SWARM's placement: equal stages, each node joins the slowest one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class SwarmOptions:
     Parameters
     ----------
     stages
-        Number of stages; None: the fewest equal ones that fit the smallest node of the fleet.
+        Number of stages; None: the fewest equal ones that fit the smallest node.
     """
 
     stages: int | None = field(default=None, metadata={"ge": 1})
@@ -29,12 +29,12 @@ class SwarmOptions:
 class Swarm:
     """SWARM Parallelism's placement as the Helix paper's artifact builds it.
 
-    The model is cut into equal stages. Nodes, fastest first, each join the stage with the least tokens/s so far. It
-    differs from SWARM in that nodes do not move between stages at run time. Where the layers do not divide evenly,
-    stages differ by one layer (the artifact refuses this case).
+    The model is cut into equal stages. Each node, the fastest first, joins the stage with the least tokens/s so far.
+    Unlike in SWARM, nodes do not move between stages at run time. If the layers do not divide evenly, stages differ by
+    one layer (the artifact refuses this case).
     """
 
-    summary: ClassVar[str] = "equal stages, each node joins the weakest one (SWARM)"
+    summary: ClassVar[str] = "equal stages, each node joins the slowest one (SWARM)"
     Options: ClassVar[type[SwarmOptions]] = SwarmOptions
 
     def solve(self, problem: PlacementProblem, options: SwarmOptions) -> Placement:
@@ -56,8 +56,8 @@ class Swarm:
         holders = [position for position, profile in enumerate(fleet.profiles) if len(profile.kv_blocks) >= longest]
         if len(holders) < stages:
             raise InfeasibleError(
-                f"swarm: {stages} stages of up to {longest} layers need as many nodes that hold that much, "
-                f"the fleet has {len(holders)}; choose another number of stages"
+                f"swarm: {stages} stages need {stages} nodes that hold {longest} layers, the fleet has {len(holders)}; "
+                "choose another number of stages"
             )
         ids = [node.id for node in fleet.cluster.nodes]
         holders.sort(key=lambda position: (capacity.tokens_per_s(ids[position], longest), position), reverse=True)
@@ -75,7 +75,7 @@ class Swarm:
 
 
 def _default_stages(fleet: Fleet) -> int:
-    """Return the fewest equal stages that fit the smallest node; if those outnumber the nodes, the fewest unequal."""
+    """Return the fewest equal stages that fit the smallest node, or unequal ones if the nodes are too few."""
     smallest = min((profile.max_layers for profile in fleet.profiles if profile.max_layers), default=0)
     if not smallest:
         raise InfeasibleError(f"swarm: no node of the fleet can hold a layer of {fleet.model.name}")

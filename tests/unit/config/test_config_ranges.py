@@ -71,7 +71,7 @@ def faults(path, *overrides) -> list[str]:
         ("systems.0.placement={strategy: helix, candidates: -1}", "candidates: must be greater than"),
         ("systems.0.placement={strategy: helix, move_tolerance: 5.0}", "move_tolerance: must be less than"),
         ("systems.0.placement={strategy: helix, exclude: ['zz-*']}", "exclude: 'zz-*' matches no node"),
-        ("systems.0.placement={strategy: helix, max_layers: {zz: 1}}", "max_layers: no node of kind 'zz'"),
+        ("systems.0.placement={strategy: helix, max_layers: {zz: 1}}", "max_layers: no node of type 'zz'"),
         ("systems.0.placement={strategy: helix, max_layers: {l4: 0}}", "max_layers"),
         ("systems.0.placement={strategy: helix, pinned: {l4-9: [0, 3]}}", "pinned: no node 'l4-9'"),
         ("systems.0.placement={strategy: helix, pinned: {l4-0: [9, 3]}}", "pinned: l4-0 has [9, 3]"),

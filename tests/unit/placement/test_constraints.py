@@ -143,7 +143,7 @@ def test_those_searched_by_operating_capacities_take_turns_with_the_others() -> 
 
 def test_missing_room_is_told_in_layers_and_bytes() -> None:
     with pytest.raises(
-        InfeasibleError, match=r"hold 6 layers of the 8 of tiny: 2 layers \(6-7\) find no place, .*B of"
+        InfeasibleError, match=r"hold 6 layers of the 8 of tiny: 2 layers \(6-7\), .*B of weights, do not fit"
     ):
         Helix().solve(problem(1, 1), HelixOptions())
 

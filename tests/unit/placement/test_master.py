@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from helixsim import solver
-from helixsim.placement.bounds import _Configurations, _Kind
+from helixsim.placement.bounds import _Configurations
 from helixsim.placement.columns import Inside
 from helixsim.placement.master import Master
 from helixsim.placement.stages import NodeGroup, SegmentNode, StageGroup
@@ -55,5 +55,5 @@ def test_a_solver_that_gives_up_is_not_taken_for_infeasible(failing: None) -> No
 
 
 def test_a_bound_is_not_tightened_by_a_solver_that_gives_up(failing: None) -> None:
-    program = _Configurations([_Kind(4, (100.0, 50.0))], num_layers=8, grid=60)
+    program = _Configurations({(100.0, 50.0): 4}, num_layers=8, grid=60)
     assert not program.is_out_of_reach(1e6, needs_pair=False, time_left_s=lambda: 60.0)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helixsim.placement.pricing import Pricer, Request, Side
+from helixsim.placement.pricing import Pricer, Side
 from helixsim.placement.stages import NodeGroup, segment_tokens_per_s
 
 GROUPS = (
@@ -25,7 +25,7 @@ SIDES = (Side((0, 1), 1e9), Side((2,), 90.0))
 )
 def test_offers_carry_the_flow_at_their_cost(flow: float, prices: list[float], hops_count: bool) -> None:
     pricer = Pricer(GROUPS, flow, longest=4, grid=200)
-    (offers,) = pricer.offers(np.array(prices), [Request(SIDES)], hops_count=hops_count, mixed=True)
+    (offers,) = pricer.offers(np.array(prices), [SIDES], hops_count=hops_count, mixed=True)
     assert offers
     for offer in offers:
         carried = 0.0
@@ -42,8 +42,8 @@ def test_offers_carry_the_flow_at_their_cost(flow: float, prices: list[float], h
 @given(prices=st.lists(st.floats(0.1, 2.0), min_size=3, max_size=3))
 def test_mixed_offers_have_both_sides_and_cost_no_less(prices: list[float]) -> None:
     pricer = Pricer(GROUPS, 150.0, longest=4, grid=200)
-    (plain,) = pricer.offers(np.array(prices), [Request(SIDES)])
-    (offers,) = pricer.offers(np.array(prices), [Request(SIDES)], mixed=True)
+    (plain,) = pricer.offers(np.array(prices), [SIDES])
+    (offers,) = pricer.offers(np.array(prices), [SIDES], mixed=True)
     assert offers[: len(plain)] == plain
     mixed = offers[len(plain) :]
     assert [offer.stage_group.layers for offer in mixed] == [1, 2, 3, 4]
