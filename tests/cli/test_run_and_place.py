@@ -189,7 +189,7 @@ def test_place_answers_with_bound_hops_and_history(experiment, capsys):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--set", "model=llama-2-70b"], 4, "35 layers (45-79), 55.8 GiB of weights, do not fit"),
+        (["--set", "model=llama-2-70b"], 4, "35 layers (45-79) find no place, 55.8 GiB"),
         (["--set", "systems.0.placement=helx"], 2, "did you mean 'helix'"),
         (["--set", "workload.trace={path: nowhere.csv}"], 2, "nowhere.csv"),
         (["--jobs", "0"], 2, "expected a whole number from 1 to 10000"),
