@@ -192,7 +192,7 @@ def test_the_command_line_changes_the_experiment_and_the_seeds(sweep, tmp_path, 
 
 def test_a_dask_scheduler_that_does_not_answer_is_a_usage_error(sweep, tmp_path, capsys, monkeypatch):
     pytest.importorskip("dask.distributed")
-    monkeypatch.setattr("helixsim.runtime.pool._DASK_TIMEOUT_S", 1)
+    monkeypatch.setattr("helixsim.runtime.executors._TIMEOUT_S", 1)
     assert main(["sweep", str(sweep()), "--out", str(tmp_path), "-q", "--dask", "tcp://127.0.0.1:9"]) == 2
     assert "no scheduler answered" in capsys.readouterr().err
 
