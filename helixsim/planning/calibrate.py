@@ -1,4 +1,4 @@
-"""Fits an engine's overheads to a measured run, and says how good the fit is on requests it has not seen."""
+"""Fit of the overheads of an engine to a measured run, with the errors on held-out requests."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ LADDERS_S: dict[str, tuple[float, ...]] = {
     "layer_launch": (0.0, 0.1e-3, 0.2e-3, 0.4e-3, 0.8e-3, 1.6e-3),
     "sequence_overhead": (0.0, 0.02e-3, 0.05e-3, 0.1e-3, 0.2e-3),
 }
-"""Values tried of each overhead [s], one after the other."""
+"""Candidate values of each overhead [s]."""
 
 SWEEPS = 2
 LEAST_REQUESTS = 20
 LEAST_GAIN = 1e-3
-"""Fall of the mean absolute log error from which on a fit is one; below it is rounding."""
+"""Least improvement of the mean absolute log error."""
 
 Errors = tuple[float | None, float | None]
-"""Relative errors of mean TTFT and mean decode step; None where there is nothing to compare."""
+"""Relative errors of mean TTFT and mean decode step; None if undefined."""
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Overheads [s]; errors on both halves, before and after.
+    """Overheads [s], and errors on both halves before and after the fit.
 
-    ``improved``: whether other overheads than the engine's meet the first half better and the second no worse. If not,
-    ``overheads_s`` are those of the engine, and nothing has changed.
+    ``improved``: whether the overheads fit the first half better than those of the engine, and the second not worse. If
+    not, ``overheads_s`` are those of the engine.
     """
 
     improved: bool
@@ -61,15 +61,15 @@ def calibrate(
     result: int | None = None,
     progress: Callable[[float, str], None] | None = None,
 ) -> Calibration:
-    """Replay the measured arrivals and lengths on one system and choose the overheads that meet the first half best.
+    """Replay the measured arrivals and lengths on one system, and fit the overheads to the first half.
 
-    The halves are those of the measured time: the second is only looked at in the end. The search starts at the
-    engine's own overheads and tries others on ladders, one at a time, each kept at its best, in ``SWEEPS`` rounds.
+    The second half is held out for the final test. Coordinate descent over ``LADDERS_S``, in ``SWEEPS`` rounds, starts
+    at the overheads of the engine.
 
     Raises
     ------
     DataError
-        If the measured run has no arrays, no start times or too few requests, or the experiment no such system.
+        If the measured run has no arrays, no start times or too few requests, or the system is unknown.
     """
     count = len(measured.ttft_s)
     if count < LEAST_REQUESTS:
@@ -111,13 +111,13 @@ def calibrate(
     first, second = slice(0, half), slice(half, count)
     best, best_loss = own, loss(own, first)
     if not math.isfinite(best_loss):
-        raise DataError(f"{measured_path}: neither times to first token nor decode steps above 0 s to fit to")
+        raise DataError(f"{measured_path}: no positive times to first token or decode steps to fit")
     tried = 0
     for _ in range(SWEEPS):
         for name, ladder in ladders.items():
             for value in ladder:
                 point = {**best, name: value}
-                if loss(point, first) < best_loss - 1e-12:  # an equal one changes nothing
+                if loss(point, first) < best_loss - 1e-12:  # keep the current point on ties
                     best, best_loss = point, loss(point, first)
                 tried += 1
                 if progress is not None:
@@ -143,7 +143,7 @@ def _errors(run: tuple[FloatArray, FloatArray], measured: MeasuredRun, part: sli
 
 
 def _own_overheads_s(experiment: Experiment) -> dict[str, float]:
-    """Return the overheads on the ladders that the experiment's engine has [s]."""
+    """Return the overheads of the engine of the experiment [s]."""
     engine = experiment.resolve().engine
     return {name: getattr(engine, f"{name}_ns") / NS_PER_S for name in LADDERS_S}
 
@@ -154,12 +154,12 @@ def _latencies(experiment: Experiment, system: str) -> tuple[FloatArray, FloatAr
     found = next((spec for spec in loaded.systems if spec.name == system), None)
     if found is None:
         known = ", ".join(spec.name for spec in loaded.systems)
-        raise DataError(f"{experiment.path}: no system {system!r} (there are: {known})")
+        raise DataError(f"{experiment.path}: unknown system {system!r} (known: {known})")
     return request_latencies_s(simulate_system(loaded, place_system(loaded, found, by_flow=True)))
 
 
 def request_latencies_s(run: RunResult) -> tuple[FloatArray, FloatArray]:
-    """Return TTFT and mean decode step [s] of each finished request, NaN where it had one output token."""
+    """Return TTFT and mean decode step [s] of each finished request, NaN with one output token."""
     requests = run.requests
     done = requests.finish_ns >= 0
     first, finish = requests.first_token_ns[done], requests.finish_ns[done]

@@ -1,11 +1,11 @@
 """The highest request rate at which a system meets its objectives, by a bracketing search.
 
-Rates lie on a grid with steps of the tolerance, anchored at the rate the flow bound allows: rate k is
-``bound * (1 + tolerance)**k``. The search gallops from below the operating point of the placement (or from what another
-seed or class has found) until one rate passes and a higher one fails, and halves the bracket until they are neighbours.
-All rates of one seed, and all systems, see the same requests, only closer together, so that a comparison is not one of
-luck. The placement is that of the experiment as written and stays. Each seed is searched by itself, those after the
-first from where the first has ended; their spread gives the interval.
+Rates are on a grid with steps of the tolerance, anchored at the max-flow estimate: rate k is
+``max_flow * (1 + tolerance)**k``. An exponential search starts below the KV-limited estimate (or at the result of
+another seed or target) until one rate passes and a higher one fails; bisection narrows the bracket to neighbouring
+rates. All rates of a seed, and all systems, receive the same requests, scaled in time. The placement is that of the
+experiment as written. Each seed is searched separately, later ones from the result of the first; the interval is over
+the seeds.
 """
 
 from __future__ import annotations
@@ -30,30 +30,30 @@ from helixsim.study.trials import run_trial, trial_store, trials_in
 from helixsim.workload.arrivals import process_of
 
 FIRST_STEP = 0.08
-"""The first step of a gallop, as a share of the rate; later ones grow (``highest_pass``)."""
+"""First step of the exponential search, as a share of the rate; later ones grow (``highest_pass``)."""
 
 FIRST_SHARE = 0.85
-"""A gallop starts at this share of the operating point, below which waiting times usually begin to grow."""
+"""Start of the search as a share of the KV-limited estimate; waiting times usually grow near it."""
 
 LEAST_SHARE, MOST_SHARE = 0.01, 64.0
-"""Rates looked at, in flow bounds: below the least nothing is served worth the name."""
+"""Range of the search, as shares of the max-flow estimate."""
 
 CURVE_SHARES = (0.5,)
-"""Rates of the load curve that are simulated beside those of the search, in shares of the capacity found."""
+"""Additional rates of the load curve, as shares of the capacity."""
 
 
 @dataclass(frozen=True, slots=True)
 class SearchOptions:
-    """How a capacity is searched.
+    """Options of a capacity search.
 
     Parameters
     ----------
     tolerance
-        Relative distance of two neighbouring rates: the capacity lies within one step above what is reported.
+        Relative distance of neighbouring rates: the capacity is at most one step above the reported rate.
     seeds
-        Number of seeds, counted from the experiment's; from 2 on the answer has an interval.
+        Number of seeds, counted from that of the experiment; two or more give an interval.
     with_curve
-        Simulate lower rates too, for the load curve.
+        Also simulate lower rates, for the load curve.
     """
 
     tolerance: float = 0.02
@@ -63,18 +63,18 @@ class SearchOptions:
 
 @dataclass(frozen=True, slots=True)
 class SearchTask:
-    """What a worker needs to search one system under one seed.
+    """The search of one system under one seed.
 
     Parameters
     ----------
     placed
-        None: the model is to be placed first.
+        The placed system; None: place the model first.
     targets
-        Objectives; all of them are judged, those with a hint are searched.
+        Objectives; all are evaluated, those with a hint are searched.
     hints
-        For each target to be searched, in order, the place on the grid to start from (None: the operating point).
+        Grid index at which the search of each target starts, in order (None: the KV-limited estimate).
     rates_rps
-        Rates to be simulated besides.
+        Additional rates to simulate.
     """
 
     experiment: ResolvedExperiment
@@ -91,7 +91,7 @@ class SearchTask:
 
 @dataclass(frozen=True)
 class Searched:
-    """What the search under one seed has found: a place on the grid for each target (None: no rate meets it)."""
+    """Result of the search under one seed: a grid index for each target (None: no rate meets it)."""
 
     placed: PlacedSystem
     bound_rps: float
@@ -101,12 +101,12 @@ class Searched:
 
 
 def capacity_targets(experiment: ResolvedExperiment, percentile: float, share: float | None) -> tuple[Target, ...]:
-    """Return what an experiment asks of its systems: its SLO, and each SLO class.
+    """Return the targets of an experiment: its SLO and its further targets.
 
     Raises
     ------
     ConfigError
-        If it asks for nothing, or its requests do not come at a rate.
+        If there are none, or the arrivals have no rate.
     """
     classes = [("slo", experiment.slo), *experiment.slo_targets]
     targets = tuple(
@@ -121,13 +121,13 @@ def capacity_targets(experiment: ResolvedExperiment, percentile: float, share: f
         if process_of(arrivals).mode is not FeedMode.OPEN:
             raise ConfigError(
                 f"{experiment.source}: {arrivals.process} arrivals have no rate to search; "
-                "name another process: --set 'workload.arrivals={process: poisson, rate: 1}'"
+                "choose another process: --set 'workload.arrivals={process: poisson, rate: 1}'"
             )
     return targets
 
 
 def search_seed(task: SearchTask, report: Report) -> Searched:
-    """Search one system under one seed; the work of the executors."""
+    """Search one system under one seed; the task of the executors."""
     experiment, system, placed = task.experiment, task.system, task.placed
     placements = trials = None
     if task.out is not None:
@@ -171,7 +171,7 @@ def search_seed(task: SearchTask, report: Report) -> Searched:
 
 
 def tasks_after(first: Searched, task: SearchTask, options: SearchOptions) -> list[SearchTask]:
-    """Return what is left to do for a system once its first seed is searched: other seeds, and the load curve."""
+    """Return the tasks after the search of the first seed: other seeds, and the load curve."""
     common = replace(task, placed=first.placed)
     more = [replace(common, seed=task.seed + number, hints=first.best) for number in range(1, options.seeds)]
     if options.with_curve:
@@ -182,7 +182,7 @@ def tasks_after(first: Searched, task: SearchTask, options: SearchOptions) -> li
 
 
 def capacity_of(task: SearchTask, parts: Sequence[Searched]) -> SystemCapacity:
-    """Return what the parts of one system's search say together; the first is that of the first seed."""
+    """Return the capacity of a system from the parts of its search; the first is that of the first seed."""
     first = parts[0]
     searched = sorted((part for part in parts if part.best), key=lambda part: part.seed)
     trials = sorted(
@@ -199,16 +199,16 @@ def capacity_of(task: SearchTask, parts: Sequence[Searched]) -> SystemCapacity:
 
 
 def find_capacity(task: SearchTask, options: SearchOptions, report: Report = lambda *_: None) -> SystemCapacity:
-    """Search the capacity of one system for every target, in this process."""
+    """Search the capacity of one system for all targets, in this process."""
     first = search_seed(task, report)
     return capacity_of(task, [first, *(search_seed(more, report) for more in tasks_after(first, task, options))])
 
 
 def highest_pass(passes: Callable[[int], bool], start: int, stride: int, lowest: int, highest: int) -> int | None:
-    """Return a k that passes while k + 1 fails, by galloping from ``start`` and halving; None if ``lowest`` fails.
+    """Return a k that passes while k + 1 fails, by exponential search and bisection; None if ``lowest`` fails.
 
-    The gallop goes one, one, two, four, ... strides: seeds mostly differ by one or two, and beyond lie wasted runs.
-    Where the passing ks are all those up to some k, that k is found; else one of the places where passing ends.
+    The steps are one, one, two, four, ... strides, as seeds mostly differ by one or two. If exactly the ks up to some k
+    pass, that k is returned, else one of the transitions.
     """
     good, bad, at = lowest - 1, highest + 1, start
     strides = chain([stride], (stride << doubled for doubled in count()))
@@ -236,11 +236,11 @@ def _found(target: Target, rates: Sequence[float], trials: Sequence[Trial], tole
     """Return the capacity for a target; ``trials`` are those of the first seed."""
     interval = t_interval(rates)
     failing = [trial for trial in trials if trial.rate_rps > rates[0] and not trial.verdicts[target.name].is_met]
-    # The slowest one that fails says why; one so slow that nothing was measured says nothing.
+    # The reason is that of the lowest failing rate with a measurement.
     first = min(
         failing, key=lambda trial: (math.isnan(trial.verdicts[target.name].slack), trial.rate_rps), default=None
     )
-    binds = "nothing up to the highest rate tried"
+    binds = "none up to the highest simulated rate"
     if first is not None:
         binds = f"at {first.rate_rps:.3g} requests/s {'; '.join(first.verdicts[target.name].misses)}"
     return CapacityEstimate(

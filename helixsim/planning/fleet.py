@@ -1,11 +1,11 @@
-"""The cheapest fleet that serves a workload within its SLO, or the best for a budget.
+"""The cheapest fleet that serves a workload within its SLO, or that of the highest capacity within a budget.
 
-Programs over counts propose (``fleet_program``), simulation decides. First a ladder of margins on the estimate finds a
-fleet that passes and one that fails, and is refined between them; fleets of a single kind of node follow. Then, batch
-by batch, the most promising fleets below the best price so far and the cheapest ones that nothing rules out are
-simulated, until none is left (the best is then the cheapest, provided that a fleet with no more of anything than one
-that failed fails too) or the simulations are used up (the cheapest fleet not ruled out then bounds what is missed).
-The batches do not depend on how many of their fleets are simulated at a time.
+Integer programs over counts generate candidates (``fleet_program``), simulations select among them. First, a ladder of
+margins on the estimate brackets the cheapest passing fleet, and is refined; fleets of a single node type follow. Then
+batches of the most promising fleets below the best price and of the cheapest ones not excluded are simulated until none
+is left (the best is then the cheapest, provided that a fleet contained in a failing one also fails) or the simulations
+are used up (the cheapest fleet not excluded is then a lower bound on the price). Batches do not depend on the number of
+fleets simulated in parallel.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from helixsim.runtime.pool import Executor
 from helixsim.study.systems import capacity_table
 
 LADDER = (0.6, 0.85, 1.2, 1.7)
-"""Margins on the estimate that are tried first."""
+"""Initial margins on the estimate."""
 
 REFINEMENTS = 2
-"""Rounds in which the bracket of margins is cut into four."""
+"""Rounds in which the bracket of margins is divided by four."""
 
 BATCH = 4
-"""Fleets of a batch of the second stage: two that promise most, two cheapest."""
+"""Fleets per batch of the second stage: the two most promising and the two cheapest."""
 
 RANKED = 3
-"""Fleets whose capacity is searched, for their headroom or for a budget's ranking."""
+"""Fleets whose capacity is searched, for their headroom or the ranking within a budget."""
 
 SEARCH_SHARE = 0.8
-"""Share of the progress bar given to the search; the rest is for the headroom of the best."""
+"""Share of the search in the progress; the rest is the headroom of the best fleets."""
 
 SHOWN = 4
-"""Fleets that are shown while the search goes on."""
+"""Fleets in the progress display."""
 
 OnProgress = Callable[[float, str, Sequence[Sequence[str]]], None]
 
@@ -58,26 +58,26 @@ def find_fleet(
     force: bool = False,
     on_progress: OnProgress = lambda _share, _what, _table: None,
 ) -> FleetResults:
-    """Search the fleet.
+    """Search for the best fleet.
 
-    ``base``: the experiment; None: the file that the plan names.
+    ``base``: the experiment; None: the file named in the plan.
 
     Raises
     ------
     ConfigError
-        If the experiment does not fit the plan.
+        If the experiment does not match the plan.
     InfeasibleError
-        If everything on offer together cannot hold the model, or serve the load.
+        If all offers together cannot hold the model or serve the load.
     HelixsimError
-        If a fleet could not be tried for another reason than its size, such as a worker that died or a full disk:
-        nothing is concluded from that, simulations that ended are kept, and the same search goes on.
+        If a fleet could not be simulated for other reasons, such as a crashed worker or a full disk: this is not a
+        verdict on the fleet. Finished simulations are kept, and a repeated search continues.
     """
     search = _Search(plan, out, executor, force, on_progress, base)
     return search.cheapest() if plan.budget_usd_per_hour is None else search.best_for_budget(plan.budget_usd_per_hour)
 
 
 class _Search:
-    """One search: the market, and every fleet tried so far."""
+    """One search: the market, and the simulated fleets."""
 
     def __init__(
         self,
@@ -140,7 +140,7 @@ class _Search:
         return self._results([counts for _, counts in done if self.tried[counts].capacity_rps], 1.0, lower_bound=None)
 
     def _ladder(self) -> float | None:
-        """Bracket the margin from which the cheapest fleet passes; return the least that passes."""
+        """Bracket the margin at which the cheapest fleet passes; return the least passing margin."""
         margins = list(LADDER)
         low, high = 0.0, math.inf
         for _ in range(1 + REFINEMENTS):
@@ -160,7 +160,7 @@ class _Search:
         return high if math.isfinite(high) else None
 
     def _batch(self) -> list[Counts]:
-        """Return fleets below the best price that nothing rules out: the most promising and the cheapest."""
+        """Return fleets below the best price that are not excluded: the most promising and the cheapest."""
         before, batch = len(self.market.excluded), list[Counts]()
         for number in range(min(BATCH, self._room())):
             below = self._best_price()
@@ -174,7 +174,7 @@ class _Search:
         return batch
 
     def _of_one_kind(self, budget: float) -> list[Counts]:
-        """Return for each offer as many nodes as the budget and the market allow."""
+        """Return the largest fleet of each offer alone within budget and availability."""
         found = []
         for number, offer in enumerate(self.plan.offers):
             count = min(offer.available, int(budget / offer.price_usd_per_hour + 1e-9))
@@ -189,7 +189,7 @@ class _Search:
         return math.inf if self.best is None else self.market.price(self.best)
 
     def _try(self, fleets: Sequence[Counts], *, with_capacity: bool = False) -> None:
-        """Try fleets that were not tried before (or whose capacity is not known), and learn from them."""
+        """Simulate fleets that are new (or whose capacity is unknown), and update the market."""
         new = [
             counts
             for counts in dict.fromkeys(fleets)
@@ -220,7 +220,7 @@ class _Search:
             self.on_progress(done, f"{self.words(new[number])}: {what}", self._table())
 
         for number, outcome in self.executor.run(try_fleet, tasks, on_task):
-            if isinstance(outcome, HelixsimError):  # says nothing about the fleet; trials that ended are kept
+            if isinstance(outcome, HelixsimError):  # not a verdict on the fleet
                 raise outcome.within(self.words(new[number]))
             outcomes[number] = outcome
             on_task(number, 1.0, "meets the SLO" if outcomes[number].is_met else "does not meet the SLO")
@@ -247,7 +247,7 @@ class _Search:
         return ", ".join(parts) or "nothing"
 
     def _base(self) -> Experiment:
-        """Return what all fleets share: the experiment as the plan has it, with the one system that serves."""
+        """Return the common experiment of all fleets, with the system of the plan."""
         plan = self.plan
         experiment = varied(plan, self.given)
         base = experiment.resolve()
@@ -270,7 +270,7 @@ class _Search:
         experiment = self.experiment
         rate_rps = experiment.workload_stats.offered_rps
         if rate_rps is None:
-            raise ConfigError(f"{self.plan.name}: the workload has no rate to be served")
+            raise ConfigError(f"{self.plan.name}: the workload has no rate")
         capacity = capacity_table(experiment, experiment.systems[0])
         first, seen = [], 0
         for offer in self.plan.offers:
@@ -291,15 +291,15 @@ class _Search:
     def _why_none(self, bound: Counts | None) -> str:
         closest = max(self.tried.values(), key=lambda trial: (trial.summary is not None, trial.slack), default=None)
         if closest is None:
-            return f"{self.plan.name}: nothing on offer can serve the load even at best"
+            return f"{self.plan.name}: all offers together cannot serve the load, even in the best case"
         reasons = "; ".join(closest.misses)
-        tail = " (the simulations are used up: raise simulations)" if bound is not None else ""
-        tried = f"none of the {len(self.tried)} fleets tried serves the load; the closest"
+        tail = " (all simulations are used: increase simulations)" if bound is not None else ""
+        tried = f"none of the {len(self.tried)} simulated fleets serves the load; the closest"
         return f"{self.plan.name}: {tried}: {reasons}{tail}"
 
     def _results(self, ranked: Sequence[Counts], margin: float, *, lower_bound: float | None) -> FleetResults:
         assert self.best is not None
-        # What further nodes are worth is estimated, on the scale of what this fleet was measured to serve.
+        # Gains of further nodes are estimates, scaled to the measured capacity of this fleet.
         best, estimated_rps = self.tried[self.best], self.market.estimated_rps(self.best)
         scale = (best.capacity_rps or 0.0) / max(estimated_rps, 1e-12)
         per_rps, savings = self.market.marginal_price(1 / scale if scale else margin)

@@ -1,17 +1,16 @@
-"""What fleets could do at the very best, whatever their placement: which of them need not be simulated.
+"""Upper bound on the rate of a fleet with any placement, by which fleets are excluded without simulation.
 
-Every token passes all layers of the model, and every layer runs on some node. Two things limit the rate.
+Every token passes all layers of the model, each on some node. Two limits apply.
 
-*Compute.* A layer of one request costs a node at least its prompt in the best batch and its decode steps in the
-largest. That depends on the whole fleet: requests in flight hold KV memory in every layer, so the context of all of
-them together is at most the KV memory of the fleet over the number of layers, once the weights of one copy of each
-layer are taken off. A step of any layer serves no more context than that.
+*Compute.* A layer of a request takes at least the time of its prompt in the best batch and of its decode steps in the
+largest. Batch sizes are limited by the fleet: requests in flight hold KV memory in every layer, so that their total
+context is at most the KV memory of the fleet, minus the weights of one copy of each layer, over the number of layers.
 
-*Memory.* By Little's law context in flight is rate x context x time, and a decode step takes at least the time of one
-sequence on the fastest node, for each layer.
+*Memory.* By Little's law, the context in flight is rate x context x time, and a decode step takes at least the time of
+one sequence on the fastest node, for each layer.
 
-Both hold for long runs. Lengths of prompts and outputs are taken as independent; the network costs nothing. For the
-programs the context in flight is cut into levels: within one, every node is as fast as at its upper end.
+Both hold for long runs, with independent prompt and output lengths and without network times. In the programs, the
+context in flight is divided into levels, with the speeds of the nodes at the upper end of each level.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from helixsim.domain.hardware import Curve, NodeProfile
 from helixsim.units import NS_PER_S
 
 Counts = tuple[int, ...]
-"""Nodes of each offer."""
+"""Number of nodes of each offer."""
 
 LEVEL_STEP = 1.2
 """Upper over lower end of a level of context."""
@@ -32,7 +31,7 @@ LEVEL_STEP = 1.2
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """Fleets with at least so much context in flight [tokens], and what a node of each offer gives there at best.
+    """A level of context in flight [tokens], with the highest speed of a node of each offer.
 
     ``layers_per_s`` is in layers x requests/s.
     """
@@ -55,11 +54,11 @@ class BestCase:
     Parameters
     ----------
     profiles
-        Of each offer: what one node can do.
+        Profile of a node of each offer.
     prompt_tokens, output_tokens
         Mean lengths of the workload.
     num_layers
-        Of the model.
+        Number of layers of the model.
     """
 
     def __init__(
@@ -78,11 +77,11 @@ class BestCase:
         ]
         slopes = {max(0.0, (memory[1] - memory[-1]) / (len(memory) - 2)) for memory in self._memory if len(memory) > 2}
         self.memory = tuple(self._bound(weight) for weight in (0.0, *sorted(slopes)))
-        """With ``k`` layers on a node, ``k`` times a weight is gained, and lost for the layers that must be held: so
-        any weight of a layer gives a bound. All of them hold."""
+        """Lagrangian bounds: any weight per layer, gained for the layers of a node and lost for those of the model, is
+        a valid bound."""
 
     def levels(self, rate_rps: float, available: Counts) -> tuple[Level, ...]:
-        """Return the levels of context at which a fleet of what is available could serve a rate; none: no fleet can."""
+        """Return the levels of context at which some fleet could serve a rate; empty if none can."""
         useful = [profile for profile in self._profiles if profile.kv_blocks]
         most = self.context_tokens(available)
         if not useful or most <= 0:
@@ -100,7 +99,7 @@ class BestCase:
         return tuple(found)
 
     def rps(self, counts: Counts) -> float:
-        """Return the requests/s that no placement on a fleet can exceed."""
+        """Return an upper bound on the requests/s of any placement on a fleet."""
         tokens = self.context_tokens(counts)
         used = [number for number, count in enumerate(counts) if count and self._profiles[number].kv_blocks]
         if tokens <= 0 or not used:
@@ -112,7 +111,7 @@ class BestCase:
         return min(by_compute / self._num_layers, by_memory)
 
     def context_tokens(self, counts: Counts) -> float:
-        """Return the most context of all requests in flight [tokens]."""
+        """Return an upper bound on the total context of requests in flight [tokens]."""
         return min(
             math.fsum(count * held for count, held in zip(counts, bound.held, strict=True)) / self._num_layers
             - bound.weight
@@ -124,7 +123,7 @@ class BestCase:
         return Memory(weight, tuple(held))
 
     def layers_per_s(self, number: int, context_tokens: float = math.inf) -> float:
-        """Return the most layers x requests/s of a node of an offer: never idle, every batch at its best size."""
+        """Return the highest speed of a node [layers x requests/s], without idling, at the best batch sizes."""
         profile = self._profiles[number]
         if not profile.kv_blocks:
             return 0.0
@@ -145,14 +144,14 @@ def _least(curve: Curve) -> float:
 
 
 def _least_per_unit(curve: Curve, most: float) -> float:
-    """Return the least time per unit [ns] of batches up to ``most``; between knots it has no lower point."""
+    """Return the least time per unit [ns] of batches up to ``most``; the minimum is at a knot."""
     return min(curve(size) / size for size in (*(x for x in curve.x if 0 < x < most), most))
 
 
 def _least_per_sequence(curve: Curve, mean: float, most: float) -> float:
     """Return the least time per sequence [ns] of steps of ``mean`` sequences on average, each of up to ``most``.
 
-    Steps of different sizes can be cheaper than equal ones, so the curve's lower convex hull counts.
+    Steps of different sizes can be cheaper than equal ones, hence the lower convex hull of the curve.
     """
     if mean >= most:
         return _least_per_unit(curve, most)

@@ -1,4 +1,4 @@
-"""One fleet tried: placed, simulated, judged, and its capacity searched where that is asked; the work of workers."""
+"""Trial of a fleet: placement, simulation, evaluation and optional capacity search."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ CAPACITY_TOLERANCE = 0.05
 
 @dataclass(frozen=True, slots=True)
 class FleetTask:
-    """What a worker needs to try a fleet.
+    """The trial of a fleet at the rate of the workload.
 
-    It is judged at the workload's rate; ``with_capacity`` its capacity is searched too, ``at_capacity`` it is judged
-    there instead.
+    ``with_capacity``: also search its capacity; ``at_capacity``: evaluate it there instead.
     """
 
     experiment: Experiment
@@ -37,7 +36,7 @@ class FleetTask:
 
 @dataclass(frozen=True)
 class FleetTrial:
-    """What trying a fleet gave; without a summary where it could not even be placed."""
+    """Result of the trial of a fleet; no summary if it could not be placed."""
 
     is_met: bool
     misses: tuple[str, ...]
@@ -48,9 +47,9 @@ class FleetTrial:
 
 
 def try_fleet(task: FleetTask, report: Report) -> FleetTrial:
-    """Place, simulate and judge one fleet; the work of the executors.
+    """Place, simulate and evaluate one fleet; the task of the executors.
 
-    A fleet that cannot hold the model does not serve the load. Every other error says nothing about the fleet and is
+    A fleet that cannot hold the model does not serve the load. Other errors are not verdicts on the fleet, and are
     raised.
     """
     try:

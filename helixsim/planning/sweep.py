@@ -1,8 +1,8 @@
-"""Many variants of one experiment, each a run directory of its own, and one table of all.
+"""Sweeps: variants of one experiment, each in a run directory, and tables of all.
 
-A point is the base experiment with some edits; it lies where ``run`` with the same ``--set`` would put it,
-so points are found again by their contents, whoever computed them: another sweep, a plain run, a sweep that was killed.
-The sweep's own directory, ``<out>/sweeps/<name>/<hash12>/``, holds the tables and figures over all points.
+A point is the base experiment with edits. Its run directory is that of ``run`` with the same ``--set``, so that points
+are reused, whether computed by another sweep, a single run or an interrupted sweep. The directory of the sweep,
+``<out>/sweeps/<name>/<hash12>/``, has the tables and figures over all points.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from helixsim.writing import write_text
 Row = dict[str, Any]
 
 MOST_POINTS = 100_000
-"""Combinations of one sweep; each is a run directory."""
+"""Maximum number of points of a sweep."""
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
     """One combination of axis values under one seed; ``design`` numbers the combination, ``number`` the point.
 
-    ``edits`` of the base make the point, ``values`` are those of them that the axes give.
+    ``edits`` are the changes of the base, ``values`` those of the axes.
     """
 
     number: int
@@ -51,7 +51,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep whose base experiment is known: all its points, and where it belongs."""
+    """A sweep with its base experiment and all points."""
 
     plan: SweepPlan
     base: Experiment
