@@ -1,7 +1,7 @@
-"""Every tuning constant of the placement search: value, unit, and what it buys.
+"""Tuning constants of the placement search; docs/placement.md tabulates the measured effect of each.
 
-None of them affects validity: a placement is checked and its max-flow computed exactly whatever they are, and the upper
-bound holds for any value. They trade the flow that is found against CPU time.
+They trade flow against CPU time and do not affect validity: every placement is checked, its max-flow is exact, and the
+upper bound holds for any value.
 """
 
 from __future__ import annotations
