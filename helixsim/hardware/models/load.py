@@ -104,7 +104,8 @@ def read_json(path: Path) -> Checkpoint:
         raise DataError(f"{path}: a {model_type} model needs text_config")
     towers = [tower for key, tower in _TOWERS.items() if outer.get(key)]
     if towers or outer is not data:
-        notes.append(f"the text model alone is counted: {' and '.join(towers) or 'other'} towers are left out")
+        which = f"{' and '.join(towers)} towers are" if towers else "what else the checkpoint holds is"
+        notes.append(f"the text model alone is counted: {which} left out")
     beside = path.with_name(QUANTIZATION_FILE)
     stated = quantization_of(outer, _object(beside) if beside.is_file() else None)
     config = Config(where, data, family.defaults)

@@ -56,7 +56,8 @@ _KV: Mapping[str, str] = {"FP8": "fp8", "NVFP4": "fp4", "INT8": "int8", "FP8_E4M
 _LINEAR = ("Linear", "FusedMoE", "MoEGMM")
 """Targets of a group that mean all matrices."""
 
-_UP_TO_LAYERS = re.compile(r"^(?:[\w-]+\.)*?(?=layers\.)")
+_TEXT_MODEL = re.compile(r"^(?:(?:model|language_model|text_model|backbone|transformer)\.)+(?=layers\.)")
+"""What stands before the layers of a text model; others, as ``mtp.layers.0``, belong to drafts and towers."""
 
 
 class _UnknownFormatError(Exception):
@@ -71,7 +72,7 @@ class Modules:
         self._words: set[str] = set()
         expressions: list[str] = []
         for pattern in patterns:
-            name = _UP_TO_LAYERS.sub("", pattern)
+            name = _TEXT_MODEL.sub("", pattern)
             if pattern.startswith("re:"):
                 expressions.append(f"(?:model\\.)?(?:{pattern[3:]})")
             elif "*" in name:

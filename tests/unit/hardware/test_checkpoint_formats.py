@@ -60,6 +60,7 @@ def _formats(layer: Layer) -> dict[str, str]:
         (["model.layers.3.mlp.shared_expert*"], {"shared_gate_up", "shared_down"}),
         (["model.layers.3.mlp.experts.*"], {"experts"}),
         (["model.layers.0.self_attn*", "model.layers.33*"], set()),
+        (["mtp.layers.3*", "mtp.layers.3.self_attn", "model.vision_tower.layers.3*", "visual.layers.3.mlp"], set()),
         (["model.layers.3*"], {"qkv", "attention_output", "shared_gate_up", "shared_down", "experts"}),
     ],
 )
