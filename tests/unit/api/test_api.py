@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import resources
 
 import pytest
 
@@ -212,11 +213,21 @@ def test_faults_name_the_key(tmp_path):
     assert {"cluster.nodes.0.gpu", "cluster.network.intra_region", "workload.arrivals.rate"} <= keys
 
 
-def test_importing_helixsim_imports_nothing_heavy():
-    heavy = ("numpy", "pandas", "pydantic", "simpy")
-    code = f"import helixsim, sys; print([name for name in {heavy} if name in sys.modules])"
+@pytest.mark.parametrize(
+    ("code", "heavy"),
+    [
+        ("import helixsim", ("numpy", "pandas", "pydantic", "simpy", "matplotlib")),
+        ("import helixsim as hx; hx.Slo, hx.routing", ("pandas", "matplotlib", "highspy", "jinja2", "rich")),
+    ],
+)
+def test_importing_helixsim_imports_nothing_heavy(code, heavy):
+    code += f"; import sys; print([name for name in {heavy} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout == "[]\n"
+
+
+def test_the_package_is_typed():
+    assert resources.files("helixsim").joinpath("py.typed").is_file()
 
 
 def test_a_fleet_is_searched_as_from_a_plan_file(tmp_path):
