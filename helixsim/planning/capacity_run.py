@@ -1,4 +1,4 @@
-"""The capacities of all systems of an experiment, from search to report."""
+"""Capacity search of all systems of an experiment, and its report."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from helixsim.study.rundir import results_directory
 from helixsim.units import NS_PER_S
 
 OnProgress = Callable[[float, str, Sequence[Sequence[str]]], None]
-"""Called with (share done, what is being done, capacities so far as a table with its head)."""
+"""Callback: (share done, current work, table of capacities with its head)."""
 
 HEAD = ("system", "target", "requests/s")
 
@@ -39,15 +39,15 @@ def run_capacity(
     force: bool = False,
     on_progress: OnProgress = lambda _share, _what, _table: None,
 ) -> Path:
-    """Search every system's capacity, write tables, figures and page, and return their directory.
+    """Search the capacity of every system, write tables, figures and report, and return their directory.
 
-    A system that cannot be placed or simulated is named under ``failed``.
+    Systems that cannot be placed or simulated are listed under ``failed``.
 
     Raises
     ------
     HelixsimError
-        If no system could be placed or simulated, or a failure of the machine stopped the search of one: the others are
-        searched all the same, every simulation is kept, and the same command goes on.
+        If no system could be placed or simulated, or a failure of the machine stopped the search of one. The others are
+        searched, all simulations are kept, and a repeated search continues.
     """
     key = content_key("capacity", experiment_key(experiment), targets, options)
 
@@ -77,7 +77,7 @@ def run_capacity(
 
 
 class _Search:
-    """The search of all systems: the first seed of each, then all that is left, shared out among the workers."""
+    """The search of all systems: the first seed of each, then all other tasks, distributed over the workers."""
 
     def __init__(
         self,
@@ -110,15 +110,15 @@ class _Search:
             if name not in self.errors
             for task in tasks_after(parts[0], self.first[name], self.options)
         ]
-        more.sort(key=self._cost, reverse=True)  # the longest first: then no worker is left alone with one in the end
+        more.sort(key=self._cost, reverse=True)  # the longest first, for a balanced load at the end
         self._carry_out(more, 1 / whole, 1.0)
 
     def capacity(self, name: str) -> SystemCapacity:
-        """Return what is known of a system."""
+        """Return the finished parts of the search of a system."""
         return capacity_of(self.first[name], self.parts[name])
 
     def _cost(self, task: SearchTask) -> int:
-        """Return how long a task takes, roughly: events of a simulation of its system times simulations."""
+        """Return the estimated cost of a task: events per simulation of its system times simulations."""
         trial = self.parts[task.system.name][0].trials[0]
         return trial.summary.integrity.events * (3 if task.hints else 1)
 

@@ -1,10 +1,9 @@
-"""Counts of nodes to buy, by integer programs: the fast stage of the search for fleets.
+"""Integer programs over the counts of nodes: the fast stage of the fleet search.
 
-Two models of what a node gives, both in layers times requests per second, so that a fleet needs ``layers x rate`` of
-it. The *estimate* is the planner's capacity of a node (``flow.capacity``) in a fleet of everything on offer. The
-*ceiling* is what the node's compute could at best do, given the memory of the whole fleet (``fleet_bound``). No fleet
-below the ceiling can serve the load, whatever its placement; one above the estimate may or may not: simulation decides.
-Neither knows the network.
+There are two models of the supply of a node, both in layers x requests/s, of which a fleet needs ``layers x rate``. The
+*estimate* is the capacity of a node as estimated by planners (``flow.capacity``), in a fleet of all offers. The
+*ceiling* is an upper bound by compute, given the memory of the whole fleet (``fleet_bound``). A fleet whose ceiling is
+below the demand cannot serve the load with any placement; others are simulated. Neither includes the network.
 """
 
 from __future__ import annotations
@@ -21,21 +20,20 @@ from helixsim.planning.fleet_bound import BestCase, Counts, Level, Memory
 from helixsim.solver import Program
 
 _REGION_PENALTY = 1e-4
-"""Price of using one more region, as a share of the dearest node: it decides between equals only."""
+"""Price of an additional region, as a share of the most expensive node; a tie-breaker."""
 
 LOST, GAINED = 0.8, 1.1
-"""How a failure and a success change what is believed of the kinds of nodes in a fleet."""
+"""Factors on the weights of the node types in a fleet after a failure and a success."""
 
 _CENT = 1e-5
-"""Two prices closer than this are equal [$/h]; above the tolerance of the solver, which is 1e-6."""
+"""Tolerance for equal prices [$/h], above that of the solver, which is 1e-6."""
 
 
 @dataclass(frozen=True, slots=True)
 class Supply:
-    """What one node of each offer gives (layers x requests/s), by estimate and at best, and the layers it can hold.
+    """Supply of a node of each offer [layers x requests/s], as estimate and ceiling, and its maximum layers.
 
-    ``ceiling`` is that in a fleet of boundless memory, ``levels`` are those with so much context in flight, and
-    ``memory`` tells how much that can be.
+    ``ceiling`` is that with unlimited memory, ``levels`` are those by context in flight, which ``memory`` limits.
     """
 
     estimate: tuple[float, ...]
@@ -46,14 +44,14 @@ class Supply:
 
 
 class Market:
-    """The programs over one list of offers: cheapest fleets, best fleets, and what a further node is worth.
+    """The programs over a list of offers: cheapest fleets, best fleets, and marginal prices.
 
     Parameters
     ----------
     num_layers
-        Of the model: together the nodes must hold at least these.
+        Number of layers of the model.
     rate_rps
-        Requests per second to be served.
+        Required rate [requests/s].
     """
 
     def __init__(self, offers: Sequence[Offer], supply: Supply, num_layers: int, rate_rps: float) -> None:
@@ -62,18 +60,18 @@ class Market:
         self.num_layers = num_layers
         self.rate_rps = rate_rps
         self.failed: list[Counts] = []
-        """Fleets that do not serve the load: none with no more of anything is proposed."""
+        """Fleets that failed; fleets contained in them are excluded."""
         self.excluded: list[Counts] = []
-        """Fleets that are not proposed again."""
+        """Fleets already generated."""
         self.belief = [1.0] * len(self.offers)
-        """What simulations have taught about each offer's estimate: a factor on it in ``most_promising``."""
+        """Weight of the estimate of each offer in ``most_promising``, updated by simulations."""
 
     def price(self, counts: Counts) -> float:
         """Return the price of a fleet [$/h]."""
         return sum(offer.price_usd_per_hour * count for offer, count in zip(self.offers, counts, strict=True))
 
     def estimated_rps(self, counts: Counts) -> float:
-        """Return the requests/s a fleet serves by the estimate."""
+        """Return the estimated requests/s of a fleet."""
         return sum(gain * count for gain, count in zip(self.supply.estimate, counts, strict=True)) / self.num_layers
 
     def cheapest(self, margin: float, below: float = solver.INFINITY) -> Counts | None:
@@ -81,11 +79,11 @@ class Market:
         return self._solve(self.supply.estimate, margin, below, by_price=True, learned=False)
 
     def cheapest_possible(self, below: float = solver.INFINITY) -> Counts | None:
-        """Return the cheapest fleet that is not ruled out: neither by the ceiling nor by a larger one that failed."""
+        """Return the cheapest fleet that is excluded neither by the ceiling nor by a failed fleet that contains it."""
         return self._solve(self.supply.ceiling, 1.0, below, by_price=True)
 
     def learn(self, counts: Counts, *, is_met: bool) -> None:
-        """Take in how a fleet did: what fails is ruled out, and its kinds of nodes are believed in less."""
+        """Record the outcome of a fleet: failed fleets are excluded, and the weights of node types updated."""
         if not is_met:
             self.failed.append(counts)
         for number, count in enumerate(counts):
@@ -93,7 +91,7 @@ class Market:
                 self.belief[number] *= GAINED if is_met else LOST
 
     def of_one_kind(self, margin: float) -> list[Counts]:
-        """Return for each kind of node, in the first region that has enough, as many as the estimate asks for."""
+        """Return for each node type, in the first region with enough nodes, the number required by the estimate."""
         found: dict[tuple[str, int], Counts] = {}
         for number, offer in enumerate(self.offers):
             by_rate = margin * self.rate_rps * self.num_layers / max(self.supply.estimate[number], 1e-12)
@@ -105,13 +103,13 @@ class Market:
         return list(found.values())
 
     def most_promising(self, below: float, *, rate_matters: bool = True) -> Counts | None:
-        """Return the fleet of the largest estimate below a price, as now believed, of those not ruled out."""
+        """Return the fleet with the largest weighted estimate below a price, among those not excluded."""
         return self._solve(self.supply.ceiling, 1.0 if rate_matters else 0.0, below, by_price=False)
 
     def marginal_price(self, margin: float) -> tuple[float, list[tuple[Offer, float]]]:
-        """Return what one more request/s costs, and what one more node of each scarce offer would save [$/h].
+        """Return the marginal price of a request/s, and the savings by one more node of each scarce offer [$/h].
 
-        These are the dual values of the continuous program, in which nodes can be cut to pieces.
+        These are the dual values of the continuous program, with fractional nodes.
         """
         program = Program()
         columns = [program.column(offer.price_usd_per_hour) for offer in self.offers]
@@ -123,7 +121,7 @@ class Market:
             for column, offer in zip(columns, self.offers, strict=True)
         ]
         solution = solver.solve(program).optimum("the price of one more request/s")
-        if solution is None:  # not even cut to pieces do all offers serve the load
+        if solution is None:  # all offers together cannot serve the load
             return math.nan, []
         per_rps = solution.row_duals[demand] * self.num_layers * margin
         savings = [(offer, -solution.row_duals[row]) for offer, row in zip(self.offers, limits, strict=True)]
@@ -165,9 +163,9 @@ class Market:
         return tuple(round(solution.values[column]) for column in columns)
 
     def _limit_by_memory(self, program: Program, columns: Sequence[int]) -> None:
-        """Ask for the ceiling at some level of context, and for the memory that holds it.
+        """Require the ceiling at some level of context, and the memory for it.
 
-        Where there is no level, no fleet on offer keeps enough requests in memory, and the program has no solution.
+        Without levels, no fleet on offer has enough memory, and the program is infeasible.
         """
         if not self.supply.memory:
             return
@@ -187,7 +185,7 @@ class Market:
             program.row({**held, **context}, lower=self.num_layers * memory.weight / unit)
 
     def _differ(self, program: Program, columns: Sequence[int], counts: Counts, *, or_less: bool) -> None:
-        """Ask for more of something than a fleet has, or, where that will do, for less of something."""
+        """Require more nodes of some offer than in a fleet, or, if allowed, fewer of some offer."""
         choices = []
         for column, offer, count in zip(columns, self.offers, counts, strict=True):
             if count < offer.available:
@@ -209,12 +207,12 @@ def supply_of(
     num_layers: int,
     available: Counts,
 ) -> Supply:
-    """Return what one node of each offer gives.
+    """Return the supply of a node of each offer.
 
     Parameters
     ----------
     profiles, tables
-        Of each offer: what the node can do, and the planner's tokens/s with 1, 2, ... layers.
+        Profile of a node of each offer, and its estimated tokens/s with 1, 2, ... layers.
     prompt_tokens, output_tokens
         Mean lengths of the workload.
     """

@@ -61,17 +61,17 @@ class Sweep:
     identity: str
 
     def directory(self, out: Path) -> Path:
-        """Return the directory of the sweep's results."""
+        """Return the directory of the results."""
         return out / "sweeps" / self.plan.name / self.identity[:12]
 
     def is_begun(self, out: Path) -> bool:
-        """Return whether this sweep was begun here before, finished or not."""
+        """Whether this sweep has been started before, finished or not."""
         return self.directory(out).exists() or _begun_mark(self.directory(out)).exists()
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A point, or one system of it, without results."""
+    """A failed point, or a failed system of a point."""
 
     point: Point
     system: str
@@ -81,7 +81,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class PointTask:
-    """What a worker needs to run a point."""
+    """The task of running a point."""
 
     base: Experiment
     edits: tuple[Edit, ...]
@@ -93,9 +93,9 @@ class PointTask:
 
 @dataclass(frozen=True, slots=True)
 class PointOutcome:
-    """What a worker tells of a point: its run directory, a row per system, systems (or all) that failed.
+    """Result of a point: its run directory, a row per system, and failures of systems or of the point.
 
-    ``is_final``: the same point would fail again; else a failure of the machine stopped it.
+    ``is_final``: failures are determined by the input; otherwise the machine failed.
     """
 
     directory: str
@@ -107,7 +107,7 @@ class PointOutcome:
 
 @dataclass
 class SweepProgress:
-    """How far a sweep is, for whoever shows it."""
+    """Progress of a sweep."""
 
     total: int
     done: int = 0
@@ -119,7 +119,7 @@ class SweepProgress:
 
     @property
     def share(self) -> float:
-        """Share of all points that is done, 0..1, those being run by their part."""
+        """Share of the work done, 0..1, including the done parts of running points."""
         return (self.done + sum(self.shares.values())) / max(1, self.total)
 
 
@@ -127,14 +127,14 @@ OnProgress = Callable[[SweepProgress], None]
 
 
 def prepare(plan: SweepPlan, base_experiment: Experiment | None = None) -> Sweep:
-    """Check every value of every axis on the base, and lay out the points.
+    """Check all values of all axes on the base experiment, and return the points.
 
-    ``base_experiment``: the experiment that is varied; None: the file that the plan names.
+    ``base_experiment``: the base experiment; None: the file named in the plan.
 
     Raises
     ------
     ConfigError
-        If a key does not exist or a value is wrong; positions are those of the sweep file.
+        If a key is unknown or a value is invalid, with positions in the sweep file.
     """
     unchanged = base_experiment or Experiment.load(plan.base)
     problems = [problem for edit in plan.settings for problem in _faults(unchanged, [edit])]
@@ -174,14 +174,14 @@ def run_sweep(
     with_parquet: bool = False,
     on_progress: OnProgress = lambda _progress: None,
 ) -> tuple[Path, SweepResults]:
-    """Run what is missing of a sweep, write its tables and figures, and return their directory.
+    """Run the missing points of a sweep, write its tables and figures, and return their directory.
 
     Raises
     ------
     KeyboardInterrupt
-        If the user stops it; finished points stay where they are.
+        If the sweep is interrupted; finished points are kept.
     ConfigError
-        If no point succeeds because of one, or the objective is no column of the results.
+        If all points fail with one, or the objective is not a column of the results.
     """
     tasks = [PointTask(sweep.base, point.edits, out, force, check, with_reports) for point in sweep.points]
     progress = SweepProgress(len(tasks))
@@ -215,7 +215,7 @@ def run_sweep(
             on_progress(progress)
     except KeyboardInterrupt:
         kept = f"{progress.done} of {progress.total} points are finished and kept"
-        raise KeyboardInterrupt(f"{kept}; the same command with --resume goes on") from None
+        raise KeyboardInterrupt(f"{kept}; repeat the command to continue") from None
     finally:
         running.close()  # type: ignore[attr-defined]  # executors are generators
     results = _results(sweep, out, outcomes)
@@ -227,7 +227,7 @@ def run_sweep(
 
 
 def run_point(task: PointTask, report: Report) -> PointOutcome:
-    """Run one point, unless its run directory is there already; the work of the executors."""
+    """Run one point, unless its run directory exists; the task of the executors."""
     experiment = task.base.with_(task.edits).resolve()
     was_found = not task.force and rundir.finished_run(task.out, experiment, check=task.check) is not None
     directory = run_experiment(
@@ -242,7 +242,7 @@ def run_point(task: PointTask, report: Report) -> PointOutcome:
 
 
 def _points(plan: SweepPlan, seeds: Sequence[int], planning_seed: int | None) -> Iterator[Point]:
-    """Yield the points, all combinations under the first seed first: later seeds find their placements."""
+    """Yield the points, starting with all combinations under the first seed, whose placements later seeds reuse."""
     combinations = list(itertools.product(*(block.points for block in plan.blocks)))
     number = 0
     for seed in seeds:
@@ -256,7 +256,7 @@ def _points(plan: SweepPlan, seeds: Sequence[int], planning_seed: int | None) ->
 
 
 def _faults(base: Experiment, edits: Sequence[Edit]) -> tuple[Problem, ...]:
-    """Return what is wrong with an experiment after some edits."""
+    """Return the problems of an experiment after some edits."""
     try:
         base.with_(edits).resolve()
     except ConfigError as error:
@@ -267,12 +267,12 @@ def _faults(base: Experiment, edits: Sequence[Edit]) -> tuple[Problem, ...]:
 
 
 def _begun_mark(directory: Path) -> Path:
-    """Return the file that tells of a sweep that was begun and is not finished."""
+    """Return the marker file of a sweep that has been started and is not finished."""
     return directory.with_name(f"{directory.name}.begun")
 
 
 def _check_results(sweep: Sweep, rows: Sequence[Row]) -> None:
-    """Refuse an objective or a figure of results that do not exist, as soon as there are any."""
+    """Raise ``ConfigError`` for an objective or a figure of unknown results."""
     if not rows:
         return
     axes = [edit.key for block in sweep.plan.blocks for edit in block.points[0]]
