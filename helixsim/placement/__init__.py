@@ -2,7 +2,7 @@
 
 base        PlacementProblem in, Placement out
 registry    strategies by name
-check       the conditions that every placement meets, whatever its source
+check       the conditions that every placement meets
 outcome     layer ranges -> checked placement with max-flow and bound
 
 helix       search, then selection by simulation. stages (vocabulary: node groups, segments, stage groups, pipelines),

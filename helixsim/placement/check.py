@@ -1,4 +1,4 @@
-"""The conditions that every placement meets, whatever its source."""
+"""The conditions that every placement meets, also one by a user strategy or from a file."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Which nodes form a region of the search: those between which links do not limit the flow.
+"""Regions of the search: sets of nodes between which links do not limit the flow.
 
-The regions that users name are a hint. Nodes of one region whose links fall into fast and much slower ones are split
-(several sites under one name, or no names at all), and regions whose links carry whatever a node can pass on are joined
-(two halls of one site). Links that are merely uneven are left to exchanges (``swaps``).
+The regions named by the user are the starting point. A region is split where links between its parts are much slower
+than inside (several sites under one name), and regions are merged if all links between them carry the capacity of any
+node (two halls of one site). Moderately uneven links are left to exchanges (``swaps``).
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def _split(fleet: Fleet, members: Sequence[str], ample: float) -> list[list[str]
 
 
 def _joined(regions: Mapping[str, str], crossings: Crossings, ample: float) -> dict[str, str]:
-    """Join regions if all links between them carry whatever a node can pass on."""
+    """Merge regions if every link between them carries the capacity of any node."""
     groups: list[list[str]] = []
     for region in dict.fromkeys(regions.values()):
         for group in groups:

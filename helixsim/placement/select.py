@@ -15,14 +15,8 @@ from helixsim.placement import tuning
 class Candidate:
     """A valid placement with its exact max-flow.
 
-    Parameters
-    ----------
-    is_searched
-        Found by the search; else by a heuristic.
-    moved_bytes
-        Weights to load, given a running placement [B]; 0 if there is none.
-    by_operating
-        Found with the second estimate of capacity (``PlacementProblem.operating``).
+    ``is_searched``: by the search, else by a heuristic; ``by_operating``: with ``PlacementProblem.operating``;
+    ``moved_bytes``: weights to load, given a running placement [B].
     """
 
     name: str
