@@ -130,12 +130,13 @@ def _model_table() -> Table:
                 name,
                 str(model.num_layers),
                 f"{total / GIB:.1f} GiB",
+                model.precision,
                 format_bytes(model.weight_bytes_per_layer),
                 format_bytes(model.kv_bytes_per_token_per_layer),
                 str(model.max_context_tokens),
             )
         )
-    return ("name", "layers", "weights fp16", "per layer", "KV per token and layer", "context tokens"), rows
+    return ("name", "layers", "weights", "in", "per layer", "KV per token and layer", "context tokens"), rows
 
 
 def _engine_table() -> Table:
