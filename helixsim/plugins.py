@@ -17,8 +17,10 @@ written into a separate module for this purpose (``functionsource``).
 from __future__ import annotations
 
 import ast
+import atexit
 import importlib
 import operator
+import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +28,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 from typing import Any
 
 from helixsim.errors import ConfigError, did_you_mean, unknown_name
@@ -196,10 +198,11 @@ _attach({1!r}, {2})
 def write_modules(texts: Mapping[str, str]) -> None:
     """Write modules where this process, and those that it starts on this machine, find them."""
     if texts and not _folder:
-        _folder.append(TemporaryDirectory(prefix="helixsim-"))  # removed when the process ends
+        _folder.append(mkdtemp(prefix="helixsim-"))
+        atexit.register(shutil.rmtree, _folder[0], ignore_errors=True)
     for name, text in texts.items():
         if name not in _written:
-            path = Path(_folder[0].name, f"{name}.py")
+            path = Path(_folder[0], f"{name}.py")
             path.write_text(text, encoding="utf-8")
             make_findable([str(path.parent)])
             importlib.invalidate_caches()
@@ -211,11 +214,9 @@ def written_modules() -> dict[str, str]:
     return dict(_written)
 
 
-def _own_folder() -> list[str]:
-    return [folder.name for folder in _folder]
+_folder: list[str] = []
+"""The folder of the written modules, once there are any."""
 
-
-_folder: list[TemporaryDirectory[str]] = []
 _written: dict[str, str] = {}
 
 
@@ -234,7 +235,7 @@ def make_findable(places: Sequence[str]) -> None:
 
 def added_folders() -> tuple[str, ...]:
     """Return the folders added by ``make_findable``, for processes on other machines."""
-    return tuple(place for place in _added if place not in _own_folder())
+    return tuple(place for place in _added if place not in _folder)
 
 
 _added: list[str] = []
@@ -280,7 +281,7 @@ def _locate(what: str, module_name: str, class_name: str, beside: Path | None) -
     search: Sequence[str] | None = [
         *(place for place in sys.path if place not in _added),
         *folders(beside),
-        *_own_folder(),
+        *_folder,
     ]
     spec: ModuleSpec | None = None
     parts = module_name.split(".")
