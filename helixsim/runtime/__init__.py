@@ -1,8 +1,8 @@
-"""What computing needs besides the computation.
+"""Content keys, caches and executors.
 
-identity   the content key of a result: its inputs and the code that decides it
+identity   content keys of results: inputs, and the code that determines them
 pool       executors of tasks: in this process, or in a process pool that survives worker crashes
-executors  the executor of every study: one of these, or a dask cluster
-store      Store(directory, kind, schema, codec): results kept on disk under their content key
-manifest   manifest.json of a directory of results: their content key, and a digest of every file
+executors  choice of the executor: one of these, or a dask cluster
+store      Store(directory, kind, schema, codec): cache on disk by content key
+manifest   manifest.json of a directory of results: content key, and digests of all files
 """

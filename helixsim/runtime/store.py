@@ -1,8 +1,7 @@
-"""Results kept on disk, each in a file named by its content key.
+"""Cache of results on disk, each in a file named by its content key.
 
-A file says what it is (kind, schema, key) and holds a digest of its payload. One that does not check out in every
-respect is computed again and replaced, whatever is the matter with it. Files appear whole or not at all, and while one
-process computes a result, others that need it wait.
+A file has a header (kind, schema, key) and a digest of its payload; invalid files are computed again and replaced.
+Files are written atomically, and while a process computes a result, others that need it wait.
 """
 
 from __future__ import annotations
@@ -116,10 +115,10 @@ class Store(Generic[Value]):
 
     @contextmanager
     def exclusive(self, key: str) -> Iterator[None]:
-        """Let no other process compute the result of a key meanwhile.
+        """Exclude other processes from computing the result of a key.
 
-        The system releases the lock when its holder dies. Where it cannot be had (no rights, a file system without
-        locks, something else in its place) the block goes on without: the same work may then be done twice.
+        The lock is released if its holder dies. Without a lock (no rights, a file system without locks) the block runs
+        anyway, and the same result may be computed twice.
         """
         lock = _Lock(self.directory / f"{key}.lock")
         lock.acquire()

@@ -1,7 +1,6 @@
-"""Finished systems of a run, kept on disk from the moment they end until the run directory is complete.
+"""Finished systems of a run, stored on disk until the run directory is complete.
 
-A run that is stopped or killed, or that cannot write its directory, loses none of them: the same command goes on with
-the systems that are missing.
+After an interruption, or if the run directory cannot be written, a repeated run continues with the missing systems.
 """
 
 from __future__ import annotations

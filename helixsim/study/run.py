@@ -47,22 +47,21 @@ def run_experiment(
 ) -> Path:
     """Run every system and return the run directory.
 
-    A finished run under the same content key is reused unless ``force``, or ``check`` and that one was not checked, or
-    its files are not those that were written. Results do not depend on the executor. Placements are kept in ``out``
-    for all runs there, and each system from the moment it ends until the run directory is complete: a run that was
-    stopped goes on with the systems that are missing. Without ``with_report`` figures and HTML are left to whoever
-    asks for them later.
+    A finished run with the same content key is reused, except with ``force``, with ``check`` if that run was not
+    checked, or if its files have changed. Results do not depend on the executor. Placements are cached in ``out`` for
+    all runs, and finished systems until the run directory is complete, so that an interrupted run continues with the
+    missing systems. Without ``with_report``, figures and HTML are not written.
 
-    A system that cannot be placed or simulated does not stop the others: the manifest names it under ``failed``.
+    A system that cannot be placed or simulated does not stop the others; the manifest lists it under ``failed``.
 
     Raises
     ------
     InfeasibleError, SimulationError, PluginError
         If no system succeeds.
     DataError, WorkerError
-        If a failure of the machine stopped a system, or the report cannot be written; what is finished is kept.
+        If a failure of the machine stopped a system, or the report cannot be written; finished systems are kept.
     KeyboardInterrupt
-        If the user stops it; what is finished is kept beside the run directory.
+        If the run is interrupted; finished systems are kept beside the run directory.
     """
     directory = rundir.run_directory(out, experiment)
     if not force and rundir.finished_run(out, experiment, check=check) is not None:
@@ -140,7 +139,7 @@ class _Run:
         name, error = next(iter(self.broken.items()))
         kept = self.keep()
         tail = "" if kept is None else f"; finished systems are in {kept}"
-        return type(error)(f"{name}: {error}{tail}; the same command goes on with what is missing")
+        return type(error)(f"{name}: {error}{tail}; repeat the command to continue with the missing systems")
 
     def write(self, directory: Path, *, with_report: bool) -> HelixsimError | None:
         """Fill a run directory; return what hindered the report from being drawn."""
@@ -177,12 +176,12 @@ class _Run:
         return kept
 
     def kept_text(self) -> str:
-        """Keep what is finished and return a sentence on it."""
+        """Keep the finished systems and return a sentence on them."""
         if not self.finished:
             return "no system had finished; placements are kept"
         kept = self.keep()
         shown = f"see {kept}" if kept else "kept, although their tables cannot be written"
-        return f"finished: {', '.join(self.finished)}, {shown}; the same command goes on with the others"
+        return f"finished: {', '.join(self.finished)}, {shown}; repeat the command to continue with the others"
 
     def clear(self) -> None:
         """Remove what was kept for a run that is complete now."""

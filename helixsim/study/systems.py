@@ -1,4 +1,4 @@
-"""One system of an experiment, placed: what planners expect of its nodes, and how it is simulated."""
+"""Placed systems of an experiment: node capacities and simulation."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from helixsim.workload.arrivals import process_of
 from helixsim.workload.feed import make_feed
 
 LEAST_PART = 4
-"""A run without hope is measured for one part in so many of its window: what it serves is shown in load curves."""
+"""Runs that end early are measured for at least this fraction (1/n) of the window, for the load curve."""
 
 
 @dataclass(frozen=True)
 class PlacedSystem:
     """A system whose model is placed; ``plan`` is the max-flow of the placement.
 
-    ``operating`` says where the placement settles under saturation; None: not worked out.
+    ``operating`` is the KV-limited estimate; None: not computed.
     """
 
     system: SystemSpec
@@ -43,7 +43,7 @@ class PlacedSystem:
 
 
 def capacity_table(experiment: ResolvedExperiment, system: SystemSpec) -> CapacityTable:
-    """Return the tokens/s planners expect of each node, by the model of capacity the experiment chose."""
+    """Return the estimated capacity of each node, by the capacity model of the experiment."""
     load = operating_load(experiment, system)
     if experiment.capacity.model == "kv_limited":
         return operating_capacity(system.fleet, load)
@@ -53,7 +53,7 @@ def capacity_table(experiment: ResolvedExperiment, system: SystemSpec) -> Capaci
 
 
 def operating_load(experiment: ResolvedExperiment, system: SystemSpec) -> OperatingLoad:
-    """Return what a system serves, by its means."""
+    """Return the mean load of a system for the KV-limited estimate."""
     spec, stats = experiment.capacity, experiment.workload_stats
     prompt_tokens = stats.mean_prompt_tokens if spec.prompt_tokens is None else spec.prompt_tokens
     output_tokens = stats.mean_output_tokens if spec.output_tokens is None else spec.output_tokens

@@ -1,7 +1,6 @@
-"""Simulations of a placed system at some rate and under some seed, judged, and kept under their inputs.
+"""Simulations of a placed system at some rate and seed, with verdicts, cached by their inputs.
 
-Searches for capacities and fleets are made of them: one that was stopped goes on where it was, and one that asks for
-more looks at what the last has found.
+The searches for capacities and fleets consist of such trials; interrupted or extended searches reuse them.
 """
 
 from __future__ import annotations
@@ -28,12 +27,12 @@ TrialStore = Store[Trial]
 
 
 def trial_store(directory: Path, *, renew: bool = False) -> TrialStore:
-    """Return the trials kept in a folder; ``renew``: simulate anew and replace them."""
+    """Return the cache of trials in a folder; ``renew``: simulate again and replace entries."""
     return Store(directory, "trial", SCHEMA, Codec(_encoded, _decoded), renew=renew)
 
 
 def trials_in(out: Path) -> Path:
-    """Return where the trials of all searches below ``out`` are kept."""
+    """Return the folder of the trials of all searches below ``out``."""
     return out / ".trials"
 
 
@@ -45,9 +44,9 @@ def run_trial(
     rate_rps: float | None = None,
     store: TrialStore | None = None,
 ) -> Trial:
-    """Simulate a placed system at a rate under a seed, unless that was kept, and judge it by every target.
+    """Simulate a placed system at a rate under a seed, unless cached, and evaluate all targets.
 
-    Without a rate the requests come as the experiment says. A run that cannot meet any target's TTFT any more ends
+    Without a rate, the arrivals are those of the experiment. A run that can no longer meet the TTFT of any target ends
     early.
     """
     stats = experiment.workload_stats
