@@ -33,6 +33,7 @@ from typing import Any
 
 from helixsim.errors import ConfigError, did_you_mean, unknown_name
 from helixsim.functionsource import import_path, module_of
+from helixsim.writing import write_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +204,7 @@ def write_modules(texts: Mapping[str, str]) -> None:
     for name, text in texts.items():
         if name not in _written:
             path = Path(_folder[0], f"{name}.py")
-            path.write_text(text, encoding="utf-8")
+            write_text(path, text)
             make_findable([str(path.parent)])
             importlib.invalidate_caches()
             _written[name] = text
