@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from helixsim.domain.cluster import Cluster, Fleet, LinkSpec, Network, Node
+from helixsim.domain.cluster import Cluster, Deployment, LinkSpec, Network, Node
 from helixsim.domain.hardware import BatchLimits, ComputeProfile, Curve, NodeProfile
 from helixsim.domain.layers import Attention, Layer, Matrix
 from helixsim.domain.model import ModelSpec
@@ -79,7 +79,7 @@ def fleet(
     pairs: Mapping[tuple[str, str], LinkSpec] | None = None,
     nic_bps: float | None = None,
     coordinator_nic_bps: float | None = None,
-) -> Fleet:
+) -> Deployment:
     """One node per entry of ``kinds``, called ``<kind>-<number within the kind>``."""
     counts: dict[str, int] = {}
     nodes = []
@@ -105,10 +105,10 @@ def fleet(
         coordinator_nic_bps=coordinator_nic_bps,
     )
     cluster = Cluster(nodes=tuple(nodes), network=network, coordinator_region=nodes[0].region)
-    return Fleet(model=model(num_layers), cluster=cluster, profiles=tuple(kinds))
+    return Deployment(model=model(num_layers), cluster=cluster, profiles=tuple(kinds))
 
 
-def capacity_of(fleet: Fleet, tables: Mapping[str, Sequence[float]]) -> CapacityTable:
+def capacity_of(fleet: Deployment, tables: Mapping[str, Sequence[float]]) -> CapacityTable:
     """A capacity table by hand: node kind -> tokens/s with 1, 2, ... layers."""
     return CapacityTable(
         tables={kind: tuple(values) for kind, values in tables.items()},
@@ -117,7 +117,9 @@ def capacity_of(fleet: Fleet, tables: Mapping[str, Sequence[float]]) -> Capacity
     )
 
 
-def placement_of(fleet: Fleet, ranges: Mapping[str, tuple[int, int]], *, partial_inference: bool = False) -> Placement:
+def placement_of(
+    fleet: Deployment, ranges: Mapping[str, tuple[int, int]], *, partial_inference: bool = False
+) -> Placement:
     """A placement by hand."""
     return Placement(
         strategy="by-hand",
@@ -127,7 +129,7 @@ def placement_of(fleet: Fleet, ranges: Mapping[str, tuple[int, int]], *, partial
     )
 
 
-def two_node_pipeline() -> tuple[Fleet, CapacityTable, Placement]:
+def two_node_pipeline() -> tuple[Deployment, CapacityTable, Placement]:
     """Two equal nodes ``n-0`` [0, 2) and ``n-1`` [2, 4) of a four-layer model.
 
     Answers: a prompt of 100 tokens takes 2 layers x 100 tokens x 1 us = 200 us on each node, a decode step 2 ms on
@@ -139,7 +141,7 @@ def two_node_pipeline() -> tuple[Fleet, CapacityTable, Placement]:
     return pair, capacity_of(pair, {"n": (200.0, 100.0)}), placement_of(pair, {"n-0": (0, 2), "n-1": (2, 4)})
 
 
-def tiny_fleet() -> tuple[Fleet, CapacityTable, Placement]:
+def tiny_fleet() -> tuple[Deployment, CapacityTable, Placement]:
     """One ``big`` and four ``small`` nodes in one region around an eight-layer model, with a good placement.
 
     Tokens/s: big 400, 200, 150, 100 with 1..4 layers, small 120, 60 with 1..2.

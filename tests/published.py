@@ -9,7 +9,7 @@ import yaml
 
 from helixsim import load_experiment
 from helixsim.config.experiment import ResolvedExperiment
-from helixsim.domain.cluster import Fleet
+from helixsim.domain.cluster import Deployment
 from helixsim.domain.placement import LayerRange
 from helixsim.flow.capacity import CapacityTable
 from helixsim.placement.base import PlacementProblem
@@ -56,7 +56,7 @@ def experiment(cluster: str, model: str) -> ResolvedExperiment:
     return load_experiment(PAPER / FILES[cluster, model])
 
 
-def fleet(cluster: str, model: str) -> Fleet:
+def fleet(cluster: str, model: str) -> Deployment:
     """The cluster, with helixsim's profiles."""
     return experiment(cluster, model).systems[0].fleet
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from helixsim.batching import registry as batching_registry
-from helixsim.domain.cluster import Fleet
+from helixsim.domain.cluster import Deployment
 from helixsim.domain.placement import Placement
 from helixsim.domain.request import Feed, FeedMode, Request, Window
 from helixsim.domain.result import RunResult
@@ -22,7 +22,7 @@ from helixsim.routing.graph import routing_graph
 MS = 1_000_000
 SECOND = 1_000_000_000
 
-Case = tuple[Fleet, CapacityTable, Placement]
+Case = tuple[Deployment, CapacityTable, Placement]
 
 
 def requests(*rows: tuple[int, int, int]) -> list[Request]:

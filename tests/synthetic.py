@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import published
 
-from helixsim.domain.cluster import Cluster, Fleet, LinkSpec, Network, Node
+from helixsim.domain.cluster import Cluster, Deployment, LinkSpec, Network, Node
 from helixsim.flow.capacity import CapacityTable
 from helixsim.placement.base import PlacementProblem
 
@@ -34,7 +34,7 @@ def problem(count: int, num_regions: int, seed: int) -> PlacementProblem:
         inter_region=LinkSpec(_INTER_TOKENS_PER_S * token_bits, 50_000_000),
         regions=regions,
     )
-    made: Fleet = replace(
+    made: Deployment = replace(
         base, cluster=Cluster(nodes, network, "client"), profiles=tuple(profiles[kind] for kind in drawn)
     )
     capacity = CapacityTable(table.tables, {node.id: node.gpu for node in nodes})

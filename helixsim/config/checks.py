@@ -7,7 +7,7 @@ from typing import Any
 
 from helixsim.config.schema import ExperimentSection
 from helixsim.config.source import Source
-from helixsim.domain.cluster import Fleet
+from helixsim.domain.cluster import Deployment
 from helixsim.domain.request import FeedMode
 from helixsim.errors import ConfigError, InfeasibleError, Problem, unknown_name
 from helixsim.units import format_bytes
@@ -75,7 +75,7 @@ def check_planning(section: ExperimentSection, workload: WorkloadSpec | None, so
         yield source.problem(("planning", "rate"), f"{process} arrivals have no rate")
 
 
-def check_context(workload: WorkloadSpec, seed: int, fleet: Fleet, source: Source) -> Iterator[Problem]:
+def check_context(workload: WorkloadSpec, seed: int, fleet: Deployment, source: Source) -> Iterator[Problem]:
     """Refuse prompts longer than the context of the model, unless ``limits`` excludes them."""
     most = fleet.model.max_context_tokens
     limit = workload.limits.max_prompt_tokens
@@ -91,7 +91,7 @@ def check_context(workload: WorkloadSpec, seed: int, fleet: Fleet, source: Sourc
         yield source.problem(("workload", *where), message)
 
 
-def check_tensor_parallel(section: ExperimentSection, fleet: Fleet, source: Source) -> Iterator[Problem]:
+def check_tensor_parallel(section: ExperimentSection, fleet: Deployment, source: Source) -> Iterator[Problem]:
     """Require the attention heads to be divisible by the GPUs of a node, for tensor parallelism."""
     heads = fleet.model.num_attention_heads
     for number, nodes in enumerate(section.cluster.nodes):
@@ -103,7 +103,7 @@ def check_tensor_parallel(section: ExperimentSection, fleet: Fleet, source: Sour
             yield source.problem(("cluster", "nodes", number, "gpus"), message)
 
 
-def check_options(options: Mapping[KeyPath, Any], fleet: Fleet, source: Source) -> Iterator[Problem]:
+def check_options(options: Mapping[KeyPath, Any], fleet: Deployment, source: Source) -> Iterator[Problem]:
     """Check options against the cluster: ``Options.faults(fleet)`` yields (option, message)."""
     for path, chosen in options.items():
         faults = getattr(chosen, "faults", None)
@@ -112,7 +112,7 @@ def check_options(options: Mapping[KeyPath, Any], fleet: Fleet, source: Source) 
                 yield source.problem((*path, option), message)
 
 
-def check_fleet_holds_model(fleet: Fleet) -> None:
+def check_fleet_holds_model(fleet: Deployment) -> None:
     """Require that all nodes together can hold every layer.
 
     Raises

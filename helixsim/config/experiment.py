@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from helixsim.domain.cluster import Fleet
+from helixsim.domain.cluster import Deployment
 from helixsim.domain.engine import IDEAL, EngineSpec
 from helixsim.domain.request import Slo
 from helixsim.errors import ConfigError, unknown_name
@@ -61,7 +61,7 @@ class SystemSpec:
     batching: str
     batching_options: Any
     kv: KvSpec
-    fleet: Fleet
+    fleet: Deployment
     arrivals: ArrivalsSpec | None = None
 
 
@@ -121,7 +121,7 @@ class ResolvedExperiment:
     name: str
     seed: int
     source: Path
-    fleet: Fleet
+    fleet: Deployment
     workload: WorkloadSpec
     workload_stats: WorkloadStats
     systems: tuple[SystemSpec, ...]

@@ -24,7 +24,7 @@ from helixsim.config.schema import ExperimentSection, KvSection, SystemSection
 from helixsim.config.source import Source, is_file, is_folder
 from helixsim.config.whatif import described, overlay
 from helixsim.config.whatif_schema import WhatifSection
-from helixsim.domain.cluster import Cluster, Fleet, Node
+from helixsim.domain.cluster import Cluster, Deployment, Node
 from helixsim.domain.hardware import GpuSpec, NodeProfile
 from helixsim.errors import ConfigError, InfeasibleError, Problem, shortened
 from helixsim.hardware import catalog
@@ -215,7 +215,7 @@ class _Resolver:
                     self.problems.extend(checks.check_arrivals(arrivals, path, workload, self.source))
         return workload
 
-    def _stats(self, workload: WorkloadSpec, fleet: Fleet) -> WorkloadStats:
+    def _stats(self, workload: WorkloadSpec, fleet: Deployment) -> WorkloadStats:
         """Return the means of the load, once its lengths are known to fit the model."""
         try:
             too_long = list(checks.check_context(workload, self.section.seed, fleet, self.source))
@@ -281,7 +281,9 @@ class _Resolver:
         file = self.source.file(("model",), name)
         return file / "config.json" if is_folder(file) else file
 
-    def _fleet(self, cluster: Cluster, gpus: Sequence[GpuSpec], options: ProfileOptions) -> tuple[Fleet, list[str]]:
+    def _fleet(
+        self, cluster: Cluster, gpus: Sequence[GpuSpec], options: ProfileOptions
+    ) -> tuple[Deployment, list[str]]:
         """Return the fleet and what had to be assumed; nodes of one kind share a profile."""
         section = self.section
         spec_of = {gpu.name: gpu for gpu in gpus}
@@ -298,9 +300,11 @@ class _Resolver:
             if node.node_type not in profiles:
                 profiles[node.node_type], sentences = node_profile(model, spec_of[node.gpu], node.gpus, options)
                 assumptions += sentences
-        return Fleet(model, cluster, tuple(profiles[node.node_type] for node in cluster.nodes)), assumptions
+        return Deployment(model, cluster, tuple(profiles[node.node_type] for node in cluster.nodes)), assumptions
 
-    def _system(self, number: int, fleet: Fleet, nodes: tuple[Node, ...], arrivals: ArrivalsSpec | None) -> SystemSpec:
+    def _system(
+        self, number: int, fleet: Deployment, nodes: tuple[Node, ...], arrivals: ArrivalsSpec | None
+    ) -> SystemSpec:
         section, options, chosen = self.section.systems[number], self.choices.options, self.choices.documents
         cluster = Cluster(nodes, fleet.cluster.network, fleet.cluster.coordinator_region)
         placement, routing, batching = (("systems", number, key) for key in ("placement", "routing", "batching"))

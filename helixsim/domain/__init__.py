@@ -2,7 +2,7 @@
 
 model       ModelSpec: a transformer as the simulator sees it
 hardware    GpuSpec, Curve, ComputeProfile, BatchLimits, NodeProfile
-cluster     Node, LinkSpec, Network, Cluster, Fleet
+cluster     Node, LinkSpec, Network, Cluster, Deployment
 placement   LayerRange, Placement
 flowplan    FlowEdge, FlowPlan, Route
 request     Request, Feed, Window, Slo

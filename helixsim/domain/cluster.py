@@ -109,7 +109,7 @@ class Cluster:
 
 
 @dataclass(frozen=True)
-class Fleet:
+class Deployment:
     """A cluster with the model it serves and the profiles of its nodes.
 
     ``profiles`` is aligned with ``cluster.nodes``; nodes of one type share an object.

@@ -10,7 +10,7 @@ from itertools import islice
 import numpy as np
 
 from helixsim.batching.base import BatchingPolicy
-from helixsim.domain.cluster import COORDINATOR, Fleet
+from helixsim.domain.cluster import COORDINATOR, Deployment
 from helixsim.domain.engine import IDEAL, EngineSpec
 from helixsim.domain.flowplan import FlowPlan, Route
 from helixsim.domain.placement import LayerRange, Placement
@@ -71,7 +71,7 @@ class SimulationInputs:
     the end. ``patience``: end the run early; None: never.
     """
 
-    fleet: Fleet
+    fleet: Deployment
     placement: Placement
     plan: FlowPlan
     graph: RoutingGraph

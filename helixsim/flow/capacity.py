@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from helixsim.domain.cluster import Fleet
+from helixsim.domain.cluster import Deployment
 from helixsim.domain.hardware import ComputeProfile, NodeProfile
 from helixsim.errors import InfeasibleError
 from helixsim.units import NS_PER_S
@@ -54,7 +54,7 @@ class _Workload:
 
 
 def paper_capacity(
-    fleet: Fleet, mean_prompt_tokens: float, mean_output_tokens: float, kv_occupancy: float = 0.3
+    fleet: Deployment, mean_prompt_tokens: float, mean_output_tokens: float, kv_occupancy: float = 0.3
 ) -> CapacityTable:
     """Estimate node capacities as the paper's artifact does (its "typical throughput").
 
@@ -119,7 +119,7 @@ def paper_capacity(
     )
 
 
-def typical_layers(fleet: Fleet) -> dict[str, int]:
+def typical_layers(fleet: Deployment) -> dict[str, int]:
     """Return the layers per node of each node type in an average deployment.
 
     Raises
@@ -176,7 +176,7 @@ def _node_tokens_per_s(compute: ComputeProfile, layers: int, active: float, load
     return rounds * (prompt_tokens + decode_tokens) * NS_PER_S / (layers * layer_ns) if layer_ns > 0 else 0.0
 
 
-def upper_bound_simple(fleet: Fleet, capacity: CapacityTable) -> float:
+def upper_bound_simple(fleet: Deployment, capacity: CapacityTable) -> float:
     """Return the paper's "max compute throughput" [tokens/s]: the sum of max_k k x T(k) over all nodes, per layer.
 
     It ignores that the nodes must hold the model; ``upper_bound_share`` is tighter.
@@ -184,7 +184,7 @@ def upper_bound_simple(fleet: Fleet, capacity: CapacityTable) -> float:
     return _simple_bound(_table_counts(fleet, capacity), fleet.model.num_layers)
 
 
-def upper_bound_share(fleet: Fleet, capacity: CapacityTable) -> float:
+def upper_bound_share(fleet: Deployment, capacity: CapacityTable) -> float:
     """Return the largest flow F [tokens/s] for which the nodes can supply F in every layer.
 
     Every token passes all N layers, and a node with k layers supplies at most k x min(T(k), F) layer-tokens/s, so
@@ -221,5 +221,5 @@ def _simple_bound(counts: Mapping[tuple[float, ...], int], num_layers: int) -> f
     return sum(count * best_supply(table, float("inf")) for table, count in counts.items()) / num_layers
 
 
-def _table_counts(fleet: Fleet, capacity: CapacityTable) -> Mapping[tuple[float, ...], int]:
+def _table_counts(fleet: Deployment, capacity: CapacityTable) -> Mapping[tuple[float, ...], int]:
     return Counter(capacity.of(node.id) for node in fleet.cluster.nodes)

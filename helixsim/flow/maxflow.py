@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from helixsim.domain.cluster import COORDINATOR, Fleet
+from helixsim.domain.cluster import COORDINATOR, Deployment
 from helixsim.domain.flowplan import CutElement, FlowEdge, FlowPlan, Route
 from helixsim.domain.placement import LayerRange, Placement
 from helixsim.flow.capacity import CapacityTable
@@ -22,7 +22,7 @@ _MAX_FIXED_POINT_LINKS = 200
 """Most links for which ``balanced_flows`` uses the quadratic program: fixed points compute many flows."""
 
 
-def max_flow(fleet: Fleet, placement: Placement, capacity: CapacityTable, *, balanced: bool = True) -> FlowPlan:
+def max_flow(fleet: Deployment, placement: Placement, capacity: CapacityTable, *, balanced: bool = True) -> FlowPlan:
     """Return the max-flow of a placement.
 
     Parameters
@@ -58,7 +58,7 @@ def max_flow(fleet: Fleet, placement: Placement, capacity: CapacityTable, *, bal
     )
 
 
-def max_flow_value(fleet: Fleet, placement: Placement, capacity: CapacityTable) -> float:
+def max_flow_value(fleet: Deployment, placement: Placement, capacity: CapacityTable) -> float:
     """Return the value of the max-flow only [tokens/s]; fast, for searches."""
     network = build_network(fleet, placement, capacity)
     return _graph(network)[0].maximise(_SOURCE, _SINK) if network.nodes else 0.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from helixsim.domain.cluster import COORDINATOR, TOKEN_ID_BYTES, Fleet
+from helixsim.domain.cluster import COORDINATOR, TOKEN_ID_BYTES, Deployment
 from helixsim.domain.placement import LayerRange, Placement
 from helixsim.flow.capacity import CapacityTable
 from helixsim.units import BITS_PER_BYTE
@@ -52,7 +52,7 @@ class FlowNetwork:
         return ("node", compute) if nic is None or compute <= nic else ("nic", nic)
 
 
-def build_network(fleet: Fleet, placement: Placement, capacity: CapacityTable) -> FlowNetwork:
+def build_network(fleet: Deployment, placement: Placement, capacity: CapacityTable) -> FlowNetwork:
     """Return the capacity graph; without nodes if the placement has no complete route."""
     order = {node: position for position, node in enumerate(placement.ranges)}
     compute = {node: capacity.tokens_per_s(node, layers.layers) for node, layers in placement.ranges.items()}
@@ -115,18 +115,18 @@ def _entered_from(nodes: list[tuple[str, LayerRange]], placement: Placement) -> 
     return entered
 
 
-def token_bytes(fleet: Fleet, src: str, dst: str) -> int:
+def token_bytes(fleet: Deployment, src: str, dst: str) -> int:
     """Return the bytes of a token on a link: its id and, between nodes, its activations."""
     outside = COORDINATOR in (src, dst)
     return TOKEN_ID_BYTES if outside else fleet.model.activation_bytes_per_token + TOKEN_ID_BYTES
 
 
-def link_tokens_per_s(fleet: Fleet, src: str, dst: str) -> float:
+def link_tokens_per_s(fleet: Deployment, src: str, dst: str) -> float:
     """Return the capacity of a link [tokens/s]."""
     return fleet.cluster.link(src, dst).bandwidth_bps / BITS_PER_BYTE / token_bytes(fleet, src, dst)
 
 
-def _link_rates(fleet: Fleet) -> Callable[[str, str], float]:
+def _link_rates(fleet: Deployment) -> Callable[[str, str], float]:
     """Return ``link_tokens_per_s`` of a fleet, cached by pair of regions for links without an entry of their own."""
     cluster = fleet.cluster
     own = cluster.network.pairs
@@ -144,7 +144,7 @@ def _link_rates(fleet: Fleet) -> Callable[[str, str], float]:
     return rate
 
 
-def _nics(fleet: Fleet, links: list[Link]) -> dict[str, float]:
+def _nics(fleet: Deployment, links: list[Link]) -> dict[str, float]:
     """Return the capacity of each limited NIC [tokens/s]; a token counts as its largest message (paper artifact)."""
     nics = {node.id: node.nic_bps for node in fleet.cluster.nodes if node.nic_bps is not None}
     if fleet.cluster.network.coordinator_nic_bps is not None:

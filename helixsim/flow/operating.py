@@ -22,7 +22,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from helixsim.domain.cluster import COORDINATOR, Cluster, Fleet
+from helixsim.domain.cluster import COORDINATOR, Cluster, Deployment
 from helixsim.domain.engine import IDEAL, EngineSpec
 from helixsim.domain.hardware import NodeProfile
 from helixsim.domain.placement import Placement
@@ -171,7 +171,7 @@ class _Station:
 
 
 def operating_point(
-    fleet: Fleet, placement: Placement, load: OperatingLoad, *, offered_output_per_s: float | None = None
+    fleet: Deployment, placement: Placement, load: OperatingLoad, *, offered_output_per_s: float | None = None
 ) -> OperatingPoint:
     """Return where a placement settles under saturation; all zero where it leaves no complete route.
 
@@ -209,7 +209,7 @@ def operating_point(
     return OperatingPoint(steps, total, steps * mean_s, mean_s, offered_s, _by_node(placement, {**most, **capacity}))
 
 
-def _stations(fleet: Fleet, placement: Placement, load: OperatingLoad) -> dict[str, _Station]:
+def _stations(fleet: Deployment, placement: Placement, load: OperatingLoad) -> dict[str, _Station]:
     """Return the station of each node; equal nodes with as many layers share one."""
     found: dict[tuple[str, int, int], _Station] = {}
     stations = {}
@@ -308,7 +308,7 @@ class _RoundTrips:
         return self._fixed_s[number] + token_s * self._load.tokens_per_step + waiting_s
 
 
-def operating_capacity(fleet: Fleet, load: OperatingLoad) -> CapacityTable:
+def operating_capacity(fleet: Deployment, load: OperatingLoad) -> CapacityTable:
     """Return what kinds of nodes sustain at the operating point of an average deployment of the fleet.
 
     For searches, which need a table before there is a placement: every kind is taken to hold its typical number of

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from helixsim.domain.cluster import Fleet
+from helixsim.domain.cluster import Deployment
 
 IDLE_POWER_SHARE = 0.3
 """Assumed power of an idle node over its TDP; a computing node draws its TDP."""
@@ -16,12 +16,12 @@ _SECONDS_PER_HOUR = 3600
 _TOKENS_PER_MTOK = 1_000_000
 
 
-def fleet_cost_usd_per_hour(fleet: Fleet) -> float:
+def fleet_cost_usd_per_hour(fleet: Deployment) -> float:
     """Return the price of all nodes [$/h]."""
     return sum(node.cost_usd_per_hour for node in fleet.cluster.nodes)
 
 
-def cost_usd_per_mtok(fleet: Fleet, tokens_per_s: float) -> float:
+def cost_usd_per_mtok(fleet: Deployment, tokens_per_s: float) -> float:
     """Return $ per million tokens at a rate [tokens/s]; NaN at rate 0 or without prices."""
     price = fleet_cost_usd_per_hour(fleet)
     if not (tokens_per_s > 0 and price > 0):
@@ -29,7 +29,7 @@ def cost_usd_per_mtok(fleet: Fleet, tokens_per_s: float) -> float:
     return price / (tokens_per_s * _SECONDS_PER_HOUR) * _TOKENS_PER_MTOK
 
 
-def mean_power_w(fleet: Fleet, busy_share: dict[str, float]) -> float:
+def mean_power_w(fleet: Deployment, busy_share: dict[str, float]) -> float:
     """Return the mean power of all nodes [W]; ``busy_share`` by node id, missing nodes are idle."""
     power_w = 0.0
     for node in fleet.cluster.nodes:

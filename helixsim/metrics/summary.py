@@ -9,7 +9,7 @@ import math
 import sys
 from typing import Any
 
-from helixsim.domain.cluster import Fleet
+from helixsim.domain.cluster import Deployment
 from helixsim.domain.flowplan import FlowPlan
 from helixsim.domain.placement import Placement
 from helixsim.domain.request import Slo
@@ -45,7 +45,7 @@ def summarise(
     run: RunResult,
     *,
     slo: Slo,
-    fleet: Fleet,
+    fleet: Deployment,
     placement: Placement,
     plan: FlowPlan,
     mean_prompt_tokens: float,
@@ -159,7 +159,7 @@ def _flow(
 
 
 def _cluster(
-    run: RunResult, used: Utilisation, fleet: Fleet, placement: Placement, plan: FlowPlan, attainment: float | None
+    run: RunResult, used: Utilisation, fleet: Deployment, placement: Placement, plan: FlowPlan, attainment: float | None
 ) -> ClusterFigures:
     reached = math.nan if attainment is None else attainment
     return ClusterFigures(
@@ -175,7 +175,7 @@ def _cluster(
     )
 
 
-def _cost(run: RunResult, counts: Throughput, used: Utilisation, fleet: Fleet) -> CostFigures:
+def _cost(run: RunResult, counts: Throughput, used: Utilisation, fleet: Deployment) -> CostFigures:
     output_per_s = counts.rate(counts.output_tokens)
     power_w = mean_power_w(fleet, dict(zip(run.nodes.node_id, used.busy_share.tolist(), strict=True)))
     return CostFigures(

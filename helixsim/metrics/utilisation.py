@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from helixsim.domain.cluster import Fleet
+from helixsim.domain.cluster import Deployment
 from helixsim.domain.result import FloatArray, RunResult
 from helixsim.metrics.window import growth_in_window, window_samples
 
@@ -27,7 +27,7 @@ class Utilisation:
     """Mean number of requests that wait for a batch, by node."""
 
 
-def utilisation(run: RunResult, fleet: Fleet) -> Utilisation:
+def utilisation(run: RunResult, fleet: Deployment) -> Utilisation:
     """Return utilisation, KV memory use and queues in the window."""
     nodes = run.nodes
     window_ns = max(run.window_end_ns - run.window_start_ns, 1)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
-from helixsim.domain.cluster import Fleet
+from helixsim.domain.cluster import Deployment
 from helixsim.domain.placement import Placement
 from helixsim.flow.capacity import CapacityTable
 
@@ -40,7 +40,7 @@ class PlacementProblem:
         A second estimate of capacity, which yields other candidates for the evaluator.
     """
 
-    fleet: Fleet
+    fleet: Deployment
     capacity: CapacityTable
     seed: int = 0
     evaluator: Evaluator | None = None

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from helixsim import solver
-from helixsim.domain.cluster import Fleet
+from helixsim.domain.cluster import Deployment
 from helixsim.flow.capacity import CapacityTable, share_bound
 from helixsim.placement import tuning
 from helixsim.placement.clusters import crossing_total_tokens_per_s, crossings_tokens_per_s, regions_of
@@ -30,7 +30,7 @@ Counts = Mapping[tuple[float, ...], int]
 
 
 def configuration_bound(
-    fleet: Fleet,
+    fleet: Deployment,
     capacity: CapacityTable,
     reached_tokens_per_s: float = 0.0,
     time_left_s: TimeLeft = lambda: solver.INFINITY,

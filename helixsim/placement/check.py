@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from helixsim.domain.cluster import Fleet
+from helixsim.domain.cluster import Deployment
 from helixsim.domain.placement import Placement
 from helixsim.errors import DataError, InfeasibleError, did_you_mean
 from helixsim.flow.network import entry_points
 
 
-def check(fleet: Fleet, placement: Placement) -> None:
+def check(fleet: Deployment, placement: Placement) -> None:
     """Check a placement against its fleet.
 
     Raises
@@ -32,7 +32,7 @@ def _message(placement: Placement, faults: list[str]) -> str:
     return f"placement by {placement.strategy!r}: " + "; ".join(faults)
 
 
-def _misfits(fleet: Fleet, placement: Placement) -> list[str]:
+def _misfits(fleet: Deployment, placement: Placement) -> list[str]:
     faults: list[str] = []
     num_layers = fleet.model.num_layers
     if placement.num_layers != num_layers:
@@ -53,7 +53,7 @@ def _misfits(fleet: Fleet, placement: Placement) -> list[str]:
     return faults
 
 
-def _shortages(fleet: Fleet, placement: Placement) -> list[str]:
+def _shortages(fleet: Deployment, placement: Placement) -> list[str]:
     faults: list[str] = []
     for node, layers in placement.ranges.items():
         most = len(fleet.profile(node).kv_blocks)

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from helixsim.domain.cluster import Fleet
+from helixsim.domain.cluster import Deployment
 from helixsim.flow.capacity import CapacityTable, upper_bound_share
 from helixsim.flow.network import link_tokens_per_s
 from helixsim.placement import tuning
@@ -37,7 +37,7 @@ class _Links(NamedTuple):
     back_tokens_per_s: float
 
 
-def regions_of(fleet: Fleet, capacity: CapacityTable) -> dict[str, str]:
+def regions_of(fleet: Deployment, capacity: CapacityTable) -> dict[str, str]:
     """Return the region of each node: node id -> name."""
     cluster = fleet.cluster
     fastest = max((max(capacity.of(node.id), default=0.0) for node in cluster.nodes), default=0.0)
@@ -53,7 +53,7 @@ def regions_of(fleet: Fleet, capacity: CapacityTable) -> dict[str, str]:
     return _joined(regions, crossings_tokens_per_s(fleet, regions), ample)
 
 
-def crossings_tokens_per_s(fleet: Fleet, regions: Mapping[str, str]) -> dict[tuple[str, str], LinkSpeeds]:
+def crossings_tokens_per_s(fleet: Deployment, regions: Mapping[str, str]) -> dict[tuple[str, str], LinkSpeeds]:
     """Return the speeds of links between each two regions, given the region of each node."""
     listed: dict[tuple[str, str], list[float]] = {}
     for links in _links_between(fleet, regions):
@@ -63,7 +63,7 @@ def crossings_tokens_per_s(fleet: Fleet, regions: Mapping[str, str]) -> dict[tup
     return {pair: LinkSpeeds(min(speeds), max(speeds)) for pair, speeds in listed.items()}
 
 
-def crossing_total_tokens_per_s(fleet: Fleet, regions: Mapping[str, str]) -> float:
+def crossing_total_tokens_per_s(fleet: Deployment, regions: Mapping[str, str]) -> float:
     """Return the total capacity of all links between regions [tokens/s].
 
     A placement uses a link in one direction at most, towards the node that ends at a later layer, so the faster
@@ -75,7 +75,7 @@ def crossing_total_tokens_per_s(fleet: Fleet, regions: Mapping[str, str]) -> flo
     )
 
 
-def _links_between(fleet: Fleet, regions: Mapping[str, str]) -> list[_Links]:
+def _links_between(fleet: Deployment, regions: Mapping[str, str]) -> list[_Links]:
     """Return the links between nodes of different regions, those without an entry of their own summarised.
 
     Nodes without a region are ignored.
@@ -108,13 +108,13 @@ def _links_between(fleet: Fleet, regions: Mapping[str, str]) -> list[_Links]:
     return links
 
 
-def _single_links(fleet: Fleet) -> list[tuple[str, str]]:
+def _single_links(fleet: Deployment) -> list[tuple[str, str]]:
     """Return the pairs of nodes whose link has an entry of its own."""
     index = fleet.cluster.index
     return [pair for pair in fleet.cluster.network.pairs if pair[0] in index and pair[1] in index]
 
 
-def _split(fleet: Fleet, members: Sequence[str], ample: float) -> list[list[str]]:
+def _split(fleet: Deployment, members: Sequence[str], ample: float) -> list[list[str]]:
     """Split the nodes of one named region where links between the parts are much slower than those inside."""
     inside = set(members)
     irregular = {end for pair in _single_links(fleet) if inside.issuperset(pair) for end in pair}

@@ -11,7 +11,7 @@ import fnmatch
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from helixsim.domain.cluster import Fleet
+from helixsim.domain.cluster import Deployment
 from helixsim.domain.hardware import NodeProfile
 from helixsim.domain.placement import LayerRange
 from helixsim.errors import did_you_mean
@@ -20,7 +20,7 @@ from helixsim.placement.base import PlacementProblem
 
 
 def constraint_faults(
-    fleet: Fleet, exclude: Sequence[str], max_layers: Mapping[str, int], pinned: Mapping[str, Sequence[int]]
+    fleet: Deployment, exclude: Sequence[str], max_layers: Mapping[str, int], pinned: Mapping[str, Sequence[int]]
 ) -> Iterator[tuple[str, str]]:
     """Yield (option, message) for each constraint that does not fit the fleet."""
     ids = [node.id for node in fleet.cluster.nodes]
@@ -48,7 +48,7 @@ def constraint_faults(
             yield "pinned", f"{node} has {list(pair)}, allowed: {allowed}"
 
 
-def _not_excluded(fleet: Fleet, exclude: Sequence[str]) -> list[int]:
+def _not_excluded(fleet: Deployment, exclude: Sequence[str]) -> list[int]:
     """Return the positions of the nodes that no pattern excludes."""
     return [
         at
@@ -86,7 +86,10 @@ def limited_table(table: CapacityTable, max_layers: Mapping[str, int]) -> Capaci
 
 
 def reassigned(
-    fleet: Fleet, ranges: Mapping[str, LayerRange], previous: Mapping[str, LayerRange], pinned: Mapping[str, LayerRange]
+    fleet: Deployment,
+    ranges: Mapping[str, LayerRange],
+    previous: Mapping[str, LayerRange],
+    pinned: Mapping[str, LayerRange],
 ) -> dict[str, LayerRange]:
     """Return the placement with roles exchanged among interchangeable nodes, so that few weights move.
 
@@ -122,7 +125,7 @@ def reassigned(
     return result
 
 
-def moved_bytes(fleet: Fleet, ranges: Mapping[str, LayerRange], previous: Mapping[str, LayerRange]) -> int:
+def moved_bytes(fleet: Deployment, ranges: Mapping[str, LayerRange], previous: Mapping[str, LayerRange]) -> int:
     """Return the weights that nodes must load to change from ``previous`` to ``ranges`` [B]."""
     layers = sum(new.layers - _overlap(previous.get(node), new) for node, new in ranges.items())
     return layers * fleet.model.weight_bytes_per_layer

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from helixsim import yamlio
-from helixsim.domain.cluster import Fleet
+from helixsim.domain.cluster import Deployment
 from helixsim.domain.placement import LayerRange, Placement
 from helixsim.errors import ConfigError, DataError, did_you_mean
 from helixsim.placement.base import PlacementProblem
@@ -37,7 +37,7 @@ class FixedOptions:
 
     file: Path
 
-    def faults(self, fleet: Fleet) -> Iterator[tuple[str, str]]:
+    def faults(self, fleet: Deployment) -> Iterator[tuple[str, str]]:
         """Yield (option, message) if the file cannot be read or does not fit a fleet."""
         try:
             document = _document(self.file)
@@ -83,7 +83,7 @@ class Fixed:
         )  # fmt: skip
 
 
-def previous_ranges(fleet: Fleet, file: Path) -> dict[str, LayerRange]:
+def previous_ranges(fleet: Deployment, file: Path) -> dict[str, LayerRange]:
     """Return the ranges of a placement file, without nodes that are no longer in the fleet.
 
     Raises

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from helixsim.domain.cluster import Fleet
+from helixsim.domain.cluster import Deployment
 from helixsim.domain.placement import LayerRange, Placement
 from helixsim.errors import ConfigError, InfeasibleError
 from helixsim.flow.capacity import upper_bound_share
@@ -87,7 +87,7 @@ class HelixOptions:
     previous: Path | None = None
     move_tolerance: float = field(default=0.01, metadata={"ge": 0, "le": 1})
 
-    def faults(self, fleet: Fleet) -> Iterator[tuple[str, str]]:
+    def faults(self, fleet: Deployment) -> Iterator[tuple[str, str]]:
         """Yield (option, message) for each option that does not fit a fleet."""
         yield from bound_faults(self)
         yield from constraint_faults(fleet, self.exclude, self.max_layers, self.pinned)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from helixsim.domain.cluster import Fleet, Node
+from helixsim.domain.cluster import Deployment, Node
 from helixsim.domain.placement import LayerRange, Placement
 from helixsim.errors import InfeasibleError
 from helixsim.placement.base import PlacementProblem
@@ -82,7 +82,7 @@ class Separate:
         )  # fmt: skip
 
 
-def _room(fleet: Fleet, nodes: Sequence[Node]) -> int:
+def _room(fleet: Deployment, nodes: Sequence[Node]) -> int:
     return sum(len(fleet.profile(node.id).kv_blocks) for node in nodes)
 
 
@@ -98,7 +98,7 @@ def _groups(nodes: Sequence[Node], num_layers: int) -> list[list[Node]]:
     return [ordered[len(nodes) * i // count : len(nodes) * (i + 1) // count] for i in range(count)]
 
 
-def _even_split(fleet: Fleet, nodes: Sequence[Node]) -> list[int]:
+def _even_split(fleet: Deployment, nodes: Sequence[Node]) -> list[int]:
     """Return the layers of each node, as even as memory allows, larger shares last."""
     num_layers = fleet.model.num_layers
     most = [len(fleet.profile(node.id).kv_blocks) for node in nodes]

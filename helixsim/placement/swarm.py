@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from helixsim.domain.cluster import Fleet
+from helixsim.domain.cluster import Deployment
 from helixsim.domain.placement import LayerRange, Placement
 from helixsim.errors import InfeasibleError
 from helixsim.placement.base import PlacementProblem
@@ -74,7 +74,7 @@ class Swarm:
         )
 
 
-def _default_stages(fleet: Fleet) -> int:
+def _default_stages(fleet: Deployment) -> int:
     """Return the fewest equal stages that fit the smallest node, or unequal ones if the nodes are too few."""
     smallest = min((profile.max_layers for profile in fleet.profiles if profile.max_layers), default=0)
     if not smallest:

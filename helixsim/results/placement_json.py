@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from helixsim.domain.cluster import Fleet
+from helixsim.domain.cluster import Deployment
 from helixsim.domain.flowplan import FlowPlan, Route
 from helixsim.domain.placement import LayerRange, Placement
 from helixsim.jsonio import json_values
 
 
-def placement_document(placement: Placement, plan: FlowPlan, fleet: Fleet) -> dict[str, Any]:
+def placement_document(placement: Placement, plan: FlowPlan, fleet: Deployment) -> dict[str, Any]:
     """Return a placement as JSON values, which the ``fixed`` strategy reads.
 
     ``layers`` maps each node to its half-open layer range or None. The search time is left out.

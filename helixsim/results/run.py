@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from helixsim.domain.cluster import Fleet
+from helixsim.domain.cluster import Deployment
 from helixsim.domain.flowplan import FlowPlan
 from helixsim.domain.placement import LayerRange, Placement
 from helixsim.domain.result import RunResult
@@ -41,7 +41,7 @@ class Simulation:
     result: RunResult
     placement: Placement
     plan: FlowPlan
-    fleet: Fleet
+    fleet: Deployment
 
 
 @dataclass

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from helixsim.domain.cluster import Fleet
+from helixsim.domain.cluster import Deployment
 from helixsim.domain.flowplan import FlowPlan
 from helixsim.domain.result import IntArray, RequestColumns, RequestStatus, RunResult
 from helixsim.domain.summary import Summary
@@ -85,7 +85,7 @@ def _reached(times_ns: IntArray) -> pd.Series[int]:
     return pd.Series(times_ns, dtype="Int64").mask(times_ns < 0)
 
 
-def nodes_frame(run: RunResult, plan: FlowPlan, fleet: Fleet) -> pd.DataFrame:
+def nodes_frame(run: RunResult, plan: FlowPlan, fleet: Deployment) -> pd.DataFrame:
     """Return the nodes with layers: layer range, load, KV memory."""
     import pandas as pd
 
@@ -113,7 +113,7 @@ def nodes_frame(run: RunResult, plan: FlowPlan, fleet: Fleet) -> pd.DataFrame:
     )
 
 
-def links_frame(run: RunResult, fleet: Fleet) -> pd.DataFrame:
+def links_frame(run: RunResult, fleet: Deployment) -> pd.DataFrame:
     """Return the directed links with traffic: bytes, load, waiting times."""
     import pandas as pd
 

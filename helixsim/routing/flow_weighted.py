@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from helixsim.domain.cluster import COORDINATOR, Fleet
+from helixsim.domain.cluster import COORDINATOR, Deployment
 from helixsim.errors import ConfigError, unknown_name
 from helixsim.routing.base import Hop, RoutingGraph, RoutingView
 from helixsim.routing.walk import walk
@@ -34,7 +34,7 @@ class FlowWeightedOptions:
     decay: bool = True
     shares: Mapping[str, Mapping[str, float]] = field(default_factory=dict, metadata={"ge": 0, "le": 1e12})
 
-    def faults(self, fleet: Fleet) -> Iterator[tuple[str, str]]:
+    def faults(self, fleet: Deployment) -> Iterator[tuple[str, str]]:
         """Yield (option, message) for shares that are invalid for a fleet."""
         names = [COORDINATOR, *fleet.cluster.index]
         for node, weights in self.shares.items():

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from helixsim.config.experiment import ResolvedExperiment, SystemSpec
-from helixsim.domain.cluster import Fleet
+from helixsim.domain.cluster import Deployment
 from helixsim.domain.placement import LayerRange, Placement
 from helixsim.flow.capacity import CapacityTable
 from helixsim.runtime.identity import content_key, system_plugins
@@ -81,7 +81,7 @@ def _keys(
     ]
 
 
-def _without_prices(fleet: Fleet) -> Fleet:
+def _without_prices(fleet: Deployment) -> Deployment:
     nodes = tuple(replace(node, cost_usd_per_hour=0.0, tdp_w=0.0) for node in fleet.cluster.nodes)
     return replace(fleet, cluster=replace(fleet.cluster, nodes=nodes))
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helixsim.domain.cluster import COORDINATOR, Fleet, LinkSpec
+from helixsim.domain.cluster import COORDINATOR, Deployment, LinkSpec
 from helixsim.domain.placement import LayerRange, Placement
 from helixsim.flow.capacity import CapacityTable, upper_bound_share
 from helixsim.flow.maxflow import max_flow, max_flow_value
@@ -19,7 +19,7 @@ NUM_LAYERS = 6
 
 
 @st.composite
-def placed_fleets(draw: st.DrawFn) -> tuple[Fleet, CapacityTable, Placement]:
+def placed_fleets(draw: st.DrawFn) -> tuple[Deployment, CapacityTable, Placement]:
     kinds = [builders.profile(name, 4) for name in "abc"]
     count = draw(st.integers(3, 9))
     chosen = [draw(st.sampled_from(kinds)) for _ in range(count)]
@@ -41,7 +41,7 @@ def placed_fleets(draw: st.DrawFn) -> tuple[Fleet, CapacityTable, Placement]:
 
 @settings(max_examples=60, deadline=None)
 @given(placed_fleets())
-def test_value_agrees_with_networkx_and_the_min_cut(case: tuple[Fleet, CapacityTable, Placement]) -> None:
+def test_value_agrees_with_networkx_and_the_min_cut(case: tuple[Deployment, CapacityTable, Placement]) -> None:
     fleet, table, placement = case
     plan = max_flow(fleet, placement, table)
     assert max_flow_value(fleet, placement, table) == plan.max_flow_tokens_per_s
@@ -69,7 +69,7 @@ def test_value_agrees_with_networkx_and_the_min_cut(case: tuple[Fleet, CapacityT
 @settings(max_examples=60, deadline=None)
 @given(placed_fleets(), st.booleans())
 def test_flow_is_conserved_within_capacities_and_routes_add_up(
-    case: tuple[Fleet, CapacityTable, Placement], balanced: bool
+    case: tuple[Deployment, CapacityTable, Placement], balanced: bool
 ) -> None:
     fleet, table, placement = case
     plan = max_flow(fleet, placement, table, balanced=balanced)
@@ -94,7 +94,7 @@ def test_flow_is_conserved_within_capacities_and_routes_add_up(
 
 @settings(max_examples=40, deadline=None)
 @given(placed_fleets())
-def test_partial_inference_never_lowers_the_flow(case: tuple[Fleet, CapacityTable, Placement]) -> None:
+def test_partial_inference_never_lowers_the_flow(case: tuple[Deployment, CapacityTable, Placement]) -> None:
     fleet, table, placement = case
     if any(node.nic_bps is not None for node in fleet.cluster.nodes):
         return  # a card counts every token as its largest message, which more neighbours can only make larger

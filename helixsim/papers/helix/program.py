@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from helixsim.domain.cluster import COORDINATOR, Cluster, Fleet, LinkSpec
+from helixsim.domain.cluster import COORDINATOR, Cluster, Deployment, LinkSpec
 
 Edge = tuple[str, str]
 """Source and destination of a directed link; the coordinator at either end is called by its id."""
@@ -53,7 +53,7 @@ def pruned_edges(cluster: Cluster, kept: int = KEPT_LINKS) -> list[Edge]:
     return [edge for edge in all_edges(cluster) if edge in chosen]
 
 
-def without_links(fleet: Fleet, edges: Sequence[Edge]) -> Fleet:
+def without_links(fleet: Deployment, edges: Sequence[Edge]) -> Deployment:
     """Return the fleet with no bandwidth on any link but these."""
     kept, cluster = set(edges), fleet.cluster
     cut = {edge: LinkSpec(0.0, cluster.link(*edge).latency_ns) for edge in all_edges(cluster) if edge not in kept}

@@ -10,7 +10,7 @@ import simulating
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helixsim.domain.cluster import Fleet, LinkSpec
+from helixsim.domain.cluster import Deployment, LinkSpec
 from helixsim.domain.placement import Placement
 from helixsim.domain.request import FeedMode, Window
 from helixsim.flow.maxflow import max_flow_value
@@ -19,7 +19,9 @@ from helixsim.flow.operating import OperatingLoad, operating_capacity, operating
 LOAD = OperatingLoad(mean_prompt_tokens=10.0, mean_output_tokens=90.0, kv_share=0.9, expected_output_tokens=90.0)
 
 
-def chain(nodes: int, *, latency_ns: int = 0, blocks: int = 400, decode_ns: float = 1e6) -> tuple[Fleet, Placement]:
+def chain(
+    nodes: int, *, latency_ns: int = 0, blocks: int = 400, decode_ns: float = 1e6
+) -> tuple[Deployment, Placement]:
     """``nodes`` equal nodes with one layer each, in a row; a decode step takes 1 ms whatever the batch."""
     kind = builders.profile("n", 1, kv_blocks=(blocks,), decode_ns=decode_ns, prefill_ns_per_token=0.01)
     fleet = builders.fleet([kind] * nodes, num_layers=nodes, intra=LinkSpec(1e15, latency_ns))

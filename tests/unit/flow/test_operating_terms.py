@@ -8,7 +8,7 @@ from dataclasses import replace
 import builders
 import pytest
 
-from helixsim.domain.cluster import TOKEN_ID_BYTES, Fleet, LinkSpec
+from helixsim.domain.cluster import TOKEN_ID_BYTES, Deployment, LinkSpec
 from helixsim.domain.engine import EngineSpec
 from helixsim.domain.hardware import Curve
 from helixsim.domain.placement import Placement
@@ -24,7 +24,7 @@ AMPLE = LinkSpec(1e15, 0)
 
 def chain(
     nodes: int, *, link: LinkSpec = AMPLE, is_shared: bool = False, blocks: int = 100_000, seqs: int = 64, **compute
-) -> tuple[Fleet, Placement]:
+) -> tuple[Deployment, Placement]:
     """``nodes`` equal nodes of two layers in a row; ``compute`` replaces fields of their profile."""
     kind = builders.profile(
         "n", LAYERS, kv_blocks=(blocks, blocks), decode_ns=DECODE_NS, prefill_ns_per_token=PREFILL_NS,
@@ -37,7 +37,7 @@ def chain(
     return fleet, builders.placement_of(fleet, {f"n-{i}": (LAYERS * i, LAYERS * i + LAYERS) for i in range(nodes)})
 
 
-def offered_trip_s(case: tuple[Fleet, Placement], steps_per_s: float, load: OperatingLoad = LOAD) -> float:
+def offered_trip_s(case: tuple[Deployment, Placement], steps_per_s: float, load: OperatingLoad = LOAD) -> float:
     """The round trip under so many decode steps/s."""
     point = operating_point(*case, load, offered_output_per_s=steps_per_s)
     assert point.output_tokens_per_s > steps_per_s

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from helixsim.domain.cluster import COORDINATOR, Cluster, Fleet, LinkSpec, Network, Node
+from helixsim.domain.cluster import COORDINATOR, Cluster, Deployment, LinkSpec, Network, Node
 from helixsim.domain.flowplan import CutElement, FlowEdge, FlowPlan, Route
 from helixsim.domain.hardware import BatchLimits, ComputeProfile, Curve, NodeProfile
 from helixsim.domain.layers import Attention, Layer, Matrix
@@ -37,7 +37,7 @@ class FakeRun:
     token_times_ns: list[np.ndarray]
 
 
-def fleet(fast: int = 2, slow: int = 4) -> Fleet:
+def fleet(fast: int = 2, slow: int = 4) -> Deployment:
     """``fast`` A100-like and ``slow`` T4-like nodes, one of the latter never used by ``placement``."""
     layer = Layer(Attention("full", 8, 8, 8, 8, 128), (Matrix("all", 500, 1000, 1_000_000),))
     model = ModelSpec("tiny", (layer,) * LAYERS, 64, 256, 40, False, "fp16", "fp16", 16, 4096, "made up")
@@ -46,7 +46,7 @@ def fleet(fast: int = 2, slow: int = 4) -> Fleet:
     profiles = {kind: _profile(kind, blocks) for kind, blocks in (("a100", 400), ("t4x2", 100))}
     link = LinkSpec(1e9, MS)
     cluster = Cluster(nodes, Network(link, link), "east")
-    return Fleet(model, cluster, tuple(profiles[node.node_type] for node in nodes))
+    return Deployment(model, cluster, tuple(profiles[node.node_type] for node in nodes))
 
 
 def _profile(kind: str, blocks: int) -> NodeProfile:
@@ -55,7 +55,7 @@ def _profile(kind: str, blocks: int) -> NodeProfile:
     return NodeProfile(kind, compute, 16, tuple(blocks // (k + 1) for k in range(LAYERS)), limits, 8, 4, 6)
 
 
-def placement(of: Fleet) -> Placement:
+def placement(of: Deployment) -> Placement:
     """All nodes but the last, in two stages."""
     half = LAYERS // 2
     ranges = {
@@ -65,7 +65,7 @@ def placement(of: Fleet) -> Placement:
     return Placement("by hand", LAYERS, ranges, False, 4000.0, 5000.0, "feasible", 1.25)
 
 
-def plan(of: Fleet) -> FlowPlan:
+def plan(of: Deployment) -> FlowPlan:
     """Every first-stage node feeds every second-stage node; the slow nodes are the cut."""
     placed = placement(of)
     first = [node for node, held in placed.ranges.items() if held.start == 0]
@@ -187,7 +187,7 @@ def _series(requests: RequestColumns, tokens: list[np.ndarray], end_ns: int, nod
     )  # fmt: skip
 
 
-def _nodes(of: Fleet) -> NodeStats:
+def _nodes(of: Deployment) -> NodeStats:
     ranges = placement(of).ranges
     start = np.array([held.start for held in ranges.values()])
     end = np.array([held.end for held in ranges.values()])
@@ -199,7 +199,7 @@ def _nodes(of: Fleet) -> NodeStats:
     )
 
 
-def _links(of: Fleet) -> LinkStats:
+def _links(of: Deployment) -> LinkStats:
     edges = [(edge.src, edge.dst) for edge in plan(of).edges]
     index = np.arange(1, len(edges) + 1)
     return LinkStats(

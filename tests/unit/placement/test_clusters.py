@@ -7,7 +7,7 @@ from dataclasses import replace
 import builders
 import pytest
 
-from helixsim.domain.cluster import Fleet, LinkSpec
+from helixsim.domain.cluster import Deployment, LinkSpec
 from helixsim.flow.capacity import CapacityTable, upper_bound_share
 from helixsim.placement.base import PlacementProblem
 from helixsim.placement.bounds import configuration_bound
@@ -23,7 +23,9 @@ def link(tokens_per_s: float) -> LinkSpec:
     return LinkSpec(8 * 1002 * tokens_per_s, 1_000_000)
 
 
-def two_sites(east: int, west: int, slow: float, *, named: bool, num_layers: int = 8) -> tuple[Fleet, CapacityTable]:
+def two_sites(
+    east: int, west: int, slow: float, *, named: bool, num_layers: int = 8
+) -> tuple[Deployment, CapacityTable]:
     """Nodes at two sites with links of ``slow`` tokens/s between; if not named, only the links tell them apart."""
     ids = [f"big-{number}" for number in range(east + west)]
     sites = ["east"] * east + ["west"] * west

@@ -9,7 +9,7 @@ from typing import Literal
 import builders
 import pytest
 
-from helixsim.domain.cluster import Fleet, LinkSpec
+from helixsim.domain.cluster import Deployment, LinkSpec
 from helixsim.domain.placement import Placement
 from helixsim.errors import ConfigError, InfeasibleError
 from helixsim.flow.capacity import CapacityTable, upper_bound_share
@@ -24,7 +24,7 @@ BIG, SMALL = builders.profile("big", 4), builders.profile("small", 2)
 TABLES = {"big": (400.0, 200.0, 150.0, 100.0), "small": (120.0, 60.0)}
 
 
-def mixed_fleet(big: int, small: int, **options: object) -> tuple[Fleet, CapacityTable]:
+def mixed_fleet(big: int, small: int, **options: object) -> tuple[Deployment, CapacityTable]:
     fleet = builders.fleet([BIG] * big + [SMALL] * small, num_layers=8, **options)  # type: ignore[arg-type]
     kinds = {profile.kind for profile in fleet.profiles}
     return fleet, builders.capacity_of(fleet, {kind: table for kind, table in TABLES.items() if kind in kinds})
@@ -177,7 +177,7 @@ def test_two_runs_agree() -> None:
     assert first.notes == second.notes
 
 
-def far_apart(fleet: Fleet, tokens_per_s: float) -> Fleet:
+def far_apart(fleet: Deployment, tokens_per_s: float) -> Deployment:
     slow = LinkSpec(8 * 1002 * tokens_per_s, 50_000_000)
     network = replace(fleet.cluster.network, inter_region=slow)
     return replace(fleet, cluster=replace(fleet.cluster, network=network, coordinator_region="elsewhere"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import builders
 import pytest
 
-from helixsim.domain.cluster import Fleet
+from helixsim.domain.cluster import Deployment
 from helixsim.domain.placement import LayerRange
 from helixsim.errors import ConfigError, InfeasibleError
 from helixsim.flow.maxflow import max_flow
@@ -19,7 +19,7 @@ from helixsim.placement.swarm import Swarm, SwarmOptions
 BIG, SMALL = builders.profile("big", 6), builders.profile("small", 2)
 
 
-def problem(fleet: Fleet) -> PlacementProblem:
+def problem(fleet: Deployment) -> PlacementProblem:
     tables = {"big": (600.0, 300.0, 200.0, 150.0, 120.0, 100.0), "small": (100.0, 50.0)}
     kinds = {profile.kind for profile in fleet.profiles}
     table = builders.capacity_of(fleet, {kind: values for kind, values in tables.items() if kind in kinds})
