@@ -286,11 +286,12 @@ def test_what_cannot_be_planned_says_why(plan, tmp_path, capsys, changes, code, 
 def test_the_optimum_is_that_of_simulating_every_fleet(plan, tmp_path):
     """240 fleets, every one simulated: the search finds the cheapest that passes, with a fraction of the runs."""
     listed = [{**offer, "available": count} for offer, count in zip(PLAN["offers"], (5, 7, 4), strict=True)]
-    loaded = load_plan(plan(offers=listed, set={"workload.arrivals.rate": 6}))
+    loaded = load_plan(plan(offers=listed, simulations=1000, set={"workload.arrivals.rate": 6}))
     found = find_fleet(loaded, tmp_path, Processes(2))
     search = _Search(loaded, tmp_path, Processes(2), False, silent)
     fleets = [counts for counts in itertools.product(range(6), range(8), range(5)) if any(counts)]
     search._try(fleets)
+    assert len(search.tried) == len(fleets)
     passing = [counts for counts, trial in search.tried.items() if trial.is_met]
     assert found.is_proven
     assert found.ranked[0].price_usd_per_hour == pytest.approx(min(map(search.market.price, passing)))
