@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import os
 import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Sequence
@@ -117,6 +119,19 @@ def _stop_on_sigterm(signalled: list[int]) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)
+
+    def repeat(unraisable: sys.UnraisableHookArgs) -> None:
+        """Repeat an interrupt that was raised in a destructor or callback, where Python prints it and goes on.
+
+        It comes again a moment later, when this hook, whose exceptions are lost as well, has ended.
+        """
+        if unraisable.exc_type is KeyboardInterrupt:
+            again = signal.SIGTERM if signalled else signal.SIGINT
+            threading.Timer(0.02, os.kill, (os.getpid(), again)).start()
+        else:
+            sys.__unraisablehook__(unraisable)
+
+    sys.unraisablehook = repeat
 
 
 def _outcome(arguments: Sequence[str], args: argparse.Namespace) -> int:

@@ -306,3 +306,36 @@ def test_twenty_kills_of_a_run_lose_nothing_that_had_finished(path, tmp_path):
         assert files(out) == files(tmp_path / "whole"), kept
         assert not list(out.rglob("*-partial"))
         assert not list(out.rglob(".*-systems"))
+
+
+_INTERRUPTED_DESTRUCTOR = """
+import argparse, os, signal, sys, time
+from helixsim.cli import main as cli
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
+
+class Interrupted:
+    def __del__(self):
+        os.kill(os.getpid(), signal.{name})
+        time.sleep(0.1)
+
+def work(args):
+    Interrupted()
+    time.sleep(20)
+
+class Parser:
+    def parse_all(self, arguments, args):
+        return argparse.Namespace(verbose=0, func=work)
+
+cli.build_parser = Parser
+sys.exit(cli.main())
+"""
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_that_comes_in_a_destructor_is_not_swallowed(name, code):
+    script = _INTERRUPTED_DESTRUCTOR.format(name=name)
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=15, check=False)
+    assert result.returncode == code, result.stderr
+    assert "interrupted" in result.stderr
+    assert "Traceback" not in result.stderr
