@@ -67,9 +67,14 @@ class ModelSpec:
         return self.hidden_size * ACTIVATION_BYTES
 
     @property
+    def vocabulary_bytes(self) -> int:
+        """Memory of the embedding, and of the output head [B]."""
+        return self.vocab_size * self.hidden_size * ACTIVATION_BYTES
+
+    @property
     def embedding_bytes(self) -> int:
         """Memory of embedding and output head together [B], one matrix if they are tied."""
-        return (1 if self.is_tied else 2) * self.vocab_size * self.hidden_size * ACTIVATION_BYTES
+        return (1 if self.is_tied else 2) * self.vocabulary_bytes
 
     @property
     def weight_bytes_per_layer(self) -> int:

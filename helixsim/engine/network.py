@@ -267,10 +267,10 @@ class NetworkFabric:
         return self._open(src, dst) if channel is None else channel
 
     def returns(self, last: str, first: str) -> tuple[Channel | Delay, Channel | Delay | None]:
-        """Return the way of tokens to the coordinator, and that of decode steps to the first node if it is another.
+        """Return the way of tokens to the coordinator, and of decode steps to the first node; None: that of prompts.
 
-        Where tokens stay in the engine, it schedules the next step when the last stage ends, and the first stage has
-        it one latency of the link between the two later: at once if they are one node.
+        Where tokens stay in the engine, the next step is scheduled when the last stage ends, and reaches the first
+        stage one latency of the link between the two later: at once if they are one node.
         """
         if not self.loops_inside:
             return self.channel(last, COORDINATOR), None

@@ -1,4 +1,4 @@
-"""Laws of the kernels of one layer, each checked against a table of measured kernels (``tests/analytic/kernels``).
+"""Laws of the kernels of one layer; ``docs/step-time.md`` has their errors against tables of measured kernels.
 
 A layer takes the sum of its matrix products, its attention, its element-wise work and its all-reduces. All times are
 seconds on each of ``gpus`` GPUs that share the layer (tensor parallelism).

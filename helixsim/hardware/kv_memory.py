@@ -63,30 +63,29 @@ def node_memory(gpu: GpuSpec, gpus: int, workspace_bytes: int, overhead_bytes_pe
     )
 
 
-def activation_peak_bytes(model: ModelSpec, max_prefill_tokens: int) -> int:
-    """Return an estimate of the workspace [B] where none was measured.
+def activation_peak_bytes(model: ModelSpec, max_batched_tokens: int, gpus: int = 1) -> int:
+    """Return an estimate of the activations on each GPU [B] where none were measured.
 
     The largest batch at its widest point: residual, normed input, attention input and output (four hidden states),
-    gate, up and their product (three intermediate states, for each expert of a token), 16 bits each.
+    gate, up and their product (three intermediate states, for each expert of a token), 16 bits each. Tensor parallelism
+    divides the intermediate states.
     """
     experts_per_token = max((layer.experts.per_token for layer in model.layers if layer.experts), default=1)
-    states = 4 * model.hidden_size + 3 * model.intermediate_size * experts_per_token
-    return 2 * max_prefill_tokens * states
+    states = 4 * model.hidden_size + 3 * model.intermediate_size * experts_per_token / gpus
+    return round(2 * max_batched_tokens * states)
 
 
 def engine_workspace_bytes(model: ModelSpec, gpus: int, max_batched_tokens: int, max_seqs: int) -> int:
     """Return what an engine that computes the output head takes beside weights and KV on all GPUs together [B].
 
-    The larger of the activations of the largest batch, of which tensor parallelism divides the intermediate states,
-    and of the logits of ``max_seqs`` sequences while they are sampled, on each GPU; and memory outside PyTorch, with
-    CUDA graphs. With vLLM's settings, this meets the KV tokens that it logged for 8B on RTX 3090, RTX 4090 and H100 and
-    for 70B in FP8 on two H100 within 5 % (vLLM issue 10517, LLMServingSim, llm-d-planner).
+    The larger of the activations of the largest batch (``activation_peak_bytes``) and of the logits of ``max_seqs``
+    sequences while they are sampled, on each GPU; and memory outside PyTorch, with CUDA graphs. With vLLM's settings,
+    this meets the KV tokens that it logged for 8B on RTX 3090, RTX 4090 and H100 and for 70B in FP8 on two H100 within
+    5 % (vLLM issue 10517, LLMServingSim, llm-d-planner).
     """
-    experts_per_token = max((layer.experts.per_token for layer in model.layers if layer.experts), default=1)
-    states = 4 * model.hidden_size + 3 * model.intermediate_size * experts_per_token / gpus
     logits = SAMPLING_BYTES * max_seqs * model.vocab_size
     outside = OUTSIDE_BYTES + (OUTSIDE_BYTES_PARALLEL if gpus > 1 else 0)
-    return round(gpus * (max(2 * max_batched_tokens * states, logits) + outside))
+    return gpus * (max(activation_peak_bytes(model, max_batched_tokens, gpus), logits) + outside)
 
 
 def layer_weight_bytes(model: ModelSpec, gpus: int) -> int:

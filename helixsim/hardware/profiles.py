@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from helixsim.domain.hardware import BatchLimits, ComputeProfile, Ends, GpuSpec, NodeProfile
-from helixsim.domain.model import ACTIVATION_BYTES, ModelSpec
+from helixsim.domain.model import ModelSpec
 from helixsim.errors import DataError, InfeasibleError
 from helixsim.hardware import compute_file, kv_memory, measured
 from helixsim.hardware.compute_file import FittedKind
@@ -101,15 +101,14 @@ def node_profile(
         typical_layers=typical,
         typical_layers_full=full,
         initial_layer_tokens_per_s=initial,
-        ends_bytes=_ends(model) if options.holds_ends else Ends(),
+        ends_bytes=(
+            Ends(model.vocabulary_bytes, model.vocabulary_bytes, model.embedding_bytes)
+            if options.holds_ends
+            else Ends()
+        ),
         block_bytes=options.block_tokens * kv_memory.kv_token_bytes(model, gpus),
     )
     return profile, tuple(sources.notes)
-
-
-def _ends(model: ModelSpec) -> Ends:
-    one = model.vocab_size * model.hidden_size * ACTIVATION_BYTES
-    return Ends(first=one, last=one, both=model.embedding_bytes)
 
 
 _Room = tuple[tuple[int, ...], tuple[BatchLimits, ...], int]

@@ -52,7 +52,9 @@ def roofline(model: ModelSpec, gpu: GpuSpec, gpus: int = 1) -> ComputeProfile:
     attending = [layer.attention for layer in model.layers if layer.attention is not None]
     share = len(attending) / model.num_layers
     states = _mean(model, lambda layer: node.state_s(layer.attention, 1) if layer.attention else 0.0)
-    context_s = context_ns_per_token(model, gpu, gpus) / NS_PER_S
+    context_s = _mean(
+        model, lambda layer: node.kv_read_s(layer.attention, model.kv_bits, 1) if layer.attention else 0.0
+    )
     padding_s = constants.kv_padding_tokens * context_s
 
     def work_s(tokens: float) -> float:
@@ -79,16 +81,6 @@ def roofline(model: ModelSpec, gpu: GpuSpec, gpus: int = 1) -> ComputeProfile:
             f"other constants of {gpu.kernels.name} kernels"
         ),
     )
-
-
-def context_ns_per_token(model: ModelSpec, gpu: GpuSpec, gpus: int) -> float:
-    """Return the time to read the keys and values of one token of context in one layer [ns], the mean over layers."""
-    node = Node(gpu, gpus)
-
-    def read_s(layer: Layer) -> float:
-        return node.kv_read_s(layer.attention, model.kv_bits, 1) if layer.attention else 0.0
-
-    return _mean(model, read_s) * NS_PER_S
 
 
 def _pair_s(node: Node, layer: Layer) -> float:
