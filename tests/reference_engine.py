@@ -16,7 +16,6 @@ from helixsim.engine.kernel import Kernel, Priority
 from helixsim.engine.network import Card
 from helixsim.engine.sharing import FairLink
 from helixsim.engine.simulate import SimulationInputs
-from helixsim.engine.worker import layer_ns
 from helixsim.routing.base import HopObserver
 
 
@@ -215,9 +214,9 @@ class Machine:
         for entry, following in pairwise([*entries, self.range.end]):
             prompt = sum(journey.tokens for journey in prefills if journey.stage.start <= entry)
             contexts = [journey.context for journey in decodes if journey.stage.start <= entry]
-            one = layer_ns(compute, engine, prompt, len(contexts))
+            one = work_ns(compute, engine, prompt, len(contexts))
             if contexts and compute.decode_context_ns_per_token:
-                floor = min(compute.decode(1), layer_ns(compute, engine, 0, 1))
+                floor = min(compute.decode(1), work_ns(compute, engine, 0, 1))
                 one = max(one + compute.context_ns(len(contexts), sum(contexts)), floor)
             total += (following - entry) * one
         tokens = sum(journey.tokens for journey in prefills) + len(decodes)
@@ -562,3 +561,18 @@ class View:
     def in_flight_tokens(self, node):
         machine = self.reference.machines[node]
         return machine.reserved * self.reference.block_tokens // machine.range.layers
+
+
+def work_ns(compute, engine, prompt, seqs):
+    """One layer without attention to the context, by a law of its own."""
+    prefill, decode = compute.prefill(prompt) if prompt else 0.0, compute.decode(seqs) if seqs else 0.0
+    if not engine.shares_weight_reads:
+        return sum(max(ns, engine.layer_launch_ns) for ns, size in ((prefill, prompt), (decode, seqs)) if size)
+    together = prefill + decode
+    if prompt and seqs:
+        work = compute.token_work
+        if work is None:
+            together -= min(compute.prefill(1), decode)
+        else:
+            together = prefill - work(prompt) + decode - work(seqs) + work(prompt + seqs)
+    return max(together, engine.layer_launch_ns)

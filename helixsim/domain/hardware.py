@@ -189,6 +189,50 @@ class Curve:
 
 
 @dataclass(frozen=True, slots=True)
+class LayerTimes:
+    """Time of one kind of layer on one kind of node [ns]; ``StepTime`` puts the terms together.
+
+    Parameters
+    ----------
+    prefill, decode
+        Against prompt tokens in the batch, and against sequences that decode.
+    decode_context_ns_per_token
+        Extra time per token of context read by the decoding sequences.
+    reference_context_tokens
+        Context of each sequence that ``decode`` already contains; what a batch has more or less is added or taken off.
+    prefill_ns_per_pair
+        Extra time for each pair of a prompt token and a token it attends to: a prompt of ``n`` tokens has ``n^2 / 2``
+        pairs. Zero where ``prefill`` contains the attention of usual prompts.
+    token_work
+        What ``prefill`` and ``decode`` have in common: against all tokens of a batch, without attention. None: not
+        known apart, so that only the reading of weights can be shared.
+    window_tokens
+        Most tokens that a token attends to; None: all.
+    """
+
+    prefill: Curve
+    decode: Curve
+    decode_context_ns_per_token: float = 0.0
+    reference_context_tokens: int = 0
+    prefill_ns_per_pair: float = 0.0
+    token_work: Curve | None = None
+    window_tokens: int | None = None
+
+    def mixed_ns(self, prompt_tokens: float, seqs: float) -> float:
+        """Return the time for prompts and decode steps that pass the layer together [ns].
+
+        Weights are read once for both. Without context terms.
+        """
+        prefill, decode = self.prefill(prompt_tokens), self.decode(seqs)
+        if not prompt_tokens or not seqs:
+            return prefill + decode
+        work = self.token_work
+        if work is None:
+            return prefill + decode - min(self.prefill(1), decode)
+        return prefill - work(prompt_tokens) + decode - work(seqs) + work(prompt_tokens + seqs)
+
+
+@dataclass(frozen=True, slots=True)
 class ComputeProfile:
     """How long a batch takes on one kind of node, per layer.
 
@@ -220,6 +264,9 @@ class ComputeProfile:
         host, helix-spec 2.2).
     provenance
         Where the figures come from, with residuals if fitted.
+    layers
+        Times of each layer of the model, where they differ; the figures above are then their means. Empty: all layers
+        are alike.
     """
 
     kind: str
@@ -234,6 +281,7 @@ class ComputeProfile:
     prefill_ns_per_pair: float = 0.0
     token_work: Curve | None = None
     head: Curve | None = None
+    layers: tuple[LayerTimes, ...] = ()
 
     def prefill_ns(self, layers: int, tokens: int) -> float:
         """Return the time of ``layers`` layers for one prompt of ``tokens`` tokens [ns]."""
@@ -251,18 +299,19 @@ class ComputeProfile:
         """Return what the context adds to one layer for ``seqs`` sequences [ns]; below zero if it is a short one."""
         return self.decode_context_ns_per_token * (context_tokens - self.reference_context_tokens * seqs)
 
-    def mixed_ns(self, prompt_tokens: int, seqs: int) -> float:
-        """Return the time of one layer for prompts and decode steps that pass it together [ns].
-
-        Weights are read once for both. Without context terms.
-        """
-        prefill, decode = self.prefill(prompt_tokens), self.decode(seqs)
-        if not prompt_tokens or not seqs:
-            return prefill + decode
-        work = self.token_work
-        if work is None:
-            return prefill + decode - min(self.prefill(1), decode)
-        return prefill - work(prompt_tokens) + decode - work(seqs) + work(prompt_tokens + seqs)
+    def layer_times(self, held: LayerRange) -> tuple[LayerTimes, ...]:
+        """Return the times of these layers, equal ones as one object."""
+        if self.layers:
+            return self.layers[held.start : held.end]
+        mean = LayerTimes(
+            self.prefill,
+            self.decode,
+            self.decode_context_ns_per_token,
+            self.reference_context_tokens,
+            self.prefill_ns_per_pair,
+            self.token_work,
+        )
+        return (mean,) * held.layers
 
 
 @dataclass(frozen=True, slots=True)

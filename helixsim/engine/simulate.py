@@ -16,6 +16,7 @@ from helixsim.domain.flowplan import FlowPlan, Route
 from helixsim.domain.placement import LayerRange, Placement
 from helixsim.domain.request import Feed, Window
 from helixsim.domain.result import LinkStats, NodeStats, RequestStatus, RunResult
+from helixsim.domain.step_time import StepTime
 from helixsim.engine.admission import Admission
 from helixsim.engine.coordinator import Coordinator
 from helixsim.engine.invariants import check_invariants, check_state, raise_if_broken
@@ -158,7 +159,7 @@ class _Run:
         return Worker(
             node_id,
             layer_range,
-            profile.compute,
+            StepTime(profile.compute, self.inputs.engine, layer_range, self.inputs.placement.num_layers),
             profile.limits[layer_range.layers - 1],
             self.inputs.batching,
             self.kernel,
@@ -166,8 +167,7 @@ class _Run:
             node_id in self.entered_inside,
             self.inputs.is_one_by_one,
             self.inputs.is_one_by_one or bool(self.fabric.cards_out),
-            self.inputs.engine,
-            layer_range.end == self.inputs.placement.num_layers,
+            self.inputs.engine.gather_ns,
         )
 
     def _pool(self, node_id: str, layer_range: LayerRange) -> KvPool:

@@ -7,9 +7,9 @@ from operator import attrgetter
 from typing import Any
 
 from helixsim.batching.base import BatchingPolicy
-from helixsim.domain.engine import EngineSpec
-from helixsim.domain.hardware import BatchLimits, ComputeProfile
+from helixsim.domain.hardware import BatchLimits
 from helixsim.domain.placement import LayerRange
+from helixsim.domain.step_time import BatchShape, StepTime, prefill_pairs
 from helixsim.engine.kernel import Call, Kernel, Priority, Timer
 from helixsim.engine.state import Cohort, Parcel, Sender
 
@@ -34,28 +34,22 @@ class Worker:
 
     __slots__ = (
         "_batch",
-        "_compute",
-        "_copy_ns",
         "_decode_plans",
         "_decode_seqs",
         "_decodes",
-        "_engine",
         "_env",
         "_finished",
-        "_floor_ns",
         "_gather_ns",
         "_has_inner_entries",
-        "_head",
         "_is_one_by_one",
         "_is_order_felt",
         "_kernel",
-        "_known_layer_ns",
         "_limits",
         "_observe",
-        "_pair_ns",
         "_policy",
         "_prefills",
         "_started_ns",
+        "_step_time",
         "batches",
         "busy_ns",
         "decode_tokens",
@@ -72,7 +66,7 @@ class Worker:
         self,
         node_id: str,
         layer_range: LayerRange,
-        compute: ComputeProfile,
+        step_time: StepTime,
         limits: BatchLimits,
         policy: BatchingPolicy,
         kernel: Kernel,
@@ -80,8 +74,7 @@ class Worker:
         has_inner_entries: bool,
         is_one_by_one: bool,
         is_order_felt: bool,
-        engine: EngineSpec,
-        has_last_layer: bool,
+        gather_ns: int,
     ) -> None:
         self.node_id = node_id
         self.range = layer_range
@@ -90,7 +83,7 @@ class Worker:
         self.batches = 0
         self.prompt_tokens = 0
         self.decode_tokens = 0
-        self._compute = compute
+        self._step_time = step_time
         self._limits = limits
         self._policy = policy
         self._kernel = kernel
@@ -99,12 +92,7 @@ class Worker:
         self._has_inner_entries = has_inner_entries
         self._is_one_by_one = is_one_by_one
         self._is_order_felt = is_order_felt
-        self._engine = engine
-        self._gather_ns = engine.gather_ns
-        self._copy_ns = compute.activation_copy_ns_per_token if engine.copies_activations else 0.0
-        self._head = compute.head if engine.has_output_head and has_last_layer else None
-        self._pair_ns = compute.prefill_ns_per_pair
-        self._floor_ns = min(compute.decode(1), layer_ns(compute, engine, 0, 1))
+        self._gather_ns = gather_ns
         self.is_gathering = False
         self._prefills: list[Parcel] = []
         self._decodes: list[Parcel] = []
@@ -115,7 +103,6 @@ class Worker:
         self.exits: dict[Sender, None] = {}
         self._finished = Timer(kernel, Priority.FINISH, self._finish)
         self._decode_plans: dict[int, int] = {}
-        self._known_layer_ns: dict[tuple[int, int], float] = {}
 
     @property
     def queue_length(self) -> int:
@@ -232,54 +219,28 @@ class Worker:
         return taken
 
     def _duration_ns(self, prefills: list[Parcel], decodes: list[Parcel], seqs: int) -> int:
-        """Return how long the batch takes: the work active in each layer, one copy in, and the engine's own time."""
-        engine = self._engine
-        prompt = sum([parcel.tokens for parcel in prefills]) if prefills else 0
-        self.prompt_tokens += prompt
+        """Return how long the batch takes, and count its tokens."""
         self.decode_tokens += seqs
+        if prefills:
+            self.prompt_tokens += sum([parcel.tokens for parcel in prefills])
+        elif len(decodes) == 1 or not self._has_inner_entries:
+            context = sum([parcel.context_tokens() for parcel in decodes])
+            start = decodes[0].stage.start if self._has_inner_entries else None
+            return round(self._step_time.decode_ns(seqs, context, start))
         if self._has_inner_entries:
-            layers_ns = self._layers_ns_by_entry(prefills, decodes)
-        else:
-            layers_ns = (self.range.end - self.range.start) * self._layer_ns(prompt, seqs, decodes)
-        overhead_ns = engine.batch_overhead_ns + engine.sequence_overhead_ns * (len(prefills) + seqs)
-        if self._pair_ns and prefills:
-            end = self.range.end
-            pairs = sum([(end - parcel.stage.start) * parcel.tokens * parcel.tokens for parcel in prefills]) / 2
-            layers_ns += self._pair_ns * pairs
-        if self._head is not None:
-            layers_ns += self._head(len(prefills) + seqs)
-        return round(layers_ns + self._copy_ns * (prompt + seqs) + overhead_ns)
+            return round(self._step_time.ns_of_entries(self._entries(prefills, decodes)))
+        return round(self._step_time.ns(_shape(prefills, decodes)))
 
-    def _layer_ns(self, prompt: int, seqs: int, decodes: list[Parcel]) -> float:
-        """Return the time of one layer in which ``prompt`` tokens and the sequences of ``decodes`` are active."""
-        known = self._known_layer_ns.get((prompt, seqs))
-        if known is None:
-            known = self._known_layer_ns[prompt, seqs] = layer_ns(self._compute, self._engine, prompt, seqs)
-        if seqs and self._compute.decode_context_ns_per_token:
-            context = 0
-            for parcel in decodes:
-                context += parcel.context_tokens()
-            return max(known + self._compute.context_ns(seqs, context), self._floor_ns)
-        return known
+    def _entries(self, prefills: list[Parcel], decodes: list[Parcel]) -> list[tuple[int, BatchShape]]:
+        """Return the layers at which requests enter, with the shape of what enters there.
 
-    def _layers_ns_by_entry(self, prefills: list[Parcel], decodes: list[Parcel]) -> float:
-        """Return the time of all layers where requests enter in the middle: later layers have more work than the first.
-
-        All requests run to the node's last layer, so the work only grows from one entry to the next. Those of a parcel
-        come from one node, so they enter at one layer.
+        All requests run to the node's last layer. Those of a parcel come from one node, so they enter at one layer.
         """
-        if len(decodes) == 1 and not prefills:  # common, and a sixth of the time where requests enter anywhere
-            return (self.range.end - decodes[0].stage.start) * self._layer_ns(0, decodes[0].tokens, decodes)
-        prompts = [(parcel.stage.start, parcel.tokens) for parcel in prefills]
-        steps = [(parcel.stage.start, parcel) for parcel in decodes]
-        entries = sorted({entry for entry, _ in prompts} | {entry for entry, _ in steps})
-        total_ns = 0.0
-        for entry, following in zip(entries, [*entries[1:], self.range.end], strict=True):
-            active = [parcel for start, parcel in steps if start <= entry]
-            prompt = sum([tokens for start, tokens in prompts if start <= entry])
-            seqs = sum([parcel.tokens for parcel in active])
-            total_ns += (following - entry) * self._layer_ns(prompt, seqs, active)
-        return total_ns
+        entries = sorted({parcel.stage.start for parcel in prefills + decodes})
+        return [
+            (entry, _shape(*([one for one in parcels if one.stage.start == entry] for parcels in (prefills, decodes))))
+            for entry in entries
+        ]
 
     def _finish(self, _event: Timer) -> None:
         """Send the finished batch on, decode steps first: they are small and somebody waits for each."""
@@ -361,10 +322,14 @@ class Worker:
             observe(edge, now_ns - sent_ns, requests)
 
 
-def layer_ns(compute: ComputeProfile, engine: EngineSpec, prompt: int, seqs: int) -> float:
-    """Return the time of one layer [ns] for a batch of ``prompt`` prompt tokens and ``seqs`` decoding sequences."""
-    launch = engine.layer_launch_ns
-    if engine.shares_weight_reads:
-        return max(compute.mixed_ns(prompt, seqs), launch)
-    prefill, decode = compute.prefill(prompt), compute.decode(seqs)
-    return (max(prefill, launch) if prompt else 0.0) + (max(decode, launch) if seqs else 0.0)
+def _shape(prefills: list[Parcel], decodes: list[Parcel]) -> BatchShape:
+    tokens = [parcel.tokens for parcel in prefills]
+    seqs = sum([parcel.tokens for parcel in decodes])
+    return BatchShape(
+        prefill_tokens=sum(tokens),
+        prefill_pairs=sum([prefill_pairs(one) for one in tokens]),
+        prefill_seqs=len(tokens),
+        decode_seqs=seqs,
+        decode_context=sum([parcel.context_tokens() for parcel in decodes]),
+        sampled=len(tokens) + seqs,
+    )

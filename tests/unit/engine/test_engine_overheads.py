@@ -9,8 +9,6 @@ from builders import two_node_pipeline
 from simulating import MS, random_load, requests, run
 
 from helixsim.domain.engine import EngineSpec
-from helixsim.domain.hardware import ComputeProfile, Curve
-from helixsim.engine.worker import layer_ns
 
 ROUNDS, HOPS, LINKS = 3, 2, 3
 """A request of three output tokens goes round three times, over two nodes and three links."""
@@ -64,16 +62,6 @@ def test_laws_hold_with_every_overhead():
     assert (rows.compute_ns >= 2 * rows.output_tokens * (MS + 1000 + 2 * MS)).all()
     # And passes three links per step, each with its latency and the overhead of a message.
     assert (rows.network_ns >= 3 * rows.output_tokens * (MS + 1000)).all()
-
-
-def test_mixed_batches_read_weights_once_if_shared():
-    compute = ComputeProfile("k", "m", "measured", Curve((1.0, 100.0), (5.0, 104.0)), Curve((1.0, 10.0), (5.0, 14.0)))
-    separate, shared = EngineSpec(), EngineSpec(shares_weight_reads=True)
-    assert layer_ns(compute, separate, 100, 10) == 104.0 + 14.0
-    assert layer_ns(compute, shared, 100, 10) == 104.0 + 14.0 - 5.0
-    for engine in (separate, shared):
-        assert layer_ns(compute, engine, 100, 0) == 104.0
-        assert layer_ns(compute, engine, 0, 10) == 14.0
 
 
 def test_a_share_of_blocks_stays_free_at_admission():

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helixsim.domain.placement import LayerRange
 from helixsim.hardware import catalog, compute_file
 from helixsim.hardware.kernels import Node
 from helixsim.hardware.roofline import roofline, timing_error
@@ -37,7 +38,7 @@ def test_long_prompts_cost_their_square():
 
 
 def test_mixed_batches_read_the_weights_once():
-    profile = roofline(LLAMA, L4)
+    (profile,) = roofline(LLAMA, L4).layer_times(LayerRange(0, 1))
     alone = profile.prefill(1) + profile.decode(1)
     assert profile.mixed_ns(1, 1) < 0.6 * alone
     assert profile.mixed_ns(5000, 0) == profile.prefill(5000)

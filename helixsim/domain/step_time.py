@@ -1,0 +1,223 @@
+"""One law for the time of a step: what a batch takes on a node with some layers of the model.
+
+``BatchShape`` holds all that the time depends on, ``StepTime`` turns it into nanoseconds. The simulation, the operating
+point and the bounds of fleet searches share it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from helixsim.domain.engine import EngineSpec
+from helixsim.domain.hardware import ComputeProfile, LayerTimes
+from helixsim.domain.placement import LayerRange
+
+_MOST_KNOWN = 2**15
+"""Most batches whose time a kind of layer remembers."""
+
+
+class BatchShape(NamedTuple):
+    """What one step computes.
+
+    The planner's means may be fractions, so all fields are ``float`` to the type checker; the simulation gives integers
+    (``prefill_pairs``: multiples of one half).
+
+    Parameters
+    ----------
+    prefill_tokens
+        Prompt tokens, over all chunks of the step.
+    prefill_pairs
+        Pairs of a prompt token and a token it attends to; see ``prefill_pairs``.
+    prefill_seqs
+        Prompts that they belong to.
+    decode_seqs
+        Sequences that decode one token each.
+    decode_context
+        Tokens whose keys and values these read, over all of them.
+    sampled
+        Sequences that get a token from the output head: decoding ones, and prompts whose last chunk this is.
+    """
+
+    prefill_tokens: float = 0
+    prefill_pairs: float = 0
+    prefill_seqs: float = 0
+    decode_seqs: float = 0
+    decode_context: float = 0
+    sampled: float = 0
+
+    def joined(self, other: BatchShape) -> BatchShape:
+        """Return the shape of both in one step."""
+        return BatchShape(
+            self.prefill_tokens + other.prefill_tokens,
+            self.prefill_pairs + other.prefill_pairs,
+            self.prefill_seqs + other.prefill_seqs,
+            self.decode_seqs + other.decode_seqs,
+            self.decode_context + other.decode_context,
+            self.sampled + other.sampled,
+        )
+
+
+def prefill_pairs(tokens: float, past: float = 0) -> float:
+    """Return the pairs of a chunk of ``tokens`` prompt tokens behind ``past`` tokens of context.
+
+    Each token attends to all before it and to half of its chunk; a whole prompt of ``n`` tokens has ``n^2 / 2`` pairs,
+    in however many chunks it is computed.
+    """
+    return tokens * (past + tokens / 2)
+
+
+class StepTime:
+    """Time of the steps of one placed node.
+
+    A step takes, for each layer, the products of all tokens and the attention of its prompts and decode steps; on the
+    node with the last layer, output head and sampler for the sequences that get a token; and the engine's own time.
+
+    Parameters
+    ----------
+    compute
+        What the node's GPUs need for a layer.
+    engine
+        Which of the terms the engine has, and its overheads.
+    held
+        Layers of the node.
+    num_layers
+        Layers of the model.
+    """
+
+    __slots__ = ("_batch_ns", "_copy_ns", "_from", "_head", "_held", "_kinds", "_sequence_ns")
+
+    def __init__(self, compute: ComputeProfile, engine: EngineSpec, held: LayerRange, num_layers: int) -> None:
+        self._held = held
+        times = compute.layer_times(held)
+        terms = {key: _LayerTerms(one, engine) for key, one in {id(one): one for one in times}.items()}
+        self._kinds = [terms[id(one)] for one in times]
+        self._from: dict[int, list[tuple[int, _LayerTerms]]] = {}
+        self._head = compute.head if engine.has_output_head and held.end == num_layers else None
+        self._copy_ns = compute.activation_copy_ns_per_token if engine.copies_activations else 0.0
+        self._batch_ns = engine.batch_overhead_ns
+        self._sequence_ns = engine.sequence_overhead_ns
+
+    def ns(self, shape: BatchShape, start: int | None = None) -> float:
+        """Return the time of a step [ns], whose requests enter at layer ``start`` (None: the first one held)."""
+        layers_ns = pairs_ns = 0.0
+        for count, terms in self._layers(self._held.start if start is None else start):
+            layers_ns += count * terms.layer_ns(shape.prefill_tokens, shape.decode_seqs, shape.decode_context)
+            if terms.pair_ns and shape.prefill_tokens:
+                pairs_ns += terms.pair_ns * (count * terms.pairs(shape))
+        return self._whole_ns(layers_ns + pairs_ns, shape)
+
+    def decode_ns(self, seqs: float, context: float, start: int | None = None) -> float:
+        """Return the time of a step of decode steps alone [ns], as ``ns`` does: most steps are such."""
+        layers_ns = 0.0
+        for count, terms in self._layers(self._held.start if start is None else start):
+            layers_ns += count * terms.layer_ns(0, seqs, context)
+        if self._head is not None:
+            layers_ns += self._head(seqs)
+        return layers_ns + self._copy_ns * seqs + self._own_ns(seqs)
+
+    def ns_of_entries(self, entries: Sequence[tuple[int, BatchShape]]) -> float:
+        """Return the time of a step whose requests enter at different layers [ns]: later layers have more work.
+
+        ``entries`` are layers of entry in ascending order, each once, with the shape of what enters there.
+        """
+        active = BatchShape()
+        layers_ns = 0.0
+        pairs: dict[_LayerTerms, float] = {}
+        ends = [*(entry for entry, _ in entries[1:]), self._held.end]
+        for (entry, shape), end in zip(entries, ends, strict=True):
+            active = active.joined(shape)
+            for count, terms in _counted(self._kinds[entry - self._held.start : end - self._held.start]):
+                layers_ns += count * terms.layer_ns(active.prefill_tokens, active.decode_seqs, active.decode_context)
+                if terms.pair_ns and active.prefill_tokens:
+                    pairs[terms] = pairs.get(terms, 0.0) + count * terms.pairs(active)
+        layers_ns += sum([terms.pair_ns * number for terms, number in pairs.items()])
+        return self._whole_ns(layers_ns, active)
+
+    def decode_ns_series(self, seqs: int, context: int, steps: int) -> NDArray[np.float64]:
+        """Return the times of ``steps`` steps of the same sequences [ns], whose context grows by a token each.
+
+        Each equals ``decode_ns`` of its step to the last bit.
+        """
+        contexts = context + seqs * np.arange(steps, dtype=np.float64)
+        total = np.zeros(steps)
+        for count, terms in self._layers(self._held.start):
+            total += count * terms.decode_ns_series(seqs, contexts)
+        if self._head is not None:
+            total += self._head(seqs)
+        return total + self._copy_ns * seqs + self._own_ns(seqs)
+
+    def _whole_ns(self, layers_ns: float, shape: BatchShape) -> float:
+        if self._head is not None and shape.sampled:
+            layers_ns += self._head(shape.sampled)
+        tokens, seqs = shape.prefill_tokens + shape.decode_seqs, shape.prefill_seqs + shape.decode_seqs
+        return layers_ns + self._copy_ns * tokens + self._own_ns(seqs)
+
+    def _own_ns(self, seqs: float) -> float:
+        return self._batch_ns + self._sequence_ns * seqs
+
+    def _layers(self, start: int) -> list[tuple[int, _LayerTerms]]:
+        known = self._from.get(start)
+        if known is None:
+            known = self._from[start] = _counted(self._kinds[start - self._held.start :])
+        return known
+
+
+def _counted(kinds: Sequence[_LayerTerms]) -> list[tuple[int, _LayerTerms]]:
+    return [(count, terms) for terms, count in Counter(kinds).items()]
+
+
+class _LayerTerms:
+    """Time of one layer under an engine, with what was computed before."""
+
+    __slots__ = ("_context_ns", "_engine", "_floor_ns", "_known_ns", "_reference", "_times", "_window", "pair_ns")
+
+    def __init__(self, times: LayerTimes, engine: EngineSpec) -> None:
+        self._times = times
+        self._engine = engine
+        self._context_ns = times.decode_context_ns_per_token
+        self._reference = times.reference_context_tokens
+        self._window = times.window_tokens
+        self.pair_ns = times.prefill_ns_per_pair
+        self._known_ns: dict[tuple[float, float], float] = {}
+        self._floor_ns = min(times.decode(1), self._work_ns(0, 1))
+
+    def layer_ns(self, prompt: float, seqs: float, context: float) -> float:
+        """Return the time of the layer without the pairs of prompts [ns]."""
+        known = self._known_ns.get((prompt, seqs))
+        if known is None:
+            if len(self._known_ns) >= _MOST_KNOWN:
+                self._known_ns.clear()
+            known = self._known_ns[prompt, seqs] = self._work_ns(prompt, seqs)
+        if seqs and self._context_ns:
+            read = context if self._window is None else min(context, self._window * seqs)
+            return max(known + self._context_ns * (read - self._reference * seqs), self._floor_ns)
+        return known
+
+    def decode_ns_series(self, seqs: int, contexts: NDArray[np.float64]) -> NDArray[np.float64] | float:
+        """Return the time of the layer for the same sequences with each of these contexts [ns]."""
+        if not self._context_ns:
+            return self.layer_ns(0, seqs, 0)
+        known = self._work_ns(0, seqs)
+        read = contexts if self._window is None else np.minimum(contexts, self._window * seqs)
+        return np.maximum(known + self._context_ns * (read - self._reference * seqs), self._floor_ns)
+
+    def pairs(self, shape: BatchShape) -> float:
+        """Return the pairs that the layer computes: those within its window, as if all prompts were of the mean."""
+        if self._window is None:
+            return shape.prefill_pairs
+        tokens = shape.prefill_tokens / (shape.prefill_seqs or 1)
+        past = max(shape.prefill_pairs / shape.prefill_tokens - tokens / 2, 0.0)
+        growing = min(max(self._window - past, 0.0), tokens)
+        return (prefill_pairs(growing, past) + (tokens - growing) * self._window) * (shape.prefill_seqs or 1)
+
+    def _work_ns(self, prompt: float, seqs: float) -> float:
+        times, launch = self._times, self._engine.layer_launch_ns
+        if self._engine.shares_weight_reads:
+            return max(times.mixed_ns(prompt, seqs), launch)
+        prefill, decode = times.prefill(prompt), times.decode(seqs)
+        return (max(prefill, launch) if prompt else 0.0) + (max(decode, launch) if seqs else 0.0)

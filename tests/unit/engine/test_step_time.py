@@ -1,0 +1,117 @@
+"""The law of a step's time: closed forms, and laws between shapes."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from helixsim.domain.engine import EngineSpec
+from helixsim.domain.hardware import ComputeProfile, Curve, LayerTimes
+from helixsim.domain.placement import LayerRange
+from helixsim.domain.step_time import BatchShape, StepTime, prefill_pairs
+
+PREFILL, DECODE = Curve((1.0, 100.0), (5.0, 104.0)), Curve((1.0, 10.0), (5.0, 14.0))
+COMPUTE = ComputeProfile("k", "m", "measured", PREFILL, DECODE)
+CONTEXT = replace(
+    COMPUTE,
+    decode_context_ns_per_token=0.25,
+    reference_context_tokens=8,
+    prefill_ns_per_pair=0.5,
+    activation_copy_ns_per_token=3.0,
+    head=Curve((1.0, 2.0), (7.0, 9.0)),
+)
+FIRST = LayerRange(0, 1)
+PROMPT, STEPS = BatchShape(100, 5000, 1, 0, 0, 1), BatchShape(0, 0, 0, 10, 400, 10)
+BOTH = PROMPT.joined(STEPS)
+
+
+def step_time(compute=COMPUTE, held=FIRST, num_layers=1, **engine):
+    return StepTime(compute, EngineSpec(**engine), held, num_layers)
+
+
+def test_mixed_batches_read_weights_once_if_shared():
+    assert step_time().ns(BOTH) == 104.0 + 14.0
+    assert step_time(shares_weight_reads=True).ns(BOTH) == 104.0 + 14.0 - 5.0
+    known = replace(COMPUTE, token_work=Curve((0.0, 200.0), (3.0, 7.0)))
+    shared = step_time(known, shares_weight_reads=True)
+    assert shared.ns(BOTH) == pytest.approx((104.0 - 5.0) + (14.0 - 3.2) + 5.2)
+    for one in (step_time(), shared):
+        assert one.ns(PROMPT) == 104.0
+        assert one.ns(STEPS) == 14.0
+
+
+def test_every_term_of_a_step():
+    engine = {"batch_overhead_ns": 1000, "sequence_overhead_ns": 20, "has_output_head": True}
+    one = step_time(CONTEXT, LayerRange(2, 5), 5, **engine)
+    layer = 104.0 + 14.0 + 0.25 * (400 - 8 * 10)
+    assert one.ns(BOTH) == 3 * layer + 3 * 0.5 * 5000 + (9.0 + 9 * 2.0) + 3.0 * 110 + 1000 + 20 * 11
+    # A prompt whose last chunk comes later gets no token.
+    assert one.ns(BOTH) - one.ns(BOTH._replace(sampled=10)) == 2.0
+    inner = step_time(CONTEXT, LayerRange(1, 4), 5, **engine)
+    assert one.ns(BOTH) - inner.ns(BOTH) == 9.0 + 9 * 2.0
+    assert step_time(CONTEXT, copies_activations=False).ns(STEPS) == 14.0 + 0.25 * 320
+
+
+def test_a_layer_never_takes_less_than_its_launch_and_short_contexts_take_little():
+    launch = {"layer_launch_ns": 50}
+    assert step_time(**launch).ns(BOTH) == 104.0 + 50.0
+    assert step_time(shares_weight_reads=True, **launch).ns(STEPS) == 50.0
+    short = replace(COMPUTE, decode_context_ns_per_token=1.0, reference_context_tokens=1000)
+    assert step_time(short).ns(STEPS) == 5.0
+
+
+def test_requests_that_enter_inside_leave_out_the_layers_before():
+    one = step_time(CONTEXT, LayerRange(2, 5), 6, copies_activations=False)
+    whole = one.ns(BOTH)
+    assert one.ns_of_entries([(2, BOTH)]) == whole
+    assert one.ns_of_entries([(3, BOTH)]) == one.ns(BOTH, 3) == pytest.approx(whole * 2 / 3)
+    assert one.ns_of_entries([(2, STEPS), (4, PROMPT)]) == 3 * one.ns(STEPS, 4) + one.ns(PROMPT, 4)
+    assert one.ns_of_entries([(2, STEPS), (3, BatchShape())]) == one.ns(STEPS) == one.decode_ns(10, 400)
+
+
+def test_chunks_have_the_pairs_of_the_whole_prompt():
+    chunks = [300, 17, 700]
+    past = [0, 300, 317]
+    assert sum(map(prefill_pairs, chunks, past)) == prefill_pairs(1017) == 1017**2 / 2
+
+
+@pytest.fixture
+def hybrid():
+    """Of every two layers, the second attends to 64 tokens."""
+    full = LayerTimes(PREFILL, DECODE, 0.25, 8, 0.5)
+    window = replace(full, window_tokens=64)
+    return replace(CONTEXT, layers=(full, window) * 3)
+
+
+def test_windows_cap_what_is_read_and_multiplied(hybrid):
+    full, window = (step_time(hybrid, LayerRange(at, at + 1), 7, copies_activations=False) for at in (0, 1))
+    shape = BatchShape(0, 0, 0, 10, 2000, 10)
+    assert full.ns(shape) == 14.0 + 0.25 * (2000 - 80)
+    assert window.ns(shape) == 14.0 + 0.25 * (640 - 80)
+    short = shape._replace(decode_context=500)
+    assert window.ns(short) == full.ns(short)
+    # Token i of a prompt attends to min(i, window): here in continuous form.
+    prompt = BatchShape(100, prefill_pairs(100), 1, 0, 0, 1)
+    assert window.ns(prompt) == 104.0 + 0.5 * (64**2 / 2 + 36 * 64)
+    behind = BatchShape(100, prefill_pairs(100, 1000), 1, 0, 0, 1)
+    assert window.ns(behind) == 104.0 + 0.5 * 6400
+    pair = BatchShape(200, 2 * prefill_pairs(100), 2, 0, 0, 2)
+    assert window.ns(pair) == pytest.approx(PREFILL(200) + 2 * 0.5 * (64**2 / 2 + 36 * 64))
+
+
+def test_a_node_takes_the_time_of_the_layers_it_holds(hybrid):
+    shape = BatchShape(0, 0, 0, 10, 2000, 10)
+    alone = [step_time(hybrid, LayerRange(at, at + 1), 7, copies_activations=False).ns(shape) for at in range(6)]
+    for held in (LayerRange(0, 6), LayerRange(1, 4), LayerRange(3, 4)):
+        assert step_time(hybrid, held, 7, copies_activations=False).ns(shape) == pytest.approx(
+            sum(alone[held.start : held.end])
+        )
+
+
+@pytest.mark.parametrize("compute", [COMPUTE, CONTEXT])
+def test_a_series_of_steps_equals_each_to_the_last_bit(compute, hybrid):
+    for profile in (compute, hybrid):
+        one = step_time(profile, LayerRange(0, 5), 5, has_output_head=True, batch_overhead_ns=7, sequence_overhead_ns=3)
+        series = one.decode_ns_series(7, 300, 200)
+        assert series.tolist() == [one.decode_ns(7, 300 + 7 * step) for step in range(200)]
+        assert (np.diff(series) >= 0).all()
