@@ -2,14 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 @dataclass(frozen=True, slots=True)
+class Prefix:
+    """Identity of the first tokens of a request, by which prefix caches recognise tokens that they hold.
+
+    The tokens from ``ends[k - 1]`` to ``ends[k]`` have the identifier ``ids[k]``, which stands for all tokens before
+    them too, as the hash of a KV block does: an identifier has the same predecessors and the same start in all requests
+    that contain it, and as far as two of them extend in it, their tokens are equal. Identifiers are not negative.
+
+    Parameters
+    ----------
+    ids
+        One identifier per segment: a block of a trace, a system prompt, a session.
+    ends
+        Last tokens of the segments, counted from the beginning of the prompt [tokens]; ascending, as many as ``ids``.
+    tokens
+        Number of identified tokens; those after it belong to this request alone. Cuts the last segments short. May
+        exceed the prompt where a later turn of a session continues the output.
+    """
+
+    ids: tuple[int, ...]
+    ends: Sequence[int]
+    tokens: int
+
+    def scaled(self, factor: float) -> Prefix:
+        """Return the prefix of a request whose tokens are multiplied by ``factor``."""
+        if factor == 1:
+            return self
+        return Prefix(self.ids, tuple(round(end * factor) for end in self.ends), round(self.tokens * factor))
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
-    """A request. Routing and admission must not read ``output_tokens``."""
+    """A request. Routing and admission must not read ``output_tokens``.
+
+    ``prefix``: identity of its tokens; None: it shares none with other requests.
+    """
 
     id: int
     arrival_ns: int
@@ -17,6 +50,7 @@ class Request:
     output_tokens: int
     slo_class: str | None = None
     session: str | None = None
+    prefix: Prefix | None = None
 
 
 class FeedMode(StrEnum):
