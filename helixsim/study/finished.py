@@ -29,6 +29,7 @@ from helixsim.domain.result import (
 )
 from helixsim.runtime.store import Codec, Store
 from helixsim.study.placements import decoded_placement
+from helixsim.study.rundir import work_folder
 
 SCHEMA = 1
 
@@ -51,9 +52,9 @@ def simulated_store(directory: Path, *, renew: bool = False) -> SimulatedStore:
     return Store(directory, "simulated system", SCHEMA, Codec(_encoded, _decoded), renew=renew)
 
 
-def simulated_in(run_directory: Path) -> Path:
-    """Return where the finished systems of an unfinished run are kept: beside its directory, hidden."""
-    return run_directory.with_name(f".{run_directory.name}-systems")
+def simulated_in(run_directory: Path, *, check: bool) -> Path:
+    """Return where the finished systems of an unfinished run are kept; ``check``: with the invariants checked."""
+    return work_folder(run_directory) / ("systems-checked" if check else "systems")
 
 
 def _encoded(value: Any) -> Any:

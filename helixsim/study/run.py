@@ -65,6 +65,8 @@ def run_experiment(
     """
     directory = rundir.run_directory(out, experiment)
     if not force and rundir.finished_run(out, experiment, check=check) is not None:
+        if rundir.work_folder(directory).is_dir():
+            _clear(directory, checked=rundir.finished_run(out, experiment, check=True) is not None)
         if with_report and not (directory / "report.html").is_file():
             build_report(directory)
         return directory
@@ -80,9 +82,10 @@ def run_experiment(
         keep = None if force or check else experiment_key(experiment)
         with rundir.new_directory(directory, keep=keep) as scratch:
             undrawn = run.write(scratch, with_report=with_report)
+            shutil.rmtree(_partial(directory), ignore_errors=True)  # before the rename: nothing is left if killed after
     except KeyboardInterrupt:
         raise KeyboardInterrupt(run.kept_text()) from None
-    run.clear()
+    _clear(directory, checked=check)
     if undrawn is not None:
         raise undrawn.within(f"{directory} holds all results, but the report cannot be drawn")
     return directory
@@ -106,7 +109,7 @@ class _Run:
     def systems(self, executor: Executor) -> None:
         """Run all systems; a single one in this process rather than in another, which takes a second to start."""
         all_cases = cases(self.experiment)
-        kept = simulated_store(simulated_in(self.directory), renew=self.force)
+        kept = simulated_store(simulated_in(self.directory, check=self.check), renew=self.force)
         tasks = [
             SystemTask(case, content_key("system", experiment_key(self.experiment), case.name, self.check), self.check,
                        self.placements, kept)
@@ -164,7 +167,7 @@ class _Run:
             return None
         kept = _partial(self.directory)
         try:
-            with rundir.new_directory(kept) as scratch:
+            with rundir.new_directory(kept, work=rundir.work_folder(self.directory)) as scratch:
                 times = self._results(scratch)
                 timing = {"wall_seconds": time.perf_counter() - self.started_s, "systems": times}
                 document = rundir.manifest(self.experiment, timing, self.failed, checked=self.check)
@@ -182,11 +185,6 @@ class _Run:
         kept = self.keep()
         shown = f"see {kept}" if kept else "kept, although their tables cannot be written"
         return f"finished: {', '.join(self.finished)}, {shown}; repeat the command to continue with the others"
-
-    def clear(self) -> None:
-        """Remove what was kept for a run that is complete now."""
-        for left in (simulated_in(self.directory), _partial(self.directory)):
-            shutil.rmtree(left, ignore_errors=True)
 
     def _results(self, directory: Path) -> dict[str, dict[str, Any]]:
         """Write the results of the finished systems; return what each took."""
@@ -281,6 +279,14 @@ def _finished(case: Case, placed: PlacedSystem, run: RunResult) -> Run:
     )
     simulation = Simulation(run, placed.placement, placed.plan, system.fleet)
     return Run(system.name, summary, timing(run, placed.placement), simulation)
+
+
+def _clear(directory: Path, *, checked: bool) -> None:
+    """Remove what was kept for a complete run, which may have been killed before it could.
+
+    Systems kept for a run with the invariants checked stay if the complete one was not: they are of another run.
+    """
+    rundir.clear_work(directory, [simulated_in(directory, check=one) for one in {False, checked}])
 
 
 def _partial(directory: Path) -> Path:

@@ -1,6 +1,8 @@
 """Run directories: ``<out>/<name>/<hash12>/``, named by the content key of the run and complete with their manifest.
 
-A run is written into a hidden sibling and renamed at the end, so that a directory of that name is never half written.
+A run is written into a hidden folder beside its directory (``work_folder``) and renamed at the end, so that a directory
+of that name is never half written. The folder is gone when the run is complete; what a killed process left in it is
+cleared when the run is next written or found.
 """
 
 from __future__ import annotations
@@ -33,6 +35,9 @@ RESUMABLE = "finished placements and simulations are kept; repeat the command to
 
 _MARK = ".helixsim"
 """File by which a directory of results is known even if its manifest has been lost."""
+
+_TRIES = 10
+"""Times a folder is made anew after another process has removed its parent in between."""
 
 
 def run_directory(out: Path, experiment: ResolvedExperiment) -> Path:
@@ -78,6 +83,7 @@ def results_directory(
         If the user stops it, with a sentence on what is kept.
     """
     if not force and finished_under(directory, key) is not None:
+        clear_work(directory)
         return None
     refuse_foreign(directory)
     try:
@@ -91,25 +97,22 @@ def results_directory(
 
 
 @contextmanager
-def new_directory(target: Path, *, keep: str | None = None) -> Iterator[Path]:
+def new_directory(target: Path, *, keep: str | None = None, work: Path | None = None) -> Iterator[Path]:
     """Yield an empty directory that becomes ``target`` when the block succeeds, and vanishes when it fails.
 
-    A ``target`` that another process has finished meanwhile under the content key ``keep`` stays. What processes of
-    this machine left behind when they were killed is cleared away.
+    A ``target`` that another process has finished meanwhile under the content key ``keep`` stays. ``work``: folder in
+    which it is filled; None: ``work_folder(target)``.
 
     Raises
     ------
     DataError
         If something else has the name ``target`` (``refuse_foreign``).
     """
-    host = platform.node() or "localhost"
-    for left in target.parent.glob(f".{target.name}-{host}-*"):
-        pid = left.name.removeprefix(f".{target.name}-{host}-").partition("-")[0]
-        if not left.is_symlink() and not _is_alive(pid):
-            shutil.rmtree(left, ignore_errors=True)
-    stem = f".{target.name}-{host}-{os.getpid()}-{secrets.token_hex(4)}"
-    scratch, former = target.with_name(stem), target.with_name(f"{stem}-former")
-    scratch.mkdir(parents=True)
+    work = work or work_folder(target)
+    _clear_killed(work)
+    scratch = work / f"{_host()}-{os.getpid()}-{secrets.token_hex(4)}"
+    former = scratch.with_name(f"{scratch.name}-former")
+    _make(scratch)
     try:
         write_text(scratch / _MARK, "A directory of helixsim's results: a later run may replace it.\n")
         yield scratch
@@ -125,6 +128,49 @@ def new_directory(target: Path, *, keep: str | None = None) -> Iterator[Path]:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         shutil.rmtree(former, ignore_errors=True)
+        with suppress(OSError):
+            work.rmdir()
+
+
+def work_folder(target: Path) -> Path:
+    """Return the hidden folder beside a directory of results that holds everything unfinished about it."""
+    return target.with_name(f".{target.name}-work")
+
+
+def clear_work(target: Path, kept: Collection[Path] = ()) -> None:
+    """Remove what a complete directory of results no longer needs: folders ``kept``, and those of killed processes.
+
+    Folders of other processes of this machine that are still running, and of other machines, stay.
+    """
+    work = work_folder(target)
+    if not work.is_dir() or work.is_symlink():
+        return
+    for folder in kept:
+        shutil.rmtree(folder, ignore_errors=True)
+    _clear_killed(work)
+    with suppress(OSError):
+        work.rmdir()
+
+
+def _clear_killed(work: Path) -> None:
+    """Remove what processes of this machine left in a work folder when they were killed."""
+    for left in work.glob(f"{_host()}-*"):
+        pid = left.name.removeprefix(f"{_host()}-").partition("-")[0]
+        if not left.is_symlink() and not _is_alive(pid):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _make(scratch: Path) -> None:
+    """Make a folder in a work folder, which another process may be removing because it was empty."""
+    for _ in range(_TRIES):
+        with suppress(FileNotFoundError):
+            scratch.mkdir(parents=True)
+            return
+    scratch.mkdir(parents=True)
+
+
+def _host() -> str:
+    return platform.node() or "localhost"
 
 
 def refuse_foreign(target: Path) -> None:
@@ -165,7 +211,19 @@ def _is_alive(pid: str) -> bool:
         return False
     except OSError:
         return True
-    return True
+    return not _has_ended(pid)
+
+
+def _has_ended(pid: str) -> bool:
+    """Return whether a process has ended and its parent has not asked for its exit code (a zombie), where /proc tells.
+
+    Without a parent that asks, as in a container whose first process does not, it stays so for ever.
+    """
+    try:
+        state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
+    except (OSError, IndexError):
+        return False
+    return state in {b"Z", b"X"}
 
 
 def write_config(directory: Path, experiment: ResolvedExperiment) -> None:

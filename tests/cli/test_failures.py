@@ -300,12 +300,12 @@ def test_twenty_kills_of_a_run_lose_nothing_that_had_finished(path, tmp_path):
         process.wait(timeout=60)
         time.sleep(0.5)
         assert session(process.pid) == []
-        kept = {file: file.stat().st_mtime_ns for file in out.rglob(".*-systems/*.json")}
+        kept = {file: file.stat().st_mtime_ns for file in out.rglob(".*-work/systems/*.json")}
         again = command("run", path, "--out", out, *arguments)
         assert again.wait(timeout=300) == 0
         assert files(out) == files(tmp_path / "whole"), kept
         assert not list(out.rglob("*-partial"))
-        assert not list(out.rglob(".*-systems"))
+        assert not list(out.rglob(".*-work"))
 
 
 _INTERRUPTED_DESTRUCTOR = """
