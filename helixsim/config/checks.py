@@ -8,6 +8,7 @@ from typing import Any
 from helixsim.config.schema import ExperimentSection
 from helixsim.config.source import Source
 from helixsim.domain.cluster import Deployment
+from helixsim.domain.engine import IDEAL, EngineSpec
 from helixsim.domain.request import FeedMode
 from helixsim.errors import ConfigError, InfeasibleError, Problem, unknown_name
 from helixsim.units import format_bytes
@@ -37,6 +38,70 @@ def check_sharing(section: ExperimentSection, transfers: str, source: Source) ->
     if section.cluster.network.sharing == "shared" and transfers == "request":
         message = "shared needs engine.transfers: batch (got request: one message per request, in sequence)"
         yield source.problem(("cluster", "network", "sharing"), message)
+
+
+_OF_SCHEDULERS = {
+    "enable_chunked_prefill": "chunks_prompts",
+    "scheduling_policy": "scheduling_policy",
+    "enable_prefix_caching": "caches_prefixes",
+    "async_scheduling": "schedules_ahead",
+}
+"""Keys of ``engine`` that only engines with a scheduler of their own have -> fields of ``EngineSpec``."""
+
+
+def check_engine(section: ExperimentSection, engine: EngineSpec, source: Source) -> Iterator[Problem]:
+    """Check the keys of the engine against each other."""
+    own = section.engine
+    if not engine.loops_inside:
+        for key, field in _OF_SCHEDULERS.items():
+            if getattr(engine, field) != getattr(IDEAL, field):
+                stated = getattr(own, key) is not None
+                message = f"{key} needs an engine with return: engine (here {engine.name} with return: coordinator)"
+                yield source.problem(("engine", key if stated else "name"), message)
+        if own.cuda_graph_sizes:
+            message = f"padding needs an engine with return: engine (here {engine.name} with return: coordinator)"
+            yield source.problem(("engine", "cuda_graph_sizes"), message)
+    if engine.long_prefill_token_threshold and not engine.chunks_prompts:
+        message = f"{engine.long_prefill_token_threshold} has no effect without enable_chunked_prefill: true"
+        yield source.problem(("engine", "long_prefill_token_threshold"), message)
+    if own.capacity_policy is not None and own.admission is not None:
+        yield source.problem(("engine", "capacity_policy"), "give admission or capacity_policy, not both")
+    tokens, seqs = own.max_num_batched_tokens, own.max_num_seqs
+    if engine.loops_inside and tokens is not None and seqs is not None and tokens < seqs:
+        message = f"{tokens} tokens per step are less than one for each of max_num_seqs {seqs}"
+        yield source.problem(("engine", "max_num_batched_tokens"), message)
+    if engine.admission == "max_output" and section.workload.limits.max_output_tokens is None:
+        known = section.kv.expected_output_tokens
+        if any((system.kv.expected_output_tokens or known) is None for system in section.systems):
+            stated_key = next(
+                (key for key in ("admission", "capacity_policy") if getattr(own, key) is not None), "name"
+            )
+            message = (
+                "an engine that reserves the longest output needs workload.limits.max_output_tokens, or admission: "
+                "prompt (capacity_policy: max_utilization)"
+            )
+            yield source.problem(("engine", stated_key), message)
+
+
+def check_whole_prompts(
+    workload: WorkloadSpec, seed: int, fleet: Deployment, engine: EngineSpec, source: Source
+) -> Iterator[Problem]:
+    """Refuse prompts that exceed the token budget of an engine that does not cut them."""
+    if not engine.loops_inside or engine.chunks_prompts:
+        return
+    budget, kind = min(
+        (limits.max_prefill_tokens, profile.kind) for profile in fleet.profiles for limits in profile.limits
+    )
+    limit = workload.limits.max_prompt_tokens
+    if limit is not None and workload.scale.lengths(limit, 1)[0] <= budget:
+        return
+    longest = longest_prompt(workload, seed)
+    if longest > budget:
+        message = (
+            f"the longest prompt has {longest} tokens, and {engine.name} computes whole prompts of up to {budget} "
+            f"tokens on {kind}; set enable_chunked_prefill: true, or max_num_batched_tokens: {longest} or more"
+        )
+        yield source.problem(("engine", "max_num_batched_tokens"), message)
 
 
 def check_arrivals(spec: ArrivalsSpec, path: KeyPath, workload: WorkloadSpec, source: Source) -> Iterator[Problem]:

@@ -186,7 +186,8 @@ def _bounded(hint: Any, metadata: Mapping[str, Any]) -> Any:
 def _plain_names(source: Source) -> Iterator[tuple[KeyPath, str, Collection[str]]]:
     """Yield (path, kind, known names) of every name without options."""
     yield ("model",), "model", catalog.model_names()
-    yield ("engine", "name"), "engine", engines.engine_names()
+    engine: KeyPath = ("engine",) if isinstance(_at(source.data, ("engine",)), str) else ("engine", "name")
+    yield engine, "engine", engines.engine_names()
     yield ("precision",), "precision", formats.WEIGHTS
     yield ("kv_precision",), "precision", formats.KV_BITS
     yield ("workload", "trace", "format"), "trace format", trace_formats.names()

@@ -12,6 +12,22 @@ from helixsim.config.source import Source
 from helixsim.hardware.engines import OVERHEADS, EngineProfile, load_engine
 from helixsim.units import seconds_to_ns
 
+CAPACITY_POLICIES = {"guaranteed_no_evict": "max_output", "max_utilization": "prompt"}
+"""TensorRT-LLM's capacity scheduler policies -> ``admission``."""
+
+_SPEC_FIELDS = {
+    "activation_copy": "copies_activations",
+    "output_head": "has_output_head",
+    "min_free_share": "min_free_share",
+    "admission": "admission",
+    "enable_chunked_prefill": "chunks_prompts",
+    "long_prefill_token_threshold": "long_prefill_token_threshold",
+    "scheduling_policy": "scheduling_policy",
+    "enable_prefix_caching": "caches_prefixes",
+    "async_scheduling": "schedules_ahead",
+}
+"""Key of the section -> field of ``EngineSpec`` with the same values."""
+
 
 def build_engine(section: EngineSection, source: Source) -> EngineProfile:
     """Return the engine profile of an experiment.
@@ -32,12 +48,11 @@ def build_engine(section: EngineSection, source: Source) -> EngineProfile:
         own["shares_weight_reads"] = section.mixed_batches == "shared"
     if section.returns is not None:
         own["loops_inside"] = section.returns == "engine"
-    if section.activation_copy is not None:
-        own["copies_activations"] = section.activation_copy
-    if section.output_head is not None:
-        own["has_output_head"] = section.output_head
-    if section.min_free_share is not None:
-        own["min_free_share"] = section.min_free_share
-    given = {key: getattr(section, key) for key in ("memory_fraction", "block_tokens", "transfers", "admission")}
+    if section.capacity_policy is not None:
+        own["admission"] = CAPACITY_POLICIES[section.capacity_policy]
+    for key, field in _SPEC_FIELDS.items():
+        if getattr(section, key) is not None:
+            own[field] = getattr(section, key)
+    given = {key: getattr(section, key) for key in ("memory_fraction", "block_tokens", "transfers")}
     stated = {key: value for key, value in given.items() if value is not None}
     return replace(engine, spec=replace(engine.spec, **own), **stated)

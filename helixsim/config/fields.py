@@ -17,7 +17,8 @@ _EXAMPLES = {
 }
 
 
-def _or_text(schema: dict[str, Any]) -> None:
+def or_text(schema: dict[str, Any]) -> None:
+    """Allow text beside the mapping in a JSON Schema."""
     mapping = {key: schema.pop(key) for key in list(schema)}
     schema["anyOf"] = [{"type": "string"}, mapping]
 
@@ -25,7 +26,7 @@ def _or_text(schema: dict[str, Any]) -> None:
 class FileSection(Section):
     """A section that may be given as the path of a YAML file."""
 
-    model_config = ConfigDict(json_schema_extra=_or_text)
+    model_config = ConfigDict(json_schema_extra=or_text)
 
 
 class Choice(Section):
@@ -34,7 +35,7 @@ class Choice(Section):
     The options are checked by ``choices`` against the ``Options`` class of the strategy, policy or distribution.
     """
 
-    model_config = ConfigDict(extra="allow", json_schema_extra=_or_text)
+    model_config = ConfigDict(extra="allow", json_schema_extra=or_text)
     key: ClassVar[str]
 
     @classmethod

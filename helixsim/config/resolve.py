@@ -28,7 +28,7 @@ from helixsim.domain.cluster import Cluster, Deployment, Node
 from helixsim.domain.hardware import GpuSpec, NodeProfile
 from helixsim.errors import ConfigError, InfeasibleError, Problem, shortened
 from helixsim.hardware import catalog
-from helixsim.hardware.engines import RESERVES_NOTHING
+from helixsim.hardware.engines import NOT_OF_EXPERIMENTS, RESERVES_NOTHING
 from helixsim.hardware.formats import format_notes
 from helixsim.hardware.models.load import files_of
 from helixsim.hardware.profiles import ProfileOptions, node_profile
@@ -157,6 +157,7 @@ class _Resolver:
         profile_options, files = self._profile_options(), self._files()
         self.problems.extend(checks.check_names_unique(self.names, source))
         self.problems.extend(checks.check_sharing(section, self.engine.transfers, source))
+        self.problems.extend(checks.check_engine(section, self.engine.spec, source))
         self.problems.extend(checks.check_baseline(section, self.names, source))
         self.problems.extend(checks.check_planning(section, workload, source))
         if self.problems or workload is None:
@@ -218,8 +219,10 @@ class _Resolver:
     def _stats(self, workload: WorkloadSpec, fleet: Deployment) -> WorkloadStats:
         """Return the means of the load, once its lengths are known to fit the model."""
         try:
-            too_long = list(checks.check_context(workload, self.section.seed, fleet, self.source))
-            stats = workload_stats(workload, self.section.seed)
+            seed = self.section.seed
+            too_long = list(checks.check_context(workload, seed, fleet, self.source))
+            too_long += checks.check_whole_prompts(workload, seed, fleet, self.engine.spec, self.source)
+            stats = workload_stats(workload, seed)
         except ConfigError as error:  # found while reading or drawing: the load knows the key, not the file
             keys = [
                 ("workload", *problem.path.split(".")) if problem.path else ("workload",) for problem in error.problems
@@ -243,9 +246,13 @@ class _Resolver:
         return override_nodes(nodes, overrides, self.engine.block_tokens, path, self.source, of_absent)
 
     def _profile_options(self) -> ProfileOptions:
-        written = self.section.engine.model_dump(include={field.name for field in dataclasses.fields(ProfileOptions)})
-        written |= {"memory_fraction": self.engine.memory_fraction, "block_tokens": self.engine.block_tokens}
-        written["holds_ends"] = self.engine.spec.has_output_head
+        section, engine = self.section.engine, self.engine
+        written = section.model_dump(include={field.name for field in dataclasses.fields(ProfileOptions)})
+        written |= {"memory_fraction": engine.memory_fraction, "block_tokens": engine.block_tokens}
+        written |= {"max_prefill_tokens": section.max_num_batched_tokens, "max_decode_seqs": section.max_num_seqs}
+        if section.cuda_graph_sizes is not None:
+            written["graph_sizes"] = tuple(sorted(set(section.cuda_graph_sizes)))
+        written |= {"holds_ends": engine.spec.has_output_head, "steps": engine.steps}
         for key in ("timings", "limits"):
             if written[key] is not None:
                 written[key] = self.source.file(("engine", key), written[key])
@@ -324,7 +331,14 @@ class _Resolver:
     def _kv(self, own: KvSection) -> dict[str, Any]:
         """Return the rules of admission: a system's own before the experiment's before those of its engine."""
         stated = {**self.section.kv.model_dump(exclude_unset=True), **own.model_dump(exclude_unset=True)}
-        rules = RESERVES_NOTHING if self.engine.admission == "prompt" else {}
+        rules: dict[str, Any] = {}
+        if self.engine.spec.admission == "prompt":
+            rules = RESERVES_NOTHING
+        elif self.engine.spec.admission == "max_output":
+            load = self.section.workload
+            factor = 1.0 if load.scale is None else load.scale.output_tokens
+            longest = load.limits.max_output_tokens
+            rules = {"max_reserved_share": 1.0, "expected_output_tokens": None if longest is None else longest * factor}
         return {**KvSection().model_dump(), **rules, **stated}
 
     def _load_assumptions(self) -> list[str]:
@@ -339,7 +353,8 @@ class _Resolver:
         document = section.model_dump(mode="json", by_alias=True, exclude_none=True)
         document["name"] = section.name or self.source.path.stem
         document["precision"] = precision
-        document["engine"] |= self.engine.figures()
+        figures = self.engine.figures()
+        document["engine"] |= {key: value for key, value in figures.items() if key not in NOT_OF_EXPERIMENTS}
         default_baseline = "swarm" if "swarm" in self.names else self.names[-1]
         document["baseline"] = section.baseline or default_baseline
         load = document["workload"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import ConfigDict, Field, Tag
+from pydantic import ConfigDict, Field, Tag, model_validator
 
 from helixsim.config.fields import (
     Bandwidth,
@@ -22,6 +22,7 @@ from helixsim.config.fields import (
     Text,
     TextOr,
     Tokens,
+    or_text,
 )
 from helixsim.config.load_schema import ArrivalsSection, WorkloadSection
 from helixsim.config.variation import LinkScaleSection, PlanningSection
@@ -207,7 +208,14 @@ class SloSection(Section):
 
 
 class EngineSection(Section):
-    """The serving engine; values replace those of the engine profile."""
+    """The serving engine: the name of a profile, or a mapping whose values replace those of the profile."""
+
+    model_config = ConfigDict(json_schema_extra=or_text)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: object) -> object:
+        return {"name": value} if isinstance(value, str) else value
 
     name: str = Field(
         "ideal", description="Engine profile: a name of `helixsim profile list engines`, or the path of a YAML file."
@@ -219,9 +227,37 @@ class EngineSection(Section):
         None, description="Tokens per KV block (default: the profile's)."
     )
     max_weight_fraction: Share = Field(0.5, description="Maximum share of memory for weights in placements.")
-    max_prefill_tokens: Count | None = Field(None, description="Prompt tokens per batch (default: by GPU profile).")
-    max_prefill_requests: Count | None = Field(None, description="Prompts per batch (default: by GPU profile).")
-    max_decode_seqs: Count | None = Field(None, description="Decode sequences per batch (default: by GPU profile).")
+    max_num_batched_tokens: Count | None = Field(
+        None,
+        description="Tokens per step: of prompts and decode steps with `return: engine`, of prompts otherwise "
+        "(default: the profile's, by GPU).",
+    )
+    max_num_seqs: Count | None = Field(None, description="Sequences per step (default: the profile's, by GPU).")
+    max_prefill_requests: Count | None = Field(None, description="Prompts per step (default: the profile's, by GPU).")
+    enable_chunked_prefill: bool | None = Field(
+        None,
+        description="Whether prompts longer than what is left of `max_num_batched_tokens` are cut (default: the "
+        "profile's).",
+    )
+    long_prefill_token_threshold: Annotated[int, Field(ge=0, le=10**9)] | None = Field(
+        None, description="Maximum tokens of one prompt per step; 0: no limit (default: the profile's)."
+    )
+    scheduling_policy: Literal["fcfs", "priority"] | None = Field(
+        None,
+        description="Order of waiting requests: by arrival (`fcfs`), or by `priority`, lowest value first, then by "
+        "arrival (default: the profile's).",
+    )
+    enable_prefix_caching: bool | None = Field(
+        None, description="Whether KV blocks are kept and shared by prompts that begin alike (default: the profile's)."
+    )
+    async_scheduling: bool | None = Field(
+        None, description="Whether the host prepares a step while the GPU computes (default: the profile's)."
+    )
+    cuda_graph_sizes: list[Count] | None = Field(
+        None,
+        description="Numbers of tokens that a step is padded to, vLLM's `cudagraph_capture_sizes`; an empty list: no "
+        "padding (default: the profile's, by GPU).",
+    )
     transfers: Literal["batch", "request"] | None = Field(
         None,
         description="Contents of a message: all requests of a batch with the same next node (`batch`, engines with "
@@ -233,10 +269,14 @@ class EngineSection(Section):
         description="Where a token goes from the last stage: to the first one, inside the `engine`, or to the "
         "`coordinator`, which sends the next step (default: the profile's).",
     )
-    admission: Literal["prompt", "output"] | None = Field(
+    admission: Literal["prompt", "output", "max_output"] | None = Field(
         None,
-        description="KV memory that must be free to admit a request: that of its `prompt`, or also that of the "
-        "`output` expected (`kv`) (default: the profile's).",
+        description="KV memory that must be free to admit a request: that of its `prompt`, also that of the `output` "
+        "expected (`kv`), or of the longest allowed (`max_output`: `workload.limits.max_output_tokens`) (default: the "
+        "profile's).",
+    )
+    capacity_policy: Literal["guaranteed_no_evict", "max_utilization"] | None = Field(
+        None, description="TensorRT-LLM's name of `admission: max_output` and of `admission: prompt`; give one of both."
     )
     activation_copy: bool | None = Field(
         None, description="Whether activations are joined on the host and copied to the GPU, once per batch and node."

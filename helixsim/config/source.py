@@ -13,7 +13,13 @@ from helixsim.config.former import RENAMES
 from helixsim.errors import ConfigError, Problem, shortened
 from helixsim.yamlio import Document, Key, KeyPath, dotted
 
-SHORTHANDS: Final = {"placement": "strategy", "routing": "policy", "batching": "policy", "lengths": "distribution"}
+SHORTHANDS: Final = {
+    "placement": "strategy",
+    "routing": "policy",
+    "batching": "policy",
+    "lengths": "distribution",
+    "engine": "name",
+}
 """Keys whose value may be a name alone, with the key of the name in the mapping."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,24 @@ class EngineSpec:
         otherwise they pass one after the other.
     min_free_share
         Share of a node's KV blocks that must stay free when a request is admitted (vLLM: ``watermark``), 0..1.
+    version
+        The release whose defaults the profile states; empty: none.
+    admission
+        KV memory that must be free to admit a request: that of its ``prompt``, also that of the ``output`` expected, or
+        that of the longest output allowed (``max_output``).
+    chunks_prompts
+        A prompt longer than what is left of the token budget is cut (chunked prefill).
+    long_prefill_token_threshold
+        Most tokens of one prompt in a step [tokens]; 0: no limit but the token budget.
+    scheduling_policy
+        Order of waiting requests: ``fcfs``, or ``priority`` (lowest value first, then arrival).
+    caches_prefixes
+        KV blocks of finished requests stay until their memory is needed, and prompts that begin alike share them.
+    schedules_ahead
+        The host prepares the next step while the GPU computes (asynchronous scheduling): a step takes the longer of
+        both rather than their sum.
+    pads_prompts
+        Steps with prompt tokens are padded to the sizes of CUDA graphs, too, not only those of decode steps alone.
     """
 
     name: str = "ideal"
@@ -48,6 +67,14 @@ class EngineSpec:
     copies_activations: bool = True
     has_output_head: bool = False
     min_free_share: float = 0.0
+    version: str = ""
+    admission: Literal["prompt", "output", "max_output"] = "output"
+    chunks_prompts: bool = False
+    long_prefill_token_threshold: int = 0
+    scheduling_policy: Literal["fcfs", "priority"] = "fcfs"
+    caches_prefixes: bool = False
+    schedules_ahead: bool = False
+    pads_prompts: bool = False
 
 
 IDEAL = EngineSpec()

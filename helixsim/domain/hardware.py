@@ -316,11 +316,25 @@ class ComputeProfile:
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """What one batch on a node may contain."""
+    """What one batch on a node may contain.
+
+    Parameters
+    ----------
+    max_prefill_requests
+        Prompts.
+    max_prefill_tokens
+        Prompt tokens; of an engine with a token budget (``max_num_batched_tokens``), all tokens.
+    max_decode_seqs
+        Sequences that decode; of an engine with a token budget, all sequences (``max_num_seqs``).
+    graph_sizes
+        Numbers of tokens that CUDA graphs exist for, in order: a step is padded to the next one, and one beyond the
+        last is not padded. Empty: steps are not padded.
+    """
 
     max_prefill_requests: int
     max_prefill_tokens: int
     max_decode_seqs: int
+    graph_sizes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from pydantic import Field
 from helixsim.datafiles import data_path
 from helixsim.domain.engine import EngineSpec
 from helixsim.errors import DataError, unknown_name
+from helixsim.hardware.engine_defaults import AS_MEASURED, ByGpu, CudaGraphs, StepDefaults, plain_rules
 from helixsim.renames import Renames
 from helixsim.units import NS_PER_MS, NS_PER_S, seconds_to_ns
 from helixsim.validation import Count, Section, Words, base_unit, read
@@ -27,7 +28,10 @@ _RENAMES = Renames({("watermark",): "min_free_share", ("sources", "watermark"): 
 
 
 Returns = Literal["engine", "coordinator"]
-Admission = Literal["prompt", "output"]
+Admission = Literal["prompt", "output", "max_output"]
+Scheduling = Literal["fcfs", "priority"]
+
+NOT_STATED = "not stated"
 
 RESERVES_NOTHING = {"max_reserved_share": 1.0, "expected_output_tokens": 1.0}
 """Rules of admission of an engine that admits a request as soon as its prompt fits."""
@@ -36,14 +40,23 @@ RESERVES_NOTHING = {"max_reserved_share": 1.0, "expected_output_tokens": 1.0}
 class EngineSources(Section):
     """Where each figure of an engine comes from."""
 
+    version: Words = NOT_STATED
     memory_fraction: Words
     block_tokens: Words
+    max_num_batched_tokens: Words = NOT_STATED
+    max_num_seqs: Words = NOT_STATED
+    enable_chunked_prefill: Words = NOT_STATED
+    long_prefill_token_threshold: Words = NOT_STATED
+    scheduling_policy: Words = NOT_STATED
+    enable_prefix_caching: Words = NOT_STATED
+    async_scheduling: Words = NOT_STATED
+    cuda_graph_sizes: Words = NOT_STATED
     transfers: Words
     mixed_batches: Words
-    returns: Words = Field("not stated", alias="return")
-    admission: Words = "not stated"
-    activation_copy: Words = "not stated"
-    output_head: Words = "not stated"
+    returns: Words = Field(NOT_STATED, alias="return")
+    admission: Words = NOT_STATED
+    activation_copy: Words = NOT_STATED
+    output_head: Words = NOT_STATED
     gather: Words
     batch_overhead: Words
     sequence_overhead: Words
@@ -55,13 +68,25 @@ class EngineSources(Section):
 FIGURES = tuple(EngineSources.keys())
 """Everything an engine file states, each with its source."""
 
+NOT_OF_EXPERIMENTS = ("version", "max_num_batched_tokens", "max_num_seqs", "cuda_graph_sizes")
+"""Figures that a resolved experiment leaves to the engine's file, unless it states them: some differ between GPUs."""
+
 
 class EngineFile(Section):
     """``profiles/engines/*.yaml``; overheads [s]."""
 
     name: Words
+    version: str = ""
     memory_fraction: Annotated[float, Field(ge=0.01, le=1)]
     block_tokens: Count
+    max_num_batched_tokens: ByGpu | None = None
+    max_num_seqs: ByGpu | None = None
+    enable_chunked_prefill: bool = False
+    long_prefill_token_threshold: Annotated[int, Field(ge=0, le=10**9)] = 0
+    scheduling_policy: Scheduling = "fcfs"
+    enable_prefix_caching: bool = False
+    async_scheduling: bool = False
+    cuda_graph_sizes: CudaGraphs | None = None
     transfers: Transfers
     mixed_batches: MixedBatches
     returns: Returns = Field("coordinator", alias="return")
@@ -89,9 +114,8 @@ class EngineProfile:
         Tokens of one KV block.
     transfers
         What travels as one message: a ``batch`` or a ``request``.
-    admission
-        ``output``: KV memory is reserved for the output that is expected; ``prompt``: a request is admitted when its
-        prompt fits.
+    steps
+        Limits of a step, some of them chosen by GPU.
     sources
         (figure, where it comes from) pairs.
     """
@@ -100,19 +124,28 @@ class EngineProfile:
     memory_fraction: float
     block_tokens: int
     transfers: str
-    admission: str = "output"
+    steps: StepDefaults = AS_MEASURED
     sources: tuple[tuple[str, str], ...] = ()
 
     def figures(self) -> dict[str, Any]:
         """Return the figures as they stand in a file."""
-        spec = self.spec
+        spec, steps = self.spec, self.steps
+        limits = {key: getattr(steps, key) for key in ("max_num_batched_tokens", "max_num_seqs")}
         return {
+            "version": spec.version,
             "memory_fraction": self.memory_fraction,
             "block_tokens": self.block_tokens,
+            **{key: None if rules is None else plain_rules(rules) for key, rules in limits.items()},
+            "enable_chunked_prefill": spec.chunks_prompts,
+            "long_prefill_token_threshold": spec.long_prefill_token_threshold,
+            "scheduling_policy": spec.scheduling_policy,
+            "enable_prefix_caching": spec.caches_prefixes,
+            "async_scheduling": spec.schedules_ahead,
+            "cuda_graph_sizes": None if steps.cuda_graph_sizes is None else steps.cuda_graph_sizes.plain(),
             "transfers": self.transfers,
             "mixed_batches": get_args(MixedBatches)[spec.shares_weight_reads],
             "return": "engine" if spec.loops_inside else "coordinator",
-            "admission": self.admission,
+            "admission": spec.admission,
             "activation_copy": spec.copies_activations,
             "output_head": spec.has_output_head,
             **{key: f"{getattr(spec, f'{key}_ns') / NS_PER_MS:.6g} ms" for key in OVERHEADS},
@@ -150,13 +183,25 @@ def load_engine(name: str | Path) -> EngineProfile:
             loops_inside=file.returns == "engine",
             copies_activations=file.activation_copy,
             has_output_head=file.output_head,
+            version=file.version,
+            admission=file.admission,
+            chunks_prompts=file.enable_chunked_prefill,
+            long_prefill_token_threshold=file.long_prefill_token_threshold,
+            scheduling_policy=file.scheduling_policy,
+            caches_prefixes=file.enable_prefix_caching,
+            schedules_ahead=file.async_scheduling,
+            pads_prompts=file.cuda_graph_sizes is not None and file.cuda_graph_sizes.prompts,
             min_free_share=file.min_free_share,
             **{f"{key}_ns": seconds_to_ns(getattr(file, key)) for key in OVERHEADS},
         ),
         memory_fraction=file.memory_fraction,
         block_tokens=file.block_tokens,
         transfers=file.transfers,
-        admission=file.admission,
+        steps=StepDefaults(
+            max_num_batched_tokens=file.max_num_batched_tokens,
+            max_num_seqs=file.max_num_seqs,
+            cuda_graph_sizes=file.cuda_graph_sizes,
+        ),
         sources=tuple(file.sources.model_dump(by_alias=True).items()),
     )
 

@@ -6,7 +6,7 @@ stands for missing data is said in a sentence.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from helixsim.domain.hardware import BatchLimits, ComputeProfile, Ends, GpuSpec, NodeProfile
@@ -14,12 +14,13 @@ from helixsim.domain.model import ModelSpec
 from helixsim.errors import DataError, InfeasibleError
 from helixsim.hardware import compute_file, kv_memory, measured
 from helixsim.hardware.compute_file import FittedKind
+from helixsim.hardware.engine_defaults import AS_MEASURED, StepDefaults
 from helixsim.hardware.roofline import roofline
 from helixsim.hardware.tensor_parallel import from_one_gpu, kv_shares
 from helixsim.units import NS_PER_S, format_bytes
 
 DEFAULT_LIMITS = BatchLimits(max_prefill_requests=256, max_prefill_tokens=8192, max_decode_seqs=256)
-"""Batch limits of kinds nobody has measured: vLLM's default of 256 sequences, and its usual 8192 tokens a batch."""
+"""Batch limits of kinds nobody has measured, with engines that state none."""
 
 PUBLISHED_WEIGHT_FRACTION = 0.5
 """Share of memory for weights behind ``max_layers`` in ``profiles/compute`` (the paper's rule)."""
@@ -49,7 +50,12 @@ class ProfileOptions:
         Largest share of the usable memory a planner fills with weights, 0..1. At 0.5 the published numbers of layers
         are used where there are any.
     max_prefill_tokens, max_prefill_requests, max_decode_seqs
-        Batch limits with any number of layers; None: as measured, otherwise ``DEFAULT_LIMITS``.
+        Batch limits with any number of layers; None: those of ``limits``, else of ``steps``, else as measured, else
+        ``DEFAULT_LIMITS``.
+    graph_sizes
+        Sizes that steps are padded to; None: those of ``steps``.
+    steps
+        Limits of a step in the engine.
     timings
         CSV of per-layer timings (see ``measured``) or a YAML file written by ``profile fit``.
     limits
@@ -64,6 +70,8 @@ class ProfileOptions:
     max_prefill_tokens: int | None = None
     max_prefill_requests: int | None = None
     max_decode_seqs: int | None = None
+    graph_sizes: tuple[int, ...] | None = None
+    steps: StepDefaults = AS_MEASURED
     timings: Path | None = None
     limits: Path | None = None
     holds_ends: bool = False
@@ -213,7 +221,7 @@ class _Sources:
         """Return what the memory of the node allows, with measured workspace and batch limits where there are any."""
         model, options = self.model, self.options
         batch = fitted.batch if fitted is not None and fitted.batch else (DEFAULT_LIMITS,)
-        limits = [self._limited(entry) for entry in batch]
+        limits = [self._limited(self._of_engine(entry)) for entry in batch]
         memory = self._memory(fitted, limits[0])
         blocks = kv_memory.kv_blocks(model, memory, options.memory_fraction, options.block_tokens)
         if not blocks:
@@ -261,13 +269,23 @@ class _Sources:
             )
         return max(layers, 1)
 
+    def _of_engine(self, measured: BatchLimits) -> BatchLimits:
+        """Return the limits that the engine states, else the measured ones."""
+        return self.options.steps.limits(measured, self.gpu, self.gpus, self.model.max_context_tokens)
+
     def _limited(self, limits: BatchLimits) -> BatchLimits:
+        """Return limits with those of the options in their place, and the sizes that steps are padded to."""
         options = self.options
-        return BatchLimits(
-            options.max_prefill_requests or limits.max_prefill_requests,
-            options.max_prefill_tokens or limits.max_prefill_tokens,
-            options.max_decode_seqs or limits.max_decode_seqs,
-        )
+        tokens = options.max_prefill_tokens or limits.max_prefill_tokens
+        seqs = options.max_decode_seqs
+        if seqs is None:  # a budget below the engine's number of sequences lowers it, as in vLLM
+            is_budget = options.steps.max_num_seqs is not None
+            seqs = min(limits.max_decode_seqs, tokens) if is_budget else limits.max_decode_seqs
+        own = BatchLimits(options.max_prefill_requests or limits.max_prefill_requests, tokens, seqs)
+        sizes = options.graph_sizes
+        if sizes is None:
+            sizes = options.steps.graph_sizes(own, self.gpu, self.gpus)
+        return replace(own, graph_sizes=sizes)
 
 
 def _is_fitted(path: Path) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from helixsim import yamlio
 from helixsim.hardware import engines
 
@@ -64,3 +66,100 @@ def test_fair_sharing_is_selectable_but_not_for_messages_of_one_request(sound, l
     assert load(sound, "cluster.network.sharing=shared").fleet.cluster.network.is_shared
     found = faults(sound, "cluster.network.sharing=shared", "engine.transfers=request")
     assert [problem.path for problem in found] == ["cluster.network.sharing"]
+
+
+def test_a_name_alone_is_an_engine(sound, load, faults):
+    mapping = load(sound | {"engine": {"name": "vllm-1"}})
+    assert load(sound | {"engine": "vllm-1"}).config_hash == mapping.config_hash
+    assert load(sound | {"engine": "vllm-1"}, "engine.max_num_seqs=8").engine == mapping.engine
+    (problem,) = faults(sound | {"engine": "vllm-2"})
+    assert "unknown engine 'vllm-2'" in problem.message
+    assert problem.path == "engine"
+
+
+def test_limits_of_an_engine_are_those_of_each_gpu_unless_stated(sound, load):
+    sound["cluster"]["nodes"].append({"gpu": "h100", "region": "us"})
+    sound["engine"] = "vllm-1"
+    by_kind = {profile.kind: profile.limits[0] for profile in load(sound).fleet.profiles}
+    assert (by_kind["h100"].max_decode_seqs, by_kind["l4"].max_decode_seqs) == (1024, 256)
+    assert (by_kind["h100"].max_prefill_tokens, by_kind["l4"].max_prefill_tokens) == (8192, 2048)
+    own = load(sound, "engine.max_num_batched_tokens=4096", "engine.max_num_seqs=32", "engine.cuda_graph_sizes=[8,1]")
+    assert {(p.limits[0].max_prefill_tokens, p.limits[0].max_decode_seqs, p.limits[0].graph_sizes)
+            for p in own.fleet.profiles} == {(4096, 32, (1, 8))}  # fmt: skip
+
+
+def test_keys_of_the_scheduler_reach_the_engine(sound, load):
+    plain = load(sound | {"engine": "vllm-1"}).engine
+    assert (plain.chunks_prompts, plain.caches_prefixes, plain.schedules_ahead) == (True, True, True)
+    assert (plain.scheduling_policy, plain.long_prefill_token_threshold, plain.admission) == ("fcfs", 0, "prompt")
+    own = load(
+        sound | {"engine": "vllm-1"}, "engine.scheduling_policy=priority", "engine.long_prefill_token_threshold=512",
+        "engine.enable_prefix_caching=false", "engine.async_scheduling=false",
+    ).engine  # fmt: skip
+    assert (own.scheduling_policy, own.long_prefill_token_threshold) == ("priority", 512)
+    assert not own.caches_prefixes
+    assert not own.schedules_ahead
+
+
+@pytest.mark.parametrize("name", ["vllm-1", "sglang", "trtllm", "vllm-0.4"])
+def test_the_resolved_document_of_todays_engines_loads_to_the_same(sound, load, name):
+    sound["workload"]["limits"] = {"max_prompt_tokens": 2048, "max_output_tokens": 1024}
+    experiment = load(sound | {"engine": name}, "engine.max_num_seqs=99")
+    again = load(dict(experiment.document))
+    assert (again.engine, again.fleet, again.config_hash) == (
+        experiment.engine,
+        experiment.fleet,
+        experiment.config_hash,
+    )
+
+
+def test_capacity_policies_are_rules_of_admission(sound, load):
+    sound["workload"]["limits"] = {"max_prompt_tokens": 2048, "max_output_tokens": 1024}
+    reserving = load(sound | {"engine": "trtllm"})
+    assert reserving.engine.admission == "max_output"
+    kv = reserving.systems[0].kv
+    assert (kv.max_reserved_share, kv.expected_output_tokens) == (1.0, 1024)
+    assert (
+        load(sound | {"engine": "trtllm"}, "workload.scale.output_tokens=2").systems[0].kv.expected_output_tokens
+        == 2048
+    )
+    free = load(sound | {"engine": "trtllm"}, "engine.capacity_policy=max_utilization")
+    assert free.engine.admission == "prompt"
+    assert free.systems[0].kv == load(sound | {"engine": "vllm-1"}).systems[0].kv
+
+
+@pytest.mark.parametrize(
+    ("engine", "key", "said"),
+    [
+        ({"enable_chunked_prefill": True}, "enable_chunked_prefill", "needs an engine with return: engine"),
+        ({"scheduling_policy": "priority"}, "scheduling_policy", "needs an engine with return: engine"),
+        ({"cuda_graph_sizes": [8]}, "cuda_graph_sizes", "needs an engine with return: engine"),
+        ({"name": "vllm-1", "return": "coordinator"}, "name", "needs an engine with return: engine"),
+        ({"name": "vllm-0.4", "long_prefill_token_threshold": 5}, "long_prefill_token_threshold", "no effect"),
+        (
+            {"name": "vllm-1", "admission": "prompt", "capacity_policy": "max_utilization"},
+            "capacity_policy",
+            "not both",
+        ),
+        (
+            {"name": "vllm-1", "max_num_batched_tokens": 64, "max_num_seqs": 65},
+            "max_num_batched_tokens",
+            "max_num_seqs 65",
+        ),
+        ({"name": "trtllm"}, "name", "workload.limits.max_output_tokens"),
+        ({"name": "vllm-1", "capacity_policy": "guaranteed_no_evict"}, "capacity_policy", "max_output_tokens"),
+        ({"name": "vllm-1", "max_num_seqs": 0}, "max_num_seqs", "greater than or equal to 1"),
+        ({"name": "vllm-1", "scheduling_policy": "fifo"}, "scheduling_policy", "'fcfs'"),
+        (
+            {"name": "vllm-0.4", "max_num_batched_tokens": 64, "max_num_seqs": 8},
+            "max_num_batched_tokens",
+            "prompts of up to 64",
+        ),
+    ],
+)
+def test_combinations_without_a_meaning_are_refused(sound, faults, engine, key, said):
+    sound["workload"].pop("limits", None)
+    found = faults(sound | {"engine": engine})
+    path = f"engine.{key}"
+    assert path in [problem.path for problem in found]
+    assert any(said in problem.message for problem in found if problem.path == path)

@@ -16,13 +16,13 @@ from helixsim.errors import ConfigError
 FORMER = {
     "slo_classes": {"fast": {"ttft": "1 s"}},
     "kv": {"high_water": 0.8, "expected_output_tokens": 7},
-    "engine": {"watermark": 0.1},
+    "engine": {"watermark": 0.1, "max_prefill_tokens": 512, "max_decode_seqs": 8},
     "capacity": {"model": "operating"},
 }
 CURRENT = {
     "slo_targets": {"fast": {"ttft": "1 s"}},
     "kv": {"max_reserved_share": 0.8, "expected_output_tokens": 7},
-    "engine": {"min_free_share": 0.1},
+    "engine": {"min_free_share": 0.1, "max_num_batched_tokens": 512, "max_num_seqs": 8},
     "capacity": {"model": "kv_limited"},
 }
 SYSTEM = {"placement": "helix"}
@@ -45,7 +45,9 @@ def write(tmp_path):
 
 def test_the_examples_hold_every_former_name():
     keys = {path for path in RENAMES.keys if "*" not in path}
-    assert keys == {("slo_classes",), ("kv", "high_water"), ("engine", "watermark")}
+    assert keys == {
+        ("slo_classes",), ("kv", "high_water"), *(("engine", key) for key in FORMER["engine"]),
+    }  # fmt: skip
     assert set(RENAMES.values) == {(("capacity", "model"), "operating")}
 
 
@@ -59,6 +61,8 @@ def test_a_file_with_former_names_is_the_experiment_with_current_ones(sound, wri
         "slo_classes is now slo_targets",
         "kv.high_water is now kv.max_reserved_share",
         "engine.watermark is now engine.min_free_share",
+        "engine.max_prefill_tokens is now engine.max_num_batched_tokens",
+        "engine.max_decode_seqs is now engine.max_num_seqs",
         "capacity.model: operating is now capacity.model: kv_limited",
     ]
     with warnings.catch_warnings(action="error"):

@@ -71,6 +71,6 @@ def test_a_latency_of_nothing_and_of_a_microsecond_are_the_same(tmp_path, nodes)
 
 
 def test_no_more_sequences_run_than_a_step_holds(tmp_path):
-    few = served(tmp_path, "workload.arrivals.concurrency=32", "engine.max_decode_seqs=4")
+    few = served(tmp_path, "workload.arrivals.concurrency=32", "engine.max_num_seqs=4")
     assert few.tpot.p50_s < 1.1 * served(tmp_path, "workload.arrivals.concurrency=4").tpot.p50_s
     assert few.ttft.p50_s > 5  # the others wait for admission
