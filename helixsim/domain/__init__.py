@@ -2,6 +2,7 @@
 
 model       ModelSpec: a transformer as the simulator sees it
 hardware    GpuSpec, Curve, ComputeProfile, BatchLimits, NodeProfile
+kernels     Kernels, AllReduce: laws of the kernels of a GPU
 cluster     Node, LinkSpec, Network, Cluster, Deployment
 placement   LayerRange, Placement
 flowplan    FlowEdge, FlowPlan, Route

@@ -7,7 +7,8 @@ from typing import Annotated
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from helixsim.domain.hardware import AllReduce, AttentionLaw, GemmLaw, GpuSpec, Kernels
+from helixsim.domain.hardware import GpuSpec
+from helixsim.domain.kernels import AllReduce, AttentionLaw, GemmLaw, Kernels
 from helixsim.units import BITS_PER_BYTE
 from helixsim.validation import Section, Words, base_unit
 

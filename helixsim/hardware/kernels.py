@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from helixsim.domain.hardware import GemmLaw, GpuSpec
+from helixsim.domain.hardware import GpuSpec
+from helixsim.domain.kernels import GemmLaw
 from helixsim.domain.layers import Attention, Experts, Layer, Matrix
 from helixsim.domain.model import ACTIVATION_BYTES
 

@@ -1,0 +1,103 @@
+"""Laws of the kernels of a GPU, and of all-reduces among GPUs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MOST_ONE_SHOT_BYTES, MOST_DIRECT_BYTES = 512 * 1024, 8 * 1024**2
+"""Where engines change the algorithm of an all-reduce (vLLM, custom_all_reduce: one step below 512 KiB with up to four
+GPUs and below 256 KiB with eight, NCCL from 8 MiB on)."""
+
+
+@dataclass(frozen=True, slots=True)
+class GemmLaw:
+    """Time of one matrix product, ``(read^p + multiply^p)^(1/p) + launch``: a roofline with a rounded knee.
+
+    Parameters
+    ----------
+    bandwidth_efficiency, compute_efficiency
+        Shares of the peak bandwidth and of the peak multiply rate that are reached far from the knee, 0..1.
+    sharpness
+        ``p``, at least 1: the larger, the closer to ``max(read, multiply)``.
+    launch_s
+        Constant part [s].
+    """
+
+    bandwidth_efficiency: float
+    compute_efficiency: float
+    sharpness: float
+    launch_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionLaw:
+    """Time of attention in one layer.
+
+    Prompts take ``launch + FLOP / (compute_efficiency x peak)``, where every token attends to ``padding_tokens`` more
+    than it has to (kernels work in tiles); decode steps ``kv_launch + KV bytes / (kv_bandwidth_efficiency x peak
+    bandwidth)``, where every sequence reads ``kv_padding_tokens`` more than it has.
+    """
+
+    compute_efficiency: float
+    launch_s: float
+    padding_tokens: float
+    kv_bandwidth_efficiency: float
+    kv_launch_s: float
+    kv_padding_tokens: float
+
+
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """Measured constants of a GPU's kernels (see ``helixsim.hardware.kernels`` for the laws).
+
+    Parameters
+    ----------
+    fp16, fp8
+        Matrix products in either format; 8-bit integers and 4-bit floats follow ``fp8``.
+    experts
+        Grouped matrix products of routed experts.
+    elementwise_s
+        Norms, rotary embedding, activation and gaps between kernels of one layer and step, whatever its size [s].
+    sampler_s, sampler_s_per_sequence
+        Sampling after the output head: constant, and for each sequence [s].
+    name, source
+        Which file of ``profiles/kernels``, and where the constants come from.
+    """
+
+    name: str
+    fp16: GemmLaw
+    fp8: GemmLaw
+    experts: GemmLaw
+    attention: AttentionLaw
+    elementwise_s: float
+    sampler_s: float
+    sampler_s_per_sequence: float
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class AllReduce:
+    """All-reduce among ``gpus`` GPUs of a node.
+
+    Small messages go in one step, each GPU reading all others' (``one_shot_s + (n - 1) x bytes / bytes_per_s``), larger
+    ones in two (``two_shot_s + 2 (n - 1) / n x bytes / bytes_per_s``), those of more than ``MOST_DIRECT_BYTES`` round a
+    ring (``ring_s + 2 (n - 1) / n x bytes / ring_bytes_per_s``). GPUs without direct access to each other's memory know
+    the ring alone: ``one_shot_s`` is None.
+    """
+
+    gpus: int
+    ring_s: float
+    ring_bytes_per_s: float
+    one_shot_s: float | None = None
+    two_shot_s: float = 0.0
+    bytes_per_s: float = 1.0
+
+    def seconds(self, size_bytes: float) -> float:
+        """Return the time for a message of ``size_bytes`` on each GPU [s]."""
+        gpus = self.gpus
+        ring = 2 * (gpus - 1) / gpus * size_bytes
+        if self.one_shot_s is None or size_bytes >= MOST_DIRECT_BYTES:
+            return self.ring_s + ring / self.ring_bytes_per_s
+        if gpus == 2 or size_bytes < (MOST_ONE_SHOT_BYTES if gpus <= 4 else MOST_ONE_SHOT_BYTES / 2):
+            return self.one_shot_s + (gpus - 1) * size_bytes / self.bytes_per_s
+        return self.two_shot_s + ring / self.bytes_per_s
