@@ -117,6 +117,8 @@ def run_info(args: argparse.Namespace) -> int:
         figures = (lengths.mean, lengths.p50, lengths.p90, lengths.p99, lengths.max)
         print(f"  {name:<17}" + "".join(f"{figure:>11.1f}" for figure in figures))
     print(f"  correlation         {_number(info.correlation)}")
+    if info.reusable_share is not None:
+        print(f"  reusable prefixes   {100 * info.reusable_share:.1f} % of the prompt tokens")
     _print_dropped(document["dropped"])
     _print_notes(args, info.warnings, info.notes)
     return 0
@@ -222,6 +224,14 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="index of the result if the file has several (bench serve --append-result)",
     )
+    parser.add_argument(
+        "--block-size", type=int, metavar="N", help="tokens of a block of hash_ids (Mooncake; default: 512)"
+    )
+    parser.add_argument(
+        "--extend-sessions",
+        action="store_true",
+        help="the prompt of each request of a session begins with the prompt and output of the one before",
+    )
 
 
 def _add_writing(parser: argparse.ArgumentParser) -> None:
@@ -240,7 +250,15 @@ def _reading(args: argparse.Namespace) -> ReadOptions:
         names = [name for name, _ in pairs]
         if len(set(names)) < len(names):
             raise ConfigError(f"--{flag}: {next(name for name in names if names.count(name) > 1)} is given twice")
-    return ReadOptions(args.chars_per_token, args.unit, tuple(args.column), tuple(args.where), args.result)
+    return ReadOptions(
+        args.chars_per_token,
+        args.unit,
+        tuple(args.column),
+        tuple(args.where),
+        args.result,
+        args.block_size,
+        args.extend_sessions or None,
+    )
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -19,6 +19,11 @@ class TraceColumnsSection(Section):
     output: str | None = Field(None, description="Column of the output length [tokens] (default: detected by name).")
     slo_class: str | None = Field(None, description="Column of the SLO class (default: `slo_class` if present).")
     session: str | None = Field(None, description="Column of the session (default: `session` if present).")
+    prefix: str | None = Field(
+        None,
+        description="Column of the identity of the tokens, `ID:END` for each segment (default: `prefix_segments` if "
+        "present).",
+    )
 
 
 class TraceSection(Section):
@@ -46,6 +51,12 @@ class TraceSection(Section):
     )
     result: Count | None = Field(
         None, description="Number of the result in a file with several (`vllm bench serve --append-result`), from 1."
+    )
+    block_size: Count | None = Field(None, description="Tokens of a block of `hash_ids` (Mooncake; default: 512).")
+    extend_sessions: bool = Field(
+        False,
+        description="Whether the prompt of each request of a session begins with the prompt and the output of the one "
+        "before it, as in a chat; prefix caches then find them.",
     )
 
 

@@ -98,6 +98,8 @@ def _trace(section: TraceSection, source: Source, problems: list[Problem]) -> Tr
         columns=tuple(section.columns.model_dump(exclude_none=True).items()) if section.columns else (),
         where=tuple((name, _text(value)) for name, value in (section.where or {}).items()),
         result=section.result,
+        block_size=section.block_size,
+        extend_sessions=section.extend_sessions or None,
     )
     name = section.format or detect_format(path, reading)
     if name in FORMATS:  # the choices report the others

@@ -149,17 +149,29 @@ def _recorded_requests(spec: WorkloadSpec, seed: int, log: ReadLog) -> Iterator[
     elif spec.scale.rate != 1:
         requests = rescaled(requests, 1 / spec.scale.rate)
     if spec.lengths is not None:
-        requests = (
-            replace(request, prompt_tokens=prompt, output_tokens=output)
-            for request, (prompt, output) in zip(requests, _drawn_pairs(spec, seed), strict=False)
-        )
+        requests = _with_lengths(requests, _drawn_pairs(spec, seed), log)
     elif (spec.scale.prompt_tokens, spec.scale.output_tokens) != (1.0, 1.0):
         requests = (
-            replace(request, prompt_tokens=prompt, output_tokens=output)
+            replace(
+                request,
+                prompt_tokens=prompt,
+                output_tokens=output,
+                prefix=request.prefix and request.prefix.scaled(spec.scale.prompt_tokens),
+            )
             for request in requests
             for prompt, output in (spec.scale.lengths(request.prompt_tokens, request.output_tokens),)
         )
     return requests
+
+
+def _with_lengths(requests: Iterator[Request], pairs: Iterator[tuple[int, int]], log: ReadLog) -> Iterator[Request]:
+    """Yield the requests with other lengths, and therefore without the identity of their tokens."""
+    told = False
+    for request, (prompt, output) in zip(requests, pairs, strict=False):
+        if request.prefix is not None and not told:
+            told = True
+            log.notes.append("shared prefixes are not used, because the lengths are not those of the trace")
+        yield replace(request, prompt_tokens=prompt, output_tokens=output, prefix=None)
 
 
 def _windowed(trace: TraceSpec, log: ReadLog, times: Times = "required") -> Iterator[Request]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from helixsim.domain.request import Request
 from helixsim.units import NS_PER_S
 from helixsim.workload.readers.base import ReadLog
 from helixsim.workload.readers.registry import detect_format, read_trace
@@ -45,6 +47,9 @@ class TraceInfo:
         Share of requests with the arrival time of their predecessor.
     correlation
         Correlation of prompt and output length; None if either is constant.
+    reusable_share
+        Share of the prompt tokens that earlier requests have too, by the identity of the tokens (``Prefix``): what a
+        prefix cache without limit would find. None if no request has one.
     dropped
         (reason, number of rows) that are not requests.
     notes, warnings
@@ -63,6 +68,7 @@ class TraceInfo:
     prompt_tokens: LengthSummary
     output_tokens: LengthSummary
     correlation: float | None
+    reusable_share: float | None
     dropped: tuple[tuple[str, int], ...]
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -74,9 +80,10 @@ def trace_info(
     """Return the statistics of a trace; arguments and errors as ``readers.registry.read_trace``."""
     chosen = trace_format or detect_format(path, options)
     log = ReadLog()
+    reuse = _Reuse()
     rows = [
         (request.arrival_ns, request.prompt_tokens, request.output_tokens)
-        for request in read_trace(path, chosen, options, times="optional", sort=sort, log=log)
+        for request in reuse.count(read_trace(path, chosen, options, times="optional", sort=sort, log=log))
     ]
     arrival_ns, prompt, output = np.array(rows, dtype=np.int64).T
     gaps_ns = np.diff(arrival_ns)
@@ -99,10 +106,40 @@ def trace_info(
         prompt_tokens=_summary(prompt),
         output_tokens=_summary(output),
         correlation=None if is_constant else float(np.corrcoef(prompt, output)[0, 1]),
+        reusable_share=reuse.tokens / int(prompt.sum()) if reuse.known else None,
         dropped=tuple(log.dropped.items()),
         notes=tuple(log.notes),
         warnings=tuple(log.warnings),
     )
+
+
+class _Reuse:
+    """Count of the prompt tokens that are equal to those of an earlier request, as far as both go from the start.
+
+    ``known``: identified tokens so far, by identifier, counted from the beginning of the prompt.
+    """
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        self.known: dict[int, int] = {}
+
+    def count(self, requests: Iterable[Request]) -> Iterator[Request]:
+        """Yield the requests, counting."""
+        known = self.known
+        for request in requests:
+            prefix = request.prefix
+            if prefix is not None:
+                most, found = min(request.prompt_tokens, prefix.tokens), 0
+                for identifier, end in zip(prefix.ids, prefix.ends, strict=True):
+                    wanted = min(end, most)
+                    if found < wanted:
+                        found = max(found, min(known.get(identifier, 0), wanted))
+                    if found < wanted or found == most:
+                        break
+                self.tokens += found
+                for identifier, end in zip(prefix.ids, prefix.ends, strict=True):
+                    known[identifier] = max(known.get(identifier, 0), min(end, prefix.tokens))
+            yield request
 
 
 def _summary(lengths: NDArray[np.int64]) -> LengthSummary:

@@ -20,12 +20,16 @@ class ReadOptions:
     unit
         Unit of numeric times, one of ``TIME_UNITS``; None: that of the format, or inferred from the column.
     columns
-        (part, column) pairs: columns of ``arrival``, ``prompt``, ``output``, ``slo_class`` or ``session``; dotted names
-        are nested JSON keys.
+        (part, column) pairs: columns of ``arrival``, ``prompt``, ``output``, ``slo_class``, ``session`` or ``prefix``;
+        dotted names are nested JSON keys.
     where
         (column, value) pairs that select rows.
     result
         Number of the result in a file with several (``vllm bench serve --append-result``), from 1.
+    block_size
+        Tokens of a block of ``hash_ids`` (Mooncake); None: 512.
+    extend_sessions
+        True: the prompt of each request of a session begins with the prompt and the output of the one before it.
     """
 
     chars_per_token: float | None = None
@@ -33,6 +37,8 @@ class ReadOptions:
     columns: tuple[tuple[str, str], ...] = ()
     where: tuple[tuple[str, str], ...] = ()
     result: int | None = None
+    block_size: int | None = None
+    extend_sessions: bool | None = None
 
 
 AS_WRITTEN = ReadOptions()
@@ -41,7 +47,7 @@ AS_WRITTEN = ReadOptions()
 TIME_UNITS = {"s": NS_PER_S, "ms": NS_PER_MS, "us": 1_000, "ns": 1}
 """Units of numeric times [ns]."""
 
-COLUMN_PARTS = ("arrival", "prompt", "output", "slo_class", "session")
+COLUMN_PARTS = ("arrival", "prompt", "output", "slo_class", "session", "prefix")
 """Parts in ``ReadOptions.columns``."""
 
 

@@ -48,6 +48,7 @@ def limited(requests: Iterable[Request], limits: LengthLimits, dropped: Counter[
             request.output_tokens,
             request.slo_class,
             request.session,
+            request.prefix,
         )
         number += 1
 
@@ -65,6 +66,7 @@ def rescaled(requests: Iterable[Request], factor: float) -> Iterator[Request]:
             request.output_tokens,
             request.slo_class,
             request.session,
+            request.prefix,
         )
 
 

@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,12 +19,12 @@ from helixsim.errors import ConfigError, DataError, unknown_name
 from helixsim.units import NS_PER_MS, NS_PER_S
 from helixsim.workload.readers import azure
 from helixsim.workload.readers.files import zst
+from helixsim.workload.readers.mooncake import BLOCK_TOKENS
 from helixsim.writing import new_file
 
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 """Time 0 in formats with calendar times."""
 
-_MOONCAKE_BLOCK_TOKENS = 512
 _FILLER = "one two six ten "
 """Filler text of exactly 4 characters per token."""
 
@@ -122,16 +123,25 @@ def _burstgpt_sessions(requests: Iterable[Request], handle: TextIO) -> None:
 
 
 def _mooncake(requests: Iterable[Request], handle: TextIO) -> None:
+    """Write blocks of 512 tokens, numbered by first appearance; equal ones have equal identifiers."""
+    numbers: dict[tuple[int, int], int] = {}
     next_block = 0
     for request in requests:
-        blocks = -(-request.prompt_tokens // _MOONCAKE_BLOCK_TOKENS)
+        prompt, prefix = request.prompt_tokens, request.prefix
+        hash_ids = []
+        for end in (*range(BLOCK_TOKENS, prompt, BLOCK_TOKENS), prompt):
+            block = next_block
+            if prefix is not None and end <= prefix.tokens:
+                # The identifier of a block's last token stands for all tokens before, and its end for their number.
+                block = numbers.setdefault((prefix.ids[bisect_left(prefix.ends, end)], end), next_block)
+            next_block += block == next_block
+            hash_ids.append(block)
         entry = {
             "timestamp": request.arrival_ns // NS_PER_MS,
-            "input_length": request.prompt_tokens,
+            "input_length": prompt,
             "output_length": request.output_tokens,
-            "hash_ids": list(range(next_block, next_block + blocks)),
+            "hash_ids": hash_ids,
         }
-        next_block += blocks
         handle.write(json.dumps(entry) + "\n")
 
 
@@ -161,10 +171,11 @@ def _vllm(requests: Iterable[Request], handle: TextIO) -> None:
 
 
 def _own_csv(requests: Iterable[Request], handle: TextIO) -> None:
-    write_row = _csv(handle, ("arrival_s", "prompt_tokens", "output_tokens", "slo_class", "session"))
+    write_row = _csv(handle, ("arrival_s", "prompt_tokens", "output_tokens", "slo_class", "session", "prefix_segments"))
     for request in requests:
         lengths = (request.prompt_tokens, request.output_tokens)
-        write_row((_seconds(request.arrival_ns), *lengths, request.slo_class or "", request.session or ""))
+        labels = (request.slo_class or "", request.session or "", _segments(request) or "")
+        write_row((_seconds(request.arrival_ns), *lengths, *labels))
 
 
 def _own_jsonl(requests: Iterable[Request], handle: TextIO) -> None:
@@ -175,8 +186,17 @@ def _own_jsonl(requests: Iterable[Request], handle: TextIO) -> None:
             "output_tokens": request.output_tokens,
             "slo_class": request.slo_class,
             "session": request.session,
+            "prefix_segments": _segments(request),
         }
         handle.write(json.dumps({key: value for key, value in entry.items() if value is not None}) + "\n")
+
+
+def _segments(request: Request) -> str | None:
+    """Return the prefix of a request as text, None if it has none."""
+    prefix = request.prefix
+    if prefix is None:
+        return None
+    return " ".join(f"{one}:{min(end, prefix.tokens)}" for one, end in zip(prefix.ids, prefix.ends, strict=True))
 
 
 def _seconds(arrival_ns: int) -> str:
@@ -192,15 +212,15 @@ def _csv(handle: TextIO, columns: Iterable[str]) -> Callable[[Iterable[object]],
 
 
 FORMATS: dict[str, WriteFormat] = {
-    "azure": WriteFormat("Azure 2023 CSV", _azure_2023, "resolution below 100 ns, slo_class, session"),
-    "azure-2024": WriteFormat("Azure 2024 CSV", _azure_2024, "resolution below 1 µs, slo_class, session"),
-    "burstgpt": WriteFormat("BurstGPT CSV, six columns", _burstgpt, "slo_class, session"),
-    "burstgpt-sessions": WriteFormat("BurstGPT CSV, eight columns", _burstgpt_sessions, "slo_class"),
+    "azure": WriteFormat("Azure 2023 CSV", _azure_2023, "resolution below 100 ns, slo_class, session, prefixes"),
+    "azure-2024": WriteFormat("Azure 2024 CSV", _azure_2024, "resolution below 1 µs, slo_class, session, prefixes"),
+    "burstgpt": WriteFormat("BurstGPT CSV, six columns", _burstgpt, "slo_class, session, prefixes"),
+    "burstgpt-sessions": WriteFormat("BurstGPT CSV, eight columns", _burstgpt_sessions, "slo_class, prefixes"),
     "mooncake": WriteFormat(
-        "Mooncake JSONL, without shared prefixes", _mooncake, "resolution below 1 ms, slo_class, session"
+        "Mooncake JSONL", _mooncake, "resolution below 1 ms, slo_class, session, prefixes that end inside a block"
     ),
-    "sharegpt": WriteFormat("ShareGPT JSON, filler text", _sharegpt, "all times, slo_class, session"),
-    "vllm": WriteFormat("arrays of vllm bench serve --save-detailed", _vllm, "slo_class, session"),
+    "sharegpt": WriteFormat("ShareGPT JSON, filler text", _sharegpt, "all times, slo_class, session, prefixes"),
+    "vllm": WriteFormat("arrays of vllm bench serve --save-detailed", _vllm, "slo_class, session, prefixes"),
     "csv": WriteFormat("CSV", _own_csv),
     "jsonl": WriteFormat("JSONL", _own_jsonl),
 }

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from helixsim.domain.request import Request
+from helixsim.domain.request import Prefix, Request
 from helixsim.errors import DataError
 from helixsim.units import NS_PER_S, format_seconds
 from helixsim.workload.readers.values import MAX_SPAN_NS, fault
@@ -22,7 +22,10 @@ SUSPICIOUS_RPS = 100.0
 
 
 class Row(NamedTuple):
-    """One row as written: line of the file (1-based), time since any epoch [ns], tokens, and reason of failure."""
+    """One row as written: line of the file (1-based), time since any epoch [ns], tokens, labels, reason of failure.
+
+    ``prefix``: identity of the tokens, None where the file does not tell.
+    """
 
     line: int
     time_ns: int
@@ -31,6 +34,7 @@ class Row(NamedTuple):
     slo_class: str | None = None
     session: str | None = None
     failure: str | None = None
+    prefix: Prefix | None = None
 
 
 @dataclass(slots=True)
@@ -112,7 +116,8 @@ def to_requests(reading: Reading, rows: Iterable[Row], *, sort: bool) -> Iterato
     origin_ns: int | None = None
     latest_ns = -MAX_SPAN_NS * 1000
     number = 0
-    for line, at_ns, prompt_tokens, output_tokens, slo_class, session, failure in ordered:
+    sessions = _Sessions() if reading.options.extend_sessions else None
+    for line, at_ns, prompt_tokens, output_tokens, slo_class, session, failure, stated in ordered:
         if at_ns < latest_ns:
             back = format_seconds((latest_ns - at_ns) / NS_PER_S)
             fault(
@@ -128,11 +133,14 @@ def to_requests(reading: Reading, rows: Iterable[Row], *, sort: bool) -> Iterato
             years = (at_ns - origin_ns) / NS_PER_S / (365.25 * 86_400)
             limit = MAX_SPAN_NS / NS_PER_S / (365.25 * 86_400)
             fault(path, line, "", f"{years:.3g} years after the first request, allowed: {limit:.0f}; check the unit")
-        yield Request(number, at_ns - origin_ns, prompt_tokens, output_tokens, slo_class, session)
+        prefix = stated if sessions is None else sessions.prefix(session, prompt_tokens, output_tokens)
+        yield Request(number, at_ns - origin_ns, prompt_tokens, output_tokens, slo_class, session, prefix)
         number += 1
     if origin_ns is None:
         reasons = "".join(f"; {count} rows dropped: {reason}" for reason, count in dropped.items())
         raise DataError(f"{path}: no request in the file{reasons}")
+    if sessions is not None:
+        reading.note(sessions.sentence())
     unit = reading.log.assumed_unit
     if unit is not None and latest_ns > origin_ns:
         rate_rps = (number - 1) * NS_PER_S / (latest_ns - origin_ns)
@@ -141,3 +149,38 @@ def to_requests(reading: Reading, rows: Iterable[Row], *, sort: bool) -> Iterato
                 f"{rate_rps:.3g} requests/s with times in {unit}: if the unit is wrong, give it (--unit s; "
                 "workload.trace.unit)"
             )
+
+
+class _Sessions:
+    """Sessions whose turns extend each other: identifier and tokens of each so far.
+
+    A turn with a shorter prompt than the tokens before it cannot extend them, and begins a new identifier.
+    """
+
+    def __init__(self) -> None:
+        self.known: dict[str, tuple[int, int]] = {}
+        self.identifiers = 0
+        self.turns = 0
+        self.extending = 0
+
+    def prefix(self, session: str | None, prompt_tokens: int, output_tokens: int) -> Prefix | None:
+        """Return the identity of the tokens of the next turn of a session; None without one."""
+        if session is None:
+            return None
+        self.turns += 1
+        identifier, before = self.known.get(session, (-1, 0))
+        if identifier < 0 or prompt_tokens <= before:
+            identifier = self.identifiers
+            self.identifiers += 1
+        else:
+            self.extending += 1
+        tokens = prompt_tokens + output_tokens
+        self.known[session] = identifier, tokens
+        return Prefix((identifier,), (tokens,), tokens)
+
+    def sentence(self) -> str:
+        """Return how many turns extend another."""
+        return (
+            f"{self.turns} requests in {len(self.known)} sessions, of which {self.extending} are read as the "
+            "continuation of the one before; the others are first in their session, or their prompt is too short for it"
+        )

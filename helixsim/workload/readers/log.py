@@ -1,15 +1,18 @@
 """CSV and JSONL traces: helixsim's format, those of other simulators, and gateway logs.
 
-Required parts are ``arrival``, ``prompt`` and ``output``; ``slo_class`` and ``session`` are optional. Columns are those
-of ``ReadOptions.columns``, or known by the names in ``NAMES``. Names are tried by tier, those of helixsim's format
-first; two names of a tier are ambiguous, which is a fault.
+Required parts are ``arrival``, ``prompt`` and ``output``; ``slo_class``, ``session`` and ``prefix`` are optional. A
+prefix is ``ID:END`` for each of its segments, separated by spaces (``domain.request.Prefix``). Columns are those of
+``ReadOptions.columns``, or known by the names in ``NAMES``. Names are tried by tier, those of helixsim's format first;
+two names of a tier are ambiguous, which is a fault.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
+from helixsim.domain.request import Prefix
 from helixsim.errors import DataError, did_you_mean
 from helixsim.jsonio import shown
 from helixsim.workload.readers.base import Reading, Row
@@ -37,10 +40,13 @@ NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "slo_class": (("slo_class",),),
     "session": (("session",),),
+    "prefix": (("prefix_segments",),),
 }
 """Names of each part, in tiers."""
 
 NEEDED = ("arrival", "prompt", "output")
+
+_WHOLE = re.compile(r"\d{1,18}", re.ASCII)
 
 _SECONDS = ("arrival_s", "arrived_at", "arrival_time", "arrival_timestamp")
 """Names of times in seconds; those without a unit are used by simulators that count seconds."""
@@ -113,7 +119,7 @@ def csv_trace(reading: Reading) -> Iterator[Row]:
         return [None if name is None else position(path, names, name) for name in columns.values()]
 
     times: _Times | None = None
-    for line, (arrival, prompt, output, slo_class, session) in csv_rows(reading, pick):
+    for line, (arrival, prompt, output, slo_class, session, prefix) in csv_rows(reading, pick):
         if times is None:
             times = _Times(reading, columns["arrival"] or "")
         yield Row(
@@ -123,6 +129,7 @@ def csv_trace(reading: Reading) -> Iterator[Row]:
             token_count(path, line, columns["output"] or "", output),
             slo_class or None,
             session or None,
+            prefix=_prefix(reading, line, columns["prefix"] or "", prefix) if prefix else None,
         )
 
 
@@ -135,6 +142,8 @@ def jsonl_trace(reading: Reading) -> Iterator[Row]:
         if times is None:
             columns = _columns(reading, line, flat_names(entry))
             times = _Times(reading, columns["arrival"] or "")
+        prefix_column = columns["prefix"] or "prefix_segments"
+        segments = _label(reading, line, entry, prefix_column)
         yield Row(
             line,
             times.ns(line, _value(reading, line, entry, columns["arrival"])) if columns["arrival"] else 0,
@@ -142,6 +151,7 @@ def jsonl_trace(reading: Reading) -> Iterator[Row]:
             token_count(path, line, columns["output"] or "", _value(reading, line, entry, columns["output"])),
             _label(reading, line, entry, columns["slo_class"] or "slo_class"),
             _label(reading, line, entry, columns["session"] or "session"),
+            prefix=_prefix(reading, line, prefix_column, segments) if segments else None,
         )
 
 
@@ -211,3 +221,14 @@ def _label(reading: Reading, line: int, entry: dict[str, Any], name: str) -> str
     if label is not None and not isinstance(label, str):
         fault(reading.path, line, name, f"got {shown(label)}, expected text")
     return label or None
+
+
+def _prefix(reading: Reading, line: int, column: str, text: str) -> Prefix:
+    """Return the identity of the tokens of a request."""
+    pairs = [pair.partition(":") for pair in text.split()]
+    if not pairs or not all(colon and _WHOLE.fullmatch(one) and _WHOLE.fullmatch(end) for one, colon, end in pairs):
+        fault(reading.path, line, column, f"got {shown(text)}, expected ID:END for each segment, separated by spaces")
+    ids, ends = tuple(int(one) for one, _, _ in pairs), tuple(int(end) for _, _, end in pairs)
+    if sorted(ends) != list(ends) or len(set(ids)) < len(ids):
+        fault(reading.path, line, column, f"got {shown(text)}, expected ascending ends and different identifiers")
+    return Prefix(ids, ends, ends[-1])

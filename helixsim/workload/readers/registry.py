@@ -13,6 +13,7 @@ from helixsim.jsonio import shown
 from helixsim.workload.readers import azure, burstgpt, chat, log, mooncake
 from helixsim.workload.readers.base import Reading, ReadLog, Row, Times, to_requests
 from helixsim.workload.readers.files import csv_header, flat_names, json_documents, open_text
+from helixsim.workload.readers.values import MAX_TOKENS
 from helixsim.workload.spec import AS_WRITTEN, COLUMN_PARTS, TIME_UNITS, ReadOptions
 
 
@@ -36,18 +37,18 @@ class TraceFormat:
     has_times: bool = True
 
 
-_LOG = ("unit", "columns", "where")
+_LOG = ("unit", "columns", "where", "extend_sessions")
 
 FORMATS: dict[str, TraceFormat] = {
     "azure": TraceFormat("Azure LLM inference trace, 2023 or 2024", azure.rows, ("where",)),
-    "burstgpt": TraceFormat("BurstGPT, six or eight columns", burstgpt.rows, ("unit", "where")),
-    "mooncake": TraceFormat("Mooncake JSONL, without its prefix hashes", mooncake.rows, ("unit", "where")),
+    "burstgpt": TraceFormat("BurstGPT, six or eight columns", burstgpt.rows, ("unit", "where", "extend_sessions")),
+    "mooncake": TraceFormat("Mooncake JSONL", mooncake.rows, ("unit", "where", "block_size")),
     "sharegpt": TraceFormat(
         "ShareGPT conversations, lengths only", chat.sharegpt, ("chars_per_token",), has_times=False
     ),
     "vllm": TraceFormat("vllm bench serve --save-detailed result", chat.vllm, ("result",)),
     "csv": TraceFormat(
-        "CSV: arrival_s, prompt_tokens, output_tokens[, slo_class, session], or a gateway log",
+        "CSV: arrival_s, prompt_tokens, output_tokens[, slo_class, session, prefix], or a gateway log",
         log.csv_trace,
         _LOG,
     ),
@@ -128,6 +129,8 @@ def check_options(name: str, options: ReadOptions, path: Path) -> None:
             raise ConfigError(f"{path}: " + unknown_name("part of a request", part, COLUMN_PARTS))
     if options.chars_per_token is not None and not 0.01 <= options.chars_per_token <= 1000:
         raise ConfigError(f"{path}: chars_per_token: got {options.chars_per_token:g}, expected 0.01 .. 1000")
+    if options.block_size is not None and not 1 <= options.block_size <= MAX_TOKENS:
+        raise ConfigError(f"{path}: block_size: got {options.block_size}, expected 1 .. {MAX_TOKENS}")
 
 
 def detect_format(path: Path, options: ReadOptions = AS_WRITTEN) -> str:
