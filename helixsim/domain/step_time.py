@@ -118,7 +118,7 @@ class StepTime:
             layers_ns += count * terms.layer_ns(0, seqs, context)
         if self._head is not None:
             layers_ns += self._head(seqs)
-        return layers_ns + self._copy_ns * seqs + self._own_ns(seqs)
+        return layers_ns + self._copy_ns * seqs + (self._batch_ns + self._sequence_ns * seqs)
 
     def ns_of_entries(self, entries: Sequence[tuple[int, BatchShape]]) -> float:
         """Return the time of a step whose requests enter at different layers [ns]: later layers have more work.
@@ -190,9 +190,9 @@ class _LayerTerms:
         """Return the time of the layer without the pairs of prompts [ns]."""
         known = self._known_ns.get((prompt, seqs))
         if known is None:
-            if len(self._known_ns) >= _MOST_KNOWN:
-                self._known_ns.clear()
-            known = self._known_ns[prompt, seqs] = self._work_ns(prompt, seqs)
+            known = self._work_ns(prompt, seqs)
+            if len(self._known_ns) < _MOST_KNOWN:
+                self._known_ns[prompt, seqs] = known
         if seqs and self._context_ns:
             read = context if self._window is None else min(context, self._window * seqs)
             return max(known + self._context_ns * (read - self._reference * seqs), self._floor_ns)

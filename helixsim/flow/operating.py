@@ -25,7 +25,8 @@ from dataclasses import dataclass, replace
 from helixsim.domain.cluster import COORDINATOR, Cluster, Deployment
 from helixsim.domain.engine import IDEAL, EngineSpec
 from helixsim.domain.hardware import NodeProfile
-from helixsim.domain.placement import Placement
+from helixsim.domain.placement import LayerRange, Placement
+from helixsim.domain.step_time import BatchShape, StepTime, prefill_pairs
 from helixsim.errors import InfeasibleError
 from helixsim.flow.capacity import CapacityTable, typical_layers
 from helixsim.flow.maxflow import balanced_flows
@@ -109,35 +110,31 @@ class OperatingPoint:
 
 
 class _Station:
-    """A kind of node with so many layers under a load; times in seconds."""
+    """A kind of node with some layers under a load; times in seconds."""
 
-    def __init__(self, profile: NodeProfile, layers: int, kv_tokens: int, load: OperatingLoad) -> None:
-        compute, engine = profile.compute, load.engine
-        self._decode = compute.decode
-        self._one_ns = compute.decode(1)
-        self._layers = layers
+    def __init__(
+        self, profile: NodeProfile, layers: int, kv_tokens: int, load: OperatingLoad, step_time: StepTime
+    ) -> None:
+        self._step_time = step_time
         self._outputs = load.mean_output_tokens
         self._spread = load.prompt_spread
-        context = load.mean_prompt_tokens + load.mean_output_tokens / 2
-        self._context_ns = compute.decode_context_ns_per_token * (context - compute.reference_context_tokens)
-        self._batch_ns = float(engine.batch_overhead_ns + engine.gather_ns)
-        copy_ns = compute.activation_copy_ns_per_token if engine.copies_activations else 0.0
-        self._step_ns = copy_ns + engine.sequence_overhead_ns
-        self._launch_ns = float(engine.layer_launch_ns)
-        prompt_ns = max(compute.prefill(load.mean_prompt_tokens), self._launch_ns)
-        pairs = load.prompt_spread * load.mean_prompt_tokens**2 / 2
-        prompt_ns += compute.prefill_ns_per_pair * pairs
-        self.prompt_s = (layers * prompt_ns + copy_ns * load.mean_prompt_tokens) / NS_PER_S
+        self._context = load.mean_prompt_tokens + load.mean_output_tokens / 2
+        self._gather_ns = load.engine.gather_ns
         self.most_requests = load.kv_share * kv_tokens / load.resident_tokens(profile.block_tokens)
         most = max(1.0, min(self.most_requests, profile.limits[layers - 1].max_decode_seqs))
         self._most_batch = most
+        # What a prompt adds; where it shares a step with decoding sequences, these read the weights anyway.
+        pairs = load.prompt_spread * prefill_pairs(load.mean_prompt_tokens)
+        prompt = BatchShape(load.mean_prompt_tokens, pairs, 1, sampled=1)
+        beside = BatchShape()
+        if load.engine.shares_weight_reads:
+            beside = BatchShape(decode_seqs=most, decode_context=most * self._context, sampled=most)
+        self.prompt_s = (step_time.ns(prompt.joined(beside)) - step_time.ns(beside)) / NS_PER_S
         self.most_steps_per_s = most / self._cycle_s(most)
 
     def step_s(self, batch: float) -> float:
         """Return the time of a batch of decode steps."""
-        decode_ns = self._decode(batch)
-        layer_ns = max(decode_ns + self._context_ns * batch, min(self._one_ns, decode_ns), self._launch_ns)
-        return (self._layers * layer_ns + self._batch_ns + self._step_ns * batch) / NS_PER_S
+        return (self._step_time.decode_ns(batch, batch * self._context) + self._gather_ns) / NS_PER_S
 
     def _cycle_s(self, batch: float) -> float:
         """Return the time of a batch with the prompts that come with so many steps."""
@@ -210,17 +207,24 @@ def operating_point(
 
 
 def _stations(fleet: Deployment, placement: Placement, load: OperatingLoad) -> dict[str, _Station]:
-    """Return the station of each node; equal nodes with as many layers share one."""
-    found: dict[tuple[str, int, int], _Station] = {}
+    """Return the station of each node; equal nodes with like layers share one."""
+    found: dict[tuple[object, ...], _Station] = {}
     stations = {}
     for node, held in placement.ranges.items():
         profile = fleet.profile(node)
         kv_tokens = fleet.kv_blocks(node, held) * profile.block_tokens
-        key = (profile.kind, held.layers, kv_tokens)
+        is_last = held.end == fleet.model.num_layers
+        key = (profile.kind, held if profile.compute.layers else (held.layers, is_last), kv_tokens)
         if key not in found:
-            found[key] = _Station(profile, held.layers, kv_tokens, load)
+            step_time = StepTime(profile.compute, load.engine, held, fleet.model.num_layers)
+            found[key] = _Station(profile, held.layers, kv_tokens, load, step_time)
         stations[node] = found[key]
     return stations
+
+
+def _mean_step_time(profile: NodeProfile, layers: int, engine: EngineSpec) -> StepTime:
+    """Return the law for so many layers of the mean of the model, without its output head."""
+    return StepTime(replace(profile.compute, layers=(), head=None), engine, LayerRange(0, layers), layers)
 
 
 def _by_node(placement: Placement, tokens_per_s: Mapping[str, float]) -> CapacityTable:
@@ -322,7 +326,7 @@ def operating_capacity(fleet: Deployment, load: OperatingLoad) -> CapacityTable:
     profiles = {profile.kind: profile for profile in fleet.profiles}
     stations = {
         kind: [
-            _Station(profile, layers, profile.kv_tokens(layers), load)
+            _Station(profile, layers, profile.kv_tokens(layers), load, _mean_step_time(profile, layers, load.engine))
             for layers in range(1, len(profile.kv_blocks) + 1)
         ]
         for kind, profile in profiles.items()

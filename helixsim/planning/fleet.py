@@ -285,6 +285,7 @@ class _Search:
             rate_rps,
             experiment.fleet.model.num_layers,
             tuple(offer.available for offer in self.plan.offers),
+            experiment.engine,
         )
         return Market(self.plan.offers, supply, experiment.fleet.model.num_layers, rate_rps)
 

@@ -11,6 +11,10 @@ one sequence on the fastest node, for each layer.
 
 Both hold for long runs, with independent prompt and output lengths and without network times. In the programs, the
 context in flight is divided into levels, with the speeds of the nodes at the upper end of each level.
+
+Layers of several kinds count by weights ``w`` that add up to the number of layers. A node that passes layers of kind
+``k`` for ``x`` requests per second spends ``sum(x t) <= 1``, hence passes at most ``max(w / t)`` weighted layers per
+second, and any weights give a valid bound. Those in proportion to the times of the kinds give a tight one.
 """
 
 from __future__ import annotations
@@ -19,7 +23,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from helixsim.domain.hardware import Curve, NodeProfile
+from helixsim.domain.engine import IDEAL, EngineSpec
+from helixsim.domain.hardware import Curve, LayerTimes, NodeProfile
+from helixsim.domain.placement import LayerRange
+from helixsim.domain.step_time import prefill_pairs
 from helixsim.units import NS_PER_S
 
 Counts = tuple[int, ...]
@@ -59,10 +66,17 @@ class BestCase:
         Mean lengths of the workload.
     num_layers
         Number of layers of the model.
+    engine
+        Whether prompts and decode steps of a batch share the reading of weights.
     """
 
     def __init__(
-        self, profiles: Sequence[NodeProfile], prompt_tokens: float, output_tokens: float, num_layers: int
+        self,
+        profiles: Sequence[NodeProfile],
+        prompt_tokens: float,
+        output_tokens: float,
+        num_layers: int,
+        engine: EngineSpec = IDEAL,
     ) -> None:
         self._profiles = tuple(profiles)
         self._num_layers = num_layers
@@ -79,14 +93,28 @@ class BestCase:
         self.memory = tuple(self._bound(weight) for weight in (0.0, *sorted(slopes)))
         """Lagrangian bounds: any weight per layer, gained for the layers of a node and lost for those of the model, is
         a valid bound."""
+        self._is_shared = engine.shares_weight_reads
+        each = [profile.compute.layer_times(LayerRange(0, num_layers)) for profile in profiles]
+        alike: dict[tuple[int, ...], list[int]] = {}
+        for layer in range(num_layers):
+            alike.setdefault(tuple(id(times[layer]) for times in each), []).append(layer)
+        self._kinds = [tuple(times[layers[0]] for times in each) for layers in alike.values()]
+        """Times of each kind of layer on a node of each offer."""
+        self._counts = [len(layers) for layers in alike.values()]
+        self._weights = [1.0]
+        if len(self._kinds) > 1:
+            useful = [number for number, profile in enumerate(profiles) if profile.kv_blocks]
+            mean_ns = [sum(self._request_ns(number, kind, math.inf) for number in useful) for kind in self._kinds]
+            total_ns = sum(count * ns for count, ns in zip(self._counts, mean_ns, strict=True))
+            self._weights = [num_layers * ns / total_ns if total_ns else 1.0 for ns in mean_ns]
 
     def levels(self, rate_rps: float, available: Counts) -> tuple[Level, ...]:
         """Return the levels of context at which some fleet could serve a rate; empty if none can."""
-        useful = [profile for profile in self._profiles if profile.kv_blocks]
+        useful = [number for number, profile in enumerate(self._profiles) if profile.kv_blocks]
         most = self.context_tokens(available)
         if not useful or most <= 0:
             return ()
-        step_ns = self._num_layers * min(_least(profile.compute.decode) for profile in useful)
+        step_ns = self._step_ns(useful)
         low = max(1.0, rate_rps * self._steps * self._context * step_ns / NS_PER_S)
         boundless = tuple(self.layers_per_s(number) for number in range(len(self._profiles)))
         found: list[Level] = []
@@ -105,7 +133,7 @@ class BestCase:
         if tokens <= 0 or not used:
             return 0.0
         by_compute = math.fsum(counts[number] * self.layers_per_s(number, tokens) for number in used)
-        step_ns = self._num_layers * min(_least(self._profiles[number].compute.decode) for number in used)
+        step_ns = self._step_ns(used)
         held_ns = self._steps * step_ns * self._context
         by_memory = tokens * NS_PER_S / held_ns if held_ns else math.inf
         return min(by_compute / self._num_layers, by_memory)
@@ -122,20 +150,61 @@ class BestCase:
         held = [max(tokens + weight * layers for layers, tokens in enumerate(memory)) for memory in self._memory]
         return Memory(weight, tuple(held))
 
+    def _step_ns(self, numbers: Sequence[int]) -> float:
+        """Return the least time of a step of one sequence through all layers, each on the fastest node."""
+        return math.fsum(
+            count * min(_least(kind[number].decode) for number in numbers)
+            for count, kind in zip(self._counts, self._kinds, strict=True)
+        )
+
     def layers_per_s(self, number: int, context_tokens: float = math.inf) -> float:
         """Return the highest speed of a node [layers x requests/s], without idling, at the best batch sizes."""
-        profile = self._profiles[number]
-        if not profile.kv_blocks:
+        if not self._profiles[number].kv_blocks:
             return 0.0
-        compute = profile.compute
+        return max(
+            weight * NS_PER_S / busy_ns if busy_ns > 0 else math.inf
+            for weight, kind in zip(self._weights, self._kinds, strict=True)
+            for busy_ns in (self._request_ns(number, kind, context_tokens),)
+        )
+
+    def _request_ns(self, number: int, kind: Sequence[LayerTimes], context_tokens: float) -> float:
+        """Return the least time of a request in a layer of this kind on a node [ns]."""
+        profile, times = self._profiles[number], kind[number]
         most = float(max(1, *(limits.max_decode_seqs for limits in profile.limits)))
         in_flight = max(1.0, min(context_tokens, max(self._memory[number])) / self._context)
-        extra_ns = compute.decode_context_ns_per_token * (self._context - compute.reference_context_tokens)
         longest = max(self._prompt_tokens, *(limits.max_prefill_tokens for limits in profile.limits))
-        prefill_ns = _least_per_unit(compute.prefill, longest)
-        decode_ns = max(0.0, _least_per_sequence(compute.decode, in_flight, most) + extra_ns)
-        busy_ns = self._prompt_tokens * prefill_ns + self._steps * decode_ns
-        return NS_PER_S / busy_ns if busy_ns > 0 else math.inf
+        pairs_ns = extra_ns = 0.0
+        if times.window_tokens is None:  # the mean of what windows cut off is not what they cut off the mean
+            pairs_ns = times.prefill_ns_per_pair * prefill_pairs(self._prompt_tokens)
+            extra_ns = times.decode_context_ns_per_token * (self._context - times.reference_context_tokens)
+
+        def per_step_ns(curve: Curve) -> float:
+            return _least_per_sequence(curve, in_flight, most)
+
+        prompts_ns = self._prompt_tokens * _least_per_unit(times.prefill, longest) + pairs_ns
+        steps_ns = self._steps * max(0.0, per_step_ns(times.decode) + extra_ns)
+        if not self._is_shared:
+            return prompts_ns + steps_ns
+        if times.token_work is None:  # a step takes at least what either of its parts does
+            beside_ns = self._steps * max(0.0, per_step_ns(_less(times.decode, times.prefill(1))) + extra_ns)
+            return max(prompts_ns + beside_ns, steps_ns)
+        # All tokens are multiplied, and weights are read at least once for the sequences that decode together.
+        work = times.token_work
+        work_ns = (self._prompt_tokens + self._steps) * _least_per_unit(work, longest + most)
+        work_ns = max(work_ns, self._steps * per_step_ns(work))
+        prompts_ns = self._prompt_tokens * _least_per_unit(_without(times.prefill, work), longest) + pairs_ns
+        steps_ns = self._steps * max(0.0, _least_per_unit(_without(times.decode, work), most) + extra_ns)
+        return prompts_ns + steps_ns + work_ns
+
+
+def _without(curve: Curve, part: Curve) -> Curve:
+    """Return what a curve has beside a part of it, at the knots of both."""
+    knots = tuple(sorted({*curve.x, *part.x}))
+    return Curve(knots, tuple(curve(x) - part(x) for x in knots))
+
+
+def _less(curve: Curve, constant_ns: float) -> Curve:
+    return Curve(curve.x, tuple(y - constant_ns for y in curve.y_ns))
 
 
 def _least(curve: Curve) -> float:

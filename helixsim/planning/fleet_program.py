@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from helixsim import solver
 from helixsim.config.plan_file import Offer
+from helixsim.domain.engine import EngineSpec
 from helixsim.domain.hardware import NodeProfile
 from helixsim.flow.capacity import best_supply
 from helixsim.planning.fleet_bound import BestCase, Counts, Level, Memory
@@ -206,6 +207,7 @@ def supply_of(
     rate_rps: float,
     num_layers: int,
     available: Counts,
+    engine: EngineSpec,
 ) -> Supply:
     """Return the supply of a node of each offer.
 
@@ -218,7 +220,7 @@ def supply_of(
     """
     per_request = prompt_tokens + output_tokens
     flow = rate_rps * per_request
-    best = BestCase(profiles, prompt_tokens, output_tokens, num_layers)
+    best = BestCase(profiles, prompt_tokens, output_tokens, num_layers, engine)
     return Supply(
         estimate=tuple(best_supply(tuple(table), flow) / per_request for table in tables),
         ceiling=tuple(min(best.layers_per_s(number), solver.INFINITY) for number in range(len(profiles))),

@@ -118,7 +118,8 @@ def test_overheads_of_the_engine_and_copies() -> None:
     case = chain(2, activation_copy_ns_per_token=copy_ns)
     gained = offered_trip_s(case, 1e-6, replace(LOAD, engine=engine)) - offered_trip_s(chain(2), 1e-6)
     copied_prompt_s = copy_ns * PROMPT * 1e-9
-    assert gained == pytest.approx(2 * (450_000 + copy_ns) * 1e-9 + 2 * copied_prompt_s / OUTPUT, rel=1e-6)
+    prompt_s = copied_prompt_s + 50_000 * 1e-9
+    assert gained == pytest.approx(2 * (450_000 + copy_ns) * 1e-9 + 2 * prompt_s / OUTPUT, rel=1e-6)
 
 
 def test_no_layer_is_faster_than_its_launch() -> None:
@@ -137,6 +138,18 @@ def test_context_is_read_in_every_step() -> None:
     # A short context takes nothing off a step of one sequence, which reads the weights whatever comes.
     short = chain(1, decode_context_ns_per_token=1000.0, reference_context_tokens=4000)
     assert offered_trip_s(short, 1e-6) == pytest.approx(offered_trip_s(chain(1), 1e-6), rel=1e-9)
+
+
+def test_a_prompt_in_a_shared_step_reads_no_weights_of_its_own() -> None:
+    """A layer takes 1 ms for the weights and 10 us for each token: beside a decode step, a prompt adds its tokens."""
+    work = Curve((0.0, 1000.0), (1e6, 11e6))
+    case = chain(1, seqs=8, prefill=work, decode=work, token_work=work)
+    load = replace(LOAD, engine=EngineSpec(shares_weight_reads=True))
+    prompts_s = 8 / OUTPUT * LAYERS * PROMPT * 10e-6
+    expected = 8 / (LAYERS * (1e-3 + 8 * 10e-6) + prompts_s)
+    assert operating_point(*case, load).output_tokens_per_s == pytest.approx(expected, rel=1e-3)
+    apart = operating_point(*case, LOAD).output_tokens_per_s
+    assert apart == pytest.approx(8 / (8 / expected + 8 / OUTPUT * LAYERS * 1e-3), rel=1e-3)
 
 
 def test_batches_are_what_arrives_while_the_one_before_is_computed() -> None:

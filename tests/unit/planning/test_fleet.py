@@ -9,12 +9,16 @@ import math
 
 import pytest
 from builders import profile
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from helixsim import solver, yamlio
 from helixsim.cli.main import main
 from helixsim.config.plan_file import Offer, load_plan
+from helixsim.domain.engine import EngineSpec
+from helixsim.domain.hardware import Curve, LayerTimes
+from helixsim.domain.placement import LayerRange
+from helixsim.domain.step_time import BatchShape, StepTime
 from helixsim.errors import ConfigError
 from helixsim.planning.fleet import _Search, find_fleet
 from helixsim.planning.fleet_bound import LEVEL_STEP, BestCase
@@ -170,6 +174,68 @@ def test_the_best_case_of_one_node_worked_out_by_hand():
     # Two layers on it leave 300 tokens in each: a weight of 400 layer-tokens a layer.
     pair = dataclasses.replace(profile("n", 2, decode_ns=1e6), block_tokens=10, kv_blocks=(100, 30))
     assert BestCase([pair], 90.0, 20.0, 2).context_tokens((1,)) == pytest.approx(300)
+
+
+def curves(knots, values):
+    return Curve(tuple(map(float, knots)), tuple(map(float, values)))
+
+
+@st.composite
+def step_times(draw):
+    """A layer whose attention has no constant part or one, with its products known apart or not."""
+    xs = (1, 4, 30, 200, 5000)
+    rising = st.lists(st.floats(1.0, 1e4), min_size=5, max_size=5).map(sorted)
+    work, per_token = draw(rising), draw(st.floats(0.1, 3.0))
+    work = [y + per_token * x for x, y in zip(xs, work, strict=True)]
+    launch, each = draw(st.floats(0.0, 100.0)), draw(st.floats(0.0, 2.0))
+    prefill = curves(xs, [y + launch + each * x for x, y in zip(xs, work, strict=True)])
+    decode = curves(xs, [y + launch / 2 + each * x for x, y in zip(xs, work, strict=True)])
+    known = curves(xs, work) if draw(st.booleans()) else None
+    window = draw(st.sampled_from([None, 50]))
+    return LayerTimes(prefill, decode, draw(st.floats(0.0, 0.5)), 0, draw(st.floats(0.0, 0.01)), known, window)
+
+
+FLAT = LayerTimes(*[curves((1, 5000), (1000, 1000))] * 2, token_work=curves((1, 5000), (1000, 1000)))
+
+
+@example([FLAT], [(900, 4)] * 3, True)
+@example([dataclasses.replace(FLAT, token_work=None)], [(900, 4)] * 3, True)
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(step_times(), min_size=1, max_size=3),
+    st.lists(st.tuples(st.sampled_from([0, 0, 7, 90, 900]), st.integers(1, 40)), min_size=1, max_size=6),
+    st.booleans(),
+)
+def test_no_steps_are_faster_than_the_best_case(kinds, steps, is_shared):
+    """Prompts of one chunk beside decode steps, on a node that holds a layer of each kind."""
+    engine = EngineSpec(shares_weight_reads=is_shared)
+    node = profile("n", len(kinds), max_decode_seqs=64, kv_blocks=[10**6] * len(kinds))
+    compute = dataclasses.replace(node.compute, layers=tuple(kinds))
+    law = StepTime(compute, engine, LayerRange(0, len(kinds)), len(kinds))
+    requests = sum(seqs for _, seqs in steps) / 99
+    prompt = sum(tokens for tokens, _ in steps) / requests
+    context = prompt + 50.0
+    spent_ns = sum(
+        law.ns(BatchShape(tokens, tokens * prompt / 2, bool(tokens), seqs, seqs * context)) for tokens, seqs in steps
+    )
+    best = BestCase([dataclasses.replace(node, compute=compute)], prompt, 100.0, len(kinds), engine)
+    in_flight = max(seqs for _, seqs in steps) * context
+    assert best.layers_per_s(0, in_flight) * spent_ns / 1e9 / len(kinds) >= requests * (1 - 1e-9)
+
+
+def test_the_best_case_of_unlike_layers_worked_out_by_hand():
+    """The first node takes 1 ms for one of the two layers and 2 ms for the other, the second node 2 ms for both.
+
+    One of the first and two of the second pass 1000 requests/s, each on the layers that suit it.
+    """
+    nodes = []
+    for first_ns, second_ns in ((1e6, 2e6), (2e6, 2e6)):
+        node = profile("n", 2, kv_blocks=(10**6, 10**6), max_decode_seqs=1)
+        layers = tuple(LayerTimes(node.compute.prefill, Curve((1.0,), (ns,))) for ns in (first_ns, second_ns))
+        nodes.append(dataclasses.replace(node, compute=dataclasses.replace(node.compute, layers=layers)))
+    best = BestCase(nodes, 0.0, 2.0, 2)
+    assert best.rps((1, 2)) == pytest.approx(1000)
+    assert best.rps((2, 1)) >= 1500 / 1.25
 
 
 kinds = st.lists(
