@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from helixsim.config.schema import ExperimentSection
@@ -49,6 +49,13 @@ _OF_SCHEDULERS = {
 """Keys of ``engine`` that only engines with a scheduler of their own have -> fields of ``EngineSpec``."""
 
 
+_NOT_SIMULATED: tuple[tuple[str, Callable[[EngineSpec], bool]], ...] = (
+    ("scheduling_policy", lambda engine: engine.scheduling_policy == "priority"),
+    ("speculative", lambda engine: engine.speculation is not None),
+)
+"""What an experiment may state but the simulation does not do: refused, as it would have no effect."""
+
+
 def check_engine(section: ExperimentSection, engine: EngineSpec, source: Source) -> Iterator[Problem]:
     """Check the keys of the engine against each other."""
     own = section.engine
@@ -61,6 +68,12 @@ def check_engine(section: ExperimentSection, engine: EngineSpec, source: Source)
         if own.cuda_graph_sizes:
             message = f"padding needs an engine with return: engine (here {engine.name} with return: coordinator)"
             yield source.problem(("engine", "cuda_graph_sizes"), message)
+        if engine.speculation is not None:
+            message = f"needs an engine with return: engine (here {engine.name} with return: coordinator)"
+            yield source.problem(("engine", "speculative"), message)
+    for key, is_chosen in _NOT_SIMULATED:
+        if is_chosen(engine):
+            yield source.problem(("engine", key), f"{key} is not simulated yet")
     if engine.long_prefill_token_threshold and not engine.chunks_prompts:
         message = f"{engine.long_prefill_token_threshold} has no effect without enable_chunked_prefill: true"
         yield source.problem(("engine", "long_prefill_token_threshold"), message)

@@ -7,7 +7,7 @@ from typing import Any
 
 from helixsim import units
 from helixsim.config.choices import is_file_name
-from helixsim.config.schema import EngineSection
+from helixsim.config.engine_schema import EngineSection
 from helixsim.config.source import Source
 from helixsim.hardware.engines import OVERHEADS, EngineProfile, load_engine
 from helixsim.units import seconds_to_ns
@@ -53,6 +53,8 @@ def build_engine(section: EngineSection, source: Source) -> EngineProfile:
     for key, field in _SPEC_FIELDS.items():
         if getattr(section, key) is not None:
             own[field] = getattr(section, key)
+    if section.speculative is not None:
+        own["speculation"] = section.speculative.speculation()
     given = {key: getattr(section, key) for key in ("memory_fraction", "block_tokens", "transfers")}
     stated = {key: value for key, value in given.items() if value is not None}
     return replace(engine, spec=replace(engine.spec, **own), **stated)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import ConfigDict, Field, Tag, model_validator
+from pydantic import ConfigDict, Field, Tag
 
+from helixsim.config.engine_schema import EngineSection
 from helixsim.config.fields import (
     Bandwidth,
     Choice,
@@ -22,7 +23,6 @@ from helixsim.config.fields import (
     Text,
     TextOr,
     Tokens,
-    or_text,
 )
 from helixsim.config.load_schema import ArrivalsSection, WorkloadSection
 from helixsim.config.variation import LinkScaleSection, PlanningSection
@@ -205,109 +205,6 @@ class SloSection(Section):
     ttft: Duration | None = Field(None, description="Maximum time to first token.")
     tpot: Duration | None = Field(None, description="Maximum time per output token after the first.")
     e2el: Duration | None = Field(None, description="Maximum end-to-end latency.")
-
-
-class EngineSection(Section):
-    """The serving engine: the name of a profile, or a mapping whose values replace those of the profile."""
-
-    model_config = ConfigDict(json_schema_extra=or_text)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_name(cls, value: object) -> object:
-        return {"name": value} if isinstance(value, str) else value
-
-    name: str = Field(
-        "ideal", description="Engine profile: a name of `helixsim profile list engines`, or the path of a YAML file."
-    )
-    memory_fraction: Share | None = Field(
-        None, description="Share of usable GPU memory for weights and KV cache (default: the profile's)."
-    )
-    block_tokens: Annotated[int, Field(ge=1, le=65536)] | None = Field(
-        None, description="Tokens per KV block (default: the profile's)."
-    )
-    max_weight_fraction: Share = Field(0.5, description="Maximum share of memory for weights in placements.")
-    max_num_batched_tokens: Count | None = Field(
-        None,
-        description="Tokens per step: of prompts and decode steps with `return: engine`, of prompts otherwise "
-        "(default: the profile's, by GPU).",
-    )
-    max_num_seqs: Count | None = Field(None, description="Sequences per step (default: the profile's, by GPU).")
-    max_prefill_requests: Count | None = Field(None, description="Prompts per step (default: the profile's, by GPU).")
-    enable_chunked_prefill: bool | None = Field(
-        None,
-        description="Whether prompts longer than what is left of `max_num_batched_tokens` are cut (default: the "
-        "profile's).",
-    )
-    long_prefill_token_threshold: Annotated[int, Field(ge=0, le=10**9)] | None = Field(
-        None, description="Maximum tokens of one prompt per step; 0: no limit (default: the profile's)."
-    )
-    scheduling_policy: Literal["fcfs", "priority"] | None = Field(
-        None,
-        description="Order of waiting requests: by arrival (`fcfs`), or by `priority`, lowest value first, then by "
-        "arrival (default: the profile's).",
-    )
-    enable_prefix_caching: bool | None = Field(
-        None, description="Whether KV blocks are kept and shared by prompts that begin alike (default: the profile's)."
-    )
-    async_scheduling: bool | None = Field(
-        None, description="Whether the host prepares a step while the GPU computes (default: the profile's)."
-    )
-    cuda_graph_sizes: list[Count] | None = Field(
-        None,
-        description="Numbers of tokens that a step is padded to, vLLM's `cudagraph_capture_sizes`; an empty list: no "
-        "padding (default: the profile's, by GPU).",
-    )
-    transfers: Literal["batch", "request"] | None = Field(
-        None,
-        description="Contents of a message: all requests of a batch with the same next node (`batch`, engines with "
-        "pipeline parallelism) or one request (`request`, Helix's prototype) (default: the profile's).",
-    )
-    returns: Literal["engine", "coordinator"] | None = Field(
-        None,
-        alias="return",
-        description="Where a token goes from the last stage: to the first one, inside the `engine`, or to the "
-        "`coordinator`, which sends the next step (default: the profile's).",
-    )
-    admission: Literal["prompt", "output", "max_output"] | None = Field(
-        None,
-        description="KV memory that must be free to admit a request: that of its `prompt`, also that of the `output` "
-        "expected (`kv`), or of the longest allowed (`max_output`: `workload.limits.max_output_tokens`) (default: the "
-        "profile's).",
-    )
-    capacity_policy: Literal["guaranteed_no_evict", "max_utilization"] | None = Field(
-        None, description="TensorRT-LLM's name of `admission: max_output` and of `admission: prompt`; give one of both."
-    )
-    activation_copy: bool | None = Field(
-        None, description="Whether activations are joined on the host and copied to the GPU, once per batch and node."
-    )
-    output_head: bool | None = Field(
-        None, description="Whether the node with the last layer also computes the output head and samples."
-    )
-    mixed_batches: Literal["separate", "shared"] | None = Field(
-        None,
-        description="Whether prompts and decode steps of a batch read the weights separately or once for both "
-        "(default: the profile's).",
-    )
-    gather: Latency | None = Field(
-        None, description="Host time before a batch is formed; later arrivals join it (default: the profile's)."
-    )
-    batch_overhead: Latency | None = Field(None, description="Host time per batch (default: the profile's).")
-    sequence_overhead: Latency | None = Field(
-        None, description="Host time per sequence of a batch (default: the profile's)."
-    )
-    layer_launch: Latency | None = Field(
-        None, description="Host time to launch one layer, a lower bound of its time (default: the profile's)."
-    )
-    message_overhead: Latency | None = Field(
-        None, description="Host time per message, added to the latency of the link (default: the profile's)."
-    )
-    min_free_share: Annotated[float, Field(ge=0, lt=1)] | None = Field(
-        None,
-        description="Share of KV blocks that must stay free at admission (vLLM: watermark) (default: the profile's).",
-    )
-    timings: str | None = Field(None, description="CSV of measured times per layer that replaces the profiles.")
-    limits: str | None = Field(None, description="CSV of measured KV and batch limits that replaces the profiles.")
 
 
 class CapacitySection(Section):

@@ -9,5 +9,6 @@ flowplan    FlowEdge, FlowPlan, Route
 request     Request, Feed, Window, Slo
 result      RunResult: columns and counters of a simulated run
 summary     Summary: the figures of a simulated system
-engine      EngineSpec: overheads of a serving engine
+engine      EngineSpec: a serving engine, its scheduler and its overheads
+speculation Speculation: draft tokens, and how many of them a step accepts
 """

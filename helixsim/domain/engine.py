@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from helixsim.domain.speculation import Speculation
+
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
@@ -54,6 +56,8 @@ class EngineSpec:
         both rather than their sum.
     pads_prompts
         Steps with prompt tokens are padded to the sizes of CUDA graphs, too, not only those of decode steps alone.
+    speculation
+        Draft tokens that decode steps verify; None: none.
     """
 
     name: str = "ideal"
@@ -75,6 +79,7 @@ class EngineSpec:
     caches_prefixes: bool = False
     schedules_ahead: bool = False
     pads_prompts: bool = False
+    speculation: Speculation | None = None
 
 
 IDEAL = EngineSpec()

@@ -41,7 +41,8 @@ class Prefix:
 class Request:
     """A request. Routing and admission must not read ``output_tokens``.
 
-    ``prefix``: identity of its tokens; None: it shares none with other requests.
+    ``prefix``: identity of its tokens; None: it shares none with other requests. ``priority``: place in the queue of an
+    engine with priority scheduling, lowest first, then by arrival.
     """
 
     id: int
@@ -51,6 +52,7 @@ class Request:
     slo_class: str | None = None
     session: str | None = None
     prefix: Prefix | None = None
+    priority: int = 0
 
 
 class FeedMode(StrEnum):

@@ -176,6 +176,7 @@ def load_engine(name: str | Path) -> EngineProfile:
     else:
         raise DataError(unknown_name("engine", text, engine_names()))
     file = read(path, EngineFile, renames=_RENAMES)
+    overheads: dict[str, Any] = {f"{key}_ns": seconds_to_ns(getattr(file, key)) for key in OVERHEADS}
     return EngineProfile(
         spec=EngineSpec(
             name=file.name,
@@ -192,7 +193,7 @@ def load_engine(name: str | Path) -> EngineProfile:
             schedules_ahead=file.async_scheduling,
             pads_prompts=file.cuda_graph_sizes is not None and file.cuda_graph_sizes.prompts,
             min_free_share=file.min_free_share,
-            **{f"{key}_ns": seconds_to_ns(getattr(file, key)) for key in OVERHEADS},
+            **overheads,
         ),
         memory_fraction=file.memory_fraction,
         block_tokens=file.block_tokens,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from helixsim import yamlio
+from helixsim.config.engine_schema import SpeculativeSection
 from helixsim.hardware import engines
 
 
@@ -93,10 +94,10 @@ def test_keys_of_the_scheduler_reach_the_engine(sound, load):
     assert (plain.chunks_prompts, plain.caches_prefixes, plain.schedules_ahead) == (True, True, True)
     assert (plain.scheduling_policy, plain.long_prefill_token_threshold, plain.admission) == ("fcfs", 0, "prompt")
     own = load(
-        sound | {"engine": "vllm-1"}, "engine.scheduling_policy=priority", "engine.long_prefill_token_threshold=512",
+        sound | {"engine": "vllm-1"}, "engine.long_prefill_token_threshold=512",
         "engine.enable_prefix_caching=false", "engine.async_scheduling=false",
     ).engine  # fmt: skip
-    assert (own.scheduling_policy, own.long_prefill_token_threshold) == ("priority", 512)
+    assert own.long_prefill_token_threshold == 512
     assert not own.caches_prefixes
     assert not own.schedules_ahead
 
@@ -134,6 +135,7 @@ def test_capacity_policies_are_rules_of_admission(sound, load):
         ({"enable_chunked_prefill": True}, "enable_chunked_prefill", "needs an engine with return: engine"),
         ({"scheduling_policy": "priority"}, "scheduling_policy", "needs an engine with return: engine"),
         ({"cuda_graph_sizes": [8]}, "cuda_graph_sizes", "needs an engine with return: engine"),
+        ({"speculative": {"k": 2, "acceptance": 0.5}}, "speculative", "needs an engine with return: engine"),
         ({"name": "vllm-1", "return": "coordinator"}, "name", "needs an engine with return: engine"),
         ({"name": "vllm-0.4", "long_prefill_token_threshold": 5}, "long_prefill_token_threshold", "no effect"),
         (
@@ -163,3 +165,39 @@ def test_combinations_without_a_meaning_are_refused(sound, faults, engine, key, 
     path = f"engine.{key}"
     assert path in [problem.path for problem in found]
     assert any(said in problem.message for problem in found if problem.path == path)
+
+
+@pytest.mark.parametrize(
+    ("keys", "rates"),
+    [
+        ({"k": 3, "acceptance": 0.5}, (0.5, 0.25, 0.125)),
+        ({"k": 2, "acceptance": [0.9, 0.6]}, (0.9, 0.6)),
+        ({"k": 2, "accepted": [0.1, 0.3, 0.6]}, (0.9, 0.6)),
+        ({"k": 0, "acceptance": 0.9}, None),
+        ({"k": 0, "accepted": [1.0]}, None),
+    ],
+)
+def test_speculation_is_read_in_each_form(keys, rates):
+    found = SpeculativeSection.model_validate(keys | {"draft_cost": 0.1}).speculation()
+    assert (None if found is None else found.rates) == (None if rates is None else pytest.approx(rates))
+    assert found is None or found.draft_cost == 0.1
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"k": 2}, "give acceptance or accepted"),
+        ({"k": 2, "acceptance": 0.5, "accepted": [1, 0, 0]}, "not both"),
+        ({"k": 2, "acceptance": [0.5]}, "one rate for each of k: 2 positions, got 1"),
+        ({"k": 2, "acceptance": [0.5, 0.6]}, "must not increase"),
+        ({"k": 2, "acceptance": 1.5}, "less than or equal to 1"),
+        ({"k": 2, "accepted": [0.5, 0.5]}, "needs 3 shares"),
+        ({"k": 2, "accepted": [0.5, 0.4, 0.2]}, "must add up to 1, got 1.1"),
+        ({"k": -1, "acceptance": 1}, "greater than or equal to 0"),
+        ({"acceptance": 1}, "required key is missing"),
+    ],
+)
+def test_faulty_speculation_is_refused(sound, faults, keys, said):
+    found = faults(sound | {"engine": {"name": "vllm-1", "speculative": keys}})
+    assert any(said in problem.message for problem in found)
+    assert all(problem.path.startswith("engine.speculative") for problem in found)

@@ -1,0 +1,80 @@
+"""Speculative decoding: how many tokens a step yields when draft tokens are verified in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Speculation:
+    """A step proposes ``k`` draft tokens for each sequence and verifies them together with its own next token.
+
+    Draft tokens are accepted up to the first that is rejected, whose place the model's own token takes: a step yields
+    one token more than it accepts.
+
+    Parameters
+    ----------
+    rates
+        ``rates[i]`` is the probability that a step accepts more than ``i`` draft tokens, in 0..1 and not increasing:
+        the per-position acceptance rates that vLLM logs. ``k`` is their number.
+    draft_cost
+        Time to make one draft token for all sequences of a step, as a share of the time of their decode step.
+    """
+
+    rates: tuple[float, ...]
+    draft_cost: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not all(0 <= rate <= 1 for rate in self.rates):
+            raise ValueError("acceptance rates must be between 0 and 1")
+        if any(later > earlier for earlier, later in pairwise(self.rates)):
+            raise ValueError("acceptance rates must not increase from one position to the next")
+
+    @classmethod
+    def of_rate(cls, k: int, rate: float, draft_cost: float = 0.0) -> Speculation:
+        """Return the speculation where each draft token is accepted with ``rate`` if all before it are."""
+        return cls(tuple(rate**position for position in range(1, k + 1)), draft_cost)
+
+    @classmethod
+    def of_counts(cls, shares: tuple[float, ...], draft_cost: float = 0.0) -> Speculation:
+        """Return the speculation where a share ``shares[n]`` of the steps accepts exactly ``n`` draft tokens.
+
+        Raises
+        ------
+        ValueError
+            If the shares do not add up to 1.
+        """
+        if abs(sum(shares) - 1) > 1e-6 or min(shares) < 0:
+            raise ValueError(f"shares of the numbers of accepted tokens must add up to 1, got {sum(shares):.6g}")
+        more = [sum(shares[position:]) / sum(shares) for position in range(1, len(shares))]
+        return cls(tuple(min(1.0, rate) for rate in more), draft_cost)
+
+    @property
+    def k(self) -> int:
+        """Draft tokens of a step and sequence."""
+        return len(self.rates)
+
+    @property
+    def mean_tokens(self) -> float:
+        """Mean tokens of a step and sequence: the mean acceptance length, 1 to ``k + 1``."""
+        return 1 + sum(self.rates)
+
+    def step_tokens(self, tokens: int, seed: int, request: int) -> NDArray[np.int64]:
+        """Return the tokens of each step until a sequence has ``tokens`` more; the last step is cut at the end.
+
+        They depend on ``seed`` and ``request`` alone: they are the same on every system, whatever batches the request
+        is computed in, and after a preemption.
+        """
+        draws = np.random.default_rng(np.random.SeedSequence([seed, request])).random(tokens)
+        accepted = draws[:, None] < np.array(self.rates)[None, :]
+        steps: NDArray[np.int64] = 1 + accepted.sum(axis=1, dtype=np.int64)
+        done = np.cumsum(steps)
+        count = int(np.searchsorted(done, tokens)) + 1 if tokens else 0
+        steps = steps[:count]
+        if count:
+            steps[-1] -= done[count - 1] - tokens
+        return steps
