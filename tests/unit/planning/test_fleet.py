@@ -235,7 +235,7 @@ def test_the_best_case_of_unlike_layers_worked_out_by_hand():
         nodes.append(dataclasses.replace(node, compute=dataclasses.replace(node.compute, layers=layers)))
     best = BestCase(nodes, 0.0, 2.0, 2)
     assert best.rps((1, 2)) == pytest.approx(1000)
-    assert best.rps((2, 1)) >= 1500 / 1.25
+    assert best.rps((2, 1)) >= 1000  # three nodes, 3 ms of work a request
 
 
 kinds = st.lists(
