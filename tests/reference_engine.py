@@ -562,6 +562,13 @@ class View:
         machine = self.reference.machines[node]
         return machine.reserved * self.reference.block_tokens // machine.range.layers
 
+    def kv_usage(self, node):
+        machine = self.reference.machines[node]
+        return machine.used / machine.capacity if machine.capacity else 1.0
+
+    def cached_tokens(self, node):
+        return 0
+
 
 def work_ns(compute, engine, prompt, seqs):
     """One layer without attention to the context, by a law of its own."""

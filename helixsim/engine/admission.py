@@ -91,6 +91,15 @@ class Admission:
         pool = self.pools[node]
         return pool.reserved * self.block_tokens // pool.layers
 
+    def kv_usage(self, node: int) -> float:
+        """See ``RoutingView.kv_usage``; a node without KV memory is full."""
+        pool = self.pools[node]
+        return pool.used / pool.capacity if pool.capacity else 1.0
+
+    def cached_tokens(self, node: int) -> int:
+        """See ``RoutingView.cached_tokens``: nodes that schedule by themselves have no prefix cache."""
+        return 0
+
     def verify(self, hops: Sequence[Hop], policy: str) -> None:
         """Refuse a route that a policy made up.
 

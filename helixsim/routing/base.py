@@ -62,6 +62,14 @@ class RoutingView(Protocol):
         """Return the expected KV tokens, at the node, of those requests."""
         ...
 
+    def kv_usage(self, node: int) -> float:
+        """Return the share of the node's KV memory that running requests hold, 0..1; cached prefixes are not in use."""
+        ...
+
+    def cached_tokens(self, node: int) -> int:
+        """Return how many tokens of the current request the node need not compute; 0 without a prefix cache."""
+        ...
+
 
 class RoutingPolicy(Protocol):
     """A routing policy; each run has its own instance, which may keep state."""

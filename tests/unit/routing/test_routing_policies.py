@@ -19,10 +19,12 @@ from helixsim.routing.graph import routing_graph
 class View:
     """A cluster where everything fits except on ``full`` nodes."""
 
-    def __init__(self, full=(), queues=None, tokens=None):
+    def __init__(self, full=(), queues=None, tokens=None, usage=None, cached=None):
         self.full = set(full)
         self.queues = queues or {}
         self.tokens = tokens or {}
+        self.usage = usage or {}
+        self.cached = cached or {}
 
     def fits(self, hop):
         return hop.node not in self.full
@@ -35,6 +37,12 @@ class View:
 
     def in_flight_tokens(self, node):
         return self.tokens.get(node, 0)
+
+    def kv_usage(self, node):
+        return self.usage.get(node, 0.0)
+
+    def cached_tokens(self, node):
+        return self.cached.get(node, 0)
 
 
 def unequal_pair():
@@ -96,6 +104,36 @@ def test_shortest_queue_and_least_loaded_look_at_their_own_measure():
     assert make("shortest_queue", graph).route(1, 2, View(queues={0: 5, 1: 4}))[0].node == 1
     # 900 tokens on 300 tokens/s are 3 s of work, 400 on 100 are 4 s.
     assert make("least_loaded", graph).route(1, 2, View(tokens={0: 900, 1: 400}))[0].node == 0
+
+
+def test_prefix_aware_weighs_what_is_cached_against_queue_and_memory():
+    graph = unequal_pair()
+
+    def chosen(**state):
+        options = state.pop("options", {})
+        return make("prefix_aware", graph, **options).route(100, 120, View(**state))[0].node
+
+    assert chosen(cached={1: 16}) == 1
+    assert chosen(cached={0: 32, 1: 48}) == 1
+    # 3 x 0.16 for the prefix is less than 2 for the only empty queue, and 3 x 0.8 is more.
+    assert chosen(cached={1: 16}, queues={1: 1}) == 0
+    assert chosen(cached={1: 80}, queues={1: 1}) == 1
+    assert chosen(cached={1: 80}, queues={1: 1}, options={"queue_weight": 2.5}) == 0
+    # 3 x 0.48 against 2 x 0.8 of the memory
+    assert chosen(cached={1: 48}, usage={1: 0.8}) == 0
+    assert chosen(cached={1: 48}, usage={1: 0.7}) == 1
+    assert chosen(cached={1: 48}, usage={1: 0.8}, options={"prefix_weight": 6.0}) == 1
+
+
+def test_prefix_aware_without_any_cached_token_is_least_loaded():
+    graph = unequal_pair()
+    both = [make(name, graph) for name in ("prefix_aware", "least_loaded")]
+    rng = np.random.default_rng(2)
+    for _ in range(200):
+        tokens = {node: int(rng.integers(0, 3)) * (3, 1, 1)[node] for node in range(2)}
+        view = View(tokens=tokens, queues={0: int(rng.integers(3))}, usage={1: float(rng.random())})
+        first, second = (policy.route(10, 20, view) for policy in both)
+        assert first == second
 
 
 def test_random_is_uniform():
