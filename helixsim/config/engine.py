@@ -55,6 +55,6 @@ def build_engine(section: EngineSection, source: Source) -> EngineProfile:
             own[field] = getattr(section, key)
     if section.speculative is not None:
         own["speculation"] = section.speculative.speculation()
-    given = {key: getattr(section, key) for key in ("memory_fraction", "block_tokens", "transfers")}
+    given = {key: getattr(section, key) for key in ("gpu_memory_utilization", "block_tokens", "transfers")}
     stated = {key: value for key, value in given.items() if value is not None}
     return replace(engine, spec=replace(engine.spec, **own), **stated)

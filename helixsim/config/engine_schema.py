@@ -67,7 +67,7 @@ class EngineSection(Section):
     name: str = Field(
         "ideal", description="Engine profile: a name of `helixsim profile list engines`, or the path of a YAML file."
     )
-    memory_fraction: Share | None = Field(
+    gpu_memory_utilization: Share | None = Field(
         None, description="Share of usable GPU memory for weights and KV cache (default: the profile's)."
     )
     block_tokens: Annotated[int, Field(ge=1, le=65536)] | None = Field(

@@ -12,6 +12,7 @@ RENAMES: Final = Renames(
         ("kv", "high_water"): "max_reserved_share",
         ("systems", "*", "kv", "high_water"): "max_reserved_share",
         ("engine", "watermark"): "min_free_share",
+        ("engine", "memory_fraction"): "gpu_memory_utilization",
         ("engine", "max_prefill_tokens"): "max_num_batched_tokens",
         ("engine", "max_decode_seqs"): "max_num_seqs",
     },

@@ -248,7 +248,7 @@ class _Resolver:
     def _profile_options(self) -> ProfileOptions:
         section, engine = self.section.engine, self.engine
         written = section.model_dump(include={field.name for field in dataclasses.fields(ProfileOptions)})
-        written |= {"memory_fraction": engine.memory_fraction, "block_tokens": engine.block_tokens}
+        written |= {"memory_fraction": engine.gpu_memory_utilization, "block_tokens": engine.block_tokens}
         written |= {"max_prefill_tokens": section.max_num_batched_tokens, "max_decode_seqs": section.max_num_seqs}
         if section.cuda_graph_sizes is not None:
             written["graph_sizes"] = tuple(sorted(set(section.cuda_graph_sizes)))

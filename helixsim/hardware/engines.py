@@ -24,7 +24,8 @@ Transfers = Literal["batch", "request"]
 MixedBatches = Literal["separate", "shared"]
 Overhead = Annotated[float, base_unit("time", zero=True)]
 
-_RENAMES = Renames({("watermark",): "min_free_share", ("sources", "watermark"): "min_free_share"})
+_FORMER = {"watermark": "min_free_share", "memory_fraction": "gpu_memory_utilization"}
+_RENAMES = Renames({(*at, old): new for old, new in _FORMER.items() for at in ((), ("sources",))})
 
 
 Returns = Literal["engine", "coordinator"]
@@ -41,7 +42,7 @@ class EngineSources(Section):
     """Where each figure of an engine comes from."""
 
     version: Words = NOT_STATED
-    memory_fraction: Words
+    gpu_memory_utilization: Words
     block_tokens: Words
     max_num_batched_tokens: Words = NOT_STATED
     max_num_seqs: Words = NOT_STATED
@@ -77,7 +78,7 @@ class EngineFile(Section):
 
     name: Words
     version: str = ""
-    memory_fraction: Annotated[float, Field(ge=0.01, le=1)]
+    gpu_memory_utilization: Annotated[float, Field(ge=0.01, le=1)]
     block_tokens: Count
     max_num_batched_tokens: ByGpu | None = None
     max_num_seqs: ByGpu | None = None
@@ -108,7 +109,7 @@ class EngineProfile:
 
     Parameters
     ----------
-    memory_fraction
+    gpu_memory_utilization
         Share of usable GPU memory for weights and KV cache.
     block_tokens
         Tokens of one KV block.
@@ -121,7 +122,7 @@ class EngineProfile:
     """
 
     spec: EngineSpec
-    memory_fraction: float
+    gpu_memory_utilization: float
     block_tokens: int
     transfers: str
     steps: StepDefaults = AS_MEASURED
@@ -133,7 +134,7 @@ class EngineProfile:
         limits = {key: getattr(steps, key) for key in ("max_num_batched_tokens", "max_num_seqs")}
         return {
             "version": spec.version,
-            "memory_fraction": self.memory_fraction,
+            "gpu_memory_utilization": self.gpu_memory_utilization,
             "block_tokens": self.block_tokens,
             **{key: None if rules is None else plain_rules(rules) for key, rules in limits.items()},
             "enable_chunked_prefill": spec.chunks_prompts,
@@ -195,7 +196,7 @@ def load_engine(name: str | Path) -> EngineProfile:
             min_free_share=file.min_free_share,
             **overheads,
         ),
-        memory_fraction=file.memory_fraction,
+        gpu_memory_utilization=file.gpu_memory_utilization,
         block_tokens=file.block_tokens,
         transfers=file.transfers,
         steps=StepDefaults(

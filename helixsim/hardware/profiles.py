@@ -212,7 +212,7 @@ class _Sources:
                     f"is no multiple of block_tokens {block_tokens}"
                 )
         self.notes.append(
-            f"KV memory and layers of {self.kind} as tabulated in {path.name}: memory_fraction has no effect"
+            f"KV memory and layers of {self.kind} as tabulated in {path.name}: gpu_memory_utilization has no effect"
         )
         blocks = tuple(tokens // block_tokens for tokens in table.kv_tokens)
         return blocks, tuple(self._limited(limits) for limits in table.batch), len(blocks)
@@ -229,8 +229,8 @@ class _Sources:
             raise InfeasibleError(
                 f"{self.kind} cannot hold one layer of {model.name}: a layer weighs "
                 f"{format_bytes(model.weight_bytes_per_layer)}, weights and KV may take {format_bytes(budget)} "
-                f"(memory_fraction {options.memory_fraction:g}); leave the node out, or change precision, gpus or the "
-                f"engine's limits"
+                f"(gpu_memory_utilization {options.memory_fraction:g}); leave the node out, or change precision, gpus "
+                f"or the engine's limits"
             )
         limits += [limits[-1]] * (len(blocks) - len(limits))
         return blocks, tuple(limits[: len(blocks)]), self._max_layers(fitted, memory, blocks)

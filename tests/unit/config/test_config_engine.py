@@ -13,7 +13,7 @@ def test_without_a_name_the_engine_is_ideal(sound, load):
     experiment = load(sound)
     assert experiment.engine == engines.load_engine("ideal").spec
     assert not experiment.is_one_by_one
-    assert experiment.document["engine"]["memory_fraction"] == 0.9
+    assert experiment.document["engine"]["gpu_memory_utilization"] == 0.9
 
 
 def test_own_keys_win_over_the_profile(sound, load):
@@ -30,7 +30,7 @@ def test_own_keys_win_over_the_profile(sound, load):
     assert experiment.engine.min_free_share == 0.5
     assert experiment.engine.layer_launch_ns == named.spec.layer_launch_ns
     assert experiment.is_one_by_one
-    assert experiment.document["engine"]["memory_fraction"] == named.memory_fraction
+    assert experiment.document["engine"]["gpu_memory_utilization"] == named.gpu_memory_utilization
 
 
 def test_the_resolved_document_loads_to_the_same_engine(sound, load):

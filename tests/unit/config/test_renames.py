@@ -16,13 +16,13 @@ from helixsim.errors import ConfigError
 FORMER = {
     "slo_classes": {"fast": {"ttft": "1 s"}},
     "kv": {"high_water": 0.8, "expected_output_tokens": 7},
-    "engine": {"watermark": 0.1, "max_prefill_tokens": 512, "max_decode_seqs": 8},
+    "engine": {"watermark": 0.1, "memory_fraction": 0.7, "max_prefill_tokens": 512, "max_decode_seqs": 8},
     "capacity": {"model": "operating"},
 }
 CURRENT = {
     "slo_targets": {"fast": {"ttft": "1 s"}},
     "kv": {"max_reserved_share": 0.8, "expected_output_tokens": 7},
-    "engine": {"min_free_share": 0.1, "max_num_batched_tokens": 512, "max_num_seqs": 8},
+    "engine": {"min_free_share": 0.1, "gpu_memory_utilization": 0.7, "max_num_batched_tokens": 512, "max_num_seqs": 8},
     "capacity": {"model": "kv_limited"},
 }
 SYSTEM = {"placement": "helix"}
@@ -61,6 +61,7 @@ def test_a_file_with_former_names_is_the_experiment_with_current_ones(sound, wri
         "slo_classes is now slo_targets",
         "kv.high_water is now kv.max_reserved_share",
         "engine.watermark is now engine.min_free_share",
+        "engine.memory_fraction is now engine.gpu_memory_utilization",
         "engine.max_prefill_tokens is now engine.max_num_batched_tokens",
         "engine.max_decode_seqs is now engine.max_num_seqs",
         "capacity.model: operating is now capacity.model: kv_limited",

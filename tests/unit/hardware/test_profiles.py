@@ -148,7 +148,7 @@ def test_the_users_limits_are_taken_as_tabulated(tmp_path: Path) -> None:
     assert profile.kv_blocks == (200, 100)
     assert profile.max_layers == profile.typical_layers == 2
     assert profile.limits[1] == BatchLimits(1, 2048, 280)
-    assert "memory_fraction has no effect" in assumed[0]
+    assert "gpu_memory_utilization has no effect" in assumed[0]
     other, assumed = _profile("llama-2-70b", "t4", limits=path)
     assert other.max_layers == 4
     assert "no limits for llama-2-70b on t4" in assumed[0]
@@ -158,7 +158,7 @@ def test_the_users_limits_are_taken_as_tabulated(tmp_path: Path) -> None:
 
 def test_a_node_too_small_for_one_layer_is_refused_with_figures() -> None:
     with pytest.raises(
-        InfeasibleError, match=r"t4 cannot hold one layer of llama-3.1-405b.*5.94 GiB.*memory_fraction 0.2"
+        InfeasibleError, match=r"t4 cannot hold one layer of llama-3.1-405b.*5.94 GiB.*gpu_memory_utilization 0.2"
     ):
         _profile("llama-3.1-405b", "t4", memory_fraction=0.2)
 
