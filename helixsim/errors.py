@@ -197,7 +197,7 @@ def same_thing(got: str, allowed: Iterable[str]) -> str:
     """
     names = sorted(allowed)
     start = got[:100].casefold()
-    equal = [name for name in names if _plain(name) == _plain(start)]
+    equal = [name for name in names if letters(name) == letters(start)]
     if equal:
         return f"; did you mean {equal[0]!r}?"
     longer = [
@@ -214,7 +214,8 @@ def _digits(name: str) -> str:
     return "".join(letter for letter in name[:100] if letter.isdigit())
 
 
-def _plain(name: str) -> str:
+def letters(name: str) -> str:
+    """Return the letters and digits of a name, in lower case."""
     return "".join(letter for letter in name.casefold() if letter.isalnum())
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from helixsim import yamlio
+from helixsim.cli import profile_gpus
 from helixsim.domain.hardware import Curve
 from helixsim.domain.model import ModelSpec
 from helixsim.errors import ConfigError, DataError, ExitCode, unknown_name
@@ -41,6 +42,8 @@ def run_show(args: argparse.Namespace) -> int:
     facts = _facts(args.name, args.precision)
     if args.json:
         _print_json(facts)
+    elif catalog.gpu_name(args.name) in catalog.gpu_names():
+        print(profile_gpus.outline(catalog.load_gpu(args.name)))
     else:
         print(_outline(facts))
     return ExitCode.OK
@@ -96,20 +99,7 @@ Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
 
 
 def _gpu_table() -> Table:
-    rows: list[tuple[str, ...]] = []
-    for name in catalog.gpu_names():
-        gpu = catalog.load_gpu(name)
-        rows.append(
-            (
-                name,
-                format_bytes(gpu.memory_bytes),
-                f"{gpu.fp16_flops / 1e12:g} TFLOP/s",
-                f"{gpu.memory_bandwidth_bytes_per_s / 1e9:g} GB/s",
-                f"{gpu.tdp_w:g} W",
-                f"{gpu.cost_usd_per_hour:.2f} $/h",
-            )
-        )
-    return ("name", "memory", "fp16", "memory bandwidth", "tdp", "price"), rows
+    return profile_gpus.header(), [profile_gpus.row(name) for name in catalog.gpu_names()]
 
 
 def _link_table() -> Table:
@@ -204,7 +194,7 @@ def _model_facts(model: ModelSpec) -> dict[str, Any]:
 
 
 def _facts(name: str, precision: str | None) -> dict[str, Any]:
-    if name in catalog.gpu_names():
+    if catalog.gpu_name(name) in catalog.gpu_names():
         gpu = asdict(catalog.load_gpu(name))
         return {**gpu, "sources": dict(gpu["sources"])}
     if name in engines.engine_names():

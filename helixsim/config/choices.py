@@ -103,7 +103,7 @@ def look_up(source: Source, registries: Registries) -> Choices:
     choices = Choices({}, {}, {}, [])
     for path, kind, known in _plain_names(source):
         name = _at(source.data, path)
-        if not isinstance(name, str) or name in known:
+        if not isinstance(name, str) or (catalog.gpu_name(name) if kind == "GPU" else name) in known:
             continue
         file = source.file(path, name) if kind in _KINDS_WITH_FILES and names_file(kind, name, path, source) else None
         if file is None and kind == "model" and name in catalog.hugging_face_ids():

@@ -148,14 +148,14 @@ def _plan(source: Source, edits: Sequence[Edit], *, is_read: bool = True) -> Fle
     for number, entry in enumerate(section.offers):
         at = ("offers", number)
         file = source.file((*at, "gpu"), entry.gpu) if is_file_name(entry.gpu) else None
-        if file is None and entry.gpu not in catalog.gpu_names():
+        if file is None and catalog.gpu_name(entry.gpu) not in catalog.gpu_names():
             problems.append(source.problem((*at, "gpu"), unknown_name("GPU", entry.gpu, catalog.gpu_names())))
             continue
         gpu = catalog.load_gpu(file or entry.gpu)
         price = gpu.cost_usd_per_hour * entry.gpus if entry.price is None else units.parse(entry.price, "price")
         if not price > 0:
             problems.append(source.problem((*at, "price"), f"{gpu.name} needs a price above zero, such as 1.10 $/h"))
-        name = entry.gpu if file is None else str(file.resolve())
+        name = gpu.name if file is None else str(file.resolve())
         offer = Offer(name, entry.gpus, entry.region, price, entry.available)
         if any((one.gpu, one.gpus, one.region) == (offer.gpu, offer.gpus, offer.region) for one in offers):
             problems.append(source.problem(at, f"{offer.label} is offered twice"))

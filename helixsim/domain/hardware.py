@@ -34,6 +34,8 @@ class GpuSpec:
         (figure, where it comes from) pairs.
     compute_capability
         NVIDIA's, as a number (7.5); None: not one of theirs, or not stated.
+    interconnect, interconnect_bytes_per_s
+        Links among the GPUs of a node, and their peak rate from one GPU, each way [B/s].
     """
 
     name: str
@@ -47,6 +49,8 @@ class GpuSpec:
     cost_usd_per_hour: float
     sources: tuple[tuple[str, str], ...] = ()
     compute_capability: float | None = None
+    interconnect: str = ""
+    interconnect_bytes_per_s: float = 0.0
 
     @property
     def fp16_flops(self) -> float:

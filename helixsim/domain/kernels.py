@@ -52,8 +52,8 @@ class Kernels:
 
     Parameters
     ----------
-    fp16, fp8
-        Matrix products in either format; 8-bit integers and 4-bit floats follow ``fp8``.
+    fp16, fp8, fp4
+        Matrix products in each format; 8-bit integers follow ``fp8``.
     experts
         Grouped matrix products of routed experts.
     elementwise_s
@@ -67,6 +67,7 @@ class Kernels:
     name: str
     fp16: GemmLaw
     fp8: GemmLaw
+    fp4: GemmLaw
     experts: GemmLaw
     attention: AttentionLaw
     elementwise_s: float

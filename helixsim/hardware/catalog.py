@@ -15,7 +15,7 @@ from helixsim.datafiles import data_path
 from helixsim.domain.cluster import LinkSpec
 from helixsim.domain.hardware import GpuSpec
 from helixsim.domain.model import ModelSpec
-from helixsim.errors import DataError, unknown_name
+from helixsim.errors import DataError, letters, unknown_name
 from helixsim.hardware.gpu_file import GpuFile, KernelsFile
 from helixsim.hardware.models import load
 from helixsim.units import seconds_to_ns
@@ -32,9 +32,10 @@ class LinkFile(Section):
 
 
 class AliasesFile(Section):
-    """``profiles/aliases.yaml``: names that timing tables use, and Hugging Face ids -> names of profiles."""
+    """``profiles/aliases.yaml``: names of timing tables, drivers and Hugging Face -> names of profiles."""
 
     kinds: dict[str, Words]
+    gpus: dict[str, Words]
     models: dict[str, Words]
     hugging_face: dict[str, Words]
 
@@ -42,6 +43,14 @@ class AliasesFile(Section):
 def gpu_names() -> tuple[str, ...]:
     """Return the names of the GPUs in ``profiles/gpus``."""
     return _names("gpus")
+
+
+def gpu_name(name: str) -> str:
+    """Return the profile that ``name`` stands for: one that differs in case and punctuation alone, or has that alias.
+
+    A name that stands for none is returned as it is.
+    """
+    return name if name in gpu_names() else _gpu_names_by_letters().get(letters(name), name)
 
 
 def model_names() -> tuple[str, ...]:
@@ -60,14 +69,14 @@ def link_names() -> tuple[str, ...]:
 
 
 def load_gpu(name: str | Path) -> GpuSpec:
-    """Return the GPU called ``name``, or the one in the YAML file at that path.
+    """Return the GPU called ``name`` (see ``gpu_name``), or the one in the YAML file at that path.
 
     Raises
     ------
     DataError
         For an unknown name or a file that is not a GPU profile.
     """
-    file = read(_find("gpus", "GPU", str(name)), GpuFile)
+    file = read(_find("gpus", "GPU", gpu_name(str(name))), GpuFile)
     return file.spec(read(_find("kernels", "kernels", file.kernels), KernelsFile))
 
 
@@ -126,6 +135,11 @@ def model_name(name: str) -> str:
 @cache
 def _aliases() -> AliasesFile:
     return read(data_path("profiles", "aliases.yaml"), AliasesFile)
+
+
+@cache
+def _gpu_names_by_letters() -> dict[str, str]:
+    return {letters(name): meant for name, meant in ({name: name for name in gpu_names()} | _aliases().gpus).items()}
 
 
 def _names(folder: str) -> tuple[str, ...]:

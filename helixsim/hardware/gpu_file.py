@@ -9,11 +9,9 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from helixsim.domain.hardware import GpuSpec
 from helixsim.domain.kernels import AllReduce, AttentionLaw, GemmLaw, Kernels
+from helixsim.hardware import interconnect
 from helixsim.units import BITS_PER_BYTE
 from helixsim.validation import Section, Words, base_unit
-
-NVLINK_BYTES_PER_S = 100e9
-"""Interconnects from this bandwidth each way on are taken for NVLink or the like."""
 
 Efficiency = Annotated[float, Field(ge=0.01, le=1)]
 Sharpness = Annotated[float, Field(ge=1, le=100)]
@@ -105,11 +103,15 @@ class AttentionSection(Section):
 
 
 class KernelsFile(Section):
-    """``profiles/kernels/*.yaml``: constants of one generation of GPUs; times [s]. See ``Kernels``."""
+    """``profiles/kernels/*.yaml``: constants of one generation of GPUs; times [s]. See ``Kernels``.
+
+    ``fp4``: as ``fp8`` if absent.
+    """
 
     name: Words
     fp16: KneeSection
     fp8: GemmSection
+    fp4: GemmSection | None = None
     experts: GemmSection
     attention: AttentionSection
     elementwise: TimeOrNone
@@ -135,13 +137,16 @@ class GpuSources(Section):
     int8: Words | None = None
     kernels: Words | None = None
     all_reduce: Words | None = None
+    host_link: Words | None = None
 
 
 class GpuFile(Section):
     """``profiles/gpus/*.yaml``: memory [B], FLOP/s, bandwidths [bit/s], power [W], price [$/h].
 
     ``compute_efficiency`` and ``bandwidth_efficiency`` are those of 16-bit matrix products. ``kernels`` names the file
-    of ``profiles/kernels`` with the other constants. Without ``all_reduce``, that of ``interconnect`` is assumed.
+    of ``profiles/kernels`` with the other constants. ``interconnect`` is the peak rate of all links from a GPU to the
+    others of its node, ``host_link`` that of its link to the host, each way. Without ``all_reduce``, the law of
+    ``interconnect_kind`` is assumed.
     """
 
     name: Words
@@ -156,6 +161,8 @@ class GpuFile(Section):
     bandwidth_efficiency: Efficiency
     kernels: Words = "h100"
     interconnect: Bandwidth
+    interconnect_kind: interconnect.Kind | None = None
+    host_link: Bandwidth | None = None
     all_reduce: DirectAllReduce | RingAllReduce | None = None
     tdp: Annotated[float, base_unit("power")]
     price: Annotated[float, base_unit("price")]
@@ -173,6 +180,9 @@ class GpuFile(Section):
         """Return the GPU with the constants of its kernels."""
         rates = {"fp16": self.fp16, "fp8": self.fp8, "fp4": self.fp4, "int8": self.int8}
         bandwidth, compute, knee = self.bandwidth_efficiency, self.compute_efficiency, kernels.fp16
+        links = self.interconnect / BITS_PER_BYTE
+        kind = self.interconnect_kind or interconnect.default_kind(links)
+        host = links if self.host_link is None else self.host_link / BITS_PER_BYTE
         measured = self.all_reduce
         return GpuSpec(
             name=self.name,
@@ -184,6 +194,7 @@ class GpuFile(Section):
                 name=kernels.name,
                 fp16=GemmLaw(bandwidth, compute, knee.sharpness, knee.launch),
                 fp8=kernels.fp8.law(),
+                fp4=(kernels.fp4 or kernels.fp8).law(),
                 experts=kernels.experts.law(),
                 attention=kernels.attention.law(),
                 elementwise_s=kernels.elementwise,
@@ -191,25 +202,11 @@ class GpuFile(Section):
                 sampler_s_per_sequence=kernels.sampler_per_sequence,
                 source=kernels.source,
             ),
-            all_reduce=measured.laws() if measured else _usual_all_reduce(self.interconnect / BITS_PER_BYTE),
+            all_reduce=measured.laws() if measured else interconnect.usual_all_reduce(kind, links, host),
             tdp_w=self.tdp,
             cost_usd_per_hour=self.price,
             sources=tuple((figure, said) for figure, said in self.sources.model_dump().items() if said is not None),
             compute_capability=self.compute_capability,
+            interconnect=interconnect.TITLES[kind],
+            interconnect_bytes_per_s=links,
         )
-
-
-def _usual_all_reduce(interconnect_bytes_per_s: float) -> tuple[AllReduce, ...]:
-    """Return the laws assumed of an interconnect that was not measured.
-
-    Shares of its bandwidth and latencies are the mean of A100, H100 and B200 with NVLink, and those of L40S below
-    100 GB/s: there the bandwidth collapses with the number of GPUs.
-    """
-    rate = interconnect_bytes_per_s
-    if rate >= NVLINK_BYTES_PER_S:
-        return tuple(
-            AllReduce(gpus, 35e-6, 0.7 * rate, 5e-6 + 0.3e-6 * math.log2(gpus), 12e-6, 0.6 * rate)
-            for gpus in (2, 4, 8, 16)
-        )
-    figures = ((2, 5.3e-6, 0.95), (4, 12e-6, 0.19), (8, 21e-6, 0.1))
-    return tuple(AllReduce(gpus, latency_s, share * rate) for gpus, latency_s, share in figures)

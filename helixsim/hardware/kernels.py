@@ -115,4 +115,4 @@ class Node:
         native = peaks.get(matrix.format.multiply)
         if matrix.format.multiply == "fp16" or native is None:
             return kernels.fp16, peaks["fp16"]
-        return kernels.fp8, native
+        return kernels.fp4 if matrix.format.multiply == "fp4" else kernels.fp8, native

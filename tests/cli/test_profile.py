@@ -45,7 +45,6 @@ def test_list_as_json(capsys) -> None:
 @pytest.mark.parametrize(
     ("name", "key", "value"),
     [
-        ("l4", "tdp_w", 72.0),
         ("geo-100m", "latency_ns", 50_000_000),
         ("llama-2-70b", "num_layers", 80),
         ("ideal", "min_free_share", 0.0),
@@ -57,6 +56,30 @@ def test_show_knows_every_family(capsys, name: str, key: str, value: object) -> 
     assert json.loads(capsys.readouterr().out)[key] == value
     assert _run("show", name) == 0
     assert f"{key}: {value}" in capsys.readouterr().out
+
+
+def test_show_of_a_gpu_has_units_sources_and_rates_by_format(capsys) -> None:
+    for name in ("l4", "NVIDIA L4"):
+        assert _run("show", name, "--json") == 0
+        document = json.loads(capsys.readouterr().out)
+        assert document["tdp_w"] == 72.0
+        assert _run("show", name) == 0
+        lines = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()]
+        assert {"tdp: 72 W", "fp8: 242 TFLOP/s", "memory bandwidth: 300 GB/s", "interconnect: PCIe, 31.5 GB/s"} <= {
+            *lines
+        }
+    for name in catalog.gpu_names():
+        assert _run("show", name) == 0
+        text = capsys.readouterr().out
+        assert all(said in text for figure, said in catalog.load_gpu(name).sources if figure != "host_link")
+
+
+def test_list_tells_measured_cards_from_assumed_ones(capsys) -> None:
+    assert _run("list", "gpus", "--json") == 0
+    basis = {row["name"]: row["kernels"] for row in json.loads(capsys.readouterr().out)["gpus"]}
+    assert basis["h100"] == basis["l40s"] == "measured"
+    assert basis["mi300x"] == basis["h100-nvl"] == "assumed"
+    assert basis["t4"] == "partly measured"
 
 
 def test_show_suggests(capsys) -> None:

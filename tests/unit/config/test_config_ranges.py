@@ -151,10 +151,10 @@ def test_every_quantity_has_a_range_and_stays_finite(dimension):
 @pytest.mark.parametrize(
     ("got", "hint"),
     [
-        ("a100", "; did you mean one of 'a100-40g', 'a100-80g'?"),
+        ("a100", "; did you mean one of 'a100-40g', 'a100-80g', 'a100-pcie-80g'?"),
         ("A100-40G", "; did you mean 'a100-40g'?"),
         ("rtx4090", "; did you mean 'rtx-4090'?"),
-        ("h20", ""),  # another GPU, whose name a longer one begins with
+        ("h10", ""),  # another GPU, whose name a longer one begins with
         ("gh200", ""),
         ("b100", ""),
     ],

@@ -1,0 +1,102 @@
+"""What ``helixsim profile list`` and ``profile show`` print of GPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from helixsim.domain.hardware import GpuSpec
+from helixsim.hardware import catalog
+from helixsim.units import format_bytes, format_seconds
+
+FORMATS = ("fp16", "fp8", "fp4", "int8")
+"""Number formats in the order of printing."""
+
+_MESSAGES = (16 * 2**10, 64 * 2**20)
+"""Sizes of all-reduces that are shown: those of a decode step and of a long prompt [B]."""
+
+
+def header() -> tuple[str, ...]:
+    """Return the titles of the columns of ``row``."""
+    return ("name", "memory", "bandwidth", "fp16", "fp8", "fp4", "interconnect", "tdp", "price", "kernels")
+
+
+def row(name: str) -> tuple[str, ...]:
+    """Return the main figures of a GPU; rates in TFLOP/s."""
+    gpu = catalog.load_gpu(name)
+    rates = dict(gpu.flops)
+    return (
+        name,
+        format_bytes(gpu.memory_bytes),
+        _rate(gpu.memory_bandwidth_bytes_per_s),
+        *(f"{rates[form] / 1e12:.0f} TFLOP/s" if form in rates else "-" for form in FORMATS[:3]),
+        f"{gpu.interconnect} {_rate(gpu.interconnect_bytes_per_s)}",
+        f"{gpu.tdp_w:g} W",
+        f"{gpu.cost_usd_per_hour:.2f} $/h",
+        basis(gpu),
+    )
+
+
+def basis(gpu: GpuSpec) -> str:
+    """Return whether the shares of the peaks come from timings of this card, of some of its kernels, or of another."""
+    said = dict(gpu.sources)
+    assumed = [said.get(figure, "").startswith("assumed") for figure in ("compute_efficiency", "bandwidth_efficiency")]
+    if not any(assumed):
+        return "partly measured" if said.get("kernels", "assumed").startswith("assumed") else "measured"
+    return "assumed" if all(assumed) else "partly measured"
+
+
+def outline(gpu: GpuSpec) -> str:
+    """Return all figures with their units and sources, one a line."""
+    lines = list(_figures(gpu))
+    width = max(len(f"{name}: {value}") for name, value, _ in lines)
+    texts = [f"{f'{name}: {value}':<{width}}  {said}".rstrip() for name, value, said in lines]
+    return "\n".join((f"name: {gpu.name}", *texts, *_kernel_lines(gpu)))
+
+
+def _figures(gpu: GpuSpec) -> Iterator[tuple[str, str, str]]:
+    """Yield (figure, value, source)."""
+    said, rates, law = dict(gpu.sources), dict(gpu.flops), gpu.kernels.fp16
+    yield "memory", format_bytes(gpu.memory_bytes), said["memory"]
+    yield "usable memory", format_bytes(gpu.usable_memory_bytes), said["usable_memory"]
+    for form in FORMATS:
+        if form in rates:
+            yield form, f"{rates[form] / 1e12:g} TFLOP/s", said[form]
+    yield "memory bandwidth", _rate(gpu.memory_bandwidth_bytes_per_s), said["memory_bandwidth"]
+    yield "compute efficiency", f"{law.compute_efficiency:g}", said["compute_efficiency"]
+    yield "bandwidth efficiency", f"{law.bandwidth_efficiency:g}", said["bandwidth_efficiency"]
+    yield "kernels", gpu.kernels.name, said.get("kernels", "not stated")
+    yield "interconnect", f"{gpu.interconnect}, {_rate(gpu.interconnect_bytes_per_s)}", said["interconnect"]
+    for size in _MESSAGES:
+        times = ", ".join(format_seconds(one.seconds(size)) for one in gpu.all_reduce)
+        times += f" ({', '.join(str(one.gpus) for one in gpu.all_reduce)} GPUs)"
+        source = said.get("all_reduce", "assumed, see interconnect") if size == _MESSAGES[0] else ""
+        yield f"all-reduce of {format_bytes(size)}", times, source
+    yield "tdp", f"{gpu.tdp_w:g} W", said["tdp"]
+    yield "price", f"{gpu.cost_usd_per_hour:.2f} $/h", said["price"]
+    if gpu.compute_capability is not None:
+        yield "compute capability", f"{gpu.compute_capability:g}", ""
+
+
+def _kernel_lines(gpu: GpuSpec) -> Iterator[str]:
+    kernels, attention = gpu.kernels, gpu.kernels.attention
+    yield f"\nkernels of {kernels.name}: {kernels.source}"
+    for name, law in (("fp16", kernels.fp16), ("fp8", kernels.fp8), ("fp4", kernels.fp4), ("experts", kernels.experts)):
+        if name not in FORMATS or name in dict(gpu.flops):
+            yield (
+                f"  {name}: {law.compute_efficiency:.0%} of the rate, {law.bandwidth_efficiency:.0%} of the bandwidth, "
+                f"sharpness {law.sharpness:g}, {format_seconds(law.launch_s)} a product"
+            )
+    yield (
+        f"  attention of prompts: {attention.compute_efficiency:.0%} of the fp16 rate, "
+        f"{format_seconds(attention.launch_s)} and {attention.padding_tokens:g} tokens of padding"
+    )
+    yield (
+        f"  attention of decode steps: {attention.kv_bandwidth_efficiency:.0%} of the bandwidth, "
+        f"{format_seconds(attention.kv_launch_s)} and {attention.kv_padding_tokens:g} tokens of padding"
+    )
+    yield f"  norms, rotary embedding, activation: {format_seconds(kernels.elementwise_s)} a layer"
+    yield f"  sampler: {format_seconds(kernels.sampler_s)}, {format_seconds(kernels.sampler_s_per_sequence)} a sequence"
+
+
+def _rate(bytes_per_s: float) -> str:
+    return f"{bytes_per_s / 1e9:g} GB/s"
