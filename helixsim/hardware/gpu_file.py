@@ -9,7 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from helixsim.domain.hardware import GpuSpec
 from helixsim.domain.kernels import AllReduce, AttentionLaw, GemmLaw, Kernels
-from helixsim.hardware import interconnect
+from helixsim.hardware.interconnect import TITLES, Kind, default_kind, usual_all_reduce
 from helixsim.units import BITS_PER_BYTE
 from helixsim.validation import Section, Words, base_unit
 
@@ -161,7 +161,7 @@ class GpuFile(Section):
     bandwidth_efficiency: Efficiency
     kernels: Words = "h100"
     interconnect: Bandwidth
-    interconnect_kind: interconnect.Kind | None = None
+    interconnect_kind: Kind | None = None
     host_link: Bandwidth | None = None
     all_reduce: DirectAllReduce | RingAllReduce | None = None
     tdp: Annotated[float, base_unit("power")]
@@ -181,7 +181,7 @@ class GpuFile(Section):
         rates = {"fp16": self.fp16, "fp8": self.fp8, "fp4": self.fp4, "int8": self.int8}
         bandwidth, compute, knee = self.bandwidth_efficiency, self.compute_efficiency, kernels.fp16
         links = self.interconnect / BITS_PER_BYTE
-        kind = self.interconnect_kind or interconnect.default_kind(links)
+        kind = self.interconnect_kind or default_kind(links)
         host = links if self.host_link is None else self.host_link / BITS_PER_BYTE
         measured = self.all_reduce
         return GpuSpec(
@@ -202,11 +202,11 @@ class GpuFile(Section):
                 sampler_s_per_sequence=kernels.sampler_per_sequence,
                 source=kernels.source,
             ),
-            all_reduce=measured.laws() if measured else interconnect.usual_all_reduce(kind, links, host),
+            all_reduce=measured.laws() if measured else usual_all_reduce(kind, links, host),
             tdp_w=self.tdp,
             cost_usd_per_hour=self.price,
             sources=tuple((figure, said) for figure, said in self.sources.model_dump().items() if said is not None),
             compute_capability=self.compute_capability,
-            interconnect=interconnect.TITLES[kind],
+            interconnect=TITLES[kind],
             interconnect_bytes_per_s=links,
         )
