@@ -115,6 +115,8 @@ class LayerTimes:
         known apart, so that only the reading of weights can be shared.
     window_tokens
         Most tokens that a token attends to; None: all.
+    index_ns_per_token, index_ns_per_pair
+        As for the context and for pairs, but whatever the window: looking for the tokens to attend to.
     """
 
     prefill: Curve
@@ -124,6 +126,8 @@ class LayerTimes:
     prefill_ns_per_pair: float = 0.0
     token_work: Curve | None = None
     window_tokens: int | None = None
+    index_ns_per_token: float = 0.0
+    index_ns_per_pair: float = 0.0
 
     def mixed_ns(self, prompt_tokens: float, seqs: float) -> float:
         """Return the time for prompts and decode steps that pass the layer together [ns].

@@ -99,6 +99,8 @@ class Attention:
         Memory of one sequence that does not grow with its context [B].
     index_bytes
         Memory of a token beside keys and values, whatever their format: its key in the index of sparse attention [B].
+    index_numbers
+        Width of all heads of the index together, multiplied for each pair of tokens; 0: no index of its own.
     """
 
     kind: Literal["full", "sliding", "latent", "linear"]
@@ -111,6 +113,13 @@ class Attention:
     attended_tokens: int | None = None
     state_bytes: int = 0
     index_bytes: int = 0
+    index_numbers: int = 0
+
+    @property
+    def most_attended(self) -> int | None:
+        """Most tokens that a query attends to; None: all."""
+        caps = [cap for cap in (self.window_tokens, self.attended_tokens) if cap is not None]
+        return min(caps, default=None)
 
 
 @dataclass(frozen=True, slots=True)

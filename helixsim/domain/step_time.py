@@ -107,8 +107,8 @@ class StepTime:
         layers_ns = pairs_ns = 0.0
         for count, terms in self._layers(self._held.start if start is None else start):
             layers_ns += count * terms.layer_ns(shape.prefill_tokens, shape.decode_seqs, shape.decode_context)
-            if terms.pair_ns and shape.prefill_tokens:
-                pairs_ns += terms.pair_ns * (count * terms.pairs(shape))
+            if terms.has_pairs and shape.prefill_tokens:
+                pairs_ns += terms.pairs_ns(shape, count)
         return self._whole_ns(layers_ns + pairs_ns, shape)
 
     def decode_ns(self, seqs: float, context: float, start: int | None = None) -> float:
@@ -126,17 +126,15 @@ class StepTime:
         ``entries`` are layers of entry in ascending order, each once, with the shape of what enters there.
         """
         active = BatchShape()
-        layers_ns = 0.0
-        pairs: dict[_LayerTerms, float] = {}
+        layers_ns = pairs_ns = 0.0
         ends = [*(entry for entry, _ in entries[1:]), self._held.end]
         for (entry, shape), end in zip(entries, ends, strict=True):
             active = active.joined(shape)
             for count, terms in _counted(self._kinds[entry - self._held.start : end - self._held.start]):
                 layers_ns += count * terms.layer_ns(active.prefill_tokens, active.decode_seqs, active.decode_context)
-                if terms.pair_ns and active.prefill_tokens:
-                    pairs[terms] = pairs.get(terms, 0.0) + count * terms.pairs(active)
-        layers_ns += sum([terms.pair_ns * number for terms, number in pairs.items()])
-        return self._whole_ns(layers_ns, active)
+                if terms.has_pairs and active.prefill_tokens:
+                    pairs_ns += terms.pairs_ns(active, count)
+        return self._whole_ns(layers_ns + pairs_ns, active)
 
     def decode_ns_series(self, seqs: int, context: int, steps: int) -> NDArray[np.float64]:
         """Return the times of ``steps`` steps of the same sequences [ns], whose context grows by a token each.
@@ -174,7 +172,17 @@ def _counted(kinds: Sequence[_LayerTerms]) -> list[tuple[int, _LayerTerms]]:
 class _LayerTerms:
     """Time of one layer under an engine, with what was computed before."""
 
-    __slots__ = ("_context_ns", "_engine", "_floor_ns", "_known_ns", "_reference", "_times", "_window", "pair_ns")
+    __slots__ = (
+        "_context_ns",
+        "_engine",
+        "_floor_ns",
+        "_index_ns",
+        "_known_ns",
+        "_reference",
+        "_times",
+        "_window",
+        "has_pairs",
+    )
 
     def __init__(self, times: LayerTimes, engine: EngineSpec) -> None:
         self._times = times
@@ -182,7 +190,8 @@ class _LayerTerms:
         self._context_ns = times.decode_context_ns_per_token
         self._reference = times.reference_context_tokens
         self._window = times.window_tokens
-        self.pair_ns = times.prefill_ns_per_pair
+        self._index_ns = times.index_ns_per_token
+        self.has_pairs = bool(times.prefill_ns_per_pair or times.index_ns_per_pair)
         self._known_ns: dict[tuple[float, float], float] = {}
         self._floor_ns = min(times.decode(1), self._work_ns(0, 1))
 
@@ -193,27 +202,40 @@ class _LayerTerms:
             known = self._work_ns(prompt, seqs)
             if len(self._known_ns) < _MOST_KNOWN:
                 self._known_ns[prompt, seqs] = known
-        if seqs and self._context_ns:
-            read = context if self._window is None else min(context, self._window * seqs)
-            return max(known + self._context_ns * (read - self._reference * seqs), self._floor_ns)
-        return known
+        if not seqs or not (self._context_ns or self._index_ns):
+            return known
+        read = context if self._window is None else min(context, self._window * seqs)
+        found = known + self._context_ns * (read - self._reference * seqs)
+        if self._index_ns:
+            found += self._index_ns * context
+        return max(found, self._floor_ns)
 
     def decode_ns_series(self, seqs: int, contexts: NDArray[np.float64]) -> NDArray[np.float64] | float:
         """Return the time of the layer for the same sequences with each of these contexts [ns]."""
-        if not self._context_ns:
+        if not (self._context_ns or self._index_ns):
             return self.layer_ns(0, seqs, 0)
-        known = self._work_ns(0, seqs)
         read = contexts if self._window is None else np.minimum(contexts, self._window * seqs)
-        return np.maximum(known + self._context_ns * (read - self._reference * seqs), self._floor_ns)
+        found = self._work_ns(0, seqs) + self._context_ns * (read - self._reference * seqs)
+        if self._index_ns:
+            found = found + self._index_ns * contexts
+        return np.maximum(found, self._floor_ns)
 
-    def pairs(self, shape: BatchShape) -> float:
-        """Return the pairs that the layer computes: those within its window, as if all prompts were of the mean."""
-        if self._window is None:
-            return shape.prefill_pairs
-        tokens = shape.prefill_tokens / (shape.prefill_seqs or 1)
-        past = max(shape.prefill_pairs / shape.prefill_tokens - tokens / 2, 0.0)
-        growing = min(max(self._window - past, 0.0), tokens)
-        return (prefill_pairs(growing, past) + (tokens - growing) * self._window) * (shape.prefill_seqs or 1)
+    def pairs_ns(self, shape: BatchShape, layers: int) -> float:
+        """Return what the pairs of prompts add in so many layers [ns].
+
+        Within a window, all prompts are taken to be of the mean length and the mean past.
+        """
+        times, pairs = self._times, shape.prefill_pairs
+        if self._window is not None:
+            seqs = shape.prefill_seqs or 1
+            tokens = shape.prefill_tokens / seqs
+            past = max(pairs / shape.prefill_tokens - tokens / 2, 0.0)
+            growing = min(max(self._window - past, 0.0), tokens)
+            pairs = (prefill_pairs(growing, past) + (tokens - growing) * self._window) * seqs
+        found = times.prefill_ns_per_pair * (layers * pairs)
+        if times.index_ns_per_pair:
+            found += times.index_ns_per_pair * (layers * shape.prefill_pairs)
+        return found
 
     def _work_ns(self, prompt: float, seqs: float) -> float:
         times, launch = self._times, self._engine.layer_launch_ns

@@ -223,8 +223,10 @@ def _stations(fleet: Deployment, placement: Placement, load: OperatingLoad) -> d
 
 
 def _mean_step_time(profile: NodeProfile, layers: int, engine: EngineSpec) -> StepTime:
-    """Return the law for so many layers of the mean of the model, without its output head."""
-    return StepTime(replace(profile.compute, layers=(), head=None), engine, LayerRange(0, layers), layers)
+    """Return the law for so many layers, evenly drawn from those of the model, without its output head."""
+    known = profile.compute.layers
+    drawn = tuple(known[(2 * number + 1) * len(known) // (2 * layers)] for number in range(layers)) if known else ()
+    return StepTime(replace(profile.compute, layers=drawn, head=None), engine, LayerRange(0, layers), layers)
 
 
 def _by_node(placement: Placement, tokens_per_s: Mapping[str, float]) -> CapacityTable:

@@ -46,8 +46,17 @@ class Node:
         return self._product_s(self.gpu.kernels.experts, touched * bits / 8, 2.0 * multiplied * tokens / peak)
 
     def prefill_attention_s(self, attention: Attention, pairs: float) -> float:
-        """Return the time of prompts whose tokens attend to ``pairs`` tokens in all, without the constant part."""
-        widths = attention.num_heads / self.gpus * (attention.key_dim + attention.value_dim)
+        """Return the time of prompts whose tokens attend to ``pairs`` tokens in all, without the constant part.
+
+        Compressed keys and values (MLA) are expanded to full heads, but where an index picks tokens: there every head
+        multiplies them as they are, as in decode steps.
+        """
+        if attention.kind == "linear":
+            return 0.0
+        width = attention.key_dim + attention.value_dim
+        if attention.kind == "latent" and attention.attended_tokens is not None:
+            width = 2 * attention.kv_numbers
+        widths = attention.num_heads / self.gpus * width
         return 2.0 * widths * pairs / (self.gpu.kernels.attention.compute_efficiency * self.gpu.fp16_flops)
 
     def kv_read_s(self, attention: Attention, kv_bits: float, tokens: float) -> float:
@@ -63,6 +72,21 @@ class Node:
             return read_s
         flops = 2.0 * attention.num_heads / self.gpus * 2 * attention.kv_numbers * tokens
         return max(read_s, flops / (law.compute_efficiency * self.gpu.fp16_flops))
+
+    def index_read_s(self, attention: Attention, tokens: float) -> float:
+        """Return the time to look for the tokens that sparse attention attends to, among ``tokens`` of context.
+
+        Every GPU does all of it.
+        """
+        bandwidth = self.gpu.memory_bandwidth_bytes_per_s * self.gpu.kernels.attention.kv_bandwidth_efficiency
+        read_s = attention.index_bytes * tokens / bandwidth if attention.index_numbers else 0.0
+        return max(read_s, self.index_pairs_s(attention, tokens))
+
+    def index_pairs_s(self, attention: Attention, pairs: float) -> float:
+        """Return the time to multiply the index for ``pairs`` of a token and one before it, in FP8 where there is."""
+        peaks = dict(self.gpu.flops)
+        peak = peaks.get("fp8", peaks["fp16"]) * self.gpu.kernels.attention.compute_efficiency
+        return 2.0 * attention.index_numbers * pairs / peak
 
     def state_s(self, attention: Attention, seqs: float) -> float:
         """Return the time to read and write the states of linear attention."""

@@ -1,16 +1,15 @@
 """Time of a layer from datasheet figures and the constants of kernels, for any GPU and model that nobody has timed.
 
-The laws are those of ``kernels``; here they are sampled into curves over the size of a batch. In a model of several
-kinds of layers, a curve is the mean over all of them.
+The laws are those of ``kernels``; here they are sampled into curves over the size of a batch, for each kind of layer of
+the model.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from helixsim.domain.hardware import ComputeProfile, Curve, GpuSpec
+from helixsim.domain.hardware import ComputeProfile, Curve, GpuSpec, LayerTimes
 from helixsim.domain.layers import Layer
 from helixsim.domain.model import ModelSpec
 from helixsim.hardware.compute_file import FittedKind
@@ -47,49 +46,71 @@ def roofline(model: ModelSpec, gpu: GpuSpec, gpus: int = 1) -> ComputeProfile:
     Formats that the GPU multiplies in have their own rates; others are read at their own size and multiplied in 16
     bits. In a mixture of experts the active ones are multiplied and those that a batch touches are read.
     """
-    node, hidden = Node(gpu, gpus), model.hidden_size
-    constants = gpu.kernels.attention
-    attending = [layer.attention for layer in model.layers if layer.attention is not None]
-    share = len(attending) / model.num_layers
-    states = _mean(model, lambda layer: node.state_s(layer.attention, 1) if layer.attention else 0.0)
-    context_s = _mean(
-        model, lambda layer: node.kv_read_s(layer.attention, model.kv_bits, 1) if layer.attention else 0.0
-    )
-    padding_s = constants.kv_padding_tokens * context_s
-
-    def work_s(tokens: float) -> float:
-        return _mean(model, lambda layer: node.token_work_s(layer, hidden, tokens))
-
-    work = _sampled(work_s)
-    pair_s = _mean(model, lambda layer: _pair_s(node, layer))
-    prompt_padding_ns = constants.padding_tokens * pair_s * NS_PER_S
-    sequence_ns = (padding_s + states) * NS_PER_S
+    node = Node(gpu, gpus)
+    kinds = {layer: _layer_times(node, model, layer) for layer in dict.fromkeys(model.layers)}
+    layers = tuple(kinds[layer] for layer in model.layers)
+    mean = layers[0] if len(kinds) == 1 else _mean(layers)
     return ComputeProfile(
         kind=gpu.name if gpus == 1 else f"{gpu.name}x{gpus}",
         model=model.name,
         source="roofline",
-        prefill=_raised(work, share * constants.launch_s * NS_PER_S, prompt_padding_ns),
-        decode=_raised(work, share * constants.kv_launch_s * NS_PER_S, sequence_ns),
-        decode_context_ns_per_token=context_s * NS_PER_S,
+        prefill=mean.prefill,
+        decode=mean.decode,
+        decode_context_ns_per_token=mean.decode_context_ns_per_token,
         activation_copy_ns_per_token=activation_copy_ns_per_token(model),
-        prefill_ns_per_pair=pair_s * NS_PER_S,
-        token_work=work,
-        head=_sampled(lambda sequences: node.head_s(hidden, model.vocab_size, sequences)) if model.vocab_size else None,
+        prefill_ns_per_pair=mean.prefill_ns_per_pair,
+        token_work=mean.token_work,
+        head=_sampled(lambda sequences: node.head_s(model.hidden_size, model.vocab_size, sequences))
+        if model.vocab_size
+        else None,
         provenance=(
             f"kernels: {gpu.kernels.fp16.compute_efficiency:.0%} of {gpu.fp16_flops / 1e12:g} TFLOP/s, "
             f"{gpu.kernels.fp16.bandwidth_efficiency:.0%} of {gpu.memory_bandwidth_bytes_per_s / 1e9:g} GB/s, "
             f"other constants of {gpu.kernels.name} kernels"
         ),
+        layers=() if len(kinds) == 1 else layers,
     )
 
 
-def _pair_s(node: Node, layer: Layer) -> float:
-    attention = layer.attention
-    return node.prefill_attention_s(attention, 1) if attention and attention.kind != "linear" else 0.0
+def _layer_times(node: Node, model: ModelSpec, layer: Layer) -> LayerTimes:
+    """Return the times of one kind of layer; a window caps what its attention reads and multiplies."""
+    attention, constants = layer.attention, node.gpu.kernels.attention
+    work = _sampled(lambda tokens: node.token_work_s(layer, model.hidden_size, tokens))
+    if attention is None:
+        return LayerTimes(work, work, token_work=work)
+    context_ns = node.kv_read_s(attention, model.kv_bits, 1) * NS_PER_S
+    pair_ns = node.prefill_attention_s(attention, 1) * NS_PER_S
+    sequence_ns = constants.kv_padding_tokens * context_ns + node.state_s(attention, 1) * NS_PER_S
+    return LayerTimes(
+        prefill=_raised(work, constants.launch_s * NS_PER_S, constants.padding_tokens * pair_ns),
+        decode=_raised(work, constants.kv_launch_s * NS_PER_S, sequence_ns),
+        decode_context_ns_per_token=context_ns,
+        prefill_ns_per_pair=pair_ns,
+        token_work=work,
+        window_tokens=attention.most_attended,
+        index_ns_per_token=node.index_read_s(attention, 1) * NS_PER_S,
+        index_ns_per_pair=node.index_pairs_s(attention, 1) * NS_PER_S,
+    )
 
 
-def _mean(model: ModelSpec, law: Callable[[Layer], float]) -> float:
-    return sum(count * law(layer) for layer, count in Counter(model.layers).items()) / model.num_layers
+def _mean(layers: Sequence[LayerTimes]) -> LayerTimes:
+    """Return the mean of all layers, each of which attends to the whole context."""
+    count = len(layers)
+
+    def mean(value: Callable[[LayerTimes], float]) -> float:
+        return sum(value(layer) for layer in layers) / count
+
+    def curve(of: Callable[[LayerTimes], Curve]) -> Curve:
+        curves = [of(layer) for layer in layers]
+        return Curve(curves[0].x, tuple(sum(ys) / count for ys in zip(*(one.y_ns for one in curves), strict=True)))
+
+    return LayerTimes(
+        prefill=curve(lambda layer: layer.prefill),
+        decode=curve(lambda layer: layer.decode),
+        decode_context_ns_per_token=mean(lambda layer: layer.decode_context_ns_per_token),
+        prefill_ns_per_pair=mean(lambda layer: layer.prefill_ns_per_pair),
+        token_work=curve(lambda layer: layer.token_work or layer.prefill),
+    )
 
 
 def _sampled(law_s: Callable[[float], float]) -> Curve:

@@ -173,10 +173,11 @@ class BestCase:
         most = float(max(1, *(limits.max_decode_seqs for limits in profile.limits)))
         in_flight = max(1.0, min(context_tokens, max(self._memory[number])) / self._context)
         longest = max(self._prompt_tokens, *(limits.max_prefill_tokens for limits in profile.limits))
-        pairs_ns = extra_ns = 0.0
+        pairs_ns = times.index_ns_per_pair * prefill_pairs(self._prompt_tokens)
+        extra_ns = times.index_ns_per_token * self._context
         if times.window_tokens is None:  # the mean of what windows cut off is not what they cut off the mean
-            pairs_ns = times.prefill_ns_per_pair * prefill_pairs(self._prompt_tokens)
-            extra_ns = times.decode_context_ns_per_token * (self._context - times.reference_context_tokens)
+            pairs_ns += times.prefill_ns_per_pair * prefill_pairs(self._prompt_tokens)
+            extra_ns += times.decode_context_ns_per_token * (self._context - times.reference_context_tokens)
 
         def per_step_ns(curve: Curve) -> float:
             return _least_per_sequence(curve, in_flight, most)

@@ -238,7 +238,12 @@ def minimax_m3(config: Config, part: Part) -> Mixer:
     attended = sparse.whole("sparse_topk_blocks") * sparse.whole("sparse_block_size")
     names = ("self_attn.index_q_proj", "self_attn.index_k_proj")
     return Mixer(
-        replace(mixer.attention, attended_tokens=attended, index_bytes=2 * index_width),
+        replace(
+            mixer.attention,
+            attended_tokens=attended,
+            index_bytes=2 * index_width,
+            index_numbers=index_heads * index_width,
+        ),
         (*mixer.matrices, part.matrix("index", part.hidden, (index_heads + 1) * index_width, names, split="none")),
     )
 
@@ -282,7 +287,10 @@ def latent(config: Config, part: Part) -> Mixer:
         part.matrix("index_k", part.hidden, index_width, ("self_attn.indexer.wk",), split="none"),
         part.matrix("index_weights", part.hidden, index_heads, (), split="none"),
     )
-    return Mixer(replace(attention, index_bytes=index_width + _SCALE_BYTES), (*matrices, *index))
+    return Mixer(
+        replace(attention, index_bytes=index_width + _SCALE_BYTES, index_numbers=index_heads * index_width),
+        (*matrices, *index),
+    )
 
 
 def _latent_queries(config: Config, part: Part, queries: int, compressed: int) -> tuple[Matrix, ...]:
@@ -357,6 +365,7 @@ def compressed(config: Config, part: Part) -> Mixer:
         ]
         index_bytes = math.ceil((index_width + _SCALE_BYTES) / ratio)
         attended = config.whole("index_topk") * ratio
-        attention = replace(attention, attended_tokens=attended, index_bytes=index_bytes)
+        numbers = math.ceil(index_heads * index_width / ratio)  # one key of the index stands for ``ratio`` tokens
+        attention = replace(attention, attended_tokens=attended, index_bytes=index_bytes, index_numbers=numbers)
     mixing = 2 * (2 + streams) * streams * streams * part.hidden * 4  # two hyper-connections a layer, 32 bits
     return Mixer(attention, tuple(matrices), mixing)

@@ -99,6 +99,16 @@ def test_windows_cap_what_is_read_and_multiplied(hybrid):
     assert window.ns(pair) == pytest.approx(PREFILL(200) + 2 * 0.5 * (64**2 / 2 + 36 * 64))
 
 
+def test_an_index_looks_at_the_whole_context_whatever_the_window():
+    sparse = LayerTimes(PREFILL, DECODE, 0.25, 0, 0.5, None, 64, index_ns_per_token=0.125, index_ns_per_pair=0.0625)
+    one = step_time(replace(COMPUTE, layers=(sparse,)))
+    shape = BatchShape(0, 0, 0, 10, 2000, 10)
+    assert one.ns(shape) == one.decode_ns(10, 2000) == 14.0 + 0.25 * 640 + 0.125 * 2000
+    prompt = BatchShape(100, prefill_pairs(100, 1000), 1, 0, 0, 1)
+    assert one.ns(prompt) == 104.0 + 0.5 * 6400 + 0.0625 * prefill_pairs(100, 1000)
+    assert one.decode_ns_series(10, 2000, 2).tolist() == [one.decode_ns(10, 2000), one.decode_ns(10, 2010)]
+
+
 def test_a_node_takes_the_time_of_the_layers_it_holds(hybrid):
     shape = BatchShape(0, 0, 0, 10, 2000, 10)
     alone = [step_time(hybrid, LayerRange(at, at + 1), 7, copies_activations=False).ns(shape) for at in range(6)]

@@ -1,10 +1,14 @@
 """The roofline: its two roofs, tensor parallelism, experts, and its distance from measured nodes."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helixsim.domain.engine import EngineSpec
 from helixsim.domain.placement import LayerRange
+from helixsim.domain.step_time import StepTime
 from helixsim.hardware import catalog, compute_file
 from helixsim.hardware.kernels import Node
 from helixsim.hardware.roofline import roofline, timing_error
@@ -92,3 +96,48 @@ def test_it_stays_within_a_factor_of_measured_nodes(name):
     assert error.prefill_median < 0.11
     assert error.decode_median < 0.21
     assert max(error.prefill_worst, error.decode_worst) < 0.55
+
+
+def decode_ns(model, held, seqs, context, gpus=8):
+    compute = roofline(model, catalog.load_gpu("h200"), gpus)
+    step_time = StepTime(compute, EngineSpec(copies_activations=False), held, model.num_layers)
+    return step_time.decode_ns(seqs, seqs * context)
+
+
+@pytest.mark.parametrize(
+    "name", ["deepseek-r1", "gemma-3-27b", "gpt-oss-120b", "llama-4-maverick", "qwen3-next-80b-a3b"]
+)
+def test_ranges_of_unlike_layers_add_up_to_the_model(name):
+    model = catalog.load_model(name)
+    cut = model.num_layers // 3
+    parts = [LayerRange(0, cut), LayerRange(cut, model.num_layers)]
+    whole = decode_ns(model, LayerRange(0, model.num_layers), 16, 20_000)
+    assert sum(decode_ns(model, part, 16, 20_000) for part in parts) == pytest.approx(whole)
+
+
+def test_a_node_without_the_dense_layers_of_a_mixture_is_slower():
+    model = catalog.load_model("deepseek-r1")
+    assert decode_ns(model, LayerRange(3, 13), 64, 1000) > 1.15 * decode_ns(model, LayerRange(0, 10), 64, 1000)
+
+
+def test_windows_read_no_more_than_they_hold():
+    """Of six layers of Gemma 3, five see 1024 tokens: a context of 32 k is read by the sixth alone."""
+    model = catalog.load_model("gemma-3-27b")
+    short, long = (decode_ns(model, LayerRange(0, 6), 8, context, 1) for context in (1024, 32 * 1024))
+    read_ns = roofline(model, catalog.load_gpu("h200")).layers[5].decode_context_ns_per_token * 8 * 31 * 1024
+    assert long - short == pytest.approx(read_ns)
+
+
+def test_a_picked_context_is_found_by_reading_the_index():
+    """DeepSeek-V3.2 attends to 2048 tokens, and reads 132 B of index for every token to pick them."""
+    model = catalog.load_model("deepseek-v3")
+    sparse = replace(model.layers[-1].attention, attended_tokens=2048, index_bytes=132, index_numbers=64 * 128)
+    layer = replace(model.layers[-1], attention=sparse)
+    model = replace(model, layers=(model.layers[-1], layer))
+    dense, picking = LayerRange(0, 1), LayerRange(1, 2)
+    assert decode_ns(model, dense, 8, 2048) < decode_ns(model, picking, 8, 2048)
+    assert decode_ns(model, dense, 8, 100_000) > decode_ns(model, picking, 8, 100_000)
+    gpu = catalog.load_gpu("h200")
+    read_ns = 132 * 8 * 1e5 / gpu.memory_bandwidth_bytes_per_s / gpu.kernels.attention.kv_bandwidth_efficiency * 1e9
+    grown = decode_ns(model, picking, 8, 200_000) - decode_ns(model, picking, 8, 100_000)
+    assert grown == pytest.approx(read_ns, rel=1e-6)
