@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,18 +18,28 @@ PAPER = "experiments/paper"
 SINGLE24 = f"{PAPER}/published/single24-70b-offline.yaml"
 MAX_RESERVED = ("kv.max_reserved_share=0.85",)
 FED = (*MAX_RESERVED, "workload.arrivals={process: saturate, prompts_in_flight: 20, feed_below: 0.8}")
+VLLM = ("engine=vllm-1",)
 ONE, TEN, THOUSAND = (f"tests/bench/{name}.yaml" for name in ("one-replica", "ten-replicas", "thousand-nodes"))
 
 
 @dataclass(frozen=True)
 class Case:
-    """One experiment; ``is_long``: minutes, run only when asked for."""
+    """One experiment.
+
+    Parameters
+    ----------
+    is_long
+        Minutes, run only when asked for.
+    formerly
+        Case with which a commit that lacks this one is compared: the same load on the engine of its time.
+    """
 
     title: str
     file: str
     system: str
     overrides: tuple[str, ...] = ()
     is_long: bool = False
+    formerly: str | None = None
 
 
 def _requests(count: int) -> tuple[str, ...]:
@@ -60,14 +73,30 @@ CASES = {
     "f-1m": Case("the same, 1 000 000 requests", TEN, "replicas", _requests(1_000_000), is_long=True),
     "s-10k": Case("10 A100 80G, short answers, 10 000 requests at 80/s", TEN, "replicas", _short_answers(10_000)),
     "s-1m": Case("the same, 1 000 000 requests", TEN, "replicas", _short_answers(1_000_000), is_long=True),
+    "v": Case(
+        "e under vllm-1: 10 A100 80G, 8B, 10 000 requests at 20/s", TEN, "replicas", VLLM, formerly="e"
+    ),
+    "v-100k": Case(
+        "the same, 100 000 requests", TEN, "replicas", (*VLLM, *_requests(100_000)), is_long=True, formerly="f-100k"
+    ),
+    "v-1m": Case(
+        "the same, 1 000 000 requests", TEN, "replicas", (*VLLM, *_requests(1_000_000)), is_long=True, formerly="f-1m"
+    ),
     "g": Case("1 000 nodes, 70B, saturated, 600 s", THOUSAND, "homogeneous", is_long=True),
 }  # fmt: skip
 
 COMMANDS = {
-    "helixsim --help": ["--help"],
-    "helixsim validate": ["validate", "experiments/quickstart.yaml"],
-    "helixsim profile list": ["profile", "list"],
+    "helixsim --help": ("--help",),
+    "helixsim validate": ("validate", "experiments/quickstart.yaml"),
+    "helixsim profile list": ("profile", "list"),
+    "helixsim run, 1 000 requests": ("run", ONE),
+    "helixsim run, 10 000 requests": ("run", TEN),
 }
+LONG_COMMANDS = {
+    f"helixsim run, {title} requests": ("run", TEN, "--set", f"workload.arrivals.num_requests={count}")
+    for title, count in (("100 000", 100_000), ("1 000 000", 1_000_000))
+}
+"""Whole commands, from start to the last figure of the report; those of ``run`` write into a folder of their own."""
 
 
 def measure(name: str) -> dict[str, float]:
@@ -92,16 +121,51 @@ def measure(name: str) -> dict[str, float]:
     }
 
 
-def measure_apart(name: str) -> dict[str, float]:
-    """Run one case in a fresh process."""
-    command = [sys.executable, "-m", "tests.bench", "--inside", name]
-    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
-    return json.loads(done.stdout)
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What a process took."""
+
+    cpu_s: float
+    peak_rss_bytes: int
 
 
-def start_cpu_s(arguments: list[str]) -> float:
-    """Return the CPU seconds of a command line from start to end."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, "-m", "helixsim", *arguments], cwd=ROOT, check=True, capture_output=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+def measure_apart(name: str, root: Path = ROOT) -> dict[str, float] | None:
+    """Run one case of the code in ``root`` in a fresh process; None if that code has no such case."""
+    done, _ = _run(["-m", "tests.bench", "--inside", name], root)
+    if done.returncode == _USAGE:
+        return None
+    _require_success(done)
+    figures: dict[str, float] = json.loads(done.stdout)
+    return figures
+
+
+def measure_command(arguments: Sequence[str], root: Path = ROOT) -> Spent | None:
+    """Run a command line of the code in ``root``, start to end; None if that code does not take it."""
+    with tempfile.TemporaryDirectory() as out:
+        writes = ("--out", out, "-q") if arguments[0] == "run" else ()
+        done, spent = _run(["-m", "helixsim", *arguments, *writes], root)
+    if done.returncode == _USAGE:
+        return None
+    _require_success(done)
+    return spent
+
+
+_USAGE = 2
+
+
+def _run(arguments: Sequence[str], root: Path) -> tuple[subprocess.CompletedProcess[str], Spent]:
+    """Run Python with the code in ``root``; the processes that it started and waited for count."""
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        process = subprocess.Popen([sys.executable, *arguments], cwd=root, env=environment, stdout=out, stderr=err)
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        out.seek(0)
+        err.seek(0)
+        done = subprocess.CompletedProcess(process.args, process.returncode, out.read(), err.read())
+    return done, Spent(used.ru_utime + used.ru_stime, used.ru_maxrss * 1024)
+
+
+def _require_success(done: subprocess.CompletedProcess[str]) -> None:
+    if done.returncode:
+        sys.exit(f"{' '.join(map(str, done.args))}: exit code {done.returncode}\n{done.stderr}")

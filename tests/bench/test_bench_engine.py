@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 
 import pytest
@@ -25,3 +27,11 @@ def test_simulate(name, benchmark):
         "token_hops_per_cpu_s": round(result.counters["token_hops"] / cpu_s),
         "events": result.counters["events"],
     }
+
+
+@pytest.mark.bench
+def test_a_commit_against_itself_takes_the_same():
+    command = [sys.executable, "-m", "tests.bench", "d-saturated", "--repeat", "3", "--against", "HEAD"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    row = done.stdout.splitlines()[-1].split("|")
+    assert float(row[-2]) == pytest.approx(1.0, rel=0.5)
