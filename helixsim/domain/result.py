@@ -34,7 +34,8 @@ class RequestColumns:
 
     ``output_tokens`` are those delivered. ``queue_ns + compute_ns + network_ns`` is ``finish_ns - arrival_ns`` of a
     finished request; ``queue_ns`` includes waiting at the coordinator. ``route`` is the index of the last route in
-    ``RunResult.routes``, -1: none.
+    ``RunResult.routes``, -1: none. ``cached_tokens`` are those of the prompt that a prefix cache held when the request
+    was first admitted.
     """
 
     request_id: IntArray
@@ -50,6 +51,7 @@ class RequestColumns:
     queue_ns: IntArray
     compute_ns: IntArray
     network_ns: IntArray
+    cached_tokens: IntArray
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,8 @@ class InvariantCheck:
 class RunResult:
     """Results of one run.
 
-    ``counters`` has at least ``events``, ``batches``, ``messages``, ``preemptions``, ``rejected``, ``token_hops``.
+    ``counters`` has at least ``events``, ``batches``, ``messages``, ``preemptions``, ``recomputed_tokens``,
+    ``rejected``, ``token_hops``.
     """
 
     mode: FeedMode

@@ -93,6 +93,8 @@ class ThroughputFigures:
         None for an empty window; total counts prompt and output tokens.
     goodput_per_s, slo_attainment
         Requests/s within all objectives, and their share of the requests with a known outcome; None without objectives.
+    prefix_hit_tokens, prefix_hit_rate
+        Prompt tokens that were found in prefix caches instead of computed, and their share of the prompt tokens.
     output_interval
         95 % interval of ``output_tokens_per_s``; None for windows that are too short.
     """
@@ -107,6 +109,8 @@ class ThroughputFigures:
     total_tokens_per_s: Figure
     slo_attainment: Figure
     output_interval: Limits | None
+    prefix_hit_tokens: Figure = None
+    prefix_hit_rate: Figure = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +195,8 @@ class IntegrityFigures:
         Number of requests that arrived, and in each state at the end.
     invariants_broken
         One sentence per violated invariant.
+    recomputed_tokens
+        Tokens computed again after a preemption, without those that a prefix cache still held.
     """
 
     preemptions: int
@@ -200,6 +206,7 @@ class IntegrityFigures:
     invariants_broken: tuple[str, ...]
     simulated_s: float
     events: int
+    recomputed_tokens: Figure = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +261,8 @@ class Summary:
             "offered_rate": load.offered_per_s,
             "arrival_rate": load.arrived_per_s,
             "slo_attainment": self.throughput.slo_attainment,
+            "prefix_hit_tokens": self.throughput.prefix_hit_tokens,
+            "prefix_hit_rate": self.throughput.prefix_hit_rate,
             "tpot_excluded": self.tpot_excluded,
             "confidence": {name: list(limits) for name, limits in self.confidence().items()},
             **_keys(self.flow),
@@ -354,6 +363,8 @@ def _read(top: Mapping[str, Any], own: Mapping[str, Any]) -> Summary:
             total_tokens_per_s=top["total_token_throughput"],
             slo_attainment=own.get("slo_attainment"),
             output_interval=limits.get("output_throughput"),
+            prefix_hit_tokens=own.get("prefix_hit_tokens"),
+            prefix_hit_rate=own.get("prefix_hit_rate"),
         ),
         **{name: latency(name) for name in LATENCIES},
         tpot_excluded=own["tpot_excluded"],

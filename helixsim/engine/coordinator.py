@@ -379,6 +379,8 @@ class Coordinator:
             if request.row < 0:
                 self._arrive_now(request)
             request.admitted_ns = now
+        else:
+            self.recorder.recomputed_tokens += request.context_tokens - 1  # the last token has not been fed in yet
         request.queue_ns += now - request.at_coordinator_since_ns
         request.moved_on_ns = now
         for stage in request.path.stages:

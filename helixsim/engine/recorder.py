@@ -29,11 +29,12 @@ _COLUMNS = (
     "queue_ns",
     "compute_ns",
     "network_ns",
+    "cached_tokens",
 )
 
 
 _NOT_REACHED = ("admitted_ns", "first_token_ns", "finish_ns", "route")
-_NOTHING_YET = ("output_tokens", "preemptions", "queue_ns", "compute_ns", "network_ns")
+_NOTHING_YET = ("output_tokens", "preemptions", "queue_ns", "compute_ns", "network_ns", "cached_tokens")
 
 
 def _integers(values: Sequence[int]) -> IntArray:
@@ -59,7 +60,8 @@ class Recorder:
     """Counters and columns of one run.
 
     ``gaps`` counts ITL gaps by bin, from ``window_start_ns`` on; ``late`` counts the first tokens in the window that
-    took longer than ``late_ns`` from arrival (None: nobody asks).
+    took longer than ``late_ns`` from arrival (None: nobody asks). ``recomputed_tokens`` were computed before, too, but
+    their KV memory was lost by preemption.
     """
 
     def __init__(self, window_start_ns: int, window_end_ns: int | None, late_ns: int | None = None) -> None:
@@ -73,6 +75,7 @@ class Recorder:
         self.gap_sum_squares_ns2 = 0
         self.output_tokens = 0
         self.prompt_tokens = 0
+        self.recomputed_tokens = 0
         self.arrived = 0
         self.finished = 0
         self.rejected = 0
@@ -104,6 +107,7 @@ class Recorder:
         columns["queue_ns"][row] = request.queue_ns
         columns["compute_ns"][row] = request.compute_ns
         columns["network_ns"][row] = request.network_ns
+        columns["cached_tokens"][row] = request.cached_tokens
         columns["route"][row] = request.path.number if request.path is not None else -1
         self.finished += status is RequestStatus.FINISHED
         self.rejected += status is RequestStatus.REJECTED

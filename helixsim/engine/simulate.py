@@ -284,6 +284,7 @@ class _Run:
                 "messages": sum(channel.messages for channel in self.fabric.channels.values()),
                 "token_hops": sum(worker.prompt_tokens + worker.decode_tokens for worker in self.workers),
                 "preemptions": sum(coordinator.preemptions_by_node),
+                "recomputed_tokens": recorder.recomputed_tokens,
                 "rejected": recorder.rejected,
                 "truncated_outputs": coordinator.truncated_outputs,
             },

@@ -51,13 +51,14 @@ class ActiveRequest:
     with that many tokens generated the coordinator has to look at it, because it ends, outgrows its KV blocks or is to
     be preempted. ``queue_ns`` and ``compute_ns`` are parts of the time since arrival; the rest it was on the network.
     ``moved_on_ns``: when it last left the coordinator after a wait there. ``row``: its row in the recorder, -1: it has
-    not arrived yet.
+    not arrived yet. ``cached_tokens``: those of its prompt that a prefix cache held at its first admission.
     """
 
     __slots__ = (
         "admitted_ns",
         "arrival_ns",
         "blocks",
+        "cached_tokens",
         "compute_ns",
         "due_tokens",
         "first_token_ns",
@@ -96,6 +97,7 @@ class ActiveRequest:
         self.blocks = 0
         self.reserved_blocks = 0
         self.preemptions = 0
+        self.cached_tokens = 0
         self.is_held = False
         self.preempt_for: int | None = None
 

@@ -123,6 +123,8 @@ def _throughput(run: RunResult, counts: Throughput) -> ThroughputFigures:
         output_tokens_per_s=counts.rate(counts.output_tokens),
         total_tokens_per_s=counts.rate(counts.total_tokens),
         slo_attainment=counts.slo_attainment,
+        prefix_hit_tokens=counts.prefix_hit_tokens,
+        prefix_hit_rate=counts.prefix_hit_rate,
         output_interval=None if interval is None else Limits(interval.low, interval.high),
     )
 
@@ -193,6 +195,7 @@ def _integrity(run: RunResult) -> IntegrityFigures:
     conservation |= {state.name.lower(): int((status == state).sum()) for state in RequestStatus}
     return IntegrityFigures(
         preemptions=int(run.counters["preemptions"]),
+        recomputed_tokens=int(run.counters["recomputed_tokens"]),
         rejected=int(run.counters["rejected"]),
         truncated_outputs=int(run.counters.get("truncated_outputs", 0)),
         conservation=conservation,

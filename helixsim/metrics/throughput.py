@@ -34,6 +34,8 @@ class Throughput:
     output_tokens: int
     good_requests: int | None
     """Requests that met every objective; None without objectives."""
+    prefix_hit_tokens: int
+    """Tokens found in prefix caches, of the ``prompt_tokens``."""
     overdue: int
     """Requests without a first token at the end of the window whose TTFT objective has passed."""
 
@@ -45,6 +47,11 @@ class Throughput:
     def total_tokens(self) -> int:
         """Prompt and output tokens."""
         return self.prompt_tokens + self.output_tokens
+
+    @property
+    def prefix_hit_rate(self) -> float:
+        """Share of the prompt tokens found in prefix caches; NaN without prompts."""
+        return self.prefix_hit_tokens / self.prompt_tokens if self.prompt_tokens else math.nan
 
     @property
     def slo_attainment(self) -> float | None:
@@ -67,6 +74,7 @@ def throughput(run: RunResult, slo: Slo) -> Throughput:
         prompt_tokens=int(growth_in_window(run.series.prompt_tokens, run)),
         output_tokens=int(growth_in_window(run.series.output_tokens, run)),
         good_requests=_good_requests(run, slo),
+        prefix_hit_tokens=int(requests.cached_tokens[in_window(requests.first_token_ns, run)].sum()),
         overdue=_overdue(run, slo),
     )
 

@@ -36,6 +36,7 @@ def comparison_sections(runs: RunSet) -> list[Section]:
     node_types = list(
         dict.fromkeys(node_type for run in runs.values() for node_type in run.summary.cluster.utilisation)
     )
+    with_hits = any(run.summary.throughput.prefix_hit_tokens for run in runs.values())
     with_slo = not runs.slo.ttft_s is runs.slo.tpot_s is runs.slo.e2el_s is None
     layout: list[tuple[str, list[tuple[str, Callable[[Summary], str]]]]] = [
         (
@@ -68,6 +69,7 @@ def comparison_sections(runs: RunSet) -> list[Section]:
                 ("stationary in the window?", lambda summary: _stationary(summary.load.stationarity)),
                 ("rejected requests", lambda summary: str(summary.integrity.rejected)),
                 ("preemptions", lambda summary: str(summary.integrity.preemptions)),
+                *(_HIT_ROWS if with_hits else ()),
             ],
         ),
         (
@@ -204,6 +206,9 @@ def _stationary(verdict: str) -> str:
     return {STEADY: "yes", NOT_STEADY: "NO"}.get(verdict.split(":", maxsplit=1)[0], "unknown")
 
 
+_HIT_ROWS: tuple[tuple[str, Callable[[Summary], str]], ...] = (
+    ("prompt tokens from prefix caches, %", lambda summary: percent(summary.throughput.prefix_hit_rate)),
+)
 _SLO_ROWS: tuple[tuple[str, Callable[[Summary], str]], ...] = (
     ("goodput, requests/s within SLO", lambda summary: number(summary.throughput.goodput_per_s)),
     ("requests within SLO, %", lambda summary: percent(summary.throughput.slo_attainment)),

@@ -47,6 +47,7 @@ def summary_row(summary: Summary) -> dict[str, Any]:
         "kv_mean_share": cluster.kv_mean,
         "kv_peak_share": cluster.kv_peak,
         "preemptions": summary.integrity.preemptions,
+        "prefix_hit_share": summary.throughput.prefix_hit_rate,
         "usd_per_mtok": cost.usd_per_mtok,
         "energy_wh_per_mtok": cost.energy_wh_per_mtok,
     }
@@ -74,6 +75,7 @@ def requests_frame(run: RunResult, rows: slice = slice(None)) -> pd.DataFrame:
             "queue_ns": requests.queue_ns,
             "compute_ns": requests.compute_ns,
             "network_ns": requests.network_ns,
+            "cached_tokens": requests.cached_tokens,
             "route": routes[requests.route],
         }
     )

@@ -50,6 +50,8 @@ def test_preempted_work_is_computed_anew():
     result = run(one_node(24), requests((0, 64, 200), (0, 64, 200)), high_water=1.0)
     recomputed = result.nodes.prompt_tokens[0] - 2 * 64
     assert recomputed >= 64 * result.counters["preemptions"]
+    # Each restart feeds in one token that had not been computed before: the last one generated.
+    assert result.counters["recomputed_tokens"] == recomputed - result.counters["preemptions"]
 
 
 def test_a_prompt_larger_than_any_route_is_rejected_and_the_rest_served():

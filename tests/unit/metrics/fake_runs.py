@@ -141,7 +141,7 @@ def _collect(arrival, admitted, prompts, outputs, rejected, tokens, window, reso
     requests = RequestColumns(
         np.arange(len(arrival)), status, arrival, admitted, first, finish, prompts, delivered,
         np.where(admitted >= 0, np.arange(len(arrival)) % len(routes), -1), zeros,
-        spent // 4, spent - spent // 4 - spent // 8, spent // 8,
+        spent // 4, spent - spent // 4 - spent // 8, spent // 8, prompts // 3,
     )  # fmt: skip
     series = _series(requests, tokens, end_ns, len(placement(this_fleet).ranges))
     gaps = [np.diff(times)[(times[1:] > start_ns) & (times[1:] <= end_ns)] for times in tokens]
@@ -149,8 +149,8 @@ def _collect(arrival, admitted, prompts, outputs, rejected, tokens, window, reso
         RunResult(
             mode, seed, start_ns, end_ns, end_ns, requests, routes, series, _nodes(this_fleet), _links(this_fleet),
             histogram(np.concatenate(gaps), resolution_ns),
-            {"events": 1000, "batches": 300, "messages": 500, "preemptions": 0, "rejected": int(rejected.sum()),
-             "token_hops": 2000},
+            {"events": 1000, "batches": 300, "messages": 500, "preemptions": 0, "recomputed_tokens": 0,
+             "rejected": int(rejected.sum()), "token_hops": 2000},
             (InvariantCheck("INV-1 conservation", True, ""),), 0.1, 0.2,
         ),
         tokens,

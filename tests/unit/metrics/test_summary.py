@@ -29,7 +29,7 @@ VLLM_KEYS = {
 OWN_KEYS = {
     "max_flow_tokens_per_s", "upper_bound_tokens_per_s", "gap", "mean_hops", "max_hops", "flow_attainment",
     "utilisation", "kv_peak", "preemptions", "rejected", "offered_rate", "saturation", "cost_usd_per_mtok",
-    "energy_wh_per_mtok", "sim_seconds", "events",
+    "energy_wh_per_mtok", "sim_seconds", "events", "prefix_hit_tokens", "prefix_hit_rate", "recomputed_tokens",
     "window", "steady", "confidence", "bottleneck", "kv_tokens_per_node", "conservation", "tpot_excluded",
 }  # fmt: skip
 
@@ -52,6 +52,16 @@ def test_all_agreed_keys_are_there_and_none_else_at_the_top(fakes, summary_of) -
     assert set(system) - {"helixsim"} == VLLM_KEYS
     assert set(system["helixsim"]) >= OWN_KEYS
     assert not {"cpu_seconds", "peak_rss_bytes", "placement_seconds"} & set(system["helixsim"])
+
+
+def test_hits_of_prefix_caches_are_those_of_the_prompts_computed_in_the_window(fakes, summary_of) -> None:
+    run = fakes.queue_run().run
+    figures = summary_of(run).throughput
+    first, columns = run.requests.first_token_ns, run.requests
+    counted = (first > run.window_start_ns) & (first <= run.window_end_ns)
+    assert figures.prompt_tokens == columns.prompt_tokens[counted].sum()
+    assert figures.prefix_hit_tokens == columns.cached_tokens[counted].sum() > 0
+    assert figures.prefix_hit_rate == pytest.approx(figures.prefix_hit_tokens / figures.prompt_tokens)
 
 
 def test_an_empty_run_is_still_valid_json(fakes, summary_of) -> None:
