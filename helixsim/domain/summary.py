@@ -8,14 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
+from helixsim.domain.figures import (
+    ClusterFigures,
+    CostFigures,
+    Figure,
+    FlowFigures,
+    IntegrityFigures,
+    Latency,
+    Limits,
+    LoadFigures,
+    ThroughputFigures,
+    WindowFigures,
+)
 from helixsim.domain.request import FeedMode
 from helixsim.errors import DataError
 from helixsim.jsonio import json_values, significant
-
-Figure = float | None
-"""A number that may not exist."""
 
 Part = TypeVar("Part")
 
@@ -23,190 +32,6 @@ STATISTICS = ("mean", "median", "std", "p50", "p75", "p90", "p95", "p99")
 """Statistics of each latency."""
 
 LATENCIES = ("ttft", "tpot", "itl", "e2el")
-
-
-class Limits(NamedTuple):
-    """A 95 % confidence interval, in the unit of the figure it belongs to."""
-
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, slots=True)
-class Latency:
-    """Distribution of a latency in the measurement window [s]; ``mean_interval_s`` None: too few values."""
-
-    mean_s: Figure
-    median_s: Figure
-    std_s: Figure
-    p50_s: Figure
-    p75_s: Figure
-    p90_s: Figure
-    p95_s: Figure
-    p99_s: Figure
-    mean_interval_s: Limits | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class WindowFigures:
-    """The measurement window in simulated time [s], after a warm-up of ``warmup_s``."""
-
-    start_s: float
-    end_s: float
-    warmup_s: float
-    duration_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class LoadFigures:
-    """The load, and whether the system is stable under it.
-
-    Parameters
-    ----------
-    offered_per_s
-        Requests/s of the workload; None for closed loops.
-    arrived_per_s
-        Requests/s that arrived in the window.
-    stationarity
-        ``"steady"``, ``"not steady: ..."`` or ``"unknown: ..."`` (``metrics.stationarity``).
-    saturation
-        ``STABLE``, ``BACKLOGGED`` or ``OVERLOADED`` (``metrics.saturation``).
-    """
-
-    feed: FeedMode
-    seed: int
-    stationarity: str
-    saturation: str
-    offered_per_s: Figure
-    arrived_per_s: Figure
-
-
-@dataclass(frozen=True, slots=True)
-class ThroughputFigures:
-    """Counts and rates of the window.
-
-    Parameters
-    ----------
-    completed, failed
-        Requests that finished in the window; requests that arrived in it and were rejected.
-    requests_per_s, output_tokens_per_s, total_tokens_per_s
-        None for an empty window; total counts prompt and output tokens.
-    goodput_per_s, slo_attainment
-        Requests/s within all objectives, and their share of the requests with a known outcome; None without objectives.
-    prefix_hit_tokens, prefix_hit_rate
-        Prompt tokens that were found in prefix caches instead of computed, and their share of the prompt tokens.
-    output_interval
-        95 % interval of ``output_tokens_per_s``; None for windows that are too short.
-    """
-
-    completed: int
-    failed: int
-    prompt_tokens: int
-    output_tokens: int
-    requests_per_s: Figure
-    goodput_per_s: Figure
-    output_tokens_per_s: Figure
-    total_tokens_per_s: Figure
-    slo_attainment: Figure
-    output_interval: Limits | None
-    prefix_hit_tokens: Figure = None
-    prefix_hit_rate: Figure = None
-
-
-@dataclass(frozen=True, slots=True)
-class FlowFigures:
-    """The placement and its max-flow, which counts prompt and output tokens.
-
-    Parameters
-    ----------
-    max_flow_tokens_per_s
-        Max-flow estimate; not a bound, as node capacities assume a fixed KV occupancy.
-    upper_bound_tokens_per_s, gap
-        Bound on the max-flow of any placement, and the share by which this one stays below it; None if unknown.
-    max_flow_requests_per_s, max_flow_output_tokens_per_s
-        The max-flow estimate at the mean lengths of the workload.
-    attainment
-        Measured total throughput over the max-flow estimate; may exceed 1.
-    mean_hops, max_hops, measured_mean_hops
-        Nodes per request: planned mean, maximum, and measured mean.
-    kv_limited_tokens_per_s, kv_limited_attainment
-        KV-limited throughput estimate (``flow.operating``) and measured total throughput over it; None: not computed.
-    """
-
-    strategy: str
-    placement_status: str
-    max_flow_tokens_per_s: float
-    upper_bound_tokens_per_s: Figure
-    gap: Figure
-    max_flow_requests_per_s: Figure
-    max_flow_output_tokens_per_s: Figure
-    attainment: Figure
-    mean_hops: Figure
-    max_hops: int
-    measured_mean_hops: Figure
-    kv_limited_tokens_per_s: Figure
-    kv_limited_attainment: Figure
-
-
-@dataclass(frozen=True, slots=True)
-class ClusterFigures:
-    """Figures of the nodes.
-
-    Parameters
-    ----------
-    bottleneck
-        Sentences on what limits the throughput of the system.
-    utilisation
-        Share of the window in which nodes compute, by node type.
-    kv_peak, kv_mean
-        Share of KV blocks in use: peak of the fullest node, and mean.
-    kv_tokens
-        Capacity of the KV memory of each node [tokens].
-    queue_mean
-        Mean number of requests waiting for a batch, summed over nodes.
-    """
-
-    bottleneck: str
-    utilisation: Mapping[str, float]
-    kv_peak: float
-    kv_mean: Figure
-    kv_tokens: Mapping[str, int]
-    queue_mean: float
-
-
-@dataclass(frozen=True, slots=True)
-class CostFigures:
-    """Cost and energy of all nodes, including those without layers; "per Mtok" refers to output tokens."""
-
-    usd_per_hour: float
-    usd_per_mtok: Figure
-    usd_per_total_mtok: Figure
-    power_w: float
-    energy_wh_per_mtok: Figure
-
-
-@dataclass(frozen=True, slots=True)
-class IntegrityFigures:
-    """Counts of the whole run that show its soundness.
-
-    Parameters
-    ----------
-    conservation
-        Number of requests that arrived, and in each state at the end.
-    invariants_broken
-        One sentence per violated invariant.
-    recomputed_tokens
-        Tokens computed again after a preemption, without those that a prefix cache still held.
-    """
-
-    preemptions: int
-    rejected: int
-    truncated_outputs: int
-    conservation: Mapping[str, int]
-    invariants_broken: tuple[str, ...]
-    simulated_s: float
-    events: int
-    recomputed_tokens: Figure = None
 
 
 @dataclass(frozen=True, slots=True)

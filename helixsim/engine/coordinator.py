@@ -258,8 +258,7 @@ class Coordinator:
             cohort = Cohort(self._departures, path, [request], True, tokens, tokens)
             self._departures += 1
             path.channels[0].send(Parcel(env, [cohort], tokens, is_prefill=True), tokens)
-        self._leaving = {}
-        self._starting = []
+        self._leaving, self._starting = {}, []
 
     # KV memory ------------------------------------------------------------------------------------------------------
 
@@ -307,9 +306,8 @@ class Coordinator:
         """Take the request off the cluster; it waits in front of all others and is computed anew (as in vLLM 0.4)."""
         self._release(request)
         self.preemptions_by_node[worker] += 1
-        request.path = None
+        request.path = request.preempt_for = None
         request.is_held = False
-        request.preempt_for = None
         request.preemptions += 1
         if request.context_tokens + 1 > self.admission.largest_context_tokens:
             self._give_up(request)

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from helixsim.domain.figures import Limits
 from helixsim.domain.result import FloatArray, IntArray, RunResult
-from helixsim.domain.summary import Limits, Summary
+from helixsim.domain.summary import Summary
 from helixsim.errors import DataError
 from helixsim.jsonio import json_values
 from helixsim.metrics.latency import finished_in_window, request_tpot_ns

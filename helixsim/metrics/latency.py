@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from helixsim.domain.figures import Latency, Limits
 from helixsim.domain.result import FloatArray, IntArray, RequestStatus, RunResult
-from helixsim.domain.summary import Latency, Limits
 from helixsim.jsonio import significant
 from helixsim.metrics.stats import batch_means, describe, describe_histogram, interval_of_batches
 from helixsim.metrics.window import in_window

@@ -10,22 +10,21 @@ import sys
 from typing import Any
 
 from helixsim.domain.cluster import Deployment
-from helixsim.domain.flowplan import FlowPlan
-from helixsim.domain.placement import Placement
-from helixsim.domain.request import Slo
-from helixsim.domain.result import RequestStatus, RunResult
-from helixsim.domain.summary import (
+from helixsim.domain.figures import (
     ClusterFigures,
     CostFigures,
     FlowFigures,
     IntegrityFigures,
     Limits,
     LoadFigures,
-    Summary,
     ThroughputFigures,
     WindowFigures,
-    rounded,
 )
+from helixsim.domain.flowplan import FlowPlan
+from helixsim.domain.placement import Placement
+from helixsim.domain.request import Slo
+from helixsim.domain.result import RequestStatus, RunResult
+from helixsim.domain.summary import Summary, rounded
 from helixsim.metrics.bottleneck import bottleneck
 from helixsim.metrics.energy_cost import (
     cost_usd_per_mtok,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from helixsim.domain.figures import Limits
 from helixsim.domain.request import FeedMode
-from helixsim.domain.summary import Limits, Summary, milliseconds
+from helixsim.domain.summary import Summary, milliseconds
 from helixsim.metrics.saturation import Saturation
 from helixsim.metrics.stationarity import NOT_STEADY, STEADY
 from helixsim.results.runset import RunSet

@@ -8,10 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from helixsim.domain.figures import Limits
 from helixsim.domain.flowplan import CutElement
 from helixsim.domain.request import Slo
 from helixsim.domain.result import RequestColumns
-from helixsim.domain.summary import Limits, Summary, milliseconds, seconds
+from helixsim.domain.summary import Summary, milliseconds, seconds
 from helixsim.errors import DataError
 from helixsim.jsonio import json_values, significant
 from helixsim.metrics.bottleneck import cut_sentence

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helixsim.cli.report import add_parser
-from helixsim.domain.summary import Limits
+from helixsim.domain.figures import Limits
 from helixsim.errors import DataError
 from helixsim.report.figures import latency_cdfs, throughput_bars
 from helixsim.report.html import build_report, headline
