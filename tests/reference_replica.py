@@ -1,0 +1,607 @@
+"""A slow engine of replicas in the plainest code: every sequence is handled by itself, in every step.
+
+It is the oracle of the fast one: no groups, no leaps, and blocks are counted from the tokens of each sequence. What
+both share is what does not depend on scheduling: the time of a step, the policies.
+"""
+
+from __future__ import annotations
+
+import heapq
+from itertools import count, pairwise
+
+from helixsim.batching.policies import PrefillFirst
+from helixsim.domain.cluster import COORDINATOR, TOKEN_ID_BYTES
+from helixsim.domain.request import FeedMode
+from helixsim.domain.result import RequestStatus
+from helixsim.domain.step_time import BatchShape, StepTime
+
+
+class Sequence:
+    """A request and all that happens to it."""
+
+    def __init__(self, request, output, now):
+        self.request, self.prompt, self.output = request, request.prompt_tokens, output
+        self.status = RequestStatus.WAITING
+        self.arrival = self.since = now
+        self.admitted = self.first_token = self.finish = -1
+        self.generated = self.delivered = self.preemptions = 0  # tokens at the scheduler, and at the client
+        self.last_token = 0
+        self.queue = self.network = 0
+        self.replica = None
+        self.computed = self.goal = 0  # tokens with keys and values; those to compute before the next one is sampled
+        self.in_steps = 0
+
+    @property
+    def context(self):
+        return self.prompt + self.generated
+
+    @property
+    def is_unfinished(self):
+        """Whether tokens of its prompt, or of what it recomputes, are in no step yet."""
+        return self.computed < self.goal
+
+    @property
+    def has_token(self):
+        """Whether a token has come back and waits to be fed in."""
+        return not self.in_steps and not self.is_unfinished
+
+    @property
+    def compute(self):
+        return self.finish - self.arrival - self.queue - self.network
+
+
+class Part:
+    """What a step computes of one sequence: ``tokens`` behind the first ``before``."""
+
+    def __init__(self, sequence, tokens):
+        self.sequence, self.tokens, self.before = sequence, tokens, sequence.computed
+        self.is_chunk = sequence.is_unfinished
+        self.samples = not self.is_chunk or self.before + tokens == sequence.goal
+        self.context = sequence.context
+
+
+class Step:
+    """A list of parts on its way through the stages."""
+
+    def __init__(self, parts):
+        self.parts = parts
+        chunks = [part for part in parts if part.is_chunk]
+        decodes = [part for part in parts if not part.is_chunk]
+        self.tokens = sum(part.tokens for part in parts)
+        self.prompt_tokens, self.decode_tokens = sum(part.tokens for part in chunks), len(decodes)
+        self.shape = BatchShape(
+            prefill_tokens=self.prompt_tokens,
+            prefill_pairs=sum(part.tokens * (part.before + part.tokens / 2) for part in chunks),
+            prefill_seqs=len(chunks),
+            decode_seqs=len(decodes),
+            decode_context=sum(part.context for part in decodes),
+            sampled=sum(part.samples for part in parts),
+        )
+        self.sent = self.arrived = 0
+
+    def sampled(self):
+        return [part.sequence for part in self.parts if part.samples]
+
+
+class Card:
+    """One direction of a network card."""
+
+    def __init__(self, bps):
+        self.ns_per_byte, self.free = 8e9 / bps, 0
+
+    def pass_through(self, start, size):
+        self.free = max(start, self.free) + round(size * self.ns_per_byte)
+        return self.free
+
+
+class Wire:
+    """One direction of a link, first in, first out."""
+
+    def __init__(self, reference, src, dst):
+        link = reference.fleet.cluster.link(src, dst)
+        self.reference, self.src, self.dst = reference, src, dst
+        self.ns_per_byte, self.latency = 8e9 / link.bandwidth_bps, reference.latency(src, dst)
+        activations = 0 if COORDINATOR in (src, dst) else reference.fleet.model.activation_bytes_per_token
+        self.token_bytes = TOKEN_ID_BYTES + activations
+        self.free = self.messages = self.bytes = self.waited = 0
+
+    def send(self, tokens, arrive, what):
+        """Let ``arrive(what)`` be called when the last of ``tokens`` tokens has come through."""
+        now, size = self.reference.now, self.token_bytes * tokens
+        time = round(size * self.ns_per_byte)
+        self.waited += max(self.free - now, 0)
+        end = max(now, self.free) + time
+        if self.src in self.reference.cards_out:
+            end = max(end, self.reference.cards_out[self.src].pass_through(now, size))
+        self.free = end
+        self.messages += 1
+        self.bytes += size
+        self.reference.call_at(end + self.latency, self.pass_card, size, time, arrive, what)
+
+    def pass_card(self, size, time, arrive, what):
+        end = now = self.reference.now
+        if self.dst in self.reference.cards_in:
+            end = max(now, self.reference.cards_in[self.dst].pass_through(now - time, size))
+        if end > now:
+            self.reference.call_at(end, arrive, what)
+        else:
+            arrive(what)
+
+
+class Stage:
+    """A node of a replica. ``following``: takes the steps that leave it."""
+
+    def __init__(self, replica, node, start, is_first):
+        reference = replica.reference
+        profile, self.range = reference.fleet.profile(node.id), node.range
+        self.replica, self.node, self.start, self.is_first = replica, node, start, is_first
+        self.law = StepTime(profile.compute, reference.inputs.engine, node.range, reference.inputs.placement.num_layers)
+        self.blocks = reference.fleet.kv_blocks(node.id, node.range)
+        self.limits = profile.limits[node.range.layers - 1]
+        self.most = reference.fleet.cluster.node(node.id).max_requests
+        self.waiting, self.step = [], None
+        self.following = None
+
+    def receive(self, step):
+        step.arrived = self.replica.reference.now
+        if not self.is_first:
+            for sequence in step.sampled():
+                sequence.network += step.arrived - step.sent
+        self.waiting.append(step)
+        self.look()
+
+    def look(self):
+        if self.step is None and self.waiting:
+            self.step = step = self.waiting.pop(0)
+            now = self.replica.reference.now
+            if not self.is_first:
+                for sequence in step.sampled():
+                    sequence.queue += now - step.arrived
+            duration = round(self.law.ns(step.shape, self.start))
+            self.node.batches += 1
+            self.node.prompt_tokens += step.prompt_tokens
+            self.node.decode_tokens += step.decode_tokens
+            self.node.busy.append((now, now + duration))
+            self.replica.reference.call_at(now + duration, self.end)
+
+    def end(self):
+        step, self.step = self.step, None
+        step.sent = self.replica.reference.now
+        if self.is_first:
+            self.replica.passed_first_stage(step)
+        self.following(step)
+        self.look()
+
+
+class Replica:
+    """A chain of nodes with its scheduler."""
+
+    def __init__(self, reference, hops):
+        inputs = reference.inputs
+        self.reference, self.hops, self.engine = reference, hops, inputs.engine
+        self.block_tokens = reference.fleet.profiles[0].block_tokens
+        self.stages = [Stage(self, reference.nodes[hop.node], hop.start, hop is hops[0]) for hop in hops]
+        self.capacity = min(stage.blocks for stage in self.stages)
+        self.budget = min(stage.limits.max_prefill_tokens for stage in self.stages)
+        caps = [stage.most for stage in self.stages if stage.most is not None]
+        self.most = min(self.budget, *(stage.limits.max_decode_seqs for stage in self.stages), *caps)
+        self.prefill_first = isinstance(inputs.batching, PrefillFirst)
+        for stage, after in pairwise(self.stages):
+            stage.following = lambda step, a=stage, b=after: reference.wire(a.node.id, b.node.id).send(
+                step.tokens, b.receive, step
+            )
+        self.stages[-1].following = self.send_back
+        first, last = self.stages[0].node.id, self.stages[-1].node.id
+        self.return_ns = reference.latency(last, first) if last != first else 0
+        self.client_ns = reference.latency(first, COORDINATOR)
+        self.travelling, self.waiting, self.running, self.in_flight = [], [], [], []
+        self.steps = []  # all that were ever formed
+        self.is_touched = self.has_preempted = self.has_rejected = False
+        self.parts = []
+        self.peak = self.preemptions = 0
+
+    @property
+    def is_pipeline(self):
+        return len(self.stages) > 1
+
+    # Memory
+
+    def blocks(self, tokens):
+        return -(-tokens // self.block_tokens)
+
+    @property
+    def free(self):
+        return self.capacity - sum(self.blocks(sequence.computed) for sequence in self.running)
+
+    @property
+    def unaccounted(self):
+        """Blocks that what has been submitted still needs for its prompts."""
+        outside = sum(self.blocks(sequence.context) for sequence in self.travelling + self.waiting)
+        unfinished = [sequence for sequence in self.running if sequence.is_unfinished]
+        return outside + sum(self.blocks(s.goal) - self.blocks(s.computed) for s in unfinished)
+
+    @property
+    def left(self):
+        """What the step that is being formed leaves of the budget."""
+        return max(self.budget - sum(part.tokens for part in self.parts), 0)
+
+    # What comes in
+
+    def submit(self, sequence):
+        sequence.replica = self
+        self.travelling.append(sequence)
+        wire = self.reference.wire(COORDINATOR, self.stages[0].node.id)
+        wire.send(sequence.prompt, self.receive, sequence)
+
+    def receive(self, sequence):
+        now = self.reference.now
+        sequence.network += now - sequence.arrival
+        sequence.since = now
+        self.travelling.remove(sequence)
+        self.waiting.append(sequence)
+        self.is_touched = True
+
+    def passed_first_stage(self, step):
+        self.is_touched = True
+        for part in step.parts:
+            part.sequence.since = self.reference.now
+
+    def send_back(self, step):
+        self.reference.call_at(self.reference.now + self.return_ns, self.take, step)
+
+    def take(self, step):
+        """A step is back: its tokens are known."""
+        now = self.reference.now
+        self.is_touched = True
+        self.in_flight.remove(step)
+        for part in step.parts:
+            part.sequence.in_steps -= 1
+        tokens = []
+        for sequence in step.sampled():
+            sequence.generated += 1
+            sequence.network += now - step.sent
+            sequence.since = now
+            tokens.append(sequence)
+            if sequence.generated == sequence.output:
+                self.running.remove(sequence)
+        if tokens:
+            self.reference.call_at(now + self.client_ns, self.reference.deliver, tokens)
+
+    # Steps
+
+    def look(self):
+        """Form a step of all that is here at the end of an instant."""
+        is_touched, self.is_touched = self.is_touched, False
+        if not is_touched or self.stages[0].step is not None or len(self.in_flight) == len(self.stages):
+            return
+        self.form()
+        while not self.parts and self.has_rejected:
+            self.form()
+        self.peak = max(self.peak, self.capacity - self.free)
+        if self.parts:
+            self.go(Step(self.parts))
+
+    def form(self):
+        self.parts, self.has_preempted, self.has_rejected = [], False, False
+        if self.prefill_first:
+            self.take_chunks()
+            self.take_waiting()
+            if not self.parts:
+                self.take_decodes()
+        else:
+            self.take_decodes()
+            self.take_chunks()
+            self.take_waiting()
+
+    def go(self, step):
+        now = self.reference.now
+        for part in step.parts:
+            sequence = part.sequence
+            sequence.in_steps += 1
+            if sequence.admitted < 0:
+                sequence.admitted = now
+            if self.is_pipeline or not part.before:
+                sequence.queue += now - sequence.since
+        self.steps.append(step)
+        self.in_flight.append(step)
+        self.stages[0].receive(step)
+
+    def put(self, sequence, tokens):
+        self.parts.append(Part(sequence, tokens))
+        sequence.computed += tokens
+
+    def movable(self, sequences):
+        """The last of those that are in no step in flight."""
+        return next((one for one in reversed(sequences) if not one.in_steps), None)
+
+    def take_decodes(self):
+        while True:
+            ready = [sequence for sequence in self.running if sequence.has_token]
+            needed = sum(sequence.computed % self.block_tokens == 0 for sequence in ready)
+            if needed <= self.free:
+                break
+            victim = self.movable(self.running)
+            if self.running == [victim]:
+                self.reject(victim)
+            else:
+                self.preempt(victim)
+        for sequence in ready:
+            self.put(sequence, 1)
+
+    def take_chunks(self):
+        for sequence in list(self.running):
+            if sequence not in self.running or not sequence.is_unfinished or not self.left:
+                continue
+            tokens = self.chunk(sequence.goal - sequence.computed)
+            needed = self.blocks(sequence.computed + tokens) - self.blocks(sequence.computed)
+            while needed > self.free:
+                later = self.running[self.running.index(sequence) :]
+                victim = self.movable(later)
+                if victim is None:
+                    break
+                assert self.running != [victim], "a prompt that fits alone cannot lack blocks"
+                self.preempt(victim)
+                if victim is sequence:
+                    break
+            else:
+                self.put(sequence, tokens)
+
+    def take_waiting(self):
+        while not self.has_preempted and self.waiting and self.left and len(self.running) < self.most:
+            sequence = self.waiting[0]
+            tokens = self.chunk(sequence.context)
+            if (tokens > self.left and self.parts) or self.blocks(tokens) > self.free:
+                break
+            self.waiting.pop(0)
+            self.running.append(sequence)
+            sequence.goal = sequence.context
+            self.put(sequence, tokens)
+
+    def chunk(self, remaining):
+        """Tokens of a prompt that a step takes; without chunks they may be more than are left."""
+        if not self.engine.chunks_prompts:
+            return remaining
+        threshold = self.engine.long_prefill_token_threshold
+        return min(remaining, self.left, threshold or remaining)
+
+    def drop(self, sequence):
+        """Take a sequence out of the running ones, and out of the step that is being formed."""
+        self.running.remove(sequence)
+        self.parts = [part for part in self.parts if part.sequence is not sequence]
+        sequence.computed = sequence.goal = 0
+
+    def preempt(self, sequence):
+        self.has_preempted = True
+        self.preemptions += 1
+        sequence.preemptions += 1
+        self.drop(sequence)
+        self.waiting.insert(0, sequence)
+        if not self.is_pipeline:
+            sequence.since = self.reference.now
+
+    def reject(self, sequence):
+        """It has outgrown the replica, which is empty now; the client learns it after all of its tokens."""
+        self.has_rejected = True
+        self.drop(sequence)
+        sequence.status = RequestStatus.REJECTED
+        self.reference.call_at(self.reference.now + self.client_ns, self.reference.replace)
+
+    def sequences(self):
+        return self.travelling + self.waiting + self.running
+
+
+class Node:
+    """A placed node and its totals."""
+
+    def __init__(self, node_id, layers):
+        self.id, self.range = node_id, layers
+        self.batches = self.prompt_tokens = self.decode_tokens = 0
+        self.busy = []
+
+
+class View:
+    """What a routing policy sees when it routes a prompt."""
+
+    def __init__(self, reference, prompt):
+        self.reference, self.prompt = reference, prompt
+
+    def replica(self, node):
+        return next(r for r in self.reference.replicas if any(hop.node == node for hop in r.hops))
+
+    def fits(self, hop):
+        replica = self.replica(hop.node)
+        if self.prompt + 1 > replica.capacity * replica.block_tokens:
+            return False
+        if self.reference.feed.mode is not FeedMode.SATURATE:
+            return True
+        is_room = replica.free - replica.unaccounted >= replica.blocks(self.prompt)
+        return is_room and len(replica.sequences()) < replica.most
+
+    def queue_length(self, node):
+        return len(self.replica(node).waiting)
+
+    def in_flight(self, node):
+        return len(self.replica(node).sequences())
+
+    def in_flight_tokens(self, node):
+        return sum(sequence.context for sequence in self.replica(node).sequences())
+
+    def kv_usage(self, node):
+        replica = self.replica(node)
+        return 1 - replica.free / replica.capacity if replica.capacity else 1.0
+
+    def cached_tokens(self, node):
+        return 0
+
+
+class Reference:
+    """The coordinator, its clients, and the whole."""
+
+    def __init__(self, inputs):
+        self.inputs, self.fleet, self.feed = inputs, inputs.fleet, inputs.feed
+        assert inputs.engine.loops_inside
+        assert not self.fleet.cluster.network.is_shared
+        assert self.feed.feed_below is None
+        self.now, self.events, self.numbers = 0, [], count()
+        self.nodes = [Node(node_id, layers) for node_id, layers in inputs.placement.ranges.items()]
+        cards = {node.id: node.nic_bps for node in self.fleet.cluster.nodes}
+        cards[COORDINATOR] = self.fleet.cluster.network.coordinator_nic_bps
+        self.cards_out = {end: Card(bps) for end, bps in cards.items() if bps}
+        self.cards_in = {end: Card(bps) for end, bps in cards.items() if bps}
+        self.wires = {}
+        self.replicas = [Replica(self, self.chain(hop)) for hop in inputs.graph.first]
+        self.largest = max(r.capacity * r.block_tokens for r in self.replicas)
+        self.sequences, self.arrived, self.gaps = [], [], []
+        self.standing = None  # under saturation: the request that is to be submitted next
+        window = inputs.window
+        self.window_end = None if window.duration_ns is None else window.warmup_ns + window.duration_ns
+
+    def chain(self, hop):
+        hops = [hop]
+        while following := self.inputs.graph.successors[hops[-1].node]:
+            (one,) = following
+            hops.append(one)
+        return tuple(hops)
+
+    def latency(self, src, dst):
+        return self.fleet.cluster.link(src, dst).latency_ns + self.inputs.engine.message_overhead_ns
+
+    def wire(self, src, dst):
+        if (src, dst) not in self.wires:
+            self.wires[src, dst] = Wire(self, src, dst)
+        return self.wires[src, dst]
+
+    def call_at(self, time, function, *arguments):
+        heapq.heappush(self.events, (time, next(self.numbers), function, arguments))
+
+    def run(self):
+        if self.feed.mode is FeedMode.OPEN:
+            self.plan_arrival()
+        elif self.feed.mode is FeedMode.CLOSED_LOOP:
+            for _ in range(self.feed.concurrency):
+                self.launch()
+        self.end_instant()
+        while self.events:
+            time = self.events[0][0]
+            if self.window_end is not None and not self.inputs.window.drain and time > self.window_end:
+                self.now = self.window_end
+                break
+            self.now = time
+            self.happen()
+            self.end_instant()
+        return self
+
+    def happen(self):
+        """Let all that is due now happen: deliveries, ends of computations, tokens at the client."""
+        while self.events and self.events[0][0] == self.now:
+            _, _, function, arguments = heapq.heappop(self.events)
+            function(*arguments)
+
+    def end_instant(self):
+        """Route what has arrived; then, as all has come in, form steps."""
+        self.coordinate()
+        self.happen()
+        while self.arrived:
+            self.coordinate()
+            self.happen()
+        for replica in self.replicas:
+            replica.look()
+
+    # Arrivals
+
+    def plan_arrival(self):
+        request = next(self.feed.requests, None)
+        if request is not None:
+            self.call_at(request.arrival_ns, self.come, request)
+
+    def come(self, request):
+        self.enter(request)
+        self.plan_arrival()
+
+    def launch(self):
+        """Let the next request that can be served at all arrive now."""
+        request = next(self.feed.requests, None)
+        while request is not None and not self.enter(request):
+            request = next(self.feed.requests, None)
+
+    def replace(self):
+        if self.feed.mode is FeedMode.CLOSED_LOOP:
+            self.launch()
+
+    def enter(self, request):
+        room = self.fleet.model.max_context_tokens - request.prompt_tokens
+        sequence = Sequence(request, min(request.output_tokens, room), self.now)
+        if room < 1 or sequence.prompt + 1 > self.largest:
+            sequence.status = RequestStatus.REJECTED
+            self.sequences.append(sequence)
+            return False
+        if self.feed.mode is FeedMode.SATURATE:
+            self.standing = sequence
+        else:
+            self.sequences.append(sequence)
+            self.arrived.append(sequence)
+        return True
+
+    def coordinate(self):
+        while self.arrived:
+            sequence = self.arrived.pop(0)
+            replica = self.route(sequence)
+            if replica is None:
+                sequence.status = RequestStatus.REJECTED
+                self.replace()
+            else:
+                replica.submit(sequence)
+        if self.feed.mode is FeedMode.SATURATE:
+            self.saturate()
+
+    def saturate(self):
+        while True:
+            submitted = [sequence for replica in self.replicas for sequence in replica.sequences()]
+            limit = self.feed.prompts_in_flight
+            if limit is not None and sum(not sequence.generated for sequence in submitted) >= limit:
+                break
+            if self.standing is None:
+                self.launch()
+            sequence = self.standing
+            if sequence is None:
+                break
+            replica = self.route(sequence)
+            if replica is None and submitted:
+                break
+            self.standing = None
+            self.sequences.append(sequence)
+            sequence.arrival = sequence.since = self.now
+            if replica is None:
+                sequence.status = RequestStatus.REJECTED
+            else:
+                replica.submit(sequence)
+
+    def route(self, sequence):
+        prompt = sequence.prompt
+        expected = max(prompt + round(self.inputs.expected_output_tokens), prompt + 1)
+        hops = self.inputs.policy.route(prompt, expected, View(self, prompt))
+        return None if hops is None else next(r for r in self.replicas if r.hops == tuple(hops))
+
+    # Clients
+
+    def deliver(self, tokens):
+        """Tokens reach their clients."""
+        window = self.inputs.window
+        for sequence in tokens:
+            sequence.delivered += 1
+            if sequence.delivered == 1:
+                sequence.first_token = self.now
+            elif window.warmup_ns < self.now and (self.window_end is None or self.now <= self.window_end):
+                self.gaps.append(self.now - sequence.last_token)
+            sequence.last_token = self.now
+            if sequence.delivered == sequence.output:
+                sequence.status, sequence.finish = RequestStatus.FINISHED, self.now
+                sequence.network += sequence.replica.client_ns
+                self.replace()
+
+    def status(self, sequence):
+        """State at the end of the run."""
+        if sequence.status is not RequestStatus.WAITING:
+            return sequence.status
+        is_outside = sequence in sequence.replica.travelling + sequence.replica.waiting if sequence.replica else True
+        return RequestStatus.WAITING if is_outside else RequestStatus.RUNNING

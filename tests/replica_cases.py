@@ -1,0 +1,98 @@
+"""Small random clusters of replicas, for the engine of replicas and its oracle."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import builders
+from hypothesis import strategies as st
+
+from helixsim.domain.cluster import LinkSpec
+from helixsim.domain.engine import EngineSpec
+from helixsim.domain.hardware import BatchLimits, Curve
+
+NUM_LAYERS = 12
+
+
+def chains(stages, *, intra=None, nic_bps=None):
+    """A case of one chain of nodes per entry of ``stages``, a list of profiles; layers are divided evenly."""
+    fleet = builders.fleet(
+        [kind for chain in stages for kind in chain], num_layers=NUM_LAYERS, intra=intra, nic_bps=nic_bps,
+        coordinator_nic_bps=nic_bps,
+    )  # fmt: skip
+    names = iter(node.id for node in fleet.cluster.nodes)
+    ranges, pipelines = {}, {}
+    for number, chain in enumerate(stages):
+        cuts = [round(NUM_LAYERS * position / len(chain)) for position in range(len(chain) + 1)]
+        for start, end in pairwise(cuts):
+            name = next(names)
+            ranges[name], pipelines[name] = (start, end), number
+    kinds = {
+        kind.kind: tuple(100.0 * NUM_LAYERS / layers for layers in range(1, NUM_LAYERS + 1))
+        for chain in stages
+        for kind in chain
+    }
+    placement = replace(builders.placement_of(fleet, ranges), pipelines=pipelines)
+    return fleet, builders.capacity_of(fleet, kinds), placement
+
+
+def kind_of(
+    name, *, blocks=100, budget=64, seqs=16, prefill_ns=1000.0, decode_ns=1_000_000.0, context_ns=0.0, pair_ns=0.0,
+    head=None,
+):  # fmt: skip
+    """A profile that keeps ``blocks`` KV blocks of 16 tokens whatever the number of its layers."""
+    kind = builders.profile(
+        name,
+        NUM_LAYERS,
+        prefill_ns_per_token=prefill_ns,
+        decode_ns=decode_ns,
+        kv_blocks=(blocks,) * NUM_LAYERS,
+        max_decode_seqs=seqs,
+    )
+    compute = replace(
+        kind.compute, decode_context_ns_per_token=context_ns, reference_context_tokens=64 if context_ns else 0,
+        prefill_ns_per_pair=pair_ns, head=head,
+    )  # fmt: skip
+    return replace(kind, compute=compute, limits=(BatchLimits(64, budget, seqs),) * NUM_LAYERS)
+
+
+@st.composite
+def clusters(draw):
+    """One to three replicas of one to three stages; memory, budgets and numbers of sequences are often tiny."""
+    kinds = [
+        kind_of(
+            f"k{number}",
+            blocks=draw(st.sampled_from([9, 14, 30, 400])),
+            budget=draw(st.sampled_from([3, 16, 50, 4000])),
+            seqs=draw(st.sampled_from([1, 3, 64])),
+            prefill_ns=draw(st.sampled_from([300.0, 5000.0])),
+            decode_ns=draw(st.sampled_from([1e5, 1.3e6])),
+            context_ns=draw(st.sampled_from([0.0, 35.5])),
+            pair_ns=draw(st.sampled_from([0.0, 1.75])),
+            head=draw(st.sampled_from([None, Curve((1.0, 9.0), (4e5, 7e5))])),
+        )
+        for number in range(2)
+    ]
+    stages = draw(st.lists(st.lists(st.sampled_from(kinds), min_size=1, max_size=3), min_size=1, max_size=3))
+    intra = LinkSpec(draw(st.sampled_from([1e8, 1e10])), draw(st.sampled_from([0, 70_000, 3_000_000])))
+    case = chains(stages, intra=intra, nic_bps=draw(st.sampled_from([None, 8e8])))
+    caps = draw(st.sampled_from([None, 4]))
+    fleet = case[0]
+    nodes = tuple(replace(node, max_requests=caps) for node in fleet.cluster.nodes)
+    return replace(fleet, cluster=replace(fleet.cluster, nodes=nodes)), *case[1:]
+
+
+@st.composite
+def engines(draw):
+    """Engines whose loop stays inside, with and without chunks and overheads."""
+    plain = EngineSpec(
+        "inside", loops_inside=True, copies_activations=False, chunks_prompts=draw(st.booleans()),
+        long_prefill_token_threshold=draw(st.sampled_from([0, 7, 20])),
+    )  # fmt: skip
+    if draw(st.booleans()):
+        return plain
+    return replace(
+        plain, batch_overhead_ns=100_000, sequence_overhead_ns=7_000, layer_launch_ns=150_000,
+        message_overhead_ns=3_000, shares_weight_reads=True, has_output_head=True,
+    )  # fmt: skip
