@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -131,10 +131,10 @@ class Spent:
 
 def measure_apart(name: str, root: Path = ROOT) -> dict[str, float] | None:
     """Run one case of the code in ``root`` in a fresh process; None if that code has no such case."""
-    done, _ = _run(["-m", "tests.bench", "--inside", name], root)
+    done, _ = run_python(["-m", "tests.bench", "--inside", name], root)
     if done.returncode == _USAGE:
         return None
-    _require_success(done)
+    require_success(done)
     figures: dict[str, float] = json.loads(done.stdout)
     return figures
 
@@ -143,21 +143,27 @@ def measure_command(arguments: Sequence[str], root: Path = ROOT) -> Spent | None
     """Run a command line of the code in ``root``, start to end; None if that code does not take it."""
     with tempfile.TemporaryDirectory() as out:
         writes = ("--out", out, "-q") if arguments[0] == "run" else ()
-        done, spent = _run(["-m", "helixsim", *arguments, *writes], root)
+        done, spent = run_python(["-m", "helixsim", *arguments, *writes], root)
     if done.returncode == _USAGE:
         return None
-    _require_success(done)
+    require_success(done)
     return spent
 
 
 _USAGE = 2
 
 
-def _run(arguments: Sequence[str], root: Path) -> tuple[subprocess.CompletedProcess[str], Spent]:
-    """Run Python with the code in ``root``; the processes that it started and waited for count."""
-    environment = {**os.environ, "PYTHONPATH": str(root)}
+def run_python(arguments: Sequence[str], root: Path) -> tuple[subprocess.CompletedProcess[str], Spent]:
+    """Run Python with the code in ``root``."""
+    return run_timed([sys.executable, *arguments], root, {**os.environ, "PYTHONPATH": str(root)})
+
+
+def run_timed(
+    command: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None
+) -> tuple[subprocess.CompletedProcess[str], Spent]:
+    """Run a command; the processes that it started and waited for count, too."""
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        process = subprocess.Popen([sys.executable, *arguments], cwd=root, env=environment, stdout=out, stderr=err)
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=err)
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         out.seek(0)
@@ -166,6 +172,7 @@ def _run(arguments: Sequence[str], root: Path) -> tuple[subprocess.CompletedProc
     return done, Spent(used.ru_utime + used.ru_stime, used.ru_maxrss * 1024)
 
 
-def _require_success(done: subprocess.CompletedProcess[str]) -> None:
+def require_success(done: subprocess.CompletedProcess[str]) -> None:
+    """End with what a command said if it failed."""
     if done.returncode:
         sys.exit(f"{' '.join(map(str, done.args))}: exit code {done.returncode}\n{done.stderr}")
