@@ -29,7 +29,7 @@ from helixsim.domain.hardware import GpuSpec, NodeProfile
 from helixsim.errors import ConfigError, InfeasibleError, Problem, shortened
 from helixsim.hardware import catalog
 from helixsim.hardware.engines import NOT_OF_EXPERIMENTS, RESERVES_NOTHING
-from helixsim.hardware.formats import format_notes
+from helixsim.hardware.formats import format_faults, format_notes
 from helixsim.hardware.models.load import files_of
 from helixsim.hardware.profiles import ProfileOptions, node_profile
 from helixsim.validation import problems_of
@@ -301,6 +301,12 @@ class _Resolver:
         model = dataclasses.replace(model, name=model.name if file is None else section.model, notes=())
         if section.max_context_tokens is not None:
             model = dataclasses.replace(model, max_context_tokens=section.max_context_tokens)
+        faults = [
+            self.source.problem((key if getattr(section, key) is not None else "model",), fault)
+            for key, fault in format_faults(model, gpus)
+        ]
+        if faults:
+            raise _error([*self.problems, *faults])
         profiles: dict[str, NodeProfile] = {}
         assumptions += format_notes(model, gpus)
         for node in cluster.nodes:

@@ -35,29 +35,62 @@ FP4_NATIVE = 10.0
 """From which tensor cores multiply FP4 (NVIDIA CUDA programming guide: Blackwell); below, vLLM's Marlin kernels run
 MXFP4 and NVFP4 weights in 16 bits from 8.0 on."""
 
-INT4_WEIGHTS = 7.5
-"""From which vLLM runs AWQ weights (vLLM documentation, "supported hardware for quantization kernels")."""
+AWQ_WEIGHTS = 7.5
+"""From which vLLM runs AWQ weights, and multiplies in 8-bit integers; GPTQ weights run from 7.0 on (vLLM documentation,
+"supported hardware for quantization kernels")."""
+
+INT8_ENDS = 10.0
+"""From which vLLM no longer multiplies in 8-bit integers (vLLM documentation, "INT8 W8A8": use FP8 on Blackwell)."""
 
 
-def format_notes(model: ModelSpec, gpus: Sequence[GpuSpec]) -> Iterator[str]:
-    """Yield a note on each kind of GPU that cannot run a number format of the model as it is."""
+def format_faults(model: ModelSpec, gpus: Sequence[GpuSpec]) -> Iterator[tuple[str, str]]:
+    """Yield (key, fault) of each number format that engines refuse on a kind of GPU, with what to use instead.
+
+    Keys are ``precision`` and ``kv_precision``. GPUs whose compute capability is not known are not judged.
+    """
+    weights = {matrix.format.name for layer in dict.fromkeys(model.layers) for matrix in layer.matrices}
+    weights |= {model.precision} | {
+        matrix.format.name
+        for layer in dict.fromkeys(model.layers)
+        if layer.experts
+        for matrix in layer.experts.matrices
+    }
     for gpu in {gpu.name: gpu for gpu in gpus}.values():
         capability = gpu.compute_capability
         if capability is None:
             continue
         name = f"{gpu.name} (compute capability {capability:g})"
-        if model.precision == "fp8" and capability < FP8_WEIGHTS:
-            yield f"{name} runs no FP8 weights: engines refuse them; int8 or int4 weights run there"
-        elif model.precision == "fp8" and capability < FP8_NATIVE:
-            yield f"{name} multiplies FP8 weights in 16 bits: they save memory, not time"
-        if model.precision == "int4" and capability < INT4_WEIGHTS:
-            yield f"{name} runs no AWQ weights (from {INT4_WEIGHTS:g} on)"
-        four_bits = model.precision.upper()
-        if model.precision in ("mxfp4", "nvfp4") and capability < FP8_WEIGHTS:
-            yield f"{name} runs no {four_bits} weights: engines refuse them; int8 or int4 weights run there"
-        elif model.precision == "nvfp4" and capability < FP4_NATIVE:
-            yield f"{name} multiplies {four_bits} weights in 16 bits: they save memory, not time"
+        instead = "precision: int8, int4 or fp16" if capability >= AWQ_WEIGHTS else "precision: int4 (GPTQ) or fp16"
+        for four_or_eight in ("fp8", "mxfp4", "nvfp4"):
+            if four_or_eight in weights and capability < FP8_WEIGHTS:
+                yield "precision", f"{name} runs no {four_or_eight.upper()} weights; use {instead}, or other GPUs"
+        if "int8" in weights and capability < AWQ_WEIGHTS:
+            yield "precision", f"{name} does not multiply in 8-bit integers; use {instead}, or other GPUs"
+        if "int8" in weights and capability >= INT8_ENDS:
+            yield (
+                "precision",
+                f"{name} does not multiply in 8-bit integers in today's engines; use precision: fp8, nvfp4 or int4",
+            )
         if model.kv_precision == "fp8" and capability < FP8_WEIGHTS:
-            yield f"{name} has no FP8 KV cache in today's engines"
+            yield "kv_precision", f"{name} has no FP8 KV cache in today's engines; use kv_precision: fp16"
         if model.kv_precision == "fp4" and capability < FP4_NATIVE:
-            yield f"{name} has no FP4 KV cache in today's engines (from {FP4_NATIVE:g} on)"
+            use = "fp8 or fp16" if capability >= FP8_WEIGHTS else "fp16"
+            yield (
+                "kv_precision",
+                f"{name} has no FP4 KV cache in today's engines (from {FP4_NATIVE:g} on); use kv_precision: {use}",
+            )
+
+
+def format_notes(model: ModelSpec, gpus: Sequence[GpuSpec]) -> Iterator[str]:
+    """Yield a note on each kind of GPU that reads a number format of the model and multiplies in another."""
+    for gpu in {gpu.name: gpu for gpu in gpus}.values():
+        capability = gpu.compute_capability
+        if capability is None:
+            continue
+        name = f"{gpu.name} (compute capability {capability:g})"
+        if model.precision == "fp8" and FP8_WEIGHTS <= capability < FP8_NATIVE:
+            yield f"{name} multiplies FP8 weights in 16 bits: they save memory, not time"
+        if model.precision == "int4" and capability < AWQ_WEIGHTS:
+            yield f"{name} runs int4 weights as GPTQ, not as AWQ (from {AWQ_WEIGHTS:g} on)"
+        if model.precision == "nvfp4" and FP8_WEIGHTS <= capability < FP4_NATIVE:
+            yield f"{name} multiplies NVFP4 weights in 16 bits: they save memory, not time"

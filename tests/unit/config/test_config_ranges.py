@@ -246,10 +246,16 @@ def test_the_context_of_yarn_is_its_factor_times_the_original_length(tmp_path):
     assert catalog.load_model(tmp_path).max_context_tokens == 131072
 
 
-@pytest.mark.parametrize(
-    ("gpu", "said"), [("t4", "runs no FP8"), ("v100", "runs no FP8"), ("a100-40g", "in 16 bits"), ("l4", "")]
-)
-def test_gpus_that_do_not_run_a_format_are_named(path, gpu, said):
+@pytest.mark.parametrize("gpu", ["t4", "v100"])
+@pytest.mark.parametrize("key", ["precision", "kv_precision"])
+def test_gpus_that_do_not_run_a_format_are_refused(path, gpu, key):
+    with pytest.raises(ConfigError, match=rf"{gpu} .compute capability 7.* FP8 .*; use {key}: ") as caught:
+        load_experiment(path, [f"cluster.nodes=[{{gpu: {gpu}, count: 2}}]", f"{key}=fp8"])
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(("gpu", "said"), [("a100-40g", "in 16 bits"), ("l4", "")])
+def test_gpus_that_read_a_format_and_multiply_in_another_are_named(path, gpu, said):
     overrides = [f"cluster.nodes=[{{gpu: {gpu}, count: 2}}]", "precision=fp8"]
     found = load_experiment(path, overrides).assumptions
     assert any(said in note and "FP8" in note for note in found) is bool(said)
@@ -257,5 +263,6 @@ def test_gpus_that_do_not_run_a_format_are_named(path, gpu, said):
 
 def test_a_resolved_experiment_states_the_format_it_was_resolved_to(path, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({**LLAMA, "quantization_config": {"quant_method": "fp8"}}))
-    found = load_experiment(path, [f"model={tmp_path / 'config.json'}"])  # fmt: skip
+    nodes = "cluster.nodes=[{gpu: l4, count: 2}]"
+    found = load_experiment(path, [f"model={tmp_path / 'config.json'}", nodes])
     assert found.document["precision"] == "fp8"

@@ -13,7 +13,7 @@ from helixsim.domain.layers import Layer, Matrix
 from helixsim.domain.model import ModelSpec
 from helixsim.errors import DataError
 from helixsim.hardware import catalog
-from helixsim.hardware.formats import format_notes
+from helixsim.hardware.formats import format_faults, format_notes
 
 MIXTURE: dict[str, Any] = {
     "model_type": "qwen3_next", "num_hidden_layers": 4, "hidden_size": 2048, "num_attention_heads": 16,
@@ -190,14 +190,46 @@ def test_an_unknown_kv_cache_is_refused_unless_another_is_given(load) -> None:
 @pytest.mark.parametrize(
     ("gpu", "precision", "said"),
     [
-        ("t4", "nvfp4", "runs no NVFP4 weights.*int8 or int4"),
+        ("t4", "fp8", "runs no FP8 weights; use precision: int8, int4 or fp16"),
+        ("v100", "fp8", r"runs no FP8 weights; use precision: int4 \(GPTQ\) or fp16"),
+        ("t4", "nvfp4", "runs no NVFP4 weights"),
         ("v100", "mxfp4", "runs no MXFP4 weights"),
+        ("v100", "int8", "8-bit integers; use precision: int4"),
+        ("b200", "int8", "8-bit integers.*use precision: fp8"),
+        ("t4", "int8", ""),
+        ("v100", "int4", ""),
+        ("a100-80g", "fp8", ""),
+        ("h100", "nvfp4", ""),
+        ("b200", "nvfp4", ""),
+    ],
+)
+def test_formats_that_engines_refuse_on_a_gpu_are_faults(load, gpu: str, precision: str, said: str) -> None:
+    faults = list(format_faults(load(None, precision=precision), [catalog.load_gpu(gpu)]))
+    assert [key for key, _ in faults] == ["precision"] * bool(said)
+    assert all(re.search(said, fault) for _, fault in faults)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "kv_precision", "said"),
+    [("t4", "fp8", "n: fp16"), ("h100", "fp4", "n: fp8 or fp16"), ("t4", "fp4", "n: fp16"), ("h100", "fp8", "")],
+)
+def test_kv_caches_that_engines_refuse_on_a_gpu_are_faults(load, gpu: str, kv_precision: str, said: str) -> None:
+    faults = list(format_faults(load(None, kv_precision=kv_precision), [catalog.load_gpu(gpu)]))
+    assert [key for key, _ in faults] == ["kv_precision"] * bool(said)
+    assert all(fault.endswith(said) for _, fault in faults)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "precision", "said"),
+    [
         ("h100", "nvfp4", "multiplies NVFP4 weights in 16 bits"),
+        ("a100-80g", "fp8", "multiplies FP8 weights in 16 bits"),
+        ("v100", "int4", "as GPTQ, not as AWQ"),
         ("b200", "nvfp4", ""),
         ("h100", "mxfp4", ""),
     ],
 )
-def test_gpus_without_four_bit_floats_are_named(load, gpu: str, precision: str, said: str) -> None:
+def test_formats_that_save_memory_alone_are_named(load, gpu: str, precision: str, said: str) -> None:
     notes = list(format_notes(load(None, precision=precision), [catalog.load_gpu(gpu)]))
     assert len(notes) == bool(said)
     assert all(re.search(said, note) for note in notes)

@@ -7,7 +7,7 @@ import pytest
 from helixsim.domain.hardware import BatchLimits, GpuSpec, NodeProfile
 from helixsim.errors import InfeasibleError
 from helixsim.hardware import catalog
-from helixsim.hardware.formats import FP4_NATIVE, FP8_NATIVE, format_notes
+from helixsim.hardware.formats import FP4_NATIVE, FP8_NATIVE, format_faults, format_notes
 from helixsim.hardware.profiles import ProfileOptions, node_profile
 from helixsim.hardware.roofline import roofline
 
@@ -43,8 +43,7 @@ def step_ms(gpu: GpuSpec, *, prompt: int = 0, seqs: int = 0, context: int = 0, p
 
 def runs(gpu: str, precision: str) -> bool:
     """Return whether engines run weights of that format on the GPU at all."""
-    notes = format_notes(catalog.load_model("llama-3-8b", precision), [GPUS[gpu]])
-    return not any("engines refuse" in note or "runs no AWQ" in note for note in notes)
+    return not list(format_faults(catalog.load_model("llama-3-8b", precision), [GPUS[gpu]]))
 
 
 @pytest.mark.parametrize(
@@ -97,7 +96,8 @@ def test_eight_bits_save_time_where_the_hardware_multiplies_them_and_memory_ever
     if "fp8" not in dict(gpu.flops):
         assert narrow == pytest.approx(wide, rel=0.02)
         model = catalog.load_model("llama-3-8b", "fp8")
-        assert gpu.compute_capability is None or list(format_notes(model, [gpu]))
+        said = [*format_notes(model, [gpu]), *format_faults(model, [gpu])]
+        assert gpu.compute_capability is None or said
 
 
 @pytest.mark.parametrize("gpu", GPUS.values(), ids=lambda gpu: gpu.name)
