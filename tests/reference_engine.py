@@ -12,10 +12,10 @@ from itertools import count, pairwise
 from helixsim.domain.cluster import COORDINATOR, TOKEN_ID_BYTES
 from helixsim.domain.request import FeedMode
 from helixsim.domain.result import RequestStatus
+from helixsim.engine.inputs import SimulationInputs
 from helixsim.engine.kernel import Kernel, Priority
 from helixsim.engine.network import Card
 from helixsim.engine.sharing import FairLink
-from helixsim.engine.simulate import SimulationInputs
 from helixsim.routing.base import HopObserver
 
 

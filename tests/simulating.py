@@ -12,7 +12,8 @@ from helixsim.domain.cluster import Deployment
 from helixsim.domain.placement import Placement
 from helixsim.domain.request import Feed, FeedMode, Request, Window
 from helixsim.domain.result import RunResult
-from helixsim.engine.simulate import SimulationInputs, simulate
+from helixsim.engine.inputs import SimulationInputs
+from helixsim.engine.simulate import simulate
 from helixsim.flow.capacity import CapacityTable
 from helixsim.flow.maxflow import max_flow
 from helixsim.rng import stream

@@ -21,8 +21,12 @@ def prefills_that_fit(prefill_tokens: Sequence[int], limits: BatchLimits) -> int
 
 
 class Continuous:
-    """Prefills and decode steps share each batch (the paper's execution policy, helix-spec 7.3)."""
+    """Prefills and decode steps share each batch (the paper's execution policy, helix-spec 7.3).
 
+    A replica of an engine that schedules itself mixes chunks of prompts with decodes in each step (docs/engine.md).
+    """
+
+    scheduler: ClassVar[str] = "mixed"
     summary: ClassVar[str] = "prefills and decode steps share a batch, oldest first, up to the node's limits"
     Options: ClassVar[type[Any]] = NoOptions
 
@@ -36,8 +40,9 @@ class Continuous:
 
 
 class PrefillFirst:
-    """A batch is all prefill while any prompt waits, else all decode (vLLM 0.4 without chunked prefill)."""
+    """A batch is all prefill while any prompt waits, else all decode (vLLM 0.4 without chunked prefill, SGLang)."""
 
+    scheduler: ClassVar[str] = "prefill_first"
     summary: ClassVar[str] = "waiting prompts run first and alone, decode steps only when no prompt waits"
     Options: ClassVar[type[Any]] = NoOptions
 

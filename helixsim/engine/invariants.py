@@ -12,36 +12,36 @@ from collections.abc import Sequence
 import numpy as np
 
 from helixsim.domain.result import InvariantCheck, RequestColumns, RequestStatus, Series
-from helixsim.engine.coordinator import Coordinator
 from helixsim.engine.network import NetworkFabric
-from helixsim.engine.worker import Worker
+from helixsim.engine.recorder import Recorder
+from helixsim.engine.system import NodeLoad, System
 from helixsim.errors import SimulationError
 
 
 def check_invariants(
     columns: RequestColumns,
     series: Series,
-    coordinator: Coordinator,
-    workers: Sequence[Worker],
-    fabric: NetworkFabric,
+    system: System,
+    recorder: Recorder,
+    nodes: Sequence[NodeLoad],
     is_drained: bool,
     end_ns: int,
 ) -> tuple[InvariantCheck, ...]:
     """Return each law with whether it held and the figures that show it."""
     return (
-        _conservation(columns, coordinator),
+        _conservation(columns, system, recorder),
         _causality(columns),
-        _kv_memory(coordinator, is_drained),
-        _no_idle_work(workers, end_ns),
-        _links(fabric, is_drained, end_ns),
-        _no_overtime(workers, series, end_ns),
+        _kv_memory(system, is_drained),
+        _no_idle_work(system, end_ns),
+        _links(system.fabric, is_drained, end_ns),
+        _no_overtime(nodes, series, end_ns),
         _parts_add_up(columns),
     )
 
 
-def check_state(coordinator: Coordinator, workers: Sequence[Worker]) -> tuple[InvariantCheck, ...]:
+def check_state(system: System, now_ns: int) -> tuple[InvariantCheck, ...]:
     """Return the laws that hold at every instant: KV memory and no idle work."""
-    return _kv_memory(coordinator, is_drained=False), _no_idle_work(workers, coordinator.kernel.now_ns)
+    return _kv_memory(system, is_drained=False), _no_idle_work(system, now_ns)
 
 
 def raise_if_broken(checks: Sequence[InvariantCheck]) -> None:
@@ -51,13 +51,13 @@ def raise_if_broken(checks: Sequence[InvariantCheck]) -> None:
         raise SimulationError("the simulation broke its own laws (please report): " + "; ".join(broken))
 
 
-def _conservation(columns: RequestColumns, coordinator: Coordinator) -> InvariantCheck:
+def _conservation(columns: RequestColumns, system: System, recorder: Recorder) -> InvariantCheck:
     counts = {status: int(np.count_nonzero(columns.status == status)) for status in RequestStatus}
     held = (
-        counts[RequestStatus.RUNNING] == coordinator.running
-        and counts[RequestStatus.WAITING] == coordinator.num_waiting
-        and counts[RequestStatus.FINISHED] == coordinator.recorder.finished
-        and counts[RequestStatus.REJECTED] == coordinator.recorder.rejected
+        counts[RequestStatus.RUNNING] == system.running
+        and counts[RequestStatus.WAITING] == system.num_waiting
+        and counts[RequestStatus.FINISHED] == recorder.finished
+        and counts[RequestStatus.REJECTED] == recorder.rejected
     )
     parts = ", ".join(f"{count} {status.name.lower()}" for status, count in counts.items())
     return InvariantCheck("INV-1 conservation", held, f"{len(columns.status)} arrived = {parts}")
@@ -77,31 +77,22 @@ def _causality(columns: RequestColumns) -> InvariantCheck:
     return InvariantCheck("INV-2 causality", broken == 0, f"{broken} requests out of order")
 
 
-def _kv_memory(coordinator: Coordinator, is_drained: bool) -> InvariantCheck:
-    expected = [0] * len(coordinator.pools)
-    residents = {order: request for pool in coordinator.pools for order, request in pool.residents.items()}
-    for request in residents.values():
-        for stage in request.path.stages if request.path is not None else ():
-            expected[stage.worker] += request.blocks * stage.layers
+def _kv_memory(system: System, is_drained: bool) -> InvariantCheck:
     wrong = [
-        coordinator.workers[number].node_id
-        for number, pool in enumerate(coordinator.pools)
-        if pool.used != expected[number]
-        or not 0 <= pool.used <= pool.capacity
-        or pool.reserved < pool.used
-        or (is_drained and pool.used)
+        memory.owner
+        for memory in system.memories()
+        if memory.used != memory.expected
+        or not 0 <= memory.used <= memory.capacity
+        or memory.reserved < memory.used
+        or (is_drained and memory.used)
     ]
     return InvariantCheck(
         "INV-4 KV memory", not wrong, f"wrong on {', '.join(wrong)}" if wrong else "all blocks accounted"
     )
 
 
-def _no_idle_work(workers: Sequence[Worker], now_ns: int) -> InvariantCheck:
-    idle = [
-        worker.node_id
-        for worker in workers
-        if not (worker.is_busy or worker.is_gathering) and worker.has_ready_work(now_ns)
-    ]
+def _no_idle_work(system: System, now_ns: int) -> InvariantCheck:
+    idle = system.idle_with_work(now_ns)
     return InvariantCheck("INV-7 no idle work", not idle, f"idle with work: {', '.join(idle)}" if idle else "none idle")
 
 
@@ -116,10 +107,10 @@ def _links(fabric: NetworkFabric, is_drained: bool, end_ns: int) -> InvariantChe
     return InvariantCheck("INV-8 links", not wrong, f"wrong on {', '.join(wrong)}" if wrong else "sent = received")
 
 
-def _no_overtime(workers: Sequence[Worker], series: Series, end_ns: int) -> InvariantCheck:
+def _no_overtime(nodes: Sequence[NodeLoad], series: Series, end_ns: int) -> InvariantCheck:
     steps = np.diff(series.time_ns)
     over = bool(np.any(np.diff(series.busy_ns, axis=0) > steps[:, None])) if len(steps) else False
-    wrong = [worker.node_id for worker in workers if worker.busy_until(end_ns) > end_ns]
+    wrong = [node.node_id for node in nodes if node.busy_ns > end_ns]
     return InvariantCheck("INV-9 no overtime", not wrong and not over, "no node busier than the clock")
 
 

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from helixsim.domain.cluster import COORDINATOR, TOKEN_ID_BYTES, Cluster, LinkSpec
 from helixsim.engine.kernel import Call, Kernel, Priority
 from helixsim.engine.sharing import FairLink
-from helixsim.engine.state import Parcel
+from helixsim.engine.state import Message
 from helixsim.units import BITS_PER_BYTE, NS_PER_S
 
 
@@ -27,7 +27,7 @@ class Receiver(Protocol):
 
     ends_ns: int
 
-    def receive(self, parcel: Parcel) -> None:
+    def receive(self, parcel: Any) -> None:
         """Take in a parcel whose first request arrives at its ``arrived_ns``: now, or before the batch ends."""
 
 
@@ -103,7 +103,7 @@ class Channel:
         self._env: Any = kernel.env  # its clock counts integers, and a property in between costs time on the hot path
         self._arrivals: list[Callable[[Any], None]] = [self._arrive]
 
-    def send(self, parcel: Parcel, tokens: int) -> None:
+    def send(self, parcel: Message, tokens: int) -> None:
         """Send a parcel of ``tokens`` tokens; it is delivered when its first request has arrived."""
         now = self._env._now
         parcel.sent_ns = now
@@ -153,7 +153,7 @@ class Channel:
         left_ns = self.busy_ns - self.busy_until(now_ns)
         return self.bytes_sent - round(left_ns / self.ns_per_byte) if left_ns else self.bytes_sent
 
-    def _arrive(self, parcel: Parcel) -> None:
+    def _arrive(self, parcel: Message) -> None:
         """Deliver what has come through the link, and through the card, which received while the link was sending."""
         if self.card_in is not None:
             now = self._kernel.now_ns
@@ -182,13 +182,13 @@ class SharedChannel(Channel):
         super().__init__(kernel, src, dst, link, token_bytes, receiver)
         self._link = FairLink(kernel, self.ns_per_byte, self._sent)
 
-    def send(self, parcel: Parcel, tokens: int) -> None:
+    def send(self, parcel: Message, tokens: int) -> None:
         """See ``Channel.send``."""
         parcel.sent_ns = self._kernel.now_ns
         parcel.size_bytes = self.token_bytes * tokens
         self._link.send(parcel.size_bytes, parcel)
 
-    def _sent(self, parcel: Parcel) -> None:
+    def _sent(self, parcel: Message) -> None:
         """Book a message that has left; the card takes it when it has passed."""
         now, size_bytes = self._kernel.now_ns, parcel.size_bytes
         serialisation = round(size_bytes * self.ns_per_byte)
@@ -220,7 +220,7 @@ class Delay:
         self._delay_ns = delay_ns
         self._arrivals: list[Callable[[Any], None]] = [receiver.receive]
 
-    def send(self, parcel: Parcel, tokens: int) -> None:
+    def send(self, parcel: Message, tokens: int) -> None:
         """Deliver a parcel after the delay; never at once, so that others can leave at the same instant."""
         parcel.sent_ns = now = self._kernel.now_ns
         parcel.size_bytes = 0

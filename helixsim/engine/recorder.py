@@ -10,7 +10,7 @@ import numpy as np
 
 from helixsim.domain.request import Request
 from helixsim.domain.result import FloatArray, GapHistogram, IntArray, RequestColumns, RequestStatus, Series
-from helixsim.engine.state import ActiveRequest
+from helixsim.engine.system import Recorded
 
 GAP_RESOLUTION_NS = 10_000
 """Width of the bins of the gap histogram: 0.01 ms."""
@@ -95,7 +95,7 @@ class Recorder:
         self.arrived += 1
         return self.arrived - 1
 
-    def write(self, request: ActiveRequest, status: RequestStatus, finish_ns: int = -1) -> None:
+    def write(self, request: Recorded, status: RequestStatus, finish_ns: int = -1) -> None:
         """Fill in the row of a request that ends, or of one that is unfinished when the run ends."""
         row, columns = request.row, self.columns
         columns["status"][row] = status
@@ -112,7 +112,7 @@ class Recorder:
         self.finished += status is RequestStatus.FINISHED
         self.rejected += status is RequestStatus.REJECTED
 
-    def take_first_token(self, request: ActiveRequest, now_ns: int) -> None:
+    def take_first_token(self, request: Recorded, now_ns: int) -> None:
         """Count the prompt of a request whose first token has come now, and the token itself where it is late."""
         self.prompt_tokens += request.prompt_tokens
         if self.late_ns is not None and self.window_start_ns < now_ns <= self.window_end_ns:

@@ -4,29 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 
-from helixsim.batching.base import BatchingPolicy
-from helixsim.domain.cluster import COORDINATOR, Deployment
-from helixsim.domain.engine import IDEAL, EngineSpec
-from helixsim.domain.flowplan import FlowPlan, Route
-from helixsim.domain.placement import LayerRange, Placement
-from helixsim.domain.request import Feed, Window
-from helixsim.domain.result import LinkStats, NodeStats, RequestStatus, RunResult
-from helixsim.domain.step_time import StepTime
-from helixsim.engine.admission import Admission
-from helixsim.engine.coordinator import Coordinator
+from helixsim.domain.result import LinkStats, NodeStats, RunResult
+from helixsim.engine.inputs import SimulationInputs
 from helixsim.engine.invariants import check_invariants, check_state, raise_if_broken
 from helixsim.engine.kernel import Call, Kernel, Priority
-from helixsim.engine.kvcache import KvPool
 from helixsim.engine.network import NetworkFabric
+from helixsim.engine.node_system import NodeSystem
 from helixsim.engine.recorder import Recorder
-from helixsim.engine.worker import Worker
+from helixsim.engine.replica_system import ReplicaSystem, has_replicas
+from helixsim.engine.system import NodeLoad, System
 from helixsim.errors import SimulationError
-from helixsim.routing.base import HopObserver, RoutingGraph, RoutingPolicy
 from helixsim.units import NS_PER_S
 
 SAMPLES_PER_WINDOW = 120
@@ -38,56 +28,8 @@ OPEN_END_SAMPLE_NS = 5 * NS_PER_S
 MAX_OPEN_END_SAMPLES = 2_000
 
 
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """When a run may end before its window does: enough first tokens were late to settle how it would be judged.
-
-    Parameters
-    ----------
-    ttft_ns
-        A first token that takes longer than this is late [ns].
-    most_late
-        So many may be late in the window; the run ends at the first sample that finds more.
-    least_ns
-        Measure at least so long [ns]. The window then ends with the run.
-    """
-
-    ttft_ns: int
-    most_late: int
-    least_ns: int
-
-
 Progress = Callable[[int, int, int], None]
 """Called at every sample with (simulated time [ns], requests finished, requests arrived)."""
-
-
-@dataclass(frozen=True)
-class SimulationInputs:
-    """Everything one run needs.
-
-    ``expected_output_tokens`` is what admission assumes of a request whose output length nobody knows.
-    ``is_one_by_one``: the requests of a batch travel as a message each, as in Helix's prototype, instead of as one
-    message for all that go the same way. ``engine``: its overheads. ``sample_ns`` is the interval of the time series,
-    None: chosen from the window. ``check``: test the laws on memory and idle nodes at every sample instead of only at
-    the end. ``patience``: end the run early; None: never.
-    """
-
-    fleet: Deployment
-    placement: Placement
-    plan: FlowPlan
-    graph: RoutingGraph
-    policy: RoutingPolicy
-    batching: BatchingPolicy
-    feed: Feed
-    window: Window
-    high_water: float
-    expected_output_tokens: float
-    seed: int
-    is_one_by_one: bool = False
-    engine: EngineSpec = IDEAL
-    sample_ns: int | None = None
-    check: bool = False
-    patience: Patience | None = None
 
 
 def simulate(inputs: SimulationInputs, progress: Progress | None = None) -> RunResult:
@@ -114,7 +56,7 @@ class _Run:
         self.recorder = Recorder(
             window.warmup_ns, self.window_end_ns, late_ns=None if patience is None else patience.ttft_ns
         )
-        self.fabric = NetworkFabric(
+        fabric = NetworkFabric(
             self.kernel,
             inputs.fleet.cluster,
             inputs.fleet.model.activation_bytes_per_token,
@@ -122,74 +64,22 @@ class _Run:
             inputs.engine.message_overhead_ns,
             inputs.engine.loops_inside,
         )
-        ids, ranges = inputs.graph.node_ids, inputs.placement.ranges
-        hops = [hop for hops in (inputs.graph.first, *inputs.graph.successors) for hop in hops]
-        self.entered_inside = {ids[hop.node] for hop in hops if hop.start > ranges[ids[hop.node]].start}
-        self.workers = [self._worker(node_id, r) for node_id, r in inputs.placement.ranges.items()]
-        self.pools = [self._pool(node_id, r) for node_id, r in inputs.placement.ranges.items()]
-        block_tokens = inputs.fleet.profiles[0].block_tokens
-        admission = Admission(
-            inputs.graph,
-            self.pools,
-            self.workers,
-            block_tokens,
-            inputs.high_water,
-            inputs.expected_output_tokens,
-            inputs.engine.min_free_share,
-        )
-        self.coordinator = Coordinator(
-            self.kernel,
-            self.fabric,
-            self.workers,
-            admission,
-            inputs.policy,
-            inputs.feed,
-            self.recorder,
-            inputs.fleet.model.max_context_tokens,
-        )
-        self.fabric.receivers = {worker.node_id: worker for worker in self.workers}
-        self.fabric.receivers[COORDINATOR] = self.coordinator
+        kind = ReplicaSystem if has_replicas(inputs) else NodeSystem
+        self.system: System = kind(inputs, self.kernel, fabric, self.recorder)
         self.sample_ns = inputs.sample_ns or (
             max(1, window.duration_ns // SAMPLES_PER_WINDOW) if window.duration_ns is not None else OPEN_END_SAMPLE_NS
         )
-
-    def _worker(self, node_id: str, layer_range: LayerRange) -> Worker:
-        profile = self.inputs.fleet.profile(node_id)
-        policy = self.inputs.policy
-        return Worker(
-            node_id,
-            layer_range,
-            StepTime(profile.compute, self.inputs.engine, layer_range, self.inputs.placement.num_layers),
-            profile.limits[layer_range.layers - 1],
-            self.inputs.batching,
-            self.kernel,
-            policy.observe if isinstance(policy, HopObserver) else None,
-            node_id in self.entered_inside,
-            self.inputs.is_one_by_one,
-            self.inputs.is_one_by_one or bool(self.fabric.cards_out),
-            self.inputs.engine.gather_ns,
-        )
-
-    def _pool(self, node_id: str, layer_range: LayerRange) -> KvPool:
-        fleet = self.inputs.fleet
-        blocks = fleet.kv_blocks(node_id, layer_range)
-        most = fleet.cluster.node(node_id).max_requests
-        if self.inputs.engine.loops_inside:  # the scheduler of an engine runs no more sequences than one step can hold
-            seqs = fleet.profile(node_id).limits[layer_range.layers - 1].max_decode_seqs
-            most = seqs if most is None else min(most, seqs)
-        return KvPool(blocks, layer_range.layers, most)
 
     def execute(self) -> RunResult:
         """Run to the end and collect the result."""
         cpu_start, wall_start = time.process_time(), time.perf_counter()
         window = self.inputs.window
-        self.coordinator.start()
+        self.system.start()
         self.kernel.call_in(0, Priority.SAMPLE, self._sample, None)
         if self.window_end_ns is not None and not window.drain:
             self.kernel.call_in(self.window_end_ns, Priority.SAMPLE, self._end, None)
         self.kernel.run()
-        coordinator = self.coordinator
-        is_drained = not (coordinator.running or coordinator.waiting)
+        is_drained = self.system.is_drained
         if not is_drained and self.kernel.is_idle:
             self._raise_stalled()
         self._take_sample()
@@ -202,7 +92,7 @@ class _Run:
         """Sample, and come back at the next point of a grid that contains the window's start and end."""
         self._take_sample()
         if self.inputs.check:
-            raise_if_broken(check_state(self.coordinator, self.workers))
+            raise_if_broken(check_state(self.system, self.kernel.now_ns))
         if self.kernel.is_idle:
             return  # nothing but samples would follow
         if self._is_settled():
@@ -227,35 +117,32 @@ class _Run:
 
     def _take_sample(self) -> None:
         now = self.kernel.now_ns
+        nodes = self.system.nodes(now)
         self.recorder.sample(
             now,
-            self.coordinator.num_waiting,
-            self.coordinator.running,
-            [worker.busy_until(now) for worker in self.workers],
-            [pool.used / pool.capacity if pool.capacity else 0.0 for pool in self.pools],
-            [worker.queue_length for worker in self.workers],
+            self.system.num_waiting,
+            self.system.running,
+            [node.busy_ns for node in nodes],
+            [node.kv_used for node in nodes],
+            [node.queue_length for node in nodes],
         )
         if self.progress is not None:
             self.progress(now, self.recorder.finished, self.recorder.arrived)
 
     def _raise_stalled(self) -> None:
-        coordinator = self.coordinator
-        head = coordinator.waiting[0] if coordinator.waiting else None
-        first = f"; first in line: {head.context_tokens} tokens of context" if head else ""
         raise SimulationError(
-            f"the run stalled at {self.kernel.now_ns / NS_PER_S:.3f} s: {coordinator.running} requests running and "
-            f"{len(coordinator.waiting)} waiting, but nothing is going to happen{first}"
+            f"the run stalled at {self.kernel.now_ns / NS_PER_S:.3f} s: {self.system.running} requests running and "
+            f"{self.system.num_waiting} waiting, but nothing is going to happen{self.system.first_in_line()}"
         )
 
     def _collect(self, is_drained: bool, cpu_s: float, wall_s: float) -> RunResult:
-        recorder, coordinator = self.recorder, self.coordinator
+        recorder, system = self.recorder, self.system
         end_ns = self.kernel.now_ns
-        for request in {id(r): r for pool in self.pools for r in pool.residents.values()}.values():
-            recorder.write(request, RequestStatus.RUNNING)
-        for request in islice(coordinator.waiting, coordinator.num_waiting):
-            recorder.write(request, RequestStatus.WAITING)
+        nodes = system.nodes(end_ns)
+        for request, status in system.unfinished(end_ns):
+            recorder.write(request, status)
         columns, series = recorder.request_columns(), recorder.series()
-        invariants = check_invariants(columns, series, coordinator, self.workers, self.fabric, is_drained, end_ns)
+        invariants = check_invariants(columns, series, system, recorder, nodes, is_drained, end_ns)
         raise_if_broken(invariants)
         window_end_ns = self.window_end_ns
         if window_end_ns is None:
@@ -273,54 +160,45 @@ class _Run:
             window_end_ns=window_end_ns,
             end_ns=end_ns,
             requests=columns,
-            routes=self._routes(),
+            routes=system.routes(),
             series=series,
-            nodes=self._node_stats(),
+            nodes=self._node_stats(nodes),
             links=self._link_stats(),
             gaps=recorder.gap_histogram(),
             counters={
                 "events": self.kernel.calls,
-                "batches": sum(worker.batches for worker in self.workers),
-                "messages": sum(channel.messages for channel in self.fabric.channels.values()),
-                "token_hops": sum(worker.prompt_tokens + worker.decode_tokens for worker in self.workers),
-                "preemptions": sum(coordinator.preemptions_by_node),
+                "batches": sum(node.batches for node in nodes),
+                "messages": sum(channel.messages for channel in system.fabric.channels.values()),
+                "token_hops": sum(node.prompt_tokens + node.decode_tokens for node in nodes),
+                "preemptions": sum(node.preemptions for node in nodes),
                 "recomputed_tokens": recorder.recomputed_tokens,
                 "rejected": recorder.rejected,
-                "truncated_outputs": coordinator.truncated_outputs,
+                "truncated_outputs": system.truncated_outputs,
             },
             invariants=invariants,
             cpu_s=cpu_s,
             wall_s=wall_s,
         )
 
-    def _routes(self) -> tuple[Route, ...]:
-        ids = self.inputs.graph.node_ids
-        return tuple(
-            Route(tuple((ids[stage.worker], LayerRange(stage.start, stage.end)) for stage in path.stages))
-            for path in self.coordinator.paths.values()
-        )
-
-    def _node_stats(self) -> NodeStats:
-        ranges = [worker.range for worker in self.workers]
-
-        def column(values: Sequence[int]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-            return np.array(values, dtype=np.int64)
+    def _node_stats(self, nodes: Sequence[NodeLoad]) -> NodeStats:
+        def column(values: Iterable[int]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+            return np.array(list(values), dtype=np.int64)
 
         return NodeStats(
-            node_id=tuple(worker.node_id for worker in self.workers),
-            node_type=tuple(self.inputs.fleet.cluster.node(worker.node_id).node_type for worker in self.workers),
-            start=column([r.start for r in ranges]),
-            end=column([r.end for r in ranges]),
-            kv_blocks=column([pool.capacity // pool.layers for pool in self.pools]),
-            kv_peak_blocks=column([-(-pool.peak // pool.layers) for pool in self.pools]),
-            batches=column([worker.batches for worker in self.workers]),
-            prompt_tokens=column([worker.prompt_tokens for worker in self.workers]),
-            decode_tokens=column([worker.decode_tokens for worker in self.workers]),
-            preemptions=column(self.coordinator.preemptions_by_node),
+            node_id=tuple(node.node_id for node in nodes),
+            node_type=tuple(self.inputs.fleet.cluster.node(node.node_id).node_type for node in nodes),
+            start=column(node.range.start for node in nodes),
+            end=column(node.range.end for node in nodes),
+            kv_blocks=column(node.kv_blocks for node in nodes),
+            kv_peak_blocks=column(node.kv_peak_blocks for node in nodes),
+            batches=column(node.batches for node in nodes),
+            prompt_tokens=column(node.prompt_tokens for node in nodes),
+            decode_tokens=column(node.decode_tokens for node in nodes),
+            preemptions=column(node.preemptions for node in nodes),
         )
 
     def _link_stats(self) -> LinkStats:
-        channels = [self.fabric.channels[key] for key in sorted(self.fabric.channels)]
+        channels = [self.system.fabric.channels[key] for key in sorted(self.system.fabric.channels)]
         end_ns = self.kernel.now_ns
 
         def column(values: Iterable[int]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

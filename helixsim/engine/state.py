@@ -179,8 +179,27 @@ class Cohort:
         return front
 
 
-class Parcel(simpy.Event):
-    """Cohorts that travel as one message; the event is its arrival.
+class Message(simpy.Event):
+    """What travels over a link in one piece; the event is its arrival.
+
+    ``is_prefill``: it is prompts rather than decode steps, which may travel one by one, each ``spacing_ns`` after the
+    one before it.
+    """
+
+    sent_ns: int
+    size_bytes: int
+    arrived_ns: int
+    spacing_ns = 0
+    is_prefill = True
+
+    def __init__(self, env: simpy.Environment) -> None:
+        self.env = env
+        self._value = None
+        self._ok = True
+
+
+class Parcel(Message):
+    """Cohorts that travel as one message.
 
     A prefill is a parcel of its own. ``number`` is that of its first cohort. The first request arrives at
     ``arrived_ns`` and each other ``spacing_ns`` after the one before it; 0: all arrive together.
@@ -188,12 +207,8 @@ class Parcel(simpy.Event):
     ``hops``, ``queue_ns`` and ``compute_ns``: what it went through as a whole and its cohorts have not been told yet.
     """
 
-    sent_ns: int
-    size_bytes: int
-    arrived_ns: int
-
     def __init__(self, env: simpy.Environment, cohorts: list[Cohort], tokens: int, is_prefill: bool = False) -> None:
-        self.env = env
+        self.env = env  # as ``Message`` does, without its call: there are many parcels
         self._value = None
         self._ok = True
         self.cohorts = cohorts

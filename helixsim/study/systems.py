@@ -13,8 +13,9 @@ from helixsim.domain.flowplan import FlowPlan
 from helixsim.domain.placement import Placement
 from helixsim.domain.request import FeedMode, Window
 from helixsim.domain.result import RunResult
-from helixsim.engine.simulate import Patience, SimulationInputs, simulate
+from helixsim.engine.inputs import Patience, SimulationInputs
 from helixsim.engine.simulate import Progress as SimulationProgress
+from helixsim.engine.simulate import simulate
 from helixsim.flow.capacity import CapacityTable, paper_capacity
 from helixsim.flow.operating import OperatingLoad, OperatingPoint, operating_capacity
 from helixsim.metrics.objectives import Target

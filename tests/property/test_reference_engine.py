@@ -24,6 +24,14 @@ from helixsim.engine.simulate import simulate
 from helixsim.routing import registry as routing_registry
 
 
+@pytest.fixture(scope="module", autouse=True)
+def nodes_schedule_themselves():
+    """Replicas have an oracle of their own; here the loop inside the engine is that of single nodes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("helixsim.engine.simulate.has_replicas", lambda _inputs: False)
+        yield
+
+
 @st.composite
 def clusters(draw):
     """Two to four stages of one to three nodes, some of which hold a layer of the stage before as well.

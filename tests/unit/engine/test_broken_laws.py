@@ -10,7 +10,7 @@ from simulating import MS, SECOND, inputs_of, random_load, requests
 
 from helixsim.domain.request import Window
 from helixsim.domain.result import InvariantCheck
-from helixsim.engine import simulate as simulate_module
+from helixsim.engine import node_system
 from helixsim.engine.invariants import check_invariants, check_state, raise_if_broken
 from helixsim.engine.kvcache import KvPool
 from helixsim.engine.simulate import _Run, simulate
@@ -24,7 +24,8 @@ class Ended:
     def __init__(self, window: Window | None = None) -> None:
         run = _Run(inputs_of(builders.two_node_pipeline(), random_load(1, 40, rate_rps=20.0), window=window), None)
         self.result = run.execute()
-        self.coordinator, self.workers, self.fabric = run.coordinator, run.workers, run.fabric
+        self.system = run.system
+        self.coordinator, self.workers, self.fabric = run.system.coordinator, run.system.workers, run.system.fabric
         self.columns, self.series = self.result.requests, self.result.series
         self.is_drained = window is None
         self.end_ns = self.result.end_ns
@@ -33,8 +34,9 @@ class Ended:
 
     def broken(self) -> list[str]:
         checks = check_invariants(
-            self.columns, self.series, self.coordinator, self.workers, self.fabric, self.is_drained, self.end_ns
-        )
+            self.columns, self.series, self.system, self.coordinator.recorder, self.system.nodes(self.end_ns),
+            self.is_drained, self.end_ns,
+        )  # fmt: skip
         return [check.name.split()[0] for check in checks if not check.held]
 
 
@@ -127,10 +129,12 @@ def test_kv_memory_in_use_when_all_is_done() -> None:
 
 def test_idle_nodes_with_work() -> None:
     ended = drained()
+    own = ("node_id", "range", "busy_until", "queue_length", "batches", "prompt_tokens", "decode_tokens")
     worker = SimpleNamespace(
-        node_id="idle", is_busy=False, is_gathering=False, has_ready_work=lambda _now: True, busy_until=lambda _now: 0
-    )
-    ended.workers = [*ended.workers, worker]
+        **{name: getattr(ended.workers[0], name) for name in own},
+        is_busy=False, is_gathering=False, has_ready_work=lambda _now: True,
+    )  # fmt: skip
+    ended.workers[0] = worker
     assert ended.broken() == ["INV-7"]
     for excuse in ("is_busy", "is_gathering"):
         setattr(worker, excuse, True)
@@ -234,12 +238,12 @@ def test_laws_of_every_instant_are_checked_on_the_way_if_asked(monkeypatch) -> N
 
 def test_the_laws_of_every_instant_are_memory_and_work() -> None:
     ended = cut()
-    assert [check.held for check in check_state(ended.coordinator, ended.workers)] == [True, True]
+    assert [check.held for check in check_state(ended.system, ended.end_ns)] == [True, True]
     ended.pool.used += 1
-    assert [check.held for check in check_state(ended.coordinator, ended.workers)] == [False, True]
+    assert [check.held for check in check_state(ended.system, ended.end_ns)] == [False, True]
 
 
 def test_a_run_in_which_nothing_can_happen_any_more_is_refused(monkeypatch) -> None:
-    monkeypatch.setattr(simulate_module.Coordinator, "receive", lambda _self, _parcel: None)
+    monkeypatch.setattr(node_system.Coordinator, "receive", lambda _self, _parcel: None)
     with pytest.raises(SimulationError, match=r"stalled .* 1 requests running and 0 waiting"):
         simulate(inputs_of(builders.two_node_pipeline(), requests((0, 10, 3))))

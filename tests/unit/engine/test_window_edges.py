@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from simulating import MS, SECOND, random_load, requests, run
 
 from helixsim.domain.request import Window
-from helixsim.engine.simulate import Patience
+from helixsim.engine.inputs import Patience
 
 
 @given(

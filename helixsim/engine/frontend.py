@@ -1,0 +1,331 @@
+"""The coordinator of a system of replicas: requests come in, are routed at once, and their tokens come out."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from helixsim.domain.request import Feed, FeedMode, Request
+from helixsim.domain.result import RequestStatus
+from helixsim.engine.kernel import Call, Kernel, Priority
+from helixsim.engine.recorder import Recorder
+from helixsim.engine.replica import Replica
+from helixsim.engine.sequences import Sequence as Running
+from helixsim.engine.stage import Submission
+from helixsim.errors import SimulationError
+from helixsim.routing.base import Hop, RoutingGraph, RoutingPolicy
+
+Submit = Callable[[Replica, Submission, int], None]
+
+
+class ReplicaView:
+    """The replicas as routing policies see them (a ``RoutingView``), for one request at a time.
+
+    A replica fits if it could ever hold the request; under saturation, if it could admit it at once.
+    """
+
+    def __init__(self, graph: RoutingGraph, replicas: Sequence[Replica], of_node: Sequence[int], at_once: bool) -> None:
+        self.graph = graph
+        self._replicas = replicas
+        self._number_of = of_node
+        self._at_once = at_once
+        self._sequence: Running
+        count = max(of_node) + 1
+        self.submitted = [0] * count
+        self.submitted_tokens = [0] * count
+        self.coming_blocks = [0] * count
+        self.coming = [0] * count
+
+    def _of(self, node: int) -> Replica:
+        return self._replicas[self._number_of[node]]
+
+    def consider(self, sequence: Running) -> None:
+        """Make a request the one the view is about."""
+        self._sequence = sequence
+
+    def fits(self, hop: Hop) -> bool:
+        """See ``RoutingView.fits``."""
+        replica = self._of(hop.node)
+        prompt = self._sequence.prompt_tokens
+        if prompt + 1 > replica.capacity_tokens:
+            return False
+        return not self._at_once or replica.could_admit(
+            prompt, self.coming[replica.number], self.coming_blocks[replica.number]
+        )
+
+    def queue_length(self, node: int) -> int:
+        """See ``RoutingView.queue_length``."""
+        return len(self._of(node).scheduler.waiting)
+
+    def in_flight(self, node: int) -> int:
+        """See ``RoutingView.in_flight``."""
+        return self.submitted[self._of(node).number]
+
+    def in_flight_tokens(self, node: int) -> int:
+        """See ``RoutingView.in_flight_tokens``: prompts of all submitted requests, and what the running ones have."""
+        replica = self._of(node)
+        replica.book()
+        return self.submitted_tokens[replica.number] + replica.generated
+
+    def kv_usage(self, node: int) -> float:
+        """See ``RoutingView.kv_usage``."""
+        replica = self._of(node)
+        replica.book()
+        return replica.kv_usage
+
+    def cached_tokens(self, node: int) -> int:
+        """See ``RoutingView.cached_tokens``."""
+        return self._of(node).scheduler.cached_tokens(self._sequence)
+
+    def replica_of(self, hops: Sequence[Hop], policy: str) -> Replica:
+        """Return the replica of a route.
+
+        Raises
+        ------
+        SimulationError
+            If it is not the whole of one, or its memory could never hold the request.
+        """
+        replica = self._of(hops[0].node) if hops else None
+        held = [] if replica is None else [(s.range.start, s.range.end) for s in replica.stages]
+        found = [(hop.start, hop.end) for hop in hops]
+        if replica is None or held != found or any(self._of(hop.node) is not replica for hop in hops):
+            raise SimulationError(f"routing policy {policy} returned a broken route: {list(hops)}")
+        if not self.fits(hops[0]):
+            raise SimulationError(f"routing policy {policy} returned a route that does not fit: {list(hops)}")
+        return replica
+
+
+class Frontend:
+    """Feeds requests to replicas and writes them down when they end.
+
+    ``waiting``: requests the policy has found no replica for yet. ``submit`` sends a request over the link to a
+    replica.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        view: ReplicaView,
+        policy: RoutingPolicy,
+        feed: Feed,
+        recorder: Recorder,
+        max_context_tokens: int,
+        expected_output_tokens: float,
+        submit: Submit,
+    ) -> None:
+        self.kernel = kernel
+        self.view = view
+        self.policy = policy
+        self.feed = feed
+        self.recorder = recorder
+        self.max_context_tokens = max_context_tokens
+        self.expected_output_tokens = expected_output_tokens
+        self.submit = submit
+        self.replicas: list[Replica] = []
+        self.waiting: deque[Running] = deque()
+        self.active: dict[int, Running] = {}
+        self.prefilling = 0
+        self.delivering = 0
+        self.truncated_outputs = 0
+        self._standing: Running | None = None
+        self._is_planned = False
+
+    # Arrivals -------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Let the first requests in."""
+        if self.feed.mode is FeedMode.OPEN:
+            self._plan_next_arrival()
+        elif self.feed.mode is FeedMode.CLOSED_LOOP:
+            self._launch(self.feed.concurrency or 0)
+        self._plan()
+
+    def _plan_next_arrival(self) -> None:
+        request = next(self.feed.requests, None)
+        if request is not None:
+            delay = request.arrival_ns - self.kernel.now_ns
+            if delay < 0:
+                raise SimulationError(f"request {request.id} arrives {-delay} ns before the one in front of it")
+            self.kernel.call_in(delay, Priority.DELIVER, self._arrive, request)
+
+    def _arrive(self, event: Call) -> None:
+        sequence = self._enter(event.argument)
+        if sequence is not None:
+            self.waiting.append(sequence)
+        self._plan_next_arrival()
+        if self.waiting:
+            self._plan()
+
+    def _enter(self, request: Request) -> Running | None:
+        """Write down an arrival; None if no replica can ever hold it."""
+        now = self.kernel.now_ns
+        room = self.max_context_tokens - request.prompt_tokens
+        # In a saturated system the next request stands ready for ever: it arrives when it is submitted.
+        row = -1 if self.feed.mode is FeedMode.SATURATE else self.recorder.add(request, now)
+        sequence = Running(request, now, row, min(request.output_tokens, room))
+        if room < 1 or request.prompt_tokens + 1 > max(replica.capacity_tokens for replica in self.replicas):
+            self._reject(sequence)
+            return None
+        self.truncated_outputs += room < request.output_tokens
+        return sequence
+
+    def _launch_next(self) -> Running | None:
+        """Let the next request that can be served at all arrive now; None: there are no more.
+
+        Raises
+        ------
+        SimulationError
+            If a thousand in a row cannot.
+        """
+        for _ in range(1000):
+            request = next(self.feed.requests, None)
+            if request is None:
+                return None
+            sequence = self._enter(request)
+            if sequence is None:
+                continue
+            return sequence
+        largest = max(replica.capacity_tokens for replica in self.replicas)
+        raise SimulationError(
+            f"1000 requests in a row fit no replica: the largest context that one can hold is {largest} tokens"
+        )
+
+    def _saturate(self) -> None:
+        """Submit requests as long as a replica can admit them at once and few enough prompts are under way."""
+        limit = self.feed.prompts_in_flight
+        while limit is None or self.prefilling < limit:
+            if self._standing is None:
+                self._standing = self._launch_next()
+            if self._standing is None or not self._send(self._standing):
+                return
+            self._standing = None
+
+    def _launch(self, count: int) -> None:
+        """Let the next ``count`` requests of a closed loop arrive."""
+        for _ in range(count):
+            sequence = self._launch_next()
+            if sequence is not None:
+                self.waiting.append(sequence)
+
+    def _plan(self) -> None:
+        """Route once all that happens at this instant has happened."""
+        if self._is_planned:
+            return
+        if self.kernel.is_instant_over:
+            self._act(None)
+        else:
+            self._is_planned = True
+            self.kernel.call_in(0, Priority.COORDINATE, self._act, None)
+
+    def _act(self, _event: Call | None) -> None:
+        self._is_planned = False
+        if self.feed.mode is FeedMode.SATURATE:
+            self._saturate()
+        elif self.waiting:
+            self._route()
+
+    def _route(self) -> None:
+        """Submit those that wait for a replica, first come first served.
+
+        Raises
+        ------
+        SimulationError
+            If the policy finds no replica for a thousand requests in a row, while nothing runs.
+        """
+        refused = 0
+        while self.waiting:
+            if self._send(self.waiting[0]):
+                self.waiting.popleft()
+            elif self.active:
+                return
+            elif refused == 1000:
+                raise SimulationError(f"{type(self.policy).__name__} has routed none of 1000 requests in a row")
+            else:
+                refused += 1
+                self._reject(self.waiting.popleft())
+                if self.feed.mode is FeedMode.CLOSED_LOOP:
+                    following = self._launch_next()
+                    if following is not None:
+                        self.waiting.append(following)
+
+    def _send(self, sequence: Running) -> bool:
+        """Route a request and send it off; False if the policy finds no replica for it now."""
+        prompt = sequence.prompt_tokens
+        expected = max(prompt + round(self.expected_output_tokens), prompt + 1)
+        self.view.consider(sequence)
+        hops = self.policy.route(prompt, expected, self.view)
+        if hops is None:
+            return False
+        replica = self.view.replica_of(hops, type(self.policy).__name__)
+        now = self.kernel.now_ns
+        if sequence.row < 0:
+            sequence.arrival_ns = now
+            sequence.row = self.recorder.add(sequence.request, now)
+        else:
+            sequence.queue_ns += now - sequence.since_ns
+        sequence.since_ns = now
+        self.active[sequence.row] = sequence
+        self.prefilling += 1
+        view, number = self.view, replica.number
+        view.submitted[number] += 1
+        view.submitted_tokens[number] += prompt
+        view.coming[number] += 1
+        view.coming_blocks[number] += replica.scheduler.claim(prompt)
+        self.submit(replica, Submission(self.kernel.env, sequence), prompt)
+        return True
+
+    def arrived(self, replica: Replica, sequence: Running) -> None:
+        """Take note that a request has reached its replica."""
+        self.view.coming[replica.number] -= 1
+        self.view.coming_blocks[replica.number] -= replica.scheduler.claim(sequence.prompt_tokens)
+
+    # Ends -----------------------------------------------------------------------------------------------------------
+
+    def started(self, replica: Replica, sequences: int) -> None:
+        """See ``Listener.started``."""
+        if self.feed.mode is FeedMode.SATURATE:
+            self.prefilling -= sequences
+            self._plan()
+
+    def ended(self, replica: Replica, sequences: list[Running], is_rejected: bool) -> None:
+        """See ``Listener.ended``."""
+        for sequence in sequences:
+            self.view.submitted[replica.number] -= 1
+            self.view.submitted_tokens[replica.number] -= sequence.prompt_tokens
+        if is_rejected:
+            self._deliver(replica, self._reject_all, sequences)
+        else:
+            self.delivering += len(sequences)
+            self._deliver(replica, self._finish_all, sequences)
+        if self.feed.mode is FeedMode.SATURATE:
+            self._plan()
+
+    def _deliver(self, replica: Replica, function: Callable[[Call], None], argument: object) -> None:
+        self.kernel.call_in(replica.delivery_ns, Priority.DELIVER, function, argument)
+
+    def _finish_all(self, event: Call) -> None:
+        now = self.kernel.now_ns
+        self.delivering -= len(event.argument)
+        for sequence in event.argument:
+            sequence.network_ns += now - sequence.since_ns
+            self.recorder.write(sequence, RequestStatus.FINISHED, now)
+            del self.active[sequence.row]
+        self._go_on(len(event.argument))
+
+    def _reject_all(self, event: Call) -> None:
+        for sequence in event.argument:
+            self._reject(sequence)
+        self._go_on(len(event.argument))
+
+    def _go_on(self, ended: int) -> None:
+        """Let the next requests of a closed loop in, and those that wait for an end."""
+        if self.feed.mode is FeedMode.CLOSED_LOOP:
+            self._launch(ended)
+        if self.waiting:
+            self._plan()
+
+    def _reject(self, sequence: Running) -> None:
+        if sequence.row < 0:
+            sequence.row = self.recorder.add(sequence.request, self.kernel.now_ns)
+        self.active.pop(sequence.row, None)
+        self.recorder.write(sequence, RequestStatus.REJECTED)

@@ -1,0 +1,61 @@
+"""What one run of the simulation is given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from helixsim.batching.base import BatchingPolicy
+from helixsim.domain.cluster import Deployment
+from helixsim.domain.engine import IDEAL, EngineSpec
+from helixsim.domain.flowplan import FlowPlan
+from helixsim.domain.placement import Placement
+from helixsim.domain.request import Feed, Window
+from helixsim.routing.base import RoutingGraph, RoutingPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """When a run may end before its window does: enough first tokens were late to settle how it would be judged.
+
+    Parameters
+    ----------
+    ttft_ns
+        A first token that takes longer than this is late [ns].
+    most_late
+        So many may be late in the window; the run ends at the first sample that finds more.
+    least_ns
+        Measure at least so long [ns]. The window then ends with the run.
+    """
+
+    ttft_ns: int
+    most_late: int
+    least_ns: int
+
+
+@dataclass(frozen=True)
+class SimulationInputs:
+    """Everything one run needs.
+
+    ``expected_output_tokens`` is what admission assumes of a request whose output length nobody knows.
+    ``is_one_by_one``: the requests of a batch travel as a message each, as in Helix's prototype, instead of as one
+    message for all that go the same way. ``engine``: its overheads. ``sample_ns`` is the interval of the time series,
+    None: chosen from the window. ``check``: test the laws on memory and idle nodes at every sample instead of only at
+    the end. ``patience``: end the run early; None: never.
+    """
+
+    fleet: Deployment
+    placement: Placement
+    plan: FlowPlan
+    graph: RoutingGraph
+    policy: RoutingPolicy
+    batching: BatchingPolicy
+    feed: Feed
+    window: Window
+    high_water: float
+    expected_output_tokens: float
+    seed: int
+    is_one_by_one: bool = False
+    engine: EngineSpec = IDEAL
+    sample_ns: int | None = None
+    check: bool = False
+    patience: Patience | None = None

@@ -1,0 +1,170 @@
+"""Nodes that each schedule what reaches them; every step of a request is sent by the coordinator or along its route."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+
+from helixsim.domain.cluster import COORDINATOR
+from helixsim.domain.flowplan import Route
+from helixsim.domain.placement import LayerRange
+from helixsim.domain.result import RequestStatus
+from helixsim.domain.step_time import StepTime
+from helixsim.engine.admission import Admission
+from helixsim.engine.coordinator import Coordinator
+from helixsim.engine.inputs import SimulationInputs
+from helixsim.engine.kernel import Kernel
+from helixsim.engine.kvcache import KvPool
+from helixsim.engine.network import NetworkFabric
+from helixsim.engine.recorder import Recorder
+from helixsim.engine.state import ActiveRequest
+from helixsim.engine.system import Memory, NodeLoad
+from helixsim.engine.worker import Worker
+from helixsim.routing.base import HopObserver
+
+
+class NodeSystem:
+    """Coordinator, nodes and links (a ``System``)."""
+
+    def __init__(self, inputs: SimulationInputs, kernel: Kernel, fabric: NetworkFabric, recorder: Recorder) -> None:
+        self.inputs = inputs
+        self.kernel = kernel
+        self.fabric = fabric
+        ids, ranges = inputs.graph.node_ids, inputs.placement.ranges
+        hops = [hop for hops in (inputs.graph.first, *inputs.graph.successors) for hop in hops]
+        self._entered_inside = {ids[hop.node] for hop in hops if hop.start > ranges[ids[hop.node]].start}
+        self.workers = [self._worker(node_id, held) for node_id, held in ranges.items()]
+        self.pools = [self._pool(node_id, held) for node_id, held in ranges.items()]
+        admission = Admission(
+            inputs.graph,
+            self.pools,
+            self.workers,
+            inputs.fleet.profiles[0].block_tokens,
+            inputs.high_water,
+            inputs.expected_output_tokens,
+            inputs.engine.min_free_share,
+        )
+        self.coordinator = Coordinator(
+            kernel,
+            fabric,
+            self.workers,
+            admission,
+            inputs.policy,
+            inputs.feed,
+            recorder,
+            inputs.fleet.model.max_context_tokens,
+        )
+        fabric.receivers = {worker.node_id: worker for worker in self.workers}
+        fabric.receivers[COORDINATOR] = self.coordinator
+
+    def _worker(self, node_id: str, held: LayerRange) -> Worker:
+        inputs = self.inputs
+        profile, policy = inputs.fleet.profile(node_id), inputs.policy
+        return Worker(
+            node_id,
+            held,
+            StepTime(profile.compute, inputs.engine, held, inputs.placement.num_layers),
+            profile.limits[held.layers - 1],
+            inputs.batching,
+            self.kernel,
+            policy.observe if isinstance(policy, HopObserver) else None,
+            node_id in self._entered_inside,
+            inputs.is_one_by_one,
+            inputs.is_one_by_one or bool(self.fabric.cards_out),
+            inputs.engine.gather_ns,
+        )
+
+    def _pool(self, node_id: str, held: LayerRange) -> KvPool:
+        fleet = self.inputs.fleet
+        most = fleet.cluster.node(node_id).max_requests
+        if self.inputs.engine.loops_inside:  # the scheduler of an engine runs no more sequences than one step can hold
+            seqs = fleet.profile(node_id).limits[held.layers - 1].max_decode_seqs
+            most = seqs if most is None else min(most, seqs)
+        return KvPool(fleet.kv_blocks(node_id, held), held.layers, most)
+
+    @property
+    def running(self) -> int:
+        """See ``System.running``."""
+        return self.coordinator.running
+
+    @property
+    def num_waiting(self) -> int:
+        """See ``System.num_waiting``."""
+        return self.coordinator.num_waiting
+
+    @property
+    def is_drained(self) -> bool:
+        """See ``System.is_drained``."""
+        return not (self.coordinator.running or self.coordinator.waiting)
+
+    @property
+    def truncated_outputs(self) -> int:
+        """See ``System.truncated_outputs``."""
+        return self.coordinator.truncated_outputs
+
+    def start(self) -> None:
+        """See ``System.start``."""
+        self.coordinator.start()
+
+    def nodes(self, now_ns: int) -> list[NodeLoad]:
+        """See ``System.nodes``."""
+        return [
+            NodeLoad(
+                worker.node_id,
+                worker.range,
+                worker.busy_until(now_ns),
+                pool.used / pool.capacity if pool.capacity else 0.0,
+                worker.queue_length,
+                pool.capacity // pool.layers,
+                -(-pool.peak // pool.layers),
+                worker.batches,
+                worker.prompt_tokens,
+                worker.decode_tokens,
+                preemptions,
+            )
+            for worker, pool, preemptions in zip(
+                self.workers, self.pools, self.coordinator.preemptions_by_node, strict=True
+            )
+        ]
+
+    def _residents(self) -> dict[int, ActiveRequest]:
+        return {order: request for pool in self.pools for order, request in pool.residents.items()}
+
+    def unfinished(self, now_ns: int) -> Iterator[tuple[ActiveRequest, RequestStatus]]:
+        """See ``System.unfinished``."""
+        for request in self._residents().values():
+            yield request, RequestStatus.RUNNING
+        for request in islice(self.coordinator.waiting, self.coordinator.num_waiting):
+            yield request, RequestStatus.WAITING
+
+    def routes(self) -> tuple[Route, ...]:
+        """See ``System.routes``."""
+        ids = self.inputs.graph.node_ids
+        return tuple(
+            Route(tuple((ids[stage.worker], LayerRange(stage.start, stage.end)) for stage in path.stages))
+            for path in self.coordinator.paths.values()
+        )
+
+    def memories(self) -> list[Memory]:
+        """See ``System.memories``."""
+        expected = [0] * len(self.pools)
+        for request in self._residents().values():
+            for stage in request.path.stages if request.path is not None else ():
+                expected[stage.worker] += request.blocks * stage.layers
+        return [
+            Memory(worker.node_id, pool.used, total, pool.capacity, pool.reserved)
+            for worker, pool, total in zip(self.workers, self.pools, expected, strict=True)
+        ]
+
+    def idle_with_work(self, now_ns: int) -> list[str]:
+        """See ``System.idle_with_work``."""
+        return [
+            worker.node_id
+            for worker in self.workers
+            if not (worker.is_busy or worker.is_gathering) and worker.has_ready_work(now_ns)
+        ]
+
+    def first_in_line(self) -> str:
+        """See ``System.first_in_line``."""
+        waiting = self.coordinator.waiting
+        return f"; first in line: {waiting[0].context_tokens} tokens of context" if waiting else ""

@@ -1,0 +1,242 @@
+"""Replicas of a serving engine behind one coordinator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+from helixsim.batching.base import BatchingPolicy
+from helixsim.domain.cluster import COORDINATOR
+from helixsim.domain.flowplan import Route
+from helixsim.domain.request import FeedMode
+from helixsim.domain.result import RequestStatus
+from helixsim.domain.step_time import StepTime
+from helixsim.engine.frontend import Frontend, ReplicaView
+from helixsim.engine.inputs import SimulationInputs
+from helixsim.engine.kernel import Call, Kernel, Priority
+from helixsim.engine.network import NetworkFabric
+from helixsim.engine.recorder import Recorder
+from helixsim.engine.replica import Replica
+from helixsim.engine.scheduler import Rules
+from helixsim.engine.sequences import Sequence
+from helixsim.engine.stage import Stage, Step, Submission
+from helixsim.engine.system import Memory, NodeLoad
+from helixsim.routing.base import HopObserver, RoutingGraph
+
+
+def chains(graph: RoutingGraph) -> list[list[int]] | None:
+    """Return the nodes of each chain that holds all layers, where all routes are such chains without common nodes.
+
+    None: routes branch, merge, or enter a node in the middle of its layers.
+    """
+    found: list[list[int]] = []
+    seen: set[int] = set()
+    for first in graph.first:
+        hop, chain = first, [first.node]
+        while hop.end < graph.num_layers:
+            following = graph.successors[hop.node]
+            if len(following) != 1 or following[0].start != hop.end:
+                return None
+            (hop,) = following
+            chain.append(hop.node)
+        if graph.successors[hop.node] or seen & set(chain):
+            return None
+        seen |= set(chain)
+        found.append(chain)
+    return found
+
+
+def scheduler_of(batching: BatchingPolicy) -> str | None:
+    """Return how a replica's scheduler mixes prompts and decodes under a batching policy; None: it plans each node."""
+    return getattr(batching, "scheduler", None)
+
+
+class ReplicaSystem:
+    """Coordinator, replicas and links (a ``System``)."""
+
+    def __init__(self, inputs: SimulationInputs, kernel: Kernel, fabric: NetworkFabric, recorder: Recorder) -> None:
+        self.inputs = inputs
+        self.kernel = kernel
+        self.fabric = fabric
+        graph = inputs.graph
+        found = chains(graph)
+        assert found is not None
+        of_node = [-1] * len(graph.node_ids)
+        for number, nodes in enumerate(found):
+            for node in nodes:
+                of_node[node] = number
+        self._number_of = {graph.node_ids[node]: number for node, number in enumerate(of_node)}
+        self._stage_of: dict[str, Stage] = {}
+        self.replicas: list[Replica] = []
+        view = ReplicaView(graph, self.replicas, of_node, inputs.feed.mode is FeedMode.SATURATE)
+        self.frontend = Frontend(
+            kernel,
+            view,
+            inputs.policy,
+            inputs.feed,
+            recorder,
+            inputs.fleet.model.max_context_tokens,
+            inputs.expected_output_tokens,
+            self._submit,
+        )
+        for number, nodes in enumerate(found):
+            self.replicas.append(self._replica(number, [graph.node_ids[node] for node in nodes], recorder))
+        self.frontend.replicas = self.replicas
+        fabric.receivers.update(self._stage_of)
+        for replica in self.replicas:
+            self._connect(replica)
+
+    def _replica(self, number: int, ids: list[str], recorder: Recorder) -> Replica:
+        inputs = self.inputs
+        fleet, placement, engine = inputs.fleet, inputs.placement, inputs.engine
+        stages = []
+        for position, node_id in enumerate(ids):
+            held = placement.ranges[node_id]
+            time = StepTime(fleet.profile(node_id).compute, engine, held, placement.num_layers)
+            stages.append(Stage(self.kernel, position, node_id, held, time))
+        self._stage_of.update(zip(ids, stages, strict=True))
+        return Replica(
+            number,
+            self.kernel,
+            stages,
+            min(fleet.kv_blocks(node_id, placement.ranges[node_id]) for node_id in ids),
+            fleet.profiles[0].block_tokens,
+            self._rules(ids),
+            recorder,
+            self.frontend,
+            0 if len(ids) == 1 else self._latency_ns(ids[-1], ids[0]),
+            self._latency_ns(ids[0], COORDINATOR),
+        )
+
+    def _rules(self, ids: list[str]) -> Rules:
+        """Return the limits of a replica: the least of its nodes, as one scheduler forms the steps of all."""
+        inputs = self.inputs
+        fleet, ranges = inputs.fleet, inputs.placement.ranges
+        limits = [fleet.profile(node_id).limits[ranges[node_id].layers - 1] for node_id in ids]
+        most = [fleet.cluster.node(node_id).max_requests for node_id in ids]
+        engine, keeps = inputs.engine, inputs.engine.admission != "prompt"
+        return Rules(
+            budget=min(limit.max_prefill_tokens for limit in limits),
+            max_sequences=min([limit.max_decode_seqs for limit in limits] + [n for n in most if n is not None]),
+            longest_chunk=engine.long_prefill_token_threshold or None,
+            is_chunked=engine.chunks_prompts,
+            is_mixed=scheduler_of(inputs.batching) == "mixed",
+            by_priority=engine.scheduling_policy == "priority",
+            expected_output_tokens=round(inputs.expected_output_tokens) if keeps else None,
+            most_reserved_share=inputs.high_water if keeps else 1.0,
+            min_free_share=engine.min_free_share,
+            caches_prefixes=engine.caches_prefixes,
+        )
+
+    def _latency_ns(self, src: str, dst: str) -> int:
+        """Return how long token ids take, which are too few to load a link [ns]."""
+        return self.fabric.cluster.link(src, dst).latency_ns + self.inputs.engine.message_overhead_ns
+
+    def _connect(self, replica: Replica) -> None:
+        """Let each stage send what it has computed to the next one, and the last one the tokens to the first."""
+        stages = replica.stages
+        for stage, following in pairwise(stages):
+            stage.send = self.fabric.channel(stage.node_id, following.node_id).send
+
+        def give_back(step: Step, _tokens: int) -> None:
+            self.kernel.call_in(replica.return_ns, Priority.DELIVER, returned, step)
+
+        def returned(event: Call) -> None:
+            replica.returned(event.argument)
+
+        stages[-1].send = give_back
+
+    def _submit(self, replica: Replica, submission: Submission, tokens: int) -> None:
+        self.fabric.channel(COORDINATOR, replica.stages[0].node_id).send(submission, tokens)
+
+    @property
+    def running(self) -> int:
+        """See ``System.running``."""
+        return sum([len(replica.scheduler.running) for replica in self.replicas]) + self.frontend.delivering
+
+    @property
+    def num_waiting(self) -> int:
+        """See ``System.num_waiting``."""
+        return len(self.frontend.active) + len(self.frontend.waiting) - self.running
+
+    @property
+    def is_drained(self) -> bool:
+        """See ``System.is_drained``."""
+        return not (self.frontend.active or self.frontend.waiting)
+
+    @property
+    def truncated_outputs(self) -> int:
+        """See ``System.truncated_outputs``."""
+        return self.frontend.truncated_outputs
+
+    def start(self) -> None:
+        """See ``System.start``."""
+        self.frontend.start()
+
+    def nodes(self, now_ns: int) -> list[NodeLoad]:
+        """See ``System.nodes``."""
+        for replica in self.replicas:
+            replica.book()
+        return [self._load(self._stage_of[node_id], now_ns) for node_id in self.inputs.graph.node_ids]
+
+    def _load(self, stage: Stage, now_ns: int) -> NodeLoad:
+        replica = self.replicas[self._number_of[stage.node_id]]
+        scheduler, is_first = replica.scheduler, stage.number == 0
+        return NodeLoad(
+            stage.node_id,
+            stage.range,
+            stage.busy_until(now_ns),
+            replica.kv_usage if scheduler.kv.capacity else 0.0,
+            len(scheduler.waiting) if is_first else stage.queue_length,
+            scheduler.kv.capacity,
+            scheduler.peak,
+            stage.batches,
+            stage.prompt_tokens,
+            stage.decode_tokens,
+            scheduler.preemptions if is_first else 0,
+        )
+
+    def unfinished(self, now_ns: int) -> Iterator[tuple[Sequence, RequestStatus]]:
+        """See ``System.unfinished``."""
+        for sequence in self.frontend.active.values():
+            if sequence.decodes is not None:
+                sequence.decodes.tell(sequence)
+            yield sequence, RequestStatus.WAITING if sequence.path is None else RequestStatus.RUNNING
+        for sequence in self.frontend.waiting:
+            yield sequence, RequestStatus.WAITING
+
+    def routes(self) -> tuple[Route, ...]:
+        """See ``System.routes``."""
+        return tuple(
+            Route(tuple((stage.node_id, stage.range) for stage in replica.stages)) for replica in self.replicas
+        )
+
+    def memories(self) -> list[Memory]:
+        """See ``System.memories``: of each replica [blocks]."""
+        found = []
+        for replica in self.replicas:
+            kv = replica.scheduler.kv
+            expected = kv.shared + replica.scheduler.own_blocks()
+            found.append(Memory(replica.stages[0].node_id, kv.used_blocks, expected, kv.capacity, kv.used_blocks))
+        return found
+
+    def idle_with_work(self, now_ns: int) -> list[str]:
+        """See ``System.idle_with_work``: a first stage is idle only where nothing can run."""
+        return [replica.stages[0].node_id for replica in self.replicas if replica.is_idle_with_work]
+
+    def first_in_line(self) -> str:
+        """See ``System.first_in_line``."""
+        queues = [replica.scheduler.waiting for replica in self.replicas if replica.scheduler.waiting]
+        return f"; first in line: {queues[0][0].context_tokens} tokens of context" if queues else ""
+
+
+def has_replicas(inputs: SimulationInputs) -> bool:
+    """Return whether the nodes of a run are replicas of an engine that schedules them as wholes."""
+    return (
+        inputs.engine.loops_inside
+        and scheduler_of(inputs.batching) is not None
+        and inputs.feed.feed_below is None
+        and not inputs.is_one_by_one
+        and not isinstance(inputs.policy, HopObserver)
+        and chains(inputs.graph) is not None
+    )

@@ -1,0 +1,332 @@
+"""The scheduler of a replica: which requests run, what the next step computes, and who has which KV blocks.
+
+The rules are those of vLLM V1, with the variants of other engines as options (docs/engine.md).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from helixsim.domain.step_time import BatchShape, prefill_pairs
+from helixsim.engine.prefix_cache import PrefixCache, chain_of
+from helixsim.engine.sequences import Decodes, Sequence
+from helixsim.engine.system import Numbered
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How a scheduler forms steps.
+
+    Parameters
+    ----------
+    budget
+        Tokens of a step (vLLM: ``max_num_batched_tokens``).
+    max_sequences
+        Sequences that run at once.
+    longest_chunk
+        Prompt tokens of one sequence in a step; None: the budget (vLLM: ``long_prefill_token_threshold``).
+    is_chunked
+        Prompts are cut where the budget ends; otherwise each is computed as a whole.
+    is_mixed
+        Prompts and decodes share steps; otherwise decodes pause while there are prompts to compute.
+    by_priority
+        Requests of a lower ``priority`` number are admitted first and preempted last.
+    expected_output_tokens
+        Admission keeps blocks for prompts and so many tokens of output of all running sequences; None: for none.
+    most_reserved_share
+        What admission keeps is at most this share of the blocks, 0..1.
+    min_free_share
+        Share of the blocks that must stay free when a request is admitted beside others, 0..1.
+    caches_prefixes
+        Blocks are kept and shared by requests that begin alike.
+    """
+
+    budget: int
+    max_sequences: int
+    longest_chunk: int | None = None
+    is_chunked: bool = True
+    is_mixed: bool = True
+    by_priority: bool = False
+    expected_output_tokens: int | None = None
+    most_reserved_share: float = 1.0
+    min_free_share: float = 0.0
+    caches_prefixes: bool = False
+
+
+@dataclass(slots=True)
+class Plan:
+    """What a step computes.
+
+    ``chunks`` are prompts with the tokens of each in this step, ``ending`` those of them that get a token.
+    """
+
+    decodes: Decodes
+    chunks: list[tuple[Sequence, int]]
+    ending: list[Sequence]
+    shape: BatchShape
+
+
+class Scheduler:
+    """Waiting and running requests of one replica, and its KV memory.
+
+    ``replica`` is what requests that run have as their path. ``ready`` are the decoding sequences that are in no step
+    under way. ``outgrown`` are sequences that no longer fit the replica even alone, to be rejected.
+    """
+
+    def __init__(self, replica: Numbered, blocks: int, block_tokens: int, rules: Rules) -> None:
+        self.replica = replica
+        self.block_tokens = block_tokens
+        self.rules = rules
+        self.kv = PrefixCache(blocks, block_tokens)
+        self.peak = 0
+        self.waiting: deque[Sequence] = deque()
+        self.running: dict[int, Sequence] = {}
+        self.prompts: deque[Sequence] = deque()
+        self.ready: Decodes | None = None
+        self.outgrown: list[Sequence] = []
+        self.preemptions = 0
+        self.recomputed_tokens = 0
+        self.max_sequences = min(rules.max_sequences, rules.budget)
+        self._orders = 0
+        self._reserved = 0
+        self._has_prefixes = False
+        self._most_reserved = int(rules.most_reserved_share * blocks)
+        self._least_free = int(rules.min_free_share * blocks)
+
+    def blocks_of(self, tokens: int) -> int:
+        """Return the KV blocks that so many tokens fill."""
+        return -(-tokens // self.block_tokens)
+
+    # Queues -----------------------------------------------------------------------------------------------------------
+
+    def enqueue(self, sequence: Sequence, is_first: bool = False) -> None:
+        """Let a request wait as the last, or the first, of those of its priority."""
+        waiting = self.waiting
+        if not self.rules.by_priority:
+            if is_first:
+                waiting.appendleft(sequence)
+            else:
+                waiting.append(sequence)
+            return
+        own = sequence.request.priority
+        at = 0
+        while at < len(waiting) and (waiting[at].request.priority, is_first) < (own, False):
+            at += 1
+        waiting.insert(at, sequence)
+
+    def leave(self, sequence: Sequence, computed_tokens: int, now_ns: int) -> None:
+        """Take a sequence that is in no step off the replica, with all the blocks of its computed tokens.
+
+        What it was neither computed nor sent since its admission, it waited.
+        """
+        del self.running[sequence.order]
+        self._reserved -= sequence.reserved_blocks
+        sequence.queue_ns += now_ns - sequence.since_ns - sequence.compute_ns - sequence.network_ns
+        sequence.since_ns = now_ns
+        chain, kv = sequence.chain, self.kv
+        if chain is not None and (self._has_prefixes or sequence.held):
+            sequence.held = kv.publish(chain, sequence.held, computed_tokens)
+        kv.give(self.blocks_of(computed_tokens) - sequence.held)
+        if chain is not None and sequence.held:
+            kv.release(chain, sequence.held)
+            sequence.held = 0
+
+    def _admit(self, sequence: Sequence, now_ns: int) -> None:
+        sequence.queue_ns += now_ns - sequence.since_ns + sequence.compute_ns + sequence.network_ns
+        sequence.since_ns = now_ns
+        sequence.order = self._orders
+        sequence.path = self.replica
+        if sequence.admitted_ns < 0:
+            sequence.admitted_ns = now_ns
+        self._orders += 1
+        self.running[sequence.order] = sequence
+        sequence.reserved_blocks = self._expected_blocks(sequence)
+        self._reserved += sequence.reserved_blocks
+        self.prompts.append(sequence)
+
+    def _preempt_last(self, now_ns: int, oldest: int = 0) -> bool:
+        """Preempt the sequence admitted last, from the ``oldest``-th on, that is in no step; False if there is none."""
+        found = None
+        for sequence in reversed(self.running.values()):
+            if sequence.order < oldest:
+                break
+            if sequence.in_flight or (sequence.decodes is not None and sequence.decodes is not self.ready):
+                continue
+            if found is None or sequence.request.priority > found.request.priority:
+                found = sequence
+            if not self.rules.by_priority:
+                break
+        if found is None:
+            return False
+        if found.decodes is not None:
+            found.decodes.leave(found)
+            computed = found.context_tokens - 1
+        else:
+            self.prompts.remove(found)
+            computed = found.computed
+            found.compute_ns += now_ns - found.since_ns
+        if found.chain is not None:  # it finds what is left of its blocks when it is admitted again
+            found.held = self.kv.publish(found.chain, found.held, computed)
+        self.leave(found, computed, now_ns)
+        found.path = None
+        found.computed, found.target = 0, found.context_tokens
+        if self.blocks_of(found.target) > self.kv.capacity:
+            self.outgrown.append(found)
+        else:
+            found.preemptions += 1
+            self.preemptions += 1
+            self.enqueue(found, is_first=True)
+        return True
+
+    def _expected_blocks(self, sequence: Sequence) -> int:
+        """Return the blocks that admission keeps for a sequence."""
+        expected = self.rules.expected_output_tokens
+        if expected is None:
+            return 0
+        return self.blocks_of(max(sequence.prompt_tokens + expected, sequence.context_tokens + 1))
+
+    def claim(self, prompt_tokens: int) -> int:
+        """Return the blocks that must be free to admit a prompt at once."""
+        return self.blocks_of(prompt_tokens + (self.rules.expected_output_tokens or 0))
+
+    def could_admit(self, prompt_tokens: int, coming: int, coming_blocks: int) -> bool:
+        """Return whether a request could be admitted at once, behind ``coming`` ones that are on their way here."""
+        if len(self.running) + len(self.waiting) + coming >= self.max_sequences:
+            return False
+        claimed = coming_blocks + self.claim(prompt_tokens)
+        promised = sum([self.blocks_of(s.target) for s in self.waiting])
+        promised += sum([self.blocks_of(s.target) - self.blocks_of(s.computed) for s in self.prompts])
+        if promised + claimed + self._least_free > self.kv.free_blocks:
+            return False
+        return self._reserved + sum([self._expected_blocks(s) for s in self.waiting]) + claimed <= max(
+            self._most_reserved, claimed
+        )
+
+    def cached_tokens(self, sequence: Sequence) -> int:
+        """Return how many tokens of a request need not be computed here."""
+        return self._find(sequence)[0] * self.block_tokens
+
+    def own_blocks(self) -> int:
+        """Return the sum over its sequences of the blocks that they have for themselves, which ``kv.own`` must be."""
+        own = 0
+        for sequence in self.running.values():
+            decodes = sequence.decodes
+            if decodes is None:
+                tokens = sequence.computed
+            else:
+                decodes.tell(sequence)
+                tokens = sequence.context_tokens - (decodes is self.ready)
+            own += self.blocks_of(tokens) - sequence.held
+        return own
+
+    # Forming a step ---------------------------------------------------------------------------------------------------
+
+    def form(self, now_ns: int) -> Plan | None:
+        """Choose what the next step computes and take the blocks for it; None: there is nothing to compute."""
+        rules, before = self.rules, self.preemptions
+        if not rules.is_mixed:
+            plan = self._with_chunks(None, rules.budget, before, now_ns)
+            if plan is not None:
+                return plan
+        decodes = self.ready
+        while decodes is not None and decodes.blocks_due(0, 1) > self.kv.free_blocks:
+            self._preempt_last(now_ns)
+        if decodes is not None and not decodes.count:
+            decodes = self.ready = None
+        if not rules.is_mixed:
+            return None if decodes is None else self._plan(decodes, [], 0.0)
+        return self._with_chunks(decodes, rules.budget - (decodes.count if decodes else 0), before, now_ns)
+
+    def _with_chunks(self, decodes: Decodes | None, budget: int, preemptions: int, now_ns: int) -> Plan | None:
+        """Return a step of these decodes and of as many prompt tokens as budget and memory have room for."""
+        chunks: list[tuple[Sequence, int]] = []
+        pairs = 0.0
+        for sequence in list(self.prompts):
+            count = self._chunk(sequence.target - sequence.computed, budget, is_alone=False)
+            if not count or sequence.path is None:
+                continue
+            grown = self.blocks_of(sequence.computed + count) - self.blocks_of(sequence.computed)
+            decoding = decodes.count if decodes is not None else 0
+            while sequence.path is not None and grown > self._free(decodes):
+                if not self._preempt_last(now_ns, sequence.order):
+                    break
+            budget += decoding - (decodes.count if decodes is not None else 0)
+            if sequence.path is not None and grown <= self._free(decodes):
+                pairs += self._take_chunk(sequence, count, chunks)
+                budget -= count
+        while self.waiting and budget > 0 and len(self.running) < self.max_sequences:
+            if self.preemptions != preemptions and self.running:
+                break
+            sequence = self.waiting[0]
+            hit, idle = self._find(sequence)
+            computed = hit * self.block_tokens
+            count = self._chunk(sequence.target - computed, budget, is_alone=not chunks and decodes is None)
+            if not count or not self._has_room(sequence, self.blocks_of(computed + count) - hit + idle, decodes):
+                break
+            self.waiting.popleft()
+            self._admit(sequence, now_ns)
+            if hit and sequence.chain is not None:
+                sequence.held = self.kv.acquire(sequence.chain, sequence.target)
+                sequence.computed = computed
+            if sequence.preemptions:
+                self.recomputed_tokens += sequence.target - computed
+            else:
+                sequence.cached_tokens = computed
+            pairs += self._take_chunk(sequence, count, chunks)
+            budget -= count
+        if decodes is not None and not decodes.count:
+            decodes = self.ready = None
+        return None if decodes is None and not chunks else self._plan(decodes, chunks, pairs)
+
+    def _chunk(self, left: int, budget: int, is_alone: bool) -> int:
+        """Return how many of the tokens that a prompt has left the step may compute."""
+        if not self.rules.is_chunked:
+            return left if left <= budget or is_alone else 0
+        longest = self.rules.longest_chunk
+        return min(left, budget, left if longest is None else longest)
+
+    def _find(self, sequence: Sequence) -> tuple[int, int]:
+        """Return the blocks of a prompt that are cached, and how many of them no running sequence holds."""
+        if not self.rules.caches_prefixes:
+            return 0, 0
+        if sequence.chain is None:
+            sequence.chain = chain_of(sequence.request, self.block_tokens)
+            self._has_prefixes = self._has_prefixes or sequence.request.prefix is not None
+        return self.kv.find(sequence.chain, sequence.target)
+
+    def _free(self, decodes: Decodes | None) -> int:
+        """Return the blocks that are free once these decodes have theirs."""
+        return self.kv.free_blocks - (0 if decodes is None else decodes.blocks_due(0, 1))
+
+    def _has_room(self, sequence: Sequence, grown: int, decodes: Decodes | None) -> bool:
+        least = self._least_free if self.running else 0
+        if grown + least > self._free(decodes):
+            return False
+        return not self.running or self._reserved + self._expected_blocks(sequence) <= self._most_reserved
+
+    def _take_chunk(self, sequence: Sequence, count: int, chunks: list[tuple[Sequence, int]]) -> float:
+        """Add the next chunk of a prompt to a step; return its pairs."""
+        pairs = prefill_pairs(count, sequence.computed)
+        before = self.blocks_of(sequence.computed)
+        sequence.computed += count
+        self.kv.take(self.blocks_of(sequence.computed) - before)
+        if sequence.chain is not None and sequence.request.prefix is not None:
+            sequence.held = self.kv.publish(sequence.chain, sequence.held, sequence.computed)
+        sequence.in_flight += 1
+        chunks.append((sequence, count))
+        if sequence.computed == sequence.target:
+            self.prompts.remove(sequence)
+        return pairs
+
+    def _plan(self, decodes: Decodes | None, chunks: list[tuple[Sequence, int]], pairs: float) -> Plan:
+        if decodes is None:
+            decodes = Decodes(self.block_tokens)
+        else:
+            self.kv.take(decodes.blocks_due(0, 1))
+            self.ready = None
+        self.peak = max(self.peak, self.kv.used_blocks)
+        ending = [sequence for sequence, _ in chunks if sequence.computed == sequence.target]
+        tokens, sampled = sum([count for _, count in chunks]), decodes.count + len(ending)
+        shape = BatchShape(tokens, pairs, len(chunks), decodes.count, decodes.context, sampled)
+        return Plan(decodes, chunks, ending, shape)
