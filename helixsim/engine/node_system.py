@@ -98,6 +98,11 @@ class NodeSystem:
         return not (self.coordinator.running or self.coordinator.waiting)
 
     @property
+    def recomputed_tokens(self) -> int:
+        """See ``System.recomputed_tokens``."""
+        return self.coordinator.recorder.recomputed_tokens
+
+    @property
     def truncated_outputs(self) -> int:
         """See ``System.truncated_outputs``."""
         return self.coordinator.truncated_outputs

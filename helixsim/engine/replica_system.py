@@ -165,6 +165,11 @@ class ReplicaSystem:
         return not (self.frontend.active or self.frontend.waiting)
 
     @property
+    def recomputed_tokens(self) -> int:
+        """See ``System.recomputed_tokens``."""
+        return sum([replica.scheduler.recomputed_tokens for replica in self.replicas])
+
+    @property
     def truncated_outputs(self) -> int:
         """See ``System.truncated_outputs``."""
         return self.frontend.truncated_outputs

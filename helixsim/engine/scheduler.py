@@ -170,7 +170,7 @@ class Scheduler:
             found.held = self.kv.publish(found.chain, found.held, computed)
         self.leave(found, computed, now_ns)
         found.path = None
-        found.computed, found.target = 0, found.context_tokens
+        found.computed, found.target, found.lost_tokens = 0, found.context_tokens, computed
         if self.blocks_of(found.target) > self.kv.capacity:
             self.outgrown.append(found)
         else:
@@ -270,7 +270,7 @@ class Scheduler:
                 sequence.held = self.kv.acquire(sequence.chain, sequence.target)
                 sequence.computed = computed
             if sequence.preemptions:
-                self.recomputed_tokens += sequence.target - computed
+                self.recomputed_tokens += max(0, sequence.lost_tokens - computed)
             else:
                 sequence.cached_tokens = computed
             pairs += self._take_chunk(sequence, count, chunks)

@@ -17,7 +17,7 @@ class Sequence:
     before its first token. ``since_ns``: when the present part of its life (waiting, or running) began. ``path``: its
     replica from its admission to its end or preemption. ``in_flight``: chunks of it in steps under way. ``held``:
     blocks of its ``chain`` in the prefix cache that it refers to. ``cached_tokens``: those it found there when it was
-    first admitted.
+    first admitted. ``lost_tokens``: those computed before its last preemption.
     """
 
     __slots__ = (
@@ -35,6 +35,7 @@ class Sequence:
         "in_flight",
         "joined_step",
         "last_token_ns",
+        "lost_tokens",
         "network_ns",
         "order",
         "output_tokens",
@@ -59,7 +60,7 @@ class Sequence:
         self.admitted_ns = self.first_token_ns = self.last_token_ns = self.order = -1
         self.queue_ns = self.compute_ns = self.network_ns = 0
         self.joined_step = self.ends_step = 0
-        self.held = self.cached_tokens = 0
+        self.held = self.cached_tokens = self.lost_tokens = 0
         self.chain: Chain | None = None
         self.decodes: Decodes | None = None
         self.path: Numbered | None = None

@@ -171,7 +171,7 @@ class _Run:
                 "messages": sum(channel.messages for channel in system.fabric.channels.values()),
                 "token_hops": sum(node.prompt_tokens + node.decode_tokens for node in nodes),
                 "preemptions": sum(node.preemptions for node in nodes),
-                "recomputed_tokens": recorder.recomputed_tokens,
+                "recomputed_tokens": system.recomputed_tokens,
                 "rejected": recorder.rejected,
                 "truncated_outputs": system.truncated_outputs,
             },

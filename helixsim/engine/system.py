@@ -32,6 +32,7 @@ class Recorded(Protocol):
     first_token_ns: int
     generated: int
     preemptions: int
+    cached_tokens: int
     queue_ns: int
     compute_ns: int
 
@@ -101,6 +102,11 @@ class System(Protocol):
     @property
     def is_drained(self) -> bool:
         """Whether all requests have ended."""
+        ...
+
+    @property
+    def recomputed_tokens(self) -> int:
+        """Tokens computed again after preemptions."""
         ...
 
     @property
