@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from helixsim.domain.cluster import Cluster, Deployment, LinkSpec, Network, Node
-from helixsim.domain.hardware import BatchLimits, ComputeProfile, Curve, NodeProfile
+from helixsim.domain.curves import Curve
+from helixsim.domain.hardware import BatchLimits, ComputeProfile, NodeProfile
 from helixsim.domain.layers import Attention, Layer, Matrix
 from helixsim.domain.model import ModelSpec
 from helixsim.domain.placement import LayerRange, Placement

@@ -12,7 +12,7 @@ from typing import Any
 
 from helixsim import yamlio
 from helixsim.cli import profile_gpus
-from helixsim.domain.hardware import Curve
+from helixsim.domain.curves import Curve
 from helixsim.domain.model import ModelSpec
 from helixsim.errors import ConfigError, DataError, ExitCode, unknown_name
 from helixsim.hardware import catalog, compute_file, engines

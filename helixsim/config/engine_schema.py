@@ -154,5 +154,11 @@ class EngineSection(Section):
         None,
         description="Share of KV blocks that must stay free at admission (vLLM: watermark) (default: the profile's).",
     )
-    timings: str | None = Field(None, description="CSV of measured times per layer that replaces the profiles.")
+    timings: str = Field(
+        "auto",
+        description="Where times per layer come from: a file (CSV of measured times, or YAML of `profile fit`); "
+        "`analytic` (laws of kernels and datasheets); `operators` (tables of measured kernels, extra `operators`); "
+        "`auto`: published timings of the model and GPU, else operator tables where they are installed and have the "
+        "GPU and the model, else the laws.",
+    )
     limits: str | None = Field(None, description="CSV of measured KV and batch limits that replaces the profiles.")

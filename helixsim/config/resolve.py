@@ -5,16 +5,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-import helixsim
 from helixsim import units
 from helixsim.config import checks, sizes
 from helixsim.config.choices import Choices, Registries, is_file_name, look_up, names_file
+from helixsim.config.digest import config_hash
 from helixsim.config.engine import build_engine
 from helixsim.config.experiment import CapacitySpec, KvSpec, ResolvedExperiment, SystemSpec, Variant
 from helixsim.config.loads import DEFAULT_LENGTHS, build_arrivals, build_slo, build_workload
@@ -26,12 +26,13 @@ from helixsim.config.whatif import described, overlay
 from helixsim.config.whatif_schema import WhatifSection
 from helixsim.domain.cluster import Cluster, Deployment, Node
 from helixsim.domain.hardware import GpuSpec, NodeProfile
-from helixsim.errors import ConfigError, InfeasibleError, Problem, shortened
+from helixsim.errors import ConfigError, InfeasibleError, Problem, shortened, unknown_name
 from helixsim.hardware import catalog
 from helixsim.hardware.engines import NOT_OF_EXPERIMENTS, RESERVES_NOTHING
 from helixsim.hardware.formats import format_faults, format_notes
 from helixsim.hardware.models.load import files_of
-from helixsim.hardware.profiles import ProfileOptions, node_profile
+from helixsim.hardware.operator_library import backend_of
+from helixsim.hardware.profiles import WITHOUT_FILE, ProfileOptions, node_profile
 from helixsim.validation import problems_of
 from helixsim.workload.feed import workload_stats
 from helixsim.workload.spec import ArrivalsSpec, WorkloadSpec, WorkloadStats
@@ -194,7 +195,7 @@ class _Resolver:
             slo_targets=tuple((name, build_slo(one)) for name, one in (section.slo_targets or {}).items()),
             capacity=CapacitySpec(**section.capacity.model_dump()),
             document=document,
-            config_hash=_config_hash(document, file_hashes, [fleet, *(system.fleet.cluster for system in systems)]),
+            config_hash=config_hash(document, file_hashes, fleet, [system.fleet.cluster for system in systems]),
             assumptions=tuple(dict.fromkeys([*assumptions, *self._load_assumptions(), *stats.assumptions])),
             is_one_by_one=self.engine.transfers == "request",
             engine=self.engine.spec,
@@ -252,9 +253,13 @@ class _Resolver:
         written |= {"max_prefill_tokens": section.max_num_batched_tokens, "max_decode_seqs": section.max_num_seqs}
         if section.cuda_graph_sizes is not None:
             written["graph_sizes"] = tuple(sorted(set(section.cuda_graph_sizes)))
-        written |= {"holds_ends": engine.spec.has_output_head, "steps": engine.steps}
+        written |= {
+            "holds_ends": engine.spec.has_output_head,
+            "steps": engine.steps,
+            "backend": backend_of(engine.spec.name),
+        }
         for key in ("timings", "limits"):
-            if written[key] is not None:
+            if written[key] is not None and written[key] not in WITHOUT_FILE:
                 written[key] = self.source.file(("engine", key), written[key])
         return ProfileOptions(**written)
 
@@ -266,7 +271,7 @@ class _Resolver:
             (("engine", "name"), section.engine.name if is_file_name(section.engine.name) else None),
             (("cluster", "network", "links"), links if isinstance(links, str) else None),
             (("workload", "trace", "path"), None if trace is None else trace.path),
-            (("engine", "timings"), section.engine.timings),
+            (("engine", "timings"), None if section.engine.timings in WITHOUT_FILE else section.engine.timings),
             (("engine", "limits"), section.engine.limits),
         ]
         files = [(name, path, source.file(path, name)) for path, name in named if name is not None]
@@ -275,9 +280,12 @@ class _Resolver:
         files += [
             (self.choices.documents[path[:-1]][str(path[-1])], path, file) for path, file in self.choices.files.items()
         ]
-        for _, path, file in files:
+        for name, path, file in files:
             if not is_file(file):
-                self.problems.append(source.problem(path, f"no such file: {shortened(str(file))}"))
+                message = f"no such file: {shortened(str(file))}"
+                if path == ("engine", "timings") and not Path(name).suffix:
+                    message = unknown_name("source of timings", name, (*WITHOUT_FILE, "the path of a file"))
+                self.problems.append(source.problem(path, message))
         return [(name, file) for name, _, file in files]
 
     def _model_file(self) -> Path | None:
@@ -383,16 +391,3 @@ class _Resolver:
 def _default_name(system: SystemSection) -> str:
     """Return the name of the strategy; of an import path only the class."""
     return system.placement.strategy.rpartition(":")[2]
-
-
-def _config_hash(
-    document: Mapping[str, Any], file_hashes: Sequence[tuple[str, str]], resolved: Sequence[object]
-) -> str:
-    """Return the SHA-256 of all inputs; profiles are represented by their figures."""
-    parts = {
-        "document": document,
-        "files": file_hashes,
-        "resolved": [repr(value) for value in resolved],
-        "version": helixsim.__version__,
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, allow_nan=False).encode()).hexdigest()

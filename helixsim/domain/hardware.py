@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from helixsim.domain.curves import AttentionTable, Curve
 from helixsim.domain.kernels import AllReduce, Kernels
 from helixsim.domain.placement import LayerRange
 
@@ -59,43 +59,6 @@ class GpuSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class Curve:
-    """Time of one layer [ns] against batch size, piecewise linear.
-
-    Between knots it interpolates, below the first knot it keeps the first value (a batch never costs less than
-    reading the weights once), beyond the last it continues the last slope, never downwards. Zero work costs zero.
-    A table that contains the point (0, 0) is taken at its word.
-    """
-
-    x: tuple[float, ...]
-    y_ns: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        if len(self.x) != len(self.y_ns) or not self.x:
-            raise ValueError(
-                f"a curve needs as many x as y values and at least one, got {len(self.x)} and {len(self.y_ns)}"
-            )
-        if any(b <= a for a, b in zip(self.x, self.x[1:], strict=False)):
-            raise ValueError("the x values of a curve must increase")
-
-    def __call__(self, x: float) -> float:
-        """Return the time of one layer [ns] for a batch of ``x``."""
-        if x <= 0:
-            return 0.0
-        xs, ys = self.x, self.y_ns
-        right = bisect_right(xs, x)
-        if right == 0:
-            return ys[0]
-        if right == len(xs):
-            if right == 1:
-                return ys[0]
-            slope = (ys[-1] - ys[-2]) / (xs[-1] - xs[-2])
-            return ys[-1] + max(slope, 0.0) * (x - xs[-1])
-        x0, y0 = xs[right - 1], ys[right - 1]
-        return y0 + (ys[right] - y0) * (x - x0) / (xs[right] - x0)
-
-
-@dataclass(frozen=True, slots=True)
 class LayerTimes:
     """Time of one kind of layer on one kind of node [ns]; ``StepTime`` puts the terms together.
 
@@ -117,6 +80,8 @@ class LayerTimes:
         Most tokens that a token attends to; None: all.
     index_ns_per_token, index_ns_per_pair
         As for the context and for pairs, but whatever the window: looking for the tokens to attend to.
+    attention
+        Attention as a table of measured kernels, in place of the terms of contexts and pairs; None: it follows those.
     """
 
     prefill: Curve
@@ -128,6 +93,7 @@ class LayerTimes:
     window_tokens: int | None = None
     index_ns_per_token: float = 0.0
     index_ns_per_pair: float = 0.0
+    attention: AttentionTable | None = None
 
     def mixed_ns(self, prompt_tokens: float, seqs: float) -> float:
         """Return the time for prompts and decode steps that pass the layer together [ns].
@@ -192,7 +158,7 @@ class ComputeProfile:
     prefill_ns_per_pair: float = 0.0
     token_work: Curve | None = None
     head: Curve | None = None
-    layers: tuple[LayerTimes, ...] = ()
+    layers: tuple[LayerTimes, ...] = field(default=(), repr=False)  # many, few of them different
 
     def prefill_ns(self, layers: int, tokens: int) -> float:
         """Return the time of ``layers`` layers for one prompt of ``tokens`` tokens [ns]."""

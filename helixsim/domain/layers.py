@@ -19,11 +19,14 @@ class NumberFormat:
     multiply
         Format of the matrix products, and so the peak rate that applies: ``fp16``, ``fp8``, ``fp4`` or ``int8``.
         Formats for storage alone (``int4``) multiply in ``fp16``.
+    is_blocked
+        FP8 with a scale for each block of weights instead of one for a matrix: other kernels, slower for few tokens.
     """
 
     name: str
     bits: float
     multiply: Literal["fp16", "fp8", "fp4", "int8"] = "fp16"
+    is_blocked: bool = False
 
 
 FP16 = NumberFormat("fp16", 16.0)
@@ -101,6 +104,8 @@ class Attention:
         Memory of a token beside keys and values, whatever their format: its key in the index of sparse attention [B].
     index_numbers
         Width of all heads of the index together, multiplied for each pair of tokens; 0: no index of its own.
+    head_norms
+        Queries and keys are normalised before they meet (Qwen3, Gemma 3): another kernel for prompts.
     """
 
     kind: Literal["full", "sliding", "latent", "linear"]
@@ -114,6 +119,7 @@ class Attention:
     state_bytes: int = 0
     index_bytes: int = 0
     index_numbers: int = 0
+    head_norms: bool = False
 
     @property
     def most_attended(self) -> int | None:

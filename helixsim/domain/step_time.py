@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from helixsim.domain.curves import Curve
 from helixsim.domain.engine import EngineSpec
 from helixsim.domain.hardware import ComputeProfile, LayerTimes
 from helixsim.domain.placement import LayerRange
@@ -173,7 +174,9 @@ class _LayerTerms:
     """Time of one layer under an engine, with what was computed before."""
 
     __slots__ = (
+        "_attention",
         "_context_ns",
+        "_curves",
         "_engine",
         "_floor_ns",
         "_index_ns",
@@ -191,7 +194,9 @@ class _LayerTerms:
         self._reference = times.reference_context_tokens
         self._window = times.window_tokens
         self._index_ns = times.index_ns_per_token
-        self.has_pairs = bool(times.prefill_ns_per_pair or times.index_ns_per_pair)
+        self._attention = times.attention
+        self._curves: dict[float, Curve] = {}
+        self.has_pairs = bool(times.prefill_ns_per_pair or times.index_ns_per_pair or times.attention)
         self._known_ns: dict[tuple[float, float], float] = {}
         self._floor_ns = min(times.decode(1), self._work_ns(0, 1))
 
@@ -202,6 +207,8 @@ class _LayerTerms:
             known = self._work_ns(prompt, seqs)
             if len(self._known_ns) < _MOST_KNOWN:
                 self._known_ns[prompt, seqs] = known
+        if seqs and self._attention is not None:
+            return known + self._context_curve(seqs)(context / seqs)
         if not seqs or not (self._context_ns or self._index_ns):
             return known
         read = context if self._window is None else min(context, self._window * seqs)
@@ -212,6 +219,8 @@ class _LayerTerms:
 
     def decode_ns_series(self, seqs: int, contexts: NDArray[np.float64]) -> NDArray[np.float64] | float:
         """Return the time of the layer for the same sequences with each of these contexts [ns]."""
+        if self._attention is not None:
+            return self._work_ns(0, seqs) + _values(self._context_curve(seqs), contexts / seqs)
         if not (self._context_ns or self._index_ns):
             return self.layer_ns(0, seqs, 0)
         read = contexts if self._window is None else np.minimum(contexts, self._window * seqs)
@@ -221,15 +230,18 @@ class _LayerTerms:
         return np.maximum(found, self._floor_ns)
 
     def pairs_ns(self, shape: BatchShape, layers: int) -> float:
-        """Return what the pairs of prompts add in so many layers [ns].
+        """Return what the pairs of prompts add in so many layers [ns], by a table all of the prompts' attention.
 
-        Within a window, all prompts are taken to be of the mean length and the mean past.
+        Within a window, and by a table, all prompts are taken to be of the mean length and the mean past.
         """
         times, pairs = self._times, shape.prefill_pairs
-        if self._window is not None:
+        if self._window is not None or self._attention is not None:
             seqs = shape.prefill_seqs or 1
             tokens = shape.prefill_tokens / seqs
             past = max(pairs / shape.prefill_tokens - tokens / 2, 0.0)
+            if self._attention is not None:
+                return layers * self._attention.prompts_ns(tokens, past, seqs)
+            assert self._window is not None, "one of both is there"
             growing = min(max(self._window - past, 0.0), tokens)
             pairs = (prefill_pairs(growing, past) + (tokens - growing) * self._window) * seqs
         found = times.prefill_ns_per_pair * (layers * pairs)
@@ -237,9 +249,32 @@ class _LayerTerms:
             found += times.index_ns_per_pair * (layers * shape.prefill_pairs)
         return found
 
+    def _context_curve(self, seqs: float) -> Curve:
+        assert self._attention is not None, "only layers with a table have curves"
+        known = self._curves.get(seqs)
+        if known is None:
+            known = self._attention.decode_curve(seqs)
+            if len(self._curves) < _MOST_KNOWN:
+                self._curves[seqs] = known
+        return known
+
     def _work_ns(self, prompt: float, seqs: float) -> float:
         times, launch = self._times, self._engine.layer_launch_ns
         if self._engine.shares_weight_reads:
             return max(times.mixed_ns(prompt, seqs), launch)
         prefill, decode = times.prefill(prompt), times.decode(seqs)
         return (max(prefill, launch) if prompt else 0.0) + (max(decode, launch) if seqs else 0.0)
+
+
+def _values(curve: Curve, xs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return a curve at many points above zero, each to the last bit as the curve has it."""
+    knots, ys = np.array(curve.x), np.array(curve.y_ns)
+    if len(knots) == 1:
+        return np.full(len(xs), ys[0])
+    right = np.searchsorted(knots, xs, side="right")
+    upper = np.clip(right, 1, len(knots) - 1)
+    x0, y0, x1, y1 = knots[upper - 1], ys[upper - 1], knots[upper], ys[upper]
+    inside = y0 + (y1 - y0) * (xs - x0) / (x1 - x0)
+    beyond = y1 + np.maximum((y1 - y0) / (x1 - x0), 0.0) * (xs - x1)
+    values: NDArray[np.float64] = np.where(right == 0, ys[0], np.where(right == len(knots), beyond, inside))
+    return values

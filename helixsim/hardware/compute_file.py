@@ -16,7 +16,8 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from helixsim import validation
 from helixsim.datafiles import data_path
-from helixsim.domain.hardware import BatchLimits, Curve
+from helixsim.domain.curves import Curve
+from helixsim.domain.hardware import BatchLimits
 from helixsim.units import NS_PER_MS
 from helixsim.validation import Count, NotNegative, Number, Numbers, Section, Words
 

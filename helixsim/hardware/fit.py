@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from helixsim.domain.hardware import Curve
+from helixsim.domain.curves import Curve
 from helixsim.errors import DataError
 from helixsim.hardware import catalog, kv_memory, measured
 from helixsim.hardware.compute_file import FittedCurve, FittedKind, MeasuredMemory, PlannerRules

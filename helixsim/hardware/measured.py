@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from helixsim.domain.hardware import BatchLimits, ComputeProfile, Curve
+from helixsim.domain.curves import Curve
+from helixsim.domain.hardware import BatchLimits, ComputeProfile
 from helixsim.domain.model import ModelSpec
 from helixsim.errors import DataError, did_you_mean, shortened, unknown_name
 from helixsim.hardware import catalog

@@ -11,10 +11,12 @@ from pathlib import Path
 
 from helixsim.domain.hardware import BatchLimits, ComputeProfile, Ends, GpuSpec, NodeProfile
 from helixsim.domain.model import ModelSpec
-from helixsim.errors import DataError, InfeasibleError
+from helixsim.errors import ConfigError, DataError, InfeasibleError
 from helixsim.hardware import compute_file, kv_memory, measured
 from helixsim.hardware.compute_file import FittedKind
 from helixsim.hardware.engine_defaults import AS_MEASURED, StepDefaults
+from helixsim.hardware.operator_library import SYSTEMS, installed_version
+from helixsim.hardware.operator_tables import operator_profile
 from helixsim.hardware.roofline import roofline
 from helixsim.hardware.tensor_parallel import from_one_gpu, kv_shares
 from helixsim.units import NS_PER_S, format_bytes
@@ -32,6 +34,9 @@ TABLE_CONTEXT_TOKENS = 1000
 """Context of a sequence taken to be in fitted decode timings. The published tables do not state theirs, but allow for
 1000 tokens per decoding sequence, and their slopes over large batches of LLaMA-1 30B, which reads 26.6 kB of KV per
 token and layer, come to 800 to 1000 tokens at the memory bandwidth that layers reach (A100, L4)."""
+
+WITHOUT_FILE = ("auto", "analytic", "operators")
+"""Sources of timings that are not files."""
 
 _SIXTEEN_BIT = frozenset({"fp16", "bf16"})
 
@@ -57,7 +62,11 @@ class ProfileOptions:
     steps
         Limits of a step in the engine.
     timings
-        CSV of per-layer timings (see ``measured``) or a YAML file written by ``profile fit``.
+        CSV of per-layer timings (see ``measured``) or a YAML file written by ``profile fit``; or one of
+        ``WITHOUT_FILE``: the laws of ``kernels``, tables of measured kernels, or ``auto``, the first that is there of
+        ``profiles/compute``, the tables, timings of one GPU, and the laws.
+    backend
+        Engine in the operator tables; None: it has none there.
     limits
         CSV of KV tokens and batch limits by number of layers (see ``measured``), taken exactly as tabulated.
     holds_ends
@@ -72,7 +81,8 @@ class ProfileOptions:
     max_decode_seqs: int | None = None
     graph_sizes: tuple[int, ...] | None = None
     steps: StepDefaults = AS_MEASURED
-    timings: Path | None = None
+    timings: Path | str = "auto"
+    backend: str | None = None
     limits: Path | None = None
     holds_ends: bool = False
 
@@ -140,7 +150,7 @@ class _Sources:
 
     def _fitted_kind(self, kind: str) -> FittedKind | None:
         model, timings = self.model, self.options.timings
-        own = compute_file.read(timings) if timings is not None and _is_fitted(timings) else ()
+        own = compute_file.read(timings) if isinstance(timings, Path) and _is_fitted(timings) else ()
         for fitted in (*own, *compute_file.committed(model.name)):
             if (fitted.model, fitted.kind) != (model.name, kind):
                 continue
@@ -152,26 +162,48 @@ class _Sources:
         return None
 
     def compute(self, fitted: FittedKind | None) -> ComputeProfile:
-        """Return the user's timings, else the fitted ones, else the roofline."""
-        model, path = self.model, self.options.timings
-        if path is not None and not _is_fitted(path):
-            timings = measured.find(measured.read_timings(path), model.name, self.kind)
+        """Return the user's timings, else the fitted ones, else operator tables, else the roofline."""
+        model, source = self.model, self.options.timings
+        if isinstance(source, Path) and not _is_fitted(source):
+            timings = measured.find(measured.read_timings(source), model.name, self.kind)
             if timings is not None:
-                return measured.compute_profile(timings, model, f"per-layer timings in {path.name}")
-            self.notes.append(f"{path.name}: no timings for {model.name} on {self.kind}")
-        single = self._fitted_kind(self.gpu.name) if fitted is None and self.gpus > 1 else None
+                return measured.compute_profile(timings, model, f"per-layer timings in {source.name}")
+            self.notes.append(f"{source.name}: no timings for {model.name} on {self.kind}")
+        if source == "operators":
+            return self._noted(operator_profile(model, self.gpu, self.gpus, self.options.backend))
+        if source == "analytic":
+            return self._noted(roofline(model, self.gpu, self.gpus))
         if fitted is None:
-            if single is None:
-                computed = roofline(model, self.gpu, self.gpus)
-            else:
-                computed = from_one_gpu(self._from_fit(single, 1), model, self.gpu, self.gpus)
-            self.notes.append(f"no timings for {model.name} on {self.kind}: {computed.provenance}")
-            return computed
+            single = self._fitted_kind(self.gpu.name) if self.gpus > 1 else None
+            return self._noted(
+                self._from_tables()
+                or (
+                    roofline(model, self.gpu, self.gpus)
+                    if single is None
+                    else from_one_gpu(self._from_fit(single, 1), model, self.gpu, self.gpus)
+                )
+            )
         if model.kv_precision not in _SIXTEEN_BIT:
             self.notes.append(
                 f"timings of {model.name} on {self.kind} were taken with a 16-bit KV cache, not {model.kv_precision}"
             )
         return self._from_fit(fitted, self.gpus)
+
+    def _noted(self, computed: ComputeProfile) -> ComputeProfile:
+        how = "timings of" if computed.source == "operators" else "no timings for"
+        self.notes.append(f"{how} {self.model.name} on {self.kind}: {computed.provenance}")
+        return computed
+
+    def _from_tables(self) -> ComputeProfile | None:
+        """Return times from operator tables if the library is there and has them; what it lacks is noted."""
+        backend = self.options.backend
+        if backend is None or self.gpu.name not in SYSTEMS or installed_version() is None:
+            return None
+        try:
+            return operator_profile(self.model, self.gpu, self.gpus, backend)
+        except (ConfigError, DataError) as error:
+            self.notes.append(f"operator tables not used for {self.model.name} on {self.kind}: {error}")
+            return None
 
     def _from_fit(self, fitted: FittedKind, gpus: int) -> ComputeProfile:
         model = self.model

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from helixsim.domain.hardware import ComputeProfile, Curve, GpuSpec, LayerTimes
+from helixsim.domain.curves import Curve
+from helixsim.domain.hardware import ComputeProfile, GpuSpec, LayerTimes
 from helixsim.domain.layers import Layer
 from helixsim.domain.model import ModelSpec
 from helixsim.hardware.compute_file import FittedKind

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from helixsim.domain.hardware import ComputeProfile, Curve, GpuSpec
+from helixsim.domain.curves import Curve
+from helixsim.domain.hardware import ComputeProfile, GpuSpec
 from helixsim.domain.model import ModelSpec
 from helixsim.hardware.kernels import ALL_REDUCES_PER_LAYER, Node
 from helixsim.units import NS_PER_S

@@ -23,8 +23,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from helixsim.domain.curves import Curve
 from helixsim.domain.engine import IDEAL, EngineSpec
-from helixsim.domain.hardware import Curve, LayerTimes, NodeProfile
+from helixsim.domain.hardware import LayerTimes, NodeProfile
 from helixsim.domain.placement import LayerRange
 from helixsim.domain.step_time import prefill_pairs
 from helixsim.units import NS_PER_S

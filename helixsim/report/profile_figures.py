@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from helixsim.domain.hardware import Curve
+from helixsim.domain.curves import Curve
 from helixsim.report.style import SYSTEM_COLORS, new_figure, png_bytes, styled, svg_bytes
 from helixsim.units import NS_PER_MS
 from helixsim.writing import write_bytes

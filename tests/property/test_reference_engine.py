@@ -15,8 +15,8 @@ from simulating import SECOND, inputs_of, random_load
 
 from helixsim.batching import registry as batching_registry
 from helixsim.domain.cluster import LinkSpec
+from helixsim.domain.curves import Curve
 from helixsim.domain.engine import EngineSpec
-from helixsim.domain.hardware import Curve
 from helixsim.domain.request import FeedMode, Window
 from helixsim.domain.result import RequestStatus
 from helixsim.engine.recorder import GAP_RESOLUTION_NS

@@ -68,7 +68,9 @@ def qwen_windows(config: Config, index: int) -> str:
     return "sliding" if config.flag("use_sliding_window") and index >= from_layer else "full"
 
 
-def grouped(kind_of: KindOf = always_full, *, output_gate: bool = False) -> Callable[[Config, Part], Mixer]:
+def grouped(
+    kind_of: KindOf = always_full, *, output_gate: bool = False, head_norms: bool = False
+) -> Callable[[Config, Part], Mixer]:
     """Return attention of queries in groups that share keys and values.
 
     Parameters
@@ -77,6 +79,8 @@ def grouped(kind_of: KindOf = always_full, *, output_gate: bool = False) -> Call
         Which layers see the whole context.
     output_gate
         Queries come with a gate of their own width (Qwen3-Next).
+    head_norms
+        Whether queries and keys are normalised, unless ``use_qk_norm`` says otherwise.
     """
     kinds = layer_kind(kind_of)
 
@@ -94,6 +98,7 @@ def grouped(kind_of: KindOf = always_full, *, output_gate: bool = False) -> Call
             width,
             window=window_of(config, kind),
             gate=heads * width * output_gate,
+            head_norms=config.flag("use_qk_norm", default=head_norms),
         )
 
     return attend
@@ -128,6 +133,7 @@ def grouped_mixer(
     output: str = "self_attn.o_proj",
     has_value: bool = True,
     has_kv: bool = True,
+    head_norms: bool = False,
 ) -> Mixer:
     """Return grouped attention.
 
@@ -143,13 +149,17 @@ def grouped_mixer(
         False: values are computed as keys are, by the same weights; both are kept.
     has_kv
         False: keys and values are those of an earlier layer.
+    head_norms
+        Queries and keys are normalised.
     """
     if heads % kv_heads:
         raise config.fault(("num_attention_heads",), f"{heads} is no multiple of num_key_value_heads {kv_heads}")
     kept = kv_heads * (width + value_width) if has_kv else 0
     computed = kv_heads * (width + value_width * has_value) if has_kv else 0
     return Mixer(
-        Attention("sliding" if window else "full", heads, kv_heads, width, value_width, kept, window),
+        Attention(
+            "sliding" if window else "full", heads, kv_heads, width, value_width, kept, window, head_norms=head_norms
+        ),
         (
             part.matrix(
                 "qkv", part.hidden, heads * width + gate + computed, modules, kv_outputs=computed, kv_heads=kv_heads

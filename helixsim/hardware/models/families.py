@@ -19,6 +19,7 @@ _MIXTURE = ("num_local_experts", "num_experts_per_tok")
 _FULL = attention.grouped()
 _WINDOW = attention.grouped(attention.sliding_if_window)
 _QWEN = attention.grouped(attention.qwen_windows)
+_QWEN3 = attention.grouped(attention.qwen_windows, head_norms=True)
 _DEEPSEEK = Routed(
     feed_forward.after_first,
     ("n_routed_experts", "num_experts", "num_local_experts"),
@@ -159,9 +160,9 @@ FAMILIES: Mapping[str, Family] = {
         ("num_experts", "num_experts_per_tok", "moe_intermediate_size", "intermediate_size"),
         {"shared_expert_intermediate_size": 5632, "sliding_window": 4096},
     ),
-    "qwen3": Family(_QWEN, feed_forward.gated, defaults={"head_dim": 128, "sliding_window": 4096}),
+    "qwen3": Family(_QWEN3, feed_forward.gated, defaults={"head_dim": 128, "sliding_window": 4096}),
     "qwen3_moe": Family(
-        _QWEN,
+        _QWEN3,
         Routed(feed_forward.qwen_sparse, ("num_experts", "num_local_experts")),
         ("num_experts", "num_experts_per_tok", "moe_intermediate_size", "intermediate_size"),
         {"num_key_value_heads": 4, "sliding_window": 4096},
@@ -191,7 +192,7 @@ FAMILIES: Mapping[str, Family] = {
         is_tied=True,
     ),
     "gemma3_text": Family(
-        attention.grouped(attention.full_every(6, "sliding_window_pattern")),
+        attention.grouped(attention.full_every(6, "sliding_window_pattern"), head_norms=True),
         feed_forward.gated,
         defaults=_GEMMA3,
         is_tied=True,
@@ -215,10 +216,14 @@ FAMILIES: Mapping[str, Family] = {
     "phi3": Family(_WINDOW, feed_forward.gated),
     "phimoe": Family(_WINDOW, _BLOCK_SPARSE, ("intermediate_size", *_MIXTURE), {"num_key_value_heads": 8}),
     "olmo": Family(_FULL, feed_forward.gated),
-    "olmo2": Family(_FULL, feed_forward.gated),
-    "olmo3": Family(attention.grouped(attention.full_every(4)), feed_forward.gated, defaults={"sliding_window": 4096}),
+    "olmo2": Family(attention.grouped(head_norms=True), feed_forward.gated),
+    "olmo3": Family(
+        attention.grouped(attention.full_every(4), head_norms=True),
+        feed_forward.gated,
+        defaults={"sliding_window": 4096},
+    ),
     "olmoe": Family(
-        _FULL,
+        attention.grouped(head_norms=True),
         Routed(count=("num_experts",), inner=("intermediate_size",)),
         ("num_experts", "num_experts_per_tok", "intermediate_size"),
     ),
@@ -303,7 +308,10 @@ FAMILIES: Mapping[str, Family] = {
         notes=(_LINEAR,),
     ),
     "minimax_m2": Family(
-        _FULL, _BLOCK_SPARSE, ("intermediate_size", *_MIXTURE), {"num_key_value_heads": 8, "head_dim": 128}
+        attention.grouped(head_norms=True),
+        _BLOCK_SPARSE,
+        ("intermediate_size", *_MIXTURE),
+        {"num_key_value_heads": 8, "head_dim": 128},
     ),
     "minimax_m3": _MINIMAX_M3,
     "mimo": Family(_QWEN, feed_forward.gated),  # XiaomiMiMo/MiMo-7B: a Qwen2 with draft layers

@@ -17,6 +17,7 @@ from helixsim.domain.layers import FP16, NumberFormat
 from helixsim.hardware.formats import WEIGHTS
 
 _FP8, _INT8 = WEIGHTS["fp8"], WEIGHTS["int8"]
+_BLOCKED_FP8 = replace(_FP8, is_blocked=True)
 _MXFP4, _NVFP4 = WEIGHTS["mxfp4"], WEIGHTS["nvfp4"]
 _MXFP8 = replace(_FP8, bits=8.25)  # an 8-bit scale for each 32 weights
 
@@ -36,7 +37,7 @@ _GROUPED = ("awq", "gptq", "auto-round", "autoround", "gptq_marlin", "awq_marlin
 
 _MODELOPT: Mapping[str, NumberFormat] = {
     "FP8": _FP8,
-    "FP8_PB_REAL_QUANT": _FP8,
+    "FP8_PB_REAL_QUANT": _BLOCKED_FP8,
     "FP8_PB_WO": replace(_FP8, multiply="fp16"),
     "FP8_PER_CHANNEL_PER_TOKEN": _FP8,
     "MXFP8": _MXFP8,
@@ -191,6 +192,8 @@ def _weights_of(stated: Mapping[str, Any], inside: Mapping[str, Any], config: Ma
         method += "_4bit" if stated.get("load_in_4bit") or stated.get("_load_in_4bit") else "_8bit"
     if method in _METHODS:
         found = Quantization(_METHODS[method], excluded)
+        if method == "fp8" and stated.get("weight_block_size"):
+            found = replace(found, weights=_BLOCKED_FP8)
         if (
             method == "fp8" and str(config.get("expert_dtype")) == "fp4"
         ):  # DeepSeek-V4: experts alone, multiplied in FP8
@@ -241,7 +244,8 @@ def _group_format(group: Mapping[str, Any]) -> NumberFormat:
     bits, kind, size = str(weights.get("num_bits")), str(weights.get("type")), weights.get("group_size")
     if (bits, kind) == ("4", "int"):
         return _integers(4, size)
-    known = {("8", "float"): _MXFP8 if size == 32 else _FP8, ("8", "int"): _INT8}
+    fp8 = _BLOCKED_FP8 if weights.get("strategy") == "block" else _MXFP8 if size == 32 else _FP8
+    known = {("8", "float"): fp8, ("8", "int"): _INT8}
     if size in (16, 32):
         known["4", "float"] = _NVFP4 if size == 16 else replace(_MXFP4, multiply="fp4")
     stored = known.get((bits, kind))

@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from helixsim.domain.curves import Curve
 from helixsim.domain.engine import EngineSpec
-from helixsim.domain.hardware import ComputeProfile, Curve, LayerTimes
+from helixsim.domain.hardware import ComputeProfile, LayerTimes
 from helixsim.domain.placement import LayerRange
 from helixsim.domain.step_time import BatchShape, StepTime, prefill_pairs
 

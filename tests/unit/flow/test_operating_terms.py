@@ -9,8 +9,8 @@ import builders
 import pytest
 
 from helixsim.domain.cluster import TOKEN_ID_BYTES, Deployment, LinkSpec
+from helixsim.domain.curves import Curve
 from helixsim.domain.engine import EngineSpec
-from helixsim.domain.hardware import Curve
 from helixsim.domain.placement import Placement
 from helixsim.flow.operating import OperatingLoad, operating_capacity, operating_point
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from helixsim.domain.hardware import ComputeProfile, Curve
+from helixsim.domain.curves import Curve
+from helixsim.domain.hardware import ComputeProfile
 
 
 def test_a_curve_that_falls_at_its_end_falls_no_further() -> None:

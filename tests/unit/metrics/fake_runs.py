@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from helixsim.domain.cluster import COORDINATOR, Cluster, Deployment, LinkSpec, Network, Node
+from helixsim.domain.curves import Curve
 from helixsim.domain.flowplan import CutElement, FlowEdge, FlowPlan, Route
-from helixsim.domain.hardware import BatchLimits, ComputeProfile, Curve, NodeProfile
+from helixsim.domain.hardware import BatchLimits, ComputeProfile, NodeProfile
 from helixsim.domain.layers import Attention, Layer, Matrix
 from helixsim.domain.model import ModelSpec
 from helixsim.domain.placement import LayerRange, Placement

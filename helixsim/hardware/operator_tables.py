@@ -1,0 +1,265 @@
+"""Times of layers from tables of measured kernels, in place of the laws of ``kernels``.
+
+The operators of each layer of a ``ModelSpec`` are looked up for one engine on one GPU and sampled into a
+``ComputeProfile`` as ``roofline`` returns. Nothing of the library behind the tables is needed afterwards: the profile
+is plain numbers, which enter content keys and travel to other processes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any
+
+from helixsim.domain.curves import AttentionTable, Curve
+from helixsim.domain.hardware import ComputeProfile, GpuSpec, LayerTimes
+from helixsim.domain.layers import FP16, Experts, Layer
+from helixsim.domain.model import ModelSpec
+from helixsim.errors import ConfigError, DataError
+from helixsim.hardware.measured import activation_copy_ns_per_token
+from helixsim.hardware.operator_library import BACKENDS, Tables, open_tables
+from helixsim.units import NS_PER_S
+
+_MODULE_MATRICES = frozenset({"qkv_a", "q_a", "q", "kv_a", "q_b", "kv_b", "attention_output"})
+"""Matrices that the tables measure as one module with the attention of compressed keys and values (MLA)."""
+
+_MOST_TOKENS, _MOST_SEQS = 2**17, 1024
+"""Largest batch that curves know; beyond, they go on with their last slope."""
+
+_SEQS, _CONTEXT, _PROMPT = 32, 1000, 2048
+"""Batches whose sources are stated: decoding sequences with their context, and the tokens of a prompt."""
+
+
+@lru_cache(maxsize=64)
+def operator_profile(model: ModelSpec, gpu: GpuSpec, gpus: int, backend: str | None) -> ComputeProfile:
+    """Return the profile of a node from the tables of an engine (``None``: one that has no tables).
+
+    Raises
+    ------
+    ConfigError
+        Without the library, or for an engine that it does not know.
+    DataError
+        If the tables lack the GPU, or something of the model.
+    """
+    if backend is None:
+        raise ConfigError(
+            f"timings: operators: there are tables of {', '.join(BACKENDS.values())} only, not of this engine"
+        )
+    return operator_times(model, gpu, gpus, open_tables(gpu.name, backend))
+
+
+def operator_times(model: ModelSpec, gpu: GpuSpec, gpus: int, tables: Tables) -> ComputeProfile:
+    """Return the profile of ``gpus`` GPUs as one node from measured kernels; the sampler is that of ``roofline``.
+
+    Raises
+    ------
+    DataError
+        If the tables lack a number format, a shape of attention or experts, or a kind of layer.
+    """
+    counts = Counter(model.layers)
+    operators = {layer: _operators(layer, model, gpus, tables) for layer in counts}
+    most_context = min(model.max_context_tokens, _MOST_TOKENS)
+    times = {layer: _layer_times(one, tables, most_context) for layer, one in operators.items()}
+    attending = [(count, times[layer].attention) for layer, count in counts.items()]
+    tabled = [(count, table) for count, table in attending if table is not None]
+
+    def mean(of: Callable[[AttentionTable], float]) -> float:
+        return sum(count * of(table) for count, table in tabled) / model.num_layers
+
+    xs = times[model.layers[0]].prefill.x
+
+    def mean_curve(of: Callable[[LayerTimes], Curve]) -> Curve:
+        return Curve(xs, tuple(sum(n * of(times[one])(x) for one, n in counts.items()) / model.num_layers for x in xs))
+
+    work, decode = mean_curve(lambda one: one.prefill), mean_curve(lambda one: one.decode)
+    attended = [mean(partial(_of_context, seqs=x)) for x in xs]
+    pair_ns = mean(lambda table: max(table.prompts_ns(2 * _PROMPT, 0, 1) - table.prompts_ns(_PROMPT, 0, 1), 0.0)) / (
+        1.5 * _PROMPT**2
+    )
+    start_ns = max(mean(lambda table: table.prompts_ns(_PROMPT, 0, 1)) - pair_ns * _PROMPT**2 / 2, 0.0)
+    context_ns = mean(lambda table: _slope(table.decode_curve(_SEQS), _CONTEXT)) / _SEQS
+    return ComputeProfile(
+        kind=gpu.name if gpus == 1 else f"{gpu.name}x{gpus}",
+        model=model.name,
+        source="operators",
+        prefill=Curve(xs, tuple(y + start_ns for y in work.y_ns)),
+        decode=Curve(xs, tuple(y + more for y, more in zip(decode.y_ns, attended, strict=True))),
+        decode_context_ns_per_token=context_ns,
+        reference_context_tokens=_CONTEXT,
+        activation_copy_ns_per_token=activation_copy_ns_per_token(model),
+        prefill_ns_per_pair=pair_ns,
+        token_work=decode,
+        head=_head(model, gpu, gpus, tables) if model.vocab_size else None,
+        layers=tuple(times[layer] for layer in model.layers),
+        provenance=f"operator tables of {tables.source}: {_shares(operators, counts, tables)}",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Operators:
+    """Operators of one layer, as text.
+
+    Parameters
+    ----------
+    tokens
+        Of all tokens, whichever they are.
+    shared, routed
+        Shared experts, and the routed ones with their router, which are among ``tokens``: decode steps compute both at
+        once (CUDA graphs).
+    prompt, decode
+        Attention of prompts, and of decode steps.
+    """
+
+    tokens: str
+    shared: str | None = None
+    routed: str | None = None
+    prompt: str | None = None
+    decode: str | None = None
+
+
+def _operators(layer: Layer, model: ModelSpec, gpus: int, tables: Tables) -> _Operators:
+    build = tables.build
+    attention, hidden = layer.attention, model.hidden_size
+    matrices = list(layer.matrices)
+    of_tokens: list[Any] = []
+    attending: tuple[Any, Any] | None = None
+    if attention is not None:
+        if attention.kind == "linear" or attention.attended_tokens is not None:
+            kind = "linear attention" if attention.kind == "linear" else "sparse attention with an index"
+            raise DataError(f"{model.name} has layers of {kind}, which are not looked up in operator tables")
+        if attention.num_heads % gpus:
+            raise DataError(f"{model.name}: {attention.num_heads} heads do not divide among {gpus} GPUs")
+        if attention.kind == "latent":
+            inside = [matrix for matrix in matrices if matrix.name in _MODULE_MATRICES]
+            matrices = [matrix for matrix in matrices if matrix.name not in _MODULE_MATRICES]
+            attending = build.latent_attention(attention, gpus, model.kv_precision, inside[0].format)
+        else:
+            attending = build.attention(attention, gpus, model.kv_precision)
+    shared: list[Any] = []
+    routed: list[Any] = []
+    for matrix in matrices:
+        inputs, outputs = (round(size) for size in matrix.shard(gpus))
+        made = [build.product(inputs, outputs, matrix.format)]
+        if matrix.name.endswith(("gate_up", "up")):
+            made.append(build.elementwise(outputs, outputs // 2 if "gate" in matrix.name else outputs))
+        (shared if matrix.name.startswith("shared") else routed if matrix.name == "router" else of_tokens).extend(made)
+    parts = (attention is not None) + (layer.experts is not None or any("down" in one.name for one in matrices))
+    of_tokens += [build.elementwise(2 * hidden, 2 * hidden)] * parts
+    if gpus > 1:
+        of_tokens += [build.all_reduce(hidden, gpus)] * parts
+    if layer.experts is not None:
+        routed.append(_experts(layer.experts, gpus, tables, has_shared=bool(shared)))
+    return _Operators(
+        build.text([*of_tokens, *shared, *routed]),
+        build.text(shared) if shared and routed else None,
+        build.text(routed) if shared and routed else None,
+        None if attending is None else build.text(attending[:1]),
+        None if attending is None else build.text(attending[1:]),
+    )
+
+
+def _experts(experts: Experts, gpus: int, tables: Tables, *, has_shared: bool) -> Any:
+    """Return the experts cut as helixsim cuts them, or in groups of whole experts where only those were measured."""
+    sliced = tables.build.experts(experts, gpus, by_expert=False, has_shared=has_shared)
+    try:
+        tables.ns(tables.build.text([sliced]), 1)
+    except DataError:
+        if gpus == 1:
+            raise
+        return tables.build.experts(experts, gpus, by_expert=True, has_shared=has_shared)
+    return sliced
+
+
+def _layer_times(operators: _Operators, tables: Tables, most_context: int) -> LayerTimes:
+    knots, shared, routed = _token_knots(), operators.shared, operators.routed
+    work = decode = _curve(knots, lambda tokens: tables.ns(operators.tokens, tokens))
+    if shared is not None and routed is not None:
+        saved = _curve(knots, lambda tokens: min(tables.ns(shared, tokens), tables.ns(routed, tokens)))
+        decode = Curve(work.x, tuple(y - less for y, less in zip(work.y_ns, saved.y_ns, strict=True)))
+    return LayerTimes(work, decode, token_work=decode, attention=_attention(operators, tables, most_context))
+
+
+def _attention(operators: _Operators, tables: Tables, most: int) -> AttentionTable | None:
+    prompt, decode = operators.prompt, operators.decode
+    if prompt is None or decode is None:
+        return None
+    contexts, lengths, pasts = _knots(most, 2), _knots(most, 3), [0, *_knots(most, 1)[7:]]
+
+    def chunks(past: int, seqs: int) -> Curve:
+        return _curve(lengths, lambda tokens: tables.ns(prompt, seqs, tokens, past, is_prompt=True))
+
+    def further(past: int, first: Curve) -> Curve:
+        """Return what each of three more prompts adds."""
+        four = chunks(past, 4)
+        return Curve(first.x, tuple(max(y - one, 0.0) / 3 for y, one in zip(four.y_ns, first.y_ns, strict=True)))
+
+    of_one = [(float(past), chunks(past, 1)) for past in pasts]
+    of_more = [(past, further(int(past), first)) for past, first in of_one]
+    of_decode = [(float(seqs), _curve(contexts, partial(tables.ns, decode, seqs))) for seqs in _knots(_MOST_SEQS, 2)]
+    numbers = [y for rows in (of_decode, of_one, of_more) for _, curve in rows for y in curve.y_ns]
+    digest = hashlib.sha256(struct.pack(f"<{len(numbers)}d", *numbers)).hexdigest()
+    return AttentionTable(tuple(of_decode), tuple(of_one), tuple(of_more), digest)
+
+
+def _head(model: ModelSpec, gpu: GpuSpec, gpus: int, tables: Tables) -> Curve:
+    product = tables.build.text([tables.build.product(model.hidden_size, model.vocab_size // gpus, FP16)])
+    constant, each = gpu.kernels.sampler_s * NS_PER_S, gpu.kernels.sampler_s_per_sequence * NS_PER_S
+    return _curve(_knots(_MOST_SEQS, 3), lambda seqs: tables.ns(product, seqs) + constant + each * seqs)
+
+
+def _shares(operators: Mapping[Layer, _Operators], counts: Mapping[Layer, int], tables: Tables) -> str:
+    """Return how much of the time of a decode step and of a prompt is known how."""
+    texts = []
+    for name, seqs, tokens, is_prompt in (("decode steps", _SEQS, _CONTEXT, False), ("prompts", 1, _PROMPT, True)):
+        times: dict[str, float] = defaultdict(float)
+        for layer, one in operators.items():
+            attention = one.prompt if is_prompt else one.decode
+            found = [tables.by_source(one.tokens, seqs * (tokens if is_prompt else 1))]
+            found += [tables.by_source(attention, seqs, tokens, is_prompt=is_prompt)] if attention else []
+            for part in found:
+                for source, ns in part.items():
+                    times[source] += counts[layer] * ns
+        whole = sum(times.values())
+        known = sorted(((ns, source) for source, ns in times.items() if ns), reverse=True)
+        texts.append(f"{name} {', '.join(f'{ns / whole:.0%} {source}' for ns, source in known)}")
+    return "; ".join(texts)
+
+
+def _of_context(table: AttentionTable, seqs: float) -> float:
+    return table.decode_curve(seqs)(_CONTEXT)
+
+
+def _slope(curve: Curve, x: float) -> float:
+    """Return the mean slope between ``x`` and three times that."""
+    return max(curve(3 * x) - curve(x), 0.0) / (2 * x)
+
+
+def _knots(most: int, per_doubling: int) -> list[int]:
+    """Return whole numbers from 1 at equal ratios, the last one not below ``most``."""
+    knots = [1]
+    step = 0
+    while knots[-1] < most:
+        step += 1
+        value = round(2 ** (step / per_doubling))
+        if value > knots[-1]:
+            knots.append(value)
+    return knots
+
+
+def _token_knots() -> list[int]:
+    """Return sizes of batches around each step of the tables, which jump behind multiples of a tile."""
+    sizes = {1}
+    octave = 1
+    while octave < _MOST_TOKENS:
+        step = max(octave // 8, 1)
+        sizes.update(size + beyond for size in range(octave, 2 * octave + 1, step) for beyond in (0, 1))
+        octave *= 2
+    return sorted(sizes)
+
+
+def _curve(xs: list[int], law: Callable[[int], float]) -> Curve:
+    return Curve(tuple(map(float, xs)), tuple(map(law, xs)))

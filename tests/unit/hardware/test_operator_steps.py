@@ -1,0 +1,50 @@
+"""Whole steps by the measured tables against the library's own models; skipped without the extra ``operators``."""
+
+import pytest
+
+pytest.importorskip("aiconfigurator_core")
+
+from operator_steps import CASES, KINDS, errors, steps
+
+from helixsim.errors import DataError
+from helixsim.hardware import catalog
+from helixsim.hardware.operator_library import SYSTEMS, open_tables
+from helixsim.hardware.operator_tables import operator_times
+
+EXACT = [case for case in CASES if case.model != "deepseek-r1"]
+SOME = ("llama-3.1-70b, 4 x h100", "gpt-oss-120b, 1 x b200")
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, id=case.name, marks=() if case.name in SOME else pytest.mark.slow) for case in EXACT]
+)
+def test_steps_are_within_two_percent_of_the_librarys(case):
+    found = list(steps(case))
+    for kind in KINDS:
+        assert max(map(abs, errors(found, kind, "tables"))) < 0.02
+
+
+@pytest.mark.slow
+def test_the_library_counts_twice_the_all_reduces_in_deepseek():
+    """Beside those of attention and feed-forward part it has two of dispatching to and collecting from experts."""
+    (case,) = [case for case in CASES if case.model == "deepseek-r1"]
+    tables, model = open_tables(case.gpu, "vllm"), catalog.load_model(case.model)
+    for step in steps(case):
+        if step.kind == "prefill":
+            reduces = tables.ns(tables.build.text([tables.build.all_reduce(model.hidden_size, 8)] * 2), int(step.shape))
+            missing = (step.library_ms - step.tables_ms) / step.library_ms
+            assert missing - model.num_layers * reduces / 1e6 / step.library_ms == pytest.approx(0.02, abs=0.02)
+
+
+def test_tables_are_there_for_the_gpus_they_are_said_to_be():
+    for gpu in SYSTEMS:
+        assert open_tables(gpu, "vllm").version
+
+
+def test_what_the_library_lacks_is_told_without_paths_of_its_files():
+    with pytest.raises(DataError, match="operator tables of vllm") as caught:
+        operator_times(
+            catalog.load_model("llama-3.1-8b", "int8"), catalog.load_gpu("h100"), 1, open_tables("h100", "vllm")
+        )
+    assert "site-packages" not in str(caught.value)
+    assert len(str(caught.value)) < 500

@@ -1,0 +1,252 @@
+"""Operator tables: layers from made-up kernels in closed form, and what is said when there are none."""
+
+import importlib.metadata
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+from made_up_tables import made_up, ms
+
+from helixsim.domain.engine import EngineSpec
+from helixsim.domain.placement import LayerRange
+from helixsim.domain.step_time import BatchShape, StepTime, prefill_pairs
+from helixsim.errors import ConfigError, DataError, ExitCode
+from helixsim.hardware import catalog, operator_library, operator_tables, profiles
+from helixsim.hardware.operator_library import DISTRIBUTION, SYSTEMS, backend_of, check_version, open_tables
+from helixsim.hardware.operator_tables import operator_profile, operator_times
+from helixsim.hardware.profiles import ProfileOptions, node_profile
+
+ENGINE = EngineSpec("kernels", copies_activations=False, shares_weight_reads=True)
+LLAMA, QWEN, DEEPSEEK = (catalog.load_model(name) for name in ("llama-3.1-8b", "qwen3-30b-a3b", "deepseek-r1"))
+H100 = catalog.load_gpu("h100")
+
+
+def step_time(model, gpus=1, held=None):
+    compute = operator_times(model, H100, gpus, made_up())
+    return StepTime(compute, ENGINE, held or LayerRange(0, model.num_layers), model.num_layers)
+
+
+def of_tokens_ms(tokens, gpus=1):
+    """All of one layer of Llama but attention."""
+    hidden, inner = 4096, 14336
+    matrices = hidden * (hidden + 2 * 1024) + hidden * hidden + 3 * hidden * inner
+    elements = 3 * inner / gpus + 2 * 4 * hidden
+    reduces = 2 * 1e-7 * hidden * gpus if gpus > 1 else 0.0
+    return (1e-9 * matrices / gpus + 1e-8 * elements + reduces) * (tokens + 20)
+
+
+@pytest.mark.parametrize("gpus", [1, 4])
+def test_a_step_is_the_sum_of_its_operators(gpus):
+    one, heads = step_time(LLAMA, gpus), 32 // gpus
+    steps = BatchShape(decode_seqs=7, decode_context=7 * 555)
+    decode = 0.005 + 7 * 555 * 1e-7 * heads
+    assert one.ns(steps) == pytest.approx(32e6 * (of_tokens_ms(7, gpus) + decode))
+    chunk = BatchShape(300, prefill_pairs(300, 1000), 1)
+    prompt = 0.01 + 300 * 1e-5 * heads + 1000 * 1e-6
+    assert one.ns(chunk) == pytest.approx(32e6 * (of_tokens_ms(300, gpus) + prompt))
+    prompts = BatchShape(3 * 300, 3 * prefill_pairs(300), 3)
+    assert one.ns(prompts) == pytest.approx(32e6 * (of_tokens_ms(900, gpus) + 0.01 + 900 * 1e-5 * heads))
+    both = chunk.joined(steps)
+    assert one.ns(both) == pytest.approx(32e6 * (of_tokens_ms(307, gpus) + prompt + decode))
+    assert one.ns_of_entries([(0, chunk), (16, steps)]) == pytest.approx(
+        16e6 * (of_tokens_ms(300, gpus) + prompt) + 16e6 * (of_tokens_ms(307, gpus) + prompt + decode)
+    )
+
+
+@pytest.mark.parametrize("seqs", [1, 3, 16, 3000])
+def test_a_series_of_steps_equals_them_one_by_one(seqs):
+    one = step_time(LLAMA)
+    series = one.decode_ns_series(seqs, 1000 * seqs, 300)
+    assert series.tolist() == [one.decode_ns(seqs, seqs * (1000 + step)) for step in range(300)]
+    assert np.all(np.diff(series) > 0)
+    assert one.decode_ns_series(seqs, seqs, 3).tolist() == [one.decode_ns(seqs, seqs * n) for n in (1, 2, 3)]
+
+
+def test_decode_steps_compute_shared_experts_beside_the_routed_ones():
+    first, second = LayerRange(0, 3), LayerRange(3, 4)
+    layer, hidden, inner = DEEPSEEK.layers[3], 7168, 2048
+    shared = (1e-9 * 3 * hidden * inner + 1e-8 * 3 * inner) * 28
+    routed = ms({"kind": "experts", "size": layer.experts.parameters_each, "by_expert": False, "gpus": 1}, 8, 1, 0)
+    routed += 1e-9 * hidden * 256 * 28
+    rest = 1e-8 * 8 * hidden * 28
+    one = step_time(DEEPSEEK, held=second)
+    steps, prompt = BatchShape(decode_seqs=8, decode_context=800), BatchShape(8, prefill_pairs(8), 1)
+    attention = (0.005 + 800 * 1e-7 * 128, 0.01 + 8 * 1e-5 * 128)
+    assert one.ns(steps) == pytest.approx(1e6 * (max(shared, routed) + rest + attention[0]))
+    assert one.ns(prompt) == pytest.approx(1e6 * (shared + routed + rest + attention[1]))
+    dense = step_time(DEEPSEEK, held=first)  # the first layers have no experts
+    feed = 1e-9 * 3 * hidden * 18432 + 1e-8 * 3 * 18432 + 1e-8 * 8 * hidden
+    assert dense.ns(steps) == pytest.approx(3e6 * (feed * 28 + attention[0]))
+
+
+def test_experts_that_were_measured_in_groups_alone_are_taken_so():
+    one = operator_times(QWEN, H100, 8, made_up())  # made-up experts are not cut
+    assert one.layers[0].token_work(1) > operator_times(QWEN, H100, 1, made_up()).layers[0].token_work(1) / 8
+
+
+def test_the_head_has_the_sampler_of_the_laws():
+    head = operator_times(LLAMA, H100, 2, made_up()).head
+    kernels = H100.kernels
+    sampler_ms = (kernels.sampler_s + 5 * kernels.sampler_s_per_sequence) * 1e3
+    assert head(5) == pytest.approx(1e6 * (1e-9 * 4096 * 64128 * 25 + sampler_ms))
+
+
+def test_planners_get_the_means_of_all_layers():
+    compute = operator_times(LLAMA, H100, 1, made_up())
+    assert compute.decode(32) == pytest.approx(1e6 * (of_tokens_ms(32) + 0.005 + 32 * 1000 * 1e-7 * 32))
+    assert compute.decode_context_ns_per_token == pytest.approx(1e6 * 1e-7 * 32)
+    assert compute.prefill_ns(1, 4096) == pytest.approx(1e6 * (of_tokens_ms(4096) + 0.01 + 4096 * 1e-5 * 32), rel=1e-3)
+
+
+def test_the_provenance_states_the_tables_and_how_they_know():
+    text = operator_times(LLAMA, H100, 1, made_up()).provenance
+    assert f"vllm 9.9 on {SYSTEMS['h100']} ({DISTRIBUTION} 0.12.0)" in text
+    step = {"silicon": 0.0, "empirical": 1e-8 * (3 * 14336 + 8 * 4096) * 52}
+    step["silicon"] = of_tokens_ms(32) - step["empirical"] + 0.005 + 32 * 1000 * 1e-7 * 32
+    assert f"decode steps {step['silicon'] / sum(step.values()):.0%} silicon" in text
+    assert "% mixed" in text.partition("; prompts")[2]
+
+
+def test_what_tables_lack_is_a_fault_of_the_data():
+    with pytest.raises(DataError, match="linear attention"):
+        operator_times(catalog.load_model("qwen3-next-80b-a3b"), H100, 1, made_up())
+    with pytest.raises(DataError, match="no int4 here"):
+        operator_times(catalog.load_model("llama-3.1-8b", "int4"), H100, 1, made_up())
+    with pytest.raises(DataError, match="do not divide among 3 GPUs"):
+        operator_times(LLAMA, H100, 3, made_up())
+    with pytest.raises(DataError, match="no such experts for key 7") as caught:
+        made_up().ns('[{"kind": "experts", "size": 1, "by_expert": false, "gpus": 2}]', 1)
+    assert "/some/where" not in str(caught.value)
+
+
+def test_engines_of_the_tables():
+    assert [backend_of(name) for name in ("vllm-1", "sglang", "trtllm")] == ["vllm", "sglang", "trtllm"]
+    assert {backend_of(name) for name in ("vllm-0.4", "helix-vllm-0.4", "ideal", "mine")} == {None}
+
+
+@pytest.mark.parametrize(
+    ("version", "message"), [(None, "not installed"), ("0.9.1", "0.9.1"), ("0.13.0", "below 0.13")]
+)
+def test_a_library_that_is_absent_or_of_another_version_is_a_fault_of_the_installation(monkeypatch, version, message):
+    def installed(name):
+        if version is None:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version
+
+    monkeypatch.setattr(importlib.metadata, "version", installed)
+    for call in (check_version, lambda: open_tables.__wrapped__("h100", "vllm")):
+        with pytest.raises(ConfigError, match="helixsim\\[operators\\]") as caught:
+            call()
+        assert message in str(caught.value)
+    assert caught.value.exit_code == ExitCode.CONFIG
+
+
+def test_a_gpu_without_tables_is_a_fault_of_the_data(monkeypatch):
+    monkeypatch.setattr(operator_library, "installed_version", lambda: "0.12.0")
+    with pytest.raises(DataError, match="have no t4, but a100-80g, b200"):
+        open_tables.__wrapped__("t4", "vllm")
+    with pytest.raises(ConfigError, match="not of this engine"):
+        operator_profile(LLAMA, H100, 1, None)
+
+
+@pytest.fixture
+def with_tables(monkeypatch):
+    """An installation with made-up tables; yields the GPUs that were looked up."""
+    asked = []
+
+    def opened(gpu, backend):
+        asked.append((gpu, backend))
+        return made_up(gpu)
+
+    monkeypatch.setattr(operator_tables, "open_tables", opened)
+    monkeypatch.setattr(profiles, "installed_version", lambda: "0.12.0")
+    operator_profile.cache_clear()
+    yield asked
+    operator_profile.cache_clear()
+
+
+def made(model, gpu, gpus=1, **options):
+    return node_profile(catalog.load_model(model), catalog.load_gpu(gpu), gpus, ProfileOptions(**options))
+
+
+def test_auto_takes_tables_where_they_are(with_tables):
+    profile, notes = made("llama-3.1-8b", "h100", backend="vllm")
+    assert profile.compute.source == "operators"
+    assert any(note.startswith("timings of llama-3.1-8b on h100: operator tables of vllm 9.9") for note in notes)
+    assert made("llama-3.1-8b", "h100", timings="operators", backend="vllm")[0].compute is profile.compute
+    assert with_tables == [("h100", "vllm")]  # sampled once
+    for options in ({"timings": "analytic", "backend": "vllm"}, {"backend": None}):
+        assert made("llama-3.1-8b", "h100", **options)[0].compute.source == "roofline"
+    assert made("llama-3.1-8b", "l4", backend="vllm")[0].compute.source == "roofline"
+    assert made("llama-2-70b", "a100-40g", backend="vllm")[0].compute.source == "fitted"
+    assert made("llama-2-70b", "a100-40g", timings="analytic")[0].compute.source == "roofline"
+    assert with_tables == [("h100", "vllm")]
+
+
+def test_auto_says_why_tables_are_not_used_and_operators_insists(with_tables):
+    profile, notes = made("qwen3-next-80b-a3b", "h100", 4, backend="vllm")
+    assert profile.compute.source == "roofline"
+    assert any("operator tables not used" in note and "linear attention" in note for note in notes)
+    with pytest.raises(DataError, match="linear attention"):
+        made("qwen3-next-80b-a3b", "h100", 4, timings="operators", backend="vllm")
+
+
+def test_auto_without_the_library_says_nothing_of_it(monkeypatch):
+    monkeypatch.setattr(profiles, "installed_version", lambda: None)
+    profile, notes = made("llama-3.1-8b", "h100", backend="vllm")
+    assert profile.compute.source == "roofline"
+    assert not any("operator tables" in note for note in notes)
+
+
+EXPERIMENT = """\
+schema: 1
+model: llama-3.1-8b
+cluster:
+  nodes: [{gpu: h100}]
+  network: {intra_region: {bandwidth: 10 Gbit/s, latency: 1 ms}}
+engine: {name: vllm-1, timings: TIMINGS}
+workload:
+  lengths: {distribution: fixed, prompt_tokens: 100, output_tokens: 20}
+  arrivals: {process: poisson, rate: 2.5}
+  duration: 60 s
+systems: [{placement: separate}]
+"""
+
+
+def test_an_experiment_states_its_tables_and_its_key_depends_on_them(with_tables, monkeypatch, tmp_path, capsys):
+    from helixsim.cli.main import main
+
+    path = tmp_path / "exp.yaml"
+
+    def validated(timings):
+        path.write_text(EXPERIMENT.replace("TIMINGS", timings), encoding="utf-8")
+        code = main(["validate", str(path), "--json"])
+        captured = capsys.readouterr()
+        return code, json.loads(captured.out) if code == 0 else captured.err
+
+    code, document = validated("operators")
+    assert code == 0
+    assert any("operator tables of vllm 9.9" in text for text in document["assumptions"])
+    slower = operator_tables.operator_times
+    operator_profile.cache_clear()
+    monkeypatch.setattr(operator_tables, "operator_times", lambda *a: slower(*a[:2], 2, *a[3:]))
+    assert validated("operators")[1]["config_hash"] != document["config_hash"]
+    monkeypatch.setattr(operator_tables, "open_tables", open_tables)
+    monkeypatch.setattr(operator_library, "installed_version", lambda: None)
+    operator_profile.cache_clear()
+    open_tables.cache_clear()
+    code, text = validated("operators")
+    assert code == ExitCode.CONFIG
+    assert operator_library.INSTALL in text
+    code, text = validated("operator")
+    assert code == ExitCode.CONFIG
+    assert "did you mean 'operators'" in text
+
+
+def test_knots_are_whole_and_reach_the_end():
+    knots = operator_tables._knots(1000, 3)
+    assert knots[0] == 1
+    assert knots[-1] >= 1000
+    assert all(a < b <= math.ceil(a * 1.26) + 1 for a, b in itertools.pairwise(knots))
