@@ -119,6 +119,7 @@ def _nodes(experiment: ResolvedExperiment) -> list[dict[str, Any]]:
             "count": count,
             "layers_that_fit": len(profile_of[node_type].kv_blocks),
             "max_layers": profile_of[node_type].max_layers,
+            "limited_by": profile_of[node_type].limited_by,
             "kv_tokens_at_max_layers": profile_of[node_type].kv_tokens(
                 profile_of[node_type].max_layers, fleet.model.num_layers
             ),
@@ -155,6 +156,8 @@ def _lines(summary: dict[str, Any]) -> list[str]:
         f"{entry['kv_tokens_at_max_layers']:>14}  {entry['compute']}"
         for entry in nodes
     ]
+    limits = {entry["node_type"]: entry["limited_by"] for entry in nodes if entry["limited_by"]}
+    lines += [f"  {node_type}: no more layers are planned because of {limit}" for node_type, limit in limits.items()]
     lines += [
         "",
         f"network    {_shown_link(network['intra_region'])} inside a region, {_shown_link(network['inter_region'])} "

@@ -73,7 +73,11 @@ class EngineSection(Section):
     block_tokens: Annotated[int, Field(ge=1, le=65536)] | None = Field(
         None, description="Tokens per KV block (default: the profile's)."
     )
-    max_weight_fraction: Share = Field(0.5, description="Maximum share of memory for weights in placements.")
+    max_weight_fraction: Share | None = Field(
+        None,
+        description="Maximum share of memory for weights in placements (default: as published for a kind of node, else "
+        "what leaves KV memory for one context of `max_context_tokens`, or of 4096 tokens if that is not given).",
+    )
     max_num_batched_tokens: Count | None = Field(
         None,
         description="Tokens per step: of prompts and decode steps with `return: engine`, of prompts otherwise "

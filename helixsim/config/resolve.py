@@ -254,6 +254,7 @@ class _Resolver:
         if section.cuda_graph_sizes is not None:
             written["graph_sizes"] = tuple(sorted(set(section.cuda_graph_sizes)))
         written |= {
+            "least_kv_tokens": self.section.max_context_tokens,
             "holds_ends": engine.spec.has_output_head,
             "steps": engine.steps,
             "backend": backend_of(engine.spec.name),

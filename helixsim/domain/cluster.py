@@ -127,3 +127,11 @@ class Deployment:
         """Return the KV blocks of a node that holds these layers, pinned or from its profile."""
         pinned = self.cluster.node(node_id).kv_blocks
         return self.profile(node_id).blocks(held, self.model.num_layers) if pinned is None else pinned
+
+    def layer_limits(self) -> str:
+        """Return how many layers planners give each kind of node and why not more, in words for messages."""
+        kinds = {profile.kind: profile for profile in self.profiles}
+        return ", ".join(
+            f"{kind} {profile.max_layers}" + (f" ({profile.limited_by})" if profile.limited_by else "")
+            for kind, profile in kinds.items()
+        )

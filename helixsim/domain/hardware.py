@@ -246,6 +246,8 @@ class NodeProfile:
     max_layers
         The most layers a planner gives the node, so that enough memory stays for KV (helix-spec 1.3: weights at
         most half of the memory). ``fixed`` and ``separate`` placements may exceed it up to ``len(kv_blocks)``.
+    limited_by
+        What keeps a planner from giving it more, in words for messages; empty: it can hold all layers.
     typical_layers, typical_layers_full
         Layers the paper's capacity estimate assumes on such a node, in a roomy and in a tight fleet (helix-spec 2.3).
     ends_bytes
@@ -265,6 +267,7 @@ class NodeProfile:
     initial_layer_tokens_per_s: float = 0.0
     ends_bytes: Ends = Ends()
     block_bytes: float = 0.0
+    limited_by: str = ""
 
     def blocks(self, held: LayerRange, num_layers: int) -> int:
         """Return the KV blocks of a node that holds these layers of a model, its embedding and output head included.

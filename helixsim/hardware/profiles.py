@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from helixsim.domain.hardware import BatchLimits, ComputeProfile, Ends, GpuSpec, NodeProfile
 from helixsim.domain.model import ModelSpec
@@ -28,7 +29,8 @@ PUBLISHED_WEIGHT_FRACTION = 0.5
 """Share of memory for weights behind ``max_layers`` in ``profiles/compute`` (the paper's rule)."""
 
 LEAST_KV_TOKENS = 4096
-"""A planner leaves KV memory for one full context of the model, or for this many tokens if that is less."""
+"""A planner leaves KV memory for one full context where ``max_context_tokens`` states it, else for that of the model
+or for this many tokens if that is less: of models that take 128 k tokens or more, few are sent requests that long."""
 
 TABLE_CONTEXT_TOKENS = 1000
 """Context of a sequence taken to be in fitted decode timings. The published tables do not state theirs, but allow for
@@ -52,8 +54,11 @@ class ProfileOptions:
     block_tokens
         Tokens of one KV block.
     max_weight_fraction
-        Largest share of the usable memory a planner fills with weights, 0..1. At 0.5 the published numbers of layers
-        are used where there are any.
+        Largest share of the usable memory a planner fills with weights, 0..1. None or 0.5: the published numbers of
+        layers where there are any; None, and none published: what leaves KV memory for ``least_kv_tokens``.
+    least_kv_tokens
+        KV memory that a planner leaves: one context of so many tokens. None: the longest context of the model, or
+        ``LEAST_KV_TOKENS`` if that is less.
     max_prefill_tokens, max_prefill_requests, max_decode_seqs
         Batch limits with any number of layers; None: those of ``limits``, else of ``steps``, else as measured, else
         ``DEFAULT_LIMITS``.
@@ -75,7 +80,8 @@ class ProfileOptions:
 
     memory_fraction: float = 0.9
     block_tokens: int = 16
-    max_weight_fraction: float = PUBLISHED_WEIGHT_FRACTION
+    max_weight_fraction: float | None = None
+    least_kv_tokens: int | None = None
     max_prefill_tokens: int | None = None
     max_prefill_requests: int | None = None
     max_decode_seqs: int | None = None
@@ -103,7 +109,7 @@ def node_profile(
     sources = _Sources(model, gpu, gpus, kind, options)
     fitted = sources.fitted()
     compute = sources.compute(fitted)
-    blocks, limits, max_layers = sources.tabulated() or sources.physical(fitted)
+    blocks, limits, max_layers, limited_by = sources.tabulated() or sources.physical(fitted)
     typical, full, initial = max(1, round(2 * max_layers / 3)), max_layers, 0.0
     if fitted is not None and fitted.planner is not None:
         typical = min(fitted.planner.typical_layers, max_layers)
@@ -125,12 +131,18 @@ def node_profile(
             else Ends()
         ),
         block_bytes=options.block_tokens * kv_memory.kv_token_bytes(model, gpus),
+        limited_by=limited_by if max_layers < model.num_layers else "",
     )
     return profile, tuple(sources.notes)
 
 
-_Room = tuple[tuple[int, ...], tuple[BatchLimits, ...], int]
-"""KV blocks and batch limits with 1, 2, ... layers, and the most layers a planner gives."""
+class _Room(NamedTuple):
+    """KV blocks and batch limits with 1, 2, ... layers, and the most layers a planner gives, with what limits them."""
+
+    blocks: tuple[int, ...]
+    limits: tuple[BatchLimits, ...]
+    max_layers: int
+    limited_by: str
 
 
 @dataclass
@@ -247,7 +259,8 @@ class _Sources:
             f"KV memory and layers of {self.kind} as tabulated in {path.name}: gpu_memory_utilization has no effect"
         )
         blocks = tuple(tokens // block_tokens for tokens in table.kv_tokens)
-        return blocks, tuple(self._limited(limits) for limits in table.batch), len(blocks)
+        limits = tuple(self._limited(entry) for entry in table.batch)
+        return _Room(blocks, limits, len(blocks), f"as tabulated in {path.name}")
 
     def physical(self, fitted: FittedKind | None) -> _Room:
         """Return what the memory of the node allows, with measured workspace and batch limits where there are any."""
@@ -265,7 +278,7 @@ class _Sources:
                 f"or the engine's limits"
             )
         limits += [limits[-1]] * (len(blocks) - len(limits))
-        return blocks, tuple(limits[: len(blocks)]), self._max_layers(fitted, memory, blocks)
+        return _Room(blocks, tuple(limits[: len(blocks)]), *self._max_layers(fitted, memory, blocks))
 
     def _memory(self, fitted: FittedKind | None, limits: BatchLimits) -> kv_memory.NodeMemory:
         if fitted is not None and fitted.memory is not None:
@@ -286,20 +299,29 @@ class _Sources:
         )
         return kv_memory.node_memory(self.gpu, self.gpus, workspace)
 
-    def _max_layers(self, fitted: FittedKind | None, memory: kv_memory.NodeMemory, blocks: tuple[int, ...]) -> int:
-        fraction = self.options.max_weight_fraction
-        by_weight = int(fraction * memory.usable_bytes // self.model.weight_bytes_per_layer)
-        if fitted is not None and fitted.planner is not None and fraction == PUBLISHED_WEIGHT_FRACTION:
-            by_weight = fitted.planner.max_layers
-        least = min(self.model.max_context_tokens, LEAST_KV_TOKENS)
+    def _max_layers(
+        self, fitted: FittedKind | None, memory: kv_memory.NodeMemory, blocks: tuple[int, ...]
+    ) -> tuple[int, str]:
+        """Return the most layers a planner gives the node, and which limit binds."""
+        fraction, least = self.options.max_weight_fraction, self.options.least_kv_tokens
+        if least is None:
+            least = min(self.model.max_context_tokens, LEAST_KV_TOKENS)
         by_kv = sum(count * self.options.block_tokens >= least for count in blocks)
-        layers = min(by_weight, by_kv, len(blocks))
-        if not layers:
-            self.notes.append(
-                f"one layer of {self.model.name} on {self.kind} exceeds max_weight_fraction {fraction:g} "
-                f"or leaves KV for fewer than {least} tokens: planners may place one all the same"
-            )
-        return max(layers, 1)
+        room = f"KV memory for one context of {least} tokens"
+        found = [(len(blocks), "memory for weights"), (by_kv, room)]
+        if fitted is not None and fitted.planner is not None and fraction in (None, PUBLISHED_WEIGHT_FRACTION):
+            found.append((fitted.planner.max_layers, "the number published with its timings"))
+        elif fraction is not None:
+            by_weight = int(fraction * memory.usable_bytes // self.model.weight_bytes_per_layer)
+            found.append((by_weight, f"engine.max_weight_fraction {fraction:g}"))
+        layers, limit = min(found, key=lambda one: one[0])
+        if layers:
+            return layers, limit
+        self.notes.append(
+            f"{limit} leaves no room for one layer of {self.model.name} on {self.kind}: "
+            "planners may place one all the same"
+        )
+        return 1, limit
 
     def _of_engine(self, measured: BatchLimits) -> BatchLimits:
         """Return the limits that the engine states, else the measured ones."""

@@ -364,8 +364,8 @@ class _Search:
             short = format_bytes(missing * model.weight_bytes_per_layer)
             return (
                 f"helix: all {nodes} nodes together hold {room} layers of the {model.num_layers} of {model.name}: "
-                f"{missing} layers ({room}-{model.num_layers - 1}), {short} of weights, do not fit; add nodes, or "
-                "raise engine.max_weight_fraction"
+                f"{missing} layers ({room}-{model.num_layers - 1}), {short} of weights, do not fit (most layers of a "
+                f"node: {self.problem.fleet.layer_limits()}); add nodes or raise the limit"
             )
         limit = f" within {self.options.max_hops} hops" if self.options.max_hops is not None else ""
         pins = " that keeps the pinned nodes" if self.pinned else ""

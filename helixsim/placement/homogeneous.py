@@ -74,7 +74,8 @@ class Homogeneous:
                 number, done, current = number + 1, 0, {}
         if not ranges:
             raise InfeasibleError(
-                f"homogeneous: all nodes together hold {done} of the {num_layers} layers of {fleet.model.name}"
+                f"homogeneous: all nodes together hold {done} of the {num_layers} layers of {fleet.model.name} "
+                f"(most layers of a node: {fleet.layer_limits()})"
             )
         return finished(
             problem, "homogeneous", ranges, started_s=started, pipelines=pipelines,

@@ -166,4 +166,26 @@ def test_a_node_too_small_for_one_layer_is_refused_with_figures() -> None:
 def test_a_node_that_planners_would_leave_out_says_so() -> None:
     profile, assumed = _profile("llama-3.1-405b", "t4", max_weight_fraction=0.1)
     assert profile.max_layers == 1
-    assert any("exceeds max_weight_fraction 0.1" in sentence for sentence in assumed)
+    assert any("max_weight_fraction 0.1 leaves no room for one layer" in sentence for sentence in assumed)
+
+
+def test_a_planner_fills_a_node_up_to_the_kv_memory_of_one_context() -> None:
+    model, kind = "llama-3.1-8b", "rtx-4090"
+    profile, _ = _profile(model, kind)
+    assert (profile.max_layers, profile.limited_by) == (32, "")  # weights fill two thirds of the card
+    longer, _ = _profile(model, kind, least_kv_tokens=100_000)
+    assert longer.kv_tokens(longer.max_layers) >= 100_000 > longer.kv_tokens(longer.max_layers + 1)
+    assert longer.limited_by == "KV memory for one context of 100000 tokens"
+
+
+@pytest.mark.parametrize(
+    ("model", "kind", "options", "limit"),
+    [
+        ("llama-3.1-8b", "rtx-4090", {"max_weight_fraction": 0.3}, "engine.max_weight_fraction 0.3"),
+        ("llama-2-70b", "l4", {}, "the number published with its timings"),
+        ("llama-3-70b", "l40s", {"least_kv_tokens": 1}, "memory for weights"),
+    ],
+)
+def test_the_limit_that_binds_is_named(model: str, kind: str, options: dict[str, float], limit: str) -> None:
+    profile, _ = _profile(model, kind, **options)
+    assert profile.limited_by == limit

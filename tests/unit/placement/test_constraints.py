@@ -148,6 +148,14 @@ def test_missing_room_is_told_in_layers_and_bytes() -> None:
         Helix().solve(problem(1, 1), HelixOptions())
 
 
+def test_missing_room_is_told_with_the_limit_that_binds() -> None:
+    given = problem(1, 1)
+    profiles = tuple(replace(profile, limited_by="the cap of the test") for profile in given.fleet.profiles)
+    given = replace(given, fleet=replace(given.fleet, profiles=profiles))
+    with pytest.raises(InfeasibleError, match=r"most layers of a node: \w+ \d \(the cap of the test\)"):
+        Helix().solve(given, HelixOptions())
+
+
 def test_swaps_find_the_fast_links() -> None:
     """Four equal nodes in two stages; only a-b and c-d are fast, so partners must follow each other."""
     node = builders.profile("n", 2)
