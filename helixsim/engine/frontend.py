@@ -64,8 +64,7 @@ class ReplicaView:
     def in_flight_tokens(self, node: int) -> int:
         """See ``RoutingView.in_flight_tokens``: prompts of all submitted requests, and what the running ones have."""
         replica = self._of(node)
-        replica.book()
-        return self.submitted_tokens[replica.number] + replica.generated
+        return self.submitted_tokens[replica.number] + replica.generated_tokens
 
     def kv_usage(self, node: int) -> float:
         """See ``RoutingView.kv_usage``."""

@@ -126,6 +126,27 @@ class Recorder:
             self.gap_sum_ns += count * gap_ns
             self.gap_sum_squares_ns2 += count * gap_ns * gap_ns
 
+    def count_gap_run(self, last_ns: int, at_ns: Sequence[int], delivery_ns: int, count: int) -> None:
+        """Count the gaps of ``count`` requests that get tokens at ``last_ns`` and then at each of these times [ns].
+
+        Clients see them ``delivery_ns`` later. As ``count_gaps`` for each, which costs more.
+        """
+        if at_ns[0] + delivery_ns <= self.window_start_ns or at_ns[-1] + delivery_ns > self.window_end_ns:
+            for now_ns in at_ns:
+                self.count_gaps(now_ns - last_ns, count, now_ns + delivery_ns)
+                last_ns = now_ns
+            return
+        gaps, total_ns, squares_ns2 = self.gaps, 0, 0
+        for now_ns in at_ns:
+            gap_ns = now_ns - last_ns
+            last_ns = now_ns
+            index = gap_ns // GAP_RESOLUTION_NS
+            gaps[index] = gaps.get(index, 0) + count
+            total_ns += gap_ns
+            squares_ns2 += gap_ns * gap_ns
+        self.gap_sum_ns += count * total_ns
+        self.gap_sum_squares_ns2 += count * squares_ns2
+
     def sample(
         self,
         time_ns: int,

@@ -145,8 +145,10 @@ class Decodes:
 
     def blocks_due(self, first: int, steps: int) -> int:
         """Return the blocks that ``steps`` steps need, from the ``first``-th after the steps taken."""
-        rounds, rest = divmod(steps, self.block_tokens)
         at = self.step + first
+        if steps == 1:
+            return self._due[at % self.block_tokens]
+        rounds, rest = divmod(steps, self.block_tokens)
         return rounds * self.count + sum([self._due[(at + i) % self.block_tokens] for i in range(rest)])
 
     def steps_until_end(self) -> int:
