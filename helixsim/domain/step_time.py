@@ -202,11 +202,7 @@ class _LayerTerms:
 
     def layer_ns(self, prompt: float, seqs: float, context: float) -> float:
         """Return the time of the layer without the pairs of prompts [ns]."""
-        known = self._known_ns.get((prompt, seqs))
-        if known is None:
-            known = self._work_ns(prompt, seqs)
-            if len(self._known_ns) < _MOST_KNOWN:
-                self._known_ns[prompt, seqs] = known
+        known = self._known_work_ns(prompt, seqs)
         if seqs and self._attention is not None:
             return known + self._context_curve(seqs)(context / seqs)
         if not seqs or not (self._context_ns or self._index_ns):
@@ -220,11 +216,11 @@ class _LayerTerms:
     def decode_ns_series(self, seqs: int, contexts: NDArray[np.float64]) -> NDArray[np.float64] | float:
         """Return the time of the layer for the same sequences with each of these contexts [ns]."""
         if self._attention is not None:
-            return self._work_ns(0, seqs) + _values(self._context_curve(seqs), contexts / seqs)
+            return self._known_work_ns(0, seqs) + _values(self._context_curve(seqs), contexts / seqs)
         if not (self._context_ns or self._index_ns):
             return self.layer_ns(0, seqs, 0)
         read = contexts if self._window is None else np.minimum(contexts, self._window * seqs)
-        found = self._work_ns(0, seqs) + self._context_ns * (read - self._reference * seqs)
+        found = self._known_work_ns(0, seqs) + self._context_ns * (read - self._reference * seqs)
         if self._index_ns:
             found = found + self._index_ns * contexts
         return np.maximum(found, self._floor_ns)
@@ -256,6 +252,14 @@ class _LayerTerms:
             known = self._attention.decode_curve(seqs)
             if len(self._curves) < _MOST_KNOWN:
                 self._curves[seqs] = known
+        return known
+
+    def _known_work_ns(self, prompt: float, seqs: float) -> float:
+        known = self._known_ns.get((prompt, seqs))
+        if known is None:
+            known = self._work_ns(prompt, seqs)
+            if len(self._known_ns) < _MOST_KNOWN:
+                self._known_ns[prompt, seqs] = known
         return known
 
     def _work_ns(self, prompt: float, seqs: float) -> float:
