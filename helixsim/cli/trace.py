@@ -12,9 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from helixsim import units
 from helixsim.cli import options
-from helixsim.errors import ConfigError, unknown_name
-from helixsim.workload.readers.values import MAX_SPAN_NS
-from helixsim.workload.spec import COLUMN_PARTS, FASTEST_RPS, SLOWEST_RPS, TIME_UNITS, LengthLimits, ReadOptions
+from helixsim.cli import trace_values as values
+from helixsim.errors import ConfigError
+from helixsim.workload.spec import (
+    COLUMN_PARTS,
+    TIME_UNITS,
+    LengthLimits,
+    ReadOptions,
+    SessionsSpec,
+    SystemPromptsSpec,
+)
 
 if TYPE_CHECKING:
     from helixsim.domain.request import Request
@@ -59,9 +66,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     _add_in_and_out(convert)
     convert.add_argument("--to", dest="to_format", metavar="NAME", help="output format (default: by suffix of OUT)")
     _add_reading(convert)
-    convert.add_argument("--start", type=_seconds, default=0.0, metavar="T", help="drop requests before T [s]")
-    convert.add_argument("--duration", type=_seconds, metavar="T", help="duration from the start [s]")
-    convert.add_argument("--rate", type=_rate, metavar="R", help="rescale the arrival times to a mean rate [1/s]")
+    convert.add_argument("--start", type=values.seconds, default=0.0, metavar="T", help="drop requests before T [s]")
+    convert.add_argument("--duration", type=values.seconds, metavar="T", help="duration from the start [s]")
+    convert.add_argument("--rate", type=values.rate, metavar="R", help="rescale the arrival times to a mean rate [1/s]")
     _add_limits(convert)
     convert.set_defaults(func=run_convert)
 
@@ -70,18 +77,22 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     generate.add_argument("out", type=Path, metavar="OUT")
     generate.add_argument("--process", default="poisson", metavar="NAME", help="arrival process (default: poisson)")
-    generate.add_argument("--rate", type=_rate, metavar="R", help="mean rate [1/s]")
+    generate.add_argument("--rate", type=values.rate, metavar="R", help="mean rate [1/s]")
     generate.add_argument("--burstiness", type=float, default=1.0, metavar="B", help="shape of the gaps (gamma)")
     generate.add_argument("--num-requests", type=int, metavar="N", help="stop after N requests")
-    generate.add_argument("--duration", type=_seconds, metavar="T", help="stop at T [s]")
+    generate.add_argument("--duration", type=values.seconds, metavar="T", help="stop at T [s]")
     generate.add_argument(
         "--lengths", default="azure-conversation", metavar="NAME", help="distribution (default: azure-conversation)"
     )
     generate.add_argument(
         "--length-option", action="append", default=[], metavar="KEY=VALUE", help="parameter of the distribution"
     )
+    generate.add_argument("--turns", type=float, metavar="N", help="mean turns of a session (needs --think-time)")
+    generate.add_argument("--think-time", type=values.seconds, metavar="T", help="mean time to the next turn [s]")
+    generate.add_argument("--system-prompts", type=int, default=1, metavar="N", help="different system prompts")
+    generate.add_argument("--system-prompt-tokens", type=int, metavar="N", help="length of each (default: none)")
     generate.add_argument("--format", dest="to_format", metavar="NAME", help="output format (default: by suffix)")
-    generate.add_argument("--seed", type=_seed, default=0, metavar="N", help="random seed (default: 0)")
+    generate.add_argument("--seed", type=values.seed, default=0, metavar="N", help="random seed (default: 0)")
     _add_limits(generate)
     _add_writing(generate)
     generate.set_defaults(func=run_generate)
@@ -157,10 +168,12 @@ def run_generate(args: argparse.Namespace) -> int:
     arrivals = ArrivalsSpec(args.process, args.rate, args.burstiness, num_requests=args.num_requests)
     if process_of(arrivals).generate is None:
         raise ConfigError(f"--process {args.process} generates no arrival times")
-    lengths = LengthsSpec(args.lengths, tuple(_option(text) for text in args.length_option))
+    lengths = LengthsSpec(args.lengths, tuple(values.option(text) for text in args.length_option))
     duration_ns = None if args.duration is None else units.seconds_to_ns(args.duration)
     window = Window(warmup_ns=0, duration_ns=duration_ns, drain=False)
-    feed = make_feed(WorkloadSpec(None, lengths, arrivals, _limits(args), window), args.seed, num_nodes=1)
+    sessions, prompts = _shared(args)
+    spec = WorkloadSpec(None, lengths, arrivals, _limits(args), window, sessions=sessions, system_prompts=prompts)
+    feed = make_feed(spec, args.seed, num_nodes=1)
     return _write(args, feed.requests, to_format, ReadLog())
 
 
@@ -206,7 +219,7 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
         "--column",
         action="append",
         default=[],
-        type=_mapping,
+        type=values.mapping,
         metavar="PART=NAME",
         help=f"column of a part in CSV or JSONL (PART: {', '.join(COLUMN_PARTS)}); usage.x is a nested JSON key",
     )
@@ -214,7 +227,7 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
         "--where",
         action="append",
         default=[],
-        type=_pair,
+        type=values.pair,
         metavar="NAME=VALUE",
         help="keep only rows with this value in this column (repeatable: all must match)",
     )
@@ -261,20 +274,6 @@ def _reading(args: argparse.Namespace) -> ReadOptions:
     )
 
 
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not (name and equals):
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected NAME=VALUE")
-    return name, value
-
-
-def _mapping(text: str) -> tuple[str, str]:
-    part, column = _pair(text)
-    if part not in COLUMN_PARTS:
-        raise argparse.ArgumentTypeError(unknown_name("part", part, COLUMN_PARTS))
-    return part, column
-
-
 def _limits(args: argparse.Namespace) -> LengthLimits:
     """Return the limits on lengths."""
     for what in ("prompt", "output"):
@@ -285,6 +284,23 @@ def _limits(args: argparse.Namespace) -> LengthLimits:
         if high is not None and low > high:
             raise ConfigError(f"--max-{what}-tokens: {high} is below --min-{what}-tokens {low}")
     return LengthLimits(**{name: getattr(args, name) for name in _LIMITS})
+
+
+def _shared(args: argparse.Namespace) -> tuple[SessionsSpec | None, SystemPromptsSpec | None]:
+    """Return sessions and system prompts."""
+    if (args.turns is None) is not (args.think_time is None):
+        raise ConfigError("--turns and --think-time: give both for sessions, or neither")
+    if args.turns is not None and not 1 <= args.turns <= 10_000:
+        raise ConfigError(f"--turns: got {args.turns:g}, expected 1 .. 10000")
+    tokens, count = args.system_prompt_tokens, args.system_prompts
+    if tokens is not None and not 1 <= tokens <= 10_000_000:
+        raise ConfigError(f"--system-prompt-tokens: got {tokens}, expected 1 .. 10000000")
+    if not 1 <= count <= 1_000_000:
+        raise ConfigError(f"--system-prompts: got {count}, expected 1 .. 1000000")
+    if tokens is None and count > 1:
+        raise ConfigError("--system-prompts: give their length, --system-prompt-tokens N")
+    sessions = None if args.turns is None else SessionsSpec(args.turns, args.think_time)
+    return sessions, None if tokens is None else SystemPromptsSpec(count, tokens)
 
 
 def _output_format(args: argparse.Namespace) -> str:
@@ -338,47 +354,3 @@ def _print_json(document: object) -> None:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
-
-
-def _option(text: str) -> tuple[str, float | int | str]:
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise ConfigError(f"--length-option {text!r}: expected KEY=VALUE")
-    for convert in (int, float):
-        try:
-            return key, convert(value)
-        except ValueError:
-            continue
-    return key, value
-
-
-def _seconds(text: str) -> float:
-    """Parse seconds, or a time with a unit such as ``10 min``."""
-    seconds = _quantity(f"{text} s" if text.isascii() and text.replace(".", "", 1).isdecimal() else text, "time")
-    if seconds * units.NS_PER_S > MAX_SPAN_NS:
-        raise argparse.ArgumentTypeError(f"{seconds:g} s is beyond {MAX_SPAN_NS // units.NS_PER_S} s")
-    return seconds
-
-
-def _seed(text: str) -> int:
-    """Parse a random seed, a whole number of 0 or more."""
-    if not (text.isascii() and text.isdecimal() and len(text) <= 18):
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number, 0 .. {10**18 - 1}")
-    return int(text)
-
-
-def _rate(text: str) -> float:
-    """Parse a rate above 0, per second unless it has a unit such as ``150 /min``."""
-    rate = _quantity(text, "rate")
-    if rate == 0:
-        raise argparse.ArgumentTypeError("a rate must be above 0")
-    if not SLOWEST_RPS <= rate <= FASTEST_RPS:
-        raise argparse.ArgumentTypeError(f"got {rate:g} requests/s, expected {SLOWEST_RPS:g} .. {FASTEST_RPS:g}")
-    return rate
-
-
-def _quantity(text: str, dimension: str) -> float:
-    try:
-        return units.parse(text, dimension)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None

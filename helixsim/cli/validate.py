@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from helixsim import units
@@ -53,6 +54,7 @@ def summarise(experiment: ResolvedExperiment, *, plugins_imported: bool = True) 
 
     unknown = [] if plugins_imported else list(experiment_plugins(experiment))
     fleet, window = experiment.fleet, experiment.workload.window
+    sessions, prompts = experiment.workload.sessions, experiment.workload.system_prompts
     model, network, stats = fleet.model, fleet.cluster.network, experiment.workload_stats
     return {
         "name": experiment.name,
@@ -81,6 +83,8 @@ def summarise(experiment: ResolvedExperiment, *, plugins_imported: bool = True) 
         "workload": {
             "trace": None if experiment.workload.trace is None else experiment.workload.trace.path.name,
             "lengths": None if experiment.workload.lengths is None else experiment.workload.lengths.distribution,
+            "sessions": sessions and asdict(sessions),
+            "system_prompts": prompts and asdict(prompts),
             "arrivals": experiment.workload.arrivals.process,
             "offered_rate_rps": stats.offered_rps,
             "mean_prompt_tokens": stats.mean_prompt_tokens,

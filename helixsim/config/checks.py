@@ -127,6 +127,9 @@ def check_arrivals(spec: ArrivalsSpec, path: KeyPath, workload: WorkloadSpec, so
         return
     if spec.process == "trace" and workload.trace is None:
         yield source.problem((*path, "process"), "trace arrivals need a trace (workload.trace)")
+    if workload.sessions is not None and process.mode is not FeedMode.OPEN:
+        message = f"{spec.process} has no arrival times before it runs, which workload.sessions need"
+        yield source.problem((*path, "process"), message)
     is_finite_loop = process.mode is FeedMode.CLOSED_LOOP and spec.num_requests is not None
     if workload.window.duration_ns is not None:
         if is_finite_loop:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from helixsim.config.fields import Choice, Duration, FewCount, Latency, Rate, Share
 from helixsim.config.variation import TrafficScaleSection
@@ -98,6 +98,38 @@ class ArrivalsSection(Section):
     )
 
 
+class SystemPromptsSection(Section):
+    """System prompts: each prompt begins with one of a few texts, which prefix caches share."""
+
+    count: FewCount = Field(1, description="Number of different system prompts.")
+    tokens: Annotated[int, Field(ge=1, le=10**7)] = Field(description="Length of each [tokens].")
+    skew: Annotated[float, Field(ge=0, le=10)] = Field(
+        0.0, description="Exponent of Zipf's law of their use: 0 all alike, 1 the second half as often as the first."
+    )
+
+
+class SessionsSection(Section):
+    """Sessions of several turns; each prompt begins with the prompt and the answer of the turn before."""
+
+    turns: Annotated[float, Field(ge=1, le=10**4)] = Field(description="Mean number of turns of a session.")
+    turns_distribution: Literal["geometric", "constant"] = Field(
+        "geometric", description="Distribution of the number of turns."
+    )
+    think_time: Duration = Field(
+        description="Mean time from the arrival of a turn until the next one is due. The first arrival after that is "
+        "the turn; arrivals begin new sessions while none is due."
+    )
+    think_time_distribution: Literal["exponential", "constant"] = Field(
+        "exponential", description="Distribution of the think time."
+    )
+
+    @model_validator(mode="after")
+    def _whole_turns(self) -> SessionsSection:
+        if self.turns_distribution == "constant" and not self.turns.is_integer():
+            raise ValueError(f"turns: got {self.turns:g}, expected a whole number with turns_distribution: constant")
+        return self
+
+
 class LimitsSection(Section):
     """Limits of lengths; requests outside them are dropped and counted."""
 
@@ -115,6 +147,14 @@ class WorkloadSection(Section):
         None, description="Prompt and output lengths (default without a trace: `azure-conversation`)."
     )
     arrivals: ArrivalsSection = Field(ArrivalsSection(), description="Arrivals of requests.")
+    system_prompts: SystemPromptsSection | None = Field(
+        None, description="Shared system prompts, added to the prompt lengths."
+    )
+    sessions: SessionsSection | None = Field(
+        None,
+        description="Sessions of several turns. `lengths` are then those of a turn's message and answer, and "
+        "`limits.max_prompt_tokens` ends sessions whose prompts become longer.",
+    )
     limits: LimitsSection = Field(LimitsSection(), description="Limits of lengths.")
     scale: TrafficScaleSection | None = Field(None, description="Factors on the traffic, after the limits.")
     warmup: Latency = Field("0 s", description="Time before the measurement window.")

@@ -19,6 +19,8 @@ from helixsim.workload.spec import (
     LengthLimits,
     LengthsSpec,
     ReadOptions,
+    SessionsSpec,
+    SystemPromptsSpec,
     TraceSpec,
     TrafficScale,
     WorkloadSpec,
@@ -53,7 +55,21 @@ def build_workload(
     window = Window(_ns(section.warmup), duration_ns, drain)
     limits, scale = _limits(section.limits, source, problems), section.scale or TrafficScaleSection()
     factors = TrafficScale(scale.rate, scale.prompt_tokens, scale.output_tokens)
-    return WorkloadSpec(trace, lengths, arrivals, limits, window, factors)
+    sessions, prompts = _sessions(section), _system_prompts(section)
+    return WorkloadSpec(trace, lengths, arrivals, limits, window, factors, sessions, prompts)
+
+
+def _sessions(section: WorkloadSection) -> SessionsSpec | None:
+    found = section.sessions
+    if found is None:
+        return None
+    think_time_s = units.parse(found.think_time, "time")
+    return SessionsSpec(found.turns, think_time_s, found.turns_distribution, found.think_time_distribution)
+
+
+def _system_prompts(section: WorkloadSection) -> SystemPromptsSpec | None:
+    found = section.system_prompts
+    return None if found is None else SystemPromptsSpec(found.count, found.tokens, found.skew)
 
 
 def build_arrivals(

@@ -19,6 +19,7 @@ from helixsim.workload.lengths.recorded import RecordedPairs
 from helixsim.workload.lengths.registry import build
 from helixsim.workload.readers.base import ReadLog, Times
 from helixsim.workload.readers.registry import FORMATS, get, read_trace
+from helixsim.workload.sessions import conversations, message_limits, with_prefixes
 from helixsim.workload.spec import ArrivalsSpec, LengthLimits, TraceSpec, WorkloadSpec, WorkloadStats
 from helixsim.workload.transforms import limited, mean_rate_rps, rescaled, windowed
 
@@ -28,13 +29,16 @@ _LEAST_PROMPTS_IN_FLIGHT = 20
 _PROMPTS_SAMPLED = 10_000
 """Number of drawn prompts whose maximum is used as the longest prompt."""
 
+_SESSIONS_SAMPLED = 20_000
+"""Number of requests whose means are those of a load with sessions; all of it, if it has fewer."""
+
 
 def make_feed(spec: WorkloadSpec, seed: int, num_nodes: int, arrivals: ArrivalsSpec | None = None) -> Feed:
     """Return the requests of a workload, generated lazily and numbered from 0 in order of arrival.
 
     Times are drawn from the random stream ``arrivals``, lengths from ``lengths``: request i has the same lengths under
-    every arrival process and rate. With a trace and a process other than ``trace``, length pairs are drawn from the
-    trace with replacement.
+    every arrival process and rate. Sessions and system prompts are drawn from ``sessions``. With a trace and a process
+    other than ``trace``, length pairs are drawn from the trace with replacement.
 
     Parameters
     ----------
@@ -55,7 +59,8 @@ def make_feed(spec: WorkloadSpec, seed: int, num_nodes: int, arrivals: ArrivalsS
     if process.mode is FeedMode.OPEN:
         return Feed(FeedMode.OPEN, _open_requests(spec, process, seed, ReadLog()))
     pairs = enumerate(_drawn_pairs(spec, seed))
-    requests: Iterator[Request] = (Request(number, 0, prompt, output) for number, (prompt, output) in pairs)
+    drawn = (Request(number, 0, prompt, output) for number, (prompt, output) in pairs)
+    requests = with_prefixes(conversations(spec, seed), drawn)
     if process.mode is FeedMode.CLOSED_LOOP:
         requests = islice(requests, spec.arrivals.num_requests)
         return Feed(process.mode, requests, concurrency=spec.arrivals.concurrency)
@@ -73,7 +78,9 @@ def workload_stats(spec: WorkloadSpec, seed: int) -> WorkloadStats:
         return _recorded_stats(spec, process, seed)
     if process.mode is FeedMode.OPEN:
         _require_an_end(spec)
-    means = limited_means(_lengths(spec), spec.limits)
+    means = limited_means(_lengths(spec), message_limits(spec))
+    if spec.sessions is not None or spec.system_prompts is not None:
+        return _sampled_stats(spec, seed, means.redrawn_share)
     return WorkloadStats(
         mean_prompt_tokens=means.prompt_tokens * spec.scale.prompt_tokens,
         mean_output_tokens=means.output_tokens * spec.scale.output_tokens,
@@ -94,6 +101,8 @@ def longest_prompt(spec: WorkloadSpec, seed: int) -> int:
         return max(
             request.prompt_tokens for request in _open_requests(spec, process_of(spec.arrivals), seed, ReadLog())
         )
+    if spec.sessions is not None or spec.system_prompts is not None:
+        return max(request.prompt_tokens for request in islice(make_feed(spec, seed, 1).requests, _PROMPTS_SAMPLED))
     lengths = _lengths(spec)
     if isinstance(lengths, RecordedPairs):
         return spec.scale.lengths(lengths.longest_prompt_tokens(spec.limits), 1)[0]
@@ -113,6 +122,7 @@ def _open_requests(spec: WorkloadSpec, process: ArrivalProcess, seed: int, log: 
             Request(number, at_ns, prompt, output)
             for number, (at_ns, (prompt, output)) in enumerate(zip(times, _drawn_pairs(spec, seed), strict=False))
         )
+    requests = with_prefixes(conversations(spec, seed), requests)
     end_ns = _end_ns(spec)
     if end_ns is not None:
         requests = takewhile(lambda request: request.arrival_ns < end_ns, requests)
@@ -199,9 +209,24 @@ def _lengths(spec: WorkloadSpec) -> LengthDistribution:
 
 
 def _drawn_pairs(spec: WorkloadSpec, seed: int) -> Iterator[tuple[int, int]]:
-    lengths = _lengths(spec)
-    limited_means(lengths, spec.limits)  # raises if the limits exclude all requests
-    return starmap(spec.scale.lengths, draw(lengths, spec.limits, stream(seed, "lengths")))
+    lengths, limits = _lengths(spec), message_limits(spec)
+    limited_means(lengths, limits)  # raises if the limits exclude all requests
+    return starmap(spec.scale.lengths, draw(lengths, limits, stream(seed, "lengths")))
+
+
+def _sampled_stats(spec: WorkloadSpec, seed: int, redrawn_share: float) -> WorkloadStats:
+    """Return the statistics of the first requests, whose prompts depend on the sessions they belong to."""
+    requests = list(islice(make_feed(spec, seed, 1).requests, _SESSIONS_SAMPLED))
+    prompts = np.array([request.prompt_tokens for request in requests])
+    return WorkloadStats(
+        mean_prompt_tokens=float(prompts.mean()),
+        mean_output_tokens=sum(request.output_tokens for request in requests) / len(requests),
+        offered_rps=spec.arrivals.rate_rps,
+        num_requests=spec.arrivals.num_requests if _end_ns(spec) is None else None,
+        redrawn_share=redrawn_share,
+        assumptions=_assumptions(spec),
+        prompt_spread=spread(prompts),
+    )
 
 
 def _recorded_stats(spec: WorkloadSpec, process: ArrivalProcess, seed: int) -> WorkloadStats:

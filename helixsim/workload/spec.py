@@ -143,8 +143,49 @@ class TrafficScale:
 
 
 @dataclass(frozen=True, slots=True)
+class SystemPromptsSpec:
+    """System prompts at the beginning of all prompts.
+
+    Parameters
+    ----------
+    count
+        Number of different ones.
+    tokens
+        Length of each [tokens].
+    skew
+        Exponent of Zipf's law: the k-th is used in proportion to ``k ** -skew``. 0: all alike.
+    """
+
+    count: int
+    tokens: int
+    skew: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class SessionsSpec:
+    """Sessions of several turns, each of which extends the prompt and the answer of the one before.
+
+    Parameters
+    ----------
+    turns
+        Mean number of turns.
+    turns_distribution
+        ``geometric`` or ``constant``.
+    think_time_s
+        Mean time from the arrival of a turn until the next one is due [s].
+    think_time_distribution
+        ``exponential`` or ``constant``.
+    """
+
+    turns: float
+    think_time_s: float
+    turns_distribution: str = "geometric"
+    think_time_distribution: str = "exponential"
+
+
+@dataclass(frozen=True, slots=True)
 class WorkloadSpec:
-    """The load of an experiment."""
+    """The load of an experiment. With ``sessions`` or ``system_prompts``, lengths are those of a turn's message."""
 
     trace: TraceSpec | None
     lengths: LengthsSpec | None
@@ -152,6 +193,8 @@ class WorkloadSpec:
     limits: LengthLimits
     window: Window
     scale: TrafficScale = TrafficScale()
+    sessions: SessionsSpec | None = None
+    system_prompts: SystemPromptsSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -180,3 +180,32 @@ def test_help_stays_light() -> None:
     )
     shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"
+
+
+def test_generated_sessions_are_read_back_with_their_prefixes(tmp_path, capsys):
+    out = tmp_path / "chat.jsonl"
+    common = ["--rate", "5", "--num-requests", "400", "--lengths", "lognormal", "--length-option", "prompt_mean=100"]
+    common += [f"--length-option={key}" for key in ("prompt_cv=1", "output_mean=50", "output_cv=1")]
+    shared = ["--turns", "4", "--think-time", "5", "--system-prompts", "3", "--system-prompt-tokens", "200"]
+    assert main(["trace", "generate", str(out), *common, *shared]) == 0
+    capsys.readouterr()
+    assert main(["trace", "info", str(out), "--json"]) == 0
+    info = json.loads(capsys.readouterr().out)
+    assert info["reusable_share"] > 0.5
+    assert main(["trace", "convert", str(out), str(tmp_path / "m.jsonl"), "--to", "mooncake", "-q"]) == 0
+    capsys.readouterr()
+    assert main(["trace", "info", str(tmp_path / "m.jsonl"), "--json"]) == 0
+    blocks = json.loads(capsys.readouterr().out)
+    assert 0 < blocks["reusable_share"] < info["reusable_share"]
+
+
+@pytest.mark.parametrize(
+    "faulty",
+    [["--turns", "3"], ["--think-time", "3"], ["--turns", "0", "--think-time", "3"], ["--system-prompts", "2"],
+     ["--system-prompt-tokens", "0"]],
+)  # fmt: skip
+def test_incomplete_or_impossible_sessions_are_refused(tmp_path, capsys, faulty):
+    command = ["trace", "generate", str(tmp_path / "t.csv"), "--rate", "1", "--num-requests", "5", *faulty]
+    assert main(command) == 2
+    assert "--" in capsys.readouterr().err
+    assert not (tmp_path / "t.csv").exists()

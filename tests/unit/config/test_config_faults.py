@@ -144,6 +144,47 @@ def test_what_the_load_finds_out_while_reading_has_a_position_too(faults, sound,
     assert "has no arrival times" in problem.message
 
 
+def test_sessions_and_system_prompts_become_part_of_the_load(load, sound):
+    sound["workload"] = {
+        "arrivals": {"process": "poisson", "rate": 2},
+        "duration": "60 s",
+        "sessions": {"turns": 3, "think_time": "20 s"},
+        "system_prompts": {"count": 4, "tokens": 300, "skew": 1},
+        "limits": {"max_prompt_tokens": 2048},
+    }
+    spec = load(sound).workload
+    assert (spec.sessions.turns, spec.sessions.think_time_s, spec.sessions.turns_distribution) == (3, 20, "geometric")
+    assert (spec.system_prompts.count, spec.system_prompts.tokens, spec.system_prompts.skew) == (4, 300, 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "path", "message"),
+    [
+        ({"sessions": {"turns": 3}}, "workload.sessions.think_time", "required key is missing"),
+        ({"sessions": {"turns": 0.5, "think_time": "1 s"}}, "workload.sessions.turns", "got 0.5"),
+        (
+            {"sessions": {"turns": 2.5, "think_time": "1 s", "turns_distribution": "constant"}},
+            "workload.sessions",
+            "expected a whole number",
+        ),
+        ({"system_prompts": {"tokens": 4096}}, "workload.system_prompts.tokens", "leave none for a message"),
+        ({"arrivals": {"process": "closed_loop", "concurrency": 4}}, "workload.arrivals.process", "no arrival times"),
+        ({"trace": {"path": "t.csv"}, "arrivals": {}}, "workload.sessions", "those that it records"),
+    ],
+)
+def test_faults_of_sessions_are_found(faults, sound, tmp_path, changes, path, message):
+    (tmp_path / "t.csv").write_text("arrival_s,prompt_tokens,output_tokens\n0,10,5\n1,50,5\n", encoding="utf-8")
+    sound["workload"] = {
+        "arrivals": {"process": "poisson", "rate": 2},
+        "duration": "60 s",
+        "sessions": {"turns": 3, "think_time": "20 s"},
+        "limits": {"max_prompt_tokens": 2048},
+    } | changes
+    (problem,) = faults(sound)
+    assert (problem.path, "exp.yaml:" in problem.where) == (path, True)
+    assert message in problem.message
+
+
 def test_a_closed_loop_ends_by_number_or_by_duration_and_not_by_both(load, faults, sound):
     limits = {"max_prompt_tokens": 4096}
     loop = {"process": "closed_loop", "concurrency": 4}
