@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import cast
 
-from helixsim.cli import options, profile_measure
+from helixsim.cli import options, profile_fit, profile_measure
 from helixsim.hardware.formats import WEIGHTS
 
 _FORMATS = ", ".join(WEIGHTS)
@@ -29,19 +28,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     show.add_argument("--precision", help=f"weights of a model: {_FORMATS} ({_STATED})")
     show.set_defaults(func=_action("run_show"))
 
-    fit = actions.add_parser("fit", parents=[options.common()], help="compact profiles from a CSV of per-layer timings")
-    fit.add_argument("timings", type=Path, metavar="CSV", help="columns model, gpu, phase, batch_tokens, ms_per_layer")
-    fit.add_argument("--limits", type=Path, metavar="CSV", help="KV tokens and batch limits by number of layers")
-    fit.add_argument(
-        "--memory-fraction", type=_fraction, default=0.9, metavar="F", help="engine's share of memory in --limits (0.9)"
-    )
-    fit.add_argument("--precision", default="fp16", help=f"weights of the timed model: {_FORMATS} (default: fp16)")
-    fit.add_argument("--model", metavar="NAME", help="only rows of this model")
-    fit.add_argument("--source", metavar="TEXT", help="source of the tables (default: the file name)")
-    fit.add_argument("--out", type=Path, metavar="FILE", help="write the profiles of one model as YAML")
-    fit.add_argument("--force", action="store_true", help="replace FILE if it exists")
-    fit.add_argument("--plot", type=Path, metavar="FILE", help="draw the curves over the table's points (svg, png)")
-    fit.set_defaults(func=_action("run_fit"))
+    profile_fit.add_parser(actions)
 
     computed = actions.add_parser(
         "roofline", parents=[options.common()], help="times from datasheet figures, and their error on measured nodes"
@@ -63,13 +50,6 @@ def _action(name: str) -> Callable[[argparse.Namespace], int]:
         return cast(int, getattr(profile_actions, name)(args))
 
     return run
-
-
-def _fraction(text: str) -> float:
-    value = float(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"must lie in 0 .. 1, got {text}")
-    return value
 
 
 def _count(text: str) -> int:

@@ -7,21 +7,18 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
-from helixsim import yamlio
 from helixsim.cli import profile_gpus
 from helixsim.domain.curves import Curve
 from helixsim.domain.model import ModelSpec
-from helixsim.errors import ConfigError, DataError, ExitCode, unknown_name
+from helixsim.errors import DataError, ExitCode, unknown_name
 from helixsim.hardware import catalog, compute_file, engines
 from helixsim.hardware.compute_file import FittedKind
 from helixsim.hardware.profiles import ProfileOptions, node_profile
 from helixsim.hardware.roofline import CHECK_CONTEXT_TOKENS, TimingError, roofline, timing_error
 from helixsim.hardware.tensor_parallel import from_one_gpu
 from helixsim.units import GIB, NS_PER_MS, NS_PER_S, format_bandwidth, format_bytes, format_seconds
-from helixsim.writing import write_text
 
 
 def run_list(args: argparse.Namespace) -> int:
@@ -29,11 +26,11 @@ def run_list(args: argparse.Namespace) -> int:
     families = [args.family] if args.family else list(_FAMILIES)
     tables = {family: _FAMILIES[family]() for family in families}
     if args.json:
-        _print_json(
+        print_json(
             {family: [dict(zip(header, row, strict=True)) for row in rows] for family, (header, rows) in tables.items()}
         )
         return ExitCode.OK
-    print("\n\n".join(f"{family}\n{_aligned(header, rows)}" for family, (header, rows) in tables.items()))
+    print("\n\n".join(f"{family}\n{aligned(header, rows)}" for family, (header, rows) in tables.items()))
     return ExitCode.OK
 
 
@@ -41,33 +38,11 @@ def run_show(args: argparse.Namespace) -> int:
     """Print all figures of one profile."""
     facts = _facts(args.name, args.precision)
     if args.json:
-        _print_json(facts)
+        print_json(facts)
     elif catalog.gpu_name(args.name) in catalog.gpu_names():
         print(profile_gpus.outline(catalog.load_gpu(args.name)))
     else:
         print(_outline(facts))
-    return ExitCode.OK
-
-
-def run_fit(args: argparse.Namespace) -> int:
-    """Fit timing tables, print residuals, and write the profile with ``--out``."""
-    from helixsim.hardware.fit import fit_tables
-
-    source = args.source or f"fitted to {args.timings.name}"
-    kinds = fit_tables(args.timings, args.limits, args.precision, args.memory_fraction, source)
-    models = list(dict.fromkeys(fitted.model for fitted in kinds))
-    if args.model is not None:
-        if args.model not in models:
-            raise DataError(f"{args.timings}: {unknown_name('model', args.model, models)}")
-        kinds, models = tuple(fitted for fitted in kinds if fitted.model == args.model), [args.model]
-    if args.out is not None:
-        _write(kinds, models, args.out, args.force)
-    if args.plot is not None:
-        _plot(kinds, args.timings, args.plot)
-    if args.json:
-        print_kinds(kinds)
-    else:
-        print(_aligned(*_fit_table(kinds)))
     return ExitCode.OK
 
 
@@ -86,12 +61,12 @@ def run_roofline(args: argparse.Namespace) -> int:
         "activation_copy_ns_per_token": round(profile.activation_copy_ns_per_token, 1),
     }
     if args.json:
-        _print_json({"profile": facts, "errors": _dicts(errors), "errors_from_one_gpu": _dicts(scaled)})
+        print_json({"profile": facts, "errors": _dicts(errors), "errors_from_one_gpu": _dicts(scaled)})
         return ExitCode.OK
     print(_outline(facts) + "\n")
     over = f"(256-4096 tokens; 1-128 sequences of {CHECK_CONTEXT_TOKENS} tokens)"
-    print(f"error of the roofline on measured nodes {over}\n{_aligned(*_error_table(errors))}\n")
-    print(f"error of the timings of one GPU / n + all-reduces on measured nodes\n{_aligned(*_error_table(scaled))}")
+    print(f"error of the roofline on measured nodes {over}\n{aligned(*_error_table(errors))}\n")
+    print(f"error of the timings of one GPU / n + all-reduces on measured nodes\n{aligned(*_error_table(scaled))}")
     return ExitCode.OK
 
 
@@ -138,7 +113,7 @@ def _engine_table() -> Table:
 
 
 def _compute_table() -> Table:
-    return _fit_table([fitted for name in catalog.model_names() for fitted in compute_file.committed(name)])
+    return fit_table([fitted for name in catalog.model_names() for fitted in compute_file.committed(name)])
 
 
 _FAMILIES: dict[str, Callable[[], Table]] = {
@@ -150,7 +125,8 @@ _FAMILIES: dict[str, Callable[[], Table]] = {
 }
 
 
-def _fit_table(kinds: Sequence[FittedKind]) -> Table:
+def fit_table(kinds: Sequence[FittedKind]) -> Table:
+    """Return the errors of fitted profiles."""
     header = (
         "name",
         "prefill knots",
@@ -219,7 +195,7 @@ def _facts(name: str, precision: str | None) -> dict[str, Any]:
 
 def print_kinds(kinds: Sequence[FittedKind]) -> None:
     """Print fitted profiles as one JSON document."""
-    _print_json([{"model": one.model, "kind": one.kind, **_entry(one)} for one in kinds])
+    print_json([{"model": one.model, "kind": one.kind, **_entry(one)} for one in kinds])
 
 
 def _entry(fitted: FittedKind) -> dict[str, Any]:
@@ -261,34 +237,6 @@ def _dicts(errors: Sequence[TimingError]) -> list[dict[str, Any]]:
     return [asdict(error) for error in errors]
 
 
-def _write(kinds: Sequence[FittedKind], models: Sequence[str], path: Path, force: bool) -> None:
-    if len(models) != 1 or not models[0]:
-        raise ConfigError(
-            f"--out writes one model, the table has {', '.join(models) or 'no name'}: select one with --model"
-        )
-    if path.exists() and not force:
-        raise ConfigError(f"{path} exists; --force replaces it")
-    try:
-        write_text(path, yamlio.dump(compute_file.document(kinds)), devices=True)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
-
-
-def _plot(kinds: Sequence[FittedKind], timings: Path, path: Path) -> None:
-    from helixsim.hardware import measured
-    from helixsim.report.profile_figures import FitPanel, write_fit_figure
-
-    tables = measured.read_timings(timings)
-    panels = []
-    for fitted in kinds:
-        table = measured.find(tables, fitted.model, fitted.kind)
-        assert table is not None, "the kinds were fitted to these tables"
-        name = f"{fitted.model}/{fitted.kind}"
-        panels.append(FitPanel(f"{name} prefill", "prompt tokens", table.prefill, fitted.prefill.curve))
-        panels.append(FitPanel(f"{name} decode", "sequences", table.decode, fitted.decode.curve))
-    write_fit_figure(path, panels)
-
-
 def _points(curve: Curve, axis: str) -> dict[str, list[float]]:
     return {axis: [round(x, 1) for x in curve.x], "ms": [round(time / NS_PER_MS, 4) for time in curve.y_ns]}
 
@@ -308,11 +256,13 @@ def _outline(facts: dict[str, Any], indent: str = "") -> str:
     return "\n".join(lines)
 
 
-def _aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table as text."""
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (header, *rows))
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _print_json(document: object) -> None:
+def print_json(document: object) -> None:
+    """Print a document as JSON."""
     print(json.dumps(document, indent=2))

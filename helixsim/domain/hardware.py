@@ -36,6 +36,8 @@ class GpuSpec:
         NVIDIA's, as a number (7.5); None: not one of theirs, or not stated.
     interconnect, interconnect_bytes_per_s
         Links among the GPUs of a node, and their peak rate from one GPU, each way [B/s].
+    reserved_bytes
+        What engines take of the memory outside weights, activations and KV cache [B]; None: not measured.
     """
 
     name: str
@@ -51,6 +53,7 @@ class GpuSpec:
     compute_capability: float | None = None
     interconnect: str = ""
     interconnect_bytes_per_s: float = 0.0
+    reserved_bytes: int | None = None
 
     @property
     def fp16_flops(self) -> float:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from helixsim.datafiles import data_path
 from helixsim.domain.cluster import LinkSpec
@@ -17,9 +17,9 @@ from helixsim.domain.hardware import GpuSpec
 from helixsim.domain.model import ModelSpec
 from helixsim.errors import DataError, letters, unknown_name
 from helixsim.hardware.gpu_file import GpuFile, KernelsFile
-from helixsim.hardware.models import load
+from helixsim.hardware.models import load as models
 from helixsim.units import seconds_to_ns
-from helixsim.validation import Section, Words, base_unit, read
+from helixsim.validation import Section, Words, base_unit, load, read
 
 
 class LinkFile(Section):
@@ -77,7 +77,23 @@ def load_gpu(name: str | Path) -> GpuSpec:
         For an unknown name or a file that is not a GPU profile.
     """
     file = read(_find("gpus", "GPU", gpu_name(str(name))), GpuFile)
-    return file.spec(read(_find("kernels", "kernels", file.kernels), KernelsFile))
+    return file.spec(_kernels(file.kernels))
+
+
+def gpu_document(name: str | Path) -> dict[str, Any]:
+    """Return the contents of a GPU's file, as they are written, with the constants of its kernels in it.
+
+    Raises
+    ------
+    DataError
+        As ``load_gpu``.
+    """
+    load_gpu(name)
+    written: dict[str, Any] = load(_find("gpus", "GPU", gpu_name(str(name)))).data
+    kernels = written.get("kernels", "h100")
+    return written | {
+        "kernels": load(_find("kernels", "kernels", kernels)).data if isinstance(kernels, str) else kernels
+    }
 
 
 def load_link(name: str | Path) -> LinkSpec:
@@ -111,9 +127,9 @@ def load_model(name_or_path: str | Path, precision: str | None = None, kv_precis
     """
     path = _find("models", "model", str(name_or_path))
     is_json = path.suffix == ".json"
-    checkpoint = load.read_json(path) if is_json else load.read_yaml(path)
+    checkpoint = models.read_json(path) if is_json else models.read_yaml(path)
     name = str(name_or_path) if is_json else checkpoint.name
-    return load.model_spec(name, checkpoint, precision, kv_precision)
+    return models.model_spec(name, checkpoint, precision, kv_precision)
 
 
 def split_kind(kind: str) -> tuple[str, int]:
@@ -140,6 +156,10 @@ def _aliases() -> AliasesFile:
 @cache
 def _gpu_names_by_letters() -> dict[str, str]:
     return {letters(name): meant for name, meant in ({name: name for name in gpu_names()} | _aliases().gpus).items()}
+
+
+def _kernels(written: str | KernelsFile) -> KernelsFile:
+    return read(_find("kernels", "kernels", written), KernelsFile) if isinstance(written, str) else written
 
 
 def _names(folder: str) -> tuple[str, ...]:

@@ -138,15 +138,17 @@ class GpuSources(Section):
     kernels: Words | None = None
     all_reduce: Words | None = None
     host_link: Words | None = None
+    reserved_memory: Words | None = None
 
 
 class GpuFile(Section):
     """``profiles/gpus/*.yaml``: memory [B], FLOP/s, bandwidths [bit/s], power [W], price [$/h].
 
     ``compute_efficiency`` and ``bandwidth_efficiency`` are those of 16-bit matrix products. ``kernels`` names the file
-    of ``profiles/kernels`` with the other constants. ``interconnect`` is the peak rate of all links from a GPU to the
-    others of its node, ``host_link`` that of its link to the host, each way. Without ``all_reduce``, the law of
-    ``interconnect_kind`` is assumed.
+    of ``profiles/kernels`` with the other constants, or holds them. ``interconnect`` is the peak rate of all links from
+    a GPU to the others of its node, ``host_link`` that of its link to the host, each way. Without ``all_reduce``, the
+    law of ``interconnect_kind`` is assumed. ``reserved_memory`` is what engines take of each GPU outside weights,
+    activations and KV cache (context, graphs, communication); without it, that of ``kv_memory``.
     """
 
     name: Words
@@ -159,11 +161,12 @@ class GpuFile(Section):
     memory_bandwidth: Bandwidth
     compute_efficiency: Efficiency
     bandwidth_efficiency: Efficiency
-    kernels: Words = "h100"
+    kernels: Words | KernelsFile = "h100"
     interconnect: Bandwidth
     interconnect_kind: Kind | None = None
     host_link: Bandwidth | None = None
     all_reduce: DirectAllReduce | RingAllReduce | None = None
+    reserved_memory: Annotated[float, base_unit("size", zero=True)] | None = None
     tdp: Annotated[float, base_unit("power")]
     price: Annotated[float, base_unit("price")]
     compute_capability: Annotated[float, Field(ge=1, le=99)] | None = None
@@ -209,4 +212,5 @@ class GpuFile(Section):
             compute_capability=self.compute_capability,
             interconnect=TITLES[kind],
             interconnect_bytes_per_s=links,
+            reserved_bytes=None if self.reserved_memory is None else round(self.reserved_memory),
         )

@@ -75,16 +75,21 @@ def activation_peak_bytes(model: ModelSpec, max_batched_tokens: int, gpus: int =
     return round(2 * max_batched_tokens * states)
 
 
-def engine_workspace_bytes(model: ModelSpec, gpus: int, max_batched_tokens: int, max_seqs: int) -> int:
+def engine_workspace_bytes(
+    model: ModelSpec, gpus: int, max_batched_tokens: int, max_seqs: int, reserved_bytes: int | None = None
+) -> int:
     """Return what an engine that computes the output head takes beside weights and KV on all GPUs together [B].
 
     The larger of the activations of the largest batch (``activation_peak_bytes``) and of the logits of ``max_seqs``
-    sequences while they are sampled, on each GPU; and memory outside PyTorch, with CUDA graphs. With vLLM's settings,
+    sequences while they are sampled, on each GPU; and memory outside PyTorch, with CUDA graphs (``reserved_bytes`` of
+    each GPU, None: ``OUTSIDE_BYTES`` and what communication adds). With vLLM's settings,
     this meets the KV tokens that it logged for 8B on RTX 3090, RTX 4090 and H100 and for 70B in FP8 on two H100 within
     5 % (vLLM issue 10517, LLMServingSim, llm-d-planner).
     """
     logits = SAMPLING_BYTES * max_seqs * model.vocab_size
-    outside = OUTSIDE_BYTES + (OUTSIDE_BYTES_PARALLEL if gpus > 1 else 0)
+    outside = reserved_bytes
+    if outside is None:
+        outside = OUTSIDE_BYTES + (OUTSIDE_BYTES_PARALLEL if gpus > 1 else 0)
     return gpus * (max(activation_peak_bytes(model, max_batched_tokens, gpus), logits) + outside)
 
 

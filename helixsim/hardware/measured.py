@@ -65,12 +65,12 @@ def read_timings(path: Path) -> tuple[Timings, ...]:
         With the row, for columns, phases or numbers that make no sense, duplicates, or a phase without rows.
     """
     tables: dict[tuple[str, str], dict[str, dict[float, float]]] = {}
-    for where, row in _rows(path, ("gpu", "phase", "batch_tokens", "ms_per_layer")):
+    for where, row in csv_rows(path, ("gpu", "phase", "batch_tokens", "ms_per_layer")):
         phase = _PHASES.get(row["phase"])
         if phase is None:
             raise DataError(f"{where}: {unknown_name('phase', row['phase'], _PHASES)}")
         points = tables.setdefault(_key(row), {"prefill": {}, "decode": {}})[phase]
-        batch, time = _number(where, row, "batch_tokens"), _number(where, row, "ms_per_layer")
+        batch, time = number_of(where, row, "batch_tokens"), number_of(where, row, "ms_per_layer")
         if batch in points:
             raise DataError(f"{where}: batch_tokens {batch:g} of this model, gpu and phase was given before")
         if batch > 0 and time <= 0:
@@ -96,8 +96,8 @@ def read_limits(path: Path) -> tuple[Limits, ...]:
     """
     numbers = ("layers", "kv_tokens_per_layer", "prompt_max_requests", "prompt_max_tokens", "decode_max_tokens")
     tables: dict[tuple[str, str], list[tuple[int, BatchLimits]]] = {}
-    for where, row in _rows(path, ("gpu", *numbers)):
-        layers, kv_tokens, requests, tokens, seqs = (_whole(where, row, name) for name in numbers)
+    for where, row in csv_rows(path, ("gpu", *numbers)):
+        layers, kv_tokens, requests, tokens, seqs = (whole_number_of(where, row, name) for name in numbers)
         table = tables.setdefault(_key(row), [])
         if layers != len(table) + 1:
             raise DataError(
@@ -142,8 +142,10 @@ def _key(row: dict[str, str]) -> tuple[str, str]:
     return (catalog.model_name(model) if model else "", catalog.kind_name(row["gpu"]))
 
 
-def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield (where, row) of each row; ``columns`` must exist and be filled in."""
+def csv_rows(
+    path: Path, columns: Sequence[str], may_be_empty: Sequence[str] = ()
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield (where, row) of each row; ``columns`` must exist, and be filled in except those of ``may_be_empty``."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
@@ -161,7 +163,7 @@ def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, s
                     raise DataError(f"{where}: has not the {len(header)} cells of the header")
                 cells = {name: value.strip() for name, value in row.items()}
                 for column in columns:
-                    if not cells[column]:
+                    if not cells[column] and column not in may_be_empty:
                         raise DataError(f"{where}: {column} is empty")
                 yield where, cells
             if not count:
@@ -170,7 +172,8 @@ def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, s
         raise DataError(f"{path}: cannot be read as CSV: {error}") from error
 
 
-def _number(where: str, row: dict[str, str], column: str) -> float:
+def number_of(where: str, row: dict[str, str], column: str) -> float:
+    """Return the number of a cell, at least 0."""
     try:
         value = float(row[column])
     except ValueError:
@@ -180,8 +183,9 @@ def _number(where: str, row: dict[str, str], column: str) -> float:
     return value
 
 
-def _whole(where: str, row: dict[str, str], column: str) -> int:
-    value = _number(where, row, column)
+def whole_number_of(where: str, row: dict[str, str], column: str) -> int:
+    """Return the whole number of a cell, at least 1."""
+    value = number_of(where, row, column)
     if value != int(value) or value < 1:
         raise DataError(f"{where}: {column}: expected a whole number of at least 1, got {row[column]!r}")
     return int(value)

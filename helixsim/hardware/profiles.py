@@ -286,7 +286,9 @@ class _Sources:
             return kv_memory.node_memory(self.gpu, self.gpus, known.workspace_bytes, known.overhead_bytes_per_layer)
         tokens = limits.max_prefill_tokens
         if self.options.holds_ends:
-            workspace = kv_memory.engine_workspace_bytes(self.model, self.gpus, tokens, limits.max_decode_seqs)
+            workspace = kv_memory.engine_workspace_bytes(
+                self.model, self.gpus, tokens, limits.max_decode_seqs, self.gpu.reserved_bytes
+            )
             self.notes.append(
                 f"no KV table for {self.model.name} on {self.kind}: workspace taken as {format_bytes(workspace)}: "
                 f"activations of {tokens} tokens, sampling of {limits.max_decode_seqs} sequences, graphs and libraries"
