@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -30,7 +31,11 @@ class Drawing(Figure):
     def draw(self, renderer: Any) -> None:
         """Render the figure."""
         with self._style():
-            super().draw(renderer)
+            engine = self.get_layout_engine()
+            if engine is not None and _is_disabled(renderer):
+                engine.execute(self)  # matplotlib draws once without effect before it writes a file, for the layout
+            else:
+                super().draw(renderer)
 
     def savefig(self, fname: Any, *, transparent: bool | None = None, **options: Any) -> None:
         """Write the figure to a file; the suffix of the name decides the format."""
@@ -41,3 +46,8 @@ class Drawing(Figure):
         stream = io.BytesIO()
         self.savefig(stream, format="png", dpi=_NOTEBOOK_DPI)
         return stream.getvalue()
+
+
+def _is_disabled(renderer: Any) -> bool:
+    """Return whether the drawing methods of a renderer have been replaced by ones without effect."""
+    return not inspect.ismethod(renderer.draw_path)

@@ -10,6 +10,7 @@ import io
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,9 @@ _RC: dict[Any, Any] = {
     "text.parse_math": False,  # dollar signs in names are literal
 }
 
+_is_styled: ContextVar[bool] = ContextVar("is_styled", default=False)
+"""Whether the settings of matplotlib are ``_RC`` at present."""
+
 
 @dataclass(frozen=True, slots=True)
 class FigureFile:
@@ -64,10 +68,17 @@ def styled() -> Iterator[None]:
     """Apply the common style to figures that are created and saved within the context."""
     import matplotlib as mpl
 
-    with mpl.rc_context():
-        mpl.rcdefaults()  # independent of the user's matplotlibrc
-        mpl.rcParams.update(_RC)
+    if _is_styled.get():
         yield
+        return
+    token = _is_styled.set(True)
+    try:
+        with mpl.rc_context():
+            mpl.rcdefaults()  # independent of the user's matplotlibrc
+            mpl.rcParams.update(_RC)
+            yield
+    finally:
+        _is_styled.reset(token)
 
 
 def new_figure(height_in: float) -> Figure:
@@ -119,11 +130,18 @@ def write_figure(
 ) -> FigureFile:
     """Write a figure as SVG and PNG, and its data as CSV."""
     directory.mkdir(parents=True, exist_ok=True)
-    svg = svg_bytes(figure)
+    svg, png = svg_and_png(figure)
     write_bytes(directory / f"{name}.svg", svg)
-    write_bytes(directory / f"{name}.png", png_bytes(figure))
+    write_bytes(directory / f"{name}.png", png)
     write_csv(directory / f"{name}.csv", table)
     return FigureFile(name, title, caption, svg.decode())
+
+
+def svg_and_png(figure: Figure) -> tuple[bytes, bytes]:
+    """Return the figure in both formats, with one layout; equal figures give equal bytes."""
+    svg = svg_bytes(figure)
+    figure.set_layout_engine("none")  # which keeps the positions: the layout takes as long as the drawing
+    return svg, _png_bytes(figure)
 
 
 def svg_bytes(figure: Figure) -> bytes:
@@ -136,8 +154,12 @@ def svg_bytes(figure: Figure) -> bytes:
 
 def png_bytes(figure: Figure) -> bytes:
     """Return the figure as PNG with 160 dots per inch."""
-    stream = io.BytesIO()
     _make_literal(figure)
+    return _png_bytes(figure)
+
+
+def _png_bytes(figure: Figure) -> bytes:
+    stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=160, metadata={"Software": None})
     return stream.getvalue()
 

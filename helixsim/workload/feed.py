@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import lru_cache
 from itertools import chain, islice, starmap, takewhile
 from typing import cast
 
@@ -14,13 +15,13 @@ from helixsim.domain.request import Feed, FeedMode, Request
 from helixsim.errors import ConfigError, DataError, Problem
 from helixsim.rng import stream
 from helixsim.workload.arrivals import ArrivalProcess, process_of
-from helixsim.workload.lengths.base import LengthDistribution, draw, limited_means, spread
+from helixsim.workload.lengths.base import LengthDistribution, LimitedMeans, draw, limited_means, spread
 from helixsim.workload.lengths.recorded import RecordedPairs
-from helixsim.workload.lengths.registry import build
+from helixsim.workload.lengths.registry import build, reads_file
 from helixsim.workload.readers.base import ReadLog, Times
 from helixsim.workload.readers.registry import FORMATS, get, read_trace
 from helixsim.workload.sessions import conversations, message_limits, with_prefixes
-from helixsim.workload.spec import ArrivalsSpec, LengthLimits, TraceSpec, WorkloadSpec, WorkloadStats
+from helixsim.workload.spec import ArrivalsSpec, LengthLimits, LengthsSpec, TraceSpec, WorkloadSpec, WorkloadStats
 from helixsim.workload.transforms import limited, mean_rate_rps, rescaled, windowed
 
 _LEAST_PROMPTS_IN_FLIGHT = 20
@@ -78,7 +79,7 @@ def workload_stats(spec: WorkloadSpec, seed: int) -> WorkloadStats:
         return _recorded_stats(spec, process, seed)
     if process.mode is FeedMode.OPEN:
         _require_an_end(spec)
-    means = limited_means(_lengths(spec), message_limits(spec))
+    means = _means(spec, _lengths(spec))
     if spec.sessions is not None or spec.system_prompts is not None:
         return _sampled_stats(spec, seed, means.redrawn_share)
     return WorkloadStats(
@@ -208,9 +209,22 @@ def _lengths(spec: WorkloadSpec) -> LengthDistribution:
     return RecordedPairs(_windowed(spec.trace, ReadLog(), "ignored" if is_whole else "required"))
 
 
+def _means(spec: WorkloadSpec, lengths: LengthDistribution) -> LimitedMeans:
+    """Return the means of the drawn lengths; raises if the limits exclude all requests."""
+    if spec.lengths is None or reads_file(spec.lengths):
+        return limited_means(lengths, message_limits(spec))
+    return _built_means(spec.lengths, message_limits(spec))
+
+
+@lru_cache(maxsize=64)
+def _built_means(spec: LengthsSpec, limits: LengthLimits) -> LimitedMeans:
+    """Return the means of a distribution that no file can change: every simulation of a search asks for them."""
+    return limited_means(build(spec), limits)
+
+
 def _drawn_pairs(spec: WorkloadSpec, seed: int) -> Iterator[tuple[int, int]]:
     lengths, limits = _lengths(spec), message_limits(spec)
-    limited_means(lengths, limits)  # raises if the limits exclude all requests
+    _means(spec, lengths)  # raises if the limits exclude all requests
     return starmap(spec.scale.lengths, draw(lengths, limits, stream(seed, "lengths")))
 
 
@@ -238,7 +252,7 @@ def _recorded_stats(spec: WorkloadSpec, process: ArrivalProcess, seed: int) -> W
         offered_rps=mean_rate_rps(requests),
         num_requests=len(requests),
         dropped=tuple(log.dropped.items()),
-        redrawn_share=0.0 if spec.lengths is None else limited_means(_lengths(spec), spec.limits).redrawn_share,
+        redrawn_share=0.0 if spec.lengths is None else _means(spec, _lengths(spec)).redrawn_share,
         assumptions=(*_assumptions(spec), *(f"{_name(spec)}: {sentence}" for sentence in log.sentences())),
         prompt_spread=spread(np.array([request.prompt_tokens for request in requests])),
     )

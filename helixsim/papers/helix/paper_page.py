@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from helixsim.report.style import png_bytes, styled, svg_bytes
+from helixsim.report.style import styled, svg_and_png
 from helixsim.report.templating import inline, template
 from helixsim.writing import write_bytes, write_text
 
@@ -34,9 +34,9 @@ def write_drawing(stem: Path, draw: Draw) -> str:
     """Draw in the house style, write ``stem`` as SVG and PNG, and return the SVG."""
     with styled():
         figure = draw()
-        svg = svg_bytes(figure)
+        svg, png = svg_and_png(figure)
         write_bytes(stem.with_suffix(".svg"), svg)
-        write_bytes(stem.with_suffix(".png"), png_bytes(figure))
+        write_bytes(stem.with_suffix(".png"), png)
     return svg.decode()
 
 

@@ -37,6 +37,11 @@ def get(name: str) -> type[LengthDistribution]:
     return DISTRIBUTIONS[name]
 
 
+def reads_file(spec: LengthsSpec) -> bool:
+    """Return whether a distribution is that of a file, which may change."""
+    return any(field.name == "path" for field in fields(get(spec.distribution).Options))
+
+
 def build(spec: LengthsSpec) -> LengthDistribution:
     """Return the distribution of a specification.
 
