@@ -172,6 +172,10 @@ class _Resolver:
             raise _error(self.problems)
         checks.check_fleet_holds_model(fleet)
         stats = self._stats(workload, fleet)
+        if fleet.model.keeps_parts:
+            usual = stats.mean_prompt_tokens + stats.mean_output_tokens / 2
+            options = dataclasses.replace(profile_options, sequence_tokens=usual)
+            fleet, assumptions = self._fleet(cluster, gpus, options)
         paths: list[KeyPath] = [("workload", "arrivals"), *(("systems", number, "arrivals") for number in numbers)]
         for path, arrivals in zip(paths, (workload.arrivals, *own_arrivals), strict=True):
             if arrivals is not None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from helixsim.domain.curves import AttentionTable, Curve
 from helixsim.domain.kernels import AllReduce, Kernels
+from helixsim.domain.memory import LayerMemory
 from helixsim.domain.placement import LayerRange
 
 
@@ -242,13 +243,16 @@ class NodeProfile:
     Parameters
     ----------
     kv_blocks
-        ``kv_blocks[k - 1]`` = KV blocks of a node that holds ``k`` layers; a block keeps ``block_tokens`` tokens in
-        all of the node's layers. Its length is the most layers the node can hold with any KV memory left.
+        ``kv_blocks[k - 1]`` = KV blocks of a node that holds ``k`` layers, the fewest with any range of so many; a
+        block keeps ``block_tokens`` tokens in all of the node's layers. Its length is the most layers the node can hold
+        with any KV memory left.
     limits
         ``limits[k - 1]`` = batch limits with ``k`` layers; same length.
     max_layers
         The most layers a planner gives the node, so that enough memory stays for KV (helix-spec 1.3: weights at
         most half of the memory). ``fixed`` and ``separate`` placements may exceed it up to ``len(kv_blocks)``.
+    memory
+        Memory of each layer; None: all layers are alike.
     limited_by
         What keeps a planner from giving it more, in words for messages; empty: it can hold all layers.
     typical_layers, typical_layers_full
@@ -271,14 +275,17 @@ class NodeProfile:
     ends_bytes: Ends = Ends()
     block_bytes: float = 0.0
     limited_by: str = ""
+    memory: LayerMemory | None = None
 
     def blocks(self, held: LayerRange, num_layers: int) -> int:
         """Return the KV blocks of a node that holds these layers of a model, its embedding and output head included.
 
         They are what ``kv_blocks`` says less those in whose place the ends lie, rounded up: at most one too few.
         """
-        blocks = self.kv_blocks[held.layers - 1]
         lost_bytes = self.ends_bytes.of(held.start == 0, held.end == num_layers)
+        if self.memory is not None:
+            return self.memory.blocks(held, lost_bytes)
+        blocks = self.kv_blocks[held.layers - 1]
         return max(0, blocks - math.ceil(lost_bytes / (self.block_bytes * held.layers))) if lost_bytes else blocks
 
     def kv_tokens(self, layers: int, num_layers: int = 0) -> int:
@@ -288,3 +295,8 @@ class NodeProfile:
         """
         whole = layers == num_layers
         return self.block_tokens * (self.blocks(LayerRange(0, layers), layers) if whole else self.kv_blocks[layers - 1])
+
+    def most_kv_tokens(self, layers: int) -> int:
+        """Return the most tokens that fit into the KV cache beside any range of so many layers."""
+        blocks = self.kv_blocks[layers - 1] if self.memory is None else self.memory.range_blocks(layers)[1]
+        return self.block_tokens * blocks

@@ -106,3 +106,9 @@ class ModelSpec:
     def is_uniform(self) -> bool:
         """Whether all layers are equal."""
         return all(layer == self.layers[0] for layer in self.layers)
+
+    @property
+    def keeps_parts(self) -> bool:
+        """Whether the cache of some layers does not grow with the context: windows and states of fixed size."""
+        attending = [layer.attention for layer in set(self.layers) if layer.attention is not None]
+        return any(attention.window_tokens is not None or attention.state_bytes for attention in attending)

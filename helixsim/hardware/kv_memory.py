@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from statistics import median
 
 from helixsim.domain.hardware import GpuSpec
+from helixsim.domain.layers import Layer
+from helixsim.domain.memory import LayerMemory
 from helixsim.domain.model import ModelSpec
 from helixsim.hardware.tensor_parallel import kv_shares
 
@@ -95,16 +97,56 @@ def engine_workspace_bytes(
 
 def layer_weight_bytes(model: ModelSpec, gpus: int) -> int:
     """Return the weights of one layer on all GPUs of a node together [B], the mean, copies included."""
-    total = 0.0
-    for layer, count in Counter(model.layers).items():
-        shared = sum(matrix.shard_bytes(gpus) for matrix in layer.matrices) * gpus
-        total += count * (shared + (layer.experts.bytes if layer.experts else 0) + layer.other_bytes * gpus)
+    total = sum(count * _weight_bytes(layer, gpus) for layer, count in Counter(model.layers).items())
     return round(total / model.num_layers)
+
+
+def _weight_bytes(layer: Layer, gpus: int) -> float:
+    shared = sum(matrix.shard_bytes(gpus) for matrix in layer.matrices) * gpus
+    return shared + (layer.experts.bytes if layer.experts else 0) + layer.other_bytes * gpus
 
 
 def kv_token_bytes(model: ModelSpec, gpus: int) -> float:
     """Return the keys and values of one token in one layer on all GPUs of a node together [B], copies included."""
     return model.kv_bytes_per_token_per_layer * gpus / kv_shares(model, gpus)
+
+
+def layer_memory(
+    model: ModelSpec, memory: NodeMemory, memory_fraction: float, block_tokens: int, sequence_tokens: int
+) -> LayerMemory | None:
+    """Return the memory of a node layer by layer; None if all layers are alike and keep all tokens.
+
+    Layers with a window keep its tokens and those of one block of each sequence, as vLLM's hybrid allocator does
+    (without the padding of its groups); states are kept once a sequence.
+
+    Parameters
+    ----------
+    sequence_tokens
+        Tokens of a usual sequence.
+    """
+    if model.is_uniform and not model.keeps_parts:
+        return None
+    gpus = memory.gpus
+    weights = {layer: _weight_bytes(layer, gpus) + memory.overhead_bytes_per_layer for layer in set(model.layers)}
+    kv = {layer: _kept_bytes(layer, model.kv_bits, gpus, block_tokens, sequence_tokens) for layer in weights}
+    return LayerMemory(
+        budget_bytes=memory.budget_bytes(memory_fraction),
+        weight_bytes=tuple(weights[layer] for layer in model.layers),
+        kv_bytes=tuple(kv[layer] for layer in model.layers),
+        block_tokens=block_tokens,
+    )
+
+
+def _kept_bytes(layer: Layer, kv_bits: float, gpus: int, block_tokens: int, sequence_tokens: int) -> float:
+    """Return what a layer keeps of a sequence of usual length, for each of its tokens [B], copies included."""
+    attention = layer.attention
+    if attention is None:
+        return 0.0
+    token_bytes = attention.kv_numbers * kv_bits / 8 * gpus / min(gpus, attention.num_kv_heads)
+    token_bytes += attention.index_bytes * gpus
+    window = attention.window_tokens
+    kept = sequence_tokens if window is None else min(sequence_tokens, window + block_tokens)
+    return (token_bytes * kept + attention.state_bytes) / sequence_tokens
 
 
 def kv_blocks(model: ModelSpec, memory: NodeMemory, memory_fraction: float, block_tokens: int) -> tuple[int, ...]:

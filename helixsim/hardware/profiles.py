@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from helixsim.domain.hardware import BatchLimits, ComputeProfile, Ends, GpuSpec, NodeProfile
+from helixsim.domain.memory import LayerMemory
 from helixsim.domain.model import ModelSpec
 from helixsim.errors import ConfigError, DataError, InfeasibleError
 from helixsim.hardware import compute_file, kv_memory, measured
@@ -59,6 +60,9 @@ class ProfileOptions:
     least_kv_tokens
         KV memory that a planner leaves: one context of so many tokens. None: the longest context of the model, or
         ``LEAST_KV_TOKENS`` if that is less.
+    sequence_tokens
+        Tokens of a usual sequence, which share out what windows and states of fixed size keep; None: as
+        ``least_kv_tokens`` if that is None.
     max_prefill_tokens, max_prefill_requests, max_decode_seqs
         Batch limits with any number of layers; None: those of ``limits``, else of ``steps``, else as measured, else
         ``DEFAULT_LIMITS``.
@@ -82,6 +86,7 @@ class ProfileOptions:
     block_tokens: int = 16
     max_weight_fraction: float | None = None
     least_kv_tokens: int | None = None
+    sequence_tokens: float | None = None
     max_prefill_tokens: int | None = None
     max_prefill_requests: int | None = None
     max_decode_seqs: int | None = None
@@ -109,7 +114,7 @@ def node_profile(
     sources = _Sources(model, gpu, gpus, kind, options)
     fitted = sources.fitted()
     compute = sources.compute(fitted)
-    blocks, limits, max_layers, limited_by = sources.tabulated() or sources.physical(fitted)
+    blocks, limits, max_layers, limited_by, memory = sources.tabulated() or sources.physical(fitted)
     typical, full, initial = max(1, round(2 * max_layers / 3)), max_layers, 0.0
     if fitted is not None and fitted.planner is not None:
         typical = min(fitted.planner.typical_layers, max_layers)
@@ -132,6 +137,7 @@ def node_profile(
         ),
         block_bytes=options.block_tokens * kv_memory.kv_token_bytes(model, gpus),
         limited_by=limited_by if max_layers < model.num_layers else "",
+        memory=memory,
     )
     return profile, tuple(sources.notes)
 
@@ -143,6 +149,7 @@ class _Room(NamedTuple):
     limits: tuple[BatchLimits, ...]
     max_layers: int
     limited_by: str
+    memory: LayerMemory | None = None
 
 
 @dataclass
@@ -268,7 +275,12 @@ class _Sources:
         batch = fitted.batch if fitted is not None and fitted.batch else (DEFAULT_LIMITS,)
         limits = [self._limited(self._of_engine(entry)) for entry in batch]
         memory = self._memory(fitted, limits[0])
-        blocks = kv_memory.kv_blocks(model, memory, options.memory_fraction, options.block_tokens)
+        layered = self._layered(memory)
+        if layered is None:
+            blocks = kv_memory.kv_blocks(model, memory, options.memory_fraction, options.block_tokens)
+        else:
+            each = (layered.range_blocks(layers) for layers in range(1, model.num_layers + 1))
+            blocks = tuple(fewest for fewest, most in each if most)
         if not blocks:
             budget = max(memory.budget_bytes(options.memory_fraction), 0)
             raise InfeasibleError(
@@ -278,7 +290,16 @@ class _Sources:
                 f"or the engine's limits"
             )
         limits += [limits[-1]] * (len(blocks) - len(limits))
-        return _Room(blocks, tuple(limits[: len(blocks)]), *self._max_layers(fitted, memory, blocks))
+        return _Room(blocks, tuple(limits[: len(blocks)]), *self._max_layers(fitted, memory, blocks), layered)
+
+    def _layered(self, memory: kv_memory.NodeMemory) -> LayerMemory | None:
+        """Return the memory of each layer where they differ."""
+        options, usual = self.options, self.options.sequence_tokens
+        tokens = min(self.model.max_context_tokens, LEAST_KV_TOKENS) if usual is None else max(1, round(usual))
+        found = kv_memory.layer_memory(self.model, memory, options.memory_fraction, options.block_tokens, tokens)
+        if found is not None and self.model.keeps_parts:
+            self.notes.append(f"{self.model.name}: room for windows and states as in sequences of {tokens} tokens")
+        return found
 
     def _memory(self, fitted: FittedKind | None, limits: BatchLimits) -> kv_memory.NodeMemory:
         if fitted is not None and fitted.memory is not None:

@@ -64,7 +64,7 @@ def _shortages(fleet: Deployment, placement: Placement) -> list[str]:
         elif fleet.kv_blocks(node, layers) < 1:
             faults.append(
                 f"node {node!r} ({fleet.cluster.node(node).node_type}) has layers [{layers.start}, {layers.end}): "
-                "beside the embedding or the output head no KV memory is left"
+                "beside their weights, the embedding or the output head no KV memory is left"
             )
     missing = _missing_layers(placement)
     if missing:

@@ -87,7 +87,7 @@ class BestCase:
         """Mean context of a decode step [tokens]."""
         # Layer-tokens of KV memory of a node with 0, 1, 2, ... layers.
         self._memory = [
-            (0.0, *(float(profile.kv_tokens(k) * k) for k in range(1, len(profile.kv_blocks) + 1)))
+            (0.0, *(float(profile.most_kv_tokens(k) * k) for k in range(1, len(profile.kv_blocks) + 1)))
             for profile in profiles
         ]
         slopes = {max(0.0, (memory[1] - memory[-1]) / (len(memory) - 2)) for memory in self._memory if len(memory) > 2}

@@ -115,7 +115,8 @@ def test_every_model_that_fits_runs_on_every_gpu(gpu: GpuSpec) -> None:
         if len(node.kv_blocks) < model.num_layers:
             assert weights > 0.7 * 8 * gpu.memory_bytes
             continue
-        kv_bytes = node.kv_tokens(model.num_layers, model.num_layers) * node.block_bytes / 16 * model.num_layers
+        token_bytes = sum(node.memory.kv_bytes) if node.memory else node.block_bytes / 16 * model.num_layers
+        kv_bytes = node.kv_tokens(model.num_layers, model.num_layers) * token_bytes
         assert 0 <= kv_bytes <= 0.9 * 8 * gpu.memory_bytes - weights
         _check_times(node)
 
