@@ -113,15 +113,19 @@ class Slo:
         Longest mean time per output token after the first.
     e2el
         Longest end-to-end latency.
+    classes
+        Class of requests -> its objective, in place of this one.
     """
 
     ttft: str | None = None
     tpot: str | None = None
     e2el: str | None = None
+    classes: Mapping[str, Slo] | None = None
 
     def data(self) -> Data:
         """Return the section ``slo`` as plain data."""
-        given = {"ttft": self.ttft, "tpot": self.tpot, "e2el": self.e2el}
+        classes = None if self.classes is None else {name: slo.data() for name, slo in self.classes.items()}
+        given = {"ttft": self.ttft, "tpot": self.tpot, "e2el": self.e2el, "classes": classes}
         return {name: value for name, value in given.items() if value is not None}
 
 

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     from helixsim.study.run import run_experiment
 
     experiment = options.loaded(args).resolve()
-    if args.fail_on_slo and experiment.slo.ttft_s is experiment.slo.tpot_s is experiment.slo.e2el_s is None:
+    if args.fail_on_slo and not experiment.slo.is_stated:
         raise ConfigError(f"--fail-on-slo: {args.experiment} has no slo")
     if not args.quiet:
         console.note(*_heading(experiment))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from helixsim.config.schema import ExperimentSection
@@ -10,11 +10,11 @@ from helixsim.config.source import Source
 from helixsim.domain.cluster import Deployment
 from helixsim.domain.engine import IDEAL, EngineSpec
 from helixsim.domain.request import FeedMode
-from helixsim.errors import ConfigError, InfeasibleError, Problem, unknown_name
+from helixsim.errors import ConfigError, InfeasibleError, Problem, did_you_mean, unknown_name
 from helixsim.units import format_bytes
 from helixsim.workload.arrivals import PROCESSES, process_of
 from helixsim.workload.feed import longest_prompt
-from helixsim.workload.spec import ArrivalsSpec, WorkloadSpec
+from helixsim.workload.spec import ArrivalsSpec, WorkloadSpec, WorkloadStats
 from helixsim.yamlio import KeyPath
 
 
@@ -115,6 +115,22 @@ def check_whole_prompts(
             f"tokens on {kind}; set enable_chunked_prefill: true, or max_num_batched_tokens: {longest} or more"
         )
         yield source.problem(("engine", "max_num_batched_tokens"), message)
+
+
+def check_classes(section: ExperimentSection, stats: WorkloadStats, source: Source) -> Iterator[Problem]:
+    """Refuse objectives and classes of requests that the load does not have."""
+    named: list[tuple[KeyPath, Iterable[str]]] = [
+        (("workload", "classes"), section.workload.classes or ()),
+        (("slo", "classes"), section.slo.classes or ()),
+    ]
+    for target, slo in (section.slo_targets or {}).items():
+        named.append((("slo_targets", target, "classes"), slo.classes or ()))
+    for at, names in named:
+        for name in names:
+            if name not in stats.classes:
+                known = f"the load has {', '.join(stats.classes)}" if stats.classes else "requests have no class"
+                message = f"no request has the class {name!r}{did_you_mean(name, stats.classes)} ({known})"
+                yield source.problem((*at, name), message)
 
 
 def check_arrivals(spec: ArrivalsSpec, path: KeyPath, workload: WorkloadSpec, source: Source) -> Iterator[Problem]:

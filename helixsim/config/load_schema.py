@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from helixsim.config.fields import Choice, Duration, FewCount, Latency, Rate, Share
+from helixsim.config.fields import Choice, Duration, FewCount, Latency, Name, Rate, Share
 from helixsim.config.variation import TrafficScaleSection
 from helixsim.validation import Count, Section
 
@@ -18,6 +18,7 @@ class TraceColumnsSection(Section):
     prompt: str | None = Field(None, description="Column of the prompt length [tokens] (default: detected by name).")
     output: str | None = Field(None, description="Column of the output length [tokens] (default: detected by name).")
     slo_class: str | None = Field(None, description="Column of the SLO class (default: `slo_class` if present).")
+    priority: str | None = Field(None, description="Column of the priority (default: `priority` if present).")
     session: str | None = Field(None, description="Column of the session (default: `session` if present).")
     prefix: str | None = Field(
         None,
@@ -130,6 +131,19 @@ class SessionsSection(Section):
         return self
 
 
+class RequestClassSection(Section):
+    """A class of requests, which objectives (`slo.classes`) and priorities refer to."""
+
+    share: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None,
+        description="Share of the requests without a class of their own that are given this one; the shares of all "
+        "classes add up to 1 (default: only requests of a trace have the class).",
+    )
+    priority: Annotated[int, Field(ge=-(10**9), le=10**9)] = Field(
+        0, description="Priority of its requests where the trace states none or 0; the lowest value is served first."
+    )
+
+
 class LimitsSection(Section):
     """Limits of lengths; requests outside them are dropped and counted."""
 
@@ -156,6 +170,7 @@ class WorkloadSection(Section):
         "`limits.max_prompt_tokens` ends sessions whose prompts become longer.",
     )
     limits: LimitsSection = Field(LimitsSection(), description="Limits of lengths.")
+    classes: dict[Name, RequestClassSection] | None = Field(None, description="Classes of requests by name.")
     scale: TrafficScaleSection | None = Field(None, description="Factors on the traffic, after the limits.")
     warmup: Latency = Field("0 s", description="Time before the measurement window.")
     duration: Duration | None = Field(None, description="Length of the window (default: until the last completion).")

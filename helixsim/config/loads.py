@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from helixsim import units
 from helixsim.config.choices import Choices
 from helixsim.config.load_schema import ArrivalsSection, LimitsSection, TraceSection, WorkloadSection
-from helixsim.config.schema import SloSection
+from helixsim.config.schema import ObjectiveSection, SloSection
 from helixsim.config.source import Source
 from helixsim.config.variation import TrafficScaleSection
 from helixsim.domain.request import Slo, Window
@@ -19,6 +20,7 @@ from helixsim.workload.spec import (
     LengthLimits,
     LengthsSpec,
     ReadOptions,
+    RequestClass,
     SessionsSpec,
     SystemPromptsSpec,
     TraceSpec,
@@ -56,7 +58,8 @@ def build_workload(
     limits, scale = _limits(section.limits, source, problems), section.scale or TrafficScaleSection()
     factors = TrafficScale(scale.rate, scale.prompt_tokens, scale.output_tokens)
     sessions, prompts = _sessions(section), _system_prompts(section)
-    return WorkloadSpec(trace, lengths, arrivals, limits, window, factors, sessions, prompts)
+    classes = _classes(section, arrivals, source, problems)
+    return WorkloadSpec(trace, lengths, arrivals, limits, window, factors, sessions, prompts, classes)
 
 
 def _sessions(section: WorkloadSection) -> SessionsSpec | None:
@@ -96,6 +99,11 @@ def build_arrivals(
 
 def build_slo(section: SloSection) -> Slo:
     """Return the service-level objective."""
+    classes = tuple((name, _objective(one)) for name, one in (section.classes or {}).items())
+    return replace(_objective(section), classes=classes)
+
+
+def _objective(section: ObjectiveSection) -> Slo:
     ttft, tpot, e2el = (
         None if value is None else units.parse(value, "time") for value in (section.ttft, section.tpot, section.e2el)
     )
@@ -136,6 +144,23 @@ def _trace(section: TraceSection, source: Source, problems: list[Problem]) -> Tr
 def _text(value: str | float | bool) -> str:
     """Return a value as written in a CSV or JSON file."""
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _classes(
+    section: WorkloadSection, arrivals: ArrivalsSpec, source: Source, problems: list[Problem]
+) -> tuple[RequestClass, ...]:
+    """Return the classes of requests; faults are added to ``problems``."""
+    at = ("workload", "classes")
+    classes = tuple(RequestClass(name, one.share, one.priority) for name, one in (section.classes or {}).items())
+    shares = [one.share for one in classes if one.share is not None]
+    if shares and abs(sum(shares) - 1) > 1e-6:
+        problems.append(source.problem(at, f"the shares of the classes must add up to 1, got {sum(shares):.6g}"))
+    if arrivals.process != "trace":
+        for one in classes:
+            if one.share is None:
+                message = "required key share is missing: only requests of a trace have a class of their own"
+                problems.append(source.problem((*at, one.name), message))
+    return classes
 
 
 def _limits(section: LimitsSection, source: Source, problems: list[Problem]) -> LengthLimits:

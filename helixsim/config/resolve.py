@@ -180,6 +180,7 @@ class _Resolver:
         for path, arrivals in zip(paths, (workload.arrivals, *own_arrivals), strict=True):
             if arrivals is not None:
                 self.problems.extend(sizes.check_requests(arrivals, path, workload, stats, source))
+        self.problems.extend(checks.check_classes(section, stats, source))
         if self.problems:
             raise _error(self.problems)
         systems = tuple(self._system(number, fleet, own_nodes[number], own_arrivals[number]) for number in numbers)

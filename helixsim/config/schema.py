@@ -199,12 +199,20 @@ class SystemSection(Section):
 # --- the rest --------------------------------------------------------------------------------------------------------
 
 
-class SloSection(Section):
-    """Service-level objective: limits that requests must meet."""
+class ObjectiveSection(Section):
+    """Limits that requests of a class must meet."""
 
     ttft: Duration | None = Field(None, description="Maximum time to first token.")
     tpot: Duration | None = Field(None, description="Maximum time per output token after the first.")
     e2el: Duration | None = Field(None, description="Maximum end-to-end latency.")
+
+
+class SloSection(ObjectiveSection):
+    """Service-level objective: limits that requests must meet."""
+
+    classes: dict[Name, ObjectiveSection] | None = Field(
+        None, description="Limits of the requests of a class, in place of those above, by name of the class."
+    )
 
 
 class CapacitySection(Section):

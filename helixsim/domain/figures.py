@@ -101,6 +101,20 @@ class ThroughputFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class ClassFigures:
+    """Figures of the requests of a class in the window; their meaning is that of ``ThroughputFigures``."""
+
+    completed: int
+    failed: int
+    requests_per_s: Figure
+    goodput_per_s: Figure
+    slo_attainment: Figure
+    ttft: Latency
+    tpot: Latency
+    e2el: Latency
+
+
+@dataclass(frozen=True, slots=True)
 class FlowFigures:
     """The placement and its max-flow, which counts prompt and output tokens.
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +102,30 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Slo:
-    """Service-level objective; None: no limit."""
+    """Service-level objective; None: no limit. ``classes``: (name, objective) of requests of a class, in its place."""
 
     ttft_s: float | None = None
     tpot_s: float | None = None
     e2el_s: float | None = None
+    classes: tuple[tuple[str, Slo], ...] = ()
+
+    @property
+    def is_stated(self) -> bool:
+        """Whether there is any limit."""
+        own = self.ttft_s is not None or self.tpot_s is not None or self.e2el_s is not None
+        return own or any(slo.is_stated for _, slo in self.classes)
+
+    def of(self, name: str) -> Slo:
+        """Return the objective of the requests of a class."""
+        return dict(self.classes).get(name, replace(self, classes=()))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the objective as JSON values."""
+        own: dict[str, Any] = {"ttft_s": self.ttft_s, "tpot_s": self.tpot_s, "e2el_s": self.e2el_s}
+        return {**own, "classes": {name: slo.to_json() for name, slo in self.classes}} if self.classes else own
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Slo:
+        """Return the objective of ``to_json``."""
+        classes = tuple((name, cls.from_json(one)) for name, one in document.get("classes", {}).items())
+        return cls(document["ttft_s"], document["tpot_s"], document["e2el_s"], classes)

@@ -35,7 +35,7 @@ class RequestColumns:
     ``output_tokens`` are those delivered. ``queue_ns + compute_ns + network_ns`` is ``finish_ns - arrival_ns`` of a
     finished request; ``queue_ns`` includes waiting at the coordinator. ``route`` is the index of the last route in
     ``RunResult.routes``, -1: none. ``cached_tokens`` are those of the prompt that a prefix cache held when the request
-    was first admitted.
+    was first admitted. ``slo_class`` is the index of its class in ``RunResult.classes``, -1: none.
     """
 
     request_id: IntArray
@@ -52,6 +52,7 @@ class RequestColumns:
     compute_ns: IntArray
     network_ns: IntArray
     cached_tokens: IntArray
+    slo_class: IntArray
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,8 @@ class InvariantCheck:
 class RunResult:
     """Results of one run.
 
+    ``classes`` are the classes of its requests, in the order of their first arrival.
+
     ``counters`` has at least ``events``, ``batches``, ``messages``, ``preemptions``, ``recomputed_tokens``,
     ``rejected``, ``token_hops``.
     """
@@ -154,3 +157,4 @@ class RunResult:
     invariants: tuple[InvariantCheck, ...]
     cpu_s: float
     wall_s: float
+    classes: tuple[str, ...] = ()

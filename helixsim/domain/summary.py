@@ -6,11 +6,12 @@ Times are in seconds. The document has the keys and units of ``vllm bench serve`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
 from helixsim.domain.figures import (
+    ClassFigures,
     ClusterFigures,
     CostFigures,
     Figure,
@@ -33,6 +34,9 @@ STATISTICS = ("mean", "median", "std", "p50", "p75", "p90", "p95", "p99")
 
 LATENCIES = ("ttft", "tpot", "itl", "e2el")
 
+_OF_CLASSES = ("ttft", "tpot", "e2el")
+"""Latencies of classes; gaps between tokens are pooled over all requests."""
+
 
 @dataclass(frozen=True, slots=True)
 class Summary:
@@ -51,6 +55,8 @@ class Summary:
     cluster: ClusterFigures
     cost: CostFigures
     integrity: IntegrityFigures
+    classes: Mapping[str, ClassFigures] = field(default_factory=dict)
+    """Requests by class, where they have classes."""
 
     def vllm_keys(self) -> dict[str, Any]:
         """Return the figures of ``vllm bench serve`` under its keys; latencies in ms."""
@@ -65,11 +71,7 @@ class Summary:
             "request_goodput": done.goodput_per_s,
             "output_throughput": done.output_tokens_per_s,
             "total_token_throughput": done.total_tokens_per_s,
-            **{
-                f"{statistic}_{name}_ms": milliseconds(getattr(getattr(self, name), f"{statistic}_s"))
-                for name in LATENCIES
-                for statistic in STATISTICS
-            },
+            **_latency_keys(self, LATENCIES),
         }
 
     def own_keys(self) -> dict[str, Any]:
@@ -89,6 +91,7 @@ class Summary:
             "prefix_hit_tokens": self.throughput.prefix_hit_tokens,
             "prefix_hit_rate": self.throughput.prefix_hit_rate,
             "tpot_excluded": self.tpot_excluded,
+            **({"classes": {name: _class_keys(one) for name, one in self.classes.items()}} if self.classes else {}),
             "confidence": {name: list(limits) for name, limits in self.confidence().items()},
             **_keys(self.flow),
             **_keys(self.cluster),
@@ -145,28 +148,58 @@ def rounded(summary: Summary) -> Summary:
 
 
 def _rounded(part: Any) -> Any:
-    if not hasattr(part, "__dataclass_fields__"):
-        return json_values(part)
-    values = {one.name: getattr(part, one.name) for one in fields(part)}
-    return type(part)(**{name: _like(value, json_values(value)) for name, value in values.items()})
-
-
-def _like(value: Any, plain: Any) -> Any:
     """Return JSON values in their original types."""
-    return Limits(*plain) if isinstance(value, Limits) else tuple(plain) if isinstance(value, tuple) else plain
+    if hasattr(part, "__dataclass_fields__"):
+        return type(part)(**{one.name: _rounded(getattr(part, one.name)) for one in fields(part)})
+    if isinstance(part, Mapping):
+        return {name: _rounded(one) for name, one in part.items()}
+    plain = json_values(part)
+    return Limits(*plain) if isinstance(part, Limits) else tuple(plain) if isinstance(part, tuple) else plain
+
+
+def _latency_keys(part: Any, names: Sequence[str]) -> dict[str, Figure]:
+    """Return the statistics of latencies of a part under the keys of ``vllm bench serve`` [ms]."""
+    return {
+        f"{statistic}_{name}_ms": milliseconds(getattr(getattr(part, name), f"{statistic}_s"))
+        for name in names
+        for statistic in STATISTICS
+    }
+
+
+def _class_keys(one: ClassFigures) -> dict[str, Any]:
+    """Return the figures of a class under the keys of the whole."""
+    return {
+        "completed": one.completed,
+        "failed": one.failed,
+        "request_throughput": one.requests_per_s,
+        "request_goodput": one.goodput_per_s,
+        "slo_attainment": one.slo_attainment,
+        **_latency_keys(one, _OF_CLASSES),
+    }
+
+
+def _read_class(one: Mapping[str, Any]) -> ClassFigures:
+    return ClassFigures(
+        completed=one["completed"],
+        failed=one["failed"],
+        requests_per_s=one["request_throughput"],
+        goodput_per_s=one["request_goodput"],
+        slo_attainment=one["slo_attainment"],
+        **{name: _latency(one, name) for name in _OF_CLASSES},
+    )
+
+
+def _latency(keys: Mapping[str, Any], name: str, interval: Limits | None = None) -> Latency:
+    """Return the latency whose statistics are among ``keys`` [ms]; ``interval`` of its mean [ms]."""
+    return Latency(
+        **{f"{statistic}_s": seconds(keys[f"{statistic}_{name}_ms"]) for statistic in STATISTICS},
+        mean_interval_s=None if interval is None else Limits(*(significant(limit / 1e3) for limit in interval)),
+    )
 
 
 def _read(top: Mapping[str, Any], own: Mapping[str, Any]) -> Summary:
     limits = {name: Limits(*values) for name, values in own["confidence"].items()}
     window = own["window"]
-
-    def latency(name: str) -> Latency:
-        interval = limits.get(f"mean_{name}_ms")
-        return Latency(
-            **{f"{statistic}_s": seconds(top[f"{statistic}_{name}_ms"]) for statistic in STATISTICS},
-            mean_interval_s=None if interval is None else Limits(*(significant(limit / 1e3) for limit in interval)),
-        )
-
     return Summary(
         window=WindowFigures(window["start_s"], window["end_s"], window["warmup_s"], top["duration"]),
         load=LoadFigures(
@@ -191,12 +224,13 @@ def _read(top: Mapping[str, Any], own: Mapping[str, Any]) -> Summary:
             prefix_hit_tokens=own.get("prefix_hit_tokens"),
             prefix_hit_rate=own.get("prefix_hit_rate"),
         ),
-        **{name: latency(name) for name in LATENCIES},
+        **{name: _latency(top, name, limits.get(f"mean_{name}_ms")) for name in LATENCIES},
         tpot_excluded=own["tpot_excluded"],
         flow=_part(FlowFigures, own),
         cluster=_part(ClusterFigures, own),
         cost=_part(CostFigures, own),
         integrity=_part(IntegrityFigures, own),
+        classes={name: _read_class(one) for name, one in own.get("classes", {}).items()},
     )
 
 

@@ -30,6 +30,7 @@ _COLUMNS = (
     "compute_ns",
     "network_ns",
     "cached_tokens",
+    "slo_class",
 )
 
 
@@ -80,6 +81,7 @@ class Recorder:
         self.finished = 0
         self.rejected = 0
         self.samples = _Samples()
+        self._class_numbers: dict[str, int] = {}
 
     def add(self, request: Request, arrival_ns: int) -> int:
         """Open a row for a request that arrives and return its number."""
@@ -88,6 +90,10 @@ class Recorder:
         columns["arrival_ns"].append(arrival_ns)
         columns["prompt_tokens"].append(request.prompt_tokens)
         columns["status"].append(RequestStatus.WAITING)
+        name = request.slo_class
+        columns["slo_class"].append(
+            -1 if name is None else self._class_numbers.setdefault(name, len(self._class_numbers))
+        )
         for name in _NOT_REACHED:
             columns[name].append(-1)
         for name in _NOTHING_YET:
@@ -167,6 +173,11 @@ class Recorder:
         samples.busy_ns.append(array("q", busy_ns))
         samples.kv_used.append(array("d", kv_used))
         samples.queue_length.append(array("q", queue_length))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Classes of the requests, by the number in their column."""
+        return tuple(self._class_numbers)
 
     def request_columns(self) -> RequestColumns:
         """Return all rows as arrays, which share the memory of the recorder."""

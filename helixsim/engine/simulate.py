@@ -178,6 +178,7 @@ class _Run:
             invariants=invariants,
             cpu_s=cpu_s,
             wall_s=wall_s,
+            classes=recorder.classes,
         )
 
     def _node_stats(self, nodes: Sequence[NodeLoad]) -> NodeStats:

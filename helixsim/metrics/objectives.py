@@ -9,6 +9,7 @@ must meet all objectives.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,7 @@ from helixsim.domain.request import Slo
 from helixsim.domain.result import FloatArray, RequestStatus, RunResult
 from helixsim.metrics.latency import finished_in_window, latency_samples
 from helixsim.metrics.saturation import Saturation, saturation
-from helixsim.metrics.throughput import throughput
+from helixsim.metrics.throughput import by_objective, throughput
 from helixsim.units import NS_PER_S
 
 
@@ -48,7 +49,7 @@ def evaluate_target(run: RunResult, target: Target) -> Verdict:
     """Return the verdict on a run for a target."""
     misses: list[str] = []
     slacks: list[tuple[float, str]] = []
-    for name, limit_s, values_s in _latencies(run, target.slo):
+    for name, limit_s, values_s in _objectives(run, target.slo):
         if not values_s.size:
             misses.append(f"no request has a {name} in the window")
             continue
@@ -68,6 +69,15 @@ def evaluate_target(run: RunResult, target: Target) -> Verdict:
         misses.append("unstable: the queue keeps growing")
     slack, tightest = min(slacks, default=(math.nan, ""))
     return Verdict(not misses, tuple(misses), tightest, slack)
+
+
+def _objectives(run: RunResult, slo: Slo) -> Iterator[tuple[str, float, FloatArray]]:
+    """Yield (name, objective [s], values [s]) of each objective of each class."""
+    for part, requests, own in by_objective(run, slo):
+        if part is None and slo.classes and not len(requests.requests.status):
+            continue  # all requests have an objective of their class
+        for name, limit_s, values_s in _latencies(requests, own):
+            yield name if part is None else f"{part} {name}", limit_s, values_s
 
 
 def _latencies(run: RunResult, slo: Slo) -> list[tuple[str, float, FloatArray]]:

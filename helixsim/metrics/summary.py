@@ -11,6 +11,7 @@ from typing import Any
 
 from helixsim.domain.cluster import Deployment
 from helixsim.domain.figures import (
+    ClassFigures,
     ClusterFigures,
     CostFigures,
     FlowFigures,
@@ -35,7 +36,7 @@ from helixsim.metrics.energy_cost import (
 from helixsim.metrics.latency import latencies, latency_samples
 from helixsim.metrics.saturation import saturation
 from helixsim.metrics.stationarity import stationarity
-from helixsim.metrics.throughput import Throughput, output_throughput_interval, throughput
+from helixsim.metrics.throughput import Throughput, of_class, output_throughput_interval, throughput
 from helixsim.metrics.utilisation import Utilisation, utilisation
 from helixsim.units import NS_PER_S
 
@@ -86,6 +87,7 @@ def summarise(
             cluster=_cluster(run, used, fleet, placement, plan, flow.attainment),
             cost=_cost(run, counts, used, fleet),
             integrity=_integrity(run),
+            classes={name: _class(of_class(run, name), slo.of(name)) for name in sorted(run.classes)},
         )
     )
 
@@ -125,6 +127,21 @@ def _throughput(run: RunResult, counts: Throughput) -> ThroughputFigures:
         prefix_hit_tokens=counts.prefix_hit_tokens,
         prefix_hit_rate=counts.prefix_hit_rate,
         output_interval=None if interval is None else Limits(interval.low, interval.high),
+    )
+
+
+def _class(run: RunResult, slo: Slo) -> ClassFigures:
+    """Return the figures of a run with the requests of one class alone."""
+    counts, found = throughput(run, slo), latencies(run, latency_samples(run))
+    return ClassFigures(
+        completed=counts.completed,
+        failed=counts.failed,
+        requests_per_s=counts.rate(counts.completed),
+        goodput_per_s=None if counts.good_requests is None else counts.rate(counts.good_requests),
+        slo_attainment=counts.slo_attainment,
+        ttft=found["ttft"],
+        tpot=found["tpot"],
+        e2el=found["e2el"],
     )
 
 

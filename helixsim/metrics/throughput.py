@@ -10,12 +10,13 @@ passed.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
 from helixsim.domain.request import Slo
-from helixsim.domain.result import RequestStatus, RunResult
+from helixsim.domain.result import RequestColumns, RequestStatus, RunResult
 from helixsim.metrics.latency import finished_in_window, request_tpot_ns
 from helixsim.metrics.stats import Interval, batch_rates, interval_of_batches
 from helixsim.metrics.window import cumulative_in_window, duration_s, growth_in_window, in_window
@@ -84,9 +85,37 @@ def output_throughput_interval(run: RunResult) -> Interval | None:
     return interval_of_batches(batch_rates(*cumulative_in_window(run.series.output_tokens, run)))
 
 
+def of_class(run: RunResult, name: str | None, others: Sequence[str] = ()) -> RunResult:
+    """Return a run with the requests of a class alone; None: those of none of the classes ``others``.
+
+    What is not counted by request (tokens, gaps, series) remains that of the whole run.
+    """
+    columns = run.requests
+    numbers = [number for number, one in enumerate(run.classes) if (one == name if name is not None else one in others)]
+    kept = np.isin(columns.slo_class, numbers, invert=name is None)
+    return replace(
+        run, requests=RequestColumns(**{one.name: getattr(columns, one.name)[kept] for one in fields(columns)})
+    )
+
+
+def by_objective(run: RunResult, slo: Slo) -> Iterator[tuple[str | None, RunResult, Slo]]:
+    """Yield (class, its requests, their objective); None for all requests without an objective of their class."""
+    if not slo.classes:
+        yield None, run, slo
+        return
+    names = [name for name, _ in slo.classes]
+    yield None, of_class(run, None, names), replace(slo, classes=())
+    for name, own in slo.classes:
+        yield name, of_class(run, name), own
+
+
 def _good_requests(run: RunResult, slo: Slo) -> int | None:
-    if slo.ttft_s is None and slo.tpot_s is None and slo.e2el_s is None:
+    if not slo.is_stated:
         return None
+    return sum(_good(part, own) for _, part, own in by_objective(run, slo))
+
+
+def _good(run: RunResult, slo: Slo) -> int:
     requests = run.requests
     finished = finished_in_window(run)
     arrival, tpot = requests.arrival_ns[finished], request_tpot_ns(run, finished)
@@ -101,9 +130,12 @@ def _good_requests(run: RunResult, slo: Slo) -> int | None:
 
 
 def _overdue(run: RunResult, slo: Slo) -> int:
-    if slo.ttft_s is None:
-        return 0
+    return sum(_late(part, own.ttft_s) for _, part, own in by_objective(run, slo) if own.ttft_s is not None)
+
+
+def _late(run: RunResult, ttft_s: float) -> int:
+    """Return the number of requests without a first token whose objective has passed."""
     requests, end_ns = run.requests, run.window_end_ns
     unserved = (requests.first_token_ns < 0) | (requests.first_token_ns > end_ns)
     unserved &= requests.status != RequestStatus.REJECTED
-    return int((unserved & (requests.arrival_ns + slo.ttft_s * NS_PER_S < end_ns)).sum())
+    return int((unserved & (requests.arrival_ns + ttft_s * NS_PER_S < end_ns)).sum())

@@ -109,11 +109,7 @@ def capacity_targets(experiment: ResolvedExperiment, percentile: float, share: f
         If there are none, or the arrivals have no rate.
     """
     classes = [("slo", experiment.slo), *experiment.slo_targets]
-    targets = tuple(
-        Target(name, slo, percentile, share)
-        for name, slo in classes
-        if not slo.ttft_s is slo.tpot_s is slo.e2el_s is None
-    )
+    targets = tuple(Target(name, slo, percentile, share) for name, slo in classes if slo.is_stated)
     if not targets:
         raise ConfigError(f"{experiment.source}: states no objective; add slo: {{ttft: 5 s, tpot: 500 ms}} or the like")
     for system in experiment.systems:

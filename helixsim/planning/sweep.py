@@ -155,8 +155,7 @@ def prepare(plan: SweepPlan, base_experiment: Experiment | None = None) -> Sweep
     seeds = plan.seeds if isinstance(plan.seeds, tuple) else tuple(counted)
     points = tuple(_points(plan, seeds, base.planning_seed))
     slo = base.slo
-    has_slo = not slo.ttft_s is slo.tpot_s is slo.e2el_s is None
-    objective = plan.objective or Objective("request_goodput" if has_slo else "output_throughput", is_max=True)
+    objective = plan.objective or Objective("request_goodput" if slo.is_stated else "output_throughput", is_max=True)
     settled = tuple((point.design, point.edits) for point in points)
     parts = (settled, plan.name, plan.question, objective, plan.plots)
     identity = content_key("sweep", experiment_key(base), parts)

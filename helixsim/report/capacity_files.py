@@ -185,7 +185,11 @@ def _over_seeds(results: CapacityResults, ranked: Sequence[tuple[float, str]]) -
 
 def _objectives(target: Target) -> str:
     slo = target.slo
-    limits = [("TTFT", slo.ttft_s), ("TPOT", slo.tpot_s), ("E2EL", slo.e2el_s)]
+    limits = [
+        (f"{prefix}{name}", limit)
+        for prefix, own in (("", slo), *((f"{name} ", own) for name, own in slo.classes))
+        for name, limit in (("TTFT", own.ttft_s), ("TPOT", own.tpot_s), ("E2EL", own.e2el_s))
+    ]
     text = " and ".join(f"p{target.percentile:g} {name} ≤ {limit:g} s" for name, limit in limits if limit is not None)
     if target.share is not None:
         text += f" and {target.share:.1%} of requests meet all objectives"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from helixsim.domain.figures import Limits
+from helixsim.domain.figures import ClassFigures, Limits
 from helixsim.domain.request import FeedMode
 from helixsim.domain.summary import Summary, milliseconds
 from helixsim.metrics.saturation import Saturation
@@ -37,8 +37,8 @@ def comparison_sections(runs: RunSet) -> list[Section]:
     node_types = list(
         dict.fromkeys(node_type for run in runs.values() for node_type in run.summary.cluster.utilisation)
     )
+    classes = sorted({name for run in runs.values() for name in run.summary.classes})
     with_hits = any(run.summary.throughput.prefix_hit_tokens for run in runs.values())
-    with_slo = not runs.slo.ttft_s is runs.slo.tpot_s is runs.slo.e2el_s is None
     layout: list[tuple[str, list[tuple[str, Callable[[Summary], str]]]]] = [
         (
             "Throughput",
@@ -46,9 +46,10 @@ def comparison_sections(runs: RunSet) -> list[Section]:
                 ("output tokens/s", _output_throughput),
                 ("prompt + output tokens/s", lambda summary: number(summary.throughput.total_tokens_per_s)),
                 ("completed requests/s", lambda summary: number(summary.throughput.requests_per_s)),
-                *(_SLO_ROWS if with_slo else ()),
+                *(_SLO_ROWS if runs.slo.is_stated else ()),
             ],
         ),
+        *((f"Class {name}", _class_rows(name, runs)) for name in classes),
         (
             "Latency",
             [
@@ -210,6 +211,26 @@ def _stationary(verdict: str) -> str:
 _HIT_ROWS: tuple[tuple[str, Callable[[Summary], str]], ...] = (
     ("prompt tokens from prefix caches, %", lambda summary: percent(summary.throughput.prefix_hit_rate)),
 )
+
+
+def _class_rows(name: str, runs: RunSet) -> list[tuple[str, Callable[[Summary], str]]]:
+    """Return the rows of a class of requests."""
+
+    def cell(figure: Callable[[ClassFigures], str]) -> Callable[[Summary], str]:
+        return lambda summary: figure(summary.classes[name]) if name in summary.classes else MISSING
+
+    within = [
+        ("goodput, requests/s within SLO", cell(lambda one: number(one.goodput_per_s))),
+        ("requests within SLO, %", cell(lambda one: percent(one.slo_attainment))),
+    ]
+    return [
+        ("completed requests/s", cell(lambda one: number(one.requests_per_s))),
+        *(within if runs.slo.of(name).is_stated else ()),
+        ("TTFT p95, s", cell(lambda one: number(one.ttft.p95_s))),
+        ("TPOT p95, ms", cell(lambda one: number(milliseconds(one.tpot.p95_s)))),
+    ]
+
+
 _SLO_ROWS: tuple[tuple[str, Callable[[Summary], str]], ...] = (
     ("goodput, requests/s within SLO", lambda summary: number(summary.throughput.goodput_per_s)),
     ("requests within SLO, %", lambda summary: percent(summary.throughput.slo_attainment)),

@@ -205,15 +205,11 @@ def _trial_row(system: str, trial: Trial) -> dict[str, Any]:
 
 
 def _target(target: Target) -> dict[str, Any]:
-    slo = target.slo
-    return {
-        "ttft_s": slo.ttft_s, "tpot_s": slo.tpot_s, "e2el_s": slo.e2el_s, "percentile": target.percentile,
-        "goodput_share": target.share,
-    }  # fmt: skip
+    return {**target.slo.to_json(), "percentile": target.percentile, "goodput_share": target.share}
 
 
 def _read_target(name: str, one: Mapping[str, Any]) -> Target:
-    return Target(name, Slo(one["ttft_s"], one["tpot_s"], one["e2el_s"]), one["percentile"], one["goodput_share"])
+    return Target(name, Slo.from_json(one), one["percentile"], one["goodput_share"])
 
 
 def _estimate(estimate: CapacityEstimate) -> dict[str, Any]:

@@ -87,14 +87,14 @@ class FleetResults:
 
     def document(self) -> dict[str, Any]:
         """Return ``fleet.json``."""
-        slo = self.target.slo
         return {
             "schema": SCHEMA,
             "plan": self.name,
             "requests_per_s": _rounded(self.rate_rps),
             "budget_usd_per_hour": self.budget_usd_per_hour,
-            "slo": {"ttft_s": slo.ttft_s, "tpot_s": slo.tpot_s, "e2el_s": slo.e2el_s,
-                    "percentile": self.target.percentile, "goodput_share": self.target.share},
+            "slo": {
+                **self.target.slo.to_json(), "percentile": self.target.percentile, "goodput_share": self.target.share,
+            },
             "lower_bound_usd_per_hour": _rounded(self.lower_bound_usd_per_hour),
             "is_proven": self.is_proven,
             "shadow_price_usd_per_hour_per_request_per_s": _rounded(self.usd_per_rps),

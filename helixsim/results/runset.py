@@ -105,8 +105,8 @@ class RunSet(Mapping[str, Run]):
             whatif = (WhatIf(one["name"], tuple(one["changes"]), one["systems"]) for one in document.get("whatif", ()))
             failed = {name: (one["exit_code"], one["message"]) for name, one in manifest.get("failed", {}).items()}
             return cls(
-                document["experiment"], document["baseline"], Slo(**document["slo"]), runs, comparisons, tuple(whatif),
-                failed, directory,
+                document["experiment"], document["baseline"], Slo.from_json(document["slo"]), runs, comparisons,
+                tuple(whatif), failed, directory,
             )  # fmt: skip
         except (KeyError, TypeError) as error:
             raise DataError(f"{path}: no summary of a run: {type(error).__name__}: {error}") from None
@@ -131,7 +131,7 @@ class RunSet(Mapping[str, Run]):
             "schema": SCHEMA,
             "experiment": self.experiment,
             "baseline": self.baseline,
-            "slo": {"ttft_s": self.slo.ttft_s, "tpot_s": self.slo.tpot_s, "e2el_s": self.slo.e2el_s},
+            "slo": self.slo.to_json(),
             "confidence_level": CONFIDENCE,
             "idle_power_share": IDLE_POWER_SHARE,
             "systems": {name: self._system(name) for name in self},

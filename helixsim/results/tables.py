@@ -77,6 +77,7 @@ def requests_frame(run: RunResult, rows: slice = slice(None)) -> pd.DataFrame:
             "network_ns": requests.network_ns,
             "cached_tokens": requests.cached_tokens,
             "route": routes[requests.route],
+            "slo_class": np.array([*run.classes, ""], dtype=object)[requests.slo_class],
         }
     )
 

@@ -94,6 +94,7 @@ def _decoded(document: dict[str, Any]) -> Simulated:
         "nodes": NodeStats(**run["nodes"]),
         "links": LinkStats(**run["links"]),
         "gaps": GapHistogram(**run["gaps"]),
+        "classes": tuple(run["classes"]),
         "invariants": tuple(InvariantCheck(**check) for check in run["invariants"]),
     }
     return Simulated(decoded_placement(document["placement"]), RunResult(**{**run, **columns}))

@@ -15,6 +15,7 @@ from helixsim.domain.request import Feed, FeedMode, Request
 from helixsim.errors import ConfigError, DataError, Problem
 from helixsim.rng import stream
 from helixsim.workload.arrivals import ArrivalProcess, process_of
+from helixsim.workload.classes import classified
 from helixsim.workload.lengths.base import LengthDistribution, LimitedMeans, draw, limited_means, spread
 from helixsim.workload.lengths.recorded import RecordedPairs
 from helixsim.workload.lengths.registry import build, reads_file
@@ -58,10 +59,10 @@ def make_feed(spec: WorkloadSpec, seed: int, num_nodes: int, arrivals: ArrivalsS
     spec = spec if arrivals is None else replace(spec, arrivals=arrivals)
     process = process_of(spec.arrivals)
     if process.mode is FeedMode.OPEN:
-        return Feed(FeedMode.OPEN, _open_requests(spec, process, seed, ReadLog()))
+        return Feed(FeedMode.OPEN, classified(_open_requests(spec, process, seed, ReadLog()), spec.classes, seed))
     pairs = enumerate(_drawn_pairs(spec, seed))
     drawn = (Request(number, 0, prompt, output) for number, (prompt, output) in pairs)
-    requests = with_prefixes(conversations(spec, seed), drawn)
+    requests = classified(with_prefixes(conversations(spec, seed), drawn), spec.classes, seed)
     if process.mode is FeedMode.CLOSED_LOOP:
         requests = islice(requests, spec.arrivals.num_requests)
         return Feed(process.mode, requests, concurrency=spec.arrivals.concurrency)
@@ -90,6 +91,7 @@ def workload_stats(spec: WorkloadSpec, seed: int) -> WorkloadStats:
         redrawn_share=means.redrawn_share,
         assumptions=_assumptions(spec),
         prompt_spread=means.prompt_spread,
+        classes=tuple(one.name for one in spec.classes if one.share),
     )
 
 
@@ -245,7 +247,7 @@ def _sampled_stats(spec: WorkloadSpec, seed: int, redrawn_share: float) -> Workl
 
 def _recorded_stats(spec: WorkloadSpec, process: ArrivalProcess, seed: int) -> WorkloadStats:
     log = ReadLog()
-    requests = list(_open_requests(spec, process, seed, log))
+    requests = list(classified(_open_requests(spec, process, seed, log), spec.classes, seed))
     return WorkloadStats(
         mean_prompt_tokens=sum(request.prompt_tokens for request in requests) / len(requests),
         mean_output_tokens=sum(request.output_tokens for request in requests) / len(requests),
@@ -254,6 +256,7 @@ def _recorded_stats(spec: WorkloadSpec, process: ArrivalProcess, seed: int) -> W
         dropped=tuple(log.dropped.items()),
         redrawn_share=0.0 if spec.lengths is None else _means(spec, _lengths(spec)).redrawn_share,
         assumptions=(*_assumptions(spec), *(f"{_name(spec)}: {sentence}" for sentence in log.sentences())),
+        classes=tuple(sorted({request.slo_class for request in requests if request.slo_class is not None})),
         prompt_spread=spread(np.array([request.prompt_tokens for request in requests])),
     )
 

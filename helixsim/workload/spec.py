@@ -20,8 +20,7 @@ class ReadOptions:
     unit
         Unit of numeric times, one of ``TIME_UNITS``; None: that of the format, or inferred from the column.
     columns
-        (part, column) pairs: columns of ``arrival``, ``prompt``, ``output``, ``slo_class``, ``session`` or ``prefix``;
-        dotted names are nested JSON keys.
+        (part, column) pairs: columns of the parts in ``COLUMN_PARTS``; dotted names are nested JSON keys.
     where
         (column, value) pairs that select rows.
     result
@@ -47,7 +46,7 @@ AS_WRITTEN = ReadOptions()
 TIME_UNITS = {"s": NS_PER_S, "ms": NS_PER_MS, "us": 1_000, "ns": 1}
 """Units of numeric times [ns]."""
 
-COLUMN_PARTS = ("arrival", "prompt", "output", "slo_class", "session", "prefix")
+COLUMN_PARTS = ("arrival", "prompt", "output", "slo_class", "priority", "session", "prefix")
 """Parts in ``ReadOptions.columns``."""
 
 
@@ -184,8 +183,29 @@ class SessionsSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class RequestClass:
+    """A class of requests.
+
+    Parameters
+    ----------
+    share
+        Share of the requests without a class of their own that are given this one; None: none of them.
+    priority
+        Priority of its requests where the trace states none, or 0.
+    """
+
+    name: str
+    share: float | None = None
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class WorkloadSpec:
-    """The load of an experiment. With ``sessions`` or ``system_prompts``, lengths are those of a turn's message."""
+    """The load of an experiment.
+
+    With ``sessions`` or ``system_prompts``, lengths are those of a turn's message. ``classes`` are those of which a
+    share or a priority is stated.
+    """
 
     trace: TraceSpec | None
     lengths: LengthsSpec | None
@@ -195,6 +215,7 @@ class WorkloadSpec:
     scale: TrafficScale = TrafficScale()
     sessions: SessionsSpec | None = None
     system_prompts: SystemPromptsSpec | None = None
+    classes: tuple[RequestClass, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +225,7 @@ class WorkloadStats:
     ``offered_rps`` is None for closed loops and if all requests arrive at once. ``dropped`` has (reason, count) pairs.
     ``redrawn_share`` is the share of drawn length pairs outside the limits. ``prompt_spread`` is the mean of squared
     prompt lengths over the square of their mean. ``assumptions`` are sentences on replacements of missing data.
+    ``classes`` are the names of the classes that requests have.
     """
 
     mean_prompt_tokens: float
@@ -214,3 +236,4 @@ class WorkloadStats:
     redrawn_share: float = 0.0
     assumptions: tuple[str, ...] = ()
     prompt_spread: float = 1.0
+    classes: tuple[str, ...] = ()

@@ -49,6 +49,7 @@ def limited(requests: Iterable[Request], limits: LengthLimits, dropped: Counter[
             request.slo_class,
             request.session,
             request.prefix,
+            request.priority,
         )
         number += 1
 
@@ -67,6 +68,7 @@ def rescaled(requests: Iterable[Request], factor: float) -> Iterator[Request]:
             request.slo_class,
             request.session,
             request.prefix,
+            request.priority,
         )
 
 

@@ -171,10 +171,12 @@ def _vllm(requests: Iterable[Request], handle: TextIO) -> None:
 
 
 def _own_csv(requests: Iterable[Request], handle: TextIO) -> None:
-    write_row = _csv(handle, ("arrival_s", "prompt_tokens", "output_tokens", "slo_class", "session", "prefix_segments"))
+    write_row = _csv(
+        handle, ("arrival_s", "prompt_tokens", "output_tokens", "slo_class", "priority", "session", "prefix_segments")
+    )
     for request in requests:
         lengths = (request.prompt_tokens, request.output_tokens)
-        labels = (request.slo_class or "", request.session or "", _segments(request) or "")
+        labels = (request.slo_class or "", request.priority or "", request.session or "", _segments(request) or "")
         write_row((_seconds(request.arrival_ns), *lengths, *labels))
 
 
@@ -185,6 +187,7 @@ def _own_jsonl(requests: Iterable[Request], handle: TextIO) -> None:
             "prompt_tokens": request.prompt_tokens,
             "output_tokens": request.output_tokens,
             "slo_class": request.slo_class,
+            "priority": request.priority or None,
             "session": request.session,
             "prefix_segments": _segments(request),
         }
@@ -212,15 +215,25 @@ def _csv(handle: TextIO, columns: Iterable[str]) -> Callable[[Iterable[object]],
 
 
 FORMATS: dict[str, WriteFormat] = {
-    "azure": WriteFormat("Azure 2023 CSV", _azure_2023, "resolution below 100 ns, slo_class, session, prefixes"),
-    "azure-2024": WriteFormat("Azure 2024 CSV", _azure_2024, "resolution below 1 µs, slo_class, session, prefixes"),
-    "burstgpt": WriteFormat("BurstGPT CSV, six columns", _burstgpt, "slo_class, session, prefixes"),
-    "burstgpt-sessions": WriteFormat("BurstGPT CSV, eight columns", _burstgpt_sessions, "slo_class, prefixes"),
-    "mooncake": WriteFormat(
-        "Mooncake JSONL", _mooncake, "resolution below 1 ms, slo_class, session, prefixes that end inside a block"
+    "azure": WriteFormat(
+        "Azure 2023 CSV", _azure_2023, "resolution below 100 ns, slo_class, priority, session, prefixes"
     ),
-    "sharegpt": WriteFormat("ShareGPT JSON, filler text", _sharegpt, "all times, slo_class, session, prefixes"),
-    "vllm": WriteFormat("arrays of vllm bench serve --save-detailed", _vllm, "slo_class, session, prefixes"),
+    "azure-2024": WriteFormat(
+        "Azure 2024 CSV", _azure_2024, "resolution below 1 µs, slo_class, priority, session, prefixes"
+    ),
+    "burstgpt": WriteFormat("BurstGPT CSV, six columns", _burstgpt, "slo_class, priority, session, prefixes"),
+    "burstgpt-sessions": WriteFormat(
+        "BurstGPT CSV, eight columns", _burstgpt_sessions, "slo_class, priority, prefixes"
+    ),
+    "mooncake": WriteFormat(
+        "Mooncake JSONL",
+        _mooncake,
+        "resolution below 1 ms, slo_class, priority, session, prefixes that end inside a block",
+    ),
+    "sharegpt": WriteFormat(
+        "ShareGPT JSON, filler text", _sharegpt, "all times, slo_class, priority, session, prefixes"
+    ),
+    "vllm": WriteFormat("arrays of vllm bench serve --save-detailed", _vllm, "slo_class, priority, session, prefixes"),
     "csv": WriteFormat("CSV", _own_csv),
     "jsonl": WriteFormat("JSONL", _own_jsonl),
 }

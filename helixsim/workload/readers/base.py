@@ -35,6 +35,7 @@ class Row(NamedTuple):
     session: str | None = None
     failure: str | None = None
     prefix: Prefix | None = None
+    priority: int = 0
 
 
 @dataclass(slots=True)
@@ -117,7 +118,7 @@ def to_requests(reading: Reading, rows: Iterable[Row], *, sort: bool) -> Iterato
     latest_ns = -MAX_SPAN_NS * 1000
     number = 0
     sessions = _Sessions() if reading.options.extend_sessions else None
-    for line, at_ns, prompt_tokens, output_tokens, slo_class, session, failure, stated in ordered:
+    for line, at_ns, prompt_tokens, output_tokens, slo_class, session, failure, stated, priority in ordered:
         if at_ns < latest_ns:
             back = format_seconds((latest_ns - at_ns) / NS_PER_S)
             fault(
@@ -134,7 +135,7 @@ def to_requests(reading: Reading, rows: Iterable[Row], *, sort: bool) -> Iterato
             limit = MAX_SPAN_NS / NS_PER_S / (365.25 * 86_400)
             fault(path, line, "", f"{years:.3g} years after the first request, allowed: {limit:.0f}; check the unit")
         prefix = stated if sessions is None else sessions.prefix(session, prompt_tokens, output_tokens)
-        yield Request(number, at_ns - origin_ns, prompt_tokens, output_tokens, slo_class, session, prefix)
+        yield Request(number, at_ns - origin_ns, prompt_tokens, output_tokens, slo_class, session, prefix, priority)
         number += 1
     if origin_ns is None:
         reasons = "".join(f"; {count} rows dropped: {reason}" for reason, count in dropped.items())

@@ -1,9 +1,9 @@
 """CSV and JSONL traces: helixsim's format, those of other simulators, and gateway logs.
 
-Required parts are ``arrival``, ``prompt`` and ``output``; ``slo_class``, ``session`` and ``prefix`` are optional. A
-prefix is ``ID:END`` for each of its segments, separated by spaces (``domain.request.Prefix``). Columns are those of
-``ReadOptions.columns``, or known by the names in ``NAMES``. Names are tried by tier, those of helixsim's format first;
-two names of a tier are ambiguous, which is a fault.
+Required parts are ``arrival``, ``prompt`` and ``output``; ``slo_class``, ``priority``, ``session`` and ``prefix``
+are optional. A prefix is ``ID:END`` for each of its segments, separated by spaces (``domain.request.Prefix``). Columns
+are those of ``ReadOptions.columns``, or known by the names in ``NAMES``. Names are tried by tier, those of helixsim's
+format first; two names of a tier are ambiguous, which is a fault.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
         ("output",),
     ),
     "slo_class": (("slo_class",),),
+    "priority": (("priority",),),
     "session": (("session",),),
     "prefix": (("prefix_segments",),),
 }
@@ -47,6 +48,8 @@ NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
 NEEDED = ("arrival", "prompt", "output")
 
 _WHOLE = re.compile(r"\d{1,18}", re.ASCII)
+
+_SIGNED = re.compile(r"[+-]?\d{1,9}", re.ASCII)
 
 _SECONDS = ("arrival_s", "arrived_at", "arrival_time", "arrival_timestamp")
 """Names of times in seconds; those without a unit are used by simulators that count seconds."""
@@ -119,7 +122,7 @@ def csv_trace(reading: Reading) -> Iterator[Row]:
         return [None if name is None else position(path, names, name) for name in columns.values()]
 
     times: _Times | None = None
-    for line, (arrival, prompt, output, slo_class, session, prefix) in csv_rows(reading, pick):
+    for line, (arrival, prompt, output, slo_class, priority, session, prefix) in csv_rows(reading, pick):
         if times is None:
             times = _Times(reading, columns["arrival"] or "")
         yield Row(
@@ -130,6 +133,7 @@ def csv_trace(reading: Reading) -> Iterator[Row]:
             slo_class or None,
             session or None,
             prefix=_prefix(reading, line, columns["prefix"] or "", prefix) if prefix else None,
+            priority=_priority(reading, line, columns["priority"] or "", priority),
         )
 
 
@@ -142,7 +146,7 @@ def jsonl_trace(reading: Reading) -> Iterator[Row]:
         if times is None:
             columns = _columns(reading, line, flat_names(entry))
             times = _Times(reading, columns["arrival"] or "")
-        prefix_column = columns["prefix"] or "prefix_segments"
+        prefix_column, priority_column = columns["prefix"] or "prefix_segments", columns["priority"] or "priority"
         segments = _label(reading, line, entry, prefix_column)
         yield Row(
             line,
@@ -152,6 +156,7 @@ def jsonl_trace(reading: Reading) -> Iterator[Row]:
             _label(reading, line, entry, columns["slo_class"] or "slo_class"),
             _label(reading, line, entry, columns["session"] or "session"),
             prefix=_prefix(reading, line, prefix_column, segments) if segments else None,
+            priority=_priority(reading, line, priority_column, nested(entry, priority_column)),
         )
 
 
@@ -221,6 +226,16 @@ def _label(reading: Reading, line: int, entry: dict[str, Any], name: str) -> str
     if label is not None and not isinstance(label, str):
         fault(reading.path, line, name, f"got {shown(label)}, expected text")
     return label or None
+
+
+def _priority(reading: Reading, line: int, column: str, got: object) -> int:
+    """Return the priority of a request, 0 if none is stated."""
+    if got is None or got == "":
+        return 0
+    text = str(got) if isinstance(got, str | int) and not isinstance(got, bool) else ""
+    if not _SIGNED.fullmatch(text):
+        fault(reading.path, line, column, f"got {shown(got)}, expected a whole number (lowest first)")
+    return int(text)
 
 
 def _prefix(reading: Reading, line: int, column: str, text: str) -> Prefix:

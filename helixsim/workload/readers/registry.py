@@ -48,7 +48,7 @@ FORMATS: dict[str, TraceFormat] = {
     ),
     "vllm": TraceFormat("vllm bench serve --save-detailed result", chat.vllm, ("result",)),
     "csv": TraceFormat(
-        "CSV: arrival_s, prompt_tokens, output_tokens[, slo_class, session, prefix], or a gateway log",
+        "CSV: arrival_s, prompt_tokens, output_tokens[, slo_class, priority, session, prefix], or a gateway log",
         log.csv_trace,
         _LOG,
     ),
