@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 from collections.abc import Callable
 from typing import cast
 
@@ -31,23 +32,29 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     profile_fit.add_parser(actions)
 
     computed = actions.add_parser(
-        "roofline", parents=[options.common()], help="times from datasheet figures, and their error on measured nodes"
+        "roofline", parents=[options.common()], help="times by the laws of kernels, and their errors on measured ones"
     )
-    computed.add_argument("--gpu", required=True, metavar="NAME", help="GPU name or file")
-    computed.add_argument("--model", required=True, metavar="NAME", help="model name, file or config.json")
-    computed.add_argument("--gpus", type=_count, default=1, metavar="N", help="GPUs of the node, tensor-parallel (1)")
+    computed.add_argument("--gpu", metavar="NAME", help="GPU name or file")
+    computed.add_argument("--model", metavar="NAME", help="model name, file or config.json")
+    computed.add_argument("--gpus", type=_count, metavar="N", help="GPUs of the node, tensor-parallel (1)")
     computed.add_argument("--precision", help=f"weights: {_FORMATS} ({_STATED})")
-    computed.set_defaults(func=_action("run_roofline"))
+    computed.add_argument(
+        "--measured",
+        action="append",
+        metavar="FILE",
+        help="errors on measured kernels and layers: a CSV (columns in docs/step-time.md), or `operators`, the tables "
+        "of the extra; repeatable; --gpu, --model, --gpus and --precision then select rows",
+    )
+    computed.set_defaults(func=_action("run_roofline", "profile_roofline"))
     profile_measure.add_parser(actions)
 
 
-def _action(name: str) -> Callable[[argparse.Namespace], int]:
-    """Return a function of ``profile_actions``, which is imported only when it is called."""
+def _action(name: str, module: str = "profile_actions") -> Callable[[argparse.Namespace], int]:
+    """Return a function of a module beside this one, which is imported only when it is called."""
 
     def run(args: argparse.Namespace) -> int:
-        from helixsim.cli import profile_actions
-
-        return cast(int, getattr(profile_actions, name)(args))
+        actions = importlib.import_module(f"helixsim.cli.{module}")
+        return cast(int, getattr(actions, name)(args))
 
     return run
 

@@ -10,15 +10,11 @@ from itertools import groupby
 from typing import Any
 
 from helixsim.cli import profile_gpus
-from helixsim.domain.curves import Curve
 from helixsim.domain.model import ModelSpec
 from helixsim.errors import DataError, ExitCode, unknown_name
 from helixsim.hardware import catalog, compute_file, engines
 from helixsim.hardware.compute_file import FittedKind
-from helixsim.hardware.profiles import ProfileOptions, node_profile
-from helixsim.hardware.roofline import CHECK_CONTEXT_TOKENS, TimingError, roofline, timing_error
-from helixsim.hardware.tensor_parallel import from_one_gpu
-from helixsim.units import GIB, NS_PER_MS, NS_PER_S, format_bandwidth, format_bytes, format_seconds
+from helixsim.units import GIB, NS_PER_S, format_bandwidth, format_bytes, format_seconds
 
 
 def run_list(args: argparse.Namespace) -> int:
@@ -42,31 +38,7 @@ def run_show(args: argparse.Namespace) -> int:
     elif catalog.gpu_name(args.name) in catalog.gpu_names():
         print(profile_gpus.outline(catalog.load_gpu(args.name)))
     else:
-        print(_outline(facts))
-    return ExitCode.OK
-
-
-def run_roofline(args: argparse.Namespace) -> int:
-    """Print the computed profile and the error of the method on every measured node."""
-    model, gpu = catalog.load_model(args.model, args.precision), catalog.load_gpu(args.gpu)
-    profile = roofline(model, gpu, args.gpus)
-    errors, scaled = _timing_errors()
-    facts = {
-        "kind": profile.kind,
-        "model": profile.model,
-        "provenance": profile.provenance,
-        "prefill": _points(profile.prefill, "tokens"),
-        "decode": _points(profile.decode, "seqs"),
-        "decode_context_ns_per_token": round(profile.decode_context_ns_per_token, 4),
-        "activation_copy_ns_per_token": round(profile.activation_copy_ns_per_token, 1),
-    }
-    if args.json:
-        print_json({"profile": facts, "errors": _dicts(errors), "errors_from_one_gpu": _dicts(scaled)})
-        return ExitCode.OK
-    print(_outline(facts) + "\n")
-    over = f"(256-4096 tokens; 1-128 sequences of {CHECK_CONTEXT_TOKENS} tokens)"
-    print(f"error of the roofline on measured nodes {over}\n{aligned(*_error_table(errors))}\n")
-    print(f"error of the timings of one GPU / n + all-reduces on measured nodes\n{aligned(*_error_table(scaled))}")
+        print(outline(facts))
     return ExitCode.OK
 
 
@@ -203,53 +175,15 @@ def _entry(fitted: FittedKind) -> dict[str, Any]:
     return entry
 
 
-def _timing_errors() -> tuple[list[TimingError], list[TimingError]]:
-    """Return the errors of the roofline on every measured node, and of one GPU's timings on nodes of several."""
-    errors, scaled = [], []
-    for name in catalog.model_names():
-        for fitted in compute_file.committed(name):
-            gpu_name, gpus = catalog.split_kind(fitted.kind)
-            model, gpu = catalog.load_model(name, fitted.precision), catalog.load_gpu(gpu_name)
-            errors.append(timing_error(roofline(model, gpu, gpus), fitted))
-            if gpus > 1:
-                single, _ = node_profile(model, gpu, 1, ProfileOptions())
-                scaled.append(timing_error(from_one_gpu(single.compute, model, gpu, gpus), fitted))
-    return errors, scaled
-
-
-def _error_table(errors: Sequence[TimingError]) -> Table:
-    header = ("model", "kind", "prefill median", "worst", "decode median", "worst")
-    rows: list[tuple[str, ...]] = [
-        (
-            error.model,
-            error.kind,
-            f"{error.prefill_median:.1%}",
-            f"{error.prefill_worst:.1%}",
-            f"{error.decode_median:.1%}",
-            f"{error.decode_worst:.1%}",
-        )
-        for error in errors
-    ]
-    return header, rows
-
-
-def _dicts(errors: Sequence[TimingError]) -> list[dict[str, Any]]:
-    return [asdict(error) for error in errors]
-
-
-def _points(curve: Curve, axis: str) -> dict[str, list[float]]:
-    return {axis: [round(x, 1) for x in curve.x], "ms": [round(time / NS_PER_MS, 4) for time in curve.y_ns]}
-
-
-def _outline(facts: dict[str, Any], indent: str = "") -> str:
+def outline(facts: dict[str, Any], indent: str = "") -> str:
     """Return nested facts as indented lines."""
     lines = []
     for key, value in facts.items():
         if isinstance(value, dict):
-            lines += [f"{indent}{key}:", _outline(value, indent + "  ")]
+            lines += [f"{indent}{key}:", outline(value, indent + "  ")]
         else:
             if isinstance(value, (list, tuple)) and value and isinstance(value[0], dict):
-                lines += [f"{indent}{key}:", *(_outline(entry, indent + "  ") + "\n" for entry in value)]
+                lines += [f"{indent}{key}:", *(outline(entry, indent + "  ") + "\n" for entry in value)]
                 continue
             text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
             lines.append(f"{indent}{key}: {text}")

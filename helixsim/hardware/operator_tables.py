@@ -17,7 +17,7 @@ from typing import Any
 
 from helixsim.domain.curves import AttentionTable, Curve
 from helixsim.domain.hardware import ComputeProfile, GpuSpec, LayerTimes
-from helixsim.domain.layers import FP16, Experts, Layer
+from helixsim.domain.layers import FP16, Layer, Matrix
 from helixsim.domain.model import ModelSpec
 from helixsim.errors import ConfigError, DataError
 from helixsim.hardware.measured import activation_copy_ns_per_token
@@ -122,37 +122,24 @@ class _Operators:
 
 
 def _operators(layer: Layer, model: ModelSpec, gpus: int, tables: Tables) -> _Operators:
-    build = tables.build
-    attention, hidden = layer.attention, model.hidden_size
-    matrices = list(layer.matrices)
+    build, hidden = tables.build, model.hidden_size
+    attending = attention_operators(layer, model, gpus, tables)
     of_tokens: list[Any] = []
-    attending: tuple[Any, Any] | None = None
-    if attention is not None:
-        if attention.kind == "linear" or attention.attended_tokens is not None:
-            kind = "linear attention" if attention.kind == "linear" else "sparse attention with an index"
-            raise DataError(f"{model.name} has layers of {kind}, which are not looked up in operator tables")
-        if attention.num_heads % gpus:
-            raise DataError(f"{model.name}: {attention.num_heads} heads do not divide among {gpus} GPUs")
-        if attention.kind == "latent":
-            inside = [matrix for matrix in matrices if matrix.name in _MODULE_MATRICES]
-            matrices = [matrix for matrix in matrices if matrix.name not in _MODULE_MATRICES]
-            attending = build.latent_attention(attention, gpus, model.kv_precision, inside[0].format)
-        else:
-            attending = build.attention(attention, gpus, model.kv_precision)
     shared: list[Any] = []
     routed: list[Any] = []
-    for matrix in matrices:
-        inputs, outputs = (round(size) for size in matrix.shard(gpus))
+    for matrix in matrices_alone(layer):
+        inputs, outputs = _shard(matrix, gpus)
         made = [build.product(inputs, outputs, matrix.format)]
         if matrix.name.endswith(("gate_up", "up")):
             made.append(build.elementwise(outputs, outputs // 2 if "gate" in matrix.name else outputs))
         (shared if matrix.name.startswith("shared") else routed if matrix.name == "router" else of_tokens).extend(made)
-    parts = (attention is not None) + (layer.experts is not None or any("down" in one.name for one in matrices))
+    has_feed = layer.experts is not None or any("down" in matrix.name for matrix in layer.matrices)
+    parts = (layer.attention is not None) + has_feed
     of_tokens += [build.elementwise(2 * hidden, 2 * hidden)] * parts
     if gpus > 1:
         of_tokens += [build.all_reduce(hidden, gpus)] * parts
     if layer.experts is not None:
-        routed.append(_experts(layer.experts, gpus, tables, has_shared=bool(shared)))
+        routed.append(expert_operator(layer, gpus, tables))
     return _Operators(
         build.text([*of_tokens, *shared, *routed]),
         build.text(shared) if shared and routed else None,
@@ -162,16 +149,57 @@ def _operators(layer: Layer, model: ModelSpec, gpus: int, tables: Tables) -> _Op
     )
 
 
-def _experts(experts: Experts, gpus: int, tables: Tables, *, has_shared: bool) -> Any:
-    """Return the experts cut as helixsim cuts them, or in groups of whole experts where only those were measured."""
-    sliced = tables.build.experts(experts, gpus, by_expert=False, has_shared=has_shared)
+def attention_operators(layer: Layer, model: ModelSpec, gpus: int, tables: Tables) -> tuple[Any, Any] | None:
+    """Return the attention of prompts and that of decode steps; None: the layer has none.
+
+    Raises
+    ------
+    DataError
+        For attention that is not looked up, and heads that do not divide among the GPUs.
+    """
+    attention = layer.attention
+    if attention is None:
+        return None
+    if attention.kind == "linear" or attention.attended_tokens is not None:
+        kind = "linear attention" if attention.kind == "linear" else "sparse attention with an index"
+        raise DataError(f"{model.name} has layers of {kind}, which are not looked up in operator tables")
+    if attention.num_heads % gpus:
+        raise DataError(f"{model.name}: {attention.num_heads} heads do not divide among {gpus} GPUs")
+    if attention.kind != "latent":
+        return tables.build.attention(attention, gpus, model.kv_precision)
+    inside = next(matrix for matrix in layer.matrices if matrix.name in _MODULE_MATRICES)
+    return tables.build.latent_attention(attention, gpus, model.kv_precision, inside.format)
+
+
+def product_operators(layer: Layer, gpus: int, tables: Tables) -> list[Any]:
+    """Return the matrix products of a layer but the router's, and but those measured together with its attention."""
+    matrices = [matrix for matrix in matrices_alone(layer) if matrix.name != "router"]
+    return [tables.build.product(*_shard(matrix, gpus), matrix.format) for matrix in matrices]
+
+
+def expert_operator(layer: Layer, gpus: int, tables: Tables) -> Any:
+    """Return the routed experts cut as helixsim cuts them, or in groups of whole ones where only those are known."""
+    assert layer.experts is not None, "only layers with experts are asked"
+    has_shared = any(matrix.name.startswith("shared") for matrix in layer.matrices)
+    sliced = tables.build.experts(layer.experts, gpus, by_expert=False, has_shared=has_shared)
     try:
         tables.ns(tables.build.text([sliced]), 1)
     except DataError:
         if gpus == 1:
             raise
-        return tables.build.experts(experts, gpus, by_expert=True, has_shared=has_shared)
+        return tables.build.experts(layer.experts, gpus, by_expert=True, has_shared=has_shared)
     return sliced
+
+
+def matrices_alone(layer: Layer) -> list[Matrix]:
+    """Return the matrices of a layer that are measured one by one, not together with its attention."""
+    is_module = layer.attention is not None and layer.attention.kind == "latent"
+    return [matrix for matrix in layer.matrices if not (is_module and matrix.name in _MODULE_MATRICES)]
+
+
+def _shard(matrix: Matrix, gpus: int) -> tuple[int, int]:
+    inputs, outputs = matrix.shard(gpus)
+    return round(inputs), round(outputs)
 
 
 def _layer_times(operators: _Operators, tables: Tables, most_context: int) -> LayerTimes:

@@ -5,8 +5,9 @@ import json
 from pathlib import Path
 
 import pytest
+from made_up_tables import made_up
 
-from helixsim.cli import profile
+from helixsim.cli import profile, profile_roofline
 from helixsim.errors import ConfigError, DataError
 from helixsim.hardware import catalog, compute_file
 
@@ -128,6 +129,52 @@ def test_roofline_shows_its_errors_on_every_measured_node(capsys) -> None:
     text = capsys.readouterr().out
     assert "kind: h100\n" in text
     assert text.count("%\n") >= 14
+
+
+KERNELS = """\
+gpu,model,tp,precision,phase,batch,prompt,context,measured_ms
+h100,llama-3-8b,1,bf16,decode,16,0,1000,0.2
+h100,llama-3-8b,1,bf16,decode,128,0,1000,0.3
+h100,any,2,bf16,all_reduce_graph,4096,0,0,0.005
+l40s,llama-3-8b,1,fp8,prefill,1,512,0,1.0
+h100,llama-3-8b,1,bf16,op_rope,1,0,0,0.01
+"""
+
+
+def test_roofline_beside_measured_rows(tmp_path, capsys) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(KERNELS, encoding="utf-8")
+    assert _run("roofline", "--measured", str(path), "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    groups = {tuple(group[key] for key in ("gpu", "phase", "term", "regime")): group for group in document["errors"]}
+    assert groups["h100", "decode", "layer", "all"]["count"] == 2
+    assert groups["h100", "decode", "layer", "to 64 tokens"]["count"] == 1
+    assert ("l40s", "prefill", "layer", "all") in groups
+    assert sum(document["left_out"].values()) == 1
+    assert _run("roofline", "--measured", str(path), "--measured", str(path), "--gpu", "h100") == 0
+    text = capsys.readouterr().out
+    assert "all_reduce_graph" in text
+    assert "l40s" not in text
+    assert "left out: 2 rows: other GPUs" in text
+    assert "left out: 2 rows: op_rope" in text
+    with pytest.raises(DataError, match="no row to compare: other GPUs"):
+        _run("roofline", "--measured", str(path), "--gpu", "t4")
+
+
+def test_roofline_beside_operator_tables(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(profile_roofline, "check_version", lambda: "0.12.0")
+    monkeypatch.setattr(profile_roofline, "open_tables", lambda gpu, backend: made_up(gpu))
+    with pytest.raises(DataError, match="no row to compare: llama-3-8b on 1 h100: no int4 here"):
+        _run("roofline", "--measured", "operators", "--gpu", "h100", "--model", "llama-3-8b", "--precision", "int4")
+    assert _run("roofline", "--measured", "operators", "--model", "llama-3-8b", "--gpus", "2", "--json") == 0
+    found = json.loads(capsys.readouterr().out)["errors"]
+    assert {"a100-80g", "h100", "h200", "b200", "l40s"} <= {group["gpu"] for group in found}
+    assert {group["term"] for group in found} == {"layer", "products", "attention", "all-reduces"}
+
+
+def test_roofline_needs_a_gpu_and_a_model_or_rows() -> None:
+    with pytest.raises(ConfigError, match="--gpu and --model, or --measured"):
+        _run("roofline", "--gpu", "h100")
 
 
 @pytest.mark.parametrize(
