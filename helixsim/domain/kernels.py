@@ -83,7 +83,7 @@ class AllReduce:
     Small messages go in one step, each GPU reading all others' (``one_shot_s + (n - 1) x bytes / bytes_per_s``), larger
     ones in two (``two_shot_s + 2 (n - 1) / n x bytes / bytes_per_s``), those of more than ``MOST_DIRECT_BYTES`` round a
     ring (``ring_s + 2 (n - 1) / n x bytes / ring_bytes_per_s``). GPUs without direct access to each other's memory know
-    the ring alone: ``one_shot_s`` is None.
+    the ring alone: ``one_shot_s`` is None. Outside CUDA graphs the host calls each, which takes at least ``eager_s``.
     """
 
     gpus: int
@@ -92,6 +92,7 @@ class AllReduce:
     one_shot_s: float | None = None
     two_shot_s: float = 0.0
     bytes_per_s: float = 1.0
+    eager_s: float = 0.0
 
     def seconds(self, size_bytes: float) -> float:
         """Return the time for a message of ``size_bytes`` on each GPU [s]."""

@@ -25,7 +25,7 @@ Rate = Annotated[float, base_unit("flops")]
 class DirectAllReduce(Section):
     """All-reduce of GPUs that reach each other's memory (NVLink): times [s], bandwidths [bit/s]; see ``AllReduce``.
 
-    The latency of one step is ``one_shot + per_doubling x log2(GPUs)``.
+    The latency of one step is ``one_shot + per_doubling x log2(GPUs)``; ``eager``: least time outside CUDA graphs.
     """
 
     one_shot: Time
@@ -34,6 +34,7 @@ class DirectAllReduce(Section):
     bandwidth: Bandwidth
     ring: Time
     ring_bandwidth: Bandwidth
+    eager: TimeOrNone = 0.0
 
     def laws(self) -> tuple[AllReduce, ...]:
         """Return the laws for 2, 4, 8 and 16 GPUs."""
@@ -45,6 +46,7 @@ class DirectAllReduce(Section):
                 one_shot_s=self.one_shot + self.per_doubling * math.log2(gpus),
                 two_shot_s=self.two_shot,
                 bytes_per_s=self.bandwidth / BITS_PER_BYTE,
+                eager_s=self.eager,
             )
             for gpus in (2, 4, 8, 16)
         )
@@ -55,11 +57,12 @@ class RingAllReduce(Section):
 
     ring: Annotated[list[Time], Field(min_length=3, max_length=3)]
     ring_bandwidth: Annotated[list[Bandwidth], Field(min_length=3, max_length=3)]
+    eager: TimeOrNone = 0.0
 
     def laws(self) -> tuple[AllReduce, ...]:
         """Return the laws for 2, 4 and 8 GPUs."""
         figures = zip((2, 4, 8), self.ring, self.ring_bandwidth, strict=True)
-        return tuple(AllReduce(gpus, time, rate / BITS_PER_BYTE) for gpus, time, rate in figures)
+        return tuple(AllReduce(gpus, time, rate / BITS_PER_BYTE, eager_s=self.eager) for gpus, time, rate in figures)
 
 
 class KneeSection(Section):

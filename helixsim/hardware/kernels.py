@@ -16,6 +16,13 @@ from helixsim.domain.model import ACTIVATION_BYTES
 ALL_REDUCES_PER_LAYER = 2
 """Behind attention and behind the feed-forward part (Shoeybi et al., Megatron-LM, 2019)."""
 
+MOST_CAPTURED_TOKENS = 512
+"""Largest batch in CUDA graphs (vLLM: ``max_cudagraph_capture_size``)."""
+
+_COPY_S, _COPY_EFFICIENCY = 5e-6, 0.9
+"""Outside CUDA graphs, the input of an all-reduce is copied first: constant part [s], share of the peak bandwidth (on
+A100, H100 and B200, eager calls take so much longer than captured ones at 2, 4 and 8 GPUs)."""
+
 _ELEMENTWISE_PASSES = 8
 """Hidden states that two norms with residual additions read and write."""
 
@@ -100,19 +107,25 @@ class Node:
         rate = self.gpu.memory_bandwidth_bytes_per_s * law.fp16.bandwidth_efficiency
         return law.elementwise_s + moved / rate
 
-    def all_reduce_s(self, hidden_size: int, tokens: float) -> float:
-        """Return the time of one all-reduce of the activations of ``tokens`` tokens."""
+    def all_reduce_s(self, hidden_size: int, tokens: float, *, is_captured: bool = True) -> float:
+        """Return the time of one all-reduce of the activations of ``tokens`` tokens, in a CUDA graph or outside."""
         if self.gpus == 1:
             return 0.0
         known = self.gpu.all_reduce
         law = next((law for law in known if law.gpus >= self.gpus), known[-1])
-        return law.seconds(tokens * hidden_size * ACTIVATION_BYTES)
+        size_bytes = tokens * hidden_size * ACTIVATION_BYTES
+        captured_s = law.seconds(size_bytes)
+        if is_captured:
+            return captured_s
+        copy_s = _COPY_S + 2 * size_bytes / (_COPY_EFFICIENCY * self.gpu.memory_bandwidth_bytes_per_s)
+        return max(captured_s + copy_s, law.eager_s)
 
     def token_work_s(self, layer: Layer, hidden_size: int, tokens: float) -> float:
         """Return the time of everything in a layer but attention."""
         products = sum(self.gemm_s(matrix, tokens) for matrix in layer.matrices)
         experts = self.experts_s(layer.experts, tokens) if layer.experts else 0.0
-        reduces = ALL_REDUCES_PER_LAYER * self.all_reduce_s(hidden_size, tokens)
+        is_captured = tokens <= MOST_CAPTURED_TOKENS
+        reduces = ALL_REDUCES_PER_LAYER * self.all_reduce_s(hidden_size, tokens, is_captured=is_captured)
         return products + experts + self.elementwise_s(hidden_size, tokens) + reduces
 
     def head_s(self, hidden_size: int, vocab_size: int, sequences: float) -> float:

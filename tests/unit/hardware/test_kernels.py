@@ -85,3 +85,25 @@ def test_the_head_of_8b_takes_what_was_measured_on_two_cards():
         node = Node(catalog.load_gpu(name))
         assert node.head_s(4096, llama.vocab_size, 1) * 1e3 == pytest.approx(one_ms, rel=0.12)
         assert node.head_s(4096, llama.vocab_size, 256) * 1e3 == pytest.approx(many_ms, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "gpus", "eager_us"), [("a100-80g", 4, 45), ("h100", 8, 23), ("b200", 2, 20), ("l40s", 2, 69)]
+)
+def test_outside_graphs_an_all_reduce_takes_what_the_host_needs_and_a_copy(gpu, gpus, eager_us):
+    """Measured: small messages by the host's time, large ones by that of reading and writing the input once more."""
+    node = Node(catalog.load_gpu(gpu), gpus)
+    small = node.all_reduce_s(4096, 1, is_captured=False)
+    assert small == pytest.approx(eager_us * 1e-6, rel=0.2)
+    assert small > 2 * node.all_reduce_s(4096, 1)
+    size = 2**30
+    copy_s = node.all_reduce_s(size // 2, 1, is_captured=False) - node.all_reduce_s(size // 2, 1)
+    assert copy_s == pytest.approx(2 * size / node.gpu.memory_bandwidth_bytes_per_s, rel=0.15)
+
+
+@pytest.mark.parametrize("gpus", [2, 4, 8])
+def test_larger_batches_never_take_less_where_graphs_end(gpus):
+    model = catalog.load_model("llama-3-70b")
+    node = Node(catalog.load_gpu("h100"), gpus)
+    times = [node.token_work_s(model.layers[0], model.hidden_size, tokens) for tokens in range(500, 530)]
+    assert times == sorted(times)
