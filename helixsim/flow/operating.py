@@ -19,8 +19,9 @@ Left out: how arrivals cluster, and that long outputs tend to have long prompts.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from helixsim.domain.cluster import COORDINATOR, Cluster, Deployment
 from helixsim.domain.engine import IDEAL, EngineSpec
@@ -122,7 +123,7 @@ class _Station:
         self._gather_ns = load.engine.gather_ns
         self.most_requests = load.kv_share * kv_tokens / load.resident_tokens(profile.block_tokens)
         most = max(1.0, min(self.most_requests, profile.limits[layers - 1].max_decode_seqs))
-        self._most_batch = most
+        self.most_batch = most
         # What a prompt adds; where it shares a step with decoding sequences, these read the weights anyway.
         pairs = load.prompt_spread * prefill_pairs(load.mean_prompt_tokens)
         prompt = BatchShape(load.mean_prompt_tokens, pairs, 1, sampled=1)
@@ -130,15 +131,15 @@ class _Station:
         if load.engine.shares_weight_reads:
             beside = BatchShape(decode_seqs=most, decode_context=most * self._context, sampled=most)
         self.prompt_s = (step_time.ns(prompt.joined(beside)) - step_time.ns(beside)) / NS_PER_S
-        self.most_steps_per_s = most / self._cycle_s(most)
+        self.most_steps_per_s = most / self.cycle_s(most)
 
     def step_s(self, batch: float) -> float:
         """Return the time of a batch of decode steps."""
         return (self._step_time.decode_ns(batch, batch * self._context) + self._gather_ns) / NS_PER_S
 
-    def _cycle_s(self, batch: float) -> float:
-        """Return the time of a batch with the prompts that come with so many steps."""
-        return self.step_s(batch) + batch / self._outputs * self.prompt_s
+    def cycle_s(self, batch: float, steps: float | None = None) -> float:
+        """Return the time of a batch with the prompts that come with so many steps (None: with those of the batch)."""
+        return self.step_s(batch) + (batch if steps is None else steps) / self._outputs * self.prompt_s
 
     def capacity(self, round_trip_s: float) -> float:
         """Return the steps/s it passes if requests return after ``round_trip_s``."""
@@ -146,12 +147,12 @@ class _Station:
 
     def batch(self, steps_per_s: float) -> float:
         """Return the decode steps in a batch: what arrives while the one before is computed."""
-        low, high = 1.0, self._most_batch
-        if steps_per_s * self._cycle_s(low) <= low or high <= low:
+        low, high = 1.0, self.most_batch
+        if steps_per_s * self.cycle_s(low) <= low or high <= low:
             return low
         for _ in range(_BATCH_HALVINGS):
             middle = (low + high) / 2
-            low, high = (middle, high) if steps_per_s * self._cycle_s(middle) > middle else (low, middle)
+            low, high = (middle, high) if steps_per_s * self.cycle_s(middle) > middle else (low, middle)
         return high
 
     def visit_s(self, steps_per_s: float, caught: float) -> tuple[float, float]:
@@ -181,6 +182,9 @@ def operating_point(
     network = replace(network, links=tuple(link for link in network.links if link.capacity_tokens_per_s > 0))
     if not network.nodes:
         return OperatingPoint(0.0, 0.0, 0.0, math.inf, math.inf, _by_node(placement, dict.fromkeys(stations, 0.0)))
+    chains = _chains(network) if load.engine.loops_inside else None
+    if chains is not None:
+        return _replicas_point(fleet, placement, chains, stations, load, most, offered_output_per_s)
     trips = _RoundTrips(fleet.cluster, network, stations, load, {
         (link.src, link.dst): token_bytes(fleet, link.src, link.dst) for link in network.links
     })  # fmt: skip
@@ -204,6 +208,94 @@ def operating_point(
     if offered_output_per_s is not None and offered_output_per_s < steps:
         _, offered_s = trips.of([flow * offered_output_per_s / steps for flow in flows])
     return OperatingPoint(steps, total, steps * mean_s, mean_s, offered_s, _by_node(placement, {**most, **capacity}))
+
+
+def _chains(network: FlowNetwork) -> list[list[str]] | None:
+    """Return the nodes of each route, first to last, where no two routes share a node; None: some do."""
+    following: dict[str, list[str]] = {node: [] for node in (*network.nodes, COORDINATOR)}
+    for link in network.links:
+        following[link.src].append(link.dst)
+    found = []
+    for first in following[COORDINATOR]:
+        chain = [first]
+        while following[chain[-1]] != [COORDINATOR]:
+            if len(following[chain[-1]]) != 1 or len(chain) > len(network.nodes):
+                return None
+            chain.append(following[chain[-1]][0])
+        found.append(chain)
+    nodes = [node for chain in found for node in chain]
+    return found if len(nodes) == len(set(nodes)) else None
+
+
+def _replicas_point(
+    fleet: Deployment,
+    placement: Placement,
+    chains: Sequence[Sequence[str]],
+    stations: Mapping[str, _Station],
+    load: OperatingLoad,
+    most: Mapping[str, float],
+    offered_output_per_s: float | None,
+) -> OperatingPoint:
+    """Return where replicas of an engine settle that schedules each as a whole (docs/engine.md).
+
+    All running sequences take part in every step, or in one of as many steps as there are stages: nothing waits for a
+    prompt but in the step that computes it.
+    """
+    replicas = [_Replica(fleet, chain, [stations[node] for node in chain], load) for chain in chains]
+    steps = sum(replica.most_steps_per_s for replica in replicas)
+    requests = sum(replica.most_requests for replica in replicas)
+    share = 1.0 if offered_output_per_s is None or not steps else min(1.0, offered_output_per_s / steps)
+    trips_s = [replica.round_trip_s(share * replica.most_steps_per_s) for replica in replicas]
+    offered_s = (
+        sum(replica.most_steps_per_s * trip_s for replica, trip_s in zip(replicas, trips_s, strict=True)) / steps
+        if steps
+        else math.inf
+    )
+    capacity = {
+        node: replica.most_steps_per_s * load.tokens_per_step
+        for chain, replica in zip(chains, replicas, strict=True)
+        for node in chain
+    }
+    return OperatingPoint(
+        steps, steps * load.tokens_per_step, requests, requests / steps if steps else math.inf, offered_s,
+        _by_node(placement, {**most, **capacity}),
+    )  # fmt: skip
+
+
+class _Replica:
+    """A chain of stations that one scheduler fills; ``most_requests`` is what the poorest of them has memory for."""
+
+    def __init__(
+        self, fleet: Deployment, nodes: Sequence[str], stations: Sequence[_Station], load: OperatingLoad
+    ) -> None:
+        self._stations = stations
+        self._links_s = 0.0
+        for src, dst in pairwise((*nodes, nodes[0])):
+            if src != dst:
+                link = fleet.cluster.link(src, dst)
+                sent = 0.0 if dst == nodes[0] else load.tokens_per_step * BITS_PER_BYTE * token_bytes(fleet, src, dst)
+                self._links_s += (link.latency_ns + load.engine.message_overhead_ns) / NS_PER_S
+                self._links_s += sent / link.bandwidth_bps
+        self.most_requests = min(min(station.most_requests, station.most_batch) for station in stations)
+        self.most_steps_per_s = self.most_requests / self._cycle_s(self.most_requests)
+
+    def _cycle_s(self, requests: float) -> float:
+        """Return how long a sequence takes from one step to the next, with so many requests running.
+
+        As many steps are in flight as there are stages, at least one sequence in each: the slowest stage sets the pace.
+        """
+        stages = len(self._stations)
+        batch = max(1.0, requests / stages)
+        spent_s = [station.cycle_s(batch, requests / stages) for station in self._stations]
+        return max(sum(spent_s) + self._links_s, min(stages, requests) * max(spent_s))
+
+    def round_trip_s(self, steps_per_s: float) -> float:
+        """Return the time of a step where so many are taken per second."""
+        low, high = 0.0, self.most_requests
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            low, high = (middle, high) if middle / self._cycle_s(middle) < steps_per_s else (low, middle)
+        return self._cycle_s(high)
 
 
 def _stations(fleet: Deployment, placement: Placement, load: OperatingLoad) -> dict[str, _Station]:
