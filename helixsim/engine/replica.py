@@ -112,8 +112,8 @@ class Replica:
     # Forming a step ---------------------------------------------------------------------------------------------------
 
     def wake(self) -> None:
-        """Form a step once all that happens at this instant has happened, if the first stage is free."""
-        if self._is_woken or self.stages[0].step is not None or self.in_flight >= len(self.stages):
+        """Form steps once all that happens at this instant has happened, as long as there may be more of them."""
+        if self._is_woken or self.in_flight >= len(self.stages):
             return
         if self._kernel.is_instant_over:
             self._go_on()
@@ -126,22 +126,24 @@ class Replica:
         self._go_on()
 
     def _go_on(self) -> None:
+        """Form steps until as many are in flight as there are stages."""
         scheduler = self.scheduler
-        before = scheduler.preemptions
-        plan = scheduler.form(self._kernel.now_ns)
-        self._has_preempted = scheduler.preemptions != before
-        if scheduler.outgrown:
-            outgrown, scheduler.outgrown = scheduler.outgrown, []
-            self.generated -= sum([sequence.generated for sequence in outgrown])
-            self._listener.ended(self, outgrown, is_rejected=True)
-        if plan is None:
-            return
-        self.in_flight += 1
-        step = Step(self._kernel.env, plan)
-        if len(self.stages) > 1:
-            self.stages[0].start(step)
-        else:
-            self._start_alone(step)
+        while self.in_flight < len(self.stages):
+            before = scheduler.preemptions
+            plan = scheduler.form(self._kernel.now_ns)
+            self._has_preempted = scheduler.preemptions != before
+            if scheduler.outgrown:
+                outgrown, scheduler.outgrown = scheduler.outgrown, []
+                self.generated -= sum([sequence.generated for sequence in outgrown])
+                self._listener.ended(self, outgrown, is_rejected=True)
+            if plan is None:
+                return
+            self.in_flight += 1
+            step = Step(self._kernel.env, plan)
+            if len(self.stages) > 1:
+                self.stages[0].take(step)
+            else:
+                self._start_alone(step)
 
     # Computing it, on one stage ---------------------------------------------------------------------------------------
 

@@ -22,9 +22,6 @@ class Owner(Protocol):
     def arrive(self, sequence: Sequence) -> None:
         """Take in a request."""
 
-    def wake(self) -> None:
-        """Take note that the first stage is free."""
-
 
 class Submission(Message):
     """A request on its way to its replica."""
@@ -93,10 +90,14 @@ class Stage:
             self.owner.arrive(arrived.sequence)
             return
         arrived.network_ns += arrived.arrived_ns - arrived.sent_ns
+        self.take(arrived)
+
+    def take(self, step: Step) -> None:
+        """Compute a step when those before it are done."""
         if self.step is None:
-            self.start(arrived)
+            self._start(step)
         else:
-            self._queue.append(arrived)
+            self._queue.append(step)
 
     @property
     def queue_length(self) -> int:
@@ -121,8 +122,7 @@ class Stage:
         """Be idle from now on [ns]."""
         self.busy_ns += now_ns - self._started_ns
 
-    def start(self, step: Step) -> None:
-        """Compute a step now."""
+    def _start(self, step: Step) -> None:
         self.step = step
         self.begin(self._kernel.now_ns)
         self.count(step.plan.shape, 1)
@@ -141,6 +141,4 @@ class Stage:
         step.compute_ns += now - self._started_ns
         self.send(step, int(step.plan.shape.prefill_tokens + step.plan.shape.decode_seqs))
         if self._queue:
-            self.start(self._queue.popleft())
-        elif self.number == 0:
-            self.owner.wake()
+            self._start(self._queue.popleft())

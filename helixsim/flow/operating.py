@@ -13,25 +13,27 @@ two is the operating point. ``R`` is the sum, over the hops of a route, of
   suffer most.
 
 Left out: how arrivals cluster, and that long outputs tend to have long prompts. How close it comes to simulations is in
-``experiments/paper/PLACEMENT.md``.
+``experiments/paper/PLACEMENT.md``. Replicas of an engine, whose sequences share their steps, have laws of their own
+(``replicas``).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from collections.abc import Mapping
+from dataclasses import replace
 
 from helixsim.domain.cluster import COORDINATOR, Cluster, Deployment
-from helixsim.domain.engine import IDEAL, EngineSpec
+from helixsim.domain.engine import EngineSpec
 from helixsim.domain.hardware import NodeProfile
 from helixsim.domain.placement import LayerRange, Placement
-from helixsim.domain.step_time import BatchShape, StepTime, prefill_pairs
+from helixsim.domain.step_time import StepTime
 from helixsim.errors import InfeasibleError
 from helixsim.flow.capacity import CapacityTable, typical_layers
 from helixsim.flow.maxflow import balanced_flows
 from helixsim.flow.network import FlowNetwork, build_network, token_bytes
+from helixsim.flow.replicas import chains_of, replicas_point
+from helixsim.flow.station import OperatingLoad, OperatingPoint, Station, capacities
 from helixsim.units import BITS_PER_BYTE, NS_PER_S
 
 _ROUNDS, _SETTLED = 16, 0.005
@@ -39,133 +41,8 @@ _ROUNDS, _SETTLED = 16, 0.005
 
 _HALVINGS = 50
 
-_BATCH_HALVINGS = 20
-"""Batches are found to a millionth of the largest: they are looked for thousands of times."""
-
 _FULLEST_LINK = 0.95
 """Evenly shared links are taken to be busy for at most this share of time; at one, sending would last for ever."""
-
-
-@dataclass(frozen=True, slots=True)
-class OperatingLoad:
-    """What is served, and how far memory is filled.
-
-    Parameters
-    ----------
-    mean_prompt_tokens, mean_output_tokens
-        Mean lengths [tokens].
-    kv_share
-        Share of a node's KV memory that admitted requests may be expected to need, 0..1.
-    expected_output_tokens
-        Output for which memory is reserved at admission [tokens].
-    engine
-        Overheads of the serving engine.
-    prompt_spread
-        Mean of squared prompt lengths over the square of their mean: long prompts are in the way more often.
-    """
-
-    mean_prompt_tokens: float
-    mean_output_tokens: float
-    kv_share: float
-    expected_output_tokens: float
-    engine: EngineSpec = IDEAL
-    prompt_spread: float = 1.0
-
-    @property
-    def tokens_per_step(self) -> float:
-        """Prompt and output tokens per decode step."""
-        return (self.mean_prompt_tokens + self.mean_output_tokens) / self.mean_output_tokens
-
-    def resident_tokens(self, block_tokens: int) -> float:
-        """Return the KV tokens reserved for a request, on average over those that are resident.
-
-        Outputs that outgrow what was expected go on growing; they are taken to be exponential, so that the age of a
-        resident request is, too. Half of the last block is empty.
-        """
-        expected, mean = self.expected_output_tokens, self.mean_output_tokens
-        return self.mean_prompt_tokens + expected + mean * math.exp(-expected / mean) + block_tokens / 2
-
-
-@dataclass(frozen=True, slots=True)
-class OperatingPoint:
-    """Where a placement settles under saturation.
-
-    Parameters
-    ----------
-    output_tokens_per_s
-        Output throughput; ``tokens_per_s`` counts prompts as well.
-    requests
-        Requests in flight.
-    round_trip_s, offered_round_trip_s
-        Mean time of a decode step under saturation, and under the offered load if that is less [s].
-    capacity
-        Tokens/s of each node, by its id, with the layers it holds.
-    """
-
-    output_tokens_per_s: float
-    tokens_per_s: float
-    requests: float
-    round_trip_s: float
-    offered_round_trip_s: float
-    capacity: CapacityTable
-
-
-class _Station:
-    """A kind of node with some layers under a load; times in seconds."""
-
-    def __init__(
-        self, profile: NodeProfile, layers: int, kv_tokens: int, load: OperatingLoad, step_time: StepTime
-    ) -> None:
-        self._step_time = step_time
-        self._outputs = load.mean_output_tokens
-        self._spread = load.prompt_spread
-        self._context = load.mean_prompt_tokens + load.mean_output_tokens / 2
-        self._gather_ns = load.engine.gather_ns
-        self.most_requests = load.kv_share * kv_tokens / load.resident_tokens(profile.block_tokens)
-        most = max(1.0, min(self.most_requests, profile.limits[layers - 1].max_decode_seqs))
-        self.most_batch = most
-        # What a prompt adds; where it shares a step with decoding sequences, these read the weights anyway.
-        pairs = load.prompt_spread * prefill_pairs(load.mean_prompt_tokens)
-        prompt = BatchShape(load.mean_prompt_tokens, pairs, 1, sampled=1)
-        beside = BatchShape()
-        if load.engine.shares_weight_reads:
-            beside = BatchShape(decode_seqs=most, decode_context=most * self._context, sampled=most)
-        self.prompt_s = (step_time.ns(prompt.joined(beside)) - step_time.ns(beside)) / NS_PER_S
-        self.most_steps_per_s = most / self.cycle_s(most)
-
-    def step_s(self, batch: float) -> float:
-        """Return the time of a batch of decode steps."""
-        return (self._step_time.decode_ns(batch, batch * self._context) + self._gather_ns) / NS_PER_S
-
-    def cycle_s(self, batch: float, steps: float | None = None) -> float:
-        """Return the time of a batch with the prompts that come with so many steps (None: with those of the batch)."""
-        return self.step_s(batch) + (batch if steps is None else steps) / self._outputs * self.prompt_s
-
-    def capacity(self, round_trip_s: float) -> float:
-        """Return the steps/s it passes if requests return after ``round_trip_s``."""
-        return min(self.most_requests / round_trip_s, self.most_steps_per_s)
-
-    def batch(self, steps_per_s: float) -> float:
-        """Return the decode steps in a batch: what arrives while the one before is computed."""
-        low, high = 1.0, self.most_batch
-        if steps_per_s * self.cycle_s(low) <= low or high <= low:
-            return low
-        for _ in range(_BATCH_HALVINGS):
-            middle = (low + high) / 2
-            low, high = (middle, high) if steps_per_s * self.cycle_s(middle) > middle else (low, middle)
-        return high
-
-    def visit_s(self, steps_per_s: float, caught: float) -> tuple[float, float]:
-        """Return the time a step spends here, and the probability that it leaves behind a prompt.
-
-        ``caught`` is the probability that it came behind one.
-        """
-        busy = min(1.0, steps_per_s / self._outputs * self.prompt_s)
-        behind_s = (
-            self._spread * self.prompt_s * (caught + (1 - caught) * busy / 2)
-        )  # half of the prompt is done, on average
-        own_share = 1 / self._outputs  # the first round trip of a request is its prompt
-        return self.step_s(self.batch(steps_per_s)) + behind_s + own_share * self.prompt_s, caught + (1 - caught) * busy
 
 
 def operating_point(
@@ -177,14 +54,14 @@ def operating_point(
     """
     stations = _stations(fleet, placement, load)
     most = {node: station.most_steps_per_s * load.tokens_per_step for node, station in stations.items()}
-    network = build_network(fleet, placement, _by_node(placement, most))
+    network = build_network(fleet, placement, capacities(placement, most))
     # Nothing travels over a link without bandwidth, and no time can be given for it.
     network = replace(network, links=tuple(link for link in network.links if link.capacity_tokens_per_s > 0))
     if not network.nodes:
-        return OperatingPoint(0.0, 0.0, 0.0, math.inf, math.inf, _by_node(placement, dict.fromkeys(stations, 0.0)))
-    chains = _chains(network) if load.engine.loops_inside else None
+        return OperatingPoint(0.0, 0.0, 0.0, math.inf, math.inf, capacities(placement, dict.fromkeys(stations, 0.0)))
+    chains = chains_of(network) if load.engine.loops_inside else None
     if chains is not None:
-        return _replicas_point(fleet, placement, chains, stations, load, most, offered_output_per_s)
+        return replicas_point(fleet, placement, chains, stations, load, most, offered_output_per_s)
     trips = _RoundTrips(fleet.cluster, network, stations, load, {
         (link.src, link.dst): token_bytes(fleet, link.src, link.dst) for link in network.links
     })  # fmt: skip
@@ -207,100 +84,12 @@ def operating_point(
     offered_s = mean_s
     if offered_output_per_s is not None and offered_output_per_s < steps:
         _, offered_s = trips.of([flow * offered_output_per_s / steps for flow in flows])
-    return OperatingPoint(steps, total, steps * mean_s, mean_s, offered_s, _by_node(placement, {**most, **capacity}))
+    return OperatingPoint(steps, total, steps * mean_s, mean_s, offered_s, capacities(placement, {**most, **capacity}))
 
 
-def _chains(network: FlowNetwork) -> list[list[str]] | None:
-    """Return the nodes of each route, first to last, where no two routes share a node; None: some do."""
-    following: dict[str, list[str]] = {node: [] for node in (*network.nodes, COORDINATOR)}
-    for link in network.links:
-        following[link.src].append(link.dst)
-    found = []
-    for first in following[COORDINATOR]:
-        chain = [first]
-        while following[chain[-1]] != [COORDINATOR]:
-            if len(following[chain[-1]]) != 1 or len(chain) > len(network.nodes):
-                return None
-            chain.append(following[chain[-1]][0])
-        found.append(chain)
-    nodes = [node for chain in found for node in chain]
-    return found if len(nodes) == len(set(nodes)) else None
-
-
-def _replicas_point(
-    fleet: Deployment,
-    placement: Placement,
-    chains: Sequence[Sequence[str]],
-    stations: Mapping[str, _Station],
-    load: OperatingLoad,
-    most: Mapping[str, float],
-    offered_output_per_s: float | None,
-) -> OperatingPoint:
-    """Return where replicas of an engine settle that schedules each as a whole (docs/engine.md).
-
-    All running sequences take part in every step, or in one of as many steps as there are stages: nothing waits for a
-    prompt but in the step that computes it.
-    """
-    replicas = [_Replica(fleet, chain, [stations[node] for node in chain], load) for chain in chains]
-    steps = sum(replica.most_steps_per_s for replica in replicas)
-    requests = sum(replica.most_requests for replica in replicas)
-    share = 1.0 if offered_output_per_s is None or not steps else min(1.0, offered_output_per_s / steps)
-    trips_s = [replica.round_trip_s(share * replica.most_steps_per_s) for replica in replicas]
-    offered_s = (
-        sum(replica.most_steps_per_s * trip_s for replica, trip_s in zip(replicas, trips_s, strict=True)) / steps
-        if steps
-        else math.inf
-    )
-    capacity = {
-        node: replica.most_steps_per_s * load.tokens_per_step
-        for chain, replica in zip(chains, replicas, strict=True)
-        for node in chain
-    }
-    return OperatingPoint(
-        steps, steps * load.tokens_per_step, requests, requests / steps if steps else math.inf, offered_s,
-        _by_node(placement, {**most, **capacity}),
-    )  # fmt: skip
-
-
-class _Replica:
-    """A chain of stations that one scheduler fills; ``most_requests`` is what the poorest of them has memory for."""
-
-    def __init__(
-        self, fleet: Deployment, nodes: Sequence[str], stations: Sequence[_Station], load: OperatingLoad
-    ) -> None:
-        self._stations = stations
-        self._links_s = 0.0
-        for src, dst in pairwise((*nodes, nodes[0])):
-            if src != dst:
-                link = fleet.cluster.link(src, dst)
-                sent = 0.0 if dst == nodes[0] else load.tokens_per_step * BITS_PER_BYTE * token_bytes(fleet, src, dst)
-                self._links_s += (link.latency_ns + load.engine.message_overhead_ns) / NS_PER_S
-                self._links_s += sent / link.bandwidth_bps
-        self.most_requests = min(min(station.most_requests, station.most_batch) for station in stations)
-        self.most_steps_per_s = self.most_requests / self._cycle_s(self.most_requests)
-
-    def _cycle_s(self, requests: float) -> float:
-        """Return how long a sequence takes from one step to the next, with so many requests running.
-
-        As many steps are in flight as there are stages, at least one sequence in each: the slowest stage sets the pace.
-        """
-        stages = len(self._stations)
-        batch = max(1.0, requests / stages)
-        spent_s = [station.cycle_s(batch, requests / stages) for station in self._stations]
-        return max(sum(spent_s) + self._links_s, min(stages, requests) * max(spent_s))
-
-    def round_trip_s(self, steps_per_s: float) -> float:
-        """Return the time of a step where so many are taken per second."""
-        low, high = 0.0, self.most_requests
-        for _ in range(_HALVINGS):
-            middle = (low + high) / 2
-            low, high = (middle, high) if middle / self._cycle_s(middle) < steps_per_s else (low, middle)
-        return self._cycle_s(high)
-
-
-def _stations(fleet: Deployment, placement: Placement, load: OperatingLoad) -> dict[str, _Station]:
+def _stations(fleet: Deployment, placement: Placement, load: OperatingLoad) -> dict[str, Station]:
     """Return the station of each node; equal nodes with like layers share one."""
-    found: dict[tuple[object, ...], _Station] = {}
+    found: dict[tuple[object, ...], Station] = {}
     stations = {}
     for node, held in placement.ranges.items():
         profile = fleet.profile(node)
@@ -309,7 +98,7 @@ def _stations(fleet: Deployment, placement: Placement, load: OperatingLoad) -> d
         key = (profile.kind, held if profile.compute.layers else (held.layers, is_last), kv_tokens)
         if key not in found:
             step_time = StepTime(profile.compute, load.engine, held, fleet.model.num_layers)
-            found[key] = _Station(profile, held.layers, kv_tokens, load, step_time)
+            found[key] = Station(profile, held.layers, kv_tokens, load, step_time)
         stations[node] = found[key]
     return stations
 
@@ -321,16 +110,6 @@ def _mean_step_time(profile: NodeProfile, layers: int, engine: EngineSpec) -> St
     return StepTime(replace(profile.compute, layers=drawn, head=None), engine, LayerRange(0, layers), layers)
 
 
-def _by_node(placement: Placement, tokens_per_s: Mapping[str, float]) -> CapacityTable:
-    """Return a table that knows each node with the layers it holds."""
-    return CapacityTable(
-        tables={
-            node: (0.0,) * (held.layers - 1) + (tokens_per_s[node],) for node, held in placement.ranges.items()
-        },
-        kinds={},
-    )  # fmt: skip
-
-
 class _RoundTrips:
     """Round trips of the requests at each node of a placement, for given flows."""
 
@@ -338,7 +117,7 @@ class _RoundTrips:
         self,
         cluster: Cluster,
         network: FlowNetwork,
-        stations: Mapping[str, _Station],
+        stations: Mapping[str, Station],
         load: OperatingLoad,
         sizes: Mapping[tuple[str, str], int],
     ) -> None:
@@ -420,7 +199,7 @@ def operating_capacity(fleet: Deployment, load: OperatingLoad) -> CapacityTable:
     profiles = {profile.kind: profile for profile in fleet.profiles}
     stations = {
         kind: [
-            _Station(profile, layers, profile.kv_tokens(layers), load, _mean_step_time(profile, layers, load.engine))
+            Station(profile, layers, profile.kv_tokens(layers), load, _mean_step_time(profile, layers, load.engine))
             for layers in range(1, len(profile.kv_blocks) + 1)
         ]
         for kind, profile in profiles.items()

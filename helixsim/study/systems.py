@@ -17,7 +17,8 @@ from helixsim.engine.inputs import Patience, SimulationInputs
 from helixsim.engine.simulate import Progress as SimulationProgress
 from helixsim.engine.simulate import simulate
 from helixsim.flow.capacity import CapacityTable, paper_capacity
-from helixsim.flow.operating import OperatingLoad, OperatingPoint, operating_capacity
+from helixsim.flow.operating import operating_capacity
+from helixsim.flow.station import OperatingLoad, OperatingPoint
 from helixsim.metrics.objectives import Target
 from helixsim.rng import stream
 from helixsim.routing import registry as routing_registry

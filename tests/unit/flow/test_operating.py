@@ -14,7 +14,8 @@ from helixsim.domain.cluster import Deployment, LinkSpec
 from helixsim.domain.placement import Placement
 from helixsim.domain.request import FeedMode, Window
 from helixsim.flow.maxflow import max_flow_value
-from helixsim.flow.operating import OperatingLoad, operating_capacity, operating_point
+from helixsim.flow.operating import operating_capacity, operating_point
+from helixsim.flow.station import OperatingLoad
 
 LOAD = OperatingLoad(mean_prompt_tokens=10.0, mean_output_tokens=90.0, kv_share=0.9, expected_output_tokens=90.0)
 

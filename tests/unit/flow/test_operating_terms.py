@@ -12,7 +12,8 @@ from helixsim.domain.cluster import TOKEN_ID_BYTES, Deployment, LinkSpec
 from helixsim.domain.curves import Curve
 from helixsim.domain.engine import EngineSpec
 from helixsim.domain.placement import Placement
-from helixsim.flow.operating import OperatingLoad, operating_capacity, operating_point
+from helixsim.flow.operating import operating_capacity, operating_point
+from helixsim.flow.station import OperatingLoad
 
 PROMPT, OUTPUT = 400.0, 80.0
 LOAD = OperatingLoad(PROMPT, OUTPUT, kv_share=0.9, expected_output_tokens=OUTPUT)

@@ -1,0 +1,150 @@
+"""What a node passes under a load, by itself: the part of the operating point that does not know of routes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from helixsim.domain.engine import IDEAL, EngineSpec
+from helixsim.domain.hardware import NodeProfile
+from helixsim.domain.placement import Placement
+from helixsim.domain.step_time import BatchShape, StepTime, prefill_pairs
+from helixsim.flow.capacity import CapacityTable
+from helixsim.units import NS_PER_S
+
+_BATCH_HALVINGS = 20
+"""Batches are found to a millionth of the largest: they are looked for thousands of times."""
+
+
+@dataclass(frozen=True, slots=True)
+class OperatingLoad:
+    """What is served, and how far memory is filled.
+
+    Parameters
+    ----------
+    mean_prompt_tokens, mean_output_tokens
+        Mean lengths [tokens].
+    kv_share
+        Share of a node's KV memory that admitted requests may be expected to need, 0..1.
+    expected_output_tokens
+        Output for which memory is reserved at admission [tokens].
+    engine
+        Overheads of the serving engine.
+    prompt_spread
+        Mean of squared prompt lengths over the square of their mean: long prompts are in the way more often.
+    """
+
+    mean_prompt_tokens: float
+    mean_output_tokens: float
+    kv_share: float
+    expected_output_tokens: float
+    engine: EngineSpec = IDEAL
+    prompt_spread: float = 1.0
+
+    @property
+    def tokens_per_step(self) -> float:
+        """Prompt and output tokens per decode step."""
+        return (self.mean_prompt_tokens + self.mean_output_tokens) / self.mean_output_tokens
+
+    def resident_tokens(self, block_tokens: int) -> float:
+        """Return the KV tokens reserved for a request, on average over those that are resident.
+
+        Outputs that outgrow what was expected go on growing; they are taken to be exponential, so that the age of a
+        resident request is, too. Half of the last block is empty.
+        """
+        expected, mean = self.expected_output_tokens, self.mean_output_tokens
+        return self.mean_prompt_tokens + expected + mean * math.exp(-expected / mean) + block_tokens / 2
+
+
+@dataclass(frozen=True, slots=True)
+class OperatingPoint:
+    """Where a placement settles under saturation.
+
+    Parameters
+    ----------
+    output_tokens_per_s
+        Output throughput; ``tokens_per_s`` counts prompts as well.
+    requests
+        Requests in flight.
+    round_trip_s, offered_round_trip_s
+        Mean time of a decode step under saturation, and under the offered load if that is less [s].
+    capacity
+        Tokens/s of each node, by its id, with the layers it holds.
+    """
+
+    output_tokens_per_s: float
+    tokens_per_s: float
+    requests: float
+    round_trip_s: float
+    offered_round_trip_s: float
+    capacity: CapacityTable
+
+
+class Station:
+    """A kind of node with some layers under a load; times in seconds."""
+
+    def __init__(
+        self, profile: NodeProfile, layers: int, kv_tokens: int, load: OperatingLoad, step_time: StepTime
+    ) -> None:
+        self._step_time = step_time
+        self._outputs = load.mean_output_tokens
+        self._spread = load.prompt_spread
+        self._context = load.mean_prompt_tokens + load.mean_output_tokens / 2
+        self._gather_ns = load.engine.gather_ns
+        self.token_budget = profile.limits[layers - 1].max_prefill_tokens
+        self.most_requests = load.kv_share * kv_tokens / load.resident_tokens(profile.block_tokens)
+        most = max(1.0, min(self.most_requests, profile.limits[layers - 1].max_decode_seqs))
+        self.most_batch = most
+        # What a prompt adds; where it shares a step with decoding sequences, these read the weights anyway.
+        pairs = load.prompt_spread * prefill_pairs(load.mean_prompt_tokens)
+        prompt = BatchShape(load.mean_prompt_tokens, pairs, 1, sampled=1)
+        beside = BatchShape()
+        if load.engine.shares_weight_reads:
+            beside = BatchShape(decode_seqs=most, decode_context=most * self._context, sampled=most)
+        self.prompt_s = (step_time.ns(prompt.joined(beside)) - step_time.ns(beside)) / NS_PER_S
+        self.most_steps_per_s = most / self.cycle_s(most)
+
+    def step_s(self, batch: float) -> float:
+        """Return the time of a batch of decode steps."""
+        return (self._step_time.decode_ns(batch, batch * self._context) + self._gather_ns) / NS_PER_S
+
+    def cycle_s(self, batch: float, steps: float | None = None) -> float:
+        """Return the time of a batch with the prompts that come with so many steps; None: as many as it has."""
+        return self.step_s(batch) + (batch if steps is None else steps) / self._outputs * self.prompt_s
+
+    def capacity(self, round_trip_s: float) -> float:
+        """Return the steps/s it passes if requests return after ``round_trip_s``."""
+        return min(self.most_requests / round_trip_s, self.most_steps_per_s)
+
+    def batch(self, steps_per_s: float) -> float:
+        """Return the decode steps in a batch: what arrives while the one before is computed."""
+        low, high = 1.0, self.most_batch
+        if steps_per_s * self.cycle_s(low) <= low or high <= low:
+            return low
+        for _ in range(_BATCH_HALVINGS):
+            middle = (low + high) / 2
+            low, high = (middle, high) if steps_per_s * self.cycle_s(middle) > middle else (low, middle)
+        return high
+
+    def visit_s(self, steps_per_s: float, caught: float) -> tuple[float, float]:
+        """Return the time a step spends here, and the probability that it leaves behind a prompt.
+
+        ``caught`` is the probability that it came behind one.
+        """
+        busy = min(1.0, steps_per_s / self._outputs * self.prompt_s)
+        behind_s = (
+            self._spread * self.prompt_s * (caught + (1 - caught) * busy / 2)
+        )  # half of the prompt is done, on average
+        own_share = 1 / self._outputs  # the first round trip of a request is its prompt
+        return self.step_s(self.batch(steps_per_s)) + behind_s + own_share * self.prompt_s, caught + (1 - caught) * busy
+
+
+def capacities(placement: Placement, tokens_per_s: Mapping[str, float]) -> CapacityTable:
+    """Return a table that knows each node with the layers it holds."""
+    return CapacityTable(
+        tables={
+            node: (0.0,) * (held.layers - 1) + (tokens_per_s[node],) for node, held in placement.ranges.items()
+        },
+        kinds={},
+    )  # fmt: skip
