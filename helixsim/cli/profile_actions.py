@@ -59,6 +59,9 @@ def _link_table() -> Table:
 
 def _model_table() -> Table:
     rows: list[tuple[str, ...]] = []
+    ids: dict[str, list[str]] = {}
+    for identity, name in catalog.hugging_face_ids().items():
+        ids.setdefault(name, []).append(identity)
     for name in catalog.model_names():
         model = catalog.load_model(name)
         total = model.weight_bytes_per_layer * model.num_layers + model.embedding_bytes
@@ -71,9 +74,11 @@ def _model_table() -> Table:
                 format_bytes(model.weight_bytes_per_layer),
                 format_bytes(model.kv_bytes_per_token_per_layer),
                 str(model.max_context_tokens),
+                ", ".join(ids.get(name, [])),
             )
         )
-    return ("name", "layers", "weights", "in", "per layer", "KV per token and layer", "context tokens"), rows
+    header = ("name", "layers", "weights", "in", "per layer", "KV per token and layer", "context tokens")
+    return (*header, "Hugging Face"), rows
 
 
 def _engine_table() -> Table:
@@ -162,7 +167,8 @@ def _facts(name: str, precision: str | None) -> dict[str, Any]:
         *engines.engine_names(),
         *compute_file.fitted_names(),
     )
-    raise DataError(unknown_name("profile", name, known))
+    hint = catalog.hugging_face_hint(name) if "/" in name else ""
+    raise DataError(f"{name}: no profile of that name{hint}" if hint else unknown_name("profile", name, known))
 
 
 def print_kinds(kinds: Sequence[FittedKind]) -> None:

@@ -118,7 +118,8 @@ def look_up(source: Source, registries: Registries) -> Choices:
             message = f"no such file: {shortened(str(file))}"
             if kind == "model" and _HUGGING_FACE_ID.fullmatch(name) and not name.endswith((".json", ".yaml", ".yml")):
                 ids = ", ".join(sorted(catalog.hugging_face_ids()))
-                message += f", and no Hugging Face id that helixsim has the figures of (known: {ids})"
+                hint = catalog.hugging_face_hint(name)
+                message += f", and no Hugging Face id that helixsim has the figures of{hint} (known: {ids})"
             choices.problems.append(source.problem(path, message))
     _choose(source, ("workload", "lengths"), lengths.get, choices)
     for number in _entries(source, ("systems",)):

@@ -63,6 +63,14 @@ def hugging_face_ids() -> Mapping[str, str]:
     return _aliases().hugging_face
 
 
+def hugging_face_hint(name: str) -> str:
+    """Return a suggestion of ids that differ from ``name`` in case, punctuation or owner alone, or an empty text."""
+    ids = sorted(hugging_face_ids())
+    meant = [one for one in ids if letters(one) == letters(name)]
+    meant = meant or [one for one in ids if letters(one.rpartition("/")[2]) == letters(name.rpartition("/")[2])]
+    return f"; did you mean {' or '.join(map(repr, meant))}?" if meant else ""
+
+
 def link_names() -> tuple[str, ...]:
     """Return the names of the link classes in ``profiles/links``."""
     return _names("links")
@@ -174,7 +182,8 @@ def _find(folder: str, kind: str, name: str) -> Path:
         if path.is_dir() and folder == "models":
             path = path / "config.json"
         if not path.is_file():
-            raise DataError(f"{path}: no such file (asked for as a {kind} profile)")
+            hint = hugging_face_hint(name) if folder == "models" else ""
+            raise DataError(f"{path}: no such file (asked for as a {kind} profile){hint}")
         return path
     known = _names(folder)
     if name not in known:

@@ -83,6 +83,16 @@ def test_list_tells_measured_cards_from_assumed_ones(capsys) -> None:
     assert basis["t4"] == "partly measured"
 
 
+def test_models_go_by_their_hugging_face_ids(capsys) -> None:
+    for identity, name in catalog.hugging_face_ids().items():
+        assert _run("show", identity, "--json") == 0
+        assert json.loads(capsys.readouterr().out)["name"] == name
+    assert _run("list", "models") == 0
+    assert "Qwen/Qwen3-32B" in capsys.readouterr().out
+    with pytest.raises(DataError, match="did you mean 'Qwen/Qwen3-32B'"):
+        _run("show", "qwen/qwen3-32b")
+
+
 def test_show_suggests(capsys) -> None:
     with pytest.raises(DataError, match="did you mean 'llama-2-70b/t4x4'"):
         _run("show", "LLaMA-2-70B/T4x4")

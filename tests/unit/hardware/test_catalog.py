@@ -83,6 +83,20 @@ def test_a_hugging_face_id_is_the_profile_unless_there_is_a_folder_of_that_name(
         catalog.load_model("Qwen/Qwen3-33B")
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("qwen/qwen3-32b", "'Qwen/Qwen3-32B'"),
+        ("unsloth/Llama-3.1-8B-Instruct", "'meta-llama/Llama-3.1-8B-Instruct'"),
+        ("zai-org/GLM-4.5-air", "'zai-org/GLM-4.5-Air'"),
+    ],
+)
+def test_an_id_of_another_owner_or_case_is_suggested_and_not_taken(written: str, meant: str) -> None:
+    with pytest.raises(DataError, match=f"no such file.*did you mean {meant}"):
+        catalog.load_model(written)
+    assert catalog.hugging_face_hint("Qwen/Qwen3-33B") == ""
+
+
 def test_weights_are_rounded_up_tensor_by_tensor() -> None:
     # qkv 253.5 -> 254, o 84.5 -> 86, gate and up 455 -> 456, down 227.5 -> 228 MiB
     assert catalog.load_model("llama-1-30b").weight_bytes_per_layer == (254 + 86 + 456 + 228) * MIB
