@@ -135,9 +135,10 @@ class Stage:
         reference = replica.reference
         profile, self.range = reference.fleet.profile(node.id), node.range
         self.replica, self.node, self.start, self.is_first = replica, node, start, is_first
-        self.law = StepTime(profile.compute, reference.inputs.engine, node.range, reference.inputs.placement.num_layers)
-        self.blocks = reference.fleet.kv_blocks(node.id, node.range)
         self.limits = profile.limits[node.range.layers - 1]
+        layers = reference.inputs.placement.num_layers
+        self.law = StepTime(profile.compute, reference.inputs.engine, node.range, layers, self.limits.graph_sizes)
+        self.blocks = reference.fleet.kv_blocks(node.id, node.range)
         self.most = reference.fleet.cluster.node(node.id).max_requests
         self.waiting, self.step = [], None
         self.following = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from helixsim.config.schema import ExperimentSection
@@ -44,16 +44,12 @@ _OF_SCHEDULERS = {
     "enable_chunked_prefill": "chunks_prompts",
     "scheduling_policy": "scheduling_policy",
     "enable_prefix_caching": "caches_prefixes",
-    "async_scheduling": "schedules_ahead",
 }
 """Keys of ``engine`` that only engines with a scheduler of their own have -> fields of ``EngineSpec``."""
 
 
-_NOT_SIMULATED: tuple[tuple[str, Callable[[EngineSpec], bool]], ...] = (
-    ("scheduling_policy", lambda engine: engine.scheduling_policy == "priority"),
-    ("speculative", lambda engine: engine.speculation is not None),
-)
-"""What an experiment may state but the simulation does not do: refused, as it would have no effect."""
+_NOT_SIMULATED = ("speculative",)
+"""Keys of ``engine`` that the simulation does not follow: refused, as they would have no effect."""
 
 
 def check_engine(section: ExperimentSection, engine: EngineSpec, source: Source) -> Iterator[Problem]:
@@ -71,8 +67,8 @@ def check_engine(section: ExperimentSection, engine: EngineSpec, source: Source)
         if engine.speculation is not None:
             message = f"needs an engine with return: engine (here {engine.name} with return: coordinator)"
             yield source.problem(("engine", "speculative"), message)
-    for key, is_chosen in _NOT_SIMULATED:
-        if is_chosen(engine):
+    for key in _NOT_SIMULATED:
+        if getattr(own, key) is not None:
             yield source.problem(("engine", key), f"{key} is not simulated yet")
     if engine.long_prefill_token_threshold and not engine.chunks_prompts:
         message = f"{engine.long_prefill_token_threshold} has no effect without enable_chunked_prefill: true"

@@ -17,9 +17,10 @@ from typing import Annotated, Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
+from helixsim.config.engine_schema import DEFAULT_ENGINE
 from helixsim.config.schema import DEFAULT_BATCHING, DEFAULT_ROUTING
 from helixsim.config.source import SHORTHANDS, Source, is_file, is_folder
-from helixsim.errors import ConfigError, Problem, shortened, unknown_name
+from helixsim.errors import ConfigError, DataError, Problem, shortened, unknown_name
 from helixsim.hardware import catalog, engines, formats
 from helixsim.plugins import BOUNDS, UncheckedOptions
 from helixsim.validation import problems_of
@@ -122,15 +123,29 @@ def look_up(source: Source, registries: Registries) -> Choices:
                 message += f", and no Hugging Face id that helixsim has the figures of{hint} (known: {ids})"
             choices.problems.append(source.problem(path, message))
     _choose(source, ("workload", "lengths"), lengths.get, choices)
+    batching = _batching_of_engine(source)
     for number in _entries(source, ("systems",)):
         for key, registry, default in (
             ("placement", registries.placement, None),
             ("routing", registries.routing, DEFAULT_ROUTING),
-            ("batching", registries.batching, DEFAULT_BATCHING),
+            ("batching", registries.batching, batching),
         ):
             get = partial(registry.get, beside=source.path.parent, imports=registries.imports)
             _choose(source, ("systems", number, key), get, choices, default, partial(registries.path_of, key))
     return choices
+
+
+def _batching_of_engine(source: Source) -> str:
+    """Return the batching policy of systems that state none; faults of the engine are found elsewhere."""
+    engine = _at(source.data, ("engine",))
+    name = _at(engine, ("name",)) if isinstance(engine, dict) else engine
+    name = DEFAULT_ENGINE if name is None else name
+    if not isinstance(name, str):
+        return DEFAULT_BATCHING
+    try:
+        return engines.load_engine(source.file(("engine", "name"), name) if is_file_name(name) else name).batching
+    except DataError:
+        return DEFAULT_BATCHING
 
 
 def is_file_name(name: str) -> bool:

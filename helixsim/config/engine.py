@@ -24,7 +24,6 @@ _SPEC_FIELDS = {
     "long_prefill_token_threshold": "long_prefill_token_threshold",
     "scheduling_policy": "scheduling_policy",
     "enable_prefix_caching": "caches_prefixes",
-    "async_scheduling": "schedules_ahead",
 }
 """Key of the section -> field of ``EngineSpec`` with the same values."""
 

@@ -10,6 +10,8 @@ from helixsim.config.fields import Latency, Share, or_text
 from helixsim.domain.speculation import Speculation
 from helixsim.validation import Count, Section
 
+DEFAULT_ENGINE = "ideal"
+
 Rate01 = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -65,7 +67,8 @@ class EngineSection(Section):
         return {"name": value} if isinstance(value, str) else value
 
     name: str = Field(
-        "ideal", description="Engine profile: a name of `helixsim profile list engines`, or the path of a YAML file."
+        DEFAULT_ENGINE,
+        description="Engine profile: a name of `helixsim profile list engines`, or the path of a YAML file.",
     )
     gpu_memory_utilization: Share | None = Field(
         None, description="Share of usable GPU memory for weights and KV cache (default: the profile's)."
@@ -100,9 +103,6 @@ class EngineSection(Section):
     )
     enable_prefix_caching: bool | None = Field(
         None, description="Whether KV blocks are kept and shared by prompts that begin alike (default: the profile's)."
-    )
-    async_scheduling: bool | None = Field(
-        None, description="Whether the host prepares a step while the GPU computes (default: the profile's)."
     )
     speculative: SpeculativeSection | None = Field(None, description="Speculative decoding (default: none).")
     cuda_graph_sizes: list[Count] | None = Field(

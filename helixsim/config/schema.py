@@ -189,7 +189,8 @@ class SystemSection(Section):
     )
     batching: BatchingChoice = Field(
         BatchingChoice(policy=DEFAULT_BATCHING),
-        description="Batching policy, or a mapping of `policy` and options.",
+        description="Batching policy, or a mapping of `policy` and options (default: the engine's, `prefill_first` for "
+        "`sglang`, `vllm-0.4` and `helix-vllm-0.4`).",
     )
     kv: KvSection = Field(KvSection(), description="Values that override those of the experiment's `kv`.")
     nodes: list[NodeOverrideSection] = Field([], description="Limits of nodes in this system.")

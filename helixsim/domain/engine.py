@@ -51,9 +51,6 @@ class EngineSpec:
         Order of waiting requests: ``fcfs``, or ``priority`` (lowest value first, then arrival).
     caches_prefixes
         KV blocks of finished requests stay until their memory is needed, and prompts that begin alike share them.
-    schedules_ahead
-        The host prepares the next step while the GPU computes (asynchronous scheduling): a step takes the longer of
-        both rather than their sum.
     pads_prompts
         Steps with prompt tokens are padded to the sizes of CUDA graphs, too, not only those of decode steps alone.
     speculation
@@ -77,7 +74,6 @@ class EngineSpec:
     long_prefill_token_threshold: int = 0
     scheduling_policy: Literal["fcfs", "priority"] = "fcfs"
     caches_prefixes: bool = False
-    schedules_ahead: bool = False
     pads_prompts: bool = False
     speculation: Speculation | None = None
 

@@ -6,6 +6,7 @@ point and the bounds of fleet searches share it.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -88,14 +89,24 @@ class StepTime:
         Layers of the node.
     num_layers
         Layers of the model.
+    graph_sizes
+        Numbers of tokens that CUDA graphs exist for, in order (``BatchLimits.graph_sizes``): the products of a step are
+        padded to the next one. Attention, output head and the host's time are those of the step itself.
     """
 
     __slots__ = ("_batch_ns", "_copy_ns", "_from", "_head", "_held", "_kinds", "_sequence_ns")
 
-    def __init__(self, compute: ComputeProfile, engine: EngineSpec, held: LayerRange, num_layers: int) -> None:
+    def __init__(
+        self,
+        compute: ComputeProfile,
+        engine: EngineSpec,
+        held: LayerRange,
+        num_layers: int,
+        graph_sizes: Sequence[int] = (),
+    ) -> None:
         self._held = held
         times = compute.layer_times(held)
-        terms = {key: _LayerTerms(one, engine) for key, one in {id(one): one for one in times}.items()}
+        terms = {key: _LayerTerms(one, engine, graph_sizes) for key, one in {id(one): one for one in times}.items()}
         self._kinds = [terms[id(one)] for one in times]
         self._from: dict[int, list[tuple[int, _LayerTerms]]] = {}
         self._head = compute.head if engine.has_output_head and held.end == num_layers else None
@@ -182,13 +193,15 @@ class _LayerTerms:
         "_index_ns",
         "_known_ns",
         "_reference",
+        "_sizes",
         "_times",
         "_window",
         "has_pairs",
     )
 
-    def __init__(self, times: LayerTimes, engine: EngineSpec) -> None:
+    def __init__(self, times: LayerTimes, engine: EngineSpec, graph_sizes: Sequence[int]) -> None:
         self._times = times
+        self._sizes = graph_sizes
         self._engine = engine
         self._context_ns = times.decode_context_ns_per_token
         self._reference = times.reference_context_tokens
@@ -257,10 +270,21 @@ class _LayerTerms:
     def _known_work_ns(self, prompt: float, seqs: float) -> float:
         known = self._known_ns.get((prompt, seqs))
         if known is None:
-            known = self._work_ns(prompt, seqs)
+            known = self._padded_work_ns(prompt, seqs)
             if len(self._known_ns) < _MOST_KNOWN:
                 self._known_ns[prompt, seqs] = known
         return known
+
+    def _padded_work_ns(self, prompt: float, seqs: float) -> float:
+        """Return the time of the products of a step that is padded to the size of a CUDA graph [ns]."""
+        sizes, tokens = self._sizes, prompt + seqs
+        if not sizes or tokens > sizes[-1] or (prompt and not self._engine.pads_prompts):
+            return self._work_ns(prompt, seqs)
+        padding = sizes[bisect_left(sizes, tokens)] - tokens
+        if not seqs:
+            return self._work_ns(prompt + padding, 0)
+        # What is padded has no context, of which the time of a sequence has some where it was measured with it.
+        return self._work_ns(prompt, seqs + padding) - self._context_ns * (self._reference * padding)
 
     def _work_ns(self, prompt: float, seqs: float) -> float:
         times, launch = self._times, self._engine.layer_launch_ns

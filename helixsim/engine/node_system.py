@@ -60,11 +60,12 @@ class NodeSystem:
     def _worker(self, node_id: str, held: LayerRange) -> Worker:
         inputs = self.inputs
         profile, policy = inputs.fleet.profile(node_id), inputs.policy
+        limits = profile.limits[held.layers - 1]
         return Worker(
             node_id,
             held,
-            StepTime(profile.compute, inputs.engine, held, inputs.placement.num_layers),
-            profile.limits[held.layers - 1],
+            StepTime(profile.compute, inputs.engine, held, inputs.placement.num_layers, limits.graph_sizes),
+            limits,
             inputs.batching,
             self.kernel,
             policy.observe if isinstance(policy, HopObserver) else None,

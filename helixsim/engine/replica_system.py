@@ -92,7 +92,9 @@ class ReplicaSystem:
         stages = []
         for position, node_id in enumerate(ids):
             held = placement.ranges[node_id]
-            time = StepTime(fleet.profile(node_id).compute, engine, held, placement.num_layers)
+            profile = fleet.profile(node_id)
+            sizes = profile.limits[held.layers - 1].graph_sizes
+            time = StepTime(profile.compute, engine, held, placement.num_layers, sizes)
             stages.append(Stage(self.kernel, position, node_id, held, time))
         self._stage_of.update(zip(ids, stages, strict=True))
         return Replica(

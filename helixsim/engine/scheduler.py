@@ -5,6 +5,7 @@ The rules are those of vLLM V1, with the variants of other engines as options (d
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import deque
 from dataclasses import dataclass
 
@@ -109,11 +110,8 @@ class Scheduler:
             else:
                 waiting.append(sequence)
             return
-        own = sequence.request.priority
-        at = 0
-        while at < len(waiting) and (waiting[at].request.priority, is_first) < (own, False):
-            at += 1
-        waiting.insert(at, sequence)
+        place = bisect_left if is_first else bisect_right
+        waiting.insert(place(waiting, sequence.request.priority, key=_priority), sequence)
 
     def leave(self, sequence: Sequence, computed_tokens: int, now_ns: int) -> None:
         """Take a sequence that is in no step off the replica, with all the blocks of its computed tokens.
@@ -330,3 +328,7 @@ class Scheduler:
         tokens, sampled = sum([count for _, count in chunks]), decodes.count + len(ending)
         shape = BatchShape(tokens, pairs, len(chunks), decodes.count, decodes.context, sampled)
         return Plan(decodes, chunks, ending, shape)
+
+
+def _priority(sequence: Sequence) -> int:
+    return sequence.request.priority

@@ -22,6 +22,7 @@ OVERHEADS = ("gather", "batch_overhead", "sequence_overhead", "layer_launch", "m
 
 Transfers = Literal["batch", "request"]
 MixedBatches = Literal["separate", "shared"]
+Batching = Literal["continuous", "prefill_first"]
 Overhead = Annotated[float, base_unit("time", zero=True)]
 
 _FORMER = {"watermark": "min_free_share", "memory_fraction": "gpu_memory_utilization"}
@@ -50,8 +51,8 @@ class EngineSources(Section):
     long_prefill_token_threshold: Words = NOT_STATED
     scheduling_policy: Words = NOT_STATED
     enable_prefix_caching: Words = NOT_STATED
-    async_scheduling: Words = NOT_STATED
     cuda_graph_sizes: Words = NOT_STATED
+    batching: Words = NOT_STATED
     transfers: Words
     mixed_batches: Words
     returns: Words = Field(NOT_STATED, alias="return")
@@ -69,7 +70,7 @@ class EngineSources(Section):
 FIGURES = tuple(EngineSources.keys())
 """Everything an engine file states, each with its source."""
 
-NOT_OF_EXPERIMENTS = ("version", "max_num_batched_tokens", "max_num_seqs", "cuda_graph_sizes")
+NOT_OF_EXPERIMENTS = ("version", "batching", "max_num_batched_tokens", "max_num_seqs", "cuda_graph_sizes")
 """Figures that a resolved experiment leaves to the engine's file, unless it states them: some differ between GPUs."""
 
 
@@ -86,8 +87,8 @@ class EngineFile(Section):
     long_prefill_token_threshold: Annotated[int, Field(ge=0, le=10**9)] = 0
     scheduling_policy: Scheduling = "fcfs"
     enable_prefix_caching: bool = False
-    async_scheduling: bool = False
     cuda_graph_sizes: CudaGraphs | None = None
+    batching: Batching = "continuous"
     transfers: Transfers
     mixed_batches: MixedBatches
     returns: Returns = Field("coordinator", alias="return")
@@ -113,6 +114,8 @@ class EngineProfile:
         Share of usable GPU memory for weights and KV cache.
     block_tokens
         Tokens of one KV block.
+    batching
+        Batching policy of systems that state none.
     transfers
         What travels as one message: a ``batch`` or a ``request``.
     steps
@@ -125,6 +128,7 @@ class EngineProfile:
     gpu_memory_utilization: float
     block_tokens: int
     transfers: str
+    batching: str = "continuous"
     steps: StepDefaults = AS_MEASURED
     sources: tuple[tuple[str, str], ...] = ()
 
@@ -141,8 +145,8 @@ class EngineProfile:
             "long_prefill_token_threshold": spec.long_prefill_token_threshold,
             "scheduling_policy": spec.scheduling_policy,
             "enable_prefix_caching": spec.caches_prefixes,
-            "async_scheduling": spec.schedules_ahead,
             "cuda_graph_sizes": None if steps.cuda_graph_sizes is None else steps.cuda_graph_sizes.plain(),
+            "batching": self.batching,
             "transfers": self.transfers,
             "mixed_batches": get_args(MixedBatches)[spec.shares_weight_reads],
             "return": "engine" if spec.loops_inside else "coordinator",
@@ -191,7 +195,6 @@ def load_engine(name: str | Path) -> EngineProfile:
             long_prefill_token_threshold=file.long_prefill_token_threshold,
             scheduling_policy=file.scheduling_policy,
             caches_prefixes=file.enable_prefix_caching,
-            schedules_ahead=file.async_scheduling,
             pads_prompts=file.cuda_graph_sizes is not None and file.cuda_graph_sizes.prompts,
             min_free_share=file.min_free_share,
             **overheads,
@@ -199,6 +202,7 @@ def load_engine(name: str | Path) -> EngineProfile:
         gpu_memory_utilization=file.gpu_memory_utilization,
         block_tokens=file.block_tokens,
         transfers=file.transfers,
+        batching=file.batching,
         steps=StepDefaults(
             max_num_batched_tokens=file.max_num_batched_tokens,
             max_num_seqs=file.max_num_seqs,

@@ -60,7 +60,9 @@ class FakeRegistry:
 
 
 REGISTRIES = Registries(
-    FakeRegistry("helix", "swarm", "petals"), FakeRegistry("flow_weighted", "random"), FakeRegistry("continuous")
+    FakeRegistry("helix", "swarm", "petals"),
+    FakeRegistry("flow_weighted", "random"),
+    FakeRegistry("continuous", "prefill_first"),
 )
 
 SOUND = {

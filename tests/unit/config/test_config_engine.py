@@ -91,15 +91,15 @@ def test_limits_of_an_engine_are_those_of_each_gpu_unless_stated(sound, load):
 
 def test_keys_of_the_scheduler_reach_the_engine(sound, load):
     plain = load(sound | {"engine": "vllm-1"}).engine
-    assert (plain.chunks_prompts, plain.caches_prefixes, plain.schedules_ahead) == (True, True, True)
+    assert (plain.chunks_prompts, plain.caches_prefixes) == (True, True)
     assert (plain.scheduling_policy, plain.long_prefill_token_threshold, plain.admission) == ("fcfs", 0, "prompt")
     own = load(
-        sound | {"engine": "vllm-1"}, "engine.long_prefill_token_threshold=512",
-        "engine.enable_prefix_caching=false", "engine.async_scheduling=false",
+        sound | {"engine": "vllm-1"}, "engine.scheduling_policy=priority", "engine.long_prefill_token_threshold=512",
+        "engine.enable_prefix_caching=false",
     ).engine  # fmt: skip
+    assert own.scheduling_policy == "priority"
     assert own.long_prefill_token_threshold == 512
     assert not own.caches_prefixes
-    assert not own.schedules_ahead
 
 
 @pytest.mark.parametrize("name", ["vllm-1", "sglang", "trtllm", "vllm-0.4"])
@@ -201,3 +201,13 @@ def test_faulty_speculation_is_refused(sound, faults, keys, said):
     found = faults(sound | {"engine": {"name": "vllm-1", "speculative": keys}})
     assert any(said in problem.message for problem in found)
     assert all(problem.path.startswith("engine.speculative") for problem in found)
+
+
+def test_systems_batch_as_their_engine_does_unless_they_state_otherwise(sound, load):
+    sound["workload"]["limits"] = {"max_prompt_tokens": 2048, "max_output_tokens": 1024}
+    for name, policy in (("vllm-1", "continuous"), ("sglang", "prefill_first"), ("helix-vllm-0.4", "prefill_first")):
+        assert [system.batching for system in load(sound | {"engine": name}).systems] == [policy] * 2
+    sound["systems"][0]["batching"] = "continuous"
+    found = load(sound | {"engine": {"name": "sglang"}}).systems
+    assert [system.batching for system in found] == ["continuous", "prefill_first"]
+    assert load(sound).systems[1].batching == "continuous"

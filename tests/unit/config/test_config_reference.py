@@ -26,7 +26,7 @@ def test_every_key_is_described_and_in_the_reference(registries):
 
 
 def test_options_are_in_the_reference_with_default_and_meaning(registries):
-    (entry,) = reference.entries(registries.batching)
+    entry, _ = reference.entries(registries.batching)
     assert [option.name for option in entry.options] == ["depth", "share", "file", "kinds"]
     assert (entry.options[1].default, entry.options[1].meaning) == ("0.5", "Said of both.")
     assert "| `share` | number | `0.5` | Said of both. |" in reference.markdown(registries)

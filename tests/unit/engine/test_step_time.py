@@ -126,3 +126,28 @@ def test_a_series_of_steps_equals_each_to_the_last_bit(compute, hybrid):
         series = one.decode_ns_series(7, 300, 200)
         assert series.tolist() == [one.decode_ns(7, 300 + 7 * step) for step in range(200)]
         assert (np.diff(series) >= 0).all()
+
+
+def test_products_are_padded_to_the_next_size_and_nothing_else():
+    """Contexts, the head, copies and the host's time are those of the sequences that are there."""
+    sizes, host = (4, 8, 16), {"sequence_overhead_ns": 5, "batch_overhead_ns": 3, "has_output_head": True}
+    padded = StepTime(CONTEXT, EngineSpec(**host), FIRST, 1, sizes)
+    plain = step_time(CONTEXT, **host)
+    products = step_time(replace(CONTEXT, decode_context_ns_per_token=0.0, head=None))
+    for seqs in range(1, 30):
+        to = next((size for size in sizes if size >= seqs), seqs)
+        more = products.decode_ns(to, 0) - products.decode_ns(seqs, 0) - 3.0 * (to - seqs)
+        more -= 0.25 * 8 * (to - seqs)  # the context that a measured sequence has
+        assert padded.decode_ns(seqs, 400) == pytest.approx(plain.decode_ns(seqs, 400) + more)
+    assert list(padded.decode_ns_series(5, 300, 4)) == [padded.decode_ns(5, 300 + 5 * step) for step in range(4)]
+
+
+def test_steps_with_prompts_are_padded_where_the_engine_does_so():
+    sizes, mixed = (128,), {"shares_weight_reads": True}
+    plain = step_time(**mixed)
+    assert StepTime(COMPUTE, EngineSpec(**mixed), FIRST, 1, sizes).ns(BOTH) == plain.ns(BOTH)
+    padded = StepTime(COMPUTE, EngineSpec(pads_prompts=True, **mixed), FIRST, 1, sizes)
+    assert padded.ns(BOTH) == plain.ns(BatchShape(100, 5000, 1, 28, 400, 10))
+    assert padded.ns(PROMPT) == plain.ns(BatchShape(128, 5000, 1, 0, 0, 1))
+    beyond = BatchShape(129, 5000, 1, 0, 0, 1)
+    assert padded.ns(beyond) == plain.ns(beyond)
