@@ -107,6 +107,7 @@ def _finish(
     for path in (args.out, args.engine_out):
         if path is not None and path.exists() and not args.force:
             raise ConfigError(f"{path} exists; --force replaces it")
+    all_rows, rows = rows, fit_steps.spread(rows)
     fit = None
     if memory is None or len(rows) >= fit_steps.LEAST_ROWS:
         with console.progress("fit", quiet=args.quiet) as advance:
@@ -119,8 +120,10 @@ def _finish(
                         f"{_reasons(left_out)}")  # fmt: skip
     _write(args, base, fit, memory)
     if args.json:
-        print(json.dumps(_document(fit, memory, left_out), indent=2))
+        print(json.dumps(_document(fit, memory, len(all_rows), left_out), indent=2))
     else:
+        if len(rows) < len(all_rows):
+            print(f"{len(rows)} of {len(all_rows)} rows are fitted, evenly spread\n")
         print("\n\n".join(_texts(args, fit, memory, len(rows), left_out)))
     return ExitCode.OK
 
@@ -144,7 +147,9 @@ def _write_file(path: Path, content: Mapping[str, Any]) -> None:
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
 
 
-def _document(fit: StepFit | None, memory: MemoryFit | None, left_out: Mapping[str, int]) -> dict[str, Any]:
+def _document(
+    fit: StepFit | None, memory: MemoryFit | None, measured: int, left_out: Mapping[str, int]
+) -> dict[str, Any]:
     return {
         "memory": None if memory is None else asdict(memory),
         "improves": fit is not None and fit.improves,
@@ -153,6 +158,7 @@ def _document(fit: StepFit | None, memory: MemoryFit | None, left_out: Mapping[s
             name: [] if fit is None else [asdict(errors) for errors in getattr(fit, name)]
             for name in ("before", "after", "left_out")
         },
+        "rows": {"measured": measured, "fitted": 0 if fit is None else sum(errors.rows for errors in fit.after)},
         "windows_left_out": dict(left_out),
     }
 

@@ -30,7 +30,9 @@ Floats = NDArray[np.float64]
 
 SHARES = ("compute_efficiency", "bandwidth_efficiency")
 
-LEAST_ROWS = 4
+LEAST_ROWS, MOST_ROWS = 4, 400
+"""Of more rows than ``MOST_ROWS``, as many, evenly spread, are fitted: a log of a day has 8640 windows."""
+
 FOLDS = 5
 _ITERATIONS, _STEP, _ENOUGH = 30, 1e-3, 1e-4
 _TOLERANCE = 1.0
@@ -148,6 +150,13 @@ def fit_steps(
         left_out=tuple(left_out),
         improves=bool(np.abs(judged).mean() < np.abs(before).mean()),
     )
+
+
+def spread(rows: Sequence[StepRow]) -> Sequence[StepRow]:
+    """Return at most ``MOST_ROWS`` of the rows, evenly spread."""
+    if len(rows) <= MOST_ROWS:
+        return rows
+    return [rows[round(index)] for index in np.linspace(0, len(rows) - 1, MOST_ROWS)]
 
 
 class _Problem:

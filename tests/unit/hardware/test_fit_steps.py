@@ -12,7 +12,7 @@ from helixsim.domain.placement import LayerRange
 from helixsim.domain.step_time import BatchShape, StepTime
 from helixsim.errors import DataError
 from helixsim.hardware import catalog, engines
-from helixsim.hardware.fit_steps import FittedTerm, StepFit, fit_steps
+from helixsim.hardware.fit_steps import MOST_ROWS, FittedTerm, StepFit, fit_steps, spread
 from helixsim.hardware.roofline import roofline
 from helixsim.hardware.step_rows import StepRow, decoding, prompts
 
@@ -117,3 +117,11 @@ def test_too_few_rows() -> None:
     with pytest.raises(DataError, match="at least 4 measured steps, got 3"):
         fit_steps(measured(DECODE[:3]), MODEL, GPU, 1, ENGINE)
     assert not fit_steps(measured(DECODE[:6]), MODEL, GPU, 1, ENGINE).left_out
+
+
+def test_of_many_rows_some_are_fitted_from_the_first_to_the_last() -> None:
+    rows = [StepRow("decode", ((1, DECODE[0]),), 1.0 + index) for index in range(10 * MOST_ROWS)]
+    some = [row.seconds for row in spread(rows)]
+    assert len(some) == len(set(some)) == MOST_ROWS
+    assert (some[0], some[-1]) == (rows[0].seconds, rows[-1].seconds)
+    assert spread(rows[:MOST_ROWS]) == rows[:MOST_ROWS]
