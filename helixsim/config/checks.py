@@ -48,10 +48,6 @@ _OF_SCHEDULERS = {
 """Keys of ``engine`` that only engines with a scheduler of their own have -> fields of ``EngineSpec``."""
 
 
-_NOT_SIMULATED = ("speculative",)
-"""Keys of ``engine`` that the simulation does not follow: refused, as they would have no effect."""
-
-
 def check_engine(section: ExperimentSection, engine: EngineSpec, source: Source) -> Iterator[Problem]:
     """Check the keys of the engine against each other."""
     own = section.engine
@@ -67,9 +63,6 @@ def check_engine(section: ExperimentSection, engine: EngineSpec, source: Source)
         if engine.speculation is not None:
             message = f"needs an engine with return: engine (here {engine.name} with return: coordinator)"
             yield source.problem(("engine", "speculative"), message)
-    for key in _NOT_SIMULATED:
-        if getattr(own, key) is not None:
-            yield source.problem(("engine", key), f"{key} is not simulated yet")
     if engine.long_prefill_token_threshold and not engine.chunks_prompts:
         message = f"{engine.long_prefill_token_threshold} has no effect without enable_chunked_prefill: true"
         yield source.problem(("engine", "long_prefill_token_threshold"), message)

@@ -99,15 +99,21 @@ class LayerTimes:
     index_ns_per_pair: float = 0.0
     attention: AttentionTable | None = None
 
-    def mixed_ns(self, prompt_tokens: float, seqs: float) -> float:
+    def mixed_ns(self, prompt_tokens: float, seqs: float, drafts: float = 0) -> float:
         """Return the time for prompts and decode steps that pass the layer together [ns].
 
-        Weights are read once for both. Without context terms.
+        Weights are read once for both. Without context terms. ``drafts`` are the tokens that the sequences verify in
+        all: they add work, and read the same keys and values.
         """
         prefill, decode = self.prefill(prompt_tokens), self.decode(seqs)
+        work = self.token_work
+        if drafts:
+            if work is None:
+                shared = min(self.prefill(1), decode) if prompt_tokens else 0.0
+                return prefill + self.decode(seqs + drafts) - shared
+            return prefill - work(prompt_tokens) + decode - work(seqs) + work(prompt_tokens + seqs + drafts)
         if not prompt_tokens or not seqs:
             return prefill + decode
-        work = self.token_work
         if work is None:
             return prefill + decode - min(self.prefill(1), decode)
         return prefill - work(prompt_tokens) + decode - work(seqs) + work(prompt_tokens + seqs)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -78,6 +79,7 @@ class StepTime:
 
     A step takes, for each layer, the products of all tokens and the attention of its prompts and decode steps; on the
     node with the last layer, output head and sampler for the sequences that get a token; and the engine's own time.
+    With speculative decoding, the products and the head of the draft tokens as well, and the time to make them.
 
     Parameters
     ----------
@@ -94,7 +96,18 @@ class StepTime:
         padded to the next one. Attention, output head and the host's time are those of the step itself.
     """
 
-    __slots__ = ("_batch_ns", "_copy_ns", "_from", "_head", "_held", "_kinds", "_sequence_ns")
+    __slots__ = (
+        "_batch_ns",
+        "_copy_ns",
+        "_draft_share",
+        "_drafter",
+        "_drafts",
+        "_from",
+        "_head",
+        "_held",
+        "_kinds",
+        "_sequence_ns",
+    )
 
     def __init__(
         self,
@@ -113,6 +126,12 @@ class StepTime:
         self._copy_ns = compute.activation_copy_ns_per_token if engine.copies_activations else 0.0
         self._batch_ns = engine.batch_overhead_ns
         self._sequence_ns = engine.sequence_overhead_ns
+        self._drafts = _drafts(engine)
+        self._draft_share = 0.0
+        self._drafter: StepTime | None = None
+        if engine.speculation is not None and engine.speculation.draft_cost:
+            self._draft_share = engine.speculation.draft_cost * engine.speculation.k
+            self._drafter = StepTime(compute, replace(engine, speculation=None), held, num_layers)
 
     def ns(self, shape: BatchShape, start: int | None = None) -> float:
         """Return the time of a step [ns], whose requests enter at layer ``start`` (None: the first one held)."""
@@ -129,7 +148,9 @@ class StepTime:
         for count, terms in self._layers(self._held.start if start is None else start):
             layers_ns += count * terms.layer_ns(0, seqs, context)
         if self._head is not None:
-            layers_ns += self._head(seqs)
+            layers_ns += self._head(seqs + self._drafts * seqs)
+        if self._drafter is not None:
+            layers_ns += self._draft_share * self._drafter.decode_ns(seqs, context)
         return layers_ns + self._copy_ns * seqs + (self._batch_ns + self._sequence_ns * seqs)
 
     def ns_of_entries(self, entries: Sequence[tuple[int, BatchShape]]) -> float:
@@ -158,12 +179,16 @@ class StepTime:
         for count, terms in self._layers(self._held.start):
             total += count * terms.decode_ns_series(seqs, contexts)
         if self._head is not None:
-            total += self._head(seqs)
+            total += self._head(seqs + self._drafts * seqs)
+        if self._drafter is not None:
+            total += self._draft_share * self._drafter.decode_ns_series(seqs, context, steps)
         return total + self._copy_ns * seqs + self._own_ns(seqs)
 
     def _whole_ns(self, layers_ns: float, shape: BatchShape) -> float:
         if self._head is not None and shape.sampled:
-            layers_ns += self._head(shape.sampled)
+            layers_ns += self._head(shape.sampled + self._drafts * shape.decode_seqs)
+        if self._drafter is not None and shape.decode_seqs:
+            layers_ns += self._draft_share * self._drafter.decode_ns(shape.decode_seqs, shape.decode_context)
         tokens, seqs = shape.prefill_tokens + shape.decode_seqs, shape.prefill_seqs + shape.decode_seqs
         return layers_ns + self._copy_ns * tokens + self._own_ns(seqs)
 
@@ -181,6 +206,11 @@ def _counted(kinds: Sequence[_LayerTerms]) -> list[tuple[int, _LayerTerms]]:
     return [(count, terms) for terms, count in Counter(kinds).items()]
 
 
+def _drafts(engine: EngineSpec) -> int:
+    """Return the draft tokens that each decoding sequence verifies in a step."""
+    return 0 if engine.speculation is None else engine.speculation.k
+
+
 class _LayerTerms:
     """Time of one layer under an engine, with what was computed before."""
 
@@ -188,6 +218,7 @@ class _LayerTerms:
         "_attention",
         "_context_ns",
         "_curves",
+        "_drafts",
         "_engine",
         "_floor_ns",
         "_index_ns",
@@ -203,6 +234,7 @@ class _LayerTerms:
         self._times = times
         self._sizes = graph_sizes
         self._engine = engine
+        self._drafts = _drafts(engine)
         self._context_ns = times.decode_context_ns_per_token
         self._reference = times.reference_context_tokens
         self._window = times.window_tokens
@@ -289,8 +321,8 @@ class _LayerTerms:
     def _work_ns(self, prompt: float, seqs: float) -> float:
         times, launch = self._times, self._engine.layer_launch_ns
         if self._engine.shares_weight_reads:
-            return max(times.mixed_ns(prompt, seqs), launch)
-        prefill, decode = times.prefill(prompt), times.decode(seqs)
+            return max(times.mixed_ns(prompt, seqs, self._drafts * seqs), launch)
+        prefill, decode = times.prefill(prompt), times.decode(seqs + self._drafts * seqs)
         return (max(prefill, launch) if prompt else 0.0) + (max(decode, launch) if seqs else 0.0)
 
 

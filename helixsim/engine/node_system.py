@@ -20,13 +20,25 @@ from helixsim.engine.recorder import Recorder
 from helixsim.engine.state import ActiveRequest
 from helixsim.engine.system import Memory, NodeLoad
 from helixsim.engine.worker import Worker
+from helixsim.errors import ConfigError, Problem
 from helixsim.routing.base import HopObserver
 
 
 class NodeSystem:
-    """Coordinator, nodes and links (a ``System``)."""
+    """Coordinator, nodes and links (a ``System``).
+
+    Raises
+    ------
+    ConfigError
+        If the engine decodes with draft tokens, which only the scheduler of a replica does.
+    """
 
     def __init__(self, inputs: SimulationInputs, kernel: Kernel, fabric: NetworkFabric, recorder: Recorder) -> None:
+        if inputs.engine.speculation is not None:
+            message = (
+                "speculative decoding needs routes that are chains without common nodes (docs/engine.md)"
+            )
+            raise ConfigError([Problem("", "engine.speculative", message)])
         self.inputs = inputs
         self.kernel = kernel
         self.fabric = fabric

@@ -151,7 +151,12 @@ class Replica:
         """Compute a step, and those that will follow it if nothing happens until one of its sequences ends."""
         stage, scheduler, now = self.stages[0], self.scheduler, self._kernel.now_ns
         decodes, steps = step.plan.decodes, 1
-        if not step.plan.chunks and not scheduler.prompts and not (scheduler.waiting and self._has_preempted):
+        if (
+            decodes.is_even
+            and not step.plan.chunks
+            and not scheduler.prompts
+            and not (scheduler.waiting and self._has_preempted)
+        ):
             steps = min(decodes.steps_until_end(), self._reach)
             steps = 1 + decodes.steps_within(1, scheduler.kv.free_blocks, steps - 1)
         if steps == 1:
@@ -254,9 +259,9 @@ class Replica:
         else:
             recorder.count_gap_run(decodes.last_ns, at_ns, self.delivery_ns, decodes.count)
         decodes.last_ns = at_ns[-1]
-        decodes.take_steps(steps)
-        recorder.output_tokens += steps * decodes.count
-        self.generated += steps * decodes.count
+        tokens = decodes.take_steps(steps)
+        recorder.output_tokens += tokens
+        self.generated += tokens
 
     def _complete(self, step: Step, network_ns: int) -> None:
         """Let sequences end, and prompts go over to decoding."""

@@ -128,6 +128,8 @@ class ReplicaSystem:
             most_reserved_share=inputs.high_water if keeps else 1.0,
             min_free_share=engine.min_free_share,
             caches_prefixes=engine.caches_prefixes,
+            speculation=engine.speculation,
+            seed=inputs.seed,
         )
 
     def _latency_ns(self, src: str, dst: str) -> int:

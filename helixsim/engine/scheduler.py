@@ -9,7 +9,9 @@ from bisect import bisect_left, bisect_right
 from collections import deque
 from dataclasses import dataclass
 
+from helixsim.domain.speculation import Speculation
 from helixsim.domain.step_time import BatchShape, prefill_pairs
+from helixsim.engine.drafts import DraftedDecodes
 from helixsim.engine.prefix_cache import PrefixCache, chain_of
 from helixsim.engine.sequences import Decodes, Sequence
 from helixsim.engine.system import Numbered
@@ -41,6 +43,8 @@ class Rules:
         Share of the blocks that must stay free when a request is admitted beside others, 0..1.
     caches_prefixes
         Blocks are kept and shared by requests that begin alike.
+    speculation, seed
+        Draft tokens that decoding sequences verify in each step, None: none; and the seed of how many are accepted.
     """
 
     budget: int
@@ -53,6 +57,13 @@ class Rules:
     most_reserved_share: float = 1.0
     min_free_share: float = 0.0
     caches_prefixes: bool = False
+    speculation: Speculation | None = None
+    seed: int = 0
+
+    @property
+    def tokens_per_decode(self) -> int:
+        """Tokens of the budget that a decoding sequence takes: its last one and the draft tokens behind it."""
+        return 1 if self.speculation is None else 1 + self.speculation.k
 
 
 @dataclass(slots=True)
@@ -88,7 +99,7 @@ class Scheduler:
         self.outgrown: list[Sequence] = []
         self.preemptions = 0
         self.recomputed_tokens = 0
-        self.max_sequences = min(rules.max_sequences, rules.budget)
+        self.max_sequences = max(1, min(rules.max_sequences, rules.budget // rules.tokens_per_decode))
         self._orders = 0
         self._reserved = 0
         self._has_prefixes = False
@@ -210,11 +221,9 @@ class Scheduler:
         own = 0
         for sequence in self.running.values():
             decodes = sequence.decodes
-            if decodes is None:
-                tokens = sequence.computed
-            else:
-                decodes.tell(sequence)
-                tokens = sequence.context_tokens - (decodes is self.ready)
+            tokens = sequence.computed
+            if decodes is not None:
+                tokens = decodes.held_tokens(sequence, decodes is not self.ready)
             own += self.blocks_of(tokens) - sequence.held
         return own
 
@@ -234,7 +243,9 @@ class Scheduler:
             decodes = self.ready = None
         if not rules.is_mixed:
             return None if decodes is None else self._plan(decodes, [], 0.0)
-        return self._with_chunks(decodes, rules.budget - (decodes.count if decodes else 0), before, now_ns)
+        return self._with_chunks(
+            decodes, rules.budget - (decodes.count * rules.tokens_per_decode if decodes else 0), before, now_ns
+        )
 
     def _with_chunks(self, decodes: Decodes | None, budget: int, preemptions: int, now_ns: int) -> Plan | None:
         """Return a step of these decodes and of as many prompt tokens as budget and memory have room for."""
@@ -249,7 +260,7 @@ class Scheduler:
             while sequence.path is not None and grown > self._free(decodes):
                 if not self._preempt_last(now_ns, sequence.order):
                     break
-            budget += decoding - (decodes.count if decodes is not None else 0)
+            budget += (decoding - (decodes.count if decodes is not None else 0)) * self.rules.tokens_per_decode
             if sequence.path is not None and grown <= self._free(decodes):
                 pairs += self._take_chunk(sequence, count, chunks)
                 budget -= count
@@ -319,7 +330,11 @@ class Scheduler:
 
     def _plan(self, decodes: Decodes | None, chunks: list[tuple[Sequence, int]], pairs: float) -> Plan:
         if decodes is None:
-            decodes = Decodes(self.block_tokens)
+            speculation = self.rules.speculation
+            if speculation is None:
+                decodes = Decodes(self.block_tokens)
+            else:
+                decodes = DraftedDecodes(self.block_tokens, speculation, self.rules.seed)
         else:
             self.kv.take(decodes.blocks_due(0, 1))
             self.ready = None

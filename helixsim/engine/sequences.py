@@ -17,7 +17,8 @@ class Sequence:
     before its first token. ``since_ns``: when the present part of its life (waiting, or running) began. ``path``: its
     replica from its admission to its end or preemption. ``in_flight``: chunks of it in steps under way. ``held``:
     blocks of its ``chain`` in the prefix cache that it refers to. ``cached_tokens``: those it found there when it was
-    first admitted. ``lost_tokens``: those computed before its last preemption.
+    first admitted. ``lost_tokens``: those computed before its last preemption. ``yields``: tokens it will have after
+    each step with draft tokens, since it joined its group.
     """
 
     __slots__ = (
@@ -48,6 +49,7 @@ class Sequence:
         "row",
         "since_ns",
         "target",
+        "yields",
     )
 
     def __init__(self, request: Request, arrival_ns: int, row: int, output_tokens: int) -> None:
@@ -62,6 +64,7 @@ class Sequence:
         self.joined_step = self.ends_step = 0
         self.held = self.cached_tokens = self.lost_tokens = 0
         self.chain: Chain | None = None
+        self.yields: list[int] = []
         self.decodes: Decodes | None = None
         self.path: Numbered | None = None
 
@@ -83,6 +86,9 @@ class Decodes:
     ``network_ns`` add up over the steps.
     """
 
+    is_even = True
+    """Every step gives every sequence one token, so that many steps may be taken at once."""
+
     __slots__ = ("_due", "_ending", "block_tokens", "compute_ns", "context", "count", "last_ns", "late", "network_ns",
                  "step")  # fmt: skip
 
@@ -102,15 +108,13 @@ class Decodes:
         elif last_ns != self.last_ns:
             sequence.last_token_ns = last_ns
             self.late.append(sequence)
-        context = sequence.context_tokens
         sequence.decodes = self
         sequence.joined_step = self.step
-        sequence.ends_step = self.step + sequence.output_tokens - sequence.generated
         sequence.compute_ns -= self.compute_ns
         sequence.network_ns -= self.network_ns
-        self._due[(self.step + 1 - context) % self.block_tokens] += 1
         self.count += 1
-        self.context += context
+        self.context += sequence.context_tokens
+        sequence.ends_step = self.step + self._enter(sequence)
         heappush(self._ending, (sequence.ends_step, sequence.order, sequence))
 
     def leave(self, sequence: Sequence) -> None:
@@ -122,11 +126,19 @@ class Decodes:
             self.late.remove(sequence)
         else:
             sequence.last_token_ns = self.last_ns
-        context = sequence.context_tokens
         sequence.decodes = None
-        self._due[(self.step + 1 - context) % self.block_tokens] -= 1
         self.count -= 1
-        self.context -= context
+        self.context -= sequence.context_tokens
+        self._exit(sequence)
+
+    def _enter(self, sequence: Sequence) -> int:
+        """Note when a sequence needs blocks; return the steps until it has all its tokens."""
+        self._due[(self.step + 1 - sequence.context_tokens) % self.block_tokens] += 1
+        return sequence.output_tokens - sequence.generated
+
+    def _exit(self, sequence: Sequence) -> None:
+        """Forget when a sequence needs blocks."""
+        self._due[(self.step + 1 - sequence.context_tokens) % self.block_tokens] -= 1
 
     def ended(self) -> list[Sequence]:
         """Let those go that have all their tokens, in order of admission."""
@@ -138,10 +150,12 @@ class Decodes:
                 gone.append(sequence)
         return gone
 
-    def take_steps(self, steps: int) -> None:
-        """Give each a token a step."""
+    def take_steps(self, steps: int) -> int:
+        """Take so many steps and return the tokens that they give."""
+        tokens = steps * self.count
         self.step += steps
-        self.context += steps * self.count
+        self.context += tokens
+        return tokens
 
     def blocks_due(self, first: int, steps: int) -> int:
         """Return the blocks that ``steps`` steps need, from the ``first``-th after the steps taken."""
@@ -166,7 +180,7 @@ class Decodes:
         steps, left = rounds * self.block_tokens, blocks - rounds * self.count
         at = self.step + first + steps
         while steps < most:
-            left -= self._due[(at) % self.block_tokens]
+            left -= self._due[at % self.block_tokens]
             if left < 0:
                 break
             at += 1
@@ -192,3 +206,8 @@ class Decodes:
         """Bring up to date how many tokens a sequence has generated."""
         sequence.generated += self.step - sequence.joined_step
         sequence.joined_step = self.step
+
+    def held_tokens(self, sequence: Sequence, is_in_step: bool) -> int:
+        """Return for how many tokens a sequence holds blocks: those computed, and those the step under way computes."""
+        self.tell(sequence)
+        return sequence.context_tokens - 1 + is_in_step

@@ -49,7 +49,8 @@ def replicas_point(
     replicas = [Replica(fleet, chain, [stations[node] for node in chain], load) for chain in chains]
     steps = sum(replica.most_steps_per_s for replica in replicas)
     requests = sum(replica.most_requests for replica in replicas)
-    share = 1.0 if offered_output_per_s is None or not steps else min(1.0, offered_output_per_s / steps)
+    output_per_s = steps * load.tokens_of_step
+    share = 1.0 if offered_output_per_s is None or not steps else min(1.0, offered_output_per_s / output_per_s)
     trips_s = [replica.round_trip_s(share * replica.most_steps_per_s) for replica in replicas]
     offered_s = (
         sum(replica.most_steps_per_s * trip_s for replica, trip_s in zip(replicas, trips_s, strict=True)) / steps
@@ -62,7 +63,7 @@ def replicas_point(
         for node in chain
     }
     return OperatingPoint(
-        steps, steps * load.tokens_per_step, requests, requests / steps if steps else math.inf, offered_s,
+        output_per_s, steps * load.tokens_per_step, requests, requests / steps if steps else math.inf, offered_s,
         capacities(placement, {**most, **capacity}),
     )  # fmt: skip
 
@@ -82,7 +83,7 @@ class Replica:
         self, fleet: Deployment, nodes: Sequence[str], stations: Sequence[Station], load: OperatingLoad
     ) -> None:
         self._stations = stations
-        self._outputs = load.mean_output_tokens
+        self._steps = load.mean_steps
         self._links_s = 0.0
         for src, dst in pairwise((*nodes, nodes[0])):
             if src != dst:
@@ -108,7 +109,7 @@ class Replica:
         low, high = 0.0, 1 / free_s
         for _ in range(_HALVINGS):
             rounds = (low + high) / 2
-            free = math.exp(-rounds * requests / self._outputs * passing_s)
+            free = math.exp(-rounds * requests / self._steps * passing_s)
             low, high = (rounds, high) if free / free_s + (1 - free) / behind_s > rounds else (low, rounds)
         return low
 

@@ -43,9 +43,19 @@ class OperatingLoad:
     prompt_spread: float = 1.0
 
     @property
+    def tokens_of_step(self) -> float:
+        """Tokens that a decode step gives a sequence: more than one with draft tokens."""
+        return 1.0 if self.engine.speculation is None else self.engine.speculation.mean_tokens
+
+    @property
+    def mean_steps(self) -> float:
+        """Decode steps of a request."""
+        return self.mean_output_tokens / self.tokens_of_step
+
+    @property
     def tokens_per_step(self) -> float:
         """Prompt and output tokens per decode step."""
-        return (self.mean_prompt_tokens + self.mean_output_tokens) / self.mean_output_tokens
+        return (self.mean_prompt_tokens + self.mean_output_tokens) / self.mean_steps
 
     def resident_tokens(self, block_tokens: int) -> float:
         """Return the KV tokens reserved for a request, on average over those that are resident.
@@ -88,7 +98,7 @@ class Station:
         self, profile: NodeProfile, layers: int, kv_tokens: int, load: OperatingLoad, step_time: StepTime
     ) -> None:
         self._step_time = step_time
-        self._outputs = load.mean_output_tokens
+        self._steps = load.mean_steps
         self._spread = load.prompt_spread
         self._context = load.mean_prompt_tokens + load.mean_output_tokens / 2
         self._gather_ns = load.engine.gather_ns
@@ -111,7 +121,7 @@ class Station:
 
     def cycle_s(self, batch: float, steps: float | None = None) -> float:
         """Return the time of a batch with the prompts that come with so many steps; None: as many as it has."""
-        return self.step_s(batch) + (batch if steps is None else steps) / self._outputs * self.prompt_s
+        return self.step_s(batch) + (batch if steps is None else steps) / self._steps * self.prompt_s
 
     def capacity(self, round_trip_s: float) -> float:
         """Return the steps/s it passes if requests return after ``round_trip_s``."""
@@ -132,11 +142,11 @@ class Station:
 
         ``caught`` is the probability that it came behind one.
         """
-        busy = min(1.0, steps_per_s / self._outputs * self.prompt_s)
+        busy = min(1.0, steps_per_s / self._steps * self.prompt_s)
         behind_s = (
             self._spread * self.prompt_s * (caught + (1 - caught) * busy / 2)
         )  # half of the prompt is done, on average
-        own_share = 1 / self._outputs  # the first round trip of a request is its prompt
+        own_share = 1 / self._steps  # the first round trip of a request is its prompt
         return self.step_s(self.batch(steps_per_s)) + behind_s + own_share * self.prompt_s, caught + (1 - caught) * busy
 
 
