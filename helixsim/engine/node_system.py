@@ -35,9 +35,7 @@ class NodeSystem:
 
     def __init__(self, inputs: SimulationInputs, kernel: Kernel, fabric: NetworkFabric, recorder: Recorder) -> None:
         if inputs.engine.speculation is not None:
-            message = (
-                "speculative decoding needs routes that are chains without common nodes (docs/engine.md)"
-            )
+            message = "speculative decoding needs routes that are chains without common nodes (docs/engine.md)"
             raise ConfigError([Problem("", "engine.speculative", message)])
         self.inputs = inputs
         self.kernel = kernel
