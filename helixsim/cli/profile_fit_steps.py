@@ -26,6 +26,9 @@ from helixsim.writing import write_text
 
 DEFAULT_ENGINE = "vllm-1"
 
+MUCH_RESERVED = 0.15
+"""Share of a GPU's memory from which reserved memory is more than engines take."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Base:
@@ -124,7 +127,7 @@ def _finish(
     else:
         if len(rows) < len(all_rows):
             print(f"{len(rows)} of {len(all_rows)} rows are fitted, evenly spread\n")
-        print("\n\n".join(_texts(args, fit, memory, len(rows), left_out)))
+        print("\n\n".join(_texts(args, base.gpu, fit, memory, len(rows), left_out)))
     return ExitCode.OK
 
 
@@ -164,7 +167,12 @@ def _document(
 
 
 def _texts(
-    args: argparse.Namespace, fit: StepFit | None, memory: MemoryFit | None, rows: int, left_out: Mapping[str, int]
+    args: argparse.Namespace,
+    gpu: GpuSpec,
+    fit: StepFit | None,
+    memory: MemoryFit | None,
+    rows: int,
+    left_out: Mapping[str, int],
 ) -> list[str]:
     texts = []
     if memory is not None:
@@ -172,8 +180,7 @@ def _texts(
         texts.append(
             f"KV cache: {memory.logged_tokens} tokens logged, {memory.tokens_before} of the profile ({before:+.1%}), "
             f"{memory.tokens_after} fitted ({after:+.1%})\n"
-            f"reserved_memory: {format_bytes(memory.reserved_bytes)} of each GPU"
-            + ("; the log has room for more, so activations are smaller than estimated" if memory.at_zero else "")
+            f"reserved_memory: {format_bytes(memory.reserved_bytes)} of each GPU" + _memory_warning(memory, gpu)
         )
     if fit is None:
         texts.append(f"{rows} windows of steps: too few for a fit of step times{_reasons(left_out)}")
@@ -190,6 +197,14 @@ def _texts(
     elif fit is not None and fit.improves and args.engine_out is None:
         texts.append("the host times above are in no file without --engine-out")
     return texts
+
+
+def _memory_warning(memory: MemoryFit, gpu: GpuSpec) -> str:
+    if memory.at_zero:
+        return "; the log has room for more, so activations are smaller than estimated"
+    if memory.reserved_bytes > MUCH_RESERVED * gpu.memory_bytes:
+        return f", much of its {format_bytes(gpu.memory_bytes)}: another GPU, model or setting than the log's?"
+    return ""
 
 
 def _reasons(left_out: Mapping[str, int]) -> str:

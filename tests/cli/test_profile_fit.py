@@ -126,6 +126,14 @@ def test_a_log_gives_the_memory_that_its_kv_cache_leaves(log: Path, tmp_path: Pa
     assert node.kv_tokens(28, 28) == pytest.approx(100_000, abs=16)
 
 
+def test_memory_that_no_engine_takes_is_questioned(log: Path, capsys) -> None:
+    assert _run("fit", str(log), "--model", "llama-3.2-3b", "--gpu", "l40s") == 0
+    assert "another GPU, model or setting" in capsys.readouterr().out
+    log.write_text(LOG.replace("100,000", "150,000"))
+    assert _run("fit", str(log), "--model", "llama-3.2-3b", "--gpu", "l4") == 0
+    assert "the log has room for more" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("text", "arguments", "error", "message"),
     [

@@ -298,6 +298,22 @@ def test_gpu_file_faults(tmp_path: Path, old: str, new: str, message: str) -> No
         catalog.load_gpu(path)
 
 
+def test_a_gpu_file_without_a_kind_of_interconnect_gets_one_by_its_rate(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    lines = data_path("profiles", "gpus", "l4.yaml").read_text().splitlines()
+    left_out = ("interconnect_kind:", "host_link:", "all_reduce:", "  host_link:", "  all_reduce:")
+    text = "\n".join(line for line in lines if not line.startswith(left_out))
+    for rate, title in (("31.5 GB/s", "PCIe"), ("300 GB/s", "NVLink")):
+        path.write_text(text.replace("interconnect: 31.5 GB/s", f"interconnect: {rate}"))
+        gpu = catalog.load_gpu(path)
+        assert gpu.interconnect == title
+        assert gpu.all_reduce
+        assert all(law.ring_bytes_per_s < gpu.interconnect_bytes_per_s for law in gpu.all_reduce)
+    path.write_text(text.replace("interconnect: 31", "interconnect_kind: nvlink2\ninterconnect: 31"))
+    with pytest.raises(DataError, match=r"interconnect_kind: .*nvswitch.*thunderbolt"):
+        catalog.load_gpu(path)
+
+
 def test_all_faults_of_a_file_are_told_at_once(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     text = data_path("profiles", "gpus", "l4.yaml").read_text()
