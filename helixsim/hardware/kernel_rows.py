@@ -9,10 +9,11 @@ Rows come from a CSV with the columns of ``COLUMNS``. What a row measures is its
 ``attention_decode``, ``attention_prefill``
     Attention alone.
 ``all_reduce_graph``, ``all_reduce_eager``
-    One all-reduce of ``batch`` numbers of 16 bits, in a CUDA graph, or launched from the host.
-``layer_gemms``, ``op_qkv_proj``, ``op_q_proj``, ``op_o_proj``, ``op_gate_up_proj``, ``op_down_proj``, ``op_lm_head``
-    Matrix products of ``batch`` tokens: all of a layer, or one (with ``op_k_proj``, ``op_v_proj``, ``op_gate_proj``,
-    ``op_up_proj`` for parts of those that engines multiply at once).
+    One all-reduce of ``batch`` numbers of 16 bits, in a CUDA graph, or launched from the host, as those in ``prefill``
+    rows are.
+``layer_gemms``, ``op_qkv_proj``, ``op_o_proj``, ``op_gate_up_proj``, ``op_down_proj``, ``op_lm_head``
+    Matrix products of ``batch`` tokens: all of a layer, or one (and ``op_q_proj``, ``op_k_proj``, ``op_v_proj``,
+    ``op_gate_proj``, ``op_up_proj``: parts of those that engines multiply at once).
 ``op_sampler``
     Sampling for ``batch`` sequences.
 
@@ -78,7 +79,10 @@ _ATTENTION_ALONE = EngineSpec("kernels", copies_activations=False, shares_weight
 
 @dataclass(frozen=True, slots=True)
 class KernelRow:
-    """One measurement; ``parts_ms`` are (name, time) of the parts of a layer."""
+    """One measurement; ``parts_ms`` are (name, time) of the parts of a layer.
+
+    ``is_captured``: all-reduces ran in a CUDA graph. In a CSV they do but for prompts and ``all_reduce_eager``.
+    """
 
     gpu: str
     model: str
@@ -90,6 +94,7 @@ class KernelRow:
     context: int
     measured_ms: float
     parts_ms: tuple[tuple[str, float], ...] = ()
+    is_captured: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +151,8 @@ def read_rows(path: Path) -> list[KernelRow]:
         parts = [(part, number_of(where, row, column)) for column, part in PARTS.items() if row.get(column)]
         gpus, batch = whole_number_of(where, row, "tp"), whole_number_of(where, row, "batch")
         names = (row["gpu"], row["model"], gpus, row["precision"], phase)
-        found.append(KernelRow(*names, batch, prompt, context, measured_ms, tuple(parts)))
+        is_captured = phase not in ("prefill", _EAGER)
+        found.append(KernelRow(*names, batch, prompt, context, measured_ms, tuple(parts), is_captured))
     return found
 
 
@@ -176,7 +182,7 @@ def _pairs(row: KernelRow) -> Iterator[Pair]:
     if row.phase in (_GRAPH, _EAGER):
         node, size_bytes = _node(row.gpu, row.gpus), row.batch * ACTIVATION_BYTES
         regime = "to 512 KiB" if size_bytes <= _MIB / 2 else "to 8 MiB" if size_bytes <= 8 * _MIB else "above 8 MiB"
-        predicted_s = node.all_reduce_s(row.batch, 1.0)
+        predicted_s = node.all_reduce_s(row.batch, 1.0, is_captured=row.is_captured)
         yield Pair(row.gpu, "any", row.phase, f"{row.gpus} GPUs", regime, row.measured_ms, predicted_s * _MS_PER_S)
         return
     kind = _Kind.of(row.gpu, row.gpus, row.model, row.precision)
@@ -243,7 +249,8 @@ class _Kind:
         return {
             "products": self.products_s("layer_gemms", tokens),
             "attention": self.attention_s(row, is_prompt),
-            "all-reduces": ALL_REDUCES_PER_LAYER * self.node.all_reduce_s(self.model.hidden_size, tokens),
+            "all-reduces": ALL_REDUCES_PER_LAYER
+            * self.node.all_reduce_s(self.model.hidden_size, tokens, is_captured=row.is_captured),
             "experts": self.node.experts_s(experts, tokens) if experts else 0.0,
         }
 

@@ -98,6 +98,9 @@ def test_all_reduces_are_of_sixteen_bit_numbers():
         one = row("all_reduce_graph", numbers, 0, 0, NODE.all_reduce_s(1024, numbers / 1024), "any")
         assert only(one)["2 GPUs"].error == pytest.approx(0.0)
         assert only(one)["2 GPUs"].regime == regime
+        eager_s = NODE.all_reduce_s(1024, numbers / 1024, is_captured=False)
+        eager = replace(one, phase="all_reduce_eager", measured_ms=eager_s * 1e3, is_captured=False)
+        assert only(eager)["2 GPUs"].error == pytest.approx(0.0)
 
 
 def test_what_is_not_compared_is_counted_with_its_reason():
@@ -123,8 +126,11 @@ def test_errors_are_absolute_with_a_signed_middle():
 
 def test_a_file_of_rows(tmp_path):
     path = tmp_path / "rows.csv"
-    path.write_text(f"{HEADER}\nh100,llama-3-8b,2,bf16,decode,16,0,1000,0.5,0.3,0.1,0.1,\n", encoding="utf-8")
-    (found,) = read_rows(path)
+    lines = ("decode,16,0,1000,0.5,0.3,0.1,0.1,", "prefill,1,7,0,0.5,,,,", "all_reduce_eager,9,0,0,0.5,,,,")
+    text = "\n".join((HEADER, *(f"h100,llama-3-8b,2,bf16,{line}" for line in lines)))
+    path.write_text(text, encoding="utf-8")
+    found, *others = read_rows(path)
+    assert not any(other.is_captured for other in others)
     parts = (("products", 0.3), ("attention", 0.1), ("all-reduces", 0.1))
     assert found == replace(row("decode", 16, 0, 1000, 0.0005), parts_ms=parts, measured_ms=0.5)
 
