@@ -89,10 +89,13 @@ def _heading(experiment: ResolvedExperiment) -> list[str]:
         f"{experiment.name}: {model.name} ({model.num_layers} layers, {model.precision}) on {nodes}",
         f"load: {load}",
     ]
+    from helixsim.report.tables import engine_text
+
     profiles = {profile.kind: profile for profile in experiment.fleet.profiles}.values()
     num_layers = experiment.fleet.model.num_layers
     memory = ", ".join(f"{p.kind} {p.kv_tokens(p.max_layers, num_layers)} ({p.max_layers} layers)" for p in profiles)
-    lines.append(f"engine: {experiment.engine.name}; KV tokens at the maximum planned layers: {memory}")
+    lines.append(f"engine: {engine_text(experiment.engine, profiles)}")
+    lines.append(f"KV tokens at the maximum planned layers: {memory}")
     lines += [f"dropped: {count} requests ({reason})" for reason, count in stats.dropped if count]
     lines += [f"assumed: {assumption}" for assumption in experiment.assumptions]
     return lines

@@ -50,10 +50,11 @@ def summarise(experiment: ResolvedExperiment, *, plugins_imported: bool = True) 
 
     The hash is None if user classes were not imported, as the defaults of their options are unknown.
     """
+    from helixsim.report.tables import engine_text
     from helixsim.runtime.identity import experiment_plugins
 
     unknown = [] if plugins_imported else list(experiment_plugins(experiment))
-    fleet, window = experiment.fleet, experiment.workload.window
+    fleet, window, engine = experiment.fleet, experiment.workload.window, experiment.engine
     sessions, prompts = experiment.workload.sessions, experiment.workload.system_prompts
     model, network, stats = fleet.model, fleet.cluster.network, experiment.workload_stats
     return {
@@ -69,6 +70,11 @@ def summarise(experiment: ResolvedExperiment, *, plugins_imported: bool = True) 
             "weight_bytes_per_layer": model.weight_bytes_per_layer,
             "kv_bytes_per_token_per_layer": model.kv_bytes_per_token_per_layer,
             "max_context_tokens": model.max_context_tokens,
+        },
+        "engine": {
+            "name": engine.name,
+            "version": engine.version or None,
+            "text": engine_text(engine, fleet.profiles),
         },
         "nodes": _nodes(experiment),
         "layers_that_fit": sum(len(profile.kv_blocks) for profile in fleet.profiles),
@@ -127,6 +133,8 @@ def _nodes(experiment: ResolvedExperiment) -> list[dict[str, Any]]:
             "kv_tokens_at_max_layers": profile_of[node_type].kv_tokens(
                 profile_of[node_type].max_layers, fleet.model.num_layers
             ),
+            "max_num_batched_tokens": profile_of[node_type].limits[-1].max_prefill_tokens,
+            "max_num_seqs": profile_of[node_type].limits[-1].max_decode_seqs,
             "compute": profile_of[node_type].compute.source,
         }
         for (node_type, region), count in counts.items()
@@ -148,6 +156,7 @@ def _lines(summary: dict[str, Any]) -> list[str]:
         f"model      {model['name']}, {model['layers']} layers of {weight} in {model['precision']}, "
         f"KV {model['kv_bytes_per_token_per_layer']} B per token and layer in {model['kv_precision']}, "
         f"context {model['max_context_tokens']} tokens",
+        f"engine     {summary['engine']['text']}",
         f"cluster    {sum(entry['count'] for entry in nodes)} nodes with room for {summary['layers_that_fit']} layers, "
         f"{summary['cost_usd_per_hour']:.2f} $/h",
         "",

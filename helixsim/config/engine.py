@@ -8,8 +8,11 @@ from typing import Any
 from helixsim import units
 from helixsim.config.choices import is_file_name
 from helixsim.config.engine_schema import EngineSection
+from helixsim.config.experiment import KvSpec
+from helixsim.config.schema import ExperimentSection, KvSection
 from helixsim.config.source import Source
-from helixsim.hardware.engines import OVERHEADS, EngineProfile, load_engine
+from helixsim.domain.engine import EngineSpec
+from helixsim.hardware.engines import OVERHEADS, RESERVES_NOTHING, EngineProfile, load_engine
 from helixsim.units import seconds_to_ns
 
 CAPACITY_POLICIES = {"guaranteed_no_evict": "max_output", "max_utilization": "prompt"}
@@ -26,6 +29,20 @@ _SPEC_FIELDS = {
     "enable_prefix_caching": "caches_prefixes",
 }
 """Key of the section -> field of ``EngineSpec`` with the same values."""
+
+
+def kv_rules(section: ExperimentSection, own: KvSection, engine: EngineSpec) -> KvSpec:
+    """Return the rules of admission: a system's own before the experiment's before those of its engine."""
+    rules: dict[str, Any] = {}
+    if engine.admission == "prompt":
+        rules = RESERVES_NOTHING
+    elif engine.admission == "max_output":
+        load = section.workload
+        factor = 1.0 if load.scale is None else load.scale.output_tokens
+        longest = load.limits.max_output_tokens
+        rules = {"max_reserved_share": 1.0, "expected_output_tokens": None if longest is None else longest * factor}
+    stated = {**section.kv.model_dump(exclude_unset=True), **own.model_dump(exclude_unset=True)}
+    return KvSpec(**{**KvSection().model_dump(), **rules, **stated})
 
 
 def build_engine(section: EngineSection, source: Source) -> EngineProfile:

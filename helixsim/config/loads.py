@@ -8,7 +8,7 @@ from typing import Any
 from helixsim import units
 from helixsim.config.choices import Choices
 from helixsim.config.load_schema import ArrivalsSection, LimitsSection, TraceSection, WorkloadSection
-from helixsim.config.schema import ObjectiveSection, SloSection
+from helixsim.config.schema import ExperimentSection, ObjectiveSection, SloSection
 from helixsim.config.source import Source
 from helixsim.config.variation import TrafficScaleSection
 from helixsim.domain.request import Slo, Window
@@ -73,6 +73,19 @@ def _sessions(section: WorkloadSection) -> SessionsSpec | None:
 def _system_prompts(section: WorkloadSection) -> SystemPromptsSpec | None:
     found = section.system_prompts
     return None if found is None else SystemPromptsSpec(found.count, found.tokens, found.skew)
+
+
+def unstated(section: ExperimentSection) -> list[str]:
+    """Return sentences on what an experiment leaves to defaults that change its answers."""
+    workload, found = section.workload, []
+    if workload.trace is None and workload.lengths is None:
+        found.append(f"no trace and no lengths given: lengths drawn from {DEFAULT_LENGTHS}")
+    if "name" not in section.engine.model_fields_set:
+        found.append(
+            f"no engine given: {section.engine.name}, which sends each token through the coordinator as the paper's "
+            "simulator does; engine: vllm-1 serves as vLLM does today"
+        )
+    return found
 
 
 def build_arrivals(

@@ -15,12 +15,12 @@ from helixsim import units
 from helixsim.config import checks, sizes
 from helixsim.config.choices import Choices, Registries, is_file_name, look_up, names_file
 from helixsim.config.digest import config_hash
-from helixsim.config.engine import build_engine
-from helixsim.config.experiment import CapacitySpec, KvSpec, ResolvedExperiment, SystemSpec, Variant
-from helixsim.config.loads import DEFAULT_LENGTHS, build_arrivals, build_slo, build_workload
+from helixsim.config.engine import build_engine, kv_rules
+from helixsim.config.experiment import CapacitySpec, ResolvedExperiment, SystemSpec, Variant
+from helixsim.config.loads import build_arrivals, build_slo, build_workload, unstated
 from helixsim.config.network import build_cluster, nodes_in_service, without_nodes
 from helixsim.config.nodes import build_nodes, load_gpus, override_nodes
-from helixsim.config.schema import ExperimentSection, KvSection, SystemSection
+from helixsim.config.schema import ExperimentSection, SystemSection
 from helixsim.config.source import Source, is_file, is_folder
 from helixsim.config.whatif import described, overlay
 from helixsim.config.whatif_schema import WhatifSection
@@ -28,7 +28,7 @@ from helixsim.domain.cluster import Cluster, Deployment, Node
 from helixsim.domain.hardware import GpuSpec, NodeProfile
 from helixsim.errors import ConfigError, InfeasibleError, Problem, shortened, unknown_name
 from helixsim.hardware import catalog
-from helixsim.hardware.engines import NOT_OF_EXPERIMENTS, RESERVES_NOTHING
+from helixsim.hardware.engines import NOT_OF_EXPERIMENTS
 from helixsim.hardware.formats import format_faults, format_notes
 from helixsim.hardware.models.load import files_of
 from helixsim.hardware.operator_library import backend_of
@@ -201,7 +201,7 @@ class _Resolver:
             capacity=CapacitySpec(**section.capacity.model_dump()),
             document=document,
             config_hash=config_hash(document, file_hashes, fleet, [system.fleet.cluster for system in systems]),
-            assumptions=tuple(dict.fromkeys([*assumptions, *self._load_assumptions(), *stats.assumptions])),
+            assumptions=tuple(dict.fromkeys([*assumptions, *unstated(section), *stats.assumptions])),
             is_one_by_one=self.engine.transfers == "request",
             engine=self.engine.spec,
             sample_s=None if sample is None else units.parse(sample, "time"),
@@ -343,29 +343,10 @@ class _Resolver:
             routing_options=options[routing],
             batching=chosen[batching]["policy"],
             batching_options=options[batching],
-            kv=KvSpec(**self._kv(section.kv)),
+            kv=kv_rules(self.section, section.kv, self.engine.spec),
             fleet=dataclasses.replace(fleet, cluster=cluster),
             arrivals=arrivals,
         )
-
-    def _kv(self, own: KvSection) -> dict[str, Any]:
-        """Return the rules of admission: a system's own before the experiment's before those of its engine."""
-        stated = {**self.section.kv.model_dump(exclude_unset=True), **own.model_dump(exclude_unset=True)}
-        rules: dict[str, Any] = {}
-        if self.engine.spec.admission == "prompt":
-            rules = RESERVES_NOTHING
-        elif self.engine.spec.admission == "max_output":
-            load = self.section.workload
-            factor = 1.0 if load.scale is None else load.scale.output_tokens
-            longest = load.limits.max_output_tokens
-            rules = {"max_reserved_share": 1.0, "expected_output_tokens": None if longest is None else longest * factor}
-        return {**KvSection().model_dump(), **rules, **stated}
-
-    def _load_assumptions(self) -> list[str]:
-        workload = self.section.workload
-        if workload.trace is None and workload.lengths is None:
-            return [f"no trace and no lengths given: lengths drawn from {DEFAULT_LENGTHS}"]
-        return []
 
     def _document(self, workload: WorkloadSpec, precision: str) -> dict[str, Any]:
         """Return the experiment with all defaults, which can be loaded again."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from helixsim.domain.engine import EngineSpec
+from helixsim.domain.hardware import NodeProfile
 from helixsim.escape import printable, printable_tree
 from helixsim.report import whatif_rows
 from helixsim.report.rows import LEGEND, MISSING, comparison_sections, notes, number, percent, window_sentence
@@ -71,6 +73,17 @@ def kv_text(name: str, placement: Mapping[str, Any]) -> str:
         least, most = min(tokens), max(tokens)
         parts.append(f"{kind} with {layers} layers {least}" + (f" to {most}" if most > least else ""))
     return f"{name}: KV tokens: {', '.join(parts)}"
+
+
+def engine_text(engine: EngineSpec, profiles: Iterable[NodeProfile]) -> str:
+    """Return the engine, the release whose defaults it has, and the limits of its steps by kind of node."""
+    kinds: dict[str, list[str]] = {}
+    for kind, limits in {profile.kind: profile.limits[-1] for profile in profiles}.items():
+        text = f"{limits.max_prefill_tokens} tokens and {limits.max_decode_seqs} sequences"
+        kinds.setdefault(text, []).append(kind)
+    limits_text = "; ".join(f"{text} ({', '.join(names)})" for text, names in kinds.items())
+    version = f", defaults of {engine.version}" if engine.version else ""
+    return f"{engine.name}{version}; up to {limits_text} a step"
 
 
 def placement_text(name: str, placement: Mapping[str, Any], *, width: int = WIDTH, color: bool = False) -> str:

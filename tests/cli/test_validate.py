@@ -114,3 +114,16 @@ def test_validate_imports_no_solver_simulator_tables_or_pictures(experiment):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_engine_is_named_with_its_release_and_its_limits_by_gpu(experiment, capsys):
+    change = ["--set", "engine=vllm-1", "--set", "cluster.nodes.0.gpu=h100"]
+    assert main(["validate", str(experiment), *change]) == 0
+    out = capsys.readouterr().out
+    line = (
+        "vllm-1, defaults of vLLM 0.19; up to 8192 tokens and 1024 sequences (h100); 2048 tokens and 256 sequences (l4)"
+    )
+    assert f"engine     {line} a step" in out
+    assert "no engine given" not in out
+    assert main(["validate", str(experiment)]) == 0
+    assert "assumed    no engine given: ideal" in capsys.readouterr().out

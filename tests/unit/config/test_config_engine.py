@@ -211,3 +211,12 @@ def test_systems_batch_as_their_engine_does_unless_they_state_otherwise(sound, l
     found = load(sound | {"engine": {"name": "sglang"}}).systems
     assert [system.batching for system in found] == ["continuous", "prefill_first"]
     assert load(sound).systems[1].batching == "continuous"
+
+
+def test_an_experiment_that_names_no_engine_is_told_which_it_has(sound, load):
+    """Files of the time when there was one engine are read as they were; the sentence says what that means."""
+    for section in ({}, {"engine": {"batch_overhead": "1 ms"}}):
+        (said,) = [text for text in load(sound | section).assumptions if "engine" in text]
+        assert said.startswith("no engine given: ideal, which sends each token through the coordinator")
+    for section in ({"engine": "ideal"}, {"engine": {"name": "vllm-1"}}):
+        assert not [text for text in load(sound | section).assumptions if "no engine" in text]
