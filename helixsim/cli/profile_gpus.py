@@ -39,10 +39,9 @@ def row(name: str) -> tuple[str, ...]:
 def basis(gpu: GpuSpec) -> str:
     """Return whether the shares of the peaks come from timings of this card, of some of its kernels, or of another."""
     said = dict(gpu.sources)
-    assumed = [said.get(figure, "").startswith("assumed") for figure in ("compute_efficiency", "bandwidth_efficiency")]
-    if not any(assumed):
-        return "partly measured" if said.get("kernels", "assumed").startswith("assumed") else "measured"
-    return "assumed" if all(assumed) else "partly measured"
+    figures = ("compute_efficiency", "bandwidth_efficiency", "kernels")
+    assumed = sum(said.get(figure, "assumed").startswith("assumed") for figure in figures)
+    return "measured" if not assumed else "assumed" if assumed == len(figures) else "partly measured"
 
 
 def outline(gpu: GpuSpec) -> str:

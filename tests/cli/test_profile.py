@@ -79,8 +79,8 @@ def test_list_tells_measured_cards_from_assumed_ones(capsys) -> None:
     assert _run("list", "gpus", "--json") == 0
     basis = {row["name"]: row["kernels"] for row in json.loads(capsys.readouterr().out)["gpus"]}
     assert basis["h100"] == basis["l40s"] == "measured"
-    assert basis["mi300x"] == basis["h100-nvl"] == "assumed"
-    assert basis["t4"] == "partly measured"
+    assert basis["mi325x"] == basis["h100-nvl"] == "assumed"
+    assert basis["t4"] == basis["mi300x"] == "partly measured"
 
 
 def test_models_go_by_their_hugging_face_ids(capsys) -> None:
