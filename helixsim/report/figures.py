@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-from helixsim.domain.result import FloatArray
+from helixsim.domain.result import FloatArray, IntArray
 from helixsim.report.cluster_figures import busiest_links, frontier_curves, node_type_colors, placement_diagram
 from helixsim.report.rows import number
 from helixsim.report.style import LINE_STYLES, FigureFile, colors_of, new_figure, styled, write_figure
@@ -145,17 +146,16 @@ def _curve(values: FloatArray, shares: FloatArray) -> tuple[FloatArray, FloatArr
 
 
 def _ttft_s(runs: RunSet, system: str) -> FloatArray:
-    requests = runs[system].requests
-    chosen = requests[_inside(requests["first_token_ns"], runs[system].window_s)]
-    return np.asarray((chosen["first_token_ns"] - chosen["arrival_ns"]) / NS_PER_S, dtype=np.float64)
+    columns = runs[system].request_columns("arrival_ns", "first_token_ns")
+    chosen = _inside(columns["first_token_ns"], runs[system].window_s)
+    return np.asarray((columns["first_token_ns"][chosen] - columns["arrival_ns"][chosen]) / NS_PER_S)
 
 
 def _tpot_ms(runs: RunSet, system: str) -> FloatArray:
-    requests = runs[system].requests
-    finished = _inside(requests["finish_ns"], runs[system].window_s) & (requests["output_tokens"] > 1)
-    chosen = requests[finished]
-    steps = chosen["output_tokens"] - 1
-    return np.asarray((chosen["finish_ns"] - chosen["first_token_ns"]) / steps / NS_PER_MS, dtype=np.float64)
+    columns = runs[system].request_columns("first_token_ns", "finish_ns", "output_tokens")
+    chosen = _inside(columns["finish_ns"], runs[system].window_s) & (columns["output_tokens"] > 1)
+    steps = columns["output_tokens"][chosen] - 1
+    return np.asarray((columns["finish_ns"][chosen] - columns["first_token_ns"][chosen]) / steps / NS_PER_MS)
 
 
 def _gap_curve_ms(runs: RunSet, system: str) -> tuple[FloatArray, FloatArray]:
@@ -169,7 +169,7 @@ def _gap_curve_ms(runs: RunSet, system: str) -> tuple[FloatArray, FloatArray]:
     return np.asarray(gaps["gap_to_ns"].to_numpy()[keep] / NS_PER_MS), np.asarray(share[keep])
 
 
-def _inside(times_ns: pd.Series[float], window_s: tuple[float, float]) -> pd.Series[bool]:
+def _inside(times_ns: IntArray, window_s: tuple[float, float]) -> NDArray[np.bool_]:
     start_ns, end_ns = (edge * NS_PER_S for edge in window_s)
     after_start = times_ns >= 0 if start_ns == 0 else times_ns > start_ns
     return after_start & (times_ns <= end_ns)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from helixsim.domain.result import RequestColumns
 from helixsim.domain.summary import milliseconds
 from helixsim.metrics.energy_cost import IDLE_POWER_SHARE
 from helixsim.report import whatif_rows
@@ -30,7 +31,11 @@ _FILES = (
 )
 
 
-def build_report(directory: Path, manifest: Mapping[str, Any] | None = None) -> Path:
+def build_report(
+    directory: Path,
+    manifest: Mapping[str, Any] | None = None,
+    requests: Mapping[str, RequestColumns] | None = None,
+) -> Path:
     """Draw the figures of a run and write its ``report.html``; return the path of the latter.
 
     Parameters
@@ -40,13 +45,15 @@ def build_report(directory: Path, manifest: Mapping[str, Any] | None = None) -> 
     manifest
         Contents of ``manifest.json`` for a run that writes it last; None: read the file if it exists. Its parts
         ``identity``, ``environment`` and ``assumptions`` are included.
+    requests
+        Requests of systems that are still in memory, as in the files of the directory.
 
     Raises
     ------
     DataError
         If a file of the run is missing or unreadable.
     """
-    runs = RunSet.load(directory)
+    runs = RunSet.load(directory).with_requests(requests or {})
     manifest_path = directory / "manifest.json"
     if manifest is None:
         manifest = read_json(manifest_path) if manifest_path.exists() else {}

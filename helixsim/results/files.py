@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -34,6 +36,13 @@ def write_csv(path: Path, frame: pd.DataFrame) -> None:
         csv_safe(frame).to_csv(file, index=False, float_format="%.9g", lineterminator="\n")
 
 
+def csv_cell(text: str) -> str:
+    """Return text as it stands in a CSV file: escaped, and quoted where its characters ask for it."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow([csv_text(text), ""])
+    return line.getvalue().removesuffix(",\n")
+
+
 def csv_safe(frame: pd.DataFrame) -> pd.DataFrame:
     """Return a table with text and column names escaped for CSV (``escape.csv_text``)."""
     columns = {}
@@ -51,12 +60,12 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_csv(path: Path) -> pd.DataFrame:
-    """Return a table written by ``write_csv``; ``DataError`` if it cannot be read."""
+def read_csv(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """Return a table written by ``write_csv``, or some of its columns; ``DataError`` if it cannot be read."""
     import pandas as pd
 
     def read() -> pd.DataFrame:
-        table = pd.read_csv(path, keep_default_na=False, na_values=[""], low_memory=False)
+        table = pd.read_csv(path, usecols=columns, keep_default_na=False, na_values=[""], low_memory=False)
         texts = [name for name, column in table.items() if column.dtype.kind in "OTU"]
         return table.assign(**{str(name): table[name].map(csv_read) for name in texts})
 

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from helixsim.domain.cluster import Deployment
 from helixsim.domain.flowplan import FlowPlan
 from helixsim.domain.placement import LayerRange, Placement
-from helixsim.domain.result import RunResult
+from helixsim.domain.result import IntArray, RequestColumns, RunResult
 from helixsim.domain.summary import Summary
 from helixsim.errors import DataError
 from helixsim.escape import csv_read, csv_text
 from helixsim.results import tables
-from helixsim.results.files import csv_safe, file_stem, read_csv, read_json
+from helixsim.results.files import file_stem, read_csv, read_json
 from helixsim.results.placement_json import placement_document
 from helixsim.writing import new_file
 
 if TYPE_CHECKING:
     import pandas as pd
-
-ROWS_AT_A_TIME = 50_000
-"""Rows of the requests table that are converted to text at a time."""
 
 TABLES = ("nodes", "links", "series", "node_series", "itl")
 """Tables of a run directory with all systems; requests have a file per system."""
@@ -49,6 +48,9 @@ class StoredTables:
     """Tables in a run directory, read on first access."""
 
     directory: Path
+    requests: Mapping[str, RequestColumns] = field(default_factory=dict, repr=False)
+    """Systems whose requests are still in memory, as in their files."""
+
     _read: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)
 
     def of(self, system: str, name: str) -> pd.DataFrame:
@@ -60,13 +62,29 @@ class StoredTables:
             If the file is missing or unreadable.
         """
         if name == "requests":
-            return read_csv(self.directory / "requests" / f"{file_stem(system)}.csv")
+            return read_csv(self._requests_file(system))
         if name not in self._read:
             self._read[name] = read_csv(self.directory / f"{name}.csv").rename(columns=_FORMER)
         table = self._read[name]
         if "system" not in table:
             raise DataError(f"{self.directory / name}.csv: has no column system")
         return table[table["system"] == csv_read(csv_text(system))].drop(columns="system").reset_index(drop=True)
+
+    def request_columns(self, system: str, names: Sequence[str]) -> dict[str, IntArray]:
+        """Return columns of numbers of the requests of one system; -1: the cell is empty.
+
+        Raises
+        ------
+        DataError
+            If the file is missing or unreadable.
+        """
+        if system in self.requests:
+            return {name: getattr(self.requests[system], name) for name in names}
+        table = read_csv(self._requests_file(system), names)
+        return {name: table[name].fillna(-1).to_numpy(dtype=np.int64) for name in names}
+
+    def _requests_file(self, system: str) -> Path:
+        return self.directory / "requests" / f"{file_stem(system)}.csv"
 
 
 @dataclass(frozen=True)
@@ -171,14 +189,21 @@ class Run:
             return self.source.of(self.name, "itl")
         return tables.itl_frame(self.source.result)
 
+    def request_columns(self, *names: str) -> dict[str, IntArray]:
+        """Return columns of numbers of the requests table; -1 [ns]: did not occur.
+
+        For large runs: the table itself takes several times the memory.
+        """
+        if isinstance(self.source, StoredTables):
+            return self.source.request_columns(self.name, names)
+        columns = self.source.result.requests
+        return {name: getattr(columns, name) for name in names}
+
     def write_requests(self, path: Path) -> None:
-        """Write the requests table in chunks, as its text needs many times the memory of its columns."""
-        run = self.simulation.result
-        count = len(run.requests.request_id)
+        """Write the requests table."""
         with new_file(path) as file:
-            for first in range(0, max(count, 1), ROWS_AT_A_TIME):
-                frame = tables.requests_frame(run, slice(first, first + ROWS_AT_A_TIME))
-                csv_safe(frame).to_csv(file, index=False, header=first == 0, lineterminator="\n")
+            for text in tables.requests_text(self.simulation.result):
+                file.write(text.encode("utf-8"))
 
 
 def _placement(document: Mapping[str, Any]) -> Placement:

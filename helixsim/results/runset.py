@@ -8,11 +8,12 @@ They do not depend on the speed of the machine: equal runs write equal bytes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helixsim.domain.request import Slo
+from helixsim.domain.result import RequestColumns
 from helixsim.domain.summary import Summary
 from helixsim.errors import DataError
 from helixsim.metrics.compare import Comparison, compared
@@ -110,6 +111,15 @@ class RunSet(Mapping[str, Run]):
             )  # fmt: skip
         except (KeyError, TypeError) as error:
             raise DataError(f"{path}: no summary of a run: {type(error).__name__}: {error}") from None
+
+    def with_requests(self, requests: Mapping[str, RequestColumns]) -> RunSet:
+        """Return the runs with requests of systems that are still in memory; their files need not be read."""
+        runs = {
+            name: replace(run, source=replace(run.source, requests=requests))
+            if isinstance(run.source, StoredTables) else run
+            for name, run in self.items()
+        }  # fmt: skip
+        return replace(self, runs=runs)
 
     def __getitem__(self, name: str) -> Run:
         return self.runs[name]

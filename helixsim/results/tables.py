@@ -5,16 +5,17 @@ Times are integer nanoseconds; the cell of an event that did not occur is empty.
 
 from __future__ import annotations
 
-from dataclasses import fields
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from helixsim.domain.cluster import Deployment
 from helixsim.domain.flowplan import FlowPlan
-from helixsim.domain.result import IntArray, RequestColumns, RequestStatus, RunResult
+from helixsim.domain.result import RequestStatus, RunResult
 from helixsim.domain.summary import Summary
 from helixsim.metrics.utilisation import utilisation
+from helixsim.results.files import csv_cell
 from helixsim.results.placement_json import route_text
 from helixsim.units import BITS_PER_BYTE
 
@@ -53,39 +54,57 @@ def summary_row(summary: Summary) -> dict[str, Any]:
     }
 
 
-def requests_frame(run: RunResult, rows: slice = slice(None)) -> pd.DataFrame:
+def requests_frame(run: RunResult) -> pd.DataFrame:
     """Return the requests that arrived, in order of arrival; times [ns]."""
     import pandas as pd
 
-    columns = run.requests
-    requests = RequestColumns(**{column.name: getattr(columns, column.name)[rows] for column in fields(columns)})
-    names = np.array([status.name.lower() for status in RequestStatus])
-    routes = np.array([*map(route_text, run.routes), ""], dtype=object)
-    return pd.DataFrame(
-        {
-            "request_id": requests.request_id,
-            "status": names[requests.status],
-            "arrival_ns": requests.arrival_ns,
-            "admitted_ns": _reached(requests.admitted_ns),
-            "first_token_ns": _reached(requests.first_token_ns),
-            "finish_ns": _reached(requests.finish_ns),
-            "prompt_tokens": requests.prompt_tokens,
-            "output_tokens": requests.output_tokens,
-            "preemptions": requests.preemptions,
-            "queue_ns": requests.queue_ns,
-            "compute_ns": requests.compute_ns,
-            "network_ns": requests.network_ns,
-            "cached_tokens": requests.cached_tokens,
-            "route": routes[requests.route],
-            "slo_class": np.array([*run.classes, ""], dtype=object)[requests.slo_class],
-        }
-    )
+    requests, texts = run.requests, _request_texts(run)
+    columns: dict[str, Any] = {}
+    for name in REQUEST_COLUMNS:
+        values = getattr(requests, name)
+        columns[name] = (
+            np.array(texts[name], dtype=object)[values] if name in texts
+            else pd.Series(values, dtype="Int64").mask(values < 0) if name in _MAY_NOT_OCCUR
+            else values
+        )  # fmt: skip
+    return pd.DataFrame(columns)
 
 
-def _reached(times_ns: IntArray) -> pd.Series[int]:
-    import pandas as pd
+def requests_text(run: RunResult) -> Iterator[str]:
+    """Yield the lines of the requests table as CSV, many at a time: their text takes many times the memory."""
+    requests = run.requests
+    texts = {
+        name: np.array([csv_cell(text) for text in values], dtype=object)
+        for name, values in _request_texts(run).items()
+    }
+    line = ",".join(["%s"] * len(REQUEST_COLUMNS)) + "\n"
+    yield ",".join(REQUEST_COLUMNS) + "\n"
+    for first in range(0, len(requests.request_id), _ROWS_AT_A_TIME):
+        columns = []
+        for name in REQUEST_COLUMNS:
+            values = getattr(requests, name)[first : first + _ROWS_AT_A_TIME]
+            cells = (texts[name][values] if name in texts else values).tolist()
+            if name in _MAY_NOT_OCCUR and values.min() < 0:
+                cells = ["" if value < 0 else value for value in cells]
+            columns.append(cells)
+        yield "".join(map(line.__mod__, zip(*columns, strict=True)))
 
-    return pd.Series(times_ns, dtype="Int64").mask(times_ns < 0)
+
+REQUEST_COLUMNS = (
+    "request_id", "status", "arrival_ns", "admitted_ns", "first_token_ns", "finish_ns", "prompt_tokens",
+    "output_tokens", "preemptions", "queue_ns", "compute_ns", "network_ns", "cached_tokens", "route", "slo_class",
+)  # fmt: skip
+_MAY_NOT_OCCUR = ("admitted_ns", "first_token_ns", "finish_ns")
+_ROWS_AT_A_TIME = 20_000
+
+
+def _request_texts(run: RunResult) -> dict[str, list[str]]:
+    """Return the texts of columns that hold their indices; the last one is that of index -1."""
+    return {
+        "status": [status.name.lower() for status in RequestStatus],
+        "route": [*map(route_text, run.routes), ""],
+        "slo_class": [*run.classes, ""],
+    }
 
 
 def nodes_frame(run: RunResult, plan: FlowPlan, fleet: Deployment) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from typing import Any
 
 from helixsim.config.experiment import ResolvedExperiment
 from helixsim.domain.result import RunResult
-from helixsim.errors import ConfigError, DataError, HelixsimError, typed_error
+from helixsim.errors import ConfigError, HelixsimError, typed_error
 from helixsim.metrics.summary import summarise, timing
 from helixsim.report.html import build_report
 from helixsim.report.whatif_rows import write_whatif
@@ -21,7 +21,7 @@ from helixsim.results.runset import RunSet
 from helixsim.runtime.identity import content_key, experiment_key
 from helixsim.runtime.pool import Executor, Processes, Report, Serial
 from helixsim.study import rundir
-from helixsim.study.finished import Simulated, SimulatedStore, simulated_in, simulated_store
+from helixsim.study.finished import Simulated, SimulatedStore, simulated_in
 from helixsim.study.placements import PlacementStore, placement_store, placements_in
 from helixsim.study.placing import assembled
 from helixsim.study.systems import PlacedSystem, simulate_system
@@ -109,7 +109,7 @@ class _Run:
     def systems(self, executor: Executor) -> None:
         """Run all systems; a single one in this process rather than in another, which takes a second to start."""
         all_cases = cases(self.experiment)
-        kept = simulated_store(simulated_in(self.directory, check=self.check), renew=self.force)
+        kept = SimulatedStore(simulated_in(self.directory, check=self.check), renew=self.force)
         tasks = [
             SystemTask(case, content_key("system", experiment_key(self.experiment), case.name, self.check), self.check,
                        self.placements, kept)
@@ -154,7 +154,8 @@ class _Run:
         )
         if with_report:
             try:
-                build_report(directory, document)
+                requests = {name: run.simulation.result.requests for name, run in self.finished.items()}
+                build_report(directory, document, requests)
             except Exception as error:  # all numbers are there, and `helixsim report` draws them another time
                 undrawn = typed_error(error)
                 (directory / "report.html").unlink(missing_ok=True)
@@ -218,8 +219,8 @@ def run_system(task: SystemTask, report: Report) -> Run:
     finished = run_case(
         task.case, check=task.check, store=task.placements, progress=lambda what, share: report(share, what)
     )
-    with suppress(DataError):  # no room: the results are in memory still, and the run directory may have room
-        task.kept.put(task.key, Simulated(finished.simulation.placement, finished.simulation.result))
+    with suppress(OSError):  # no room: the results are in memory still, and the run directory may have room
+        task.kept.keep(task.key, Simulated(finished.simulation.placement, finished.simulation.result))
     return finished
 
 

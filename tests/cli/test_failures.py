@@ -300,7 +300,7 @@ def test_twenty_kills_of_a_run_lose_nothing_that_had_finished(path, tmp_path):
         process.wait(timeout=60)
         time.sleep(0.5)
         assert session(process.pid) == []
-        kept = {file: file.stat().st_mtime_ns for file in out.rglob(".*-work/systems/*.json")}
+        kept = {file: file.stat().st_mtime_ns for file in out.rglob(".*-work/systems/*.zip")}
         again = command("run", path, "--out", out, *arguments)
         assert again.wait(timeout=300) == 0
         assert files(out) == files(tmp_path / "whole"), kept

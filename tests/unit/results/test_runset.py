@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from helixsim.errors import DataError
+from helixsim.results import tables
+from helixsim.results.files import csv_safe
 from helixsim.results.run import TABLES
 from helixsim.results.runset import RunSet
 
@@ -44,6 +48,35 @@ def test_tables_read_back_hold_the_same(fake_runs, loaded, table) -> None:
         pd.testing.assert_frame_equal(
             ours[numbers].astype("float64"), theirs[numbers].astype("float64"), rtol=1e-8, check_dtype=False
         )
+
+
+@pytest.mark.parametrize("rows", [1, 7, 20_000])
+def test_requests_are_written_as_the_table_is(fake_runs, monkeypatch, rows) -> None:
+    monkeypatch.setattr(tables, "_ROWS_AT_A_TIME", rows)
+    result = fake_runs["swarm"].simulation.result
+    count = len(result.requests.request_id)
+    classes = ("a, b", '=1+"x"', "two\nlines")
+    requests = replace(result.requests, slo_class=np.arange(count) % 4 - 1)
+    result = replace(result, requests=requests, classes=classes)
+    expected = csv_safe(tables.requests_frame(result)).to_csv(None, index=False, lineterminator="\n")
+    assert (requests.finish_ns < 0).any()
+    assert "".join(tables.requests_text(result)) == expected
+
+
+def test_columns_of_requests_are_the_same_from_files_and_from_memory(fake_runs, loaded) -> None:
+    names = ("arrival_ns", "first_token_ns", "finish_ns", "output_tokens")
+    kept = loaded.with_requests({"helix": fake_runs["helix"].simulation.result.requests})
+    for name, run in fake_runs.items():
+        expected = run.request_columns(*names)
+        for other in (loaded, kept):
+            found = other[name].request_columns(*names)
+            assert {key: column.tolist() for key, column in found.items()} == {
+                key: column.tolist() for key, column in expected.items()
+            }
+    assert (
+        kept["helix"].request_columns("arrival_ns")["arrival_ns"]
+        is fake_runs["helix"].simulation.result.requests.arrival_ns
+    )
 
 
 def test_every_number_of_the_comparison_says_its_unit(fake_runs) -> None:
