@@ -29,7 +29,7 @@ class Sequence:
         self.queue = self.network = 0
         self.replica = None
         self.computed = self.goal = 0  # tokens with keys and values; those to compute before the next one is sampled
-        self.in_steps = 0
+        self.in_steps = self.reserved = 0
 
     @property
     def context(self):
@@ -81,6 +81,9 @@ class Step:
 
     def sampled(self):
         return [part.sequence for part in self.parts if part.samples]
+
+    def decoding(self):
+        return [part.sequence for part in self.parts if not part.is_chunk]
 
 
 class Card:
@@ -156,7 +159,7 @@ class Stage:
             self.step = step = self.waiting.pop(0)
             now = self.replica.reference.now
             if not self.is_first:
-                for sequence in step.sampled():
+                for sequence in step.decoding():
                     sequence.queue += now - step.arrived
             duration = round(self.law.ns(step.shape, self.start))
             self.node.batches += 1
@@ -169,7 +172,7 @@ class Stage:
         step, self.step = self.step, None
         step.sent = self.replica.reference.now
         if self.is_first:
-            self.replica.passed_first_stage(step)
+            self.replica.is_touched = True
         self.following(step)
         self.look()
 
@@ -242,11 +245,6 @@ class Replica:
         self.waiting.append(sequence)
         self.is_touched = True
 
-    def passed_first_stage(self, step):
-        self.is_touched = True
-        for part in step.parts:
-            part.sequence.since = self.reference.now
-
     def send_back(self, step):
         self.reference.call_at(self.reference.now + self.return_ns, self.take, step)
 
@@ -301,7 +299,7 @@ class Replica:
             sequence.in_steps += 1
             if sequence.admitted < 0:
                 sequence.admitted = now
-            if self.is_pipeline or not part.before:
+            if not part.before or (self.is_pipeline and not part.is_chunk):
                 sequence.queue += now - sequence.since
         self.steps.append(step)
         self.in_flight.append(step)
@@ -351,12 +349,28 @@ class Replica:
         while not self.has_preempted and self.waiting and self.left and len(self.running) < self.most:
             sequence = self.waiting[0]
             tokens = self.chunk(sequence.context)
-            if (tokens > self.left and self.parts) or self.blocks(tokens) > self.free:
+            if (tokens > self.left and self.parts) or not self.admits(sequence, self.blocks(tokens)):
                 break
             self.waiting.pop(0)
             self.running.append(sequence)
             sequence.goal = sequence.context
+            sequence.reserved = self.expected(sequence)
             self.put(sequence, tokens)
+
+    def admits(self, sequence, blocks):
+        """Whether there is memory for the first chunk of a waiting request, as the engine has it."""
+        if not self.running:
+            return blocks <= self.free
+        if blocks > self.free - int(self.engine.min_free_share * self.capacity):
+            return False
+        if self.engine.admission == "prompt":
+            return True
+        reserved = sum(other.reserved for other in self.running) + self.expected(sequence)
+        return reserved <= int(self.reference.inputs.high_water * self.capacity)
+
+    def expected(self, sequence):
+        """Blocks that a sequence is expected to fill in the end."""
+        return self.blocks(max(self.reference.expected(sequence), sequence.context + 1))
 
     def chunk(self, remaining):
         """Tokens of a prompt that a step takes; without chunks they may be more than are left."""
@@ -375,10 +389,10 @@ class Replica:
         self.has_preempted = True
         self.preemptions += 1
         sequence.preemptions += 1
+        if sequence.is_unfinished or not self.is_pipeline:
+            sequence.since = self.reference.now
         self.drop(sequence)
         self.waiting.insert(0, sequence)
-        if not self.is_pipeline:
-            sequence.since = self.reference.now
 
     def reject(self, sequence):
         """It has outgrown the replica, which is empty now; the client learns it after all of its tokens."""
@@ -453,6 +467,7 @@ class Reference:
         self.replicas = [Replica(self, self.chain(hop)) for hop in inputs.graph.first]
         self.largest = max(r.capacity * r.block_tokens for r in self.replicas)
         self.sequences, self.arrived, self.gaps = [], [], []
+        self.held = []  # those that the policy gave no route
         self.standing = None  # under saturation: the request that is to be submitted next
         window = inputs.window
         self.window_end = None if window.duration_ns is None else window.warmup_ns + window.duration_ns
@@ -507,6 +522,9 @@ class Reference:
             self.happen()
         for replica in self.replicas:
             replica.look()
+            if replica.has_rejected:
+                replica.has_rejected = False
+                self.call_at(self.now, lambda: None)  # what stands outside may fit now
 
     # Arrivals
 
@@ -526,6 +544,9 @@ class Reference:
             request = next(self.feed.requests, None)
 
     def replace(self):
+        """A request has ended: those without a route are asked about again, and a closed loop goes on."""
+        self.arrived += self.held
+        self.held = []
         if self.feed.mode is FeedMode.CLOSED_LOOP:
             self.launch()
 
@@ -547,11 +568,13 @@ class Reference:
         while self.arrived:
             sequence = self.arrived.pop(0)
             replica = self.route(sequence)
-            if replica is None:
+            if replica is not None:
+                replica.submit(sequence)
+            elif any(s.replica is not None and s.status is RequestStatus.WAITING for s in self.sequences):
+                self.held.append(sequence)
+            else:
                 sequence.status = RequestStatus.REJECTED
                 self.replace()
-            else:
-                replica.submit(sequence)
         if self.feed.mode is FeedMode.SATURATE:
             self.saturate()
 
@@ -578,10 +601,12 @@ class Reference:
                 replica.submit(sequence)
 
     def route(self, sequence):
-        prompt = sequence.prompt
-        expected = max(prompt + round(self.inputs.expected_output_tokens), prompt + 1)
-        hops = self.inputs.policy.route(prompt, expected, View(self, prompt))
+        expected = max(self.expected(sequence), sequence.prompt + 1)
+        hops = self.inputs.policy.route(sequence.prompt, expected, View(self, sequence.prompt))
         return None if hops is None else next(r for r in self.replicas if r.hops == tuple(hops))
+
+    def expected(self, sequence):
+        return sequence.prompt + round(self.inputs.expected_output_tokens)
 
     # Clients
 

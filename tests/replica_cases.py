@@ -89,6 +89,8 @@ def engines(draw):
     plain = EngineSpec(
         "inside", loops_inside=True, copies_activations=False, chunks_prompts=draw(st.booleans()),
         long_prefill_token_threshold=draw(st.sampled_from([0, 7, 20])),
+        admission=draw(st.sampled_from(["prompt", "prompt", "output"])),
+        min_free_share=draw(st.sampled_from([0.0, 0.0, 0.1])),
     )  # fmt: skip
     if draw(st.booleans()):
         return plain
