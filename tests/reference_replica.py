@@ -204,10 +204,6 @@ class Replica:
         self.parts = []
         self.peak = self.preemptions = 0
 
-    @property
-    def is_pipeline(self):
-        return len(self.stages) > 1
-
     # Memory
 
     def blocks(self, tokens):
@@ -216,13 +212,6 @@ class Replica:
     @property
     def free(self):
         return self.capacity - sum(self.blocks(sequence.computed) for sequence in self.running)
-
-    @property
-    def unaccounted(self):
-        """Blocks that what has been submitted still needs for its prompts."""
-        outside = sum(self.blocks(sequence.context) for sequence in self.travelling + self.waiting)
-        unfinished = [sequence for sequence in self.running if sequence.is_unfinished]
-        return outside + sum(self.blocks(s.goal) - self.blocks(s.computed) for s in unfinished)
 
     @property
     def left(self):
@@ -299,7 +288,7 @@ class Replica:
             sequence.in_steps += 1
             if sequence.admitted < 0:
                 sequence.admitted = now
-            if not part.before or (self.is_pipeline and not part.is_chunk):
+            if not part.before or not part.is_chunk:
                 sequence.queue += now - sequence.since
         self.steps.append(step)
         self.in_flight.append(step)
@@ -366,7 +355,25 @@ class Replica:
         if self.engine.admission == "prompt":
             return True
         reserved = sum(other.reserved for other in self.running) + self.expected(sequence)
-        return reserved <= int(self.reference.inputs.high_water * self.capacity)
+        return reserved <= self.most_reserved
+
+    def could_admit(self, sequence):
+        """Whether a request could be admitted at once, after all that have been submitted."""
+        outside = self.travelling + self.waiting
+        if not outside + self.running:
+            return self.blocks(sequence.prompt) <= self.free
+        if len(outside + self.running) >= self.most:
+            return False
+        promised = sum(self.blocks(one.context) for one in [*outside, sequence])
+        promised += sum(self.blocks(one.goal) - self.blocks(one.computed) for one in self.running if one.is_unfinished)
+        if promised > self.free - int(self.engine.min_free_share * self.capacity):
+            return False
+        reserved = sum(one.reserved for one in self.running) + sum(map(self.expected, [*outside, sequence]))
+        return self.engine.admission == "prompt" or reserved <= self.most_reserved
+
+    @property
+    def most_reserved(self):
+        return int(self.reference.inputs.high_water * self.capacity)
 
     def expected(self, sequence):
         """Blocks that a sequence is expected to fill in the end."""
@@ -389,7 +396,7 @@ class Replica:
         self.has_preempted = True
         self.preemptions += 1
         sequence.preemptions += 1
-        if sequence.is_unfinished or not self.is_pipeline:
+        if sequence.is_unfinished:
             sequence.since = self.reference.now
         self.drop(sequence)
         self.waiting.insert(0, sequence)
@@ -415,22 +422,21 @@ class Node:
 
 
 class View:
-    """What a routing policy sees when it routes a prompt."""
+    """What a routing policy sees when it routes a request."""
 
-    def __init__(self, reference, prompt):
-        self.reference, self.prompt = reference, prompt
+    def __init__(self, reference, sequence):
+        self.reference, self.sequence = reference, sequence
 
     def replica(self, node):
         return next(r for r in self.reference.replicas if any(hop.node == node for hop in r.hops))
 
     def fits(self, hop):
         replica = self.replica(hop.node)
-        if self.prompt + 1 > replica.capacity * replica.block_tokens:
+        if self.sequence.prompt + 1 > replica.capacity * replica.block_tokens:
             return False
         if self.reference.feed.mode is not FeedMode.SATURATE:
             return True
-        is_room = replica.free - replica.unaccounted >= replica.blocks(self.prompt)
-        return is_room and len(replica.sequences()) < replica.most
+        return replica.could_admit(self.sequence)
 
     def queue_length(self, node):
         return len(self.replica(node).waiting)
@@ -602,7 +608,7 @@ class Reference:
 
     def route(self, sequence):
         expected = max(self.expected(sequence), sequence.prompt + 1)
-        hops = self.inputs.policy.route(sequence.prompt, expected, View(self, sequence.prompt))
+        hops = self.inputs.policy.route(sequence.prompt, expected, View(self, sequence))
         return None if hops is None else next(r for r in self.replicas if r.hops == tuple(hops))
 
     def expected(self, sequence):

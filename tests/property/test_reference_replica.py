@@ -36,7 +36,7 @@ def assert_equal(case, load, **how):
         "preemptions": [s.preemptions for s in sequences],
         "first_token_ns": [s.first_token for s in sequences],
         "finish_ns": [s.finish for s in sequences],
-        "output_tokens": [s.delivered for s in sequences],
+        "output_tokens": [s.generated for s in sequences],
     }.items():
         np.testing.assert_array_equal(getattr(rows, name), values, name)
     done = rows.finish_ns >= 0
