@@ -138,10 +138,10 @@ class Stage:
         reference = replica.reference
         profile, self.range = reference.fleet.profile(node.id), node.range
         self.replica, self.node, self.start, self.is_first = replica, node, start, is_first
-        self.limits = profile.limits[node.range.layers - 1]
-        layers = reference.inputs.placement.num_layers
-        self.law = StepTime(profile.compute, reference.inputs.engine, node.range, layers, self.limits.graph_sizes)
         self.blocks = reference.fleet.kv_blocks(node.id, node.range)
+        self.limits = profile.limits[node.range.layers - 1]
+        num_layers, sizes = reference.inputs.placement.num_layers, self.limits.graph_sizes
+        self.law = StepTime(profile.compute, reference.inputs.engine, node.range, num_layers, sizes)
         self.most = reference.fleet.cluster.node(node.id).max_requests
         self.waiting, self.step = [], None
         self.following = None
@@ -158,9 +158,8 @@ class Stage:
         if self.step is None and self.waiting:
             self.step = step = self.waiting.pop(0)
             now = self.replica.reference.now
-            if not self.is_first:
-                for sequence in step.decoding():
-                    sequence.queue += now - step.arrived
+            for sequence in step.decoding():
+                sequence.queue += now - step.arrived
             duration = round(self.law.ns(step.shape, self.start))
             self.node.batches += 1
             self.node.prompt_tokens += step.prompt_tokens
@@ -171,8 +170,6 @@ class Stage:
     def end(self):
         step, self.step = self.step, None
         step.sent = self.replica.reference.now
-        if self.is_first:
-            self.replica.is_touched = True
         self.following(step)
         self.look()
 
@@ -200,7 +197,7 @@ class Replica:
         self.client_ns = reference.latency(first, COORDINATOR)
         self.travelling, self.waiting, self.running, self.in_flight = [], [], [], []
         self.steps = []  # all that were ever formed
-        self.is_touched = self.has_preempted = self.has_rejected = False
+        self.is_touched = self.has_preempted = self.has_rejected = self.has_ended = False
         self.parts = []
         self.peak = self.preemptions = 0
 
@@ -258,15 +255,15 @@ class Replica:
     # Steps
 
     def look(self):
-        """Form a step of all that is here at the end of an instant."""
+        """At the end of an instant, form steps of all that is here; they wait for the first stage."""
         is_touched, self.is_touched = self.is_touched, False
-        if not is_touched or self.stages[0].step is not None or len(self.in_flight) == len(self.stages):
-            return
-        self.form()
-        while not self.parts and self.has_rejected:
+        while is_touched and len(self.in_flight) < len(self.stages):
             self.form()
-        self.peak = max(self.peak, self.capacity - self.free)
-        if self.parts:
+            while not self.parts and self.has_rejected:
+                self.form()
+            self.peak = max(self.peak, self.capacity - self.free)
+            if not self.parts:
+                break
             self.go(Step(self.parts))
 
     def form(self):
@@ -403,7 +400,7 @@ class Replica:
 
     def reject(self, sequence):
         """It has outgrown the replica, which is empty now; the client learns it after all of its tokens."""
-        self.has_rejected = True
+        self.has_rejected = self.has_ended = True
         self.drop(sequence)
         sequence.status = RequestStatus.REJECTED
         self.reference.call_at(self.reference.now + self.client_ns, self.reference.replace)
@@ -528,8 +525,8 @@ class Reference:
             self.happen()
         for replica in self.replicas:
             replica.look()
-            if replica.has_rejected:
-                replica.has_rejected = False
+            if replica.has_ended:
+                replica.has_ended = False
                 self.call_at(self.now, lambda: None)  # what stands outside may fit now
 
     # Arrivals
