@@ -335,7 +335,10 @@ class Replica:
         while not self.has_preempted and self.waiting and self.left and len(self.running) < self.most:
             sequence = self.waiting[0]
             tokens = self.chunk(sequence.context)
-            if (tokens > self.left and self.parts) or not self.admits(sequence, self.blocks(tokens)):
+            needed = self.blocks(tokens)
+            if self.prefill_first:  # what is admitted must not lack memory later, as decodes would wait for ever
+                needed = self.blocks(sequence.context) + self.unfinished
+            if (tokens > self.left and self.parts) or not self.admits(sequence, needed):
                 break
             self.waiting.pop(0)
             self.running.append(sequence)
@@ -362,11 +365,15 @@ class Replica:
         if len(outside + self.running) >= self.most:
             return False
         promised = sum(self.blocks(one.context) for one in [*outside, sequence])
-        promised += sum(self.blocks(one.goal) - self.blocks(one.computed) for one in self.running if one.is_unfinished)
-        if promised > self.free - int(self.engine.min_free_share * self.capacity):
+        if promised + self.unfinished > self.free - int(self.engine.min_free_share * self.capacity):
             return False
         reserved = sum(one.reserved for one in self.running) + sum(map(self.expected, [*outside, sequence]))
         return self.engine.admission == "prompt" or reserved <= self.most_reserved
+
+    @property
+    def unfinished(self):
+        """Blocks that the prompts of running sequences still need."""
+        return sum(self.blocks(one.goal) - self.blocks(one.computed) for one in self.running if one.is_unfinished)
 
     @property
     def most_reserved(self):
