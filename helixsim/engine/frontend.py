@@ -33,7 +33,8 @@ class ReplicaView:
         count = max(of_node) + 1
         self.submitted = [0] * count
         self.submitted_tokens = [0] * count
-        self.coming: list[list[Running]] = [[] for _ in range(count)]
+        self.coming_blocks = [0] * count
+        self.coming = [0] * count
 
     def _of(self, node: int) -> Replica:
         return self._replicas[self._number_of[node]]
@@ -45,13 +46,17 @@ class ReplicaView:
     def fits(self, hop: Hop) -> bool:
         """See ``RoutingView.fits``."""
         replica = self._of(hop.node)
-        if self._sequence.prompt_tokens + 1 > replica.capacity_tokens:
+        prompt = self._sequence.prompt_tokens
+        if prompt + 1 > replica.capacity_tokens:
             return False
-        return not self._at_once or replica.could_admit(self._sequence, self.coming[replica.number])
+        return not self._at_once or replica.could_admit(
+            prompt, self.coming[replica.number], self.coming_blocks[replica.number]
+        )
 
     def queue_length(self, node: int) -> int:
-        """See ``RoutingView.queue_length``."""
-        return len(self._of(node).scheduler.waiting)
+        """See ``RoutingView.queue_length``: with those on their way, as several may come at one instant."""
+        replica = self._of(node)
+        return len(replica.scheduler.waiting) + self.coming[replica.number]
 
     def in_flight(self, node: int) -> int:
         """See ``RoutingView.in_flight``."""
@@ -70,7 +75,11 @@ class ReplicaView:
 
     def cached_tokens(self, node: int) -> int:
         """See ``RoutingView.cached_tokens``."""
-        return self._of(node).scheduler.cached_tokens(self._sequence)
+        replica = self._of(node)
+        if not replica.scheduler.rules.caches_prefixes:
+            return 0
+        replica.book()  # the blocks that its steps have taken may have been cached ones
+        return replica.scheduler.cached_tokens(self._sequence)
 
     def replica_of(self, hops: Sequence[Hop], policy: str) -> Replica:
         """Return the replica of a route.
@@ -264,13 +273,15 @@ class Frontend:
         view, number = self.view, replica.number
         view.submitted[number] += 1
         view.submitted_tokens[number] += prompt
-        view.coming[number].append(sequence)
+        view.coming[number] += 1
+        view.coming_blocks[number] += replica.scheduler.claim(prompt)
         self.submit(replica, Submission(self.kernel.env, sequence), prompt)
         return True
 
     def arrived(self, replica: Replica, sequence: Running) -> None:
         """Take note that a request has reached its replica."""
-        self.view.coming[replica.number].remove(sequence)
+        self.view.coming[replica.number] -= 1
+        self.view.coming_blocks[replica.number] -= replica.scheduler.claim(sequence.prompt_tokens)
 
     # Ends -----------------------------------------------------------------------------------------------------------
 

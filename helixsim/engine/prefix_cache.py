@@ -232,8 +232,12 @@ class PrefixCache:
         """
         if blocks > self.free_blocks:
             raise SimulationError(f"{blocks} KV blocks taken of {self.free_blocks} free ones")
+        self.make_room(blocks)
         self.own += blocks
-        missing = self.own + self.shared + self.cached - self.capacity
+
+    def make_room(self, blocks: int) -> None:
+        """Evict cached blocks until so many are empty, or none is left."""
+        missing = self.own + self.shared + self.cached + blocks - self.capacity
         if missing > 0:
             self.evict(missing)
 

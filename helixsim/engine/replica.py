@@ -8,7 +8,6 @@ which a sequence ends in one event; what an arrival, a sample or the end of the 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable
 from itertools import accumulate
 from typing import Protocol
 
@@ -133,11 +132,13 @@ class Replica:
             before = scheduler.preemptions
             plan = scheduler.form(self._kernel.now_ns)
             self._has_preempted = scheduler.preemptions != before
-            if scheduler.outgrown:
-                outgrown, scheduler.outgrown = scheduler.outgrown, []
+            outgrown, scheduler.outgrown = scheduler.outgrown, []
+            if outgrown:
                 self.generated -= sum([sequence.generated for sequence in outgrown])
                 self._listener.ended(self, outgrown, is_rejected=True)
             if plan is None:
+                if outgrown:
+                    continue  # there may be room for others now
                 return
             self.in_flight += 1
             step = Step(self._kernel.env, plan)
@@ -195,10 +196,10 @@ class Replica:
         ended = bisect_right(self._ends_ns, self._kernel.now_ns)
         return self.generated + step.plan.decodes.count * (ended - self._taken)
 
-    def could_admit(self, sequence: Sequence, coming: Iterable[Sequence]) -> bool:
+    def could_admit(self, prompt_tokens: int, coming: int, coming_blocks: int) -> bool:
         """See ``Scheduler.could_admit``."""
         self.book()
-        return self.scheduler.could_admit(sequence, coming)
+        return self.scheduler.could_admit(prompt_tokens, coming, coming_blocks)
 
     def book(self) -> None:
         """Book the steps that have ended by now, for those that ask before the last of them has."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from helixsim.domain.speculation import Speculation
@@ -196,22 +195,22 @@ class Scheduler:
             return 0
         return self.blocks_of(max(sequence.prompt_tokens + expected, sequence.context_tokens + 1))
 
-    def could_admit(self, sequence: Sequence, coming: Iterable[Sequence]) -> bool:
-        """Return whether a request could be admitted at once, behind those ``coming``, which are on their way here."""
-        ahead = [*self.waiting, *coming]
-        if not ahead and not self.running:
-            return self.blocks_of(sequence.target) <= self.kv.free_blocks
-        if len(self.running) + len(ahead) >= self.max_sequences:
-            return False
-        promised = sum([self.blocks_of(one.target) for one in ahead]) + self._unfinished_blocks()
-        if promised + self.blocks_of(sequence.target) + self._least_free > self.kv.free_blocks:
-            return False
-        expected = sum([self._expected_blocks(one) for one in ahead]) + self._expected_blocks(sequence)
-        return self._reserved + expected <= self._most_reserved
+    def claim(self, prompt_tokens: int) -> int:
+        """Return the blocks that must be free to admit a prompt at once."""
+        return self.blocks_of(prompt_tokens + (self.rules.expected_output_tokens or 0))
 
-    def _unfinished_blocks(self) -> int:
-        """Return the blocks that the prompts of running sequences still need."""
-        return sum([self.blocks_of(one.target) - self.blocks_of(one.computed) for one in self.prompts])
+    def could_admit(self, prompt_tokens: int, coming: int, coming_blocks: int) -> bool:
+        """Return whether a request could be admitted at once, behind ``coming`` ones that are on their way here."""
+        if len(self.running) + len(self.waiting) + coming >= self.max_sequences:
+            return False
+        claimed = coming_blocks + self.claim(prompt_tokens)
+        promised = sum([self.blocks_of(s.target) for s in self.waiting])
+        promised += sum([self.blocks_of(s.target) - self.blocks_of(s.computed) for s in self.prompts])
+        if promised + claimed + self._least_free > self.kv.free_blocks:
+            return False
+        return self._reserved + sum([self._expected_blocks(s) for s in self.waiting]) + claimed <= max(
+            self._most_reserved, claimed
+        )
 
     def cached_tokens(self, sequence: Sequence) -> int:
         """Return how many tokens of a request need not be computed here."""
@@ -237,14 +236,13 @@ class Scheduler:
             plan = self._with_chunks(None, rules.budget, before, now_ns)
             if plan is not None:
                 return plan
-            before = self.preemptions
         decodes = self.ready
         while decodes is not None and decodes.blocks_due(0, 1) > self.kv.free_blocks:
             self._preempt_last(now_ns)
         if decodes is not None and not decodes.count:
             decodes = self.ready = None
-        if not rules.is_mixed and decodes is not None:
-            return self._plan(decodes, [], 0.0)
+        if not rules.is_mixed:
+            return None if decodes is None else self._plan(decodes, [], 0.0)
         return self._with_chunks(
             decodes, rules.budget - (decodes.count * rules.tokens_per_decode if decodes else 0), before, now_ns
         )
@@ -253,6 +251,8 @@ class Scheduler:
         """Return a step of these decodes and of as many prompt tokens as budget and memory have room for."""
         chunks: list[tuple[Sequence, int]] = []
         pairs = 0.0
+        if decodes is not None and self._has_prefixes:
+            self.kv.make_room(decodes.blocks_due(0, 1))  # decodes go first: prompts find what these leave
         for sequence in list(self.prompts):
             count = self._chunk(sequence.target - sequence.computed, budget, is_alone=False)
             if not count or sequence.path is None:
@@ -273,10 +273,7 @@ class Scheduler:
             hit, idle = self._find(sequence)
             computed = hit * self.block_tokens
             count = self._chunk(sequence.target - computed, budget, is_alone=not chunks and decodes is None)
-            # Where decodes pause for prompts, one without memory to go on would hold them up for ever.
-            tokens = computed + count if self.rules.is_mixed else sequence.target
-            unfinished = 0 if self.rules.is_mixed else self._unfinished_blocks()
-            if not count or not self._has_room(sequence, self.blocks_of(tokens) - hit + idle + unfinished, decodes):
+            if not count or not self._has_room(sequence, self.blocks_of(computed + count) - hit + idle, decodes):
                 break
             self.waiting.popleft()
             self._admit(sequence, now_ns)
@@ -306,7 +303,7 @@ class Scheduler:
             return 0, 0
         if sequence.chain is None:
             sequence.chain = chain_of(sequence.request, self.block_tokens)
-            self._has_prefixes = self._has_prefixes or sequence.request.prefix is not None
+        self._has_prefixes = self._has_prefixes or sequence.request.prefix is not None
         return self.kv.find(sequence.chain, sequence.target)
 
     def _free(self, decodes: Decodes | None) -> int:

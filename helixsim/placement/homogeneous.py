@@ -49,11 +49,10 @@ class Homogeneous:
         num_layers = fleet.model.num_layers
         by_type: dict[str, list[str]] = {}
         size: dict[str, int] = {}
-        usual = fleet.usual_layers()
         for node, profile in zip(fleet.cluster.nodes, fleet.profiles, strict=True):
-            if usual[profile.kind]:
+            if profile.max_layers:
                 by_type.setdefault(profile.kind, []).append(node.id)
-                size[node.id] = usual[profile.kind]
+                size[node.id] = profile.max_layers
         generator = random.Random(options.seed)
         queue: list[str] = []
         for nodes in sorted(

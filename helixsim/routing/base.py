@@ -51,7 +51,7 @@ class RoutingView(Protocol):
         ...
 
     def queue_length(self, node: int) -> int:
-        """Return the number of requests that wait for a batch on the node."""
+        """Return the number of requests that wait for a batch on the node, and at a replica those on their way too."""
         ...
 
     def in_flight(self, node: int) -> int:
