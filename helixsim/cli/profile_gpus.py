@@ -74,6 +74,8 @@ def _figures(gpu: GpuSpec) -> Iterator[tuple[str, str, str]]:
     yield "price", f"{gpu.cost_usd_per_hour:.2f} $/h", said["price"]
     if gpu.compute_capability is not None:
         yield "compute capability", f"{gpu.compute_capability:g}", ""
+    if gpu.refuses is not None:
+        yield "refuses", ", ".join(gpu.refuses), said["refuses"]
 
 
 def _kernel_lines(gpu: GpuSpec) -> Iterator[str]:

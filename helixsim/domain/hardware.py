@@ -37,6 +37,8 @@ class GpuSpec:
         NVIDIA's, as a number (7.5); None: not one of theirs, or not stated.
     interconnect, interconnect_bytes_per_s
         Links among the GPUs of a node, and their peak rate from one GPU, each way [B/s].
+    refuses
+        Number formats of weights that engines do not run on a GPU without compute capability; None: not stated.
     reserved_bytes
         What engines take of the memory outside weights, activations and KV cache [B]; None: not measured.
     """
@@ -55,6 +57,7 @@ class GpuSpec:
     interconnect: str = ""
     interconnect_bytes_per_s: float = 0.0
     reserved_bytes: int | None = None
+    refuses: tuple[str, ...] | None = None
 
     @property
     def fp16_flops(self) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from helixsim.domain.hardware import GpuSpec
 from helixsim.domain.layers import FP16, NumberFormat
@@ -46,7 +46,8 @@ INT8_ENDS = 10.0
 def format_faults(model: ModelSpec, gpus: Sequence[GpuSpec]) -> Iterator[tuple[str, str]]:
     """Yield (key, fault) of each number format that engines refuse on a kind of GPU, with what to use instead.
 
-    Keys are ``precision`` and ``kv_precision``. GPUs whose compute capability is not known are not judged.
+    Keys are ``precision`` and ``kv_precision``. GPUs that state neither their compute capability nor what they refuse
+    are not judged.
     """
     weights = {matrix.format.name for layer in dict.fromkeys(model.layers) for matrix in layer.matrices}
     weights |= {model.precision} | {
@@ -58,6 +59,7 @@ def format_faults(model: ModelSpec, gpus: Sequence[GpuSpec]) -> Iterator[tuple[s
     for gpu in {gpu.name: gpu for gpu in gpus}.values():
         capability = gpu.compute_capability
         if capability is None:
+            yield from _stated_faults(gpu, weights, model.kv_precision)
             continue
         name = f"{gpu.name} (compute capability {capability:g})"
         instead = "precision: int8, int4 or fp16" if capability >= AWQ_WEIGHTS else "precision: int4 (GPTQ) or fp16"
@@ -79,6 +81,22 @@ def format_faults(model: ModelSpec, gpus: Sequence[GpuSpec]) -> Iterator[tuple[s
                 "kv_precision",
                 f"{name} has no FP4 KV cache in today's engines (from {FP4_NATIVE:g} on); use kv_precision: {use}",
             )
+
+
+def _stated_faults(gpu: GpuSpec, weights: Collection[str], kv_precision: str) -> Iterator[tuple[str, str]]:
+    """Yield the faults of a GPU that states which formats engines do not run on it."""
+    if gpu.refuses is None:
+        return
+    runs = " or ".join(form for form in ("fp8", "int8", "int4", "fp16") if form not in gpu.refuses)
+    for form in gpu.refuses:
+        if form in weights:
+            yield "precision", f"{gpu.name} runs no {form.upper()} weights; use precision: {runs}, or other GPUs"
+    if kv_precision == "fp4" or (kv_precision == "fp8" and "fp8" in gpu.refuses):
+        use = "fp16" if "fp8" in gpu.refuses else "fp8 or fp16"
+        yield (
+            "kv_precision",
+            f"{gpu.name} has no {kv_precision.upper()} KV cache in today's engines; use kv_precision: {use}",
+        )
 
 
 def format_notes(model: ModelSpec, gpus: Sequence[GpuSpec]) -> Iterator[str]:

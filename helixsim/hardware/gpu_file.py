@@ -9,6 +9,8 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from helixsim.domain.hardware import GpuSpec
 from helixsim.domain.kernels import AllReduce, AttentionLaw, GemmLaw, Kernels
+from helixsim.errors import unknown_name
+from helixsim.hardware.formats import WEIGHTS
 from helixsim.hardware.interconnect import TITLES, Kind, default_kind, usual_all_reduce
 from helixsim.units import BITS_PER_BYTE
 from helixsim.validation import Section, Words, base_unit
@@ -142,6 +144,7 @@ class GpuSources(Section):
     all_reduce: Words | None = None
     host_link: Words | None = None
     reserved_memory: Words | None = None
+    refuses: Words | None = None
 
 
 class GpuFile(Section):
@@ -151,7 +154,8 @@ class GpuFile(Section):
     of ``profiles/kernels`` with the other constants, or holds them. ``interconnect`` is the peak rate of all links from
     a GPU to the others of its node, ``host_link`` that of its link to the host, each way. Without ``all_reduce``, the
     law of ``interconnect_kind`` is assumed. ``reserved_memory`` is what engines take of each GPU outside weights,
-    activations and KV cache (context, graphs, communication); without it, that of ``kv_memory``.
+    activations and KV cache (context, graphs, communication); without it, that of ``kv_memory``. What NVIDIA's GPUs run
+    follows from ``compute_capability``; of others, ``refuses`` names the formats that engines do not run.
     """
 
     name: Words
@@ -173,6 +177,7 @@ class GpuFile(Section):
     tdp: Annotated[float, base_unit("power")]
     price: Annotated[float, base_unit("price")]
     compute_capability: Annotated[float, Field(ge=1, le=99)] | None = None
+    refuses: list[Words] | None = None
     sources: GpuSources
 
     @field_validator("usable_memory")
@@ -180,6 +185,14 @@ class GpuFile(Section):
     def _fits(cls, value: float, info: ValidationInfo) -> float:
         if value > info.data.get("memory", math.inf):
             raise ValueError("exceeds memory")
+        return value
+
+    @field_validator("refuses")
+    @classmethod
+    def _are_formats(cls, value: list[str] | None) -> list[str] | None:
+        for name in value or ():
+            if name not in WEIGHTS:
+                raise ValueError(unknown_name("precision", name, WEIGHTS))
         return value
 
     def spec(self, kernels: KernelsFile) -> GpuSpec:
@@ -215,5 +228,6 @@ class GpuFile(Section):
             compute_capability=self.compute_capability,
             interconnect=TITLES[kind],
             interconnect_bytes_per_s=links,
+            refuses=None if self.refuses is None else tuple(self.refuses),
             reserved_bytes=None if self.reserved_memory is None else round(self.reserved_memory),
         )

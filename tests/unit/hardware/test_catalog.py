@@ -284,6 +284,7 @@ def test_a_gpu_file_of_ones_own(tmp_path: Path) -> None:
         ("memory: 22.5 GiB\nusable", "memory: 20 GiB\nusable", "usable_memory: exceeds memory"),
         ("compute_efficiency: 0.41", "compute_efficiency: 39", "must be less than or equal to 1, got 39"),
         ("compute_efficiency: 0.41", "compute_efficiency: .nan", "must be a finite number, got nan"),
+        ("sources:", "refuses: [fp9]\nsources:", "refuses: unknown precision 'fp9'.*fp8"),
         ("name: l4", "name: 4", "mine.yaml:1:7: name: must be text, got 4"),
         ("sources:", "sources: none\nother:", "sources: must be a mapping"),
         ("name: l4", "name: l4\nname: l4", "duplicate key"),

@@ -126,3 +126,19 @@ def _check_times(node: NodeProfile) -> None:
     assert isinstance(limits, BatchLimits)
     assert 0 < compute.decode_ns(1, 1, 100) <= compute.decode_ns(1, 128, 12_800) < 1e9
     assert 0 < compute.prefill_ns(1, 16) < compute.prefill_ns(1, 2048) < 1e11
+
+
+def test_a_gpu_of_another_maker_says_what_engines_do_not_run_on_it() -> None:
+    def faults(gpu: str, precision: str | None = None, kv_precision: str | None = None) -> list[tuple[str, str]]:
+        return list(format_faults(catalog.load_model("llama-3-8b", precision, kv_precision), [GPUS[gpu]]))
+
+    ((key, said),) = faults("mi250x-gcd", "fp8")
+    assert (key, said) == (
+        "precision", "mi250x-gcd runs no FP8 weights; use precision: int4 or fp16, or other GPUs"
+    )  # fmt: skip
+    assert [key for key, _ in faults("m3-ultra", None, "fp8")] == ["kv_precision"]
+    assert faults("mi355x", "nvfp4")
+    assert not faults("mi300x", "fp8", "fp8")
+    assert not faults("m4-max", "int4")
+    for gpu in GPUS.values():
+        assert (gpu.compute_capability is None) == (gpu.refuses is not None)
