@@ -30,13 +30,17 @@ class NodeSystem:
     Raises
     ------
     ConfigError
-        If the engine decodes with draft tokens, which only the scheduler of a replica does.
+        If the engine decodes with draft tokens or by priority, which only the scheduler of a replica does.
     """
 
     def __init__(self, inputs: SimulationInputs, kernel: Kernel, fabric: NetworkFabric, recorder: Recorder) -> None:
-        if inputs.engine.speculation is not None:
-            message = "speculative decoding needs routes that are chains without common nodes (docs/engine.md)"
-            raise ConfigError([Problem("", "engine.speculative", message)])
+        for is_chosen, key in (
+            (inputs.engine.speculation is not None, "speculative"),
+            (inputs.engine.scheduling_policy == "priority", "scheduling_policy"),
+        ):
+            if is_chosen:
+                message = f"{key} needs routes that are chains without common nodes (docs/engine.md)"
+                raise ConfigError([Problem("", f"engine.{key}", message)])
         self.inputs = inputs
         self.kernel = kernel
         self.fabric = fabric

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 import helixsim
+from helixsim.errors import ConfigError
 from helixsim.metrics.summary import summarise
 
 EXPERIMENT = """\
@@ -57,3 +60,10 @@ def test_priorities_do_not_change_what_all_requests_together_get(tmp_path):
     assert abs(tokens[0] / tokens[1] - 1) < 0.02
     for one in (fair, ranked):
         assert one.throughput.completed == sum(part.completed for part in one.classes.values())
+
+
+def test_priorities_need_the_scheduler_of_a_replica(tmp_path):
+    """Where routes branch, nodes schedule what reaches them in order of arrival."""
+    mixed = ["cluster.nodes=[{gpu: t4, count: 6}]", "systems=[{name: one, placement: swarm, routing: swarm}]"]
+    with pytest.raises(ConfigError, match=r"engine\.scheduling_policy.*scheduling_policy needs routes that are chains"):
+        served(tmp_path, *mixed, "engine.scheduling_policy=priority")
