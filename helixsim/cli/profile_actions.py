@@ -81,9 +81,20 @@ def _model_table() -> Table:
     return (*header, "Hugging Face"), rows
 
 
+def _engine_figure(value: Any) -> str:
+    """Return a figure of an engine as a cell: rules by GPU and sizes of CUDA graphs by their values."""
+    if isinstance(value, dict):  # CUDA graphs
+        return f"up to {_engine_figure(value['most'])}"
+    if isinstance(value, list):
+        return " / ".join(dict.fromkeys(str(rule["value"]) for rule in value)) + " by GPU" * (len(value) > 1)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "–" if value is None else str(value)
+
+
 def _engine_table() -> Table:
     rows = [
-        (name, *(str(engines.load_engine(name).figures()[figure]) for figure in engines.FIGURES))
+        (name, *(_engine_figure(engines.load_engine(name).figures()[figure]) for figure in engines.FIGURES))
         for name in engines.engine_names()
     ]
     return ("name", *(figure.replace("_", " ") for figure in engines.FIGURES)), rows

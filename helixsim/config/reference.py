@@ -185,7 +185,7 @@ def _sections(section: JsonSchema, definitions: JsonSchema, path: str) -> Iterat
     for name, form in section["properties"].items():
         found = _reference(form)
         if found is not None:
-            below = f"{path}{name}{'[]' if _is_list(form) else ''}"
+            below = f"{path}{name}{'[]' if _is_list(form) else '.NAME' if _is_named(form) else ''}"
             yield below, found
             yield from _sections(definitions[found], definitions, f"{below}.")
 
@@ -202,9 +202,19 @@ def _is_list(form: JsonSchema) -> bool:
     return any(inner.get("type") == "array" for inner in _forms(form))
 
 
+def _is_named(form: JsonSchema) -> bool:
+    return any(_named(inner) for inner in _forms(form))
+
+
+def _named(form: JsonSchema) -> JsonSchema:
+    """Return the form of the entries of a mapping whose keys are names of the user's; empty for others."""
+    entries = [*form.get("patternProperties", {}).values(), form.get("additionalProperties")]
+    return next((entry for entry in entries if isinstance(entry, dict)), {})
+
+
 def _reference(form: JsonSchema) -> str | None:
     for inner in _forms(form):
-        target = inner.get("$ref") or inner.get("items", {}).get("$ref")
+        target = inner.get("$ref") or inner.get("items", {}).get("$ref") or _named(inner).get("$ref")
         if target is not None:
             return str(target).rpartition("/")[2]
     return None

@@ -8,6 +8,7 @@ import pytest
 from made_up_tables import made_up
 
 from helixsim.cli import profile, profile_roofline
+from helixsim.cli.main import main
 from helixsim.errors import ConfigError, DataError
 from helixsim.hardware import catalog, compute_file
 
@@ -209,3 +210,12 @@ def test_the_plot_of_a_fit_has_two_panels_per_kind_and_stable_bytes(timings, tmp
         assert _run("fit", str(timings), "--model", "llama-2-70b", "--plot", str(path)) == 0
     assert first.read_bytes() == again.read_bytes()
     assert first.read_text().count('id="axes_') == 2
+
+
+def test_engines_are_listed_with_what_they_choose_by_gpu(capsys):
+    assert main(["profile", "list", "engines"]) == 0
+    out = capsys.readouterr().out
+    (line,) = (line for line in out.splitlines() if line.startswith("vllm-1 "))
+    assert "vLLM 0.19" in line
+    assert "8192 / 2048 by GPU" in line
+    assert "1024 / 256 by GPU" in line

@@ -45,3 +45,9 @@ def test_every_choice_may_be_a_mere_name(registries):
     for section in sections():
         if issubclass(section, Choice):
             assert {"type": "string"} in definitions[section.__name__]["anyOf"]
+
+
+def test_sections_under_names_of_the_users_own_are_in_the_reference(registries):
+    text = reference.markdown(registries)
+    for heading in ("## workload.classes.NAME", "## slo.classes.NAME", "## slo_targets.NAME"):
+        assert f"{heading}\n" in text
