@@ -29,11 +29,10 @@ class Sequence:
         self.queue = self.network = 0
         self.replica = None
         self.computed = self.goal = 0  # tokens with keys and values; those to compute before the next one is sampled
-        self.in_steps = 0
+        self.in_steps = self.reserved = 0
         self.start = 0  # tokens that it had when it was admitted last
-        self.held = self.cached = self.lost = (
-            0  # blocks others can use; tokens found at first; those lost by preemption
-        )
+        self.held = 0  # blocks others can use
+        self.cached = self.lost = 0  # tokens found at first; those lost by preemption
 
     @property
     def context(self):
@@ -85,6 +84,9 @@ class Step:
 
     def sampled(self):
         return [part.sequence for part in self.parts if part.samples]
+
+    def decoding(self):
+        return [part.sequence for part in self.parts if not part.is_chunk]
 
 
 class Card:
@@ -139,10 +141,10 @@ class Stage:
         reference = replica.reference
         profile, self.range = reference.fleet.profile(node.id), node.range
         self.replica, self.node, self.start, self.is_first = replica, node, start, is_first
-        self.limits = profile.limits[node.range.layers - 1]
-        layers = reference.inputs.placement.num_layers
-        self.law = StepTime(profile.compute, reference.inputs.engine, node.range, layers, self.limits.graph_sizes)
         self.blocks = reference.fleet.kv_blocks(node.id, node.range)
+        self.limits = profile.limits[node.range.layers - 1]
+        num_layers, sizes = reference.inputs.placement.num_layers, self.limits.graph_sizes
+        self.law = StepTime(profile.compute, reference.inputs.engine, node.range, num_layers, sizes)
         self.most = reference.fleet.cluster.node(node.id).max_requests
         self.waiting, self.step = [], None
         self.following = None
@@ -159,9 +161,8 @@ class Stage:
         if self.step is None and self.waiting:
             self.step = step = self.waiting.pop(0)
             now = self.replica.reference.now
-            if not self.is_first:
-                for sequence in step.sampled():
-                    sequence.queue += now - step.arrived
+            for sequence in step.decoding():
+                sequence.queue += now - step.arrived
             duration = round(self.law.ns(step.shape, self.start))
             self.node.batches += 1
             self.node.prompt_tokens += step.prompt_tokens
@@ -172,8 +173,6 @@ class Stage:
     def end(self):
         step, self.step = self.step, None
         step.sent = self.replica.reference.now
-        if self.is_first:
-            self.replica.passed_first_stage(step)
         self.following(step)
         self.look()
 
@@ -201,15 +200,11 @@ class Replica:
         self.client_ns = reference.latency(first, COORDINATOR)
         self.travelling, self.waiting, self.running, self.in_flight = [], [], [], []
         self.steps = []  # all that were ever formed
-        self.is_touched = self.has_preempted = self.has_rejected = False
+        self.is_touched = self.has_preempted = self.has_rejected = self.has_ended = False
         self.parts = []
         self.peak = self.preemptions = self.recomputed = 0
         self.names = {}  # blocks that others can use: name -> sequences that use it now
         self.idle = []  # ... those that none uses, the one that goes first in front
-
-    @property
-    def is_pipeline(self):
-        return len(self.stages) > 1
 
     # Memory
 
@@ -270,13 +265,6 @@ class Replica:
             del self.names[self.idle.pop(0)]
 
     @property
-    def unaccounted(self):
-        """Blocks that what has been submitted still needs for its prompts."""
-        outside = sum(self.blocks(sequence.context) for sequence in self.travelling + self.waiting)
-        unfinished = [sequence for sequence in self.running if sequence.is_unfinished]
-        return outside + sum(self.blocks(s.goal) - self.blocks(s.computed) for s in unfinished)
-
-    @property
     def left(self):
         """What the step that is being formed leaves of the budget."""
         return max(self.budget - sum(part.tokens for part in self.parts), 0)
@@ -296,11 +284,6 @@ class Replica:
         self.travelling.remove(sequence)
         self.waiting.append(sequence)
         self.is_touched = True
-
-    def passed_first_stage(self, step):
-        self.is_touched = True
-        for part in step.parts:
-            part.sequence.since = self.reference.now
 
     def send_back(self, step):
         self.reference.call_at(self.reference.now + self.return_ns, self.take, step)
@@ -327,15 +310,15 @@ class Replica:
     # Steps
 
     def look(self):
-        """Form a step of all that is here at the end of an instant."""
+        """At the end of an instant, form steps of all that is here; they wait for the first stage."""
         is_touched, self.is_touched = self.is_touched, False
-        if not is_touched or self.stages[0].step is not None or len(self.in_flight) == len(self.stages):
-            return
-        self.form()
-        while not self.parts and self.has_rejected:
+        while is_touched and len(self.in_flight) < len(self.stages):
             self.form()
-        self.peak = max(self.peak, self.capacity - self.free)
-        if self.parts:
+            while not self.parts and self.has_rejected:
+                self.form()
+            self.peak = max(self.peak, self.capacity - self.free)
+            if not self.parts:
+                break
             self.go(Step(self.parts))
 
     def form(self):
@@ -357,7 +340,7 @@ class Replica:
             sequence.in_steps += 1
             if sequence.admitted < 0:
                 sequence.admitted = now
-            if self.is_pipeline or part.before == sequence.start:
+            if part.before == sequence.start or not part.is_chunk:
                 sequence.queue += now - sequence.since
         self.steps.append(step)
         self.in_flight.append(step)
@@ -413,8 +396,11 @@ class Replica:
             found = self.found(sequence)
             cached = len(found) * self.block_tokens
             tokens = self.chunk(sequence.context - cached)
-            needed = self.blocks(cached + tokens) - len(found) + sum(name in self.idle for name in found)
-            if (tokens > self.left and self.parts) or needed > self.free:
+            missing = sum(name in self.idle for name in found) - len(found)
+            needed = self.blocks(cached + tokens) + missing
+            if self.prefill_first:  # what is admitted must not lack memory later, as decodes would wait for ever
+                needed = self.blocks(sequence.context) + missing + self.unfinished
+            if (tokens > self.left and self.parts) or not self.admits(sequence, needed):
                 break
             self.waiting.pop(0)
             self.use(found)
@@ -426,7 +412,45 @@ class Replica:
             sequence.held = len(found)
             self.running.append(sequence)
             sequence.goal = sequence.context
+            sequence.reserved = self.expected(sequence)
             self.put(sequence, tokens)
+
+    def admits(self, sequence, blocks):
+        """Whether there is memory for the first chunk of a waiting request, as the engine has it."""
+        if not self.running:
+            return blocks <= self.free
+        if blocks > self.free - int(self.engine.min_free_share * self.capacity):
+            return False
+        if self.engine.admission == "prompt":
+            return True
+        reserved = sum(other.reserved for other in self.running) + self.expected(sequence)
+        return reserved <= self.most_reserved
+
+    def could_admit(self, sequence):
+        """Whether a request could be admitted at once, after all that have been submitted."""
+        outside = self.travelling + self.waiting
+        if not outside + self.running:
+            return self.blocks(sequence.prompt) <= self.free
+        if len(outside + self.running) >= self.most:
+            return False
+        promised = sum(self.blocks(one.context) for one in [*outside, sequence])
+        if promised + self.unfinished > self.free - int(self.engine.min_free_share * self.capacity):
+            return False
+        reserved = sum(one.reserved for one in self.running) + sum(map(self.expected, [*outside, sequence]))
+        return self.engine.admission == "prompt" or reserved <= self.most_reserved
+
+    @property
+    def unfinished(self):
+        """Blocks that the prompts of running sequences still need."""
+        return sum(self.blocks(one.goal) - self.blocks(one.computed) for one in self.running if one.is_unfinished)
+
+    @property
+    def most_reserved(self):
+        return int(self.reference.inputs.high_water * self.capacity)
+
+    def expected(self, sequence):
+        """Blocks that a sequence is expected to fill in the end."""
+        return self.blocks(max(self.reference.expected(sequence), sequence.context + 1))
 
     def chunk(self, remaining):
         """Tokens of a prompt that a step takes; without chunks they may be more than are left."""
@@ -447,14 +471,14 @@ class Replica:
         self.has_preempted = True
         self.preemptions += 1
         sequence.preemptions += 1
+        if sequence.is_unfinished:
+            sequence.since = self.reference.now
         self.drop(sequence)
         self.waiting.insert(0, sequence)
-        if not self.is_pipeline:
-            sequence.since = self.reference.now
 
     def reject(self, sequence):
         """It has outgrown the replica, which is empty now; the client learns it after all of its tokens."""
-        self.has_rejected = True
+        self.has_rejected = self.has_ended = True
         self.drop(sequence)
         sequence.status = RequestStatus.REJECTED
         self.reference.call_at(self.reference.now + self.client_ns, self.reference.replace)
@@ -473,22 +497,21 @@ class Node:
 
 
 class View:
-    """What a routing policy sees when it routes a prompt."""
+    """What a routing policy sees when it routes a request."""
 
     def __init__(self, reference, sequence):
-        self.reference, self.sequence, self.prompt = reference, sequence, sequence.prompt
+        self.reference, self.sequence = reference, sequence
 
     def replica(self, node):
         return next(r for r in self.reference.replicas if any(hop.node == node for hop in r.hops))
 
     def fits(self, hop):
         replica = self.replica(hop.node)
-        if self.prompt + 1 > replica.capacity * replica.block_tokens:
+        if self.sequence.prompt + 1 > replica.capacity * replica.block_tokens:
             return False
         if self.reference.feed.mode is not FeedMode.SATURATE:
             return True
-        is_room = replica.free - replica.unaccounted >= replica.blocks(self.prompt)
-        return is_room and len(replica.sequences()) < replica.most
+        return replica.could_admit(self.sequence)
 
     def queue_length(self, node):
         return len(self.replica(node).waiting) + len(self.replica(node).travelling)
@@ -526,6 +549,7 @@ class Reference:
         self.replicas = [Replica(self, self.chain(hop)) for hop in inputs.graph.first]
         self.largest = max(r.capacity * r.block_tokens for r in self.replicas)
         self.sequences, self.arrived, self.gaps = [], [], []
+        self.held = []  # those that the policy gave no route
         self.standing = None  # under saturation: the request that is to be submitted next
         window = inputs.window
         self.window_end = None if window.duration_ns is None else window.warmup_ns + window.duration_ns
@@ -580,6 +604,9 @@ class Reference:
             self.happen()
         for replica in self.replicas:
             replica.look()
+            if replica.has_ended:
+                replica.has_ended = False
+                self.call_at(self.now, lambda: None)  # what stands outside may fit now
 
     # Arrivals
 
@@ -599,6 +626,9 @@ class Reference:
             request = next(self.feed.requests, None)
 
     def replace(self):
+        """A request has ended: those without a route are asked about again, and a closed loop goes on."""
+        self.arrived += self.held
+        self.held = []
         if self.feed.mode is FeedMode.CLOSED_LOOP:
             self.launch()
 
@@ -620,11 +650,13 @@ class Reference:
         while self.arrived:
             sequence = self.arrived.pop(0)
             replica = self.route(sequence)
-            if replica is None:
+            if replica is not None:
+                replica.submit(sequence)
+            elif any(s.replica is not None and s.status is RequestStatus.WAITING for s in self.sequences):
+                self.held.append(sequence)
+            else:
                 sequence.status = RequestStatus.REJECTED
                 self.replace()
-            else:
-                replica.submit(sequence)
         if self.feed.mode is FeedMode.SATURATE:
             self.saturate()
 
@@ -651,10 +683,12 @@ class Reference:
                 replica.submit(sequence)
 
     def route(self, sequence):
-        prompt = sequence.prompt
-        expected = max(prompt + round(self.inputs.expected_output_tokens), prompt + 1)
-        hops = self.inputs.policy.route(prompt, expected, View(self, sequence))
+        expected = max(self.expected(sequence), sequence.prompt + 1)
+        hops = self.inputs.policy.route(sequence.prompt, expected, View(self, sequence))
         return None if hops is None else next(r for r in self.replicas if r.hops == tuple(hops))
+
+    def expected(self, sequence):
+        return sequence.prompt + round(self.inputs.expected_output_tokens)
 
     # Clients
 

@@ -59,8 +59,7 @@ def kind_of(
 
 @st.composite
 def clusters(draw, most_stages=3):
-    """One to three replicas of one to ``most_stages`` stages; memory, budgets and numbers of sequences are often
-    tiny."""
+    """One to three replicas of one to ``most_stages`` stages; memory, budgets and sequences are often tiny."""
     kinds = [
         kind_of(
             f"k{number}",
@@ -90,6 +89,8 @@ def engines(draw):
     plain = EngineSpec(
         "inside", loops_inside=True, copies_activations=False, chunks_prompts=draw(st.booleans()),
         long_prefill_token_threshold=draw(st.sampled_from([0, 7, 20])),
+        admission=draw(st.sampled_from(["prompt", "prompt", "output"])),
+        min_free_share=draw(st.sampled_from([0.0, 0.0, 0.1])),
     )  # fmt: skip
     if draw(st.booleans()):
         return plain

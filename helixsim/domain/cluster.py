@@ -128,6 +128,22 @@ class Deployment:
         pinned = self.cluster.node(node_id).kv_blocks
         return self.profile(node_id).blocks(held, self.model.num_layers) if pinned is None else pinned
 
+    def usual_layers(self) -> dict[str, int]:
+        """Return the layers that strategies without a search of their own give each kind of node.
+
+        All of the model where it fits, else as many as leave usual room for KV (``typical_layers_full``); the most
+        that fit if the nodes together could not hold the model otherwise.
+        """
+        num_layers = self.model.num_layers
+        kinds = {profile.kind: profile for profile in self.profiles}
+        usual = {
+            kind: num_layers if one.max_layers >= num_layers else min(one.typical_layers_full, one.max_layers)
+            for kind, one in kinds.items()
+        }
+        if sum(usual[profile.kind] for profile in self.profiles) >= num_layers:
+            return usual
+        return {kind: one.max_layers for kind, one in kinds.items()}
+
     def layer_limits(self) -> str:
         """Return how many layers planners give each kind of node and why not more, in words for messages."""
         kinds = {profile.kind: profile for profile in self.profiles}

@@ -33,8 +33,7 @@ class ReplicaView:
         count = max(of_node) + 1
         self.submitted = [0] * count
         self.submitted_tokens = [0] * count
-        self.coming_blocks = [0] * count
-        self.coming = [0] * count
+        self.coming: list[list[Running]] = [[] for _ in range(count)]
 
     def _of(self, node: int) -> Replica:
         return self._replicas[self._number_of[node]]
@@ -46,17 +45,14 @@ class ReplicaView:
     def fits(self, hop: Hop) -> bool:
         """See ``RoutingView.fits``."""
         replica = self._of(hop.node)
-        prompt = self._sequence.prompt_tokens
-        if prompt + 1 > replica.capacity_tokens:
+        if self._sequence.prompt_tokens + 1 > replica.capacity_tokens:
             return False
-        return not self._at_once or replica.could_admit(
-            prompt, self.coming[replica.number], self.coming_blocks[replica.number]
-        )
+        return not self._at_once or replica.could_admit(self._sequence, self.coming[replica.number])
 
     def queue_length(self, node: int) -> int:
         """See ``RoutingView.queue_length``: with those on their way, as several may come at one instant."""
         replica = self._of(node)
-        return len(replica.scheduler.waiting) + self.coming[replica.number]
+        return len(replica.scheduler.waiting) + len(self.coming[replica.number])
 
     def in_flight(self, node: int) -> int:
         """See ``RoutingView.in_flight``."""
@@ -273,15 +269,13 @@ class Frontend:
         view, number = self.view, replica.number
         view.submitted[number] += 1
         view.submitted_tokens[number] += prompt
-        view.coming[number] += 1
-        view.coming_blocks[number] += replica.scheduler.claim(prompt)
+        view.coming[number].append(sequence)
         self.submit(replica, Submission(self.kernel.env, sequence), prompt)
         return True
 
     def arrived(self, replica: Replica, sequence: Running) -> None:
         """Take note that a request has reached its replica."""
-        self.view.coming[replica.number] -= 1
-        self.view.coming_blocks[replica.number] -= replica.scheduler.claim(sequence.prompt_tokens)
+        self.view.coming[replica.number].remove(sequence)
 
     # Ends -----------------------------------------------------------------------------------------------------------
 

@@ -126,7 +126,7 @@ class Recorder:
 
     def count_gaps(self, gap_ns: int, count: int, now_ns: int) -> None:
         """Count gaps between successive tokens that end now, of ``count`` requests; none if they are below zero."""
-        if gap_ns >= 0 and self.window_start_ns < now_ns <= self.window_end_ns:
+        if count and gap_ns >= 0 and self.window_start_ns < now_ns <= self.window_end_ns:
             index = gap_ns // GAP_RESOLUTION_NS
             self.gaps[index] = self.gaps.get(index, 0) + count
             self.gap_sum_ns += count * gap_ns

@@ -8,6 +8,7 @@ which a sequence ends in one event; what an arrival, a sample or the end of the 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
 from itertools import accumulate
 from typing import Protocol
 
@@ -196,10 +197,10 @@ class Replica:
         ended = bisect_right(self._ends_ns, self._kernel.now_ns)
         return self.generated + step.plan.decodes.count * (ended - self._taken)
 
-    def could_admit(self, prompt_tokens: int, coming: int, coming_blocks: int) -> bool:
+    def could_admit(self, sequence: Sequence, coming: Iterable[Sequence]) -> bool:
         """See ``Scheduler.could_admit``."""
         self.book()
-        return self.scheduler.could_admit(prompt_tokens, coming, coming_blocks)
+        return self.scheduler.could_admit(sequence, coming)
 
     def book(self) -> None:
         """Book the steps that have ended by now, for those that ask before the last of them has."""

@@ -210,6 +210,8 @@ class ReplicaSystem:
         for sequence in self.frontend.active.values():
             if sequence.decodes is not None:
                 sequence.decodes.tell(sequence)
+            if sequence.first_token_ns > now_ns:
+                sequence.first_token_ns = -1  # it is on its way to the client
             yield sequence, RequestStatus.WAITING if sequence.path is None else RequestStatus.RUNNING
         for sequence in self.frontend.waiting:
             yield sequence, RequestStatus.WAITING

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from helixsim.domain.speculation import Speculation
@@ -195,22 +196,22 @@ class Scheduler:
             return 0
         return self.blocks_of(max(sequence.prompt_tokens + expected, sequence.context_tokens + 1))
 
-    def claim(self, prompt_tokens: int) -> int:
-        """Return the blocks that must be free to admit a prompt at once."""
-        return self.blocks_of(prompt_tokens + (self.rules.expected_output_tokens or 0))
+    def could_admit(self, sequence: Sequence, coming: Iterable[Sequence]) -> bool:
+        """Return whether a request could be admitted at once, behind those ``coming``, which are on their way here."""
+        ahead = [*self.waiting, *coming]
+        if not ahead and not self.running:
+            return self.blocks_of(sequence.target) <= self.kv.free_blocks
+        if len(self.running) + len(ahead) >= self.max_sequences:
+            return False
+        promised = sum([self.blocks_of(one.target) for one in ahead]) + self._unfinished_blocks()
+        if promised + self.blocks_of(sequence.target) + self._least_free > self.kv.free_blocks:
+            return False
+        expected = sum([self._expected_blocks(one) for one in ahead]) + self._expected_blocks(sequence)
+        return self._reserved + expected <= self._most_reserved
 
-    def could_admit(self, prompt_tokens: int, coming: int, coming_blocks: int) -> bool:
-        """Return whether a request could be admitted at once, behind ``coming`` ones that are on their way here."""
-        if len(self.running) + len(self.waiting) + coming >= self.max_sequences:
-            return False
-        claimed = coming_blocks + self.claim(prompt_tokens)
-        promised = sum([self.blocks_of(s.target) for s in self.waiting])
-        promised += sum([self.blocks_of(s.target) - self.blocks_of(s.computed) for s in self.prompts])
-        if promised + claimed + self._least_free > self.kv.free_blocks:
-            return False
-        return self._reserved + sum([self._expected_blocks(s) for s in self.waiting]) + claimed <= max(
-            self._most_reserved, claimed
-        )
+    def _unfinished_blocks(self) -> int:
+        """Return the blocks that the prompts of running sequences still need."""
+        return sum([self.blocks_of(one.target) - self.blocks_of(one.computed) for one in self.prompts])
 
     def cached_tokens(self, sequence: Sequence) -> int:
         """Return how many tokens of a request need not be computed here."""
@@ -273,7 +274,10 @@ class Scheduler:
             hit, idle = self._find(sequence)
             computed = hit * self.block_tokens
             count = self._chunk(sequence.target - computed, budget, is_alone=not chunks and decodes is None)
-            if not count or not self._has_room(sequence, self.blocks_of(computed + count) - hit + idle, decodes):
+            # Where decodes pause for prompts, one without memory to go on would hold them up for ever.
+            tokens = computed + count if self.rules.is_mixed else sequence.target
+            unfinished = 0 if self.rules.is_mixed else self._unfinished_blocks()
+            if not count or not self._has_room(sequence, self.blocks_of(tokens) - hit + idle + unfinished, decodes):
                 break
             self.waiting.popleft()
             self._admit(sequence, now_ns)

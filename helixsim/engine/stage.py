@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from bisect import insort
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -81,7 +81,7 @@ class Stage:
         self.send: Callable[[Step, int], None] | None = None
         self.owner: Owner
         self._kernel = kernel
-        self._queue: deque[Step] = deque()
+        self._queue: list[Step] = []
         self._started_ns = 0
 
     def receive(self, arrived: Any) -> None:
@@ -90,10 +90,13 @@ class Stage:
             self.owner.arrive(arrived.sequence)
             return
         arrived.network_ns += arrived.arrived_ns - arrived.sent_ns
-        self.take(arrived)
+        if self.step is None:
+            self._start(arrived)
+        else:  # what arrives while it computes may lie here before a step that was sent earlier is delivered
+            insort(self._queue, arrived, key=lambda step: (step.arrived_ns, step.sent_ns))
 
     def take(self, step: Step) -> None:
-        """Compute a step when those before it are done."""
+        """Compute a step of the scheduler when those before it are done."""
         if self.step is None:
             self._start(step)
         else:
@@ -141,4 +144,4 @@ class Stage:
         step.compute_ns += now - self._started_ns
         self.send(step, int(step.plan.shape.prefill_tokens + step.plan.shape.decode_seqs))
         if self._queue:
-            self._start(self._queue.popleft())
+            self._start(self._queue.pop(0))

@@ -27,7 +27,8 @@ DEFAULT_LIMITS = BatchLimits(max_prefill_requests=256, max_prefill_tokens=8192, 
 """Batch limits of kinds nobody has measured, with engines that state none."""
 
 PUBLISHED_WEIGHT_FRACTION = 0.5
-"""Share of memory for weights behind ``max_layers`` in ``profiles/compute`` (the paper's rule)."""
+"""Share of memory for weights behind ``max_layers`` in ``profiles/compute`` (the paper's rule), and of strategies that
+do not search for the best number of layers."""
 
 LEAST_KV_TOKENS = 4096
 """A planner leaves KV memory for one full context where ``max_context_tokens`` states it, else for that of the model
@@ -115,7 +116,8 @@ def node_profile(
     fitted = sources.fitted()
     compute = sources.compute(fitted)
     blocks, limits, max_layers, limited_by, memory = sources.tabulated() or sources.physical(fitted)
-    typical, full, initial = max(1, round(2 * max_layers / 3)), max_layers, 0.0
+    full = sources.usual_layers(max_layers) if options.max_weight_fraction is None else max_layers
+    typical, initial = max(1, round(2 * full / 3)), 0.0
     if fitted is not None and fitted.planner is not None:
         typical = min(fitted.planner.typical_layers, max_layers)
         full = min(fitted.planner.typical_layers_full, max_layers)
@@ -345,6 +347,11 @@ class _Sources:
             "planners may place one all the same"
         )
         return 1, limit
+
+    def usual_layers(self, most: int) -> int:
+        """Return the layers whose weights fill half of the memory, at most ``most``."""
+        usable = PUBLISHED_WEIGHT_FRACTION * self.gpu.usable_memory_bytes * self.gpus
+        return min(max(int(usable // self.model.weight_bytes_per_layer), 1), most)
 
     def _of_engine(self, measured: BatchLimits) -> BatchLimits:
         """Return the limits that the engine states, else the measured ones."""

@@ -49,10 +49,11 @@ class Homogeneous:
         num_layers = fleet.model.num_layers
         by_type: dict[str, list[str]] = {}
         size: dict[str, int] = {}
+        usual = fleet.usual_layers()
         for node, profile in zip(fleet.cluster.nodes, fleet.profiles, strict=True):
-            if profile.max_layers:
+            if usual[profile.kind]:
                 by_type.setdefault(profile.kind, []).append(node.id)
-                size[node.id] = profile.max_layers
+                size[node.id] = usual[profile.kind]
         generator = random.Random(options.seed)
         queue: list[str] = []
         for nodes in sorted(

@@ -54,8 +54,9 @@ class Petals:
         random.Random(options.seed).shuffle(arrivals)
         speed = [0.0] * num_layers
         ranges: dict[str, LayerRange] = {}
+        usual = fleet.usual_layers()
         for position in arrivals:
-            size = min(fleet.profiles[position].max_layers, num_layers)
+            size = min(usual[fleet.profiles[position].kind], num_layers)
             if not size:
                 continue
             node = fleet.cluster.nodes[position].id

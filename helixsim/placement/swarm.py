@@ -76,7 +76,7 @@ class Swarm:
 
 def _default_stages(fleet: Deployment) -> int:
     """Return the fewest equal stages that fit the smallest node, or unequal ones if the nodes are too few."""
-    smallest = min((profile.max_layers for profile in fleet.profiles if profile.max_layers), default=0)
+    smallest = min((layers for layers in fleet.usual_layers().values() if layers), default=0)
     if not smallest:
         raise InfeasibleError(f"swarm: no node of the fleet can hold a layer of {fleet.model.name}")
     num_layers = fleet.model.num_layers

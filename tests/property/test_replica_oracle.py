@@ -18,7 +18,7 @@ from helixsim.domain.hardware import Curve
 from helixsim.domain.request import FeedMode, Window
 from helixsim.domain.result import RequestStatus
 
-INSIDE = EngineSpec("inside", loops_inside=True, copies_activations=False, chunks_prompts=True)
+INSIDE = EngineSpec("inside", loops_inside=True, copies_activations=False, chunks_prompts=True, admission="prompt")
 NEAR = LinkSpec(1e12, 0)
 
 

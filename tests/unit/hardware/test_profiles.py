@@ -84,7 +84,10 @@ def test_parts_of_a_profile_fit_together(model_name, gpu_name, gpus, fraction, w
 def test_unmeasured_kinds_say_what_they_rest_on() -> None:
     profile, assumed = _profile("llama-3-70b", "l40s")
     assert profile.limits[0] == DEFAULT_LIMITS
-    assert profile.typical_layers == round(2 * profile.max_layers / 3)
+    assert profile.typical_layers == round(2 * profile.typical_layers_full / 3)
+    half_bytes = catalog.load_gpu("l40s").usable_memory_bytes / 2
+    layer_bytes = catalog.load_model("llama-3-70b").weight_bytes_per_layer
+    assert profile.typical_layers_full == half_bytes // layer_bytes < profile.max_layers
     assert profile.initial_layer_tokens_per_s == 0
     assert [sentence.split(":")[0] for sentence in assumed] == [
         "no timings for llama-3-70b on l40s",

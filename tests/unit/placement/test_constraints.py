@@ -148,6 +148,14 @@ def test_missing_room_is_told_in_layers_and_bytes() -> None:
         Helix().solve(problem(1, 1), HelixOptions())
 
 
+@pytest.mark.parametrize(("nodes", "most", "given"), [(3, 6, 3), (2, 6, 6), (3, 8, 8)])
+def test_strategies_without_a_search_leave_usual_room_for_kv(nodes: int, most: int, given: int) -> None:
+    """Eight layers: three a node if that is enough nodes, the most that fit if not, all where all fit."""
+    kind = replace(builders.profile("k", most), typical_layers_full=3)
+    fleet = builders.fleet([kind] * nodes, num_layers=8)
+    assert fleet.usual_layers() == {"k": given}
+
+
 def test_missing_room_is_told_with_the_limit_that_binds() -> None:
     given = problem(1, 1)
     profiles = tuple(replace(profile, limited_by="the cap of the test") for profile in given.fleet.profiles)

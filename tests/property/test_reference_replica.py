@@ -1,0 +1,160 @@
+"""The engine of replicas, which moves groups and leaps, against the plain one that does not: equal to the ns."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference_replica import Reference
+from replica_cases import chains, clusters, engines, kind_of
+from simulating import SECOND, inputs_of, random_load
+
+from helixsim.batching import registry as batching_registry
+from helixsim.domain.engine import EngineSpec
+from helixsim.domain.request import FeedMode, Window
+from helixsim.domain.result import RequestStatus
+from helixsim.engine.recorder import GAP_RESOLUTION_NS
+from helixsim.engine.simulate import simulate
+
+INSIDE = EngineSpec("inside", loops_inside=True, copies_activations=False, chunks_prompts=True, admission="prompt")
+
+
+def assert_equal(case, load, **how):
+    """Run both engines on inputs made anew for each and compare all they leave."""
+    result = simulate(inputs_of(case, load, **how))
+    reference = Reference(inputs_of(case, load, **how)).run()
+    rows, sequences = result.requests, reference.sequences
+    for name, values in {
+        "request_id": [s.request.id for s in sequences],
+        "arrival_ns": [s.arrival for s in sequences],
+        "status": [reference.status(s) for s in sequences],
+        "admitted_ns": [s.admitted for s in sequences],
+        "preemptions": [s.preemptions for s in sequences],
+        "first_token_ns": [s.first_token for s in sequences],
+        "finish_ns": [s.finish for s in sequences],
+        "output_tokens": [s.generated for s in sequences],
+    }.items():
+        np.testing.assert_array_equal(getattr(rows, name), values, name)
+    done = rows.finish_ns >= 0
+    for name, attribute in (("network_ns", "network"), ("queue_ns", "queue"), ("compute_ns", "compute")):
+        values = np.array([getattr(s, attribute) for s in sequences])
+        np.testing.assert_array_equal(getattr(rows, name)[done], values[done], name)
+    for number, sequence in enumerate(sequences):
+        if rows.status[number] == RequestStatus.WAITING:
+            assert rows.route[number] == -1
+        elif rows.status[number] != RequestStatus.REJECTED:
+            hops = [(stage.node.id, stage.node.range) for stage in sequence.replica.stages]
+            assert list(result.routes[rows.route[number]].hops) == hops
+    nodes = result.nodes
+    assert list(nodes.node_id) == [node.id for node in reference.nodes]
+    for name in ("batches", "prompt_tokens", "decode_tokens"):
+        assert list(getattr(nodes, name)) == [getattr(node, name) for node in reference.nodes], name
+    now = reference.now
+    busy = [sum(min(end, now) - start for start, end in node.busy) for node in reference.nodes]
+    assert list(result.series.busy_ns[-1]) == busy
+    assert nodes.preemptions.sum() == sum(replica.preemptions for replica in reference.replicas)
+    peaks = {stage.node.id: replica.peak for replica in reference.replicas for stage in replica.stages}
+    assert list(nodes.kv_peak_blocks) == [peaks.get(node, 0) for node in nodes.node_id]
+    gaps = Counter(gap // GAP_RESOLUTION_NS * GAP_RESOLUTION_NS for gap in reference.gaps)
+    assert dict(zip(result.gaps.value_ns.tolist(), result.gaps.count.tolist(), strict=True)) == gaps
+    assert result.gaps.sum_ns == sum(reference.gaps)
+    assert result.gaps.sum_squares_ns2 == sum(gap * gap for gap in reference.gaps)
+    wires = {ends: wire for ends, wire in sorted(reference.wires.items()) if wire.messages}
+    links = result.links
+    used = [number for number, messages in enumerate(links.messages) if messages]
+    assert [(links.src[n], links.dst[n]) for n in used] == list(wires)
+    assert [links.messages[n] for n in used] == [wire.messages for wire in wires.values()]
+    assert [links.queue_ns[n] for n in used] == [wire.waited for wire in wires.values()]
+    if reference.window_end is None:
+        assert [links.bytes[n] for n in used] == [wire.bytes for wire in wires.values()]
+    return result
+
+
+routings = st.sampled_from(["flow_weighted", "least_loaded", "shortest_queue", "random", "prefix_aware"])
+
+
+@given(
+    case=clusters(),
+    engine=engines(),
+    seed=st.integers(0, 10_000),
+    batching=st.sampled_from(batching_registry.names()),
+    routing=routings,
+    rate_rps=st.sampled_from([5.0, 60.0, 1000.0]),
+)
+@settings(max_examples=80, deadline=None)
+def test_requests_that_come_at_a_rate(case, engine, seed, batching, routing, rate_rps):
+    load = random_load(seed, 40, rate_rps=rate_rps, prompt=60, output=20)
+    assert_equal(case, load, engine=engine, batching=batching, routing=routing, seed=seed)
+
+
+@given(
+    case=clusters(),
+    engine=engines(),
+    seed=st.integers(0, 10_000),
+    batching=st.sampled_from(batching_registry.names()),
+    routing=routings,
+    number=st.sampled_from([12, 5000]),
+)
+@settings(max_examples=40, deadline=None)
+def test_requests_that_come_as_others_leave(case, engine, seed, batching, routing, number):
+    load = random_load(seed, number, rate_rps=1.0, prompt=60, output=20)
+    window = Window(SECOND // 8, SECOND // 2, drain=False) if number > 12 else Window(0, None, drain=True)
+    how = {"mode": FeedMode.CLOSED_LOOP, "concurrency": 9, "window": window}
+    assert_equal(case, load, engine=engine, batching=batching, routing=routing, seed=seed, **how)
+
+
+@given(
+    case=clusters(),
+    engine=engines(),
+    seed=st.integers(0, 10_000),
+    batching=st.sampled_from(batching_registry.names()),
+    routing=routings,
+    prompts_in_flight=st.sampled_from([1, 3, 20]),
+)
+@settings(max_examples=40, deadline=None)
+def test_requests_that_come_as_soon_as_they_fit(case, engine, seed, batching, routing, prompts_in_flight):
+    load = random_load(seed, 5000, rate_rps=1.0, prompt=60, output=20)
+    how = {"mode": FeedMode.SATURATE, "prompts_in_flight": prompts_in_flight}
+    how |= {"window": Window(SECOND // 8, SECOND // 2, drain=False)}
+    assert_equal(case, load, engine=engine, batching=batching, routing=routing, seed=seed, **how)
+
+
+@given(
+    case=clusters(),
+    engine=engines(),
+    seed=st.integers(0, 10_000),
+    edges=st.tuples(st.integers(0, 400), st.integers(1, 400)),
+)
+@settings(max_examples=30, deadline=None)
+def test_windows_that_cut_anywhere(case, engine, seed, edges):
+    load = random_load(seed, 30, rate_rps=100.0, prompt=60, output=60)
+    warmup, duration = (edge * 997_003 for edge in edges)
+    for drain in (False, True):
+        assert_equal(case, load, engine=engine, window=Window(warmup, duration, drain))
+
+
+@pytest.mark.parametrize("stages", [1, 2, 3])
+def test_long_decodes_between_few_arrivals(stages):
+    """Where nothing happens for hundreds of steps, which a fast engine takes as one."""
+    case = chains([[kind_of("n", blocks=400, budget=64, context_ns=7.3)] * stages])
+    assert_equal(case, random_load(3, 25, rate_rps=0.5, prompt=100, output=400), engine=INSIDE)
+
+
+@pytest.mark.parametrize("stages", [1, 2, 3])
+@pytest.mark.parametrize("batching", batching_registry.names())
+def test_the_comparison_reaches_what_is_rare(stages, batching):
+    """What the random cases are there for does happen, so that they cannot agree on easy runs only."""
+    seen = Counter()
+    for blocks, threshold in ((14, 0), (14, 20), (30, 7)):
+        case = chains([[kind_of("n", blocks=blocks, budget=40)] * stages])
+        load = random_load(1, 60, rate_rps=60.0, prompt=60, output=80)
+        engine = replace(INSIDE, long_prefill_token_threshold=threshold)
+        result = assert_equal(case, load, engine=engine, batching=batching)
+        seen["preemptions"] += result.counters["preemptions"]
+        seen["rejected"] += (result.requests.status == RequestStatus.REJECTED).sum()
+        seen["twice"] += (result.requests.preemptions > 1).sum()
+    assert min(seen[name] for name in ("preemptions", "rejected", "twice")) > 0
