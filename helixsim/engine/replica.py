@@ -31,7 +31,7 @@ class Listener(Protocol):
         """Take note that a request has reached the replica."""
 
     def started(self, replica: Replica, sequences: int) -> None:
-        """Take note that so many prompts have got their first tokens."""
+        """Take note that so many requests have got their first tokens."""
 
     def ended(self, replica: Replica, sequences: list[Sequence], is_rejected: bool) -> None:
         """Take note that sequences have left: they have all their tokens, or have outgrown the replica."""
@@ -274,6 +274,7 @@ class Replica:
         ended = decodes.ended() if decodes.count else []
         for sequence, _ in step.plan.chunks:
             sequence.in_flight -= 1
+        started = 0
         for sequence in step.plan.ending:
             sequence.generated += 1
             sequence.compute_ns += now - sequence.since_ns - network_ns
@@ -283,6 +284,7 @@ class Replica:
             if sequence.first_token_ns < 0:
                 sequence.first_token_ns = now + self.delivery_ns
                 recorder.take_first_token(sequence, sequence.first_token_ns)
+                started += 1
             else:
                 recorder.count_gaps(now - sequence.last_token_ns, 1, now + self.delivery_ns)
             sequence.last_token_ns = now
@@ -301,8 +303,8 @@ class Replica:
             if ready is not None:
                 decodes.take_over(ready)
             scheduler.ready = decodes
-        if step.plan.ending:
-            self._listener.started(self, len(step.plan.ending))
+        if started:
+            self._listener.started(self, started)
         if ended:
             self._listener.ended(self, ended, is_rejected=False)
         self.wake()
