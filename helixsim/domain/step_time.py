@@ -273,19 +273,20 @@ class _LayerTerms:
     def pairs_ns(self, shape: BatchShape, layers: int) -> float:
         """Return what the pairs of prompts add in so many layers [ns], by a table all of the prompts' attention.
 
-        Within a window, and by a table, all prompts are taken to be of the mean length and the mean past.
+        A chunk behind a long context takes at least as long as reading the keys and values of that. Within a window, by
+        a table and for what chunks read, all prompts are taken to be of the mean length and the mean past.
         """
         times, pairs = self._times, shape.prefill_pairs
-        if self._window is not None or self._attention is not None:
-            seqs = shape.prefill_seqs or 1
-            tokens = shape.prefill_tokens / seqs
-            past = max(pairs / shape.prefill_tokens - tokens / 2, 0.0)
-            if self._attention is not None:
-                return layers * self._attention.prompts_ns(tokens, past, seqs)
-            assert self._window is not None, "one of both is there"
+        seqs = shape.prefill_seqs or 1
+        tokens = shape.prefill_tokens / seqs
+        past = max(pairs / shape.prefill_tokens - tokens / 2, 0.0)
+        if self._attention is not None:
+            return layers * self._attention.prompts_ns(tokens, past, seqs)
+        if self._window is not None:
             growing = min(max(self._window - past, 0.0), tokens)
             pairs = (prefill_pairs(growing, past) + (tokens - growing) * self._window) * seqs
-        found = times.prefill_ns_per_pair * (layers * pairs)
+            past = min(past, self._window)
+        found = max(times.prefill_ns_per_pair * (layers * pairs), self._context_ns * (layers * seqs * past))
         if times.index_ns_per_pair:
             found += times.index_ns_per_pair * (layers * shape.prefill_pairs)
         return found

@@ -76,6 +76,23 @@ def test_chunks_have_the_pairs_of_the_whole_prompt():
     assert sum(map(prefill_pairs, chunks, past)) == prefill_pairs(1017) == 1017**2 / 2
 
 
+def test_a_short_chunk_reads_the_whole_context_behind_it():
+    """A few tokens behind a cached prefix: their pairs are soon multiplied, but all keys and values are read."""
+    one = step_time(CONTEXT, copies_activations=False)
+
+    def extra_ns(tokens, past, seqs=1):
+        shape = BatchShape(seqs * tokens, seqs * prefill_pairs(tokens, past), seqs)
+        return one.ns(shape) - one.ns(shape._replace(prefill_pairs=0))
+
+    few = replace(CONTEXT, prefill_ns_per_pair=0.01)
+    assert extra_ns(4, 10_000) == 0.5 * prefill_pairs(4, 10_000)
+    one = step_time(few, copies_activations=False)
+    assert extra_ns(4, 10_000) == pytest.approx(0.25 * 10_000)
+    assert extra_ns(4, 10_000, seqs=3) == pytest.approx(3 * 0.25 * 10_000)
+    assert extra_ns(100, 10_000) == pytest.approx(0.01 * prefill_pairs(100, 10_000))
+    assert extra_ns(4, 0) == pytest.approx(0.01 * prefill_pairs(4))
+
+
 @pytest.fixture
 def hybrid():
     """Of every two layers, the second attends to 64 tokens."""
