@@ -58,13 +58,6 @@ CASES = (
     Case("qwen3-30b-a3b", "h100", 1, "Qwen/Qwen3-30B-A3B"),
     Case("qwen3-235b-a22b", "h200", 8, "Qwen/Qwen3-235B-A22B", options=(("moe_tp_size", 8),)),
     Case("gpt-oss-120b", "b200", 1, "openai/gpt-oss-120b"),
-    Case(
-        "deepseek-r1",
-        "h200",
-        8,
-        "deepseek-ai/DeepSeek-R1",
-        options=(("moe_tp_size", 8), ("kvcache_quant_mode", "bfloat16")),
-    ),
 )
 
 DECODES = (*((seqs, context) for seqs in (1, 8, 32, 128) for context in (500, 2000, 8000)), (3, 777), (100, 3333))

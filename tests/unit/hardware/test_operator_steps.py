@@ -1,5 +1,7 @@
 """Whole steps by the measured tables against the library's own models; skipped without the extra ``operators``."""
 
+from dataclasses import replace
+
 import pytest
 
 pytest.importorskip("aiconfigurator_core")
@@ -8,15 +10,15 @@ from operator_steps import CASES, KINDS, errors, steps
 
 from helixsim.errors import DataError
 from helixsim.hardware import catalog
+from helixsim.hardware.formats import WEIGHTS
 from helixsim.hardware.operator_library import SYSTEMS, open_tables
 from helixsim.hardware.operator_tables import operator_times
 
-EXACT = [case for case in CASES if case.model != "deepseek-r1"]
 SOME = ("llama-3.1-70b, 4 x h100", "gpt-oss-120b, 1 x b200")
 
 
 @pytest.mark.parametrize(
-    "case", [pytest.param(case, id=case.name, marks=() if case.name in SOME else pytest.mark.slow) for case in EXACT]
+    "case", [pytest.param(case, id=case.name, marks=() if case.name in SOME else pytest.mark.slow) for case in CASES]
 )
 def test_steps_are_within_two_percent_of_the_librarys(case):
     found = list(steps(case))
@@ -24,16 +26,13 @@ def test_steps_are_within_two_percent_of_the_librarys(case):
         assert max(map(abs, errors(found, kind, "tables"))) < 0.02
 
 
-@pytest.mark.slow
-def test_the_library_counts_twice_the_all_reduces_in_deepseek():
-    """Beside those of attention and feed-forward part it has two of dispatching to and collecting from experts."""
-    (case,) = [case for case in CASES if case.model == "deepseek-r1"]
-    tables, model = open_tables(case.gpu, "vllm"), catalog.load_model(case.model)
-    for step in steps(case):
-        if step.kind == "prefill":
-            reduces = tables.ns(tables.build.text([tables.build.all_reduce(model.hidden_size, 8)] * 2), int(step.shape))
-            missing = (step.library_ms - step.tables_ms) / step.library_ms
-            assert missing - model.num_layers * reduces / 1e6 / step.library_ms == pytest.approx(0.02, abs=0.02)
+def test_products_with_a_scale_for_each_block_are_taken_as_those_with_one():
+    tables = open_tables("h100", "vllm")
+    per_block, per_tensor = (
+        tables.ns(tables.build.text([tables.build.product(4096, 4096, replace(WEIGHTS["fp8"], is_blocked=blocked))]), 8)
+        for blocked in (True, False)
+    )
+    assert per_block == per_tensor
 
 
 def test_tables_are_there_for_the_gpus_they_are_said_to_be():
