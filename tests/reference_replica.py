@@ -365,8 +365,12 @@ class Replica:
             if needed <= self.free:
                 break
             victim = self.movable(self.running)
+            lacks = victim in ready and victim.computed % self.block_tokens == 0 and needed == self.free + 1
             if self.running == [victim]:
                 self.reject(victim)
+            elif lacks and victim is not self.running[-1]:
+                ready.remove(victim)  # those behind it are in flight: one of them will be preempted
+                break
             else:
                 self.preempt(victim)
         for sequence in ready:
@@ -381,7 +385,7 @@ class Replica:
             while needed > self.free:
                 later = self.running[self.running.index(sequence) :]
                 victim = self.movable(later)
-                if victim is None:
+                if victim is None or (victim is sequence and len(later) > 1):
                     break
                 assert self.running != [victim], "a prompt that fits alone cannot lack blocks"
                 self.preempt(victim)

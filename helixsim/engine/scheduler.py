@@ -84,7 +84,8 @@ class Scheduler:
     """Waiting and running requests of one replica, and its KV memory.
 
     ``replica`` is what requests that run have as their path. ``ready`` are the decoding sequences that are in no step
-    under way. ``outgrown`` are sequences that no longer fit the replica even alone, to be rejected.
+    under way; those in ``_paused`` can take no part in the one that is being formed. ``outgrown`` are sequences
+    that no longer fit the replica even alone, to be rejected.
     """
 
     def __init__(self, replica: Numbered, blocks: int, block_tokens: int, rules: Rules) -> None:
@@ -98,6 +99,7 @@ class Scheduler:
         self.prompts: deque[Sequence] = deque()
         self.ready: Decodes | None = None
         self.outgrown: list[Sequence] = []
+        self._paused: Decodes | None = None
         self.preemptions = 0
         self.recomputed_tokens = 0
         self.max_sequences = max(1, min(rules.max_sequences, rules.budget // rules.tokens_per_decode))
@@ -155,20 +157,27 @@ class Scheduler:
         self._reserved += sequence.reserved_blocks
         self.prompts.append(sequence)
 
-    def _preempt_last(self, now_ns: int, oldest: int = 0) -> bool:
-        """Preempt the sequence admitted last, from the ``oldest``-th on, that is in no step; False if there is none."""
+    def _rank(self, sequence: Sequence) -> tuple[int, int]:
+        """Return what orders running sequences: the last one is preempted first."""
+        return (sequence.request.priority if self.rules.by_priority else 0), sequence.order
+
+    def _is_last(self, sequence: Sequence) -> bool:
+        return self._rank(sequence) == max(map(self._rank, self.running.values()))
+
+    def _victim(self, needy: Sequence | None) -> Sequence | None:
+        """Return the last running sequence that is in no step; None if it would come before ``needy``."""
         found = None
         for sequence in reversed(self.running.values()):
-            if sequence.order < oldest:
-                break
-            if sequence.in_flight or (sequence.decodes is not None and sequence.decodes is not self.ready):
+            if sequence.in_flight or sequence.decodes not in (None, self.ready, self._paused):
                 continue
             if found is None or sequence.request.priority > found.request.priority:
                 found = sequence
             if not self.rules.by_priority:
                 break
-        if found is None:
-            return False
+        return found if found is None or needy is None or self._rank(found) >= self._rank(needy) else None
+
+    def _preempt(self, found: Sequence, now_ns: int) -> None:
+        """Take a sequence that is in no step off; it will compute its prompt and its tokens anew."""
         if found.decodes is not None:
             found.decodes.leave(found)
             computed = found.context_tokens - 1
@@ -187,7 +196,6 @@ class Scheduler:
             found.preemptions += 1
             self.preemptions += 1
             self.enqueue(found, is_first=True)
-        return True
 
     def _expected_blocks(self, sequence: Sequence) -> int:
         """Return the blocks that admission keeps for a sequence."""
@@ -232,14 +240,26 @@ class Scheduler:
 
     def form(self, now_ns: int) -> Plan | None:
         """Choose what the next step computes and take the blocks for it; None: there is nothing to compute."""
+        plan = self._form(now_ns)
+        if self._paused is not None:
+            self.ready = self._paused if self._paused.count else self.ready
+            self._paused = None
+        return plan
+
+    def _form(self, now_ns: int) -> Plan | None:
         rules, before = self.rules, self.preemptions
         if not rules.is_mixed:
             plan = self._with_chunks(None, rules.budget, before, now_ns)
             if plan is not None:
                 return plan
         decodes = self.ready
-        while decodes is not None and decodes.blocks_due(0, 1) > self.kv.free_blocks:
-            self._preempt_last(now_ns)
+        while decodes is not None and (lacking := decodes.blocks_due(0, 1) - self.kv.free_blocks) > 0:
+            victim = self._victim(None)
+            assert victim is not None
+            if lacking <= self._blocks_of_step(victim) and not self._is_last(victim):
+                self._pause(victim)
+            else:
+                self._preempt(victim, now_ns)
         if decodes is not None and not decodes.count:
             decodes = self.ready = None
         if not rules.is_mixed:
@@ -247,6 +267,28 @@ class Scheduler:
         return self._with_chunks(
             decodes, rules.budget - (decodes.count * rules.tokens_per_decode if decodes else 0), before, now_ns
         )
+
+    def _blocks_of_step(self, sequence: Sequence) -> int:
+        """Return the blocks that a running sequence needs for its next token."""
+        decodes = sequence.decodes
+        if decodes is None or decodes is not self.ready:
+            return 0
+        after, before = decodes.held_tokens(sequence, True), decodes.held_tokens(sequence, False)
+        return self.blocks_of(after) - self.blocks_of(before)
+
+    def _pause(self, sequence: Sequence) -> None:
+        """Let a decoding sequence take part in no step until one of those behind it can be preempted for it."""
+        assert sequence.decodes is not None
+        sequence.decodes.leave(sequence)
+        if self._paused is None:
+            self._paused = self._group()
+        self._paused.join(sequence, sequence.last_token_ns)
+
+    def _group(self) -> Decodes:
+        speculation = self.rules.speculation
+        if speculation is None:
+            return Decodes(self.block_tokens)
+        return DraftedDecodes(self.block_tokens, speculation, self.rules.seed)
 
     def _with_chunks(self, decodes: Decodes | None, budget: int, preemptions: int, now_ns: int) -> Plan | None:
         """Return a step of these decodes and of as many prompt tokens as budget and memory have room for."""
@@ -261,8 +303,10 @@ class Scheduler:
             grown = self.blocks_of(sequence.computed + count) - self.blocks_of(sequence.computed)
             decoding = decodes.count if decodes is not None else 0
             while sequence.path is not None and grown > self._free(decodes):
-                if not self._preempt_last(now_ns, sequence.order):
+                victim = self._victim(sequence)
+                if victim is None or (victim is sequence and not self._is_last(sequence)):
                     break
+                self._preempt(victim, now_ns)
             budget += (decoding - (decodes.count if decodes is not None else 0)) * self.rules.tokens_per_decode
             if sequence.path is not None and grown <= self._free(decodes):
                 pairs += self._take_chunk(sequence, count, chunks)
@@ -336,11 +380,7 @@ class Scheduler:
 
     def _plan(self, decodes: Decodes | None, chunks: list[tuple[Sequence, int]], pairs: float) -> Plan:
         if decodes is None:
-            speculation = self.rules.speculation
-            if speculation is None:
-                decodes = Decodes(self.block_tokens)
-            else:
-                decodes = DraftedDecodes(self.block_tokens, speculation, self.rules.seed)
+            decodes = self._group()
         else:
             self.kv.take(decodes.blocks_due(0, 1))
             self.ready = None
