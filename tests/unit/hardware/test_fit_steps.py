@@ -125,3 +125,14 @@ def test_of_many_rows_some_are_fitted_from_the_first_to_the_last() -> None:
     assert len(some) == len(set(some)) == MOST_ROWS
     assert (some[0], some[-1]) == (rows[0].seconds, rows[-1].seconds)
     assert spread(rows[:MOST_ROWS]) == rows[:MOST_ROWS]
+
+
+def test_rows_are_judged_by_fits_without_them() -> None:
+    law = StepTime(roofline(MODEL, GPU), ENGINE, LayerRange(0, 32), 32)
+    rows = [StepRow("decode", ((1, shape),), law.ns(shape) / 1e9) for shape in DECODE]
+    long = prompts(16_384, 1)
+    rows.append(StepRow("prefill", ((1, long),), 1.5 * law.ns(long) / 1e9))
+    fit = fit_steps(rows, MODEL, GPU, 1, ENGINE)
+    after, left_out = (next(one for one in part if one.label == "prefill") for part in (fit.after, fit.left_out))
+    assert after.median < 0.05
+    assert left_out.median == pytest.approx(1 / 3, abs=0.02)
