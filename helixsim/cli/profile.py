@@ -25,7 +25,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     listing.set_defaults(func=_action("run_list"))
 
     show = actions.add_parser("show", parents=[options.common()], help="all figures of one profile, with sources")
-    show.add_argument("name", metavar="NAME", help="GPU, link, model, MODEL/NODE_TYPE, or the path of a config.json")
+    show.add_argument(
+        "name",
+        metavar="NAME",
+        help="GPU, link, engine, model, MODEL/NODE_TYPE, or a file or folder",
+    )
     show.add_argument("--precision", help=f"weights of a model: {_FORMATS} ({_STATED})")
     show.set_defaults(func=_action("run_show"))
 

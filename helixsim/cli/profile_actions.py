@@ -7,8 +7,10 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
+from helixsim import validation
 from helixsim.cli import profile_gpus
 from helixsim.domain.model import ModelSpec
 from helixsim.errors import DataError, ExitCode, unknown_name
@@ -35,7 +37,7 @@ def run_show(args: argparse.Namespace) -> int:
     facts = _facts(args.name, args.precision)
     if args.json:
         print_json(facts)
-    elif catalog.gpu_name(args.name) in catalog.gpu_names():
+    elif _is_gpu(args.name):
         print(profile_gpus.outline(catalog.load_gpu(args.name)))
     else:
         print(outline(facts))
@@ -157,15 +159,46 @@ def _model_facts(model: ModelSpec) -> dict[str, Any]:
     }
 
 
+_KEY_OF_FILES = {
+    "gpu": "memory_bandwidth",
+    "engine": "batch_overhead",
+    "link": "latency",
+    "model": "num_hidden_layers",
+    "compute": "kinds",
+}
+"""A key that only files of one kind have."""
+
+
+def _kind_of_file(name: str) -> str:
+    """Return which kind of profile the YAML file of that name is; an empty text for a name that is no such file."""
+    path = Path(name)
+    if path.suffix not in {".yaml", ".yml"} or not path.is_file():
+        return ""
+    written = validation.load(path).data
+    for kind, key in _KEY_OF_FILES.items():
+        if isinstance(written, dict) and key in written:
+            return kind
+    keys = ", ".join(f"{key} ({kind})" for kind, key in _KEY_OF_FILES.items())
+    raise DataError(f"{name}: no profile, which would have one of the keys {keys}")
+
+
+def _is_gpu(name: str) -> bool:
+    return catalog.gpu_name(name) in catalog.gpu_names() or _kind_of_file(name) == "gpu"
+
+
 def _facts(name: str, precision: str | None) -> dict[str, Any]:
-    if catalog.gpu_name(name) in catalog.gpu_names():
+    file = _kind_of_file(name)
+    if _is_gpu(name):
         gpu = asdict(catalog.load_gpu(name))
         return {**gpu, "sources": dict(gpu["sources"])}
-    if name in engines.engine_names():
+    if name in engines.engine_names() or file == "engine":
         return engines.document(engines.load_engine(name))
-    if name in catalog.link_names():
+    if name in catalog.link_names() or file == "link":
         return {"name": name, **asdict(catalog.load_link(name))}
-    if name in catalog.model_names() or name in catalog.hugging_face_ids() or name.endswith(".json"):
+    if file == "compute":
+        return compute_file.document(compute_file.read(Path(name)))
+    names_model = name in catalog.model_names() or name in catalog.hugging_face_ids()
+    if names_model or file == "model" or name.endswith(".json") or Path(name).is_dir():
         return _model_facts(catalog.load_model(name, precision))
     model, slash, kind = name.rpartition("/")
     for fitted in compute_file.committed(model) if slash else ():

@@ -70,6 +70,8 @@ def _figures(gpu: GpuSpec) -> Iterator[tuple[str, str, str]]:
         times += f" ({', '.join(str(one.gpus) for one in gpu.all_reduce)} GPUs)"
         source = said.get("all_reduce", "assumed, see interconnect") if size == _MESSAGES[0] else ""
         yield f"all-reduce of {format_bytes(size)}", times, source
+    if gpu.reserved_bytes is not None:
+        yield "reserved memory", format_bytes(gpu.reserved_bytes), said.get("reserved_memory", "not stated")
     yield "tdp", f"{gpu.tdp_w:g} W", said["tdp"]
     yield "price", f"{gpu.cost_usd_per_hour:.2f} $/h", said["price"]
     if gpu.compute_capability is not None:

@@ -10,7 +10,11 @@ from helixsim.hardware.engines import EngineProfile, with_overheads_s
 from helixsim.hardware.fit_steps import FittedTerm
 
 LEAST_SAID = 0.1
-"""Share of a constant's uncertainty that rows must have removed for them to be named as its source."""
+"""Share of a constant's uncertainty that rows must have removed for them to be named as its source, unless they moved
+it by more than ``LEAST_MOVED``: a bound hides what they say."""
+
+LEAST_MOVED = 0.01
+"""Relative."""
 
 
 def fitted_gpu(
@@ -32,12 +36,13 @@ def fitted_gpu(
     for term in terms:
         if term.is_host:
             continue
-        if term.said_by_rows >= LEAST_SAID:
+        is_fitted = term.said_by_rows >= LEAST_SAID or abs(term.after / term.before - 1) > LEAST_MOVED
+        if is_fitted:
             fitted.append(term.name)
         law, _, share = term.name.partition(".")
         if law == "fp16":
             made[share] = round(term.after, 4)
-            if term.said_by_rows >= LEAST_SAID:
+            if is_fitted:
                 sources[share] = source
         elif share:
             law_written = kernels.get(law, kernels["fp8"]) if law == "fp4" else kernels[law]

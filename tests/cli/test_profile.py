@@ -9,6 +9,7 @@ from made_up_tables import made_up
 
 from helixsim.cli import profile, profile_roofline
 from helixsim.cli.main import main
+from helixsim.datafiles import data_path
 from helixsim.errors import ConfigError, DataError
 from helixsim.hardware import catalog, compute_file
 
@@ -74,6 +75,26 @@ def test_show_of_a_gpu_has_units_sources_and_rates_by_format(capsys) -> None:
         assert _run("show", name) == 0
         text = capsys.readouterr().out
         assert all(said in text for figure, said in catalog.load_gpu(name).sources if figure != "host_link")
+
+
+@pytest.mark.parametrize(
+    ("folder", "name", "key"),
+    [
+        ("gpus", "l4", "tdp_w"), ("engines", "vllm-1", "batch_overhead"), ("links", "geo-100m", "latency_ns"),
+        ("models", "qwen3-8b", "num_layers"), ("compute", "llama-2-70b", "kinds"),
+    ],
+)  # fmt: skip
+def test_show_takes_files_of_every_family(capsys, tmp_path: Path, folder: str, name: str, key: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(data_path("profiles", folder, f"{name}.yaml").read_text())
+    assert _run("show", str(path), "--json") == 0
+    assert key in json.loads(capsys.readouterr().out)
+    assert _run("show", str(path)) == 0
+    path.write_text("name: mine\n")
+    with pytest.raises(DataError, match=r"no profile.*memory_bandwidth \(gpu\)"):
+        _run("show", str(path))
+    with pytest.raises(DataError, match="unknown profile"):
+        _run("show", str(tmp_path / "absent.yaml"))
 
 
 def test_list_tells_measured_cards_from_assumed_ones(capsys) -> None:

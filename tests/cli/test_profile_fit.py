@@ -64,6 +64,10 @@ def test_steps_make_a_gpu_and_an_engine_that_experiments_take(steps: Path, tmp_p
     assert host.spec.sequence_overhead_ns > 50_000
     assert "steps.csv" in dict(fitted.sources)["bandwidth_efficiency"]
     assert "steps.csv" in dict(host.sources)["sequence_overhead"]
+    before = catalog.load_gpu("l4")
+    for figure in ("compute_efficiency", "bandwidth_efficiency"):
+        moved = getattr(fitted.kernels.fp16, figure) / getattr(before.kernels.fp16, figure) - 1
+        assert abs(moved) <= 0.01 or "steps.csv" in dict(fitted.sources)[figure]
     experiment = tmp_path / "exp.yaml"
     experiment.write_text(f"""\
 schema: 1
