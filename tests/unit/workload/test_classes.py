@@ -37,10 +37,12 @@ def numbered(count: int, **keys) -> list[Request]:
 
 
 def test_requests_have_classes_by_share_and_the_priority_of_their_class() -> None:
-    found = list(classified(iter(numbered(20_000)), MIX, 1))
+    mix = (RequestClass("chat", 0.5), RequestClass("batch", 0.3, priority=5), RequestClass("vip", 0.2, priority=-1))
+    found = list(classified(iter(numbered(20_000)), mix, 1))
     counts = Counter(request.slo_class for request in found)
-    assert counts["chat"] / 20_000 == pytest.approx(0.7, abs=0.015)
-    assert {(request.slo_class, request.priority) for request in found} == {("chat", 0), ("batch", 5)}
+    for one in mix:
+        assert counts[one.name] / 20_000 == pytest.approx(one.share, abs=0.015)
+    assert {(request.slo_class, request.priority) for request in found} == {("chat", 0), ("batch", 5), ("vip", -1)}
 
 
 @pytest.mark.parametrize(
@@ -82,6 +84,8 @@ def test_what_the_trace_states_comes_first() -> None:
     ]
     found = list(classified(iter(requests), (RequestClass("batch", None, 5),), 0))
     assert [(r.slo_class, r.priority) for r in found] == [("vip", 0), ("batch", 5), ("batch", -3), (None, 9)]
+    shared = list(classified(iter(numbered(100, slo_class="vip")), MIX, 0))
+    assert {request.slo_class for request in shared} == {"vip"}
 
 
 @pytest.mark.parametrize("name", ["trace.csv", "trace.jsonl"])
