@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import pickle
 import secrets
@@ -93,6 +92,8 @@ class Dask(Executor):
 
     def _ping(self) -> None:
         """See whether a scheduler answers: a client that gets no answer, or a strange one, takes its time to go."""
+        import asyncio  # a tenth of what a short run imports
+
         connect = _dask()[3]
 
         async def ping() -> None:
