@@ -40,7 +40,10 @@ def base_unit(dimension: str, *, zero: bool = False) -> PlainValidator:
 class Section(BaseModel):
     """A mapping in a file; unknown keys, numbers as text and non-finite numbers are errors."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", strict=True, allow_inf_nan=False, frozen=True, protected_namespaces=(),
+        defer_build=True,  # most commands validate few of the sections
+    )  # fmt: skip
 
     @classmethod
     def keys(cls) -> list[str]:
