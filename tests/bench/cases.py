@@ -91,10 +91,18 @@ COMMANDS = {
     "helixsim validate": ("validate", "experiments/quickstart.yaml"),
     "helixsim profile list": ("profile", "list"),
     "helixsim run, 1 000 requests": ("run", ONE),
-    "helixsim run, 10 000 requests": ("run", TEN),
+    "helixsim run, 1 000 requests under vllm-1": ("run", ONE, "--set", *VLLM),
+    "helixsim run, 10 000 requests under vllm-1": ("run", TEN, "--set", *VLLM),
 }
 LONG_COMMANDS = {
-    f"helixsim run, {title} requests": ("run", TEN, "--set", f"workload.arrivals.num_requests={count}")
+    f"helixsim run, {title} requests under vllm-1": (
+        "run",
+        TEN,
+        "--set",
+        *VLLM,
+        "--set",
+        *_requests(count),
+    )
     for title, count in (("100 000", 100_000), ("1 000 000", 1_000_000))
 }
 """Whole commands, from start to the last figure of the report; those of ``run`` write into a folder of their own."""
