@@ -106,6 +106,7 @@ class StepTime:
         "_head",
         "_held",
         "_kinds",
+        "_known_head_ns",
         "_sequence_ns",
     )
 
@@ -123,6 +124,7 @@ class StepTime:
         self._kinds = [terms[id(one)] for one in times]
         self._from: dict[int, list[tuple[int, _LayerTerms]]] = {}
         self._head = compute.head if engine.has_output_head and held.end == num_layers else None
+        self._known_head_ns: dict[float, float] = {}
         self._copy_ns = compute.activation_copy_ns_per_token if engine.copies_activations else 0.0
         self._batch_ns = engine.batch_overhead_ns
         self._sequence_ns = engine.sequence_overhead_ns
@@ -148,7 +150,7 @@ class StepTime:
         for count, terms in self._layers(self._held.start if start is None else start):
             layers_ns += count * terms.layer_ns(0, seqs, context)
         if self._head is not None:
-            layers_ns += self._head(seqs + self._drafts * seqs)
+            layers_ns += self._head_ns(seqs + self._drafts * seqs)
         if self._drafter is not None:
             layers_ns += self._draft_share * self._drafter.decode_ns(seqs, context)
         return layers_ns + self._copy_ns * seqs + (self._batch_ns + self._sequence_ns * seqs)
@@ -174,23 +176,38 @@ class StepTime:
 
         Each equals ``decode_ns`` of its step to the last bit.
         """
-        contexts = context + seqs * np.arange(steps, dtype=np.float64)
-        total = np.zeros(steps)
-        for count, terms in self._layers(self._held.start):
+        contexts = np.arange(context, context + seqs * steps, seqs, dtype=np.float64)
+        kinds = self._layers(self._held.start)
+        count, terms = kinds[0]
+        total = terms.decode_ns_series(seqs, contexts)
+        total *= count
+        for count, terms in kinds[1:]:
             total += count * terms.decode_ns_series(seqs, contexts)
         if self._head is not None:
-            total += self._head(seqs + self._drafts * seqs)
+            total += self._head_ns(seqs + self._drafts * seqs)
         if self._drafter is not None:
             total += self._draft_share * self._drafter.decode_ns_series(seqs, context, steps)
-        return total + self._copy_ns * seqs + self._own_ns(seqs)
+        if self._copy_ns:
+            total += self._copy_ns * seqs
+        total += self._own_ns(seqs)
+        return total
 
     def _whole_ns(self, layers_ns: float, shape: BatchShape) -> float:
         if self._head is not None and shape.sampled:
-            layers_ns += self._head(shape.sampled + self._drafts * shape.decode_seqs)
+            layers_ns += self._head_ns(shape.sampled + self._drafts * shape.decode_seqs)
         if self._drafter is not None and shape.decode_seqs:
             layers_ns += self._draft_share * self._drafter.decode_ns(shape.decode_seqs, shape.decode_context)
         tokens, seqs = shape.prefill_tokens + shape.decode_seqs, shape.prefill_seqs + shape.decode_seqs
         return layers_ns + self._copy_ns * tokens + self._own_ns(seqs)
+
+    def _head_ns(self, seqs: float) -> float:
+        known = self._known_head_ns.get(seqs)
+        if known is None:
+            assert self._head is not None, "asked of nodes with a head alone"
+            known = self._head(seqs)
+            if len(self._known_head_ns) < _MOST_KNOWN:
+                self._known_head_ns[seqs] = known
+        return known
 
     def _own_ns(self, seqs: float) -> float:
         return self._batch_ns + self._sequence_ns * seqs
@@ -258,17 +275,21 @@ class _LayerTerms:
             found += self._index_ns * context
         return max(found, self._floor_ns)
 
-    def decode_ns_series(self, seqs: int, contexts: NDArray[np.float64]) -> NDArray[np.float64] | float:
-        """Return the time of the layer for the same sequences with each of these contexts [ns]."""
+    def decode_ns_series(self, seqs: int, contexts: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the time of the layer for the same sequences with each of these contexts, which grow [ns]."""
+        known = self._known_work_ns(0, seqs)
         if self._attention is not None:
-            return self._known_work_ns(0, seqs) + _values(self._context_curve(seqs), contexts / seqs)
+            return known + _values(self._context_curve(seqs), contexts / seqs)
         if not (self._context_ns or self._index_ns):
-            return self.layer_ns(0, seqs, 0)
-        read = contexts if self._window is None else np.minimum(contexts, self._window * seqs)
-        found = self._known_work_ns(0, seqs) + self._context_ns * (read - self._reference * seqs)
+            return np.full(len(contexts), known)
+        found = contexts - self._reference * seqs
+        if self._window is not None:
+            found = np.minimum(contexts, self._window * seqs) - self._reference * seqs
+        found *= self._context_ns
+        found += known
         if self._index_ns:
-            found = found + self._index_ns * contexts
-        return np.maximum(found, self._floor_ns)
+            found += self._index_ns * contexts
+        return found if not len(found) or found[0] >= self._floor_ns else np.maximum(found, self._floor_ns)
 
     def pairs_ns(self, shape: BatchShape, layers: int) -> float:
         """Return what the pairs of prompts add in so many layers [ns], by a table all of the prompts' attention.
