@@ -33,6 +33,7 @@ class Sequence:
         self.start = 0  # tokens that it had when it was admitted last
         self.held = 0  # blocks others can use
         self.cached = self.lost = 0  # tokens found at first; those lost by preemption
+        self.yields = []  # tokens of each of its decode steps to come
 
     @property
     def context(self):
@@ -54,12 +55,13 @@ class Sequence:
 
 
 class Part:
-    """What a step computes of one sequence: ``tokens`` behind the first ``before``."""
+    """What a step computes of one sequence: ``tokens`` behind the first ``before``, of which it keeps ``kept``."""
 
-    def __init__(self, sequence, tokens):
-        self.sequence, self.tokens, self.before = sequence, tokens, sequence.computed
+    def __init__(self, sequence, tokens, kept):
+        self.sequence, self.tokens, self.before, self.kept = sequence, tokens, sequence.computed, kept
         self.is_chunk = sequence.is_unfinished
         self.samples = not self.is_chunk or self.before + tokens == sequence.goal
+        self.gained = 1 if self.is_chunk else kept
         self.context = sequence.context
 
 
@@ -188,7 +190,10 @@ class Replica:
         self.capacity = min(stage.blocks for stage in self.stages)
         self.budget = min(stage.limits.max_prefill_tokens for stage in self.stages)
         caps = [stage.most for stage in self.stages if stage.most is not None]
-        self.most = min(self.budget, *(stage.limits.max_decode_seqs for stage in self.stages), *caps)
+        self.drafts = 0 if inputs.engine.speculation is None else inputs.engine.speculation.k
+        self.most = min(
+            max(self.budget // (1 + self.drafts), 1), *(stage.limits.max_decode_seqs for stage in self.stages), *caps
+        )
         self.prefill_first = isinstance(inputs.batching, PrefillFirst)
         for stage, after in pairwise(self.stages):
             stage.following = lambda step, a=stage, b=after: reference.wire(a.node.id, b.node.id).send(
@@ -295,17 +300,26 @@ class Replica:
         self.in_flight.remove(step)
         for part in step.parts:
             part.sequence.in_steps -= 1
-        tokens = []
-        for sequence in step.sampled():
-            sequence.generated += 1
+        tokens = [(part.sequence, part.gained) for part in step.parts if part.samples]
+        for part in [part for part in step.parts if part.samples]:
+            sequence = part.sequence
+            sequence.generated += part.gained
             sequence.network += now - step.sent
             sequence.since = now
-            tokens.append(sequence)
+            if part.is_chunk:
+                sequence.yields = self.draw(sequence)
             if sequence.generated == sequence.output:
                 self.running.remove(sequence)
                 self.release(sequence)
         if tokens:
             self.reference.call_at(now + self.client_ns, self.reference.deliver, tokens)
+
+    def draw(self, sequence):
+        """Tokens that each decode step will give a sequence."""
+        left, law = sequence.output - sequence.generated, self.engine.speculation
+        if law is None:
+            return [1] * left
+        return law.step_tokens(left, self.reference.inputs.seed, sequence.request.id, sequence.generated).tolist()
 
     # Steps
 
@@ -346,10 +360,10 @@ class Replica:
         self.in_flight.append(step)
         self.stages[0].receive(step)
 
-    def put(self, sequence, tokens):
-        is_chunk = sequence.is_unfinished
-        self.parts.append(Part(sequence, tokens))
-        sequence.computed += tokens
+    def put(self, sequence, tokens, kept=None):
+        is_chunk, kept = sequence.is_unfinished, kept or tokens
+        self.parts.append(Part(sequence, tokens, kept))
+        sequence.computed += kept
         self.evict()
         if is_chunk:
             self.publish(sequence)
@@ -361,20 +375,23 @@ class Replica:
     def take_decodes(self):
         while True:
             ready = [sequence for sequence in self.running if sequence.has_token]
-            needed = sum(sequence.computed % self.block_tokens == 0 for sequence in ready)
-            if needed <= self.free:
+            lacking = sum(map(self.needs, ready)) - self.free
+            if lacking <= 0:
                 break
             victim = self.movable(self.running)
-            lacks = victim in ready and victim.computed % self.block_tokens == 0 and needed == self.free + 1
-            if self.running == [victim]:
-                self.reject(victim)
-            elif lacks and victim is not self.running[-1]:
+            if victim in ready and lacking <= self.needs(victim) and victim is not self.running[-1]:
                 ready.remove(victim)  # those behind it are in flight: one of them will be preempted
                 break
+            if self.running == [victim]:
+                self.reject(victim)
             else:
                 self.preempt(victim)
         for sequence in ready:
-            self.put(sequence, 1)
+            self.put(sequence, 1 + self.drafts, sequence.yields.pop(0))
+
+    def needs(self, sequence):
+        """Blocks of the next step of a decoding sequence: for the draft tokens that will be accepted, too."""
+        return self.blocks(sequence.computed + sequence.yields[0]) - self.blocks(sequence.computed)
 
     def take_chunks(self):
         for sequence in list(self.running):
@@ -387,7 +404,6 @@ class Replica:
                 victim = self.movable(later)
                 if victim is None or (victim is sequence and len(later) > 1):
                     break
-                assert self.running != [victim], "a prompt that fits alone cannot lack blocks"
                 self.preempt(victim)
                 if victim is sequence:
                     break
@@ -466,7 +482,7 @@ class Replica:
     def drop(self, sequence):
         """Take a sequence out of the running ones, and out of the step that is being formed."""
         self.running.remove(sequence)
-        sequence.computed -= sum(part.tokens for part in self.parts if part.sequence is sequence)
+        sequence.computed -= sum(part.kept for part in self.parts if part.sequence is sequence)
         self.parts = [part for part in self.parts if part.sequence is not sequence]
         self.release(sequence)
         sequence.lost, sequence.computed, sequence.goal = sequence.computed, 0, 0
@@ -699,9 +715,9 @@ class Reference:
     def deliver(self, tokens):
         """Tokens reach their clients."""
         window = self.inputs.window
-        for sequence in tokens:
-            sequence.delivered += 1
-            if sequence.delivered == 1:
+        for sequence, number in tokens:
+            sequence.delivered += number
+            if sequence.first_token < 0:
                 sequence.first_token = self.now
             elif window.warmup_ns < self.now and (self.window_end is None or self.now <= self.window_end):
                 self.gaps.append(self.now - sequence.last_token)

@@ -63,18 +63,17 @@ class Speculation:
         """Mean tokens of a step and sequence: the mean acceptance length, 1 to ``k + 1``."""
         return 1 + sum(self.rates)
 
-    def step_tokens(self, tokens: int, seed: int, request: int) -> NDArray[np.int64]:
+    def step_tokens(self, tokens: int, seed: int, request: int, done: int = 0) -> NDArray[np.int64]:
         """Return the tokens of each step until a sequence has ``tokens`` more; the last step is cut at the end.
 
-        They depend on ``seed`` and ``request`` alone: they are the same on every system, whatever batches the request
-        is computed in, and after a preemption.
+        What a step accepts depends on ``seed``, ``request`` and the number of tokens in front of it alone (``done``,
+        in front of the first one): it is the same on every system, whatever batches the request is computed in, and
+        after a preemption.
         """
-        draws = np.random.default_rng(np.random.SeedSequence([seed, request])).random(tokens)
-        accepted = draws[:, None] < np.array(self.rates)[None, :]
-        steps: NDArray[np.int64] = 1 + accepted.sum(axis=1, dtype=np.int64)
-        done = np.cumsum(steps)
-        count = int(np.searchsorted(done, tokens)) + 1 if tokens else 0
-        steps = steps[:count]
-        if count:
-            steps[-1] -= done[count - 1] - tokens
-        return steps
+        draws = np.random.default_rng(np.random.SeedSequence([seed, request])).random(done + tokens)[done:]
+        yields = (1 + (draws[:, None] < np.array(self.rates)[None, :]).sum(axis=1)).tolist()
+        steps, at = [], 0
+        while at < tokens:
+            steps.append(min(yields[at], tokens - at))
+            at += steps[-1]
+        return np.array(steps, dtype=np.int64)

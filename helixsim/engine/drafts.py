@@ -30,7 +30,7 @@ class DraftedDecodes(Decodes):
 
     def _enter(self, sequence: Sequence) -> int:
         left = sequence.output_tokens - sequence.generated
-        steps = self._speculation.step_tokens(left, self._seed, sequence.request.id)
+        steps = self._speculation.step_tokens(left, self._seed, sequence.request.id, sequence.generated)
         sequence.yields = list(accumulate(steps.tolist()))
         self._plan(sequence, 0, 1)
         return len(sequence.yields)

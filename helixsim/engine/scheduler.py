@@ -71,13 +71,15 @@ class Rules:
 class Plan:
     """What a step computes.
 
-    ``chunks`` are prompts with the tokens of each in this step, ``ending`` those of them that get a token.
+    ``chunks`` are prompts with the tokens of each in this step, ``ending`` those of them that get a token. ``tokens``:
+    of prompts and decoding sequences, drafts included.
     """
 
     decodes: Decodes
     chunks: list[tuple[Sequence, int]]
     ending: list[Sequence]
     shape: BatchShape
+    tokens: int
 
 
 class Scheduler:
@@ -190,7 +192,7 @@ class Scheduler:
         self.leave(found, computed, now_ns)
         found.path = None
         found.computed, found.target, found.lost_tokens = 0, found.context_tokens, computed
-        if self.blocks_of(found.target) > self.kv.capacity:
+        if not self.running:  # it has all the memory that there is
             self.outgrown.append(found)
         else:
             found.preemptions += 1
@@ -388,7 +390,7 @@ class Scheduler:
         ending = [sequence for sequence, _ in chunks if sequence.computed == sequence.target]
         tokens, sampled = sum([count for _, count in chunks]), decodes.count + len(ending)
         shape = BatchShape(tokens, pairs, len(chunks), decodes.count, decodes.context, sampled)
-        return Plan(decodes, chunks, ending, shape)
+        return Plan(decodes, chunks, ending, shape, tokens + decodes.count * self.rules.tokens_per_decode)
 
 
 def _priority(sequence: Sequence) -> int:

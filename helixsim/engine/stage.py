@@ -142,6 +142,6 @@ class Stage:
         self.ends_ns = -1
         self.end(now)
         step.compute_ns += now - self._started_ns
-        self.send(step, int(step.plan.shape.prefill_tokens + step.plan.shape.decode_seqs))
+        self.send(step, step.plan.tokens)
         if self._queue:
             self._start(self._queue.pop(0))

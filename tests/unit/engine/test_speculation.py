@@ -50,6 +50,16 @@ def test_a_longer_output_begins_with_the_steps_of_a_shorter_one():
     assert list(law.step_tokens(200, 6, 6)) != list(long)
 
 
+@given(rates=RATES, seed=st.integers(0, 100), done=st.integers(0, 30))
+def test_steps_go_on_as_they_would_have_wherever_one_begins_anew(rates, seed, done):
+    """A sequence that joins another batch has the steps that it would have had in its own."""
+    law = Speculation(rates)
+    steps = law.step_tokens(60, seed, 1, done)
+    for number in range(len(steps)):
+        taken = int(steps[:number].sum())
+        assert list(law.step_tokens(60 - taken, seed, 1, done + taken)) == list(steps[number:])
+
+
 def test_a_rate_and_shares_of_counts_are_the_same_law():
     of_rate = Speculation.of_rate(2, 0.6)
     of_counts = Speculation.of_counts((0.4, 0.24, 0.36))
