@@ -37,6 +37,7 @@ class Journey:
         # The step it is at.
         self.departure = self.at = self.sent = self.arrived = 0
         self.is_prefill = False
+        self.past = 0
         self.message = None
 
     @property
@@ -45,7 +46,23 @@ class Journey:
 
     @property
     def tokens(self):
-        return self.context if self.is_prefill else 1
+        return self.context - self.past if self.is_prefill else 1
+
+    @property
+    def stage(self):
+        return self.hops[self.at]
+
+
+class Chunk:
+    """The first tokens of what is left of a prompt, on their own way to the end of the route."""
+
+    is_prefill = True
+
+    def __init__(self, journey, tokens):
+        self.hops, self.departure, self.at, self.sent = journey.hops, journey.departure, journey.at, journey.sent
+        self.arrived, self.past, self.tokens = journey.arrived, journey.past, tokens
+        self.queue = self.compute = self.network = 0
+        journey.past += tokens
 
     @property
     def stage(self):
@@ -164,7 +181,8 @@ class Machine:
         self.compute, self.limits = profile.compute, profile.limits[layers.layers - 1]
         self.capacity = reference.fleet.kv_blocks(node_id, layers) * layers.layers
         self.waiting, self.batch, self.residents = [], None, []
-        self.is_gathering = False
+        self.is_gathering = self.is_prompt_due = False
+        self.early, self.seen = [], Counter()
         self.batches = self.prompt_tokens = self.decode_tokens = self.preemptions = self.peak = 0
 
     def layers_of(self, journey):
@@ -179,8 +197,23 @@ class Machine:
         return sum(journey.reserved * self.layers_of(journey) for journey in self.residents)
 
     def receive(self, journey):
-        self.waiting.append(journey)
+        if journey.is_prefill and journey.at:
+            self.early.append(journey)
+            self.let_in(journey.departure)
+        else:
+            self.waiting.append(journey)
         self.look()
+
+    def let_in(self, departure):
+        """The chunks of a prompt that have come, up to the first that is missing."""
+        now = self.reference.kernel.now_ns
+        for chunk in sorted(self.early, key=lambda chunk: chunk.past):
+            if chunk.departure == departure and chunk.past == self.seen[departure]:
+                self.seen[departure] += chunk.tokens
+                self.early.remove(chunk)
+                self.waiting.append(chunk)
+                chunk.network += now - chunk.arrived
+                chunk.arrived = now
 
     def look(self):
         if self.batch is None and not self.is_gathering and self.waiting:
@@ -190,11 +223,15 @@ class Machine:
 
     def start(self, _event):
         self.is_gathering = False
-        self.waiting.sort(key=lambda journey: (journey.arrived, journey.departure))
+        self.waiting.sort(key=lambda journey: (journey.arrived, journey.departure, journey.past))
         prefills = [journey for journey in self.waiting if journey.is_prefill]
         decodes = [journey for journey in self.waiting if not journey.is_prefill]
-        taken = self.reference.inputs.batching.plan([j.tokens for j in prefills], len(decodes), self.limits)
-        prefills, decodes = prefills[: taken[0]], decodes[: taken[1]]
+        cut = []
+        if self.reference.cuts_prompts:
+            prefills, decodes, cut = self.within_budget(prefills, decodes)
+        else:
+            taken = self.reference.inputs.batching.plan([j.tokens for j in prefills], len(decodes), self.limits)
+            prefills, decodes = prefills[: taken[0]], decodes[: taken[1]]
         self.batch = prefills + decodes
         self.waiting = [journey for journey in self.waiting if journey not in self.batch]
         duration = self.duration(prefills, decodes)
@@ -202,10 +239,41 @@ class Machine:
         for journey in self.batch:
             journey.queue += now - journey.arrived
             journey.compute += duration
+        for journey in cut:
+            journey.queue -= duration
+            journey.compute += duration
         self.batches += 1
         self.prompt_tokens += sum(journey.tokens for journey in prefills)
         self.decode_tokens += len(decodes)
         self.reference.kernel.call_in(duration, Priority.FINISH, self.end, None)
+
+    def within_budget(self, prompts, decodes):
+        """The chunks and decode steps of a step, and the prompts that were cut for it."""
+        budget = self.limits.max_prefill_tokens
+        due = self.piece(prompts[0], budget) if self.is_prompt_due else 0
+        decodes = decodes[: min(self.limits.max_decode_seqs, budget - due)]
+        left = budget - len(decodes)
+        chunks, cut = [], []
+        for prompt in prompts[: self.limits.max_prefill_requests]:
+            tokens = self.piece(prompt, left)
+            if not tokens:
+                break
+            left -= tokens
+            if tokens == prompt.tokens:
+                chunks.append(prompt)
+            else:
+                chunks.append(Chunk(prompt, tokens))
+                cut.append(prompt)
+        self.is_prompt_due = bool(prompts) and not chunks
+        return chunks, decodes, cut
+
+    def piece(self, prompt, left):
+        """How many tokens of a prompt fit: at its first stage it is cut, later nodes take its chunks whole."""
+        if prompt.at:
+            return prompt.tokens if prompt.tokens <= left else 0
+        limits = [self.reference.machines[hop.node].limits.max_prefill_tokens for hop in prompt.hops]
+        threshold = self.reference.inputs.engine.long_prefill_token_threshold
+        return min(prompt.tokens, left, *limits, *([threshold] if threshold else []))
 
     def duration(self, prefills, decodes):
         compute, engine = self.compute, self.reference.inputs.engine
@@ -222,9 +290,11 @@ class Machine:
         tokens = sum(journey.tokens for journey in prefills) + len(decodes)
         own = engine.batch_overhead_ns + engine.sequence_overhead_ns * (len(prefills) + len(decodes))
         for journey in prefills:
-            total += (self.range.end - journey.stage.start) * compute.prefill_ns_per_pair * journey.tokens**2 / 2
+            pairs = journey.tokens * journey.past + journey.tokens**2 / 2
+            total += (self.range.end - journey.stage.start) * compute.prefill_ns_per_pair * pairs
         if engine.has_output_head and compute.head and self.range.end == self.reference.inputs.placement.num_layers:
-            total += compute.head(len(prefills) + len(decodes))
+            sampled = len(decodes) + sum(not isinstance(journey, Chunk) for journey in prefills)
+            total += compute.head(sampled) if sampled else 0.0
         copy = compute.activation_copy_ns_per_token if engine.copies_activations else 0.0
         return round(total + copy * tokens + own)
 
@@ -232,7 +302,8 @@ class Machine:
         batch, self.batch = self.batch, None
         policy, now = self.reference.inputs.policy, self.reference.kernel.now_ns
         if isinstance(policy, HopObserver):
-            messages = Counter((j.stage.edge, j.sent, j.departure if j.is_prefill else -1) for j in batch)
+            told = [j for j in batch if j.at or not isinstance(j, Chunk)]
+            messages = Counter((j.stage.edge, j.sent, j.departure if j.is_prefill else -1) for j in told)
             for (edge, sent, _), requests in sorted(messages.items(), key=lambda item: (item[0][2] < 0, item[0][1])):
                 policy.observe(edge, now - sent, requests)
         for journey in batch:
@@ -241,7 +312,8 @@ class Machine:
         for group in grouped(decodes, self.reference.place_of):
             self.reference.way(self.id, self.reference.place_of(group[0])).send(group)
         for journey in batch:
-            if journey.is_prefill:
+            ends_here = isinstance(journey, Chunk) and journey.at == len(journey.hops)
+            if journey.is_prefill and not ends_here:
                 self.reference.way(self.id, self.reference.place_of(journey)).send([journey])
         self.look()
 
@@ -277,6 +349,8 @@ class Reference:
         self.orders, self.departures = count(), count()
         self.is_pending, self.may_admit = False, True
         self.chances = self.feed.prompts_in_flight or 0
+        is_mixed = getattr(inputs.batching, "scheduler", None) == "mixed"
+        self.cuts_prompts = inputs.engine.loops_inside and inputs.engine.chunks_prompts and is_mixed
         self.window_end = None
         if inputs.window.duration_ns is not None:
             self.window_end = inputs.window.warmup_ns + inputs.window.duration_ns
@@ -392,7 +466,7 @@ class Reference:
         now, window = self.kernel.now_ns, self.inputs.window
         journey.generated += 1
         if journey.is_prefill:
-            journey.is_prefill = False
+            journey.is_prefill, journey.past = False, 0
             self.may_admit = True
             self.chances += 1
         if journey.generated == 1:

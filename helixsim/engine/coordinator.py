@@ -394,7 +394,9 @@ class Coordinator:
             nodes = [self.workers[hop.node].node_id for hop in hops]
             channels = [self.fabric.channel(src, dst) for src, dst in pairwise([COORDINATOR, *nodes])]
             last, back = self.fabric.returns(nodes[-1], nodes[0])
-            path = self.paths[hops] = Path(len(self.paths), stages, (*channels, last), back or channels[0])
+            budgets = [self.workers[hop.node].budget for hop in hops]
+            longest = min([budget.longest_chunk for budget in budgets if budget is not None], default=0)
+            path = self.paths[hops] = Path(len(self.paths), stages, (*channels, last), back or channels[0], longest)
             for stage, channel in zip(stages, path.channels[1:], strict=True):
                 self.workers[stage.worker].exits[channel] = None
         return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 
 from helixsim.domain.cluster import COORDINATOR
@@ -17,8 +18,10 @@ from helixsim.engine.kernel import Kernel
 from helixsim.engine.kvcache import KvPool
 from helixsim.engine.network import NetworkFabric
 from helixsim.engine.recorder import Recorder
+from helixsim.engine.replica_system import scheduler_of
 from helixsim.engine.state import ActiveRequest
 from helixsim.engine.system import Memory, NodeLoad
+from helixsim.engine.token_budget import TokenBudget
 from helixsim.engine.worker import Worker
 from helixsim.errors import ConfigError, Problem
 from helixsim.routing.base import HopObserver
@@ -74,7 +77,10 @@ class NodeSystem:
     def _worker(self, node_id: str, held: LayerRange) -> Worker:
         inputs = self.inputs
         profile, policy = inputs.fleet.profile(node_id), inputs.policy
-        limits = profile.limits[held.layers - 1]
+        limits, budget = profile.limits[held.layers - 1], None
+        if cuts_prompts(inputs):
+            limits = replace(limits, max_decode_seqs=min(limits.max_decode_seqs, limits.max_prefill_tokens))
+            budget = TokenBudget(limits, inputs.engine.long_prefill_token_threshold)
         return Worker(
             node_id,
             held,
@@ -87,6 +93,7 @@ class NodeSystem:
             inputs.is_one_by_one,
             inputs.is_one_by_one or bool(self.fabric.cards_out),
             inputs.engine.gather_ns,
+            budget,
         )
 
     def _pool(self, node_id: str, held: LayerRange) -> KvPool:
@@ -188,3 +195,9 @@ class NodeSystem:
         """See ``System.first_in_line``."""
         waiting = self.coordinator.waiting
         return f"; first in line: {waiting[0].context_tokens} tokens of context" if waiting else ""
+
+
+def cuts_prompts(inputs: SimulationInputs) -> bool:
+    """Return whether nodes that schedule what reaches them cut prompts: a batching policy plans whole ones."""
+    engine = inputs.engine
+    return engine.loops_inside and engine.chunks_prompts and scheduler_of(inputs.batching) == "mixed"

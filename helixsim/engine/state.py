@@ -33,13 +33,15 @@ class Path:
     """A route in worker numbers; requests on equal routes share one object.
 
     ``channels[i]`` leads to stage ``i``, the last one back to the coordinator. ``back`` takes decode steps to the first
-    stage: ``channels[0]``, or the way from the last stage where tokens stay in the engine.
+    stage: ``channels[0]``, or the way from the last stage where tokens stay in the engine. ``longest_chunk``: most
+    tokens of a prompt in a step, where nodes have a token budget; what fits the first stage then fits all others, too.
     """
 
     number: int
     stages: tuple[Stage, ...]
     channels: tuple[Sender, ...]
     back: Sender
+    longest_chunk: int = 0
 
 
 class ActiveRequest:
@@ -125,7 +127,9 @@ class Cohort:
     """Requests that left the coordinator at one instant on one path, doing the same kind of step.
 
     Everything on the way happens to all of them alike, so nodes and links handle cohorts; only the coordinator looks
-    at single requests. A prefill is a cohort of one. ``number`` is the departure number of the first request, the
+    at single requests. A prefill is a cohort of one; where prompts are cut, it is a chunk behind ``past`` tokens of the
+    prompt, or what is left of the prompt at its first stage, and only the last one (``is_last``) gets a token and
+    returns. ``number`` is the departure number of the first request, the
     others follow. ``tokens`` is what a step feeds in for all of them together, ``context_tokens`` the KV they read.
 
     Where requests travel one by one, each arrives a little after the one before it. ``queue_ns`` is that of the first
@@ -136,8 +140,10 @@ class Cohort:
         "compute_ns",
         "context_tokens",
         "hop",
+        "is_last",
         "is_prefill",
         "number",
+        "past",
         "path",
         "queue_ns",
         "requests",
@@ -164,6 +170,16 @@ class Cohort:
         self.queue_ns = 0
         self.compute_ns = 0
         self.spread_ns = 0
+        self.past = 0
+        self.is_last = True
+
+    def cut(self, tokens: int) -> Cohort:
+        """Take the first tokens of a prompt away into a chunk of their own, which keeps no account of its time."""
+        chunk = Cohort(self.number, self.path, self.requests, True, tokens, self.context_tokens)
+        chunk.hop, chunk.past, chunk.is_last = self.hop, self.past, False
+        self.past += tokens
+        self.tokens -= tokens
+        return chunk
 
     def split(self, count: int) -> Cohort:
         """Take the first ``count`` requests of a decoding cohort away into a new one."""
@@ -201,8 +217,8 @@ class Message(simpy.Event):
 class Parcel(Message):
     """Cohorts that travel as one message.
 
-    A prefill is a parcel of its own. ``number`` is that of its first cohort. The first request arrives at
-    ``arrived_ns`` and each other ``spacing_ns`` after the one before it; 0: all arrive together.
+    A prompt, or a chunk of one, is a parcel of its own. ``number`` is that of its first cohort. The first request
+    arrives at ``arrived_ns`` and each other ``spacing_ns`` after the one before it; 0: all arrive together.
 
     ``hops``, ``queue_ns`` and ``compute_ns``: what it went through as a whole and its cohorts have not been told yet.
     """
@@ -230,6 +246,11 @@ class Parcel(Message):
     def number(self) -> int:
         """Departure number of its first request."""
         return self.cohorts[0].number
+
+    @property
+    def past(self) -> int:
+        """Tokens of its prompt before those of a chunk."""
+        return self.cohorts[0].past
 
     def arrived_by(self, now_ns: int) -> int:
         """Return how many of its requests have arrived."""
@@ -277,6 +298,13 @@ class Parcel(Message):
         self.tokens -= count
         self.arrived_ns += count * self.spacing_ns
         return front
+
+    def cut(self, tokens: int) -> Parcel:
+        """Take the first tokens of a prompt away into a chunk of their own."""
+        chunk = Parcel(self.env, [self.cohorts[0].cut(tokens)], tokens, is_prefill=True)
+        chunk.sent_ns, chunk.arrived_ns = self.sent_ns, self.arrived_ns
+        self.tokens -= tokens
+        return chunk
 
     def apart(self) -> list[Parcel]:
         """Return a parcel for each cohort."""

@@ -12,8 +12,9 @@ from helixsim.domain.placement import LayerRange
 from helixsim.domain.step_time import BatchShape, StepTime, prefill_pairs
 from helixsim.engine.kernel import Call, Kernel, Priority, Timer
 from helixsim.engine.state import Cohort, Parcel, Sender
+from helixsim.engine.token_budget import TokenBudget
 
-_by_arrival = attrgetter("arrived_ns", "number")
+_by_arrival = attrgetter("arrived_ns", "number", "past")
 _by_number = attrgetter("number")
 _by_sending = attrgetter("sent_ns")
 
@@ -27,7 +28,8 @@ class Worker:
     long each message took from being sent to being computed. ``is_one_by_one``: requests travel one by one, so that
     the first to arrive starts a batch without the others; else those of a batch that go the same way arrive together.
     ``is_order_felt``: what is sent at one instant passes one by one, on a link or on a network card, so that its order
-    matters: those that left the coordinator earlier go first.
+    matters: those that left the coordinator earlier go first. ``budget`` plans steps with prompts where these are cut;
+    None: the policy does, with whole prompts.
 
     ``exits`` are the channels on which paths lead away from here, entered as paths are first used.
     """
@@ -51,6 +53,7 @@ class Worker:
         "_started_ns",
         "_step_time",
         "batches",
+        "budget",
         "busy_ns",
         "decode_tokens",
         "ends_ns",
@@ -75,8 +78,10 @@ class Worker:
         is_one_by_one: bool,
         is_order_felt: bool,
         gather_ns: int,
+        budget: TokenBudget | None,
     ) -> None:
         self.node_id = node_id
+        self.budget = budget
         self.range = layer_range
         self.is_busy = False
         self.busy_ns = 0
@@ -122,7 +127,10 @@ class Worker:
     def receive(self, parcel: Parcel) -> None:
         """Queue a parcel; see ``Receiver.receive``."""
         if parcel.is_prefill:
-            self._prefills.append(parcel)
+            arrived = [parcel] if self.budget is None else self.budget.in_order(parcel)
+            if not arrived:
+                return
+            self._prefills += arrived
         else:
             self._decodes.append(parcel)
             self._decode_seqs += parcel.tokens
@@ -169,6 +177,10 @@ class Worker:
         self.batches += 1
         self._started_ns = now
         duration_ns = self._duration_ns(prefills, decodes, num_decodes)
+        if self.budget is not None and prefills:
+            for cohort in self.budget.cut:  # it counts the whole time from its arrival as queue when its last part runs
+                cohort.queue_ns -= duration_ns
+                cohort.compute_ns += duration_ns
         self.ends_ns = now + duration_ns
         self._finished.arm(duration_ns)
 
@@ -176,6 +188,9 @@ class Worker:
         """Ask the policy what to take; return the prefills, removed from the queue, and the number of decode steps."""
         if len(self._prefills) > 1:
             self._prefills.sort(key=_by_arrival)
+        if self.budget is not None:
+            chunks, self._prefills, num_decodes = self.budget.plan(self._prefills, ready)
+            return chunks, num_decodes
         count, num_decodes = self._policy.plan([parcel.tokens for parcel in self._prefills], ready, self._limits)
         prefills, self._prefills = self._prefills[:count], self._prefills[count:]
         return prefills, num_decodes
@@ -265,7 +280,8 @@ class Worker:
             cohort.compute_ns += now - self._started_ns
             cohort.hop += 1
             is_done = cohort.hop == len(cohort.path.stages)
-            cohort.path.channels[cohort.hop].send(parcel, 1 if is_done else parcel.tokens)
+            if cohort.is_last or not is_done:
+                cohort.path.channels[cohort.hop].send(parcel, 1 if is_done else parcel.tokens)
         if self._prefills or self._decodes:
             self._go_on(now)
 
@@ -310,11 +326,14 @@ class Worker:
     def _tell(self, observe: Observe, parcels: list[Parcel], now_ns: int) -> None:
         """Report how long each message, or the part of it that is in the batch, took from being sent to its end.
 
-        Prompts come first, then steps in the order they were sent: they may have been queued in another.
+        Prompts come first, then steps in the order they were sent: they may have been queued in another. The message of
+        a prompt that is cut here ends with its last chunk.
         """
         told: dict[tuple[int, int, int], int] = {}
         for parcel in parcels:
             cohort = parcel.cohorts[0]
+            if not (cohort.is_last or cohort.hop):
+                continue
             own = cohort.number if parcel.is_prefill else -1
             message = (parcel.stage.edge, parcel.sent_ns, own)
             told[message] = told.get(message, 0) + (1 if parcel.is_prefill else parcel.tokens)
@@ -324,12 +343,13 @@ class Worker:
 
 def _shape(prefills: list[Parcel], decodes: list[Parcel]) -> BatchShape:
     tokens = [parcel.tokens for parcel in prefills]
+    last = sum([parcel.cohorts[0].is_last for parcel in prefills])
     seqs = sum([parcel.tokens for parcel in decodes])
     return BatchShape(
         prefill_tokens=sum(tokens),
-        prefill_pairs=sum([prefill_pairs(one) for one in tokens]),
+        prefill_pairs=sum([prefill_pairs(parcel.tokens, parcel.past) for parcel in prefills]),
         prefill_seqs=len(tokens),
         decode_seqs=seqs,
         decode_context=sum([parcel.context_tokens() for parcel in decodes]),
-        sampled=len(tokens) + seqs,
+        sampled=last + seqs,
     )

@@ -34,18 +34,19 @@ def nodes_schedule_themselves():
 
 @st.composite
 def clusters(draw):
-    """Two to four stages of one to three nodes, some of which hold a layer of the stage before as well.
+    """Two to four stages of one to three nodes, some of which hold layers of the stage before as well.
 
-    Memory is often so short that requests are preempted, batches so small that steps wait.
+    Memory is often so short that requests are preempted, batches so small that steps wait and prompts are cut.
     """
     kinds = []
     for number in range(2):
+        budget = draw(st.sampled_from([3, 20, 50, 4096]))
         blocks = draw(st.sampled_from([14, 30, 60, 600]))
         kind = builders.profile(
-            f"k{number}", 3,
+            f"k{number}", 4,
             prefill_ns_per_token=draw(st.sampled_from([300.0, 1000.0, 5000.0])),
             decode_ns=draw(st.sampled_from([1e5, 1.3e6, 5e6])),
-            kv_blocks=(3 * blocks, 3 * blocks // 2, blocks),
+            kv_blocks=(3 * blocks, 3 * blocks // 2, blocks, 3 * blocks // 4),
             max_decode_seqs=draw(st.sampled_from([1, 3, 64])),
         )  # fmt: skip
         per_token, copy = draw(st.sampled_from([(0.0, 0.0), (35.5, 12.25)]))
@@ -54,7 +55,8 @@ def clusters(draw):
             reference_context_tokens=100, prefill_ns_per_pair=draw(st.sampled_from([0.0, 1.75])),
             head=draw(st.sampled_from([None, Curve((1.0, 9.0), (4e5, 7e5))])),
         )  # fmt: skip
-        kinds.append(replace(kind, compute=compute))
+        limits = tuple(replace(one, max_prefill_tokens=budget) for one in kind.limits)
+        kinds.append(replace(kind, compute=compute, limits=limits))
     stages = draw(st.integers(2, 4))
     chosen = [draw(st.lists(st.sampled_from(kinds), min_size=1, max_size=3)) for _ in range(stages)]
     nic_bps = draw(st.sampled_from([None, 8e8]))
@@ -70,9 +72,9 @@ def clusters(draw):
     ranges, names = {}, iter(node.id for node in nodes)
     for number, stage in enumerate(chosen):
         for _ in stage:
-            earlier = draw(st.booleans()) if number else False
+            earlier = draw(st.sampled_from([0, 1, 2])) if number else 0
             ranges[next(names)] = (2 * number - earlier, 2 * number + 2)
-    capacity = builders.capacity_of(fleet, {kind.kind: (300.0, 200.0, 100.0) for kind in kinds})
+    capacity = builders.capacity_of(fleet, {kind.kind: (300.0, 200.0, 100.0, 75.0) for kind in kinds})
     return fleet, capacity, builders.placement_of(fleet, ranges, partial_inference=True)
 
 
@@ -80,6 +82,11 @@ engines = st.sampled_from(
     [
         EngineSpec(),
         EngineSpec("inside", loops_inside=True),
+        EngineSpec("chunks", loops_inside=True, chunks_prompts=True, has_output_head=True),
+        EngineSpec(
+            "short chunks", loops_inside=True, chunks_prompts=True, long_prefill_token_threshold=7, gather_ns=20_000,
+            sequence_overhead_ns=7_000, shares_weight_reads=True, has_output_head=True,
+        ),
         EngineSpec(
             "slow", gather_ns=20_000, batch_overhead_ns=100_000, sequence_overhead_ns=7_000, layer_launch_ns=150_000,
             message_overhead_ns=3_000, shares_weight_reads=True, min_free_share=0.05,
@@ -162,12 +169,14 @@ def test_requests_that_come_at_a_rate(routing, is_one_by_one, case, seed, batchi
     mode=st.sampled_from([FeedMode.CLOSED_LOOP, FeedMode.SATURATE]),
     is_one_by_one=st.booleans(),
     feed_below=st.sampled_from([None, 0.31, 0.83]),
+    engine=engines,
 )
 @settings(max_examples=30, deadline=None)
-def test_requests_that_come_as_others_leave(case, seed, mode, is_one_by_one, feed_below):
+def test_requests_that_come_as_others_leave(case, seed, mode, is_one_by_one, feed_below, engine):
     load = random_load(seed, 5000, rate_rps=1.0, prompt=60, output=20)
     how = {"mode": mode, "concurrency": 9, "prompts_in_flight": 3, "window": Window(SECOND // 4, SECOND, False)}
     how |= {"feed_below": feed_below, "seed": seed, "is_one_by_one": is_one_by_one, "expected_output_tokens": 5.0}
+    how |= {"engine": engine}
     assert_equal(lambda: inputs_of(case, load, **how))
 
 
