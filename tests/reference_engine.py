@@ -278,7 +278,7 @@ class Machine:
     def duration(self, prefills, decodes):
         compute, engine = self.compute, self.reference.inputs.engine
         entries = sorted({journey.stage.start for journey in prefills + decodes})
-        total = 0.0
+        total = attention = 0.0
         for entry, following in pairwise([*entries, self.range.end]):
             prompt = sum(journey.tokens for journey in prefills if journey.stage.start <= entry)
             contexts = [journey.context for journey in decodes if journey.stage.start <= entry]
@@ -287,16 +287,25 @@ class Machine:
                 floor = min(compute.decode(1), work_ns(compute, engine, 0, 1))
                 one = max(one + compute.context_ns(len(contexts), sum(contexts)), floor)
             total += (following - entry) * one
+            chunks = [journey for journey in prefills if journey.stage.start <= entry]
+            attention += self.attention_ns(chunks, following - entry)
         tokens = sum(journey.tokens for journey in prefills) + len(decodes)
         own = engine.batch_overhead_ns + engine.sequence_overhead_ns * (len(prefills) + len(decodes))
-        for journey in prefills:
-            pairs = journey.tokens * journey.past + journey.tokens**2 / 2
-            total += (self.range.end - journey.stage.start) * compute.prefill_ns_per_pair * pairs
         if engine.has_output_head and compute.head and self.range.end == self.reference.inputs.placement.num_layers:
             sampled = len(decodes) + sum(not isinstance(journey, Chunk) for journey in prefills)
             total += compute.head(sampled) if sampled else 0.0
         copy = compute.activation_copy_ns_per_token if engine.copies_activations else 0.0
-        return round(total + copy * tokens + own)
+        return round(total + attention + copy * tokens + own)
+
+    def attention_ns(self, chunks, layers):
+        """What chunks take for their pairs, or for reading what was computed before them if that takes longer."""
+        if not chunks or not self.compute.prefill_ns_per_pair:
+            return 0.0
+        tokens = sum(chunk.tokens for chunk in chunks)
+        pairs = sum(chunk.tokens * chunk.past + chunk.tokens**2 / 2 for chunk in chunks)
+        past = max(pairs / tokens - tokens / len(chunks) / 2, 0.0)
+        reading = self.compute.decode_context_ns_per_token * (layers * len(chunks) * past)
+        return max(self.compute.prefill_ns_per_pair * (layers * pairs), reading)
 
     def end(self, _event):
         batch, self.batch = self.batch, None

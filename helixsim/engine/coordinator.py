@@ -100,10 +100,9 @@ class Coordinator:
             request = next(self.feed.requests, None)
             if request is None or self._enqueue(request):
                 return
-        raise SimulationError(
-            f"1000 requests in a row fit no route: the largest context any route can hold is "
-            f"{self.admission.largest_context_tokens} tokens"
-        )
+        most = self.admission.largest_context_tokens
+        message = f"1000 requests in a row fit no route: the largest context any route can hold is {most} tokens"
+        raise SimulationError(message)
 
     def _enqueue(self, request: Request) -> bool:
         """Write down an arrival and let it wait for admission; False if it can never be served."""
@@ -394,8 +393,7 @@ class Coordinator:
             nodes = [self.workers[hop.node].node_id for hop in hops]
             channels = [self.fabric.channel(src, dst) for src, dst in pairwise([COORDINATOR, *nodes])]
             last, back = self.fabric.returns(nodes[-1], nodes[0])
-            budgets = [self.workers[hop.node].budget for hop in hops]
-            longest = min([budget.longest_chunk for budget in budgets if budget is not None], default=0)
+            longest = min([self.workers[hop.node].longest_chunk for hop in hops])
             path = self.paths[hops] = Path(len(self.paths), stages, (*channels, last), back or channels[0], longest)
             for stage, channel in zip(stages, path.channels[1:], strict=True):
                 self.workers[stage.worker].exits[channel] = None

@@ -110,6 +110,11 @@ class Worker:
         self._decode_plans: dict[int, int] = {}
 
     @property
+    def longest_chunk(self) -> int:
+        """Most tokens of one prompt in a step; 0: prompts are not cut."""
+        return 0 if self.budget is None else self.budget.longest_chunk
+
+    @property
     def queue_length(self) -> int:
         """Requests that have arrived and wait for a batch."""
         now = self._kernel.now_ns

@@ -193,21 +193,19 @@ def test_a_chunk_that_overtakes_an_earlier_one_of_its_prompt_on_the_way_waits_fo
     # The link ends both after 210 tokens, the short chunk earlier; it is computed behind the long one.
     sent_ns = MS + 210 * 2 * 8 + 400_000 + 210 * 1002 * 8
     assert result.requests.first_token_ns[0] == pytest.approx(sent_ns + MS + 400_000 + 20_000, abs=2)
-    assert (
-        result.requests.queue_ns[0] == 400_000
-    )  # behind the long one on the second stage; on the first it is one prompt
+    assert result.requests.queue_ns[0] == 400_000  # behind the long one, on the second stage
 
 
 def test_a_chunk_that_never_fits_beside_the_decodes_waits_for_one_step(steps):
-    """30 sequences decode on a node with a budget of 20 tokens: a chunk waits until it has been passed over once."""
-    case = merging(kind_of(budget=20))
-    result = run(case, requests(*((0, 1, 400) for _ in range(30)), (300, 60, 2)), engine=CHUNKS)
+    """More sequences than its budget decode on a slow node: a chunk waits until it has been passed over once."""
+    case = merging(kind_of("fast", budget=20), kind_of("slow", budget=20, decode_ns=10 * MS))
+    result = run(case, requests(*((0, 1, 50) for _ in range(40)), (300, 60, 2)), engine=CHUNKS)
     late = result.requests
-    assert late.first_token_ns[30] - late.arrival_ns[30] < 100 * MS
-    assert late.finish_ns[:30].min() > 1000 * MS
-    taken = steps["n-2"]
-    assert all(decodes + sum(chunk.tokens for chunk in chunks) <= 20 for chunks, decodes in taken)
-    assert ([20], 0) in [([chunk.tokens for chunk in chunks], decodes) for chunks, decodes in taken]
+    assert late.first_token_ns[40] < late.finish_ns[:40].min()
+    assert all(decodes + sum(chunk.tokens for chunk in chunks) <= 20 for chunks, decodes in steps["slow-0"])
+    taken = [([chunk.tokens for chunk in chunks], decodes) for chunks, decodes in steps["slow-0"]]
+    assert ([20], 0) in taken
+    assert ([], 20) in taken
 
 
 def test_a_single_node_does_as_a_replica_of_one(monkeypatch):
