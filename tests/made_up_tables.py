@@ -48,7 +48,7 @@ def ms(operator: Text, seqs: int, tokens: int, past: int) -> float:
     """Return the time of one operator: linear in tokens and contexts, so that tables of it are exact."""
     kind, size = operator["kind"], operator["size"]
     if kind == "experts" and operator["gpus"] > 1 and not operator["by_expert"]:
-        raise RuntimeError("no such experts for key 7 at /some/where/else/table.parquet")
+        raise RuntimeError("no such experts for key 7 (first: /some/where/else/table.parquet)")
     if kind == "prompt":
         return 0.01 + seqs * tokens * 1e-5 * size + seqs * past * 1e-6
     if kind == "decode":

@@ -271,6 +271,6 @@ def open_tables(gpu: str, backend: str) -> Tables:
 
 
 def _shown(error: Exception) -> str:
-    """Return the message of an error of the library, without the paths of its files."""
-    text = re.sub(r"\s+at /\S+", "", " ".join(str(error).split()))
-    return shortened(text or type(error).__name__)
+    """Return the message of an error of the library, without the folders of its files."""
+    text = " ".join(str(error).split())
+    return shortened(re.sub(r"(?:/[^\s/]+)+/(?=[^\s/])", "", text) or type(error).__name__)
