@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from helixsim.domain.cluster import Deployment, Node
+from helixsim.domain.hardware import Ends
 from helixsim.domain.placement import LayerRange, Placement
 from helixsim.errors import InfeasibleError
 from helixsim.placement.base import PlacementProblem
@@ -99,12 +100,19 @@ def _groups(nodes: Sequence[Node], num_layers: int) -> list[list[Node]]:
 
 
 def _even_split(fleet: Deployment, nodes: Sequence[Node]) -> list[int]:
-    """Return the layers of each node, as even as memory allows, larger shares last."""
+    """Return the layers of each node, as even as memory allows, larger shares last.
+
+    Where the last node holds the output head too, it is the last to get a larger share and the first node, with the
+    embedding, the one before it, as in vLLM (``get_pp_indices``).
+    """
     num_layers = fleet.model.num_layers
     most = [len(fleet.profile(node.id).kv_blocks) for node in nodes]
     layers = [0] * len(nodes)
+    order = list(reversed(range(len(nodes))))
+    if fleet.profile(nodes[0].id).ends_bytes != Ends():
+        order = [*order[1:], order[0]]
     for _ in range(num_layers):
-        open_nodes = [i for i in range(len(nodes)) if layers[i] < most[i]]
+        open_nodes = [i for i in order if layers[i] < most[i]]
         smallest = min(layers[i] for i in open_nodes)
-        layers[next(i for i in reversed(open_nodes) if layers[i] == smallest)] += 1
+        layers[next(i for i in open_nodes if layers[i] == smallest)] += 1
     return layers

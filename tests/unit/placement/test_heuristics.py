@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import builders
 import pytest
 
 from helixsim.domain.cluster import Deployment
+from helixsim.domain.hardware import Ends
 from helixsim.domain.placement import LayerRange
 from helixsim.errors import ConfigError, InfeasibleError
 from helixsim.flow.maxflow import max_flow
@@ -71,6 +74,18 @@ def test_separate_splits_each_kind_evenly_with_larger_shares_last() -> None:
     assert [placement.ranges[f"big-{i}"] for i in range(3)] == [LayerRange(0, 2), LayerRange(2, 5), LayerRange(5, 8)]
     assert [placement.ranges[f"small-{i}"].layers for i in range(4)] == [2, 2, 2, 2]
     assert placement.objective_tokens_per_s == pytest.approx(200.0 + 50.0)
+
+
+@pytest.mark.parametrize(
+    ("num_layers", "shares"),
+    [(8, [2, 2, 2, 2]), (9, [2, 2, 3, 2]), (10, [2, 3, 3, 2]), (11, [3, 3, 3, 2]), (12, [3, 3, 3, 3])],
+)
+def test_separate_spares_the_ends_where_they_hold_embedding_and_head(num_layers, shares) -> None:
+    """vLLM's get_pp_indices gives layers that are left over to the stages before the last one."""
+    ends = replace(BIG, ends_bytes=Ends(1, 1, 2), block_bytes=1.0)
+    fleet = builders.fleet([ends] * 4, num_layers=num_layers)
+    ranges = Separate().solve(problem(fleet), SeparateOptions()).ranges
+    assert [held.layers for held in sorted(ranges.values(), key=lambda held: held.start)] == shares
 
 
 def test_separate_pipelines_exchange_no_tokens() -> None:
