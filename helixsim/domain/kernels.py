@@ -35,7 +35,9 @@ class AttentionLaw:
 
     Prompts take ``launch + FLOP / (compute_efficiency x peak)``, where every token attends to ``padding_tokens`` more
     than it has to (kernels work in tiles); decode steps ``kv_launch + KV bytes / (kv_bandwidth_efficiency x peak
-    bandwidth)``, where every sequence reads ``kv_padding_tokens`` more than it has.
+    bandwidth)``, where every sequence reads ``kv_padding_tokens`` more than it has. A layer with compressed keys and
+    values (MLA) takes ``latent_s`` more in each step: norms and rotary embedding of the compressed parts, putting them
+    together, quantizing activations and the batched products of the heads are kernels of their own.
     """
 
     compute_efficiency: float
@@ -44,6 +46,7 @@ class AttentionLaw:
     kv_bandwidth_efficiency: float
     kv_launch_s: float
     kv_padding_tokens: float
+    latent_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

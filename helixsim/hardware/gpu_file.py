@@ -86,7 +86,7 @@ class GemmSection(KneeSection):
 
 
 class AttentionSection(Section):
-    """See ``AttentionLaw``; times [s]."""
+    """See ``AttentionLaw``; times [s]. ``latent``: as measured on H100 and H200 if absent."""
 
     compute_efficiency: Efficiency
     launch: TimeOrNone
@@ -94,6 +94,7 @@ class AttentionSection(Section):
     kv_bandwidth_efficiency: Efficiency
     kv_launch: TimeOrNone
     kv_padding_tokens: Tokens
+    latent: TimeOrNone = 75e-6
 
     def law(self) -> AttentionLaw:
         """Return the law."""
@@ -104,6 +105,7 @@ class AttentionSection(Section):
             kv_bandwidth_efficiency=self.kv_bandwidth_efficiency,
             kv_launch_s=self.kv_launch,
             kv_padding_tokens=self.kv_padding_tokens,
+            latent_s=self.latent,
         )
 
 

@@ -126,7 +126,9 @@ class Node:
         experts = self.experts_s(layer.experts, tokens) if layer.experts else 0.0
         is_captured = tokens <= MOST_CAPTURED_TOKENS
         reduces = ALL_REDUCES_PER_LAYER * self.all_reduce_s(hidden_size, tokens, is_captured=is_captured)
-        return products + experts + self.elementwise_s(hidden_size, tokens) + reduces
+        is_latent = layer.attention is not None and layer.attention.kind == "latent"
+        latent_s = self.gpu.kernels.attention.latent_s if is_latent else 0.0
+        return products + experts + self.elementwise_s(hidden_size, tokens) + latent_s + reduces
 
     def head_s(self, hidden_size: int, vocab_size: int, sequences: float) -> float:
         """Return the time of output head and sampler for ``sequences`` sequences that get a token."""

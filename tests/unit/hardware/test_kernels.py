@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -107,3 +109,30 @@ def test_larger_batches_never_take_less_where_graphs_end(gpus):
     node = Node(catalog.load_gpu("h100"), gpus)
     times = [node.token_work_s(model.layers[0], model.hidden_size, tokens) for tokens in range(500, 530)]
     assert times == sorted(times)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "gpus", "seqs", "context", "measured_us"),
+    [
+        ("h100", 8, 1, 512, 118), ("h100", 4, 8, 2000, 148), ("h100", 2, 128, 2000, 221), ("h200", 8, 1, 2000, 104),
+        ("h200", 4, 128, 512, 174), ("h200", 8, 8, 16_000, 149), ("h200", 2, 1, 16_000, 136),
+    ],
+)  # fmt: skip
+def test_latent_attention_takes_what_its_module_took(gpu, gpus, seqs, context, measured_us):
+    """DeepSeek-V3 with a KV cache in FP8 (aiconfigurator-core 0.12): matrices and attention of a layer."""
+    node, layer = Node(catalog.load_gpu(gpu), gpus), catalog.load_model("deepseek-v3").layers[-1]
+    law = node.gpu.kernels.attention
+    names = ("qkv_a", "q_b", "kv_b", "attention_output")
+    products = sum(node.gemm_s(matrix, seqs) for matrix in layer.matrices if matrix.name in names)
+    read = node.kv_read_s(layer.attention, 8, seqs * (context + law.kv_padding_tokens))
+    assert products + read + law.kv_launch_s + law.latent_s == pytest.approx(measured_us * 1e-6, rel=0.23)
+
+
+def test_small_kernels_of_latent_attention_are_paid_once_a_step():
+    model = catalog.load_model("deepseek-v3")
+    gpu = catalog.load_gpu("h200")
+    law = dataclasses.replace(gpu.kernels.attention, latent_s=0.0)
+    without = dataclasses.replace(gpu, kernels=dataclasses.replace(gpu.kernels, attention=law))
+    for tokens in (1, 4096):
+        with_s, without_s = (Node(one, 8).token_work_s(model.layers[0], 7168, tokens) for one in (gpu, without))
+        assert with_s - without_s == pytest.approx(75e-6)
