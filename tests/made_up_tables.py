@@ -37,8 +37,12 @@ class MadeUpBuilder:
         heads = attention.num_heads // gpus
         return {"kind": "prompt", "size": heads}, {"kind": "decode", "size": heads}
 
-    def latent_attention(self, attention: Attention, gpus: int, kv: str, stored: NumberFormat) -> tuple[Text, Text]:
+    def latent_module(self, attention: Attention, gpus: int, kv: str, stored: NumberFormat) -> tuple[Text, Text]:
         return self.attention(attention, gpus, kv)
+
+    def latent_attention(self, attention: Attention, gpus: int, kv: str) -> tuple[Text, list[Text]]:
+        prompt, decode = self.attention(attention, gpus, kv)
+        return prompt, [self.elementwise(1000, 0), decode]
 
 
 SOURCES = {"elementwise": "empirical", "prompt": "mixed"}
@@ -62,6 +66,6 @@ def evaluate(operators: str, is_prompt: bool, seqs: int, tokens: int, past: int)
     return [(one["kind"], ms(one, seqs, tokens, past), 0.0, SOURCES.get(one["kind"], "silicon")) for one in known]
 
 
-def made_up(gpu: str = "h100") -> Tables:
+def made_up(gpu: str = "h100", backend: str = "vllm") -> Tables:
     """Return the tables."""
-    return Tables(gpu, "vllm", "9.9", "0.12.0", evaluate, MadeUpBuilder())  # type: ignore[arg-type]
+    return Tables(gpu, backend, "9.9", "0.12.0", evaluate, MadeUpBuilder())  # type: ignore[arg-type]

@@ -212,7 +212,7 @@ class Builder:
             made._lane_order = self._sdk.attention.resolved_lane_order_for_op(self._database, table, None)
         return prompt, decode
 
-    def latent_attention(self, attention: Attention, gpus: int, kv: str, stored: NumberFormat) -> tuple[Any, Any]:
+    def latent_module(self, attention: Attention, gpus: int, kv: str, stored: NumberFormat) -> tuple[Any, Any]:
         """Return attention of compressed keys and values (MLA) with its matrices, of prompts and of decode steps."""
         heads, products = attention.num_heads, self._sdk.common.FMHAQuantMode.bfloat16
         weights = self._weights("GEMMQuantMode", stored)
@@ -222,6 +222,20 @@ class Builder:
             for of_prompt in (True, False)
         )
         return prompt, decode
+
+    def latent_attention(self, attention: Attention, gpus: int, kv: str) -> tuple[Any, list[Any]]:
+        """Return the same without its matrices: of prompts; of decode steps, with what replaces ``kv_b``.
+
+        Decode steps multiply queries and outputs with the two halves of ``kv_b``, head by head, instead of all keys and
+        values.
+        """
+        common, operations, heads = self._sdk.common, self._sdk.operations, attention.num_heads // gpus
+        prompt = operations.ContextMLA("prompt", 1, heads, self._kv(kv), common.FMHAQuantMode.bfloat16)
+        before, after = (
+            operations.MLABmm("halves", 1, heads, common.GEMMQuantMode.bfloat16, if_pre=is_before)
+            for is_before in (True, False)
+        )
+        return prompt, [before, operations.GenerationMLA("decode", 1, heads, self._kv(kv)), after]
 
     def _kv(self, kv: str) -> Any:
         if kv not in _KV:

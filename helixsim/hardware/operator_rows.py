@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from helixsim.domain.model import ModelSpec
+from helixsim.errors import DataError
 from helixsim.hardware.kernel_rows import KernelRow
 from helixsim.hardware.kernels import ALL_REDUCES_PER_LAYER
 from helixsim.hardware.operator_library import Tables
@@ -27,7 +28,10 @@ def operator_rows(model: ModelSpec, gpu: str, gpus: int, tables: Tables) -> Iter
     """
     layer, build = model.layers[-1], tables.build
     products = build.text(product_operators(layer, gpus, tables))
-    prompt, decode = (build.text([one]) for one in attention_operators(layer, model, gpus, tables) or ())
+    attending = attention_operators(layer, model, gpus, tables)
+    if attending is None:
+        raise DataError(f"the last layer of {model.name} has no attention")
+    prompt, decode = (build.text(operators) for operators in attending)
     reduces = build.text([build.all_reduce(model.hidden_size, gpus)] * ALL_REDUCES_PER_LAYER if gpus > 1 else [])
     experts = build.text([expert_operator(layer, gpus, tables)] if layer.experts else [])
 

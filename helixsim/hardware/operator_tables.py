@@ -25,7 +25,13 @@ from helixsim.hardware.operator_library import BACKENDS, Tables, open_tables
 from helixsim.units import NS_PER_S
 
 _MODULE_MATRICES = frozenset({"qkv_a", "q_a", "q", "kv_a", "q_b", "kv_b", "attention_output"})
-"""Matrices that the tables measure as one module with the attention of compressed keys and values (MLA)."""
+"""Matrices that vLLM's tables measure as one module with the attention of compressed keys and values (MLA); those of
+other engines have the attention alone, and in decode steps what replaces ``kv_b``."""
+
+_WITH_MODULES = "vllm"
+
+_LATENT = (192, 128, 576)
+"""Widths of keys, values and compressed keys and values in the tables of MLA: those of DeepSeek V2, V3 and Kimi K2."""
 
 _MOST_TOKENS, _MOST_SEQS = 2**17, 1024
 """Largest batch that curves know; beyond, they go on with their last slope."""
@@ -127,7 +133,7 @@ def _operators(layer: Layer, model: ModelSpec, gpus: int, tables: Tables) -> _Op
     of_tokens: list[Any] = []
     shared: list[Any] = []
     routed: list[Any] = []
-    for matrix in matrices_alone(layer):
+    for matrix in matrices_alone(layer, tables.backend):
         inputs, outputs = _shard(matrix, gpus)
         made = [build.product(inputs, outputs, matrix.format)]
         if matrix.name.endswith(("gate_up", "up")):
@@ -144,12 +150,14 @@ def _operators(layer: Layer, model: ModelSpec, gpus: int, tables: Tables) -> _Op
         build.text([*of_tokens, *shared, *routed]),
         build.text(shared) if shared and routed else None,
         build.text(routed) if shared and routed else None,
-        None if attending is None else build.text(attending[:1]),
-        None if attending is None else build.text(attending[1:]),
+        None if attending is None else build.text(attending[0]),
+        None if attending is None else build.text(attending[1]),
     )
 
 
-def attention_operators(layer: Layer, model: ModelSpec, gpus: int, tables: Tables) -> tuple[Any, Any] | None:
+def attention_operators(
+    layer: Layer, model: ModelSpec, gpus: int, tables: Tables
+) -> tuple[list[Any], list[Any]] | None:
     """Return the attention of prompts and that of decode steps; None: the layer has none.
 
     Raises
@@ -165,15 +173,24 @@ def attention_operators(layer: Layer, model: ModelSpec, gpus: int, tables: Table
         raise DataError(f"{model.name} has layers of {kind}, which are not looked up in operator tables")
     if attention.num_heads % gpus:
         raise DataError(f"{model.name}: {attention.num_heads} heads do not divide among {gpus} GPUs")
+    build = tables.build
     if attention.kind != "latent":
-        return tables.build.attention(attention, gpus, model.kv_precision)
-    inside = next(matrix for matrix in layer.matrices if matrix.name in _MODULE_MATRICES)
-    return tables.build.latent_attention(attention, gpus, model.kv_precision, inside.format)
+        prompt, decode = build.attention(attention, gpus, model.kv_precision)
+        return [prompt], [decode]
+    if (attention.key_dim, attention.value_dim, attention.kv_numbers) != _LATENT:
+        raise DataError(f"{model.name} has compressed keys and values of other widths than the operator tables")
+    if tables.backend == _WITH_MODULES:
+        inside = next(matrix for matrix in layer.matrices if matrix.name in _MODULE_MATRICES)
+        prompt, decode = build.latent_module(attention, gpus, model.kv_precision, inside.format)
+        return [prompt], [decode]
+    prompt, decodes = build.latent_attention(attention, gpus, model.kv_precision)
+    expanded = [matrix for matrix in layer.matrices if matrix.name == "kv_b"]
+    return [prompt, *(build.product(*_shard(matrix, gpus), matrix.format) for matrix in expanded)], decodes
 
 
 def product_operators(layer: Layer, gpus: int, tables: Tables) -> list[Any]:
     """Return the matrix products of a layer but the router's, and but those measured together with its attention."""
-    matrices = [matrix for matrix in matrices_alone(layer) if matrix.name != "router"]
+    matrices = [matrix for matrix in matrices_alone(layer, tables.backend) if matrix.name != "router"]
     return [tables.build.product(*_shard(matrix, gpus), matrix.format) for matrix in matrices]
 
 
@@ -191,10 +208,12 @@ def expert_operator(layer: Layer, gpus: int, tables: Tables) -> Any:
     return sliced
 
 
-def matrices_alone(layer: Layer) -> list[Matrix]:
+def matrices_alone(layer: Layer, backend: str = _WITH_MODULES) -> list[Matrix]:
     """Return the matrices of a layer that are measured one by one, not together with its attention."""
-    is_module = layer.attention is not None and layer.attention.kind == "latent"
-    return [matrix for matrix in layer.matrices if not (is_module and matrix.name in _MODULE_MATRICES)]
+    inside: frozenset[str] = frozenset()
+    if layer.attention is not None and layer.attention.kind == "latent":
+        inside = _MODULE_MATRICES if backend == _WITH_MODULES else frozenset({"kv_b"})
+    return [matrix for matrix in layer.matrices if matrix.name not in inside]
 
 
 def _shard(matrix: Matrix, gpus: int) -> tuple[int, int]:

@@ -4,6 +4,7 @@ import importlib.metadata
 import itertools
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -79,6 +80,23 @@ def test_decode_steps_compute_shared_experts_beside_the_routed_ones():
     dense = step_time(DEEPSEEK, held=first)  # the first layers have no experts
     feed = 1e-9 * 3 * hidden * 18432 + 1e-8 * 3 * 18432 + 1e-8 * 8 * hidden
     assert dense.ns(steps) == pytest.approx(3e6 * (feed * 28 + attention[0]))
+
+
+def test_latent_attention_alone_leaves_its_matrices_to_the_products():
+    module, alone = (operator_times(DEEPSEEK, H100, 8, made_up(backend=one)).layers[0] for one in ("vllm", "sglang"))
+    layer = DEEPSEEK.layers[0]
+    kv_b = 512 * 32768 / 8
+    names = ("qkv_a", "q_b", "attention_output")
+    inside = sum(math.prod(matrix.shard(8)) for matrix in layer.matrices if matrix.name in names)
+    added = alone.token_work(9) - module.token_work(9)
+    assert added == pytest.approx(1e6 * 1e-9 * inside * 29)
+    prompts = alone.attention.prompts_ns(100, 0, 1) - module.attention.prompts_ns(100, 0, 1)
+    assert prompts == pytest.approx(1e6 * 1e-9 * kv_b * 21)  # made-up products count prompts, not their tokens
+    decodes = alone.attention.decode_curve(9)(50) - module.attention.decode_curve(9)(50)
+    assert decodes == pytest.approx(1e6 * 1e-8 * 1000 * 29)
+    other = replace(layer, attention=replace(layer.attention, kv_numbers=320))
+    with pytest.raises(DataError, match="other widths"):
+        operator_times(replace(DEEPSEEK, layers=(other,)), H100, 8, made_up())
 
 
 def test_experts_that_were_measured_in_groups_alone_are_taken_so():
