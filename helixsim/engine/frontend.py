@@ -279,22 +279,24 @@ class Frontend:
 
     # Ends -----------------------------------------------------------------------------------------------------------
 
-    def started(self, replica: Replica, sequences: int) -> None:
-        """See ``Listener.started``."""
-        if self.feed.mode is FeedMode.SATURATE:
-            self.prefilling -= sequences
-            self._plan()
+    def went_on(self, replica: Replica, started: int, ended: list[Running]) -> None:
+        """See ``Listener.went_on``."""
+        self.prefilling -= started
+        if ended:
+            self.delivering += len(ended)
+            self._deliver(replica, self._finish_all, ended)
+        self._forget(replica, ended)
 
-    def ended(self, replica: Replica, sequences: list[Running], is_rejected: bool) -> None:
-        """See ``Listener.ended``."""
-        for sequence in sequences:
+    def rejected(self, replica: Replica, outgrown: list[Running]) -> None:
+        """See ``Listener.rejected``."""
+        self._deliver(replica, self._reject_all, outgrown)
+        self._forget(replica, outgrown)
+
+    def _forget(self, replica: Replica, left: list[Running]) -> None:
+        """Count requests that have left a replica, and submit others to it under saturation."""
+        for sequence in left:
             self.view.submitted[replica.number] -= 1
             self.view.submitted_tokens[replica.number] -= sequence.prompt_tokens
-        if is_rejected:
-            self._deliver(replica, self._reject_all, sequences)
-        else:
-            self.delivering += len(sequences)
-            self._deliver(replica, self._finish_all, sequences)
         if self.feed.mode is FeedMode.SATURATE:
             self._plan()
 
