@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from helixsim.domain.cluster import LinkSpec
 from helixsim.domain.engine import EngineSpec
 from helixsim.domain.hardware import BatchLimits, Curve
+from helixsim.domain.speculation import Speculation
 
 NUM_LAYERS = 12
 
@@ -91,6 +92,7 @@ def engines(draw):
         long_prefill_token_threshold=draw(st.sampled_from([0, 7, 20])),
         admission=draw(st.sampled_from(["prompt", "prompt", "output"])),
         min_free_share=draw(st.sampled_from([0.0, 0.0, 0.1])),
+        speculation=draw(st.sampled_from([None, None, Speculation((0.9, 0.5, 0.1), 0.05)])),
     )  # fmt: skip
     if draw(st.booleans()):
         return plain

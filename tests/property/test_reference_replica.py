@@ -14,6 +14,7 @@ from replica_cases import chains, clusters, engines, kind_of
 from simulating import SECOND, inputs_of, random_load
 
 from helixsim.batching import registry as batching_registry
+from helixsim.domain.cluster import LinkSpec
 from helixsim.domain.engine import EngineSpec
 from helixsim.domain.request import FeedMode, Window
 from helixsim.domain.result import RequestStatus
@@ -85,7 +86,7 @@ routings = st.sampled_from(["flow_weighted", "least_loaded", "shortest_queue", "
     routing=routings,
     rate_rps=st.sampled_from([5.0, 60.0, 1000.0]),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_requests_that_come_at_a_rate(case, engine, seed, batching, routing, rate_rps):
     load = random_load(seed, 40, rate_rps=rate_rps, prompt=60, output=20)
     assert_equal(case, load, engine=engine, batching=batching, routing=routing, seed=seed)
@@ -99,7 +100,7 @@ def test_requests_that_come_at_a_rate(case, engine, seed, batching, routing, rat
     routing=routings,
     number=st.sampled_from([12, 5000]),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_requests_that_come_as_others_leave(case, engine, seed, batching, routing, number):
     load = random_load(seed, number, rate_rps=1.0, prompt=60, output=20)
     window = Window(SECOND // 8, SECOND // 2, drain=False) if number > 12 else Window(0, None, drain=True)
@@ -115,7 +116,7 @@ def test_requests_that_come_as_others_leave(case, engine, seed, batching, routin
     routing=routings,
     prompts_in_flight=st.sampled_from([1, 3, 20]),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_requests_that_come_as_soon_as_they_fit(case, engine, seed, batching, routing, prompts_in_flight):
     load = random_load(seed, 5000, rate_rps=1.0, prompt=60, output=20)
     how = {"mode": FeedMode.SATURATE, "prompts_in_flight": prompts_in_flight}
@@ -129,7 +130,7 @@ def test_requests_that_come_as_soon_as_they_fit(case, engine, seed, batching, ro
     seed=st.integers(0, 10_000),
     edges=st.tuples(st.integers(0, 400), st.integers(40, 400)),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_windows_that_cut_anywhere(case, engine, seed, edges):
     load = random_load(seed, 30, rate_rps=100.0, prompt=60, output=60)
     warmup, duration = (edge * 997_003 for edge in edges)
@@ -142,6 +143,16 @@ def test_long_decodes_between_few_arrivals(stages):
     """Where nothing happens for hundreds of steps, which a fast engine takes as one."""
     case = chains([[kind_of("n", blocks=400, budget=64, context_ns=7.3)] * stages])
     assert_equal(case, random_load(3, 25, rate_rps=0.5, prompt=100, output=400), engine=INSIDE)
+
+
+def test_steps_keep_their_order_at_every_stage():
+    """A step that comes while a stage computes must not overtake one that was sent before it and is under way."""
+    load = random_load(8, 30, rate_rps=60.0, prompt=60, output=20)
+    for budget, decode_ns, prefill_ns, latency in ((16, 1.3e6, 300.0, 3_000_000), (48, 1e5, 5000.0, 70_000)):
+        kind = kind_of(
+            "n", blocks=400, budget=budget, decode_ns=decode_ns, prefill_ns=prefill_ns, pair_ns=20.0, context_ns=30.0
+        )
+        assert_equal(chains([[kind] * 3], intra=LinkSpec(1e8, latency)), load, engine=INSIDE)
 
 
 @pytest.mark.parametrize("stages", [1, 2, 3])

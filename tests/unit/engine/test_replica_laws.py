@@ -170,17 +170,6 @@ def test_the_oldest_goes_on_however_short_memory_is(stages, batching):
         assert (result.requests.status != RequestStatus.WAITING).all()
 
 
-def test_steps_keep_their_order_at_every_stage():
-    """A step that arrives while a stage computes must not overtake one that was sent before it."""
-    slow = kind_of("slow", blocks=2000, budget=48, decode_ns=2e6, pair_ns=2.0)
-    fast = kind_of("fast", blocks=2000, budget=48, decode_ns=1e5, pair_ns=2.0)
-    load = random_load(8, 40, rate_rps=200.0, prompt=200, output=30)
-    result = served([fast, slow, fast], load, intra=LinkSpec(1e8, 70_000))
-    rows = result.requests
-    assert (rows.status == RequestStatus.FINISHED).all()
-    assert (np.diff(rows.first_token_ns) >= 0).all(), "prompts are computed in order of arrival"
-
-
 def test_a_sequence_that_outgrows_the_replica_ends_and_others_go_on():
     for engine in (INSIDE, replace(INSIDE, speculation=Speculation.of_rate(3, 0.8))):
         for batching in ("continuous", "prefill_first"):
