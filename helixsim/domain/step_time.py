@@ -281,7 +281,7 @@ class _LayerTerms:
         if self._attention is not None:
             return known + _values(self._context_curve(seqs), contexts / seqs)
         if not (self._context_ns or self._index_ns):
-            return np.full(len(contexts), known)
+            return np.full(len(contexts), known, dtype=np.float64)  # a launch time is an integer
         found = contexts - self._reference * seqs
         if self._window is not None:
             found = np.minimum(contexts, self._window * seqs) - self._reference * seqs
