@@ -59,8 +59,8 @@ def kind_of(
 
 
 @st.composite
-def clusters(draw, most_stages=3):
-    """One to three replicas of one to ``most_stages`` stages; memory, budgets and sequences are often tiny."""
+def clusters(draw):
+    """One to three replicas of one to three stages; memory, budgets and numbers of sequences are often tiny."""
     kinds = [
         kind_of(
             f"k{number}",
@@ -75,7 +75,7 @@ def clusters(draw, most_stages=3):
         )
         for number in range(2)
     ]
-    stages = draw(st.lists(st.lists(st.sampled_from(kinds), min_size=1, max_size=most_stages), min_size=1, max_size=3))
+    stages = draw(st.lists(st.lists(st.sampled_from(kinds), min_size=1, max_size=3), min_size=1, max_size=3))
     intra = LinkSpec(draw(st.sampled_from([1e8, 1e10])), draw(st.sampled_from([0, 70_000, 3_000_000])))
     case = chains(stages, intra=intra, nic_bps=draw(st.sampled_from([None, 8e8])))
     caps = draw(st.sampled_from([None, 4]))
