@@ -142,7 +142,7 @@ def test_a_series_of_steps_equals_each_to_the_last_bit(compute, hybrid):
         for launch_ns in (0, 10**6):  # the host's launches, a number of integers, may take longest
             one = step_time(
                 profile, LayerRange(0, 5), 5, has_output_head=True, batch_overhead_ns=7, sequence_overhead_ns=3,
-                layer_launch_ns=launch_ns,
+                layer_launch_ns=launch_ns, shares_weight_reads=True,
             )  # fmt: skip
             series = one.decode_ns_series(7, 300, 200)
             assert series.tolist() == [one.decode_ns(7, 300 + 7 * step) for step in range(200)]
