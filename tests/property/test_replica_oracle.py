@@ -37,16 +37,16 @@ def run(case, load, engine=INSIDE, **how):
 def test_steps_keep_to_their_limits_and_everything_ends(case, engine, seed, batching, routing):
     load = random_load(seed, 30, rate_rps=60.0, prompt=60, output=20)
     reference = run(case, load, engine, batching=batching, routing=routing)
-    tokens = 0
+    tokens = outputs = 0
     for replica in reference.replicas:
         assert not replica.sequences()
         assert replica.peak <= replica.capacity
         for step in replica.steps:
             assert 0 < len(step.parts) <= replica.most
             chunks = [part for part in step.parts if part.is_chunk]
-            is_whole = not engine.chunks_prompts and len(step.parts) == 1
-            assert step.tokens <= replica.budget or is_whole
-            assert all(part.tokens == 1 for part in step.parts if not part.is_chunk)
+            is_alone = len(step.parts) == 1  # a whole prompt, or the drafts of one sequence
+            assert step.tokens <= replica.budget or is_alone
+            assert all(part.tokens == 1 + replica.drafts for part in step.parts if not part.is_chunk)
             assert batching == "continuous" or len(chunks) in (0, len(step.parts))
             assert engine.chunks_prompts or all(not part.before and part.samples for part in chunks)
             if engine.chunks_prompts and engine.long_prefill_token_threshold:
@@ -57,7 +57,8 @@ def test_steps_keep_to_their_limits_and_everything_ends(case, engine, seed, batc
         )
         for stage in replica.stages:
             assert all(end <= start for (_, end), (start, _) in zip(stage.node.busy, stage.node.busy[1:], strict=False))
-        tokens += sum(len(step.sampled()) for step in replica.steps)
+        tokens += sum(part.gained for step in replica.steps for part in step.parts if part.samples)
+        outputs += sum(len(step.sampled()) for step in replica.steps)
     for sequence in reference.sequences:
         assert sequence.status in (RequestStatus.FINISHED, RequestStatus.REJECTED)
         assert sequence.generated == sequence.delivered
@@ -66,7 +67,7 @@ def test_steps_keep_to_their_limits_and_everything_ends(case, engine, seed, batc
             assert min(sequence.queue, sequence.network, sequence.compute) >= 0
             assert sequence.arrival <= sequence.admitted <= sequence.first_token <= sequence.finish
     assert tokens == sum(sequence.generated for sequence in reference.sequences)
-    assert len(reference.gaps) == sum(max(sequence.delivered - 1, 0) for sequence in reference.sequences)
+    assert len(reference.gaps) == outputs - sum(sequence.delivered > 0 for sequence in reference.sequences)
 
 
 @given(

@@ -138,7 +138,8 @@ def test_a_node_takes_the_time_of_the_layers_it_holds(hybrid):
 
 @pytest.mark.parametrize("compute", [COMPUTE, CONTEXT])
 def test_a_series_of_steps_equals_each_to_the_last_bit(compute, hybrid):
-    for profile in (compute, hybrid):
+    headed = replace(COMPUTE, head=Curve((1.0, 9.0), (7.5, 9.25)))
+    for profile in (compute, hybrid, headed):
         for launch_ns in (0, 10**6):  # the host's launches, a number of integers, may take longest
             one = step_time(
                 profile, LayerRange(0, 5), 5, has_output_head=True, batch_overhead_ns=7, sequence_overhead_ns=3,
