@@ -102,11 +102,11 @@ class StepTime:
         "_draft_share",
         "_drafter",
         "_drafts",
-        "_from",
         "_head",
         "_held",
         "_kinds",
         "_known_head_ns",
+        "_known_layers",
         "_sequence_ns",
     )
 
@@ -122,7 +122,7 @@ class StepTime:
         times = compute.layer_times(held)
         terms = {key: _LayerTerms(one, engine, graph_sizes) for key, one in {id(one): one for one in times}.items()}
         self._kinds = [terms[id(one)] for one in times]
-        self._from: dict[int, list[tuple[int, _LayerTerms]]] = {}
+        self._known_layers: dict[tuple[int | None, int | None], list[tuple[int, _LayerTerms]]] = {}
         self._head = compute.head if engine.has_output_head and held.end == num_layers else None
         self._known_head_ns: dict[float, float] = {}
         self._copy_ns = compute.activation_copy_ns_per_token if engine.copies_activations else 0.0
@@ -138,7 +138,7 @@ class StepTime:
     def ns(self, shape: BatchShape, start: int | None = None) -> float:
         """Return the time of a step [ns], whose requests enter at layer ``start`` (None: the first one held)."""
         layers_ns = pairs_ns = 0.0
-        for count, terms in self._layers(self._held.start if start is None else start):
+        for count, terms in self._layers(start):
             layers_ns += count * terms.layer_ns(shape.prefill_tokens, shape.decode_seqs, shape.decode_context)
             if terms.has_pairs and shape.prefill_tokens:
                 pairs_ns += terms.pairs_ns(shape, count)
@@ -147,7 +147,7 @@ class StepTime:
     def decode_ns(self, seqs: float, context: float, start: int | None = None) -> float:
         """Return the time of a step of decode steps alone [ns], as ``ns`` does: most steps are such."""
         layers_ns = 0.0
-        for count, terms in self._layers(self._held.start if start is None else start):
+        for count, terms in self._layers(start):
             layers_ns += count * terms.layer_ns(0, seqs, context)
         if self._head is not None:
             layers_ns += self._head_ns(seqs + self._drafts * seqs)
@@ -165,7 +165,7 @@ class StepTime:
         ends = [*(entry for entry, _ in entries[1:]), self._held.end]
         for (entry, shape), end in zip(entries, ends, strict=True):
             active = active.joined(shape)
-            for count, terms in _counted(self._kinds[entry - self._held.start : end - self._held.start]):
+            for count, terms in self._layers(entry, end):
                 layers_ns += count * terms.layer_ns(active.prefill_tokens, active.decode_seqs, active.decode_context)
                 if terms.has_pairs and active.prefill_tokens:
                     pairs_ns += terms.pairs_ns(active, count)
@@ -177,7 +177,7 @@ class StepTime:
         Each equals ``decode_ns`` of its step to the last bit.
         """
         contexts = np.arange(context, context + seqs * steps, seqs, dtype=np.float64)
-        kinds = self._layers(self._held.start)
+        kinds = self._layers(None)
         count, terms = kinds[0]
         total = terms.decode_ns_series(seqs, contexts)
         total *= count
@@ -212,15 +212,14 @@ class StepTime:
     def _own_ns(self, seqs: float) -> float:
         return self._batch_ns + self._sequence_ns * seqs
 
-    def _layers(self, start: int) -> list[tuple[int, _LayerTerms]]:
-        known = self._from.get(start)
+    def _layers(self, start: int | None, end: int | None = None) -> list[tuple[int, _LayerTerms]]:
+        """Return the kinds of the layers from ``start`` to ``end`` (None: all held) with their numbers."""
+        known = self._known_layers.get((start, end))
         if known is None:
-            known = self._from[start] = _counted(self._kinds[start - self._held.start :])
+            first = self._held.start
+            kinds = self._kinds[0 if start is None else start - first : None if end is None else end - first]
+            known = self._known_layers[start, end] = [(count, terms) for terms, count in Counter(kinds).items()]
         return known
-
-
-def _counted(kinds: Sequence[_LayerTerms]) -> list[tuple[int, _LayerTerms]]:
-    return [(count, terms) for terms, count in Counter(kinds).items()]
 
 
 def _drafts(engine: EngineSpec) -> int:

@@ -201,7 +201,7 @@ def test_axes_zip_list_steps_and_samples(sweep):
     axes = [
         {"path": "workload.arrivals.rate", "from": 1, "to": 4, "steps": 3, "scale": "log"},
         {"zip": {"cluster.nodes.0.count": [1, 2], "cluster.nodes.1.count": [4, 3]}},
-        {"list": [{"precision": "fp16", "kv_precision": "fp16"}, {"precision": "int8", "kv_precision": "fp8"}]},
+        {"list": [{"precision": "fp16", "kv_precision": "fp16"}, {"precision": "int8", "kv_precision": "int8"}]},
     ]
     planned = prepare(load_sweep(sweep(axes=axes, seeds=[4, 9])))
     assert len(planned.points) == 2 * 3 * 2 * 2
