@@ -97,6 +97,7 @@ class StepTime:
     """
 
     __slots__ = (
+        "_all",
         "_batch_ns",
         "_copy_ns",
         "_draft_share",
@@ -122,7 +123,8 @@ class StepTime:
         times = compute.layer_times(held)
         terms = {key: _LayerTerms(one, engine, graph_sizes) for key, one in {id(one): one for one in times}.items()}
         self._kinds = [terms[id(one)] for one in times]
-        self._known_layers: dict[tuple[int | None, int | None], list[tuple[int, _LayerTerms]]] = {}
+        self._known_layers: dict[tuple[int, int | None], list[tuple[int, _LayerTerms]]] = {}
+        self._all = self._layers(held.start)
         self._head = compute.head if engine.has_output_head and held.end == num_layers else None
         self._known_head_ns: dict[float, float] = {}
         self._copy_ns = compute.activation_copy_ns_per_token if engine.copies_activations else 0.0
@@ -138,7 +140,7 @@ class StepTime:
     def ns(self, shape: BatchShape, start: int | None = None) -> float:
         """Return the time of a step [ns], whose requests enter at layer ``start`` (None: the first one held)."""
         layers_ns = pairs_ns = 0.0
-        for count, terms in self._layers(start):
+        for count, terms in self._all if start is None else self._layers(start):
             layers_ns += count * terms.layer_ns(shape.prefill_tokens, shape.decode_seqs, shape.decode_context)
             if terms.has_pairs and shape.prefill_tokens:
                 pairs_ns += terms.pairs_ns(shape, count)
@@ -147,7 +149,7 @@ class StepTime:
     def decode_ns(self, seqs: float, context: float, start: int | None = None) -> float:
         """Return the time of a step of decode steps alone [ns], as ``ns`` does: most steps are such."""
         layers_ns = 0.0
-        for count, terms in self._layers(start):
+        for count, terms in self._all if start is None else self._layers(start):
             layers_ns += count * terms.layer_ns(0, seqs, context)
         if self._head is not None:
             layers_ns += self._head_ns(seqs + self._drafts * seqs)
@@ -177,7 +179,7 @@ class StepTime:
         Each equals ``decode_ns`` of its step to the last bit.
         """
         contexts = np.arange(context, context + seqs * steps, seqs, dtype=np.float64)
-        kinds = self._layers(None)
+        kinds = self._all
         count, terms = kinds[0]
         total = terms.decode_ns_series(seqs, contexts)
         total *= count
@@ -212,12 +214,12 @@ class StepTime:
     def _own_ns(self, seqs: float) -> float:
         return self._batch_ns + self._sequence_ns * seqs
 
-    def _layers(self, start: int | None, end: int | None = None) -> list[tuple[int, _LayerTerms]]:
-        """Return the kinds of the layers from ``start`` to ``end`` (None: all held) with their numbers."""
+    def _layers(self, start: int, end: int | None = None) -> list[tuple[int, _LayerTerms]]:
+        """Return the kinds of the layers from ``start`` to ``end`` (None: the last one held) with their numbers."""
         known = self._known_layers.get((start, end))
         if known is None:
             first = self._held.start
-            kinds = self._kinds[0 if start is None else start - first : None if end is None else end - first]
+            kinds = self._kinds[start - first : None if end is None else end - first]
             known = self._known_layers[start, end] = [(count, terms) for terms, count in Counter(kinds).items()]
         return known
 
@@ -239,6 +241,7 @@ class _LayerTerms:
         "_floor_ns",
         "_index_ns",
         "_known_ns",
+        "_reads_context",
         "_reference",
         "_sizes",
         "_times",
@@ -256,6 +259,7 @@ class _LayerTerms:
         self._window = times.window_tokens
         self._index_ns = times.index_ns_per_token
         self._attention = times.attention
+        self._reads_context = bool(self._context_ns or self._index_ns or self._attention)
         self._curves: dict[float, Curve] = {}
         self.has_pairs = bool(times.prefill_ns_per_pair or times.index_ns_per_pair or times.attention)
         self._known_ns: dict[tuple[float, float], float] = {}
@@ -263,16 +267,18 @@ class _LayerTerms:
 
     def layer_ns(self, prompt: float, seqs: float, context: float) -> float:
         """Return the time of the layer without the pairs of prompts [ns]."""
-        known = self._known_work_ns(prompt, seqs)
-        if seqs and self._attention is not None:
-            return known + self._context_curve(seqs)(context / seqs)
-        if not seqs or not (self._context_ns or self._index_ns):
+        known = self._known_ns.get((prompt, seqs))  # most steps are known, and a call costs as much as the rest
+        if known is None:
+            known = self._known_work_ns(prompt, seqs)
+        if not seqs or not self._reads_context:
             return known
+        if self._attention is not None:
+            return known + self._context_curve(seqs)(context / seqs)
         read = context if self._window is None else min(context, self._window * seqs)
         found = known + self._context_ns * (read - self._reference * seqs)
         if self._index_ns:
             found += self._index_ns * context
-        return max(found, self._floor_ns)
+        return found if found > self._floor_ns else self._floor_ns
 
     def decode_ns_series(self, seqs: int, contexts: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the time of the layer for the same sequences with each of these contexts, which grow [ns]."""
