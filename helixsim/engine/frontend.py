@@ -28,6 +28,7 @@ class ReplicaView:
         self.graph = graph
         self._replicas = replicas
         self._number_of = of_node
+        self._replica_of: list[Replica] = []  # by node, once all replicas are there
         self._at_once = at_once
         self._sequence: Running
         count = max(of_node) + 1
@@ -36,7 +37,9 @@ class ReplicaView:
         self.coming: list[list[Running]] = [[] for _ in range(count)]
 
     def _of(self, node: int) -> Replica:
-        return self._replicas[self._number_of[node]]
+        if not self._replica_of:
+            self._replica_of = [self._replicas[number] for number in self._number_of]
+        return self._replica_of[node]
 
     def consider(self, sequence: Running) -> None:
         """Make a request the one the view is about."""
@@ -44,7 +47,7 @@ class ReplicaView:
 
     def fits(self, hop: Hop) -> bool:
         """See ``RoutingView.fits``."""
-        replica = self._of(hop.node)
+        replica = self._replica_of[hop.node] if self._replica_of else self._of(hop.node)
         if self._sequence.prompt_tokens + 1 > replica.capacity_tokens:
             return False
         return not self._at_once or replica.could_admit(self._sequence, self.coming[replica.number])
@@ -60,7 +63,7 @@ class ReplicaView:
 
     def in_flight_tokens(self, node: int) -> int:
         """See ``RoutingView.in_flight_tokens``: prompts of all submitted requests, and what the running ones have."""
-        replica = self._of(node)
+        replica = self._replica_of[node] if self._replica_of else self._of(node)
         return self.submitted_tokens[replica.number] + replica.generated_tokens
 
     def kv_usage(self, node: int) -> float:
