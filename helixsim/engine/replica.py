@@ -41,8 +41,8 @@ class Replica:
     """A chain of stages that computes what its scheduler chooses.
 
     ``capacity_tokens`` are those that its KV memory holds. ``return_ns`` takes a token from the last stage to the
-    scheduler, ``delivery_ns`` from there to the client. ``in_flight`` is the number of steps under way, ``generated`` that of the tokens its unfinished requests have, as
-    far as steps are booked.
+    scheduler, ``delivery_ns`` from there to the client. ``in_flight`` is the number of steps under way, ``generated``
+    that of the tokens its unfinished requests have, as far as steps are booked.
     """
 
     def __init__(
