@@ -88,6 +88,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         warnings.showwarning = _show_warning
         code = _outcome(arguments, args)
     if argv is None:
+        if code == ExitCode.INTERRUPTED:  # one that comes while the interpreter ends would replace the exit code
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         gc.freeze()  # the process ends: looking for garbage among all that was imported takes a tenth of a short run
     return ExitCode.TERMINATED if signalled and code == ExitCode.INTERRUPTED else code
 

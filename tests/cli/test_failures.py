@@ -339,3 +339,33 @@ def test_a_signal_that_comes_in_a_destructor_is_not_swallowed(name, code):
     assert result.returncode == code, result.stderr
     assert "interrupted" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+_INTERRUPTED_TWICE = """
+import argparse, os, signal, sys, time
+from helixsim.cli import main as cli
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
+
+def work(args):
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(20)
+
+class Parser:
+    def parse_all(self, arguments, args):
+        return argparse.Namespace(verbose=0, func=work)
+
+cli.build_parser = Parser
+code = cli.main()
+os.kill(os.getpid(), signal.{name})
+time.sleep(0.1)
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_second_signal_while_the_process_ends_does_not_replace_the_exit_code(name):
+    script = _INTERRUPTED_TWICE.format(name=name)
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=15, check=False)
+    assert result.returncode == 130, result.stderr
+    assert "Traceback" not in result.stderr
