@@ -13,8 +13,9 @@ from helixsim.domain.cluster import COORDINATOR
 from helixsim.domain.request import Feed, FeedMode, Request
 from helixsim.domain.result import RequestStatus
 from helixsim.engine.admission import Admission
-from helixsim.engine.kernel import Call, Kernel, Priority, Timer
+from helixsim.engine.kernel import Kernel, Priority, Timer
 from helixsim.engine.kvcache import KvPool
+from helixsim.engine.load_source import LoadSource
 from helixsim.engine.network import NetworkFabric
 from helixsim.engine.recorder import Recorder
 from helixsim.engine.state import ActiveRequest, Cohort, Parcel, Path, Sender, Stage
@@ -53,7 +54,7 @@ class Coordinator:
         self.prefilling = 0
         self.preemptions_by_node = [0] * len(workers)
         self.truncated_outputs = 0
-        self._next_request: Request | None = None
+        self._source = LoadSource(kernel, feed, self._enqueue)
         self._inbox: list[Cohort] = []
         self._stalled: list[ActiveRequest] = []
         self._leaving: dict[int, Cohort] = {}
@@ -70,39 +71,19 @@ class Coordinator:
     def start(self) -> None:
         """Let the first requests in."""
         if self.feed.mode is FeedMode.OPEN:
-            self._plan_next_arrival()
+            self._source.plan_next_arrival()
         elif self.feed.mode is FeedMode.CLOSED_LOOP:
             for _ in range(self.feed.concurrency or 0):
                 self._launch_next()
         self._plan_coordinate()
 
-    def _plan_next_arrival(self) -> None:
-        request = next(self.feed.requests, None)
-        if request is not None:
-            delay = request.arrival_ns - self.kernel.now_ns
-            if delay < 0:
-                raise SimulationError(f"request {request.id} arrives {-delay} ns before the one in front of it")
-            self.kernel.call_in(delay, Priority.DELIVER, self._arrive, request)
-
-    def _arrive(self, event: Call) -> None:
-        self._enqueue(event.argument)
-        self._plan_next_arrival()
-
     def _launch_next(self) -> None:
-        """Let the next request that can be served at all arrive now (closed loop and saturation).
+        """Let the next request that can be served at all arrive now (closed loop and saturation)."""
+        self._source.launch_next(self._enqueue, self._nowhere)
 
-        Raises
-        ------
-        SimulationError
-            If a thousand in a row cannot.
-        """
-        for _ in range(1000):
-            request = next(self.feed.requests, None)
-            if request is None or self._enqueue(request):
-                return
+    def _nowhere(self) -> str:
         most = self.admission.largest_context_tokens
-        message = f"1000 requests in a row fit no route: the largest context any route can hold is {most} tokens"
-        raise SimulationError(message)
+        return f"fit no route: the largest context any route can hold is {most} tokens"
 
     def _enqueue(self, request: Request) -> bool:
         """Write down an arrival and let it wait for admission; False if it can never be served."""

@@ -8,12 +8,13 @@ from collections.abc import Callable, Sequence
 from helixsim.domain.request import Feed, FeedMode, Request
 from helixsim.domain.result import RequestStatus
 from helixsim.engine.kernel import Call, Kernel, Priority
+from helixsim.engine.load_source import LoadSource
 from helixsim.engine.recorder import Recorder
 from helixsim.engine.replica import Replica
 from helixsim.engine.sequences import Sequence as Running
 from helixsim.engine.stage import Submission
 from helixsim.errors import SimulationError
-from helixsim.routing.base import Hop, RoutingGraph, RoutingPolicy
+from helixsim.routing.base import Hop, RoutingPolicy
 
 Submit = Callable[[Replica, Submission, int], None]
 
@@ -24,22 +25,15 @@ class ReplicaView:
     A replica fits if it could ever hold the request; under saturation, if it could admit it at once.
     """
 
-    def __init__(self, graph: RoutingGraph, replicas: Sequence[Replica], of_node: Sequence[int], at_once: bool) -> None:
-        self.graph = graph
-        self._replicas = replicas
-        self._number_of = of_node
-        self._replica_of: list[Replica] = []  # by node, once all replicas are there
+    def __init__(self, of_node: Sequence[Replica], at_once: bool) -> None:
+        self._of = of_node
         self._at_once = at_once
         self._sequence: Running
-        count = max(of_node) + 1
+        self.largest_context_tokens = max(replica.capacity_tokens for replica in of_node)
+        count = max(replica.number for replica in of_node) + 1
         self.submitted = [0] * count
         self.submitted_tokens = [0] * count
         self.coming: list[list[Running]] = [[] for _ in range(count)]
-
-    def _of(self, node: int) -> Replica:
-        if not self._replica_of:
-            self._replica_of = [self._replicas[number] for number in self._number_of]
-        return self._replica_of[node]
 
     def consider(self, sequence: Running) -> None:
         """Make a request the one the view is about."""
@@ -47,34 +41,34 @@ class ReplicaView:
 
     def fits(self, hop: Hop) -> bool:
         """See ``RoutingView.fits``."""
-        replica = self._replica_of[hop.node] if self._replica_of else self._of(hop.node)
+        replica = self._of[hop.node]
         if self._sequence.prompt_tokens + 1 > replica.capacity_tokens:
             return False
         return not self._at_once or replica.could_admit(self._sequence, self.coming[replica.number])
 
     def queue_length(self, node: int) -> int:
         """See ``RoutingView.queue_length``: with those on their way, as several may come at one instant."""
-        replica = self._of(node)
+        replica = self._of[node]
         return len(replica.scheduler.waiting) + len(self.coming[replica.number])
 
     def in_flight(self, node: int) -> int:
         """See ``RoutingView.in_flight``."""
-        return self.submitted[self._of(node).number]
+        return self.submitted[self._of[node].number]
 
     def in_flight_tokens(self, node: int) -> int:
         """See ``RoutingView.in_flight_tokens``: prompts of all submitted requests, and what the running ones have."""
-        replica = self._replica_of[node] if self._replica_of else self._of(node)
+        replica = self._of[node]
         return self.submitted_tokens[replica.number] + replica.generated_tokens
 
     def kv_usage(self, node: int) -> float:
         """See ``RoutingView.kv_usage``."""
-        replica = self._of(node)
+        replica = self._of[node]
         replica.book()
         return replica.kv_usage
 
     def cached_tokens(self, node: int) -> int:
         """See ``RoutingView.cached_tokens``."""
-        replica = self._of(node)
+        replica = self._of[node]
         if not replica.scheduler.rules.caches_prefixes:
             return 0
         replica.book()  # the blocks that its steps have taken may have been cached ones
@@ -88,10 +82,10 @@ class ReplicaView:
         SimulationError
             If it is not the whole of one, or its memory could never hold the request.
         """
-        replica = self._of(hops[0].node) if hops else None
+        replica = self._of[hops[0].node] if hops else None
         held = [] if replica is None else [(s.range.start, s.range.end) for s in replica.stages]
         found = [(hop.start, hop.end) for hop in hops]
-        if replica is None or held != found or any(self._of(hop.node) is not replica for hop in hops):
+        if replica is None or held != found or any(self._of[hop.node] is not replica for hop in hops):
             raise SimulationError(f"routing policy {policy} returned a broken route: {list(hops)}")
         if not self.fits(hops[0]):
             raise SimulationError(f"routing policy {policy} returned a route that does not fit: {list(hops)}")
@@ -102,13 +96,14 @@ class Frontend:
     """Feeds requests to replicas and writes them down when they end.
 
     ``waiting``: requests the policy has found no replica for yet. ``submit`` sends a request over the link to a
-    replica.
+    replica. ``view`` is set when all replicas exist, as they report to the frontend.
     """
+
+    view: ReplicaView
 
     def __init__(
         self,
         kernel: Kernel,
-        view: ReplicaView,
         policy: RoutingPolicy,
         feed: Feed,
         recorder: Recorder,
@@ -117,19 +112,18 @@ class Frontend:
         submit: Submit,
     ) -> None:
         self.kernel = kernel
-        self.view = view
         self.policy = policy
         self.feed = feed
         self.recorder = recorder
         self.max_context_tokens = max_context_tokens
         self.expected_output_tokens = expected_output_tokens
         self.submit = submit
-        self.replicas: list[Replica] = []
         self.waiting: deque[Running] = deque()
         self.active: dict[int, Running] = {}
         self.prefilling = 0
         self.delivering = 0
         self.truncated_outputs = 0
+        self._source = LoadSource(kernel, feed, self._arrive)
         self._standing: Running | None = None
         self._is_planned = False
 
@@ -138,67 +132,47 @@ class Frontend:
     def start(self) -> None:
         """Let the first requests in."""
         if self.feed.mode is FeedMode.OPEN:
-            self._plan_next_arrival()
+            self._source.plan_next_arrival()
         elif self.feed.mode is FeedMode.CLOSED_LOOP:
             self._launch(self.feed.concurrency or 0)
         self._plan()
 
-    def _plan_next_arrival(self) -> None:
-        request = next(self.feed.requests, None)
-        if request is not None:
-            delay = request.arrival_ns - self.kernel.now_ns
-            if delay < 0:
-                raise SimulationError(f"request {request.id} arrives {-delay} ns before the one in front of it")
-            self.kernel.call_in(delay, Priority.DELIVER, self._arrive, request)
-
-    def _arrive(self, event: Call) -> None:
-        sequence = self._enter(event.argument)
-        if sequence is not None:
-            self.waiting.append(sequence)
-        self._plan_next_arrival()
+    def _arrive(self, request: Request) -> None:
+        self._enter(request)
         if self.waiting:
             self._plan()
 
-    def _enter(self, request: Request) -> Running | None:
-        """Write down an arrival; None if no replica can ever hold it."""
+    def _enter(self, request: Request) -> bool:
+        """Write down an arrival and let it wait for a replica; False if none can ever hold it."""
         now = self.kernel.now_ns
         room = self.max_context_tokens - request.prompt_tokens
+        is_saturated = self.feed.mode is FeedMode.SATURATE
         # In a saturated system the next request stands ready for ever: it arrives when it is submitted.
-        row = -1 if self.feed.mode is FeedMode.SATURATE else self.recorder.add(request, now)
+        row = -1 if is_saturated else self.recorder.add(request, now)
         sequence = Running(request, now, row, min(request.output_tokens, room))
-        if room < 1 or request.prompt_tokens + 1 > max(replica.capacity_tokens for replica in self.replicas):
+        if room < 1 or request.prompt_tokens + 1 > self.view.largest_context_tokens:
             self._reject(sequence)
-            return None
+            return False
         self.truncated_outputs += room < request.output_tokens
-        return sequence
+        if is_saturated:
+            self._standing = sequence
+        else:
+            self.waiting.append(sequence)
+        return True
 
-    def _launch_next(self) -> Running | None:
-        """Let the next request that can be served at all arrive now; None: there are no more.
+    def _launch_next(self) -> None:
+        """Let the next request that can be served at all arrive now (closed loop and saturation)."""
+        self._source.launch_next(self._enter, self._nowhere)
 
-        Raises
-        ------
-        SimulationError
-            If a thousand in a row cannot.
-        """
-        for _ in range(1000):
-            request = next(self.feed.requests, None)
-            if request is None:
-                return None
-            sequence = self._enter(request)
-            if sequence is None:
-                continue
-            return sequence
-        largest = max(replica.capacity_tokens for replica in self.replicas)
-        raise SimulationError(
-            f"1000 requests in a row fit no replica: the largest context that one can hold is {largest} tokens"
-        )
+    def _nowhere(self) -> str:
+        return f"fit no replica: the largest context that one can hold is {self.view.largest_context_tokens} tokens"
 
     def _saturate(self) -> None:
         """Submit requests as long as a replica can admit them at once and few enough prompts are under way."""
         limit = self.feed.prompts_in_flight
         while limit is None or self.prefilling < limit:
             if self._standing is None:
-                self._standing = self._launch_next()
+                self._launch_next()
             if self._standing is None or not self._send(self._standing):
                 return
             self._standing = None
@@ -206,9 +180,7 @@ class Frontend:
     def _launch(self, count: int) -> None:
         """Let the next ``count`` requests of a closed loop arrive."""
         for _ in range(count):
-            sequence = self._launch_next()
-            if sequence is not None:
-                self.waiting.append(sequence)
+            self._launch_next()
 
     def _plan(self) -> None:
         """Route once all that happens at this instant has happened."""
@@ -247,9 +219,7 @@ class Frontend:
                 refused += 1
                 self._reject(self.waiting.popleft())
                 if self.feed.mode is FeedMode.CLOSED_LOOP:
-                    following = self._launch_next()
-                    if following is not None:
-                        self.waiting.append(following)
+                    self._launch_next()
 
     def _send(self, sequence: Running) -> bool:
         """Route a request and send it off; False if the policy finds no replica for it now."""

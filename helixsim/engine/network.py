@@ -266,6 +266,10 @@ class NetworkFabric:
         channel = self.channels.get((src, dst))
         return self._open(src, dst) if channel is None else channel
 
+    def latency_ns(self, src: str, dst: str) -> int:
+        """Return how long a message between two ends takes at least; token ids are too few to load a link [ns]."""
+        return self.cluster.link(src, dst).latency_ns + self.message_overhead_ns
+
     def returns(self, last: str, first: str) -> tuple[Channel | Delay, Channel | Delay | None]:
         """Return the way of tokens to the coordinator, and of decode steps to the first node; None: that of prompts.
 
@@ -274,7 +278,7 @@ class NetworkFabric:
         """
         if not self.loops_inside:
             return self.channel(last, COORDINATOR), None
-        latency_ns = 0 if last == first else self.cluster.link(last, first).latency_ns + self.message_overhead_ns
+        latency_ns = 0 if last == first else self.latency_ns(last, first)
         return self._delay((last, COORDINATOR), 0, COORDINATOR), self._delay((last, first), latency_ns, first)
 
     def _delay(self, ends: tuple[str, str], delay_ns: int, receiver: str) -> Delay:
@@ -285,7 +289,7 @@ class NetworkFabric:
 
     def _open(self, src: str, dst: str) -> Channel:
         link = self.cluster.link(src, dst)
-        link = LinkSpec(link.bandwidth_bps, link.latency_ns + self.message_overhead_ns)
+        link = LinkSpec(link.bandwidth_bps, self.latency_ns(src, dst))
         token_bytes = TOKEN_ID_BYTES + (0 if COORDINATOR in (src, dst) else self.activation_bytes_per_token)
         is_shared = self.cluster.network.is_shared
         kind = SharedChannel if is_shared else Channel

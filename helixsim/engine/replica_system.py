@@ -68,10 +68,8 @@ class ReplicaSystem:
         self._number_of = {graph.node_ids[node]: number for node, number in enumerate(of_node)}
         self._stage_of: dict[str, Stage] = {}
         self.replicas: list[Replica] = []
-        view = ReplicaView(graph, self.replicas, of_node, inputs.feed.mode is FeedMode.SATURATE)
         self.frontend = Frontend(
             kernel,
-            view,
             inputs.policy,
             inputs.feed,
             recorder,
@@ -81,7 +79,8 @@ class ReplicaSystem:
         )
         for number, nodes in enumerate(found):
             self.replicas.append(self._replica(number, [graph.node_ids[node] for node in nodes], recorder))
-        self.frontend.replicas = self.replicas
+        at_once = inputs.feed.mode is FeedMode.SATURATE
+        self.frontend.view = ReplicaView([self.replicas[number] for number in of_node], at_once)
         fabric.receivers.update(self._stage_of)
         for replica in self.replicas:
             self._connect(replica)
@@ -106,8 +105,8 @@ class ReplicaSystem:
             self._rules(ids),
             recorder,
             self.frontend,
-            0 if len(ids) == 1 else self._latency_ns(ids[-1], ids[0]),
-            self._latency_ns(ids[0], COORDINATOR),
+            0 if len(ids) == 1 else self.fabric.latency_ns(ids[-1], ids[0]),
+            self.fabric.latency_ns(ids[0], COORDINATOR),
         )
 
     def _rules(self, ids: list[str]) -> Rules:
@@ -131,10 +130,6 @@ class ReplicaSystem:
             speculation=engine.speculation,
             seed=inputs.seed,
         )
-
-    def _latency_ns(self, src: str, dst: str) -> int:
-        """Return how long token ids take, which are too few to load a link [ns]."""
-        return self.fabric.cluster.link(src, dst).latency_ns + self.inputs.engine.message_overhead_ns
 
     def _connect(self, replica: Replica) -> None:
         """Let each stage send what it has computed to the next one, and the last one the tokens to the first."""
