@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from helixsim.domain.request import Feed, FeedMode, Request
 from helixsim.domain.result import RequestStatus
@@ -25,12 +25,12 @@ class ReplicaView:
     A replica fits if it could ever hold the request; under saturation, if it could admit it at once.
     """
 
-    def __init__(self, of_node: Sequence[Replica], at_once: bool) -> None:
+    def __init__(self, of_node: Mapping[int, Replica], at_once: bool) -> None:
         self._of = of_node
         self._at_once = at_once
         self._sequence: Running
-        self.largest_context_tokens = max(replica.capacity_tokens for replica in of_node)
-        count = max(replica.number for replica in of_node) + 1
+        self.largest_context_tokens = max(replica.capacity_tokens for replica in of_node.values())
+        count = max(replica.number for replica in of_node.values()) + 1
         self.submitted = [0] * count
         self.submitted_tokens = [0] * count
         self.coming: list[list[Running]] = [[] for _ in range(count)]

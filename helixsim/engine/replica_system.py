@@ -61,11 +61,6 @@ class ReplicaSystem:
         graph = inputs.graph
         found = chains(graph)
         assert found is not None
-        of_node = [-1] * len(graph.node_ids)
-        for number, nodes in enumerate(found):
-            for node in nodes:
-                of_node[node] = number
-        self._number_of = {graph.node_ids[node]: number for node, number in enumerate(of_node)}
         self._stage_of: dict[str, Stage] = {}
         self.replicas: list[Replica] = []
         self.frontend = Frontend(
@@ -80,7 +75,9 @@ class ReplicaSystem:
         for number, nodes in enumerate(found):
             self.replicas.append(self._replica(number, [graph.node_ids[node] for node in nodes], recorder))
         at_once = inputs.feed.mode is FeedMode.SATURATE
-        self.frontend.view = ReplicaView([self.replicas[number] for number in of_node], at_once)
+        of_node = {node: self.replicas[number] for number, nodes in enumerate(found) for node in nodes}
+        self._replica_of = {graph.node_ids[node]: replica for node, replica in of_node.items()}
+        self.frontend.view = ReplicaView(of_node, at_once)
         fabric.receivers.update(self._stage_of)
         for replica in self.replicas:
             self._connect(replica)
@@ -181,10 +178,19 @@ class ReplicaSystem:
         """See ``System.nodes``."""
         for replica in self.replicas:
             replica.book()
-        return [self._load(self._stage_of[node_id], now_ns) for node_id in self.inputs.graph.node_ids]
+        return [
+            self._load(self._stage_of[node_id], now_ns) if node_id in self._stage_of else self._unused(node_id)
+            for node_id in self.inputs.graph.node_ids
+        ]
+
+    def _unused(self, node_id: str) -> NodeLoad:
+        """Return the load of a node with layers that is on no route."""
+        held = self.inputs.placement.ranges[node_id]
+        blocks = self.inputs.fleet.kv_blocks(node_id, held)
+        return NodeLoad(node_id, held, 0, 0.0, 0, blocks, 0, 0, 0, 0, 0)
 
     def _load(self, stage: Stage, now_ns: int) -> NodeLoad:
-        replica = self.replicas[self._number_of[stage.node_id]]
+        replica = self._replica_of[stage.node_id]
         scheduler, is_first = replica.scheduler, stage.number == 0
         return NodeLoad(
             stage.node_id,
