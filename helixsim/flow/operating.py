@@ -7,10 +7,14 @@ two is the operating point. ``R`` is the sum, over the hops of a route, of
 
 - the link: latency, transmission, and waiting for the prompt that is on it (a link that is shared evenly slows down by
   its idle share instead),
-- one decode step of the batch that has gathered while the one before was computed, and
-- prompts in the way. A prompt takes many times longer on a node than a decode step, and steps that have once caught up
-  with one stay behind it on every node they go to together, as behind a lorry on a road without overtaking. Deep chains
-  suffer most.
+- one decode step of the batch that has gathered while the one before was computed,
+- under engines of today half of a decode step that is being computed when it comes (``loops_inside``), and
+- prompts in the way, or the chunks of them that these engines cut at the first stage of a route. A prompt takes many
+  times longer on a node than a decode step, and steps that have once caught up with one stay behind it on every node
+  they go to together, as behind a lorry on a road without overtaking. Deep chains suffer most.
+
+Where tokens stay in the engine, a step returns from the last node to the first, and a node runs no more sequences than
+one step can hold ("Branching routes" in docs/engine.md).
 
 Left out: how arrivals cluster, and that long outputs tend to have long prompts. How close it comes to simulations is in
 ``experiments/paper/PLACEMENT.md``. Replicas of an engine, whose sequences share their steps, have laws of their own
@@ -95,10 +99,11 @@ def _stations(fleet: Deployment, placement: Placement, load: OperatingLoad) -> d
         profile = fleet.profile(node)
         kv_tokens = fleet.kv_blocks(node, held) * profile.block_tokens
         is_last = held.end == fleet.model.num_layers
-        key = (profile.kind, held if profile.compute.layers else (held.layers, is_last), kv_tokens)
+        most = fleet.cluster.node(node).max_requests
+        key = (profile.kind, held if profile.compute.layers else (held.layers, is_last), kv_tokens, most)
         if key not in found:
             step_time = StepTime(profile.compute, load.engine, held, fleet.model.num_layers)
-            found[key] = Station(profile, held.layers, kv_tokens, load, step_time)
+            found[key] = Station(profile, held.layers, kv_tokens, load, step_time, most)
         stations[node] = found[key]
     return stations
 
@@ -136,13 +141,45 @@ class _RoundTrips:
             spec = cluster.link(link.src, link.dst)
             self._fixed_s.append((spec.latency_ns + load.engine.message_overhead_ns) / NS_PER_S)
             self._token_s.append(BITS_PER_BYTE * sizes[link.src, link.dst] / spec.bandwidth_bps)
+        self._budgets = self._least_budgets()
+        self._returns_s: dict[int, list[float]] = {}
+        if load.engine.loops_inside:
+            entries = [network.links[number].dst for number in self._out_of[COORDINATOR]]
+            for number in self._into[COORDINATOR]:
+                last = network.links[number].src
+                self._returns_s[number] = [
+                    0.0
+                    if last == first
+                    else (cluster.link(last, first).latency_ns + load.engine.message_overhead_ns) / NS_PER_S
+                    for first in entries
+                ]
+
+    def _least_budgets(self) -> dict[str, float]:
+        """Return the least token budget on the routes through each node: every chunk fits all nodes of its route."""
+        own = {node: float(self._stations[node].token_budget) for node in self._nodes}
+        before, after = dict(own), dict(own)
+        for node in self._nodes:
+            sources = [self._links[number].src for number in self._into[node]]
+            before[node] = min([own[node], *(before[src] for src in sources if src != COORDINATOR)])
+        for node in reversed(self._nodes):
+            targets = [self._links[number].dst for number in self._out_of[node]]
+            after[node] = min([own[node], *(after[dst] for dst in targets if dst != COORDINATOR)])
+        return {node: min(before[node], after[node]) for node in self._nodes}
 
     def of(self, flows: list[float]) -> tuple[dict[str, float], float]:
         """Return the mean round trip of the requests at each node, and of all [s]."""
         links_s = [self._link_s(number, flow) for number, flow in enumerate(flows)]
+        entering = self._shares(self._out_of[COORDINATOR], flows)
+        if self._load.engine.loops_inside:  # tokens go from the last node to the first, the coordinator sends prompts
+            for number, _ in entering:
+                prompt_s = self._fixed_s[number] + self._load.mean_prompt_tokens * self._token_s[number]
+                links_s[number] = prompt_s / self._load.mean_steps
+            for number, returns_s in self._returns_s.items():
+                links_s[number] = sum(s * share for s, (_, share) in zip(returns_s, entering, strict=True))
         visits_s: dict[str, float] = {}
         before_s: dict[str, float] = {COORDINATOR: 0.0}
         leaves_caught: dict[str, float] = {COORDINATOR: 0.0}
+        slowest_s: dict[str, float] = {COORDINATOR: 0.0}
         sent = {node: sum(flows[number] for number in numbers) for node, numbers in self._out_of.items()}
         for node in self._nodes:
             shares = self._shares(self._into[node], flows)
@@ -154,7 +191,16 @@ class _RoundTrips:
                 caught += share * leaves_caught[source] * (flows[number] / sent[source] if sent[source] else 0.0)
             before_s[node] = arriving
             steps_per_s = sent[node] / self._load.tokens_per_step
-            visits_s[node], leaves_caught[node] = self._stations[node].visit_s(steps_per_s, caught)
+            station = self._stations[node]
+            chunk = station.longest_chunk(self._budgets[node], steps_per_s)
+            visit_s, leaves_caught[node] = station.visit_s(steps_per_s, caught, chunk)
+            # The first round trip of a request is its prompt; its chunks pass the slowest node one after the other.
+            chunk_s = station.chunk_s(chunk)
+            slowest_before_s = max(slowest_s[self._links[number].src] for number, _ in shares)
+            slowest_s[node] = max(slowest_before_s, chunk_s)
+            further_chunks = station.prompt_s / chunk_s - 1 if chunk_s else 0.0
+            own_s = chunk_s + further_chunks * (slowest_s[node] - slowest_before_s)
+            visits_s[node] = visit_s + own_s / self._load.mean_steps
         after_s: dict[str, float] = {COORDINATOR: 0.0}
         for node in reversed(self._nodes):
             after_s[node] = sum(
@@ -163,7 +209,6 @@ class _RoundTrips:
                 for number, share in self._shares(self._out_of[node], flows)
             )
         found = {node: before_s[node] + visits_s[node] + after_s[node] for node in self._nodes}
-        entering = self._shares(self._out_of[COORDINATOR], flows)
         return found, sum(share * found[self._links[number].dst] for number, share in entering)
 
     def _shares(self, numbers: list[int], flows: list[float]) -> list[tuple[int, float]]:
@@ -208,6 +253,7 @@ def operating_capacity(fleet: Deployment, load: OperatingLoad) -> CapacityTable:
         raise InfeasibleError(f"no node of the fleet can hold one layer of {fleet.model.name} and any KV cache")
     typical = typical_layers(fleet)
     counts = {kind: sum(profile.kind == kind for profile in fleet.profiles) for kind in typical}
+    budget = min(stations[kind][layers - 1].token_budget for kind, layers in typical.items())
     link = fleet.cluster.network.intra_region
     token_s = BITS_PER_BYTE * fleet.model.activation_bytes_per_token / link.bandwidth_bps
     link_s = (link.latency_ns + load.engine.message_overhead_ns) / NS_PER_S + token_s * load.tokens_per_step
@@ -221,12 +267,16 @@ def operating_capacity(fleet: Deployment, load: OperatingLoad) -> CapacityTable:
             for kind, layers in typical.items()
         }
         width = max(1.0, sum(counts[kind] * layers for kind, layers in typical.items()) / fleet.model.num_layers)
-        caught, total_s, depth = 0.0, link_s, max(1, round(sum(hops.values())))
+        # Where tokens stay in the engine, they return over a link like those between nodes.
+        total_s = 0.0 if load.engine.loops_inside else link_s
+        caught, depth = 0.0, max(1, round(sum(hops.values())))
         for _ in range(depth):
-            spent = {
-                kind: stations[kind][layers - 1].visit_s(steps[kind], caught / width)
-                for kind, layers in typical.items()
-            }
+            spent = {}
+            for kind, layers in typical.items():
+                station = stations[kind][layers - 1]
+                chunk = station.longest_chunk(budget, steps[kind])
+                visit_s, leaves_caught = station.visit_s(steps[kind], caught / width, chunk)
+                spent[kind] = visit_s + station.chunk_s(chunk) / load.mean_steps, leaves_caught
             total_s += sum(hops[kind] / depth * (spent[kind][0] + link_s) for kind in typical)
             caught = sum(hops[kind] * spent[kind][1] for kind in typical) / sum(hops.values())
         return total_s

@@ -95,16 +95,33 @@ class Station:
     """A kind of node with some layers under a load; times in seconds."""
 
     def __init__(
-        self, profile: NodeProfile, layers: int, kv_tokens: int, load: OperatingLoad, step_time: StepTime
+        self,
+        profile: NodeProfile,
+        layers: int,
+        kv_tokens: int,
+        load: OperatingLoad,
+        step_time: StepTime,
+        max_requests: int | None = None,
     ) -> None:
+        limits = profile.limits[layers - 1]
         self._step_time = step_time
         self._steps = load.mean_steps
         self._spread = load.prompt_spread
+        self._prompt_tokens = load.mean_prompt_tokens
+        self._waits_for_steps = load.engine.loops_inside
+        self._chunks_prompts = load.engine.loops_inside and load.engine.chunks_prompts
+        self._threshold = load.engine.long_prefill_token_threshold
         self._context = load.mean_prompt_tokens + load.mean_output_tokens / 2
         self._gather_ns = load.engine.gather_ns
-        self.token_budget = profile.limits[layers - 1].max_prefill_tokens
+        self.token_budget = limits.max_prefill_tokens
         self.most_requests = load.kv_share * kv_tokens / load.resident_tokens(profile.block_tokens)
-        most = max(1.0, min(self.most_requests, profile.limits[layers - 1].max_decode_seqs))
+        if max_requests is not None:
+            self.most_requests = min(self.most_requests, max_requests)
+        if load.engine.loops_inside:  # an engine runs no more sequences than a step can hold
+            self.most_requests = min(self.most_requests, limits.max_decode_seqs)
+        most = max(1.0, min(self.most_requests, limits.max_decode_seqs))
+        if self._chunks_prompts:  # decodes count against the budget
+            most = min(most, self.token_budget)
         self.most_batch = most
         # What a prompt adds; where it shares a step with decoding sequences, these read the weights anyway.
         pairs = load.prompt_spread * prefill_pairs(load.mean_prompt_tokens)
@@ -137,17 +154,34 @@ class Station:
             low, high = (middle, high) if steps_per_s * self.cycle_s(middle) > middle else (low, middle)
         return high
 
-    def visit_s(self, steps_per_s: float, caught: float) -> tuple[float, float]:
+    def longest_chunk(self, budget: float, steps_per_s: float) -> float:
+        """Return the most tokens of a prompt in a step beside its decodes, by the least token budget of its route."""
+        if not self._chunks_prompts:
+            return math.inf
+        left = max(1.0, budget - self.batch(steps_per_s))
+        return min(left, self._threshold) if self._threshold else left
+
+    def visit_s(self, steps_per_s: float, caught: float, longest_chunk: float = math.inf) -> tuple[float, float]:
         """Return the time a step spends here, and the probability that it leaves behind a prompt.
 
-        ``caught`` is the probability that it came behind one.
+        ``caught`` is the probability that it came behind one. Of a prompt it waits for one chunk only, of at most
+        ``longest_chunk`` tokens; the mean chunk that is met is that of a prompt of the length that is met. Where nodes
+        form steps of their own (``loops_inside``), it also waits for the decode step that runs when it comes.
         """
-        busy = min(1.0, steps_per_s / self._steps * self.prompt_s)
-        behind_s = (
-            self._spread * self.prompt_s * (caught + (1 - caught) * busy / 2)
-        )  # half of the prompt is done, on average
-        own_share = 1 / self._steps  # the first round trip of a request is its prompt
-        return self.step_s(self.batch(steps_per_s)) + behind_s + own_share * self.prompt_s, caught + (1 - caught) * busy
+        rate = steps_per_s / self._steps
+        busy = min(1.0, rate * self.prompt_s)
+        met = min(self._spread, longest_chunk / self._prompt_tokens)  # in prompts of mean length
+        behind_s = met * self.prompt_s * (caught + (1 - caught) * busy / 2)  # half of it is done, on average
+        batch = self.batch(steps_per_s)
+        step_s = self.step_s(batch)
+        running_s = 0.0
+        if self._waits_for_steps:
+            running_s = min(1.0 - busy, steps_per_s / batch * step_s) * step_s / 2
+        return step_s + running_s + behind_s, caught + (1 - caught) * busy
+
+    def chunk_s(self, longest_chunk: float = math.inf) -> float:
+        """Return what a chunk of a mean prompt adds to a step, cut evenly into pieces of at most ``longest_chunk``."""
+        return self.prompt_s / max(1.0, self._prompt_tokens / longest_chunk)
 
 
 def capacities(placement: Placement, tokens_per_s: Mapping[str, float]) -> CapacityTable:

@@ -1,0 +1,172 @@
+"""Terms of the operating point under engines of today, where each node of branching routes forms its own steps.
+
+Two equal nodes lead to ``nodes - 1`` others in a row, so that the routes merge and no scheduler sees whole replicas.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import builders
+import pytest
+
+import helixsim
+from helixsim.domain.cluster import Deployment, LinkSpec
+from helixsim.domain.engine import EngineSpec
+from helixsim.domain.placement import Placement
+from helixsim.domain.request import Window
+from helixsim.flow.maxflow import max_flow
+from helixsim.flow.operating import operating_point
+from helixsim.flow.station import OperatingLoad
+from helixsim.study.systems import PlacedSystem, capacity_table, operating_load, simulate_system
+from helixsim.units import NS_PER_S
+
+PROMPT, OUTPUT = 400.0, 80.0
+LAYERS = 2
+STEP_S, PROMPT_S = LAYERS * 1e-3, LAYERS * PROMPT * 20e-6
+TODAY = EngineSpec(loops_inside=True, chunks_prompts=True)
+LOAD = OperatingLoad(PROMPT, OUTPUT, kv_share=0.9, expected_output_tokens=OUTPUT, engine=TODAY)
+
+
+def merging(
+    nodes: int = 2,
+    *,
+    link: LinkSpec | None = None,
+    blocks: int = 100_000,
+    seqs: int = 64,
+    budget: int = 100_000,
+    budget_of_last: int | None = None,
+) -> tuple[Deployment, Placement]:
+    """A decode step takes 2 ms, a prompt 16 ms on every node."""
+
+    def kind(name: str, tokens: int):
+        made = builders.profile(
+            name, LAYERS, kv_blocks=(blocks, blocks), decode_ns=1e6, prefill_ns_per_token=20_000.0,
+            max_decode_seqs=seqs, typical_layers=LAYERS,
+        )  # fmt: skip
+        return replace(made, limits=tuple(replace(limit, max_prefill_tokens=tokens) for limit in made.limits))
+
+    kinds = [kind("n", budget)] * nodes + [kind("m", budget_of_last or budget)]
+    fleet = builders.fleet(kinds, num_layers=LAYERS * nodes, intra=link or LinkSpec(1e15, 0))
+    ranges = {"n-0": (0, LAYERS), "n-1": (0, LAYERS)}
+    ranges |= {f"n-{i}": (LAYERS * (i - 1), LAYERS * i) for i in range(2, nodes)}
+    ranges["m-0"] = (LAYERS * (nodes - 1), LAYERS * nodes)
+    return fleet, builders.placement_of(fleet, ranges)
+
+
+def trip_s(case: tuple[Deployment, Placement], steps_per_s: float = 1e-6, load: OperatingLoad = LOAD) -> float:
+    point = operating_point(*case, load, offered_output_per_s=steps_per_s)
+    assert point.output_tokens_per_s > steps_per_s
+    return point.offered_round_trip_s
+
+
+def test_a_node_runs_no_more_sequences_than_a_step_can_hold() -> None:
+    point = operating_point(*merging(seqs=20, link=LinkSpec(1e15, 50_000_000)), LOAD)
+    assert point.requests == pytest.approx(20, rel=0.03)  # all pass the last node
+    prototype = replace(LOAD, engine=EngineSpec())
+    assert operating_point(*merging(seqs=20, link=LinkSpec(1e15, 50_000_000)), prototype).requests > 40
+
+
+def test_a_node_runs_no_more_than_its_requests_at_once() -> None:
+    fleet, placement = merging(link=LinkSpec(1e15, 50_000_000))
+    nodes = tuple(replace(node, max_requests=6 if node.id == "m-0" else None) for node in fleet.cluster.nodes)
+    limited = replace(fleet, cluster=replace(fleet.cluster, nodes=nodes))
+    for load in (LOAD, replace(LOAD, engine=EngineSpec())):
+        assert operating_point(limited, placement, load).requests == pytest.approx(6, rel=0.03)
+
+
+def test_a_token_returns_from_the_last_node_to_the_first_and_only_prompts_come_from_the_coordinator() -> None:
+    """Two of the three links of the prototype's round trip are left, and one of 80 round trips enters."""
+    latency_s = 7e-3
+    gained = trip_s(merging(link=LinkSpec(1e15, 7_000_000))) - trip_s(merging())
+    assert gained == pytest.approx(2 * latency_s + latency_s / OUTPUT, rel=1e-6)
+    prototype = replace(LOAD, engine=EngineSpec())
+    outside = trip_s(merging(link=LinkSpec(1e15, 7_000_000)), load=prototype) - trip_s(merging(), load=prototype)
+    assert outside == pytest.approx(3 * latency_s, rel=1e-6)
+
+
+@pytest.mark.parametrize("rate", [20.0, 100.0])
+def test_a_step_waits_for_half_of_the_one_that_runs(rate: float) -> None:
+    """Beside what it waits behind prompts: each node computes steps for rate x 2 ms of the time."""
+    case, prototype = merging(), replace(LOAD, engine=EngineSpec())
+    waited_s = trip_s(case, rate) - trip_s(case, rate, prototype)
+    expected = sum(share * rate * STEP_S * STEP_S / 2 for share in (0.5, 1.0))
+    assert waited_s == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("spread", [1.0, 2.5])
+def test_of_a_prompt_in_the_way_one_chunk_is_waited_for(spread: float) -> None:
+    """With a budget of 101 tokens and one decode, a chunk has 100 of the 400 tokens, however long prompts are."""
+    rate, load = 100.0, replace(LOAD, prompt_spread=spread)
+    cut, whole = trip_s(merging(budget=101), rate, load), trip_s(merging(), rate, load)
+    busy = [share * rate / OUTPUT * PROMPT_S for share in (0.5, 1.0)]
+    behind = busy[0] / 2 + (busy[0] + (1 - busy[0]) * busy[1] / 2)  # on the second node also what came along
+    passing_s = (1 - 1 / 4) * PROMPT_S / OUTPUT  # the chunks of a prompt pass both nodes one behind the other
+    assert whole - cut == pytest.approx((spread - 1 / 4) * PROMPT_S * behind + passing_s, rel=1e-5)
+
+
+def test_a_budget_that_is_never_used_up_means_whole_prompts() -> None:
+    unchunked = replace(LOAD, engine=replace(TODAY, chunks_prompts=False))
+    assert trip_s(merging(budget=10**9), 100.0) == pytest.approx(trip_s(merging(budget=101), 100.0, unchunked))
+
+
+def test_chunks_fit_the_least_budget_of_their_route_and_the_threshold() -> None:
+    for nodes in (2, 4):
+        assert trip_s(merging(nodes, budget_of_last=101), 100.0) == pytest.approx(
+            trip_s(merging(nodes, budget=101), 100.0)
+        )
+    by_threshold = replace(LOAD, engine=replace(TODAY, long_prefill_token_threshold=100))
+    assert trip_s(merging(), 100.0, by_threshold) == pytest.approx(trip_s(merging(budget=101), 100.0))
+
+
+def test_decodes_count_against_the_budget() -> None:
+    """At most 16 sequences decode in a step, and their prompts come between: 16 in 2 ms + 16 / 80 prompts of 16 ms."""
+    point = operating_point(*merging(budget=16), LOAD)
+    assert point.output_tokens_per_s == pytest.approx(16 / (STEP_S + 16 / OUTPUT * PROMPT_S), rel=0.02)
+    assert operating_point(*merging(), LOAD).output_tokens_per_s > 1.1 * point.output_tokens_per_s
+
+
+EXPERIMENT = """\
+schema: 1
+name: branching
+model: qwen2.5-32b
+cluster:
+  nodes: [{gpu: rtx-4090, count: 6}]
+  network: {intra_region: {bandwidth: 100 Gbit/s, latency: 0.05 ms}}
+workload:
+  lengths: {distribution: fixed, prompt_tokens: 900, output_tokens: 150}
+  arrivals: {process: saturate}
+  warmup: 30 s
+  duration: 60 s
+engine: vllm-1
+systems: [{name: one, placement: {strategy: helix, select: flow}}]
+"""
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        ("engine.max_num_batched_tokens=512",),
+        ("engine.max_num_seqs=32",),
+        ("cluster.network.intra_region={bandwidth: 10 Gbit/s, latency: 15 ms}", "engine.max_num_seqs=64"),
+    ],
+)
+def test_it_is_where_branching_routes_settle(tmp_path: Path, overrides: tuple[str, ...]) -> None:
+    path = tmp_path / "exp.yaml"
+    path.write_text(EXPERIMENT)
+    experiment = helixsim.load_experiment(path, list(overrides))
+    (system,) = experiment.systems
+    quarter = experiment.fleet.model.num_layers // 4
+    starts = zip(experiment.fleet.cluster.nodes, (0, 0, 1, 1, 2, 3), strict=True)
+    ranges = {node.id: (quarter * start, quarter * (start + 1)) for node, start in starts}
+    placement = builders.placement_of(experiment.fleet, ranges)
+    plan = max_flow(experiment.fleet, placement, capacity_table(experiment, system))
+    point = operating_point(experiment.fleet, placement, operating_load(experiment, system))
+    window = Window(60 * NS_PER_S, 60 * NS_PER_S, drain=False)
+    series = simulate_system(experiment, PlacedSystem(system, placement, plan), window=window).series
+    inside = series.time_ns >= window.warmup_ns
+    tokens, times = series.output_tokens[inside], series.time_ns[inside]
+    served = (tokens[-1] - tokens[0]) / ((times[-1] - times[0]) / NS_PER_S)
+    assert served == pytest.approx(point.output_tokens_per_s, rel=0.3)
