@@ -11,7 +11,8 @@ helix       search, then selection by simulation. stages (vocabulary: node group
             groups), regions (which regions serve together), swaps (exchanges where links differ), constraints (of the
             user), select (candidates to simulate), bounds (configuration LP), milp (per-node program, small fleets),
             tuning (all constants)
-swarm, petals, separate, homogeneous, fixed     the baselines, and a placement from a file
+swarm, petals, separate, replicas, homogeneous, fixed     the baselines, and a placement from a file (splits: even
+            shares of the layers)
 functions   ``@helixsim.placement("name")``: user functions
 """
 

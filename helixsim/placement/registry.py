@@ -11,6 +11,7 @@ REGISTRY = Registry(
         "swarm": "helixsim.placement.swarm:Swarm",
         "petals": "helixsim.placement.petals:Petals",
         "separate": "helixsim.placement.separate:Separate",
+        "replicas": "helixsim.placement.replicas:Replicas",
         "homogeneous": "helixsim.placement.homogeneous:Homogeneous",
         "fixed": "helixsim.placement.fixed:Fixed",
     },

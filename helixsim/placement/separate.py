@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from helixsim.domain.cluster import Deployment, Node
-from helixsim.domain.hardware import Ends
 from helixsim.domain.placement import LayerRange, Placement
 from helixsim.errors import InfeasibleError
 from helixsim.placement.base import PlacementProblem
 from helixsim.placement.outcome import finished
+from helixsim.placement.splits import even_split
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,8 @@ class Separate:
         ranges: dict[str, LayerRange] = {}
         for group in pipelines:
             start = 0
-            for node, layers in zip(group, _even_split(fleet, group), strict=True):
+            most = [len(fleet.profile(node.id).kv_blocks) for node in group]
+            for node, layers in zip(group, even_split(fleet, group, most), strict=True):
                 if layers:
                     ranges[node.id] = LayerRange(start, start + layers)
                 start += layers
@@ -97,22 +98,3 @@ def _groups(nodes: Sequence[Node], num_layers: int) -> list[list[Node]]:
     ordered = _by_region(nodes)
     count = -(-len(nodes) // num_layers)
     return [ordered[len(nodes) * i // count : len(nodes) * (i + 1) // count] for i in range(count)]
-
-
-def _even_split(fleet: Deployment, nodes: Sequence[Node]) -> list[int]:
-    """Return the layers of each node, as even as memory allows, larger shares last.
-
-    Where the last node holds the output head too, it is the last to get a larger share and the first node, with the
-    embedding, the one before it, as in vLLM (``get_pp_indices``).
-    """
-    num_layers = fleet.model.num_layers
-    most = [len(fleet.profile(node.id).kv_blocks) for node in nodes]
-    layers = [0] * len(nodes)
-    order = list(reversed(range(len(nodes))))
-    if fleet.profile(nodes[0].id).ends_bytes != Ends():
-        order = [*order[1:], order[0]]
-    for _ in range(num_layers):
-        open_nodes = [i for i in order if layers[i] < most[i]]
-        smallest = min(layers[i] for i in open_nodes)
-        layers[next(i for i in open_nodes if layers[i] == smallest)] += 1
-    return layers

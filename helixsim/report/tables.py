@@ -123,7 +123,7 @@ def placement_text(name: str, placement: Mapping[str, Any], *, width: int = WIDT
         title += f"; {len(replicas)} replicas of the model, on {sizes} nodes"
     if left_out := placement["notes"].get("kinds_left_out"):
         title += f"; not used, too small for the model: {', '.join(left_out)}"
-    parts: list[RenderableType] = [Text(title, style="bold"), table]
+    parts: list[RenderableType] = [Text(title, style="bold"), table, *idle_sentences(placement)]
     frontier = placement["notes"].get("frontier", [])
     if len(frontier) > 1:
         points = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1))
@@ -142,6 +142,15 @@ def placement_text(name: str, placement: Mapping[str, Any], *, width: int = WIDT
             scores.add_row(entry["name"], str(entry["hops"]), flow, number(entry["score"]))
         parts += ["", Text("Candidates by score in short simulations"), scores]
     return _render(parts, width, color)
+
+
+def idle_sentences(placement: Mapping[str, Any]) -> list[str]:
+    """Return a line for each reason for which nodes hold no layers."""
+    by_reason: dict[str, list[str]] = {}
+    for node, reason in placement["notes"].get("idle", {}).items():
+        by_reason.setdefault(reason, []).append(node)
+    lines = [f"Idle, {reason}: {', '.join(nodes)}" for reason, nodes in by_reason.items()]
+    return [printable(line, one_line=True) for line in lines]
 
 
 def plain_table(
