@@ -1,4 +1,4 @@
-"""``helixsim compare``: a run against a measured ``vllm bench serve`` result, or against another run."""
+"""``helixsim compare``: a run against a benchmark of a real server, or against another run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from helixsim.cli import console, options
 from helixsim.errors import ConfigError, DataError, ExitCode, ThresholdError, unknown_name
 
 if TYPE_CHECKING:
-    from helixsim.metrics.measured_run import MeasuredRun
+    from helixsim.benchmarks.benchmark import Benchmark
     from helixsim.results.run import Run
     from helixsim.results.runset import RunSet
 
@@ -28,11 +28,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "compare",
         parents=[options.common()],
         help="compare a run with a measured result or another run",
-        description="Print the metrics of run directory A beside those of B, another run directory or the JSON file "
-        "that `vllm bench serve --save-result` writes, with the relative error of A.",
+        description="Print the metrics of run directory A beside those of B, another run directory or the file of a "
+        "benchmark tool (vLLM, SGLang, GuideLLM, AIPerf, GenAI-Perf, inference-perf, llm-d), with the relative error "
+        "of A.",
     )
     parser.add_argument("run", type=Path, metavar="A", help="run directory")
-    parser.add_argument("other", type=Path, metavar="B", help="run directory, or JSON of vllm bench serve")
+    parser.add_argument("other", type=Path, metavar="B", help="run directory, or file of a benchmark tool")
     parser.add_argument("--system", metavar="NAME", help="measured system of A (default: its only one)")
     parser.add_argument(
         "--tolerance",
@@ -44,7 +45,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--result",
         type=int,
         metavar="N",
-        help="index of the result in B if it has several (bench serve --append-result)",
+        help="index of the result in B if it has several",
     )
     parser.add_argument("--figure", type=Path, metavar="FILE", help="draw the distributions of both (svg, png)")
     parser.add_argument(
@@ -91,9 +92,10 @@ def _compare_runs(args: argparse.Namespace, systems: RunSet) -> int:
 
 
 def _compare_measured(args: argparse.Namespace, systems: RunSet) -> int:
-    from helixsim.metrics.measured_run import read_measured, relative_errors
+    from helixsim.benchmarks.read import read_benchmark
+    from helixsim.metrics.measured_run import relative_errors
 
-    measured = read_measured(args.other, args.result)
+    measured = read_benchmark(args.other, args.result)
     name = _system(args, systems)
     ours = systems[name].summary.vllm_keys()
     errors = relative_errors(ours, measured.figures)
@@ -114,7 +116,7 @@ def _compare_measured(args: argparse.Namespace, systems: RunSet) -> int:
     return ExitCode.OK
 
 
-def _calibrate(args: argparse.Namespace, system: str, measured: MeasuredRun) -> dict[str, Any]:
+def _calibrate(args: argparse.Namespace, system: str, measured: Benchmark) -> dict[str, Any]:
     """Fit the overheads, write the engine file if they improve the fit, and return the fit as JSON values."""
     from dataclasses import asdict
 
@@ -158,10 +160,10 @@ def _percent(error: float | None) -> str:
     return "-" if error is None else f"{error:+.1%}"
 
 
-def _draw(args: argparse.Namespace, run: Run, measured: MeasuredRun) -> None:
+def _draw(args: argparse.Namespace, run: Run, measured: Benchmark) -> None:
     from helixsim.report.compare_figures import write_cdf_figure
 
-    if not len(measured.ttft_s):
+    if not len(measured.requests.ttft_s):
         needed = "the lists ttfts, itls and output_lens (vllm bench serve --save-result --save-detailed)"
         raise DataError(f"{args.other}: nothing to draw: the figure needs {needed}")
     requests = run.requests[run.requests["finish_ns"].notna()]
@@ -171,8 +173,8 @@ def _draw(args: argparse.Namespace, run: Run, measured: MeasuredRun) -> None:
     write_cdf_figure(
         args.figure,
         {
-            "TTFT, s": {"helixsim": ttft.to_numpy(), "measured": measured.ttft_s},
-            "mean decode step of a request, s": {"helixsim": step.to_numpy(), "measured": measured.step_s},
+            "TTFT, s": {"helixsim": ttft.to_numpy(), "measured": measured.requests.ttft_s},
+            "mean decode step of a request, s": {"helixsim": step.to_numpy(), "measured": measured.requests.step_s},
         },
     )
 

@@ -11,6 +11,6 @@ energy_cost  $ and Wh per million tokens
 bottleneck   sentences on what limits the throughput
 objectives   verdicts on service-level objectives
 compare      ratios to a baseline, paired requests
-measured_run results of ``vllm bench serve``
+measured_run errors of simulated runs against measured ones
 summary      all metrics as a ``Summary``
 """

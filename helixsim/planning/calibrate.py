@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+from helixsim.benchmarks.benchmark import Benchmark, Requests
 from helixsim.config.edit import edits_of
 from helixsim.domain.result import FloatArray, RunResult
 from helixsim.errors import DataError
 from helixsim.experiment import Experiment
-from helixsim.metrics.measured_run import MeasuredRun, mean_error, mean_loss
+from helixsim.metrics.measured_run import mean_error, mean_loss
 from helixsim.study.placing import place_system
 from helixsim.study.systems import simulate_system
 from helixsim.units import NS_PER_S
@@ -56,7 +57,7 @@ def calibrate(
     experiment: Experiment,
     system: str,
     measured_path: Path,
-    measured: MeasuredRun,
+    measured_run: Benchmark,
     *,
     result: int | None = None,
     progress: Callable[[float, str], None] | None = None,
@@ -71,6 +72,7 @@ def calibrate(
     DataError
         If the measured run has no arrays, no start times or too few requests, or the system is unknown.
     """
+    measured = measured_run.requests
     count = len(measured.ttft_s)
     if count < LEAST_REQUESTS:
         raise DataError(
@@ -137,7 +139,7 @@ def calibrate(
     )
 
 
-def _errors(run: tuple[FloatArray, FloatArray], measured: MeasuredRun, part: slice) -> Errors:
+def _errors(run: tuple[FloatArray, FloatArray], measured: Requests, part: slice) -> Errors:
     ttft_s, step_s = run
     return mean_error(ttft_s[part], measured.ttft_s[part]), mean_error(step_s[part], measured.step_s[part])
 

@@ -257,7 +257,12 @@ def test_two_runs_show_the_setting_that_differs(case, capsys):
 
 @pytest.mark.parametrize(
     ("content", "code", "said"),
-    [("[]", 3, "JSON object"), ("{", 3, "not JSON"), ('{"a": 1}', 3, "no figure"), (None, 3, "no such file")],
+    [
+        ("[]", 3, "no benchmark result of a known tool: it has []"),
+        ("{", 3, "not JSON"),
+        ('{"a": 1}', 3, "it has a; known: vllm bench serve"),
+        (None, 3, "no such file"),
+    ],
 )
 def test_unreadable_results_are_exit_code_3(case, capsys, tmp_path, content, code, said):
     path = tmp_path / "bad.json"

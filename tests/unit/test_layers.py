@@ -18,6 +18,7 @@ LAYERS = (
     {"validation", "decorators"},
     {"domain"},
     {"hardware", "workload"},
+    {"benchmarks"},
     {"config"},
     {"flow"},
     {"placement"},
