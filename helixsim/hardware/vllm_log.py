@@ -16,6 +16,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 from helixsim.errors import DataError
@@ -45,14 +46,19 @@ _ARGUMENT = re.compile(
 )
 _WINDOW = re.compile(
     rf"(?:Engine (\d+): )?Avg prompt throughput: {_NUMBER} tokens/s, Avg generation throughput: {_NUMBER} tokens/s, "
-    rf"Running: {_NUMBER} reqs.*?GPU KV cache usage: {_NUMBER}%(?:.*?[Pp]refix cache hit rate: (?:GPU: )?{_NUMBER}%)?"
+    rf"Running: {_NUMBER} reqs(?:.*?(?:Waiting|Pending): {_NUMBER} reqs)?.*?GPU KV cache usage: {_NUMBER}%"
+    rf"(?:.*?[Pp]refix cache hit rate: (?:GPU: )?{_NUMBER}%)?"
 )
+_TIME = re.compile(r"\b(?:(\d{4})-)?(\d\d)-(\d\d)[ T](\d\d):(\d\d):(\d\d)(?:[.,](\d{1,6}))?")
 _SPECULATES = re.compile(r"SpecDecoding metrics|Speculative metrics|speculative_config=\{|SpeculativeConfig\(")
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """One throughput line: means since the one before, and numbers at its time."""
+    """One throughput line: means since the one before, and numbers at its time.
+
+    ``time_s`` is its time [s] since the year 2000, in which a line without a year is; None: it has none.
+    """
 
     engine: str
     prompt_tokens_per_s: float
@@ -60,6 +66,8 @@ class Window:
     running: float
     kv_usage: float
     hit_rate: float
+    waiting: float = 0.0
+    time_s: float | None = None
 
 
 @dataclass
@@ -111,8 +119,11 @@ def read_log(path: Path) -> VllmLog:
         found = _WINDOW.search(line)
         if found is not None:
             engine, *numbers = found.groups()
-            prompt, generated, running, usage, hits = (_value(text) for text in numbers)
-            log.windows.append(Window(engine or "", prompt, generated, running, usage / 100, hits / 100))
+            prompt, generated, running, waiting, usage, hits = (_value(text) for text in numbers)
+            share, hit_rate = usage / 100, hits / 100
+            log.windows.append(
+                Window(engine or "", prompt, generated, running, share, hit_rate, waiting, _time_s(line))
+            )
     if log.kv_tokens is None and not log.windows:
         raise DataError(
             f"{path}: no line of a vLLM log with 'GPU KV cache size: N tokens', '# GPU blocks: N' or "
@@ -182,6 +193,19 @@ def _kv_tokens(line: str, arguments: Mapping[str, float]) -> int | None:
         return round(_value(found.group(1)))
     found = _BLOCKS.search(line)
     return None if found is None else round(_value(found.group(1)) * arguments.get("block_size", BLOCK_TOKENS))
+
+
+def _time_s(line: str) -> float | None:
+    """Return the time at the beginning of a line [s], None if there is none; logs of vLLM omit the year."""
+    found = _TIME.search(line)
+    if found is None:
+        return None
+    year, month, day, hour, minute, second, fraction = found.groups()
+    try:
+        stamp = datetime(int(year or 2000), int(month), int(day), int(hour), int(minute), int(second))
+    except ValueError:
+        return None
+    return (stamp - datetime(2000, 1, 1)).total_seconds() + float(f"0.{fraction or 0}")
 
 
 def _value(text: str | None) -> float:

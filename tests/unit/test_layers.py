@@ -33,6 +33,7 @@ LAYERS = (
     {"planning"},
     {"api"},
     {"papers"},
+    {"accuracy"},
     {"cli"},
 )
 """From the ground up. A module may import from its own room and from any layer below."""

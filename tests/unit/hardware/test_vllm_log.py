@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,14 +45,24 @@ def test_sizes_arguments_and_windows_of_v1(tmp_path: Path) -> None:
     log = _log(tmp_path, V1 + line(prompt=512.5, usage=62.5, hits=0.5) + "unrelated\n" + line(engine=1))
     assert log.kv_tokens == 420_905
     assert log.arguments == {"max_num_seqs": 64, "max_num_batched_tokens": 4096, "tensor_parallel_size": 2}
-    assert log.windows[0] == Window("000", 512.5, 1000.0, 20, 0.625, 0.005)
+    assert replace(log.windows[0], time_s=None) == Window("000", 512.5, 1000.0, 20, 0.625, 0.005)
     assert log.windows[1].engine == "001"
+
+
+def test_lines_tell_their_time_and_the_waiting_requests(tmp_path: Path) -> None:
+    text = line(second=5).replace("Waiting: 0", "Waiting: 17") + line(second=15)
+    first, second = _log(tmp_path, text).windows
+    assert (first.waiting, second.waiting) == (17, 0)
+    assert first.time_s is not None
+    assert second.time_s == first.time_s + 10
+    (bare,) = _log(tmp_path, line().replace("05-19 10:13:00", "")).windows
+    assert bare.time_s is None
 
 
 def test_blocks_and_windows_of_v0(tmp_path: Path) -> None:
     log = _log(tmp_path, V0)
     assert log.kv_tokens == 1952 * 32
-    assert log.windows == [Window("", 6501.4, 69.1, 4, 0.156, 0.0)]
+    assert [replace(one, time_s=None) for one in log.windows] == [Window("", 6501.4, 69.1, 4, 0.156, 0.0)]
     assert _log(tmp_path, V0.replace("block_size=32", "").replace("GPU blocks", "cuda blocks")).kv_tokens == 1952 * 16
 
 
