@@ -9,8 +9,9 @@ import numpy as np
 
 from helixsim.batching import registry as batching_registry
 from helixsim.domain.cluster import Deployment
+from helixsim.domain.engine import IDEAL
 from helixsim.domain.placement import Placement
-from helixsim.domain.request import Feed, FeedMode, Request, Window
+from helixsim.domain.request import Feed, FeedMode, Request, Slo, Window
 from helixsim.domain.result import RunResult
 from helixsim.engine.inputs import SimulationInputs
 from helixsim.engine.simulate import simulate
@@ -19,6 +20,7 @@ from helixsim.flow.maxflow import max_flow
 from helixsim.rng import stream
 from helixsim.routing import registry as routing_registry
 from helixsim.routing.graph import routing_graph
+from helixsim.routing.times import RoutingTimes
 
 MS = 1_000_000
 SECOND = 1_000_000_000
@@ -46,12 +48,20 @@ def inputs_of(
     expected_output_tokens: float = 10.0,
     seed: int = 0,
     check: bool = True,
+    mean_output: float | None = None,
+    slo: Slo | None = None,
     **more: Any,
 ) -> SimulationInputs:
-    """What it takes to simulate ``load`` to its end, or to the end of ``window``."""
+    """What it takes to simulate ``load`` to its end, or to the end of ``window``.
+
+    ``mean_output`` and ``slo`` are what the routing policy is told of the load.
+    """
     fleet, capacity, placement = case
     plan = max_flow(fleet, placement, capacity)
-    graph = routing_graph(placement, plan)
+    times = RoutingTimes(
+        fleet, placement, more.get("engine", IDEAL), mean_output or expected_output_tokens, slo or Slo()
+    )
+    graph = routing_graph(placement, plan, times)
     policy_class, batching_class = routing_registry.get(routing), batching_registry.get(batching)
     return SimulationInputs(
         fleet=fleet,

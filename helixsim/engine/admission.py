@@ -82,6 +82,10 @@ class Admission:
         """See ``RoutingView.queue_length``."""
         return self.workers[node].queue_length
 
+    def prompt_backlog(self, node: int) -> int:
+        """See ``RoutingView.prompt_backlog``: of the prompts and chunks that wait for a batch or come to it."""
+        return self.workers[node].prompt_backlog
+
     def in_flight(self, node: int) -> int:
         """See ``RoutingView.in_flight``."""
         return len(self.pools[node].residents)

@@ -51,6 +51,12 @@ class ReplicaView:
         replica = self._of[node]
         return len(replica.scheduler.waiting) + len(self.coming[replica.number])
 
+    def prompt_backlog(self, node: int) -> int:
+        """See ``RoutingView.prompt_backlog``: with those on their way; what a prefix cache has of them counts too."""
+        replica = self._of[node]
+        coming = self.coming[replica.number]
+        return replica.scheduler.pending_tokens + sum([sequence.prompt_tokens for sequence in coming])
+
     def in_flight(self, node: int) -> int:
         """See ``RoutingView.in_flight``."""
         return self.submitted[self._of[node].number]

@@ -21,29 +21,8 @@ from helixsim.engine.scheduler import Rules
 from helixsim.engine.sequences import Sequence
 from helixsim.engine.stage import Stage, Step, Submission
 from helixsim.engine.system import Memory, NodeLoad
-from helixsim.routing.base import HopObserver, RoutingGraph
-
-
-def chains(graph: RoutingGraph) -> list[list[int]] | None:
-    """Return the nodes of each chain that holds all layers, where all routes are such chains without common nodes.
-
-    None: routes branch, merge, or enter a node in the middle of its layers.
-    """
-    found: list[list[int]] = []
-    seen: set[int] = set()
-    for first in graph.first:
-        hop, chain = first, [first.node]
-        while hop.end < graph.num_layers:
-            following = graph.successors[hop.node]
-            if len(following) != 1 or following[0].start != hop.end:
-                return None
-            (hop,) = following
-            chain.append(hop.node)
-        if graph.successors[hop.node] or seen & set(chain):
-            return None
-        seen |= set(chain)
-        found.append(chain)
-    return found
+from helixsim.routing.base import HopObserver
+from helixsim.routing.graph import chains
 
 
 def scheduler_of(batching: BatchingPolicy) -> str | None:

@@ -9,6 +9,7 @@ from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from operator import attrgetter
 
 from helixsim.domain.speculation import Speculation
 from helixsim.domain.step_time import BatchShape, prefill_pairs
@@ -16,6 +17,8 @@ from helixsim.engine.drafts import DraftedDecodes
 from helixsim.engine.prefix_cache import PrefixCache, chain_of
 from helixsim.engine.sequences import Decodes, Sequence
 from helixsim.engine.system import Numbered
+
+_priority = attrgetter("request.priority")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +90,7 @@ class Scheduler:
 
     ``replica`` is what requests that run have as their path. ``ready`` are the decoding sequences that are in no step
     under way; those in ``_paused`` can take no part in the one that is being formed. ``outgrown`` are sequences
-    that no longer fit the replica even alone, to be rejected.
+    that no longer fit the replica even alone, to be rejected. ``pending_tokens``: prompt tokens not yet computed.
     """
 
     def __init__(self, replica: Numbered, blocks: int, block_tokens: int, rules: Rules) -> None:
@@ -96,6 +99,7 @@ class Scheduler:
         self.rules = rules
         self.kv = PrefixCache(blocks, block_tokens)
         self.peak = 0
+        self.pending_tokens = 0
         self.waiting: deque[Sequence] = deque()
         self.running: dict[int, Sequence] = {}
         self.prompts: deque[Sequence] = deque()
@@ -120,6 +124,7 @@ class Scheduler:
     def enqueue(self, sequence: Sequence, is_first: bool = False) -> None:
         """Let a request wait as the last, or the first, of those of its priority."""
         waiting = self.waiting
+        self.pending_tokens += sequence.target
         if not self.rules.by_priority:
             if is_first:
                 waiting.appendleft(sequence)
@@ -186,6 +191,7 @@ class Scheduler:
         else:
             self.prompts.remove(found)
             computed = found.computed
+            self.pending_tokens -= found.target - computed
             found.compute_ns += now_ns - found.since_ns
         if found.chain is not None:  # it finds what is left of its blocks when it is admitted again
             found.held = self.kv.publish(found.chain, found.held, computed)
@@ -201,8 +207,7 @@ class Scheduler:
 
     def _expected_blocks(self, sequence: Sequence) -> int:
         """Return the blocks that admission keeps for a sequence."""
-        expected = self.rules.expected_output_tokens
-        if expected is None:
+        if (expected := self.rules.expected_output_tokens) is None:
             return 0
         return self.blocks_of(max(sequence.prompt_tokens + expected, sequence.context_tokens + 1))
 
@@ -330,6 +335,7 @@ class Scheduler:
             if hit and sequence.chain is not None:
                 sequence.held = self.kv.acquire(sequence.chain, sequence.target)
                 sequence.computed = computed
+                self.pending_tokens -= computed
             if sequence.preemptions:
                 self.recomputed_tokens += max(0, sequence.lost_tokens - computed)
             else:
@@ -371,6 +377,7 @@ class Scheduler:
         pairs = prefill_pairs(count, sequence.computed)
         before = self.blocks_of(sequence.computed)
         sequence.computed += count
+        self.pending_tokens -= count
         self.kv.take(self.blocks_of(sequence.computed) - before)
         if sequence.chain is not None and sequence.request.prefix is not None:
             sequence.held = self.kv.publish(sequence.chain, sequence.held, sequence.computed)
@@ -391,7 +398,3 @@ class Scheduler:
         tokens, sampled = sum([count for _, count in chunks]), decodes.count + len(ending)
         shape = BatchShape(tokens, pairs, len(chunks), decodes.count, decodes.context, sampled)
         return Plan(decodes, chunks, ending, shape, tokens + decodes.count * self.rules.tokens_per_decode)
-
-
-def _priority(sequence: Sequence) -> int:
-    return sequence.request.priority

@@ -121,6 +121,11 @@ class Worker:
         prefills = sum([parcel.arrived_ns <= now for parcel in self._prefills])
         return prefills + sum([parcel.arrived_by(now) for parcel in self._decodes])
 
+    @property
+    def prompt_backlog(self) -> int:
+        """Prompt tokens that wait for a batch, those of chunks that are on their way in full included."""
+        return sum([parcel.tokens for parcel in self._prefills])
+
     def has_ready_work(self, now_ns: int) -> bool:
         """Whether a request that waits for a batch has arrived in full."""
         return any(parcel.arrived_ns <= now_ns for parcel in self._prefills + self._decodes)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from helixsim.domain.flowplan import FlowPlan
+from helixsim.routing.times import RoutingTimes
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,8 @@ class RoutingGraph:
     """The possible hops of a placement, by node number (position among the placed nodes).
 
     ``first`` are the hops from the coordinator, ``successors[node]`` the hops after a node, empty after the last layer.
-    ``flow_tokens_per_s[edge]`` is the max-flow on each edge, ``capacity_tokens_per_s[node]`` the estimated capacity.
+    ``flow_tokens_per_s[edge]`` is the max-flow on each edge, ``capacity_tokens_per_s[node]`` the estimated capacity,
+    ``times`` the step times and links, which tests of other policies leave out.
     """
 
     num_layers: int
@@ -41,6 +43,7 @@ class RoutingGraph:
     flow_tokens_per_s: tuple[float, ...]
     capacity_tokens_per_s: tuple[float, ...]
     plan: FlowPlan
+    times: RoutingTimes | None = None
 
 
 class RoutingView(Protocol):
@@ -52,6 +55,10 @@ class RoutingView(Protocol):
 
     def queue_length(self, node: int) -> int:
         """Return the number of requests that wait for a batch on the node, and at a replica those on their way too."""
+        ...
+
+    def prompt_backlog(self, node: int) -> int:
+        """Return the prompt tokens that the node, or its replica, has to compute before those of a new request."""
         ...
 
     def in_flight(self, node: int) -> int:

@@ -6,9 +6,10 @@ from helixsim.domain.cluster import COORDINATOR
 from helixsim.domain.flowplan import FlowPlan
 from helixsim.domain.placement import Placement
 from helixsim.routing.base import Hop, RoutingGraph
+from helixsim.routing.times import RoutingTimes
 
 
-def routing_graph(placement: Placement, plan: FlowPlan) -> RoutingGraph:
+def routing_graph(placement: Placement, plan: FlowPlan, times: RoutingTimes | None = None) -> RoutingGraph:
     """Return the routing graph of a placement.
 
     Nodes are numbered in the order of ``placement.ranges``, edges in that of ``plan.edges``. A request that enters a
@@ -37,4 +38,27 @@ def routing_graph(placement: Placement, plan: FlowPlan) -> RoutingGraph:
         flow_tokens_per_s=tuple(flows),
         capacity_tokens_per_s=tuple(plan.node_capacity_tokens_per_s.get(node_id, 0.0) for node_id in node_ids),
         plan=plan,
+        times=times,
     )
+
+
+def chains(graph: RoutingGraph) -> list[list[int]] | None:
+    """Return the nodes of each chain that holds all layers, where all routes are such chains without common nodes.
+
+    None: routes branch, merge, or enter a node in the middle of its layers.
+    """
+    found: list[list[int]] = []
+    seen: set[int] = set()
+    for first in graph.first:
+        hop, chain = first, [first.node]
+        while hop.end < graph.num_layers:
+            following = graph.successors[hop.node]
+            if len(following) != 1 or following[0].start != hop.end:
+                return None
+            (hop,) = following
+            chain.append(hop.node)
+        if graph.successors[hop.node] or seen & set(chain):
+            return None
+        seen |= set(chain)
+        found.append(chain)
+    return found

@@ -12,6 +12,7 @@ REGISTRY = Registry(
         "random": "helixsim.routing.baselines:Random",
         "shortest_queue": "helixsim.routing.baselines:ShortestQueue",
         "least_loaded": "helixsim.routing.baselines:LeastLoaded",
+        "earliest_finish": "helixsim.routing.earliest_finish:EarliestFinish",
         "prefix_aware": "helixsim.routing.prefix_aware:PrefixAware",
     },
     ("summary", "Options", "route"),

@@ -23,6 +23,7 @@ from helixsim.metrics.objectives import Target
 from helixsim.rng import stream
 from helixsim.routing import registry as routing_registry
 from helixsim.routing.graph import routing_graph
+from helixsim.routing.times import RoutingTimes
 from helixsim.units import seconds_to_ns
 from helixsim.workload.arrivals import process_of
 from helixsim.workload.feed import make_feed
@@ -93,9 +94,10 @@ def simulate_system(
     """
     system, fleet = placed.system, placed.system.fleet
     seed = experiment.seed if seed is None else seed
-    graph = routing_graph(placed.placement, placed.plan)
+    mean_output, expected_output = experiment.workload_stats.mean_output_tokens, system.kv.expected_output_tokens
+    times = RoutingTimes(fleet, placed.placement, experiment.engine, mean_output, experiment.slo)
+    graph = routing_graph(placed.placement, placed.plan, times)
     policy = routing_registry.get(system.routing)(graph, system.routing_options, stream(seed, "routing"))
-    expected_output = system.kv.expected_output_tokens
     sample_s = experiment.sample_s
     inputs = SimulationInputs(
         fleet=fleet,
@@ -107,9 +109,7 @@ def simulate_system(
         feed=make_feed(experiment.workload, seed, len(fleet.cluster.nodes), system.arrivals),
         window=experiment.workload.window if window is None else window,
         high_water=system.kv.max_reserved_share,
-        expected_output_tokens=(
-            experiment.workload_stats.mean_output_tokens if expected_output is None else expected_output
-        ),
+        expected_output_tokens=mean_output if expected_output is None else expected_output,
         seed=seed,
         is_one_by_one=experiment.is_one_by_one,
         engine=experiment.engine,

@@ -7,42 +7,16 @@ from collections import Counter
 import builders
 import numpy as np
 import pytest
+from routing_view import View
 
 from helixsim.domain.cluster import LinkSpec
+from helixsim.domain.engine import IDEAL
 from helixsim.errors import ConfigError
 from helixsim.flow.maxflow import max_flow
 from helixsim.rng import stream
 from helixsim.routing import registry
 from helixsim.routing.graph import routing_graph
-
-
-class View:
-    """A cluster where everything fits except on ``full`` nodes."""
-
-    def __init__(self, full=(), queues=None, tokens=None, usage=None, cached=None):
-        self.full = set(full)
-        self.queues = queues or {}
-        self.tokens = tokens or {}
-        self.usage = usage or {}
-        self.cached = cached or {}
-
-    def fits(self, hop):
-        return hop.node not in self.full
-
-    def queue_length(self, node):
-        return self.queues.get(node, 0)
-
-    def in_flight(self, node):
-        return 0
-
-    def in_flight_tokens(self, node):
-        return self.tokens.get(node, 0)
-
-    def kv_usage(self, node):
-        return self.usage.get(node, 0.0)
-
-    def cached_tokens(self, node):
-        return self.cached.get(node, 0)
+from helixsim.routing.times import RoutingTimes
 
 
 def unequal_pair():
@@ -51,7 +25,11 @@ def unequal_pair():
     fleet = builders.fleet([fast, slow, last], num_layers=4, intra=LinkSpec(1e12, 0))
     capacity = builders.capacity_of(fleet, {"fast": (0.0, 300.0), "slow": (0.0, 100.0), "last": (0.0, 400.0)})
     placement = builders.placement_of(fleet, {"fast-0": (0, 2), "slow-0": (0, 2), "last-0": (2, 4)})
-    return routing_graph(placement, max_flow(fleet, placement, capacity))
+    return routing_graph(
+        placement,
+        max_flow(fleet, placement, capacity),
+        RoutingTimes(fleet, placement, IDEAL, expected_output_tokens=10.0),
+    )
 
 
 def make(name, graph, **options):
@@ -148,7 +126,8 @@ def test_a_full_node_further_on_makes_the_walk_turn_back():
     fleet = builders.fleet([kinds[name] for name in "abxy"], num_layers=4, intra=LinkSpec(1e12, 0))
     capacity = builders.capacity_of(fleet, dict.fromkeys("abxy", (100.0,) * 4))
     placement = builders.placement_of(fleet, {"a-0": (0, 1), "b-0": (0, 2), "x-0": (1, 4), "y-0": (2, 4)})
-    graph = routing_graph(placement, max_flow(fleet, placement, capacity))
+    times = RoutingTimes(fleet, placement, IDEAL, expected_output_tokens=10.0)
+    graph = routing_graph(placement, max_flow(fleet, placement, capacity), times)
     for name in registry.names():
         for _ in range(5):
             hops = make(name, graph).route(1, 2, View(full={2}))

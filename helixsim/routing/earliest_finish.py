@@ -1,0 +1,238 @@
+"""Routing by expected finish: each request takes the route on which it should have its last token first.
+
+Known as earliest finish time in scheduling (HEFT: Topcuoglu, Hariri and Wu, IEEE TPDS 13(3), 2002) and as shortest
+expected delay in queueing. No constant is tuned: times are those of the step time law for what is on the nodes now.
+
+On a replica, the finish is the sum of
+
+- the link to it,
+- the wait for KV memory or for one of ``max_num_seqs``: in the time of a mean output as many sequences end as run, and
+  each leaves room for a mean prompt, as the others grow,
+- the prompts before it and its own, without what the prefix cache has, in as many steps as the token budget makes of
+  them, each with the decodes that run,
+- one round per expected output token. A round is a step of all that will run, on a pipeline at least as long as its
+  slowest stage takes for all of its steps in flight, and the prompts that come in it: in a steady state, each running
+  sequence is followed by another one when it ends.
+
+With a service-level objective, the fewest expected misses come first, to a whole per cent: of the request itself, whose
+wait is random as ends are (Poisson), and, where it would lift the time per token above the objective, of all that run
+there.
+
+Where routes branch, the same terms are summed up along the route by the load of each node, over the hops with free KV
+memory; a request is taken to be on each node of its route for an equal share of the time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import numpy as np
+
+from helixsim.domain.step_time import BatchShape, prefill_pairs
+from helixsim.errors import ConfigError
+from helixsim.plugins import NoOptions
+from helixsim.routing.base import Hop, RoutingGraph, RoutingView
+from helixsim.routing.graph import chains
+from helixsim.routing.times import NodeTimes, RoutingTimes
+from helixsim.units import NS_PER_S
+
+
+class EarliestFinish:
+    """The route on which a request is expected to finish first."""
+
+    summary: ClassVar[str] = "the route on which the request is expected to finish first, within the SLO if one is"
+    Options: ClassVar[type[Any]] = NoOptions
+
+    def __init__(self, graph: RoutingGraph, options: NoOptions, rng: np.random.Generator) -> None:
+        if graph.times is None:
+            raise ConfigError("earliest_finish: needs the step times of a placement")
+        self._prompts = 0
+        self._prompt_tokens = 0
+        times = graph.times
+        found = chains(graph) if times.engine.loops_inside else None
+        self._replicas = None if found is None else [_Replica(graph, times, nodes) for nodes in found]
+        self._branches = _Branches(graph, times)
+
+    def route(self, prompt_tokens: int, expected_tokens: int, view: RoutingView) -> tuple[Hop, ...] | None:
+        """See ``RoutingPolicy.route``."""
+        self._prompts += 1
+        self._prompt_tokens += prompt_tokens
+        mean_prompt = self._prompt_tokens / self._prompts
+        if self._replicas is None:
+            return self._branches.route(prompt_tokens, mean_prompt, view)
+        fitting = [replica for replica in self._replicas if all(view.fits(hop) for hop in replica.hops)]
+        if not fitting:
+            return None
+        return min(fitting, key=lambda replica: replica.cost(prompt_tokens, mean_prompt, view)).hops
+
+
+class _Replica:
+    """A chain of nodes that one scheduler fills."""
+
+    def __init__(self, graph: RoutingGraph, times: RoutingTimes, nodes: Sequence[int]) -> None:
+        by_node = {hop.node: hop for hops in (graph.first, *graph.successors) for hop in hops}
+        self.hops = tuple(by_node[node] for node in nodes)
+        self._times = times
+        self._nodes = [times.nodes[node] for node in nodes]
+        self._links = list(pairwise(nodes))
+        self._links_ns = times.latency_ns(nodes[-1], nodes[0])
+        self._back_ns = times.latency_ns(nodes[0], None)
+        self._budget = min(node.budget for node in self._nodes)
+        self._most = min(self._budget, *(node.max_sequences for node in self._nodes))
+        self._kv_tokens = min(node.kv_tokens for node in self._nodes)
+        self._steps = max(1.0, times.expected_output_tokens / _tokens_per_step(times))
+
+    def cost(self, prompt: int, mean_prompt: float, view: RoutingView) -> tuple[float, float]:
+        """Return the objectives that this request would make miss here, and its expected finish [ns]."""
+        first = self.hops[0].node
+        others = view.in_flight(first)
+        held = view.in_flight_tokens(first)
+        new = prompt - view.cached_tokens(first)
+        context = (held + prompt) / (others + 1)
+        room = max(1, min(self._most, int(self._kv_tokens // max(1.0, context))))
+        running = min(others + 1, room)
+        round_ns = self._round_ns(running, context, mean_prompt)
+        # Rounds until it is admitted. In m rounds as many sequences end as run, and leave room for as many prompts.
+        missing = max(0.0, held + prompt - self._kv_tokens) / mean_prompt
+        missing = max(missing, others + 1 - self._most)
+        wait_ns = missing / running * self._steps * round_ns
+        backlog, cached = view.prompt_backlog(first), prompt - new
+        own_ns = self._prompt_ns(0, new, cached, mean_prompt, running, context)
+        # While it waits for memory, the prompts before it are computed.
+        first_ns = max(self._prompt_ns(backlog, new, cached, mean_prompt, running, context), wait_ns + own_ns)
+        sent_ns = self._times.transfer_ns(None, first, prompt) + self._back_ns
+        misses, slo = 0.0, self._times.slo
+        if slo.ttft_s is not None:
+            left_ns = slo.ttft_s * NS_PER_S - sent_ns
+            misses = float(first_ns - wait_ns > left_ns)
+            if missing and not misses:
+                ends = running * (left_ns - own_ns) / (self._steps * round_ns)
+                misses = _fewer(math.ceil(missing), max(0.0, ends))
+        if slo.tpot_s is not None:
+            most_ns = slo.tpot_s * NS_PER_S * _tokens_per_step(self._times)
+            if round_ns > most_ns:
+                misses = 1.0
+                if others and self._round_ns(max(1, running - 1), context, mean_prompt) <= most_ns:
+                    misses += others
+        finish_ns = sent_ns + first_ns + (self._steps - 1) * round_ns
+        if slo.e2el_s is not None and finish_ns > slo.e2el_s * NS_PER_S:
+            misses = max(1.0, misses)
+        return round(misses, 2), finish_ns
+
+    def _round_ns(self, running: float, context: float, mean_prompt: float) -> float:
+        """Return the time from a step of a sequence to its next with so many running."""
+        stages = len(self._nodes)
+        batch = max(1.0, running / stages)
+        decodes = BatchShape(decode_seqs=batch, decode_context=batch * context, sampled=batch)
+        steps_ns = [node.step.decode_ns(batch, batch * context) for node in self._nodes]
+        round_ns = steps_ns[0]
+        if stages > 1:
+            links_ns = self._links_ns + sum(self._times.transfer_ns(*link, batch) for link in self._links)
+            round_ns = max(sum(steps_ns) + links_ns, min(stages, running) * max(steps_ns))
+        chunks = max(1.0, mean_prompt / max(1.0, self._budget - batch))
+        prompts_ns = [_marginal_ns(node, mean_prompt, prefill_pairs(mean_prompt), decodes) for node in self._nodes]
+        passing_ns = (sum(prompts_ns) + (chunks - 1) * max(prompts_ns)) / chunks
+        return round_ns + (running - 1) / self._steps * passing_ns
+
+    def _prompt_ns(
+        self, backlog: float, new: float, cached: float, mean_prompt: float, running: float, context: float
+    ) -> float:
+        """Return the time until the first token: of the prompts ahead and its own, with the decodes beside them."""
+        batch = max(0.0, (running - 1) / len(self._nodes))
+        decodes = BatchShape(decode_seqs=batch, decode_context=batch * context, sampled=batch)
+        pairs = prefill_pairs(new, cached) + backlog * mean_prompt / 2
+        chunks = math.ceil((backlog + new) / max(1.0, self._budget - batch))
+        passing_ns = [
+            _marginal_ns(node, backlog + new, pairs, decodes) / chunks
+            + (node.step.decode_ns(batch, batch * context) if batch else 0.0)
+            for node in self._nodes
+        ]
+        latencies_ns = [self._times.latency_ns(*link) for link in self._links]
+        for link, latency_ns in zip(self._links, latencies_ns, strict=True):
+            passing_ns.append(self._times.transfer_ns(*link, (backlog + new) / chunks) - latency_ns)
+        return sum(passing_ns) + (chunks - 1) * max(passing_ns) + sum(latencies_ns)
+
+
+class _Branches:
+    """Nodes of routes that branch and merge: the shortest path by the expected time on each hop."""
+
+    def __init__(self, graph: RoutingGraph, times: RoutingTimes) -> None:
+        self._graph = graph
+        self._times = times
+        self._steps = max(1.0, times.expected_output_tokens / _tokens_per_step(times))
+        self._depth = max(1.0, graph.plan.mean_hops)
+        ends = {hop.node: hop.end for hops in (graph.first, *graph.successors) for hop in hops}
+        self._order = sorted(ends, key=lambda node: -ends[node])
+
+    def route(self, prompt: int, mean_prompt: float, view: RoutingView) -> tuple[Hop, ...] | None:
+        """Return the hops that fit on which the request is expected to finish first."""
+        graph = self._graph
+        behind: dict[int, tuple[float, Hop | None]] = {}
+        on_node: dict[tuple[int, int], float] = {}
+
+        def through(source: int | None, hop: Hop) -> float:
+            """Return the time from a node to the finish by a hop; infinite where it does not fit or leads nowhere."""
+            if not view.fits(hop):
+                return math.inf
+            rest = behind[hop.node][0] if hop.end < graph.num_layers else self._back_ns(hop.node)
+            key = (hop.node, hop.start)
+            if rest < math.inf and key not in on_node:
+                on_node[key] = self._node_ns(hop, prompt, mean_prompt, view)
+            return rest if rest == math.inf else rest + on_node[key] + self._link_ns(source, hop.node, prompt)
+
+        def best(source: int | None, hops: Sequence[Hop]) -> tuple[float, Hop | None]:
+            return min(((through(source, hop), hop) for hop in hops), key=lambda one: one[0], default=(math.inf, None))
+
+        for node in self._order:
+            behind[node] = best(node, graph.successors[node])
+        total, hop = best(None, graph.first)
+        if total == math.inf:
+            return None
+        route: list[Hop] = []
+        while hop is not None:
+            route.append(hop)
+            hop = behind[hop.node][1] if hop.end < graph.num_layers else None
+        return tuple(route)
+
+    def _link_ns(self, source: int | None, node: int, prompt: int) -> float:
+        times = self._times
+        rounds = 0.0 if source is None and times.engine.loops_inside else self._steps - 1
+        return times.transfer_ns(source, node, prompt) + rounds * times.latency_ns(source, node)
+
+    def _back_ns(self, last: int) -> float:
+        """Return the time that tokens take from the last node, to the coordinator or, about as long, to the first."""
+        return self._steps * self._times.latency_ns(last, None)
+
+    def _node_ns(self, hop: Hop, prompt: int, mean_prompt: float, view: RoutingView) -> float:
+        node = self._times.nodes[hop.node]
+        others, backlog = view.in_flight(hop.node), view.prompt_backlog(hop.node)
+        context = (view.in_flight_tokens(hop.node) + prompt) / (others + 1)
+        batch = 1 + others / self._depth
+        decodes = BatchShape(decode_seqs=batch, decode_context=batch * context, sampled=batch)
+        pairs = prefill_pairs(prompt) + backlog * mean_prompt / 2
+        step_ns = node.step.decode_ns(batch, batch * context, hop.start)
+        own_ns = _marginal_ns(node, backlog + prompt, pairs, decodes, hop.start)
+        met_ns = others / self._steps * _marginal_ns(node, mean_prompt, prefill_pairs(mean_prompt), decodes, hop.start)
+        return own_ns + step_ns + (self._steps - 1) * (step_ns + met_ns)
+
+
+def _marginal_ns(node: NodeTimes, tokens: float, pairs: float, beside: BatchShape, start: int | None = None) -> float:
+    """Return what prompt tokens add to a step of these decodes [ns]."""
+    if not tokens:
+        return 0.0
+    shape = BatchShape(tokens, pairs, 1, sampled=1)
+    alone_ns = node.step.ns(beside, start) if beside.decode_seqs else 0.0
+    return node.step.ns(shape.joined(beside), start) - alone_ns
+
+
+def _fewer(count: int, mean: float) -> float:
+    """Return the probability that fewer events happen than ``count`` where ``mean`` are expected (Poisson, normal)."""
+    return 0.5 * math.erfc((mean - count + 0.5) / math.sqrt(2 * mean)) if mean else 1.0
+
+
+def _tokens_per_step(times: RoutingTimes) -> float:
+    speculation = times.engine.speculation
+    return 1.0 if speculation is None else speculation.mean_tokens
