@@ -22,7 +22,7 @@ from helixsim.cli.streams import claim_stdout, guarded, settle_stdout, write_exa
 from helixsim.errors import ExitCode, WorkerError, typed_error
 
 COMMANDS = ("run", "place", "validate", "reproduce", "sweep", "capacity", "fleet", "compare", "report", "trace",
-            "profile", "inspect")  # fmt: skip
+            "profile", "inspect", "accuracy")  # fmt: skip
 """Each is a module of this package with ``add_parser(subparsers)``; heavy imports happen only when it runs.
 
 Commands without a module are left out.

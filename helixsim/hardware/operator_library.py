@@ -284,6 +284,53 @@ def open_tables(gpu: str, backend: str) -> Tables:
     return Tables(gpu, backend, str(version), library, evaluate, Builder(sdk, database))
 
 
+def static_estimate(
+    model: str,
+    gpu: str,
+    backend: str,
+    *,
+    tensor_parallel: int,
+    data_parallel: int,
+    expert_parallel: int,
+    sequences: int,
+    prompt_tokens: int,
+    output_tokens: int,
+) -> tuple[float, float]:
+    """Return the library's own estimate of a prompt alone and of a decode step of all sequences [ms].
+
+    Parameters
+    ----------
+    model
+        Hugging Face name, as the library knows it.
+
+    Raises
+    ------
+    ConfigError
+        Without the library.
+    DataError
+        If the library does not know the model, or has no tables for it.
+    """
+    check_version()
+    sizes = (model, SYSTEMS[gpu], backend, tensor_parallel, data_parallel, expert_parallel)
+    try:
+        handle = _handle(*sizes)
+        ttft_ms = handle.predict_prefill_latency(1, prompt_tokens)
+        context = prompt_tokens + output_tokens // 2
+        tpot_ms = handle.predict_decode_latency(max(1, sequences // data_parallel), context)
+    except Exception as error:
+        raise DataError(f"{DISTRIBUTION}: {_shown(error)}") from error
+    return float(ttft_ms), float(tpot_ms)
+
+
+@cache
+def _handle(model: str, system: str, backend: str, tensor: int, data: int, expert: int) -> Any:
+    logging.getLogger("aiconfigurator_core").setLevel(logging.ERROR)
+    sdk = importlib.import_module("aiconfigurator_core.sdk")
+    total = tensor * data
+    split = {"tp_size": tensor, "attention_dp_size": data, "moe_ep_size": expert, "moe_tp_size": total // expert}
+    return sdk.EngineHandle.compile(model, system, backend, **split)
+
+
 def _shown(error: Exception) -> str:
     """Return the message of an error of the library, without the folders of its files."""
     text = " ".join(str(error).split())

@@ -1,0 +1,110 @@
+"""Cells: points of one kind of setting, and how far off predictions are in them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from helixsim.accuracy.points import MeasuredPoint
+from helixsim.accuracy.run import PointResult
+from helixsim.domain.family import family
+from helixsim.hardware import catalog
+
+METRICS = {"tpot": "tpot_ms", "throughput": "output_tokens_per_s", "ttft": "ttft_ms"}
+"""Name of a metric -> its field in ``MeasuredPoint`` and ``Prediction``."""
+
+BATCHES = ((8, "1-8"), (32, "9-32"), (128, "33-128"), (math.inf, "129+"))
+"""Sequences in flight on an instance, up to and including -> bucket."""
+
+CONTEXTS = ((2048, "0-2k"), (8192, "2k-8k"), (math.inf, "8k+"))
+"""Mean context of a decode step [tokens], up to and including -> bucket."""
+
+
+@dataclass(frozen=True, slots=True)
+class Error:
+    """Number of points, median and 90th percentile of |predicted / measured - 1|, and the median with its sign."""
+
+    count: int
+    median: float
+    p90: float
+    bias: float
+
+
+def bucket(value: float, buckets: Iterable[tuple[float, str]]) -> str:
+    """Return the bucket that a value lies in."""
+    return next(name for most, name in buckets if value <= most)
+
+
+def family_of(point: MeasuredPoint) -> str:
+    """Return the family of the model of a point."""
+    return family(catalog.load_model(point.model))
+
+
+def weights_of(point: MeasuredPoint) -> str:
+    """Return the format of the weights of a point."""
+    return point.weights or catalog.load_model(point.model).precision
+
+
+def cell_of(point: MeasuredPoint) -> dict[str, str]:
+    """Return the cell of a point, as columns of the table that the package has."""
+    return {
+        "gpu": point.gpu,
+        "engine": point.engine,
+        "family": family_of(point),
+        "weights": weights_of(point),
+        "gpus": str(point.gpus),
+        "batch": bucket(point.concurrency, BATCHES),
+        "context": bucket(point.mean_context_tokens, CONTEXTS),
+    }
+
+
+def ratio(result: PointResult, metric: str, predictor: str = "analytic") -> float | None:
+    """Return predicted / measured of a metric, None without a prediction."""
+    prediction = getattr(result, predictor)
+    field = METRICS[metric]
+    return None if prediction is None else float(getattr(prediction, field) / getattr(result.point, field))
+
+
+def error(ratios: Sequence[float]) -> Error:
+    """Return the error of some points, at least one, from their predicted / measured."""
+    off = np.asarray(ratios) - 1.0
+    sizes = np.abs(off)
+    return Error(len(off), float(np.median(sizes)), float(np.quantile(sizes, 0.9)), float(np.median(off)))
+
+
+def errors_by(
+    results: Iterable[PointResult],
+    key: Callable[[MeasuredPoint], tuple[str, ...]],
+    metric: str = "tpot",
+    predictor: str = "analytic",
+) -> dict[tuple[str, ...], Error]:
+    """Return the errors of the groups that ``key`` makes, in order of their names."""
+    groups: dict[tuple[str, ...], list[float]] = {}
+    for result in results:
+        known = ratio(result, metric, predictor)
+        if known is not None:
+            groups.setdefault(key(result.point), []).append(known)
+    return {name: error(groups[name]) for name in sorted(groups)}
+
+
+def table(results: Iterable[PointResult]) -> list[dict[str, str | int | float]]:
+    """Return the table of cells that the package has: columns as in ``profiles/accuracy/cells.csv``.
+
+    Log errors are ln(analytic prediction / measured), with their mean and standard deviation (0 for one point).
+    """
+    groups: dict[tuple[tuple[str, str], ...], list[PointResult]] = {}
+    for result in results:
+        if result.analytic is not None:
+            groups.setdefault(tuple(cell_of(result.point).items()), []).append(result)
+    rows: list[dict[str, str | int | float]] = []
+    for cell, members in sorted(groups.items()):
+        row: dict[str, str | int | float] = {**dict(cell), "points": len(members)}
+        for metric in METRICS:
+            logs = np.log([ratio(member, metric) or math.nan for member in members])
+            row[f"{metric}_log_error_mean"] = round(float(logs.mean()), 4)
+            row[f"{metric}_log_error_sd"] = round(float(logs.std()), 4)
+        rows.append(row)
+    return rows

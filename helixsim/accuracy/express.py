@@ -1,0 +1,80 @@
+"""A measured run as an experiment: the same load on the same GPUs, engine and model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import helixsim as hx
+from helixsim.accuracy.points import MeasuredPoint
+from helixsim.config.engine_schema import EngineSection
+
+PROMPTS_PER_SEQUENCE = 10
+"""Requests of a run for each one in flight: ``--num-prompts`` of InferenceX is ten times ``--max-concurrency``."""
+
+MOST_REQUESTS, LEAST_REQUESTS = 2000, 20
+"""At high concurrency fewer than ten for each in flight are simulated: at least ``LEAST_TURNS``, or this many."""
+
+LEAST_TURNS = 3
+
+
+def requests_of(point: MeasuredPoint) -> int:
+    """Return the number of requests that are simulated."""
+    wanted = max(PROMPTS_PER_SEQUENCE * point.concurrency, LEAST_REQUESTS)
+    return max(min(wanted, MOST_REQUESTS), LEAST_TURNS * point.concurrency)
+
+
+def inexpressible(point: MeasuredPoint) -> str | None:
+    """Return why a point has no experiment, None if it has one."""
+    known = EngineSection.model_fields
+    if point.data_parallel > 1 and "data_parallel_size" not in known:
+        return "data-parallel attention"
+    if point.expert_parallel > 1 and "enable_expert_parallel" not in known:
+        return "expert parallelism"
+    return None
+
+
+def document(point: MeasuredPoint, *, timings: str = "analytic") -> dict[str, Any]:
+    """Return the experiment as plain data; ``timings`` as in exp.yaml."""
+    engine: dict[str, Any] = {"name": point.engine, "timings": timings}
+    if point.data_parallel > 1:
+        engine["data_parallel_size"] = point.data_parallel
+    if point.expert_parallel > 1:
+        engine["enable_expert_parallel"] = True
+    longest = (point.prompt_tokens, point.output_tokens)
+    shortest = [max(1, round(tokens * point.spread)) for tokens in longest]
+    written: dict[str, Any] = {
+        "schema": 1,
+        "name": "point",
+        "model": point.model,
+        "max_context_tokens": max(sum(longest) + 16, 2048),
+        "cluster": {
+            "nodes": [{"gpu": point.gpu, "gpus": point.gpus}],
+            "network": {"intra_region": {"bandwidth": "100 Gbit/s", "latency": "0.05 ms"}},
+        },
+        "workload": {
+            "lengths": {
+                "distribution": "uniform",
+                "prompt_min": shortest[0],
+                "prompt_max": longest[0],
+                "output_min": shortest[1],
+                "output_max": longest[1],
+            },
+            "limits": {"max_output_tokens": point.output_tokens},
+            "arrivals": {
+                "process": "closed_loop",
+                "concurrency": point.concurrency,
+                "num_requests": requests_of(point),
+            },
+            "warmup": "0 s",
+        },
+        "engine": engine,
+        "systems": [{"name": "instance", "placement": "separate"}],
+    }
+    if point.weights is not None:
+        written["precision"] = point.weights
+    return written
+
+
+def experiment_of(point: MeasuredPoint, *, timings: str = "analytic") -> hx.Experiment:
+    """Return the experiment of a point."""
+    return hx.Experiment.from_data(document(point, timings=timings))

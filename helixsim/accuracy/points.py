@@ -1,0 +1,282 @@
+"""Public measurements of served models: means of TTFT and TPOT in a closed loop, one point each.
+
+They are those of ``aiconfigurator-core`` (NVIDIA, Apache-2.0; the extra ``operators``), file ``silicon_sample.csv``:
+runs of InferenceX (SemiAnalysis) and of NVIDIA. Nothing of the file is kept here; it is read where it is installed.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from helixsim.errors import DataError
+from helixsim.hardware.operator_library import SYSTEMS, check_version
+
+MODELS: Mapping[str, tuple[str, str | None]] = {
+    "MiniMaxAI/MiniMax-M2.5": ("minimax-m2.5", "fp8"),
+    "Qwen/Qwen3-235B-A22B-FP8": ("qwen3-235b-a22b", None),
+    "Qwen/Qwen3-32B": ("qwen3-32b", None),
+    "Qwen/Qwen3.5-397B-A17B": ("qwen3.5-397b-a17b", None),
+    "deepseek-ai/DeepSeek-R1": ("deepseek-r1", "fp8"),
+    "deepseek-ai/DeepSeek-V3": ("deepseek-v3", "fp8"),
+    "meta-llama/Llama-3.1-70B": ("llama-3.1-70b", None),
+    "meta-llama/Llama-3.1-8B-Instruct": ("llama-3.1-8b", None),
+    "moonshotai/Kimi-K2.5": ("kimi-k2.5", "int4"),
+    "nvidia/DeepSeek-R1-NVFP4": ("deepseek-r1", "fp8"),
+    "nvidia/DeepSeek-V3.1-NVFP4": ("deepseek-v3", "fp8"),
+    "nvidia/Llama-3.1-8B-Instruct-FP8": ("llama-3.1-8b", None),
+    "nvidia/Qwen3-32B-NVFP4": ("qwen3-32b", None),
+    "openai/gpt-oss-120b": ("gpt-oss-120b", "fp4"),
+    "zhipuai/GLM-5": ("glm-5", None),
+}
+"""Names of models there -> profile, and the precision of the profile's own checkpoint as the file calls it.
+
+Rows that state no precision served the checkpoint as it is.
+
+DeepSeek V3.1 has the architecture of V3; the text model of Kimi K2.5 is that of K2.
+"""
+
+ENGINES: Mapping[str, str] = {"vllm": "vllm-1", "sglang": "sglang", "trtllm": "trtllm"}
+
+FORMATS: Mapping[str, str] = {"fp8": "fp8", "fp4": "nvfp4", "bf16": "bf16", "int4": "int4"}
+
+_QUANTISATION = {
+    "fp8": "fp8", "fp8_block": "fp8", "nvfp4": "fp4", "bfloat16": "bf16", "int4_wo": "int4",
+    "w4a16_mxfp4": "fp4", "w4a8_mxfp4_mxfp8": "fp4",
+}  # fmt: skip
+"""Quantisation of the matrix products there -> precision, for rows that state no precision."""
+
+_FIXED = re.compile(r"/data/\w+/\w+/")
+"""Files of a source whose prompts and outputs have fixed lengths; those of InferenceX are random (``SPREAD``)."""
+
+SPREAD = 0.8
+"""Lengths of InferenceX are uniform from this share of the stated length up to it (``random_range_ratio`` 0.8)."""
+
+_NVLINK_GPUS: Mapping[str, int] = {"gb200": 72, "gb300": 72}
+"""GPUs of one NVLink domain where there are more than eight (NVL72)."""
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredPoint:
+    """One measured run: a closed loop of constant concurrency on one instance of an engine.
+
+    Parameters
+    ----------
+    id, source, id_of_model
+        As the file has them.
+    gpu, tensor_parallel, data_parallel, expert_parallel
+        GPU profile; ranks of the tensor parallelism of each attention replica, attention replicas, and ranks over which
+        whole experts are spread (1: experts are split like other matrices).
+    engine, engine_version
+        Engine profile, and the version measured (empty: not stated).
+    model, weights
+        Model profile; format of the weights, None: that of the profile's checkpoint.
+    prompt_tokens, output_tokens, spread
+        Longest lengths; lengths are uniform from ``spread`` times them up.
+    concurrency
+        Requests in flight on the instance.
+    ttft_ms, tpot_ms
+        Measured means.
+    """
+
+    id: str
+    source: str
+    gpu: str
+    tensor_parallel: int
+    data_parallel: int
+    expert_parallel: int
+    engine: str
+    engine_version: str
+    model: str
+    weights: str | None
+    prompt_tokens: int
+    output_tokens: int
+    spread: float
+    concurrency: int
+    ttft_ms: float
+    tpot_ms: float
+    id_of_model: str = ""
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of the instance."""
+        return self.tensor_parallel * self.data_parallel
+
+    @property
+    def mean_output_tokens(self) -> float:
+        """Mean number of output tokens."""
+        return self.output_tokens * (1 + self.spread) / 2
+
+    @property
+    def mean_context_tokens(self) -> float:
+        """Mean context of a decode step: the prompt and half of the output."""
+        return (self.prompt_tokens + self.output_tokens / 2) * (1 + self.spread) / 2
+
+    @property
+    def output_tokens_per_s(self) -> float:
+        """Output tokens/s that the measured means give by Little's law (``throughput``)."""
+        return throughput(self, self.ttft_ms, self.tpot_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class Inexpressible:
+    """A measured run that helixsim cannot express, and why."""
+
+    id: str
+    reason: str
+
+
+def throughput(point: MeasuredPoint, ttft_ms: float, tpot_ms: float) -> float:
+    """Return the output tokens/s of a closed loop by Little's law: concurrency x tokens / (TTFT + steps x TPOT)."""
+    tokens = point.mean_output_tokens
+    return point.concurrency * tokens / (ttft_ms + (tokens - 1) * tpot_ms) * 1e3
+
+
+def installed_file() -> Path:
+    """Return the file of the installed library.
+
+    Raises
+    ------
+    ConfigError
+        Without the extra ``operators``, or in a version that is not known.
+    """
+    check_version()
+    return Path(str(files("aiconfigurator_core"))) / "systems" / "silicon_sample.csv"
+
+
+def read_points(path: Path) -> list[MeasuredPoint | Inexpressible]:
+    """Return every aggregated (prefill and decode on the same GPUs) run of a file, in its order.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read or lacks a column.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.DictReader(file) if row["mode"] == "agg"]
+        return [_point(row) for row in rows]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+    except KeyError as error:
+        raise DataError(f"{path}: has no column {error}; expected silicon_sample.csv of aiconfigurator-core") from error
+
+
+def _point(row: Mapping[str, str]) -> MeasuredPoint | Inexpressible:
+    try:
+        return _expressed(row)
+    except _UnknownError as unknown:
+        return Inexpressible(row["id"], str(unknown))
+
+
+class _UnknownError(Exception):
+    """Something of a row that has no counterpart here."""
+
+
+def _expressed(row: Mapping[str, str]) -> MeasuredPoint:
+    source = row["silicon_data_source"]
+    if row["model_path"] not in MODELS:
+        raise _UnknownError(f"no profile of the model {row['model_path']}")
+    systems = {name: gpu for gpu, name in SYSTEMS.items()}
+    if row["system"] not in systems:
+        raise _UnknownError(f"no profile of the GPU {row['system']}")
+    if row["backend"] not in ENGINES:
+        raise _UnknownError(f"no profile of the engine {row['backend']}")
+    model, own = MODELS[row["model_path"]]
+    precision = row["precision"] or _QUANTISATION.get(row["gemm_quant_mode"], "")
+    if not precision and own is None and row["model_path"].endswith("-FP8"):
+        precision = "fp8"
+    if precision and precision not in FORMATS and precision != own:
+        raise _UnknownError(f"no format like {precision}")
+    if model == "gpt-oss-120b":
+        precision = "fp4"  # released in MXFP4 alone; "fp8" in the file is the format of its activations
+    gpu = systems[row["system"]]
+    attention, data, experts = _parallel(row)
+    if attention * data > _NVLINK_GPUS.get(gpu, 8):
+        raise _UnknownError("more GPUs than a node has: how they are connected and share the work is not stated")
+    if attention > 8:
+        raise _UnknownError("tensor parallelism above 8: the work's true split over so many GPUs is not stated")
+    concurrency = re.search(r"silicon_concurrency=(\d+)", source)
+    if concurrency is None:
+        raise _UnknownError("the concurrency of the load is not stated")
+    ttft_ms, tpot_ms = float(row["silicon_ttft_ms"] or 0), float(row["silicon_tpot_ms"] or 0)
+    if not (ttft_ms > 0 and tpot_ms > 0):
+        raise _UnknownError("no TTFT or TPOT was measured")
+    return MeasuredPoint(
+        id=row["id"],
+        source=_source_name(source),
+        gpu=gpu,
+        tensor_parallel=attention,
+        data_parallel=data,
+        expert_parallel=experts,
+        engine=ENGINES[row["backend"]],
+        engine_version=row["backend_version"],
+        model=model,
+        weights=None if precision in ("", own) else FORMATS[precision],
+        prompt_tokens=int(row["isl"]),
+        output_tokens=int(row["osl"]),
+        spread=1.0 if _FIXED.search(source) else SPREAD,
+        concurrency=int(concurrency[1]),
+        ttft_ms=ttft_ms,
+        tpot_ms=tpot_ms,
+        id_of_model=row["model_path"],
+    )
+
+
+def _parallel(row: Mapping[str, str]) -> tuple[int, int, int]:
+    """Return attention's tensor parallelism, data parallelism and expert parallelism.
+
+    Rows of InferenceX with expert parallelism give the product of tensor and expert parallelism over the same GPUs as
+    one of the two attention sizes (64 = 8 x 8): the GPUs are those of the expert parallelism. Rows with as many
+    attention replicas as ranks give both (4 and 4, experts over 16) for the same four GPUs.
+    """
+    tensor, data, expert = (_size(row, key) for key in ("tp_size", "attention_dp_size", "moe_ep_size"))
+    sliced = _size(row, "moe_tp_size")
+    if expert > 1 and sliced == expert and max(tensor, data) == expert * sliced and min(tensor, data) == 1:
+        return (1, expert, expert) if data > 1 else (expert, 1, expert)
+    if tensor == data and data > 1 and expert in (tensor * data, tensor):
+        return 1, data, data
+    if expert not in (1, tensor * data):
+        if tensor * data == expert * sliced:
+            raise _UnknownError("experts both spread and split (expert parallelism within tensor parallelism)")
+        raise _UnknownError("sizes of the parallelism that do not fit together")
+    return tensor, data, expert
+
+
+def _size(row: Mapping[str, str], key: str) -> int:
+    return max(1, int(float(row[key] or 1)))
+
+
+def _source_name(source: str) -> str:
+    """Return the benchmark behind a row, without folders of the machine that measured it."""
+    if _FIXED.search(source):
+        return "NVIDIA"
+    return "InferenceX"
+
+
+def chosen(points: list[MeasuredPoint], count: int) -> list[MeasuredPoint]:
+    """Return about ``count`` points, the same share of each stratum (GPU, engine, model) and at least one of each.
+
+    Within a stratum they are spread evenly over concurrency and lengths.
+    """
+    strata: dict[tuple[str, str, str, str | None], list[MeasuredPoint]] = {}
+    for point in points:
+        strata.setdefault((point.gpu, point.engine, point.model, point.weights), []).append(point)
+    share = min(1.0, count / max(1, len(points)))
+    kept: list[MeasuredPoint] = []
+    for _, members in sorted(strata.items(), key=lambda item: tuple(map(str, item[0]))):
+        ordered = sorted(
+            members, key=lambda one: (one.gpus, one.prompt_tokens, one.output_tokens, one.concurrency, one.id)
+        )
+        number = max(1, round(share * len(ordered)))
+        kept += [ordered[(2 * i + 1) * len(ordered) // (2 * number)] for i in range(number)]
+    return kept
+
+
+def where(points: Iterable[MeasuredPoint], conditions: Mapping[str, str]) -> list[MeasuredPoint]:
+    """Return the points whose fields have the given values, as text."""
+    return [one for one in points if all(str(getattr(one, key)) == value for key, value in conditions.items())]
