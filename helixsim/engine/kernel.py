@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import IntEnum
-from heapq import heappush
+from heapq import heappop, heappush
 from typing import Any
 
 import simpy
@@ -102,8 +102,17 @@ class Kernel:
         return not queue or queue[0][0] > self.env._now
 
     def run(self) -> None:
-        """Run until nothing is scheduled or ``stop`` is called."""
-        self.env.run()
+        """Run until nothing is scheduled or ``stop`` is called: as ``env.run`` does, without a call for each event."""
+        env = self.env
+        queue: list[Any] = env._queue
+        try:
+            while queue:
+                env._now, _, _, event = heappop(queue)
+                functions, event.callbacks = event.callbacks, None
+                for function in functions:
+                    function(event)
+        except simpy.core.StopSimulation:
+            pass
 
     def stop(self) -> None:
         """End the run after the present event."""

@@ -15,6 +15,9 @@ from helixsim.engine.system import Recorded
 GAP_RESOLUTION_NS = 10_000
 """Width of the bins of the gap histogram: 0.01 ms."""
 
+_MOST_UNCOUNTED = 2**15
+"""Gaps in runs that wait to be counted together."""
+
 _COLUMNS = (
     "request_id",
     "status",
@@ -42,6 +45,29 @@ def _integers(values: Sequence[int]) -> IntArray:
     return np.array(values, dtype=np.int64)
 
 
+def _ends(gaps_ns: IntArray, first_ns: int) -> list[int]:
+    """Return when gaps end of which each follows the one before it, the first at ``first_ns``."""
+    ends: list[int] = (np.cumsum(gaps_ns) + (first_ns - gaps_ns[0])).tolist()
+    return ends
+
+
+def _moments(values: IntArray, counts: IntArray) -> tuple[int, int]:
+    """Return the sums of values and of their squares, each so many times, as exact integers."""
+    high, low = values >> _HALF, values & ((1 << _HALF) - 1)
+    most = int(counts.sum())
+    if most * max(int(high.max()) + 1, 1 << _HALF) ** 2 >= 2**63:
+        pairs = list(zip(values.tolist(), counts.tolist(), strict=True))
+        return sum([count * value for value, count in pairs]), sum([count * value * value for value, count in pairs])
+    highs, lows = counts * high, counts * low
+    total = (int(highs.sum()) << _HALF) + int(lows.sum())
+    squares = (int(highs @ high) << 2 * _HALF) + (int(highs @ low) << _HALF + 1) + int(lows @ low)
+    return total, squares
+
+
+_HALF = 16
+"""Bits of the lower part of a number whose square 64 bits need not hold."""
+
+
 @dataclass(slots=True)
 class _Samples:
     time_ns: list[int] = field(default_factory=list)
@@ -60,7 +86,7 @@ class _Samples:
 class Recorder:
     """Counters and columns of one run.
 
-    ``gaps`` counts ITL gaps by bin, from ``window_start_ns`` on; ``late`` counts the first tokens in the window that
+    ``gaps`` counts ITL gaps by bin, from ``window_start_ns`` on, but for those of runs that are still to be counted; ``late`` counts the first tokens in the window that
     took longer than ``late_ns`` from arrival (None: nobody asks). ``recomputed_tokens`` were computed before, too, but
     their KV memory was lost by preemption.
     """
@@ -74,6 +100,9 @@ class Recorder:
         self.gaps: dict[int, int] = {}
         self.gap_sum_ns = 0
         self.gap_sum_squares_ns2 = 0
+        self._gaps_ns = np.empty(_MOST_UNCOUNTED, np.int64)
+        self._uncounted = 0
+        self._runs: list[tuple[int, int]] = []
         self.output_tokens = 0
         self.prompt_tokens = 0
         self.recomputed_tokens = 0
@@ -132,26 +161,40 @@ class Recorder:
             self.gap_sum_ns += count * gap_ns
             self.gap_sum_squares_ns2 += count * gap_ns * gap_ns
 
-    def count_gap_run(self, last_ns: int, at_ns: Sequence[int], delivery_ns: int, count: int) -> None:
-        """Count the gaps of ``count`` requests that get tokens at ``last_ns`` and then at each of these times [ns].
+    def count_gap_run(self, gaps_ns: IntArray, count: int, first_ns: int, last_ns: int) -> None:
+        """Count these gaps of each of ``count`` requests, one after the other; the first ends at ``first_ns``.
 
-        Clients see them ``delivery_ns`` later. As ``count_gaps`` for each, which costs more.
+        ``last_ns``: when the last one ends. As ``count_gaps`` for each, which costs more: they are counted together
+        with those of other runs.
         """
-        if at_ns[0] + delivery_ns <= self.window_start_ns or at_ns[-1] + delivery_ns > self.window_end_ns:
-            for now_ns in at_ns:
-                self.count_gaps(now_ns - last_ns, count, now_ns + delivery_ns)
-                last_ns = now_ns
+        if first_ns <= self.window_start_ns or last_ns > self.window_end_ns:
+            for gap_ns, now_ns in zip(gaps_ns.tolist(), _ends(gaps_ns, first_ns), strict=True):
+                self.count_gaps(gap_ns, count, now_ns)
             return
-        gaps, total_ns, squares_ns2 = self.gaps, 0, 0
-        for now_ns in at_ns:
-            gap_ns = now_ns - last_ns
-            last_ns = now_ns
-            index = gap_ns // GAP_RESOLUTION_NS
-            gaps[index] = gaps.get(index, 0) + count
-            total_ns += gap_ns
-            squares_ns2 += gap_ns * gap_ns
-        self.gap_sum_ns += count * total_ns
-        self.gap_sum_squares_ns2 += count * squares_ns2
+        begin, end = self._uncounted, self._uncounted + len(gaps_ns)
+        if end > len(self._gaps_ns):
+            self._count_runs()
+            begin, end = 0, len(gaps_ns)
+            if end > len(self._gaps_ns):
+                self._gaps_ns = np.empty(end, np.int64)
+        self._gaps_ns[begin:end] = gaps_ns
+        self._runs.append((count, end - begin))
+        self._uncounted = end
+
+    def _count_runs(self) -> None:
+        """Add the gaps of the runs to the others."""
+        if not self._runs:
+            return
+        gaps_ns = self._gaps_ns[: self._uncounted]
+        counts = np.repeat(*np.array(self._runs, dtype=np.int64).T)
+        self._runs, self._uncounted = [], 0
+        bins, places = np.unique(gaps_ns // GAP_RESOLUTION_NS, return_inverse=True)
+        gaps = self.gaps
+        for index, count in zip(bins.tolist(), np.bincount(places, weights=counts).tolist(), strict=True):
+            gaps[index] = gaps.get(index, 0) + int(count)
+        total_ns, squares_ns2 = _moments(gaps_ns, counts)
+        self.gap_sum_ns += total_ns
+        self.gap_sum_squares_ns2 += squares_ns2
 
     def sample(
         self,
@@ -203,6 +246,7 @@ class Recorder:
 
     def gap_histogram(self) -> GapHistogram:
         """Return the gaps counted, by ascending value."""
+        self._count_runs()
         bins = sorted(self.gaps)
         return GapHistogram(
             resolution_ns=GAP_RESOLUTION_NS,

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
-from itertools import accumulate
 from typing import Protocol
 
 import numpy as np
 
+from helixsim.domain.result import IntArray
 from helixsim.engine.kernel import Call, Kernel, Priority
 from helixsim.engine.recorder import Recorder
-from helixsim.engine.scheduler import Rules, Scheduler
+from helixsim.engine.scheduler import Plan, Rules, Scheduler
 from helixsim.engine.sequences import Decodes, Sequence
 from helixsim.engine.stage import Stage, Step
 
@@ -60,6 +60,7 @@ class Replica:
     ) -> None:
         self.number = number
         self.stages = stages
+        self._most_in_flight = len(stages)
         self.scheduler = Scheduler(self, blocks, block_tokens, rules)
         self.capacity_tokens = blocks * block_tokens
         self.return_ns = return_ns
@@ -71,8 +72,9 @@ class Replica:
         self._listener = listener
         self._is_woken = False
         self._has_preempted = False
-        self._step: Step | None = None  # on a replica of one stage: the step it computes, or the first of several
-        self._ends_ns: list[int] = []  # ... and when these end
+        self._plan: Plan | None = None  # on a replica of one stage: the step it computes, or the first of several
+        self._ends_ns: list[int] = []  # ... when these end
+        self._times_ns: IntArray = np.zeros(0, np.int64)  # ... and what each takes, where they are several
         self._started_ns = 0
         self._taken = 0  # ... how many have ended and are booked
         self._reach = FEWEST_STEPS  # ... how many are computed at once: after an arrival, those behind it are in vain
@@ -101,7 +103,7 @@ class Replica:
         sequence.since_ns = now
         self._listener.arrived(self, sequence)
         self.scheduler.enqueue(sequence)
-        if self._step is None:
+        if self._plan is None:
             self.wake()
         elif len(self.scheduler.waiting) == 1 or self.scheduler.rules.by_priority:
             self._cut(now)
@@ -110,7 +112,7 @@ class Replica:
 
     def wake(self) -> None:
         """Form steps once all that happens at this instant has happened, as long as there may be more of them."""
-        if self._is_woken or self.in_flight >= len(self.stages):
+        if self._is_woken or self.in_flight >= self._most_in_flight:
             return
         if self._kernel.is_instant_over:
             self._go_on()
@@ -124,13 +126,14 @@ class Replica:
 
     def _go_on(self) -> None:
         """Form steps until as many are in flight as there are stages."""
-        scheduler = self.scheduler
-        while self.in_flight < len(self.stages):
+        scheduler, now = self.scheduler, self._kernel.now_ns
+        while self.in_flight < self._most_in_flight:
             before = scheduler.preemptions
-            plan = scheduler.form(self._kernel.now_ns)
+            plan = scheduler.form(now)
             self._has_preempted = scheduler.preemptions != before
-            outgrown, scheduler.outgrown = scheduler.outgrown, []
+            outgrown = scheduler.outgrown
             if outgrown:
+                scheduler.outgrown = []
                 self.generated -= sum([sequence.generated for sequence in outgrown])
                 self._listener.rejected(self, outgrown)
             if plan is None:
@@ -138,38 +141,38 @@ class Replica:
                     continue  # there may be room for others now
                 return
             self.in_flight += 1
-            step = Step(self._kernel.env, plan)
-            if len(self.stages) > 1:
-                self.stages[0].take(step)
+            if self._most_in_flight > 1:
+                self.stages[0].take(Step(self._kernel.env, plan))
             else:
-                self._start_alone(step)
+                self._start_alone(plan, now)
 
     # Computing it, on one stage ---------------------------------------------------------------------------------------
 
-    def _start_alone(self, step: Step) -> None:
+    def _start_alone(self, plan: Plan, now: int) -> None:
         """Compute a step, and those that will follow it if nothing happens until one of its sequences ends."""
-        stage, scheduler, now = self.stages[0], self.scheduler, self._kernel.now_ns
-        decodes, steps = step.plan.decodes, 1
+        stage, scheduler = self.stages[0], self.scheduler
+        decodes, steps = plan.decodes, 1
         if (
-            decodes.is_even
-            and not step.plan.chunks
+            not plan.chunks
+            and decodes.is_even
             and not scheduler.prompts
             and not (scheduler.waiting and self._has_preempted)
         ):
             steps = min(decodes.steps_until_end(), self._reach)
             steps = 1 + decodes.steps_within(1, scheduler.kv.free_blocks, steps - 1)
         if steps == 1:
-            times = [round(stage.time.ns(step.plan.shape))]
+            self._ends_ns = [now + round(stage.time.ns(plan.shape))]
         else:
             series = stage.time.decode_ns_series(decodes.count, decodes.context, steps)
-            times = np.rint(series).astype(np.int64).tolist()
-        self._ends_ns = list(accumulate(times, initial=now))
-        del self._ends_ns[0]
-        self._step = stage.step = step
+            self._times_ns = times_ns = np.rint(series).astype(np.int64)
+            ends_ns = times_ns.cumsum()
+            ends_ns += now
+            self._ends_ns = ends_ns.tolist()
+        self._plan = plan
         self._started_ns = now
         self._taken = 0
         stage.begin(now)
-        stage.count(step.plan.shape, 1)
+        stage.count(plan.shape, 1)
         self._plan_end(now)
 
     def _plan_end(self, now_ns: int) -> None:
@@ -187,14 +190,14 @@ class Replica:
     @property
     def generated_tokens(self) -> int:
         """Tokens that its unfinished requests have generated by now."""
-        step = self._step
-        if step is None:
+        plan = self._plan
+        if plan is None:
             return self.generated
-        if not step.plan.decodes.is_even:
+        decodes = plan.decodes
+        if not decodes.is_even:
             self.book()
             return self.generated
-        ended = bisect_right(self._ends_ns, self._kernel.now_ns)
-        return self.generated + step.plan.decodes.count * (ended - self._taken)
+        return self.generated + decodes.count * (bisect_right(self._ends_ns, self._kernel.now_ns) - self._taken)
 
     def could_admit(self, sequence: Sequence, coming: Iterable[Sequence]) -> bool:
         """See ``Scheduler.could_admit``."""
@@ -203,78 +206,84 @@ class Replica:
 
     def book(self) -> None:
         """Book the steps that have ended by now, for those that ask before the last of them has."""
-        if self._step is not None:
+        if self._plan is not None:
             self._take_steps(bisect_right(self._ends_ns, self._kernel.now_ns))
 
     def _take_steps(self, ended: int) -> None:
         """Book the steps up to the ``ended``-th, and the blocks and the start of the one behind them."""
-        step, ends_ns, taken = self._step, self._ends_ns, self._taken
-        assert step is not None
+        plan, ends_ns, taken = self._plan, self._ends_ns, self._taken
+        assert plan is not None
         if ended <= taken:
             return
-        decodes = step.plan.decodes
+        decodes = plan.decodes
         begun = min(ended, len(ends_ns) - 1) - taken
         if begun:
-            scheduler = self.scheduler
-            scheduler.kv.take(decodes.blocks_due(1, begun))
-            scheduler.peak = max(scheduler.peak, scheduler.kv.used_blocks)
-            self.stages[0].count(step.plan.shape, begun)
+            self.scheduler.take_blocks(decodes.blocks_due(1, begun))
+            self.stages[0].count(plan.shape, begun)
         began_ns = ends_ns[taken - 1] if taken else self._started_ns
-        self._take_tokens(decodes, ended - taken, ends_ns[taken:ended])
+        if decodes.count:
+            first = taken
+            if ended - first == 1 or decodes.late or decodes.last_ns != began_ns:
+                self._take_tokens(decodes, ends_ns[first])
+                first += 1
+            if first < ended:
+                from_ns, to_ns = ends_ns[first] + self.delivery_ns, ends_ns[ended - 1] + self.delivery_ns
+                self._recorder.count_gap_run(self._times_ns[first:ended], decodes.count, from_ns, to_ns)
+                self._count_tokens(decodes, ended - first, ends_ns[ended - 1])
         decodes.compute_ns += ends_ns[ended - 1] - began_ns
         self._taken = ended
 
     def _finish_alone(self, event: Call) -> None:
         if event.argument != self._turn:
             return
-        step, stage = self._step, self.stages[0]
-        assert step is not None
-        self._take_steps(len(self._ends_ns))
-        if len(self._ends_ns) >= self._reach:
+        plan, steps = self._plan, len(self._ends_ns)
+        assert plan is not None
+        self._take_steps(steps)
+        if steps >= self._reach:
             self._reach = min(2 * self._reach, MOST_STEPS)
-        self._step = stage.step = None
-        stage.end(self._kernel.now_ns)
-        self._complete(step, 0)
+        self._plan = None
+        self.stages[0].end(self._kernel.now_ns)
+        self._complete(plan, 0)
 
     # Taking over its tokens -------------------------------------------------------------------------------------------
 
     def returned(self, step: Step) -> None:
         """Take over the tokens of a step that has passed all stages."""
         decodes = step.plan.decodes
-        self._take_tokens(decodes, 1, [self._kernel.now_ns])
+        if decodes.count:
+            self._take_tokens(decodes, self._kernel.now_ns)
         decodes.compute_ns += step.compute_ns
         decodes.network_ns += step.network_ns + self.return_ns
-        self._complete(step, step.network_ns + self.return_ns)
+        self._complete(step.plan, step.network_ns + self.return_ns)
 
-    def _take_tokens(self, decodes: Decodes, steps: int, at_ns: list[int]) -> None:
-        """Give each decoding sequence a token at each of these times [ns]."""
-        if not decodes.count:
-            return
-        recorder = self._recorder
+    def _take_tokens(self, decodes: Decodes, at_ns: int) -> None:
+        """Give each decoding sequence the token, or the tokens, of a step that ends at this time [ns]."""
+        recorder, seen_ns, others = self._recorder, at_ns + self.delivery_ns, decodes.count
         if decodes.late:
             late = decodes.count_late()
+            others -= len(late)
             for sequence in late:
-                recorder.count_gaps(at_ns[0] - sequence.last_token_ns, 1, at_ns[0] + self.delivery_ns)
-            recorder.count_gaps(at_ns[0] - decodes.last_ns, decodes.count - len(late), at_ns[0] + self.delivery_ns)
-            if steps > 1:
-                recorder.count_gap_run(at_ns[0], at_ns[1:], self.delivery_ns, decodes.count)
-        else:
-            recorder.count_gap_run(decodes.last_ns, at_ns, self.delivery_ns, decodes.count)
-        decodes.last_ns = at_ns[-1]
+                recorder.count_gaps(at_ns - sequence.last_token_ns, 1, seen_ns)
+        recorder.count_gaps(at_ns - decodes.last_ns, others, seen_ns)
+        self._count_tokens(decodes, 1, at_ns)
+
+    def _count_tokens(self, decodes: Decodes, steps: int, last_ns: int) -> None:
+        """Count the tokens of steps of which the last one ends at ``last_ns``."""
+        decodes.last_ns = last_ns
         tokens = decodes.take_steps(steps)
-        recorder.output_tokens += tokens
+        self._recorder.output_tokens += tokens
         self.generated += tokens
 
-    def _complete(self, step: Step, network_ns: int) -> None:
+    def _complete(self, plan: Plan, network_ns: int) -> None:
         """Let sequences end, and prompts go over to decoding."""
         now, recorder = self._kernel.now_ns, self._recorder
         self.in_flight -= 1
-        decodes = step.plan.decodes
+        decodes = plan.decodes
         ended = decodes.ended() if decodes.count else []
-        for sequence, _ in step.plan.chunks:
+        for sequence, _ in plan.chunks:
             sequence.in_flight -= 1
         started = 0
-        for sequence in step.plan.ending:
+        for sequence in plan.ending:
             sequence.generated += 1
             sequence.compute_ns += now - sequence.since_ns - network_ns
             sequence.network_ns += network_ns

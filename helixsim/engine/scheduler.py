@@ -109,6 +109,7 @@ class Scheduler:
         self.preemptions = 0
         self.recomputed_tokens = 0
         self.max_sequences = max(1, min(rules.max_sequences, rules.budget // rules.tokens_per_decode))
+        self._tokens_per_decode = rules.tokens_per_decode
         self._orders = 0
         self._reserved = 0
         self._has_prefixes = False
@@ -247,6 +248,11 @@ class Scheduler:
 
     def form(self, now_ns: int) -> Plan | None:
         """Choose what the next step computes and take the blocks for it; None: there is nothing to compute."""
+        decodes = self.ready
+        if decodes is not None and decodes.count and not self.prompts and not self.waiting:
+            due = decodes.blocks_due(0, 1)
+            if due <= self.kv.free_blocks:
+                return self._plan(decodes, [], 0.0, due)
         plan = self._form(now_ns)
         if self._paused is not None:
             self.ready = self._paused if self._paused.count else self.ready
@@ -270,10 +276,9 @@ class Scheduler:
         if decodes is not None and not decodes.count:
             decodes = self.ready = None
         if not rules.is_mixed:
-            return None if decodes is None else self._plan(decodes, [], 0.0)
-        return self._with_chunks(
-            decodes, rules.budget - (decodes.count * rules.tokens_per_decode if decodes else 0), before, now_ns
-        )
+            return None if decodes is None else self._plan(decodes, [], 0.0, decodes.blocks_due(0, 1))
+        budget = rules.budget - (decodes.count * self._tokens_per_decode if decodes else 0)
+        return self._with_chunks(decodes, budget, before, now_ns)
 
     def _blocks_of_step(self, sequence: Sequence) -> int:
         """Return the blocks that a running sequence needs for its next token."""
@@ -300,22 +305,23 @@ class Scheduler:
     def _with_chunks(self, decodes: Decodes | None, budget: int, preemptions: int, now_ns: int) -> Plan | None:
         """Return a step of these decodes and of as many prompt tokens as budget and memory have room for."""
         chunks: list[tuple[Sequence, int]] = []
-        pairs = 0.0
-        if decodes is not None and self._has_prefixes:
-            self.kv.make_room(decodes.blocks_due(0, 1))  # decodes go first: prompts find what these leave
+        pairs, due = 0.0, decodes.blocks_due(0, 1) if decodes is not None else 0
+        if due and self._has_prefixes:
+            self.kv.make_room(due)  # decodes go first: prompts find what these leave
         for sequence in list(self.prompts):
             count = self._chunk(sequence.target - sequence.computed, budget, is_alone=False)
             if not count or sequence.path is None:
                 continue
             grown = self.blocks_of(sequence.computed + count) - self.blocks_of(sequence.computed)
             decoding = decodes.count if decodes is not None else 0
-            while sequence.path is not None and grown > self._free(decodes):
+            while sequence.path is not None and grown + due > self.kv.free_blocks:
                 victim = self._victim(sequence)
                 if victim is None or (victim is sequence and not self._is_last(sequence)):
                     break
                 self._preempt(victim, now_ns)
-            budget += (decoding - (decodes.count if decodes is not None else 0)) * self.rules.tokens_per_decode
-            if sequence.path is not None and grown <= self._free(decodes):
+                due = decodes.blocks_due(0, 1) if decodes is not None else 0
+            budget += (decoding - (decodes.count if decodes is not None else 0)) * self._tokens_per_decode
+            if sequence.path is not None and grown + due <= self.kv.free_blocks:
                 pairs += self._take_chunk(sequence, count, chunks)
                 budget -= count
         while self.waiting and budget > 0 and len(self.running) < self.max_sequences:
@@ -328,7 +334,7 @@ class Scheduler:
             # Where decodes pause for prompts, one without memory to go on would hold them up for ever.
             tokens = computed + count if self.rules.is_mixed else sequence.target
             unfinished = 0 if self.rules.is_mixed else self._unfinished_blocks()
-            if not count or not self._has_room(sequence, self.blocks_of(tokens) - hit + idle + unfinished, decodes):
+            if not count or not self._has_room(sequence, self.blocks_of(tokens) - hit + idle + unfinished, due):
                 break
             self.waiting.popleft()
             self._admit(sequence, now_ns)
@@ -344,7 +350,7 @@ class Scheduler:
             budget -= count
         if decodes is not None and not decodes.count:
             decodes = self.ready = None
-        return None if decodes is None and not chunks else self._plan(decodes, chunks, pairs)
+        return None if decodes is None and not chunks else self._plan(decodes, chunks, pairs, due)
 
     def _chunk(self, left: int, budget: int, is_alone: bool) -> int:
         """Return how many of the tokens that a prompt has left the step may compute."""
@@ -359,16 +365,16 @@ class Scheduler:
             return 0, 0
         if sequence.chain is None:
             sequence.chain = chain_of(sequence.request, self.block_tokens)
-        self._has_prefixes = self._has_prefixes or sequence.request.prefix is not None
+        if sequence.request.prefix is not None:
+            self._has_prefixes = True
+        elif not sequence.preemptions:
+            return 0, 0
         return self.kv.find(sequence.chain, sequence.target)
 
-    def _free(self, decodes: Decodes | None) -> int:
-        """Return the blocks that are free once these decodes have theirs."""
-        return self.kv.free_blocks - (0 if decodes is None else decodes.blocks_due(0, 1))
-
-    def _has_room(self, sequence: Sequence, grown: int, decodes: Decodes | None) -> bool:
+    def _has_room(self, sequence: Sequence, grown: int, due: int) -> bool:
+        """Return whether a request that needs so many blocks may be admitted, where decodes are due some."""
         least = self._least_free if self.running else 0
-        if grown + least > self._free(decodes):
+        if grown + least + due > self.kv.free_blocks:
             return False
         return not self.running or self._reserved + self._expected_blocks(sequence) <= self._most_reserved
 
@@ -387,14 +393,29 @@ class Scheduler:
             self.prompts.remove(sequence)
         return pairs
 
-    def _plan(self, decodes: Decodes | None, chunks: list[tuple[Sequence, int]], pairs: float) -> Plan:
+    def take_blocks(self, blocks: int) -> None:
+        """Take blocks that sequences are due."""
+        if blocks:
+            kv = self.kv
+            kv.take(blocks)
+            used = kv.used_blocks
+            if used > self.peak:
+                self.peak = used
+
+    def _plan(self, decodes: Decodes | None, chunks: list[tuple[Sequence, int]], pairs: float, due: int) -> Plan:
+        """Return a step of these decodes, which are due some blocks, and of chunks, which have theirs."""
         if decodes is None:
             decodes = self._group()
         else:
-            self.kv.take(decodes.blocks_due(0, 1))
             self.ready = None
-        self.peak = max(self.peak, self.kv.used_blocks)
-        ending = [sequence for sequence, _ in chunks if sequence.computed == sequence.target]
-        tokens, sampled = sum([count for _, count in chunks]), decodes.count + len(ending)
-        shape = BatchShape(tokens, pairs, len(chunks), decodes.count, decodes.context, sampled)
-        return Plan(decodes, chunks, ending, shape, tokens + decodes.count * self.rules.tokens_per_decode)
+        count, tokens = decodes.count, 0
+        ending: list[Sequence] = []
+        for sequence, chunk in chunks:
+            tokens += chunk
+            if sequence.computed == sequence.target:
+                ending.append(sequence)
+        self.take_blocks(due)
+        if chunks and self.kv.used_blocks > self.peak:
+            self.peak = self.kv.used_blocks
+        shape = BatchShape(tokens, pairs, len(chunks), count, decodes.context, count + len(ending))
+        return Plan(decodes, chunks, ending, shape, tokens + count * self._tokens_per_decode)

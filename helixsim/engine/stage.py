@@ -82,7 +82,7 @@ class Stage:
         self.owner: Owner
         self._kernel = kernel
         self._queue: list[Step] = []
-        self._started_ns = 0
+        self._started_ns = -1
 
     def receive(self, arrived: Any) -> None:
         """Take in a request for the replica, or a step from the stage before."""
@@ -109,7 +109,7 @@ class Stage:
 
     def busy_until(self, now_ns: int) -> int:
         """Return the time spent computing up to now [ns], the running step's part included."""
-        return self.busy_ns + (now_ns - self._started_ns if self.step is not None else 0)
+        return self.busy_ns + (now_ns - self._started_ns if self._started_ns >= 0 else 0)
 
     def count(self, shape: BatchShape, steps: int) -> None:
         """Count steps of a shape."""
@@ -124,6 +124,7 @@ class Stage:
     def end(self, now_ns: int) -> None:
         """Be idle from now on [ns]."""
         self.busy_ns += now_ns - self._started_ns
+        self._started_ns = -1
 
     def _start(self, step: Step) -> None:
         self.step = step
@@ -140,8 +141,8 @@ class Stage:
         assert step is not None
         assert self.send is not None
         self.ends_ns = -1
-        self.end(now)
         step.compute_ns += now - self._started_ns
+        self.end(now)
         self.send(step, step.plan.tokens)
         if self._queue:
             self._start(self._queue.pop(0))
