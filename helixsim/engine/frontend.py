@@ -27,6 +27,11 @@ class ReplicaView:
 
     def __init__(self, of_node: Mapping[int, Replica], at_once: bool) -> None:
         self._of = of_node
+        routes: dict[Replica, list[tuple[int, int, int]]] = {}
+        for node, replica in of_node.items():  # in the order of their stages
+            held = replica.stages[len(routes.setdefault(replica, []))].range
+            routes[replica].append((node, held.start, held.end))
+        self._of_route = {tuple(route): replica for replica, route in routes.items()}
         self._at_once = at_once
         self._sequence: Running
         self.largest_context_tokens = max(replica.capacity_tokens for replica in of_node.values())
@@ -88,10 +93,9 @@ class ReplicaView:
         SimulationError
             If it is not the whole of one, or its memory could never hold the request.
         """
-        replica = self._of[hops[0].node] if hops else None
-        held = [] if replica is None else [(s.range.start, s.range.end) for s in replica.stages]
-        found = [(hop.start, hop.end) for hop in hops]
-        if replica is None or held != found or any(self._of[hop.node] is not replica for hop in hops):
+        nodes = tuple([(hop.node, hop.start, hop.end) for hop in hops])
+        replica = self._of_route.get(nodes)
+        if replica is None:
             raise SimulationError(f"routing policy {policy} returned a broken route: {list(hops)}")
         if not self.fits(hops[0]):
             raise SimulationError(f"routing policy {policy} returned a route that does not fit: {list(hops)}")
@@ -122,7 +126,7 @@ class Frontend:
         self.feed = feed
         self.recorder = recorder
         self.max_context_tokens = max_context_tokens
-        self.expected_output_tokens = expected_output_tokens
+        self._expected_tokens = max(round(expected_output_tokens), 1)
         self.submit = submit
         self.waiting: deque[Running] = deque()
         self.active: dict[int, Running] = {}
@@ -230,7 +234,7 @@ class Frontend:
     def _send(self, sequence: Running) -> bool:
         """Route a request and send it off; False if the policy finds no replica for it now."""
         prompt = sequence.prompt_tokens
-        expected = max(prompt + round(self.expected_output_tokens), prompt + 1)
+        expected = prompt + self._expected_tokens
         self.view.consider(sequence)
         hops = self.policy.route(prompt, expected, self.view)
         if hops is None:

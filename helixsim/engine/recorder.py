@@ -39,6 +39,8 @@ _COLUMNS = (
 
 _NOT_REACHED = ("admitted_ns", "first_token_ns", "finish_ns", "route")
 _NOTHING_YET = ("output_tokens", "preemptions", "queue_ns", "compute_ns", "network_ns", "cached_tokens")
+_NOT_REACHED_YET, _NOTHING = array("q", [-1] * 1024), array("q", [0] * 1024)
+"""What rows hold before their request ends, for many of them at once."""
 
 
 def _integers(values: Sequence[int]) -> IntArray:
@@ -123,12 +125,14 @@ class Recorder:
         columns["slo_class"].append(
             -1 if name is None else self._class_numbers.setdefault(name, len(self._class_numbers))
         )
-        for name in _NOT_REACHED:
-            columns[name].append(-1)
-        for name in _NOTHING_YET:
-            columns[name].append(0)
-        self.arrived += 1
-        return self.arrived - 1
+        row = self.arrived
+        if row == len(columns["route"]):
+            for name in _NOT_REACHED:
+                columns[name].extend(_NOT_REACHED_YET)
+            for name in _NOTHING_YET:
+                columns[name].extend(_NOTHING)
+        self.arrived = row + 1
+        return row
 
     def write(self, request: Recorded, status: RequestStatus, finish_ns: int = -1) -> None:
         """Fill in the row of a request that ends, or of one that is unfinished when the run ends."""
@@ -224,7 +228,8 @@ class Recorder:
 
     def request_columns(self) -> RequestColumns:
         """Return all rows as arrays, which share the memory of the recorder."""
-        return RequestColumns(**{name: np.frombuffer(column, np.int64) for name, column in self.columns.items()})
+        rows = self.arrived
+        return RequestColumns(**{name: np.frombuffer(column, np.int64)[:rows] for name, column in self.columns.items()})
 
     def series(self) -> Series:
         """Return all samples as arrays."""

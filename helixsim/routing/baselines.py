@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -30,12 +30,13 @@ class _Memoryless(ABC):
     def pick(self, hops: Sequence[Hop], view: RoutingView) -> Hop:
         """Select one of several hops that fit."""
 
-    def least(self, hops: Sequence[Hop], key: Callable[[Hop], float]) -> Hop:
-        """Return the hop with the least ``key``, at random among equals."""
-        keys = [key(hop) for hop in hops]
+    def least(self, hops: Sequence[Hop], keys: list[float]) -> Hop:
+        """Return the hop with the least key, at random among equals."""
         lowest = min(keys)
+        if keys.count(lowest) == 1:
+            return hops[keys.index(lowest)]
         best = [hop for hop, value in zip(hops, keys, strict=True) if value == lowest]
-        return best[int(self.rng.integers(len(best)))] if len(best) > 1 else best[0]
+        return best[int(self.rng.integers(len(best)))]
 
 
 class Random(_Memoryless):
@@ -55,7 +56,7 @@ class ShortestQueue(_Memoryless):
 
     def pick(self, hops: Sequence[Hop], view: RoutingView) -> Hop:
         """See ``_Memoryless.pick``."""
-        return self.least(hops, lambda hop: view.queue_length(hop.node))
+        return self.least(hops, [view.queue_length(hop.node) for hop in hops])
 
 
 class LeastLoaded(_Memoryless):
@@ -66,4 +67,4 @@ class LeastLoaded(_Memoryless):
     def pick(self, hops: Sequence[Hop], view: RoutingView) -> Hop:
         """See ``_Memoryless.pick``."""
         capacity = self.graph.capacity_tokens_per_s
-        return self.least(hops, lambda hop: view.in_flight_tokens(hop.node) / capacity[hop.node])
+        return self.least(hops, [view.in_flight_tokens(hop.node) / capacity[hop.node] for hop in hops])

@@ -62,6 +62,6 @@ class PrefixAware:
                 + options.kv_weight * view.kv_usage(hop.node)
                 for hop, hit, queue in zip(hops, cached, queues, strict=True)
             }
-            return self.fallback.least(hops, lambda hop: cost[hop.edge])
+            return self.fallback.least(hops, [cost[hop.edge] for hop in hops])
 
         return walk(self.graph, view, pick)
