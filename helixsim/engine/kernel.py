@@ -42,19 +42,18 @@ class Call(simpy.Event):
 
 
 class Timer(simpy.Event):
-    """An event that calls one function whenever it is due; armed anew each time, it costs a quarter of a new one."""
+    """An event that calls one function whenever it is due, which costs a quarter of a new event each time."""
 
     def __init__(self, kernel: Kernel, priority: Priority, function: Callable[[Any], None]) -> None:
         self.env = kernel.env
         self._value = None
         self._ok = True
+        self.callbacks = [function]
         self._kernel = kernel
         self._priority = priority
-        self._functions: list[Callable[[Any], None]] = [function]
 
     def arm(self, delay_ns: int) -> None:
-        """Let it be due after ``delay_ns``; it must not be armed already."""
-        self.callbacks = self._functions
+        """Let it be due after ``delay_ns``, besides when it is due already."""
         self._kernel.schedule(self, self._priority, delay_ns)
 
 
@@ -108,8 +107,7 @@ class Kernel:
         try:
             while queue:
                 env._now, _, _, event = heappop(queue)
-                functions, event.callbacks = event.callbacks, None
-                for function in functions:
+                for function in event.callbacks:
                     function(event)
         except simpy.core.StopSimulation:
             pass

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from helixsim.domain.result import IntArray
-from helixsim.engine.kernel import Call, Kernel, Priority
+from helixsim.engine.kernel import Call, Kernel, Priority, Timer
 from helixsim.engine.recorder import Recorder
 from helixsim.engine.scheduler import Plan, Rules, Scheduler
 from helixsim.engine.sequences import Decodes, Sequence
@@ -78,7 +78,7 @@ class Replica:
         self._started_ns = 0
         self._taken = 0  # ... how many have ended and are booked
         self._reach = FEWEST_STEPS  # ... how many are computed at once: after an arrival, those behind it are in vain
-        self._turn = 0  # ... number of the event that ends them: one planned before an arrival is ignored
+        self._end = Timer(kernel, Priority.FINISH, self._finish_alone)
         for stage in stages:
             stage.owner = self
 
@@ -176,8 +176,7 @@ class Replica:
         self._plan_end(now)
 
     def _plan_end(self, now_ns: int) -> None:
-        self._turn += 1
-        self._kernel.call_in(self._ends_ns[-1] - now_ns, Priority.FINISH, self._finish_alone, self._turn)
+        self._end.arm(self._ends_ns[-1] - now_ns)
 
     def _cut(self, now_ns: int) -> None:
         """Let the scheduler have its turn when the step that runs now ends."""
@@ -233,28 +232,28 @@ class Replica:
         decodes.compute_ns += ends_ns[ended - 1] - began_ns
         self._taken = ended
 
-    def _finish_alone(self, event: Call) -> None:
-        if event.argument != self._turn:
-            return
-        plan, steps = self._plan, len(self._ends_ns)
-        assert plan is not None
+    def _finish_alone(self, _event: Call) -> None:
+        plan, ends_ns, now = self._plan, self._ends_ns, self._kernel.now_ns
+        if plan is None or ends_ns[-1] != now:
+            return  # this end was planned before an arrival
+        steps = len(ends_ns)
         self._take_steps(steps)
         if steps >= self._reach:
             self._reach = min(2 * self._reach, MOST_STEPS)
         self._plan = None
-        self.stages[0].end(self._kernel.now_ns)
-        self._complete(plan, 0)
+        self.stages[0].end(now)
+        self._complete(plan, 0, now)
 
     # Taking over its tokens -------------------------------------------------------------------------------------------
 
     def returned(self, step: Step) -> None:
         """Take over the tokens of a step that has passed all stages."""
-        decodes = step.plan.decodes
+        decodes, now = step.plan.decodes, self._kernel.now_ns
         if decodes.count:
-            self._take_tokens(decodes, self._kernel.now_ns)
+            self._take_tokens(decodes, now)
         decodes.compute_ns += step.compute_ns
         decodes.network_ns += step.network_ns + self.return_ns
-        self._complete(step.plan, step.network_ns + self.return_ns)
+        self._complete(step.plan, step.network_ns + self.return_ns, now)
 
     def _take_tokens(self, decodes: Decodes, at_ns: int) -> None:
         """Give each decoding sequence the token, or the tokens, of a step that ends at this time [ns]."""
@@ -274,9 +273,9 @@ class Replica:
         self._recorder.output_tokens += tokens
         self.generated += tokens
 
-    def _complete(self, plan: Plan, network_ns: int) -> None:
+    def _complete(self, plan: Plan, network_ns: int, now: int) -> None:
         """Let sequences end, and prompts go over to decoding."""
-        now, recorder = self._kernel.now_ns, self._recorder
+        recorder = self._recorder
         self.in_flight -= 1
         decodes = plan.decodes
         ended = decodes.ended() if decodes.count else []
