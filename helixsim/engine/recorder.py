@@ -88,9 +88,10 @@ class _Samples:
 class Recorder:
     """Counters and columns of one run.
 
-    ``gaps`` counts ITL gaps by bin, from ``window_start_ns`` on, but for those of runs that are still to be counted; ``late`` counts the first tokens in the window that
-    took longer than ``late_ns`` from arrival (None: nobody asks). ``recomputed_tokens`` were computed before, too, but
-    their KV memory was lost by preemption.
+    ``gaps`` counts ITL gaps by bin, from ``window_start_ns`` on; those of the last runs of gaps are counted when they
+    are many or ``gap_histogram`` is called. ``late`` counts the first tokens in the window that took longer than
+    ``late_ns`` from arrival (None: nobody asks). ``recomputed_tokens`` were computed before, too, but their KV memory
+    was lost by preemption.
     """
 
     def __init__(self, window_start_ns: int, window_end_ns: int | None, late_ns: int | None = None) -> None:

@@ -396,11 +396,8 @@ class Scheduler:
     def take_blocks(self, blocks: int) -> None:
         """Take blocks that sequences are due."""
         if blocks:
-            kv = self.kv
-            kv.take(blocks)
-            used = kv.used_blocks
-            if used > self.peak:
-                self.peak = used
+            self.kv.take(blocks)
+            self.peak = max(self.peak, self.kv.used_blocks)
 
     def _plan(self, decodes: Decodes | None, chunks: list[tuple[Sequence, int]], pairs: float, due: int) -> Plan:
         """Return a step of these decodes, which are due some blocks, and of chunks, which have theirs."""
@@ -415,7 +412,7 @@ class Scheduler:
             if sequence.computed == sequence.target:
                 ending.append(sequence)
         self.take_blocks(due)
-        if chunks and self.kv.used_blocks > self.peak:
-            self.peak = self.kv.used_blocks
+        if chunks:
+            self.peak = max(self.peak, self.kv.used_blocks)
         shape = BatchShape(tokens, pairs, len(chunks), count, decodes.context, count + len(ending))
         return Plan(decodes, chunks, ending, shape, tokens + count * self._tokens_per_decode)
