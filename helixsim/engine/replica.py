@@ -16,7 +16,8 @@ import numpy as np
 from helixsim.domain.result import IntArray
 from helixsim.engine.kernel import Call, Kernel, Priority, Timer
 from helixsim.engine.recorder import Recorder
-from helixsim.engine.scheduler import Plan, Rules, Scheduler
+from helixsim.engine.rules import Plan, Rules
+from helixsim.engine.scheduler import Scheduler
 from helixsim.engine.sequences import Decodes, Sequence
 from helixsim.engine.stage import Stage, Step
 

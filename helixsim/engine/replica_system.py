@@ -17,7 +17,7 @@ from helixsim.engine.kernel import Call, Kernel, Priority
 from helixsim.engine.network import NetworkFabric
 from helixsim.engine.recorder import Recorder
 from helixsim.engine.replica import Replica
-from helixsim.engine.scheduler import Rules
+from helixsim.engine.rules import Rules
 from helixsim.engine.sequences import Sequence
 from helixsim.engine.stage import Stage, Step, Submission
 from helixsim.engine.system import Memory, NodeLoad

@@ -11,7 +11,7 @@ import simpy
 from helixsim.domain.placement import LayerRange
 from helixsim.domain.step_time import BatchShape, StepTime
 from helixsim.engine.kernel import Call, Kernel, Priority
-from helixsim.engine.scheduler import Plan
+from helixsim.engine.rules import Plan
 from helixsim.engine.sequences import Sequence
 from helixsim.engine.state import Message
 
