@@ -80,7 +80,7 @@ def _print(results: CapacityResults, args: argparse.Namespace) -> None:
     from helixsim.report.capacity_files import capacity_notes, capacity_table
 
     table = capacity_table(results)
-    console.show_table(table, texts=len(table.head) - 8)
+    console.show_table(table, texts=len(table.head) - 9)
     for name, sentence in capacity_notes(results):
         print(f"{name}: {sentence}")
 

@@ -208,3 +208,49 @@ class IntegrityFigures:
     simulated_s: float
     events: int
     recomputed_tokens: Figure = None
+
+
+@dataclass(frozen=True, slots=True)
+class GpuShare:
+    """GPUs of one kind of node in a system, and the share of the work that they do."""
+
+    gpu: str
+    gpus: int
+    """GPUs of a node, which is one tensor-parallel instance of the engine."""
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class SettingFigures:
+    """What is served by what under which load: where measured points have to lie to say how far off the figures are.
+
+    Parameters
+    ----------
+    nodes
+        Kinds of nodes that computed; shares of the layers times tokens that they computed.
+    engine, family, weights
+        Engine profile, family of the model (``domain.family``), and number format of its weights.
+    timings
+        Where step times come from: ``roofline``, ``operators``, ``fitted`` ... (``ComputeProfile.source``).
+    stages
+        Nodes per request, the measured mean.
+    batch
+        Mean number of running requests for each copy of the model.
+    context_tokens
+        Mean context of a request: its prompt and half of its output [tokens].
+    crosses_regions
+        Whether routes pass links between regions.
+    unsupported
+        What of it the models do not represent, as sentences.
+    """
+
+    nodes: tuple[GpuShare, ...]
+    engine: str
+    family: str
+    weights: str
+    timings: tuple[str, ...]
+    stages: float
+    batch: float
+    context_tokens: float
+    crosses_regions: bool = False
+    unsupported: tuple[str, ...] = ()

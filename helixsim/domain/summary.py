@@ -7,7 +7,7 @@ Times are in seconds. The document has the keys and units of ``vllm bench serve`
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
 from helixsim.domain.figures import (
@@ -16,10 +16,12 @@ from helixsim.domain.figures import (
     CostFigures,
     Figure,
     FlowFigures,
+    GpuShare,
     IntegrityFigures,
     Latency,
     Limits,
     LoadFigures,
+    SettingFigures,
     ThroughputFigures,
     WindowFigures,
 )
@@ -57,6 +59,8 @@ class Summary:
     integrity: IntegrityFigures
     classes: Mapping[str, ClassFigures] = field(default_factory=dict)
     """Requests by class, where they have classes."""
+    setting: SettingFigures | None = None
+    """Of which kind of system and load these are the figures; None in documents of older versions."""
 
     def vllm_keys(self) -> dict[str, Any]:
         """Return the figures of ``vllm bench serve`` under its keys; latencies in ms."""
@@ -97,6 +101,7 @@ class Summary:
             **_keys(self.cluster),
             **_keys(self.cost),
             **_keys(self.integrity),
+            **({} if self.setting is None else {"setting": _setting_keys(self.setting)}),
         }  # fmt: skip
 
     def confidence(self) -> dict[str, Limits]:
@@ -189,6 +194,18 @@ def _read_class(one: Mapping[str, Any]) -> ClassFigures:
     )
 
 
+def _setting_keys(setting: SettingFigures) -> dict[str, Any]:
+    return {**asdict(setting), **{name: list(getattr(setting, name)) for name in ("timings", "unsupported")},
+            "nodes": [asdict(one) for one in setting.nodes]}  # fmt: skip
+
+
+def _read_setting(document: Mapping[str, Any] | None) -> SettingFigures | None:
+    if document is None:
+        return None
+    lists = {name: tuple(document[name]) for name in ("timings", "unsupported")}
+    return SettingFigures(**{**document, **lists, "nodes": tuple(GpuShare(**one) for one in document["nodes"])})
+
+
 def _latency(keys: Mapping[str, Any], name: str, interval: Limits | None = None) -> Latency:
     """Return the latency whose statistics are among ``keys`` [ms]; ``interval`` of its mean [ms]."""
     return Latency(
@@ -231,6 +248,7 @@ def _read(top: Mapping[str, Any], own: Mapping[str, Any]) -> Summary:
         cost=_part(CostFigures, own),
         integrity=_part(IntegrityFigures, own),
         classes={name: _read_class(one) for name, one in own.get("classes", {}).items()},
+        setting=_read_setting(own.get("setting")),
     )
 
 

@@ -10,6 +10,7 @@ import sys
 from typing import Any
 
 from helixsim.domain.cluster import Deployment
+from helixsim.domain.engine import IDEAL, EngineSpec
 from helixsim.domain.figures import (
     ClassFigures,
     ClusterFigures,
@@ -35,6 +36,7 @@ from helixsim.metrics.energy_cost import (
 )
 from helixsim.metrics.latency import latencies, latency_samples
 from helixsim.metrics.saturation import saturation
+from helixsim.metrics.setting import setting_of
 from helixsim.metrics.stationarity import stationarity
 from helixsim.metrics.throughput import Throughput, of_class, output_throughput_interval, throughput
 from helixsim.metrics.utilisation import Utilisation, utilisation
@@ -52,6 +54,7 @@ def summarise(
     mean_output_tokens: float,
     offered_rps: float | None,
     kv_limited_tokens_per_s: float | None = None,
+    engine: EngineSpec = IDEAL,
 ) -> Summary:
     """Return the summary of one system.
 
@@ -63,6 +66,8 @@ def summarise(
         Requests per second of the workload; None for closed loops.
     kv_limited_tokens_per_s
         KV-limited throughput estimate of the placement [prompt + output tokens/s]; None: not computed.
+    engine
+        Serving engine that was simulated.
     """
     counts = throughput(run, slo)
     samples = latency_samples(run)
@@ -88,6 +93,15 @@ def summarise(
             cost=_cost(run, counts, used, fleet),
             integrity=_integrity(run),
             classes={name: _class(of_class(run, name), slo.of(name)) for name in sorted(run.classes)},
+            setting=setting_of(
+                run,
+                fleet,
+                placement,
+                engine,
+                hops=_hops(run, plan),
+                mean_prompt_tokens=mean_prompt_tokens,
+                mean_output_tokens=mean_output_tokens,
+            ),
         )
     )
 
@@ -157,8 +171,6 @@ def _flow(
     max_flow = plan.max_flow_tokens_per_s
     tokens = mean_prompt_tokens + mean_output_tokens
     total_per_s = counts.rate(counts.total_tokens)
-    routed = run.requests.route[run.requests.route >= 0]
-    hops = [len(route.hops) for route in run.routes]
     return FlowFigures(
         strategy=placement.strategy,
         placement_status=placement.status,
@@ -170,10 +182,23 @@ def _flow(
         attainment=total_per_s / max_flow if max_flow else math.nan,
         mean_hops=plan.mean_hops,
         max_hops=plan.max_hops,
-        measured_mean_hops=sum(hops[index] for index in routed.tolist()) / len(routed) if len(routed) else math.nan,
+        measured_mean_hops=_measured_hops(run),
         kv_limited_tokens_per_s=kv_limited_tokens_per_s,
         kv_limited_attainment=total_per_s / kv_limited_tokens_per_s if kv_limited_tokens_per_s else math.nan,
     )
+
+
+def _measured_hops(run: RunResult) -> float:
+    """Return the mean number of nodes of the requests with a route; NaN without any."""
+    routed = run.requests.route[run.requests.route >= 0]
+    hops = [len(route.hops) for route in run.routes]
+    return sum(hops[index] for index in routed.tolist()) / len(routed) if len(routed) else math.nan
+
+
+def _hops(run: RunResult, plan: FlowPlan) -> float:
+    """Return the mean number of nodes of a request, the planned one if none was routed."""
+    measured = _measured_hops(run)
+    return plan.mean_hops if math.isnan(measured) else measured
 
 
 def _cluster(

@@ -20,6 +20,7 @@ from helixsim.config.experiment import ResolvedExperiment, SystemSpec
 from helixsim.domain.request import FeedMode
 from helixsim.errors import ConfigError
 from helixsim.metrics.objectives import Target
+from helixsim.metrics.slowdown import SlackCurve
 from helixsim.metrics.stats import t_interval
 from helixsim.results.capacity import CapacityEstimate, SystemCapacity, Trial
 from helixsim.runtime.pool import Report
@@ -247,4 +248,12 @@ def _found(target: Target, rates: Sequence[float], trials: Sequence[Trial], tole
         high_rps=None if interval is None else interval.high * (1 + tolerance),
         binds=binds,
         at_capacity=next((trial.summary for trial in trials if trial.rate_rps == rates[0]), None),
+        slack=SlackCurve(_slack(target, [trial for trial in trials if trial.rate_rps <= rates[0]])),
     )
+
+
+def _slack(target: Target, trials: Sequence[Trial]) -> tuple[tuple[float, float], ...]:
+    """Return (rate, slack) of the trials that meet a target, by rate."""
+    verdicts = ((trial.rate_rps, trial.verdicts[target.name]) for trial in trials)
+    passing = ((rate, verdict.slack) for rate, verdict in verdicts if verdict.is_met and math.isfinite(verdict.slack))
+    return tuple(sorted(passing))

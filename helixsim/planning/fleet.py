@@ -19,6 +19,7 @@ from helixsim.config.experiment import ResolvedExperiment
 from helixsim.config.plan_file import FleetPlan
 from helixsim.errors import ConfigError, HelixsimError, InfeasibleError, unknown_name
 from helixsim.experiment import Experiment
+from helixsim.metrics.model_error import shipped_table
 from helixsim.planning.capacity import capacity_targets
 from helixsim.planning.fleet_bound import Counts
 from helixsim.planning.fleet_program import Market, supply_of
@@ -342,6 +343,7 @@ class _Search:
             capacity_rps=trial.capacity_rps,
             summary=trial.summary,
             edits=self._with_nodes(counts).edits,
+            slack_curve=trial.slack_curve,
         )
 
 
@@ -351,11 +353,14 @@ def varied(plan: FleetPlan, base: Experiment | None = None) -> Experiment:
 
 
 def fleet_key(plan: FleetPlan, experiment: Experiment | None = None) -> str:
-    """Return the content key of the results of a plan; ``experiment``: as ``base`` in ``find_fleet``."""
+    """Return the content key of the results of a plan; ``experiment``: as ``base`` in ``find_fleet``.
+
+    Documents of fleets hold model errors. With another table of these they are written again, from kept simulations.
+    """
     base = experiment_key(varied(plan, experiment).resolve())
     parts = (plan.name, plan.question, plan.system, plan.offers, plan.budget_usd_per_hour, plan.simulations,
              plan.percentile, plan.share)  # fmt: skip
-    return content_key("fleet", base, parts)
+    return content_key("fleet", base, parts, shipped_table().digest)
 
 
 def fleet_directory(plan: FleetPlan, out: Path, key: str) -> Path:

@@ -9,6 +9,7 @@ from helixsim.domain.summary import Summary
 from helixsim.errors import InfeasibleError
 from helixsim.experiment import Experiment
 from helixsim.metrics.objectives import Target
+from helixsim.metrics.slowdown import NO_SLACK, SlackCurve
 from helixsim.planning.capacity import SearchOptions, SearchTask, find_capacity
 from helixsim.runtime.pool import Report
 from helixsim.study.placements import placement_store, placements_in
@@ -44,6 +45,7 @@ class FleetTrial:
     tightest: str
     summary: Summary | None
     capacity_rps: float | None
+    slack_curve: SlackCurve = NO_SLACK
 
 
 def try_fleet(task: FleetTask, report: Report) -> FleetTrial:
@@ -57,7 +59,7 @@ def try_fleet(task: FleetTask, report: Report) -> FleetTrial:
         (system,) = experiment.systems
         report(0.1, "placing")
         placed = place_system(experiment, system, store=placement_store(placements_in(task.out), renew=task.force))
-        capacity_rps = None
+        capacity_rps, slack_curve = None, NO_SLACK
         if task.with_capacity:
             options = SearchOptions(CAPACITY_TOLERANCE, seeds=1, with_curve=False)
             search = SearchTask(
@@ -65,13 +67,15 @@ def try_fleet(task: FleetTask, report: Report) -> FleetTrial:
                 task.force,
             )  # fmt: skip
             (found,) = find_capacity(search, options, report).estimates
-            capacity_rps = found.rate_rps
+            capacity_rps, slack_curve = found.rate_rps, found.slack
             if task.at_capacity and found.at_capacity is not None:
-                return FleetTrial(True, (), 1.0, "", found.at_capacity, capacity_rps)
+                return FleetTrial(True, (), 1.0, "", found.at_capacity, capacity_rps, slack_curve)
         report(0.5, "simulating")
         store = trial_store(trials_in(task.out), renew=task.force)
         trial = run_trial(experiment, placed, [task.target], experiment.seed, store=store)
         verdict = trial.verdicts[task.target.name]
-        return FleetTrial(verdict.is_met, verdict.misses, verdict.slack, verdict.tightest, trial.summary, capacity_rps)
+        return FleetTrial(
+            verdict.is_met, verdict.misses, verdict.slack, verdict.tightest, trial.summary, capacity_rps, slack_curve
+        )
     except InfeasibleError as error:
         return FleetTrial(False, (str(error),), 0.0, "", None, None)

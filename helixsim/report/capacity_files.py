@@ -11,7 +11,7 @@ from helixsim.jsonio import significant
 from helixsim.metrics.objectives import Target
 from helixsim.metrics.stats import CONFIDENCE
 from helixsim.report.pages import Page, PageTable, Part, write_page
-from helixsim.report.rows import MISSING, number, percent
+from helixsim.report.rows import MISSING, error_notes, number, percent
 from helixsim.report.style import FigureFile, colors_of, new_figure, styled, write_figure
 from helixsim.results.capacity import CapacityResults
 from helixsim.results.files import write_csv, write_json
@@ -43,8 +43,10 @@ def write_capacity(directory: Path, results: CapacityResults) -> None:
 def capacity_table(results: CapacityResults) -> PageTable:
     """Return the capacities as a table."""
     several = len(results.targets) > 1
-    head = ("system", *(["target"] if several else []), "requests/s", "95 % interval", "of max-flow estimate, %",
-            "output tokens/s", "TTFT p99, s", "TPOT p99, ms", "$ per Mtok", "runs")  # fmt: skip
+    head = (
+        "system", *(["target"] if several else []), "requests/s", "95 % interval", "80 % model error",
+        "of max-flow estimate, %", "output tokens/s", "TTFT p99, s", "TPOT p99, ms", "$ per Mtok", "runs",
+    )  # fmt: skip
     rows = []
     for one in results.systems:
         for found in one.estimates:
@@ -57,12 +59,23 @@ def capacity_table(results: CapacityResults) -> PageTable:
                     *([found.target] if several else []),
                     number(found.rate_rps) if found.rate_rps else "none",
                     interval,
+                    band_text(found.error_band),
                     percent(significant(found.rate_rps) / significant(one.max_flow_rps)),  # as read back
                     *_measured(found.at_capacity),
                     str(one.simulations),
                 )
             )
     return PageTable(head, tuple(rows))
+
+
+def band_text(band: Sequence[float | None] | None) -> str:
+    """Return the ends of a band; one that is not known, because no simulation lies there, is left out."""
+    if band is None or list(band) == [None, None]:
+        return MISSING
+    low, high = band
+    return (
+        f"below {number(high)}" if low is None else f"{number(low)}–{number(high)}" if high else f"above {number(low)}"
+    )
 
 
 def _measured(summary: Summary | None) -> tuple[str, ...]:
@@ -89,6 +102,15 @@ def capacity_notes(results: CapacityResults) -> list[tuple[str, str]]:
                 notes.append((one.system, f"Limit{target}{seed}: {found.binds}."))
             else:
                 notes.append((one.system, f"No rate meets the objectives{target}: {found.binds}."))
+    notes += error_notes({one.system: one.estimates[0].model_error for one in results.systems})
+    for one in results.systems:
+        for found in one.estimates:
+            if found.price_band is not None:
+                target = f" for {found.target}" if several else ""
+                price = band_text(found.price_band)
+                notes.append(
+                    (one.system, f"$ per million output tokens at capacity{target}, by the model error: {price}.")
+                )
     notes += [(name, message) for name, (_, message) in results.failed.items()]
     return notes
 
@@ -107,7 +129,8 @@ def method(results: CapacityResults) -> str:
         f"Highest rate at which {'; '.join(map(_objectives, results.targets))}, {found}. "
         f"Each simulation is measured {window} after {warmup:g} s of warm-up; a longer window gives a somewhat lower "
         "capacity. A simulation that can no longer meet the objectives ends early. The placement is that of the "
-        "experiment as written."
+        "experiment as written. The band of the model error is the capacity with steps that take as much longer or "
+        "shorter than simulated as TPOT did at measured points; it is no part of the interval."
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helixsim.domain.summary import seconds
+from helixsim.report.capacity_files import band_text
 from helixsim.report.pages import Page, PageTable, Part, write_page
 from helixsim.report.rows import number, percent
 from helixsim.report.style import GREY, SYSTEM_COLORS, new_figure, styled, write_figure
@@ -45,12 +46,13 @@ def write_fleets(directory: Path, results: FleetResults) -> None:
 def fleet_table(found: Mapping[str, Any]) -> PageTable:
     """Return the ranked fleets as a table, from the document of ``fleet.json``."""
     head = ("fleet", "$/h", "$ per Mtok", "W", "Wh per Mtok", "goodput/s", "TTFT p99, s", "TPOT p99, ms",
-            "capacity/s", "headroom, %")  # fmt: skip
+            "capacity/s", "headroom, %", "serves the load, % of draws")  # fmt: skip
     rows = tuple(
         (
             one["fleet"], f"{one['usd_per_hour']:.2f}", number(one["cost_usd_per_mtok"]), number(one["power_w"]),
             number(one["energy_wh_per_mtok"]), number(one["request_goodput"]), number(seconds(one["p99_ttft_ms"])),
             number(one["p99_tpot_ms"]), number(one["capacity_requests_per_s"]), percent(one["headroom"]),
+            percent((one["accuracy"] or {}).get("serves_load_in_draws")),
         )
         for one in found["ranked"]
     )  # fmt: skip
@@ -96,6 +98,13 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
             f"{percent(best['headroom'])} % more than required."
             if best["headroom"] >= 0
             else f"Headroom: none, it serves {number(best['capacity_requests_per_s'])} requests/s within the SLO."
+        )
+    accuracy = best["accuracy"]
+    if accuracy is not None:
+        band = accuracy["capacity_requests_per_s"]
+        lines.append(
+            f"Model error of this fleet {accuracy['sentence']}."
+            + ("" if band is None else f" 80 % band of its capacity: {band_text(band)} requests/s.")
         )
     failing = [one for one in found["tried"] if not one["is_met"] and one["usd_per_hour"] < best["usd_per_hour"]]
     if failing and found["budget_usd_per_hour"] is None:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from helixsim.domain.figures import ClassFigures, Limits
 from helixsim.domain.request import FeedMode
 from helixsim.domain.summary import Summary, milliseconds
+from helixsim.metrics.error_table import LEVEL
+from helixsim.metrics.model_error import ModelError
+from helixsim.metrics.ranking import follows_load
 from helixsim.metrics.saturation import Saturation
 from helixsim.metrics.stationarity import NOT_STEADY, STEADY
 from helixsim.results.runset import RunSet
 
 MISSING = "–"
+
+AS_LOAD = "as the load"
+"""Throughput of a stable open loop, which a model error does not change."""
+
 _LOADS = {FeedMode.OPEN: "open loop", FeedMode.CLOSED_LOOP: "closed loop", FeedMode.SATURATE: "saturated"}
 
 
@@ -99,6 +106,7 @@ def comparison_sections(runs: RunSet) -> list[Section]:
     sections = [
         Section(title, tuple(Row(label, tuple(map(cell, summaries))) for label, cell in rows)) for title, rows in layout
     ]
+    sections += _model_error(runs)
     first, *others = sections[0].rows
     return [replace(sections[0], rows=(first, *_ratio_rows(runs), *others)), *sections[1:]]
 
@@ -110,6 +118,76 @@ def _ratio_rows(runs: RunSet) -> tuple[Row, Row]:
         Row(f"relative to {runs.baseline}", tuple(_ratio(one.output_tokens_ratio) for one in against)),
         Row("  95 % interval", tuple(_ratio_range(one.output_tokens_ratio_interval) for one in against)),
     )
+
+
+def _model_error(runs: RunSet) -> list[Section]:
+    """Return the section on model errors; none if no setting is known."""
+    errors = [run.model_error for run in runs.values()]
+    if not any(errors):
+        return []
+
+    def row(label: str, cell: Callable[[str, ModelError], str]) -> Row:
+        texts = (MISSING if error is None else cell(name, error) for name, error in zip(runs, errors, strict=True))
+        return Row(label, tuple(texts))
+
+    def served(name: str, error: ModelError, text: Callable[[ModelError], str]) -> str:
+        return AS_LOAD if follows_load(runs[name].summary) else text(error)
+
+    def price(name: str, error: ModelError) -> str:
+        return served(name, error, lambda error: price_band(runs[name].summary.cost.usd_per_mtok, error))
+
+    def ahead(name: str, key: str) -> str:
+        return MISSING if name == runs.baseline else percent(runs.shares_ahead(name)[key])
+
+    others = len(runs) > 1
+    return [
+        Section(
+            f"Model error, {LEVEL:.0%} band".replace("%", " %"),
+            (
+                row("by measured points", lambda _, error: error.label),
+                row("  number of points", lambda _, error: str(error.points)),
+                row(
+                    "output tokens/s, %", lambda name, error: served(name, error, lambda e: error_band(e, "throughput"))
+                ),
+                row("TTFT, %", lambda _, error: error_band(error, "ttft")),
+                row("TPOT, %", lambda _, error: error_band(error, "tpot")),
+                row("$ per million output tokens", price),
+                *(
+                    (
+                        row(f"ahead of {runs.baseline}, % of draws", lambda name, _: ahead(name, "output_throughput")),
+                        row("  in TPOT, % of draws", lambda name, _: ahead(name, "mean_tpot_ms")),
+                    )
+                    if others
+                    else ()
+                ),
+            ),
+        )
+    ]
+
+
+def error_band(error: ModelError | None, metric: str) -> str:
+    """Return the band of a metric in percent of the figure: ``-9 to +12``."""
+    if error is None:
+        return MISSING
+    low, high = error.band(metric)
+    return f"{100 * (low - 1):+.0f} to {100 * (high - 1):+.0f}"
+
+
+def price_band(price: float | None, error: ModelError | None) -> str:
+    """Return the band of a price per token, which is the inverse of that of throughput."""
+    if price is None or error is None:
+        return MISSING
+    low, high = error.band("throughput")
+    return f"{number(price / high)}–{number(price / low)}"
+
+
+def error_notes(errors: Mapping[str, ModelError | None]) -> list[tuple[str, str]]:
+    """Return (systems, sentence) on the measured points behind the bands, equal sentences once."""
+    owners: dict[str, list[str]] = {}
+    for name, error in errors.items():
+        if error is not None:
+            owners.setdefault(f"Model error {error.sentence}.", []).append(name)
+    return [(", ".join(names), sentence) for sentence, names in owners.items()]
 
 
 def number(value: float | None) -> str:
@@ -165,14 +243,16 @@ def notes(runs: RunSet) -> list[tuple[str, str]]:
                 )
             )
         found.extend((name, f"Invariant broken: {broken}") for broken in sound.invariants_broken)
-    return found
+    return found + error_notes({name: run.model_error for name, run in runs.items()})
 
 
 LEGEND = (
     "TTFT: time to first token. TPOT: mean time per output token after the first, per request. ITL: time between two "
     "tokens. Max-flow estimate: prompt + output tokens/s at the KV occupancy of capacity.kv_occupancy; not a bound, as "
     "larger batches can exceed it. KV-limited estimate: saturated throughput if KV memory limits the requests in "
-    "flight and each decode step takes one round trip. ± and intervals: 95 % confidence."
+    "flight and each decode step takes one round trip. ± and intervals: 95 % confidence, of the "
+    "sampling alone. Model error: 80 % of measurements are expected within this band around the figure, by comparison "
+    "with measured points; draws are of this error alone."
 )
 
 

@@ -13,7 +13,16 @@ from helixsim.report.rows import MISSING, number, spread
 from helixsim.report.style import FigureFile
 from helixsim.report.sweep_figures import write_sweep_figures
 from helixsim.results.files import write_csv, write_json
-from helixsim.results.sweep import SweepResults, document, frame, mean_rows, plain_value, ranked, short_names
+from helixsim.results.sweep import (
+    SweepResults,
+    document,
+    error_of,
+    frame,
+    mean_rows,
+    plain_value,
+    ranked,
+    short_names,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,6 +73,8 @@ def best_table(
         results.label(results.objective),
         *map(results.label, beside),
         "stable?",
+        "model error, 80 %",
+        "measured points",
     )
     rows = []
     for row in ranked(results, means)[:shown]:
@@ -75,9 +86,21 @@ def best_table(
                 number(row[objective]) + spread(row[f"{objective}.low"], row[f"{objective}.high"], number),
                 *(number(row.get(key)) for key in beside),
                 row["saturation"],
+                _error_text(objective, row),
+                f"{row['accuracy_points']}, {row['accuracy']}" if row.get("accuracy") else MISSING,
             )
         )
     return PageTable(head, tuple(rows))
+
+
+def _error_text(objective: str, row: Mapping[str, Any]) -> str:
+    """Return the band of the objective by the model error in percent, where it has one."""
+    metric, is_inverse = error_of(objective) or ("", False)
+    low, high = row.get(f"{metric}_band_low_ratio"), row.get(f"{metric}_band_high_ratio")
+    if low is None or high is None:
+        return MISSING
+    low, high = (1 / high, 1 / low) if is_inverse else (low, high)
+    return f"{100 * (low - 1):+.0f} to {100 * (high - 1):+.0f} %"
 
 
 def _page(results: SweepResults, means: Sequence[Mapping[str, Any]], figures: Sequence[FigureFile]) -> Page:

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 from helixsim.domain.request import Slo
 from helixsim.domain.summary import Summary
 from helixsim.errors import DataError
-from helixsim.jsonio import significant
+from helixsim.jsonio import json_values, significant
+from helixsim.metrics.model_error import ModelError, model_error
 from helixsim.metrics.objectives import Target, Verdict
+from helixsim.metrics.slowdown import NO_SLACK, Band, SlackCurve
 from helixsim.metrics.stats import CONFIDENCE
 from helixsim.results.files import read_csv, read_json
+from helixsim.results.tables import error_row
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,6 +49,8 @@ class CapacityEstimate:
         Objectives missed at the next rate, under the first seed.
     at_capacity
         Summary at the highest rate that passes under the first seed; None if none does.
+    slack
+        Of the passing simulations under the first seed.
     """
 
     target: str
@@ -55,6 +60,26 @@ class CapacityEstimate:
     high_rps: float | None
     binds: str
     at_capacity: Summary | None
+    slack: SlackCurve = NO_SLACK
+
+    @property
+    def model_error(self) -> ModelError | None:
+        """How far off the figures at capacity are expected to be, by measured points; None if not known."""
+        return None if self.at_capacity is None else model_error(self.at_capacity.setting)
+
+    @property
+    def error_band(self) -> Band | None:
+        """80 % band of the capacity by the model error [1/s]."""
+        return self.slack.band(self.rate_rps, self.model_error)
+
+    @property
+    def price_band(self) -> Band | None:
+        """80 % band of the price per million output tokens at capacity by the model error [$]."""
+        band, price = self.error_band, None if self.at_capacity is None else self.at_capacity.cost.usd_per_mtok
+        if band is None or price is None:
+            return None
+        low, high = (None if rate is None else price * self.rate_rps / rate for rate in reversed(band))
+        return low, high
 
 
 @dataclass(frozen=True)
@@ -171,10 +196,13 @@ class CapacityResults:
                 "tpot_p99_s": None if at is None else at.tpot.p99_s,
                 "usd_per_mtok": None if at is None else at.cost.usd_per_mtok,
                 "simulations": one.simulations,
+                **error_row(at),
+                "band_low_requests_per_s": band[0],
+                "band_high_requests_per_s": band[1],
             }
             for one in self.systems
             for estimate in one.estimates
-            for at in (estimate.at_capacity,)
+            for at, band in ((estimate.at_capacity, estimate.error_band or (None, None)),)
         ]
         return pd.DataFrame(rows)
 
@@ -220,7 +248,12 @@ def _estimate(estimate: CapacityEstimate) -> dict[str, Any]:
         "by_seed": [significant(rate) for rate in estimate.by_seed],
         "binds": estimate.binds,
         "at_capacity": None if estimate.at_capacity is None else estimate.at_capacity.to_json(),
-    }
+        "slack": json_values(estimate.slack.points),
+        "accuracy": None if estimate.model_error is None else {
+            **estimate.model_error.to_json(),
+            "requests_per_s": json_values(estimate.error_band), "cost_usd_per_mtok": json_values(estimate.price_band),
+        },
+    }  # fmt: skip
 
 
 def _read_system(name: str, one: Mapping[str, Any]) -> SystemCapacity:
@@ -239,4 +272,5 @@ def _read_estimate(target: str, found: Mapping[str, Any]) -> CapacityEstimate:
         high_rps=high,
         binds=found["binds"],
         at_capacity=None if at_capacity is None else Summary.from_json(at_capacity),
+        slack=SlackCurve(tuple((rate, slack) for rate, slack in found.get("slack", ()))),
     )

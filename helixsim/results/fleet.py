@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from helixsim.config.edit import Edit
 from helixsim.domain.summary import Summary, milliseconds
-from helixsim.jsonio import significant
+from helixsim.jsonio import json_values, significant
+from helixsim.metrics.model_error import ModelError, model_error
 from helixsim.metrics.objectives import Target
+from helixsim.metrics.slowdown import NO_SLACK, Band, SlackCurve
+from helixsim.results.tables import error_row
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,6 +36,8 @@ class TriedFleet:
         Summary at the rate of the workload; None if the fleet could not be placed or simulated.
     edits
         Changes from the experiment of the plan to that of this fleet.
+    slack_curve
+        Of the simulations that meet the target in the search for its capacity.
     """
 
     fleet: str
@@ -45,6 +50,23 @@ class TriedFleet:
     capacity_rps: float | None
     summary: Summary | None
     edits: tuple[Edit, ...]
+    slack_curve: SlackCurve = NO_SLACK
+
+    @property
+    def model_error(self) -> ModelError | None:
+        """How far off the figures are expected to be, by measured points; None if not known."""
+        return None if self.summary is None else model_error(self.summary.setting)
+
+    @property
+    def capacity_band_rps(self) -> Band | None:
+        """80 % band of the capacity by the model error [1/s]; None if it was not searched."""
+        return None if self.capacity_rps is None else self.slack_curve.band(self.capacity_rps, self.model_error)
+
+    def share_serving(self, rate_rps: float) -> float | None:
+        """Return in what share of draws of the model error the fleet serves a rate; None without a capacity."""
+        if self.capacity_rps is None:
+            return None
+        return self.slack_curve.share_serving(self.capacity_rps, self.model_error, rate_rps)
 
 
 @dataclass(frozen=True)
@@ -112,9 +134,14 @@ class FleetResults:
         import pandas as pd
 
         rows = [_fleet(one, self.rate_rps) for one in self.tried]
-        omitted = ("counts", "settings", "bottleneck")
+        omitted = ("counts", "settings", "bottleneck", "accuracy")
         flat = [{key: value for key, value in row.items() if key not in omitted} for row in rows]
-        return pd.DataFrame([{**row, "misses": "; ".join(row["misses"])} for row in flat])
+        return pd.DataFrame(
+            [
+                {**row, "misses": "; ".join(row["misses"]), **error_row(one.summary)}
+                for row, one in zip(flat, self.tried, strict=True)
+            ]
+        )
 
 
 def _fleet(one: TriedFleet, rate_rps: float) -> dict[str, Any]:
@@ -129,8 +156,13 @@ def _fleet(one: TriedFleet, rate_rps: float) -> dict[str, Any]:
         "capacity_requests_per_s": _rounded(one.capacity_rps),
         "headroom": None if one.capacity_rps is None else _rounded(one.capacity_rps / rate_rps - 1),
         **_figures(one.summary),
+        "accuracy": None if one.model_error is None else {
+            **one.model_error.to_json(),
+            "capacity_requests_per_s": json_values(one.capacity_band_rps),
+            "serves_load_in_draws": _rounded(one.share_serving(rate_rps)),
+        },
         "settings": [edit.text for edit in one.edits],
-    }
+    }  # fmt: skip
 
 
 def _figures(summary: Summary | None) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from helixsim.domain.result import IntArray, RequestColumns, RunResult
 from helixsim.domain.summary import Summary
 from helixsim.errors import DataError
 from helixsim.escape import csv_read, csv_text
+from helixsim.metrics.model_error import ModelError, model_error
 from helixsim.results import tables
 from helixsim.results.files import file_stem, read_csv, read_json
 from helixsim.results.placement_json import placement_document
@@ -125,6 +126,11 @@ class Run:
         if isinstance(self.source, StoredTables):
             raise DataError(f"{self.name}: read from {self.source.directory}, which has tables and figures only")
         return self.source
+
+    @property
+    def model_error(self) -> ModelError | None:
+        """How far off the figures are expected to be, by measured points; None for results of older versions."""
+        return model_error(self.summary.setting)
 
     @cached_property
     def placement(self) -> Placement:

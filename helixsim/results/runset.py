@@ -16,8 +16,10 @@ from helixsim.domain.request import Slo
 from helixsim.domain.result import RequestColumns
 from helixsim.domain.summary import Summary
 from helixsim.errors import DataError
+from helixsim.jsonio import json_values
 from helixsim.metrics.compare import Comparison, compared
 from helixsim.metrics.energy_cost import IDLE_POWER_SHARE
+from helixsim.metrics.ranking import shares_ahead
 from helixsim.metrics.stats import CONFIDENCE
 from helixsim.results import tables
 from helixsim.results.files import file_stem, read_json, write_csv, write_json
@@ -152,6 +154,10 @@ class RunSet(Mapping[str, Run]):
             ]
         return document
 
+    def shares_ahead(self, name: str) -> dict[str, float | None]:
+        """Return in what share of draws of the model error a system is ahead of the baseline, by summary key."""
+        return shares_ahead(self[name].summary, self[self.baseline].summary)
+
     def table(self) -> pd.DataFrame:
         """Return a row per system, units in the names of the columns."""
         import pandas as pd
@@ -160,7 +166,8 @@ class RunSet(Mapping[str, Run]):
         for name, run in self.items():
             row = tables.summary_row(run.summary)
             first = {"output_tokens_per_s": row["output_tokens_per_s"]}
-            rows[name] = {**first, "output_tokens_ratio": self.comparisons[name].output_tokens_ratio, **row}
+            ratio = self.comparisons[name].output_tokens_ratio
+            rows[name] = {**first, "output_tokens_ratio": ratio, **row, **tables.error_row(run.summary)}
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("system")
 
     def frame(self, name: str) -> pd.DataFrame:
@@ -187,4 +194,7 @@ class RunSet(Mapping[str, Run]):
 
     def _system(self, name: str) -> dict[str, Any]:
         summary = self[name].summary
-        return {**summary.vllm_keys(), "helixsim": {**summary.own_keys(), **self.comparisons[name].to_json()}}
+        own = {**summary.own_keys(), **self.comparisons[name].to_json()}
+        if (error := self[name].model_error) is not None:
+            own["accuracy"] = {**error.to_json(), "ahead_of_baseline": json_values(self.shares_ahead(name))}
+        return {**summary.vllm_keys(), "helixsim": own}

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from helixsim.config.sweep_file import Plot
+from helixsim.metrics.error_cells import METRICS
+from helixsim.metrics.model_error import LABELS as LABELS_OF_ERRORS
 from helixsim.metrics.stats import t_interval
 from helixsim.results.runset import RunSet
+from helixsim.results.tables import error_row
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -108,7 +111,7 @@ def run_rows(runs: RunSet) -> Iterator[dict[str, Any]]:
                 row |= {f"{key}.{inner}": figure for inner, figure in value.items()}
             elif not isinstance(value, (Mapping, list)) and key != "bottleneck":
                 row[key] = value
-        yield row
+        yield {**row, **error_row(run.summary)}
 
 
 def mean_rows(results: SweepResults, metrics: Sequence[str] = _MEANS) -> list[dict[str, Any]]:
@@ -130,8 +133,43 @@ def mean_rows(results: SweepResults, metrics: Sequence[str] = _MEANS) -> list[di
                 mean |= {metric: centre, f"{metric}.low": low, f"{metric}.high": high}
         verdicts = [row["saturation"] for row in rows]
         mean["saturation"] = verdicts[0] if len(set(verdicts)) == 1 else "MIXED"
-        found.append(mean)
+        found.append(mean | _widest_errors(rows))
     return found
+
+
+def _widest_errors(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the model error over the seeds: the least good label, the fewest points, and the widest bands."""
+    found: dict[str, Any] = {}
+    for key, choose in _WIDEST.items():
+        values = [row[key] for row in rows if row.get(key) is not None]
+        found[key] = choose(values) if values else None
+    return found
+
+
+_WIDEST: dict[str, Callable[[list[Any]], Any]] = {
+    "accuracy": lambda labels: max(labels, key=LABELS_OF_ERRORS.index),
+    "accuracy_points": min,
+    **{f"{metric}_band_low_ratio": min for metric in METRICS},
+    **{f"{metric}_band_high_ratio": max for metric in METRICS},
+}
+
+
+def error_of(key: str) -> tuple[str, bool] | None:
+    """Return the metric whose model error a result has, and whether the result is its inverse; None: it has none."""
+    if key in _PRICES:
+        return "throughput", True
+    if key in _THROUGHPUTS:
+        return "throughput", False
+    return next(((metric, False) for name, metric in _LATENCIES.items() if f"_{name}_" in f"_{key}"), None)
+
+
+_PRICES = ("cost_usd_per_mtok", "usd_per_mtok")
+_THROUGHPUTS = (
+    "output_throughput", "total_token_throughput", "request_throughput",
+    "output_tokens_per_s", "total_tokens_per_s", "requests_per_s",
+)  # fmt: skip
+_LATENCIES = {"ttft": "ttft", "tpot": "tpot", "itl": "tpot"}
+"""Latencies, and the metric of their error: gaps between tokens have that of TPOT."""
 
 
 def ranked(results: SweepResults, rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

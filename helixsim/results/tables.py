@@ -14,6 +14,9 @@ from helixsim.domain.cluster import Deployment
 from helixsim.domain.flowplan import FlowPlan
 from helixsim.domain.result import RequestStatus, RunResult
 from helixsim.domain.summary import Summary
+from helixsim.metrics.error_cells import METRICS
+from helixsim.metrics.model_error import model_error
+from helixsim.metrics.ranking import follows_load
 from helixsim.metrics.utilisation import utilisation
 from helixsim.results.files import csv_cell
 from helixsim.results.placement_json import route_text
@@ -52,6 +55,23 @@ def summary_row(summary: Summary) -> dict[str, Any]:
         "usd_per_mtok": cost.usd_per_mtok,
         "energy_wh_per_mtok": cost.energy_wh_per_mtok,
     }
+
+
+def error_row(summary: Summary | None) -> dict[str, Any]:
+    """Return the label of a system, the measured points behind it, and its bands: measured over predicted.
+
+    Throughput that follows the load has no band.
+    """
+    error = None if summary is None else model_error(summary.setting)
+    row: dict[str, Any] = {
+        "accuracy": None if error is None else error.label,
+        "accuracy_points": None if error is None else error.points,
+    }
+    for metric in METRICS:
+        unknown = error is None or summary is None or (metric == "throughput" and follows_load(summary))
+        low, high = (None, None) if unknown or error is None else error.band(metric)
+        row |= {f"{metric}_band_low_ratio": low, f"{metric}_band_high_ratio": high}
+    return row
 
 
 def requests_frame(run: RunResult) -> pd.DataFrame:

@@ -27,8 +27,16 @@ import helixsim
 from helixsim.config.experiment import ResolvedExperiment, SystemSpec
 from helixsim.datafiles import data_path
 
-PRESENTING = ("__init__.py", "__main__.py", "api", "cli", "report", "papers", "runtime", "study/rundir.py")
-"""Rooms and modules below ``helixsim/`` that decide no result; everything else does, new rooms included."""
+PRESENTING = (
+    "__init__.py", "__main__.py", "api", "cli", "report", "papers", "runtime", "study/rundir.py",
+    "metrics/error_cells.py", "metrics/error_table.py", "metrics/model_error.py", "metrics/ranking.py",
+    "metrics/slowdown.py",
+)  # fmt: skip
+"""Rooms and modules below ``helixsim/`` that decide no result; everything else does, new rooms included.
+
+Model errors are among them, with their table in ``profiles/accuracy``: what is stored with a result is its setting, and
+the errors are derived from it whenever results are read.
+"""
 
 LIBRARIES = ("highspy", "numpy", "simpy")
 """Libraries whose versions enter every key."""

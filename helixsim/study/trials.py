@@ -66,6 +66,7 @@ def run_trial(
             mean_prompt_tokens=stats.mean_prompt_tokens,
             mean_output_tokens=stats.mean_output_tokens,
             offered_rps=offered_rps,
+            engine=experiment.engine,
         )
         rate = math.nan if offered_rps is None else offered_rps
         return Trial(seed, rate, summary, {target.name: evaluate_target(run, target) for target in targets})

@@ -82,7 +82,8 @@ def test_columns_of_requests_are_the_same_from_files_and_from_memory(fake_runs, 
 def test_every_number_of_the_comparison_says_its_unit(fake_runs) -> None:
     table = fake_runs.table()
     assert table.index.tolist() == list(fake_runs)
-    units = ("_per_s", "_s", "_ratio", "_share", "_per_mtok", "_hops", "attainment", "saturation", "preemptions")
+    units = ("_per_s", "_s", "_ratio", "_share", "_per_mtok", "_hops", "attainment", "saturation", "preemptions",
+             "accuracy", "points")  # fmt: skip
     assert [column for column in table if not column.endswith(units)] == []
     assert table["ttft_p99_s"]["swarm"] == fake_runs["swarm"].summary.ttft.p99_s
     assert table["output_tokens_ratio"][fake_runs.baseline] == 1

@@ -1,0 +1,135 @@
+"""Cells of measured points, as they ship in ``profiles/accuracy/cells.csv``: how far off predictions were."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from helixsim.datafiles import data_path
+from helixsim.errors import DataError
+from helixsim.jsonio import read_text
+
+METRICS = ("tpot", "throughput", "ttft")
+"""Metrics with log errors."""
+
+BATCHES = {"1-8": 8.0, "9-32": 32.0, "33-128": 128.0, "129+": math.inf}
+"""Classes of requests in flight for an instance, with the most of each."""
+
+CONTEXTS = {"0-2k": 2048.0, "2k-8k": 8192.0, "8k+": math.inf}
+"""Classes of the mean context, prompt and half of the output, with the longest of each [tokens]."""
+
+SIXTEEN_BIT = ("bf16", "fp16")
+"""Formats of weights that are one: kernels of both take the same time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """Measured points of one kind.
+
+    Parameters
+    ----------
+    gpu
+        GPU profiles; several for a pipeline of different GPUs.
+    gpus
+        GPUs of an instance.
+    batch, context
+        Positions in ``BATCHES`` and ``CONTEXTS``.
+    stages
+        Nodes of a pipeline.
+    timings
+        Source of the step times of the prediction.
+    errors
+        Mean and standard deviation of ln(predicted / measured), by metric; none for metrics that were not measured.
+    """
+
+    gpu: tuple[str, ...]
+    engine: str
+    family: str
+    weights: str
+    gpus: int
+    batch: int
+    context: int
+    points: int
+    errors: Mapping[str, tuple[float, float]]
+    stages: int = 1
+    timings: str = "roofline"
+
+
+def bucket(value: float, classes: Mapping[str, float]) -> int:
+    """Return the position of the class that a value belongs to; it may exceed its limit by half a unit."""
+    return next(number for number, most in enumerate(classes.values()) if value < most + 0.5)
+
+
+def one_format(weights: str) -> str:
+    """Return a name that formats of equal speed share."""
+    return "bf16" if weights in SIXTEEN_BIT else weights
+
+
+@lru_cache(maxsize=1)
+def shipped_cells() -> tuple[tuple[Cell, ...], str]:
+    """Return the cells that ship with helixsim, and a digest of their file.
+
+    Raises
+    ------
+    DataError
+        If the file is missing or invalid.
+    """
+    path = data_path("profiles", "accuracy", "cells.csv")
+    text = read_text(path)
+    found = cells_of(csv.DictReader(text.splitlines()), str(path))
+    return found, hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def cells_of(rows: Iterable[Mapping[str, str]], where: str) -> tuple[Cell, ...]:
+    """Return the cells in the rows of a table.
+
+    Raises
+    ------
+    DataError
+        If a row is not one of a cell, or there is none.
+    """
+    found = tuple(_cell(row, f"{where}: row {number}") for number, row in enumerate(rows, start=1))
+    if not found:
+        raise DataError(f"{where}: has no cells")
+    return found
+
+
+def _cell(row: Mapping[str, str], where: str) -> Cell:
+    try:
+        return Cell(
+            gpu=tuple(row["gpu"].split("+")),
+            engine=row["engine"],
+            family=row["family"],
+            weights=row["weights"],
+            gpus=_count(row["gpus"]),
+            batch=list(BATCHES).index(row["batch"]),
+            context=list(CONTEXTS).index(row["context"]),
+            points=_count(row["points"]),
+            errors={metric: errors for metric in METRICS if (errors := _errors(row, metric)) is not None},
+            stages=_count(row.get("stages") or "1"),
+            timings=row.get("timings") or "roofline",
+        )
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise DataError(f"{where}: no cell of measured points: {type(error).__name__}: {error}") from None
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch(r"[1-9][0-9]*", text):
+        raise ValueError(f"expected a whole number from 1 on, got {text!r}")
+    return int(text)
+
+
+def _errors(row: Mapping[str, str], metric: str) -> tuple[float, float] | None:
+    """Return mean and standard deviation of a log error; None if the cells are empty."""
+    texts: Sequence[str] = (row[f"{metric}_log_error_mean"], row[f"{metric}_log_error_sd"])
+    if not any(texts):
+        return None
+    mean, sd = map(float, texts)
+    if not (math.isfinite(mean) and math.isfinite(sd) and sd >= 0):
+        raise ValueError(f"{metric}: expected finite errors with a spread of 0 or more, got {mean:g} and {sd:g}")
+    return mean, sd
