@@ -52,6 +52,13 @@ def outline(gpu: GpuSpec) -> str:
     return "\n".join((f"name: {gpu.name}", *texts, *_kernel_lines(gpu)))
 
 
+def _all_reduces(gpu: GpuSpec, where: str, source: str) -> Iterator[tuple[str, str, str]]:
+    for size in _MESSAGES:
+        times = ", ".join(format_seconds(one.seconds(size)) for one in gpu.all_reduce)
+        times += f" ({', '.join(str(one.gpus) for one in gpu.all_reduce)} GPUs)"
+        yield f"all-reduce of {format_bytes(size)}{where}", times, source if size == _MESSAGES[0] else ""
+
+
 def _figures(gpu: GpuSpec) -> Iterator[tuple[str, str, str]]:
     """Yield (figure, value, source)."""
     said, rates, law = dict(gpu.sources), dict(gpu.flops), gpu.kernels.fp16
@@ -65,11 +72,10 @@ def _figures(gpu: GpuSpec) -> Iterator[tuple[str, str, str]]:
     yield "bandwidth efficiency", f"{law.bandwidth_efficiency:g}", said["bandwidth_efficiency"]
     yield "kernels", gpu.kernels.name, said.get("kernels", "not stated")
     yield "interconnect", f"{gpu.interconnect}, {_rate(gpu.interconnect_bytes_per_s)}", said["interconnect"]
-    for size in _MESSAGES:
-        times = ", ".join(format_seconds(one.seconds(size)) for one in gpu.all_reduce)
-        times += f" ({', '.join(str(one.gpus) for one in gpu.all_reduce)} GPUs)"
-        source = said.get("all_reduce", "assumed, see interconnect") if size == _MESSAGES[0] else ""
-        yield f"all-reduce of {format_bytes(size)}", times, source
+    yield from _all_reduces(gpu, "", said.get("all_reduce", "assumed, see interconnect"))
+    for own in gpu.engines:
+        if own.all_reduce != gpu.all_reduce:
+            yield from _all_reduces(gpu.under(own.engine), f" under {own.engine}", said["engine_all_reduce"])
     if gpu.reserved_bytes is not None:
         yield "reserved memory", format_bytes(gpu.reserved_bytes), said.get("reserved_memory", "not stated")
     yield "tdp", f"{gpu.tdp_w:g} W", said["tdp"]

@@ -148,8 +148,18 @@ class EngineSection(Section):
     sequence_overhead: Latency | None = Field(
         None, description="Host time per sequence of a batch (default: the profile's)."
     )
+    host: Latency | None = Field(
+        None,
+        description="What the host does for a batch while the GPU computes: a batch takes at least so long, together "
+        "with `sequence_host` (default: the profile's).",
+    )
+    sequence_host: Latency | None = Field(
+        None, description="The same for each sequence of a batch (default: the profile's)."
+    )
     layer_launch: Latency | None = Field(
-        None, description="Host time to launch one layer, a lower bound of its time (default: the profile's)."
+        None,
+        description="Host time to launch one layer, a lower bound of its time outside CUDA graphs (default: the "
+        "profile's).",
     )
     message_overhead: Latency | None = Field(
         None, description="Host time per message, added to the latency of the link (default: the profile's)."

@@ -22,8 +22,11 @@ class EngineSpec:
     sequence_overhead_ns
         Once per sequence of a batch, prompt or decode step, on each node: what the host does for single requests,
         such as building block tables, slicing, packing and unpacking messages [ns].
+    host_ns, sequence_host_ns
+        What the host does for a step, and for each sequence of it, while the GPU computes (asynchronous scheduling): a
+        step takes at least so long [ns].
     layer_launch_ns
-        Time the host needs to launch the kernels of one layer [ns]; a layer never takes less.
+        Time the host needs to launch the kernels of one layer [ns]; outside CUDA graphs, a layer never takes less.
     message_overhead_ns
         Handing one message over between threads and processes, on top of the network's latency [ns].
     loops_inside
@@ -61,6 +64,8 @@ class EngineSpec:
     gather_ns: int = 0
     batch_overhead_ns: int = 0
     sequence_overhead_ns: int = 0
+    host_ns: int = 0
+    sequence_host_ns: int = 0
     layer_launch_ns: int = 0
     message_overhead_ns: int = 0
     shares_weight_reads: bool = False

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from helixsim.domain.curves import AttentionTable, Curve
 from helixsim.domain.kernels import AllReduce, Kernels
 from helixsim.domain.memory import LayerMemory
 from helixsim.domain.placement import LayerRange
+
+
+class EngineKernels(NamedTuple):
+    """What differs on a GPU under one serving engine, which has kernels of its own."""
+
+    engine: str
+    kernels: Kernels
+    all_reduce: tuple[AllReduce, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +50,8 @@ class GpuSpec:
         Number formats of weights that engines do not run on a GPU without compute capability; None: not stated.
     reserved_bytes
         What engines take of the memory outside weights, activations and KV cache [B]; None: not measured.
+    engines
+        Engines whose kernels differ from ``kernels`` and ``all_reduce``, which are those of vLLM.
     """
 
     name: str
@@ -58,6 +69,14 @@ class GpuSpec:
     interconnect_bytes_per_s: float = 0.0
     reserved_bytes: int | None = None
     refuses: tuple[str, ...] | None = None
+    engines: tuple[EngineKernels, ...] = ()
+
+    def under(self, engine: str | None) -> GpuSpec:
+        """Return the GPU with the kernels of an engine (``vllm``, ``sglang``, ``trtllm``; None: those of vLLM)."""
+        for own in self.engines:
+            if own.engine == engine:
+                return replace(self, kernels=own.kernels, all_reduce=own.all_reduce)
+        return self
 
     @property
     def fp16_flops(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 MOST_ONE_SHOT_BYTES, MOST_DIRECT_BYTES = 512 * 1024, 8 * 1024**2
@@ -38,6 +39,9 @@ class AttentionLaw:
     bandwidth)``, where every sequence reads ``kv_padding_tokens`` more than it has. A layer with compressed keys and
     values (MLA) takes ``latent_s`` more in each step: norms and rotary embedding of the compressed parts, putting them
     together, quantizing activations and the batched products of the heads are kernels of their own.
+
+    Keys and values of 8 bits or less are read at ``most_kv8_bytes_per_s`` at the most, where they are converted before
+    they are multiplied.
     """
 
     compute_efficiency: float
@@ -47,6 +51,7 @@ class AttentionLaw:
     kv_launch_s: float
     kv_padding_tokens: float
     latent_s: float = 0.0
+    most_kv8_bytes_per_s: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +66,8 @@ class Kernels:
         Grouped matrix products of routed experts.
     elementwise_s
         Norms, rotary embedding, activation and gaps between kernels of one layer and step, whatever its size [s].
+    head_norms_s
+        The same for the norms of queries and keys, in layers that have them [s].
     sampler_s, sampler_s_per_sequence
         Sampling after the output head: constant, and for each sequence [s].
     name, source
@@ -74,6 +81,7 @@ class Kernels:
     experts: GemmLaw
     attention: AttentionLaw
     elementwise_s: float
+    head_norms_s: float
     sampler_s: float
     sampler_s_per_sequence: float
     source: str
@@ -83,10 +91,11 @@ class Kernels:
 class AllReduce:
     """All-reduce among ``gpus`` GPUs of a node.
 
-    Small messages go in one step, each GPU reading all others' (``one_shot_s + (n - 1) x bytes / bytes_per_s``), larger
-    ones in two (``two_shot_s + 2 (n - 1) / n x bytes / bytes_per_s``), those of more than ``MOST_DIRECT_BYTES`` round a
-    ring (``ring_s + 2 (n - 1) / n x bytes / ring_bytes_per_s``). GPUs without direct access to each other's memory know
-    the ring alone: ``one_shot_s`` is None. Outside CUDA graphs the host calls each, which takes at least ``eager_s``.
+    Small messages go in one step, each GPU reading all others' (``one_shot_s + (n - 1) x bytes / bytes_per_s``): up to
+    ``most_one_shot_bytes``, half of it with more than four GPUs. Larger ones go in two (``two_shot_s + 2 (n - 1) / n x
+    bytes / bytes_per_s``), those of more than ``MOST_DIRECT_BYTES`` round a ring (``ring_s + 2 (n - 1) / n x bytes /
+    ring_bytes_per_s``). GPUs without direct access to each other's memory know the ring alone: ``one_shot_s`` is None.
+    Outside CUDA graphs the host calls each, which takes at least ``eager_s``.
     """
 
     gpus: int
@@ -96,6 +105,7 @@ class AllReduce:
     two_shot_s: float = 0.0
     bytes_per_s: float = 1.0
     eager_s: float = 0.0
+    most_one_shot_bytes: float = MOST_ONE_SHOT_BYTES
 
     def seconds(self, size_bytes: float) -> float:
         """Return the time for a message of ``size_bytes`` on each GPU [s]."""
@@ -103,6 +113,6 @@ class AllReduce:
         ring = 2 * (gpus - 1) / gpus * size_bytes
         if self.one_shot_s is None or size_bytes >= MOST_DIRECT_BYTES:
             return self.ring_s + ring / self.ring_bytes_per_s
-        if gpus == 2 or size_bytes < (MOST_ONE_SHOT_BYTES if gpus <= 4 else MOST_ONE_SHOT_BYTES / 2):
+        if gpus == 2 or size_bytes < self.most_one_shot_bytes / (1 if gpus <= 4 else 2):
             return self.one_shot_s + (gpus - 1) * size_bytes / self.bytes_per_s
         return self.two_shot_s + ring / self.bytes_per_s

@@ -78,7 +78,8 @@ class StepTime:
     """Time of the steps of one placed node.
 
     A step takes, for each layer, the products of all tokens and the attention of its prompts and decode steps; on the
-    node with the last layer, output head and sampler for the sequences that get a token; and the engine's own time.
+    node with the last layer, output head and sampler for the sequences that get a token; at least what the host does
+    meanwhile; and the engine's own time.
     With speculative decoding, the products and the head of the draft tokens as well, and the time to make them.
 
     Parameters
@@ -93,7 +94,8 @@ class StepTime:
         Layers of the model.
     graph_sizes
         Numbers of tokens that CUDA graphs exist for, in order (``BatchLimits.graph_sizes``): the products of a step are
-        padded to the next one. Attention, output head and the host's time are those of the step itself.
+        padded to the next one, and need no launches. Attention, output head and the host's time are those of the step
+        itself.
     """
 
     __slots__ = (
@@ -103,11 +105,14 @@ class StepTime:
         "_draft_share",
         "_drafter",
         "_drafts",
+        "_has_host",
         "_head",
         "_held",
+        "_host_ns",
         "_kinds",
         "_known_head_ns",
         "_known_layers",
+        "_sequence_host_ns",
         "_sequence_ns",
     )
 
@@ -130,12 +135,16 @@ class StepTime:
         self._copy_ns = compute.activation_copy_ns_per_token if engine.copies_activations else 0.0
         self._batch_ns = engine.batch_overhead_ns
         self._sequence_ns = engine.sequence_overhead_ns
+        self._host_ns = engine.host_ns
+        self._sequence_host_ns = engine.sequence_host_ns
+        self._has_host = bool(engine.host_ns or engine.sequence_host_ns)
         self._drafts = _drafts(engine)
         self._draft_share = 0.0
         self._drafter: StepTime | None = None
         if engine.speculation is not None and engine.speculation.draft_cost:
             self._draft_share = engine.speculation.draft_cost * engine.speculation.k
-            self._drafter = StepTime(compute, replace(engine, speculation=None), held, num_layers)
+            alone = replace(engine, speculation=None, host_ns=0, sequence_host_ns=0)
+            self._drafter = StepTime(compute, alone, held, num_layers)
 
     def ns(self, shape: BatchShape, start: int | None = None) -> float:
         """Return the time of a step [ns], whose requests enter at layer ``start`` (None: the first one held)."""
@@ -155,7 +164,10 @@ class StepTime:
             layers_ns += self._head_ns(seqs + self._drafts * seqs)
         if self._drafter is not None:
             layers_ns += self._draft_share * self._drafter.decode_ns(seqs, context)
-        return layers_ns + self._copy_ns * seqs + (self._batch_ns + self._sequence_ns * seqs)
+        layers_ns += self._copy_ns * seqs
+        if self._has_host:
+            layers_ns = max(layers_ns, self._host_ns + self._sequence_host_ns * seqs)
+        return layers_ns + (self._batch_ns + self._sequence_ns * seqs)
 
     def ns_of_entries(self, entries: Sequence[tuple[int, BatchShape]]) -> float:
         """Return the time of a step whose requests enter at different layers [ns]: later layers have more work.
@@ -191,6 +203,8 @@ class StepTime:
             total += self._draft_share * self._drafter.decode_ns_series(seqs, context, steps)
         if self._copy_ns:
             total += self._copy_ns * seqs
+        if self._has_host:
+            np.maximum(total, self._host_ns + self._sequence_host_ns * seqs, out=total)
         total += self._own_ns(seqs)
         return total
 
@@ -200,7 +214,10 @@ class StepTime:
         if self._drafter is not None and shape.decode_seqs:
             layers_ns += self._draft_share * self._drafter.decode_ns(shape.decode_seqs, shape.decode_context)
         tokens, seqs = shape.prefill_tokens + shape.decode_seqs, shape.prefill_seqs + shape.decode_seqs
-        return layers_ns + self._copy_ns * tokens + self._own_ns(seqs)
+        layers_ns += self._copy_ns * tokens
+        if self._has_host:
+            layers_ns = max(layers_ns, self._host_ns + self._sequence_host_ns * seqs)
+        return layers_ns + self._own_ns(seqs)
 
     def _head_ns(self, seqs: float) -> float:
         known = self._known_head_ns.get(seqs)
@@ -338,15 +355,16 @@ class _LayerTerms:
         """Return the time of the products of a step that is padded to the size of a CUDA graph [ns]."""
         sizes, tokens = self._sizes, prompt + seqs
         if not sizes or tokens > sizes[-1] or (prompt and not self._engine.pads_prompts):
-            return self._work_ns(prompt, seqs)
+            return self._work_ns(prompt, seqs, self._engine.layer_launch_ns)
         padding = sizes[bisect_left(sizes, tokens)] - tokens
         if not seqs:
             return self._work_ns(prompt + padding, 0)
         # What is padded has no context, of which the time of a sequence has some where it was measured with it.
         return self._work_ns(prompt, seqs + padding) - self._context_ns * (self._reference * padding)
 
-    def _work_ns(self, prompt: float, seqs: float) -> float:
-        times, launch = self._times, self._engine.layer_launch_ns
+    def _work_ns(self, prompt: float, seqs: float, launch: float = 0.0) -> float:
+        """Return the time of a layer whose kernels the host launches in ``launch``, or in a CUDA graph [ns]."""
+        times = self._times
         if self._engine.shares_weight_reads:
             return max(times.mixed_ns(prompt, seqs, self._drafts * seqs), launch)
         prefill, decode = times.prefill(prompt), times.decode(seqs + self._drafts * seqs)

@@ -17,7 +17,15 @@ from helixsim.renames import Renames
 from helixsim.units import NS_PER_MS, NS_PER_S, seconds_to_ns
 from helixsim.validation import Count, Section, Words, base_unit, read
 
-OVERHEADS = ("gather", "batch_overhead", "sequence_overhead", "layer_launch", "message_overhead")
+OVERHEADS = (
+    "gather",
+    "batch_overhead",
+    "sequence_overhead",
+    "host",
+    "sequence_host",
+    "layer_launch",
+    "message_overhead",
+)
 """Keys of the overheads, which are the fields ``<key>_ns`` of ``EngineSpec``."""
 
 Transfers = Literal["batch", "request"]
@@ -62,6 +70,8 @@ class EngineSources(Section):
     gather: Words
     batch_overhead: Words
     sequence_overhead: Words
+    host: Words = NOT_STATED
+    sequence_host: Words = NOT_STATED
     layer_launch: Words
     message_overhead: Words
     min_free_share: Words
@@ -98,6 +108,8 @@ class EngineFile(Section):
     gather: Overhead
     batch_overhead: Overhead
     sequence_overhead: Overhead
+    host: Overhead = 0.0
+    sequence_host: Overhead = 0.0
     layer_launch: Overhead
     message_overhead: Overhead
     min_free_share: Annotated[float, Field(ge=0, le=0.99)]

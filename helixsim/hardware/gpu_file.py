@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from dataclasses import replace
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from helixsim.domain.hardware import GpuSpec
-from helixsim.domain.kernels import AllReduce, AttentionLaw, GemmLaw, Kernels
+from helixsim.domain.hardware import EngineKernels, GpuSpec
+from helixsim.domain.kernels import MOST_ONE_SHOT_BYTES, AllReduce, AttentionLaw, GemmLaw, Kernels
 from helixsim.errors import unknown_name
 from helixsim.hardware.formats import WEIGHTS
 from helixsim.hardware.interconnect import TITLES, Kind, default_kind, usual_all_reduce
@@ -22,6 +23,7 @@ Time = Annotated[float, base_unit("time")]
 TimeOrNone = Annotated[float, base_unit("time", zero=True)]
 Bandwidth = Annotated[float, base_unit("bandwidth")]
 Rate = Annotated[float, base_unit("flops")]
+Backend = Literal["vllm", "sglang", "trtllm"]
 
 
 class DirectAllReduce(Section):
@@ -37,6 +39,7 @@ class DirectAllReduce(Section):
     ring: Time
     ring_bandwidth: Bandwidth
     eager: TimeOrNone = 0.0
+    most_one_shot: Annotated[float, base_unit("size")] = MOST_ONE_SHOT_BYTES
 
     def laws(self) -> tuple[AllReduce, ...]:
         """Return the laws for 2, 4, 8 and 16 GPUs."""
@@ -49,6 +52,7 @@ class DirectAllReduce(Section):
                 two_shot_s=self.two_shot,
                 bytes_per_s=self.bandwidth / BITS_PER_BYTE,
                 eager_s=self.eager,
+                most_one_shot_bytes=self.most_one_shot,
             )
             for gpus in (2, 4, 8, 16)
         )
@@ -86,7 +90,10 @@ class GemmSection(KneeSection):
 
 
 class AttentionSection(Section):
-    """See ``AttentionLaw``; times [s]. ``latent``: as measured on H100 and H200 if absent."""
+    """See ``AttentionLaw``; times [s], ``most_kv8`` [bit/s] (absent: no limit but the memory's).
+
+    ``latent``: as measured on H100 and H200 if absent.
+    """
 
     compute_efficiency: Efficiency
     launch: TimeOrNone
@@ -95,6 +102,7 @@ class AttentionSection(Section):
     kv_launch: TimeOrNone
     kv_padding_tokens: Tokens
     latent: TimeOrNone = 75e-6
+    most_kv8: Bandwidth | None = None
 
     def law(self) -> AttentionLaw:
         """Return the law."""
@@ -106,13 +114,30 @@ class AttentionSection(Section):
             kv_launch_s=self.kv_launch,
             kv_padding_tokens=self.kv_padding_tokens,
             latent_s=self.latent,
+            most_kv8_bytes_per_s=math.inf if self.most_kv8 is None else self.most_kv8 / BITS_PER_BYTE,
         )
+
+
+class EngineSection(Section):
+    """Constants under an engine with kernels of its own; what is absent is as in the file of kernels."""
+
+    fp8: GemmSection | None = None
+    fp4: GemmSection | None = None
+    experts: GemmSection | None = None
+    attention: AttentionSection | None = None
+    elementwise: TimeOrNone | None = None
+    source: Words
+
+    def stated(self) -> dict[str, Any]:
+        """Return what is stated."""
+        return {key: getattr(self, key) for key in self.model_fields_set}
 
 
 class KernelsFile(Section):
     """``profiles/kernels/*.yaml``: constants of one generation of GPUs; times [s]. See ``Kernels``.
 
-    ``fp4``: as ``fp8`` if absent.
+    ``fp4``: as ``fp8`` if absent; ``head_norms``: as on H100. The constants are those of vLLM's kernels, each timed
+    alone; ``engines`` has what differs under an engine, and ``sustained`` what of the multiply rate is left in service.
     """
 
     name: Words
@@ -122,9 +147,39 @@ class KernelsFile(Section):
     experts: GemmSection
     attention: AttentionSection
     elementwise: TimeOrNone
+    head_norms: TimeOrNone = 6e-6
+    sustained: Efficiency = 1.0
     sampler: TimeOrNone
     sampler_per_sequence: TimeOrNone
     source: Words
+    engines: dict[Backend, EngineSection] = Field(default_factory=dict)
+
+    def laws(self, bandwidth: float, compute: float) -> Kernels:
+        """Return the laws of vLLM's kernels, with these efficiencies of 16-bit products."""
+        return Kernels(
+            name=self.name,
+            fp16=GemmLaw(bandwidth, compute, self.fp16.sharpness, self.fp16.launch),
+            fp8=self.fp8.law(),
+            fp4=(self.fp4 or self.fp8).law(),
+            experts=self.experts.law(),
+            attention=self.attention.law(),
+            elementwise_s=self.elementwise,
+            head_norms_s=self.head_norms,
+            sampler_s=self.sampler,
+            sampler_s_per_sequence=self.sampler_per_sequence,
+            source=self.source,
+        )
+
+    def under(self, engine: Backend, bandwidth: float, compute: float) -> Kernels:
+        """Return the laws in service under an engine."""
+        own = self.engines.get(engine)
+        laws = (self if own is None else self.model_copy(update=own.stated())).laws(bandwidth, compute)
+        products = {key: getattr(laws, key) for key in ("fp16", "fp8", "fp4", "experts")}
+        kept = {
+            key: replace(law, compute_efficiency=law.compute_efficiency * self.sustained)
+            for key, law in products.items()
+        }
+        return replace(laws, **kept)
 
 
 class GpuSources(Section):
@@ -144,6 +199,7 @@ class GpuSources(Section):
     int8: Words | None = None
     kernels: Words | None = None
     all_reduce: Words | None = None
+    engine_all_reduce: Words | None = None
     host_link: Words | None = None
     reserved_memory: Words | None = None
     refuses: Words | None = None
@@ -155,9 +211,10 @@ class GpuFile(Section):
     ``compute_efficiency`` and ``bandwidth_efficiency`` are those of 16-bit matrix products. ``kernels`` names the file
     of ``profiles/kernels`` with the other constants, or holds them. ``interconnect`` is the peak rate of all links from
     a GPU to the others of its node, ``host_link`` that of its link to the host, each way. Without ``all_reduce``, the
-    law of ``interconnect_kind`` is assumed. ``reserved_memory`` is what engines take of each GPU outside weights,
-    activations and KV cache (context, graphs, communication); without it, that of ``kv_memory``. What NVIDIA's GPUs run
-    follows from ``compute_capability``; of others, ``refuses`` names the formats that engines do not run.
+    law of ``interconnect_kind`` is assumed; ``engine_all_reduce`` has those that an engine uses instead.
+    ``reserved_memory`` is what engines take of each GPU outside weights, activations and KV cache (context, graphs,
+    communication); without it, that of ``kv_memory``. What NVIDIA's GPUs run follows from ``compute_capability``; of
+    others, ``refuses`` names the formats that engines do not run.
     """
 
     name: Words
@@ -175,6 +232,7 @@ class GpuFile(Section):
     interconnect_kind: Kind | None = None
     host_link: Bandwidth | None = None
     all_reduce: DirectAllReduce | RingAllReduce | None = None
+    engine_all_reduce: dict[Backend, DirectAllReduce] = Field(default_factory=dict)
     reserved_memory: Annotated[float, base_unit("size", zero=True)] | None = None
     tdp: Annotated[float, base_unit("power")]
     price: Annotated[float, base_unit("price")]
@@ -200,30 +258,24 @@ class GpuFile(Section):
     def spec(self, kernels: KernelsFile) -> GpuSpec:
         """Return the GPU with the constants of its kernels."""
         rates = {"fp16": self.fp16, "fp8": self.fp8, "fp4": self.fp4, "int8": self.int8}
-        bandwidth, compute, knee = self.bandwidth_efficiency, self.compute_efficiency, kernels.fp16
+        efficiencies = self.bandwidth_efficiency, self.compute_efficiency
         links = self.interconnect / BITS_PER_BYTE
         kind = self.interconnect_kind or default_kind(links)
         host = links if self.host_link is None else self.host_link / BITS_PER_BYTE
-        measured = self.all_reduce
+        all_reduce = self.all_reduce.laws() if self.all_reduce else usual_all_reduce(kind, links, host)
+        own_reduces = {engine: law.laws() for engine, law in self.engine_all_reduce.items()}
+        engines = tuple(
+            EngineKernels(engine, kernels.under(engine, *efficiencies), own_reduces.get(engine, all_reduce))
+            for engine in get_args(Backend)
+        )
         return GpuSpec(
             name=self.name,
             memory_bytes=round(self.memory),
             usable_memory_bytes=round(self.usable_memory),
             flops=tuple((name, rate) for name, rate in rates.items() if rate is not None),
             memory_bandwidth_bytes_per_s=self.memory_bandwidth / BITS_PER_BYTE,
-            kernels=Kernels(
-                name=kernels.name,
-                fp16=GemmLaw(bandwidth, compute, knee.sharpness, knee.launch),
-                fp8=kernels.fp8.law(),
-                fp4=(kernels.fp4 or kernels.fp8).law(),
-                experts=kernels.experts.law(),
-                attention=kernels.attention.law(),
-                elementwise_s=kernels.elementwise,
-                sampler_s=kernels.sampler,
-                sampler_s_per_sequence=kernels.sampler_per_sequence,
-                source=kernels.source,
-            ),
-            all_reduce=measured.laws() if measured else usual_all_reduce(kind, links, host),
+            kernels=kernels.laws(*efficiencies),
+            all_reduce=all_reduce,
             tdp_w=self.tdp,
             cost_usd_per_hour=self.price,
             sources=tuple((figure, said) for figure, said in self.sources.model_dump().items() if said is not None),
@@ -232,4 +284,5 @@ class GpuFile(Section):
             interconnect_bytes_per_s=links,
             refuses=None if self.refuses is None else tuple(self.refuses),
             reserved_bytes=None if self.reserved_memory is None else round(self.reserved_memory),
+            engines=engines,
         )

@@ -23,6 +23,9 @@ _COPY_S, _COPY_EFFICIENCY = 5e-6, 0.9
 """Outside CUDA graphs, the input of an all-reduce is copied first: constant part [s], share of the peak bandwidth (on
 A100, H100 and B200, eager calls take so much longer than captured ones at 2, 4 and 8 GPUs)."""
 
+_CONVERTED_BITS = 8
+"""Keys and values of so many bits or less may be converted before they are multiplied."""
+
 _ELEMENTWISE_PASSES = 8
 """Hidden states that two norms with residual additions read and write."""
 
@@ -74,6 +77,8 @@ class Node:
         law = self.gpu.kernels.attention
         shares = min(self.gpus, attention.num_kv_heads)
         bandwidth = self.gpu.memory_bandwidth_bytes_per_s * law.kv_bandwidth_efficiency
+        if kv_bits <= _CONVERTED_BITS:
+            bandwidth = min(bandwidth, law.most_kv8_bytes_per_s)
         read_s = tokens * attention.kv_numbers * kv_bits / 8 / shares / bandwidth
         if attention.kind != "latent":
             return read_s
@@ -127,8 +132,10 @@ class Node:
         is_captured = tokens <= MOST_CAPTURED_TOKENS
         reduces = ALL_REDUCES_PER_LAYER * self.all_reduce_s(hidden_size, tokens, is_captured=is_captured)
         is_latent = layer.attention is not None and layer.attention.kind == "latent"
-        latent_s = self.gpu.kernels.attention.latent_s if is_latent else 0.0
-        return products + experts + self.elementwise_s(hidden_size, tokens) + latent_s + reduces
+        extra_s = self.gpu.kernels.attention.latent_s if is_latent else 0.0
+        if layer.attention is not None and layer.attention.head_norms:
+            extra_s += self.gpu.kernels.head_norms_s
+        return products + experts + self.elementwise_s(hidden_size, tokens) + extra_s + reduces
 
     def head_s(self, hidden_size: int, vocab_size: int, sequences: float) -> float:
         """Return the time of output head and sampler for ``sequences`` sequences that get a token."""

@@ -76,7 +76,7 @@ class ProfileOptions:
         ``WITHOUT_FILE``: the laws of ``kernels``, tables of measured kernels, or ``auto``, the first that is there of
         ``profiles/compute``, the tables, timings of one GPU, and the laws.
     backend
-        Engine in the operator tables; None: it has none there.
+        Engine whose kernels run, in the laws and in the operator tables; None: vLLM's laws, and no tables.
     limits
         CSV of KV tokens and batch limits by number of layers (see ``measured``), taken exactly as tabulated.
     holds_ends
@@ -111,6 +111,7 @@ def node_profile(
     InfeasibleError
         If the node cannot hold one layer with any KV memory left.
     """
+    gpu = gpu.under(options.backend)
     kind = gpu.name if gpus == 1 else f"{gpu.name}x{gpus}"
     sources = _Sources(model, gpu, gpus, kind, options)
     fitted = sources.fitted()

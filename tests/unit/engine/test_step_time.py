@@ -61,6 +61,23 @@ def test_a_layer_never_takes_less_than_its_launch_and_short_contexts_take_little
     assert step_time(short).ns(STEPS) == 5.0
 
 
+def test_steps_in_cuda_graphs_need_no_launches():
+    graphs = StepTime(COMPUTE, EngineSpec(layer_launch_ns=50), FIRST, 1, (4, 16))
+    assert graphs.ns(STEPS) == COMPUTE.decode(16) < 50.0  # padded to the next graph
+    assert graphs.ns(BOTH) == 104.0 + 50.0
+    assert graphs.decode_ns(17, 400) == 50.0
+
+
+def test_a_step_takes_at_least_what_the_host_does_meanwhile():
+    own = {"batch_overhead_ns": 1000, "sequence_overhead_ns": 20}
+    host = {"host_ns": 400, "sequence_host_ns": 9}
+    for shape in (PROMPT, STEPS, BOTH):
+        seqs = shape.prefill_seqs + shape.decode_seqs
+        gpu_ns = step_time(CONTEXT).ns(shape)
+        assert step_time(CONTEXT, **host, **own).ns(shape) == max(gpu_ns, 400 + 9 * seqs) + 1000 + 20 * seqs
+    assert step_time(CONTEXT, **host).decode_ns(10, 400) == step_time(CONTEXT, **host).ns(STEPS) == 490
+
+
 def test_requests_that_enter_inside_leave_out_the_layers_before():
     one = step_time(CONTEXT, LayerRange(2, 5), 6, copies_activations=False)
     whole = one.ns(BOTH)
@@ -143,6 +160,7 @@ def test_a_series_of_steps_equals_each_to_the_last_bit(compute, hybrid):
         for launch_ns in (0, 10**6):  # the host's launches, a number of integers, may take longest
             one = step_time(
                 profile, LayerRange(0, 5), 5, has_output_head=True, batch_overhead_ns=7, sequence_overhead_ns=3,
+                host_ns=600, sequence_host_ns=1,
                 layer_launch_ns=launch_ns, shares_weight_reads=True,
             )  # fmt: skip
             series = one.decode_ns_series(7, 300, 200)

@@ -84,7 +84,7 @@ def test_sizes_beyond_the_budget_are_not_captured_and_no_sizes_are_no_padding():
     graphs = CudaGraphs(sizes=[8, 64, {"from": 100, "to": 120, "step": 10}], most=[{"value": 115}])
     assert graphs.captured(115, MEASURED) == (8, 64, 100, 110)
     assert graphs.captured(115, BatchLimits(1, 64, 64)) == (8, 64)
-    assert limits("trtllm", "h100").graph_sizes == ()
+    assert limits("ideal", "h100").graph_sizes == ()
     assert limits("vllm-1", "h100", graph_sizes=()).graph_sizes == ()
 
 

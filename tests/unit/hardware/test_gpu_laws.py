@@ -92,7 +92,7 @@ def test_rates_double_where_bits_halve_and_exist_where_the_hardware_has_them(gpu
 def test_eight_bits_save_time_where_the_hardware_multiplies_them_and_memory_everywhere(gpu: GpuSpec) -> None:
     assert step_ms(gpu, seqs=1, context=100, precision="fp8") < step_ms(gpu, seqs=1, context=100)
     wide, narrow = step_ms(gpu, prompt=8192), step_ms(gpu, prompt=8192, precision="fp8")
-    assert narrow < wide * (1.1 if gpu.name == "b200" else 1.001)  # its FP8 kernels were so when they were measured
+    assert narrow < wide * 1.001
     if "fp8" not in dict(gpu.flops):
         assert narrow == pytest.approx(wide, rel=0.02)
         model = catalog.load_model("llama-3-8b", "fp8")

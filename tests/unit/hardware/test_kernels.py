@@ -136,3 +136,50 @@ def test_small_kernels_of_latent_attention_are_paid_once_a_step():
     for tokens in (1, 4096):
         with_s, without_s = (Node(one, 8).token_work_s(model.layers[0], 7168, tokens) for one in (gpu, without))
         assert with_s - without_s == pytest.approx(75e-6)
+
+
+def test_norms_of_heads_are_kernels_of_their_own():
+    model = catalog.load_model("qwen3-32b")
+    layer = model.layers[0]
+    assert layer.attention.head_norms
+    plain = dataclasses.replace(layer, attention=dataclasses.replace(layer.attention, head_norms=False))
+    for node in (Node(GPUS[0]), Node(catalog.load_gpu("h100"), 8)):
+        extra_s = node.token_work_s(layer, 5120, 64) - node.token_work_s(plain, 5120, 64)
+        assert extra_s == pytest.approx(node.gpu.kernels.head_norms_s)
+
+
+def test_keys_and_values_of_8_bits_are_read_no_faster_than_they_are_converted():
+    layer = catalog.load_model("llama-3.1-8b").layers[0]
+    h100, h200 = (Node(catalog.load_gpu(name)) for name in ("h100", "h200"))
+    most = h200.gpu.kernels.attention.most_kv8_bytes_per_s
+    eight_s = h200.kv_read_s(layer.attention, 8, 1e6)
+    assert eight_s == pytest.approx(layer.attention.kv_numbers * 1e6 / most)
+    assert eight_s == h100.kv_read_s(layer.attention, 8, 1e6)
+    assert h200.kv_read_s(layer.attention, 16, 1e6) < h100.kv_read_s(layer.attention, 16, 1e6)
+    assert Node(h200.gpu.under("trtllm")).kv_read_s(layer.attention, 8, 1e6) < eight_s
+
+
+@pytest.mark.parametrize("name", ["h100", "b200"])
+def test_an_engine_has_kernels_of_its_own_and_others_those_of_vllm(name):
+    gpu = catalog.load_gpu(name)
+    assert gpu.under(None) == gpu
+    own = gpu.under("trtllm")
+    assert own.kernels.fp8.launch_s < gpu.kernels.fp8.launch_s
+    assert own.all_reduce != gpu.all_reduce
+    assert gpu.under("sglang").all_reduce == gpu.all_reduce
+
+
+def test_products_in_service_reach_less_of_the_peak_than_alone():
+    gpu = catalog.load_gpu("h100")
+    for engine in ("vllm", "sglang", "trtllm"):
+        law = gpu.under(engine).kernels.fp16
+        assert law.compute_efficiency < gpu.kernels.fp16.compute_efficiency
+        assert law == dataclasses.replace(gpu.kernels.fp16, compute_efficiency=law.compute_efficiency)
+
+
+def test_one_step_ends_where_the_all_reduce_says():
+    law = catalog.load_gpu("b200").under("trtllm").all_reduce[1]
+    assert law.gpus == 4
+    most = law.most_one_shot_bytes
+    assert law.seconds(most * 0.99) == pytest.approx(law.one_shot_s + 3 * 0.99 * most / law.bytes_per_s)
+    assert law.seconds(most) == pytest.approx(law.two_shot_s + 1.5 * most / law.bytes_per_s)
