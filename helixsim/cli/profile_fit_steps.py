@@ -19,7 +19,8 @@ from helixsim.hardware import catalog, engines, fit_files, fit_steps, step_rows,
 from helixsim.hardware.engines import EngineProfile
 from helixsim.hardware.fit_memory import MemoryFit, fit_reserved
 from helixsim.hardware.fit_steps import Errors, FittedTerm, StepFit
-from helixsim.hardware.profiles import ProfileOptions, node_profile
+from helixsim.hardware.profile_options import ProfileOptions
+from helixsim.hardware.profiles import node_profile
 from helixsim.hardware.step_rows import StepRow
 from helixsim.units import format_bytes
 from helixsim.writing import write_text

@@ -16,7 +16,8 @@ from helixsim.hardware import catalog, compute_file
 from helixsim.hardware.kernel_rows import KernelRow, Pair, compare, errors, read_rows
 from helixsim.hardware.operator_library import SYSTEMS, check_version, open_tables
 from helixsim.hardware.operator_rows import operator_rows
-from helixsim.hardware.profiles import ProfileOptions, node_profile
+from helixsim.hardware.profile_options import ProfileOptions
+from helixsim.hardware.profiles import node_profile
 from helixsim.hardware.roofline import CHECK_CONTEXT_TOKENS, TimingError, roofline, timing_error
 from helixsim.hardware.tensor_parallel import from_one_gpu
 from helixsim.units import NS_PER_MS

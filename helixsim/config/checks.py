@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from helixsim.config.engine_schema import EngineSection
 from helixsim.config.schema import ExperimentSection
 from helixsim.config.source import Source
-from helixsim.domain.cluster import Deployment
+from helixsim.domain.cluster import Cluster, Deployment
 from helixsim.domain.engine import IDEAL, EngineSpec
+from helixsim.domain.model import ModelSpec
 from helixsim.domain.request import FeedMode
 from helixsim.errors import ConfigError, InfeasibleError, Problem, did_you_mean, unknown_name
 from helixsim.units import format_bytes
@@ -104,6 +106,37 @@ def check_whole_prompts(
             f"tokens on {kind}; set enable_chunked_prefill: true, or max_num_batched_tokens: {longest} or more"
         )
         yield source.problem(("engine", "max_num_batched_tokens"), message)
+
+
+def check_parallelism(
+    section: EngineSection, engine: EngineSpec, model: ModelSpec, cluster: Cluster, source: Source
+) -> Iterator[Problem]:
+    """Check data-parallel attention and expert parallelism against the engine, the model and the nodes."""
+    ranks, by_expert = section.data_parallel_size or 1, bool(section.enable_expert_parallel)
+    keys = [key for key, used in (("data_parallel_size", ranks > 1), ("enable_expert_parallel", by_expert)) if used]
+    if not keys:
+        return
+    if not engine.loops_inside:
+        for key in keys:
+            message = f"{key} needs an engine with return: engine (here {engine.name} with return: coordinator)"
+            yield source.problem(("engine", key), message)
+    if section.timings not in ("auto", "analytic") or section.limits is not None:
+        key = "limits" if section.limits is not None else "timings"
+        message = f"{' and '.join(keys)}: only the laws of kernels know such nodes; leave {key} out"
+        yield source.problem(("engine", key), message)
+    kinds = {node.node_type: node for node in cluster.nodes}
+    for kind, node in kinds.items():
+        if node.gpus % ranks:
+            message = f"{ranks} attention ranks do not divide the {node.gpus} GPUs of {kind}"
+            yield source.problem(("engine", "data_parallel_size"), message)
+    counts = [layer.experts.count for layer in model.layers if layer.experts]
+    if by_expert and not counts:
+        yield source.problem(("engine", "enable_expert_parallel"), f"{model.name} has no experts")
+    elif by_expert:
+        for kind, node in kinds.items():
+            if min(counts) < node.gpus:
+                message = f"{model.name} has {min(counts)} experts, too few for the {node.gpus} GPUs of {kind}"
+                yield source.problem(("engine", "enable_expert_parallel"), message)
 
 
 def check_classes(section: ExperimentSection, stats: WorkloadStats, source: Source) -> Iterator[Problem]:

@@ -110,6 +110,17 @@ class EngineSection(Section):
         description="Numbers of tokens that a step is padded to, vLLM's `cudagraph_capture_sizes`; an empty list: no "
         "padding (default: the profile's, by GPU).",
     )
+    data_parallel_size: Annotated[int, Field(ge=1, le=1024)] | None = Field(
+        None,
+        description="Attention ranks of a node (data-parallel attention): each has its own sequences and a copy of all "
+        "weights but the routed experts, which serve the tokens of all ranks. `max_num_seqs` and "
+        "`max_num_batched_tokens` are those of a rank (default: 1).",
+    )
+    enable_expert_parallel: bool | None = Field(
+        None,
+        description="Whether each GPU of a node holds whole experts (expert parallelism) instead of a slice of every "
+        "expert, as tensor parallelism has it (default: false).",
+    )
     transfers: Literal["batch", "request"] | None = Field(
         None,
         description="Contents of a message: all requests of a batch with the same next node (`batch`, engines with "

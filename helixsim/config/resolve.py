@@ -32,7 +32,8 @@ from helixsim.hardware.engines import NOT_OF_EXPERIMENTS
 from helixsim.hardware.formats import format_faults, format_notes
 from helixsim.hardware.models.load import files_of
 from helixsim.hardware.operator_library import backend_of
-from helixsim.hardware.profiles import WITHOUT_FILE, ProfileOptions, node_profile
+from helixsim.hardware.profile_options import WITHOUT_FILE, ProfileOptions
+from helixsim.hardware.profiles import node_profile
 from helixsim.validation import problems_of
 from helixsim.workload.feed import workload_stats
 from helixsim.workload.spec import ArrivalsSpec, WorkloadSpec, WorkloadStats
@@ -264,6 +265,8 @@ class _Resolver:
             "steps": engine.steps,
             "backend": backend_of(engine.spec.name),
         }
+        written |= {"data_parallel_size": section.data_parallel_size or 1}
+        written |= {"enable_expert_parallel": bool(section.enable_expert_parallel)}
         for key in ("timings", "limits"):
             if written[key] is not None and written[key] not in WITHOUT_FILE:
                 written[key] = self.source.file(("engine", key), written[key])
@@ -323,6 +326,9 @@ class _Resolver:
             raise _error([*self.problems, *faults])
         profiles: dict[str, NodeProfile] = {}
         assumptions += format_notes(model, gpus)
+        faults = list(checks.check_parallelism(section.engine, self.engine.spec, model, cluster, self.source))
+        if faults:
+            raise _error([*self.problems, *faults])
         for node in cluster.nodes:
             if node.node_type not in profiles:
                 profiles[node.node_type], sentences = node_profile(model, spec_of[node.gpu], node.gpus, options)

@@ -176,6 +176,12 @@ class ComputeProfile:
     layers
         Times of each layer of the model, where they differ; the figures above are then their means. Empty: all layers
         are alike.
+    ranks
+        Attention ranks of the node (data-parallel attention): all figures are then those of one rank and its tokens,
+        without the routed experts.
+    experts
+        With several ranks: time of the routed experts of each layer [ns] against the tokens of all ranks together,
+        with what it takes to bring these together; None: a layer without experts.
     """
 
     kind: str
@@ -191,6 +197,8 @@ class ComputeProfile:
     token_work: Curve | None = None
     head: Curve | None = None
     layers: tuple[LayerTimes, ...] = field(default=(), repr=False)  # many, few of them different
+    ranks: int = 1
+    experts: tuple[Curve | None, ...] = field(default=(), repr=False)
 
     def prefill_ns(self, layers: int, tokens: int) -> float:
         """Return the time of ``layers`` layers for one prompt of ``tokens`` tokens [ns]."""

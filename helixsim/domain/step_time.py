@@ -190,7 +190,10 @@ class StepTime:
 
         Each equals ``decode_ns`` of its step to the last bit.
         """
-        contexts = np.arange(context, context + seqs * steps, seqs, dtype=np.float64)
+        return self._decode_series(seqs, np.arange(context, context + seqs * steps, seqs, dtype=np.float64))
+
+    def _decode_series(self, seqs: int, contexts: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the times of steps of the same sequences with each of these contexts [ns]."""
         kinds = self._all
         count, terms = kinds[0]
         total = terms.decode_ns_series(seqs, contexts)
@@ -200,7 +203,7 @@ class StepTime:
         if self._head is not None:
             total += self._head_ns(seqs + self._drafts * seqs)
         if self._drafter is not None:
-            total += self._draft_share * self._drafter.decode_ns_series(seqs, context, steps)
+            total += self._draft_share * self._drafter._decode_series(seqs, contexts)
         if self._copy_ns:
             total += self._copy_ns * seqs
         if self._has_host:

@@ -7,10 +7,10 @@ from dataclasses import replace
 from itertools import islice
 
 from helixsim.domain.cluster import COORDINATOR
+from helixsim.domain.data_parallel import step_time
 from helixsim.domain.flowplan import Route
 from helixsim.domain.placement import LayerRange
 from helixsim.domain.result import RequestStatus
-from helixsim.domain.step_time import StepTime
 from helixsim.engine.admission import Admission
 from helixsim.engine.coordinator import Coordinator
 from helixsim.engine.inputs import SimulationInputs
@@ -84,7 +84,7 @@ class NodeSystem:
         return Worker(
             node_id,
             held,
-            StepTime(profile.compute, inputs.engine, held, inputs.placement.num_layers, limits.graph_sizes),
+            step_time(profile.compute, inputs.engine, held, inputs.placement.num_layers, limits.graph_sizes),
             limits,
             inputs.batching,
             self.kernel,

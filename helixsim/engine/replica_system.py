@@ -7,10 +7,10 @@ from itertools import pairwise
 
 from helixsim.batching.base import BatchingPolicy
 from helixsim.domain.cluster import COORDINATOR
+from helixsim.domain.data_parallel import step_time
 from helixsim.domain.flowplan import Route
 from helixsim.domain.request import FeedMode
 from helixsim.domain.result import RequestStatus
-from helixsim.domain.step_time import StepTime
 from helixsim.engine.frontend import Frontend, ReplicaView
 from helixsim.engine.inputs import SimulationInputs
 from helixsim.engine.kernel import Call, Kernel, Priority
@@ -69,7 +69,7 @@ class ReplicaSystem:
             held = placement.ranges[node_id]
             profile = fleet.profile(node_id)
             sizes = profile.limits[held.layers - 1].graph_sizes
-            time = StepTime(profile.compute, engine, held, placement.num_layers, sizes)
+            time = step_time(profile.compute, engine, held, placement.num_layers, sizes)
             stages.append(Stage(self.kernel, position, node_id, held, time))
         self._stage_of.update(zip(ids, stages, strict=True))
         return Replica(

@@ -28,6 +28,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from helixsim.domain.cluster import COORDINATOR, Cluster, Deployment
+from helixsim.domain.data_parallel import step_time
 from helixsim.domain.engine import EngineSpec
 from helixsim.domain.hardware import NodeProfile
 from helixsim.domain.placement import LayerRange, Placement
@@ -102,8 +103,8 @@ def _stations(fleet: Deployment, placement: Placement, load: OperatingLoad) -> d
         most = fleet.cluster.node(node).max_requests
         key = (profile.kind, held if profile.compute.layers else (held.layers, is_last), kv_tokens, most)
         if key not in found:
-            step_time = StepTime(profile.compute, load.engine, held, fleet.model.num_layers)
-            found[key] = Station(profile, held.layers, kv_tokens, load, step_time, most)
+            time = step_time(profile.compute, load.engine, held, fleet.model.num_layers)
+            found[key] = Station(profile, held.layers, kv_tokens, load, time, most)
         stations[node] = found[key]
     return stations
 
@@ -111,8 +112,15 @@ def _stations(fleet: Deployment, placement: Placement, load: OperatingLoad) -> d
 def _mean_step_time(profile: NodeProfile, layers: int, engine: EngineSpec) -> StepTime:
     """Return the law for so many layers, evenly drawn from those of the model, without its output head."""
     known = profile.compute.layers
-    drawn = tuple(known[(2 * number + 1) * len(known) // (2 * layers)] for number in range(layers)) if known else ()
-    return StepTime(replace(profile.compute, layers=drawn, head=None), engine, LayerRange(0, layers), layers)
+    experts = profile.compute.experts
+    order = [(2 * number + 1) * max(len(known), len(experts)) // (2 * layers) for number in range(layers)]
+    drawn = replace(
+        profile.compute,
+        layers=tuple(known[index] for index in order) if known else (),
+        experts=tuple(experts[index] for index in order) if experts else (),
+        head=None,
+    )
+    return step_time(drawn, engine, LayerRange(0, layers), layers)
 
 
 class _RoundTrips:

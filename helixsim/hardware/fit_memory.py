@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from helixsim.domain.hardware import GpuSpec
 from helixsim.domain.model import ModelSpec
 from helixsim.errors import DataError
-from helixsim.hardware.profiles import ProfileOptions, node_profile
+from helixsim.hardware.profile_options import ProfileOptions
+from helixsim.hardware.profiles import node_profile
 
 
 @dataclass(frozen=True, slots=True)

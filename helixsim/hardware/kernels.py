@@ -6,7 +6,9 @@ seconds on each of ``gpus`` GPUs that share the layer (tensor parallelism).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 from helixsim.domain.hardware import GpuSpec
 from helixsim.domain.kernels import GemmLaw
@@ -32,14 +34,30 @@ _ELEMENTWISE_PASSES = 8
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """GPUs of one kind that share every layer."""
+    """GPUs of one kind that share every layer.
+
+    Parameters
+    ----------
+    ranks
+        Attention ranks (data-parallel attention): each has ``tensor`` of the GPUs. Tokens, sequences and contexts are
+        those of one rank, but for the routed experts.
+    by_expert
+        Each GPU holds whole experts (expert parallelism) instead of a slice of every one.
+    """
 
     gpu: GpuSpec
     gpus: int = 1
+    ranks: int = 1
+    by_expert: bool = False
+
+    @property
+    def tensor(self) -> int:
+        """GPUs that share attention and dense matrices (tensor parallelism)."""
+        return self.gpus // self.ranks
 
     def gemm_s(self, matrix: Matrix, tokens: float) -> float:
         """Return the time of ``tokens`` rows times a matrix."""
-        inputs, outputs = matrix.shard(self.gpus)
+        inputs, outputs = matrix.shard(self.tensor)
         law, peak = self._law(matrix)
         weights = inputs * outputs
         return self._product_s(law, weights * matrix.format.bits / 8, 2.0 * weights * tokens / peak)
@@ -47,13 +65,25 @@ class Node:
     def experts_s(self, experts: Experts, tokens: float) -> float:
         """Return the time of the routed experts: those touched are read, ``per_token`` of them multiplied.
 
-        Experts are drawn evenly and independently, so ``count (1 - (1 - per_token / count)^tokens)`` are touched.
+        Experts are drawn evenly and independently, so ``count (1 - (1 - per_token / count)^tokens)`` are touched. With
+        whole experts on each GPU, the GPU with the most work decides (``_fullest``).
         """
         peak = self._law(experts.matrices[0])[1]
-        touched = experts.count * (1.0 - (1.0 - experts.per_token / experts.count) ** tokens)
-        bits = sum(matrix.parameters * matrix.format.bits for matrix in experts.matrices) / self.gpus
-        multiplied = experts.per_token * experts.parameters_each / self.gpus
-        return self._product_s(self.gpu.kernels.experts, touched * bits / 8, 2.0 * multiplied * tokens / peak)
+        share = 1.0 - (1.0 - experts.per_token / experts.count) ** tokens
+        touched, multiplied = experts.count * share / self.gpus, experts.per_token * tokens / self.gpus
+        if self.by_expert and self.gpus > 1:
+            held = experts.count / self.gpus
+            touched = min(self._fullest(touched, touched * (1.0 - share)), held, experts.per_token * tokens)
+            multiplied = self._fullest(multiplied, multiplied * (1.0 - 1.0 / self.gpus))
+            multiplied = min(multiplied, min(experts.per_token, held) * tokens)
+        read_bytes = touched * sum(matrix.parameters * matrix.format.bits for matrix in experts.matrices) / 8
+        flops = 2.0 * multiplied * experts.parameters_each
+        return self._product_s(self.gpu.kernels.experts, read_bytes, flops / peak)
+
+    def _fullest(self, mean: float, variance: float) -> float:
+        """Return the expected largest of normal variables, one for each GPU (Blom, 1958)."""
+        quantile = NormalDist().inv_cdf((self.gpus - 0.375) / (self.gpus + 0.25))
+        return mean + quantile * math.sqrt(max(variance, 0.0))
 
     def prefill_attention_s(self, attention: Attention, pairs: float) -> float:
         """Return the time of prompts whose tokens attend to ``pairs`` tokens in all, without the constant part.
@@ -66,7 +96,7 @@ class Node:
         width = attention.key_dim + attention.value_dim
         if attention.kind == "latent" and attention.attended_tokens is not None:
             width = 2 * attention.kv_numbers
-        widths = attention.num_heads / self.gpus * width
+        widths = attention.num_heads / self.tensor * width
         return 2.0 * widths * pairs / (self.gpu.kernels.attention.compute_efficiency * self.gpu.fp16_flops)
 
     def kv_read_s(self, attention: Attention, kv_bits: float, tokens: float) -> float:
@@ -75,14 +105,14 @@ class Node:
         Compressed keys and values (MLA) serve all heads: their products can take longer than the reading.
         """
         law = self.gpu.kernels.attention
-        shares = min(self.gpus, attention.num_kv_heads)
+        shares = min(self.tensor, attention.num_kv_heads)
         bandwidth = self.gpu.memory_bandwidth_bytes_per_s * law.kv_bandwidth_efficiency
         if kv_bits <= _CONVERTED_BITS:
             bandwidth = min(bandwidth, law.most_kv8_bytes_per_s)
         read_s = tokens * attention.kv_numbers * kv_bits / 8 / shares / bandwidth
         if attention.kind != "latent":
             return read_s
-        flops = 2.0 * attention.num_heads / self.gpus * 2 * attention.kv_numbers * tokens
+        flops = 2.0 * attention.num_heads / self.tensor * 2 * attention.kv_numbers * tokens
         return max(read_s, flops / (law.compute_efficiency * self.gpu.fp16_flops))
 
     def index_read_s(self, attention: Attention, tokens: float) -> float:
@@ -103,7 +133,7 @@ class Node:
     def state_s(self, attention: Attention, seqs: float) -> float:
         """Return the time to read and write the states of linear attention."""
         bandwidth = self.gpu.memory_bandwidth_bytes_per_s * self.gpu.kernels.attention.kv_bandwidth_efficiency
-        return 2.0 * seqs * attention.state_bytes / self.gpus / bandwidth
+        return 2.0 * seqs * attention.state_bytes / self.tensor / bandwidth
 
     def elementwise_s(self, hidden_size: int, tokens: float) -> float:
         """Return the time of norms and residuals; their constant part is not divided by tensor parallelism."""
@@ -112,12 +142,18 @@ class Node:
         rate = self.gpu.memory_bandwidth_bytes_per_s * law.fp16.bandwidth_efficiency
         return law.elementwise_s + moved / rate
 
-    def all_reduce_s(self, hidden_size: int, tokens: float, *, is_captured: bool = True) -> float:
-        """Return the time of one all-reduce of the activations of ``tokens`` tokens, in a CUDA graph or outside."""
-        if self.gpus == 1:
+    def all_reduce_s(
+        self, hidden_size: int, tokens: float, *, is_captured: bool = True, gpus: int | None = None
+    ) -> float:
+        """Return the time of one all-reduce of the activations of ``tokens`` tokens, in a CUDA graph or outside.
+
+        ``gpus``: among so many; None: those of tensor parallelism.
+        """
+        gpus = self.tensor if gpus is None else gpus
+        if gpus == 1:
             return 0.0
         known = self.gpu.all_reduce
-        law = next((law for law in known if law.gpus >= self.gpus), known[-1])
+        law = next((law for law in known if law.gpus >= gpus), known[-1])
         size_bytes = tokens * hidden_size * ACTIVATION_BYTES
         captured_s = law.seconds(size_bytes)
         if is_captured:
@@ -126,21 +162,33 @@ class Node:
         return max(captured_s + copy_s, law.eager_s)
 
     def token_work_s(self, layer: Layer, hidden_size: int, tokens: float) -> float:
-        """Return the time of everything in a layer but attention."""
+        """Return the time of everything in a layer but attention and, of several ranks, the routed experts."""
         products = sum(self.gemm_s(matrix, tokens) for matrix in layer.matrices)
-        experts = self.experts_s(layer.experts, tokens) if layer.experts else 0.0
+        is_apart = self.ranks > 1 and layer.experts is not None
+        experts = self.experts_s(layer.experts, tokens) if layer.experts and not is_apart else 0.0
         is_captured = tokens <= MOST_CAPTURED_TOKENS
-        reduces = ALL_REDUCES_PER_LAYER * self.all_reduce_s(hidden_size, tokens, is_captured=is_captured)
+        reduces = 1 if is_apart else ALL_REDUCES_PER_LAYER
+        reduces_s = reduces * self.all_reduce_s(hidden_size, tokens, is_captured=is_captured)
         is_latent = layer.attention is not None and layer.attention.kind == "latent"
         extra_s = self.gpu.kernels.attention.latent_s if is_latent else 0.0
         if layer.attention is not None and layer.attention.head_norms:
             extra_s += self.gpu.kernels.head_norms_s
-        return products + experts + self.elementwise_s(hidden_size, tokens) + extra_s + reduces
+        return products + experts + self.elementwise_s(hidden_size, tokens) + extra_s + reduces_s
+
+    def shared_experts_s(self, experts: Experts, hidden_size: int, tokens: float) -> float:
+        """Return the time of routed experts that serve the ``tokens`` of all ranks, with their transfers.
+
+        Tokens are gathered from all ranks before, and the results reduced and scattered after (vLLM's
+        ``allgather_reducescatter``): together they move what an all-reduce among all GPUs does.
+        """
+        is_captured = tokens <= MOST_CAPTURED_TOKENS * self.ranks
+        moved_s = self.all_reduce_s(hidden_size, tokens, is_captured=is_captured, gpus=self.gpus)
+        return self.experts_s(experts, tokens) + moved_s
 
     def head_s(self, hidden_size: int, vocab_size: int, sequences: float) -> float:
         """Return the time of output head and sampler for ``sequences`` sequences that get a token."""
         kernels = self.gpu.kernels
-        weights = hidden_size * vocab_size / self.gpus
+        weights = hidden_size * vocab_size / self.tensor
         product_s = self._product_s(
             kernels.fp16, weights * ACTIVATION_BYTES, 2.0 * weights * sequences / self.gpu.fp16_flops
         )

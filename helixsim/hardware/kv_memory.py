@@ -45,6 +45,8 @@ class NodeMemory:
         Memory of a layer beyond its weights [B].
     gpus
         Each keeps its share of a layer, and copies of what cannot be split.
+    ranks
+        Attention ranks, each with its copy of all weights but the routed experts, and its own sequences.
     """
 
     total_bytes: int
@@ -52,16 +54,19 @@ class NodeMemory:
     workspace_bytes: int
     overhead_bytes_per_layer: int = 0
     gpus: int = 1
+    ranks: int = 1
 
     def budget_bytes(self, memory_fraction: float) -> float:
         """Return what weights and KV may take together [B]."""
         return min(self.usable_bytes * memory_fraction - self.workspace_bytes, self.total_bytes)
 
 
-def node_memory(gpu: GpuSpec, gpus: int, workspace_bytes: int, overhead_bytes_per_layer: int = 0) -> NodeMemory:
+def node_memory(
+    gpu: GpuSpec, gpus: int, workspace_bytes: int, overhead_bytes_per_layer: int = 0, ranks: int = 1
+) -> NodeMemory:
     """Return the memory of ``gpus`` GPUs as one node."""
     return NodeMemory(
-        gpu.memory_bytes * gpus, gpu.usable_memory_bytes * gpus, workspace_bytes, overhead_bytes_per_layer, gpus
+        gpu.memory_bytes * gpus, gpu.usable_memory_bytes * gpus, workspace_bytes, overhead_bytes_per_layer, gpus, ranks
     )
 
 
@@ -78,7 +83,12 @@ def activation_peak_bytes(model: ModelSpec, max_batched_tokens: int, gpus: int =
 
 
 def engine_workspace_bytes(
-    model: ModelSpec, gpus: int, max_batched_tokens: int, max_seqs: int, reserved_bytes: int | None = None
+    model: ModelSpec,
+    gpus: int,
+    max_batched_tokens: int,
+    max_seqs: int,
+    reserved_bytes: int | None = None,
+    ranks: int = 1,
 ) -> int:
     """Return what an engine that computes the output head takes beside weights and KV on all GPUs together [B].
 
@@ -92,17 +102,17 @@ def engine_workspace_bytes(
     outside = reserved_bytes
     if outside is None:
         outside = OUTSIDE_BYTES + (OUTSIDE_BYTES_PARALLEL if gpus > 1 else 0)
-    return gpus * (max(activation_peak_bytes(model, max_batched_tokens, gpus), logits) + outside)
+    return gpus * (max(activation_peak_bytes(model, max_batched_tokens, gpus // ranks), logits) + outside)
 
 
-def layer_weight_bytes(model: ModelSpec, gpus: int) -> int:
+def layer_weight_bytes(model: ModelSpec, gpus: int, ranks: int = 1) -> int:
     """Return the weights of one layer on all GPUs of a node together [B], the mean, copies included."""
-    total = sum(count * _weight_bytes(layer, gpus) for layer, count in Counter(model.layers).items())
+    total = sum(count * _weight_bytes(layer, gpus, ranks) for layer, count in Counter(model.layers).items())
     return round(total / model.num_layers)
 
 
-def _weight_bytes(layer: Layer, gpus: int) -> float:
-    shared = sum(matrix.shard_bytes(gpus) for matrix in layer.matrices) * gpus
+def _weight_bytes(layer: Layer, gpus: int, ranks: int) -> float:
+    shared = sum(matrix.shard_bytes(gpus // ranks) for matrix in layer.matrices) * gpus
     return shared + (layer.experts.bytes if layer.experts else 0) + layer.other_bytes * gpus
 
 
@@ -126,9 +136,10 @@ def layer_memory(
     """
     if model.is_uniform and not model.keeps_parts:
         return None
-    gpus = memory.gpus
-    weights = {layer: _weight_bytes(layer, gpus) + memory.overhead_bytes_per_layer for layer in set(model.layers)}
-    kv = {layer: _kept_bytes(layer, model.kv_bits, gpus, block_tokens, sequence_tokens) for layer in weights}
+    gpus, ranks, overhead = memory.gpus, memory.ranks, memory.overhead_bytes_per_layer
+    weights = {layer: _weight_bytes(layer, gpus, ranks) + overhead for layer in set(model.layers)}
+    tensor = gpus // ranks  # a sequence is on one rank
+    kv = {layer: _kept_bytes(layer, model.kv_bits, tensor, block_tokens, sequence_tokens) for layer in weights}
     return LayerMemory(
         budget_bytes=memory.budget_bytes(memory_fraction),
         weight_bytes=tuple(weights[layer] for layer in model.layers),
@@ -160,8 +171,8 @@ def kv_blocks(model: ModelSpec, memory: NodeMemory, memory_fraction: float, bloc
         Tokens of one block; a block keeps them in all of the node's layers.
     """
     budget = memory.budget_bytes(memory_fraction)
-    layer_bytes = layer_weight_bytes(model, memory.gpus) + memory.overhead_bytes_per_layer
-    block_bytes = block_tokens * kv_token_bytes(model, memory.gpus)
+    layer_bytes = layer_weight_bytes(model, memory.gpus, memory.ranks) + memory.overhead_bytes_per_layer
+    block_bytes = block_tokens * kv_token_bytes(model, memory.gpus // memory.ranks)
     counts: list[int] = []
     for layers in range(1, model.num_layers + 1):
         blocks = int((budget - layers * layer_bytes) // (block_bytes * layers))

@@ -16,9 +16,9 @@ from helixsim.domain.model import ModelSpec
 from helixsim.errors import ConfigError, DataError, InfeasibleError
 from helixsim.hardware import compute_file, kv_memory, measured
 from helixsim.hardware.compute_file import FittedKind
-from helixsim.hardware.engine_defaults import AS_MEASURED, StepDefaults
 from helixsim.hardware.operator_library import SYSTEMS, installed_version
 from helixsim.hardware.operator_tables import operator_profile
+from helixsim.hardware.profile_options import ProfileOptions
 from helixsim.hardware.roofline import roofline
 from helixsim.hardware.tensor_parallel import from_one_gpu, kv_shares
 from helixsim.units import NS_PER_S, format_bytes
@@ -39,64 +39,7 @@ TABLE_CONTEXT_TOKENS = 1000
 1000 tokens per decoding sequence, and their slopes over large batches of LLaMA-1 30B, which reads 26.6 kB of KV per
 token and layer, come to 800 to 1000 tokens at the memory bandwidth that layers reach (A100, L4)."""
 
-WITHOUT_FILE = ("auto", "analytic", "operators")
-"""Sources of timings that are not files."""
-
 _SIXTEEN_BIT = frozenset({"fp16", "bf16"})
-
-
-@dataclass(frozen=True, slots=True)
-class ProfileOptions:
-    """How node profiles are made.
-
-    Parameters
-    ----------
-    memory_fraction
-        Share of the usable GPU memory the engine takes, weights included (vLLM: ``gpu_memory_utilization``), 0..1.
-    block_tokens
-        Tokens of one KV block.
-    max_weight_fraction
-        Largest share of the usable memory a planner fills with weights, 0..1. None or 0.5: the published numbers of
-        layers where there are any; None, and none published: what leaves KV memory for ``least_kv_tokens``.
-    least_kv_tokens
-        KV memory that a planner leaves: one context of so many tokens. None: the longest context of the model, or
-        ``LEAST_KV_TOKENS`` if that is less.
-    sequence_tokens
-        Tokens of a usual sequence, which share out what windows and states of fixed size keep; None: as
-        ``least_kv_tokens`` if that is None.
-    max_prefill_tokens, max_prefill_requests, max_decode_seqs
-        Batch limits with any number of layers; None: those of ``limits``, else of ``steps``, else as measured, else
-        ``DEFAULT_LIMITS``.
-    graph_sizes
-        Sizes that steps are padded to; None: those of ``steps``.
-    steps
-        Limits of a step in the engine.
-    timings
-        CSV of per-layer timings (see ``measured``) or a YAML file written by ``profile fit``; or one of
-        ``WITHOUT_FILE``: the laws of ``kernels``, tables of measured kernels, or ``auto``, the first that is there of
-        ``profiles/compute``, the tables, timings of one GPU, and the laws.
-    backend
-        Engine whose kernels run, in the laws and in the operator tables; None: vLLM's laws, and no tables.
-    limits
-        CSV of KV tokens and batch limits by number of layers (see ``measured``), taken exactly as tabulated.
-    holds_ends
-        Nodes with the first and the last layer keep embedding and output head, and memory to sample.
-    """
-
-    memory_fraction: float = 0.9
-    block_tokens: int = 16
-    max_weight_fraction: float | None = None
-    least_kv_tokens: int | None = None
-    sequence_tokens: float | None = None
-    max_prefill_tokens: int | None = None
-    max_prefill_requests: int | None = None
-    max_decode_seqs: int | None = None
-    graph_sizes: tuple[int, ...] | None = None
-    steps: StepDefaults = AS_MEASURED
-    timings: Path | str = "auto"
-    backend: str | None = None
-    limits: Path | None = None
-    holds_ends: bool = False
 
 
 def node_profile(
@@ -113,6 +56,7 @@ def node_profile(
     """
     gpu = gpu.under(options.backend)
     kind = gpu.name if gpus == 1 else f"{gpu.name}x{gpus}"
+    ranks = options.data_parallel_size
     sources = _Sources(model, gpu, gpus, kind, options)
     fitted = sources.fitted()
     compute = sources.compute(fitted)
@@ -134,11 +78,11 @@ def node_profile(
         typical_layers_full=full,
         initial_layer_tokens_per_s=initial,
         ends_bytes=(
-            Ends(model.vocabulary_bytes, model.vocabulary_bytes, model.embedding_bytes)
+            Ends(ranks * model.vocabulary_bytes, ranks * model.vocabulary_bytes, ranks * model.embedding_bytes)
             if options.holds_ends
             else Ends()
         ),
-        block_bytes=options.block_tokens * kv_memory.kv_token_bytes(model, gpus),
+        block_bytes=options.block_tokens * kv_memory.kv_token_bytes(model, gpus // ranks),
         limited_by=limited_by if max_layers < model.num_layers else "",
         memory=memory,
     )
@@ -172,6 +116,8 @@ class _Sources:
 
     def _fitted_kind(self, kind: str) -> FittedKind | None:
         model, timings = self.model, self.options.timings
+        if self.options.is_spread:  # all that was published is of tensor parallelism
+            return None
         own = compute_file.read(timings) if isinstance(timings, Path) and _is_fitted(timings) else ()
         for fitted in (*own, *compute_file.committed(model.name)):
             if (fitted.model, fitted.kind) != (model.name, kind):
@@ -186,6 +132,8 @@ class _Sources:
     def compute(self, fitted: FittedKind | None) -> ComputeProfile:
         """Return the user's timings, else the fitted ones, else operator tables, else the roofline."""
         model, source = self.model, self.options.timings
+        if self.options.is_spread:
+            return self._spread()
         if isinstance(source, Path) and not _is_fitted(source):
             timings = measured.find(measured.read_timings(source), model.name, self.kind)
             if timings is not None:
@@ -210,6 +158,14 @@ class _Sources:
                 f"timings of {model.name} on {self.kind} were taken with a 16-bit KV cache, not {model.kv_precision}"
             )
         return self._from_fit(fitted, self.gpus)
+
+    def _spread(self) -> ComputeProfile:
+        """Return the laws' times with data-parallel attention or expert parallelism."""
+        options, model = self.options, self.model
+        computed = roofline(
+            model, self.gpu, self.gpus, ranks=options.data_parallel_size, by_expert=options.enable_expert_parallel
+        )
+        return self._noted(computed)
 
     def _noted(self, computed: ComputeProfile) -> ComputeProfile:
         how = "timings of" if computed.source == "operators" else "no timings for"
@@ -255,6 +211,10 @@ class _Sources:
         path, block_tokens = self.options.limits, self.options.block_tokens
         if path is None:
             return None
+        if self.options.is_spread:
+            raise ConfigError(
+                "limits: tables of KV memory are of tensor parallelism alone, not of data-parallel attention"
+            )
         table = measured.find(measured.read_limits(path), self.model.name, self.kind)
         if table is None:
             self.notes.append(f"{path.name}: no limits for {self.model.name} on {self.kind}: KV memory from physics")
@@ -293,6 +253,8 @@ class _Sources:
                 f"or the engine's limits"
             )
         limits += [limits[-1]] * (len(blocks) - len(limits))
+        if options.data_parallel_size > 1:
+            limits = [_of_ranks(one, options.data_parallel_size) for one in limits]
         return _Room(blocks, tuple(limits[: len(blocks)]), *self._max_layers(fitted, memory, blocks), layered)
 
     def _layered(self, memory: kv_memory.NodeMemory) -> LayerMemory | None:
@@ -310,14 +272,15 @@ class _Sources:
             return kv_memory.node_memory(self.gpu, self.gpus, known.workspace_bytes, known.overhead_bytes_per_layer)
         tokens = limits.max_prefill_tokens
         if self.options.holds_ends:
+            ranks = self.options.data_parallel_size
             workspace = kv_memory.engine_workspace_bytes(
-                self.model, self.gpus, tokens, limits.max_decode_seqs, self.gpu.reserved_bytes
+                self.model, self.gpus, tokens, limits.max_decode_seqs, self.gpu.reserved_bytes, ranks
             )
             self.notes.append(
                 f"no KV table for {self.model.name} on {self.kind}: workspace taken as {format_bytes(workspace)}: "
                 f"activations of {tokens} tokens, sampling of {limits.max_decode_seqs} sequences, graphs and libraries"
             )
-            return kv_memory.node_memory(self.gpu, self.gpus, workspace)
+            return kv_memory.node_memory(self.gpu, self.gpus, workspace, ranks=ranks)
         workspace = kv_memory.activation_peak_bytes(self.model, tokens)
         self.notes.append(
             f"no KV table for {self.model.name} on {self.kind}: workspace taken as {format_bytes(workspace)}, "
@@ -371,6 +334,16 @@ class _Sources:
         if sizes is None:
             sizes = options.steps.graph_sizes(own, self.gpu, self.gpus)
         return replace(own, graph_sizes=sizes)
+
+
+def _of_ranks(limits: BatchLimits, ranks: int) -> BatchLimits:
+    """Return the limits of all ranks together; CUDA graphs are those of each."""
+    return replace(
+        limits,
+        max_prefill_requests=limits.max_prefill_requests * ranks,
+        max_prefill_tokens=limits.max_prefill_tokens * ranks,
+        max_decode_seqs=limits.max_decode_seqs * ranks,
+    )
 
 
 def _is_fitted(path: Path) -> bool:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from helixsim.domain.curves import Curve
 from helixsim.domain.hardware import ComputeProfile, GpuSpec, LayerTimes
-from helixsim.domain.layers import Layer
+from helixsim.domain.layers import Experts, Layer
 from helixsim.domain.model import ModelSpec
 from helixsim.hardware.compute_file import FittedKind
 from helixsim.hardware.kernels import Node
@@ -41,13 +42,16 @@ class TimingError:
     decode_worst: float
 
 
-def roofline(model: ModelSpec, gpu: GpuSpec, gpus: int = 1) -> ComputeProfile:
+def roofline(
+    model: ModelSpec, gpu: GpuSpec, gpus: int = 1, *, ranks: int = 1, by_expert: bool = False
+) -> ComputeProfile:
     """Return the computed profile of ``gpus`` GPUs as one node.
 
     Formats that the GPU multiplies in have their own rates; others are read at their own size and multiplied in 16
-    bits. In a mixture of experts the active ones are multiplied and those that a batch touches are read.
+    bits. In a mixture of experts the active ones are multiplied and those that a batch touches are read. ``ranks`` and
+    ``by_expert``: data-parallel attention and expert parallelism, as in ``Node``.
     """
-    node = Node(gpu, gpus)
+    node = Node(gpu, gpus, ranks, by_expert)
     kinds = {layer: _layer_times(node, model, layer) for layer in dict.fromkeys(model.layers)}
     layers = tuple(kinds[layer] for layer in model.layers)
     mean = layers[0] if len(kinds) == 1 else _mean(layers)
@@ -70,7 +74,19 @@ def roofline(model: ModelSpec, gpu: GpuSpec, gpus: int = 1) -> ComputeProfile:
             f"other constants of {gpu.kernels.name} kernels"
         ),
         layers=() if len(kinds) == 1 else layers,
+        ranks=ranks,
+        experts=_shared_experts(node, model) if ranks > 1 else (),
     )
+
+
+def _shared_experts(node: Node, model: ModelSpec) -> tuple[Curve | None, ...]:
+    """Return the curve of the routed experts of each layer, equal ones as one object."""
+    known: dict[Experts | None, Curve | None] = {None: None}
+    for layer in model.layers:
+        experts = layer.experts
+        if experts is not None and experts not in known:
+            known[experts] = _sampled(partial(node.shared_experts_s, experts, model.hidden_size))
+    return tuple(known[layer.experts] for layer in model.layers)
 
 
 def _layer_times(node: Node, model: ModelSpec, layer: Layer) -> LayerTimes:

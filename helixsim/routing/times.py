@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from helixsim.domain.cluster import COORDINATOR, TOKEN_ID_BYTES, Deployment
+from helixsim.domain.data_parallel import step_time
 from helixsim.domain.engine import EngineSpec
 from helixsim.domain.placement import Placement
 from helixsim.domain.request import Slo
@@ -62,7 +63,7 @@ class RoutingTimes:
             key = (profile.kind, held, kv_tokens, most)
             if key not in known:
                 limits = profile.limits[held.layers - 1]
-                step = StepTime(profile.compute, self.engine, held, self.placement.num_layers, limits.graph_sizes)
+                step = step_time(profile.compute, self.engine, held, self.placement.num_layers, limits.graph_sizes)
                 sequences = min(limits.max_decode_seqs, limits.max_decode_seqs if most is None else most)
                 known[key] = NodeTimes(step, limits.max_prefill_tokens, sequences, kv_tokens)
             found.append(known[key])

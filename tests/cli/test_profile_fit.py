@@ -15,7 +15,8 @@ from helixsim.domain.placement import LayerRange
 from helixsim.domain.step_time import StepTime
 from helixsim.errors import ConfigError, DataError
 from helixsim.hardware import catalog, engines
-from helixsim.hardware.profiles import ProfileOptions, node_profile
+from helixsim.hardware.profile_options import ProfileOptions
+from helixsim.hardware.profiles import node_profile
 from helixsim.hardware.roofline import roofline
 from helixsim.hardware.step_rows import decoding, prompts
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from helixsim.hardware import catalog
-from helixsim.hardware.profiles import TABLE_CONTEXT_TOKENS, ProfileOptions, node_profile
+from helixsim.hardware.profile_options import ProfileOptions
+from helixsim.hardware.profiles import TABLE_CONTEXT_TOKENS, node_profile
 from helixsim.hardware.roofline import roofline
 
 

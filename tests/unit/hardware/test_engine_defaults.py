@@ -12,7 +12,8 @@ from helixsim.domain.hardware import BatchLimits
 from helixsim.errors import DataError
 from helixsim.hardware import catalog, engines
 from helixsim.hardware.engine_defaults import CudaGraphs, StepDefaults
-from helixsim.hardware.profiles import ProfileOptions, node_profile
+from helixsim.hardware.profile_options import ProfileOptions
+from helixsim.hardware.profiles import node_profile
 
 MEASURED = BatchLimits(1, 6004, 396)
 

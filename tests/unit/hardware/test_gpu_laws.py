@@ -8,7 +8,8 @@ from helixsim.domain.hardware import BatchLimits, GpuSpec, NodeProfile
 from helixsim.errors import InfeasibleError
 from helixsim.hardware import catalog
 from helixsim.hardware.formats import FP4_NATIVE, FP8_NATIVE, format_faults, format_notes
-from helixsim.hardware.profiles import ProfileOptions, node_profile
+from helixsim.hardware.profile_options import ProfileOptions
+from helixsim.hardware.profiles import node_profile
 from helixsim.hardware.roofline import roofline
 
 GPUS = {name: catalog.load_gpu(name) for name in catalog.gpu_names()}

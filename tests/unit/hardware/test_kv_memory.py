@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from helixsim.domain.placement import LayerRange
 from helixsim.hardware import catalog, kv_memory
-from helixsim.hardware.profiles import ProfileOptions, node_profile
+from helixsim.hardware.profile_options import ProfileOptions
+from helixsim.hardware.profiles import node_profile
 
 MODEL = catalog.load_model("llama-2-70b")
 GPU = catalog.load_gpu("a100-40g")

@@ -9,7 +9,8 @@ from helixsim.domain.memory import LayerMemory
 from helixsim.domain.placement import LayerRange
 from helixsim.errors import InfeasibleError
 from helixsim.hardware import catalog
-from helixsim.hardware.profiles import ProfileOptions, node_profile
+from helixsim.hardware.profile_options import ProfileOptions
+from helixsim.hardware.profiles import node_profile
 from helixsim.placement.check import check
 
 

@@ -17,7 +17,8 @@ from helixsim.errors import ConfigError, DataError, ExitCode
 from helixsim.hardware import catalog, operator_library, operator_tables, profiles
 from helixsim.hardware.operator_library import DISTRIBUTION, SYSTEMS, backend_of, check_version, open_tables
 from helixsim.hardware.operator_tables import operator_profile, operator_times
-from helixsim.hardware.profiles import ProfileOptions, node_profile
+from helixsim.hardware.profile_options import ProfileOptions
+from helixsim.hardware.profiles import node_profile
 
 ENGINE = EngineSpec("kernels", copies_activations=False, shares_weight_reads=True)
 LLAMA, QWEN, DEEPSEEK = (catalog.load_model(name) for name in ("llama-3.1-8b", "qwen3-30b-a3b", "deepseek-r1"))

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from helixsim.domain.hardware import BatchLimits, NodeProfile
 from helixsim.errors import DataError, InfeasibleError
 from helixsim.hardware import catalog
-from helixsim.hardware.profiles import DEFAULT_LIMITS, PUBLISHED_WEIGHT_FRACTION, ProfileOptions, node_profile
+from helixsim.hardware.profile_options import ProfileOptions
+from helixsim.hardware.profiles import DEFAULT_LIMITS, PUBLISHED_WEIGHT_FRACTION, node_profile
 
 HEADER = "model,gpu,phase,batch_tokens,ms_per_layer\n"
 TIMINGS = HEADER + "llama70b,L4,prompt,0,0\nllama70b,L4,prompt,250,10\nllama70b,L4,decode,0,0\nllama70b,L4,decode,2,5\n"

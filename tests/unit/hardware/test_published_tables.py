@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from helixsim.hardware import catalog, compute_file, fit, measured
-from helixsim.hardware.profiles import ProfileOptions, node_profile
+from helixsim.hardware.profile_options import ProfileOptions
+from helixsim.hardware.profiles import node_profile
 
 KV_TOKENS = {
     ("llama-1-30b", "a100-40g"): {1: 1289808, 9: 107456, 18: 33552},

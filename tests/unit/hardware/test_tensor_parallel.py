@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from helixsim.hardware import catalog, compute_file
 from helixsim.hardware.kernels import ALL_REDUCES_PER_LAYER, Node
-from helixsim.hardware.profiles import ProfileOptions, node_profile
+from helixsim.hardware.profile_options import ProfileOptions
+from helixsim.hardware.profiles import node_profile
 from helixsim.hardware.roofline import timing_error
 from helixsim.hardware.tensor_parallel import from_one_gpu, kv_shares
 

@@ -1,0 +1,138 @@
+"""Data-parallel attention and expert parallelism: laws of times and memory, and refusals."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import helixsim as hx
+from helixsim.domain.data_parallel import RankedStepTime, step_time
+from helixsim.domain.engine import EngineSpec
+from helixsim.domain.placement import LayerRange
+from helixsim.domain.step_time import BatchShape, StepTime
+from helixsim.errors import ConfigError
+from helixsim.hardware import catalog
+from helixsim.hardware.kernels import Node
+from helixsim.hardware.profile_options import ProfileOptions
+from helixsim.hardware.profiles import node_profile
+from helixsim.hardware.roofline import roofline
+
+GPU, MODEL = catalog.load_gpu("h200"), catalog.load_model("deepseek-v3")
+ENGINE = EngineSpec(loops_inside=True, copies_activations=False, has_output_head=True, shares_weight_reads=True)
+HELD = LayerRange(0, MODEL.num_layers)
+TENSOR = step_time(roofline(MODEL, GPU, 8), ENGINE, HELD, MODEL.num_layers)
+RANKED = step_time(roofline(MODEL, GPU, 8, ranks=8, by_expert=True), ENGINE, HELD, MODEL.num_layers)
+EXPERTS = next(layer.experts for layer in MODEL.layers if layer.experts)
+
+shapes = st.builds(
+    BatchShape,
+    prefill_tokens=st.integers(1, 8192),
+    prefill_pairs=st.integers(1, 10**6),
+    prefill_seqs=st.integers(1, 20),
+    decode_seqs=st.integers(1, 300),
+    decode_context=st.integers(1, 10**6),
+    sampled=st.integers(1, 300),
+)
+
+
+def profile(**options):
+    return node_profile(MODEL, GPU, 8, replace(ProfileOptions(holds_ends=True), **options))[0]
+
+
+def test_one_rank_is_tensor_parallelism():
+    assert type(TENSOR) is StepTime
+    assert isinstance(RANKED, RankedStepTime)
+    assert roofline(MODEL, GPU, 8, ranks=1) == roofline(MODEL, GPU, 8)
+    assert profile(data_parallel_size=1) == profile()
+
+
+@given(shapes, st.integers(1, 5))
+def test_more_work_takes_longer_and_a_sequence_more_on_each_rank_as_much_as_on_one(shape, more):
+    seqs = shape.decode_seqs + 8 * more
+    grown = shape._replace(decode_seqs=seqs, decode_context=shape.decode_context * seqs / shape.decode_seqs)
+    assert RANKED.ns(grown) >= RANKED.ns(shape)
+    full = BatchShape(decode_seqs=8 * more, decode_context=8000 * more, sampled=8 * more)
+    fullest = BatchShape(decode_seqs=8 * more - 7, decode_context=1000 * (8 * more - 7), sampled=8 * more - 7)
+    experts = [RANKED._experts_ns(one.decode_seqs, None) for one in (full, fullest)]
+    assert RANKED.ns(full) - experts[0] == pytest.approx(RANKED.ns(fullest) - experts[1])
+
+
+@given(st.integers(1, 200), st.integers(1, 10**5), st.integers(1, 40))
+def test_a_series_of_steps_is_each_step_and_entries_at_the_first_layer_are_the_step(seqs, context, steps):
+    series = RANKED.decode_ns_series(seqs, context, steps)
+    assert np.array_equal(series, [RANKED.decode_ns(seqs, context + seqs * step) for step in range(steps)])
+    shape = BatchShape(decode_seqs=seqs, decode_context=context, sampled=seqs)
+    assert RANKED.decode_ns(seqs, context) == pytest.approx(RANKED.ns(shape))
+    assert RANKED.ns_of_entries([(0, shape)]) == pytest.approx(RANKED.ns(shape))
+
+
+def test_ranks_read_less_of_compressed_keys_and_values_and_hold_more():
+    long = BatchShape(decode_seqs=256, decode_context=256 * 16_000, sampled=256)
+    assert RANKED.ns(long) < TENSOR.ns(long)
+    whole = HELD
+    assert profile(data_parallel_size=8).blocks(whole, 61) > 3 * profile().blocks(whole, 61)
+
+
+def test_weights_of_experts_are_kept_once_and_the_others_on_every_rank():
+    fewer, more = profile(data_parallel_size=2), profile(data_parallel_size=8)
+    experts = sum(layer.experts.bytes for layer in MODEL.layers if layer.experts)
+    for found, ranks in ((fewer, 2), (more, 8)):
+        others = sum(
+            sum(matrix.shard_bytes(8 // ranks) for matrix in layer.matrices) * 8 + 8 * layer.other_bytes
+            for layer in MODEL.layers
+        )
+        assert sum(found.memory.weight_bytes) == pytest.approx(experts + others)
+    assert more.limits[0].max_decode_seqs == 4 * fewer.limits[0].max_decode_seqs
+    assert more.limits[0].graph_sizes == fewer.limits[0].graph_sizes
+
+
+@given(st.floats(1, 1e5), st.sampled_from([2, 4, 8]))
+def test_the_fullest_gpu_of_whole_experts_has_more_than_the_mean_and_no_more_than_all(tokens, gpus):
+    mean, whole = Node(GPU, gpus), Node(GPU, gpus, by_expert=True)
+    assert mean.experts_s(EXPERTS, tokens) <= whole.experts_s(EXPERTS, tokens) * (1 + 1e-9)
+    assert whole.experts_s(EXPERTS, tokens) <= Node(GPU, 1).experts_s(EXPERTS, tokens) * (1 + 1e-9)
+    assert whole.experts_s(EXPERTS, 1e7) == pytest.approx(mean.experts_s(EXPERTS, 1e7), rel=0.01)
+
+
+def experiment(**engine):
+    return hx.Experiment.from_data(
+        {
+            "schema": 1,
+            "model": engine.pop("model", "qwen3-30b-a3b"),
+            "cluster": {
+                "nodes": [{"gpu": "h100", "gpus": 4}],
+                "network": {"intra_region": {"bandwidth": "100 Gbit/s", "latency": "0.05 ms"}},
+            },
+            "workload": {
+                "lengths": {"distribution": "fixed", "prompt_tokens": 500, "output_tokens": 50},
+                "arrivals": {"process": "closed_loop", "concurrency": 16, "num_requests": 64},
+            },
+            "engine": {"name": "vllm-1", **engine},
+            "systems": [{"name": "one", "placement": "separate"}],
+        }
+    )
+
+
+def test_a_node_of_ranks_serves_every_request():
+    for engine in ({"data_parallel_size": 4}, {"data_parallel_size": 2, "enable_expert_parallel": True}):
+        resolved = experiment(**engine).resolve()
+        run = hx.simulate(resolved, hx.place(resolved, "one", by_flow=True))
+        assert (run.requests.status == 2).all()
+
+
+@pytest.mark.parametrize(
+    ("engine", "said"),
+    [
+        ({"data_parallel_size": 3}, "3 attention ranks do not divide the 4 GPUs of h100x4"),
+        ({"enable_expert_parallel": True, "model": "llama-3.1-8b"}, "llama-3.1-8b has no experts"),
+        ({"data_parallel_size": 2, "name": "helix-vllm-0.4"}, "needs an engine with return: engine"),
+        ({"data_parallel_size": 2, "timings": "operators"}, "only the laws of kernels know such nodes"),
+    ],
+)
+def test_what_cannot_be_is_refused(engine, said):
+    with pytest.raises(ConfigError, match=said):
+        experiment(**engine).resolve()
