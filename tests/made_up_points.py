@@ -3,65 +3,34 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
+from helixsim.accuracy.points import MeasuredPoint, throughput
+from helixsim.accuracy.run import PointResult, Prediction
 
-@dataclass(frozen=True)
-class Figures:
-    ttft_ms: float
-    tpot_ms: float
-    output_tokens_per_s: float
-
-    def times(self, factor: float) -> Figures:
-        return Figures(self.ttft_ms * factor, self.tpot_ms * factor, self.output_tokens_per_s / factor)
-
-
-@dataclass(frozen=True)
-class Point:
-    id: str = "p"
-    gpu: str = "h100"
-    tensor_parallel: int = 2
-    data_parallel: int = 1
-    engine: str = "vllm-1"
-    engine_version: str = "0.19.0"
-    model: str = "llama-3.1-70b"
-    weights: str | None = "fp8"
-    prompt_tokens: int = 1024
-    output_tokens: int = 256
-    concurrency: int = 16
-    ttft_ms: float = 200.0
-    tpot_ms: float = 20.0
-    output_tokens_per_s: float = 750.0
-
-
-@dataclass(frozen=True)
-class Result:
-    point: Point = field(default_factory=Point)
-    analytic: Figures | None = None
-    operators: Figures | None = None
-    static: Figures | None = None
-    reason: str | None = None
-
-
-@dataclass(frozen=True)
-class Missing:
-    id: str
-    reason: str
+POINT: dict[str, Any] = {
+    "id": "p", "source": "made up", "gpu": "h100", "tensor_parallel": 2, "data_parallel": 1, "expert_parallel": 1,
+    "engine": "vllm-1", "engine_version": "0.19.0", "model": "llama-3.1-70b", "weights": "fp8",
+    "prompt_tokens": 1024, "output_tokens": 256, "spread": 1.0, "concurrency": 16, "ttft_ms": 200.0, "tpot_ms": 20.0,
+}  # fmt: skip
 
 
 def result(
-    factor: float | None = 1.1, *, operators: float | None = None, static: float | None = None, **point: object
-) -> Result:
+    factor: float | None = 1.1, *, operators: float | None = None, static: float | None = None, **point: Any
+) -> PointResult:
     """A point whose latencies are predicted ``factor`` times too long; None: no prediction."""
-    measured = Point(**point)  # type: ignore[arg-type]
-    figures = Figures(measured.ttft_ms, measured.tpot_ms, measured.output_tokens_per_s)
-    found = [None if one is None else figures.times(one) for one in (factor, operators, static)]
-    return Result(measured, *found, reason="no memory for one request" if factor is None else None)
+    measured = MeasuredPoint(**POINT | point)
+    found = []
+    for times in (factor, operators, static):
+        means = (0.0, 0.0) if times is None else (measured.ttft_ms * times, measured.tpot_ms * times)
+        found.append(None if times is None else Prediction(*means, throughput(measured, *means)))
+    reasons = (("analytic", "no memory for one request"),) if factor is None else ()
+    return PointResult(measured, *found, reasons=reasons)
 
 
-def many(count: int, seed: int = 1) -> list[Result]:
+def many(count: int, seed: int = 1) -> list[PointResult]:
     """Points of several GPUs, engines, models and loads with random errors."""
     rng = np.random.default_rng(seed)
     found = []
@@ -79,7 +48,6 @@ def many(count: int, seed: int = 1) -> list[Result]:
                 concurrency=int(rng.choice([1, 16, 64, 256])),
                 tpot_ms=math.exp(rng.normal(3, 1)),
                 ttft_ms=math.exp(rng.normal(6, 1)),
-                output_tokens_per_s=math.exp(rng.normal(7, 1)),
             )
         )
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -40,12 +41,19 @@ def bucket(value: float, buckets: Iterable[tuple[float, str]]) -> str:
 
 def family_of(point: MeasuredPoint) -> str:
     """Return the family of the model of a point."""
-    return family(catalog.load_model(point.model))
+    return _model(point.model)[0]
 
 
 def weights_of(point: MeasuredPoint) -> str:
     """Return the format of the weights of a point."""
-    return point.weights or catalog.load_model(point.model).precision
+    return point.weights or _model(point.model)[1]
+
+
+@cache
+def _model(name: str) -> tuple[str, str]:
+    """Return the family of a model and the format of its checkpoint."""
+    model = catalog.load_model(name)
+    return family(model), model.precision
 
 
 def cell_of(point: MeasuredPoint) -> dict[str, str]:

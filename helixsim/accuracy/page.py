@@ -9,36 +9,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from helixsim.accuracy.errors import (
-    METRICS,
-    PREDICTORS,
-    TITLES,
-    ErrorSummary,
-    Inexpressible,
-    PointResult,
-    error,
-    errors,
-    summarised,
-)
+from helixsim.accuracy.cells import BATCHES, CONTEXTS, METRICS, Error, bucket, family_of, weights_of
+from helixsim.accuracy.errors import TITLES, error, errors, summarised
 from helixsim.accuracy.point_charts import (
-    BATCHES,
-    CONTEXTS,
     GUIDE,
     PREDICTOR_KINDS,
     SIZES,
     HeatMap,
     Property,
     breakdown,
-    bucket,
     common_errors,
     engines_of,
     error_sizes,
-    gpus_of,
     heat_map,
     hover_data,
     scatter,
     signed_errors,
 )
+from helixsim.accuracy.points import Inexpressible
+from helixsim.accuracy.run import PREDICTORS, PointResult
 from helixsim.report.rows import number
 from helixsim.report.templating import template
 from helixsim.writing import write_text
@@ -62,8 +51,6 @@ class AccuracyPage:
     ----------
     results, inexpressible
         Points that were simulated, or failed, and those that cannot be expressed.
-    family_of
-        Returns the family of the model of a point.
     cause_of
         Returns the named cause of the error of a point; None: not known.
     constants
@@ -72,17 +59,19 @@ class AccuracyPage:
         Measured runs replayed request by request, as ``replay_charts.shown`` returns them.
     prototype
         The paper's prototype, as ``prototype.shown`` returns it; None: not simulated.
+    expressible
+        Points of the source that have an experiment; ``results`` may be a sample of them. None: they are all.
     source
         Sentence on where the points come from.
     """
 
     results: Sequence[PointResult] = ()
     inexpressible: Sequence[Inexpressible] = ()
-    family_of: Property = field(default=lambda result: result.point.model)
     cause_of: Callable[[PointResult], str | None] = field(default=lambda _: None)
     constants: Mapping[str, Any] | None = None
     replays: Sequence[Mapping[str, Any]] = ()
     prototype: Mapping[str, Any] | None = None
+    expressible: int | None = None
     source: str = ""
 
 
@@ -103,11 +92,11 @@ def shown(page: AccuracyPage) -> dict[str, Any]:
     kinds = engines_of(results)
     reasons = Counter(one.reason for one in page.inexpressible)
     reasons.update(result.reason or "no prediction" for result in page.results if error(result, "tpot") is None)
-    total = len(page.results) + len(page.inexpressible)
+    known = len(page.results) if page.expressible is None else page.expressible
     view: dict[str, Any] = {
-        "lead": _lead(results),
+        "lead": _lead(results, page),
         "method": _method(results, page.source),
-        "tiles": _tiles(results, total),
+        "tiles": _tiles(results, _Coverage(len(results), len(page.results), known, len(page.inexpressible))),
         "metric_titles": list(TITLES.values()),
         "predictors": _predictors(results),
         "predictor_legend": [(kind, name) for key, kind, name in PREDICTOR_KINDS if errors(results, "tpot", key)],
@@ -119,12 +108,12 @@ def shown(page: AccuracyPage) -> dict[str, Any]:
         "hover": hover_data(results, kinds) if results else None,
         "guide": GUIDE,
         "few": FEW,
-        "heat_maps": [_heat(heat_map(results, metric, page.family_of)) for metric in METRICS] if results else [],
-        "breakdowns": _breakdowns(results, page.family_of) if results else [],
+        "heat_maps": [_heat(heat_map(results, metric)) for metric in METRICS] if results else [],
+        "breakdowns": _breakdowns(results) if results else [],
         "strip_end": _STRIP_END,
         "worst": [_worst_row(result, page.cause_of) for result in _worst(results)],
         "reasons": reasons.most_common(),
-        "coverage": f"{count_text(total - len(results))} of {count_text(total)} points of the source, by reason.",
+        "coverage": _coverage_sentence(page, len(results), known),
         "constants": page.constants,
         "replays": page.replays,
         "prototype": page.prototype,
@@ -160,10 +149,12 @@ def count_text(count: int) -> str:
     return f"{count:,}".replace(",", "\u202f")
 
 
-def _lead(results: Sequence[PointResult]) -> str:
+def _lead(results: Sequence[PointResult], page: AccuracyPage) -> str:
     tpot = summarised(errors(results, "tpot"))
     if tpot is None:
-        return "No measured point was simulated."
+        replayed = [_counted(len(page.replays), "measured run")] if page.replays else []
+        cells = ["the cells of the paper's prototype"] if page.prototype else []
+        return f"{' and '.join([*replayed, *cells]) or 'No measured point'} simulated as measured."
     runs, gpus, engines, models = (
         _counted(count, name)
         for count, name in (
@@ -195,11 +186,37 @@ def _method(results: Sequence[PointResult], source: str) -> list[str]:
     ]
 
 
-def _tiles(results: Sequence[PointResult], total: int) -> list[dict[str, str]]:
+@dataclass(frozen=True, slots=True)
+class _Coverage:
+    """Points with a result, points that were simulated, points that can be expressed, and those that cannot."""
+
+    done: int
+    tried: int
+    known: int
+    others: int
+
+    @property
+    def share(self) -> float:
+        """Share of the source that is covered, by that of a sample where not all of it was simulated."""
+        return self.done / self.tried * self.known / (self.known + self.others)
+
+
+def _coverage_sentence(page: AccuracyPage, done: int, known: int) -> str:
+    tried, others = len(page.results), len(page.inexpressible)
+    sentence = f"{count_text(others)} of {count_text(known + others)} points of the source have no experiment"
+    if done < tried:
+        sentence += f"; of {count_text(tried)} that were simulated, {count_text(tried - done)} gave no result"
+    return f"{sentence}. By reason:"
+
+
+def _tiles(results: Sequence[PointResult], coverage: _Coverage) -> list[dict[str, str]]:
     tiles = []
-    if total:
-        text = f"{count_text(len(results))} of {count_text(total)} points of the source are simulated"
-        tiles.append({"title": "Coverage", "figure": share_text(len(results) / total), "text": text})
+    if coverage.tried:
+        total = count_text(coverage.known + coverage.others)
+        text = f"{count_text(coverage.done)} of {total} points of the source are simulated"
+        if coverage.tried < coverage.known:
+            text = f"of {total} points of the source can be simulated; here a sample of {count_text(coverage.done)}"
+        tiles.append({"title": "Coverage", "figure": share_text(coverage.share), "text": text})
     notes = {"ttft": "; in a closed loop"}
     for metric, title in TITLES.items():
         summary = summarised(errors(results, metric))
@@ -210,7 +227,7 @@ def _tiles(results: Sequence[PointResult], total: int) -> list[dict[str, str]]:
     return tiles
 
 
-def _predictors(results: Sequence[PointResult]) -> list[tuple[str, int, list[ErrorSummary | None]]]:
+def _predictors(results: Sequence[PointResult]) -> list[tuple[str, int, list[Error | None]]]:
     """Return name, number of points and summaries of each predictor: of helixsim over all, then all over the same."""
     if not results:
         return []
@@ -236,11 +253,11 @@ def _heat(found: HeatMap) -> dict[str, Any]:
     return {
         "title": TITLES[found.metric],
         "columns": found.columns,
-        "families": [(family, len(rows), rows) for family, rows in families.items()],
+        "families": list(families.items()),
     }
 
 
-def _heat_cell(cell: ErrorSummary | None) -> dict[str, Any] | None:
+def _heat_cell(cell: Error | None) -> dict[str, Any] | None:
     if cell is None:
         return None
     is_few = cell.count < FEW
@@ -258,14 +275,14 @@ def _bare(value: float, sign: bool = False) -> str:
     return share_text(value, sign).removesuffix("\u00a0%")
 
 
-def _breakdowns(results: Sequence[PointResult], family_of: Property) -> list[tuple[str, list[dict[str, Any]]]]:
+def _breakdowns(results: Sequence[PointResult]) -> list[tuple[str, list[dict[str, Any]]]]:
     properties: list[tuple[str, Property, Sequence[str]]] = [
         ("engine", lambda r: r.point.engine, ()),
         ("GPU", lambda r: r.point.gpu, ()),
-        ("model family", family_of, ()),
+        ("model family", lambda r: family_of(r.point), ()),
         ("model", lambda r: r.point.model, ()),
-        ("weights", lambda r: str(r.point.weights or "as published"), ()),
-        ("GPUs of an instance", lambda r: bucket(gpus_of(r), SIZES), [label for _, label in SIZES]),
+        ("weights", lambda r: weights_of(r.point), ()),
+        ("GPUs of an instance", lambda r: bucket(r.point.gpus, SIZES), [label for _, label in SIZES]),
         (
             "requests in flight per instance",
             lambda r: bucket(r.point.concurrency, BATCHES),
@@ -273,7 +290,7 @@ def _breakdowns(results: Sequence[PointResult], family_of: Property) -> list[tup
         ),
         (
             "mean context, tokens",
-            lambda r: bucket(r.point.prompt_tokens + r.point.output_tokens / 2, CONTEXTS),
+            lambda r: bucket(r.point.mean_context_tokens, CONTEXTS),
             [label for _, label in CONTEXTS],
         ),
     ]
@@ -305,9 +322,9 @@ def _worst(results: Sequence[PointResult]) -> list[PointResult]:
 def _worst_row(result: PointResult, cause_of: Callable[[PointResult], str | None]) -> dict[str, Any]:
     point = result.point
     found = error(result, "tpot") or 0.0
-    count = gpus_of(result)
+    engine = f"{point.engine} {point.engine_version}".strip()
     return {
-        "setting": f"{point.model} {point.weights or ''}, {count} × {point.gpu}, {point.engine} {point.engine_version}",
+        "setting": f"{point.model} {weights_of(point)}, {point.gpus} × {point.gpu}, {engine}",
         "load": f"{point.prompt_tokens} + {point.output_tokens} tokens, {point.concurrency} in flight",
         "measured": number(point.tpot_ms),
         "predicted": number(point.tpot_ms * (1 + found)),

@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from helixsim.accuracy.errors import METRICS, TITLES, UNITS, ErrorSummary, PointResult, error, errors, summarised
+from helixsim.accuracy.cells import BATCHES, METRICS, Error, bucket, family_of, weights_of
+from helixsim.accuracy.errors import TITLES, UNITS, error, errors, summarised
+from helixsim.accuracy.run import PointResult
 from helixsim.report.charts import Axis, Chart, Curve, Dots, log_axis, shares_below
 
 GUIDE = 0.25
@@ -18,6 +20,9 @@ GUIDE = 0.25
 
 WIDEST = 0.6
 """Largest relative error on the axes of the distributions; larger ones are counted at the edge."""
+
+MANY = 300
+"""Points from which the dots of a scatter plot are small."""
 
 _BIN = 0.05
 
@@ -28,21 +33,9 @@ PREDICTOR_KINDS = (
 )
 """Predictor, CSS class of its curves, and name."""
 
-BATCHES = ((8, "1–8"), (32, "9–32"), (128, "33–128"), (math.inf, "129+"))
 SIZES = ((1, "1"), (2, "2"), (4, "3–4"), (8, "5–8"), (16, "9–16"), (32, "17–32"), (math.inf, "33+"))
-CONTEXTS = ((2048, "up to 2k"), (8192, "2k–8k"), (math.inf, "8k+"))
 
 Property = Callable[[PointResult], str]
-
-
-def bucket(value: float, edges: Iterable[tuple[float, str]]) -> str:
-    """Return the label of the first edge that is not below a value."""
-    return next(label for edge, label in edges if value <= edge)
-
-
-def gpus_of(result: PointResult) -> int:
-    """Return the number of GPUs of an instance."""
-    return int(result.point.tensor_parallel * max(1, result.point.data_parallel))
 
 
 def engines_of(results: Sequence[PointResult]) -> dict[str, str]:
@@ -72,6 +65,7 @@ def scatter(results: Sequence[PointResult], metric: str, kinds: dict[str, str]) 
         ends = max(low, low / factor), min(high, high / factor)
         guides.append(Curve("", ends, [end * factor for end in ends]))
     summary = summarised(errors(results, metric))
+    size = " large" if len(values) < 2 * MANY else ""
     return Chart(
         f"scatter-{metric}",
         TITLES[metric],
@@ -79,7 +73,7 @@ def scatter(results: Sequence[PointResult], metric: str, kinds: dict[str, str]) 
         + ("" if summary is None else f"Median error {summary.median:.1%}, 90 % of points within {summary.p90:.1%}."),
         axis,
         Axis(f"helixsim, {UNITS[metric]}", low, high, axis.ticks, is_log=True),
-        dots=tuple(Dots(kind, points) for kind, points in groups.items()),
+        dots=tuple(Dots(f"{kind}{size}", points) for kind, points in groups.items()),
         guides=tuple(guides),
         height=324.0,
     )
@@ -96,10 +90,10 @@ def hover_data(results: Sequence[PointResult], kinds: dict[str, str]) -> dict[st
     points = []
     for result in results:
         point = result.point
-        texts = (point.gpu, f"{point.engine} {point.engine_version}".strip(), point.model, point.weights or "")
+        texts = (point.gpu, f"{point.engine} {point.engine_version}".strip(), point.model, weights_of(point))
         row: list[float | None] = [groups[kinds[point.engine]]]
         row += [names.setdefault(text, len(names)) for text in texts]
-        row += [gpus_of(result), point.prompt_tokens, point.output_tokens, point.concurrency]
+        row += [point.gpus, point.prompt_tokens, point.output_tokens, point.concurrency]
         for metric, field in METRICS.items():
             found = error(result, metric)
             measured = getattr(point, field)
@@ -176,10 +170,10 @@ class HeatMap:
 
     metric: str
     columns: tuple[tuple[str, str], ...]
-    rows: tuple[tuple[tuple[str, str], tuple[ErrorSummary | None, ...]], ...]
+    rows: tuple[tuple[tuple[str, str], tuple[Error | None, ...]], ...]
 
 
-def heat_map(results: Sequence[PointResult], metric: str, family: Property) -> HeatMap:
+def heat_map(results: Sequence[PointResult], metric: str) -> HeatMap:
     """Return the errors by GPU and engine, and by family and requests in flight."""
     cells: dict[tuple[tuple[str, str], tuple[str, str]], list[float]] = defaultdict(list)
     labels = [label for _, label in BATCHES]
@@ -188,7 +182,7 @@ def heat_map(results: Sequence[PointResult], metric: str, family: Property) -> H
         if found is not None:
             point = result.point
             regime = bucket(point.concurrency, BATCHES)
-            cells[(point.gpu, point.engine), (family(result), regime)].append(found)
+            cells[(point.gpu, point.engine), (family_of(point), regime)].append(found)
     columns = sorted({column for column, _ in cells})
     rows = sorted({row for _, row in cells}, key=lambda row: (row[0], labels.index(row[1])))
     return HeatMap(
@@ -203,7 +197,7 @@ class BreakdownRow:
     """Errors of the points with one value of a property; ``range``: 10th and 90th percentile of the TPOT errors."""
 
     label: str
-    summaries: tuple[ErrorSummary | None, ...]
+    summaries: tuple[Error | None, ...]
     range: tuple[float, float] | None
 
 

@@ -30,12 +30,12 @@ def shown(replay: Replay) -> dict[str, Any]:
     return {
         "title": replay.name,
         "about": f"{replay.setting}; {len(replay.measured)} requests; {waited} in the simulation.",
-        "figures": figures(replay),
+        "figures": [(label, number(a), number(b), error) for label, a, b, error in figures(replay)],
         "charts": [*distributions(replay), *series(replay)],
     }
 
 
-def figures(replay: Replay) -> list[tuple[str, str, str, float | None]]:
+def figures(replay: Replay) -> list[tuple[str, float | None, float | None, float | None]]:
     """Return label, measured and simulated figure, and error: throughput, mean and median latencies."""
     ours, theirs = replay.simulated, replay.measured
     pairs: list[tuple[str, float | None, float | None]] = [
@@ -47,10 +47,7 @@ def figures(replay: Replay) -> list[tuple[str, str, str, float | None]]:
                 float(statistic(getattr(one, key))) * factor if len(one) else None for one in (theirs, ours)
             )
             pairs.append((label.format(name), measured, simulated))
-    return [
-        (label, number(measured), number(simulated), _error(measured, simulated))
-        for label, measured, simulated in pairs
-    ]
+    return [(label, measured, simulated, _error(measured, simulated)) for label, measured, simulated in pairs]
 
 
 def distributions(replay: Replay) -> list[Chart]:

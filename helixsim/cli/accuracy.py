@@ -6,7 +6,7 @@ import argparse
 import csv
 import io
 from collections import Counter
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,16 +14,28 @@ from helixsim.cli import console, options
 from helixsim.errors import ConfigError, DataError, ExitCode, unknown_name
 
 if TYPE_CHECKING:
+    from helixsim.accuracy.points import Inexpressible
+    from helixsim.accuracy.replays import Replay
     from helixsim.accuracy.run import PointResult
+    from helixsim.papers.helix.fidelity import CellResult
 
 SAMPLE = 400
 """Points that are simulated unless told otherwise."""
+
+_SOURCE = (
+    "Points: public serving runs of InferenceX and NVIDIA, from silicon_sample.csv of aiconfigurator-core "
+    "(Apache-2.0), prefill and decode on the same GPUs."
+)
 
 _ABOUT = """\
 Simulate measured runs of served models as they were measured, and print how far off TPOT, throughput and TTFT are.
 
 The runs are those of aiconfigurator-core (extra: operators): a closed loop of constant concurrency on one instance of
 vLLM, SGLang or TensorRT-LLM. Results are kept in DIR and found again.
+
+With --replay, the requests of a measured run of your own are simulated as they came: the trace of EXP is its file, a
+result of `vllm bench serve --save-detailed` or a CSV with arrival, lengths and latencies. SERIES is the log of the
+server or a CSV of its metrics over time. The public points are then simulated only if --sample or --all is given.
 """
 
 
@@ -40,7 +52,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     which.add_argument(
         "--sample",
         type=options.positive,
-        default=SAMPLE,
         metavar="N",
         help=f"about N points, at least one of each GPU, engine, model and format (default: {SAMPLE})",
     )
@@ -58,6 +69,19 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="also with tables of measured kernels, and the tables' own static estimate",
     )
     parser.add_argument("--points", type=Path, metavar="CSV", help="file of the points (default: that of the extra)")
+    parser.add_argument(
+        "--replay",
+        nargs="+",
+        action="append",
+        default=[],
+        type=Path,
+        metavar=("EXP", "SERIES"),
+        help="a measured run request by request (repeatable)",
+    )
+    parser.add_argument("--prototype", action="store_true", help="also the measured cells of the paper's prototype")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write everything as one HTML page")
+    parser.add_argument("--figure", type=Path, metavar="FILE", help="draw the replays (svg)")
+    parser.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write a row for each point")
     parser.add_argument(
         "--update", type=Path, metavar="DIR", help="write the table of cells behind labels and bands to DIR/cells.csv"
@@ -66,16 +90,61 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Simulate the points and print their errors."""
+    """Simulate the points, replays and cells that are asked for, and print their errors."""
+    from helixsim.accuracy.replays import replay
+
+    for paths in args.replay:
+        if len(paths) > 2:
+            raise ConfigError(f"--replay: expected EXP or EXP SERIES, got {len(paths)} files")
+    if args.figure and not args.replay:
+        raise ConfigError("--figure: draws replays, none is given (--replay)")
+    replays = [replay(*paths) for paths in args.replay]
+    cells = _prototype(args) if args.prototype else []
+    has_points = args.all or args.sample is not None or not (replays or cells)
+    compared = _compared(args) if has_points else _Compared([], [], 0, 0)
+    if args.csv:
+        _write_csv(args.csv, compared.results)
+    if args.update:
+        _update(args.update, compared.results)
+    if args.html or args.markdown:
+        _write_documents(args, compared, replays, cells)
+    if args.figure:
+        _draw(args.figure, replays)
+    if args.json:
+        console.print_json(_document(args, compared, replays, cells))
+    elif not args.markdown:
+        _print_all(args, compared, replays, cells, has_points)
+    return ExitCode.OK
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """Results of the points, those that cannot be expressed, how many others there are, and rows of the file.
+
+    With ``--where``, what cannot be expressed is not told: such rows have no fields to compare.
+    """
+
+    results: list[PointResult]
+    inexpressible: list[Inexpressible]
+    known: int
+    rows: int
+
+    @property
+    def left_out(self) -> Counter[str]:
+        """Points without a result by reason."""
+        reasons = Counter(row.reason for row in self.inexpressible)
+        return reasons + Counter(result.reason for result in self.results if result.reason is not None)
+
+
+def _compared(args: argparse.Namespace) -> _Compared:
     from helixsim.accuracy import points as read
-    from helixsim.accuracy.run import PREDICTORS, evaluate, result_json
+    from helixsim.accuracy.run import evaluate
 
     rows = read.read_points(args.points or read.installed_file())
     measured = read.where([row for row in rows if isinstance(row, read.MeasuredPoint)], _conditions(args.where))
     if not measured:
         raise DataError("no measured point is like that")
-    kept = measured if args.all else read.chosen(measured, args.sample)
-    predictors = PREDICTORS if args.operators else PREDICTORS[:1]
+    kept = measured if args.all else read.chosen(measured, args.sample or SAMPLE)
     with (
         console.progress("accuracy", counted=True, quiet=args.quiet) as advance,
         options.executor(args) as executor,
@@ -84,30 +153,103 @@ def run(args: argparse.Namespace) -> int:
             kept,
             args.out,
             executor,
-            predictors=predictors,
+            predictors=_predictors(args),
             force=args.force,
             progress=advance,
         )
-    left_out = Counter(row.reason for row in rows if isinstance(row, read.Inexpressible))
-    left_out += Counter(result.reason for result in results if result.reason is not None)
-    if args.csv:
-        _write_csv(args.csv, results)
-    if args.update:
-        _update(args.update, results)
-    if args.json:
-        console.print_json(
-            {
-                "points": [result_json(result) for result in results],
-                "errors": _summary(results, predictors),
-                "left_out": dict(left_out),
-                "rows": len(rows),
+    others = [] if args.where else [row for row in rows if isinstance(row, read.Inexpressible)]
+    return _Compared(results, others, len(measured), len(rows))
+
+
+def _predictors(args: argparse.Namespace) -> tuple[str, ...]:
+    from helixsim.accuracy.run import PREDICTORS
+
+    return PREDICTORS if args.operators else PREDICTORS[:1]
+
+
+def _prototype(args: argparse.Namespace) -> list[CellResult]:
+    from helixsim.papers.helix.cells import load_cells
+    from helixsim.papers.helix.fidelity import evaluate
+
+    with console.progress("prototype", quiet=args.quiet) as advance, options.executor(args) as executor:
+        return evaluate(load_cells(), executor, args.out / "prototype", force=args.force, progress=advance)
+
+
+def _write_documents(
+    args: argparse.Namespace, compared: _Compared, replays: list[Replay], cells: list[CellResult]
+) -> None:
+    from helixsim.accuracy import prototype, replay_charts
+    from helixsim.accuracy.markdown import markdown
+    from helixsim.accuracy.page import AccuracyPage, write_page
+
+    page = AccuracyPage(
+        compared.results,
+        compared.inexpressible,
+        replays=[replay_charts.shown(one) for one in replays],
+        prototype=prototype.shown(cells),
+        expressible=compared.known,
+        source=_SOURCE if compared.results else "",
+    )
+    if args.html:
+        write_page(args.html, page)
+    if args.markdown and not args.json:
+        print(markdown(page))
+
+
+def _draw(path: Path, replays: list[Replay]) -> None:
+    from helixsim.accuracy.replay_charts import distributions, series
+    from helixsim.report.charts import sheet
+    from helixsim.writing import write_text
+
+    rows = [(one.name, [*distributions(one), *series(one)]) for one in replays]
+    text = sheet("Measured runs replayed request by request", rows, (("ink", "measured"), ("c1", "helixsim")))
+    write_text(path, text, devices=True)
+
+
+def _document(
+    args: argparse.Namespace, compared: _Compared, replays: list[Replay], cells: list[CellResult]
+) -> dict[str, Any]:
+    from helixsim.accuracy.replay_charts import figures
+    from helixsim.accuracy.run import result_json
+    from helixsim.papers.helix import fidelity
+
+    return {
+        "points": [result_json(result) for result in compared.results],
+        "errors": _summary(compared.results, _predictors(args)),
+        "left_out": dict(compared.left_out),
+        "rows": compared.rows,
+        "replays": {
+            one.name: {
+                label: {"measured": measured, "helixsim": simulated, "error": error}
+                for label, measured, simulated, error in figures(one)
             }
-        )
-        return ExitCode.OK
-    _print(results, predictors, len(measured))
-    for reason, count in left_out.most_common():
-        print(f"left out: {count}: {reason}")
-    return ExitCode.OK
+            for one in replays
+        },
+        "prototype": fidelity.document(cells)["cells"] if cells else {},
+    }
+
+
+def _print_all(
+    args: argparse.Namespace, compared: _Compared, replays: list[Replay], cells: list[CellResult], has_points: bool
+) -> None:
+    from helixsim.accuracy.page import share_text
+    from helixsim.accuracy.replay_charts import figures
+    from helixsim.cli.profile_actions import aligned
+    from helixsim.papers.helix.tables import fidelity_text
+    from helixsim.report.rows import number
+
+    if has_points:
+        _print(compared.results, _predictors(args), compared.known)
+        for reason, count in compared.left_out.most_common():
+            print(f"left out: {count}: {reason}")
+    for one in replays:
+        rows = [
+            (label, number(measured), number(simulated), share_text(error, True))
+            for label, measured, simulated, error in figures(one)
+        ]
+        print(f"{one.name}: {one.setting}\n{aligned(('', 'measured', 'helixsim', 'error'), rows)}\n")
+    if cells:
+        print(fidelity_text(cells))
 
 
 def _conditions(given: list[str]) -> dict[str, str]:

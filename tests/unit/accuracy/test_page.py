@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from html.parser import HTMLParser
@@ -10,12 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_up_points import Missing, many, result
+from made_up_points import many, result
 
 from helixsim.accuracy import prototype
-from helixsim.accuracy.errors import METRICS, error, errors, summarised
+from helixsim.accuracy.cells import METRICS
+from helixsim.accuracy.errors import error, errors, summarised
+from helixsim.accuracy.markdown import markdown
 from helixsim.accuracy.page import AccuracyPage, render, share_text, shown, write_page
 from helixsim.accuracy.point_charts import breakdown, common_errors, heat_map, scatter
+from helixsim.accuracy.points import Inexpressible
 from helixsim.papers.helix.cells import Cell, Figures
 from helixsim.papers.helix.fidelity import CellResult
 
@@ -58,7 +62,9 @@ class Tree(HTMLParser):
 
 
 PAGES = {
-    "many points": AccuracyPage(many(200), [Missing("a", "model not known"), Missing("b", "model not known")]),
+    "many points": AccuracyPage(
+        many(200), [Inexpressible("a", "model not known"), Inexpressible("b", "model not known")]
+    ),
     "one point": AccuracyPage([result(1.1)]),
     "one exact point": AccuracyPage([result(1.0, operators=1.0, static=1.0)]),
     "failed points only": AccuracyPage([result(None), result(None)]),
@@ -122,7 +128,7 @@ def test_a_dot_for_each_point_and_metric_in_the_order_of_the_hover_data() -> Non
 
 def test_figures_are_those_of_the_results() -> None:
     results = many(300)
-    missing = [Missing("x", "model not known")] * 100
+    missing = [Inexpressible("x", "model not known")] * 100
     view = shown(AccuracyPage([*results, result(None)], missing))
     sizes = np.abs([one.analytic.tpot_ms / one.point.tpot_ms - 1 for one in results])
     tiles = {tile["title"]: tile for tile in view["tiles"]}
@@ -151,7 +157,7 @@ def test_predictors_are_compared_on_the_points_that_all_of_them_predict() -> Non
 @pytest.mark.parametrize("metric", METRICS)
 def test_cells_and_rows_hold_every_point_once(metric: str) -> None:
     results = many(250)
-    found = heat_map(results, metric, lambda one: one.point.model)
+    found = heat_map(results, metric)
     cells = [cell for _, row in found.rows for cell in row if cell is not None]
     assert sum(cell.count for cell in cells) == len(results)
     assert len(found.columns) == 9
@@ -176,9 +182,8 @@ def test_the_worst_points_come_first_in_either_direction_with_their_cause() -> N
 def test_names_are_escaped_everywhere() -> None:
     bad = "</script><script>alert(1)</script>&\x1b\u202e"
     page = AccuracyPage(
-        [result(1.5, gpu=bad, engine=bad, model=bad, weights=bad, engine_version=bad)],
-        [Missing("a", bad)],
-        family_of=lambda _: bad,
+        [result(1.5, gpu=bad, engine=bad, weights=bad, engine_version=bad)],
+        [Inexpressible("a", bad)],
         cause_of=lambda _: bad,
         source=bad,
     )
@@ -205,7 +210,7 @@ def test_cells_of_the_prototype_are_shown_with_their_errors() -> None:
 
 def test_points_without_a_measured_figure_or_a_positive_prediction_have_no_error() -> None:
     assert error(result(1.2), "tpot") == pytest.approx(0.2)
-    assert error(result(1.2, tpot_ms=0.0), "tpot") is None
+    assert error(result(math.nan), "tpot") is None
     assert error(result(float("inf")), "tpot") is None
     assert errors([result(None)], "tpot") == []
     assert summarised([]) is None
@@ -225,3 +230,24 @@ def test_shares_as_text(value: float, sign: bool, text: str) -> None:
 def test_the_file_is_the_page(tmp_path: Path) -> None:
     write_page(tmp_path / "a.html", PAGES["one point"])
     assert (tmp_path / "a.html").read_text(encoding="utf-8") == render(PAGES["one point"])
+
+
+def test_the_document_has_the_figures_of_the_page(page: AccuracyPage) -> None:
+    view, text = shown(page), markdown(page)
+    lines = text.splitlines()
+    for name, _, found in view["predictors"]:
+        (line,) = [line for line in lines if line.startswith(f"| {name} |")]
+        assert share_text(found[0].median).replace("\u00a0", " ") in line
+    for reason, count in view["reasons"]:
+        assert f"| {reason} | {count} |" in lines
+    assert all(row.count("|") == rows[0].count("|") for rows in _tables(lines) for row in rows)
+
+
+def _tables(lines: list[str]) -> list[list[str]]:
+    tables: list[list[str]] = [[]]
+    for line in lines:
+        if line.startswith("|"):
+            tables[-1].append(line)
+        elif tables[-1]:
+            tables.append([])
+    return [table for table in tables if table]
