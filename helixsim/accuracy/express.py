@@ -6,6 +6,7 @@ from typing import Any
 
 import helixsim as hx
 from helixsim.accuracy.points import MeasuredPoint
+from helixsim.accuracy.settings import engine_keys, kv_format, output_lengths
 from helixsim.config.engine_schema import EngineSection
 
 PROMPTS_PER_SEQUENCE = 10
@@ -35,18 +36,17 @@ def inexpressible(point: MeasuredPoint) -> str | None:
 
 def document(point: MeasuredPoint, *, timings: str = "analytic") -> dict[str, Any]:
     """Return the experiment as plain data; ``timings`` as in exp.yaml."""
-    engine: dict[str, Any] = {"name": point.engine, "timings": timings}
+    engine: dict[str, Any] = {"name": point.engine, "timings": timings, **engine_keys(point)}
     if point.data_parallel > 1:
         engine["data_parallel_size"] = point.data_parallel
     if point.expert_parallel > 1:
         engine["enable_expert_parallel"] = True
-    longest = (point.prompt_tokens, point.output_tokens)
-    shortest = [max(1, round(tokens * point.spread)) for tokens in longest]
+    shortest_output, longest_output = output_lengths(point)
     written: dict[str, Any] = {
         "schema": 1,
         "name": "point",
         "model": point.model,
-        "max_context_tokens": max(sum(longest) + 16, 2048),
+        "max_context_tokens": max(point.prompt_tokens + longest_output + 16, 2048),
         "cluster": {
             "nodes": [{"gpu": point.gpu, "gpus": point.gpus}],
             "network": {"intra_region": {"bandwidth": "100 Gbit/s", "latency": "0.05 ms"}},
@@ -54,12 +54,12 @@ def document(point: MeasuredPoint, *, timings: str = "analytic") -> dict[str, An
         "workload": {
             "lengths": {
                 "distribution": "uniform",
-                "prompt_min": shortest[0],
-                "prompt_max": longest[0],
-                "output_min": shortest[1],
-                "output_max": longest[1],
+                "prompt_min": max(1, round(point.prompt_tokens * point.spread)),
+                "prompt_max": point.prompt_tokens,
+                "output_min": shortest_output,
+                "output_max": longest_output,
             },
-            "limits": {"max_output_tokens": point.output_tokens},
+            "limits": {"max_output_tokens": longest_output},
             "arrivals": {
                 "process": "closed_loop",
                 "concurrency": point.concurrency,
@@ -72,6 +72,9 @@ def document(point: MeasuredPoint, *, timings: str = "analytic") -> dict[str, An
     }
     if point.weights is not None:
         written["precision"] = point.weights
+    kv = kv_format(point)
+    if kv is not None:
+        written["kv_precision"] = kv
     return written
 
 

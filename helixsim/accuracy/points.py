@@ -10,10 +10,12 @@ import csv
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
 from helixsim.errors import DataError
+from helixsim.hardware.catalog import load_gpu, load_model
 from helixsim.hardware.operator_library import SYSTEMS, check_version
 
 MODELS: Mapping[str, tuple[str, str | None]] = {
@@ -52,6 +54,15 @@ _QUANTISATION = {
 
 _FIXED = re.compile(r"/data/\w+/\w+/")
 """Files of a source whose prompts and outputs have fixed lengths; those of InferenceX are random (``SPREAD``)."""
+
+NVIDIA, INFERENCEX = "NVIDIA", "InferenceX"
+"""Sources of the rows."""
+
+MOST_SHARE_OF_PEAK = 0.65
+"""Share of the datasheet's multiply rate that no measured kernel of a large product exceeds much (FP8: 0.64)."""
+
+MOST_WAIT = 4.0
+"""Requests that wait longer for their first token than so many times what the others take are held back by a limit."""
 
 SPREAD = 0.8
 """Lengths of InferenceX are uniform from this share of the stated length up to it (``random_range_ratio`` 0.8)."""
@@ -159,11 +170,47 @@ def read_points(path: Path) -> list[MeasuredPoint | Inexpressible]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if row["mode"] == "agg"]
-        return [_point(row) for row in rows]
+        return _without_impossible([(row["silicon_data_source"].split(";")[0], _point(row)) for row in rows])
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
     except KeyError as error:
         raise DataError(f"{path}: has no column {error}; expected silicon_sample.csv of aiconfigurator-core") from error
+
+
+def _without_impossible(read: list[tuple[str, MeasuredPoint | Inexpressible]]) -> list[MeasuredPoint | Inexpressible]:
+    """Refuse the files of NVIDIA in which a row has more prompts answered than its GPUs can multiply."""
+    doubted = {
+        file
+        for file, point in read
+        if isinstance(point, MeasuredPoint) and point.source == NVIDIA and _share_of_peak(point) > MOST_SHARE_OF_PEAK
+    }
+    reason = "prompts of its file were answered faster than the GPUs multiply: prefixes must have been cached"
+    return [
+        Inexpressible(point.id, reason) if file in doubted and isinstance(point, MeasuredPoint) else point
+        for file, point in read
+    ]
+
+
+def _share_of_peak(point: MeasuredPoint) -> float:
+    """Return the share of the GPUs' multiply rate that the tokens of a point need, without attention."""
+    tokens = point.prompt_tokens * (1 + point.spread) / 2 + point.mean_output_tokens
+    requests_per_s = point.output_tokens_per_s / point.mean_output_tokens
+    return _seconds_at_peak(point.model, point.weights, point.gpu) * tokens * requests_per_s / point.gpus
+
+
+@cache
+def _seconds_at_peak(model: str, weights: str | None, gpu_name: str) -> float:
+    """Return the time to multiply one token by all matrices on one GPU at its peak rate [s]."""
+    gpu = load_gpu(gpu_name)
+    peaks, seconds = dict(gpu.flops), 0.0
+    for layer in load_model(model, weights).layers:
+        for matrix in layer.matrices:
+            seconds += 2.0 * matrix.parameters / peaks.get(matrix.format.multiply, gpu.fp16_flops)
+        if layer.experts is not None:
+            form = layer.experts.matrices[0].format.multiply
+            active = layer.experts.per_token * layer.experts.parameters_each
+            seconds += 2.0 * active / peaks.get(form, gpu.fp16_flops)
+    return seconds
 
 
 def _point(row: Mapping[str, str]) -> MeasuredPoint | Inexpressible:
@@ -203,9 +250,13 @@ def _expressed(row: Mapping[str, str]) -> MeasuredPoint:
     concurrency = re.search(r"silicon_concurrency=(\d+)", source)
     if concurrency is None:
         raise _UnknownError("the concurrency of the load is not stated")
+    if _FIXED.search(source) and data == 1 and int(concurrency[1]) != _size(row, "batch_size"):
+        raise _UnknownError("the load of several instances, of which it is not stated how they share it")
     ttft_ms, tpot_ms = float(row["silicon_ttft_ms"] or 0), float(row["silicon_tpot_ms"] or 0)
     if not (ttft_ms > 0 and tpot_ms > 0):
         raise _UnknownError("no TTFT or TPOT was measured")
+    if ttft_ms > MOST_WAIT * tpot_ms * int(row["osl"]):
+        raise _UnknownError("requests waited for much longer than they ran: a limit that is not stated held them back")
     return MeasuredPoint(
         id=row["id"],
         source=_source_name(source),
@@ -254,8 +305,8 @@ def _size(row: Mapping[str, str], key: str) -> int:
 def _source_name(source: str) -> str:
     """Return the benchmark behind a row, without folders of the machine that measured it."""
     if _FIXED.search(source):
-        return "NVIDIA"
-    return "InferenceX"
+        return NVIDIA
+    return INFERENCEX
 
 
 def chosen(points: list[MeasuredPoint], count: int) -> list[MeasuredPoint]:

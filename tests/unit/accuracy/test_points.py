@@ -1,0 +1,82 @@
+"""Measured points: what their rows say of the load and of the server, and rows that cannot be judged."""
+
+import csv
+
+import pytest
+
+from helixsim.accuracy import settings
+from helixsim.accuracy.express import document
+from helixsim.accuracy.points import Inexpressible, MeasuredPoint, read_points
+
+INFERENCEX = "source_file=any.csv; model=any; silicon_concurrency={}"
+NVIDIA = "source_file=/home/data/h200_sxm/vllm/0.12.0/any.csv; silicon_concurrency={}"
+ROW = {
+    "mode": "agg", "backend": "vllm", "backend_version": "1", "model_path": "meta-llama/Llama-3.1-70B",
+    "system": "h200_sxm", "precision": "fp8", "isl": "1024", "osl": "1024", "gemm_quant_mode": "fp8",
+    "batch_size": "16", "tp_size": "4", "pp_size": "1", "attention_dp_size": "1", "moe_tp_size": "4",
+    "moe_ep_size": "1", "silicon_ttft_ms": "200", "silicon_tpot_ms": "12",
+}  # fmt: skip
+EIGHT_B = {"model_path": "meta-llama/Llama-3.1-8B-Instruct", "tp_size": "1"}
+
+
+def read(tmp_path, *changes, source=INFERENCEX):
+    path = tmp_path / "rows.csv"
+    rows = [
+        {**ROW, "silicon_data_source": source.format(16), **change, "id": str(i)} for i, change in enumerate(changes)
+    ]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, sorted({key for row in rows for key in row}))
+        writer.writeheader()
+        writer.writerows(rows)
+    return read_points(path)
+
+
+def test_the_format_of_keys_and_values_is_that_of_the_server(tmp_path):
+    trtllm = {"backend": "trtllm"}
+    oss = {"model_path": "openai/gpt-oss-120b", "precision": "fp4"}
+    points = read(tmp_path, {}, trtllm, oss, {**oss, "system": "b200_sxm"}, {**EIGHT_B, **trtllm})
+    assert [settings.kv_format(point) for point in points] == ["fp8", "fp8", None, "fp8", None]
+    assert document(points[0])["kv_precision"] == "fp8"
+    assert "kv_precision" not in document(points[2])
+    (own,) = read(tmp_path, {**EIGHT_B, **trtllm}, source=NVIDIA)
+    assert settings.kv_format(own) == "fp8"  # as the quantised checkpoint has it
+
+
+def test_prefix_caching_and_budgets_are_those_of_the_server(tmp_path):
+    vllm, trtllm = read(tmp_path, {}, {"backend": "trtllm", "isl": "8192", "system": "b200_sxm"})
+    assert document(vllm)["engine"] == {"name": "vllm-1", "timings": "analytic", "enable_prefix_caching": False}
+    assert document(trtllm)["engine"]["max_num_batched_tokens"] == 16384
+
+
+def test_outputs_of_equal_length_do_not_end_together_under_engines_that_mix(tmp_path):
+    vllm, sglang = read(tmp_path, {}, {"backend": "sglang"}, source=NVIDIA)
+    assert document(vllm)["workload"]["lengths"]["output_max"] > 1024 > settings.output_lengths(vllm)[0]
+    assert settings.output_lengths(sglang) == (1024, 1024)
+    assert document(vllm)["workload"]["lengths"]["prompt_min"] == 1024
+    (random,) = read(tmp_path, {})
+    assert settings.output_lengths(random) == (819, 1024)
+
+
+@pytest.mark.parametrize(
+    ("change", "source", "reason"),
+    [
+        ({"silicon_ttft_ms": "90000"}, INFERENCEX, "waited for much longer than they ran"),
+        ({"batch_size": "4"}, NVIDIA, "the load of several instances"),
+        ({"silicon_ttft_ms": ""}, INFERENCEX, "no TTFT or TPOT"),
+    ],
+)
+def test_rows_whose_load_is_not_stated_are_refused_with_the_reason(tmp_path, change, source, reason):
+    sound, refused = read(tmp_path, {}, change, source=source)
+    assert isinstance(sound, MeasuredPoint)
+    assert isinstance(refused, Inexpressible)
+    assert reason in refused.reason
+
+
+def test_a_file_with_more_prompts_than_its_gpus_multiply_is_refused_as_a_whole(tmp_path):
+    fast = {**EIGHT_B, "isl": "2000", "osl": "100", "silicon_ttft_ms": "30", "silicon_tpot_ms": "2"}
+    points = read(tmp_path, fast, {**EIGHT_B, "silicon_tpot_ms": "9"}, source=NVIDIA)
+    assert [isinstance(point, Inexpressible) for point in points] == [True, True]
+    assert "prefixes must have been cached" in points[1].reason
+    assert all(isinstance(point, MeasuredPoint) for point in read(tmp_path, fast))  # of InferenceX: only so many rows
+    slow = {**fast, "silicon_tpot_ms": "20"}
+    assert isinstance(read(tmp_path, slow, source=NVIDIA)[0], MeasuredPoint)
