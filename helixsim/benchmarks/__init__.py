@@ -8,4 +8,5 @@ guidellm       GuideLLM
 aiperf         AIPerf and GenAI-Perf
 inference_perf inference-perf
 llmd           benchmark reports of llm-d
+load           the measured load as a workload, and how the load of an experiment differs from it
 """

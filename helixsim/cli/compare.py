@@ -5,17 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from helixsim.cli import console, options
-from helixsim.errors import ConfigError, DataError, ExitCode, ThresholdError, unknown_name
+from helixsim.cli import options
+from helixsim.errors import ConfigError, ExitCode, ThresholdError
 
 if TYPE_CHECKING:
-    from helixsim.benchmarks.benchmark import Benchmark
-    from helixsim.results.run import Run
     from helixsim.results.runset import RunSet
 
 MAIN_METRICS = ("output_throughput", "mean_ttft_ms", "mean_itl_ms", "mean_tpot_ms")
@@ -26,58 +23,77 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Register the command."""
     parser = subparsers.add_parser(
         "compare",
-        parents=[options.common()],
-        help="compare a run with a measured result or another run",
-        description="Print the metrics of run directory A beside those of B, another run directory or the file of a "
-        "benchmark tool (vLLM, SGLang, GuideLLM, AIPerf, GenAI-Perf, inference-perf, llm-d), with the relative error "
-        "of A.",
+        parents=[options.common(), options.settings()],
+        help="compare a run with benchmarks of the real server, or with another run",
+        description="Print the metrics of A, a run directory or an experiment that is then simulated, beside those of "
+        "B, another run directory or files of a benchmark tool (vLLM, SGLang, GuideLLM, AIPerf, GenAI-Perf, "
+        "inference-perf, llm-d), with the relative error of A.",
     )
-    parser.add_argument("run", type=Path, metavar="A", help="run directory")
-    parser.add_argument("other", type=Path, metavar="B", help="run directory, or file of a benchmark tool")
+    parser.add_argument("run", type=Path, metavar="A", help="run directory, or experiment file (YAML)")
+    parser.add_argument("others", type=Path, nargs="+", metavar="B", help="run directory, or files of a benchmark tool")
     parser.add_argument("--system", metavar="NAME", help="measured system of A (default: its only one)")
+    parser.add_argument(
+        "--replay",
+        action="store_true",
+        help="simulate the load that was measured, with its rate or concurrency, lengths and number of requests, "
+        "instead of that of experiment A",
+    )
     parser.add_argument(
         "--tolerance",
         type=_tolerance,
         metavar="F",
         help="exit code 6 if a main metric differs by more, is missing from A, or none can be compared",
     )
-    parser.add_argument(
-        "--result",
-        type=int,
-        metavar="N",
-        help="index of the result in B if it has several",
-    )
+    parser.add_argument("--result", type=int, metavar="N", help="number of the result in B if it has several")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="draw the distributions of both (svg, png)")
     parser.add_argument(
         "--calibrate",
         type=Path,
         metavar="FILE",
-        help="fit the engine overheads to B and write them as an engine file",
+        help="fit host times and shares of the GPU's peaks to B, at least three points of different load or one with "
+        "single requests; written for engine.calibration if points left out of the fit are met better",
     )
-    parser.add_argument("--experiment", type=Path, metavar="EXP", help="experiment file behind A (for --calibrate)")
+    parser.add_argument("--always-write", action="store_true", help="write FILE even if nothing was gained")
+    parser.add_argument(
+        "--experiment", type=Path, metavar="EXP", help="experiment behind run directory A (for --calibrate)"
+    )
     parser.add_argument("--force", action="store_true", help="replace FILE if it exists")
+    parser.add_argument(
+        "--jobs", type=options.positive, metavar="N", help="number of processes (default: one per core)"
+    )
     parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Execute the command; return the exit code."""
-    systems = _systems(args.run)
-    if args.other.is_dir():
-        for flag in ("figure", "calibrate", "result"):
-            if getattr(args, flag) is not None:
-                raise ConfigError(f"--{flag} needs a measured result, {args.other} is a run directory")
-        return _compare_runs(args, systems)
-    return _compare_measured(args, systems)
+    from helixsim.cli import compare_measured
+
+    is_run = args.run.is_dir()
+    if not is_run and not args.run.is_file():
+        raise ConfigError(f"{args.run}: neither a run directory nor an experiment file")
+    if is_run and args.replay:
+        raise ConfigError(f"--replay simulates an experiment file; {args.run} is the directory of a finished run")
+    if is_run and args.edits:
+        raise ConfigError(f"--set changes an experiment file; {args.run} is the directory of a finished run")
+    directories = [path for path in args.others if path.is_dir()]
+    if not directories:
+        return compare_measured.run(args, systems_of(args.run) if is_run else None)
+    if len(args.others) > 1 or not is_run:
+        raise ConfigError(f"{directories[0]} is a run directory: it can be compared with one other run directory alone")
+    for flag in ("figure", "calibrate", "result"):
+        if getattr(args, flag) is not None:
+            raise ConfigError(f"--{flag} needs a measured result, {directories[0]} is a run directory")
+    return _compare_runs(args, systems_of(args.run), directories[0])
 
 
-def _compare_runs(args: argparse.Namespace, systems: RunSet) -> int:
+def _compare_runs(args: argparse.Namespace, systems: RunSet, other: Path) -> int:
     from helixsim.metrics.measured_run import relative_errors
 
-    others = _systems(args.other)
+    others = systems_of(other)
     common = [name for name in systems if name in others and args.system in (None, name)]
     if not common:
         raise ConfigError(f"no system in common: {', '.join(systems)} and {', '.join(others)}")
-    changes = _setting_changes(args.run, args.other)
+    changes = _setting_changes(args.run, other)
     a, b = ({name: one[name].summary.vllm_keys() for name in common} for one in (systems, others))
     errors = {name: relative_errors(a[name], b[name]) for name in common}
     if args.json:
@@ -87,99 +103,12 @@ def _compare_runs(args: argparse.Namespace, systems: RunSet) -> int:
         for name in common:
             print(f"\n{name}\n{_table(a[name], b[name], errors[name])}")
     for name in common:
-        _check(errors[name], b[name], args.tolerance, name)
+        check(errors[name], b[name], args.tolerance, name)
     return ExitCode.OK
 
 
-def _compare_measured(args: argparse.Namespace, systems: RunSet) -> int:
-    from helixsim.benchmarks.read import read_benchmark
-    from helixsim.metrics.measured_run import relative_errors
-
-    measured = read_benchmark(args.other, args.result)
-    name = _system(args, systems)
-    ours = systems[name].summary.vllm_keys()
-    errors = relative_errors(ours, measured.figures)
-    document: dict[str, Any] = {"system": name, "errors": errors, "notes": list(measured.notes)}
-    for note in () if args.quiet else measured.notes:
-        print(f"note: {args.other}: {note}", file=sys.stderr)
-    if args.figure is not None:
-        _draw(args, systems[name], measured)
-    if args.calibrate is not None:
-        document["calibration"] = _calibrate(args, name, measured)
-    if args.json:
-        print(json.dumps(document, indent=2))
-    else:
-        print(f"{name}\n{_table(ours, measured.figures, errors)}")
-        if args.calibrate is not None:
-            print(f"\n{_calibration_text(document['calibration'])}")
-    _check(errors, measured.figures, args.tolerance, name)
-    return ExitCode.OK
-
-
-def _calibrate(args: argparse.Namespace, system: str, measured: Benchmark) -> dict[str, Any]:
-    """Fit the overheads, write the engine file if they improve the fit, and return the fit as JSON values."""
-    from dataclasses import asdict
-
-    from helixsim import yamlio
-    from helixsim.experiment import Experiment
-    from helixsim.hardware.engines import document, load_engine, with_overheads_s
-    from helixsim.planning.calibrate import calibrate
-    from helixsim.writing import write_text
-
-    if args.experiment is None:
-        raise ConfigError("--calibrate needs --experiment, the file behind the run")
-    if args.calibrate.exists() and not args.force:
-        raise ConfigError(f"{args.calibrate} exists; --force replaces it")
-    with console.progress("calibrate", quiet=args.quiet) as advance:
-        experiment = Experiment.load(args.experiment)
-        found = calibrate(experiment, system, args.other, measured, result=args.result, progress=advance)
-    if not found.improved:
-        return asdict(found) | {"path": None}
-    resolved = yamlio.load(args.run / "config.resolved.yaml").data
-    base = load_engine(resolved["engine"]["name"])
-    source = f"fitted to the first half of {args.other.name}; see helixsim compare --calibrate"
-    engine = with_overheads_s(base, args.calibrate.stem, found.overheads_s, source)
-    write_text(args.calibrate, yamlio.dump(document(engine)), devices=True)
-    return asdict(found) | {"path": str(args.calibrate)}
-
-
-def _calibration_text(found: Mapping[str, Any]) -> str:
-    lines = [f"{key}: {seconds * 1e3:g} ms" for key, seconds in found["overheads_s"].items()]
-    if not found["improved"]:
-        lines.insert(0, "no overheads fit the measured run better than those of the engine; no file is written")
-    for part, label in (("fit", "fitted half"), ("held_out", "held-out half")):
-        (ttft, step), (ttft_after, step_after) = found[f"{part}_before"], found[f"{part}_after"]
-        changes = (
-            f"mean TTFT {_percent(ttft)} -> {_percent(ttft_after)}, step {_percent(step)} -> {_percent(step_after)}"
-        )
-        lines.append(f"{label if found['improved'] else label.replace('fitted', 'first')}: {changes}")
-    return "\n".join(lines)
-
-
-def _percent(error: float | None) -> str:
-    return "-" if error is None else f"{error:+.1%}"
-
-
-def _draw(args: argparse.Namespace, run: Run, measured: Benchmark) -> None:
-    from helixsim.report.compare_figures import write_cdf_figure
-
-    if not len(measured.requests.ttft_s):
-        needed = "the lists ttfts, itls and output_lens (vllm bench serve --save-result --save-detailed)"
-        raise DataError(f"{args.other}: nothing to draw: the figure needs {needed}")
-    requests = run.requests[run.requests["finish_ns"].notna()]
-    ttft = (requests["first_token_ns"] - requests["arrival_ns"]) / 1e9
-    several = requests[requests["output_tokens"] > 1]
-    step = (several["finish_ns"] - several["first_token_ns"]) / 1e9 / (several["output_tokens"] - 1)
-    write_cdf_figure(
-        args.figure,
-        {
-            "TTFT, s": {"helixsim": ttft.to_numpy(), "measured": measured.requests.ttft_s},
-            "mean decode step of a request, s": {"helixsim": step.to_numpy(), "measured": measured.requests.step_s},
-        },
-    )
-
-
-def _systems(directory: Path) -> RunSet:
+def systems_of(directory: Path) -> RunSet:
+    """Return the systems of a run directory; ``ConfigError`` if it is none."""
     from helixsim.results.runset import RunSet
     from helixsim.runtime.manifest import checked_manifest
 
@@ -188,16 +117,6 @@ def _systems(directory: Path) -> RunSet:
         raise ConfigError(f"{directory} is not a run directory: it has no summary.json")
     checked_manifest(directory)
     return RunSet.load(directory)
-
-
-def _system(args: argparse.Namespace, systems: RunSet) -> str:
-    if args.system is None and len(systems) == 1:
-        return next(iter(systems))
-    if args.system is None:
-        raise ConfigError(f"--system is required: {args.run} has the systems {', '.join(systems)}")
-    if args.system not in systems:
-        raise ConfigError(unknown_name("system", args.system, systems))
-    return str(args.system)
 
 
 def _setting_changes(first: Path, second: Path) -> dict[str, tuple[Any, Any]]:
@@ -222,7 +141,7 @@ def _table(ours: Mapping[str, Any], theirs: Mapping[str, Any], errors: Mapping[s
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
-def _check(errors: Mapping[str, float], reference: Mapping[str, Any], tolerance: float | None, system: str) -> None:
+def check(errors: Mapping[str, float], reference: Mapping[str, Any], tolerance: float | None, system: str) -> None:
     """Raise ``ThresholdError`` if a main metric differs by more or is missing, or none could be compared."""
     if tolerance is None:
         return

@@ -12,6 +12,7 @@ from helixsim.config.experiment import KvSpec
 from helixsim.config.schema import ExperimentSection, KvSection
 from helixsim.config.source import Source
 from helixsim.domain.engine import EngineSpec
+from helixsim.hardware.calibration import Calibration, load_calibration
 from helixsim.hardware.engines import OVERHEADS, RESERVES_NOTHING, EngineProfile, load_engine
 from helixsim.units import seconds_to_ns
 
@@ -45,6 +46,18 @@ def kv_rules(section: ExperimentSection, own: KvSection, engine: EngineSpec) -> 
     return KvSpec(**{**KvSection().model_dump(), **rules, **stated})
 
 
+def calibration_of(section: EngineSection, source: Source) -> Calibration | None:
+    """Return the calibration of an experiment, None without one.
+
+    Raises
+    ------
+    DataError
+        If its file is unreadable or invalid.
+    """
+    name = section.calibration
+    return None if name is None else load_calibration(source.file(("engine", "calibration"), name))
+
+
 def build_engine(section: EngineSection, source: Source) -> EngineProfile:
     """Return the engine profile of an experiment.
 
@@ -55,7 +68,8 @@ def build_engine(section: EngineSection, source: Source) -> EngineProfile:
     """
     name = section.name
     engine = load_engine(source.file(("engine", "name"), name) if is_file_name(name) else name)
-    own: dict[str, Any] = {}
+    found = calibration_of(section, source)
+    own: dict[str, Any] = {} if found is None else dict(found.overheads_ns())
     for key in OVERHEADS:
         text = getattr(section, key)
         if text is not None:

@@ -187,3 +187,8 @@ class EngineSection(Section):
         "GPU and the model, else the laws.",
     )
     limits: str | None = Field(None, description="CSV of measured KV and batch limits that replaces the profiles.")
+    calibration: str | None = Field(
+        None,
+        description="File of `compare --calibrate`: host times and factors on the kernels of GPUs that meet measured "
+        "points (default: none). Host times given here go before those of the file.",
+    )

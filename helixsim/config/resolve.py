@@ -15,7 +15,7 @@ from helixsim import units
 from helixsim.config import checks, sizes
 from helixsim.config.choices import Choices, Registries, is_file_name, look_up, names_file
 from helixsim.config.digest import config_hash
-from helixsim.config.engine import build_engine, kv_rules
+from helixsim.config.engine import build_engine, calibration_of, kv_rules
 from helixsim.config.experiment import CapacitySpec, ResolvedExperiment, SystemSpec, Variant
 from helixsim.config.loads import build_arrivals, build_slo, build_workload, unstated
 from helixsim.config.network import build_cluster, nodes_in_service, without_nodes
@@ -146,7 +146,10 @@ class _Resolver:
     def experiment(self) -> ResolvedExperiment:
         """Return the resolved experiment."""
         section, source = self.section, self.source
+        calibration = calibration_of(section.engine, source)
         gpus = load_gpus(section.cluster.nodes, source)
+        if calibration is not None:
+            gpus = [calibration.applied(gpu) for gpu in gpus]
         nodes = build_nodes(section.cluster.nodes, gpus, self.engine.block_tokens, source, self.problems)
         kept = nodes_in_service(section.cluster, nodes, source, self.problems)
         cluster = without_nodes(
@@ -282,6 +285,7 @@ class _Resolver:
             (("workload", "trace", "path"), None if trace is None else trace.path),
             (("engine", "timings"), None if section.engine.timings in WITHOUT_FILE else section.engine.timings),
             (("engine", "limits"), section.engine.limits),
+            (("engine", "calibration"), section.engine.calibration),
         ]
         files = [(name, path, source.file(path, name)) for path, name in named if name is not None]
         if (model_file := self._model_file()) is not None:

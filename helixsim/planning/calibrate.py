@@ -1,163 +1,197 @@
-"""Fit of the overheads of an engine to a measured run, with the errors on held-out requests."""
+"""Fit of an engine's host times and a GPU's shares of its peaks to measured points, with the error on left-out ones.
+
+Every point is simulated under its measured load. The fit minimises the squared errors of TPOT and TTFT (logarithms, in
+units of ``EXPECTED``) plus the squared distance of each constant from its profile, in units of its spread, by Gauss-
+Newton steps. What the points do not tell is not fitted: constants are kept, one after the other, until of each that is
+left at least ``LEAST_TOLD`` of its uncertainty is removed by the points. The error that counts is that of each point
+under constants fitted to the others.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from helixsim.benchmarks.benchmark import Benchmark, Requests
-from helixsim.config.edit import edits_of
+from helixsim import yamlio
+from helixsim.domain.placement import Placement
 from helixsim.domain.result import FloatArray, RunResult
-from helixsim.errors import DataError
+from helixsim.errors import DataError, HelixsimError
 from helixsim.experiment import Experiment
-from helixsim.metrics.measured_run import mean_error, mean_loss
-from helixsim.study.placing import place_system
-from helixsim.study.systems import simulate_system
+from helixsim.hardware import catalog
+from helixsim.hardware.calibration import Calibration, largest_factor, load_calibration
+from helixsim.hardware.engines import OVERHEADS
+from helixsim.metrics.stats import t_interval
+from helixsim.planning.calibrate_fit import Floats, identified, linear, solve
+from helixsim.planning.replay import Point, ReplayTask, replay
+from helixsim.results.run import Run
+from helixsim.runtime.pool import Executor
 from helixsim.units import NS_PER_S
-from helixsim.workload.readers.chat import NO_START_TIMES
+from helixsim.writing import write_text
 
-LADDERS_S: dict[str, tuple[float, ...]] = {
-    "batch_overhead": (0.0, 0.5e-3, 1e-3, 2e-3, 4e-3, 8e-3, 16e-3),
-    "layer_launch": (0.0, 0.1e-3, 0.2e-3, 0.4e-3, 0.8e-3, 1.6e-3),
-    "sequence_overhead": (0.0, 0.02e-3, 0.05e-3, 0.1e-3, 0.2e-3),
+LEAST_POINTS = 3
+PARTS = 4
+"""Parts of a run with single requests that count as points where there are fewer than ``LEAST_POINTS`` runs."""
+
+LEAST_REQUESTS = 10
+"""Requests of each part."""
+
+EXPECTED = {
+    "mean_tpot_ms": 0.02,
+    "mean_itl_ms": 0.02,
+    "mean_ttft_ms": 0.1,
+    "mean_e2el_ms": 0.03,
+    "output_throughput": 0.03,
 }
-"""Candidate values of each overhead [s]."""
+"""Relative errors that remain when the constants are right: TTFT depends on how requests happen to meet."""
 
-SWEEPS = 2
-LEAST_REQUESTS = 20
-LEAST_GAIN = 1e-3
-"""Least improvement of the mean absolute log error."""
+HOST_SPREADS_S = {"batch_overhead": 1.5e-3, "sequence_overhead": 0.05e-3, "host": 1.5e-3, "sequence_host": 0.05e-3}
+FACTOR_SPREADS = {"memory_efficiency": 0.1, "compute_efficiency": 0.1, "interconnect": 0.3}
 
-Errors = tuple[float | None, float | None]
-"""Relative errors of mean TTFT and mean decode step; None if undefined."""
+LEAST_GAIN = 0.002
+"""Least improvement of the mean error of left-out points."""
+
+FLOOR = 0.01
+"""Error below which being closer counts for little."""
+
+_STEP = 0.5
+
+Advance = Callable[[float, str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Calibration:
-    """Overheads [s], and errors on both halves before and after the fit.
+class Constant:
+    """A host time [s] (no ``gpu``), or a factor on constants of a GPU.
 
-    ``improved``: whether the overheads fit the first half better than those of the engine, and the second not worse. If
-    not, ``overheads_s`` are those of the engine.
+    ``spread``: uncertainty before any point, absolute for host times, relative for factors.
     """
 
+    key: str
+    value: float
+    spread: float
+    gpu: str | None = None
+    most: float = math.inf
+
+    def at(self, shift: float) -> float:
+        """Return the value ``shift`` spreads away."""
+        if self.gpu is None:
+            return max(0, round((self.value + shift * self.spread) * NS_PER_S)) / NS_PER_S
+        return min(self.most, self.value * math.exp(shift * self.spread))
+
+    @property
+    def name(self) -> str:
+        """Name to print."""
+        return self.key if self.gpu is None else f"{self.gpu} {self.key}"
+
+
+@dataclass(frozen=True, slots=True)
+class FittedConstant:
+    """A constant before and after; ``told``: share of its uncertainty that the points removed, 0..1.
+
+    ``kept``: why it was not fitted; empty if it was.
+    """
+
+    name: str
+    before: float
+    after: float
+    told: float
+    kept: str
+    is_host: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PointErrors:
+    """Relative errors of a point by metric: before, under all points' constants, under those of the other points."""
+
+    label: str
+    before: dict[str, float]
+    fitted: dict[str, float]
+    held_out: dict[str, float]
+
+
+@dataclass(frozen=True)
+class CalibrationFit:
+    """Constants, errors, and whether left-out points are met better.
+
+    Parameters
+    ----------
+    error_before, error_after
+        Mean absolute error of the points before, and of left-out points after, weighed as in the fit.
+    gain, gain_interval
+        Factor by which the error of a point falls, its geometric mean over the points with 95 % interval; ``FLOOR`` is
+        added to each error.
+    improved
+        Whether the interval lies above 1, and the mean error is lower by more than ``LEAST_GAIN``.
+    """
+
+    constants: tuple[FittedConstant, ...]
+    points: tuple[PointErrors, ...]
+    error_before: float
+    error_after: float
+    gain: float
+    gain_interval: tuple[float, float]
     improved: bool
-    overheads_s: dict[str, float]
-    fit_before: Errors
-    fit_after: Errors
-    held_out_before: Errors
-    held_out_after: Errors
-    runs: int
+    calibration: Calibration
+    simulations: int
 
 
 def calibrate(
     experiment: Experiment,
     system: str,
-    measured_path: Path,
-    measured_run: Benchmark,
-    *,
-    result: int | None = None,
-    progress: Callable[[float, str], None] | None = None,
-) -> Calibration:
-    """Replay the measured arrivals and lengths on one system, and fit the overheads to the first half.
+    placement: Placement,
+    points: Sequence[Point],
+    folder: Path,
+    executor: Executor,
+    advance: Advance = lambda _share, _what: None,
+) -> CalibrationFit:
+    """Fit the constants to points of the same system.
 
-    The second half is held out for the final test. Coordinate descent over ``LADDERS_S``, in ``SWEEPS`` rounds, starts
-    at the overheads of the engine.
+    Parameters
+    ----------
+    folder
+        Takes the calibrations that are tried.
 
     Raises
     ------
     DataError
-        If the measured run has no arrays, no start times or too few requests, or the system is unknown.
+        If there are too few points, or these state neither TPOT nor TTFT nor throughput.
     """
-    measured = measured_run.requests
-    count = len(measured.ttft_s)
-    if count < LEAST_REQUESTS:
-        raise DataError(
-            f"{measured_path}: calibration needs the arrays of at least {LEAST_REQUESTS} requests, got {count} "
-            "(vllm bench serve --save-result --save-detailed)"
-        )
-    if not len(measured.start_s):
-        raise DataError(f"{measured_path}: calibration replays the measured arrivals: {NO_START_TIMES}")
-    half = count // 2
-    chosen = {} if result is None else {"result": result}
-    replay = {
-        "workload.trace": {"path": str(measured_path.resolve()), "format": "vllm", **chosen},
-        "workload.arrivals": {"process": "trace"},
-        "workload.warmup": "0 s",
-        "workload.duration": f"{float(measured.start_s[-1]) + 1.0:.9f} s",
-        "workload.drain": True,
-    }
-    replayed = experiment.with_(edits_of(replay))
-    own = _own_overheads_s(replayed)
-    ladders = {name: sorted({*values, own[name]}) for name, values in LADDERS_S.items()}
-    known: dict[tuple[float, ...], tuple[FloatArray, FloatArray]] = {}
-    total = SWEEPS * sum(len(ladder) for ladder in ladders.values())
-
-    def simulated(point: dict[str, float]) -> tuple[FloatArray, FloatArray]:
-        key = tuple(point.values())
-        if key not in known:
-            overheads = {f"engine.{name}": f"{seconds * 1e3:.9g} ms" for name, seconds in point.items() if point != own}
-            known[key] = _latencies(replayed.with_(edits_of(overheads)), system)
-        return known[key]
-
-    def loss(point: dict[str, float], part: slice) -> float:
-        ours = [values[part] for values in simulated(point)]
-        return mean_loss(ours, [measured.ttft_s[part], measured.step_s[part]])
-
-    before = simulated(own)
-    if len(before[0]) != count:
-        raise DataError(f"{measured_path}: {count} requests measured, but {len(before[0])} simulated: check the limits")
-    first, second = slice(0, half), slice(half, count)
-    best, best_loss = own, loss(own, first)
-    if not math.isfinite(best_loss):
-        raise DataError(f"{measured_path}: no positive times to first token or decode steps to fit")
-    tried = 0
-    for _ in range(SWEEPS):
-        for name, ladder in ladders.items():
-            for value in ladder:
-                point = {**best, name: value}
-                if loss(point, first) < best_loss - 1e-12:  # keep the current point on ties
-                    best, best_loss = point, loss(point, first)
-                tried += 1
-                if progress is not None:
-                    progress(tried / total, name)
-    improved = best_loss <= loss(own, first) - LEAST_GAIN and loss(best, second) <= loss(own, second)
-    if not improved:
-        best = own
-    after = simulated(best)
-    return Calibration(
-        improved,
-        best,
-        fit_before=_errors(before, measured, first),
-        fit_after=_errors(after, measured, first),
-        held_out_before=_errors(before, measured, second),
-        held_out_after=_errors(after, measured, second),
-        runs=len(known),
+    observed = _observations(points)
+    problem = _Problem(
+        _constants(experiment, placement), points, observed, system, placement, folder, executor, advance
     )
-
-
-def _errors(run: tuple[FloatArray, FloatArray], measured: Requests, part: slice) -> Errors:
-    ttft_s, step_s = run
-    return mean_error(ttft_s[part], measured.ttft_s[part]), mean_error(step_s[part], measured.step_s[part])
-
-
-def _own_overheads_s(experiment: Experiment) -> dict[str, float]:
-    """Return the overheads of the engine of the experiment [s]."""
-    engine = experiment.resolve().engine
-    return {name: getattr(engine, f"{name}_ns") / NS_PER_S for name in LADDERS_S}
-
-
-def _latencies(experiment: Experiment, system: str) -> tuple[FloatArray, FloatArray]:
-    """Return TTFT and mean decode step [s] of every request, in order of arrival."""
-    loaded = experiment.resolve()
-    found = next((spec for spec in loaded.systems if spec.name == system), None)
-    if found is None:
-        known = ", ".join(spec.name for spec in loaded.systems)
-        raise DataError(f"{experiment.path}: unknown system {system!r} (known: {known})")
-    return request_latencies_s(simulate_system(loaded, place_system(loaded, found, by_flow=True)))
+    size = len(problem.constants)
+    before = problem.errors(np.zeros(size))
+    slopes = problem.slopes()
+    fitted, told, kept = identified([one.name for one in problem.constants], slopes, problem.expected)
+    shifts, slopes = solve(problem.errors, problem.expected, before, slopes, fitted)
+    after = problem.errors(shifts)
+    groups = np.array([one.group for one in observed])
+    held_out = np.empty(len(observed))
+    for group in sorted(set(groups.tolist())):
+        part = groups == group
+        without = linear(after, slopes, problem.expected, shifts, fitted, ~part)
+        held_out[part] = problem.errors(without, only=group)[part]
+    scores = {
+        name: _scores(errors, groups, problem.expected) for name, errors in (("before", before), ("after", held_out))
+    }
+    interval = t_interval(np.log((scores["before"] + FLOOR) / (scores["after"] + FLOOR)), floor=None)
+    assert interval is not None, "there are several points"
+    gain, low, high = (math.exp(one) for one in (interval.mean, interval.low, interval.high))
+    improved = bool(low > 1.0 and (scores["before"] - scores["after"]).mean() >= LEAST_GAIN)
+    constants = tuple(
+        FittedConstant(one.name, one.value, one.at(float(shift)), float(share), why, one.gpu is None)
+        for one, shift, share, why in zip(problem.constants, shifts, told, kept, strict=True)
+    )
+    return CalibrationFit(
+        constants, _point_errors(observed, groups, before, after, held_out), float(scores["before"].mean()),
+        float(scores["after"].mean()), gain, (low, high), improved, problem.calibration(shifts), problem.simulations,
+    )  # fmt: skip
 
 
 def request_latencies_s(run: RunResult) -> tuple[FloatArray, FloatArray]:
@@ -170,3 +204,206 @@ def request_latencies_s(run: RunResult) -> tuple[FloatArray, FloatArray]:
     ttft: FloatArray = (first - requests.arrival_ns[done]) / NS_PER_S
     step: FloatArray = (finish - first) / steps / NS_PER_S
     return ttft, step
+
+
+@dataclass(frozen=True, slots=True)
+class _Observation:
+    """A measured figure of a point, or of some of its requests (``part``); ``group`` is left out as a whole."""
+
+    point: int
+    group: int
+    label: str
+    metric: str
+    measured: float
+    part: slice | None = None
+
+
+def _observations(points: Sequence[Point]) -> list[_Observation]:
+    """Return the figures to fit: of each point, or of parts of the points where there are too few of them."""
+    if len(points) >= LEAST_POINTS:
+        found = [_figures(number, point) for number, point in enumerate(points)]
+        return [one for of_point in found for one in of_point]
+    parts = []
+    for number, point in enumerate(points):
+        requests = point.benchmark.requests
+        count = len(requests.ttft_s)
+        if count < PARTS * LEAST_REQUESTS or not len(requests.start_s) or not len(requests.prompt_tokens):
+            raise DataError(
+                f"{point.label}: calibration needs at least {LEAST_POINTS} points of different load, or one with "
+                f"starts and lengths of at least {PARTS * LEAST_REQUESTS} single requests (vllm bench serve "
+                f"--save-detailed since January 2026), got {len(points)} with {count} requests"
+            )
+        edges = np.linspace(0, count, PARTS + 1).astype(int)
+        for at in range(PARTS):
+            part = slice(int(edges[at]), int(edges[at + 1]))
+            label, group = f"{point.label}, requests {edges[at] + 1} to {edges[at + 1]}", number * PARTS + at
+            for metric, values in (("mean_tpot_ms", requests.step_s), ("mean_ttft_ms", requests.ttft_s)):
+                mean = float(np.nanmean(values[part])) if np.isfinite(values[part]).any() else 0.0
+                if mean > 0:
+                    parts.append(_Observation(number, group, label, metric, 1e3 * mean, part))
+    return parts
+
+
+def _figures(number: int, point: Point) -> list[_Observation]:
+    stated = {key: value for key, value in point.benchmark.figures.items() if key in EXPECTED and value > 0}
+    step = next((key for key in ("mean_tpot_ms", "mean_itl_ms") if key in stated), "")
+    chosen = [key for key in (step, "mean_ttft_ms") if key in stated]
+    if not chosen:
+        chosen = [key for key in stated if key in ("mean_e2el_ms", "output_throughput")][-1:]
+    if not chosen:
+        raise DataError(f"{point.label}: nothing to fit: the file states no {', '.join(EXPECTED)}")
+    return [_Observation(number, number, point.label, key, stated[key]) for key in chosen]
+
+
+def _constants(experiment: Experiment, placement: Placement) -> list[Constant]:
+    """Return what may be fitted: host times of the engine, and factors of each GPU that holds layers."""
+    resolved = experiment.resolve()
+    engine, cluster = resolved.engine, resolved.fleet.cluster
+    name = resolved.document["engine"].get("calibration")
+    own = load_calibration(_beside(experiment, name)) if name else Calibration({}, {})
+    constants = [
+        Constant(key, getattr(engine, f"{key}_ns") / NS_PER_S, spread)
+        for key, spread in HOST_SPREADS_S.items()
+        if key in OVERHEADS
+    ]
+    nodes = [node for node in cluster.nodes if node.id in placement.ranges]
+    for gpu in dict.fromkeys(node.gpu for node in nodes):
+        joined = any(node.gpus > 1 for node in nodes if node.gpu == gpu)
+        for key, spread in FACTOR_SPREADS.items():
+            if key != "interconnect" or joined:
+                most = largest_factor(catalog.load_gpu(gpu), key) if gpu in catalog.gpu_names() else math.inf
+                constants.append(Constant(key, own.gpus.get(gpu, {}).get(key, 1.0), spread, gpu, most))
+    return constants
+
+
+def _beside(experiment: Experiment, name: str) -> Path:
+    path = Path(name)
+    return path if path.is_absolute() else experiment.path.parent / path
+
+
+class _Problem:
+    """Simulates the points under constants, and keeps what was simulated."""
+
+    def __init__(
+        self,
+        constants: Sequence[Constant],
+        points: Sequence[Point],
+        observed: Sequence[_Observation],
+        system: str,
+        placement: Placement,
+        folder: Path,
+        executor: Executor,
+        advance: Advance,
+    ) -> None:
+        self.constants, self.points, self.observed = constants, points, observed
+        self.system, self.placement = system, placement
+        self.folder, self.executor, self.advance = folder, executor, advance
+        self.expected = np.array([EXPECTED[one.metric] for one in observed])
+        self._known: dict[tuple[int, bytes], Run] = {}
+        self._likely = len(points) * (2 * len(constants) + 5)
+
+    @property
+    def simulations(self) -> int:
+        """Number of simulations so far."""
+        return len(self._known)
+
+    def calibration(self, shifts: Floats) -> Calibration:
+        """Return the constants at ``shifts``."""
+        host: dict[str, float] = {}
+        gpus: dict[str, dict[str, float]] = {}
+        for one, shift in zip(self.constants, shifts, strict=True):
+            if one.gpu is None:
+                host[one.key] = one.at(float(shift))
+            else:
+                gpus.setdefault(one.gpu, {})[one.key] = one.at(float(shift))
+        return Calibration(host, gpus)
+
+    def errors(self, shifts: Floats, only: int | None = None) -> Floats:
+        """Return ln(simulated / measured) of each observation, NaN outside the group ``only``."""
+        wanted = [only is None or one.group == only for one in self.observed]
+        points = dict.fromkeys(one.point for one, is_wanted in zip(self.observed, wanted, strict=True) if is_wanted)
+        self._simulate([(number, shifts) for number in points])
+        key = shifts.tobytes()
+        return np.array(
+            [
+                self._error(one, self._known[one.point, key]) if is_wanted else math.nan
+                for one, is_wanted in zip(self.observed, wanted, strict=True)
+            ]
+        )
+
+    def slopes(self) -> Floats:
+        """Return the derivatives of the errors (rows) by the shifts (columns), from differences of ``_STEP``."""
+        size = len(self.constants)
+        ends = []
+        for index in range(size):
+            for sign in (-1, 1):
+                moved = np.zeros(size)
+                moved[index] = sign * _STEP
+                ends.append(moved)
+        self._simulate([(number, moved) for moved in ends for number in range(len(self.points))])
+        found = np.array([self.errors(moved) for moved in ends])
+        slopes: Floats = ((found[1::2] - found[::2]) / (2 * _STEP)).T
+        return slopes
+
+    def _simulate(self, wanted: Sequence[tuple[int, Floats]]) -> None:
+        missing = [(number, shifts) for number, shifts in wanted if (number, shifts.tobytes()) not in self._known]
+        tasks: list[ReplayTask] = []
+        for number, shifts in missing:
+            path = self.folder / f"calibration-{len(self._known)}-{len(tasks)}.yaml"
+            write_text(path, yamlio.dump(_exact(self.calibration(shifts))))
+            changes: tuple[tuple[str, Any], ...] = (("engine.calibration", str(path.resolve())),)
+            tasks.append(ReplayTask(self.points[number], self.system, self.placement, changes))
+        for at, outcome in self.executor.carry_out(replay, tasks, lambda _share, _what: None):
+            number, shifts = missing[at]
+            if isinstance(outcome, HelixsimError):
+                raise outcome.within(self.points[number].label)
+            self._known[number, shifts.tobytes()] = outcome
+            self.advance(min(1.0, self.simulations / self._likely), f"{self.simulations} simulations")
+
+    def _error(self, observed: _Observation, run: Run) -> float:
+        if observed.part is None:
+            simulated = run.summary.vllm_keys()[observed.metric]
+        else:
+            ttft, step = request_latencies_s(run.simulation.result)
+            values = (step if observed.metric == "mean_tpot_ms" else ttft)[observed.part]
+            simulated = 1e3 * float(np.nanmean(values)) if np.isfinite(values).any() else None
+        if not simulated:
+            raise DataError(f"{observed.label}: the simulated run has no {observed.metric}: no request was finished")
+        return math.log(simulated / observed.measured)
+
+
+def _exact(calibration: Calibration) -> dict[str, Any]:
+    """Return the contents of a file with all digits."""
+    host = {key: f"{round(seconds * NS_PER_S)} ns" for key, seconds in calibration.host_s.items()}
+    return {"schema": 1, "host": host, "gpus": {name: dict(one) for name, one in calibration.gpus.items()}}
+
+
+def _scores(errors: Floats, groups: NDArray[np.int_], expected: Floats) -> Floats:
+    """Return the mean absolute error of each group, weighed by what is expected."""
+    found = []
+    for group in sorted(set(groups.tolist())):
+        part = groups == group
+        found.append(float(np.average(np.abs(np.expm1(errors[part])), weights=1.0 / expected[part])))
+    return np.array(found)
+
+
+def _point_errors(
+    observed: Sequence[_Observation], groups: NDArray[np.int_], before: Floats, after: Floats, held_out: Floats
+) -> tuple[PointErrors, ...]:
+    found = []
+    for group in sorted(set(groups.tolist())):
+        rows = np.flatnonzero(groups == group).tolist()
+        by_metric = [
+            {observed[row].metric: float(np.expm1(errors[row])) for row in rows} for errors in (before, after, held_out)
+        ]
+        found.append(PointErrors(observed[rows[0]].label, *by_metric))
+    return tuple(found)
+
+
+def errors_of(points: Sequence[PointErrors], when: str) -> Mapping[str, list[float]]:
+    """Return the errors of all points by metric; ``when``: ``before``, ``fitted`` or ``held_out``."""
+    found: dict[str, list[float]] = {}
+    for point in points:
+        for metric, error in getattr(point, when).items():
+            found.setdefault(metric, []).append(error)
+    return found

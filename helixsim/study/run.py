@@ -255,16 +255,16 @@ def run_case(
     if placed.placement.notes.get("interrupted"):
         raise KeyboardInterrupt  # the search keeps its incumbent for `place`; a run must not pass it off as its result
     started_s = time.perf_counter()
-    return _finished(case, placed, simulate_system(experiment, placed, check=check, progress=on_sample))
+    return finished(case, placed, simulate_system(experiment, placed, check=check, progress=on_sample))
 
 
 def _again(case: Case, kept: Simulated) -> Run:
     """Return a system that was kept as it was when it had just finished."""
     placed = assembled(case.experiment, case.system, kept.placement)
-    return _finished(case, replace(placed, placement=kept.placement), kept.run)
+    return finished(case, replace(placed, placement=kept.placement), kept.run)
 
 
-def _finished(case: Case, placed: PlacedSystem, run: RunResult) -> Run:
+def finished(case: Case, placed: PlacedSystem, run: RunResult) -> Run:
     """Return a simulated system with its summary."""
     experiment, system, stats = case.experiment, case.system, case.experiment.workload_stats
     summary = summarise(

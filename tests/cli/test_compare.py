@@ -13,7 +13,7 @@ import pytest
 from helixsim.cli import compare
 from helixsim.cli.main import main
 from helixsim.errors import ThresholdError
-from helixsim.hardware.engines import load_engine
+from helixsim.hardware.calibration import load_calibration
 from helixsim.metrics.measured_run import relative_errors
 
 EXPERIMENT = """\
@@ -88,15 +88,31 @@ def test_tolerance_is_exit_code_6(case, capsys):
 def test_calibration_finds_the_hidden_overhead_and_holds_on_unseen_requests(case, capsys, tmp_path):
     path, ours, _, measured = case
     overlay = tmp_path / "mine.yaml"
-    arguments = ["compare", str(ours), str(measured), "--experiment", str(path), "--calibrate", str(overlay), "-q"]
+    arguments = [
+        "compare",
+        str(ours),
+        str(measured),
+        "--experiment",
+        str(path),
+        "--calibrate",
+        str(overlay),
+        "-q",
+        "--jobs",
+        "1",
+    ]
     assert main([*arguments, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["calibration"]
-    assert abs(found["held_out_before"][1]) > 0.1
-    assert abs(found["held_out_after"][1]) < 0.02
-    assert abs(found["held_out_after"][0]) < 0.05
-    assert load_engine(overlay).spec.batch_overhead_ns == 8_000_000
+    assert (found["improved"], found["path"]) == (True, str(overlay))
+    assert found["error_before"] > 0.3
+    assert found["error_after"] < 0.06
+    assert load_calibration(overlay).host_s["batch_overhead"] > 1e-3
     assert main(arguments) == 2
     assert "--force" in capsys.readouterr().err
+    assert (
+        main(["compare", str(path), str(measured), "--set", f"engine.calibration={overlay}", "--replay", "--json"]) == 0
+    )
+    errors = json.loads(capsys.readouterr().out)["errors"]
+    assert abs(errors["mean_tpot_ms"]) < 0.03
 
 
 def changed(measured, folder, change, name="changed.json"):
@@ -135,16 +151,28 @@ def test_calibrating_a_run_against_itself_changes_nothing_and_says_so(case, caps
     change(document)
     own.write_text(json.dumps(document))
     overlay = tmp_path / "mine.yaml"
-    arguments = ["compare", str(ours), str(own), "--experiment", str(path), "--calibrate", str(overlay), "-q"]
+    arguments = [
+        "compare",
+        str(ours),
+        str(own),
+        "--experiment",
+        str(path),
+        "--calibrate",
+        str(overlay),
+        "-q",
+        "--jobs",
+        "1",
+    ]
     assert main([*arguments, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["calibration"]
     assert (found["improved"], found["path"]) == (False, None)
-    assert set(found["overheads_s"].values()) == {0.0}
-    for half in ("fit_before", "fit_after", "held_out_before", "held_out_after"):
-        assert found[half] == pytest.approx([0.0, 0.0], abs=1e-6)
+    assert all(one["after"] == pytest.approx(one["before"], abs=1e-6) for one in found["constants"])
+    assert [found[key] for key in ("error_before", "error_after", "gain")] == pytest.approx([0.0, 0.0, 1.0], abs=1e-6)
     assert not overlay.exists()
     assert main(arguments) == 0
-    assert "no file is written" in capsys.readouterr().out
+    assert "nothing was gained: no file is written" in capsys.readouterr().out
+    assert main([*arguments, "--always-write"]) == 0
+    assert overlay.exists()
 
 
 def test_streamed_chunks_are_not_taken_for_tokens(case, capsys, tmp_path) -> None:
@@ -191,7 +219,7 @@ def test_a_metric_that_the_run_lacks_is_missed() -> None:
     figures = {"output_throughput": 10.0, "mean_ttft_ms": 5.0}
     simulated = {"output_throughput": 10.0, "mean_ttft_ms": None}
     with pytest.raises(ThresholdError, match="mean_ttft_ms is missing from A"):
-        compare._check(relative_errors(simulated, figures), figures, 0.1, "a")
+        compare.check(relative_errors(simulated, figures), figures, 0.1, "a")
 
 
 def test_results_of_before_start_times_are_drawn_but_not_replayed(case, capsys, tmp_path) -> None:
@@ -276,6 +304,11 @@ def test_usage_errors(case, capsys, tmp_path):
     _, ours, real, measured = case
     for arguments, said in (
         ([str(tmp_path), str(measured)], "is not a run directory"),
+        ([str(tmp_path / "absent"), str(measured)], "neither a run directory nor an experiment file"),
+        ([str(ours), str(measured), "--replay"], "--replay simulates an experiment file"),
+        ([str(ours), str(measured), "--set", "seed=1"], "--set changes an experiment file"),
+        ([str(ours), str(measured), "--always-write"], "--always-write needs --calibrate"),
+        ([str(ours), str(real), str(measured)], "can be compared with one other run directory alone"),
         ([str(ours), str(measured), "--system", "vlm"], "did you mean 'vllm'"),
         ([str(ours), str(measured), "--calibrate", str(tmp_path / "x.yaml")], "--experiment"),
         ([str(ours), str(real), "--figure", "x.svg"], "needs a measured result"),

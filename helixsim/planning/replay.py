@@ -1,0 +1,124 @@
+"""Benchmarks simulated: one system of an experiment under its own load or under the loads that were measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from helixsim.benchmarks.benchmark import Benchmark
+from helixsim.benchmarks.load import differences, workload_of
+from helixsim.config.edit import edits_of
+from helixsim.config.experiment import ResolvedExperiment, SystemSpec
+from helixsim.domain.placement import Placement
+from helixsim.errors import ConfigError, unknown_name
+from helixsim.experiment import Experiment
+from helixsim.results.run import Run
+from helixsim.runtime.pool import Report
+from helixsim.study.placing import assembled, place_system
+from helixsim.study.run import finished
+from helixsim.study.systems import simulate_system
+from helixsim.study.whatif import Case
+
+
+@dataclass(frozen=True)
+class Point:
+    """A benchmark and the experiment that simulates it.
+
+    Parameters
+    ----------
+    label
+        File and result.
+    notes
+        What had to be assumed of its load, and how the simulated load differs.
+    is_measured_load
+        Whether the load is that of the benchmark.
+    """
+
+    label: str
+    benchmark: Benchmark
+    experiment: Experiment
+    notes: tuple[str, ...] = ()
+    is_measured_load: bool = True
+
+
+@dataclass(frozen=True)
+class ReplayTask:
+    """What a worker needs to simulate a point; ``changes`` are edits of the experiment by dotted key."""
+
+    point: Point
+    system: str
+    placement: Placement
+    changes: tuple[tuple[str, Any], ...] = ()
+
+
+def system_of(experiment: ResolvedExperiment, name: str | None) -> SystemSpec:
+    """Return the system of a name, or the only one.
+
+    Raises
+    ------
+    ConfigError
+        If there is none of that name, or several and no name.
+    """
+    names = [system.name for system in experiment.systems]
+    if name is None and len(names) > 1:
+        raise ConfigError(f"--system is required: {experiment.source} has the systems {', '.join(names)}")
+    if name is not None and name not in names:
+        raise ConfigError(unknown_name("system", name, names))
+    return experiment.systems[0 if name is None else names.index(name)]
+
+
+def placement_of(experiment: Experiment, name: str | None) -> tuple[str, Placement]:
+    """Return the system's name and its placement, as for the experiment's own load."""
+    resolved = experiment.resolve()
+    system = system_of(resolved, name)
+    return system.name, place_system(resolved, system, by_flow=True).placement
+
+
+def measured_points(experiment: Experiment, benchmarks: Sequence[tuple[str, Benchmark]], folder: Path) -> list[Point]:
+    """Return the experiment under the load of each benchmark; ``folder`` takes the files of single requests.
+
+    Raises
+    ------
+    DataError
+        If a file does not state enough of its load.
+    """
+    points = []
+    for number, (label, benchmark) in enumerate(benchmarks):
+        workload, notes = workload_of(benchmark, label, folder / f"requests-{number}.csv")
+        points.append(Point(label, benchmark, experiment.with_(edits_of({"workload": workload})), tuple(notes)))
+    return points
+
+
+def stated_points(experiment: Experiment, system: str, benchmarks: Sequence[tuple[str, Benchmark]]) -> list[Point]:
+    """Return the experiment under its own load beside each benchmark, with notes where the loads differ."""
+    resolved = experiment.resolve()
+    arrivals, stats = resolved.document["workload"]["arrivals"], resolved.workload_stats
+    own = next(one for one in resolved.document["systems"] if one["name"] == system)
+    arrivals = own.get("arrivals") or arrivals
+    lengths = stats.mean_prompt_tokens, stats.mean_output_tokens
+    return [
+        Point(
+            label,
+            benchmark,
+            experiment,
+            tuple(_hinted(differences(benchmark, arrivals, *lengths))),
+            is_measured_load=False,
+        )
+        for label, benchmark in benchmarks
+    ]
+
+
+def replay(task: ReplayTask, _report: Report) -> Run:
+    """Simulate a point; the work of the executors."""
+    resolved = task.point.experiment.with_(edits_of(dict(task.changes))).resolve()
+    system = system_of(resolved, task.system)
+    if task.point.is_measured_load:
+        system = replace(system, arrivals=None)
+    placed = assembled(resolved, system, task.placement)
+    return finished(Case(resolved, system), placed, simulate_system(resolved, placed))
+
+
+def _hinted(found: Sequence[str]) -> list[str]:
+    return [*found[:-1], f"{found[-1]} (--replay simulates the measured load)"] if found else []
