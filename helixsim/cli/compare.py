@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helixsim.cli import options
-from helixsim.errors import ConfigError, ExitCode, ThresholdError
+from helixsim.cli.compare_common import check
+from helixsim.errors import ConfigError, ExitCode
 
 if TYPE_CHECKING:
     from helixsim.results.runset import RunSet
-
-MAIN_METRICS = ("output_throughput", "mean_ttft_ms", "mean_itl_ms", "mean_tpot_ms")
-"""Metrics that ``--tolerance`` checks."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -139,19 +137,6 @@ def _table(ours: Mapping[str, Any], theirs: Mapping[str, Any], errors: Mapping[s
     rows += [(key, f"{ours[key]:.6g}", f"{theirs[key]:.6g}", f"{error:+.1%}") for key, error in errors.items()]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
-
-
-def check(errors: Mapping[str, float], reference: Mapping[str, Any], tolerance: float | None, system: str) -> None:
-    """Raise ``ThresholdError`` if a main metric differs by more or is missing, or none could be compared."""
-    if tolerance is None:
-        return
-    far = [key for key in MAIN_METRICS if key in errors and not abs(errors[key]) <= tolerance]
-    missed = [f"{key} {errors[key]:+.1%}" for key in far]
-    missed += [f"{key} is missing from A" for key in MAIN_METRICS if reference.get(key) and key not in errors]
-    if missed:
-        raise ThresholdError(f"{system}: beyond --tolerance {tolerance:.1%}: {', '.join(missed)}")
-    if not any(key in errors for key in MAIN_METRICS):
-        raise ThresholdError(f"{system}: --tolerance: B holds none of {', '.join(MAIN_METRICS)}: nothing was compared")
 
 
 def _tolerance(text: str) -> float:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from helixsim.cli import console
+from helixsim.cli.compare_common import executor_of, experiment_of
 from helixsim.cli.profile_actions import aligned
 from helixsim.errors import ConfigError
 
@@ -44,7 +45,6 @@ def calibrated(
 ) -> Calibrated:
     """Fit the constants, and write the file if left-out points are met better."""
     from helixsim import yamlio
-    from helixsim.cli.compare_measured import executor_of, experiment_of
     from helixsim.planning.calibrate import calibrate
     from helixsim.planning.replay import measured_points, placement_of
     from helixsim.writing import write_text

@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from helixsim.cli import compare_calibrate, console, options
-from helixsim.cli.compare import MAIN_METRICS, check
+from helixsim.cli import compare_calibrate, console
+from helixsim.cli.compare_common import MAIN_METRICS, check, executor_of, experiment_of
 from helixsim.cli.profile_actions import aligned
 from helixsim.errors import ConfigError, DataError, ExitCode, unknown_name
 
 if TYPE_CHECKING:
     from helixsim.benchmarks.benchmark import Benchmark
     from helixsim.domain.figures import Limits
-    from helixsim.experiment import Experiment
     from helixsim.planning.replay import Point
     from helixsim.results.run import Run
     from helixsim.results.runset import RunSet
@@ -187,20 +186,6 @@ def _simulated(
             runs[number] = outcome
     each = [runs[number if len(tasks) > 1 else 0] for number in range(len(points))]
     return name, each, [point.notes for point in points]
-
-
-def experiment_of(args: argparse.Namespace) -> Experiment:
-    """Return the experiment of the command line with its edits: A, or the one behind run directory A."""
-    from helixsim.experiment import Experiment
-
-    return Experiment.load(args.experiment or args.run).with_(options.edits(args))
-
-
-def executor_of(args: argparse.Namespace, tasks: int) -> Any:
-    """Return the executor of so many tasks."""
-    from helixsim.runtime.executors import executor
-
-    return executor(1 if tasks == 1 else args.jobs, None, Path("runs"))
 
 
 def _system(args: argparse.Namespace, systems: RunSet) -> str:

@@ -10,7 +10,7 @@ import json
 
 import pytest
 
-from helixsim.cli import compare
+from helixsim.cli import compare_common
 from helixsim.cli.main import main
 from helixsim.errors import ThresholdError
 from helixsim.hardware.calibration import load_calibration
@@ -219,7 +219,7 @@ def test_a_metric_that_the_run_lacks_is_missed() -> None:
     figures = {"output_throughput": 10.0, "mean_ttft_ms": 5.0}
     simulated = {"output_throughput": 10.0, "mean_ttft_ms": None}
     with pytest.raises(ThresholdError, match="mean_ttft_ms is missing from A"):
-        compare.check(relative_errors(simulated, figures), figures, 0.1, "a")
+        compare_common.check(relative_errors(simulated, figures), figures, 0.1, "a")
 
 
 def test_results_of_before_start_times_are_drawn_but_not_replayed(case, capsys, tmp_path) -> None:
