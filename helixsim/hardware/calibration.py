@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from helixsim.domain.hardware import GpuSpec
-from helixsim.domain.kernels import AllReduce, AttentionLaw, GemmLaw
+from helixsim.domain.kernels import AllReduce, AttentionLaw, GemmLaw, Kernels
 from helixsim.errors import DataError
 from helixsim.hardware.engines import OVERHEADS
 from helixsim.units import seconds_to_ns
@@ -122,16 +122,25 @@ def scaled(gpu: GpuSpec, factors: Mapping[str, float]) -> GpuSpec:
             eager_s=law.eager_s / links,
         )
 
-    kernels = gpu.kernels
-    changed = replace(
-        kernels,
-        fp16=product(kernels.fp16),
-        fp8=product(kernels.fp8),
-        fp4=product(kernels.fp4),
-        experts=product(kernels.experts),
-        attention=attention(kernels.attention),
+    def all_kernels(kernels: Kernels) -> Kernels:
+        return replace(
+            kernels,
+            fp16=product(kernels.fp16),
+            fp8=product(kernels.fp8),
+            fp4=product(kernels.fp4),
+            experts=product(kernels.experts),
+            attention=attention(kernels.attention),
+        )
+
+    return replace(
+        gpu,
+        kernels=all_kernels(gpu.kernels),
+        all_reduce=tuple(map(all_reduce, gpu.all_reduce)),
+        engines=tuple(
+            own._replace(kernels=all_kernels(own.kernels), all_reduce=tuple(map(all_reduce, own.all_reduce)))
+            for own in gpu.engines
+        ),
     )
-    return replace(gpu, kernels=changed, all_reduce=tuple(map(all_reduce, gpu.all_reduce)))
 
 
 def largest_factor(gpu: GpuSpec, key: str) -> float:

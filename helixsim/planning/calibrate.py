@@ -23,6 +23,7 @@ from helixsim.experiment import Experiment
 from helixsim.hardware import catalog
 from helixsim.hardware.calibration import Calibration, largest_factor, load_calibration
 from helixsim.hardware.engines import OVERHEADS
+from helixsim.hardware.operator_library import backend_of
 from helixsim.metrics.stats import t_interval
 from helixsim.planning.calibrate_fit import Floats, identified, linear, solve
 from helixsim.planning.calibrate_points import EXPECTED, Advance, Constant, Observation, Problem
@@ -203,7 +204,8 @@ def _constants(experiment: Experiment, placement: Placement) -> list[Constant]:
         joined = any(node.gpus > 1 for node in nodes if node.gpu == gpu)
         for key, spread in FACTOR_SPREADS.items():
             if key != "interconnect" or joined:
-                most = largest_factor(catalog.load_gpu(gpu), key) if gpu in catalog.gpu_names() else math.inf
+                known = catalog.load_gpu(gpu).under(backend_of(engine.name)) if gpu in catalog.gpu_names() else None
+                most = math.inf if known is None else largest_factor(known, key)
                 constants.append(Constant(key, own.gpus.get(gpu, {}).get(key, 1.0), spread, gpu, most))
     return constants
 

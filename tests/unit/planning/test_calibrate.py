@@ -177,6 +177,9 @@ def test_half_the_efficiency_takes_twice_the_time_where_it_decides() -> None:
     assert slow_compute.decode(1) / base.decode(1) < 1.05
     assert roofline(model, scaled(gpu, {"interconnect": 0.5}), 4).prefill(8192) > base.prefill(8192)
     assert scaled(gpu, {}) == gpu
+    own = catalog.load_gpu("h100")
+    for one, slower in zip(own.engines, scaled(own, {"compute_efficiency": 0.5}).engines, strict=True):
+        assert slower.kernels.fp16.compute_efficiency == pytest.approx(one.kernels.fp16.compute_efficiency / 2)
 
 
 @pytest.mark.parametrize(
