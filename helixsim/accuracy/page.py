@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from helixsim.accuracy.cells import BATCHES, CONTEXTS, METRICS, Error, bucket, family_of, weights_of
+from helixsim.accuracy.constants import constants
 from helixsim.accuracy.errors import TITLES, error, errors, summarised
 from helixsim.accuracy.point_charts import (
     GUIDE,
@@ -53,8 +54,6 @@ class AccuracyPage:
         Points that were simulated, or failed, and those that cannot be expressed.
     cause_of
         Returns the named cause of the error of a point; None: not known.
-    constants
-        ``sentences`` and ``rows`` (name, count, points, left_out) on fitted constants; None: not shown.
     replays
         Measured runs replayed request by request, as ``replay_charts.shown`` returns them.
     prototype
@@ -68,7 +67,6 @@ class AccuracyPage:
     results: Sequence[PointResult] = ()
     inexpressible: Sequence[Inexpressible] = ()
     cause_of: Callable[[PointResult], str | None] = field(default=lambda _: None)
-    constants: Mapping[str, Any] | None = None
     replays: Sequence[Mapping[str, Any]] = ()
     prototype: Mapping[str, Any] | None = None
     expressible: int | None = None
@@ -114,7 +112,7 @@ def shown(page: AccuracyPage) -> dict[str, Any]:
         "worst": [_worst_row(result, page.cause_of) for result in _worst(results)],
         "reasons": reasons.most_common(),
         "coverage": _coverage_sentence(page, len(results), known),
-        "constants": page.constants,
+        "constants": constants(results),
         "replays": page.replays,
         "prototype": page.prototype,
         "footer": "Made by helixsim accuracy. This page fetches nothing from elsewhere.",

@@ -14,7 +14,7 @@ from helixsim.cli import console, options
 from helixsim.errors import ConfigError, DataError, ExitCode, unknown_name
 
 if TYPE_CHECKING:
-    from helixsim.accuracy.points import Inexpressible
+    from helixsim.accuracy.points import Inexpressible, MeasuredPoint
     from helixsim.accuracy.replays import Replay
     from helixsim.accuracy.run import PointResult
     from helixsim.papers.helix.fidelity import CellResult
@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
     replays = [replay(*paths) for paths in args.replay]
     cells = _prototype(args) if args.prototype else []
     has_points = args.all or args.sample is not None or not (replays or cells)
-    compared = _compared(args) if has_points else _Compared([], [], 0, 0)
+    compared = _compared(args) if has_points else _Compared([], [], [], 0)
     if args.csv:
         _write_csv(args.csv, compared.results)
     if args.update:
@@ -119,15 +119,20 @@ def run(args: argparse.Namespace) -> int:
 
 @dataclass(frozen=True)
 class _Compared:
-    """Results of the points, those that cannot be expressed, how many others there are, and rows of the file.
+    """Results of the points, those that cannot be expressed, all others, and the number of rows.
 
     With ``--where``, what cannot be expressed is not told: such rows have no fields to compare.
     """
 
     results: list[PointResult]
     inexpressible: list[Inexpressible]
-    known: int
+    points: list[MeasuredPoint]
     rows: int
+
+    @property
+    def known(self) -> int:
+        """Number of points that can be expressed."""
+        return len(self.points)
 
     @property
     def left_out(self) -> Counter[str]:
@@ -158,7 +163,7 @@ def _compared(args: argparse.Namespace) -> _Compared:
             progress=advance,
         )
     others = [] if args.where else [row for row in rows if isinstance(row, read.Inexpressible)]
-    return _Compared(results, others, len(measured), len(rows))
+    return _Compared(results, others, measured, len(rows))
 
 
 def _predictors(args: argparse.Namespace) -> tuple[str, ...]:
@@ -179,12 +184,14 @@ def _write_documents(
     args: argparse.Namespace, compared: _Compared, replays: list[Replay], cells: list[CellResult]
 ) -> None:
     from helixsim.accuracy import prototype, replay_charts
+    from helixsim.accuracy.causes import Causes
     from helixsim.accuracy.markdown import markdown
     from helixsim.accuracy.page import AccuracyPage, write_page
 
     page = AccuracyPage(
         compared.results,
         compared.inexpressible,
+        cause_of=Causes(compared.points),
         replays=[replay_charts.shown(one) for one in replays],
         prototype=prototype.shown(cells),
         expressible=compared.known,

@@ -182,7 +182,7 @@ def test_the_worst_points_come_first_in_either_direction_with_their_cause() -> N
 def test_names_are_escaped_everywhere() -> None:
     bad = "</script><script>alert(1)</script>&\x1b\u202e"
     page = AccuracyPage(
-        [result(1.5, gpu=bad, engine=bad, weights=bad, engine_version=bad)],
+        [result(1.5, weights=bad, engine_version=bad)],
         [Inexpressible("a", bad)],
         cause_of=lambda _: bad,
         source=bad,

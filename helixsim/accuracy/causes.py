@@ -1,0 +1,101 @@
+"""Named causes of the largest errors, as far as the measurements themselves tell them.
+
+A cause is named only where other points show it: the same setting under another version of the engine, or with more
+requests in flight; tables of measured kernels that are as far off. Everything else stays "not known".
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from helixsim.accuracy.errors import error
+from helixsim.accuracy.points import MeasuredPoint
+from helixsim.accuracy.run import PointResult
+from helixsim.report.rows import number
+
+FALL = 0.9
+"""Measured TPOT with more requests in flight over that with fewer, below which the two are not of one setting."""
+
+SPREAD = 1.15
+"""Ratio of largest to smallest measured TPOT of one setting from which its measurements are told apart."""
+
+SAME = 0.6
+"""Share of an error, as a logarithm, from which the tables of kernels have it too."""
+
+
+class Causes:
+    """Causes of errors by comparison with all measured points of a source.
+
+    Parameters
+    ----------
+    points
+        All measured points, simulated or not.
+    """
+
+    def __init__(self, points: Iterable[MeasuredPoint]) -> None:
+        self._settings: dict[MeasuredPoint, list[MeasuredPoint]] = defaultdict(list)
+        self._loads: dict[MeasuredPoint, list[MeasuredPoint]] = defaultdict(list)
+        for point in points:
+            self._settings[_setting(point)].append(point)
+            self._loads[_without_load(point)].append(point)
+
+    def __call__(self, result: PointResult) -> str | None:
+        """Return the cause of the error of a point in TPOT; None: not known."""
+        found = error(result, "tpot")
+        if found is None:
+            return None
+        return (
+            self._more_in_flight(result.point, found)
+            or self._other_runs(result.point, result.point.tpot_ms * (1 + found))
+            or _kernels_too(result, found)
+        )
+
+    def _more_in_flight(self, point: MeasuredPoint, found: float) -> str | None:
+        """Return a run of the same setting that is faster with more requests in flight, or slower with fewer."""
+        others = self._loads.get(_without_load(point), [])
+        faster = [o for o in others if o.concurrency > point.concurrency and o.tpot_ms < FALL * point.tpot_ms]
+        slower = [o for o in others if o.concurrency < point.concurrency and FALL * o.tpot_ms > point.tpot_ms]
+        for chosen, is_case in ((faster, found < 0), (slower, found > 0)):
+            if chosen and is_case:
+                other = min(chosen, key=lambda one: abs(math.log(one.concurrency / point.concurrency)))
+                return (
+                    f"measured {number(other.tpot_ms)} ms with {other.concurrency} in flight, which cannot be "
+                    f"{'less' if other.concurrency > point.concurrency else 'more'} in the same setting"
+                )
+        return None
+
+    def _other_runs(self, point: MeasuredPoint, predicted_ms: float) -> str | None:
+        """Return the runs of the same setting, mostly of other versions, between which the prediction lies."""
+        others = self._settings.get(_setting(point), [])
+        low = min(others, key=lambda one: one.tpot_ms, default=point)
+        high = max(others, key=lambda one: one.tpot_ms, default=point)
+        if high.tpot_ms < SPREAD * low.tpot_ms or not low.tpot_ms / SPREAD <= predicted_ms <= SPREAD * high.tpot_ms:
+            return None
+        versions = "" if low.engine_version == high.engine_version else f" ({_versions((low, high))})"
+        return f"the same setting was measured between {number(low.tpot_ms)} and {number(high.tpot_ms)} ms{versions}"
+
+
+def _kernels_too(result: PointResult, found: float) -> str | None:
+    """Return that tables of measured kernels are off in the same direction, simulated or as their own estimate."""
+    for name, title in (("operators", "simulated with tables of measured kernels"), ("static", "the tables' estimate")):
+        other = error(result, "tpot", name)
+        if other is not None and math.log1p(other) / math.log1p(found) >= SAME:
+            return f"{title} is off by {other:+.0%} too: the time is not in the kernels, or the setting is another"
+    return None
+
+
+def _versions(points: Sequence[MeasuredPoint]) -> str:
+    return " and ".join(one.engine_version or "version not stated" for one in points)
+
+
+def _setting(point: MeasuredPoint) -> MeasuredPoint:
+    """Return a point without what may differ between runs of one setting."""
+    return replace(point, id="", source="", engine_version="", ttft_ms=0.0, tpot_ms=0.0, id_of_model="")
+
+
+def _without_load(point: MeasuredPoint) -> MeasuredPoint:
+    """Return a point without what may differ between runs of one version under other numbers of requests in flight."""
+    return replace(point, id="", concurrency=0, ttft_ms=0.0, tpot_ms=0.0)
