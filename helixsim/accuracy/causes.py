@@ -7,13 +7,17 @@ requests in flight; tables of measured kernels that are as far off. Everything e
 from __future__ import annotations
 
 import math
+import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import cache
 
+from helixsim.accuracy.cells import weights_of
 from helixsim.accuracy.errors import error
-from helixsim.accuracy.points import MeasuredPoint
+from helixsim.accuracy.points import MODELS, MeasuredPoint
 from helixsim.accuracy.run import PointResult
+from helixsim.hardware import catalog
 from helixsim.report.rows import number
 
 FALL = 0.9
@@ -21,6 +25,9 @@ FALL = 0.9
 
 SPREAD = 1.15
 """Ratio of largest to smallest measured TPOT of one setting from which its measurements are told apart."""
+
+LEAST_SETTINGS = 5
+"""Settings that two versions must share before one is said to be apart."""
 
 SAME = 0.6
 """Share of an error, as a logarithm, from which the tables of kernels have it too."""
@@ -41,6 +48,7 @@ class Causes:
         for point in points:
             self._settings[_setting(point)].append(point)
             self._loads[_without_load(point)].append(point)
+        self._versions = self._ratios_of_versions()
 
     def __call__(self, result: PointResult) -> str | None:
         """Return the cause of the error of a point in TPOT; None: not known."""
@@ -50,7 +58,33 @@ class Causes:
         return (
             self._more_in_flight(result.point, found)
             or self._other_runs(result.point, result.point.tpot_ms * (1 + found))
+            or self._version(result.point, found)
             or _kernels_too(result, found)
+        )
+
+    def _ratios_of_versions(self) -> dict[tuple[str, ...], list[float]]:
+        """Return the measured TPOT of each version over that of others in equal settings."""
+        ratios: dict[tuple[str, ...], list[float]] = defaultdict(list)
+        for points in self._settings.values():
+            for version in sorted({point.engine_version for point in points}):
+                own = [point for point in points if point.engine_version == version]
+                others = [point.tpot_ms for point in points if point.engine_version != version]
+                if others:
+                    ratio = statistics.median(point.tpot_ms for point in own) / statistics.median(others)
+                    ratios[_version(own[0])].append(ratio)
+        return ratios
+
+    def _version(self, point: MeasuredPoint, found: float) -> str | None:
+        """Return that the version of the engine is measured apart from others in the settings that both have."""
+        ratios = self._versions.get(_version(point), [])
+        if len(ratios) < LEAST_SETTINGS:
+            return None
+        middle = statistics.median(ratios)
+        if max(middle, 1 / middle) < SPREAD or (middle < 1) != (found > 0):
+            return None
+        return (
+            f"this version was measured at {middle:.2f} times the TPOT of others in {len(ratios)} equal settings: "
+            "something that is not stated differs, such as speculative decoding"
         )
 
     def _more_in_flight(self, point: MeasuredPoint, found: float) -> str | None:
@@ -91,9 +125,25 @@ def _versions(points: Sequence[MeasuredPoint]) -> str:
     return " and ".join(one.engine_version or "version not stated" for one in points)
 
 
+def _version(point: MeasuredPoint) -> tuple[str, ...]:
+    return point.engine, _architecture(point.model), weights_of(point), point.gpu, point.engine_version
+
+
+@cache
+def _architecture(name: str) -> str:
+    """Return the first of the measured models with the same layers: DeepSeek R1 is V3 with other weights."""
+    layers = catalog.load_model(name).layers
+    measured = sorted({model for model, _ in MODELS.values()})
+    return next((other for other in measured if catalog.load_model(other).layers == layers), name)
+
+
 def _setting(point: MeasuredPoint) -> MeasuredPoint:
     """Return a point without what may differ between runs of one setting."""
-    return replace(point, id="", source="", engine_version="", ttft_ms=0.0, tpot_ms=0.0, id_of_model="")
+    model, weights = _architecture(point.model), weights_of(point)
+    return replace(
+        point, id="", source="", engine_version="", ttft_ms=0.0, tpot_ms=0.0, id_of_model="", model=model,
+        weights=weights,
+    )  # fmt: skip
 
 
 def _without_load(point: MeasuredPoint) -> MeasuredPoint:

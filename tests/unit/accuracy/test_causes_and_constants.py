@@ -41,6 +41,19 @@ def test_runs_of_the_same_setting_between_which_the_prediction_lies() -> None:
     assert _cause(old, result(tpot_ms=29.0, engine_version="0.19", id="q")) is None
 
 
+def test_a_version_that_is_measured_apart_in_equal_settings() -> None:
+    loads = (1, 2, 4, 8, 16, 32)
+    old = [result(concurrency=load, tpot_ms=20.0, engine_version="1", model="deepseek-v3") for load in loads]
+    new = [result(concurrency=load, tpot_ms=12.0, engine_version="2", model="deepseek-r1") for load in loads]
+    alone = result(1.8, concurrency=64, tpot_ms=14.0, engine_version="2", model="deepseek-r1")
+    found = _cause(alone, *old, *new)
+    assert found is not None
+    assert "0.60 times the TPOT of others in 6 equal settings" in found
+    assert _cause(alone, *old[:3], *new[:3]) is None
+    too_fast = result(0.5, concurrency=64, tpot_ms=14.0, engine_version="2", model="deepseek-r1")
+    assert _cause(too_fast, *old, *new) is None
+
+
 @pytest.mark.parametrize("predictor", ["operators", "static"])
 def test_tables_that_are_as_far_off(predictor: str) -> None:
     assert "-50%" in (_cause(result(0.4, **{predictor: 0.5})) or "")
