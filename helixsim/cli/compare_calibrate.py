@@ -126,6 +126,7 @@ def _text(args: argparse.Namespace, found: CalibrationFit, path: Path | None) ->
         said = NOTHING_GAINED
     else:
         named = os.path.relpath(path, (args.experiment or args.run).parent)
+        named = str(path.resolve()) if named.startswith("..") else named
         said = f"{path} written{'' if found.improved else ' as asked, though nothing was gained'}"
         said += f"; in the experiment: `engine: {{calibration: {named}}}`"
     table = aligned(("constant", "profile", "fitted", "told by points", ""), constants)

@@ -155,11 +155,13 @@ def _measured(args: argparse.Namespace, *, several: bool) -> list[tuple[str, Ben
     from helixsim.benchmarks.read import read_benchmark, read_benchmarks
 
     found = []
+    are_told_apart = len({path.name for path in args.others}) == len(args.others) > 1
     for path in args.others:
+        label = path.name if are_told_apart else str(path)
         if several and args.result is None:
-            found += [(f"{path}: {one.name}" if one.name else str(path), one) for one in read_benchmarks(path)]
+            found += [(f"{label}: {one.name}" if one.name else label, one) for one in read_benchmarks(path)]
         else:
-            found.append((str(path), read_benchmark(path, args.result)))
+            found.append((label, read_benchmark(path, args.result)))
     return found
 
 

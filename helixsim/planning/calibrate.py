@@ -147,7 +147,8 @@ def calibrate(
     )
     return CalibrationFit(
         constants, _point_errors(observed, groups, before, after, held_out), float(scores["before"].mean()),
-        float(scores["after"].mean()), gain, (low, high), improved, problem.calibration(shifts), problem.simulations,
+        float(scores["after"].mean()), gain, (low, high), improved,
+        _stated(experiment, problem, shifts, fitted), problem.simulations,
     )  # fmt: skip
 
 
@@ -192,8 +193,7 @@ def _constants(experiment: Experiment, placement: Placement) -> list[Constant]:
     """Return what may be fitted: host times of the engine, and factors of each GPU that holds layers."""
     resolved = experiment.resolve()
     engine, cluster = resolved.engine, resolved.fleet.cluster
-    name = resolved.document["engine"].get("calibration")
-    own = load_calibration(_beside(experiment, name)) if name else Calibration({}, {})
+    own = _own(experiment)
     constants = [
         Constant(key, getattr(engine, f"{key}_ns") / NS_PER_S, spread)
         for key, spread in HOST_SPREADS_S.items()
@@ -208,6 +208,25 @@ def _constants(experiment: Experiment, placement: Placement) -> list[Constant]:
                 most = math.inf if known is None else largest_factor(known, key)
                 constants.append(Constant(key, own.gpus.get(gpu, {}).get(key, 1.0), spread, gpu, most))
     return constants
+
+
+def _own(experiment: Experiment) -> Calibration:
+    """Return the calibration that the experiment has already, else an empty one."""
+    name = experiment.resolve().document["engine"].get("calibration")
+    return load_calibration(_beside(experiment, name)) if name else Calibration({}, {})
+
+
+def _stated(experiment: Experiment, problem: Problem, shifts: Floats, fitted: Sequence[int]) -> Calibration:
+    """Return the fitted constants with those that the experiment's own calibration has."""
+    own, everything = _own(experiment), problem.calibration(shifts)
+    host, gpus = dict(own.host_s), {name: dict(factors) for name, factors in own.gpus.items()}
+    for index in fitted:
+        one = problem.constants[index]
+        if one.gpu is None:
+            host[one.key] = everything.host_s[one.key]
+        else:
+            gpus.setdefault(one.gpu, {})[one.key] = everything.gpus[one.gpu][one.key]
+    return Calibration(host, gpus)
 
 
 def _beside(experiment: Experiment, name: str) -> Path:
