@@ -29,6 +29,7 @@ NODE_TYPE_COLORS = ("#332288", "#44AA99", "#CC6677", "#DDCC77", "#88CCEE", "#882
 LINE_STYLES = ("-", "--", "-.", ":")
 GREY = "#666666"
 _WIDTH_IN = 9.0
+_DPI = 160
 
 _RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
@@ -139,6 +140,13 @@ def write_figure(
 
 def svg_and_png(figure: Figure) -> tuple[bytes, bytes]:
     """Return the figure in both formats, with one layout; equal figures give equal bytes."""
+    from helixsim.report.renderer import in_two_forms
+
+    _make_literal(figure)
+    with styled():
+        both = in_two_forms(figure, _DPI)
+    if both is not None:
+        return _quoted(both[0].encode()), both[1]
     svg = svg_bytes(figure)
     figure.set_layout_engine("none")  # which keeps the positions: the layout takes as long as the drawing
     return svg, _png_bytes(figure)
@@ -149,7 +157,12 @@ def svg_bytes(figure: Figure) -> bytes:
     stream = io.BytesIO()
     _make_literal(figure)
     figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
-    return _COMMENT.sub(lambda found: found[0].replace(b'"', b"&quot;"), stream.getvalue())
+    return _quoted(stream.getvalue())
+
+
+def _quoted(svg: bytes) -> bytes:
+    """Return SVG without quotation marks in its comments."""
+    return _COMMENT.sub(lambda found: found[0].replace(b'"', b"&quot;"), svg)
 
 
 def png_bytes(figure: Figure) -> bytes:
@@ -160,7 +173,7 @@ def png_bytes(figure: Figure) -> bytes:
 
 def _png_bytes(figure: Figure) -> bytes:
     stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=160, metadata={"Software": None})
+    figure.savefig(stream, format="png", dpi=_DPI, metadata={"Software": None})
     return stream.getvalue()
 
 
