@@ -1,11 +1,11 @@
 """The highest request rate at which a system meets its objectives, by a bracketing search.
 
 Rates are on a grid with steps of the tolerance, anchored at the max-flow estimate: rate k is
-``max_flow * (1 + tolerance)**k``. An exponential search starts below the KV-limited estimate (or at the result of
-another seed or target) until one rate passes and a higher one fails; bisection narrows the bracket to neighbouring
-rates. All rates of a seed, and all systems, receive the same requests, scaled in time. The placement is that of the
-experiment as written. Each seed is searched separately, later ones from the result of the first; the interval is over
-the seeds.
+``max_flow * (1 + tolerance)**k``. An exponential search starts below the KV-limited estimate, at most at the max-flow
+estimate (or at the result of another seed or target), until one rate passes and a higher one fails; bisection narrows
+the bracket to neighbouring rates. All rates of a seed, and all systems, receive the same requests, scaled in time. The
+placement is that of the experiment as written. Each seed is searched separately, later ones from the result of the
+first; the interval is over the seeds.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ FIRST_STEP = 0.08
 """First step of the exponential search, as a share of the rate; later ones grow (``highest_pass``)."""
 
 FIRST_SHARE = 0.85
-"""Start of the search as a share of the KV-limited estimate; waiting times usually grow near it."""
+"""Start of the search as a share of the KV-limited estimate, where waiting times usually grow, at most the max-flow
+estimate: few placements serve more than that, and rates far above the capacity are simulated in vain."""
 
 LEAST_SHARE, MOST_SHARE = 0.01, 64.0
 """Range of the search, as shares of the max-flow estimate."""
@@ -147,7 +148,8 @@ def search_seed(task: SearchTask, report: Report) -> Searched:
     step = 1.0 + task.tolerance
     lowest, highest = (round(math.log(share) / math.log(step)) for share in (LEAST_SHARE, MOST_SHARE))
     operating_rps = bound_rps if placed.operating is None else placed.operating.tokens_per_s / tokens
-    first = math.floor(math.log(max(LEAST_SHARE, FIRST_SHARE * operating_rps / bound_rps)) / math.log(step))
+    share = min(FIRST_SHARE * operating_rps / bound_rps, 1.0)
+    first = math.floor(math.log(max(LEAST_SHARE, share)) / math.log(step))
     stride = max(1, round(FIRST_STEP / task.tolerance))
     best: list[int | None] = []
     near: int | None = None
