@@ -39,11 +39,13 @@ def bucket(value: float, buckets: Iterable[tuple[float, str]]) -> str:
     return next(name for most, name in buckets if value <= most)
 
 
+@cache
 def family_of(point: MeasuredPoint) -> str:
     """Return the family of the model of a point."""
     return _model(point.model)[0]
 
 
+@cache
 def weights_of(point: MeasuredPoint) -> str:
     """Return the format of the weights of a point."""
     return point.weights or _model(point.model)[1]
