@@ -86,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _compare_runs(args: argparse.Namespace, systems: RunSet, other: Path) -> int:
     from helixsim.metrics.measured_run import relative_errors
+    from helixsim.metrics.ranking import shares_ahead
 
     others = systems_of(other)
     common = [name for name in systems if name in others and args.system in (None, name)]
@@ -94,15 +95,24 @@ def _compare_runs(args: argparse.Namespace, systems: RunSet, other: Path) -> int
     changes = _setting_changes(args.run, other)
     a, b = ({name: one[name].summary.vllm_keys() for name in common} for one in (systems, others))
     errors = {name: relative_errors(a[name], b[name]) for name in common}
+    ahead = {name: shares_ahead(systems[name].summary, others[name].summary) for name in common}
     if args.json:
-        print(json.dumps({"settings": changes, "systems": errors}, indent=2))
+        print(json.dumps({"settings": changes, "systems": errors, "ahead_in_draws": ahead}, indent=2))
     else:
         print("\n".join(f"{key}: {a} | {b}" for key, (a, b) in changes.items()) or "equal settings")
         for name in common:
             print(f"\n{name}\n{_table(a[name], b[name], errors[name])}")
+            if any(share is not None for share in ahead[name].values()):
+                print(_ahead_text(ahead[name]))
     for name in common:
         check(errors[name], b[name], args.tolerance, name)
     return ExitCode.OK
+
+
+def _ahead_text(shares: Mapping[str, float | None]) -> str:
+    """Return in what share of draws of the model error A is ahead of B, by metric."""
+    known = [f"{key} {100 * share:.0f} %" for key, share in shares.items() if share is not None]
+    return f"A is ahead of B, in draws of the model error: {', '.join(known)}"
 
 
 def systems_of(directory: Path) -> RunSet:

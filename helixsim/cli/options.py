@@ -43,6 +43,7 @@ def experiment() -> argparse.ArgumentParser:
         help="change one value of the experiment, list entries by number: systems.0.routing=random (repeatable)",
     )
     parser.add_argument("--seed", type=int, metavar="N", help="the same as --set seed=N")
+    _add_allow_unsupported(parser)
     return parser
 
 
@@ -82,7 +83,17 @@ def settings() -> argparse.ArgumentParser:
         metavar="KEY.PATH=VALUE",
         help="change one value of the experiment, after the changes in the file (repeatable)",
     )
+    _add_allow_unsupported(parser)
     return parser
+
+
+def _add_allow_unsupported(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--allow-unsupported",
+        action="store_true",
+        help="simulate what the models do not represent, labelled unsupported; the same as "
+        "--set engine.allow_unsupported=true",
+    )
 
 
 def strict() -> argparse.ArgumentParser:
@@ -121,6 +132,8 @@ def edits(args: argparse.Namespace) -> list[Edit]:
     texts: list[str] = args.edits
     if getattr(args, "seed", None) is not None:
         texts = [*texts, f"seed={args.seed}"]
+    if getattr(args, "allow_unsupported", False):
+        texts = [*texts, "engine.allow_unsupported=true"]
     return [parse_option(text) for text in texts]
 
 

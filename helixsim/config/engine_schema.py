@@ -186,6 +186,11 @@ class EngineSection(Section):
         "`auto`: published timings of the model and GPU, else operator tables where they are installed and have the "
         "GPU and the model, else the laws.",
     )
+    allow_unsupported: bool | None = Field(
+        None,
+        description="Simulate what the models do not represent (an engine on a GPU that it does not run on), labelled "
+        "`unsupported`; `--allow-unsupported` sets it (default: refuse).",
+    )
     limits: str | None = Field(None, description="CSV of measured KV and batch limits that replaces the profiles.")
     calibration: str | None = Field(
         None,

@@ -116,6 +116,8 @@ class ResolvedExperiment:
         (name, objectives) of further targets, in order.
     variants
         What-if variants whose systems are compared with those of the experiment.
+    unsupported
+        Sentences on what the models do not represent.
     """
 
     name: str
@@ -139,6 +141,7 @@ class ResolvedExperiment:
     file_hashes: tuple[tuple[str, str], ...] = ()
     slo_targets: tuple[tuple[str, Slo], ...] = ()
     variants: tuple[Variant, ...] = ()
+    unsupported: tuple[str, ...] = ()
 
     def system(self, name: str) -> SystemSpec:
         """Return a system by name.

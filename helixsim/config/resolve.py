@@ -28,6 +28,7 @@ from helixsim.domain.cluster import Cluster, Deployment, Node
 from helixsim.domain.hardware import GpuSpec, NodeProfile
 from helixsim.errors import ConfigError, InfeasibleError, Problem, shortened, unknown_name
 from helixsim.hardware import catalog
+from helixsim.hardware.engine_support import unsupported
 from helixsim.hardware.engines import NOT_OF_EXPERIMENTS
 from helixsim.hardware.formats import format_faults, format_notes
 from helixsim.hardware.models.load import files_of
@@ -165,6 +166,12 @@ class _Resolver:
         self.problems.extend(checks.check_engine(section, self.engine.spec, source))
         self.problems.extend(checks.check_baseline(section, self.names, source))
         self.problems.extend(checks.check_planning(section, workload, source))
+        beyond = unsupported(self.engine.spec.name, gpus)
+        if not section.engine.allow_unsupported:
+            self.problems.extend(
+                source.problem(("engine", "name"), f"{text}; --allow-unsupported simulates it nevertheless")
+                for text in beyond
+            )
         if self.problems or workload is None:
             raise _error(self.problems)
 
@@ -201,11 +208,12 @@ class _Resolver:
             systems=systems,
             baseline=document["baseline"],
             slo=build_slo(section.slo),
+            unsupported=beyond,
             slo_targets=tuple((name, build_slo(one)) for name, one in (section.slo_targets or {}).items()),
             capacity=CapacitySpec(**section.capacity.model_dump()),
             document=document,
             config_hash=config_hash(document, file_hashes, fleet, [system.fleet.cluster for system in systems]),
-            assumptions=tuple(dict.fromkeys([*assumptions, *unstated(section), *stats.assumptions])),
+            assumptions=tuple(dict.fromkeys([*beyond, *assumptions, *unstated(section), *stats.assumptions])),
             is_one_by_one=self.engine.transfers == "request",
             engine=self.engine.spec,
             sample_s=None if sample is None else units.parse(sample, "time"),

@@ -60,6 +60,16 @@ def shares_ahead(summary: Summary, other: Summary) -> dict[str, float | None]:
     return found
 
 
+def share_of_larger_capacity(rate_rps: float, error: ModelError, other_rps: float, other: ModelError) -> float:
+    """Return the share of draws of the model error in which a capacity above 0 is larger than another.
+
+    Capacities follow the time of steps inversely (``metrics.slowdown``); that longer steps also take of the slack is
+    left out, as it lowers both.
+    """
+    shift, variance = _difference(error, other, "tpot", [False, False])
+    return _above_zero(math.log(rate_rps / other_rps) + shift, variance)
+
+
 def _difference(one: ModelError, other: ModelError, metric: str, certain: list[bool]) -> tuple[float, float]:
     """Return mean and variance of the difference of two log errors, of which that of a ``certain`` figure is zero."""
     mean, sd = (0.0, 0.0) if certain[0] else one.errors[metric]

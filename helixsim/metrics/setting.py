@@ -26,6 +26,7 @@ def setting_of(
     hops: float,
     mean_prompt_tokens: float,
     mean_output_tokens: float,
+    unsupported: tuple[str, ...] = (),
 ) -> SettingFigures | None:
     """Return the setting of a run, its load as observed in the window; None if no node has computed anything.
 
@@ -62,6 +63,7 @@ def setting_of(
         stages=hops,
         batch=float(running.mean()) / copies if running.size else 0.0,
         context_tokens=mean_prompt_tokens + mean_output_tokens / 2,
+        unsupported=unsupported,
         crosses_regions=any(len({fleet.cluster.region_of(node) for node, _ in route.hops}) > 1 for route in run.routes),
     )
 

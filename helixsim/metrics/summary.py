@@ -55,6 +55,7 @@ def summarise(
     offered_rps: float | None,
     kv_limited_tokens_per_s: float | None = None,
     engine: EngineSpec = IDEAL,
+    unsupported: tuple[str, ...] = (),
 ) -> Summary:
     """Return the summary of one system.
 
@@ -66,8 +67,8 @@ def summarise(
         Requests per second of the workload; None for closed loops.
     kv_limited_tokens_per_s
         KV-limited throughput estimate of the placement [prompt + output tokens/s]; None: not computed.
-    engine
-        Serving engine that was simulated.
+    engine, unsupported
+        Serving engine that was simulated, and what of it the models do not represent.
     """
     counts = throughput(run, slo)
     samples = latency_samples(run)
@@ -101,6 +102,7 @@ def summarise(
                 hops=_hops(run, plan),
                 mean_prompt_tokens=mean_prompt_tokens,
                 mean_output_tokens=mean_output_tokens,
+                unsupported=unsupported,
             ),
         )
     )

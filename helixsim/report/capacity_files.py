@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from helixsim.domain.summary import Summary, milliseconds
 from helixsim.jsonio import significant
 from helixsim.metrics.objectives import Target
+from helixsim.metrics.ranking import share_of_larger_capacity
 from helixsim.metrics.stats import CONFIDENCE
 from helixsim.report.pages import Page, PageTable, Part, write_page
 from helixsim.report.rows import MISSING, error_notes, number, percent
@@ -180,7 +181,8 @@ def _page(results: CapacityResults, figure: FigureFile) -> Page:
         answer = ["No system meets the objectives at any rate."]
     elif len(ranked) > 1 and ranked[1][0]:
         answer.append(
-            f"That is {best_rps / ranked[1][0]:.2f} times the second, {ranked[1][1]}{_over_seeds(results, ranked)}."
+            f"That is {best_rps / ranked[1][0]:.2f} times the second, {ranked[1][1]}{_over_seeds(results, ranked)}"
+            f"{_in_draws(results, ranked)}."
         )
     answer.append(method(results))
     sentences = tuple(f"{name}: {sentence}" for name, sentence in capacity_notes(results))
@@ -204,6 +206,17 @@ def _over_seeds(results: CapacityResults, ranked: Sequence[tuple[float, str]]) -
         return ""
     ratios = [one / other for one, other in zip(first, second, strict=True)]
     return f" ({min(ratios):.2f} to {max(ratios):.2f} under the same seed)"
+
+
+def _in_draws(results: CapacityResults, ranked: Sequence[tuple[float, str]]) -> str:
+    """Return in what share of draws of the model error the first is ahead of the second."""
+    found = {one.system: one.estimates[0] for one in results.systems}
+    first, second = (found[name] for _, name in ranked[:2])
+    error, other = first.model_error, second.model_error
+    if error is None or other is None:
+        return ""
+    share = share_of_larger_capacity(first.rate_rps, error, second.rate_rps, other)
+    return f", and in {percent(share)} % of the draws of the model error it is ahead"
 
 
 def _objectives(target: Target) -> str:

@@ -11,7 +11,7 @@ from helixsim.domain.summary import milliseconds
 from helixsim.metrics.energy_cost import IDLE_POWER_SHARE
 from helixsim.report import whatif_rows
 from helixsim.report.figures import write_figures
-from helixsim.report.rows import LEGEND, comparison_sections, notes, number, window_sentence
+from helixsim.report.rows import LEGEND, comparison_sections, notes, number, percent, window_sentence
 from helixsim.report.style import FigureFile
 from helixsim.report.templating import inline, template
 from helixsim.results.files import read_json
@@ -100,18 +100,20 @@ def headline(runs: RunSet) -> str:
         return f"{first}."
     if best == runs.baseline:
         return f"{first}; no other system delivers more than this baseline."
+    share = runs.shares_ahead(best)["output_throughput"]
+    draws = "" if share is None else f" It is ahead in {percent(share)} % of the draws of the model error."
     ratio = against.output_tokens_ratio
     low, high = against.output_tokens_ratio_interval or (None, None)
     if ratio is None:
         return f"{first}; the baseline {runs.baseline} delivers no tokens."
     if low is None:
-        return f"{first}: {ratio:.2f} times the baseline {runs.baseline}."
+        return f"{first}: {ratio:.2f} times the baseline {runs.baseline}.{draws}"
     if low <= 1.0:
         return (
             f"{first}. That is {ratio:.2f} times the baseline {runs.baseline}, within the uncertainty of this run "
-            f"({low:.2f} to {high:.2f}): the difference in throughput is not significant."
+            f"({low:.2f} to {high:.2f}): the difference in throughput is not significant.{draws}"
         )
-    return f"{first}: {ratio:.2f} times the baseline {runs.baseline} (95 % interval {low:.2f} to {high:.2f})."
+    return f"{first}: {ratio:.2f} times the baseline {runs.baseline} (95 % interval {low:.2f} to {high:.2f}).{draws}"
 
 
 def _own_assumptions() -> list[str]:

@@ -278,6 +278,7 @@ def finished(case: Case, placed: PlacedSystem, run: RunResult) -> Run:
         offered_rps=stats.offered_rps if system.arrivals is None else system.arrivals.rate_rps,
         kv_limited_tokens_per_s=None if placed.operating is None else placed.operating.tokens_per_s,
         engine=experiment.engine,
+        unsupported=experiment.unsupported,
     )
     simulation = Simulation(run, placed.placement, placed.plan, system.fleet)
     return Run(system.name, summary, timing(run, placed.placement), simulation)

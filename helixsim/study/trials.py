@@ -67,6 +67,7 @@ def run_trial(
             mean_output_tokens=stats.mean_output_tokens,
             offered_rps=offered_rps,
             engine=experiment.engine,
+            unsupported=experiment.unsupported,
         )
         rate = math.nan if offered_rps is None else offered_rps
         return Trial(seed, rate, summary, {target.name: evaluate_target(run, target) for target in targets})

@@ -79,6 +79,16 @@ def test_a_run_against_what_was_measured_of_itself_has_no_error(case, capsys):
     assert "+0.0%" in capsys.readouterr().out
 
 
+def test_two_runs_are_ranked_in_draws_of_the_model_error_and_equal_ones_tie(case, capsys):
+    _, ours, real, _ = case
+    for other, checked in ((ours, lambda share: share == 0.5), (real, lambda share: share == 1.0)):
+        assert main(["compare", str(ours), str(other), "--json"]) == 0
+        (shares,) = json.loads(capsys.readouterr().out)["ahead_in_draws"].values()
+        assert checked(shares["mean_tpot_ms"])
+    assert main(["compare", str(ours), str(real)]) == 0
+    assert "A is ahead of B, in draws of the model error: " in capsys.readouterr().out
+
+
 def test_tolerance_is_exit_code_6(case, capsys):
     _, ours, _, measured = case
     assert main(["compare", str(ours), str(measured), "--tolerance", "0.05"]) == 6
