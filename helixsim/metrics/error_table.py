@@ -59,10 +59,6 @@ FEW_POINTS = 3
 """A cell with so many points has half the weight of one with very many, and half of its variance is its own; the other
 half is the median over the cells."""
 
-SHAPE = 0.7
-"""Half width of the central 80 % of the errors over that of a normal distribution of their variance: most errors are
-small, a few are large."""
-
 UNKNOWN = 0.15
 """What a difference adds of a kind in which all cells are alike, as a standard deviation of the log error of TPOT; of
 other metrics in proportion to the spread within cells."""
@@ -107,7 +103,7 @@ class MetricErrors:
     def moments(self, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return mean and variance of the log error over the cells, by rows of weights."""
         mean = weights @ self.mean
-        return mean, SHAPE**2 * (weights @ (self.variance + self.mean**2) - mean**2)
+        return mean, weights @ (self.variance + self.mean**2) - mean**2
 
 
 class Cells:
@@ -181,7 +177,7 @@ def _fitted(
     for _ in range(3):
         for kind, (gap, variance, distance, predictable) in tests.items():
             others = sum(added[other] * one for other, one in distance.items() if other != kind)
-            counts, spread = errors.counts[predictable], SHAPE * np.sqrt(errors.variance[predictable])
+            counts, spread = errors.counts[predictable], np.sqrt(errors.variance[predictable])
             added[kind] = _variance_for_level(gap, variance + others, distance[kind], spread, counts)
     return added
 
@@ -194,7 +190,7 @@ def _variance_for_level(
     Points of a cell lie around ``gap`` from the centre of its band, with the standard deviation ``spread``.
     """
     low, high = 2 * math.log(LEAST), 2 * math.log(10.0)
-    for _ in range(40):
+    for _ in range(20):
         middle = (low + high) / 2
         half = Z * np.sqrt(variance + math.exp(middle) * distance)
         inside = _normal((half - gap) / spread) - _normal((-half - gap) / spread)
