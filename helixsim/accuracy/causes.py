@@ -1,7 +1,8 @@
 """Named causes of the largest errors, as far as the measurements themselves tell them.
 
 A cause is named only where other points show it: the same setting under another version of the engine, or with more
-requests in flight; tables of measured kernels that are as far off. Everything else stays "not known".
+requests in flight; tables of measured kernels that are as far off; a whole model on one GPU and version that is off alike.
+Everything else stays "not known".
 """
 
 from __future__ import annotations
@@ -40,15 +41,21 @@ class Causes:
     ----------
     points
         All measured points, simulated or not.
+    results
+        Predictions of some of them.
     """
 
-    def __init__(self, points: Iterable[MeasuredPoint]) -> None:
+    def __init__(self, points: Iterable[MeasuredPoint], results: Iterable[PointResult] = ()) -> None:
         self._settings: dict[MeasuredPoint, list[MeasuredPoint]] = defaultdict(list)
         self._loads: dict[MeasuredPoint, list[MeasuredPoint]] = defaultdict(list)
         for point in points:
             self._settings[_setting(point)].append(point)
             self._loads[_without_load(point)].append(point)
         self._versions = self._ratios_of_versions()
+        self._alike: dict[tuple[str, ...], list[float]] = defaultdict(list)
+        for result in results:
+            if (found := error(result, "tpot")) is not None:
+                self._alike[_version(result.point)].append(math.log1p(found))
 
     def __call__(self, result: PointResult) -> str | None:
         """Return the cause of the error of a point in TPOT; None: not known."""
@@ -60,6 +67,7 @@ class Causes:
             or self._other_runs(result.point, result.point.tpot_ms * (1 + found))
             or self._version(result.point, found)
             or _kernels_too(result, found)
+            or self._all_alike(result.point, found)
         )
 
     def _ratios_of_versions(self) -> dict[tuple[str, ...], list[float]]:
@@ -85,6 +93,19 @@ class Causes:
         return (
             f"this version was measured at {middle:.2f} times the TPOT of others in {len(ratios)} equal settings: "
             "something that is not stated differs, such as speculative decoding"
+        )
+
+    def _all_alike(self, point: MeasuredPoint, found: float) -> str | None:
+        """Return that the points of this model, format, GPU and version are off in the same direction."""
+        logs = self._alike.get(_version(point), [])
+        if len(logs) < LEAST_SETTINGS or not found:
+            return None
+        middle = statistics.median(logs)
+        if middle / math.log1p(found) < SAME:
+            return None
+        return (
+            f"the {len(logs)} points of this model, format, GPU and version are off by {math.expm1(middle):+.0%} in the "
+            "median: a property of that version, or of its kernels, that is not modelled"
         )
 
     def _more_in_flight(self, point: MeasuredPoint, found: float) -> str | None:

@@ -191,7 +191,7 @@ def _write_documents(
     page = AccuracyPage(
         compared.results,
         compared.inexpressible,
-        cause_of=Causes(compared.points),
+        cause_of=Causes(compared.points, compared.results),
         replays=[replay_charts.shown(one) for one in replays],
         prototype=prototype.shown(cells),
         expressible=compared.known,
