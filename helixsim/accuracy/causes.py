@@ -1,8 +1,8 @@
 """Named causes of the largest errors, as far as the measurements themselves tell them.
 
 A cause is named only where other points show it: the same setting under another version of the engine, or with more
-requests in flight; tables of measured kernels that are as far off; a whole model on one GPU and version that is off alike.
-Everything else stays "not known".
+requests in flight; tables of measured kernels that are as far off; points of one model, GPU and version that are off
+alike. Everything else stays "not known".
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from functools import cache
 
 from helixsim.accuracy.cells import weights_of
 from helixsim.accuracy.errors import error
+from helixsim.accuracy.page import share_text
 from helixsim.accuracy.points import MODELS, MeasuredPoint
 from helixsim.accuracy.run import PointResult
 from helixsim.hardware import catalog
@@ -104,8 +105,9 @@ class Causes:
         if middle / math.log1p(found) < SAME:
             return None
         return (
-            f"the {len(logs)} points of this model, format, GPU and version are off by {math.expm1(middle):+.0%} in the "
-            "median: a property of that version, or of its kernels, that is not modelled"
+            f"the {len(logs)} points of this model, format, GPU and version are off by "
+            f"{share_text(math.expm1(middle), True)} in "
+            "the median: a property of that version, or of its kernels, that is not modelled"
         )
 
     def _more_in_flight(self, point: MeasuredPoint, found: float) -> str | None:
@@ -138,7 +140,8 @@ def _kernels_too(result: PointResult, found: float) -> str | None:
     for name, title in (("operators", "simulated with tables of measured kernels"), ("static", "the tables' estimate")):
         other = error(result, "tpot", name)
         if other is not None and math.log1p(other) / math.log1p(found) >= SAME:
-            return f"{title} is off by {other:+.0%} too: the time is not in the kernels, or the setting is another"
+            off = share_text(other, True)
+            return f"{title} is off by {off} too: the time is not in the kernels, or the setting is another"
     return None
 
 

@@ -39,6 +39,7 @@ WORST = 20
 FEW = 5
 """Cells of fewer points are not coloured by their error alone."""
 
+_LONG_REASON = 100
 _STRIP_END = 0.5
 _DEEPEST, _DEEPEST_SHARE = 0.4, 75.0
 """Error from which cells have the deepest colour, and its share [%] of that cell."""
@@ -89,7 +90,7 @@ def shown(page: AccuracyPage) -> dict[str, Any]:
     results = [result for result in page.results if error(result, "tpot") is not None]
     kinds = engines_of(results)
     reasons = Counter(one.reason for one in page.inexpressible)
-    reasons.update(result.reason or "no prediction" for result in page.results if error(result, "tpot") is None)
+    reasons.update(_short(result.reason or "no prediction") for result in page.results if error(result, "tpot") is None)
     known = len(page.results) if page.expressible is None else page.expressible
     view: dict[str, Any] = {
         "lead": _lead(results, page),
@@ -130,6 +131,11 @@ def shown(page: AccuracyPage) -> dict[str, Any]:
     }
     view["sections"] = [*(entry for key, entry in titles.items() if view[key]), ("own", "Your own measurements")]
     return view
+
+
+def _short(reason: str) -> str:
+    """Return a reason without the details after its first colon, where it is long; ``--json`` has all of it."""
+    return reason.partition(": ")[0] if len(reason) > _LONG_REASON else reason
 
 
 def share_text(value: float | None, sign: bool = False) -> str:

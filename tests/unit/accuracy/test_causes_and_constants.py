@@ -58,7 +58,7 @@ def test_points_of_one_version_that_are_off_alike() -> None:
     results = [result(0.6, concurrency=load, engine_version="1") for load in (1, 2, 4, 8, 16)]
     causes = Causes([one.point for one in results], results)
     assert "the 5 points" in (causes(results[0]) or "")
-    assert "-40%" in (causes(results[0]) or "")
+    assert "−40\u00a0%" in (causes(results[0]) or "")
     other_way = result(1.6, concurrency=32, engine_version="1")
     assert Causes([], [*results, other_way])(other_way) is None
     assert Causes([], results[:3])(results[0]) is None
@@ -66,7 +66,7 @@ def test_points_of_one_version_that_are_off_alike() -> None:
 
 @pytest.mark.parametrize("predictor", ["operators", "static"])
 def test_tables_that_are_as_far_off(predictor: str) -> None:
-    assert "-50%" in (_cause(result(0.4, **{predictor: 0.5})) or "")
+    assert "−50\u00a0%" in (_cause(result(0.4, **{predictor: 0.5})) or "")
     assert _cause(result(0.4, **{predictor: 0.9})) is None
     assert _cause(result(0.4, **{predictor: 2.0})) is None
 
