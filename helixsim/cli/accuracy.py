@@ -33,9 +33,10 @@ Simulate measured runs of served models as they were measured, and print how far
 The runs are those of aiconfigurator-core (extra: operators): a closed loop of constant concurrency on one instance of
 vLLM, SGLang or TensorRT-LLM. Results are kept in DIR and found again.
 
-With --replay, the requests of a measured run of your own are simulated as they came: the trace of EXP is its file, a
-result of `vllm bench serve --save-detailed` or a CSV with arrival, lengths and latencies. SERIES is the log of the
-server or a CSV of its metrics over time. The public points are then simulated only if --sample or --all is given.
+With --replay, the requests of a measured run of your own are simulated on the system of EXP as they came. FILE is the
+result of a benchmark tool with single requests (`vllm bench serve --save-result --save-detailed`), and the log of the
+server or a CSV of its metrics over time. Without a result, the trace of EXP is the measured run: a CSV with arrival,
+lengths and latencies. The public points are then simulated only if --sample or --all is given.
 """
 
 
@@ -75,7 +76,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         action="append",
         default=[],
         type=Path,
-        metavar=("EXP", "SERIES"),
+        metavar=("EXP", "FILE"),
         help="a measured run request by request (repeatable)",
     )
     parser.add_argument("--prototype", action="store_true", help="also the measured cells of the paper's prototype")
@@ -93,12 +94,9 @@ def run(args: argparse.Namespace) -> int:
     """Simulate the points, replays and cells that are asked for, and print their errors."""
     from helixsim.accuracy.replays import replay
 
-    for paths in args.replay:
-        if len(paths) > 2:
-            raise ConfigError(f"--replay: expected EXP or EXP SERIES, got {len(paths)} files")
     if args.figure and not args.replay:
         raise ConfigError("--figure: draws replays, none is given (--replay)")
-    replays = [replay(*paths) for paths in args.replay]
+    replays = [replay(experiment, files) for experiment, *files in args.replay]
     cells = _prototype(args) if args.prototype else []
     has_points = args.all or args.sample is not None or not (replays or cells)
     compared = _compared(args) if has_points else _Compared([], [], [], 0)

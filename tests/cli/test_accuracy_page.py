@@ -77,8 +77,8 @@ def test_points_of_a_file_are_shown_on_the_page(tmp_path: Path, capsys: pytest.C
 
 
 def test_wrong_uses_are_refused(measured: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    exp = str(measured / "exp.yaml")
-    assert main(["accuracy", "--replay", exp, exp, exp]) == ExitCode.CONFIG
-    assert "expected EXP or EXP SERIES" in capsys.readouterr().err
+    exp, series = (str(measured / name) for name in ("exp.yaml", "series.csv"))
+    assert main(["accuracy", "--replay", exp, series, series]) == ExitCode.CONFIG
+    assert "one file of time series" in capsys.readouterr().err
     assert main(["accuracy", "--figure", "a.svg"]) == ExitCode.CONFIG
     assert "--figure" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -66,13 +67,40 @@ def measured(run: RunResult, tmp_path: Path) -> Path:
 
 
 def test_a_run_of_its_own_is_replayed_exactly(measured: Path, run: RunResult) -> None:
-    found = replay(measured / "exp.yaml", measured / "series.csv")
+    found = replay(measured / "exp.yaml", [measured / "series.csv"])
     assert len(found.measured) == len(run.requests.request_id) > 50
     # the first arrival of a trace is at time 0: the clock is shifted, durations may differ by its rounding alone
     np.testing.assert_allclose(found.simulated.ttft_s, found.measured.ttft_s, rtol=0, atol=1e-3)
     np.testing.assert_allclose(found.simulated.tpot_s, found.measured.tpot_s, rtol=0, atol=1e-4)
     assert found.simulated.output_tokens_per_s == pytest.approx(found.measured.output_tokens_per_s, rel=1e-3)
     assert all(error is not None and abs(error) < 0.01 for *_, error in figures(found))
+
+
+def test_the_result_of_a_benchmark_tool_is_replayed_as_its_table(measured: Path, run: RunResult) -> None:
+    requests = run.requests
+    gaps = (requests.finish_ns - requests.first_token_ns) / np.maximum(requests.output_tokens - 1, 1) / 1e9
+    result = {
+        "completed": len(gaps),
+        "output_throughput": request_times(run).output_tokens_per_s,
+        "start_times": (requests.arrival_ns / 1e9).tolist(),
+        "ttfts": ((requests.first_token_ns - requests.arrival_ns) / 1e9).tolist(),
+        "itls": [
+            [gap] * (tokens - 1) for gap, tokens in zip(gaps.tolist(), requests.output_tokens.tolist(), strict=True)
+        ],
+        "input_lens": requests.prompt_tokens.tolist(),
+        "output_lens": requests.output_tokens.tolist(),
+    }
+    (measured / "result.json").write_text(json.dumps(result))
+    (measured / "exp.yaml").write_text(EXPERIMENT + POISSON)
+    found = replay(measured / "exp.yaml", [measured / "series.csv", measured / "result.json"])
+    assert found.measured_series is not None
+    assert all(error is not None and abs(error) < 0.01 for *_, error in figures(found))
+    with pytest.raises(ConfigError, match="one file of results"):
+        replay(measured / "exp.yaml", [measured / "result.json"] * 2)
+    del result["start_times"]
+    (measured / "result.json").write_text(json.dumps(result))
+    with pytest.raises(DataError, match="needs start, lengths and TTFT"):
+        replay(measured / "exp.yaml", [measured / "result.json"])
 
 
 def test_series_are_rates_and_counts_of_the_run(run: RunResult) -> None:
@@ -199,7 +227,7 @@ def test_what_is_not_a_series_is_refused(tmp_path: Path, text: str, message: str
 
 
 def test_charts_hold_both_runs_and_long_series_are_thinned(measured: Path) -> None:
-    found = replay(measured / "exp.yaml", measured / "series.csv")
+    found = replay(measured / "exp.yaml", [measured / "series.csv"])
     charts = [*distributions(found), *series(found)]
     assert all(len(chart.curves) == 2 for chart in charts)
     assert len({chart.name for chart in charts}) == len(charts)
