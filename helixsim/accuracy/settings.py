@@ -31,8 +31,12 @@ _PROMPT_TOKENS = {
 """``--max_num_tokens`` (TensorRT-LLM) and ``--chunked-prefill-size`` (SGLang) where they are not the default."""
 
 OUTPUT_SPREAD = 0.1
-"""Outputs of NVIDIA's rows under engines that put prompts and decode steps into one step differ by this share: their
-mean TTFT is that of prompts that arrive one by one, not of all that began together."""
+"""Outputs of NVIDIA's rows are taken to differ by this share: their mean TTFT is that of prompts that arrive one by one,
+not of all that began together, except in ``_TOGETHER``."""
+
+_TOGETHER = {("qwen3-32b", "sglang")}
+"""Model and engine of rows whose mean TTFT is that of prompts that arrive together, as outputs of equal length do where
+prompts go before decode steps."""
 
 
 def kv_format(point: MeasuredPoint) -> str | None:
@@ -64,6 +68,6 @@ def engine_keys(point: MeasuredPoint) -> dict[str, Any]:
 def output_lengths(point: MeasuredPoint) -> tuple[int, int]:
     """Return the shortest and the longest output of the load [tokens]."""
     longest = point.output_tokens
-    if point.source == NVIDIA and point.engine != "sglang":
+    if point.source == NVIDIA and (point.model, point.engine) not in _TOGETHER:
         return round(longest * (1 - OUTPUT_SPREAD)), round(longest * (1 + OUTPUT_SPREAD))
     return max(1, round(longest * point.spread)), longest

@@ -48,8 +48,9 @@ def test_prefix_caching_and_budgets_are_those_of_the_server(tmp_path):
     assert document(trtllm)["engine"]["max_num_batched_tokens"] == 16384
 
 
-def test_outputs_of_equal_length_do_not_end_together_under_engines_that_mix(tmp_path):
-    vllm, sglang = read(tmp_path, {}, {"backend": "sglang"}, source=NVIDIA)
+def test_outputs_of_equal_length_end_together_where_first_tokens_came_together(tmp_path):
+    together = {"backend": "sglang", "model_path": "Qwen/Qwen3-32B", "precision": ""}
+    vllm, sglang = read(tmp_path, {}, together, source=NVIDIA)
     assert document(vllm)["workload"]["lengths"]["output_max"] > 1024 > settings.output_lengths(vllm)[0]
     assert settings.output_lengths(sglang) == (1024, 1024)
     assert document(vllm)["workload"]["lengths"]["prompt_min"] == 1024
