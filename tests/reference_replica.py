@@ -443,8 +443,16 @@ class Replica:
             return False
         if self.engine.admission == "prompt":
             return True
-        reserved = sum(other.reserved for other in self.running) + self.expected(sequence)
-        return reserved <= self.most_reserved
+        return self.keeps(self.expected(sequence))
+
+    def keeps(self, coming):
+        """Whether blocks for others leave those that running sequences may need."""
+        reserved = sum(other.reserved for other in self.running)
+        share = self.engine.kept_output_share
+        if share == 1.0:
+            return reserved + coming <= self.most_reserved
+        used = self.capacity - self.free
+        return used + share * max(reserved - used, 0) + coming <= self.most_reserved
 
     def could_admit(self, sequence):
         """Whether a request could be admitted at once, after all that have been submitted."""
@@ -456,8 +464,7 @@ class Replica:
         promised = sum(self.blocks(one.context) for one in [*outside, sequence])
         if promised + self.unfinished > self.free - int(self.engine.min_free_share * self.capacity):
             return False
-        reserved = sum(one.reserved for one in self.running) + sum(map(self.expected, [*outside, sequence]))
-        return self.engine.admission == "prompt" or reserved <= self.most_reserved
+        return self.engine.admission == "prompt" or self.keeps(sum(map(self.expected, [*outside, sequence])))
 
     @property
     def unfinished(self):
@@ -708,7 +715,9 @@ class Reference:
         return None if hops is None else next(r for r in self.replicas if r.hops == tuple(hops))
 
     def expected(self, sequence):
-        return sequence.prompt + round(self.inputs.expected_output_tokens)
+        expected = round(self.inputs.expected_output_tokens)
+        clipped = self.inputs.engine.schedule_conservativeness is not None
+        return sequence.prompt + (min(expected, 4096) if clipped else expected)
 
     # Clients
 

@@ -91,6 +91,7 @@ def engines(draw):
         "inside", loops_inside=True, copies_activations=False, chunks_prompts=draw(st.booleans()),
         long_prefill_token_threshold=draw(st.sampled_from([0, 7, 20])),
         admission=draw(st.sampled_from(["prompt", "prompt", "output"])),
+        schedule_conservativeness=draw(st.sampled_from([None, 1.0, 4.0])),
         min_free_share=draw(st.sampled_from([0.0, 0.0, 0.1])),
         speculation=draw(st.sampled_from([None, None, Speculation((0.9, 0.5, 0.1), 0.05)])),
     )  # fmt: skip

@@ -31,8 +31,8 @@ _PROMPT_TOKENS = {
 """``--max_num_tokens`` (TensorRT-LLM) and ``--chunked-prefill-size`` (SGLang) where they are not the default."""
 
 OUTPUT_SPREAD = 0.1
-"""Outputs of NVIDIA's rows are taken to differ by this share: their mean TTFT is that of prompts that arrive one by one,
-not of all that began together, except in ``_TOGETHER``."""
+"""Outputs of NVIDIA's rows are taken to differ by this share: their mean TTFT is that of prompts that arrive one by
+one, not of all that began together, except in ``_TOGETHER``."""
 
 _TOGETHER = {("qwen3-32b", "sglang")}
 """Model and engine of rows whose mean TTFT is that of prompts that arrive together, as outputs of equal length do where

@@ -24,6 +24,7 @@ _SPEC_FIELDS = {
     "output_head": "has_output_head",
     "min_free_share": "min_free_share",
     "admission": "admission",
+    "schedule_conservativeness": "schedule_conservativeness",
     "enable_chunked_prefill": "chunks_prompts",
     "long_prefill_token_threshold": "long_prefill_token_threshold",
     "scheduling_policy": "scheduling_policy",

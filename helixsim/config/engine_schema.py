@@ -141,6 +141,12 @@ class EngineSection(Section):
     capacity_policy: Literal["guaranteed_no_evict", "max_utilization"] | None = Field(
         None, description="TensorRT-LLM's name of `admission: max_output` and of `admission: prompt`; give one of both."
     )
+    schedule_conservativeness: Annotated[float, Field(ge=0, le=100)] | None = Field(
+        None,
+        description="SGLang's factor of the output that admission keeps memory for: a request enters if its prompt and "
+        "expected output fit beside 0.14 x min(1, 0.7 x this) of what running ones may still generate (default: the "
+        "profile's).",
+    )
     activation_copy: bool | None = Field(
         None, description="Whether activations are joined on the host and copied to the GPU, once per batch and node."
     )

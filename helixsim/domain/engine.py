@@ -7,6 +7,13 @@ from typing import Literal
 
 from helixsim.domain.speculation import Speculation
 
+NEW_TOKEN_RATIO, LEAST_NEW_TOKEN_RATIO = 0.7, 0.14
+"""SGLang (``SGLANG_INIT_NEW_TOKEN_RATIO``, ``SGLANG_MIN_NEW_TOKEN_RATIO_FACTOR``): what an idle server begins with, and
+the share of it that is left after 600 decode steps (``SGLANG_NEW_TOKEN_RATIO_DECAY_STEPS``). Here it is always left."""
+
+MOST_NEW_TOKENS = 4096
+"""Output that admission expects at the most there (``SGLANG_CLIP_MAX_NEW_TOKENS_ESTIMATION``)."""
+
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
@@ -46,6 +53,10 @@ class EngineSpec:
     admission
         KV memory that must be free to admit a request: that of its ``prompt``, also that of the ``output`` expected, or
         that of the longest output allowed (``max_output``).
+    schedule_conservativeness
+        SGLang's factor of the output that admission keeps memory for; None: all that is expected. A request enters if
+        there is memory for its prompt and its whole expected output beside a share of what the running ones may still
+        generate (``kept_output_share``).
     chunks_prompts
         A prompt longer than what is left of the token budget is cut (chunked prefill).
     long_prefill_token_threshold
@@ -75,12 +86,20 @@ class EngineSpec:
     min_free_share: float = 0.0
     version: str = ""
     admission: Literal["prompt", "output", "max_output"] = "output"
+    schedule_conservativeness: float | None = None
     chunks_prompts: bool = False
     long_prefill_token_threshold: int = 0
     scheduling_policy: Literal["fcfs", "priority"] = "fcfs"
     caches_prefixes: bool = False
     pads_prompts: bool = False
     speculation: Speculation | None = None
+
+    @property
+    def kept_output_share(self) -> float:
+        """Share of the output that running sequences are still expected to have, for which admission keeps memory."""
+        if self.schedule_conservativeness is None:
+            return 1.0
+        return min(1.0, NEW_TOKEN_RATIO * self.schedule_conservativeness) * LEAST_NEW_TOKEN_RATIO
 
 
 IDEAL = EngineSpec()

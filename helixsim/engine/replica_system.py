@@ -8,6 +8,7 @@ from itertools import pairwise
 from helixsim.batching.base import BatchingPolicy
 from helixsim.domain.cluster import COORDINATOR
 from helixsim.domain.data_parallel import step_time
+from helixsim.domain.engine import MOST_NEW_TOKENS
 from helixsim.domain.flowplan import Route
 from helixsim.domain.request import FeedMode
 from helixsim.domain.result import RequestStatus
@@ -99,7 +100,8 @@ class ReplicaSystem:
             is_chunked=engine.chunks_prompts,
             is_mixed=scheduler_of(inputs.batching) == "mixed",
             by_priority=engine.scheduling_policy == "priority",
-            expected_output_tokens=round(inputs.expected_output_tokens) if keeps else None,
+            expected_output_tokens=_expected_output(inputs) if keeps else None,
+            kept_output_share=engine.kept_output_share,
             most_reserved_share=inputs.high_water if keeps else 1.0,
             min_free_share=engine.min_free_share,
             caches_prefixes=engine.caches_prefixes,
@@ -231,3 +233,9 @@ def has_replicas(inputs: SimulationInputs) -> bool:
         and not isinstance(inputs.policy, HopObserver)
         and chains(inputs.graph) is not None
     )
+
+
+def _expected_output(inputs: SimulationInputs) -> int:
+    """Return the output that admission expects of a request [tokens]."""
+    expected = round(inputs.expected_output_tokens)
+    return expected if inputs.engine.schedule_conservativeness is None else min(expected, MOST_NEW_TOKENS)

@@ -29,6 +29,8 @@ class Rules:
         Requests of a lower ``priority`` number are admitted first and preempted last.
     expected_output_tokens
         Admission keeps blocks for prompts and so many tokens of output of all running sequences; None: for none.
+    kept_output_share
+        Share of what running sequences are still expected to need that is kept when another one is admitted, 0..1.
     most_reserved_share
         What admission keeps is at most this share of the blocks, 0..1.
     min_free_share
@@ -46,6 +48,7 @@ class Rules:
     is_mixed: bool = True
     by_priority: bool = False
     expected_output_tokens: int | None = None
+    kept_output_share: float = 1.0
     most_reserved_share: float = 1.0
     min_free_share: float = 0.0
     caches_prefixes: bool = False

@@ -157,8 +157,14 @@ class Scheduler:
         promised = sum([self.blocks_of(one.target) for one in ahead]) + self._unfinished_blocks()
         if promised + self.blocks_of(sequence.target) + self._least_free > self.kv.free_blocks:
             return False
-        expected = sum([self._expected_blocks(one) for one in ahead]) + self._expected_blocks(sequence)
-        return self._reserved + expected <= self._most_reserved
+        return self._keeps(sum([self._expected_blocks(one) for one in ahead]) + self._expected_blocks(sequence))
+
+    def _keeps(self, expected: int) -> bool:
+        """Return whether so many blocks for others leave those that running sequences are expected to need."""
+        share, used = self.rules.kept_output_share, self.kv.used_blocks
+        if share == 1.0:
+            return self._reserved + expected <= self._most_reserved
+        return used + share * max(self._reserved - used, 0) + expected <= self._most_reserved
 
     def _unfinished_blocks(self) -> int:
         """Return the blocks that the prompts of running sequences still need."""
@@ -311,7 +317,7 @@ class Scheduler:
         least = self._least_free if self.running else 0
         if grown + least + due > self.kv.free_blocks:
             return False
-        return not self.running or self._reserved + self._expected_blocks(sequence) <= self._most_reserved
+        return not self.running or self._keeps(self._expected_blocks(sequence))
 
     def _take_chunk(self, sequence: Sequence, count: int, chunks: list[tuple[Sequence, int]]) -> float:
         """Add the next chunk of a prompt to a step; return its pairs."""

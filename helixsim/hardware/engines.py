@@ -65,6 +65,7 @@ class EngineSources(Section):
     mixed_batches: Words
     returns: Words = Field(NOT_STATED, alias="return")
     admission: Words = NOT_STATED
+    schedule_conservativeness: Words = NOT_STATED
     activation_copy: Words = NOT_STATED
     output_head: Words = NOT_STATED
     gather: Words
@@ -103,6 +104,7 @@ class EngineFile(Section):
     mixed_batches: MixedBatches
     returns: Returns = Field("coordinator", alias="return")
     admission: Admission = "output"
+    schedule_conservativeness: Annotated[float, Field(ge=0, le=100)] | None = None
     activation_copy: bool = True
     output_head: bool = False
     gather: Overhead
@@ -163,6 +165,7 @@ class EngineProfile:
             "mixed_batches": get_args(MixedBatches)[spec.shares_weight_reads],
             "return": "engine" if spec.loops_inside else "coordinator",
             "admission": spec.admission,
+            "schedule_conservativeness": spec.schedule_conservativeness,
             "activation_copy": spec.copies_activations,
             "output_head": spec.has_output_head,
             **{key: f"{getattr(spec, f'{key}_ns') / NS_PER_MS:.6g} ms" for key in OVERHEADS},
@@ -203,6 +206,7 @@ def load_engine(name: str | Path) -> EngineProfile:
             has_output_head=file.output_head,
             version=file.version,
             admission=file.admission,
+            schedule_conservativeness=file.schedule_conservativeness,
             chunks_prompts=file.enable_chunked_prefill,
             long_prefill_token_threshold=file.long_prefill_token_threshold,
             scheduling_policy=file.scheduling_policy,
