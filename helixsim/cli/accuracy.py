@@ -85,6 +85,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write a row for each point")
     parser.add_argument(
+        "--own", type=Path, metavar="CSV", help="instead: your own points, the table of `compare --add-to`"
+    )
+    parser.add_argument(
         "--update", type=Path, metavar="DIR", help="write the table of cells behind labels and bands to DIR/cells.csv"
     )
     parser.set_defaults(func=run)
@@ -93,7 +96,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Simulate the points, replays and cells that are asked for, and print their errors."""
     from helixsim.accuracy.replays import replay
+    from helixsim.cli import accuracy_own
 
+    if args.own is not None:
+        return accuracy_own.run(args)
     if args.figure and not args.replay:
         raise ConfigError("--figure: draws replays, none is given (--replay)")
     replays = [replay(experiment, files) for experiment, *files in args.replay]

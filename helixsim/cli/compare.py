@@ -51,6 +51,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="fit host times and shares of the GPU's peaks to B, at least three points of different load or one with "
         "single requests; written for engine.calibration if points left out of the fit are met better",
     )
+    parser.add_argument(
+        "--add-to",
+        type=Path,
+        metavar="CSV",
+        help="add the points to your own accuracy table (with --replay; shown by `accuracy --own`)",
+    )
     parser.add_argument("--always-write", action="store_true", help="write FILE even if nothing was gained")
     parser.add_argument(
         "--experiment", type=Path, metavar="EXP", help="experiment behind run directory A (for --calibrate)"

@@ -33,6 +33,8 @@ def run(args: argparse.Namespace, systems: RunSet | None) -> int:
         compare_calibrate.check_flags(args, is_run=systems is not None)
     elif args.always_write:
         raise ConfigError("--always-write needs --calibrate")
+    if args.add_to is not None and not args.replay:
+        raise ConfigError("--add-to needs --replay: points are compared under the load that was measured")
     measured = _measured(args, several=systems is None)
     with tempfile.TemporaryDirectory(prefix="helixsim-") as folder:
         if systems is None:
@@ -44,6 +46,8 @@ def run(args: argparse.Namespace, systems: RunSet | None) -> int:
         found = [
             _Comparison(label, one, run, note) for (label, one), run, note in zip(measured, runs, notes, strict=True)
         ]
+        if args.add_to is not None:
+            _add(args, found)
         if args.figure is not None:
             _draw(args.figure, found)
         document: dict[str, Any] = {"system": name, "benchmarks": [one.document() for one in found]}
@@ -148,6 +152,30 @@ def _overview(system: str, found: Sequence[_Comparison]) -> list[str]:
         size = np.abs(errors)
         overall.append((key, f"{np.median(size):.1%}", f"{size.max():.1%}", f"{np.mean(errors):+.1%}"))
     return [aligned(head, rows), aligned((f"{len(found)} benchmarks", "median |error|", "largest", "mean"), overall)]
+
+
+def _add(args: argparse.Namespace, found: Sequence[_Comparison]) -> None:
+    """Add the points to the user's own accuracy table."""
+    from helixsim.accuracy import own
+
+    engine = experiment_of(args).resolve().document["engine"]
+    places = _places(args)
+    points = [
+        own.OwnPoint(*place, one.benchmark, one.run.summary, str(args.run), engine.get("calibration") or "")
+        for place, one in zip(places, found, strict=True)
+    ]
+    new, rows = own.add(args.add_to, points)
+    if not args.quiet:
+        console.note(f"{args.add_to}: {new} points added, {len(points) - new} replaced, {rows} in all")
+
+
+def _places(args: argparse.Namespace) -> list[tuple[Path, int]]:
+    """Return the file of each benchmark and its number there."""
+    from helixsim.benchmarks.read import read_benchmarks
+
+    if args.result is not None:
+        return [(path, args.result) for path in args.others]
+    return [(path, number) for path in args.others for number, _ in enumerate(read_benchmarks(path), start=1)]
 
 
 def _measured(args: argparse.Namespace, *, several: bool) -> list[tuple[str, Benchmark]]:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import csv
 import hashlib
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
 
 from helixsim.datafiles import data_path
 from helixsim.errors import DataError
@@ -22,6 +26,9 @@ BATCHES = {"1-8": 8.0, "9-32": 32.0, "33-128": 128.0, "129+": math.inf}
 
 CONTEXTS = {"0-2k": 2048.0, "2k-8k": 8192.0, "8k+": math.inf}
 """Classes of the mean context, prompt and half of the output, with the longest of each [tokens]."""
+
+OWN_VARIABLE = "HELIXSIM_ACCURACY"
+"""Environment variable with the path of a table of the user's own points."""
 
 SIXTEEN_BIT = ("bf16", "fp16")
 """Formats of weights that are one: kernels of both take the same time."""
@@ -83,6 +90,61 @@ def shipped_cells() -> tuple[tuple[Cell, ...], str]:
     text = read_text(path)
     found = cells_of(csv.DictReader(text.splitlines()), str(path))
     return found, hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def known_cells() -> tuple[tuple[Cell, ...], str]:
+    """Return the shipped cells with the user's own in the file that ``OWN_VARIABLE`` names, and a digest of both.
+
+    Of a shipped cell that differs in nothing from one of the user's, the user's remains.
+
+    Raises
+    ------
+    DataError
+        If a file is missing or invalid.
+    """
+    shipped, digest = shipped_cells()
+    name = os.environ.get(OWN_VARIABLE)
+    if not name:
+        return shipped, digest
+    text = read_text(Path(name))
+    own = own_cells(text, name)
+    kinds = {_kind(cell) for cell in own}
+    both = (*own, *(cell for cell in shipped if _kind(cell) not in kinds))
+    return both, hashlib.sha256((digest + text).encode()).hexdigest()[:12]
+
+
+def own_cells(text: str, where: str) -> tuple[Cell, ...]:
+    """Return the cells of a table with a row for each point, as ``compare --add-to`` writes it.
+
+    Raises
+    ------
+    DataError
+        If a row is not one of a point, or there is none.
+    """
+    found: dict[tuple[object, ...], list[Cell]] = {}
+    for cell in cells_of(csv.DictReader(text.splitlines()), where):
+        found.setdefault(_kind(cell), []).append(cell)
+    return tuple(_joined(cells) for cells in found.values())
+
+
+def _kind(cell: Cell) -> tuple[object, ...]:
+    """Return all of a cell but its points."""
+    return (
+        cell.gpu, cell.engine, cell.family, one_format(cell.weights), cell.gpus, cell.batch, cell.context, cell.stages,
+        cell.timings,
+    )  # fmt: skip
+
+
+def _joined(cells: Sequence[Cell]) -> Cell:
+    """Return cells of one kind as one."""
+    errors = {}
+    for metric in METRICS:
+        having = [(cell.points, *cell.errors[metric]) for cell in cells if metric in cell.errors]
+        if having:
+            counts, means, sds = np.array(having, dtype=float).T
+            mean = float(np.average(means, weights=counts))
+            errors[metric] = (mean, math.sqrt(float(np.average(sds**2 + (means - mean) ** 2, weights=counts))))
+    return replace(cells[0], points=sum(cell.points for cell in cells), errors=errors)
 
 
 def cells_of(rows: Iterable[Mapping[str, str]], where: str) -> tuple[Cell, ...]:

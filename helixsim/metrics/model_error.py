@@ -10,6 +10,7 @@ this mean and variance, as ratios: what would be measured over what was predicte
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -20,7 +21,17 @@ import numpy as np
 from helixsim.domain.figures import GpuShare, Limits, SettingFigures
 from helixsim.domain.result import FloatArray
 from helixsim.jsonio import json_values
-from helixsim.metrics.error_cells import BATCHES, CONTEXTS, METRICS, Cell, bucket, one_format, shipped_cells
+from helixsim.metrics.error_cells import (
+    BATCHES,
+    CONTEXTS,
+    METRICS,
+    OWN_VARIABLE,
+    Cell,
+    bucket,
+    known_cells,
+    one_format,
+    shipped_cells,
+)
 from helixsim.metrics.error_table import KINDS, LEVEL, ORDERED, Cells, Z, likeness_of
 
 LABELS = ("validated", "extrapolated", "unsupported")
@@ -132,14 +143,24 @@ class ModelError:
 
 
 def model_error(setting: SettingFigures | None) -> ModelError | None:
-    """Return the model error of a system by the cells that ship with helixsim; None if its setting is not known.
+    """Return the model error of a system by the known cells; None if its setting is not known.
 
     Raises
     ------
     DataError
         If the table of cells is missing or invalid.
     """
-    return None if setting is None else shipped_table().estimate(setting)
+    return None if setting is None else known_table().estimate(setting)
+
+
+def known_table() -> Table:
+    """Return the table of the shipped cells and of the user's own (``error_cells.known_cells``)."""
+    return _table(known_cells()[1]) if os.environ.get(OWN_VARIABLE) else shipped_table()
+
+
+@lru_cache(maxsize=1)
+def _table(_digest: str) -> Table:
+    return Table(*known_cells())
 
 
 @lru_cache(maxsize=1)

@@ -19,7 +19,7 @@ from helixsim.config.experiment import ResolvedExperiment
 from helixsim.config.plan_file import FleetPlan
 from helixsim.errors import ConfigError, HelixsimError, InfeasibleError, unknown_name
 from helixsim.experiment import Experiment
-from helixsim.metrics.model_error import shipped_table
+from helixsim.metrics.model_error import known_table
 from helixsim.planning.capacity import capacity_targets
 from helixsim.planning.fleet_bound import Counts
 from helixsim.planning.fleet_program import Market, supply_of
@@ -360,7 +360,7 @@ def fleet_key(plan: FleetPlan, experiment: Experiment | None = None) -> str:
     base = experiment_key(varied(plan, experiment).resolve())
     parts = (plan.name, plan.question, plan.system, plan.offers, plan.budget_usd_per_hour, plan.simulations,
              plan.percentile, plan.share)  # fmt: skip
-    return content_key("fleet", base, parts, shipped_table().digest)
+    return content_key("fleet", base, parts, known_table().digest)
 
 
 def fleet_directory(plan: FleetPlan, out: Path, key: str) -> Path:

@@ -318,6 +318,7 @@ def test_usage_errors(case, capsys, tmp_path):
         ([str(ours), str(measured), "--replay"], "--replay simulates an experiment file"),
         ([str(ours), str(measured), "--set", "seed=1"], "--set changes an experiment file"),
         ([str(ours), str(measured), "--always-write"], "--always-write needs --calibrate"),
+        ([str(ours), str(measured), "--add-to", str(tmp_path / "own.csv")], "--add-to needs --replay"),
         ([str(ours), str(real), str(measured)], "can be compared with one other run directory alone"),
         ([str(ours), str(measured), "--system", "vlm"], "did you mean 'vllm'"),
         ([str(ours), str(measured), "--calibrate", str(tmp_path / "x.yaml")], "--experiment"),
@@ -325,3 +326,54 @@ def test_usage_errors(case, capsys, tmp_path):
     ):
         assert main(["compare", *arguments]) == 2
         assert said in capsys.readouterr().err
+
+
+def test_points_in_a_table_of_ones_own(case, capsys, tmp_path) -> None:
+    path, _, _, measured = case
+    table = tmp_path / "own.csv"
+    for said in ("1 points added, 0 replaced, 1 in all", "0 points added, 1 replaced, 1 in all"):
+        assert main(["compare", str(path), str(measured), "--replay", "--add-to", str(table), "--jobs", "1"]) == 0
+        assert said in capsys.readouterr().err
+    assert main(["accuracy", "--own", str(table)]) == 0
+    assert "a100-40g" in capsys.readouterr().out
+    assert main(["accuracy", "--own", str(table), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["over_all"]["tpot"]["points"] == len(found["points"]) == 1
+    assert found["over_all"]["tpot"]["bias"] < -0.1
+    assert main(["accuracy", "--own", str(table), "--all"]) == 2
+    assert "leave out --all" in capsys.readouterr().err
+    assert main(["accuracy", "--own", str(tmp_path / "absent.csv")]) == 3
+
+
+def test_several_files_are_one_line_each_and_all_metrics_with_v(case, capsys, tmp_path) -> None:
+    path, _, _, measured = case
+    other = changed(measured, tmp_path, lambda document: document.update(mean_ttft_ms=1.0), "other.json")
+    assert main(["compare", str(path), str(measured), str(other), "--replay", "--jobs", "1"]) == 0
+    found = capsys.readouterr()
+    assert [line.split()[0] for line in found.out.splitlines()[1:3]] == ["measured.json", "other.json"]
+    assert "2 benchmarks" in found.out
+    assert "p99_ttft_ms" not in found.out
+    assert main(["compare", str(path), str(measured), str(other), "--replay", "--jobs", "1", "-v"]) == 0
+    assert "p99_ttft_ms" in capsys.readouterr().out
+    assert main(["compare", str(path), str(measured), str(other), "--jobs", "1", "--tolerance", "0.3"]) == 6
+
+
+def test_a_load_that_differs_is_told_and_replayed_when_asked(case, capsys, tmp_path) -> None:
+    path, _, real, measured = case
+
+    def closed(document):
+        document |= {"max_concurrency": 3, "request_rate": "inf", "num_prompts": 60}
+        for key in ("start_times", "input_lens", "output_lens", "ttfts", "itls", "errors"):
+            del document[key]
+        document |= {"total_input_tokens": 6000, "total_output_tokens": 600}
+
+    bare = changed(measured, tmp_path, closed)
+    for run in (path, real):
+        assert main(["compare", str(run), str(bare), "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert "measured with concurrency 3, simulated as poisson, rate 2" in " ".join(found["notes"])
+        assert "mean output of 10 tokens measured" in " ".join(found["notes"])
+    assert main(["compare", str(path), str(bare), "--replay", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["notes"] == ["all requests have the mean lengths, as the file does not state how they spread"]
+    assert found["benchmarks"][0]["load"] == "concurrency 3, 100/10 tokens, 60 requests"

@@ -23,14 +23,17 @@ def arguments(command: str) -> list[str]:
 
 
 def test_the_commands_run_and_calibrate_the_example(tmp_path: Path, monkeypatch, capsys) -> None:
-    commands = re.findall(r"^python -m helixsim (.*)$", PAGE, flags=re.M)
-    assert len(commands) == 3
+    commands = re.findall(r"^(?:(\w+)=(\S+) )?python -m helixsim (.*)$", PAGE, flags=re.M)
+    assert len(commands) == 6
     monkeypatch.chdir(tmp_path)
-    for command in commands:
+    for variable, value, command in commands:
+        if variable:
+            monkeypatch.setenv(variable, value)
         assert main([*arguments(command), "--jobs", "1"]) == 0, capsys.readouterr().err
     found = load_calibration(tmp_path / "mine.yaml")
     assert found.host_s["batch_overhead"] > 0.8e-3
     assert 0.7 < found.gpus["h100"]["compute_efficiency"] < 0.9
     text = capsys.readouterr().out
+    assert "validated: 6 measured points of h100, vllm-1, dense, fp16, 1 GPU" in " ".join(text.split())
     for line in ("batch_overhead", "sequence_overhead", "h100 compute_efficiency"):
         assert line in text
