@@ -40,6 +40,7 @@ ARGUMENTS = {
     "capacity": ["{folder}/one.yaml", "--out", "{folder}/capacity", "--seeds", "1", "--tolerance", "50%", "--no-curve"],
     "fleet": ["{folder}/plan.yaml", "--out", "{folder}/fleet", "--simulations", "2"],
     "compare": ["{run}", "{run}"],
+    "accuracy": ["--own", "{folder}/own.csv"],
     "trace info": [SAMPLE],
     "trace convert": [SAMPLE, "{folder}/converted.csv"],
     "trace generate": ["{folder}/made.csv", "--num-requests", "10", "--rate", "1"],
@@ -61,6 +62,12 @@ PLAN = {
 }
 SWEEP = {"schema": 1, "base": "tiny.yaml", "axes": [{"path": "workload.arrivals.rate", "values": [1, 2]}], "plots": []}
 
+OWN = """\
+gpu,engine,family,weights,gpus,batch,context,points,tpot_log_error_mean,tpot_log_error_sd,throughput_log_error_mean,\
+throughput_log_error_sd,ttft_log_error_mean,ttft_log_error_sd,stages,timings,file,result,digest,tool,load,experiment,\
+calibration
+l4,vllm-1,dense,fp16,1,1-8,0-2k,1,0.1,0.0,-0.1,0.0,,,1,roofline,bench.json,1,0123,vllm bench serve,,exp.yaml,
+"""
 LOUD = """\
 import ctypes, os, sys
 libc = ctypes.CDLL(None)
@@ -100,6 +107,7 @@ def folder(tmp_path_factory):
     (path / "sweep.yaml").write_text(yamlio.dump(SWEEP), encoding="utf-8")
     (path / "plan.yaml").write_text(yamlio.dump(PLAN), encoding="utf-8")
     (path / "timings.csv").write_text(TIMINGS, encoding="utf-8")
+    (path / "own.csv").write_text(OWN, encoding="utf-8")
     assert main(["run", str(path / "one.yaml"), "-q", "--jobs", "1", "--out", str(path / "ours")]) == 0
     return path
 
