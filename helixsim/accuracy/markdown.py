@@ -15,7 +15,7 @@ WORST = 10
 
 
 def markdown(page: AccuracyPage) -> str:
-    """Return the summary, the errors by property, the worst points and the reasons, with headings of level two."""
+    """Return the summary, the errors by property, the worst points and the reasons, with headings of level three."""
     view = shown(page)
     parts = [
         *_predictors(view),
@@ -24,7 +24,8 @@ def markdown(page: AccuracyPage) -> str:
         *_reasons(view),
         *(_replay(replay) for replay in view["replays"]),
     ]
-    return page_markdown(Page("Accuracy", None, (view["lead"], *view["method"]), tuple(parts)))
+    whole = page_markdown(Page("Accuracy", None, (view["lead"], *view["method"]), tuple(parts)))
+    return whole.partition("\n")[2].strip().replace("\n## ", "\n### ") + "\n"
 
 
 def _predictors(view: dict[str, Any]) -> list[Part]:
@@ -79,12 +80,13 @@ def _replay(replay: dict[str, Any]) -> Part:
 
 
 def _heads(view: dict[str, Any]) -> list[str]:
-    return [f"{title} {name}" for title in view["metric_titles"] for name in ("median", "p90", "bias")]
+    return [f"{title}: median / p90 / bias, %" for title in view["metric_titles"]]
 
 
 def _figures(summaries: Sequence[Error | None]) -> list[str]:
     cells = []
     for one in summaries:
         values = (None, None, None) if one is None else (one.median, one.p90, one.bias)
-        cells += [share_text(value, sign) for value, sign in zip(values, (False, False, True), strict=True)]
+        shares = (share_text(value, sign) for value, sign in zip(values, (False, False, True), strict=True))
+        cells.append(" / ".join(share.removesuffix("\u00a0%") for share in shares))
     return cells

@@ -237,7 +237,7 @@ def test_the_document_has_the_figures_of_the_page(page: AccuracyPage) -> None:
     lines = text.splitlines()
     for name, _, found in view["predictors"]:
         (line,) = [line for line in lines if line.startswith(f"| {name} |")]
-        assert share_text(found[0].median).replace("\u00a0", " ") in line
+        assert f"| {share_text(found[0].median)} / ".replace("\u00a0%", "") in line
     for reason, count in view["reasons"]:
         assert f"| {reason} | {count} |" in lines
     assert all(row.count("|") == rows[0].count("|") for rows in _tables(lines) for row in rows)
