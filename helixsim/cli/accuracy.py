@@ -88,7 +88,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--own", type=Path, metavar="CSV", help="instead: your own points, the table of `compare --add-to`"
     )
     parser.add_argument(
-        "--update", type=Path, metavar="DIR", help="write the table of cells behind labels and bands to DIR/cells.csv"
+        "--update",
+        type=Path,
+        metavar="DIR",
+        help="write the tables behind labels and bands, DIR/cells.csv and with --prototype DIR/prototype.csv",
     )
     parser.set_defaults(func=run)
 
@@ -109,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
     if args.csv:
         _write_csv(args.csv, compared.results)
     if args.update:
-        _update(args.update, compared.results)
+        _update(args.update, compared.results, cells)
     if args.html or args.markdown:
         _write_documents(args, compared, replays, cells)
     if args.figure:
@@ -354,9 +357,13 @@ def _csv_text(rows: list[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
-def _update(directory: Path, results: list[PointResult]) -> None:
+def _update(directory: Path, results: list[PointResult], cells: list[CellResult]) -> None:
+    from helixsim.accuracy import prototype_cells
     from helixsim.accuracy.cells import table
     from helixsim.writing import write_text
 
     directory.mkdir(parents=True, exist_ok=True)
-    write_text(directory / "cells.csv", _csv_text(table(results)))
+    if results:
+        write_text(directory / "cells.csv", _csv_text(table(results)))
+    if cells:
+        write_text(directory / "prototype.csv", _csv_text(prototype_cells.rows(cells)))

@@ -1,4 +1,4 @@
-"""Cells of measured points, as they ship in ``profiles/accuracy/cells.csv``: how far off predictions were."""
+"""Cells of measured points, as they ship in ``profiles/accuracy``: how far off predictions were."""
 
 from __future__ import annotations
 
@@ -30,6 +30,9 @@ CONTEXTS = {"0-2k": 2048.0, "2k-8k": 8192.0, "8k+": math.inf}
 OWN_VARIABLE = "HELIXSIM_ACCURACY"
 """Environment variable with the path of a table of the user's own points."""
 
+SHIPPED = ("cells.csv", "prototype.csv")
+"""Files in ``profiles/accuracy``: public points, and the paper's prototype."""
+
 SIXTEEN_BIT = ("bf16", "fp16")
 """Formats of weights that are one: kernels of both take the same time."""
 
@@ -49,7 +52,7 @@ class Cell:
     stages
         Nodes of a pipeline.
     timings
-        Source of the step times of the prediction.
+        Sources of the step times of the prediction.
     errors
         Mean and standard deviation of ln(predicted / measured), by metric; none for metrics that were not measured.
     """
@@ -64,7 +67,7 @@ class Cell:
     points: int
     errors: Mapping[str, tuple[float, float]]
     stages: int = 1
-    timings: str = "roofline"
+    timings: tuple[str, ...] = ("roofline",)
 
 
 def bucket(value: float, classes: Mapping[str, float]) -> int:
@@ -79,17 +82,21 @@ def one_format(weights: str) -> str:
 
 @lru_cache(maxsize=1)
 def shipped_cells() -> tuple[tuple[Cell, ...], str]:
-    """Return the cells that ship with helixsim, and a digest of their file.
+    """Return the cells that ship with helixsim, and a digest of their files.
 
     Raises
     ------
     DataError
-        If the file is missing or invalid.
+        If a file is missing or invalid.
     """
-    path = data_path("profiles", "accuracy", "cells.csv")
-    text = read_text(path)
-    found = cells_of(csv.DictReader(text.splitlines()), str(path))
-    return found, hashlib.sha256(text.encode()).hexdigest()[:12]
+    found: tuple[Cell, ...] = ()
+    digest = hashlib.sha256()
+    for name in SHIPPED:
+        path = data_path("profiles", "accuracy", name)
+        text = read_text(path)
+        found += cells_of(csv.DictReader(text.splitlines()), str(path))
+        digest.update(text.encode())
+    return found, digest.hexdigest()[:12]
 
 
 def known_cells() -> tuple[tuple[Cell, ...], str]:
@@ -174,7 +181,7 @@ def _cell(row: Mapping[str, str], where: str) -> Cell:
             points=_count(row["points"]),
             errors={metric: errors for metric in METRICS if (errors := _errors(row, metric)) is not None},
             stages=_count(row.get("stages") or "1"),
-            timings=row.get("timings") or "roofline",
+            timings=tuple((row.get("timings") or "roofline").split("+")),
         )
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise DataError(f"{where}: no cell of measured points: {type(error).__name__}: {error}") from None

@@ -133,7 +133,7 @@ class Cells:
             "engine": [cell.engine for cell in self.cells],
             "family": [cell.family for cell in self.cells],
             "weights": [one_format(cell.weights) for cell in self.cells],
-            "timings": [cell.timings for cell in self.cells],
+            "timings": ["+".join(cell.timings) for cell in self.cells],
             "stages": [cell.stages > 1 for cell in self.cells],
         }
         numbers = {

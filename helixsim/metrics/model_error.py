@@ -218,7 +218,7 @@ class Table:
             "weights": over(lambda cell: one_format(cell.weights) != weights),
             "stages": over(lambda cell: (cell.stages > 1) != (setting.stages > 1)),
             "regions": over(lambda _: setting.crosses_regions),
-            "timings": over(lambda cell: any(source != cell.timings for source in setting.timings)),
+            "timings": over(lambda cell: not set(setting.timings) <= set(cell.timings)),
             "gpus": over(lambda cell: math.log2(cell.gpus / node.gpus)),
             "batch": over(lambda cell: cell.batch - batch),
             "context": over(lambda cell: cell.context - context),

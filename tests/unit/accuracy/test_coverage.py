@@ -75,7 +75,7 @@ def test_bands_of_the_shipped_table_hold_four_of_five_points_that_are_left_out(k
         for cell in (cell for cell in cells if getattr(cell, kind) == value):
             setting = SettingFigures(
                 tuple(GpuShare(gpu, cell.gpus, 1.0) for gpu in cell.gpu), cell.engine, cell.family, cell.weights,
-                (cell.timings,), cell.stages, (8, 32, 128, 200)[cell.batch], (1e3, 4e3, 2e4)[cell.context],
+                cell.timings, cell.stages, (8, 32, 128, 200)[cell.batch], (1e3, 4e3, 2e4)[cell.context],
             )  # fmt: skip
             found = table.estimate(setting)
             points += cell.points

@@ -157,7 +157,7 @@ def test_a_cell_of_the_shipped_table_is_validated_by_its_points() -> None:
     batch, context = [8, 32, 128, 200][most.batch], [1000, 4000, 20000][most.context]
     nodes = (GpuShare(most.gpu[0], most.gpus, 1.0),)
     found = shipped_table().estimate(
-        SettingFigures(nodes, most.engine, most.family, most.weights, (most.timings,), 1.0, batch, context)
+        SettingFigures(nodes, most.engine, most.family, most.weights, most.timings, 1.0, batch, context)
     )
     assert found.label == "validated"
     assert found.points >= most.points
