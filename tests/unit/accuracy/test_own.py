@@ -97,7 +97,7 @@ def test_own_points_replace_public_ones_of_the_same_kind(
     batch, context = list(own.BATCHES)[shipped.batch], list(own.CONTEXTS)[shipped.context]
     fields |= {
         "gpu": shipped.gpu[0], "engine": shipped.engine, "family": shipped.family, "weights": shipped.weights,
-        "gpus": str(shipped.gpus), "batch": batch, "context": context, "timings": shipped.timings,
+        "gpus": str(shipped.gpus), "batch": batch, "context": context, "timings": "+".join(shipped.timings),
     }  # fmt: skip
     head = ",".join(own.CELL_COLUMNS)
     table.write_text(f"{head}\n{','.join(fields[column] for column in own.CELL_COLUMNS)}\n")
