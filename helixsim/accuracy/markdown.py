@@ -21,6 +21,7 @@ def markdown(page: AccuracyPage) -> str:
         *_predictors(view),
         *_breakdowns(view),
         *_worst(view),
+        *_bands(view),
         *_reasons(view),
         *(_replay(replay) for replay in view["replays"]),
     ]
@@ -64,6 +65,16 @@ def _worst(view: dict[str, Any]) -> list[Part]:
         for row in view["worst"][:WORST]
     )
     return [Part("Worst points of TPOT", table=PageTable(head, rows))] if rows else []
+
+
+def _bands(view: dict[str, Any]) -> list[Part]:
+    rows = tuple(
+        (f"{title}: {name}", count_text(count), *(share_text(share) for share in shares))
+        for title, found in view["bands"]
+        for name, count, shares in found
+    )
+    about = "Share of points within the 80 % band of the model error, where points of one kind are left out of its table."
+    return [Part("Bands", (about,), PageTable(("left out", "points", *view["metric_titles"]), rows))] if rows else []
 
 
 def _reasons(view: dict[str, Any]) -> list[Part]:

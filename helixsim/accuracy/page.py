@@ -11,6 +11,7 @@ from typing import Any
 
 from helixsim.accuracy.cells import BATCHES, CONTEXTS, METRICS, Error, bucket, family_of, weights_of
 from helixsim.accuracy.constants import constants
+from helixsim.accuracy.coverage import LEFT_OUT, coverage, pooled
 from helixsim.accuracy.errors import TITLES, error, errors, summarised
 from helixsim.accuracy.point_charts import (
     GUIDE,
@@ -36,9 +37,13 @@ from helixsim.writing import write_text
 WORST = 20
 """Points in the table of the worst."""
 
+LEAST_FOR_BANDS = 50
+"""Points from which the bands of model errors are tested."""
+
 FEW = 5
 """Cells of fewer points are not coloured by their error alone."""
 
+_BANDS_OF = ("GPU", "family of the model")
 _LONG_REASON = 100
 _STRIP_END = 0.5
 _DEEPEST, _DEEPEST_SHARE = 0.4, 75.0
@@ -114,6 +119,7 @@ def shown(page: AccuracyPage) -> dict[str, Any]:
         "reasons": reasons.most_common(),
         "coverage": _coverage_sentence(page, len(results), known),
         "constants": constants(results),
+        "bands": _bands(results),
         "replays": page.replays,
         "prototype": page.prototype,
         "footer": "Made by helixsim accuracy. This page fetches nothing from elsewhere.",
@@ -126,6 +132,7 @@ def shown(page: AccuracyPage) -> dict[str, Any]:
         "worst": ("worst", "Worst points"),
         "reasons": ("coverage", "Not expressed"),
         "constants": ("constants", "What is fitted"),
+        "bands": ("bands", "Bands"),
         "replays": ("replays", "Request by request"),
         "prototype": ("prototype", "Prototype"),
     }
@@ -313,6 +320,19 @@ def _strip(row: Any) -> dict[str, Any]:
         "high": place(high),
         "bias": place(row.summaries[0].bias),
     }
+
+
+def _bands(results: Sequence[PointResult]) -> list[tuple[str, list[tuple[str, int, list[float]]]]]:
+    """Return, for each kind of what is left out, rows of what it was: points, and the share within its bands."""
+    if len(results) < LEAST_FOR_BANDS:
+        return []
+    groups = []
+    for title in _BANDS_OF:
+        found = coverage(results, LEFT_OUT[title])
+        if found:
+            rows = [*found.items(), ("all", pooled(found))]
+            groups.append((title, [(name, one.points, [one.shares[m] for m in METRICS]) for name, one in rows]))
+    return groups
 
 
 def _worst(results: Sequence[PointResult]) -> list[PointResult]:

@@ -167,6 +167,18 @@ def test_cells_and_rows_hold_every_point_once(metric: str) -> None:
         assert all(row.range[0] <= row.range[1] for row in rows if row.range)
 
 
+def test_bands_are_tested_with_each_gpu_and_family_left_out() -> None:
+    results = many(120)
+    (gpus, of_gpus), (families, of_families) = shown(AccuracyPage(results))["bands"]
+    assert (gpus, families) == ("GPU", "family of the model")
+    for rows in (of_gpus, of_families):
+        *parts, (name, count, shares) = rows
+        assert (name, count) == ("all", len(results))
+        assert sum(one[1] for one in parts) == count
+        assert shares[0] == pytest.approx(sum(one[1] * one[2][0] for one in parts) / count)
+    assert shown(AccuracyPage(many(20)))["bands"] == []
+
+
 def test_the_worst_points_come_first_in_either_direction_with_their_cause() -> None:
     results = [*many(100), result(3.0, id="slow", gpu="b300"), result(0.25, id="fast", gpu="gb200")]
     page = AccuracyPage(results, cause_of=lambda one: "a lost dashboard" if one.point.id == "fast" else None)
