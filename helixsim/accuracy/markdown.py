@@ -73,7 +73,7 @@ def _bands(view: dict[str, Any]) -> list[Part]:
         for title, found in view["bands"]
         for name, count, shares in found
     )
-    about = "Share of points within the 80 % band of the model error, where points of one kind are left out of its table."
+    about = "Share of points within the 80 % band of the model error, with each kind left out of the table behind it."
     return [Part("Bands", (about,), PageTable(("left out", "points", *view["metric_titles"]), rows))] if rows else []
 
 
