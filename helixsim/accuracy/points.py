@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -92,6 +92,8 @@ class MeasuredPoint:
         Requests in flight on the instance.
     ttft_ms, tpot_ms
         Measured means.
+    rows
+        Rows of the file that state this run.
     """
 
     id: str
@@ -111,6 +113,7 @@ class MeasuredPoint:
     ttft_ms: float
     tpot_ms: float
     id_of_model: str = ""
+    rows: int = 1
 
     @property
     def gpus(self) -> int:
@@ -162,6 +165,8 @@ def installed_file() -> Path:
 def read_points(path: Path) -> list[MeasuredPoint | Inexpressible]:
     """Return every aggregated (prefill and decode on the same GPUs) run of a file, in its order.
 
+    The file has some runs several times, from tables that hold each other; the first of these rows stands for all.
+
     Raises
     ------
     DataError
@@ -170,7 +175,8 @@ def read_points(path: Path) -> list[MeasuredPoint | Inexpressible]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if row["mode"] == "agg"]
-        return _without_impossible([(row["silicon_data_source"].split(";")[0], _point(row)) for row in rows])
+        read = [(row["silicon_data_source"].split(";")[0], _point(row)) for row in rows]
+        return _without_copies(_without_impossible(read))
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
     except KeyError as error:
@@ -189,6 +195,28 @@ def _without_impossible(read: list[tuple[str, MeasuredPoint | Inexpressible]]) -
         Inexpressible(point.id, reason) if file in doubted and isinstance(point, MeasuredPoint) else point
         for file, point in read
     ]
+
+
+def _without_copies(read: Sequence[MeasuredPoint | Inexpressible]) -> list[MeasuredPoint | Inexpressible]:
+    """Keep the first of the rows of one run: equal means, to the two decimals that all tables have, in one setting.
+
+    Copies call DeepSeek V3 what others call R1; both have the same layers.
+    """
+    first: dict[tuple[object, ...], int] = {}
+    kept: list[MeasuredPoint | Inexpressible] = []
+    for point in read:
+        if isinstance(point, MeasuredPoint):
+            model = point.model.replace("deepseek-r1", "deepseek-v3")
+            means = f"{point.ttft_ms:.1f}", f"{point.tpot_ms:.2f}"
+            setting = model, point.gpu, point.engine, point.prompt_tokens, point.output_tokens, point.concurrency
+            place = first.setdefault((setting, means), len(kept))
+            if place < len(kept):
+                earlier = kept[place]
+                assert isinstance(earlier, MeasuredPoint)
+                kept[place] = replace(earlier, rows=earlier.rows + 1)
+                continue
+        kept.append(point)
+    return kept
 
 
 def _share_of_peak(point: MeasuredPoint) -> float:
@@ -246,7 +274,7 @@ def _expressed(row: Mapping[str, str]) -> MeasuredPoint:
     if attention * data > _NVLINK_GPUS.get(gpu, 8):
         raise _UnknownError("more GPUs than a node has: how they are connected and share the work is not stated")
     if attention > 8:
-        raise _UnknownError("tensor parallelism above 8: the work's true split over so many GPUs is not stated")
+        raise _UnknownError("GPUs of prefill and decode workers (12 to 72) given as one tensor parallelism")
     concurrency = re.search(r"silicon_concurrency=(\d+)", source)
     if concurrency is None:
         raise _UnknownError("the concurrency of the load is not stated")
@@ -282,15 +310,19 @@ def _parallel(row: Mapping[str, str]) -> tuple[int, int, int]:
     """Return attention's tensor parallelism, data parallelism and expert parallelism.
 
     Rows of InferenceX with expert parallelism give the product of tensor and expert parallelism over the same GPUs as
-    one of the two attention sizes (64 = 8 x 8): the GPUs are those of the expert parallelism. Rows with as many
-    attention replicas as ranks give both (4 and 4, experts over 16) for the same four GPUs.
+    one of the two attention sizes (64 = 8 x 8): the GPUs are those of the expert parallelism. Rows of vLLM give it as
+    attention replicas too (4 and 4, experts over 16). Both are told by copies of the same runs in files that state 8 and
+    8, or 4 and 4 without replicas, and by the scripts, which start no replicas but for MiniMax in FP4, where the rows do
+    not tell which have them.
     """
     tensor, data, expert = (_size(row, key) for key in ("tp_size", "attention_dp_size", "moe_ep_size"))
     sliced = _size(row, "moe_tp_size")
     if expert > 1 and sliced == expert and max(tensor, data) == expert * sliced and min(tensor, data) == 1:
         return (1, expert, expert) if data > 1 else (expert, 1, expert)
-    if tensor == data and data > 1 and expert in (tensor * data, tensor):
-        return 1, data, data
+    if tensor == data and data > 1 and expert == tensor * data and row["backend"] == "vllm":
+        if row["model_path"] == "MiniMaxAI/MiniMax-M2.5" and row["precision"] == "fp4":
+            raise _UnknownError("not stated whether attention was replicated or split (data or tensor parallelism)")
+        return tensor, 1, tensor
     if expert not in (1, tensor * data):
         if tensor * data == expert * sliced:
             raise _UnknownError("experts both spread and split (expert parallelism within tensor parallelism)")

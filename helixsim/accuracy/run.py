@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 import helixsim as hx
-from helixsim.accuracy import express, points
 from helixsim.accuracy.express import document, experiment_of, inexpressible
 from helixsim.accuracy.points import MeasuredPoint, throughput
 from helixsim.datafiles import data_path
@@ -79,7 +78,7 @@ class PointRun:
         """See ``Task.key``."""
         version = installed_version() if self.predictor != "analytic" else None
         described = document(self.point, timings=self.predictor)
-        return json.dumps([described, self.predictor, version, profiles_digest(), express.__name__, points.__name__])
+        return json.dumps([described, self.predictor, version, profiles_digest()])
 
     def perform(self, _cache: Path | None) -> Outcome:
         """Return ``ttft_ms`` and ``tpot_ms``."""

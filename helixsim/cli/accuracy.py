@@ -89,9 +89,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument(
         "--update",
+        nargs="?",
         type=Path,
+        const=Path(),
         metavar="DIR",
-        help="write the tables behind labels and bands, DIR/cells.csv and with --prototype DIR/prototype.csv",
+        help="write the tables behind labels and bands to DIR (default: where this installation has them): with --all "
+        "cells.csv and sample.csv, which the tests look at, with --prototype prototype.csv",
     )
     parser.set_defaults(func=run)
 
@@ -103,6 +106,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.own is not None:
         return accuracy_own.run(args)
+    if args.update is not None and (args.where or args.sample or not (args.all or args.prototype)):
+        raise ConfigError("--update: tables stand for all points; expected --all or --prototype, without --where")
     if args.figure and not args.replay:
         raise ConfigError("--figure: draws replays, none is given (--replay)")
     replays = [replay(experiment, files) for experiment, *files in args.replay]
@@ -111,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
     compared = _compared(args) if has_points else _Compared([], [], [], 0)
     if args.csv:
         _write_csv(args.csv, compared.results)
-    if args.update:
+    if args.update is not None:
         _update(args.update, compared.results, cells)
     if args.html or args.markdown:
         _write_documents(args, compared, replays, cells)
@@ -170,7 +175,8 @@ def _compared(args: argparse.Namespace) -> _Compared:
             progress=advance,
         )
     others = [] if args.where else [row for row in rows if isinstance(row, read.Inexpressible)]
-    return _Compared(results, others, measured, len(rows))
+    known = sum(row.rows if isinstance(row, read.MeasuredPoint) else 1 for row in rows)
+    return _Compared(results, others, measured, known)
 
 
 def _predictors(args: argparse.Namespace) -> tuple[str, ...]:
@@ -256,6 +262,9 @@ def _print_all(
         _print(compared.results, _predictors(args), compared.known)
         for reason, count in compared.left_out.most_common():
             print(f"left out: {count}: {reason}")
+        if not args.where:
+            stated = sum(point.rows for point in compared.points)
+            print(f"the file has these points in {stated} of its {compared.rows} rows ({stated / compared.rows:.1%})")
     for one in replays:
         rows = [
             (label, number(measured), number(simulated), share_text(error, True))
@@ -358,12 +367,18 @@ def _csv_text(rows: list[dict[str, Any]]) -> str:
 
 
 def _update(directory: Path, results: list[PointResult], cells: list[CellResult]) -> None:
-    from helixsim.accuracy import prototype_cells
+    from helixsim.accuracy import prototype_cells, sample
     from helixsim.accuracy.cells import table
+    from helixsim.accuracy.points import chosen
+    from helixsim.datafiles import data_path
     from helixsim.writing import write_text
 
+    directory = data_path("profiles", "accuracy") if directory == Path() else directory
     directory.mkdir(parents=True, exist_ok=True)
     if results:
         write_text(directory / "cells.csv", _csv_text(table(results)))
+        predicted = {result.point: result for result in results if result.analytic is not None}
+        kept = [predicted[point] for point in chosen(list(predicted), sample.SIZE)]
+        write_text(directory / "sample.csv", _csv_text(sample.rows(kept)))
     if cells:
         write_text(directory / "prototype.csv", _csv_text(prototype_cells.rows(cells)))

@@ -28,7 +28,7 @@ from helixsim.config.experiment import ResolvedExperiment, SystemSpec
 from helixsim.datafiles import data_path
 
 PRESENTING = (
-    "__init__.py", "__main__.py", "api", "cli", "report", "papers", "runtime", "study/rundir.py",
+    "__init__.py", "__main__.py", "accuracy", "api", "cli", "report", "papers", "runtime", "study/rundir.py",
     "metrics/error_cells.py", "metrics/error_table.py", "metrics/model_error.py", "metrics/ranking.py",
     "metrics/slowdown.py",
 )  # fmt: skip
