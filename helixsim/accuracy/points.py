@@ -311,21 +311,24 @@ def _parallel(row: Mapping[str, str]) -> tuple[int, int, int]:
 
     Rows of InferenceX with expert parallelism give the product of tensor and expert parallelism over the same GPUs as
     one of the two attention sizes (64 = 8 x 8): the GPUs are those of the expert parallelism. Rows of vLLM give it as
-    attention replicas too (4 and 4, experts over 16). Both are told by copies of the same runs in files that state 8 and
-    8, or 4 and 4 without replicas, and by the scripts, which start no replicas but for MiniMax in FP4, where the rows do
-    not tell which have them.
+    attention replicas too (4 and 4, experts over 16). Both are told by copies of the same runs in tables that state 8
+    and 8, or 4 and 4 without replicas, and by the scripts, which start no replicas but for MiniMax in FP4, where the
+    rows do not tell which have them.
     """
     tensor, data, expert = (_size(row, key) for key in ("tp_size", "attention_dp_size", "moe_ep_size"))
     sliced = _size(row, "moe_tp_size")
-    if expert > 1 and sliced == expert and max(tensor, data) == expert * sliced and min(tensor, data) == 1:
-        return (1, expert, expert) if data > 1 else (expert, 1, expert)
-    if tensor == data and data > 1 and expert == tensor * data and row["backend"] == "vllm":
-        if row["model_path"] == "MiniMaxAI/MiniMax-M2.5" and row["precision"] == "fp4":
-            raise _UnknownError("not stated whether attention was replicated or split (data or tensor parallelism)")
-        return tensor, 1, tensor
+    if not _FIXED.search(row["silicon_data_source"]):
+        if expert > 1 and sliced == expert and max(tensor, data) == expert * sliced and min(tensor, data) == 1:
+            return (1, expert, expert) if data > 1 else (expert, 1, expert)
+        if tensor == data and data > 1 and expert == tensor * data and row["backend"] == "vllm":
+            if row["model_path"] == "MiniMaxAI/MiniMax-M2.5" and row["precision"] == "fp4":
+                raise _UnknownError("not stated whether attention was replicated or split (data or tensor parallelism)")
+            return tensor, 1, tensor
+    if expert > 1 and sliced > 1 and tensor * data == expert * sliced:
+        raise _UnknownError("experts both spread and split (expert parallelism within tensor parallelism)")
+    if sliced * expert > tensor * data:
+        raise _UnknownError("not stated how many attention replicas shared the experts, and the load")
     if expert not in (1, tensor * data):
-        if tensor * data == expert * sliced:
-            raise _UnknownError("experts both spread and split (expert parallelism within tensor parallelism)")
         raise _UnknownError("sizes of the parallelism that do not fit together")
     return tensor, data, expert
 

@@ -72,9 +72,7 @@ def _known(row: dict[str, str]) -> Known:
     setting: dict[str, object] = {}
     for name in _SETTING:
         text = row[name]
-        setting[name] = (
-            int(text) if name in _INTEGERS else float(text) if name == "spread" else None if not text else text
-        )
+        setting[name] = int(text) if name in _INTEGERS else float(text) if name == "spread" else text if text else None
     setting["engine_version"] = row["engine_version"]
     means = {
         name: float(row[f"predicted_{name}"]) / math.exp(float(row[f"{metric}_log_error"]))

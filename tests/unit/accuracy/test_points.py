@@ -6,7 +6,7 @@ import pytest
 
 from helixsim.accuracy import settings
 from helixsim.accuracy.express import document
-from helixsim.accuracy.points import Inexpressible, MeasuredPoint, read_points
+from helixsim.accuracy.points import Inexpressible, MeasuredPoint, installed_file, read_points
 
 INFERENCEX = "source_file=any.csv; model=any; silicon_concurrency={}"
 NVIDIA = "source_file=/home/data/h200_sxm/vllm/0.12.0/any.csv; silicon_concurrency={}"
@@ -16,7 +16,7 @@ ROW = {
     "batch_size": "16", "tp_size": "4", "pp_size": "1", "attention_dp_size": "1", "moe_tp_size": "4",
     "moe_ep_size": "1", "silicon_ttft_ms": "200", "silicon_tpot_ms": "12",
 }  # fmt: skip
-EIGHT_B = {"model_path": "meta-llama/Llama-3.1-8B-Instruct", "tp_size": "1"}
+EIGHT_B = {"model_path": "meta-llama/Llama-3.1-8B-Instruct", "tp_size": "1", "moe_tp_size": "1"}
 
 
 def read(tmp_path, *changes, source=INFERENCEX):
@@ -81,3 +81,65 @@ def test_a_file_with_more_prompts_than_its_gpus_multiply_is_refused_as_a_whole(t
     assert all(isinstance(point, MeasuredPoint) for point in read(tmp_path, fast))  # of InferenceX: only so many rows
     slow = {**fast, "silicon_tpot_ms": "20"}
     assert isinstance(read(tmp_path, slow, source=NVIDIA)[0], MeasuredPoint)
+
+
+@pytest.mark.parametrize(
+    ("stated", "parallel"),
+    [
+        ({}, (4, 1, 1)),
+        ({"tp_size": "64", "moe_tp_size": "8", "moe_ep_size": "8"}, (8, 1, 8)),
+        ({"tp_size": "1", "attention_dp_size": "64", "moe_tp_size": "8", "moe_ep_size": "8"}, (1, 8, 8)),
+        ({"tp_size": "1", "attention_dp_size": "8", "moe_tp_size": "1", "moe_ep_size": "8"}, (1, 8, 8)),
+        ({"attention_dp_size": "4", "moe_tp_size": "1", "moe_ep_size": "16"}, (4, 1, 4)),
+    ],
+)
+def test_the_layout_of_an_instance_is_that_of_the_run_whatever_the_table_made_of_it(tmp_path, stated, parallel):
+    (point,) = read(tmp_path, stated)
+    assert (point.tensor_parallel, point.data_parallel, point.expert_parallel) == parallel
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"tp_size": "28", "moe_tp_size": "28", "system": "gb200"}, "prefill and decode workers"),
+        ({"tp_size": "8", "moe_tp_size": "2", "moe_ep_size": "4"}, "both spread and split"),
+        ({"tp_size": "1", "moe_tp_size": "4"}, "how many attention replicas"),
+        (
+            {
+                "model_path": "MiniMaxAI/MiniMax-M2.5", "precision": "fp4", "attention_dp_size": "4",
+                "moe_tp_size": "1", "moe_ep_size": "16",
+            },
+            "replicated or split",
+        ),
+        ({"silicon_data_source": "source_file=any.csv"}, "concurrency"),
+        ({"model_path": "some/other"}, "no profile of the model"),
+        ({"system": "tpu"}, "no profile of the GPU"),
+        ({"backend": "other"}, "no profile of the engine"),
+        ({"precision": "fp7"}, "no format"),
+    ],
+)  # fmt: skip
+def test_a_row_is_a_point_or_has_a_reason(tmp_path, change, reason):
+    (refused,) = read(tmp_path, change)
+    assert isinstance(refused, Inexpressible)
+    assert reason in refused.reason
+
+
+def test_copies_of_a_run_are_one_point(tmp_path):
+    exact = {"silicon_ttft_ms": "200.0412", "silicon_tpot_ms": "12.0013"}
+    rounded = {"silicon_ttft_ms": "200.04", "silicon_tpot_ms": "12.0", "tp_size": "4"}
+    points = read(tmp_path, exact, {"backend": "sglang"}, rounded, {"silicon_tpot_ms": "12.1"}, exact)
+    assert [(point.id, point.rows) for point in points] == [("0", 3), ("1", 1), ("3", 1)]
+    twins = [{"model_path": f"deepseek-ai/DeepSeek-{name}", "system": "b200_sxm"} for name in ("R1", "V3")]
+    assert [(point.model, point.rows) for point in read(tmp_path, *twins)] == [("deepseek-r1", 2)]
+
+
+def test_every_installed_row_is_a_point_or_has_a_reason():
+    pytest.importorskip("aiconfigurator_core")
+    with installed_file().open(newline="", encoding="utf-8") as file:
+        count = sum(row["mode"] == "agg" for row in csv.DictReader(file))
+    rows = read_points(installed_file())
+    points = [row for row in rows if isinstance(row, MeasuredPoint)]
+    refused = [row for row in rows if isinstance(row, Inexpressible)]
+    assert sum(point.rows for point in points) + len(refused) == count
+    assert all(row.reason for row in refused)
+    assert sum(point.rows for point in points) >= 0.85 * count
