@@ -8,6 +8,7 @@ the others, as for a system that was not measured. What differences add to a ban
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -23,9 +24,13 @@ LEFT_OUT: Mapping[str, Callable[[MeasuredPoint], str]] = {
     "family of the model": family_of,
     "engine": lambda point: point.engine,
     "format of the weights": weights_of,
-    "series": lambda point: f"{point.gpu} {point.engine} {point.model} {weights_of(point)} {point.gpus}",
+    "an eighth of the series": lambda point: str(zlib.crc32(_series(point).encode()) % 8),
 }
-"""What is left out at once, each value in turn; ``series``: what differs in lengths and concurrency alone."""
+"""What is left out at once, each value in turn; a series: points that differ in lengths and concurrency alone."""
+
+
+def _series(point: MeasuredPoint) -> str:
+    return f"{point.gpu} {point.gpus} {point.engine} {point.model} {weights_of(point)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,3 +97,27 @@ def setting_of(point: MeasuredPoint) -> SettingFigures:
         batch=float(point.concurrency),
         context_tokens=point.mean_context_tokens,
     )
+
+
+def coverage_document(results: Sequence[PointResult]) -> dict[str, dict[str, dict[str, float]]]:
+    """Return the coverage by what is left out, for each value and for ``all``, as JSON values."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for title, key in LEFT_OUT.items():
+        each = coverage(results, key)
+        if each:
+            found[title] = {name: {"points": one.points, **one.shares} for name, one in _with_all(each).items()}
+    return found
+
+
+def coverage_rows(results: Sequence[PointResult]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return head and rows of a table of the coverage."""
+    rows = [
+        (title, name, f"{one['points']:.0f}", *(f"{100 * one[metric]:.0f} %" for metric in METRICS))
+        for title, each in coverage_document(results).items()
+        for name, one in each.items()
+    ]
+    return ("left out", "", "points", "TPOT", "throughput", "TTFT"), rows
+
+
+def _with_all(each: Mapping[str, Coverage]) -> dict[str, Coverage]:
+    return {"all, in turn": pooled(each), **each}

@@ -79,6 +79,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar=("EXP", "FILE"),
         help="a measured run request by request (repeatable)",
     )
+    parser.add_argument(
+        "--coverage",
+        action="store_true",
+        help="also the share of points within 80%% bands of cells that do not have them: GPUs, families of models and "
+        "more are left out in turn",
+    )
     parser.add_argument("--prototype", action="store_true", help="also the measured cells of the paper's prototype")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write everything as one HTML page")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="draw the replays (svg)")
@@ -112,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("--figure: draws replays, none is given (--replay)")
     replays = [replay(experiment, files) for experiment, *files in args.replay]
     cells = _prototype(args) if args.prototype else []
-    has_points = args.all or args.sample is not None or not (replays or cells)
+    has_points = args.all or args.sample is not None or args.coverage or not (replays or cells)
     compared = _compared(args) if has_points else _Compared([], [], [], 0)
     if args.csv:
         _write_csv(args.csv, compared.results)
@@ -229,11 +235,13 @@ def _draw(path: Path, replays: list[Replay]) -> None:
 def _document(
     args: argparse.Namespace, compared: _Compared, replays: list[Replay], cells: list[CellResult]
 ) -> dict[str, Any]:
+    from helixsim.accuracy.coverage import coverage_document
     from helixsim.accuracy.replay_charts import figures
     from helixsim.accuracy.run import result_json
     from helixsim.papers.helix import fidelity
 
     return {
+        **({"coverage": coverage_document(compared.results)} if args.coverage else {}),
         "points": [result_json(result) for result in compared.results],
         "errors": _summary(compared.results, _predictors(args)),
         "left_out": dict(compared.left_out),
@@ -252,6 +260,7 @@ def _document(
 def _print_all(
     args: argparse.Namespace, compared: _Compared, replays: list[Replay], cells: list[CellResult], has_points: bool
 ) -> None:
+    from helixsim.accuracy.coverage import coverage_rows
     from helixsim.accuracy.page import share_text
     from helixsim.accuracy.replay_charts import figures
     from helixsim.cli.profile_actions import aligned
@@ -265,6 +274,8 @@ def _print_all(
         if not args.where:
             stated = sum(point.rows for point in compared.points)
             print(f"the file has these points in {stated} of its {compared.rows} rows ({stated / compared.rows:.1%})")
+    if args.coverage:
+        print(f"\nwithin 80 % bands of cells without these points\n{aligned(*coverage_rows(compared.results))}\n")
     for one in replays:
         rows = [
             (label, number(measured), number(simulated), share_text(error, True))

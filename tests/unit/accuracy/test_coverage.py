@@ -9,7 +9,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from helixsim.accuracy.coverage import LEFT_OUT, coverage, covered, pooled, table_of
+from helixsim.accuracy.coverage import LEFT_OUT, coverage, coverage_rows, covered, pooled, table_of
 from helixsim.accuracy.points import MeasuredPoint
 from helixsim.accuracy.run import PointResult, Prediction
 from helixsim.domain.figures import GpuShare, SettingFigures
@@ -57,6 +57,13 @@ def test_bands_of_gpus_that_are_left_out_are_wider_by_what_gpus_differ(results) 
 
 def test_a_table_of_one_value_leaves_nothing_to_estimate_from(results) -> None:
     assert coverage(results, LEFT_OUT["engine"]) == {}
+
+
+def test_a_table_has_a_row_for_all_and_for_each_value(results) -> None:
+    head, rows = coverage_rows(results)
+    assert [row[1] for row in rows if row[0] == "GPU"] == ["all, in turn", *GPUS]
+    assert all(len(row) == len(head) for row in rows)
+    assert not any(row[0] == "engine" for row in rows)
 
 
 def test_points_that_could_not_be_simulated_are_left_out(results) -> None:
