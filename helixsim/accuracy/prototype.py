@@ -34,14 +34,15 @@ def shown(results: Sequence[CellResult]) -> dict[str, Any] | None:
 
 
 def _chart(results: Sequence[CellResult], metric: str) -> Chart | None:
-    ours: list[tuple[float, float]] = []
-    theirs: list[tuple[float, float]] = []
+    ours: list[tuple[str, float, float]] = []
+    theirs: list[tuple[str, float, float]] = []
     for result in results:
         measured = result.cell.measured.get(metric)
         for points, value in ((ours, result.simulated.get(metric)), (theirs, result.cell.paper.get(metric))):
             if measured and value:
-                points.append((measured, value))
-    values = [value for point in (*ours, *theirs) for value in point]
+                text = f"{result.cell.name}: measured {number(measured)}, simulated {number(value)}"
+                points.append((text, measured, value))
+    values = [value for _, *pair in (*ours, *theirs) for value in pair]
     if not values:
         return None
     axis = log_axis(f"measured {TITLES[metric]}", values)
@@ -52,10 +53,14 @@ def _chart(results: Sequence[CellResult], metric: str) -> Chart | None:
         f"Simulated against measured {TITLES[metric]} of {len(ours)} cells of the prototype, on logarithmic axes.",
         axis,
         Axis("simulated", axis.low, axis.high, axis.ticks, is_log=True),
-        dots=(Dots("c2 large", theirs), Dots("c1 large", ours)),
+        dots=(_dots("c2 large", theirs), _dots("c1 large", ours)),
         guides=(Curve("main", ends, ends),),
         height=324.0,
     )
+
+
+def _dots(kind: str, points: Sequence[tuple[str, float, float]]) -> Dots:
+    return Dots(kind, [(x, y) for _, x, y in points], [text for text, _, _ in points])
 
 
 def _row(result: CellResult) -> tuple[str, list[tuple[str, str, float | None]]]:

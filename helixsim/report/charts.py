@@ -48,10 +48,11 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Dots:
-    """Points of one ``kind`` (CSS class)."""
+    """Points of one ``kind`` (CSS class); ``labels``: what a browser shows of each under the pointer, or empty."""
 
     kind: str
     points: Sequence[tuple[float, float]]
+    labels: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

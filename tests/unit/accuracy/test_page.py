@@ -216,7 +216,7 @@ def test_cells_of_the_prototype_are_shown_with_their_errors() -> None:
     assert [error for *_, error in found["rows"][1][1]] == [None] * 3
     text = render(AccuracyPage(prototype=found))
     assert Tree(text).tags["desc"] == 3
-    assert "70b-&lt;x&gt;" in text
+    assert "70b-&lt;x&gt;: measured 100, simulated 110</title>" in text
     assert prototype.shown([]) is None
 
 
