@@ -113,11 +113,21 @@ class Collector:
         return UNITS_MS[unit]
 
     def lengths(self, source: object, where: str) -> Lengths | None:
-        """Return mean and standard deviation of lengths from their statistics, None without a mean above 0."""
+        """Return mean and standard deviation of lengths from their statistics, None without a mean above 0.
+
+        Without a standard deviation, that of an even distribution with the same 10th and 90th percentile.
+        """
         stated = mapping(source)
         mean = self.number(stated.get("mean", stated.get("avg")), f"{where}.mean")
-        sds = [stated[key] for key in ("std_dev", "stddev", "std") if stated.get(key) is not None]
-        return Lengths(mean, self.number(sds[0], f"{where}.std") if sds else None) if mean else None
+        if not mean:
+            return None
+        for key in ("std_dev", "stddev", "std"):
+            if stated.get(key) is not None:
+                return Lengths(mean, self.number(stated[key], f"{where}.{key}"))
+        low, high = (self.number(stated.get(key), f"{where}.{key}") for key in ("p10", "p90"))
+        if low is None or high is None:
+            return Lengths(mean)
+        return Lengths(mean, max(high - low, 0.0) / 0.8 / math.sqrt(12))
 
     def failures(self, failed: object, asked: object) -> None:
         """Note failed requests; all failed is an error."""

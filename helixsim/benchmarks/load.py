@@ -21,7 +21,12 @@ REQUESTS_PER_SLOT = 10
 """Requests for each one in the system where a file does not state how many there were."""
 
 
-def workload_of(benchmark: Benchmark, where: str, trace: Path) -> tuple[dict[str, Any], list[str]]:
+MEAN_LENGTHS = "all requests have the mean lengths, as the file does not state how they spread"
+
+
+def workload_of(
+    benchmark: Benchmark, where: str, trace: Path, own_lengths: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], list[str]]:
     """Return the section ``workload`` that asks what the benchmark asked, and what had to be assumed.
 
     Requests come at the measured starts where there are any and the file states no concurrency, else in a closed loop
@@ -34,6 +39,8 @@ def workload_of(benchmark: Benchmark, where: str, trace: Path) -> tuple[dict[str
         Name of the benchmark in messages.
     trace
         File to write the single requests to, if there are any.
+    own_lengths
+        Distribution of the measured mean lengths, for a file that states no more than these.
 
     Raises
     ------
@@ -74,10 +81,30 @@ def workload_of(benchmark: Benchmark, where: str, trace: Path) -> tuple[dict[str
         return workload, notes
     if load.prompt_tokens is None or load.output_tokens is None:
         raise DataError(f"{where}: the measured load cannot be simulated: lengths of prompts and outputs not stated")
+    if not spread_is_known(benchmark):
+        if own_lengths is not None:
+            return workload | {"lengths": dict(own_lengths)}, [*notes, "lengths spread as those of the experiment"]
+        notes.append(
+            f"{MEAN_LENGTHS}; TTFT and TPOT in a closed loop depend on it (vllm bench serve --save-detailed states "
+            "it, or give the experiment lengths of this mean)"
+        )
     workload["lengths"] = _lengths(load.prompt_tokens, load.output_tokens)
-    if load.prompt_tokens.sd is None or load.output_tokens.sd is None:
-        notes.append("all requests have the mean lengths, as the file does not state how they spread")
     return workload, notes
+
+
+def spread_is_known(benchmark: Benchmark) -> bool:
+    """Return whether the file states how the lengths spread."""
+    known = bool(len(benchmark.requests.prompt_tokens) and len(benchmark.requests.output_tokens))
+    lengths = (benchmark.load.prompt_tokens, benchmark.load.output_tokens)
+    return known or all(one is not None and one.sd is not None for one in lengths)
+
+
+def are_alike(benchmark: Benchmark, prompt_tokens: float, output_tokens: float) -> bool:
+    """Return whether these mean lengths are those of the benchmark."""
+    both = zip(
+        (benchmark.load.prompt_tokens, benchmark.load.output_tokens), (prompt_tokens, output_tokens), strict=True
+    )
+    return all(one is not None and not _differ(one.mean, own) for one, own in both)
 
 
 def differences(

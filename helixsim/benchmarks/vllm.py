@@ -63,7 +63,7 @@ def read(path: Path, document: Mapping[str, Any], name: str) -> Benchmark:
     lists = _lists(path, document)
     if lists is None:
         _note_chunks(collected)
-        lengths = (_mean_length(collected, document, f"total_{side}_tokens") for side in ("input", "output"))
+        lengths = (_mean_length(collected, document, side) for side in ("input", "output"))
         return _benchmark(tool, document, collected, Requests(), *lengths)
     requests = lists.requests()
     _in_tokens(collected, lists)
@@ -103,9 +103,19 @@ def _benchmark(
     )  # fmt: skip
 
 
-def _mean_length(collected: Collector, document: Mapping[str, Any], key: str) -> Lengths | None:
-    total, completed = (collected.number(document.get(name), name) for name in (key, "completed"))
-    return Lengths(total / completed) if total and completed else None
+def _mean_length(collected: Collector, document: Mapping[str, Any], side: str) -> Lengths | None:
+    """Return the mean length, and how lengths spread if SGLang drew them: evenly from a share of the longest up."""
+    total, completed = (collected.number(document.get(name), name) for name in (f"total_{side}_tokens", "completed"))
+    if not total or not completed:
+        return None
+    drawn = str(document.get("dataset_name", "")).startswith("random")
+    share, longest = (
+        collected.number(document.get(name), name) if drawn else None
+        for name in ("random_range_ratio", f"random_{side}_len")
+    )
+    if share is None or longest is None or share > 1:
+        return Lengths(total / completed)
+    return Lengths(total / completed, longest * (1 - share) / math.sqrt(12))
 
 
 def _note_chunks(collected: Collector) -> None:

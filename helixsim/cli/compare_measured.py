@@ -187,7 +187,7 @@ def _measured(args: argparse.Namespace, *, several: bool) -> list[tuple[str, Ben
     for path in args.others:
         label = path.name if are_told_apart else str(path)
         if several and args.result is None:
-            found += [(f"{label}: {one.name}" if one.name else label, one) for one in read_benchmarks(path)]
+            found += [(f"{path.name}: {one.name}" if one.name else label, one) for one in read_benchmarks(path)]
         else:
             found.append((label, read_benchmark(path, args.result)))
     return found

@@ -26,7 +26,7 @@ from helixsim.hardware.engines import OVERHEADS
 from helixsim.hardware.operator_library import backend_of
 from helixsim.metrics.stats import t_interval
 from helixsim.planning.calibrate_fit import Floats, identified, linear, solve
-from helixsim.planning.calibrate_points import EXPECTED, Advance, Constant, Observation, Problem
+from helixsim.planning.calibrate_points import EXPECTED, UNKNOWN_SPREAD, Advance, Constant, Observation, Problem
 from helixsim.planning.replay import Point
 from helixsim.runtime.pool import Executor
 from helixsim.units import NS_PER_S
@@ -174,7 +174,7 @@ def _observations(points: Sequence[Point]) -> list[Observation]:
             for metric, values in (("mean_tpot_ms", requests.step_s), ("mean_ttft_ms", requests.ttft_s)):
                 mean = float(np.nanmean(values[part])) if np.isfinite(values[part]).any() else 0.0
                 if mean > 0:
-                    parts.append(Observation(number, group, label, metric, 1e3 * mean, part))
+                    parts.append(Observation(number, group, label, metric, 1e3 * mean, EXPECTED[metric], part))
     return parts
 
 
@@ -186,7 +186,9 @@ def _figures(number: int, point: Point) -> list[Observation]:
         chosen = [key for key in stated if key in ("mean_e2el_ms", "output_throughput")][-1:]
     if not chosen:
         raise DataError(f"{point.label}: nothing to fit: the file states no {', '.join(EXPECTED)}")
-    return [Observation(number, number, point.label, key, stated[key]) for key in chosen]
+    together = (point.benchmark.load.concurrency or 1) > 1 and point.has_assumed_lengths
+    expected = EXPECTED | (UNKNOWN_SPREAD if together else {})
+    return [Observation(number, number, point.label, key, stated[key], expected[key]) for key in chosen]
 
 
 def _constants(experiment: Experiment, placement: Placement) -> list[Constant]:

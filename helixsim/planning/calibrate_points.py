@@ -31,6 +31,9 @@ EXPECTED = {
 }
 """Relative errors that remain when the constants are right: TTFT depends on how requests happen to meet."""
 
+UNKNOWN_SPREAD = {"mean_ttft_ms": 0.5, "mean_tpot_ms": 0.1, "mean_itl_ms": 0.1}
+"""The same of closed loops whose lengths spread in an unknown way: requests of equal length end and begin together."""
+
 _STEP = 0.5
 """Shift of a constant, in units of its uncertainty, from which its slope is computed."""
 
@@ -64,13 +67,17 @@ class Constant:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """A measured figure of a point, or of some of its requests (``part``); ``group`` is left out as a whole."""
+    """A measured figure of a point, or of some of its requests (``part``); ``group`` is left out as a whole.
+
+    ``expected``: relative error that remains when the constants are right.
+    """
 
     point: int
     group: int
     label: str
     metric: str
     measured: float
+    expected: float
     part: slice | None = None
 
 
@@ -91,7 +98,7 @@ class Problem:
         self.constants, self.points, self.observed = constants, points, observed
         self.system, self.placement = system, placement
         self.folder, self.executor, self.advance = folder, executor, advance
-        self.expected = np.array([EXPECTED[one.metric] for one in observed])
+        self.expected = np.array([one.expected for one in observed])
         self._known: dict[tuple[int, bytes], Run] = {}
         self._likely = len(points) * (2 * len(constants) + 5)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from helixsim.benchmarks.benchmark import Benchmark
-from helixsim.benchmarks.load import differences, workload_of
+from helixsim.benchmarks.load import are_alike, differences, spread_is_known, workload_of
 from helixsim.config.edit import edits_of
 from helixsim.config.experiment import ResolvedExperiment, SystemSpec
 from helixsim.domain.placement import Placement
@@ -34,6 +34,8 @@ class Point:
         What had to be assumed of its load, and how the simulated load differs.
     is_measured_load
         Whether the load is that of the benchmark.
+    has_assumed_lengths
+        Whether all requests have the mean lengths because nothing more is known.
     """
 
     label: str
@@ -41,6 +43,7 @@ class Point:
     experiment: Experiment
     notes: tuple[str, ...] = ()
     is_measured_load: bool = True
+    has_assumed_lengths: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,9 +88,15 @@ def measured_points(experiment: Experiment, benchmarks: Sequence[tuple[str, Benc
         If a file does not state enough of its load.
     """
     points = []
+    resolved = experiment.resolve()
+    stats, lengths = resolved.workload_stats, resolved.document["workload"].get("lengths")
     for number, (label, benchmark) in enumerate(benchmarks):
-        workload, notes = workload_of(benchmark, label, folder / f"requests-{number}.csv")
-        points.append(Point(label, benchmark, experiment.with_(edits_of({"workload": workload})), tuple(notes)))
+        is_same = are_alike(benchmark, stats.mean_prompt_tokens, stats.mean_output_tokens)
+        own = lengths if is_same and resolved.document["workload"].get("trace") is None else None
+        workload, notes = workload_of(benchmark, label, folder / f"requests-{number}.csv", own)
+        measured = experiment.with_(edits_of({"workload": workload}))
+        assumed = own is None and not spread_is_known(benchmark)
+        points.append(Point(label, benchmark, measured, tuple(notes), has_assumed_lengths=assumed))
     return points
 
 

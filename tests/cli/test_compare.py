@@ -10,6 +10,7 @@ import json
 
 import pytest
 
+from helixsim.benchmarks.load import MEAN_LENGTHS
 from helixsim.cli import compare_common
 from helixsim.cli.main import main
 from helixsim.errors import ThresholdError
@@ -375,5 +376,11 @@ def test_a_load_that_differs_is_told_and_replayed_when_asked(case, capsys, tmp_p
         assert "mean output of 10 tokens measured" in " ".join(found["notes"])
     assert main(["compare", str(path), str(bare), "--replay", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["notes"] == ["all requests have the mean lengths, as the file does not state how they spread"]
+    assert found["notes"][0].startswith(MEAN_LENGTHS)
     assert found["benchmarks"][0]["load"] == "concurrency 3, 100/10 tokens, 60 requests"
+    same = [
+        "--set",
+        "workload.lengths={distribution: uniform, prompt_min: 50, prompt_max: 150, output_min: 5, output_max: 15}",
+    ]
+    assert main(["compare", str(path), str(bare), "--replay", "--json", *same]) == 0
+    assert json.loads(capsys.readouterr().out)["notes"] == ["lengths spread as those of the experiment"]

@@ -153,6 +153,15 @@ def test_failed_requests_are_told_and_all_failed_is_an_error(tmp_path: Path) -> 
                 assert "2 of 42 measured requests failed" in " ".join(read_benchmark(path).notes)
 
 
+def test_sglang_states_how_random_lengths_spread(tmp_path: Path) -> None:
+    document = samples.sglang(samples.truth(), detailed=False)
+    asked = {"dataset_name": "random", "random_input_len": 1000, "random_output_len": 120, "random_range_ratio": 0.4}
+    load = read_benchmark(samples.write(tmp_path / "a.json", document | asked)).load
+    assert (load.prompt_tokens.sd, load.output_tokens.sd) == pytest.approx((600 / math.sqrt(12), 72 / math.sqrt(12)))
+    load = read_benchmark(samples.write(tmp_path / "a.json", document | asked | {"dataset_name": "sharegpt"})).load
+    assert load.prompt_tokens.sd is None
+
+
 def test_nan_is_left_out_and_told(tmp_path: Path) -> None:
     document = samples.vllm(samples.truth(), detailed=False) | {"mean_tpot_ms": math.nan}
     found = read_benchmark(samples.write(tmp_path / "a.json", document))

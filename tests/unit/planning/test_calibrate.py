@@ -56,7 +56,7 @@ def measured(
     found = []
     for concurrency, prompt, output in loads:
         requests = max(10, 3 * concurrency)
-        load = Load(None, None, concurrency, requests, Lengths(prompt), Lengths(output))
+        load = Load(None, None, concurrency, requests, Lengths(prompt, 0.0), Lengths(output, 0.0))
         (point,) = measured_points(exp, [("", Benchmark("", {}, load))], folder)
         keys = replay(ReplayTask(point, name, placement), lambda _share, _what: None).summary.vllm_keys()
         figures = {key: keys[key] for key in METRICS if keys.get(key) is not None}
@@ -201,3 +201,19 @@ def test_damaged_calibrations_are_refused(text: str, said: str, tmp_path: Path) 
     assert str(path) in str(caught.value)
     with pytest.raises(DataError, match="no such file"):
         load_calibration(tmp_path / "absent.yaml")
+
+
+def test_an_unknown_spread_of_lengths_makes_times_of_closed_loops_count_less(tmp_path: Path) -> None:
+    """TTFT, which tells the multiply rate, depends on whether all requests end together, which is then not known."""
+    exact = measured(experiment(), tmp_path, {"gpus": {"h100": {"compute_efficiency": 0.75}}})
+    vague = [
+        (label, replace(one, load=replace(one.load, prompt_tokens=Lengths(one.load.prompt_tokens.mean))))
+        for label, one in exact
+    ]
+    told = [
+        {one.name: one.told for one in fit(experiment(), benchmarks, tmp_path).constants}["h100 compute_efficiency"]
+        for benchmarks in (exact, vague)
+    ]
+    assert told[1] < 0.8 * told[0]
+    notes = [point.notes for point in measured_points(experiment(), vague, tmp_path)]
+    assert all(any("not state how they spread" in note for note in one) for one in notes)
