@@ -292,7 +292,7 @@ def _expressed(row: Mapping[str, str]) -> MeasuredPoint:
         tensor_parallel=attention,
         data_parallel=data,
         expert_parallel=experts,
-        engine=ENGINES[row["backend"]],
+        engine=_engine(row["backend"], row["backend_version"]),
         engine_version=row["backend_version"],
         model=model,
         weights=None if precision in ("", own) else FORMATS[precision],
@@ -304,6 +304,11 @@ def _expressed(row: Mapping[str, str]) -> MeasuredPoint:
         tpot_ms=tpot_ms,
         id_of_model=row["model_path"],
     )
+
+
+def _engine(backend: str, version: str) -> str:
+    """Return the engine profile of a version."""
+    return "trtllm-1.0" if backend == "trtllm" and version.startswith("1.0") else ENGINES[backend]
 
 
 def _parallel(row: Mapping[str, str]) -> tuple[int, int, int]:

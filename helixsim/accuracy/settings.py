@@ -42,7 +42,7 @@ prompts go before decode steps."""
 def kv_format(point: MeasuredPoint) -> str | None:
     """Return the format of keys and values, None for that of the engine (16 bits)."""
     if point.source == NVIDIA:
-        return "fp8" if point.engine == "trtllm" and point.weights in ("fp8", "nvfp4") else None
+        return "fp8" if point.engine.startswith("trtllm") and point.weights in ("fp8", "nvfp4") else None
     if point.weights == "bf16":
         return None
     for gpu in (point.gpu, None):

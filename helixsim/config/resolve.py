@@ -275,6 +275,7 @@ class _Resolver:
             "holds_ends": engine.spec.has_output_head,
             "steps": engine.steps,
             "backend": backend_of(engine.spec.name),
+            "kernels": engine.kernels,
         }
         written |= {"data_parallel_size": section.data_parallel_size or 1}
         written |= {"enable_expert_parallel": bool(section.enable_expert_parallel)}

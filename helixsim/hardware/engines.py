@@ -62,6 +62,7 @@ class EngineSources(Section):
     cuda_graph_sizes: Words = NOT_STATED
     batching: Words = NOT_STATED
     transfers: Words
+    kernels: Words = NOT_STATED
     mixed_batches: Words
     returns: Words = Field(NOT_STATED, alias="return")
     admission: Words = NOT_STATED
@@ -101,6 +102,7 @@ class EngineFile(Section):
     cuda_graph_sizes: CudaGraphs | None = None
     batching: Batching = "continuous"
     transfers: Transfers
+    kernels: Literal["vllm", "sglang", "trtllm"] | None = None
     mixed_batches: MixedBatches
     returns: Returns = Field("coordinator", alias="return")
     admission: Admission = "output"
@@ -134,6 +136,8 @@ class EngineProfile:
         What travels as one message: a ``batch`` or a ``request``.
     steps
         Limits of a step, some of them chosen by GPU.
+    kernels
+        Engine whose kernels it runs, in the laws of ``profiles/kernels``; None: its own.
     sources
         (figure, where it comes from) pairs.
     """
@@ -144,6 +148,7 @@ class EngineProfile:
     transfers: str
     batching: str = "continuous"
     steps: StepDefaults = AS_MEASURED
+    kernels: str | None = None
     sources: tuple[tuple[str, str], ...] = ()
 
     def figures(self) -> dict[str, Any]:
@@ -162,6 +167,7 @@ class EngineProfile:
             "cuda_graph_sizes": None if steps.cuda_graph_sizes is None else steps.cuda_graph_sizes.plain(),
             "batching": self.batching,
             "transfers": self.transfers,
+            "kernels": self.kernels,
             "mixed_batches": get_args(MixedBatches)[spec.shares_weight_reads],
             "return": "engine" if spec.loops_inside else "coordinator",
             "admission": spec.admission,
@@ -219,6 +225,7 @@ def load_engine(name: str | Path) -> EngineProfile:
         block_tokens=file.block_tokens,
         transfers=file.transfers,
         batching=file.batching,
+        kernels=file.kernels,
         steps=StepDefaults(
             max_num_batched_tokens=file.max_num_batched_tokens,
             max_num_seqs=file.max_num_seqs,

@@ -42,7 +42,9 @@ class ProfileOptions:
         ``WITHOUT_FILE``: the laws of ``kernels``, tables of measured kernels, or ``auto``, the first that is there of
         ``profiles/compute``, the tables, timings of one GPU, and the laws.
     backend
-        Engine whose kernels run, in the laws and in the operator tables; None: vLLM's laws, and no tables.
+        Engine in the operator tables; None: it has none there.
+    kernels
+        Engine whose kernels run, in the laws; None: that of ``backend``, without one those of vLLM, each timed alone.
     limits
         CSV of KV tokens and batch limits by number of layers (see ``measured``), taken exactly as tabulated.
     holds_ends
@@ -65,6 +67,7 @@ class ProfileOptions:
     steps: StepDefaults = AS_MEASURED
     timings: Path | str = "auto"
     backend: str | None = None
+    kernels: str | None = None
     limits: Path | None = None
     holds_ends: bool = False
     data_parallel_size: int = 1

@@ -54,7 +54,7 @@ def node_profile(
     InfeasibleError
         If the node cannot hold one layer with any KV memory left.
     """
-    gpu = gpu.under(options.backend)
+    gpu = gpu.under(options.kernels or options.backend)
     kind = gpu.name if gpus == 1 else f"{gpu.name}x{gpus}"
     ranks = options.data_parallel_size
     sources = _Sources(model, gpu, gpus, kind, options)

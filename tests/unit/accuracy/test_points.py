@@ -42,6 +42,11 @@ def test_the_format_of_keys_and_values_is_that_of_the_server(tmp_path):
     assert settings.kv_format(own) == "fp8"  # as the quantised checkpoint has it
 
 
+def test_a_version_with_a_profile_of_its_own_has_it(tmp_path):
+    versions = ({"backend": "trtllm", "backend_version": version} for version in ("1.0.0rc3", "1.2.0rc2"))
+    assert [point.engine for point in read(tmp_path, *versions)] == ["trtllm-1.0", "trtllm"]
+
+
 def test_prefix_caching_and_budgets_are_those_of_the_server(tmp_path):
     vllm, trtllm = read(tmp_path, {}, {"backend": "trtllm", "isl": "8192", "system": "b200_sxm"})
     assert document(vllm)["engine"] == {"name": "vllm-1", "timings": "analytic", "enable_prefix_caching": False}
