@@ -82,7 +82,7 @@ class EngineSources(Section):
 FIGURES = tuple(EngineSources.keys())
 """Everything an engine file states, each with its source."""
 
-NOT_OF_EXPERIMENTS = ("version", "batching", "max_num_batched_tokens", "max_num_seqs", "cuda_graph_sizes")
+NOT_OF_EXPERIMENTS = ("version", "batching", "kernels", "max_num_batched_tokens", "max_num_seqs", "cuda_graph_sizes")
 """Figures that a resolved experiment leaves to the engine's file, unless it states them: some differ between GPUs."""
 
 
