@@ -102,10 +102,10 @@ def test_keys_of_the_scheduler_reach_the_engine(sound, load):
     assert not own.caches_prefixes
 
 
-@pytest.mark.parametrize("name", ["vllm-1", "sglang", "trtllm", "vllm-0.4"])
+@pytest.mark.parametrize("name", ["vllm-1", "sglang", "trtllm", "trtllm-1.0", "vllm-0.4"])
 def test_the_resolved_document_of_todays_engines_loads_to_the_same(sound, load, name):
     sound["workload"]["limits"] = {"max_prompt_tokens": 2048, "max_output_tokens": 1024}
-    experiment = load(sound | {"engine": name}, "engine.max_num_seqs=99")
+    experiment = load(sound | {"engine": {"name": name, "allow_unsupported": True}}, "engine.max_num_seqs=99")
     again = load(dict(experiment.document))
     assert (again.engine, again.fleet, again.config_hash) == (
         experiment.engine,
@@ -116,15 +116,19 @@ def test_the_resolved_document_of_todays_engines_loads_to_the_same(sound, load, 
 
 def test_capacity_policies_are_rules_of_admission(sound, load):
     sound["workload"]["limits"] = {"max_prompt_tokens": 2048, "max_output_tokens": 1024}
-    reserving = load(sound | {"engine": "trtllm"})
+    reserving = load(sound | {"engine": {"name": "trtllm", "allow_unsupported": True}})
     assert reserving.engine.admission == "max_output"
     kv = reserving.systems[0].kv
     assert (kv.max_reserved_share, kv.expected_output_tokens) == (1.0, 1024)
     assert (
-        load(sound | {"engine": "trtllm"}, "workload.scale.output_tokens=2").systems[0].kv.expected_output_tokens
+        load(sound | {"engine": {"name": "trtllm", "allow_unsupported": True}}, "workload.scale.output_tokens=2")
+        .systems[0]
+        .kv.expected_output_tokens
         == 2048
     )
-    free = load(sound | {"engine": "trtllm"}, "engine.capacity_policy=max_utilization")
+    free = load(
+        sound | {"engine": {"name": "trtllm", "allow_unsupported": True}}, "engine.capacity_policy=max_utilization"
+    )
     assert free.engine.admission == "prompt"
     assert free.systems[0].kv == load(sound | {"engine": "vllm-1"}).systems[0].kv
 
