@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from helixsim.domain.hardware import GpuSpec
 
 LEAST_CAPABILITY = {"trtllm": ("TensorRT-LLM", 8.0)}
-"""First word of an engine profile -> its name, and the least compute capability of NVIDIA's GPUs that it runs on, of all GPUs the only
-ones (support matrix of TensorRT-LLM 1.0: Ampere to Blackwell).
+"""First word of an engine profile -> its name, and the least compute capability of NVIDIA's GPUs that it runs on, of
+all GPUs the only ones (support matrix of TensorRT-LLM 1.0: Ampere to Blackwell).
 
 vLLM and SGLang are not here: both run on GPUs of other makers, and on old ones with slower kernels.
 """
