@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from helixsim import units
 from helixsim.benchmarks.benchmark import Benchmark, Lengths
 from helixsim.benchmarks.vllm import VLLM
 from helixsim.errors import DataError
@@ -25,7 +26,11 @@ MEAN_LENGTHS = "all requests have the mean lengths, as the file does not state h
 
 
 def workload_of(
-    benchmark: Benchmark, where: str, trace: Path, own_lengths: Mapping[str, Any] | None = None
+    benchmark: Benchmark,
+    where: str,
+    trace: Path,
+    own_lengths: Mapping[str, Any] | None = None,
+    most_tokens: int | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
     """Return the section ``workload`` that asks what the benchmark asked, and what had to be assumed.
 
@@ -41,6 +46,8 @@ def workload_of(
         File to write the single requests to, if there are any.
     own_lengths
         Distribution of the measured mean lengths, for a file that states no more than these.
+    most_tokens
+        Longest context of the model; None: not known. Longer requests are not drawn, as no server would take them.
 
     Raises
     ------
@@ -88,7 +95,10 @@ def workload_of(
             f"{MEAN_LENGTHS}; TTFT and TPOT in a closed loop depend on it (vllm bench serve --save-detailed states "
             "it, or give the experiment lengths of this mean)"
         )
-    workload["lengths"] = _lengths(load.prompt_tokens, load.output_tokens)
+    lengths = workload["lengths"] = _lengths(load.prompt_tokens, load.output_tokens)
+    if lengths["distribution"] == "lognormal" and most_tokens is not None:
+        longest = min(most_tokens // 2, math.ceil(load.output_tokens.mean + 6 * (load.output_tokens.sd or 0.0)))
+        workload["limits"] = {"max_prompt_tokens": most_tokens - longest, "max_output_tokens": longest}
     return workload, notes
 
 
@@ -124,7 +134,7 @@ def differences(
     if load.is_open:
         if rate is None and process != "trace":
             found.append(f"measured at {load.rate_rps:g} requests/s, simulated as {_described(arrivals)}")
-        elif rate is not None and _differ(load.rate_rps, float(str(rate).split()[0])):
+        elif rate is not None and _differ(load.rate_rps, units.parse(rate, "rate")):
             found.append(f"measured at {load.rate_rps:g} requests/s, simulated at {rate}")
     elif load.concurrency is not None and concurrency != load.concurrency:
         found.append(f"measured with concurrency {load.concurrency}, simulated as {_described(arrivals)}")

@@ -93,7 +93,8 @@ def measured_points(experiment: Experiment, benchmarks: Sequence[tuple[str, Benc
     for number, (label, benchmark) in enumerate(benchmarks):
         is_same = are_alike(benchmark, stats.mean_prompt_tokens, stats.mean_output_tokens)
         own = lengths if is_same and resolved.document["workload"].get("trace") is None else None
-        workload, notes = workload_of(benchmark, label, folder / f"requests-{number}.csv", own)
+        rows = folder / f"requests-{number}.csv"
+        workload, notes = workload_of(benchmark, label, rows, own, resolved.fleet.model.max_context_tokens)
         measured = experiment.with_(edits_of({"workload": workload}))
         assumed = own is None and not spread_is_known(benchmark)
         points.append(Point(label, benchmark, measured, tuple(notes), has_assumed_lengths=assumed))
