@@ -14,6 +14,7 @@ from helixsim.config.experiment import ResolvedExperiment, SystemSpec
 from helixsim.domain.placement import Placement
 from helixsim.errors import ConfigError, unknown_name
 from helixsim.experiment import Experiment
+from helixsim.hardware import catalog
 from helixsim.results.run import Run
 from helixsim.runtime.pool import Report
 from helixsim.study.placing import assembled, place_system
@@ -97,6 +98,7 @@ def measured_points(experiment: Experiment, benchmarks: Sequence[tuple[str, Benc
         workload, notes = workload_of(benchmark, label, rows, own, resolved.fleet.model.max_context_tokens)
         measured = experiment.with_(edits_of({"workload": workload}))
         assumed = own is None and not spread_is_known(benchmark)
+        notes += other_model(benchmark, resolved)
         points.append(Point(label, benchmark, measured, tuple(notes), has_assumed_lengths=assumed))
     return points
 
@@ -108,16 +110,21 @@ def stated_points(experiment: Experiment, system: str, benchmarks: Sequence[tupl
     own = next(one for one in resolved.document["systems"] if one["name"] == system)
     arrivals = own.get("arrivals") or arrivals
     lengths = stats.mean_prompt_tokens, stats.mean_output_tokens
-    return [
-        Point(
-            label,
-            benchmark,
-            experiment,
-            tuple(_hinted(differences(benchmark, arrivals, *lengths))),
-            is_measured_load=False,
-        )
-        for label, benchmark in benchmarks
-    ]
+    points = []
+    for label, benchmark in benchmarks:
+        notes = [*_hinted(differences(benchmark, arrivals, *lengths)), *other_model(benchmark, resolved)]
+        points.append(Point(label, benchmark, experiment, tuple(notes), is_measured_load=False))
+    return points
+
+
+def other_model(benchmark: Benchmark, experiment: ResolvedExperiment) -> list[str]:
+    """Return a note if the file names another model of the catalogue than the experiment has."""
+    measured = catalog.hugging_face_ids().get(benchmark.model, "")
+    simulated = experiment.fleet.model.name
+    simulated = catalog.hugging_face_ids().get(simulated, simulated)
+    if not measured or measured == simulated or simulated not in catalog.model_names():
+        return []
+    return [f"the benchmark is of {benchmark.model}, the experiment of {simulated}"]
 
 
 def replay(task: ReplayTask, _report: Report) -> Run:

@@ -384,3 +384,14 @@ def test_a_load_that_differs_is_told_and_replayed_when_asked(case, capsys, tmp_p
     ]
     assert main(["compare", str(path), str(bare), "--replay", "--json", *same]) == 0
     assert json.loads(capsys.readouterr().out)["notes"] == ["lengths spread as those of the experiment"]
+
+
+def test_a_benchmark_of_another_model_is_told(case, capsys, tmp_path) -> None:
+    path, _, _, measured = case
+    for model, is_told in (("Qwen/Qwen3-32B", True), ("meta-llama/Meta-Llama-3-8B-Instruct", False), ("mine", False)):
+        other = changed(measured, tmp_path, lambda document, model=model: document.update(model_id=model))
+        for flags in ([], ["--replay"]):
+            assert main(["compare", str(path), str(other), "--json", *flags]) == 0
+            notes = json.loads(capsys.readouterr().out)["notes"]
+            said = "the benchmark is of Qwen/Qwen3-32B, the experiment of llama-3-8b"
+            assert (said in notes) is is_told
