@@ -60,8 +60,8 @@ FEW_POINTS = 3
 half is the median over the cells."""
 
 UNKNOWN = 0.15
-"""What a difference adds of a kind in which all cells are alike, as a standard deviation of the log error of TPOT; of
-other metrics in proportion to the spread within cells."""
+"""What a difference adds that the cells do not tell, as a standard deviation of the log error of TPOT; of other metrics
+in proportion to the spread within cells."""
 
 LEAST = 0.02
 """Least standard deviation of errors within cells and of what a difference adds, whatever the cells say."""
@@ -162,10 +162,14 @@ def _fitted(
 ) -> dict[str, float]:
     """Return the variance that each kind of difference adds to the log error of a metric.
 
-    For each kind, every cell is predicted from those that differ in it. In rounds, as these also differ in others.
+    For each kind, every cell is predicted from those that differ in it. In rounds, as these also differ in others. A
+    kind in which cells differ only together with another one cannot be told from it, and adds what is ``unknown``.
     """
+    named = [kind for kind in away if kind not in ORDERED]
     tests: dict[str, tuple[FloatArray, FloatArray, dict[str, FloatArray], FloatArray]] = {}
     for kind, one in away.items():
+        if not np.all([away[other] == 0 for other in named if other != kind] + [one > 0], axis=0).any():
+            continue
         weights = errors.weights(np.where(one > 0, likeness, 0.0))
         predictable = (weights.sum(axis=1) > 0) & (errors.counts > 0)
         if predictable.any():

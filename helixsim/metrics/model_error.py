@@ -174,6 +174,7 @@ class Table:
 
     def __init__(self, cells: Sequence[Cell], digest: str = "") -> None:
         self.known, self.digest = Cells(cells), digest
+        self._estimates: dict[SettingFigures, ModelError] = {}
 
     @property
     def cells(self) -> tuple[Cell, ...]:
@@ -181,7 +182,12 @@ class Table:
         return self.known.cells
 
     def estimate(self, setting: SettingFigures) -> ModelError:
-        """Return the model error of a system."""
+        """Return the model error of a system; that of one that was asked for before is not computed again."""
+        if setting not in self._estimates:
+            self._estimates[setting] = self._estimate(setting)
+        return self._estimates[setting]
+
+    def _estimate(self, setting: SettingFigures) -> ModelError:
         parts = [(node.share, self._away(setting, node)) for node in setting.nodes]
         label, differs, points, nearest = self._label(setting, [away for _, away in parts])
         basis = {metric: self._basis(metric, parts, setting) for metric in METRICS}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from helixsim.domain.figures import GpuShare, SettingFigures
 from helixsim.errors import DataError
 from helixsim.metrics.error_cells import BATCHES, CONTEXTS, METRICS, Cell, bucket, cells_of, shipped_cells
-from helixsim.metrics.error_table import KINDS
+from helixsim.metrics.error_table import KINDS, LEAST, UNKNOWN
 from helixsim.metrics.model_error import Table, shipped_table
 
 SETTING = SettingFigures((GpuShare("h100", 4, 1.0),), "vllm-1", "dense", "fp8", ("roofline",), 1.0, 16.0, 3000.0)
@@ -114,6 +114,14 @@ def test_a_mixed_system_is_as_good_as_its_parts() -> None:
     assert found.label == "validated"
     with_unknown = replace(SETTING, nodes=(GpuShare("h100", 4, 0.5), GpuShare("l4", 4, 0.5)))
     assert table.estimate(with_unknown).differs == ("gpu",)
+
+
+def test_what_cells_differ_in_only_together_is_not_taken_for_known() -> None:
+    alike, alone = cell(mean=0.0, gpu=("b200",)), cell(mean=0.01)
+    both = cell(mean=0.02, engine="sglang", stages=4)
+    added = Table([alone, alike, both]).known.added["tpot"]
+    assert added["gpu"] == pytest.approx(LEAST**2, rel=0.1)
+    assert added["stages"] == added["engine"] == added["regions"] == pytest.approx(UNKNOWN**2)
 
 
 def test_sixteen_bit_formats_are_one() -> None:
