@@ -15,7 +15,7 @@ import numpy as np
 from helixsim.cli import compare_calibrate, console
 from helixsim.cli.compare_common import MAIN_METRICS, check, executor_of, experiment_of
 from helixsim.cli.profile_actions import aligned
-from helixsim.errors import ConfigError, DataError, ExitCode, unknown_name
+from helixsim.errors import ConfigError, DataError, ExitCode, HelixsimError, unknown_name
 
 if TYPE_CHECKING:
     from helixsim.benchmarks.benchmark import Benchmark
@@ -36,6 +36,8 @@ def run(args: argparse.Namespace, systems: RunSet | None) -> int:
     if args.add_to is not None and not args.replay:
         raise ConfigError("--add-to needs --replay: points are compared under the load that was measured")
     measured = _measured(args, several=systems is None)
+    if args.figure is not None and len(measured) > 1:
+        raise ConfigError(f"--figure draws one benchmark, got {len(measured)}; --result N selects one of a file")
     with tempfile.TemporaryDirectory(prefix="helixsim-") as folder:
         if systems is None:
             name, runs, notes = _simulated(args, measured, Path(folder))
@@ -49,7 +51,7 @@ def run(args: argparse.Namespace, systems: RunSet | None) -> int:
         if args.add_to is not None:
             _add(args, found)
         if args.figure is not None:
-            _draw(args.figure, found)
+            _draw(args.figure, found[0])
         document: dict[str, Any] = {"system": name, "benchmarks": [one.document() for one in found]}
         if len(found) == 1:
             document |= {key: document["benchmarks"][0][key] for key in ("errors", "notes")}
@@ -211,8 +213,8 @@ def _simulated(
     runs: dict[int, Any] = {}
     with console.progress("simulate", quiet=args.quiet) as advance, executor_of(args, len(tasks)) as executor:
         for number, outcome in executor.carry_out(replay, tasks, advance):
-            if isinstance(outcome, Exception):
-                raise outcome
+            if isinstance(outcome, HelixsimError):
+                raise outcome.within(points[number].label)
             runs[number] = outcome
     each = [runs[number if len(tasks) > 1 else 0] for number in range(len(points))]
     return name, each, [point.notes for point in points]
@@ -240,12 +242,9 @@ def _differences(directory: Path, run: Run, benchmark: Benchmark) -> list[str]:
     return differences(benchmark, own.get("arrivals") or document["workload"]["arrivals"], *lengths)
 
 
-def _draw(path: Path, found: Sequence[_Comparison]) -> None:
+def _draw(path: Path, one: _Comparison) -> None:
     from helixsim.report.compare_figures import write_cdf_figure
 
-    one = found[0]
-    if len(found) > 1:
-        raise ConfigError(f"--figure draws one benchmark, got {len(found)}; --result N selects one of a file")
     measured = one.benchmark.requests
     if not len(measured.ttft_s):
         needed = "single requests in the file (vllm bench serve --save-result --save-detailed)"

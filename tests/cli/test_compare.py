@@ -395,3 +395,18 @@ def test_a_benchmark_of_another_model_is_told(case, capsys, tmp_path) -> None:
             notes = json.loads(capsys.readouterr().out)["notes"]
             said = "the benchmark is of Qwen/Qwen3-32B, the experiment of llama-3-8b"
             assert (said in notes) is is_told
+
+
+def test_a_load_that_the_experiment_cannot_have_is_told_with_its_file(case, capsys, tmp_path) -> None:
+    path, _, _, measured = case
+
+    def endless(document):
+        document |= {"max_concurrency": 3, "total_input_tokens": 10**9}
+        for key in ("start_times", "input_lens", "output_lens", "ttfts", "itls", "errors"):
+            del document[key]
+
+    other = changed(measured, tmp_path, endless)
+    assert main(["compare", str(path), str(other), "--replay"]) == 2
+    said = capsys.readouterr().err
+    assert "changed.json" in said
+    assert "context" in said
