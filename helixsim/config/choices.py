@@ -127,12 +127,19 @@ def look_up(source: Source, registries: Registries) -> Choices:
     for number in _entries(source, ("systems",)):
         for key, registry, default in (
             ("placement", registries.placement, None),
-            ("routing", registries.routing, DEFAULT_ROUTING),
+            ("routing", registries.routing, _routing_of(source, number)),
             ("batching", registries.batching, batching),
         ):
             get = partial(registry.get, beside=source.path.parent, imports=registries.imports)
             _choose(source, ("systems", number, key), get, choices, default, partial(registries.path_of, key))
     return choices
+
+
+def _routing_of(source: Source, number: int | str) -> str:
+    """Return the routing policy of a system that states none: ``helix`` selects it with the placement."""
+    placement = _at(source.data, ("systems", number, "placement"))
+    strategy = placement.get("strategy") if isinstance(placement, dict) else placement
+    return "auto" if strategy == "helix" else DEFAULT_ROUTING
 
 
 def _batching_of_engine(source: Source) -> str:

@@ -185,7 +185,8 @@ class SystemSection(Section):
     name: Name | None = Field(None, description="Name in tables and files (default: the placement strategy).")
     placement: PlacementChoice = Field(description="Placement strategy, or a mapping of `strategy` and options.")
     routing: RoutingChoice = Field(
-        RoutingChoice(policy=DEFAULT_ROUTING), description="Routing policy, or a mapping of `policy` and options."
+        RoutingChoice(policy=DEFAULT_ROUTING),
+        description="Routing policy, or a mapping of `policy` and options (default: `auto` with `helix`).",
     )
     batching: BatchingChoice = Field(
         BatchingChoice(policy=DEFAULT_BATCHING),

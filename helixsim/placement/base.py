@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -18,6 +18,19 @@ Evaluator = Callable[[Placement], float]
 
 Estimate = Callable[[Placement], float]
 """Predicts an evaluator's score roughly, within milliseconds, to select the candidates that are simulated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A valid placement that may be selected, by name."""
+
+    name: str
+    placement: Placement
+
+
+Select = Callable[[Sequence[Contender], Callable[[str], None]], Placement]
+"""Selects a placement, and the routing with it, by simulations under the load of the experiment. The second argument is
+told of progress. The result is one of the contenders', or that of a baseline, with notes on the selection."""
 
 
 def silent(_step: str, _seconds: float, _objective: float, _bound: float) -> None:
@@ -38,6 +51,9 @@ class PlacementProblem:
         None: candidates are selected for simulation by max-flow and hops.
     operating
         A second estimate of capacity, which yields other candidates for the evaluator.
+    select
+        Selects among all candidates at once, in place of ``evaluator``. None: the load has no rate, or the criterion is
+        another than requests within the objectives.
     """
 
     fleet: Deployment
@@ -47,6 +63,7 @@ class PlacementProblem:
     progress: Progress = field(default=silent)
     estimate: Estimate | None = None
     operating: CapacityTable | None = None
+    select: Select | None = None
 
 
 class Strategy(Protocol):

@@ -8,89 +8,28 @@ of the actual workload) picks from this frontier and the heuristics. See docs/pl
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
 
-from helixsim.domain.cluster import Deployment
 from helixsim.domain.placement import LayerRange, Placement
 from helixsim.errors import ConfigError, InfeasibleError
 from helixsim.flow.capacity import upper_bound_share
 from helixsim.flow.maxflow import max_flow
-from helixsim.placement import homogeneous, petals, separate, swarm, tuning
-from helixsim.placement.base import PlacementProblem, Strategy
+from helixsim.placement import homogeneous, petals, replicas, separate, swarm, tuning
+from helixsim.placement.base import Contender, PlacementProblem, Strategy
 from helixsim.placement.check import check
-from helixsim.placement.constraints import constraint_faults, limited_table, moved_bytes, narrowed, reassigned
+from helixsim.placement.constraints import limited_table, moved_bytes, narrowed, reassigned
 from helixsim.placement.fixed import previous_ranges
-from helixsim.placement.select import Candidate, best, finalists, frontier, listed, neighbours, promising
+from helixsim.placement.helix_options import HelixOptions
+from helixsim.placement.select import Candidate, best, contenders, finalists, frontier, listed, neighbours, promising
 from helixsim.placement.stages import NodeGroup, Pipeline, groups_of, hops, lay_out
+from helixsim.placement.subsets import subsets
 from helixsim.placement.swaps import swapped
-from helixsim.plugins import bound_faults
 from helixsim.units import format_bytes
 
-
-@dataclass(frozen=True, slots=True)
-class HelixOptions:
-    """Options of ``helix``.
-
-    Parameters
-    ----------
-    max_hops
-        Most nodes on a route; None: no limit.
-    across_regions
-        Let a pipeline pass several regions. False: only where no region can hold the model by itself; that search takes
-        a fraction of the time.
-    time_limit_s
-        Time limit of the search [s]; the best placement found by then is used. Results are reproducible only if it is
-        not reached.
-    candidates
-        Number of placements that are simulated; baselines of a similar estimate are always among them.
-    select
-        ``simulate``: the highest score in simulation (the largest max-flow where nothing can be simulated); ``flow``:
-        the largest max-flow.
-    criterion
-        Score of a simulation. ``balanced``: output tokens/s and time per token, one per cent of the former for two of
-        the latter. ``throughput``: output tokens/s. At a given rate, which all stable placements serve alike, both
-        rank by time per token. ``goodput``: requests/s that meet the service-level objective, then ``balanced``.
-        ``latency``: time per token.
-    method
-        ``blocks``: column generation. ``exact``: then the per-node program, at most 10 nodes. ``auto``: ``blocks``.
-    partial_inference
-        Allow it for the Petals candidate: a request may then enter a node in the middle of its layers. None: only where
-        candidates are simulated. Searched pipelines never need it.
-    exclude
-        Nodes to exclude: ids or patterns such as ``t4-*``.
-    max_layers
-        Node type -> most layers per node.
-    pinned
-        Node id -> [start, end) that it must hold. Pins are applied to the results of the search: equal nodes exchange
-        roles, and a candidate that then carries nothing is dropped.
-    previous
-        File with the running placement (as written by ``place --export``): roles are assigned to nodes so that few
-        weights move, and of the candidates within ``move_tolerance`` of the best the one that moves least is chosen.
-    move_tolerance
-        Share of the best score, or flow, that may be given up to move less.
-    """
-
-    max_hops: int | None = field(default=None, metadata={"ge": 1})
-    across_regions: bool = True
-    time_limit_s: float = field(default=120.0, metadata={"gt": 0, "le": 1e6})
-    candidates: int = field(default=6, metadata={"ge": 1, "le": 1000})
-    select: Literal["simulate", "flow"] = "simulate"
-    criterion: Literal["balanced", "throughput", "goodput", "latency"] = "balanced"
-    method: Literal["auto", "blocks", "exact"] = "auto"
-    partial_inference: bool | None = None
-    exclude: tuple[str, ...] = ()
-    max_layers: dict[str, int] = field(default_factory=dict, metadata={"ge": 1})
-    pinned: dict[str, list[int]] = field(default_factory=dict)
-    previous: Path | None = None
-    move_tolerance: float = field(default=0.01, metadata={"ge": 0, "le": 1})
-
-    def faults(self, fleet: Deployment) -> Iterator[tuple[str, str]]:
-        """Yield (option, message) for each option that does not fit a fleet."""
-        yield from bound_faults(self)
-        yield from constraint_faults(fleet, self.exclude, self.max_layers, self.pinned)
+SUBSET_PLACEMENTS = 1
+"""Placements of each part of the nodes that are candidates, the best by the estimate."""
 
 
 class Helix:
@@ -133,6 +72,8 @@ class _Search:
         self.scores: dict[str, float] = {}
         self.interrupted = False
         self.out_of_time = False
+        self.selected: Placement | None = None
+        self._races = problem.select is not None and options.select == "simulate" and not self.previous
 
     def run(self) -> Placement:
         """Search and select. On Ctrl-C the candidates so far are used."""
@@ -143,6 +84,7 @@ class _Search:
             lambda: self._add_pipelines(self.problem, groups),
             self._add_operating_pipelines,
             self._add_exact,
+            self._add_subsets,
             self._evaluate,
         ]
         try:
@@ -210,6 +152,7 @@ class _Search:
         is_simulated = self.problem.evaluator is not None and self.options.select == "simulate"
         partial = is_simulated if self.options.partial_inference is None else self.options.partial_inference
         heuristics: list[tuple[Strategy, Any]] = [
+            *([(replicas.Replicas(), replicas.ReplicasOptions())] if self._races else []),
             (swarm.Swarm(), swarm.SwarmOptions()),
             (petals.Petals(), petals.PetalsOptions(partial_inference=partial)),
             (separate.Separate(), separate.SeparateOptions()),
@@ -314,9 +257,45 @@ class _Search:
             self.history.append((self._seconds(), self.best, self.bound))
             self._report("bound")
 
+    def _add_subsets(self) -> None:
+        """Add placements on parts of the nodes, where a race can tell what nodes are worth."""
+        estimate = self.problem.estimate
+        if not self._races or estimate is None:
+            return
+
+        def searched(part: PlacementProblem) -> list[Placement]:
+            """Return the best placement of the nodes by the estimate; time is shared with the other searches."""
+            narrow = replace(self.options, across_regions=False, time_limit_s=max(1.0, self._time_left_s() / 4))
+            search = _Search(part, narrow)
+            groups = groups_of(part)
+            if self._time_left_s() <= 0 or sum(len(g.nodes) * len(g.tokens_per_s) for g in groups) < self._num_layers:
+                return []
+            search._add_pipelines(part, groups)
+            found = sorted(search.candidates, key=lambda c: -estimate(c.placement))[:SUBSET_PLACEMENTS]
+            return [replace(one.placement, strategy=one.name) for one in found]
+
+        for subset in subsets(self.problem, searched):
+            self._add(subset.name, subset.ranges, pipelines=subset.pipelines)
+
+    @property
+    def _num_layers(self) -> int:
+        return self.problem.fleet.model.num_layers
+
+    def _race(self) -> None:
+        """Let the race select among all candidates and routings."""
+        estimate, select = self.problem.estimate, self.problem.select
+        assert estimate is not None
+        assert select is not None
+        estimates = {candidate.name: estimate(candidate.placement) for candidate in self.candidates}
+        chosen = contenders(self.candidates, estimates, self.options.candidates)
+        self.selected = select([Contender(one.name, one.placement) for one in chosen], self._report)
+
     def _evaluate(self) -> None:
         """Score the finalists by simulation, then the neighbours of the best, unless max-flow decides."""
         self.out_of_time = self._time_left_s() <= 0  # of the search; simulations have no time limit
+        if self._races and self.problem.estimate is not None:
+            self._race()
+            return
         evaluator, limit = self.problem.evaluator, self.options.candidates
         if evaluator is None or self.options.select == "flow":
             return
@@ -335,10 +314,11 @@ class _Search:
 
     def _outcome(self) -> Placement:
         chosen = best(self.candidates, self.scores, self.options.move_tolerance)
-        gap = 1.0 - chosen.flow_tokens_per_s / self.bound
+        placement = chosen.placement if self.selected is None else replace(self.selected, strategy="helix")
+        gap = 1.0 - placement.objective_tokens_per_s / self.bound
         stopped = self.interrupted or self.out_of_time
         return replace(
-            chosen.placement,
+            placement,
             upper_bound_tokens_per_s=self.bound,
             status="optimal" if gap <= tuning.OPTIMAL_GAP else "feasible" if stopped else "heuristic",
             solve_s=self._seconds(),
@@ -352,6 +332,7 @@ class _Search:
                 ],
                 "interrupted": self.interrupted,
                 **({"moved_bytes": chosen.moved_bytes} if self.previous else {}),
+                **({} if self.selected is None else self.selected.notes),
             },
         )
 

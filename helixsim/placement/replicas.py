@@ -15,6 +15,9 @@ from helixsim.placement.base import PlacementProblem
 from helixsim.placement.outcome import finished
 from helixsim.placement.splits import even_split
 
+LEAST_KV_TOKENS = 4096
+"""KV memory of a replica for which its nodes must have room, or for the longest context of the model [tokens]."""
+
 
 @dataclass(frozen=True, slots=True)
 class ReplicasOptions:
@@ -34,7 +37,7 @@ class Replicas:
 
     This is how serving engines are deployed: tensor parallelism inside a node, pipeline parallelism only where a node
     is too small. Nodes are equal if GPU, number of GPUs, NIC and limits are. A group holds the model if each of its
-    nodes has room for an even share of the layers beside KV memory for one long context (``max_layers``). Nodes that
+    nodes has KV memory for one context, of ``LEAST_KV_TOKENS`` at most, beside an even share of the layers. Nodes that
     are left over, or of which all together do not hold the model, stay idle.
     """
 
@@ -91,12 +94,13 @@ def smallest_group(fleet: Deployment, nodes: Sequence[Node], max_nodes: int | No
     num_layers = fleet.model.num_layers
     profile = fleet.profile(nodes[0].id)
     limit = min(len(nodes), num_layers, len(nodes) if max_nodes is None else max_nodes)
-    most = min(profile.max_layers, len(profile.kv_blocks))
+    most = len(profile.kv_blocks)
+    least = min(LEAST_KV_TOKENS, fleet.model.max_context_tokens) / profile.block_tokens
     for size in range(-(-num_layers // most) if most else limit + 1, limit + 1):
         group = nodes[:size]
         ends = list(accumulate(even_split(fleet, group, [most] * size)))
         shares = [LayerRange(start, end) for start, end in zip([0, *ends], ends, strict=False)]
-        if all(fleet.kv_blocks(node.id, held) >= 1 for node, held in zip(group, shares, strict=True)):
+        if all(fleet.kv_blocks(node.id, held) >= least for node, held in zip(group, shares, strict=True)):
             return shares
     return []
 
@@ -104,10 +108,11 @@ def smallest_group(fleet: Deployment, nodes: Sequence[Node], max_nodes: int | No
 def _too_small(fleet: Deployment, nodes: Sequence[Node], max_nodes: int | None) -> str:
     """Return why no group of these nodes holds the model."""
     profile = fleet.profile(nodes[0].id)
-    most = min(profile.max_layers, len(profile.kv_blocks))
+    most = len(profile.kv_blocks)
     count = len(nodes) if max_nodes is None else min(len(nodes), max_nodes)
     word = f"{count} nodes of type {profile.kind} hold" if count > 1 else f"one node of type {profile.kind} holds"
-    limited = f", limited by {profile.limited_by}" if profile.limited_by else ""
+    limited = ""
     if count * most >= fleet.model.num_layers:
-        limited = ", but not with embedding and output head"
+        least = min(LEAST_KV_TOKENS, fleet.model.max_context_tokens)
+        limited = f", but not with KV memory for {least} tokens beside embedding and output head"
     return f"too small: {word} {count * most} of {fleet.model.num_layers} layers in {nodes[0].region}{limited}"

@@ -77,6 +77,24 @@ def promising(candidates: Sequence[Candidate], estimates: Mapping[str, float], l
     return heuristics + searched[: max(limit - len(heuristics), limit - limit // 2)]
 
 
+def contenders(candidates: Sequence[Candidate], estimates: Mapping[str, float], limit: int) -> list[Candidate]:
+    """Return the candidates of a race: all heuristics, and of the others twice ``limit`` with the highest estimates.
+
+    Equal placements are kept once, by the name of the first.
+    """
+    distinct: dict[tuple[object, ...], Candidate] = {}
+    for candidate in sorted(candidates, key=lambda c: c.is_searched):
+        layout = candidate.placement
+        key = (tuple(layout.ranges.items()), tuple(layout.pipelines.items()), layout.partial_inference)
+        distinct.setdefault(key, candidate)
+    heuristics = [candidate for candidate in distinct.values() if not candidate.is_searched]
+    searched = sorted(
+        (candidate for candidate in distinct.values() if candidate.is_searched),
+        key=lambda c: (-estimates[c.name], c.max_hops),
+    )
+    return heuristics + searched[: 2 * limit]
+
+
 def neighbours(candidates: Sequence[Candidate], scores: Mapping[str, float]) -> list[Candidate]:
     """Return the neighbours without a score of the best-scored candidate on the frontier of the searched ones."""
     line = frontier([c for c in candidates if c.is_searched])

@@ -12,6 +12,7 @@ from helixsim.metrics.energy_cost import IDLE_POWER_SHARE
 from helixsim.report import whatif_rows
 from helixsim.report.figures import write_figures
 from helixsim.report.rows import LEGEND, comparison_sections, notes, number, percent, window_sentence
+from helixsim.report.selection import selection_notes
 from helixsim.report.style import FigureFile
 from helixsim.report.templating import inline, template
 from helixsim.results.files import read_json
@@ -75,7 +76,7 @@ def render_html(runs: RunSet, figures: list[FigureFile], manifest: Mapping[str, 
         changes=whatif_rows.changes(runs),
         outcomes=(whatif_rows.HEAD, *whatif_rows.rows(runs)),
         sections=comparison_sections(runs),
-        notes=notes(runs),
+        notes=[*notes(runs), *selection_notes(runs)],
         window=window_sentence(runs),
         legend=LEGEND,
         figures=[pair for pair in shown if not pair[0].name.startswith("placement-")],

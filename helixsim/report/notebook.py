@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from helixsim.report.pages import PageTable
 from helixsim.report.rows import comparison_sections, notes
+from helixsim.report.selection import selection_notes
 from helixsim.report.templating import template
 from helixsim.results.runset import RunSet
 
@@ -16,7 +17,7 @@ def comparison_html(runs: RunSet) -> str:
         (section.title, [(row.label, *row.cells) for row in section.rows]) for section in comparison_sections(runs)
     ]
     failed = [(name, f"failed: {message}") for name, (_, message) in runs.failed.items()]
-    return _html(["", *runs], groups, [*notes(runs), *failed])
+    return _html(["", *runs], groups, [*notes(runs), *selection_notes(runs), *failed])
 
 
 def table_html(table: PageTable, sentences: Sequence[tuple[str, str]] = ()) -> str:

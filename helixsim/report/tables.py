@@ -11,6 +11,7 @@ from helixsim.domain.hardware import NodeProfile
 from helixsim.escape import printable, printable_tree
 from helixsim.report import whatif_rows
 from helixsim.report.rows import LEGEND, MISSING, comparison_sections, notes, number, percent, window_sentence
+from helixsim.report.selection import HEAD, race_rows, selection_notes, selection_sentences
 from helixsim.results.runset import RunSet
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def comparison_text(runs: RunSet, *, width: int = WIDTH, color: bool = False) ->
             for row in section.rows:
                 table.add_row(Text(f"  {printable(row.label, one_line=True)}"), *map(_emphasised, row.cells[chosen]))
         parts += [table, ""]
-    parts += [_labelled(f"{name}: ", sentence) for name, sentence in notes(runs)]
+    parts += [_labelled(f"{name}: ", sentence) for name, sentence in [*notes(runs), *selection_notes(runs)]]
     parts += ["", Text(printable(f"{window_sentence(runs)} {LEGEND}", one_line=True), style="dim")]
     return _render(parts, width, color)
 
@@ -123,7 +124,8 @@ def placement_text(name: str, placement: Mapping[str, Any], *, width: int = WIDT
         title += f"; {len(replicas)} replicas of the model, on {sizes} nodes"
     if left_out := placement["notes"].get("kinds_left_out"):
         title += f"; not used, too small for the model: {', '.join(left_out)}"
-    parts: list[RenderableType] = [Text(title, style="bold"), table, *idle_sentences(placement)]
+    parts: list[RenderableType] = [Text(title, style="bold"), table]
+    parts += [Text(printable(sentence, one_line=True)) for sentence in selection_sentences(placement["notes"])]
     frontier = placement["notes"].get("frontier", [])
     if len(frontier) > 1:
         points = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1))
@@ -141,16 +143,14 @@ def placement_text(name: str, placement: Mapping[str, Any], *, width: int = WIDT
             flow = number(entry["max_flow_tokens_per_s"])
             scores.add_row(entry["name"], str(entry["hops"]), flow, number(entry["score"]))
         parts += ["", Text("Candidates by score in short simulations"), scores]
+    if rows := race_rows(placement["notes"]):
+        race = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1))
+        for column in HEAD:
+            race.add_column(column, justify="left" if column in HEAD[:2] else "right", overflow="fold")
+        for row in rows:
+            race.add_row(*printable_tree(row))
+        parts += ["", Text("Race of placements and routings; the last round has the requests of the report"), race]
     return _render(parts, width, color)
-
-
-def idle_sentences(placement: Mapping[str, Any]) -> list[str]:
-    """Return a line for each reason for which nodes hold no layers."""
-    by_reason: dict[str, list[str]] = {}
-    for node, reason in placement["notes"].get("idle", {}).items():
-        by_reason.setdefault(reason, []).append(node)
-    lines = [f"Idle, {reason}: {', '.join(nodes)}" for reason, nodes in by_reason.items()]
-    return [printable(line, one_line=True) for line in lines]
 
 
 def plain_table(

@@ -7,6 +7,7 @@ from helixsim.plugins import Registry
 REGISTRY = Registry(
     "routing policy",
     {
+        "auto": "helixsim.routing.auto:Auto",
         "flow_weighted": "helixsim.routing.flow_weighted:FlowWeighted",
         "swarm": "helixsim.routing.swarm:Swarm",
         "random": "helixsim.routing.baselines:Random",

@@ -64,7 +64,8 @@ class Evaluator:
         self.capacity = capacity
         self.was_asked = False
         """A placement made without asking does not depend on the load."""
-        self.criterion: str = getattr(system.placement_options, "criterion", "balanced")
+        criterion: str = getattr(system.placement_options, "criterion", "balanced")
+        self.criterion = "balanced" if criterion == "auto" else criterion
         slo = experiment.slo
         if self.criterion == "goodput" and slo.ttft_s is slo.tpot_s is slo.e2el_s is None:
             raise ConfigError(

@@ -42,11 +42,15 @@ def kept_or_searched(
     experiment: ResolvedExperiment,
     system: SystemSpec,
     capacities: tuple[CapacityTable | None, ...],
+    rivals: tuple[SystemSpec, ...],
     by_flow: bool,
     search: Search,
 ) -> Placement:
-    """Return the placement of these inputs; while one process searches, others with the same inputs wait for it."""
-    keys = _keys(experiment, system, capacities, by_flow)
+    """Return the placement of these inputs; while one process searches, others with the same inputs wait for it.
+
+    ``rivals`` are the systems whose placements it is compared with.
+    """
+    keys = _keys(experiment, system, capacities, rivals, by_flow)
     with store.exclusive(keys[0]):
         for key in keys:
             if (found := store.get(key)) is not None:
@@ -58,7 +62,11 @@ def kept_or_searched(
 
 
 def _keys(
-    experiment: ResolvedExperiment, system: SystemSpec, capacities: tuple[CapacityTable | None, ...], by_flow: bool
+    experiment: ResolvedExperiment,
+    system: SystemSpec,
+    capacities: tuple[CapacityTable | None, ...],
+    rivals: tuple[SystemSpec, ...],
+    by_flow: bool,
 ) -> list[str]:
     """Return the key of a placement that depends on the load, if any may, and that of one that does not."""
     blind = (
@@ -69,12 +77,14 @@ def _keys(
     own = [name for name in plugins if name == system.placement]
     if by_flow:
         return [content_key("placement by flow", blind, plugins=own)]
-    by_goodput = getattr(system.placement_options, "criterion", None) == "goodput"
+    by_goodput = getattr(system.placement_options, "criterion", None) in {"auto", "goodput"}
     load = (
         experiment.workload, experiment.workload_stats, experiment.engine, experiment.is_one_by_one,
         experiment.sample_s, experiment.slo if by_goodput else None, system.routing, system.routing_options,
         system.batching, system.batching_options, system.kv, system.arrivals,
+        [(one.name, one.placement, one.placement_options, one.routing, one.routing_options) for one in rivals],
     )  # fmt: skip
+    plugins = tuple({*plugins, *(name for one in rivals for name in system_plugins(one))})
     return [
         content_key("placement", blind, load, plugins=plugins),
         content_key("placement for any load", blind, plugins=own),

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 
 from helixsim.config.experiment import ResolvedExperiment, SystemSpec
 from helixsim.domain.placement import Placement
+from helixsim.domain.request import FeedMode
 from helixsim.errors import InfeasibleError
 from helixsim.flow.maxflow import max_flow
 from helixsim.flow.operating import operating_capacity, operating_point
 from helixsim.placement import registry as placement_registry
 from helixsim.placement.base import PlacementProblem, Progress, silent
 from helixsim.placement.check import check
+from helixsim.routing import registry as routing_registry
 from helixsim.study.evaluator import Evaluator
 from helixsim.study.placements import PlacementStore, kept_or_searched
+from helixsim.study.race import Race
 from helixsim.study.systems import PlacedSystem, capacity_table, operating_load
+from helixsim.workload.arrivals import process_of
 
 
 def place_system(
@@ -42,17 +47,60 @@ def place_system(
     planned = as_planned(experiment)
     problem = replace(placement_problem(experiment, system), progress=progress)
 
+    rivals = () if by_flow else _rivals(planned, system)
+
+    def baselines() -> list[PlacedSystem]:
+        """Return the placed baselines; those that cannot be placed are left out."""
+        found = []
+        for rival in rivals or ():
+            with suppress(InfeasibleError):
+                found.append(place_system(experiment, rival, store=store))
+        return found
+
     def search() -> tuple[Placement, bool]:
-        evaluator = None if by_flow else Evaluator(planned, system, problem.capacity)
+        evaluator = None if by_flow else Evaluator(planned, routed(system, None), problem.capacity)
         given = problem if evaluator is None else replace(problem, evaluator=evaluator, estimate=evaluator.estimate)
+        if rivals is not None and not by_flow:
+            given = replace(given, select=Race(planned, system, problem.capacity, baselines))
         found = placement_registry.get(system.placement)().solve(given, system.placement_options)
         return found, evaluator is not None and evaluator.was_asked
 
     if store is None:
         placement = search()[0]
     else:
-        placement = kept_or_searched(store, planned, system, (problem.capacity, problem.operating), by_flow, search)
+        capacities = (problem.capacity, problem.operating)
+        placement = kept_or_searched(store, planned, system, capacities, rivals or (), by_flow, search)
     return assembled(experiment, system, placement)
+
+
+def _rivals(experiment: ResolvedExperiment, system: SystemSpec) -> tuple[SystemSpec, ...] | None:
+    """Return the systems of the experiment that a race compares with; None: this one is not selected by a race.
+
+    It is where the load has a rate and the criterion asks for requests within objectives, or the routing is selected,
+    too. Rivals are other strategies on the same nodes with the same engine.
+    """
+    criterion = getattr(system.placement_options, "criterion", None) if system.placement == "helix" else None
+    arrivals = system.arrivals or experiment.workload.arrivals
+    is_asked = experiment.slo.is_stated or system.routing == "auto"
+    if criterion not in {"auto", "goodput"} or process_of(arrivals).mode is not FeedMode.OPEN or not is_asked:
+        return None
+    return tuple(
+        other
+        for other in experiment.systems
+        if other.placement != "helix"
+        and (other.fleet, other.batching, other.batching_options, other.kv, other.arrivals)
+        == (system.fleet, system.batching, system.batching_options, system.kv, system.arrivals)
+    )
+
+
+def routed(system: SystemSpec, placement: Placement | None) -> SystemSpec:
+    """Return a system with the routing that was selected with its placement, where its own is ``auto``."""
+    if system.routing != "auto":
+        return system
+    known = {} if placement is None else placement.notes.get("routing", {})
+    policy = known.get("policy", "flow_weighted" if system.placement == "helix" else "earliest_finish")
+    options = routing_registry.get(policy).Options
+    return replace(system, routing=policy, routing_options=options(**known.get("options", {})))
 
 
 def placement_problem(experiment: ResolvedExperiment, system: SystemSpec) -> PlacementProblem:
@@ -75,6 +123,7 @@ def assembled(experiment: ResolvedExperiment, system: SystemSpec, placement: Pla
         If a node cannot hold its layers, or no token can pass all layers.
     """
     planned, fleet = as_planned(experiment), system.fleet
+    system = routed(system, placement)
     check(fleet, placement)
     plan = max_flow(fleet, placement, capacity_table(planned, system))
     if plan.max_flow_tokens_per_s <= 0:

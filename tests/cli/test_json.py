@@ -16,7 +16,7 @@ from helixsim.cli.main import build_parser, main
 from helixsim.datafiles import data_path
 
 SAMPLE = str(data_path("traces", "sample.csv"))
-HELIX = "{name: helix, placement: {strategy: helix, candidates: 1}}"
+HELIX = "{name: helix, placement: {strategy: helix, candidates: 1, criterion: balanced}, routing: flow_weighted}"
 TIMINGS = "gpu,model,phase,batch_tokens,ms_per_layer\n" + "".join(
     f"L4,llama70b,{phase},{batch},{0.5 + batch / 100}\n" for phase in ("prompt", "decode") for batch in (1, 8, 64, 512)
 )

@@ -61,7 +61,7 @@ class FakeRegistry:
 
 REGISTRIES = Registries(
     FakeRegistry("helix", "swarm", "petals"),
-    FakeRegistry("flow_weighted", "random"),
+    FakeRegistry("auto", "flow_weighted", "random"),
     FakeRegistry("continuous", "prefill_first"),
 )
 

@@ -23,6 +23,12 @@ LAYERS = 8
 WHOLE, HALF, THIRD = (builders.profile(kind, most) for kind, most in (("whole", 8), ("half", 4), ("third", 3)))
 
 
+def fleet_of(kinds, **how) -> Deployment:
+    """A fleet whose model has contexts of 100 tokens, for which every node of the tests has room."""
+    made = builders.fleet(kinds, num_layers=LAYERS, **how)
+    return replace(made, model=replace(made.model, max_context_tokens=100))
+
+
 def problem(fleet: Deployment) -> PlacementProblem:
     tables = {profile.kind: (100.0,) * len(profile.kv_blocks) for profile in fleet.profiles}
     return PlacementProblem(fleet, builders.capacity_of(fleet, tables))
@@ -39,7 +45,7 @@ def solved(fleet: Deployment, **options):
 def test_laws(nodes: list[tuple[int, str]]) -> None:
     """Replicas hold each layer once, are as small as can be, of equal nodes of one region, and nothing else is idle."""
     kinds = {most: builders.profile(f"k{most}", most) for most, _ in nodes}
-    fleet = builders.fleet([kinds[most] for most, _ in nodes], num_layers=LAYERS, regions=[r for _, r in nodes])
+    fleet = fleet_of([kinds[most] for most, _ in nodes], regions=[r for _, r in nodes])
     classes: dict[tuple[str, str], int] = {}
     for node, profile in zip(fleet.cluster.nodes, fleet.profiles, strict=True):
         classes[profile.kind, node.region] = classes.get((profile.kind, node.region), 0) + 1
@@ -71,19 +77,22 @@ def test_laws(nodes: list[tuple[int, str]]) -> None:
     assert len(plan.replicas) == sum(expected.values())
 
 
-def test_a_group_needs_room_for_the_embedding_and_the_output_head() -> None:
-    """Two nodes hold four layers each, but the ends take all KV memory of the first and the last: three nodes do."""
-    lost = 16_000 * 4
-    ends = replace(HALF, kv_blocks=(1000, 300, 100, 2), ends_bytes=Ends(lost, lost, 2 * lost), block_bytes=8_000.0)
-    placement = solved(builders.fleet([ends] * 3, num_layers=LAYERS))
-    assert len(set(placement.pipelines.values())) == 1
-    assert len(placement.ranges) == 3
-    with pytest.raises(InfeasibleError, match="not with embedding and output head"):
-        solved(builders.fleet([ends] * 2, num_layers=LAYERS))
+def test_a_group_needs_kv_memory_for_a_context_beside_embedding_and_output_head() -> None:
+    """Two nodes have 100 blocks beside four layers each, of which the ends take 8; three have 300 beside three each."""
+    ends = replace(
+        HALF, kv_blocks=(1000, 500, 300, 100), ends_bytes=Ends(256_000, 256_000, 512_000), block_bytes=8_000.0
+    )
+    for context, nodes in ((1400, 2), (1500, 3), (4096, 3), (100_000, 3)):
+        fleet = fleet_of([ends] * 3)
+        placement = solved(replace(fleet, model=replace(fleet.model, max_context_tokens=context)))
+        assert len(placement.ranges) == nodes
+    fleet = fleet_of([ends] * 2)
+    with pytest.raises(InfeasibleError, match="not with KV memory for 4096 tokens beside embedding and output head"):
+        solved(replace(fleet, model=replace(fleet.model, max_context_tokens=5000)))
 
 
 def test_a_node_of_several_gpus_is_one_replica() -> None:
-    fleet = builders.fleet([WHOLE, WHOLE, HALF], num_layers=LAYERS)
+    fleet = fleet_of([WHOLE, WHOLE, HALF])
     placement = solved(fleet)
     assert placement.ranges == {"whole-0": LayerRange(0, 8), "whole-1": LayerRange(0, 8)}
     assert placement.notes["idle"] == {
@@ -92,7 +101,7 @@ def test_a_node_of_several_gpus_is_one_replica() -> None:
 
 
 def test_nodes_of_a_group_are_equal_in_network_and_limits() -> None:
-    fleet = builders.fleet([HALF] * 4, num_layers=LAYERS)
+    fleet = fleet_of([HALF] * 4)
     first, *others = fleet.cluster.nodes
     for change in ({"nic_bps": 1e9}, {"max_requests": 3}, {"kv_blocks": 50}):
         cluster = replace(fleet.cluster, nodes=(replace(first, **change), *others))
@@ -102,13 +111,13 @@ def test_nodes_of_a_group_are_equal_in_network_and_limits() -> None:
 
 
 def test_a_limit_of_nodes_excludes_pipelines() -> None:
-    fleet = builders.fleet([WHOLE, HALF, HALF], num_layers=LAYERS)
+    fleet = fleet_of([WHOLE, HALF, HALF])
     assert set(solved(fleet, max_nodes=1).ranges) == {"whole-0"}
     assert set(solved(fleet, max_nodes=2).ranges) == {"whole-0", "half-0", "half-1"}
 
 
 def test_without_any_group_the_error_says_why_and_what_to_do() -> None:
-    fleet = builders.fleet([HALF, THIRD, THIRD], num_layers=LAYERS)
+    fleet = fleet_of([HALF, THIRD, THIRD])
     with pytest.raises(InfeasibleError) as raised:
         solved(fleet)
     message = str(raised.value)

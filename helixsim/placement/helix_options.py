@@ -1,0 +1,77 @@
+"""Options of the strategy ``helix``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from helixsim.domain.cluster import Deployment
+from helixsim.placement.constraints import constraint_faults
+from helixsim.plugins import bound_faults
+
+
+@dataclass(frozen=True, slots=True)
+class HelixOptions:
+    """Options of ``helix``.
+
+    Parameters
+    ----------
+    max_hops
+        Most nodes on a route; None: no limit.
+    across_regions
+        Let a pipeline pass several regions. False: only where no region can hold the model by itself; that search takes
+        a fraction of the time.
+    time_limit_s
+        Time limit of the search [s]; the best placement found by then is used. Results are reproducible only if it is
+        not reached.
+    candidates
+        Number of placements that are simulated; baselines of a similar estimate are always among them.
+    select
+        ``simulate``: the highest score in simulation (the largest max-flow where nothing can be simulated); ``flow``:
+        the largest max-flow.
+    criterion
+        ``auto``: where the load has a rate and an objective is stated, the largest share of requests within it, then
+        the least time, over placements on all and on parts of the nodes (``study.race``); otherwise ``balanced``.
+        Others are scores of a simulation of the placements on all nodes. ``balanced``: output tokens/s and time per
+        token, one per cent of the former for two of the latter. ``throughput``: output tokens/s. At a given rate, which
+        all stable placements serve alike, both rank by time per token. ``goodput``: as ``auto``, and an error without
+        an objective. ``latency``: time per token.
+    method
+        ``blocks``: column generation. ``exact``: then the per-node program, at most 10 nodes. ``auto``: ``blocks``.
+    partial_inference
+        Allow it for the Petals candidate: a request may then enter a node in the middle of its layers. None: only where
+        candidates are simulated. Searched pipelines never need it.
+    exclude
+        Nodes to exclude: ids or patterns such as ``t4-*``.
+    max_layers
+        Node type -> most layers per node.
+    pinned
+        Node id -> [start, end) that it must hold. Pins are applied to the results of the search: equal nodes exchange
+        roles, and a candidate that then carries nothing is dropped.
+    previous
+        File with the running placement (as written by ``place --export``): roles are assigned to nodes so that few
+        weights move, and of the candidates within ``move_tolerance`` of the best the one that moves least is chosen.
+    move_tolerance
+        Share of the best score, or flow, that may be given up to move less.
+    """
+
+    max_hops: int | None = field(default=None, metadata={"ge": 1})
+    across_regions: bool = True
+    time_limit_s: float = field(default=120.0, metadata={"gt": 0, "le": 1e6})
+    candidates: int = field(default=6, metadata={"ge": 1, "le": 1000})
+    select: Literal["simulate", "flow"] = "simulate"
+    criterion: Literal["auto", "balanced", "throughput", "goodput", "latency"] = "auto"
+    method: Literal["auto", "blocks", "exact"] = "auto"
+    partial_inference: bool | None = None
+    exclude: tuple[str, ...] = ()
+    max_layers: dict[str, int] = field(default_factory=dict, metadata={"ge": 1})
+    pinned: dict[str, list[int]] = field(default_factory=dict)
+    previous: Path | None = None
+    move_tolerance: float = field(default=0.01, metadata={"ge": 0, "le": 1})
+
+    def faults(self, fleet: Deployment) -> Iterator[tuple[str, str]]:
+        """Yield (option, message) for each option that does not fit a fleet."""
+        yield from bound_faults(self)
+        yield from constraint_faults(fleet, self.exclude, self.max_layers, self.pinned)

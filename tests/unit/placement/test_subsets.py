@@ -1,0 +1,91 @@
+"""Placements on parts of the nodes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import builders
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from helixsim.domain.cluster import Deployment
+from helixsim.domain.placement import LayerRange, Placement
+from helixsim.placement.base import PlacementProblem
+from helixsim.placement.check import check
+from helixsim.placement.select import Candidate, contenders
+from helixsim.placement.subsets import part_of, subsets
+
+LAYERS = 8
+
+
+def problem_of(nodes) -> PlacementProblem:
+    kinds = {most: builders.profile(f"k{most}", most, decode_ns=1e6 * (10 - most)) for most, _ in nodes}
+    made = builders.fleet([kinds[most] for most, _ in nodes], num_layers=LAYERS, regions=[r for _, r in nodes])
+    fleet = replace(made, model=replace(made.model, max_context_tokens=100))
+    tables = {profile.kind: (100.0,) * len(profile.kv_blocks) for profile in fleet.profiles}
+    return PlacementProblem(fleet, builders.capacity_of(fleet, tables))
+
+
+def one_chain(part: PlacementProblem) -> list[Placement]:
+    """A chain over the nodes in order, if they hold the model."""
+    ranges, start = {}, 0
+    for node, profile in zip(part.fleet.cluster.nodes, part.fleet.profiles, strict=True):
+        end = min(LAYERS, start + len(profile.kv_blocks))
+        if start < end:
+            ranges[node.id] = LayerRange(start, end)
+        start = end
+    return [Placement("chain", LAYERS, ranges)] if start == LAYERS else []
+
+
+def placement_of(fleet: Deployment, subset) -> Placement:
+    order = fleet.cluster.index
+    ranges = dict(sorted(subset.ranges.items(), key=lambda item: order[item[0]]))
+    return Placement("subset", LAYERS, ranges, pipelines=subset.pipelines)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.integers(2, 9), st.sampled_from(["a", "b"])), min_size=1, max_size=9))
+def test_all_are_valid_and_pipelines_share_no_nodes(nodes) -> None:
+    problem = problem_of(nodes)
+    seen = set()
+    for subset in subsets(problem, one_chain):
+        check(problem.fleet, placement_of(problem.fleet, subset))
+        assert subset.name not in seen
+        seen.add(subset.name)
+        if subset.pipelines:
+            assert set(subset.pipelines) == set(subset.ranges)
+            for number in set(subset.pipelines.values()):
+                held = sorted(r for node, r in subset.ranges.items() if subset.pipelines[node] == number)
+                assert held[0].start == 0
+                assert held[-1].end == LAYERS
+
+
+def test_the_fastest_classes_come_first_and_the_others_are_searched() -> None:
+    problem = problem_of([(4, "a"), (4, "a"), (8, "a"), (3, "b"), (3, "b"), (3, "b")])
+    found = {subset.name: subset for subset in subsets(problem, one_chain)}
+    assert list(found["replicas 1 k8"].ranges) == ["k8-0"]
+    assert set(found["replicas 1 k8+2 k4"].ranges) == {"k8-0", "k4-0", "k4-1"}
+    mixed = found["replicas 1 k8 and chain"]
+    assert set(mixed.ranges) == {"k8-0", "k4-0", "k4-1"}  # the chain takes the nodes in their order
+    assert mixed.pipelines["k8-0"] != mixed.pipelines["k4-0"] == mixed.pipelines["k4-1"]
+    assert set(found["only b: chain"].ranges) == {"k3-0", "k3-1", "k3-2"}
+    assert set(found["without 1 k8: chain"].ranges) == {"k4-0", "k4-1"}
+
+
+def test_a_part_has_its_nodes_and_their_profiles() -> None:
+    problem = problem_of([(4, "a"), (8, "b"), (3, "b")])
+    part = part_of(problem, ["k3-0", "k4-0"])
+    assert [node.id for node in part.fleet.cluster.nodes] == ["k4-0", "k3-0"]
+    assert [profile.kind for profile in part.fleet.profiles] == ["k4", "k3"]
+
+
+def test_contenders_are_all_heuristics_and_the_best_estimates_without_duplicates() -> None:
+    def candidate(name: str, start: int, *, is_searched: bool) -> Candidate:
+        return Candidate(name, Placement(name, LAYERS, {"n": LayerRange(start, 8)}), 1, 1.0, is_searched)
+
+    heuristics = [candidate("h0", 0, is_searched=False), candidate("h1", 1, is_searched=False)]
+    searched = [candidate(f"s{number}", number, is_searched=True) for number in range(1, 8)]
+    estimates = {one.name: float(number) for number, one in enumerate([*heuristics, *searched])}
+    chosen = contenders([*searched, *heuristics], estimates, 2)
+    assert [one.name for one in chosen] == ["h0", "h1", "s7", "s6", "s5", "s4"]
+    assert "s1" not in [one.name for one in contenders([*searched, *heuristics], estimates, 9)]  # the same as h1

@@ -1,0 +1,197 @@
+"""The race selects the best placement with its routing, falls back to a better baseline, and says why."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import helixsim
+from helixsim.config.experiment import ResolvedExperiment
+from helixsim.domain.request import Slo
+from helixsim.placement.base import Contender
+from helixsim.report.selection import race_rows, selection_sentences
+from helixsim.study.placements import placement_store
+from helixsim.study.placing import _rivals, place_system, routed
+from helixsim.study.race import Entry, Race, Score, ranked, score_of
+from helixsim.study.systems import capacity_table, simulate_system
+
+EXPERIMENT = """\
+schema: 1
+name: two-sites
+model: llama-3.1-8b
+cluster:
+  coordinator: {region: here}
+  nodes:
+    - {gpu: l40s, count: 1, region: here}
+    - {gpu: t4, count: 4, region: far}
+  network:
+    intra_region: {bandwidth: 10 Gbit/s, latency: 0.1 ms}
+    inter_region: {bandwidth: 1 Gbit/s, latency: 40 ms}
+workload:
+  lengths: {distribution: fixed, prompt_tokens: 400, output_tokens: 60}
+  arrivals: {process: poisson, rate: 2 /s}
+  warmup: 20 s
+  duration: 40 s
+engine: vllm-1
+systems:
+  - {name: helix, placement: {strategy: helix, candidates: 3, time_limit_s: 20}}
+  - {name: replicas, placement: replicas, routing: random}
+slo: {ttft: 1 s, tpot: 40 ms}
+"""
+
+
+def loaded(tmp_path: Path, *overrides: str) -> ResolvedExperiment:
+    path = tmp_path / "exp.yaml"
+    path.write_text(EXPERIMENT)
+    return helixsim.load_experiment(path, list(overrides))
+
+
+@pytest.fixture(scope="module")
+def placed(tmp_path_factory):
+    experiment = loaded(tmp_path_factory.mktemp("race"))
+    return experiment, place_system(experiment, experiment.systems[0])
+
+
+def score(share: float, in_system: float, noise: float = 0.0) -> Score:
+    wave = noise * np.tile([1.0, -1.0], 5)
+    return Score(100 * share + 10 * wave, np.full(10, 100.0), in_system + wave)
+
+
+def test_the_plan_keeps_to_the_objectives_where_the_whole_fleet_does_not(placed) -> None:
+    """A T4 needs more than 40 ms for a token of 8 B parameters, so that nothing may be sent there."""
+    experiment, system = placed
+    run = simulate_system(experiment, system, seed=experiment.seed)
+    assert score_of(run, experiment).share == 1.0
+    notes = system.placement.notes
+    assert notes["routing"]["policy"] == system.system.routing != "auto"
+    unused = set(notes["idle"]) | set(notes["reserve"])
+    assert {node.id for node in experiment.fleet.cluster.nodes if node.gpu == "t4"} <= unused
+    assert all(reason for reason in notes["idle"].values())
+
+
+def test_no_entry_of_the_last_round_beats_the_chosen_one(placed) -> None:
+    _, system = placed
+    race = system.placement.notes["race"]
+    last = [entry for entry in race if entry["round"] == max(one["round"] for one in race)]
+    assert any(entry["is_baseline"] for entry in last)
+    (chosen,) = [
+        entry
+        for entry in last
+        if (entry["name"], entry["routing"]) == (system.placement.notes["chosen"], system.system.routing)
+    ]
+    assert chosen["share"] == max(entry["share"] for entry in last)
+
+
+def test_the_selection_is_told_in_a_table_and_sentences(placed) -> None:
+    _, system = placed
+    notes = system.placement.notes
+    sentences = " ".join(selection_sentences(notes))
+    assert f"{notes['chosen']} with routing {system.system.routing}" in sentences
+    for node in (*notes["idle"], *notes["reserve"]):
+        assert node in sentences
+    rows = race_rows(notes)
+    assert len(rows) == min(12, len(notes["race"]))
+    assert [int(row[-1]) for row in rows] == sorted((int(row[-1]) for row in rows), reverse=True)
+
+
+def race_of(experiment: ResolvedExperiment, contenders, baselines=()):
+    system = experiment.systems[0]
+    race = Race(experiment, system, capacity_table(experiment, system), lambda: baselines)
+    return race([Contender(name, placement) for name, placement in contenders], lambda _text: None)
+
+
+def test_a_baseline_that_beats_all_candidates_is_taken_with_its_routing(tmp_path) -> None:
+    good = loaded(tmp_path, "systems.1.routing=earliest_finish")
+    baseline = place_system(good, good.systems[1])
+    far = {node: held for node, held in baseline.placement.ranges.items() if node.startswith("t4")}
+    numbers = {node: number for node, number in baseline.placement.pipelines.items() if node in far}
+    bad = replace(baseline.placement, ranges=far, pipelines=numbers)
+    found = race_of(good, [("only far", bad)], [baseline])
+    assert found.ranges == baseline.placement.ranges
+    assert found.notes["routing"]["policy"] == "earliest_finish"
+    assert found.notes["fallback"].startswith("system replicas, earliest_finish does better than the best candidate")
+    assert "A baseline is taken" in " ".join(selection_sentences(found.notes))
+    kept = race_of(good, [("only far", bad), ("all", baseline.placement)], [baseline])
+    assert "fallback" not in kept.notes
+
+
+def test_a_routing_of_the_user_is_kept(tmp_path) -> None:
+    experiment = loaded(tmp_path, "systems.0.routing=random")
+    system = place_system(experiment, experiment.systems[0])
+    assert system.system.routing == "random"
+    assert {entry["routing"] for entry in system.placement.notes["race"]} == {"random"}
+    assert "routing" not in system.placement.notes
+
+
+def test_auto_is_the_default_of_helix_alone_and_resolves_without_a_race(tmp_path) -> None:
+    experiment = loaded(
+        tmp_path, "systems.1={name: replicas, placement: replicas}", "workload.arrivals={process: saturate}"
+    )
+    helix, replicas = experiment.systems
+    assert (helix.routing, replicas.routing) == ("auto", "flow_weighted")
+    assert _rivals(experiment, helix) is None  # no rate
+    assert routed(helix, None).routing == "flow_weighted"
+    assert routed(replace(replicas, routing="auto"), None).routing == "earliest_finish"
+
+
+@pytest.mark.parametrize(
+    ("override", "is_raced"),
+    [
+        ("systems.0.placement={strategy: helix, criterion: balanced}", False),
+        ("systems.0.placement={strategy: helix, criterion: goodput}", True),
+        ("slo={}", True),
+        ("workload.arrivals={process: closed_loop, concurrency: 4}", False),
+    ],
+)
+def test_a_race_needs_a_rate_and_the_criterion(tmp_path, override, is_raced) -> None:
+    experiment = loaded(tmp_path, override)
+    assert (_rivals(experiment, experiment.systems[0]) is not None) == is_raced
+    fixed = loaded(tmp_path, override, "systems.0.routing=flow_weighted")
+    assert (_rivals(fixed, fixed.systems[0]) is not None) == (is_raced and experiment.slo.is_stated)
+
+
+def test_a_kept_placement_depends_on_objectives_and_rivals(tmp_path, monkeypatch) -> None:
+    store = placement_store(tmp_path / "kept")
+    made = []
+
+    def select(self, contenders, _report):
+        made.append(self.experiment.slo)
+        return contenders[0].placement
+
+    monkeypatch.setattr(Race, "__call__", select)
+    for overrides in ((), ("slo.ttft=2 s",), ("systems.1.routing=least_loaded",)):
+        experiment = loaded(tmp_path, *overrides)
+        before = len(made)
+        for _ in range(2):
+            place_system(experiment, experiment.systems[0], store=store)
+        assert len(made) == before + 1
+
+
+def test_shares_come_before_time_and_equal_shares_do_not() -> None:
+    scores = {"a, r": score(1.0, 9), "b, r": score(0.9, 1), "c, r": score(0.999, 5, noise=0.4), "d, r": score(0.5, 1)}
+    system = type("S", (), {"routing": "r"})()
+    entries = [Entry(name[0], None, system) for name in scores]  # type: ignore[arg-type]
+    assert [entry.name for entry in ranked(entries, scores)] == ["c", "a", "b", "d"]
+    assert scores["a, r"].beats(scores["b, r"])
+    assert not scores["b, r"].beats(scores["a, r"])
+    assert scores["c, r"].beats(scores["a, r"])  # equal within the interval of the shares, and faster
+    assert not scores["a, r"].beats(score(1.0, 9))
+
+
+def test_requests_are_judged_by_what_is_known_at_the_end(placed) -> None:
+    """All that wait in vain have missed; with objectives nothing can meet, all decided ones have."""
+    experiment, system = placed
+    run = simulate_system(experiment, system, seed=experiment.seed)
+    for slo, share in ((Slo(), 1.0), (Slo(tpot_s=1e-6), 0.0), (Slo(ttft_s=1e-6), 0.0), (Slo(e2el_s=1e9), 1.0)):
+        found = score_of(run, replace(experiment, slo=slo))
+        assert found.share == share
+        assert 0 < found.decided.sum() <= len(run.requests.arrival_ns)
+    late = score_of(run, replace(experiment, slo=Slo(ttft_s=1e-6)))
+    inside = (run.requests.arrival_ns >= run.window_start_ns) & (run.requests.arrival_ns <= run.window_end_ns)
+    assert late.decided.sum() == pytest.approx(inside.sum(), abs=1)
+    offered = 2.0
+    mean_s = float(np.mean((run.requests.finish_ns - run.requests.arrival_ns)[run.requests.finish_ns > 0])) / 1e9
+    assert found.mean_in_system == pytest.approx(offered * mean_s, rel=0.35)
