@@ -67,6 +67,14 @@ MOST_WAIT = 4.0
 SPREAD = 0.8
 """Lengths of InferenceX are uniform from this share of the stated length up to it (``random_range_ratio`` 0.8)."""
 
+_SPECULATIVE = {("trtllm", "1.1.0rc2.post2"): "2026-01-14", ("trtllm", "1.2.0rc6.post3"): "2026-02-05"}
+"""Engine and its version -> day from which InferenceX's runs of DeepSeek with it predict several tokens (MTP).
+
+The rows do not say so. These runs take half to two thirds of the TPOT that the same version, or the one before it, took
+days earlier in the same settings. Their settings are those of ``dsr1-*-trt-mtp`` in InferenceX, and the table that is
+a dump of its database has none of them, but the runs without draft tokens.
+"""
+
 _NVLINK_GPUS: Mapping[str, int] = {"gb200": 72, "gb300": 72}
 """GPUs of one NVLink domain where there are more than eight (NVL72)."""
 
@@ -269,6 +277,12 @@ def _expressed(row: Mapping[str, str]) -> MeasuredPoint:
         raise _UnknownError(f"no format like {precision}")
     if model == "gpt-oss-120b":
         precision = "fp4"  # released in MXFP4 alone; "fp8" in the file is the format of its activations
+    measured = re.search(r"measured=([0-9-]+)", source)
+    since = _SPECULATIVE.get((row["backend"], row["backend_version"]))
+    if model.startswith("deepseek") and since is not None and measured is not None and measured[1] >= since:
+        raise _UnknownError(
+            "predicts several tokens a step (MTP), of which the row states neither how many nor acceptance"
+        )
     gpu = systems[row["system"]]
     attention, data, experts = _parallel(row)
     if attention * data > _NVLINK_GPUS.get(gpu, 8):

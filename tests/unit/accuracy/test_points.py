@@ -148,3 +148,15 @@ def test_every_installed_row_is_a_point_or_has_a_reason():
     assert sum(point.rows for point in points) + len(refused) == count
     assert all(row.reason for row in refused)
     assert sum(point.rows for point in points) >= 0.85 * count
+
+
+def test_runs_with_draft_tokens_that_the_row_does_not_state_are_refused(tmp_path):
+    run = {"model_path": "deepseek-ai/DeepSeek-R1", "backend": "trtllm", "backend_version": "1.1.0rc2.post2"}
+    days = [f"source_file=any.csv; silicon_concurrency=16; measured=2025-{day}" for day in ("12-15", "12-31")]
+    days += ["source_file=any.csv; silicon_concurrency=16; measured=2026-01-14T00:00:00Z"]
+    rows = [{**run, "silicon_data_source": day, "silicon_tpot_ms": str(9 + i)} for i, day in enumerate(days)]
+    before, later, refused = read(tmp_path, *rows)
+    assert isinstance(before, MeasuredPoint)
+    assert isinstance(later, MeasuredPoint)
+    assert isinstance(refused, Inexpressible)
+    assert "MTP" in refused.reason
