@@ -307,10 +307,10 @@ class _LayerTerms:
             return known + _values(self._context_curve(seqs), contexts / seqs)
         if not (self._context_ns or self._index_ns):
             return np.full(len(contexts), known, dtype=np.float64)  # a launch time is an integer
-        found = contexts - self._reference * seqs
-        if self._window is not None:
-            found = np.minimum(contexts, self._window * seqs) - self._reference * seqs
-        found *= self._context_ns
+        read = contexts if self._window is None else np.minimum(contexts, self._window * seqs)
+        if self._reference:
+            read = read - self._reference * seqs
+        found = read * self._context_ns
         found += known
         if self._index_ns:
             found += self._index_ns * contexts

@@ -165,10 +165,10 @@ class Replica:
             self._ends_ns = [now + round(stage.time.ns(plan.shape))]
         else:
             series = stage.time.decode_ns_series(decodes.count, decodes.context, steps)
-            self._times_ns = times_ns = np.rint(series).astype(np.int64)
-            ends_ns = times_ns.cumsum()
-            ends_ns += now
-            self._ends_ns = ends_ns.tolist()
+            self._times_ns = times_ns = np.rint(series, out=series).astype(np.int64)
+            ends_ns = times_ns.copy()
+            ends_ns[0] += now
+            self._ends_ns = ends_ns.cumsum(out=ends_ns).tolist()
         self._plan = plan
         self._started_ns = now
         self._taken = 0

@@ -74,14 +74,15 @@ CASES = {
     "f-1m": Case("the same, 1 000 000 requests", TEN, "replicas", _requests(1_000_000), is_long=True),
     "s-10k": Case("10 A100 80G, short answers, 10 000 requests at 80/s", TEN, "replicas", _short_answers(10_000)),
     "s-1m": Case("the same, 1 000 000 requests", TEN, "replicas", _short_answers(1_000_000), is_long=True),
+    "u": Case("d under vllm-1: 1 A100 80G, 8B, 1 000 requests at 2/s", ONE, "replicas", VLLM, formerly="d"),
     "v": Case(
         "e under vllm-1: 10 A100 80G, 8B, 10 000 requests at 20/s", TEN, "replicas", VLLM, formerly="e"
     ),
     "v-100k": Case(
-        "the same, 100 000 requests", TEN, "replicas", (*VLLM, *_requests(100_000)), is_long=True, formerly="f-100k"
+        "v with 100 000 requests", TEN, "replicas", (*VLLM, *_requests(100_000)), is_long=True, formerly="f-100k"
     ),
     "v-1m": Case(
-        "the same, 1 000 000 requests", TEN, "replicas", (*VLLM, *_requests(1_000_000)), is_long=True, formerly="f-1m"
+        "v with 1 000 000 requests", TEN, "replicas", (*VLLM, *_requests(1_000_000)), is_long=True, formerly="f-1m"
     ),
     "g": Case("1 000 nodes, 70B, saturated, 600 s", THOUSAND, "homogeneous", is_long=True),
 }  # fmt: skip
