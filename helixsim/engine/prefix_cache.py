@@ -230,9 +230,11 @@ class PrefixCache:
         SimulationError
             If there are fewer ``free_blocks``.
         """
-        if blocks > self.free_blocks:
-            raise SimulationError(f"{blocks} KV blocks taken of {self.free_blocks} free ones")
-        self.make_room(blocks)
+        empty = self.capacity - self.own - self.shared - self.cached
+        if blocks > empty:
+            if blocks > empty + self.cached:
+                raise SimulationError(f"{blocks} KV blocks taken of {self.free_blocks} free ones")
+            self.evict(blocks - empty)
         self.own += blocks
 
     def make_room(self, blocks: int) -> None:
