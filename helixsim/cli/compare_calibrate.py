@@ -19,8 +19,10 @@ from helixsim.errors import ConfigError
 
 if TYPE_CHECKING:
     from helixsim.benchmarks.benchmark import Benchmark
+    from helixsim.domain.placement import Placement
     from helixsim.planning.calibrate import CalibrationFit, FittedConstant
 
+AT_BOUND = "its bound: something else differs"
 NOTHING_GAINED = "nothing was gained: no file is written"
 
 
@@ -41,16 +43,23 @@ def check_flags(args: argparse.Namespace, *, is_run: bool) -> None:
 
 
 def calibrated(
-    args: argparse.Namespace, system: str, measured: Sequence[tuple[str, Benchmark]], folder: Path
+    args: argparse.Namespace,
+    name: str,
+    placement: Placement | None,
+    measured: Sequence[tuple[str, Benchmark]],
+    folder: Path,
 ) -> Calibrated:
-    """Fit the constants, and write the file if left-out points are met better."""
+    """Fit the constants, and write the file if left-out points are met better.
+
+    ``placement`` of the system; None: not known yet.
+    """
     from helixsim import yamlio
     from helixsim.planning.calibrate import calibrate
     from helixsim.planning.replay import measured_points, placement_of
     from helixsim.writing import write_text
 
     experiment = experiment_of(args)
-    name, placement = placement_of(experiment, system)
+    placement = placement or placement_of(experiment, name)[1]
     points = measured_points(experiment, measured, folder)
     with console.progress("calibrate", quiet=args.quiet) as advance, executor_of(args, 2) as executor:
         found = calibrate(experiment, name, placement, points, folder, executor, advance)
@@ -100,7 +109,13 @@ def _errors(found: CalibrationFit, when: str) -> dict[str, list[float]]:
 
 def _text(args: argparse.Namespace, found: CalibrationFit, path: Path | None) -> str:
     constants = [
-        (one.name, _value(one, one.before), "kept" if one.kept else _value(one, one.after), f"{one.told:.0%}", one.kept)
+        (
+            one.name,
+            _value(one, one.before),
+            "kept" if one.kept else _value(one, one.after),
+            f"{one.told:.0%}",
+            one.kept or (AT_BOUND if one.at_bound else ""),
+        )
         for one in found.constants
     ]
     before, fitted, held_out = (_errors(found, when) for when in ("before", "fitted", "held_out"))

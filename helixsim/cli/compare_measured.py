@@ -20,6 +20,7 @@ from helixsim.errors import ConfigError, DataError, ExitCode, HelixsimError, unk
 if TYPE_CHECKING:
     from helixsim.benchmarks.benchmark import Benchmark
     from helixsim.domain.figures import Limits
+    from helixsim.domain.placement import Placement
     from helixsim.planning.replay import Point
     from helixsim.results.run import Run
     from helixsim.results.runset import RunSet
@@ -40,8 +41,9 @@ def run(args: argparse.Namespace, systems: RunSet | None) -> int:
         raise ConfigError(f"--figure draws one benchmark, got {len(measured)}; --result N selects one of a file")
     with tempfile.TemporaryDirectory(prefix="helixsim-") as folder:
         if systems is None:
-            name, runs, notes = _simulated(args, measured, Path(folder))
+            name, placement, runs, notes = _simulated(args, measured, Path(folder))
         else:
+            placement = None
             name = _system(args, systems)
             runs = [systems[name]] * len(measured)
             notes = [tuple(_differences(args.run, systems[name], benchmark)) for _, benchmark in measured]
@@ -59,7 +61,7 @@ def run(args: argparse.Namespace, systems: RunSet | None) -> int:
             _print_notes(found)
         fitted = None
         if args.calibrate is not None:
-            fitted = compare_calibrate.calibrated(args, name, measured, Path(folder))
+            fitted = compare_calibrate.calibrated(args, name, placement, measured, Path(folder))
             document["calibration"] = fitted.document
     if args.json:
         print(json.dumps(document, indent=2))
@@ -197,7 +199,7 @@ def _measured(args: argparse.Namespace, *, several: bool) -> list[tuple[str, Ben
 
 def _simulated(
     args: argparse.Namespace, measured: Measured, folder: Path
-) -> tuple[str, list[Run], list[tuple[str, ...]]]:
+) -> tuple[str, Placement | None, list[Run], list[tuple[str, ...]]]:
     """Simulate the experiment beside each benchmark: once under its own load, or each under the measured one."""
     from helixsim.planning.replay import ReplayTask, measured_points, placement_of, replay, stated_points
 
@@ -217,7 +219,7 @@ def _simulated(
                 raise outcome.within(points[number].label)
             runs[number] = outcome
     each = [runs[number if len(tasks) > 1 else 0] for number in range(len(points))]
-    return name, each, [point.notes for point in points]
+    return name, placement, each, [point.notes for point in points]
 
 
 def _system(args: argparse.Namespace, systems: RunSet) -> str:

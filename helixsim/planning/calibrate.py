@@ -52,7 +52,8 @@ FLOOR = 0.01
 class FittedConstant:
     """A constant before and after; ``told``: share of its uncertainty that the points removed, 0..1.
 
-    ``kept``: why it was not fitted; empty if it was.
+    ``kept``: why it was not fitted; empty if it was. ``at_bound``: whether it is the least or most that is possible, no
+    time at all or a share of 1, which tells that something else differs.
     """
 
     name: str
@@ -61,6 +62,7 @@ class FittedConstant:
     told: float
     kept: str
     is_host: bool
+    at_bound: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,15 @@ def calibrate(
     gain, low, high = (math.exp(one) for one in (interval.mean, interval.low, interval.high))
     improved = bool(low > 1.0 and (scores["before"] - scores["after"]).mean() >= LEAST_GAIN)
     constants = tuple(
-        FittedConstant(one.name, one.value, one.at(float(shift)), float(share), why, one.gpu is None)
+        FittedConstant(
+            one.name,
+            one.value,
+            one.at(float(shift)),
+            float(share),
+            why,
+            one.gpu is None,
+            at_bound=not why and one.at(float(shift)) in (0.0, one.most),
+        )
         for one, shift, share, why in zip(problem.constants, shifts, told, kept, strict=True)
     )
     return CalibrationFit(

@@ -74,10 +74,10 @@ def system_of(experiment: ResolvedExperiment, name: str | None) -> SystemSpec:
 
 
 def placement_of(experiment: Experiment, name: str | None) -> tuple[str, Placement]:
-    """Return the system's name and its placement, as for the experiment's own load."""
+    """Return the system's name and its placement, the one that a run of the experiment has."""
     resolved = experiment.resolve()
     system = system_of(resolved, name)
-    return system.name, place_system(resolved, system, by_flow=True).placement
+    return system.name, place_system(resolved, system).placement
 
 
 def measured_points(experiment: Experiment, benchmarks: Sequence[tuple[str, Benchmark]], folder: Path) -> list[Point]:

@@ -101,6 +101,23 @@ def test_a_hidden_interconnect_of_several_gpus_is_found(tmp_path: Path) -> None:
     assert {one.name for one in found.constants} >= {"h100 interconnect"}
 
 
+def test_a_server_that_is_faster_than_possible_is_met_at_the_bounds_and_said(tmp_path: Path) -> None:
+    faster = [
+        (
+            label,
+            replace(
+                one, figures={key: value / (3 if key.endswith("_ms") else 1 / 3) for key, value in one.figures.items()}
+            ),
+        )
+        for label, one in measured(experiment(), tmp_path, None)
+    ]
+    found = fit(experiment(), faster, tmp_path)
+    bound = {one.name: one.after for one in found.constants if one.at_bound}
+    assert bound["batch_overhead"] == 0.0
+    kernels = catalog.load_gpu("h100").under("vllm").kernels
+    assert after(found)["h100 compute_efficiency"] * kernels.fp16.compute_efficiency <= 1 + 1e-6
+
+
 @pytest.mark.parametrize("noise", [0.0, 0.02])
 def test_nothing_is_gained_where_the_constants_are_right(noise: float, tmp_path: Path) -> None:
     """The error of left-out points does not fall below that of the profiles, whatever noise says."""
