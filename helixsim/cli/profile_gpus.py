@@ -89,7 +89,7 @@ def _figures(gpu: GpuSpec) -> Iterator[tuple[str, str, str]]:
 def _kernel_lines(gpu: GpuSpec) -> Iterator[str]:
     kernels, attention = gpu.kernels, gpu.kernels.attention
     yield f"\nkernels of {kernels.name}: {kernels.source}"
-    for name, law in (("fp16", kernels.fp16), ("fp8", kernels.fp8), ("fp4", kernels.fp4), ("experts", kernels.experts)):
+    for name, law in kernels.products().items():
         if name not in FORMATS or name in dict(gpu.flops):
             yield (
                 f"  {name}: {law.compute_efficiency:.0%} of the rate, {law.bandwidth_efficiency:.0%} of the bandwidth, "

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 MOST_ONE_SHOT_BYTES, MOST_DIRECT_BYTES = 512 * 1024, 8 * 1024**2
 """Where engines change the algorithm of an all-reduce (vLLM, custom_all_reduce: one step below 512 KiB with up to four
 GPUs and below 256 KiB with eight, NCCL from 8 MiB on)."""
+
+
+Law = TypeVar("Law", bound="GemmLaw")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,23 @@ class GemmLaw:
 
 
 @dataclass(frozen=True, slots=True)
+class ExpertsLaw(GemmLaw):
+    """Time of the grouped matrix products of routed experts, the law of one product with what moves tokens.
+
+    Parameters
+    ----------
+    passes
+        How often the hidden states of each expert that a token is sent to are read or written in 16 bits: tokens are
+        gathered by expert, quantised, and added up again.
+    multiply
+        Format that they multiply in, where it is not that of dense products of the same weights; None: that.
+    """
+
+    passes: float = 0.0
+    multiply: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class AttentionLaw:
     """Time of attention in one layer.
 
@@ -38,7 +59,8 @@ class AttentionLaw:
     than it has to (kernels work in tiles); decode steps ``kv_launch + KV bytes / (kv_bandwidth_efficiency x peak
     bandwidth)``, where every sequence reads ``kv_padding_tokens`` more than it has. A layer with compressed keys and
     values (MLA) takes ``latent_s`` more in each step: norms and rotary embedding of the compressed parts, putting them
-    together, quantizing activations and the batched products of the heads are kernels of their own.
+    together, quantizing activations and the batched products of the heads are kernels of their own. One whose index
+    picks the tokens to attend to takes ``indexed_s`` beside that: scores, the choice of the highest, and gathering.
 
     Keys and values of 8 bits or less are read at ``most_kv8_bytes_per_s`` at the most, where they are converted before
     they are multiplied.
@@ -51,6 +73,7 @@ class AttentionLaw:
     kv_launch_s: float
     kv_padding_tokens: float
     latent_s: float = 0.0
+    indexed_s: float = 0.0
     most_kv8_bytes_per_s: float = math.inf
 
 
@@ -62,8 +85,8 @@ class Kernels:
     ----------
     fp16, fp8, fp4
         Matrix products in each format; 8-bit integers follow ``fp8``.
-    experts
-        Grouped matrix products of routed experts.
+    experts, experts_by_format
+        Grouped matrix products of routed experts; (number format of the weights, law) pairs where it has its own.
     elementwise_s
         Norms, rotary embedding, activation and gaps between kernels of one layer and step, whatever its size [s].
     head_norms_s
@@ -78,13 +101,42 @@ class Kernels:
     fp16: GemmLaw
     fp8: GemmLaw
     fp4: GemmLaw
-    experts: GemmLaw
+    experts: ExpertsLaw
     attention: AttentionLaw
     elementwise_s: float
     head_norms_s: float
     sampler_s: float
     sampler_s_per_sequence: float
     source: str
+    experts_by_format: tuple[tuple[str, ExpertsLaw], ...] = ()
+
+    def scaled(self, compute: float, memory: float = 1.0) -> Kernels:
+        """Return the kernels whose matrix products reach other shares of the peaks by these factors, at most all."""
+
+        def product(law: Law) -> Law:
+            return replace(
+                law,
+                compute_efficiency=min(1.0, law.compute_efficiency * compute),
+                bandwidth_efficiency=min(1.0, law.bandwidth_efficiency * memory),
+            )
+
+        return replace(
+            self,
+            fp16=product(self.fp16),
+            fp8=product(self.fp8),
+            fp4=product(self.fp4),
+            experts=product(self.experts),
+            experts_by_format=tuple((form, product(law)) for form, law in self.experts_by_format),
+        )
+
+    def products(self) -> dict[str, GemmLaw]:
+        """Return the laws of matrix products with the names to print."""
+        by_format = {f"{form} experts": law for form, law in self.experts_by_format}
+        return {"fp16": self.fp16, "fp8": self.fp8, "fp4": self.fp4, "experts": self.experts, **by_format}
+
+    def experts_of(self, form: str) -> ExpertsLaw:
+        """Return the law of routed experts in a number format."""
+        return dict(self.experts_by_format).get(form, self.experts)
 
 
 @dataclass(frozen=True, slots=True)

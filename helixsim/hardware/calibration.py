@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from helixsim.domain.hardware import GpuSpec
-from helixsim.domain.kernels import AllReduce, AttentionLaw, GemmLaw, Kernels
+from helixsim.domain.kernels import AllReduce, AttentionLaw, Kernels
 from helixsim.errors import DataError
 from helixsim.hardware.engines import OVERHEADS
 from helixsim.units import seconds_to_ns
@@ -97,13 +97,6 @@ def scaled(gpu: GpuSpec, factors: Mapping[str, float]) -> GpuSpec:
     """Return a GPU whose kernels and all-reduces are faster by these factors; shares of a peak are at most 1."""
     compute, memory, links = (factors.get(key, 1.0) for key in FACTORS)
 
-    def product(law: GemmLaw) -> GemmLaw:
-        return replace(
-            law,
-            compute_efficiency=min(1.0, law.compute_efficiency * compute),
-            bandwidth_efficiency=min(1.0, law.bandwidth_efficiency * memory),
-        )
-
     def attention(law: AttentionLaw) -> AttentionLaw:
         return replace(
             law,
@@ -123,14 +116,7 @@ def scaled(gpu: GpuSpec, factors: Mapping[str, float]) -> GpuSpec:
         )
 
     def all_kernels(kernels: Kernels) -> Kernels:
-        return replace(
-            kernels,
-            fp16=product(kernels.fp16),
-            fp8=product(kernels.fp8),
-            fp4=product(kernels.fp4),
-            experts=product(kernels.experts),
-            attention=attention(kernels.attention),
-        )
+        return replace(kernels.scaled(compute, memory), attention=attention(kernels.attention))
 
     return replace(
         gpu,
@@ -146,7 +132,7 @@ def scaled(gpu: GpuSpec, factors: Mapping[str, float]) -> GpuSpec:
 def largest_factor(gpu: GpuSpec, key: str) -> float:
     """Return the factor at which the first share of a GPU's peak reaches 1."""
     kernels = gpu.kernels
-    laws = (kernels.fp16, kernels.fp8, kernels.fp4, kernels.experts)
+    laws = kernels.products().values()
     attention = kernels.attention
     if key == "compute_efficiency":
         return 1.0 / max(attention.compute_efficiency, *(law.compute_efficiency for law in laws))

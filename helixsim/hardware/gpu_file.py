@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, ValidationInfo, field_validator
 
 from helixsim.domain.hardware import EngineKernels, GpuSpec
-from helixsim.domain.kernels import MOST_ONE_SHOT_BYTES, AllReduce, AttentionLaw, GemmLaw, Kernels
+from helixsim.domain.kernels import MOST_ONE_SHOT_BYTES, AllReduce, AttentionLaw, ExpertsLaw, GemmLaw, Kernels
 from helixsim.errors import unknown_name
 from helixsim.hardware.formats import WEIGHTS
 from helixsim.hardware.interconnect import TITLES, Kind, default_kind, usual_all_reduce
@@ -24,6 +24,7 @@ TimeOrNone = Annotated[float, base_unit("time", zero=True)]
 Bandwidth = Annotated[float, base_unit("bandwidth")]
 Rate = Annotated[float, base_unit("flops")]
 Backend = Literal["vllm", "sglang", "trtllm"]
+ExpertsFormat = Literal["fp16", "bf16", "fp8", "int8", "int4", "mxfp4", "nvfp4"]
 
 
 class DirectAllReduce(Section):
@@ -89,10 +90,29 @@ class GemmSection(KneeSection):
         return GemmLaw(self.bandwidth_efficiency, self.compute_efficiency, self.sharpness, self.launch)
 
 
+class ExpertsSection(GemmSection):
+    """See ``ExpertsLaw``."""
+
+    passes: Annotated[float, Field(ge=0, le=100)] = 0.0
+    multiply: Literal["fp16", "fp8", "fp4", "int8"] | None = None
+
+    def law(self) -> ExpertsLaw:
+        """Return the law."""
+        knee = super().law()
+        return ExpertsLaw(
+            knee.bandwidth_efficiency,
+            knee.compute_efficiency,
+            knee.sharpness,
+            knee.launch_s,
+            passes=self.passes,
+            multiply=self.multiply,
+        )
+
+
 class AttentionSection(Section):
     """See ``AttentionLaw``; times [s], ``most_kv8`` [bit/s] (absent: no limit but the memory's).
 
-    ``latent``: as measured on H100 and H200 if absent.
+    ``latent``: as measured on H100 and H200 if absent; so ``indexed``.
     """
 
     compute_efficiency: Efficiency
@@ -102,6 +122,7 @@ class AttentionSection(Section):
     kv_launch: TimeOrNone
     kv_padding_tokens: Tokens
     latent: TimeOrNone = 75e-6
+    indexed: TimeOrNone = 65e-6
     most_kv8: Bandwidth | None = None
 
     def law(self) -> AttentionLaw:
@@ -114,6 +135,7 @@ class AttentionSection(Section):
             kv_launch_s=self.kv_launch,
             kv_padding_tokens=self.kv_padding_tokens,
             latent_s=self.latent,
+            indexed_s=self.indexed,
             most_kv8_bytes_per_s=math.inf if self.most_kv8 is None else self.most_kv8 / BITS_PER_BYTE,
         )
 
@@ -123,14 +145,18 @@ class EngineSection(Section):
 
     fp8: GemmSection | None = None
     fp4: GemmSection | None = None
-    experts: GemmSection | None = None
+    experts: ExpertsSection | None = None
+    experts_by_format: dict[ExpertsFormat, ExpertsSection] = Field(default_factory=dict)
     attention: AttentionSection | None = None
+    latent: TimeOrNone | None = None
+    indexed: TimeOrNone | None = None
     elementwise: TimeOrNone | None = None
     source: Words
 
     def stated(self) -> dict[str, Any]:
         """Return what is stated."""
-        return {key: getattr(self, key) for key in self.model_fields_set}
+        apart = {"experts_by_format", "latent", "indexed"}
+        return {key: getattr(self, key) for key in self.model_fields_set - apart}
 
 
 class KernelsFile(Section):
@@ -144,7 +170,8 @@ class KernelsFile(Section):
     fp16: KneeSection
     fp8: GemmSection
     fp4: GemmSection | None = None
-    experts: GemmSection
+    experts: ExpertsSection
+    experts_by_format: dict[ExpertsFormat, ExpertsSection] = Field(default_factory=dict)
     attention: AttentionSection
     elementwise: TimeOrNone
     head_norms: TimeOrNone = 6e-6
@@ -168,18 +195,22 @@ class KernelsFile(Section):
             sampler_s=self.sampler,
             sampler_s_per_sequence=self.sampler_per_sequence,
             source=self.source,
+            experts_by_format=tuple((form, one.law()) for form, one in self.experts_by_format.items()),
         )
 
     def under(self, engine: Backend, bandwidth: float, compute: float) -> Kernels:
         """Return the laws in service under an engine."""
         own = self.engines.get(engine)
-        laws = (self if own is None else self.model_copy(update=own.stated())).laws(bandwidth, compute)
-        products = {key: getattr(laws, key) for key in ("fp16", "fp8", "fp4", "experts")}
-        kept = {
-            key: replace(law, compute_efficiency=law.compute_efficiency * self.sustained)
-            for key, law in products.items()
-        }
-        return replace(laws, **kept)
+        file = self
+        if own is not None:
+            by_format = {**self.experts_by_format, **own.experts_by_format}
+            file = self.model_copy(update={**own.stated(), "experts_by_format": by_format})
+        laws = file.laws(bandwidth, compute)
+        if own is not None:
+            stated = {f"{key}_s": getattr(own, key) for key in ("latent", "indexed")}
+            changed = {key: value for key, value in stated.items() if value is not None}
+            laws = replace(laws, attention=replace(laws.attention, **changed))
+        return laws.scaled(self.sustained)
 
 
 class GpuSources(Section):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 from helixsim.domain.hardware import GpuSpec
-from helixsim.domain.kernels import GemmLaw
+from helixsim.domain.kernels import ExpertsLaw, GemmLaw
 from helixsim.domain.layers import Attention, Experts, Layer, Matrix
 from helixsim.domain.model import ACTIVATION_BYTES
 
@@ -27,6 +27,10 @@ A100, H100 and B200, eager calls take so much longer than captured ones at 2, 4 
 
 _CONVERTED_BITS = 8
 """Keys and values of so many bits or less may be converted before they are multiplied."""
+
+_MOST_BESIDE_TOKENS = 256
+"""Largest batch whose shared experts are computed beside the routed ones, on a stream of their own (vLLM:
+``VLLM_SHARED_EXPERTS_STREAM_TOKEN_THRESHOLD``; SGLang and TensorRT-LLM do so in CUDA graphs)."""
 
 _ELEMENTWISE_PASSES = 8
 """Hidden states that two norms with residual additions read and write."""
@@ -65,20 +69,33 @@ class Node:
     def experts_s(self, experts: Experts, tokens: float) -> float:
         """Return the time of the routed experts: those touched are read, ``per_token`` of them multiplied.
 
-        Experts are drawn evenly and independently, so ``count (1 - (1 - per_token / count)^tokens)`` are touched. With
-        whole experts on each GPU, the GPU with the most work decides (``_fullest``).
+        Some experts are drawn more often than others: the share of tokens that one serves has a beta distribution with
+        1 and ``count / per_token - 1``, so that ``count tokens / (tokens + count / per_token - 1)`` are touched. With
+        whole experts on each GPU, the GPU with the most work decides (``_fullest``); it moves its own tokens, whereas
+        with slices each GPU moves all.
         """
-        peak = self._law(experts.matrices[0])[1]
-        share = 1.0 - (1.0 - experts.per_token / experts.count) ** tokens
+        law, peak = self._experts_law(experts.matrices[0])
+        rest = experts.count / experts.per_token - 1.0
+        share = tokens / (tokens + rest) if rest else 1.0
         touched, multiplied = experts.count * share / self.gpus, experts.per_token * tokens / self.gpus
         if self.by_expert and self.gpus > 1:
             held = experts.count / self.gpus
             touched = min(self._fullest(touched, touched * (1.0 - share)), held, experts.per_token * tokens)
-            multiplied = self._fullest(multiplied, multiplied * (1.0 - 1.0 / self.gpus))
+            spread = multiplied + multiplied**2 / held  # drawn by chance, and of experts that are drawn more often
+            multiplied = self._fullest(multiplied, spread * (1.0 - 1.0 / self.gpus))
             multiplied = min(multiplied, min(experts.per_token, held) * tokens)
+        moved = multiplied if self.by_expert else multiplied * self.gpus
+        moved_bytes = law.passes * moved * experts.matrices[0].inputs * ACTIVATION_BYTES
         read_bytes = touched * sum(matrix.parameters * matrix.format.bits for matrix in experts.matrices) / 8
         flops = 2.0 * multiplied * experts.parameters_each
-        return self._product_s(self.gpu.kernels.experts, read_bytes, flops / peak)
+        moved_s = moved_bytes / self.gpu.memory_bandwidth_bytes_per_s
+        return self._product_s(law, read_bytes, flops / peak) + moved_s
+
+    def _experts_law(self, matrix: Matrix) -> tuple[ExpertsLaw, float]:
+        """Return the law of routed experts of a format, and the peak rate that they multiply at [FLOP/s]."""
+        law = self.gpu.kernels.experts_of(matrix.format.name)
+        native = dict(self.gpu.flops).get(law.multiply) if law.multiply else None
+        return law, self._law(matrix)[1] if native is None else native
 
     def _fullest(self, mean: float, variance: float) -> float:
         """Return the expected largest of normal variables, one for each GPU (Blom, 1958)."""
@@ -163,7 +180,7 @@ class Node:
 
     def token_work_s(self, layer: Layer, hidden_size: int, tokens: float) -> float:
         """Return the time of everything in a layer but attention and, of several ranks, the routed experts."""
-        products = sum(self.gemm_s(matrix, tokens) for matrix in layer.matrices)
+        products = sum(self.gemm_s(matrix, tokens) for matrix in layer.matrices) - self._beside_s(layer, tokens)
         is_apart = self.ranks > 1 and layer.experts is not None
         experts = self.experts_s(layer.experts, tokens) if layer.experts and not is_apart else 0.0
         is_captured = tokens <= MOST_CAPTURED_TOKENS
@@ -171,9 +188,18 @@ class Node:
         reduces_s = reduces * self.all_reduce_s(hidden_size, tokens, is_captured=is_captured)
         is_latent = layer.attention is not None and layer.attention.kind == "latent"
         extra_s = self.gpu.kernels.attention.latent_s if is_latent else 0.0
+        if layer.attention is not None and layer.attention.index_numbers:
+            extra_s += self.gpu.kernels.attention.indexed_s
         if layer.attention is not None and layer.attention.head_norms:
             extra_s += self.gpu.kernels.head_norms_s
         return products + experts + self.elementwise_s(hidden_size, tokens) + extra_s + reduces_s
+
+    def _beside_s(self, layer: Layer, tokens: float) -> float:
+        """Return how much of the shared experts' time passes while the routed ones are computed, in small batches."""
+        if layer.experts is None or tokens > _MOST_BESIDE_TOKENS:
+            return 0.0
+        shared_s = sum(self.gemm_s(matrix, tokens) for matrix in layer.matrices if matrix.name.startswith("shared"))
+        return min(shared_s, self.experts_s(layer.experts, tokens * self.ranks)) if shared_s else 0.0
 
     def shared_experts_s(self, experts: Experts, hidden_size: int, tokens: float) -> float:
         """Return the time of routed experts that serve the ``tokens`` of all ranks, with their transfers.

@@ -183,3 +183,77 @@ def test_one_step_ends_where_the_all_reduce_says():
     most = law.most_one_shot_bytes
     assert law.seconds(most * 0.99) == pytest.approx(law.one_shot_s + 3 * 0.99 * most / law.bytes_per_s)
     assert law.seconds(most) == pytest.approx(law.two_shot_s + 1.5 * most / law.bytes_per_s)
+
+
+EXPERTS = catalog.load_model("qwen3-235b-a22b", "fp8").layers[0].experts
+
+
+def still(gpu, **changes):
+    """A GPU whose experts take no time but that of reading them."""
+    law = dataclasses.replace(gpu.kernels.experts, launch_s=0.0, compute_efficiency=1.0, sharpness=100.0, passes=0.0)
+    law = dataclasses.replace(law, **changes)
+    return dataclasses.replace(gpu, kernels=dataclasses.replace(gpu.kernels, experts=law, experts_by_format=()))
+
+
+@given(st.integers(1, 40), st.sampled_from([1, 2, 8]))
+def test_experts_that_are_read_follow_those_that_are_drawn(rows, gpus):
+    """One token reads its own, many read all; fewer than as many independent draws of equal experts would touch."""
+    gpu = still(catalog.load_gpu("h200"))
+    law = gpu.kernels.experts
+    one_s = sum(matrix.parameters for matrix in EXPERTS.matrices) / gpus
+    one_s /= law.bandwidth_efficiency * gpu.memory_bandwidth_bytes_per_s
+    found = Node(gpu, gpus).experts_s(EXPERTS, rows) / one_s
+    assert found == pytest.approx(128 * rows / (rows + 15), rel=0.01)
+    assert EXPERTS.per_token * 0.99 <= found <= 1.01 * 128 * (1 - (1 - 8 / 128) ** rows)
+    if rows == 1:
+        assert found == pytest.approx(EXPERTS.per_token, rel=0.01)
+
+
+@given(tokens, st.sampled_from([1, 2, 8]))
+def test_every_gpu_moves_the_tokens_of_all_experts(rows, gpus):
+    gpu = catalog.load_gpu("h200")
+    moved = [Node(still(gpu, passes=passes), gpus).experts_s(EXPERTS, rows) for passes in (0.0, 5.0)]
+    seconds = 5 * rows * EXPERTS.per_token * 4096 * 2 / gpu.memory_bandwidth_bytes_per_s
+    assert moved[1] - moved[0] == pytest.approx(seconds, rel=1e-6)
+
+
+def test_experts_have_a_law_for_each_format_and_engine():
+    b200 = catalog.load_gpu("b200")
+    for form in ("bf16", "fp8", "nvfp4"):
+        known = catalog.load_model("qwen3-235b-a22b", form).layers[0].experts
+        times = {engine: Node(b200.under(engine), 4).experts_s(known, 1) for engine in ("vllm", "sglang", "trtllm")}
+        laws = {engine: b200.under(engine).kernels.experts_of(form) for engine in times}
+        assert len(set(laws.values())) == 3
+        assert all(times[engine] > laws[engine].launch_s for engine in times)
+    assert b200.kernels.experts_of("int8") == b200.kernels.experts
+
+
+def test_weights_in_mxfp4_meet_activations_of_the_format_that_the_law_names():
+    """SGLang multiplies them in FP8 on Blackwell; a GPU without FP8 in 16 bits."""
+    known = catalog.load_model("gpt-oss-120b").layers[0].experts
+    law = dataclasses.replace(still(catalog.load_gpu("b200")).kernels.experts, multiply="fp8")
+    for name, factor in (("b200", 2.0), ("a100-80g", 1.0)):
+        gpu = still(catalog.load_gpu(name))
+        plain_s = Node(gpu).experts_s(known, 1e6)
+        kernels = dataclasses.replace(gpu.kernels, experts_by_format=(("mxfp4", law),))
+        assert plain_s / Node(dataclasses.replace(gpu, kernels=kernels)).experts_s(known, 1e6) == pytest.approx(factor)
+
+
+@pytest.mark.parametrize("gpus", [1, 8])
+def test_shared_experts_are_computed_beside_the_routed_ones_in_small_batches(gpus):
+    node, layer = Node(catalog.load_gpu("h200"), gpus), catalog.load_model("deepseek-v3").layers[-1]
+    alone = dataclasses.replace(layer, matrices=tuple(one for one in layer.matrices if "shared" not in one.name))
+    for rows, beside in ((1, True), (256, True), (257, False), (4096, False)):
+        added_s = node.token_work_s(layer, 7168, rows) - node.token_work_s(alone, 7168, rows)
+        shared_s = sum(node.gemm_s(one, rows) for one in layer.matrices if "shared" in one.name)
+        assert added_s == pytest.approx(0.0 if beside else shared_s, abs=1e-9)
+
+
+def test_an_index_adds_its_constant():
+    glm, gpu = catalog.load_model("glm-5"), catalog.load_gpu("b200")
+    without = dataclasses.replace(
+        gpu, kernels=dataclasses.replace(gpu.kernels, attention=dataclasses.replace(gpu.kernels.attention, indexed_s=0))
+    )
+    for layer, adds in ((glm.layers[-1], True), (catalog.load_model("deepseek-v3").layers[-1], False)):
+        more_s = Node(gpu, 8).token_work_s(layer, 6144, 1) - Node(without, 8).token_work_s(layer, 6144, 1)
+        assert more_s == pytest.approx(gpu.kernels.attention.indexed_s if adds else 0.0, abs=1e-12)

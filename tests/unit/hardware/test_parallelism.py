@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -26,6 +28,11 @@ ENGINE = EngineSpec(loops_inside=True, copies_activations=False, has_output_head
 HELD = LayerRange(0, MODEL.num_layers)
 TENSOR = step_time(roofline(MODEL, GPU, 8), ENGINE, HELD, MODEL.num_layers)
 RANKED = step_time(roofline(MODEL, GPU, 8, ranks=8, by_expert=True), ENGINE, HELD, MODEL.num_layers)
+STILL = replace(
+    GPU,
+    kernels=replace(GPU.kernels, experts_by_format=(("fp8", replace(GPU.kernels.experts_of("fp8"), passes=0.0)),)),
+)
+"""A GPU on which moving tokens to experts takes no time."""
 EXPERTS = next(layer.experts for layer in MODEL.layers if layer.experts)
 
 shapes = st.builds(
@@ -92,10 +99,28 @@ def test_weights_of_experts_are_kept_once_and_the_others_on_every_rank():
 
 @given(st.floats(1, 1e5), st.sampled_from([2, 4, 8]))
 def test_the_fullest_gpu_of_whole_experts_has_more_than_the_mean_and_no_more_than_all(tokens, gpus):
-    mean, whole = Node(GPU, gpus), Node(GPU, gpus, by_expert=True)
+    mean, whole = Node(STILL, gpus), Node(STILL, gpus, by_expert=True)
     assert mean.experts_s(EXPERTS, tokens) <= whole.experts_s(EXPERTS, tokens) * (1 + 1e-9)
-    assert whole.experts_s(EXPERTS, tokens) <= Node(GPU, 1).experts_s(EXPERTS, tokens) * (1 + 1e-9)
-    assert whole.experts_s(EXPERTS, 1e7) == pytest.approx(mean.experts_s(EXPERTS, 1e7), rel=0.01)
+    assert whole.experts_s(EXPERTS, tokens) <= Node(STILL, 1).experts_s(EXPERTS, tokens) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("gpus", [2, 8])
+def test_experts_that_are_drawn_more_often_keep_a_gpu_busy_in_large_batches(gpus):
+    """The load of a GPU with ``n`` experts varies by ``sqrt((1 - 1 / gpus) / n)``, that of an expert by its mean."""
+    mean, whole = Node(STILL, gpus), Node(STILL, gpus, by_expert=True)
+    quantile = NormalDist().inv_cdf((gpus - 0.375) / (gpus + 0.25))
+    more = 1 + quantile * math.sqrt((1 - 1 / gpus) / (EXPERTS.count / gpus))
+    assert whole.experts_s(EXPERTS, 1e7) == pytest.approx(more * mean.experts_s(EXPERTS, 1e7), rel=0.01)
+
+
+def test_a_gpu_with_whole_experts_moves_its_own_tokens_alone():
+    sliced, whole = Node(GPU, 8), Node(GPU, 8, by_expert=True)
+    still = Node(STILL, 8), Node(STILL, 8, by_expert=True)
+    moved = [
+        one.experts_s(EXPERTS, 1e5) - other.experts_s(EXPERTS, 1e5)
+        for one, other in zip((sliced, whole), still, strict=True)
+    ]
+    assert moved[1] < 0.3 * moved[0]
 
 
 def experiment(**engine):
