@@ -63,7 +63,8 @@ def test_it_never_falls_and_never_beats_either_roof(gpu_name, model_name, gpus, 
     profile = roofline(model, gpu, gpus)
     for curve in (profile.prefill, profile.decode):
         assert 0 < curve(tokens) <= curve(tokens * factor) * (1 + 1e-12)
-        compute_ns = tokens * model.flops_per_token_per_layer / (gpu.fp16_flops * gpus) * 1e9
+        fastest = max(rate for _, rate in gpu.flops)  # of the formats that it multiplies in
+        compute_ns = tokens * model.flops_per_token_per_layer / (fastest * gpus) * 1e9
         assert curve(tokens) > compute_ns
     mixtures = [layer.experts for layer in model.layers if layer.experts]
     untouched = sum((experts.count - experts.per_token) * experts.bytes_each for experts in mixtures)
