@@ -195,11 +195,14 @@ class Node:
         return products + experts + self.elementwise_s(hidden_size, tokens) + extra_s + reduces_s
 
     def _beside_s(self, layer: Layer, tokens: float) -> float:
-        """Return how much of the shared experts' time passes while the routed ones are computed, in small batches."""
+        """Return how much of the shared experts' time passes while the routed ones are computed, in small batches.
+
+        It is the constant part of their products: both read weights at the same bandwidth.
+        """
         if layer.experts is None or tokens > _MOST_BESIDE_TOKENS:
             return 0.0
-        shared_s = sum(self.gemm_s(matrix, tokens) for matrix in layer.matrices if matrix.name.startswith("shared"))
-        return min(shared_s, self.experts_s(layer.experts, tokens * self.ranks)) if shared_s else 0.0
+        shared_s = sum(self._law(matrix)[0].launch_s for matrix in layer.matrices if matrix.name.startswith("shared"))
+        return min(shared_s, self._experts_law(layer.experts.matrices[0])[0].launch_s)
 
     def shared_experts_s(self, experts: Experts, hidden_size: int, tokens: float) -> float:
         """Return the time of routed experts that serve the ``tokens`` of all ranks, with their transfers.
