@@ -288,7 +288,12 @@ class _Search:
         assert select is not None
         estimates = {candidate.name: estimate(candidate.placement) for candidate in self.candidates}
         chosen = contenders(self.candidates, estimates, self.options.candidates)
-        self.selected = select([Contender(one.name, one.placement) for one in chosen], self._report)
+        found = self.selected = select([Contender(one.name, one.placement) for one in chosen], self._report)
+        if found.notes.get("chosen") not in estimates:  # a baseline, to be listed with the candidates
+            self._add(
+                found.notes.get("chosen", found.strategy), found.ranges, is_searched=False,
+                partial=found.partial_inference, pipelines=found.pipelines,
+            )  # fmt: skip
 
     def _evaluate(self) -> None:
         """Score the finalists by simulation, then the neighbours of the best, unless max-flow decides."""

@@ -77,13 +77,17 @@ def _rivals(experiment: ResolvedExperiment, system: SystemSpec) -> tuple[SystemS
     """Return the systems of the experiment that a race compares with; None: this one is not selected by a race.
 
     It is where the load has a rate and the criterion asks for requests within objectives, or the routing is selected,
-    too. Rivals are other strategies on the same nodes with the same engine.
+    too. Rivals are other strategies on the same nodes with the same engine; there are none where the user limits the
+    placement, as they need not keep to that.
     """
     criterion = getattr(system.placement_options, "criterion", None) if system.placement == "helix" else None
     arrivals = system.arrivals or experiment.workload.arrivals
     is_asked = experiment.slo.is_stated or system.routing == "auto"
     if criterion not in {"auto", "goodput"} or process_of(arrivals).mode is not FeedMode.OPEN or not is_asked:
         return None
+    options = system.placement_options
+    if options.max_hops is not None or options.exclude or options.max_layers or options.pinned:
+        return ()
     return tuple(
         other
         for other in experiment.systems

@@ -30,7 +30,7 @@ workload:
   warmup: 5 s
   duration: 10 s
 systems:
-  - {{name: helix, placement: helix}}
+  - {{name: helix, placement: {{strategy: helix, criterion: balanced}}, routing: flow_weighted}}
   - {{name: swarm, placement: swarm}}
   - {{name: petals, placement: petals}}
   - {{name: separate, placement: separate}}

@@ -118,6 +118,28 @@ def test_a_baseline_that_beats_all_candidates_is_taken_with_its_routing(tmp_path
     assert "fallback" not in kept.notes
 
 
+@pytest.mark.parametrize(
+    "limit", ["max_hops: 2", "exclude: [t4-0]", "max_layers: {t4: 20}", "pinned: {l40s-0: [0, 32]}"]
+)
+def test_baselines_need_not_keep_to_limits_of_the_user_and_are_no_rivals_then(tmp_path, limit) -> None:
+    experiment = loaded(tmp_path, f"systems.0.placement={{strategy: helix, {limit}}}")
+    assert _rivals(experiment, experiment.systems[0]) == ()
+    free = loaded(tmp_path)
+    assert [rival.name for rival in _rivals(free, free.systems[0]) or ()] == ["replicas"]
+
+
+def test_a_baseline_that_is_taken_is_listed_with_the_candidates(tmp_path, monkeypatch) -> None:
+    experiment = loaded(tmp_path)
+    baseline = place_system(experiment, experiment.systems[1]).placement
+    taken = replace(baseline, notes={"chosen": "system replicas", "fallback": "it is better"})
+    monkeypatch.setattr(Race, "__call__", lambda *_: taken)
+    placed = place_system(experiment, experiment.systems[0])
+    names = [entry["name"] for entry in placed.placement.notes["candidates"]]
+    assert names.count(placed.placement.notes["chosen"]) == 1
+    assert placed.placement.strategy == "helix"
+    assert placed.placement.ranges == baseline.ranges
+
+
 def test_a_routing_of_the_user_is_kept(tmp_path) -> None:
     experiment = loaded(tmp_path, "systems.0.routing=random")
     system = place_system(experiment, experiment.systems[0])
