@@ -124,6 +124,17 @@ def test_what_cells_differ_in_only_together_is_not_taken_for_known() -> None:
     assert added["stages"] == added["engine"] == added["regions"] == pytest.approx(UNKNOWN**2)
 
 
+def test_cells_that_contradict_each_other_make_a_wide_band() -> None:
+    mixed = replace(SETTING, nodes=(GpuShare("h100", 4, 0.5), GpuShare("b200", 4, 0.5)))
+    found = Table([cell(mean=0.2, sd=0.02), cell(mean=-0.2, sd=0.02, gpu=("b200",))]).estimate(mixed)
+    assert found.errors["tpot"].sd > 0.19
+
+
+def test_one_point_says_less_than_many_of_the_same_spread() -> None:
+    one, many = (Table([cell(sd=0.1, points=points)]).estimate(SETTING).errors["tpot"].sd for points in (2, 500))
+    assert one == pytest.approx(many * math.sqrt(1.5), rel=0.01)
+
+
 def test_sixteen_bit_formats_are_one() -> None:
     assert Table([cell(weights="bf16")]).estimate(replace(SETTING, weights="fp16")).label == "validated"
 
