@@ -171,7 +171,7 @@ def _lead(results: Sequence[PointResult], page: AccuracyPage) -> str:
         for count, name in (
             (tpot.count, "measured serving run"),
             (len({result.point.gpu for result in results}), "GPU"),
-            (len({result.point.engine for result in results}), "engine"),
+            (len({result.point.engine for result in results}), "engine profile"),
             (len({result.point.model for result in results}), "model"),
         )
     )
