@@ -189,6 +189,8 @@ class Replica:
         self.stages = [Stage(self, reference.nodes[hop.node], hop.start, hop is hops[0]) for hop in hops]
         self.capacity = min(stage.blocks for stage in self.stages)
         self.budget = min(stage.limits.max_prefill_tokens for stage in self.stages)
+        ranks = max(reference.fleet.profile(stage.node.id).compute.ranks for stage in self.stages)
+        self.of_one_rank = self.budget // ranks
         caps = [stage.most for stage in self.stages if stage.most is not None]
         self.drafts = 0 if inputs.engine.speculation is None else inputs.engine.speculation.k
         self.most = min(
@@ -484,7 +486,7 @@ class Replica:
         if not self.engine.chunks_prompts:
             return remaining
         threshold = self.engine.long_prefill_token_threshold
-        return min(remaining, self.left, threshold or remaining)
+        return min(remaining, self.left, threshold or remaining, self.of_one_rank)
 
     def drop(self, sequence):
         """Take a sequence out of the running ones, and out of the step that is being formed."""

@@ -93,10 +93,14 @@ class ReplicaSystem:
         limits = [fleet.profile(node_id).limits[ranges[node_id].layers - 1] for node_id in ids]
         most = [fleet.cluster.node(node_id).max_requests for node_id in ids]
         engine, keeps = inputs.engine, inputs.engine.admission != "prompt"
+        budget, longest = min(limit.max_prefill_tokens for limit in limits), engine.long_prefill_token_threshold or None
+        ranks = max(fleet.profile(node_id).compute.ranks for node_id in ids)
+        if ranks > 1:  # one of them computes a prompt, with the budget of one
+            longest = min(longest or budget, budget // ranks)
         return Rules(
-            budget=min(limit.max_prefill_tokens for limit in limits),
+            budget=budget,
             max_sequences=min([limit.max_decode_seqs for limit in limits] + [n for n in most if n is not None]),
-            longest_chunk=engine.long_prefill_token_threshold or None,
+            longest_chunk=longest,
             is_chunked=engine.chunks_prompts,
             is_mixed=scheduler_of(inputs.batching) == "mixed",
             by_priority=engine.scheduling_policy == "priority",

@@ -44,7 +44,8 @@ CARDS = {
     "qwen3-coder-480b-a35b": 480.2, "qwen3-next-80b-a3b": 79.7, "deepseek-v3": 671.0, "deepseek-r1": 671.0,
     "kimi-k2": 1026.4, "glm-4.5": 352.8, "glm-4.5-air": 106.9, "gpt-oss-20b": 20.9, "gpt-oss-120b": 116.8,
     "mistral-7b": 7.24, "mistral-small": 23.6, "mixtral-8x7b": 46.7, "mixtral-8x22b": 140.6, "gemma-3-12b": 11.8,
-    "gemma-3-27b": 27.0, "phi-4": 14.7, "minimax-m2": 228.7,
+    "gemma-3-27b": 27.0, "phi-4": 14.7, "minimax-m2": 228.7, "minimax-m2.5": 228.7,
+    "kimi-k2.5": 1026.4, "glm-5": 744, "qwen3.5-397b-a17b": 397,
 }  # fmt: skip
 """Parameters in thousand millions: model cards, or the size of the checkpoint; text models without draft layers."""
 
@@ -52,7 +53,7 @@ ACTIVE = {
     "mixtral-8x7b": 12.9, "mixtral-8x22b": 39.1, "deepseek-v3": 37, "deepseek-r1": 37, "kimi-k2": 32, "glm-4.5": 32,
     "glm-4.5-air": 12, "gpt-oss-20b": 3.6, "gpt-oss-120b": 5.1, "llama-4-scout": 17, "llama-4-maverick": 17,
     "qwen3-30b-a3b": 3.3, "qwen3-235b-a22b": 22, "qwen3-coder-480b-a35b": 35, "qwen3-next-80b-a3b": 3.9,
-    "minimax-m2": 10,
+    "minimax-m2": 10, "minimax-m2.5": 10, "kimi-k2.5": 32, "glm-5": 40, "qwen3.5-397b-a17b": 17,
 }  # fmt: skip
 """Active parameters by the model cards, which count the ends or not as they please."""
 

@@ -161,3 +161,16 @@ def test_a_node_of_ranks_serves_every_request():
 def test_what_cannot_be_is_refused(engine, said):
     with pytest.raises(ConfigError, match=said):
         experiment(**engine).resolve()
+
+
+def test_a_prompt_gets_no_more_of_a_step_than_the_budget_of_a_rank():
+    """A prompt of 4000 tokens alone: with two ranks of 512 tokens each it takes as many steps as with one of 512."""
+    found = {}
+    for ranks, budget in ((1, 512), (2, 512), (1, 1024)):
+        one = experiment(data_parallel_size=ranks, max_num_batched_tokens=budget, max_num_seqs=16)
+        lengths = {"distribution": "fixed", "prompt_tokens": 4000, "output_tokens": 2}
+        arrivals = {"process": "closed_loop", "concurrency": 1, "num_requests": 1}
+        alone = one.with_(workload={"lengths": lengths, "arrivals": arrivals})
+        run = hx.simulate(alone, hx.place(alone, "one"))
+        found[ranks, budget] = int(run.nodes.batches.sum())
+    assert found[2, 512] == found[1, 512] > found[1, 1024]
