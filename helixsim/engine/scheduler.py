@@ -159,9 +159,12 @@ class Scheduler:
             return False
         return self._keeps(sum([self._expected_blocks(one) for one in ahead]) + self._expected_blocks(sequence))
 
-    def _keeps(self, expected: int) -> bool:
-        """Return whether so many blocks for others leave those that running sequences are expected to need."""
-        share, used = self.rules.kept_output_share, self.kv.used_blocks
+    def _keeps(self, expected: int, due: int = 0) -> bool:
+        """Return whether so many blocks for others leave those that running sequences are expected to need.
+
+        ``due``: blocks that the decodes of the step being formed will take.
+        """
+        share, used = self.rules.kept_output_share, self.kv.used_blocks + due
         if share == 1.0:
             return self._reserved + expected <= self._most_reserved
         return used + share * max(self._reserved - used, 0) + expected <= self._most_reserved
@@ -317,7 +320,7 @@ class Scheduler:
         least = self._least_free if self.running else 0
         if grown + least + due > self.kv.free_blocks:
             return False
-        return not self.running or self._keeps(self._expected_blocks(sequence))
+        return not self.running or self._keeps(self._expected_blocks(sequence), due)
 
     def _take_chunk(self, sequence: Sequence, count: int, chunks: list[tuple[Sequence, int]]) -> float:
         """Add the next chunk of a prompt to a step; return its pairs."""
