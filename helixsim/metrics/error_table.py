@@ -183,7 +183,17 @@ def _fitted(
             others = sum(added[other] * one for other, one in distance.items() if other != kind)
             counts, spread = errors.counts[predictable], np.sqrt(errors.variance[predictable])
             added[kind] = _variance_for_level(gap, variance + others, distance[kind], spread, counts)
-    return added
+    return added | {kind: added[kind] * _of_few(away[kind]) for kind in tests if kind in named}
+
+
+def _of_few(away: FloatArray) -> float:
+    """Return what a variance among few values, as of families, is multiplied by for a further one: (n + 1) / (n - 1).
+
+    The variance of the prediction of one more normal value over the variance of the ``n`` known (twice, for the
+    variance itself is uncertain).
+    """
+    count = len(np.unique(away == 0, axis=0))
+    return (count + 1) / max(count - 1, 1)
 
 
 def _variance_for_level(
