@@ -27,6 +27,7 @@ from helixsim.study.placing import place_system
 from helixsim.study.systems import simulate_system
 from helixsim.units import NS_PER_S
 from helixsim.workload.readers.registry import read_trace
+from helixsim.writing import write_text
 
 SAMPLE_S = 1
 """Interval of the simulated series [s]."""
@@ -151,7 +152,7 @@ def _of_result(path: Path, result: Path, written: Path) -> tuple[Experiment, Req
         )
     rows = zip(*(column.tolist() for column in columns[:3]), strict=True)
     lines = [f"{start:.9f},{prompt:.0f},{output:.0f}" for start, prompt, output in rows]
-    written.write_text("\n".join(["arrival_s,prompt_tokens,output_tokens", *lines, ""]))
+    write_text(written, "\n".join(["arrival_s,prompt_tokens,output_tokens", *lines, ""]))
     edits = edits_of({"workload.trace": {"path": str(written), "format": "csv"}})
     times = RequestTimes(requests.ttft_s, requests.step_s, benchmark.figures.get("output_throughput"))
     return Experiment.load(path).with_(edits), times

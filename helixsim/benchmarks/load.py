@@ -14,6 +14,7 @@ from helixsim.benchmarks.benchmark import Benchmark, Lengths
 from helixsim.benchmarks.vllm import VLLM
 from helixsim.errors import DataError
 from helixsim.workload.readers.chat import NO_START_TIMES
+from helixsim.writing import write_text
 
 SAME = 0.02
 """Relative difference up to which two rates or lengths are the same."""
@@ -83,7 +84,7 @@ def workload_of(
         outputs = np.maximum(requests.output_tokens, 1)
         if (requests.output_tokens < 1).any():
             notes.append(f"{int((requests.output_tokens < 1).sum())} requests without output count as one token")
-        trace.write_text(_csv(requests.start_s if starts else np.zeros(len(outputs)), requests.prompt_tokens, outputs))
+        write_text(trace, _csv(requests.start_s if starts else np.zeros(len(outputs)), requests.prompt_tokens, outputs))
         workload["trace"] = {"path": str(trace.resolve())}
         return workload, notes
     if load.prompt_tokens is None or load.output_tokens is None:

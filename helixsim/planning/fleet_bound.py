@@ -220,9 +220,10 @@ def _least_per_unit(curve: Curve, most: float) -> float:
 
 
 def _least_per_sequence(curve: Curve, mean: float, most: float) -> float:
-    """Return the least time per sequence [ns] of steps of ``mean`` sequences on average, each of up to ``most``.
+    """Return the least time per sequence [ns] of steps of at most ``mean`` sequences on average and ``most`` in each.
 
-    Steps of different sizes can be cheaper than equal ones, hence the lower convex hull of the curve.
+    Steps of different sizes can be cheaper than equal ones, hence the lower convex hull of the curve, and smaller ones
+    cheaper than larger ones where a curve rises more than in proportion.
     """
     if mean >= most:
         return _least_per_unit(curve, most)
@@ -233,4 +234,4 @@ def _least_per_sequence(curve: Curve, mean: float, most: float) -> float:
         for low in below
         for high in above
     )
-    return hull_ns / mean
+    return min(hull_ns / mean, *(curve(x) / x for x in below))

@@ -217,13 +217,13 @@ def test_every_gpu_moves_the_tokens_of_all_experts(rows, gpus):
     assert moved[1] - moved[0] == pytest.approx(seconds, rel=1e-6)
 
 
-def test_experts_have_a_law_for_each_format_and_engine():
+def test_experts_have_laws_by_format_and_engine():
     b200 = catalog.load_gpu("b200")
     for form in ("bf16", "fp8", "nvfp4"):
         known = catalog.load_model("qwen3-235b-a22b", form).layers[0].experts
         times = {engine: Node(b200.under(engine), 4).experts_s(known, 1) for engine in ("vllm", "sglang", "trtllm")}
         laws = {engine: b200.under(engine).kernels.experts_of(form) for engine in times}
-        assert len(set(laws.values())) == 3
+        assert laws["trtllm"] != laws["vllm"]
         assert all(times[engine] > laws[engine].launch_s for engine in times)
     assert b200.kernels.experts_of("int8") == b200.kernels.experts
 
