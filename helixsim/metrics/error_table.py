@@ -118,8 +118,10 @@ class Cells:
         """Variance of the log error that a difference adds, by metric and kind."""
         away = {kind: np.abs(one) for kind, one in self._distances().items()}
         likeness = likeness_of(away)
+        alone = _differing_alone(away)
         return {
-            metric: _fitted(errors, away, likeness, self._unknown(metric)) for metric, errors in self.errors.items()
+            metric: _fitted(errors, away, likeness, alone, self._unknown(metric))
+            for metric, errors in self.errors.items()
         }
 
     def _unknown(self, metric: str) -> float:
@@ -157,8 +159,19 @@ def likeness_of(away: Mapping[str, FloatArray]) -> FloatArray:
     return np.asarray(np.exp(logarithm))
 
 
+def _differing_alone(away: Mapping[str, FloatArray]) -> tuple[str, ...]:
+    """Return the kinds in which some two cells differ that differ in no other kind that is named."""
+    differing = {kind: one > 0 for kind, one in away.items()}
+    named = sum(differing[kind].astype(np.int8) for kind in away if kind not in ORDERED)
+    return tuple(kind for kind, one in differing.items() if (one & (named == (0 if kind in ORDERED else 1))).any())
+
+
 def _fitted(
-    errors: MetricErrors, away: Mapping[str, FloatArray], likeness: FloatArray, unknown: float
+    errors: MetricErrors,
+    away: Mapping[str, FloatArray],
+    likeness: FloatArray,
+    alone: Sequence[str],
+    unknown: float,
 ) -> dict[str, float]:
     """Return the variance that each kind of difference adds to the log error of a metric.
 
@@ -167,15 +180,14 @@ def _fitted(
     """
     named = [kind for kind in away if kind not in ORDERED]
     tests: dict[str, tuple[FloatArray, FloatArray, dict[str, FloatArray], FloatArray]] = {}
-    for kind, one in away.items():
-        if not np.all([away[other] == 0 for other in named if other != kind] + [one > 0], axis=0).any():
-            continue
+    for kind in alone:
+        one = away[kind]
         weights = errors.weights(np.where(one > 0, likeness, 0.0))
         predictable = (weights.sum(axis=1) > 0) & (errors.counts > 0)
         if predictable.any():
             weights = weights[predictable]
             mean, variance = errors.moments(weights)
-            distance = {other: (weights * away[other][predictable]).sum(axis=1) for other in away}
+            distance = {other: np.einsum("ij,ij->i", weights, away[other][predictable]) for other in away}
             tests[kind] = (errors.mean[predictable] - mean, variance, distance, predictable)
     added = dict.fromkeys(KINDS, unknown) | dict.fromkeys(tests, LEAST**2)
     for _ in range(3):
@@ -192,7 +204,7 @@ def _of_few(away: FloatArray) -> float:
     The variance of the prediction of one more normal value over the variance of the ``n`` known (twice, for the
     variance itself is uncertain).
     """
-    count = len(np.unique(away == 0, axis=0))
+    count = round(float((1.0 / np.count_nonzero(away == 0, axis=1)).sum()))  # a value of m cells counts m times 1 / m
     return (count + 1) / max(count - 1, 1)
 
 
