@@ -382,6 +382,8 @@ def _update(directory: Path, results: list[PointResult], cells: list[CellResult]
     from helixsim.accuracy.cells import table
     from helixsim.accuracy.points import chosen
     from helixsim.datafiles import data_path
+    from helixsim.metrics.error_cells import DIFFERENCES
+    from helixsim.metrics.model_error import differences
     from helixsim.writing import write_text
 
     directory = data_path("profiles", "accuracy") if directory == Path() else directory
@@ -393,3 +395,5 @@ def _update(directory: Path, results: list[PointResult], cells: list[CellResult]
         write_text(directory / "sample.csv", _csv_text(sample.rows(kept)))
     if cells:
         write_text(directory / "prototype.csv", _csv_text(prototype_cells.rows(cells)))
+    if directory.samefile(data_path("profiles", "accuracy")):
+        write_text(directory / DIFFERENCES, differences())

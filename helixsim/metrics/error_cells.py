@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 import math
 import os
 import re
@@ -32,6 +33,9 @@ OWN_VARIABLE = "HELIXSIM_ACCURACY"
 
 SHIPPED = ("cells.csv", "prototype.csv")
 """Files in ``profiles/accuracy``: public points, and the paper's prototype."""
+
+DIFFERENCES = "differences.json"
+"""File beside them: what differences add, which takes longer to find than the cells to read."""
 
 SIXTEEN_BIT = ("bf16", "fp16")
 """Formats of weights that are one: kernels of both take the same time."""
@@ -97,6 +101,25 @@ def shipped_cells() -> tuple[tuple[Cell, ...], str]:
         found += cells_of(csv.DictReader(text.splitlines()), str(path))
         digest.update(text.encode())
     return found, digest.hexdigest()[:12]
+
+
+def shipped_differences(digest: str) -> dict[str, dict[str, float]] | None:
+    """Return what differences add to the variance of log errors, found from the shipped cells when these were written.
+
+    None if they were found from other cells than those of ``digest`` (``shipped_cells``).
+
+    Raises
+    ------
+    DataError
+        If the file is missing or invalid.
+    """
+    path = data_path("profiles", "accuracy", DIFFERENCES)
+    try:
+        document = json.loads(read_text(path))
+        found = {metric: {kind: float(one) for kind, one in document["added"][metric].items()} for metric in METRICS}
+        return found if document["cells"] == digest else None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: not as accuracy --update writes it: {type(error).__name__}: {error}") from None
 
 
 def known_cells() -> tuple[tuple[Cell, ...], str]:

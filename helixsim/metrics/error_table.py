@@ -109,13 +109,16 @@ class MetricErrors:
 class Cells:
     """Cells with their distances from each other, and what differences add."""
 
-    def __init__(self, cells: Sequence[Cell]) -> None:
+    def __init__(self, cells: Sequence[Cell], added: Mapping[str, dict[str, float]] | None = None) -> None:
         self.cells = tuple(cells)
+        self._known_added = added
         self.errors = {metric: MetricErrors.of(self.cells, metric) for metric in METRICS}
 
     @cached_property
     def added(self) -> dict[str, dict[str, float]]:
-        """Variance of the log error that a difference adds, by metric and kind."""
+        """Variance of the log error that a difference adds, by metric and kind; what was given, else found."""
+        if self._known_added is not None:
+            return dict(self._known_added)
         away = {kind: np.abs(one) for kind, one in self._distances().items()}
         likeness = likeness_of(away)
         alone = _differing_alone(away)

@@ -9,6 +9,7 @@ this mean and variance, as ratios: what would be measured over what was predicte
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +32,7 @@ from helixsim.metrics.error_cells import (
     known_cells,
     one_format,
     shipped_cells,
+    shipped_differences,
 )
 from helixsim.metrics.error_table import KINDS, LEVEL, ORDERED, Cells, Z, likeness_of
 
@@ -166,14 +168,24 @@ def _table(_digest: str) -> Table:
 @lru_cache(maxsize=1)
 def shipped_table() -> Table:
     """Return the table that ships with helixsim, read once."""
-    return Table(*shipped_cells())
+    cells, digest = shipped_cells()
+    return Table(cells, digest, shipped_differences(digest))
+
+
+def differences() -> str:
+    """Return the contents of ``error_cells.DIFFERENCES`` for the shipped cells as they are now."""
+    shipped_cells.cache_clear()
+    cells, digest = shipped_cells()
+    return json.dumps({"cells": digest, "added": Cells(cells).added}, indent=1) + "\n"
 
 
 class Table:
     """Cells of measured points, and what they say of other systems."""
 
-    def __init__(self, cells: Sequence[Cell], digest: str = "") -> None:
-        self.known, self.digest = Cells(cells), digest
+    def __init__(
+        self, cells: Sequence[Cell], digest: str = "", added: Mapping[str, dict[str, float]] | None = None
+    ) -> None:
+        self.known, self.digest = Cells(cells, added), digest
         self._estimates: dict[SettingFigures, ModelError] = {}
 
     @property

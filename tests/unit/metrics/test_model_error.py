@@ -11,8 +11,17 @@ from hypothesis import strategies as st
 
 from helixsim.domain.figures import GpuShare, SettingFigures
 from helixsim.errors import DataError
-from helixsim.metrics.error_cells import BATCHES, CONTEXTS, METRICS, Cell, bucket, cells_of, shipped_cells
-from helixsim.metrics.error_table import KINDS, LEAST, UNKNOWN
+from helixsim.metrics.error_cells import (
+    BATCHES,
+    CONTEXTS,
+    METRICS,
+    Cell,
+    bucket,
+    cells_of,
+    shipped_cells,
+    shipped_differences,
+)
+from helixsim.metrics.error_table import KINDS, LEAST, UNKNOWN, Cells
 from helixsim.metrics.model_error import Table, shipped_table
 
 SETTING = SettingFigures((GpuShare("h100", 4, 1.0),), "vllm-1", "dense", "fp8", ("roofline",), 1.0, 16.0, 3000.0)
@@ -196,3 +205,12 @@ def test_a_damaged_table_is_refused_with_its_row(change) -> None:
         cells_of([row, row | change], "cells.csv")
     with pytest.raises(DataError, match="no cells"):
         cells_of([], "cells.csv")
+
+
+def test_what_differences_add_ships_as_found_from_the_shipped_cells() -> None:
+    cells, digest = shipped_cells()
+    shipped, found = shipped_differences(digest), Cells(cells).added
+    assert shipped is not None
+    for metric, kinds in found.items():
+        assert shipped[metric] == pytest.approx(kinds, rel=1e-6)
+    assert shipped_differences("of other cells") is None
