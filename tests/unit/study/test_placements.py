@@ -56,9 +56,9 @@ def place_all(path, store, *overrides, by_flow=False):
         ("seed=1", {"helix", "swarm"}),
         ("cluster.nodes.0.count=3", {"helix", "swarm"}),
         ("cluster.nodes.0.cost=9 $/h", set()),
-        ("slo={ttft: 1 s}", set()),
+        ("slo={ttft: 1 s}", {"helix"}),  # its objective
         ("systems.0.routing=random", {"helix"}),
-        ("systems.1.routing=random", set()),
+        ("systems.1.routing=random", {"helix"}),  # a rival of its race
         ("name=other", set()),
         ("systems.0.placement.candidates=3", {"helix"}),
     ],
