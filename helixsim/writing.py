@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 _SAFE = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
@@ -60,6 +62,23 @@ def write_bytes(path: Path, content: bytes, *, devices: bool = False) -> None:
 def write_text(path: Path, text: str, *, devices: bool = False) -> None:
     """Write a file atomically (``new_file``), in UTF-8 and with unchanged line ends."""
     write_bytes(path, text.encode("utf-8"), devices=devices)
+
+
+def write_rows(
+    path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None, *, devices: bool = False
+) -> None:
+    """Write rows with the same keys as CSV, atomically (``new_file``).
+
+    ``columns``: their order; None: that of the first row. Text is written as it is: external text is escaped before
+    (``escape.csv_text``).
+    """
+    with (
+        new_file(path, devices=devices) as raw,
+        io.TextIOWrapper(raw, encoding="utf-8", newline="", write_through=True) as file,
+    ):
+        writer = csv.DictWriter(file, columns or (list(rows[0]) if rows else []), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def _is_device(path: Path) -> bool:

@@ -13,15 +13,10 @@ from helixsim.accuracy.points import MeasuredPoint
 from helixsim.accuracy.run import PointResult
 from helixsim.domain.family import family
 from helixsim.hardware import catalog
+from helixsim.metrics.error_cells import BATCHES, CONTEXTS, class_of, error_columns
 
 METRICS = {"tpot": "tpot_ms", "throughput": "output_tokens_per_s", "ttft": "ttft_ms"}
 """Name of a metric -> its field in ``MeasuredPoint`` and ``Prediction``."""
-
-BATCHES = ((8, "1-8"), (32, "9-32"), (128, "33-128"), (math.inf, "129+"))
-"""Sequences in flight on an instance, up to and including -> bucket."""
-
-CONTEXTS = ((2048, "0-2k"), (8192, "2k-8k"), (math.inf, "8k+"))
-"""Mean context of a decode step [tokens], up to and including -> bucket."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +27,6 @@ class Error:
     median: float
     p90: float
     bias: float
-
-
-def bucket(value: float, buckets: Iterable[tuple[float, str]]) -> str:
-    """Return the bucket that a value lies in."""
-    return next(name for most, name in buckets if value <= most)
 
 
 @cache
@@ -66,8 +56,8 @@ def cell_of(point: MeasuredPoint) -> dict[str, str]:
         "family": family_of(point),
         "weights": weights_of(point),
         "gpus": str(point.gpus),
-        "batch": bucket(point.concurrency, BATCHES),
-        "context": bucket(point.mean_context_tokens, CONTEXTS),
+        "batch": class_of(point.concurrency, BATCHES),
+        "context": class_of(point.mean_context_tokens, CONTEXTS),
     }
 
 
@@ -78,9 +68,9 @@ def ratio(result: PointResult, metric: str, predictor: str = "analytic") -> floa
     return None if prediction is None else float(getattr(prediction, field) / getattr(result.point, field))
 
 
-def error(ratios: Sequence[float]) -> Error:
-    """Return the error of some points, at least one, from their predicted / measured."""
-    off = np.asarray(ratios) - 1.0
+def error(relative: Sequence[float]) -> Error:
+    """Return the error of some points, at least one, from their predicted / measured - 1."""
+    off = np.asarray(relative)
     sizes = np.abs(off)
     return Error(len(off), float(np.median(sizes)), float(np.quantile(sizes, 0.9)), float(np.median(off)))
 
@@ -96,7 +86,7 @@ def errors_by(
     for result in results:
         known = ratio(result, metric, predictor)
         if known is not None:
-            groups.setdefault(key(result.point), []).append(known)
+            groups.setdefault(key(result.point), []).append(known - 1.0)
     return {name: error(groups[name]) for name in sorted(groups)}
 
 
@@ -113,8 +103,6 @@ def table(results: Iterable[PointResult]) -> list[dict[str, str | int | float]]:
     for cell, members in sorted(groups.items()):
         row: dict[str, str | int | float] = {**dict(cell), "points": len(members)}
         for metric in METRICS:
-            logs = np.log([ratio(member, metric) or math.nan for member in members])
-            row[f"{metric}_log_error_mean"] = round(float(logs.mean()), 4)
-            row[f"{metric}_log_error_sd"] = round(float(logs.std()), 4)
+            row |= error_columns(metric, [math.log(ratio(member, metric) or math.nan) for member in members])
         rows.append(row)
     return rows

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from helixsim.accuracy.cells import Error, ratio
-from helixsim.accuracy.cells import error as error_of_ratios
+from helixsim.accuracy.cells import error as error_of_all
 from helixsim.accuracy.run import PointResult
 
 TITLES = {"tpot": "TPOT", "throughput": "Throughput", "ttft": "TTFT"}
@@ -28,4 +28,4 @@ def errors(results: Sequence[PointResult], metric: str, predictor: str = "analyt
 
 def summarised(values: Sequence[float]) -> Error | None:
     """Return the summary of errors; None if there are none."""
-    return error_of_ratios([value + 1.0 for value in values]) if values else None
+    return error_of_all(values) if values else None

@@ -7,7 +7,6 @@ from typing import Any
 import helixsim as hx
 from helixsim.accuracy.points import MeasuredPoint
 from helixsim.accuracy.settings import engine_keys, kv_format, output_lengths
-from helixsim.config.engine_schema import EngineSection
 
 PROMPTS_PER_SEQUENCE = 10
 """Requests of a run for each one in flight: ``--num-prompts`` of InferenceX is ten times ``--max-concurrency``."""
@@ -22,16 +21,6 @@ def requests_of(point: MeasuredPoint) -> int:
     """Return the number of requests that are simulated."""
     wanted = max(PROMPTS_PER_SEQUENCE * point.concurrency, LEAST_REQUESTS)
     return max(min(wanted, MOST_REQUESTS), LEAST_TURNS * point.concurrency)
-
-
-def inexpressible(point: MeasuredPoint) -> str | None:
-    """Return why a point has no experiment, None if it has one."""
-    known = EngineSection.model_fields
-    if point.data_parallel > 1 and "data_parallel_size" not in known:
-        return "data-parallel attention"
-    if point.expert_parallel > 1 and "enable_expert_parallel" not in known:
-        return "expert parallelism"
-    return None
 
 
 def document(point: MeasuredPoint, *, timings: str = "analytic") -> dict[str, Any]:

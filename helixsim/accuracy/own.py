@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,8 +21,8 @@ from helixsim.benchmarks.read import described
 from helixsim.domain.summary import Summary
 from helixsim.errors import DataError
 from helixsim.jsonio import read_text
-from helixsim.metrics.error_cells import BATCHES, CONTEXTS, METRICS, Cell, bucket, one_format, own_cells, shipped_cells
-from helixsim.writing import write_text
+from helixsim.metrics.error_cells import METRICS, Cell, one_format, own_cells, setting_columns, shipped_cells
+from helixsim.writing import write_rows
 
 FIGURES = {
     "tpot": ("mean_tpot_ms", "mean_itl_ms"),
@@ -70,15 +69,8 @@ class OwnPoint:
             errors |= {f"{metric}_log_error_mean": value, f"{metric}_log_error_sd": "0.0000" if both else ""}
         if setting is None or not any(errors.values()):
             raise DataError(f"{self.path}: result {self.result}: no TPOT, TTFT or throughput on both sides to compare")
-        largest = max(setting.nodes, key=lambda node: node.share)
         return {
-            "gpu": "+".join(sorted({node.gpu for node in setting.nodes})),
-            "engine": setting.engine,
-            "family": setting.family,
-            "weights": setting.weights,
-            "gpus": str(largest.gpus),
-            "batch": list(BATCHES)[bucket(setting.batch, BATCHES)],
-            "context": list(CONTEXTS)[bucket(setting.context_tokens, CONTEXTS)],
+            **setting_columns(setting),
             "points": "1",
             **errors,
             "stages": str(max(1, round(setting.stages))),
@@ -106,11 +98,7 @@ def add(path: Path, points: Sequence[OwnPoint]) -> tuple[int, int]:
     for point in points:
         row = point.row()
         rows[_key(row)] = row
-    text = io.StringIO()
-    writer = csv.DictWriter(text, (*CELL_COLUMNS, *POINT_COLUMNS), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows.values())
-    write_text(path, text.getvalue())
+    write_rows(path, list(rows.values()), (*CELL_COLUMNS, *POINT_COLUMNS))
     return len(rows) - before, len(rows)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from helixsim.accuracy.cells import BATCHES, CONTEXTS, METRICS, Error, bucket, family_of, weights_of
+from helixsim.accuracy.cells import METRICS, Error, family_of, weights_of
 from helixsim.accuracy.constants import constants
 from helixsim.accuracy.coverage import LEFT_OUT, coverage, pooled
 from helixsim.accuracy.errors import TITLES, error, errors, summarised
@@ -30,6 +30,7 @@ from helixsim.accuracy.point_charts import (
 )
 from helixsim.accuracy.points import Inexpressible
 from helixsim.accuracy.run import PREDICTORS, PointResult
+from helixsim.metrics.error_cells import BATCHES, CONTEXTS, class_of
 from helixsim.report.rows import number
 from helixsim.report.templating import template
 from helixsim.writing import write_text
@@ -293,16 +294,16 @@ def _breakdowns(results: Sequence[PointResult]) -> list[tuple[str, list[dict[str
         ("model family", lambda r: family_of(r.point), ()),
         ("model", lambda r: r.point.model, ()),
         ("weights", lambda r: weights_of(r.point), ()),
-        ("GPUs of an instance", lambda r: bucket(r.point.gpus, SIZES), [label for _, label in SIZES]),
+        ("GPUs of an instance", lambda r: class_of(r.point.gpus, SIZES), list(SIZES)),
         (
             "requests in flight per instance",
-            lambda r: bucket(r.point.concurrency, BATCHES),
-            [label for _, label in BATCHES],
+            lambda r: class_of(r.point.concurrency, BATCHES),
+            list(BATCHES),
         ),
         (
             "mean context, tokens",
-            lambda r: bucket(r.point.mean_context_tokens, CONTEXTS),
-            [label for _, label in CONTEXTS],
+            lambda r: class_of(r.point.mean_context_tokens, CONTEXTS),
+            list(CONTEXTS),
         ),
     ]
     return [(title, [_strip(row) for row in breakdown(results, of, order)]) for title, of, order in properties]

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from helixsim.accuracy.cells import BATCHES, METRICS, Error, bucket, family_of, weights_of
+from helixsim.accuracy.cells import METRICS, Error, family_of, weights_of
 from helixsim.accuracy.errors import TITLES, UNITS, error, errors, summarised
 from helixsim.accuracy.run import PointResult
+from helixsim.metrics.error_cells import BATCHES, class_of
 from helixsim.report.charts import Axis, Chart, Curve, Dots, log_axis, shares_below
 
 GUIDE = 0.25
@@ -33,7 +34,7 @@ PREDICTOR_KINDS = (
 )
 """Predictor, CSS class of its curves, and name."""
 
-SIZES = ((1, "1"), (2, "2"), (4, "3–4"), (8, "5–8"), (16, "9–16"), (32, "17–32"), (math.inf, "33+"))
+SIZES = {"1": 1.0, "2": 2.0, "3–4": 4.0, "5–8": 8.0, "9–16": 16.0, "17–32": 32.0, "33+": math.inf}
 
 Property = Callable[[PointResult], str]
 
@@ -176,12 +177,12 @@ class HeatMap:
 def heat_map(results: Sequence[PointResult], metric: str) -> HeatMap:
     """Return the errors by GPU and engine, and by family and requests in flight."""
     cells: dict[tuple[tuple[str, str], tuple[str, str]], list[float]] = defaultdict(list)
-    labels = [label for _, label in BATCHES]
+    labels = list(BATCHES)
     for result in results:
         found = error(result, metric)
         if found is not None:
             point = result.point
-            regime = bucket(point.concurrency, BATCHES)
+            regime = class_of(point.concurrency, BATCHES)
             cells[(point.gpu, point.engine), (family_of(point), regime)].append(found)
     columns = sorted({column for column, _ in cells})
     rows = sorted({row for _, row in cells}, key=lambda row: (row[0], labels.index(row[1])))

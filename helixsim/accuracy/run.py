@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import helixsim as hx
-from helixsim.accuracy.express import document, experiment_of, inexpressible
+from helixsim.accuracy.express import document, experiment_of
 from helixsim.accuracy.points import MeasuredPoint, throughput
 from helixsim.datafiles import data_path
 from helixsim.domain.result import RequestStatus
@@ -145,15 +145,10 @@ def evaluate(
     force
         Compute again what the folder holds.
     """
-    reasons = {point: inexpressible(point) for point in measured}
-    runs = [PointRun(point, name) for name in predictors for point in measured if reasons[point] is None]
+    runs = [PointRun(point, name) for name in predictors for point in measured]
     results = perform_all(runs, cache_dir, executor, force=force, progress=progress)
     found: list[PointResult] = []
     for point in measured:
-        reason = reasons[point]
-        if reason is not None:
-            found.append(PointResult(point, reasons=tuple((name, reason) for name in predictors)))
-            continue
         made: dict[str, Any] = {}
         missing: list[tuple[str, str]] = []
         for name in predictors:

@@ -24,7 +24,7 @@ from helixsim.domain.result import FloatArray
 from helixsim.errors import DataError
 from helixsim.jsonio import shown
 from helixsim.units import NS_PER_S
-from helixsim.workload.readers.values import fault, time_ns, token_count
+from helixsim.workload.readers.values import check_lists, fault, time_ns, token_count
 
 VLLM = "vllm bench serve"
 SGLANG = "sglang.bench_serving"
@@ -175,12 +175,7 @@ def _lists(path: Path, document: Mapping[str, Any]) -> _Lists | None:
         return None
     lists = {"ttfts": ttfts, "itls": itls, "output_lens": outputs}
     lists |= {key: document[key] for key in ("start_times", "input_lens", "errors") if document.get(key)}
-    for key, values in lists.items():
-        if not isinstance(values, list):
-            raise DataError(f"{path}: {key!r}: got {shown(values)}, expected a list")
-    if len({len(values) for values in lists.values()}) > 1:
-        sizes = ", ".join(f"{key} {len(values)}" for key, values in lists.items())
-        raise DataError(f"{path}: lists of different lengths: {sizes}")
+    check_lists(path, lists)
     starts, prompts, errors = (lists.get(key) for key in ("start_times", "input_lens", "errors"))
     rows = []
     for position, gaps in enumerate(itls):

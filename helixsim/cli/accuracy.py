@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 from collections import Counter
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -302,7 +300,8 @@ def _conditions(given: list[str]) -> dict[str, str]:
 
 
 def _groupings() -> dict[str, Any]:
-    from helixsim.accuracy.cells import BATCHES, bucket, family_of, weights_of
+    from helixsim.accuracy.cells import family_of, weights_of
+    from helixsim.metrics.error_cells import BATCHES, class_of
 
     return {
         "all": lambda point: ("all points",),
@@ -310,7 +309,7 @@ def _groupings() -> dict[str, Any]:
         "GPU, engine": lambda point: (point.gpu, point.engine),
         "family": lambda point: (family_of(point),),
         "model": lambda point: (point.model, weights_of(point), point.gpu, point.engine),
-        "in flight": lambda point: (point.engine, bucket(point.concurrency, BATCHES)),
+        "in flight": lambda point: (point.engine, class_of(point.concurrency, BATCHES)),
         "GPUs": lambda point: (point.engine, f"{point.gpus} GPUs"),
         "source": lambda point: (point.source,),
     }
@@ -356,7 +355,7 @@ def _print(results: list[PointResult], predictors: tuple[str, ...], known: int) 
 
 def _write_csv(path: Path, results: list[PointResult]) -> None:
     from helixsim.accuracy.run import PREDICTORS
-    from helixsim.writing import write_text
+    from helixsim.writing import write_rows
 
     rows = []
     for result in results:
@@ -366,15 +365,7 @@ def _write_csv(path: Path, results: list[PointResult]) -> None:
             for key in ("ttft_ms", "tpot_ms", "output_tokens_per_s"):
                 row[f"{name}_{key}"] = "" if prediction is None else getattr(prediction, key)
         rows.append(row)
-    write_text(path, _csv_text(rows))
-
-
-def _csv_text(rows: list[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    write_rows(path, rows, devices=True)
 
 
 def _update(directory: Path, results: list[PointResult], cells: list[CellResult]) -> None:
@@ -384,16 +375,16 @@ def _update(directory: Path, results: list[PointResult], cells: list[CellResult]
     from helixsim.datafiles import data_path
     from helixsim.metrics.error_cells import DIFFERENCES
     from helixsim.metrics.model_error import differences
-    from helixsim.writing import write_text
+    from helixsim.writing import write_rows, write_text
 
     directory = data_path("profiles", "accuracy") if directory == Path() else directory
     directory.mkdir(parents=True, exist_ok=True)
     if results:
-        write_text(directory / "cells.csv", _csv_text(table(results)))
+        write_rows(directory / "cells.csv", table(results))
         predicted = {result.point: result for result in results if result.analytic is not None}
         kept = [predicted[point] for point in chosen(list(predicted), sample.SIZE)]
-        write_text(directory / "sample.csv", _csv_text(sample.rows(kept)))
+        write_rows(directory / "sample.csv", sample.rows(kept))
     if cells:
-        write_text(directory / "prototype.csv", _csv_text(prototype_cells.rows(cells)))
+        write_rows(directory / "prototype.csv", prototype_cells.rows(cells))
     if directory.samefile(data_path("profiles", "accuracy")):
         write_text(directory / DIFFERENCES, differences())

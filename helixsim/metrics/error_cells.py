@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from helixsim.datafiles import data_path
+from helixsim.domain.figures import SettingFigures
 from helixsim.errors import DataError
 from helixsim.jsonio import read_text
 
@@ -77,6 +78,33 @@ class Cell:
 def bucket(value: float, classes: Mapping[str, float]) -> int:
     """Return the position of the class that a value belongs to; it may exceed its limit by half a unit."""
     return next(number for number, most in enumerate(classes.values()) if value < most + 0.5)
+
+
+def class_of(value: float, classes: Mapping[str, float]) -> str:
+    """Return the name of the class that a value belongs to (``bucket``)."""
+    return list(classes)[bucket(value, classes)]
+
+
+def setting_columns(setting: SettingFigures) -> dict[str, str]:
+    """Return the first columns of the cell of a setting; ``gpus`` is that of the nodes with the most work."""
+    return {
+        "gpu": "+".join(sorted({node.gpu for node in setting.nodes})),
+        "engine": setting.engine,
+        "family": setting.family,
+        "weights": setting.weights,
+        "gpus": str(max(setting.nodes, key=lambda node: node.share).gpus),
+        "batch": class_of(setting.batch, BATCHES),
+        "context": class_of(setting.context_tokens, CONTEXTS),
+    }
+
+
+def error_columns(metric: str, log_errors: Sequence[float]) -> dict[str, float | str]:
+    """Return the columns of a metric: mean and standard deviation of its log errors; empty without any."""
+    known = len(log_errors) > 0
+    return {
+        f"{metric}_log_error_mean": round(float(np.mean(log_errors)), 4) if known else "",
+        f"{metric}_log_error_sd": round(float(np.std(log_errors)), 4) if known else "",
+    }
 
 
 def one_format(weights: str) -> str:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from helixsim.config.experiment import ResolvedExperiment, SystemSpec
+from helixsim.domain.flowplan import FlowPlan
 from helixsim.domain.placement import Placement
 from helixsim.domain.request import Window
 from helixsim.domain.result import FloatArray, RunResult
@@ -56,10 +57,11 @@ BRANCH_POLICIES = ("flow_weighted", "earliest_finish")
 
 @dataclass(frozen=True)
 class Entry:
-    """A placement with its routing; ``is_baseline``: it is another system of the experiment."""
+    """A placement with its max-flow and its routing; ``is_baseline``: it is another system of the experiment."""
 
     name: str
     placement: Placement
+    plan: FlowPlan
     system: SystemSpec
     is_baseline: bool = False
 
@@ -155,19 +157,23 @@ class Race:
         return replace(chosen.placement, notes={**chosen.placement.notes, **notes})
 
     def _entries(self, contender: Contender) -> list[Entry]:
+        plan = self._plan(contender.placement)
         if self.system.routing != "auto":
-            return [Entry(contender.name, contender.placement, self.system)]
-        plan = max_flow(self.system.fleet, contender.placement, self.capacity)
+            return [Entry(contender.name, contender.placement, plan, self.system)]
         found = chains(routing_graph(contender.placement, plan))
         policies = BRANCH_POLICIES if found is None else REPLICA_POLICIES[: 1 if len(found) == 1 else None]
         return [
             Entry(
                 contender.name,
                 contender.placement,
+                plan,
                 replace(self.system, routing=policy, routing_options=routing_registry.get(policy).Options()),
             )
             for policy in policies
         ]
+
+    def _plan(self, placement: Placement) -> FlowPlan:
+        return max_flow(self.system.fleet, placement, self.capacity)
 
     def _windows(self) -> list[Window]:
         full = self.experiment.workload.window
@@ -176,8 +182,7 @@ class Race:
         return [Window(int(share * warmup_ns), int(share * duration_ns), drain=False) for share in ROUNDS]
 
     def _score(self, entry: Entry, window: Window, seed: int) -> Score:
-        plan = max_flow(self.system.fleet, entry.placement, self.capacity)
-        placed = PlacedSystem(entry.system, entry.placement, plan)
+        placed = PlacedSystem(entry.system, entry.placement, entry.plan)
         return score_of(simulate_system(self.experiment, placed, window=window, seed=seed), self.experiment)
 
     def _final(
@@ -190,6 +195,7 @@ class Race:
             Entry(
                 f"system {placed.system.name}",
                 placed.placement,
+                self._plan(placed.placement),
                 placed.system if self.system.routing == "auto" else self.system,
                 is_baseline=True,
             )

@@ -13,7 +13,7 @@ from typing import Any
 from helixsim.config.experiment import ResolvedExperiment
 from helixsim.domain.result import RunResult
 from helixsim.errors import ConfigError, HelixsimError, typed_error
-from helixsim.metrics.summary import summarise, timing
+from helixsim.metrics.summary import timing
 from helixsim.report.html import build_report
 from helixsim.report.whatif_rows import write_whatif
 from helixsim.results.run import Run, Simulation
@@ -24,7 +24,7 @@ from helixsim.study import rundir
 from helixsim.study.finished import Simulated, SimulatedStore, simulated_in
 from helixsim.study.placements import PlacementStore, placement_store, placements_in
 from helixsim.study.placing import assembled
-from helixsim.study.systems import PlacedSystem, simulate_system
+from helixsim.study.systems import PlacedSystem, simulate_system, summary_of
 from helixsim.study.whatif import Case, cases, hopeless, place_case, whatif_variants
 from helixsim.units import NS_PER_S
 
@@ -266,19 +266,13 @@ def _again(case: Case, kept: Simulated) -> Run:
 
 def finished(case: Case, placed: PlacedSystem, run: RunResult) -> Run:
     """Return a simulated system with its summary."""
-    experiment, system, stats = case.experiment, case.system, case.experiment.workload_stats
-    summary = summarise(
+    experiment, system = case.experiment, case.system
+    summary = summary_of(
+        experiment,
+        placed,
         run,
-        slo=experiment.slo,
-        fleet=system.fleet,
-        placement=placed.placement,
-        plan=placed.plan,
-        mean_prompt_tokens=stats.mean_prompt_tokens,
-        mean_output_tokens=stats.mean_output_tokens,
-        offered_rps=stats.offered_rps if system.arrivals is None else system.arrivals.rate_rps,
+        offered_rps=experiment.workload_stats.offered_rps if system.arrivals is None else system.arrivals.rate_rps,
         kv_limited_tokens_per_s=None if placed.operating is None else placed.operating.tokens_per_s,
-        engine=experiment.engine,
-        unsupported=experiment.unsupported,
     )
     simulation = Simulation(run, placed.placement, placed.plan, system.fleet)
     return Run(system.name, summary, timing(run, placed.placement), simulation)

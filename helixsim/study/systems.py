@@ -11,8 +11,9 @@ from helixsim.batching import registry as batching_registry
 from helixsim.config.experiment import ResolvedExperiment, SystemSpec
 from helixsim.domain.flowplan import FlowPlan
 from helixsim.domain.placement import Placement
-from helixsim.domain.request import FeedMode, Window
+from helixsim.domain.request import FeedMode, Slo, Window
 from helixsim.domain.result import RunResult
+from helixsim.domain.summary import Summary
 from helixsim.engine.inputs import Patience, SimulationInputs
 from helixsim.engine.simulate import Progress as SimulationProgress
 from helixsim.engine.simulate import simulate
@@ -20,6 +21,7 @@ from helixsim.flow.capacity import CapacityTable, paper_capacity
 from helixsim.flow.operating import operating_capacity
 from helixsim.flow.station import OperatingLoad, OperatingPoint
 from helixsim.metrics.objectives import Target
+from helixsim.metrics.summary import summarise
 from helixsim.rng import stream
 from helixsim.routing import registry as routing_registry
 from helixsim.routing.graph import routing_graph
@@ -142,4 +144,33 @@ def patience_for(
         ttft_ns=seconds_to_ns(max(ttft_s for ttft_s in slowest_s if ttft_s is not None)),
         most_late=math.ceil(arriving * allowed),
         least_ns=window.duration_ns // LEAST_PART,
+    )
+
+
+def summary_of(
+    experiment: ResolvedExperiment,
+    placed: PlacedSystem,
+    run: RunResult,
+    *,
+    offered_rps: float | None,
+    slo: Slo | None = None,
+    kv_limited_tokens_per_s: float | None = None,
+) -> Summary:
+    """Return the summary of a simulated system, by the objectives of its experiment unless ``slo`` gives others.
+
+    ``offered_rps`` and ``kv_limited_tokens_per_s`` are those of ``metrics.summary.summarise``.
+    """
+    stats = experiment.workload_stats
+    return summarise(
+        run,
+        slo=experiment.slo if slo is None else slo,
+        fleet=placed.system.fleet,
+        placement=placed.placement,
+        plan=placed.plan,
+        mean_prompt_tokens=stats.mean_prompt_tokens,
+        mean_output_tokens=stats.mean_output_tokens,
+        offered_rps=offered_rps,
+        kv_limited_tokens_per_s=kv_limited_tokens_per_s,
+        engine=experiment.engine,
+        unsupported=experiment.unsupported,
     )

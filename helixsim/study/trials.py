@@ -14,11 +14,10 @@ from typing import Any
 from helixsim.config.experiment import ResolvedExperiment, SystemSpec
 from helixsim.domain.summary import Summary
 from helixsim.metrics.objectives import Target, Verdict, evaluate_target
-from helixsim.metrics.summary import summarise
 from helixsim.results.capacity import Trial
 from helixsim.runtime.identity import content_key, experiment_key
 from helixsim.runtime.store import Codec, Store
-from helixsim.study.systems import PlacedSystem, patience_for, simulate_system
+from helixsim.study.systems import PlacedSystem, patience_for, simulate_system, summary_of
 from helixsim.workload.spec import ArrivalsSpec
 
 SCHEMA = 1
@@ -57,18 +56,7 @@ def run_trial(
             system, offered_rps = replace(system, arrivals=at_rate(experiment, system, rate_rps)), rate_rps
         patience = patience_for(experiment, system, seed, targets)
         run = simulate_system(experiment, replace(placed, system=system), seed=seed, patience=patience)
-        summary = summarise(
-            run,
-            slo=targets[0].slo,
-            fleet=system.fleet,
-            placement=placed.placement,
-            plan=placed.plan,
-            mean_prompt_tokens=stats.mean_prompt_tokens,
-            mean_output_tokens=stats.mean_output_tokens,
-            offered_rps=offered_rps,
-            engine=experiment.engine,
-            unsupported=experiment.unsupported,
-        )
+        summary = summary_of(experiment, placed, run, slo=targets[0].slo, offered_rps=offered_rps)
         rate = math.nan if offered_rps is None else offered_rps
         return Trial(seed, rate, summary, {target.name: evaluate_target(run, target) for target in targets})
 

@@ -21,11 +21,10 @@ from helixsim.domain.placement import Placement
 from helixsim.domain.request import Slo, Window
 from helixsim.flow.maxflow import max_flow
 from helixsim.flow.operating import operating_point
-from helixsim.metrics.summary import summarise
 from helixsim.placement.base import PlacementProblem
 from helixsim.placement.helix import HelixOptions, _Search
 from helixsim.study.placing import place_system
-from helixsim.study.systems import PlacedSystem, capacity_table, operating_load, simulate_system
+from helixsim.study.systems import PlacedSystem, capacity_table, operating_load, simulate_system, summary_of
 from helixsim.units import NS_PER_S
 from helixsim.workload.spec import ArrivalsSpec
 
@@ -42,17 +41,7 @@ def experiment_of(case: str, *overrides: str) -> ResolvedExperiment:
 def measured(experiment: ResolvedExperiment, placed: PlacedSystem) -> dict[str, float]:
     """Simulate a placed system as the experiment says and return what the tables show."""
     run = simulate_system(experiment, placed)
-    stats = experiment.workload_stats
-    summary = summarise(
-        run,
-        slo=experiment.slo,
-        fleet=placed.system.fleet,
-        placement=placed.placement,
-        plan=placed.plan,
-        mean_prompt_tokens=stats.mean_prompt_tokens,
-        mean_output_tokens=stats.mean_output_tokens,
-        offered_rps=stats.offered_rps,
-    )
+    summary = summary_of(experiment, placed, run, offered_rps=experiment.workload_stats.offered_rps)
     return {
         "output tokens/s": summary.throughput.output_tokens_per_s,
         "requests/s": summary.throughput.requests_per_s,

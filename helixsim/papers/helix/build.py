@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -31,7 +29,7 @@ from helixsim.papers.helix.verdicts import (
 )
 from helixsim.runtime.identity import library_versions
 from helixsim.runtime.pool import Executor, Report
-from helixsim.writing import new_file, write_text
+from helixsim.writing import write_rows, write_text
 
 SCHEMA = 1
 
@@ -107,10 +105,7 @@ def write(done: Reproduction, out: Path) -> None:
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows that have the same keys; None becomes an empty field."""
-    with new_file(path) as raw, io.TextIOWrapper(raw, encoding="utf-8", newline="", write_through=True) as file:
-        writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({key: csv_text(value) for key, value in json_values(row).items()} for row in rows)
+    write_rows(path, [{key: csv_text(value) for key, value in json_values(row).items()} for row in rows])
 
 
 def summary(done: Reproduction) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from helixsim.errors import DataError
 from helixsim.jsonio import shown
 from helixsim.workload.readers.base import Reading, Row
 from helixsim.workload.readers.files import json_documents, listed
-from helixsim.workload.readers.values import fault, time_ns, token_count
+from helixsim.workload.readers.values import check_lists, fault, time_ns, token_count
 
 VLLM_LENGTHS = ("input_lens", "output_lens")
 TOKEN_KEYS = ("prompt_tokens", "output_tokens")
@@ -76,12 +76,7 @@ def vllm(reading: Reading) -> Iterator[Row]:
     lists = {"input_lens": prompts, "output_lens": outputs}
     lists |= {"start_times": starts} if has_times else {}
     lists |= {"errors": errors} if errors else {}
-    for key, values in lists.items():
-        if not isinstance(values, list):
-            raise DataError(f"{path}: {key!r}: got {shown(values)}, expected a list")
-    if len({len(values) for values in lists.values()}) > 1:
-        sizes = ", ".join(f"{key} {len(values)}" for key, values in lists.items())
-        raise DataError(f"{path}: lists of different lengths: {sizes}")
+    check_lists(path, lists)
     found = [
         Row(
             number,

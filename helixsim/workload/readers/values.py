@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -34,6 +35,18 @@ def fault(path: Path, line: int, column: str, message: str) -> NoReturn:
     """Raise a ``DataError`` for one row."""
     place = f", column {shown(column)}" if column else ""
     raise DataError(f"{path}: row {line}{place}: {message}")
+
+
+def check_lists(path: Path, lists: Mapping[str, object]) -> None:
+    """Refuse values, by their keys, that are not lists of one length."""
+    sizes = {}
+    for key, values in lists.items():
+        if not isinstance(values, list):
+            raise DataError(f"{path}: {key!r}: got {shown(values)}, expected a list")
+        sizes[key] = len(values)
+    if len(set(sizes.values())) > 1:
+        told = ", ".join(f"{key} {size}" for key, size in sizes.items())
+        raise DataError(f"{path}: lists of different lengths: {told}")
 
 
 def token_count(path: Path, line: int, column: str, got: object) -> int:

@@ -12,7 +12,7 @@ from helixsim.accuracy import own
 from helixsim.benchmarks.benchmark import Benchmark, Lengths, Load
 from helixsim.domain.figures import GpuShare, SettingFigures
 from helixsim.errors import DataError
-from helixsim.metrics import model_error
+from helixsim.metrics import error_cells, model_error
 from helixsim.metrics.error_cells import OWN_VARIABLE, known_cells, own_cells, shipped_cells
 from helixsim.planning.replay import ReplayTask, measured_points, placement_of, replay
 from tests.unit.planning.test_calibrate import experiment
@@ -94,7 +94,7 @@ def test_own_points_replace_public_ones_of_the_same_kind(
     own.add(table, points(tmp_path, summary))
     header, row = table.read_text().splitlines()
     fields = dict(zip(header.split(","), row.split(",")[: len(own.CELL_COLUMNS)], strict=False))
-    batch, context = list(own.BATCHES)[shipped.batch], list(own.CONTEXTS)[shipped.context]
+    batch, context = list(error_cells.BATCHES)[shipped.batch], list(error_cells.CONTEXTS)[shipped.context]
     fields |= {
         "gpu": shipped.gpu[0], "engine": shipped.engine, "family": shipped.family, "weights": shipped.weights,
         "gpus": str(shipped.gpus), "batch": batch, "context": context, "timings": "+".join(shipped.timings),

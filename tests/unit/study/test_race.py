@@ -195,7 +195,7 @@ def test_a_kept_placement_depends_on_objectives_and_rivals(tmp_path, monkeypatch
 def test_shares_come_before_time_and_equal_shares_do_not() -> None:
     scores = {"a, r": score(1.0, 9), "b, r": score(0.9, 1), "c, r": score(0.999, 5, noise=0.4), "d, r": score(0.5, 1)}
     system = type("S", (), {"routing": "r"})()
-    entries = [Entry(name[0], None, system) for name in scores]  # type: ignore[arg-type]
+    entries = [Entry(name[0], None, None, system) for name in scores]  # type: ignore[arg-type]
     assert [entry.name for entry in ranked(entries, scores)] == ["c", "a", "b", "d"]
     assert scores["a, r"].beats(scores["b, r"])
     assert not scores["b, r"].beats(scores["a, r"])
