@@ -9,7 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from helixsim.config.experiment import ResolvedExperiment
 from helixsim.domain.placement import Placement as _Placement
+from helixsim.experiment import Experiment
 from helixsim.report.notebook import table_html
 from helixsim.report.pages import PageTable
 from helixsim.report.plots import frontier_figure, placement_figure
@@ -145,6 +147,28 @@ class Placed(_Shown, PlacedSystem):
     def document(self) -> dict[str, Any]:
         """The placement with its flow as JSON values."""
         return placement_document(self.placement, self.plan, self.system.fleet)
+
+    def deployment(self, experiment: Experiment | ResolvedExperiment, target: str, model_id: str | None = None) -> str:
+        """Return what starts the placement: a script or manifests, as ``place --export TARGET`` writes.
+
+        Parameters
+        ----------
+        experiment
+            The experiment that was placed, for the options of its engine.
+        target
+            ``vllm``, ``ray``, ``kubernetes``, ``llm-d`` or ``dynamo``.
+        model_id
+            Hugging Face id or folder that servers load; None: the id that the catalogue has for the model.
+
+        Raises
+        ------
+        ConfigError
+            If the target is unknown or cannot serve the placement, with the reason.
+        """
+        from helixsim.deploy import registry
+
+        resolved = experiment.resolve() if isinstance(experiment, Experiment) else experiment
+        return registry.text(target, resolved, self.system, self.placement, self.plan, model_id=model_id)
 
     def _shown(self) -> tuple[str, Mapping[str, Any]]:
         return self.system.name, self.document

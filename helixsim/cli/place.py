@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helixsim.cli import console, options
-from helixsim.errors import ConfigError, ExitCode
+from helixsim.errors import ConfigError, ExitCode, did_you_mean
 
 if TYPE_CHECKING:
     from helixsim.study.systems import PlacedSystem
+
+TARGETS = ("vllm", "ray", "kubernetes", "llm-d", "dynamo")
+"""The names of ``deploy.registry``, which is imported when one is asked for."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -26,15 +29,20 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--system", metavar="NAME", help="only this system")
     parser.add_argument(
         "--export",
-        type=Path,
-        metavar="FILE",
-        help="write the placement as JSON for 'placement: {strategy: fixed, file: FILE}'; "
-        "needs --system if the experiment has several",
+        metavar="FILE|TARGET",
+        help="write the placement as JSON for 'placement: {strategy: fixed, file: FILE}'; or what starts it with one "
+        f"of {', '.join(TARGETS)} (a script or manifests, to stdout or --out); needs --system if there are several",
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="where --export TARGET writes (default: stdout)")
+    parser.add_argument(
+        "--model-id",
+        metavar="ID",
+        help="Hugging Face id or folder that exported servers load (default: that of the catalogue)",
     )
     parser.add_argument(
         "--by-flow", action="store_true", help="select candidates by max-flow alone, without short simulations"
     )
-    parser.add_argument("--force", action="store_true", help="allow --export to replace a file")
+    parser.add_argument("--force", action="store_true", help="allow --export and --out to replace a file")
     parser.set_defaults(func=run)
 
 
@@ -45,17 +53,17 @@ def run(args: argparse.Namespace) -> int:
     from helixsim.results.files import write_json
     from helixsim.results.placement_json import placement_document
     from helixsim.study.placing import place_system
+    from helixsim.writing import write_text
 
     experiment = options.loaded(args).resolve()
     names = [system.name for system in experiment.systems]
     if args.system is not None and args.system not in names:
         raise ConfigError(f"--system: {unknown_name('system', args.system, names)}")
     chosen = [system for system in experiment.systems if args.system in {None, system.name}]
-    if args.export is not None:
-        if len(chosen) > 1:
-            raise ConfigError(f"--export writes one placement, the experiment has {len(chosen)}: add --system NAME")
-        if args.export.exists() and not args.force:
-            raise ConfigError(f"--export: {args.export} exists (--force replaces it)")
+    target = args.export if args.export in TARGETS else None
+    path = _export_path(args, target)
+    if args.export is not None and len(chosen) > 1:
+        raise ConfigError(f"--export writes one placement, the experiment has {len(chosen)}: add --system NAME")
     placed: dict[str, PlacedSystem] = {}
     with console.progress("place", quiet=args.quiet) as advance:
         for number, system in enumerate(chosen):
@@ -65,6 +73,15 @@ def run(args: argparse.Namespace) -> int:
 
             placed[system.name] = place_system(experiment, system, progress=progress, by_flow=args.by_flow)
             advance((number + 1) / len(chosen), system.name)
+    if target is not None:
+        from helixsim.deploy import registry
+
+        one = placed[chosen[0].name]
+        made = registry.text(target, experiment, one.system, one.placement, one.plan, model_id=args.model_id)
+        if path is None:
+            print(made, end="")
+            return ExitCode.OK
+        write_text(path, made)
     documents = {name: placement_document(one.placement, one.plan, one.system.fleet) for name, one in placed.items()}
     if args.json:
         systems = {name: _answer(one, documents[name]) for name, one in placed.items()}
@@ -73,9 +90,26 @@ def run(args: argparse.Namespace) -> int:
         color, width = console.wants_colour(sys.stdout), console.stdout().width
         for name, document in documents.items():
             console.show(placement_text(name, document, width=width, color=color))
-    if args.export is not None:
-        write_json(args.export, next(iter(documents.values())))
+    if path is not None and target is None:
+        write_json(path, next(iter(documents.values())))
     return ExitCode.OK
+
+
+def _export_path(args: argparse.Namespace, target: str | None) -> Path | None:
+    """Return the file that is written, None for stdout; ``ConfigError`` for options that do not fit together."""
+    if target is None and args.export is not None and args.export.isidentifier():
+        hint = did_you_mean(args.export, TARGETS)
+        if hint:
+            raise ConfigError(f"--export: {args.export!r} is no target{hint} (a file: ./{args.export})")
+    if target is None and (args.out is not None or args.model_id is not None):
+        option = "--out" if args.out is not None else "--model-id"
+        raise ConfigError(f"{option} goes with --export TARGET, one of {', '.join(TARGETS)}")
+    if target is not None and args.out is None and args.json:
+        raise ConfigError("--json and --export TARGET both write to stdout: add --out FILE")
+    path = args.out if target is not None else args.export and Path(args.export)
+    if path is not None and path.exists() and not args.force:
+        raise ConfigError(f"{'--export' if target is None else '--out'}: {path} exists (--force replaces it)")
+    return path
 
 
 def _answer(placed: PlacedSystem, document: dict[str, Any]) -> dict[str, Any]:

@@ -125,6 +125,32 @@ def test_an_exported_placement_can_be_used_again_and_means_the_same(experiment, 
     assert "exists" in capsys.readouterr().err
 
 
+def test_place_writes_what_starts_a_placement_to_stdout_or_to_a_file(experiment, tmp_path, capsys):
+    common = ["place", str(experiment), "-q", "--set", "engine.name=vllm-1", "--system", "sp", "--export", "vllm"]
+    assert main(common) == 0
+    script = capsys.readouterr().out
+    assert script.startswith("#!/bin/sh\n# tiny: system sp, placement separate")
+    out = tmp_path / "serve.sh"
+    assert main([*common, "--out", str(out), "--model-id", "mine"]) == 0
+    assert out.read_text(encoding="utf-8") == script.replace("MODEL=meta-llama/Llama-2-7b-hf", "MODEL=mine")
+    assert main([*common, "--out", str(out)]) == 2
+    assert "exists (--force replaces it)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--export", "kubernets"], "'kubernets' is no target; did you mean 'kubernetes'? (a file: ./kubernets)"),
+        (["--export", "p.json", "--out", "serve.sh"], "--out goes with --export TARGET, one of vllm, ray"),
+        (["--model-id", "mine"], "--model-id goes with --export TARGET"),
+        (["--export", "ray", "--json"], "--json and --export TARGET both write to stdout: add --out FILE"),
+    ],
+)
+def test_export_options_that_do_not_fit_together_are_errors(experiment, options, message, capsys):
+    assert main(["place", str(experiment), "-q", "--system", "sp", *options]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_vllm_partitions_are_the_layers_of_their_nodes(experiment, tmp_path, capsys):
     """Both separate pipelines can be given to vLLM; reading the file back gives the same partitions."""
     files = [tmp_path / "first.json", tmp_path / "again.json"]

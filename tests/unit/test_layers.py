@@ -27,7 +27,7 @@ LAYERS = (
     {"engine"},
     {"metrics"},
     {"runtime"},
-    {"results"},
+    {"results", "deploy"},
     {"report"},
     {"study"},
     {"planning"},

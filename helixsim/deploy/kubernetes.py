@@ -1,0 +1,124 @@
+"""Kubernetes manifests of a placement, plain or for llm-d.
+
+Each machine of a server is a Deployment of one pod that is bound to its node by ``kubernetes.io/hostname``: stages on
+unequal machines need a definite rank each, which the one worker template of a LeaderWorkerSet cannot state. Resources:
+apps/v1 and v1; for llm-d v0.7 labels ``llm-d.ai/*``, an ``InferencePool`` (``inference.networking.k8s.io/v1``) and an
+``HTTPRoute``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from helixsim import yamlio
+from helixsim.deploy.servers import MASTER_PORT, PORT, Server, Servers
+
+IMAGE = "vllm/vllm-openai:latest"
+PICKER, PICKER_PORT = "llm-d-epp", 9002
+"""Service and port of llm-d's endpoint picker, which is installed with its router."""
+
+
+def manifests(servers: Servers) -> str:
+    """Return Deployments of all machines, and a Service before all servers."""
+    app = servers.name
+    found = [part for server in servers.servers for part in _server(servers, server, {"app": app})]
+    found.append(_service(app, {"app": app, "role": "api"}, [("http", PORT)]))
+    return documents(servers, found)
+
+
+def llmd_manifests(servers: Servers) -> str:
+    """Return Deployments with the labels of llm-d, the pool of servers and the route to it."""
+    app = servers.name
+    labels = {"llm-d.ai/inference-serving": "true", "llm-d.ai/model": _label(servers.model), "app": app}
+    found = [part for server in servers.servers for part in _server(servers, server, labels)]
+    picker = {"name": PICKER, "kind": "Service", "port": {"number": PICKER_PORT}}
+    found.append(
+        {
+            "apiVersion": "inference.networking.k8s.io/v1",
+            "kind": "InferencePool",
+            "metadata": {"name": app},
+            "spec": {
+                "selector": {"matchLabels": {**labels, "role": "api"}},
+                "targetPorts": [{"number": PORT}],
+                "endpointPickerRef": picker,
+            },
+        }
+    )
+    pool = {"group": "inference.networking.k8s.io", "kind": "InferencePool", "name": app}
+    found.append(
+        {
+            "apiVersion": "gateway.networking.k8s.io/v1",
+            "kind": "HTTPRoute",
+            "metadata": {"name": app},
+            "spec": {
+                "parentRefs": [{"name": "inference-gateway"}],
+                "rules": [{"matches": [{"path": {"type": "PathPrefix", "value": "/"}}], "backendRefs": [pool]}],
+            },
+        }
+    )
+    return documents(servers, found)
+
+
+def documents(servers: Servers, found: list[dict[str, Any]]) -> str:
+    """Return a file of several YAML documents below its comments."""
+    head = "".join(f"# {line}\n" for line in servers.comments)
+    return head + "---\n".join(yamlio.dump(part) for part in found)
+
+
+def _server(servers: Servers, server: Server, labels: dict[str, str]) -> list[dict[str, Any]]:
+    """Return the Deployments of a server's machines, and the Service by which they find the first one."""
+    master = f"{server.name}-master"
+    found = []
+    for rank, stage in enumerate(server.stages):
+        own = {**labels, "server": server.name, "rank": str(rank), "role": "worker" if rank else "api"}
+        container: dict[str, Any] = {
+            "name": "vllm",
+            "image": IMAGE,
+            "command": ["vllm", "serve", servers.model],
+            "args": [*server.arguments(), *server.joining(rank, master)],
+            "env": [{"name": name, "value": value} for name, value in server.environment.items()],
+            "resources": {"limits": {stage.resource: str(stage.gpus)}},
+            "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}],  # a path in the container
+        }
+        if not rank:
+            container["ports"] = [{"name": "http", "containerPort": PORT}]
+            container["readinessProbe"] = {"httpGet": {"path": "/health", "port": PORT}}
+        pod = {
+            "nodeSelector": {"kubernetes.io/hostname": stage.node},
+            "containers": [container],
+            "volumes": [{"name": "shm", "emptyDir": {"medium": "Memory"}}],
+        }
+        found.append(
+            {
+                "apiVersion": "apps/v1",
+                "kind": "Deployment",
+                "metadata": {"name": f"{server.name}-rank-{rank}", "labels": own},
+                "spec": {
+                    "replicas": 1,
+                    "strategy": {"type": "Recreate"},
+                    "selector": {"matchLabels": {"server": server.name, "rank": str(rank)}},
+                    "template": {"metadata": {"labels": own}, "spec": pod},
+                },
+            }
+        )
+    if len(server.stages) > 1:
+        service = _service(master, {"server": server.name, "rank": "0"}, [("rendezvous", MASTER_PORT)])
+        service["spec"] |= {"clusterIP": "None", "publishNotReadyAddresses": True}
+        found.append(service)
+    return found
+
+
+def _service(name: str, selector: dict[str, str], ports: list[tuple[str, int]]) -> dict[str, Any]:
+    listed = [{"name": port, "port": number} for port, number in ports]
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name},
+        "spec": {"selector": selector, "ports": listed},
+    }
+
+
+def _label(text: str) -> str:
+    """Return a text as the value of a label: letters, digits, ``-``, ``_`` and ``.``, at most 63."""
+    kept = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in text)
+    return kept[-63:].strip("-_.")

@@ -1,0 +1,67 @@
+"""Ray Serve's configuration of a placement (``serve run FILE``): an LLM application for each kind of server.
+
+Ray assigns the stages of a pipeline to the bundles of a placement group in an order of its own, so all machines of a
+pipeline must be alike. The type of a machine is a resource of Ray, which each machine offers once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from helixsim import yamlio
+from helixsim.deploy.servers import Server, Servers, require_equal_machines
+
+
+def config(servers: Servers) -> str:
+    """Return the configuration; servers on equal machines with equal options are replicas of one application.
+
+    Raises
+    ------
+    ConfigError
+        If a pipeline has machines of several types.
+    """
+    require_equal_machines(servers, "ray")
+    kinds: dict[tuple[object, ...], list[Server]] = {}
+    for server in servers.servers:
+        stages = tuple((stage.node_type, stage.gpus, stage.layers) for stage in server.stages)
+        kinds.setdefault((stages, tuple(server.options.items())), []).append(server)
+    applications = [_application(servers.model, alike, only=len(kinds) == 1) for alike in kinds.values()]
+    head = "".join(f"# {line}\n" for line in servers.comments)
+    types = dict.fromkeys(stage.node_type for server in servers.servers for stage in server.stages)
+    for kind in types:
+        head += f"""# Start Ray on each {kind} with: ray start ... --resources='{{"{kind}": 1}}'\n"""
+    if len(kinds) > 1:
+        head += "# Unequal servers are applications of their own: share requests among their routes as planned.\n"
+    return head + yamlio.dump({"applications": applications})
+
+
+def _application(model: str, alike: list[Server], *, only: bool) -> dict[str, Any]:
+    first = alike[0]
+    stage = first.stages[0]
+    bundle = {"GPU": stage.gpus, "CPU": 1, stage.node_type: 1}
+    llm: dict[str, Any] = {
+        "model_loading_config": {"model_id": model, "model_source": model},
+        "engine_kwargs": {name.replace("-", "_"): _value(value) for name, value in _switches(first).items()},
+        "placement_group_config": {"bundles": [dict(bundle) for _ in first.stages], "strategy": "STRICT_SPREAD"},
+        "deployment_config": {"num_replicas": len(alike)},
+    }
+    if first.environment:
+        llm["runtime_env"] = {"env_vars": first.environment}
+    return {
+        "name": first.name,
+        "route_prefix": "/" if only else f"/{first.name}",
+        "import_path": "ray.serve.llm:build_openai_app",
+        "args": {"llm_configs": [llm]},
+    }
+
+
+def _switches(server: Server) -> dict[str, str]:
+    """Return the options as keyword arguments: ``no-NAME`` is ``NAME`` with the value false."""
+    return {
+        name.removeprefix("no-"): value or ("false" if name.startswith("no-") else "true")
+        for name, value in server.options.items()
+    }
+
+
+def _value(text: str) -> str | int | float | bool | None:
+    return yamlio.scalar(text)

@@ -1,0 +1,296 @@
+"""The model servers that a placement consists of, with the options that vLLM needs to serve as simulated."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from helixsim.config.experiment import ResolvedExperiment, SystemSpec
+from helixsim.domain.cluster import COORDINATOR, Deployment
+from helixsim.domain.flowplan import FlowPlan
+from helixsim.domain.placement import Placement
+from helixsim.errors import ConfigError
+from helixsim.hardware import catalog
+
+ENGINE: Final = "vllm-1"
+"""The engine whose options the targets state."""
+
+PORT: Final = 8000
+"""Where the HTTP server of a model server listens (vLLM's default)."""
+
+MASTER_PORT: Final = 29501
+"""Where the processes of a pipeline over several machines meet (vLLM's ``--master-port``)."""
+
+_RESOURCES = {"mi": "amd.com/gpu", "gaudi": "habana.ai/gaudi"}
+_APPLE = ("m1-", "m2-", "m3-", "m4-", "m5-")
+_KV_DTYPES = {"fp8": "fp8", "fp16": "auto", "bf16": "auto"}
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One machine of a model server: it holds ``layers`` layers on ``gpus`` GPUs.
+
+    ``resource`` is the name under which Kubernetes counts its GPUs.
+    """
+
+    node: str
+    node_type: str
+    gpus: int
+    layers: int
+    resource: str
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A model server: one replica of the model on the machines of a pipeline.
+
+    Parameters
+    ----------
+    stages
+        First to last.
+    options
+        vLLM's options without leading dashes; an empty value is a switch.
+    share
+        Part of the requests that the plan sends here, 0..1.
+    """
+
+    name: str
+    stages: tuple[Stage, ...]
+    options: Mapping[str, str]
+    share: float
+
+    @property
+    def partition(self) -> str:
+        """Layers of each stage, for ``VLLM_PP_LAYER_PARTITION``."""
+        return ",".join(str(stage.layers) for stage in self.stages)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Environment variables of its processes."""
+        return {"VLLM_PP_LAYER_PARTITION": self.partition} if len(self.stages) > 1 else {}
+
+    def arguments(self) -> list[str]:
+        """Return the options as command-line arguments, ``--name=value`` or ``--name``."""
+        return [f"--{name}={value}" if value else f"--{name}" for name, value in self.options.items()]
+
+    def joining(self, rank: int, master: str) -> list[str]:
+        """Return the arguments with which the machine of stage ``rank`` joins a pipeline; empty for one machine."""
+        if len(self.stages) == 1:
+            return []
+        return [
+            f"--nnodes={len(self.stages)}",
+            f"--node-rank={rank}",
+            f"--master-addr={master}",
+            f"--master-port={MASTER_PORT}",
+            *(["--headless"] if rank else []),
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """All model servers of a placement.
+
+    ``name`` is that of the system as Kubernetes accepts it; ``unused`` are nodes without layers; ``notes`` say what
+    differs from the simulation or is left to the user.
+    """
+
+    name: str
+    title: str
+    model: str
+    servers: tuple[Server, ...]
+    unused: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def comments(self) -> list[str]:
+        """Title, shares and notes as lines for the head of a file."""
+        shares = ", ".join(f"{server.name} {server.share:.1%}" for server in self.servers)
+        lines = [self.title, f"Requests per server as planned: {shares}."]
+        if self.unused:
+            lines.append(f"Unused nodes: {', '.join(self.unused)}.")
+        return [*lines, *self.notes]
+
+
+def servers_of(
+    experiment: ResolvedExperiment, system: SystemSpec, placement: Placement, plan: FlowPlan, model_id: str | None
+) -> Servers:
+    """Return the model servers of a placement.
+
+    Parameters
+    ----------
+    model_id
+        Hugging Face id or folder that servers load; None: the id that the catalogue has for the model.
+
+    Raises
+    ------
+    ConfigError
+        If vLLM cannot serve the placement, another engine was simulated, or no id of the model is known.
+    """
+    engine: Mapping[str, Any] = experiment.document["engine"]
+    if engine["name"] != ENGINE:
+        raise ConfigError(
+            f"--export: the experiment simulates the engine {engine['name']!r}, the targets start vLLM V1: "
+            f"set engine.name to {ENGINE!r} and place again"
+        )
+    fleet = system.fleet
+    chains = _chains(system.name, plan, all_edges=system.routing != "flow_weighted")
+    served = sum(flow for _, flow in chains)
+    common, notes = _options(engine, fleet)
+    servers = []
+    for number, (chain, flow) in enumerate(chains):
+        name = f"{dns_name(system.name)}-{number}"
+        stages = tuple(_stage(fleet, placement, node) for node in chain)
+        options, more = _own_options(fleet, placement, chain, engine)
+        servers.append(Server(name, stages, {**options, **common}, flow / served))
+        notes += [f"{name}: {note}" for note in more]
+    used = {stage.node for server in servers for stage in server.stages}
+    return Servers(
+        dns_name(system.name),
+        f"{experiment.name}: system {system.name}, placement {placement.strategy}, routing {system.routing}.",
+        _model_id(experiment, model_id),
+        tuple(servers),
+        tuple(node.id for node in fleet.cluster.nodes if node.id not in used),
+        tuple(notes),
+    )
+
+
+def require_equal_machines(servers: Servers, target: str) -> None:
+    """Raise ``ConfigError`` for a pipeline of unequal machines, whose stages the target would assign in any order."""
+    for server in servers.servers:
+        kinds = Counter(stage.node_type for stage in server.stages)
+        if len(kinds) > 1:
+            raise ConfigError(
+                f"--export {target}: {server.name} is a pipeline of {', '.join(kinds)}: {target} does not assign the "
+                f"stages of a pipeline to given machines, so all must be of one type; "
+                f"'--export vllm' and '--export kubernetes' do"
+            )
+
+
+def dns_name(text: str) -> str:
+    """Return a text as a name that Kubernetes accepts: lower-case letters, digits and dashes, a letter first."""
+    name = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40].rstrip("-")
+    return name if name[:1].isalpha() else f"system-{name}".rstrip("-")
+
+
+def _chains(system: str, plan: FlowPlan, *, all_edges: bool) -> list[tuple[list[str], float]]:
+    """Return the nodes of each pipeline, first to last, with its flow [tokens/s].
+
+    Raises
+    ------
+    ConfigError
+        If requests may take several ways from a node, which no engine serves.
+    """
+    following: dict[str, list[str]] = {}
+    arriving: Counter[str] = Counter()
+    flows: dict[str, float] = {}
+    for edge in plan.edges:
+        if edge.flow_tokens_per_s > 0 or all_edges:
+            following.setdefault(edge.src, []).append(edge.dst)
+            arriving[edge.dst] += 1
+            if edge.src == COORDINATOR:
+                flows[edge.dst] = edge.flow_tokens_per_s
+    branching = sorted(
+        node for node in following if node != COORDINATOR and (len(following[node]) > 1 or arriving[node] > 1)
+    )
+    if branching:
+        raise ConfigError(
+            f"--export: {system}: requests take several ways through {', '.join(branching[:5])}"
+            f"{', ...' if len(branching) > 5 else ''}; the engines of today serve whole pipelines: "
+            "place with the strategy 'replicas' or 'separate'"
+        )
+    chains = []
+    for first, flow in flows.items():
+        chain = [first]
+        while following[chain[-1]] != [COORDINATOR]:
+            chain.append(following[chain[-1]][0])
+        if flow > 0:
+            chains.append((chain, flow))
+    return chains
+
+
+def _stage(fleet: Deployment, placement: Placement, node_id: str) -> Stage:
+    node = fleet.cluster.node(node_id)
+    if node.gpu.startswith(_APPLE):
+        raise ConfigError(f"--export: vLLM does not serve on the GPU of node {node_id!r}, {node.gpu}")
+    found = [resource for prefix, resource in _RESOURCES.items() if node.gpu.startswith(prefix)]
+    resource = found[0] if found else "nvidia.com/gpu"
+    return Stage(node_id, node.node_type, node.gpus, placement.ranges[node_id].layers, resource)
+
+
+def _options(engine: Mapping[str, Any], fleet: Deployment) -> tuple[dict[str, str], list[str]]:
+    """Return the options that all servers have, and notes on what they cannot state."""
+    model = fleet.model
+    options = {
+        "gpu-memory-utilization": f"{engine['gpu_memory_utilization']:g}",
+        "block-size": str(engine["block_tokens"]),
+        "enable-chunked-prefill" if engine["enable_chunked_prefill"] else "no-enable-chunked-prefill": "",
+        "enable-prefix-caching" if engine["enable_prefix_caching"] else "no-enable-prefix-caching": "",
+        "scheduling-policy": engine["scheduling_policy"],
+    }
+    notes = []
+    if engine["long_prefill_token_threshold"]:
+        options["long-prefill-token-threshold"] = str(engine["long_prefill_token_threshold"])
+    if engine.get("enable_expert_parallel"):
+        options["enable-expert-parallel"] = ""
+    if model.kv_precision in _KV_DTYPES:
+        options["kv-cache-dtype"] = _KV_DTYPES[model.kv_precision]
+    else:
+        notes.append(f"The KV cache was simulated in {model.kv_precision}: set --kv-cache-dtype accordingly.")
+    if model.precision not in {"fp16", "bf16"}:
+        notes.append(f"The weights were simulated in {model.precision}: the checkpoint must have that format.")
+    speculative = engine.get("speculative")
+    if speculative and speculative["k"]:
+        notes.append(
+            f"Speculative decoding was simulated with {speculative['k']} draft tokens: add --speculative-config with "
+            "your draft model."
+        )
+    return options, notes
+
+
+def _own_options(
+    fleet: Deployment, placement: Placement, chain: list[str], engine: Mapping[str, Any]
+) -> tuple[dict[str, str], list[str]]:
+    """Return the options that depend on the machines of a server, and notes.
+
+    Raises
+    ------
+    ConfigError
+        If its machines have unequal numbers of GPUs.
+    """
+    widths = {node: fleet.cluster.node(node).gpus for node in chain}
+    gpus = widths[chain[0]]
+    if len(set(widths.values())) > 1:
+        given = ", ".join(f"{node} {width}" for node, width in widths.items())
+        raise ConfigError(
+            "--export: vLLM gives every stage of a pipeline the same number of GPUs (--tensor-parallel-size), but the "
+            f"placement has {given}"
+        )
+    ranks = int(engine.get("data_parallel_size") or 1)
+    options = {"tensor-parallel-size": str(gpus // ranks)}
+    if ranks > 1:
+        options["data-parallel-size"] = str(ranks)
+    if len(chain) > 1:
+        options["pipeline-parallel-size"] = str(len(chain))
+    limits = [fleet.profile(node).limits[placement.ranges[node].layers - 1] for node in chain]
+    options["max-num-seqs"] = str(min(limit.max_decode_seqs for limit in limits))
+    options["max-num-batched-tokens"] = str(min(limit.max_prefill_tokens for limit in limits))
+    kv_tokens = min(fleet.kv_blocks(node, placement.ranges[node]) * fleet.profile(node).block_tokens for node in chain)
+    notes = []
+    context = fleet.model.max_context_tokens
+    if kv_tokens < context:
+        options["max-model-len"] = str(kv_tokens)
+        notes.append(f"its KV cache keeps {kv_tokens} tokens, less than the {context} that the model accepts.")
+    return options, notes
+
+
+def _model_id(experiment: ResolvedExperiment, given: str | None) -> str:
+    if given is not None:
+        return given
+    name = experiment.fleet.model.name
+    ids = [identity for identity, known in catalog.hugging_face_ids().items() if known == name]
+    if not ids:
+        raise ConfigError(f"--export: no Hugging Face id is known for the model {name!r}: state it by --model-id ID")
+    return ids[0]
