@@ -289,8 +289,11 @@ def _own_options(
 def _model_id(experiment: ResolvedExperiment, given: str | None) -> str:
     if given is not None:
         return given
-    name = experiment.fleet.model.name
-    ids = [identity for identity, known in catalog.hugging_face_ids().items() if known == name]
+    name, known = experiment.fleet.model.name, catalog.hugging_face_ids()
+    written = experiment.document["model"]
+    if known.get(written) == name:
+        return str(written)
+    ids = sorted((identity for identity, model in known.items() if model == name), key=len)  # base models come first
     if not ids:
         raise ConfigError(f"--export: no Hugging Face id is known for the model {name!r}: state it by --model-id ID")
     return ids[0]
