@@ -9,6 +9,9 @@ from __future__ import annotations
 import math
 import re
 
+MISSING = "–"
+"""Text of a figure that does not exist."""
+
 NS_PER_S = 1_000_000_000
 NS_PER_MS = 1_000_000
 BITS_PER_BYTE = 8
@@ -136,6 +139,21 @@ def format_seconds(seconds: float) -> str:
         hours, minutes = divmod(minutes, 60)
         return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
     return _scaled(seconds, (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9)))
+
+
+def number(value: float | None) -> str:
+    """Return three significant digits, all digits before the point; a dash for None."""
+    if value is None:
+        return MISSING
+    if abs(value) >= 100:
+        return f"{value:,.0f}".replace(",", " ")
+    digits = f"{value:#.3g}"
+    return f"{float(digits):.6f}".rstrip("0").rstrip(".") if "e" in digits else digits.rstrip(".")
+
+
+def percent(share: float | None) -> str:
+    """Return a share 0..1 in percent, without the sign."""
+    return MISSING if share is None else f"{100 * share:.1f}" if share < 0.1 else f"{100 * share:.0f}"
 
 
 def _scaled(value: float, steps: tuple[tuple[str, float], ...]) -> str:

@@ -20,7 +20,7 @@ from helixsim.accuracy.page import share_text
 from helixsim.accuracy.points import MODELS, MeasuredPoint
 from helixsim.accuracy.run import PointResult
 from helixsim.hardware import catalog
-from helixsim.report.rows import number
+from helixsim.units import number
 
 FALL = 0.9
 """Measured TPOT with more requests in flight over that with fewer, below which the two are not of one setting."""

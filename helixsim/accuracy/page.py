@@ -31,8 +31,8 @@ from helixsim.accuracy.point_charts import (
 from helixsim.accuracy.points import Inexpressible
 from helixsim.accuracy.run import PREDICTORS, PointResult
 from helixsim.metrics.error_cells import BATCHES, CONTEXTS, class_of
-from helixsim.report.rows import number
 from helixsim.report.templating import template
+from helixsim.units import number
 from helixsim.writing import write_text
 
 WORST = 20

@@ -8,7 +8,7 @@ from typing import Any
 from helixsim.papers.helix.cells import METRICS
 from helixsim.papers.helix.fidelity import CellResult, summary
 from helixsim.report.charts import Axis, Chart, Curve, Dots, log_axis
-from helixsim.report.rows import number
+from helixsim.units import number
 
 TITLES = {"throughput": "decode tokens/s", "ttft": "mean TTFT, s", "step": "mean decode step, s"}
 

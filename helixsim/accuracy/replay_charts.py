@@ -11,8 +11,7 @@ from helixsim.accuracy.measured_series import TITLES, RunSeries
 from helixsim.accuracy.replays import Replay
 from helixsim.domain.result import FloatArray
 from helixsim.report.charts import Axis, Chart, Curve, linear_axis, shares_below
-from helixsim.report.rows import number
-from helixsim.units import NS_PER_MS, NS_PER_S
+from helixsim.units import NS_PER_MS, NS_PER_S, number
 
 MOST_POINTS = 400
 """Points of a time series in a chart; of longer ones, means of as many samples as necessary."""

@@ -15,10 +15,10 @@ from helixsim.experiment import Experiment
 from helixsim.report.notebook import table_html
 from helixsim.report.pages import PageTable
 from helixsim.report.plots import frontier_figure, placement_figure
-from helixsim.report.rows import MISSING, number
 from helixsim.results.files import write_json
 from helixsim.results.placement_json import placement_document
 from helixsim.study.systems import PlacedSystem
+from helixsim.units import MISSING, number
 
 if TYPE_CHECKING:
     import pandas as pd

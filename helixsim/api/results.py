@@ -14,7 +14,6 @@ from helixsim.report.fleet_files import fleet_table, headline, sentences
 from helixsim.report.html import build_report
 from helixsim.report.notebook import comparison_html, table_html
 from helixsim.report.plots import CapacityPlots, FleetPlots, RunPlots, SweepPlots
-from helixsim.report.rows import number
 from helixsim.report.sweep_files import best_table
 from helixsim.results.capacity import CapacityResults
 from helixsim.results.fleet import FleetResults
@@ -22,6 +21,7 @@ from helixsim.results.run import Run as _Run
 from helixsim.results.runset import RunSet as _RunSet
 from helixsim.results.sweep import SweepResults, frame, mean_rows
 from helixsim.results.tables import summary_row
+from helixsim.units import number
 
 if TYPE_CHECKING:
     import pandas as pd

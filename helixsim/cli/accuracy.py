@@ -263,7 +263,7 @@ def _print_all(
     from helixsim.accuracy.replay_charts import figures
     from helixsim.cli.profile_actions import aligned
     from helixsim.papers.helix.tables import fidelity_text
-    from helixsim.report.rows import number
+    from helixsim.units import number
 
     if has_points:
         _print(compared.results, _predictors(args), compared.known)

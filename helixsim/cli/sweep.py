@@ -93,8 +93,8 @@ def _heading(sweep: Sweep) -> str:
 
 def _shown(sweep: Sweep, state: SweepProgress) -> tuple[float, str, list[tuple[str, ...]]]:
     """Return the share done, the state, and a table of the best results."""
-    from helixsim.report.rows import number
     from helixsim.results.sweep import LABELS, plain_value, short_names
+    from helixsim.units import number
 
     metric = sweep.objective.metric
     axes = [edit.key for block in sweep.plan.blocks for edit in block.points[0]]

@@ -84,6 +84,8 @@ class ThroughputFigures:
         Prompt tokens that were found in prefix caches instead of computed, and their share of the prompt tokens.
     output_interval
         95 % interval of ``output_tokens_per_s``; None for windows that are too short.
+    attainment_interval
+        The same of ``slo_attainment``.
     """
 
     completed: int
@@ -98,6 +100,33 @@ class ThroughputFigures:
     output_interval: Limits | None
     prefix_hit_tokens: Figure = None
     prefix_hit_rate: Figure = None
+    attainment_interval: Limits | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectiveFigures:
+    """One service-level objective and what was reached.
+
+    Parameters
+    ----------
+    limit_s
+        The objective [s].
+    reached_s
+        Percentile ``percentile`` of the latency of the requests with a known outcome [s]; None: beyond the window, or
+        no such request.
+    within
+        Share of these requests within the objective; None: no such request.
+    """
+
+    limit_s: float
+    percentile: float
+    reached_s: Figure
+    within: Figure
+
+    @property
+    def is_met(self) -> bool | None:
+        """Whether the percentile is within the objective; None: no request has this latency."""
+        return None if self.within is None else self.reached_s is not None and self.reached_s <= self.limit_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +186,9 @@ class ClusterFigures:
     ----------
     bottleneck
         Sentences on what limits the throughput of the system.
+    limited_by, limiting_node
+        What limits it (``metrics.bottleneck.LIMITS``), and the node where that is one node; empty in documents of older
+        versions.
     utilisation
         Share of the window in which nodes compute, by node type.
     kv_peak, kv_mean
@@ -173,6 +205,8 @@ class ClusterFigures:
     kv_mean: Figure
     kv_tokens: Mapping[str, int]
     queue_mean: float
+    limited_by: str = ""
+    limiting_node: str = ""
 
 
 @dataclass(frozen=True, slots=True)

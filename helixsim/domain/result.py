@@ -14,6 +14,7 @@ from helixsim.domain.request import FeedMode
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
 
 
 class RequestStatus(IntEnum):

@@ -7,7 +7,7 @@ Times are in seconds. The document has the keys and units of ``vllm bench serve`
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
 from helixsim.domain.figures import (
@@ -21,6 +21,7 @@ from helixsim.domain.figures import (
     Latency,
     Limits,
     LoadFigures,
+    ObjectiveFigures,
     SettingFigures,
     ThroughputFigures,
     WindowFigures,
@@ -59,6 +60,8 @@ class Summary:
     integrity: IntegrityFigures
     classes: Mapping[str, ClassFigures] = field(default_factory=dict)
     """Requests by class, where they have classes."""
+    objectives: Mapping[str, ObjectiveFigures] = field(default_factory=dict)
+    """By name, ``TTFT`` or with its class ``chat TTFT``; empty without objectives and for older versions."""
     setting: SettingFigures | None = None
     """Of which kind of system and load these are the figures; None in documents of older versions."""
 
@@ -80,7 +83,7 @@ class Summary:
 
     def own_keys(self) -> dict[str, Any]:
         """Return the other figures under their keys in ``summary.json``."""
-        load = self.load
+        load, attained = self.load, self.throughput.attainment_interval
         return {
             "feed": load.feed.value,
             "seed": load.seed,
@@ -92,11 +95,15 @@ class Summary:
             "offered_rate": load.offered_per_s,
             "arrival_rate": load.arrived_per_s,
             "slo_attainment": self.throughput.slo_attainment,
+            **({"objectives": {name: asdict(one) for name, one in self.objectives.items()}} if self.objectives else {}),
             "prefix_hit_tokens": self.throughput.prefix_hit_tokens,
             "prefix_hit_rate": self.throughput.prefix_hit_rate,
             "tpot_excluded": self.tpot_excluded,
             **({"classes": {name: _class_keys(one) for name, one in self.classes.items()}} if self.classes else {}),
-            "confidence": {name: list(limits) for name, limits in self.confidence().items()},
+            "confidence": {
+                **{name: list(limits) for name, limits in self.confidence().items()},
+                **({} if attained is None else {"slo_attainment": list(attained)}),
+            },
             **_keys(self.flow),
             **_keys(self.cluster),
             **_keys(self.cost),
@@ -240,6 +247,7 @@ def _read(top: Mapping[str, Any], own: Mapping[str, Any]) -> Summary:
             output_interval=limits.get("output_throughput"),
             prefix_hit_tokens=own.get("prefix_hit_tokens"),
             prefix_hit_rate=own.get("prefix_hit_rate"),
+            attainment_interval=limits.get("slo_attainment"),
         ),
         **{name: _latency(top, name, limits.get(f"mean_{name}_ms")) for name in LATENCIES},
         tpot_excluded=own["tpot_excluded"],
@@ -248,6 +256,7 @@ def _read(top: Mapping[str, Any], own: Mapping[str, Any]) -> Summary:
         cost=_part(CostFigures, own),
         integrity=_part(IntegrityFigures, own),
         classes={name: _read_class(one) for name, one in own.get("classes", {}).items()},
+        objectives={name: ObjectiveFigures(**one) for name, one in own.get("objectives", {}).items()},
         setting=_read_setting(own.get("setting")),
     )
 
@@ -282,6 +291,7 @@ def _part(kind: type[Part], own: Mapping[str, Any]) -> Part:
         key = _NAMES.get(one.name, one.name)
         if key not in own and _FORMER.get(key) in own:
             key = _FORMER[key]
-        value = own.get(key) if one.type == "Figure" else own[key]
+        is_optional = one.type == "Figure" or one.default is not MISSING
+        value = own.get(key, None if one.default is MISSING else one.default) if is_optional else own[key]
         read[one.name] = tuple(value) if isinstance(value, list) else value
     return kind(**read)

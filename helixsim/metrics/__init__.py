@@ -10,6 +10,8 @@ utilisation  utilisation of nodes, KV memory use, queues
 energy_cost  $ and Wh per million tokens
 bottleneck   sentences on what limits the throughput
 objectives   verdicts on service-level objectives
+criteria     criteria by which systems are ranked
+verdict      objectives met or missed, the best system, doubts, next step; verdict_text: in sentences
 compare      ratios to a baseline, paired requests
 measured_run errors of simulated runs against measured ones
 summary      all metrics as a ``Summary``

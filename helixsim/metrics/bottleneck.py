@@ -11,6 +11,10 @@ from helixsim.domain.result import RunResult
 from helixsim.metrics.saturation import Saturation
 from helixsim.metrics.utilisation import Utilisation
 
+LIMITS = ("load", "compute", "memory", "concurrency", "network")
+"""What limits a run: the offered load, the compute of a node, KV memory, the fixed number of requests in the system, or
+delays of network and admission."""
+
 _ABOVE_ESTIMATE = 1.05
 _BUSY = 0.9
 _KV_FULL = 0.75  # admission reserves blocks for expected output, so limiting memory is never completely used
@@ -42,8 +46,8 @@ def cut_sentence(plan: FlowPlan, cluster: Cluster) -> str:
 
 def bottleneck(
     run: RunResult, plan: FlowPlan, cluster: Cluster, used: Utilisation, attainment: float, verdict: Saturation
-) -> str:
-    """Return sentences on the min cut, the measured share of the estimate, and the likely limit of the run.
+) -> tuple[str, str, str]:
+    """Return sentences on min cut, measured share of the estimate and likely limit; its kind; the node it is, or "".
 
     Parameters
     ----------
@@ -53,27 +57,31 @@ def bottleneck(
     measured = f"Measured: {attainment:.0%} of it"
     if attainment > _ABOVE_ESTIMATE:
         measured += " (the estimate assumes smaller batches than fit into KV memory here)"
-    return f"{cut_sentence(plan, cluster)} {measured}, limited by {_limit(run, used, verdict)}."
+    kind, node, limit = _limit(run, used, verdict)
+    return f"{cut_sentence(plan, cluster)} {measured}, limited by {limit}.", kind, node
 
 
-def _limit(run: RunResult, used: Utilisation, verdict: Saturation) -> str:
-    """Return the most likely limit of the measured throughput."""
+def _limit(run: RunResult, used: Utilisation, verdict: Saturation) -> tuple[str, str, str]:
+    """Return the most likely limit of the measured throughput: its kind, its node, and its description."""
     if run.mode is FeedMode.OPEN and verdict is Saturation.STABLE:
-        return "the offered load"
+        return "load", "", "the offered load"
     fullest, busiest = int(used.kv_peak.argmax()), int(used.busy_share.argmax())
     names = run.nodes.node_id
     busy = f"no node computes more than {used.busy_share[busiest]:.0%} of the time"
     if used.busy_share[busiest] >= _BUSY:
         loop = " with the fixed number of requests in the system" if run.mode is FeedMode.CLOSED_LOOP else ""
-        return f"{names[busiest]}, which computes {used.busy_share[busiest]:.0%} of the time{loop}"
+        text = f"{names[busiest]}, which computes {used.busy_share[busiest]:.0%} of the time{loop}"
+        return "compute", names[busiest], text
     if used.kv_peak[fullest] >= _KV_FULL:
-        return (
+        text = (
             f"KV memory, which caps the requests in flight ({names[fullest]}: mean use {used.kv_mean[fullest]:.0%}, "
             f"peak {used.kv_peak[fullest]:.0%}; {busy})"
         )
+        return "memory", names[fullest], text
     if run.mode is FeedMode.CLOSED_LOOP:
-        return "the fixed number of requests in the system over the time each of them takes"
-    return f"network delay and admission ({busy}, and peak KV memory use is {used.kv_peak[fullest]:.0%})"
+        return "concurrency", "", "the fixed number of requests in the system over the time each of them takes"
+    text = f"network delay and admission ({busy}, and peak KV memory use is {used.kv_peak[fullest]:.0%})"
+    return "network", "", text
 
 
 def _count(number: int, noun: str) -> str:

@@ -14,12 +14,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from helixsim.domain.figures import ObjectiveFigures
 from helixsim.domain.request import Slo
 from helixsim.domain.result import FloatArray, RequestStatus, RunResult
 from helixsim.metrics.latency import finished_in_window, latency_samples
 from helixsim.metrics.saturation import Saturation, saturation
 from helixsim.metrics.throughput import by_objective, throughput
 from helixsim.units import NS_PER_S
+
+PERCENTILE = 99.0
+"""Percentile that must meet each objective, where none is stated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +32,12 @@ class Target:
 
     name: str
     slo: Slo
-    percentile: float = 99.0
+    percentile: float = PERCENTILE
     share: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class TargetVerdict:
     """Whether a target is met, with a sentence on each missed objective.
 
     ``slack`` is the tightest objective over its measured percentile: below 1 it is missed.
@@ -45,7 +49,7 @@ class Verdict:
     slack: float
 
 
-def evaluate_target(run: RunResult, target: Target) -> Verdict:
+def evaluate_target(run: RunResult, target: Target) -> TargetVerdict:
     """Return the verdict on a run for a target."""
     misses: list[str] = []
     slacks: list[tuple[float, str]] = []
@@ -53,8 +57,7 @@ def evaluate_target(run: RunResult, target: Target) -> Verdict:
         if not values_s.size:
             misses.append(f"no request has a {name} in the window")
             continue
-        rank = max(0, math.ceil(values_s.size * target.percentile / 100) - 1)
-        reached_s = float(np.sort(values_s)[rank])
+        reached_s = _percentile(values_s, target.percentile)
         slacks.append((limit_s / reached_s if reached_s > 0 else math.inf, f"{name} p{target.percentile:g}"))
         if reached_s > limit_s:
             shown = "exceeds the window" if math.isinf(reached_s) else f"{reached_s:.3g} s"
@@ -68,7 +71,23 @@ def evaluate_target(run: RunResult, target: Target) -> Verdict:
     if saturation(run) is Saturation.OVERLOADED:
         misses.append("unstable: the queue keeps growing")
     slack, tightest = min(slacks, default=(math.nan, ""))
-    return Verdict(not misses, tuple(misses), tightest, slack)
+    return TargetVerdict(not misses, tuple(misses), tightest, slack)
+
+
+def objective_figures(run: RunResult, slo: Slo, percentile: float = PERCENTILE) -> dict[str, ObjectiveFigures]:
+    """Return what a run reached of each objective, by name; empty without objectives."""
+    found = {}
+    for name, limit_s, values_s in _objectives(run, slo):
+        reached_s = _percentile(values_s, percentile) if values_s.size else math.inf
+        within = float((values_s <= limit_s).mean()) if values_s.size else None
+        found[name] = ObjectiveFigures(limit_s, percentile, reached_s if math.isfinite(reached_s) else None, within)
+    return found
+
+
+def _percentile(values_s: FloatArray, percentile: float) -> float:
+    """Return the least value that this percentage of the values does not exceed."""
+    rank = max(0, math.ceil(values_s.size * percentile / 100) - 1)
+    return float(np.sort(values_s)[rank])
 
 
 def _objectives(run: RunResult, slo: Slo) -> Iterator[tuple[str, float, FloatArray]]:

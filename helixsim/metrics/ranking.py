@@ -12,7 +12,7 @@ from collections.abc import Callable
 from statistics import NormalDist
 from typing import NamedTuple
 
-from helixsim.domain.figures import Figure
+from helixsim.domain.figures import Figure, ObjectiveFigures
 from helixsim.domain.request import FeedMode
 from helixsim.domain.summary import Summary
 from helixsim.metrics.model_error import ModelError, model_error
@@ -83,3 +83,17 @@ def _above_zero(mean: float, variance: float) -> float:
     if variance < 1e-18:
         return 0.5 if abs(mean) < 1e-9 else float(mean > 0)
     return 1.0 - NormalDist(mean, math.sqrt(variance)).cdf(0.0)
+
+
+def share_below(summary: Summary, metric: str, objective: ObjectiveFigures) -> float | None:
+    """Return the share of draws of the model error in which an objective is met; None: not known.
+
+    ``metric``: whose error its latency has. A percentile beyond the window is never within the objective.
+    """
+    error = model_error(summary.setting)
+    if error is None or objective.within is None:
+        return None
+    if not objective.reached_s:
+        return float(objective.reached_s is not None)
+    mean, sd = error.errors[metric]
+    return _above_zero(math.log(objective.limit_s / objective.reached_s) + mean, sd**2)

@@ -35,10 +35,17 @@ from helixsim.metrics.energy_cost import (
     mean_power_w,
 )
 from helixsim.metrics.latency import latencies, latency_samples
+from helixsim.metrics.objectives import objective_figures
 from helixsim.metrics.saturation import saturation
 from helixsim.metrics.setting import setting_of
 from helixsim.metrics.stationarity import stationarity
-from helixsim.metrics.throughput import Throughput, of_class, output_throughput_interval, throughput
+from helixsim.metrics.throughput import (
+    Throughput,
+    attainment_interval,
+    of_class,
+    output_throughput_interval,
+    throughput,
+)
 from helixsim.metrics.utilisation import Utilisation, utilisation
 from helixsim.units import NS_PER_S
 
@@ -86,7 +93,8 @@ def summarise(
                 offered_per_s=offered_rps,
                 arrived_per_s=counts.rate(counts.arrived),
             ),
-            throughput=_throughput(run, counts),
+            throughput=_throughput(run, slo, counts),
+            objectives=objective_figures(run, slo),
             **latencies(run, samples),
             tpot_excluded=samples.tpot_excluded,
             flow=flow,
@@ -128,8 +136,8 @@ def timing(run: RunResult, placement: Placement) -> dict[str, Any]:
     }
 
 
-def _throughput(run: RunResult, counts: Throughput) -> ThroughputFigures:
-    interval = output_throughput_interval(run)
+def _throughput(run: RunResult, slo: Slo, counts: Throughput) -> ThroughputFigures:
+    interval, attained = output_throughput_interval(run), attainment_interval(run, slo)
     return ThroughputFigures(
         completed=counts.completed,
         failed=counts.failed,
@@ -143,6 +151,7 @@ def _throughput(run: RunResult, counts: Throughput) -> ThroughputFigures:
         prefix_hit_tokens=counts.prefix_hit_tokens,
         prefix_hit_rate=counts.prefix_hit_rate,
         output_interval=None if interval is None else Limits(interval.low, interval.high),
+        attainment_interval=None if attained is None else Limits(attained.low, min(1.0, attained.high)),
     )
 
 
@@ -207,8 +216,11 @@ def _cluster(
     run: RunResult, used: Utilisation, fleet: Deployment, placement: Placement, plan: FlowPlan, attainment: float | None
 ) -> ClusterFigures:
     reached = math.nan if attainment is None else attainment
+    sentences, limited_by, limiting_node = bottleneck(run, plan, fleet.cluster, used, reached, saturation(run))
     return ClusterFigures(
-        bottleneck=bottleneck(run, plan, fleet.cluster, used, reached, saturation(run)),
+        bottleneck=sentences,
+        limited_by=limited_by,
+        limiting_node=limiting_node,
         utilisation=used.by_node_type,
         kv_peak=float(used.kv_peak.max(initial=0.0)),
         kv_mean=float(used.kv_mean.mean()) if used.kv_mean.size else math.nan,

@@ -16,9 +16,9 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 
 from helixsim.domain.request import Slo
-from helixsim.domain.result import RequestColumns, RequestStatus, RunResult
+from helixsim.domain.result import BoolArray, IntArray, RequestColumns, RequestStatus, RunResult
 from helixsim.metrics.latency import finished_in_window, request_tpot_ns
-from helixsim.metrics.stats import Interval, batch_rates, interval_of_batches
+from helixsim.metrics.stats import Interval, batch_means, batch_rates, interval_of_batches
 from helixsim.metrics.window import cumulative_in_window, duration_s, growth_in_window, in_window
 from helixsim.units import NS_PER_S
 
@@ -85,6 +85,23 @@ def output_throughput_interval(run: RunResult) -> Interval | None:
     return interval_of_batches(batch_rates(*cumulative_in_window(run.series.output_tokens, run)))
 
 
+def attainment_interval(run: RunResult, slo: Slo) -> Interval | None:
+    """Return the 95 % interval of the SLO attainment, by batches of requests in order of arrival; None: too few."""
+    if not slo.is_stated:
+        return None
+    arrivals: list[IntArray] = []
+    are_good: list[BoolArray] = []
+    for _, part, own in by_objective(run, slo):
+        requests = part.requests
+        finished = finished_in_window(part)
+        rejected = in_window(requests.arrival_ns, part) & (requests.status == RequestStatus.REJECTED)
+        missed = np.flatnonzero(rejected | _late(part, own))
+        arrivals += [requests.arrival_ns[finished], requests.arrival_ns[missed]]
+        are_good += [_good(part, own), np.zeros(len(missed), dtype=bool)]
+    order = np.argsort(np.concatenate(arrivals), kind="stable")
+    return interval_of_batches(batch_means(np.concatenate(are_good)[order].astype(np.float64)))
+
+
 def of_class(run: RunResult, name: str | None, others: Sequence[str] = ()) -> RunResult:
     """Return a run with the requests of a class alone; None: those of none of the classes ``others``.
 
@@ -112,10 +129,11 @@ def by_objective(run: RunResult, slo: Slo) -> Iterator[tuple[str | None, RunResu
 def _good_requests(run: RunResult, slo: Slo) -> int | None:
     if not slo.is_stated:
         return None
-    return sum(_good(part, own) for _, part, own in by_objective(run, slo))
+    return sum(int(_good(part, own).sum()) for _, part, own in by_objective(run, slo))
 
 
-def _good(run: RunResult, slo: Slo) -> int:
+def _good(run: RunResult, slo: Slo) -> BoolArray:
+    """Return for each request that finished in the window whether it met every objective."""
     requests = run.requests
     finished = finished_in_window(run)
     arrival, tpot = requests.arrival_ns[finished], request_tpot_ns(run, finished)
@@ -126,16 +144,19 @@ def _good(run: RunResult, slo: Slo) -> int:
         good &= np.isnan(tpot) | (tpot <= slo.tpot_s * NS_PER_S)
     if slo.e2el_s is not None:
         good &= requests.finish_ns[finished] - arrival <= slo.e2el_s * NS_PER_S
-    return int(good.sum())
+    return good
 
 
 def _overdue(run: RunResult, slo: Slo) -> int:
-    return sum(_late(part, own.ttft_s) for _, part, own in by_objective(run, slo) if own.ttft_s is not None)
+    return sum(int(_late(part, own).sum()) for _, part, own in by_objective(run, slo))
 
 
-def _late(run: RunResult, ttft_s: float) -> int:
-    """Return the number of requests without a first token whose objective has passed."""
+def _late(run: RunResult, slo: Slo) -> BoolArray:
+    """Return for each request whether it has no first token although that objective has passed."""
     requests, end_ns = run.requests, run.window_end_ns
+    if slo.ttft_s is None:
+        return np.zeros(len(requests.status), dtype=bool)
     unserved = (requests.first_token_ns < 0) | (requests.first_token_ns > end_ns)
     unserved &= requests.status != RequestStatus.REJECTED
-    return int((unserved & (requests.arrival_ns + ttft_s * NS_PER_S < end_ns)).sum())
+    late: BoolArray = unserved & (requests.arrival_ns + slo.ttft_s * NS_PER_S < end_ns)
+    return late

@@ -12,10 +12,11 @@ from helixsim.metrics.objectives import Target
 from helixsim.metrics.ranking import share_of_larger_capacity
 from helixsim.metrics.stats import CONFIDENCE
 from helixsim.report.pages import Page, PageTable, Part, write_page
-from helixsim.report.rows import MISSING, error_notes, number, percent
+from helixsim.report.rows import error_notes
 from helixsim.report.style import FigureFile, colors_of, new_figure, styled, write_figure
 from helixsim.results.capacity import CapacityResults
 from helixsim.results.files import write_csv, write_json
+from helixsim.units import MISSING, number, percent
 
 if TYPE_CHECKING:
     import pandas as pd

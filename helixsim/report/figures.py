@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from helixsim.domain.result import FloatArray, IntArray
 from helixsim.report.cluster_figures import busiest_links, frontier_curves, node_type_colors, placement_diagram
-from helixsim.report.rows import number
 from helixsim.report.style import LINE_STYLES, FigureFile, colors_of, new_figure, styled, write_figure
 from helixsim.report.time_figures import (
     kv_memory_over_time,
@@ -25,7 +24,7 @@ from helixsim.report.time_figures import (
 )
 from helixsim.results.files import file_stem
 from helixsim.results.runset import RunSet
-from helixsim.units import NS_PER_MS, NS_PER_S
+from helixsim.units import NS_PER_MS, NS_PER_S, number
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from helixsim.domain.summary import seconds
 from helixsim.report.capacity_files import band_text
 from helixsim.report.pages import Page, PageTable, Part, write_page
-from helixsim.report.rows import number, percent
 from helixsim.report.style import GREY, SYSTEM_COLORS, new_figure, styled, write_figure
 from helixsim.results.files import write_csv, write_json
 from helixsim.results.fleet import FleetResults
+from helixsim.units import number, percent
 
 if TYPE_CHECKING:
     import pandas as pd

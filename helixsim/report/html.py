@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from helixsim.domain.result import RequestColumns
-from helixsim.domain.summary import milliseconds
 from helixsim.metrics.energy_cost import IDLE_POWER_SHARE
+from helixsim.metrics.verdict_text import answer
 from helixsim.report import whatif_rows
 from helixsim.report.figures import write_figures
-from helixsim.report.rows import LEGEND, comparison_sections, notes, number, percent, window_sentence
+from helixsim.report.rows import LEGEND, comparison_sections, notes, window_sentence
 from helixsim.report.selection import selection_notes
 from helixsim.report.style import FigureFile
 from helixsim.report.templating import inline, template
+from helixsim.report.verdict_rows import objective_rows
 from helixsim.results.files import read_json
 from helixsim.results.runset import RunSet
 from helixsim.writing import write_text
@@ -71,7 +72,8 @@ def render_html(runs: RunSet, figures: list[FigureFile], manifest: Mapping[str, 
     shown = [(figure, inline(figure.name, figure.svg)) for figure in figures]
     return template("report.html.j2").render(
         runs=runs,
-        headline=headline(runs),
+        answer=answer(runs.verdict),
+        objectives=objective_rows(runs.verdict),
         systems=list(runs),
         changes=whatif_rows.changes(runs),
         outcomes=(whatif_rows.HEAD, *whatif_rows.rows(runs)),
@@ -86,35 +88,6 @@ def render_html(runs: RunSet, figures: list[FigureFile], manifest: Mapping[str, 
         manifest=list(_flat({key: manifest[key] for key in ("identity", "environment") if key in manifest})),
         files=_FILES,
     )
-
-
-def headline(runs: RunSet) -> str:
-    """Return one or two sentences on the outcome of the experiment."""
-    best = max(runs, key=lambda name: runs[name].summary.throughput.output_tokens_per_s or 0.0)
-    summary, against = runs[best].summary, runs.comparisons[best]
-    first = (
-        f"{best} delivers {number(summary.throughput.output_tokens_per_s)} output tokens/s"
-        f" with a median time to first token of {number(summary.ttft.median_s)} s"
-        f" and a median time per further token of {number(milliseconds(summary.tpot.median_s))} ms"
-    )
-    if len(runs) == 1:
-        return f"{first}."
-    if best == runs.baseline:
-        return f"{first}; no other system delivers more than this baseline."
-    share = runs.shares_ahead(best)["output_throughput"]
-    draws = "" if share is None else f" It is ahead in {percent(share)} % of the draws of the model error."
-    ratio = against.output_tokens_ratio
-    low, high = against.output_tokens_ratio_interval or (None, None)
-    if ratio is None:
-        return f"{first}; the baseline {runs.baseline} delivers no tokens."
-    if low is None:
-        return f"{first}: {ratio:.2f} times the baseline {runs.baseline}.{draws}"
-    if low <= 1.0:
-        return (
-            f"{first}. That is {ratio:.2f} times the baseline {runs.baseline}, within the uncertainty of this run "
-            f"({low:.2f} to {high:.2f}): the difference in throughput is not significant.{draws}"
-        )
-    return f"{first}: {ratio:.2f} times the baseline {runs.baseline} (95 % interval {low:.2f} to {high:.2f}).{draws}"
 
 
 def _own_assumptions() -> list[str]:

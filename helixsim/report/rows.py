@@ -14,8 +14,7 @@ from helixsim.metrics.ranking import follows_load
 from helixsim.metrics.saturation import Saturation
 from helixsim.metrics.stationarity import NOT_STEADY, STEADY
 from helixsim.results.runset import RunSet
-
-MISSING = "–"
+from helixsim.units import MISSING, number, percent
 
 AS_LOAD = "as the load"
 """Throughput of a stable open loop, which a model error does not change."""
@@ -188,21 +187,6 @@ def error_notes(errors: Mapping[str, ModelError | None]) -> list[tuple[str, str]
         if error is not None:
             owners.setdefault(f"Model error {error.sentence}.", []).append(name)
     return [(", ".join(names), sentence) for sentence, names in owners.items()]
-
-
-def number(value: float | None) -> str:
-    """Return three significant digits, all digits before the point; a dash for None."""
-    if value is None:
-        return MISSING
-    if abs(value) >= 100:
-        return f"{value:,.0f}".replace(",", " ")
-    digits = f"{value:#.3g}"
-    return f"{float(digits):.6f}".rstrip("0").rstrip(".") if "e" in digits else digits.rstrip(".")
-
-
-def percent(share: float | None) -> str:
-    """Return a share 0..1 in percent, without the sign."""
-    return MISSING if share is None else f"{100 * share:.1f}" if share < 0.1 else f"{100 * share:.0f}"
 
 
 def window_sentence(runs: RunSet) -> str:

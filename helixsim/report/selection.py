@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from helixsim.domain.summary import milliseconds
-from helixsim.report.rows import number, percent
 from helixsim.results.runset import RunSet
+from helixsim.units import number, percent
 
 MOST_SHOWN = 12
 """Entries of the race in the table."""

@@ -11,9 +11,9 @@ import numpy as np
 
 from helixsim.config.sweep_file import Plot
 from helixsim.errors import ConfigError, unknown_name
-from helixsim.report.rows import number
 from helixsim.report.style import GREY, FigureFile, colors_of, new_figure, small_multiples, styled, write_figure
 from helixsim.results.sweep import SweepResults, frame, mean_rows, plain_value
+from helixsim.units import number
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from helixsim.errors import ConfigError
 from helixsim.report.pages import Page, PageTable, Part, write_page
-from helixsim.report.rows import MISSING, number, spread
+from helixsim.report.rows import spread
 from helixsim.report.style import FigureFile
 from helixsim.report.sweep_figures import write_sweep_figures
 from helixsim.results.files import write_csv, write_json
@@ -23,6 +23,7 @@ from helixsim.results.sweep import (
     ranked,
     short_names,
 )
+from helixsim.units import MISSING, number
 
 if TYPE_CHECKING:
     import pandas as pd

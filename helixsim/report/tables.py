@@ -10,9 +10,10 @@ from helixsim.domain.engine import EngineSpec
 from helixsim.domain.hardware import NodeProfile
 from helixsim.escape import printable, printable_tree
 from helixsim.report import whatif_rows
-from helixsim.report.rows import LEGEND, MISSING, comparison_sections, notes, number, percent, window_sentence
+from helixsim.report.rows import LEGEND, comparison_sections, notes, window_sentence
 from helixsim.report.selection import HEAD, race_rows, selection_notes, selection_sentences
 from helixsim.results.runset import RunSet
+from helixsim.units import MISSING, number, percent
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

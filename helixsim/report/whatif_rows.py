@@ -8,8 +8,9 @@ from typing import Any
 
 from helixsim.domain.summary import Summary, milliseconds
 from helixsim.report.pages import Page, PageTable, Part, markdown
-from helixsim.report.rows import MISSING, notes, number, percent
+from helixsim.report.rows import notes
 from helixsim.results.runset import RunSet
+from helixsim.units import MISSING, number, percent
 from helixsim.writing import write_text
 
 _SHOWN: tuple[tuple[str, Callable[[Summary], float | str | None], Callable[[Any], str]], ...] = (

@@ -12,7 +12,7 @@ from helixsim.domain.summary import Summary
 from helixsim.errors import DataError
 from helixsim.jsonio import json_values, significant
 from helixsim.metrics.model_error import ModelError, model_error
-from helixsim.metrics.objectives import Target, Verdict
+from helixsim.metrics.objectives import Target, TargetVerdict
 from helixsim.metrics.slowdown import NO_SLACK, Band, SlackCurve
 from helixsim.metrics.stats import CONFIDENCE
 from helixsim.results.files import read_csv, read_json
@@ -31,7 +31,7 @@ class Trial:
     seed: int
     rate_rps: float
     summary: Summary
-    verdicts: dict[str, Verdict]
+    verdicts: dict[str, TargetVerdict]
 
 
 @dataclass(frozen=True)

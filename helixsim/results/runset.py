@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ from helixsim.metrics.compare import Comparison, compared
 from helixsim.metrics.energy_cost import IDLE_POWER_SHARE
 from helixsim.metrics.ranking import shares_ahead
 from helixsim.metrics.stats import CONFIDENCE
+from helixsim.metrics.verdict import Verdict, verdict_of
+from helixsim.metrics.verdict_text import document as verdict_document
 from helixsim.results import tables
 from helixsim.results.files import file_stem, read_json, write_csv, write_json
 from helixsim.results.run import TABLES, Run, StoredTables
@@ -137,6 +140,14 @@ class RunSet(Mapping[str, Run]):
         failed = f"; failed: {', '.join(self.failed)}" if self.failed else ""
         return f"<RunSet {self.experiment}: {names}{failed}>"
 
+    @cached_property
+    def verdict(self) -> Verdict:
+        """Objectives met or missed, the order of the systems, doubts; what-if variants are judged, but not ranked."""
+        variants = {name for one in self.whatif for name in one.systems}
+        summaries = {name: run.summary for name, run in self.items()}
+        compared = [name for name in self if name not in variants]
+        return verdict_of(summaries, has_slo=self.slo.is_stated, compared=compared)
+
     def document(self) -> dict[str, Any]:
         """Return the contents of ``summary.json``."""
         document = {
@@ -144,6 +155,7 @@ class RunSet(Mapping[str, Run]):
             "experiment": self.experiment,
             "baseline": self.baseline,
             "slo": self.slo.to_json(),
+            "verdict": verdict_document(self.verdict),
             "confidence_level": CONFIDENCE,
             "idle_power_share": IDLE_POWER_SHARE,
             "systems": {name: self._system(name) for name in self},

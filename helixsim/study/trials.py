@@ -13,7 +13,7 @@ from typing import Any
 
 from helixsim.config.experiment import ResolvedExperiment, SystemSpec
 from helixsim.domain.summary import Summary
-from helixsim.metrics.objectives import Target, Verdict, evaluate_target
+from helixsim.metrics.objectives import Target, TargetVerdict, evaluate_target
 from helixsim.results.capacity import Trial
 from helixsim.runtime.identity import content_key, experiment_key
 from helixsim.runtime.store import Codec, Store
@@ -91,6 +91,8 @@ def _encoded(trial: Trial) -> dict[str, Any]:
 
 def _decoded(document: dict[str, Any]) -> Trial:
     """Return the trial in JSON values."""
-    verdicts = {name: Verdict(**{**one, "misses": tuple(one["misses"])}) for name, one in document["verdicts"].items()}
+    verdicts = {
+        name: TargetVerdict(**{**one, "misses": tuple(one["misses"])}) for name, one in document["verdicts"].items()
+    }
     summary = Summary.from_json(document["summary"])
     return Trial(**{**document, "summary": summary, "verdicts": verdicts})

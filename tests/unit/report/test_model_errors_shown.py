@@ -11,18 +11,20 @@ import pytest
 from helixsim.domain.request import FeedMode, Slo
 from helixsim.metrics.error_cells import METRICS
 from helixsim.metrics.objectives import Target
-from helixsim.metrics.ranking import follows_load
+from helixsim.metrics.ranking import follows_load, shares_ahead
 from helixsim.metrics.slowdown import SlackCurve
+from helixsim.metrics.verdict_text import answer
 from helixsim.report.capacity_files import capacity_notes, capacity_table
 from helixsim.report.fleet_files import fleet_table, sentences
-from helixsim.report.html import headline, render_html
-from helixsim.report.rows import AS_LOAD, comparison_sections, error_notes, percent
+from helixsim.report.html import render_html
+from helixsim.report.rows import AS_LOAD, comparison_sections, error_notes
 from helixsim.report.sweep_files import best_table
 from helixsim.report.tables import comparison_text
 from helixsim.results.capacity import CapacityEstimate, CapacityResults, SystemCapacity
 from helixsim.results.fleet import FleetResults, TriedFleet
 from helixsim.results.runset import RunSet
 from helixsim.results.sweep import SweepResults, error_of, mean_rows, run_rows
+from helixsim.units import percent
 
 TARGET = Target("slo", Slo(ttft_s=1.0))
 
@@ -77,10 +79,14 @@ def test_the_points_behind_bands_are_told_once_in_terminal_and_page(fake_runs) -
     assert len({sentence for _, sentence in notes}) == len(notes)
 
 
-def test_the_headline_says_how_sure_the_order_is(fake_runs) -> None:
-    turned = RunSet.of("fake", "helix", fake_runs.slo, list(fake_runs.values()))
-    share = turned.shares_ahead("swarm")["output_throughput"]
-    assert f"It is ahead in {percent(share)} % of the draws of the model error." in headline(turned)
+def test_the_verdict_says_how_sure_the_order_is(fake_runs) -> None:
+    best, second = fake_runs.verdict.ranking[:2]
+    shares = shares_ahead(fake_runs[best].summary, fake_runs[second].summary)
+    lead = fake_runs.verdict.lead
+    assert lead.ahead_in_draws == shares[lead.drawn] is not None
+    text = f"ahead in {{}} in {percent(lead.ahead_in_draws)} % of draws of the model error"
+    said = dict(answer(fake_runs.verdict))["Margin"]
+    assert any(text.format(name) in said for name in ("throughput", "mean TTFT", "mean TPOT"))
 
 
 def test_model_errors_are_derived_anew_when_results_are_read(fake_runs, stored) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import html
 import json
 import re
 import shutil
 import xml.etree.ElementTree as ET
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,17 +17,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helixsim.cli.report import add_parser
-from helixsim.domain.figures import Limits
 from helixsim.errors import DataError
 from helixsim.report.figures import latency_cdfs, throughput_bars
-from helixsim.report.html import build_report, headline
-from helixsim.report.rows import number
+from helixsim.report.html import build_report
 from helixsim.report.style import styled, svg_bytes
 from helixsim.report.tables import comparison_text, kv_text, placement_text, plain_table
 from helixsim.results.files import file_stem
 from helixsim.results.placement_json import placement_document
 from helixsim.results.runset import RunSet
 from helixsim.runtime.manifest import write_manifest
+from helixsim.units import number
 
 
 @pytest.fixture(scope="module")
@@ -166,17 +165,12 @@ def test_page_is_self_contained_escaped_and_has_unique_ids(page_path: Path) -> N
     assert set(re.findall(r'xlink:href="#([^"]+)"', page)) <= set(ids)
 
 
-def test_headline_names_the_best_system_and_its_ratio(data) -> None:
-    assert headline(data).startswith("swarm delivers ")
-    assert "no other system delivers more" in headline(data)
-
-    def turned(low: float, high: float) -> RunSet:
-        limits = {"output_throughput": Limits(low, high)}
-        swarm = replace(data.comparisons["swarm"], ratios={"output_throughput": 2.5}, intervals=limits)
-        return replace(data, baseline="helix", comparisons={**data.comparisons, "swarm": swarm})
-
-    assert "2.50 times the baseline helix (95 % interval 2.10 to 3.00)" in headline(turned(2.1, 3.0))
-    assert "difference in throughput is not significant" in headline(turned(0.9, 6.9))
+def test_page_begins_with_the_verdict_of_the_summary(page_path: Path, data) -> None:
+    """The sentences of ``verdict`` in the summary, before any table of figures."""
+    text = html.unescape(re.sub(r"<[^>]+>", "", page_path.read_text()))
+    places = [text.index(one["text"]) for one in data.document()["verdict"]["answer"]]
+    assert places == sorted(places)
+    assert places[-1] < text.index("Comparison")
 
 
 def test_report_command_needs_a_finished_run(run_dir: Path, tmp_path: Path, capsys) -> None:

@@ -11,7 +11,7 @@ import pytest
 from helixsim.config.edit import Edit
 from helixsim.domain.request import Slo
 from helixsim.errors import DataError
-from helixsim.metrics.objectives import Target, Verdict
+from helixsim.metrics.objectives import Target, TargetVerdict
 from helixsim.results.capacity import CapacityEstimate, CapacityResults, SystemCapacity, Trial
 from helixsim.results.files import write_json
 from helixsim.results.fleet import FleetResults, TriedFleet
@@ -22,7 +22,7 @@ TARGETS = (Target("slo", Slo(ttft_s=1.0, tpot_s=0.2)), Target("fast", Slo(ttft_s
 @pytest.fixture(scope="module")
 def capacities(fake_runs) -> CapacityResults:
     summary = fake_runs["helix"].summary
-    verdicts = {target.name: Verdict(target.name == "slo", (), "TTFT p99", 2.0) for target in TARGETS}
+    verdicts = {target.name: TargetVerdict(target.name == "slo", (), "TTFT p99", 2.0) for target in TARGETS}
     trial = Trial(0, 3.0, summary, verdicts)
     met = CapacityEstimate("slo", (3.0, 10 / 3), 19 / 6, 1.05, 5.28, "TTFT p99 1.1 s, allowed 1 s", summary)
     missed = CapacityEstimate("fast", (0.0, 0.0), 0.0, 0.0, 0.0, "no rate", None)

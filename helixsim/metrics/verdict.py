@@ -1,0 +1,299 @@
+"""The verdict on the systems of one experiment: objectives met or missed, the order of the systems, doubts, next step.
+
+With objectives, systems are ranked by goodput; at the same offered rate that is the share of requests within all
+objectives. Systems that meet every objective and are not overloaded come first. Systems whose goodputs do not differ
+by more than their sampling intervals are ranked by price, then by mean latency. Without objectives, systems at a given
+rate are ranked by mean latency, those that are not overloaded first; under saturation and in closed loops, and if all
+are overloaded, by throughput. Whether a system is stable is another fact: a stable one can miss its objectives.
+
+The verdict depends on the summaries alone, so that a run that is read from files has the same one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from helixsim.domain.figures import Figure, Limits, ObjectiveFigures
+from helixsim.domain.summary import Summary
+from helixsim.jsonio import json_values
+from helixsim.metrics.criteria import Criterion, chain_of, ranked
+from helixsim.metrics.model_error import model_error
+from helixsim.metrics.ranking import follows_load, share_below, shares_ahead
+from helixsim.metrics.saturation import Saturation
+from helixsim.metrics.stationarity import STEADY
+
+SURE = 0.9
+"""Share of draws of the model error from which a result is called sure; its 80 % band has 90 % on one side."""
+
+FEWEST_REQUESTS = 1000
+"""Requests from which a 99th percentile has ten values beyond it."""
+
+
+class DoubtKind(StrEnum):
+    """Why a figure is uncertain."""
+
+    INVALID = "invalid"
+    UNSUPPORTED = "unsupported"
+    EXTRAPOLATED = "extrapolated"
+    ROOFLINE = "roofline"
+    UNSETTLED = "unsettled"
+    FEW_REQUESTS = "few requests"
+    CLOSE = "close"
+    REJECTED = "rejected"
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """An objective of a system, and how sure its result is.
+
+    Parameters
+    ----------
+    name
+        ``TTFT``, or with its class ``chat TTFT``.
+    met_in_draws
+        Share of draws of the model error in which it is met; None: not known.
+    """
+
+    name: str
+    figures: ObjectiveFigures
+    met_in_draws: Figure
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether the model error leaves no doubt; also if it is not known."""
+        share = self.met_in_draws
+        return share is None or (share if self.figures.is_met else 1 - share) >= SURE
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """Why figures of a system are uncertain, as a kind and as a sentence."""
+
+    kind: DoubtKind
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class SystemVerdict:
+    """The verdict on one system.
+
+    Parameters
+    ----------
+    objectives
+        Empty without objectives, and for runs of an older version.
+    saturation
+        ``STABLE``, ``BACKLOGGED`` or ``OVERLOADED``.
+    limited_by, limiting_node
+        What limits it (``metrics.bottleneck``).
+    """
+
+    objectives: tuple[Objective, ...]
+    attainment: Figure
+    goodput_per_s: Figure
+    saturation: str
+    limited_by: str
+    limiting_node: str
+    doubts: tuple[Doubt, ...]
+
+    @property
+    def is_met(self) -> bool | None:
+        """Whether every objective is met; None without objectives, or if one of them is unknown and none is missed."""
+        results = [one.figures.is_met for one in self.objectives]
+        return False if False in results else None if None in results or not results else True
+
+    @property
+    def is_overloaded(self) -> bool:
+        """Whether its queue keeps growing."""
+        return self.saturation == Saturation.OVERLOADED
+
+
+@dataclass(frozen=True, slots=True)
+class Lead:
+    """The best system against the next one.
+
+    Parameters
+    ----------
+    criterion
+        What decided.
+    best, next
+        The deciding figure of both; for ``OBJECTIVES`` and ``STABILITY`` the share within the SLO or the throughput.
+    difference
+        Interval of the difference best - next by sampling, 95 %, without pairing requests, which makes it wide.
+        None: unknown.
+    ahead_in_draws
+        Share of draws of the model error in which the best is ahead in ``drawn``; None: not known.
+    drawn
+        A key of summaries: ``output_throughput``, ``mean_tpot_ms`` or ``mean_ttft_ms``.
+    """
+
+    criterion: Criterion
+    best: Figure
+    next: Figure
+    difference: Limits | None
+    ahead_in_draws: Figure
+    drawn: str
+
+    @property
+    def is_significant(self) -> bool:
+        """Whether the difference exceeds the sampling error, where that is known."""
+        return self.difference is None or not self.difference.low <= 0 <= self.difference.high
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The verdict on the systems of one experiment.
+
+    Parameters
+    ----------
+    systems
+        By name, in the order of the experiment.
+    has_slo
+        Whether objectives are stated.
+    rule
+        What systems are ranked by.
+    ranking
+        Names of the compared systems, the best first; what-if variants are not compared.
+    lead
+        The first against the second; None with one system.
+    """
+
+    systems: Mapping[str, SystemVerdict]
+    has_slo: bool
+    rule: Criterion
+    ranking: tuple[str, ...]
+    lead: Lead | None
+
+    @property
+    def best(self) -> str:
+        """The best system."""
+        return self.ranking[0]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the part of ``verdict`` in documents of results that is not text."""
+        lead = self.lead
+        values: dict[str, Any] = json_values(
+            {
+                "best": self.best,
+                "ranking": list(self.ranking),
+                "ranked_by": self.rule.value,
+                "lead": None
+                if lead is None
+                else {
+                    "over": self.ranking[1],
+                    "decided_by": lead.criterion.value,
+                    "best": lead.best,
+                    "next": lead.next,
+                    "difference_interval": lead.difference,
+                    "is_significant": lead.is_significant,
+                    "ahead_in_draws": lead.ahead_in_draws,
+                    "in_draws_of": lead.drawn,
+                },
+                "systems": {name: _system_keys(one) for name, one in self.systems.items()},
+            }
+        )
+        return values
+
+
+def verdict_of(summaries: Mapping[str, Summary], *, has_slo: bool, compared: Sequence[str] = ()) -> Verdict:
+    """Return the verdict on systems.
+
+    Parameters
+    ----------
+    has_slo
+        Whether objectives are stated.
+    compared
+        The systems to rank; all if empty.
+    """
+    systems = {name: _system(summary) for name, summary in summaries.items()}
+    names = [name for name in compared if name in systems] or list(systems)
+    is_met = {name: bool(systems[name].is_met) for name in names}
+    chain = chain_of({name: summaries[name] for name in names}, is_met, has_slo=has_slo)
+    ranking = ranked(names, chain)
+    best, *others = ranking
+    lead = None
+    if others:
+        step = next((one for one in chain if others[0] in one.left_behind([best, others[0]])), chain[-1])
+        key = _drawn(step.criterion, systems[best], summaries[best])
+        share = shares_ahead(summaries[best], summaries[others[0]])[key]
+        figures = (step.shown(best), step.shown(others[0]))
+        lead = Lead(step.criterion, *figures, step.difference(best, others[0]), share, key)
+    rule = next(one.criterion for one in chain if one.criterion not in {Criterion.OBJECTIVES, Criterion.STABILITY})
+    return Verdict(systems, has_slo, rule, tuple(ranking), lead)
+
+
+def _drawn(criterion: Criterion, system: SystemVerdict, summary: Summary) -> str:
+    """Return the key of the figure in which draws of the model error compare two systems."""
+    if criterion is Criterion.THROUGHPUT or (criterion is Criterion.STABILITY and not follows_load(summary)):
+        return "output_throughput"
+    tight = [(one.figures.reached_s or math.inf) / one.figures.limit_s for one in system.objectives]
+    if tight:
+        name = system.objectives[tight.index(max(tight))].name
+        return "mean_ttft_ms" if name.endswith("TTFT") else "mean_tpot_ms"
+    ttft, whole = summary.ttft.mean_s or 0.0, summary.e2el.mean_s or 0.0
+    return "mean_ttft_ms" if 2 * ttft > whole else "mean_tpot_ms"
+
+
+def _system(summary: Summary) -> SystemVerdict:
+    objectives = tuple(
+        Objective(name, one, share_below(summary, "ttft" if name.endswith("TTFT") else "tpot", one))
+        for name, one in summary.objectives.items()
+    )
+    return SystemVerdict(
+        objectives,
+        summary.throughput.slo_attainment,
+        summary.throughput.goodput_per_s,
+        summary.load.saturation,
+        summary.cluster.limited_by,
+        summary.cluster.limiting_node,
+        tuple(_doubts(summary, objectives)),
+    )
+
+
+def _doubts(summary: Summary, objectives: Sequence[Objective]) -> list[Doubt]:
+    """Return why the figures of a system are uncertain, the gravest first."""
+    found = [Doubt(DoubtKind.INVALID, f"invariant broken: {one}") for one in summary.integrity.invariants_broken]
+    error = model_error(summary.setting)
+    if error is not None and error.label != "validated":
+        found.append(Doubt(DoubtKind(error.label), error.sentence))
+    if summary.setting is not None and set(summary.setting.timings) == {"roofline"}:
+        names = ", ".join(sorted({one.gpu for one in summary.setting.nodes}))
+        found.append(Doubt(DoubtKind.ROOFLINE, f"step times of {names} are computed from data sheets, not measured"))
+    if summary.load.stationarity != STEADY and summary.load.saturation != Saturation.OVERLOADED:
+        found.append(Doubt(DoubtKind.UNSETTLED, summary.load.stationarity))
+    if summary.integrity.rejected:
+        found.append(Doubt(DoubtKind.REJECTED, f"{summary.integrity.rejected} requests were rejected as too long"))
+    if objectives and summary.throughput.completed < FEWEST_REQUESTS:
+        count = summary.throughput.completed
+        found.append(Doubt(DoubtKind.FEW_REQUESTS, f"p99 is of {count} requests, {count // 100} of them beyond it"))
+    for one in objectives:
+        if not one.is_sure and one.met_in_draws is not None:
+            text = f"{one.name} is met in {one.met_in_draws:.0%} of the draws of the model error"
+            found.append(Doubt(DoubtKind.CLOSE, text))
+    return found
+
+
+def _system_keys(one: SystemVerdict) -> dict[str, Any]:
+    return {
+        "is_met": one.is_met,
+        "objectives": {
+            item.name: {
+                "limit_s": item.figures.limit_s,
+                "percentile": item.figures.percentile,
+                "reached_s": item.figures.reached_s,
+                "within": item.figures.within,
+                "is_met": item.figures.is_met,
+                "met_in_draws": item.met_in_draws,
+            }
+            for item in one.objectives
+        },
+        "slo_attainment": one.attainment,
+        "request_goodput": one.goodput_per_s,
+        "saturation": one.saturation,
+        "limited_by": one.limited_by,
+        "limiting_node": one.limiting_node,
+        "doubts": [{"kind": doubt.kind.value, "text": doubt.text} for doubt in one.doubts],
+    }

@@ -1,0 +1,202 @@
+"""The verdict in sentences, the same in the terminal, in HTML, in documents of results and in Python."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from helixsim.metrics.criteria import Criterion
+from helixsim.metrics.verdict import Doubt, DoubtKind, Lead, Objective, SystemVerdict, Verdict
+from helixsim.units import MISSING, number, percent
+
+_LIMITS = {
+    "load": "the offered load",
+    "compute": "compute",
+    "memory": "KV memory",
+    "concurrency": "the fixed number of requests",
+    "network": "network delay and admission",
+    "": "unknown",
+}
+
+_DRAWN = {"output_throughput": "throughput", "mean_ttft_ms": "mean TTFT", "mean_tpot_ms": "mean TPOT"}
+
+
+def answer(verdict: Verdict) -> list[tuple[str, str]]:
+    """Return the verdict as (title, sentence): result, margin, overload, limit, doubts and what to do next."""
+    found = [("Verdict", _result(verdict)), ("Margin", _margin(verdict))]
+    overloaded = [name for name, one in verdict.systems.items() if one.is_overloaded]
+    if overloaded:
+        text = (
+            f"{_names(overloaded, verdict.systems)}: requests arrive faster than they complete, latencies keep growing"
+        )
+        found.append(("Overloaded", f"{text}."))
+    found.append(("Limit", f"{verdict.best} is limited by {limit_text(verdict.systems[verdict.best])}."))
+    found += [("Doubt", text) for text in doubt_sentences(verdict)]
+    found.append(("Next", suggestion(verdict)))
+    return [(title, text) for title, text in found if text]
+
+
+def document(verdict: Verdict) -> dict[str, Any]:
+    """Return ``verdict`` of a document of results."""
+    return {**verdict.to_json(), "answer": [{"title": title, "text": text} for title, text in answer(verdict)]}
+
+
+def objective_text(one: Objective) -> str:
+    """Return for example ``p99 TTFT 1.59 s, allowed 1 s: missed``."""
+    return f"p{one.figures.percentile:g} {one.name} {reached_text(one)}, allowed {limit_of(one)}: {result_of(one)}"
+
+
+def reached_text(one: Objective) -> str:
+    """Return what was reached: ``1.59 s``."""
+    if one.figures.reached_s is None:
+        return MISSING if one.figures.within is None else "beyond the window"
+    return seconds_text(one.figures.reached_s)
+
+
+def limit_of(one: Objective) -> str:
+    """Return the objective: ``1 s``."""
+    limit_s = one.figures.limit_s
+    return f"{limit_s:g} s" if limit_s >= 1 else f"{1e3 * limit_s:g} ms"
+
+
+def result_of(one: Objective) -> str:
+    """Return ``met``, ``missed`` or ``no request has one``."""
+    return {True: "met", False: "missed", None: "no request has one"}[one.figures.is_met]
+
+
+def seconds_text(value_s: float) -> str:
+    """Return a latency with its unit."""
+    return f"{number(value_s)} s" if value_s >= 1 else f"{number(1e3 * value_s)} ms"
+
+
+def limit_text(one: SystemVerdict) -> str:
+    """Return what limits a system."""
+    text = _LIMITS.get(one.limited_by, one.limited_by)
+    return f"{text} ({one.limiting_node})" if one.limiting_node else text
+
+
+def doubt_sentences(verdict: Verdict) -> list[str]:
+    """Return the doubts, equal ones once with all their systems."""
+    owners: dict[Doubt, list[str]] = {}
+    for name, one in verdict.systems.items():
+        for doubt in one.doubts:
+            owners.setdefault(doubt, []).append(name)
+    order = list(DoubtKind)
+    return [
+        f"{_names(names, verdict.systems)}: {doubt.text}."
+        for doubt, names in sorted(owners.items(), key=lambda item: order.index(item[0].kind))
+    ]
+
+
+def suggestion(verdict: Verdict) -> str:
+    """Return one thing to do next, which follows from the best system: its doubts first, then what limits it."""
+    best, lead = verdict.systems[verdict.best], verdict.lead
+    kinds = {doubt.kind for doubt in best.doubts}
+    if DoubtKind.INVALID in kinds:
+        return "Report the broken invariant: the figures are not valid."
+    if DoubtKind.UNSETTLED in kinds:
+        return "Measure longer, as the window is not settled: raise workload.warmup and workload.duration (--set)."
+    if verdict.has_slo and best.is_met is False:
+        return _remedy(best)
+    if lead is not None and not lead.is_significant:
+        return "Measure longer or with several seeds (helixsim sweep), as the difference is within the sampling error."
+    if DoubtKind.CLOSE in kinds or (lead is not None and lead.ahead_in_draws is not None and lead.ahead_in_draws < 0.9):
+        return "Narrow the model error with measurements of your own servers: helixsim compare EXP RESULTS --calibrate."
+    if verdict.has_slo and best.is_met and best.limited_by == "load":
+        return "Find the highest rate within the SLO: helixsim capacity EXP."
+    if verdict.has_slo and best.is_met:
+        return "Find cheaper GPUs that meet the SLO: helixsim fleet PLAN."
+    if not verdict.has_slo:
+        return "State the objectives as slo: in the experiment, so that systems are ranked by goodput."
+    return ""
+
+
+def _remedy(best: SystemVerdict) -> str:
+    """Return what to do where even the best system misses its objectives."""
+    missed = [one for one in best.objectives if one.figures.is_met is False]
+    rate = "find the rate at which the SLO is met with helixsim capacity EXP"
+    if best.limited_by == "compute":
+        return f"Add GPUs like those of {best.limiting_node}, which limits (nodes: count:), or {rate}."
+    if best.limited_by == "memory":
+        return (
+            f"Give requests more KV memory, which limits ({best.limiting_node}): a smaller kv_precision, fewer layers "
+            f"per node, or more nodes; or {rate}."
+        )
+    if best.is_overloaded:
+        return f"Lower the load: {rate}."
+    if missed and all(one.name.endswith("TPOT") for one in missed):
+        return (
+            "Shorten decode steps, as the objective is missed without overload: fewer nodes per request, a smaller "
+            f"precision, or faster GPUs; or {rate}."
+        )
+    return f"Look at the time to first token in the report, which is missed without overload; or {rate}."
+
+
+def _result(verdict: Verdict) -> str:
+    """Return which systems meet the objectives, and which is the best."""
+    best, systems = verdict.systems[verdict.best], verdict.systems
+    ranked = verdict.ranking
+    alone = len(ranked) == 1
+    if not verdict.has_slo:
+        what = {Criterion.LATENCY: "the lowest mean latency", Criterion.THROUGHPUT: "the highest output throughput"}
+        text = (
+            f"{verdict.best} has {what[verdict.rule]}" if not alone else f"{verdict.best} is {best.saturation.lower()}"
+        )
+        return f"{text}; no objectives are stated."
+    figures = "; ".join(map(objective_text, best.objectives))
+    within = f"{percent(best.attainment)} % of requests within the SLO"
+    if best.is_met is None:
+        return f"{verdict.best} has the most requests within the SLO: {percent(best.attainment)} %."
+    if not best.is_met:
+        first = f"{verdict.best} misses the SLO" if alone else f"No system meets the SLO; {verdict.best} is nearest"
+        return f"{first}, {within} ({figures})."
+    meeting = [name for name in ranked if systems[name].is_met]
+    overload = ", but is overloaded" if best.is_overloaded else ""
+    if alone:
+        return f"{verdict.best} meets the SLO{overload} ({figures})."
+    if len(meeting) == 1:
+        return f"{verdict.best} meets the SLO{overload}, no other system does ({figures})."
+    return f"{verdict.best} is the best of {len(meeting)} systems that meet the SLO{overload} ({figures})."
+
+
+def _margin(verdict: Verdict) -> str:
+    """Return by how much the best system is ahead of the next, and how sure that is."""
+    lead = verdict.lead
+    if lead is None:
+        return ""
+    sure = _sampling(lead)
+    if lead.ahead_in_draws is not None:
+        sure.append(f"ahead in {_DRAWN[lead.drawn]} in {percent(lead.ahead_in_draws)} % of draws of the model error")
+    text = _difference(lead, verdict.ranking[1])
+    return f"{text} ({'; '.join(sure)})." if sure else f"{text}."
+
+
+def _difference(lead: Lead, other: str) -> str:
+    best, next_ = lead.best, lead.next
+    if lead.criterion is Criterion.LATENCY:
+        both = [MISSING if value is None else seconds_text(value) for value in (best, next_)]
+        return f"mean request latency {both[0]}, {other} {both[1]}"
+    if lead.criterion is Criterion.PRICE:
+        return f"{number(best)} $/h, {other} {number(next_)} $/h at the same goodput within the sampling error"
+    if lead.criterion is Criterion.THROUGHPUT:
+        return f"{number(best)} output tokens/s, {other} {number(next_)}"
+    if lead.criterion is Criterion.STABILITY:
+        return f"not overloaded, as {other} is"
+    if lead.criterion is Criterion.GOODPUT:
+        return f"goodput {number(best)} requests/s, {other} {number(next_)}"
+    return f"{percent(best)} % of requests within the SLO, {other} {percent(next_)} %"
+
+
+def _sampling(lead: Lead) -> list[str]:
+    limits = lead.difference
+    if limits is None or lead.criterion is Criterion.STABILITY:
+        return []
+    if not lead.is_significant:
+        return ["the difference is within the sampling error"]
+    return ["more than the sampling error"]
+
+
+def _names(names: Iterable[str], of: Iterable[str]) -> str:
+    """Return names as text; ``all systems`` where they are."""
+    chosen, known = list(names), list(of)
+    return "all systems" if chosen == known and len(known) > 1 else ", ".join(chosen)

@@ -1,0 +1,64 @@
+"""The verdict as rows of tables, shared by the terminal and the HTML report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from helixsim.metrics.verdict import Objective, SystemVerdict, Verdict
+from helixsim.metrics.verdict_text import limit_of, reached_text, result_of
+from helixsim.units import MISSING, percent
+
+MET, MISSED, DOUBT = "met", "missed", "doubt"
+"""Classes of results, for colours; doubt: the model error leaves the result open."""
+
+SYMBOLS = {MET: "✓", MISSED: "✗", DOUBT: "?"}
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectiveRow:
+    """An objective of a system as text; ``mark``: ``MET``, ``MISSED`` or ``DOUBT``."""
+
+    system: str
+    objective: str
+    reached: str
+    allowed: str
+    result: str
+    mark: str
+    draws: str
+    load: str
+
+    @property
+    def symbol(self) -> str:
+        """The mark as one character."""
+        return SYMBOLS[self.mark]
+
+
+def objective_rows(verdict: Verdict) -> list[ObjectiveRow]:
+    """Return a row per system and objective; empty without objectives."""
+    return [
+        ObjectiveRow(
+            name,
+            f"p{objective.figures.percentile:g} {objective.name}",
+            reached_text(objective),
+            limit_of(objective),
+            result_of(objective),
+            mark_of(objective),
+            MISSING if objective.met_in_draws is None else f"{percent(objective.met_in_draws)} %",
+            one.saturation,
+        )
+        for name, one in verdict.systems.items()
+        for objective in one.objectives
+    ]
+
+
+def mark_of(one: Objective) -> str:
+    """Return the class of the result of an objective."""
+    if one.figures.is_met is None or not one.is_sure:
+        return DOUBT
+    return MET if one.figures.is_met else MISSED
+
+
+def system_mark(one: SystemVerdict) -> str:
+    """Return the class of the result of a system: missed if an objective surely is, else doubt if one is open."""
+    marks = {mark_of(objective) for objective in one.objectives}
+    return MISSED if MISSED in marks else DOUBT if DOUBT in marks or not marks else MET

@@ -1,0 +1,217 @@
+"""Laws of the verdict on systems, over systems with figures made by hand."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from helixsim.domain.figures import Limits, ObjectiveFigures
+from helixsim.domain.request import FeedMode, Slo
+from helixsim.domain.summary import Summary
+from helixsim.metrics.criteria import Criterion
+from helixsim.metrics.objectives import Target, evaluate_target, objective_figures
+from helixsim.metrics.throughput import attainment_interval, throughput
+from helixsim.metrics.verdict import DoubtKind, verdict_of
+from helixsim.metrics.verdict_text import answer
+from helixsim.results.runset import RunSet, WhatIf
+
+NAMES = ("a", "b", "c", "d")
+SHARES = st.floats(0, 1)
+
+
+@pytest.fixture
+def base(fake_runs) -> Summary:
+    return fake_runs["helix"].summary
+
+
+def system(
+    base: Summary, *, share: float = 1.0, half: float = 0.02, ttft_s: float | None = 0.5, latency_s: float = 2.0,
+    tokens_per_s: float = 100.0, price: float = 10.0, saturation: str = "STABLE", feed: FeedMode = FeedMode.OPEN,
+) -> Summary:  # fmt: skip
+    """A system whose TTFT p99 is ``ttft_s``, of 1 s allowed."""
+    return replace(
+        base,
+        load=replace(base.load, saturation=saturation, feed=feed, offered_per_s=4.0),
+        throughput=replace(
+            base.throughput, slo_attainment=share, goodput_per_s=4 * share, output_tokens_per_s=tokens_per_s,
+            attainment_interval=Limits(max(0.0, share - half), min(1.0, share + half)),
+            output_interval=Limits(tokens_per_s - 1, tokens_per_s + 1),
+        ),
+        e2el=replace(base.e2el, mean_s=latency_s, mean_interval_s=Limits(0.9 * latency_s, 1.1 * latency_s)),
+        cost=replace(base.cost, usd_per_hour=price),
+        objectives={"TTFT": ObjectiveFigures(1.0, 99.0, ttft_s, share)},
+    )  # fmt: skip
+
+
+SYSTEMS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "share": SHARES,
+            "half": st.sampled_from([0.0, 0.01, 0.1]),
+            "ttft_s": st.sampled_from([0.2, 0.999, 1.001, 5.0, None]),
+            "latency_s": st.floats(0.1, 100),
+            "tokens_per_s": st.floats(1, 1000),
+            "price": st.sampled_from([10.0, 20.0]),
+            "saturation": st.sampled_from(["STABLE", "BACKLOGGED", "OVERLOADED"]),
+        }
+    ),
+    min_size=1,
+    max_size=4,
+)
+FEEDS = st.sampled_from(list(FeedMode))
+LAW = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
+
+
+@LAW
+@given(SYSTEMS, FEEDS, st.booleans(), st.randoms(use_true_random=False))
+def test_order_of_the_systems_does_not_matter(base, drawn, feed, has_slo, random) -> None:
+    cases = {name: system(base, feed=feed, **one) for name, one in zip(NAMES, drawn, strict=False)}
+    names = list(cases)
+    random.shuffle(names)
+    shuffled = verdict_of({name: cases[name] for name in names}, has_slo=has_slo)
+    found = verdict_of(cases, has_slo=has_slo)
+    assert found.ranking == shuffled.ranking
+    assert found.lead == shuffled.lead
+    assert sorted(found.ranking) == sorted(cases)
+
+
+@LAW
+@given(SYSTEMS, FEEDS)
+def test_a_system_that_misses_an_objective_is_never_better_than_one_that_meets_all(base, drawn, feed) -> None:
+    cases = {name: system(base, feed=feed, **one) for name, one in zip(NAMES, drawn, strict=False)}
+    found = verdict_of(cases, has_slo=True)
+    met = [found.systems[name].is_met for name in found.ranking]
+    assert met == sorted(met, reverse=True)
+
+
+@LAW
+@given(SYSTEMS, FEEDS)
+def test_the_best_has_no_lower_goodput_than_another_beyond_the_intervals(base, drawn, feed) -> None:
+    cases = {name: system(base, feed=feed, **one) for name, one in zip(NAMES, drawn, strict=False)}
+    found = verdict_of(cases, has_slo=True)
+    best = found.systems[found.best]
+    for name, one in found.systems.items():
+        if one.is_met == best.is_met and one.is_overloaded == best.is_overloaded:
+            halves = [
+                max(limits.high - share, share - limits.low)
+                for limits, share in (
+                    (cases[n].throughput.attainment_interval, cases[n].throughput.slo_attainment)
+                    for n in (name, found.best)
+                )
+            ]
+            if feed is FeedMode.OPEN:
+                assert one.attainment - best.attainment <= math.hypot(*halves) + 1e-12
+            elif not any(halves):
+                lowest = min(cases[n].throughput.output_tokens_per_s for n in (name, found.best))
+                assert one.goodput_per_s - best.goodput_per_s <= 8 / lowest + 1e-9
+
+
+@LAW
+@given(SYSTEMS)
+def test_without_objectives_the_best_at_a_rate_has_the_lowest_latency_of_those_that_keep_up(base, drawn) -> None:
+    cases = {name: system(base, **one) for name, one in zip(NAMES, drawn, strict=False)}
+    found = verdict_of(cases, has_slo=False)
+    stable = [one for one in cases.values() if one.load.saturation != "OVERLOADED"]
+    best = cases[found.best]
+    if stable:
+        assert found.rule is Criterion.LATENCY
+        assert best.load.saturation != "OVERLOADED"
+        assert best.e2el.mean_s == min(one.e2el.mean_s for one in stable)
+    else:
+        assert found.rule is Criterion.THROUGHPUT
+
+
+@LAW
+@given(SYSTEMS, st.sampled_from([FeedMode.SATURATE, FeedMode.CLOSED_LOOP]))
+def test_without_objectives_and_rate_the_best_has_the_highest_throughput(base, drawn, feed) -> None:
+    cases = {name: system(base, feed=feed, **one) for name, one in zip(NAMES, drawn, strict=False)}
+    best = cases[verdict_of(cases, has_slo=False).best].throughput.output_tokens_per_s
+    assert all(one.throughput.output_tokens_per_s - best <= math.sqrt(2) + 1e-9 for one in cases.values())
+
+
+def test_equal_goodput_is_decided_by_price_and_then_by_latency(base) -> None:
+    cases = {
+        "dear": system(base, share=1.0, price=20.0, latency_s=1.0),
+        "slow": system(base, share=0.99, price=10.0, latency_s=3.0),
+        "fast": system(base, share=0.985, price=10.0, latency_s=2.0),
+    }
+    found = verdict_of(cases, has_slo=True)
+    assert found.ranking == ("fast", "slow", "dear")
+    assert found.lead.criterion is Criterion.LATENCY
+    two = verdict_of({name: cases[name] for name in ("dear", "slow")}, has_slo=True)
+    assert two.lead.criterion is Criterion.PRICE
+
+
+def test_an_ordinary_fleet_is_not_praised_for_throughput(base) -> None:
+    """Shares within the SLO of 85, 62 and 92 % of some 5 000 requests, all of them stable."""
+    shares = {"helix": 0.85, "separate": 0.62, "homogeneous": 0.92}
+    cases = {
+        name: system(base, share=share, half=0.01, ttft_s=1.6, tokens_per_s=900 / share)
+        for name, share in shares.items()
+    }
+    found = verdict_of(cases, has_slo=True)
+    assert found.ranking == ("homogeneous", "helix", "separate")
+    said = dict(answer(found))
+    assert said["Verdict"].startswith("No system meets the SLO; homogeneous is nearest, 92 % of requests")
+    assert "p99 TTFT 1.60 s, allowed 1 s: missed" in said["Verdict"]
+
+
+def test_a_stable_system_may_miss_and_an_overloaded_one_comes_after_one_that_keeps_up(base) -> None:
+    cases = {"grows": system(base, saturation="OVERLOADED"), "keeps up": system(base, share=0.995)}
+    found = verdict_of(cases, has_slo=True)
+    assert found.ranking == ("keeps up", "grows")
+    assert dict(answer(found))["Overloaded"].startswith("grows: ")
+    alone = verdict_of({"x": system(base, ttft_s=None, share=0.4)}, has_slo=True)
+    assert alone.systems["x"].is_met is False
+    assert "beyond the window" in dict(answer(alone))["Verdict"]
+
+
+def test_objectives_are_met_as_the_capacity_search_judges_them(fakes) -> None:
+    for options in ({}, {"rate_rps": 12.0, "count": 1500}, {"step_ms": 45.0}):
+        run = fakes.queue_run(**options).run
+        for slo in (Slo(ttft_s=0.5, tpot_s=0.04), Slo(ttft_s=60.0), Slo(tpot_s=0.02, e2el_s=1.0)):
+            figures = objective_figures(run, slo)
+            misses = evaluate_target(run, Target("x", slo)).misses
+            for name, one in figures.items():
+                assert one.is_met is not any(miss.startswith(f"{name} p99") for miss in misses)
+                assert one.is_met is (one.within >= 0.99)
+
+
+def test_the_interval_of_attainment_is_around_it(fakes) -> None:
+    run = fakes.queue_run(rate_rps=8.0, count=900).run
+    slo = Slo(ttft_s=0.5, tpot_s=0.031)
+    found, share = attainment_interval(run, slo), throughput(run, slo).slo_attainment
+    assert found.low < share < found.high
+    assert found.mean == pytest.approx(share, abs=0.01)
+    assert attainment_interval(run, Slo()) is None
+
+
+def test_draws_in_which_an_objective_is_met_grow_with_it(fake_runs, base) -> None:
+    setting = base.setting
+    shares = [
+        verdict_of({"x": replace(system(base, ttft_s=ttft_s), setting=setting)}, has_slo=True)
+        .systems["x"]
+        .objectives[0]
+        .met_in_draws
+        for ttft_s in (0.01, 0.5, 1.0, 2.0, 50.0, None)
+    ]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[0] > 0.9 > 0.1 > shares[-2] > shares[-1] == 0.0
+
+
+def test_few_requests_and_close_objectives_are_doubts(base) -> None:
+    found = verdict_of({"x": system(base, ttft_s=0.97)}, has_slo=True).systems["x"].doubts
+    assert {DoubtKind.CLOSE, DoubtKind.FEW_REQUESTS} <= {doubt.kind for doubt in found}
+
+
+def test_verdict_survives_files_and_leaves_variants_out(fake_runs: RunSet, run_dir) -> None:
+    loaded = RunSet.load(run_dir)
+    assert loaded.verdict == fake_runs.verdict
+    assert loaded.document()["verdict"] == fake_runs.document()["verdict"]
+    variants = replace(fake_runs, whatif=(WhatIf("loss", ("less",), {fake_runs.verdict.best: "swarm"}),))
+    assert fake_runs.verdict.best not in variants.verdict.ranking
+    assert set(variants.verdict.systems) == set(fake_runs)
