@@ -47,8 +47,8 @@ exit codes:
 """
 
 
-def build_parser() -> Parser:
-    """Return the parser of the whole command line."""
+def build_parser(only: str | None = None) -> Parser:
+    """Return the parser of the whole command line, or of one command alone, without importing the others."""
     parser = Parser(
         prog="helixsim",
         description="Simulate and plan the serving of large language models on clusters of mixed GPUs.",
@@ -57,7 +57,7 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"helixsim {helixsim.__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in COMMANDS:
+    for command in COMMANDS if only is None else (only,):
         if importlib.util.find_spec(f"helixsim.cli.{command}") is not None:
             importlib.import_module(f"helixsim.cli.{command}").add_parser(subparsers)
     return parser
@@ -147,7 +147,8 @@ def _stop_on_sigterm(signalled: list[int]) -> None:
 def _outcome(arguments: Sequence[str], args: argparse.Namespace) -> int:
     """Run a command and return its exit code; errors become messages."""
     try:
-        args = build_parser().parse_all(arguments, args)
+        only = arguments[0] if arguments and arguments[0] in COMMANDS else None
+        args = build_parser(only).parse_all(arguments, args)
         if getattr(args, "json", False):
             write_exactly()
         code: int | None = args.func(args)

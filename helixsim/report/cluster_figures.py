@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from helixsim.report.style import GREY, NODE_TYPE_COLORS, colors_of, new_figure, small_multiples
 from helixsim.report.tables import sorted_by_layers
+from helixsim.results.columns import Columns, chosen, joined, of_rows, of_system
 from helixsim.results.runset import RunSet
 from helixsim.units import NS_PER_S, format_seconds
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -19,7 +21,7 @@ _LINKS_SHOWN = 10
 _FAINTEST = 0.25
 
 
-def placement_diagram(placement: Mapping[str, Any], colors: Mapping[str, str]) -> tuple[Figure, pd.DataFrame]:
+def placement_diagram(placement: Mapping[str, Any], colors: Mapping[str, str]) -> tuple[Figure, Columns]:
     """Draw the layer range of each node as a bar, sorted by first layer, shaded by planned load.
 
     Parameters
@@ -29,7 +31,6 @@ def placement_diagram(placement: Mapping[str, Any], colors: Mapping[str, str]) -
     colors
         Colour of each node type (``node_type_colors``).
     """
-    import pandas as pd
     from matplotlib.patches import Patch
 
     nodes = sorted_by_layers(placement)
@@ -49,16 +50,15 @@ def placement_diagram(placement: Mapping[str, Any], colors: Mapping[str, str]) -
     node_types = {node["node_type"] for node in nodes}
     handles = [Patch(color=color, label=name) for name, color in colors.items() if name in node_types]
     figure.legend(handles=handles, loc="outside upper right", ncols=len(handles))
-    return figure, pd.DataFrame(rows)
+    return figure, of_rows(rows)
 
 
-def frontier_curves(placements: Mapping[str, Mapping[str, Any]]) -> tuple[Figure, pd.DataFrame]:
+def frontier_curves(placements: Mapping[str, Mapping[str, Any]]) -> tuple[Figure, Columns]:
     """Draw the max-flow estimate of placements over the maximum nodes on a route, one curve per system.
 
     Filled dots are on the frontier; hollow dots are other candidates, such as baselines. ``placements``: the document
     of each system (``results.placement_json``).
     """
-    import pandas as pd
     from matplotlib.ticker import MaxNLocator
 
     rows = [
@@ -92,23 +92,21 @@ def frontier_curves(placements: Mapping[str, Mapping[str, Any]]) -> tuple[Figure
     axis.set_ylabel("max-flow estimate, tokens/s")
     axis.set_ylim(bottom=0)
     figure.legend(loc="outside upper right", ncols=4)
-    return figure, pd.DataFrame(rows + others)
+    return figure, of_rows(rows + others)
 
 
-def busiest_links(runs: RunSet) -> tuple[Figure, pd.DataFrame]:
+def busiest_links(runs: RunSet) -> tuple[Figure, Columns]:
     """Draw the links with the highest utilisation, one panel per system."""
     names = list(runs)
     figure, axes = small_multiples(names, 0.19 * _LINKS_SHOWN + 0.75, same_y=False)
-    busiest = (
-        runs.frame("links").sort_values("busy_share", ascending=False, kind="stable").groupby("system", sort=False)
-    )
-    table = busiest.head(_LINKS_SHOWN)
-    largest = 100 * float(table["busy_share"].max()) if len(table) else 1.0
+    busiest = {name: _busiest(runs[name].columns("links")) for name in names}
+    table = joined([of_system(name, links) for name, links in busiest.items()])
+    largest = 100 * float(table["busy_share"].max(initial=0.0)) if len(table["busy_share"]) else 1.0
     colors = colors_of(names)
     for axis, name in zip(axes, names, strict=True):
-        links = table[table["system"] == name]
+        links = busiest[name]
         share = 100 * links["busy_share"]
-        y = range(len(links))
+        y = range(len(share))
         axis.barh(y, share, height=0.65, color=colors[name])
         for position, (value, wait_ns) in enumerate(zip(share, links["mean_wait_ns"], strict=True)):
             axis.text(
@@ -125,13 +123,16 @@ def busiest_links(runs: RunSet) -> tuple[Figure, pd.DataFrame]:
         axis.set_xlim(0, 1.25 * largest or 1.0)
         axis.grid(visible=False, axis="y")
         axis.set_xlabel("utilisation, %")
-    order = {name: position for position, name in enumerate(names)}
-    return figure, table.sort_values("system", key=lambda column: column.map(order), kind="stable")
+    return figure, table
+
+
+def _busiest(links: Columns) -> Columns:
+    return chosen(links, np.argsort(-links["busy_share"], kind="stable")[:_LINKS_SHOWN])
 
 
 def node_type_colors(runs: RunSet) -> dict[str, str]:
     """Return a colour for each node type, the same in all figures of a report."""
-    kinds = [*runs.frame("nodes")["node_type"].unique()]
+    kinds = runs.columns("nodes")["node_type"].tolist()
     for run in runs.values():
         kinds += [node["node_type"] for node in run.placement_document["nodes"]]
     return colors_of(dict.fromkeys(kinds), NODE_TYPE_COLORS)

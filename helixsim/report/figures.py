@@ -22,12 +22,12 @@ from helixsim.report.time_figures import (
     throughput_over_time,
     utilisation_over_time,
 )
+from helixsim.results.columns import Columns, joined, of_rows, of_system
 from helixsim.results.files import file_stem
 from helixsim.results.runset import RunSet
 from helixsim.units import NS_PER_MS, NS_PER_S, number
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -43,10 +43,8 @@ def write_figures(runs: RunSet, directory: Path) -> list[FigureFile]:
     return written
 
 
-def throughput_bars(runs: RunSet) -> tuple[Figure, pd.DataFrame]:
+def throughput_bars(runs: RunSet) -> tuple[Figure, Columns]:
     """Draw output tokens/s of each system with its 95 % interval and the max-flow estimate."""
-    import pandas as pd
-
     rows = []
     for name, run in runs.items():
         served = run.summary.throughput
@@ -61,21 +59,24 @@ def throughput_bars(runs: RunSet) -> tuple[Figure, pd.DataFrame]:
                 "ratio_to_baseline": runs.comparisons[name].output_tokens_ratio,
             }
         )
-    table = pd.DataFrame(rows).astype(dict.fromkeys(list(rows[0])[1:], float))
-    figure = new_figure(0.45 * len(table) + 1.1)
+    table = of_rows(rows)
+    numbers = {name: values.astype(np.float64) for name, values in table.items() if name != "system"}
+    figure = new_figure(0.45 * len(rows) + 1.1)
     axis = figure.subplots()
     colors = colors_of(table["system"])
-    y = np.arange(len(table))
-    value = table["output_tokens_per_s"].fillna(0.0)
+    y = np.arange(len(rows))
+    value = np.nan_to_num(numbers["output_tokens_per_s"])
     axis.barh(y, value, height=0.62, color=[colors[name] for name in table["system"]])
-    error = [(value - table["low_tokens_per_s"]).fillna(0), (table["high_tokens_per_s"] - value).fillna(0)]
+    error = [
+        np.nan_to_num(value - numbers["low_tokens_per_s"]), np.nan_to_num(numbers["high_tokens_per_s"] - value),
+    ]  # fmt: skip
     axis.errorbar(value, y, xerr=error, fmt="none", ecolor="black", capsize=3, linewidth=1)
-    estimate = table["max_flow_output_tokens_per_s"]
+    estimate = numbers["max_flow_output_tokens_per_s"]
     axis.vlines(estimate, y - 0.4, y + 0.4, color="black", linestyle="--", linewidth=1.4, label="max-flow estimate")
-    longest = float(np.nanmax([value.max(), table["high_tokens_per_s"].max(), estimate.max()]))
+    longest = float(np.nanmax([*value, *numbers["high_tokens_per_s"], *estimate]))
     labels = [
         f"{name}\n{number(delivered)}" + ("" if np.isnan(ratio) else f" ({ratio:.2f}×)")
-        for name, delivered, ratio in zip(table["system"], value, table["ratio_to_baseline"], strict=True)
+        for name, delivered, ratio in zip(table["system"], value, numbers["ratio_to_baseline"], strict=True)
     ]
     axis.set_xlim(0, longest * 1.04 or 1.0)
     axis.set_yticks(y, labels)
@@ -83,13 +84,11 @@ def throughput_bars(runs: RunSet) -> tuple[Figure, pd.DataFrame]:
     axis.grid(visible=False, axis="y")
     axis.set_xlabel(f"output tokens/s (× relative to {runs.baseline})")
     figure.legend(loc="outside upper right", ncols=2)
-    return figure, table
+    return figure, {"system": table["system"], **numbers}
 
 
-def latency_cdfs(runs: RunSet) -> tuple[Figure, pd.DataFrame]:
+def latency_cdfs(runs: RunSet) -> tuple[Figure, Columns]:
     """Draw the cumulative distributions of TTFT, TPOT and ITL in the window."""
-    import pandas as pd
-
     figure = new_figure(3.0)
     axes = figure.subplots(1, 3, sharey=True)
     shares = np.linspace(0, 1, _CDF_POINTS + 1)
@@ -104,7 +103,8 @@ def latency_cdfs(runs: RunSet) -> tuple[Figure, pd.DataFrame]:
         for axis, (metric, (x, share)) in zip(axes, curves.items(), strict=True):
             style = LINE_STYLES[index % len(LINE_STYLES)]
             axis.plot(x, share, color=colors[name], linestyle=style, linewidth=1.6, label=name, drawstyle="steps-post")
-            tables.append(pd.DataFrame({"system": name, "metric": metric, "value": x, "share_at_most": share}))
+            named = {"metric": np.full(len(x), metric, dtype=object), "value": x, "share_at_most": share}
+            tables.append(of_system(name, named))
     for axis, label, limit in (
         (axes[0], "TTFT, s", runs.slo.ttft_s),
         (axes[1], "TPOT, ms", None if runs.slo.tpot_s is None else runs.slo.tpot_s * 1000),
@@ -114,7 +114,7 @@ def latency_cdfs(runs: RunSet) -> tuple[Figure, pd.DataFrame]:
     axes[0].set_ylabel("share of requests (ITL: of gaps)")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 5))
-    return figure, pd.concat(tables, ignore_index=True)
+    return figure, joined(tables)
 
 
 def _finish_cdf(axis: Axes, label: str, limit: float | None) -> None:
@@ -158,14 +158,14 @@ def _tpot_ms(runs: RunSet, system: str) -> FloatArray:
 
 
 def _gap_curve_ms(runs: RunSet, system: str) -> tuple[FloatArray, FloatArray]:
-    gaps = runs[system].itl
-    if gaps.empty:
+    gaps = runs[system].columns("itl")
+    if not len(gaps["count"]):
         return np.empty(0), np.empty(0)
-    share = np.cumsum(gaps["count"].to_numpy()) / gaps["count"].sum()
+    share = np.cumsum(gaps["count"]) / gaps["count"].sum()
     # Keep one bin per step of the curve: more cannot be told apart.
     keep = np.unique(np.searchsorted(share, np.linspace(0, share[-1], _CDF_POINTS + 1)))
     keep = keep[keep < len(share)]
-    return np.asarray(gaps["gap_to_ns"].to_numpy()[keep] / NS_PER_MS), np.asarray(share[keep])
+    return np.asarray(gaps["gap_to_ns"][keep] / NS_PER_MS), np.asarray(share[keep])
 
 
 def _inside(times_ns: IntArray, window_s: tuple[float, float]) -> NDArray[np.bool_]:
@@ -174,7 +174,7 @@ def _inside(times_ns: IntArray, window_s: tuple[float, float]) -> NDArray[np.boo
     return after_start & (times_ns <= end_ns)
 
 
-Draw = Callable[[RunSet], "tuple[Figure, pd.DataFrame]"]
+Draw = Callable[[RunSet], "tuple[Figure, Columns]"]
 
 
 def _figures(runs: RunSet) -> Iterator[tuple[str, str, str, Draw]]:
@@ -240,5 +240,5 @@ def _figures(runs: RunSet) -> Iterator[tuple[str, str, str, Draw]]:
         )
 
 
-def _placement(runs: RunSet, system: str) -> tuple[Figure, pd.DataFrame]:
+def _placement(runs: RunSet, system: str) -> tuple[Figure, Columns]:
     return placement_diagram(runs[system].placement_document, node_type_colors(runs))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helixsim.escape import printable
+from helixsim.results.columns import Columns
 from helixsim.results.files import write_csv
 from helixsim.writing import write_bytes
 
@@ -127,7 +128,7 @@ def shade_outside(axis: Axes, window_s: tuple[float, float]) -> None:
 
 
 def write_figure(
-    directory: Path, name: str, title: str, caption: str, figure: Figure, table: pd.DataFrame
+    directory: Path, name: str, title: str, caption: str, figure: Figure, table: Columns | pd.DataFrame
 ) -> FigureFile:
     """Write a figure as SVG and PNG, and its data as CSV."""
     directory.mkdir(parents=True, exist_ok=True)

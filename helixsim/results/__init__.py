@@ -1,7 +1,8 @@
 """Results as typed values, which reports, searches and the Python API share.
 
 files           JSON and CSV files
-tables          tables of one run (pandas)
+columns         tables as arrays by column
+tables          tables of one run
 placement_json  JSON of a placement
 run             a simulated system
 runset          the systems of one experiment

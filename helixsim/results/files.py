@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from helixsim.errors import DataError
 from helixsim.escape import csv_read, csv_text
-from helixsim.writing import new_file, write_text
+from helixsim.results.columns import Columns, csv_lines, read
+from helixsim.writing import write_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,10 +31,9 @@ def write_json(path: Path, document: Any) -> None:
     write_text(path, json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
-def write_csv(path: Path, frame: pd.DataFrame) -> None:
+def write_csv(path: Path, table: Columns | pd.DataFrame) -> None:
     """Write a table; floats have nine significant digits, and text that looks like a formula is escaped."""
-    with new_file(path) as file:
-        csv_safe(frame).to_csv(file, index=False, float_format="%.9g", lineterminator="\n")
+    write_text(path, csv_lines(table))
 
 
 def csv_cell(text: str) -> str:
@@ -41,15 +41,6 @@ def csv_cell(text: str) -> str:
     line = io.StringIO()
     csv.writer(line, lineterminator="\n").writerow([csv_text(text), ""])
     return line.getvalue().removesuffix(",\n")
-
-
-def csv_safe(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a table with text and column names escaped for CSV (``escape.csv_text``)."""
-    columns = {}
-    for name, column in frame.items():
-        is_text = column.dtype.kind in "OTU"
-        columns[csv_text(name)] = column.map(csv_text) if is_text else column
-    return type(frame)(columns) if columns else frame
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -70,6 +61,11 @@ def read_csv(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
         return table.assign(**{str(name): table[name].map(csv_read) for name in texts})
 
     return _read(path, read)
+
+
+def read_columns(path: Path) -> Columns:
+    """Return a table of a run, written by ``write_csv``; ``DataError`` if it cannot be read."""
+    return _read(path, lambda: read(path))
 
 
 def _read(path: Path, reader: Callable[[], Content]) -> Content:

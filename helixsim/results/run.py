@@ -20,7 +20,8 @@ from helixsim.errors import DataError
 from helixsim.escape import csv_read, csv_text
 from helixsim.metrics.model_error import ModelError, model_error
 from helixsim.results import tables
-from helixsim.results.files import file_stem, read_csv, read_json
+from helixsim.results.columns import Columns, chosen
+from helixsim.results.files import file_stem, read_columns, read_csv, read_json
 from helixsim.results.placement_json import placement_document
 from helixsim.writing import new_file
 
@@ -52,24 +53,28 @@ class StoredTables:
     requests: Mapping[str, RequestColumns] = field(default_factory=dict, repr=False)
     """Systems whose requests are still in memory, as in their files."""
 
-    _read: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)
+    _read: dict[str, Columns] = field(default_factory=dict, repr=False)
 
-    def of(self, system: str, name: str) -> pd.DataFrame:
-        """Return the rows of one system.
+    def of(self, system: str, name: str) -> Columns:
+        """Return the rows of one system in one of ``TABLES``.
 
         Raises
         ------
         DataError
             If the file is missing or unreadable.
         """
-        if name == "requests":
-            return read_csv(self._requests_file(system))
         if name not in self._read:
-            self._read[name] = read_csv(self.directory / f"{name}.csv").rename(columns=_FORMER)
+            found = read_columns(self.directory / f"{name}.csv")
+            self._read[name] = {_FORMER.get(column, column): values for column, values in found.items()}
         table = self._read[name]
         if "system" not in table:
             raise DataError(f"{self.directory / name}.csv: has no column system")
-        return table[table["system"] == csv_read(csv_text(system))].drop(columns="system").reset_index(drop=True)
+        rows = chosen(table, table["system"] == csv_read(csv_text(system)))
+        return {column: values for column, values in rows.items() if column != "system"}
+
+    def requests_frame(self, system: str) -> pd.DataFrame:
+        """Return the requests of one system; ``DataError`` if the file is missing or unreadable."""
+        return read_csv(self._requests_file(system))
 
     def request_columns(self, system: str, names: Sequence[str]) -> dict[str, IntArray]:
         """Return columns of numbers of the requests of one system; -1: the cell is empty.
@@ -157,43 +162,52 @@ class Run:
     def requests(self) -> pd.DataFrame:
         """Requests that arrived, in order of arrival; times [ns]."""
         if isinstance(self.source, StoredTables):
-            return self.source.of(self.name, "requests")
+            return self.source.requests_frame(self.name)
         return tables.requests_frame(self.source.result)
 
     @cached_property
     def nodes(self) -> pd.DataFrame:
         """Nodes with layers: layer range, load, KV memory."""
-        if isinstance(self.source, StoredTables):
-            return self.source.of(self.name, "nodes")
-        return tables.nodes_frame(self.source.result, self.source.plan, self.source.fleet)
+        return self._frame("nodes")
 
     @cached_property
     def links(self) -> pd.DataFrame:
         """Directed links with traffic: bytes, load, waiting times."""
-        if isinstance(self.source, StoredTables):
-            return self.source.of(self.name, "links")
-        return tables.links_frame(self.source.result, self.source.fleet)
+        return self._frame("links")
 
     @cached_property
     def series(self) -> pd.DataFrame:
         """Time series of the cluster: cumulative tokens and requests, waiting and running requests."""
-        if isinstance(self.source, StoredTables):
-            return self.source.of(self.name, "series")
-        return tables.series_frame(self.source.result)
+        return self._frame("series")
 
     @cached_property
     def node_series(self) -> pd.DataFrame:
         """Time series of the nodes; ``busy_ns`` is cumulative."""
-        if isinstance(self.source, StoredTables):
-            return self.source.of(self.name, "node_series")
-        return tables.node_series_frame(self.source.result)
+        return self._frame("node_series")
 
     @cached_property
     def itl(self) -> pd.DataFrame:
         """Histogram of inter-token latency in the window [ns]."""
-        if isinstance(self.source, StoredTables):
-            return self.source.of(self.name, "itl")
-        return tables.itl_frame(self.source.result)
+        return self._frame("itl")
+
+    def columns(self, name: str) -> Columns:
+        """Return one of ``TABLES`` as arrays, built or read on first access."""
+        if name not in self._tables:
+            source = self.source
+            self._tables[name] = (
+                source.of(self.name, name) if isinstance(source, StoredTables)
+                else tables.of_run(name, source.result, source.plan, source.fleet)
+            )  # fmt: skip
+        return self._tables[name]
+
+    @cached_property
+    def _tables(self) -> dict[str, Columns]:
+        return {}
+
+    def _frame(self, name: str) -> pd.DataFrame:
+        import pandas as pd
+
+        return pd.DataFrame(self.columns(name))
 
     def request_columns(self, *names: str) -> dict[str, IntArray]:
         """Return columns of numbers of the requests table; -1 [ns]: did not occur.

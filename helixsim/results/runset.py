@@ -25,6 +25,7 @@ from helixsim.metrics.stats import CONFIDENCE
 from helixsim.metrics.verdict import Verdict, verdict_of
 from helixsim.metrics.verdict_text import document as verdict_document
 from helixsim.results import tables
+from helixsim.results.columns import Columns, joined, of_system
 from helixsim.results.files import file_stem, read_json, write_csv, write_json
 from helixsim.results.run import TABLES, Run, StoredTables
 
@@ -186,12 +187,11 @@ class RunSet(Mapping[str, Run]):
         """Return one of ``TABLES`` for all systems, with the system in its first column."""
         import pandas as pd
 
-        frames = []
-        for run in self.values():
-            frame: pd.DataFrame = getattr(run, name).copy(deep=False)
-            frame.insert(0, "system", run.name)
-            frames.append(frame)
-        return pd.concat(frames, ignore_index=True)
+        return pd.DataFrame(self.columns(name))
+
+    def columns(self, name: str) -> Columns:
+        """Return what ``frame`` does as arrays."""
+        return joined([of_system(run.name, run.columns(name)) for run in self.values()])
 
     def write(self, directory: Path) -> None:
         """Write all files into a directory."""
@@ -202,7 +202,7 @@ class RunSet(Mapping[str, Run]):
             write_json(directory / "placements" / f"{file_stem(name)}.json", run.placement_document)
             run.write_requests(directory / "requests" / f"{file_stem(name)}.csv")
         for table in TABLES:
-            write_csv(directory / f"{table}.csv", self.frame(table))
+            write_csv(directory / f"{table}.csv", self.columns(table))
 
     def _system(self, name: str) -> dict[str, Any]:
         summary = self[name].summary

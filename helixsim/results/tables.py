@@ -18,6 +18,7 @@ from helixsim.metrics.error_cells import METRICS
 from helixsim.metrics.model_error import model_error
 from helixsim.metrics.ranking import follows_load
 from helixsim.metrics.utilisation import utilisation
+from helixsim.results.columns import Columns, texts
 from helixsim.results.files import csv_cell
 from helixsim.results.placement_json import route_text
 from helixsim.units import BITS_PER_BYTE
@@ -127,89 +128,82 @@ def _request_texts(run: RunResult) -> dict[str, list[str]]:
     }
 
 
-def nodes_frame(run: RunResult, plan: FlowPlan, fleet: Deployment) -> pd.DataFrame:
-    """Return the nodes with layers: layer range, load, KV memory."""
-    import pandas as pd
+def of_run(name: str, run: RunResult, plan: FlowPlan, fleet: Deployment) -> Columns:
+    """Return one of the tables that all systems share a file of."""
+    if name == "nodes":
+        return _nodes(run, plan, fleet)
+    if name == "links":
+        return _links(run, fleet)
+    return {"series": _series, "node_series": _node_series, "itl": _itl}[name](run)
 
+
+def _nodes(run: RunResult, plan: FlowPlan, fleet: Deployment) -> Columns:
+    """Return the nodes with layers: layer range, load, KV memory."""
     nodes = run.nodes
     used = utilisation(run, fleet)
     block_tokens = np.array([fleet.profile(node).block_tokens for node in nodes.node_id])
-    return pd.DataFrame(
-        {
-            "node": nodes.node_id,
-            "node_type": nodes.node_type,
-            "layer_start": nodes.start,
-            "layer_end": nodes.end,
-            "flow_tokens_per_s": [plan.node_flow_tokens_per_s.get(node, 0.0) for node in nodes.node_id],
-            "capacity_tokens_per_s": [plan.node_capacity_tokens_per_s.get(node, np.nan) for node in nodes.node_id],
-            "busy_share": used.busy_share,
-            "kv_tokens": nodes.kv_blocks * block_tokens,
-            "kv_mean_share": used.kv_mean,
-            "kv_peak_share": used.kv_peak,
-            "queue_mean_requests": used.queue_mean,
-            "batches": nodes.batches,
-            "prompt_tokens": nodes.prompt_tokens,
-            "decode_tokens": nodes.decode_tokens,
-            "preemptions": nodes.preemptions,
-        }
-    )
+    return {
+        "node": texts(nodes.node_id),
+        "node_type": texts(nodes.node_type),
+        "layer_start": nodes.start,
+        "layer_end": nodes.end,
+        "flow_tokens_per_s": np.array([plan.node_flow_tokens_per_s.get(node, 0.0) for node in nodes.node_id]),
+        "capacity_tokens_per_s": np.array(
+            [plan.node_capacity_tokens_per_s.get(node, np.nan) for node in nodes.node_id]
+        ),
+        "busy_share": used.busy_share,
+        "kv_tokens": nodes.kv_blocks * block_tokens,
+        "kv_mean_share": used.kv_mean,
+        "kv_peak_share": used.kv_peak,
+        "queue_mean_requests": used.queue_mean,
+        "batches": nodes.batches,
+        "prompt_tokens": nodes.prompt_tokens,
+        "decode_tokens": nodes.decode_tokens,
+        "preemptions": nodes.preemptions,
+    }
 
 
-def links_frame(run: RunResult, fleet: Deployment) -> pd.DataFrame:
+def _links(run: RunResult, fleet: Deployment) -> Columns:
     """Return the directed links with traffic: bytes, load, waiting times."""
-    import pandas as pd
-
     links = run.links
     run_ns = max(run.end_ns, 1)
     cluster = fleet.cluster
-    return pd.DataFrame(
-        {
-            "src": links.src,
-            "dst": links.dst,
-            "bandwidth_bps": [
-                cluster.link(src, dst).bandwidth_bps for src, dst in zip(links.src, links.dst, strict=True)
-            ],
-            "messages": links.messages,
-            "bytes": links.bytes,
-            "mean_bps": links.bytes * BITS_PER_BYTE / (run_ns / 1e9),
-            "busy_share": links.busy_ns / run_ns,
-            "mean_wait_ns": links.queue_ns / np.maximum(links.messages, 1),
-        }
-    )
+    return {
+        "src": texts(links.src),
+        "dst": texts(links.dst),
+        "bandwidth_bps": np.array(
+            [cluster.link(src, dst).bandwidth_bps for src, dst in zip(links.src, links.dst, strict=True)]
+        ),
+        "messages": links.messages,
+        "bytes": links.bytes,
+        "mean_bps": links.bytes * BITS_PER_BYTE / (run_ns / 1e9),
+        "busy_share": links.busy_ns / run_ns,
+        "mean_wait_ns": links.queue_ns / np.maximum(links.messages, 1),
+    }
 
 
-def series_frame(run: RunResult) -> pd.DataFrame:
+def _series(run: RunResult) -> Columns:
     """Return the time series of the cluster; all columns but ``waiting`` and ``running`` are cumulative."""
-    import pandas as pd
-
     series = run.series
     names = ("time_ns", "output_tokens", "prompt_tokens", "arrived", "finished", "waiting", "running")
-    return pd.DataFrame({name: getattr(series, name) for name in names})
+    return {name: getattr(series, name) for name in names}
 
 
-def node_series_frame(run: RunResult) -> pd.DataFrame:
+def _node_series(run: RunResult) -> Columns:
     """Return the time series of the nodes; ``busy_ns`` is cumulative."""
-    import pandas as pd
-
     series, nodes = run.series, run.nodes
     samples = len(series.time_ns)
-    return pd.DataFrame(
-        {
-            "time_ns": np.repeat(series.time_ns, len(nodes.node_id)),
-            "node": np.tile(np.array(nodes.node_id, dtype=object), samples),
-            "node_type": np.tile(np.array(nodes.node_type, dtype=object), samples),
-            "busy_ns": series.busy_ns.ravel(),
-            "kv_used_share": series.kv_used.ravel(),
-            "queue_length": series.queue_length.ravel(),
-        }
-    )
+    return {
+        "time_ns": np.repeat(series.time_ns, len(nodes.node_id)),
+        "node": np.tile(texts(nodes.node_id), samples),
+        "node_type": np.tile(texts(nodes.node_type), samples),
+        "busy_ns": series.busy_ns.ravel(),
+        "kv_used_share": series.kv_used.ravel(),
+        "queue_length": series.queue_length.ravel(),
+    }
 
 
-def itl_frame(run: RunResult) -> pd.DataFrame:
+def _itl(run: RunResult) -> Columns:
     """Return the histogram of inter-token latency."""
-    import pandas as pd
-
     gaps = run.gaps
-    return pd.DataFrame(
-        {"gap_from_ns": gaps.value_ns, "gap_to_ns": gaps.value_ns + gaps.resolution_ns, "count": gaps.count}
-    )
+    return {"gap_from_ns": gaps.value_ns, "gap_to_ns": gaps.value_ns + gaps.resolution_ns, "count": gaps.count}

@@ -324,6 +324,9 @@ def work(args):
     time.sleep(20)
 
 class Parser:
+    def __init__(self, *_):
+        pass
+
     def parse_all(self, arguments, args):
         return argparse.Namespace(verbose=0, func=work)
 
@@ -352,6 +355,9 @@ def work(args):
     time.sleep(20)
 
 class Parser:
+    def __init__(self, *_):
+        pass
+
     def parse_all(self, arguments, args):
         return argparse.Namespace(verbose=0, func=work)
 

@@ -33,7 +33,7 @@ def failing(monkeypatch):
         parser = Parser()
         parser.set_defaults(func=ours["fail"])
         parser.add_argument("-v", dest="verbose", action="count", default=0)
-        monkeypatch.setattr("helixsim.cli.main.build_parser", lambda: parser)
+        monkeypatch.setattr("helixsim.cli.main.build_parser", lambda *_: parser)
 
     return install
 
@@ -155,7 +155,7 @@ def test_what_a_worker_process_prints_is_not_in_the_answer(tmp_path):
         "from helixsim.cli import main\n"
         "from helixsim.runtime.pool import Processes\n"
         "from worker import work\n"
-        "def build():\n"
+        "def build(*_):\n"
         "    with Processes(1) as pool:\n"
         "        list(pool.run(work, [1], lambda *_: None))\n"
         "    print('the answer')\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from importlib import resources
+from pathlib import Path
 
 import pytest
 
@@ -224,6 +225,20 @@ def test_importing_helixsim_imports_nothing_heavy(code, heavy):
     code += f"; import sys; print([name for name in {heavy} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout == "[]\n"
+
+
+def test_a_whole_run_does_without_pandas(tmp_path):
+    """It takes a tenth of a short run to load."""
+    code = (
+        "import sys; from helixsim.cli.main import main\n"
+        f"main(['run', 'tests/golden/constant.yaml', '-q', '--out', {str(tmp_path)!r}])\n"
+        "print([name for name in ('pandas', 'helixsim.cli.profile') if name in sys.modules])"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[3]
+    )
+    assert found.stdout.endswith("[]\n")
+    assert list(tmp_path.rglob("report.html"))
 
 
 def test_the_package_is_typed():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import matplotlib as mpl
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
@@ -42,7 +43,7 @@ def test_every_figure_is_drawn_of_all_systems_and_of_one(runs, name):
 def test_throughput_over_time_adds_up_to_the_tokens_of_the_run(runs):
     from helixsim.report.time_figures import throughput_over_time
 
-    _, table = throughput_over_time(runs)
+    table = pd.DataFrame(throughput_over_time(runs)[1])
     for name, run in runs.items():
         own = table[table["system"] == name]
         spans = own["time_s"].diff().fillna(own["time_s"].iloc[0])

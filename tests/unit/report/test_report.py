@@ -126,7 +126,7 @@ def test_figures_are_the_same_bytes_twice(data) -> None:
 def test_latency_curves_end_at_one_and_hit_the_percentiles(data) -> None:
     with styled():
         _, table = latency_cdfs(data)
-    for (system, metric), curve in table.groupby(["system", "metric"]):
+    for (system, metric), curve in pd.DataFrame(table).groupby(["system", "metric"]):
         assert (np.diff(curve["value"]) >= 0).all()
         assert curve["share_at_most"].iloc[-1] == pytest.approx(1)
         name, _, unit = metric.partition("_")
