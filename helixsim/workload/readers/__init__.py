@@ -7,6 +7,9 @@ values      numbers of tokens and times
 azure       Azure LLM inference traces 2023 and 2024
 burstgpt    BurstGPT, with and without session columns
 mooncake    Mooncake JSONL
+servegen    batch jobs of ServeGen
+otel        spans of OpenTelemetry
+aiperf      requests of AIPerf
 chat        ShareGPT conversations and detailed results of vLLM's ``bench serve``
 log         CSV and JSONL: helixsim's format, other simulators, gateway logs
 """

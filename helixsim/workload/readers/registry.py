@@ -10,7 +10,7 @@ from helixsim import jsonio
 from helixsim.domain.request import Request
 from helixsim.errors import ConfigError, DataError, unknown_name
 from helixsim.jsonio import shown
-from helixsim.workload.readers import azure, burstgpt, chat, log, mooncake
+from helixsim.workload.readers import aiperf, azure, burstgpt, chat, log, mooncake, otel, servegen
 from helixsim.workload.readers.base import Reading, ReadLog, Row, Times, to_requests
 from helixsim.workload.readers.files import csv_header, flat_names, json_documents, open_text
 from helixsim.workload.readers.values import MAX_TOKENS
@@ -40,13 +40,16 @@ class TraceFormat:
 _LOG = ("unit", "columns", "where", "extend_sessions")
 
 FORMATS: dict[str, TraceFormat] = {
-    "azure": TraceFormat("Azure LLM inference trace, 2023 or 2024", azure.rows, ("where",)),
+    "azure": TraceFormat("Azure LLM inference trace, 2023, 2024 or 2025 (multimodal)", azure.rows, ("where",)),
     "burstgpt": TraceFormat("BurstGPT, six or eight columns", burstgpt.rows, ("unit", "where", "extend_sessions")),
     "mooncake": TraceFormat("Mooncake JSONL", mooncake.rows, ("unit", "where", "block_size")),
     "sharegpt": TraceFormat(
         "ShareGPT conversations, lengths only", chat.sharegpt, ("chars_per_token",), has_times=False
     ),
     "vllm": TraceFormat("vllm bench serve --save-detailed result", chat.vllm, ("result",)),
+    "aiperf": TraceFormat("AIPerf profile_export.jsonl", aiperf.rows, ("where",)),
+    "otel": TraceFormat("OpenTelemetry spans of generative AI, OTLP/JSON", otel.rows, ("where", "extend_sessions")),
+    "servegen": TraceFormat("ServeGen batch jobs, lengths only", servegen.rows, ("where",), has_times=False),
     "csv": TraceFormat(
         "CSV: arrival_s, prompt_tokens, output_tokens[, slo_class, priority, session, prefix], or a gateway log",
         log.csv_trace,
@@ -60,7 +63,13 @@ _HEAD = 2**20
 """Characters at the beginning of a file used to detect its format."""
 
 _CSV_MARKS = {"azure": azure.COLUMNS[1:2], "burstgpt": burstgpt.COLUMNS[1:2]}
-_JSON_MARKS = {"mooncake": mooncake.KEYS[1:2], "vllm": chat.VLLM_LENGTHS[:1]}
+_JSON_MARKS = {
+    "otel": (otel.MARK,),
+    "aiperf": (aiperf.MARK,),
+    "mooncake": mooncake.KEYS[:2],
+    "servegen": servegen.KEYS,
+    "vllm": chat.VLLM_LENGTHS[:1],
+}
 """Columns or keys that identify a format."""
 
 _VLLM_SUMMARY = ("completed", "request_throughput")
