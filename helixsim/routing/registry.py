@@ -10,6 +10,7 @@ REGISTRY = Registry(
         "auto": "helixsim.routing.auto:Auto",
         "flow_weighted": "helixsim.routing.flow_weighted:FlowWeighted",
         "swarm": "helixsim.routing.swarm:Swarm",
+        "parallax": "helixsim.routing.parallax:Parallax",
         "random": "helixsim.routing.baselines:Random",
         "shortest_queue": "helixsim.routing.baselines:ShortestQueue",
         "least_loaded": "helixsim.routing.baselines:LeastLoaded",

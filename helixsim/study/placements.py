@@ -2,7 +2,8 @@
 
 A strategy that never asked the evaluator has seen the fleet, the capacities, its options and the seed, nothing else:
 such a placement is kept under the key of these alone and serves any load. One that asked is kept under the key of the
-load and of all that decides how it is simulated, too. Prices and powers enter no key: no strategy may look at them.
+load and of all that decides how it is simulated, too. Powers enter no key, prices only that of a strategy that
+reads them (``reads_prices``).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from helixsim.config.experiment import ResolvedExperiment, SystemSpec
 from helixsim.domain.cluster import Deployment
 from helixsim.domain.placement import LayerRange, Placement
 from helixsim.flow.capacity import CapacityTable
+from helixsim.placement import registry as placement_registry
 from helixsim.runtime.identity import content_key, system_plugins
 from helixsim.runtime.store import Codec, Store
 
@@ -69,8 +71,10 @@ def _keys(
     by_flow: bool,
 ) -> list[str]:
     """Return the key of a placement that depends on the load, if any may, and that of one that does not."""
+    reads_prices = getattr(placement_registry.get(system.placement), "reads_prices", False)
     blind = (
-        system.placement, system.placement_options, _without_prices(system.fleet), capacities, experiment.seed,
+        system.placement, system.placement_options, _priced(system.fleet, prices=reads_prices), capacities,
+        experiment.seed,
         experiment.file_hashes,
     )  # fmt: skip
     plugins = system_plugins(system)
@@ -91,8 +95,12 @@ def _keys(
     ]
 
 
-def _without_prices(fleet: Deployment) -> Deployment:
-    nodes = tuple(replace(node, cost_usd_per_hour=0.0, tdp_w=0.0) for node in fleet.cluster.nodes)
+def _priced(fleet: Deployment, *, prices: bool) -> Deployment:
+    """Return a fleet without powers and, unless they are read, without prices."""
+    nodes = tuple(
+        replace(node, cost_usd_per_hour=node.cost_usd_per_hour if prices else 0.0, tdp_w=0.0)
+        for node in fleet.cluster.nodes
+    )
     return replace(fleet, cluster=replace(fleet.cluster, nodes=nodes))
 
 

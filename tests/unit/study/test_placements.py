@@ -79,6 +79,15 @@ def test_what_a_placement_depends_on(path, tmp_path, searches, override, again):
         assert searches == before
 
 
+def test_prices_matter_to_strategies_that_read_them_alone(path, tmp_path):
+    """At 90 $/h no replica fits the budget that was enough at the usual price."""
+    budget = "systems=[{name: s, placement: {strategy: cost_milp, budget_usd_per_hour: 20}}]"
+    store = placement_store(tmp_path / "store")
+    place_all(path, store, budget)
+    with pytest.raises(helixsim.errors.InfeasibleError, match="budget_usd_per_hour is 20"):
+        place_all(path, store, budget, "cluster.nodes.0.cost=90 $/h", "cluster.nodes.1.cost=90 $/h")
+
+
 def test_a_kept_placement_gives_the_run_that_a_search_gives(path, tmp_path):
     experiment = helixsim.load_experiment(path)
     runs = []
