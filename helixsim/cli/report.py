@@ -1,4 +1,4 @@
-"""``helixsim report RUN``: rebuild figures and HTML of a finished run from its files."""
+"""``helixsim report RUN``: rebuild the HTML of a finished run, or draw its figures, from its files."""
 
 from __future__ import annotations
 
@@ -16,10 +16,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "report",
         help="rebuild the HTML report of a run directory",
-        description="Redraw the figures of a finished run and rewrite its report.html, from the files in its "
-        "directory, or write a system as a benchmark of a server would have reported it. Nothing is simulated.",
+        description="Rewrite the report.html of a finished run, from the files in its directory, or write a system as "
+        "a benchmark of a server would have reported it. Nothing is simulated.",
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="run directory, for example runs/quickstart/0123456789ab")
+    parser.add_argument(
+        "--figures",
+        action="store_true",
+        help="also draw the figures for papers and slides with matplotlib, as SVG, PNG and CSV in its folder figures/",
+    )
     parser.add_argument(
         "--benchmark",
         choices=BENCHMARKS,
@@ -43,6 +48,12 @@ def run(args: argparse.Namespace) -> int:
     from helixsim.runtime.manifest import checked_manifest
 
     print(build_report(directory, checked_manifest(directory)))
+    if args.figures:
+        from helixsim.report.figures import write_figures
+        from helixsim.results.runset import RunSet
+
+        for figure in write_figures(RunSet.load(directory), directory / "figures"):
+            print(directory / "figures" / f"{figure.name}.svg")
     return 0
 
 

@@ -3,10 +3,18 @@
 A chart is data here; the macros of ``templates/charts.html.j2`` write its elements, coloured by CSS classes. Charts are
 small: they stand beside each other on a wide screen and keep their size on a narrow one. The figures of ``style``
 are files of their own instead.
+
+Why no charting library: a report must open without a network and stay small. Embedded, Plotly's smallest bundle is
+about 1 MB, Vega with Vega-Lite and its embedder 0.8 MB, ECharts 1 MB and Observable Plot with D3 0.5 MB, each larger
+than a whole report of four systems, and all of them draw only after their script has run, so that a page without
+scripts, or its print, is empty. The charts here are lines, steps and dots on two axes: the macros draw them when the
+report is written, and ``templates/page.js.j2`` adds reading of values by pointer and keyboard. Diagrams made of bars
+(placements, waterfalls, requests) are HTML tables, which keep the size of their text at any width.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -21,13 +29,14 @@ _FEW_DECADES = 2.6
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """An axis from ``low`` to ``high`` with its label and ticks (value, text)."""
+    """An axis from ``low`` to ``high`` with its label and ticks (value, text); ``is_share``: values are 0..1, in %."""
 
     label: str
     low: float
     high: float
     ticks: tuple[tuple[float, str], ...]
     is_log: bool = False
+    is_share: bool = False
 
     def share(self, value: float) -> float:
         """Return the position of a value, 0 at ``low`` and 1 at ``high``."""
@@ -38,21 +47,29 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A line through points; NaN interrupts it. ``kind``: CSS class, which gives its colour; ``is_step``: stairs."""
+    """A line through points; NaN interrupts it. ``kind``: CSS class, which gives its colour; ``is_step``: stairs.
+
+    ``name``: what the line shows; the values of named lines can be read from the page.
+    """
 
     kind: str
     xs: Sequence[float]
     ys: Sequence[float]
     is_step: bool = False
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Dots:
-    """Points of one ``kind`` (CSS class); ``labels``: what a browser shows of each under the pointer, or empty."""
+    """Points of one ``kind`` (CSS class); ``labels``: what a browser shows of each under the pointer, or empty.
+
+    ``name``: what the points belong to.
+    """
 
     kind: str
     points: Sequence[tuple[float, float]]
     labels: Sequence[str] = ()
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +90,8 @@ class Chart:
     ----------
     name
         Identifier, unique on the page.
-    guides, curves, dots
-        Drawn in this order.
+    shades, bands, guides, curves, dots
+        Drawn in this order. A shade is a range of x in grey, a band the outline of an area.
     width, height
         Size [px at a scale of 1].
     """
@@ -88,6 +105,8 @@ class Chart:
     dots: tuple[Dots, ...] = ()
     guides: tuple[Curve, ...] = ()
     notes: tuple[Note, ...] = ()
+    bands: tuple[Curve, ...] = ()
+    shades: tuple[tuple[float, float], ...] = ()
     width: float = 340.0
     height: float = 260.0
 
@@ -118,6 +137,26 @@ class Chart:
     def line(self, value: float) -> float:
         """Return the vertical position of a value."""
         return round(self.bottom - self.y.share(value) * (self.bottom - self.top), 1)
+
+    def values(self) -> str:
+        """Return what the page needs to read values from the chart, as JSON; empty if no line has a name."""
+        curves = [curve for curve in self.curves if curve.name]
+        if not curves:
+            return ""
+        document = {
+            "box": [self.left, self.right, self.top, self.bottom],
+            **{
+                name: {"label": axis.label, "low": axis.low, "high": axis.high, "log": axis.is_log,
+                       "share": axis.is_share}
+                for name, axis in (("x", self.x), ("y", self.y))
+            },
+            "curves": [
+                {"name": curve.name, "kind": curve.kind, "step": curve.is_step,
+                 "xs": [_digits(x) for x in curve.xs], "ys": [_digits(y) for y in curve.ys]}
+                for curve in curves
+            ],
+        }  # fmt: skip
+        return json.dumps(document, separators=(",", ":"), allow_nan=False)
 
     def path(self, curve: Curve) -> str:
         """Return the data of a curve as an SVG path."""
@@ -205,6 +244,22 @@ def short(value: float) -> str:
         if size >= limit:
             return f"{value / limit:.3g} {letter}".replace("-", "−")
     return f"{value:.3g}".replace("-", "−")
+
+
+def share_axis(label: str, high: float = 1.0) -> Axis:
+    """Return an axis of shares from 0 to ``high``, with ticks in percent."""
+    step = next((size for size in (0.01, 0.02, 0.05, 0.1, 0.25) if high / size <= _MOST_SHARES), 0.5)
+    last = max(1, math.ceil(high / step - 1e-9))
+    ticks = tuple((number * step, f"{number * step:.0%}") for number in range(last + 1))
+    return Axis(label, 0.0, last * step, ticks, is_share=True)
+
+
+_MOST_SHARES = 5
+
+
+def _digits(value: float) -> float | None:
+    """Return a value with the digits that can be read from a chart; None for a missing one."""
+    return None if math.isnan(value) else float(f"{value:.5g}")
 
 
 def shares_below(samples: Iterable[float]) -> tuple[list[float], list[float]]:

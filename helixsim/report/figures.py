@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from helixsim.domain.result import FloatArray, IntArray
+from helixsim.domain.result import FloatArray
 from helixsim.report.cluster_figures import busiest_links, frontier_curves, node_type_colors, placement_diagram
+from helixsim.report.distributions import CDF_POINTS, gap_curve_ms, tpot_ms, ttft_s
 from helixsim.report.style import LINE_STYLES, FigureFile, colors_of, new_figure, styled, write_figure
 from helixsim.report.time_figures import (
     kv_memory_over_time,
@@ -25,13 +25,11 @@ from helixsim.report.time_figures import (
 from helixsim.results.columns import Columns, joined, of_rows, of_system
 from helixsim.results.files import file_stem
 from helixsim.results.runset import RunSet
-from helixsim.units import NS_PER_MS, NS_PER_S, number
+from helixsim.units import number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-_CDF_POINTS = 400
 
 
 def write_figures(runs: RunSet, directory: Path) -> list[FigureFile]:
@@ -91,14 +89,14 @@ def latency_cdfs(runs: RunSet) -> tuple[Figure, Columns]:
     """Draw the cumulative distributions of TTFT, TPOT and ITL in the window."""
     figure = new_figure(3.0)
     axes = figure.subplots(1, 3, sharey=True)
-    shares = np.linspace(0, 1, _CDF_POINTS + 1)
+    shares = np.linspace(0, 1, CDF_POINTS + 1)
     tables = []
     colors = colors_of(runs)
     for index, name in enumerate(runs):
         curves = {
-            "ttft_s": _curve(_ttft_s(runs, name), shares),
-            "tpot_ms": _curve(_tpot_ms(runs, name), shares),
-            "itl_ms": _gap_curve_ms(runs, name),
+            "ttft_s": _curve(ttft_s(runs[name]), shares),
+            "tpot_ms": _curve(tpot_ms(runs[name]), shares),
+            "itl_ms": gap_curve_ms(runs[name]),
         }
         for axis, (metric, (x, share)) in zip(axes, curves.items(), strict=True):
             style = LINE_STYLES[index % len(LINE_STYLES)]
@@ -142,36 +140,6 @@ def _curve(values: FloatArray, shares: FloatArray) -> tuple[FloatArray, FloatArr
     if not values.size:
         return np.empty(0), np.empty(0)
     return np.quantile(values, shares), shares
-
-
-def _ttft_s(runs: RunSet, system: str) -> FloatArray:
-    columns = runs[system].request_columns("arrival_ns", "first_token_ns")
-    chosen = _inside(columns["first_token_ns"], runs[system].window_s)
-    return np.asarray((columns["first_token_ns"][chosen] - columns["arrival_ns"][chosen]) / NS_PER_S)
-
-
-def _tpot_ms(runs: RunSet, system: str) -> FloatArray:
-    columns = runs[system].request_columns("first_token_ns", "finish_ns", "output_tokens")
-    chosen = _inside(columns["finish_ns"], runs[system].window_s) & (columns["output_tokens"] > 1)
-    steps = columns["output_tokens"][chosen] - 1
-    return np.asarray((columns["finish_ns"][chosen] - columns["first_token_ns"][chosen]) / steps / NS_PER_MS)
-
-
-def _gap_curve_ms(runs: RunSet, system: str) -> tuple[FloatArray, FloatArray]:
-    gaps = runs[system].columns("itl")
-    if not len(gaps["count"]):
-        return np.empty(0), np.empty(0)
-    share = np.cumsum(gaps["count"]) / gaps["count"].sum()
-    # Keep one bin per step of the curve: more cannot be told apart.
-    keep = np.unique(np.searchsorted(share, np.linspace(0, share[-1], _CDF_POINTS + 1)))
-    keep = keep[keep < len(share)]
-    return np.asarray(gaps["gap_to_ns"][keep] / NS_PER_MS), np.asarray(share[keep])
-
-
-def _inside(times_ns: IntArray, window_s: tuple[float, float]) -> NDArray[np.bool_]:
-    start_ns, end_ns = (edge * NS_PER_S for edge in window_s)
-    after_start = times_ns >= 0 if start_ns == 0 else times_ns > start_ns
-    return after_start & (times_ns <= end_ns)
 
 
 Draw = Callable[[RunSet], "tuple[Figure, Columns]"]

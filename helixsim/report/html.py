@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from helixsim.domain.result import RequestColumns
 from helixsim.metrics.energy_cost import IDLE_POWER_SHARE
 from helixsim.metrics.verdict_text import answer
 from helixsim.report import whatif_rows
-from helixsim.report.figures import write_figures
+from helixsim.report.charts import Chart, sheet
+from helixsim.report.network_map import network_map
+from helixsim.report.overview import overview
+from helixsim.report.placement_view import placement_view
+from helixsim.report.request_life import OF_EACH, lives, shown
 from helixsim.report.rows import LEGEND, comparison_sections, notes, window_sentence
+from helixsim.report.run_charts import chart_rows, kinds_of, latency_charts, node_type_charts, time_charts
 from helixsim.report.selection import selection_notes
-from helixsim.report.style import FigureFile
-from helixsim.report.templating import inline, template
+from helixsim.report.templating import template
 from helixsim.report.verdict_rows import objective_rows
-from helixsim.results.files import read_json
+from helixsim.report.waterfall import waterfall
+from helixsim.results.columns import of_rows
+from helixsim.results.files import read_json, write_csv
 from helixsim.results.runset import RunSet
+from helixsim.units import percent
 from helixsim.writing import write_text
 
 _FILES = (
@@ -29,7 +36,7 @@ _FILES = (
     ("node_series.csv", "time series of the nodes"),
     ("itl.csv", "histogram of inter-token latency"),
     ("placements/", "placements, reusable with the strategy “fixed”"),
-    ("figures/", "figures as SVG and PNG, with their data as CSV"),
+    ("figures/", "charts as SVG, with their data as CSV"),
 )
 
 
@@ -38,7 +45,7 @@ def build_report(
     manifest: Mapping[str, Any] | None = None,
     requests: Mapping[str, RequestColumns] | None = None,
 ) -> Path:
-    """Draw the figures of a run and write its ``report.html``; return the path of the latter.
+    """Write ``report.html`` of a run, and its charts as files; return the path of the former.
 
     Parameters
     ----------
@@ -61,33 +68,71 @@ def build_report(
         manifest = read_json(manifest_path) if manifest_path.exists() else {}
     config_path = directory / "config.resolved.yaml"
     config = config_path.read_text(encoding="utf-8") if config_path.exists() else ""
-    figures = write_figures(runs, directory / "figures")
+    charts = Charts(latency_charts(runs), time_charts(runs), node_type_charts(runs))
     path = directory / "report.html"
-    write_text(path, render_html(runs, figures, manifest, config))
+    write_text(path, render_html(runs, charts, manifest, config))
+    _write_charts(directory / "figures", runs, charts)
     return path
 
 
-def render_html(runs: RunSet, figures: list[FigureFile], manifest: Mapping[str, Any], config: str) -> str:
+class Charts(NamedTuple):
+    """The charts of a run."""
+
+    latency: Sequence[Chart]
+    time: Sequence[Chart]
+    node_types: Sequence[Chart]
+
+
+def render_html(runs: RunSet, charts: Charts, manifest: Mapping[str, Any], config: str) -> str:
     """Return the page as text."""
-    shown = [(figure, inline(figure.name, figure.svg)) for figure in figures]
-    return template("report.html.j2").render(
+    kinds = node_type_kinds(runs)
+    waterfalls = [(name, waterfall(run)) for name, run in runs.items()]
+    return template("report.html.j2", shown=shown, percent=percent).render(
         runs=runs,
         answer=answer(runs.verdict),
         objectives=objective_rows(runs.verdict),
-        systems=list(runs),
+        system_kinds=kinds_of(list(runs)),
+        node_kinds=kinds,
+        overview=overview(runs),
         changes=whatif_rows.changes(runs),
         outcomes=(whatif_rows.HEAD, *whatif_rows.rows(runs)),
         sections=comparison_sections(runs),
         notes=[*notes(runs), *selection_notes(runs)],
         window=window_sentence(runs),
-        legend=LEGEND,
-        figures=[pair for pair in shown if not pair[0].name.startswith("placement-")],
-        placements=[pair for pair in shown if pair[0].name.startswith("placement-")],
+        legend_text=LEGEND,
+        charts=charts,
+        waterfalls=waterfalls,
+        meanings={step.label: step.about for _, steps in waterfalls for step in steps},
+        placements=[placement_view(run, kinds) for run in runs.values()],
+        maps=[network_map(run, kinds) for run in runs.values()],
+        lives=[(name, lives(run)) for name, run in runs.items()],
+        of_each=OF_EACH,
         assumptions=[*_own_assumptions(), *manifest.get("assumptions", ())],
         config=config,
+        identity=manifest.get("identity", {}),
         manifest=list(_flat({key: manifest[key] for key in ("identity", "environment") if key in manifest})),
         files=_FILES,
     )
+
+
+def node_type_kinds(runs: RunSet) -> dict[str, str]:
+    """Return the CSS class of each node type, the same in the whole report."""
+    names = dict.fromkeys(node["node_type"] for run in runs.values() for node in run.placement_document["nodes"])
+    return kinds_of(list(names), "n")
+
+
+def _write_charts(directory: Path, runs: RunSet, charts: Charts) -> None:
+    """Write the charts as SVG files, with their data as CSV."""
+    directory.mkdir(parents=True, exist_ok=True)
+    systems = tuple((kind, name) for name, kind in kinds_of(list(runs)).items())
+    types = tuple((kind, name) for name, kind in node_type_kinds(runs).items())
+    for name, title, shown_charts, keys in (
+        ("latency", "Latency", charts.latency, systems),
+        ("over_time", "Over time", charts.time, systems),
+        ("utilisation", "Utilisation by node type", charts.node_types, types),
+    ):
+        write_text(directory / f"{name}.svg", sheet(title, [(title, shown_charts)], keys))
+        write_csv(directory / f"{name}.csv", of_rows([row for one in shown_charts for row in chart_rows(one)]))
 
 
 def _own_assumptions() -> list[str]:

@@ -47,7 +47,7 @@ _RC: dict[Any, Any] = {
     "legend.fontsize": 8.5,
     "figure.constrained_layout.use": True,
     "svg.hashsalt": "helixsim",
-    "svg.fonttype": "path",
+    "svg.fonttype": "none",
     "text.parse_math": False,  # dollar signs in names are literal
 }
 

@@ -16,7 +16,7 @@ from helixsim.metrics.slowdown import SlackCurve
 from helixsim.metrics.verdict_text import answer
 from helixsim.report.capacity_files import capacity_notes, capacity_table
 from helixsim.report.fleet_files import fleet_table, sentences
-from helixsim.report.html import render_html
+from helixsim.report.html import Charts, render_html
 from helixsim.report.rows import AS_LOAD, comparison_sections, error_notes
 from helixsim.report.sweep_files import best_table
 from helixsim.report.tables import comparison_text
@@ -73,7 +73,7 @@ def test_the_order_in_draws_is_that_of_the_document_and_the_baseline_has_none(fa
 def test_the_points_behind_bands_are_told_once_in_terminal_and_page(fake_runs) -> None:
     notes = error_notes({name: run.model_error for name, run in fake_runs.items()})
     assert sum(len(names.split(", ")) for names, _ in notes) == len(fake_runs)
-    page = render_html(fake_runs, [], {}, "")
+    page = render_html(fake_runs, Charts([], [], []), {}, "")
     assert "Model error extrapolated" in page
     assert "Model error extrapolated" in comparison_text(fake_runs)
     assert len({sentence for _, sentence in notes}) == len(notes)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from helixsim.cli.report import add_parser
 from helixsim.errors import DataError
-from helixsim.report.figures import latency_cdfs, throughput_bars
+from helixsim.report.figures import latency_cdfs, throughput_bars, write_figures
 from helixsim.report.html import build_report
 from helixsim.report.style import styled, svg_bytes
 from helixsim.report.tables import comparison_text, kv_text, placement_text, plain_table
@@ -143,11 +143,21 @@ def page_path(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_report(directory, manifest)
 
 
-def test_every_figure_comes_as_svg_png_and_csv(page_path: Path) -> None:
+def test_charts_come_as_svg_with_their_values_as_csv(page_path: Path) -> None:
     drawings = sorted(page_path.parent.glob("figures/*.svg"))
-    assert {"throughput", "latency", "placement-helix", "placement-a_b__i_"} <= {path.stem for path in drawings}
+    assert {path.stem for path in drawings} == {"latency", "over_time", "utilisation"}
     for path in drawings:
-        ET.fromstring(path.read_text())
+        root = ET.fromstring(path.read_text())
+        assert [text for text in root.iter("{http://www.w3.org/2000/svg}text") if text.text]
+        assert len(path.with_suffix(".csv").read_text().splitlines()) > 1
+
+
+def test_figures_for_papers_come_as_svg_png_and_csv_with_text_as_text(data, tmp_path: Path) -> None:
+    written = write_figures(data, tmp_path)
+    assert {"throughput", "latency", "placement-helix", "placement-a_b__i_"} <= {figure.name for figure in written}
+    for figure in written:
+        path = tmp_path / f"{figure.name}.svg"
+        assert list(ET.fromstring(path.read_text()).iter("{http://www.w3.org/2000/svg}text"))
         assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
         assert len(path.with_suffix(".csv").read_text().splitlines()) > 1
 

@@ -1,0 +1,98 @@
+"""The overview of a report: a row per system with its main figures, which the page sorts and whose columns it hides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from helixsim.domain.summary import Summary, milliseconds
+from helixsim.results.run import Run
+from helixsim.results.runset import RunSet
+from helixsim.units import MISSING, number, percent
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """Text of a cell, the value it is sorted by (None: last), and its CSS class: ``good``, ``bad`` or none."""
+
+    text: str
+    value: float | None = None
+    kind: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """Heads of the columns, and (system, cells) of each row."""
+
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[Cell, ...]], ...]
+
+
+def overview(runs: RunSet) -> Overview:
+    """Return the main figures of each system, those that miss an objective at p99 marked."""
+    slo = runs.slo
+    tpot_ms = None if slo.tpot_s is None else 1e3 * slo.tpot_s
+    columns: list[tuple[str, Callable[[Run], Cell]]] = []
+    if slo.is_stated:
+        columns += [
+            ("within SLO, %", lambda run: _plain(run.summary.throughput.slo_attainment, percent)),
+            ("goodput, req/s", lambda run: _plain(run.summary.throughput.goodput_per_s)),
+        ]
+    columns += [
+        ("output tokens/s", _output),
+        (f"× {runs.baseline}", lambda run: _ratio(runs, run.name)),
+        ("TTFT p50, s", lambda run: _plain(run.summary.ttft.p50_s)),
+        ("TTFT p99, s", lambda run: _limited(run.summary.ttft.p99_s, slo.ttft_s)),
+        ("TPOT p50, ms", lambda run: _plain(milliseconds(run.summary.tpot.p50_s))),
+        ("TPOT p99, ms", lambda run: _limited(milliseconds(run.summary.tpot.p99_s), tpot_ms)),
+    ]
+    if slo.e2el_s is not None:
+        columns.append(("E2EL p99, s", lambda run: _limited(run.summary.e2el.p99_s, slo.e2el_s)))
+    columns += [
+        ("load", lambda run: _load(run.summary)),
+        (
+            "preemp\u00adtions",
+            lambda run: Cell(str(run.summary.integrity.preemptions), run.summary.integrity.preemptions),
+        ),
+        ("KV use, %", lambda run: _plain(run.summary.cluster.kv_mean, percent)),
+        ("$ per Mtok", lambda run: _plain(run.summary.cost.usd_per_mtok)),
+        ("Wh per Mtok", lambda run: _plain(run.summary.cost.energy_wh_per_mtok)),
+        ("accuracy", _accuracy),
+    ]
+    return Overview(
+        tuple(head for head, _ in columns),
+        tuple((name, tuple(cell(run) for _, cell in columns)) for name, run in runs.items()),
+    )
+
+
+def _plain(value: float | None, text: Callable[[float | None], str] = number) -> Cell:
+    return Cell(text(value), value)
+
+
+def _limited(value: float | None, limit: float | None) -> Cell:
+    """Return a figure with a mark on whether it is within its limit, if there is one."""
+    if value is None or limit is None:
+        return _plain(value)
+    return Cell(f"{number(value)} ✓", value, "good") if value <= limit else Cell(f"{number(value)} ✗", value, "bad")
+
+
+def _output(run: Run) -> Cell:
+    served = run.summary.throughput
+    limits = served.output_interval
+    half = "" if limits is None else f" ± {number((limits.high - limits.low) / 2)}"
+    return Cell(number(served.output_tokens_per_s) + half, served.output_tokens_per_s)
+
+
+def _ratio(runs: RunSet, name: str) -> Cell:
+    ratio = runs.comparisons[name].output_tokens_ratio
+    return Cell(MISSING if ratio is None else f"{ratio:.2f}", ratio)
+
+
+def _load(summary: Summary) -> Cell:
+    word = str(summary.load.saturation).lower()
+    return Cell(word, None, "bad" if word == "overloaded" else "")
+
+
+def _accuracy(run: Run) -> Cell:
+    error = run.model_error
+    return Cell(MISSING) if error is None else Cell(error.label)
