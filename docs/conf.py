@@ -2,8 +2,8 @@
 
     pip install -e '.[docs]' && python -m sphinx -W --keep-going docs site
 
-Generated pages are written to ``docs/generated`` (not kept). Links to files outside of this folder lead to the page that
-is made of them, or become plain text.
+Generated pages are written to ``docs/generated`` (not kept). Links to files outside of this folder lead to the
+page that is made of them, or become plain text.
 """
 
 from __future__ import annotations
