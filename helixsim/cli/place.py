@@ -97,6 +97,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _export_path(args: argparse.Namespace, target: str | None) -> Path | None:
     """Return the file that is written, None for stdout; ``ConfigError`` for options that do not fit together."""
+    if args.export == "":
+        raise ConfigError(f"--export: got an empty text, expected a file or one of {', '.join(TARGETS)}")
     if target is None and args.export is not None and args.export.isidentifier():
         hint = did_you_mean(args.export, TARGETS)
         if hint:
@@ -106,7 +108,7 @@ def _export_path(args: argparse.Namespace, target: str | None) -> Path | None:
         raise ConfigError(f"{option} goes with --export TARGET, one of {', '.join(TARGETS)}")
     if target is not None and args.out is None and args.json:
         raise ConfigError("--json and --export TARGET both write to stdout: add --out FILE")
-    path = args.out if target is not None else args.export and Path(args.export)
+    path = args.out if target is not None or args.export is None else Path(args.export)
     if path is not None and path.exists() and not args.force:
         raise ConfigError(f"{'--export' if target is None else '--out'}: {path} exists (--force replaces it)")
     return path

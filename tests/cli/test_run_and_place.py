@@ -141,6 +141,7 @@ def test_place_writes_what_starts_a_placement_to_stdout_or_to_a_file(experiment,
     ("options", "message"),
     [
         (["--export", "kubernets"], "'kubernets' is no target; did you mean 'kubernetes'? (a file: ./kubernets)"),
+        (["--export", ""], "--export: got an empty text, expected a file or one of vllm, ray"),
         (["--export", "p.json", "--out", "serve.sh"], "--out goes with --export TARGET, one of vllm, ray"),
         (["--model-id", "mine"], "--model-id goes with --export TARGET"),
         (["--export", "ray", "--json"], "--json and --export TARGET both write to stdout: add --out FILE"),
