@@ -61,8 +61,8 @@ class Series:
     """Samples at fixed intervals, including the start and the end of the window.
 
     ``time_ns`` has shape [S]. Cumulative since the start of the run: ``output_tokens``, ``prompt_tokens`` (prefilled),
-    ``arrived``, ``finished`` [S]; ``busy_ns`` [S, N]. Instantaneous: ``waiting``, ``running`` [requests, S];
-    ``kv_used`` (share of the KV blocks of the node), ``queue_length`` [requests, S, N].
+    ``arrived``, ``finished`` [S]; ``busy_ns``, ``batches``, ``decode_tokens`` [S, N]. Instantaneous: ``waiting``,
+    ``running`` [requests, S]; ``kv_used`` (share of the KV blocks of the node), ``queue_length`` [requests, S, N].
     """
 
     time_ns: IntArray
@@ -75,6 +75,8 @@ class Series:
     busy_ns: IntArray
     kv_used: FloatArray
     queue_length: IntArray
+    batches: IntArray
+    decode_tokens: IntArray
 
 
 @dataclass(frozen=True)

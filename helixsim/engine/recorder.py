@@ -10,7 +10,7 @@ import numpy as np
 
 from helixsim.domain.request import Request
 from helixsim.domain.result import FloatArray, GapHistogram, IntArray, RequestColumns, RequestStatus, Series
-from helixsim.engine.system import Recorded
+from helixsim.engine.system import NodeLoad, Recorded
 
 GAP_RESOLUTION_NS = 10_000
 """Width of the bins of the gap histogram: 0.01 ms."""
@@ -77,10 +77,12 @@ class _Samples:
     busy_ns: list[array[int]] = field(default_factory=list)
     kv_used: list[array[float]] = field(default_factory=list)
     queue_length: list[array[int]] = field(default_factory=list)
+    batches: list[array[int]] = field(default_factory=list)
+    decode_tokens: list[array[int]] = field(default_factory=list)
 
     def thin(self) -> None:
         """Drop every second sample."""
-        for name in ("time_ns", "totals", "busy_ns", "kv_used", "queue_length"):
+        for name in ("time_ns", "totals", "busy_ns", "kv_used", "queue_length", "batches", "decode_tokens"):
             values = getattr(self, name)
             del values[1::2]
 
@@ -201,15 +203,7 @@ class Recorder:
         self.gap_sum_ns += total_ns
         self.gap_sum_squares_ns2 += squares_ns2
 
-    def sample(
-        self,
-        time_ns: int,
-        waiting: int,
-        running: int,
-        busy_ns: list[int],
-        kv_used: list[float],
-        queue_length: list[int],
-    ) -> None:
+    def sample(self, time_ns: int, waiting: int, running: int, nodes: Sequence[NodeLoad]) -> None:
         """Take one sample of the time series."""
         samples = self.samples
         if samples.time_ns and samples.time_ns[-1] == time_ns:
@@ -218,9 +212,11 @@ class Recorder:
         samples.totals.append(
             (self.output_tokens, self.prompt_tokens, self.arrived, self.finished, waiting, running),
         )
-        samples.busy_ns.append(array("q", busy_ns))
-        samples.kv_used.append(array("d", kv_used))
-        samples.queue_length.append(array("q", queue_length))
+        samples.busy_ns.append(array("q", [node.busy_ns for node in nodes]))
+        samples.kv_used.append(array("d", [node.kv_used for node in nodes]))
+        samples.queue_length.append(array("q", [node.queue_length for node in nodes]))
+        samples.batches.append(array("q", [node.batches for node in nodes]))
+        samples.decode_tokens.append(array("q", [node.decode_tokens for node in nodes]))
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -248,6 +244,8 @@ class Recorder:
             busy_ns=np.array(samples.busy_ns, dtype=np.int64),
             kv_used=kv_used,
             queue_length=np.array(samples.queue_length, dtype=np.int64),
+            batches=np.array(samples.batches, dtype=np.int64),
+            decode_tokens=np.array(samples.decode_tokens, dtype=np.int64),
         )
 
     def gap_histogram(self) -> GapHistogram:

@@ -117,15 +117,7 @@ class _Run:
 
     def _take_sample(self) -> None:
         now = self.kernel.now_ns
-        nodes = self.system.nodes(now)
-        self.recorder.sample(
-            now,
-            self.system.num_waiting,
-            self.system.running,
-            [node.busy_ns for node in nodes],
-            [node.kv_used for node in nodes],
-            [node.queue_length for node in nodes],
-        )
+        self.recorder.sample(now, self.system.num_waiting, self.system.running, self.system.nodes(now))
         if self.progress is not None:
             self.progress(now, self.recorder.finished, self.recorder.arrived)
 

@@ -6,6 +6,7 @@ Method: Helix (ASPLOS'25) section 4.2. Value and min cut come from Dinic's algor
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from helixsim.domain.cluster import COORDINATOR, Deployment
@@ -13,7 +14,7 @@ from helixsim.domain.flowplan import CutElement, FlowEdge, FlowPlan, Route
 from helixsim.domain.placement import LayerRange, Placement
 from helixsim.flow.capacity import CapacityTable
 from helixsim.flow.dinic import FlowGraph
-from helixsim.flow.network import FlowNetwork, build_network
+from helixsim.flow.network import FlowNetwork, Link, build_network
 
 _RELATIVE_ZERO = 1e-7
 """Flows below this share of the max-flow are rounding errors."""
@@ -62,6 +63,15 @@ def max_flow_value(fleet: Deployment, placement: Placement, capacity: CapacityTa
     """Return the value of the max-flow only [tokens/s]; fast, for searches."""
     network = build_network(fleet, placement, capacity)
     return _graph(network)[0].maximise(_SOURCE, _SINK) if network.nodes else 0.0
+
+
+def max_flow_without_network(plan: FlowPlan) -> float:
+    """Return the max-flow [tokens/s] of the placement of a plan over links and NICs of unlimited speed."""
+    if all(cut.kind == "node" for cut in plan.min_cut):
+        return plan.max_flow_tokens_per_s
+    links = tuple(Link(edge.src, edge.dst, math.inf) for edge in plan.edges)
+    network = FlowNetwork(tuple(plan.node_capacity_tokens_per_s), links, plan.node_capacity_tokens_per_s, {})
+    return _graph(network)[0].maximise(_SOURCE, _SINK)
 
 
 def balanced_flows(network: FlowNetwork) -> list[float]:

@@ -56,7 +56,6 @@ def overview(runs: RunSet) -> Overview:
         ),
         ("KV use, %", lambda run: _plain(run.summary.cluster.kv_mean, percent)),
         ("$ per Mtok", lambda run: _plain(run.summary.cost.usd_per_mtok)),
-        ("Wh per Mtok", lambda run: _plain(run.summary.cost.energy_wh_per_mtok)),
         ("accuracy", _accuracy),
     ]
     return Overview(

@@ -72,8 +72,9 @@ def latency_charts(runs: RunSet) -> list[Chart]:
         ends = [f"{system} {_at(x, y, 0.5)} and {_at(x, y, 0.99)} {unit}" for system, (x, y) in curves.items()]
         lines = []
         for system, (x, y) in curves.items():
-            inside = np.maximum(x, axis.low)
-            lines.append(Curve(kinds[system], inside.tolist(), y.tolist(), is_step=True, name=system))
+            inside = np.maximum(np.append(axis.low, x), axis.low) if x.size else x
+            shares = np.append(0.0, y) if x.size else y
+            lines.append(Curve(kinds[system], inside.tolist(), shares.tolist(), is_step=True, name=system))
         charts.append(
             Chart(
                 f"cdf-{name.lower()}",
@@ -102,9 +103,29 @@ def time_charts(runs: RunSet) -> list[Chart]:
         _over_time(runs, "running", "Requests running", "requests", lambda run: _level(run, "running")),
         _over_time(runs, "kv", "KV memory in use, mean of the nodes", "share of KV blocks", _mean_kv),
         _over_time(runs, "kv-peak", "KV memory in use, fullest node", "share of KV blocks", _highest_kv),
+        *_batch_sizes(runs),
         _over_time(runs, "busy", "Nodes computing, mean", "share of the time", _mean_busy),
     ]
     return charts
+
+
+def _batch_sizes(runs: RunSet) -> list[Chart]:
+    """Return the chart of batch sizes; none for a run of an older version, which has not recorded them."""
+    if not all("batches" in run.columns("node_series") for run in runs.values()):
+        return []
+    title = "Decode batch, mean of the nodes"
+    return [_over_time(runs, "batch-rate", title, "sequences per iteration", _mean_batch)]
+
+
+def _mean_batch(run: Run) -> tuple[FloatArray, FloatArray]:
+    """Return decoding sequences over iterations, of all nodes together; NaN while none computes."""
+    tokens, batches = node_series(run, "decode_tokens"), node_series(run, "batches")
+    rows = _thinned(len(batches.time_s), _RATES)
+    if len(rows) < 2:
+        return np.empty(0), np.empty(0)
+    steps = np.diff(batches.values[rows].sum(axis=1))
+    sizes = np.diff(tokens.values[rows].sum(axis=1)) / np.where(steps > 0, steps, np.nan)
+    return batches.time_s[rows], np.concatenate([sizes, sizes[-1:]])
 
 
 def node_type_charts(runs: RunSet) -> list[Chart]:

@@ -7,6 +7,7 @@ from typing import Any
 from helixsim.domain.cluster import Deployment
 from helixsim.domain.flowplan import FlowPlan, Route
 from helixsim.domain.placement import LayerRange, Placement
+from helixsim.flow.maxflow import max_flow_without_network
 from helixsim.jsonio import json_values
 
 
@@ -40,6 +41,7 @@ def placement_document(placement: Placement, plan: FlowPlan, fleet: Deployment) 
         "upper_bound_tokens_per_s": placement.upper_bound_tokens_per_s,
         "gap": placement.gap,
         "max_flow_tokens_per_s": plan.max_flow_tokens_per_s,
+        "max_flow_without_network_tokens_per_s": max_flow_without_network(plan),
         "mean_hops": plan.mean_hops,
         "max_hops": plan.max_hops,
         "replicas": [list(nodes) for nodes in plan.replicas],

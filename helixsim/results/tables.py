@@ -190,7 +190,7 @@ def _series(run: RunResult) -> Columns:
 
 
 def _node_series(run: RunResult) -> Columns:
-    """Return the time series of the nodes; ``busy_ns`` is cumulative."""
+    """Return the time series of the nodes; ``busy_ns``, ``batches`` and ``decode_tokens`` are cumulative."""
     series, nodes = run.series, run.nodes
     samples = len(series.time_ns)
     return {
@@ -200,6 +200,8 @@ def _node_series(run: RunResult) -> Columns:
         "busy_ns": series.busy_ns.ravel(),
         "kv_used_share": series.kv_used.ravel(),
         "queue_length": series.queue_length.ravel(),
+        "batches": series.batches.ravel(),
+        "decode_tokens": series.decode_tokens.ravel(),
     }
 
 

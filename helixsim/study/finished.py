@@ -32,7 +32,7 @@ from helixsim.study.placements import decoded_placement
 from helixsim.study.rundir import work_folder
 from helixsim.writing import new_file
 
-SCHEMA = 2
+SCHEMA = 3
 
 _ARRAY = "array"
 _DOCUMENT = "document.json"

@@ -80,3 +80,14 @@ def test_gaps_between_tokens_count_from_the_window_on() -> None:
     before = run(builders.two_node_pipeline(), load, window=Window(0, 3 * SECOND, drain=False))
     assert before.gaps.count.sum() == pytest.approx(3 * SECOND / gap_ns, abs=2)
     assert np.diff(part.series.time_ns).max() <= 3 * SECOND
+
+
+@pytest.mark.parametrize("case", [builders.two_node_pipeline(), builders.tiny_fleet()])
+def test_counters_of_nodes_grow_to_those_of_the_run(case) -> None:
+    result = run(case, random_load(1, 80, rate_per_s=20.0), sample_ns=500 * MS)
+    for name in ("batches", "decode_tokens"):
+        samples = getattr(result.series, name)
+        assert samples.shape == result.series.busy_ns.shape
+        assert (np.diff(samples, axis=0) >= 0).all()
+        assert samples[-1].tolist() == getattr(result.nodes, name).tolist()
+        assert samples[-1].sum() > 0

@@ -10,7 +10,7 @@ import pytest
 from helixsim.domain.cluster import COORDINATOR, LinkSpec
 from helixsim.domain.placement import LayerRange
 from helixsim.flow.balance import _linear
-from helixsim.flow.maxflow import max_flow, max_flow_value
+from helixsim.flow.maxflow import max_flow, max_flow_value, max_flow_without_network
 from helixsim.flow.network import build_network
 
 
@@ -59,6 +59,10 @@ def test_slow_link_binds_and_is_named() -> None:
     plan = max_flow(replace(fleet, cluster=replace(fleet.cluster, network=network)), placement, table)
     assert plan.max_flow_tokens_per_s == pytest.approx(40.0)
     assert [(element.kind, element.name) for element in plan.min_cut] == [("link", "n-0 -> n-1")]
+    fast = max_flow(fleet, placement, table)
+    assert fast.max_flow_tokens_per_s > 40.0
+    assert max_flow_without_network(plan) == pytest.approx(fast.max_flow_tokens_per_s)
+    assert max_flow_without_network(fast) == fast.max_flow_tokens_per_s
 
 
 def test_network_card_of_a_node_binds() -> None:

@@ -185,6 +185,8 @@ def _series(requests: RequestColumns, tokens: list[np.ndarray], end_ns: int, nod
     return Series(
         times, so_far(np.concatenate(tokens)), prefilled[so_far(requests.first_token_ns)], arrived, finished,
         arrived - gone - admitted, running, busy, share, np.tile(running[:, None] // 4, (1, nodes)),
+        np.outer(np.arange(len(times)), np.full(nodes, 100)),
+        np.outer(np.arange(len(times)), 100 * np.arange(1, nodes + 1)),
     )  # fmt: skip
 
 

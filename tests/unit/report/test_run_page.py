@@ -105,6 +105,14 @@ def test_rates_over_time_hold_all_tokens(data: RunSet) -> None:
         assert tokens == pytest.approx(int(data[curve.name].series["output_tokens"].iloc[-1]))
 
 
+def test_batches_over_time_are_decoded_tokens_over_iterations(data: RunSet) -> None:
+    sizes = next(chart for chart in time_charts(data) if chart.name == "time-batch-rate")
+    for curve in sizes.curves:
+        rows = data[curve.name].node_series
+        last = rows[rows["time_ns"] == rows["time_ns"].max()]
+        assert np.mean(curve.ys) == pytest.approx(last["decode_tokens"].sum() / last["batches"].sum(), rel=0.02)
+
+
 def test_node_series_keep_times_and_nodes(data: RunSet) -> None:
     run = data["helix"]
     found, rows = node_series(run, "kv_used_share"), run.node_series
