@@ -10,6 +10,7 @@ from helixsim.domain.engine import IDEAL, EngineSpec
 from helixsim.domain.flowplan import FlowPlan
 from helixsim.domain.placement import Placement
 from helixsim.domain.request import Feed, Window
+from helixsim.domain.timeline import Timeline
 from helixsim.routing.base import RoutingGraph, RoutingPolicy
 
 
@@ -40,7 +41,8 @@ class SimulationInputs:
     ``is_one_by_one``: the requests of a batch travel as a message each, as in Helix's prototype, instead of as one
     message for all that go the same way. ``engine``: its overheads. ``sample_ns`` is the interval of the time series,
     None: chosen from the window. ``check``: test the laws on memory and idle nodes at every sample instead of only at
-    the end. ``patience``: end the run early; None: never.
+    the end. ``patience``: end the run early; None: never. ``timeline``: where iterations and messages are recorded, and
+    where the run ends with the part that is recorded; None: they are not, which costs no time.
     """
 
     fleet: Deployment
@@ -59,3 +61,4 @@ class SimulationInputs:
     sample_ns: int | None = None
     check: bool = False
     patience: Patience | None = None
+    timeline: Timeline | None = None

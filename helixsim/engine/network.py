@@ -235,7 +235,7 @@ class NetworkFabric:
     ``activation_bytes_per_token`` travel between nodes; to and from the coordinator only token ids do.
     ``is_one_by_one``: the decode steps of a message travel one by one, so that the first to arrive starts a batch
     without the others. ``loops_inside``: tokens of decode steps stay in the engine. ``receivers`` takes what arrives at
-    a node or at the coordinator; filled when all exist.
+    a node or at the coordinator; filled when all exist. ``kind`` gives what makes the channels of a class.
     """
 
     def __init__(
@@ -253,6 +253,7 @@ class NetworkFabric:
         self.is_one_by_one = is_one_by_one
         self.message_overhead_ns = message_overhead_ns
         self.loops_inside = loops_inside
+        self.kind: Callable[[type[Channel]], Callable[..., Channel]] = lambda kind: kind
         self.receivers: dict[str, Receiver] = {}
         self.loops: dict[tuple[str, str], Delay] = {}
         self.channels: dict[tuple[str, str], Channel] = {}
@@ -293,7 +294,7 @@ class NetworkFabric:
         token_bytes = TOKEN_ID_BYTES + (0 if COORDINATOR in (src, dst) else self.activation_bytes_per_token)
         is_shared = self.cluster.network.is_shared
         kind = SharedChannel if is_shared else Channel
-        channel = kind(self.kernel, src, dst, link, token_bytes, self.receivers[dst])
+        channel = self.kind(kind)(self.kernel, src, dst, link, token_bytes, self.receivers[dst])
         if self.is_one_by_one and dst != COORDINATOR and not is_shared:
             channel.spacing_ns = max(1, round(token_bytes * channel.ns_per_byte))
         channel.card_out, channel.card_in = self.cards_out.get(src), self.cards_in.get(dst)

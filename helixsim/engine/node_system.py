@@ -17,6 +17,7 @@ from helixsim.engine.inputs import SimulationInputs
 from helixsim.engine.kernel import Kernel
 from helixsim.engine.kvcache import KvPool
 from helixsim.engine.network import NetworkFabric
+from helixsim.engine.recorded import RecordedWorker, recorded
 from helixsim.engine.recorder import Recorder
 from helixsim.engine.replica_system import scheduler_of
 from helixsim.engine.state import ActiveRequest
@@ -52,6 +53,9 @@ class NodeSystem:
         self._entered_inside = {ids[hop.node] for hop in hops if hop.start > ranges[ids[hop.node]].start}
         self.workers = [self._worker(node_id, held) for node_id, held in ranges.items()]
         self.pools = [self._pool(node_id, held) for node_id, held in ranges.items()]
+        for worker, pool in zip(self.workers, self.pools, strict=True):
+            if isinstance(worker, RecordedWorker):
+                worker.pool = pool
         admission = Admission(
             inputs.graph,
             self.pools,
@@ -81,7 +85,8 @@ class NodeSystem:
         if cuts_prompts(inputs):
             limits = replace(limits, max_decode_seqs=min(limits.max_decode_seqs, limits.max_prefill_tokens))
             budget = TokenBudget(limits, inputs.engine.long_prefill_token_threshold)
-        return Worker(
+        kind = Worker if inputs.timeline is None else recorded(Worker, inputs.timeline)
+        made: Worker = kind(
             node_id,
             held,
             step_time(profile.compute, inputs.engine, held, inputs.placement.num_layers, limits.graph_sizes),
@@ -95,6 +100,7 @@ class NodeSystem:
             inputs.engine.gather_ns,
             budget,
         )
+        return made
 
     def _pool(self, node_id: str, held: LayerRange) -> KvPool:
         fleet = self.inputs.fleet

@@ -16,6 +16,7 @@ from helixsim.engine.frontend import Frontend, ReplicaView
 from helixsim.engine.inputs import SimulationInputs
 from helixsim.engine.kernel import Call, Kernel, Priority
 from helixsim.engine.network import NetworkFabric
+from helixsim.engine.recorded import recorded
 from helixsim.engine.recorder import Recorder
 from helixsim.engine.replica import Replica
 from helixsim.engine.rules import Rules
@@ -41,6 +42,9 @@ class ReplicaSystem:
         graph = inputs.graph
         found = chains(graph)
         assert found is not None
+        timeline = inputs.timeline
+        self._stage = Stage if timeline is None else recorded(Stage, timeline)
+        self._replica_kind = Replica if timeline is None else recorded(Replica, timeline)
         self._stage_of: dict[str, Stage] = {}
         self.replicas: list[Replica] = []
         self.frontend = Frontend(
@@ -71,9 +75,9 @@ class ReplicaSystem:
             profile = fleet.profile(node_id)
             sizes = profile.limits[held.layers - 1].graph_sizes
             time = step_time(profile.compute, engine, held, placement.num_layers, sizes)
-            stages.append(Stage(self.kernel, position, node_id, held, time))
+            stages.append(self._stage(self.kernel, position, node_id, held, time))
         self._stage_of.update(zip(ids, stages, strict=True))
-        return Replica(
+        made: Replica = self._replica_kind(
             number,
             self.kernel,
             stages,
@@ -85,6 +89,7 @@ class ReplicaSystem:
             0 if len(ids) == 1 else self.fabric.latency_ns(ids[-1], ids[0]),
             self.fabric.latency_ns(ids[0], COORDINATOR),
         )
+        return made
 
     def _rules(self, ids: list[str]) -> Rules:
         """Return the limits of a replica: the least of its nodes, as one scheduler forms the steps of all."""

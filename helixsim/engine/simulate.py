@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from helixsim.engine.invariants import check_invariants, check_state, raise_if_b
 from helixsim.engine.kernel import Call, Kernel, Priority
 from helixsim.engine.network import NetworkFabric
 from helixsim.engine.node_system import NodeSystem
+from helixsim.engine.recorded import recorded
 from helixsim.engine.recorder import Recorder
 from helixsim.engine.replica_system import ReplicaSystem, has_replicas
 from helixsim.engine.system import NodeLoad, System
@@ -64,6 +66,8 @@ class _Run:
             inputs.engine.message_overhead_ns,
             inputs.engine.loops_inside,
         )
+        if inputs.timeline is not None:
+            fabric.kind = partial(recorded, timeline=inputs.timeline)
         kind = ReplicaSystem if has_replicas(inputs) else NodeSystem
         self.system: System = kind(inputs, self.kernel, fabric, self.recorder)
         self.sample_ns = inputs.sample_ns or (
@@ -104,7 +108,9 @@ class _Run:
         self.kernel.call_in(self._next_sample_ns() - self.kernel.now_ns, Priority.SAMPLE, self._sample, None)
 
     def _is_settled(self) -> bool:
-        patience, now = self.inputs.patience, self.kernel.now_ns
+        patience, timeline, now = self.inputs.patience, self.inputs.timeline, self.kernel.now_ns
+        if timeline is not None and now >= timeline.end_ns:
+            return True
         if patience is None or self.window_end_ns is None or now >= self.window_end_ns:
             return False
         measured_ns = now - self.inputs.window.warmup_ns

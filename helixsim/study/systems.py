@@ -14,6 +14,7 @@ from helixsim.domain.placement import Placement
 from helixsim.domain.request import FeedMode, Slo, Window
 from helixsim.domain.result import RunResult
 from helixsim.domain.summary import Summary
+from helixsim.domain.timeline import Timeline
 from helixsim.engine.inputs import Patience, SimulationInputs
 from helixsim.engine.simulate import Progress as SimulationProgress
 from helixsim.engine.simulate import simulate
@@ -81,13 +82,14 @@ def simulate_system(
     seed: int | None = None,
     check: bool = False,
     patience: Patience | None = None,
+    timeline: Timeline | None = None,
     progress: SimulationProgress | None = None,
 ) -> RunResult:
     """Simulate the experiment's load on a placed system.
 
     Every system of an experiment sees the same requests: they depend on the seed only. ``window`` and ``seed``
     replace the experiment's; ``check`` tests the laws of memory and idle nodes all along; ``patience`` ends
-    the run early.
+    the run early; ``timeline`` records a part of it, with which it ends.
 
     Raises
     ------
@@ -118,6 +120,7 @@ def simulate_system(
         sample_ns=None if sample_s is None else seconds_to_ns(sample_s),
         check=check,
         patience=patience,
+        timeline=timeline,
     )
     return simulate(inputs, progress)
 

@@ -84,7 +84,7 @@ def test_gaps_between_tokens_count_from_the_window_on() -> None:
 
 @pytest.mark.parametrize("case", [builders.two_node_pipeline(), builders.tiny_fleet()])
 def test_counters_of_nodes_grow_to_those_of_the_run(case) -> None:
-    result = run(case, random_load(1, 80, rate_per_s=20.0), sample_ns=500 * MS)
+    result = run(case, random_load(1, 80, rate_rps=20.0), sample_ns=500 * MS)
     for name in ("batches", "decode_tokens"):
         samples = getattr(result.series, name)
         assert samples.shape == result.series.busy_ns.shape

@@ -1,0 +1,131 @@
+"""Recording of what nodes and links do, iteration by iteration, for a part of a run.
+
+Nodes, replicas and links of a recorded run are those of this module, which note what has ended and otherwise do what
+their base classes do; a run that is not recorded has none of them, and loses no time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from helixsim.domain.step_time import BatchShape
+from helixsim.domain.timeline import Timeline
+from helixsim.engine.kernel import Call, Timer
+from helixsim.engine.kvcache import KvPool
+from helixsim.engine.network import Channel, SharedChannel
+from helixsim.engine.replica import Replica
+from helixsim.engine.stage import Stage
+from helixsim.engine.state import Message
+from helixsim.engine.worker import Worker
+
+
+class RecordedStage(Stage):
+    """A stage of several that notes its steps."""
+
+    __slots__ = ("timeline",)
+    timeline: Timeline
+    owner: Replica
+
+    def _finish(self, event: Call) -> None:
+        step, started_ns, now = self.step, self._started_ns, self._kernel.now_ns
+        assert step is not None
+        plan, owner = step.plan, self.owner
+        chunks = ((sequence.request.id, tokens) for sequence, tokens in plan.chunks)
+        if _noted(self.timeline, self.node_id, started_ns, now, plan.shape, chunks):
+            waiting = len(owner.scheduler.waiting) if self.number == 0 else self.queue_length
+            self.timeline.level(self.node_id, now, owner.kv_usage, waiting)
+        super()._finish(event)
+
+
+class RecordedReplica(Replica):
+    """A replica that notes the steps of its only stage; several stages note their own."""
+
+    timeline: Timeline
+
+    def _take_steps(self, ended: int) -> None:
+        plan, taken, ends_ns = self._plan, self._taken, self._ends_ns[:ended]
+        started_ns = self._started_ns
+        super()._take_steps(ended)
+        assert plan is not None
+        node = self.stages[0].node_id
+        kept = False
+        for number in range(taken, ended):
+            begin_ns = ends_ns[number - 1] if number else started_ns
+            chunks = ((sequence.request.id, tokens) for sequence, tokens in plan.chunks)
+            kept = _noted(self.timeline, node, begin_ns, ends_ns[number], plan.shape, chunks) or kept
+        if kept:
+            self.timeline.level(node, ends_ns[ended - 1], self.kv_usage, len(self.scheduler.waiting))
+
+
+class RecordedWorker(Worker):
+    """A node that schedules what reaches it, and notes its batches."""
+
+    __slots__ = ("pool", "timeline")
+    timeline: Timeline
+    pool: KvPool
+
+    def _finish(self, event: Timer) -> None:
+        prefills, decodes = self._batch
+        now = self._kernel.now_ns
+        chunks = ((parcel.cohorts[0].requests[0].request.id, parcel.tokens) for parcel in prefills)
+        prompt_tokens, seqs = sum(parcel.tokens for parcel in prefills), sum(parcel.tokens for parcel in decodes)
+        if self.timeline.iteration(self.node_id, self._started_ns, now, prompt_tokens, seqs, chunks):
+            pool = self.pool
+            used = pool.used / pool.capacity if pool.capacity else 0.0
+            self.timeline.level(self.node_id, now, used, self.queue_length)
+        super()._finish(event)
+
+
+class RecordedChannel(Channel):
+    """A link that notes its messages."""
+
+    __slots__ = ("timeline",)
+    timeline: Timeline
+
+    def send(self, parcel: Message, tokens: int) -> None:
+        """See ``Channel.send``."""
+        start_ns = max(self._kernel.now_ns, self.free_at_ns)
+        super().send(parcel, tokens)
+        arrival_ns = self.free_at_ns + self.latency_ns
+        self.timeline.transfer(self.src, self.dst, start_ns, self.free_at_ns, arrival_ns, parcel.size_bytes)
+
+
+class RecordedSharedChannel(SharedChannel):
+    """A link whose messages share it, which notes them; they overlap."""
+
+    __slots__ = ("timeline",)
+    timeline: Timeline
+
+    def _sent(self, parcel: Message) -> None:
+        super()._sent(parcel)
+        self.timeline.transfer(
+            self.src, self.dst, parcel.sent_ns, self.free_at_ns, parcel.arrived_ns, parcel.size_bytes
+        )
+
+
+def recorded(kind: type[Any], timeline: Timeline) -> Callable[..., Any]:
+    """Return what makes a recorded object in place of one of a class."""
+    own = _RECORDED[kind]
+
+    def made(*arguments: Any, **more: Any) -> Any:
+        one = own(*arguments, **more)
+        one.timeline = timeline
+        return one
+
+    return made
+
+
+def _noted(
+    timeline: Timeline, node: str, start_ns: int, end_ns: int, shape: BatchShape, chunks: Iterable[tuple[int, int]]
+) -> bool:
+    return timeline.iteration(node, start_ns, end_ns, int(shape.prefill_tokens), int(shape.decode_seqs), chunks)
+
+
+_RECORDED: dict[type[Any], type[Any]] = {
+    Stage: RecordedStage,
+    Replica: RecordedReplica,
+    Worker: RecordedWorker,
+    Channel: RecordedChannel,
+    SharedChannel: RecordedSharedChannel,
+}
