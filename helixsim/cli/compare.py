@@ -17,6 +17,13 @@ if TYPE_CHECKING:
     from helixsim.results.runset import RunSet
 
 
+_SHOWN = {
+    "request_throughput", "request_goodput", "output_throughput", "p50_ttft_ms", "p99_ttft_ms", "p50_tpot_ms",
+    "p99_tpot_ms", "mean_e2el_ms",
+}  # fmt: skip
+"""Metrics of two runs that are printed without -v."""
+
+
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the command."""
     parser = subparsers.add_parser(
@@ -93,6 +100,9 @@ def run(args: argparse.Namespace) -> int:
 def _compare_runs(args: argparse.Namespace, systems: RunSet, other: Path) -> int:
     from helixsim.metrics.measured_run import relative_errors
     from helixsim.metrics.ranking import shares_ahead
+    from helixsim.metrics.verdict import verdict_of
+    from helixsim.metrics.verdict_text import answer as answer_of
+    from helixsim.metrics.verdict_text import document
 
     others = systems_of(other)
     common = [name for name in systems if name in others and args.system in (None, name)]
@@ -102,14 +112,25 @@ def _compare_runs(args: argparse.Namespace, systems: RunSet, other: Path) -> int
     a, b = ({name: one[name].summary.vllm_keys() for name in common} for one in (systems, others))
     errors = {name: relative_errors(a[name], b[name]) for name in common}
     ahead = {name: shares_ahead(systems[name].summary, others[name].summary) for name in common}
+    has_slo = systems.slo.is_stated and systems.slo == others.slo
+    verdicts = {
+        name: verdict_of({"A": systems[name].summary, "B": others[name].summary}, has_slo=has_slo) for name in common
+    }
     if args.json:
-        print(json.dumps({"settings": changes, "systems": errors, "ahead_in_draws": ahead}, indent=2))
+        texts = {name: document(verdict) for name, verdict in verdicts.items()}
+        answer = {"settings": changes, "systems": errors, "ahead_in_draws": ahead, "verdicts": texts}
+        print(json.dumps(answer, indent=2))
     else:
-        print("\n".join(f"{key}: {a} | {b}" for key, (a, b) in changes.items()) or "equal settings")
+        if systems.slo.is_stated and not has_slo:
+            print("the objectives (slo) differ, so that the runs are not ranked by goodput\n")
         for name in common:
-            print(f"\n{name}\n{_table(a[name], b[name], errors[name])}")
-            if any(share is not None for share in ahead[name].values()):
+            said = "".join(f"{title:9} {text}\n" for title, text in answer_of(verdicts[name])[:2])
+            kept = errors[name] if args.verbose else {key: one for key, one in errors[name].items() if key in _SHOWN}
+            print(f"{name}\n{said}\n{_table(a[name], b[name], kept)}")
+            if args.verbose and any(share is not None for share in ahead[name].values()):
                 print(_ahead_text(ahead[name]))
+            print()
+        print("\n".join(f"{key}: {a} | {b}" for key, (a, b) in changes.items()) or "equal settings")
     for name in common:
         check(errors[name], b[name], args.tolerance, name)
     return ExitCode.OK

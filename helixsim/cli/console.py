@@ -35,11 +35,25 @@ class Advance(Protocol):
         ...
 
 
+COLOURS = ("auto", "always", "never")
+"""Choices of ``--color``."""
+
+_choice = "auto"
+
+
+def set_colour(choice: str) -> None:
+    """Set the colour of all streams: one of ``COLOURS``; ``auto``: as ``wants_colour`` finds."""
+    global _choice  # noqa: PLW0603  # one command line, one choice
+    _choice = choice
+
+
 def wants_colour(stream: TextIO) -> bool:
-    """Return whether output to a stream is coloured: by NO_COLOR and FORCE_COLOR, else if it is a terminal."""
+    """Return whether output is coloured: by --color, NO_COLOR, FORCE_COLOR, else on a terminal that is not dumb."""
+    if _choice != "auto":
+        return _choice == "always"
     if os.environ.get("NO_COLOR"):
         return False
-    return bool(os.environ.get("FORCE_COLOR")) or stream.isatty()
+    return bool(os.environ.get("FORCE_COLOR")) or (stream.isatty() and os.environ.get("TERM") != "dumb")
 
 
 def stdout() -> Console:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TextIO
 
 import helixsim
+from helixsim.cli.console import set_colour
 from helixsim.cli.parsing import Parser
 from helixsim.cli.streams import claim_stdout, guarded, settle_stdout, write_exactly
 from helixsim.errors import ExitCode, WorkerError, typed_error
@@ -149,6 +150,7 @@ def _outcome(arguments: Sequence[str], args: argparse.Namespace) -> int:
     try:
         only = arguments[0] if arguments and arguments[0] in COMMANDS else None
         args = build_parser(only).parse_all(arguments, args)
+        set_colour(getattr(args, "color", "auto"))
         if getattr(args, "json", False):
             write_exactly()
         code: int | None = args.func(args)

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from helixsim.cli.console import COLOURS
 from helixsim.errors import ExitCode, shortened
 
 if TYPE_CHECKING:
@@ -26,7 +27,13 @@ def common() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
-    parser.add_argument("-v", "--verbose", action="count", default=0, help="more output; with an error: the traceback")
+    parser.add_argument("-v", "--verbose", action="count", default=0, help="all figures; with an error: the traceback")
+    parser.add_argument(
+        "--color",
+        choices=COLOURS,
+        default="auto",
+        help="colour of results (default: auto, on a terminal unless NO_COLOR is set)",
+    )
     return parser
 
 

@@ -49,6 +49,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Execute the command; return the exit code."""
     from helixsim.errors import unknown_name
+    from helixsim.report.screen import placements_text
     from helixsim.report.tables import placement_text
     from helixsim.results.files import write_json
     from helixsim.results.placement_json import placement_document
@@ -88,8 +89,10 @@ def run(args: argparse.Namespace) -> int:
         console.print_json({"systems": systems})
     else:
         color, width = console.wants_colour(sys.stdout), console.stdout().width
-        for name, document in documents.items():
-            console.show(placement_text(name, document, width=width, color=color))
+        console.show(placements_text(documents, width=width, color=color, verbose=bool(args.verbose)))
+        if args.verbose or len(documents) == 1:
+            for name, document in documents.items():
+                console.show(placement_text(name, document, width=width, color=color))
     if path is not None and target is None:
         write_json(path, next(iter(documents.values())))
     return ExitCode.OK

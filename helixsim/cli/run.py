@@ -24,7 +24,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "run",
         help="simulate every system of an experiment and compare them",
         description="Place the model, compute the max-flow and simulate the load for every system of the experiment, "
-        "print the comparison and write a run directory with all numbers, figures and an HTML report.",
+        "print the verdict with the main figures, and write a run directory with all numbers and an HTML report. All "
+        "figures are printed with -v.",
         parents=[options.common(), options.experiment(), options.output(), options.strict()],
     )
     parser.add_argument(
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     if args.fail_on_slo and not experiment.slo.is_stated:
         raise ConfigError(f"--fail-on-slo: {args.experiment} has no slo")
     if not args.quiet:
-        console.note(*_heading(experiment))
+        console.note(*_heading(experiment, verbose=bool(args.verbose)))
     reused = not args.force and rundir.finished_run(args.out, experiment, check=args.check) is not None
     with console.progress("run", quiet=args.quiet) as advance, options.executor(args) as executor:
         directory = run_experiment(
@@ -60,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
             progress=lambda what, done: advance(done, what),
         )  # fmt: skip
     runs = RunSet.load(directory)
-    if not args.quiet:
+    if args.verbose and not args.quiet:
         console.note(*(kv_text(name, one.placement_document) for name, one in runs.items()))
     _print(runs, args)
     if not args.quiet:
@@ -73,8 +74,8 @@ def run(args: argparse.Namespace) -> int:
     return options.failures_code((error["exit_code"] for error in failed.values()), args)
 
 
-def _heading(experiment: ResolvedExperiment) -> list[str]:
-    """Return the resolved experiment as text."""
+def _heading(experiment: ResolvedExperiment, *, verbose: bool) -> list[str]:
+    """Return the resolved experiment as text; ``verbose``: with the limits of the engine and the KV memory."""
     counts: dict[str, int] = {}
     for node in experiment.fleet.cluster.nodes:
         counts[node.node_type] = counts.get(node.node_type, 0) + 1
@@ -89,16 +90,22 @@ def _heading(experiment: ResolvedExperiment) -> list[str]:
         f"{experiment.name}: {model.name} ({model.num_layers} layers, {model.precision}) on {nodes}",
         f"load: {load}",
     ]
+    lines += _engine_lines(experiment) if verbose else []
+    lines += [f"dropped: {count} requests ({reason})" for reason, count in stats.dropped if count]
+    lines += [f"assumed: {assumption}" for assumption in experiment.assumptions]
+    return lines
+
+
+def _engine_lines(experiment: ResolvedExperiment) -> list[str]:
     from helixsim.report.tables import engine_text
 
     profiles = {profile.kind: profile for profile in experiment.fleet.profiles}.values()
     num_layers = experiment.fleet.model.num_layers
     memory = ", ".join(f"{p.kind} {p.kv_tokens(p.max_layers, num_layers)} ({p.max_layers} layers)" for p in profiles)
-    lines.append(f"engine: {engine_text(experiment.engine, profiles)}")
-    lines.append(f"KV tokens at the maximum planned layers: {memory}")
-    lines += [f"dropped: {count} requests ({reason})" for reason, count in stats.dropped if count]
-    lines += [f"assumed: {assumption}" for assumption in experiment.assumptions]
-    return lines
+    return [
+        f"engine: {engine_text(experiment.engine, profiles)}",
+        f"KV tokens at the maximum planned layers: {memory}",
+    ]
 
 
 def _print(runs: RunSet, args: argparse.Namespace) -> None:
@@ -106,11 +113,13 @@ def _print(runs: RunSet, args: argparse.Namespace) -> None:
         console.print_json(runs.document())
         return
     from helixsim.report import tables
+    from helixsim.report.screen import screen_text
 
     color = console.wants_colour(sys.stdout)
     width = console.stdout().width
-    console.show(tables.comparison_text(runs, width=width, color=color))
+    console.show(screen_text(runs, width=width, color=color, verbose=bool(args.verbose)))
     if args.verbose:
+        console.show(tables.comparison_text(runs, width=width, color=color))
         for name, one in runs.items():
             console.show(tables.placement_text(name, one.placement_document, width=width, color=color))
 

@@ -18,13 +18,15 @@ from enum import StrEnum
 from typing import Any
 
 from helixsim.domain.figures import Figure, Limits, ObjectiveFigures
-from helixsim.domain.summary import Summary
+from helixsim.domain.summary import LATENCIES, Summary
 from helixsim.jsonio import json_values
 from helixsim.metrics.criteria import Criterion, chain_of, ranked
-from helixsim.metrics.model_error import model_error
+from helixsim.metrics.error_table import KINDS
+from helixsim.metrics.model_error import ModelError, model_error
 from helixsim.metrics.ranking import follows_load, share_below, shares_ahead
 from helixsim.metrics.saturation import Saturation
 from helixsim.metrics.stationarity import STEADY
+from helixsim.units import percent
 
 SURE = 0.9
 """Share of draws of the model error from which a result is called sure; its 80 % band has 90 % on one side."""
@@ -56,11 +58,14 @@ class Objective:
         ``TTFT``, or with its class ``chat TTFT``.
     met_in_draws
         Share of draws of the model error in which it is met; None: not known.
+    median_s
+        Median of the latency [s]; None for objectives of a class.
     """
 
     name: str
     figures: ObjectiveFigures
     met_in_draws: Figure
+    median_s: Figure = None
 
     @property
     def is_sure(self) -> bool:
@@ -217,7 +222,7 @@ def verdict_of(summaries: Mapping[str, Summary], *, has_slo: bool, compared: Seq
     lead = None
     if others:
         step = next((one for one in chain if others[0] in one.left_behind([best, others[0]])), chain[-1])
-        key = _drawn(step.criterion, systems[best], summaries[best])
+        key = _drawn(step.criterion, (systems[others[0]], systems[best]), summaries[best])
         share = shares_ahead(summaries[best], summaries[others[0]])[key]
         figures = (step.shown(best), step.shown(others[0]))
         lead = Lead(step.criterion, *figures, step.difference(best, others[0]), share, key)
@@ -225,23 +230,24 @@ def verdict_of(summaries: Mapping[str, Summary], *, has_slo: bool, compared: Seq
     return Verdict(systems, has_slo, rule, tuple(ranking), lead)
 
 
-def _drawn(criterion: Criterion, system: SystemVerdict, summary: Summary) -> str:
-    """Return the key of the figure in which draws of the model error compare two systems."""
+def _drawn(criterion: Criterion, systems: Sequence[SystemVerdict], summary: Summary) -> str:
+    """Return the key of the figure in which draws of the model error compare two systems, the worse one first.
+
+    With objectives it is that of the objective by which the worse system misses most, or the better one is nearest to.
+    """
     if criterion is Criterion.THROUGHPUT or (criterion is Criterion.STABILITY and not follows_load(summary)):
         return "output_throughput"
-    tight = [(one.figures.reached_s or math.inf) / one.figures.limit_s for one in system.objectives]
-    if tight:
-        name = system.objectives[tight.index(max(tight))].name
-        return "mean_ttft_ms" if name.endswith("TTFT") else "mean_tpot_ms"
+    for system in systems:
+        tight = {one.name: (one.figures.reached_s or math.inf) / one.figures.limit_s for one in system.objectives}
+        if tight and (max(tight.values()) > 1 or system is systems[-1]):
+            name = max(sorted(tight), key=lambda name: tight[name])
+            return "mean_ttft_ms" if name.endswith("TTFT") else "mean_tpot_ms"
     ttft, whole = summary.ttft.mean_s or 0.0, summary.e2el.mean_s or 0.0
     return "mean_ttft_ms" if 2 * ttft > whole else "mean_tpot_ms"
 
 
 def _system(summary: Summary) -> SystemVerdict:
-    objectives = tuple(
-        Objective(name, one, share_below(summary, "ttft" if name.endswith("TTFT") else "tpot", one))
-        for name, one in summary.objectives.items()
-    )
+    objectives = tuple(_objective(summary, name, one) for name, one in summary.objectives.items())
     return SystemVerdict(
         objectives,
         summary.throughput.slo_attainment,
@@ -253,12 +259,19 @@ def _system(summary: Summary) -> SystemVerdict:
     )
 
 
+def _objective(summary: Summary, name: str, one: ObjectiveFigures) -> Objective:
+    met_in_draws = share_below(summary, "ttft" if name.endswith("TTFT") else "tpot", one)
+    return Objective(
+        name, one, met_in_draws, getattr(summary, name.lower()).p50_s if name.lower() in LATENCIES else None
+    )
+
+
 def _doubts(summary: Summary, objectives: Sequence[Objective]) -> list[Doubt]:
     """Return why the figures of a system are uncertain, the gravest first."""
     found = [Doubt(DoubtKind.INVALID, f"invariant broken: {one}") for one in summary.integrity.invariants_broken]
     error = model_error(summary.setting)
     if error is not None and error.label != "validated":
-        found.append(Doubt(DoubtKind(error.label), error.sentence))
+        found.append(Doubt(DoubtKind(error.label), _error_text(error)))
     if summary.setting is not None and set(summary.setting.timings) == {"roofline"}:
         names = ", ".join(sorted({one.gpu for one in summary.setting.nodes}))
         found.append(Doubt(DoubtKind.ROOFLINE, f"step times of {names} are computed from data sheets, not measured"))
@@ -267,13 +280,21 @@ def _doubts(summary: Summary, objectives: Sequence[Objective]) -> list[Doubt]:
     if summary.integrity.rejected:
         found.append(Doubt(DoubtKind.REJECTED, f"{summary.integrity.rejected} requests were rejected as too long"))
     if objectives and summary.throughput.completed < FEWEST_REQUESTS:
-        count = summary.throughput.completed
-        found.append(Doubt(DoubtKind.FEW_REQUESTS, f"p99 is of {count} requests, {count // 100} of them beyond it"))
+        text = f"p99 rests on fewer than {FEWEST_REQUESTS // 100} requests, as fewer than {FEWEST_REQUESTS} completed"
+        found.append(Doubt(DoubtKind.FEW_REQUESTS, text))
     for one in objectives:
         if not one.is_sure and one.met_in_draws is not None:
-            text = f"{one.name} is met in {one.met_in_draws:.0%} of the draws of the model error"
+            text = f"{one.name} is met in {percent(one.met_in_draws)} % of draws of the model error"
             found.append(Doubt(DoubtKind.CLOSE, text))
     return found
+
+
+def _error_text(error: ModelError) -> str:
+    """Return what the measured points behind a model error differ in, or what is not represented."""
+    if error.label == DoubtKind.UNSUPPORTED:
+        return error.sentence
+    kinds = ", ".join(KINDS[kind] for kind in error.differs)
+    return f"extrapolated from {error.points} measured points, which differ in {kinds}"
 
 
 def _system_keys(one: SystemVerdict) -> dict[str, Any]:

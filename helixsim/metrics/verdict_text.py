@@ -22,15 +22,9 @@ _DRAWN = {"output_throughput": "throughput", "mean_ttft_ms": "mean TTFT", "mean_
 
 
 def answer(verdict: Verdict) -> list[tuple[str, str]]:
-    """Return the verdict as (title, sentence): result, margin, overload, limit, doubts and what to do next."""
+    """Return the verdict as (title, sentence): result, margin, limit, doubts and what to do next."""
     found = [("Verdict", _result(verdict)), ("Margin", _margin(verdict))]
-    overloaded = [name for name, one in verdict.systems.items() if one.is_overloaded]
-    if overloaded:
-        text = (
-            f"{_names(overloaded, verdict.systems)}: requests arrive faster than they complete, latencies keep growing"
-        )
-        found.append(("Overloaded", f"{text}."))
-    found.append(("Limit", f"{verdict.best} is limited by {limit_text(verdict.systems[verdict.best])}."))
+    found.append(("Limit", _limits(verdict)))
     found += [("Doubt", text) for text in doubt_sentences(verdict)]
     found.append(("Next", suggestion(verdict)))
     return [(title, text) for title, text in found if text]
@@ -95,11 +89,11 @@ def suggestion(verdict: Verdict) -> str:
     if DoubtKind.INVALID in kinds:
         return "Report the broken invariant: the figures are not valid."
     if DoubtKind.UNSETTLED in kinds:
-        return "Measure longer, as the window is not settled: raise workload.warmup and workload.duration (--set)."
+        return "Measure longer (workload.warmup, workload.duration), as the window is not settled."
     if verdict.has_slo and best.is_met is False:
         return _remedy(best)
     if lead is not None and not lead.is_significant:
-        return "Measure longer or with several seeds (helixsim sweep), as the difference is within the sampling error."
+        return "Measure longer or with more seeds (helixsim sweep): the difference is within the sampling error."
     if DoubtKind.CLOSE in kinds or (lead is not None and lead.ahead_in_draws is not None and lead.ahead_in_draws < 0.9):
         return "Narrow the model error with measurements of your own servers: helixsim compare EXP RESULTS --calibrate."
     if verdict.has_slo and best.is_met and best.limited_by == "load":
@@ -107,29 +101,36 @@ def suggestion(verdict: Verdict) -> str:
     if verdict.has_slo and best.is_met:
         return "Find cheaper GPUs that meet the SLO: helixsim fleet PLAN."
     if not verdict.has_slo:
-        return "State the objectives as slo: in the experiment, so that systems are ranked by goodput."
+        return "State objectives (slo:) to have systems ranked by goodput."
     return ""
 
 
 def _remedy(best: SystemVerdict) -> str:
     """Return what to do where even the best system misses its objectives."""
     missed = [one for one in best.objectives if one.figures.is_met is False]
-    rate = "find the rate at which the SLO is met with helixsim capacity EXP"
+    or_lower = "or lower the rate (helixsim capacity EXP)"
     if best.limited_by == "compute":
-        return f"Add GPUs like those of {best.limiting_node}, which limits (nodes: count:), or {rate}."
+        return f"Add nodes like {best.limiting_node}, which limits, {or_lower}."
     if best.limited_by == "memory":
-        return (
-            f"Give requests more KV memory, which limits ({best.limiting_node}): a smaller kv_precision, fewer layers "
-            f"per node, or more nodes; or {rate}."
-        )
+        return f"Add KV memory, which is full on {best.limiting_node} (kv_precision, more nodes), {or_lower}."
     if best.is_overloaded:
-        return f"Lower the load: {rate}."
+        return "Lower the rate: helixsim capacity EXP finds the highest within the SLO."
+    if missed and all(one.median_s is not None and one.median_s < one.figures.limit_s / 2 for one in missed):
+        return f"Try the cluster without its slowest nodes (cluster.down), as most requests are far within, {or_lower}."
     if missed and all(one.name.endswith("TPOT") for one in missed):
-        return (
-            "Shorten decode steps, as the objective is missed without overload: fewer nodes per request, a smaller "
-            f"precision, or faster GPUs; or {rate}."
-        )
-    return f"Look at the time to first token in the report, which is missed without overload; or {rate}."
+        return f"Shorten decode steps (fewer nodes per request, smaller precision, faster GPUs) {or_lower}."
+    return f"Shorten the wait for first tokens (more or faster nodes) {or_lower}."
+
+
+def _limits(verdict: Verdict) -> str:
+    """Return what limits the best system, and which systems are overloaded."""
+    text = f"{verdict.best}: {limit_text(verdict.systems[verdict.best])}"
+    overloaded = [name for name, one in verdict.systems.items() if one.is_overloaded]
+    return (
+        f"{text}. Overloaded, latencies keep growing: {_names(overloaded, verdict.systems)}."
+        if overloaded
+        else f"{text}."
+    )
 
 
 def _result(verdict: Verdict) -> str:
@@ -173,6 +174,8 @@ def _margin(verdict: Verdict) -> str:
 
 def _difference(lead: Lead, other: str) -> str:
     best, next_ = lead.best, lead.next
+    if best == next_ and lead.criterion is Criterion.LATENCY:
+        return f"none: {other} is equal"
     if lead.criterion is Criterion.LATENCY:
         both = [MISSING if value is None else seconds_text(value) for value in (best, next_)]
         return f"mean request latency {both[0]}, {other} {both[1]}"

@@ -49,7 +49,7 @@ def comparison_sections(runs: RunSet) -> list[Section]:
         (
             "Throughput",
             [
-                ("output tokens/s", _output_throughput),
+                ("output tokens/s", output_text),
                 ("prompt + output tokens/s", lambda summary: number(summary.throughput.total_tokens_per_s)),
                 ("completed requests/s", lambda summary: number(summary.throughput.requests_per_s)),
                 *(_SLO_ROWS if runs.slo.is_stated else ()),
@@ -244,7 +244,8 @@ def _node_type_utilisation(node_type: str) -> Callable[[Summary], str]:
     return lambda summary: percent(summary.cluster.utilisation.get(node_type))
 
 
-def _output_throughput(summary: Summary) -> str:
+def output_text(summary: Summary) -> str:
+    """Return output tokens/s with half the width of its interval."""
     limits = summary.throughput.output_interval
     value = number(summary.throughput.output_tokens_per_s)
     if limits is None:

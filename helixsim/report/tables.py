@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from helixsim.domain.engine import EngineSpec
 from helixsim.domain.hardware import NodeProfile
 from helixsim.escape import printable, printable_tree
-from helixsim.report import whatif_rows
-from helixsim.report.rows import LEGEND, comparison_sections, notes, window_sentence
+from helixsim.report.rows import LEGEND, Row, Section, comparison_sections, notes, window_sentence
 from helixsim.report.selection import HEAD, race_rows, selection_notes, selection_sentences
 from helixsim.results.runset import RunSet
 from helixsim.units import MISSING, number, percent
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.table import Table
 
 WIDTH = 100
 """Default width [columns]."""
@@ -26,41 +26,72 @@ _CELL_WIDTH = 14
 
 
 def comparison_text(runs: RunSet, *, width: int = WIDTH, color: bool = False) -> str:
-    """Return the comparison of all systems, their bottlenecks, and the measurement window.
+    """Return all figures of all systems, their bottlenecks, and the measurement window.
 
-    What-if variants come first, with their changes and results. Systems that do not fit into ``width`` columns follow
-    in further tables.
+    Systems are columns; if they do not fit into ``width`` columns, each section has them as rows.
     """
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
     names = [printable(name, one_line=True) for name in runs]
     sections = comparison_sections(runs)
-    per_table = max(1, (width - _LABEL_WIDTH) // (_CELL_WIDTH + 2))
     parts: list[RenderableType] = []
-    if runs.whatif:
-        parts += [_labelled(f"{name}: ", text) for name, text in whatif_rows.changes(runs)]
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1))
-        for column, title in enumerate(whatif_rows.HEAD):
-            table.add_column(title, justify="left" if column < 2 else "right", overflow="fold")
-        for cells in whatif_rows.rows(runs):
-            table.add_row(*map(_emphasised, cells))
-        parts += ["", table, ""]
-    for first in range(0, len(names), per_table):
-        chosen = slice(first, first + per_table)
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1))
-        table.add_column("", no_wrap=True, min_width=_LABEL_WIDTH)
-        for name in names[chosen]:
-            table.add_column(Text(name), justify="right", min_width=_CELL_WIDTH - 2, overflow="fold")
+    if _LABEL_WIDTH + len(names) * (_CELL_WIDTH + 2) <= width:
+        parts += [_by_columns(names, sections), ""]
+    else:
         for section in sections:
-            table.add_row(Text(section.title, style="bold"))
-            for row in section.rows:
-                table.add_row(Text(f"  {printable(row.label, one_line=True)}"), *map(_emphasised, row.cells[chosen]))
-        parts += [table, ""]
+            parts.append(Text(section.title, style="bold"))
+            parts += [part for table in _by_rows(names, section, width) for part in (table, "")]
     parts += [_labelled(f"{name}: ", sentence) for name, sentence in [*notes(runs), *selection_notes(runs)]]
     parts += ["", Text(printable(f"{window_sentence(runs)} {LEGEND}", one_line=True), style="dim")]
-    return _render(parts, width, color)
+    return rendered(parts, width, color)
+
+
+def _by_columns(names: Sequence[str], sections: Sequence[Section]) -> Table:
+    """Return a table with a row per figure."""
+    from rich.text import Text
+
+    table = _ruled()
+    table.add_column("", no_wrap=True, min_width=_LABEL_WIDTH)
+    for name in names:
+        table.add_column(Text(name), justify="right", min_width=_CELL_WIDTH - 2, overflow="fold")
+    for section in sections:
+        table.add_row(Text(section.title, style="bold"))
+        for row in section.rows:
+            table.add_row(Text(f"  {printable(row.label, one_line=True)}"), *map(_emphasised, row.cells))
+    return table
+
+
+def _by_rows(names: Sequence[str], section: Section, width: int) -> list[Table]:
+    """Return tables with a row per system, with as many figures as fit beside each other."""
+    from rich.text import Text
+
+    label = max(map(len, names))
+    chosen: list[list[tuple[Row, int]]] = []
+    left = 0
+    for row in section.rows:
+        widest = max(len(word) for word in [*row.label.split(), *row.cells])
+        if left < widest + 3:
+            chosen.append([])
+            left = width - label
+        chosen[-1].append((row, widest))
+        left -= widest + 3
+    tables = []
+    for rows in chosen:
+        table = _ruled()
+        table.add_column("", no_wrap=True, min_width=label)
+        for row, widest in rows:
+            table.add_column(Text(printable(row.label.strip(), one_line=True)), justify="right", width=widest)
+        for place, name in enumerate(names):
+            table.add_row(Text(name), *(_emphasised(row.cells[place]) for row, _ in rows))
+        tables.append(table)
+    return tables
+
+
+def _ruled() -> Table:
+    from rich import box
+    from rich.table import Table
+
+    return Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1))
 
 
 def kv_text(name: str, placement: Mapping[str, Any]) -> str:
@@ -90,12 +121,10 @@ def engine_text(engine: EngineSpec, profiles: Iterable[NodeProfile]) -> str:
 
 def placement_text(name: str, placement: Mapping[str, Any], *, width: int = WIDTH, color: bool = False) -> str:
     """Return one system's placement (``results.placement_json``), a line per node by first layer."""
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
     name, placement = printable_tree(name), printable_tree(placement)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1))
+    table = _ruled()
     for column in ("node", "GPU"):
         table.add_column(column, overflow="fold")
     for column in ("layers", "KV tokens", "flow, tokens/s", "capacity, tokens/s", "used, %"):
@@ -129,7 +158,7 @@ def placement_text(name: str, placement: Mapping[str, Any], *, width: int = WIDT
     parts += [Text(printable(sentence, one_line=True)) for sentence in selection_sentences(placement["notes"])]
     frontier = placement["notes"].get("frontier", [])
     if len(frontier) > 1:
-        points = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1))
+        points = _ruled()
         points.add_column("max nodes per request", justify="right")
         points.add_column("max-flow estimate, tokens/s", justify="right")
         for point in frontier:
@@ -137,7 +166,7 @@ def placement_text(name: str, placement: Mapping[str, Any], *, width: int = WIDT
         parts += ["", Text("Frontier: max-flow estimate over nodes per request"), points]
     simulated = [entry for entry in placement["notes"].get("candidates", []) if entry["score"] is not None]
     if simulated:
-        scores = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1))
+        scores = _ruled()
         for column in ("candidate", "max nodes per request", "max-flow estimate, tokens/s", "score"):
             scores.add_column(column, justify="left" if column == "candidate" else "right", overflow="fold")
         for entry in sorted(simulated, key=lambda entry: -entry["score"]):
@@ -145,25 +174,23 @@ def placement_text(name: str, placement: Mapping[str, Any], *, width: int = WIDT
             scores.add_row(entry["name"], str(entry["hops"]), flow, number(entry["score"]))
         parts += ["", Text("Candidates by score in short simulations"), scores]
     if rows := race_rows(placement["notes"]):
-        race = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1))
+        race = _ruled()
         for column in HEAD:
             race.add_column(column, justify="left" if column in HEAD[:2] else "right", overflow="fold")
         for row in rows:
             race.add_row(*printable_tree(row))
         parts += ["", Text("Race of placements and routings; the last round has the requests of the report"), race]
-    return _render(parts, width, color)
+    return rendered(parts, width, color)
 
 
 def plain_table(
     head: Sequence[str], rows: Sequence[Sequence[str]], *, width: int = WIDTH, color: bool = False, texts: int = 0
 ) -> str:
     """Return a table as text; the first ``texts`` columns are aligned to the left, the others to the right."""
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
     head, rows = printable_tree(tuple(head)), [printable_tree(tuple(row)) for row in rows]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1))
+    table = _ruled()
     widths = _widths(head, rows, texts, width)
     for column, title in enumerate(head):
         table.add_column(
@@ -171,7 +198,7 @@ def plain_table(
         )
     for row in rows:
         table.add_row(*map(_emphasised, row))
-    return _render([table], width, color)
+    return rendered([table], width, color)
 
 
 def _widths(head: Sequence[str], rows: Sequence[Sequence[str]], texts: int, width: int) -> Sequence[int | None]:
@@ -213,7 +240,8 @@ def _labelled(label: str, text: str) -> RenderableType:
     return Text.assemble((printable(label, one_line=True), "bold"), printable(text, one_line=True))
 
 
-def _render(parts: Sequence[RenderableType], width: int, color: bool) -> str:
+def rendered(parts: Sequence[RenderableType], width: int, color: bool) -> str:
+    """Return parts as text of this width."""
     from rich.console import Console
 
     stream = io.StringIO()

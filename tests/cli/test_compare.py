@@ -86,7 +86,7 @@ def test_two_runs_are_ranked_in_draws_of_the_model_error_and_equal_ones_tie(case
         assert main(["compare", str(ours), str(other), "--json"]) == 0
         (shares,) = json.loads(capsys.readouterr().out)["ahead_in_draws"].values()
         assert checked(shares["mean_tpot_ms"])
-    assert main(["compare", str(ours), str(real)]) == 0
+    assert main(["compare", str(ours), str(real), "-v"]) == 0
     assert "A is ahead of B, in draws of the model error: " in capsys.readouterr().out
 
 
@@ -290,8 +290,10 @@ def test_two_runs_show_the_setting_that_differs(case, capsys):
     _, ours, real, _ = case
     assert main(["compare", str(ours), str(real)]) == 0
     text = capsys.readouterr().out
-    assert text.startswith("engine.batch_overhead: 0 ms | 8 ms\n")
-    assert "mean_itl_ms" in text
+    assert text.startswith("vllm\nVerdict   A has the lowest mean latency")
+    assert text.endswith("engine.batch_overhead: 0 ms | 8 ms\n")
+    assert "p99_tpot_ms" in text
+    assert "mean_itl_ms" not in text
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,7 @@ def test_a_stable_system_may_miss_and_an_overloaded_one_comes_after_one_that_kee
     cases = {"grows": system(base, saturation="OVERLOADED"), "keeps up": system(base, share=0.995)}
     found = verdict_of(cases, has_slo=True)
     assert found.ranking == ("keeps up", "grows")
-    assert dict(answer(found))["Overloaded"].startswith("grows: ")
+    assert dict(answer(found))["Limit"].endswith("keep growing: grows.")
     alone = verdict_of({"x": system(base, ttft_s=None, share=0.4)}, has_slo=True)
     assert alone.systems["x"].is_met is False
     assert "beyond the window" in dict(answer(alone))["Verdict"]

@@ -94,6 +94,13 @@ def test_four_systems_share_one_table_at_a_hundred_columns(data) -> None:
     assert comparison_text(data, width=100).count("prompt + output tokens/s  ") == 1
 
 
+def test_systems_that_do_not_fit_beside_each_other_are_rows(data) -> None:
+    """No table is split: in each section every figure is named once."""
+    text = comparison_text(data, width=80)
+    assert text.count("relative") == text.count("OVERLOADED") == 1
+    assert re.search(r"^helix +[\d ±]+", text, re.MULTILINE)
+
+
 def test_placement_table_lists_nodes_by_layer(data) -> None:
     text = placement_text("helix", data["helix"].placement_document)
     assert max(map(len, text.splitlines())) <= 100

@@ -1,0 +1,304 @@
+"""A run on one screen of the terminal: the verdict, the figures that it rests on, and the placements as strips."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from helixsim.domain.figures import Latency
+from helixsim.domain.summary import milliseconds
+from helixsim.escape import printable, printable_tree
+from helixsim.metrics.saturation import Saturation
+from helixsim.metrics.verdict import SystemVerdict, Verdict
+from helixsim.metrics.verdict_text import answer
+from helixsim.report import whatif_rows
+from helixsim.report.rows import error_band, output_text
+from helixsim.report.selection import selection_sentences
+from helixsim.report.strip import LANES, strips
+from helixsim.report.tables import WIDTH, rendered
+from helixsim.report.verdict_rows import DOUBT, MET, MISSED, SYMBOLS, mark_of, system_mark
+from helixsim.results.run import Run
+from helixsim.results.runset import RunSet
+from helixsim.units import MISSING, number, percent
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.text import Text
+
+STYLES = {MET: "green", MISSED: "bold red", DOUBT: "yellow", "": ""}
+"""Colours by meaning."""
+
+LATE = "∞"
+"""A percentile beyond the window."""
+
+_LABEL = 22
+_LEAST_CELL = 12
+_TITLE = 9
+
+
+class Cell(tuple[str, str]):
+    """A text and the class of its meaning: ``MET``, ``MISSED``, ``DOUBT`` or ``""``."""
+
+    __slots__ = ()
+
+    def __new__(cls, text: str, mark: str = "") -> Cell:
+        """Return the cell."""
+        return super().__new__(cls, (text, mark))
+
+
+class _Row(NamedTuple):
+    """A row of the table: label, title as a column, cells, and its rank among those that wide tables leave out."""
+
+    label: str
+    title: str
+    cell: Callable[[Run, SystemVerdict], Cell]
+    rank: int = 9
+
+
+def screen_text(runs: RunSet, *, width: int = WIDTH, color: bool = False, verbose: bool = False) -> str:
+    """Return the verdict, the figures of all systems and their placements.
+
+    Systems are columns, and rows where they do not fit. ``verbose``: all doubts and all lanes of the placements.
+    """
+    verdict = runs.verdict
+    parts: list[RenderableType] = [*verdict_lines(verdict, verbose=verbose), ""]
+    if runs.whatif:
+        parts += [*_whatif(runs), ""]
+    rows = _rows(runs)
+    cells = [[row.cell(run, verdict.systems[name]) for name, run in runs.items()] for row in rows]
+    names = [printable(name, one_line=True) for name in runs]
+    widest = max(_LEAST_CELL, *(len(name) for name in names), *(len(cell[0]) for row in cells for cell in row))
+    if _LABEL + len(names) * (widest + 2) <= width:
+        lines = [[Cell(row.label), *own] for row, own in zip(rows, cells, strict=True)]
+        parts.append(_grid(["", *names], lines, least=widest))
+    else:
+        kept = _fitting(rows, cells, width - max(map(len, names)))
+        lines = [[Cell(name), *(cells[number][place] for number in kept)] for place, name in enumerate(names)]
+        parts.append(_grid(["system", *(rows[number].title for number in kept)], lines))
+    if any(LATE in cell[0] for row in cells for cell in row):
+        parts.append(_soft(f"{LATE}: more than 1 % of the requests had not got so far when the window ended"))
+    placements = {name: run.placement_document for name, run in runs.items()}
+    parts += ["", *strip_lines(placements, width, most_lanes=None if verbose else max(1, LANES // len(runs)))]
+    return rendered(parts, width, color)
+
+
+def verdict_lines(verdict: Verdict, *, verbose: bool = False) -> list[RenderableType]:
+    """Return the sentences of the verdict with their titles; only the first doubt of the best system if not verbose."""
+    said = answer(verdict)
+    doubts = [text for title, text in said if title == "Doubt"]
+    best = verdict.systems[verdict.best]
+    kept = [text for text in doubts if best.doubts and best.doubts[0].text in text]
+    more = len(doubts) - len(kept)
+    lines: list[RenderableType] = []
+    for title, text in said:
+        if title == "Doubt" and not verbose:
+            if text not in kept:
+                continue
+            text = f"{text} {more} more with -v." if more else text  # noqa: PLW2901
+        lines.append(_titled(title, text, _meaning(title, best)))
+    return lines
+
+
+def placements_text(
+    placements: Mapping[str, Mapping[str, Any]], *, width: int = WIDTH, color: bool = False, verbose: bool = False
+) -> str:
+    """Return a row and a strip per placement (``results.placement_json``), and why it was selected."""
+    head = (
+        "system",
+        "strategy",
+        "max-flow tokens/s",
+        "gap %",
+        "nodes/ request",
+        "at most",
+        "replicas",
+        "nodes used",
+    )
+    rows = [[Cell(text) for text in (name, *_placement_cells(one))] for name, one in placements.items()]
+    parts: list[RenderableType] = [_grid(head, rows, texts=2), ""]
+    parts += strip_lines(placements, width, most_lanes=None if verbose else max(1, LANES // len(placements)))
+    said = [(name, text) for name, one in placements.items() for text in selection_sentences(one["notes"])]
+    parts += ["", *(_titled(name, text, "") for name, text in said)] if said else []
+    return rendered(parts, width, color)
+
+
+def _placement_cells(one: Mapping[str, Any]) -> tuple[str, ...]:
+    used = sum(held is not None for held in one["layers"].values())
+    return (
+        one["strategy"],
+        number(one["max_flow_tokens_per_s"]),
+        percent(one["gap"]),
+        number(one["mean_hops"]),
+        str(one["max_hops"]),
+        str(len(one.get("replicas") or ())),
+        f"{used} of {len(one['layers'])}",
+    )
+
+
+def strip_lines(
+    placements: Mapping[str, Mapping[str, Any]], width: int, *, most_lanes: int | None = None
+) -> list[RenderableType]:
+    """Return placements by system as strips of text."""
+    from rich.text import Text
+
+    documents = {name: printable_tree(one) for name, one in placements.items()}
+    column = min(max(len(printable(name, one_line=True)) for name in placements), 20) + 2
+    lines: list[RenderableType] = []
+    for name, text in strips(documents, width - column, most_lanes=most_lanes):
+        label = printable(name, one_line=True)[: column - 2].ljust(column)
+        lines.append(Text.assemble((label, "bold"), text) if name else Text(f"{label}{text}", no_wrap=bool(lines)))
+    return lines
+
+
+def _whatif(runs: RunSet) -> list[RenderableType]:
+    changes: list[RenderableType] = [_titled(name, text, "") for name, text in whatif_rows.changes(runs)]
+    rows = [
+        [Cell(text, MISSED if text in {"OVERLOADED", "no result"} else "") for text in row]
+        for row in whatif_rows.rows(runs)
+    ]
+    return [*changes, "", _grid(whatif_rows.HEAD, rows, texts=2)]
+
+
+def _rows(runs: RunSet) -> list[_Row]:
+    """Return the rows of the table; those of the objectives only where they are stated."""
+    metric = _banded(runs.verdict)
+    rows: list[_Row] = []
+    if runs.slo.is_stated:
+        rows += [
+            _Row("99 % within the SLO", "SLO", lambda _, one: _met(one)),
+            _Row("goodput, requests/s", "goodput (in SLO)", lambda run, _: Cell(_goodput(run))),
+        ]
+    rows.append(_Row("output tokens/s", "tokens/s", lambda run, _: Cell(output_text(run.summary))))
+    for name, unit, factor in (("TTFT", "s", 1.0), ("TPOT", "ms", 1e3), ("E2EL", "s", 1.0)):
+        if name != "E2EL" or runs.slo.e2el_s is not None:  # latencies of requests matter where they have an objective
+            rows += _latency_rows(runs, name, unit, factor)
+    return [
+        *rows,
+        _Row("$ per M output tokens", "$/M", lambda run, _: Cell(number(run.summary.cost.usd_per_mtok)), 5),
+        _Row("load", "load", lambda _, one: _load(one), 4),
+        _Row("limited by", "limited by", lambda _, one: Cell(one.limiting_node or one.limited_by or MISSING), 2),
+        _Row(f"80 % band, {metric.upper()} %", f"{metric.upper()} band %", lambda run, _: _band(run, metric), 1),
+    ]
+
+
+def _latency_rows(runs: RunSet, name: str, unit: str, factor: float) -> list[_Row]:
+    """Return the rows of median and 99th percentile; that of an objective includes requests that were still waiting."""
+
+    def text(value_s: float | None) -> str:
+        return number(value_s if factor == 1.0 else milliseconds(value_s))
+
+    def latency(run: Run) -> Latency:
+        found: Latency = getattr(run.summary, name.lower())
+        return found
+
+    def high(run: Run, one: SystemVerdict) -> Cell:
+        own = next((objective for objective in one.objectives if objective.name == name), None)
+        if own is None:
+            return Cell(text(latency(run).p99_s))
+        sign = {True: SYMBOLS[MET], False: SYMBOLS[MISSED], None: SYMBOLS[DOUBT]}[own.figures.is_met]
+        is_late = own.figures.within is not None and own.figures.reached_s is None
+        return Cell(f"{LATE if is_late else text(own.figures.reached_s)} {sign}", mark_of(own))
+
+    return [
+        _Row(f"{name} p50, {unit}", f"{name} p50 {unit}", lambda run, _: Cell(text(latency(run).p50_s)), 3),
+        _Row(f"{name} p99, {unit}{_allowed(runs, name, factor)}", f"{name} p99 {unit}", high),
+    ]
+
+
+def _banded(verdict: Verdict) -> str:
+    """Return the metric whose model error is shown: the one that decides, TPOT where throughput does."""
+    key = "" if verdict.lead is None else verdict.lead.drawn
+    return "ttft" if key == "mean_ttft_ms" else "tpot"
+
+
+def _allowed(runs: RunSet, name: str, factor: float) -> str:
+    """Return the objective of a latency for the label of its row."""
+    limits = {o.figures.limit_s for one in runs.verdict.systems.values() for o in one.objectives if o.name == name}
+    return f" ≤ {factor * limits.pop():g}" if len(limits) == 1 else ""
+
+
+def _met(one: SystemVerdict) -> Cell:
+    if one.is_met is None:
+        return Cell(MISSING, DOUBT)
+    mark = system_mark(one)
+    result = "met" if one.is_met else "missed"
+    sign = SYMBOLS[MET if one.is_met else MISSED]
+    return Cell(f"{sign} {result}{'?' if mark == DOUBT else ''}", mark)
+
+
+def _goodput(run: Run) -> str:
+    done = run.summary.throughput
+    return f"{number(done.goodput_per_s)} ({percent(done.slo_attainment)} %)"
+
+
+def _load(one: SystemVerdict) -> Cell:
+    text = one.saturation if one.is_overloaded else one.saturation.lower()
+    return Cell(text, MISSED if one.is_overloaded else DOUBT if one.saturation == Saturation.BACKLOGGED else "")
+
+
+def _band(run: Run, metric: str) -> Cell:
+    error = run.model_error
+    if error is None:
+        return Cell(MISSING)
+    return Cell(error_band(error, metric), "" if error.label == "validated" else DOUBT)
+
+
+def _meaning(title: str, best: SystemVerdict) -> str:
+    if title == "Verdict":
+        return system_mark(best) if best.objectives else ""
+    return {"Overloaded": MISSED, "Doubt": DOUBT}.get(title, "")
+
+
+def _titled(title: str, text: str, mark: str) -> RenderableType:
+    """Return a title and a text that is wrapped beside it."""
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(no_wrap=True, min_width=_TITLE)
+    grid.add_column(overflow="fold")
+    grid.add_row(
+        Text(printable(title, one_line=True), style="bold"), Text(printable(text, one_line=True), STYLES[mark])
+    )
+    return grid
+
+
+def _fitting(rows: Sequence[_Row], cells: Sequence[Sequence[Cell]], width: int) -> list[int]:
+    """Return the rows that fit beside each other as columns, without those of the lowest ranks."""
+    kept = list(range(len(rows)))
+    widths = [max(*map(len, row.title.split()), *(len(cell[0]) for cell in own)) + 2
+              for row, own in zip(rows, cells, strict=True)]  # fmt: skip
+    while len(kept) > 1 and sum(widths[number] for number in kept) > width:
+        kept.remove(min(kept, key=lambda number: (rows[number].rank, number)))
+    return kept
+
+
+def _grid(
+    head: Sequence[str], rows: Sequence[Sequence[tuple[str, str]]], *, texts: int = 1, least: int | None = None
+) -> RenderableType:
+    """Return a table without rules; the first columns are texts; ``least``: width of the others."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, show_edge=False, padding=(0, 1), header_style="bold")
+    for column, title in enumerate(head):
+        is_text = column < texts
+        words = max((len(word) for word in title.split()), default=0)
+        widest = max([words, *(len(row[column][0]) for row in rows)])
+        table.add_column(
+            _cell(title, ""), justify="left" if is_text else "right", overflow="fold", vertical="bottom",
+            width=widest if is_text else max(widest, least or 0), no_wrap=is_text,
+        )  # fmt: skip
+    for row in rows:
+        table.add_row(*(_cell(text, mark) for text, mark in row))
+    return table
+
+
+def _cell(text: str, mark: str) -> Text:
+    from rich.text import Text
+
+    return Text(printable(text, one_line=True), STYLES[mark])
+
+
+def _soft(text: str) -> RenderableType:
+    from rich.text import Text
+
+    return Text(text, style="dim")
