@@ -34,6 +34,7 @@ LATE = "∞"
 _LABEL = 22
 _LEAST_CELL = 12
 _TITLE = 9
+_GAP = 2
 
 
 class Cell(tuple[str, str]):
@@ -46,8 +47,15 @@ class Cell(tuple[str, str]):
         return super().__new__(cls, (text, mark))
 
 
+class _Title(NamedTuple):
+    """The title of a column, and its rank among those that wide tables leave out."""
+
+    text: str
+    rank: int
+
+
 class _Row(NamedTuple):
-    """A row of the table: label, title as a column, cells, and its rank among those that wide tables leave out."""
+    """A row of the table: label, title as a column, cells, and rank as a column."""
 
     label: str
     title: str
@@ -63,7 +71,9 @@ def screen_text(runs: RunSet, *, width: int = WIDTH, color: bool = False, verbos
     verdict = runs.verdict
     parts: list[RenderableType] = [*verdict_lines(verdict, verbose=verbose), ""]
     if runs.whatif:
-        parts += [*_whatif(runs), ""]
+        parts += [*_whatif(runs, width), ""]
+        if not verbose:
+            return rendered(parts[:-1], width, color)
     rows = _rows(runs)
     cells = [[row.cell(run, verdict.systems[name]) for name, run in runs.items()] for row in rows]
     names = [printable(name, one_line=True) for name in runs]
@@ -72,7 +82,7 @@ def screen_text(runs: RunSet, *, width: int = WIDTH, color: bool = False, verbos
         lines = [[Cell(row.label), *own] for row, own in zip(rows, cells, strict=True)]
         parts.append(_grid(["", *names], lines, least=widest))
     else:
-        kept = _fitting(rows, cells, width - max(map(len, names)))
+        kept = _fitting([_Title(row.title, row.rank) for row in rows], cells, width - max(map(len, names)))
         lines = [[Cell(name), *(cells[number][place] for number in kept)] for place, name in enumerate(names)]
         parts.append(_grid(["system", *(rows[number].title for number in kept)], lines))
     if any(LATE in cell[0] for row in cells for cell in row):
@@ -149,13 +159,18 @@ def strip_lines(
     return lines
 
 
-def _whatif(runs: RunSet) -> list[RenderableType]:
+def _whatif(runs: RunSet, width: int) -> list[RenderableType]:
     changes: list[RenderableType] = [_titled(name, text, "") for name, text in whatif_rows.changes(runs)]
     rows = [
         [Cell(text, MISSED if text in {"OVERLOADED", "no result"} else "") for text in row]
         for row in whatif_rows.rows(runs)
     ]
-    return [*changes, "", _grid(whatif_rows.HEAD, rows, texts=2)]
+    ranks = {"$ per Mtok": 1, "output tokens/s": 2}
+    columns = [[row[number] for row in rows] for number in range(len(whatif_rows.HEAD))]
+    titles = [_Title(title, ranks.get(title, 9)) for title in whatif_rows.HEAD]
+    kept = _fitting(titles, columns, width + _GAP)
+    lines = [[row[number] for number in kept] for row in rows]
+    return [*changes, "", _grid([whatif_rows.HEAD[number] for number in kept], lines, texts=2)]
 
 
 def _rows(runs: RunSet) -> list[_Row]:
@@ -262,13 +277,15 @@ def _titled(title: str, text: str, mark: str) -> RenderableType:
     return grid
 
 
-def _fitting(rows: Sequence[_Row], cells: Sequence[Sequence[Cell]], width: int) -> list[int]:
-    """Return the rows that fit beside each other as columns, without those of the lowest ranks."""
-    kept = list(range(len(rows)))
-    widths = [max(*map(len, row.title.split()), *(len(cell[0]) for cell in own)) + 2
-              for row, own in zip(rows, cells, strict=True)]  # fmt: skip
+def _fitting(titles: Sequence[_Title], cells: Sequence[Sequence[Cell]], width: int) -> list[int]:
+    """Return the columns that fit beside each other, without those of the lowest ranks."""
+    kept = list(range(len(titles)))
+    widths = [
+        max(*map(len, title.text.split()), *(len(cell[0]) for cell in own)) + _GAP
+        for title, own in zip(titles, cells, strict=True)
+    ]
     while len(kept) > 1 and sum(widths[number] for number in kept) > width:
-        kept.remove(min(kept, key=lambda number: (rows[number].rank, number)))
+        kept.remove(min(kept, key=lambda number: (titles[number].rank, number)))
     return kept
 
 
