@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 from helixsim.cli import console, options
 from helixsim.errors import ConfigError, ExitCode, ThresholdError, unknown_name
 from helixsim.papers.helix.names import figure_titles
+from helixsim.papers.leaderboard.names import CLUSTERS, QUICK_CLUSTERS
 
 if TYPE_CHECKING:
     from helixsim.papers.helix.cells import Cell
 
 ALL = "all"
+LEADERBOARD = "all placement strategies on eight clusters, under three loads and a service-level objective"
 FIDELITY = "measured cells of the paper's 24-GPU prototype, helixsim and the paper's simulator"
 _FIGURES = """\
 Run the simulations of the figures and write DIR/index.html, with every figure as SVG and PNG and its data as CSV under
@@ -40,6 +42,23 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         figure.add_argument("--quick", action="store_true", help="coarse: one seed, short windows, small searches")
         figure.set_defaults(func=run_figures, first=name)
     _add_fidelity(actions)
+    leaderboard = actions.add_parser(
+        "leaderboard",
+        parents=[options.common(), output],
+        help=LEADERBOARD,
+        description="Simulate every placement strategy on each cluster, saturated and at 25, 70 and 100 % of the best "
+        "capacity, and search the highest rate within the service-level objective. Writes DIR/leaderboard.html, .csv "
+        "and .json. Results are cached in DIR/cache, so that an interrupted run continues.",
+    )
+    leaderboard.add_argument(
+        "clusters", nargs="*", metavar="CLUSTER", help=f"only these of {', '.join(CLUSTERS)} (default: all)"
+    )
+    leaderboard.add_argument(
+        "--quick",
+        action="store_true",
+        help=f"coarse: short windows and searches, and unless clusters are named {', '.join(QUICK_CLUSTERS)} only",
+    )
+    leaderboard.set_defaults(func=run_leaderboard)
 
 
 def _add_fidelity(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -87,12 +106,16 @@ def run_list(args: argparse.Namespace) -> int:
     figures, cells = load_figures(), load_cells()
     if args.json:
         listed = {figure.name: {"paper": figure.paper, "title": figure.title} for figure in figures}
-        print(json.dumps({"figures": listed, "fidelity": [cell.name for cell in cells]}, indent=2))
+        document = {"figures": listed, "leaderboard": CLUSTERS, "fidelity": [cell.name for cell in cells]}
+        print(json.dumps(document, indent=2))
         return ExitCode.OK
     for figure in figures:
         print(f"{figure.name:10}{figure.paper or 'beyond the paper':18}{figure.title}")
         for name, part in figure.parts.items():
             print(f"  {figure.name}-{name:12}{part.title}")
+    print(f"{'leaderboard':12}{LEADERBOARD}")
+    for cluster, title in CLUSTERS.items():
+        print(f"  {cluster:24}{title}")
     print(f"{'fidelity':10}{FIDELITY}")
     for cell in cells:
         print(f"  {cell.name:24}{cell.model}, {cell.mode}, {', '.join(cell.gpus)}")
@@ -115,6 +138,25 @@ def run_figures(args: argparse.Namespace) -> int:
     else:
         print(report_text.text(document))
         console.note(f"{args.out / 'index.html'}")
+    return ExitCode.OK
+
+
+def run_leaderboard(args: argparse.Namespace) -> int:
+    """Run the leaderboard, write it, and print its table."""
+    from helixsim.papers.leaderboard import files, run, text, verdicts
+    from helixsim.papers.leaderboard.names import Effort
+
+    effort = Effort(args.quick)
+    clusters = run.chosen_clusters(args.clusters, effort)
+    with console.progress("leaderboard", quiet=args.quiet) as advance, options.executor(args) as executor:
+        board = run.simulate_all(clusters, effort, args.out / "cache", executor, force=args.force, progress=advance)
+    document = verdicts.document(board)
+    written = files.write(document, args.out)
+    if args.json:
+        console.print_json(document)
+    else:
+        print(text.text(document))
+        console.note(str(written))
     return ExitCode.OK
 
 

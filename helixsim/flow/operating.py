@@ -238,6 +238,40 @@ class _RoundTrips:
         return self._fixed_s[number] + token_s * self._load.tokens_per_step + waiting_s
 
 
+def busy_capacity(fleet: Deployment, load: OperatingLoad) -> CapacityTable:
+    """Return what kinds of nodes pass that compute all the time, in batches as large as their KV memory allows.
+
+    No node passes more under the step time law at mean lengths, whatever the placement, the routing and the network.
+
+    Raises
+    ------
+    InfeasibleError
+        If no node of the fleet can hold a single layer.
+    """
+    return CapacityTable(
+        tables={
+            kind: tuple(station.most_steps_per_s * load.tokens_per_step for station in found)
+            for kind, found in _stations_by_kind(fleet, load).items()
+        },
+        kinds={node.id: profile.kind for node, profile in zip(fleet.cluster.nodes, fleet.profiles, strict=True)},
+        assumptions=("Node capacities: always busy, with the largest batches that KV memory holds.",),
+    )
+
+
+def _stations_by_kind(fleet: Deployment, load: OperatingLoad) -> dict[str, list[Station]]:
+    """Return the station of each kind of node with 1, 2, ... layers."""
+    stations = {
+        profile.kind: [
+            Station(profile, layers, profile.kv_tokens(layers), load, _mean_step_time(profile, layers, load.engine))
+            for layers in range(1, len(profile.kv_blocks) + 1)
+        ]
+        for profile in {profile.kind: profile for profile in fleet.profiles}.values()
+    }
+    if not any(stations.values()):
+        raise InfeasibleError(f"no node of the fleet can hold one layer of {fleet.model.name} and any KV cache")
+    return stations
+
+
 def operating_capacity(fleet: Deployment, load: OperatingLoad) -> CapacityTable:
     """Return what kinds of nodes sustain at the operating point of an average deployment of the fleet.
 
@@ -249,16 +283,7 @@ def operating_capacity(fleet: Deployment, load: OperatingLoad) -> CapacityTable:
     InfeasibleError
         If no node of the fleet can hold a single layer.
     """
-    profiles = {profile.kind: profile for profile in fleet.profiles}
-    stations = {
-        kind: [
-            Station(profile, layers, profile.kv_tokens(layers), load, _mean_step_time(profile, layers, load.engine))
-            for layers in range(1, len(profile.kv_blocks) + 1)
-        ]
-        for kind, profile in profiles.items()
-    }
-    if not any(stations.values()):
-        raise InfeasibleError(f"no node of the fleet can hold one layer of {fleet.model.name} and any KV cache")
+    stations = _stations_by_kind(fleet, load)
     typical = typical_layers(fleet)
     counts = {kind: sum(profile.kind == kind for profile in fleet.profiles) for kind in typical}
     budget = min(stations[kind][layers - 1].token_budget for kind, layers in typical.items())

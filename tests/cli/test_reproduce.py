@@ -34,6 +34,13 @@ def test_list_names_every_cell(capsys):
     assert all(cell.name in text for cell in load_cells())
 
 
+def test_the_leaderboard_is_listed_and_knows_its_clusters(capsys):
+    assert main(["reproduce", "list"]) == 0
+    assert "regions200" in capsys.readouterr().out
+    assert main(["reproduce", "leaderboard", "regions20"]) == 2
+    assert "regions200" in capsys.readouterr().err
+
+
 def test_a_cell_as_text_markdown_and_json(capsys, tmp_path):
     out = ["--out", str(tmp_path)]
     assert main(["reproduce", "fidelity", *SHORT, *out]) == 0

@@ -12,7 +12,7 @@ from helixsim.domain.cluster import TOKEN_ID_BYTES, Deployment, LinkSpec
 from helixsim.domain.curves import Curve
 from helixsim.domain.engine import EngineSpec
 from helixsim.domain.placement import Placement
-from helixsim.flow.operating import operating_capacity, operating_point
+from helixsim.flow.operating import busy_capacity, operating_capacity, operating_point
 from helixsim.flow.station import OperatingLoad
 
 PROMPT, OUTPUT = 400.0, 80.0
@@ -189,6 +189,22 @@ def test_the_table_of_a_fleet_that_is_one_chain_is_its_operating_point(nodes: in
     point = operating_point(fleet, placement, LOAD)
     table = operating_capacity(fleet, LOAD)
     assert table.tokens_per_s("n-0", LAYERS) == pytest.approx(point.tokens_per_s, rel=0.01)
+
+
+@pytest.mark.parametrize("nodes", [2, 8])
+@pytest.mark.parametrize("blocks", [150, 600])
+def test_nodes_that_are_always_busy_pass_at_least_what_they_do_at_their_operating_point(
+    nodes: int, blocks: int
+) -> None:
+    """With so long a link, requests wait for their round trip: busy nodes pass much more."""
+    fleet, placement = chain(nodes, blocks=blocks, link=LinkSpec(1e15, 3_000_000))
+    busy = busy_capacity(fleet, LOAD)
+    table = operating_capacity(fleet, LOAD)
+    assert all(most >= found for most, found in zip(busy.of("n-0"), table.of("n-0"), strict=True))
+    assert busy.tokens_per_s("n-0", LAYERS) >= operating_point(fleet, placement, LOAD).tokens_per_s
+    far, _ = chain(nodes, blocks=blocks, link=LinkSpec(1e15, 3_000_000_000))
+    assert busy_capacity(far, LOAD).tables == busy.tables
+    assert busy.tokens_per_s("n-0", LAYERS) > 10 * operating_capacity(far, LOAD).tokens_per_s("n-0", LAYERS)
 
 
 def test_of_two_chains_prompts_in_the_way_count_by_their_share() -> None:

@@ -1,0 +1,183 @@
+"""What the leaderboard has computed: one strategy under one load, and the bound of a cluster."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import helixsim as hx
+from helixsim.domain.summary import Summary
+from helixsim.errors import HelixsimError
+from helixsim.flow.operating import busy_capacity
+from helixsim.flow.station import OperatingLoad
+from helixsim.jsonio import json_values
+from helixsim.metrics.summary import summarise
+from helixsim.papers.helix.tasks import Outcome, system_inputs
+from helixsim.papers.leaderboard.names import Effort, experiment_file
+from helixsim.placement.bounds import configuration_bound
+from helixsim.solver import SolverError
+
+SATURATED = "saturated"
+"""Load of a cell without a rate: as many requests in flight as fit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One strategy on one cluster under one load.
+
+    Parameters
+    ----------
+    cluster, strategy
+        Names of an experiment and of one of its systems. The strategy is placed without the others, so that ``helix``
+        compares its candidates with none of them.
+    rate_rps
+        Requests/s; None: saturated.
+    planned_rps
+        Rate for which ``helix`` plans, where that is another one.
+    """
+
+    cluster: str
+    strategy: str
+    rate_rps: float | None
+    effort: Effort
+    planned_rps: float | None = None
+
+    @property
+    def title(self) -> str:
+        """See ``helix.tasks.Task.title``."""
+        load = SATURATED if self.rate_rps is None else f"{self.rate_rps:g} requests/s"
+        return f"{self.cluster}, {self.strategy}, {load}"
+
+    def key(self) -> str:
+        """See ``helix.tasks.Task.key``."""
+        return json.dumps([system_inputs(self._experiment(), self.strategy)])
+
+    def perform(self, cache: Path | None) -> Outcome:
+        """Return the figures of the cell; ``{"failed": message}`` if the strategy has no placement for the cluster."""
+        experiment = self._experiment()
+        try:
+            placed = hx.place(experiment, self.strategy, cache=cache)
+            run = hx.simulate(experiment, placed)
+        except HelixsimError as error:
+            if error.is_result or isinstance(error, SolverError):
+                return {"failed": str(error)}
+            raise
+        stats = experiment.workload_stats
+        summary = summarise(
+            run, slo=experiment.slo, fleet=placed.system.fleet, placement=placed.placement, plan=placed.plan,
+            mean_prompt_tokens=stats.mean_prompt_tokens, mean_output_tokens=stats.mean_output_tokens,
+            offered_rps=stats.offered_rps, engine=experiment.engine, unsupported=experiment.unsupported,
+        )  # fmt: skip
+        found: Outcome = json_values(_figures(summary, placed, stats.mean_output_tokens))
+        return found
+
+    def _experiment(self) -> hx.ResolvedExperiment:
+        return loaded(self.cluster, self.strategy, self.rate_rps, self.planned_rps, self.effort)
+
+
+@lru_cache(maxsize=8)
+def loaded(
+    cluster: str, strategy: str, rate_rps: float | None, planned_rps: float | None, effort: Effort
+) -> hx.ResolvedExperiment:
+    """Return the experiment of a cluster with one of its systems and a load."""
+    changes: dict[str, Any] = dict(effort.settings)
+    if rate_rps is None:
+        changes["workload.arrivals"] = {"process": "saturate"}
+    else:
+        changes["workload.arrivals.rate"] = rate_rps
+    if planned_rps is not None:
+        changes["planning.rate"] = planned_rps
+    experiment = hx.load(experiment_file(cluster)).with_([hx.Edit.of(key, value) for key, value in changes.items()])
+    (system,) = (entry for entry in experiment.resolve().document["systems"] if entry["name"] == strategy)
+    return experiment.with_([hx.Edit.of("systems", [system])]).resolve()
+
+
+def strategies_of(cluster: str) -> list[str]:
+    """Return the names of the systems of a cluster's experiment."""
+    return [system.name for system in hx.load(experiment_file(cluster)).resolve().systems]
+
+
+def _figures(summary: Summary, placed: hx.Placed, mean_output_tokens: float) -> dict[str, Any]:
+    notes = placed.placement.notes
+    done = summary.throughput
+    interval = done.attainment_interval
+    routing = notes.get("routing", {}).get("policy") or placed.system.routing
+    chosen = notes.get("chosen")
+    return {
+        "output_tokens_per_s": done.output_tokens_per_s,
+        "served_rps": None if done.output_tokens_per_s is None else done.output_tokens_per_s / mean_output_tokens,
+        "goodput_rps": done.goodput_per_s,
+        "within_slo": done.slo_attainment,
+        "within_slo_low": None if interval is None else interval.low,
+        "within_slo_high": None if interval is None else interval.high,
+        **{
+            f"{name}_{statistic}_s": getattr(getattr(summary, name), f"{statistic}_s")
+            for name in ("ttft", "tpot", "e2el")
+            for statistic in ("mean", "p50", "p95", "p99")
+        },
+        "usd_per_mtok": summary.cost.usd_per_mtok,
+        "usd_per_hour": summary.cost.usd_per_hour,
+        "saturation": summary.load.saturation,
+        "planning_s": placed.placement.solve_s,
+        "max_flow_tokens_per_s": placed.plan.max_flow_tokens_per_s,
+        "mean_hops": placed.plan.mean_hops,
+        "nodes_used": len(placed.placement.ranges),
+        "nodes": len(placed.system.fleet.cluster.nodes),
+        "placement": placed.placement.strategy if chosen is None else chosen,
+        "routing": routing,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """The output tokens/s that no placement on a cluster exceeds."""
+
+    cluster: str
+
+    @property
+    def title(self) -> str:
+        """See ``helix.tasks.Task.title``."""
+        return f"{self.cluster}, bound"
+
+    def key(self) -> str:
+        """See ``helix.tasks.Task.key``."""
+        experiment = hx.load(experiment_file(self.cluster)).resolve()
+        return json.dumps([system_inputs(experiment, experiment.systems[0].name)])
+
+    def perform(self, cache: Path | None) -> Outcome:
+        """Return ``{"output_tokens_per_s": bound}``: nodes always busy, with the largest batches that memory holds."""
+        experiment = hx.load(experiment_file(self.cluster)).resolve()
+        system, stats = experiment.systems[0], experiment.workload_stats
+        prompt, output = stats.mean_prompt_tokens, stats.mean_output_tokens
+        load = OperatingLoad(prompt, output, 1.0, output, experiment.engine, stats.prompt_spread)
+        bound = configuration_bound(system.fleet, busy_capacity(system.fleet, load))
+        return {"output_tokens_per_s": bound * output / (prompt + output)}
+
+
+def served_rps(outcome: Mapping[str, Any]) -> float:
+    """Return the requests/s that a cell served; 0 if it failed or had none."""
+    found = outcome.get("served_rps")
+    return 0.0 if found is None or not math.isfinite(found) else float(found)
+
+
+def cluster_facts(cluster: str) -> dict[str, Any]:
+    """Return what a page says of a cluster: model, nodes by region, objectives and mean lengths."""
+    experiment = hx.load(experiment_file(cluster)).resolve()
+    regions: dict[str, dict[str, int]] = {}
+    for node in experiment.fleet.cluster.nodes:
+        counts = regions.setdefault(node.region, {})
+        counts[node.node_type] = counts.get(node.node_type, 0) + 1
+    stats, slo = experiment.workload_stats, experiment.slo
+    return {
+        "model": experiment.fleet.model.name,
+        "regions": regions,
+        "slo_ttft_s": slo.ttft_s,
+        "slo_tpot_s": slo.tpot_s,
+        "mean_prompt_tokens": stats.mean_prompt_tokens,
+        "mean_output_tokens": stats.mean_output_tokens,
+    }

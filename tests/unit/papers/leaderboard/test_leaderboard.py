@@ -1,0 +1,162 @@
+"""The leaderboard: its search, verdicts, page and table, and a small one from end to end."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import tiny
+
+import helixsim as hx
+from helixsim.errors import ConfigError
+from helixsim.papers.leaderboard import files, names, page, run, tasks, text, verdicts
+from helixsim.papers.leaderboard.names import CLUSTERS, LOADS, Effort, experiment_file
+from helixsim.papers.leaderboard.run import Ladder, chosen_clusters, simulate_all
+from helixsim.runtime.pool import Serial
+
+QUICK = Effort(is_quick=True)
+
+
+@pytest.mark.parametrize("cluster", CLUSTERS)
+def test_every_cluster_has_an_experiment_with_all_strategies_and_objectives(cluster: str) -> None:
+    experiment = hx.load(experiment_file(cluster)).resolve()
+    assert experiment.name == f"leaderboard-{cluster}"
+    placements = {system.placement for system in experiment.systems}
+    assert placements == {
+        "helix", "parallax", "exo", "hexgen2", "cost_milp", "swarm", "petals", "separate", "replicas", "homogeneous",
+    }  # fmt: skip
+    assert None not in (experiment.slo.ttft_s, experiment.slo.tpot_s)
+    nodes = len(experiment.fleet.cluster.nodes)
+    assert nodes == {"single24": 24, "dist24": 24, "het42": 42, "ordinary": 35, "mi300x-l4": 24, "regions200": 200}.get(
+        cluster, nodes
+    )
+
+
+@given(limit=st.floats(0, 1.4), step=st.sampled_from([0.05, 0.1]))
+def test_the_search_finds_the_highest_step_within_the_objectives(limit: float, step: float) -> None:
+    ladder = Ladder(step)
+    for load in LOADS:
+        ladder.note(load, load <= limit)
+    tried = 0
+    while (number := ladder.following()) is not None:
+        assert number not in ladder.known
+        ladder.note(number * step, number * step <= limit)
+        tried += 1
+    highest = max((n for n in range(round(run.MOST_LOAD / step) + 1) if n * step <= limit), default=0)
+    assert ladder.best == highest
+    assert tried <= 5
+
+
+def test_a_load_above_one_that_fails_does_not_count() -> None:
+    ladder = Ladder(0.1)
+    for load, is_met in ((0.3, True), (0.5, False), (0.8, True)):
+        ladder.note(load, is_met)
+    assert ladder.best == 3
+    assert ladder.following() == 4
+
+
+def test_clusters_by_name() -> None:
+    assert chosen_clusters([], Effort()) == list(CLUSTERS)
+    assert chosen_clusters([], QUICK) == list(names.QUICK_CLUSTERS)
+    assert chosen_clusters(["home", "home", "dist24"], QUICK) == ["home", "dist24"]
+    with pytest.raises(ConfigError, match=r"hom.*did you mean"):
+        chosen_clusters(["hom"], QUICK)
+
+
+def row(strategy: str, share: float | None, time_s: float | None = 1.0, low: float | None = None, **more):
+    figures = dict.fromkeys(verdicts.FIGURES)
+    return {"cluster": "home", "strategy": strategy, "load": 0.7, "failed": None, **figures, "within_slo": share,
+            "within_slo_low": low, "e2el_p50_s": time_s, **more}  # fmt: skip
+
+
+def firsts(*rows) -> tuple[str, tuple[str, ...]]:
+    (one,) = verdicts.standings(rows)
+    return one.leader, one.first
+
+
+def test_the_largest_share_is_first_then_the_least_time() -> None:
+    assert firsts(row("a", 0.9), row("b", 0.8, 0.1)) == ("a", ("a",))
+    assert firsts(row("a", 1.0, 2.0), row("b", 1.0, 1.0)) == ("b", ("b",))
+    assert firsts(row("a", 1.0, 1.04), row("b", 1.0, 1.0)) == ("b", ("a", "b"))
+    assert firsts(row("a", 0.9, 2.0, low=0.85), row("b", 0.86, 1.0)) == ("b", ("b",))
+    assert firsts(row("a", 1.0, None), row("b", 0.2, 1.0)) == ("a", ("a",))
+
+
+def test_cells_without_a_rate_or_a_figure_have_no_standing() -> None:
+    assert verdicts.standings([row("a", None), row("b", 0.5, failed="no"), row("c", 0.5, load="saturated")]) == []
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """Two strategies, and one whose budget buys no replica, on a cluster of five nodes."""
+    path = tmp_path / "small.yaml"
+    systems = (
+        "{name: replicas, placement: replicas}",
+        "{name: exo, placement: exo}",
+        "{name: cost_milp, placement: {strategy: cost_milp, budget_usd_per_hour: 0.01}}",
+    )
+    path.write_text(tiny(*systems) + "slo: {ttft: 5 s, tpot: 1 s}\n", encoding="utf-8")
+    monkeypatch.setitem(CLUSTERS, "small", "five nodes")
+    monkeypatch.setattr(tasks, "experiment_file", lambda cluster: path)
+    monkeypatch.setattr(Effort, "settings", {"workload.warmup": "1 s", "workload.duration": "4 s"})
+    tasks.loaded.cache_clear()
+    yield tmp_path
+    tasks.loaded.cache_clear()
+
+
+def test_a_small_leaderboard_from_end_to_end(small, monkeypatch) -> None:
+    said = []
+    board = simulate_all(["small"], QUICK, small / "cache", Serial(), progress=lambda share, what: said.append(share))
+    assert said == sorted(said)
+    document = verdicts.document(board)
+    json.dumps(document, allow_nan=False)
+    by_key = {(one["strategy"], one["load"]): one for one in document["rows"]}
+    assert len(document["rows"]) == 3 * (1 + len(LOADS))
+    for load in ("saturated", *LOADS):
+        assert "budget_usd_per_hour is 0.01" in by_key["cost_milp", load]["failed"]
+        assert by_key["cost_milp", load]["output_tokens_per_s"] is None
+        for name in ("replicas", "exo"):
+            assert by_key[name, load]["failed"] is None
+            assert by_key[name, load]["output_tokens_per_s"] > 0
+    capacity = document["clusters"]["small"]["capacity_rps"]
+    best = max(by_key[name, "saturated"]["served_rps"] for name in ("replicas", "exo"))
+    assert capacity == pytest.approx(best, rel=0.01)
+    for load in LOADS:
+        assert by_key["exo", load]["rate_rps"] == pytest.approx(capacity * load, rel=0.01)
+        served = by_key["exo", load]["output_tokens_per_s"]
+        assert served <= document["clusters"]["small"]["bound_output_tokens_per_s"]
+    assert {one["strategy"] for one in document["slo_rates"]} == {"replicas", "exo"}
+    assert all(0 <= one["load"] <= 1.31 for one in document["slo_rates"])
+
+    shown = text.text(document)
+    assert "small, cost_milp: cost_milp: budget_usd_per_hour is 0.01" in shown
+    assert "upper bound" in shown
+    written = files.write(document, small / "out")
+    html = written.read_text(encoding="utf-8")
+    assert html.count("budget_usd_per_hour is 0.01") >= 2
+    assert "http" not in html.replace("http-equiv", "")
+    assert len((small / "out" / "leaderboard.csv").read_text(encoding="utf-8").splitlines()) == 1 + 12
+    assert json.loads((small / "out" / "leaderboard.json").read_text(encoding="utf-8")) == document
+
+    monkeypatch.setattr(hx, "simulate", lambda *_: pytest.fail("simulated again"))
+    again = simulate_all(["small"], QUICK, small / "cache", Serial())
+    assert verdicts.document(again) == document
+
+
+def test_the_bound_line_stays_on_the_scale(small) -> None:
+    document = verdicts.document(simulate_all(["small"], QUICK, small / "cache", Serial()))
+    (card,) = page.shown(document)["clusters"]
+    assert 0 < card["bound_at"] <= 100
+    for bar in card["bars"]:
+        assert 0 <= bar["within"] <= 100
+        assert 0 <= bar["saturated"] <= 100
+
+
+def test_helix_is_placed_without_the_other_systems() -> None:
+    experiment = tasks.loaded("home", "helix", 0.5, None, QUICK)
+    assert [system.name for system in experiment.systems] == ["helix"]
+    assert experiment.workload.arrivals.rate_rps == 0.5
+    planned = tasks.loaded("home", "helix", 0.5, 2.0, QUICK)
+    assert planned.planning_rate_rps == 2.0
