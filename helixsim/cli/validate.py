@@ -78,7 +78,7 @@ def summarise(experiment: ResolvedExperiment, *, plugins_imported: bool = True) 
         },
         "nodes": _nodes(experiment),
         "layers_that_fit": sum(len(profile.kv_blocks) for profile in fleet.profiles),
-        "cost_usd_per_hour": round(sum(node.cost_usd_per_hour for node in fleet.cluster.nodes), 6),
+        "cost_usd_per_hour": round(fleet.cluster.cost_usd_per_hour, 6),
         "network": {
             "coordinator_region": fleet.cluster.coordinator_region,
             "intra_region": _link(network.intra_region),

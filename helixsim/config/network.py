@@ -85,34 +85,46 @@ def _scaled(cluster: Cluster, scale: LinkScaleSection) -> Cluster:
 
 def nodes_in_service(
     section: ClusterSection, nodes: tuple[Node, ...], source: Source, problems: list[Problem]
+) -> tuple[set[str], set[str]]:
+    """Return the ids of the nodes in service, and of those out of service that are not given up."""
+    ids = {node.id for node in nodes}
+    removed = _listed(section.removed, "removed", nodes, source, problems)
+    down = _listed(section.down, "down", nodes, source, problems) - removed
+    if ids and not ids - removed - down:
+        key = "down" if section.down else "removed"
+        problems.append(source.problem(("cluster", key), "no node is in service"))
+    return ids - removed - down, down
+
+
+def _listed(
+    patterns: Sequence[str] | None, key: str, nodes: tuple[Node, ...], source: Source, problems: list[Problem]
 ) -> set[str]:
-    """Return the ids of the nodes in service."""
-    ids = [node.id for node in nodes]
-    down: set[str] = set()
-    for number, pattern in enumerate(section.down or ()):
-        path = ("cluster", "down", number)
+    """Return the ids of the nodes that a list such as ``cluster.down`` names."""
+    found: set[str] = set()
+    for number, pattern in enumerate(patterns or ()):
+        path = ("cluster", key, number)
         kind, colon, name = pattern.partition(":")
         if not colon:
-            down.update(matching(pattern, ids, path, source, problems))
-            continue
-        names = {"region": [node.region for node in nodes], "gpu": [node.gpu for node in nodes]}.get(kind)
-        if names is None:
-            problems.append(source.problem(path, f"{pattern!r}: expected region:NAME, gpu:NAME, an id or a pattern"))
-        elif name not in names:
-            problems.append(source.problem(path, unknown_name(kind, name, dict.fromkeys(names))))
+            found.update(matching(pattern, [node.id for node in nodes], path, source, problems))
+        elif kind not in {"region", "site", "gpu"}:
+            message = f"{pattern!r}: expected region:NAME (or site:NAME), gpu:NAME, an id or a pattern"
+            problems.append(source.problem(path, message))
         else:
-            down.update(node_id for node_id, own in zip(ids, names, strict=True) if own == name)
-    if ids and down.issuperset(ids):
-        problems.append(source.problem(("cluster", "down"), "no node is in service"))
-    return set(ids) - down
+            names = [node.gpu if kind == "gpu" else node.region for node in nodes]
+            if name not in names:
+                problems.append(source.problem(path, unknown_name(kind, name, dict.fromkeys(names))))
+            found.update(node.id for node, own in zip(nodes, names, strict=True) if own == name)
+    return found
 
 
-def without_nodes(cluster: Cluster, kept: set[str]) -> Cluster:
-    """Return the cluster reduced to the nodes in ``kept`` and the links between them."""
+def without_nodes(cluster: Cluster, kept: set[str], down: set[str]) -> Cluster:
+    """Return the cluster reduced to the nodes in ``kept`` and the links between them; those in ``down`` cost on."""
     ends = {*kept, COORDINATOR}
     pairs = {pair: link for pair, link in cluster.network.pairs.items() if ends.issuperset(pair)}
     nodes = tuple(node for node in cluster.nodes if node.id in kept)
-    return dataclasses.replace(cluster, nodes=nodes, network=dataclasses.replace(cluster.network, pairs=pairs))
+    paid = sum(node.cost_usd_per_hour for node in cluster.nodes if node.id in down)
+    network = dataclasses.replace(cluster.network, pairs=pairs)
+    return dataclasses.replace(cluster, nodes=nodes, network=network, down_usd_per_hour=paid)
 
 
 def _link_class(value: str | LinkClassSection, path: KeyPath, source: Source) -> LinkSpec:

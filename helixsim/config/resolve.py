@@ -152,9 +152,9 @@ class _Resolver:
         if calibration is not None:
             gpus = [calibration.applied(gpu) for gpu in gpus]
         nodes = build_nodes(section.cluster.nodes, gpus, self.engine.block_tokens, source, self.problems)
-        kept = nodes_in_service(section.cluster, nodes, source, self.problems)
+        kept, down = nodes_in_service(section.cluster, nodes, source, self.problems)
         cluster = without_nodes(
-            build_cluster(section.cluster, nodes, source, self.problems, is_part=self.is_part), kept
+            build_cluster(section.cluster, nodes, source, self.problems, is_part=self.is_part), kept, down
         )
         numbers = range(len(section.systems))
         own_nodes = [tuple(node for node in self._nodes(number, nodes) if node.id in kept) for number in numbers]
@@ -352,7 +352,7 @@ class _Resolver:
         self, number: int, fleet: Deployment, nodes: tuple[Node, ...], arrivals: ArrivalsSpec | None
     ) -> SystemSpec:
         section, options, chosen = self.section.systems[number], self.choices.options, self.choices.documents
-        cluster = Cluster(nodes, fleet.cluster.network, fleet.cluster.coordinator_region)
+        cluster = dataclasses.replace(fleet.cluster, nodes=nodes)
         placement, routing, batching = (("systems", number, key) for key in ("placement", "routing", "batching"))
         return SystemSpec(
             name=self.names[number],

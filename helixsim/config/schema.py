@@ -124,8 +124,10 @@ class ClusterSection(FileSection):
     coordinator: CoordinatorSection = Field(CoordinatorSection(), description="Entry of requests and exit of tokens.")
     nodes: list[NodesSection] = Field(min_length=1, description="The nodes; their order breaks ties.")
     down: list[str] | None = Field(
-        None, description="Nodes out of service: ids, patterns such as `l4-*`, `gpu:t4`, or `region:eu`."
+        None,
+        description="Nodes out of service, still paid for: ids, patterns such as `l4-*`, `gpu:t4`, or `region:eu`.",
     )
+    removed: list[str] | None = Field(None, description="Nodes given up, which cost nothing; written as in `down`.")
     network: NetworkSection = Field(description="Links.")
 
 

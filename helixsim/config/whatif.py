@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -46,8 +47,9 @@ def overlay(source: Source, number: int, what: WhatifSection, names: list[str]) 
         for place, (node, before) in enumerate(zip(nodes, data["cluster"]["nodes"], strict=True))
         if node is not before
     }
-    if what.lose:
-        changes["cluster.down"] = [*(data["cluster"].get("down") or []), *what.lose]
+    for key, patterns in (("down", what.lose), ("removed", what.remove)):
+        if patterns:
+            changes[f"cluster.{key}"] = [*(data["cluster"].get(key) or []), *patterns]
     if what.links is not None:
         scale = data["cluster"]["network"].get("scale")
         changes["cluster.network.scale"] = _product(scale, what.links.model_dump())
@@ -74,8 +76,8 @@ def described(base: ResolvedExperiment, changed: ResolvedExperiment, what: Whati
         old, new = (count[region, kind] for count in counts)
         if old != new:
             yield f"{kind}{f' in {region}' if several else ''}: {old} → {new}"
-    prices = [sum(node.cost_usd_per_hour for node in fleet.cluster.nodes) for fleet in (before, after)]
-    if prices[0] != prices[1]:
+    prices = [fleet.cluster.cost_usd_per_hour for fleet in (before, after)]
+    if not math.isclose(*prices):
         yield f"price: {prices[0]:.2f} → {prices[1]:.2f} $/h"
     for name in ("name", "precision", "kv_precision"):
         old_word, new_word = getattr(before.model, name), getattr(after.model, name)

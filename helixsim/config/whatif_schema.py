@@ -27,7 +27,11 @@ class WhatifSection(Section):
         None, description="Systems of the variant (default: all)."
     )
     add: list[dict[str, Any]] = Field([], description="Nodes to add, as in `cluster.nodes`.")
-    lose: list[str] = Field([], description="Nodes to remove: ids, patterns such as `l4-*`, `gpu:t4`, or `region:eu`.")
+    lose: list[str] = Field(
+        [],
+        description="Nodes that fail, still paid for: ids, patterns such as `l4-*`, `gpu:t4`, or `region:eu`.",
+    )
+    remove: list[str] = Field([], description="Nodes to give up, which cost nothing any more; written as in `lose`.")
     swap: list[SwapSection] = Field([], description="GPUs to replace.")
     links: LinkScaleSection | None = Field(None, description="Factors on links, times `cluster.network.scale`.")
     traffic: TrafficScaleSection | None = Field(None, description="Factors on traffic, times `workload.scale`.")

@@ -75,11 +75,15 @@ class Network:
 
 @dataclass(frozen=True)
 class Cluster:
-    """The nodes, whose order breaks ties, and their network."""
+    """The nodes in service, whose order breaks ties, and their network.
+
+    ``down_usd_per_hour`` is the price of the nodes out of service [$/h], which is paid all the same.
+    """
 
     nodes: tuple[Node, ...]
     network: Network
     coordinator_region: str
+    down_usd_per_hour: float = 0.0
     index: Mapping[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -87,6 +91,11 @@ class Cluster:
         if len(index) != len(self.nodes) or COORDINATOR in index:
             raise ValueError("node ids must be unique and none may be called 'coordinator'")
         object.__setattr__(self, "index", index)
+
+    @property
+    def cost_usd_per_hour(self) -> float:
+        """Price of all nodes, including those out of service [$/h]."""
+        return sum((node.cost_usd_per_hour for node in self.nodes), self.down_usd_per_hour)
 
     def node(self, node_id: str) -> Node:
         """Return the node with this id."""

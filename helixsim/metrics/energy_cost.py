@@ -1,6 +1,7 @@
 """Cost and energy per million tokens.
 
-All nodes count, including those without layers. "Per Mtok" means output tokens, "per total Mtok" prompt and output.
+All nodes count, including those without layers. Nodes out of service cost their price and draw no power. "Per Mtok"
+means output tokens, "per total Mtok" prompt and output.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ _TOKENS_PER_MTOK = 1_000_000
 
 
 def fleet_cost_usd_per_hour(fleet: Deployment) -> float:
-    """Return the price of all nodes [$/h]."""
-    return sum(node.cost_usd_per_hour for node in fleet.cluster.nodes)
+    """Return the price of all nodes, including those out of service [$/h]."""
+    return fleet.cluster.cost_usd_per_hour
 
 
 def cost_usd_per_mtok(fleet: Deployment, tokens_per_s: float) -> float:

@@ -257,7 +257,14 @@ class _Search:
         if chosen not in names:
             raise ConfigError(f"{plan.name}: system: {unknown_name('system', chosen, names)}")
         system = base.document["systems"][names.index(chosen)]
-        changes = {"whatif": None, "baseline": None, "cluster.down": None, "systems": [system], "name": plan.name}
+        changes = {
+            "whatif": None,
+            "baseline": None,
+            "cluster.down": None,
+            "cluster.removed": None,
+            "systems": [system],
+            "name": plan.name,
+        }
         return experiment.with_(edits_of(changes))
 
     def _with_nodes(self, counts: Counts) -> Experiment:

@@ -101,7 +101,8 @@ def _priced(fleet: Deployment, *, prices: bool) -> Deployment:
         replace(node, cost_usd_per_hour=node.cost_usd_per_hour if prices else 0.0, tdp_w=0.0)
         for node in fleet.cluster.nodes
     )
-    return replace(fleet, cluster=replace(fleet.cluster, nodes=nodes))
+    down = fleet.cluster.down_usd_per_hour if prices else 0.0
+    return replace(fleet, cluster=replace(fleet.cluster, nodes=nodes, down_usd_per_hour=down))
 
 
 def decoded_placement(document: dict[str, Any]) -> Placement:

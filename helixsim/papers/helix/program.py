@@ -58,7 +58,7 @@ def without_links(fleet: Deployment, edges: Sequence[Edge]) -> Deployment:
     kept, cluster = set(edges), fleet.cluster
     cut = {edge: LinkSpec(0.0, cluster.link(*edge).latency_ns) for edge in all_edges(cluster) if edge not in kept}
     network = replace(cluster.network, pairs={**cluster.network.pairs, **cut})
-    return replace(fleet, cluster=Cluster(cluster.nodes, network, cluster.coordinator_region))
+    return replace(fleet, cluster=replace(cluster, network=network))
 
 
 def program_size(max_layers: Mapping[str, int], edges: Sequence[Edge]) -> ProgramSize:

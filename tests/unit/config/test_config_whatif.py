@@ -25,6 +25,7 @@ def test_nodes_can_be_down_by_id_pattern_gpu_and_region(load, sound):
         (["l4-1"], {"a100-0", "a100-1", "a100-2", "a100-3", "l4-0", "t4x4-0", "t4x4-1"}),
         (["gpu:t4", "a100-[12]"], {"a100-0", "a100-3", "l4-0", "l4-1"}),
         (["region:us"], {"a100-0", "a100-1", "a100-2", "a100-3"}),
+        (["site:us"], {"a100-0", "a100-1", "a100-2", "a100-3"}),
     ):
         sound["cluster"]["down"] = down
         experiment = load(sound)
@@ -38,6 +39,32 @@ def test_nodes_can_be_down_by_id_pattern_gpu_and_region(load, sound):
                 assert cluster.link(node, other) == full.fleet.cluster.link(node, other)
 
 
+def test_nodes_out_of_service_are_paid_for_and_those_given_up_are_not(load, sound):
+    sound["model"] = "llama-2-7b"
+    whole = load(sound).fleet
+    for key, patterns in (("down", ["l4-*", "a100-1"]), ("removed", ["l4-*", "a100-1"])):
+        cluster = load({**sound, "cluster": {**sound["cluster"], key: patterns}}).fleet.cluster
+        gone = [node for node in whole.cluster.nodes if node.id not in cluster.index]
+        assert {node.id for node in gone} == {"l4-0", "l4-1", "a100-1"}
+        saved = whole.cluster.cost_usd_per_hour - cluster.cost_usd_per_hour
+        assert saved == pytest.approx(0 if key == "down" else sum(node.cost_usd_per_hour for node in gone))
+    both = {**sound["cluster"], "down": ["gpu:l4"], "removed": ["l4-0"]}
+    experiment = load({**sound, "cluster": both})
+    dead = whole.cluster.node("l4-1").cost_usd_per_hour
+    assert experiment.fleet.cluster.down_usd_per_hour == dead
+    assert experiment.systems[0].fleet.cluster.down_usd_per_hour == dead
+
+
+def test_a_variant_that_loses_nodes_saves_nothing_and_one_that_removes_them_does(load, sound):
+    sound["whatif"] = [{"name": "lost", "lose": ["region:us"]}, {"name": "sold", "remove": ["region:us"]}]
+    found = variants(load(sound))
+    lost, sold = (found[name].experiment.fleet.cluster for name in ("lost", "sold"))
+    assert lost.nodes == sold.nodes
+    assert lost.cost_usd_per_hour == pytest.approx(load(sound).fleet.cluster.cost_usd_per_hour)
+    assert sold.cost_usd_per_hour == pytest.approx(sum(node.cost_usd_per_hour for node in sold.nodes))
+    assert [any("price" in text for text in found[name].changes) for name in ("lost", "sold")] == [False, True]
+
+
 @pytest.mark.parametrize(
     ("down", "message"),
     [
@@ -48,11 +75,12 @@ def test_nodes_can_be_down_by_id_pattern_gpu_and_region(load, sound):
         (["*"], "no node is in service"),
     ],
 )
-def test_faults_of_down(faults, sound, down, message):
-    sound["cluster"]["down"] = down
+@pytest.mark.parametrize("key", ["down", "removed"])
+def test_faults_of_down(faults, sound, key, down, message):
+    sound["cluster"][key] = down
     (problem,) = faults(sound)
     assert message in problem.message
-    assert problem.path.startswith("cluster.down")
+    assert problem.path.startswith(f"cluster.{key}")
 
 
 def test_factors_on_links_reach_every_link_of_their_class(load, sound):
@@ -151,7 +179,7 @@ def test_variants_are_the_experiments_one_would_write(load, sound):
         assert (ours.workload, ours.workload_stats) == (written.workload, written.workload_stats), name
     assert [system.name for system in found["lose"].experiment.systems] == ["swarm+lose"]
     assert dict(found["add"].bases) == {"helix+add": "helix", "swarm+add": "swarm"}
-    assert found["lose"].changes == ("l4 in us: 2 → 0", "t4x4 in us: 2 → 0", found["lose"].changes[2])
+    assert found["lose"].changes == ("l4 in us: 2 → 0", "t4x4 in us: 2 → 0")
     assert found["small"].changes == ("precision: fp16 → int8", "requests/s: 2.5 → 1.25",
                                       "workload.arrivals.rate: 2.5 → 1.25")  # fmt: skip
     assert experiment.fleet == load(plain).fleet
