@@ -117,16 +117,6 @@ def _listed(
     return found
 
 
-def without_nodes(cluster: Cluster, kept: set[str], down: set[str]) -> Cluster:
-    """Return the cluster reduced to the nodes in ``kept`` and the links between them; those in ``down`` cost on."""
-    ends = {*kept, COORDINATOR}
-    pairs = {pair: link for pair, link in cluster.network.pairs.items() if ends.issuperset(pair)}
-    nodes = tuple(node for node in cluster.nodes if node.id in kept)
-    paid = sum(node.cost_usd_per_hour for node in cluster.nodes if node.id in down)
-    network = dataclasses.replace(cluster.network, pairs=pairs)
-    return dataclasses.replace(cluster, nodes=nodes, network=network, down_usd_per_hour=paid)
-
-
 def _link_class(value: str | LinkClassSection, path: KeyPath, source: Source) -> LinkSpec:
     if isinstance(value, LinkClassSection):
         return _link(value)

@@ -18,7 +18,7 @@ from helixsim.config.digest import config_hash
 from helixsim.config.engine import build_engine, calibration_of, kv_rules
 from helixsim.config.experiment import CapacitySpec, ResolvedExperiment, SystemSpec, Variant
 from helixsim.config.loads import build_arrivals, build_slo, build_workload, unstated
-from helixsim.config.network import build_cluster, nodes_in_service, without_nodes
+from helixsim.config.network import build_cluster, nodes_in_service
 from helixsim.config.nodes import build_nodes, load_gpus, override_nodes
 from helixsim.config.schema import ExperimentSection, SystemSection
 from helixsim.config.source import Source, is_file, is_folder
@@ -153,9 +153,8 @@ class _Resolver:
             gpus = [calibration.applied(gpu) for gpu in gpus]
         nodes = build_nodes(section.cluster.nodes, gpus, self.engine.block_tokens, source, self.problems)
         kept, down = nodes_in_service(section.cluster, nodes, source, self.problems)
-        cluster = without_nodes(
-            build_cluster(section.cluster, nodes, source, self.problems, is_part=self.is_part), kept, down
-        )
+        cluster = build_cluster(section.cluster, nodes, source, self.problems, is_part=self.is_part)
+        cluster = cluster.without({node.id for node in nodes} - kept, paid=down)
         numbers = range(len(section.systems))
         own_nodes = [tuple(node for node in self._nodes(number, nodes) if node.id in kept) for number in numbers]
         own_arrivals = [self._arrivals(number) for number in numbers]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, field, replace
 
 from helixsim.domain.hardware import NodeProfile
 from helixsim.domain.model import ModelSpec
@@ -116,6 +116,18 @@ class Cluster:
             return found
         return self.network.intra_region if src_region == dst_region else self.network.inter_region
 
+    def without(self, lost: Set[str], *, paid: Set[str]) -> Cluster:
+        """Return the cluster without some nodes and their links; the price of those in ``paid`` goes on."""
+        kept = tuple(node for node in self.nodes if node.id not in lost)
+        pairs = {pair: link for pair, link in self.network.pairs.items() if lost.isdisjoint(pair)}
+        down = sum(node.cost_usd_per_hour for node in self.nodes if node.id in paid)
+        return replace(
+            self,
+            nodes=kept,
+            network=replace(self.network, pairs=pairs),
+            down_usd_per_hour=self.down_usd_per_hour + down,
+        )
+
 
 @dataclass(frozen=True)
 class Deployment:
@@ -127,6 +139,12 @@ class Deployment:
     model: ModelSpec
     cluster: Cluster
     profiles: tuple[NodeProfile, ...]
+
+    def without(self, lost: Set[str], *, paid: Set[str]) -> Deployment:
+        """Return the fleet without some nodes; as ``Cluster.without``."""
+        pairs = zip(self.cluster.nodes, self.profiles, strict=True)
+        profiles = tuple(profile for node, profile in pairs if node.id not in lost)
+        return replace(self, cluster=self.cluster.without(lost, paid=paid), profiles=profiles)
 
     def profile(self, node_id: str) -> NodeProfile:
         """Return the profile of a node."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from helixsim.config.experiment import ResolvedExperiment
@@ -16,8 +17,10 @@ from helixsim.planning.capacity import (
     search_seed,
     tasks_after,
 )
+from helixsim.planning.losses import Losses, LossTask, check_losses, loss_tasks, search_loss
+from helixsim.planning.purchases import estimated_purchases
 from helixsim.report.capacity_files import write_capacity
-from helixsim.results.capacity import CapacityResults, SystemCapacity
+from helixsim.results.capacity import CapacityResults, LossCapacity, SystemCapacity
 from helixsim.runtime.identity import content_key, experiment_key, experiment_plugins
 from helixsim.runtime.pool import Executor
 from helixsim.study.rundir import results_directory
@@ -36,29 +39,35 @@ def run_capacity(
     out: Path,
     executor: Executor,
     *,
+    losses: Losses | None = None,
     force: bool = False,
     on_progress: OnProgress = lambda _share, _what, _table: None,
 ) -> Path:
     """Search the capacity of every system, write tables, figures and report, and return their directory.
 
-    Systems that cannot be placed or simulated are listed under ``failed``.
+    Systems that cannot be placed or simulated are listed under ``failed``. With ``losses`` the capacity after each of
+    them is searched, too.
 
     Raises
     ------
+    ConfigError
+        If a loss names unknown nodes, or all.
     HelixsimError
         If no system could be placed or simulated, or a failure of the machine stopped the search of one. The others are
         searched, all simulations are kept, and a repeated search continues.
     """
-    key = content_key("capacity", experiment_key(experiment), targets, options)
+    if losses is not None:
+        check_losses(experiment, losses)
+    key = content_key("capacity", experiment_key(experiment), targets, options, losses)
 
     def compute() -> CapacityResults:
-        search = _Search(experiment, targets, options, out, force, executor, on_progress)
+        search = _Search(experiment, targets, options, losses, out, force, executor, on_progress)
         search.run()
         errors = search.errors
         for name, error in errors.items():
             if not error.is_result:
                 raise error.within(name)
-        if len(errors) == len(experiment.systems):
+        if all(name in errors for name in search.first):
             raise next(iter(errors.values()))
         return CapacityResults(
             experiment=experiment.name,
@@ -68,6 +77,7 @@ def run_capacity(
             window_s=_window_s(experiment),
             systems=tuple(search.capacity(name) for name in search.first if name not in errors),
             failed={name: (int(error.exit_code), str(error)) for name, error in errors.items()},
+            replan=None if losses is None else losses.replan,
         )
 
     directory = out / "capacity" / experiment.name / key[:12]
@@ -84,12 +94,15 @@ class _Search:
         experiment: ResolvedExperiment,
         targets: Sequence[Target],
         options: SearchOptions,
+        losses: Losses | None,
         out: Path,
         force: bool,
         executor: Executor,
         on_progress: OnProgress,
     ) -> None:
         self.options, self.executor, self.on_progress = options, executor, on_progress
+        self.losses = losses
+        self.lost: dict[str, list[LossCapacity]] = {system.name: [] for system in experiment.systems}
         self.first = {
             system.name: SearchTask(
                 experiment, system, None, tuple(targets), options.tolerance, experiment.seed, (None,) * len(targets),
@@ -102,7 +115,7 @@ class _Search:
 
     def run(self) -> None:
         """Search all."""
-        whole = 1 + (self.options.seeds > 1 or self.options.with_curve)
+        whole = 1 + (self.options.seeds > 1 or self.options.with_curve) + (2 if self.losses else 0)
         self._carry_out(list(self.first.values()), 0.0, 1 / whole)
         more = [
             task
@@ -111,11 +124,41 @@ class _Search:
             for task in tasks_after(parts[0], self.first[name], self.options)
         ]
         more.sort(key=self._cost, reverse=True)  # the longest first, for a balanced load at the end
-        self._carry_out(more, 1 / whole, 1.0)
+        self._carry_out(more, 1 / whole, 2 / whole)
+        if self.losses is not None:
+            self._lose(self.losses, 2 / whole)
 
     def capacity(self, name: str) -> SystemCapacity:
         """Return the finished parts of the search of a system."""
-        return capacity_of(self.first[name], self.parts[name])
+        parts = self.parts[name]
+        found = capacity_of(self.first[name], parts)
+        purchases = estimated_purchases(self.first[name].experiment, parts[0].placed, found.estimates[0].rate_rps)
+        return replace(found, losses=tuple(self.lost[name]), purchases=purchases)
+
+    def _lose(self, losses: Losses, begin: float) -> None:
+        """Search the capacity after each loss of each system."""
+        tasks: list[LossTask] = []
+        for name, parts in self.parts.items():
+            if name not in self.errors and parts:
+                searches, known = loss_tasks(self.first[name], self.options, losses, parts)
+                tasks += searches
+                self.lost[name] += known
+        if not tasks:
+            return
+
+        def report(share: float, what: str) -> None:
+            self.on_progress(begin + (1 - begin) * share, what, self._table())
+
+        for number, outcome in self.executor.carry_out(search_loss, tasks, report):
+            name = tasks[number].task.system.name
+            if isinstance(outcome, LossCapacity):
+                self.lost[name].append(outcome)
+            else:
+                self.errors[f"{name} without {tasks[number].loss.name}"] = outcome
+        for name, parts in self.parts.items():
+            if parts:
+                order = {node.id: place for place, node in enumerate(parts[0].placed.system.fleet.cluster.nodes)}
+                self.lost[name].sort(key=lambda loss: (-len(loss.nodes), min(order[node] for node in loss.nodes)))
 
     def _cost(self, task: SearchTask) -> int:
         """Return the estimated cost of a task: events per simulation of its system times simulations."""

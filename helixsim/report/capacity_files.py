@@ -12,10 +12,12 @@ from helixsim.metrics.objectives import Target
 from helixsim.metrics.ranking import share_of_larger_capacity
 from helixsim.metrics.stats import CONFIDENCE
 from helixsim.report.pages import Page, PageTable, Part, write_page
+from helixsim.report.purchase_rows import PURCHASE_HEAD, purchase_rows
 from helixsim.report.rows import error_notes
 from helixsim.report.style import FigureFile, colors_of, new_figure, styled, write_figure
-from helixsim.results.capacity import CapacityResults
+from helixsim.results.capacity import CapacityEstimate, CapacityResults, LossCapacity
 from helixsim.results.files import write_csv, write_json
+from helixsim.results.purchases import purchase_sentence
 from helixsim.units import MISSING, number, percent
 
 if TYPE_CHECKING:
@@ -70,6 +72,60 @@ def capacity_table(results: CapacityResults) -> PageTable:
     return PageTable(head, tuple(rows))
 
 
+def loss_table(results: CapacityResults) -> PageTable:
+    """Return the capacities after losses, each system with all nodes first."""
+    several = len(results.targets) > 1
+    head = ("system", *(["target"] if several else []), "lost", "requests/s", "95 % interval", "of all nodes, %",
+            "$ per Mtok")  # fmt: skip
+    rows: list[tuple[str, ...]] = []
+    for one in results.systems:
+        for place, whole in enumerate(one.estimates):
+            target = (whole.target,) if several else ()
+            rows.append((one.system, *target, "nothing", *_loss_cells(whole, whole)))
+            worst = one.worst(place)
+            rows += [
+                (one.system, *target, f"{_lost(loss)}{' (worst)' if loss is worst else ''}",
+                 *_loss_cells(loss.estimates[place], whole))
+                for loss in one.losses
+            ]  # fmt: skip
+    return PageTable(head, tuple(rows))
+
+
+def _loss_cells(found: CapacityEstimate, whole: CapacityEstimate) -> tuple[str, ...]:
+    interval = MISSING
+    if found.low_rps is not None and found.high_rps is not None and found.rate_rps:
+        interval = f"{number(found.low_rps)}–{number(found.high_rps)}"
+    left = percent(found.rate_rps / whole.rate_rps) if whole.rate_rps else MISSING
+    return number(found.rate_rps) if found.rate_rps else "none", interval, left, _measured(found.at_capacity)[-1]
+
+
+def _lost(loss: LossCapacity) -> str:
+    alike = f" (or any of {loss.alike} alike)" if loss.alike > 1 else ""
+    return f"{loss.lost}{alike}{', holds no layers' if loss.is_idle else ''}"
+
+
+def loss_notes(results: CapacityResults) -> list[tuple[str, str]]:
+    """Return (system, sentence) on the worst loss."""
+    several = len(results.targets) > 1
+    after = "with the model placed anew" if results.replan else "with the placement kept on the nodes left"
+    notes = []
+    for one in results.systems:
+        for place, whole in enumerate(one.estimates):
+            worst = one.worst(place)
+            if worst is None or not whole.rate_rps:
+                continue
+            target = f" for {whole.target}" if several else ""
+            found = worst.estimates[place]
+            left = (
+                f"{number(found.rate_rps)} requests/s, {percent(found.rate_rps / whole.rate_rps)} % of the "
+                f"{number(whole.rate_rps)} with all nodes"
+                if found.rate_rps
+                else f"no capacity ({found.binds}), {number(whole.rate_rps)} requests/s with all nodes"
+            )
+            notes.append((one.system, f"Worst loss{target}: {_lost(worst)} leaves {left}, {after}."))
+    return notes
+
+
 def band_text(band: Sequence[float | None] | None) -> str:
     """Return the ends of a band; one that is not known, because no simulation lies there, is left out."""
     if band is None or list(band) == [None, None]:
@@ -104,6 +160,13 @@ def capacity_notes(results: CapacityResults) -> list[tuple[str, str]]:
                 notes.append((one.system, f"Limit{target}{seed}: {found.binds}."))
             else:
                 notes.append((one.system, f"No rate meets the objectives{target}: {found.binds}."))
+    for one in results.systems:
+        at = one.estimates[0].at_capacity
+        if at is not None:
+            notes.append((one.system, f"At capacity: {at.cluster.bottleneck}"))
+        if sentence := purchase_sentence(one.purchases):
+            notes.append((one.system, sentence))
+    notes += loss_notes(results)
     notes += error_notes({one.system: one.estimates[0].model_error for one in results.systems})
     for one in results.systems:
         for found in one.estimates:
@@ -133,6 +196,14 @@ def method(results: CapacityResults) -> str:
         "capacity. A simulation that can no longer meet the objectives ends early. The placement is that of the "
         "experiment as written. The band of the model error is the capacity with steps that take as much longer or "
         "shorter than simulated as TPOT did at measured points; it is no part of the interval."
+    )
+
+
+def purchase_table(results: CapacityResults) -> PageTable:
+    """Return what one more node of each kind adds to each system."""
+    return PageTable(
+        ("system", *PURCHASE_HEAD),
+        tuple((one.system, *row) for one in results.systems for row in purchase_rows(one.purchases)),
     )
 
 
@@ -193,9 +264,16 @@ def _page(results: CapacityResults, figure: FigureFile) -> Page:
             f"under seed {results.seeds[0]}.",
             *sentences,
         )
-    parts = (Part("Capacity", sentences, capacity_table(results)), Part("Load curve", figures=(figure,)))
+    parts = [Part("Capacity", sentences, capacity_table(results))]
+    if results.replan is not None:
+        said = "The price of a lost node goes on. Equal nodes are tried once."
+        parts.append(Part("Capacity after losses", (said,), loss_table(results)))
+    if any(one.purchases for one in results.systems):
+        said = "One more node of each kind, by the planner's estimate scaled to the simulated capacity."
+        parts.append(Part("Next purchase", (said,), purchase_table(results)))
+    parts.append(Part("Load curve", figures=(figure,)))
     return Page(
-        f"{results.experiment}: capacity", f"What is the capacity of {results.experiment}?", tuple(answer), parts
+        f"{results.experiment}: capacity", f"What is the capacity of {results.experiment}?", tuple(answer), tuple(parts)
     )
 
 

@@ -16,6 +16,7 @@ from helixsim.metrics.objectives import Target, TargetVerdict
 from helixsim.metrics.slowdown import NO_SLACK, Band, SlackCurve
 from helixsim.metrics.stats import CONFIDENCE
 from helixsim.results.files import read_csv, read_json
+from helixsim.results.purchases import Purchase
 from helixsim.results.tables import error_row
 
 if TYPE_CHECKING:
@@ -83,6 +84,32 @@ class CapacityEstimate:
 
 
 @dataclass(frozen=True)
+class LossCapacity:
+    """The capacity of a system after a loss.
+
+    Parameters
+    ----------
+    lost
+        What is lost, as written, or the node that stands for its class.
+    nodes, alike
+        The lost nodes, and how many single nodes there are whose loss is equal.
+    estimates
+        As those of the system with all nodes; rates of 0 where nothing that is left can serve the model.
+    simulations
+        Number of simulations.
+    is_idle
+        The nodes hold no layers in the placement on all nodes, which is kept.
+    """
+
+    lost: str
+    nodes: tuple[str, ...]
+    alike: int
+    estimates: tuple[CapacityEstimate, ...]
+    simulations: int = 0
+    is_idle: bool = False
+
+
+@dataclass(frozen=True)
 class SystemCapacity:
     """Results of one system.
 
@@ -94,6 +121,10 @@ class SystemCapacity:
         All simulations, in order of seed and rate; empty for results read from a file.
     simulations
         Number of simulations.
+    losses
+        The capacities after losses, in the order of the nodes.
+    purchases
+        One more node of each kind, the best value first.
     """
 
     system: str
@@ -101,6 +132,12 @@ class SystemCapacity:
     estimates: tuple[CapacityEstimate, ...]
     trials: tuple[Trial, ...]
     simulations: int
+    losses: tuple[LossCapacity, ...] = ()
+    purchases: tuple[Purchase, ...] = ()
+
+    def worst(self, number: int = 0) -> LossCapacity | None:
+        """Return the loss with the least capacity for a target; None without losses."""
+        return min(self.losses, key=lambda loss: loss.estimates[number].rate_rps, default=None)
 
 
 @dataclass(frozen=True)
@@ -113,6 +150,8 @@ class CapacityResults:
         (Warm-up [s], duration [s] or None: until the last request has completed).
     failed
         (Exit code, message) of systems whose search failed.
+    replan
+        Whether the model is placed anew after losses; None without losses.
     directory
         Directory of the results; None for results that were computed in this process.
     """
@@ -125,6 +164,7 @@ class CapacityResults:
     systems: tuple[SystemCapacity, ...]
     failed: Mapping[str, tuple[int, str]]
     directory: Path | None = None
+    replan: bool | None = None
 
     @classmethod
     def load(cls, directory: Path) -> CapacityResults:
@@ -149,6 +189,7 @@ class CapacityResults:
                 systems=tuple(_read_system(name, one) for name, one in document["systems"].items()),
                 failed={name: (one["exit_code"], one["message"]) for name, one in document["failed"].items()},
                 directory=directory,
+                replan=document.get("replan"),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{path}: no capacities: {type(error).__name__}: {error}") from None
@@ -162,12 +203,15 @@ class CapacityResults:
             "confidence_level": CONFIDENCE,
             "seeds": list(self.seeds),
             "window": {"warmup_s": self.window_s[0], "duration_s": self.window_s[1]},
+            "replan": self.replan,
             "targets": {target.name: _target(target) for target in self.targets},
             "systems": {
                 one.system: {
                     "max_flow_requests_per_s": significant(one.max_flow_rps),
                     "simulations": one.simulations,
                     "targets": {estimate.target: _estimate(estimate) for estimate in one.estimates},
+                    "purchases": [purchase.to_json() for purchase in one.purchases],
+                    **_losses(one),
                 }
                 for one in self.systems
             },
@@ -232,6 +276,28 @@ def _trial_row(system: str, trial: Trial) -> dict[str, Any]:
     }
 
 
+def _losses(one: SystemCapacity) -> dict[str, Any]:
+    """Return the losses of a system and for each target the worst; empty without losses."""
+    if not one.losses:
+        return {}
+    worst = {found.target: one.worst(number) for number, found in enumerate(one.estimates)}
+    return {
+        "worst_loss": {
+            target: {"lost": loss.lost, "requests_per_s": significant(loss.estimates[number].rate_rps)}
+            for number, (target, loss) in enumerate(worst.items())
+            if loss is not None
+        },
+        "losses": [
+            {
+                "lost": loss.lost, "nodes": list(loss.nodes), "alike": loss.alike, "is_idle": loss.is_idle,
+                "simulations": loss.simulations,
+                "targets": {estimate.target: _estimate(estimate) for estimate in loss.estimates},
+            }
+            for loss in one.losses
+        ],
+    }  # fmt: skip
+
+
 def _target(target: Target) -> dict[str, Any]:
     return {**target.slo.to_json(), "percentile": target.percentile, "goodput_share": target.share}
 
@@ -258,7 +324,20 @@ def _estimate(estimate: CapacityEstimate) -> dict[str, Any]:
 
 def _read_system(name: str, one: Mapping[str, Any]) -> SystemCapacity:
     estimates = tuple(_read_estimate(target, found) for target, found in one["targets"].items())
-    return SystemCapacity(name, one["max_flow_requests_per_s"], estimates, (), one["simulations"])
+    losses = tuple(
+        LossCapacity(
+            loss["lost"],
+            tuple(loss["nodes"]),
+            loss["alike"],
+            tuple(_read_estimate(target, found) for target, found in loss["targets"].items()),
+            loss["simulations"],
+            loss["is_idle"],
+        )
+        for loss in one.get("losses", ())
+    )
+    purchases = tuple(Purchase.from_json(purchase) for purchase in one.get("purchases", ()))
+    bound_rps, simulations = one["max_flow_requests_per_s"], one["simulations"]
+    return SystemCapacity(name, bound_rps, estimates, (), simulations, losses, purchases)
 
 
 def _read_estimate(target: str, found: Mapping[str, Any]) -> CapacityEstimate:

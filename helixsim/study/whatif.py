@@ -62,22 +62,34 @@ def place_case(case: Case, *, progress: Progress = silent, store: PlacementStore
     if case.kept is None:
         return place_system(case.experiment, case.system, progress=progress, store=store)
     before = place_system(*case.kept, progress=progress, store=store).placement
-    fleet = case.system.fleet
+    return keep_placement(case.experiment, case.system, before)
+
+
+def keep_placement(experiment: ResolvedExperiment, system: SystemSpec, before: Placement) -> PlacedSystem:
+    """Return a system with a placement that is kept on the nodes of it that are left.
+
+    Raises
+    ------
+    InfeasibleError
+        If it has no complete route any more.
+    """
+    fleet = system.fleet
     ranges = {node: held for node, held in before.ranges.items() if node in fleet.cluster.index}
     lost = [node for node in before.ranges if node not in ranges]
+    routing = {key: value for key, value in before.notes.items() if key == "routing"}
     kept = Placement(
         strategy=f"{before.strategy} (kept)",
         num_layers=before.num_layers,
         ranges=ranges,
         partial_inference=before.partial_inference,
-        notes={"kept": True, "lost": lost},
+        notes={**routing, "kept": True, "lost": lost},
         pipelines={node: number for node, number in before.pipelines.items() if node in ranges},
     )
     try:
-        placed = assembled(case.experiment, case.system, kept)
+        placed = assembled(experiment, system, kept)
     except InfeasibleError as error:
         raise InfeasibleError(
-            f"{case.name}: the placement does not outlive the change ({', '.join(lost) or 'no node'} lost): {error}; "
+            f"{system.name}: the placement does not outlive the change ({', '.join(lost) or 'no node'} lost): {error}; "
             "with replan: true the model is placed anew"
         ) from error
     objective = placed.plan.max_flow_tokens_per_s
