@@ -22,10 +22,11 @@ Estimate = Callable[[Placement], float]
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A valid placement that may be selected, by name."""
+    """A valid placement that may be selected, by name; ``estimate``: by ``PlacementProblem.estimate``."""
 
     name: str
     placement: Placement
+    estimate: float | None = None
 
 
 Select = Callable[[Sequence[Contender], Callable[[str], None]], Placement]

@@ -287,8 +287,10 @@ class _Search:
         assert estimate is not None
         assert select is not None
         estimates = {candidate.name: estimate(candidate.placement) for candidate in self.candidates}
-        chosen = contenders(self.candidates, estimates, self.options.candidates)
-        found = self.selected = select([Contender(one.name, one.placement) for one in chosen], self._report)
+        chosen = contenders(self.candidates, estimates, max(1, self.options.candidates // 2))
+        found = self.selected = select(
+            [Contender(one.name, one.placement, estimates[one.name]) for one in chosen], self._report
+        )
         if found.notes.get("chosen") not in estimates:  # a baseline, to be listed with the candidates
             self._add(
                 found.notes.get("chosen", found.strategy), found.ranges, is_searched=False,

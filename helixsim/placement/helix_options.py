@@ -33,7 +33,7 @@ class HelixOptions:
         the largest max-flow.
     criterion
         ``auto``: where the load has a rate and an objective is stated, the largest share of requests within it, then
-        the least time, over placements on all and on parts of the nodes (``study.race``); otherwise ``balanced``.
+        the least latency, over placements on all and on parts of the nodes (``study.race``); otherwise ``balanced``.
         Others are scores of a simulation of the placements on all nodes. ``balanced``: output tokens/s and time per
         token, one per cent of the former for two of the latter. ``throughput``: output tokens/s. At a given rate, which
         all stable placements serve alike, both rank by time per token. ``goodput``: as ``auto``, and an error without

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import pairwise, zip_longest
 from typing import Any
 
 from helixsim.domain.placement import LayerRange, Placement
@@ -78,21 +78,36 @@ def promising(candidates: Sequence[Candidate], estimates: Mapping[str, float], l
 
 
 def contenders(candidates: Sequence[Candidate], estimates: Mapping[str, float], limit: int) -> list[Candidate]:
-    """Return the candidates of a race: all heuristics, and of the others twice ``limit`` with the highest estimates.
+    """Return the candidates of a race: of each kind of routes the ``limit`` with the highest estimates.
 
-    Equal placements are kept once, by the name of the first.
+    Kinds are kept apart, as the estimate is biased alike for placements of a kind only: chains that share no node,
+    routes that branch, and both beside each other. Equal placements are kept once, by the name of the first. Those far
+    from the offered load (``FAR_BELOW``) are left out if any estimate reaches it.
     """
     distinct: dict[tuple[object, ...], Candidate] = {}
     for candidate in sorted(candidates, key=lambda c: c.is_searched):
         layout = candidate.placement
         key = (tuple(layout.ranges.items()), tuple(layout.pipelines.items()), layout.partial_inference)
         distinct.setdefault(key, candidate)
-    heuristics = [candidate for candidate in distinct.values() if not candidate.is_searched]
-    searched = sorted(
-        (candidate for candidate in distinct.values() if candidate.is_searched),
-        key=lambda c: (-estimates[c.name], c.max_hops),
-    )
-    return heuristics + searched[: 2 * limit]
+    best_first = sorted(distinct.values(), key=lambda c: (-estimates[c.name], c.max_hops))
+    if best_first and estimates[best_first[0].name] > 0:
+        best_first = [candidate for candidate in best_first if estimates[candidate.name] > tuning.FAR_BELOW]
+    found: dict[tuple[bool, bool], list[Candidate]] = {}
+    for candidate in best_first:
+        found.setdefault(_routes_of(candidate.placement), []).append(candidate)
+    return [candidate for kind in found.values() for candidate in kind[:limit]]
+
+
+def _routes_of(placement: Placement) -> tuple[bool, bool]:
+    """Return whether any pipeline is a chain, and whether any one branches."""
+    pipelines: dict[int, list[LayerRange]] = {}
+    for node, held in placement.ranges.items():
+        pipelines.setdefault(placement.pipelines.get(node, -1), []).append(held)
+    are_chains = set()
+    for ranges in pipelines.values():
+        in_order = sorted(ranges, key=lambda held: (held.start, held.end))
+        are_chains.add(all(a.end == b.start for a, b in pairwise(in_order)) and not placement.partial_inference)
+    return True in are_chains, False in are_chains
 
 
 def neighbours(candidates: Sequence[Candidate], scores: Mapping[str, float]) -> list[Candidate]:

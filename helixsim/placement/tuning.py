@@ -67,6 +67,7 @@ MAX_SWAPS: Final = 1500
 MAX_SWAP_WORK: Final = 600_000
 DOUBLE_SWAP_SHARE: Final = 0.3
 MIN_ESTIMATE_SHARE: Final = 0.5
+FAR_BELOW: Final = -0.25
 
 # --- bound (bounds) and exact program (milp) -------------------------------------------------------------------------
 

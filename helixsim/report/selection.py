@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,25 +14,25 @@ MOST_SHOWN = 12
 """Entries of the race in the table."""
 
 HEAD = (
-    "candidate", "routing", "nodes", "within objectives, %", "requests in the system", "TTFT p95, s", "TPOT p95, ms",
-    "output tokens/s", "round",
+    "candidate", "routing", "nodes", "within objectives, %", "TTFT p50, s", "TTFT p95, s", "TTFT p99, s",
+    "TPOT p50, ms", "TPOT p95, ms", "TPOT p99, ms", "output tokens/s", "trial",
 )  # fmt: skip
 
 
 def race_rows(notes: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Return the best entries of the race as rows of ``HEAD``, those of the last round first."""
-    entries = sorted(notes.get("race", []), key=lambda e: (-e["round"], -round(e["share"], 3), e["in_system"]))
+    """Return the best entries of the race as rows of ``HEAD``, those simulated as reported first."""
+    last = max((entry["round"] for entry in notes.get("race", [])), default=0)
+    entries = sorted(notes.get("race", []), key=lambda e: (-e["round"], *_order(e)))
     return [
         (
             entry["name"],
             entry["routing"],
             str(entry["nodes"]),
             percent(entry["share"]),
-            number(entry["in_system"]),
-            number(entry["ttft_p95_s"]),
-            number(milliseconds(entry["tpot_p95_s"])),
+            *(number(value) for value in entry["ttft_s"]),
+            *(number(milliseconds(value)) for value in entry["tpot_s"]),
             number(entry["output_tokens_per_s"]),
-            str(entry["round"]),
+            "as reported" if entry["round"] == last else str(entry["round"]),
         )
         for entry in entries[:MOST_SHOWN]
     ]
@@ -58,16 +59,14 @@ def selection_sentences(notes: Mapping[str, Any]) -> list[str]:
         (chosen,) = [entry for entry in own if entry["routing"] == policy][:1] or own[:1]
         found.append(
             f"Selected: {chosen['name']} with routing {chosen['routing']}, of {len(names)} placements, "
-            f"{len(race)} with their routings. Of the requests of the report {percent(chosen['share'])} % are within "
-            f"the objectives, {number(chosen['in_system'])} in the system at a time."
+            f"{len(race)} with their routings. As reported: {_figures(chosen)}."
         )
         others = [entry for entry in last if entry is not chosen]
         if others:
-            best = max(others, key=lambda entry: (round(entry["share"], 3), -entry["in_system"]))
-            found[-1] += (
-                f" Next: {best['name']} with {best['routing']}, {percent(best['share'])} % and "
-                f"{number(best['in_system'])}."
-            )
+            best = min(others, key=_order)
+            found[-1] += f" Next: {best['name']} with {best['routing']}, {_figures(best)}."
+        if trial := notes.get("trial"):
+            found.append(f"Its last trial, on other requests: {_figures(trial)}.")
     if fallback := notes.get("fallback"):
         found.append(f"A baseline is taken: {fallback}")
     by_reason: dict[str, list[str]] = {}
@@ -77,3 +76,18 @@ def selection_sentences(notes: Mapping[str, Any]) -> list[str]:
     if reserve := notes.get("reserve"):
         found.append(f"Not needed at this load, no request was sent there: {', '.join(reserve)}.")
     return found
+
+
+def _order(entry: Mapping[str, Any]) -> tuple[float, float]:
+    """Return the key by which the best entry is the least; without any latency nothing was served."""
+    return -round(entry["share"], 3), math.inf if entry["latency_s"] is None else entry["latency_s"]
+
+
+def _figures(entry: Mapping[str, Any]) -> str:
+    """Return the figures by which entries are compared, as text."""
+    ttft_s = "/".join(number(value) for value in entry["ttft_s"])
+    tpot_ms = "/".join(number(milliseconds(value)) for value in entry["tpot_s"])
+    return (
+        f"{percent(entry['share'])} % within the objectives, TTFT {ttft_s} s and TPOT {tpot_ms} ms (p50/p95/p99), "
+        f"{number(entry['output_tokens_per_s'])} output tokens/s"
+    )

@@ -1,6 +1,7 @@
-"""Finished systems of a run, stored on disk until the run directory is complete.
+"""Simulated systems of a run, stored on disk until the run directory is complete.
 
-After an interruption, or if the run directory cannot be written, a repeated run continues with the missing systems.
+After an interruption, or if the run directory cannot be written, a repeated run continues with the missing systems. And
+what is simulated to select a placement is not simulated again to report it.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ import dataclasses
 import json
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from helixsim.config.experiment import ResolvedExperiment
 from helixsim.domain.flowplan import Route
 from helixsim.domain.placement import LayerRange, Placement
 from helixsim.domain.request import FeedMode
@@ -27,9 +30,12 @@ from helixsim.domain.result import (
     RunResult,
     Series,
 )
+from helixsim.engine.simulate import Progress
+from helixsim.runtime.identity import content_key, experiment_key
 from helixsim.runtime.store import open_regular
 from helixsim.study.placements import decoded_placement
 from helixsim.study.rundir import work_folder
+from helixsim.study.systems import PlacedSystem, simulate_system
 from helixsim.writing import new_file
 
 SCHEMA = 3
@@ -85,6 +91,33 @@ class SimulatedStore:
         with new_file(self.path(key)) as file, zipfile.ZipFile(file, "w") as members:
             payload = _encoded(value, members)
             members.writestr(_DOCUMENT, json.dumps({"head": _head(key), "payload": payload}))
+
+
+def simulated(
+    experiment: ResolvedExperiment,
+    placed: PlacedSystem,
+    runs: SimulatedStore | None,
+    progress: Progress | None = None,
+) -> RunResult:
+    """Simulate a placed system as it is reported, unless that was done before; ``runs``: where it is kept, if at all.
+
+    The key has no name of a system and nothing on how the placement was found: equal simulations are equal.
+    """
+    if runs is None:
+        return simulate_system(experiment, placed, progress=progress)
+    system, placement = placed.system, placed.placement
+    parts = (
+        experiment_key(experiment), experiment.seed, experiment.workload, experiment.workload_stats, system.fleet,
+        system.routing, system.routing_options, system.batching, system.batching_options, system.kv, system.arrivals,
+        list(placement.ranges.items()), placement.partial_inference, placement.pipelines,
+    )  # fmt: skip
+    key = content_key("simulation", parts)
+    if (known := runs.get(key)) is not None:
+        return known.run
+    run = simulate_system(experiment, placed, progress=progress)
+    with suppress(OSError):  # no room
+        runs.keep(key, Simulated(placement, run))
+    return run
 
 
 def _head(key: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from helixsim.placement.base import PlacementProblem, Progress, silent
 from helixsim.placement.check import check
 from helixsim.routing import registry as routing_registry
 from helixsim.study.evaluator import Evaluator
+from helixsim.study.finished import SimulatedStore
 from helixsim.study.placements import PlacementStore, kept_or_searched
 from helixsim.study.race import Race
 from helixsim.study.systems import PlacedSystem, capacity_table, operating_load
@@ -29,6 +30,7 @@ def place_system(
     progress: Progress = silent,
     by_flow: bool = False,
     store: PlacementStore | None = None,
+    runs: SimulatedStore | None = None,
 ) -> PlacedSystem:
     """Place the model for one system.
 
@@ -38,6 +40,8 @@ def place_system(
         Strategies that compare candidates do so by max-flow alone, not by simulating them on the experiment's workload.
     store
         Where placements made from equal inputs are found, and new ones kept; None: always search.
+    runs
+        Where simulations with the window and the seed of the report are found and kept; None: nowhere.
 
     Raises
     ------
@@ -61,7 +65,7 @@ def place_system(
         evaluator = None if by_flow else Evaluator(planned, routed(system, None), problem.capacity)
         given = problem if evaluator is None else replace(problem, evaluator=evaluator, estimate=evaluator.estimate)
         if rivals is not None and not by_flow:
-            given = replace(given, select=Race(planned, system, problem.capacity, baselines))
+            given = replace(given, select=Race(planned, system, problem.capacity, baselines, runs))
         found = placement_registry.get(system.placement)().solve(given, system.placement_options)
         return found, evaluator is not None and evaluator.was_asked
 

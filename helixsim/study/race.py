@@ -1,38 +1,32 @@
-"""Selection of a placement together with its routing: a race of short simulations on the same requests.
+"""Selection of a placement together with its routing: a race of simulations on the same requests.
 
-Every candidate, with each routing policy that suits its routes, is an entry. All entries are simulated on the same
-requests, the better half goes on to a window of twice the length and new requests, and so on up to the window of the
-experiment (successive halving: Jamieson and Talwalkar, AISTATS 2016). It ends early when the best is separated from all
-others. Then the best entries and all baselines of the experiment are simulated as the report will be, with its window
-and its seed, and a baseline that does better is taken instead.
-
-An entry is better if a larger share of requests is within the objectives; where shares do not differ by more than their
-interval, if fewer requests are in the system on average: by Little's law, if they take less time. Intervals are those
-of the differences in ten parts of the window.
+Every candidate with a routing policy that suits its routes is an entry. All are simulated on the same requests over a
+short window; the best third is tried with its other policies too; the best of these go on to a longer window and new
+requests (successive halving: Jamieson and Talwalkar, AISTATS 2016), unless the first is separated from all others. Then
+the best entries and all baselines of the experiment are simulated as the report will be, with its window and its seed,
+and a baseline that does better is taken instead. ``study.score`` says what is better.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from statistics import median
 from typing import Any
-
-import numpy as np
 
 from helixsim.config.experiment import ResolvedExperiment, SystemSpec
 from helixsim.domain.flowplan import FlowPlan
 from helixsim.domain.placement import Placement
 from helixsim.domain.request import Window
-from helixsim.domain.result import FloatArray, RunResult
 from helixsim.flow.capacity import CapacityTable
 from helixsim.flow.maxflow import max_flow
-from helixsim.metrics.latency import request_tpot_ns
-from helixsim.metrics.stats import interval_of_batches
-from helixsim.metrics.throughput import by_objective
 from helixsim.placement.base import Contender
 from helixsim.plugins import NoOptions
 from helixsim.routing import registry as routing_registry
 from helixsim.routing.graph import chains, routing_graph
+from helixsim.study.finished import SimulatedStore, simulated
+from helixsim.study.score import Score, ranked, score_of
 from helixsim.study.systems import PlacedSystem, simulate_system
 from helixsim.units import NS_PER_S
 
@@ -42,16 +36,24 @@ SEED_OFFSET = 2_000_003
 LONGEST_NS = 600 * NS_PER_S
 """Longest warm-up and window of the race; the last comparison has those of the report."""
 
-ROUNDS = (0.25, 0.5, 1.0)
-"""Share of the longest window in each round."""
+TRIALS = (0.25, 0.5)
+"""Longest window of each trial as a share of that."""
 
-FINALISTS = 2
-"""Entries that are compared with the baselines under the requests of the report."""
+SETTLED_RESIDENCES, LEAST_REQUESTS = 3.0, 400
+"""A trial need not be longer than so many times that a request takes, each for warm-up and window, nor have more
+requests."""
 
-PARTS = 10
-"""Parts of a window for the interval of a difference."""
+PASSED_ON, MOST_PASSED_ON = 3, 4
+"""One entry in so many goes on after the first trial, at most so many."""
 
-REPLICA_POLICIES = ("earliest_finish", "least_loaded", "flow_weighted")
+FINALISTS, MOST_FINALISTS = 2, 4
+"""Placements that are simulated as reported; up to the latter while the next has shown more than these."""
+
+DISAPPOINTING = 0.02
+"""Share of requests that a later entry must have shown to be within the objectives beyond the best finalist's."""
+
+REPLICA_POLICIES = ("earliest_finish", "least_loaded")
+MIXED_POLICIES = ("earliest_finish", "flow_weighted")
 BRANCH_POLICIES = ("flow_weighted", "earliest_finish")
 
 
@@ -71,85 +73,61 @@ class Entry:
         return f"{self.name}, {self.system.routing}"
 
 
-@dataclass(frozen=True)
-class Score:
-    """What a simulation showed, by parts of its window.
+@dataclass
+class Trial:
+    """Entries that were simulated on the same requests."""
 
-    ``good`` and ``decided``: requests that arrived in a part and met all objectives, and all with a known outcome.
-    ``in_system``: mean number of requests in the system.
-    """
+    window: Window
+    seed: int
+    entries: dict[str, Entry] = field(default_factory=dict)
+    scores: dict[str, Score] = field(default_factory=dict)
 
-    good: FloatArray
-    decided: FloatArray
-    in_system: FloatArray
-    used: frozenset[str] = frozenset()
-    output_tokens_per_s: float = 0.0
-    ttft_p95_s: float = 0.0
-    tpot_p95_s: float = 0.0
-
-    @property
-    def share(self) -> float:
-        """Share of requests within the objectives; 0 without any."""
-        total = float(self.decided.sum())
-        return float(self.good.sum()) / total if total else 0.0
-
-    @property
-    def mean_in_system(self) -> float:
-        """Mean number of requests in the system."""
-        return float(self.in_system.mean())
-
-    def share_exceeds(self, other: Score) -> bool:
-        """Whether the share of this one is larger by more than the interval of the difference."""
-        total = max(1.0, float(self.decided.sum()) + float(other.decided.sum())) / 2 / len(self.good)
-        return _is_above(((self.decided - self.good) - (other.decided - other.good)) / -total)
-
-    def beats(self, other: Score) -> bool:
-        """Whether this one has the larger share, or an equal one in less time."""
-        return self.share_exceeds(other) or (not other.share_exceeds(self) and self.is_faster(other))
-
-    def is_faster(self, other: Score) -> bool:
-        """Whether fewer requests are in the system by more than the interval of the difference."""
-        return _is_above(other.in_system - self.in_system)
+    def best(self) -> list[Entry]:
+        """Return the entries, the best first."""
+        return [self.entries[label] for label in ranked(list(self.entries), self.scores)]
 
 
 @dataclass
 class Race:
-    """Selects a placement for one system (``placement.base.Select``)."""
+    """Selects a placement for one system (``placement.base.Select``); ``runs``: where simulations are kept."""
 
     experiment: ResolvedExperiment
     system: SystemSpec
     capacity: CapacityTable
     baselines: Callable[[], Sequence[PlacedSystem]] = field(default=tuple)
+    runs: SimulatedStore | None = None
 
     def __call__(self, contenders: Sequence[Contender], report: Callable[[str], None]) -> Placement:
         """Return the placement that is selected, with its routing and the explanation in its notes."""
-        entries = [entry for contender in contenders for entry in self._entries(contender)]
-        rounds: list[dict[str, tuple[Entry, Score]]] = []
-        for number, window in enumerate(self._windows()):
-            seed = self.experiment.seed + SEED_OFFSET + number
-            scores = {}
-            for entry in entries:
-                report(f"round {number + 1}: {entry.label}")
-                scores[entry.label] = self._score(entry, window, seed)
-            rounds.append({entry.label: (entry, scores[entry.label]) for entry in entries})
-            entries = ranked(entries, scores)
-            best = scores[entries[0].label]
-            rest = [scores[entry.label] for entry in entries[1:]]
-            if all(best.beats(one) for one in rest):
-                break
-            entries = entries[: max(FINALISTS, -(-len(entries) // 2))]
-        chosen, last, fallen = self._final(entries[:FINALISTS], report)
-        rounds.append(last)
-        score = last[chosen.label][1]
-        told = {
-            label: _told(*both, number) for number, one in enumerate(rounds, start=1) for label, both in one.items()
-        }
+        choices = {one.name: self._entries(one) for one in contenders}
+        first, second = (
+            Trial(window, self.experiment.seed + SEED_OFFSET + number)
+            for number, window in enumerate(self._windows(contenders))
+        )
+        self._try(first, [entries[0] for entries in choices.values()], report)
+        passed = first.best()[: min(MOST_PASSED_ON, max(FINALISTS, math.ceil(len(choices) / PASSED_ON)))]
+        self._try(first, [entry for one in passed for entry in choices[one.name][1:]], report)
+        order, trials = first.best(), [first]
+        best = first.scores[order[0].label]
+        if not all(best.beats(first.scores[entry.label]) for entry in order if entry.name != order[0].name):
+            self._try(second, order[: len(passed)], report)
+            order = [*second.best(), *order[len(passed) :]]
+            trials.append(second)
+        final, chosen, fallen = self._final(order, trials, report)
+        trials.append(final)
         notes: dict[str, Any] = {
             "chosen": chosen.name,
-            "race": list(told.values()),
-            "idle": self._idle(chosen, rounds),
-            "reserve": [node for node in chosen.placement.ranges if node not in score.used],
+            "race": [
+                _told(entry, trial.scores[label], number)
+                for number, trial in enumerate(trials, start=1)
+                for label, entry in trial.entries.items()
+                if not any(label in later.entries for later in trials[number:])
+            ],
+            "idle": self._idle(chosen, trials),
+            "reserve": [node for node in chosen.placement.ranges if node not in final.scores[chosen.label].used],
         }
+        if before := [trial.scores[chosen.label] for trial in trials[:-1] if chosen.label in trial.scores]:
+            notes["trial"] = _figures(before[-1])
         if self.system.routing == "auto":
             notes["routing"] = {"policy": chosen.system.routing, "options": _plain(chosen.system.routing_options)}
         if fallen:
@@ -157,15 +135,21 @@ class Race:
         return replace(chosen.placement, notes={**chosen.placement.notes, **notes})
 
     def _entries(self, contender: Contender) -> list[Entry]:
-        plan = self._plan(contender.placement)
+        """Return an entry for each policy, the most promising first."""
+        placement = contender.placement
+        plan = self._plan(placement)
         if self.system.routing != "auto":
-            return [Entry(contender.name, contender.placement, plan, self.system)]
-        found = chains(routing_graph(contender.placement, plan))
-        policies = BRANCH_POLICIES if found is None else REPLICA_POLICIES[: 1 if len(found) == 1 else None]
+            return [Entry(contender.name, placement, plan, self.system)]
+        found = chains(routing_graph(placement, plan))
+        policies: tuple[str, ...]
+        if found is None:
+            policies = MIXED_POLICIES if len(set(placement.pipelines.values())) > 1 else BRANCH_POLICIES
+        else:
+            policies = REPLICA_POLICIES[: 1 if len(found) == 1 else None]
         return [
             Entry(
                 contender.name,
-                contender.placement,
+                placement,
                 plan,
                 replace(self.system, routing=policy, routing_options=routing_registry.get(policy).Options()),
             )
@@ -175,161 +159,121 @@ class Race:
     def _plan(self, placement: Placement) -> FlowPlan:
         return max_flow(self.system.fleet, placement, self.capacity)
 
-    def _windows(self) -> list[Window]:
-        full = self.experiment.workload.window
+    def _windows(self, contenders: Sequence[Contender]) -> list[Window]:
+        """Return the windows of the trials: shares of the reported one, or less where requests are short and many."""
+        full, stats = self.experiment.workload.window, self.experiment.workload_stats
         duration_ns = LONGEST_NS if full.duration_ns is None else min(full.duration_ns, LONGEST_NS)
         warmup_ns = min(max(full.warmup_ns, duration_ns // 2), LONGEST_NS)
-        return [Window(int(share * warmup_ns), int(share * duration_ns), drain=False) for share in ROUNDS]
+        arrivals = self.system.arrivals or self.experiment.workload.arrivals
+        rate_rps = arrivals.rate_rps if self.system.arrivals is not None else stats.offered_rps
+        estimates = [one.estimate for one in contenders if one.estimate is not None and one.estimate > 0]
+        settled_ns = math.inf
+        if rate_rps and estimates:  # offered output tokens/s over the estimate is the time of a token
+            residence_s = rate_rps * stats.mean_output_tokens**2 / median(estimates)
+            settled_ns = max(SETTLED_RESIDENCES * residence_s, LEAST_REQUESTS / rate_rps) * NS_PER_S
+        longest_ns = [settled_ns * share / TRIALS[0] for share in TRIALS]
+        return [
+            Window(int(min(share * warmup_ns, most_ns)), int(min(share * duration_ns, most_ns)), drain=False)
+            for share, most_ns in zip(TRIALS, longest_ns, strict=True)
+        ]
 
-    def _score(self, entry: Entry, window: Window, seed: int) -> Score:
-        placed = PlacedSystem(entry.system, entry.placement, entry.plan)
-        return score_of(simulate_system(self.experiment, placed, window=window, seed=seed), self.experiment)
+    def _try(self, trial: Trial, entries: Sequence[Entry], report: Callable[[str], None]) -> None:
+        for entry in entries:
+            report(f"trial of {(trial.window.duration_ns or 0) / NS_PER_S:.3g} s: {entry.label}")
+            placed = PlacedSystem(entry.system, entry.placement, entry.plan)
+            run = simulate_system(self.experiment, placed, window=trial.window, seed=trial.seed)
+            trial.entries[entry.label], trial.scores[entry.label] = entry, score_of(run, self.experiment)
 
     def _final(
-        self, entries: Sequence[Entry], report: Callable[[str], None]
-    ) -> tuple[Entry, dict[str, tuple[Entry, Score]], str]:
-        """Return the best of the finalists, or the baseline that beats it, all scores, and a sentence on the latter."""
-        full = self.experiment.workload.window
-        window = replace(full, duration_ns=LONGEST_NS if full.duration_ns is None else full.duration_ns, drain=False)
-        others = [
-            Entry(
-                f"system {placed.system.name}",
-                placed.placement,
-                self._plan(placed.placement),
-                placed.system if self.system.routing == "auto" else self.system,
-                is_baseline=True,
-            )
-            for placed in self.baselines()
-        ]
-        scores: dict[str, Score] = {}
-        for entry in (*entries, *others):
-            report(f"as reported: {entry.label}")
-            scores[entry.label] = self._score(entry, window, self.experiment.seed)
-        final = {entry.label: (entry, scores[entry.label]) for entry in (*entries, *others)}
-        chosen = ranked(entries, scores)[0]
-        mine = scores[chosen.label]
-        for rival in ranked(others, scores):
-            theirs = scores[rival.label]
+        self, order: Sequence[Entry], trials: Sequence[Trial], report: Callable[[str], None]
+    ) -> tuple[Trial, Entry, str]:
+        """Simulate the best and all baselines as the report will be.
+
+        Return these, the best of the former or the baseline that beats it, and a sentence on the latter. Where the best
+        turns out to serve less than the next entry has shown, that is simulated, too.
+        """
+        window = self.experiment.workload.window
+        if window.duration_ns is None:
+            window = replace(window, duration_ns=LONGEST_NS, drain=False)
+        final = Trial(window, self.experiment.seed)
+        names = [entry.name for entry in order]
+        waiting = [entry for number, entry in enumerate(order) if entry.name not in names[:number]]
+        while waiting and len(final.entries) < MOST_FINALISTS:
+            if len(final.entries) >= FINALISTS:
+                label = waiting[0].label
+                shown = next(trial.scores[label] for trial in reversed(trials) if label in trial.scores)
+                if shown.share <= max(score.share for score in final.scores.values()) + DISAPPOINTING:
+                    break
+            self._as_reported(final, waiting.pop(0), report)
+        chosen = final.best()[0]
+        mine = final.scores[chosen.label]
+        others = []
+        for placed in self.baselines():
+            system = placed.system if self.system.routing == "auto" else self.system
+            name = f"system {placed.system.name}"
+            others.append(Entry(name, placed.placement, self._plan(placed.placement), system, is_baseline=True))
+            self._as_reported(final, others[-1], report)
+        labels = ranked([other.label for other in others], final.scores)
+        for rival in (final.entries[label] for label in labels):
+            theirs = final.scores[rival.label]
             if theirs.beats(mine):
                 text = (
                     f"{rival.label} does better than the best candidate found ({chosen.label}): {theirs.share:.1%} "
-                    f"within the objectives against {mine.share:.1%}, {theirs.mean_in_system:.3g} requests in the "
-                    f"system against {mine.mean_in_system:.3g}. Its placement is taken."
+                    f"within the objectives against {mine.share:.1%}, a latency of {theirs.latency_s:.3g} s against "
+                    f"{mine.latency_s:.3g} s. Its placement is taken."
                 )
-                return rival, final, text
-        return chosen, final, ""
+                return final, rival, text
+        return final, chosen, ""
 
-    def _idle(self, chosen: Entry, rounds: Sequence[dict[str, tuple[Entry, Score]]]) -> dict[str, str]:
+    def _as_reported(self, final: Trial, entry: Entry, report: Callable[[str], None]) -> None:
+        report(f"as reported: {entry.label}")
+        placed = PlacedSystem(entry.system, entry.placement, entry.plan)
+        if self.experiment.workload.window == final.window:
+            run = simulated(self.experiment, placed, self.runs)
+        else:
+            run = simulate_system(self.experiment, placed, window=final.window)
+        final.entries[entry.label], final.scores[entry.label] = entry, score_of(run, self.experiment)
+
+    def _idle(self, chosen: Entry, trials: Sequence[Trial]) -> dict[str, str]:
         """Return why nodes hold no layers: by the best entry with them, beside the chosen one on the same requests."""
         reasons: dict[str, str] = {}
         for node in self.system.fleet.cluster.nodes:
             if node.id in chosen.placement.ranges:
                 continue
             reasons[node.id] = "no candidate uses it"
-            for one in reversed(rounds):
-                holding = [e for e, _ in one.values() if node.id in e.placement.ranges and not e.is_baseline]
-                if not holding:
+            for trial in reversed(trials):
+                best = [e for e in trial.best() if node.id in e.placement.ranges and not e.is_baseline]
+                if not best or chosen.label not in trial.scores:
                     continue
-                scores = {label: score for label, (_, score) in one.items()}
-                best = ranked(holding, scores)[0]
-                theirs, mine = scores[best.label], scores.get(chosen.label, max(scores.values(), key=_order))
+                theirs, mine = trial.scores[best[0].label], trial.scores[chosen.label]
                 what = "makes it worse" if mine.beats(theirs) else "not needed"
                 reasons[node.id] = (
-                    f"{what}: with it {theirs.share:.1%} within the objectives and {theirs.mean_in_system:.3g} "
-                    f"requests in the system ({best.label}), without it {mine.share:.1%} and {mine.mean_in_system:.3g}"
+                    f"{what}: with it {theirs.share:.1%} within the objectives and a latency of {theirs.latency_s:.3g} "
+                    f"s ({best[0].label}), without it {mine.share:.1%} and {mine.latency_s:.3g} s"
                 )
                 break
         return reasons
 
 
-def ranked(entries: Sequence[Entry], scores: dict[str, Score]) -> list[Entry]:
-    """Return entries, the best first: those that equal the largest share by their time, then the others by share."""
-    if not entries:
-        return []
-    top = max((scores[entry.label] for entry in entries), key=_order)
-
-    def key(entry: Entry) -> tuple[float, float]:
-        score = scores[entry.label]
-        if top.share_exceeds(score):
-            return 1.0 - score.share, score.mean_in_system
-        return 0.0, score.mean_in_system
-
-    return sorted(entries, key=key)
-
-
-def score_of(run: RunResult, experiment: ResolvedExperiment) -> Score:
-    """Return the score of a run by the objectives of an experiment.
-
-    A request that has no first token and is overdue has missed; one that is still decoding is not counted.
-    """
-    edges = np.linspace(run.window_start_ns, run.window_end_ns, PARTS + 1)
-    good, decided = np.zeros(PARTS), np.zeros(PARTS)
-    for _, part, slo in by_objective(run, experiment.slo):
-        columns = part.requests
-        arrival, first, end = columns.arrival_ns, columns.first_token_ns, run.window_end_ns
-        finished = (columns.finish_ns >= 0) & (columns.finish_ns <= end)
-        within = finished.copy()
-        missed = np.zeros(len(arrival), dtype=bool)
-        if slo.ttft_s is not None:
-            limit_ns = slo.ttft_s * NS_PER_S
-            late = np.where((first >= 0) & (first <= end), first, end) - arrival > limit_ns
-            missed |= late
-        if slo.tpot_s is not None:
-            tpot_ns = request_tpot_ns(part, np.arange(len(arrival)))
-            missed |= finished & (tpot_ns > slo.tpot_s * NS_PER_S)
-        if slo.e2el_s is not None:
-            missed |= np.where(finished, columns.finish_ns, end) - arrival > slo.e2el_s * NS_PER_S
-        within &= ~missed
-        known = within | missed
-        good += np.histogram(arrival[within], edges)[0]
-        decided += np.histogram(arrival[known], edges)[0]
-    series = run.series
-    inside = (series.time_ns >= run.window_start_ns) & (series.time_ns <= run.window_end_ns)
-    times, numbers = series.time_ns[inside], (series.waiting + series.running)[inside].astype(float)
-    places = np.clip(np.searchsorted(edges, times, side="right") - 1, 0, PARTS - 1)
-    in_system = np.array(
-        [numbers[places == part].mean() if (places == part).any() else np.nan for part in range(PARTS)]
-    )
-    in_system = np.where(np.isnan(in_system), np.nanmean(in_system), in_system)
-    tokens = series.output_tokens[inside]
-    done = np.flatnonzero((run.requests.finish_ns >= 0) & (run.requests.arrival_ns >= run.window_start_ns))
-    ttft_s = (run.requests.first_token_ns - run.requests.arrival_ns)[done] / NS_PER_S
-    tpot_s = request_tpot_ns(run, done) / NS_PER_S
-    worked = run.nodes.prompt_tokens + run.nodes.decode_tokens > 0
-    return Score(
-        good,
-        decided,
-        in_system,
-        used=frozenset(name for name, at_work in zip(run.nodes.node_id, worked, strict=True) if at_work),
-        output_tokens_per_s=float(tokens[-1] - tokens[0]) * NS_PER_S / max(1, int(times[-1] - times[0])),
-        ttft_p95_s=float(np.percentile(ttft_s, 95)) if len(ttft_s) else float("nan"),
-        tpot_p95_s=float(np.nanpercentile(tpot_s, 95)) if np.isfinite(tpot_s).any() else float("nan"),
-    )
-
-
-def _order(score: Score) -> tuple[float, float]:
-    return score.share, -score.mean_in_system
-
-
-def _is_above(differences: FloatArray) -> bool:
-    """Whether the mean of these differences is above zero by more than its 95 % interval."""
-    interval = interval_of_batches(differences, floor=None)
-    return float(differences.mean()) > 0 and (interval is None or interval.low > 0)
-
-
-def _told(entry: Entry, score: Score, round_number: int) -> dict[str, Any]:
+def _told(entry: Entry, score: Score, trial_number: int) -> dict[str, Any]:
     return {
         "name": entry.name,
         "routing": entry.system.routing,
-        "round": round_number,
-        "share": score.share,
-        "in_system": score.mean_in_system,
-        "output_tokens_per_s": score.output_tokens_per_s,
-        "ttft_p95_s": score.ttft_p95_s,
-        "tpot_p95_s": score.tpot_p95_s,
+        "round": trial_number,
+        **_figures(score),
         "nodes": len(entry.placement.ranges),
         "max_flow_tokens_per_s": entry.placement.objective_tokens_per_s,
         "is_baseline": entry.is_baseline,
+    }
+
+
+def _figures(score: Score) -> dict[str, Any]:
+    return {
+        "share": score.share,
+        "latency_s": score.latency_s,
+        "ttft_s": list(score.ttft_s),
+        "tpot_s": list(score.tpot_s),
+        "output_tokens_per_s": score.output_tokens_per_s,
     }
 
 

@@ -21,7 +21,7 @@ from helixsim.results.runset import RunSet
 from helixsim.runtime.identity import content_key, experiment_key
 from helixsim.runtime.pool import Executor, Processes, Report, Serial
 from helixsim.study import rundir
-from helixsim.study.finished import Simulated, SimulatedStore, simulated_in
+from helixsim.study.finished import Simulated, SimulatedStore, simulated, simulated_in
 from helixsim.study.placements import PlacementStore, placement_store, placements_in
 from helixsim.study.placing import assembled
 from helixsim.study.systems import PlacedSystem, simulate_system, summary_of
@@ -217,8 +217,9 @@ def run_system(task: SystemTask, report: Report) -> Run:
     if found is not None:
         return _again(task.case, found)
     finished = run_case(
-        task.case, check=task.check, store=task.placements, progress=lambda what, share: report(share, what)
-    )
+        task.case, check=task.check, store=task.placements, runs=None if task.check else task.kept,
+        progress=lambda what, share: report(share, what),
+    )  # fmt: skip
     with suppress(OSError):  # no room: the results are in memory still, and the run directory may have room
         task.kept.keep(task.key, Simulated(finished.simulation.placement, finished.simulation.result))
     return finished
@@ -229,9 +230,10 @@ def run_case(
     *,
     check: bool = False,
     store: PlacementStore | None = None,
+    runs: SimulatedStore | None = None,
     progress: Progress | None = None,
 ) -> Run:
-    """Place, simulate and summarise one system."""
+    """Place, simulate and summarise one system; ``runs``: where simulations without checks are kept, if at all."""
     experiment, system = case.experiment, case.system
     report = progress or (lambda _what, _done: None)
     window = experiment.workload.window
@@ -251,11 +253,13 @@ def run_case(
         report(what, PLACEMENT_SHARE + (1 - PLACEMENT_SHARE) * min(share, 1.0))
 
     report(f"{system.name}: placing", 0.0)
-    placed = place_case(case, progress=on_candidate, store=store)
+    placed = place_case(case, progress=on_candidate, store=store, runs=runs)
     if placed.placement.notes.get("interrupted"):
         raise KeyboardInterrupt  # the search keeps its incumbent for `place`; a run must not pass it off as its result
     started_s = time.perf_counter()
-    return finished(case, placed, simulate_system(experiment, placed, check=check, progress=on_sample))
+    if check:
+        return finished(case, placed, simulate_system(experiment, placed, check=True, progress=on_sample))
+    return finished(case, placed, simulated(experiment, placed, runs, on_sample))
 
 
 def _again(case: Case, kept: Simulated) -> Run:

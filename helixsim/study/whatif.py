@@ -10,6 +10,7 @@ from helixsim.domain.placement import Placement
 from helixsim.errors import HelixsimError, InfeasibleError
 from helixsim.placement.base import Progress, silent
 from helixsim.results.runset import WhatIf
+from helixsim.study.finished import SimulatedStore
 from helixsim.study.placements import PlacementStore
 from helixsim.study.placing import assembled, place_system
 from helixsim.study.systems import PlacedSystem
@@ -51,7 +52,13 @@ def hopeless(experiment: ResolvedExperiment) -> dict[str, HelixsimError]:
     }
 
 
-def place_case(case: Case, *, progress: Progress = silent, store: PlacementStore | None = None) -> PlacedSystem:
+def place_case(
+    case: Case,
+    *,
+    progress: Progress = silent,
+    store: PlacementStore | None = None,
+    runs: SimulatedStore | None = None,
+) -> PlacedSystem:
     """Place the model for one system, or take over the placement of the unchanged one.
 
     Raises
@@ -60,8 +67,8 @@ def place_case(case: Case, *, progress: Progress = silent, store: PlacementStore
         If no placement is found, or the one taken over has no complete route any more.
     """
     if case.kept is None:
-        return place_system(case.experiment, case.system, progress=progress, store=store)
-    before = place_system(*case.kept, progress=progress, store=store).placement
+        return place_system(case.experiment, case.system, progress=progress, store=store, runs=runs)
+    before = place_system(*case.kept, progress=progress, store=store, runs=runs).placement
     return keep_placement(case.experiment, case.system, before)
 
 

@@ -79,13 +79,24 @@ def test_a_part_has_its_nodes_and_their_profiles() -> None:
     assert [profile.kind for profile in part.fleet.profiles] == ["k4", "k3"]
 
 
-def test_contenders_are_all_heuristics_and_the_best_estimates_without_duplicates() -> None:
-    def candidate(name: str, start: int, *, is_searched: bool) -> Candidate:
-        return Candidate(name, Placement(name, LAYERS, {"n": LayerRange(start, 8)}), 1, 1.0, is_searched)
+def test_contenders_are_the_best_estimates_of_each_kind_of_routes_without_duplicates() -> None:
+    def candidate(name: str, *ranges: tuple[int, int, int], is_searched: bool = True) -> Candidate:
+        """A placement on a node for each start, end and number of its pipeline."""
+        held = {f"n{at}": LayerRange(start, end) for at, (start, end, _) in enumerate(ranges)}
+        pipelines = {f"n{at}": number for at, (_, _, number) in enumerate(ranges)}
+        return Candidate(name, Placement(name, LAYERS, held, pipelines=pipelines), 1, 1.0, is_searched)
 
-    heuristics = [candidate("h0", 0, is_searched=False), candidate("h1", 1, is_searched=False)]
-    searched = [candidate(f"s{number}", number, is_searched=True) for number in range(1, 8)]
-    estimates = {one.name: float(number) for number, one in enumerate([*heuristics, *searched])}
-    chosen = contenders([*searched, *heuristics], estimates, 2)
-    assert [one.name for one in chosen] == ["h0", "h1", "s7", "s6", "s5", "s4"]
-    assert "s1" not in [one.name for one in contenders([*searched, *heuristics], estimates, 9)]  # the same as h1
+    made = [
+        *(candidate(f"chain {cut}", (0, cut, 0), (cut, 8, 0)) for cut in range(1, 6)),
+        *(candidate(f"branching {cut}", (0, cut, 0), (0, cut, 0), (cut, 8, 0)) for cut in range(1, 6)),
+        *(candidate(f"mixed {cut}", (0, 8, 0), (0, cut, 1), (0, cut, 1), (cut, 8, 1)) for cut in range(1, 6)),
+    ]
+    estimates = {one.name: float(number) for number, one in enumerate(made, start=1)}
+    twin = candidate("heuristic", (0, 5, 0), (5, 8, 0), is_searched=False)
+    estimates[twin.name] = estimates["chain 5"]
+    names = [one.name for one in contenders([*made, twin], estimates, 2)]
+    assert names == ["mixed 5", "mixed 4", "branching 5", "branching 4", "heuristic", "chain 4"]
+    far = {name: value - 12 for name, value in estimates.items()}
+    assert [one.name for one in contenders(made, far, 2)] == ["mixed 5", "mixed 4"]
+    hopeless = {name: value - 100 for name, value in estimates.items()}
+    assert len(contenders(made, hopeless, 2)) == 6

@@ -13,10 +13,12 @@ from helixsim.config.experiment import ResolvedExperiment
 from helixsim.domain.request import Slo
 from helixsim.placement.base import Contender
 from helixsim.report.selection import race_rows, selection_sentences
+from helixsim.study.finished import SimulatedStore, simulated
 from helixsim.study.placements import placement_store
 from helixsim.study.placing import _rivals, place_system, routed
-from helixsim.study.race import Entry, Race, Score, ranked, score_of
-from helixsim.study.systems import capacity_table, simulate_system
+from helixsim.study.race import Race
+from helixsim.study.score import PARTS, Score, ranked, score_of
+from helixsim.study.systems import capacity_table, simulate_system, summary_of
 
 EXPERIMENT = """\
 schema: 1
@@ -55,9 +57,9 @@ def placed(tmp_path_factory):
     return experiment, place_system(experiment, experiment.systems[0])
 
 
-def score(share: float, in_system: float, noise: float = 0.0) -> Score:
-    wave = noise * np.tile([1.0, -1.0], 5)
-    return Score(100 * share + 10 * wave, np.full(10, 100.0), in_system + wave)
+def score(share: float, latency_s: float, noise: float = 0.0) -> Score:
+    wave = noise * np.tile([1.0, -1.0], PARTS // 2)
+    return Score(100 * share + 10 * wave, np.full(PARTS, 100.0), np.log(latency_s) + wave)
 
 
 def test_the_plan_keeps_to_the_objectives_where_the_whole_fleet_does_not(placed) -> None:
@@ -76,7 +78,7 @@ def test_no_entry_of_the_last_round_beats_the_chosen_one(placed) -> None:
     _, system = placed
     race = system.placement.notes["race"]
     last = [entry for entry in race if entry["round"] == max(one["round"] for one in race)]
-    assert any(entry["is_baseline"] for entry in last)
+    assert [entry["name"] for entry in last if entry["is_baseline"]] == ["system replicas"]
     (chosen,) = [
         entry
         for entry in last
@@ -94,7 +96,8 @@ def test_the_selection_is_told_in_a_table_and_sentences(placed) -> None:
         assert node in sentences
     rows = race_rows(notes)
     assert len(rows) == min(12, len(notes["race"]))
-    assert [int(row[-1]) for row in rows] == sorted((int(row[-1]) for row in rows), reverse=True)
+    rounds = ["as reported", "2", "1"]
+    assert [row[-1] for row in rows] == sorted((row[-1] for row in rows), key=rounds.index)
 
 
 def race_of(experiment: ResolvedExperiment, contenders, baselines=()):
@@ -193,14 +196,15 @@ def test_a_kept_placement_depends_on_objectives_and_rivals(tmp_path, monkeypatch
 
 
 def test_shares_come_before_time_and_equal_shares_do_not() -> None:
-    scores = {"a, r": score(1.0, 9), "b, r": score(0.9, 1), "c, r": score(0.999, 5, noise=0.4), "d, r": score(0.5, 1)}
-    system = type("S", (), {"routing": "r"})()
-    entries = [Entry(name[0], None, None, system) for name in scores]  # type: ignore[arg-type]
-    assert [entry.name for entry in ranked(entries, scores)] == ["c", "a", "b", "d"]
-    assert scores["a, r"].beats(scores["b, r"])
-    assert not scores["b, r"].beats(scores["a, r"])
-    assert scores["c, r"].beats(scores["a, r"])  # equal within the interval of the shares, and faster
-    assert not scores["a, r"].beats(score(1.0, 9))
+    scores = {"a": score(1.0, 9), "b": score(0.9, 1), "c": score(0.999, 5, noise=0.4), "d": score(0.5, 1)}
+    assert ranked(list(scores), scores) == ["c", "a", "b", "d"]
+    assert scores["a"].beats(scores["b"])
+    assert not scores["b"].beats(scores["a"])
+    assert scores["c"].beats(scores["a"])  # equal within the interval of the shares, and faster
+    assert not scores["a"].beats(score(1.0, 9))
+    nothing = replace(score(0.0, 1), log_latency=np.full(PARTS, np.inf))
+    assert scores["d"].is_faster(nothing)
+    assert not nothing.is_faster(nothing)
 
 
 def test_requests_are_judged_by_what_is_known_at_the_end(placed) -> None:
@@ -214,6 +218,62 @@ def test_requests_are_judged_by_what_is_known_at_the_end(placed) -> None:
     late = score_of(run, replace(experiment, slo=Slo(ttft_s=1e-6)))
     inside = (run.requests.arrival_ns >= run.window_start_ns) & (run.requests.arrival_ns <= run.window_end_ns)
     assert late.decided.sum() == pytest.approx(inside.sum(), abs=1)
-    offered = 2.0
-    mean_s = float(np.mean((run.requests.finish_ns - run.requests.arrival_ns)[run.requests.finish_ns > 0])) / 1e9
-    assert found.mean_in_system == pytest.approx(offered * mean_s, rel=0.35)
+
+
+def test_trial_figures_are_those_of_the_report(placed) -> None:
+    experiment, system = placed
+    run = simulate_system(experiment, system, seed=experiment.seed)
+    summary = summary_of(experiment, system, run, offered_rps=2.0)
+    found = score_of(run, experiment)
+    assert summary.ttft is not None
+    assert summary.tpot is not None
+    assert found.ttft_s == pytest.approx([summary.ttft.p50_s, summary.ttft.p95_s, summary.ttft.p99_s], rel=1e-4)
+    assert found.tpot_s == pytest.approx([summary.tpot.p50_s, summary.tpot.p95_s, summary.tpot.p99_s], rel=1e-4)
+    assert found.output_tokens_per_s == pytest.approx(summary.throughput.output_tokens_per_s, rel=1e-4)
+    means = np.mean(found.ttft_s), np.mean(found.tpot_s)
+    assert found.latency_s == pytest.approx(np.sqrt(means[0] * means[1]), rel=0.05)  # the jackknife corrects for bias
+
+
+def test_every_percentile_counts_for_the_latency(placed) -> None:
+    """A longer TTFT of a few, or one of all, is more latency; waiting requests count with their wait so far."""
+    experiment, system = placed
+    run = simulate_system(experiment, system, seed=experiment.seed)
+    latency_s = score_of(run, experiment).latency_s
+    columns = run.requests
+
+    def latency_with(first_token_ns: np.ndarray) -> float:
+        return score_of(replace(run, requests=replace(columns, first_token_ns=first_token_ns)), experiment).latency_s
+
+    first = columns.first_token_ns
+    slow = np.argsort(np.where(first > run.window_start_ns, first - columns.arrival_ns, -1))[-4:]
+    for later in (slow, np.arange(len(first))):
+        changed = first.copy()
+        changed[later] += np.where(first[later] >= 0, 10**8, 0)
+        assert latency_with(changed) > latency_s
+    waits = first.copy()
+    inside = np.flatnonzero((columns.arrival_ns > run.window_start_ns) & (columns.arrival_ns < run.window_end_ns))
+    waits[inside[: len(inside) // 4]] = -1
+    assert latency_with(waits) > 2 * latency_s
+
+
+def test_what_the_race_simulated_as_reported_is_not_simulated_again(tmp_path, monkeypatch) -> None:
+    experiment = loaded(tmp_path)
+    baseline = place_system(experiment, experiment.systems[1])
+    runs = SimulatedStore(tmp_path / "runs")
+    fresh = simulated(experiment, baseline, None)
+    race = Race(experiment, baseline.system, capacity_table(experiment, baseline.system), lambda: [baseline], runs)
+    race([Contender("all", baseline.placement)], lambda _text: None)
+
+    def refused(*_args, **_options):
+        raise AssertionError("simulated again")
+
+    monkeypatch.setattr("helixsim.study.finished.simulate_system", refused)
+    again = simulated(experiment, baseline, runs)
+    assert (again.requests.finish_ns == fresh.requests.finish_ns).all()
+    for other in (
+        (replace(experiment, seed=experiment.seed + 1), baseline),
+        (experiment, replace(baseline, system=replace(baseline.system, routing="least_loaded"))),
+        (experiment, replace(baseline, placement=replace(baseline.placement, pipelines={}))),
+    ):
+        with pytest.raises(AssertionError, match="simulated again"):
+            simulated(*other, runs)
