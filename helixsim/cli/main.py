@@ -18,12 +18,13 @@ from typing import TextIO
 
 import helixsim
 from helixsim.cli.console import set_colour
+from helixsim.cli.examples import add_examples
 from helixsim.cli.parsing import Parser
 from helixsim.cli.streams import claim_stdout, guarded, settle_stdout, write_exactly
 from helixsim.errors import ExitCode, WorkerError, typed_error
 
-COMMANDS = ("run", "place", "validate", "reproduce", "sweep", "capacity", "fleet", "compare", "report", "trace",
-            "profile", "inspect", "accuracy")  # fmt: skip
+COMMANDS = ("init", "run", "place", "validate", "reproduce", "sweep", "capacity", "fleet", "compare", "report", "trace",
+            "profile", "inspect", "accuracy", "completion")  # fmt: skip
 """Each is a module of this package with ``add_parser(subparsers)``; heavy imports happen only when it runs.
 
 Commands without a module are left out.
@@ -48,6 +49,24 @@ exit codes:
 """
 
 
+class _Version(argparse.Action):
+    """Prints the versions of helixsim, of Python, and of the libraries that decide results."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
+        super().__init__(option_strings, dest=argparse.SUPPRESS, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        """Print and exit."""
+        from helixsim.runtime.identity import library_versions
+
+        python = ".".join(map(str, sys.version_info[:3]))
+        names = {"highspy": "HiGHS (highspy)"}
+        versions = {"Python": python, **library_versions()}
+        print(f"helixsim {helixsim.__version__}")
+        print(", ".join(f"{names.get(name, name)} {version}" for name, version in versions.items()))
+        parser.exit()
+
+
 def build_parser(only: str | None = None) -> Parser:
     """Return the parser of the whole command line, or of one command alone, without importing the others."""
     parser = Parser(
@@ -56,11 +75,12 @@ def build_parser(only: str | None = None) -> Parser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"helixsim {helixsim.__version__}")
+    parser.add_argument("--version", action=_Version, help="show the versions of helixsim and of what decides results")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS if only is None else (only,):
         if importlib.util.find_spec(f"helixsim.cli.{command}") is not None:
             importlib.import_module(f"helixsim.cli.{command}").add_parser(subparsers)
+    add_examples(parser)
     return parser
 
 

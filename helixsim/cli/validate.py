@@ -52,6 +52,7 @@ def summarise(experiment: ResolvedExperiment, *, plugins_imported: bool = True) 
     """
     from helixsim.report.tables import engine_text
     from helixsim.runtime.identity import experiment_plugins
+    from helixsim.study.effort import effort
 
     unknown = [] if plugins_imported else list(experiment_plugins(experiment))
     fleet, window, engine = experiment.fleet, experiment.workload.window, experiment.engine
@@ -111,6 +112,7 @@ def summarise(experiment: ResolvedExperiment, *, plugins_imported: bool = True) 
             }
             for number, system in enumerate(experiment.systems)
         ],
+        "effort": asdict(effort(experiment)),
         "baseline": experiment.baseline,
         "slo": experiment.document["slo"],
         "assumptions": list(experiment.assumptions),
@@ -181,6 +183,8 @@ def _lines(summary: dict[str, Any]) -> list[str]:
         *(f"left out   {count} requests: {reason}" for reason, count in load["dropped"].items()),
         "",
         *(f"system     {_shown_system(system, summary['baseline'])}" for system in summary["systems"]),
+        "",
+        f"time       {_shown_effort(summary['effort'])}",
     ]
     if summary["assumptions"]:
         lines += ["", *(f"assumed    {sentence}" for sentence in summary["assumptions"])]
@@ -215,6 +219,29 @@ def _shown_window(load: dict[str, Any]) -> str:
         return f"after {warmup}, until the last request has completed"
     then = ", then drained" if load["drain"] else ""
     return f"{units.format_seconds(load['duration_s'])} after {warmup}{then}"
+
+
+def _shown_effort(one: dict[str, Any]) -> str:
+    if one["simulation_cpu_s"] is None:
+        text = "depends on the throughput: some 150 000 output tokens are simulated in a CPU second"
+    else:
+        text = (
+            f"about {_rounded(one['requests'])} requests and {_rounded(one['output_tokens'])} output tokens in all "
+            f"systems, {_rounded(one['simulation_cpu_s'])} CPU s"
+        )
+    if one["planned"]:
+        names = ", ".join(one["planned"])
+        known = one["planning_cpu_s"]
+        spent = "several times that" if known is None else f"{_rounded(known[0])} to {_rounded(known[1])} CPU s"
+        text += f"; planning {names}: {spent}"
+    return text
+
+
+def _rounded(value: float) -> str:
+    """Return an estimate with two digits: ``1 300``."""
+    if value < 1:
+        return "less than 1"
+    return f"{value:.2g}" if value < 100 else units.number(float(f"{value:.2g}"))
 
 
 def _shown_system(system: dict[str, Any], baseline: str) -> str:

@@ -7,7 +7,6 @@ can be reported at once.
 from __future__ import annotations
 
 import dataclasses
-import re
 import types
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -96,9 +95,6 @@ class Choices:
     problems: list[Problem]
 
 
-_HUGGING_FACE_ID = re.compile(r"[\w-]+/[\w.-]+")
-
-
 def look_up(source: Source, registries: Registries) -> Choices:
     """Look up every name in ``source`` and check its options."""
     choices = Choices({}, {}, {}, [])
@@ -117,10 +113,8 @@ def look_up(source: Source, registries: Registries) -> Choices:
                 choices.problems.append(source.problem(path, f"the folder {file} has no config.json"))
         elif not is_file(file):
             message = f"no such file: {shortened(str(file))}"
-            if kind == "model" and _HUGGING_FACE_ID.fullmatch(name) and not name.endswith((".json", ".yaml", ".yml")):
-                ids = ", ".join(sorted(catalog.hugging_face_ids()))
-                hint = catalog.hugging_face_hint(name)
-                message += f", and no Hugging Face id that helixsim has the figures of{hint} (known: {ids})"
+            if kind == "model" and (unknown := catalog.unknown_hugging_face_id(name)):
+                message += f", and {unknown}"
             choices.problems.append(source.problem(path, message))
     _choose(source, ("workload", "lengths"), lengths.get, choices)
     batching = _batching_of_engine(source)

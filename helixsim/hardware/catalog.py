@@ -40,6 +40,9 @@ class AliasesFile(Section):
     hugging_face: dict[str, Words]
 
 
+_HUGGING_FACE_ID = re.compile(r"[\w-]+/[\w.-]+")
+
+
 def gpu_names() -> tuple[str, ...]:
     """Return the names of the GPUs in ``profiles/gpus``."""
     return _names("gpus")
@@ -68,7 +71,21 @@ def hugging_face_hint(name: str) -> str:
     ids = sorted(hugging_face_ids())
     meant = [one for one in ids if letters(one) == letters(name)]
     meant = meant or [one for one in ids if letters(one.rpartition("/")[2]) == letters(name.rpartition("/")[2])]
+    meant = meant or [one for one in ids if letters(one).startswith(letters(name)) and not _is_cut_number(one, name)]
     return f"; did you mean {' or '.join(map(repr, meant))}?" if meant else ""
+
+
+def _is_cut_number(name: str, start: str) -> bool:
+    """Return whether a name goes on with a digit where the other one ends with a digit."""
+    return start[-1:].isdigit() and letters(name)[len(letters(start)) :][:1].isdigit()
+
+
+def unknown_hugging_face_id(name: str) -> str:
+    """Return why ``name`` is no model where it looks like a Hugging Face id, with the known ones, or an empty text."""
+    if not _HUGGING_FACE_ID.fullmatch(name) or name.endswith((".json", ".yaml", ".yml")):
+        return ""
+    ids = ", ".join(sorted(hugging_face_ids()))
+    return f"no Hugging Face id that helixsim has the figures of{hugging_face_hint(name)} (known: {ids})"
 
 
 def link_names() -> tuple[str, ...]:
