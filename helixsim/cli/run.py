@@ -7,7 +7,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from helixsim.cli import console, options
+from helixsim.cli import console, options, run_timeline
 from helixsim.errors import ConfigError, ThresholdError
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="TOKENS_PER_S",
         help="exit code 6 if the output throughput of a system is below this",
     )
+    run_timeline.add_arguments(parser)
     parser.set_defaults(func=run)
 
 
@@ -52,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
     experiment = options.loaded(args).resolve()
     if args.fail_on_slo and not experiment.slo.is_stated:
         raise ConfigError(f"--fail-on-slo: {args.experiment} has no slo")
+    run_timeline.check(args, experiment)
     if not args.quiet:
         console.note(*_heading(experiment, verbose=bool(args.verbose)))
     reused = not args.force and rundir.finished_run(args.out, experiment, check=args.check) is not None
@@ -67,6 +69,8 @@ def run(args: argparse.Namespace) -> int:
     if not args.quiet:
         found = "cached (use --force to rerun)" if reused else "written"
         console.note(f"{directory / 'report.html'} {found}")
+    if args.timeline is not None:
+        run_timeline.write(args, experiment, runs)
     failed = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))["failed"]
     for name, error in failed.items():
         console.note(f"helixsim: {options.severity(error['exit_code'], args)}: {name}: {error['message']}")
