@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from datetime import UTC, datetime
 from pathlib import Path
 
 from helixsim.errors import ConfigError, unknown_name
 
 BENCHMARKS = ("vllm", "llm-d")
 """The formats of ``results.benchmark_files``, which is imported when one is asked for."""
+
+
+USUAL_START = "2026-01-01T00:00:00+00:00"
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -30,9 +34,23 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         choices=BENCHMARKS,
         help="write the result of 'vllm bench serve' or llm-d's benchmark report instead, as JSON to stdout or --out",
     )
+    parser.add_argument(
+        "--openmetrics",
+        type=Path,
+        metavar="FILE",
+        help="write the series of the run under the names of vLLM's metrics instead, as OpenMetrics text for "
+        "'promtool tsdb create-blocks-from openmetrics'",
+    )
+    parser.add_argument(
+        "--start",
+        type=_start,
+        default=_start(USUAL_START),
+        metavar="TIME",
+        help=f"when the run begins by the timestamps of --openmetrics (default: {USUAL_START})",
+    )
     parser.add_argument("--system", metavar="NAME", help="the system of --benchmark; needed if the run has several")
     parser.add_argument("--out", type=Path, metavar="FILE", help="where --benchmark writes (default: stdout)")
-    parser.add_argument("--force", action="store_true", help="allow --out to replace a file")
+    parser.add_argument("--force", action="store_true", help="allow --out and --openmetrics to replace a file")
     parser.set_defaults(func=run)
 
 
@@ -41,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
     directory: Path = args.run
     if args.benchmark is not None:
         return _benchmark(args, directory)
+    if args.openmetrics is not None:
+        return _openmetrics(args, directory)
     for option in ("system", "out"):
         if getattr(args, option) is not None:
             raise ConfigError(f"--{option} goes with --benchmark, one of {', '.join(BENCHMARKS)}")
@@ -55,6 +75,34 @@ def run(args: argparse.Namespace) -> int:
         for figure in write_figures(RunSet.load(directory), directory / "figures"):
             print(directory / "figures" / f"{figure.name}.svg")
     return 0
+
+
+def _openmetrics(args: argparse.Namespace, directory: Path) -> int:
+    """Write the series of a run as OpenMetrics."""
+    from helixsim import yamlio
+    from helixsim.report.openmetrics import openmetrics
+    from helixsim.results.runset import RunSet
+    from helixsim.runtime.manifest import checked_manifest
+    from helixsim.writing import new_file
+
+    checked_manifest(directory)
+    if args.openmetrics.exists() and not args.force and not args.openmetrics.is_char_device():
+        raise ConfigError(f"--openmetrics: {args.openmetrics} exists (--force replaces it)")
+    model = str(yamlio.load(directory / "config.resolved.yaml").data["model"])
+    with new_file(args.openmetrics, devices=True) as file:
+        for line in openmetrics(RunSet.load(directory), model, epoch_s=args.start):
+            file.write(line.encode("utf-8"))
+    print(args.openmetrics)
+    return 0
+
+
+def _start(text: str) -> float:
+    """Return a time as seconds since 1970; one without an offset is in UTC."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a time such as {USUAL_START}, got {text!r}") from None
+    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
 
 
 def _benchmark(args: argparse.Namespace, directory: Path) -> int:

@@ -30,8 +30,8 @@ _TPOT_S = (
     0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0,
 )  # fmt: skip
 _LATENCY_S = (
-    0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0, 960.0, 1920.0,
-    7680.0,
+    0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0, 960.0,
+    1920.0, 7680.0,
 )  # fmt: skip
 """Upper edges of the buckets of vLLM's histograms [s]."""
 
@@ -120,10 +120,12 @@ def _histogram(name: str, about: str, buckets: Sequence[float], at_ns: IntArray,
 
 def _lines(family: _Family, labels: Mapping[str, str], samples_s: FloatArray, epoch_s: float) -> Iterator[str]:
     own = _labels(labels)
-    stamps = [f"{epoch_s + time_s:.3f}" for time_s in samples_s.tolist()]
+    times_ms = np.rint(1e3 * (samples_s + epoch_s)).astype(np.int64)
+    kept = np.flatnonzero(np.diff(times_ms, append=times_ms[-1:] + 1))  # of one millisecond, the last sample
+    samples_s, stamps = samples_s[kept], [f"{time_ms / 1e3:.3f}" for time_ms in times_ms[kept].tolist()]
     if family.values is not None:
         name = f"{family.name}_total" if family.kind == "counter" else family.name
-        for stamp, value in zip(stamps, family.values.tolist(), strict=True):
+        for stamp, value in zip(stamps, family.values[kept].tolist(), strict=True):
             yield f"{name}{{{own}}} {_number(value)} {stamp}\n"
         return
     assert family.times_s is not None

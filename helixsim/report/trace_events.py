@@ -199,10 +199,9 @@ class _Tracks:
 
 
 def _slice(name: str, pid: int, tid: int, start_ns: int, end_ns: int, arguments: Mapping[str, Any]) -> Event:
-    start_us = start_ns / _NS_PER_US
     return {
-        "name": name, "ph": "X", "pid": pid, "tid": tid, "ts": start_us, "dur": end_ns / _NS_PER_US - start_us,
-        "args": arguments,
+        "name": name, "ph": "X", "pid": pid, "tid": tid, "ts": start_ns / _NS_PER_US,
+        "dur": (end_ns - start_ns) / _NS_PER_US, "args": arguments,
     }  # fmt: skip
 
 
