@@ -50,9 +50,9 @@ def summarise(experiment: ResolvedExperiment, *, plugins_imported: bool = True) 
 
     The hash is None if user classes were not imported, as the defaults of their options are unknown.
     """
+    from helixsim.config.effort import effort
     from helixsim.report.tables import engine_text
     from helixsim.runtime.identity import experiment_plugins
-    from helixsim.study.effort import effort
 
     unknown = [] if plugins_imported else list(experiment_plugins(experiment))
     fleet, window, engine = experiment.fleet, experiment.workload.window, experiment.engine

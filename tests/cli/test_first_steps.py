@@ -18,9 +18,9 @@ import helixsim
 from helixsim import yamlio
 from helixsim.cli.examples import EXAMPLES, parsers
 from helixsim.cli.main import build_parser, main
+from helixsim.config.effort import effort
 from helixsim.config.starter import SERVER, Offer, parse_gpus, starter
 from helixsim.hardware import catalog
-from helixsim.study.effort import effort
 
 PARSERS = dict(parsers(build_parser()))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from helixsim.config.experiment import ResolvedExperiment, SystemSpec
-from helixsim.study.whatif import cases
 from helixsim.units import NS_PER_S
 
 TOKENS_PER_CPU_S = 150_000
@@ -41,25 +40,26 @@ class Effort:
 
 
 def effort(experiment: ResolvedExperiment) -> Effort:
-    """Return the estimated work of a run."""
+    """Return the estimated work of a run, with its what-if variants."""
+    parts = [experiment, *(one.experiment for one in experiment.variants if one.experiment is not None)]
+    kept = {name for one in experiment.variants if not one.replan for name in one.bases}
     counts: list[float | None] = []
-    planning = [0.0, 0.0]
-    planned = []
-    all_cases = cases(experiment)
-    for case in all_cases:
-        count = _requests(case.experiment, case.system)
-        counts.append(count)
-        if case.system.placement == _PLANNED:
-            planned.append(case.name)
-            own_s = (count or 0.0) * _tokens(case.experiment) / TOKENS_PER_CPU_S
-            planning = [spent + share * own_s for spent, share in zip(planning, PLANNING_SHARE, strict=True)]
-    known = [count for count in counts if count is not None]
-    if len(known) < len(counts):
+    planned: list[str] = []
+    tokens, planned_s = 0.0, 0.0
+    for part in parts:
+        each = part.workload_stats.mean_output_tokens
+        for system in part.systems:
+            counts.append(_requests(part, system))
+            own = (counts[-1] or 0.0) * each
+            tokens += own
+            if system.placement == _PLANNED and system.name not in kept:
+                planned.append(system.name)
+                planned_s += own / TOKENS_PER_CPU_S
+    if None in counts:
         return Effort(None, None, None, tuple(planned), None)
-    tokens = sum(count * _tokens(case.experiment) for count, case in zip(known, all_cases, strict=True))
-    return Effort(
-        round(sum(known)), round(tokens), tokens / TOKENS_PER_CPU_S, tuple(planned), (planning[0], planning[1])
-    )
+    requests = round(sum(count for count in counts if count is not None))
+    low, high = (share * planned_s for share in PLANNING_SHARE)
+    return Effort(requests, round(tokens), tokens / TOKENS_PER_CPU_S, tuple(planned), (low, high))
 
 
 def _requests(experiment: ResolvedExperiment, system: SystemSpec) -> float | None:
@@ -71,7 +71,3 @@ def _requests(experiment: ResolvedExperiment, system: SystemSpec) -> float | Non
     if rate_rps is None or window.duration_ns is None:
         return None
     return rate_rps * (window.warmup_ns + window.duration_ns) / NS_PER_S
-
-
-def _tokens(experiment: ResolvedExperiment) -> float:
-    return experiment.workload_stats.mean_output_tokens
