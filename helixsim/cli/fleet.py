@@ -34,9 +34,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Execute the command; return the exit code."""
     from helixsim.config.plan_file import load_plan
-    from helixsim.planning.fleet import fleet_directory, fleet_key
-    from helixsim.planning.fleet_run import run_fleet
-    from helixsim.report.fleet_files import fleet_table, headline, sentences
+    from helixsim.planning.fleet_run import fleet_directory, fleet_key, run_fleet
+    from helixsim.report.fleet_files import fleet_table, headline, purchase_table, sentences
     from helixsim.runtime.manifest import finished_under
 
     plan = load_plan(args.plan, options.edits(args), budget=args.budget, simulations=args.simulations)
@@ -52,6 +51,9 @@ def run(args: argparse.Namespace) -> int:
         print("\n".join(headline(found)), end="\n\n")
         console.show_table(fleet_table(found), texts=1)
         print("\n".join(sentences(found)))
+        if found["purchases"]:
+            print()
+            console.show_table(purchase_table(found), texts=1)
     if not args.quiet:
         console.note(f"{directory / 'report.html'} written")
     return ExitCode.OK

@@ -27,6 +27,7 @@ class OfferSection(Section):
     gpus: Count = Field(1, description="GPUs per node, joined by tensor parallelism.")
     region: str = Field("default", description="Region of the nodes.")
     price: Price | None = Field(None, description="Price of one node (default: that of the GPU profile).")
+    owned: bool = Field(False, description="The nodes are there already: all are in every fleet, at no price.")
     available: Annotated[int, Field(ge=1, le=10_000)] = Field(description="Number of available nodes.")
 
 
@@ -57,19 +58,21 @@ class FleetSection(Section):
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A node type on offer; ``gpu`` is a name or the path of a profile."""
+    """A node type on offer; ``gpu`` is a name or the path of a profile. All ``is_owned`` nodes are in every fleet."""
 
     gpu: str
     gpus: int
     region: str
     price_usd_per_hour: float
     available: int
+    is_owned: bool = False
 
     @property
     def label(self) -> str:
-        """Return for example ``l4x2 in us``."""
+        """Return for example ``l4x2 in us``, or ``owned l4x2 in us``."""
         kind = Path(self.gpu).stem if is_file_name(self.gpu) else self.gpu
         kind = kind if self.gpus == 1 else f"{kind}x{self.gpus}"
+        kind = f"owned {kind}" if self.is_owned else kind
         return kind if self.region == "default" else f"{kind} in {self.region}"
 
     def nodes(self, count: int) -> dict[str, Any]:
@@ -153,11 +156,14 @@ def _plan(source: Source, edits: Sequence[Edit], *, is_read: bool = True) -> Fle
             continue
         gpu = catalog.load_gpu(file or entry.gpu)
         price = gpu.cost_usd_per_hour * entry.gpus if entry.price is None else units.parse(entry.price, "price")
-        if not price > 0:
+        if entry.owned and entry.price is not None:
+            problems.append(source.problem((*at, "price"), "owned nodes have no price: remove price, or owned"))
+        price = 0.0 if entry.owned else price
+        if not price > 0 and not entry.owned:
             problems.append(source.problem((*at, "price"), f"{gpu.name} needs a price above zero, such as 1.10 $/h"))
         name = gpu.name if file is None else str(file.resolve())
-        offer = Offer(name, entry.gpus, entry.region, price, entry.available)
-        if any((one.gpu, one.gpus, one.region) == (offer.gpu, offer.gpus, offer.region) for one in offers):
+        offer = Offer(name, entry.gpus, entry.region, price, entry.available, entry.owned)
+        if any(one.label == offer.label and one.gpu == offer.gpu for one in offers):
             problems.append(source.problem(at, f"{offer.label} is offered twice"))
         offers.append(offer)
     if problems:

@@ -5,12 +5,13 @@ margins on the estimate brackets the cheapest passing fleet, and is refined; fle
 batches of the most promising fleets below the best price and of the cheapest ones not excluded are simulated until none
 is left (the best is then the cheapest, provided that a fleet contained in a failing one also fails) or the simulations
 are used up (the cheapest fleet not excluded is then a lower bound on the price). Batches do not depend on the number of
-fleets simulated in parallel.
+fleets simulated in parallel. Owned nodes are in every fleet, at no price.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,13 +20,13 @@ from helixsim.config.experiment import ResolvedExperiment
 from helixsim.config.plan_file import FleetPlan
 from helixsim.errors import ConfigError, HelixsimError, InfeasibleError, unknown_name
 from helixsim.experiment import Experiment
-from helixsim.metrics.model_error import known_table
 from helixsim.planning.capacity import capacity_targets
 from helixsim.planning.fleet_bound import Counts
+from helixsim.planning.fleet_limits import latency_limits
 from helixsim.planning.fleet_program import Market, supply_of
-from helixsim.planning.fleet_trial import FleetTask, FleetTrial, try_fleet
+from helixsim.planning.fleet_trial import FleetTask, FleetTrial, try_fleet, varied
 from helixsim.results.fleet import FleetResults, TriedFleet
-from helixsim.runtime.identity import content_key, experiment_key
+from helixsim.results.purchases import Purchase, by_value
 from helixsim.runtime.pool import Executor
 from helixsim.study.systems import capacity_table
 
@@ -40,6 +41,9 @@ BATCH = 4
 
 RANKED = 3
 """Fleets whose capacity is searched, for their headroom or the ranking within a budget."""
+
+PURCHASES = 4
+"""Purchases that are simulated, those of the best estimate per dollar."""
 
 SEARCH_SHARE = 0.8
 """Share of the search in the progress; the rest is the headroom of the best fleets."""
@@ -101,6 +105,8 @@ class _Search:
 
     def cheapest(self) -> FleetResults:
         """Return the cheapest fleet that passes."""
+        if any(self.market.owned):
+            self._try([self.market.owned])
         margin = self._ladder()
         self._try(self.market.of_one_kind(margin or LADDER[-1]))
         while self._room() >= 1:
@@ -111,11 +117,12 @@ class _Search:
         bound = self.market.cheapest_possible(self._best_price())
         if self.best is None:
             raise InfeasibleError(self._why_none(bound))
+        purchases = self._purchases()
         passing = [counts for counts, trial in self.tried.items() if trial.is_met]
         ranked = sorted(passing, key=lambda counts: (self.market.price(counts), counts))[:RANKED]
         self._try(ranked, with_capacity=True)
         lowest = self._best_price() if bound is None else self.market.price(bound)
-        return self._results(ranked, margin or 1.0, lower_bound=min(lowest, self._best_price()))
+        return self._results(ranked, margin or 1.0, purchases, lower_bound=min(lowest, self._best_price()))
 
     def best_for_budget(self, budget: float) -> FleetResults:
         """Return the fleet of the highest capacity within a budget."""
@@ -132,13 +139,41 @@ class _Search:
                 f"{self.plan.name}: no fleet of at most {budget:g} $/h holds {self.experiment.fleet.model.name}"
             )
         self._try(chosen[: self.plan.simulations], with_capacity=True)
-        done = [(trial.capacity_rps or 0.0, counts) for counts, trial in self.tried.items()]
+        purchases = self._purchases()
+        within = [counts for counts in self.tried if self.market.price(counts) <= budget + 1e-6]
+        done = [(self.tried[counts].capacity_rps or 0.0, counts) for counts in within]
         done.sort(key=lambda pair: (-pair[0], self.market.price(pair[1]), pair[1]))
         if not done[0][0]:
             reasons = "; ".join(self.tried[done[0][1]].misses)
             raise InfeasibleError(f"{self.plan.name}: no fleet tried within {budget:g} $/h meets the SLO: {reasons}")
         self.best = done[0][1]
-        return self._results([counts for _, counts in done if self.tried[counts].capacity_rps], 1.0, lower_bound=None)
+        ranked = [counts for _, counts in done if self.tried[counts].capacity_rps]
+        return self._results(ranked, 1.0, purchases, lower_bound=None)
+
+    def _purchases(self) -> tuple[Counts, tuple[Purchase, ...]]:
+        """Return the owned nodes, or without any the best fleet, and what one more node of each offer adds to it."""
+        market = self.market
+        base = market.owned if any(market.owned) else self.best
+        if base is None:  # with a budget
+            base = max(self.tried, key=lambda counts: (self.tried[counts].capacity_rps or 0.0, counts))
+        offers = [
+            (number, offer)
+            for number, offer in enumerate(self.plan.offers)
+            if not offer.is_owned and base[number] < offer.available
+        ]
+        value = {number: market.supply.estimate[number] / offer.price_usd_per_hour for number, offer in offers}
+        simulated = sorted(value, key=lambda number: -value[number])[:PURCHASES]
+        self._try([base, *(market.with_more(base, number) for number in simulated)], with_capacity=True)
+        base_rps = self.tried[base].capacity_rps or 0.0
+        scale = base_rps / max(market.estimated_rps(base), 1e-12)
+        found = []
+        for number, offer in offers:
+            if is_simulated := number in simulated:
+                adds_rps = (self.tried[market.with_more(base, number)].capacity_rps or 0.0) - base_rps
+            else:
+                adds_rps = market.supply.estimate[number] * scale / market.num_layers
+            found.append(Purchase(offer.label, offer.price_usd_per_hour, adds_rps, is_simulated))
+        return base, by_value(found)
 
     def _ladder(self) -> float | None:
         """Bracket the margin at which the cheapest fleet passes; return the least passing margin."""
@@ -175,13 +210,16 @@ class _Search:
         return batch
 
     def _of_one_kind(self, budget: float) -> list[Counts]:
-        """Return the largest fleet of each offer alone within budget and availability."""
-        found = []
+        """Return the largest fleet of each offer alone, beside the owned nodes, within budget and availability."""
+        found, owned, layers = [], self.market.owned, self.market.supply.layers
         for number, offer in enumerate(self.plan.offers):
+            if offer.is_owned:
+                continue
             count = min(offer.available, int(budget / offer.price_usd_per_hour + 1e-9))
-            if count * self.market.supply.layers[number] >= self.market.num_layers:
-                found.append(tuple(count if other == number else 0 for other in range(len(self.plan.offers))))
-        return found
+            counts = self.market.with_more(owned, number, count)
+            if sum(n * held for n, held in zip(counts, layers, strict=True)) >= self.market.num_layers:
+                found.append(counts)
+        return list(dict.fromkeys(found))
 
     def _room(self) -> int:
         return self.plan.simulations - len(self.tried)
@@ -285,15 +323,17 @@ class _Search:
             first.append(seen)
             seen += offer.available
         nodes = experiment.fleet.cluster.nodes
+        one_of_each = [nodes[position].id for position in first]
         supply = supply_of(
             [experiment.fleet.profiles[position] for position in first],
-            [capacity.of(nodes[position].id) for position in first],
+            [capacity.of(node) for node in one_of_each],
             experiment.workload_stats.mean_prompt_tokens,
             experiment.workload_stats.mean_output_tokens,
             rate_rps,
             experiment.fleet.model.num_layers,
             tuple(offer.available for offer in self.plan.offers),
             experiment.engine,
+            lambda best: latency_limits(experiment, self.target, best, one_of_each),
         )
         return Market(self.plan.offers, supply, experiment.fleet.model.num_layers, rate_rps)
 
@@ -306,23 +346,19 @@ class _Search:
         tried = f"none of the {len(self.tried)} simulated fleets serves the load; the closest"
         return f"{self.plan.name}: {tried}: {reasons}{tail}"
 
-    def _results(self, ranked: Sequence[Counts], margin: float, *, lower_bound: float | None) -> FleetResults:
+    def _results(
+        self,
+        ranked: Sequence[Counts],
+        margin: float,
+        purchases: tuple[Counts, tuple[Purchase, ...]],
+        *,
+        lower_bound: float | None,
+    ) -> FleetResults:
         assert self.best is not None
-        # Gains of further nodes are estimates, scaled to the measured capacity of this fleet.
         best, estimated_rps = self.tried[self.best], self.market.estimated_rps(self.best)
         scale = (best.capacity_rps or 0.0) / max(estimated_rps, 1e-12)
         per_rps, savings = self.market.marginal_price(1 / scale if scale else margin)
         used_up = {offer for offer, n in zip(self.plan.offers, self.best, strict=True) if n == offer.available}
-        purchases = sorted(
-            (
-                (gain * scale / self.market.num_layers, offer)
-                for offer, gain, count in zip(
-                    self.plan.offers, self.market.supply.estimate, self.best, strict=True
-                )
-                if count < offer.available
-            ),
-            key=lambda pair: -pair[0] / pair[1].price_usd_per_hour,
-        )  # fmt: skip
         return FleetResults(
             name=self.plan.name,
             question=self.plan.question,
@@ -334,7 +370,10 @@ class _Search:
             tried=tuple(self._fleet(counts) for counts in self.tried),
             usd_per_rps=per_rps,
             scarce=tuple((offer.label, saved) for offer, saved in savings if offer in used_up),
-            purchases=tuple((offer.label, offer.price_usd_per_hour, gained) for gained, offer in purchases),
+            purchases=purchases[1],
+            purchases_base=self.words(purchases[0]),
+            purchases_base_rps=self.tried[purchases[0]].capacity_rps,
+            owned=self.words(self.market.owned) if any(self.market.owned) else "",
         )
 
     def _fleet(self, counts: Counts) -> TriedFleet:
@@ -351,25 +390,11 @@ class _Search:
             summary=trial.summary,
             edits=self._with_nodes(counts).edits,
             slack_curve=trial.slack_curve,
+            idle=self._idle(counts, trial),
         )
 
-
-def varied(plan: FleetPlan, base: Experiment | None = None) -> Experiment:
-    """Return the experiment of a plan, with the settings of the plan; ``base``: as in ``find_fleet``."""
-    return (base or Experiment.load(plan.experiment)).with_(plan.settings)
-
-
-def fleet_key(plan: FleetPlan, experiment: Experiment | None = None) -> str:
-    """Return the content key of the results of a plan; ``experiment``: as ``base`` in ``find_fleet``.
-
-    Documents of fleets hold model errors. With another table of these they are written again, from kept simulations.
-    """
-    base = experiment_key(varied(plan, experiment).resolve())
-    parts = (plan.name, plan.question, plan.system, plan.offers, plan.budget_usd_per_hour, plan.simulations,
-             plan.percentile, plan.share)  # fmt: skip
-    return content_key("fleet", base, parts, known_table().digest)
-
-
-def fleet_directory(plan: FleetPlan, out: Path, key: str) -> Path:
-    """Return where the results of a plan belong."""
-    return out / "fleet" / plan.name / key[:12]
+    def _idle(self, counts: Counts, trial: FleetTrial) -> tuple[tuple[str, int], ...]:
+        """Return (offer, number of its nodes that hold no layers)."""
+        offer_of = [number for number, count in enumerate(counts) for _ in range(count)]
+        idle = Counter(offer_of[position] for position in trial.idle)
+        return tuple((self.plan.offers[number].label, count) for number, count in sorted(idle.items()))

@@ -12,6 +12,12 @@ one sequence on the fastest node, for each layer.
 Both hold for long runs, with independent prompt and output lengths and without network times. In the programs, the
 context in flight is divided into levels, with the speeds of the nodes at the upper end of each level.
 
+*Objectives.* A request within its TPOT objective spends at least the time of a decode step of one sequence in each
+layer, on the node that holds it; one within its TTFT objective that of a step with its prompt (with a token of it where
+engines cut prompts) and the latency of the way to the node and back. For the share of requests that must be within,
+the mean over the layers is therefore at most the objective (``LatencyLimit``): slow nodes pass few of them, and nodes
+too far away none. On the nodes of one offer a request passes at most the layers that these hold.
+
 Layers of several kinds count by weights ``w`` that add up to the number of layers. A node that passes layers of kind
 ``k`` for ``x`` requests per second spends ``sum(x t) <= 1``, hence passes at most ``max(w / t)`` weighted layers per
 second, and any weights give a valid bound. Those in proportion to the times of the kinds give a tight one.
@@ -20,7 +26,7 @@ second, and any weights give a valid bound. Those in proportion to the times of 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from helixsim.domain.curves import Curve
@@ -54,6 +60,25 @@ class Memory:
 
     weight: float
     held: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyLimit:
+    """What the requests within one objective need.
+
+    Parameters
+    ----------
+    share
+        Share of all requests that must be within, 0..1.
+    most_s
+        Most time for all layers of a request [s].
+    layer_s
+        Least time of a layer on a node of each offer [s]; infinite: no request within the objective can pass it.
+    """
+
+    share: float
+    most_s: float
+    layer_s: tuple[float, ...]
 
 
 class BestCase:
@@ -147,6 +172,35 @@ class BestCase:
             for bound in self.memory
         )
 
+    def decode_layer_s(self, number: int) -> float:
+        """Return the least time per layer of a decode step on a node [s]; infinite if it holds no layer."""
+        return self._layer_s(number, _least_without_context)
+
+    def prompt_layer_s(self, number: int, least_tokens: float | None) -> float:
+        """Return the least time per layer of a step with a prompt [s]; None: with a token of it, which may be cut."""
+
+        def least_ns(times: LayerTimes, _most: float) -> float:
+            if least_tokens is None:
+                return _least(times.prefill)
+            longest = max(least_tokens, *(limits.max_prefill_tokens for limits in self._profiles[number].limits))
+            return max(_least(times.prefill), least_tokens * _least_per_unit(times.prefill, longest))
+
+        return self._layer_s(number, least_ns)
+
+    def _layer_s(self, number: int, least_ns: Callable[[LayerTimes, float], float]) -> float:
+        profile = self._profiles[number]
+        if not profile.kv_blocks:
+            return math.inf
+        most = float(max(1, *(limits.max_decode_seqs for limits in profile.limits)))
+        return (
+            min(
+                least_ns(kind[number], most) / weight
+                for weight, kind in zip(self._weights, self._kinds, strict=True)
+                if weight > 0
+            )
+            / NS_PER_S
+        )
+
     def _bound(self, weight: float) -> Memory:
         held = [max(tokens + weight * layers for layers, tokens in enumerate(memory)) for memory in self._memory]
         return Memory(weight, tuple(held))
@@ -212,6 +266,13 @@ def _less(curve: Curve, constant_ns: float) -> Curve:
 def _least(curve: Curve) -> float:
     """Return the least time [ns] of a batch of one or more."""
     return min(curve(size) for size in (1.0, *(x for x in curve.x if x > 1)))
+
+
+def _least_without_context(times: LayerTimes, most: float) -> float:
+    """Return the least time [ns] of a decode step of up to ``most`` sequences, whatever their contexts."""
+    per_token_ns = times.decode_context_ns_per_token * times.reference_context_tokens
+    sizes = (1.0, *(x for x in times.decode.x if 1 < x < most), most)
+    return max(0.0, min(times.decode(size) - size * per_token_ns for size in sizes))
 
 
 def _least_per_unit(curve: Curve, most: float) -> float:

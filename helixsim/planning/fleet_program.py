@@ -9,7 +9,7 @@ below the demand cannot serve the load with any placement; others are simulated.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from helixsim import solver
@@ -17,7 +17,7 @@ from helixsim.config.plan_file import Offer
 from helixsim.domain.engine import EngineSpec
 from helixsim.domain.hardware import NodeProfile
 from helixsim.flow.capacity import best_supply
-from helixsim.planning.fleet_bound import BestCase, Counts, Level, Memory
+from helixsim.planning.fleet_bound import BestCase, Counts, LatencyLimit, Level, Memory
 from helixsim.solver import Program
 
 _REGION_PENALTY = 1e-4
@@ -35,6 +35,7 @@ class Supply:
     """Supply of a node of each offer [layers x requests/s], as estimate and ceiling, and its maximum layers.
 
     ``ceiling`` is that with unlimited memory, ``levels`` are those by context in flight, which ``memory`` limits.
+    ``limits`` are those of the objectives.
     """
 
     estimate: tuple[float, ...]
@@ -42,6 +43,7 @@ class Supply:
     layers: tuple[int, ...]
     levels: tuple[Level, ...] = ()
     memory: tuple[Memory, ...] = ()
+    limits: tuple[LatencyLimit, ...] = ()
 
 
 class Market:
@@ -64,6 +66,8 @@ class Market:
         """Fleets that failed; fleets contained in them are excluded."""
         self.excluded: list[Counts] = []
         """Fleets already generated."""
+        self.owned: Counts = tuple(offer.available if offer.is_owned else 0 for offer in self.offers)
+        """The owned nodes, which are in every fleet."""
         self.belief = [1.0] * len(self.offers)
         """Weight of the estimate of each offer in ``most_promising``, updated by simulations."""
 
@@ -92,16 +96,26 @@ class Market:
                 self.belief[number] *= GAINED if is_met else LOST
 
     def of_one_kind(self, margin: float) -> list[Counts]:
-        """Return for each node type, in the first region with enough nodes, the number required by the estimate."""
+        """Return for each node type, in the first region with enough nodes, the number required by the estimate.
+
+        These are the numbers to buy beside the owned nodes.
+        """
         found: dict[tuple[str, int], Counts] = {}
+        layers = sum(count * held for count, held in zip(self.owned, self.supply.layers, strict=True))
+        rate_rps = margin * self.rate_rps - self.estimated_rps(self.owned)
         for number, offer in enumerate(self.offers):
-            by_rate = margin * self.rate_rps * self.num_layers / max(self.supply.estimate[number], 1e-12)
-            by_memory = self.num_layers / max(self.supply.layers[number], 1e-12)
-            count = math.ceil(max(by_rate, by_memory) - 1e-9)
+            if offer.is_owned:
+                continue
+            by_rate = rate_rps * self.num_layers / max(self.supply.estimate[number], 1e-12)
+            by_memory = (self.num_layers - layers) / max(self.supply.layers[number], 1e-12)
+            count = max(0, math.ceil(max(by_rate, by_memory) - 1e-9))
             if count <= offer.available:
-                counts = tuple(count if other == number else 0 for other in range(len(self.offers)))
-                found.setdefault((offer.gpu, offer.gpus), counts)
-        return list(found.values())
+                found.setdefault((offer.gpu, offer.gpus), self.with_more(self.owned, number, count))
+        return list(dict.fromkeys(found.values()))
+
+    def with_more(self, counts: Counts, number: int, more: int = 1) -> Counts:
+        """Return a fleet with more nodes of an offer."""
+        return tuple(count + more * (other == number) for other, count in enumerate(counts))
 
     def most_promising(self, below: float, *, rate_matters: bool = True) -> Counts | None:
         """Return the fleet with the largest weighted estimate below a price, among those not excluded."""
@@ -113,7 +127,10 @@ class Market:
         These are the dual values of the continuous program, with fractional nodes.
         """
         program = Program()
-        columns = [program.column(offer.price_usd_per_hour) for offer in self.offers]
+        columns = [
+            program.column(offer.price_usd_per_hour, lower=float(least))
+            for offer, least in zip(self.offers, self.owned, strict=True)
+        ]
         demand = program.row(
             dict(zip(columns, self.supply.estimate, strict=True)), lower=margin * self.rate_rps * self.num_layers
         )
@@ -136,13 +153,15 @@ class Market:
         believed = [gain * belief for gain, belief in zip(self.supply.estimate, self.belief, strict=True)]
         goal = [offer.price_usd_per_hour for offer in self.offers] if by_price else believed
         columns = [
-            program.column(value, upper=float(offer.available), integer=True)
-            for value, offer in zip(goal, self.offers, strict=True)
+            program.column(value, lower=float(least), upper=float(offer.available), integer=True)
+            for value, offer, least in zip(goal, self.offers, self.owned, strict=True)
         ]
         program.row(dict(zip(columns, gains, strict=True)), lower=margin * self.rate_rps * self.num_layers)
         program.row(dict(zip(columns, map(float, self.supply.layers), strict=True)), lower=float(self.num_layers))
         if learned and margin:
             self._limit_by_memory(program, columns)
+            for limit in self.supply.limits:
+                self._limit_by_latency(program, columns, limit)
         if math.isfinite(below):
             prices = [offer.price_usd_per_hour for offer in self.offers]
             program.row(dict(zip(columns, prices, strict=True)), upper=below - _CENT)
@@ -185,10 +204,33 @@ class Market:
             }
             program.row({**held, **context}, lower=self.num_layers * memory.weight / unit)
 
+    def _limit_by_latency(self, program: Program, columns: Sequence[int], limit: LatencyLimit) -> None:
+        """Require that the nodes can pass the layers of the requests within an objective in time.
+
+        There is a variable for each offer, the share of the layers that its nodes pass.
+        """
+        demand = self.rate_rps * self.num_layers
+        shares, seconds = [], {}
+        for number, column in enumerate(columns):
+            layer_s = limit.layer_s[number]
+            if not math.isfinite(layer_s):
+                continue
+            share = program.column(upper=limit.share)
+            shares.append(share)
+            seconds[share] = layer_s * self.num_layers / limit.most_s
+            if self.supply.ceiling[number] < solver.INFINITY:
+                program.row({share: 1.0, column: -self.supply.ceiling[number] / demand}, upper=0.0)
+            held = self.supply.layers[number] / self.num_layers
+            program.row({share: 1.0, column: -limit.share * held}, upper=0.0)
+        program.row(shares, lower=limit.share)
+        program.row(seconds, upper=limit.share)
+
     def _differ(self, program: Program, columns: Sequence[int], counts: Counts, *, or_less: bool) -> None:
         """Require more nodes of some offer than in a fleet, or, if allowed, fewer of some offer."""
         choices = []
         for column, offer, count in zip(columns, self.offers, counts, strict=True):
+            if offer.is_owned:
+                continue
             if count < offer.available:
                 choices.append(program.column(upper=1.0, integer=True))
                 program.row({column: 1.0, choices[-1]: -float(count + 1)}, lower=0.0)
@@ -208,6 +250,7 @@ def supply_of(
     num_layers: int,
     available: Counts,
     engine: EngineSpec,
+    limits: Callable[[BestCase], Sequence[LatencyLimit]] = lambda _: (),
 ) -> Supply:
     """Return the supply of a node of each offer.
 
@@ -217,6 +260,8 @@ def supply_of(
         Profile of a node of each offer, and its estimated tokens/s with 1, 2, ... layers.
     prompt_tokens, output_tokens
         Mean lengths of the workload.
+    limits
+        What the objectives require in the best case.
     """
     per_request = prompt_tokens + output_tokens
     flow = rate_rps * per_request
@@ -227,4 +272,5 @@ def supply_of(
         layers=tuple(len(profile.kv_blocks) for profile in profiles),
         levels=best.levels(rate_rps, available),
         memory=best.memory,
+        limits=tuple(limits(best)),
     )

@@ -6,9 +6,12 @@ from pathlib import Path
 
 from helixsim.config.plan_file import FleetPlan
 from helixsim.experiment import Experiment
-from helixsim.planning.fleet import OnProgress, find_fleet, fleet_directory, fleet_key
+from helixsim.metrics.model_error import known_table
+from helixsim.planning.fleet import OnProgress, find_fleet
+from helixsim.planning.fleet_trial import varied
 from helixsim.report.fleet_files import write_fleets
 from helixsim.results.fleet import FleetResults
+from helixsim.runtime.identity import content_key, experiment_key
 from helixsim.runtime.pool import Executor
 from helixsim.study.rundir import results_directory
 
@@ -38,3 +41,19 @@ def run_fleet(
         return find_fleet(plan, out, executor, base=base, force=force, on_progress=on_progress)
 
     return directory, results_directory(directory, key, compute, write_fleets, force=force) or compute()
+
+
+def fleet_key(plan: FleetPlan, experiment: Experiment | None = None) -> str:
+    """Return the content key of the results of a plan; ``experiment``: as ``base`` in ``find_fleet``.
+
+    Documents of fleets hold model errors. With another table of these they are written again, from kept simulations.
+    """
+    base = experiment_key(varied(plan, experiment).resolve())
+    parts = (plan.name, plan.question, plan.system, plan.offers, plan.budget_usd_per_hour, plan.simulations,
+             plan.percentile, plan.share)  # fmt: skip
+    return content_key("fleet", base, parts, known_table().digest)
+
+
+def fleet_directory(plan: FleetPlan, out: Path, key: str) -> Path:
+    """Return where the results of a plan belong."""
+    return out / "fleet" / plan.name / key[:12]

@@ -6,7 +6,7 @@ import math
 
 from helixsim.config.experiment import ResolvedExperiment
 from helixsim.flow.capacity import best_supply
-from helixsim.results.purchases import Purchase, ranked
+from helixsim.results.purchases import Purchase, by_value
 from helixsim.study.systems import PlacedSystem, capacity_table
 
 
@@ -33,4 +33,4 @@ def estimated_purchases(
         adds_rps = capacity_rps * supply[node.id] / used if node.id in held and used else 0.0
         if label not in found or adds_rps > found[label].adds_rps:
             found[label] = Purchase(label, node.cost_usd_per_hour, adds_rps)
-    return ranked(list(found.values()))
+    return by_value(list(found.values()))

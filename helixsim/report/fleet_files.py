@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 from helixsim.domain.summary import seconds
 from helixsim.report.capacity_files import band_text
 from helixsim.report.pages import Page, PageTable, Part, write_page
+from helixsim.report.purchase_rows import PURCHASE_HEAD, purchase_rows
 from helixsim.report.style import GREY, SYSTEM_COLORS, new_figure, styled, write_figure
 from helixsim.results.files import write_csv, write_json
 from helixsim.results.fleet import FleetResults
+from helixsim.results.purchases import Purchase, purchase_sentence
 from helixsim.units import number, percent
 
 if TYPE_CHECKING:
@@ -35,7 +37,8 @@ def write_fleets(directory: Path, results: FleetResults) -> None:
         )
     parts = (
         Part("Fleets", table=fleet_table(found)),
-        Part("Bottleneck and next purchase", tuple(sentences(found))),
+        Part("Bottleneck and headroom", tuple(sentences(found))),
+        *((Part("Next purchase", (_added_to(found),), purchase_table(found)),) if found["purchases"] else ()),
         Part("Simulated fleets", figures=(figure,)),
         Part("Reproduction", ("Each fleet is an ordinary experiment; the best one:", *_command(found["ranked"][0]))),
     )
@@ -59,6 +62,21 @@ def fleet_table(found: Mapping[str, Any]) -> PageTable:
     return PageTable(head, rows)
 
 
+def purchase_table(found: Mapping[str, Any]) -> PageTable:
+    """Return what one more node of each offer adds, as a table."""
+    return PageTable(PURCHASE_HEAD, tuple(purchase_rows([Purchase.from_json(one) for one in found["purchases"]])))
+
+
+def _added_to(found: Mapping[str, Any]) -> str:
+    base = found["purchases_added_to"]
+    rate = base["capacity_requests_per_s"]
+    serves = f"serves up to {number(rate)} requests/s" if rate else "serves no load within the SLO"
+    return (
+        f"One more node beside {base['fleet']}, which {serves}: those with the best estimate per dollar by simulation, "
+        "the others by the planner's estimate, scaled."
+    )
+
+
 def headline(found: Mapping[str, Any]) -> list[str]:
     """Return the answer as sentences."""
     best = found["ranked"][0]
@@ -67,12 +85,17 @@ def headline(found: Mapping[str, Any]) -> list[str]:
             f"For at most {found['budget_usd_per_hour']:g} $/h, {best['fleet']} has the highest capacity: "
             f"{number(best['capacity_requests_per_s'])} requests/s within the SLO, for {best['usd_per_hour']:.2f} $/h.",
             f"{len(found['tried'])} fleets were simulated: those with the highest estimated throughput within the "
-            "budget, and for each node type the largest fleet of that type alone.",
+            "budget, for each node type the largest fleet of that type alone, and single purchases.",
         ]
+    if found["owned"] and not best["usd_per_hour"]:
+        return [
+            f"The owned nodes, {found['owned']}, serve {number(found['requests_per_s'])} requests/s within the SLO: "
+            "nothing needs to be bought."
+        ]
+    price = "" if found["owned"] else f", {number(best['cost_usd_per_mtok'])} $ per million output tokens"
     sentences = [
         f"The cheapest fleet found is {best['fleet']}: {best['usd_per_hour']:.2f} $/h for "
-        f"{number(found['requests_per_s'])} requests/s within the SLO, {number(best['cost_usd_per_mtok'])} $ per "
-        "million output tokens."
+        f"{number(found['requests_per_s'])} requests/s within the SLO{price}."
     ]
     bound = found["lower_bound_usd_per_hour"]
     if found["is_proven"]:
@@ -83,7 +106,7 @@ def headline(found: Mapping[str, Any]) -> list[str]:
     else:
         sentences.append(
             f"{len(found['tried'])} fleets were simulated. Cheaper ones are not excluded: the lower bound is "
-            f"{bound:.2f} $/h, so at most {1 - bound / best['usd_per_hour']:.0%} could be saved."
+            f"{bound:.2f} $/h, so at most {found['gap']:.0%} could be saved."
         )
     return sentences
 
@@ -113,6 +136,9 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
             f"The cheaper fleet that came closest, {nearest['fleet']} for {nearest['usd_per_hour']:.2f} $/h, fails: "
             f"{'; '.join(nearest['misses'])}."
         )
+    idle = [f"{one['nodes']} {one['offer']}" for one in best["idle"]]
+    if idle:
+        lines.append(f"Nodes that hold no layers in the best fleet: {', '.join(idle)}.")
     per_rps = found["shadow_price_usd_per_hour_per_request_per_s"]
     if per_rps and found["budget_usd_per_hour"] is None:
         lines.append(f"Shadow price of load: near this fleet, one more request/s costs about {number(per_rps)} $/h.")
@@ -121,13 +147,8 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
         f"{one['saves_usd_per_hour']:.2f} $/h by replacing other nodes."
         for one in found["scarce"]
     ]
-    if found["purchases"]:
-        one = found["purchases"][0]
-        lines.append(
-            f"The best next purchase is one more {one['offer']} for {one['usd_per_hour']:.2f} $/h: it adds about "
-            f"{number(one['adds_requests_per_s'])} requests/s by the planner's estimate, scaled to the measured "
-            "capacity of this fleet."
-        )
+    if said := purchase_sentence([Purchase.from_json(one) for one in found["purchases"]]):
+        lines.append(f"{said[:-1]}, beside {found['purchases_added_to']['fleet']}.")
     return lines
 
 

@@ -12,6 +12,7 @@ from helixsim.jsonio import json_values, significant
 from helixsim.metrics.model_error import ModelError, model_error
 from helixsim.metrics.objectives import Target
 from helixsim.metrics.slowdown import NO_SLACK, Band, SlackCurve
+from helixsim.results.purchases import Purchase
 from helixsim.results.tables import error_row
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ class TriedFleet:
         Changes from the experiment of the plan to that of this fleet.
     slack_curve
         Of the simulations that meet the target in the search for its capacity.
+    idle
+        (Offer, number of its nodes that hold no layers), for offers with such nodes.
     """
 
     fleet: str
@@ -51,6 +54,7 @@ class TriedFleet:
     summary: Summary | None
     edits: tuple[Edit, ...]
     slack_curve: SlackCurve = NO_SLACK
+    idle: tuple[tuple[str, int], ...] = ()
 
     @property
     def model_error(self) -> ModelError | None:
@@ -86,7 +90,11 @@ class FleetResults:
     scarce
         (offer, savings by one more node of it [$/h]) for offers whose availability is a limit.
     purchases
-        (offer, its price [$/h], requests/s added by one more node), the best value first.
+        One more node of each offer beside those of ``purchases_base``, the best value first.
+    purchases_base
+        The fleet to which a purchase is added: the owned nodes, or without any the best fleet.
+    owned
+        The owned nodes; empty without any.
     """
 
     name: str
@@ -99,13 +107,22 @@ class FleetResults:
     tried: tuple[TriedFleet, ...]
     usd_per_rps: float
     scarce: tuple[tuple[str, float], ...]
-    purchases: tuple[tuple[str, float, float], ...]
+    purchases: tuple[Purchase, ...]
+    purchases_base: str
+    purchases_base_rps: float | None
+    owned: str
 
     @property
     def is_proven(self) -> bool:
         """Whether the best fleet is proven to be the cheapest."""
         bound = self.lower_bound_usd_per_hour
         return bound is not None and bound >= self.ranked[0].price_usd_per_hour - 1e-6
+
+    @property
+    def gap(self) -> float | None:
+        """Share of the price of the best fleet that may be saved, by the lower bound; None with a budget."""
+        bound, price = self.lower_bound_usd_per_hour, self.ranked[0].price_usd_per_hour
+        return None if bound is None else max(0.0, 1.0 - bound / price) if price else 0.0
 
     def document(self) -> dict[str, Any]:
         """Return ``fleet.json``."""
@@ -121,10 +138,12 @@ class FleetResults:
             "is_proven": self.is_proven,
             "shadow_price_usd_per_hour_per_request_per_s": _rounded(self.usd_per_rps),
             "scarce": [{"offer": label, "saves_usd_per_hour": _rounded(saved)} for label, saved in self.scarce],
-            "purchases": [
-                {"offer": label, "usd_per_hour": price, "adds_requests_per_s": _rounded(gained)}
-                for label, price, gained in self.purchases
-            ],
+            "gap": _rounded(self.gap),
+            "owned": self.owned or None,
+            "purchases_added_to": {
+                "fleet": self.purchases_base, "capacity_requests_per_s": _rounded(self.purchases_base_rps)
+            },
+            "purchases": [purchase.to_json() for purchase in self.purchases],
             "ranked": [_fleet(one, self.rate_rps) for one in self.ranked],
             "tried": [_fleet(one, self.rate_rps) for one in self.tried],
         }  # fmt: skip
@@ -134,7 +153,7 @@ class FleetResults:
         import pandas as pd
 
         rows = [_fleet(one, self.rate_rps) for one in self.tried]
-        omitted = ("counts", "settings", "bottleneck", "accuracy")
+        omitted = ("counts", "settings", "idle", "bottleneck", "accuracy")
         flat = [{key: value for key, value in row.items() if key not in omitted} for row in rows]
         return pd.DataFrame(
             [
@@ -153,6 +172,7 @@ def _fleet(one: TriedFleet, rate_rps: float) -> dict[str, Any]:
         "misses": list(one.misses),
         "slack": _rounded(one.slack),
         "tightest": one.tightest,
+        "idle": [{"offer": label, "nodes": count} for label, count in one.idle],
         "capacity_requests_per_s": _rounded(one.capacity_rps),
         "headroom": None if one.capacity_rps is None else _rounded(one.capacity_rps / rate_rps - 1),
         **_figures(one.summary),

@@ -51,16 +51,16 @@ class Purchase:
         return cls(one["offer"], one["usd_per_hour"], one["adds_requests_per_s"], one["is_simulated"])
 
 
-def ranked(purchases: list[Purchase]) -> tuple[Purchase, ...]:
+def by_value(purchases: list[Purchase]) -> tuple[Purchase, ...]:
     """Return purchases by what they add per dollar, the best first."""
     return tuple(sorted(purchases, key=lambda one: (-one.rps_per_usd, one.usd_per_hour, one.label)))
 
 
 def purchase_sentence(purchases: Sequence[Purchase]) -> str:
-    """Return a sentence on the best purchase; empty if none adds anything."""
+    """Return a sentence on the best purchase; empty without any."""
     best = next((one for one in purchases if one.adds_rps > 0), None)
     if best is None:
-        return ""
+        return "No single node of those that can be bought adds capacity." if purchases else ""
     by = "by simulation" if best.is_simulated else "by the planner's estimate, scaled to the simulated capacity"
     return (
         f"The best next purchase is one more {best.label} for {best.usd_per_hour:.2f} $/h: it adds about "

@@ -302,7 +302,7 @@ def test_a_budget_buys_the_most(plan, tmp_path, capsys):
     command = ["fleet", str(plan()), "--out", str(tmp_path), "-q", "--json", "--executor", "serial"]
     assert main([*command, "--budget", "2 $/h"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert all(one["usd_per_hour"] <= 2 for one in found["tried"])
+    assert all(one["usd_per_hour"] <= 2 for one in found["ranked"])
     capacities = [one["capacity_requests_per_s"] for one in found["ranked"]]
     assert capacities == sorted(capacities, reverse=True)
     assert main([*command, "--budget", "much"]) == 2

@@ -140,7 +140,9 @@ def test_a_fleet_serves_the_load_in_a_share_of_draws(fake_runs) -> None:
     curve = SlackCurve(((0.1, 90.0), (4.0, 1.2)))
     searched = TriedFleet("2 l4", (2,), 1.5, True, (), 1.2, "TTFT p99", 4.0, summary, (), curve)
     other = TriedFleet("1 l4", (1,), 0.7, False, ("late",), 0.9, "TTFT p99", None, summary, ())
-    found = FleetResults("fake", None, None, 3.5, TARGET, 1.5, (searched,), (other, searched), 0.0, (), ())
+    found = FleetResults(
+        "fake", None, None, 3.5, TARGET, 1.5, (searched,), (other, searched), 0.0, (), (), "", None, ""
+    )
     document = json.loads(json.dumps(found.document(), allow_nan=False))
     share = document["ranked"][0]["accuracy"]["serves_load_in_draws"]
     assert 0.3 < share < 1.0

@@ -61,7 +61,9 @@ def test_a_fleet_that_could_not_be_simulated_has_no_figures_and_the_others_all(f
     summary = fake_runs["helix"].summary
     good = TriedFleet("2 l4", (2,), 1.5, True, (), 1.2, "TTFT p99", 4.0, summary, (Edit.of("cluster.nodes", []),))
     bad = TriedFleet("1 l4", (1,), 0.75, False, ("does not fit",), math.nan, "", None, None, ())
-    found = FleetResults("fake", None, None, 2.0, TARGETS[0], 1.5, (good,), (bad, good), math.nan, (), ())
+    found = FleetResults(
+        "fake", None, None, 2.0, TARGETS[0], 1.5, (good,), (bad, good), math.nan, (), (), "2 l4", 4.0, ""
+    )
     document = json.loads(json.dumps(found.document(), allow_nan=False))
     assert [one["headroom"] for one in document["tried"]] == [None, 1.0]
     assert document["tried"][1]["p99_ttft_ms"] == summary.vllm_keys()["p99_ttft_ms"]
