@@ -119,6 +119,8 @@ def capacity(
     percentile: float = 99.0,
     share: float | None = None,
     curve: bool = False,
+    lose: str | Sequence[str] = (),
+    replan: bool = True,
     out: str | Path = "runs",
     jobs: int | None = None,
     dask: str | None = None,
@@ -137,6 +139,11 @@ def capacity(
         Share of requests that must meet all objectives at once, 0..1.
     curve
         Simulate lower rates, too, for ``plot.load_curve()``.
+    lose
+        Search the capacity after losses, too: ``"any-node"`` (each node in turn, equal ones once), nodes or patterns,
+        ``"site:NAME"``, ``"gpu:NAME"``.
+    replan
+        After a loss the model is placed anew; False: the placement stays on the nodes that are left.
     out
         Where results and single simulations are kept and found again.
     jobs
@@ -147,16 +154,19 @@ def capacity(
     Raises
     ------
     ConfigError
-        If the experiment states no objective, or its requests do not come at a rate.
+        If the experiment states no objective, its requests do not come at a rate, or a loss names unknown nodes.
     """
     from helixsim.planning.capacity import SearchOptions, capacity_targets
     from helixsim.planning.capacity_run import run_capacity
+    from helixsim.planning.losses import Losses
 
     resolved = experiment.resolve()
     targets = capacity_targets(resolved, percentile, share)
     options = SearchOptions(tolerance, seeds, with_curve=curve)
     with make_executor(jobs, dask, Path(out)) as executor:
-        return Capacity.load(run_capacity(resolved, targets, options, Path(out), executor))
+        wanted = (lose,) if isinstance(lose, str) else tuple(lose)
+        losses = Losses(wanted, replan) if wanted else None
+        return Capacity.load(run_capacity(resolved, targets, options, Path(out), executor, losses=losses))
 
 
 def sweep(

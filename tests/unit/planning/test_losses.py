@@ -145,3 +145,14 @@ def test_unknown_losses_say_what_is_known(path, capsys, lose, message):
     assert code == 2
     assert f"--lose {lose}" in said.err
     assert message in said.err
+
+
+def test_python_has_losses_too_and_reads_them_back(path):
+    found = helixsim.capacity(
+        helixsim.load(path), seeds=1, tolerance=0.1, lose="l4-1", replan=False, out=path.parent / "runs", jobs=1
+    )
+    (loss,) = found.systems[0].losses
+    assert (loss.lost, loss.nodes, found.replan) == ("l4-1", ("l4-1",), False)
+    assert found.systems[0].worst() == loss
+    assert 0 < loss.estimates[0].rate_rps <= found.systems[0].estimates[0].rate_rps * 1.1
+    assert found.document()["systems"]["replicas"]["losses"][0]["lost"] == "l4-1"
