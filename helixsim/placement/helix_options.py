@@ -11,6 +11,9 @@ from helixsim.domain.cluster import Deployment
 from helixsim.placement.constraints import constraint_faults
 from helixsim.plugins import bound_faults
 
+RACED = frozenset({"auto", "goodput", "cost"})
+"""Criteria by which placement and routing are selected together in a race, where the load has a rate."""
+
 
 @dataclass(frozen=True, slots=True)
 class HelixOptions:
@@ -37,7 +40,8 @@ class HelixOptions:
         Others are scores of a simulation of the placements on all nodes. ``balanced``: output tokens/s and time per
         token, one per cent of the former for two of the latter. ``throughput``: output tokens/s. At a given rate, which
         all stable placements serve alike, both rank by time per token. ``goodput``: as ``auto``, and an error without
-        an objective. ``latency``: time per token.
+        an objective. ``cost``: as ``auto``, but equal shares by the price of the nodes that hold layers before the
+        latency. ``latency``: time per token.
     method
         ``blocks``: column generation. ``exact``: then the per-node program, at most 10 nodes. ``auto``: ``blocks``.
     partial_inference
@@ -62,7 +66,7 @@ class HelixOptions:
     time_limit_s: float = field(default=120.0, metadata={"gt": 0, "le": 1e6})
     candidates: int = field(default=6, metadata={"ge": 1, "le": 1000})
     select: Literal["simulate", "flow"] = "simulate"
-    criterion: Literal["auto", "balanced", "throughput", "goodput", "latency"] = "auto"
+    criterion: Literal["auto", "balanced", "throughput", "goodput", "cost", "latency"] = "auto"
     method: Literal["auto", "blocks", "exact"] = "auto"
     partial_inference: bool | None = None
     exclude: tuple[str, ...] = ()

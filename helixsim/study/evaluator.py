@@ -65,7 +65,7 @@ class Evaluator:
         self.was_asked = False
         """A placement made without asking does not depend on the load."""
         criterion: str = getattr(system.placement_options, "criterion", "balanced")
-        self.criterion = "balanced" if criterion == "auto" else criterion
+        self.criterion = "balanced" if criterion in {"auto", "cost"} else criterion
         slo = experiment.slo
         if self.criterion == "goodput" and slo.ttft_s is slo.tpot_s is slo.e2el_s is None:
             raise ConfigError(

@@ -18,6 +18,7 @@ from helixsim.domain.cluster import Deployment
 from helixsim.domain.placement import LayerRange, Placement
 from helixsim.flow.capacity import CapacityTable
 from helixsim.placement import registry as placement_registry
+from helixsim.placement.helix_options import RACED
 from helixsim.runtime.identity import content_key, system_plugins
 from helixsim.runtime.store import Codec, Store
 
@@ -81,11 +82,12 @@ def _keys(
     own = [name for name in plugins if name == system.placement]
     if by_flow:
         return [content_key("placement by flow", blind, plugins=own)]
-    by_goodput = getattr(system.placement_options, "criterion", None) in {"auto", "goodput"}
+    by_goodput = getattr(system.placement_options, "criterion", None) in RACED
     load = (
         experiment.workload, experiment.workload_stats, experiment.engine, experiment.is_one_by_one,
         experiment.sample_s, experiment.slo if by_goodput else None, system.routing, system.routing_options,
         system.batching, system.batching_options, system.kv, system.arrivals,
+        [(node.id, node.cost_usd_per_hour) for node in system.fleet.cluster.nodes] if by_goodput else None,
         [(one.name, one.placement, one.placement_options, one.routing, one.routing_options) for one in rivals],
     )  # fmt: skip
     plugins = tuple({*plugins, *(name for one in rivals for name in system_plugins(one))})

@@ -14,6 +14,7 @@ from helixsim.flow.operating import operating_capacity, operating_point
 from helixsim.placement import registry as placement_registry
 from helixsim.placement.base import PlacementProblem, Progress, silent
 from helixsim.placement.check import check
+from helixsim.placement.helix_options import RACED
 from helixsim.routing import registry as routing_registry
 from helixsim.study.evaluator import Evaluator
 from helixsim.study.finished import SimulatedStore
@@ -87,7 +88,7 @@ def _rivals(experiment: ResolvedExperiment, system: SystemSpec) -> tuple[SystemS
     criterion = getattr(system.placement_options, "criterion", None) if system.placement == "helix" else None
     arrivals = system.arrivals or experiment.workload.arrivals
     is_asked = experiment.slo.is_stated or system.routing == "auto"
-    if criterion not in {"auto", "goodput"} or process_of(arrivals).mode is not FeedMode.OPEN or not is_asked:
+    if criterion not in RACED or process_of(arrivals).mode is not FeedMode.OPEN or not is_asked:
         return None
     options = system.placement_options
     if options.max_hops is not None or options.exclude or options.max_layers or options.pinned:

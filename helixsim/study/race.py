@@ -19,6 +19,7 @@ from helixsim.config.experiment import ResolvedExperiment, SystemSpec
 from helixsim.domain.flowplan import FlowPlan
 from helixsim.domain.placement import Placement
 from helixsim.domain.request import Window
+from helixsim.domain.result import RunResult
 from helixsim.flow.capacity import CapacityTable
 from helixsim.flow.maxflow import max_flow
 from helixsim.placement.base import Contender
@@ -79,12 +80,24 @@ class Trial:
 
     window: Window
     seed: int
+    by_cost: bool = False
     entries: dict[str, Entry] = field(default_factory=dict)
     scores: dict[str, Score] = field(default_factory=dict)
 
-    def best(self) -> list[Entry]:
-        """Return the entries, the best first."""
-        return [self.entries[label] for label in ranked(list(self.entries), self.scores)]
+    def add(self, entry: Entry, run: RunResult, experiment: ResolvedExperiment) -> None:
+        """Add an entry that was simulated."""
+        nodes = [entry.system.fleet.cluster.node(node) for node in entry.placement.ranges]
+        cost = math.fsum(node.cost_usd_per_hour for node in nodes), len(nodes)
+        self.entries[entry.label], self.scores[entry.label] = entry, replace(score_of(run, experiment), cost=cost)
+
+    def best(self, *, baselines: bool = False) -> list[Entry]:
+        """Return the entries, or the baselines among them, the best first."""
+        labels = [label for label, entry in self.entries.items() if entry.is_baseline == baselines]
+        return [self.entries[label] for label in ranked(labels, self.scores, by_cost=self.by_cost)]
+
+    def beats(self, one: Entry, other: Entry) -> bool:
+        """Return whether one entry is better than another."""
+        return self.scores[one.label].beats(self.scores[other.label], by_cost=self.by_cost)
 
 
 @dataclass
@@ -101,15 +114,14 @@ class Race:
         """Return the placement that is selected, with its routing and the explanation in its notes."""
         choices = {one.name: self._entries(one) for one in contenders}
         first, second = (
-            Trial(window, self.experiment.seed + SEED_OFFSET + number)
+            Trial(window, self.experiment.seed + SEED_OFFSET + number, self._by_cost)
             for number, window in enumerate(self._windows(contenders))
         )
         self._try(first, [entries[0] for entries in choices.values()], report)
         passed = first.best()[: min(MOST_PASSED_ON, max(FINALISTS, math.ceil(len(choices) / PASSED_ON)))]
         self._try(first, [entry for one in passed for entry in choices[one.name][1:]], report)
         order, trials = first.best(), [first]
-        best = first.scores[order[0].label]
-        if not all(best.beats(first.scores[entry.label]) for entry in order if entry.name != order[0].name):
+        if not all(first.beats(order[0], entry) for entry in order if entry.name != order[0].name):
             self._try(second, order[: len(passed)], report)
             order = [*second.best(), *order[len(passed) :]]
             trials.append(second)
@@ -133,6 +145,10 @@ class Race:
         if fallen:
             notes["fallback"] = fallen
         return replace(chosen.placement, notes={**chosen.placement.notes, **notes})
+
+    @property
+    def _by_cost(self) -> bool:
+        return getattr(self.system.placement_options, "criterion", None) == "cost"
 
     def _entries(self, contender: Contender) -> list[Entry]:
         """Return an entry for each policy, the most promising first."""
@@ -182,7 +198,7 @@ class Race:
             report(f"trial of {(trial.window.duration_ns or 0) / NS_PER_S:.3g} s: {entry.label}")
             placed = PlacedSystem(entry.system, entry.placement, entry.plan)
             run = simulate_system(self.experiment, placed, window=trial.window, seed=trial.seed)
-            trial.entries[entry.label], trial.scores[entry.label] = entry, score_of(run, self.experiment)
+            trial.add(entry, run, self.experiment)
 
     def _final(
         self, order: Sequence[Entry], trials: Sequence[Trial], report: Callable[[str], None]
@@ -195,7 +211,7 @@ class Race:
         window = self.experiment.workload.window
         if window.duration_ns is None:
             window = replace(window, duration_ns=LONGEST_NS, drain=False)
-        final = Trial(window, self.experiment.seed)
+        final = Trial(window, self.experiment.seed, self._by_cost)
         names = [entry.name for entry in order]
         waiting = [entry for number, entry in enumerate(order) if entry.name not in names[:number]]
         while waiting and len(final.entries) < MOST_FINALISTS:
@@ -207,16 +223,14 @@ class Race:
             self._as_reported(final, waiting.pop(0), report)
         chosen = final.best()[0]
         mine = final.scores[chosen.label]
-        others = []
         for placed in self.baselines():
             system = placed.system if self.system.routing == "auto" else self.system
             name = f"system {placed.system.name}"
-            others.append(Entry(name, placed.placement, self._plan(placed.placement), system, is_baseline=True))
-            self._as_reported(final, others[-1], report)
-        labels = ranked([other.label for other in others], final.scores)
-        for rival in (final.entries[label] for label in labels):
+            rival = Entry(name, placed.placement, self._plan(placed.placement), system, is_baseline=True)
+            self._as_reported(final, rival, report)
+        for rival in final.best(baselines=True):
             theirs = final.scores[rival.label]
-            if theirs.beats(mine):
+            if final.beats(rival, chosen):
                 text = (
                     f"{rival.label} does better than the best candidate found ({chosen.label}): {theirs.share:.1%} "
                     f"within the objectives against {mine.share:.1%}, a latency of {theirs.latency_s:.3g} s against "
@@ -232,7 +246,7 @@ class Race:
             run = simulated(self.experiment, placed, self.runs)
         else:
             run = simulate_system(self.experiment, placed, window=final.window)
-        final.entries[entry.label], final.scores[entry.label] = entry, score_of(run, self.experiment)
+        final.add(entry, run, self.experiment)
 
     def _idle(self, chosen: Entry, trials: Sequence[Trial]) -> dict[str, str]:
         """Return why nodes hold no layers: by the best entry with them, beside the chosen one on the same requests."""
@@ -242,11 +256,11 @@ class Race:
                 continue
             reasons[node.id] = "no candidate uses it"
             for trial in reversed(trials):
-                best = [e for e in trial.best() if node.id in e.placement.ranges and not e.is_baseline]
+                best = [entry for entry in trial.best() if node.id in entry.placement.ranges]
                 if not best or chosen.label not in trial.scores:
                     continue
                 theirs, mine = trial.scores[best[0].label], trial.scores[chosen.label]
-                what = "makes it worse" if mine.beats(theirs) else "not needed"
+                what = "makes it worse" if trial.beats(chosen, best[0]) else "not needed"
                 reasons[node.id] = (
                     f"{what}: with it {theirs.share:.1%} within the objectives and a latency of {theirs.latency_s:.3g} "
                     f"s ({best[0].label}), without it {mine.share:.1%} and {mine.latency_s:.3g} s"

@@ -1,9 +1,12 @@
 """What a simulation shows of a placement with its routing, and when one does better than another.
 
 The share of requests within the objectives comes first. Where two shares do not differ by more than their interval,
-the latency decides: the geometric mean of TTFT and TPOT, each taken as the mean of its 50th, 95th and 99th percentile.
-It has no weights and no reference, so that the order of two plans does not depend on a third one; and as percentiles
-of a kind are added, a tail that grows by a second is not made up for by a median that falls by half of one.
+the latency decides, or with ``by_cost`` the price of the nodes in use before it. The latency is the geometric mean of
+TTFT and TPOT, each taken as the mean of its 50th, 95th and 99th percentile. It has no weights and no reference, so that
+the order of two plans does not depend on a third one; and as percentiles of a kind are added, a tail that grows by a
+second is not made up for by a median that falls by half of one.
+
+Where that does not tell two plans apart either, nodes in use are spared: the price decides, then their number.
 
 Intervals are those of differences in ten parts of the window, for the latency of its pseudo-values (delete-a-group
 jackknife: Shao and Tu, "The Jackknife and Bootstrap", 1995, section 2.3). Plans are compared on the same requests.
@@ -31,6 +34,9 @@ PARTS = 10
 PERCENTILES = (50, 95, 99)
 """Percentiles of TTFT and TPOT that count, each alike."""
 
+ALIKE = 0.05
+"""Latencies that differ by no more than this share, and by no more than their interval, are taken to be equal."""
+
 _LEAST_S = 1e-6
 """Latencies below count as this: their logarithm is taken."""
 
@@ -41,7 +47,7 @@ class Score:
 
     ``good`` and ``decided``: requests that arrived in a part and met all objectives, and all with a known outcome.
     ``log_latency``: pseudo-values of the logarithm of the latency [s]. ``ttft_s`` and ``tpot_s``: ``PERCENTILES``, NaN
-    without any. ``used``: nodes that computed something.
+    without any. ``used``: nodes that computed something. ``cost``: price [$/h] and number of the nodes with layers.
     """
 
     good: FloatArray
@@ -51,6 +57,7 @@ class Score:
     tpot_s: tuple[float, ...] = ()
     used: frozenset[str] = field(default_factory=frozenset)
     output_tokens_per_s: float = 0.0
+    cost: tuple[float, int] = (0.0, 0)
 
     @property
     def share(self) -> float:
@@ -68,9 +75,13 @@ class Score:
         total = max(1.0, float(self.decided.sum()) + float(other.decided.sum())) / 2 / len(self.good)
         return _is_above(((self.decided - self.good) - (other.decided - other.good)) / -total)
 
-    def beats(self, other: Score) -> bool:
-        """Whether this one has the larger share, or an equal one with less latency."""
-        return self.share_exceeds(other) or (not other.share_exceeds(self) and self.is_faster(other))
+    def beats(self, other: Score, *, by_cost: bool = False) -> bool:
+        """Whether this one has the larger share, or an equal one with less latency (``by_cost``: at a lower price)."""
+        if self.share_exceeds(other) or other.share_exceeds(self):
+            return self.share_exceeds(other)
+        if by_cost and self.cost[0] != other.cost[0]:
+            return self.cost[0] < other.cost[0]
+        return self.is_faster(other)
 
     def is_faster(self, other: Score) -> bool:
         """Whether the latency is less by more than the interval of the difference."""
@@ -84,15 +95,26 @@ def order(score: Score) -> tuple[float, float]:
     return score.share, -score.latency_s
 
 
-def ranked(names: Sequence[str], scores: Mapping[str, Score]) -> list[str]:
-    """Return names, the best first: those that equal the largest share by latency, then the others by share."""
+def ranked(names: Sequence[str], scores: Mapping[str, Score], *, by_cost: bool = False) -> list[str]:
+    """Return names, the best first: those that equal the largest share by latency, then the others by share.
+
+    Those that are as fast as the fastest, within the interval and ``ALIKE``, come in the order of their cost.
+    """
     if not names:
         return []
     top = max((scores[name] for name in names), key=order)
+    equal = [scores[name] for name in names if not top.share_exceeds(scores[name])]
+    fastest = min(equal, key=lambda score: score.latency_s)
 
-    def key(name: str) -> tuple[float, float]:
+    def key(name: str) -> tuple[float | int, ...]:
         score = scores[name]
-        return (1.0 - score.share if top.share_exceeds(score) else 0.0), score.latency_s
+        if top.share_exceeds(score):
+            return 1.0 - score.share, score.latency_s
+        if by_cost:
+            return 0.0, score.cost[0], score.latency_s
+        if score.latency_s <= (1 + ALIKE) * fastest.latency_s and not fastest.is_faster(score):
+            return 0.0, 0.0, *score.cost, score.latency_s
+        return 0.0, score.latency_s
 
     return sorted(names, key=key)
 

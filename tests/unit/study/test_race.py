@@ -167,6 +167,7 @@ def test_auto_is_the_default_of_helix_alone_and_resolves_without_a_race(tmp_path
     [
         ("systems.0.placement={strategy: helix, criterion: balanced}", False),
         ("systems.0.placement={strategy: helix, criterion: goodput}", True),
+        ("systems.0.placement={strategy: helix, criterion: cost}", True),
         ("slo={}", True),
         ("workload.arrivals={process: closed_loop, concurrency: 4}", False),
     ],
@@ -205,6 +206,46 @@ def test_shares_come_before_time_and_equal_shares_do_not() -> None:
     nothing = replace(score(0.0, 1), log_latency=np.full(PARTS, np.inf))
     assert scores["d"].is_faster(nothing)
     assert not nothing.is_faster(nothing)
+
+
+def test_nodes_are_spared_where_nothing_else_differs_and_by_cost_before_latency() -> None:
+    def at(latency_s: float, *cost: float, share: float = 1.0) -> Score:
+        return replace(score(share, latency_s), cost=cost)
+
+    scores = {"all": at(1.0, 9.0, 9), "few": at(1.02, 3.0, 3), "fewer": at(1.02, 3.0, 2), "slow": at(2.0, 1.0, 1)}
+    noise = np.tile([0.1, -0.1], PARTS // 2)
+    scores |= {"bad": at(0.1, 0.0, 1, share=0.5)}
+    scores = {
+        name: replace(one, log_latency=one.log_latency + k * noise) for k, (name, one) in enumerate(scores.items())
+    }
+    assert ranked(list(scores), scores) == ["fewer", "few", "all", "slow", "bad"]
+    assert ranked(list(scores), scores, by_cost=True) == ["slow", "few", "fewer", "all", "bad"]
+    assert scores["slow"].beats(scores["all"], by_cost=True)
+    assert not scores["slow"].beats(scores["all"])
+    assert not scores["bad"].beats(scores["all"], by_cost=True)
+    precise = {"all": at(1.0, 9.0, 9), "few": at(1.02, 3.0, 3)}  # the difference is small but certain
+    assert ranked(list(precise), precise) == ["all", "few"]
+
+
+def test_the_price_of_nodes_in_use_decides_by_cost(tmp_path) -> None:
+    """A single GPU of the least price meets a lenient objective; by latency the fast one is taken."""
+    found = {}
+    for criterion in ("goodput", "cost"):
+        overrides = (f"systems.0.placement.criterion={criterion}", "slo={ttft: 20 s, tpot: 2 s}")
+        experiment = loaded(tmp_path, "workload.arrivals.rate=0.2", *overrides)
+        fast = place_system(experiment, experiment.systems[1]).placement
+        ranges = {"l40s-0": fast.ranges["l40s-0"]}
+        slow = {node: held for node, held in fast.ranges.items() if node != "l40s-0"}
+        contenders = [
+            ("fast", replace(fast, ranges=ranges, pipelines=dict.fromkeys(ranges, 0))),
+            ("slow", replace(fast, ranges=slow, pipelines={node: fast.pipelines[node] for node in slow})),
+        ]
+        found[criterion] = race_of(experiment, contenders).notes["chosen"]
+        prices = [
+            sum(experiment.fleet.cluster.node(node).cost_usd_per_hour for node in nodes) for nodes in (ranges, slow)
+        ]
+    assert found["goodput"] == "fast"
+    assert found["cost"] == ("fast", "slow")[prices.index(min(prices))]
 
 
 def test_requests_are_judged_by_what_is_known_at_the_end(placed) -> None:
