@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from helixsim.cli.console import COLOURS
-from helixsim.errors import ExitCode, shortened
+from helixsim.errors import ConfigError, ExitCode, did_you_mean, shortened
 
 if TYPE_CHECKING:
     from helixsim.config.edit import Edit
@@ -148,7 +148,12 @@ def loaded(args: argparse.Namespace) -> Experiment:
     """Return the experiment of the command line with its edits."""
     from helixsim.experiment import Experiment
 
-    return Experiment.load(args.experiment).with_(edits(args))
+    path: Path = args.experiment
+    if not path.exists() and path.parent.is_dir():
+        hint = did_you_mean(path.name, sorted(one.name for one in path.parent.glob("*.y*ml")))
+        if hint:
+            raise ConfigError(f"{path}: no such file{hint}")
+    return Experiment.load(path).with_(edits(args))
 
 
 def positive(text: str) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 from helixsim.domain.result import FloatArray, RunResult
 from helixsim.metrics.stats import BATCHES, MIN_BATCHES, batch_means, batch_rates, student_t_quantile
 from helixsim.metrics.window import cumulative_in_window, in_window, window_samples
-from helixsim.units import NS_PER_S
+from helixsim.units import NS_PER_S, number
 
 STEADY, NOT_STEADY = "steady", "not steady"
 
@@ -68,4 +68,5 @@ def _drift(quantity: str, first: FloatArray, second: FloatArray, allowed: float,
         return ""
     verb = "rose" if difference > 0 else "fell"
     change = f" ({difference / before:+.0%})" if before else ""
-    return f"{quantity} {verb} from {before:.3g}{unit} in the first half to {after:.3g}{unit} in the second{change}"
+    halves = f"from {number(before)}{unit} in the first half to {number(after)}{unit} in the second"
+    return f"{quantity} {verb} {halves}{change}"

@@ -105,6 +105,12 @@ def test_nodes_of_init_have_every_gpu_once_in_sizes_that_share_the_heads(fleet, 
         assert heads % one.get("gpus", 1) == 0
 
 
+def test_a_file_that_is_not_there_is_looked_for_beside_it(tmp_path, capsys):
+    (tmp_path / "chat.yaml").write_text("schema: 1", encoding="utf-8")
+    assert main(["run", str(tmp_path / "chatt.yaml")]) == 2
+    assert "chatt.yaml: no such file; did you mean 'chat.yaml'?" in capsys.readouterr().err
+
+
 def test_gpus_per_node_may_be_given():
     assert parse_gpus("2x4xh100, l4") == [Offer("h100", 8, 4), Offer("l4", 1, None)]
 
