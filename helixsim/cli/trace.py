@@ -91,6 +91,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     generate.add_argument("--think-time", type=values.seconds, metavar="T", help="mean time to the next turn [s]")
     generate.add_argument("--system-prompts", type=int, default=1, metavar="N", help="different system prompts")
     generate.add_argument("--system-prompt-tokens", type=int, metavar="N", help="length of each (default: none)")
+    generate.add_argument(
+        "--class",
+        dest="classes",
+        action="append",
+        default=[],
+        type=values.request_class,
+        metavar="NAME=SHARE[:PRIORITY]",
+        help="share of the requests that have this SLO class, 0..1, and their priority (0; the lowest is first); "
+        "repeatable: the shares add up to 1",
+    )
     generate.add_argument("--format", dest="to_format", metavar="NAME", help="output format (default: by suffix)")
     generate.add_argument("--seed", type=values.seed, default=0, metavar="N", help="random seed (default: 0)")
     _add_limits(generate)
@@ -172,7 +182,10 @@ def run_generate(args: argparse.Namespace) -> int:
     duration_ns = None if args.duration is None else units.seconds_to_ns(args.duration)
     window = Window(warmup_ns=0, duration_ns=duration_ns, drain=False)
     sessions, prompts = _shared(args)
-    spec = WorkloadSpec(None, lengths, arrivals, _limits(args), window, sessions=sessions, system_prompts=prompts)
+    spec = WorkloadSpec(
+        None, lengths, arrivals, _limits(args), window, sessions=sessions, system_prompts=prompts,
+        classes=values.all_classes(args.classes),
+    )  # fmt: skip
     feed = make_feed(spec, args.seed, num_nodes=1)
     return _write(args, feed.requests, to_format, ReadLog())
 

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import re
+from collections.abc import Sequence
 
 from helixsim import units
 from helixsim.errors import ConfigError, unknown_name
 from helixsim.workload.readers.values import MAX_SPAN_NS
-from helixsim.workload.spec import COLUMN_PARTS, FASTEST_RPS, SLOWEST_RPS
+from helixsim.workload.spec import COLUMN_PARTS, FASTEST_RPS, SLOWEST_RPS, RequestClass
+
+_CLASS_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
+_LARGEST_PRIORITY = 10**9
+"""Both are those of ``workload.classes`` in exp.yaml."""
 
 
 def pair(text: str) -> tuple[str, str]:
@@ -37,6 +43,34 @@ def option(text: str) -> tuple[str, float | int | str]:
         except ValueError:
             continue
     return key, value
+
+
+def request_class(text: str) -> RequestClass:
+    """Parse a class of requests, NAME=SHARE or NAME=SHARE:PRIORITY."""
+    name, rest = pair(text)
+    share_text, colon, priority_text = rest.partition(":")
+    try:
+        share, priority = float(share_text), int(priority_text) if colon else 0
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected NAME=SHARE or NAME=SHARE:PRIORITY") from None
+    if _CLASS_NAME.fullmatch(name) is None:
+        raise argparse.ArgumentTypeError(f"class {name!r}: expected letters, digits and . _ + -, at most 100")
+    if not 0 < share <= 1:
+        raise argparse.ArgumentTypeError(f"class {name}: got a share of {share:g}, expected more than 0 and at most 1")
+    if abs(priority) > _LARGEST_PRIORITY:
+        raise argparse.ArgumentTypeError(f"class {name}: got priority {priority}, expected -10^9 .. 10^9")
+    return RequestClass(name, share, priority)
+
+
+def all_classes(classes: Sequence[RequestClass]) -> tuple[RequestClass, ...]:
+    """Return the classes of a load; each is given once, and their shares add up to 1."""
+    names = [one.name for one in classes]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"--class: {next(name for name in names if names.count(name) > 1)} is given twice")
+    total = sum(one.share or 0.0 for one in classes)
+    if classes and abs(total - 1) > 1e-6:
+        raise ConfigError(f"--class: the shares must add up to 1, got {total:.6g}")
+    return tuple(classes)
 
 
 def seconds(text: str) -> float:

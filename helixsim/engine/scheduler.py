@@ -250,8 +250,7 @@ class Scheduler:
         """Return a step of these decodes and of as many prompt tokens as budget and memory have room for."""
         chunks: list[tuple[Sequence, int]] = []
         pairs, due = 0.0, decodes.blocks_due(0, 1) if decodes is not None else 0
-        if due and self._has_prefixes:
-            self.kv.make_room(due)  # decodes go first: prompts find what these leave
+        self._make_room(due)
         for sequence in list(self.prompts):
             count = self._chunk(sequence.target - sequence.computed, budget, is_alone=False)
             if not count or sequence.path is None:
@@ -266,7 +265,7 @@ class Scheduler:
                 due = decodes.blocks_due(0, 1) if decodes is not None else 0
             budget += (decoding - (decodes.count if decodes is not None else 0)) * self._tokens_per_decode
             if sequence.path is not None and grown + due <= self.kv.free_blocks:
-                pairs += self._take_chunk(sequence, count, chunks)
+                pairs += self._take_chunk(sequence, count, chunks, due)
                 budget -= count
         while self.waiting and budget > 0 and len(self.running) < self.max_sequences:
             if self.preemptions != preemptions and self.running:
@@ -290,7 +289,7 @@ class Scheduler:
                 self.recomputed_tokens += max(0, sequence.lost_tokens - computed)
             else:
                 sequence.cached_tokens = computed
-            pairs += self._take_chunk(sequence, count, chunks)
+            pairs += self._take_chunk(sequence, count, chunks, due)
             budget -= count
         if decodes is not None and not decodes.count:
             decodes = self.ready = None
@@ -322,13 +321,22 @@ class Scheduler:
             return False
         return not self.running or self._keeps(self._expected_blocks(sequence), due)
 
-    def _take_chunk(self, sequence: Sequence, count: int, chunks: list[tuple[Sequence, int]]) -> float:
-        """Add the next chunk of a prompt to a step; return its pairs."""
+    def _make_room(self, blocks: int) -> None:
+        """Evict what the blocks of decodes, which are taken when the step is formed, leave no room for.
+
+        Decodes go first: prompts of the same step find in the cache what these leave.
+        """
+        if blocks and self._has_prefixes:
+            self.kv.make_room(blocks)
+
+    def _take_chunk(self, sequence: Sequence, count: int, chunks: list[tuple[Sequence, int]], due: int) -> float:
+        """Add the next chunk of a prompt to a step whose decodes are due so many blocks; return its pairs."""
         pairs = prefill_pairs(count, sequence.computed)
         before = self.blocks_of(sequence.computed)
         sequence.computed += count
         self.pending_tokens -= count
         self.kv.take(self.blocks_of(sequence.computed) - before)
+        self._make_room(due)
         if sequence.chain is not None and sequence.request.prefix is not None:
             sequence.held = self.kv.publish(sequence.chain, sequence.held, sequence.computed)
         sequence.in_flight += 1

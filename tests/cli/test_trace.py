@@ -3,15 +3,19 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from helixsim.api import load_experiment
 from helixsim.cli.main import main
 from helixsim.datafiles import data_path
+from helixsim.workload.feed import make_feed
 from helixsim.workload.readers.registry import FORMATS as READ_FORMATS
 from helixsim.workload.readers.registry import detect_format, read_trace
 
+ROOT = Path(__file__).parents[2]
 SAMPLE = str(data_path("traces", "sample.csv"))
 
 
@@ -213,4 +217,39 @@ def test_incomplete_or_impossible_sessions_are_refused(tmp_path, capsys, faulty)
     command = ["trace", "generate", str(tmp_path / "t.csv"), "--rate", "1", "--num-requests", "5", *faulty]
     assert main(command) == 2
     assert "--" in capsys.readouterr().err
+    assert not (tmp_path / "t.csv").exists()
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_generated_classes_and_priorities_are_those_of_an_experiment(tmp_path, suffix):
+    out = tmp_path / f"t.{suffix}"
+    limits = ["--max-prompt-tokens", "4000", "--max-output-tokens", "90"]
+    classes = ["--class", "chat=0.75:-1", "--class", "batch=0.25:5"]
+    assert (
+        main(["trace", "generate", str(out), "--rate", "5", "--num-requests", "400", "--seed", "3", *classes, *limits])
+        == 0
+    )
+    experiment = load_experiment(
+        ROOT / "tests/golden/constant.yaml",
+        ["seed=3", "workload={lengths: azure-conversation, arrivals: {process: poisson, rate: 5, num_requests: 400}, "
+         "limits: {max_prompt_tokens: 4000, max_output_tokens: 90}, "
+         "classes: {chat: {share: 0.75, priority: -1}, batch: {share: 0.25, priority: 5}}}"],
+    )  # fmt: skip
+    written = list(read_trace(out, suffix))
+    requests = list(make_feed(experiment.workload, 3, num_nodes=1).requests)
+    assert written == [replace(one, arrival_ns=one.arrival_ns - requests[0].arrival_ns) for one in requests]
+    assert {(one.slo_class, one.priority) for one in written} == {("chat", -1), ("batch", 5)}
+    assert sum(one.slo_class == "chat" for one in written) == pytest.approx(300, abs=40)
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [(["a=0.5"], "add up to 1, got 0.5"), (["a=0.5", "a=0.5"], "given twice"), (["a"], "NAME=VALUE"),
+     (["a=x"], "NAME=SHARE"), (["a=1:x"], "NAME=SHARE"), (["a=0"], "more than 0"), (["a b=1"], "letters"),
+     (["a=nan"], "more than 0"), (["a=1:9999999999"], "priority")],
+)  # fmt: skip
+def test_impossible_classes_are_refused(tmp_path, capsys, classes, message):
+    command = ["trace", "generate", str(tmp_path / "t.csv"), "--rate", "1", "--num-requests", "5"]
+    assert main([*command, *(word for one in classes for word in ("--class", one))]) == 2
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "t.csv").exists()

@@ -200,3 +200,11 @@ def test_routing_by_prefix_finds_more_than_routing_by_load():
     }
     assert shares["prefix_aware"] > 0.6
     assert shares["prefix_aware"] > 1.5 * max(shares["least_loaded"], shares["random"])
+
+
+def test_decodes_take_their_blocks_before_the_prompts_of_their_step():
+    """Cached blocks that decodes evict are not found by a prompt that is admitted behind another one's chunk."""
+    case = chains([[kind_of("k", blocks=20, budget=50)]])
+    load = shared_load(12, 300, rate_rps=1.0)
+    how = {"mode": FeedMode.CLOSED_LOOP, "concurrency": 8, "window": Window(0, 400 * MS, drain=False)}
+    assert_equal(lambda: inputs_of(case, load, engine=replace(CACHED, long_prefill_token_threshold=7), **how))
