@@ -207,9 +207,13 @@ class Replica:
         self.client_ns = reference.latency(first, COORDINATOR)
         self.travelling, self.waiting, self.running, self.in_flight = [], [], [], []
         self.steps = []  # all that were ever formed
-        self.is_touched = self.has_preempted = self.has_rejected = self.has_ended = False
+        self.is_touched = self.has_preempted = self.has_rejected = self.has_changed = False
         self.parts = []
         self.peak = self.preemptions = self.recomputed = 0
+        # SGLang: memory for this share of the output still expected, which falls in 600 decode steps to 0.14 of the first
+        factor = inputs.engine.schedule_conservativeness
+        self.first_ratio = None if factor is None else min(1.0, 0.7 * factor)
+        self.ratio_start, self.ratio_steps, self.has_retracted = self.first_ratio, 0, False
         self.names = {}  # blocks that others can use: name -> sequences that use it now
         self.idle = []  # ... those that none uses, the one that goes first in front
 
@@ -334,11 +338,24 @@ class Replica:
                 self.form()
             self.peak = max(self.peak, self.capacity - self.free)
             if not self.parts:
+                if not self.running and not self.waiting:
+                    self.ratio_start, self.ratio_steps = self.first_ratio, 0
                 break
+            if not self.has_retracted and not any(part.is_chunk for part in self.parts):
+                self.ratio_steps += 1
+            self.has_changed = True
             self.go(Step(self.parts))
 
+    @property
+    def ratio(self):
+        """What share of the output that running sequences may still generate admission keeps memory for."""
+        if self.first_ratio is None or not self.ratio_steps:
+            return self.ratio_start
+        fall = (self.first_ratio - self.first_ratio * 0.14) / 600
+        return max(self.first_ratio * 0.14, self.ratio_start - self.ratio_steps * fall)
+
     def form(self):
-        self.parts, self.has_preempted, self.has_rejected = [], False, False
+        self.parts, self.has_preempted, self.has_rejected, self.has_retracted = [], False, False, False
         if self.prefill_first:
             self.take_chunks()
             self.take_waiting()
@@ -384,10 +401,15 @@ class Replica:
             if victim in ready and lacking <= self.needs(victim) and victim is not self.running[-1]:
                 ready.remove(victim)  # those behind it are in flight: one of them will be preempted
                 break
+            self.has_retracted = True
             if self.running == [victim]:
                 self.reject(victim)
             else:
                 self.preempt(victim)
+        if self.has_retracted and ready and self.first_ratio is not None:
+            generated = sum(sequence.generated for sequence in ready)
+            expected = sum(self.reference.expected(sequence) - sequence.prompt for sequence in ready)
+            self.ratio_start, self.ratio_steps = min(1.0, (generated + 20 * len(ready)) / (expected + 1)), 0
         for sequence in ready:
             self.put(sequence, 1 + self.drafts, sequence.yields.pop(0))
 
@@ -450,10 +472,9 @@ class Replica:
     def keeps(self, coming):
         """Whether blocks for others leave those that running sequences may need."""
         reserved = sum(other.reserved for other in self.running)
-        share = self.engine.kept_output_share
-        if share == 1.0:
+        if self.first_ratio is None:
             return reserved + coming <= self.most_reserved
-        used = self.capacity - self.free
+        share, used = self.ratio, self.capacity - self.free
         return used + share * max(reserved - used, 0) + coming <= self.most_reserved
 
     def could_admit(self, sequence):
@@ -507,7 +528,7 @@ class Replica:
 
     def reject(self, sequence):
         """It has outgrown the replica, which is empty now; the client learns it after all of its tokens."""
-        self.has_rejected = self.has_ended = True
+        self.has_rejected = self.has_changed = True
         self.drop(sequence)
         sequence.status = RequestStatus.REJECTED
         self.reference.call_at(self.reference.now + self.client_ns, self.reference.replace)
@@ -633,8 +654,8 @@ class Reference:
             self.happen()
         for replica in self.replicas:
             replica.look()
-            if replica.has_ended:
-                replica.has_ended = False
+            if replica.has_changed:
+                replica.has_changed = False
                 self.call_at(self.now, lambda: None)  # what stands outside may fit now
 
     # Arrivals

@@ -7,12 +7,38 @@ from typing import Literal
 
 from helixsim.domain.speculation import Speculation
 
-NEW_TOKEN_RATIO, LEAST_NEW_TOKEN_RATIO = 0.7, 0.14
-"""SGLang (``SGLANG_INIT_NEW_TOKEN_RATIO``, ``SGLANG_MIN_NEW_TOKEN_RATIO_FACTOR``): what an idle server begins with, and
-the share of it that is left after 600 decode steps (``SGLANG_NEW_TOKEN_RATIO_DECAY_STEPS``). Here it is always left."""
+NEW_TOKEN_RATIO, LEAST_NEW_TOKEN_RATIO, RATIO_DECAY_STEPS = 0.7, 0.14, 600
+"""SGLang (``SGLANG_INIT_NEW_TOKEN_RATIO``, ``SGLANG_MIN_NEW_TOKEN_RATIO_FACTOR``,
+``SGLANG_NEW_TOKEN_RATIO_DECAY_STEPS``): what an idle server begins with, the share of it that is left in the end, and
+after how many decode steps it is."""
+
+RETRACT_STEPS = 20
+"""Decode steps for which SGLang keeps memory after it has preempted (``SGLANG_RETRACT_DECODE_STEPS``)."""
 
 MOST_NEW_TOKENS = 4096
 """Output that admission expects at the most there (``SGLANG_CLIP_MAX_NEW_TOKENS_ESTIMATION``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewTokenRatio:
+    """Share of the output that running sequences may still generate for which admission keeps memory (SGLang), 0..1.
+
+    It falls from ``first`` to ``least`` in equal parts, one each decode step.
+    """
+
+    first: float
+    least: float
+
+    def after(self, start: float, steps: int) -> float:
+        """Return the share so many decode steps after it was ``start``."""
+        if not steps:
+            return start
+        return max(self.least, start - steps * ((self.first - self.least) / RATIO_DECAY_STEPS))
+
+    @staticmethod
+    def retracted(generated: int, sequences: int, expected: int) -> float:
+        """Return the share after a preemption that leaves sequences with so many tokens of those they may generate."""
+        return min(1.0, (generated + RETRACT_STEPS * sequences) / (expected + 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +82,7 @@ class EngineSpec:
     schedule_conservativeness
         SGLang's factor of the output that admission keeps memory for; None: all that is expected. A request enters if
         there is memory for its prompt and its whole expected output beside a share of what the running ones may still
-        generate (``kept_output_share``).
+        generate (``new_token_ratio``).
     chunks_prompts
         A prompt longer than what is left of the token budget is cut (chunked prefill).
     long_prefill_token_threshold
@@ -95,11 +121,12 @@ class EngineSpec:
     speculation: Speculation | None = None
 
     @property
-    def kept_output_share(self) -> float:
-        """Share of the output that running sequences are still expected to have, for which admission keeps memory."""
+    def new_token_ratio(self) -> NewTokenRatio | None:
+        """How much of the output that running sequences may still generate admission keeps memory for; None: all."""
         if self.schedule_conservativeness is None:
-            return 1.0
-        return min(1.0, NEW_TOKEN_RATIO * self.schedule_conservativeness) * LEAST_NEW_TOKEN_RATIO
+            return None
+        first = min(1.0, NEW_TOKEN_RATIO * self.schedule_conservativeness)
+        return NewTokenRatio(first, first * LEAST_NEW_TOKEN_RATIO)
 
 
 IDEAL = EngineSpec()

@@ -192,7 +192,7 @@ class Frontend:
         for _ in range(count):
             self._launch_next()
 
-    def _plan(self) -> None:
+    def _plan(self, priority: Priority = Priority.COORDINATE) -> None:
         """Route once all that happens at this instant has happened."""
         if self._is_planned:
             return
@@ -200,7 +200,7 @@ class Frontend:
             self._act(None)
         else:
             self._is_planned = True
-            self.kernel.call_in(0, Priority.COORDINATE, self._act, None)
+            self.kernel.call_in(0, priority, self._act, None)
 
     def _act(self, _event: Call | None) -> None:
         self._is_planned = False
@@ -269,6 +269,11 @@ class Frontend:
             self.delivering += len(ended)
             self._deliver(replica, self._finish_all, ended)
         self._forget(replica, ended)
+
+    def formed(self) -> None:
+        """See ``Listener.formed``."""
+        if self.feed.mode is FeedMode.SATURATE:
+            self._plan(Priority.REFILL)
 
     def rejected(self, replica: Replica, outgrown: list[Running]) -> None:
         """See ``Listener.rejected``."""

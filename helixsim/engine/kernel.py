@@ -26,6 +26,8 @@ class Priority(IntEnum):
     """The coordinator handles all that has reached it: tokens, admission, next steps."""
     DISPATCH = 5
     """A node forms its next batch from all that has reached it."""
+    REFILL = 6
+    """The coordinator submits requests for which new steps have left room (saturation)."""
     SAMPLE = 9
     """Time series are sampled; the run ends."""
 

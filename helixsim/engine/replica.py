@@ -34,6 +34,9 @@ class Listener(Protocol):
     def went_on(self, replica: Replica, started: int, ended: list[Sequence]) -> None:
         """Take note that so many requests have got their first tokens, and that these have got all of theirs."""
 
+    def formed(self) -> None:
+        """Take note that a replica has formed a step: there may be room for others now."""
+
     def rejected(self, replica: Replica, outgrown: list[Sequence]) -> None:
         """Take note that sequences have left because they have outgrown the replica."""
 
@@ -41,7 +44,8 @@ class Listener(Protocol):
 class Replica:
     """A chain of stages that computes what its scheduler chooses.
 
-    ``capacity_tokens`` are those that its KV memory holds. ``return_ns`` takes a token from the last stage to the
+    ``capacity_tokens`` are those that its KV memory holds. ``is_fed``: a request stands ready
+    whenever there is room for it (saturation). ``return_ns`` takes a token from the last stage to the
     scheduler, ``delivery_ns`` from there to the client. ``in_flight`` is the number of steps under way, ``generated``
     that of the tokens its unfinished requests have, as far as steps are booked.
     """
@@ -58,8 +62,10 @@ class Replica:
         listener: Listener,
         return_ns: int,
         delivery_ns: int,
+        is_fed: bool = False,
     ) -> None:
         self.number = number
+        self._is_fed = is_fed
         self.stages = stages
         self._most_in_flight = len(stages)
         self.scheduler = Scheduler(self, blocks, block_tokens, rules)
@@ -128,6 +134,12 @@ class Replica:
     def _go_on(self) -> None:
         """Form steps until as many are in flight as there are stages."""
         scheduler, now = self.scheduler, self._kernel.now_ns
+        before = self.in_flight
+        self._form_all(scheduler, now)
+        if self.in_flight > before:
+            self._listener.formed()
+
+    def _form_all(self, scheduler: Scheduler, now: int) -> None:
         while self.in_flight < self._most_in_flight:
             before = scheduler.preemptions
             plan = scheduler.form(now)
@@ -158,6 +170,7 @@ class Replica:
             and decodes.is_even
             and not scheduler.prompts
             and not (scheduler.waiting and self._has_preempted)
+            and not (scheduler.reserve.is_falling and (scheduler.waiting or self._is_fed))
         ):
             steps = min(decodes.steps_until_end(), self._reach)
             steps = 1 + decodes.steps_within(1, scheduler.kv.free_blocks, steps - 1)
@@ -218,7 +231,7 @@ class Replica:
         decodes = plan.decodes
         begun = min(ended, len(ends_ns) - 1) - taken
         if begun:
-            self.scheduler.take_blocks(decodes.blocks_due(1, begun))
+            self.scheduler.repeat(decodes, begun)
             self.stages[0].count(plan.shape, begun)
         began_ns = ends_ns[taken - 1] if taken else self._started_ns
         if decodes.count:

@@ -88,6 +88,7 @@ class ReplicaSystem:
             self.frontend,
             0 if len(ids) == 1 else self.fabric.latency_ns(ids[-1], ids[0]),
             self.fabric.latency_ns(ids[0], COORDINATOR),
+            is_fed=inputs.feed.mode is FeedMode.SATURATE,
         )
         return made
 
@@ -110,7 +111,7 @@ class ReplicaSystem:
             is_mixed=scheduler_of(inputs.batching) == "mixed",
             by_priority=engine.scheduling_policy == "priority",
             expected_output_tokens=_expected_output(inputs) if keeps else None,
-            kept_output_share=engine.kept_output_share,
+            new_token_ratio=engine.new_token_ratio,
             most_reserved_share=inputs.high_water if keeps else 1.0,
             min_free_share=engine.min_free_share,
             caches_prefixes=engine.caches_prefixes,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from helixsim.domain.engine import NewTokenRatio
 from helixsim.domain.speculation import Speculation
 from helixsim.domain.step_time import BatchShape
 from helixsim.engine.sequences import Decodes, Sequence
@@ -29,8 +30,8 @@ class Rules:
         Requests of a lower ``priority`` number are admitted first and preempted last.
     expected_output_tokens
         Admission keeps blocks for prompts and so many tokens of output of all running sequences; None: for none.
-    kept_output_share
-        Share of what running sequences are still expected to need that is kept when another one is admitted, 0..1.
+    new_token_ratio
+        Share of what running sequences are still expected to need that is kept when another one is admitted; None: all.
     most_reserved_share
         What admission keeps is at most this share of the blocks, 0..1.
     min_free_share
@@ -48,7 +49,7 @@ class Rules:
     is_mixed: bool = True
     by_priority: bool = False
     expected_output_tokens: int | None = None
-    kept_output_share: float = 1.0
+    new_token_ratio: NewTokenRatio | None = None
     most_reserved_share: float = 1.0
     min_free_share: float = 0.0
     caches_prefixes: bool = False

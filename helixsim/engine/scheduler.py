@@ -12,6 +12,7 @@ from operator import attrgetter
 
 from helixsim.domain.step_time import BatchShape, prefill_pairs
 from helixsim.engine.drafts import DraftedDecodes
+from helixsim.engine.output_reserve import OutputReserve
 from helixsim.engine.prefix_cache import PrefixCache, chain_of
 from helixsim.engine.rules import Plan, Rules
 from helixsim.engine.sequences import Decodes, Sequence
@@ -47,7 +48,9 @@ class Scheduler:
         self._tokens_per_decode = rules.tokens_per_decode
         self._orders = 0
         self._reserved = 0
+        self.reserve = OutputReserve(rules.new_token_ratio)
         self._has_prefixes = False
+        self._expected_tokens = rules.expected_output_tokens or 0
         self._most_reserved = int(rules.most_reserved_share * blocks)
         self._least_free = int(rules.min_free_share * blocks)
 
@@ -164,9 +167,9 @@ class Scheduler:
 
         ``due``: blocks that the decodes of the step being formed will take.
         """
-        share, used = self.rules.kept_output_share, self.kv.used_blocks + due
-        if share == 1.0:
+        if self.rules.new_token_ratio is None:
             return self._reserved + expected <= self._most_reserved
+        share, used = self.reserve.share, self.kv.used_blocks + due
         return used + share * max(self._reserved - used, 0) + expected <= self._most_reserved
 
     def _unfinished_blocks(self) -> int:
@@ -196,11 +199,14 @@ class Scheduler:
         if decodes is not None and decodes.count and not self.prompts and not self.waiting:
             due = decodes.blocks_due(0, 1)
             if due <= self.kv.free_blocks:
+                self.reserve.decode(1)
                 return self._plan(decodes, [], 0.0, due)
         plan = self._form(now_ns)
         if self._paused is not None:
             self.ready = self._paused if self._paused.count else self.ready
             self._paused = None
+        if plan is None and not self.running and not self.waiting:
+            self.reserve.reset()
         return plan
 
     def _form(self, now_ns: int) -> Plan | None:
@@ -209,20 +215,27 @@ class Scheduler:
             plan = self._with_chunks(None, rules.budget, before, now_ns)
             if plan is not None:
                 return plan
-        decodes = self.ready
+        decodes, has_retracted = self.ready, False
         while decodes is not None and (lacking := decodes.blocks_due(0, 1) - self.kv.free_blocks) > 0:
             victim = self._victim(None)
             assert victim is not None
             if lacking <= self._blocks_of_step(victim) and not self._is_last(victim):
                 self._pause(victim)
             else:
+                has_retracted = True
                 self._preempt(victim, now_ns)
         if decodes is not None and not decodes.count:
             decodes = self.ready = None
+        if has_retracted and decodes is not None:
+            self.reserve.retract(decodes.generated(), decodes.count, decodes.count * self._expected_tokens)
         if not rules.is_mixed:
-            return None if decodes is None else self._plan(decodes, [], 0.0, decodes.blocks_due(0, 1))
-        budget = rules.budget - (decodes.count * self._tokens_per_decode if decodes else 0)
-        return self._with_chunks(decodes, budget, before, now_ns)
+            plan = None if decodes is None else self._plan(decodes, [], 0.0, decodes.blocks_due(0, 1))
+        else:
+            budget = rules.budget - (decodes.count * self._tokens_per_decode if decodes else 0)
+            plan = self._with_chunks(decodes, budget, before, now_ns)
+        if plan is not None and not plan.chunks and not has_retracted:
+            self.reserve.decode(1)
+        return plan
 
     def _blocks_of_step(self, sequence: Sequence) -> int:
         """Return the blocks that a running sequence needs for its next token."""
@@ -344,6 +357,11 @@ class Scheduler:
         if sequence.computed == sequence.target:
             self.prompts.remove(sequence)
         return pairs
+
+    def repeat(self, decodes: Decodes, steps: int) -> None:
+        """Take note that so many steps like the one just formed, of these decodes alone, have begun."""
+        self.take_blocks(decodes.blocks_due(1, steps))
+        self.reserve.decode(steps)
 
     def take_blocks(self, blocks: int) -> None:
         """Take blocks that sequences are due."""

@@ -202,6 +202,13 @@ class Decodes:
         """Return all sequences of the group."""
         return list({id(sequence): sequence for _, _, sequence in self._ending if sequence.decodes is self}.values())
 
+    def generated(self) -> int:
+        """Return how many tokens all of them have generated."""
+        members = self.members()
+        for sequence in members:
+            self.tell(sequence)
+        return sum([sequence.generated for sequence in members])
+
     def tell(self, sequence: Sequence) -> None:
         """Bring up to date how many tokens a sequence has generated."""
         sequence.generated += self.step - sequence.joined_step

@@ -110,7 +110,7 @@ def test_requests_that_come_as_others_leave(case, engine, seed, batching, routin
 
 @given(
     case=clusters(),
-    engine=engines().map(lambda one: replace(one, schedule_conservativeness=None)),  # docs/engine.md, "left out"
+    engine=engines(),
     seed=st.integers(0, 10_000),
     batching=st.sampled_from(batching_registry.names()),
     routing=routings,
