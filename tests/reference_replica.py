@@ -574,7 +574,7 @@ class View:
 
     def kv_usage(self, node):
         replica = self.replica(node)
-        return 1 - replica.free / replica.capacity if replica.capacity else 1.0
+        return (replica.capacity - replica.free) / replica.capacity if replica.capacity else 1.0
 
     def cached_tokens(self, node):
         replica = self.replica(node)
