@@ -210,7 +210,7 @@ class Replica:
         self.is_touched = self.has_preempted = self.has_rejected = self.has_changed = False
         self.parts = []
         self.peak = self.preemptions = self.recomputed = 0
-        # SGLang: memory for this share of the output still expected, which falls in 600 decode steps to 0.14 of the first
+        # SGLang: memory for this share of the output still expected; falls in 600 decode steps to 0.14 of the first
         factor = inputs.engine.schedule_conservativeness
         self.first_ratio = None if factor is None else min(1.0, 0.7 * factor)
         self.ratio_start, self.ratio_steps, self.has_retracted = self.first_ratio, 0, False

@@ -8,8 +8,8 @@ from helixsim.domain.engine import NewTokenRatio
 class OutputReserve:
     """The share of the output that running sequences may still generate for which memory is kept, as it is now.
 
-    It falls with each step of decodes alone, is estimated anew when one of them has been preempted, and is that of a new
-    server when nothing runs or waits.
+    It falls with each step of decodes alone, is estimated anew when one of them has been preempted, and is that of a
+    new server when nothing runs or waits.
     """
 
     __slots__ = ("_law", "_start", "_steps")
