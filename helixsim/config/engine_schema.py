@@ -143,8 +143,8 @@ class EngineSection(Section):
     )
     schedule_conservativeness: Annotated[float, Field(ge=0, le=100)] | None = Field(
         None,
-        description="SGLang's factor of the output that admission keeps memory for: a request enters if its prompt and "
-        "expected output fit beside a share of what running ones may still generate, falling from min(1, 0.7 x this) to "
+        description="SGLang's factor of the output that admission keeps memory for: a request enters if its prompt "
+        "and output fit beside a share of what running ones may still generate, falling from min(1, 0.7 x this) to "
         "0.14 of that in 600 decode steps (default: the profile's).",
     )
     activation_copy: bool | None = Field(
