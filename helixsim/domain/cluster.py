@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from helixsim.domain.hardware import NodeProfile
 from helixsim.domain.model import ModelSpec
@@ -110,6 +111,9 @@ class Cluster:
         found = self.network.pairs.get((src, dst))
         if found is not None:
             return found
+        return self._region_link(src, dst)
+
+    def _region_link(self, src: str, dst: str) -> LinkSpec:
         src_region, dst_region = self.region_of(src), self.region_of(dst)
         found = self.network.regions.get((src_region, dst_region))
         if found is not None:
@@ -127,6 +131,25 @@ class Cluster:
             network=replace(self.network, pairs=pairs),
             down_usd_per_hour=self.down_usd_per_hour + down,
         )
+
+    @cached_property
+    def sites(self) -> Mapping[str, int]:
+        """Number of the site of each node; the nodes of a site have equal links to and from every other end.
+
+        A site is a region, without the nodes that have links of their own: of these, only nodes with the same ones
+        share a site.
+        """
+        own: dict[str, set[tuple[str, bool, LinkSpec]]] = {}
+        ends = {*self.index, COORDINATOR}
+        for (src, dst), link in self.network.pairs.items():
+            if src in ends and dst in ends and link != self._region_link(src, dst):
+                own.setdefault(src, set()).add((dst, True, link))
+                own.setdefault(dst, set()).add((src, False, link))
+        numbers: dict[tuple[str, frozenset[tuple[str, bool, LinkSpec]]], int] = {}
+        return {
+            node.id: numbers.setdefault((node.region, frozenset(own.get(node.id, ()))), len(numbers))
+            for node in self.nodes
+        }
 
 
 @dataclass(frozen=True)

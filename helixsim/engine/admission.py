@@ -15,7 +15,7 @@ from helixsim.engine.kvcache import KvPool
 from helixsim.engine.state import ActiveRequest
 from helixsim.engine.worker import Worker
 from helixsim.errors import SimulationError
-from helixsim.routing.base import Hop, RoutingGraph
+from helixsim.routing.base import Hop, RoutingGraph, Target
 
 
 class Admission:
@@ -40,7 +40,7 @@ class Admission:
         self.reserves = [int(watermark * pool.capacity) for pool in pools]
         self.largest_context_tokens = block_tokens * _widest_route_blocks(graph, pools)
         self._holders = _holders(pools, workers)
-        self._hops = frozenset(hop for hops in (graph.first, *graph.successors) for hop in hops)
+        self._hops = {-1: frozenset(graph.first)}
         self._blocks_now = 0
         self._blocks_expected = 0
 
@@ -112,18 +112,25 @@ class Admission:
         SimulationError
             If the hops leave a gap, overlap, do not fit or are not those of the graph.
         """
-        layer = 0
+        layer, before = 0, -1
         for hop in hops:
             if hop.start != layer or hop.end <= layer or not self.fits(hop):
                 raise SimulationError(
                     f"routing policy {policy} returned a broken route: layers {hop.start}..{hop.end} on "
                     f"{self.graph.node_ids[hop.node]} after layer {layer}, fits = {self.fits(hop)}"
                 )
-            if hop not in self._hops:
+            if hop not in self._hops_after(before):
                 raise SimulationError(f"routing policy {policy} returned {hop}, which is not in its graph")
-            layer = hop.end
+            layer, before = hop.end, hop.node
         if layer != self.graph.num_layers:
             raise SimulationError(f"routing policy {policy} returned a route that ends at layer {layer}")
+
+    def _hops_after(self, node: int) -> frozenset[Hop]:
+        """Return the hops after a node; -1: from the coordinator."""
+        found = self._hops.get(node)
+        if found is None:
+            found = self._hops[node] = frozenset(self.graph.successors[node])
+        return found
 
 
 def _holders(pools: Sequence[KvPool], workers: Sequence[Worker]) -> list[list[KvPool]]:
@@ -145,11 +152,14 @@ def _widest_route_blocks(graph: RoutingGraph, pools: Sequence[KvPool]) -> int:
     """Return the largest number of KV blocks any route can hold for one request (widest path)."""
     behind = [0] * len(pools)
 
-    def width(hop: Hop) -> int:
-        own = pools[hop.node].capacity // (hop.end - hop.start)
-        return own if hop.end == graph.num_layers else min(own, behind[hop.node])
+    def width(target: Target | Hop) -> int:
+        own = pools[target.node].capacity // (target.end - target.start)
+        return own if target.end == graph.num_layers else min(own, behind[target.node])
 
-    ends = {hop.node: hop.end for hops in (graph.first, *graph.successors) for hop in hops}
-    for node in sorted(ends, key=lambda n: (-ends[n], n)):
-        behind[node] = max((width(hop) for hop in graph.successors[node]), default=0)
-    return max((width(hop) for hop in graph.first), default=0)
+    known: dict[int, int] = {}
+    for node in sorted(graph.ends, key=lambda n: (-graph.ends[n], n)):
+        row = graph.targets[node]
+        if id(row) not in known:
+            known[id(row)] = max(map(width, row), default=0)
+        behind[node] = known[id(row)]
+    return max(map(width, graph.first), default=0)

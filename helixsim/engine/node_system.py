@@ -49,8 +49,8 @@ class NodeSystem:
         self.kernel = kernel
         self.fabric = fabric
         ids, ranges = inputs.graph.node_ids, inputs.placement.ranges
-        hops = [hop for hops in (inputs.graph.first, *inputs.graph.successors) for hop in hops]
-        self._entered_inside = {ids[hop.node] for hop in hops if hop.start > ranges[ids[hop.node]].start}
+        targets = [target for row in inputs.graph.target_rows for target in row]
+        self._entered_inside = {ids[one.node] for one in targets if one.start > ranges[ids[one.node]].start}
         self.workers = [self._worker(node_id, held) for node_id, held in ranges.items()]
         self.pools = [self._pool(node_id, held) for node_id, held in ranges.items()]
         for worker, pool in zip(self.workers, self.pools, strict=True):

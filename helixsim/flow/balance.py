@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from helixsim import solver
-from helixsim.domain.cluster import COORDINATOR
+from helixsim.domain.flowplan import COORDINATOR_CLASS
 from helixsim.flow.network import FlowNetwork
 
 _MAX_QUADRATIC_LINKS = 500
-"""With more links the quadratic program takes seconds; a piecewise-linear one replaces it."""
+"""With more arcs the quadratic program takes seconds; a piecewise-linear one replaces it."""
 
 _SEGMENTS = 4
-"""Linear pieces of the cost of a node in that program."""
+"""Linear pieces of the cost of a class of nodes in that program."""
 
 _MAX_TIE_COST = 1e-3
-"""Largest random cost of a link in that program: selects among solutions of equal cost."""
+"""Largest random cost of an arc in that program: selects among solutions of equal cost."""
 
 _ROUNDING = 2.0**-26
 """Flows are rounded to multiples of this share of the total, below what ``maxflow`` treats as zero.
@@ -35,19 +35,22 @@ _MAX_CORRECTION = 1e-4
 _MAX_REFINEMENTS = 10
 
 _PIECES, _HALVINGS = 8, 30
-"""Linear pieces of the cost of a link in ``_successive``, and how often their range is halved."""
+"""Linear pieces of the cost of an arc in ``_successive``, and how often their range is halved."""
 
 
 def balance(
     network: FlowNetwork, value_tokens_per_s: float, *, max_quadratic_links: int = _MAX_QUADRATIC_LINKS
 ) -> list[float]:
-    """Return the balanced flow on each link [tokens/s], ``value_tokens_per_s`` in total.
+    """Return the balanced flow on each arc [tokens/s], ``value_tokens_per_s`` in total.
 
     It minimises sum f(i, j)^2 / (c(i) c(j)), where c is the capacity of a node. Between two groups of fully connected
     nodes the optimum is f(i, j) ~ c(i) c(j): nodes and links are loaded in proportion to capacity. The optimum is
-    unique and prefers short routes. With many links only the flows of nodes are balanced, by a piecewise-linear cost.
+    unique and prefers short routes. As it is unique, equal nodes have equal flows, and the sum over classes of nodes,
+    with the capacity of all nodes of a class, is the same. With many arcs, or where classes meet in junctions, only the
+    flows of nodes are balanced, by a piecewise-linear cost.
     """
-    if len(network.links) > max_quadratic_links:
+    has_hubs = any(junction.is_hub for junction in network.junctions)
+    if has_hubs or len(network.arcs) > max_quadratic_links:
         shares = _linear(network, value_tokens_per_s)
     else:
         found = _quadratic(network, value_tokens_per_s) or _successive(network, value_tokens_per_s)
@@ -56,21 +59,21 @@ def balance(
 
 
 def _quadratic(network: FlowNetwork, value_tokens_per_s: float) -> Sequence[float] | None:
-    """Return the share of the flow on each link; None if HiGHS's quadratic solver fails, which happens occasionally.
+    """Return the share of the flow on each arc; None if HiGHS's quadratic solver fails, which happens occasionally.
 
     Columns are scaled to equal curvature, which makes the solver more reliable.
     """
     share = _shares(network, value_tokens_per_s)
-    units = [math.sqrt(share[link.src] * share[link.dst]) for link in network.links]
+    units = [math.sqrt(share[arc.tail] * share[arc.head]) for arc in network.arcs]
     program = solver.Program()
     columns = [
         program.column(upper=limit / unit, curvature=1.0)
         for limit, unit in zip(_limits(network, value_tokens_per_s), units, strict=True)
     ]
     inbound = _add_conservation(program, network, [[column] for column in columns], units)
-    for node in network.nodes:
-        if share[node] < 1.0:
-            program.row(inbound[node], upper=share[node])
+    for number in network.node_classes:
+        if share[number] < 1.0:
+            program.row(inbound[number], upper=share[number])
     try:
         solution = solver.solve(program).optimum("balancing a flow")
     except solver.SolverError:
@@ -83,7 +86,7 @@ def _quadratic(network: FlowNetwork, value_tokens_per_s: float) -> Sequence[floa
 def _successive(network: FlowNetwork, value_tokens_per_s: float) -> Sequence[float]:
     """Solve the same problem by linear programs with piecewise-linear costs, each over half the range of the last."""
     share = _shares(network, value_tokens_per_s)
-    weights = np.array([share[link.src] * share[link.dst] for link in network.links])
+    weights = np.array([share[arc.tail] * share[arc.head] for arc in network.arcs])
     limits = np.minimum(_limits(network, value_tokens_per_s), 1.0)
     flow, reach = limits / 2, 0.5
     for _ in range(_HALVINGS):
@@ -101,9 +104,9 @@ def _successive(network: FlowNetwork, value_tokens_per_s: float) -> Sequence[flo
             for least, step, weight in zip(low, width, weights, strict=True)
         ]
         inbound = _add_conservation(program, network, columns, [1.0] * len(columns))
-        for node in network.nodes:
-            if share[node] < 1.0:
-                program.row(inbound[node], upper=share[node])
+        for number in network.node_classes:
+            if share[number] < 1.0:
+                program.row(inbound[number], upper=share[number])
         solution = solver.solve(program).optimum("balancing a flow")
         if solution is None:
             break
@@ -113,25 +116,24 @@ def _successive(network: FlowNetwork, value_tokens_per_s: float) -> Sequence[flo
 
 
 def _refined(
-    network: FlowNetwork, share: Mapping[str, float], limits: Sequence[float], found: Sequence[float]
+    network: FlowNetwork, share: Sequence[float], limits: Sequence[float], found: Sequence[float]
 ) -> Sequence[float]:
     """Refine the solver's optimum, which is accurate to about 1e-6, to machine precision.
 
     Given the active limits (empty links, full links, full nodes), the optimum is a least-norm solution of linear
     equations. Limits that this violates become active, and it is solved again.
     """
-    position = {node: number for number, node in enumerate((COORDINATOR, *network.nodes))}
-    src = np.array([position[link.src] for link in network.links])
-    dst = np.array([position[link.dst] for link in network.links])
+    src = np.array([arc.tail for arc in network.arcs])
+    dst = np.array([arc.head for arc in network.arcs])
     columns = np.arange(len(src))
-    most = np.array([share[node] for node in position])
+    most = np.array(share)
     unit = np.sqrt(most[src] * most[dst])
-    into, out = np.zeros((len(position), len(src))), np.zeros((len(position), len(src)))
+    into, out = np.zeros((len(share), len(src))), np.zeros((len(share), len(src)))
     into[dst, columns], out[src, columns] = unit, unit
     conserved = np.vstack([into[1:] - out[1:], out[:1]])
-    wanted = np.append(np.zeros(len(position) - 1), 1.0)
+    wanted = np.append(np.zeros(len(share) - 1), 1.0)
     flow, upper = np.array(found), np.array(limits)
-    full_nodes = np.zeros(len(position), dtype=bool)
+    full_nodes = np.zeros(len(share), dtype=bool)
     empty, full = np.zeros(len(src), dtype=bool), np.zeros(len(src), dtype=bool)
     for _ in range(_MAX_REFINEMENTS):
         empty |= flow <= _ACTIVE
@@ -153,49 +155,51 @@ def _refined(
 
 def _linear(network: FlowNetwork, value_tokens_per_s: float) -> Sequence[float]:
     share = _shares(network, value_tokens_per_s)
-    ties = np.random.default_rng(0).random(len(network.links)) * _MAX_TIE_COST
+    ties = np.random.default_rng(0).random(len(network.arcs)) * _MAX_TIE_COST
     program = solver.Program()
     columns = [
         program.column(float(tie), upper=limit)
         for tie, limit in zip(ties, _limits(network, value_tokens_per_s), strict=True)
     ]
     inbound = _add_conservation(program, network, [[column] for column in columns], [1.0] * len(columns))
-    for node in network.nodes:
+    for number in network.node_classes:
         pieces = [
-            program.column(2 * (piece + 0.5) / _SEGMENTS, 0.0, share[node] / _SEGMENTS) for piece in range(_SEGMENTS)
+            program.column(2 * (piece + 0.5) / _SEGMENTS, 0.0, share[number] / _SEGMENTS) for piece in range(_SEGMENTS)
         ]
-        program.row(inbound[node] | dict.fromkeys(pieces, -1.0), 0.0, 0.0)
+        program.row(inbound[number] | dict.fromkeys(pieces, -1.0), 0.0, 0.0)
     solution = solver.solve(program).optimum("balancing a flow")
     if solution is None:
         raise solver.SolverError(f"balancing a max-flow of {value_tokens_per_s:g} tokens/s: reported infeasible")
     return solution.values[: len(columns)]
 
 
-def _shares(network: FlowNetwork, value_tokens_per_s: float) -> dict[str, float]:
-    """Return the capacity of each node as a share of the total flow, so that coefficients are near one."""
-    share = {node: network.node_limit(node)[1] / value_tokens_per_s for node in network.nodes}
-    return {COORDINATOR: 1.0, **share}
+def _shares(network: FlowNetwork, value_tokens_per_s: float) -> list[float]:
+    """Return the capacity of each class as a share of the total flow, so that coefficients are near one."""
+    shares = [
+        network.size(number) * network.node_limit(number)[1] / value_tokens_per_s for number in network.node_classes
+    ]
+    return [1.0, *shares]
 
 
 def _limits(network: FlowNetwork, value_tokens_per_s: float) -> list[float]:
-    """Return the capacity of each link as a share of the total flow; infinite if that is 1 or more."""
-    limits = [link.capacity_tokens_per_s / value_tokens_per_s for link in network.links]
+    """Return the capacity of each arc as a share of the total flow; infinite if that is 1 or more."""
+    limits = [arc.capacity_tokens_per_s / value_tokens_per_s for arc in network.arcs]
     return [limit if limit < 1.0 else solver.INFINITY for limit in limits]
 
 
 def _add_conservation(
     program: solver.Program, network: FlowNetwork, columns: Sequence[Sequence[int]], units: Sequence[float]
-) -> dict[str, dict[int, float]]:
-    """Add flow conservation at the coordinator and the nodes; return the inbound terms of each.
+) -> list[dict[int, float]]:
+    """Add flow conservation at the coordinator and all other vertices; return the inbound terms of each vertex.
 
-    The flow on a link is the sum of its columns, times the unit of the link.
+    The flow on an arc is the sum of its columns, times the unit of the arc.
     """
-    inbound: dict[str, dict[int, float]] = {node: {} for node in (COORDINATOR, *network.nodes)}
-    outbound: dict[str, dict[int, float]] = {node: {} for node in (COORDINATOR, *network.nodes)}
-    for link, parts, unit in zip(network.links, columns, units, strict=True):
-        outbound[link.src] |= dict.fromkeys(parts, unit)
-        inbound[link.dst] |= dict.fromkeys(parts, unit)
-    program.row(outbound[COORDINATOR], 1.0, 1.0)
-    for node in network.nodes:
-        program.row(inbound[node] | {column: -unit for column, unit in outbound[node].items()}, 0.0, 0.0)
+    inbound: list[dict[int, float]] = [{} for _ in range(network.num_vertices)]
+    outbound: list[dict[int, float]] = [{} for _ in range(network.num_vertices)]
+    for arc, parts, unit in zip(network.arcs, columns, units, strict=True):
+        outbound[arc.tail] |= dict.fromkeys(parts, unit)
+        inbound[arc.head] |= dict.fromkeys(parts, unit)
+    program.row(outbound[COORDINATOR_CLASS], 1.0, 1.0)
+    for vertex in range(1, network.num_vertices):
+        program.row(inbound[vertex] | {column: -unit for column, unit in outbound[vertex].items()}, 0.0, 0.0)
     return inbound

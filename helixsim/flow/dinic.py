@@ -45,6 +45,11 @@ class FlowGraph:
         """Return which vertices are on the source side of a min cut, after ``maximise``."""
         return [level >= 0 for level in self._levels(source)]
 
+    def crosses(self, arc: int, inside: list[bool]) -> bool:
+        """Return whether an arc leads out of a set of vertices."""
+        head, tail = self._head[2 * arc : 2 * arc + 2]
+        return inside[tail] and not inside[head]
+
     def _levels(self, source: int) -> list[int]:
         level = [-1] * len(self._out)
         level[source] = 0

@@ -2,25 +2,38 @@
 
 Method: Helix (ASPLOS'25) section 4.2 as its artifact builds it. A node with k layers has capacity T(k), a link its
 bandwidth over the bytes of a token, both in prompt and output tokens together. Latency is ignored.
+
+Equal nodes are one vertex with the capacity of all of them. That loses nothing: the mean of a flow over all ways to
+exchange equal nodes is a flow of the same value in which they all have equal shares. Where the links between several
+classes are so fast that only nodes limit the flow, they meet in one more vertex (``Junction``), so that the number of
+arcs grows with the number of classes and not with that of their pairs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 from helixsim.domain.cluster import COORDINATOR, TOKEN_ID_BYTES, Deployment
+from helixsim.domain.flowplan import COORDINATOR_CLASS, Junction, NodeClass
 from helixsim.domain.placement import LayerRange, Placement
 from helixsim.flow.capacity import CapacityTable
 from helixsim.units import BITS_PER_BYTE
 
+MOST_CLASS_LINKS = 500
+"""Most pairs of linked classes that are kept apart; with more, junctions of several classes are formed."""
 
-@dataclass(frozen=True, slots=True)
-class Link:
-    """A directed link that a route can use."""
 
-    src: str
-    dst: str
+class Arc(NamedTuple):
+    """An arc between two vertices: classes by their number, then junctions of several classes.
+
+    All links between two classes are one arc.
+    """
+
+    tail: int
+    head: int
     capacity_tokens_per_s: float
 
 
@@ -30,52 +43,98 @@ class FlowNetwork:
 
     Parameters
     ----------
-    nodes
-        Node ids by ascending end of their range, so that links between nodes lead forwards.
-    links
-        Links from the coordinator, between nodes, and to the coordinator, in that order.
+    classes
+        The coordinator, then the nodes by ascending end of their range, so that links between nodes lead forwards;
+        empty without a complete route.
+    junctions
+        Those from the coordinator, between nodes, and to the coordinator, in that order.
     compute_tokens_per_s
-        The planner's capacity of each node.
+        The planner's capacity of a node of each class.
     nic_tokens_per_s
-        Capacity of each NIC, the same in both directions; only nodes, and the coordinator, with a limit.
+        Capacity of the NIC of a node of each class, the same in both directions; infinite without a limit.
+    order
+        Node ids by ascending end of their range.
     """
 
-    nodes: tuple[str, ...]
-    links: tuple[Link, ...]
-    compute_tokens_per_s: Mapping[str, float]
-    nic_tokens_per_s: Mapping[str, float]
+    classes: tuple[NodeClass, ...]
+    junctions: tuple[Junction, ...]
+    compute_tokens_per_s: tuple[float, ...]
+    nic_tokens_per_s: tuple[float, ...]
+    order: tuple[str, ...]
 
-    def node_limit(self, node: str) -> tuple[str, float]:
-        """Return the bottleneck of a node (``node`` or ``nic``) and its capacity [tokens/s]."""
-        compute = self.compute_tokens_per_s[node]
-        nic = self.nic_tokens_per_s.get(node)
-        return ("node", compute) if nic is None or compute <= nic else ("nic", nic)
+    def node_limit(self, number: int) -> tuple[str, float]:
+        """Return the bottleneck of a node of a class (``node`` or ``nic``) and its capacity [tokens/s]."""
+        compute, nic = self.compute_tokens_per_s[number], self.nic_tokens_per_s[number]
+        return ("node", compute) if compute <= nic else ("nic", nic)
+
+    def size(self, number: int) -> int:
+        """Return the number of nodes of a class."""
+        return len(self.classes[number].nodes)
+
+    @property
+    def node_classes(self) -> range:
+        """Numbers of the classes of nodes."""
+        return range(1, len(self.classes))
+
+    @cached_property
+    def arcs(self) -> tuple[Arc, ...]:
+        """The arcs of each junction in turn: one for a pair of classes, else those from its sources and to its targets.
+
+        Arcs of a junction of several classes have no limit of their own.
+        """
+        arcs: list[Arc] = []
+        vertex = len(self.classes)
+        for junction in self.junctions:
+            if junction.is_hub:
+                arcs += [Arc(source, vertex, float("inf")) for source in junction.sources]
+                arcs += [Arc(vertex, target, float("inf")) for target in junction.targets]
+                vertex += 1
+            else:
+                (source,), (target,) = junction.sources, junction.targets
+                links = self.size(source) * self.size(target)
+                arcs.append(Arc(source, target, links * junction.capacity_tokens_per_s))
+        return tuple(arcs)
+
+    @cached_property
+    def num_vertices(self) -> int:
+        """Number of classes, and of junctions where several of them meet."""
+        return len(self.classes) + sum(junction.is_hub for junction in self.junctions)
 
 
-def build_network(fleet: Deployment, placement: Placement, capacity: CapacityTable) -> FlowNetwork:
-    """Return the capacity graph; without nodes if the placement has no complete route."""
-    order = {node: position for position, node in enumerate(placement.ranges)}
-    compute = {node: capacity.tokens_per_s(node, layers.layers) for node, layers in placement.ranges.items()}
-    able = [(node, layers) for node, layers in placement.ranges.items() if compute[node] > 0]
-    held = sorted(able, key=lambda item: (item[1].end, order[item[0]]))
-    usable = _on_complete_routes(held, placement)
-    nodes = [(node, layers) for node, layers in held if node in usable]
+def build_network(
+    fleet: Deployment,
+    placement: Placement,
+    capacity: CapacityTable,
+    *,
+    kinds: Mapping[str, Hashable] | None = None,
+    most_class_links: int = MOST_CLASS_LINKS,
+) -> FlowNetwork:
+    """Return the capacity graph; without classes if the placement has no complete route.
+
+    Links without bandwidth are left out.
+
+    Parameters
+    ----------
+    kinds
+        Nodes of different kinds are in different classes; None: only what a flow can tell apart is.
+    most_class_links
+        Most pairs of classes that are linked one by one.
+    """
+    classes = _classes(fleet, placement, capacity, kinds)
     rate = _link_rates(fleet)
-    links = [Link(COORDINATOR, node, rate(COORDINATOR, node)) for node, layers in nodes if layers.start == 0]
-    entered = _entered_from(nodes, placement)
-    links += [
-        Link(node, follower, rate(node, follower))
-        for node, layers in nodes
-        for follower in entered.get((placement.pipelines.get(node), layers.end), ())
-    ]
-    links += [
-        Link(node, COORDINATOR, rate(node, COORDINATOR)) for node, layers in nodes if layers.end == placement.num_layers
-    ]
+    usable = _on_complete_routes(classes, placement, rate)
+    joined = _junctions(usable, placement, rate)
+    if sum(len(junction.sources) * len(junction.targets) for junction in joined) <= most_class_links:
+        junctions = [pair for junction in joined for pair in _pairs(junction)]
+    else:
+        junctions = [part for junction in joined for part in _ample_parts(junction, usable)]
+    ordered = _in_order(usable, placement)
     return FlowNetwork(
-        nodes=tuple(node for node, _ in nodes),
-        links=tuple(links),
-        compute_tokens_per_s={node: compute[node] for node, _ in nodes},
-        nic_tokens_per_s=_nics(fleet, links),
+        classes=tuple(NodeClass(tuple(one.nodes), one.layers) for one in usable),
+        junctions=tuple(junctions),
+        compute_tokens_per_s=tuple(one.compute_tokens_per_s for one in usable),
+        nic_tokens_per_s=_nics(fleet, usable, junctions),
+        order=ordered,
     )
 
 
@@ -84,35 +143,141 @@ def entry_points(layers: LayerRange, *, partial_inference: bool) -> range:
     return range(layers.start, layers.end) if partial_inference else range(layers.start, layers.start + 1)
 
 
+@dataclass(frozen=True, slots=True)
+class _Class:
+    """A class with what it has in common; ``site`` is -1 and ``pipeline`` None for the coordinator."""
+
+    nodes: list[str]
+    layers: LayerRange
+    pipeline: int | None
+    site: int
+    nic_bps: float | None
+    compute_tokens_per_s: float
+
+
+_Rate = Callable[[_Class, _Class], float]
+
+
+def _classes(
+    fleet: Deployment, placement: Placement, capacity: CapacityTable, kinds: Mapping[str, Hashable] | None
+) -> list[_Class]:
+    """Return the coordinator and the classes of nodes that can compute, by ascending end of their range."""
+    cluster = fleet.cluster
+    sites, index, pipelines = cluster.sites, cluster.index, placement.pipelines
+    found: dict[Hashable, _Class] = {}
+    for node, layers in placement.ranges.items():
+        rate = capacity.tokens_per_s(node, layers.layers)
+        if rate <= 0:
+            continue
+        pipeline, nic_bps = pipelines.get(node), cluster.nodes[index[node]].nic_bps
+        if layers.layers == placement.num_layers and not placement.partial_inference:
+            pipeline = None  # linked to the coordinator alone, whatever its pipeline
+        kind = None if kinds is None else kinds[node]
+        key = (layers.start, layers.end, pipeline, sites[node], nic_bps, rate, kind)
+        if key in found:
+            found[key].nodes.append(node)
+        else:
+            found[key] = _Class([node], layers, pipeline, sites[node], nic_bps, rate)
+    coordinator = _Class([COORDINATOR], LayerRange(0, 0), None, -1, cluster.network.coordinator_nic_bps, float("inf"))
+    return [coordinator, *sorted(found.values(), key=lambda one: one.layers.end)]
+
+
+def _in_order(classes: Sequence[_Class], placement: Placement) -> tuple[str, ...]:
+    position = {node: number for number, node in enumerate(placement.ranges)}
+    nodes = [(one.layers.end, position[node], node) for one in classes[1:] for node in one.nodes]
+    return tuple(node for _, _, node in sorted(nodes))
+
+
 _At = tuple[int | None, int]
 """A position along a pipeline: (pipeline, layers completed)."""
 
 
-def _on_complete_routes(held: list[tuple[str, LayerRange]], placement: Placement) -> set[str]:
-    """Return the nodes that can be reached from layer 0 and from which the last layer can be reached."""
-    partial, pipeline = placement.partial_inference, placement.pipelines.get
-    reached: set[_At] = set()
-    forward: list[tuple[str, LayerRange]] = []
-    for node, layers in held:
-        entries = entry_points(layers, partial_inference=partial)
-        if layers.start == 0 or any((pipeline(node), layer) in reached for layer in entries):
-            reached.add((pipeline(node), layers.end))
-            forward.append((node, layers))
-    usable: set[str] = set()
-    leads_on: set[_At] = set()
-    for node, layers in reversed(forward):
-        if layers.end == placement.num_layers or (pipeline(node), layers.end) in leads_on:
-            leads_on.update((pipeline(node), layer) for layer in entry_points(layers, partial_inference=partial))
-            usable.add(node)
-    return usable
+def _on_complete_routes(classes: Sequence[_Class], placement: Placement, rate: _Rate) -> list[_Class]:
+    """Return the classes that can be reached from layer 0 and from which the last layer can be reached."""
+    partial, coordinator = placement.partial_inference, classes[0]
+    reached: dict[_At, dict[int, _Class]] = {}
+    forward: list[_Class] = []
+    for one in classes[1:]:
+        entries = entry_points(one.layers, partial_inference=partial)
+        sources = [before for layer in entries for before in reached.get((one.pipeline, layer), {}).values()]
+        if one.layers.start == 0:
+            sources.append(coordinator)
+        if any(rate(before, one) > 0 for before in sources):
+            reached.setdefault((one.pipeline, one.layers.end), {}).setdefault(one.site, one)
+            forward.append(one)
+    usable: list[_Class] = []
+    leads_on: dict[_At, dict[int, _Class]] = {}
+    for one in reversed(forward):
+        targets = list(leads_on.get((one.pipeline, one.layers.end), {}).values())
+        if one.layers.end == placement.num_layers:
+            targets.append(coordinator)
+        if any(rate(one, behind) > 0 for behind in targets):
+            for layer in entry_points(one.layers, partial_inference=partial):
+                leads_on.setdefault((one.pipeline, layer), {}).setdefault(one.site, one)
+            usable.append(one)
+    return [coordinator, *reversed(usable)] if usable else []
 
 
-def _entered_from(nodes: list[tuple[str, LayerRange]], placement: Placement) -> dict[_At, list[str]]:
-    entered: dict[_At, list[str]] = {}
-    for node, layers in nodes:
-        for layer in entry_points(layers, partial_inference=placement.partial_inference):
-            entered.setdefault((placement.pipelines.get(node), layer), []).append(node)
-    return entered
+def _junctions(classes: Sequence[_Class], placement: Placement, rate: _Rate) -> list[Junction]:
+    """Return the links between each two sites of each layer boundary, as one junction."""
+    entered: dict[_At, dict[int, list[int]]] = {}
+    left: dict[_At, dict[int, list[int]]] = {}
+    first: dict[int, list[int]] = {}
+    last: dict[int, list[int]] = {}
+    for number, one in enumerate(classes[1:], start=1):
+        for layer in entry_points(one.layers, partial_inference=placement.partial_inference):
+            entered.setdefault((one.pipeline, layer), {}).setdefault(one.site, []).append(number)
+        left.setdefault((one.pipeline, one.layers.end), {}).setdefault(one.site, []).append(number)
+        if one.layers.start == 0:
+            first.setdefault(one.site, []).append(number)
+        if one.layers.end == placement.num_layers:
+            last.setdefault(one.site, []).append(number)
+    coordinator = {-1: [COORDINATOR_CLASS]}
+    boundaries: list[tuple[int, Mapping[int, list[int]], Mapping[int, list[int]]]] = [(0, coordinator, first)]
+    boundaries += [(at[1], sources, entered.get(at, {})) for at, sources in left.items()]
+    boundaries.append((placement.num_layers, last, coordinator))
+    return [
+        Junction(layer, tuple(sources), tuple(targets), speed)
+        for layer, by_source, by_target in boundaries
+        for sources in by_source.values()
+        for targets in by_target.values()
+        if (speed := rate(classes[sources[0]], classes[targets[0]])) > 0
+    ]
+
+
+def _pairs(junction: Junction) -> list[Junction]:
+    """Return the links between each two classes."""
+    return [
+        Junction(junction.layer, (source,), (target,), junction.capacity_tokens_per_s)
+        for source in junction.sources
+        for target in junction.targets
+    ]
+
+
+def _ample_parts(junction: Junction, classes: Sequence[_Class]) -> list[Junction]:
+    """Return parts in which no link is slower than the slower one of its nodes, and single pairs of classes.
+
+    A node no faster than the link never sends, or gets, more than fits on it.
+    """
+
+    def parted(numbers: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        is_slow = {one: classes[one].compute_tokens_per_s <= junction.capacity_tokens_per_s for one in numbers}
+        return tuple(one for one in numbers if is_slow[one]), tuple(one for one in numbers if not is_slow[one])
+
+    slow_sources, fast_sources = parted(junction.sources)
+    slow_targets, fast_targets = parted(junction.targets)
+    parts = []
+    for sources, targets, is_ample in (
+        (slow_sources, junction.targets, True),
+        (fast_sources, slow_targets, True),
+        (fast_sources, fast_targets, False),
+    ):
+        part = Junction(junction.layer, sources, targets, junction.capacity_tokens_per_s)
+        if is_ample and min(len(sources), len(targets)) > 1:
+            parts.append(part)
+        else:
+            parts += _pairs(part)
+    return parts
 
 
 def token_bytes(fleet: Deployment, src: str, dst: str) -> int:
@@ -126,32 +291,27 @@ def link_tokens_per_s(fleet: Deployment, src: str, dst: str) -> float:
     return fleet.cluster.link(src, dst).bandwidth_bps / BITS_PER_BYTE / token_bytes(fleet, src, dst)
 
 
-def _link_rates(fleet: Deployment) -> Callable[[str, str], float]:
-    """Return ``link_tokens_per_s`` of a fleet, cached by pair of regions for links without an entry of their own."""
-    cluster = fleet.cluster
-    own = cluster.network.pairs
-    places = {node.id: node.region for node in cluster.nodes}
-    known: dict[tuple[str | None, str | None], float] = {}
+def _link_rates(fleet: Deployment) -> _Rate:
+    """Return a function of two classes that returns ``link_tokens_per_s`` of their links, the same for one site."""
+    known: dict[tuple[int, int], float] = {}
 
-    def rate(src: str, dst: str) -> float:
-        if (src, dst) in own:
-            return link_tokens_per_s(fleet, src, dst)
-        between = places.get(src), places.get(dst)  # None: the coordinator
+    def rate(src: _Class, dst: _Class) -> float:
+        between = src.site, dst.site
         if between not in known:
-            known[between] = link_tokens_per_s(fleet, src, dst)
+            known[between] = link_tokens_per_s(fleet, src.nodes[0], dst.nodes[0])
         return known[between]
 
     return rate
 
 
-def _nics(fleet: Deployment, links: list[Link]) -> dict[str, float]:
-    """Return the capacity of each limited NIC [tokens/s]; a token counts as its largest message (paper artifact)."""
-    nics = {node.id: node.nic_bps for node in fleet.cluster.nodes if node.nic_bps is not None}
-    if fleet.cluster.network.coordinator_nic_bps is not None:
-        nics[COORDINATOR] = fleet.cluster.network.coordinator_nic_bps
-    largest: dict[str, int] = {}
-    for link in links:
-        for endpoint in (link.src, link.dst):
-            if endpoint in nics:
-                largest[endpoint] = max(largest.get(endpoint, 0), token_bytes(fleet, link.src, link.dst))
-    return {endpoint: nics[endpoint] / BITS_PER_BYTE / size for endpoint, size in largest.items()}
+def _nics(fleet: Deployment, classes: Sequence[_Class], junctions: Sequence[Junction]) -> tuple[float, ...]:
+    """Return the capacity of each NIC [tokens/s]; a token counts as its largest message (paper artifact)."""
+    between_nodes: set[int] = set()
+    for junction in junctions:
+        if COORDINATOR_CLASS not in (junction.sources[0], junction.targets[0]):
+            between_nodes.update(junction.sources, junction.targets)
+    sizes = (TOKEN_ID_BYTES, fleet.model.activation_bytes_per_token + TOKEN_ID_BYTES)
+    return tuple(
+        float("inf") if one.nic_bps is None else one.nic_bps / BITS_PER_BYTE / sizes[number in between_nodes]
+        for number, one in enumerate(classes)
+    )

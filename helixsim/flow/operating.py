@@ -24,20 +24,21 @@ Left out: how arrivals cluster, and that long outputs tend to have long prompts.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 
-from helixsim.domain.cluster import COORDINATOR, Cluster, Deployment
+from helixsim.domain.cluster import Deployment
 from helixsim.domain.data_parallel import step_time
 from helixsim.domain.engine import EngineSpec
+from helixsim.domain.flowplan import COORDINATOR_CLASS
 from helixsim.domain.hardware import NodeProfile
 from helixsim.domain.placement import LayerRange, Placement
 from helixsim.domain.step_time import StepTime
 from helixsim.errors import InfeasibleError
 from helixsim.flow.capacity import CapacityTable, typical_layers
 from helixsim.flow.maxflow import balanced_flows
-from helixsim.flow.network import FlowNetwork, build_network, token_bytes
+from helixsim.flow.network import build_network
 from helixsim.flow.replicas import chains_of, replicas_point
+from helixsim.flow.round_trips import RoundTrips
 from helixsim.flow.station import OperatingLoad, OperatingPoint, Station, capacities
 from helixsim.units import BITS_PER_BYTE, NS_PER_S
 
@@ -45,9 +46,6 @@ _ROUNDS, _SETTLED = 16, 0.005
 """Most rounds of the fixed point of a placement, which ends where no round trip is off by more than this share."""
 
 _HALVINGS = 50
-
-_FULLEST_LINK = 0.95
-"""Evenly shared links are taken to be busy for at most this share of time; at one, sending would last for ever."""
 
 
 def operating_point(
@@ -59,33 +57,36 @@ def operating_point(
     """
     stations = _stations(fleet, placement, load)
     most = {node: station.most_steps_per_s * load.tokens_per_step for node, station in stations.items()}
-    network = build_network(fleet, placement, capacities(placement, most))
-    # Nothing travels over a link without bandwidth, and no time can be given for it.
-    network = replace(network, links=tuple(link for link in network.links if link.capacity_tokens_per_s > 0))
-    if not network.nodes:
+    kinds = {node: id(station) for node, station in stations.items()}
+    network = build_network(fleet, placement, capacities(placement, most), kinds=kinds)
+    if not network.classes:
         return OperatingPoint(0.0, 0.0, 0.0, math.inf, math.inf, capacities(placement, dict.fromkeys(stations, 0.0)))
     chains = chains_of(network) if load.engine.loops_inside else None
     if chains is not None:
         return replicas_point(fleet, placement, chains, stations, load, most, offered_output_per_s)
-    trips = _RoundTrips(fleet.cluster, network, stations, load, {
-        (link.src, link.dst): token_bytes(fleet, link.src, link.dst) for link in network.links
-    })  # fmt: skip
-    first_s = sum(stations[node].step_s(1.0) + stations[node].prompt_s for node in network.nodes)
-    round_trip_s = dict.fromkeys(network.nodes, first_s)
+    trips = RoundTrips(fleet, network, stations, load)
+    numbers = network.node_classes
+    station_of = trips.stations
+    first_s = sum(network.size(n) * (station_of[n].step_s(1.0) + station_of[n].prompt_s) for n in numbers)
+    round_trip_s = dict.fromkeys(numbers, first_s)
     flows: list[float] = []
     mean_s = math.inf
     for number in range(_ROUNDS):
-        passed = {n: stations[n].capacity(round_trip_s[n]) * load.tokens_per_step for n in network.nodes}
+        passed = (math.inf, *(station_of[n].capacity(round_trip_s[n]) * load.tokens_per_step for n in numbers))
         flows = balanced_flows(replace(network, compute_tokens_per_s=passed))
         found_s, mean_s = trips.of(flows)
-        if all(abs(found_s[n] / round_trip_s[n] - 1) <= _SETTLED for n in network.nodes):
+        if all(abs(found_s[n] / round_trip_s[n] - 1) <= _SETTLED for n in numbers):
             break
         # Part of the way, as longer trips lower the flow, which shortens them: full steps would swing.
         step = 1 / (2 + number / 4)
-        round_trip_s = {n: round_trip_s[n] * (found_s[n] / round_trip_s[n]) ** step for n in network.nodes}
-    total = sum(flow for flow, link in zip(flows, network.links, strict=True) if link.src == COORDINATOR)
+        round_trip_s = {n: round_trip_s[n] * (found_s[n] / round_trip_s[n]) ** step for n in numbers}
+    total = sum(flow for flow, arc in zip(flows, network.arcs, strict=True) if arc.tail == COORDINATOR_CLASS)
     steps = total / load.tokens_per_step
-    capacity = {n: stations[n].capacity(round_trip_s[n]) * load.tokens_per_step for n in network.nodes}
+    capacity = {
+        node: station_of[n].capacity(round_trip_s[n]) * load.tokens_per_step
+        for n in numbers
+        for node in network.classes[n].nodes
+    }
     offered_s = mean_s
     if offered_output_per_s is not None and offered_output_per_s < steps:
         _, offered_s = trips.of([flow * offered_output_per_s / steps for flow in flows])
@@ -121,121 +122,6 @@ def _mean_step_time(profile: NodeProfile, layers: int, engine: EngineSpec) -> St
         head=None,
     )
     return step_time(drawn, engine, LayerRange(0, layers), layers)
-
-
-class _RoundTrips:
-    """Round trips of the requests at each node of a placement, for given flows."""
-
-    def __init__(
-        self,
-        cluster: Cluster,
-        network: FlowNetwork,
-        stations: Mapping[str, Station],
-        load: OperatingLoad,
-        sizes: Mapping[tuple[str, str], int],
-    ) -> None:
-        self._nodes = network.nodes
-        self._links = network.links
-        self._stations = stations
-        self._load = load
-        self._is_shared = cluster.network.is_shared
-        self._into: dict[str, list[int]] = {node: [] for node in (*network.nodes, COORDINATOR)}
-        self._out_of: dict[str, list[int]] = {node: [] for node in (*network.nodes, COORDINATOR)}
-        self._fixed_s: list[float] = []
-        self._token_s: list[float] = []
-        for number, link in enumerate(network.links):
-            self._into[link.dst].append(number)
-            self._out_of[link.src].append(number)
-            spec = cluster.link(link.src, link.dst)
-            self._fixed_s.append((spec.latency_ns + load.engine.message_overhead_ns) / NS_PER_S)
-            self._token_s.append(BITS_PER_BYTE * sizes[link.src, link.dst] / spec.bandwidth_bps)
-        self._budgets = self._least_budgets()
-        self._returns_s: dict[int, list[float]] = {}
-        if load.engine.loops_inside:
-            entries = [network.links[number].dst for number in self._out_of[COORDINATOR]]
-            for number in self._into[COORDINATOR]:
-                last = network.links[number].src
-                self._returns_s[number] = [
-                    0.0
-                    if last == first
-                    else (cluster.link(last, first).latency_ns + load.engine.message_overhead_ns) / NS_PER_S
-                    for first in entries
-                ]
-
-    def _least_budgets(self) -> dict[str, float]:
-        """Return the least token budget on the routes through each node: every chunk fits all nodes of its route."""
-        own = {node: float(self._stations[node].token_budget) for node in self._nodes}
-        before, after = dict(own), dict(own)
-        for node in self._nodes:
-            sources = [self._links[number].src for number in self._into[node]]
-            before[node] = min([own[node], *(before[src] for src in sources if src != COORDINATOR)])
-        for node in reversed(self._nodes):
-            targets = [self._links[number].dst for number in self._out_of[node]]
-            after[node] = min([own[node], *(after[dst] for dst in targets if dst != COORDINATOR)])
-        return {node: min(before[node], after[node]) for node in self._nodes}
-
-    def of(self, flows: list[float]) -> tuple[dict[str, float], float]:
-        """Return the mean round trip of the requests at each node, and of all [s]."""
-        links_s = [self._link_s(number, flow) for number, flow in enumerate(flows)]
-        entering = self._shares(self._out_of[COORDINATOR], flows)
-        if self._load.engine.loops_inside:  # tokens go from the last node to the first, the coordinator sends prompts
-            for number, _ in entering:
-                prompt_s = self._fixed_s[number] + self._load.mean_prompt_tokens * self._token_s[number]
-                links_s[number] = prompt_s / self._load.mean_steps
-            for number, returns_s in self._returns_s.items():
-                links_s[number] = sum(s * share for s, (_, share) in zip(returns_s, entering, strict=True))
-        visits_s: dict[str, float] = {}
-        before_s: dict[str, float] = {COORDINATOR: 0.0}
-        leaves_caught: dict[str, float] = {COORDINATOR: 0.0}
-        slowest_s: dict[str, float] = {COORDINATOR: 0.0}
-        sent = {node: sum(flows[number] for number in numbers) for node, numbers in self._out_of.items()}
-        for node in self._nodes:
-            shares = self._shares(self._into[node], flows)
-            arriving, caught = 0.0, 0.0
-            for number, share in shares:
-                source = self._links[number].src
-                arriving += share * (before_s[source] + visits_s.get(source, 0.0) + links_s[number])
-                # The prompt in front goes the same way with the probability that anything does.
-                caught += share * leaves_caught[source] * (flows[number] / sent[source] if sent[source] else 0.0)
-            before_s[node] = arriving
-            steps_per_s = sent[node] / self._load.tokens_per_step
-            station = self._stations[node]
-            chunk = station.longest_chunk(self._budgets[node], steps_per_s)
-            visit_s, leaves_caught[node] = station.visit_s(steps_per_s, caught, chunk)
-            # The first round trip of a request is its prompt; its chunks pass the slowest node one after the other.
-            chunk_s = station.chunk_s(chunk)
-            slowest_before_s = max(slowest_s[self._links[number].src] for number, _ in shares)
-            slowest_s[node] = max(slowest_before_s, chunk_s)
-            further_chunks = station.prompt_s / chunk_s - 1 if chunk_s else 0.0
-            own_s = chunk_s + further_chunks * (slowest_s[node] - slowest_before_s)
-            visits_s[node] = visit_s + own_s / self._load.mean_steps
-        after_s: dict[str, float] = {COORDINATOR: 0.0}
-        for node in reversed(self._nodes):
-            after_s[node] = sum(
-                share
-                * (links_s[number] + visits_s.get(self._links[number].dst, 0.0) + after_s[self._links[number].dst])
-                for number, share in self._shares(self._out_of[node], flows)
-            )
-        found = {node: before_s[node] + visits_s[node] + after_s[node] for node in self._nodes}
-        return found, sum(share * found[self._links[number].dst] for number, share in entering)
-
-    def _shares(self, numbers: list[int], flows: list[float]) -> list[tuple[int, float]]:
-        """Return each link's share of the flow over these links; equal shares where there is none."""
-        total = sum(flows[number] for number in numbers)
-        return [(number, flows[number] / total if total else 1 / len(numbers)) for number in numbers]
-
-    def _link_s(self, number: int, tokens_per_s: float) -> float:
-        """Return the time a step spends on a link, with its share of the prompt."""
-        token_s = self._token_s[number]
-        if self._is_shared:
-            busy = min(_FULLEST_LINK, tokens_per_s * token_s)
-            return self._fixed_s[number] + token_s * self._load.tokens_per_step / (1 - busy)
-        prompt_s = self._load.mean_prompt_tokens * token_s
-        prompts_per_s = tokens_per_s / (self._load.mean_prompt_tokens + self._load.mean_output_tokens)
-        waiting_s = (
-            prompts_per_s * prompt_s * prompt_s * self._load.prompt_spread / 2
-        )  # half of the prompt it finds under way
-        return self._fixed_s[number] + token_s * self._load.tokens_per_step + waiting_s
 
 
 def busy_capacity(fleet: Deployment, load: OperatingLoad) -> CapacityTable:

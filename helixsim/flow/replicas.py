@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from itertools import pairwise
 
-from helixsim.domain.cluster import COORDINATOR, Deployment
+from helixsim.domain.cluster import Deployment
+from helixsim.domain.flowplan import COORDINATOR_CLASS
 from helixsim.domain.placement import Placement
 from helixsim.flow.network import FlowNetwork, token_bytes
 from helixsim.flow.station import OperatingLoad, OperatingPoint, Station, capacities
@@ -17,19 +18,23 @@ _HALVINGS = 50
 
 def chains_of(network: FlowNetwork) -> list[list[str]] | None:
     """Return the nodes of each route, first to last, where no two routes share a node; None: some do."""
-    following: dict[str, list[str]] = {node: [] for node in (*network.nodes, COORDINATOR)}
-    for link in network.links:
-        following[link.src].append(link.dst)
-    found = []
-    for first in following[COORDINATOR]:
+    following: dict[int, list[int]] = {}
+    for arc in network.arcs:
+        following.setdefault(arc.tail, []).append(arc.head)
+    found: list[list[str]] = []
+    seen: set[int] = set()
+    for first in following[COORDINATOR_CLASS]:
         chain = [first]
-        while following[chain[-1]] != [COORDINATOR]:
-            if len(following[chain[-1]]) != 1 or len(chain) > len(network.nodes):
+        while following[chain[-1]] != [COORDINATOR_CLASS]:
+            if len(following[chain[-1]]) != 1 or chain[-1] >= len(network.classes):
                 return None
             chain.append(following[chain[-1]][0])
-        found.append(chain)
-    nodes = [node for chain in found for node in chain]
-    return found if len(nodes) == len(set(nodes)) else None
+        if not seen.isdisjoint(chain) or (len(chain) > 1 and any(network.size(number) > 1 for number in chain)):
+            return None
+        seen.update(chain)
+        classes = [network.classes[number].nodes for number in chain]
+        found += [[node] for node in classes[0]] if len(chain) == 1 else [[node for (node,) in classes]]
+    return found
 
 
 def replicas_point(
@@ -46,17 +51,20 @@ def replicas_point(
     All running sequences take part in every step, or in one of as many steps as there are stages: nothing waits for a
     prompt but behind the step that computes it.
     """
-    replicas = [Replica(fleet, chain, [stations[node] for node in chain], load) for chain in chains]
+    sites = fleet.cluster.sites
+    known: dict[Hashable, Replica] = {}
+    replicas: list[Replica] = []
+    for chain in chains:
+        key = tuple((id(stations[node]), sites[node]) for node in chain)
+        if key not in known:
+            known[key] = Replica(fleet, chain, [stations[node] for node in chain], load)
+        replicas.append(known[key])
     steps = sum(replica.most_steps_per_s for replica in replicas)
     requests = sum(replica.most_requests for replica in replicas)
     output_per_s = steps * load.tokens_of_step
     share = 1.0 if offered_output_per_s is None or not steps else min(1.0, offered_output_per_s / output_per_s)
-    trips_s = [replica.round_trip_s(share * replica.most_steps_per_s) for replica in replicas]
-    offered_s = (
-        sum(replica.most_steps_per_s * trip_s for replica, trip_s in zip(replicas, trips_s, strict=True)) / steps
-        if steps
-        else math.inf
-    )
+    trip_s = {replica: replica.round_trip_s(share * replica.most_steps_per_s) for replica in known.values()}
+    offered_s = sum(replica.most_steps_per_s * trip_s[replica] for replica in replicas) / steps if steps else math.inf
     capacity = {
         node: replica.most_steps_per_s * load.tokens_per_step
         for chain, replica in zip(chains, replicas, strict=True)

@@ -6,8 +6,10 @@ it. Admission and KV memory rules belong to the engine and are the same for all 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from functools import cached_property
+from typing import NamedTuple, Protocol, overload, runtime_checkable
 
 from helixsim.domain.flowplan import FlowPlan
 from helixsim.routing.times import RoutingTimes
@@ -26,11 +28,48 @@ class Hop:
     end: int
 
 
+class Target(NamedTuple):
+    """A node that can follow: layers ``start`` .. ``end - 1`` on node number ``node``."""
+
+    node: int
+    start: int
+    end: int
+
+
+class LazyRows(Sequence[tuple[Hop, ...]]):
+    """Hops by node, made when they are first asked for."""
+
+    def __init__(self, length: int, make: Callable[[int], tuple[Hop, ...]]) -> None:
+        self._made: list[tuple[Hop, ...] | None] = [None] * length
+        self._make = make
+
+    def __len__(self) -> int:
+        return len(self._made)
+
+    @property
+    def num_made(self) -> int:
+        """Number of hops that exist."""
+        return sum(len(row) for row in self._made if row is not None)
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[Hop, ...]: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[tuple[Hop, ...], ...]: ...
+    def __getitem__(self, index: int | slice) -> tuple[Hop, ...] | tuple[tuple[Hop, ...], ...]:
+        if isinstance(index, slice):
+            return tuple(self[at] for at in range(*index.indices(len(self))))
+        row = self._made[index]
+        if row is None:
+            row = self._made[index] = self._make(index % len(self))
+        return row
+
+
 @dataclass(frozen=True)
 class RoutingGraph:
     """The possible hops of a placement, by node number (position among the placed nodes).
 
     ``first`` are the hops from the coordinator, ``successors[node]`` the hops after a node, empty after the last layer.
+    ``targets[node]`` are the same without the numbers of edges, one object where they are equal.
     ``flow_tokens_per_s[edge]`` is the max-flow on each edge, ``capacity_tokens_per_s[node]`` the estimated capacity,
     ``times`` the step times and links, which tests of other policies leave out.
     """
@@ -39,11 +78,23 @@ class RoutingGraph:
     num_edges: int
     node_ids: tuple[str, ...]
     first: tuple[Hop, ...]
-    successors: tuple[tuple[Hop, ...], ...]
-    flow_tokens_per_s: tuple[float, ...]
+    successors: Sequence[tuple[Hop, ...]]
+    flow_tokens_per_s: Sequence[float]
     capacity_tokens_per_s: tuple[float, ...]
+    targets: tuple[tuple[Target, ...], ...]
     plan: FlowPlan
     times: RoutingTimes | None = None
+
+    @cached_property
+    def target_rows(self) -> tuple[tuple[Target, ...], ...]:
+        """The different objects among ``targets``, and the nodes after the coordinator."""
+        first = tuple(Target(hop.node, hop.start, hop.end) for hop in self.first)
+        return (first, *{id(row): row for row in self.targets}.values())
+
+    @cached_property
+    def ends(self) -> Mapping[int, int]:
+        """The end of the layers of each node on a complete route."""
+        return {target.node: target.end for row in self.target_rows for target in row}
 
 
 class RoutingView(Protocol):

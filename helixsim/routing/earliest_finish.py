@@ -53,7 +53,8 @@ class EarliestFinish:
         self._prompt_tokens = 0
         times = graph.times
         found = chains(graph) if times.engine.loops_inside else None
-        self._replicas = None if found is None else [_Replica(graph, times, nodes) for nodes in found]
+        first = {hop.node: hop for hop in graph.first}
+        self._replicas = None if found is None else [_Replica(graph, times, nodes, first[nodes[0]]) for nodes in found]
         self._branches = _Branches(graph, times)
 
     def route(self, prompt_tokens: int, expected_tokens: int, view: RoutingView) -> tuple[Hop, ...] | None:
@@ -72,9 +73,8 @@ class EarliestFinish:
 class _Replica:
     """A chain of nodes that one scheduler fills."""
 
-    def __init__(self, graph: RoutingGraph, times: RoutingTimes, nodes: Sequence[int]) -> None:
-        by_node = {hop.node: hop for hops in (graph.first, *graph.successors) for hop in hops}
-        self.hops = tuple(by_node[node] for node in nodes)
+    def __init__(self, graph: RoutingGraph, times: RoutingTimes, nodes: Sequence[int], first: Hop) -> None:
+        self.hops = (first, *(graph.successors[node][0] for node in nodes[:-1]))
         self._times = times
         self._nodes = [times.nodes[node] for node in nodes]
         self._links = list(pairwise(nodes))
@@ -164,37 +164,47 @@ class _Branches:
         self._times = times
         self._steps = max(1.0, times.expected_output_tokens / _tokens_per_step(times))
         self._depth = max(1.0, graph.plan.mean_hops)
-        ends = {hop.node: hop.end for hops in (graph.first, *graph.successors) for hop in hops}
-        self._order = sorted(ends, key=lambda node: -ends[node])
+        self._order = sorted(graph.ends, key=lambda node: -graph.ends[node])
 
     def route(self, prompt: int, mean_prompt: float, view: RoutingView) -> tuple[Hop, ...] | None:
         """Return the hops that fit on which the request is expected to finish first."""
-        graph = self._graph
-        behind: dict[int, tuple[float, Hop | None]] = {}
+        graph, sites = self._graph, self._times.sites
+        behind: dict[int, tuple[float, int]] = {}  # the time to the finish, and which hop to take
+        known: dict[tuple[int, int], tuple[float, int]] = {}  # the same for all nodes of a site with the same targets
         on_node: dict[tuple[int, int], float] = {}
 
-        def through(source: int | None, hop: Hop) -> float:
+        def from_node(hop: Hop) -> float:
             """Return the time from a node to the finish by a hop; infinite where it does not fit or leads nowhere."""
             if not view.fits(hop):
                 return math.inf
             rest = behind[hop.node][0] if hop.end < graph.num_layers else self._back_ns(hop.node)
-            key = (hop.node, hop.start)
-            if rest < math.inf and key not in on_node:
-                on_node[key] = self._node_ns(hop, prompt, mean_prompt, view)
-            return rest if rest == math.inf else rest + on_node[key] + self._link_ns(source, hop.node, prompt)
+            return rest if rest == math.inf else rest + self._node_ns(hop, prompt, mean_prompt, view)
 
-        def best(source: int | None, hops: Sequence[Hop]) -> tuple[float, Hop | None]:
-            return min(((through(source, hop), hop) for hop in hops), key=lambda one: one[0], default=(math.inf, None))
+        def through(source: int | None, hop: Hop) -> float:
+            key = (hop.node, hop.start)
+            if key not in on_node:
+                on_node[key] = from_node(hop)
+            rest = on_node[key]
+            return rest if rest == math.inf else rest + self._link_ns(source, hop.node, prompt)
+
+        def best(source: int | None, hops: Sequence[Hop]) -> tuple[float, int]:
+            times = [through(source, hop) for hop in hops]
+            least = min(times, default=math.inf)
+            return (least, times.index(least)) if times else (least, -1)
 
         for node in self._order:
-            behind[node] = best(node, graph.successors[node])
-        total, hop = best(None, graph.first)
+            key = (id(graph.targets[node]), sites[node])
+            if key not in known:
+                known[key] = best(node, graph.successors[node])
+            behind[node] = known[key]
+        total, at = best(None, graph.first)
         if total == math.inf:
             return None
-        route: list[Hop] = []
-        while hop is not None:
+        hop = graph.first[at]
+        route = [hop]
+        while hop.end < graph.num_layers:
+            hop = graph.successors[hop.node][behind[hop.node][1]]
             route.append(hop)
-            hop = behind[hop.node][1] if hop.end < graph.num_layers else None
         return tuple(route)
 
     def _link_ns(self, source: int | None, node: int, prompt: int) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 
 from helixsim.domain.cluster import COORDINATOR, Deployment
 from helixsim.errors import ConfigError, unknown_name
-from helixsim.routing.base import Hop, RoutingGraph, RoutingView
+from helixsim.routing.base import Hop, LazyRows, RoutingGraph, RoutingView
 from helixsim.routing.walk import walk
 
 NEGLIGIBLE_FLOW_SHARE = 1e-6
@@ -92,17 +92,19 @@ def _edges_with_flow(graph: RoutingGraph) -> RoutingGraph:
     def kept(hops: tuple[Hop, ...]) -> tuple[Hop, ...]:
         return tuple(hop for hop in hops if graph.flow_tokens_per_s[hop.edge] > floor)
 
-    return replace(graph, first=kept(graph.first), successors=tuple(kept(hops) for hops in graph.successors))
+    successors = LazyRows(len(graph.node_ids), lambda node: kept(graph.successors[node]))
+    return replace(graph, first=kept(graph.first), successors=successors)
 
 
 def _with_shares(graph: RoutingGraph, shares: Mapping[str, Mapping[str, float]]) -> RoutingGraph:
     """Return the graph with the flow out of the listed nodes divided by the given weights; others have weight 0."""
-    leaving = {COORDINATOR: graph.first, **dict(zip(graph.node_ids, graph.successors, strict=True))}
+    numbers = {node: number for number, node in enumerate(graph.node_ids)}
     flows = list(graph.flow_tokens_per_s)
     for node, weights in shares.items():
-        if node not in leaving:
-            raise ConfigError(f"flow_weighted: shares: {unknown_name('node', node, leaving)}")
-        names = [graph.node_ids[hop.node] for hop in leaving[node]]
+        if node != COORDINATOR and node not in numbers:
+            raise ConfigError(f"flow_weighted: shares: {unknown_name('node', node, [COORDINATOR, *numbers])}")
+        leaving = graph.first if node == COORDINATOR else graph.successors[numbers[node]]
+        names = [graph.node_ids[hop.node] for hop in leaving]
         for follower in weights:
             if follower not in names:
                 raise ConfigError(f"flow_weighted: shares: {node}: {unknown_name('next node', follower, names)}")
@@ -111,6 +113,6 @@ def _with_shares(graph: RoutingGraph, shares: Mapping[str, Mapping[str, float]])
         if not sum(weights.values()) > 0:
             raise ConfigError(f"flow_weighted: shares: {node}: all weights are 0")
         scale = graph.plan.max_flow_tokens_per_s / sum(weights.values())
-        for hop, name in zip(leaving[node], names, strict=True):
+        for hop, name in zip(leaving, names, strict=True):
             flows[hop.edge] = scale * weights.get(name, 0.0)
     return replace(graph, flow_tokens_per_s=tuple(flows))

@@ -81,10 +81,11 @@ class RoutingTimes:
         return latency_ns + tokens * token_ns
 
     def _link(self, src: int | None, dst: int | None) -> tuple[float, float]:
-        key = (src, dst)
+        ends = (src, dst)
+        key = tuple(-1 if end is None else self.sites[end] for end in ends)
         known = self._links.get(key)
         if known is None:
-            names = [COORDINATOR if end is None else self._ids[end] for end in key]
+            names = [COORDINATOR if end is None else self._ids[end] for end in ends]
             link = self.fleet.cluster.link(*names)
             size = TOKEN_ID_BYTES
             if src is not None and dst is not None:
@@ -94,9 +95,14 @@ class RoutingTimes:
         return known
 
     @cached_property
+    def sites(self) -> tuple[int, ...]:
+        """Site of each node: links depend on the sites at their ends only."""
+        return tuple(self.fleet.cluster.sites[node] for node in self.placement.ranges)
+
+    @cached_property
     def _ids(self) -> tuple[str, ...]:
         return tuple(self.placement.ranges)
 
     @cached_property
-    def _links(self) -> dict[tuple[int | None, int | None], tuple[float, float]]:
+    def _links(self) -> dict[tuple[int, ...], tuple[float, float]]:
         return {}

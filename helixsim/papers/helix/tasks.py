@@ -98,10 +98,7 @@ class Simulation:
         if not self.is_pruned:
             return hx.place(experiment, system, cache=cache)
         kept = pruned_edges(system.fleet.cluster)
-        placed = hx.place(experiment, replace(system, fleet=without_links(system.fleet, kept)), cache=cache)
-        # Links without bandwidth carry no flow, but policies that do not look at flows would take them.
-        edges = tuple(edge for edge in placed.plan.edges if (edge.src, edge.dst) in set(kept))
-        return replace(placed, plan=replace(placed.plan, edges=edges))
+        return hx.place(experiment, replace(system, fleet=without_links(system.fleet, kept)), cache=cache)
 
     def _load(self, load: tuple[hx.Edit, ...]) -> hx.ResolvedExperiment:
         return loaded(self.file, (*self.settings, *load))

@@ -8,11 +8,12 @@ import pytest
 
 from helixsim import solver
 from helixsim.domain.cluster import COORDINATOR, LinkSpec
+from helixsim.domain.flowplan import Junction, NodeClass
 from helixsim.domain.placement import LayerRange, Placement
 from helixsim.flow import balance as module
 from helixsim.flow.balance import balance
 from helixsim.flow.maxflow import max_flow
-from helixsim.flow.network import FlowNetwork, Link, build_network
+from helixsim.flow.network import FlowNetwork, build_network
 
 LINKS = [
     (COORDINATOR, "a0", 521.04), ("a0", "b0", 1e6), ("a0", "a1", 1.04), ("a0", "b1", 3.12),
@@ -22,7 +23,15 @@ LINKS = [
 
 def test_a_program_that_has_the_solver_go_round_in_circles_is_balanced_all_the_same():
     capacity = {"a0": 500.0, "b1": 52.32372225462568, "b0": 296.11324676025805, "a1": 53.10768719791614}
-    network = FlowNetwork(("a0", "b0", "a1", "b1"), tuple(Link(*link) for link in LINKS), capacity, {})
+    order = ("a0", "b0", "a1", "b1")
+    number = {node: at for at, node in enumerate((COORDINATOR, *order))}
+    network = FlowNetwork(
+        tuple(NodeClass((node,), LayerRange(0, at)) for node, at in number.items()),
+        tuple(Junction(number[src], (number[src],), (number[dst],), speed) for src, dst, speed in LINKS),
+        (np.inf, *(capacity[node] for node in order)),
+        (np.inf,) * len(number),
+        order,
+    )
     flows = balance(network, 3.12)
     into = {node: sum(f for f, (_, dst, _) in zip(flows, LINKS, strict=True) if dst == node) for node in capacity}
     out = {node: sum(f for f, (src, _, _) in zip(flows, LINKS, strict=True) if src == node) for node in capacity}
@@ -100,7 +109,7 @@ def test_no_flow_of_equal_value_costs_less(seed):
     """The optimum, by its definition: a step towards any other max-flow does not lower the cost."""
     network, value = drawn_network(seed)
     flows = np.array(balance(network, value)) / value
-    share = {node: network.node_limit(node)[1] / value for node in network.nodes} | {COORDINATOR: 1.0}
-    gradient = flows / np.array([share[link.src] * share[link.dst] for link in network.links])
+    share = [1.0, *(network.size(at) * network.node_limit(at)[1] / value for at in network.node_classes)]
+    gradient = flows / np.array([share[arc.tail] * share[arc.head] for arc in network.arcs])
     other = np.array(balance(network, value, max_quadratic_links=0)) / value
     assert gradient @ (other - flows) >= -1e-6

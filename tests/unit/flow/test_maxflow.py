@@ -40,14 +40,18 @@ def test_links_between_groups_carry_the_product_of_shares() -> None:
     plan = max_flow(fleet, placement, table)
     inner = [edge.flow_tokens_per_s for edge in plan.edges if edge.src.startswith("small") and edge.dst != COORDINATOR]
     assert inner == pytest.approx([25.0] * 4, rel=1e-4)
-    assert len(plan.routes) == 4
+    assert [route.hops for route, _ in plan.routes] == [
+        (("big-0", LayerRange(0, 4)), ("small-0", LayerRange(4, 6)), ("small-2", LayerRange(6, 8)))
+    ]
+    assert [one.nodes for one in plan.classes[2:]] == [("small-0", "small-1"), ("small-2", "small-3")]
 
 
 def test_piecewise_linear_balance_loads_no_node_needlessly() -> None:
     fleet, table, placement = builders.tiny_fleet()
     network = build_network(fleet, placement, table)
     flows = [100.0 * share for share in _linear(network, 100.0)]
-    loads = [flow for link, flow in zip(network.links, flows, strict=True) if link.dst.startswith("small")]
+    small = [at for at, one in enumerate(network.classes) if one.nodes[0].startswith("small")]
+    loads = [flow for arc, flow in zip(network.arcs, flows, strict=True) if arc.head in small]
     assert sum(loads) == pytest.approx(200.0, rel=1e-6)
     assert max(flows) <= 100.0 + 1e-6
 

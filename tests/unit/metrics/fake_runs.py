@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
 
 from helixsim.domain.cluster import COORDINATOR, Cluster, Deployment, LinkSpec, Network, Node
 from helixsim.domain.curves import Curve
-from helixsim.domain.flowplan import CutElement, FlowEdge, FlowPlan, Route
+from helixsim.domain.flowplan import CutElement, FlowPlan, Junction, JunctionFlow, NodeClass, Route
 from helixsim.domain.hardware import BatchLimits, ComputeProfile, NodeProfile
 from helixsim.domain.layers import Attention, Layer, Matrix
 from helixsim.domain.model import ModelSpec
@@ -69,21 +70,25 @@ def placement(of: Deployment) -> Placement:
 def plan(of: Deployment) -> FlowPlan:
     """Every first-stage node feeds every second-stage node; the slow nodes are the cut."""
     placed = placement(of)
-    first = [node for node, held in placed.ranges.items() if held.start == 0]
-    second = [node for node, held in placed.ranges.items() if held.start > 0]
-    flow = 4000.0
-    edges = [FlowEdge(COORDINATOR, a, flow / len(first), 1e5) for a in first]
-    edges += [FlowEdge(a, b, flow / len(first) / len(second), 1e4) for a in first for b in second]
-    edges += [FlowEdge(b, COORDINATOR, flow / len(second), 1e6) for b in second]
-    routes = tuple(
-        (Route(((a, placed.ranges[a]), (b, placed.ranges[b]))), flow / len(first) / len(second))
-        for a in first
-        for b in second
-    )
+    first = tuple(node for node, held in placed.ranges.items() if held.start == 0)
+    second = tuple(node for node, held in placed.ranges.items() if held.start > 0)
+    flow, half = 4000.0, LAYERS // 2
     flows = {node: flow / len(first if node in first else second) for node in placed.ranges}
     capacities = {node: flows[node] * (1.5 if node in first else 1.0) for node in placed.ranges}
-    cut = tuple(CutElement("node", node, capacities[node]) for node in second)
-    return FlowPlan(flow, tuple(edges), flows, capacities, cut, routes)
+    return FlowPlan(
+        flow,
+        (
+            NodeClass((COORDINATOR,), LayerRange(0, 0)),
+            NodeClass(first, LayerRange(0, half)),
+            NodeClass(second, LayerRange(half, LAYERS)),
+        ),
+        (Junction(0, (0,), (1,), 1e5), Junction(half, (1,), (2,), 1e4), Junction(LAYERS, (2,), (0,), 1e6)),
+        (JunctionFlow((flow,), (flow,)),) * 3,
+        flows,
+        capacities,
+        tuple(CutElement("node", node, capacities[node]) for node in second),
+        ((Route(((first[0], placed.ranges[first[0]]), (second[0], placed.ranges[second[0]]))), flow),),
+    )
 
 
 def queue_run(
@@ -137,7 +142,10 @@ def _collect(arrival, admitted, prompts, outputs, rejected, tokens, window, reso
     status[rejected] = RequestStatus.REJECTED
     spent = np.where(done, finish - arrival, 0)
     this_fleet = fleet()
-    routes = tuple(route for route, _ in plan(this_fleet).routes)
+    stages: dict[int, list[tuple[str, LayerRange]]] = {}
+    for hop in placement(this_fleet).ranges.items():
+        stages.setdefault(hop[1].start, []).append(hop)
+    routes = tuple(map(Route, itertools.product(*stages.values())))
     zeros = np.zeros(len(arrival), dtype=np.int64)
     requests = RequestColumns(
         np.arange(len(arrival)), status, arrival, admitted, first, finish, prompts, delivered,

@@ -97,7 +97,7 @@ def test_lost_nodes_are_in_no_pipeline_of_what_is_kept(tmp_path) -> None:
     assert kept.pipelines.keys() == kept.ranges.keys()
     assert kept.notes["lost"] == ["t4-1"]
     network = build_network(by_name["separate+lost"].system.fleet, kept, capacity_table(*_of(by_name["separate+lost"])))
-    assert set(network.nodes) <= set(kept.ranges)
+    assert set(network.order) <= set(kept.ranges)
     assert kept.objective_tokens_per_s == pytest.approx(after.plan.max_flow_tokens_per_s)
 
 
