@@ -92,6 +92,11 @@ class RoutingGraph:
         return (first, *{id(row): row for row in self.targets}.values())
 
     @cached_property
+    def order(self) -> tuple[int, ...]:
+        """The nodes on complete routes, each after those that it leads to."""
+        return tuple(sorted(self.ends, key=lambda node: -self.ends[node]))
+
+    @cached_property
     def ends(self) -> Mapping[int, int]:
         """The end of the layers of each node on a complete route."""
         return {target.node: target.end for row in self.target_rows for target in row}

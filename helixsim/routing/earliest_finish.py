@@ -37,6 +37,7 @@ from helixsim.plugins import NoOptions
 from helixsim.routing.base import Hop, RoutingGraph, RoutingView
 from helixsim.routing.graph import chains
 from helixsim.routing.times import NodeTimes, RoutingTimes
+from helixsim.routing.walk import least_time
 from helixsim.units import NS_PER_S
 
 
@@ -164,48 +165,18 @@ class _Branches:
         self._times = times
         self._steps = max(1.0, times.expected_output_tokens / _tokens_per_step(times))
         self._depth = max(1.0, graph.plan.mean_hops)
-        self._order = sorted(graph.ends, key=lambda node: -graph.ends[node])
 
     def route(self, prompt: int, mean_prompt: float, view: RoutingView) -> tuple[Hop, ...] | None:
         """Return the hops that fit on which the request is expected to finish first."""
-        graph, sites = self._graph, self._times.sites
-        behind: dict[int, tuple[float, int]] = {}  # the time to the finish, and which hop to take
-        known: dict[tuple[int, int], tuple[float, int]] = {}  # the same for all nodes of a site with the same targets
-        on_node: dict[tuple[int, int], float] = {}
+        times = self._times
 
-        def from_node(hop: Hop) -> float:
-            """Return the time from a node to the finish by a hop; infinite where it does not fit or leads nowhere."""
-            if not view.fits(hop):
-                return math.inf
-            rest = behind[hop.node][0] if hop.end < graph.num_layers else self._back_ns(hop.node)
-            return rest if rest == math.inf else rest + self._node_ns(hop, prompt, mean_prompt, view)
+        def node_ns(hop: Hop) -> float:
+            return self._node_ns(hop, prompt, mean_prompt, view) if view.fits(hop) else math.inf
 
-        def through(source: int | None, hop: Hop) -> float:
-            key = (hop.node, hop.start)
-            if key not in on_node:
-                on_node[key] = from_node(hop)
-            rest = on_node[key]
-            return rest if rest == math.inf else rest + self._link_ns(source, hop.node, prompt)
+        def link_ns(source: int | None, node: int) -> float:
+            return self._link_ns(source, node, prompt)
 
-        def best(source: int | None, hops: Sequence[Hop]) -> tuple[float, int]:
-            times = [through(source, hop) for hop in hops]
-            least = min(times, default=math.inf)
-            return (least, times.index(least)) if times else (least, -1)
-
-        for node in self._order:
-            key = (id(graph.targets[node]), sites[node])
-            if key not in known:
-                known[key] = best(node, graph.successors[node])
-            behind[node] = known[key]
-        total, at = best(None, graph.first)
-        if total == math.inf:
-            return None
-        hop = graph.first[at]
-        route = [hop]
-        while hop.end < graph.num_layers:
-            hop = graph.successors[hop.node][behind[hop.node][1]]
-            route.append(hop)
-        return tuple(route)
+        return least_time(self._graph, times.sites, node_ns, link_ns, self._back_ns)
 
     def _link_ns(self, source: int | None, node: int, prompt: int) -> float:
         times = self._times

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from helixsim.errors import ConfigError
 from helixsim.plugins import NoOptions
 from helixsim.routing.base import Hop, RoutingGraph, RoutingView
+from helixsim.routing.walk import least_time
 
 
 class Parallax:
@@ -33,37 +33,18 @@ class Parallax:
             raise ConfigError("parallax: needs the step times of a placement")
         self._graph = graph
         self._times = graph.times
-        ends = {hop.node: hop.end for hops in (graph.first, *graph.successors) for hop in hops}
-        self._order = sorted(ends, key=lambda node: -ends[node])
 
     def route(self, prompt_tokens: int, expected_tokens: int, view: RoutingView) -> tuple[Hop, ...] | None:
         """See ``RoutingPolicy.route``."""
-        graph = self._graph
-        behind: dict[int, tuple[float, Hop | None]] = {}
-        on_node: dict[tuple[int, int], float] = {}
+        times = self._times
 
-        def best(source: int | None, hops: Sequence[Hop]) -> tuple[float, Hop | None]:
-            least: tuple[float, Hop | None] = (math.inf, None)
-            for hop in hops:
-                rest = behind[hop.node][0] if hop.end < graph.num_layers else 0.0
-                if rest == math.inf:
-                    continue
-                key = (hop.node, hop.start)
-                if key not in on_node:
-                    on_node[key] = self._node_ns(hop, prompt_tokens, view) if view.fits(hop) else math.inf
-                total = rest + on_node[key] + 2 * self._times.latency_ns(source, hop.node)
-                if total < least[0]:
-                    least = (total, hop)
-            return least
+        def node_ns(hop: Hop) -> float:
+            return self._node_ns(hop, prompt_tokens, view) if view.fits(hop) else math.inf
 
-        for node in self._order:
-            behind[node] = best(node, graph.successors[node])
-        hop = best(None, graph.first)[1]
-        route: list[Hop] = []
-        while hop is not None:
-            route.append(hop)
-            hop = behind[hop.node][1] if hop.end < graph.num_layers else None
-        return tuple(route) or None
+        def link_ns(source: int | None, node: int) -> float:
+            return 2 * times.latency_ns(source, node)
+
+        return least_time(self._graph, times.sites, node_ns, link_ns, lambda _last: 0.0)
 
     def _node_ns(self, hop: Hop, prompt: int, view: RoutingView) -> float:
         sequences = view.in_flight(hop.node) + 1
