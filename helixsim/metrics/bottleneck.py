@@ -39,7 +39,7 @@ def cut_sentence(plan: FlowPlan, cluster: Cluster) -> str:
     if nics:
         parts.append(_group(_count(len(nics), "NIC"), nics))
     if links:
-        parts.append(_group(_count(len(links), "network link"), links))
+        parts.append(_group(_count(_number(links), "network link"), links))
     estimate = f"The max-flow estimate of {plan.max_flow_tokens_per_s:.4g} prompt + output tokens/s"
     return f"{estimate} is limited by {_enumerate(parts)}." if parts else f"{estimate} has no min cut."
 
@@ -88,9 +88,14 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' if number != 1 else ''}"
 
 
+def _number(elements: Sequence[CutElement]) -> int:
+    return sum(element.count for element in elements)
+
+
 def _group(label: str, elements: Sequence[CutElement]) -> str:
-    names = ", ".join(element.name for element in elements[:_NAMES_SHOWN])
-    more = f" and {len(elements) - _NAMES_SHOWN} more" if len(elements) > _NAMES_SHOWN else ""
+    shown = elements[:_NAMES_SHOWN]
+    names, hidden = ", ".join(element.name for element in shown), _number(elements) - len(shown)
+    more = f" and {hidden} more" if hidden else ""
     return f"{label} ({names}{more}: {sum(element.capacity_tokens_per_s for element in elements):.4g} tokens/s)"
 
 

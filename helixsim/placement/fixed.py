@@ -19,7 +19,8 @@ _KEYS = ("layers", "partial_inference", "pipelines")
 
 _IGNORED_KEYS = (
     "strategy", "status", "num_layers", "objective_tokens_per_s", "upper_bound_tokens_per_s", "gap",
-    "max_flow_tokens_per_s", "mean_hops", "max_hops", "replicas", "nodes", "min_cut", "routes", "notes", "vllm",
+    "max_flow_tokens_per_s", "max_flow_without_network_tokens_per_s", "mean_hops", "max_hops", "replicas", "nodes",
+    "min_cut", "equal_nodes", "routes", "notes", "vllm",
 )  # fmt: skip
 """Results that ``place`` and ``run`` write into the same file."""
 

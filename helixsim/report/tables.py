@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 WIDTH = 100
 """Default width [columns]."""
 
+MOST_NODE_ROWS = 100
+"""Most nodes of a placement that have a line each."""
+
 _LABEL_WIDTH = 31
 _CELL_WIDTH = 14
 
@@ -120,7 +123,10 @@ def engine_text(engine: EngineSpec, profiles: Iterable[NodeProfile]) -> str:
 
 
 def placement_text(name: str, placement: Mapping[str, Any], *, width: int = WIDTH, color: bool = False) -> str:
-    """Return one system's placement (``results.placement_json``), a line per node by first layer."""
+    """Return one system's placement (``results.placement_json``), a line per node by first layer.
+
+    Of many nodes, those with the same figures share a line.
+    """
     from rich.text import Text
 
     name, placement = printable_tree(name), printable_tree(placement)
@@ -129,18 +135,8 @@ def placement_text(name: str, placement: Mapping[str, Any], *, width: int = WIDT
         table.add_column(column, overflow="fold")
     for column in ("layers", "KV tokens", "flow, tokens/s", "capacity, tokens/s", "used, %"):
         table.add_column(column, justify="right", no_wrap=True)
-    for node in sorted_by_layers(placement):
-        held = placement["layers"][node["node"]]
-        flow, capacity = node["flow_tokens_per_s"], node["capacity_tokens_per_s"]
-        table.add_row(
-            node["node"],
-            node["node_type"],
-            MISSING if held is None else f"{held[0]}–{held[1] - 1}",
-            number(node["kv_tokens"]),
-            number(flow) if held else MISSING,
-            number(capacity),
-            percent(flow / capacity if capacity else None),
-        )
+    for nodes, cells in _node_rows(placement):
+        table.add_row(nodes, *cells)
     bound, gap = placement["upper_bound_tokens_per_s"], placement["gap"]
     limit = f", bound of any placement {number(bound)} (gap {percent(gap)} %)" if bound is not None else ""
     title = (
@@ -181,6 +177,27 @@ def placement_text(name: str, placement: Mapping[str, Any], *, width: int = WIDT
             race.add_row(*printable_tree(row))
         parts += ["", Text("Race of placements and routings; the last round has the requests of the report"), race]
     return rendered(parts, width, color)
+
+
+def _node_rows(placement: Mapping[str, Any]) -> list[tuple[str, tuple[str, ...]]]:
+    """Return the name of each node, and its figures; of many nodes, one row for all with the same figures."""
+    rows: dict[object, tuple[list[str], tuple[str, ...]]] = {}
+    is_long = len(placement["nodes"]) > MOST_NODE_ROWS
+    for node in sorted_by_layers(placement):
+        held = placement["layers"][node["node"]]
+        flow, capacity = node["flow_tokens_per_s"], node["capacity_tokens_per_s"]
+        cells = (
+            node["node_type"],
+            MISSING if held is None else f"{held[0]}–{held[1] - 1}",
+            number(node["kv_tokens"]),
+            number(flow) if held else MISSING,
+            number(capacity),
+            percent(flow / capacity if capacity else None),
+        )
+        rows.setdefault(cells if is_long else node["node"], ([], cells))[0].append(node["node"])
+    return [
+        (nodes[0] + (f" and {len(nodes) - 1} more" if len(nodes) > 1 else ""), cells) for nodes, cells in rows.values()
+    ]
 
 
 def plain_table(

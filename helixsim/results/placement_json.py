@@ -14,7 +14,9 @@ from helixsim.jsonio import json_values
 def placement_document(placement: Placement, plan: FlowPlan, fleet: Deployment) -> dict[str, Any]:
     """Return a placement as JSON values, which the ``fixed`` strategy reads.
 
-    ``layers`` maps each node to its half-open layer range or None. The search time is left out.
+    ``layers`` maps each node to its half-open layer range or None. ``routes`` lead from one class of equal nodes to the
+    next, by the first node of each; ``equal_nodes`` are the classes of several nodes. ``min_cut`` counts equal links.
+    The search time is left out.
     """
     layers: dict[str, list[int] | None] = {}
     nodes = []
@@ -50,9 +52,15 @@ def placement_document(placement: Placement, plan: FlowPlan, fleet: Deployment) 
         "layers": layers,
         "nodes": nodes,
         "min_cut": [
-            {"kind": cut.kind, "name": cut.name, "capacity_tokens_per_s": cut.capacity_tokens_per_s}
+            {
+                "kind": cut.kind,
+                "name": cut.name,
+                "count": cut.count,
+                "capacity_tokens_per_s": cut.capacity_tokens_per_s,
+            }
             for cut in plan.min_cut
         ],
+        "equal_nodes": [list(one.nodes) for one in plan.classes if len(one.nodes) > 1],
         "routes": [{"route": route_text(route), "flow_tokens_per_s": flow} for route, flow in plan.routes],
         "notes": dict(placement.notes),
         "vllm": _vllm_partitions(placement),

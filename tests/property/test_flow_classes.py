@@ -29,7 +29,7 @@ AMPLE_BPS = 1e15
 @st.composite
 def crowds(draw: st.DrawFn) -> tuple[Deployment, CapacityTable, Placement]:
     """Many nodes of two kinds that hold one of a few ranges, in one to three sites, some links unlike the others."""
-    kinds = [builders.profile(name, NUM_LAYERS) for name in "ab"]
+    kinds = [builders.profile(name, NUM_LAYERS, prefill_ns_per_token=1e5) for name in "ab"]
     ranges = draw(st.sampled_from([[(0, 2), (2, 4)], [(0, 1), (1, 4), (0, 2), (2, 4)], [(0, 4), (0, 3), (3, 4)]]))
     sites = draw(st.sampled_from([1, 1, 2, 3]))
     groups = st.tuples(
@@ -128,7 +128,7 @@ def test_the_operating_point_is_that_of_single_nodes(case, engine, offered):
     assume(all(node.nic_bps is None for node in fleet.cluster.nodes))
     different = tuple(replace(node, nic_bps=AMPLE_BPS + at) for at, node in enumerate(fleet.cluster.nodes))
     apart = replace(fleet, cluster=replace(fleet.cluster, nodes=different))
-    load = OperatingLoad(100.0, 40.0, 0.9, 40.0, engine)
+    load = OperatingLoad(400.0, 40.0, 0.9, 40.0, engine)
     ours, theirs = (operating_point(one, placement, load, offered_output_per_s=offered) for one in (fleet, apart))
     assert ours.output_tokens_per_s == pytest.approx(theirs.output_tokens_per_s, rel=1e-3)
     assert ours.offered_round_trip_s == pytest.approx(theirs.offered_round_trip_s, rel=1e-3)
@@ -139,7 +139,7 @@ def test_the_operating_point_is_that_of_single_nodes(case, engine, offered):
 def test_round_trips_through_junctions_are_those_over_their_links(case, engine):
     """A junction divides what comes from each class in the same proportions; the means over its links are exact."""
     fleet, table, placement = case
-    load = OperatingLoad(100.0, 40.0, 0.9, 40.0, engine)
+    load = OperatingLoad(400.0, 40.0, 0.9, 40.0, engine)
     stations = _stations(fleet, placement, load)
     kinds = {node: id(station) for node, station in stations.items()}
     met = build_network(fleet, placement, table, kinds=kinds, most_class_links=0)
