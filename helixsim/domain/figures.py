@@ -197,6 +197,8 @@ class ClusterFigures:
         Capacity of the KV memory of each node [tokens].
     queue_mean
         Mean number of requests waiting for a batch, summed over nodes.
+    gpus
+        GPUs of the cluster, those of unused nodes included; None in documents of older versions.
     """
 
     bottleneck: str
@@ -207,6 +209,7 @@ class ClusterFigures:
     queue_mean: float
     limited_by: str = ""
     limiting_node: str = ""
+    gpus: Figure = None
 
 
 @dataclass(frozen=True, slots=True)

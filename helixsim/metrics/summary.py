@@ -229,6 +229,7 @@ def _cluster(
             for node_id, held in placement.ranges.items()
         },
         queue_mean=float(used.queue_mean.sum()),
+        gpus=sum(node.gpus for node in fleet.cluster.nodes),
     )
 
 

@@ -18,11 +18,12 @@ from typing import Any
 
 from helixsim.config.edit import Edit
 from helixsim.config.sweep_file import Objective, SweepPlan
+from helixsim.domain.request import Slo
 from helixsim.errors import ConfigError, HelixsimError, Problem, unknown_name
 from helixsim.experiment import Experiment
 from helixsim.report.sweep_files import write_sweep
 from helixsim.results.runset import RunSet
-from helixsim.results.sweep import SweepResults, run_rows
+from helixsim.results.sweep import NO_SLO, SweepResults, run_rows
 from helixsim.runtime.identity import content_key, experiment_key
 from helixsim.runtime.pool import Executor, Report, Serial
 from helixsim.study import rundir
@@ -58,6 +59,7 @@ class Sweep:
     seeds: tuple[int, ...]
     points: tuple[Point, ...]
     objective: Objective
+    slo: Slo
     identity: str
 
     def directory(self, out: Path) -> Path:
@@ -159,7 +161,7 @@ def prepare(plan: SweepPlan, base_experiment: Experiment | None = None) -> Sweep
     settled = tuple((point.design, point.edits) for point in points)
     parts = (settled, plan.name, plan.question, objective, plan.plots)
     identity = content_key("sweep", experiment_key(base), parts)
-    return Sweep(plan, unchanged, seeds, points, objective, identity)
+    return Sweep(plan, unchanged, seeds, points, objective, slo, identity)
 
 
 def run_sweep(
@@ -309,6 +311,7 @@ def _results(sweep: Sweep, out: Path, outcomes: dict[int, PointOutcome]) -> Swee
         is_max=sweep.objective.is_max,
         is_sampled=any(block.is_sampled for block in sweep.plan.blocks),
         rows=tuple(rows),
+        slo=NO_SLO if any(axis == "slo" or axis.startswith("slo.") for axis in axes) else sweep.slo,
         failures=tuple(
             {
                 "point": failure.point.design, "seed": failure.point.seed, "system": failure.system,

@@ -11,9 +11,12 @@ from helixsim.jsonio import significant
 from helixsim.metrics.objectives import Target
 from helixsim.metrics.ranking import share_of_larger_capacity
 from helixsim.metrics.stats import CONFIDENCE
+from helixsim.report.charts import Chart
 from helixsim.report.pages import Page, PageTable, Part, write_page
 from helixsim.report.purchase_rows import PURCHASE_HEAD, purchase_rows
 from helixsim.report.rows import error_notes
+from helixsim.report.run_charts import kinds_of
+from helixsim.report.search_charts import capacity_charts
 from helixsim.report.style import FigureFile, colors_of, new_figure, styled, write_figure
 from helixsim.results.capacity import CapacityEstimate, CapacityResults, LossCapacity
 from helixsim.results.files import write_csv, write_json
@@ -40,7 +43,7 @@ def write_capacity(directory: Path, results: CapacityResults) -> None:
             load_curve(results, table),
             table,
         )
-    write_page(directory, _page(results, figure))
+    write_page(directory, _page(results, figure, capacity_charts(results, table.to_dict("records"))))
     write_json(directory / "capacity.json", results.document())
 
 
@@ -243,7 +246,7 @@ def load_curve(results: CapacityResults, table: pd.DataFrame) -> Figure:
     return figure
 
 
-def _page(results: CapacityResults, figure: FigureFile) -> Page:
+def _page(results: CapacityResults, figure: FigureFile, charts: tuple[Chart, ...]) -> Page:
     ranked = sorted(
         ((one.estimates[0].rate_rps, one.system) for one in results.systems), key=lambda pair: (-pair[0], pair[1])
     )
@@ -271,7 +274,8 @@ def _page(results: CapacityResults, figure: FigureFile) -> Page:
     if any(one.purchases for one in results.systems):
         said = "One more node of each kind, by the planner's estimate scaled to the simulated capacity."
         parts.append(Part("Next purchase", (said,), purchase_table(results)))
-    parts.append(Part("Load curve", figures=(figure,)))
+    keys = tuple((kind, name) for name, kind in kinds_of([one.system for one in results.systems]).items())
+    parts.append(Part("Load curve", figures=(figure,), charts=charts, keys=keys))
     return Page(
         f"{results.experiment}: capacity", f"What is the capacity of {results.experiment}?", tuple(answer), tuple(parts)
     )

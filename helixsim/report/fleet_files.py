@@ -10,6 +10,7 @@ from helixsim.domain.summary import seconds
 from helixsim.report.capacity_files import band_text
 from helixsim.report.pages import Page, PageTable, Part, write_page
 from helixsim.report.purchase_rows import PURCHASE_HEAD, purchase_rows
+from helixsim.report.search_charts import MET_KEYS, fleet_charts
 from helixsim.report.style import GREY, SYSTEM_COLORS, new_figure, styled, write_figure
 from helixsim.results.files import write_csv, write_json
 from helixsim.results.fleet import FleetResults
@@ -39,7 +40,12 @@ def write_fleets(directory: Path, results: FleetResults) -> None:
         Part("Fleets", table=fleet_table(found)),
         Part("Bottleneck and headroom", tuple(sentences(found))),
         *((Part("Next purchase", (_added_to(found),), purchase_table(found)),) if found["purchases"] else ()),
-        Part("Simulated fleets", figures=(figure,)),
+        Part(
+            "Simulated fleets",
+            figures=(figure,),
+            charts=fleet_charts(table.to_dict("records"), found["ranked"][0]["fleet"]),
+            keys=MET_KEYS,
+        ),
         Part("Reproduction", ("Each fleet is an ordinary experiment; the best one:", *_command(found["ranked"][0]))),
     )
     write_page(directory, Page(results.name, results.question, tuple(headline(found)), parts))
@@ -48,11 +54,13 @@ def write_fleets(directory: Path, results: FleetResults) -> None:
 
 def fleet_table(found: Mapping[str, Any]) -> PageTable:
     """Return the ranked fleets as a table, from the document of ``fleet.json``."""
-    head = ("fleet", "$/h", "$ per Mtok", "W", "Wh per Mtok", "goodput/s", "TTFT p99, s", "TPOT p99, ms",
-            "capacity/s", "headroom, %", "serves the load, % of draws")  # fmt: skip
+    least = found["ranked"][0]["usd_per_hour"]
+    head = ("fleet", "$/h", "against the best, $/h", "$ per Mtok", "W", "Wh per Mtok", "goodput/s", "TTFT p99, s",
+            "TPOT p99, ms", "capacity/s", "headroom, %", "serves the load, % of draws")  # fmt: skip
     rows = tuple(
         (
-            one["fleet"], f"{one['usd_per_hour']:.2f}", number(one["cost_usd_per_mtok"]), number(one["power_w"]),
+            one["fleet"], f"{one['usd_per_hour']:.2f}", f"{one['usd_per_hour'] - least:+.2f}",
+            number(one["cost_usd_per_mtok"]), number(one["power_w"]),
             number(one["energy_wh_per_mtok"]), number(one["request_goodput"]), number(seconds(one["p99_ttft_ms"])),
             number(one["p99_tpot_ms"]), number(one["capacity_requests_per_s"]), percent(one["headroom"]),
             percent((one["accuracy"] or {}).get("serves_load_in_draws")),

@@ -12,7 +12,8 @@ from helixsim.report.templating import inline, template
 from helixsim.writing import write_text
 
 if TYPE_CHECKING:
-    from helixsim.report.style import FigureFile
+    from helixsim.report.charts import Chart
+from helixsim.report.style import FigureFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +27,17 @@ class PageTable:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A section of a page: sentences, a table, and figures."""
+    """A section of a page: sentences, a table, and figures.
+
+    The page shows ``charts`` in place of the figures, if there are any, with ``keys``: CSS class and name of each line.
+    """
 
     title: str
     paragraphs: tuple[str, ...] = ()
     table: PageTable | None = None
     figures: tuple[FigureFile, ...] = ()
+    charts: tuple[Chart, ...] = ()
+    keys: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

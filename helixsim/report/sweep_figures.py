@@ -11,6 +11,7 @@ import numpy as np
 
 from helixsim.config.sweep_file import Plot
 from helixsim.errors import ConfigError, unknown_name
+from helixsim.report.search_charts import front_of
 from helixsim.report.style import GREY, FigureFile, colors_of, new_figure, small_multiples, styled, write_figure
 from helixsim.results.sweep import SweepResults, frame, mean_rows, plain_value
 from helixsim.units import number
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Row = Mapping[str, Any]
-_MOST_PANELS = 6
+MOST_PANELS = 6
 _QUANTITY = re.compile(r"([+-]?\d+\.?\d*(?:[eE][+-]?\d+)?) (\S+)")
 
 
@@ -29,7 +30,7 @@ def write_sweep_figures(directory: Path, results: SweepResults, means: Sequence[
     """Draw the configured figures, or default ones for the axes; each with its data as CSV."""
     written = []
     with styled():
-        for index, plot in enumerate(results.plots if results.plots is not None else _defaults(results, means)):
+        for index, plot in enumerate(results.plots if results.plots is not None else defaults(results, means)):
             title, caption, figure, table = _DRAWINGS[plot.kind](results, means, plot)
             written.append(write_figure(directory, f"{index + 1}-{plot.kind}", title, caption, figure, table))
     return written
@@ -52,7 +53,7 @@ def drawing(results: SweepResults, plot: Plot) -> Figure:
     return _DRAWINGS[plot.kind](results, means, plot)[2]
 
 
-class _Scale:
+class Scale:
     """Positions of the values of an axis: the numbers if all have one unit, else one position per value."""
 
     def __init__(self, name: str, values: Sequence[Any]) -> None:
@@ -74,6 +75,7 @@ class _Scale:
         self.texts.sort(key=self.places.__getitem__)
 
     def of(self, value: Any) -> float:
+        """Return the position of a value."""
         return self.places[str(plain_value(value))]
 
     def finish(self, axis: Axes) -> None:
@@ -88,7 +90,7 @@ class _Scale:
             axis.xaxis.set_major_formatter(lambda value, _position: f"{value:g}")
 
 
-def _defaults(results: SweepResults, means: Sequence[Row]) -> Iterator[Plot]:
+def defaults(results: SweepResults, means: Sequence[Row]) -> Iterator[Plot]:
     """Yield the default plots for the axes."""
     varied = [axis for axis in results.axes if len({str(row[axis]) for row in means}) > 1] or list(results.axes[:1])
     for metric in dict.fromkeys((results.objective, "p99_ttft_ms")):
@@ -109,11 +111,11 @@ def _lines(results: SweepResults, means: Sequence[Row], plot: Plot) -> Drawn:
     known = [row for row in means if row.get(plot.y) is not None]
     others = [axis for axis in results.axes if axis != plot.x and len({str(row[axis]) for row in means}) > 1]
     split = None
-    if others and not results.is_sampled and len({str(row[others[0]]) for row in means}) <= _MOST_PANELS:
+    if others and not results.is_sampled and len({str(row[others[0]]) for row in means}) <= MOST_PANELS:
         split = others[0]
     panels = list(dict.fromkeys(str(plain_value(row[split])) for row in means)) if split else [""]
     systems = list(dict.fromkeys(row["system"] for row in means))
-    scale, colors = _Scale(results.label(plot.x), [row[plot.x] for row in means]), colors_of(systems)
+    scale, colors = Scale(results.label(plot.x), [row[plot.x] for row in means]), colors_of(systems)
     figure, axes = small_multiples([f"{results.label(split)} = {panel}" if split else "" for panel in panels], 2.8)
     for panel, axis in zip(panels, axes, strict=True):
         shown = [row for row in known if split is None or str(plain_value(row[split])) == panel]
@@ -136,7 +138,7 @@ def _lines(results: SweepResults, means: Sequence[Row], plot: Plot) -> Drawn:
     return f"{_capital(results.label(plot.y))} over {results.label(plot.x)}", caption, figure, _columns(known, columns)
 
 
-def _line(axis: Axes, scale: _Scale, rows: Sequence[Row], plot: Plot, color: str, name: str, *, joined: bool) -> None:
+def _line(axis: Axes, scale: Scale, rows: Sequence[Row], plot: Plot, color: str, name: str, *, joined: bool) -> None:
     x = np.array([scale.of(row[plot.x]) for row in rows])
     y = np.array([row[plot.y] for row in rows], dtype=float)
     if not joined:
@@ -157,8 +159,8 @@ def _heatmap(results: SweepResults, means: Sequence[Row], plot: Plot) -> Drawn:
     value = plot.value or results.objective
     systems = list(dict.fromkeys(row["system"] for row in means))
     across, down = (
-        _Scale(results.label(plot.x), [row[plot.x] for row in means]),
-        _Scale(results.label(plot.y), [row[plot.y] for row in means]),
+        Scale(results.label(plot.x), [row[plot.x] for row in means]),
+        Scale(results.label(plot.y), [row[plot.y] for row in means]),
     )
     figure, axes = small_multiples(systems, 1.3 + 0.42 * len(down.texts))
     known = [row[value] for row in means if row.get(value) is not None]
@@ -209,7 +211,7 @@ def _pareto(results: SweepResults, means: Sequence[Row], plot: Plot) -> Drawn:
         own = [row for row in known if row["system"] == system]
         x, y = [row[plot.x] for row in own], [row[plot.y] for row in own]
         axis.plot(x, y, "o", color=colors[system], markersize=4, alpha=0.7, label=system)
-    front = front_of(known, plot)
+    front = front_of(known, plot.x, plot.y, plot.x_goal, plot.y_goal)
     x, y = [row[plot.x] for row in front], [row[plot.y] for row in front]
     axis.plot(x, y, color=GREY, linewidth=1.2, linestyle="--", label="Pareto front", zorder=0)
     values = sorted(row[plot.x] for row in known)
@@ -223,16 +225,6 @@ def _pareto(results: SweepResults, means: Sequence[Row], plot: Plot) -> Drawn:
     table["on_front"] = [id(row) in chosen for row in known]
     caption = "One dot per point and system. Dashed: Pareto front."
     return f"{_capital(results.label(plot.y))} against {results.label(plot.x)}", caption, figure, table
-
-
-def front_of(rows: Sequence[Row], plot: Plot) -> list[Row]:
-    """Return the rows on the Pareto front, in order of x."""
-    across, up = (1.0 if plot.x_goal == "min" else -1.0), (1.0 if plot.y_goal == "min" else -1.0)
-    front: list[Row] = []
-    for row in sorted(rows, key=lambda row: (across * row[plot.x], up * row[plot.y])):
-        if not front or up * row[plot.y] < up * front[-1][plot.y]:
-            front.append(row)
-    return front
 
 
 def _capital(text: str) -> str:

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helixsim.errors import ConfigError
+from helixsim.report.charts import Chart
 from helixsim.report.pages import Page, PageTable, Part, write_page
 from helixsim.report.rows import spread
 from helixsim.report.style import FigureFile
-from helixsim.report.sweep_figures import write_sweep_figures
+from helixsim.report.sweep_charts import sweep_charts, system_kinds
+from helixsim.report.sweep_figures import defaults, write_sweep_figures
 from helixsim.results.files import write_csv, write_json
 from helixsim.results.sweep import (
     SweepResults,
@@ -43,7 +45,8 @@ def write_sweep(directory: Path, results: SweepResults, *, with_parquet: bool = 
         _write_parquet(directory / "results.parquet", frame(results.rows))
         _write_parquet(directory / "means.parquet", frame(means))
     figures = write_sweep_figures(directory / "figures", results, means) if results.rows else []
-    write_page(directory, _page(results, means, figures))
+    plots = list(results.plots if results.plots is not None else defaults(results, means)) if results.rows else []
+    write_page(directory, _page(results, means, figures, sweep_charts(results, means, plots)))
     write_json(directory / "sweep.json", document(results, means))
 
 
@@ -104,7 +107,12 @@ def _error_text(objective: str, row: Mapping[str, Any]) -> str:
     return f"{100 * (low - 1):+.0f} to {100 * (high - 1):+.0f} %"
 
 
-def _page(results: SweepResults, means: Sequence[Mapping[str, Any]], figures: Sequence[FigureFile]) -> Page:
+def _page(
+    results: SweepResults,
+    means: Sequence[Mapping[str, Any]],
+    figures: Sequence[FigureFile],
+    charts: tuple[Chart, ...],
+) -> Page:
     best = ranked(results, means)
     designs = len({row["point"] for row in means})
     answer = ["No point has results."]
@@ -120,7 +128,14 @@ def _page(results: SweepResults, means: Sequence[Mapping[str, Any]], figures: Se
         f"{designs} combinations of {', '.join(results.axes)}, each under {len(results.seeds)} "
         f"seed{'s' * (len(results.seeds) > 1)}; all points of one seed see the same requests."
     )
-    parts = [Part("Best points", table=best_table(results, means)), Part("Figures", figures=tuple(figures))]
+    keys = tuple((kind, name) for name, kind in system_kinds(means).items())
+    drawn = tuple(figure for figure in figures if charts and not figure.name.endswith("heatmap"))
+    others = tuple(figure for figure in figures if figure not in drawn)
+    parts = [
+        Part("Best points", table=best_table(results, means)),
+        *([Part("Charts", figures=drawn, charts=charts, keys=keys)] if charts else []),
+        *([Part("Figures", figures=others)] if others else []),
+    ]
     if results.failures:
         rows = tuple(
             (str(one["point"]), str(one["seed"]), one["system"] or MISSING, one["message"]) for one in results.failures

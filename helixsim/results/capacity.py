@@ -17,7 +17,7 @@ from helixsim.metrics.slowdown import NO_SLACK, Band, SlackCurve
 from helixsim.metrics.stats import CONFIDENCE
 from helixsim.results.files import read_csv, read_json
 from helixsim.results.purchases import Purchase
-from helixsim.results.tables import error_row
+from helixsim.results.tables import error_row, per_user_and_gpu
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -267,6 +267,7 @@ def _trial_row(system: str, trial: Trial) -> dict[str, Any]:
         "rate": trial.rate_rps,
         **{f"meets_{name}": verdict.is_met for name, verdict in trial.verdicts.items()},
         **summary.vllm_keys(),
+        **per_user_and_gpu(summary),
         "slo_attainment": summary.throughput.slo_attainment,
         "saturation": summary.load.saturation,
         "flow_attainment": summary.flow.attainment,

@@ -8,16 +8,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from helixsim.config.sweep_file import Plot
+from helixsim.domain.request import Slo
 from helixsim.metrics.error_cells import METRICS
 from helixsim.metrics.model_error import LABELS as LABELS_OF_ERRORS
 from helixsim.metrics.stats import t_interval
 from helixsim.results.runset import RunSet
-from helixsim.results.tables import error_row
+from helixsim.results.tables import error_row, per_user_and_gpu
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA = 1
+NO_SLO = Slo()
 LABELS = {
     "output_throughput": "output tokens/s",
     "total_token_throughput": "prompt + output tokens/s",
@@ -44,6 +46,8 @@ LABELS = {
         for latency in ("ttft", "tpot", "itl", "e2el")
         for statistic in ("mean", "p50", "p95", "p99")
     },
+    "tokens_per_s_per_user": "tokens/s per user",
+    "tokens_per_s_per_gpu": "output tokens/s per GPU",
     "max_flow_tokens_per_s": "max-flow estimate, prompt + output tokens/s",
 }
 """Labels of results in figures and tables; others are labelled by their key."""
@@ -51,7 +55,8 @@ LABELS = {
 _MEANS = (
     "output_throughput", "total_token_throughput", "request_throughput", "request_goodput", "slo_attainment",
     "mean_ttft_ms", "p50_ttft_ms", "p95_ttft_ms", "p99_ttft_ms", "mean_tpot_ms", "p50_tpot_ms", "p99_tpot_ms",
-    "mean_itl_ms", "cost_usd_per_mtok", "cost_usd_per_hour", "energy_wh_per_mtok", "max_flow_tokens_per_s",
+    "mean_itl_ms", "tokens_per_s_per_user", "tokens_per_s_per_gpu", "cost_usd_per_mtok", "cost_usd_per_hour",
+    "energy_wh_per_mtok", "max_flow_tokens_per_s",
     "ratio_to_baseline.output_throughput",
 )  # fmt: skip
 """Results with means and intervals over the seeds, besides the objective."""
@@ -70,6 +75,8 @@ class SweepResults:
         ``system``, then the results.
     failures
         One per point, or system of a point, without results.
+    slo
+        Objectives of the swept experiment; none where they are themselves an axis.
     is_sampled
         Points are drawn at random, so that no two share the value of an axis.
     """
@@ -84,6 +91,7 @@ class SweepResults:
     rows: tuple[dict[str, Any], ...]
     failures: tuple[dict[str, Any], ...]
     plots: tuple[Plot, ...] | None
+    slo: Slo
 
     def label(self, key: str) -> str:
         """Return the label of a result or an axis."""
@@ -111,7 +119,7 @@ def run_rows(runs: RunSet) -> Iterator[dict[str, Any]]:
                 row |= {f"{key}.{inner}": figure for inner, figure in value.items()}
             elif not isinstance(value, (Mapping, list)) and key != "bottleneck":
                 row[key] = value
-        yield {**row, **error_row(run.summary)}
+        yield {**row, **per_user_and_gpu(run.summary), **error_row(run.summary)}
 
 
 def mean_rows(results: SweepResults, metrics: Sequence[str] = _MEANS) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from helixsim.domain.cluster import Deployment
 from helixsim.domain.flowplan import FlowPlan
 from helixsim.domain.result import RequestStatus, RunResult
 from helixsim.domain.summary import Summary
+from helixsim.jsonio import significant
 from helixsim.metrics.error_cells import METRICS
 from helixsim.metrics.model_error import model_error
 from helixsim.metrics.ranking import follows_load
@@ -55,6 +56,18 @@ def summary_row(summary: Summary) -> dict[str, Any]:
         "prefix_hit_share": summary.throughput.prefix_hit_rate,
         "usd_per_mtok": cost.usd_per_mtok,
         "energy_wh_per_mtok": cost.energy_wh_per_mtok,
+    }
+
+
+def per_user_and_gpu(summary: Summary) -> dict[str, float | None]:
+    """Return output tokens/s that a user sees, and that a GPU delivers: the two axes of a Pareto chart of serving.
+
+    A user sees the inverse of the mean TPOT. GPUs are all of the cluster, unused ones included.
+    """
+    tpot_s, rate, gpus = summary.tpot.mean_s, summary.throughput.output_tokens_per_s, summary.cluster.gpus
+    return {
+        "tokens_per_s_per_user": significant(1.0 / tpot_s) if tpot_s else None,
+        "tokens_per_s_per_gpu": significant(rate / gpus) if gpus and rate is not None else None,
     }
 
 

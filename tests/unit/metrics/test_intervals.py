@@ -67,7 +67,7 @@ def test_everything_with_an_interval_over_seeds_has_this_one(values: list[float]
         for seed, value in enumerate(values)
     ]
     sweep = SweepResults(
-        "x", None, (), tuple(range(len(rows))), "output_throughput", True, False, tuple(rows), (), None
+        "x", None, (), tuple(range(len(rows))), "output_throughput", True, False, tuple(rows), (), None, Slo()
     )
     (row,) = mean_rows(sweep)
     assert [row[f"output_throughput{key}"] for key in ("", ".low", ".high")] == [

@@ -160,7 +160,7 @@ def test_the_best_points_of_a_sweep_have_the_widest_band_over_the_seeds(fake_run
         for row in run_rows(fake_runs)
         for row in [{**row, "tpot_band_high_ratio": row["tpot_band_high_ratio"] * factor}]
     ]
-    results = SweepResults("s", None, ("rate",), (0, 1), "mean_tpot_ms", False, False, tuple(rows), (), None)
+    results = SweepResults("s", None, ("rate",), (0, 1), "mean_tpot_ms", False, False, tuple(rows), (), None, Slo())
     means = mean_rows(results)
     (swarm,) = (row for row in means if row["system"] == "swarm")
     error = fake_runs["swarm"].model_error
