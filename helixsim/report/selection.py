@@ -14,8 +14,8 @@ MOST_SHOWN = 12
 """Entries of the race in the table."""
 
 HEAD = (
-    "candidate", "routing", "nodes", "within objectives, %", "TTFT p50, s", "TTFT p95, s", "TTFT p99, s",
-    "TPOT p50, ms", "TPOT p95, ms", "TPOT p99, ms", "output tokens/s", "trial",
+    "candidate", "routing", "nodes", "can serve, requests/s", "within objectives, %", "TTFT p50, s", "TTFT p95, s",
+    "TTFT p99, s", "TPOT p50, ms", "TPOT p95, ms", "TPOT p99, ms", "output tokens/s", "trial",
 )  # fmt: skip
 
 
@@ -28,6 +28,7 @@ def race_rows(notes: Mapping[str, Any]) -> list[tuple[str, ...]]:
             entry["name"],
             entry["routing"],
             str(entry["nodes"]),
+            number(entry["capacity_per_s"]),
             percent(entry["share"]),
             *(number(value) for value in entry["ttft_s"]),
             *(number(milliseconds(value)) for value in entry["tpot_s"]),
@@ -75,6 +76,11 @@ def selection_sentences(notes: Mapping[str, Any]) -> list[str]:
     found += [f"Idle, {reason}: {', '.join(nodes)}." for reason, nodes in by_reason.items()]
     if reserve := notes.get("reserve"):
         found.append(f"Not needed at this load, no request was sent there: {', '.join(reserve)}.")
+    worth = {kind: share for kind, share in notes.get("worth", {}).items() if share is not None}
+    if worth and not reserve and not any(reason.startswith("not needed") for reason in notes.get("idle", {}).values()):
+        ordered = sorted(worth, key=lambda kind: -worth[kind])
+        raises = ", ".join(f"{kind} {percent(worth[kind])} %" for kind in ordered)
+        found.append(f"One more node raises the bound on max-flow by: {raises}.")
     return found
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
 
@@ -19,16 +19,15 @@ from helixsim.config.experiment import ResolvedExperiment, SystemSpec
 from helixsim.domain.flowplan import FlowPlan
 from helixsim.domain.placement import Placement
 from helixsim.domain.request import Window
-from helixsim.domain.result import RunResult
 from helixsim.flow.capacity import CapacityTable
 from helixsim.flow.maxflow import max_flow
+from helixsim.flow.operating import operating_point
 from helixsim.placement.base import Contender
-from helixsim.plugins import NoOptions
 from helixsim.routing import registry as routing_registry
 from helixsim.routing.graph import chains, routing_graph
 from helixsim.study.finished import SimulatedStore, simulated
-from helixsim.study.score import Score, ranked, score_of
-from helixsim.study.systems import PlacedSystem, simulate_system
+from helixsim.study.systems import PlacedSystem, operating_load, simulate_system
+from helixsim.study.trial_notes import Entry, Trial, explained, plain, worth_of_one_more
 from helixsim.units import NS_PER_S
 
 SEED_OFFSET = 2_000_003
@@ -56,48 +55,6 @@ DISAPPOINTING = 0.02
 REPLICA_POLICIES = ("earliest_finish", "least_loaded")
 MIXED_POLICIES = ("earliest_finish", "flow_weighted")
 BRANCH_POLICIES = ("flow_weighted", "earliest_finish")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A placement with its max-flow and its routing; ``is_baseline``: it is another system of the experiment."""
-
-    name: str
-    placement: Placement
-    plan: FlowPlan
-    system: SystemSpec
-    is_baseline: bool = False
-
-    @property
-    def label(self) -> str:
-        """Name and routing, for messages."""
-        return f"{self.name}, {self.system.routing}"
-
-
-@dataclass
-class Trial:
-    """Entries that were simulated on the same requests."""
-
-    window: Window
-    seed: int
-    by_cost: bool = False
-    entries: dict[str, Entry] = field(default_factory=dict)
-    scores: dict[str, Score] = field(default_factory=dict)
-
-    def add(self, entry: Entry, run: RunResult, experiment: ResolvedExperiment) -> None:
-        """Add an entry that was simulated."""
-        nodes = [entry.system.fleet.cluster.node(node) for node in entry.placement.ranges]
-        cost = math.fsum(node.cost_usd_per_hour for node in nodes), len(nodes)
-        self.entries[entry.label], self.scores[entry.label] = entry, replace(score_of(run, experiment), cost=cost)
-
-    def best(self, *, baselines: bool = False) -> list[Entry]:
-        """Return the entries, or the baselines among them, the best first."""
-        labels = [label for label, entry in self.entries.items() if entry.is_baseline == baselines]
-        return [self.entries[label] for label in ranked(labels, self.scores, by_cost=self.by_cost)]
-
-    def beats(self, one: Entry, other: Entry) -> bool:
-        """Return whether one entry is better than another."""
-        return self.scores[one.label].beats(self.scores[other.label], by_cost=self.by_cost)
 
 
 @dataclass
@@ -129,19 +86,11 @@ class Race:
         trials.append(final)
         notes: dict[str, Any] = {
             "chosen": chosen.name,
-            "race": [
-                _told(entry, trial.scores[label], number)
-                for number, trial in enumerate(trials, start=1)
-                for label, entry in trial.entries.items()
-                if not any(label in later.entries for later in trials[number:])
-            ],
-            "idle": self._idle(chosen, trials),
-            "reserve": [node for node in chosen.placement.ranges if node not in final.scores[chosen.label].used],
+            **explained(chosen, trials, self._capacities(trials)),
+            "worth": worth_of_one_more(self.system.fleet, self.capacity),
         }
-        if before := [trial.scores[chosen.label] for trial in trials[:-1] if chosen.label in trial.scores]:
-            notes["trial"] = _figures(before[-1])
         if self.system.routing == "auto":
-            notes["routing"] = {"policy": chosen.system.routing, "options": _plain(chosen.system.routing_options)}
+            notes["routing"] = {"policy": chosen.system.routing, "options": plain(chosen.system.routing_options)}
         if fallen:
             notes["fallback"] = fallen
         return replace(chosen.placement, notes={**chosen.placement.notes, **notes})
@@ -174,6 +123,15 @@ class Race:
 
     def _plan(self, placement: Placement) -> FlowPlan:
         return max_flow(self.system.fleet, placement, self.capacity)
+
+    def _capacities(self, trials: Sequence[Trial]) -> dict[str, float]:
+        """Return the requests/s that each placement can serve by the KV-limited estimate."""
+        load = operating_load(self.experiment, self.system)
+        placements = {entry.name: entry.placement for trial in trials for entry in trial.entries.values()}
+        return {
+            name: operating_point(self.system.fleet, placement, load).output_tokens_per_s / load.mean_output_tokens
+            for name, placement in placements.items()
+        }
 
     def _windows(self, contenders: Sequence[Contender]) -> list[Window]:
         """Return the windows of the trials: shares of the reported one, or less where requests are short and many."""
@@ -247,49 +205,3 @@ class Race:
         else:
             run = simulate_system(self.experiment, placed, window=final.window)
         final.add(entry, run, self.experiment)
-
-    def _idle(self, chosen: Entry, trials: Sequence[Trial]) -> dict[str, str]:
-        """Return why nodes hold no layers: by the best entry with them, beside the chosen one on the same requests."""
-        reasons: dict[str, str] = {}
-        for node in self.system.fleet.cluster.nodes:
-            if node.id in chosen.placement.ranges:
-                continue
-            reasons[node.id] = "no candidate uses it"
-            for trial in reversed(trials):
-                best = [entry for entry in trial.best() if node.id in entry.placement.ranges]
-                if not best or chosen.label not in trial.scores:
-                    continue
-                theirs, mine = trial.scores[best[0].label], trial.scores[chosen.label]
-                what = "makes it worse" if trial.beats(chosen, best[0]) else "not needed"
-                reasons[node.id] = (
-                    f"{what}: with it {theirs.share:.1%} within the objectives and a latency of {theirs.latency_s:.3g} "
-                    f"s ({best[0].label}), without it {mine.share:.1%} and {mine.latency_s:.3g} s"
-                )
-                break
-        return reasons
-
-
-def _told(entry: Entry, score: Score, trial_number: int) -> dict[str, Any]:
-    return {
-        "name": entry.name,
-        "routing": entry.system.routing,
-        "round": trial_number,
-        **_figures(score),
-        "nodes": len(entry.placement.ranges),
-        "max_flow_tokens_per_s": entry.placement.objective_tokens_per_s,
-        "is_baseline": entry.is_baseline,
-    }
-
-
-def _figures(score: Score) -> dict[str, Any]:
-    return {
-        "share": score.share,
-        "latency_s": score.latency_s,
-        "ttft_s": list(score.ttft_s),
-        "tpot_s": list(score.tpot_s),
-        "output_tokens_per_s": score.output_tokens_per_s,
-    }
-
-
-def _plain(options: Any) -> dict[str, Any]:
-    return {} if isinstance(options, NoOptions) else asdict(options)

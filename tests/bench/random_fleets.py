@@ -3,11 +3,11 @@
     python -m tests.bench.random_fleets --fleets 60 --seed 0
 
 Each fleet has 2 to 40 nodes of 1 to 5 GPU types at 1 to 3 sites, one of four models, an objective, and is loaded with
-25, 60 and 100 % of the most that any of the systems serves when saturated. Systems are compared by the experiment's own
-criterion: the share of requests within the objectives, then latency (``helixsim.study.score``), on the requests of the
-report and on others that no plan was selected on. A row is printed for each load as soon as it is known, a summary at
-the end or when ``--seconds`` are over. ``--rank`` simulates all entries of the first trial of a race as reported, too,
-and prints how well the trial ranks them.
+25, 60 and 100 % of the most that any of the systems can serve by the KV-limited estimate. Systems are compared by the
+experiment's own criterion: the share of requests within the objectives, then latency (``helixsim.study.score``), on the
+requests of the report and on others that no plan was selected on. A row is printed for each load as soon as it is
+known, a summary at the end or when ``--seconds`` are over. ``--rank`` simulates all entries of the first trial of a
+race as reported, too, and prints how well the trial ranks them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ import numpy as np
 
 import helixsim
 from helixsim.config.experiment import ResolvedExperiment
-from helixsim.domain.request import Window
 from helixsim.errors import HelixsimError, InfeasibleError
 from helixsim.study import placing
 from helixsim.study.finished import SimulatedStore, simulated
@@ -34,8 +33,6 @@ from helixsim.study.placements import placement_store
 from helixsim.study.race import Entry, Race, Trial
 from helixsim.study.score import Score, order, ranked, score_of
 from helixsim.study.systems import PlacedSystem, simulate_system
-from helixsim.units import NS_PER_S
-from helixsim.workload.spec import ArrivalsSpec
 
 MODELS = ("llama-3.1-8b", "qwen3-30b-a3b", "qwen3-32b", "llama-3.3-70b")
 """The second one has experts."""
@@ -148,13 +145,9 @@ def placed_systems(experiment: ResolvedExperiment, **options: Any) -> list[Place
 
 
 def most_rps(experiment: ResolvedExperiment) -> float:
-    """Return the most requests/s that any system serves when saturated; ``helix`` by its largest flow."""
-    window = Window(10 * NS_PER_S, 20 * NS_PER_S, drain=False)
-    best = 0.0
-    for placed in placed_systems(experiment, by_flow=True):
-        saturated = replace(placed, system=replace(placed.system, arrivals=ArrivalsSpec("saturate")))
-        run = simulate_system(experiment, saturated, window=window)
-        best = max(best, score_of(run, experiment).output_tokens_per_s)
+    """Return the most requests/s that any system serves by the KV-limited estimate; ``helix`` by its largest flow."""
+    found = placed_systems(experiment, by_flow=True)
+    best = max(placed.operating.output_tokens_per_s for placed in found if placed.operating is not None)
     return best / experiment.workload_stats.mean_output_tokens
 
 

@@ -1,0 +1,141 @@
+"""Entries of a race, the trials in which they were simulated on the same requests, and what these explain."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from helixsim.config.experiment import ResolvedExperiment, SystemSpec
+from helixsim.domain.cluster import Deployment
+from helixsim.domain.flowplan import FlowPlan
+from helixsim.domain.placement import Placement
+from helixsim.domain.request import Window
+from helixsim.domain.result import RunResult
+from helixsim.flow.capacity import CapacityTable, share_bound
+from helixsim.plugins import NoOptions
+from helixsim.study.score import Score, ranked, score_of
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A placement with its max-flow and its routing; ``is_baseline``: it is another system of the experiment."""
+
+    name: str
+    placement: Placement
+    plan: FlowPlan
+    system: SystemSpec
+    is_baseline: bool = False
+
+    @property
+    def label(self) -> str:
+        """Name and routing, for messages."""
+        return f"{self.name}, {self.system.routing}"
+
+
+@dataclass
+class Trial:
+    """Entries that were simulated on the same requests."""
+
+    window: Window
+    seed: int
+    by_cost: bool = False
+    entries: dict[str, Entry] = field(default_factory=dict)
+    scores: dict[str, Score] = field(default_factory=dict)
+
+    def add(self, entry: Entry, run: RunResult, experiment: ResolvedExperiment) -> None:
+        """Add an entry that was simulated."""
+        nodes = [entry.system.fleet.cluster.node(node) for node in entry.placement.ranges]
+        cost = math.fsum(node.cost_usd_per_hour for node in nodes), len(nodes)
+        self.entries[entry.label], self.scores[entry.label] = entry, replace(score_of(run, experiment), cost=cost)
+
+    def best(self, *, baselines: bool = False) -> list[Entry]:
+        """Return the entries, or the baselines among them, the best first."""
+        labels = [label for label, entry in self.entries.items() if entry.is_baseline == baselines]
+        return [self.entries[label] for label in ranked(labels, self.scores, by_cost=self.by_cost)]
+
+    def beats(self, one: Entry, other: Entry) -> bool:
+        """Return whether one entry is better than another."""
+        return self.scores[one.label].beats(self.scores[other.label], by_cost=self.by_cost)
+
+
+def explained(chosen: Entry, trials: Sequence[Trial], capacities: Mapping[str, float]) -> dict[str, Any]:
+    """Return the notes on a selection; the last trial is that with the requests of the report.
+
+    ``capacities``: requests/s that each placement can serve by the estimate, by its name.
+    """
+    last = trials[-1]
+    notes: dict[str, Any] = {
+        "race": [
+            {**_told(entry, trial.scores[label], number), "capacity_per_s": capacities[entry.name]}
+            for number, trial in enumerate(trials, start=1)
+            for label, entry in trial.entries.items()
+            if not any(label in later.entries for later in trials[number:])
+        ],
+        "idle": _idle(chosen, trials),
+        "reserve": [node for node in chosen.placement.ranges if node not in last.scores[chosen.label].used],
+    }
+    if before := [trial.scores[chosen.label] for trial in trials[:-1] if chosen.label in trial.scores]:
+        notes["trial"] = _figures(before[-1])
+    return notes
+
+
+def worth_of_one_more(fleet: Deployment, capacity: CapacityTable) -> dict[str, float]:
+    """Return by how much one more node of each type raises the bound on the max-flow, as a share of it."""
+    counts = Counter(capacity.of(node.id) for node in fleet.cluster.nodes)
+    bound = share_bound(counts, fleet.model.num_layers)
+    return {
+        kind: share_bound(counts + Counter({capacity.tables[kind]: 1}), fleet.model.num_layers) / bound - 1.0
+        for kind in dict.fromkeys(capacity.kinds[node.id] for node in fleet.cluster.nodes)
+        if capacity.tables[kind]
+    }
+
+
+def _idle(chosen: Entry, trials: Sequence[Trial]) -> dict[str, str]:
+    """Return why nodes hold no layers: by the best entry with them, beside the chosen one on the same requests."""
+    reasons: dict[str, str] = {}
+    for node in chosen.system.fleet.cluster.nodes:
+        if node.id in chosen.placement.ranges:
+            continue
+        reasons[node.id] = "no candidate uses it"
+        for trial in reversed(trials):
+            best = [entry for entry in trial.best() if node.id in entry.placement.ranges]
+            if not best or chosen.label not in trial.scores:
+                continue
+            theirs, mine = trial.scores[best[0].label], trial.scores[chosen.label]
+            what = "makes it worse" if trial.beats(chosen, best[0]) else "not needed"
+            reasons[node.id] = (
+                f"{what}: with it {theirs.share:.1%} within the objectives and a latency of {theirs.latency_s:.3g} "
+                f"s ({best[0].label}), without it {mine.share:.1%} and {mine.latency_s:.3g} s"
+            )
+            break
+    return reasons
+
+
+def _told(entry: Entry, score: Score, trial_number: int) -> dict[str, Any]:
+    return {
+        "name": entry.name,
+        "routing": entry.system.routing,
+        "round": trial_number,
+        **_figures(score),
+        "nodes": len(entry.placement.ranges),
+        "max_flow_tokens_per_s": entry.placement.objective_tokens_per_s,
+        "is_baseline": entry.is_baseline,
+    }
+
+
+def _figures(score: Score) -> dict[str, Any]:
+    return {
+        "share": score.share,
+        "latency_s": score.latency_s,
+        "ttft_s": list(score.ttft_s),
+        "tpot_s": list(score.tpot_s),
+        "output_tokens_per_s": score.output_tokens_per_s,
+    }
+
+
+def plain(options: Any) -> dict[str, Any]:
+    """Return options of a routing policy as JSON values."""
+    return {} if isinstance(options, NoOptions) else asdict(options)
