@@ -12,6 +12,7 @@ from builders import profile
 from helixsim import yamlio
 from helixsim.cli.main import main
 from helixsim.config.plan_file import Offer, load_plan
+from helixsim.domain.cluster import Cluster, LinkSpec, Network, Node
 from helixsim.planning.fleet import _Search
 from helixsim.planning.fleet_bound import BestCase, LatencyLimit
 from helixsim.planning.fleet_limits import round_trips_s
@@ -124,11 +125,13 @@ def test_a_decode_step_of_one_sequence_is_the_least():
     assert best.prompt_layer_s(0, 90.0) >= best.prompt_layer_s(0, None) > 0
 
 
-def test_round_trips_go_the_shortest_way(plan):
-    experiment = search(plan(offers=[*OFFERS, {"gpu": "l4", "region": "b", "available": 1}])).experiment
-    nodes = experiment.fleet.cluster.nodes
-    trips = round_trips_s(experiment.fleet.cluster, [nodes[0].id, nodes[-1].id])
-    assert trips == [pytest.approx(2e-3), pytest.approx(20e-3)]
+def test_round_trips_go_the_shortest_way():
+    """To the far node 50 ms, over the near one 1 ms + 5 ms; back directly 3 ms."""
+    near, far = (Node(name, "l4", 1, "a", None, 1.0, 70.0) for name in ("near", "far"))
+    ms = {("coordinator", "far"): 50, ("near", "far"): 5, ("far", "near"): 50, ("far", "coordinator"): 3}
+    pairs = {pair: LinkSpec(1e9, value * 1_000_000) for pair, value in ms.items()}
+    cluster = Cluster((near, far), Network(LinkSpec(1e9, 1_000_000), LinkSpec(1e9, 1), pairs=pairs), "a")
+    assert round_trips_s(cluster, ["near", "far"]) == [pytest.approx(2e-3), pytest.approx(9e-3)]
 
 
 def test_owned_nodes_cost_nothing_are_in_every_fleet_and_tell_what_to_buy(plan, capsys):
