@@ -1,4 +1,4 @@
-"""What README and experiments/ show works as written."""
+"""What README, the pages of the guide and experiments/ show works as written."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from helixsim import yamlio
 from helixsim.cli.main import main
 from helixsim.config.plan_file import load_plan
+from helixsim.config.starter import parse_gpus, starter
 from helixsim.config.sweep_file import load_sweep
 from helixsim.domain.summary import LATENCIES, STATISTICS
+from helixsim.experiment import Experiment
 from helixsim.planning.sweep import prepare
 
 ROOT = Path(__file__).parents[2]
@@ -23,14 +26,18 @@ EXPERIMENTS = sorted(
     path for path in (ROOT / "experiments").rglob("*.yaml") if "\nsystems:" in path.read_text(encoding="utf-8")
 )
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+GUIDE = sorted(
+    page for page in (ROOT / "docs").glob("*.md") if page.stem.startswith(("first", "own-", "commands", "planning"))
+)
+TEXT = "\n".join([README, *(page.read_text(encoding="utf-8") for page in GUIDE)])
 COMMANDS = [
     line.removeprefix("python -m helixsim ").split("  #")[0]
-    for block in re.findall(r"```(?:sh|console)\n(.*?)```", README, flags=re.S)
+    for block in re.findall(r"```(?:sh|console)\n(.*?)```", TEXT, flags=re.S)
     for line in block.replace("\\\n", " ").splitlines()
     if line.startswith("python -m helixsim ")
 ]
-PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.S)
-QUICK = ("validate", "inspect", "profile", "trace")
+PYTHON = re.findall(r"```python\n(.*?)```", TEXT, flags=re.S)
+QUICK = ("validate experiments", "inspect", "profile", "trace", "init")
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
@@ -59,11 +66,35 @@ def test_quick_commands_of_the_readme_run(command, tmp_path, monkeypatch, capsys
     assert main(arguments) == 0, capsys.readouterr().err
 
 
-def test_the_readme_shows_the_two_commands_and_the_map():
-    assert any(command.startswith("run experiments/quickstart.yaml") for command in COMMANDS)
-    assert "python -m pytest" in README
+def test_the_readme_shows_the_two_commands_and_the_page_of_the_architecture_the_map():
+    blocks = re.findall(r"```sh\n(.*?)```", README, flags=re.S)
+    install = "python3 -m venv .venv && .venv/bin/pip install -q -c requirements/locked.txt"
+    assert blocks[0] == f"{install} . && .venv/bin/python -m helixsim run experiments/quickstart.yaml\n"
+    assert blocks[1] == f"{install} -e '.[dev]' && .venv/bin/python -m pytest -n auto\n"
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     rooms = {path.parent.name for path in (ROOT / "helixsim").glob("*/__init__.py")}
-    assert {room for room in rooms if f"`{room}" in README or f" {room}/" in README} == rooms
+    assert {room for room in rooms if f"`{room}" in page or f" {room}/" in page} == rooms
+
+
+def test_the_readme_is_one_screen_with_one_picture_and_the_verdict():
+    assert len(README.splitlines()) < 100
+    assert README.count("![") == 1
+    table = re.search(r"```text\n(.*?)```", README, flags=re.S).group(1)
+    assert table.startswith("Verdict ")
+    assert max(map(len, table.splitlines())) <= 100
+    linked = set(re.findall(r"\]\(docs/([^)#]+)\.md", README))
+    assert {page.stem for page in GUIDE} <= linked
+
+
+@pytest.mark.parametrize("page", [page for page in GUIDE if "```yaml" in page.read_text(encoding="utf-8")],
+                         ids=lambda page: page.stem)  # fmt: skip
+def test_yaml_of_the_guide_is_valid_in_an_experiment(page):
+    """Each block in place of the same keys of what ``init`` writes, the blocks of a page together."""
+    text = starter("x", "qwen3-32b", parse_gpus("2xh100,2xl40s"), {"ttft": "1 s"}, "1 /s", ROOT)
+    data = yamlio.loads(text, "x").data
+    for block in re.findall(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.S):
+        data = {**data, **yamlio.loads(block, page.name).data}
+        Experiment.from_data(data).resolve()
 
 
 @pytest.mark.parametrize(
@@ -81,9 +112,9 @@ def test_the_glossary_defines_every_key_of_a_summary_and_every_row_of_the_table(
     statistics = {f"{statistic}_{name}_ms" for statistic in STATISTICS for name in LATENCIES}
     keys = {*frozen, *frozen["helixsim"], *compared} - statistics - {"helixsim"}
     assert {key for key in keys if f"`{key}" not in glossary} == set()
-    table = re.search(r"```text\n(.*?)```", README, flags=re.S).group(1)
+    labels = (ROOT / "helixsim" / "report" / "rows.py").read_text(encoding="utf-8")
     for term in ("goodput", "max-flow estimate", "KV-limited estimate", "utilisation", "preemption", "stationary"):
-        assert term in table
+        assert term in labels
         assert f"| {term}" in glossary
 
 
