@@ -25,6 +25,10 @@ from helixsim.placement.chains import (
     split_chain,
 )
 from helixsim.placement.outcome import finished
+from helixsim.placement.replicas import equal_nodes
+
+WEAKEST = 4
+"""Groups with the least flow per memory whose exchanges with all others are tried."""
 
 _GAIN = 1e-6
 """Least relative gain in flow of an exchange, above rounding."""
@@ -55,7 +59,7 @@ class Hexgen2:
     2. Each group serves the model by itself. Its layers are split so that its flow is largest; the flow of all is that
        of a coordinator to all groups.
     3. Iterative refinement: nodes are exchanged between groups, or moved from one to another, as long as the max-flow
-       grows, from the group with the least flow per memory first.
+       grows, for the groups with the least flow per memory.
 
     Differences: all groups do both phases (the second partition, into prefill and decode groups, and the flow of KV
     cache between them are left out). Tensor parallelism is that of the nodes; a group is a pipeline of them. Equal
@@ -113,11 +117,12 @@ class _GroupFlows:
         self.fleet = fleet
         self._capacity = capacity
         self._limits = LayerLimits(fleet)
-        self._known: dict[tuple[object, ...], float] = {}
+        self._known: dict[tuple[int, ...], float] = {}
+        self._kinds = {node.id: kind for kind, nodes in enumerate(equal_nodes(fleet)) for node in nodes}
 
-    def kind_of(self, node: Node) -> tuple[object, ...]:
-        """Return what equal nodes share."""
-        return self.fleet.profile(node.id).kind, node.region, node.nic_bps, node.kv_blocks
+    def kind_of(self, node: Node) -> int:
+        """Return the number of the class of equal nodes."""
+        return self._kinds[node.id]
 
     def layers(self, group: Sequence[Node]) -> tuple[list[Node], list[int]]:
         """Return the nodes that get layers, in the order of the pipeline, and their layers; empty if they cannot."""
@@ -130,7 +135,7 @@ class _GroupFlows:
 
     def of(self, group: Sequence[Node]) -> float:
         """Return the tokens/s of a group; 0 if it does not hold the model."""
-        key = tuple(sorted(map(self.kind_of, group), key=str))
+        key = tuple(sorted(map(self.kind_of, group)))
         if key not in self._known:
             self._known[key] = chain_flow(self.fleet, *self.layers(group), self._capacity)
         return self._known[key]
@@ -215,7 +220,7 @@ def _refine(groups: list[list[Node]], flows: _GroupFlows, most: int) -> int:
             return flows.of(group) / sum(memory[node.id] for node in group)
 
         groups.sort(key=need)
-        for one, other in ((a, b) for a in range(len(groups)) for b in range(len(groups)) if a != b):
+        for one, other in ((a, b) for a in range(min(WEAKEST, len(groups))) for b in range(len(groups)) if a != b):
             before = flows.of(groups[one]) + flows.of(groups[other])
             better = [
                 pair

@@ -108,7 +108,7 @@ def _tiles(
         mean = sum(shares) / len(shares) if shares else None
         tiles.append({
             "name": name, "won": won, "cells": len(first),
-            "mean": "–" if mean is None else f"{100 * mean:.0f} %", "width": round(100 * (mean or 0.0), 1),
+            "mean": "–" if mean is None else _percent(mean), "width": round(100 * (mean or 0.0), 1),
             "is_helix": name == HELIX,
         })  # fmt: skip
     return sorted(tiles, key=lambda tile: (-tile["won"], -tile["width"]))
@@ -220,4 +220,4 @@ def _ms(value_s: float | None) -> float | None:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
+    return f"{100 * share:.0f}\u00a0%"
