@@ -58,6 +58,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         action="store_true",
         help=f"coarse: short windows and searches, and unless clusters are named {', '.join(QUICK_CLUSTERS)} only",
     )
+    leaderboard.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     leaderboard.set_defaults(func=run_leaderboard)
 
 
@@ -155,7 +156,7 @@ def run_leaderboard(args: argparse.Namespace) -> int:
     if args.json:
         console.print_json(document)
     else:
-        print(text.text(document))
+        print(text.text(document, markdown=args.markdown))
         console.note(str(written))
     return ExitCode.OK
 

@@ -12,9 +12,9 @@ from helixsim.units import number
 _NONE = "–"
 
 
-def text(document: Mapping[str, Any]) -> str:
+def text(document: Mapping[str, Any], *, markdown: bool = False) -> str:
     """Return one table of all cells, the sentences on helix, and the reasons of strategies without a figure."""
-    blocks = []
+    blocks, line = [], "\n- " if markdown else "\n"
     if document["quick"]:
         blocks.append("coarse (--quick): windows of 2 minutes after 1, steps of 10 % in the search")
     rows = {(row["cluster"], row["strategy"], row["load"]): row for row in document["rows"]}
@@ -37,12 +37,13 @@ def text(document: Mapping[str, Any]) -> str:
             ))  # fmt: skip
         bound = _number(facts["bound_output_tokens_per_s"])
         lines.append((cluster, "upper bound", *[""] * len(LOADS), "", bound, "", "", "", ""))
-    blocks.append(text_table(head, lines))
+    blocks.append(text_table(head, lines, markdown))
     blocks.append(f"TTFT, TPOT, $/Mtok and planning time are those at {LOADS[1]:.0%} of the best capacity.")
-    blocks.append("\n".join(sentences(document)))
+    blocks.append(line.join(sentences(document)))
     reasons = failures(document)
     if reasons:
-        blocks.append("\n".join(f"{cluster}, {name}: {reason}" for cluster, name, reason in reasons))
+        listed = (f"{cluster}, {name}: {reason}" for cluster, name, reason in reasons)
+        blocks.append("".join(line + one for one in listed).removeprefix("\n"))
     return "\n\n".join(blocks)
 
 

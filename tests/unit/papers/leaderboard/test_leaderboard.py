@@ -133,6 +133,7 @@ def test_a_small_leaderboard_from_end_to_end(small, monkeypatch) -> None:
     shown = text.text(document)
     assert "small, cost_milp: cost_milp: budget_usd_per_hour is 0.01" in shown
     assert "upper bound" in shown
+    assert "| small | exo |" in text.text(document, markdown=True)
     written = files.write(document, small / "out")
     html = written.read_text(encoding="utf-8")
     assert html.count("budget_usd_per_hour is 0.01") >= 2
