@@ -20,6 +20,7 @@ from helixsim.metrics.summary import summarise
 from helixsim.papers.helix.tasks import Outcome, system_inputs
 from helixsim.papers.leaderboard.names import Effort, experiment_file
 from helixsim.placement.bounds import configuration_bound
+from helixsim.units import NS_PER_S
 
 SATURATED = "saturated"
 """Load of a cell without a rate: as many requests in flight as fit."""
@@ -84,14 +85,16 @@ def loaded(
     cluster: str, strategy: str, rate_rps: float | None, planned_rps: float | None, effort: Effort
 ) -> hx.ResolvedExperiment:
     """Return the experiment of a cluster with one of its systems and a load."""
-    changes: dict[str, Any] = dict(effort.settings)
+    as_written = hx.load(experiment_file(cluster))
+    warmup_s = as_written.resolve().workload.window.warmup_ns / NS_PER_S
+    changes: dict[str, Any] = dict(effort.settings(warmup_s))
     if rate_rps is None:
         changes["workload.arrivals"] = {"process": "saturate"}
     else:
         changes["workload.arrivals.rate"] = rate_rps
     if planned_rps is not None:
         changes["planning.rate"] = planned_rps
-    experiment = hx.load(experiment_file(cluster)).with_([hx.Edit.of(key, value) for key, value in changes.items()])
+    experiment = as_written.with_([hx.Edit.of(key, value) for key, value in changes.items()])
     (system,) = (entry for entry in experiment.resolve().document["systems"] if entry["name"] == strategy)
     return experiment.with_([hx.Edit.of("systems", [system])]).resolve()
 

@@ -100,7 +100,7 @@ def small(tmp_path, monkeypatch):
     path.write_text(tiny(*systems) + "slo: {ttft: 5 s, tpot: 1 s}\n", encoding="utf-8")
     monkeypatch.setitem(CLUSTERS, "small", "five nodes")
     monkeypatch.setattr(tasks, "experiment_file", lambda cluster: path)
-    monkeypatch.setattr(Effort, "settings", {"workload.warmup": "1 s", "workload.duration": "4 s"})
+    monkeypatch.setattr(Effort, "settings", lambda *_: {"workload.warmup": "1 s", "workload.duration": "4 s"})
     tasks.loaded.cache_clear()
     yield tmp_path
     tasks.loaded.cache_clear()
@@ -159,5 +159,7 @@ def test_helix_is_placed_without_the_other_systems() -> None:
     experiment = tasks.loaded("home", "helix", 0.5, None, QUICK)
     assert [system.name for system in experiment.systems] == ["helix"]
     assert experiment.workload.arrivals.rate_rps == 0.5
+    assert experiment.workload.window.warmup_ns == 60 * 10**9
+    assert tasks.loaded("single24", "exo", 0.5, None, QUICK).workload.window.warmup_ns == 180 * 10**9
     planned = tasks.loaded("home", "helix", 0.5, 2.0, QUICK)
     assert planned.planning_rate_rps == 2.0
