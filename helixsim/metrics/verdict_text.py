@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
+from helixsim.domain.figures import Figure
 from helixsim.metrics.criteria import Criterion
 from helixsim.metrics.verdict import Doubt, DoubtKind, Lead, Objective, SystemVerdict, Verdict
 from helixsim.units import MISSING, number, percent
@@ -56,6 +58,13 @@ def limit_of(one: Objective) -> str:
 def result_of(one: Objective) -> str:
     """Return ``met``, ``missed`` or ``no request has one``."""
     return {True: "met", False: "missed", None: "no request has one"}[one.figures.is_met]
+
+
+def share_text(share: Figure) -> str:
+    """Return the share of requests within the SLO in percent; from 90 % on with a decimal, and 100 only for all."""
+    if share is None or not 0.9 <= share < 1:
+        return percent(share)
+    return f"{math.floor(round(1000 * share, 6)) / 10:.1f}"
 
 
 def seconds_text(value_s: float) -> str:
@@ -145,9 +154,9 @@ def _result(verdict: Verdict) -> str:
         )
         return f"{text}; no objectives are stated."
     figures = "; ".join(map(objective_text, best.objectives))
-    within = f"{percent(best.attainment)} % of requests within the SLO"
+    within = f"{share_text(best.attainment)} % of requests within the SLO"
     if best.is_met is None:
-        return f"{verdict.best} has the most requests within the SLO: {percent(best.attainment)} %."
+        return f"{verdict.best} has the most requests within the SLO: {share_text(best.attainment)} %."
     if not best.is_met:
         first = f"{verdict.best} misses the SLO" if alone else f"No system meets the SLO; {verdict.best} is nearest"
         return f"{first}, {within} ({figures})."
@@ -187,7 +196,7 @@ def _difference(lead: Lead, other: str) -> str:
         return f"not overloaded, as {other} is"
     if lead.criterion is Criterion.GOODPUT:
         return f"goodput {number(best)} requests/s, {other} {number(next_)}"
-    return f"{percent(best)} % of requests within the SLO, {other} {percent(next_)} %"
+    return f"{share_text(best)} % of requests within the SLO, {other} {share_text(next_)} %"
 
 
 def _sampling(lead: Lead) -> list[str]:

@@ -10,7 +10,7 @@ from helixsim.domain.summary import milliseconds
 from helixsim.escape import printable, printable_tree
 from helixsim.metrics.saturation import Saturation
 from helixsim.metrics.verdict import SystemVerdict, Verdict
-from helixsim.metrics.verdict_text import answer
+from helixsim.metrics.verdict_text import answer, share_text
 from helixsim.report import whatif_rows
 from helixsim.report.rows import error_band, output_text
 from helixsim.report.selection import selection_sentences
@@ -242,7 +242,7 @@ def _met(one: SystemVerdict) -> Cell:
 
 def _goodput(run: Run) -> str:
     done = run.summary.throughput
-    return f"{number(done.goodput_per_s)} ({percent(done.slo_attainment)} %)"
+    return f"{number(done.goodput_per_s)} ({share_text(done.slo_attainment)} %)"
 
 
 def _load(one: SystemVerdict) -> Cell:

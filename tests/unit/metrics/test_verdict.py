@@ -16,7 +16,7 @@ from helixsim.metrics.criteria import Criterion
 from helixsim.metrics.objectives import Target, evaluate_target, objective_figures
 from helixsim.metrics.throughput import attainment_interval, throughput
 from helixsim.metrics.verdict import DoubtKind, verdict_of
-from helixsim.metrics.verdict_text import answer
+from helixsim.metrics.verdict_text import answer, share_text
 from helixsim.results.runset import RunSet, WhatIf
 
 NAMES = ("a", "b", "c", "d")
@@ -156,7 +156,7 @@ def test_an_ordinary_fleet_is_not_praised_for_throughput(base) -> None:
     found = verdict_of(cases, has_slo=True)
     assert found.ranking == ("homogeneous", "helix", "separate")
     said = dict(answer(found))
-    assert said["Verdict"].startswith("No system meets the SLO; homogeneous is nearest, 92 % of requests")
+    assert said["Verdict"].startswith("No system meets the SLO; homogeneous is nearest, 92.0 % of requests")
     assert "p99 TTFT 1.60 s, allowed 1 s: missed" in said["Verdict"]
 
 
@@ -215,3 +215,10 @@ def test_verdict_survives_files_and_leaves_variants_out(fake_runs: RunSet, run_d
     variants = replace(fake_runs, whatif=(WhatIf("loss", ("less",), {fake_runs.verdict.best: "swarm"}),))
     assert fake_runs.verdict.best not in variants.verdict.ranking
     assert set(variants.verdict.systems) == set(fake_runs)
+
+
+@given(st.floats(0, 1))
+def test_only_all_requests_are_shown_as_100_percent(share) -> None:
+    assert (share_text(share) == "100") is (share == 1)
+    assert share_text(0.98996) == "98.9"
+    assert (float(share_text(share)) >= 99) is (share >= 0.99 or round(share, 9) >= 0.99)
