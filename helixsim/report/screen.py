@@ -31,7 +31,6 @@ STYLES = {MET: "green", MISSED: "bold red", DOUBT: "yellow", "": ""}
 LATE = "∞"
 """A percentile beyond the window."""
 
-_LABEL = 22
 _LEAST_CELL = 12
 _TITLE = 9
 _GAP = 2
@@ -78,7 +77,7 @@ def screen_text(runs: RunSet, *, width: int = WIDTH, color: bool = False, verbos
     cells = [[row.cell(run, verdict.systems[name]) for name, run in runs.items()] for row in rows]
     names = [printable(name, one_line=True) for name in runs]
     widest = max(_LEAST_CELL, *(len(name) for name in names), *(len(cell[0]) for row in cells for cell in row))
-    if _LABEL + len(names) * (widest + 2) <= width:
+    if max(len(row.label) for row in rows) + len(names) * (widest + _GAP) <= width:
         lines = [[Cell(row.label), *own] for row, own in zip(rows, cells, strict=True)]
         parts.append(_grid(["", *names], lines, least=widest))
     else:
@@ -179,7 +178,7 @@ def _rows(runs: RunSet) -> list[_Row]:
     rows: list[_Row] = []
     if runs.slo.is_stated:
         rows += [
-            _Row("99 % within the SLO", "SLO", lambda _, one: _met(one)),
+            _Row("objectives, p99", "SLO", lambda _, one: _met(one)),
             _Row("goodput, requests/s", "goodput (in SLO)", lambda run, _: Cell(_goodput(run))),
         ]
     rows.append(_Row("output tokens/s", "tokens/s", lambda run, _: Cell(output_text(run.summary))))
@@ -188,7 +187,7 @@ def _rows(runs: RunSet) -> list[_Row]:
             rows += _latency_rows(runs, name, unit, factor)
     return [
         *rows,
-        _Row("$ per M output tokens", "$/M", lambda run, _: Cell(number(run.summary.cost.usd_per_mtok)), 5),
+        _Row("$/M output tokens", "$/M", lambda run, _: Cell(number(run.summary.cost.usd_per_mtok)), 5),
         _Row("load", "load", lambda _, one: _load(one), 4),
         _Row("limited by", "limited by", lambda _, one: Cell(one.limiting_node or one.limited_by or MISSING), 2),
         _Row(f"80 % band, {metric.upper()} %", f"{metric.upper()} band %", lambda run, _: _band(run, metric), 1),
@@ -242,7 +241,9 @@ def _met(one: SystemVerdict) -> Cell:
 
 def _goodput(run: Run) -> str:
     done = run.summary.throughput
-    return f"{number(done.goodput_per_s)} ({share_text(done.slo_attainment)} %)"
+    rate = done.goodput_per_s
+    shown = f"{rate:.2f}" if rate is not None and rate < 10 else number(rate)
+    return f"{shown} ({share_text(done.slo_attainment)} %)"
 
 
 def _load(one: SystemVerdict) -> Cell:

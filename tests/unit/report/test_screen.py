@@ -28,6 +28,7 @@ def test_every_line_fits_and_every_system_is_there(fake_runs, width, verbose) ->
 
 def test_four_systems_take_about_a_screen(fake_runs) -> None:
     assert len(screen_text(fake_runs, width=80).splitlines()) <= 36
+    assert re.search("^TTFT p99, s ≤ 1( +[0-9.∞]+ [✓✗]){4}$", screen_text(fake_runs, width=80), re.MULTILINE)
     head = screen_text(fake_runs, width=80).splitlines()[:4]
     assert head[0].startswith("Verdict ")
 
