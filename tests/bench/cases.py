@@ -20,7 +20,10 @@ SINGLE24 = f"{PAPER}/published/single24-70b-offline.yaml"
 MAX_RESERVED = ("kv.max_reserved_share=0.85",)
 FED = (*MAX_RESERVED, "workload.arrivals={process: saturate, prompts_in_flight: 20, feed_below: 0.8}")
 VLLM = ("engine=vllm-1",)
-ONE, TEN, THOUSAND = (f"tests/bench/{name}.yaml" for name in ("one-replica", "ten-replicas", "thousand-nodes"))
+ONE, TEN, THOUSAND, THREE_THOUSAND, TEN_THOUSAND = (
+    f"tests/bench/{name}.yaml"
+    for name in ("one-replica", "ten-replicas", "thousand-nodes", "three-thousand-nodes", "ten-thousand-nodes")
+)
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,10 @@ COMMANDS = {
     "helixsim run, 10 000 requests under vllm-1": ("run", TEN, "--set", *VLLM),
 }
 LONG_COMMANDS = {
+    "helixsim place, 1 000 nodes": ("place", THOUSAND, "--system", "helix", "--by-flow"),
+    "helixsim place, 3 000 nodes": ("place", THREE_THOUSAND, "--by-flow"),
+    "helixsim place, 10 000 nodes in ten regions": ("place", TEN_THOUSAND, "--by-flow"),
+} | {
     f"helixsim run, {title} requests under vllm-1": (
         "run",
         TEN,
