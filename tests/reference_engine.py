@@ -638,6 +638,9 @@ class View:
     def queue_length(self, node):
         return len(self.reference.machines[node].waiting)
 
+    def prompt_backlog(self, node):
+        return sum(journey.tokens for journey in self.reference.machines[node].waiting if journey.is_prefill)
+
     def in_flight(self, node):
         return len(self.reference.machines[node].residents)
 

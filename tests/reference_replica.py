@@ -566,6 +566,11 @@ class View:
     def queue_length(self, node):
         return len(self.replica(node).waiting) + len(self.replica(node).travelling)
 
+    def prompt_backlog(self, node):
+        replica = self.replica(node)
+        computing = sum(max(0, sequence.goal - sequence.computed) for sequence in replica.running)
+        return computing + sum(sequence.context for sequence in [*replica.waiting, *replica.travelling])
+
     def in_flight(self, node):
         return len(self.replica(node).sequences())
 

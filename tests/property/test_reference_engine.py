@@ -145,11 +145,7 @@ def _status(journey):
     return RequestStatus.RUNNING if journey.hops is not None and journey.finish < 0 else journey.status
 
 
-ROUTINGS = [name for name in routing_registry.names() if name not in ("auto", "earliest_finish")]
-"""Without those that ask for the prompts that wait at nodes, which the reference engine does not count."""
-
-
-@pytest.mark.parametrize("routing", ROUTINGS)
+@pytest.mark.parametrize("routing", routing_registry.names())
 @pytest.mark.parametrize("is_one_by_one", [False, True])
 @given(
     case=clusters(),

@@ -75,7 +75,9 @@ def assert_equal(case, load, **how):
     return result
 
 
-routings = st.sampled_from(["flow_weighted", "least_loaded", "shortest_queue", "random", "prefix_aware"])
+routings = st.sampled_from(
+    ["flow_weighted", "least_loaded", "shortest_queue", "random", "prefix_aware", "earliest_finish", "auto"]
+)
 
 
 @given(
