@@ -70,6 +70,22 @@ def test_the_fastest_classes_come_first_and_the_others_are_searched() -> None:
     assert mixed.pipelines["k8-0"] != mixed.pipelines["k4-0"] == mixed.pipelines["k4-1"]
     assert set(found["only b: chain"].ranges) == {"k3-0", "k3-1", "k3-2"}
     assert set(found["without 1 k8: chain"].ranges) == {"k4-0", "k4-1"}
+    assert set(found["without 2 k4: chain"].ranges) == {"k8-0"}
+
+
+def test_pipelines_that_are_found_beside_replicas_keep_apart_from_them_and_each_other() -> None:
+    problem = problem_of([(4, "a"), (4, "a"), (4, "a"), (4, "a"), (8, "a")])
+
+    def two_chains(part: PlacementProblem) -> list[Placement]:
+        nodes = list(part.fleet.cluster.index)
+        pairs = [nodes[start : start + 2] for start in range(0, len(nodes) - 1, 2)]
+        ranges = {node: LayerRange(4 * at, 4 * at + 4) for pair in pairs for at, node in enumerate(pair)}
+        return [Placement("pairs", LAYERS, ranges, pipelines={n: k for k, pair in enumerate(pairs) for n in pair})]
+
+    mixed = {subset.name: subset for subset in subsets(problem, two_chains)}["replicas 1 k8 and pairs"]
+    numbers = mixed.pipelines
+    assert len(set(numbers.values())) == 3
+    assert numbers["k4-0"] == numbers["k4-1"] != numbers["k4-2"] == numbers["k4-3"]
 
 
 def test_a_part_has_its_nodes_and_their_profiles() -> None:
