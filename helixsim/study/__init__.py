@@ -2,6 +2,9 @@
 
 systems      placed systems and their simulation
 evaluator    scores of placements by short simulations
+race         selection of a placement with its routing by simulations on the same requests
+trial_notes  entries and trials of a race, and what they explain
+score        when one simulation is better than another
 placing      placement of the model for one system
 placements   cache of placements
 whatif       systems of an experiment and of its variants

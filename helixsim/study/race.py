@@ -16,10 +16,12 @@ from statistics import median
 from typing import Any
 
 from helixsim.config.experiment import ResolvedExperiment, SystemSpec
+from helixsim.domain.cluster import COORDINATOR
 from helixsim.domain.flowplan import FlowPlan
 from helixsim.domain.placement import Placement
 from helixsim.domain.request import Window
 from helixsim.flow.capacity import CapacityTable
+from helixsim.flow.latency_split import latency_split, shares_of
 from helixsim.flow.maxflow import max_flow
 from helixsim.flow.operating import operating_point
 from helixsim.placement.base import Contender
@@ -52,10 +54,6 @@ FINALISTS, MOST_FINALISTS = 2, 4
 DISAPPOINTING = 0.02
 """Share of requests that a later entry must have shown to be within the objectives beyond the best finalist's."""
 
-REPLICA_POLICIES = ("earliest_finish", "least_loaded")
-MIXED_POLICIES = ("earliest_finish", "flow_weighted")
-BRANCH_POLICIES = ("flow_weighted", "earliest_finish")
-
 
 @dataclass
 class Race:
@@ -69,14 +67,13 @@ class Race:
 
     def __call__(self, contenders: Sequence[Contender], report: Callable[[str], None]) -> Placement:
         """Return the placement that is selected, with its routing and the explanation in its notes."""
-        choices = {one.name: self._entries(one) for one in contenders}
         first, second = (
             Trial(window, self.experiment.seed + SEED_OFFSET + number, self._by_cost)
             for number, window in enumerate(self._windows(contenders))
         )
-        self._try(first, [entries[0] for entries in choices.values()], report)
-        passed = first.best()[: min(MOST_PASSED_ON, max(FINALISTS, math.ceil(len(choices) / PASSED_ON)))]
-        self._try(first, [entry for one in passed for entry in choices[one.name][1:]], report)
+        self._try(first, [self._entry(one) for one in contenders], report)
+        passed = first.best()[: min(MOST_PASSED_ON, max(FINALISTS, math.ceil(len(contenders) / PASSED_ON)))]
+        self._try(first, [entry for one in passed for entry in self._alternatives(one)], report)
         order, trials = first.best(), [first]
         if not all(first.beats(order[0], entry) for entry in order if entry.name != order[0].name):
             self._try(second, order[: len(passed)], report)
@@ -99,27 +96,38 @@ class Race:
     def _by_cost(self) -> bool:
         return getattr(self.system.placement_options, "criterion", None) == "cost"
 
-    def _entries(self, contender: Contender) -> list[Entry]:
-        """Return an entry for each policy, the most promising first."""
-        placement = contender.placement
-        plan = self._plan(placement)
+    def _entry(self, contender: Contender) -> Entry:
+        """Return a contender with the most promising policy, or that of the user."""
+        placement, plan = contender.placement, self._plan(contender.placement)
+        entry = Entry(contender.name, placement, plan, self.system)
         if self.system.routing != "auto":
-            return [Entry(contender.name, placement, plan, self.system)]
-        found = chains(routing_graph(placement, plan))
-        policies: tuple[str, ...]
-        if found is None:
-            policies = MIXED_POLICIES if len(set(placement.pipelines.values())) > 1 else BRANCH_POLICIES
-        else:
-            policies = REPLICA_POLICIES[: 1 if len(found) == 1 else None]
-        return [
-            Entry(
-                contender.name,
-                placement,
-                plan,
-                replace(self.system, routing=policy, routing_options=routing_registry.get(policy).Options()),
-            )
-            for policy in policies
-        ]
+            return entry
+        branches = chains(routing_graph(placement, plan)) is None and len(set(placement.pipelines.values())) < 2
+        return _with(entry, "flow_weighted" if branches else "earliest_finish")
+
+    def _alternatives(self, entry: Entry) -> list[Entry]:
+        """Return an entry with other policies that suit its routes."""
+        if self.system.routing != "auto":
+            return []
+        found = chains(routing_graph(entry.placement, entry.plan))
+        if found is not None and len(found) == 1:
+            return []  # there is nothing to choose
+        if entry.system.routing == "flow_weighted":
+            return [_with(entry, "earliest_finish")]
+        others = [] if found is None else [_with(entry, "least_loaded")]
+        rate_rps = self._rate_rps()
+        if rate_rps and set(entry.placement.pipelines) == set(entry.placement.ranges):
+            load = operating_load(self.experiment, self.system)
+            split = latency_split(self.system.fleet, entry.placement, load, rate_rps * load.mean_output_tokens)
+            entering = {e.dst: e.flow_tokens_per_s for e in entry.plan.edges if e.src == COORDINATOR}
+            shares = shares_of(entry.placement, entering, split)
+            if any(shares.values()):
+                others.append(_with(entry, "flow_weighted", shares={COORDINATOR: shares}))
+        return others
+
+    def _rate_rps(self) -> float | None:
+        own = self.system.arrivals
+        return self.experiment.workload_stats.offered_rps if own is None else own.rate_rps
 
     def _plan(self, placement: Placement) -> FlowPlan:
         return max_flow(self.system.fleet, placement, self.capacity)
@@ -138,8 +146,7 @@ class Race:
         full, stats = self.experiment.workload.window, self.experiment.workload_stats
         duration_ns = LONGEST_NS if full.duration_ns is None else min(full.duration_ns, LONGEST_NS)
         warmup_ns = min(max(full.warmup_ns, duration_ns // 2), LONGEST_NS)
-        arrivals = self.system.arrivals or self.experiment.workload.arrivals
-        rate_rps = arrivals.rate_rps if self.system.arrivals is not None else stats.offered_rps
+        rate_rps = self._rate_rps()
         estimates = [one.estimate for one in contenders if one.estimate is not None and one.estimate > 0]
         settled_ns = math.inf
         if rate_rps and estimates:  # offered output tokens/s over the estimate is the time of a token
@@ -205,3 +212,9 @@ class Race:
         else:
             run = simulate_system(self.experiment, placed, window=final.window)
         final.add(entry, run, self.experiment)
+
+
+def _with(entry: Entry, policy: str, **options: Any) -> Entry:
+    """Return an entry with a routing policy."""
+    chosen = routing_registry.get(policy).Options(**options)
+    return replace(entry, system=replace(entry.system, routing=policy, routing_options=chosen))

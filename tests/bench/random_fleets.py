@@ -42,9 +42,6 @@ WIDTHS = (1, 1, 1, 2, 4)
 OBJECTIVES = (("2 s", "60 ms"), ("5 s", "150 ms"), ("10 s", "500 ms"))
 LOADS = (0.25, 0.6, 1.0)
 
-REQUESTS = 400
-"""Requests in the window of a run, which has 20 to 120 s."""
-
 MOST_NODES = 40
 
 HELD_OUT = 7919
@@ -188,9 +185,11 @@ def _ranks(values: Sequence[tuple[float, float]]) -> np.ndarray:
     return np.array([ordered.index(value) + (ordered.count(value) - 1) / 2 for value in values])
 
 
-def compare(name: str, path: Path, folder: Path, load: float, rate_rps: float, *, rank: bool) -> Comparison:
+def compare(
+    name: str, path: Path, folder: Path, load: float, rate_rps: float, *, requests: int, rank: bool
+) -> Comparison:
     """Place, simulate and compare all systems at a rate."""
-    duration_s = min(120.0, max(20.0, REQUESTS / rate_rps))
+    duration_s = min(120.0, max(20.0, requests / rate_rps))
     window = [f"workload.warmup={duration_s / 2!r} s", f"workload.duration={duration_s!r} s"]
     experiment = helixsim.load_experiment(path, [f"workload.arrivals.rate={rate_rps!r}", *window])
     other = replace(experiment, seed=experiment.seed + HELD_OUT)
@@ -288,6 +287,7 @@ def main() -> None:
     parser.add_argument("--fleets", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--most-nodes", type=int, default=MOST_NODES)
+    parser.add_argument("--requests", type=int, default=400, help="in the window, which has 20 to 120 s")
     parser.add_argument("--skip", type=int, default=0, help="leave out so many of the first fleets")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no load after so many seconds")
     parser.add_argument("--rank", action="store_true", help="also simulate all entries of the first trial as reported")
@@ -303,7 +303,7 @@ def main() -> None:
                 continue
             most = most_rps(helixsim.load_experiment(path))
             found += [
-                compare(f"{number}: {name}", path, folder, load, load * most, rank=args.rank)
+                compare(f"{number}: {name}", path, folder, load, load * most, requests=args.requests, rank=args.rank)
                 for load in LOADS
                 if time.monotonic() - started_s <= args.seconds
             ]

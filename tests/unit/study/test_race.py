@@ -343,3 +343,24 @@ def test_worth_and_idle_nodes_are_told(placed) -> None:
     shown = " ".join(selection_sentences(notes))
     assert "Its last trial, on other requests: " in shown
     assert shown.index("As reported: ") < shown.index("Its last trial")
+
+
+def test_second_policies_suit_the_routes_and_shares_take_least_time(tmp_path) -> None:
+    experiment = loaded(tmp_path)
+    system = experiment.systems[0]
+    placement = place_system(experiment, experiment.systems[1]).placement
+    race = Race(experiment, system, capacity_table(experiment, system))
+    entry = race._entry(Contender("all", placement))
+    assert entry.system.routing == "earliest_finish"
+    least_loaded, by_shares = race._alternatives(entry)
+    assert (least_loaded.system.routing, by_shares.system.routing) == ("least_loaded", "flow_weighted")
+    (shares,) = by_shares.system.routing_options.shares.values()
+    far = sum(share for node, share in shares.items() if node.startswith("t4"))
+    assert shares["l40s-0"] == pytest.approx(2.0 * 60)  # all of the load: nothing is gained by slow nodes far away
+    assert far == 0
+    alone = {"l40s-0": placement.ranges["l40s-0"]}
+    one = race._entry(Contender("one", replace(placement, ranges=alone, pipelines={"l40s-0": 0})))
+    assert race._alternatives(one) == []
+    fixed = Race(experiment, replace(system, routing="random"), capacity_table(experiment, system))
+    assert fixed._entry(Contender("all", placement)).system.routing == "random"
+    assert fixed._alternatives(entry) == []
