@@ -14,7 +14,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     ),
     "init": (
         "helixsim init --gpus 8xh100,4xl40s --model Qwen/Qwen3-32B --slo ttft=1s,tpot=50ms --rate 2",
-        "helixsim init --gpus 4xrtx-4090 --model ./my-model --out chat.yaml",
+        "helixsim init --gpus 4xrtx-4090 --model ./my-model --trace gateway.csv --out chat.yaml",
     ),
     "run": (
         "helixsim run experiments/quickstart.yaml",

@@ -32,7 +32,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--slo", default="", metavar="SLO", help="objectives of 99 %% of the requests: ttft=1s,tpot=50ms (also e2el)"
     )
-    parser.add_argument("--rate", default="1", metavar="R", help="requests per second (default: 1); also 30/min")
+    parser.add_argument(
+        "--rate", metavar="R", help="requests per second, also 30/min (default: 1, or as recorded in the trace)"
+    )
+    parser.add_argument(
+        "--trace", type=Path, metavar="FILE", help="your own requests: a trace or the log of a gateway (see trace info)"
+    )
     parser.add_argument(
         "--out", type=Path, default=Path("exp.yaml"), metavar="FILE", help="file to write (default: exp.yaml)"
     )
@@ -52,14 +57,17 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--out: {path} exists (--force replaces it)")
     if not path.parent.is_dir():
         raise ConfigError(f"--out: no such folder: {path.parent}")
-    try:
-        rate_rps = units.parse(args.rate, "rate")
-    except ValueError as error:
-        raise ConfigError(f"--rate: {error}") from None
+    rate = None
+    if args.rate is not None:
+        try:
+            rate = f"{units.parse(args.rate, 'rate'):.6g} /s"
+        except ValueError as error:
+            raise ConfigError(f"--rate: {error}") from None
+    if args.trace is not None and not args.trace.is_file():
+        raise ConfigError(f"--trace: no such file: {args.trace}")
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", path.stem).strip("-") or "fleet"
-    text = starter(
-        name, args.model, parse_gpus(args.gpus), parse_slo(args.slo), f"{rate_rps:.6g} /s", path.parent
-    )  # fmt: skip
+    fleet, slo = parse_gpus(args.gpus), parse_slo(args.slo)
+    text = starter(name, args.model, fleet, slo, path.parent, rate, args.trace)
     Experiment.from_data(yamlio.loads(text, str(path)).data, directory=path.parent).resolve()
     write_text(path, text)
     print(path)

@@ -27,6 +27,7 @@ _WEIGHTS_SHARE = 0.75
 """Largest share of the memory of a node for weights; the rest is for KV cache and activations."""
 
 _MOST_PROMPT_TOKENS, _MOST_OUTPUT_TOKENS = 8192, 1024
+_ROOM_FOR_OUTPUT = 4096
 
 _GPUS = re.compile(r"(?:(?P<first>[0-9]{1,6})[x*])?(?:(?P<second>[0-9]{1,6})[x*])?(?P<name>[^,\s]+)", re.IGNORECASE)
 
@@ -94,7 +95,8 @@ def parse_slo(text: str) -> dict[str, str]:
 
 
 def starter(
-    name: str, model: str, offers: Sequence[Offer], slo: Mapping[str, str], rate: str, folder: Path
+    name: str, model: str, offers: Sequence[Offer], slo: Mapping[str, str], folder: Path,
+    rate: str | None = None, trace: Path | None = None,
 ) -> str:  # fmt: skip
     """Return the text of an exp.yaml.
 
@@ -102,10 +104,12 @@ def starter(
     ----------
     model
         Name of a model, its Hugging Face id, or a path from the working directory.
-    rate
-        Arrival rate with its unit: ``2 /s``.
     folder
         Folder of the file that will be written: paths in it refer to this folder.
+    rate
+        Arrival rate with its unit, ``2 /s``; None: 1/s, or that of the trace.
+    trace
+        File with requests, from the working directory; None: conversations.
 
     Raises
     ------
@@ -115,8 +119,7 @@ def starter(
     path = Path(model)
     if path.exists():
         spec = catalog.load_model(path / "config.json" if path.is_dir() else path)
-        relative = os.path.relpath(path.resolve(), folder.resolve())
-        model = relative if os.sep in relative else f".{os.sep}{relative}"
+        model = _relative(path, folder)
     elif "/" in model and model not in catalog.hugging_face_ids():
         unknown = catalog.unknown_hugging_face_id(model)
         raise ConfigError(f"--model: no such file: {shortened(model)}{unknown and f', and {unknown}'}")
@@ -125,7 +128,6 @@ def starter(
             spec = catalog.load_model(model)
         except DataError as error:
             raise ConfigError(f"--model: {error}") from None
-    most_prompt = max(1, min(_MOST_PROMPT_TOKENS, spec.max_context_tokens - _MOST_OUTPUT_TOKENS))
     lines = [
         "# Written by helixsim init. Every value can be changed; helixsim inspect schema --markdown explains the keys.",
         "#   helixsim validate FILE     # checks it, and estimates the time of a run",
@@ -145,12 +147,7 @@ def starter(
         "    intra_region: ethernet-25g",
         "    inter_region: wan-1g         # used if nodes are given other regions",
         "workload:",
-        "  # Lengths of the Azure trace of conversations; your own log: trace: {format: csv, path: log.csv}",
-        "  lengths: azure-conversation",
-        f"  limits: {{max_prompt_tokens: {most_prompt}, max_output_tokens: {_MOST_OUTPUT_TOKENS}}}",
-        f"  arrivals: {{process: poisson, rate: {rate}}}",
-        "  warmup: 60 s",
-        "  duration: 5 min",
+        *_workload(spec, rate, None if trace is None else _relative(trace, folder)),
         "engine: vllm-1                   # vLLM V1 and its defaults by GPU",
         "systems:                         # ways to use the same nodes, under the same requests",
         "  - {name: helix, placement: helix}                                     # planned; selects its routing, too",
@@ -163,6 +160,32 @@ def starter(
 
 
 _NO_SLO = ("# slo: {ttft: 1 s, tpot: 50 ms}   # of 99 % of the requests; systems are then ranked by goodput",)
+
+
+def _workload(model: ModelSpec, rate: str | None, trace: str | None) -> list[str]:
+    """Return the entries of ``workload``: generated conversations, or the requests of a file."""
+    if trace is not None:
+        room = min(_ROOM_FOR_OUTPUT, model.max_context_tokens // 2)
+        return [
+            f"  trace: {{path: {_quoted(trace)}}}       # helixsim trace info shows what is read from it",
+            f"  arrivals: {{process: trace{f', rate: {rate}' if rate else ''}}}    # rate: rescales the recorded times",
+            f"  limits: {{max_prompt_tokens: {model.max_context_tokens - room}}}   # longer ones are left out",
+        ]
+    most_prompt = max(1, min(_MOST_PROMPT_TOKENS, model.max_context_tokens - _MOST_OUTPUT_TOKENS))
+    return [
+        "  # Lengths of the Azure trace of conversations; your own log: helixsim init --trace",
+        "  lengths: azure-conversation",
+        f"  limits: {{max_prompt_tokens: {most_prompt}, max_output_tokens: {_MOST_OUTPUT_TOKENS}}}",
+        f"  arrivals: {{process: poisson, rate: {rate or '1 /s'}}}",
+        "  warmup: 60 s",
+        "  duration: 5 min",
+    ]
+
+
+def _relative(path: Path, folder: Path) -> str:
+    """Return a path as seen from a folder, with a separator, so that it is not taken for a name."""
+    relative = os.path.relpath(path.resolve(), folder.resolve())
+    return relative if os.sep in relative else f".{os.sep}{relative}"
 
 
 def _nodes(offer: Offer, model: ModelSpec) -> list[str]:

@@ -60,6 +60,18 @@ def test_init_takes_the_folder_of_a_model_and_refers_to_it_from_the_file(tmp_pat
     capsys.readouterr()
 
 
+def test_init_takes_the_log_of_a_gateway(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    rows = [f"2026-03-01T10:00:{second:02}+01:00,{100 + second},{20 + second}" for second in range(30)]
+    Path("log.csv").write_text("\n".join(["ts,prompt_tokens,completion_tokens", *rows]) + "\n", encoding="utf-8")
+    assert main(["init", "--gpus", "l4", "--model", "llama-2-7b", "--trace", "log.csv"]) == 0
+    experiment = helixsim.load_experiment(Path("exp.yaml"))
+    assert experiment.workload_stats.num_requests == 30
+    assert experiment.workload_stats.mean_prompt_tokens == pytest.approx(114.5)
+    assert main(["init", "--gpus", "l4", "--model", "llama-2-7b", "--trace", "lo.csv", "--force"]) == 2
+    assert "--trace: no such file: lo.csv" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
@@ -94,7 +106,7 @@ FLEETS = st.lists(
 @settings(max_examples=40, deadline=None)
 @given(FLEETS, st.sampled_from(["llama-3.1-70b", "qwen3-32b", "llama-2-7b", "phi-4"]))
 def test_nodes_of_init_have_every_gpu_once_in_sizes_that_share_the_heads(fleet, model):
-    text = starter("x", model, parse_gpus(",".join(f"{count}x{gpu}" for count, gpu in fleet)), {}, "1 /s", Path())
+    text = starter("x", model, parse_gpus(",".join(f"{count}x{gpu}" for count, gpu in fleet)), {}, Path())
     entries = yamlio.loads(text, "x").data["cluster"]["nodes"]
     for gpu in {gpu for _, gpu in fleet}:
         found = sum(one.get("gpus", 1) * one.get("count", 1) for one in entries if one["gpu"] == gpu)

@@ -90,7 +90,7 @@ def test_the_readme_is_one_screen_with_one_picture_and_the_verdict():
                          ids=lambda page: page.stem)  # fmt: skip
 def test_yaml_of_the_guide_is_valid_in_an_experiment(page):
     """Each block in place of the same keys of what ``init`` writes, the blocks of a page together."""
-    text = starter("x", "qwen3-32b", parse_gpus("2xh100,2xl40s"), {"ttft": "1 s"}, "1 /s", ROOT)
+    text = starter("x", "qwen3-32b", parse_gpus("2xh100,2xl40s"), {"ttft": "1 s"}, ROOT)
     data = yamlio.loads(text, "x").data
     for block in re.findall(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.S):
         data = {**data, **yamlio.loads(block, page.name).data}
