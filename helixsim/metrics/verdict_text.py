@@ -79,16 +79,26 @@ def limit_text(one: SystemVerdict) -> str:
 
 
 def doubt_sentences(verdict: Verdict) -> list[str]:
-    """Return the doubts, equal ones once with all their systems."""
-    owners: dict[Doubt, list[str]] = {}
-    for name, one in verdict.systems.items():
-        for doubt in one.doubts:
-            owners.setdefault(doubt, []).append(name)
+    """Return the doubts, equal ones once with all their systems, the gravest first."""
     order = list(DoubtKind)
     return [
-        f"{_names(names, verdict.systems)}: {doubt.text}."
-        for doubt, names in sorted(owners.items(), key=lambda item: order.index(item[0].kind))
+        _doubt_sentence(doubt, verdict) for doubt in sorted(_doubts(verdict), key=lambda one: order.index(one.kind))
     ]
+
+
+def main_doubt(verdict: Verdict) -> str:
+    """Return the gravest doubt of the best system, one of ``doubt_sentences``; empty if there is none."""
+    own = verdict.systems[verdict.best].doubts
+    return _doubt_sentence(own[0], verdict) if own else ""
+
+
+def _doubts(verdict: Verdict) -> list[Doubt]:
+    return list(dict.fromkeys(doubt for one in verdict.systems.values() for doubt in one.doubts))
+
+
+def _doubt_sentence(doubt: Doubt, verdict: Verdict) -> str:
+    names = [name for name, one in verdict.systems.items() if doubt in one.doubts]
+    return f"{_names(names, verdict.systems)}: {doubt.text}."
 
 
 def suggestion(verdict: Verdict) -> str:

@@ -10,7 +10,7 @@ from helixsim.domain.summary import milliseconds
 from helixsim.escape import printable, printable_tree
 from helixsim.metrics.saturation import Saturation
 from helixsim.metrics.verdict import SystemVerdict, Verdict
-from helixsim.metrics.verdict_text import answer, share_text
+from helixsim.metrics.verdict_text import answer, main_doubt, share_text
 from helixsim.report import whatif_rows
 from helixsim.report.rows import error_band, output_text
 from helixsim.report.selection import selection_sentences
@@ -93,15 +93,16 @@ def screen_text(runs: RunSet, *, width: int = WIDTH, color: bool = False, verbos
 
 def verdict_lines(verdict: Verdict, *, verbose: bool = False) -> list[RenderableType]:
     """Return the sentences of the verdict with their titles; only the first doubt of the best system if not verbose."""
-    said = answer(verdict)
-    doubts = [text for title, text in said if title == "Doubt"]
-    best = verdict.systems[verdict.best]
-    kept = [text for text in doubts if best.doubts and best.doubts[0].text in text]
-    more = len(doubts) - len(kept)
+    said, best = answer(verdict), verdict.systems[verdict.best]
+    shown = main_doubt(verdict)
+    more = sum(title == "Doubt" for title, _ in said) - bool(shown)
     lines: list[RenderableType] = []
     for title, text in said:
         if title == "Doubt" and not verbose:
-            if text not in kept:
+            if text != shown:
+                if not shown:
+                    lines.append(_titled(title, f"{more} about other systems, with -v.", DOUBT))
+                    shown = text
                 continue
             text = f"{text} {more} more with -v." if more else text  # noqa: PLW2901
         lines.append(_titled(title, text, _meaning(title, best)))

@@ -39,6 +39,14 @@ def test_sentences_are_those_of_the_summary(fake_runs) -> None:
         assert f"{one['title']} {one['text']}" in text
 
 
+def test_one_doubt_is_shown_and_the_others_are_counted(fake_runs) -> None:
+    text = screen_text(fake_runs, width=120)
+    doubts = [one for one in fake_runs.document()["verdict"]["answer"] if one["title"] == "Doubt"]
+    assert len(re.findall("^Doubt ", text, re.MULTILINE)) == 1
+    assert f"{len(doubts) - 1} more with -v." in text
+    assert len(re.findall("^Doubt ", screen_text(fake_runs, width=120, verbose=True), re.MULTILINE)) == len(doubts) > 2
+
+
 def test_marks_are_those_of_the_verdict(fake_runs) -> None:
     text = screen_text(fake_runs, width=120)
     rows = {row[:9]: row for row in text.splitlines()}
