@@ -253,8 +253,8 @@ def highest_pass(
     Parameters
     ----------
     expected
-        What the outcome at k leads to expect of the result, if anything. Followed ``JUMPS`` times where it lies in the
-        bracket; after that it is searched from there in steps of one, two, ...
+        What the outcome at k leads to expect of the result, if anything. The k of the bracket that is nearest to it is
+        tried ``JUMPS`` times; after that it is searched from there in steps of one, two, ...
     """
     good, bad, at, jumps = lowest - 1, highest + 1, start, JUMPS
     while True:
@@ -264,8 +264,8 @@ def highest_pass(
             return good if good >= lowest else None
         guess = expected(at) if jumps else None
         is_bracket = good >= lowest and bad <= highest
-        if guess is not None and good < guess < bad:
-            at, stride, jumps = guess, 1, jumps - 1
+        if guess is not None:
+            at, stride, jumps = min(max(guess, good + 1), bad - 1), 1, jumps - 1
         elif is_bracket and 2 * stride >= bad - good:
             at = (good + bad) // 2
         else:

@@ -43,7 +43,7 @@ RANKED = 3
 """Fleets whose capacity is searched, for their headroom or the ranking within a budget."""
 
 PURCHASES = 4
-"""Purchases that are simulated, those of the best estimate per dollar."""
+"""Purchases that are simulated: node types of the best estimate per dollar, each at its best site."""
 
 SEARCH_SHARE = 0.8
 """Share of the search in the progress; the rest is the headroom of the best fleets."""
@@ -162,7 +162,9 @@ class _Search:
             if not offer.is_owned and base[number] < offer.available
         ]
         value = {number: market.supply.estimate[number] / offer.price_usd_per_hour for number, offer in offers}
-        simulated = sorted(value, key=lambda number: -value[number])[:PURCHASES]
+        best = sorted(value, key=lambda number: -value[number])
+        kinds = {(self.plan.offers[number].gpu, self.plan.offers[number].gpus): number for number in reversed(best)}
+        simulated = sorted(kinds.values(), key=best.index)[:PURCHASES]
         self._try([base, *(market.with_more(base, number) for number in simulated)], with_capacity=True)
         base_rps = self.tried[base].capacity_rps or 0.0
         scale = base_rps / max(market.estimated_rps(base), 1e-12)

@@ -80,8 +80,8 @@ def _added_to(found: Mapping[str, Any]) -> str:
     rate = base["capacity_requests_per_s"]
     serves = f"serves up to {number(rate)} requests/s" if rate else "serves no load within the SLO"
     return (
-        f"One more node beside {base['fleet']}, which {serves}: those with the best estimate per dollar by simulation, "
-        "the others by the planner's estimate, scaled."
+        f"One more node beside {base['fleet']}, which {serves}: the node types with the best estimate per dollar by "
+        "simulation, the others by the planner's estimate, scaled."
     )
 
 

@@ -52,8 +52,10 @@ class Purchase:
 
 
 def by_value(purchases: list[Purchase]) -> tuple[Purchase, ...]:
-    """Return purchases by what they add per dollar, the best first."""
-    return tuple(sorted(purchases, key=lambda one: (-one.rps_per_usd, one.usd_per_hour, one.label)))
+    """Return purchases by what they add per dollar, the best first; those that are simulated before estimates."""
+    return tuple(
+        sorted(purchases, key=lambda one: (not one.is_simulated, -one.rps_per_usd, one.usd_per_hour, one.label))
+    )
 
 
 def purchase_sentence(purchases: Sequence[Purchase]) -> str:
