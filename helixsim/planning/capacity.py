@@ -2,11 +2,9 @@
 
 Rates are on a grid with steps of the tolerance, anchored at the max-flow estimate: rate k is
 ``max_flow * (1 + tolerance)**k``. An exponential search starts below the KV-limited estimate, at most at the max-flow
-estimate (or at the result of another seed or target), until one rate passes and a higher one fails; smaller steps and
-bisection narrow the bracket to neighbouring rates. Two things are interpolated to need fewer simulations: an overloaded
-system serves about its capacity, and a seed whose slack at some rate is that of the first seed at another rate will
-probably fail as much later or earlier. All rates of a seed, and all systems, receive the same requests, scaled in time.
-The placement is that of the experiment as written. Each seed is searched separately, later ones from the result of the
+estimate (or at the result of another seed or target), until one rate passes and a higher one fails; bisection narrows
+the bracket to neighbouring rates. All rates of a seed, and all systems, receive the same requests, scaled in time. The
+placement is that of the experiment as written. Each seed is searched separately, later ones from the result of the
 first; the interval is over the seeds.
 """
 
@@ -15,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import chain, count
 from pathlib import Path
 
 from helixsim.config.experiment import ResolvedExperiment, SystemSpec
@@ -34,18 +32,12 @@ from helixsim.study.trials import run_trial, trial_store, trials_in
 from helixsim.study.whatif import keep_placement
 from helixsim.workload.arrivals import process_of
 
-FIRST_STEP, SEED_STEP = 0.08, 0.04
-"""First step of the exponential search, as a share of the rate, and that of later seeds; steps double."""
-
-SERVED_LESS = 0.97
-"""An overloaded system that serves at most this share of the offered load serves about its capacity."""
+FIRST_STEP = 0.08
+"""First step of the exponential search, as a share of the rate; later ones grow (``highest_pass``)."""
 
 FIRST_SHARE = 0.85
 """Start of the search as a share of the KV-limited estimate, where waiting times usually grow, at most the max-flow
 estimate: few placements serve more than that, and rates far above the capacity are simulated in vain."""
-
-JUMPS = 2
-"""Times an expected result is tried in the search of one seed."""
 
 LEAST_SHARE, MOST_SHARE = 0.01, 64.0
 """Range of the search, as shares of the max-flow estimate."""
@@ -87,8 +79,6 @@ class SearchTask:
         Grid index at which the search of each target starts, in order (None: the KV-limited estimate).
     rates_rps
         Additional rates to simulate.
-    curve
-        (Grid index, slack) of simulations of the first target under the first seed, by index.
     first_share
         Start of the search as a share of the KV-limited estimate.
     kept
@@ -105,7 +95,6 @@ class SearchTask:
     rates_rps: tuple[float, ...] = ()
     out: Path | None = None
     force: bool = False
-    curve: tuple[tuple[int, float], ...] = ()
     first_share: float = FIRST_SHARE
     kept: Placement | None = None
 
@@ -172,6 +161,7 @@ def search_seed(task: SearchTask, report: Report) -> Searched:
     operating_rps = bound_rps if placed.operating is None else placed.operating.tokens_per_s / tokens
     share = min(task.first_share * operating_rps / bound_rps, 1.0)
     first = math.floor(math.log(max(LEAST_SHARE, share)) / math.log(step))
+    stride = max(1, round(FIRST_STEP / task.tolerance))
     best: list[int | None] = []
     near: int | None = None
     for target, hint in zip(task.targets, task.hints, strict=False):
@@ -179,16 +169,9 @@ def search_seed(task: SearchTask, report: Report) -> Searched:
         def passes(k: int, name: str = target.name) -> bool:
             return trial(bound_rps * step**k).verdicts[name].is_met
 
-        def expected(k: int, target: Target = target) -> int | None:
-            found = trial(bound_rps * step**k)
-            if not found.verdicts[target.name].is_met:
-                return _by_served(found, bound_rps, step)
-            return _by_slack(k, found.verdicts[target.name].slack, task.curve) if target is task.targets[0] else None
-
         near = near if hint is None else hint
         start = first if near is None else near
-        stride = max(1, round((FIRST_STEP if hint is None else SEED_STEP) / task.tolerance))
-        k = highest_pass(passes, min(max(start, lowest), highest), stride, lowest, highest, expected)
+        k = highest_pass(passes, min(max(start, lowest), highest), stride, lowest, highest)
         near = near if k is None else k
         best.append(k)
     for rate_rps in task.rates_rps:
@@ -199,13 +182,7 @@ def search_seed(task: SearchTask, report: Report) -> Searched:
 
 def tasks_after(first: Searched, task: SearchTask, options: SearchOptions) -> list[SearchTask]:
     """Return the tasks after the search of the first seed: other seeds, and the load curve."""
-    target, step = task.targets[0].name, 1.0 + task.tolerance
-    slacks = {
-        round(math.log(trial.rate_rps / first.bound_rps) / math.log(step)): trial.verdicts[target].slack
-        for trial in first.trials
-        if trial.verdicts[target].is_met and math.isfinite(trial.verdicts[target].slack)
-    }
-    common = replace(task, placed=first.placed, curve=tuple(sorted(slacks.items())))
+    common = replace(task, placed=first.placed)
     more = [replace(common, seed=task.seed + number, hints=first.best) for number in range(1, options.seeds)]
     if options.with_curve:
         capacities = {first.bound_rps * (1 + task.tolerance) ** k for k in first.best if k is not None}
@@ -237,59 +214,32 @@ def find_capacity(task: SearchTask, options: SearchOptions, report: Report = lam
     return capacity_of(task, [first, *(search_seed(more, report) for more in tasks_after(first, task, options))])
 
 
-def highest_pass(
-    passes: Callable[[int], bool],
-    start: int,
-    stride: int,
-    lowest: int,
-    highest: int,
-    expected: Callable[[int], int | None] = lambda _: None,
-) -> int | None:
+def highest_pass(passes: Callable[[int], bool], start: int, stride: int, lowest: int, highest: int) -> int | None:
     """Return a k that passes while k + 1 fails, by exponential search and bisection; None if ``lowest`` fails.
 
-    Steps double, those within a bracket while they are less than half of it. If exactly the ks up to some k pass, that
-    k is returned, else one of the transitions.
-
-    Parameters
-    ----------
-    expected
-        What the outcome at k leads to expect of the result, if anything. The k of the bracket that is nearest to it is
-        tried ``JUMPS`` times; after that it is searched from there in steps of one, two, ...
+    The steps are one, one, two, four, ... strides, as seeds mostly differ by one or two. If exactly the ks up to some k
+    pass, that k is returned, else one of the transitions.
     """
-    good, bad, at, jumps = lowest - 1, highest + 1, start, JUMPS
+    good, bad, at = lowest - 1, highest + 1, start
+    strides = chain([stride], (stride << doubled for doubled in count()))
     while True:
-        passed = passes(at)
-        good, bad = (at, bad) if passed else (good, at)
-        if bad - good <= 1:
-            return good if good >= lowest else None
-        guess = expected(at) if jumps else None
-        is_bracket = good >= lowest and bad <= highest
-        if guess is not None:
-            at, stride, jumps = min(max(guess, good + 1), bad - 1), 1, jumps - 1
-        elif is_bracket and 2 * stride >= bad - good:
-            at = (good + bad) // 2
+        if passes(at):
+            good = at
+            if at == highest or bad <= highest:
+                break
+            at = min(highest, at + next(strides))
         else:
-            at = min(at + stride, highest) if passed else max(at - stride, lowest)
-            stride *= 2
-
-
-def _by_served(trial: Trial, bound_rps: float, step: float) -> int | None:
-    """Return the grid index of the rate that an overloaded system serves; None if it is not clearly overloaded."""
-    served_rps = trial.summary.throughput.requests_per_s
-    if served_rps is None or not 0 < served_rps <= SERVED_LESS * trial.rate_rps:
-        return None
-    return math.floor(math.log(served_rps / bound_rps) / math.log(step))
-
-
-def _by_slack(k: int, slack: float, curve: Sequence[tuple[int, float]]) -> int | None:
-    """Return where a seed will fail that has a slack at k, by where the first seed had it; None outside its curve.
-
-    ``curve``: (grid index, slack) of the first seed, up to its result.
-    """
-    for (low, more), (high, less) in pairwise(curve):
-        if more >= slack > less:
-            return k + round((high - low) * (slack - less) / (more - less)) + (curve[-1][0] - high)
-    return None
+            bad = at
+            if at == lowest or good >= lowest:
+                break
+            at = max(lowest, at - next(strides))
+    while bad - good > 1 and good >= lowest:
+        middle = (good + bad) // 2
+        if passes(middle):
+            good = middle
+        else:
+            bad = middle
+    return good if good >= lowest else None
 
 
 def _found(target: Target, rates: Sequence[float], trials: Sequence[Trial], tolerance: float) -> CapacityEstimate:

@@ -154,7 +154,7 @@ class _Search:
         """Return the owned nodes, or without any the best fleet, and what one more node of each offer adds to it."""
         market = self.market
         base = market.owned if any(market.owned) else self.best
-        if base is None:  # with a budget
+        if base is None:
             base = max(self.tried, key=lambda counts: (self.tried[counts].capacity_rps or 0.0, counts))
         offers = [
             (number, offer)
@@ -249,7 +249,6 @@ class _Search:
             )
             for counts in new
         ]
-
         outcomes: dict[int, FleetTrial] = {}
         shares = [0.0] * len(new)
 
@@ -324,8 +323,7 @@ class _Search:
         for offer in self.plan.offers:
             first.append(seen)
             seen += offer.available
-        nodes = experiment.fleet.cluster.nodes
-        one_of_each = [nodes[position].id for position in first]
+        one_of_each = [experiment.fleet.cluster.nodes[position].id for position in first]
         supply = supply_of(
             [experiment.fleet.profiles[position] for position in first],
             [capacity.of(node) for node in one_of_each],

@@ -18,7 +18,6 @@ from helixsim.metrics.objectives import Target, evaluate_target
 from helixsim.planning.capacity import (
     SearchOptions,
     SearchTask,
-    _by_slack,
     capacity_targets,
     find_capacity,
     highest_pass,
@@ -80,30 +79,6 @@ def test_the_last_that_passes_is_found_with_few_trials(limit, start, stride, low
     found = highest_pass(passes, start, stride, lowest, highest)
     assert found == (None if limit < lowest else min(limit, highest))
     assert len(set(asked)) == len(asked) <= 16
-
-
-@given(st.integers(-60, 60), st.integers(-50, 50), st.integers(1, 9), st.lists(st.none() | st.integers(-70, 70)))
-def test_expectations_save_trials_and_decide_nothing(limit, start, stride, expectations):
-    """Wrong ones cost few trials; a right one is confirmed by the two trials that any result needs."""
-    asked = []
-
-    def passes(k):
-        asked.append(k)
-        return k <= limit
-
-    told = iter([*expectations, *[None] * 50])
-    assert highest_pass(passes, start, stride, -60, 60, lambda _: next(told)) == limit
-    assert len(set(asked)) == len(asked) <= 26
-    asked.clear()
-    assert highest_pass(passes, start, stride, -60, 60, lambda _: limit) == limit
-    assert len(asked) <= 3 or start == limit
-
-
-def test_where_the_first_seed_had_a_slack_tells_where_another_will_fail():
-    curve = ((0, 2.0), (10, 1.5), (20, 1.1))
-    assert _by_slack(20, 1.3, curve) == 25  # the first seed had this slack five steps before its end
-    assert _by_slack(20, 1.5, curve) == 30
-    assert [_by_slack(20, slack, curve) for slack in (2.5, 1.05)] == [None, None]
 
 
 @given(st.lists(st.booleans(), min_size=41, max_size=41), st.integers(-20, 20))
