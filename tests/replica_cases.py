@@ -6,11 +6,14 @@ from dataclasses import replace
 from itertools import pairwise
 
 import builders
+import numpy as np
 from hypothesis import strategies as st
+from simulating import random_load
 
 from helixsim.domain.cluster import LinkSpec
 from helixsim.domain.engine import EngineSpec
 from helixsim.domain.hardware import BatchLimits, Curve
+from helixsim.domain.request import Prefix, Request
 from helixsim.domain.speculation import Speculation
 
 NUM_LAYERS = 12
@@ -101,3 +104,26 @@ def engines(draw):
         plain, batch_overhead_ns=100_000, sequence_overhead_ns=7_000, layer_launch_ns=150_000,
         message_overhead_ns=3_000, shares_weight_reads=True, has_output_head=True,
     )  # fmt: skip
+
+
+def shared_load(seed: int, count: int, *, rate_rps: float, prompt: int = 60, output: int = 20) -> list[Request]:
+    """Poisson arrivals of sessions with system prompts; some requests have no prefix, some share a part only."""
+    rng = np.random.default_rng(seed)
+    sessions: dict[int, int] = {}
+    found = []
+    for request in random_load(seed, count, rate_rps=rate_rps, prompt=prompt, output=output):
+        kind = rng.integers(5)
+        if kind == 0:
+            found.append(request)
+            continue
+        system = 20 + 13 * int(rng.integers(2))
+        session = int(rng.integers(4)) if kind > 1 else 100 + request.id
+        identifier = 10 + 200 * (system == 20) + session
+        total = max(sessions.get(identifier, system), system) + request.prompt_tokens
+        if total > 3 * prompt:
+            identifier, total = 1000 + request.id, system + request.prompt_tokens
+        known = total + (request.output_tokens if kind > 2 else 0)
+        sessions[identifier] = known
+        prefix = Prefix((system, identifier), (system, known), known)
+        found.append(replace(request, prompt_tokens=total, prefix=prefix))
+    return found

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import fields, replace
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_replica import Reference
-from replica_cases import chains, clusters, engines, kind_of
+from replica_cases import chains, clusters, engines, kind_of, shared_load
 from simulating import MS, inputs_of, random_load, run
 
 from helixsim.batching import registry as batching_registry
@@ -23,29 +22,6 @@ CACHED = EngineSpec(
     "inside", loops_inside=True, copies_activations=False, chunks_prompts=True, caches_prefixes=True, admission="prompt"
 )
 NEAR = LinkSpec(1e12, 0)
-
-
-def shared_load(seed: int, count: int, *, rate_rps: float, prompt: int = 60, output: int = 20) -> list[Request]:
-    """Poisson arrivals of sessions with system prompts; some requests have no prefix, some share a part only."""
-    rng = np.random.default_rng(seed)
-    sessions: dict[int, int] = {}
-    found = []
-    for request in random_load(seed, count, rate_rps=rate_rps, prompt=prompt, output=output):
-        kind = rng.integers(5)
-        if kind == 0:
-            found.append(request)
-            continue
-        system = 20 + 13 * int(rng.integers(2))
-        session = int(rng.integers(4)) if kind > 1 else 100 + request.id
-        identifier = 10 + 200 * (system == 20) + session
-        total = max(sessions.get(identifier, system), system) + request.prompt_tokens
-        if total > 3 * prompt:
-            identifier, total = 1000 + request.id, system + request.prompt_tokens
-        known = total + (request.output_tokens if kind > 2 else 0)
-        sessions[identifier] = known
-        prefix = Prefix((system, identifier), (system, known), known)
-        found.append(replace(request, prompt_tokens=total, prefix=prefix))
-    return found
 
 
 def assert_equal(make_inputs) -> RunResult:
@@ -71,16 +47,16 @@ def assert_equal(make_inputs) -> RunResult:
     return result
 
 
-@pytest.mark.parametrize("routing", ["prefix_aware", "least_loaded", "random"])
 @given(
     case=clusters(),
     engine=engines(),
     seed=st.integers(0, 10_000),
     rate_rps=st.sampled_from([5.0, 60.0, 400.0]),
     batching=st.sampled_from(batching_registry.names()),
+    routing=st.sampled_from(["prefix_aware", "least_loaded", "random"]),
 )
-@settings(max_examples=60, deadline=None)
-def test_every_time_and_every_hit_is_that_of_the_oracle(routing, case, engine, seed, rate_rps, batching):
+@settings(max_examples=80, deadline=None)
+def test_every_time_and_every_hit_is_that_of_the_oracle(case, engine, seed, rate_rps, batching, routing):
     engine = replace(engine, caches_prefixes=True, admission="prompt")
     load = shared_load(seed, 30, rate_rps=rate_rps)
     assert_equal(lambda: inputs_of(case, load, engine=engine, routing=routing, batching=batching))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_replica import Reference
-from replica_cases import chains, clusters, engines, kind_of
+from replica_cases import chains, clusters, engines, kind_of, shared_load
 from simulating import SECOND, inputs_of, random_load
 
 from helixsim.batching import registry as batching_registry
@@ -171,3 +171,31 @@ def test_the_comparison_reaches_what_is_rare(stages, batching):
         seen["rejected"] += (result.requests.status == RequestStatus.REJECTED).sum()
         seen["twice"] += (result.requests.preemptions > 1).sum()
     assert min(seen[name] for name in ("preemptions", "rejected", "twice")) > 0
+
+
+@pytest.mark.slow
+@given(
+    case=clusters(),
+    engine=engines(),
+    caches=st.booleans(),
+    seed=st.integers(0, 10**6),
+    batching=st.sampled_from(batching_registry.names()),
+    routing=routings,
+    feed=st.sampled_from(
+        [{"rate_rps": 60.0}, {"rate_rps": 1000.0}]
+        + [{"mode": FeedMode.CLOSED_LOOP, "concurrency": requests} for requests in (2, 20)]
+        + [{"mode": FeedMode.SATURATE, "prompts_in_flight": prompts} for prompts in (1, 20)]
+    ),
+    edges=st.tuples(st.sampled_from([0, 50, 200]), st.sampled_from([50, 100, 300])),
+    output=st.sampled_from([20, 60]),
+)
+@settings(max_examples=600, deadline=None)
+def test_all_of_it_together(case, engine, caches, seed, batching, routing, feed, edges, output):
+    """Prefix caches, drafts, rules of admission and windows under all feeds, which the quick tests have one by one."""
+    rate_rps = feed.get("rate_rps")
+    make = shared_load if caches else random_load
+    load = make(seed, 40 if rate_rps else 600, rate_rps=rate_rps or 1.0, prompt=60, output=output)
+    how = {"engine": replace(engine, caches_prefixes=caches), "batching": batching, "routing": routing, "seed": seed}
+    how |= {name: value for name, value in feed.items() if name != "rate_rps"}
+    warmup, duration = (edge * 997_003 for edge in edges)
+    assert_equal(case, load, window=Window(warmup, duration, drain=False), **how)
