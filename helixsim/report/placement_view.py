@@ -13,6 +13,9 @@ from helixsim.units import number, percent
 MOST_BARS = 80
 """Bars of one system; the rest is counted."""
 
+_FEWEST_BARS = 12
+"""Bars of a group of pipelines that is shown at all, if it has so many."""
+
 _NAMES = 4
 
 
@@ -145,15 +148,11 @@ def _bars(
 
 
 def _cut(groups: Sequence[PipelineGroup]) -> tuple[list[PipelineGroup], str]:
-    """Return the groups with ``MOST_BARS`` bars, and a sentence on the others."""
-    shown: list[PipelineGroup] = []
-    left = MOST_BARS
-    total = sum(len(group.bars) for group in groups)
-    for group in groups:
-        if left > 0:
-            shown.append(PipelineGroup(group.title, group.bars[:left]))
-            left -= len(group.bars)
-    rest = total - MOST_BARS
+    """Return groups with at most ``MOST_BARS`` bars, each with its share of them, and a sentence on the others."""
+    largest = groups[: MOST_BARS // _FEWEST_BARS]
+    most = MOST_BARS // max(1, len(largest)) if sum(len(group.bars) for group in groups) > MOST_BARS else MOST_BARS
+    shown = [PipelineGroup(group.title, group.bars[:most]) for group in largest]
+    rest = sum(len(group.bars) for group in groups) - sum(len(group.bars) for group in shown)
     return shown, f"{rest} further groups of equal nodes are in placements/ and nodes.csv." if rest > 0 else ""
 
 

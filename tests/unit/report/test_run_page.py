@@ -187,6 +187,22 @@ def test_diagrams_of_a_thousand_nodes_stay_small(data: RunSet, regions: int) -> 
     assert len(found.between_sites) == regions
 
 
+def test_of_many_unequal_pipelines_each_shown_has_its_part(data: RunSet) -> None:
+    run = _wide(data["helix"], 900, 1)
+    document = dict(run.placement_document)
+    names = list(document["layers"])
+    document["replicas"] = [names[first : first + 300] for first in range(0, 900, 300)]
+    document["layers"] = {
+        name: [number % 300 // (1 + number // 300), number % 300 // (1 + number // 300) + 1]
+        for number, name in enumerate(names)
+    }
+    run.__dict__["placement_document"] = {**document, "num_layers": 300}
+    view = views.placement_view(run, {"a100": "n1"})
+    assert [len(group.bars) for group in view.groups] == [views.MOST_BARS // 3] * 3
+    hidden = 300 + 150 + 100 - 3 * (views.MOST_BARS // 3)
+    assert view.left_out.startswith(f"{hidden} further groups")
+
+
 def _wide(run: Run, nodes: int, regions: int) -> Run:
     """Return a run on pipelines of four equal nodes."""
     names = [f"a100-{number}" for number in range(nodes)]
