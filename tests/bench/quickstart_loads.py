@@ -2,7 +2,7 @@
 
     python -m tests.bench.quickstart_loads --rates 0.3 0.8 1.3 1.6 --seeds 0 1 2
 
-``pipeline`` is the highest balanced score with ``flow_weighted``, placed once per rate; ``finish first`` is one
+``pipeline`` is the highest balanced score with ``flow_weighted``, placed once per rate; ``finish-first`` is one
 pipeline per GPU type with ``earliest_finish``. The last column says whether ``helix`` is behind the best of the others
 by share or latency by more than the interval of the difference, and what it selected.
 """
@@ -21,8 +21,8 @@ QUICKSTART = Path(__file__).parents[2] / "experiments" / "quickstart.yaml"
 
 SYSTEMS = """[{name: helix, placement: helix},
  {name: pipeline, placement: {strategy: helix, criterion: balanced}, routing: flow_weighted},
- {name: least loaded, placement: separate, routing: least_loaded},
- {name: finish first, placement: separate, routing: earliest_finish}]"""
+ {name: least-loaded, placement: separate, routing: least_loaded},
+ {name: finish-first, placement: separate, routing: earliest_finish}]"""
 
 
 def figures(score: Score) -> str:
@@ -40,13 +40,13 @@ def main() -> None:
     args = parser.parse_args()
     pipelines = {}
     print(
-        "| requests/s | seed | helix | pipeline | least loaded | finish first | helix |\n|---|---|---|---|---|---|---|"
+        "| requests/s | seed | helix | pipeline | least-loaded | finish-first | helix |\n|---|---|---|---|---|---|---|"
     )
     for seed in args.seeds:
         for rate in args.rates:
             overrides = [
                 f"systems={SYSTEMS}",
-                "baseline=least loaded",
+                "baseline=least-loaded",
                 f"workload.arrivals.rate={rate}",
                 f"seed={seed}",
             ]
