@@ -139,6 +139,9 @@ class _Search:
         if any(placement.ranges.get(node) != layers for node, layers in self.pinned.items()):
             return
         placement = replace(placement, objective_tokens_per_s=flow)
+        taken = sum(one.name == name or one.name.startswith(f"{name} (") for one in self.candidates)
+        if taken:  # estimates and scores are by name
+            name = f"{name} ({taken + 1})"
         moved = moved_bytes(fleet, placement.ranges, self.previous) if self.previous else 0
         self.candidates.append(
             Candidate(name, placement, plan.max_hops, plan.mean_hops, is_searched, moved, by_operating)

@@ -12,6 +12,8 @@ from helixsim.domain.cluster import Deployment
 from helixsim.domain.placement import LayerRange, Placement
 from helixsim.placement.base import PlacementProblem
 from helixsim.placement.check import check
+from helixsim.placement.helix import _Search
+from helixsim.placement.helix_options import HelixOptions
 from helixsim.placement.select import Candidate, contenders
 from helixsim.placement.subsets import part_of, subsets
 
@@ -116,3 +118,11 @@ def test_contenders_are_the_best_estimates_of_each_kind_of_routes_without_duplic
     assert [one.name for one in contenders(made, far, 2)] == ["mixed 5", "mixed 4"]
     hopeless = {name: value - 100 for name, value in estimates.items()}
     assert len(contenders(made, hopeless, 2)) == 6
+
+
+def test_candidates_of_equal_names_are_told_apart() -> None:
+    """Estimates and scores are kept by name."""
+    search = _Search(problem_of([(8, "a"), (8, "a")]), HelixOptions())
+    for name, node in (("rough", "k8-0"), ("rough", "k8-1"), ("rough-apart", "k8-0"), ("rough", "k8-0")):
+        search._add(name, {node: LayerRange(0, LAYERS)})
+    assert [candidate.name for candidate in search.candidates] == ["rough", "rough (2)", "rough-apart", "rough (3)"]
