@@ -25,6 +25,13 @@ if TYPE_CHECKING:
     from helixsim.results.run import Run
     from helixsim.results.runset import RunSet
 
+_JUDGED = (
+    ("output_throughput", "throughput", "output throughput"),
+    ("mean_ttft_ms", "ttft", "mean TTFT"),
+    ("mean_tpot_ms", "tpot", "mean TPOT"),
+)
+"""Key of a metric, that of its model error, and its name."""
+
 Measured = Sequence[tuple[str, "Benchmark"]]
 
 
@@ -115,7 +122,24 @@ class _Comparison:
             measured, simulated = (f"{figures[key]:.6g}" for figures in (self.benchmark.figures, self.simulated))
             rows.append((key, measured, simulated, interval, f"{error:+.1%}"))
         head = f"{system}, {self.label} ({self.benchmark.tool}: {described(self.benchmark)})"
-        return "\n".join((head, aligned(rows[0], rows[1:])))
+        return "\n".join((self.verdict(), "", head, aligned(rows[0], rows[1:])))
+
+    def verdict(self) -> str:
+        """Return how far the simulation is off, and which metrics were expected to be closer."""
+        from helixsim.metrics.ranking import follows_load
+
+        error, parts = self.run.model_error, []
+        for key, metric, title in _JUDGED:
+            if key not in self.errors:
+                continue
+            text = f"{title} {self.errors[key]:+.1%}"
+            is_given = metric == "throughput" and follows_load(self.run.summary)
+            if error is not None and not is_given and self.simulated[key]:
+                low, high = error.band(metric)
+                is_inside = low <= self.benchmark.figures[key] / self.simulated[key] <= high
+                text += ", in the 80 % band" if is_inside else ", outside the 80 % band"
+            parts.append(text)
+        return f"Verdict   simulated against measured: {'; '.join(parts) or 'no main metric in common'}."
 
 
 def _print_notes(found: Sequence[_Comparison]) -> None:

@@ -47,6 +47,17 @@ def test_one_doubt_is_shown_and_the_others_are_counted(fake_runs) -> None:
     assert len(re.findall("^Doubt ", screen_text(fake_runs, width=120, verbose=True), re.MULTILINE)) == len(doubts) > 2
 
 
+def test_doubts_about_other_systems_are_counted_where_the_best_has_none(fake_runs) -> None:
+    from helixsim.report.screen import verdict_lines
+    from helixsim.report.tables import rendered
+
+    verdict = fake_runs.verdict
+    best = replace(verdict.systems[verdict.best], doubts=())
+    lines = verdict_lines(replace(verdict, systems={**verdict.systems, verdict.best: best}))
+    said = re.findall("^Doubt +(.*)$", rendered(lines, 120, color=False), re.MULTILINE)
+    assert [re.sub("[0-9]+", "N", text) for text in said] == ["N about other systems, with -v."]
+
+
 def test_marks_are_those_of_the_verdict(fake_runs) -> None:
     text = screen_text(fake_runs, width=120)
     rows = {row[:9]: row for row in text.splitlines()}
