@@ -110,14 +110,14 @@ def signed_errors(results: Sequence[PointResult], metric: str) -> Chart | None:
         return None
     edges = np.arange(-WIDEST, WIDEST + _BIN / 2, _BIN)
     curves, top = [], 0.0
-    for predictor, kind, _ in PREDICTOR_KINDS:
+    for predictor, kind, title in PREDICTOR_KINDS:
         if predictor in samples:
             inside = np.clip(samples[predictor], edges[0] + 1e-9, edges[-1] - 1e-9)
             shares = np.histogram(inside, edges)[0] / len(inside)
             top = max(top, float(shares.max()))
             xs = np.repeat(edges, 2)
             ys = np.concatenate([[0.0], np.repeat(shares, 2), [0.0]])
-            curves.append(Curve(kind, xs.tolist(), ys.tolist()))
+            curves.append(Curve(kind, xs.tolist(), ys.tolist(), name=title))
     step = next(step for step in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if top / step <= 6)
     high = math.ceil(top / step) * step
     ticks = tuple((number * step, f"{number * step:.0%}") for number in range(round(high / step) + 1))
@@ -126,7 +126,7 @@ def signed_errors(results: Sequence[PointResult], metric: str) -> Chart | None:
         f"{TITLES[metric]}: signed error",
         f"Share of points by signed relative error of {TITLES[metric]} in bins of {_BIN:.0%}, for each predictor.",
         Axis("predicted / measured − 1", -WIDEST, WIDEST, _error_ticks((-0.6, -0.3, 0.0, 0.3, 0.6), WIDEST)),
-        Axis("share of points", 0.0, high, ticks),
+        Axis("share of points", 0.0, high, ticks, is_share=True),
         curves=tuple(curves[::-1]),
         guides=(Curve("main", (0.0, 0.0), (0.0, high)),),
     )
@@ -138,19 +138,20 @@ def error_sizes(results: Sequence[PointResult], metric: str) -> Chart | None:
     if not samples:
         return None
     curves = []
-    for predictor, kind, _ in PREDICTOR_KINDS:
+    for predictor, kind, title in PREDICTOR_KINDS:
         if predictor in samples:
             values, shares = shares_below(map(abs, samples[predictor]))
             count = sum(value <= WIDEST for value in values)
             last = shares[count - 1] if count else 0.0
-            curves.append(Curve(kind, [0.0, *values[:count], WIDEST], [0.0, *shares[:count], last], is_step=True))
+            xs, ys = [0.0, *values[:count], WIDEST], [0.0, *shares[:count], last]
+            curves.append(Curve(kind, xs, ys, is_step=True, name=title))
     quarters = tuple((share, f"{share:.0%}") for share in (0.0, 0.25, 0.5, 0.75, 0.9, 1.0))
     return Chart(
         f"sizes-{metric}",
         f"{TITLES[metric]}: points within an error",
         f"Share of points whose {TITLES[metric]} is predicted within a relative error, for each predictor.",
         Axis("|predicted / measured − 1|", 0.0, WIDEST, _error_ticks((0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6))),
-        Axis("share of points", 0.0, 1.0, quarters),
+        Axis("share of points", 0.0, 1.0, quarters, is_share=True),
         curves=tuple(curves[::-1]),
         guides=tuple(Curve("", (0.0, WIDEST), (share, share)) for share in (0.5, 0.9)),
     )

@@ -59,14 +59,14 @@ def distributions(replay: Replay) -> list[Chart]:
         for name, kind in KINDS.items():
             if samples[name].size:
                 values, shares = shares_below(samples[name].tolist())
-                curves.append(Curve(kind, [values[0], *values], [0.0, *shares], is_step=True))
+                curves.append(Curve(kind, [values[0], *values], [0.0, *shares], is_step=True, name=name))
         charts.append(
             Chart(
                 f"{key}-{_identifier(replay.name)}",
                 f"{title} of the requests",
                 f"Cumulative distribution of {title} over the requests of {replay.name}, measured and simulated.",
                 linear_axis(f"{title}, {unit}", 0.0, largest or 1.0),
-                Axis("share of requests", 0.0, 1.0, _SHARES),
+                Axis("share of requests", 0.0, 1.0, _SHARES, is_share=True),
                 curves=tuple(curves),
             )
         )
@@ -84,7 +84,7 @@ def series(replay: Replay) -> list[Chart]:
             one: RunSeries | None = getattr(replay, f"{name}_series")
             values = None if one is None else getattr(one, key)
             if one is not None and values is not None:
-                curves.append(Curve(kind, *_thinned(one.time_s, values)))
+                curves.append(Curve(kind, *_thinned(one.time_s, values), name=name))
         highest = max(max(curve.ys, default=0.0) for curve in curves)
         is_share = key == "kv_share"
         missing = "" if len(curves) > 1 else " (not measured)"
@@ -94,7 +94,9 @@ def series(replay: Replay) -> list[Chart]:
                 f"{title[0].upper()}{title[1:]}{missing}",
                 f"{title} over time in {replay.name}, simulated{' and measured' if len(curves) > 1 else ''}.",
                 time_axis,
-                Axis(title, 0.0, 1.0, _KV_SHARES) if is_share else linear_axis(title, 0.0, highest or 1.0),
+                Axis(title, 0.0, 1.0, _KV_SHARES, is_share=True)
+                if is_share
+                else linear_axis(title, 0.0, highest or 1.0),
                 curves=tuple(curves),
             )
         )
