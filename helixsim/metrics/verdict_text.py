@@ -184,6 +184,8 @@ def _margin(verdict: Verdict) -> str:
     lead = verdict.lead
     if lead is None:
         return ""
+    if lead.best == lead.next and lead.criterion is Criterion.LATENCY:
+        return f"None: {verdict.ranking[1]} is equal."
     sure = _sampling(lead)
     if lead.ahead_in_draws is not None:
         sure.append(f"ahead in {_DRAWN[lead.drawn]} in {percent(lead.ahead_in_draws)} % of draws of the model error")
@@ -193,8 +195,6 @@ def _margin(verdict: Verdict) -> str:
 
 def _difference(lead: Lead, other: str) -> str:
     best, next_ = lead.best, lead.next
-    if best == next_ and lead.criterion is Criterion.LATENCY:
-        return f"none: {other} is equal"
     if lead.criterion is Criterion.LATENCY:
         both = [MISSING if value is None else seconds_text(value) for value in (best, next_)]
         return f"mean request latency {both[0]}, {other} {both[1]}"

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 STYLES = {MET: "green", MISSED: "bold red", DOUBT: "yellow", "": ""}
 """Colours by meaning."""
 
+_BANDED = {"ttft": "TTFT", "tpot": "TPOT", "throughput": "tokens/s"}
+
 LATE = "∞"
 """A percentile beyond the window."""
 
@@ -191,7 +193,7 @@ def _rows(runs: RunSet) -> list[_Row]:
         _Row("$/M output tokens", "$/M", lambda run, _: Cell(number(run.summary.cost.usd_per_mtok)), 5),
         _Row("load", "load", lambda _, one: _load(one), 4),
         _Row("limited by", "limited by", lambda _, one: Cell(one.limiting_node or one.limited_by or MISSING), 2),
-        _Row(f"80 % band, {metric.upper()} %", f"{metric.upper()} band %", lambda run, _: _band(run, metric), 1),
+        _Row(f"80 % band, {_BANDED[metric]} %", f"{_BANDED[metric]} band %", lambda run, _: _band(run, metric), 1),
     ]
 
 
@@ -220,9 +222,9 @@ def _latency_rows(runs: RunSet, name: str, unit: str, factor: float) -> list[_Ro
 
 
 def _banded(verdict: Verdict) -> str:
-    """Return the metric whose model error is shown: the one that decides, TPOT where throughput does."""
+    """Return the metric whose model error is shown: the one in which the best two systems are compared."""
     key = "" if verdict.lead is None else verdict.lead.drawn
-    return "ttft" if key == "mean_ttft_ms" else "tpot"
+    return {"mean_ttft_ms": "ttft", "output_throughput": "throughput"}.get(key, "tpot")
 
 
 def _allowed(runs: RunSet, name: str, factor: float) -> str:
@@ -304,7 +306,7 @@ def _grid(
         widest = max([words, *(len(row[column][0]) for row in rows)])
         table.add_column(
             _cell(title, ""), justify="left" if is_text else "right", overflow="fold", vertical="bottom",
-            width=widest if is_text else max(widest, least or 0), no_wrap=is_text,
+            width=widest if is_text else max(widest, least or 0),
         )  # fmt: skip
     for row in rows:
         table.add_row(*(_cell(text, mark) for text, mark in row))

@@ -77,6 +77,19 @@ def test_colours_have_meanings(fake_runs) -> None:
     assert [line.rstrip() for line in plain.splitlines()] == screen_text(fake_runs).splitlines()
 
 
+def test_long_names_are_not_cut_in_the_table(fake_runs) -> None:
+    one = fake_runs["helix"]
+    names = [f"{'a-long-name-of-a-system-' * 3}{number}" for number in range(3)]
+    runs = {name: replace(one, name=name) for name in names}
+    many = RunSet("many", names[0], fake_runs.slo, runs, dict.fromkeys(runs, fake_runs.comparisons["helix"]))
+    text = screen_text(many, width=80)
+    assert max(map(len, text.splitlines())) <= 80
+    table = re.sub(r"[^a-z0-9-]", "", text[text.index("\nsystem") :])
+    for name in names:
+        assert name[-12:] in table
+    assert f"None: {names[1]} is equal." in " ".join(screen_text(many, width=160).split())
+
+
 def test_many_systems_are_rows_of_one_table(fake_runs) -> None:
     one = fake_runs["helix"]
     runs = {f"system-{number:02}": replace(one, name=f"system-{number:02}") for number in range(12)}
