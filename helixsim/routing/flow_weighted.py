@@ -80,9 +80,10 @@ class FlowWeighted:
 
     def _level(self, taken: Hop, siblings: Sequence[Hop], view: RoutingView) -> None:
         """Raise the loads of masked edges to that of the edge just taken, so that they accumulate no credit."""
+        level = self.load[taken.edge]
         for hop in siblings:
-            if hop is not taken and not view.fits(hop):
-                self.load[hop.edge] = max(self.load[hop.edge], self.load[taken.edge])
+            if self.load[hop.edge] < level and not view.fits(hop):
+                self.load[hop.edge] = level
 
 
 def _edges_with_flow(graph: RoutingGraph) -> RoutingGraph:

@@ -21,6 +21,7 @@ from helixsim.results.placement_json import placement_document
 from helixsim.rng import stream
 from helixsim.routing import registry
 from helixsim.routing.graph import routing_graph
+from helixsim.runtime.identity import content_key
 
 STAGES = 4
 
@@ -107,3 +108,27 @@ def test_equal_links_of_the_min_cut_are_one_element_with_their_number():
     assert len(plan.min_cut) == 4
     assert "36 network links (k0-0 -> k0-3, " in cut_sentence(plan, fleet.cluster)
     assert " and 33 more: 72 tokens/s)" in cut_sentence(plan, fleet.cluster)
+
+
+def test_a_link_of_its_own_makes_sites_of_its_ends_alone():
+    fleet, table, placement = crowd(6)
+    odd = LinkSpec(1e12, 5)
+    same = fleet.cluster.network.intra_region
+    pairs = {("k0-0", "k0-3"): odd, ("k1-0", "k1-3"): same, ("k1-1", "k1-4"): odd, ("k1-2", "k1-4"): odd}
+    cluster = replace(fleet.cluster, network=replace(fleet.cluster.network, pairs=pairs))
+    sites = cluster.sites
+    alike = {site: {node for node, other in sites.items() if other == site} for site in sites.values()}
+    assert {frozenset(nodes) for nodes in alike.values() if len(nodes) < 4} == {
+        frozenset({"k0-0"}), frozenset({"k0-3"}), frozenset({"k1-1", "k1-2"}), frozenset({"k1-4"}),
+    }  # fmt: skip
+    assert sites["k1-0"] == sites["k1-3"] == sites["k0-1"]
+    plain, odd_plan = (max_flow(replace(fleet, cluster=one), placement, table) for one in (fleet.cluster, cluster))
+    assert odd_plan.max_flow_tokens_per_s == pytest.approx(plain.max_flow_tokens_per_s)
+    assert len(odd_plan.classes) > len(plain.classes)
+
+
+def test_what_a_cluster_remembers_is_no_part_of_its_key():
+    fleet, *_ = crowd(2)
+    before = content_key("cluster", fleet)
+    assert fleet.cluster.sites
+    assert content_key("cluster", fleet) == before
