@@ -21,8 +21,9 @@ HEAD = (
 
 def race_rows(notes: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Return the best entries of the race as rows of ``HEAD``, those simulated as reported first."""
-    last = max((entry["round"] for entry in notes.get("race", [])), default=0)
-    entries = sorted(notes.get("race", []), key=lambda e: (-e["round"], *_order(e)))
+    race = _race(notes)
+    last = max((entry["round"] for entry in race), default=0)
+    entries = sorted(race, key=lambda e: (-e["round"], *_order(e)))
     return [
         (
             entry["name"],
@@ -51,7 +52,7 @@ def selection_notes(runs: RunSet) -> list[tuple[str, str]]:
 def selection_sentences(notes: Mapping[str, Any]) -> list[str]:
     """Return why this placement and routing, and which nodes are idle for which reason."""
     found = []
-    race: Sequence[Mapping[str, Any]] = notes.get("race", [])
+    race = _race(notes)
     last = [entry for entry in race if entry["round"] == max(one["round"] for one in race)]
     own = [entry for entry in last if entry["name"] == notes.get("chosen")]
     if own:
@@ -82,6 +83,15 @@ def selection_sentences(notes: Mapping[str, Any]) -> list[str]:
         raises = ", ".join(f"{kind} {percent(worth[kind])} %" for kind in ordered)
         found.append(f"One more node raises the bound on max-flow by: {raises}.")
     return found
+
+
+def _race(notes: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """Return the entries of the race; none for a run of an older version, whose entries have other figures."""
+    race: Sequence[Mapping[str, Any]] = notes.get("race", [])
+    return race if all(entry.keys() >= _FIGURES for entry in race) else []
+
+
+_FIGURES = {"round", "share", "latency_s", "ttft_s", "tpot_s", "capacity_per_s", "output_tokens_per_s"}
 
 
 def _order(entry: Mapping[str, Any]) -> tuple[float, float]:

@@ -20,6 +20,7 @@ from helixsim.cli.report import add_parser
 from helixsim.errors import DataError
 from helixsim.report.figures import latency_cdfs, throughput_bars, write_figures
 from helixsim.report.html import build_report
+from helixsim.report.selection import race_rows, selection_sentences
 from helixsim.report.style import styled, svg_bytes
 from helixsim.report.tables import comparison_text, kv_text, placement_text, plain_table
 from helixsim.results.files import file_stem
@@ -77,6 +78,16 @@ def test_former_names_of_columns_are_read(run_dir: Path, tmp_path: Path) -> None
     assert ours.frame("nodes").equals(theirs.frame("nodes"))
     assert ours.frame("node_series").equals(theirs.frame("node_series"))
     assert ours["helix"].placement_document == theirs["helix"].placement_document
+
+
+def test_a_race_of_an_older_version_is_left_out() -> None:
+    former = {
+        "name": "blocks-3", "routing": "flow_weighted", "nodes": 4, "share": 0.9, "in_system": 5.0, "ttft_p95_s": 1.0,
+        "tpot_p95_s": 0.1, "output_tokens_per_s": 9.0, "round": 1, "is_baseline": False,
+    }  # fmt: skip
+    notes = {"race": [former], "chosen": "blocks-3", "idle": {"t4-0": "too small"}}
+    assert selection_sentences(notes) == ["Idle, too small: t4-0."]
+    assert race_rows(notes) == []
 
 
 def test_tables_fit_their_width_and_show_every_system(data) -> None:
