@@ -168,12 +168,13 @@ class _Search:
         self._try([base, *(market.with_more(base, number) for number in simulated)], with_capacity=True)
         base_rps = self.tried[base].capacity_rps or 0.0
         scale = base_rps / max(market.estimated_rps(base), 1e-12)
-        found = []
-        for number, offer in offers:
+        found, known = list[Purchase](), dict[tuple[str, int], float]()
+        for number, offer in sorted(offers, key=lambda pair: pair[0] not in simulated):
             if is_simulated := number in simulated:
-                adds_rps = (self.tried[market.with_more(base, number)].capacity_rps or 0.0) - base_rps
-            else:
-                adds_rps = market.supply.estimate[number] * scale / market.num_layers
+                served_rps = self.tried[market.with_more(base, number)].capacity_rps or 0.0
+                known[offer.gpu, offer.gpus] = served_rps - base_rps
+            estimate_rps = market.supply.estimate[number] * scale / market.num_layers
+            adds_rps = known.get((offer.gpu, offer.gpus), estimate_rps)  # at another site: as simulated at the best one
             found.append(Purchase(offer.label, offer.price_usd_per_hour, adds_rps, is_simulated))
         return base, by_value(found)
 
@@ -249,8 +250,7 @@ class _Search:
             )
             for counts in new
         ]
-        outcomes: dict[int, FleetTrial] = {}
-        shares = [0.0] * len(new)
+        outcomes, shares = dict[int, FleetTrial](), [0.0] * len(new)
 
         def on_task(number: int, share: float, what: str) -> None:
             shares[number] = share

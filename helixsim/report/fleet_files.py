@@ -81,7 +81,7 @@ def _added_to(found: Mapping[str, Any]) -> str:
     serves = f"serves up to {number(rate)} requests/s" if rate else "serves no load within the SLO"
     return (
         f"One more node beside {base['fleet']}, which {serves}: the node types with the best estimate per dollar by "
-        "simulation, the others by the planner's estimate, scaled."
+        "simulation at one site (elsewhere taken to add as much), the others by the planner's estimate, scaled."
     )
 
 
