@@ -104,6 +104,20 @@ class Simulation:
         return loaded(self.file, (*self.settings, *load))
 
 
+def place(experiment: hx.ResolvedExperiment, system: hx.SystemSpec, cache: Path | None) -> hx.Placed:
+    """Return a placed system; a search that was interrupted keeps its best so far, which is no outcome of a task.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        If the search was interrupted.
+    """
+    placed = hx.place(experiment, system, cache=cache)
+    if placed.placement.notes.get("interrupted"):
+        raise KeyboardInterrupt
+    return placed
+
+
 @lru_cache(maxsize=16)
 def loaded(file: Path, edits: tuple[hx.Edit, ...]) -> hx.ResolvedExperiment:
     """Return an experiment; the systems of a file follow one another, and reading it takes a tenth of a second."""

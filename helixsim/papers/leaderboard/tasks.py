@@ -17,7 +17,7 @@ from helixsim.flow.operating import busy_capacity
 from helixsim.flow.station import OperatingLoad
 from helixsim.jsonio import json_values
 from helixsim.metrics.summary import summarise
-from helixsim.papers.helix.tasks import Outcome, system_inputs
+from helixsim.papers.helix.tasks import Outcome, place, system_inputs
 from helixsim.papers.leaderboard.names import Effort, experiment_file
 from helixsim.placement.bounds import configuration_bound
 from helixsim.units import NS_PER_S
@@ -61,7 +61,7 @@ class Cell:
         """Return the figures of the cell; ``{"failed": message}`` if the strategy has no placement for the cluster."""
         experiment = self._experiment()
         try:
-            placed = hx.place(experiment, self.strategy, cache=cache)
+            placed = place(experiment, experiment.system(self.strategy), cache)
             run = hx.simulate(experiment, placed)
         except HelixsimError as error:
             if not error.is_result:  # a failure of the machine says nothing about the strategy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -144,6 +145,15 @@ def test_a_small_leaderboard_from_end_to_end(small, monkeypatch) -> None:
     monkeypatch.setattr(hx, "simulate", lambda *_: pytest.fail("simulated again"))
     again = simulate_all(["small"], QUICK, small / "cache", Serial())
     assert verdicts.document(again) == document
+
+
+def test_an_interrupted_search_is_no_outcome(small, monkeypatch) -> None:
+    """A strategy that is stopped may return its best so far, as ``place`` shows it; a cell does not."""
+    found = hx.place(tasks.loaded("small", "exo", 1.0, None, QUICK), "exo")
+    stopped = replace(found, placement=replace(found.placement, notes={"interrupted": True}))
+    monkeypatch.setattr(hx, "place", lambda *_args, **_how: stopped)
+    with pytest.raises(KeyboardInterrupt):
+        tasks.Cell("small", "exo", 1.0, QUICK).perform(None)
 
 
 def test_the_bound_line_stays_on_the_scale(small) -> None:
