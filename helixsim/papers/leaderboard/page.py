@@ -8,7 +8,7 @@ from typing import Any
 
 from helixsim.papers.leaderboard.names import LOADS
 from helixsim.papers.leaderboard.tasks import SATURATED
-from helixsim.papers.leaderboard.text import failures
+from helixsim.papers.leaderboard.text import failures, rate_sentences
 from helixsim.papers.leaderboard.verdicts import HELIX
 from helixsim.report.templating import template
 from helixsim.units import number
@@ -74,6 +74,7 @@ def shown(document: Mapping[str, Any]) -> dict[str, Any]:
             _cluster(cluster, facts, strategies, rows, rates) for cluster, facts in document["clusters"].items()
         ],
         "behind": [_behind(one) for one in document["helix_behind"]],
+        "higher_rates": rate_sentences(document),
         "failures": failures(document),
         "columns": [head for head, _, _ in SHOWN],
         "versions": ", ".join(f"{name} {version}" for name, version in document["versions"].items()),

@@ -58,7 +58,16 @@ def sentences(document: Mapping[str, Any]) -> list[str]:
         f"and {_number(one['helix_e2el_p50_s'])} s"
         for one in behind
     ]
-    return found
+    return [*found, *rate_sentences(document)]
+
+
+def rate_sentences(document: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for each strategy that meets the SLO up to a higher rate than helix."""
+    return [
+        f"{one['cluster']}: {one['strategy']} meets the SLO up to {_number(one['rate_rps'])} requests/s, helix up to "
+        f"{_number(one['helix_rate_rps'])}"
+        for one in document["helix_behind_rates"]
+    ]
 
 
 def failures(document: Mapping[str, Any]) -> list[tuple[str, str, str]]:

@@ -146,5 +146,21 @@ def document(board: Leaderboard) -> dict[str, Any]:
         ],
         "standings": [asdict(one) for one in found],
         "helix_behind": behind,
+        "helix_behind_rates": _higher_rates(board),
     })  # fmt: skip
     return values
+
+
+def _higher_rates(board: Leaderboard) -> list[dict[str, Any]]:
+    """Return the strategies that meet the SLO up to a higher rate than ``helix``, the highest of each cluster first."""
+    found = []
+    for cluster, names in board.strategies.items():
+        mine = board.slo_rps.get((cluster, HELIX))
+        rates = {name: board.slo_rps.get((cluster, name), 0.0) for name in names}
+        if mine is not None:
+            found += [
+                {"cluster": cluster, "strategy": name, "rate_rps": rate, "helix_rate_rps": mine}
+                for name, rate in sorted(rates.items(), key=lambda item: -item[1])
+                if rate > mine
+            ]
+    return found

@@ -147,6 +147,16 @@ def test_a_small_leaderboard_from_end_to_end(small, monkeypatch) -> None:
     assert verdicts.document(again) == document
 
 
+def test_strategies_with_a_higher_rate_than_helix_are_told() -> None:
+    names = ["helix", "a", "b", "c"]
+    rates = {("home", "helix"): 1.0, ("home", "a"): 1.2, ("home", "b"): 1.5, ("home", "c"): 1.0}
+    board = run.Leaderboard(QUICK, {"home": 2.0}, {"home": 9.0}, {}, {}, rates, {"home": names})
+    found = verdicts._higher_rates(board)
+    assert [(one["strategy"], one["rate_rps"]) for one in found] == [("b", 1.5), ("a", 1.2)]
+    (first, _) = text.rate_sentences({"helix_behind_rates": found})
+    assert first == "home: b meets the SLO up to 1.50 requests/s, helix up to 1.00"
+
+
 def test_an_interrupted_search_is_no_outcome(small, monkeypatch) -> None:
     """A strategy that is stopped may return its best so far, as ``place`` shows it; a cell does not."""
     found = hx.place(tasks.loaded("small", "exo", 1.0, None, QUICK), "exo")
