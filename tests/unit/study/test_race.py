@@ -285,7 +285,9 @@ def test_every_percentile_counts_for_the_latency(placed) -> None:
     columns = run.requests
 
     def latency_with(first_token_ns: np.ndarray) -> float:
-        return score_of(replace(run, requests=replace(columns, first_token_ns=first_token_ns)), experiment).latency_s
+        finish_ns = np.where(first_token_ns < 0, -1, columns.finish_ns)
+        requests = replace(columns, first_token_ns=first_token_ns, finish_ns=finish_ns)
+        return score_of(replace(run, requests=requests), experiment).latency_s
 
     first = columns.first_token_ns
     slow = np.argsort(np.where(first > run.window_start_ns, first - columns.arrival_ns, -1))[-4:]
