@@ -31,7 +31,7 @@ from helixsim.study import placing
 from helixsim.study.finished import SimulatedStore, simulated
 from helixsim.study.placements import placement_store
 from helixsim.study.race import Entry, Race, Trial
-from helixsim.study.score import Score, order, ranked, score_of
+from helixsim.study.score import ALIKE, Score, order, ranked, score_of
 from helixsim.study.systems import PlacedSystem, simulate_system
 
 MODELS = ("llama-3.1-8b", "qwen3-30b-a3b", "qwen3-32b", "llama-3.3-70b")
@@ -174,9 +174,9 @@ def rank_correlation(experiment: ResolvedExperiment) -> float | None:
 
 
 def _merit(score: Score) -> tuple[float, float]:
-    """Return what is ranked: the share to a per cent, then the latency to a per cent."""
+    """Return what is ranked: the share to a per cent, then the latency to what the selection takes to be equal."""
     share, negative = order(score)
-    return round(share, 2), -round(float(np.log(max(1e-9, -negative))), 2)
+    return round(share, 2), -round(float(np.log(max(1e-9, -negative))) / ALIKE)
 
 
 def _ranks(values: Sequence[tuple[float, float]]) -> np.ndarray:
