@@ -19,7 +19,7 @@ CLUSTERS = {
 }
 """Name of each experiment below ``experiments/leaderboard``, and what its cluster is."""
 
-QUICK_CLUSTERS = ("single24", "dist24", "home")
+QUICK_CLUSTERS = ("single24", "home")
 """Clusters of ``--quick``, unless others are named."""
 
 LOADS = (0.25, 0.7, 1.0)
