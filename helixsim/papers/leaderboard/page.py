@@ -84,9 +84,15 @@ def shown(document: Mapping[str, Any]) -> dict[str, Any]:
 
 def _lead(document: Mapping[str, Any], cells: int, behind: int) -> str:
     clusters = len(document["clusters"])
-    return (
+    higher = {one["cluster"] for one in document["helix_behind_rates"]}
+    lead = (
         f"Ten placement strategies on {clusters} cluster{'' if clusters == 1 else 's'}: helix is first, alone or with "
-        f"others, in {cells - behind} of {cells} cells of cluster and load."
+        f"others, in {cells - behind} of {cells} cells of cluster and load"
+    )
+    return (
+        f"{lead}; on {len(higher)} of {clusters} another one meets the SLO up to a higher rate."
+        if higher
+        else f"{lead}."
     )
 
 
