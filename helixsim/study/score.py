@@ -72,8 +72,12 @@ class Score:
 
     def share_exceeds(self, other: Score) -> bool:
         """Whether the share of this one is larger by more than the interval of the difference."""
-        total = max(1.0, float(self.decided.sum()) + float(other.decided.sum())) / 2 / len(self.good)
-        return _is_above(((self.decided - self.good) - (other.decided - other.good)) / -total)
+        return _is_above(self._shares() - other._shares())
+
+    def _shares(self) -> FloatArray:
+        """Return the share of each part; that of all where nothing is known of a part."""
+        known = self.decided > 0
+        return np.where(known, self.good / np.where(known, self.decided, 1.0), self.share)
 
     def beats(self, other: Score, *, by_cost: bool = False) -> bool:
         """Whether this one has the larger share, or an equal one with less latency (``by_cost``: at a lower price)."""

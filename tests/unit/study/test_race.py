@@ -205,6 +205,10 @@ def test_shares_come_before_time_and_equal_shares_do_not() -> None:
     assert not scores["b"].beats(scores["a"])
     assert scores["c"].beats(scores["a"])  # equal within the interval of the shares, and faster
     assert not scores["a"].beats(score(1.0, 9))
+    slow = replace(score(0.0, 9), decided=np.full(PARTS, 50.0))  # that less is known of it does not make it better
+    assert not slow.share_exceeds(score(0.0, 1))
+    assert score(0.0, 1).beats(slow)
+    assert not replace(slow, decided=np.zeros(PARTS)).share_exceeds(score(0.0, 1))
     nothing = replace(score(0.0, 1), log_latency=np.full(PARTS, np.inf))
     assert scores["d"].is_faster(nothing)
     assert not nothing.is_faster(nothing)
