@@ -80,5 +80,5 @@ def test_figures_are_not_kept_by_pyplot(runs):
 def test_a_report_is_written_on_demand(runs):
     path = runs.report()
     assert path.name == "report.html"
-    assert (path.parent / "figures" / "throughput_over_time.svg").is_file()
+    assert (path.parent / "figures" / "over_time.svg").is_file()
     assert hx.read(runs.directory).document() == runs.document()
