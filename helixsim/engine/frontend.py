@@ -276,8 +276,10 @@ class Frontend:
             self._plan(Priority.REFILL)
 
     def rejected(self, replica: Replica, outgrown: list[Running]) -> None:
-        """See ``Listener.rejected``."""
-        self._deliver(replica, self._reject_all, outgrown)
+        """See ``Listener.rejected``: they wait for nothing from now on, also before the client knows."""
+        for sequence in outgrown:
+            self._reject(sequence)
+        self._deliver(replica, self._refused, outgrown)
         self._forget(replica, outgrown)
 
     def _forget(self, replica: Replica, left: list[Running]) -> None:
@@ -300,9 +302,7 @@ class Frontend:
             del self.active[sequence.row]
         self._go_on(len(event.argument))
 
-    def _reject_all(self, event: Call) -> None:
-        for sequence in event.argument:
-            self._reject(sequence)
+    def _refused(self, event: Call) -> None:
         self._go_on(len(event.argument))
 
     def _go_on(self, ended: int) -> None:

@@ -173,6 +173,22 @@ def test_the_comparison_reaches_what_is_rare(stages, batching):
     assert min(seen[name] for name in ("preemptions", "rejected", "twice")) > 0
 
 
+@pytest.mark.parametrize("stages", [1, 2])
+def test_a_rejection_counts_from_when_the_scheduler_decides(stages):
+    """Runs that end while the client of a request that has outgrown the replica does not know of it yet."""
+    case = chains([[kind_of("n", blocks=5, budget=50)] * stages], intra=LinkSpec(1e10, 3_000_000))
+    load = random_load(1, 20, rate_rps=1.0, prompt=60, output=200)
+    closed = {"engine": INSIDE, "mode": FeedMode.CLOSED_LOOP, "concurrency": 1}
+    first = Reference(inputs_of(case, load[:1], **closed)).run()
+    (replica,) = first.replicas
+    decided = max(end for _, end in replica.stages[-1].node.busy) + replica.return_ns
+    for after in (-1_000_000, 0, 1_000_000, 2_999_999, 4_000_000):
+        window = Window(0, decided + after, drain=False)
+        result = assert_equal(case, load, window=window, **closed)
+        if 0 < after < 3_000_000:
+            assert result.requests.status.tolist() == [RequestStatus.REJECTED]
+
+
 @pytest.mark.slow
 @given(
     case=clusters(),
