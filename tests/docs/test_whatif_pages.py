@@ -19,7 +19,6 @@ from helixsim.study.run import run_experiment
 FOLDER = Path(__file__).parents[2] / "experiments" / "whatif"
 PAGES = sorted(FOLDER.rglob("README.md"))
 VARIANTS = [FOLDER / f"{name}.yaml" for name in ("double-traffic", "lose-region")]
-STILL_IDEAL = {"double-traffic"}
 PRICE = 1
 """Column of the price [$/h] in tables of variants."""
 
@@ -48,7 +47,7 @@ def test_commands_of_the_pages_are_accepted(page):
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_questions_stand_on_the_engine_of_today_and_selected_routing(path):
     document = yamlio.load(path).data
-    if "systems" in document and path.stem not in STILL_IDEAL:
+    if "systems" in document:
         assert document["engine"] == "vllm-1"
         for system in document["systems"]:
             if system["placement"] == "helix":
