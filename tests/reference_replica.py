@@ -206,6 +206,7 @@ class Replica:
         self.return_ns = reference.latency(last, first) if last != first else 0
         self.client_ns = reference.latency(first, COORDINATOR)
         self.travelling, self.waiting, self.running, self.in_flight = [], [], [], []
+        self.unread, self.since_read = [], 0
         self.steps = []  # all that were ever formed
         self.is_touched = self.has_preempted = self.has_rejected = self.has_changed = False
         self.parts = []
@@ -293,7 +294,7 @@ class Replica:
         sequence.network += now - sequence.arrival
         sequence.since = now
         self.travelling.remove(sequence)
-        self.waiting.append(sequence)
+        self.unread.append(sequence)
         self.is_touched = True
 
     def send_back(self, step):
@@ -356,6 +357,8 @@ class Replica:
 
     def form(self):
         self.parts, self.has_preempted, self.has_rejected, self.has_retracted = [], False, False, False
+        if not 0 < self.since_read < self.engine.scheduler_recv_interval or not self.running:
+            self.waiting, self.unread, self.since_read = self.waiting + self.unread, [], 0
         if self.prefill_first:
             self.take_chunks()
             self.take_waiting()
@@ -365,6 +368,9 @@ class Replica:
             self.take_decodes()
             self.take_chunks()
             self.take_waiting()
+        if self.parts:
+            has_chunks = any(part.is_chunk for part in self.parts)
+            self.since_read = self.engine.scheduler_recv_interval if has_chunks else self.since_read + 1
 
     def go(self, step):
         now = self.reference.now
@@ -479,7 +485,7 @@ class Replica:
 
     def could_admit(self, sequence):
         """Whether a request could be admitted at once, after all that have been submitted."""
-        outside = self.travelling + self.waiting
+        outside = self.outside
         if not outside + self.running:
             return self.blocks(sequence.prompt) <= self.free
         if len(outside + self.running) >= self.most:
@@ -533,8 +539,12 @@ class Replica:
         sequence.status = RequestStatus.REJECTED
         self.reference.call_at(self.reference.now + self.client_ns, self.reference.replace)
 
+    @property
+    def outside(self):
+        return self.travelling + self.unread + self.waiting
+
     def sequences(self):
-        return self.travelling + self.waiting + self.running
+        return self.outside + self.running
 
 
 class Node:
@@ -564,12 +574,13 @@ class View:
         return replica.could_admit(self.sequence)
 
     def queue_length(self, node):
-        return len(self.replica(node).waiting) + len(self.replica(node).travelling)
+        replica = self.replica(node)
+        return len(replica.waiting) + len(replica.unread) + len(replica.travelling)
 
     def prompt_backlog(self, node):
         replica = self.replica(node)
         computing = sum(max(0, sequence.goal - sequence.computed) for sequence in replica.running)
-        return computing + sum(sequence.context for sequence in [*replica.waiting, *replica.travelling])
+        return computing + sum(sequence.context for sequence in replica.outside)
 
     def in_flight(self, node):
         return len(self.replica(node).sequences())
@@ -768,5 +779,5 @@ class Reference:
         """State at the end of the run."""
         if sequence.status is not RequestStatus.WAITING:
             return sequence.status
-        is_outside = sequence in sequence.replica.travelling + sequence.replica.waiting if sequence.replica else True
+        is_outside = sequence in sequence.replica.outside if sequence.replica else True
         return RequestStatus.WAITING if is_outside else RequestStatus.RUNNING

@@ -93,6 +93,7 @@ def engines(draw):
     plain = EngineSpec(
         "inside", loops_inside=True, copies_activations=False, chunks_prompts=draw(st.booleans()),
         long_prefill_token_threshold=draw(st.sampled_from([0, 7, 20])),
+        scheduler_recv_interval=draw(st.sampled_from([1, 1, 2, 7])),
         admission=draw(st.sampled_from(["prompt", "prompt", "output"])),
         schedule_conservativeness=draw(st.sampled_from([None, 1.0, 4.0])),
         min_free_share=draw(st.sampled_from([0.0, 0.0, 0.1])),

@@ -17,18 +17,30 @@ _EIGHT_BIT_KV = {
     ("deepseek-r1", "trtllm", None), ("deepseek-v3", "trtllm", None),
     ("deepseek-r1", "sglang", "b200"), ("deepseek-v3", "sglang", "b200"),
     ("deepseek-r1", "sglang", "gb200"), ("deepseek-v3", "sglang", "b300"),
-    ("qwen3.5-397b-a17b", "sglang", "b200"), ("qwen3.5-397b-a17b", "sglang", "b300"),
+    ("qwen3.5-397b-a17b", "sglang", None), ("glm-5", "sglang", "b200"), ("glm-5", "sglang", "b300"),
 }  # fmt: skip
 """Model, engine and GPU (None: all) whose servers keep keys and values in FP8 (``--kv-cache-dtype fp8``,
 ``kv_cache_config: {dtype: fp8}``); others leave it to the engine, which takes 16 bits. Qwen3.5 in bf16 does."""
 
 _PROMPT_TOKENS = {
     ("llama-3.1-70b", "trtllm", "b200"): 16384, ("gpt-oss-120b", "trtllm", None): 20000,
-    ("deepseek-r1", "sglang", "h200"): 32768, ("deepseek-v3", "sglang", "h200"): 32768,
-    ("deepseek-r1", "sglang", "b200"): 16384, ("deepseek-v3", "sglang", "b200"): 16384,
-    ("qwen3.5-397b-a17b", "sglang", None): 32768,
+    ("deepseek-r1", "sglang", None): 32768, ("deepseek-v3", "sglang", None): 32768,
+    ("glm-5", "sglang", "b200"): 32768, ("glm-5", "sglang", "b300"): 32768,
+    ("qwen3.5-397b-a17b", "sglang", "b200"): 32768, ("qwen3.5-397b-a17b", "sglang", None): 16384,
 }  # fmt: skip
-"""``--max_num_tokens`` (TensorRT-LLM) and ``--chunked-prefill-size`` (SGLang) where they are not the default."""
+"""``--max_num_tokens`` (TensorRT-LLM) and ``--chunked-prefill-size`` (SGLang) where they are not the default; DeepSeek
+under SGLang differs further (``_sglang_keys``)."""
+
+_LOOKS_SELDOM = frozenset({"deepseek-r1", "deepseek-v3", "qwen3.5-397b-a17b"})
+_OFTEN, _SELDOM, _MANY = 10, 30, 16
+"""Models whose SGLang servers on Blackwell look for new requests only every ten decode steps
+(``--scheduler-recv-interval``), with at least ``_MANY`` in flight every thirty. GLM-5 does every ten in FP4 only, Qwen3.5
+every thirty in FP4 on B200, and every ten in FP8 on B300 from 0.5.10 on."""
+
+_GRAPHS_TO_2048 = [1, 2, 4, *range(8, 256, 8), *range(256, 2049, 16)]
+"""``max-cudagraph-capture-size: 2048`` of vLLM's servers of gpt-oss, which compute experts with Marlin on Hopper
+(``VLLM_MXFP4_USE_MARLIN``) and with FlashInfer, multiplying in FP8, on Blackwell
+(``VLLM_USE_FLASHINFER_MOE_MXFP4_MXFP8``)."""
 
 OUTPUT_SPREAD = 0.1
 """Outputs of NVIDIA's rows are taken to differ by this share: their mean TTFT is that of prompts that arrive one by
@@ -45,10 +57,22 @@ def kv_format(point: MeasuredPoint) -> str | None:
         return "fp8" if point.engine.startswith("trtllm") and point.weights in ("fp8", "nvfp4") else None
     if point.weights == "bf16":
         return None
+    if _is_recent_vllm(point):
+        return "fp8"
     for gpu in (point.gpu, None):
         if (point.model, point.engine, gpu) in _EIGHT_BIT_KV:
             return "fp8"
     return None
+
+
+def _is_recent_vllm(point: MeasuredPoint) -> bool:
+    """Whether the server has the options that the scripts of MiniMax M2.5 and Kimi K2.5 got for vLLM 0.19 on Blackwell.
+
+    KV cache in FP8, two prompts of tokens in a step, CUDA graphs of up to 2048 tokens; scripts of older versions leave
+    these to the engine.
+    """
+    is_of_them = point.model in ("minimax-m2.5", "kimi-k2.5") and point.engine == "vllm-1"
+    return is_of_them and point.gpu in ("b200", "b300") and point.engine_version.startswith("0.19")
 
 
 def engine_keys(point: MeasuredPoint) -> dict[str, Any]:
@@ -56,12 +80,40 @@ def engine_keys(point: MeasuredPoint) -> dict[str, Any]:
     if point.source == NVIDIA:
         return {}
     keys: dict[str, Any] = {"enable_prefix_caching": False}
+    if (point.model, point.engine) == ("gpt-oss-120b", "vllm-1"):
+        backend = "marlin" if point.gpu in ("h100", "h200") else "flashinfer_trtllm"
+        keys |= {"moe_backend": backend, "cuda_graph_sizes": _GRAPHS_TO_2048}
+    if _is_recent_vllm(point):
+        keys |= {"max_num_batched_tokens": 2 * point.prompt_tokens, "cuda_graph_sizes": _GRAPHS_TO_2048}
+    if point.engine == "sglang":
+        keys |= _sglang_keys(point)
     for gpu in (point.gpu, None):
         stated = _PROMPT_TOKENS.get((point.model, point.engine, gpu))
         if stated is not None:
-            return keys | {"max_num_batched_tokens": stated}
+            return {"max_num_batched_tokens": stated} | keys
     if point.engine == "trtllm":
         keys["max_num_batched_tokens"] = max(8192, point.concurrency + point.prompt_tokens + 128)
+    return keys
+
+
+def _sglang_keys(point: MeasuredPoint) -> dict[str, Any]:
+    """Return what else the scripts of SGLang set."""
+    keys: dict[str, Any] = {}
+    if point.gpu not in ("b200", "b300"):
+        return keys
+    if point.model.startswith("deepseek") and point.weights == "nvfp4":
+        keys["max_num_batched_tokens"] = 16384
+    elif point.model.startswith("deepseek") and point.gpus == 4:
+        keys["max_num_batched_tokens"] = 8192
+    interval = 1
+    if point.model in _LOOKS_SELDOM:
+        is_often = point.gpu == "b300" and point.weights == "fp8" and not point.engine_version.startswith("0.5.9")
+        always = point.model.startswith("qwen") and point.gpu == "b200" and point.weights == "nvfp4"
+        interval = _SELDOM if always or (point.concurrency >= _MANY and not is_often) else _OFTEN
+    elif point.model == "glm-5" and point.weights == "nvfp4":
+        interval = _OFTEN
+    if interval > 1:
+        keys["scheduler_recv_interval"] = interval
     return keys
 
 

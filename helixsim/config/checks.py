@@ -44,6 +44,7 @@ def check_sharing(section: ExperimentSection, transfers: str, source: Source) ->
 
 _OF_SCHEDULERS = {
     "enable_chunked_prefill": "chunks_prompts",
+    "scheduler_recv_interval": "scheduler_recv_interval",
     "scheduling_policy": "scheduling_policy",
     "enable_prefix_caching": "caches_prefixes",
 }

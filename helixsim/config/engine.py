@@ -27,6 +27,7 @@ _SPEC_FIELDS = {
     "schedule_conservativeness": "schedule_conservativeness",
     "enable_chunked_prefill": "chunks_prompts",
     "long_prefill_token_threshold": "long_prefill_token_threshold",
+    "scheduler_recv_interval": "scheduler_recv_interval",
     "scheduling_policy": "scheduling_policy",
     "enable_prefix_caching": "caches_prefixes",
 }

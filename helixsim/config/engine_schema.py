@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from helixsim.config.fields import Latency, Share, or_text
 from helixsim.domain.speculation import Speculation
-from helixsim.validation import Count, Section
+from helixsim.validation import Count, Section, Words
 
 DEFAULT_ENGINE = "ideal"
 
@@ -96,6 +96,11 @@ class EngineSection(Section):
     long_prefill_token_threshold: Annotated[int, Field(ge=0, le=10**9)] | None = Field(
         None, description="Maximum tokens of one prompt per step; 0: no limit (default: the profile's)."
     )
+    scheduler_recv_interval: Count | None = Field(
+        None,
+        description="Decode steps after which the scheduler looks for new requests, as SGLang's option of this name; it "
+        "also does behind prompts, and when idle (default: the profile's).",
+    )
     scheduling_policy: Literal["fcfs", "priority"] | None = Field(
         None,
         description="Order of waiting requests: by arrival (`fcfs`), or by `priority`, lowest value first, then by "
@@ -120,6 +125,11 @@ class EngineSection(Section):
         None,
         description="Whether each GPU of a node holds whole experts (expert parallelism) instead of a slice of every "
         "expert, as tensor parallelism has it (default: false).",
+    )
+    moe_backend: Words | None = Field(
+        None,
+        description="What routed experts are computed with, where the server does not leave it to the engine: `marlin` "
+        "(Hopper), `flashinfer_trtllm` (Blackwell), vLLM's options of these names (default: the engine's).",
     )
     transfers: Literal["batch", "request"] | None = Field(
         None,
@@ -175,7 +185,8 @@ class EngineSection(Section):
     )
     layer_launch: Latency | None = Field(
         None,
-        description="Host time to launch one layer, a lower bound of its time outside CUDA graphs (default: the "
+        description="Host time to launch one dense layer, a lower bound of its time outside CUDA graphs; layers with more "
+        "operations take as much more (default: the "
         "profile's).",
     )
     message_overhead: Latency | None = Field(

@@ -87,6 +87,8 @@ class EngineSpec:
         A prompt longer than what is left of the token budget is cut (chunked prefill).
     long_prefill_token_threshold
         Most tokens of one prompt in a step [tokens]; 0: no limit but the token budget.
+    scheduler_recv_interval
+        Decode steps after which the scheduler looks for new requests, as it also does behind prompts (SGLang).
     scheduling_policy
         Order of waiting requests: ``fcfs``, or ``priority`` (lowest value first, then arrival).
     caches_prefixes
@@ -115,6 +117,7 @@ class EngineSpec:
     schedule_conservativeness: float | None = None
     chunks_prompts: bool = False
     long_prefill_token_threshold: int = 0
+    scheduler_recv_interval: int = 1
     scheduling_policy: Literal["fcfs", "priority"] = "fcfs"
     caches_prefixes: bool = False
     pads_prompts: bool = False

@@ -108,6 +108,8 @@ class LayerTimes:
         As for the context and for pairs, but whatever the window: looking for the tokens to attend to.
     attention
         Attention as a table of measured kernels, in place of the terms of contexts and pairs; None: it follows those.
+    launches
+        Operations that the host launches for it outside CUDA graphs, over those of a dense layer.
     """
 
     prefill: Curve
@@ -120,6 +122,7 @@ class LayerTimes:
     index_ns_per_token: float = 0.0
     index_ns_per_pair: float = 0.0
     attention: AttentionTable | None = None
+    launches: float = 1.0
 
     def mixed_ns(self, prompt_tokens: float, seqs: float, drafts: float = 0) -> float:
         """Return the time for prompts and decode steps that pass the layer together [ns].
@@ -182,6 +185,8 @@ class ComputeProfile:
     experts
         With several ranks: time of the routed experts of each layer [ns] against the tokens of all ranks together,
         with what it takes to bring these together; None: a layer without experts.
+    launches
+        As in ``LayerTimes``, of all layers on average.
     """
 
     kind: str
@@ -199,6 +204,7 @@ class ComputeProfile:
     layers: tuple[LayerTimes, ...] = field(default=(), repr=False)  # many, few of them different
     ranks: int = 1
     experts: tuple[Curve | None, ...] = field(default=(), repr=False)
+    launches: float = 1.0
 
     def prefill_ns(self, layers: int, tokens: int) -> float:
         """Return the time of ``layers`` layers for one prompt of ``tokens`` tokens [ns]."""
@@ -227,6 +233,7 @@ class ComputeProfile:
             self.reference_context_tokens,
             self.prefill_ns_per_pair,
             self.token_work,
+            launches=self.launches,
         )
         return (mean,) * held.layers
 

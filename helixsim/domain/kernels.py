@@ -6,6 +6,9 @@ import math
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from helixsim.domain.layers import Multiply
+from helixsim.errors import DataError
+
 MOST_ONE_SHOT_BYTES, MOST_DIRECT_BYTES = 512 * 1024, 8 * 1024**2
 """Where engines change the algorithm of an all-reduce (vLLM, custom_all_reduce: one step below 512 KiB with up to four
 GPUs and below 256 KiB with eight, NCCL from 8 MiB on)."""
@@ -48,7 +51,7 @@ class ExpertsLaw(GemmLaw):
     """
 
     passes: float = 0.0
-    multiply: str | None = None
+    multiply: Multiply | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,12 @@ class Kernels:
         The same for the norms of queries and keys, in layers that have them [s].
     sampler_s, sampler_s_per_sequence
         Sampling after the output head: constant, and for each sequence [s].
+    fused_quantization
+        Formats whose products find their activations quantised by the kernels before, so that tables which time the
+        quantising with the product have too much.
+    backends
+        What routed experts are computed with instead, by the name of the engine's option: (name, (number format, law)
+        pairs).
     name, source
         Which file of ``profiles/kernels``, and where the constants come from.
     """
@@ -109,6 +118,26 @@ class Kernels:
     sampler_s_per_sequence: float
     source: str
     experts_by_format: tuple[tuple[str, ExpertsLaw], ...] = ()
+    fused_quantization: tuple[str, ...] = ()
+    backends: tuple[tuple[str, tuple[tuple[str, ExpertsLaw], ...]], ...] = ()
+
+    def with_backend(self, name: str | None) -> Kernels:
+        """Return the kernels with another way to compute routed experts (None: that of the engine).
+
+        Raises
+        ------
+        DataError
+            If its constants are not known.
+        """
+        if name is None:
+            return self
+        known = dict(self.backends)
+        if name not in known:
+            raise DataError(
+                f"engine.moe_backend: nothing is known of {name} with {self.name} kernels "
+                f"(known: {', '.join(sorted(known)) or 'none'})"
+            )
+        return replace(self, experts_by_format=(*(dict(self.experts_by_format) | dict(known[name])).items(),))
 
     def scaled(self, compute: float, memory: float = 1.0) -> Kernels:
         """Return the kernels whose matrix products reach other shares of the peaks by these factors, at most all."""
@@ -127,6 +156,7 @@ class Kernels:
             fp4=product(self.fp4),
             experts=product(self.experts),
             experts_by_format=tuple((form, product(law)) for form, law in self.experts_by_format),
+            backends=tuple((name, tuple((form, product(law)) for form, law in laws)) for name, laws in self.backends),
         )
 
     def products(self) -> dict[str, GemmLaw]:

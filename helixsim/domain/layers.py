@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 
+Multiply = Literal["fp16", "fp8", "fp4", "int8"]
+
+
 @dataclass(frozen=True, slots=True)
 class NumberFormat:
     """How weights are stored and multiplied.
@@ -25,11 +28,23 @@ class NumberFormat:
 
     name: str
     bits: float
-    multiply: Literal["fp16", "fp8", "fp4", "int8"] = "fp16"
+    multiply: Multiply = "fp16"
     is_blocked: bool = False
 
 
 FP16 = NumberFormat("fp16", 16.0)
+
+_OF_ATTENTION = {"full": 3, "sliding": 3, "latent": 16, "linear": 16}
+"""Operations of attention besides its matrices. Full: rotary embedding, writing the cache, attention. Latent: norms of
+both compressed vectors, splitting, joining and copying them, two products with halves of ``kv_b`` ... Linear:
+convolution, gates, norms, and the chunks of the recurrence."""
+
+_OF_INDEX, _OF_EXPERTS, _OF_PART = 6, 14, 2
+"""Operations of an index of sparse attention; of routed experts (scores, choice, sorting, quantising, two products,
+activation, sum); and of each half of a layer (norm with residual, all-reduce)."""
+
+_OF_DENSE_LAYER = 12
+"""Operations of a layer with full attention and a dense feed-forward part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +201,21 @@ class Layer:
         """Memory of the weights [B]."""
         experts = self.experts.bytes if self.experts else 0
         return sum(matrix.bytes for matrix in self.matrices) + experts + self.other_bytes
+
+    @property
+    def launches(self) -> float:
+        """Operations that the host launches one by one outside CUDA graphs, over those of a dense layer.
+
+        They are counted roughly, from what engines compute eagerly; fused kernels and compilation are the engine's.
+        """
+        attention, names = self.attention, [matrix.name for matrix in self.matrices]
+        count = len(names)
+        if attention is not None:
+            count += _OF_PART + _OF_ATTENTION[attention.kind] + (_OF_INDEX if attention.index_numbers else 0)
+        has_dense = any("down" in name for name in names)  # a dense part, or shared experts
+        if has_dense or self.experts is not None:
+            count += _OF_PART + (1 if has_dense else 0) + (_OF_EXPERTS if self.experts is not None else 0)
+        return count / _OF_DENSE_LAYER
 
     @property
     def parameters(self) -> int:

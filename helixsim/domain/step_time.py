@@ -261,6 +261,7 @@ class _LayerTerms:
         "_floor_ns",
         "_index_ns",
         "_known_ns",
+        "_launch_ns",
         "_reads_context",
         "_reference",
         "_sizes",
@@ -273,6 +274,7 @@ class _LayerTerms:
         self._times = times
         self._sizes = graph_sizes
         self._engine = engine
+        self._launch_ns = engine.layer_launch_ns * times.launches
         self._drafts = _drafts(engine)
         self._context_ns = times.decode_context_ns_per_token
         self._reference = times.reference_context_tokens
@@ -358,7 +360,7 @@ class _LayerTerms:
         """Return the time of the products of a step that is padded to the size of a CUDA graph [ns]."""
         sizes, tokens = self._sizes, prompt + seqs
         if not sizes or tokens > sizes[-1] or (prompt and not self._engine.pads_prompts):
-            return self._work_ns(prompt, seqs, self._engine.layer_launch_ns)
+            return self._work_ns(prompt, seqs, self._launch_ns)
         padding = sizes[bisect_left(sizes, tokens)] - tokens
         if not seqs:
             return self._work_ns(prompt + padding, 0)

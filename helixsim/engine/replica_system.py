@@ -115,6 +115,7 @@ class ReplicaSystem:
             most_reserved_share=inputs.high_water if keeps else 1.0,
             min_free_share=engine.min_free_share,
             caches_prefixes=engine.caches_prefixes,
+            receive_interval=engine.scheduler_recv_interval,
             speculation=engine.speculation,
             seed=inputs.seed,
         )
@@ -188,7 +189,7 @@ class ReplicaSystem:
             stage.range,
             stage.busy_until(now_ns),
             replica.kv_usage if scheduler.kv.capacity else 0.0,
-            len(scheduler.waiting) if is_first else stage.queue_length,
+            scheduler.num_waiting if is_first else stage.queue_length,
             scheduler.kv.capacity,
             scheduler.peak,
             stage.batches,
@@ -229,7 +230,8 @@ class ReplicaSystem:
 
     def first_in_line(self) -> str:
         """See ``System.first_in_line``."""
-        queues = [replica.scheduler.waiting for replica in self.replicas if replica.scheduler.waiting]
+        schedulers = [replica.scheduler for replica in self.replicas]
+        queues = [[*one.waiting, *one.unread] for one in schedulers if one.num_waiting]
         return f"; first in line: {queues[0][0].context_tokens} tokens of context" if queues else ""
 
 

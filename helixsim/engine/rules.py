@@ -38,6 +38,8 @@ class Rules:
         Share of the blocks that must stay free when a request is admitted beside others, 0..1.
     caches_prefixes
         Blocks are kept and shared by requests that begin alike.
+    receive_interval
+        Decode steps after which the scheduler looks for new requests; it also does behind prompts, and when idle.
     speculation, seed
         Draft tokens that decoding sequences verify in each step, None: none; and the seed of how many are accepted.
     """
@@ -53,6 +55,7 @@ class Rules:
     most_reserved_share: float = 1.0
     min_free_share: float = 0.0
     caches_prefixes: bool = False
+    receive_interval: int = 1
     speculation: Speculation | None = None
     seed: int = 0
 

@@ -24,7 +24,8 @@ _priority = attrgetter("request.priority")
 class Scheduler:
     """Waiting and running requests of one replica, and its KV memory.
 
-    ``replica`` is what requests that run have as their path. ``ready`` are the decoding sequences that are in no step
+    ``replica`` is what requests that run have as their path. ``unread`` are requests that have come since the scheduler
+    last looked for new ones, which it does every ``receive_interval`` decode steps. ``ready`` are the decoding sequences that are in no step
     under way; those in ``_paused`` can take no part in the one that is being formed. ``outgrown`` are sequences
     that no longer fit the replica even alone, to be rejected. ``pending_tokens``: prompt tokens not yet computed.
     """
@@ -37,6 +38,7 @@ class Scheduler:
         self.peak = 0
         self.pending_tokens = 0
         self.waiting: deque[Sequence] = deque()
+        self.unread: list[Sequence] = []
         self.running: dict[int, Sequence] = {}
         self.prompts: deque[Sequence] = deque()
         self.ready: Decodes | None = None
@@ -46,6 +48,7 @@ class Scheduler:
         self.recomputed_tokens = 0
         self.max_sequences = max(1, min(rules.max_sequences, rules.budget // rules.tokens_per_decode))
         self._tokens_per_decode = rules.tokens_per_decode
+        self._since_read = 0
         self._orders = 0
         self._reserved = 0
         self.reserve = OutputReserve(rules.new_token_ratio)
@@ -60,10 +63,41 @@ class Scheduler:
 
     # Queues -----------------------------------------------------------------------------------------------------------
 
-    def enqueue(self, sequence: Sequence, is_first: bool = False) -> None:
+    @property
+    def num_waiting(self) -> int:
+        """Requests that have not been admitted, or were preempted."""
+        return len(self.waiting) + len(self.unread)
+
+    @property
+    def steps_until_read(self) -> int | None:
+        """Decode steps, that which was formed last included, before new requests are read; None: there are none."""
+        return max(self.rules.receive_interval - self._since_read + 1, 1) if self.unread else None
+
+    def repeat_decodes(self, steps: int) -> None:
+        """Take note that the decodes formed last were computed so many times more."""
+        if steps:
+            self._since_read = (self._since_read - 1 + steps) % self.rules.receive_interval + 1
+
+    def receive(self, sequence: Sequence) -> bool:
+        """Take a request that has come; return whether the steps under way have to be planned anew for it."""
+        self.pending_tokens += sequence.target
+        if self.rules.receive_interval > 1:
+            self.unread.append(sequence)
+            return len(self.unread) == 1
+        self._enqueue(sequence)
+        return len(self.waiting) == 1 or self.rules.by_priority
+
+    def _read(self) -> None:
+        """Let new requests wait for admission if it is time to look for them, or nothing else is to be done."""
+        if not 0 < self._since_read < self.rules.receive_interval or not self.running:
+            self._since_read = 0
+            for sequence in self.unread:
+                self._enqueue(sequence)
+            self.unread.clear()
+
+    def _enqueue(self, sequence: Sequence, is_first: bool = False) -> None:
         """Let a request wait as the last, or the first, of those of its priority."""
         waiting = self.waiting
-        self.pending_tokens += sequence.target
         if not self.rules.by_priority:
             if is_first:
                 waiting.appendleft(sequence)
@@ -142,7 +176,8 @@ class Scheduler:
         else:
             found.preemptions += 1
             self.preemptions += 1
-            self.enqueue(found, is_first=True)
+            self.pending_tokens += found.target
+            self._enqueue(found, is_first=True)
 
     def _expected_blocks(self, sequence: Sequence) -> int:
         """Return the blocks that admission keeps for a sequence."""
@@ -152,7 +187,7 @@ class Scheduler:
 
     def could_admit(self, sequence: Sequence, coming: Iterable[Sequence]) -> bool:
         """Return whether a request could be admitted at once, behind those ``coming``, which are on their way here."""
-        ahead = [*self.waiting, *coming]
+        ahead = [*self.waiting, *self.unread, *coming]
         if not ahead and not self.running:
             return self.blocks_of(sequence.target) <= self.kv.free_blocks
         if len(self.running) + len(ahead) >= self.max_sequences:
@@ -195,6 +230,7 @@ class Scheduler:
 
     def form(self, now_ns: int) -> Plan | None:
         """Choose what the next step computes and take the blocks for it; None: there is nothing to compute."""
+        self._read()
         decodes = self.ready
         if decodes is not None and decodes.count and not self.prompts and not self.waiting:
             due = decodes.blocks_due(0, 1)
@@ -375,6 +411,8 @@ class Scheduler:
             decodes = self._group()
         else:
             self.ready = None
+        # Behind prompts the next step looks for new requests (SGLang: SchedulerRecvSkipper).
+        self._since_read = self.rules.receive_interval if chunks else self._since_read + 1
         count, tokens = decodes.count, 0
         ending: list[Sequence] = []
         for sequence, chunk in chunks:

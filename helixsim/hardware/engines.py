@@ -57,6 +57,7 @@ class EngineSources(Section):
     max_num_seqs: Words = NOT_STATED
     enable_chunked_prefill: Words = NOT_STATED
     long_prefill_token_threshold: Words = NOT_STATED
+    scheduler_recv_interval: Words = NOT_STATED
     scheduling_policy: Words = NOT_STATED
     enable_prefix_caching: Words = NOT_STATED
     cuda_graph_sizes: Words = NOT_STATED
@@ -97,6 +98,7 @@ class EngineFile(Section):
     max_num_seqs: ByGpu | None = None
     enable_chunked_prefill: bool = False
     long_prefill_token_threshold: Annotated[int, Field(ge=0, le=10**9)] = 0
+    scheduler_recv_interval: Count = 1
     scheduling_policy: Scheduling = "fcfs"
     enable_prefix_caching: bool = False
     cuda_graph_sizes: CudaGraphs | None = None
@@ -162,6 +164,7 @@ class EngineProfile:
             **{key: None if rules is None else plain_rules(rules) for key, rules in limits.items()},
             "enable_chunked_prefill": spec.chunks_prompts,
             "long_prefill_token_threshold": spec.long_prefill_token_threshold,
+            "scheduler_recv_interval": spec.scheduler_recv_interval,
             "scheduling_policy": spec.scheduling_policy,
             "enable_prefix_caching": spec.caches_prefixes,
             "cuda_graph_sizes": None if steps.cuda_graph_sizes is None else steps.cuda_graph_sizes.plain(),
@@ -215,6 +218,7 @@ def load_engine(name: str | Path) -> EngineProfile:
             schedule_conservativeness=file.schedule_conservativeness,
             chunks_prompts=file.enable_chunked_prefill,
             long_prefill_token_threshold=file.long_prefill_token_threshold,
+            scheduler_recv_interval=file.scheduler_recv_interval,
             scheduling_policy=file.scheduling_policy,
             caches_prefixes=file.enable_prefix_caching,
             pads_prompts=file.cuda_graph_sizes is not None and file.cuda_graph_sizes.prompts,

@@ -151,11 +151,13 @@ class EngineSection(Section):
     latent: TimeOrNone | None = None
     indexed: TimeOrNone | None = None
     elementwise: TimeOrNone | None = None
+    fused_quantization: list[Literal["fp8", "fp4"]] = Field(default_factory=list)
+    moe_backends: dict[Words, dict[ExpertsFormat, ExpertsSection]] = Field(default_factory=dict)
     source: Words
 
     def stated(self) -> dict[str, Any]:
         """Return what is stated."""
-        apart = {"experts_by_format", "latent", "indexed"}
+        apart = {"experts_by_format", "latent", "indexed", "fused_quantization", "moe_backends"}
         return {key: getattr(self, key) for key in self.model_fields_set - apart}
 
 
@@ -209,7 +211,15 @@ class KernelsFile(Section):
         if own is not None:
             stated = {f"{key}_s": getattr(own, key) for key in ("latent", "indexed")}
             changed = {key: value for key, value in stated.items() if value is not None}
-            laws = replace(laws, attention=replace(laws.attention, **changed))
+            laws = replace(
+                laws,
+                attention=replace(laws.attention, **changed),
+                fused_quantization=tuple(own.fused_quantization),
+                backends=tuple(
+                    (name, tuple((form, one.law()) for form, one in by_format.items()))
+                    for name, by_format in own.moe_backends.items()
+                ),
+            )
         return laws.scaled(self.sustained)
 
 

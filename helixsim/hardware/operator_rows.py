@@ -33,7 +33,7 @@ def operator_rows(model: ModelSpec, gpu: str, gpus: int, tables: Tables) -> Iter
         raise DataError(f"the last layer of {model.name} has no attention")
     prompt, decode = (build.text(operators) for operators in attending)
     reduces = build.text([build.all_reduce(model.hidden_size, gpus)] * ALL_REDUCES_PER_LAYER if gpus > 1 else [])
-    experts = build.text([expert_operator(layer, gpus, tables)] if layer.experts else [])
+    experts = build.text([expert_operator(layer, gpus, tables, gpu.kernels)] if layer.experts else [])
 
     def row(phase: str, batch: int, each: int, context: int, attention_ns: float) -> KernelRow:
         tokens = batch * max(each, 1)

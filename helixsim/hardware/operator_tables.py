@@ -11,13 +11,14 @@ import hashlib
 import struct
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
 
 from helixsim.domain.curves import AttentionTable, Curve
 from helixsim.domain.hardware import ComputeProfile, GpuSpec, LayerTimes
-from helixsim.domain.layers import FP16, Layer, Matrix
+from helixsim.domain.kernels import Kernels
+from helixsim.domain.layers import FP16, Experts, Layer, Matrix, Multiply
 from helixsim.domain.model import ModelSpec
 from helixsim.errors import ConfigError, DataError
 from helixsim.hardware.measured import activation_copy_ns_per_token
@@ -32,6 +33,10 @@ _WITH_MODULES = "vllm"
 
 _LATENT = (192, 128, 576)
 """Widths of keys, values and compressed keys and values in the tables of MLA: those of DeepSeek V2, V3 and Kimi K2."""
+
+_SMALL = 256
+"""Rows and columns of a product that takes no longer than the launches of its kernels: in 8 or 4 bits longer than in 16
+by the quantising of activations, which the tables time with the product."""
 
 _MOST_TOKENS, _MOST_SEQS = 2**17, 1024
 """Largest batch that curves know; beyond, they go on with their last slope."""
@@ -67,9 +72,12 @@ def operator_times(model: ModelSpec, gpu: GpuSpec, gpus: int, tables: Tables) ->
         If the tables lack a number format, a shape of attention or experts, or a kind of layer.
     """
     counts = Counter(model.layers)
-    operators = {layer: _operators(layer, model, gpus, tables) for layer in counts}
+    operators = {layer: _operators(layer, model, gpu, gpus, tables) for layer in counts}
     most_context = min(model.max_context_tokens, _MOST_TOKENS)
-    times = {layer: _layer_times(one, tables, most_context) for layer, one in operators.items()}
+    times = {
+        layer: replace(_layer_times(one, tables, most_context), launches=layer.launches)
+        for layer, one in operators.items()
+    }
     attending = [(count, times[layer].attention) for layer, count in counts.items()]
     tabled = [(count, table) for count, table in attending if table is not None]
 
@@ -118,6 +126,9 @@ class _Operators:
         once (CUDA graphs).
     prompt, decode
         Attention of prompts, and of decode steps.
+    quantised, plain
+        As many small products as the layer has whose activations an engine quantises in the kernels before, in their
+        format and in 16 bits: what those take longer is in ``tokens``, and not in the engine.
     """
 
     tokens: str
@@ -125,9 +136,18 @@ class _Operators:
     routed: str | None = None
     prompt: str | None = None
     decode: str | None = None
+    quantised: str | None = None
+    plain: str | None = None
+
+    def tokens_ns(self, tables: Tables, tokens: int) -> float:
+        """Return the time of ``tokens`` without what an engine does in other kernels [ns]."""
+        whole_ns = tables.ns(self.tokens, tokens)
+        if self.quantised is None or self.plain is None:
+            return whole_ns
+        return whole_ns - max(tables.ns(self.quantised, tokens) - tables.ns(self.plain, tokens), 0.0)
 
 
-def _operators(layer: Layer, model: ModelSpec, gpus: int, tables: Tables) -> _Operators:
+def _operators(layer: Layer, model: ModelSpec, gpu: GpuSpec, gpus: int, tables: Tables) -> _Operators:
     build, hidden = tables.build, model.hidden_size
     attending = attention_operators(layer, model, gpus, tables)
     of_tokens: list[Any] = []
@@ -145,13 +165,20 @@ def _operators(layer: Layer, model: ModelSpec, gpus: int, tables: Tables) -> _Op
     if gpus > 1:
         of_tokens += [build.all_reduce(hidden, gpus)] * parts
     if layer.experts is not None:
-        routed.append(expert_operator(layer, gpus, tables))
+        routed.append(expert_operator(layer, gpus, tables, gpu.kernels))
+    fused = [
+        matrix.format
+        for matrix in matrices_alone(layer, tables.backend)
+        if matrix.format.multiply in gpu.kernels.fused_quantization
+    ]
     return _Operators(
         build.text([*of_tokens, *shared, *routed]),
         build.text(shared) if shared and routed else None,
         build.text(routed) if shared and routed else None,
         None if attending is None else build.text(attending[0]),
         None if attending is None else build.text(attending[1]),
+        build.text([build.product(_SMALL, _SMALL, form) for form in fused]) if fused else None,
+        build.text([build.product(_SMALL, _SMALL, FP16) for _ in fused]) if fused else None,
     )
 
 
@@ -194,18 +221,30 @@ def product_operators(layer: Layer, gpus: int, tables: Tables) -> list[Any]:
     return [tables.build.product(*_shard(matrix, gpus), matrix.format) for matrix in matrices]
 
 
-def expert_operator(layer: Layer, gpus: int, tables: Tables) -> Any:
-    """Return the routed experts cut as helixsim cuts them, or in groups of whole ones where only those are known."""
+def expert_operator(layer: Layer, gpus: int, tables: Tables, kernels: Kernels) -> Any:
+    """Return the routed experts cut as helixsim cuts them, or in groups of whole ones where only those are known.
+
+    They multiply in the format that the engine's kernels do: MXFP4 in 16 bits on Hopper, in FP8 on Blackwell.
+    """
     assert layer.experts is not None, "only layers with experts are asked"
+    multiply = kernels.experts_of(layer.experts.matrices[0].format.name).multiply
+    experts = layer.experts if multiply is None else _multiplied_in(layer.experts, multiply)
     has_shared = any(matrix.name.startswith("shared") for matrix in layer.matrices)
-    sliced = tables.build.experts(layer.experts, gpus, by_expert=False, has_shared=has_shared)
+    sliced = tables.build.experts(experts, gpus, by_expert=False, has_shared=has_shared)
     try:
         tables.ns(tables.build.text([sliced]), 1)
     except DataError:
         if gpus == 1:
             raise
-        return tables.build.experts(layer.experts, gpus, by_expert=True, has_shared=has_shared)
+        return tables.build.experts(experts, gpus, by_expert=True, has_shared=has_shared)
     return sliced
+
+
+def _multiplied_in(experts: Experts, multiply: Multiply) -> Experts:
+    return replace(
+        experts,
+        matrices=tuple(replace(one, format=replace(one.format, multiply=multiply)) for one in experts.matrices),
+    )
 
 
 def matrices_alone(layer: Layer, backend: str = _WITH_MODULES) -> list[Matrix]:
@@ -223,7 +262,7 @@ def _shard(matrix: Matrix, gpus: int) -> tuple[int, int]:
 
 def _layer_times(operators: _Operators, tables: Tables, most_context: int) -> LayerTimes:
     knots, shared, routed = _token_knots(), operators.shared, operators.routed
-    work = decode = _curve(knots, lambda tokens: tables.ns(operators.tokens, tokens))
+    work = decode = _curve(knots, lambda tokens: operators.tokens_ns(tables, tokens))
     if shared is not None and routed is not None:
         saved = _curve(knots, lambda tokens: min(tables.ns(shared, tokens), tables.ns(routed, tokens)))
         decode = Curve(work.x, tuple(y - less for y, less in zip(work.y_ns, saved.y_ns, strict=True)))

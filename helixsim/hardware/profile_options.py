@@ -45,6 +45,8 @@ class ProfileOptions:
         Engine in the operator tables; None: it has none there.
     kernels
         Engine whose kernels run, in the laws; None: that of ``backend``, without one those of vLLM, each timed alone.
+    moe_backend
+        What routed experts are computed with, by the name of the engine's option; None: what the engine takes.
     limits
         CSV of KV tokens and batch limits by number of layers (see ``measured``), taken exactly as tabulated.
     holds_ends
@@ -68,6 +70,7 @@ class ProfileOptions:
     timings: Path | str = "auto"
     backend: str | None = None
     kernels: str | None = None
+    moe_backend: str | None = None
     limits: Path | None = None
     holds_ends: bool = False
     data_parallel_size: int = 1

@@ -55,6 +55,7 @@ def node_profile(
         If the node cannot hold one layer with any KV memory left.
     """
     gpu = gpu.under(options.kernels or options.backend)
+    gpu = replace(gpu, kernels=gpu.kernels.with_backend(options.moe_backend))
     kind = gpu.name if gpus == 1 else f"{gpu.name}x{gpus}"
     ranks = options.data_parallel_size
     sources = _Sources(model, gpu, gpus, kind, options)

@@ -76,6 +76,7 @@ def roofline(
         layers=() if len(kinds) == 1 else layers,
         ranks=ranks,
         experts=_shared_experts(node, model) if ranks > 1 else (),
+        launches=mean.launches,
     )
 
 
@@ -94,7 +95,7 @@ def _layer_times(node: Node, model: ModelSpec, layer: Layer) -> LayerTimes:
     attention, constants = layer.attention, node.gpu.kernels.attention
     work = _sampled(lambda tokens: node.token_work_s(layer, model.hidden_size, tokens))
     if attention is None:
-        return LayerTimes(work, work, token_work=work)
+        return LayerTimes(work, work, token_work=work, launches=layer.launches)
     context_ns = node.kv_read_s(attention, model.kv_bits, 1) * NS_PER_S
     pair_ns = node.prefill_attention_s(attention, 1) * NS_PER_S
     sequence_ns = constants.kv_padding_tokens * context_ns + node.state_s(attention, 1) * NS_PER_S
@@ -107,6 +108,7 @@ def _layer_times(node: Node, model: ModelSpec, layer: Layer) -> LayerTimes:
         window_tokens=attention.most_attended,
         index_ns_per_token=node.index_read_s(attention, 1) * NS_PER_S,
         index_ns_per_pair=node.index_pairs_s(attention, 1) * NS_PER_S,
+        launches=layer.launches,
     )
 
 
@@ -127,6 +129,7 @@ def _mean(layers: Sequence[LayerTimes]) -> LayerTimes:
         decode_context_ns_per_token=mean(lambda layer: layer.decode_context_ns_per_token),
         prefill_ns_per_pair=mean(lambda layer: layer.prefill_ns_per_pair),
         token_work=curve(lambda layer: layer.token_work or layer.prefill),
+        launches=mean(lambda layer: layer.launches),
     )
 
 

@@ -20,7 +20,7 @@ def running(rules, **changes):
     """Return how many of four requests with the same prompt run after the first step."""
     scheduler = Scheduler(SimpleNamespace(number=0), BLOCKS, 1, replace(rules, **changes))
     for row in range(4):
-        scheduler.enqueue(Sequence(Request(row, 0, PROMPT, OUTPUT), 0, row, OUTPUT))
+        scheduler.receive(Sequence(Request(row, 0, PROMPT, OUTPUT), 0, row, OUTPUT))
     scheduler.form(0)
     return len(scheduler.running)
 
