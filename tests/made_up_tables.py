@@ -22,7 +22,7 @@ class MadeUpBuilder:
     def product(self, inputs: int, outputs: int, stored: NumberFormat) -> Text:
         if stored.name == "int4":
             raise DataError("no int4 here")
-        return {"kind": "product", "size": inputs * outputs}
+        return {"kind": "product", "size": inputs * outputs, "format": stored.multiply}
 
     def elementwise(self, inputs: int, outputs: int) -> Text:
         return {"kind": "elementwise", "size": inputs + outputs}

@@ -21,7 +21,7 @@ from helixsim.benchmarks.read import described
 from helixsim.domain.summary import Summary
 from helixsim.errors import DataError
 from helixsim.jsonio import read_text
-from helixsim.metrics.error_cells import METRICS, Cell, one_format, own_cells, setting_columns, shipped_cells
+from helixsim.metrics.error_cells import METRICS, Cell, one_format, own_cells, setting_columns, shipped_cells, stages_of
 from helixsim.writing import write_rows
 
 FIGURES = {
@@ -73,7 +73,7 @@ class OwnPoint:
             **setting_columns(setting),
             "points": "1",
             **errors,
-            "stages": str(max(1, round(setting.stages))),
+            "stages": str(stages_of(setting)),
             "timings": "+".join(setting.timings),
             "file": str(self.path),
             "result": str(self.result),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import helixsim as hx
 from helixsim.domain.figures import SettingFigures
 from helixsim.errors import InfeasibleError
-from helixsim.metrics.error_cells import error_columns, setting_columns
+from helixsim.metrics.error_cells import error_columns, setting_columns, stages_of
 from helixsim.papers.helix.cells import Part
 from helixsim.papers.helix.fidelity import CellResult
 from helixsim.study.systems import summary_of
@@ -25,7 +25,7 @@ def rows(results: Sequence[CellResult]) -> list[dict[str, str | int | float]]:
             setting = setting_of(result.cell.parts[0])
             columns: dict[str, str | int] = {
                 **setting_columns(setting),
-                "stages": math.ceil(setting.stages),
+                "stages": stages_of(setting),
                 "timings": "+".join(setting.timings),
             }
             groups.setdefault(tuple(columns.items()), []).append(result)

@@ -34,8 +34,8 @@ under SGLang differs further (``_sglang_keys``)."""
 _LOOKS_SELDOM = frozenset({"deepseek-r1", "deepseek-v3", "qwen3.5-397b-a17b"})
 _OFTEN, _SELDOM, _MANY = 10, 30, 16
 """Models whose SGLang servers on Blackwell look for new requests only every ten decode steps
-(``--scheduler-recv-interval``), with at least ``_MANY`` in flight every thirty. GLM-5 does every ten in FP4 only, Qwen3.5
-every thirty in FP4 on B200, and every ten in FP8 on B300 from 0.5.10 on."""
+(``--scheduler-recv-interval``), with at least ``_MANY`` in flight every thirty. GLM-5 does every ten in FP4 only,
+Qwen3.5 every thirty in FP4 on B200, and every ten in FP8 on B300 from 0.5.10 on."""
 
 _GRAPHS_TO_2048 = [1, 2, 4, *range(8, 256, 8), *range(256, 2049, 16)]
 """``max-cudagraph-capture-size: 2048`` of vLLM's servers of gpt-oss, which compute experts with Marlin on Hopper

@@ -98,8 +98,8 @@ class EngineSection(Section):
     )
     scheduler_recv_interval: Count | None = Field(
         None,
-        description="Decode steps after which the scheduler looks for new requests, as SGLang's option of this name; it "
-        "also does behind prompts, and when idle (default: the profile's).",
+        description="Decode steps after which the scheduler looks for new requests, as SGLang's option of this name; "
+        "it also does behind prompts, and when idle (default: the profile's).",
     )
     scheduling_policy: Literal["fcfs", "priority"] | None = Field(
         None,
@@ -185,9 +185,8 @@ class EngineSection(Section):
     )
     layer_launch: Latency | None = Field(
         None,
-        description="Host time to launch one dense layer, a lower bound of its time outside CUDA graphs; layers with more "
-        "operations take as much more (default: the "
-        "profile's).",
+        description="Host time to launch one dense layer, a lower bound of its time outside CUDA graphs; layers with "
+        "more operations take as much more (default: the profile's).",
     )
     message_overhead: Latency | None = Field(
         None, description="Host time per message, added to the latency of the link (default: the profile's)."

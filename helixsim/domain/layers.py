@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-
 Multiply = Literal["fp16", "fp8", "fp4", "int8"]
+"""Formats of matrix products."""
 
 
 @dataclass(frozen=True, slots=True)

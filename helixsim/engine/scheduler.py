@@ -25,9 +25,10 @@ class Scheduler:
     """Waiting and running requests of one replica, and its KV memory.
 
     ``replica`` is what requests that run have as their path. ``unread`` are requests that have come since the scheduler
-    last looked for new ones, which it does every ``receive_interval`` decode steps. ``ready`` are the decoding sequences that are in no step
-    under way; those in ``_paused`` can take no part in the one that is being formed. ``outgrown`` are sequences
-    that no longer fit the replica even alone, to be rejected. ``pending_tokens``: prompt tokens not yet computed.
+    last looked for new ones, which it does every ``receive_interval`` decode steps. ``ready`` are the decoding
+    sequences that are in no step under way; those in ``_paused`` can take no part in the one that is being formed.
+    ``outgrown`` are sequences that no longer fit the replica even alone, to be rejected. ``pending_tokens``: prompt
+    tokens not yet computed.
     """
 
     def __init__(self, replica: Numbered, blocks: int, block_tokens: int, rules: Rules) -> None:

@@ -186,13 +186,20 @@ class Node:
         is_captured = tokens <= MOST_CAPTURED_TOKENS
         reduces = 1 if is_apart else ALL_REDUCES_PER_LAYER
         reduces_s = reduces * self.all_reduce_s(hidden_size, tokens, is_captured=is_captured)
-        is_latent = layer.attention is not None and layer.attention.kind == "latent"
-        extra_s = self.gpu.kernels.attention.latent_s if is_latent else 0.0
-        if layer.attention is not None and layer.attention.index_numbers:
-            extra_s += self.gpu.kernels.attention.indexed_s
-        if layer.attention is not None and layer.attention.head_norms:
-            extra_s += self.gpu.kernels.head_norms_s
-        return products + experts + self.elementwise_s(hidden_size, tokens) + extra_s + reduces_s
+        extra_s = self.latent_s(layer.attention) if layer.attention is not None else 0.0
+        return products + experts + self.norms_s(layer, hidden_size, tokens) + extra_s + reduces_s
+
+    def norms_s(self, layer: Layer, hidden_size: int, tokens: float) -> float:
+        """Return the time of norms, residuals, rotary embedding and activation of a layer."""
+        has_head_norms = layer.attention is not None and layer.attention.head_norms
+        return self.elementwise_s(hidden_size, tokens) + (self.gpu.kernels.head_norms_s if has_head_norms else 0.0)
+
+    def latent_s(self, attention: Attention) -> float:
+        """Return the constant of compressed keys and values (MLA), and of an index."""
+        law = self.gpu.kernels.attention
+        return (law.latent_s if attention.kind == "latent" else 0.0) + (
+            law.indexed_s if attention.index_numbers else 0.0
+        )
 
     def _beside_s(self, layer: Layer, tokens: float) -> float:
         """Return how much of the shared experts' time passes while the routed ones are computed, in small batches.

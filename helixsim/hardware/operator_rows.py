@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from helixsim.domain.model import ModelSpec
 from helixsim.errors import DataError
+from helixsim.hardware.catalog import load_gpu
 from helixsim.hardware.kernel_rows import KernelRow
 from helixsim.hardware.kernels import ALL_REDUCES_PER_LAYER
 from helixsim.hardware.operator_library import Tables
@@ -33,7 +34,7 @@ def operator_rows(model: ModelSpec, gpu: str, gpus: int, tables: Tables) -> Iter
         raise DataError(f"the last layer of {model.name} has no attention")
     prompt, decode = (build.text(operators) for operators in attending)
     reduces = build.text([build.all_reduce(model.hidden_size, gpus)] * ALL_REDUCES_PER_LAYER if gpus > 1 else [])
-    experts = build.text([expert_operator(layer, gpus, tables, gpu.kernels)] if layer.experts else [])
+    experts = build.text([expert_operator(layer, gpus, tables, load_gpu(gpu).kernels)] if layer.experts else [])
 
     def row(phase: str, batch: int, each: int, context: int, attention_ns: float) -> KernelRow:
         tokens = batch * max(each, 1)

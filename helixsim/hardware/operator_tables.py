@@ -21,6 +21,7 @@ from helixsim.domain.kernels import Kernels
 from helixsim.domain.layers import FP16, Experts, Layer, Matrix, Multiply
 from helixsim.domain.model import ModelSpec
 from helixsim.errors import ConfigError, DataError
+from helixsim.hardware.kernels import Node
 from helixsim.hardware.measured import activation_copy_ns_per_token
 from helixsim.hardware.operator_library import BACKENDS, Tables, open_tables
 from helixsim.units import NS_PER_S
@@ -63,8 +64,13 @@ def operator_profile(model: ModelSpec, gpu: GpuSpec, gpus: int, backend: str | N
     return operator_times(model, gpu, gpus, open_tables(gpu.name, backend))
 
 
-def operator_times(model: ModelSpec, gpu: GpuSpec, gpus: int, tables: Tables) -> ComputeProfile:
+def operator_times(
+    model: ModelSpec, gpu: GpuSpec, gpus: int, tables: Tables, *, in_service: bool = True
+) -> ComputeProfile:
     """Return the profile of ``gpus`` GPUs as one node from measured kernels; the sampler is that of ``roofline``.
+
+    ``in_service``: norms, rotary embedding and activation, which the tables do not have, are those of ``roofline``, and
+    what an engine fuses with them is left out. Otherwise they are as the library estimates them, for its own models.
 
     Raises
     ------
@@ -72,7 +78,7 @@ def operator_times(model: ModelSpec, gpu: GpuSpec, gpus: int, tables: Tables) ->
         If the tables lack a number format, a shape of attention or experts, or a kind of layer.
     """
     counts = Counter(model.layers)
-    operators = {layer: _operators(layer, model, gpu, gpus, tables) for layer in counts}
+    operators = {layer: _operators(layer, model, gpu, gpus, tables, in_service) for layer in counts}
     most_context = min(model.max_context_tokens, _MOST_TOKENS)
     times = {
         layer: replace(_layer_times(one, tables, most_context), launches=layer.launches)
@@ -126,6 +132,8 @@ class _Operators:
         once (CUDA graphs).
     prompt, decode
         Attention of prompts, and of decode steps.
+    norms_s
+        Norms, rotary embedding and activation for so many tokens by the laws [s]; None: they are among ``tokens``.
     quantised, plain
         As many small products as the layer has whose activations an engine quantises in the kernels before, in their
         format and in 16 bits: what those take longer is in ``tokens``, and not in the engine.
@@ -136,18 +144,21 @@ class _Operators:
     routed: str | None = None
     prompt: str | None = None
     decode: str | None = None
+    norms_s: Callable[[float], float] | None = None
     quantised: str | None = None
     plain: str | None = None
 
     def tokens_ns(self, tables: Tables, tokens: int) -> float:
         """Return the time of ``tokens`` without what an engine does in other kernels [ns]."""
         whole_ns = tables.ns(self.tokens, tokens)
+        if self.norms_s is not None:
+            whole_ns += self.norms_s(tokens) * NS_PER_S
         if self.quantised is None or self.plain is None:
             return whole_ns
         return whole_ns - max(tables.ns(self.quantised, tokens) - tables.ns(self.plain, tokens), 0.0)
 
 
-def _operators(layer: Layer, model: ModelSpec, gpu: GpuSpec, gpus: int, tables: Tables) -> _Operators:
+def _operators(layer: Layer, model: ModelSpec, gpu: GpuSpec, gpus: int, tables: Tables, in_service: bool) -> _Operators:
     build, hidden = tables.build, model.hidden_size
     attending = attention_operators(layer, model, gpus, tables)
     of_tokens: list[Any] = []
@@ -156,12 +167,13 @@ def _operators(layer: Layer, model: ModelSpec, gpu: GpuSpec, gpus: int, tables: 
     for matrix in matrices_alone(layer, tables.backend):
         inputs, outputs = _shard(matrix, gpus)
         made = [build.product(inputs, outputs, matrix.format)]
-        if matrix.name.endswith(("gate_up", "up")):
+        if matrix.name.endswith(("gate_up", "up")) and not in_service:
             made.append(build.elementwise(outputs, outputs // 2 if "gate" in matrix.name else outputs))
         (shared if matrix.name.startswith("shared") else routed if matrix.name == "router" else of_tokens).extend(made)
     has_feed = layer.experts is not None or any("down" in matrix.name for matrix in layer.matrices)
     parts = (layer.attention is not None) + has_feed
-    of_tokens += [build.elementwise(2 * hidden, 2 * hidden)] * parts
+    if not in_service:
+        of_tokens += [build.elementwise(2 * hidden, 2 * hidden)] * parts
     if gpus > 1:
         of_tokens += [build.all_reduce(hidden, gpus)] * parts
     if layer.experts is not None:
@@ -169,7 +181,7 @@ def _operators(layer: Layer, model: ModelSpec, gpu: GpuSpec, gpus: int, tables: 
     fused = [
         matrix.format
         for matrix in matrices_alone(layer, tables.backend)
-        if matrix.format.multiply in gpu.kernels.fused_quantization
+        if in_service and matrix.format.multiply in gpu.kernels.fused_quantization
     ]
     return _Operators(
         build.text([*of_tokens, *shared, *routed]),
@@ -177,6 +189,7 @@ def _operators(layer: Layer, model: ModelSpec, gpu: GpuSpec, gpus: int, tables: 
         build.text(routed) if shared and routed else None,
         None if attending is None else build.text(attending[0]),
         None if attending is None else build.text(attending[1]),
+        partial(Node(gpu, gpus).norms_s, layer, hidden) if in_service else None,
         build.text([build.product(_SMALL, _SMALL, form) for form in fused]) if fused else None,
         build.text([build.product(_SMALL, _SMALL, FP16) for _ in fused]) if fused else None,
     )
@@ -304,8 +317,11 @@ def _shares(operators: Mapping[Layer, _Operators], counts: Mapping[Layer, int], 
         times: dict[str, float] = defaultdict(float)
         for layer, one in operators.items():
             attention = one.prompt if is_prompt else one.decode
-            found = [tables.by_source(one.tokens, seqs * (tokens if is_prompt else 1))]
+            tokens_in_step = seqs * (tokens if is_prompt else 1)
+            found = [tables.by_source(one.tokens, tokens_in_step)]
             found += [tables.by_source(attention, seqs, tokens, is_prompt=is_prompt)] if attention else []
+            if one.norms_s is not None:
+                times["laws"] += counts[layer] * one.norms_s(tokens_in_step) * NS_PER_S
             for part in found:
                 for source, ns in part.items():
                     times[source] += counts[layer] * ns

@@ -98,6 +98,11 @@ def setting_columns(setting: SettingFigures) -> dict[str, str]:
     }
 
 
+def stages_of(setting: SettingFigures) -> int:
+    """Return the stages of a setting as its cell has them: rounded up, as a mean above one is that of a pipeline."""
+    return max(1, math.ceil(setting.stages))
+
+
 def error_columns(metric: str, log_errors: Sequence[float]) -> dict[str, float | str]:
     """Return the columns of a metric: mean and standard deviation of its log errors; empty without any."""
     known = len(log_errors) > 0

@@ -86,7 +86,9 @@ def test_tables_are_written_and_read_again(points, tmp_path, capsys):
         (["--update"], ExitCode.CONFIG, "--all"),
         (["--all", "--update", "--where", "gpu=h100"], ExitCode.CONFIG, "--where"),
         (["--where", "gpu"], ExitCode.CONFIG, "KEY=VALUE"),
-        (["--where", "gpus=99"], ExitCode.DATA, "no measured point"),
+        (["--where", "gpus=99"], ExitCode.CONFIG, "--where gpus=99: no measured point has it; the points have 1"),
+        (["--where", "engine=vllm-2"], ExitCode.CONFIG, "the points have sglang, trtllm, vllm-1"),
+        (["--where", "engine=sglang", "--where", "gpu=h200"], ExitCode.CONFIG, "none has all: engine=sglang gpu=h200"),
         (["--where", "card=h100"], ExitCode.CONFIG, "card"),
     ],
 )

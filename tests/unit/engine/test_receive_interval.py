@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 from replica_cases import chains, kind_of
-from simulating import inputs_of
+from simulating import SECOND, inputs_of, random_load
 
 from helixsim.domain.engine import EngineSpec
-from helixsim.domain.request import Request
+from helixsim.domain.request import FeedMode, Request, Window
 from helixsim.engine.rules import Rules
 from helixsim.engine.scheduler import Scheduler
 from helixsim.engine.sequences import Sequence
@@ -27,7 +27,8 @@ def steps_until_admission(interval, after):
     first, second = sequence(0), sequence(1)
     scheduler.receive(first)
     plan = scheduler.form(0)
-    assert plan is not None and plan.ending == [first]
+    assert plan is not None
+    assert plan.ending == [first]
     plan.decodes.join(first, 0)
     for step in range(1000):
         scheduler.ready = plan.decodes
@@ -44,7 +45,7 @@ def steps_until_admission(interval, after):
 def test_a_request_waits_for_the_next_look(interval):
     """The scheduler looks behind the prompt, and again after ``interval`` decode steps."""
     waits = [steps_until_admission(interval, after) for after in range(2 * interval)]
-    assert waits == [0, *range(interval - 1, 0, -1)] + [0, *range(interval - 1, 0, -1)]
+    assert waits == 2 * [0, *range(interval - 1, 0, -1)]
 
 
 def test_an_idle_scheduler_looks_at_once():
@@ -52,16 +53,13 @@ def test_an_idle_scheduler_looks_at_once():
     scheduler.receive(sequence(0))
     assert scheduler.num_waiting == 1
     plan = scheduler.form(0)
-    assert plan is not None and len(plan.chunks) == 1
+    assert plan is not None
+    assert len(plan.chunks) == 1
     assert scheduler.num_waiting == 0
 
 
 def test_first_tokens_come_later_and_prompts_together():
     """A closed loop: half an interval of steps more until the first token, and fewer steps with prompts."""
-    from simulating import SECOND, random_load  # noqa: PLC0415
-
-    from helixsim.domain.request import FeedMode, Window  # noqa: PLC0415
-
     case = chains([[kind_of("k", blocks=4000, budget=4000, seqs=64, prefill_ns=2e4)]])
     load = random_load(1, 200, rate_rps=1.0, prompt=60, output=80)
     how = {"mode": FeedMode.CLOSED_LOOP, "concurrency": 20, "window": Window(0, 100 * SECOND, drain=True)}

@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from helixsim.domain.placement import LayerRange
 from helixsim.domain.step_time import BatchShape, StepTime, prefill_pairs
 from helixsim.errors import ConfigError, DataError, ExitCode
 from helixsim.hardware import catalog, operator_library, operator_tables, profiles
+from helixsim.hardware.kernels import Node
 from helixsim.hardware.operator_library import DISTRIBUTION, SYSTEMS, backend_of, check_version, open_tables
 from helixsim.hardware.operator_tables import operator_profile, operator_times
 from helixsim.hardware.profile_options import ProfileOptions
@@ -23,10 +25,11 @@ from helixsim.hardware.profiles import node_profile
 ENGINE = EngineSpec("kernels", copies_activations=False, shares_weight_reads=True)
 LLAMA, QWEN, DEEPSEEK = (catalog.load_model(name) for name in ("llama-3.1-8b", "qwen3-30b-a3b", "deepseek-r1"))
 H100 = catalog.load_gpu("h100")
+as_timed = partial(operator_times, in_service=False)
 
 
 def step_time(model, gpus=1, held=None):
-    compute = operator_times(model, H100, gpus, made_up())
+    compute = as_timed(model, H100, gpus, made_up())
     return StepTime(compute, ENGINE, held or LayerRange(0, model.num_layers), model.num_layers)
 
 
@@ -84,7 +87,7 @@ def test_decode_steps_compute_shared_experts_beside_the_routed_ones():
 
 
 def test_latent_attention_alone_leaves_its_matrices_to_the_products():
-    module, alone = (operator_times(DEEPSEEK, H100, 8, made_up(backend=one)).layers[0] for one in ("vllm", "sglang"))
+    module, alone = (as_timed(DEEPSEEK, H100, 8, made_up(backend=one)).layers[0] for one in ("vllm", "sglang"))
     layer = DEEPSEEK.layers[0]
     kv_b = 512 * 32768 / 8
     names = ("qkv_a", "q_b", "attention_output")
@@ -97,30 +100,71 @@ def test_latent_attention_alone_leaves_its_matrices_to_the_products():
     assert decodes == pytest.approx(1e6 * 1e-8 * 1000 * 29)
     other = replace(layer, attention=replace(layer.attention, kv_numbers=320))
     with pytest.raises(DataError, match="other widths"):
-        operator_times(replace(DEEPSEEK, layers=(other,)), H100, 8, made_up())
+        as_timed(replace(DEEPSEEK, layers=(other,)), H100, 8, made_up())
 
 
 def test_experts_that_were_measured_in_groups_alone_are_taken_so():
-    one = operator_times(QWEN, H100, 8, made_up())  # made-up experts are not cut
-    assert one.layers[0].token_work(1) > operator_times(QWEN, H100, 1, made_up()).layers[0].token_work(1) / 8
+    one = as_timed(QWEN, H100, 8, made_up())  # made-up experts are not cut
+    assert one.layers[0].token_work(1) > as_timed(QWEN, H100, 1, made_up()).layers[0].token_work(1) / 8
+
+
+def test_in_service_norms_are_those_of_the_laws():
+    timed, served = as_timed(QWEN, H100, 1, made_up()), operator_times(QWEN, H100, 1, made_up())
+    layer, node = QWEN.layers[0], Node(H100)
+    for tokens in (1, 64, 4096):
+        elements_ms = 1e-8 * 2 * 4 * QWEN.hidden_size * (tokens + 20)
+        law_ms = 1e3 * node.norms_s(layer, QWEN.hidden_size, tokens)
+        found = served.layers[0].prefill(tokens) - timed.layers[0].prefill(tokens)
+        assert found == pytest.approx(1e6 * (law_ms - elements_ms))
+    assert "laws" in served.provenance
+    assert "laws" not in timed.provenance
+
+
+def test_what_an_engine_fuses_with_the_kernels_before_is_left_out():
+    """Small products in FP8 take 7 us longer than in 16 bits here: TensorRT-LLM quantises in norms and activations."""
+    tables = made_up(gpu="h200", backend="trtllm")
+
+    def slower_in_fp8(operators, is_prompt, seqs, tokens, past):
+        times = tables.evaluate(operators, is_prompt, seqs, tokens, past)
+        fp8 = [one.get("format") == "fp8" for one in json.loads(operators)]
+        return [(name, ms + 0.007 * is_fp8, 0.0, how) for (name, ms, _, how), is_fp8 in zip(times, fp8, strict=True)]
+
+    slower, model = replace(tables, evaluate=slower_in_fp8), catalog.load_model("llama-3.1-8b", "fp8")
+    h200 = catalog.load_gpu("h200")
+    for engine, left in (("trtllm", 0), ("vllm", 4)):  # vLLM does not, on Hopper
+        plain, quantised = (operator_times(model, h200.under(engine), 1, one) for one in (tables, slower))
+        for tokens in (1, 100):
+            added = quantised.layers[0].prefill(tokens) - plain.layers[0].prefill(tokens)
+            assert added == pytest.approx(1e6 * 0.007 * left, abs=1e-3)
+
+
+@pytest.mark.parametrize(("engine", "format"), [("vllm", "fp16"), ("trtllm", "fp8")])
+def test_experts_multiply_as_the_kernels_of_the_engine_do(engine, format):
+    gptoss = catalog.load_model("gpt-oss-120b")
+    asked = []
+    tables = made_up(gpu="b200", backend=engine)
+    builder = tables.build
+    builder.experts = lambda experts, *a, **k: asked.append(experts) or type(builder).experts(builder, experts, *a, **k)
+    operator_times(gptoss, catalog.load_gpu("b200").under(engine), 1, tables)
+    assert {matrix.format.multiply for experts in asked for matrix in experts.matrices} == {format}
 
 
 def test_the_head_has_the_sampler_of_the_laws():
-    head = operator_times(LLAMA, H100, 2, made_up()).head
+    head = as_timed(LLAMA, H100, 2, made_up()).head
     kernels = H100.kernels
     sampler_ms = (kernels.sampler_s + 5 * kernels.sampler_s_per_sequence) * 1e3
     assert head(5) == pytest.approx(1e6 * (1e-9 * 4096 * 64128 * 25 + sampler_ms))
 
 
 def test_planners_get_the_means_of_all_layers():
-    compute = operator_times(LLAMA, H100, 1, made_up())
+    compute = as_timed(LLAMA, H100, 1, made_up())
     assert compute.decode(32) == pytest.approx(1e6 * (of_tokens_ms(32) + 0.005 + 32 * 1000 * 1e-7 * 32))
     assert compute.decode_context_ns_per_token == pytest.approx(1e6 * 1e-7 * 32)
     assert compute.prefill_ns(1, 4096) == pytest.approx(1e6 * (of_tokens_ms(4096) + 0.01 + 4096 * 1e-5 * 32), rel=1e-3)
 
 
 def test_the_provenance_states_the_tables_and_how_they_know():
-    text = operator_times(LLAMA, H100, 1, made_up()).provenance
+    text = as_timed(LLAMA, H100, 1, made_up()).provenance
     assert f"vllm 9.9 on {SYSTEMS['h100']} ({DISTRIBUTION} 0.12.0)" in text
     step = {"silicon": 0.0, "empirical": 1e-8 * (3 * 14336 + 8 * 4096) * 52}
     step["silicon"] = of_tokens_ms(32) - step["empirical"] + 0.005 + 32 * 1000 * 1e-7 * 32
@@ -130,11 +174,11 @@ def test_the_provenance_states_the_tables_and_how_they_know():
 
 def test_what_tables_lack_is_a_fault_of_the_data():
     with pytest.raises(DataError, match="linear attention"):
-        operator_times(catalog.load_model("qwen3-next-80b-a3b"), H100, 1, made_up())
+        as_timed(catalog.load_model("qwen3-next-80b-a3b"), H100, 1, made_up())
     with pytest.raises(DataError, match="no int4 here"):
-        operator_times(catalog.load_model("llama-3.1-8b", "int4"), H100, 1, made_up())
+        as_timed(catalog.load_model("llama-3.1-8b", "int4"), H100, 1, made_up())
     with pytest.raises(DataError, match="do not divide among 3 GPUs"):
-        operator_times(LLAMA, H100, 3, made_up())
+        as_timed(LLAMA, H100, 3, made_up())
     with pytest.raises(DataError, match="no such experts for key 7") as caught:
         made_up().ns('[{"kind": "experts", "size": 1, "by_expert": false, "gpus": 2}]', 1)
     assert str(caught.value).endswith("no such experts for key 7 (first: table.parquet)")
