@@ -46,9 +46,9 @@ OUTPUT_SPREAD = 0.1
 """Outputs of NVIDIA's rows are taken to differ by this share: their mean TTFT is that of prompts that arrive one by
 one, not of all that began together, except in ``_TOGETHER``."""
 
-_TOGETHER = {("qwen3-32b", "sglang")}
-"""Model and engine of rows whose mean TTFT is that of prompts that arrive together, as outputs of equal length do where
-prompts go before decode steps."""
+_TOGETHER = {("qwen3-32b", "sglang"), ("qwen3-235b-a22b", "sglang"), ("qwen3-235b-a22b", "trtllm-1.0")}
+"""Model and engine of rows whose means, of TTFT and of TPOT, are nearer to those of prompts that arrive together, as
+outputs of equal length do."""
 
 
 def kv_format(point: MeasuredPoint) -> str | None:
