@@ -98,7 +98,7 @@ def sequences(scheduler, count):
     """Let so many requests wait."""
     found = [Sequence(Request(row, 0, PROMPT, OUTPUT), 0, row, OUTPUT) for row in range(count)]
     for sequence in found:
-        scheduler.enqueue(sequence)
+        scheduler.receive(sequence)
     return found
 
 
