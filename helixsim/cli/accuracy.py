@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 SAMPLE = 400
 """Points that are simulated unless told otherwise."""
 
-MOST_LISTED = 30
-"""Values of a key that an error lists at most."""
-
 _SOURCE = (
     "Points: public serving runs of InferenceX and NVIDIA, from silicon_sample.csv of aiconfigurator-core "
     "(Apache-2.0), prefill and decode on the same GPUs."
@@ -163,20 +160,13 @@ class _Compared:
 def _compared(args: argparse.Namespace) -> _Compared:
     from helixsim.accuracy import points as read
     from helixsim.accuracy.run import evaluate
+    from helixsim.accuracy.selection import selected
 
     rows = read.read_points(args.points or read.installed_file())
     all_points = [row for row in rows if isinstance(row, read.MeasuredPoint)]
     if not all_points:
         raise DataError("no measured point is like that")
-    conditions = _conditions(args.where)
-    for key, value in conditions.items():
-        values = {str(getattr(point, key)) for point in all_points}
-        if value not in values:
-            raise ConfigError(f"--where {key}={value}: no measured point has it; the points have {_listed(values)}")
-    measured = read.where(all_points, conditions)
-    if not measured:
-        together = " ".join(f"{key}={value}" for key, value in conditions.items())
-        raise ConfigError(f"--where: points have each of these values, but none has all: {together}")
+    measured = selected(all_points, _conditions(args.where))
     kept = measured if args.all else read.chosen(measured, args.sample or SAMPLE)
     with (
         console.progress("accuracy", counted=True, quiet=args.quiet) as advance,
@@ -294,18 +284,6 @@ def _print_all(
         print(f"{one.name}: {one.setting}\n{aligned(('', 'measured', 'helixsim', 'error'), rows)}\n")
     if cells:
         print(fidelity_text(cells))
-
-
-def _listed(values: set[str]) -> str:
-    """Return values as one text, numbers in their order; of many the first ones."""
-    ordered = sorted(values, key=lambda text: (0, float(text), "") if _is_number(text) else (1, 0.0, text))
-    return ", ".join(ordered[:MOST_LISTED]) + (
-        f" and {len(ordered) - MOST_LISTED} more" if len(ordered) > MOST_LISTED else ""
-    )
-
-
-def _is_number(text: str) -> bool:
-    return text.replace(".", "", 1).isdigit()
 
 
 def _conditions(given: list[str]) -> dict[str, str]:

@@ -54,7 +54,7 @@ class ReplicaView:
     def queue_length(self, node: int) -> int:
         """See ``RoutingView.queue_length``: with those on their way, as several may come at one instant."""
         replica = self._of[node]
-        return replica.scheduler.num_waiting + len(self.coming[replica.number])
+        return len(replica.scheduler.queue) + len(self.coming[replica.number])
 
     def prompt_backlog(self, node: int) -> int:
         """See ``RoutingView.prompt_backlog``: with those on their way; what a prefix cache has of them counts too."""

@@ -33,7 +33,7 @@ class RecordedStage(Stage):
         plan, owner = step.plan, self.owner
         chunks = ((sequence.request.id, tokens) for sequence, tokens in plan.chunks)
         if _noted(self.timeline, self.node_id, started_ns, now, plan.shape, chunks):
-            waiting = owner.scheduler.num_waiting if self.number == 0 else self.queue_length
+            waiting = len(owner.scheduler.queue) if self.number == 0 else self.queue_length
             self.timeline.level(self.node_id, now, owner.kv_usage, waiting)
         super()._finish(event)
 
@@ -55,7 +55,7 @@ class RecordedReplica(Replica):
             chunks = ((sequence.request.id, tokens) for sequence, tokens in plan.chunks)
             kept = _noted(self.timeline, node, begin_ns, ends_ns[number], plan.shape, chunks) or kept
         if kept:
-            self.timeline.level(node, ends_ns[ended - 1], self.kv_usage, self.scheduler.num_waiting)
+            self.timeline.level(node, ends_ns[ended - 1], self.kv_usage, len(self.scheduler.queue))
 
 
 class RecordedWorker(Worker):

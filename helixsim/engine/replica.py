@@ -99,7 +99,7 @@ class Replica:
     def is_idle_with_work(self) -> bool:
         """Whether it computes nothing though sequences run or could."""
         scheduler = self.scheduler
-        return not self.in_flight and not self._is_woken and bool(scheduler.running or scheduler.num_waiting)
+        return not self.in_flight and not self._is_woken and bool(scheduler.running or len(scheduler.queue))
 
     # Requests ---------------------------------------------------------------------------------------------------------
 
@@ -172,7 +172,7 @@ class Replica:
             and not (scheduler.waiting and self._has_preempted)
             and not (scheduler.reserve.is_falling and (scheduler.waiting or self._is_fed))
         ):
-            steps = min(decodes.steps_until_end(), self._reach, scheduler.steps_until_read or MOST_STEPS)
+            steps = min(decodes.steps_until_end(), self._reach, scheduler.queue.steps_until_look or MOST_STEPS)
             steps = 1 + decodes.steps_within(1, scheduler.kv.free_blocks, steps - 1)
         if steps == 1:
             self._ends_ns = [now + round(stage.time.ns(plan.shape))]
@@ -252,7 +252,7 @@ class Replica:
             return  # this end was planned before an arrival
         steps = len(ends_ns)
         self._take_steps(steps)
-        self.scheduler.repeat_decodes(steps - 1)
+        self.scheduler.queue.repeat_decodes(steps - 1)
         if steps >= self._reach:
             self._reach = min(2 * self._reach, MOST_STEPS)
         self._plan = None

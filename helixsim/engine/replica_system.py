@@ -189,7 +189,7 @@ class ReplicaSystem:
             stage.range,
             stage.busy_until(now_ns),
             replica.kv_usage if scheduler.kv.capacity else 0.0,
-            scheduler.num_waiting if is_first else stage.queue_length,
+            len(scheduler.queue) if is_first else stage.queue_length,
             scheduler.kv.capacity,
             scheduler.peak,
             stage.batches,
@@ -231,7 +231,7 @@ class ReplicaSystem:
     def first_in_line(self) -> str:
         """See ``System.first_in_line``."""
         schedulers = [replica.scheduler for replica in self.replicas]
-        queues = [[*one.waiting, *one.unread] for one in schedulers if one.num_waiting]
+        queues = [[*one.waiting, *one.queue.unread] for one in schedulers if one.queue]
         return f"; first in line: {queues[0][0].context_tokens} tokens of context" if queues else ""
 
 

@@ -5,10 +5,8 @@ The rules are those of vLLM V1, with the variants of other engines as options (d
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Iterable
-from operator import attrgetter
 
 from helixsim.domain.step_time import BatchShape, prefill_pairs
 from helixsim.engine.drafts import DraftedDecodes
@@ -17,15 +15,13 @@ from helixsim.engine.prefix_cache import PrefixCache, chain_of
 from helixsim.engine.rules import Plan, Rules
 from helixsim.engine.sequences import Decodes, Sequence
 from helixsim.engine.system import Numbered
-
-_priority = attrgetter("request.priority")
+from helixsim.engine.waiting_queue import WaitingQueue
 
 
 class Scheduler:
     """Waiting and running requests of one replica, and its KV memory.
 
-    ``replica`` is what requests that run have as their path. ``unread`` are requests that have come since the scheduler
-    last looked for new ones, which it does every ``receive_interval`` decode steps. ``ready`` are the decoding
+    ``replica`` is what requests that run have as their path. ``ready`` are the decoding
     sequences that are in no step under way; those in ``_paused`` can take no part in the one that is being formed.
     ``outgrown`` are sequences that no longer fit the replica even alone, to be rejected. ``pending_tokens``: prompt
     tokens not yet computed.
@@ -38,8 +34,8 @@ class Scheduler:
         self.kv = PrefixCache(blocks, block_tokens)
         self.peak = 0
         self.pending_tokens = 0
-        self.waiting: deque[Sequence] = deque()
-        self.unread: list[Sequence] = []
+        self.queue = WaitingQueue(rules.receive_interval, rules.by_priority)
+        self.waiting = self.queue.waiting
         self.running: dict[int, Sequence] = {}
         self.prompts: deque[Sequence] = deque()
         self.ready: Decodes | None = None
@@ -49,7 +45,6 @@ class Scheduler:
         self.recomputed_tokens = 0
         self.max_sequences = max(1, min(rules.max_sequences, rules.budget // rules.tokens_per_decode))
         self._tokens_per_decode = rules.tokens_per_decode
-        self._since_read = 0
         self._orders = 0
         self._reserved = 0
         self.reserve = OutputReserve(rules.new_token_ratio)
@@ -64,49 +59,10 @@ class Scheduler:
 
     # Queues -----------------------------------------------------------------------------------------------------------
 
-    @property
-    def num_waiting(self) -> int:
-        """Requests that have not been admitted, or were preempted."""
-        return len(self.waiting) + len(self.unread)
-
-    @property
-    def steps_until_read(self) -> int | None:
-        """Decode steps, that which was formed last included, before new requests are read; None: there are none."""
-        return max(self.rules.receive_interval - self._since_read + 1, 1) if self.unread else None
-
-    def repeat_decodes(self, steps: int) -> None:
-        """Take note that the decodes formed last were computed so many times more."""
-        if steps:
-            self._since_read = (self._since_read - 1 + steps) % self.rules.receive_interval + 1
-
     def receive(self, sequence: Sequence) -> bool:
         """Take a request that has come; return whether the steps under way have to be planned anew for it."""
         self.pending_tokens += sequence.target
-        if self.rules.receive_interval > 1:
-            self.unread.append(sequence)
-            return len(self.unread) == 1
-        self._enqueue(sequence)
-        return len(self.waiting) == 1 or self.rules.by_priority
-
-    def _read(self) -> None:
-        """Let new requests wait for admission if it is time to look for them, or nothing else is to be done."""
-        if not 0 < self._since_read < self.rules.receive_interval or not self.running:
-            self._since_read = 0
-            for sequence in self.unread:
-                self._enqueue(sequence)
-            self.unread.clear()
-
-    def _enqueue(self, sequence: Sequence, is_first: bool = False) -> None:
-        """Let a request wait as the last, or the first, of those of its priority."""
-        waiting = self.waiting
-        if not self.rules.by_priority:
-            if is_first:
-                waiting.appendleft(sequence)
-            else:
-                waiting.append(sequence)
-            return
-        place = bisect_left if is_first else bisect_right
-        waiting.insert(place(waiting, sequence.request.priority, key=_priority), sequence)
+        return self.queue.receive(sequence)
 
     def leave(self, sequence: Sequence, computed_tokens: int, now_ns: int) -> None:
         """Take a sequence that is in no step off the replica, with all the blocks of its computed tokens.
@@ -178,7 +134,7 @@ class Scheduler:
             found.preemptions += 1
             self.preemptions += 1
             self.pending_tokens += found.target
-            self._enqueue(found, is_first=True)
+            self.queue.put(found, is_first=True)
 
     def _expected_blocks(self, sequence: Sequence) -> int:
         """Return the blocks that admission keeps for a sequence."""
@@ -188,7 +144,7 @@ class Scheduler:
 
     def could_admit(self, sequence: Sequence, coming: Iterable[Sequence]) -> bool:
         """Return whether a request could be admitted at once, behind those ``coming``, which are on their way here."""
-        ahead = [*self.waiting, *self.unread, *coming]
+        ahead = [*self.waiting, *self.queue.unread, *coming]
         if not ahead and not self.running:
             return self.blocks_of(sequence.target) <= self.kv.free_blocks
         if len(self.running) + len(ahead) >= self.max_sequences:
@@ -231,7 +187,7 @@ class Scheduler:
 
     def form(self, now_ns: int) -> Plan | None:
         """Choose what the next step computes and take the blocks for it; None: there is nothing to compute."""
-        self._read()
+        self.queue.look(is_idle=not self.running)
         decodes = self.ready
         if decodes is not None and decodes.count and not self.prompts and not self.waiting:
             due = decodes.blocks_due(0, 1)
@@ -412,8 +368,7 @@ class Scheduler:
             decodes = self._group()
         else:
             self.ready = None
-        # Behind prompts the next step looks for new requests (SGLang: SchedulerRecvSkipper).
-        self._since_read = self.rules.receive_interval if chunks else self._since_read + 1
+        self.queue.count_step(has_prompts=bool(chunks))
         count, tokens = decodes.count, 0
         ending: list[Sequence] = []
         for sequence, chunk in chunks:

@@ -51,11 +51,11 @@ def test_a_request_waits_for_the_next_look(interval):
 def test_an_idle_scheduler_looks_at_once():
     scheduler = Scheduler(SimpleNamespace(number=0), 1000, 1, Rules(100, 10, receive_interval=30))
     scheduler.receive(sequence(0))
-    assert scheduler.num_waiting == 1
+    assert len(scheduler.queue) == 1
     plan = scheduler.form(0)
     assert plan is not None
     assert len(plan.chunks) == 1
-    assert scheduler.num_waiting == 0
+    assert len(scheduler.queue) == 0
 
 
 def test_first_tokens_come_later_and_prompts_together():
