@@ -22,6 +22,9 @@ from helixsim.units import NS_PER_S
 ENGINE = "0"
 """Label ``engine``: a system is shown as one engine, since its queue is one."""
 
+SCRAPE_MS = 1000
+"""Shortest interval between the samples that are written [ms], as the shortest at which servers are usually scraped."""
+
 _TTFT_S = (
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0,
     640.0, 2560.0,
@@ -121,7 +124,8 @@ def _histogram(name: str, about: str, buckets: Sequence[float], at_ns: IntArray,
 def _lines(family: _Family, labels: Mapping[str, str], samples_s: FloatArray, epoch_s: float) -> Iterator[str]:
     own = _labels(labels)
     times_ms = np.rint(1e3 * (samples_s + epoch_s)).astype(np.int64)
-    kept = np.flatnonzero(np.diff(times_ms, append=times_ms[-1:] + 1))  # of one millisecond, the last sample
+    scrapes = times_ms // SCRAPE_MS
+    kept = np.flatnonzero(np.diff(scrapes, append=scrapes[-1:] + 1))  # of each interval, the last sample
     samples_s, stamps = samples_s[kept], [f"{time_ms / 1e3:.3f}" for time_ms in times_ms[kept].tolist()]
     if family.values is not None:
         name = f"{family.name}_total" if family.kind == "counter" else family.name
