@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from helixsim.domain.summary import Summary, milliseconds
+from helixsim.report.verdict_rows import high_latency, latency_number, symbol_of
 from helixsim.results.run import Run
 from helixsim.results.runset import RunSet
 from helixsim.units import MISSING, number, percent
@@ -31,7 +32,6 @@ class Overview:
 def overview(runs: RunSet) -> Overview:
     """Return the main figures of each system, those that miss an objective at p99 marked."""
     slo = runs.slo
-    tpot_ms = None if slo.tpot_s is None else 1e3 * slo.tpot_s
     columns: list[tuple[str, Callable[[Run], Cell]]] = []
     if slo.is_stated:
         columns += [
@@ -42,12 +42,12 @@ def overview(runs: RunSet) -> Overview:
         ("output tokens/s", _output),
         (f"× {runs.baseline}", lambda run: _ratio(runs, run.name)),
         ("TTFT p50, s", lambda run: _plain(run.summary.ttft.p50_s)),
-        ("TTFT p99, s", lambda run: _limited(run.summary.ttft.p99_s, slo.ttft_s)),
+        ("TTFT p99, s", lambda run: _high(runs, run, "TTFT")),
         ("TPOT p50, ms", lambda run: _plain(milliseconds(run.summary.tpot.p50_s))),
-        ("TPOT p99, ms", lambda run: _limited(milliseconds(run.summary.tpot.p99_s), tpot_ms)),
+        ("TPOT p99, ms", lambda run: _high(runs, run, "TPOT")),
     ]
     if slo.e2el_s is not None:
-        columns.append(("E2EL p99, s", lambda run: _limited(run.summary.e2el.p99_s, slo.e2el_s)))
+        columns.append(("E2EL p99, s", lambda run: _high(runs, run, "E2EL")))
     columns += [
         ("load", lambda run: _load(run.summary)),
         (
@@ -68,11 +68,14 @@ def _plain(value: float | None, text: Callable[[float | None], str] = number) ->
     return Cell(text(value), value)
 
 
-def _limited(value: float | None, limit: float | None) -> Cell:
-    """Return a figure with a mark on whether it is within its limit, if there is one."""
-    if value is None or limit is None:
+def _high(runs: RunSet, run: Run, name: str) -> Cell:
+    """Return the 99th percentile of a latency, with the result of the verdict if there is an objective."""
+    value_s, own = high_latency(run.summary, runs.verdict.systems.get(run.name), name)
+    value = milliseconds(value_s) if name == "TPOT" else value_s
+    if own is None:
         return _plain(value)
-    return Cell(f"{number(value)} ✓", value, "good") if value <= limit else Cell(f"{number(value)} ✗", value, "bad")
+    kind = {True: "good", False: "bad", None: ""}[own.figures.is_met]
+    return Cell(f"{latency_number(value)} {symbol_of(own)}", value, kind)
 
 
 def _output(run: Run) -> Cell:

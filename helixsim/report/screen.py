@@ -16,7 +16,19 @@ from helixsim.report.rows import error_band, output_text
 from helixsim.report.selection import selection_sentences
 from helixsim.report.strip import LANES, strips
 from helixsim.report.tables import WIDTH, rendered
-from helixsim.report.verdict_rows import DOUBT, MET, MISSED, SYMBOLS, mark_of, system_mark
+from helixsim.report.verdict_rows import (
+    DOUBT,
+    LATE,
+    LATE_NOTE,
+    MET,
+    MISSED,
+    SYMBOLS,
+    high_latency,
+    latency_number,
+    mark_of,
+    symbol_of,
+    system_mark,
+)  # fmt: skip
 from helixsim.results.run import Run
 from helixsim.results.runset import RunSet
 from helixsim.units import MISSING, number, percent
@@ -29,9 +41,6 @@ STYLES = {MET: "green", MISSED: "bold red", DOUBT: "yellow", "": ""}
 """Colours by meaning."""
 
 _BANDED = {"ttft": "TTFT", "tpot": "TPOT", "throughput": "tokens/s"}
-
-LATE = "∞"
-"""A percentile beyond the window."""
 
 _LEAST_CELL = 12
 _TITLE = 9
@@ -87,7 +96,7 @@ def screen_text(runs: RunSet, *, width: int = WIDTH, color: bool = False, verbos
         lines = [[Cell(name), *(cells[number][place] for number in kept)] for place, name in enumerate(names)]
         parts.append(_grid(["system", *(rows[number].title for number in kept)], lines))
     if any(LATE in cell[0] for row in cells for cell in row):
-        parts.append(_soft(f"{LATE}: more than 1 % of the requests had not got so far when the window ended"))
+        parts.append(_soft(LATE_NOTE))
     placements = {name: run.placement_document for name, run in runs.items()}
     parts += ["", *strip_lines(placements, width, most_lanes=None if verbose else max(1, LANES // len(runs)))]
     return rendered(parts, width, color)
@@ -172,7 +181,10 @@ def _whatif(runs: RunSet, width: int) -> list[RenderableType]:
     titles = [_Title(title, ranks.get(title, 9)) for title in whatif_rows.HEAD]
     kept = _fitting(titles, columns, width + _GAP)
     lines = [[row[number] for number in kept] for row in rows]
-    return [*changes, "", _grid([whatif_rows.HEAD[number] for number in kept], lines, texts=2)]
+    shown: list[RenderableType] = [*changes, "", _grid([whatif_rows.HEAD[number] for number in kept], lines, texts=2)]
+    if any(LATE in cell[0] for row in lines for cell in row):
+        shown.append(_soft(LATE_NOTE))
+    return shown
 
 
 def _rows(runs: RunSet) -> list[_Row]:
@@ -208,12 +220,9 @@ def _latency_rows(runs: RunSet, name: str, unit: str, factor: float) -> list[_Ro
         return found
 
     def high(run: Run, one: SystemVerdict) -> Cell:
-        own = next((objective for objective in one.objectives if objective.name == name), None)
-        if own is None:
-            return Cell(text(latency(run).p99_s))
-        sign = {True: SYMBOLS[MET], False: SYMBOLS[MISSED], None: SYMBOLS[DOUBT]}[own.figures.is_met]
-        is_late = own.figures.within is not None and own.figures.reached_s is None
-        return Cell(f"{LATE if is_late else text(own.figures.reached_s)} {sign}", mark_of(own))
+        value_s, own = high_latency(run.summary, one, name)
+        shown = latency_number(value_s if factor == 1.0 else milliseconds(value_s))
+        return Cell(shown) if own is None else Cell(f"{shown} {symbol_of(own)}", mark_of(own))
 
     return [
         _Row(f"{name} p50, {unit}", f"{name} p50 {unit}", lambda run, _: Cell(text(latency(run).p50_s)), 3),

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+from helixsim.domain.figures import Latency
+from helixsim.domain.summary import Summary
 from helixsim.metrics.verdict import Objective, SystemVerdict, Verdict
 from helixsim.metrics.verdict_text import limit_of, reached_text, result_of
-from helixsim.units import MISSING, percent
+from helixsim.units import MISSING, number, percent
 
 MET, MISSED, DOUBT = "met", "missed", "doubt"
 """Classes of results, for colours; doubt: the model error leaves the result open."""
+
+LATE = "∞"
+"""A percentile beyond the window."""
+
+LATE_NOTE = f"{LATE}: more than 1 % of the requests had not got so far when the window ended"
 
 SYMBOLS = {MET: "✓", MISSED: "✗", DOUBT: "?"}
 
@@ -51,11 +59,35 @@ def objective_rows(verdict: Verdict) -> list[ObjectiveRow]:
     ]
 
 
+def high_latency(summary: Summary, one: SystemVerdict | None, name: str) -> tuple[float | None, Objective | None]:
+    """Return the 99th percentile of a latency [s] and its objective.
+
+    With an objective, the figure is that of the verdict, which includes requests that still waited (infinite: beyond
+    the window); else it is that of the requests that have this latency.
+    """
+    own = None if one is None else next((item for item in one.objectives if item.name == name), None)
+    if own is None:
+        latency: Latency = getattr(summary, name.lower())
+        return latency.p99_s, None
+    is_late = own.figures.within is not None and own.figures.reached_s is None
+    return (math.inf if is_late else own.figures.reached_s), own
+
+
+def latency_number(value: float | None) -> str:
+    """Return a percentile as text."""
+    return LATE if value == math.inf else number(value)
+
+
 def mark_of(one: Objective) -> str:
     """Return the class of the result of an objective."""
     if one.figures.is_met is None or not one.is_sure:
         return DOUBT
     return MET if one.figures.is_met else MISSED
+
+
+def symbol_of(one: Objective) -> str:
+    """Return whether an objective is met as one character."""
+    return SYMBOLS[{True: MET, False: MISSED, None: DOUBT}[one.figures.is_met]]
 
 
 def system_mark(one: SystemVerdict) -> str:

@@ -14,15 +14,18 @@ import pytest
 
 from helixsim.report import network_map as maps
 from helixsim.report import placement_view as views
+from helixsim.report import whatif_rows
 from helixsim.report.html import build_report, node_type_kinds
 from helixsim.report.overview import overview
 from helixsim.report.request_life import lives
 from helixsim.report.run_charts import latency_charts, node_series, node_type_charts, time_charts
+from helixsim.report.screen import screen_text
 from helixsim.report.waterfall import waterfall
 from helixsim.results.columns import texts
 from helixsim.results.run import Run, StoredTables
-from helixsim.results.runset import RunSet
+from helixsim.results.runset import RunSet, WhatIf
 from helixsim.units import NS_PER_S
+from helixsim.units import number as number_text
 
 VOID = {"meta", "link", "br", "hr", "input", "img", "path", "rect", "circle", "line"}
 
@@ -125,11 +128,25 @@ def test_node_series_keep_times_and_nodes(data: RunSet) -> None:
 def test_marks_of_the_overview_are_those_of_the_objectives(data: RunSet) -> None:
     table = overview(data)
     column = table.heads.index("TTFT p99, s")
+    late = 0
     for name, cells in table.rows:
-        value = data[name].summary.ttft.p99_s
-        assert value is not None
-        assert cells[column].kind == ("good" if value <= data.slo.ttft_s else "bad")
-        assert ("✓" in cells[column].text) == (value <= data.slo.ttft_s)
+        (own,) = (one for one in data.verdict.systems[name].objectives if one.name == "TTFT")
+        late += own.figures.reached_s is None
+        assert cells[column].kind == ("good" if own.figures.is_met else "bad")
+        assert cells[column].text == f"{number_text(own.figures.reached_s) if own.figures.reached_s else '∞'} " + (
+            "✓" if own.figures.is_met else "✗"
+        )
+    assert 0 < late < len(data)
+
+
+def test_a_percentile_is_the_same_in_all_tables(data: RunSet) -> None:
+    table = overview(data)
+    shown = {name: cells[table.heads.index("TTFT p99, s")].text.split()[0] for name, cells in table.rows}
+    variants = [WhatIf("busier", (), {name: "helix" for name in data if name != "helix"})]
+    rows = whatif_rows.rows(replace(data, whatif=tuple(variants)))
+    assert [row[4].split()[0] for row in rows] == list(shown.values())
+    (line,) = re.findall("^TTFT p99, s.*$", screen_text(data, width=100), re.MULTILINE)
+    assert re.findall("([0-9.∞]+) [✓✗]", line) == list(shown.values())
 
 
 def test_a_placement_shows_each_node_once(data: RunSet) -> None:

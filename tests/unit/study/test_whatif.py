@@ -61,7 +61,8 @@ def test_variants_stand_beside_the_base_and_give_what_they_would_alone(path, tmp
     (page,) = (tmp_path / "whatif").rglob("report.html")
     assert "What if" in page.read_text()
     assert "lost: l4: 2 → 1" in (page.parent / "whatif.md").read_text()
-    ttft = [together["systems"][name]["p99_ttft_ms"] for name in ("swarm", "swarm+slow")]
+    judged = together["verdict"]["systems"]
+    ttft = [judged[name]["objectives"]["TTFT"]["reached_s"] for name in ("swarm", "swarm+slow")]
     change = next(row for row in whatif_rows.rows(RunSet.load(page.parent)) if row[0] == "slow")[4]
     assert change.endswith(f"({100 * (ttft[1] / ttft[0] - 1):+.0f} %)")
 
