@@ -259,8 +259,8 @@ def _imported(what: str, module_name: str, class_name: str, beside: Path | None)
     try:
         return getattr(module, class_name)
     except AttributeError:
-        classes = [name for name, value in vars(module).items() if isinstance(value, type)]
-        raise ConfigError(_no_class(what, module.__file__, class_name, classes)) from None
+        known = [name for name, value in vars(module).items() if isinstance(value, type) or hasattr(value, POLICY)]
+        raise ConfigError(_no_such(what, module.__file__, class_name, known)) from None
 
 
 def _refuse_namesake(what: str, module_name: str) -> None:
@@ -300,8 +300,12 @@ def _locate(what: str, module_name: str, class_name: str, beside: Path | None) -
         raise ConfigError(f"{what} cannot be read: {_described(error)}") from error
     names = list(_bound(tree))
     if class_name not in names and "*" not in names:
-        classes = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
-        raise ConfigError(_no_class(what, file, class_name, classes))
+        known = [
+            node.name
+            for node in tree.body
+            if isinstance(node, ast.ClassDef) or (isinstance(node, ast.FunctionDef) and node.decorator_list)
+        ]
+        raise ConfigError(_no_such(what, file, class_name, known))
 
 
 def _bound(tree: ast.Module) -> Sequence[str]:
@@ -322,9 +326,9 @@ def _not_found(what: str, module_name: str, beside: Path | None) -> str:
     return f"{what}: no module {module_name!r} among the installed packages and in {places}"
 
 
-def _no_class(what: str, file: str | None, class_name: str, classes: Sequence[str]) -> str:
-    hint = did_you_mean(class_name, classes) or f" (classes: {', '.join(classes) or 'none'})"
-    return f"{what}: {file} has no {class_name!r}{hint}"
+def _no_such(what: str, file: str | None, name: str, known: Sequence[str]) -> str:
+    hint = did_you_mean(name, known) or f" (classes and policies: {', '.join(known) or 'none'})"
+    return f"{what}: {file} has no {name!r}{hint}"
 
 
 def _described(error: BaseException) -> str:

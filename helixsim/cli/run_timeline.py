@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from helixsim.cli import console
 from helixsim.errors import ConfigError, unknown_name
+from helixsim.units import NS_PER_S
 
 if TYPE_CHECKING:
     from helixsim.config.experiment import ResolvedExperiment
+    from helixsim.domain.request import Window
     from helixsim.results.runset import RunSet
 
 
@@ -46,7 +49,8 @@ def check(args: argparse.Namespace, experiment: ResolvedExperiment) -> None:
         return
     from helixsim.study.whatif import cases
 
-    names = [case.name for case in cases(experiment)]
+    found = cases(experiment)
+    names = [case.name for case in found]
     for name in args.timeline_system or ():
         if name not in names:
             raise ConfigError(f"--timeline-system: {unknown_name('system', name, names)}")
@@ -54,6 +58,17 @@ def check(args: argparse.Namespace, experiment: ResolvedExperiment) -> None:
         raise ConfigError(f"--timeline: {args.timeline.parent} is no folder")
     if args.timeline.is_dir():
         raise ConfigError(f"--timeline: {args.timeline} is a folder, a file is expected")
+    if args.timeline_part is not None:
+        start_s, end_s = args.timeline_part[0], max(_end_s(case.experiment.workload.window) for case in found)
+        if start_s >= end_s:
+            raise ConfigError(f"--timeline-part: starts at {start_s:g} s, the run ends at {end_s:g} s")
+
+
+def _end_s(window: Window) -> float:
+    """Return when a run ends [s]; infinite: with its last request."""
+    if window.drain or window.duration_ns is None:
+        return math.inf
+    return (window.warmup_ns + window.duration_ns) / NS_PER_S
 
 
 def write(args: argparse.Namespace, experiment: ResolvedExperiment, runs: RunSet) -> None:

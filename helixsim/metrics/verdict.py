@@ -94,6 +94,8 @@ class SystemVerdict:
         ``STABLE``, ``BACKLOGGED`` or ``OVERLOADED``.
     limited_by, limiting_node
         What limits it (``metrics.bottleneck``).
+    is_measured
+        Whether a token was generated, or a request overdue, in the window.
     """
 
     objectives: tuple[Objective, ...]
@@ -103,6 +105,7 @@ class SystemVerdict:
     limited_by: str
     limiting_node: str
     doubts: tuple[Doubt, ...]
+    is_measured: bool
 
     @property
     def is_met(self) -> bool | None:
@@ -177,12 +180,17 @@ class Verdict:
         """The best system."""
         return self.ranking[0]
 
+    @property
+    def is_measured(self) -> bool:
+        """Whether anything was measured of the compared systems; else their order has no meaning."""
+        return any(self.systems[name].is_measured for name in self.ranking)
+
     def to_json(self) -> dict[str, Any]:
         """Return the part of ``verdict`` in documents of results that is not text."""
-        lead = self.lead
+        lead = self.lead if self.is_measured else None
         values: dict[str, Any] = json_values(
             {
-                "best": self.best,
+                "best": self.best if self.is_measured else None,
                 "ranking": list(self.ranking),
                 "ranked_by": self.rule.value,
                 "lead": None
@@ -256,6 +264,7 @@ def _system(summary: Summary) -> SystemVerdict:
         summary.cluster.limited_by,
         summary.cluster.limiting_node,
         tuple(_doubts(summary, objectives)),
+        summary.throughput.slo_attainment is not None or bool(summary.throughput.output_tokens_per_s),
     )
 
 

@@ -143,6 +143,8 @@ def _remedy(best: SystemVerdict) -> str:
 
 def _limits(verdict: Verdict) -> str:
     """Return what limits the best system, and which systems are overloaded."""
+    if not verdict.is_measured:
+        return ""
     text = f"{verdict.best}: {limit_text(verdict.systems[verdict.best])}"
     overloaded = [name for name, one in verdict.systems.items() if one.is_overloaded]
     return (
@@ -157,6 +159,9 @@ def _result(verdict: Verdict) -> str:
     best, systems = verdict.systems[verdict.best], verdict.systems
     ranked = verdict.ranking
     alone = len(ranked) == 1
+    if not verdict.is_measured:
+        judged = f"{verdict.best} is not judged" if alone else "no system is judged"
+        return f"Nothing was measured in the window, so {judged}."
     if not verdict.has_slo:
         what = {Criterion.LATENCY: "the lowest mean latency", Criterion.THROUGHPUT: "the highest output throughput"}
         text = (
@@ -182,7 +187,7 @@ def _result(verdict: Verdict) -> str:
 def _margin(verdict: Verdict) -> str:
     """Return by how much the best system is ahead of the next, and how sure that is."""
     lead = verdict.lead
-    if lead is None:
+    if lead is None or not verdict.is_measured:
         return ""
     if lead.best == lead.next and lead.criterion is Criterion.LATENCY:
         return f"None: {verdict.ranking[1]} is equal."

@@ -191,6 +191,8 @@ def test_reading_commands_run_no_code_of_the_users(folders):
     ("name", "said"),
     [
         ("policy_of_mine:Mne", "did you mean 'Mine'?"),
+        ("functions:nearst", "did you mean 'nearest'?"),
+        ("functions:x", "(classes and policies: nearest)"),
         ("policy_of_mein:Mine", "no module 'policy_of_mein' among the installed packages and in "),
         ("broken:Mine", "broken.py:2: "),
         (":", "expected 'package.module:Class'"),
@@ -202,6 +204,10 @@ def test_a_class_that_is_not_there_is_one_line_with_its_place(name, said, comman
     beside, _ = folders
     monkeypatch.chdir(beside)
     (beside / "broken.py").write_text("\ndef (:\n", encoding="utf-8")
+    function = (
+        'import helixsim as hx\n\n@hx.routing("n")\ndef nearest(hops, view):\n    """nearest"""\n    return hops[0]\n'
+    )
+    (beside / "functions.py").write_text(f"{function}\ndef _helper():\n    return 0\n", encoding="utf-8")
     assert main([command, "exp.yaml", "--set", f"systems.0.routing={json.dumps(name)}"]) == 2
     error = capsys.readouterr().err
     assert said in error

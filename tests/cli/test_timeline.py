@@ -111,6 +111,7 @@ def test_what_cannot_be_recorded_is_refused_before_the_run(ran, tmp_path, capsys
         (["--timeline", str(tmp_path / "t.json"), "--timeline-system", "swrm"], "swarm"),
         (["--timeline", str(tmp_path / "t.json"), "--timeline-part", "2s:1s"], "START before END"),
         (["--timeline", str(tmp_path / "t.json"), "--timeline-part", "2"], "START:END"),
+        (["--timeline", str(tmp_path / "t.json"), "--timeline-part", "1h:2h"], "starts at 3600 s, the run ends at "),
     ):
         try:
             code = main(["run", experiment, "--out", str(tmp_path / "runs"), *more])

@@ -208,6 +208,25 @@ def test_few_requests_and_close_objectives_are_doubts(base) -> None:
     assert {DoubtKind.CLOSE, DoubtKind.FEW_REQUESTS} <= {doubt.kind for doubt in found}
 
 
+@pytest.mark.parametrize("has_slo", [False, True])
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_window_without_any_request_judges_no_system(base, has_slo, count) -> None:
+    empty = system(base, tokens_per_s=0.0)
+    nothing = replace(
+        empty,
+        throughput=replace(empty.throughput, slo_attainment=None, goodput_per_s=0.0, attainment_interval=None),
+        e2el=replace(empty.e2el, mean_s=None, mean_interval_s=None),
+        objectives={"TTFT": ObjectiveFigures(1.0, 99.0, None, None)} if has_slo else {},
+    )
+    verdict = verdict_of(dict(zip(NAMES[:count], [nothing] * count, strict=True)), has_slo=has_slo)
+    said = dict(answer(verdict))
+    assert said["Verdict"].startswith("Nothing was measured")
+    assert not {"Margin", "Limit"} & set(said)
+    assert verdict.to_json()["best"] is verdict.to_json()["lead"] is None
+    some = verdict_of({"a": nothing, "b": system(base)}, has_slo=has_slo)
+    assert some.best == some.to_json()["best"] == "b"
+
+
 def test_verdict_survives_files_and_leaves_variants_out(fake_runs: RunSet, run_dir) -> None:
     loaded = RunSet.load(run_dir)
     assert loaded.verdict == fake_runs.verdict
