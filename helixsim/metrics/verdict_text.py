@@ -173,7 +173,9 @@ def _result(verdict: Verdict) -> str:
     if best.is_met is None:
         return f"{verdict.best} has the most requests within the SLO: {share_text(best.attainment)} %."
     if not best.is_met:
-        first = f"{verdict.best} misses the SLO" if alone else f"No system meets the SLO; {verdict.best} is nearest"
+        is_nearest = verdict.lead is None or verdict.lead.criterion not in {Criterion.PRICE, Criterion.LATENCY}
+        near = "is nearest" if is_nearest else "is among the nearest within the sampling error"
+        first = f"{verdict.best} misses the SLO" if alone else f"No system meets the SLO; {verdict.best} {near}"
         return f"{first}, {within} ({figures})."
     meeting = [name for name in ranked if systems[name].is_met]
     overload = ", but is overloaded" if best.is_overloaded else ""

@@ -208,6 +208,17 @@ def test_few_requests_and_close_objectives_are_doubts(base) -> None:
     assert {DoubtKind.CLOSE, DoubtKind.FEW_REQUESTS} <= {doubt.kind for doubt in found}
 
 
+@pytest.mark.parametrize(("share", "is_nearest"), [(0.94, False), (0.5, True)])
+def test_only_a_system_that_is_nearer_beyond_the_sampling_error_is_called_nearest(base, share, is_nearest) -> None:
+    """Equal within the error, the faster system is first although fewer of its requests were within the objectives."""
+    first = system(base, share=0.92, ttft_s=5.0, latency_s=1.0)
+    verdict = verdict_of({"a": system(base, share=share, ttft_s=5.0), "b": first}, has_slo=True)
+    said = dict(answer(verdict))["Verdict"]
+    assert verdict.best == "b"
+    assert ("b is nearest, 92" in said) is is_nearest
+    assert ("b is among the nearest within the sampling error, 92" in said) is not is_nearest
+
+
 @pytest.mark.parametrize("has_slo", [False, True])
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_window_without_any_request_judges_no_system(base, has_slo, count) -> None:
