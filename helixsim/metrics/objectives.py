@@ -26,6 +26,9 @@ PERCENTILE = 99.0
 """Percentile that must meet each objective, where none is stated."""
 
 
+_UNMEASURED = "no request has a"
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """Required objectives, the percentile that must meet each, and the share that must meet all (None: any)."""
@@ -48,6 +51,11 @@ class TargetVerdict:
     tightest: str
     slack: float
 
+    @property
+    def is_measured(self) -> bool:
+        """Whether a request had each latency with an objective; else a miss says nothing about the system."""
+        return not any(miss.startswith(_UNMEASURED) for miss in self.misses)
+
 
 def evaluate_target(run: RunResult, target: Target) -> TargetVerdict:
     """Return the verdict on a run for a target."""
@@ -55,7 +63,7 @@ def evaluate_target(run: RunResult, target: Target) -> TargetVerdict:
     slacks: list[tuple[float, str]] = []
     for name, limit_s, values_s in _objectives(run, target.slo):
         if not values_s.size:
-            misses.append(f"no request has a {name} in the window")
+            misses.append(f"{_UNMEASURED} {name} in the window")
             continue
         reached_s = _percentile(values_s, target.percentile)
         slacks.append((limit_s / reached_s if reached_s > 0 else math.inf, f"{name} p{target.percentile:g}"))

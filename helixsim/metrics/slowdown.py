@@ -34,6 +34,11 @@ class SlackCurve:
 
     points: tuple[tuple[float, float], ...] = ()
 
+    def and_at(self, rate_rps: float, slack: float) -> SlackCurve:
+        """Return the curve with one more simulation that meets the target, if its rate is below all others."""
+        is_below = bool(self.points) and rate_rps < self.points[0][0]  # False if the rate is not known
+        return SlackCurve(((rate_rps, slack), *self.points)) if is_below and math.isfinite(slack) else self
+
     def share_left(self, factor: float) -> float | None:
         """Return the capacity with steps that take ``factor`` times as long, over that as simulated.
 

@@ -247,9 +247,7 @@ def _found(target: Target, rates: Sequence[float], trials: Sequence[Trial], tole
     interval = t_interval(rates)
     failing = [trial for trial in trials if trial.rate_rps > rates[0] and not trial.verdicts[target.name].is_met]
     # The reason is that of the lowest failing rate with a measurement.
-    first = min(
-        failing, key=lambda trial: (math.isnan(trial.verdicts[target.name].slack), trial.rate_rps), default=None
-    )
+    first = min(failing, key=lambda trial: (not trial.verdicts[target.name].is_measured, trial.rate_rps), default=None)
     binds = "none up to the highest simulated rate"
     if first is not None:
         binds = f"at {first.rate_rps:.3g} requests/s {'; '.join(first.verdicts[target.name].misses)}"

@@ -86,6 +86,8 @@ def try_fleet(task: FleetTask, report: Report) -> FleetTrial:
         store = trial_store(trials_in(task.out), renew=task.force)
         trial = run_trial(experiment, placed, [task.target], experiment.seed, store=store)
         verdict = trial.verdicts[task.target.name]
+        if verdict.is_met:
+            slack_curve = slack_curve.and_at(trial.rate_rps, verdict.slack)
         return FleetTrial(
             verdict.is_met, verdict.misses, verdict.slack, verdict.tightest, trial.summary, capacity_rps, slack_curve,
             idle,

@@ -81,6 +81,18 @@ def test_slower_steps_leave_the_rate_with_that_much_slack_over_the_factor(factor
     assert 5.0 * CURVE.share_left(factor) == pytest.approx(rate)
 
 
+@given(st.floats(0.1, 1.9), st.floats(3.5, 50))
+def test_a_load_met_with_much_slack_is_served_with_slow_steps(rate, slack) -> None:
+    """Without the simulation of the load itself, steps much slower than simulated leave nothing that is known."""
+    error, wide = shipped_table().estimate(SETTING), CURVE.and_at(rate, slack)
+    assert CURVE.share_left(slack) is None
+    assert wide.share_left(slack) * 5.0 == pytest.approx(rate / slack)
+    for needed in (0.01, rate / slack):
+        assert wide.share_serving(5.0, error, needed) >= CURVE.share_serving(5.0, error, needed)
+    assert CURVE.and_at(2.5, slack) == CURVE.and_at(math.nan, slack) == CURVE.and_at(rate, math.nan) == CURVE
+    assert NO_SLACK.and_at(rate, slack) == NO_SLACK
+
+
 def test_a_slack_that_no_simulation_has_leaves_the_capacity_unknown() -> None:
     assert CURVE.share_left(3.1) is None
     assert NO_SLACK.share_left(1.0) is None

@@ -94,6 +94,10 @@ def test_nothing_measured_meets_nothing(fakes) -> None:
     verdict = evaluate_target(run, Target("x", Slo(ttft_s=2.0, tpot_s=1.0)))
     assert verdict.misses == ("no request has a TTFT in the window", "no request has a TPOT in the window")
     assert np.isnan(verdict.slack)
+    assert not verdict.is_measured
+    only_first = with_rows(fakes, [20.0], [21.0], [None])
+    assert not evaluate_target(only_first, Target("x", Slo(ttft_s=0.1, tpot_s=1.0))).is_measured
+    assert evaluate_target(only_first, Target("x", Slo(ttft_s=0.1))).is_measured
 
 
 def test_an_overloaded_run_misses_however_fast_it_was(fakes) -> None:
