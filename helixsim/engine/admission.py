@@ -83,7 +83,7 @@ class Admission:
         return self.workers[node].queue_length
 
     def prompt_backlog(self, node: int) -> int:
-        """See ``RoutingView.prompt_backlog``: of the prompts and chunks that wait for a batch or come to it."""
+        """See ``RoutingView.prompt_backlog``: of the prompts and chunks that have come and wait for a batch."""
         return self.workers[node].prompt_backlog
 
     def in_flight(self, node: int) -> int:

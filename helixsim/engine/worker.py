@@ -123,8 +123,9 @@ class Worker:
 
     @property
     def prompt_backlog(self) -> int:
-        """Prompt tokens that wait for a batch, those of chunks that are on their way in full included."""
-        return sum([parcel.tokens for parcel in self._prefills])
+        """Prompt tokens that have arrived and wait for a batch."""
+        now = self._kernel.now_ns
+        return sum([parcel.tokens for parcel in self._prefills if parcel.arrived_ns <= now])
 
     def has_ready_work(self, now_ns: int) -> bool:
         """Whether a request that waits for a batch has arrived in full."""
