@@ -103,7 +103,8 @@ def _doubt_sentence(doubt: Doubt, verdict: Verdict) -> str:
 
 def suggestion(verdict: Verdict) -> str:
     """Return one thing to do next, which follows from the best system: its doubts first, then what limits it."""
-    best, lead = verdict.systems[verdict.best], verdict.lead
+    best = verdict.systems[verdict.best]
+    lead = None if verdict.lead is None or _is_tie(verdict.lead) else verdict.lead
     kinds = {doubt.kind for doubt in best.doubts}
     if DoubtKind.INVALID in kinds:
         return "Report the broken invariant: the figures are not valid."
@@ -191,22 +192,28 @@ def _margin(verdict: Verdict) -> str:
     lead = verdict.lead
     if lead is None or not verdict.is_measured:
         return ""
-    if lead.best == lead.next and lead.criterion is Criterion.LATENCY:
+    if _is_tie(lead):
         return f"None: {verdict.ranking[1]} is equal."
     sure = _sampling(lead)
     if lead.ahead_in_draws is not None:
         sure.append(f"ahead in {_DRAWN[lead.drawn]} in {percent(lead.ahead_in_draws)} % of draws of the model error")
-    text = _difference(lead, verdict.ranking[1])
+    text = _difference(lead, verdict.ranking[1], verdict.rule)
     return f"{text} ({'; '.join(sure)})." if sure else f"{text}."
 
 
-def _difference(lead: Lead, other: str) -> str:
+def _is_tie(lead: Lead) -> bool:
+    """Return whether two systems are equal in all criteria; the figures of the first two are not what they compare."""
+    return lead.best == lead.next and lead.criterion not in {Criterion.OBJECTIVES, Criterion.STABILITY}
+
+
+def _difference(lead: Lead, other: str, rule: Criterion) -> str:
     best, next_ = lead.best, lead.next
     if lead.criterion is Criterion.LATENCY:
         both = [MISSING if value is None else seconds_text(value) for value in (best, next_)]
         return f"mean request latency {both[0]}, {other} {both[1]}"
     if lead.criterion is Criterion.PRICE:
-        return f"{number(best)} $/h, {other} {number(next_)} $/h at the same goodput within the sampling error"
+        same = {Criterion.LATENCY: "mean latency", Criterion.THROUGHPUT: "output throughput"}.get(rule, "goodput")
+        return f"{number(best)} $/h, {other} {number(next_)} $/h at the same {same} within the sampling error"
     if lead.criterion is Criterion.THROUGHPUT:
         return f"{number(best)} output tokens/s, {other} {number(next_)}"
     if lead.criterion is Criterion.STABILITY:

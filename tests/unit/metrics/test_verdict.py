@@ -208,6 +208,20 @@ def test_few_requests_and_close_objectives_are_doubts(base) -> None:
     assert {DoubtKind.CLOSE, DoubtKind.FEW_REQUESTS} <= {doubt.kind for doubt in found}
 
 
+@pytest.mark.parametrize("has_slo", [False, True])
+@pytest.mark.parametrize("feed", list(FeedMode))
+def test_equal_systems_have_no_margin(base, has_slo, feed) -> None:
+    equal = verdict_of({name: system(base, feed=feed) for name in "ab"}, has_slo=has_slo)
+    said = dict(answer(equal))
+    assert said["Margin"] == f"None: {equal.ranking[1]} is equal."
+    assert "difference" not in said.get("Next", "")
+    cheaper = verdict_of({"a": system(base, feed=feed), "b": system(base, feed=feed, price=9.0)}, has_slo=has_slo)
+    assert cheaper.best == "b"
+    said = dict(answer(cheaper))["Margin"]
+    assert said.startswith("9.00 $/h, a 10.0 $/h at the same ")
+    assert ("goodput" in said) is has_slo
+
+
 @pytest.mark.parametrize(("share", "is_nearest"), [(0.94, False), (0.5, True)])
 def test_only_a_system_that_is_nearer_beyond_the_sampling_error_is_called_nearest(base, share, is_nearest) -> None:
     """Equal within the error, the faster system is first although fewer of its requests were within the objectives."""
