@@ -177,7 +177,7 @@ class Verdict:
 
     @property
     def best(self) -> str:
-        """The best system."""
+        """The best system; the first of the experiment if nothing was measured (``is_measured``)."""
         return self.ranking[0]
 
     @property

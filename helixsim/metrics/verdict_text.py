@@ -172,7 +172,7 @@ def _result(verdict: Verdict) -> str:
     figures = "; ".join(map(objective_text, best.objectives))
     within = f"{share_text(best.attainment)} % of requests within the SLO"
     if best.is_met is None:
-        return f"{verdict.best} has the most requests within the SLO: {share_text(best.attainment)} %."
+        return f"{verdict.best} has {within}, but not every objective can be judged ({figures})."
     if not best.is_met:
         is_nearest = verdict.lead is None or verdict.lead.criterion not in {Criterion.PRICE, Criterion.LATENCY}
         near = "is nearest" if is_nearest else "is among the nearest within the sampling error"

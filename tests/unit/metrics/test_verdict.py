@@ -222,6 +222,16 @@ def test_equal_systems_have_no_margin(base, has_slo, feed) -> None:
     assert ("goodput" in said) is has_slo
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_an_objective_that_no_request_has_is_named(base, count) -> None:
+    unknown = {"TPOT": ObjectiveFigures(0.05, 99.0, None, None)}
+    one = system(base)
+    both = {name: replace(one, objectives={**one.objectives, **unknown}) for name in NAMES[:count]}
+    verdict = verdict_of(both, has_slo=True)
+    assert verdict.systems["a"].is_met is None
+    assert dict(answer(verdict))["Verdict"].endswith("p99 TPOT –, allowed 50 ms: no request has one).")
+
+
 @pytest.mark.parametrize(("share", "is_nearest"), [(0.94, False), (0.5, True)])
 def test_only_a_system_that_is_nearer_beyond_the_sampling_error_is_called_nearest(base, share, is_nearest) -> None:
     """Equal within the error, the faster system is first although fewer of its requests were within the objectives."""
