@@ -193,4 +193,4 @@ def _role(node: str, placement: Placement, static: dict[str, tuple[object, ...]]
     if held is None or number is None:
         return held
     fellows = [other for other, own in placement.pipelines.items() if own == number]
-    return held, sorted(repr((static[other], placement.ranges.get(other))) for other in fellows)
+    return held, tuple(sorted(repr((static[other], placement.ranges.get(other))) for other in fellows))

@@ -120,6 +120,15 @@ def test_classes_of_a_kept_placement_are_those_of_equal_roles(path):
         assert loss.alike == len(equal)
 
 
+@pytest.mark.parametrize(("placement", "alike"), [("replicas", [2, 1, 1]), ("separate", [1, 1, 1, 1])])
+def test_nodes_of_equal_pipelines_are_one_class_of_a_kept_placement(path, placement, alike):
+    """A node of a pipeline is known by all that its pipeline holds."""
+    experiment = helixsim.load_experiment(path, [f"systems=[{{placement: {placement}}}]"])
+    placed = helixsim.place(experiment, placement)
+    assert placed.placement.pipelines
+    assert [one.alike for one in losses_of(Losses(("any-node",), replan=False), placed)] == alike
+
+
 def test_the_routing_that_was_selected_stays_with_a_kept_placement(path):
     experiment = helixsim.load_experiment(path, ["systems.0.routing=auto"])
     placed = helixsim.place(experiment, "replicas")
