@@ -3,8 +3,8 @@
 ``output_throughput`` counts the output tokens delivered in the window, ``total_token_throughput`` also the prompt
 tokens prefilled in it, for all requests. Goodput counts requests that finish in the window and meet every objective; a
 request with one output token meets any TPOT. Attainment is their share of the requests with a known outcome: those that
-finished in the window, arrived in it and were rejected, or had no first token at its end although that objective had
-passed.
+finished in the window, arrived in it and were rejected, or had no first token, or were not finished, at its end
+although that objective had passed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Throughput:
     prefix_hit_tokens: int
     """Tokens found in prefix caches, of the ``prompt_tokens``."""
     overdue: int
-    """Requests without a first token at the end of the window whose TTFT objective has passed."""
+    """Requests without a first token, or not finished, at the end of the window although that objective has passed."""
 
     def rate(self, count: float) -> float:
         """Return ``count`` per second of the window."""
@@ -152,11 +152,11 @@ def _overdue(run: RunResult, slo: Slo) -> int:
 
 
 def _late(run: RunResult, slo: Slo) -> BoolArray:
-    """Return for each request whether it has no first token although that objective has passed."""
+    """Return for each request whether it has no first token, or is not finished, although that objective has passed."""
     requests, end_ns = run.requests, run.window_end_ns
-    if slo.ttft_s is None:
-        return np.zeros(len(requests.status), dtype=bool)
-    unserved = (requests.first_token_ns < 0) | (requests.first_token_ns > end_ns)
-    unserved &= requests.status != RequestStatus.REJECTED
-    late: BoolArray = unserved & (requests.arrival_ns + slo.ttft_s * NS_PER_S < end_ns)
+    late: BoolArray = np.zeros(len(requests.status), dtype=bool)
+    for limit_s, at_ns in ((slo.ttft_s, requests.first_token_ns), (slo.e2el_s, requests.finish_ns)):
+        if limit_s is not None:
+            late |= ((at_ns < 0) | (at_ns > end_ns)) & (requests.arrival_ns + limit_s * NS_PER_S < end_ns)
+    late &= requests.status != RequestStatus.REJECTED
     return late

@@ -10,7 +10,7 @@ import pytest
 from helixsim.domain.request import Slo
 from helixsim.domain.result import RequestColumns, RequestStatus
 from helixsim.metrics.latency import latencies, latency_samples
-from helixsim.metrics.objectives import Target, evaluate_target
+from helixsim.metrics.objectives import Target, evaluate_target, objective_figures
 from helixsim.metrics.saturation import Saturation, saturation
 from helixsim.metrics.stationarity import _drift, stationarity
 from helixsim.metrics.throughput import throughput
@@ -77,6 +77,16 @@ def test_attainment_counts_overdue_requests(fakes) -> None:
     assert throughput(run, Slo(ttft_s=2.0)).overdue == 1
     assert throughput(run, Slo(ttft_s=2.0)).slo_attainment == pytest.approx(0.9)
     assert throughput(run, Slo(ttft_s=60.0)).slo_attainment == 1
+
+
+@pytest.mark.parametrize("first_s", [None, 51.0])
+def test_a_request_that_has_run_past_its_latency_objective_is_not_within_the_slo(fakes, first_s) -> None:
+    """Attainment and the objective agree on what is known at the end of the window, first token or not."""
+    run = with_rows(fakes, [20.0] * 9 + [50.0], [21.0] * 9 + [first_s], [21.5] * 9 + [None])
+    for e2el_s, overdue in ((49.0, 1), (51.0, 0)):
+        slo = Slo(e2el_s=e2el_s)
+        counts, within = throughput(run, slo), objective_figures(run, slo)["E2EL"].within
+        assert (counts.overdue, counts.slo_attainment) == (overdue, pytest.approx(within))
 
 
 def test_a_share_that_is_asked_for_is_of_all_objectives_at_once(fakes) -> None:
