@@ -90,6 +90,7 @@ def test_a_dask_cluster_gives_the_bytes_of_one_process(folder, name, capsys):
     assert outcome(name, "one", capsys, "--jobs", "1") == outcome(name, "two", capsys, "--dask", "local", "--jobs", "2")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in STUDIES if name != "figure"])
 def test_a_study_whose_driver_is_killed_goes_on(folder, name, capsys):
     """Whenever the driver dies, what is kept is right; most of it is used again, which the tests of each study show."""

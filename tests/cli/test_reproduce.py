@@ -9,6 +9,8 @@ import sys
 import time
 from functools import partial
 
+import pytest
+
 from helixsim.cli.main import main
 from helixsim.papers.helix.cells import load_cells
 from helixsim.papers.helix.entries import load_figures
@@ -90,6 +92,7 @@ def test_tables_leave_a_page_and_data_and_say_so_as_json(capsys, tmp_path):
     assert "Table 8" in (tmp_path / "index.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_an_interrupted_figure_goes_on_where_it_was(capsys, tmp_path):
     arguments = ["reproduce", "fig12", "--quick", "--jobs", "2", "--out", str(tmp_path)]
     process = subprocess.Popen(

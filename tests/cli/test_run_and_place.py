@@ -72,6 +72,7 @@ def helixsim(*arguments, hash_seed="0"):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_equal_runs_leave_equal_bytes_whatever_the_hash_seed_and_the_number_of_processes(experiment, tmp_path):
     left = []
     for hash_seed, jobs in (("1", 1), ("2", 2)):

@@ -161,6 +161,7 @@ def test_the_script_shown_in_the_readme_runs(tmp_path):
     assert (tmp_path / "latency.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_the_examples_of_the_python_page_run(tmp_path):
     page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
     code = "\n".join(re.findall(r"```python\n(.*?)```", page, flags=re.S))
@@ -171,6 +172,7 @@ def test_the_examples_of_the_python_page_run(tmp_path):
         assert (ROOT / "docs" / target).exists(), target
 
 
+@pytest.mark.slow
 def test_the_tour_runs(tmp_path):
     code = (ROOT / "docs" / "tour.py").read_text(encoding="utf-8")
     assert len(code.splitlines()) < 50

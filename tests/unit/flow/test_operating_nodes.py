@@ -140,7 +140,7 @@ workload:
   warmup: 30 s
   duration: 60 s
 engine: vllm-1
-systems: [{name: one, placement: {strategy: helix, select: flow}}]
+systems: [{name: one, placement: {strategy: helix, select: flow}, routing: flow_weighted}]
 """
 
 

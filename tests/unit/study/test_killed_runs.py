@@ -133,6 +133,7 @@ def test_a_directory_of_results_killed_at_any_moment(tmp_path):
     assert not any("-work" in name for name in outcome["files"])  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_a_run_that_was_interrupted_before_killed_at_any_moment(tmp_path):
     (tmp_path / "tiny.yaml").write_text(tiny(), encoding="utf-8")
     outcome = windows(tmp_path, KILLS + RUN + INTERRUPTED + "differences(interrupted, work)")
