@@ -21,6 +21,7 @@ from helixsim.benchmarks.benchmark import Benchmark, Load, Requests
 from helixsim.benchmarks.collect import Collector, figures_of, is_number, mapping, nested, of_values
 from helixsim.errors import DataError
 from helixsim.units import NS_PER_S
+from helixsim.workload.readers.aiperf import has_failed, is_warm_up
 from helixsim.workload.readers.values import time_ns
 
 AIPERF, GENAI_PERF = "AIPerf", "GenAI-Perf"
@@ -103,11 +104,10 @@ def read_records(path: Path, documents: Sequence[Any]) -> Benchmark:
         if not is_record(document):
             collected.refuse(where, document, "a request with metadata.request_start_ns")
         metadata, metrics = document["metadata"], mapping(document.get("metrics"))
-        phase = metadata.get("benchmark_phase") or metadata.get("phase_kind") or "profiling"
-        if phase == "warmup":
+        if is_warm_up(document):
             continue
         asked += 1
-        if document.get("error") or metadata.get("was_cancelled"):
+        if has_failed(document):
             failed += 1
             continue
         start_ns, end_ns = (

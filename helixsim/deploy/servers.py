@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from helixsim.config.experiment import ResolvedExperiment, SystemSpec
 from helixsim.domain.cluster import COORDINATOR, Deployment
-from helixsim.domain.flowplan import FlowPlan
+from helixsim.domain.flowplan import COORDINATOR_CLASS, FlowPlan
 from helixsim.domain.placement import Placement
 from helixsim.errors import ConfigError
 from helixsim.hardware import catalog
@@ -183,18 +183,20 @@ def _chains(system: str, plan: FlowPlan, *, all_edges: bool) -> list[tuple[list[
     ConfigError
         If requests may take several ways from a node, which no engine serves.
     """
-    following: dict[str, list[str]] = {}
+    leaving = [
+        [one for one in plan.departures(number) if one.flow_tokens_per_s > 0 or all_edges]
+        for number in range(len(plan.classes))
+    ]
     arriving: Counter[str] = Counter()
-    flows: dict[str, float] = {}
-    for edge in plan.edges:
-        if edge.flow_tokens_per_s > 0 or all_edges:
-            following.setdefault(edge.src, []).append(edge.dst)
-            arriving[edge.dst] += 1
-            if edge.src == COORDINATOR:
-                flows[edge.dst] = edge.flow_tokens_per_s
-    branching = sorted(
-        node for node in following if node != COORDINATOR and (len(following[node]) > 1 or arriving[node] > 1)
-    )
+    for own, links in zip(plan.classes, leaving, strict=True):
+        for one in links:
+            arriving[one.dst] += len(own.nodes)
+    following = {
+        node: [one.dst for one in leaving[plan.class_of[node]]]
+        for node in plan.node_flow_tokens_per_s
+        if leaving[plan.class_of[node]]
+    }
+    branching = sorted(node for node, targets in following.items() if len(targets) > 1 or arriving[node] > 1)
     if branching:
         raise ConfigError(
             f"--export: {system}: requests take several ways through {', '.join(branching[:5])}"
@@ -202,12 +204,12 @@ def _chains(system: str, plan: FlowPlan, *, all_edges: bool) -> list[tuple[list[
             "place with the strategy 'replicas' or 'separate'"
         )
     chains = []
-    for first, flow in flows.items():
-        chain = [first]
+    for first in leaving[COORDINATOR_CLASS]:
+        chain = [first.dst]
         while following[chain[-1]] != [COORDINATOR]:
             chain.append(following[chain[-1]][0])
-        if flow > 0:
-            chains.append((chain, flow))
+        if first.flow_tokens_per_s > 0:
+            chains.append((chain, first.flow_tokens_per_s))
     return chains
 
 

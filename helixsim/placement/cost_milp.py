@@ -12,7 +12,7 @@ from helixsim.domain.placement import LayerRange, Placement
 from helixsim.errors import InfeasibleError
 from helixsim.placement.base import PlacementProblem
 from helixsim.placement.chains import LayerLimits, chain_flow, chain_ranges, in_order, node_memory_bytes, water_fill
-from helixsim.placement.outcome import finished
+from helixsim.placement.outcome import finished, layers_to_hold
 from helixsim.placement.replicas import equal_nodes
 
 MAX_CONFIGURATIONS = 5_000
@@ -84,10 +84,7 @@ class CostMilp:
         classes = equal_nodes(fleet)
         found = configurations(problem, classes, options.max_nodes)
         if not found:
-            raise InfeasibleError(
-                f"cost_milp: no {options.max_nodes} nodes hold the {fleet.model.num_layers} layers of "
-                f"{fleet.model.name} (most layers of a node: {fleet.layer_limits()})"
-            )
+            raise InfeasibleError(f"cost_milp: no {options.max_nodes} nodes hold {layers_to_hold(fleet)}")
         numbers = _composition(found, [len(nodes) for nodes in classes], options)
         if not any(numbers):
             cheapest = min(one.usd_per_hour for one in found)

@@ -12,7 +12,7 @@ from helixsim.domain.placement import Placement
 from helixsim.errors import InfeasibleError
 from helixsim.placement.base import PlacementProblem
 from helixsim.placement.chains import LayerLimits, chain_ranges, node_memory_bytes, water_fill
-from helixsim.placement.outcome import finished
+from helixsim.placement.outcome import finished, layers_to_hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +61,7 @@ class Exo:
         limits = LayerLimits(fleet)
         ring = _ring(limits, able, options.ring)
         if not ring:
-            raise InfeasibleError(
-                f"exo: all nodes in one ring cannot hold the {fleet.model.num_layers} layers of {fleet.model.name} "
-                f"(most layers of a node: {fleet.layer_limits()})"
-            )
+            raise InfeasibleError(f"exo: all nodes in one ring cannot hold {layers_to_hold(fleet)}")
         if options.weights == "memory":
             weights = [memory[node.id] for node in ring]
         else:

@@ -24,7 +24,7 @@ from helixsim.placement.chains import (
     node_memory_bytes,
     split_chain,
 )
-from helixsim.placement.outcome import finished
+from helixsim.placement.outcome import finished, layers_to_hold
 from helixsim.placement.replicas import equal_nodes
 
 WEAKEST = 4
@@ -90,10 +90,7 @@ class Hexgen2:
             best = max(best, (sum(map(flows.of, groups)), first, exchanges, groups), key=lambda one: one[0])
         refined, first, exchanges, groups = best
         if not refined:
-            raise InfeasibleError(
-                f"hexgen2: no group of nodes holds the {fleet.model.num_layers} layers of {fleet.model.name} "
-                f"(most layers of a node: {fleet.layer_limits()})"
-            )
+            raise InfeasibleError(f"hexgen2: no group of nodes holds {layers_to_hold(fleet)}")
         ranges: dict[str, LayerRange] = {}
         pipelines: dict[str, int] = {}
         serving = [group for group in groups if flows.of(group)]

@@ -10,7 +10,7 @@ from typing import ClassVar
 from helixsim.domain.placement import LayerRange, Placement
 from helixsim.errors import InfeasibleError
 from helixsim.placement.base import PlacementProblem
-from helixsim.placement.outcome import finished
+from helixsim.placement.outcome import finished, layers_to_hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +74,7 @@ class Homogeneous:
                 pipelines |= dict.fromkeys(current, number)
                 number, done, current = number + 1, 0, {}
         if not ranges:
-            raise InfeasibleError(
-                f"homogeneous: all nodes together hold {done} of the {num_layers} layers of {fleet.model.name} "
-                f"(most layers of a node: {fleet.layer_limits()})"
-            )
+            raise InfeasibleError(f"homogeneous: all nodes together hold {done} of {layers_to_hold(fleet)}")
         return finished(
             problem, "homogeneous", ranges, started_s=started, pipelines=pipelines,
             notes={"pipelines": number, "unused": list(current)},

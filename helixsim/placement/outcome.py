@@ -7,11 +7,17 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from helixsim.domain.cluster import Deployment
 from helixsim.domain.placement import LayerRange, Placement
 from helixsim.flow.capacity import upper_bound_share
 from helixsim.flow.maxflow import max_flow_value
 from helixsim.placement.base import PlacementProblem
 from helixsim.placement.check import check
+
+
+def layers_to_hold(fleet: Deployment) -> str:
+    """Return what nodes that are too few or too small must hold, and the most that each can, for a message."""
+    return f"the {fleet.model.num_layers} layers of {fleet.model.name} (most layers of a node: {fleet.layer_limits()})"
 
 
 def finished(

@@ -12,7 +12,7 @@ from helixsim.domain.placement import LayerRange, Placement
 from helixsim.errors import InfeasibleError
 from helixsim.placement.base import PlacementProblem
 from helixsim.placement.chains import LayerLimits, chain_ranges, water_fill
-from helixsim.placement.outcome import finished
+from helixsim.placement.outcome import finished, layers_to_hold
 
 MAX_STATES = 200_000
 """States of the dynamic program for one number of pipelines; with more, pipelines are built greedily."""
@@ -82,10 +82,7 @@ class Parallax:
             if pipelines:
                 break
         if not pipelines:
-            raise InfeasibleError(
-                f"parallax: all nodes together cannot hold the {fleet.model.num_layers} layers of {fleet.model.name} "
-                f"(most layers of a node: {fleet.layer_limits()})"
-            )
+            raise InfeasibleError(f"parallax: all nodes together cannot hold {layers_to_hold(fleet)}")
         ranges: dict[str, LayerRange] = {}
         for nodes in pipelines:
             powers = [_power(fleet, node, options.power) for node in nodes]

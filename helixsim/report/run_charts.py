@@ -11,6 +11,7 @@ import numpy as np
 from helixsim.domain.result import FloatArray
 from helixsim.report.charts import Axis, Chart, Curve, linear_axis, log_axis, share_axis
 from helixsim.report.distributions import gap_curve_ms, tpot_ms, ttft_s
+from helixsim.results.columns import thinned
 from helixsim.results.run import Run
 from helixsim.results.runset import RunSet
 from helixsim.units import NS_PER_S, number
@@ -120,7 +121,7 @@ def _batch_sizes(runs: RunSet) -> list[Chart]:
 def _mean_batch(run: Run) -> tuple[FloatArray, FloatArray]:
     """Return decoding sequences over iterations, of all nodes together; NaN while none computes."""
     tokens, batches = node_series(run, "decode_tokens"), node_series(run, "batches")
-    rows = _thinned(len(batches.time_s), _RATES)
+    rows = thinned(len(batches.time_s), _RATES)
     if len(rows) < 2:
         return np.empty(0), np.empty(0)
     steps = np.diff(batches.values[rows].sum(axis=1))
@@ -197,7 +198,7 @@ def _outside(run: Run, end_s: float) -> tuple[tuple[float, float], ...]:
 def _rate(run: Run, column: str) -> tuple[FloatArray, FloatArray]:
     """Return the increase of a cumulative column per second; a value holds from its time to the next one."""
     series = run.columns("series")
-    rows = _thinned(len(series["time_ns"]), _RATES)
+    rows = thinned(len(series["time_ns"]), _RATES)
     return _increase(series["time_ns"][rows] / NS_PER_S, series[column][rows].astype(np.float64))
 
 
@@ -211,7 +212,7 @@ def _increase(time_s: FloatArray, totals: FloatArray) -> tuple[FloatArray, Float
 
 def _level(run: Run, column: str) -> tuple[FloatArray, FloatArray]:
     series = run.columns("series")
-    rows = _thinned(len(series["time_ns"]), _POINTS)
+    rows = thinned(len(series["time_ns"]), _POINTS)
     return series["time_ns"][rows] / NS_PER_S, series[column][rows].astype(np.float64)
 
 
@@ -225,7 +226,7 @@ def _highest_kv(run: Run) -> tuple[FloatArray, FloatArray]:
 
 def _kv(run: Run, over_nodes: Callable[[FloatArray], FloatArray]) -> tuple[FloatArray, FloatArray]:
     found = node_series(run, "kv_used_share")
-    rows = _thinned(len(found.time_s), _POINTS)
+    rows = thinned(len(found.time_s), _POINTS)
     return found.time_s[rows], over_nodes(found.values[rows]) if rows else np.empty(0)
 
 
@@ -236,16 +237,9 @@ def _mean_busy(run: Run) -> tuple[FloatArray, FloatArray]:
 
 def _busy_shares(run: Run) -> tuple[FloatArray, FloatArray, tuple[str, ...]]:
     found = node_series(run, "busy_ns")
-    rows = _thinned(len(found.time_s), _RATES)
+    rows = thinned(len(found.time_s), _RATES)
     time_s, shares = _increase(found.time_s[rows], found.values[rows] / NS_PER_S)
     return time_s, shares, found.node_types
-
-
-def _thinned(samples: int, points: int) -> list[int]:
-    """Return evenly spaced positions including the first and the last."""
-    if samples <= points:
-        return list(range(samples))
-    return sorted({int(position) for position in np.linspace(0, samples - 1, points).round()})
 
 
 def _quantiles(values: FloatArray) -> tuple[FloatArray, FloatArray]:

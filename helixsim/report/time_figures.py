@@ -16,7 +16,7 @@ from helixsim.report.style import (
     shade_outside,
     small_multiples,
 )
-from helixsim.results.columns import Columns, chosen, joined, of_system, texts
+from helixsim.results.columns import Columns, chosen, joined, of_system, texts, thinned
 from helixsim.results.runset import RunSet
 from helixsim.units import NS_PER_S
 
@@ -38,7 +38,7 @@ def throughput_over_time(runs: RunSet) -> tuple[Figure, Columns]:
     tables = []
     for index, name in enumerate(runs):
         series = runs[name].columns("series")
-        series = chosen(series, _thinned(len(series["time_ns"]), _MAX_RATES // 2))
+        series = chosen(series, thinned(len(series["time_ns"]), _MAX_RATES // 2))
         time_s = series["time_ns"] / NS_PER_S
         rates = {column: np.diff(series[column]) / np.diff(time_s) for column in ("output_tokens", "prompt_tokens")}
         style = LINE_STYLES[index % len(LINE_STYLES)]
@@ -64,7 +64,7 @@ def utilisation_over_time(runs: RunSet) -> tuple[Figure, Columns]:
     tables = []
     for axis, name in zip(axes, runs, strict=True):
         times_ns, busy_ns, kinds = _by_node(runs, name, "busy_ns")
-        rows = _thinned(len(times_ns), _MAX_RATES)
+        rows = thinned(len(times_ns), _MAX_RATES)
         times_ns, busy_ns = times_ns[rows], busy_ns[rows]
         time_s = times_ns / NS_PER_S
         by_node_type = _means(np.diff(busy_ns, axis=0) / np.diff(times_ns)[:, None], kinds)
@@ -89,7 +89,7 @@ def kv_memory_over_time(runs: RunSet) -> tuple[Figure, Columns]:
     tables = []
     for axis, name in zip(axes, runs, strict=True):
         times_ns, used, kinds = _by_node(runs, name, "kv_used_share")
-        rows = _thinned(len(times_ns))
+        rows = thinned(len(times_ns), _MAX_POINTS)
         time_s, used = times_ns[rows] / NS_PER_S, used[rows]
         by_node_type = _means(used, kinds)
         for node_type, share in by_node_type.items():
@@ -108,7 +108,7 @@ def requests_over_time(runs: RunSet) -> tuple[Figure, Columns]:
     colors = colors_of(runs)
     for index, name in enumerate(runs):
         series = runs[name].columns("series")
-        series = chosen(series, _thinned(len(series["time_ns"])))
+        series = chosen(series, thinned(len(series["time_ns"]), _MAX_POINTS))
         for axis, column in zip(axes, ("running", "waiting"), strict=True):
             axis.plot(
                 series["time_ns"] / NS_PER_S,
@@ -147,13 +147,6 @@ def _by_node(runs: RunSet, system: str, column: str) -> tuple[IntArray, FloatArr
 def _means(values: FloatArray, kinds: dict[str, list[int]]) -> dict[str, FloatArray]:
     """Return the mean over the nodes of each type of values by (time, node)."""
     return {kind: values[:, nodes].mean(axis=1) for kind, nodes in kinds.items()}
-
-
-def _thinned(samples: int, points: int = _MAX_POINTS) -> list[int]:
-    """Return evenly spaced positions including the first and the last."""
-    if samples <= points:
-        return list(range(samples))
-    return sorted({int(position) for position in np.linspace(0, samples - 1, points).round()})
 
 
 def _node_type_colors(runs: RunSet) -> dict[str, str]:

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
+import helixsim
 from helixsim.domain.result import FloatArray
 from helixsim.jsonio import json_values
 from helixsim.results.run import Run
@@ -46,7 +47,7 @@ def vllm_result(run: Run, document: Mapping[str, Any]) -> dict[str, Any]:
         "label": f"helixsim {run.name}",
         "model_id": document["model"],
         "num_prompts": figures["completed"] + figures["failed"],
-        "request_rate": "inf" if rate is None else _rate_rps(rate),
+        "request_rate": "inf" if rate is None else parse(rate, "rate"),
         "burstiness": arrivals.get("burstiness", 1.0),
         "max_concurrency": arrivals.get("concurrency"),
         **figures,
@@ -64,7 +65,7 @@ def llmd_report(run: Run, document: Mapping[str, Any]) -> dict[str, Any]:
     figures, arrivals = run.summary.vllm_keys(), _arrivals(run.name, document)
     lengths = {side: _length_statistics(values) for side, values in _lengths(run).items()}
     rate, concurrency = arrivals.get("rate"), arrivals.get("concurrency")
-    asked: dict[str, Any] = {} if rate is None else {"rate_qps": _rate_rps(rate)}
+    asked: dict[str, Any] = {} if rate is None else {"rate_qps": parse(rate, "rate")}
     if concurrency is not None:
         asked["concurrency"] = concurrency
     throughput = {
@@ -74,7 +75,7 @@ def llmd_report(run: Run, document: Mapping[str, Any]) -> dict[str, Any]:
     }
     load = {
         "tool": "helixsim",
-        "tool_version": _version(),
+        "tool_version": helixsim.__version__,
         "source": "sampled",
         **{f"{key}_seq_len": {"distribution": "other", "value": lengths[side]["mean"]}
            for key, side in (("input", "input_length"), ("output", "output_length"))},
@@ -113,16 +114,6 @@ def _arrivals(system: str, document: Mapping[str, Any]) -> Mapping[str, Any]:
     own = [one.get("arrivals") for one in document["systems"] if one["name"] == system]
     found: Mapping[str, Any] = (own and own[0]) or document["workload"]["arrivals"] or {}
     return found
-
-
-def _rate_rps(rate: Any) -> float:
-    return float(rate) if isinstance(rate, (int, float)) else parse(rate, "rate")
-
-
-def _version() -> str:
-    from helixsim import __version__
-
-    return __version__
 
 
 def _latency(figures: Mapping[str, Any], metric: str, units: str) -> dict[str, Any] | None:
@@ -169,7 +160,7 @@ def _stack(run: Run, document: Mapping[str, Any]) -> list[dict[str, Any]]:
         standardized = {
             "kind": "inference_engine",
             "tool": f"simulated {engine['name']}",
-            "tool_version": _version(),
+            "tool_version": helixsim.__version__,
             "role": "replica",
             "replicas": replicas,
             "model": {"name": document["model"]},

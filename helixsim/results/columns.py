@@ -100,3 +100,10 @@ def _parsed(name: str, cells: Sequence[str]) -> NDArray[Any]:
         return np.array([int(cell) for cell in cells], dtype=np.int64)
     except ValueError:
         return np.array([float(cell or "nan") for cell in cells], dtype=np.float64)
+
+
+def thinned(samples: int, points: int) -> list[int]:
+    """Return evenly spaced positions including the first and the last."""
+    if samples <= points:
+        return list(range(samples))
+    return sorted({int(position) for position in np.linspace(0, samples - 1, points).round()})

@@ -17,7 +17,7 @@ from typing import Any
 
 from helixsim.config.experiment import ResolvedExperiment, SystemSpec
 from helixsim.domain.cluster import COORDINATOR
-from helixsim.domain.flowplan import FlowPlan
+from helixsim.domain.flowplan import COORDINATOR_CLASS, FlowPlan
 from helixsim.domain.placement import Placement
 from helixsim.domain.request import Window
 from helixsim.flow.capacity import CapacityTable
@@ -119,7 +119,7 @@ class Race:
         if rate_rps and set(entry.placement.pipelines) == set(entry.placement.ranges):
             load = operating_load(self.experiment, self.system)
             split = latency_split(self.system.fleet, entry.placement, load, rate_rps * load.mean_output_tokens)
-            entering = {e.dst: e.flow_tokens_per_s for e in entry.plan.edges if e.src == COORDINATOR}
+            entering = {one.dst: one.flow_tokens_per_s for one in entry.plan.departures(COORDINATOR_CLASS)}
             shares = shares_of(entry.placement, entering, split)
             if any(shares.values()):
                 others.append(_with(entry, "flow_weighted", shares={COORDINATOR: shares}))

@@ -19,15 +19,24 @@ def rows(reading: Reading) -> Iterator[Row]:
     path = reading.path
     found = []
     for line, entry in json_lines(reading):
-        phase = nested(entry, "metadata.benchmark_phase") or nested(entry, "metadata.phase_kind")
-        if phase == "warmup":
+        if is_warm_up(entry):
             reading.log.dropped["warm-up"] += 1
             continue
-        has_failed = bool(entry.get("error") or nested(entry, "metadata.was_cancelled"))
-        prompt, output = (_length(reading, line, entry, name, is_needed=not has_failed) for name in _LENGTHS)
+        failed = has_failed(entry)
+        prompt, output = (_length(reading, line, entry, name, is_needed=not failed) for name in _LENGTHS)
         start_ns = time_ns(path, line, MARK, nested(entry, MARK), 1)
-        found.append(Row(line, start_ns, prompt, output, failure="request failed" if has_failed else None))
+        found.append(Row(line, start_ns, prompt, output, failure="request failed" if failed else None))
     yield from sorted(found, key=lambda row: row.time_ns)
+
+
+def is_warm_up(entry: dict[str, Any]) -> bool:
+    """Return whether a request is one of the warm-up."""
+    return (nested(entry, "metadata.benchmark_phase") or nested(entry, "metadata.phase_kind")) == "warmup"
+
+
+def has_failed(entry: dict[str, Any]) -> bool:
+    """Return whether a request failed or was cancelled."""
+    return bool(entry.get("error") or nested(entry, "metadata.was_cancelled"))
 
 
 def _length(reading: Reading, line: int, entry: dict[str, Any], name: str, *, is_needed: bool) -> int:
