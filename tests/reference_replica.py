@@ -358,7 +358,7 @@ class Replica:
     def form(self):
         self.parts, self.has_preempted, self.has_rejected, self.has_retracted = [], False, False, False
         if not 0 < self.since_read < self.engine.scheduler_recv_interval or not self.running:
-            self.waiting, self.unread, self.since_read = self.waiting + self.unread, [], 0
+            self.waiting, self.unread, self.since_read = self.in_order(self.waiting + self.unread), [], 0
         if self.prefill_first:
             self.take_chunks()
             self.take_waiting()
@@ -393,9 +393,16 @@ class Replica:
         if is_chunk:
             self.publish(sequence)
 
-    def movable(self, sequences):
-        """The last of those that are in no step in flight."""
-        return next((one for one in reversed(sequences) if not one.in_steps), None)
+    def in_order(self, sequences):
+        """Sequences by their rank, the first one first: by priority, then as they are."""
+        if self.engine.scheduling_policy != "priority":
+            return list(sequences)
+        return sorted(sequences, key=lambda sequence: sequence.request.priority)
+
+    def movable(self, ranked):
+        """The last of those that are in no step in flight, and have no chunk in the one that is being formed."""
+        taken = [part.sequence for part in self.parts if part.is_chunk]
+        return next((one for one in reversed(ranked) if not one.in_steps and one not in taken), None)
 
     def take_decodes(self):
         while True:
@@ -403,8 +410,9 @@ class Replica:
             lacking = sum(map(self.needs, ready)) - self.free
             if lacking <= 0:
                 break
-            victim = self.movable(self.running)
-            if victim in ready and lacking <= self.needs(victim) and victim is not self.running[-1]:
+            ranked = self.in_order(self.running)
+            victim = self.movable(ranked)
+            if victim in ready and lacking <= self.needs(victim) and victim is not ranked[-1]:
                 ready.remove(victim)  # those behind it are in flight: one of them will be preempted
                 break
             self.has_retracted = True
@@ -430,7 +438,8 @@ class Replica:
             tokens = self.chunk(sequence.goal - sequence.computed)
             needed = self.blocks(sequence.computed + tokens) - self.blocks(sequence.computed)
             while needed > self.free:
-                later = self.running[self.running.index(sequence) :]
+                ranked = self.in_order(self.running)
+                later = ranked[ranked.index(sequence) :]
                 victim = self.movable(later)
                 if victim is None or (victim is sequence and len(later) > 1):
                     break
@@ -530,7 +539,7 @@ class Replica:
         if sequence.is_unfinished:
             sequence.since = self.reference.now
         self.drop(sequence)
-        self.waiting.insert(0, sequence)
+        self.waiting = self.in_order([sequence, *self.waiting])
 
     def reject(self, sequence):
         """It has outgrown the replica, which is empty now; the client learns it after all of its tokens."""

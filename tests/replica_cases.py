@@ -43,7 +43,7 @@ def chains(stages, *, intra=None, nic_bps=None):
 
 def kind_of(
     name, *, blocks=100, budget=64, seqs=16, prefill_ns=1000.0, decode_ns=1_000_000.0, context_ns=0.0, pair_ns=0.0,
-    head=None,
+    head=None, graph_sizes=(),
 ):  # fmt: skip
     """A profile that keeps ``blocks`` KV blocks of 16 tokens whatever the number of its layers."""
     kind = builders.profile(
@@ -58,7 +58,7 @@ def kind_of(
         kind.compute, decode_context_ns_per_token=context_ns, reference_context_tokens=64 if context_ns else 0,
         prefill_ns_per_pair=pair_ns, head=head,
     )  # fmt: skip
-    return replace(kind, compute=compute, limits=(BatchLimits(64, budget, seqs),) * NUM_LAYERS)
+    return replace(kind, compute=compute, limits=(BatchLimits(64, budget, seqs, graph_sizes),) * NUM_LAYERS)
 
 
 @st.composite
@@ -75,6 +75,7 @@ def clusters(draw):
             context_ns=draw(st.sampled_from([0.0, 35.5])),
             pair_ns=draw(st.sampled_from([0.0, 1.75])),
             head=draw(st.sampled_from([None, Curve((1.0, 9.0), (4e5, 7e5))])),
+            graph_sizes=draw(st.sampled_from([(), (1, 2, 4, 8)])),
         )
         for number in range(2)
     ]
@@ -89,7 +90,7 @@ def clusters(draw):
 
 @st.composite
 def engines(draw):
-    """Engines whose loop stays inside, with and without chunks and overheads."""
+    """Engines whose loop stays inside, with and without chunks, priorities and overheads."""
     plain = EngineSpec(
         "inside", loops_inside=True, copies_activations=False, chunks_prompts=draw(st.booleans()),
         long_prefill_token_threshold=draw(st.sampled_from([0, 7, 20])),
@@ -98,13 +99,22 @@ def engines(draw):
         schedule_conservativeness=draw(st.sampled_from([None, 1.0, 4.0])),
         min_free_share=draw(st.sampled_from([0.0, 0.0, 0.1])),
         speculation=draw(st.sampled_from([None, None, Speculation((0.9, 0.5, 0.1), 0.05)])),
+        scheduling_policy=draw(st.sampled_from(["fcfs", "priority"])),
     )  # fmt: skip
     if draw(st.booleans()):
         return plain
     return replace(
         plain, batch_overhead_ns=100_000, sequence_overhead_ns=7_000, layer_launch_ns=150_000,
         message_overhead_ns=3_000, shares_weight_reads=True, has_output_head=True,
+        host_ns=draw(st.sampled_from([0, 2_000_000])), sequence_host_ns=draw(st.sampled_from([0, 90_000])),
+        pads_prompts=draw(st.booleans()),
     )  # fmt: skip
+
+
+def with_classes(load: list[Request], seed: int) -> list[Request]:
+    """The same requests in three classes of priority, drawn at random."""
+    rng = np.random.default_rng(seed)
+    return [replace(request, priority=int(rng.integers(3))) for request in load]
 
 
 def shared_load(seed: int, count: int, *, rate_rps: float, prompt: int = 60, output: int = 20) -> list[Request]:

@@ -45,6 +45,12 @@ class Plot:
     value: str | None = None
     x_goal: str = "min"
     y_goal: str = "max"
+    beside: tuple[str, ...] = ()
+
+    @property
+    def results(self) -> tuple[str, ...]:
+        """What its lines show, or the one result on its second axis."""
+        return (self.y, *self.beside)
 
 
 @dataclass(frozen=True)
@@ -114,7 +120,7 @@ def settings_of(written: Mapping[str, Any], source: Source) -> tuple[Edit, ...]:
 
 def _plot(plot: PlotSection) -> Plot:
     axes = {name: ".".join(RENAMES.path(tuple(getattr(plot, name).split(".")), "plots")) for name in ("x", "y")}
-    return Plot(**{**plot.model_dump(), **axes})
+    return Plot(**{**plot.model_dump(), **axes, "beside": tuple(plot.beside)})
 
 
 def _block(axis: AxisSection, at: KeyPath, source: Source) -> Block:

@@ -135,6 +135,9 @@ class PlotSection(Section):
     )
     x: str = Field(description="Axis, or a result for `pareto`.")
     y: str = Field(description="Result; the second axis for `heatmap`.")
+    beside: Annotated[list[str], Field(max_length=3)] = Field(
+        [], description="Other results of the same unit in the same figure (`lines`)."
+    )
     value: str | None = Field(None, description="Result shown by a `heatmap`.")
     x_goal: Literal["max", "min"] = Field("min", description="Direction of x in a `pareto` front.")
     y_goal: Literal["max", "min"] = Field("max", description="Direction of y in a `pareto` front.")
@@ -143,6 +146,8 @@ class PlotSection(Section):
     def _value_if_heatmap(self) -> PlotSection:
         if (self.kind == "heatmap") != (self.value is not None):
             raise ValueError("value belongs to a heatmap, and a heatmap needs it")
+        if self.beside and self.kind != "lines":
+            raise ValueError("beside belongs to lines")
         return self
 
 

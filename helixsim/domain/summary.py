@@ -64,6 +64,8 @@ class Summary:
     """By name, ``TTFT`` or with its class ``chat TTFT``; empty without objectives and for older versions."""
     setting: SettingFigures | None = None
     """Of which kind of system and load these are the figures; None in documents of older versions."""
+    itl_max_s: Figure = None
+    """Largest time between two tokens of a request in the window [s]; None without any, and in older documents."""
 
     def vllm_keys(self) -> dict[str, Any]:
         """Return the figures of ``vllm bench serve`` under its keys; latencies in ms."""
@@ -99,6 +101,7 @@ class Summary:
             "prefix_hit_tokens": self.throughput.prefix_hit_tokens,
             "prefix_hit_rate": self.throughput.prefix_hit_rate,
             "tpot_excluded": self.tpot_excluded,
+            "max_itl_ms": milliseconds(self.itl_max_s),
             **({"classes": {name: _class_keys(one) for name, one in self.classes.items()}} if self.classes else {}),
             "confidence": {
                 **{name: list(limits) for name, limits in self.confidence().items()},
@@ -258,6 +261,7 @@ def _read(top: Mapping[str, Any], own: Mapping[str, Any]) -> Summary:
         classes={name: _read_class(one) for name, one in own.get("classes", {}).items()},
         objectives={name: ObjectiveFigures(**one) for name, one in own.get("objectives", {}).items()},
         setting=_read_setting(own.get("setting")),
+        itl_max_s=seconds(own.get("max_itl_ms")),
     )
 
 

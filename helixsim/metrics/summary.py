@@ -39,6 +39,7 @@ from helixsim.metrics.objectives import objective_figures
 from helixsim.metrics.saturation import saturation
 from helixsim.metrics.setting import setting_of
 from helixsim.metrics.stationarity import stationarity
+from helixsim.metrics.stats import histogram_percentile
 from helixsim.metrics.throughput import (
     Throughput,
     attainment_interval,
@@ -97,6 +98,7 @@ def summarise(
             objectives=objective_figures(run, slo),
             **latencies(run, samples),
             tpot_excluded=samples.tpot_excluded,
+            itl_max_s=histogram_percentile(run.gaps, 100) / NS_PER_S,
             flow=flow,
             cluster=_cluster(run, used, fleet, placement, plan, flow.attainment),
             cost=_cost(run, counts, used, fleet),

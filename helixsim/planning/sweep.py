@@ -282,6 +282,7 @@ def _check_results(sweep: Sweep, rows: Sequence[Row]) -> None:
     for number, plot in enumerate(sweep.plan.plots or ()):
         wanted.append((f"plots.{number}.x", plot.x, results if plot.kind == "pareto" else axes))
         wanted.append((f"plots.{number}.y", plot.y, axes if plot.kind == "heatmap" else results))
+        wanted += [(f"plots.{number}.beside", name, results) for name in plot.beside]
         if plot.value is not None:
             wanted.append((f"plots.{number}.value", plot.value, results))
     problems = [

@@ -66,6 +66,7 @@ def comparison_sections(runs: RunSet) -> list[Section]:
                 ("TPOT p95, ms", lambda summary: number(milliseconds(summary.tpot.p95_s))),
                 ("ITL p50, ms", lambda summary: number(milliseconds(summary.itl.p50_s))),
                 ("ITL p99, ms", lambda summary: number(milliseconds(summary.itl.p99_s))),
+                ("ITL max, ms", lambda summary: number(milliseconds(summary.itl_max_s))),
             ],
         ),
         (

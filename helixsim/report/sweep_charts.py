@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,16 +18,18 @@ from helixsim.units import number
 
 Row = Mapping[str, Any]
 _LONGEST_LABEL = 28
+_MOST_TICKS = 8
+"""Logarithmic axes over no more values have their ticks at these."""
 
 
 def sweep_charts(results: SweepResults, means: Sequence[Row], plots: Sequence[Plot]) -> tuple[Chart, ...]:
     """Return the charts of line and Pareto plots, then users against GPUs; heat maps stay figures."""
-    kinds = system_kinds(means)
+    kinds, keys = system_kinds(means), line_keys(results, means, plots)
     labelled = [{**row, "label": point_label(results, row)} for row in means]
     charts: list[Chart] = []
     for number_, plot in enumerate(plots):
         if plot.kind == "lines":
-            charts += _lines(results, labelled, plot, kinds, f"lines-{number_}")
+            charts += _lines(results, labelled, plot, keys, f"lines-{number_}")
         elif plot.kind == "pareto":
             rows = [row for row in labelled if known(row.get(plot.x)) and known(row.get(plot.y))]
             title = f"{results.label(plot.y)} against {results.label(plot.x)}"
@@ -39,6 +42,30 @@ def sweep_charts(results: SweepResults, means: Sequence[Row], plots: Sequence[Pl
 def system_kinds(means: Sequence[Row]) -> dict[str, str]:
     """Return the CSS classes of each system."""
     return kinds_of(list(dict.fromkeys(str(row["system"]) for row in means)))
+
+
+Keys = Mapping[tuple[str, str], tuple[str, str]]
+"""CSS classes and name of each line, by its system and what sets its result apart from others of its chart."""
+
+
+def line_keys(results: SweepResults, means: Sequence[Row], plots: Sequence[Plot]) -> Keys:
+    """Return the lines of all plots: a colour for each system and dashes for each result, or colours for results."""
+    lines = [plot for plot in plots if plot.kind == "lines"]
+    parts = list(dict.fromkeys(part for plot in lines for part in results.shared_label(plot.results)[1])) or [""]
+    systems, by_part = system_kinds(means), kinds_of(parts)
+    if len(systems) == 1 and len(parts) > 1:
+        return {(system, part): (by_part[part], part or system) for system in systems for part in parts}
+    if len(parts) == 1:
+        return {(system, part): (kind, system) for system, kind in systems.items() for part in parts}
+    return {
+        (system, part): (f"{kind.split()[0]} {_DASHES[number_ % len(_DASHES)]}".rstrip(), f"{system} {part}".rstrip())
+        for system, kind in systems.items()
+        for number_, part in enumerate(parts)
+    }
+
+
+_DASHES = ("", "dash2", "dash3", "dash4")
+"""Lines of several results of a system: whole, then dashed."""
 
 
 def point_label(results: SweepResults, row: Row) -> str:
@@ -58,10 +85,10 @@ def limit_of(results: SweepResults, key: str) -> float | None:
 
 
 def _lines(
-    results: SweepResults, rows: Sequence[Row], plot: Plot, kinds: Mapping[str, str], name: str
+    results: SweepResults, rows: Sequence[Row], plot: Plot, keys: Keys, name: str
 ) -> list[Chart]:  # fmt: skip
-    """Return y over x, a line per system, a chart per value of the next varied axis."""
-    shown = [row for row in rows if known(row.get(plot.y))]
+    """Return results over x, a line per system and result, a chart per value of the next varied axis."""
+    shown = [row for row in rows if any(known(row.get(key)) for key in plot.results)]
     if not shown:
         return []
     others = [axis for axis in results.axes if axis != plot.x and len({str(row[axis]) for row in rows}) > 1]
@@ -71,42 +98,50 @@ def _lines(
     panels = list(dict.fromkeys(str(plain_value(row[split])) for row in rows)) if split else [""]
     scale = Scale(results.label(plot.x), [row[plot.x] for row in rows])
     limit = limit_of(results, plot.y)
-    ends = [row[plot.y] for row in shown] + [row[f"{plot.y}.high"] for row in shown if known(row.get(f"{plot.y}.high"))]
-    highest = max([float(end) for end in ends] + ([] if limit is None else [min(limit, 2 * max(ends))]))
-    y = linear_axis(results.label(plot.y), min(0.0, *(float(row[plot.y]) for row in shown)), highest or 1.0)
-    title = f"{results.label(plot.y)} over {results.label(plot.x)}"
+    drawn = [key for result in plot.results for key in (result, f"{result}.high")]
+    ends = [float(row[key]) for row in shown for key in drawn if known(row.get(key))]
+    highest = max(ends + ([] if limit is None else [min(limit, 2 * max(ends))]))
+    label = results.shared_label(plot.results)[0]
+    y = linear_axis(label, min(0.0, *ends), highest or 1.0)
+    title = f"{label} over {results.label(plot.x)}"
     charts = []
     for number_, panel in enumerate(panels):
         own = [row for row in shown if split is None or str(plain_value(row[split])) == panel]
         heading = f"{title[0].upper()}{title[1:]}" + (f", {results.label(split)} {panel}" if split else "")
-        charts.append(_panel(results, own, plot, kinds, f"{name}-{number_}", heading, _x_axis(scale), scale, y, limit))
+        charts.append(_panel(results, own, plot, keys, f"{name}-{number_}", heading, _x_axis(scale), scale, y, limit))
     return charts
 
 
 def _panel(
-    results: SweepResults, rows: Sequence[Row], plot: Plot, kinds: Mapping[str, str], name: str, title: str, x: Axis,
+    results: SweepResults, rows: Sequence[Row], plot: Plot, keys: Keys, name: str, title: str, x: Axis,
     scale: Scale, y: Axis, limit: float | None,
 ) -> Chart:  # fmt: skip
+    results_by_part = dict(zip(results.shared_label(plot.results)[1], plot.results, strict=True))
     curves, bands, dots = [], [], []
-    for system, kind in kinds.items():
-        own = sorted((row for row in rows if row["system"] == system), key=lambda row: scale.of(row[plot.x]))
-        points = [(scale.of(row[plot.x]), float(row[plot.y])) for row in own]
-        places = sorted({at for at, _ in points})
+    guides: list[Curve] = []
+    notes: list[Note] = []
+    for (system, part), (kind, shown) in keys.items():
+        key = results_by_part.get(part)
+        if key is None:
+            continue
+        own = [row for row in rows if row["system"] == system and known(row.get(key))]
+        own.sort(key=lambda row: scale.of(row[plot.x]))
+        points = [(scale.of(row[plot.x]), float(row[key])) for row in own]
+        places, colour = sorted({at for at, _ in points}), kind.split()[0]
         if not results.is_sampled and points:
             means = [float(np.mean([value for at, value in points if at == place])) for place in places]
-            curves.append(Curve(kind, places, means, name=system))
-        limits: list[tuple[Any, Any]] = [(row.get(f"{plot.y}.low"), row.get(f"{plot.y}.high")) for row in own]
+            curves.append(Curve(kind, places, means, name=shown))
+        limits: list[tuple[Any, Any]] = [(row.get(f"{key}.low"), row.get(f"{key}.high")) for row in own]
         if len(places) == len(points) > 1 and all(known(low) and known(high) for low, high in limits):
             around = [*places, *reversed(places)]
             edges = [*(float(low) for low, _ in limits), *(float(high) for _, high in reversed(limits))]
-            bands.append(Curve(kind.split()[0], around, edges, name=system))
-        labels = [f"{system}, {row['label']}: {number(row[plot.y])}" for row in own]
-        dots.append(Dots(f"{kind.split()[0]} full large", points, labels, name=system))
-    guides, notes = [], []
+            bands.append(Curve(colour, around, edges, name=shown))
+        labels = [f"{shown}, {row['label']}: {number(row[key])}" for row in own]
+        dots.append(Dots(f"{colour} full large", points, labels, name=shown))
     if limit is not None and limit <= y.high:
         guides.append(Curve("slo", (x.low, x.high), (limit, limit)))
         notes.append(Note(x.high, limit, f"SLO {number(limit)}", "end"))
-    if plot.y == results.objective and rows:
+    if plot.y == results.objective and rows and not plot.beside:
         best = max(rows, key=lambda row: float(row[plot.y]) * (1 if results.is_max else -1))
         place = scale.of(best[plot.x]), float(best[plot.y])
         notes += labels_beside([(*place, f"best: {best['system']}, {number(place[1])}")], x, y)
@@ -121,7 +156,10 @@ def _x_axis(scale: Scale) -> Axis:
     places = sorted(scale.places.values())
     low, high = places[0], places[-1]
     if scale.is_number and len(places) > 2 and low > 0 and high >= 20 * low:
-        return log_axis(scale.label, places)
+        axis = log_axis(scale.label, places)
+        if len(places) > _MOST_TICKS:
+            return axis
+        return replace(axis, ticks=tuple((place, number(place)) for place in places))
     if scale.is_number:
         return linear_axis(scale.label, min(0.0, low) if low < 0.5 * high else low, high)
     ticks = tuple((scale.places[text], text if len(text) <= 14 else f"{text[:13]}…") for text in scale.texts)

@@ -44,7 +44,7 @@ def drawing(results: SweepResults, plot: Plot) -> Figure:
     ConfigError
         If the plot names no axis or result of the sweep.
     """
-    shown = [name for name in (plot.x, plot.y, plot.value) if name is not None]
+    shown = [name for name in (plot.x, *plot.results, plot.value) if name is not None]
     known = [name for name in results.table() if name not in {"point", "seed", "run", "system"}]
     for name in shown:
         if name not in known:
@@ -108,7 +108,8 @@ Drawn = tuple[str, str, "Figure", "pd.DataFrame"]
 
 def _lines(results: SweepResults, means: Sequence[Row], plot: Plot) -> Drawn:
     """Draw y over x, a line per system, a panel per value of the next varied axis."""
-    known = [row for row in means if row.get(plot.y) is not None]
+    known = [row for row in means if any(row.get(key) is not None for key in plot.results)]
+    label, parts = results.shared_label(plot.results)
     others = [axis for axis in results.axes if axis != plot.x and len({str(row[axis]) for row in means}) > 1]
     split = None
     if others and not results.is_sampled and len({str(row[others[0]]) for row in means}) <= MOST_PANELS:
@@ -119,11 +120,13 @@ def _lines(results: SweepResults, means: Sequence[Row], plot: Plot) -> Drawn:
     figure, axes = small_multiples([f"{results.label(split)} = {panel}" if split else "" for panel in panels], 2.8)
     for panel, axis in zip(panels, axes, strict=True):
         shown = [row for row in known if split is None or str(plain_value(row[split])) == panel]
-        for system in systems:
-            own = [row for row in shown if row["system"] == system]
-            _line(axis, scale, own, plot, colors[system], system, joined=not results.is_sampled)
+        for key, part, style in zip(plot.results, parts, _STYLES, strict=False):
+            for system in systems:
+                own = [row for row in shown if row["system"] == system and row.get(key) is not None]
+                name = f"{system} {part}".rstrip()
+                _line(axis, scale, own, plot.x, key, colors[system], style, name, joined=not results.is_sampled)
         scale.finish(axis)
-        axis.set_ylabel(results.label(plot.y) if axis in axes[::2] else "")
+        axis.set_ylabel(label if axis in axes[::2] else "")
     axes[0].set_ylim(bottom=0)  # after all panels are drawn, as they share the axis
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 5) or 1)
@@ -134,23 +137,30 @@ def _lines(results: SweepResults, means: Sequence[Row], plot: Plot) -> Drawn:
         caption = "One dot per point and system."
     elif averaged:
         caption += f" Lines: the mean over {', '.join(averaged)}; dots: single points."
-    columns = [*results.axes, "system", plot.y, f"{plot.y}.low", f"{plot.y}.high"]
-    return f"{_capital(results.label(plot.y))} over {results.label(plot.x)}", caption, figure, _columns(known, columns)
+    columns = [f"{key}{end}" for key in plot.results for end in ("", ".low", ".high")]
+    table = _columns(known, [*results.axes, "system", *columns])
+    return f"{_capital(label)} over {results.label(plot.x)}", caption, figure, table
 
 
-def _line(axis: Axes, scale: Scale, rows: Sequence[Row], plot: Plot, color: str, name: str, *, joined: bool) -> None:
-    x = np.array([scale.of(row[plot.x]) for row in rows])
-    y = np.array([row[plot.y] for row in rows], dtype=float)
+_STYLES = ("-", "--", ":", "-.")
+
+
+def _line(
+    axis: Axes, scale: Scale, rows: Sequence[Row], across: str, up: str, color: str, style: str, name: str, *,
+    joined: bool,
+) -> None:  # fmt: skip
+    x = np.array([scale.of(row[across]) for row in rows])
+    y = np.array([row[up] for row in rows], dtype=float)
     if not joined:
         axis.plot(x, y, "o", color=color, markersize=3.5, label=name)
         return
     places = np.unique(x)
-    axis.plot(places, [y[x == place].mean() for place in places], color=color, linewidth=1.6, label=name)
+    axis.plot(places, [y[x == place].mean() for place in places], style, color=color, linewidth=1.6, label=name)
     axis.plot(x, y, "o", color=color, markersize=3)
-    low = [row.get(f"{plot.y}.low") for row in rows]
+    low = [row.get(f"{up}.low") for row in rows]
     if len(places) == len(x) and all(value is not None for value in low) and len(x) > 1:
         order = np.argsort(x)
-        high = np.array([row[f"{plot.y}.high"] for row in rows], dtype=float)
+        high = np.array([row[f"{up}.high"] for row in rows], dtype=float)
         axis.fill_between(x[order], np.array(low, dtype=float)[order], high[order], color=color, alpha=0.18, lw=0)
 
 

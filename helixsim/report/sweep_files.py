@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helixsim.errors import ConfigError
-from helixsim.report.charts import Chart
+from helixsim.report.charts import Chart, sheet
 from helixsim.report.pages import Page, PageTable, Part, write_page
 from helixsim.report.rows import spread
 from helixsim.report.style import FigureFile
-from helixsim.report.sweep_charts import sweep_charts, system_kinds
+from helixsim.report.sweep_charts import line_keys, sweep_charts
 from helixsim.report.sweep_figures import defaults, write_sweep_figures
 from helixsim.results.files import write_csv, write_json
 from helixsim.results.sweep import (
+    MEANS,
     SweepResults,
     document,
     error_of,
@@ -26,11 +28,15 @@ from helixsim.results.sweep import (
     short_names,
 )
 from helixsim.units import MISSING, number
+from helixsim.writing import write_text
 
 if TYPE_CHECKING:
     import pandas as pd
 
 BEST_SHOWN = 10
+_SMALL = 340.0, 260.0
+"""Size of the charts in ``charts.svg``, the three of a line as wide as a page."""
+
 _BESIDE = ("p99_ttft_ms", "p99_tpot_ms", "cost_usd_per_mtok")
 
 
@@ -44,9 +50,16 @@ def write_sweep(directory: Path, results: SweepResults, *, with_parquet: bool = 
     if with_parquet:
         _write_parquet(directory / "results.parquet", frame(results.rows))
         _write_parquet(directory / "means.parquet", frame(means))
-    figures = write_sweep_figures(directory / "figures", results, means) if results.rows else []
     plots = list(results.plots if results.plots is not None else defaults(results, means)) if results.rows else []
-    write_page(directory, _page(results, means, figures, sweep_charts(results, means, plots)))
+    wanted = [name for plot in plots for name in (plot.x, *plot.results, plot.value) if name is not None]
+    drawn = mean_rows(results, [*MEANS, *(name for name in wanted if name not in results.axes)])
+    figures = write_sweep_figures(directory / "figures", results, drawn) if results.rows else []
+    charts, keys = sweep_charts(results, drawn, plots), tuple(line_keys(results, means, plots).values())
+    lines = [replace(chart, width=_SMALL[0], height=_SMALL[1]) for chart in charts if chart.name.startswith("lines")]
+    if lines:
+        heading = results.question or results.name
+        write_text(directory / "figures" / "charts.svg", sheet(results.name, [(heading, lines)], keys))
+    write_page(directory, _page(results, means, figures, charts, keys))
     write_json(directory / "sweep.json", document(results, means))
 
 
@@ -112,6 +125,7 @@ def _page(
     means: Sequence[Mapping[str, Any]],
     figures: Sequence[FigureFile],
     charts: tuple[Chart, ...],
+    keys: tuple[tuple[str, str], ...],
 ) -> Page:
     best = ranked(results, means)
     designs = len({row["point"] for row in means})
@@ -128,7 +142,6 @@ def _page(
         f"{designs} combinations of {', '.join(results.axes)}, each under {len(results.seeds)} "
         f"seed{'s' * (len(results.seeds) > 1)}; all points of one seed see the same requests."
     )
-    keys = tuple((kind, name) for name, kind in system_kinds(means).items())
     drawn = tuple(figure for figure in figures if charts and not figure.name.endswith("heatmap"))
     others = tuple(figure for figure in figures if figure not in drawn)
     parts = [
@@ -146,7 +159,7 @@ def _page(
             "Files",
             (
                 "results.csv: a row per point, seed and system, with the run directory in column run; means.csv: means "
-                "over seeds with 95 % intervals.",
+                "over seeds with 95 % intervals; figures/charts.svg: the line charts as one picture, light or dark.",
             ),
         )
     )

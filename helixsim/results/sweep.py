@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from helixsim.config.sweep_file import Plot
@@ -33,6 +34,10 @@ LABELS = {
     "p99_tpot_ms": "TPOT p99, ms",
     "p50_tpot_ms": "TPOT p50, ms",
     "mean_tpot_ms": "TPOT mean, ms",
+    "p99_itl_ms": "ITL p99, ms",
+    "p50_itl_ms": "ITL p50, ms",
+    "mean_itl_ms": "ITL mean, ms",
+    "max_itl_ms": "ITL max, ms",
     "cost_usd_per_mtok": "$ per million output tokens",
     "cost_usd_per_hour": "$ per hour",
     "energy_wh_per_mtok": "Wh per million output tokens",
@@ -52,7 +57,7 @@ LABELS = {
 }
 """Labels of results in figures and tables; others are labelled by their key."""
 
-_MEANS = (
+MEANS = (
     "output_throughput", "total_token_throughput", "request_throughput", "request_goodput", "slo_attainment",
     "mean_ttft_ms", "p50_ttft_ms", "p95_ttft_ms", "p99_ttft_ms", "mean_tpot_ms", "p50_tpot_ms", "p99_tpot_ms",
     "mean_itl_ms", "tokens_per_s_per_user", "tokens_per_s_per_gpu", "cost_usd_per_mtok", "cost_usd_per_hour",
@@ -99,6 +104,18 @@ class SweepResults:
             return short_names(self.axes)[self.axes.index(key)]
         return LABELS.get(key, key)
 
+    def shared_label(self, keys: Sequence[str]) -> tuple[str, list[str]]:
+        """Return what the labels of results have in common, for an axis, and what is left of each, for its line."""
+        labels = [self.label(key) for key in keys]
+        if len(labels) == 1:
+            return labels[0], [""]
+        names, units = zip(*(label.rpartition(", ")[::2] for label in labels), strict=True)
+        words = [name.split() for name in names]
+        same = sum(1 for _ in takewhile(lambda one: len(set(one)) == 1, zip(*words, strict=False)))
+        if len(set(units)) > 1 or not same:
+            return " and ".join(labels), labels
+        return f"{' '.join(words[0][:same])}, {units[0]}", [" ".join(one[same:]) for one in words]
+
     def table(self) -> pd.DataFrame:
         """Return a row per point, seed and system (``results.csv``)."""
         return frame(self.rows)
@@ -122,7 +139,7 @@ def run_rows(runs: RunSet) -> Iterator[dict[str, Any]]:
         yield {**row, **per_user_and_gpu(run.summary), **error_row(run.summary)}
 
 
-def mean_rows(results: SweepResults, metrics: Sequence[str] = _MEANS) -> list[dict[str, Any]]:
+def mean_rows(results: SweepResults, metrics: Sequence[str] = MEANS) -> list[dict[str, Any]]:
     """Return one row per point and system: means over the seeds with their 95 % intervals (Student's t).
 
     A result that is missing under any seed has no mean. ``metrics``: the results, in addition to the objective.
@@ -164,6 +181,8 @@ _WIDEST: dict[str, Callable[[list[Any]], Any]] = {
 
 def error_of(key: str) -> tuple[str, bool] | None:
     """Return the metric whose model error a result has, and whether the result is its inverse; None: it has none."""
+    if key.startswith("max_"):
+        return None
     if key in _PRICES:
         return "throughput", True
     if key in _THROUGHPUTS:

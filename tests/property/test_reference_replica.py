@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_replica import Reference
-from replica_cases import chains, clusters, engines, kind_of, shared_load
+from replica_cases import chains, clusters, engines, kind_of, shared_load, with_classes
 from simulating import SECOND, inputs_of, random_load
 
 from helixsim.batching import registry as batching_registry
@@ -140,6 +140,31 @@ def test_windows_that_cut_anywhere(case, engine, seed, edges):
         assert_equal(case, load, engine=engine, window=Window(warmup, duration, drain))
 
 
+@given(
+    case=clusters(),
+    engine=engines(),
+    seed=st.integers(0, 10_000),
+    batching=st.sampled_from(batching_registry.names()),
+    rate_rps=st.sampled_from([60.0, 1000.0]),
+)
+@settings(max_examples=40, deadline=None)
+def test_classes_of_different_priority(case, engine, seed, batching, rate_rps):
+    load = with_classes(random_load(seed, 40, rate_rps=rate_rps, prompt=60, output=60), seed)
+    assert_equal(case, load, engine=replace(engine, scheduling_policy="priority"), batching=batching, seed=seed)
+
+
+@pytest.mark.parametrize("stages", [1, 3])
+def test_a_prompt_of_a_low_class_keeps_the_chunk_that_it_has_in_a_step(stages):
+    """It came before one of a high class that lacks memory in the same step, which waits for the next one."""
+    case = chains([[kind_of("n", blocks=9, budget=50, seqs=3)] * stages], intra=LinkSpec(1e8, 0))
+    engine = replace(INSIDE, scheduling_policy="priority", long_prefill_token_threshold=7)
+    seen = 0
+    for seed in range(12):
+        load = with_classes(random_load(seed, 30, rate_rps=200.0, prompt=60, output=20), seed)
+        seen += assert_equal(case, load, engine=engine).counters["preemptions"]
+    assert seen
+
+
 @pytest.mark.parametrize("stages", [1, 2, 3])
 def test_long_decodes_between_few_arrivals(stages):
     """Where nothing happens for hundreds of steps, which a fast engine takes as one."""
@@ -203,14 +228,14 @@ def test_a_rejection_counts_from_when_the_scheduler_decides(stages):
         + [{"mode": FeedMode.SATURATE, "prompts_in_flight": prompts} for prompts in (1, 20)]
     ),
     edges=st.tuples(st.sampled_from([0, 50, 200]), st.sampled_from([50, 100, 300])),
-    output=st.sampled_from([20, 60]),
+    output=st.sampled_from([20, 60, 200]),
 )
 @settings(max_examples=600, deadline=None)
 def test_all_of_it_together(case, engine, caches, seed, batching, routing, feed, edges, output):
-    """Prefix caches, drafts, rules of admission and windows under all feeds, which the quick tests have one by one."""
+    """Prefix caches, drafts, priorities, rules of admission and windows under all feeds, one by one in quick tests."""
     rate_rps = feed.get("rate_rps")
     make = shared_load if caches else random_load
-    load = make(seed, 40 if rate_rps else 600, rate_rps=rate_rps or 1.0, prompt=60, output=output)
+    load = with_classes(make(seed, 40 if rate_rps else 600, rate_rps=rate_rps or 1.0, prompt=60, output=output), seed)
     how = {"engine": replace(engine, caches_prefixes=caches), "batching": batching, "routing": routing, "seed": seed}
     how |= {name: value for name, value in feed.items() if name != "rate_rps"}
     warmup, duration = (edge * 997_003 for edge in edges)

@@ -13,11 +13,15 @@ from simulating import MS, SECOND, random_load, requests, run
 
 import helixsim
 from helixsim.domain.cluster import LinkSpec
+from helixsim.domain.data_parallel import step_time
 from helixsim.domain.engine import EngineSpec
 from helixsim.domain.hardware import Curve
+from helixsim.domain.placement import LayerRange
 from helixsim.domain.request import FeedMode, Request, Window
 from helixsim.domain.result import RequestStatus
 from helixsim.domain.speculation import Speculation
+from helixsim.domain.step_time import BatchShape, prefill_pairs
+from helixsim.engine.recorder import GAP_RESOLUTION_NS
 from helixsim.study.systems import simulate_system
 
 INSIDE = EngineSpec("inside", loops_inside=True, copies_activations=False, chunks_prompts=True, admission="prompt")
@@ -75,6 +79,27 @@ def test_a_long_prompt_holds_up_decodes_for_one_chunk_at_a_time(tmp_path):
     )
     assert whole.gaps.value_ns.max() > 3 * gaps.value_ns.max()
     assert whole.requests.compute_ns[-1] <= 1.02 * prefill_ns
+
+
+@pytest.mark.parametrize("budget", [512, 4096, 16384])
+def test_the_largest_gap_is_one_step_of_a_chunk(budget, tmp_path):
+    """70B on a DGX H100: the law of step times says how long 64 chats stand still for a document of 32 000 tokens."""
+    override = f"engine={{name: vllm-1, max_num_batched_tokens: {budget}}}"
+    machine = ["model=llama-3.1-70b", "cluster.nodes=[{gpu: h100, gpus: 8}]"]
+    result = long_prompt_among_decodes(tmp_path, override, *machine)
+    experiment = helixsim.load_experiment(tmp_path / "exp.yaml", [override, *machine])
+    (node,), layers = experiment.fleet.profiles, experiment.fleet.model.num_layers
+    law = step_time(node.compute, experiment.engine, LayerRange(0, layers), layers, node.limits[-1].graph_sizes)
+
+    def step_ns(before: int, context: int) -> float:
+        tokens = min(budget - 64, 32000 - before)
+        shape = BatchShape(tokens, prefill_pairs(tokens, before), 1, 64, 64 * context, 64 + (before + tokens == 32000))
+        return law.ns(shape)
+
+    chunks = range(0, 32000, budget - 64)
+    least, most = (max(step_ns(before, context) for before in chunks) for context in (128, 128 + 1200))
+    assert least <= result.gaps.value_ns.max() + GAP_RESOLUTION_NS
+    assert result.gaps.value_ns.max() <= most
 
 
 @pytest.mark.parametrize("stages", [1, 3])

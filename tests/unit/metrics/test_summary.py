@@ -18,6 +18,7 @@ from helixsim.jsonio import json_values, significant
 from helixsim.metrics.bottleneck import cut_sentence
 from helixsim.metrics.compare import Comparison, compared, paired
 from helixsim.metrics.summary import summarise, timing
+from helixsim.units import NS_PER_S
 
 VLLM_KEYS = {
     "duration", "completed", "failed", "total_input_tokens", "total_output_tokens", "request_throughput",
@@ -65,6 +66,12 @@ def test_hits_of_prefix_caches_are_those_of_the_prompts_computed_in_the_window(f
     assert figures.prefix_hit_rate == pytest.approx(figures.prefix_hit_tokens / figures.prompt_tokens)
 
 
+def test_the_largest_gap_is_that_of_the_window(fakes, summary_of) -> None:
+    run = fakes.queue_run().run
+    largest_s = run.gaps.value_ns.max() / NS_PER_S
+    assert largest_s <= summary_of(run).itl_max_s <= largest_s + run.gaps.resolution_ns / NS_PER_S
+
+
 def test_an_empty_run_is_still_valid_json(fakes, summary_of) -> None:
     run = fakes.queue_run().run
     empty = replace(
@@ -78,6 +85,7 @@ def test_an_empty_run_is_still_valid_json(fakes, summary_of) -> None:
     assert json.loads(json.dumps(document, allow_nan=False)) == document
     assert summary.throughput.output_tokens_per_s is None
     assert summary.itl.p99_s is None
+    assert summary.itl_max_s is None
     assert Summary.from_json(summary.to_json()) == summary
 
 

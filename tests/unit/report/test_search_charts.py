@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+from xml.etree import ElementTree
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,9 +21,10 @@ from helixsim.report.search_charts import (
     labels_beside,
     users_against_gpus,
 )
-from helixsim.report.sweep_charts import limit_of, sweep_charts
+from helixsim.report.sweep_charts import limit_of, line_keys, sweep_charts
+from helixsim.report.sweep_files import write_sweep
 from helixsim.results.capacity import CapacityEstimate, CapacityResults, SystemCapacity
-from helixsim.results.sweep import SweepResults, mean_rows
+from helixsim.results.sweep import SweepResults, error_of, mean_rows
 
 FIGURES = st.floats(0.1, 100.0)
 POINTS = st.lists(st.tuples(FIGURES, FIGURES), min_size=1, max_size=12)
@@ -104,6 +110,55 @@ def test_lines_of_a_sweep_have_bands_objectives_and_the_best_point() -> None:
     assert len(chart.bands) == 2
     assert [guide.ys for guide in chart.guides] == [(300.0, 300.0)]
     assert any(note.text.startswith("best: helix") for note in chart.notes)
+
+
+def sweep_of(systems: tuple[str, ...], plot: Plot) -> SweepResults:
+    """Two percentiles over a budget that doubles."""
+    rows = tuple(
+        {"point": point, "budget": budget, "seed": 0, "run": "", "system": system, "saturation": "STABLE",
+         "p50_ttft_ms": 1e5 / budget, "p99_ttft_ms": 4e5 / budget}
+        for point, budget in enumerate((512, 1024, 16384)) for system in systems
+    )  # fmt: skip
+    return SweepResults("s", None, ("budget",), (0,), "p50_ttft_ms", False, False, rows, (), (plot,), Slo())
+
+
+BOTH = Plot("lines", "budget", "p50_ttft_ms", beside=("p99_ttft_ms",))
+
+
+@pytest.mark.parametrize("systems", [("one",), ("one", "two")])
+def test_results_of_one_unit_share_a_chart_with_a_line_and_an_entry_of_the_legend_for_each(systems) -> None:
+    results = sweep_of(systems, BOTH)
+    (chart,) = sweep_charts(results, mean_rows(results), [BOTH])
+    keys = line_keys(results, mean_rows(results), [BOTH])
+    names = ["p50", "p99"] if len(systems) == 1 else ["one p50", "one p99", "two p50", "two p99"]
+    assert [curve.name for curve in chart.curves] == [name for _, name in keys.values()] == names
+    assert [(curve.kind, curve.name) for curve in chart.curves] == list(keys.values())
+    assert len({kind for kind, _ in keys.values()}) == len(names)
+    assert chart.y.label == "TTFT, ms"
+    assert chart.y.high >= max(chart.curves[1].ys)
+    assert [text for _, text in chart.x.ticks] == ["512", "1 024", "16 384"]
+
+
+def test_line_charts_of_a_sweep_are_one_picture_with_all_that_was_asked_for(tmp_path) -> None:
+    write_sweep(tmp_path, sweep_of(("one",), BOTH))
+    texts = "".join(ElementTree.parse(tmp_path / "figures" / "charts.svg").getroot().itertext())
+    assert {"p50", "p99", "16 384"} <= set(re.findall(r"p\d\d|16 384", texts))
+    table = (tmp_path / "figures" / "1-lines.csv").read_text()
+    assert table.startswith("budget,system,p50_ttft_ms,p50_ttft_ms.low,p50_ttft_ms.high,p99_ttft_ms,")
+
+
+def test_results_that_are_asked_for_alone_are_drawn_too(tmp_path) -> None:
+    """Means are kept of usual results; a figure of another one has its means all the same."""
+    plot = Plot("lines", "budget", "p99_own_ms")
+    results = sweep_of(("one",), plot)
+    rows = tuple({**row, "p99_own_ms": 7.0} for row in results.rows)
+    write_sweep(tmp_path, replace(results, rows=rows))
+    assert len((tmp_path / "figures" / "1-lines.csv").read_text().splitlines()) == 4
+
+
+def test_the_largest_of_all_gaps_has_not_the_error_of_a_mean() -> None:
+    assert error_of("p99_itl_ms") == ("tpot", False)
+    assert error_of("max_itl_ms") is None
 
 
 def test_fleets_are_drawn_by_slack_and_price_with_their_difference_to_the_best() -> None:
