@@ -66,7 +66,9 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigError(f"--{option} goes with --benchmark, one of {', '.join(BENCHMARKS)}")
     from helixsim.report.html import build_report
     from helixsim.runtime.manifest import checked_manifest
+    from helixsim.study.run import derive_anew
 
+    derive_anew(directory)
     print(build_report(directory, checked_manifest(directory)))
     if args.figures:
         from helixsim.report.figures import write_figures

@@ -86,6 +86,9 @@ class ThroughputFigures:
         95 % interval of ``output_tokens_per_s``; None for windows that are too short.
     attainment_interval
         The same of ``slo_attainment``.
+    undecided
+        Requests that were not finished at the end of the window and had not missed an objective, which
+        ``slo_attainment`` leaves out; None without objectives, and in documents of older versions.
     """
 
     completed: int
@@ -101,6 +104,7 @@ class ThroughputFigures:
     prefix_hit_tokens: Figure = None
     prefix_hit_rate: Figure = None
     attainment_interval: Limits | None = None
+    undecided: Figure = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 An objective is met if at least ``percentile`` % of the requests with a known outcome are within it. For TTFT these are
 the requests with their first token in the window, and those without one whose objective has passed; for TPOT and E2EL
 the requests that finished in the window, for E2EL also those overdue. A goodput share is the share of requests that
-must meet all objectives.
+must meet all objectives; a request that misses one of them is among its misses (``throughput.late``).
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import numpy as np
 
 from helixsim.domain.figures import ObjectiveFigures
 from helixsim.domain.request import Slo
-from helixsim.domain.result import FloatArray, RequestStatus, RunResult
+from helixsim.domain.result import FloatArray, RunResult
 from helixsim.metrics.latency import finished_in_window, latency_samples
 from helixsim.metrics.saturation import Saturation, saturation
-from helixsim.metrics.throughput import by_objective, throughput
+from helixsim.metrics.throughput import by_objective, past, throughput, unfinished, without_first_token
 from helixsim.units import NS_PER_S
 
 PERCENTILE = 99.0
@@ -109,18 +109,15 @@ def _objectives(run: RunResult, slo: Slo) -> Iterator[tuple[str, float, FloatArr
 
 def _latencies(run: RunResult, slo: Slo) -> list[tuple[str, float, FloatArray]]:
     """Return (name, objective [s], values [s]) of each objective; overdue requests have infinite values."""
-    samples, requests, end_ns = latency_samples(run), run.requests, run.window_end_ns
-    alive = requests.status != RequestStatus.REJECTED
+    samples, requests = latency_samples(run), run.requests
     found: list[tuple[str, float, FloatArray]] = []
     if slo.ttft_s is not None:
-        unserved = alive & ((requests.first_token_ns < 0) | (requests.first_token_ns > end_ns))
-        overdue = int((unserved & (requests.arrival_ns + slo.ttft_s * NS_PER_S < end_ns)).sum())
+        overdue = int((without_first_token(run) & past(run, slo.ttft_s)).sum())
         found.append(("TTFT", slo.ttft_s, _with_overdue(samples.ttft_ns, overdue)))
     if slo.tpot_s is not None:
         found.append(("TPOT", slo.tpot_s, _with_overdue(samples.tpot_ns, 0)))
     if slo.e2el_s is not None:
-        unfinished = alive & ((requests.finish_ns < 0) | (requests.finish_ns > end_ns))
-        overdue = int((unfinished & (requests.arrival_ns + slo.e2el_s * NS_PER_S < end_ns)).sum())
+        overdue = int((unfinished(run) & past(run, slo.e2el_s)).sum())
         done = finished_in_window(run)
         values = (requests.finish_ns[done] - requests.arrival_ns[done]).astype(np.float64)
         found.append(("E2EL", slo.e2el_s, _with_overdue(values, overdue)))

@@ -150,6 +150,7 @@ def _throughput(run: RunResult, slo: Slo, counts: Throughput) -> ThroughputFigur
         output_tokens_per_s=counts.rate(counts.output_tokens),
         total_tokens_per_s=counts.rate(counts.total_tokens),
         slo_attainment=counts.slo_attainment,
+        undecided=counts.undecided if slo.is_stated else None,
         prefix_hit_tokens=counts.prefix_hit_tokens,
         prefix_hit_rate=counts.prefix_hit_rate,
         output_interval=None if interval is None else Limits(interval.low, interval.high),

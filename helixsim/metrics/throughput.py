@@ -3,14 +3,14 @@
 ``output_throughput`` counts the output tokens delivered in the window, ``total_token_throughput`` also the prompt
 tokens prefilled in it, for all requests. Goodput counts requests that finish in the window and meet every objective; a
 request with one output token meets any TPOT. Attainment is their share of the requests with a known outcome: those that
-finished in the window, arrived in it and were rejected, or had no first token, or were not finished, at its end
-although that objective had passed.
+finished in the window, arrived in it and were rejected, or were not finished at its end but had missed an objective
+already: no first token, or a late one, or not finished in time. The others that were not finished are undecided.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -38,7 +38,9 @@ class Throughput:
     prefix_hit_tokens: int
     """Tokens found in prefix caches, of the ``prompt_tokens``."""
     overdue: int
-    """Requests without a first token, or not finished, at the end of the window although that objective has passed."""
+    """Requests that were not finished at the end of the window, but had missed an objective already."""
+    undecided: int
+    """Requests that were not finished at the end of the window, and may still meet every objective."""
 
     def rate(self, count: float) -> float:
         """Return ``count`` per second of the window."""
@@ -76,7 +78,8 @@ def throughput(run: RunResult, slo: Slo) -> Throughput:
         output_tokens=int(growth_in_window(run.series.output_tokens, run)),
         good_requests=_good_requests(run, slo),
         prefix_hit_tokens=int(requests.cached_tokens[in_window(requests.first_token_ns, run)].sum()),
-        overdue=_overdue(run, slo),
+        overdue=_count(run, slo, late),
+        undecided=_count(run, slo, lambda part, own: unfinished(part) & ~late(part, own)) if slo.is_stated else 0,
     )
 
 
@@ -95,7 +98,7 @@ def attainment_interval(run: RunResult, slo: Slo) -> Interval | None:
         requests = part.requests
         finished = finished_in_window(part)
         rejected = in_window(requests.arrival_ns, part) & (requests.status == RequestStatus.REJECTED)
-        missed = np.flatnonzero(rejected | _late(part, own))
+        missed = np.flatnonzero(rejected | late(part, own))
         arrivals += [requests.arrival_ns[finished], requests.arrival_ns[missed]]
         are_good += [_good(part, own), np.zeros(len(missed), dtype=bool)]
     order = np.argsort(np.concatenate(arrivals), kind="stable")
@@ -147,16 +150,42 @@ def _good(run: RunResult, slo: Slo) -> BoolArray:
     return good
 
 
-def _overdue(run: RunResult, slo: Slo) -> int:
-    return sum(int(_late(part, own).sum()) for _, part, own in by_objective(run, slo))
-
-
-def _late(run: RunResult, slo: Slo) -> BoolArray:
-    """Return for each request whether it has no first token, or is not finished, although that objective has passed."""
+def unfinished(run: RunResult) -> BoolArray:
+    """Return for each request whether it had arrived, but not finished, at the end of the window; not if rejected."""
     requests, end_ns = run.requests, run.window_end_ns
-    late: BoolArray = np.zeros(len(requests.status), dtype=bool)
-    for limit_s, at_ns in ((slo.ttft_s, requests.first_token_ns), (slo.e2el_s, requests.finish_ns)):
-        if limit_s is not None:
-            late |= ((at_ns < 0) | (at_ns > end_ns)) & (requests.arrival_ns + limit_s * NS_PER_S < end_ns)
-    late &= requests.status != RequestStatus.REJECTED
-    return late
+    alive = (requests.status != RequestStatus.REJECTED) & (requests.arrival_ns <= end_ns)
+    still: BoolArray = alive & ((requests.finish_ns < 0) | (requests.finish_ns > end_ns))
+    return still
+
+
+def without_first_token(run: RunResult) -> BoolArray:
+    """Return for each request whether it was waiting for its first token at the end of the window."""
+    first_ns = run.requests.first_token_ns
+    waiting: BoolArray = unfinished(run) & ((first_ns < 0) | (first_ns > run.window_end_ns))
+    return waiting
+
+
+def past(run: RunResult, limit_s: float) -> BoolArray:
+    """Return for each request whether this time after its arrival [s] is before the end of the window."""
+    passed: BoolArray = run.requests.arrival_ns + limit_s * NS_PER_S < run.window_end_ns
+    return passed
+
+
+def late(run: RunResult, slo: Slo) -> BoolArray:
+    """Return for each request whether it was not finished at the end of the window, but had missed an objective.
+
+    TPOT is open until a request finishes, as the number of its tokens is.
+    """
+    requests, open_ = run.requests, unfinished(run)
+    found: BoolArray = np.zeros(len(requests.status), dtype=bool)
+    if slo.ttft_s is not None:
+        waiting = without_first_token(run)
+        came_late = ~waiting & (requests.first_token_ns - requests.arrival_ns > slo.ttft_s * NS_PER_S)
+        found |= open_ & np.where(waiting, past(run, slo.ttft_s), came_late)
+    if slo.e2el_s is not None:
+        found |= open_ & past(run, slo.e2el_s)
+    return found
+
+
+def _count(run: RunResult, slo: Slo, mask: Callable[[RunResult, Slo], BoolArray]) -> int:
+    return sum(int(mask(part, own).sum()) for _, part, own in by_objective(run, slo))

@@ -18,6 +18,7 @@ from enum import StrEnum
 from typing import Any
 
 from helixsim.domain.figures import Figure, Limits, ObjectiveFigures
+from helixsim.domain.request import FeedMode
 from helixsim.domain.summary import LATENCIES, Summary
 from helixsim.jsonio import json_values
 from helixsim.metrics.criteria import Criterion, chain_of, ranked
@@ -96,6 +97,8 @@ class SystemVerdict:
         What limits it (``metrics.bottleneck``).
     is_measured
         Whether a token was generated, or a request overdue, in the window.
+    feed
+        How requests arrive, which decides what less load means.
     """
 
     objectives: tuple[Objective, ...]
@@ -106,6 +109,7 @@ class SystemVerdict:
     limiting_node: str
     doubts: tuple[Doubt, ...]
     is_measured: bool
+    feed: FeedMode
 
     @property
     def is_met(self) -> bool | None:
@@ -265,6 +269,7 @@ def _system(summary: Summary) -> SystemVerdict:
         summary.cluster.limiting_node,
         tuple(_doubts(summary, objectives)),
         summary.throughput.slo_attainment is not None or bool(summary.throughput.output_tokens_per_s),
+        summary.load.feed,
     )
 
 

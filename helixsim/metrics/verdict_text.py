@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from helixsim.domain.figures import Figure
+from helixsim.domain.request import FeedMode
 from helixsim.metrics.criteria import Criterion
 from helixsim.metrics.verdict import Doubt, DoubtKind, Lead, Objective, SystemVerdict, Verdict
 from helixsim.units import MISSING, number, percent
@@ -19,6 +20,13 @@ _LIMITS = {
     "network": "network delay and admission",
     "": "unknown",
 }
+
+_LESS_LOAD = {
+    FeedMode.OPEN: "lower the rate (helixsim capacity EXP finds the highest within the SLO)",
+    FeedMode.CLOSED_LOOP: "lower the number of requests at once (workload.arrivals.concurrency)",
+    FeedMode.SATURATE: "offer a rate (workload.arrivals: {process: poisson, rate: ...}) instead of all that fits",
+}
+"""What less load means, by how requests arrive."""
 
 _DRAWN = {"output_throughput": "throughput", "mean_ttft_ms": "mean TTFT", "mean_tpot_ms": "mean TPOT"}
 
@@ -118,6 +126,8 @@ def suggestion(verdict: Verdict) -> str:
         return "Narrow the model error with measurements of your own servers: helixsim compare EXP RESULTS --calibrate."
     if verdict.has_slo and best.is_met and best.limited_by == "load":
         return "Find the highest rate within the SLO: helixsim capacity EXP."
+    if verdict.has_slo and best.is_met and best.limited_by == "concurrency":
+        return "Find the most requests at once within the SLO: raise workload.arrivals.concurrency."
     if verdict.has_slo and best.is_met:
         return "Find cheaper GPUs that meet the SLO: helixsim fleet PLAN."
     if not verdict.has_slo:
@@ -128,13 +138,14 @@ def suggestion(verdict: Verdict) -> str:
 def _remedy(best: SystemVerdict) -> str:
     """Return what to do where even the best system misses its objectives."""
     missed = [one for one in best.objectives if one.figures.is_met is False]
-    or_lower = "or lower the rate (helixsim capacity EXP)"
+    or_lower = f"or {_LESS_LOAD[best.feed]}"
     if best.limited_by == "compute":
         return f"Add nodes like {best.limiting_node}, which limits, {or_lower}."
     if best.limited_by == "memory":
         return f"Add KV memory, which is full on {best.limiting_node} (kv_precision, more nodes), {or_lower}."
     if best.is_overloaded:
-        return "Lower the rate: helixsim capacity EXP finds the highest within the SLO."
+        less = _LESS_LOAD[best.feed]
+        return f"{less[0].upper()}{less[1:]}."
     if missed and all(one.median_s is not None and one.median_s < one.figures.limit_s / 2 for one in missed):
         return f"Try the cluster without its slowest nodes (cluster.down), as most requests are far within, {or_lower}."
     if missed and all(one.name.endswith("TPOT") for one in missed):
@@ -148,11 +159,7 @@ def _limits(verdict: Verdict) -> str:
         return ""
     text = f"{verdict.best}: {limit_text(verdict.systems[verdict.best])}"
     overloaded = [name for name, one in verdict.systems.items() if one.is_overloaded]
-    return (
-        f"{text}. Overloaded, latencies keep growing: {_names(overloaded, verdict.systems)}."
-        if overloaded
-        else f"{text}."
-    )
+    return f"{text}. Overloaded: {_names(overloaded, verdict.systems)}." if overloaded else f"{text}."
 
 
 def _result(verdict: Verdict) -> str:
@@ -229,7 +236,7 @@ def _sampling(lead: Lead) -> list[str]:
         return []
     if not lead.is_significant:
         return ["the difference is within the sampling error"]
-    return ["more than the sampling error"]
+    return ["beyond the sampling error"]
 
 
 def _names(names: Iterable[str], of: Iterable[str]) -> str:

@@ -21,7 +21,7 @@ from helixsim.planning.losses import Losses, LossTask, check_losses, loss_tasks,
 from helixsim.planning.purchases import estimated_purchases
 from helixsim.report.capacity_files import write_capacity
 from helixsim.results.capacity import CapacityResults, LossCapacity, SystemCapacity
-from helixsim.runtime.identity import content_key, experiment_key, experiment_plugins
+from helixsim.runtime.identity import content_key, errors_digest, experiment_key, experiment_plugins
 from helixsim.runtime.pool import Executor
 from helixsim.study.rundir import results_directory
 from helixsim.units import NS_PER_S
@@ -58,7 +58,7 @@ def run_capacity(
     """
     if losses is not None:
         check_losses(experiment, losses)
-    key = content_key("capacity", experiment_key(experiment), targets, options, losses)
+    key = content_key("capacity", experiment_key(experiment), targets, options, losses, errors_digest())
 
     def compute() -> CapacityResults:
         search = _Search(experiment, targets, options, losses, out, force, executor, on_progress)

@@ -6,12 +6,11 @@ from pathlib import Path
 
 from helixsim.config.plan_file import FleetPlan
 from helixsim.experiment import Experiment
-from helixsim.metrics.model_error import known_table
 from helixsim.planning.fleet import OnProgress, find_fleet
 from helixsim.planning.fleet_trial import varied
 from helixsim.report.fleet_files import write_fleets
 from helixsim.results.fleet import FleetResults
-from helixsim.runtime.identity import content_key, experiment_key
+from helixsim.runtime.identity import content_key, errors_digest, experiment_key
 from helixsim.runtime.pool import Executor
 from helixsim.study.rundir import results_directory
 
@@ -51,7 +50,7 @@ def fleet_key(plan: FleetPlan, experiment: Experiment | None = None) -> str:
     base = experiment_key(varied(plan, experiment).resolve())
     parts = (plan.name, plan.question, plan.system, plan.offers, plan.budget_usd_per_hour, plan.simulations,
              plan.percentile, plan.share)  # fmt: skip
-    return content_key("fleet", base, parts, known_table().digest)
+    return content_key("fleet", base, parts, errors_digest())
 
 
 def fleet_directory(plan: FleetPlan, out: Path, key: str) -> Path:

@@ -11,6 +11,7 @@ from helixsim.metrics.energy_cost import IDLE_POWER_SHARE
 from helixsim.metrics.verdict_text import answer
 from helixsim.report import whatif_rows
 from helixsim.report.charts import Chart, sheet
+from helixsim.report.classes import class_rows
 from helixsim.report.network_map import network_map
 from helixsim.report.overview import overview
 from helixsim.report.placement_view import placement_view
@@ -94,6 +95,7 @@ def render_html(runs: RunSet, charts: Charts, manifest: Mapping[str, Any], confi
         system_kinds=kinds_of(list(runs)),
         node_kinds=kinds,
         overview=overview(runs),
+        classes=class_rows(runs),
         late=LATE,
         late_note=LATE_NOTE,
         changes=whatif_rows.changes(runs),

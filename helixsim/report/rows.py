@@ -219,6 +219,9 @@ def notes(runs: RunSet) -> list[tuple[str, str]]:
             )
         if load.saturation == Saturation.BACKLOGGED and load.feed is not FeedMode.SATURATE:
             found.append((name, "Backlogged: more than 10 % of the requests in the system wait for admission."))
+        if undecided := run.summary.throughput.undecided:
+            text = f"{number(undecided)} requests, unfinished when the window ended, had missed no objective"
+            found.append((name, f"{text}; the share within the SLO leaves them out."))
         if rejected := sound.rejected:
             found.append(
                 (
@@ -253,6 +256,11 @@ def output_text(summary: Summary) -> str:
         return value
     decimals = len(value.partition(".")[2])
     return value + spread(limits.low, limits.high, lambda figure: f"{figure:.{decimals}f}")
+
+
+def rate_text(rate: float | None) -> str:
+    """Return requests/s, below 10 with two decimals."""
+    return f"{rate:.2f}" if rate is not None and rate < 10 else number(rate)
 
 
 def spread(low: float | None, high: float | None, text: Callable[[float], str]) -> str:

@@ -12,7 +12,8 @@ from helixsim.metrics.saturation import Saturation
 from helixsim.metrics.verdict import SystemVerdict, Verdict
 from helixsim.metrics.verdict_text import answer, main_doubt, share_text
 from helixsim.report import whatif_rows
-from helixsim.report.rows import error_band, output_text
+from helixsim.report.classes import class_head, class_rows
+from helixsim.report.rows import error_band, output_text, rate_text
 from helixsim.report.selection import selection_sentences
 from helixsim.report.strip import LANES, strips
 from helixsim.report.tables import WIDTH, rendered
@@ -42,7 +43,6 @@ STYLES = {MET: "green", MISSED: "bold red", DOUBT: "yellow", "": ""}
 
 _BANDED = {"ttft": "TTFT", "tpot": "TPOT", "throughput": "tokens/s"}
 
-_LEAST_CELL = 12
 _TITLE = 9
 _GAP = 2
 
@@ -57,26 +57,18 @@ class Cell(tuple[str, str]):
         return super().__new__(cls, (text, mark))
 
 
-class _Title(NamedTuple):
-    """The title of a column, and its rank among those that wide tables leave out."""
+class _Column(NamedTuple):
+    """A column of the table, and its rank among those that narrow screens leave out."""
 
-    text: str
-    rank: int
-
-
-class _Row(NamedTuple):
-    """A row of the table: label, title as a column, cells, and rank as a column."""
-
-    label: str
     title: str
     cell: Callable[[Run, SystemVerdict], Cell]
     rank: int = 9
 
 
 def screen_text(runs: RunSet, *, width: int = WIDTH, color: bool = False, verbose: bool = False) -> str:
-    """Return the verdict, the figures of all systems and their placements.
+    """Return the verdict, a row of figures per system, a row per class of requests, and the placements.
 
-    Systems are columns, and rows where they do not fit. ``verbose``: all doubts and all lanes of the placements.
+    ``verbose``: all doubts and all lanes of the placements.
     """
     verdict = runs.verdict
     parts: list[RenderableType] = [*verdict_lines(verdict, verbose=verbose), ""]
@@ -84,22 +76,36 @@ def screen_text(runs: RunSet, *, width: int = WIDTH, color: bool = False, verbos
         parts += [*_whatif(runs, width), ""]
         if not verbose:
             return rendered(parts[:-1], width, color)
-    rows = _rows(runs)
-    cells = [[row.cell(run, verdict.systems[name]) for name, run in runs.items()] for row in rows]
+    columns = _columns(runs)
     names = [printable(name, one_line=True) for name in runs]
-    widest = max(_LEAST_CELL, *(len(name) for name in names), *(len(cell[0]) for row in cells for cell in row))
-    if max(len(row.label) for row in rows) + len(names) * (widest + _GAP) <= width:
-        lines = [[Cell(row.label), *own] for row, own in zip(rows, cells, strict=True)]
-        parts.append(_grid(["", *names], lines, least=widest))
-    else:
-        kept = _fitting([_Title(row.title, row.rank) for row in rows], cells, width - max(map(len, names)))
-        lines = [[Cell(name), *(cells[number][place] for number in kept)] for place, name in enumerate(names)]
-        parts.append(_grid(["system", *(rows[number].title for number in kept)], lines))
-    if any(LATE in cell[0] for row in cells for cell in row):
+    cells = [[column.cell(run, verdict.systems[name]) for name, run in runs.items()] for column in columns]
+    kept = _fitting([(one.title, one.rank) for one in columns], cells, width - max(map(len, [*names, "system"])))
+    lines = [[Cell(name), *(cells[number][place] for number in kept)] for place, name in enumerate(names)]
+    parts.append(_grid(["system", *(columns[number].title for number in kept)], lines))
+    if any(LATE in cell[0] for line in lines for cell in line):
         parts.append(_soft(LATE_NOTE))
+    parts += _classes(runs, width)
     placements = {name: run.placement_document for name, run in runs.items()}
     parts += ["", *strip_lines(placements, width, most_lanes=None if verbose else max(1, LANES // len(runs)))]
     return rendered(parts, width, color)
+
+
+def _classes(runs: RunSet, width: int) -> list[RenderableType]:
+    """Return a row per class of requests with a column per system, the best systems where not all fit."""
+    rows = class_rows(runs)
+    if not rows:
+        return []
+    head, names = class_head(runs), list(runs)
+    columns = [[Cell(*row.cells[place]) for row in rows] for place in range(len(names))]
+    ranking = [*runs.verdict.ranking, *(name for name in names if name not in runs.verdict.ranking)]
+    titles = [(printable(name, one_line=True), len(names) - ranking.index(name)) for name in names]
+    labels = [printable(row.name, one_line=True) for row in rows]
+    kept = _fitting(titles, columns, width - max(_least(head), *map(len, labels)))
+    lines = [[Cell(label), *(columns[place][number] for place in kept)] for number, label in enumerate(labels)]
+    shown: list[RenderableType] = ["", _grid([head, *(titles[place][0] for place in kept)], lines)]
+    if len(kept) < len(names):
+        shown.append(_soft(f"{len(names) - len(kept)} more systems with -v"))
+    return shown
 
 
 def verdict_lines(verdict: Verdict, *, verbose: bool = False) -> list[RenderableType]:
@@ -178,8 +184,7 @@ def _whatif(runs: RunSet, width: int) -> list[RenderableType]:
     ]
     ranks = {"$ per Mtok": 1, "output tokens/s": 2}
     columns = [[row[number] for row in rows] for number in range(len(whatif_rows.HEAD))]
-    titles = [_Title(title, ranks.get(title, 9)) for title in whatif_rows.HEAD]
-    kept = _fitting(titles, columns, width + _GAP)
+    kept = _fitting([(title, ranks.get(title, 9)) for title in whatif_rows.HEAD], columns, width + _GAP)
     lines = [[row[number] for number in kept] for row in rows]
     shown: list[RenderableType] = [*changes, "", _grid([whatif_rows.HEAD[number] for number in kept], lines, texts=2)]
     if any(LATE in cell[0] for row in lines for cell in row):
@@ -187,30 +192,30 @@ def _whatif(runs: RunSet, width: int) -> list[RenderableType]:
     return shown
 
 
-def _rows(runs: RunSet) -> list[_Row]:
-    """Return the rows of the table; those of the objectives only where they are stated."""
+def _columns(runs: RunSet) -> list[_Column]:
+    """Return the columns of the table; those of the objectives only where they are stated."""
     metric = _banded(runs.verdict)
-    rows: list[_Row] = []
+    columns: list[_Column] = []
     if runs.slo.is_stated:
-        rows += [
-            _Row("objectives, p99", "SLO", lambda _, one: _met(one)),
-            _Row("goodput, requests/s", "goodput (in SLO)", lambda run, _: Cell(_goodput(run))),
+        columns += [
+            _Column("within SLO", _met),
+            _Column("goodput req/s", lambda run, _: Cell(rate_text(run.summary.throughput.goodput_per_s))),
         ]
-    rows.append(_Row("output tokens/s", "tokens/s", lambda run, _: Cell(output_text(run.summary))))
+    columns.append(_Column("output tokens/s", lambda run, _: Cell(output_text(run.summary))))
     for name, unit, factor in (("TTFT", "s", 1.0), ("TPOT", "ms", 1e3), ("E2EL", "s", 1.0)):
         if name != "E2EL" or runs.slo.e2el_s is not None:  # latencies of requests matter where they have an objective
-            rows += _latency_rows(runs, name, unit, factor)
+            columns += _latency_columns(runs, name, unit, factor)
     return [
-        *rows,
-        _Row("$/M output tokens", "$/M", lambda run, _: Cell(number(run.summary.cost.usd_per_mtok)), 5),
-        _Row("load", "load", lambda _, one: _load(one), 4),
-        _Row("limited by", "limited by", lambda _, one: Cell(one.limiting_node or one.limited_by or MISSING), 2),
-        _Row(f"80 % band, {_BANDED[metric]} %", f"{_BANDED[metric]} band %", lambda run, _: _band(run, metric), 1),
+        *columns,
+        _Column("$/M tok.", lambda run, _: Cell(number(run.summary.cost.usd_per_mtok)), 5),
+        _Column("load", lambda _, one: _load(one), 4),
+        _Column("limited by", lambda _, one: Cell(one.limiting_node or one.limited_by or MISSING), 2),
+        _Column(f"80 % band, {_BANDED[metric]} %", lambda run, _: _band(run, metric), 1),
     ]
 
 
-def _latency_rows(runs: RunSet, name: str, unit: str, factor: float) -> list[_Row]:
-    """Return the rows of median and 99th percentile; that of an objective includes requests that were still waiting."""
+def _latency_columns(runs: RunSet, name: str, unit: str, factor: float) -> list[_Column]:
+    """Return the median and the 99th percentile; that of an objective includes requests that were still waiting."""
 
     def text(value_s: float | None) -> str:
         return number(value_s if factor == 1.0 else milliseconds(value_s))
@@ -225,8 +230,8 @@ def _latency_rows(runs: RunSet, name: str, unit: str, factor: float) -> list[_Ro
         return Cell(shown) if own is None else Cell(f"{shown} {symbol_of(own)}", mark_of(own))
 
     return [
-        _Row(f"{name} p50, {unit}", f"{name} p50 {unit}", lambda run, _: Cell(text(latency(run).p50_s)), 3),
-        _Row(f"{name} p99, {unit}{_allowed(runs, name, factor)}", f"{name} p99 {unit}", high),
+        _Column(f"p50 {name}\n{unit}", lambda run, _: Cell(text(latency(run).p50_s)), 3),
+        _Column(f"p99 {name}\n{_allowed(runs, name, factor)}{unit}", high),
     ]
 
 
@@ -237,25 +242,18 @@ def _banded(verdict: Verdict) -> str:
 
 
 def _allowed(runs: RunSet, name: str, factor: float) -> str:
-    """Return the objective of a latency for the label of its row."""
+    """Return the objective of a latency for the title of its column."""
     limits = {o.figures.limit_s for one in runs.verdict.systems.values() for o in one.objectives if o.name == name}
-    return f" ≤ {factor * limits.pop():g}" if len(limits) == 1 else ""
+    return f"≤ {factor * limits.pop():g} " if len(limits) == 1 else ""
 
 
-def _met(one: SystemVerdict) -> Cell:
+def _met(run: Run, one: SystemVerdict) -> Cell:
+    """Return whether every objective is met, and the share of requests within all of them."""
+    share = f"{share_text(run.summary.throughput.slo_attainment)} %"
     if one.is_met is None:
-        return Cell(MISSING, DOUBT)
+        return Cell(share, DOUBT)
     mark = system_mark(one)
-    result = "met" if one.is_met else "missed"
-    sign = SYMBOLS[MET if one.is_met else MISSED]
-    return Cell(f"{sign} {result}{'?' if mark == DOUBT else ''}", mark)
-
-
-def _goodput(run: Run) -> str:
-    done = run.summary.throughput
-    rate = done.goodput_per_s
-    shown = f"{rate:.2f}" if rate is not None and rate < 10 else number(rate)
-    return f"{shown} ({share_text(done.slo_attainment)} %)"
+    return Cell(f"{SYMBOLS[MET if one.is_met else MISSED]}{'?' if mark == DOUBT else ''} {share}", mark)
 
 
 def _load(one: SystemVerdict) -> Cell:
@@ -290,32 +288,34 @@ def _titled(title: str, text: str, mark: str) -> RenderableType:
     return grid
 
 
-def _fitting(titles: Sequence[_Title], cells: Sequence[Sequence[Cell]], width: int) -> list[int]:
+def _fitting(titles: Sequence[tuple[str, int]], cells: Sequence[Sequence[Cell]], width: int) -> list[int]:
     """Return the columns that fit beside each other, without those of the lowest ranks."""
     kept = list(range(len(titles)))
     widths = [
-        max(*map(len, title.text.split()), *(len(cell[0]) for cell in own)) + _GAP
-        for title, own in zip(titles, cells, strict=True)
+        max(_least(title), *(len(cell[0]) for cell in own)) + _GAP
+        for (title, _), own in zip(titles, cells, strict=True)
     ]
     while len(kept) > 1 and sum(widths[number] for number in kept) > width:
-        kept.remove(min(kept, key=lambda number: (titles[number].rank, number)))
+        kept.remove(min(kept, key=lambda number: (titles[number][1], number)))
     return kept
 
 
-def _grid(
-    head: Sequence[str], rows: Sequence[Sequence[tuple[str, str]]], *, texts: int = 1, least: int | None = None
-) -> RenderableType:
-    """Return a table without rules; the first columns are texts; ``least``: width of the others."""
+def _least(title: str) -> int:
+    """Return the least width of a title: its longest line, or its longest word if it is not divided into lines."""
+    return max(map(len, title.split("\n") if "\n" in title else title.split(" ")))
+
+
+def _grid(head: Sequence[str], rows: Sequence[Sequence[tuple[str, str]]], *, texts: int = 1) -> RenderableType:
+    """Return a table without rules; the first columns are texts."""
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, pad_edge=False, show_edge=False, padding=(0, 1), header_style="bold")
     for column, title in enumerate(head):
-        is_text = column < texts
-        words = max((len(word) for word in title.split()), default=0)
-        widest = max([words, *(len(row[column][0]) for row in rows)])
+        widest = max([_least(title), *(len(row[column][0]) for row in rows)])
         table.add_column(
-            _cell(title, ""), justify="left" if is_text else "right", overflow="fold", vertical="bottom",
-            width=widest if is_text else max(widest, least or 0),
+            Text(printable(title)), justify="left" if column < texts else "right", overflow="fold", vertical="bottom",
+            width=widest,
         )  # fmt: skip
     for row in rows:
         table.add_row(*(_cell(text, mark) for text, mark in row))

@@ -6,7 +6,7 @@ import string
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-LANES = 8
+LANES = 4
 """Lanes of all systems together in the short form; each system has one at least."""
 
 _LEAST_CELLS = 20
@@ -44,26 +44,34 @@ def strips(
     lanes = {name: _lanes(one, letters) for name, one in placements.items()}
     repeated = [number for held in lanes.values() for number in held.values() if number > 1]
     prefix = len(f"{max(repeated)}× ") if repeated else 0
+    shown = {name: dict(list(held.items())[:most_lanes]) for name, held in lanes.items()}
+    asides = {
+        name: _aside(sum(lanes[name].values()) - sum(shown[name].values()), one) for name, one in placements.items()
+    }
     cells = max(_LEAST_CELLS, min(width - prefix, *counts)) if counts else width
+    room = width - prefix - max((len(aside) + 2 for aside in asides.values() if aside), default=0)
+    if most_lanes is not None and room >= width // 2:
+        cells = min(cells, room)  # beside the last lane
     legend = ", ".join(f"{letter} {name}" for name, letter in letters.items())
     span = f"layers 0-{counts[0] - 1}" if len(set(counts)) == 1 else "layers"
     lines = [("", f"{span}: {legend}")]
     for name, one in placements.items():
-        shown = list(lanes[name].items())[:most_lanes]
-        rest = sum(lanes[name].values()) - sum(number for _, number in shown)
-        tail = [f"{rest} more lane{'s' * (rest > 1)}"] if rest else []
-        if idle := _idle(one):
-            tail.append(f"without layers: {idle}")
         texts = []
-        for lane, number in shown:
+        for lane, number in shown[name].items():
             times = f"{number}× " if number > 1 else ""
             texts.append(f"{times:>{prefix}}{_drawn(lane, one['num_layers'], cells)}")
-        if tail:
-            aside = "; ".join(tail)
+        if aside := asides[name]:
             last = f"{texts.pop() if texts else '':{prefix + cells}}"
             texts += [f"{last}  {aside}"] if len(last) + 2 + len(aside) <= width else [last, " " * prefix + aside]
         lines += [(name if number == 0 else "", text.rstrip()) for number, text in enumerate(texts)]
     return lines
+
+
+def _aside(lanes: int, placement: Mapping[str, Any]) -> str:
+    """Return what is not drawn: the number of further lanes, and the nodes without layers."""
+    idle = _idle(placement)
+    parts = [f"+{lanes} lane{'s' * (lanes > 1)}"] if lanes else []
+    return "; ".join([*parts, f"without layers: {idle}"] if idle else parts)
 
 
 def _idle(placement: Mapping[str, Any]) -> str:

@@ -26,6 +26,7 @@ from typing import Any
 import helixsim
 from helixsim.config.experiment import ResolvedExperiment, SystemSpec
 from helixsim.datafiles import data_path
+from helixsim.metrics.model_error import known_table
 
 PRESENTING = (
     "__init__.py", "__main__.py", "accuracy", "api", "cli", "report", "papers", "runtime", "study/rundir.py",
@@ -35,7 +36,8 @@ PRESENTING = (
 """Rooms and modules below ``helixsim/`` that decide no result; everything else does, new rooms included.
 
 Model errors are among them, with their table in ``profiles/accuracy``: what is stored with a result is its setting, and
-the errors are derived from it whenever results are read.
+the errors are derived from it whenever results are read. Files that state them are written anew when ``errors_digest``
+is another.
 """
 
 LIBRARIES = ("highspy", "numpy", "simpy")
@@ -100,6 +102,16 @@ def code_digest() -> str:
             digest.update(f"\0{name}\0".encode() + path.read_bytes())
     for path in sorted(data_path("traces", "lengths").glob("*.json")):
         digest.update(f"\0{path.name}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def errors_digest() -> str:
+    """Return the SHA-256 of what model errors, and with them doubts and verdicts, are derived from: table and code."""
+    package = Path(helixsim.__file__).parent
+    digest = hashlib.sha256(known_table().digest.encode())
+    for name in PRESENTING:
+        if name.startswith("metrics/"):
+            digest.update(f"\0{name}\0".encode() + (package / name).read_bytes())
     return digest.hexdigest()
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import helixsim
 from helixsim.errors import DataError
-from helixsim.runtime.identity import code_digest, library_versions, plugin_digest
+from helixsim.runtime.identity import code_digest, errors_digest, library_versions, plugin_digest
 from helixsim.runtime.store import digest_of, open_regular
 from helixsim.writing import write_text
 
@@ -29,6 +29,7 @@ def identity_document(key: str, plugins: Collection[str] = ()) -> dict[str, Any]
         "content_key": key,
         "helixsim": helixsim.__version__,
         "code": code_digest(),
+        "model_errors": errors_digest(),
         "libraries": library_versions(),
         "plugins": {name: plugin_digest(name) for name in sorted(plugins)},
     }

@@ -16,9 +16,11 @@ from helixsim.errors import ConfigError, HelixsimError, typed_error
 from helixsim.metrics.summary import timing
 from helixsim.report.html import build_report
 from helixsim.report.whatif_rows import write_whatif
+from helixsim.results.files import write_json
 from helixsim.results.run import Run, Simulation
 from helixsim.results.runset import RunSet
-from helixsim.runtime.identity import content_key, experiment_key
+from helixsim.runtime.identity import content_key, errors_digest, experiment_key
+from helixsim.runtime.manifest import checked_manifest
 from helixsim.runtime.pool import Executor, Processes, Report, Serial
 from helixsim.study import rundir
 from helixsim.study.finished import Simulated, SimulatedStore, simulated, simulated_in
@@ -48,9 +50,10 @@ def run_experiment(
     """Run every system and return the run directory.
 
     A finished run with the same content key is reused, except with ``force``, with ``check`` if that run was not
-    checked, or if its files have changed. Results do not depend on the executor. Placements are cached in ``out`` for
-    all runs, and finished systems until the run directory is complete, so that an interrupted run continues with the
-    missing systems. Without ``with_report``, figures and HTML are not written.
+    checked, or if its files have changed; its verdict is derived anew if model errors have changed. Results do not
+    depend on the executor. Placements are cached in ``out`` for all runs, and finished systems until the run directory
+    is complete, so that an interrupted run continues with the missing systems. Without ``with_report``, figures and
+    HTML are not written.
 
     A system that cannot be placed or simulated does not stop the others; the manifest lists it under ``failed``.
 
@@ -67,7 +70,8 @@ def run_experiment(
     if not force and rundir.finished_run(out, experiment, check=check) is not None:
         if rundir.work_folder(directory).is_dir():
             _clear(directory, checked=rundir.finished_run(out, experiment, check=True) is not None)
-        if with_report and not (directory / "report.html").is_file():
+        is_new = derive_anew(directory)
+        if with_report and (is_new or not (directory / "report.html").is_file()):
             build_report(directory)
         return directory
     rundir.refuse_foreign(directory)
@@ -89,6 +93,21 @@ def run_experiment(
     if undrawn is not None:
         raise undrawn.within(f"{directory} holds all results, but the report cannot be drawn")
     return directory
+
+
+def derive_anew(directory: Path) -> bool:
+    """Write the verdict of a finished run anew from its figures if model errors have changed; return whether it did."""
+    document = checked_manifest(directory)
+    if document["identity"].get("model_errors") == errors_digest():
+        return False
+    runs = RunSet.load(directory)
+    (directory / "report.html").unlink(missing_ok=True)  # drawn again even if this is interrupted
+    write_json(directory / "summary.json", runs.document())
+    if runs.whatif:
+        write_whatif(directory, runs)
+    own = {name: value for name, value in document.items() if name not in {"schema", "digests", "sha256"}}
+    rundir.complete(directory, {**own, "identity": {**own["identity"], "model_errors": errors_digest()}})
+    return True
 
 
 class _Run:

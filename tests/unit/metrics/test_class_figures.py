@@ -36,7 +36,7 @@ def summary(fakes):
 def test_classes_share_the_requests_of_the_run_among_them(mixed) -> None:
     parts = [of_class(mixed, "a"), of_class(mixed, "b"), of_class(mixed, None, ("a", "b"))]
     for slo in (FAST, SLOW):
-        for field in ("arrived", "completed", "failed", "good_requests", "overdue"):
+        for field in ("arrived", "completed", "failed", "good_requests", "overdue", "undecided"):
             whole = getattr(throughput(mixed, slo), field)
             assert sum(getattr(throughput(part, slo), field) for part in parts) == whole
 

@@ -86,12 +86,14 @@ def test_goodput_counts_requests_that_meet_every_objective(fake) -> None:
         good += times[0] - arrival <= 0.12e9 and tpot_ok and times[-1] - arrival <= 1.5e9
     counts = throughput(run, slo)
     assert 0 < counts.good_requests == good < counts.completed
-    overdue = sum(
-        arrival + 0.12e9 < run.window_end_ns and status != RequestStatus.REJECTED
-        for times, arrival, status in zip(fake.token_times_ns, requests.arrival_ns, requests.status, strict=True)
-        if not len(times) or times[0] > run.window_end_ns
-    )
+    overdue = undecided = 0
+    for times, arrival, status in zip(fake.token_times_ns, requests.arrival_ns, requests.status, strict=True):
+        if status != RequestStatus.REJECTED and (status != RequestStatus.FINISHED or times[-1] > run.window_end_ns):
+            first = min([*times[:1], run.window_end_ns])
+            has_missed = arrival + 0.12e9 < first or arrival + 1.5e9 < run.window_end_ns
+            overdue, undecided = overdue + has_missed, undecided + (not has_missed)
     assert overdue > 0
+    assert (counts.overdue, counts.undecided) == (overdue, undecided)
     assert counts.slo_attainment == pytest.approx(good / (counts.completed + counts.failed + overdue))
 
 

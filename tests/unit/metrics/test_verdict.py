@@ -16,7 +16,7 @@ from helixsim.metrics.criteria import Criterion
 from helixsim.metrics.objectives import Target, evaluate_target, objective_figures
 from helixsim.metrics.throughput import attainment_interval, throughput
 from helixsim.metrics.verdict import DoubtKind, verdict_of
-from helixsim.metrics.verdict_text import answer, share_text
+from helixsim.metrics.verdict_text import answer, share_text, suggestion
 from helixsim.results.runset import RunSet, WhatIf
 
 NAMES = ("a", "b", "c", "d")
@@ -164,10 +164,22 @@ def test_a_stable_system_may_miss_and_an_overloaded_one_comes_after_one_that_kee
     cases = {"grows": system(base, saturation="OVERLOADED"), "keeps up": system(base, share=0.995)}
     found = verdict_of(cases, has_slo=True)
     assert found.ranking == ("keeps up", "grows")
-    assert dict(answer(found))["Limit"].endswith("keep growing: grows.")
+    assert dict(answer(found))["Limit"].endswith("Overloaded: grows.")
     alone = verdict_of({"x": system(base, ttft_s=None, share=0.4)}, has_slo=True)
     assert alone.systems["x"].is_met is False
     assert "beyond the window" in dict(answer(alone))["Verdict"]
+
+
+@pytest.mark.parametrize("limited_by", ["compute", "memory", "network"])
+@pytest.mark.parametrize("saturation", ["STABLE", "OVERLOADED"])
+def test_advice_fits_the_load(base, limited_by, saturation) -> None:
+    """A rate can be lowered, and its highest value searched, only where requests arrive at one."""
+    words = {FeedMode.OPEN: "capacity EXP", FeedMode.CLOSED_LOOP: "concurrency", FeedMode.SATURATE: "offer a rate"}
+    for feed, word in words.items():
+        missing = system(base, ttft_s=3.0, share=0.5, saturation=saturation, feed=feed)
+        missing = replace(missing, cluster=replace(missing.cluster, limited_by=limited_by, limiting_node="n"))
+        said = suggestion(verdict_of({"x": replace(missing, setting=None)}, has_slo=True))
+        assert [other for other in words.values() if other in f"{said[0].lower()}{said[1:]}"] == [word]
 
 
 def test_objectives_are_met_as_the_capacity_search_judges_them(fakes) -> None:

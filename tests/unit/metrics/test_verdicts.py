@@ -6,6 +6,8 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
 from helixsim.domain.request import Slo
 from helixsim.domain.result import RequestColumns, RequestStatus
@@ -87,6 +89,37 @@ def test_a_request_that_has_run_past_its_latency_objective_is_not_within_the_slo
         slo = Slo(e2el_s=e2el_s)
         counts, within = throughput(run, slo), objective_figures(run, slo)["E2EL"].within
         assert (counts.overdue, counts.slo_attainment) == (overdue, pytest.approx(within))
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 99), *[st.one_of(st.none(), st.floats(0, 60))] * 2), min_size=1, max_size=12),
+    st.tuples(*[st.one_of(st.none(), st.floats(0.5, 50))] * 3),
+)
+@example([(50.0, 5.0, None)], (2.0, None, None))  # a late first token, and not finished
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_what_misses_an_objective_is_not_within_the_slo_and_what_is_open_is_undecided(fakes, drawn, limits) -> None:
+    """Each request that is in the system at the end of the window is a miss or undecided."""
+    slo = Slo(*limits)
+    if not slo.is_stated:
+        return
+    arrival = sorted(one[0] for one in drawn)
+    first = [None if one is None else at + one for at, (_, one, _) in zip(arrival, drawn, strict=True)]
+    finish = [None if at is None or one is None else at + one for at, (_, _, one) in zip(first, drawn, strict=True)]
+    run = with_rows(fakes, arrival, first, finish)
+    counts = throughput(run, slo)
+    end_s = run.window_end_ns / SECOND
+    open_ = sum(one is None or round(one * SECOND) > run.window_end_ns for one in finish)
+    assert counts.overdue + counts.undecided == open_
+    for name, one in objective_figures(run, slo).items():
+        alone = Slo(**{f"{name.lower()}_s": one.limit_s})
+        assert throughput(run, alone).overdue <= counts.overdue
+        if one.within is not None and one.within < 1:
+            assert throughput(run, alone).slo_attainment < 1, name
+    if slo.ttft_s is not None:
+        waits = [(end_s if one is None else min(one, end_s)) - at for at, one in zip(arrival, first, strict=True)]
+        is_open = [one is None or one > end_s for one in finish]
+        missed = sum(wait > slo.ttft_s + 1e-6 for wait, still in zip(waits, is_open, strict=True) if still)
+        assert counts.overdue >= missed
 
 
 def test_a_share_that_is_asked_for_is_of_all_objectives_at_once(fakes) -> None:

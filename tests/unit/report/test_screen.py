@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helixsim.domain.figures import ClassFigures, ObjectiveFigures
+from helixsim.report.html import Charts, render_html
 from helixsim.report.screen import placements_text, screen_text
 from helixsim.report.strip import letters_of, strips
 from helixsim.report.verdict_rows import SYMBOLS
@@ -26,11 +28,52 @@ def test_every_line_fits_and_every_system_is_there(fake_runs, width, verbose) ->
     assert "\x1b" not in text
 
 
-def test_four_systems_take_about_a_screen(fake_runs) -> None:
-    assert len(screen_text(fake_runs, width=80).splitlines()) <= 36
-    assert re.search("^TTFT p99, s ≤ 1( +[0-9.∞]+ [✓✗]){4}$", screen_text(fake_runs, width=80), re.MULTILINE)
-    head = screen_text(fake_runs, width=80).splitlines()[:4]
-    assert head[0].startswith("Verdict ")
+def test_four_systems_take_about_twenty_lines(fake_runs) -> None:
+    one = fake_runs["helix"]
+    runs = {name: replace(one, name=name) for name in ("helix", "swarm", "petals", "separate")}
+    four = RunSet("four", "helix", fake_runs.slo, runs, dict.fromkeys(runs, fake_runs.comparisons["helix"]))
+    lines = screen_text(four, width=80).splitlines()
+    assert len(lines) <= 24
+    assert lines[0].startswith("Verdict ")
+    assert any(line.startswith("Next ") for line in lines)
+    assert len([line for line in lines if re.match("(helix|swarm|petals|separate) ", line)]) == 8  # figures and strips
+
+
+def test_wider_screens_have_the_same_rows_and_more_columns(fake_runs) -> None:
+    def head(width):
+        lines = screen_text(fake_runs, width=width).splitlines()
+        place = next(number for number, line in enumerate(lines) if line.startswith("system "))
+        return set(f"{lines[place - 1]} {lines[place]}".split())
+
+    assert head(80) < head(120) <= head(200)
+
+
+def test_classes_have_a_row_each_with_the_systems_side_by_side(fake_runs) -> None:
+    own = {"chat": (1.25, 0.5, False), "batch": (12.5, 1.0, True)}
+    one = fake_runs["helix"]
+    summary = one.summary
+
+    def figures(goodput, share):
+        return ClassFigures(3, 0, 2.0, goodput, share, summary.ttft, summary.tpot, summary.e2el)
+
+    with_classes = replace(
+        summary, setting=None,
+        classes={name: figures(goodput, share) for name, (goodput, share, _) in own.items()},
+        objectives={f"{name} TTFT": ObjectiveFigures(1.0, 99.0, 0.5 if is_met else 3.0, share)
+                    for name, (_, share, is_met) in own.items()},
+    )  # fmt: skip
+    runs = {name: replace(one, name=name, summary=with_classes) for name in ("a", "b", "c", "d", "e", "f")}
+    classed = RunSet("x", "a", fake_runs.slo, runs, dict.fromkeys(runs, fake_runs.comparisons["helix"]))
+    text = screen_text(classed, width=80)
+    assert max(map(len, text.splitlines())) <= 80
+    rows = {line.split()[0]: line for line in text.splitlines() if line.startswith(tuple(own))}
+    for name, (goodput, share, is_met) in own.items():
+        cell = f"{goodput:.3g} ({share:.0%}) {SYMBOLS['met' if is_met else 'missed']}".replace("%", " %")
+        assert 1 < rows[name].count(cell) < len(runs)
+    assert f"{len(runs) - rows['chat'].count('1.25')} more systems with -v" in text
+    page = render_html(classed, Charts((), (), ()), {}, "")
+    assert page.count('class="bad">1.25 (50 %) ✗</td>') == page.count('class="good">12.5 (100 %) ✓</td>') == len(runs)
+    assert "class" not in screen_text(fake_runs, width=80)
 
 
 def test_sentences_are_those_of_the_summary(fake_runs) -> None:
@@ -60,11 +103,9 @@ def test_doubts_about_other_systems_are_counted_where_the_best_has_none(fake_run
 
 def test_marks_are_those_of_the_verdict(fake_runs) -> None:
     text = screen_text(fake_runs, width=120)
-    rows = {row[:9]: row for row in text.splitlines()}
-    for name in ("TTFT", "TPOT"):
-        met = [one.figures.is_met for system in fake_runs.verdict.systems.values() for one in system.objectives
-               if one.name == name]  # fmt: skip
-        row = next(row for start, row in rows.items() if start == f"{name} p99,"[:9])
+    for name, system in fake_runs.verdict.systems.items():
+        row = re.search(f"^{name} .*$", text, re.MULTILINE)[0]
+        met = [system.is_met, *(one.figures.is_met for one in system.objectives)]
         assert [mark == SYMBOLS["met"] for mark in re.findall("[✓✗]", row)] == met
 
 
@@ -84,7 +125,7 @@ def test_long_names_are_not_cut_in_the_table(fake_runs) -> None:
     many = RunSet("many", names[0], fake_runs.slo, runs, dict.fromkeys(runs, fake_runs.comparisons["helix"]))
     text = screen_text(many, width=80)
     assert max(map(len, text.splitlines())) <= 80
-    table = re.sub(r"[^a-z0-9-]", "", text[text.index("\nsystem") :])
+    table = re.sub(r"[^a-z0-9-]", "", text[text.index("system") :])
     for name in names:
         assert name[-12:] in table
     assert f"None: {names[1]} is equal." in " ".join(screen_text(many, width=160).split())

@@ -14,8 +14,10 @@ from tiny import SWARM, tiny
 
 from helixsim import yamlio
 from helixsim.cli.main import main
+from helixsim.datafiles import data_path
 from helixsim.engine import simulate as engine
 from helixsim.errors import SimulationError
+from helixsim.metrics.error_cells import OWN_VARIABLE
 from helixsim.runtime import identity
 from helixsim.study import systems
 
@@ -105,6 +107,29 @@ def test_kept_results_are_used_until_code_changes_that_decides_them(inputs, comm
     monkeypatch.setattr(identity, "code_digest", lambda: "another engine")
     assert main(inputs[command]) == 0
     assert len(simulations) == 2 * first
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_kept_results_have_the_verdict_of_the_model_errors_of_today(
+    inputs, command, simulations, tmp_path, monkeypatch, capsys
+):
+    """What is measured is kept; what is derived from it is what a computation from the start would say."""
+    assert main(inputs[command]) == 0, capsys.readouterr().err
+    before, first = results(tmp_path / "out"), len(simulations)
+    table = tmp_path / "accuracy.csv"
+    head, *rows = data_path("profiles", "accuracy", "cells.csv").read_text(encoding="utf-8").splitlines()
+    place = head.split(",").index("tpot_log_error_mean")
+    cells = [row.split(",") for row in rows]
+    changed = [[*row[:place], "0.7", *row[place + 1 :]] for row in cells]
+    table.write_text("\n".join([head, *map(",".join, changed)]) + "\n", encoding="utf-8")
+    monkeypatch.setenv(OWN_VARIABLE, str(table))
+    assert main(inputs[command]) == 0, capsys.readouterr().err
+    assert len(simulations) == first
+    after = results(tmp_path / "out")
+    assert main([str(tmp_path / "new") if one == str(tmp_path / "out") else one for one in inputs[command]]) == 0
+    anew = results(tmp_path / "new")
+    assert {name: text for name, text in after.items() if name in anew} == anew
+    assert any(before.get(name) != text for name, text in after.items())
 
 
 @pytest.mark.parametrize("library", ["numpy", "highspy"])
