@@ -107,7 +107,7 @@ def test_thresholds_that_fail_give_exit_code_6_after_the_answer(experiment, tmp_
     arguments = ["run", str(experiment), "--out", str(tmp_path), "--jobs", "1", "-q"]
     assert main([*arguments, "--fail-on-slo", "--fail-under", "1e6", "--set", "slo.ttft=1 ms"]) == 6
     streams = capsys.readouterr()
-    assert "output tokens/s" in streams.out
+    assert "goodput" in streams.out
     assert "helix: SLO missed" in streams.err
     assert "below --fail-under 1e+06" in streams.err
     assert main([*arguments, "--set", "slo={}", "--fail-on-slo"]) == 2
