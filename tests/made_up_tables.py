@@ -35,7 +35,7 @@ class MadeUpBuilder:
 
     def attention(self, attention: Attention, gpus: int, kv: str) -> tuple[Text, Text]:
         heads = attention.num_heads // gpus
-        return {"kind": "prompt", "size": heads}, {"kind": "decode", "size": heads}
+        return {"kind": "prompt", "size": heads, "norms": attention.head_norms}, {"kind": "decode", "size": heads}
 
     def latent_module(self, attention: Attention, gpus: int, kv: str, stored: NumberFormat) -> tuple[Text, Text]:
         return self.attention(attention, gpus, kv)
@@ -54,7 +54,7 @@ def ms(operator: Text, seqs: int, tokens: int, past: int) -> float:
     if kind == "experts" and operator["gpus"] > 1 and not operator["by_expert"]:
         raise RuntimeError("no such experts for key 7 (first: /some/where/else/table.parquet)")
     if kind == "prompt":
-        return 0.01 + seqs * tokens * 1e-5 * size + seqs * past * 1e-6
+        return 0.01 + 0.02 * operator["norms"] + seqs * tokens * 1e-5 * size + seqs * past * 1e-6
     if kind == "decode":
         return 0.005 + seqs * tokens * 1e-7 * size
     return {"product": 1e-9, "elementwise": 1e-8, "all_reduce": 1e-7, "experts": 3e-9}[kind] * size * (seqs + 20)

@@ -74,6 +74,15 @@ _MATRICES: Mapping[str, tuple[str, Callable[[Matrix], Matrix]]] = {
 }
 _PHASES = (*_LAYERS, *_ATTENTION, _GRAPH, _EAGER, "layer_gemms", *_MATRICES, "op_lm_head", "op_sampler", *LEFT_OUT)
 
+_CACHES_MIB = {"l40s": 96, "rtx-4090": 72, "rtx-pro-6000": 128}
+_CACHE_BYTES_PER_S = 2.2e12
+"""Second-level caches (NVIDIA's descriptions of Ada and RTX Blackwell) and how fast they are read.
+
+A kernel that is timed over and over finds keys and values that fit into them there. No engine does: weights of other
+layers pass in between. The rate was read off L40S and holds for RTX PRO 6000; caches of other GPUs are small beside the
+bandwidth of their memory.
+"""
+
 _ATTENTION_ALONE = EngineSpec("kernels", copies_activations=False, shares_weight_reads=True)
 
 
@@ -231,17 +240,35 @@ class _Kind:
         return _Kind(node, model, model.layers[-1], step_time, times.token_work)
 
     def attention_s(self, row: KernelRow, is_prompt: bool) -> float:
-        """Return what attention adds to the work of the tokens; that of latent attention has its matrices in it."""
+        """Return what attention adds to the work of the tokens.
+
+        That of latent attention has its matrices in it, and the kernels between them: it is measured as one module.
+        """
         if is_prompt:
             tokens = row.batch * row.prompt
             shape = BatchShape(tokens, row.batch * prefill_pairs(row.prompt, row.context), row.batch)
         else:
             tokens = row.batch
             shape = BatchShape(decode_seqs=tokens, decode_context=tokens * row.context)
+        added_s = (self.attending.ns(shape) - self.work_ns(tokens)) / NS_PER_S
+        if not is_prompt:
+            added_s -= self._cached_s(tokens, row.context)
         alone = matrices_alone(self.layer)
         inside = [matrix for matrix in self.layer.matrices if matrix not in alone]
-        added_s = (self.attending.ns(shape) - self.work_ns(tokens)) / NS_PER_S
+        if inside and self.layer.attention is not None:
+            added_s += self.node.latent_s(self.layer.attention)
         return added_s + sum(self.node.gemm_s(matrix, tokens) for matrix in inside)
+
+    def _cached_s(self, seqs: int, context: int) -> float:
+        """Return how much sooner the keys and values of a decode step are read if the GPU's cache has them [s]."""
+        attention, kv_bits = self.layer.attention, self.model.kv_bits
+        if attention is None:
+            return 0.0
+        read = seqs * (context if attention.most_attended is None else min(context, attention.most_attended))
+        size_bytes = read * attention.kv_numbers * kv_bits / 8 / min(self.node.tensor, attention.num_kv_heads)
+        if size_bytes > _CACHES_MIB.get(self.node.gpu.name, 0) * _MIB:
+            return 0.0
+        return max(0.0, self.node.kv_read_s(attention, kv_bits, read) - size_bytes / _CACHE_BYTES_PER_S)
 
     def terms_s(self, row: KernelRow, tokens: int, is_prompt: bool) -> dict[str, float]:
         """Return the parts of a layer that the tables of layers have; they leave out routers."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from helixsim.domain.model import ModelSpec
 from helixsim.errors import DataError
@@ -28,6 +29,8 @@ def operator_rows(model: ModelSpec, gpu: str, gpus: int, tables: Tables) -> Iter
         If the tables do not have one of its operators.
     """
     layer, build = model.layers[-1], tables.build
+    if layer.attention is not None:  # norms are left out, and the library would count those of heads as attention
+        layer = replace(layer, attention=replace(layer.attention, head_norms=False))
     products = build.text(product_operators(layer, gpus, tables))
     attending = attention_operators(layer, model, gpus, tables)
     if attending is None:

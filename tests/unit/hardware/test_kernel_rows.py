@@ -75,6 +75,51 @@ def test_prompts_behind_a_context_and_attention_alone():
     assert whole.predicted_ms / 1e3 > reduces
 
 
+def test_what_is_timed_over_and_over_is_read_from_the_cache_and_no_engine_reads_it_there():
+    """96 MiB on L40S: keys and values of 64 MiB take a fraction of twice as many; the law itself is a straight line."""
+    gpu, attention = catalog.load_gpu("l40s"), LLAMA.layers[0].attention
+    node, law = Node(gpu, 2), gpu.kernels.attention
+    token_bytes = attention.kv_numbers * 2 / 2
+    fitting = int(64 * 2**20 / token_bytes / 16)
+
+    def compared_s(context, name="l40s"):
+        return only(row("attention_decode", 16, 0, context, 1.0, gpu=name))["attention"].predicted_ms / 1e3
+
+    def law_s(context):
+        return law.kv_launch_s + node.kv_read_s(attention, 16, 16 * (context + law.kv_padding_tokens))
+
+    assert compared_s(2 * fitting) == pytest.approx(law_s(2 * fitting), rel=1e-3)
+    assert compared_s(fitting) < 0.45 * compared_s(2 * fitting)
+    assert law_s(fitting) > 0.5 * law_s(2 * fitting)
+    times = roofline(LLAMA, gpu, 2)
+    read_s = times.decode_context_ns_per_token * 16 * fitting / 1e9
+    assert read_s == pytest.approx(node.kv_read_s(attention, 16, 16 * fitting))
+    small, large = compared_s(fitting, "h100"), compared_s(2 * fitting, "h100")
+    assert large - small == pytest.approx(NODE.kv_read_s(attention, 16, 16 * fitting), rel=1e-2)
+
+
+def test_rows_of_tables_leave_out_the_norms_of_heads():
+    model = catalog.load_model("qwen3-32b")
+    assert model.layers[-1].attention.head_norms
+    plain = replace(model.layers[-1], attention=replace(model.layers[-1].attention, head_norms=False))
+    without = replace(model, layers=(*model.layers[:-1], plain))
+    assert list(operator_rows(model, "h100", 2, made_up())) == list(operator_rows(without, "h100", 2, made_up()))
+
+
+def test_latent_attention_is_compared_with_the_kernels_between_its_matrices():
+    model, seqs, context = catalog.load_model("deepseek-v3"), 8, 2000
+    layer, law, node = model.layers[-1], H100.kernels.attention, Node(H100, 2)
+    products = sum(
+        node.gemm_s(matrix, seqs)
+        for matrix in layer.matrices
+        if matrix.name in ("qkv_a", "q_b", "kv_b", "attention_output")
+    )
+    read = node.kv_read_s(layer.attention, 16, seqs * (context + law.kv_padding_tokens))
+    expected_s = products + law.kv_launch_s + read + law.latent_s
+    pair = only(replace(row("attention_decode", seqs, 0, context, expected_s, "deepseek-v3"), precision="fp8"))
+    assert pair["attention"].error == pytest.approx(0.0, abs=2e-3)
+
+
 def test_products_one_by_one_add_up_to_those_at_once():
     at_once = {
         "op_gate_up_proj": ("op_gate_proj", "op_up_proj"),
