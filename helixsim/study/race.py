@@ -28,6 +28,7 @@ from helixsim.placement.base import Contender
 from helixsim.routing import registry as routing_registry
 from helixsim.routing.graph import chains, routing_graph
 from helixsim.study.finished import SimulatedStore, simulated
+from helixsim.study.score import ALIKE, Score
 from helixsim.study.systems import PlacedSystem, operating_load, simulate_system
 from helixsim.study.trial_notes import Entry, Trial, explained, plain, worth_of_one_more
 from helixsim.units import NS_PER_S
@@ -48,11 +49,11 @@ requests."""
 PASSED_ON, MOST_PASSED_ON = 3, 4
 """One entry in so many goes on after the first trial, at most so many."""
 
-FINALISTS, MOST_FINALISTS = 2, 4
-"""Placements that are simulated as reported; up to the latter while the next has shown more than these."""
+FINALISTS, MOST_FINALISTS = 2, 6
+"""Entries that are simulated as reported; up to the latter while one has shown more than the best of these."""
 
-DISAPPOINTING = 0.02
-"""Share of requests that a later entry must have shown to be within the objectives beyond the best finalist's."""
+SAME_SHARE = 0.02
+"""Shares of requests within the objectives that differ by no more than this are equal between trial and report."""
 
 
 @dataclass
@@ -74,10 +75,10 @@ class Race:
         self._try(first, [self._entry(one) for one in contenders], report)
         passed = first.best()[: min(MOST_PASSED_ON, max(FINALISTS, math.ceil(len(contenders) / PASSED_ON)))]
         self._try(first, [entry for one in passed for entry in self._alternatives(one)], report)
-        order, trials = first.best(), [first]
+        order, trials = first.distinct(), [first]
         if not all(first.beats(order[0], entry) for entry in order if entry.name != order[0].name):
-            self._try(second, order[: len(passed)], report)
-            order = [*second.best(), *order[len(passed) :]]
+            self._try(second, order[:MOST_PASSED_ON], report)
+            order = [*second.distinct(), *order[MOST_PASSED_ON:]]
             trials.append(second)
         final, chosen, fallen = self._final(order, trials, report)
         trials.append(final)
@@ -170,22 +171,19 @@ class Race:
     ) -> tuple[Trial, Entry, str]:
         """Simulate the best and all baselines as the report will be.
 
-        Return these, the best of the former or the baseline that beats it, and a sentence on the latter. Where the best
-        turns out to serve less than the next entry has shown, that is simulated, too.
+        Return these, the best of the former or the baseline that beats it, and a sentence on the latter. Entries that
+        have shown more than the best one turns out to do are simulated, too.
         """
         window = self.experiment.workload.window
         if window.duration_ns is None:
             window = replace(window, duration_ns=LONGEST_NS, drain=False)
         final = Trial(window, self.experiment.seed, self._by_cost)
-        names = [entry.name for entry in order]
-        waiting = [entry for number, entry in enumerate(order) if entry.name not in names[:number]]
-        while waiting and len(final.entries) < MOST_FINALISTS:
-            if len(final.entries) >= FINALISTS:
-                label = waiting[0].label
-                shown = next(trial.scores[label] for trial in reversed(trials) if label in trial.scores)
-                if shown.share <= max(score.share for score in final.scores.values()) + DISAPPOINTING:
-                    break
-            self._as_reported(final, waiting.pop(0), report)
+        for entry in order:
+            if len(final.entries) == MOST_FINALISTS:
+                break
+            shown = next(trial.scores[entry.label] for trial in reversed(trials) if entry.label in trial.scores)
+            if len(final.entries) < FINALISTS or self._promises(shown, final.scores[final.best()[0].label]):
+                self._as_reported(final, entry, report)
         chosen = final.best()[0]
         mine = final.scores[chosen.label]
         for placed in self.baselines():
@@ -203,6 +201,17 @@ class Race:
                 )
                 return final, rival, text
         return final, chosen, ""
+
+    def _promises(self, shown: Score, best: Score) -> bool:
+        """Return whether an entry may be better than the best one that is simulated as reported.
+
+        What it has shown in a trial is the most that it may do: queues are still growing in windows that are short.
+        """
+        if abs(shown.share - best.share) > SAME_SHARE:
+            return shown.share > best.share
+        if self._by_cost and shown.cost[0] != best.cost[0]:
+            return shown.cost[0] < best.cost[0]
+        return shown.latency_s < (1 - ALIKE) * best.latency_s
 
     def _as_reported(self, final: Trial, entry: Entry, report: Callable[[str], None]) -> None:
         report(f"as reported: {entry.label}")

@@ -56,6 +56,17 @@ class Trial:
         labels = [label for label, entry in self.entries.items() if entry.is_baseline == baselines]
         return [self.entries[label] for label in ranked(labels, self.scores, by_cost=self.by_cost)]
 
+    def distinct(self) -> list[Entry]:
+        """Return the entries that are no baselines, the best first; of those that did exactly the same, the first.
+
+        Nodes of the others served nothing, or their policies had nothing to choose.
+        """
+        found: dict[tuple[object, ...], Entry] = {}
+        for entry in self.best():
+            score = self.scores[entry.label]
+            found.setdefault((*score.good, *score.decided, *score.log_latency), entry)
+        return list(found.values())
+
     def beats(self, one: Entry, other: Entry) -> bool:
         """Return whether one entry is better than another."""
         return self.scores[one.label].beats(self.scores[other.label], by_cost=self.by_cost)

@@ -20,7 +20,7 @@ from helixsim.study.placing import _rivals, place_system, routed
 from helixsim.study.race import Race
 from helixsim.study.score import PARTS, Score, ranked, score_of
 from helixsim.study.systems import capacity_table, simulate_system, summary_of
-from helixsim.study.trial_notes import worth_of_one_more
+from helixsim.study.trial_notes import Entry, Trial, worth_of_one_more
 
 EXPERIMENT = """\
 schema: 1
@@ -370,3 +370,32 @@ def test_second_policies_suit_the_routes_and_shares_take_least_time(tmp_path) ->
     fixed = Race(experiment, replace(system, routing="random"), capacity_table(experiment, system))
     assert fixed._entry(Contender("all", placement)).system.routing == "random"
     assert fixed._alternatives(entry) == []
+
+
+def test_an_entry_that_showed_more_than_the_finalists_do_is_simulated_as_reported_too(placed, monkeypatch) -> None:
+    """Queues still grow in short trials: the first two do worse as reported than the third one has shown."""
+    experiment, system = placed
+    race = Race(experiment, system.system, capacity_table(experiment, system.system))
+    entries = {name: Entry(name, system.placement, system.plan, system.system) for name in "abcd"}
+    shown = {"a": (1.0, 0.3), "b": (1.0, 0.35), "c": (1.0, 0.4), "d": (1.0, 0.8)}
+    reported = {"a": (0.6, 2.0), "b": (1.0, 0.6), "c": (1.0, 0.5), "d": (1.0, 0.1)}
+    trial = Trial(experiment.workload.window, 1)
+    for name, entry in entries.items():
+        trial.entries[entry.label], trial.scores[entry.label] = entry, score(*shown[name])
+
+    def as_reported(final: Trial, entry: Entry, _) -> None:
+        final.entries[entry.label], final.scores[entry.label] = entry, score(*reported[entry.name])
+
+    monkeypatch.setattr(race, "_as_reported", as_reported)
+    final, chosen, _ = race._final(trial.best(), [trial], lambda text: None)
+    assert [entry.name for entry in final.entries.values()] == ["a", "b", "c"]
+    assert chosen.name == "c"
+
+
+def test_entries_that_did_exactly_the_same_go_on_once(placed) -> None:
+    experiment, system = placed
+    trial = Trial(experiment.workload.window, 1)
+    for name, latency_s in {"a": 0.3, "b": 0.3, "c": 0.4}.items():
+        entry = Entry(name, system.placement, system.plan, system.system)
+        trial.entries[entry.label], trial.scores[entry.label] = entry, score(1.0, latency_s)
+    assert [entry.name for entry in trial.distinct()] == ["a", "c"]
