@@ -331,7 +331,7 @@ def test_killed_at_random_moments_the_result_is_that_of_an_undisturbed_run(sweep
 def test_figures_are_chosen_by_the_axes(sweep, tmp_path):
     assert main(["sweep", str(sweep(plots=None, seeds=1)), "--out", str(tmp_path), "-q", "--executor", "serial"]) == 0
     drawn = {name for name in results(tmp_path) if name.endswith(".svg")}
-    assert drawn == {f"figures/{name}.svg" for name in ("1-lines", "2-lines", "3-heatmap", "4-pareto")}
+    assert drawn == {f"figures/{name}.svg" for name in ("1-lines", "2-lines", "3-heatmap", "4-pareto", "charts")}
 
 
 @pytest.mark.slow
