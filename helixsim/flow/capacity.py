@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from helixsim.domain.cluster import Deployment
-from helixsim.domain.hardware import ComputeProfile, NodeProfile
+from helixsim.domain.curves import Curve
+from helixsim.domain.engine import IDEAL, EngineSpec
+from helixsim.domain.hardware import ComputeProfile, Ends, NodeProfile
+from helixsim.domain.placement import LayerRange
 from helixsim.errors import InfeasibleError
 from helixsim.units import NS_PER_S
 
@@ -16,6 +19,10 @@ _ROUNDS = 10
 
 _MIN_SPARE_ROOM = 1.2
 """With less room than this at typical layers per node [models], nodes are assumed to be full."""
+
+
+EndShares = Mapping[tuple[bool, bool], tuple[float, ...]]
+"""Whether a node holds the first and the last layer -> share of its capacity that is left, with 1, 2, ... layers."""
 
 
 @dataclass(frozen=True)
@@ -30,16 +37,26 @@ class CapacityTable:
         Node id -> node type.
     assumptions
         Assumptions of the estimate, in sentences.
+    ends
+        Node type -> what embedding and output head leave of these tokens/s, 0..1. Empty: they take neither memory nor
+        time.
     """
 
     tables: Mapping[str, tuple[float, ...]]
     kinds: Mapping[str, str]
     assumptions: tuple[str, ...] = ()
+    ends: Mapping[str, EndShares] = field(default_factory=dict)
 
     def tokens_per_s(self, node: str, layers: int) -> float:
-        """Return the tokens/s of a node (id, or node type) that holds ``layers`` layers; 0 if it cannot hold them."""
+        """Return the tokens/s of a node (id, or node type) with ``layers`` inner layers; 0 if it cannot hold them."""
         table = self.of(node)
         return table[layers - 1] if 1 <= layers <= len(table) else 0.0
+
+    def held_tokens_per_s(self, node: str, held: LayerRange, num_layers: int) -> float:
+        """Return the tokens/s of a node that holds these layers of a model, its embedding and output head included."""
+        found = self.tokens_per_s(node, held.layers)
+        shares = self.ends.get(self.kinds.get(node, node), {}).get((held.start == 0, held.end == num_layers))
+        return found if shares is None or not found else found * shares[held.layers - 1]
 
     def of(self, node: str) -> tuple[float, ...]:
         """Return the tokens/s of a node (id, or node type) with 1, 2, ... layers."""
@@ -54,7 +71,11 @@ class _Workload:
 
 
 def paper_capacity(
-    fleet: Deployment, mean_prompt_tokens: float, mean_output_tokens: float, kv_occupancy: float = 0.3
+    fleet: Deployment,
+    mean_prompt_tokens: float,
+    mean_output_tokens: float,
+    kv_occupancy: float = 0.3,
+    engine: EngineSpec = IDEAL,
 ) -> CapacityTable:
     """Estimate node capacities as the paper's artifact does (its "typical throughput").
 
@@ -70,6 +91,9 @@ def paper_capacity(
         Mean lengths of the workload [tokens]; the paper uses 750 and 240.
     kv_occupancy
         Assumed share of KV memory in use, 0..1.
+    engine
+        Whether the last node of a route computes the output head. The engines of the paper keep neither embedding nor
+        head on nodes, so that its estimate is what it was.
 
     Raises
     ------
@@ -111,6 +135,7 @@ def paper_capacity(
     return CapacityTable(
         tables=tables,
         kinds={node.id: profile.kind for node, profile in zip(fleet.cluster.nodes, fleet.profiles, strict=True)},
+        ends=_ends(profiles, shares, num_layers, load, engine),
         assumptions=(
             f"Node capacities: mean prompt {mean_prompt_tokens:g} and output {mean_output_tokens:g} tokens, "
             f"{kv_occupancy:.0%} of KV memory in use, network ignored (the paper artifact's estimate).",
@@ -174,6 +199,63 @@ def _node_tokens_per_s(compute: ComputeProfile, layers: int, active: float, load
     prefill_ns += compute.prefill_ns_per_pair * load.prompt_tokens**2 / 2
     layer_ns = prefill_ns + rounds * compute.decode(decode_tokens)
     return rounds * (prompt_tokens + decode_tokens) * NS_PER_S / (layers * layer_ns) if layer_ns > 0 else 0.0
+
+
+def _ends(
+    profiles: Mapping[str, NodeProfile], shares: _Shares, num_layers: int, load: _Workload, engine: EngineSpec
+) -> dict[str, EndShares]:
+    """Return what embedding and output head leave of the capacity of each node type that has them."""
+
+    def requests_per_s(profile: NodeProfile, layers: int, end: tuple[bool, bool] | None) -> float:
+        sequences = load.kv_occupancy * kv_tokens_of(profile, layers, end, num_layers) * shares.of(profile.kind, layers)
+        head = profile.compute.head if end is not None and end[1] and engine.has_output_head else None
+        active = sequences / (load.prompt_tokens + load.output_tokens)
+        return _requests_per_s(profile.compute, layers, active, load, head)
+
+    return end_shares(profiles, requests_per_s, engine)
+
+
+Speed = Callable[[NodeProfile, int, tuple[bool, bool] | None], float]
+"""What a node type passes with so many layers, of which the first or the last may be among them; None: inner ones."""
+
+
+def end_shares(profiles: Mapping[str, NodeProfile], speed: Speed, engine: EngineSpec) -> dict[str, EndShares]:
+    """Return what embedding and output head leave of the speed of each node type that holds them."""
+
+    def left(profile: NodeProfile, layers: int, end: tuple[bool, bool]) -> float:
+        inside = speed(profile, layers, None)
+        return min(1.0, speed(profile, layers, end) / inside) if inside > 0 else 0.0
+
+    return {
+        kind: {
+            end: tuple(left(profile, layers, end) for layers in range(1, len(profile.kv_blocks) + 1))
+            for end in ((True, False), (False, True), (True, True))
+        }
+        for kind, profile in profiles.items()
+        if profile.ends_bytes != Ends() or (engine.has_output_head and profile.compute.head is not None)
+    }
+
+
+def kv_tokens_of(profile: NodeProfile, layers: int, end: tuple[bool, bool] | None, num_layers: int) -> int:
+    """Return the KV tokens beside so many layers at an end of the model; None: beside inner ones."""
+    if end is None:
+        return profile.kv_tokens(layers)
+    start = num_layers - layers if end[1] else 0
+    return profile.block_tokens * profile.blocks(LayerRange(start, start + layers), num_layers)
+
+
+def _requests_per_s(compute: ComputeProfile, layers: int, active: float, load: _Workload, head: Curve | None) -> float:
+    """Return the requests/s of a node with ``active`` sequences at any time, without the roundings of the artifact.
+
+    Each takes its prompt, and its share of a step for each token of its output. With less than one sequence the node is
+    idle for the rest of the time.
+    """
+    batch = max(1.0, min(active, load.output_tokens))
+    prompt_ns = compute.prefill(load.prompt_tokens) + compute.prefill_ns_per_pair * load.prompt_tokens**2 / 2
+    request_ns = layers * (prompt_ns + load.output_tokens / batch * compute.decode(batch))
+    if head is not None:
+        request_ns += head(1.0) + load.output_tokens / batch * head(batch)
+    return min(active, 1.0) * NS_PER_S / request_ns if request_ns > 0 else 0.0
 
 
 def upper_bound_simple(fleet: Deployment, capacity: CapacityTable) -> float:

@@ -166,7 +166,7 @@ def _classes(
     sites, index, pipelines = cluster.sites, cluster.index, placement.pipelines
     found: dict[Hashable, _Class] = {}
     for node, layers in placement.ranges.items():
-        rate = capacity.tokens_per_s(node, layers.layers)
+        rate = capacity.held_tokens_per_s(node, layers, placement.num_layers)
         if rate <= 0:
             continue
         pipeline, nic_bps = pipelines.get(node), cluster.nodes[index[node]].nic_bps

@@ -34,7 +34,7 @@ from helixsim.domain.hardware import NodeProfile
 from helixsim.domain.placement import LayerRange, Placement
 from helixsim.domain.step_time import StepTime
 from helixsim.errors import InfeasibleError
-from helixsim.flow.capacity import CapacityTable, typical_layers
+from helixsim.flow.capacity import CapacityTable, end_shares, kv_tokens_of, typical_layers
 from helixsim.flow.maxflow import balanced_flows
 from helixsim.flow.network import build_network
 from helixsim.flow.replicas import chains_of, replicas_point
@@ -110,8 +110,8 @@ def _stations(fleet: Deployment, placement: Placement, load: OperatingLoad) -> d
     return stations
 
 
-def _mean_step_time(profile: NodeProfile, layers: int, engine: EngineSpec) -> StepTime:
-    """Return the law for so many layers, evenly drawn from those of the model, without its output head."""
+def _mean_step_time(profile: NodeProfile, layers: int, engine: EngineSpec, *, has_head: bool = False) -> StepTime:
+    """Return the law for so many layers, evenly drawn from those of the model, without its output head or with it."""
     known = profile.compute.layers
     experts = profile.compute.experts
     order = [(2 * number + 1) * max(len(known), len(experts)) // (2 * layers) for number in range(layers)]
@@ -119,7 +119,7 @@ def _mean_step_time(profile: NodeProfile, layers: int, engine: EngineSpec) -> St
         profile.compute,
         layers=tuple(known[index] for index in order) if known else (),
         experts=tuple(experts[index] for index in order) if experts else (),
-        head=None,
+        head=profile.compute.head if has_head else None,
     )
     return step_time(drawn, engine, LayerRange(0, layers), layers)
 
@@ -210,9 +210,18 @@ def operating_capacity(fleet: Deployment, load: OperatingLoad) -> CapacityTable:
         kind: tuple(station.capacity(high) * load.tokens_per_step for station in found)
         for kind, found in stations.items()
     }
+
+    def speed(profile: NodeProfile, layers: int, end: tuple[bool, bool] | None) -> float:
+        if end is None:
+            return stations[profile.kind][layers - 1].capacity(high)
+        time = _mean_step_time(profile, layers, load.engine, has_head=end[1])
+        kv_tokens = kv_tokens_of(profile, layers, end, fleet.model.num_layers)
+        return Station(profile, layers, kv_tokens, load, time).capacity(high)
+
     return CapacityTable(
         tables=tables,
         kinds={node.id: profile.kind for node, profile in zip(fleet.cluster.nodes, fleet.profiles, strict=True)},
+        ends=end_shares({profile.kind: profile for profile in fleet.profiles}, speed, load.engine),
         assumptions=(
             f"Node capacities: mean prompt {load.mean_prompt_tokens:g} and output {load.mean_output_tokens:g} tokens, "
             f"KV memory filled to {load.kv_share:.0%}, requests back after {high:.3g} s (operating point of an average "

@@ -173,5 +173,9 @@ def link_flow(fleet: Deployment, nodes: Sequence[Node]) -> float:
 
 def chain_flow(fleet: Deployment, nodes: Sequence[Node], layers: Sequence[int], capacity: CapacityTable) -> float:
     """Return the tokens/s that a chain passes: of its slowest node, link or NIC; 0 for an empty one."""
-    compute = (capacity.tokens_per_s(node.id, held) for node, held in zip(nodes, layers, strict=True))
+    ends = accumulate(layers)
+    compute = (
+        capacity.held_tokens_per_s(node.id, LayerRange(end - held, end), fleet.model.num_layers)
+        for node, held, end in zip(nodes, layers, ends, strict=True)
+    )
     return min(min(compute, default=0.0), link_flow(fleet, nodes))

@@ -54,7 +54,11 @@ def capacity_table(experiment: ResolvedExperiment, system: SystemSpec) -> Capaci
     if experiment.capacity.model == "kv_limited":
         return operating_capacity(system.fleet, load)
     return paper_capacity(
-        experiment.fleet, load.mean_prompt_tokens, load.mean_output_tokens, experiment.capacity.kv_occupancy
+        experiment.fleet,
+        load.mean_prompt_tokens,
+        load.mean_output_tokens,
+        experiment.capacity.kv_occupancy,
+        load.engine,
     )
 
 
