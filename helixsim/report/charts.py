@@ -138,6 +138,11 @@ class Chart:
         """Return the vertical position of a value."""
         return round(self.bottom - self.y.share(value) * (self.bottom - self.top), 1)
 
+    @property
+    def has_labels(self) -> bool:
+        """Whether there are points whose labels can be read."""
+        return any(group.labels for group in self.dots)
+
     def values(self) -> str:
         """Return what the page needs to read values from the chart, as JSON; empty if no line has a name."""
         curves = [curve for curve in self.curves if curve.name]

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from helixsim.escape import markdown as escaped
-from helixsim.report.templating import inline, template
+from helixsim.report.templating import template
 from helixsim.writing import write_text
 
 if TYPE_CHECKING:
     from helixsim.report.charts import Chart
+    from helixsim.report.heat_map import HeatMap
 from helixsim.report.style import FigureFile
 
 
@@ -29,7 +30,7 @@ class PageTable:
 class Part:
     """A section of a page: sentences, a table, and figures.
 
-    The page shows ``charts`` in place of the figures, if there are any, with ``keys``: CSS class and name of each line.
+    The page shows ``charts`` and ``maps`` in place of the figures, with ``keys``: CSS class and name of each line.
     """
 
     title: str
@@ -37,6 +38,7 @@ class Part:
     table: PageTable | None = None
     figures: tuple[FigureFile, ...] = ()
     charts: tuple[Chart, ...] = ()
+    maps: tuple[HeatMap, ...] = ()
     keys: tuple[tuple[str, str], ...] = ()
 
 
@@ -52,8 +54,7 @@ class Page:
 
 def write_page(directory: Path, page: Page) -> None:
     """Write both forms; the files of the figures must be in ``figures/`` of the same directory."""
-    drawings = [[(figure, inline(figure.name, figure.svg)) for figure in part.figures] for part in page.parts]
-    html = template("page.html.j2").render(page=page, drawings=drawings)
+    html = template("page.html.j2").render(page=page)
     write_text(directory / "report.html", html)
     write_text(directory / "report.md", markdown(page))
 

@@ -23,7 +23,7 @@ _MOST_TICKS = 8
 
 
 def sweep_charts(results: SweepResults, means: Sequence[Row], plots: Sequence[Plot]) -> tuple[Chart, ...]:
-    """Return the charts of line and Pareto plots, then users against GPUs; heat maps stay figures."""
+    """Return the charts of line and Pareto plots, then users against GPUs; heat maps are those of ``heat_map``."""
     kinds, keys = system_kinds(means), line_keys(results, means, plots)
     labelled = [{**row, "label": point_label(results, row)} for row in means]
     charts: list[Chart] = []

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helixsim.errors import ConfigError
-from helixsim.report.charts import Chart, sheet
+from helixsim.report.charts import sheet
+from helixsim.report.heat_map import heat_maps
 from helixsim.report.pages import Page, PageTable, Part, write_page
 from helixsim.report.rows import spread
-from helixsim.report.style import FigureFile
 from helixsim.report.sweep_charts import line_keys, sweep_charts
 from helixsim.report.sweep_figures import defaults, write_sweep_figures
 from helixsim.results.files import write_csv, write_json
@@ -59,7 +59,15 @@ def write_sweep(directory: Path, results: SweepResults, *, with_parquet: bool = 
     if lines:
         heading = results.question or results.name
         write_text(directory / "figures" / "charts.svg", sheet(results.name, [(heading, lines)], keys))
-    write_page(directory, _page(results, means, figures, charts, keys))
+    heats = (
+        heat_maps(results, drawn, plot, f"heat-{number_}")
+        for number_, plot in enumerate(plots)
+        if plot.kind == "heatmap"
+    )
+    maps = tuple(one for own in heats for one in own)
+    write_page(
+        directory, _page(results, means, Part("Charts", figures=tuple(figures), charts=charts, maps=maps, keys=keys))
+    )
     write_json(directory / "sweep.json", document(results, means))
 
 
@@ -123,9 +131,7 @@ def _error_text(objective: str, row: Mapping[str, Any]) -> str:
 def _page(
     results: SweepResults,
     means: Sequence[Mapping[str, Any]],
-    figures: Sequence[FigureFile],
-    charts: tuple[Chart, ...],
-    keys: tuple[tuple[str, str], ...],
+    drawn: Part,
 ) -> Page:
     best = ranked(results, means)
     designs = len({row["point"] for row in means})
@@ -142,13 +148,7 @@ def _page(
         f"{designs} combinations of {', '.join(results.axes)}, each under {len(results.seeds)} "
         f"seed{'s' * (len(results.seeds) > 1)}; all points of one seed see the same requests."
     )
-    drawn = tuple(figure for figure in figures if charts and not figure.name.endswith("heatmap"))
-    others = tuple(figure for figure in figures if figure not in drawn)
-    parts = [
-        Part("Best points", table=best_table(results, means)),
-        *([Part("Charts", figures=drawn, charts=charts, keys=keys)] if charts else []),
-        *([Part("Figures", figures=others)] if others else []),
-    ]
+    parts = [Part("Best points", table=best_table(results, means)), *([drawn] if drawn.figures else [])]
     if results.failures:
         rows = tuple(
             (str(one["point"]), str(one["seed"]), one["system"] or MISSING, one["message"]) for one in results.failures

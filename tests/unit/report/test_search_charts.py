@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from itertools import product
 from xml.etree import ElementTree
 
 import pytest
@@ -14,6 +15,7 @@ from helixsim.config.sweep_file import Plot
 from helixsim.domain.request import Slo
 from helixsim.metrics.objectives import Target
 from helixsim.report.charts import linear_axis
+from helixsim.report.heat_map import heat_maps
 from helixsim.report.search_charts import (
     capacity_charts,
     fleet_charts,
@@ -25,6 +27,7 @@ from helixsim.report.sweep_charts import limit_of, line_keys, sweep_charts
 from helixsim.report.sweep_files import write_sweep
 from helixsim.results.capacity import CapacityEstimate, CapacityResults, SystemCapacity
 from helixsim.results.sweep import SweepResults, error_of, mean_rows
+from helixsim.units import number as shown
 
 FIGURES = st.floats(0.1, 100.0)
 POINTS = st.lists(st.tuples(FIGURES, FIGURES), min_size=1, max_size=12)
@@ -172,3 +175,46 @@ def test_fleets_are_drawn_by_slack_and_price_with_their_difference_to_the_best()
     assert (met.points, missed.points) == ([(1.5, 2.0)], [(0.5, 1.0)])
     assert "-1.00 $/h against the best" in missed.labels[0]
     assert fleet_charts(rows[2:], "2 l4") == ()
+
+
+VALUES = st.dictionaries(st.tuples(st.sampled_from([1, 2, 4]), st.sampled_from(["8 Gbit/s", "16 Gbit/s"])), FIGURES,
+                         min_size=1)  # fmt: skip
+
+
+@given(VALUES)
+def test_heat_maps_have_a_cell_for_each_combination_with_its_value_and_colour(values) -> None:
+    rows = [{"rate": rate, "link": link, "system": "a", "p99_ttft_ms": value} for (rate, link), value in values.items()]
+    results = SweepResults("s", None, ("rate", "link"), (0,), "p99_ttft_ms", False, False, tuple(rows), (), None, Slo())
+    (one,) = heat_maps(results, rows, Plot("heatmap", "rate", "link"), "heat")
+    cells = list(one.cells())
+    places = list(product(one.rows, one.columns))
+    assert len(cells) == len(places) == len({(cell.x, cell.y) for cell in cells})
+    assert list(one.columns) == sorted(one.columns, key=int)
+    assert list(one.rows) == sorted(one.rows, key=lambda text: -int(text.split()[0]))
+    for (link, rate), cell in zip(places, cells, strict=True):
+        value = values.get((int(rate), link))
+        assert cell.text == ("–" if value is None else shown(value))
+        assert (cell.depth is None) is (value is None)
+        assert f"rate: {rate}\nlink: {link}\n" in cell.tip
+    depths = [(values[int(rate), link], cell.depth) for (link, rate), cell in zip(places, cells, strict=True)
+              if cell.depth is not None]  # fmt: skip
+    assert [depth for _, depth in sorted(depths)] == sorted(depth for _, depth in depths)
+    assert all(0 <= depth <= 1 for _, depth in depths)
+
+
+def test_the_page_of_a_sweep_has_its_heat_maps_as_texts_and_no_pictures(tmp_path) -> None:
+    plot = Plot("heatmap", "budget", "rate", "p99_ttft_ms")
+    rows = tuple(
+        {"point": point, "budget": budget, "rate": rate, "seed": 0, "run": "", "system": system,
+         "saturation": "STABLE", "p50_ttft_ms": 1.0, "p99_ttft_ms": budget * rate + 0.25}
+        for system in ("one", "two") for point, (budget, rate) in enumerate(product((512, 1024), (1, 2, 4)))
+    )  # fmt: skip
+    results = SweepResults("s", None, ("budget", "rate"), (0,), "p50_ttft_ms", False, False, rows, (), (plot,), Slo())
+    write_sweep(tmp_path, results)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    for row in rows:
+        assert f">{shown(row['p99_ttft_ms'])}</text>" in page
+    assert page.count('<figure class="chart heat"') == 2
+    assert "<image" not in page
+    assert "<img" not in page
+    assert (tmp_path / "figures" / "1-heatmap.csv").exists()
