@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -27,9 +28,9 @@ MOST_REQUESTS = 100
 """Requests shown of a system."""
 
 _NS_PER_US = 1000
-_PIPELINES, _LINKS, _REQUESTS = 0, 9_000, 9_001
-_PER_SYSTEM = 10_000
-"""Numbers of the processes of a system: its pipelines, its links and its requests."""
+_LINKS, _REQUESTS = 900_000, 900_001
+_PER_SYSTEM = 1_000_000
+"""Numbers of the processes of a system: its pipelines from 1 on, its links and its requests."""
 
 Event = dict[str, Any]
 
@@ -61,18 +62,20 @@ def _lines(recordings: list[Recording]) -> Iterator[str]:
     """Yield the document, an event per line."""
     notes = {one.system: one.timeline.about or "nothing is left out" for one in recordings}
     head = {"displayTimeUnit": "ms", "otherData": {"made by": "helixsim", **notes}}
-    yield json.dumps(head, ensure_ascii=True)[:-1] + ', "traceEvents": [\n'
+    yield json.dumps(head, ensure_ascii=True)[:-1] + ', "traceEvents": ['
+    before = "\n"
     for number, recording in enumerate(recordings):
         for event in events(recording, number):
-            yield json.dumps(event, ensure_ascii=True, separators=(",", ":"), allow_nan=False) + ",\n"
-    yield '{"name":"end","ph":"M","pid":0,"tid":0,"args":{}}\n]}\n'
+            yield before + json.dumps(event, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+            before = ",\n"
+    yield "\n]}\n"
 
 
 def events(recording: Recording, number: int = 0) -> list[Event]:
     """Return the events of a system in the order of their times; ``number`` keeps the tracks of systems apart."""
     tracks = _Tracks(recording, number * _PER_SYSTEM)
     timed = [*tracks.iterations(), *tracks.levels(), *tracks.transfers(), *tracks.requests()]
-    timed.sort(key=lambda event: event["ts"])
+    timed.sort(key=lambda event: event["ts"])  # of equal times a slice stays before the arrow that is bound to it
     return [*tracks.names(), *timed]
 
 
@@ -90,7 +93,7 @@ class _Tracks:
             for pipeline in (*recording.replicas, *([rest] if rest else []))
         ]
         self.of_node = {
-            node: (base + _PIPELINES + pipeline, track)
+            node: (base + pipeline, track)
             for pipeline, nodes in enumerate(self.pipelines, start=1)
             for track, node in enumerate(nodes, start=1)
         }
@@ -112,7 +115,7 @@ class _Tracks:
         system, ranges = self.recording.system, self.recording.placement.ranges
         several = len(self.pipelines) > 1
         for pipeline, nodes in enumerate(self.pipelines, start=1):
-            pid = self.base + _PIPELINES + pipeline
+            pid = self.base + pipeline
             yield from _process(pid, f"{system}: pipeline {pipeline}" if several else system)
             for node in nodes:
                 held = ranges[node]
@@ -149,7 +152,7 @@ class _Tracks:
                 pid, _ = self.of_node[one.node]
                 for name, value in (("KV memory, %", round(100 * one.kv_used, 2)), ("queue", one.waiting)):
                     counter = {"name": f"{one.node} {name}", "ph": "C", "pid": pid, "tid": 0}
-                    yield {**counter, "ts": one.time_ns / _NS_PER_US, "args": {"value": value}}
+                    yield {**counter, "ts": _us(one.time_ns), "args": {"value": value}}
 
     def transfers(self) -> Iterator[Event]:
         """Yield the messages of links: slices, or asynchronous ones where messages share a link and overlap."""
@@ -162,9 +165,10 @@ class _Tracks:
                 free_ns[link] = one.end_ns
                 yield _slice("transfer", pid, tid, one.start_ns, one.end_ns, arguments)
                 continue
-            common = {"name": "transfer", "cat": "transfer", "id": number, "pid": pid, "tid": tid}
-            yield {**common, "ph": "b", "ts": one.start_ns / _NS_PER_US, "args": arguments}
-            yield {**common, "ph": "e", "ts": one.end_ns / _NS_PER_US}
+            name = f"{self.base}-{number}"  # viewers pair by it over all processes
+            common = {"name": "transfer", "cat": "transfer", "id": name, "pid": pid, "tid": tid}
+            yield {**common, "ph": "b", "ts": _us(one.start_ns), "args": arguments}
+            yield {**common, "ph": "e", "ts": _us(one.end_ns)}
 
     def requests(self) -> Iterator[Event]:
         """Yield the lives of some requests, and arrows through the iterations that compute their prompts."""
@@ -192,17 +196,25 @@ class _Tracks:
             places = [(pid, track), *(self.of_node[one.node] for one in chunks)]
             for step, (start_ns, (at_pid, at_tid)) in enumerate(zip(starts, places, strict=True)):
                 kind = "s" if step == 0 else "t"
-                yield {**arrow, "ph": kind, "pid": at_pid, "tid": at_tid, "ts": start_ns / _NS_PER_US}
-            if first >= 0:
-                end = {**arrow, "ph": "f", "bp": "e", "pid": pid, "tid": track}
-                yield {**end, "ts": max(first, starts[-1]) / _NS_PER_US}
+                yield {**arrow, "ph": kind, "pid": at_pid, "tid": at_tid, "ts": _us(start_ns)}
+            if first >= 0:  # bound to the decode slice; without one, to the prefill when its last chunk begins
+                at_ns = max(first, starts[-1]) if first < edges[-1] else starts[-1]
+                yield {**arrow, "ph": "f", "bp": "e", "pid": pid, "tid": track, "ts": _us(at_ns)}
 
 
 def _slice(name: str, pid: int, tid: int, start_ns: int, end_ns: int, arguments: Mapping[str, Any]) -> Event:
+    start_us, end_us, length_us = _us(start_ns), _us(end_ns), _us(end_ns - start_ns)
+    if start_us + length_us > end_us:  # by a rounding, which would make it overlap the next one
+        length_us = max(0.0, length_us - math.ulp(end_us))
     return {
-        "name": name, "ph": "X", "pid": pid, "tid": tid, "ts": start_ns / _NS_PER_US,
-        "dur": (end_ns - start_ns) / _NS_PER_US, "args": arguments,
+        "name": name, "ph": "X", "pid": pid, "tid": tid, "ts": start_us, "dur": length_us, "args": arguments,
     }  # fmt: skip
+
+
+def _us(time_ns: int) -> float:
+    """Return microseconds that a viewer which cuts them to nanoseconds reads as this time."""
+    found = time_ns / _NS_PER_US
+    return found if int(found * _NS_PER_US) == time_ns else math.nextafter(found, math.inf)
 
 
 def _process(pid: int, name: str) -> Iterator[Event]:

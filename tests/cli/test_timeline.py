@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import re
 from collections import defaultdict
 from datetime import UTC, datetime
@@ -11,9 +12,12 @@ from itertools import groupby, pairwise
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny import tiny
 
 from helixsim.cli.main import main
+from helixsim.report import trace_events
 from helixsim.results.runset import RunSet
 
 SYSTEMS = ("{name: swarm, placement: swarm}", "{name: separate, placement: separate}")
@@ -43,23 +47,103 @@ def events(ran) -> list[dict]:
     return json.loads(text, parse_constant=refuse)["traceEvents"]
 
 
+REQUIRED = {
+    "X": {"name", "ts", "dur", "pid", "tid", "args"}, "C": {"name", "ts", "pid", "tid", "args"},
+    "M": {"name", "pid", "tid", "args"}, "b": {"name", "cat", "id", "ts", "pid", "tid", "args"},
+    "e": {"name", "cat", "id", "ts", "pid", "tid"}, "s": {"name", "cat", "id", "ts", "pid", "tid"},
+    "t": {"name", "cat", "id", "ts", "pid", "tid"}, "f": {"name", "cat", "id", "ts", "pid", "tid", "bp"},
+}  # fmt: skip
+"""Keys of the events of each phase that are written, as the Trace Event Format has them."""
+
+METADATA = {"process_name": "name", "process_sort_index": "sort_index", "thread_name": "name",
+            "thread_sort_index": "sort_index"}  # fmt: skip
+
+
+def test_every_event_is_one_of_the_trace_event_format(events) -> None:
+    former = defaultdict(float)
+    for one in events:
+        assert set(one) - {"ph"} == REQUIRED[one["ph"]], one
+        assert type(one["pid"]) is type(one["tid"]) is int
+        assert isinstance(one["name"], str)
+        assert one["name"]
+        if one["ph"] == "M":
+            (key,) = one["args"]
+            assert key == METADATA[one["name"]]
+            assert type(one["args"][key]) is (str if key == "name" else int)
+            continue
+        assert 0 <= one["ts"] <= 10e6  # microseconds of a run of 10 s
+        system = one["pid"] // 1_000_000
+        assert one["ts"] >= former[system]
+        former[system] = one["ts"]
+        if one["ph"] == "X":
+            assert one["dur"] >= 0
+        if one["ph"] == "C":
+            assert all(type(value) in {int, float} and math.isfinite(value) for value in one["args"].values())
+
+
+def test_asynchronous_slices_begin_and_end_once(events) -> None:
+    """Viewers pair them by category and identifier, whatever their process."""
+    open_ = {}
+    for one in events:
+        if one["ph"] == "b":
+            assert (one["cat"], one["id"]) not in open_
+            open_[one["cat"], one["id"]] = one
+        elif one["ph"] == "e":
+            begun = open_[one["cat"], one["id"]]
+            assert (begun["pid"], begun["tid"], begun["name"]) == (one["pid"], one["tid"], one["name"])
+            assert begun["ts"] <= one["ts"]
+            open_[one["cat"], one["id"]] = {**one, "pid": None}  # a second end would find another process
+    assert all(one["pid"] is None for one in open_.values())
+
+
 def test_tracks_have_names_and_slices_on_them_do_not_overlap(events) -> None:
     named = {(one["pid"], one["tid"]) for one in events if one["name"] == "thread_name"}
     processes = {one["pid"] for one in events if one["name"] == "process_name"}
     own = defaultdict(list)
     for one in events:
-        assert isinstance(one["pid"], int)
-        assert isinstance(one["tid"], int)
+        assert one["pid"] in processes
         if one["ph"] == "X":
             assert (one["pid"], one["tid"]) in named
-            assert one["dur"] >= 0
             own[one["pid"], one["tid"]].append(one)
-        assert one["pid"] in processes | {0}
     assert len(own) > 8
     for slices in own.values():
-        assert all(a["ts"] + a["dur"] <= b["ts"] + 1e-6 for a, b in pairwise(sorted(slices, key=lambda one: one["ts"])))
-    timed = [one["ts"] for one in events if one["ph"] != "M"]
-    assert all(ts <= 10e6 for ts in timed)
+        assert all(a["ts"] + a["dur"] <= b["ts"] for a, b in pairwise(slices))
+        assert all(nanoseconds(a["ts"]) + nanoseconds(a["dur"]) <= nanoseconds(b["ts"]) for a, b in pairwise(slices))
+
+
+def nanoseconds(microseconds: float) -> int:
+    """What a viewer reads that cuts a time to whole nanoseconds."""
+    return int(microseconds * 1000.0)
+
+
+@given(st.integers(0, 10**15))
+def test_times_are_read_as_the_nanoseconds_that_they_are(time_ns) -> None:
+    assert nanoseconds(trace_events._us(time_ns)) == time_ns
+
+
+def test_every_arrow_is_bound_to_a_slice_that_encloses_it_and_comes_before_it(events) -> None:
+    """Viewers drop the ends of arrows where no slice is open."""
+    last = {}
+    ends = 0
+    for one in events:
+        if one["ph"] == "X":
+            last[one["pid"], one["tid"]] = one
+        elif one["ph"] in "stf":
+            around = last[one["pid"], one["tid"]]
+            assert nanoseconds(around["ts"]) <= nanoseconds(one["ts"]) < nanoseconds(around["ts"] + around["dur"])
+            ends += one["ph"] == "f"
+    assert ends > 3
+
+
+def test_the_arrow_of_a_request_of_one_token_ends_in_its_prefill(ran, tmp_path) -> None:
+    folder, _ = ran
+    limits = ["--set", "workload.lengths={distribution: fixed, prompt_tokens: 300, output_tokens: 1}"]
+    out = ["--out", str(tmp_path), "-q", "--jobs", "1"]
+    path = tmp_path / "t.json"
+    assert main(["run", str(folder / "tiny.yaml"), *limits, *out, "--timeline", str(path)]) == 0
+    found = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
+    test_every_arrow_is_bound_to_a_slice_that_encloses_it_and_comes_before_it(found)
+    assert not [one for one in found if one["name"] == "decode" and "preemptions" in one["args"]]
 
 
 def test_iterations_name_phase_tokens_and_chunks(events) -> None:
