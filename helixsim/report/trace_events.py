@@ -100,6 +100,8 @@ class _Tracks:
         ends = sorted({(one.src, one.dst) for one in recording.timeline.transfers})
         self.of_link = {link: track for track, link in enumerate(ends, start=1)}
         self.chunks: Mapping[int, list[Iteration]] = self._chunks()
+        own = (one.start_ns for one in recording.timeline.iterations)
+        self.start_ns = min(own, default=recording.timeline.start_ns)
 
     def _chunks(self) -> dict[int, list[Iteration]]:
         """Return the iterations that compute the prompt of each request shown, in order of time."""
@@ -171,7 +173,10 @@ class _Tracks:
             yield {**common, "ph": "e", "ts": _us(one.end_ns)}
 
     def requests(self) -> Iterator[Event]:
-        """Yield the lives of some requests, and arrows through the iterations that compute their prompts."""
+        """Yield the lives of some requests, and arrows through the iterations that compute their prompts.
+
+        What was before the recorded part is left out, so that viewers do not open hours of waiting.
+        """
         columns = self.recording.result.requests
         rows = {request: row for row, request in enumerate(columns.request_id.tolist())}
         end_ns = self.recording.result.end_ns
@@ -183,7 +188,9 @@ class _Tracks:
                 (columns.arrival_ns, columns.admitted_ns, columns.first_token_ns, columns.finish_ns)
             )  # fmt: skip
             edges = [arrival, *(time if time >= 0 else end_ns for time in (admitted, first, finish))]
+            edges = [max(time, self.start_ns) for time in edges]
             arguments = {
+                "arrival, s": arrival / NS_PER_S,
                 "prompt tokens": int(columns.prompt_tokens[row]),
                 "output tokens by the end of the recording": int(columns.output_tokens[row]),
                 "preemptions": int(columns.preemptions[row]),
@@ -192,7 +199,7 @@ class _Tracks:
                 if stop_ns > start_ns:
                     yield _slice(name, pid, track, start_ns, stop_ns, arguments)
             arrow = {"name": "prompt", "cat": "prompt", "id": self.base + track}
-            starts = [max(edges[1], arrival), *(one.start_ns for one in chunks)]
+            starts = [edges[1], *(one.start_ns for one in chunks)]
             places = [(pid, track), *(self.of_node[one.node] for one in chunks)]
             for step, (start_ns, (at_pid, at_tid)) in enumerate(zip(starts, places, strict=True)):
                 kind = "s" if step == 0 else "t"

@@ -135,15 +135,20 @@ def test_every_arrow_is_bound_to_a_slice_that_encloses_it_and_comes_before_it(ev
     assert ends > 3
 
 
-def test_the_arrow_of_a_request_of_one_token_ends_in_its_prefill(ran, tmp_path) -> None:
+def test_requests_of_one_token_that_wait_long_are_shown_from_the_recorded_part_on(ran, tmp_path) -> None:
+    """Their arrows end in their prefills; hours of waiting would be most of what a viewer opens."""
     folder, _ = ran
     limits = ["--set", "workload.lengths={distribution: fixed, prompt_tokens: 300, output_tokens: 1}"]
+    limits += ["--set", "workload.arrivals.rate=60 /s", "--timeline-part", "8s:9s"]
     out = ["--out", str(tmp_path), "-q", "--jobs", "1"]
     path = tmp_path / "t.json"
     assert main(["run", str(folder / "tiny.yaml"), *limits, *out, "--timeline", str(path)]) == 0
     found = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
     test_every_arrow_is_bound_to_a_slice_that_encloses_it_and_comes_before_it(found)
-    assert not [one for one in found if one["name"] == "decode" and "preemptions" in one["args"]]
+    lives = [one for one in found if "arrival, s" in one.get("args", {})]
+    first = min(one["ts"] for one in found if "phase" in one.get("args", {}))
+    assert {one["name"] for one in lives} == {"waiting", "prefill"}
+    assert min(one["ts"] for one in lives) >= first > max(1e6, min(1e6 * one["args"]["arrival, s"] for one in lives))
 
 
 def test_iterations_name_phase_tokens_and_chunks(events) -> None:
