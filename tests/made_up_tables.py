@@ -19,7 +19,7 @@ class MadeUpBuilder:
     def text(self, operators: Iterable[Text]) -> str:
         return json.dumps(list(operators))
 
-    def product(self, inputs: int, outputs: int, stored: NumberFormat) -> Text:
+    def product(self, inputs: int, outputs: int, stored: NumberFormat, *, in_service: bool = False) -> Text:
         if stored.name == "int4":
             raise DataError("no int4 here")
         return {"kind": "product", "size": inputs * outputs, "format": stored.multiply}

@@ -18,6 +18,7 @@ from helixsim.domain.model import ModelSpec
 from helixsim.domain.placement import LayerRange
 from helixsim.domain.step_time import BatchShape, StepTime, prefill_pairs
 from helixsim.hardware import catalog
+from helixsim.hardware.kernels import Node
 from helixsim.hardware.operator_library import SYSTEMS, open_tables
 from helixsim.hardware.operator_tables import operator_times
 from helixsim.hardware.roofline import roofline
@@ -84,7 +85,8 @@ def steps(case: Case) -> Iterator[Step]:
     handle = EngineHandle.compile(case.checkpoint, SYSTEMS[case.gpu], "vllm", tp_size=case.gpus, **dict(case.options))
     model, gpu = catalog.load_model(case.model, case.precision), _without_sampler(catalog.load_gpu(case.gpu))
     analytic = _step_time(model, roofline(model, gpu, case.gpus))
-    tabled = _step_time(model, operator_times(model, gpu, case.gpus, open_tables(case.gpu, "vllm"), in_service=False))
+    tables = open_tables(case.gpu, "vllm")
+    tabled = _step_time(model, operator_times(Node(gpu, case.gpus), model, tables, in_service=False))
 
     def step(kind: str, text: str, ms: float, shape: BatchShape) -> Step:
         return Step(kind, text, ms, analytic.ns(shape) / 1e6, tabled.ns(shape) / 1e6)

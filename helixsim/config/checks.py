@@ -121,9 +121,9 @@ def check_parallelism(
         for key in keys:
             message = f"{key} needs an engine with return: engine (here {engine.name} with return: coordinator)"
             yield source.problem(("engine", key), message)
-    if section.timings not in ("auto", "analytic") or section.limits is not None:
+    if section.timings not in ("auto", "analytic", "operators") or section.limits is not None:
         key = "limits" if section.limits is not None else "timings"
-        message = f"{' and '.join(keys)}: only the laws of kernels know such nodes; leave {key} out"
+        message = f"{' and '.join(keys)}: no file of {key} knows such nodes; leave {key} out"
         yield source.problem(("engine", key), message)
     kinds = {node.node_type: node for node in cluster.nodes}
     for kind, node in kinds.items():

@@ -102,6 +102,8 @@ class Kernels:
     backends
         What routed experts are computed with instead, by the name of the engine's option: (name, (number format, law)
         pairs).
+    sustained
+        What of the multiply rate is left in service, which the laws above have lost already: times of tables have not.
     name, source
         Which file of ``profiles/kernels``, and where the constants come from.
     """
@@ -119,6 +121,7 @@ class Kernels:
     source: str
     experts_by_format: tuple[tuple[str, ExpertsLaw], ...] = ()
     fused_quantization: tuple[str, ...] = ()
+    sustained: float = 1.0
     backends: tuple[tuple[str, tuple[tuple[str, ExpertsLaw], ...]], ...] = ()
 
     def with_backend(self, name: str | None) -> Kernels:

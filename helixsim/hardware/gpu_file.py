@@ -220,7 +220,7 @@ class KernelsFile(Section):
                     for name, by_format in own.moe_backends.items()
                 ),
             )
-        return laws.scaled(self.sustained)
+        return replace(laws.scaled(self.sustained), sustained=self.sustained)
 
 
 class GpuSources(Section):

@@ -39,7 +39,7 @@ from helixsim.errors import DataError, unknown_name
 from helixsim.hardware import catalog
 from helixsim.hardware.kernels import ALL_REDUCES_PER_LAYER, Node
 from helixsim.hardware.measured import csv_rows, number_of, whole_number_of
-from helixsim.hardware.operator_tables import matrices_alone
+from helixsim.hardware.operator_layers import matrices_alone
 from helixsim.hardware.roofline import roofline
 from helixsim.units import NS_PER_S
 

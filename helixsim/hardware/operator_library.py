@@ -15,7 +15,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -44,6 +44,10 @@ SYSTEMS: Mapping[str, str] = {
 
 BACKENDS: Mapping[str, str] = {"vllm": "vllm", "sglang": "sglang", "trtllm": "trtllm"}
 """First word of the name of an engine profile -> backends of the tables."""
+
+_EXPERTS_OF: Mapping[str, str] = {"vllm": "0.19.0"}
+"""Backend -> version of the tables of routed experts that is nearest to the version of the engine's profile, where the
+newest is far: other tables have one version."""
 
 _WEIGHTS = {
     ("fp16", "fp16", False): "bfloat16",
@@ -121,6 +125,10 @@ class Tables:
         ``(operators, is_prompt, sequences, tokens of each, past of each) -> (name, ms, energy, source) of each``.
     build
         Makes operators.
+    siblings
+        Returns the tables of other engines on the same GPU.
+    older
+        Returns the tables of routed experts whose version is nearest to the engine's profile; None: these.
     """
 
     gpu: str
@@ -129,6 +137,8 @@ class Tables:
     library: str
     evaluate: Callable[[str, bool, int, int, int], Sequence[tuple[str, float, float, str]]]
     build: Builder
+    siblings: Callable[[], Sequence[Tables]] = tuple
+    older: Callable[[], Tables | None] = lambda: None
 
     @property
     def source(self) -> str:
@@ -162,22 +172,30 @@ class Tables:
 class Builder:
     """Makes operators of one layer; ``text`` of them is what ``Tables.evaluate`` understands."""
 
-    def __init__(self, sdk: SimpleNamespace, database: Any) -> None:
+    def __init__(self, sdk: SimpleNamespace, database: Any, backend: str) -> None:
         self._sdk = sdk
         self._database = database
+        self._backend = backend
 
     def text(self, operators: Iterable[Any]) -> str:
         """Return operators as one text."""
         return str(self._sdk.engine.build_ops_json(list(operators)))
 
-    def product(self, inputs: int, outputs: int, stored: NumberFormat) -> Any:
-        """Return a matrix product, for weights with a scale for each block that of weights with one scale.
+    def product(self, inputs: int, outputs: int, stored: NumberFormat, *, in_service: bool = False) -> Any:
+        """Return a matrix product, under vLLM for weights with a scale for each block that of weights with one scale.
 
-        In the tables, products with blocks take 60 (H100) to 180 us (B200) however small they are. Served engines do
+        In its tables, products with blocks take 60 (H100) to 180 us (B200) however small they are. Served engines do
         not: MiniMax M2.5 on B200 and B300 is met to 12 % without this constant, and is predicted 2.4 times as slow
         with it (docs/step-time.md).
+
+        ``in_service``: activations of weights in FP8 with one scale have a scale of the checkpoint, as those of NVIDIA
+        do; else it is found at each product, which takes 8 us more under TensorRT-LLM.
         """
-        known = self._weights("GEMMQuantMode", replace(stored, is_blocked=False))
+        if in_service and stored.name == stored.multiply == "fp8" and not stored.is_blocked:
+            known = self._sdk.common.GEMMQuantMode.fp8_static
+        else:
+            has_blocks = in_service and stored.is_blocked and self._backend != "vllm"
+            known = self._weights("GEMMQuantMode", replace(stored, is_blocked=has_blocks))
         return self._sdk.operations.GEMM("product", 1, outputs, inputs, known)
 
     def elementwise(self, inputs: int, outputs: int) -> Any:
@@ -250,8 +268,13 @@ class Builder:
 
 
 @cache
-def open_tables(gpu: str, backend: str) -> Tables:
+def open_tables(gpu: str, backend: str, version: str = "current") -> Tables:
     """Return the tables of a GPU of ``profiles/gpus`` for a backend, in the version the library calls current.
+
+    Parameters
+    ----------
+    version
+        A version that the library has parts of, instead.
 
     Raises
     ------
@@ -270,8 +293,9 @@ def open_tables(gpu: str, backend: str) -> Tables:
         names = ("common", "engine", "operations", "operations.attention", "perf_database")
         modules = {name: importlib.import_module(f"aiconfigurator_core.sdk.{name}") for name in names}
         sdk = SimpleNamespace(**{name.rpartition(".")[2]: module for name, module in modules.items()})
-        version = sdk.perf_database.resolve_query_version(SYSTEMS[gpu], backend, "current")
-        database = sdk.perf_database.get_database(SYSTEMS[gpu], backend, version)
+        if version == "current":
+            version = str(sdk.perf_database.resolve_query_version(SYSTEMS[gpu], backend, "current"))
+        database = sdk.perf_database.get_database(SYSTEMS[gpu], backend, version, allow_unlisted_version=True)
         handle = sdk.engine.EngineHandle.for_database(database)
     except Exception as error:
         raise DataError(
@@ -281,7 +305,29 @@ def open_tables(gpu: str, backend: str) -> Tables:
     def evaluate(operators: str, is_prompt: bool, seqs: int, tokens: int, past: int) -> Any:
         return handle.evaluate_ops_json(operators, is_context=is_prompt, batch_size=seqs, s=tokens, prefix=past)
 
-    return Tables(gpu, backend, str(version), library, evaluate, Builder(sdk, database))
+    build = Builder(sdk, database, backend)
+    return Tables(
+        gpu, backend, version, library, evaluate, build, partial(_siblings, gpu, backend), partial(_older, gpu, backend)
+    )
+
+
+@cache
+def _siblings(gpu: str, backend: str) -> tuple[Tables, ...]:
+    others = [other for other in BACKENDS.values() if other != backend]
+    return tuple(found for other in others if (found := _opened(gpu, other, "current")) is not None)
+
+
+@cache
+def _older(gpu: str, backend: str) -> Tables | None:
+    version = _EXPERTS_OF.get(backend)
+    return None if version is None else _opened(gpu, backend, version)
+
+
+def _opened(gpu: str, backend: str, version: str) -> Tables | None:
+    try:
+        return open_tables(gpu, backend, version)
+    except DataError:
+        return None
 
 
 def static_estimate(

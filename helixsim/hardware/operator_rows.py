@@ -10,8 +10,8 @@ from helixsim.errors import DataError
 from helixsim.hardware.catalog import load_gpu
 from helixsim.hardware.kernel_rows import KernelRow
 from helixsim.hardware.kernels import ALL_REDUCES_PER_LAYER
+from helixsim.hardware.operator_layers import attention_operators, expert_operator, product_operators
 from helixsim.hardware.operator_library import Tables
-from helixsim.hardware.operator_tables import attention_operators, expert_operator, product_operators
 
 DECODES = tuple((seqs, context) for seqs in (1, 4, 16, 64, 256) for context in (512, 2048, 8192))
 """Sequences and the context of each."""

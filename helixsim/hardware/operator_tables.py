@@ -11,33 +11,20 @@ import hashlib
 import struct
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache, partial
-from typing import Any
 
 from helixsim.domain.curves import AttentionTable, Curve
 from helixsim.domain.hardware import ComputeProfile, GpuSpec, LayerTimes
-from helixsim.domain.kernels import Kernels
-from helixsim.domain.layers import FP16, Experts, Layer, Matrix, Multiply
+from helixsim.domain.layers import FP16, Layer
 from helixsim.domain.model import ModelSpec
-from helixsim.errors import ConfigError, DataError
+from helixsim.errors import ConfigError
 from helixsim.hardware.kernels import Node
 from helixsim.hardware.measured import activation_copy_ns_per_token
+from helixsim.hardware.operator_choice import sampled
+from helixsim.hardware.operator_layers import LayerOperators, layer_operators
 from helixsim.hardware.operator_library import BACKENDS, Tables, open_tables
 from helixsim.units import NS_PER_S
-
-_MODULE_MATRICES = frozenset({"qkv_a", "q_a", "q", "kv_a", "q_b", "kv_b", "attention_output"})
-"""Matrices that vLLM's tables measure as one module with the attention of compressed keys and values (MLA); those of
-other engines have the attention alone, and in decode steps what replaces ``kv_b``."""
-
-_WITH_MODULES = "vllm"
-
-_LATENT = (192, 128, 576)
-"""Widths of keys, values and compressed keys and values in the tables of MLA: those of DeepSeek V2, V3 and Kimi K2."""
-
-_SMALL = 256
-"""Rows and columns of a product that takes no longer than the launches of its kernels: in 8 or 4 bits longer than in 16
-by the quantising of activations, which the tables time with the product."""
 
 _MOST_TOKENS, _MOST_SEQS = 2**17, 1024
 """Largest batch that curves know; beyond, they go on with their last slope."""
@@ -47,7 +34,9 @@ _SEQS, _CONTEXT, _PROMPT = 32, 1000, 2048
 
 
 @lru_cache(maxsize=64)
-def operator_profile(model: ModelSpec, gpu: GpuSpec, gpus: int, backend: str | None) -> ComputeProfile:
+def operator_profile(
+    model: ModelSpec, gpu: GpuSpec, gpus: int, backend: str | None, ranks: int = 1, by_expert: bool = False
+) -> ComputeProfile:
     """Return the profile of a node from the tables of an engine (``None``: one that has no tables).
 
     Raises
@@ -61,27 +50,26 @@ def operator_profile(model: ModelSpec, gpu: GpuSpec, gpus: int, backend: str | N
         raise ConfigError(
             f"timings: operators: there are tables of {', '.join(BACKENDS.values())} only, not of this engine"
         )
-    return operator_times(model, gpu, gpus, open_tables(gpu.name, backend))
+    return operator_times(Node(gpu, gpus, ranks, by_expert), model, open_tables(gpu.name, backend))
 
 
-def operator_times(
-    model: ModelSpec, gpu: GpuSpec, gpus: int, tables: Tables, *, in_service: bool = True
-) -> ComputeProfile:
-    """Return the profile of ``gpus`` GPUs as one node from measured kernels; the sampler is that of ``roofline``.
+def operator_times(node: Node, model: ModelSpec, tables: Tables, *, in_service: bool = True) -> ComputeProfile:
+    """Return the profile of a node from measured kernels; the sampler is that of ``roofline``.
 
-    ``in_service``: norms, rotary embedding and activation, which the tables do not have, are those of ``roofline``, and
-    what an engine fuses with them is left out. Otherwise they are as the library estimates them, for its own models.
+    ``in_service``: norms, rotary embedding and activation, which the tables do not have, are those of ``roofline``,
+    what an engine fuses with them is left out, and kernels are those that ``operator_choice`` takes. Otherwise all is
+    as the library estimates it, for its own models.
 
     Raises
     ------
     DataError
         If the tables lack a number format, a shape of attention or experts, or a kind of layer.
     """
-    counts = Counter(model.layers)
-    operators = {layer: _operators(layer, model, gpu, gpus, tables, in_service) for layer in counts}
+    counts, gpu = Counter(model.layers), node.gpu
+    operators = {layer: layer_operators(layer, model, node, tables, in_service) for layer in counts}
     most_context = min(model.max_context_tokens, _MOST_TOKENS)
     times = {
-        layer: replace(_layer_times(one, tables, most_context), launches=layer.launches)
+        layer: replace(_layer_times(one, node.ranks, most_context), launches=layer.launches)
         for layer, one in operators.items()
     }
     attending = [(count, times[layer].attention) for layer, count in counts.items()]
@@ -92,10 +80,10 @@ def operator_times(
 
     xs = times[model.layers[0]].prefill.x
 
-    def mean_curve(of: Callable[[LayerTimes], Curve]) -> Curve:
+    def meansampled(of: Callable[[LayerTimes], Curve]) -> Curve:
         return Curve(xs, tuple(sum(n * of(times[one])(x) for one, n in counts.items()) / model.num_layers for x in xs))
 
-    work, decode = mean_curve(lambda one: one.prefill), mean_curve(lambda one: one.decode)
+    work, decode = meansampled(lambda one: one.prefill), meansampled(lambda one: one.decode)
     attended = [mean(partial(_of_context, seqs=x)) for x in xs]
     pair_ns = mean(lambda table: max(table.prompts_ns(2 * _PROMPT, 0, 1) - table.prompts_ns(_PROMPT, 0, 1), 0.0)) / (
         1.5 * _PROMPT**2
@@ -103,7 +91,7 @@ def operator_times(
     start_ns = max(mean(lambda table: table.prompts_ns(_PROMPT, 0, 1)) - pair_ns * _PROMPT**2 / 2, 0.0)
     context_ns = mean(lambda table: _slope(table.decode_curve(_SEQS), _CONTEXT)) / _SEQS
     return ComputeProfile(
-        kind=gpu.name if gpus == 1 else f"{gpu.name}x{gpus}",
+        kind=gpu.name if node.gpus == 1 else f"{gpu.name}x{node.gpus}",
         model=model.name,
         source="operators",
         prefill=Curve(xs, tuple(y + start_ns for y in work.y_ns)),
@@ -113,215 +101,80 @@ def operator_times(
         activation_copy_ns_per_token=activation_copy_ns_per_token(model),
         prefill_ns_per_pair=pair_ns,
         token_work=decode,
-        head=_head(model, gpu, gpus, tables) if model.vocab_size else None,
+        head=_head(model, node, tables) if model.vocab_size else None,
         layers=tuple(times[layer] for layer in model.layers),
-        provenance=f"operator tables of {tables.source}: {_shares(operators, counts, tables)}",
+        ranks=node.ranks,
+        experts=_of_all_ranks(operators, model) if node.ranks > 1 else (),
+        provenance=f"operator tables of {tables.source}: {_shares(operators, counts, node.ranks)}",
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Operators:
-    """Operators of one layer, as text.
-
-    Parameters
-    ----------
-    tokens
-        Of all tokens, whichever they are.
-    shared, routed
-        Shared experts, and the routed ones with their router, which are among ``tokens``: decode steps compute both at
-        once (CUDA graphs).
-    prompt, decode
-        Attention of prompts, and of decode steps.
-    norms_s
-        Norms, rotary embedding and activation for so many tokens by the laws [s]; None: they are among ``tokens``.
-    quantised, plain
-        As many small products as the layer has whose activations an engine quantises in the kernels before, in their
-        format and in 16 bits: what those take longer is in ``tokens``, and not in the engine.
-    """
-
-    tokens: str
-    shared: str | None = None
-    routed: str | None = None
-    prompt: str | None = None
-    decode: str | None = None
-    norms_s: Callable[[float], float] | None = None
-    quantised: str | None = None
-    plain: str | None = None
-
-    def tokens_ns(self, tables: Tables, tokens: int) -> float:
-        """Return the time of ``tokens`` without what an engine does in other kernels [ns]."""
-        whole_ns = tables.ns(self.tokens, tokens)
-        if self.norms_s is not None:
-            whole_ns += self.norms_s(tokens) * NS_PER_S
-        if self.quantised is None or self.plain is None:
-            return whole_ns
-        return whole_ns - max(tables.ns(self.quantised, tokens) - tables.ns(self.plain, tokens), 0.0)
-
-
-def _operators(layer: Layer, model: ModelSpec, gpu: GpuSpec, gpus: int, tables: Tables, in_service: bool) -> _Operators:
-    build, hidden = tables.build, model.hidden_size
-    attending = attention_operators(layer, model, gpus, tables)
-    of_tokens: list[Any] = []
-    shared: list[Any] = []
-    routed: list[Any] = []
-    for matrix in matrices_alone(layer, tables.backend):
-        inputs, outputs = _shard(matrix, gpus)
-        made = [build.product(inputs, outputs, matrix.format)]
-        if matrix.name.endswith(("gate_up", "up")) and not in_service:
-            made.append(build.elementwise(outputs, outputs // 2 if "gate" in matrix.name else outputs))
-        (shared if matrix.name.startswith("shared") else routed if matrix.name == "router" else of_tokens).extend(made)
-    has_feed = layer.experts is not None or any("down" in matrix.name for matrix in layer.matrices)
-    parts = (layer.attention is not None) + has_feed
-    if not in_service:
-        of_tokens += [build.elementwise(2 * hidden, 2 * hidden)] * parts
-    if gpus > 1:
-        of_tokens += [build.all_reduce(hidden, gpus)] * parts
-    if layer.experts is not None:
-        routed.append(expert_operator(layer, gpus, tables, gpu.kernels))
-    fused = [
-        matrix.format
-        for matrix in matrices_alone(layer, tables.backend)
-        if in_service and matrix.format.multiply in gpu.kernels.fused_quantization
-    ]
-    return _Operators(
-        build.text([*of_tokens, *shared, *routed]),
-        build.text(shared) if shared and routed else None,
-        build.text(routed) if shared and routed else None,
-        None if attending is None else build.text(attending[0]),
-        None if attending is None else build.text(attending[1]),
-        partial(Node(gpu, gpus).norms_s, layer, hidden) if in_service else None,
-        build.text([build.product(_SMALL, _SMALL, form) for form in fused]) if fused else None,
-        build.text([build.product(_SMALL, _SMALL, FP16) for _ in fused]) if fused else None,
+def _layer_times(operators: LayerOperators, ranks: int, most_context: int) -> LayerTimes:
+    knots = _token_knots()
+    others, shared, routed = (
+        operators.curve(knots, some) for some in (operators.others, operators.shared, operators.routed)
     )
+    apart = sampled(knots, operators.apart_ns)
+    work = decode = _joined(others, shared, routed, apart)
+    if operators.shared:
+        beside = operators.curve(knots, operators.of_ranks[:1], ranks) if operators.of_ranks else routed
+        saved = tuple(map(min, shared.y_ns, beside.y_ns))
+        decode = Curve(work.x, tuple(y - less for y, less in zip(work.y_ns, saved, strict=True)))
+    return LayerTimes(work, decode, token_work=decode, attention=_attention(operators, most_context))
 
 
-def attention_operators(
-    layer: Layer, model: ModelSpec, gpus: int, tables: Tables
-) -> tuple[list[Any], list[Any]] | None:
-    """Return the attention of prompts and that of decode steps; None: the layer has none.
-
-    Raises
-    ------
-    DataError
-        For attention that is not looked up, and heads that do not divide among the GPUs.
-    """
-    attention = layer.attention
-    if attention is None:
-        return None
-    if attention.kind == "linear" or attention.attended_tokens is not None:
-        kind = "linear attention" if attention.kind == "linear" else "sparse attention with an index"
-        raise DataError(f"{model.name} has layers of {kind}, which are not looked up in operator tables")
-    if attention.num_heads % gpus:
-        raise DataError(f"{model.name}: {attention.num_heads} heads do not divide among {gpus} GPUs")
-    build = tables.build
-    if attention.kind != "latent":
-        prompt, decode = build.attention(attention, gpus, model.kv_precision)
-        return [prompt], [decode]
-    if (attention.key_dim, attention.value_dim, attention.kv_numbers) != _LATENT:
-        raise DataError(f"{model.name} has compressed keys and values of other widths than the operator tables")
-    if tables.backend == _WITH_MODULES:
-        inside = next(matrix for matrix in layer.matrices if matrix.name in _MODULE_MATRICES)
-        prompt, decode = build.latent_module(attention, gpus, model.kv_precision, inside.format)
-        return [prompt], [decode]
-    prompt, decodes = build.latent_attention(attention, gpus, model.kv_precision)
-    expanded = [matrix for matrix in layer.matrices if matrix.name == "kv_b"]
-    return [prompt, *(build.product(*_shard(matrix, gpus), matrix.format) for matrix in expanded)], decodes
+def _of_all_ranks(operators: Mapping[Layer, LayerOperators], model: ModelSpec) -> tuple[Curve | None, ...]:
+    """Return the curve of the routed experts of each layer, equal ones as one object."""
+    knots = _token_knots()
+    known = {layer: one.curve(knots, one.of_ranks) if one.of_ranks else None for layer, one in operators.items()}
+    return tuple(known[layer] for layer in model.layers)
 
 
-def product_operators(layer: Layer, gpus: int, tables: Tables) -> list[Any]:
-    """Return the matrix products of a layer but the router's, and but those measured together with its attention."""
-    matrices = [matrix for matrix in matrices_alone(layer, tables.backend) if matrix.name != "router"]
-    return [tables.build.product(*_shard(matrix, gpus), matrix.format) for matrix in matrices]
-
-
-def expert_operator(layer: Layer, gpus: int, tables: Tables, kernels: Kernels) -> Any:
-    """Return the routed experts cut as helixsim cuts them, or in groups of whole ones where only those are known.
-
-    They multiply in the format that the engine's kernels do: MXFP4 in 16 bits on Hopper, in FP8 on Blackwell.
-    """
-    assert layer.experts is not None, "only layers with experts are asked"
-    multiply = kernels.experts_of(layer.experts.matrices[0].format.name).multiply
-    experts = layer.experts if multiply is None else _multiplied_in(layer.experts, multiply)
-    has_shared = any(matrix.name.startswith("shared") for matrix in layer.matrices)
-    sliced = tables.build.experts(experts, gpus, by_expert=False, has_shared=has_shared)
-    try:
-        tables.ns(tables.build.text([sliced]), 1)
-    except DataError:
-        if gpus == 1:
-            raise
-        return tables.build.experts(experts, gpus, by_expert=True, has_shared=has_shared)
-    return sliced
-
-
-def _multiplied_in(experts: Experts, multiply: Multiply) -> Experts:
-    return replace(
-        experts,
-        matrices=tuple(replace(one, format=replace(one.format, multiply=multiply)) for one in experts.matrices),
-    )
-
-
-def matrices_alone(layer: Layer, backend: str = _WITH_MODULES) -> list[Matrix]:
-    """Return the matrices of a layer that are measured one by one, not together with its attention."""
-    inside: frozenset[str] = frozenset()
-    if layer.attention is not None and layer.attention.kind == "latent":
-        inside = _MODULE_MATRICES if backend == _WITH_MODULES else frozenset({"kv_b"})
-    return [matrix for matrix in layer.matrices if matrix.name not in inside]
-
-
-def _shard(matrix: Matrix, gpus: int) -> tuple[int, int]:
-    inputs, outputs = matrix.shard(gpus)
-    return round(inputs), round(outputs)
-
-
-def _layer_times(operators: _Operators, tables: Tables, most_context: int) -> LayerTimes:
-    knots, shared, routed = _token_knots(), operators.shared, operators.routed
-    work = decode = _curve(knots, lambda tokens: operators.tokens_ns(tables, tokens))
-    if shared is not None and routed is not None:
-        saved = _curve(knots, lambda tokens: min(tables.ns(shared, tokens), tables.ns(routed, tokens)))
-        decode = Curve(work.x, tuple(y - less for y, less in zip(work.y_ns, saved.y_ns, strict=True)))
-    return LayerTimes(work, decode, token_work=decode, attention=_attention(operators, tables, most_context))
-
-
-def _attention(operators: _Operators, tables: Tables, most: int) -> AttentionTable | None:
+def _attention(operators: LayerOperators, most: int) -> AttentionTable | None:
     prompt, decode = operators.prompt, operators.decode
-    if prompt is None or decode is None:
+    if not decode:
         return None
     contexts, lengths, pasts = _knots(most, 2), _knots(most, 3), [0, *_knots(most, 1)[7:]]
 
     def chunks(past: int, seqs: int) -> Curve:
-        return _curve(lengths, lambda tokens: tables.ns(prompt, seqs, tokens, past, is_prompt=True))
+        return sampled(lengths, lambda tokens: sum(one.ns(seqs, tokens, past, is_prompt=True) for one in prompt))
 
     def further(past: int, first: Curve) -> Curve:
         """Return what each of three more prompts adds."""
         four = chunks(past, 4)
         return Curve(first.x, tuple(max(y - one, 0.0) / 3 for y, one in zip(four.y_ns, first.y_ns, strict=True)))
 
+    def steps(seqs: int) -> Curve:
+        return sampled(contexts, lambda context: sum(one.ns(seqs, context) for one in decode))
+
     of_one = [(float(past), chunks(past, 1)) for past in pasts]
     of_more = [(past, further(int(past), first)) for past, first in of_one]
-    of_decode = [(float(seqs), _curve(contexts, partial(tables.ns, decode, seqs))) for seqs in _knots(_MOST_SEQS, 2)]
+    of_decode = [(float(seqs), steps(seqs)) for seqs in _knots(_MOST_SEQS, 2)]
     numbers = [y for rows in (of_decode, of_one, of_more) for _, curve in rows for y in curve.y_ns]
     digest = hashlib.sha256(struct.pack(f"<{len(numbers)}d", *numbers)).hexdigest()
     return AttentionTable(tuple(of_decode), tuple(of_one), tuple(of_more), digest)
 
 
-def _head(model: ModelSpec, gpu: GpuSpec, gpus: int, tables: Tables) -> Curve:
-    product = tables.build.text([tables.build.product(model.hidden_size, model.vocab_size // gpus, FP16)])
-    constant, each = gpu.kernels.sampler_s * NS_PER_S, gpu.kernels.sampler_s_per_sequence * NS_PER_S
-    return _curve(_knots(_MOST_SEQS, 3), lambda seqs: tables.ns(product, seqs) + constant + each * seqs)
+def _head(model: ModelSpec, node: Node, tables: Tables) -> Curve:
+    product = tables.build.text([tables.build.product(model.hidden_size, model.vocab_size // node.tensor, FP16)])
+    kernels = node.gpu.kernels
+    constant, each = kernels.sampler_s * NS_PER_S, kernels.sampler_s_per_sequence * NS_PER_S
+    return sampled(_knots(_MOST_SEQS, 3), lambda seqs: tables.ns(product, seqs) + constant + each * seqs)
 
 
-def _shares(operators: Mapping[Layer, _Operators], counts: Mapping[Layer, int], tables: Tables) -> str:
-    """Return how much of the time of a decode step and of a prompt is known how."""
+def _shares(operators: Mapping[Layer, LayerOperators], counts: Mapping[Layer, int], ranks: int) -> str:
+    """Return how much of the time of a decode step and of a prompt on each rank is known how."""
     texts = []
     for name, seqs, tokens, is_prompt in (("decode steps", _SEQS, _CONTEXT, False), ("prompts", 1, _PROMPT, True)):
         times: dict[str, float] = defaultdict(float)
         for layer, one in operators.items():
+            in_step = seqs * (tokens if is_prompt else 1)
+            found = [part.by_source(in_step) for part in (*one.others, *one.shared, *one.routed)]
+            found += [part.by_source(in_step * ranks) for part in one.of_ranks]
             attention = one.prompt if is_prompt else one.decode
-            tokens_in_step = seqs * (tokens if is_prompt else 1)
-            found = [tables.by_source(one.tokens, tokens_in_step)]
-            found += [tables.by_source(attention, seqs, tokens, is_prompt=is_prompt)] if attention else []
+            found += [part.by_source(seqs, tokens, is_prompt=is_prompt) for part in attention]
             if one.norms_s is not None:
-                times["laws"] += counts[layer] * one.norms_s(tokens_in_step) * NS_PER_S
+                times["laws"] += counts[layer] * one.norms_s(in_step) * NS_PER_S
             for part in found:
                 for source, ns in part.items():
                     times[source] += counts[layer] * ns
@@ -363,5 +216,6 @@ def _token_knots() -> list[int]:
     return sorted(sizes)
 
 
-def _curve(xs: list[int], law: Callable[[int], float]) -> Curve:
-    return Curve(tuple(map(float, xs)), tuple(map(law, xs)))
+def _joined(*curves: Curve) -> Curve:
+    """Return the sum of curves with the same knots."""
+    return Curve(curves[0].x, tuple(map(sum, zip(*(one.y_ns for one in curves), strict=True))))

@@ -133,23 +133,21 @@ class _Sources:
     def compute(self, fitted: FittedKind | None) -> ComputeProfile:
         """Return the user's timings, else the fitted ones, else operator tables, else the roofline."""
         model, source = self.model, self.options.timings
-        if self.options.is_spread:
-            return self._spread()
-        if isinstance(source, Path) and not _is_fitted(source):
+        if isinstance(source, Path) and not self.options.is_spread and not _is_fitted(source):
             timings = measured.find(measured.read_timings(source), model.name, self.kind)
             if timings is not None:
                 return measured.compute_profile(timings, model, f"per-layer timings in {source.name}")
             self.notes.append(f"{source.name}: no timings for {model.name} on {self.kind}")
         if source == "operators":
-            return self._noted(operator_profile(model, self.gpu, self.gpus, self.options.backend))
+            return self._noted(self._tabled())
         if source == "analytic":
-            return self._noted(roofline(model, self.gpu, self.gpus))
+            return self._noted(self._by_laws())
         if fitted is None:
             single = self._fitted_kind(self.gpu.name) if self.gpus > 1 else None
             return self._noted(
                 self._from_tables()
                 or (
-                    roofline(model, self.gpu, self.gpus)
+                    self._by_laws()
                     if single is None
                     else from_one_gpu(self._from_fit(single, 1), model, self.gpu, self.gpus)
                 )
@@ -160,13 +158,14 @@ class _Sources:
             )
         return self._from_fit(fitted, self.gpus)
 
-    def _spread(self) -> ComputeProfile:
-        """Return the laws' times with data-parallel attention or expert parallelism."""
-        options, model = self.options, self.model
-        computed = roofline(
-            model, self.gpu, self.gpus, ranks=options.data_parallel_size, by_expert=options.enable_expert_parallel
-        )
-        return self._noted(computed)
+    def _by_laws(self) -> ComputeProfile:
+        ranks, by_expert = self.options.data_parallel_size, self.options.enable_expert_parallel
+        return roofline(self.model, self.gpu, self.gpus, ranks=ranks, by_expert=by_expert)
+
+    def _tabled(self) -> ComputeProfile:
+        options = self.options
+        spread = options.data_parallel_size, options.enable_expert_parallel
+        return operator_profile(self.model, self.gpu, self.gpus, options.backend, *spread)
 
     def _noted(self, computed: ComputeProfile) -> ComputeProfile:
         how = "timings of" if computed.source == "operators" else "no timings for"
@@ -179,7 +178,7 @@ class _Sources:
         if backend is None or self.gpu.name not in SYSTEMS or installed_version() is None:
             return None
         try:
-            return operator_profile(self.model, self.gpu, self.gpus, backend)
+            return self._tabled()
         except (ConfigError, DataError) as error:
             self.notes.append(f"operator tables not used for {self.model.name} on {self.kind}: {error}")
             return None

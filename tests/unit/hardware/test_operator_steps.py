@@ -11,6 +11,7 @@ from operator_steps import CASES, KINDS, errors, steps
 from helixsim.errors import DataError
 from helixsim.hardware import catalog
 from helixsim.hardware.formats import WEIGHTS
+from helixsim.hardware.kernels import Node
 from helixsim.hardware.operator_library import SYSTEMS, open_tables
 from helixsim.hardware.operator_tables import operator_times
 
@@ -35,6 +36,24 @@ def test_products_with_a_scale_for_each_block_are_taken_as_those_with_one():
     assert per_block == per_tensor
 
 
+@pytest.mark.parametrize(("backend", "quick"), [("vllm", False), ("sglang", True), ("trtllm", True)])
+def test_products_in_service_have_scales_as_engines_do(backend, quick):
+    tables = open_tables("h200", backend)
+
+    def ns(blocked, **options):
+        form = replace(WEIGHTS["fp8"], is_blocked=blocked)
+        return tables.ns(tables.build.text([tables.build.product(4096, 4096, form, **options)]), 8)
+
+    assert ns(False, in_service=True) <= ns(False)  # scales of the checkpoint, not found at each product
+    assert (ns(True, in_service=True) != ns(True)) == quick  # vLLM's of blocks are not those of its server
+
+
+def test_experts_of_vllm_are_those_of_the_version_of_its_profile_where_there_are_any():
+    assert open_tables("h200", "vllm").older().version == "0.19.0"
+    assert open_tables("h200", "sglang").older() is None
+    assert {one.backend for one in open_tables("h200", "vllm").siblings()} == {"sglang", "trtllm"}
+
+
 def test_tables_are_there_for_the_gpus_they_are_said_to_be():
     for gpu in SYSTEMS:
         assert open_tables(gpu, "vllm").version
@@ -43,7 +62,7 @@ def test_tables_are_there_for_the_gpus_they_are_said_to_be():
 def test_what_the_library_lacks_is_told_without_paths_of_its_files():
     with pytest.raises(DataError, match="operator tables of vllm") as caught:
         operator_times(
-            catalog.load_model("llama-3.1-8b", "int8"), catalog.load_gpu("h100"), 1, open_tables("h100", "vllm")
+            Node(catalog.load_gpu("h100")), catalog.load_model("llama-3.1-8b", "int8"), open_tables("h100", "vllm")
         )
     assert "site-packages" not in str(caught.value)
     assert len(str(caught.value)) < 500

@@ -155,12 +155,18 @@ def test_a_node_of_ranks_serves_every_request():
         ({"data_parallel_size": 3}, "3 attention ranks do not divide the 4 GPUs of h100x4"),
         ({"enable_expert_parallel": True, "model": "llama-3.1-8b"}, "llama-3.1-8b has no experts"),
         ({"data_parallel_size": 2, "name": "helix-vllm-0.4"}, "needs an engine with return: engine"),
-        ({"data_parallel_size": 2, "timings": "operators"}, "only the laws of kernels know such nodes"),
     ],
 )
 def test_what_cannot_be_is_refused(engine, said):
     with pytest.raises(ConfigError, match=said):
         experiment(**engine).resolve()
+
+
+def test_timings_of_a_file_are_refused(tmp_path):
+    file = tmp_path / "mine.csv"
+    file.write_text("", encoding="utf-8")
+    with pytest.raises(ConfigError, match="no file of timings knows such nodes"):
+        experiment(data_parallel_size=2, timings=str(file)).resolve()
 
 
 def test_a_prompt_gets_no_more_of_a_step_than_the_budget_of_a_rank():

@@ -1,0 +1,162 @@
+"""Which of several tables of measured kernels times an operator of a served engine.
+
+Tables are of one version of an engine, and of the kernel that their collector started for each shape. A served engine
+is of another version, or chooses its kernels: where the tables of the version nearest to it, those of the newest, and
+those of other engines on the same GPU differ, one of them counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from helixsim.domain.curves import Curve
+from helixsim.domain.layers import Attention, Experts, NumberFormat
+from helixsim.errors import DataError
+from helixsim.hardware.operator_library import Tables
+
+_TUNED = frozenset({("trtllm", "fp4")})
+"""Backend and format of the products whose kernels the engine picks by timing them when it starts (TensorRT-LLM's
+``AutoTuner``), among them those that FlashInfer has from it. Its own table has one kernel for all sizes, which takes as
+long for one row as for 512 (36 us for 14 336 inputs on B200, where those of vLLM and SGLang take 19)."""
+
+_MOST_APART = 2.0
+"""Ratio of the times of two versions of an engine above which one was timed with a kernel that it does not run: FP8
+experts of Qwen3 235B on H200 take 1056 us in the table of vLLM 0.24 and 179 us in that of 0.19; int4 experts of Kimi
+K2.5 947 us in that of 0.19 (Triton) and 326 us in that of 0.24 (Marlin)."""
+
+_TRIAL = 64
+"""Tokens at which versions are compared."""
+
+
+@dataclass(frozen=True)
+class Timed:
+    """An operator as text, with the tables that time it: of several the fastest.
+
+    Parameters
+    ----------
+    multiply_s, read_s
+        Of products: time to multiply one row, and to read the weights, at the peak rates [s].
+    sustained
+        What of the multiply rate is left in service, of that when a kernel is timed alone.
+    """
+
+    text: str
+    tables: tuple[Tables, ...]
+    multiply_s: float = 0.0
+    read_s: float = 0.0
+    sustained: float = 1.0
+
+    def ns(self, seqs: int, tokens: int = 1, past: int = 0, *, is_prompt: bool = False) -> float:
+        """Return the time [ns]."""
+        alone_ns = min(one.ns(self.text, seqs, tokens, past, is_prompt=is_prompt) for one in self.tables)
+        if self.sustained == 1.0:
+            return alone_ns
+        multiply_s = self.multiply_s * seqs
+        return alone_ns * (1.0 + (1.0 / self.sustained - 1.0) * multiply_s / (multiply_s + self.read_s))
+
+    def by_source(self, seqs: int, tokens: int = 1, past: int = 0, *, is_prompt: bool = False) -> dict[str, float]:
+        """Return the same, split by how the tables know it."""
+        found = [one.by_source(self.text, seqs, tokens, past, is_prompt=is_prompt) for one in self.tables]
+        return min(found, key=lambda times: sum(times.values()))
+
+
+def timed(tables: Tables, operators: Iterable[Any]) -> tuple[Timed, ...]:
+    """Return operators timed by tables alone."""
+    return tuple(Timed(tables.build.text([one]), (tables,)) for one in operators)
+
+
+def sampled(xs: Sequence[int], law: Callable[[int], float]) -> Curve:
+    """Return a law as a curve."""
+    return Curve(tuple(map(float, xs)), tuple(map(law, xs)))
+
+
+def growing(xs: Sequence[int], law: Callable[[int], float]) -> Curve:
+    """Return a law as a curve that nowhere falls.
+
+    Single values of tables are too long by up to three times, while few rows take no longer than more of them, to which
+    they can be padded.
+    """
+    ys = [law(x) for x in xs]
+    for place in reversed(range(len(ys) - 1)):
+        ys[place] = min(ys[place], ys[place + 1])
+    return Curve(tuple(map(float, xs)), tuple(ys))
+
+
+def products(tables: Tables, shapes: Iterable[tuple[int, int, NumberFormat]]) -> tuple[Timed, ...]:
+    """Return matrix products (inputs, outputs, format) of a served engine."""
+    found = []
+    for inputs, outputs, form in shapes:
+        text = tables.build.text([tables.build.product(inputs, outputs, form, in_service=True)])
+        choices = (tables, *tables.siblings()) if (tables.backend, form.multiply) in _TUNED else (tables,)
+        found.append(Timed(text, _having(text, choices) or (tables,)))
+    return tuple(found)
+
+
+def experts(tables: Tables, one: Experts, gpus: int, *, by_expert: bool, has_shared: bool) -> Timed:
+    """Return the routed experts of a served engine, in whole ones where slices are not known.
+
+    Those of the tables nearest to the engine's version count, but for times that are ``_MOST_APART`` from the newest
+    ones; if neither has them, those of other engines, with which they share kernels.
+
+    Raises
+    ------
+    DataError
+        If no table of the GPU has them.
+    """
+    cuts = [
+        tables.build.text([tables.build.experts(one, gpus, by_expert=whole, has_shared=has_shared)])
+        for whole in dict.fromkeys((by_expert, True))
+    ]
+    is_tuned = (tables.backend, one.matrices[0].format.multiply) in _TUNED
+    for text in cuts:
+        own = _of_version(text, tables)
+        if own:
+            return Timed(text, own + (_having(text, tables.siblings()) if is_tuned else ()))
+    for text in cuts:
+        if others := _having(text, tables.siblings()):
+            return Timed(text, others)
+    return Timed(cuts[0], (tables,))  # which says what it lacks
+
+
+def _of_version(text: str, tables: Tables) -> tuple[Tables, ...]:
+    """Return the engine's tables of the version whose experts count, none if no version has them."""
+    older = tables.older()
+    own = _having(text, [tables] if older is None else [older, tables])
+    if len(own) < 2:
+        return own
+    near, newest = (kept.ns(text, _TRIAL) for kept in own)
+    return own[1:] if near > _MOST_APART * newest else own[:1]
+
+
+def latent_attention(tables: Tables, attention: Attention, gpus: int, kv: str) -> tuple[Timed, tuple[Timed, ...]]:
+    """Return the attention of compressed keys and values (MLA) of prompts and of decode steps, without its matrices.
+
+    vLLM's tables have it as a module that was timed outside CUDA graphs: no less than 100 us, however small. It runs
+    the kernels of the other engines (FlashMLA, FlashInfer), of which the fastest counts.
+
+    Raises
+    ------
+    DataError
+        If no table of the GPU has it.
+    """
+    prompt, decodes = tables.build.latent_attention(attention, gpus, kv)
+    found = []
+    for operator in (prompt, *decodes):
+        text, is_prompt = tables.build.text([operator]), operator is prompt
+        choices = _having(text, (tables,), is_prompt=is_prompt) or _having(text, tables.siblings(), is_prompt=is_prompt)
+        found.append(Timed(text, choices or (tables,)))
+    return found[0], tuple(found[1:])
+
+
+def _having(text: str, tables: Iterable[Tables], *, is_prompt: bool = False) -> tuple[Tables, ...]:
+    """Return those of the tables that have an operator."""
+    found = []
+    for one in tables:
+        try:
+            one.ns(text, 1, 1, is_prompt=is_prompt)
+        except DataError:
+            continue
+        found.append(one)
+    return tuple(found)
