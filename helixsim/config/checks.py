@@ -215,12 +215,14 @@ def check_tensor_parallel(section: ExperimentSection, fleet: Deployment, source:
     """Require the attention heads to be divisible by the GPUs of a node, for tensor parallelism."""
     heads = fleet.model.num_attention_heads
     for number, nodes in enumerate(section.cluster.nodes):
-        if heads % nodes.gpus:
+        joined = nodes.tp or nodes.gpus
+        if heads % joined:
             allowed = ", ".join(str(gpus) for gpus in range(1, heads + 1) if heads % gpus == 0)
             message = (
-                f"{nodes.gpus} GPUs cannot share the {heads} attention heads of {fleet.model.name} (allowed: {allowed})"
+                f"{joined} GPUs cannot share the {heads} attention heads of {fleet.model.name} (allowed: {allowed}); "
+                "tp divides a node"
             )
-            yield source.problem(("cluster", "nodes", number, "gpus"), message)
+            yield source.problem(("cluster", "nodes", number, "gpus" if nodes.tp is None else "tp"), message)
 
 
 def check_options(options: Mapping[KeyPath, Any], fleet: Deployment, source: Source) -> Iterator[Problem]:

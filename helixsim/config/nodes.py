@@ -11,13 +11,16 @@ from helixsim import units
 from helixsim.config.choices import is_file_name
 from helixsim.config.schema import NodeOverrideSection, NodesSection
 from helixsim.config.source import Source
-from helixsim.domain.cluster import COORDINATOR, Node
+from helixsim.domain.cluster import COORDINATOR, LinkSpec, Node
 from helixsim.domain.hardware import GpuSpec
 from helixsim.errors import Problem, did_you_mean
 from helixsim.hardware import catalog
 from helixsim.yamlio import KeyPath
 
 NODES: KeyPath = ("cluster", "nodes")
+
+PEER_LATENCY_NS = 10_000
+"""Assumed: time of a message between two GPUs of a machine beside its transmission [ns], as all-reduces of two take."""
 
 
 def load_gpus(entries: Sequence[NodesSection], source: Source) -> list[GpuSpec]:
@@ -45,7 +48,7 @@ def build_nodes(
     source: Source,
     problems: list[Problem],
 ) -> tuple[Node, ...]:
-    """Return the nodes in order; faults are added to ``problems`` and the faulty parts skipped."""
+    """Return the nodes in order, undivided; faults are added to ``problems`` and the faulty parts skipped."""
     stems = _id_stems(entries, gpus)
     running: Counter[str] = Counter()
     nodes: dict[str, Node] = {}
@@ -57,6 +60,8 @@ def build_nodes(
         if len(ids) != count:
             problems.append(source.problem((*path, "ids"), f"{len(ids)} ids for a count of {count}"))
         kv_blocks = pinned_blocks(entry, block_tokens, path, source, problems)
+        if entry.tp and entry.gpus % entry.tp:
+            problems.append(source.problem((*path, "tp"), f"{entry.tp} does not divide the {entry.gpus} GPUs"))
         for node_id in ids:
             if node_id in nodes or node_id == COORDINATOR:
                 problems.append(source.problem((*path, "ids"), f"the node id {node_id!r} is already used"))
@@ -72,9 +77,17 @@ def build_nodes(
                 tdp_w=gpu.tdp_w * entry.gpus,
                 kv_blocks=kv_blocks,
                 max_requests=entry.max_requests,
+                peer_link=_peer_link(gpu) if entry.gpus > 1 else None,
+                tp=entry.tp,
             )
     nodes.pop(COORDINATOR, None)
     return tuple(nodes.values())
+
+
+def _peer_link(gpu: GpuSpec) -> LinkSpec | None:
+    """Return the link between two parts of a machine, the interconnect of its GPUs; None: not known."""
+    rate = gpu.interconnect_bytes_per_s * units.BITS_PER_BYTE
+    return LinkSpec(rate, PEER_LATENCY_NS) if rate > 0 else None
 
 
 def override_nodes(

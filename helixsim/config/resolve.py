@@ -24,6 +24,7 @@ from helixsim.config.schema import ExperimentSection, SystemSection
 from helixsim.config.source import Source, is_file, is_folder
 from helixsim.config.whatif import described, overlay
 from helixsim.config.whatif_schema import WhatifSection
+from helixsim.config.widths import part_profiles, stated_widths
 from helixsim.domain.cluster import Cluster, Deployment, Node
 from helixsim.domain.hardware import GpuSpec, NodeProfile
 from helixsim.errors import ConfigError, InfeasibleError, Problem, shortened, unknown_name
@@ -157,6 +158,7 @@ class _Resolver:
         cluster = cluster.without({node.id for node in nodes} - kept, paid=down)
         numbers = range(len(section.systems))
         own_nodes = [tuple(node for node in self._nodes(number, nodes) if node.id in kept) for number in numbers]
+        widths = stated_widths(nodes, source, self.problems)
         own_arrivals = [self._arrivals(number) for number in numbers]
         workload = self._workload(own_arrivals)
         profile_options, files = self._profile_options(), self._files()
@@ -174,6 +176,7 @@ class _Resolver:
         if self.problems or workload is None:
             raise _error(self.problems)
 
+        cluster = cluster.divided(widths)
         fleet, assumptions = self._fleet(cluster, gpus, profile_options)
         self.problems.extend(checks.check_tensor_parallel(section, fleet, source))
         self.problems.extend(checks.check_options(self.choices.options, fleet, source))
@@ -193,7 +196,10 @@ class _Resolver:
         self.problems.extend(checks.check_classes(section, stats, source))
         if self.problems:
             raise _error(self.problems)
-        systems = tuple(self._system(number, fleet, own_nodes[number], own_arrivals[number]) for number in numbers)
+        systems = tuple(
+            self._system(number, fleet, dataclasses.replace(cluster, nodes=own_nodes[number]).divided(widths), arrivals)
+            for number, arrivals in enumerate(own_arrivals)
+        )
         document = self._document(workload, fleet.model.precision)
         file_hashes = tuple((name, hashlib.sha256(path.read_bytes()).hexdigest()) for name, path in files)
         sample, planned_rate = section.report.sample, section.planning.rate
@@ -345,13 +351,13 @@ class _Resolver:
             if node.node_type not in profiles:
                 profiles[node.node_type], sentences = node_profile(model, spec_of[node.gpu], node.gpus, options)
                 assumptions += sentences
-        return Deployment(model, cluster, tuple(profiles[node.node_type] for node in cluster.nodes)), assumptions
+        fleet = Deployment(model, cluster, tuple(profiles[node.node_type] for node in cluster.nodes))
+        if any(one.placement.strategy in {"helix", "fixed"} for one in section.systems):
+            fleet = dataclasses.replace(fleet, parts=part_profiles(fleet, spec_of, options))
+        return fleet, assumptions
 
-    def _system(
-        self, number: int, fleet: Deployment, nodes: tuple[Node, ...], arrivals: ArrivalsSpec | None
-    ) -> SystemSpec:
+    def _system(self, number: int, fleet: Deployment, cluster: Cluster, arrivals: ArrivalsSpec | None) -> SystemSpec:
         section, options, chosen = self.section.systems[number], self.choices.options, self.choices.documents
-        cluster = dataclasses.replace(fleet.cluster, nodes=nodes)
         placement, routing, batching = (("systems", number, key) for key in ("placement", "routing", "batching"))
         return SystemSpec(
             name=self.names[number],

@@ -45,6 +45,11 @@ class NodesSection(Section):
     gpu: str = Field(description="GPU profile: a name of `helixsim profile list gpus`, or the path of a YAML file.")
     count: Count | None = Field(None, description="Number of nodes (default: 1, or the number of `ids`).")
     gpus: Count = Field(1, description="GPUs per node, joined by tensor parallelism.")
+    tp: Count | None = Field(
+        None,
+        description="GPUs that tensor parallelism joins: a node of 8 GPUs with `tp: 4` is two nodes, `NODE.0` and "
+        "`NODE.1`, which share its links (default: all `gpus`, unless `helix` finds in a race that fewer do better).",
+    )
     region: str = Field("default", description="Region of the nodes.")
     ids: list[Name] | None = Field(None, description="Node ids (default: node type and number, `l4-0`, `t4x4-1`).")
     nic: Bandwidth | None = Field(None, description="Bandwidth of the NIC, each way (default: unlimited).")

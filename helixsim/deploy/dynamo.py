@@ -45,9 +45,9 @@ def _worker(model: str, server: Server) -> dict[str, Any]:
         "command": ["python3", "-m", "dynamo.vllm"],
         "args": ["--model", model, *server.arguments()],
         "env": [{"name": name, "value": value} for name, value in server.environment.items()],
-        "resources": {"limits": {server.stages[0].resource: str(server.stages[0].gpus)}},
+        "resources": {"limits": {server.stages[0].resource: str(server.hosts[0].gpus)}},
     }
-    hosts = [stage.node for stage in server.stages]
+    hosts = [host.machine for host in server.hosts]
     term = {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": hosts}]}
     affinity = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}}
     component = _component(server.name, "worker", container, {"affinity": affinity})

@@ -1,9 +1,9 @@
 """Kubernetes manifests of a placement, plain or for llm-d.
 
 Each machine of a server is a Deployment of one pod that is bound to its node by ``kubernetes.io/hostname``: stages on
-unequal machines need a definite rank each, which the one worker template of a LeaderWorkerSet cannot state. Resources:
-apps/v1 and v1; for llm-d v0.7 labels ``llm-d.ai/*``, an ``InferencePool`` (``inference.networking.k8s.io/v1``) and an
-``HTTPRoute``.
+unequal machines need a definite rank each, which the one worker template of a LeaderWorkerSet cannot state. Several
+pods on a machine get GPUs of their own from the device plugin. Resources: apps/v1 and v1; for llm-d v0.7 labels
+``llm-d.ai/*``, an ``InferencePool`` (``inference.networking.k8s.io/v1``) and an ``HTTPRoute``.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _server(servers: Servers, server: Server, labels: dict[str, str]) -> list[di
     """Return the Deployments of a server's machines, and the Service by which they find the first one."""
     master = f"{server.name}-master"
     found = []
-    for rank, stage in enumerate(server.stages):
+    for rank, host in enumerate(server.hosts):
         own = {**labels, "server": server.name, "rank": str(rank), "role": "worker" if rank else "api"}
         container: dict[str, Any] = {
             "name": "vllm",
@@ -77,14 +77,14 @@ def _server(servers: Servers, server: Server, labels: dict[str, str]) -> list[di
             "command": ["vllm", "serve", servers.model],
             "args": [*server.arguments(), *server.joining(rank, master)],
             "env": [{"name": name, "value": value} for name, value in server.environment.items()],
-            "resources": {"limits": {stage.resource: str(stage.gpus)}},
+            "resources": {"limits": {host.stages[0].resource: str(host.gpus)}},
             "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}],  # a path in the container
         }
         if not rank:
             container["ports"] = [{"name": "http", "containerPort": PORT}]
             container["readinessProbe"] = {"httpGet": {"path": "/health", "port": PORT}}
         pod = {
-            "nodeSelector": {"kubernetes.io/hostname": stage.node},
+            "nodeSelector": {"kubernetes.io/hostname": host.machine},
             "containers": [container],
             "volumes": [{"name": "shm", "emptyDir": {"medium": "Memory"}}],
         }
@@ -101,7 +101,7 @@ def _server(servers: Servers, server: Server, labels: dict[str, str]) -> list[di
                 },
             }
         )
-    if len(server.stages) > 1:
+    if len(server.hosts) > 1:
         service = _service(master, {"server": server.name, "rank": "0"}, [("rendezvous", MASTER_PORT)])
         service["spec"] |= {"clusterIP": "None", "publishNotReadyAddresses": True}
         found.append(service)

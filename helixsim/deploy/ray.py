@@ -1,7 +1,7 @@
 """Ray Serve's configuration of a placement (``serve run FILE``): an LLM application for each kind of server.
 
 Ray assigns the stages of a pipeline to the bundles of a placement group in an order of its own, so all machines of a
-pipeline must be alike. The type of a machine is a resource of Ray, which each machine offers once.
+pipeline must be alike. The type of a node is a resource of Ray, of which each machine offers one for each of its nodes.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ def config(servers: Servers) -> str:
     require_equal_machines(servers, "ray")
     kinds: dict[tuple[object, ...], list[Server]] = {}
     for server in servers.servers:
-        stages = tuple((stage.node_type, stage.gpus, stage.layers) for stage in server.stages)
+        stages = tuple(tuple((one.node_type, one.gpus, one.layers) for one in host.stages) for host in server.hosts)
         kinds.setdefault((stages, tuple(server.options.items())), []).append(server)
     applications = [_application(servers.model, alike, only=len(kinds) == 1) for alike in kinds.values()]
     head = "".join(f"# {line}\n" for line in servers.comments)
-    types = dict.fromkeys(stage.node_type for server in servers.servers for stage in server.stages)
-    for kind in types:
-        head += f"""# Start Ray on each {kind} with: ray start ... --resources='{{"{kind}": 1}}'\n"""
+    types = {stage.node_type: stage for server in servers.servers for stage in server.stages}
+    for kind, stage in types.items():
+        machine = f"machine of {stage.parts} {kind}" if stage.parts > 1 else kind
+        head += f"""# Start Ray on each {machine} with: ray start ... --resources='{{"{kind}": {stage.parts}}}'\n"""
     if len(kinds) > 1:
         head += "# Unequal servers are applications of their own: share requests among their routes as planned.\n"
     return head + yamlio.dump({"applications": applications})
@@ -37,12 +38,11 @@ def config(servers: Servers) -> str:
 
 def _application(model: str, alike: list[Server], *, only: bool) -> dict[str, Any]:
     first = alike[0]
-    stage = first.stages[0]
-    bundle = {"GPU": stage.gpus, "CPU": 1, stage.node_type: 1}
+    bundles = [{"GPU": host.gpus, "CPU": 1, host.stages[0].node_type: len(host.stages)} for host in first.hosts]
     llm: dict[str, Any] = {
         "model_loading_config": {"model_id": model, "model_source": model},
         "engine_kwargs": {name.replace("-", "_"): _value(value) for name, value in _switches(first).items()},
-        "placement_group_config": {"bundles": [dict(bundle) for _ in first.stages], "strategy": "STRICT_SPREAD"},
+        "placement_group_config": {"bundles": bundles, "strategy": "STRICT_SPREAD"},
         "deployment_config": {"num_replicas": len(alike)},
     }
     if first.environment:

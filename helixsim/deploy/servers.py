@@ -25,15 +25,29 @@ MASTER_PORT: Final = 29501
 """Where the processes of a pipeline over several machines meet (vLLM's ``--master-port``)."""
 
 _RESOURCES = {"mi": "amd.com/gpu", "gaudi": "habana.ai/gaudi"}
+_VISIBLE = {
+    "nvidia.com/gpu": "CUDA_VISIBLE_DEVICES",
+    "amd.com/gpu": "HIP_VISIBLE_DEVICES",
+    "habana.ai/gaudi": "HABANA_VISIBLE_MODULES",
+}
 _APPLE = ("m1-", "m2-", "m3-", "m4-", "m5-")
 _KV_DTYPES = {"fp8": "fp8", "fp16": "auto", "bf16": "auto"}
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One machine of a model server: it holds ``layers`` layers on ``gpus`` GPUs.
+    """One node of a model server: it holds ``layers`` layers on ``gpus`` GPUs.
 
-    ``resource`` is the name under which Kubernetes counts its GPUs.
+    Parameters
+    ----------
+    resource
+        Name under which Kubernetes counts its GPUs.
+    machine
+        Where it runs: the node itself, or the machine of which it is a part.
+    parts
+        Nodes into which the machine is divided.
+    devices
+        Numbers of its GPUs on the machine; empty: all of them.
     """
 
     node: str
@@ -41,6 +55,37 @@ class Stage:
     gpus: int
     layers: int
     resource: str
+    machine: str
+    parts: int = 1
+    devices: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A machine of a model server with the stages that run there, in one process group."""
+
+    machine: str
+    stages: tuple[Stage, ...]
+
+    @property
+    def gpus(self) -> int:
+        """Number of GPUs in use."""
+        return sum(stage.gpus for stage in self.stages)
+
+    @property
+    def visible_devices(self) -> dict[str, str]:
+        """Environment variable that chooses the GPUs, in the order of the stages; empty: all of the machine."""
+        devices = ",".join(str(device) for stage in self.stages for device in stage.devices)
+        return {_VISIBLE[self.stages[0].resource]: devices} if devices else {}
+
+    @property
+    def about(self) -> str:
+        """Types, layers and GPUs of its stages, for comments."""
+        return ", ".join(
+            f"{stage.node_type}, {stage.layers} layers"
+            + (f" on GPU {', '.join(map(str, stage.devices))}" if stage.devices else "")
+            for stage in self.stages
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +108,14 @@ class Server:
     share: float
 
     @property
+    def hosts(self) -> tuple[Host, ...]:
+        """Its machines, the one of the first stage first."""
+        found: dict[str, list[Stage]] = {}
+        for stage in self.stages:
+            found.setdefault(stage.machine, []).append(stage)
+        return tuple(Host(machine, tuple(stages)) for machine, stages in found.items())
+
+    @property
     def partition(self) -> str:
         """Layers of each stage, for ``VLLM_PP_LAYER_PARTITION``."""
         return ",".join(str(stage.layers) for stage in self.stages)
@@ -76,15 +129,15 @@ class Server:
         """Return the options as command-line arguments, ``--name=value`` or ``--name``."""
         return [f"--{name}={value}" if value else f"--{name}" for name, value in self.options.items()]
 
-    def joining(self, rank: int, master: str) -> list[str]:
-        """Return the arguments with which the machine of stage ``rank`` joins a pipeline; empty for one machine."""
-        if len(self.stages) == 1:
+    def joining(self, rank: int, master: str, port: int = MASTER_PORT) -> list[str]:
+        """Return the arguments with which host ``rank`` joins a pipeline; empty for one machine."""
+        if len(self.hosts) == 1:
             return []
         return [
-            f"--nnodes={len(self.stages)}",
+            f"--nnodes={len(self.hosts)}",
             f"--node-rank={rank}",
             f"--master-addr={master}",
-            f"--master-port={MASTER_PORT}",
+            f"--master-port={port}",
             *(["--headless"] if rank else []),
         ]
 
@@ -145,6 +198,7 @@ def servers_of(
         stages = tuple(_stage(fleet, placement, node) for node in chain)
         options, more = _own_options(fleet, placement, chain, engine)
         servers.append(Server(name, stages, {**options, **common}, flow / served))
+        _require_even_hosts(servers[-1])
         notes += [f"{name}: {note}" for note in more]
     used = {stage.node for server in servers for stage in server.stages}
     return Servers(
@@ -167,6 +221,18 @@ def require_equal_machines(servers: Servers, target: str) -> None:
                 f"stages of a pipeline to given machines, so all must be of one type; "
                 f"'--export vllm' and '--export kubernetes' do"
             )
+
+
+def _require_even_hosts(server: Server) -> None:
+    """Raise ``ConfigError`` for a pipeline whose stages vLLM would assign to other machines than those placed."""
+    hosts = server.hosts
+    in_order = [stage for host in hosts for stage in host.stages] == list(server.stages)
+    if not in_order or len({len(host.stages) for host in hosts}) > 1:
+        told = ", ".join(f"{host.machine} {len(host.stages)}" for host in hosts)
+        raise ConfigError(
+            f"--export: {server.name} has stages on the parts of several machines ({told}): vLLM gives each machine of "
+            "a pipeline the same number of consecutive stages"
+        )
 
 
 def dns_name(text: str) -> str:
@@ -219,7 +285,11 @@ def _stage(fleet: Deployment, placement: Placement, node_id: str) -> Stage:
         raise ConfigError(f"--export: vLLM does not serve on the GPU of node {node_id!r}, {node.gpu}")
     found = [resource for prefix, resource in _RESOURCES.items() if node.gpu.startswith(prefix)]
     resource = found[0] if found else "nvidia.com/gpu"
-    return Stage(node_id, node.node_type, node.gpus, placement.ranges[node_id].layers, resource)
+    parts = [one for one in fleet.cluster.nodes if node.machine is not None and one.machine == node.machine]
+    devices = tuple(range(node.first_gpu, node.first_gpu + node.gpus)) if parts else ()
+    layers = placement.ranges[node_id].layers
+    machine = node.machine or node_id
+    return Stage(node_id, node.node_type, node.gpus, layers, resource, machine, max(1, len(parts)), devices)
 
 
 def _options(engine: Mapping[str, Any], fleet: Deployment) -> tuple[dict[str, str], list[str]]:

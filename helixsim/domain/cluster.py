@@ -18,6 +18,14 @@ TOKEN_ID_BYTES = 2
 
 
 @dataclass(frozen=True, slots=True)
+class LinkSpec:
+    """One direction of a connection."""
+
+    bandwidth_bps: float
+    latency_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
     """One machine: one GPU, or several joined by tensor parallelism.
 
@@ -31,6 +39,15 @@ class Node:
         Price [$/h] and power [W] of the whole node.
     kv_blocks, max_requests
         KV blocks and maximum of resident requests; None: by memory, unlimited.
+    machine
+        Id of the machine of which this node is a part; None: the node is the whole machine. The parts of a machine
+        share its NIC and its links.
+    first_gpu
+        Number of its first GPU on the machine.
+    peer_link
+        Between two parts of the machine: the interconnect of its GPUs; None: as between two machines of the region.
+    tp
+        GPUs that tensor parallelism shall join; None: all, unless a strategy divides the node.
     """
 
     id: str
@@ -42,19 +59,39 @@ class Node:
     tdp_w: float
     kv_blocks: int | None = None
     max_requests: int | None = None
+    machine: str | None = None
+    first_gpu: int = 0
+    peer_link: LinkSpec | None = None
+    tp: int | None = None
 
     @property
     def node_type(self) -> str:
         """``l4`` for one GPU, ``l4x2`` for two as one node."""
-        return self.gpu if self.gpus == 1 else f"{self.gpu}x{self.gpus}"
+        return node_type(self.gpu, self.gpus)
+
+    def divided(self, gpus: int) -> tuple[Node, ...]:
+        """Return the parts of so many GPUs each, which share price and power evenly; the node itself if that is all."""
+        count = self.gpus // gpus
+        if count == 1:
+            return (self,)
+        return tuple(
+            replace(
+                self,
+                id=f"{self.id}.{number}",
+                gpus=gpus,
+                cost_usd_per_hour=self.cost_usd_per_hour / count,
+                tdp_w=self.tdp_w / count,
+                machine=self.id,
+                first_gpu=number * gpus,
+                tp=gpus,
+            )
+            for number in range(count)
+        )
 
 
-@dataclass(frozen=True, slots=True)
-class LinkSpec:
-    """One direction of a connection."""
-
-    bandwidth_bps: float
-    latency_ns: int
+def node_type(gpu: str, gpus: int) -> str:
+    """Return the type of a node of so many GPUs."""
+    return gpu if gpus == 1 else f"{gpu}x{gpus}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +130,27 @@ class Cluster:
             raise ValueError("node ids must be unique and none may be called 'coordinator'")
         object.__setattr__(self, "index", index)
 
+    @cached_property
+    def machine_of(self) -> Mapping[str, str]:
+        """Machine of each node that is a part of one."""
+        return {node.id: node.machine for node in self.nodes if node.machine is not None}
+
+    @cached_property
+    def widths(self) -> Mapping[str, int]:
+        """GPUs of each part of the machines that are divided."""
+        return {node.machine: node.gpus for node in self.nodes if node.machine is not None}
+
+    def divided(self, widths: Mapping[str, int]) -> Cluster:
+        """Return the cluster with machines divided into nodes of so many GPUs each; unknown ids are ignored.
+
+        Raises
+        ------
+        ValueError
+            If the id of a part is that of another node.
+        """
+        parts = (part for node in self.nodes for part in node.divided(widths.get(node.id, node.gpus)))
+        return replace(self, nodes=tuple(parts))
+
     @property
     def cost_usd_per_hour(self) -> float:
         """Price of all nodes, including those out of service [$/h]."""
@@ -108,7 +166,12 @@ class Cluster:
 
     def link(self, src: str, dst: str) -> LinkSpec:
         """Return the link from ``src`` to ``dst`` (node ids or the coordinator)."""
-        found = self.network.pairs.get((src, dst))
+        machines = self.machine_of
+        pair = (machines.get(src, src), machines.get(dst, dst)) if machines else (src, dst)
+        if pair[0] == pair[1] and pair[0] in self.widths:
+            peer = self.node(src).peer_link
+            return self._region_link(src, dst) if peer is None else peer
+        found = self.network.pairs.get(pair)
         if found is not None:
             return found
         return self._region_link(src, dst)
@@ -137,17 +200,19 @@ class Cluster:
         """Number of the site of each node; the nodes of a site have equal links to and from every other end.
 
         A site is a region, without the nodes that have links of their own: of these, only nodes with the same ones
-        share a site.
+        share a site. The parts of a machine are a site.
         """
         own: dict[str, set[tuple[str, bool, LinkSpec]]] = {}
-        ends = {*self.index, COORDINATOR}
+        ends = {node.machine or node.id: node.id for node in self.nodes} | {COORDINATOR: COORDINATOR}
         for (src, dst), link in self.network.pairs.items():
-            if src in ends and dst in ends and link != self._region_link(src, dst):
+            if src in ends and dst in ends and link != self._region_link(ends[src], ends[dst]):
                 own.setdefault(src, set()).add((dst, True, link))
                 own.setdefault(dst, set()).add((src, False, link))
-        numbers: dict[tuple[str, frozenset[tuple[str, bool, LinkSpec]]], int] = {}
+        numbers: dict[tuple[str, str | None, frozenset[tuple[str, bool, LinkSpec]]], int] = {}
         return {
-            node.id: numbers.setdefault((node.region, frozenset(own.get(node.id, ()))), len(numbers))
+            node.id: numbers.setdefault(
+                (node.region, node.machine, frozenset(own.get(node.machine or node.id, ()))), len(numbers)
+            )
             for node in self.nodes
         }
 
@@ -156,12 +221,41 @@ class Cluster:
 class Deployment:
     """A cluster with the model it serves and the profiles of its nodes.
 
-    ``profiles`` is aligned with ``cluster.nodes``; nodes of one type share an object.
+    ``profiles`` is aligned with ``cluster.nodes``; nodes of one type share an object. ``parts`` are the profiles of the
+    types of nodes into which machines of several GPUs may be divided, by node type.
     """
 
     model: ModelSpec
     cluster: Cluster
     profiles: tuple[NodeProfile, ...]
+    parts: Mapping[str, NodeProfile] = field(default_factory=dict)
+
+    def widths_of(self, node: Node) -> list[int]:
+        """Return the numbers of GPUs of the parts into which a node may be divided, the largest first.
+
+        Limits of a node of its own (``kv_blocks``, ``max_requests``) are those of all its GPUs together.
+        """
+        has_limits = node.kv_blocks is not None or node.max_requests is not None
+        if node.tp is not None or has_limits or f"{node.id}.0" in self.cluster.index:
+            return []
+        widths = [gpus for gpus in range(node.gpus - 1, 0, -1) if node.gpus % gpus == 0]
+        return [gpus for gpus in widths if node_type(node.gpu, gpus) in self.parts]
+
+    def divided(self, widths: Mapping[str, int]) -> Deployment:
+        """Return the fleet with machines divided; as ``Cluster.divided``."""
+        key = tuple(sorted(widths.items()))
+        if not any(node in self.cluster.index for node in widths):
+            return self
+        if key not in self._divided:
+            cluster = self.cluster.divided(widths)
+            whole = dict(zip(self.cluster.index, self.profiles, strict=True))
+            profiles = (whole.get(node.id) or self.parts[node.node_type] for node in cluster.nodes)
+            self._divided[key] = replace(self, cluster=cluster, profiles=tuple(profiles))
+        return self._divided[key]
+
+    @cached_property
+    def _divided(self) -> dict[tuple[tuple[str, int], ...], Deployment]:
+        return {}
 
     def without(self, lost: Set[str], *, paid: Set[str]) -> Deployment:
         """Return the fleet without some nodes; as ``Cluster.without``."""

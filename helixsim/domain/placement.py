@@ -43,6 +43,8 @@ class Placement:
         (seconds, objective, bound) at each improvement of the search.
     notes
         Details from the strategy, for example the candidates.
+    widths
+        Machine id -> GPUs of each of the nodes into which the strategy divides it; their ids are those of ``ranges``.
     """
 
     strategy: str
@@ -56,6 +58,7 @@ class Placement:
     history: tuple[tuple[float, float, float], ...] = ()
     notes: Mapping[str, Any] = field(default_factory=dict)
     pipelines: Mapping[str, int] = field(default_factory=dict)
+    widths: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def gap(self) -> float:

@@ -2,7 +2,8 @@
 
 A message occupies its link for bytes / bandwidth (serialisation) and arrives one latency later; the link is free for
 the next message when serialisation ends. Network cards work the same way and overlap with the link (cut-through), so
-a card costs time only when it is the slower of the two or shared by several links. With fair sharing (``sharing``) a
+a card costs time only when it is the slower of the two or shared by several links. The parts of a machine share its
+cards and its links. With fair sharing (``sharing``) a
 message does not wait behind others, but all of them are slower.
 
 What reaches a node while it computes lies there until the batch ends. So where the time of arrival is settled when a
@@ -47,6 +48,21 @@ class Card:
         """Return when the last byte of a message that comes now has passed [ns]."""
         self.free_at_ns = max(now_ns, self.free_at_ns) + round(size_bytes * self.ns_per_byte)
         return self.free_at_ns
+
+
+class SharedLink(Card):
+    """One direction of a link between two machines, with the card behind it, for the parts of the machines."""
+
+    __slots__ = ("card",)
+
+    def __init__(self, bandwidth_bps: float, card: Card | None) -> None:
+        super().__init__(bandwidth_bps)
+        self.card = card
+
+    def pass_through(self, now_ns: int, size_bytes: int) -> int:
+        """See ``Card.pass_through``."""
+        end = super().pass_through(now_ns, size_bytes)
+        return end if self.card is None else max(end, self.card.pass_through(now_ns, size_bytes))
 
 
 class Channel:
@@ -257,10 +273,11 @@ class NetworkFabric:
         self.receivers: dict[str, Receiver] = {}
         self.loops: dict[tuple[str, str], Delay] = {}
         self.channels: dict[tuple[str, str], Channel] = {}
-        limits = {node.id: node.nic_bps for node in cluster.nodes}
+        limits = {node.machine or node.id: node.nic_bps for node in cluster.nodes}
         limits[COORDINATOR] = cluster.network.coordinator_nic_bps
         self.cards_out = {end: Card(bps) for end, bps in limits.items() if bps is not None}
         self.cards_in = {end: Card(bps) for end, bps in limits.items() if bps is not None}
+        self.shared_links: dict[tuple[str, str], SharedLink] = {}
 
     def channel(self, src: str, dst: str) -> Channel:
         """Return the channel between two ends (node ids or the coordinator)."""
@@ -297,6 +314,19 @@ class NetworkFabric:
         channel = self.kind(kind)(self.kernel, src, dst, link, token_bytes, self.receivers[dst])
         if self.is_one_by_one and dst != COORDINATOR and not is_shared:
             channel.spacing_ns = max(1, round(token_bytes * channel.ns_per_byte))
-        channel.card_out, channel.card_in = self.cards_out.get(src), self.cards_in.get(dst)
+        channel.card_out, channel.card_in = self._cards(src, dst, link)
         self.channels[src, dst] = channel
         return channel
+
+    def _cards(self, src: str, dst: str, link: LinkSpec) -> tuple[Card | None, Card | None]:
+        """Return the cards at the ends of a link; none between parts of one machine."""
+        machines = self.cluster.machine_of
+        ends = machines.get(src, src), machines.get(dst, dst)
+        if ends[0] == ends[1]:
+            return None, None
+        card_out, card_in = self.cards_out.get(ends[0]), self.cards_in.get(ends[1])
+        if ends == (src, dst):
+            return card_out, card_in
+        if ends not in self.shared_links:
+            self.shared_links[ends] = SharedLink(link.bandwidth_bps, card_out)
+        return self.shared_links[ends], card_in

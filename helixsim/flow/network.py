@@ -1,5 +1,8 @@
 """The capacity graph of a cluster with a placement: usable links, and capacities in tokens/s.
 
+Parts of a machine share its NIC and its links evenly: a flow that takes no more than its share is possible however
+messages meet.
+
 Method: Helix (ASPLOS'25) section 4.2 as its artifact builds it. A node with k layers has capacity T(k), a link its
 bandwidth over the bytes of a token, both in prompt and output tokens together. Latency is ignored.
 
@@ -11,8 +14,9 @@ arcs grows with the number of classes and not with that of their pairs.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -124,6 +128,8 @@ def build_network(
     rate = _link_rates(fleet)
     usable = _on_complete_routes(classes, placement, rate)
     joined = _junctions(usable, placement, rate)
+    if fleet.cluster.machine_of:
+        joined = _links_shared(joined, usable)
     if sum(len(junction.sources) * len(junction.targets) for junction in joined) <= most_class_links:
         junctions = [pair for junction in joined for pair in _pairs(junction)]
     else:
@@ -145,7 +151,10 @@ def entry_points(layers: LayerRange, *, partial_inference: bool) -> range:
 
 @dataclass(frozen=True, slots=True)
 class _Class:
-    """A class with what it has in common; ``site`` is -1 and ``pipeline`` None for the coordinator."""
+    """A class with what it has in common; ``site`` is -1 and ``pipeline`` None for the coordinator.
+
+    ``is_part``: its nodes are parts of one machine, ``nic_bps`` the share of each of its NIC.
+    """
 
     nodes: list[str]
     layers: LayerRange
@@ -153,6 +162,7 @@ class _Class:
     site: int
     nic_bps: float | None
     compute_tokens_per_s: float
+    is_part: bool = False
 
 
 _Rate = Callable[[_Class, _Class], float]
@@ -164,12 +174,16 @@ def _classes(
     """Return the coordinator and the classes of nodes that can compute, by ascending end of their range."""
     cluster = fleet.cluster
     sites, index, pipelines = cluster.sites, cluster.index, placement.pipelines
+    machines = cluster.machine_of
+    parts = Counter(machines[node] for node in placement.ranges if node in machines)
     found: dict[Hashable, _Class] = {}
     for node, layers in placement.ranges.items():
         rate = capacity.held_tokens_per_s(node, layers, placement.num_layers)
         if rate <= 0:
             continue
         pipeline, nic_bps = pipelines.get(node), cluster.nodes[index[node]].nic_bps
+        if nic_bps is not None and node in machines:
+            nic_bps /= parts[machines[node]]
         if layers.layers == placement.num_layers and not placement.partial_inference:
             pipeline = None  # linked to the coordinator alone, whatever its pipeline
         kind = None if kinds is None else kinds[node]
@@ -177,7 +191,7 @@ def _classes(
         if key in found:
             found[key].nodes.append(node)
         else:
-            found[key] = _Class([node], layers, pipeline, sites[node], nic_bps, rate)
+            found[key] = _Class([node], layers, pipeline, sites[node], nic_bps, rate, node in machines)
     coordinator = _Class([COORDINATOR], LayerRange(0, 0), None, -1, cluster.network.coordinator_nic_bps, float("inf"))
     return [coordinator, *sorted(found.values(), key=lambda one: one.layers.end)]
 
@@ -245,6 +259,35 @@ def _junctions(classes: Sequence[_Class], placement: Placement, rate: _Rate) -> 
     ]
 
 
+def _links_shared(junctions: Sequence[Junction], classes: Sequence[_Class]) -> list[Junction]:
+    """Return the junctions with each link of a divided machine shared evenly by the pairs of parts that it joins.
+
+    The parts of one machine meet on the interconnect of their GPUs, where each pair has a way of its own.
+    """
+
+    def ends(junction: Junction) -> tuple[_Class, _Class]:
+        return classes[junction.sources[0]], classes[junction.targets[0]]
+
+    def pairs(junction: Junction) -> int:
+        source, target = (
+            sum(len(classes[one].nodes) for one in numbers) if classes[numbers[0]].is_part else 1
+            for numbers in (junction.sources, junction.targets)
+        )
+        return source * target
+
+    users: Counter[tuple[int, int]] = Counter()
+    for junction in junctions:
+        source, target = ends(junction)
+        if source.is_part or target.is_part:
+            users[source.site, target.site] += pairs(junction)
+    shared = []
+    for junction in junctions:
+        source, target = ends(junction)
+        count = 1 if source.site == target.site else users.get((source.site, target.site), 1)
+        shared.append(replace(junction, capacity_tokens_per_s=junction.capacity_tokens_per_s / count))
+    return shared
+
+
 def _pairs(junction: Junction) -> list[Junction]:
     """Return the links between each two classes."""
     return [
@@ -308,7 +351,9 @@ def _nics(fleet: Deployment, classes: Sequence[_Class], junctions: Sequence[Junc
     """Return the capacity of each NIC [tokens/s]; a token counts as its largest message (paper artifact)."""
     between_nodes: set[int] = set()
     for junction in junctions:
-        if COORDINATOR_CLASS not in (junction.sources[0], junction.targets[0]):
+        source, target = classes[junction.sources[0]], classes[junction.targets[0]]
+        inside = source.is_part and source.site == target.site
+        if COORDINATOR_CLASS not in (junction.sources[0], junction.targets[0]) and not inside:
             between_nodes.update(junction.sources, junction.targets)
     sizes = (TOKEN_ID_BYTES, fleet.model.activation_bytes_per_token + TOKEN_ID_BYTES)
     return tuple(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -55,6 +55,9 @@ class PlacementProblem:
     select
         Selects among all candidates at once, in place of ``evaluator``. None: the load has no rate, or the criterion is
         another than requests within the objectives.
+    divide
+        Returns the problem with machines divided into nodes of so many GPUs each, by machine; without ``evaluator``,
+        ``estimate`` and ``select``. None: nothing can be divided.
     """
 
     fleet: Deployment
@@ -65,6 +68,7 @@ class PlacementProblem:
     estimate: Estimate | None = None
     operating: CapacityTable | None = None
     select: Select | None = None
+    divide: Callable[[Mapping[str, int]], PlacementProblem] | None = None
 
 
 class Strategy(Protocol):

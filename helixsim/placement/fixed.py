@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +15,7 @@ from helixsim.errors import ConfigError, DataError, did_you_mean
 from helixsim.placement.base import PlacementProblem
 from helixsim.placement.outcome import finished
 
-_KEYS = ("layers", "partial_inference", "pipelines")
+_KEYS = ("layers", "partial_inference", "pipelines", "widths")
 
 _IGNORED_KEYS = (
     "strategy", "status", "num_layers", "objective_tokens_per_s", "upper_bound_tokens_per_s", "gap",
@@ -33,7 +33,8 @@ class FixedOptions:
     ----------
     file
         JSON or YAML file with ``{"layers": {node id: [start, end]}}``; null instead of a pair leaves a node empty.
-        ``"partial_inference": true`` and ``"pipelines": {node id: number}`` may be added.
+        ``"partial_inference": true``, ``"pipelines": {node id: number}`` and ``"widths": {node id: GPUs}`` may be
+        added; the latter divides nodes of several GPUs into nodes ``ID.0``, ``ID.1`` and so on.
     """
 
     file: Path
@@ -42,7 +43,7 @@ class FixedOptions:
         """Yield (option, message) if the file cannot be read or does not fit a fleet."""
         try:
             document = _document(self.file)
-            known = fleet.cluster.index
+            known = fleet.divided(_widths(self.file, document, fleet)).cluster.index
             _ranges(self.file, _mapping(self.file, document, "layers", known))
             if "pipelines" in document:
                 _mapping(self.file, document, "pipelines", known)
@@ -69,7 +70,9 @@ class Fixed:
         started = time.perf_counter()
         path = Path(options.file)
         data = _document(path)
-        known = problem.fleet.cluster.index
+        widths = _widths(path, data, problem.fleet)
+        fleet = problem.fleet.divided(widths)
+        known = fleet.cluster.index
         ranges = _ranges(path, _mapping(path, data, "layers", known))
         pipelines = _mapping(path, data, "pipelines", known) if "pipelines" in data else {}
         for node, number in pipelines.items():
@@ -78,10 +81,29 @@ class Fixed:
         partial = data.get("partial_inference", False)
         if not isinstance(partial, bool):
             raise DataError(f"{path}: partial_inference is {partial!r}, expected true or false")
-        return finished(
-            problem, "fixed", ranges, started_s=started, partial_inference=partial, pipelines=pipelines,
+        on = problem if problem.divide is None or fleet is problem.fleet else problem.divide(widths)
+        made = finished(
+            on, "fixed", ranges, started_s=started, partial_inference=partial, pipelines=pipelines,
             notes={"file": str(path)},
         )  # fmt: skip
+        return replace(made, widths=widths)
+
+
+def _widths(path: Path, data: Mapping[str, Any], fleet: Deployment) -> dict[str, int]:
+    """Return the GPUs of each part of the nodes that the file divides and the fleet does not."""
+    widths = data.get("widths", {})
+    if not isinstance(widths, Mapping):
+        raise DataError(f"{path}: 'widths' must map node ids to numbers of GPUs, got {widths!r}")
+    found = {}
+    for node, gpus in widths.items():
+        if fleet.cluster.widths.get(node) == gpus:
+            continue
+        allowed = fleet.widths_of(fleet.cluster.node(node)) if node in fleet.cluster.index else []
+        if gpus not in allowed:
+            told = f"allowed: {', '.join(map(str, allowed))}" if allowed else "it cannot be divided so"
+            raise DataError(f"{path}: widths.{node} is {gpus!r}; {told}")
+        found[node] = gpus
+    return found
 
 
 def previous_ranges(fleet: Deployment, file: Path) -> dict[str, LayerRange]:
@@ -96,7 +118,10 @@ def previous_ranges(fleet: Deployment, file: Path) -> dict[str, LayerRange]:
     layers = _document(path).get("layers")
     if not isinstance(layers, Mapping):
         raise DataError(f"{path}: 'layers' must map node ids to values, got {layers!r}")
-    known = fleet.cluster.index
+    known, own = fleet.cluster.index, fleet.cluster.widths
+    for node, gpus in (_document(path).get("widths") or {}).items():
+        if node in known and own.get(node) != gpus:
+            raise DataError(f"{path}: the running placement divides {node} into parts of {gpus} GPUs: set tp: {gpus}")
     return {node: held for node, held in _ranges(path, layers).items() if node in known}
 
 

@@ -20,6 +20,7 @@ from helixsim.placement import homogeneous, petals, replicas, separate, swarm, t
 from helixsim.placement.base import Contender, PlacementProblem, Strategy
 from helixsim.placement.check import check
 from helixsim.placement.constraints import limited_table, moved_bytes, narrowed, reassigned
+from helixsim.placement.divisions import divisions_of
 from helixsim.placement.fixed import previous_ranges
 from helixsim.placement.helix_options import HelixOptions
 from helixsim.placement.select import Candidate, best, contenders, finalists, frontier, listed, neighbours, promising
@@ -28,8 +29,8 @@ from helixsim.placement.subsets import subsets
 from helixsim.placement.swaps import swapped
 from helixsim.units import format_bytes
 
-SUBSET_PLACEMENTS = 1
-"""Placements of each part of the nodes that are candidates, the best by the estimate."""
+SUBSET_PLACEMENTS, DIVISION_PLACEMENTS = 1, 2
+"""Placements of each part of the nodes, and of each division of machines, that are candidates: the best estimates."""
 
 
 class Helix:
@@ -69,6 +70,7 @@ class _Search:
         self.best = 0.0
         self.bound = upper_bound_share(problem.fleet, problem.capacity)
         self.history: list[tuple[float, float, float]] = []
+        self.widths: dict[str, float] = {}
         self.scores: dict[str, float] = {}
         self.interrupted = False
         self.out_of_time = False
@@ -85,6 +87,7 @@ class _Search:
             self._add_operating_pipelines,
             self._add_exact,
             self._add_subsets,
+            self._add_divided,
             self._evaluate,
         ]
         try:
@@ -280,6 +283,44 @@ class _Search:
         for subset in subsets(self.problem, searched):
             self._add(subset.name, subset.ranges, pipelines=subset.pipelines)
 
+    def _add_divided(self) -> None:
+        """Add the best placements by the estimate on machines that are divided into nodes of fewer GPUs.
+
+        The bound becomes the largest of these divisions, and of the machines as they are.
+        """
+        estimate = self.problem.estimate
+        divide, options = self.problem.divide, self.options
+        is_limited = options.exclude or options.max_layers or options.pinned  # by nodes as they stand
+        if not self._races or estimate is None or divide is None or is_limited:
+            return
+        divisions = divisions_of(self.problem.fleet)
+        self.widths = {"": self.bound} if divisions else {}
+        for name, widths in divisions.items():
+            if (left_s := self._time_left_s()) <= 0:
+                return
+            part = _Search(
+                replace(divide(widths), estimate=estimate, select=self.problem.select, progress=self.problem.progress),
+                replace(options, across_regions=False, time_limit_s=max(1.0, left_s / 4)),
+            )
+            part.search_divided()
+            found = [
+                replace(one, name=f"{name}: {one.name}", placement=replace(one.placement, widths=widths))
+                for one in part.candidates
+            ]
+            best_first = sorted(found, key=lambda one: -estimate(one.placement))
+            alone = [one for one in best_first if one.max_hops == 1]
+            joined = [one for one in best_first if one.max_hops > 1]
+            self.candidates += [*alone[:DIVISION_PLACEMENTS], *joined[:DIVISION_PLACEMENTS]]
+            self.widths[name] = part.bound
+            self.bound = max(self.bound, part.bound)
+
+    def search_divided(self) -> None:
+        """Collect the candidates of a problem with divided machines."""
+        self._add_heuristics()
+        self._tighten_bound()
+        self._add_pipelines(self.problem, groups_of(self.problem))
+        self._add_subsets()
+
     @property
     def _num_layers(self) -> int:
         return self.problem.fleet.model.num_layers
@@ -342,6 +383,7 @@ class _Search:
                 ],
                 "interrupted": self.interrupted,
                 **({"moved_bytes": chosen.moved_bytes} if self.previous else {}),
+                **({"bounds_by_width": self.widths} if self.widths else {}),
                 **({} if self.selected is None else self.selected.notes),
             },
         )

@@ -81,21 +81,34 @@ def contenders(candidates: Sequence[Candidate], estimates: Mapping[str, float], 
     """Return the candidates of a race: of each kind of routes the ``limit`` with the highest estimates.
 
     Kinds are kept apart, as the estimate is biased alike for placements of a kind only: chains that share no node,
-    routes that branch, and both beside each other. Equal placements are kept once, by the name of the first. Those far
-    from the offered load (``FAR_BELOW``) are left out if any estimate reaches it.
+    routes that branch, and both beside each other. So are those that divide machines, of which each division has one
+    place with replicas of one node and one with others. Equal placements are kept once, by the name of the first. Those
+    far from the offered load (``FAR_BELOW``) are left out if any estimate reaches it.
     """
     distinct: dict[tuple[object, ...], Candidate] = {}
     for candidate in sorted(candidates, key=lambda c: c.is_searched):
-        layout = candidate.placement
-        key = (tuple(layout.ranges.items()), tuple(layout.pipelines.items()), layout.partial_inference)
-        distinct.setdefault(key, candidate)
+        distinct.setdefault(_layout(candidate.placement), candidate)
     best_first = sorted(distinct.values(), key=lambda c: (-estimates[c.name], c.max_hops))
     if best_first and estimates[best_first[0].name] > 0:
         best_first = [candidate for candidate in best_first if estimates[candidate.name] > tuning.FAR_BELOW]
-    found: dict[tuple[bool, bool], list[Candidate]] = {}
+    found: dict[tuple[object, ...], list[Candidate]] = {}
+    taken: set[tuple[object, ...]] = set()
     for candidate in best_first:
-        found.setdefault(_routes_of(candidate.placement), []).append(candidate)
+        widths = tuple(candidate.placement.widths.items())
+        kind = (_routes_of(candidate.placement), bool(widths), bool(widths) and candidate.max_hops == 1)
+        if (*kind, widths) not in taken:
+            found.setdefault(kind, []).append(candidate)
+        if widths:
+            taken.add((*kind, widths))
     return [candidate for kind in found.values() for candidate in kind[:limit]]
+
+
+def _layout(placement: Placement) -> tuple[object, ...]:
+    """Return what two equal placements have in common; a node that holds the whole model is in no pipeline."""
+    partly = {node for node, held in placement.ranges.items() if held.layers < placement.num_layers}
+    partial = placement.partial_inference and bool(partly)
+    pipelines = tuple(item for item in placement.pipelines.items() if partial or item[0] in partly)
+    return tuple(placement.ranges.items()), pipelines, partial, tuple(placement.widths.items())
 
 
 def _routes_of(placement: Placement) -> tuple[bool, bool]:

@@ -3,6 +3,7 @@
 Equal nodes need not be tried one by one. Where the model is placed anew, nodes of one type at one site with links and
 limits of their class are equal. Where the placement is kept, such nodes are equal if they hold the same layers, and in
 a placement of pipelines if their pipelines do. A node that holds nothing is no loss. A lost node costs what it did.
+A machine that the placement divides is lost as a whole.
 """
 
 from __future__ import annotations
@@ -79,7 +80,10 @@ def losses_of(losses: Losses, placed: PlacedSystem) -> list[Loss]:
         if text == ANY_NODE:
             found += _classes(placed, by_layers=not losses.replan)
         else:
-            found.append(Loss(text, frozenset(_named(text, placed.system.fleet.cluster))))
+            machines = _machines(placed)
+            nodes = [placed.system.fleet.cluster.node(own[0]) for own in machines.values()]
+            named = [replace(node, id=machine) for node, machine in zip(nodes, machines, strict=True)]
+            found.append(Loss(text, frozenset(_named(text, replace(placed.system.fleet.cluster, nodes=tuple(named))))))
     return list({loss.nodes: loss for loss in reversed(found)}.values())[::-1]
 
 
@@ -93,8 +97,9 @@ def loss_tasks(
     placed = parts[0].placed
     whole = capacity_of(task, parts)
     tasks, known = [], []
+    machines = _machines(placed)
     for loss in losses_of(losses, placed):
-        if loss.nodes.isdisjoint(placed.placement.ranges):
+        if placed.placement.ranges.keys().isdisjoint(node for machine in loss.nodes for node in machines[machine]):
             known.append(LossCapacity(loss.name, tuple(sorted(loss.nodes)), loss.alike, whole.estimates, is_idle=True))
             continue
         experiment, system = without(task.experiment, task.system, loss)
@@ -166,23 +171,32 @@ def _named(text: str, cluster: Cluster) -> tuple[str, ...]:
     return tuple(node for node, own in zip(ids, names, strict=True) if own == name)
 
 
+def _machines(placed: PlacedSystem) -> dict[str, list[str]]:
+    """Return the nodes of each machine that the placement divides, and the other nodes one by one."""
+    found: dict[str, list[str]] = {}
+    for node in placed.system.fleet.cluster.nodes:
+        machine = node.machine if node.machine in placed.placement.widths else None
+        found.setdefault(machine or node.id, []).append(node.id)
+    return found
+
+
 def _classes(placed: PlacedSystem, *, by_layers: bool) -> list[Loss]:
     """Return one loss for each class of equal nodes, the first node of it."""
     fleet, placement = placed.system.fleet, placed.placement
     single = {end for pair in fleet.cluster.network.pairs for end in pair}
     options = repr(placed.system.placement_options)
     by_layers = by_layers or placed.system.placement == "fixed"
-    static: dict[str, tuple[object, ...]] = {
-        node.id: (
-            node.node_type, node.region, node.nic_bps, node.kv_blocks, node.max_requests,
-            node.id if node.id in single or f"'{node.id}'" in options else None,
-        )
-        for node in fleet.cluster.nodes
-    }  # fmt: skip
+    static: dict[str, tuple[object, ...]] = {}
+    for node in fleet.cluster.nodes:
+        machine = node.machine or node.id
+        is_named = machine in single or f"'{node.id}'" in options
+        static[node.id] = (
+            node.node_type, node.region, node.nic_bps, node.kv_blocks, node.max_requests, machine if is_named else None,
+        )  # fmt: skip
     classes: dict[object, list[str]] = {}
-    for node, key in static.items():
-        layers = _role(node, placement, static) if by_layers else node in placement.ranges
-        classes.setdefault((key, layers), []).append(node)
+    for machine, nodes in _machines(placed).items():
+        roles = [_role(node, placement, static) if by_layers else node in placement.ranges for node in nodes]
+        classes.setdefault((tuple(static[node] for node in nodes), tuple(map(repr, roles))), []).append(machine)
     return [Loss(nodes[0], frozenset(nodes[:1]), len(nodes)) for nodes in classes.values()]
 
 

@@ -69,6 +69,12 @@ def selection_sentences(notes: Mapping[str, Any]) -> list[str]:
             found[-1] += f" Next: {best['name']} with {best['routing']}, {_figures(best)}."
         if trial := notes.get("trial"):
             found.append(f"Its last trial, on other requests: {_figures(trial)}.")
+    if bounds := notes.get("bounds_by_width"):
+        told = [f"{name or 'undivided'} {number(bound)}" for name, bound in bounds.items()]
+        found.append(
+            f"Widths of tensor parallelism tried, with their bounds on max-flow in tokens/s: {'; '.join(told)}. "
+            "The bound of the placement is the largest."
+        )
     if fallback := notes.get("fallback"):
         found.append(f"A baseline is taken: {fallback}")
     by_reason: dict[str, list[str]] = {}

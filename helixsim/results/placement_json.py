@@ -16,6 +16,7 @@ def placement_document(placement: Placement, plan: FlowPlan, fleet: Deployment) 
 
     ``layers`` maps each node to its half-open layer range or None. ``routes`` lead from one class of equal nodes to the
     next, by the first node of each; ``equal_nodes`` are the classes of several nodes. ``min_cut`` counts equal links.
+    ``widths`` are the GPUs of each of the nodes into which the placement divides a machine.
     The search time is left out.
     """
     layers: dict[str, list[int] | None] = {}
@@ -27,6 +28,8 @@ def placement_document(placement: Placement, plan: FlowPlan, fleet: Deployment) 
             {
                 "node": node.id,
                 "node_type": node.node_type,
+                **({} if node.machine is None else {"machine": node.machine, "first_gpu": node.first_gpu}),
+                "gpus": node.gpus,
                 "region": node.region,
                 "kv_tokens": None
                 if held is None
@@ -49,6 +52,7 @@ def placement_document(placement: Placement, plan: FlowPlan, fleet: Deployment) 
         "replicas": [list(nodes) for nodes in plan.replicas],
         "partial_inference": placement.partial_inference,
         **({"pipelines": dict(placement.pipelines)} if placement.pipelines else {}),
+        **({"widths": dict(placement.widths)} if placement.widths else {}),
         "layers": layers,
         "nodes": nodes,
         "min_cut": [

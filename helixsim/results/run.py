@@ -239,4 +239,5 @@ def _placement(document: Mapping[str, Any]) -> Placement:
         status=document["status"],
         notes=document["notes"],
         pipelines=document.get("pipelines", {}),
+        widths=document.get("widths", {}),
     )

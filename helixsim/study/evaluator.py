@@ -19,7 +19,7 @@ from helixsim.flow.capacity import CapacityTable
 from helixsim.flow.maxflow import max_flow
 from helixsim.flow.operating import operating_point
 from helixsim.metrics.throughput import throughput
-from helixsim.study.systems import PlacedSystem, operating_load, simulate_system
+from helixsim.study.systems import PlacedSystem, on_its_nodes, operating_load, simulate_system
 from helixsim.units import NS_PER_S
 from helixsim.workload.arrivals import process_of
 from helixsim.workload.spec import ArrivalsSpec
@@ -96,7 +96,10 @@ class Evaluator:
         self.was_asked = True
         offered = self._offered_tokens_per_s()
         point = operating_point(
-            self.system.fleet, placement, operating_load(self.experiment, self.system), offered_output_per_s=offered
+            on_its_nodes(self.system, placement).fleet,
+            placement,
+            operating_load(self.experiment, self.system),
+            offered_output_per_s=offered,
         )
         if offered is None:
             return self._weighed(point.output_tokens_per_s, 1.0 / point.round_trip_s)

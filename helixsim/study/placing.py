@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 
@@ -20,7 +21,7 @@ from helixsim.study.evaluator import Evaluator
 from helixsim.study.finished import SimulatedStore
 from helixsim.study.placements import PlacementStore, kept_or_searched
 from helixsim.study.race import Race
-from helixsim.study.systems import PlacedSystem, capacity_table, operating_load
+from helixsim.study.systems import PlacedSystem, capacity_table, on_its_nodes, operating_load
 from helixsim.workload.arrivals import process_of
 
 
@@ -115,11 +116,16 @@ def routed(system: SystemSpec, placement: Placement | None) -> SystemSpec:
 def placement_problem(experiment: ResolvedExperiment, system: SystemSpec) -> PlacementProblem:
     """Return what the placement strategy of a system is given, without an evaluator."""
     planned = as_planned(experiment)
+
+    def divided(widths: Mapping[str, int]) -> PlacementProblem:
+        return placement_problem(experiment, replace(system, fleet=system.fleet.divided(widths)))
+
     return PlacementProblem(
         system.fleet,
         capacity_table(planned, system),
         planned.seed,
         operating=operating_capacity(system.fleet, operating_load(planned, system)),
+        divide=divided,
     )
 
 
@@ -131,8 +137,9 @@ def assembled(experiment: ResolvedExperiment, system: SystemSpec, placement: Pla
     InfeasibleError
         If a node cannot hold its layers, or no token can pass all layers.
     """
-    planned, fleet = as_planned(experiment), system.fleet
-    system = routed(system, placement)
+    planned = as_planned(experiment)
+    system = on_its_nodes(routed(system, placement), placement)
+    fleet = system.fleet
     check(fleet, placement)
     plan = max_flow(fleet, placement, capacity_table(planned, system))
     if plan.max_flow_tokens_per_s <= 0:

@@ -29,7 +29,7 @@ from helixsim.routing import registry as routing_registry
 from helixsim.routing.graph import chains, routing_graph
 from helixsim.study.finished import SimulatedStore, simulated
 from helixsim.study.score import ALIKE, Score
-from helixsim.study.systems import PlacedSystem, operating_load, simulate_system
+from helixsim.study.systems import PlacedSystem, capacity_table, on_its_nodes, operating_load, simulate_system
 from helixsim.study.trial_notes import Entry, Trial, explained, plain, worth_of_one_more
 from helixsim.units import NS_PER_S
 
@@ -100,7 +100,7 @@ class Race:
     def _entry(self, contender: Contender) -> Entry:
         """Return a contender with the most promising policy, or that of the user."""
         placement, plan = contender.placement, self._plan(contender.placement)
-        entry = Entry(contender.name, placement, plan, self.system)
+        entry = Entry(contender.name, placement, plan, on_its_nodes(self.system, placement))
         if self.system.routing != "auto":
             return entry
         branches = chains(routing_graph(placement, plan)) is None and len(set(placement.pipelines.values())) < 2
@@ -119,7 +119,7 @@ class Race:
         rate_rps = self._rate_rps()
         if rate_rps and set(entry.placement.pipelines) == set(entry.placement.ranges):
             load = operating_load(self.experiment, self.system)
-            split = latency_split(self.system.fleet, entry.placement, load, rate_rps * load.mean_output_tokens)
+            split = latency_split(entry.system.fleet, entry.placement, load, rate_rps * load.mean_output_tokens)
             entering = {one.dst: one.flow_tokens_per_s for one in entry.plan.departures(COORDINATOR_CLASS)}
             shares = shares_of(entry.placement, entering, split)
             if any(shares.values()):
@@ -131,14 +131,18 @@ class Race:
         return self.experiment.workload_stats.offered_rps if own is None else own.rate_rps
 
     def _plan(self, placement: Placement) -> FlowPlan:
-        return max_flow(self.system.fleet, placement, self.capacity)
+        """Return the max-flow of a placement, by the capacities of the nodes into which it divides machines."""
+        system = on_its_nodes(self.system, placement)
+        capacity = self.capacity if system is self.system else capacity_table(self.experiment, system)
+        return max_flow(system.fleet, placement, capacity)
 
     def _capacities(self, trials: Sequence[Trial]) -> dict[str, float]:
         """Return the requests/s that each placement can serve by the KV-limited estimate."""
         load = operating_load(self.experiment, self.system)
         placements = {entry.name: entry.placement for trial in trials for entry in trial.entries.values()}
         return {
-            name: operating_point(self.system.fleet, placement, load).output_tokens_per_s / load.mean_output_tokens
+            name: operating_point(on_its_nodes(self.system, placement).fleet, placement, load).output_tokens_per_s
+            / load.mean_output_tokens
             for name, placement in placements.items()
         }
 

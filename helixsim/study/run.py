@@ -297,7 +297,7 @@ def finished(case: Case, placed: PlacedSystem, run: RunResult) -> Run:
         offered_rps=experiment.workload_stats.offered_rps if system.arrivals is None else system.arrivals.rate_rps,
         kv_limited_tokens_per_s=None if placed.operating is None else placed.operating.tokens_per_s,
     )
-    simulation = Simulation(run, placed.placement, placed.plan, system.fleet)
+    simulation = Simulation(run, placed.placement, placed.plan, placed.system.fleet)
     return Run(system.name, summary, timing(run, placed.placement), simulation)
 
 

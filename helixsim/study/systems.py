@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 
 from helixsim.batching import registry as batching_registry
@@ -54,12 +54,17 @@ def capacity_table(experiment: ResolvedExperiment, system: SystemSpec) -> Capaci
     if experiment.capacity.model == "kv_limited":
         return operating_capacity(system.fleet, load)
     return paper_capacity(
-        experiment.fleet,
+        system.fleet,
         load.mean_prompt_tokens,
         load.mean_output_tokens,
         experiment.capacity.kv_occupancy,
         load.engine,
     )
+
+
+def on_its_nodes(system: SystemSpec, placement: Placement) -> SystemSpec:
+    """Return a system with machines divided as a placement divides them."""
+    return replace(system, fleet=system.fleet.divided(placement.widths)) if placement.widths else system
 
 
 def operating_load(experiment: ResolvedExperiment, system: SystemSpec) -> OperatingLoad:

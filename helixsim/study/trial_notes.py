@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from helixsim.config.experiment import ResolvedExperiment, SystemSpec
-from helixsim.domain.cluster import Deployment
+from helixsim.domain.cluster import Deployment, Node
 from helixsim.domain.flowplan import FlowPlan
 from helixsim.domain.placement import Placement
 from helixsim.domain.request import Window
@@ -107,12 +107,21 @@ def worth_of_one_more(fleet: Deployment, capacity: CapacityTable) -> dict[str, f
 def _idle(chosen: Entry, trials: Sequence[Trial]) -> dict[str, str]:
     """Return why nodes hold no layers: by the best entry with them, beside the chosen one on the same requests."""
     reasons: dict[str, str] = {}
+
+    def uses(entry: Entry, node: Node) -> bool:
+        """Return whether an entry uses a node, or, with other nodes on its machine, that machine."""
+        cluster = entry.system.fleet.cluster
+        if node.id in cluster.index:
+            return node.id in entry.placement.ranges
+        machine = node.machine or node.id
+        return any(cluster.machine_of.get(used, used) == machine for used in entry.placement.ranges)
+
     for node in chosen.system.fleet.cluster.nodes:
         if node.id in chosen.placement.ranges:
             continue
         reasons[node.id] = "no candidate uses it"
         for trial in reversed(trials):
-            best = [entry for entry in trial.best() if node.id in entry.placement.ranges]
+            best = [entry for entry in trial.best() if uses(entry, node)]
             if not best or chosen.label not in trial.scores:
                 continue
             theirs, mine = trial.scores[best[0].label], trial.scores[chosen.label]

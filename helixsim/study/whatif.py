@@ -13,7 +13,7 @@ from helixsim.results.runset import WhatIf
 from helixsim.study.finished import SimulatedStore
 from helixsim.study.placements import PlacementStore
 from helixsim.study.placing import assembled, place_system
-from helixsim.study.systems import PlacedSystem
+from helixsim.study.systems import PlacedSystem, on_its_nodes
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def keep_placement(experiment: ResolvedExperiment, system: SystemSpec, before: P
     InfeasibleError
         If it has no complete route any more.
     """
-    fleet = system.fleet
+    fleet = on_its_nodes(system, before).fleet
     ranges = {node: held for node, held in before.ranges.items() if node in fleet.cluster.index}
     lost = [node for node in before.ranges if node not in ranges]
     routing = {key: value for key, value in before.notes.items() if key == "routing"}
@@ -91,6 +91,7 @@ def keep_placement(experiment: ResolvedExperiment, system: SystemSpec, before: P
         partial_inference=before.partial_inference,
         notes={**routing, "kept": True, "lost": lost},
         pipelines={node: number for node, number in before.pipelines.items() if node in ranges},
+        widths=before.widths,
     )
     try:
         placed = assembled(experiment, system, kept)

@@ -1,0 +1,53 @@
+"""Machines of several GPUs as several nodes of fewer GPUs each, a choice between tensor parallelism and replicas.
+
+One node of 8 GPUs answers a request fastest, and 8 nodes of one GPU, if the model fits, spend no time on all-reduces;
+which serves a load better is for a race to tell. Machines of a type are divided alike: all into parts of the same
+number of GPUs, or one type of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from helixsim.domain.cluster import Deployment, Node, node_type
+
+MOST_DIVISIONS = 12
+"""Divisions that are searched; three types of eight GPUs have as many."""
+
+
+def divisions_of(fleet: Deployment) -> dict[str, dict[str, int]]:
+    """Return name -> machine -> GPUs of each of its parts, for every division that leaves room for the model."""
+    widths = {node.id: fleet.widths_of(node) for node in fleet.cluster.nodes}
+    machines = [node for node in fleet.cluster.nodes if widths[node.id]]
+    found: dict[str, dict[str, int]] = {}
+    for least, kinds in _choices(machines, widths):
+        divided = {
+            node.id: next(gpus for gpus in [*widths[node.id], node.gpus] if gpus <= least or gpus == node.gpus)
+            for node in machines
+            if node.node_type in kinds
+        }
+        divided = {node.id: divided[node.id] for node in machines if divided.get(node.id, node.gpus) < node.gpus}
+        room = sum(profile.max_layers for profile in fleet.divided(divided).profiles)
+        if divided and room >= fleet.model.num_layers and len(found) < MOST_DIVISIONS:
+            found.setdefault(division_name(machines, divided), divided)
+    return found
+
+
+def division_name(machines: list[Node], widths: dict[str, int]) -> str:
+    """Return for example ``h100x8 as 2 h100x4``."""
+    parts = {
+        node.node_type: f"{node.node_type} as {node.gpus // widths[node.id]} {node_type(node.gpu, widths[node.id])}"
+        for node in machines
+        if node.id in widths
+    }
+    return ", ".join(parts.values())
+
+
+def _choices(machines: list[Node], widths: dict[str, list[int]]) -> Iterator[tuple[int, set[str]]]:
+    """Yield the most GPUs of a part, and the types of machines that are divided."""
+    kinds = {node.node_type: node.id for node in machines}
+    for most in sorted({gpus for own in widths.values() for gpus in own}, reverse=True):
+        yield most, set(kinds)
+    for kind, node in kinds.items():
+        for most in widths[node]:
+            yield most, {kind}
