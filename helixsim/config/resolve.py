@@ -196,10 +196,8 @@ class _Resolver:
         self.problems.extend(checks.check_classes(section, stats, source))
         if self.problems:
             raise _error(self.problems)
-        systems = tuple(
-            self._system(number, fleet, dataclasses.replace(cluster, nodes=own_nodes[number]).divided(widths), arrivals)
-            for number, arrivals in enumerate(own_arrivals)
-        )
+        clusters = [dataclasses.replace(cluster, nodes=nodes).divided(widths) for nodes in own_nodes]
+        systems = tuple(self._system(number, fleet, clusters[number], own_arrivals[number]) for number in numbers)
         document = self._document(workload, fleet.model.precision)
         file_hashes = tuple((name, hashlib.sha256(path.read_bytes()).hexdigest()) for name, path in files)
         sample, planned_rate = section.report.sample, section.planning.rate
@@ -351,10 +349,8 @@ class _Resolver:
             if node.node_type not in profiles:
                 profiles[node.node_type], sentences = node_profile(model, spec_of[node.gpu], node.gpus, options)
                 assumptions += sentences
-        fleet = Deployment(model, cluster, tuple(profiles[node.node_type] for node in cluster.nodes))
-        if any(one.placement.strategy in {"helix", "fixed"} for one in section.systems):
-            fleet = dataclasses.replace(fleet, parts=part_profiles(fleet, spec_of, options))
-        return fleet, assumptions
+        parts = part_profiles(section.systems, model, cluster, profiles, spec_of, options)
+        return Deployment(model, cluster, tuple(profiles[node.node_type] for node in cluster.nodes), parts), assumptions
 
     def _system(self, number: int, fleet: Deployment, cluster: Cluster, arrivals: ArrivalsSpec | None) -> SystemSpec:
         section, options, chosen = self.section.systems[number], self.choices.options, self.choices.documents

@@ -6,12 +6,17 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from helixsim.config.nodes import NODES
+from helixsim.config.schema import SystemSection
 from helixsim.config.source import Source
-from helixsim.domain.cluster import Deployment, Node, node_type
+from helixsim.domain.cluster import Cluster, Node, node_type
 from helixsim.domain.hardware import GpuSpec, NodeProfile
+from helixsim.domain.model import ModelSpec
 from helixsim.errors import InfeasibleError, Problem
 from helixsim.hardware.profile_options import ProfileOptions
 from helixsim.hardware.profiles import node_profile
+
+DIVIDING = frozenset({"helix", "fixed"})
+"""Strategies whose placements may divide nodes."""
 
 
 def stated_widths(nodes: Sequence[Node], source: Source, problems: list[Problem]) -> dict[str, int]:
@@ -24,19 +29,25 @@ def stated_widths(nodes: Sequence[Node], source: Source, problems: list[Problem]
     return {node.id: node.tp for node in divided if node.tp is not None}
 
 
-def part_profiles(fleet: Deployment, gpus: Mapping[str, GpuSpec], options: ProfileOptions) -> dict[str, NodeProfile]:
-    """Return the profiles of the nodes of fewer GPUs into which nodes may be divided, by node type.
+def part_profiles(
+    systems: Sequence[SystemSection],
+    model: ModelSpec,
+    cluster: Cluster,
+    profiles: Mapping[str, NodeProfile],
+    gpus: Mapping[str, GpuSpec],
+    options: ProfileOptions,
+) -> dict[str, NodeProfile]:
+    """Return the profiles of the nodes of fewer GPUs into which strategies may divide nodes, by node type.
 
-    Nodes of several attention ranks, or with their experts spread, are not: their GPUs are joined otherwise.
+    ``profiles`` are those of whole nodes. Nodes of several attention ranks, or with their experts spread, are not
+    divided: their GPUs are joined otherwise.
     """
-    if options.is_spread:
+    if options.is_spread or all(one.placement.strategy not in DIVIDING for one in systems):
         return {}
-    nodes = fleet.cluster.nodes
-    known = {node.node_type: profile for node, profile in zip(nodes, fleet.profiles, strict=True)}
     found: dict[str, NodeProfile] = {}
-    for gpu, count in dict.fromkeys((node.gpu, node.gpus) for node in nodes if node.tp is None):
+    for gpu, count in dict.fromkeys((node.gpu, node.gpus) for node in cluster.nodes if node.tp is None):
         for width in (width for width in range(1, count) if count % width == 0):
             kind = node_type(gpu, width)
             with suppress(InfeasibleError):  # such a part does not hold a layer
-                found[kind] = known.get(kind) or node_profile(fleet.model, gpus[gpu], width, options)[0]
+                found[kind] = profiles.get(kind) or node_profile(model, gpus[gpu], width, options)[0]
     return found

@@ -7,12 +7,19 @@ number of GPUs, or one type of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from helixsim.domain.cluster import Deployment, Node, node_type
+from helixsim.domain.placement import LayerRange
+from helixsim.placement.base import Estimate
+from helixsim.placement.select import Candidate
 
 MOST_DIVISIONS = 12
 """Divisions that are searched; three types of eight GPUs have as many."""
+
+DIVISION_PLACEMENTS = 2
+"""Placements of each division that are candidates, with replicas of one node, and others."""
 
 
 def divisions_of(fleet: Deployment) -> dict[str, dict[str, int]]:
@@ -31,6 +38,34 @@ def divisions_of(fleet: Deployment) -> dict[str, dict[str, int]]:
         if divided and room >= fleet.model.num_layers and len(found) < MOST_DIVISIONS:
             found.setdefault(division_name(machines, divided), divided)
     return found
+
+
+def best_of_division(
+    name: str,
+    candidates: Sequence[Candidate],
+    fleet: Deployment,
+    divisions: Mapping[str, Mapping[str, int]],
+    estimate: Estimate,
+) -> list[Candidate]:
+    """Return the best candidates of a division by the estimate, replicas of one node and others.
+
+    Those that use no machine of a type that it divides are left out if they are candidates of another division.
+    """
+    widths = divisions[name]
+    others = [{}, *(one for one in divisions.values() if one != widths)]
+    own = [one for one in candidates if _used(fleet, widths, one.placement.ranges) not in others]
+    best_first = sorted(own, key=lambda one: -estimate(one.placement))
+    alone, joined = ([one for one in best_first if (one.max_hops == 1) is single] for single in (True, False))
+    kept = [*alone[:DIVISION_PLACEMENTS], *joined[:DIVISION_PLACEMENTS]]
+    return [replace(one, name=f"{name}: {one.name}") for one in kept]
+
+
+def _used(fleet: Deployment, widths: Mapping[str, int], ranges: Mapping[str, LayerRange]) -> dict[str, int]:
+    """Return the widths without those of types of machines of which a placement uses none."""
+    cluster = fleet.divided(widths).cluster
+    used = {cluster.machine_of.get(node, node) for node in ranges}
+    kinds = {fleet.cluster.node(machine).node_type for machine in widths if machine in used}
+    return {machine: gpus for machine, gpus in widths.items() if fleet.cluster.node(machine).node_type in kinds}
 
 
 def division_name(machines: list[Node], widths: dict[str, int]) -> str:

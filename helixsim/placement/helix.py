@@ -20,17 +20,17 @@ from helixsim.placement import homogeneous, petals, replicas, separate, swarm, t
 from helixsim.placement.base import Contender, PlacementProblem, Strategy
 from helixsim.placement.check import check
 from helixsim.placement.constraints import limited_table, moved_bytes, narrowed, reassigned
-from helixsim.placement.divisions import divisions_of
+from helixsim.placement.divisions import best_of_division, divisions_of
 from helixsim.placement.fixed import previous_ranges
 from helixsim.placement.helix_options import HelixOptions
+from helixsim.placement.outcome import why_none
 from helixsim.placement.select import Candidate, best, contenders, finalists, frontier, listed, neighbours, promising
 from helixsim.placement.stages import NodeGroup, Pipeline, groups_of, hops, lay_out
 from helixsim.placement.subsets import subsets
 from helixsim.placement.swaps import swapped
-from helixsim.units import format_bytes
 
-SUBSET_PLACEMENTS, DIVISION_PLACEMENTS = 1, 2
-"""Placements of each part of the nodes, and of each division of machines, that are candidates: the best estimates."""
+SUBSET_PLACEMENTS = 1
+"""Placements of each part of the nodes that are candidates, the best by the estimate."""
 
 
 class Helix:
@@ -60,9 +60,13 @@ class Helix:
 class _Search:
     """One run of the strategy: collects candidates, tracks the best flow and the bound, then selects."""
 
-    def __init__(self, problem: PlacementProblem, options: HelixOptions) -> None:
+    def __init__(
+        self, problem: PlacementProblem, options: HelixOptions, division: Mapping[str, int] | None = None
+    ) -> None:
+        """``division``: machines that the problem divides, with the GPUs of their parts."""
         self.problem = problem
         self.options = options
+        self.division = dict(division or {})
         self.started = time.perf_counter()
         self.pinned = {node: LayerRange(*pair) for node, pair in options.pinned.items()}
         self.previous = {} if options.previous is None else previous_ranges(problem.fleet, options.previous)
@@ -70,7 +74,7 @@ class _Search:
         self.best = 0.0
         self.bound = upper_bound_share(problem.fleet, problem.capacity)
         self.history: list[tuple[float, float, float]] = []
-        self.widths: dict[str, float] = {}
+        self.bounds: dict[str, float] = {}
         self.scores: dict[str, float] = {}
         self.interrupted = False
         self.out_of_time = False
@@ -98,7 +102,7 @@ class _Search:
                 raise
             self.interrupted = True
         if not self.candidates:
-            raise InfeasibleError(self._why_none(groups))
+            raise InfeasibleError(why_none(self.problem.fleet, groups, self.options))
         return self._outcome()
 
     def _seconds(self) -> float:
@@ -130,6 +134,7 @@ class _Search:
             ranges=dict(sorted(ranges.items(), key=lambda item: order[item[0]])),
             partial_inference=partial,
             pipelines=dict(pipelines or {}),
+            widths=self.division,
         )
         try:
             check(fleet, placement)
@@ -164,7 +169,10 @@ class _Search:
             (separate.Separate(), separate.SeparateOptions()),
             (homogeneous.Homogeneous(), homogeneous.HomogeneousOptions()),
         ]
-        for strategy, options in heuristics:
+        self._add_made_by(heuristics)
+
+    def _add_made_by(self, strategies: Sequence[tuple[Strategy, Any]]) -> None:
+        for strategy, options in strategies:
             try:
                 made = strategy.solve(self.problem, options)
             except InfeasibleError:
@@ -272,7 +280,7 @@ class _Search:
         def searched(part: PlacementProblem) -> list[Placement]:
             """Return the best placement of the nodes by the estimate; time is shared with the other searches."""
             narrow = replace(self.options, across_regions=False, time_limit_s=max(1.0, self._time_left_s() / 4))
-            search = _Search(part, narrow)
+            search = _Search(part, narrow, self.division)
             groups = groups_of(part)
             if self._time_left_s() <= 0 or sum(len(g.nodes) * len(g.tokens_per_s) for g in groups) < self._num_layers:
                 return []
@@ -294,32 +302,33 @@ class _Search:
         if not self._races or estimate is None or divide is None or is_limited:
             return
         divisions = divisions_of(self.problem.fleet)
-        self.widths = {"": self.bound} if divisions else {}
+        parts: dict[str, _Search] = {}
         for name, widths in divisions.items():
             if (left_s := self._time_left_s()) <= 0:
-                return
-            part = _Search(
-                replace(divide(widths), estimate=estimate, select=self.problem.select, progress=self.problem.progress),
-                replace(options, across_regions=False, time_limit_s=max(1.0, left_s / 4)),
-            )
-            part.search_divided()
-            found = [
-                replace(one, name=f"{name}: {one.name}", placement=replace(one.placement, widths=widths))
-                for one in part.candidates
-            ]
-            best_first = sorted(found, key=lambda one: -estimate(one.placement))
-            alone = [one for one in best_first if one.max_hops == 1]
-            joined = [one for one in best_first if one.max_hops > 1]
-            self.candidates += [*alone[:DIVISION_PLACEMENTS], *joined[:DIVISION_PLACEMENTS]]
-            self.widths[name] = part.bound
+                break
+            problem = replace(divide(widths), estimate=estimate, select=self.problem.select)
+            narrow = replace(options, across_regions=False, time_limit_s=max(1.0, left_s / 4))
+            part = parts[name] = _Search(replace(problem, progress=self.problem.progress), narrow, widths)
+            part.add_chains()
+            self.candidates += best_of_division(name, part.candidates, self.problem.fleet, divisions, estimate)
+        own = self.bound
+        for part in sorted(parts.values(), key=lambda one: -one.bound):
+            if part.bound > self.bound:  # the others do not raise it
+                part._tighten_bound()
             self.bound = max(self.bound, part.bound)
+        if parts:
+            self.bounds = {"": own, **{name: part.bound for name, part in parts.items()}}
 
-    def search_divided(self) -> None:
-        """Collect the candidates of a problem with divided machines."""
-        self._add_heuristics()
-        self._tighten_bound()
-        self._add_pipelines(self.problem, groups_of(self.problem))
-        self._add_subsets()
+    def add_chains(self) -> None:
+        """Add chains of equal nodes, on all and on parts of the nodes; those of a problem with divided machines.
+
+        Pipelines through unequal nodes are searched on the machines as they are: small parts make them longer.
+        """
+        self._add_made_by(
+            [(replicas.Replicas(), replicas.ReplicasOptions()), (separate.Separate(), separate.SeparateOptions())]
+        )
+        for subset in subsets(self.problem, lambda _part: []):
+            self._add(subset.name, subset.ranges, pipelines=subset.pipelines)
 
     @property
     def _num_layers(self) -> int:
@@ -383,26 +392,7 @@ class _Search:
                 ],
                 "interrupted": self.interrupted,
                 **({"moved_bytes": chosen.moved_bytes} if self.previous else {}),
-                **({"bounds_by_width": self.widths} if self.widths else {}),
+                **({"bounds_by_width": self.bounds} if self.bounds else {}),
                 **({} if self.selected is None else self.selected.notes),
             },
-        )
-
-    def _why_none(self, groups: tuple[NodeGroup, ...]) -> str:
-        model = self.problem.fleet.model
-        room = sum(len(group.nodes) * len(group.tokens_per_s) for group in groups)
-        nodes = len(self.problem.fleet.cluster.nodes)
-        if room < model.num_layers:
-            missing = model.num_layers - room
-            short = format_bytes(missing * model.weight_bytes_per_layer)
-            return (
-                f"helix: all {nodes} nodes together hold {room} layers of the {model.num_layers} of {model.name}: "
-                f"{missing} layers ({room}-{model.num_layers - 1}), {short} of weights, do not fit (most layers of a "
-                f"node: {self.problem.fleet.layer_limits()}); add nodes or raise the limit"
-            )
-        limit = f" within {self.options.max_hops} hops" if self.options.max_hops is not None else ""
-        pins = " that keeps the pinned nodes" if self.pinned else ""
-        return (
-            f"helix: no placement of the {model.num_layers} layers of {model.name}{limit}{pins} was found, though all "
-            f"{nodes} nodes together hold {room} layers"
         )

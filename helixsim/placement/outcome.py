@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +13,9 @@ from helixsim.flow.capacity import upper_bound_share
 from helixsim.flow.maxflow import max_flow_value
 from helixsim.placement.base import PlacementProblem
 from helixsim.placement.check import check
+from helixsim.placement.helix_options import HelixOptions
+from helixsim.placement.stages import NodeGroup
+from helixsim.units import format_bytes
 
 
 def layers_to_hold(fleet: Deployment) -> str:
@@ -58,4 +61,24 @@ def finished(
         solve_s=seconds,
         history=((seconds, objective, bound),),
         notes=dict(notes or {}),
+    )
+
+
+def why_none(fleet: Deployment, groups: Sequence[NodeGroup], options: HelixOptions) -> str:
+    """Return why ``helix`` found no placement on these groups of nodes, for a message."""
+    model, nodes = fleet.model, len(fleet.cluster.nodes)
+    room = sum(len(group.nodes) * len(group.tokens_per_s) for group in groups)
+    if room < model.num_layers:
+        missing = model.num_layers - room
+        short = format_bytes(missing * model.weight_bytes_per_layer)
+        return (
+            f"helix: all {nodes} nodes together hold {room} layers of the {model.num_layers} of {model.name}: "
+            f"{missing} layers ({room}-{model.num_layers - 1}), {short} of weights, do not fit (most layers of a "
+            f"node: {fleet.layer_limits()}); add nodes or raise the limit"
+        )
+    limit = f" within {options.max_hops} hops" if options.max_hops is not None else ""
+    pins = " that keeps the pinned nodes" if options.pinned else ""
+    return (
+        f"helix: no placement of the {model.num_layers} layers of {model.name}{limit}{pins} was found, though all "
+        f"{nodes} nodes together hold {room} layers"
     )

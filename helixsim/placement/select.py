@@ -87,7 +87,7 @@ def contenders(candidates: Sequence[Candidate], estimates: Mapping[str, float], 
     """
     distinct: dict[tuple[object, ...], Candidate] = {}
     for candidate in sorted(candidates, key=lambda c: c.is_searched):
-        distinct.setdefault(_layout(candidate.placement), candidate)
+        distinct.setdefault(layout_of(candidate.placement), candidate)
     best_first = sorted(distinct.values(), key=lambda c: (-estimates[c.name], c.max_hops))
     if best_first and estimates[best_first[0].name] > 0:
         best_first = [candidate for candidate in best_first if estimates[candidate.name] > tuning.FAR_BELOW]
@@ -103,7 +103,7 @@ def contenders(candidates: Sequence[Candidate], estimates: Mapping[str, float], 
     return [candidate for kind in found.values() for candidate in kind[:limit]]
 
 
-def _layout(placement: Placement) -> tuple[object, ...]:
+def layout_of(placement: Placement) -> tuple[object, ...]:
     """Return what two equal placements have in common; a node that holds the whole model is in no pipeline."""
     partly = {node for node, held in placement.ranges.items() if held.layers < placement.num_layers}
     partial = placement.partial_inference and bool(partly)

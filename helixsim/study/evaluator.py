@@ -19,6 +19,7 @@ from helixsim.flow.capacity import CapacityTable
 from helixsim.flow.maxflow import max_flow
 from helixsim.flow.operating import operating_point
 from helixsim.metrics.throughput import throughput
+from helixsim.placement.select import layout_of
 from helixsim.study.systems import PlacedSystem, on_its_nodes, operating_load, simulate_system
 from helixsim.units import NS_PER_S
 from helixsim.workload.arrivals import process_of
@@ -64,6 +65,7 @@ class Evaluator:
         self.capacity = capacity
         self.was_asked = False
         """A placement made without asking does not depend on the load."""
+        self._estimates: dict[tuple[object, ...], float] = {}
         criterion: str = getattr(system.placement_options, "criterion", "balanced")
         self.criterion = "balanced" if criterion in {"auto", "cost"} else criterion
         slo = experiment.slo
@@ -94,6 +96,12 @@ class Evaluator:
         Of placements that keep up it ranks those first that need least time per token under the offered load.
         """
         self.was_asked = True
+        key = layout_of(placement)
+        if key not in self._estimates:
+            self._estimates[key] = self._estimated(placement)
+        return self._estimates[key]
+
+    def _estimated(self, placement: Placement) -> float:
         offered = self._offered_tokens_per_s()
         point = operating_point(
             on_its_nodes(self.system, placement).fleet,
