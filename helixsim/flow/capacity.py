@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 from helixsim.domain.cluster import Deployment
 from helixsim.domain.curves import Curve
@@ -21,8 +22,11 @@ _MIN_SPARE_ROOM = 1.2
 """With less room than this at typical layers per node [models], nodes are assumed to be full."""
 
 
-EndShares = Mapping[tuple[bool, bool], tuple[float, ...]]
-"""Whether a node holds the first and the last layer -> share of its capacity that is left, with 1, 2, ... layers."""
+class EndShares(NamedTuple):
+    """What is left of the capacity of a node with the first or the last 1, 2, ... layers, 0..1."""
+
+    first: tuple[float, ...]
+    last: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,10 @@ class CapacityTable:
     def held_tokens_per_s(self, node: str, held: LayerRange, num_layers: int) -> float:
         """Return the tokens/s of a node that holds these layers of a model, its embedding and output head included."""
         found = self.tokens_per_s(node, held.layers)
-        shares = self.ends.get(self.kinds.get(node, node), {}).get((held.start == 0, held.end == num_layers))
-        return found if shares is None or not found else found * shares[held.layers - 1]
+        ends = self.ends.get(self.kinds.get(node, node))
+        if not found or ends is None or 0 < held.start < held.end < num_layers:
+            return found
+        return found * (ends.last if held.end == num_layers else ends.first)[held.layers - 1]
 
     def of(self, node: str) -> tuple[float, ...]:
         """Return the tokens/s of a node (id, or node type) with 1, 2, ... layers."""
@@ -206,41 +212,41 @@ def _ends(
 ) -> dict[str, EndShares]:
     """Return what embedding and output head leave of the capacity of each node type that has them."""
 
-    def requests_per_s(profile: NodeProfile, layers: int, end: tuple[bool, bool] | None) -> float:
+    def requests_per_s(profile: NodeProfile, layers: int, end: End | None) -> float:
         sequences = load.kv_occupancy * kv_tokens_of(profile, layers, end, num_layers) * shares.of(profile.kind, layers)
-        head = profile.compute.head if end is not None and end[1] and engine.has_output_head else None
+        head = profile.compute.head if end == "last" and engine.has_output_head else None
         active = sequences / (load.prompt_tokens + load.output_tokens)
         return _requests_per_s(profile.compute, layers, active, load, head)
 
     return end_shares(profiles, requests_per_s, engine)
 
 
-Speed = Callable[[NodeProfile, int, tuple[bool, bool] | None], float]
-"""What a node type passes with so many layers, of which the first or the last may be among them; None: inner ones."""
+End = Literal["first", "last"]
+"""Where the layers of a node begin or end the model; all layers of it are its last ones."""
+
+Speed = Callable[[NodeProfile, int, End | None], float]
+"""What a node type passes with so many layers at an end of the model; None: with inner ones."""
 
 
 def end_shares(profiles: Mapping[str, NodeProfile], speed: Speed, engine: EngineSpec) -> dict[str, EndShares]:
     """Return what embedding and output head leave of the speed of each node type that holds them."""
 
-    def left(profile: NodeProfile, layers: int, end: tuple[bool, bool]) -> float:
-        inside = speed(profile, layers, None)
-        return min(1.0, speed(profile, layers, end) / inside) if inside > 0 else 0.0
+    def left(profile: NodeProfile, end: End) -> tuple[float, ...]:
+        pairs = [(speed(profile, k, end), speed(profile, k, None)) for k in range(1, len(profile.kv_blocks) + 1)]
+        return tuple(min(1.0, here / inside) if inside > 0 else 0.0 for here, inside in pairs)
 
     return {
-        kind: {
-            end: tuple(left(profile, layers, end) for layers in range(1, len(profile.kv_blocks) + 1))
-            for end in ((True, False), (False, True), (True, True))
-        }
+        kind: EndShares(left(profile, "first"), left(profile, "last"))
         for kind, profile in profiles.items()
         if profile.ends_bytes != Ends() or (engine.has_output_head and profile.compute.head is not None)
     }
 
 
-def kv_tokens_of(profile: NodeProfile, layers: int, end: tuple[bool, bool] | None, num_layers: int) -> int:
+def kv_tokens_of(profile: NodeProfile, layers: int, end: End | None, num_layers: int) -> int:
     """Return the KV tokens beside so many layers at an end of the model; None: beside inner ones."""
     if end is None:
         return profile.kv_tokens(layers)
-    start = num_layers - layers if end[1] else 0
+    start = num_layers - layers if end == "last" else 0
     return profile.block_tokens * profile.blocks(LayerRange(start, start + layers), num_layers)
 
 

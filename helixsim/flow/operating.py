@@ -34,7 +34,7 @@ from helixsim.domain.hardware import NodeProfile
 from helixsim.domain.placement import LayerRange, Placement
 from helixsim.domain.step_time import StepTime
 from helixsim.errors import InfeasibleError
-from helixsim.flow.capacity import CapacityTable, end_shares, kv_tokens_of, typical_layers
+from helixsim.flow.capacity import CapacityTable, End, end_shares, kv_tokens_of, typical_layers
 from helixsim.flow.maxflow import balanced_flows
 from helixsim.flow.network import build_network
 from helixsim.flow.replicas import chains_of, replicas_point
@@ -211,10 +211,10 @@ def operating_capacity(fleet: Deployment, load: OperatingLoad) -> CapacityTable:
         for kind, found in stations.items()
     }
 
-    def speed(profile: NodeProfile, layers: int, end: tuple[bool, bool] | None) -> float:
+    def speed(profile: NodeProfile, layers: int, end: End | None) -> float:
         if end is None:
             return stations[profile.kind][layers - 1].capacity(high)
-        time = _mean_step_time(profile, layers, load.engine, has_head=end[1])
+        time = _mean_step_time(profile, layers, load.engine, has_head=end == "last")
         kv_tokens = kv_tokens_of(profile, layers, end, fleet.model.num_layers)
         return Station(profile, layers, kv_tokens, load, time).capacity(high)
 
