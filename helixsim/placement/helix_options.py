@@ -31,6 +31,9 @@ class HelixOptions:
         not reached.
     candidates
         Number of placements that are simulated; baselines of a similar estimate are always among them.
+    race_cpu_s
+        CPU time that the simulations of a race may take by the estimate of ``validate`` [s]. Where they would take
+        longer, its windows are shortened, or the estimate ranks the candidates, and the explanation says so.
     select
         ``simulate``: the highest score in simulation (the largest max-flow where nothing can be simulated); ``flow``:
         the largest max-flow.
@@ -65,6 +68,7 @@ class HelixOptions:
     across_regions: bool = True
     time_limit_s: float = field(default=120.0, metadata={"gt": 0, "le": 1e6})
     candidates: int = field(default=6, metadata={"ge": 1, "le": 1000})
+    race_cpu_s: float = field(default=600.0, metadata={"gt": 0, "le": 1e9})
     select: Literal["simulate", "flow"] = "simulate"
     criterion: Literal["auto", "balanced", "throughput", "goodput", "cost", "latency"] = "auto"
     method: Literal["auto", "blocks", "exact"] = "auto"

@@ -75,6 +75,8 @@ def selection_sentences(notes: Mapping[str, Any]) -> list[str]:
             f"Widths of tensor parallelism tried, with their bounds on max-flow in tokens/s: {'; '.join(told)}. "
             "The bound of the placement is the largest."
         )
+    if budget := notes.get("budget"):
+        found.append(budget)
     if fallback := notes.get("fallback"):
         found.append(f"A baseline is taken: {fallback}")
     by_reason: dict[str, list[str]] = {}

@@ -28,6 +28,7 @@ from helixsim.placement.base import Contender
 from helixsim.routing import registry as routing_registry
 from helixsim.routing.graph import chains, routing_graph
 from helixsim.study.finished import SimulatedStore, simulated
+from helixsim.study.race_budget import Budget
 from helixsim.study.score import ALIKE, Score
 from helixsim.study.systems import PlacedSystem, capacity_table, on_its_nodes, operating_load, simulate_system
 from helixsim.study.trial_notes import Entry, Trial, explained, plain, worth_of_one_more
@@ -49,6 +50,9 @@ requests."""
 PASSED_ON, MOST_PASSED_ON = 3, 4
 """One entry in so many goes on after the first trial, at most so many."""
 
+MOST_ALTERNATIVES = 2
+"""Other policies with which an entry of the first trial is tried."""
+
 FINALISTS, MOST_FINALISTS = 2, 6
 """Entries that are simulated as reported; up to the latter while one has shown more than the best of these."""
 
@@ -68,19 +72,27 @@ class Race:
 
     def __call__(self, contenders: Sequence[Contender], report: Callable[[str], None]) -> Placement:
         """Return the placement that is selected, with its routing and the explanation in its notes."""
-        first, second = (
+        number_passed = min(MOST_PASSED_ON, max(FINALISTS, math.ceil(len(contenders) / PASSED_ON)))
+        budget = self._budget(contenders)
+        runs = len(contenders) + MOST_ALTERNATIVES * number_passed, MOST_PASSED_ON
+        windows = budget.trials(self._windows(contenders), runs)
+        ready = [
             Trial(window, self.experiment.seed + SEED_OFFSET + number, self._by_cost)
-            for number, window in enumerate(self._windows(contenders))
-        )
-        self._try(first, [self._entry(one) for one in contenders], report)
-        passed = first.best()[: min(MOST_PASSED_ON, max(FINALISTS, math.ceil(len(contenders) / PASSED_ON)))]
-        self._try(first, [entry for one in passed for entry in self._alternatives(one)], report)
-        order, trials = first.distinct(), [first]
-        if not all(first.beats(order[0], entry) for entry in order if entry.name != order[0].name):
-            self._try(second, order[:MOST_PASSED_ON], report)
-            order = [*second.distinct(), *order[MOST_PASSED_ON:]]
-            trials.append(second)
-        final, chosen, fallen = self._final(order, trials, report)
+            for number, window in enumerate(windows)
+        ]
+        by_estimate = sorted(contenders, key=lambda one: -math.inf if one.estimate is None else -one.estimate)
+        order, trials = [self._entry(one) for one in (contenders if ready else by_estimate)], ready[:1]
+        for first in trials:
+            self._try(first, order, report)
+            passed = first.best()[:number_passed]
+            self._try(first, [entry for one in passed for entry in self._alternatives(one)], report)
+            order = first.distinct()
+        for second in ready[1:]:
+            if not all(trials[0].beats(order[0], entry) for entry in order if entry.name != order[0].name):
+                self._try(second, order[:MOST_PASSED_ON], report)
+                order = [*second.distinct(), *order[MOST_PASSED_ON:]]
+                trials.append(second)
+        final, chosen, fallen = self._final(order, trials, report, budget)
         trials.append(final)
         notes: dict[str, Any] = {
             "chosen": chosen.name,
@@ -91,6 +103,8 @@ class Race:
             notes["routing"] = {"policy": chosen.system.routing, "options": plain(chosen.system.routing_options)}
         if fallen:
             notes["fallback"] = fallen
+        if budget.told:
+            notes["budget"] = " ".join(budget.told)
         return replace(chosen.placement, notes={**chosen.placement.notes, **notes})
 
     @property
@@ -126,6 +140,19 @@ class Race:
                 others.append(_with(entry, "flow_weighted", shares={COORDINATOR: shares}))
         return others
 
+    def _budget(self, contenders: Sequence[Contender]) -> Budget:
+        rate_rps, mean_tokens = self._rate_rps(), self.experiment.workload_stats.mean_output_tokens
+        cpu_s: float = getattr(self.system.placement_options, "race_cpu_s", math.inf)
+        tokens_per_s = None if rate_rps is None else rate_rps * mean_tokens
+        return Budget(cpu_s, tokens_per_s, self._residence_s(contenders) or 0.0)
+
+    def _residence_s(self, contenders: Sequence[Contender]) -> float | None:
+        """Return the time that a request takes by the median of the estimates [s]; None: not known."""
+        rate_rps, mean_tokens = self._rate_rps(), self.experiment.workload_stats.mean_output_tokens
+        estimates = [one.estimate for one in contenders if one.estimate is not None and one.estimate > 0]
+        # Offered output tokens/s over the estimate is the time of a token.
+        return rate_rps * mean_tokens**2 / median(estimates) if rate_rps and estimates else None
+
     def _rate_rps(self) -> float | None:
         own = self.system.arrivals
         return self.experiment.workload_stats.offered_rps if own is None else own.rate_rps
@@ -148,14 +175,12 @@ class Race:
 
     def _windows(self, contenders: Sequence[Contender]) -> list[Window]:
         """Return the windows of the trials: shares of the reported one, or less where requests are short and many."""
-        full, stats = self.experiment.workload.window, self.experiment.workload_stats
+        full = self.experiment.workload.window
         duration_ns = LONGEST_NS if full.duration_ns is None else min(full.duration_ns, LONGEST_NS)
         warmup_ns = min(max(full.warmup_ns, duration_ns // 2), LONGEST_NS)
-        rate_rps = self._rate_rps()
-        estimates = [one.estimate for one in contenders if one.estimate is not None and one.estimate > 0]
+        rate_rps, residence_s = self._rate_rps(), self._residence_s(contenders)
         settled_ns = math.inf
-        if rate_rps and estimates:  # offered output tokens/s over the estimate is the time of a token
-            residence_s = rate_rps * stats.mean_output_tokens**2 / median(estimates)
+        if rate_rps and residence_s is not None:
             settled_ns = max(SETTLED_RESIDENCES * residence_s, LEAST_REQUESTS / rate_rps) * NS_PER_S
         longest_ns = [settled_ns * share / TRIALS[0] for share in TRIALS]
         return [
@@ -171,7 +196,11 @@ class Race:
             trial.add(entry, run, self.experiment)
 
     def _final(
-        self, order: Sequence[Entry], trials: Sequence[Trial], report: Callable[[str], None]
+        self,
+        order: Sequence[Entry],
+        trials: Sequence[Trial],
+        report: Callable[[str], None],
+        budget: Budget | None = None,
     ) -> tuple[Trial, Entry, str]:
         """Simulate the best and all baselines as the report will be.
 
@@ -181,16 +210,21 @@ class Race:
         window = self.experiment.workload.window
         if window.duration_ns is None:
             window = replace(window, duration_ns=LONGEST_NS, drain=False)
+        baselines = self.baselines()
+        if budget is not None:  # a run simulates its baselines for the report in any case
+            window = budget.report(window, FINALISTS + (0 if self.runs is not None else len(baselines)))
         final = Trial(window, self.experiment.seed, self._by_cost)
         for entry in order:
             if len(final.entries) == MOST_FINALISTS:
                 break
-            shown = next(trial.scores[entry.label] for trial in reversed(trials) if entry.label in trial.scores)
-            if len(final.entries) < FINALISTS or self._promises(shown, final.scores[final.best()[0].label]):
+            shown = [trial.scores[entry.label] for trial in reversed(trials) if entry.label in trial.scores]
+            if len(final.entries) < FINALISTS or (
+                shown and self._promises(shown[0], final.scores[final.best()[0].label])
+            ):
                 self._as_reported(final, entry, report)
         chosen = final.best()[0]
         mine = final.scores[chosen.label]
-        for placed in self.baselines():
+        for placed in baselines:
             system = placed.system if self.system.routing == "auto" else self.system
             name = f"system {placed.system.name}"
             rival = Entry(name, placed.placement, self._plan(placed.placement), system, is_baseline=True)

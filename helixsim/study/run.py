@@ -169,7 +169,11 @@ class _Run:
         reports = self._results(directory)
         wall_s = time.perf_counter() - self.started_s
         document = rundir.manifest(
-            self.experiment, {"wall_seconds": wall_s, "systems": reports}, self.failed, checked=self.check
+            self.experiment,
+            {"wall_seconds": wall_s, "systems": reports},
+            self.failed,
+            checked=self.check,
+            selection=self._selection(),
         )
         if with_report:
             try:
@@ -180,6 +184,11 @@ class _Run:
                 (directory / "report.html").unlink(missing_ok=True)
         rundir.complete(directory, document)
         return undrawn
+
+    def _selection(self) -> list[str]:
+        """Return how races were shortened."""
+        notes = {name: run.simulation.placement.notes for name, run in self.finished.items()}
+        return [f"{name}: {one['budget']}" for name, one in notes.items() if "budget" in one]
 
     def keep(self) -> Path | None:
         """Write the results of the finished systems beside the run directory; None if there are none, or no room."""

@@ -14,7 +14,7 @@ import platform
 import secrets
 import shutil
 import subprocess
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -237,8 +237,11 @@ def manifest(
     failed: Mapping[str, HelixsimError],
     *,
     checked: bool,
+    selection: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the manifest of a run; ``failed`` are the systems without results.
+
+    ``selection`` says how placements were selected otherwise than usual, and is listed with the assumptions.
 
     Only ``identity`` and ``assumptions`` are the same for equal runs; ``environment`` and ``timing`` may differ, and
     ``checked`` tells whether the expensive invariants were.
@@ -260,7 +263,7 @@ def manifest(
             **{name.lower(): importlib.metadata.version(name) for name in _LIBRARIES},
         },
         "timing": dict(timing),
-        "assumptions": list(experiment.assumptions),
+        "assumptions": [*experiment.assumptions, *selection],
         "failed": {name: {"exit_code": int(error.exit_code), "message": str(error)} for name, error in failed.items()},
     }
 

@@ -1,0 +1,96 @@
+"""How long a race may simulate: its windows are shortened where the estimated CPU time would exceed a budget.
+
+Times are those of ``config.effort``, an estimate by output tokens, so that equal experiments race alike everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from helixsim.config.effort import TOKENS_PER_CPU_S
+from helixsim.domain.request import Window
+from helixsim.units import NS_PER_S
+
+OF_A_TRIAL, OF_THE_REPORT = 0.25, 0.5
+"""Shares of the budget of each trial, and of the comparison with the window of the report."""
+
+
+@dataclass
+class Budget:
+    """The budget of one race; ``told`` gathers what was shortened, in sentences.
+
+    Parameters
+    ----------
+    cpu_s
+        Estimated CPU time of all simulations together [s].
+    tokens_per_s
+        Output tokens that arrive in a simulated second; None: not known, and nothing is shortened.
+    residence_s
+        Estimated time that a request takes [s]. A shorter window shows none that began and ended in it.
+    """
+
+    cpu_s: float
+    tokens_per_s: float | None
+    residence_s: float
+    told: list[str] = field(default_factory=list)
+
+    def shortened(self, window: Window, runs: int, share: float) -> Window | None:
+        """Return the window of so many simulations that take no more than a share of the budget.
+
+        Warm-up and window keep their proportion. None: not even the time that a request takes is left.
+        """
+        duration_s = (window.duration_ns or 0) / NS_PER_S
+        needed_s = self._cpu_s(window) * runs
+        if needed_s <= share * self.cpu_s:
+            return window
+        kept = share * self.cpu_s / needed_s
+        return _scaled(window, kept) if kept * duration_s >= self.residence_s else None
+
+    def trials(self, windows: Sequence[Window], runs: Sequence[int]) -> list[Window]:
+        """Return the windows of the trials, without those that are too short to tell."""
+        found: list[Window] = []
+        for number, (window, count) in enumerate(zip(windows, runs, strict=True), start=1):
+            kept = self.shortened(window, count, OF_A_TRIAL)
+            if kept is None:
+                self.told.append(
+                    f"Trial {number} was left out and the estimate ranks its entries: {self._cost(window, count)}."
+                )
+                return found
+            if kept is not window:
+                self.told.append(f"Trial {number} was {_length(kept)} long: {self._cost(window, count)}.")
+            found.append(kept)
+        return found
+
+    def report(self, window: Window, runs: int) -> Window:
+        """Return the window in which the finalists are compared; at least as long as a request takes."""
+        kept = self.shortened(window, runs, OF_THE_REPORT)
+        if kept is window:
+            return window
+        if kept is None:
+            kept = _scaled(window, min(1.0, self.residence_s * NS_PER_S / (window.duration_ns or 1)))
+        kept = replace(kept, drain=False)
+        self.told.append(
+            f"Finalists were compared on {_length(kept)} of the window of the report: {self._cost(window, runs)}."
+        )
+        return kept
+
+    def _cpu_s(self, window: Window) -> float:
+        """Return the estimated CPU time of one simulation [s]."""
+        if self.tokens_per_s is None or window.duration_ns is None:
+            return 0.0
+        return self.tokens_per_s * (window.warmup_ns + window.duration_ns) / NS_PER_S / TOKENS_PER_CPU_S
+
+    def _cost(self, window: Window, runs: int) -> str:
+        return (
+            f"{runs} simulations of {_length(window)} were estimated at {self._cpu_s(window) * runs:.3g} CPU s, of "
+            f"race_cpu_s {self.cpu_s:g}"
+        )
+
+
+def _scaled(window: Window, share: float) -> Window:
+    return replace(window, warmup_ns=int(window.warmup_ns * share), duration_ns=int((window.duration_ns or 0) * share))
+
+
+def _length(window: Window) -> str:
+    return f"{(window.duration_ns or 0) / NS_PER_S:.3g} s"
