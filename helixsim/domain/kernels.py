@@ -13,6 +13,8 @@ MOST_ONE_SHOT_BYTES, MOST_DIRECT_BYTES = 512 * 1024, 8 * 1024**2
 """Where engines change the algorithm of an all-reduce (vLLM, custom_all_reduce: one step below 512 KiB with up to four
 GPUs and below 256 KiB with eight, NCCL from 8 MiB on)."""
 
+MOST_TILES = 64
+
 
 Law = TypeVar("Law", bound="GemmLaw")
 
@@ -29,12 +31,30 @@ class GemmLaw:
         ``p``, at least 1: the larger, the closer to ``max(read, multiply)``.
     launch_s
         Constant part [s].
+    tile_tokens
+        Tokens that are multiplied at once where that can be told from the time: of the last tile, what is empty takes
+        its time again (``rows``). Zero: time follows the tokens.
     """
 
     bandwidth_efficiency: float
     compute_efficiency: float
     sharpness: float
     launch_s: float
+    tile_tokens: int = 0
+
+    @property
+    def tiled_until(self) -> int:
+        """Most tokens whose tiles are counted: of more of them, the last one is a few percent at the most."""
+        return MOST_TILES * self.tile_tokens
+
+    def rows(self, tokens: float) -> float:
+        """Return the tokens that take as long as these, with the last tile full.
+
+        A product of more than one tile is padded to whole ones, and a tile that is not full takes longer than a full
+        one, by as much as is empty.
+        """
+        tile = self.tile_tokens
+        return tokens + 2 * (-tokens % tile) if tile and tile < tokens <= self.tiled_until else tokens
 
 
 @dataclass(frozen=True, slots=True)

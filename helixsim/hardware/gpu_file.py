@@ -84,10 +84,11 @@ class GemmSection(KneeSection):
 
     bandwidth_efficiency: Efficiency
     compute_efficiency: Efficiency
+    tile: Annotated[int, Field(ge=0, le=4096)] = 0
 
     def law(self) -> GemmLaw:
         """Return the law."""
-        return GemmLaw(self.bandwidth_efficiency, self.compute_efficiency, self.sharpness, self.launch)
+        return GemmLaw(self.bandwidth_efficiency, self.compute_efficiency, self.sharpness, self.launch, self.tile)
 
 
 class ExpertsSection(GemmSection):
@@ -104,6 +105,7 @@ class ExpertsSection(GemmSection):
             knee.compute_efficiency,
             knee.sharpness,
             knee.launch_s,
+            knee.tile_tokens,
             passes=self.passes,
             multiply=self.multiply,
         )

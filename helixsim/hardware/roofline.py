@@ -52,7 +52,9 @@ def roofline(
     ``by_expert``: data-parallel attention and expert parallelism, as in ``Node``.
     """
     node = Node(gpu, gpus, ranks, by_expert)
-    kinds = {layer: _layer_times(node, model, layer) for layer in dict.fromkeys(model.layers)}
+    different = dict.fromkeys(model.layers)
+    edges = sorted({edge for layer in different for edge in node.tile_edges(layer)})
+    kinds = {layer: _layer_times(node, model, layer, edges) for layer in different}
     layers = tuple(kinds[layer] for layer in model.layers)
     mean = layers[0] if len(kinds) == 1 else _mean(layers)
     return ComputeProfile(
@@ -90,10 +92,13 @@ def _shared_experts(node: Node, model: ModelSpec) -> tuple[Curve | None, ...]:
     return tuple(known[layer.experts] for layer in model.layers)
 
 
-def _layer_times(node: Node, model: ModelSpec, layer: Layer) -> LayerTimes:
-    """Return the times of one kind of layer; a window caps what its attention reads and multiplies."""
+def _layer_times(node: Node, model: ModelSpec, layer: Layer, edges: Sequence[int]) -> LayerTimes:
+    """Return the times of one kind of layer; a window caps what its attention reads and multiplies.
+
+    ``edges``: batches with knots beside those at equal ratios, the same for all kinds.
+    """
     attention, constants = layer.attention, node.gpu.kernels.attention
-    work = _sampled(lambda tokens: node.token_work_s(layer, model.hidden_size, tokens))
+    work = _sampled(lambda tokens: node.token_work_s(layer, model.hidden_size, tokens), edges)
     if attention is None:
         return LayerTimes(work, work, token_work=work, launches=layer.launches)
     context_ns = node.kv_read_s(attention, model.kv_bits, 1) * NS_PER_S
@@ -133,11 +138,12 @@ def _mean(layers: Sequence[LayerTimes]) -> LayerTimes:
     )
 
 
-def _sampled(law_s: Callable[[float], float]) -> Curve:
-    """Return a law of time [s] as a curve [ns] with knots at equal ratios."""
-    knots = [1.0]
-    while knots[-1] < _MOST_TOKENS:
-        knots.append(round(2 ** (len(knots) / _KNOTS_PER_DOUBLING), 3))
+def _sampled(law_s: Callable[[float], float], edges: Sequence[int] = ()) -> Curve:
+    """Return a law of time [s] as a curve [ns] with knots at equal ratios, and at the ``edges`` where it jumps."""
+    ratios = [1.0]
+    while ratios[-1] < _MOST_TOKENS:
+        ratios.append(round(2 ** (len(ratios) / _KNOTS_PER_DOUBLING), 3))
+    knots = sorted({*ratios, *map(float, edges)})
     return Curve(tuple(knots), tuple(law_s(x) * NS_PER_S for x in knots))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from helixsim.domain.layers import FP16, Matrix, NumberFormat
 from helixsim.hardware import catalog
 from helixsim.hardware.kernels import Node
+from helixsim.hardware.roofline import roofline
 
 GPUS = [catalog.load_gpu(name) for name in catalog.gpu_names()]
 FP8, INT4 = NumberFormat("fp8", 8.0, "fp8"), NumberFormat("int4", 4.125)
@@ -26,7 +28,9 @@ def matrix(form: NumberFormat = FP16) -> Matrix:
 def test_a_product_rises_and_beats_neither_roof(gpu, rows, factor, form):
     node, weights = Node(gpu), matrix(form)
     seconds = node.gemm_s(weights, rows)
-    assert seconds <= node.gemm_s(weights, rows * factor) * (1 + 1e-12)
+    tile = gpu.kernels.fp8.tile_tokens if form is FP8 else 0
+    more = math.ceil(rows * factor / tile) * tile + tile if tile else rows * factor  # one tile less may take as long
+    assert seconds <= node.gemm_s(weights, more) * (1 + 1e-12)
     assert seconds > weights.parameters * form.bits / 8 / gpu.memory_bandwidth_bytes_per_s
     assert seconds > 2 * weights.parameters * rows / max(rate for _, rate in gpu.flops)
 
@@ -109,6 +113,36 @@ def test_larger_batches_never_take_less_where_graphs_end(gpus):
     node = Node(catalog.load_gpu("h100"), gpus)
     times = [node.token_work_s(model.layers[0], model.hidden_size, tokens) for tokens in range(500, 530)]
     assert times == sorted(times)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "measured_us"),
+    [(512, 57.5), (513, 112.7), (768, 87.9), (769, 141.6), (1024, 117.9), (1025, 194.3), (2048, 239.8), (2049, 309.6)],
+)
+def test_products_in_fp8_on_hopper_take_whole_tiles(tokens, measured_us):
+    """8192 x 8192 by CUTLASS on H100 (vLLM 0.24, aiconfigurator-core 0.12)."""
+    node, matrix = Node(catalog.load_gpu("h100")), Matrix("one", 8192, 8192, 8192 * 8192, FP8)
+    assert node.gemm_s(matrix, tokens) == pytest.approx(measured_us * 1e-6, rel=0.22)
+
+
+def test_what_is_empty_of_the_last_tile_takes_its_time_again():
+    node, matrix = Node(catalog.load_gpu("h200")), Matrix("one", 4096, 8192, 4096 * 8192, FP8)
+    plain = dataclasses.replace(node.gpu.kernels.fp8, tile_tokens=0)
+    smooth = Node(dataclasses.replace(node.gpu, kernels=dataclasses.replace(node.gpu.kernels, fp8=plain)))
+    for tokens, as_many in ((512, 512), (513, 513 + 2 * 255), (700, 700 + 2 * 68), (200, 200), (20_001, 20_001)):
+        assert node.gemm_s(matrix, tokens) == smooth.gemm_s(matrix, as_many)
+    blocked = dataclasses.replace(matrix, format=dataclasses.replace(FP8, is_blocked=True))
+    assert node.gemm_s(blocked, 513) == smooth.gemm_s(blocked, 513)  # other kernels
+
+
+def test_curves_jump_where_tiles_do():
+    model = catalog.load_model("llama-3.1-70b", "fp8")
+    node = Node(catalog.load_gpu("h100"), 2)
+    work = roofline(model, node.gpu, 2).token_work
+    for tokens in (512, 513, 640, 768, 769, 8192, 8193):
+        expected_s = node.token_work_s(model.layers[0], model.hidden_size, tokens)
+        assert work(tokens) / 1e9 == pytest.approx(expected_s, rel=1e-2)
+    assert work(513) > 1.25 * work(512)
 
 
 @pytest.mark.parametrize(
