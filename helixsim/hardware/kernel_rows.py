@@ -4,10 +4,10 @@ Rows come from a CSV with the columns of ``COLUMNS``. What a row measures is its
 
 ``decode``, ``prefill``
     One layer: ``batch`` sequences of ``context`` tokens each, or ``batch`` prompts of ``prompt`` tokens behind
-    ``context`` tokens. ``measured_ms`` is the sum of matrix products, attention, all-reduces and experts, without
+    ``context`` tokens, each kernel timed alone. ``measured_ms`` is the sum of matrix products, attention, all-reduces and experts, without
     norms, activations and gaps; the columns of ``PARTS`` have its parts, if they are there.
 ``attention_decode``, ``attention_prefill``
-    Attention alone.
+    Attention alone, as it runs in a layer.
 ``all_reduce_graph``, ``all_reduce_eager``
     One all-reduce of ``batch`` numbers of 16 bits, in a CUDA graph, or launched from the host, as those in ``prefill``
     rows are.
@@ -78,9 +78,9 @@ _CACHES_MIB = {"l40s": 96, "rtx-4090": 72, "rtx-pro-6000": 128}
 _CACHE_BYTES_PER_S = 2.2e12
 """Second-level caches (NVIDIA's descriptions of Ada and RTX Blackwell) and how fast they are read.
 
-A kernel that is timed over and over finds keys and values that fit into them there. No engine does: weights of other
-layers pass in between. The rate was read off L40S and holds for RTX PRO 6000; caches of other GPUs are small beside the
-bandwidth of their memory.
+Kernels of layers are timed alone, over and over, and find keys and values that fit into them there. No engine does:
+weights of other layers pass in between, and ``attention_decode`` timed in an engine reads the memory. The rate was read
+off L40S and holds for RTX PRO 6000; caches of other GPUs are small beside the bandwidth of their memory.
 """
 
 _ATTENTION_ALONE = EngineSpec("kernels", copies_activations=False, shares_weight_reads=True)
@@ -251,7 +251,7 @@ class _Kind:
             tokens = row.batch
             shape = BatchShape(decode_seqs=tokens, decode_context=tokens * row.context)
         added_s = (self.attending.ns(shape) - self.work_ns(tokens)) / NS_PER_S
-        if not is_prompt:
+        if row.phase == "decode":
             added_s -= self._cached_s(tokens, row.context)
         alone = matrices_alone(self.layer)
         inside = [matrix for matrix in self.layer.matrices if matrix not in alone]

@@ -83,7 +83,8 @@ def test_what_is_timed_over_and_over_is_read_from_the_cache_and_no_engine_reads_
     fitting = int(64 * 2**20 / token_bytes / 16)
 
     def compared_s(context, name="l40s"):
-        return only(row("attention_decode", 16, 0, context, 1.0, gpu=name))["attention"].predicted_ms / 1e3
+        parts = [("attention", 1e3)]
+        return only(row("decode", 16, 0, context, 1.0, parts=parts, gpu=name))["attention"].predicted_ms / 1e3
 
     def law_s(context):
         return law.kv_launch_s + node.kv_read_s(attention, 16, 16 * (context + law.kv_padding_tokens))
@@ -91,6 +92,8 @@ def test_what_is_timed_over_and_over_is_read_from_the_cache_and_no_engine_reads_
     assert compared_s(2 * fitting) == pytest.approx(law_s(2 * fitting), rel=1e-3)
     assert compared_s(fitting) < 0.45 * compared_s(2 * fitting)
     assert law_s(fitting) > 0.5 * law_s(2 * fitting)
+    alone = only(row("attention_decode", 16, 0, fitting, 1.0, gpu="l40s"))["attention"].predicted_ms / 1e3
+    assert alone == pytest.approx(law_s(fitting), rel=1e-3)
     times = roofline(LLAMA, gpu, 2)
     read_s = times.decode_context_ns_per_token * 16 * fitting / 1e9
     assert read_s == pytest.approx(node.kv_read_s(attention, 16, 16 * fitting))
