@@ -34,6 +34,9 @@ class GemmLaw:
     tile_tokens
         Tokens that are multiplied at once where that can be told from the time: of the last tile, what is empty takes
         its time again (``rows``). Zero: time follows the tokens.
+    most_bytes_per_s
+        At most so fast are weights read that are converted before they are multiplied: the cores are the limit then,
+        not the memory.
     """
 
     bandwidth_efficiency: float
@@ -41,6 +44,7 @@ class GemmLaw:
     sharpness: float
     launch_s: float
     tile_tokens: int = 0
+    most_bytes_per_s: float = math.inf
 
     @property
     def tiled_until(self) -> int:

@@ -85,10 +85,14 @@ class GemmSection(KneeSection):
     bandwidth_efficiency: Efficiency
     compute_efficiency: Efficiency
     tile: Annotated[int, Field(ge=0, le=4096)] = 0
+    most_read: Bandwidth | None = None
 
     def law(self) -> GemmLaw:
         """Return the law."""
-        return GemmLaw(self.bandwidth_efficiency, self.compute_efficiency, self.sharpness, self.launch, self.tile)
+        most = math.inf if self.most_read is None else self.most_read / BITS_PER_BYTE
+        return GemmLaw(
+            self.bandwidth_efficiency, self.compute_efficiency, self.sharpness, self.launch, self.tile, most
+        )
 
 
 class ExpertsSection(GemmSection):
@@ -106,6 +110,7 @@ class ExpertsSection(GemmSection):
             knee.sharpness,
             knee.launch_s,
             knee.tile_tokens,
+            knee.most_bytes_per_s,
             passes=self.passes,
             multiply=self.multiply,
         )

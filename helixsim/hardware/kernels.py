@@ -239,7 +239,8 @@ class Node:
         return product_s + kernels.sampler_s + kernels.sampler_s_per_sequence * sequences
 
     def _product_s(self, law: GemmLaw, read_bytes: float, multiply_s_at_peak: float) -> float:
-        read_s = read_bytes / (law.bandwidth_efficiency * self.gpu.memory_bandwidth_bytes_per_s)
+        bandwidth = law.bandwidth_efficiency * self.gpu.memory_bandwidth_bytes_per_s
+        read_s = read_bytes / min(bandwidth, law.most_bytes_per_s)
         multiply_s = multiply_s_at_peak / law.compute_efficiency
         longer, shorter = max(read_s, multiply_s), min(read_s, multiply_s)
         if longer == 0.0:
