@@ -89,26 +89,34 @@ def test_a_table_the_law_cannot_hold_is_wholly_off():
     assert error == 1.0
 
 
-# (model, GPU, GPUs, share, max_num_batched_tokens, max_num_seqs, precision, tokens): vLLM issue 10517 (two lengths; the
-# largest batch was the model's length then), LLMServingSim's log, llm-d-planner's measurements converted from GiB
+# (model, GPU, GPUs, share, max_num_batched_tokens, max_num_seqs, precision, tokens, tolerance): vLLM issue 10517 (two
+# lengths; the largest batch was the model's length then), LLMServingSim's log, llm-d-planner's measurements converted from
+# GiB; below, logs without all settings (vLLM PR 4454 and others): the defaults of that time, so the model's length for
+# those of A6000
 LOGGED = [
-    ("llama-3-8b", "rtx-4090", 1, 0.9, 2048, 256, "bf16", 41_408),
-    ("llama-3-8b", "rtx-3090", 1, 0.9, 20_000, 256, "bf16", 31_232),
-    ("llama-3-8b", "rtx-3090", 1, 0.9, 29_000, 256, "bf16", 23_648),
-    ("llama-3-8b", "h100", 1, 0.9, 8192, 1024, "bf16", 420_905),
-    ("llama-3-70b", "h100", 2, 0.9, 8192, 1024, "fp8", 209_715),
+    ("llama-3-8b", "rtx-4090", 1, 0.9, 2048, 256, "bf16", 41_408, 0.05),
+    ("llama-3-8b", "rtx-3090", 1, 0.9, 20_000, 256, "bf16", 31_232, 0.05),
+    ("llama-3-8b", "rtx-3090", 1, 0.9, 29_000, 256, "bf16", 23_648, 0.05),
+    ("llama-3-8b", "h100", 1, 0.9, 8192, 1024, "bf16", 420_905, 0.05),
+    ("llama-3-70b", "h100", 2, 0.9, 8192, 1024, "fp8", 209_715, 0.05),
+    ("qwen3-4b", "rtx-3090", 1, 0.9, 2048, 256, "bf16", 86_144, 0.08),
+    ("llama-3-8b", "a100-80g", 4, 0.9, 8192, 256, "bf16", 2_115_600, 0.08),
+    ("llama-3-8b", "rtx-a6000", 1, 0.9, 8192, 256, "bf16", 211_968, 0.08),
+    ("llama-2-7b", "rtx-a6000", 1, 0.9, 4096, 256, "int4", 78_032, 0.08),
+    ("mistral-7b", "rtx-a6000", 1, 0.9, 32_768, 256, "int4", 282_256, 0.08),
+    ("mistral-7b", "rtx-a6000", 1, 0.9, 32_768, 256, "bf16", 203_760, 0.08),
 ]
 
 
-@pytest.mark.parametrize(("name", "gpu", "gpus", "share", "batched", "seqs", "precision", "logged"), LOGGED)
-def test_engines_of_today_have_the_kv_tokens_they_log(name, gpu, gpus, share, batched, seqs, precision, logged):
+@pytest.mark.parametrize(("name", "gpu", "gpus", "share", "batched", "seqs", "precision", "logged", "within"), LOGGED)
+def test_engines_of_today_have_the_kv_tokens_they_log(name, gpu, gpus, share, batched, seqs, precision, logged, within):
     options = ProfileOptions(
         memory_fraction=share, max_prefill_tokens=batched, max_decode_seqs=seqs, holds_ends=True
     )  # fmt: skip
     model = catalog.load_model(name, precision)
     profile, _ = node_profile(model, catalog.load_gpu(gpu), gpus, options)
     whole = LayerRange(0, model.num_layers)
-    assert 16 * profile.blocks(whole, model.num_layers) == pytest.approx(logged, rel=0.06)
+    assert 16 * profile.blocks(whole, model.num_layers) == pytest.approx(logged, rel=within)
 
 
 def test_stages_at_the_ends_hold_less_by_the_embedding_and_the_head():

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from helixsim.domain.engine import EngineSpec
 from helixsim.domain.placement import LayerRange
-from helixsim.domain.step_time import StepTime
-from helixsim.hardware import catalog, compute_file
+from helixsim.domain.step_time import BatchShape, StepTime, prefill_pairs
+from helixsim.hardware import catalog, compute_file, engines
 from helixsim.hardware.kernels import Node
 from helixsim.hardware.roofline import roofline, timing_error
 
@@ -32,6 +32,17 @@ def test_a_layer_is_the_sum_of_its_kernels():
         assert profile.prefill(tokens) == pytest.approx((work_s + law.launch_s + padded_s) * 1e9)
     assert profile.decode_context_ns_per_token == pytest.approx(4096 / (300e9 * law.kv_bandwidth_efficiency) * 1e9)
     assert profile.source == "roofline"
+
+
+@pytest.mark.parametrize("budget", [2048, 8192])
+def test_a_prompt_of_300_000_tokens_takes_minutes(budget):
+    """About three minutes for an 8B on one A100 (microsoft/MInference issue 84), 115 s at the whole multiply rate."""
+    model = catalog.load_model("llama-3.1-8b")
+    compute, engine = roofline(model, catalog.load_gpu("a100-80g")), engines.load_engine("vllm-1").spec
+    step_time = StepTime(compute, engine, LayerRange(0, model.num_layers), model.num_layers)
+    chunks = [(past, min(budget, 300_000 - past)) for past in range(0, 300_000, budget)]
+    total_ns = sum(step_time.ns(BatchShape(size, prefill_pairs(size, past), 1)) for past, size in chunks)
+    assert 100 < total_ns / 1e9 < 190
 
 
 def test_long_prompts_cost_their_square():
