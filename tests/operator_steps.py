@@ -1,7 +1,8 @@
 """Steps of whole models against ``aiconfigurator-core``: ``python -m tests.operator_steps`` prints a table of errors.
 
 The library evaluates a model of its own, made from its copy of the checkpoint's ``config.json``; helixsim's layers, by
-the laws of kernels and by the same tables, have to come to the same time. Neither side counts sampling or the host.
+the laws of kernels and by the same tables, have to come to the same time. Neither side counts sampling or the host, and
+norms of heads, which were not measured, take what the library assumes on both.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from helixsim.domain.placement import LayerRange
 from helixsim.domain.step_time import BatchShape, StepTime, prefill_pairs
 from helixsim.hardware import catalog
 from helixsim.hardware.kernels import Node
-from helixsim.hardware.operator_library import SYSTEMS, open_tables
+from helixsim.hardware.operator_layers import attention_operators
+from helixsim.hardware.operator_library import SYSTEMS, Tables, open_tables
 from helixsim.hardware.operator_tables import operator_times
 from helixsim.hardware.roofline import roofline
 
@@ -83,13 +85,15 @@ def steps(case: Case) -> Iterator[Step]:
     from aiconfigurator_core.sdk import EngineHandle
 
     handle = EngineHandle.compile(case.checkpoint, SYSTEMS[case.gpu], "vllm", tp_size=case.gpus, **dict(case.options))
-    model, gpu = catalog.load_model(case.model, case.precision), _without_sampler(catalog.load_gpu(case.gpu))
-    analytic = _step_time(model, roofline(model, gpu, case.gpus))
+    model, gpu = catalog.load_model(case.model, case.precision), _kernels_alone(catalog.load_gpu(case.gpu))
     tables = open_tables(case.gpu, "vllm")
+    analytic = _step_time(model, roofline(model, gpu, case.gpus))
     tabled = _step_time(model, operator_times(Node(gpu, case.gpus), model, tables, in_service=False))
+    norms_ms = _head_norms_ms(model, case.gpus, tables)
 
     def step(kind: str, text: str, ms: float, shape: BatchShape) -> Step:
-        return Step(kind, text, ms, analytic.ns(shape) / 1e6, tabled.ns(shape) / 1e6)
+        norms = norms_ms if shape.prefill_tokens else 0.0
+        return Step(kind, text, ms, analytic.ns(shape) / 1e6 + norms, tabled.ns(shape) / 1e6)
 
     for seqs, context in DECODES:
         shape = BatchShape(decode_seqs=seqs, decode_context=seqs * context, sampled=seqs)
@@ -107,8 +111,23 @@ def _step_time(model: ModelSpec, compute: ComputeProfile) -> StepTime:
     return StepTime(compute, KERNELS_ALONE, LayerRange(0, model.num_layers), model.num_layers)
 
 
-def _without_sampler(gpu: GpuSpec) -> GpuSpec:
-    return replace(gpu, kernels=replace(gpu.kernels, sampler_s=0.0, sampler_s_per_sequence=0.0))
+def _kernels_alone(gpu: GpuSpec) -> GpuSpec:
+    alone = replace(gpu.kernels, sampler_s=0.0, sampler_s_per_sequence=0.0, head_norms_s=0.0)
+    return replace(gpu, kernels=alone)
+
+
+def _head_norms_ms(model: ModelSpec, gpus: int, tables: Tables) -> float:
+    """Return what the library adds to all layers of a step with prompts for norms of heads; decode steps have none."""
+    total_ns = 0.0
+    for layer in model.layers:
+        attention = layer.attention
+        if attention is not None and attention.head_norms:
+            plain = replace(layer, attention=replace(attention, head_norms=False))
+            for one, sign in ((layer, 1), (plain, -1)):
+                operators = attention_operators(one, model, gpus, tables)
+                assert operators is not None, "attention has operators"
+                total_ns += sign * tables.ns(tables.build.text(operators[0]), 1, 512, is_prompt=True)
+    return total_ns / 1e6
 
 
 KINDS = ("decode", "prefill", "mixed")

@@ -90,9 +90,7 @@ class GemmSection(KneeSection):
     def law(self) -> GemmLaw:
         """Return the law."""
         most = math.inf if self.most_read is None else self.most_read / BITS_PER_BYTE
-        return GemmLaw(
-            self.bandwidth_efficiency, self.compute_efficiency, self.sharpness, self.launch, self.tile, most
-        )
+        return GemmLaw(self.bandwidth_efficiency, self.compute_efficiency, self.sharpness, self.launch, self.tile, most)
 
 
 class ExpertsSection(GemmSection):

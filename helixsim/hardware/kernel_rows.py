@@ -4,8 +4,8 @@ Rows come from a CSV with the columns of ``COLUMNS``. What a row measures is its
 
 ``decode``, ``prefill``
     One layer: ``batch`` sequences of ``context`` tokens each, or ``batch`` prompts of ``prompt`` tokens behind
-    ``context`` tokens, each kernel timed alone. ``measured_ms`` is the sum of matrix products, attention, all-reduces and experts, without
-    norms, activations and gaps; the columns of ``PARTS`` have its parts, if they are there.
+    ``context`` tokens. ``measured_ms`` is the sum of matrix products, attention, all-reduces and experts, each timed
+    alone, without norms, activations and gaps; the columns of ``PARTS`` have its parts, if they are there.
 ``attention_decode``, ``attention_prefill``
     Attention alone, as it runs in a layer.
 ``all_reduce_graph``, ``all_reduce_eager``

@@ -90,9 +90,9 @@ def test_a_table_the_law_cannot_hold_is_wholly_off():
 
 
 # (model, GPU, GPUs, share, max_num_batched_tokens, max_num_seqs, precision, tokens, tolerance): vLLM issue 10517 (two
-# lengths; the largest batch was the model's length then), LLMServingSim's log, llm-d-planner's measurements converted from
-# GiB; below, logs without all settings (vLLM PR 4454 and others): the defaults of that time, so the model's length for
-# those of A6000
+# lengths; the largest batch was the model's length then), LLMServingSim's log, llm-d-planner's measurements converted
+# from GiB; below, logs without all settings (vLLM PR 4454 and others): the defaults of that time, so the model's length
+# for those of A6000
 LOGGED = [
     ("llama-3-8b", "rtx-4090", 1, 0.9, 2048, 256, "bf16", 41_408, 0.05),
     ("llama-3-8b", "rtx-3090", 1, 0.9, 20_000, 256, "bf16", 31_232, 0.05),
