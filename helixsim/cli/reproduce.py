@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from helixsim.cli import console, options
 from helixsim.errors import ConfigError, ExitCode, ThresholdError, unknown_name
 from helixsim.papers.helix.names import figure_titles
-from helixsim.papers.leaderboard.names import CLUSTERS, QUICK_CLUSTERS
+from helixsim.papers.leaderboard.names import CLUSTERS
 
 if TYPE_CHECKING:
     from helixsim.papers.helix.cells import Cell
@@ -56,7 +56,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     leaderboard.add_argument(
         "--quick",
         action="store_true",
-        help=f"coarse: short windows and searches, and unless clusters are named {', '.join(QUICK_CLUSTERS)} only",
+        help="coarse: short windows and searches, one plan of helix for all rates of a search",
     )
     leaderboard.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     leaderboard.set_defaults(func=run_leaderboard)
@@ -148,7 +148,7 @@ def run_leaderboard(args: argparse.Namespace) -> int:
     from helixsim.papers.leaderboard.names import Effort
 
     effort = Effort(args.quick)
-    clusters = run.chosen_clusters(args.clusters, effort)
+    clusters = run.chosen_clusters(args.clusters)
     with console.progress("leaderboard", quiet=args.quiet) as advance, options.executor(args) as executor:
         board = run.simulate_all(clusters, effort, args.out / "cache", executor, force=args.force, progress=advance)
     document = verdicts.document(board)

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+import numpy as np
+
 from helixsim.domain.cluster import Deployment, Node
 from helixsim.domain.placement import LayerRange, Placement
 from helixsim.errors import InfeasibleError
@@ -20,6 +22,13 @@ MAX_CONFIGURATIONS = 5_000
 
 EXTRA_NODES = 4
 """Nodes of a configuration beyond the fewest with which it holds the model, at most."""
+
+MOST_COLUMNS = 150
+"""Configurations that the integer program chooses from: those that cost least at the prices of the relaxed program."""
+
+COMPOSITION_GAP, COMPOSITION_NODES = 2e-3, 2_000
+"""Gap to the largest throughput, and nodes of branch and bound, at which the integer program ends. With seven classes
+of nodes the proof would take hours."""
 
 _TIE = 1e-6
 """Weight of the number of nodes beside throughput: of equal compositions the one with fewer nodes."""
@@ -80,8 +89,8 @@ class CostMilp:
             If no configuration holds the model, or none fits the budget.
         """
         started = time.perf_counter()
-        fleet, limits = problem.fleet, LayerLimits(problem.fleet)
-        classes = equal_nodes(fleet)
+        fleet = problem.fleet
+        chains, classes = _Chains(fleet), equal_nodes(fleet)
         found = configurations(problem, classes, options.max_nodes)
         if not found:
             raise InfeasibleError(f"cost_milp: no {options.max_nodes} nodes hold {layers_to_hold(fleet)}")
@@ -99,7 +108,7 @@ class CostMilp:
         for one, number in zip(found, numbers, strict=True):
             for _ in range(number):
                 members = [nodes.pop(0) for nodes, count in zip(free, one.counts, strict=True) for _ in range(count)]
-                nodes, layers = _shared(limits, fleet, members)
+                nodes, layers = chains.shared(members)
                 pipelines |= dict.fromkeys((node.id for node in nodes), len(set(pipelines.values())))
                 ranges |= chain_ranges(nodes, layers)
             if number:
@@ -120,29 +129,65 @@ class CostMilp:
 
 def configurations(problem: PlacementProblem, classes: Sequence[Sequence[Node]], max_nodes: int) -> list[Configuration]:
     """Return the replicas that nodes of one site can form; of several sites only where no site holds the model."""
-    fleet, limits = problem.fleet, LayerLimits(problem.fleet)
+    fleet, chains = problem.fleet, _Chains(problem.fleet)
     capacity = problem.capacity if problem.operating is None else problem.operating
     regions = list(dict.fromkeys(nodes[0].region for nodes in classes))
     sites = [[at for at, nodes in enumerate(classes) if nodes[0].region == region] for region in regions]
     for one in (sites, [list(range(len(classes)))]):
         found: list[Configuration] = []
         for site in one:
-            for counts in _multisets(limits, fleet, [classes[at] for at in site], max_nodes):
+            for counts in _multisets(chains, [classes[at] for at in site], max_nodes):
                 members = [node for at, count in zip(site, counts, strict=True) for node in classes[at][:count]]
-                nodes, layers = _shared(limits, fleet, members)
+                nodes, layers = chains.shared(members)
                 flow = chain_flow(fleet, nodes, layers, capacity)
                 if flow > 0:
                     whole = dict(zip(site, counts, strict=True))
                     price = sum(node.cost_usd_per_hour for node in members)
                     found.append(Configuration(tuple(whole.get(at, 0) for at in range(len(classes))), flow, price))
         if found:
-            return found
+            return _undominated(found)
     return []
 
 
-def _multisets(
-    limits: LayerLimits, fleet: Deployment, classes: Sequence[Sequence[Node]], max_nodes: int
-) -> Iterator[tuple[int, ...]]:
+def _undominated(found: Sequence[Configuration]) -> list[Configuration]:
+    """Return the configurations for which no other one has as much throughput with no more nodes of any class."""
+    counts = np.array([one.counts for one in found])
+    flows = np.array([one.tokens_per_s for one in found])
+    kept: list[Configuration] = []
+    for at, one in enumerate(found):
+        better = (flows >= flows[at]) & (counts <= counts[at]).all(axis=1)
+        better[at] = False
+        equal = np.flatnonzero(better & (flows == flows[at]) & (counts == counts[at]).all(axis=1))
+        better[equal[equal > at]] = False
+        if not better.any():
+            kept.append(one)
+    return kept
+
+
+class _Chains:
+    """Replicas of nodes as chains: their order, and their layers in proportion to memory."""
+
+    def __init__(self, fleet: Deployment) -> None:
+        self._limits = LayerLimits(fleet)
+        self._rank = {node.id: at for at, node in enumerate(in_order(fleet.cluster.nodes, fleet))}
+        self._memory = {node.id: node_memory_bytes(fleet, node) for node in fleet.cluster.nodes}
+
+    def holds(self, members: Sequence[Node]) -> bool:
+        """Return whether nodes hold the model, each at least one layer."""
+        most = self._limits.of_chain(self._in_order(members))
+        return all(most) and sum(most) >= self._limits.num_layers >= len(members)
+
+    def shared(self, members: Sequence[Node]) -> tuple[list[Node], list[int]]:
+        """Return nodes that hold the model in their order, and the layers of each."""
+        nodes = self._in_order(members)
+        weights = [self._memory[node.id] for node in nodes]
+        return nodes, water_fill(self._limits.num_layers, weights, self._limits.of_chain(nodes), least=1)
+
+    def _in_order(self, members: Sequence[Node]) -> list[Node]:
+        return sorted(members, key=lambda node: self._rank[node.id])
+
+
+def _multisets(chains: _Chains, classes: Sequence[Sequence[Node]], max_nodes: int) -> Iterator[tuple[int, ...]]:
     """Yield numbers of nodes of each class that hold the model, by the number of all, up to a few more than needed.
 
     A multiset is extended by nodes of its last class or later ones, so each is met once; it stops ``EXTRA_NODES`` nodes
@@ -159,7 +204,7 @@ def _multisets(
                     continue
                 more = tuple(count + (at == number) for number, count in enumerate(counts))
                 members = [node for nodes, count in zip(classes, more, strict=True) for node in nodes[:count]]
-                holds = bool(_shared(limits, fleet, members)[0])
+                holds = chains.holds(members)
                 if holds:
                     yield more
                     yielded += 1
@@ -170,34 +215,43 @@ def _multisets(
         level = following
 
 
-def _shared(limits: LayerLimits, fleet: Deployment, members: Sequence[Node]) -> tuple[list[Node], list[int]]:
-    """Return a replica's nodes in order and their layers, by memory; empty if they cannot hold the model."""
-    nodes = in_order(members, fleet)
-    most = limits.of_chain(nodes)
-    if sum(most) < limits.num_layers or not all(most) or len(nodes) > limits.num_layers:
-        return [], []
-    return nodes, water_fill(limits.num_layers, [node_memory_bytes(fleet, node) for node in nodes], most, least=1)
-
-
 def _composition(found: Sequence[Configuration], available: Sequence[int], options: CostMilpOptions) -> list[int]:
     """Return how many replicas of each configuration have the largest throughput."""
     from helixsim import solver  # deferred: loads HiGHS
 
-    program = solver.Program(maximise=True)
     top = max(one.tokens_per_s for one in found)
-    columns = [
-        program.column(one.tokens_per_s / top - _TIE * sum(one.counts), integer=True, upper=min(
-            number // count for number, count in zip(available, one.counts, strict=True) if count
-        ))
-        for one in found
-    ]  # fmt: skip
-    for at, number in enumerate(available):
-        row = {column: float(one.counts[at]) for column, one in zip(columns, found, strict=True) if one.counts[at]}
-        program.row(row, upper=float(number))
-    if options.budget_usd_per_hour is not None:
-        prices = {column: one.usd_per_hour for column, one in zip(columns, found, strict=True)}
-        program.row(prices, upper=options.budget_usd_per_hour)
-    solution = solver.solve(program, time_limit_s=options.time_limit_s, relative_gap=1e-4)
+    worth = [one.tokens_per_s / top - _TIE * sum(one.counts) for one in found]
+
+    def program(chosen: Sequence[int], *, is_relaxed: bool) -> solver.Program:
+        made = solver.Program(maximise=True)
+        columns = {}
+        for number in chosen:
+            counts = found[number].counts
+            most = min(there // count for there, count in zip(available, counts, strict=True) if count)
+            columns[number] = made.column(
+                worth[number], integer=not is_relaxed, upper=solver.INFINITY if is_relaxed else most
+            )
+        for at, there in enumerate(available):
+            made.row({columns[n]: float(found[n].counts[at]) for n in chosen if found[n].counts[at]}, upper=there)
+        if options.budget_usd_per_hour is not None:
+            made.row({columns[n]: found[n].usd_per_hour for n in chosen}, upper=options.budget_usd_per_hour)
+        return made
+
+    chosen = list(range(len(found)))
+    if len(found) > MOST_COLUMNS:
+        relaxed = solver.solve(program(chosen, is_relaxed=True)).optimum("cost_milp")
+        assert relaxed is not None, "no replica at all is a solution"
+        prices = np.array(relaxed.row_duals)
+        spent = np.array([(*one.counts, one.usd_per_hour)[: len(prices)] for one in found]) @ prices
+        loss = spent - np.array(worth)
+        chosen = sorted(np.argsort(loss, kind="stable")[:MOST_COLUMNS].tolist())
+    solution = solver.solve(
+        program(chosen, is_relaxed=False), time_limit_s=options.time_limit_s, relative_gap=COMPOSITION_GAP,
+        max_nodes=COMPOSITION_NODES,
+    )  # fmt: skip
     if not solution.is_feasible:  # no replica at all is a solution
         raise solver.SolverError(f"cost_milp: HiGHS ended with {solution.status}")
-    return [round(value) for value in solution.values]
+    numbers = [0] * len(found)
+    for number, value in zip(chosen, solution.values, strict=True):
+        numbers[number] = round(value)
+    return numbers

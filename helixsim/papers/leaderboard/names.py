@@ -19,11 +19,15 @@ CLUSTERS = {
 }
 """Name of each experiment below ``experiments/leaderboard``, and what its cluster is."""
 
-QUICK_CLUSTERS = ("single24", "home")
-"""Clusters of ``--quick``, unless others are named."""
-
 LOADS = (0.25, 0.7, 1.0)
 """Loads, as shares of the best capacity."""
+
+
+QUICK_WARMUP_SHARE = 0.2
+"""Warm-up of ``--quick``, as a share of that of the experiment."""
+
+QUICK_WINDOW_S = (60, 120)
+"""Shortest and longest window of ``--quick`` [s]; between them it is as long as its warm-up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +48,12 @@ class Effort:
         return 0.1 if self.is_quick else 0.05
 
     def settings(self, warmup_s: float) -> dict[str, object]:
-        """Return the changes of an experiment with this warm-up [s]: quick ones have a fifth of their windows."""
-        return {"workload.warmup": f"{warmup_s / 5:g} s", "workload.duration": "2 min"} if self.is_quick else {}
+        """Return the changes of an experiment with this warm-up [s]."""
+        if not self.is_quick:
+            return {}
+        short_s = QUICK_WARMUP_SHARE * warmup_s
+        window_s = min(max(short_s, QUICK_WINDOW_S[0]), QUICK_WINDOW_S[1])
+        return {"workload.warmup": f"{short_s:g} s", "workload.duration": f"{window_s:g} s"}
 
 
 def experiment_file(cluster: str) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 
 from helixsim.errors import ConfigError, unknown_name
 from helixsim.papers.helix.tasks import Outcome, Results, Task, perform_all
-from helixsim.papers.leaderboard.names import CLUSTERS, LOADS, QUICK_CLUSTERS, Effort
+from helixsim.papers.leaderboard.names import CLUSTERS, LOADS, Effort
 from helixsim.papers.leaderboard.tasks import Bound, Cell, served_rps, strategies_of
 from helixsim.runtime.pool import Executor, Report
 
@@ -78,8 +78,8 @@ class Leaderboard:
     strategies: dict[str, list[str]]
 
 
-def chosen_clusters(names: Sequence[str], effort: Effort) -> list[str]:
-    """Return the clusters to simulate.
+def chosen_clusters(names: Sequence[str]) -> list[str]:
+    """Return the clusters to simulate: those named, or all.
 
     Raises
     ------
@@ -89,7 +89,7 @@ def chosen_clusters(names: Sequence[str], effort: Effort) -> list[str]:
     for name in names:
         if name not in CLUSTERS:
             raise ConfigError(unknown_name("cluster", name, list(CLUSTERS)))
-    return list(dict.fromkeys(names)) or list(QUICK_CLUSTERS if effort.is_quick else CLUSTERS)
+    return list(dict.fromkeys(names)) or list(CLUSTERS)
 
 
 def simulate_all(

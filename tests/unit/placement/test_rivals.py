@@ -16,9 +16,9 @@ from helixsim.domain.cluster import Deployment, LinkSpec
 from helixsim.domain.placement import LayerRange
 from helixsim.engine.simulate import simulate
 from helixsim.errors import InfeasibleError
-from helixsim.placement import parallax, registry
+from helixsim.placement import cost_milp, parallax, registry
 from helixsim.placement.base import PlacementProblem
-from helixsim.placement.chains import LayerLimits
+from helixsim.placement.chains import LayerLimits, chain_flow
 from helixsim.placement.check import check
 from helixsim.placement.cost_milp import configurations
 from helixsim.placement.hexgen2 import partitioned
@@ -270,6 +270,33 @@ def test_the_composition_has_the_largest_throughput_within_the_budget(sizes: lis
     placement = solved("cost_milp", posed, budget_usd_per_hour=budget)
     assert flows_of(placement, posed) == pytest.approx(best, rel=1e-3)
     assert budget is None or placement.notes["usd_per_hour"] <= budget
+
+
+@settings(max_examples=30, deadline=None)
+@given(sizes=st.lists(st.sampled_from([2, 3, 5, 8]), min_size=3, max_size=8))
+def test_each_set_of_nodes_that_holds_the_model_has_a_configuration_as_good_with_no_more_nodes(sizes) -> None:
+    posed = problem(fleet_of(sizes))
+    classes = equal_nodes(posed.fleet)
+    found = configurations(posed, classes, 32)
+    for one, other in product(found, repeat=2):
+        assert one is other or one.tokens_per_s < other.tokens_per_s or np.any(np.array(one.counts) > other.counts)
+    chains = cost_milp._Chains(posed.fleet)
+    fewest = [len(nodes) for nodes in classes]
+    for counts in product(*(range(number + 1) for number in fewest)):
+        members = [node for nodes, count in zip(classes, counts, strict=True) for node in nodes[:count]]
+        if members and len(members) <= 4 and chains.holds(members):
+            flow = chain_flow(posed.fleet, *chains.shared(members), posed.capacity)
+            assert any(one.tokens_per_s >= flow and np.all(np.array(one.counts) <= counts) for one in found)
+
+
+def test_the_composition_of_few_configurations_is_that_of_all(monkeypatch) -> None:
+    """The relaxed program prices the classes of nodes; the configurations that it leaves out are dear."""
+    posed = problem(fleet_of([2, 2, 3, 3, 3, 5, 5, 7, 7, 8]))
+    whole = flows_of(solved("cost_milp", posed), posed)
+    number = len(configurations(posed, equal_nodes(posed.fleet), 32))
+    monkeypatch.setattr(cost_milp, "MOST_COLUMNS", number // 3)
+    assert flows_of(solved("cost_milp", posed), posed) == pytest.approx(whole, rel=2e-3)
+    assert number >= 9
 
 
 def test_cost_milp_stays_on_a_site_unless_none_holds_the_model() -> None:

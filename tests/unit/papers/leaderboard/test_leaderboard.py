@@ -12,7 +12,7 @@ from tiny import tiny
 
 import helixsim as hx
 from helixsim.errors import ConfigError
-from helixsim.papers.leaderboard import files, names, page, run, tasks, text, verdicts
+from helixsim.papers.leaderboard import files, page, run, tasks, text, verdicts
 from helixsim.papers.leaderboard.names import CLUSTERS, LOADS, Effort, experiment_file
 from helixsim.papers.leaderboard.run import Ladder, chosen_clusters, simulate_all
 from helixsim.runtime.pool import Serial
@@ -59,11 +59,18 @@ def test_a_load_above_one_that_fails_does_not_count() -> None:
 
 
 def test_clusters_by_name() -> None:
-    assert chosen_clusters([], Effort()) == list(CLUSTERS)
-    assert chosen_clusters([], QUICK) == list(names.QUICK_CLUSTERS)
-    assert chosen_clusters(["home", "home", "dist24"], QUICK) == ["home", "dist24"]
+    assert chosen_clusters([]) == list(CLUSTERS)
+    assert chosen_clusters(["home", "home", "dist24"]) == ["home", "dist24"]
     with pytest.raises(ConfigError, match=r"hom.*did you mean"):
-        chosen_clusters(["hom"], QUICK)
+        chosen_clusters(["hom"])
+
+
+@given(warmup_s=st.floats(1, 3600))
+def test_quick_windows_are_short_and_no_longer_than_two_minutes(warmup_s: float) -> None:
+    settings = {key: float(str(value).removesuffix(" s")) for key, value in QUICK.settings(warmup_s).items()}
+    assert settings["workload.warmup"] < warmup_s
+    assert 60 <= settings["workload.duration"] <= 120
+    assert not Effort().settings(warmup_s)
 
 
 def row(strategy: str, share: float | None, time_s: float | None = 1.0, low: float | None = None, **more):
