@@ -228,6 +228,33 @@ class CostFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class RankingFigures:
+    """What systems are ranked by, in equal parts of the window (``metrics.score``).
+
+    Parameters
+    ----------
+    good, decided
+        Requests that met all objectives, and all with a known outcome, by the part in which they arrived.
+    log_latency
+        Pseudo-values of the logarithm of the latency [s]; None where nothing was measured.
+    output_tokens
+        Output tokens delivered in each part.
+    usd_per_hour, nodes
+        Price and number of the nodes with layers.
+    cost_first
+        Whether the plan was asked for by cost, so that the price decides before the latency.
+    """
+
+    good: tuple[float, ...]
+    decided: tuple[float, ...]
+    log_latency: tuple[Figure, ...]
+    output_tokens: tuple[float, ...]
+    usd_per_hour: float
+    nodes: int
+    cost_first: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class IntegrityFigures:
     """Counts of the whole run that show its soundness.
 

@@ -22,6 +22,7 @@ from helixsim.domain.figures import (
     Limits,
     LoadFigures,
     ObjectiveFigures,
+    RankingFigures,
     SettingFigures,
     ThroughputFigures,
     WindowFigures,
@@ -66,6 +67,8 @@ class Summary:
     """Of which kind of system and load these are the figures; None in documents of older versions."""
     itl_max_s: Figure = None
     """Largest time between two tokens of a request in the window [s]; None without any, and in older documents."""
+    ranking: RankingFigures | None = None
+    """What the system is ranked by; None in documents of older versions."""
 
     def vllm_keys(self) -> dict[str, Any]:
         """Return the figures of ``vllm bench serve`` under its keys; latencies in ms."""
@@ -113,6 +116,7 @@ class Summary:
             **_keys(self.cost),
             **_keys(self.integrity),
             **({} if self.setting is None else {"setting": _setting_keys(self.setting)}),
+            **({} if self.ranking is None else {"ranking": json_values(asdict(self.ranking))}),
         }  # fmt: skip
 
     def confidence(self) -> dict[str, Limits]:
@@ -217,6 +221,12 @@ def _read_setting(document: Mapping[str, Any] | None) -> SettingFigures | None:
     return SettingFigures(**{**document, **lists, "nodes": tuple(GpuShare(**one) for one in document["nodes"])})
 
 
+def _read_ranking(document: Mapping[str, Any] | None) -> RankingFigures | None:
+    if document is None:
+        return None
+    return RankingFigures(**{name: tuple(one) if isinstance(one, list) else one for name, one in document.items()})
+
+
 def _latency(keys: Mapping[str, Any], name: str, interval: Limits | None = None) -> Latency:
     """Return the latency whose statistics are among ``keys`` [ms]; ``interval`` of its mean [ms]."""
     return Latency(
@@ -264,6 +274,7 @@ def _read(top: Mapping[str, Any], own: Mapping[str, Any]) -> Summary:
         objectives={name: ObjectiveFigures(**one) for name, one in own.get("objectives", {}).items()},
         setting=_read_setting(own.get("setting")),
         itl_max_s=seconds(own.get("max_itl_ms")),
+        ranking=_read_ranking(own.get("ranking")),
     )
 
 

@@ -37,6 +37,7 @@ from helixsim.metrics.energy_cost import (
 from helixsim.metrics.latency import latencies, latency_samples
 from helixsim.metrics.objectives import objective_figures
 from helixsim.metrics.saturation import saturation
+from helixsim.metrics.score import score_of
 from helixsim.metrics.setting import setting_of
 from helixsim.metrics.stationarity import stationarity
 from helixsim.metrics.stats import histogram_percentile
@@ -64,6 +65,7 @@ def summarise(
     kv_limited_tokens_per_s: float | None = None,
     engine: EngineSpec = IDEAL,
     unsupported: tuple[str, ...] = (),
+    cost_first: bool = False,
 ) -> Summary:
     """Return the summary of one system.
 
@@ -77,6 +79,8 @@ def summarise(
         KV-limited throughput estimate of the placement [prompt + output tokens/s]; None: not computed.
     engine, unsupported
         Serving engine that was simulated, and what of it the models do not represent.
+    cost_first
+        Whether the price decides before the latency when systems are ranked.
     """
     counts = throughput(run, slo)
     samples = latency_samples(run)
@@ -114,6 +118,7 @@ def summarise(
                 mean_output_tokens=mean_output_tokens,
                 unsupported=unsupported,
             ),
+            ranking=score_of(run, slo, fleet, placement, cost_first=cost_first).figures(),
         )
     )
 

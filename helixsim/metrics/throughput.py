@@ -92,6 +92,12 @@ def attainment_interval(run: RunResult, slo: Slo) -> Interval | None:
     """Return the 95 % interval of the SLO attainment, by batches of requests in order of arrival; None: too few."""
     if not slo.is_stated:
         return None
+    arrivals, are_good = outcomes(run, slo)
+    return interval_of_batches(batch_means(are_good[np.argsort(arrivals, kind="stable")].astype(np.float64)))
+
+
+def outcomes(run: RunResult, slo: Slo) -> tuple[IntArray, BoolArray]:
+    """Return the arrival [ns] of each request with a known outcome, and whether it met every objective."""
     arrivals: list[IntArray] = []
     are_good: list[BoolArray] = []
     for _, part, own in by_objective(run, slo):
@@ -101,8 +107,7 @@ def attainment_interval(run: RunResult, slo: Slo) -> Interval | None:
         missed = np.flatnonzero(rejected | late(part, own))
         arrivals += [requests.arrival_ns[finished], requests.arrival_ns[missed]]
         are_good += [_good(part, own), np.zeros(len(missed), dtype=bool)]
-    order = np.argsort(np.concatenate(arrivals), kind="stable")
-    return interval_of_batches(batch_means(np.concatenate(are_good)[order].astype(np.float64)))
+    return np.concatenate(arrivals), np.concatenate(are_good)
 
 
 def of_class(run: RunResult, name: str | None, others: Sequence[str] = ()) -> RunResult:

@@ -1,10 +1,8 @@
 """The verdict on the systems of one experiment: objectives met or missed, the order of the systems, doubts, next step.
 
-With objectives, systems are ranked by goodput; at the same offered rate that is the share of requests within all
-objectives. Systems that meet every objective and are not overloaded come first. Systems whose goodputs do not differ
-by more than their sampling intervals are ranked by price, then by mean latency. Without objectives, systems at a given
-rate are ranked by mean latency, those that are not overloaded first; under saturation and in closed loops, and if all
-are overloaded, by throughput. Whether a system is stable is another fact: a stable one can miss its objectives.
+Systems are ranked by the criteria by which a race ranks plans (``metrics.criteria``): with objectives by the share of
+requests within all of them, then by latency and price. Whether a system is stable, and whether it meets its objectives,
+are other facts: a stable one can miss them.
 
 The verdict depends on the summaries alone, so that a run that is read from files has the same one.
 """
@@ -17,15 +15,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from helixsim.domain.figures import Figure, Limits, ObjectiveFigures
+from helixsim.domain.figures import Figure, ObjectiveFigures
 from helixsim.domain.request import FeedMode
 from helixsim.domain.summary import LATENCIES, Summary
-from helixsim.jsonio import json_values
-from helixsim.metrics.criteria import Criterion, chain_of, ranked
+from helixsim.jsonio import json_values, significant
+from helixsim.metrics.criteria import Criterion, Step, ranked, steps
 from helixsim.metrics.error_table import KINDS
 from helixsim.metrics.model_error import ModelError, model_error
 from helixsim.metrics.ranking import follows_load, share_below, shares_ahead
 from helixsim.metrics.saturation import Saturation
+from helixsim.metrics.score import Score, of_summary
 from helixsim.metrics.stationarity import STEADY
 from helixsim.units import percent
 
@@ -132,10 +131,9 @@ class Lead:
     criterion
         What decided.
     best, next
-        The deciding figure of both; for ``OBJECTIVES`` and ``STABILITY`` the share within the SLO or the throughput.
-    difference
-        Interval of the difference best - next by sampling, 95 %, without pairing requests, which makes it wide.
-        None: unknown.
+        The deciding figure of both; for ``STABILITY`` the throughput.
+    is_significant
+        Whether the difference exceeds the sampling error, where it has one.
     ahead_in_draws
         Share of draws of the model error in which the best is ahead in ``drawn``; None: not known.
     drawn
@@ -145,14 +143,9 @@ class Lead:
     criterion: Criterion
     best: Figure
     next: Figure
-    difference: Limits | None
+    is_significant: bool
     ahead_in_draws: Figure
     drawn: str
-
-    @property
-    def is_significant(self) -> bool:
-        """Whether the difference exceeds the sampling error, where that is known."""
-        return self.difference is None or not self.difference.low <= 0 <= self.difference.high
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +197,6 @@ class Verdict:
                     "decided_by": lead.criterion.value,
                     "best": lead.best,
                     "next": lead.next,
-                    "difference_interval": lead.difference,
                     "is_significant": lead.is_significant,
                     "ahead_in_draws": lead.ahead_in_draws,
                     "in_draws_of": lead.drawn,
@@ -227,19 +219,44 @@ def verdict_of(summaries: Mapping[str, Summary], *, has_slo: bool, compared: Seq
     """
     systems = {name: _system(summary) for name, summary in summaries.items()}
     names = [name for name in compared if name in systems] or list(systems)
-    is_met = {name: bool(systems[name].is_met) for name in names}
-    chain = chain_of({name: summaries[name] for name in names}, is_met, has_slo=has_slo)
-    ranking = ranked(names, chain)
+    scores = {name: of_summary(summaries[name]) for name in names}
+    chain = _chain([summaries[name] for name in names], scores, has_slo=has_slo)
+    ranking = ranked(sorted(names), scores, chain)
     best, *others = ranking
     lead = None
     if others:
-        step = next((one for one in chain if others[0] in one.left_behind([best, others[0]])), chain[-1])
+        pair = [best, others[0]]
+        step = next((one for one in chain if others[0] in one.left_behind(pair, scores)), chain[-1])
         key = _drawn(step.criterion, (systems[others[0]], systems[best]), summaries[best])
         share = shares_ahead(summaries[best], summaries[others[0]])[key]
-        figures = (step.shown(best), step.shown(others[0]))
-        lead = Lead(step.criterion, *figures, step.difference(best, others[0]), share, key)
-    rule = next(one.criterion for one in chain if one.criterion not in {Criterion.OBJECTIVES, Criterion.STABILITY})
+        figures = (_shown(step, summaries[name], scores[name]) for name in pair)
+        lead = Lead(step.criterion, *figures, step.is_sure(scores[best], scores[others[0]]), share, key)
+    rule = next(one.criterion for one in chain if one.criterion is not Criterion.STABILITY)
     return Verdict(systems, has_slo, rule, tuple(ranking), lead)
+
+
+def _chain(summaries: Sequence[Summary], scores: Mapping[str, Score], *, has_slo: bool) -> list[Step]:
+    """Return the criteria for these systems under their loads."""
+    return steps(
+        has_slo=has_slo,
+        is_open=all(one.load.feed is FeedMode.OPEN for one in summaries),
+        same_load=len({(one.load.feed, one.load.offered_per_s) for one in summaries}) == 1,
+        all_overloaded=all(one.is_overloaded for one in scores.values()),
+        by_cost=any(one.cost_first for one in scores.values()),
+    )
+
+
+def _shown(step: Step, summary: Summary, score: Score) -> Figure:
+    """Return the figure of a criterion for texts."""
+    done = summary.throughput
+    if step.criterion is Criterion.ATTAINMENT:
+        return done.slo_attainment
+    if step.criterion is Criterion.GOODPUT:
+        return done.goodput_per_s
+    if step.criterion in {Criterion.THROUGHPUT, Criterion.STABILITY}:
+        return done.output_tokens_per_s
+    figure = step.figure(score)
+    return significant(figure) if math.isfinite(figure) else None
 
 
 def _drawn(criterion: Criterion, systems: Sequence[SystemVerdict], summary: Summary) -> str:

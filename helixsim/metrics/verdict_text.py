@@ -171,7 +171,11 @@ def _result(verdict: Verdict) -> str:
         judged = f"{verdict.best} is not judged" if alone else "no system is judged"
         return f"Nothing was measured in the window, so {judged}."
     if not verdict.has_slo:
-        what = {Criterion.LATENCY: "the lowest mean latency", Criterion.THROUGHPUT: "the highest output throughput"}
+        what = {
+            Criterion.LATENCY: "the lowest latency",
+            Criterion.THROUGHPUT: "the highest output throughput",
+            Criterion.PRICE: "the lowest price",
+        }
         text = (
             f"{verdict.best} has {what[verdict.rule]}" if not alone else f"{verdict.best} is {best.saturation.lower()}"
         )
@@ -180,12 +184,15 @@ def _result(verdict: Verdict) -> str:
     within = f"{share_text(best.attainment)} % of requests within the SLO"
     if best.is_met is None:
         return f"{verdict.best} has {within}, but not every objective can be judged ({figures})."
+    meeting = [name for name in ranked if systems[name].is_met]
     if not best.is_met:
-        is_nearest = verdict.lead is None or verdict.lead.criterion not in {Criterion.PRICE, Criterion.LATENCY}
+        is_nearest = verdict.lead is None or verdict.lead.criterion in {Criterion.ATTAINMENT, Criterion.GOODPUT}
         near = "is nearest" if is_nearest else "is among the nearest within the sampling error"
         first = f"{verdict.best} misses the SLO" if alone else f"No system meets the SLO; {verdict.best} {near}"
+        if meeting:
+            first = f"{verdict.best} is the best within the sampling error, but misses the SLO, which {', '.join(meeting)}"
+            first += " meet" if len(meeting) > 1 else " meets"
         return f"{first}, {within} ({figures})."
-    meeting = [name for name in ranked if systems[name].is_met]
     overload = ", but is overloaded" if best.is_overloaded else ""
     if alone:
         return f"{verdict.best} meets the SLO{overload} ({figures})."
@@ -210,17 +217,19 @@ def _margin(verdict: Verdict) -> str:
 
 def _is_tie(lead: Lead) -> bool:
     """Return whether two systems are equal in all criteria; the figures of the first two are not what they compare."""
-    return lead.best == lead.next and lead.criterion not in {Criterion.OBJECTIVES, Criterion.STABILITY}
+    return lead.best == lead.next and lead.criterion is not Criterion.STABILITY
 
 
 def _difference(lead: Lead, other: str, rule: Criterion) -> str:
     best, next_ = lead.best, lead.next
     if lead.criterion is Criterion.LATENCY:
         both = [MISSING if value is None else seconds_text(value) for value in (best, next_)]
-        return f"mean request latency {both[0]}, {other} {both[1]}"
-    if lead.criterion is Criterion.PRICE:
-        same = {Criterion.LATENCY: "mean latency", Criterion.THROUGHPUT: "output throughput"}.get(rule, "goodput")
-        return f"{number(best)} $/h, {other} {number(next_)} $/h at the same {same} within the sampling error"
+        return f"latency (geometric mean of TTFT and TPOT) {both[0]}, {other} {both[1]}"
+    if lead.criterion in {Criterion.PRICE, Criterion.NODES}:
+        alike = {Criterion.LATENCY: "latency", Criterion.THROUGHPUT: "output throughput", Criterion.PRICE: "stability"}
+        same = alike.get(rule, "goodput")
+        unit = "$/h of nodes with layers" if lead.criterion is Criterion.PRICE else "nodes with layers"
+        return f"{number(best)} {unit}, {other} {number(next_)} at the same {same} within the sampling error"
     if lead.criterion is Criterion.THROUGHPUT:
         return f"{number(best)} output tokens/s, {other} {number(next_)}"
     if lead.criterion is Criterion.STABILITY:
@@ -231,8 +240,7 @@ def _difference(lead: Lead, other: str, rule: Criterion) -> str:
 
 
 def _sampling(lead: Lead) -> list[str]:
-    limits = lead.difference
-    if limits is None or lead.criterion is Criterion.STABILITY:
+    if lead.criterion not in {Criterion.ATTAINMENT, Criterion.GOODPUT, Criterion.LATENCY, Criterion.THROUGHPUT}:
         return []
     if not lead.is_significant:
         return ["the difference is within the sampling error"]

@@ -48,6 +48,11 @@ class PlacedSystem:
     operating: OperatingPoint | None = None
 
 
+def is_by_cost(system: SystemSpec) -> bool:
+    """Return whether a system is asked for by cost: its price decides before its latency."""
+    return getattr(system.placement_options, "criterion", None) == "cost"
+
+
 def capacity_table(experiment: ResolvedExperiment, system: SystemSpec) -> CapacityTable:
     """Return the estimated capacity of each node, by the capacity model of the experiment."""
     load = operating_load(experiment, system)
@@ -185,4 +190,5 @@ def summary_of(
         kv_limited_tokens_per_s=kv_limited_tokens_per_s,
         engine=experiment.engine,
         unsupported=experiment.unsupported,
+        cost_first=is_by_cost(placed.system),
     )

@@ -12,11 +12,13 @@ from helixsim.config.experiment import ResolvedExperiment, SystemSpec
 from helixsim.domain.cluster import Deployment, Node
 from helixsim.domain.flowplan import FlowPlan
 from helixsim.domain.placement import Placement
-from helixsim.domain.request import Window
+from helixsim.domain.request import Slo, Window
 from helixsim.domain.result import RunResult
 from helixsim.flow.capacity import CapacityTable, share_bound
 from helixsim.plugins import NoOptions
-from helixsim.study.score import Score, ranked, score_of
+from helixsim.metrics.criteria import race_steps, ranked
+from helixsim.metrics.score import Score, score_of
+from helixsim.study.systems import is_by_cost
 
 
 @dataclass(frozen=True)
@@ -41,20 +43,28 @@ class Trial:
 
     window: Window
     seed: int
-    by_cost: bool = False
+    slo: Slo
     entries: dict[str, Entry] = field(default_factory=dict)
     scores: dict[str, Score] = field(default_factory=dict)
 
-    def add(self, entry: Entry, run: RunResult, experiment: ResolvedExperiment) -> None:
+    def add(self, entry: Entry, run: RunResult) -> None:
         """Add an entry that was simulated."""
-        nodes = [entry.system.fleet.cluster.node(node) for node in entry.placement.ranges]
-        cost = math.fsum(node.cost_usd_per_hour for node in nodes), len(nodes)
-        self.entries[entry.label], self.scores[entry.label] = entry, replace(score_of(run, experiment), cost=cost)
+        by_cost = is_by_cost(entry.system)
+        score = score_of(run, self.slo, entry.system.fleet, entry.placement, cost_first=by_cost)
+        self.entries[entry.label], self.scores[entry.label] = entry, score
 
     def best(self, *, baselines: bool = False) -> list[Entry]:
         """Return the entries, or the baselines among them, the best first."""
-        labels = [label for label, entry in self.entries.items() if entry.is_baseline == baselines]
-        return [self.entries[label] for label in ranked(labels, self.scores, by_cost=self.by_cost)]
+        return self.ranked([entry for entry in self.entries.values() if entry.is_baseline == baselines])
+
+    def ranked(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Return entries, the best first, by the criteria of the verdict; equal ones in the order given."""
+        labels = [entry.label for entry in entries]
+        scores = {label: self.scores[label] for label in labels}
+        return [
+            self.entries[label]
+            for label in ranked(labels, scores, race_steps(scores, has_slo=self.slo.is_stated))
+        ]
 
     def distinct(self) -> list[Entry]:
         """Return the entries that are no baselines, the best first; of those that did exactly the same, the first.
@@ -69,7 +79,7 @@ class Trial:
 
     def beats(self, one: Entry, other: Entry) -> bool:
         """Return whether one entry is better than another."""
-        return self.scores[one.label].beats(self.scores[other.label], by_cost=self.by_cost)
+        return self.scores[one.label].beats(self.scores[other.label])
 
 
 def explained(chosen: Entry, trials: Sequence[Trial], capacities: Mapping[str, float]) -> dict[str, Any]:
