@@ -224,7 +224,8 @@ def _read_setting(document: Mapping[str, Any] | None) -> SettingFigures | None:
 def _read_ranking(document: Mapping[str, Any] | None) -> RankingFigures | None:
     if document is None:
         return None
-    return RankingFigures(**{name: tuple(one) if isinstance(one, list) else one for name, one in document.items()})
+    lists = ("good", "decided", "log_latency", "output_tokens")
+    return RankingFigures(**{**document, **{name: tuple(document[name]) for name in lists}})
 
 
 def _latency(keys: Mapping[str, Any], name: str, interval: Limits | None = None) -> Latency:

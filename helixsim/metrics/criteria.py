@@ -14,8 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-import numpy as np
-
 from helixsim.domain.result import FloatArray
 from helixsim.metrics.score import Score, is_above
 
@@ -51,15 +49,17 @@ class Step:
 
     def left_behind(self, names: Sequence[str], scores: Mapping[str, Score]) -> set[str]:
         """Return the systems that are worse than the one with the best figure."""
-        top = max((scores[name] for name in names), key=lambda score: (self.sign * self.figure(score), -score.latency_s))
+        top = max(
+            (scores[name] for name in names), key=lambda score: (self.sign * self.figure(score), -score.latency_s)
+        )
         return {name for name in names if self._is_behind(scores[name], top)}
 
     def is_sure(self, one: Score, other: Score) -> bool:
         """Return whether two figures differ by more than the interval of their difference, where it has one."""
-        if self.parts is None:
+        if self.parts is None or not (math.isfinite(self.figure(one)) and math.isfinite(self.figure(other))):
             return True
         gap = self.parts(one) - self.parts(other)
-        return bool(np.isnan(gap).any()) or is_above(gap) or is_above(-gap)
+        return is_above(gap) or is_above(-gap)
 
     def _is_behind(self, score: Score, top: Score) -> bool:
         mine, best = self.figure(score), self.figure(top)
@@ -84,9 +84,7 @@ def steps(*, has_slo: bool, is_open: bool, same_load: bool, all_overloaded: bool
     by_cost
         Whether the price decides before the latency.
     """
-    latency = Step(
-        Criterion.LATENCY, lambda one: one.latency_s, lambda one: one.log_latency, sign=-1, alike=ALIKE
-    )
+    latency = Step(Criterion.LATENCY, lambda one: one.latency_s, lambda one: one.log_latency, sign=-1, alike=ALIKE)
     price = Step(Criterion.PRICE, lambda one: one.cost[0], sign=-1)
     nodes = Step(Criterion.NODES, lambda one: float(one.cost[1]), sign=-1)
     exact = Step(Criterion.LATENCY, lambda one: one.latency_s, sign=-1)

@@ -72,9 +72,10 @@ class Score:
 
     @property
     def shares(self) -> FloatArray:
-        """Share of each part; that of all where nothing is known of a part."""
-        known = self.decided > 0
-        return np.where(known, self.good / np.where(known, self.decided, 1.0), self.share)
+        """Values of each part whose mean is the share, and whose spread is that of a ratio of sums of parts."""
+        share, mean = self.share, float(self.decided.mean())
+        values: FloatArray = share + (self.good - share * self.decided) / (mean or 1.0)
+        return values
 
     @property
     def latency_s(self) -> float:
@@ -113,9 +114,7 @@ class Score:
 _KEPT = ("good", "decided", "log_latency", "output_tokens")
 
 
-def score_of(
-    run: RunResult, slo: Slo, fleet: Deployment, placement: Placement, *, cost_first: bool = False
-) -> Score:
+def score_of(run: RunResult, slo: Slo, fleet: Deployment, placement: Placement, *, cost_first: bool = False) -> Score:
     """Return the score of a run; without objectives each request that is served is within them."""
     edges = np.linspace(run.window_start_ns, run.window_end_ns, PARTS + 1)
     arrival_ns, is_good = outcomes(run, slo)
@@ -149,10 +148,18 @@ def of_summary(summary: Summary) -> Score:
     duration = max(summary.window.duration_s, 1e-9)
     is_overloaded = summary.load.saturation == Saturation.OVERLOADED
     if kept is not None:
-        lists = {name: np.array([math.inf if x is None else x for x in getattr(kept, name)]) for name in _KEPT}
-        cost = kept.usd_per_hour, kept.nodes
+        good, decided, log_latency, output_tokens = (
+            np.array([math.inf if value is None else value for value in getattr(kept, name)]) for name in _KEPT
+        )
         return Score(
-            **lists, duration_s=duration, cost=cost, cost_first=kept.cost_first, is_overloaded=is_overloaded
+            good,
+            decided,
+            log_latency,
+            output_tokens,
+            duration,
+            (kept.usd_per_hour, kept.nodes),
+            kept.cost_first,
+            is_overloaded,
         )
     share = 1.0 if done.slo_attainment is None else done.slo_attainment
     means = [

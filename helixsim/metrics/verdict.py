@@ -229,8 +229,9 @@ def verdict_of(summaries: Mapping[str, Summary], *, has_slo: bool, compared: Seq
         step = next((one for one in chain if others[0] in one.left_behind(pair, scores)), chain[-1])
         key = _drawn(step.criterion, (systems[others[0]], systems[best]), summaries[best])
         share = shares_ahead(summaries[best], summaries[others[0]])[key]
-        figures = (_shown(step, summaries[name], scores[name]) for name in pair)
-        lead = Lead(step.criterion, *figures, step.is_sure(scores[best], scores[others[0]]), share, key)
+        first, second = (_shown(step, summaries[name], scores[name]) for name in pair)
+        is_sure = step.is_sure(scores[best], scores[others[0]])
+        lead = Lead(step.criterion, first, second, is_sure, share, key)
     rule = next(one.criterion for one in chain if one.criterion is not Criterion.STABILITY)
     return Verdict(systems, has_slo, rule, tuple(ranking), lead)
 

@@ -190,7 +190,9 @@ def _result(verdict: Verdict) -> str:
         near = "is nearest" if is_nearest else "is among the nearest within the sampling error"
         first = f"{verdict.best} misses the SLO" if alone else f"No system meets the SLO; {verdict.best} {near}"
         if meeting:
-            first = f"{verdict.best} is the best within the sampling error, but misses the SLO, which {', '.join(meeting)}"
+            first = (
+                f"{verdict.best} is the best within the sampling error, but misses the SLO, which {', '.join(meeting)}"
+            )
             first += " meet" if len(meeting) > 1 else " meets"
         return f"{first}, {within} ({figures})."
     overload = ", but is overloaded" if best.is_overloaded else ""

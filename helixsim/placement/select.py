@@ -107,8 +107,12 @@ def layout_of(placement: Placement) -> tuple[object, ...]:
     """Return what two equal placements have in common; a node that holds the whole model is in no pipeline."""
     partly = {node for node, held in placement.ranges.items() if held.layers < placement.num_layers}
     partial = placement.partial_inference and bool(partly)
-    pipelines = tuple(item for item in placement.pipelines.items() if partial or item[0] in partly)
-    return tuple(placement.ranges.items()), pipelines, partial, tuple(placement.widths.items())
+    groups: dict[int, set[str]] = {}
+    for node, number in placement.pipelines.items():
+        if partial or node in partly:
+            groups.setdefault(number, set()).add(node)
+    apart = frozenset(map(frozenset, groups.values()))  # numbers of pipelines are names only
+    return tuple(placement.ranges.items()), apart, partial, tuple(placement.widths.items())
 
 
 def _routes_of(placement: Placement) -> tuple[bool, bool]:

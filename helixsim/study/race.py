@@ -1,10 +1,10 @@
 """Selection of a placement together with its routing: a race of simulations on the same requests.
 
-Every candidate with a routing policy that suits its routes is an entry. All are simulated on the same requests over a
-short window; the best third is tried with its other policies too; the best of these go on to a longer window and new
-requests (successive halving: Jamieson and Talwalkar, AISTATS 2016), unless the first is separated from all others. Then
-the best entries and all baselines of the experiment are simulated as the report will be, with its window and its seed,
-and a baseline that does better is taken instead. ``study.score`` says what is better.
+Every candidate with each routing policy that suits its routes is an entry. All are simulated on the same requests over
+a short window; the better half of them go on to a longer window and new requests (successive halving: Jamieson and
+Talwalkar, AISTATS 2016). Then the best entries and all baselines of the experiment are simulated as the report will be,
+with its window and its seed, and a baseline that does better is taken instead. ``metrics.criteria`` says what is
+better, to the race as to the verdict.
 """
 
 from __future__ import annotations
@@ -24,13 +24,21 @@ from helixsim.flow.capacity import CapacityTable
 from helixsim.flow.latency_split import latency_split, shares_of
 from helixsim.flow.maxflow import max_flow
 from helixsim.flow.operating import operating_point
+from helixsim.metrics.criteria import ALIKE
+from helixsim.metrics.score import Score
 from helixsim.placement.base import Contender
 from helixsim.routing import registry as routing_registry
 from helixsim.routing.graph import chains, routing_graph
 from helixsim.study.finished import SimulatedStore, simulated
 from helixsim.study.race_budget import Budget
-from helixsim.study.score import ALIKE, Score
-from helixsim.study.systems import PlacedSystem, capacity_table, on_its_nodes, operating_load, simulate_system
+from helixsim.study.systems import (
+    PlacedSystem,
+    capacity_table,
+    is_by_cost,
+    on_its_nodes,
+    operating_load,
+    simulate_system,
+)
 from helixsim.study.trial_notes import Entry, Trial, explained, plain, worth_of_one_more
 from helixsim.units import NS_PER_S
 
@@ -47,8 +55,11 @@ SETTLED_RESIDENCES, LEAST_REQUESTS = 3.0, 400
 """A trial need not be longer than so many times that a request takes, each for warm-up and window, nor have more
 requests."""
 
-PASSED_ON, MOST_PASSED_ON = 3, 4
-"""One entry in so many goes on after the first trial, at most so many."""
+ROUND_EVENTS = 1_500_000
+"""Simulated events that a round may take (some ten seconds of CPU time): further entries are left out beyond."""
+
+LEAST_PASSED_ON = 3
+"""Entries that go on after a round in any case; else half of them."""
 
 MOST_ALTERNATIVES = 2
 """Other policies with which an entry of the first trial is tried."""
@@ -72,27 +83,24 @@ class Race:
 
     def __call__(self, contenders: Sequence[Contender], report: Callable[[str], None]) -> Placement:
         """Return the placement that is selected, with its routing and the explanation in its notes."""
-        number_passed = min(MOST_PASSED_ON, max(FINALISTS, math.ceil(len(contenders) / PASSED_ON)))
         budget = self._budget(contenders)
-        runs = len(contenders) + MOST_ALTERNATIVES * number_passed, MOST_PASSED_ON
+        alternatives = MOST_ALTERNATIVES * LEAST_PASSED_ON
+        runs = len(contenders) + alternatives, LEAST_PASSED_ON
         windows = budget.trials(self._windows(contenders), runs)
-        ready = [
-            Trial(window, self.experiment.seed + SEED_OFFSET + number, self._by_cost)
-            for number, window in enumerate(windows)
-        ]
         by_estimate = sorted(contenders, key=lambda one: -math.inf if one.estimate is None else -one.estimate)
-        order, trials = [self._entry(one) for one in (contenders if ready else by_estimate)], ready[:1]
-        for first in trials:
-            self._try(first, order, report)
-            passed = first.best()[:number_passed]
-            self._try(first, [entry for one in passed for entry in self._alternatives(one)], report)
-            order = first.distinct()
-        for second in ready[1:]:
-            if not all(trials[0].beats(order[0], entry) for entry in order if entry.name != order[0].name):
-                self._try(second, order[:MOST_PASSED_ON], report)
-                order = [*second.distinct(), *order[MOST_PASSED_ON:]]
-                trials.append(second)
-        final, chosen, fallen = self._final(order, trials, report, budget)
+        entries, trials = [self._entry(one) for one in (contenders if windows else by_estimate)], list[Trial]()
+        most_events = 0 if budget.told else ROUND_EVENTS
+        for number, window in enumerate(windows):
+            trial = Trial(window, self.experiment.seed + SEED_OFFSET + number, self.experiment.slo)
+            trials.append(trial)
+            if number == 0:
+                self._try(trial, entries, report)
+                others = [entry for one in trial.best() for entry in self._alternatives(one)]
+                self._try(trial, others, report, at_least=alternatives, most_events=most_events)
+            else:
+                self._try(trial, entries, report, at_least=LEAST_PASSED_ON, most_events=most_events)
+            entries = trial.distinct()[: max(LEAST_PASSED_ON, len(trial.entries) // 2)]
+        final, chosen, fallen = self._final(entries, trials, report, budget)
         trials.append(final)
         notes: dict[str, Any] = {
             "chosen": chosen.name,
@@ -106,10 +114,6 @@ class Race:
         if budget.told:
             notes["budget"] = " ".join(budget.told)
         return replace(chosen.placement, notes={**chosen.placement.notes, **notes})
-
-    @property
-    def _by_cost(self) -> bool:
-        return getattr(self.system.placement_options, "criterion", None) == "cost"
 
     def _entry(self, contender: Contender) -> Entry:
         """Return a contender with the most promising policy, or that of the user."""
@@ -188,12 +192,22 @@ class Race:
             for share, most_ns in zip(TRIALS, longest_ns, strict=True)
         ]
 
-    def _try(self, trial: Trial, entries: Sequence[Entry], report: Callable[[str], None]) -> None:
-        for entry in entries:
+    def _try(
+        self,
+        trial: Trial,
+        entries: Sequence[Entry],
+        report: Callable[[str], None],
+        *,
+        at_least: int = 0,
+        most_events: float = math.inf,
+    ) -> None:
+        """Simulate entries in their order, until the trial has taken so many events."""
+        for number, entry in enumerate(entries):
+            if number >= at_least and trial.events >= most_events:
+                return
             report(f"trial of {(trial.window.duration_ns or 0) / NS_PER_S:.3g} s: {entry.label}")
             placed = PlacedSystem(entry.system, entry.placement, entry.plan)
-            run = simulate_system(self.experiment, placed, window=trial.window, seed=trial.seed)
-            trial.add(entry, run, self.experiment)
+            trial.add(entry, simulate_system(self.experiment, placed, window=trial.window, seed=trial.seed))
 
     def _final(
         self,
@@ -204,8 +218,8 @@ class Race:
     ) -> tuple[Trial, Entry, str]:
         """Simulate the best and all baselines as the report will be.
 
-        Return these, the best of the former or the baseline that beats it, and a sentence on the latter. Entries that
-        have shown more than the best one turns out to do are simulated, too.
+        Return these, the best of all, and a sentence where it is a baseline. Entries that have shown more than the best
+        one turns out to do are simulated, too.
         """
         window = self.experiment.workload.window
         if window.duration_ns is None:
@@ -213,7 +227,7 @@ class Race:
         baselines = self.baselines()
         if budget is not None:  # a run simulates its baselines for the report in any case
             window = budget.report(window, FINALISTS + (0 if self.runs is not None else len(baselines)))
-        final = Trial(window, self.experiment.seed, self._by_cost)
+        final = Trial(window, self.experiment.seed, self.experiment.slo)
         for entry in order:
             if len(final.entries) == MOST_FINALISTS:
                 break
@@ -222,23 +236,28 @@ class Race:
                 shown and self._promises(shown[0], final.scores[final.best()[0].label])
             ):
                 self._as_reported(final, entry, report)
-        chosen = final.best()[0]
-        mine = final.scores[chosen.label]
         for placed in baselines:
             system = placed.system if self.system.routing == "auto" else self.system
             name = f"system {placed.system.name}"
             rival = Entry(name, placed.placement, self._plan(placed.placement), system, is_baseline=True)
             self._as_reported(final, rival, report)
-        for rival in final.best(baselines=True):
-            theirs = final.scores[rival.label]
-            if final.beats(rival, chosen):
-                text = (
-                    f"{rival.label} does better than the best candidate found ({chosen.label}): {theirs.share:.1%} "
-                    f"within the objectives against {mine.share:.1%}, a latency of {theirs.latency_s:.3g} s against "
-                    f"{mine.latency_s:.3g} s. Its placement is taken."
-                )
-                return final, rival, text
-        return final, chosen, ""
+        candidates, rivals = final.best(), final.best(baselines=True)
+        # The verdict ranks what is chosen beside the baselines alone, and has to call it the best.
+        chosen = next(
+            entry
+            for entry in final.ranked([*candidates, *rivals])
+            if final.ranked([*([] if entry.is_baseline else [entry]), *rivals])[0] is entry
+        )
+        text = ""
+        if chosen.is_baseline:
+            mine, theirs = final.scores[candidates[0].label], final.scores[chosen.label]
+            text = (
+                f"{chosen.label} does better than the best candidate found ({candidates[0].label}): {theirs.share:.1%} "
+                f"within the objectives against {mine.share:.1%}, a latency of {theirs.latency_s:.3g} s against "
+                f"{mine.latency_s:.3g} s, {theirs.cost[0]:.3g} $/h of nodes with layers against {mine.cost[0]:.3g}. "
+                "Its placement is taken."
+            )
+        return final, chosen, text
 
     def _promises(self, shown: Score, best: Score) -> bool:
         """Return whether an entry may be better than the best one that is simulated as reported.
@@ -247,7 +266,7 @@ class Race:
         """
         if abs(shown.share - best.share) > SAME_SHARE:
             return shown.share > best.share
-        if self._by_cost and shown.cost[0] != best.cost[0]:
+        if is_by_cost(self.system) and shown.cost[0] != best.cost[0]:
             return shown.cost[0] < best.cost[0]
         return shown.latency_s < (1 - ALIKE) * best.latency_s
 
@@ -258,7 +277,7 @@ class Race:
             run = simulated(self.experiment, placed, self.runs)
         else:
             run = simulate_system(self.experiment, placed, window=final.window)
-        final.add(entry, run, self.experiment)
+        final.add(entry, run)
 
 
 def _with(entry: Entry, policy: str, **options: Any) -> Entry:

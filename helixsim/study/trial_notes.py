@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from helixsim.config.experiment import ResolvedExperiment, SystemSpec
+from helixsim.config.experiment import SystemSpec
 from helixsim.domain.cluster import Deployment, Node
 from helixsim.domain.flowplan import FlowPlan
 from helixsim.domain.placement import Placement
 from helixsim.domain.request import Slo, Window
 from helixsim.domain.result import RunResult
 from helixsim.flow.capacity import CapacityTable, share_bound
-from helixsim.plugins import NoOptions
 from helixsim.metrics.criteria import race_steps, ranked
 from helixsim.metrics.score import Score, score_of
+from helixsim.plugins import NoOptions
 from helixsim.study.systems import is_by_cost
 
 
@@ -39,17 +38,19 @@ class Entry:
 
 @dataclass
 class Trial:
-    """Entries that were simulated on the same requests."""
+    """Entries that were simulated on the same requests, with the number of simulated events."""
 
     window: Window
     seed: int
     slo: Slo
     entries: dict[str, Entry] = field(default_factory=dict)
     scores: dict[str, Score] = field(default_factory=dict)
+    events: int = 0
 
     def add(self, entry: Entry, run: RunResult) -> None:
         """Add an entry that was simulated."""
         by_cost = is_by_cost(entry.system)
+        self.events += int(run.counters["events"])
         score = score_of(run, self.slo, entry.system.fleet, entry.placement, cost_first=by_cost)
         self.entries[entry.label], self.scores[entry.label] = entry, score
 
@@ -61,10 +62,7 @@ class Trial:
         """Return entries, the best first, by the criteria of the verdict; equal ones in the order given."""
         labels = [entry.label for entry in entries]
         scores = {label: self.scores[label] for label in labels}
-        return [
-            self.entries[label]
-            for label in ranked(labels, scores, race_steps(scores, has_slo=self.slo.is_stated))
-        ]
+        return [self.entries[label] for label in ranked(labels, scores, race_steps(scores, has_slo=self.slo.is_stated))]
 
     def distinct(self) -> list[Entry]:
         """Return the entries that are no baselines, the best first; of those that did exactly the same, the first.

@@ -13,8 +13,9 @@ import argparse
 from pathlib import Path
 
 import helixsim
+from helixsim.metrics.criteria import race_steps, ranked
+from helixsim.metrics.score import Score, score_of
 from helixsim.study.placing import place_system
-from helixsim.study.score import Score, ranked, score_of
 from helixsim.study.systems import simulate_system
 
 QUICKSTART = Path(__file__).parents[2] / "experiments" / "quickstart.yaml"
@@ -59,8 +60,11 @@ def main() -> None:
                     placed = place_system(experiment, system)
                     if system.name == "helix":
                         chosen = f"{placed.placement.notes['chosen']}, {placed.system.routing}"
-                scores[system.name] = score_of(simulate_system(experiment, placed), experiment)
-            best = ranked([name for name in scores if name != "helix"], scores)[0]
+                scores[system.name] = score_of(
+                    simulate_system(experiment, placed), experiment.slo, system.fleet, placed.placement
+                )
+            others = [name for name in scores if name != "helix"]
+            best = ranked(others, scores, race_steps(scores, has_slo=experiment.slo.is_stated))[0]
             verdict = "behind" if scores[best].beats(scores["helix"]) else "not behind"
             row = [
                 f"{rate:g}",

@@ -4,8 +4,8 @@
 
 Each fleet has 2 to 40 nodes of 1 to 5 GPU types at 1 to 3 sites, one of four models, an objective, and is loaded with
 25, 60 and 100 % of the most that any of the systems can serve by the KV-limited estimate. Systems are compared by the
-experiment's own criterion: the share of requests within the objectives, then latency (``helixsim.study.score``), on the
-requests of the report and on others that no plan was selected on. A row is printed for each load as soon as it is
+experiment's own criterion: the share of requests within the objectives, then latency (``helixsim.metrics.score``), on
+the requests of the report and on others that no plan was selected on. A row is printed for each load as soon as it is
 known, a summary at the end or when ``--seconds`` are over. ``--rank`` simulates all entries of the first trial of a
 race as reported, too, and prints how well the trial ranks them.
 """
@@ -16,7 +16,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -26,12 +26,15 @@ import numpy as np
 
 import helixsim
 from helixsim.config.experiment import ResolvedExperiment
+from helixsim.domain.result import RunResult
 from helixsim.errors import HelixsimError, InfeasibleError
+from helixsim.metrics.criteria import ALIKE, race_steps
+from helixsim.metrics.criteria import ranked as ranked_by
+from helixsim.metrics.score import Score, score_of
 from helixsim.study import placing
 from helixsim.study.finished import SimulatedStore, simulated
 from helixsim.study.placements import placement_store
 from helixsim.study.race import Entry, Race, Trial
-from helixsim.study.score import ALIKE, Score, order, ranked, score_of
 from helixsim.study.systems import PlacedSystem, simulate_system
 
 MODELS = ("llama-3.1-8b", "qwen3-30b-a3b", "qwen3-32b", "llama-3.3-70b")
@@ -148,6 +151,16 @@ def most_rps(experiment: ResolvedExperiment) -> float:
     return best / experiment.workload_stats.mean_output_tokens
 
 
+def scored(experiment: ResolvedExperiment, placed: PlacedSystem, run: RunResult) -> Score:
+    """Return the score of a run of a placed system."""
+    return score_of(run, experiment.slo, placed.system.fleet, placed.placement)
+
+
+def ranked(names: Sequence[str], scores: Mapping[str, Score]) -> list[str]:
+    """Return names, the best first."""
+    return ranked_by(names, scores, race_steps({name: scores[name] for name in names}, has_slo=True))
+
+
 class Recorded(Race):
     """A race that keeps its trials."""
 
@@ -165,8 +178,9 @@ def rank_correlation(experiment: ResolvedExperiment) -> float | None:
     trial = Recorded.trials[0]
     pairs = []
     for label, entry in trial.entries.items():
-        run = simulate_system(experiment, PlacedSystem(entry.system, entry.placement, entry.plan))
-        pairs.append((_merit(trial.scores[label]), _merit(score_of(run, experiment))))
+        placed = PlacedSystem(entry.system, entry.placement, entry.plan)
+        found = scored(experiment, placed, simulate_system(experiment, placed))
+        pairs.append((_merit(trial.scores[label]), _merit(found)))
     one, other = (_ranks(column) for column in zip(*pairs, strict=True))
     if one.std() == 0 or other.std() == 0:
         return None
@@ -175,8 +189,7 @@ def rank_correlation(experiment: ResolvedExperiment) -> float | None:
 
 def _merit(score: Score) -> tuple[float, float]:
     """Return what is ranked: the share to a per cent, then the latency to what the selection takes to be equal."""
-    share, negative = order(score)
-    return round(share, 2), -round(float(np.log(max(1e-9, -negative))) / ALIKE)
+    return round(score.share, 2), -round(float(np.log(max(1e-9, score.latency_s))) / ALIKE)
 
 
 def _ranks(values: Sequence[tuple[float, float]]) -> np.ndarray:
@@ -204,8 +217,8 @@ def compare(
         except InfeasibleError:
             continue
         planning_s = time.process_time() - started_s
-        reported[system.name] = score_of(simulated(experiment, placed, runs), experiment)
-        held_out[system.name] = score_of(simulate_system(other, placed), experiment)
+        reported[system.name] = scored(experiment, placed, simulated(experiment, placed, runs))
+        held_out[system.name] = scored(experiment, placed, simulate_system(other, placed))
         if system.name == "helix":
             notes = placed.placement.notes
             chosen = f"{notes.get('chosen')}, {placed.system.routing}"

@@ -294,7 +294,7 @@ def test_two_runs_show_the_setting_that_differs(case, capsys):
     _, ours, real, _ = case
     assert main(["compare", str(ours), str(real)]) == 0
     text = capsys.readouterr().out
-    assert text.startswith("vllm\nVerdict   A has the lowest mean latency")
+    assert text.startswith("vllm\nVerdict   A has the lowest latency")
     assert text.endswith("engine.batch_overhead: 0 ms | 8 ms\n")
     assert "p99_tpot_ms" in text
     assert "mean_itl_ms" not in text

@@ -110,7 +110,7 @@ def test_contenders_are_the_best_estimates_of_each_kind_of_routes_without_duplic
         *(candidate(f"mixed {cut}", (0, 8, 0), (0, cut, 1), (0, cut, 1), (cut, 8, 1)) for cut in range(1, 6)),
     ]
     estimates = {one.name: float(number) for number, one in enumerate(made, start=1)}
-    twin = candidate("heuristic", (0, 5, 0), (5, 8, 0), is_searched=False)
+    twin = candidate("heuristic", (0, 5, 3), (5, 8, 3), is_searched=False)  # by another number
     estimates[twin.name] = estimates["chain 5"]
     names = [one.name for one in contenders([*made, twin], estimates, 2)]
     assert names == ["mixed 5", "mixed 4", "branching 5", "branching 4", "heuristic", "chain 4"]
