@@ -18,7 +18,7 @@ from helixsim.units import number
 
 Row = Mapping[str, Any]
 _LONGEST_LABEL = 28
-_MOST_TICKS = 8
+_MOST_DIGITS, _MOST_TICKS = 1e6, 8
 """Logarithmic axes over no more values have their ticks at these."""
 
 
@@ -151,6 +151,11 @@ def _panel(
     )  # fmt: skip
 
 
+def tick_text(value: float) -> str:
+    """Return a value of an axis as it was written, thousands apart."""
+    return f"{value:,g}".replace(",", " ") if value.is_integer() and abs(value) < _MOST_DIGITS else f"{value:g}"
+
+
 def _x_axis(scale: Scale) -> Axis:
     """Return the axis of a scale: its numbers, or a place for each of its values."""
     places = sorted(scale.places.values())
@@ -159,7 +164,7 @@ def _x_axis(scale: Scale) -> Axis:
         axis = log_axis(scale.label, places)
         if len(places) > _MOST_TICKS:
             return axis
-        return replace(axis, ticks=tuple((place, number(place)) for place in places))
+        return replace(axis, ticks=tuple((place, tick_text(place)) for place in places))
     if scale.is_number:
         return linear_axis(scale.label, min(0.0, low) if low < 0.5 * high else low, high)
     ticks = tuple((scale.places[text], text if len(text) <= 14 else f"{text[:13]}…") for text in scale.texts)
