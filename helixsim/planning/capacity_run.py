@@ -157,7 +157,8 @@ class _Search:
                 self.errors[f"{name} without {tasks[number].loss.name}"] = outcome
         for name, parts in self.parts.items():
             if parts:
-                order = {node.id: place for place, node in enumerate(parts[0].placed.system.fleet.cluster.nodes)}
+                nodes = parts[0].placed.system.fleet.cluster.nodes
+                order = {end: place for place, node in enumerate(nodes) for end in (node.id, node.machine)}
                 self.lost[name].sort(key=lambda loss: (-len(loss.nodes), min(order[node] for node in loss.nodes)))
 
     def _cost(self, task: SearchTask) -> int:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from helixsim.config.experiment import ResolvedExperiment, SystemSpec, Variant
+from helixsim.domain.cluster import COORDINATOR
 from helixsim.domain.placement import Placement
 from helixsim.errors import HelixsimError, InfeasibleError
 from helixsim.placement.base import Progress, silent
 from helixsim.results.runset import WhatIf
 from helixsim.study.finished import SimulatedStore
 from helixsim.study.placements import PlacementStore
-from helixsim.study.placing import assembled, place_system
+from helixsim.study.placing import assembled, place_system, routed
 from helixsim.study.systems import PlacedSystem, on_its_nodes
 
 
@@ -83,13 +85,12 @@ def keep_placement(experiment: ResolvedExperiment, system: SystemSpec, before: P
     fleet = on_its_nodes(system, before).fleet
     ranges = {node: held for node, held in before.ranges.items() if node in fleet.cluster.index}
     lost = [node for node in before.ranges if node not in ranges]
-    routing = {key: value for key, value in before.notes.items() if key == "routing"}
     kept = Placement(
         strategy=f"{before.strategy} (kept)",
         num_layers=before.num_layers,
         ranges=ranges,
         partial_inference=before.partial_inference,
-        notes={**routing, "kept": True, "lost": lost},
+        notes={"kept": True, "lost": lost},
         pipelines={node: number for node, number in before.pipelines.items() if node in ranges},
         widths=before.widths,
     )
@@ -101,7 +102,21 @@ def keep_placement(experiment: ResolvedExperiment, system: SystemSpec, before: P
             "with replan: true the model is placed anew"
         ) from error
     objective = placed.plan.max_flow_tokens_per_s
-    return replace(placed, placement=replace(kept, objective_tokens_per_s=objective))
+    if "routing" in before.notes:
+        routing = _left_of(before.notes["routing"], placed.plan.node_flow_tokens_per_s)
+        kept = replace(kept, notes={"routing": routing, **kept.notes})
+    own = on_its_nodes(routed(system, kept), kept)
+    return replace(placed, system=own, placement=replace(kept, objective_tokens_per_s=objective))
+
+
+def _left_of(routing: Mapping[str, Any], usable: Collection[str]) -> dict[str, Any]:
+    """Return a selected routing without the shares of nodes that are on no route any more."""
+    options: dict[str, Any] = dict(routing.get("options", {}))
+    if "shares" in options:
+        ends = {COORDINATOR, *usable}
+        left = {src: {dst: own[dst] for dst in own if dst in ends} for src, own in options["shares"].items()}
+        options["shares"] = {src: own for src, own in left.items() if src in ends and any(own.values())}
+    return {**routing, "options": options}
 
 
 def whatif_variants(variants: Sequence[Variant]) -> list[WhatIf]:

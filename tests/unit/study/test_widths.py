@@ -49,6 +49,9 @@ slo: {ttft: 1 s, tpot: 40 ms}
 systems: [{placement: helix}]
 """
 
+PAIR = {0: (0, 16), 1: (16, 32)}
+"""Layers of the two parts of a machine that are a pipeline."""
+
 
 def loaded(folder: Path, *edits: str) -> ResolvedExperiment:
     path = folder / "widths.yaml"
@@ -354,3 +357,18 @@ def test_a_machine_is_lost_with_all_its_parts(tmp_path):
     fleet = experiment.fleet.without({"h100x4-0"}, paid={"h100x4-0"})
     kept = keep_placement(experiment, replace(experiment.systems[0], fleet=fleet), one.placement)
     assert set(kept.placement.ranges) == {f"h100x4-1.{number}" for number in range(4)}
+
+
+def test_a_kept_placement_shares_requests_among_what_is_left(tmp_path):
+    experiment = loaded(tmp_path, "cluster.nodes.0.count=2")
+    layers = {f"h100x4-{machine}.{part}": LayerRange(*held) for machine in (0, 1) for part, held in PAIR.items()}
+    numbers = {node: int(node[7]) for node in layers}
+    first = {"h100x4-0.0": 1.0, "h100x4-1.0": 3.0}
+    routing = {"policy": "flow_weighted", "options": {"shares": {COORDINATOR: first}}}
+    before = Placement(
+        "by hand", 32, layers, pipelines=numbers, notes={"routing": routing}, widths={"h100x4-0": 2, "h100x4-1": 2}
+    )
+    fleet = experiment.fleet.without({"h100x4-1"}, paid={"h100x4-1"})
+    kept = keep_placement(experiment, replace(experiment.systems[0], fleet=fleet), before)
+    assert kept.system.routing_options.shares == {COORDINATOR: {"h100x4-0.0": 1.0}}
+    assert simulate_system(experiment, kept).requests.finish_ns.size
