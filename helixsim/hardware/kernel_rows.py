@@ -75,7 +75,7 @@ _MATRICES: Mapping[str, tuple[str, Callable[[Matrix], Matrix]]] = {
 _PHASES = (*_LAYERS, *_ATTENTION, _GRAPH, _EAGER, "layer_gemms", *_MATRICES, "op_lm_head", "op_sampler", *LEFT_OUT)
 
 _CACHES_MIB = {"l40s": 96, "rtx-4090": 72, "rtx-pro-6000": 128}
-_CACHE_BYTES_PER_S = 2.2e12
+CACHE_BYTES_PER_S = 2.2e12
 """Second-level caches (NVIDIA's descriptions of Ada and RTX Blackwell) and how fast they are read.
 
 Kernels of layers are timed alone, over and over, and find keys and values that fit into them there. No engine does:
@@ -163,6 +163,11 @@ def read_rows(path: Path) -> list[KernelRow]:
         is_captured = phase not in ("prefill", _EAGER)
         found.append(KernelRow(*names, batch, prompt, context, measured_ms, tuple(parts), is_captured))
     return found
+
+
+def fits_cache(gpu: str, size_bytes: float) -> bool:
+    """Return whether kernels that are timed alone, over and over, find so much in the GPU's cache."""
+    return size_bytes <= _CACHES_MIB.get(gpu, 0) * _MIB
 
 
 def compare(measured: Iterable[KernelRow]) -> tuple[list[Pair], Counter[str]]:
@@ -266,9 +271,9 @@ class _Kind:
             return 0.0
         read = seqs * (context if attention.most_attended is None else min(context, attention.most_attended))
         size_bytes = read * attention.kv_numbers * kv_bits / 8 / min(self.node.tensor, attention.num_kv_heads)
-        if size_bytes > _CACHES_MIB.get(self.node.gpu.name, 0) * _MIB:
+        if not fits_cache(self.node.gpu.name, size_bytes):
             return 0.0
-        return max(0.0, self.node.kv_read_s(attention, kv_bits, read) - size_bytes / _CACHE_BYTES_PER_S)
+        return max(0.0, self.node.kv_read_s(attention, kv_bits, read) - size_bytes / CACHE_BYTES_PER_S)
 
     def terms_s(self, row: KernelRow, tokens: int, is_prompt: bool) -> dict[str, float]:
         """Return the parts of a layer that the tables of layers have; they leave out routers."""

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from helixsim.domain.step_time import prefill_pairs
 from helixsim.errors import DataError
 from helixsim.hardware import catalog
-from helixsim.hardware.kernel_rows import KernelRow, read_rows
+from helixsim.hardware.kernel_rows import CACHE_BYTES_PER_S, KernelRow, fits_cache, read_rows
 from helixsim.hardware.kernels import ALL_REDUCES_PER_LAYER, Node
 from helixsim.hardware.operator_library import SYSTEMS, open_tables
 from helixsim.hardware.operator_rows import operator_rows
@@ -103,9 +103,13 @@ def arrays(measured: Sequence[KernelRow]) -> Rows:
         pair_s = 2.0 * attention.num_heads / node.tensor * (attention.key_dim + attention.value_dim) / gpu.fp16_flops
         kv_s = attention.kv_numbers * 2.0 / min(node.tensor, attention.num_kv_heads) / gpu.memory_bandwidth_bytes_per_s
         reduce_s = ALL_REDUCES_PER_LAYER * node.all_reduce_s(model.hidden_size, tokens, is_captured=row.is_captured)
+        context_s, cached_s = kv_s * tokens * row.context, 0.0
+        context_bytes = context_s * gpu.memory_bandwidth_bytes_per_s
+        if fits_cache(row.gpu, context_bytes):
+            context_s, cached_s = 0.0, context_bytes / CACHE_BYTES_PER_S
         values = (
             row.measured_ms / 1e3, len(weights), pair_s * row.batch * prefill_pairs(row.prompt, 0), pair_s * tokens,
-            kv_s * tokens * row.context, kv_s * tokens, reduce_s,
+            context_s, kv_s * tokens, reduce_s + cached_s,
         )  # fmt: skip
         for column, value in zip(columns, values, strict=True):
             column.append(value)
