@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from helixsim.config.experiment import ResolvedExperiment, SystemSpec
+from helixsim.domain.chains import chains
 from helixsim.domain.cluster import COORDINATOR, Deployment
 from helixsim.domain.flowplan import COORDINATOR_CLASS, FlowPlan
 from helixsim.domain.placement import Placement
@@ -189,11 +190,11 @@ def servers_of(
             f"set engine.name to {ENGINE!r} and place again"
         )
     fleet = system.fleet
-    chains = _chains(system.name, plan, all_edges=system.routing != "flow_weighted")
-    served = sum(flow for _, flow in chains)
+    pipelines = _pipelines(system.name, plan, all_edges=system.routing != "flow_weighted")
+    served = sum(flow for _, flow in pipelines)
     common, notes = _options(engine, fleet)
     servers = []
-    for number, (chain, flow) in enumerate(chains):
+    for number, (chain, flow) in enumerate(pipelines):
         name = f"{dns_name(system.name)}-{number}"
         stages = tuple(_stage(fleet, placement, node) for node in chain)
         options, more = _own_options(fleet, placement, chain, engine)
@@ -241,7 +242,7 @@ def dns_name(text: str) -> str:
     return name if name[:1].isalpha() else f"system-{name}".rstrip("-")
 
 
-def _chains(system: str, plan: FlowPlan, *, all_edges: bool) -> list[tuple[list[str], float]]:
+def _pipelines(system: str, plan: FlowPlan, *, all_edges: bool) -> list[tuple[list[str], float]]:
     """Return the nodes of each pipeline, first to last, with its flow [tokens/s].
 
     Raises
@@ -253,30 +254,22 @@ def _chains(system: str, plan: FlowPlan, *, all_edges: bool) -> list[tuple[list[
         [one for one in plan.departures(number) if one.flow_tokens_per_s > 0 or all_edges]
         for number in range(len(plan.classes))
     ]
-    arriving: Counter[str] = Counter()
-    for own, links in zip(plan.classes, leaving, strict=True):
-        for one in links:
-            arriving[one.dst] += len(own.nodes)
-    following = {
-        node: [one.dst for one in leaving[plan.class_of[node]]]
-        for node in plan.node_flow_tokens_per_s
-        if leaving[plan.class_of[node]]
-    }
-    branching = sorted(node for node, targets in following.items() if len(targets) > 1 or arriving[node] > 1)
-    if branching:
+
+    def following(node: str) -> list[str]:
+        return [one.dst for one in leaving[plan.class_of[node]] if one.dst != COORDINATOR]
+
+    found = chains((one.dst for one in leaving[COORDINATOR_CLASS]), following)
+    if found is None:
+        arriving = Counter(node for src in plan.class_of for node in following(src))
+        several = [src for src in plan.class_of if src != COORDINATOR and len(following(src)) > 1]
+        branching = sorted({*several, *(node for node, count in arriving.items() if count > 1)})
         raise ConfigError(
             f"--export: {system}: requests take several ways through {', '.join(branching[:5])}"
             f"{', ...' if len(branching) > 5 else ''}; the engines of today serve whole pipelines: "
             "place with the strategy 'replicas' or 'separate'"
         )
-    chains = []
-    for first in leaving[COORDINATOR_CLASS]:
-        chain = [first.dst]
-        while following[chain[-1]] != [COORDINATOR]:
-            chain.append(following[chain[-1]][0])
-        if first.flow_tokens_per_s > 0:
-            chains.append((chain, first.flow_tokens_per_s))
-    return chains
+    flows = {one.dst: one.flow_tokens_per_s for one in leaving[COORDINATOR_CLASS]}
+    return [(chain, flows[chain[0]]) for chain in found if flows[chain[0]] > 0]
 
 
 def _stage(fleet: Deployment, placement: Placement, node_id: str) -> Stage:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Hashable, Mapping, Sequence
 from itertools import pairwise
 
+from helixsim.domain.chains import chains
 from helixsim.domain.cluster import Deployment
 from helixsim.domain.flowplan import COORDINATOR_CLASS
 from helixsim.domain.placement import Placement
@@ -20,20 +21,18 @@ def chains_of(network: FlowNetwork) -> list[list[str]] | None:
     """Return the nodes of each route, first to last, where no two routes share a node; None: some do."""
     following: dict[int, list[int]] = {}
     for arc in network.arcs:
-        following.setdefault(arc.tail, []).append(arc.head)
+        if arc.head != COORDINATOR_CLASS:
+            following.setdefault(arc.tail, []).append(arc.head)
+    of_classes = chains(following[COORDINATOR_CLASS], lambda number: following.get(number, []))
+    if of_classes is None:
+        return None
     found: list[list[str]] = []
-    seen: set[int] = set()
-    for first in following[COORDINATOR_CLASS]:
-        chain = [first]
-        while following[chain[-1]] != [COORDINATOR_CLASS]:
-            if len(following[chain[-1]]) != 1 or chain[-1] >= len(network.classes):
-                return None
-            chain.append(following[chain[-1]][0])
-        if not seen.isdisjoint(chain) or (len(chain) > 1 and any(network.size(number) > 1 for number in chain)):
-            return None
-        seen.update(chain)
-        classes = [network.classes[number].nodes for number in chain]
-        found += [[node] for node in classes[0]] if len(chain) == 1 else [[node for (node,) in classes]]
+    for chain in of_classes:
+        is_alone = len(chain) == 1
+        if any(number >= len(network.classes) or (not is_alone and network.size(number) > 1) for number in chain):
+            return None  # several classes meet, or nodes that may be exchanged
+        nodes = [network.classes[number].nodes for number in chain]
+        found += [[node] for node in nodes[0]] if is_alone else [[node for (node,) in nodes]]
     return found
 
 

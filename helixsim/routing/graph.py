@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 
+from helixsim.domain.chains import chains as domain_chains
 from helixsim.domain.cluster import COORDINATOR
 from helixsim.domain.flowplan import COORDINATOR_CLASS, FlowPlan
 from helixsim.domain.placement import Placement
@@ -59,18 +60,9 @@ def chains(graph: RoutingGraph) -> list[list[int]] | None:
 
     None: routes branch, merge, or enter a node in the middle of its layers.
     """
-    found: list[list[int]] = []
-    seen: set[int] = set()
-    for first in graph.first:
-        hop, chain = first, [first.node]
-        while hop.end < graph.num_layers:
-            following = graph.successors[hop.node]
-            if len(following) != 1 or following[0].start != hop.end:
-                return None
-            (hop,) = following
-            chain.append(hop.node)
-        if graph.successors[hop.node] or seen & set(chain):
-            return None
-        seen |= set(chain)
-        found.append(chain)
+    found = domain_chains((hop.node for hop in graph.first), lambda node: [one.node for one in graph.targets[node]])
+    if found is None or any(
+        one.start != graph.ends[node] for chain in found for node in chain for one in graph.targets[node]
+    ):
+        return None
     return found
