@@ -16,7 +16,7 @@ from helixsim.domain.placement import LayerRange, Placement
 from helixsim.errors import ConfigError, InfeasibleError
 from helixsim.flow.capacity import upper_bound_share
 from helixsim.flow.maxflow import max_flow
-from helixsim.placement import homogeneous, petals, replicas, separate, swarm, tuning
+from helixsim.placement import homogeneous, parallax, petals, replicas, separate, swarm, tuning
 from helixsim.placement.base import Contender, PlacementProblem, Strategy
 from helixsim.placement.check import check
 from helixsim.placement.constraints import limited_table, moved_bytes, narrowed, reassigned
@@ -164,6 +164,7 @@ class _Search:
         partial = is_simulated if self.options.partial_inference is None else self.options.partial_inference
         heuristics: list[tuple[Strategy, Any]] = [
             *([(replicas.Replicas(), replicas.ReplicasOptions())] if self._races else []),
+            *([(parallax.Parallax(), parallax.ParallaxOptions())] if self._races else []),
             (swarm.Swarm(), swarm.SwarmOptions()),
             (petals.Petals(), petals.PetalsOptions(partial_inference=partial)),
             (separate.Separate(), separate.SeparateOptions()),

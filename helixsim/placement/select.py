@@ -95,7 +95,7 @@ def contenders(candidates: Sequence[Candidate], estimates: Mapping[str, float], 
     taken: set[tuple[object, ...]] = set()
     for candidate in best_first:
         widths = tuple(candidate.placement.widths.items())
-        kind = (_routes_of(candidate.placement), bool(widths), bool(widths) and candidate.max_hops == 1)
+        kind = (routes_of(candidate.placement), bool(widths), bool(widths) and candidate.max_hops == 1)
         if (*kind, widths) not in taken:
             found.setdefault(kind, []).append(candidate)
         if widths:
@@ -115,7 +115,7 @@ def layout_of(placement: Placement) -> tuple[object, ...]:
     return tuple(placement.ranges.items()), apart, partial, tuple(placement.widths.items())
 
 
-def _routes_of(placement: Placement) -> tuple[bool, bool]:
+def routes_of(placement: Placement) -> tuple[bool, bool]:
     """Return whether any pipeline is a chain, and whether any one branches."""
     pipelines: dict[int, list[LayerRange]] = {}
     for node, held in placement.ranges.items():

@@ -27,6 +27,7 @@ from helixsim.flow.operating import operating_point
 from helixsim.metrics.criteria import ALIKE
 from helixsim.metrics.score import Score
 from helixsim.placement.base import Contender
+from helixsim.placement.select import routes_of
 from helixsim.routing import registry as routing_registry
 from helixsim.routing.graph import chains, routing_graph
 from helixsim.study.finished import SimulatedStore, simulated
@@ -99,7 +100,7 @@ class Race:
                 self._try(trial, others, report, at_least=alternatives, most_events=most_events)
             else:
                 self._try(trial, entries, report, at_least=LEAST_PASSED_ON, most_events=most_events)
-            entries = trial.distinct()[: max(LEAST_PASSED_ON, len(trial.entries) // 2)]
+            entries = self._passed(trial)
         final, chosen, fallen = self._final(entries, trials, report, budget)
         trials.append(final)
         notes: dict[str, Any] = {
@@ -114,6 +115,21 @@ class Race:
         if budget.told:
             notes["budget"] = " ".join(budget.told)
         return replace(chosen.placement, notes={**chosen.placement.notes, **notes})
+
+    @staticmethod
+    def _passed(trial: Trial) -> list[Entry]:
+        """Return the better half of the entries of a trial, and the best of each kind of routes that is not in it.
+
+        Routes of a kind fall behind alike as queues grow, which a short trial does not show.
+        """
+        order = trial.distinct()
+        passed = order[: max(LEAST_PASSED_ON, len(trial.entries) // 2)]
+        kinds = {routes_of(entry.placement) for entry in passed}
+        for entry in order[len(passed) :]:
+            if (kind := routes_of(entry.placement)) not in kinds:
+                kinds.add(kind)
+                passed.append(entry)
+        return passed
 
     def _entry(self, contender: Contender) -> Entry:
         """Return a contender with the most promising policy, or that of the user."""
@@ -132,7 +148,7 @@ class Race:
         if found is not None and len(found) == 1:
             return []  # there is nothing to choose
         if entry.system.routing == "flow_weighted":
-            return [_with(entry, "earliest_finish")]
+            return [_with(entry, policy) for policy in ("earliest_finish", "parallax")]
         others = [] if found is None else [_with(entry, "least_loaded")]
         rate_rps = self._rate_rps()
         if rate_rps and set(entry.placement.pipelines) == set(entry.placement.ranges):

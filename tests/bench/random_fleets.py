@@ -7,7 +7,7 @@ Each fleet has 2 to 40 nodes of 1 to 5 GPU types at 1 to 3 sites, one of four mo
 experiment's own criterion: the share of requests within the objectives, then latency (``helixsim.metrics.score``), on
 the requests of the report and on others that no plan was selected on. A row is printed for each load as soon as it is
 known, a summary at the end or when ``--seconds`` are over. ``--rank`` simulates all entries of the first trial of a
-race as reported, too, and prints how well the trial ranks them.
+race as reported, too, and prints how well that trial, and the whole race, rank them.
 """
 
 from __future__ import annotations
@@ -166,25 +166,31 @@ class Recorded(Race):
 
     trials: Sequence[Trial] = ()
 
-    def _final(self, order: Sequence[Entry], trials: Sequence[Trial], report: Any) -> Any:
+    def _final(self, order: Sequence[Entry], trials: Sequence[Trial], *rest: Any) -> Any:
         Recorded.trials = trials
-        return super()._final(order, trials, report)
+        return super()._final(order, trials, *rest)
 
 
-def rank_correlation(experiment: ResolvedExperiment) -> float | None:
-    """Return Spearman's coefficient of the entries of the first trial, by it and as reported; None: under three."""
+def rank_correlations(experiment: ResolvedExperiment) -> tuple[float, float] | None:
+    """Return Spearman's coefficients of the entries of a race, by prediction and as reported; None: under three.
+
+    The first prediction is the first trial. The second is the order of the race: those that went on come before the
+    others, and the last trial of each ranks it.
+    """
     if not Recorded.trials or len(Recorded.trials[0].entries) < 3:
         return None
-    trial = Recorded.trials[0]
-    pairs = []
-    for label, entry in trial.entries.items():
+    first, predicted, found = [], [], []
+    for label, entry in Recorded.trials[0].entries.items():
         placed = PlacedSystem(entry.system, entry.placement, entry.plan)
-        found = scored(experiment, placed, simulate_system(experiment, placed))
-        pairs.append((_merit(trial.scores[label]), _merit(found)))
-    one, other = (_ranks(column) for column in zip(*pairs, strict=True))
-    if one.std() == 0 or other.std() == 0:
+        scores = [trial.scores[label] for trial in Recorded.trials if label in trial.scores]
+        first.append((0.0, *_merit(scores[0])))
+        predicted.append((float(len(scores)), *_merit(scores[-1])))
+        found.append((0.0, *_merit(scored(experiment, placed, simulate_system(experiment, placed)))))
+    columns = [_ranks(column) for column in (first, predicted, found)]
+    if any(column.std() == 0 for column in columns):
         return None
-    return float(np.corrcoef(one, other)[0, 1])
+    matrix = np.corrcoef(columns)
+    return float(matrix[0, 2]), float(matrix[1, 2])
 
 
 def _merit(score: Score) -> tuple[float, float]:
@@ -192,7 +198,7 @@ def _merit(score: Score) -> tuple[float, float]:
     return round(score.share, 2), -round(float(np.log(max(1e-9, score.latency_s))) / ALIKE)
 
 
-def _ranks(values: Sequence[tuple[float, float]]) -> np.ndarray:
+def _ranks(values: Sequence[tuple[float, ...]]) -> np.ndarray:
     """Return the ranks of values, of equal ones the mean."""
     ordered = sorted(values)
     return np.array([ordered.index(value) + (ordered.count(value) - 1) / 2 for value in values])
@@ -222,8 +228,8 @@ def compare(
         if system.name == "helix":
             notes = placed.placement.notes
             chosen = f"{notes.get('chosen')}, {placed.system.routing}"
-    if rank and (found := rank_correlation(experiment)) is not None:
-        print(f"  rank correlation of the first trial: {found:.3f}", flush=True)
+    if rank and (found := rank_correlations(experiment)) is not None:
+        print(f"  rank correlation of the first trial: {found[0]:.3f}, of the race: {found[1]:.3f}", flush=True)
     row(name, load, rate_rps, reported, held_out, planning_s, chosen)
     return Comparison(name, load, reported, held_out, planning_s)
 
