@@ -10,6 +10,7 @@ from helixsim.domain.request import FeedMode
 from helixsim.domain.result import RunResult
 from helixsim.metrics.saturation import Saturation
 from helixsim.metrics.utilisation import Utilisation
+from helixsim.units import number
 
 LIMITS = ("load", "compute", "memory", "concurrency", "network")
 """What limits a run: the offered load, the compute of a node, KV memory, the fixed number of requests in the system, or
@@ -40,7 +41,7 @@ def cut_sentence(plan: FlowPlan, cluster: Cluster) -> str:
         parts.append(_group(_count(len(nics), "NIC"), nics))
     if links:
         parts.append(_group(_count(_number(links), "network link"), links))
-    estimate = f"The max-flow estimate of {plan.max_flow_tokens_per_s:.4g} prompt + output tokens/s"
+    estimate = f"The max-flow estimate of {number(plan.max_flow_tokens_per_s)} prompt + output tokens/s"
     return f"{estimate} is limited by {_enumerate(parts)}." if parts else f"{estimate} has no min cut."
 
 
@@ -96,7 +97,7 @@ def _group(label: str, elements: Sequence[CutElement]) -> str:
     shown = elements[:_NAMES_SHOWN]
     names, hidden = ", ".join(element.name for element in shown), _number(elements) - len(shown)
     more = f" and {hidden} more" if hidden else ""
-    return f"{label} ({names}{more}: {sum(element.capacity_tokens_per_s for element in elements):.4g} tokens/s)"
+    return f"{label} ({names}{more}: {number(sum(element.capacity_tokens_per_s for element in elements))} tokens/s)"
 
 
 def _enumerate(parts: Sequence[str]) -> str:

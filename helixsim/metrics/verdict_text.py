@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from helixsim.domain.figures import Figure
-from helixsim.domain.request import FeedMode
+from helixsim.domain.request import FeedMode, Slo
 from helixsim.metrics.criteria import Criterion
 from helixsim.metrics.verdict import Doubt, DoubtKind, Lead, Objective, SystemVerdict, Verdict
 from helixsim.units import MISSING, number, percent
@@ -59,8 +59,19 @@ def reached_text(one: Objective) -> str:
 
 def limit_of(one: Objective) -> str:
     """Return the objective: ``1 s``."""
-    limit_s = one.figures.limit_s
+    return _limit_text(one.figures.limit_s)
+
+
+def _limit_text(limit_s: float) -> str:
     return f"{limit_s:g} s" if limit_s >= 1 else f"{1e3 * limit_s:g} ms"
+
+
+def slo_text(slo: Slo) -> str:
+    """Return objectives: ``TTFT at most 1 s, TPOT at most 50 ms; batch: TTFT at most 30 s``; empty without any."""
+    limits = (("TTFT", slo.ttft_s), ("TPOT", slo.tpot_s), ("E2EL", slo.e2el_s))
+    own = ", ".join(f"{name} at most {_limit_text(limit_s)}" for name, limit_s in limits if limit_s is not None)
+    classes = (f"{name}: {slo_text(one) or 'none'}" for name, one in slo.classes)
+    return "; ".join(filter(None, [own, *classes]))
 
 
 def result_of(one: Objective) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from helixsim.metrics.verdict import SystemVerdict
+from helixsim.metrics.verdict import Objective, SystemVerdict
 from helixsim.metrics.verdict_text import share_text
 from helixsim.report.rows import rate_text
 from helixsim.report.verdict_rows import DOUBT, MET, MISSED, SYMBOLS, mark_of
@@ -32,6 +32,18 @@ def class_rows(runs: RunSet) -> list[ClassRow]:
     return [ClassRow(name, tuple(_cell(run, systems[run.name], name) for run in runs.values())) for name in names]
 
 
+def _objectives(run: Run, one: SystemVerdict, name: str) -> list[Objective]:
+    """Return the objectives of a class: its own, or the general ones if it alone has them."""
+
+    def of(class_: str) -> list[Objective]:
+        return [item for item in one.objectives if item.name.startswith(f"{class_} ")]
+
+    if found := of(name):
+        return found
+    is_alone = all(of(other) for other in run.summary.classes if other != name)
+    return [item for item in one.objectives if " " not in item.name] if is_alone else []
+
+
 def _cell(run: Run, one: SystemVerdict, name: str) -> tuple[str, str]:
     """Return the goodput of a class and the share of its requests within its objectives, marked by those of its own.
 
@@ -43,7 +55,7 @@ def _cell(run: Run, one: SystemVerdict, name: str) -> tuple[str, str]:
     if figures.goodput_per_s is None:
         return rate_text(figures.requests_per_s), ""
     text = f"{rate_text(figures.goodput_per_s)} ({share_text(figures.slo_attainment)} %)"
-    own = [item for item in one.objectives if item.name.startswith(f"{name} ")]
+    own = _objectives(run, one, name)
     if not own:
         return text, ""
     marks = {mark_of(item) for item in own}

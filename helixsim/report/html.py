@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from helixsim.domain.result import RequestColumns
 from helixsim.metrics.energy_cost import IDLE_POWER_SHARE
-from helixsim.metrics.verdict_text import answer
+from helixsim.metrics.verdict_text import answer, slo_text
 from helixsim.report import whatif_rows
 from helixsim.report.charts import Chart, sheet
 from helixsim.report.classes import class_rows
@@ -91,6 +91,7 @@ def render_html(runs: RunSet, charts: Charts, manifest: Mapping[str, Any], confi
     return template("report.html.j2", shown=shown, percent=percent).render(
         runs=runs,
         answer=answer(runs.verdict),
+        slo=slo_text(runs.slo),
         objectives=objective_rows(runs.verdict),
         system_kinds=kinds_of(list(runs)),
         node_kinds=kinds,

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from helixsim.domain.summary import Summary, milliseconds
+from helixsim.metrics.verdict_text import share_text
 from helixsim.report.verdict_rows import high_latency, latency_number, symbol_of
 from helixsim.results.run import Run
 from helixsim.results.runset import RunSet
@@ -35,7 +36,7 @@ def overview(runs: RunSet) -> Overview:
     columns: list[tuple[str, Callable[[Run], Cell]]] = []
     if slo.is_stated:
         columns += [
-            ("within SLO, %", lambda run: _plain(run.summary.throughput.slo_attainment, percent)),
+            ("within SLO, %", lambda run: _plain(run.summary.throughput.slo_attainment, share_text)),
             ("goodput, req/s", lambda run: _plain(run.summary.throughput.goodput_per_s)),
         ]
     columns += [

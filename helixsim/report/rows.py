@@ -13,6 +13,7 @@ from helixsim.metrics.model_error import ModelError
 from helixsim.metrics.ranking import follows_load
 from helixsim.metrics.saturation import Saturation
 from helixsim.metrics.stationarity import NOT_STEADY, STEADY
+from helixsim.metrics.verdict_text import share_text
 from helixsim.results.runset import RunSet
 from helixsim.units import MISSING, number, percent
 
@@ -295,7 +296,7 @@ def _class_rows(name: str, runs: RunSet) -> list[tuple[str, Callable[[Summary], 
 
     within = [
         ("goodput, requests/s within SLO", cell(lambda one: number(one.goodput_per_s))),
-        ("requests within SLO, %", cell(lambda one: percent(one.slo_attainment))),
+        ("requests within SLO, %", cell(lambda one: share_text(one.slo_attainment))),
     ]
     return [
         ("completed requests/s", cell(lambda one: number(one.requests_per_s))),
@@ -307,5 +308,5 @@ def _class_rows(name: str, runs: RunSet) -> list[tuple[str, Callable[[Summary], 
 
 _SLO_ROWS: tuple[tuple[str, Callable[[Summary], str]], ...] = (
     ("goodput, requests/s within SLO", lambda summary: number(summary.throughput.goodput_per_s)),
-    ("requests within SLO, %", lambda summary: percent(summary.throughput.slo_attainment)),
+    ("requests within SLO, %", lambda summary: share_text(summary.throughput.slo_attainment)),
 )

@@ -9,18 +9,19 @@ from typing import Any
 
 from helixsim.domain.summary import Summary, milliseconds
 from helixsim.metrics.verdict import SystemVerdict
+from helixsim.metrics.verdict_text import share_text
 from helixsim.report.pages import Page, PageTable, Part, markdown
 from helixsim.report.rows import notes
 from helixsim.report.verdict_rows import high_latency, latency_number
 from helixsim.results.runset import RunSet
-from helixsim.units import MISSING, number, percent
+from helixsim.units import MISSING, number
 from helixsim.writing import write_text
 
 _Figure = Callable[[Summary, SystemVerdict | None], float | str | None]
 
 _SHOWN: tuple[tuple[str, _Figure, Callable[[Any], str]], ...] = (
     ("output tokens/s", lambda summary, _: summary.throughput.output_tokens_per_s, number),
-    ("within SLO, %", lambda summary, _: summary.throughput.slo_attainment, percent),
+    ("within SLO, %", lambda summary, _: summary.throughput.slo_attainment, share_text),
     ("TTFT p99, s", lambda summary, one: high_latency(summary, one, "TTFT")[0], latency_number),
     ("TPOT p99, ms", lambda summary, one: milliseconds(high_latency(summary, one, "TPOT")[0]), latency_number),
     ("$ per Mtok", lambda summary, _: summary.cost.usd_per_mtok, number),

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helixsim.domain.figures import ClassFigures, ObjectiveFigures
+from helixsim.report.classes import class_rows
 from helixsim.report.html import Charts, render_html
 from helixsim.report.screen import placements_text, screen_text
 from helixsim.report.strip import letters_of, strips
@@ -74,6 +75,20 @@ def test_classes_have_a_row_each_with_the_systems_side_by_side(fake_runs) -> Non
     page = render_html(classed, Charts((), (), ()), {}, "")
     assert page.count('class="bad">1.25 (50 %) ✗</td>') == page.count('class="good">12.5 (100 %) ✓</td>') == len(runs)
     assert "class" not in screen_text(fake_runs, width=80)
+
+
+@pytest.mark.parametrize("others", [(), ("third",)])
+def test_a_class_has_the_mark_of_the_general_objectives_if_it_alone_has_them(fake_runs, others) -> None:
+    one = fake_runs["helix"]
+    summary = one.summary
+    figures = ClassFigures(3, 0, 2.0, 1.0, 0.5, summary.ttft, summary.tpot, summary.e2el)
+    objectives = {"TTFT": ObjectiveFigures(1.0, 99.0, 3.0, 0.5), "batch TTFT": ObjectiveFigures(9.0, 99.0, 3.0, 1.0)}
+    found = replace(summary, setting=None, classes=dict.fromkeys(("batch", "chat", *others), figures),
+                    objectives=objectives)  # fmt: skip
+    runs = RunSet("x", "a", fake_runs.slo, {"a": replace(one, name="a", summary=found)},
+                  {"a": fake_runs.comparisons["helix"]})  # fmt: skip
+    rows = {row.name: row.cells[0][0][-1] for row in class_rows(runs)}
+    assert (rows["batch"], rows["chat"]) == ("✓", ")" if others else "✗")
 
 
 def test_sentences_are_those_of_the_summary(fake_runs) -> None:
