@@ -216,8 +216,8 @@ def test_the_cut_is_named_with_its_capacity(fakes) -> None:
     text = cut_sentence(plan, fleet.cluster)
     assert "3 t4x2 nodes (t4-0, t4-1, t4-2: 4 000 tokens/s)" in text
     links = replace(plan, min_cut=(CutElement("link", "a100-0 -> t4-0", 12.0), CutElement("nic", "t4-1 out", 5.0)))
-    assert "1 network link (a100-0 -> t4-0: 12 tokens/s)" in cut_sentence(links, fleet.cluster)
-    assert "1 NIC (t4-1 out: 5 tokens/s)" in cut_sentence(links, fleet.cluster)
+    assert "1 network link (a100-0 -> t4-0: 12.0 tokens/s)" in cut_sentence(links, fleet.cluster)
+    assert "1 NIC (t4-1 out: 5.00 tokens/s)" in cut_sentence(links, fleet.cluster)
 
 
 def test_json_values_rounds_and_replaces_what_json_lacks() -> None:
