@@ -10,14 +10,23 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from statistics import NormalDist
+from typing import Any
 
 from helixsim.accuracy.cells import METRICS, cell_of, family_of, ratio, table, weights_of
 from helixsim.accuracy.points import MeasuredPoint
 from helixsim.accuracy.run import PointResult
-from helixsim.domain.figures import GpuShare, SettingFigures
+from helixsim.domain.figures import GpuShare, Limits, SettingFigures
+from helixsim.jsonio import json_values
 from helixsim.metrics.error_cells import cells_of
+from helixsim.metrics.error_table import LEVEL, Z
 from helixsim.metrics.model_error import ModelError, Table
+
+KIND: Mapping[str, str] = {
+    "GPU": "gpu", "family of the model": "family", "engine": "engine", "format of the weights": "weights"
+}  # fmt: skip
+"""What is left out -> kind of difference (``error_table.KINDS``) that it is."""
 
 LEFT_OUT: Mapping[str, Callable[[MeasuredPoint], str]] = {
     "GPU": lambda point: point.gpu,
@@ -35,27 +44,42 @@ def _series(point: MeasuredPoint) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """Points of what was left out: their number, and the share within the bands by metric."""
+    """Points of what was left out: their number, and the share within the bands by metric.
+
+    Parameters
+    ----------
+    likely
+        Central 80 % of the shares of single values, were the model of errors exact: what all points of a value have in
+        common is one draw, which lies within the band or does not.
+    """
 
     points: int
     shares: Mapping[str, float]
+    likely: Mapping[str, Limits] = field(default_factory=dict)
 
 
-def coverage(results: Sequence[PointResult], key: Callable[[MeasuredPoint], str]) -> dict[str, Coverage]:
+def coverage(
+    results: Sequence[PointResult], key: Callable[[MeasuredPoint], str], kind: str | None = None
+) -> dict[str, Coverage]:
     """Return the coverage of the points of each value of a key, which are left out of the table.
 
     A value that is that of all points is not estimated: there would be nothing left to do it from.
+
+    Parameters
+    ----------
+    kind
+        Kind of difference that the key is, for ``Coverage.likely``.
     """
     known = [result for result in results if result.analytic is not None]
     found: dict[str, Coverage] = {}
     for value in sorted({key(result.point) for result in known}):
         rest = [result for result in known if key(result.point) != value]
         if rest:
-            found[value] = covered([result for result in known if key(result.point) == value], table_of(rest))
+            found[value] = covered([result for result in known if key(result.point) == value], table_of(rest), kind)
     return found
 
 
-def covered(results: Sequence[PointResult], cells: Table) -> Coverage:
+def covered(results: Sequence[PointResult], cells: Table, kind: str | None = None) -> Coverage:
     """Return the share of points, at least one, that lie within the bands of a table."""
     estimates: dict[tuple[str, ...], ModelError] = {}
     inside = dict.fromkeys(METRICS, 0)
@@ -67,7 +91,22 @@ def covered(results: Sequence[PointResult], cells: Table) -> Coverage:
             predicted = ratio(result, metric)
             low, high = estimates[cell].band(metric)
             inside[metric] += predicted is not None and low <= 1 / predicted <= high
-    return Coverage(len(results), {metric: count / len(results) for metric, count in inside.items()})
+    shares = {metric: count / len(results) for metric, count in inside.items()}
+    found = [estimates[tuple(cell_of(result.point).values())] for result in results]
+    return Coverage(len(results), shares, {} if kind is None else {one: _likely(found, one, kind) for one in METRICS})
+
+
+def _likely(estimates: Sequence[ModelError], metric: str, kind: str) -> Limits:
+    """Return the central 80 % of the share of points within the bands, of values whose errors are as the model says."""
+    common = math.fsum(one.basis[metric].added[kind] for one in estimates) / len(estimates)
+    whole = math.fsum(one.errors[metric].sd ** 2 for one in estimates) / len(estimates)
+    half, each, normal = Z * math.sqrt(whole), math.sqrt(max(whole - common, 1e-12)), NormalDist()
+
+    def share(probability: float) -> float:
+        off = math.sqrt(common) * normal.inv_cdf((1 + probability) / 2)
+        return normal.cdf((half - off) / each) - normal.cdf((-half - off) / each)
+
+    return Limits(share(1 - (1 - LEVEL) / 2), share((1 - LEVEL) / 2))
 
 
 def pooled(coverages: Mapping[str, Coverage]) -> Coverage:
@@ -99,24 +138,35 @@ def setting_of(point: MeasuredPoint) -> SettingFigures:
     )
 
 
-def coverage_document(results: Sequence[PointResult]) -> dict[str, dict[str, dict[str, float]]]:
+def _document(one: Coverage) -> dict[str, Any]:
+    likely = {"likely": {metric: json_values(limits) for metric, limits in one.likely.items()}} if one.likely else {}
+    return {"points": one.points, **one.shares, **likely}
+
+
+def coverage_document(results: Sequence[PointResult]) -> dict[str, dict[str, dict[str, Any]]]:
     """Return the coverage by what is left out, for each value and for ``all``, as JSON values."""
     found: dict[str, dict[str, dict[str, float]]] = {}
     for title, key in LEFT_OUT.items():
-        each = coverage(results, key)
+        each = coverage(results, key, KIND.get(title))
         if each:
-            found[title] = {name: {"points": one.points, **one.shares} for name, one in _with_all(each).items()}
+            found[title] = {name: _document(one) for name, one in _with_all(each).items()}
     return found
 
 
 def coverage_rows(results: Sequence[PointResult]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Return head and rows of a table of the coverage."""
     rows = [
-        (title, name, f"{one['points']:.0f}", *(f"{100 * one[metric]:.0f} %" for metric in METRICS))
+        (title, name, f"{one['points']:.0f}", *(_text(one, metric) for metric in METRICS))
         for title, each in coverage_document(results).items()
         for name, one in each.items()
     ]
     return ("left out", "", "points", "TPOT", "throughput", "TTFT"), rows
+
+
+def _text(one: Mapping[str, Any], metric: str) -> str:
+    likely = one.get("likely")
+    beside = "" if likely is None else f" ({100 * likely[metric][0]:.0f}-{100 * likely[metric][1]:.0f})"
+    return f"{100 * one[metric]:.0f} %{beside}"
 
 
 def _with_all(each: Mapping[str, Coverage]) -> dict[str, Coverage]:

@@ -55,6 +55,18 @@ def test_bands_of_gpus_that_are_left_out_are_wider_by_what_gpus_differ(results) 
     assert shares["tpot"] == shares["ttft"] > 0.5
 
 
+def test_single_values_are_likely_away_from_the_level_if_they_have_an_error_in_common(results) -> None:
+    """GPUs with errors of their own: within 80 % bands lie nearly all points of some, and few of others."""
+    alike = [replace(one, analytic=result(one.point.gpu, error, 0).analytic) for one, error in zip(
+        results, np.random.default_rng(4).normal(0, 0.05, len(results)), strict=True
+    )]  # fmt: skip
+    apart, same = (coverage(some, LEFT_OUT["GPU"], "gpu")["h100"].likely["tpot"] for some in (results, alike))
+    assert apart.low < 0.6 < 0.95 < apart.high
+    assert 0.7 < same.low < 0.8 < same.high < 0.9
+    assert coverage(results, LEFT_OUT["GPU"])["h100"].likely == {}
+    assert any("-" in row[3] for row in coverage_rows(results)[1])
+
+
 def test_a_table_of_one_value_leaves_nothing_to_estimate_from(results) -> None:
     assert coverage(results, LEFT_OUT["engine"]) == {}
 
