@@ -21,13 +21,10 @@ _TUNED = frozenset({("trtllm", "fp4")})
 ``AutoTuner``), among them those that FlashInfer has from it. Its own table has one kernel for all sizes, which takes as
 long for one row as for 512 (36 us for 14 336 inputs on B200, where those of vLLM and SGLang take 19)."""
 
-_MOST_APART = 2.0
-"""Ratio of the times of two versions of an engine above which one was timed with a kernel that it does not run: FP8
-experts of Qwen3 235B on H200 take 1056 us in the table of vLLM 0.24 and 179 us in that of 0.19; int4 experts of Kimi
-K2.5 947 us in that of 0.19 (Triton) and 326 us in that of 0.24 (Marlin)."""
-
-_TRIAL = 64
-"""Tokens at which versions are compared."""
+_MOST_APART = 1.5
+"""Ratio of the times of two versions of an engine above which the older was timed with a kernel that is not run: int4
+experts of Kimi K2.5 on H200 take 947 us in the table of vLLM 0.19 (Triton) and 326 us in that of 0.24 (Marlin), FP8
+experts of MiniMax M2.5 on B200 315 and 192 us for 256 tokens, 89 and 76 us for 16."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +33,8 @@ class Timed:
 
     Parameters
     ----------
+    newer
+        Tables of a newer version, which count where ``tables`` have more than ``_MOST_APART`` times as much.
     multiply_s, read_s
         Of products: time to multiply one row, and to read the weights, at the peak rates [s].
     sustained
@@ -47,19 +46,29 @@ class Timed:
     multiply_s: float = 0.0
     read_s: float = 0.0
     sustained: float = 1.0
+    newer: Tables | None = None
 
     def ns(self, seqs: int, tokens: int = 1, past: int = 0, *, is_prompt: bool = False) -> float:
         """Return the time [ns]."""
-        alone_ns = min(one.ns(self.text, seqs, tokens, past, is_prompt=is_prompt) for one in self.tables)
+        alone_ns = sum(self._alone(seqs, tokens, past, is_prompt).values())
         if self.sustained == 1.0:
             return alone_ns
         multiply_s = self.multiply_s * seqs
         return alone_ns * (1.0 + (1.0 / self.sustained - 1.0) * multiply_s / (multiply_s + self.read_s))
 
     def by_source(self, seqs: int, tokens: int = 1, past: int = 0, *, is_prompt: bool = False) -> dict[str, float]:
-        """Return the same, split by how the tables know it."""
-        found = [one.by_source(self.text, seqs, tokens, past, is_prompt=is_prompt) for one in self.tables]
-        return min(found, key=lambda times: sum(times.values()))
+        """Return the same, split by how the tables know it, at the rates of a kernel alone."""
+        return self._alone(seqs, tokens, past, is_prompt)
+
+    def _alone(self, seqs: int, tokens: int, past: int, is_prompt: bool) -> dict[str, float]:
+        def of(one: Tables) -> dict[str, float]:
+            return one.by_source(self.text, seqs, tokens, past, is_prompt=is_prompt)
+
+        found = min(map(of, self.tables), key=lambda times: sum(times.values()))
+        if self.newer is None:
+            return found
+        newest = of(self.newer)
+        return newest if sum(found.values()) > _MOST_APART * sum(newest.values()) else found
 
 
 def timed(tables: Tables, operators: Iterable[Any]) -> tuple[Timed, ...]:
@@ -97,8 +106,8 @@ def products(tables: Tables, shapes: Iterable[tuple[int, int, NumberFormat]]) ->
 def experts(tables: Tables, one: Experts, gpus: int, *, by_expert: bool, has_shared: bool) -> Timed:
     """Return the routed experts of a served engine, in whole ones where slices are not known.
 
-    Those of the tables nearest to the engine's version count, but for times that are ``_MOST_APART`` from the newest
-    ones; if neither has them, those of other engines, with which they share kernels.
+    Those of the tables nearest to the engine's version count, but for times that are far above those of the newest; if
+    neither has them, those of other engines, with which they share kernels.
 
     Raises
     ------
@@ -111,23 +120,15 @@ def experts(tables: Tables, one: Experts, gpus: int, *, by_expert: bool, has_sha
     ]
     is_tuned = (tables.backend, one.matrices[0].format.multiply) in _TUNED
     for text in cuts:
-        own = _of_version(text, tables)
+        older = tables.older()
+        own = _having(text, [tables] if older is None else [older, tables])
         if own:
-            return Timed(text, own + (_having(text, tables.siblings()) if is_tuned else ()))
+            others = _having(text, tables.siblings()) if is_tuned else ()
+            return Timed(text, own[:1] + others, newer=own[1] if len(own) > 1 else None)
     for text in cuts:
         if others := _having(text, tables.siblings()):
             return Timed(text, others)
     return Timed(cuts[0], (tables,))  # which says what it lacks
-
-
-def _of_version(text: str, tables: Tables) -> tuple[Tables, ...]:
-    """Return the engine's tables of the version whose experts count, none if no version has them."""
-    older = tables.older()
-    own = _having(text, [tables] if older is None else [older, tables])
-    if len(own) < 2:
-        return own
-    near, newest = (kept.ns(text, _TRIAL) for kept in own)
-    return own[1:] if near > _MOST_APART * newest else own[:1]
 
 
 def latent_attention(tables: Tables, attention: Attention, gpus: int, kv: str) -> tuple[Timed, tuple[Timed, ...]]:
