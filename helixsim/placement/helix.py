@@ -89,9 +89,9 @@ class _Search:
             self._tighten_bound,
             lambda: self._add_pipelines(self.problem, groups),
             self._add_operating_pipelines,
+            self._add_divided,
             self._add_exact,
             self._add_subsets,
-            self._add_divided,
             self._evaluate,
         ]
         try:
