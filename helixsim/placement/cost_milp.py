@@ -73,7 +73,8 @@ class CostMilp:
     Differences: the load is one type of request with the mean lengths, so that the least makespan is the largest
     throughput and no bisection on it is needed; the throughput of a configuration is the KV-limited estimate in place
     of a measured one. Tensor parallelism is that of the nodes. Where no site holds the model, configurations span
-    sites. A configuration has at most ``EXTRA_NODES`` nodes more than the fewest of its kind.
+    sites. A configuration has at most ``EXTRA_NODES`` nodes more than the fewest of its kind; dominated ones are left
+    out, and the integer program chooses from the ``MOST_COLUMNS`` that the relaxed one prices best.
     """
 
     summary: ClassVar[str] = "replicas by an integer program of composition and assignment, within a budget (cost MILP)"

@@ -55,7 +55,9 @@ class Parallax:
     (the code has no regions; the paper restricts its search to regions). Equal residuals and equal nodes are one state;
     with more than ``MAX_STATES`` states the greedy allocator of Parallax is used. Capacity keeps KV memory for one
     context, and every node of a pipeline gets a layer. Where ``weight_share`` leaves room for no pipeline at all, nodes
-    hold as much as they can. Nothing is rebalanced at run time.
+    hold as much as they can. Nothing is rebalanced at run time. Newer versions of the code send requests round robin
+    over fixed pipelines by default and leave the left-over nodes idle: ``leftover: false`` with routing
+    ``flow_weighted``.
     """
 
     summary: ClassVar[str] = "pipelines by dynamic programming, layers by water-filling (Parallax)"

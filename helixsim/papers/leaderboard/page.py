@@ -195,7 +195,32 @@ def _cluster(
         "bound_at": 100.0 if is_beyond else round(100 * bound_rps / scale, 2),
         "is_beyond": is_beyond,
         "bars": bars,
+        "strips": [_strip([rows[cluster, name, load] for name in strategies], scale) for load in LOADS],
         "tables": tables,
+    }
+
+
+def _strip(rows: Sequence[Mapping[str, Any]], scale: float) -> dict[str, Any]:
+    """Return the goodput of each strategy under one load, as positions on a scale [% of it], the largest last."""
+    dots = [
+        {
+            "name": row["strategy"],
+            "at": round(100 * row["goodput_rps"] / scale, 2),
+            "text": number(row["goodput_rps"]),
+            "is_helix": row["strategy"] == HELIX,
+        }
+        for row in rows
+        if row["goodput_rps"] is not None
+    ]
+    others = [dot for dot in dots if not dot["is_helix"]]
+    best = max(others, key=lambda dot: dot["at"], default=None)
+    return {
+        "load": _percent(rows[0]["load"]),
+        "offered_at": round(100 * rows[0]["rate_rps"] / scale, 2),
+        "offered": number(rows[0]["rate_rps"]),
+        "dots": sorted(dots, key=lambda dot: (dot["is_helix"], dot["at"])),
+        "helix": next((dot["text"] for dot in dots if dot["is_helix"]), "–"),
+        "best": None if best is None else f"{best['name']} {best['text']}",
     }
 
 

@@ -180,6 +180,14 @@ def test_the_bound_line_stays_on_the_scale(small) -> None:
     for bar in card["bars"]:
         assert 0 <= bar["within"] <= 100
         assert 0 <= bar["saturated"] <= 100
+    rows = {(row["load"], row["strategy"]): row for row in document["rows"]}
+    for load, strip in zip(LOADS, card["strips"], strict=True):
+        assert {dot["name"] for dot in strip["dots"]} == {
+            name for at, name in rows if at == load and rows[at, name]["goodput_rps"] is not None
+        }
+        best = max(strip["dots"], key=lambda dot: dot["at"])["name"]
+        assert rows[load, best]["goodput_rps"] == max(rows[load, dot["name"]]["goodput_rps"] for dot in strip["dots"])
+        assert all(0 <= dot["at"] <= 100 for dot in strip["dots"])
 
 
 def test_helix_is_placed_without_the_other_systems() -> None:
