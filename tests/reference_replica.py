@@ -19,6 +19,9 @@ from helixsim.domain.step_time import BatchShape, StepTime
 class Sequence:
     """A request and all that happens to it."""
 
+    is_remote = is_elsewhere = False  # its prompt is computed elsewhere; so far it is there alone
+    transfer = 0
+
     def __init__(self, request, output, now):
         self.request, self.prompt, self.output = request, request.prompt_tokens, output
         self.status = RequestStatus.WAITING
@@ -51,7 +54,7 @@ class Sequence:
 
     @property
     def compute(self):
-        return self.finish - self.arrival - self.queue - self.network
+        return self.finish - self.arrival - self.queue - self.network - self.transfer
 
 
 class Part:
@@ -450,8 +453,14 @@ class Replica:
                 self.put(sequence, tokens)
 
     def take_waiting(self):
-        while not self.has_preempted and self.waiting and self.left and len(self.running) < self.most:
+        while (
+            not (self.has_preempted and self.running) and self.waiting and self.left and len(self.running) < self.most
+        ):
             sequence = self.waiting[0]
+            if sequence.is_remote:
+                if not self.expect(sequence):
+                    break
+                continue
             found = self.found(sequence)
             cached = len(found) * self.block_tokens
             tokens = self.chunk(sequence.context - cached)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from helixsim.batching import registry as batching_registry
 from helixsim.domain.cluster import Deployment
+from helixsim.domain.disaggregation import KvTransfer, Role
 from helixsim.domain.engine import IDEAL
 from helixsim.domain.placement import Placement
 from helixsim.domain.request import Feed, FeedMode, Request, Slo, Window
 from helixsim.domain.result import RunResult
-from helixsim.engine.inputs import SimulationInputs
+from helixsim.engine.inputs import Leg, Legs, SimulationInputs
 from helixsim.engine.simulate import simulate
 from helixsim.flow.capacity import CapacityTable
 from helixsim.flow.maxflow import max_flow
@@ -78,6 +80,35 @@ def inputs_of(
         check=check,
         **more,
     )
+
+
+def with_roles(case: Case, roles: Mapping[str, Role]) -> Case:
+    """Return a case whose nodes serve these phases; nodes without an entry serve both."""
+    fleet, capacity, placement = case
+    nodes = tuple(replace(node, role=roles.get(node.id, "both")) for node in fleet.cluster.nodes)
+    return replace(fleet, cluster=replace(fleet.cluster, nodes=nodes)), capacity, placement
+
+
+def inputs_of_legs(
+    case: Case, load: Iterable[Request], transfer: KvTransfer, *, decode_routing: str | None = None, **how: Any
+) -> SimulationInputs:
+    """What it takes to simulate ``load`` on nodes with roles; ``how`` as for ``inputs_of``."""
+    fleet, capacity, placement = case
+    seed = how.get("seed", 0)
+
+    def leg(phase: Role, routing: str, expected_output: float) -> Leg:
+        part = placement.part(fleet.cluster.serving(phase))
+        times = RoutingTimes(
+            fleet, part, how.get("engine", IDEAL), expected_output, computes_prompts=phase == "prefill"
+        )
+        graph = routing_graph(part, max_flow(fleet, part, capacity), times)
+        policy = routing_registry.get(routing)
+        return Leg(graph, policy(graph, policy.Options(), stream(seed, f"routing of {phase}")))
+
+    first = how.get("routing", "least_loaded")
+    expected = how.get("mean_output") or how.get("expected_output_tokens", 10.0)
+    legs = Legs(leg("prefill", first, 1.0), leg("decode", decode_routing or first, expected), transfer)
+    return replace(inputs_of(case, load, **{**how, "routing": "least_loaded"}), legs=legs)
 
 
 def run(case: Case, load: Iterable[Request], **how: Any) -> RunResult:

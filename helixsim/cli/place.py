@@ -65,6 +65,11 @@ def run(args: argparse.Namespace) -> int:
     path = _export_path(args, target)
     if args.export is not None and len(chosen) > 1:
         raise ConfigError(f"--export writes one placement, the experiment has {len(chosen)}: add --system NAME")
+    if target is not None and chosen[0].disaggregation is not None:
+        raise ConfigError(
+            f"--export {target}: the nodes of {chosen[0].name} have roles, which exports do not write; export a system "
+            "without roles, or the placement alone (--export FILE)"
+        )
     placed: dict[str, PlacedSystem] = {}
     with console.progress("place", quiet=args.quiet) as advance:
         for number, system in enumerate(chosen):

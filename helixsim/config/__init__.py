@@ -10,6 +10,7 @@ choices     look-up of names in registries and catalogues, and their options
 variation, whatif_schema, whatif   factors on links and traffic, what-if variants
 sweep_schema, sweep_file, plan_file   sweep.yaml and plan.yaml
 nodes, network, links_file, spread   the cluster
+roles       prefill and decode on different nodes
 loads       the workload
 engine      the engine profile
 checks, sizes   checks across several keys, limits of size

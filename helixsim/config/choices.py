@@ -32,6 +32,10 @@ _FILE_OF = {"model": "config.json, of the folder of a downloaded model, or of a 
 _KINDS_WITH_FILES = ("model", "GPU", "link", "engine")
 
 
+PHASES = ("prefill", "decode")
+"""Keys of the legs of a system with roles."""
+
+
 class Registry(Protocol):
     """Strategies or policies by name, such as the ``registry`` module of a package."""
 
@@ -125,7 +129,10 @@ def look_up(source: Source, registries: Registries) -> Choices:
             ("batching", registries.batching, batching),
         ):
             get = partial(registry.get, beside=source.path.parent, imports=registries.imports)
-            _choose(source, ("systems", number, key), get, choices, default, partial(registries.path_of, key))
+            path_of = partial(registries.path_of, key)
+            _choose(source, ("systems", number, key), get, choices, default, path_of)
+            for phase in PHASES if key != "batching" else ():
+                _choose(source, ("systems", number, "disaggregation", phase, key), get, choices, path_of=path_of)
     return choices
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from helixsim.domain.cluster import Deployment
+from helixsim.domain.disaggregation import KvTransfer, Role
 from helixsim.domain.engine import IDEAL, EngineSpec
 from helixsim.domain.request import Slo
 from helixsim.errors import ConfigError, unknown_name
@@ -44,13 +45,37 @@ class KvSpec:
     expected_output_tokens: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class LegSpec:
+    """The nodes that serve one phase alone; options are instances of the ``Options`` of strategy and policy."""
+
+    placement: str
+    placement_options: Any
+    routing: str
+    routing_options: Any
+
+
+@dataclass(frozen=True, slots=True)
+class DisaggregationSpec:
+    """How nodes that prefill and nodes that decode work together."""
+
+    prefill: LegSpec
+    decode: LegSpec
+    transfer: KvTransfer
+
+    def leg(self, role: Role) -> LegSpec:
+        """Return the leg that a role other than ``both`` serves."""
+        return self.prefill if role == "prefill" else self.decode
+
+
 @dataclass(frozen=True)
 class SystemSpec:
     """One of the compared systems of an experiment.
 
     ``placement_options``, ``routing_options`` and ``batching_options`` are instances of the ``Options`` class of the
     strategy or policy. ``fleet`` is that of the experiment with the KV blocks and request limits of this system.
-    ``arrivals`` replaces the arrivals of the experiment; None: those of the experiment.
+    ``arrivals`` replaces the arrivals of the experiment; None: those of the experiment. ``disaggregation``: None: all
+    nodes serve both phases; otherwise ``placement`` is that of the nodes that do.
     """
 
     name: str
@@ -63,6 +88,7 @@ class SystemSpec:
     kv: KvSpec
     fleet: Deployment
     arrivals: ArrivalsSpec | None = None
+    disaggregation: DisaggregationSpec | None = None
 
 
 @dataclass(frozen=True)

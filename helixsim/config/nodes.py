@@ -79,6 +79,7 @@ def build_nodes(
                 max_requests=entry.max_requests,
                 peer_link=_peer_link(gpu) if entry.gpus > 1 else None,
                 tp=entry.tp,
+                role=entry.role or "both",
             )
     nodes.pop(COORDINATOR, None)
     return tuple(nodes.values())
@@ -103,13 +104,14 @@ def override_nodes(
         at = (*path, number)
         ids = matching(entry.match, [node.id for node in nodes], (*at, "match"), source, problems)
         kv_blocks = pinned_blocks(entry, block_tokens, at, source, problems)
-        if kv_blocks is None and entry.max_requests is None:
-            problems.append(source.problem(at, "has no effect: give kv_blocks, kv_tokens or max_requests"))
+        if kv_blocks is None and entry.max_requests is None and entry.role is None:
+            problems.append(source.problem(at, "has no effect: give kv_blocks, kv_tokens, max_requests or role"))
         nodes = tuple(
             dataclasses.replace(
                 node,
                 kv_blocks=node.kv_blocks if kv_blocks is None else kv_blocks,
                 max_requests=node.max_requests if entry.max_requests is None else entry.max_requests,
+                role=entry.role or node.role,
             )
             if node.id in ids
             else node

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from helixsim.config.experiment import CapacitySpec, ResolvedExperiment, SystemS
 from helixsim.config.loads import build_arrivals, build_slo, build_workload, unstated
 from helixsim.config.network import build_cluster, nodes_in_service
 from helixsim.config.nodes import build_nodes, load_gpus, override_nodes
-from helixsim.config.schema import ExperimentSection, SystemSection
+from helixsim.config.roles import check_roles, disaggregation_of, fleets_of
+from helixsim.config.schema import ExperimentSection
 from helixsim.config.source import Source, is_file, is_folder
 from helixsim.config.whatif import described, overlay
 from helixsim.config.whatif_schema import WhatifSection
@@ -143,7 +145,8 @@ class _Resolver:
         self.choices = choices
         self.problems: list[Problem] = []
         self.engine = build_engine(section.engine, source)
-        self.names = [system.name or _default_name(system) for system in section.systems]
+        # The default is the name of the strategy; of an import path only the class.
+        self.names = [one.name or one.placement.strategy.rpartition(":")[2] for one in section.systems]
 
     def experiment(self) -> ResolvedExperiment:
         """Return the resolved experiment."""
@@ -157,7 +160,8 @@ class _Resolver:
         cluster = build_cluster(section.cluster, nodes, source, self.problems, is_part=self.is_part)
         cluster = cluster.without({node.id for node in nodes} - kept, paid=down)
         numbers = range(len(section.systems))
-        own_nodes = [tuple(node for node in self._nodes(number, nodes) if node.id in kept) for number in numbers]
+        all_nodes = [self._nodes(number, nodes) for number in numbers]
+        own_nodes = [tuple(node for node in own if node.id in kept) for own in all_nodes]
         widths = stated_widths(nodes, source, self.problems)
         own_arrivals = [self._arrivals(number) for number in numbers]
         workload = self._workload(own_arrivals)
@@ -167,6 +171,7 @@ class _Resolver:
         self.problems.extend(checks.check_engine(section, self.engine.spec, source))
         self.problems.extend(checks.check_baseline(section, self.names, source))
         self.problems.extend(checks.check_planning(section, workload, source))
+        self.problems.extend(check_roles(section, all_nodes, self.engine, source))
         beyond = unsupported(self.engine.spec.name, gpus)
         if not section.engine.allow_unsupported:
             self.problems.extend(
@@ -187,8 +192,8 @@ class _Resolver:
         stats = self._stats(workload, fleet)
         if fleet.model.keeps_parts:
             usual = stats.mean_prompt_tokens + stats.mean_output_tokens / 2
-            options = dataclasses.replace(profile_options, sequence_tokens=usual)
-            fleet, assumptions = self._fleet(cluster, gpus, options)
+            profile_options = dataclasses.replace(profile_options, sequence_tokens=usual)
+            fleet, assumptions = self._fleet(cluster, gpus, profile_options)
         paths: list[KeyPath] = [("workload", "arrivals"), *(("systems", number, "arrivals") for number in numbers)]
         for path, arrivals in zip(paths, (workload.arrivals, *own_arrivals), strict=True):
             if arrivals is not None:
@@ -196,8 +201,9 @@ class _Resolver:
         self.problems.extend(checks.check_classes(section, stats, source))
         if self.problems:
             raise _error(self.problems)
-        clusters = [dataclasses.replace(cluster, nodes=nodes).divided(widths) for nodes in own_nodes]
-        systems = tuple(self._system(number, fleet, clusters[number], own_arrivals[number]) for number in numbers)
+        own = [dataclasses.replace(cluster, nodes=nodes).divided(widths) for nodes in own_nodes]
+        fleets = fleets_of(section, fleet, own, profile_options, partial(self._fleet, gpus=gpus))
+        systems = tuple(map(self._system, numbers, fleets, own_arrivals))
         document = self._document(workload, fleet.model.precision)
         file_hashes = tuple((name, hashlib.sha256(path.read_bytes()).hexdigest()) for name, path in files)
         sample, planned_rate = section.report.sample, section.planning.rate
@@ -245,9 +251,7 @@ class _Resolver:
             too_long += checks.check_whole_prompts(workload, seed, fleet, self.engine.spec, self.source)
             stats = workload_stats(workload, seed)
         except ConfigError as error:  # found while reading or drawing: the load knows the key, not the file
-            keys = [
-                ("workload", *problem.path.split(".")) if problem.path else ("workload",) for problem in error.problems
-            ]
+            keys = [("workload", *(one.path.split(".") if one.path else ())) for one in error.problems]
             problems = [self.source.problem(key, p.message) for key, p in zip(keys, error.problems, strict=True)]
             raise _error(problems) from error
         if too_long:
@@ -256,9 +260,9 @@ class _Resolver:
 
     def _arrivals(self, number: int) -> ArrivalsSpec | None:
         section = self.section.systems[number].arrivals
-        path = ("systems", number, "arrivals")
         if section is None:
             return None
+        path = ("systems", number, "arrivals")
         return build_arrivals(section, path, self.section.workload, self.source, self.problems)
 
     def _nodes(self, number: int, nodes: tuple[Node, ...]) -> tuple[Node, ...]:
@@ -352,7 +356,7 @@ class _Resolver:
         parts = part_profiles(section.systems, model, cluster, profiles, spec_of, options)
         return Deployment(model, cluster, tuple(profiles[node.node_type] for node in cluster.nodes), parts), assumptions
 
-    def _system(self, number: int, fleet: Deployment, cluster: Cluster, arrivals: ArrivalsSpec | None) -> SystemSpec:
+    def _system(self, number: int, fleet: Deployment, arrivals: ArrivalsSpec | None) -> SystemSpec:
         section, options, chosen = self.section.systems[number], self.choices.options, self.choices.documents
         placement, routing, batching = (("systems", number, key) for key in ("placement", "routing", "batching"))
         return SystemSpec(
@@ -364,8 +368,9 @@ class _Resolver:
             batching=chosen[batching]["policy"],
             batching_options=options[batching],
             kv=kv_rules(self.section, section.kv, self.engine.spec),
-            fleet=dataclasses.replace(fleet, cluster=cluster),
+            fleet=fleet,
             arrivals=arrivals,
+            disaggregation=disaggregation_of(section, number, self.choices) if fleet.cluster.is_disaggregated else None,
         )
 
     def _document(self, workload: WorkloadSpec, precision: str) -> dict[str, Any]:
@@ -393,8 +398,3 @@ class _Resolver:
                 parent = parent[part]
             parent[path[-1]] = written
         return document
-
-
-def _default_name(system: SystemSection) -> str:
-    """Return the name of the strategy; of an import path only the class."""
-    return system.placement.strategy.rpartition(":")[2]

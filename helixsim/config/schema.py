@@ -27,6 +27,7 @@ from helixsim.config.fields import (
 from helixsim.config.load_schema import ArrivalsSection, WorkloadSection
 from helixsim.config.variation import LinkScaleSection, PlanningSection
 from helixsim.config.whatif_schema import WhatifSection
+from helixsim.domain.disaggregation import EFFICIENCY, Role
 from helixsim.validation import Count, Section
 
 # --- cluster ---------------------------------------------------------------------------------------------------------
@@ -57,6 +58,9 @@ class NodesSection(Section):
     kv_tokens: Count | None = Field(None, description="The same in tokens, rounded down to whole blocks.")
     max_requests: Count | None = Field(None, description="Maximum resident requests (default: unlimited).")
     cost: Price | None = Field(None, description="Price of the whole node (default: that of the GPU profile).")
+    role: Role | None = Field(
+        None, description="Phases they serve: `prefill`, `decode` or `both` (default; docs/disaggregation.md)."
+    )
 
 
 class LinkClassSection(Section):
@@ -178,12 +182,37 @@ class KvSection(Section):
 
 
 class NodeOverrideSection(Section):
-    """Limits of nodes in one system."""
+    """Limits and roles of nodes in one system."""
 
     match: str = Field(description="Node id or pattern such as `a100-*`.")
     kv_blocks: Count | None = Field(None, description="KV blocks per node (default: by memory).")
     kv_tokens: Count | None = Field(None, description="The same in tokens, rounded down to whole blocks.")
     max_requests: Count | None = Field(None, description="Maximum resident requests.")
+    role: Role | None = Field(None, description="Phases they serve (default: that of `cluster.nodes`).")
+
+
+class LegSection(Section):
+    """The nodes that serve one phase alone."""
+
+    placement: PlacementChoice | None = Field(None, description="Placement on these nodes (default: the system's).")
+    routing: RoutingChoice | None = Field(
+        None, description="Routing of this phase, nodes that serve both included (default: the system's)."
+    )
+    max_num_batched_tokens: Count | None = Field(None, description="Tokens of a step (default: the engine's).")
+    max_num_seqs: Count | None = Field(None, description="Sequences that run at once (default: the engine's).")
+
+
+class DisaggregationSection(Section):
+    """Prefill and decode on different nodes, by the `role` of nodes (docs/disaggregation.md)."""
+
+    prefill: LegSection = Field(LegSection(), description="Nodes with the role `prefill`.")
+    decode: LegSection = Field(LegSection(), description="Nodes with the role `decode`.")
+    transfer: Literal["after_prefill", "layerwise"] = Field(
+        "after_prefill",
+        description="When the KV cache of a prompt is sent: when all of it is computed, or layer by layer as it is.",
+    )
+    efficiency: Share = Field(EFFICIENCY, description="Share of the bandwidth of links and NICs that transfers reach.")
+    latency: Latency = Field("0.4 ms", description="Time of a message of a transfer besides the link.")
 
 
 class SystemSection(Section):
@@ -201,7 +230,10 @@ class SystemSection(Section):
         "`sglang`, `vllm-0.4` and `helix-vllm-0.4`).",
     )
     kv: KvSection = Field(KvSection(), description="Values that override those of the experiment's `kv`.")
-    nodes: list[NodeOverrideSection] = Field([], description="Limits of nodes in this system.")
+    nodes: list[NodeOverrideSection] = Field([], description="Limits and roles of nodes in this system.")
+    disaggregation: DisaggregationSection | None = Field(
+        None, description="How nodes with the roles `prefill` and `decode` work together."
+    )
     arrivals: ArrivalsSection | None = Field(None, description="Arrivals that replace those of the workload.")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from helixsim.domain.disaggregation import Role
 from helixsim.domain.hardware import NodeProfile
 from helixsim.domain.model import ModelSpec
 from helixsim.domain.placement import LayerRange
@@ -48,6 +49,8 @@ class Node:
         Between two parts of the machine: the interconnect of its GPUs; None: as between two machines of the region.
     tp
         GPUs that tensor parallelism shall join; None: all, unless a strategy divides the node.
+    role
+        Phases it serves.
     """
 
     id: str
@@ -63,6 +66,7 @@ class Node:
     first_gpu: int = 0
     peer_link: LinkSpec | None = None
     tp: int | None = None
+    role: Role = "both"
 
     @property
     def node_type(self) -> str:
@@ -194,6 +198,15 @@ class Cluster:
             network=replace(self.network, pairs=pairs),
             down_usd_per_hour=self.down_usd_per_hour + down,
         )
+
+    def serving(self, phase: Role) -> list[str]:
+        """Return the ids of the nodes that serve a phase."""
+        return [node.id for node in self.nodes if node.role in (phase, "both")]
+
+    @cached_property
+    def is_disaggregated(self) -> bool:
+        """Whether some nodes serve one phase only."""
+        return any(node.role != "both" for node in self.nodes)
 
     @cached_property
     def sites(self) -> Mapping[str, int]:

@@ -217,6 +217,56 @@ class ClusterFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class PoolFigures:
+    """Figures of the nodes with one role.
+
+    Parameters
+    ----------
+    nodes, gpus
+        All of them, those without layers included.
+    busy_share
+        Share of the window in which they compute, 0..1.
+    kv_mean, kv_peak
+        Share of KV blocks in use: mean, and peak of the fullest node.
+    prompt_tokens, decode_tokens
+        What they computed over the whole run: prompts, and one decode for each sequence and step.
+    """
+
+    nodes: int
+    gpus: int
+    busy_share: float
+    kv_mean: Figure
+    kv_peak: float
+    prompt_tokens: int
+    decode_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class DisaggregationFigures:
+    """Figures of a system that prefills and decodes on different nodes.
+
+    Parameters
+    ----------
+    pools
+        By role.
+    transfers, transfer_bytes
+        KV caches that have been sent over the whole run, and their size [B].
+    transfer_p50_s, transfer_p99_s
+        Time from the first message of a transfer to the last [s].
+    exposed_p50_s, exposed_p99_s
+        What of it requests that finished in the window waited for after their prompts were computed [s].
+    """
+
+    pools: Mapping[str, PoolFigures]
+    transfers: int
+    transfer_bytes: int
+    transfer_p50_s: Figure
+    transfer_p99_s: Figure
+    exposed_p50_s: Figure
+    exposed_p99_s: Figure
+
+
+@dataclass(frozen=True, slots=True)
 class CostFigures:
     """Cost and energy of all nodes, including those without layers; "per Mtok" refers to output tokens."""
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 
@@ -67,3 +67,11 @@ class Placement:
             return math.nan
         # Rounded, as objective and bound of an optimal placement may differ in the last bits.
         return round(1.0 - self.objective_tokens_per_s / self.upper_bound_tokens_per_s, 9) + 0.0
+
+    def part(self, nodes: Collection[str]) -> Placement:
+        """Return the placement of some of its nodes."""
+        return replace(
+            self,
+            ranges={node: held for node, held in self.ranges.items() if node in nodes},
+            pipelines={node: number for node, number in self.pipelines.items() if node in nodes},
+        )

@@ -33,10 +33,12 @@ class RequestStatus(IntEnum):
 class RequestColumns:
     """One entry per request that arrived, in order of arrival; times [ns], -1: did not occur.
 
-    ``output_tokens`` are those delivered. ``queue_ns + compute_ns + network_ns`` is ``finish_ns - arrival_ns`` of a
-    finished request; ``queue_ns`` includes waiting at the coordinator. ``route`` is the index of the last route in
-    ``RunResult.routes``, -1: none. ``cached_tokens`` are those of the prompt that a prefix cache held when the request
-    was first admitted. ``slo_class`` is the index of its class in ``RunResult.classes``, -1: none.
+    ``output_tokens`` are those delivered. ``queue_ns + compute_ns + network_ns + transfer_ns`` is
+    ``finish_ns - arrival_ns`` of a finished request; ``queue_ns`` includes waiting at the coordinator, ``transfer_ns``
+    is the time that its KV cache took between the end of its prompt and its first decode step. ``route`` is the index
+    of the last route in ``RunResult.routes``, that which decoded it, -1: none. ``cached_tokens`` are those of the
+    prompt that a prefix cache held when the request was first admitted. ``slo_class`` is the index of its class in
+    ``RunResult.classes``, -1: none.
     """
 
     request_id: IntArray
@@ -54,6 +56,7 @@ class RequestColumns:
     network_ns: IntArray
     cached_tokens: IntArray
     slo_class: IntArray
+    transfer_ns: IntArray
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,18 @@ class LinkStats:
 
 
 @dataclass(frozen=True)
+class TransferStats:
+    """One entry per KV transfer that has ended, over the whole run, in the order of their ends.
+
+    ``duration_ns`` is from the first message sent to the last one received: with layer-wise transfers most of it lies
+    beside the prompt.
+    """
+
+    duration_ns: IntArray
+    bytes: IntArray
+
+
+@dataclass(frozen=True)
 class GapHistogram:
     """Histogram of the inter-token latency in the window.
 
@@ -139,7 +154,8 @@ class InvariantCheck:
 class RunResult:
     """Results of one run.
 
-    ``classes`` are the classes of its requests, in the order of their first arrival.
+    ``classes`` are the classes of its requests, in the order of their first arrival. ``transfers``: None: prefill and
+    decode share their nodes.
 
     ``counters`` has at least ``events``, ``batches``, ``messages``, ``preemptions``, ``recomputed_tokens``,
     ``rejected``, ``token_hops``.
@@ -161,3 +177,4 @@ class RunResult:
     cpu_s: float
     wall_s: float
     classes: tuple[str, ...] = ()
+    transfers: TransferStats | None = None

@@ -14,6 +14,7 @@ from helixsim.domain.figures import (
     ClassFigures,
     ClusterFigures,
     CostFigures,
+    DisaggregationFigures,
     Figure,
     FlowFigures,
     GpuShare,
@@ -22,6 +23,7 @@ from helixsim.domain.figures import (
     Limits,
     LoadFigures,
     ObjectiveFigures,
+    PoolFigures,
     RankingFigures,
     SettingFigures,
     ThroughputFigures,
@@ -69,6 +71,8 @@ class Summary:
     """Largest time between two tokens of a request in the window [s]; None without any, and in older documents."""
     ranking: RankingFigures | None = None
     """What the system is ranked by; None in documents of older versions."""
+    disaggregation: DisaggregationFigures | None = None
+    """None: all nodes serve both phases."""
 
     def vllm_keys(self) -> dict[str, Any]:
         """Return the figures of ``vllm bench serve`` under its keys; latencies in ms."""
@@ -117,6 +121,7 @@ class Summary:
             **_keys(self.integrity),
             **({} if self.setting is None else {"setting": _setting_keys(self.setting)}),
             **({} if self.ranking is None else {"ranking": json_values(asdict(self.ranking))}),
+            **({} if self.disaggregation is None else {"disaggregation": asdict(self.disaggregation)}),
         }  # fmt: skip
 
     def confidence(self) -> dict[str, Limits]:
@@ -228,6 +233,13 @@ def _read_ranking(document: Mapping[str, Any] | None) -> RankingFigures | None:
     return RankingFigures(**{**document, **{name: tuple(document[name]) for name in lists}})
 
 
+def _read_disaggregation(document: Mapping[str, Any] | None) -> DisaggregationFigures | None:
+    if document is None:
+        return None
+    pools = {role: PoolFigures(**one) for role, one in document["pools"].items()}
+    return DisaggregationFigures(**{**document, "pools": pools})
+
+
 def _latency(keys: Mapping[str, Any], name: str, interval: Limits | None = None) -> Latency:
     """Return the latency whose statistics are among ``keys`` [ms]; ``interval`` of its mean [ms]."""
     return Latency(
@@ -276,6 +288,7 @@ def _read(top: Mapping[str, Any], own: Mapping[str, Any]) -> Summary:
         setting=_read_setting(own.get("setting")),
         itl_max_s=seconds(own.get("max_itl_ms")),
         ranking=_read_ranking(own.get("ranking")),
+        disaggregation=_read_disaggregation(own.get("disaggregation")),
     )
 
 

@@ -95,6 +95,10 @@ class Admission:
         pool = self.pools[node]
         return pool.reserved * self.block_tokens // pool.layers
 
+    def transfer_ns(self, node: int) -> float:
+        """See ``RoutingView.transfer_ns``."""
+        return 0.0
+
     def kv_usage(self, node: int) -> float:
         """See ``RoutingView.kv_usage``; a node without KV memory is full."""
         pool = self.pools[node]

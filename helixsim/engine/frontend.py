@@ -77,6 +77,10 @@ class ReplicaView:
         replica.book()
         return replica.kv_usage
 
+    def transfer_ns(self, node: int) -> float:
+        """See ``RoutingView.transfer_ns``."""
+        return 0.0
+
     def cached_tokens(self, node: int) -> int:
         """See ``RoutingView.cached_tokens``."""
         replica = self._of[node]
@@ -110,6 +114,7 @@ class Frontend:
     """
 
     view: ReplicaView
+    kind: type[Running] = Running
 
     def __init__(
         self,
@@ -159,7 +164,7 @@ class Frontend:
         is_saturated = self.feed.mode is FeedMode.SATURATE
         # In a saturated system the next request stands ready for ever: it arrives when it is submitted.
         row = -1 if is_saturated else self.recorder.add(request, now)
-        sequence = Running(request, now, row, min(request.output_tokens, room))
+        sequence = self.kind(request, now, row, min(request.output_tokens, room))
         if room < 1 or request.prompt_tokens + 1 > self.view.largest_context_tokens:
             self._reject(sequence)
             return False
@@ -239,7 +244,12 @@ class Frontend:
         hops = self.policy.route(prompt, expected, self.view)
         if hops is None:
             return False
-        replica = self.view.replica_of(hops, type(self.policy).__name__)
+        self._count(sequence)
+        self._dispatch(self.view.replica_of(hops, type(self.policy).__name__), sequence)
+        return True
+
+    def _count(self, sequence: Running) -> None:
+        """Take note that a request leaves the coordinator."""
         now = self.kernel.now_ns
         if sequence.row < 0:
             sequence.arrival_ns = now
@@ -249,12 +259,17 @@ class Frontend:
         sequence.since_ns = now
         self.active[sequence.row] = sequence
         self.prefilling += 1
+
+    def _dispatch(self, replica: Replica, sequence: Running) -> None:
+        """Send a request to a replica."""
+        self._book(replica, sequence)
+        self.submit(replica, Submission(self.kernel.env, sequence), sequence.prompt_tokens)
+
+    def _book(self, replica: Replica, sequence: Running) -> None:
         view, number = self.view, replica.number
         view.submitted[number] += 1
-        view.submitted_tokens[number] += prompt
+        view.submitted_tokens[number] += sequence.prompt_tokens
         view.coming[number].append(sequence)
-        self.submit(replica, Submission(self.kernel.env, sequence), prompt)
-        return True
 
     def arrived(self, replica: Replica, sequence: Running) -> None:
         """Take note that a request has reached its replica."""

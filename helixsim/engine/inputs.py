@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from helixsim.batching.base import BatchingPolicy
 from helixsim.domain.cluster import Deployment
+from helixsim.domain.disaggregation import KvTransfer
 from helixsim.domain.engine import IDEAL, EngineSpec
 from helixsim.domain.flowplan import FlowPlan
 from helixsim.domain.placement import Placement
@@ -34,6 +35,23 @@ class Patience:
 
 
 @dataclass(frozen=True)
+class Leg:
+    """The replicas that serve one phase, and the policy that routes it."""
+
+    graph: RoutingGraph
+    policy: RoutingPolicy
+
+
+@dataclass(frozen=True)
+class Legs:
+    """Prefill and decode on different nodes, by the roles in the cluster; nodes that serve both are in both legs."""
+
+    prefill: Leg
+    decode: Leg
+    transfer: KvTransfer
+
+
+@dataclass(frozen=True)
 class SimulationInputs:
     """Everything one run needs.
 
@@ -42,7 +60,8 @@ class SimulationInputs:
     message for all that go the same way. ``engine``: its overheads. ``sample_ns`` is the interval of the time series,
     None: chosen from the window. ``check``: test the laws on memory and idle nodes at every sample instead of only at
     the end. ``patience``: end the run early; None: never. ``timeline``: where iterations and messages are recorded, and
-    where the run ends with the part that is recorded; None: they are not, which costs no time.
+    where the run ends with the part that is recorded; None: they are not, which costs no time. ``legs``: None: all
+    nodes serve both phases; otherwise ``graph`` is of all nodes and ``policy`` not used.
     """
 
     fleet: Deployment
@@ -62,3 +81,4 @@ class SimulationInputs:
     check: bool = False
     patience: Patience | None = None
     timeline: Timeline | None = None
+    legs: Legs | None = None

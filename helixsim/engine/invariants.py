@@ -12,9 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from helixsim.domain.result import InvariantCheck, RequestColumns, RequestStatus, Series
-from helixsim.engine.network import NetworkFabric
 from helixsim.engine.recorder import Recorder
-from helixsim.engine.system import NodeLoad, System
+from helixsim.engine.system import Link, NodeLoad, System
 from helixsim.errors import SimulationError
 
 
@@ -33,7 +32,7 @@ def check_invariants(
         _causality(columns),
         _kv_memory(system, is_drained),
         _no_idle_work(system, end_ns),
-        _links(system.fabric, is_drained, end_ns),
+        _links(system.links(), is_drained, end_ns),
         _no_overtime(nodes, series, end_ns),
         _parts_add_up(columns),
     )
@@ -96,10 +95,10 @@ def _no_idle_work(system: System, now_ns: int) -> InvariantCheck:
     return InvariantCheck("INV-7 no idle work", not idle, f"idle with work: {', '.join(idle)}" if idle else "none idle")
 
 
-def _links(fabric: NetworkFabric, is_drained: bool, end_ns: int) -> InvariantCheck:
+def _links(channels: Sequence[Link], is_drained: bool, end_ns: int) -> InvariantCheck:
     wrong = [
         f"{channel.src}->{channel.dst}"
-        for channel in fabric.channels.values()
+        for channel in channels
         if channel.bytes_received > channel.bytes_sent
         or (is_drained and channel.bytes_received != channel.bytes_sent)
         or not 0 <= channel.busy_until(end_ns) <= end_ns
@@ -116,11 +115,10 @@ def _no_overtime(nodes: Sequence[NodeLoad], series: Series, end_ns: int) -> Inva
 
 def _parts_add_up(columns: RequestColumns) -> InvariantCheck:
     finished = columns.status == RequestStatus.FINISHED
-    parts = columns.queue_ns + columns.compute_ns + columns.network_ns
+    named = (columns.queue_ns, columns.compute_ns, columns.network_ns, columns.transfer_ns)
+    parts = sum(named)
     off = np.abs((parts - (columns.finish_ns - columns.arrival_ns))[finished])
     worst = int(off.max(initial=0))
-    least = min(
-        int(part[finished].min(initial=0)) for part in (columns.queue_ns, columns.compute_ns, columns.network_ns)
-    )
+    least = min(int(part[finished].min(initial=0)) for part in named)
     detail = f"largest difference {worst} ns, smallest part {least} ns"
     return InvariantCheck("INV-10 latency parts", worst == 0 and least >= 0, detail)

@@ -288,6 +288,10 @@ class NetworkFabric:
         """Return how long a message between two ends takes at least; token ids are too few to load a link [ns]."""
         return self.cluster.link(src, dst).latency_ns + self.message_overhead_ns
 
+    def links(self) -> list[Channel]:
+        """Return the channels in the order of their ends."""
+        return [self.channels[ends] for ends in sorted(self.channels)]
+
     def returns(self, last: str, first: str) -> tuple[Channel | Delay, Channel | Delay | None]:
         """Return the way of tokens to the coordinator, and of decode steps to the first node; None: that of prompts.
 

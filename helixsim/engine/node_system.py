@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 
@@ -10,7 +10,7 @@ from helixsim.domain.cluster import COORDINATOR
 from helixsim.domain.data_parallel import step_time
 from helixsim.domain.flowplan import Route
 from helixsim.domain.placement import LayerRange
-from helixsim.domain.result import RequestStatus
+from helixsim.domain.result import RequestStatus, TransferStats
 from helixsim.engine.admission import Admission
 from helixsim.engine.coordinator import Coordinator
 from helixsim.engine.inputs import SimulationInputs
@@ -21,7 +21,7 @@ from helixsim.engine.recorded import RecordedWorker, recorded
 from helixsim.engine.recorder import Recorder
 from helixsim.engine.replica_system import scheduler_of
 from helixsim.engine.state import ActiveRequest
-from helixsim.engine.system import Memory, NodeLoad
+from helixsim.engine.system import Link, Memory, NodeLoad
 from helixsim.engine.token_budget import TokenBudget
 from helixsim.engine.worker import Worker
 from helixsim.errors import ConfigError, Problem
@@ -177,6 +177,14 @@ class NodeSystem:
             Route(tuple((ids[stage.worker], LayerRange(stage.start, stage.end)) for stage in path.stages))
             for path in self.coordinator.paths.values()
         )
+
+    def links(self) -> Sequence[Link]:
+        """See ``System.links``."""
+        return self.fabric.links()
+
+    def transfers(self) -> TransferStats | None:
+        """See ``System.transfers``."""
+        return None
 
     def memories(self) -> list[Memory]:
         """See ``System.memories``."""

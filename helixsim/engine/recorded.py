@@ -12,6 +12,7 @@ from typing import Any
 from helixsim.domain.step_time import BatchShape
 from helixsim.domain.timeline import Timeline
 from helixsim.engine.kernel import Call, Timer
+from helixsim.engine.kv_transfer import LegReplica, LegStage
 from helixsim.engine.kvcache import KvPool
 from helixsim.engine.network import Channel, SharedChannel
 from helixsim.engine.replica import Replica
@@ -56,6 +57,16 @@ class RecordedReplica(Replica):
             kept = _noted(self.timeline, node, begin_ns, ends_ns[number], plan.shape, chunks) or kept
         if kept:
             self.timeline.level(node, ends_ns[ended - 1], self.kv_usage, len(self.scheduler.queue))
+
+
+class RecordedLegStage(RecordedStage, LegStage):
+    """A stage of several that notes its steps, and may send the layers of prompts."""
+
+    owner: LegReplica
+
+
+class RecordedLegReplica(RecordedReplica, LegReplica):
+    """A replica that serves one leg of some requests, and notes the steps of its only stage."""
 
 
 class RecordedWorker(Worker):
@@ -125,6 +136,8 @@ def _noted(
 _RECORDED: dict[type[Any], type[Any]] = {
     Stage: RecordedStage,
     Replica: RecordedReplica,
+    LegStage: RecordedLegStage,
+    LegReplica: RecordedLegReplica,
     Worker: RecordedWorker,
     Channel: RecordedChannel,
     SharedChannel: RecordedSharedChannel,

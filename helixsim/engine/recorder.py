@@ -34,11 +34,14 @@ _COLUMNS = (
     "network_ns",
     "cached_tokens",
     "slo_class",
+    "transfer_ns",
 )
 
 
 _NOT_REACHED = ("admitted_ns", "first_token_ns", "finish_ns", "route")
-_NOTHING_YET = ("output_tokens", "preemptions", "queue_ns", "compute_ns", "network_ns", "cached_tokens")
+_NOTHING_YET = (
+    "output_tokens", "preemptions", "queue_ns", "compute_ns", "network_ns", "cached_tokens", "transfer_ns",
+)  # fmt: skip
 _NOT_REACHED_YET, _NOTHING = array("q", [-1] * 1024), array("q", [0] * 1024)
 """What rows hold before their request ends, for many of them at once."""
 

@@ -50,6 +50,8 @@ class Replica:
     that of the tokens its unfinished requests have, as far as steps are booked.
     """
 
+    scheduler_kind: type[Scheduler] = Scheduler
+
     def __init__(
         self,
         number: int,
@@ -68,7 +70,7 @@ class Replica:
         self._is_fed = is_fed
         self.stages = stages
         self._most_in_flight = len(stages)
-        self.scheduler = Scheduler(self, blocks, block_tokens, rules)
+        self.scheduler = self.scheduler_kind(self, blocks, block_tokens, rules)
         self.capacity_tokens = blocks * block_tokens
         self.return_ns = return_ns
         self.delivery_ns = delivery_ns

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from collections.abc import Sequence as Listed
 from itertools import pairwise
+from typing import Any
 
 from helixsim.batching.base import BatchingPolicy
 from helixsim.domain.cluster import COORDINATOR
@@ -11,7 +13,7 @@ from helixsim.domain.data_parallel import step_time
 from helixsim.domain.engine import MOST_NEW_TOKENS
 from helixsim.domain.flowplan import Route
 from helixsim.domain.request import FeedMode
-from helixsim.domain.result import RequestStatus
+from helixsim.domain.result import RequestStatus, TransferStats
 from helixsim.engine.frontend import Frontend, ReplicaView
 from helixsim.engine.inputs import SimulationInputs
 from helixsim.engine.kernel import Call, Kernel, Priority
@@ -22,7 +24,7 @@ from helixsim.engine.replica import Replica
 from helixsim.engine.rules import Rules
 from helixsim.engine.sequences import Sequence
 from helixsim.engine.stage import Stage, Step, Submission
-from helixsim.engine.system import Memory, NodeLoad
+from helixsim.engine.system import Link, Memory, NodeLoad
 from helixsim.routing.base import HopObserver
 from helixsim.routing.graph import chains
 
@@ -35,6 +37,9 @@ def scheduler_of(batching: BatchingPolicy) -> str | None:
 class ReplicaSystem:
     """Coordinator, replicas and links (a ``System``)."""
 
+    stage_kind: type[Stage] = Stage
+    replica_kind: type[Replica] = Replica
+
     def __init__(self, inputs: SimulationInputs, kernel: Kernel, fabric: NetworkFabric, recorder: Recorder) -> None:
         self.inputs = inputs
         self.kernel = kernel
@@ -43,28 +48,33 @@ class ReplicaSystem:
         found = chains(graph)
         assert found is not None
         timeline = inputs.timeline
-        self._stage = Stage if timeline is None else recorded(Stage, timeline)
-        self._replica_kind = Replica if timeline is None else recorded(Replica, timeline)
+        self._stage = self.stage_kind if timeline is None else recorded(self.stage_kind, timeline)
+        self._replica_kind = self.replica_kind if timeline is None else recorded(self.replica_kind, timeline)
         self._stage_of: dict[str, Stage] = {}
         self.replicas: list[Replica] = []
-        self.frontend = Frontend(
-            kernel,
-            inputs.policy,
-            inputs.feed,
-            recorder,
-            inputs.fleet.model.max_context_tokens,
-            inputs.expected_output_tokens,
-            self._submit,
-        )
+        self.frontend = self._frontend(recorder)
         for number, nodes in enumerate(found):
             self.replicas.append(self._replica(number, [graph.node_ids[node] for node in nodes], recorder))
-        at_once = inputs.feed.mode is FeedMode.SATURATE
         of_node = {node: self.replicas[number] for number, nodes in enumerate(found) for node in nodes}
         self._replica_of = {graph.node_ids[node]: replica for node, replica in of_node.items()}
-        self.frontend.view = ReplicaView(of_node, at_once)
+        self._show(of_node, inputs.feed.mode is FeedMode.SATURATE)
         fabric.receivers.update(self._stage_of)
         for replica in self.replicas:
             self._connect(replica)
+
+    def _frontend(self, recorder: Recorder) -> Frontend:
+        return Frontend(*self._feeding(recorder, self.inputs))
+
+    def _feeding(self, recorder: Recorder, inputs: SimulationInputs) -> tuple[Any, ...]:
+        """Return what a frontend is given."""
+        return (
+            self.kernel, inputs.policy, inputs.feed, recorder, inputs.fleet.model.max_context_tokens,
+            inputs.expected_output_tokens, self._submit,
+        )  # fmt: skip
+
+    def _show(self, of_node: Mapping[int, Replica], at_once: bool) -> None:
+        """Let the frontend see the replicas."""
+        self.frontend.view = ReplicaView(of_node, at_once)
 
     def _replica(self, number: int, ids: list[str], recorder: Recorder) -> Replica:
         inputs = self.inputs
@@ -214,6 +224,14 @@ class ReplicaSystem:
         return tuple(
             Route(tuple((stage.node_id, stage.range) for stage in replica.stages)) for replica in self.replicas
         )
+
+    def links(self) -> Listed[Link]:
+        """See ``System.links``."""
+        return self.fabric.links()
+
+    def transfers(self) -> TransferStats | None:
+        """See ``System.transfers``."""
+        return None
 
     def memories(self) -> list[Memory]:
         """See ``System.memories``: of each replica [blocks]."""

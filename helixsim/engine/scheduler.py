@@ -24,7 +24,8 @@ class Scheduler:
     ``replica`` is what requests that run have as their path. ``ready`` are the decoding
     sequences that are in no step under way; those in ``_paused`` can take no part in the one that is being formed.
     ``outgrown`` are sequences that no longer fit the replica even alone, to be rejected. ``pending_tokens``: prompt
-    tokens not yet computed.
+    tokens not yet computed. ``sending`` counts the sequences whose prompts have been computed here and whose blocks
+    are kept until they have been sent to another replica (``leg_scheduler``).
     """
 
     def __init__(self, replica: Numbered, blocks: int, block_tokens: int, rules: Rules) -> None:
@@ -49,6 +50,7 @@ class Scheduler:
         self._reserved = 0
         self.reserve = OutputReserve(rules.new_token_ratio)
         self._has_prefixes = False
+        self.sending = 0
         self._expected_tokens = rules.expected_output_tokens or 0
         self._most_reserved = int(rules.most_reserved_share * blocks)
         self._least_free = int(rules.min_free_share * blocks)
@@ -69,16 +71,21 @@ class Scheduler:
 
         What it was neither computed nor sent since its admission, it waited.
         """
+        self._stop(sequence, computed_tokens, now_ns)
+        self._give(sequence, computed_tokens)
+
+    def _stop(self, sequence: Sequence, computed_tokens: int, now_ns: int) -> None:
         del self.running[sequence.order]
         self._reserved -= sequence.reserved_blocks
         sequence.queue_ns += now_ns - sequence.since_ns - sequence.compute_ns - sequence.network_ns
         sequence.since_ns = now_ns
-        chain, kv = sequence.chain, self.kv
-        if chain is not None and (self._has_prefixes or sequence.held):
-            sequence.held = kv.publish(chain, sequence.held, computed_tokens)
-        kv.give(self.blocks_of(computed_tokens) - sequence.held)
-        if chain is not None and sequence.held:
-            kv.release(chain, sequence.held)
+        if sequence.chain is not None and (self._has_prefixes or sequence.held):
+            sequence.held = self.kv.publish(sequence.chain, sequence.held, computed_tokens)
+
+    def _give(self, sequence: Sequence, computed_tokens: int) -> None:
+        self.kv.give(self.blocks_of(computed_tokens) - sequence.held)
+        if sequence.chain is not None and sequence.held:
+            self.kv.release(sequence.chain, sequence.held)
             sequence.held = 0
 
     def _admit(self, sequence: Sequence, now_ns: int) -> None:
@@ -128,7 +135,7 @@ class Scheduler:
         self.leave(found, computed, now_ns)
         found.path = None
         found.computed, found.target, found.lost_tokens = 0, found.context_tokens, computed
-        if not self.running:  # it has all the memory that there is
+        if not self.running and not self.sending:  # it has all the memory that there is
             self.outgrown.append(found)
         else:
             found.preemptions += 1
@@ -277,6 +284,10 @@ class Scheduler:
             if self.preemptions != preemptions and self.running:
                 break
             sequence = self.waiting[0]
+            if sequence.transfer is not None:
+                if not sequence.transfer.reserve(due, now_ns):
+                    break
+                continue
             hit, idle = self._find(sequence)
             computed = hit * self.block_tokens
             count = self._chunk(sequence.target - computed, budget, is_alone=not chunks and decodes is None)

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from heapq import heappop, heappush
+from typing import Protocol
 
 from helixsim.domain.request import Request
 from helixsim.engine.prefix_cache import Chain
 from helixsim.engine.system import Numbered
+
+
+class Incoming(Protocol):
+    """The KV cache of a prompt that comes from another replica (``kv_transfer.Transfer``)."""
+
+    def reserve(self, due: int, now_ns: int) -> bool:
+        """Reserve its memory and start it; False: the memory is not there, as decodes are due so many blocks."""
+        ...
 
 
 class Sequence:
@@ -18,8 +27,11 @@ class Sequence:
     replica from its admission to its end or preemption. ``in_flight``: chunks of it in steps under way. ``held``:
     blocks of its ``chain`` in the prefix cache that it refers to. ``cached_tokens``: those it found there when it was
     first admitted. ``lost_tokens``: those computed before its last preemption. ``yields``: tokens it will have after
-    each step with draft tokens, since it joined its group.
+    each step with draft tokens, since it joined its group. ``transfer`` brings the KV of its prompt, None: it is
+    computed where it decodes.
     """
+
+    transfer: Incoming | None = None
 
     __slots__ = (
         "admitted_ns",

@@ -12,6 +12,7 @@ from helixsim.domain.result import LinkStats, NodeStats, RunResult
 from helixsim.engine.inputs import SimulationInputs
 from helixsim.engine.invariants import check_invariants, check_state, raise_if_broken
 from helixsim.engine.kernel import Call, Kernel, Priority
+from helixsim.engine.leg_system import LegSystem
 from helixsim.engine.network import NetworkFabric
 from helixsim.engine.node_system import NodeSystem
 from helixsim.engine.recorded import recorded
@@ -45,6 +46,23 @@ def simulate(inputs: SimulationInputs, progress: Progress | None = None) -> RunR
     return _Run(inputs, progress).execute()
 
 
+def system_kind(inputs: SimulationInputs) -> Callable[..., System]:
+    """Return what makes the system of a run.
+
+    Raises
+    ------
+    SimulationError
+        If nodes have roles, but are no replicas of an engine that schedules them as wholes.
+    """
+    if inputs.legs is not None:
+        if not has_replicas(inputs):
+            raise SimulationError(
+                "roles of nodes need replicas that share no nodes, of an engine that keeps tokens inside"
+            )
+        return LegSystem
+    return ReplicaSystem if has_replicas(inputs) else NodeSystem
+
+
 class _Run:
     """The parts of one run, joined."""
 
@@ -68,7 +86,7 @@ class _Run:
         )
         if inputs.timeline is not None:
             fabric.kind = partial(recorded, timeline=inputs.timeline)
-        kind = ReplicaSystem if has_replicas(inputs) else NodeSystem
+        kind = system_kind(inputs)
         self.system: System = kind(inputs, self.kernel, fabric, self.recorder)
         self.sample_ns = inputs.sample_ns or (
             max(1, window.duration_ns // SAMPLES_PER_WINDOW) if window.duration_ns is not None else OPEN_END_SAMPLE_NS
@@ -166,7 +184,7 @@ class _Run:
             counters={
                 "events": self.kernel.calls,
                 "batches": sum(node.batches for node in nodes),
-                "messages": sum(channel.messages for channel in system.fabric.channels.values()),
+                "messages": sum(link.messages for link in system.links()),
                 "token_hops": sum(node.prompt_tokens + node.decode_tokens for node in nodes),
                 "preemptions": sum(node.preemptions for node in nodes),
                 "recomputed_tokens": system.recomputed_tokens,
@@ -177,6 +195,7 @@ class _Run:
             cpu_s=cpu_s,
             wall_s=wall_s,
             classes=recorder.classes,
+            transfers=system.transfers(),
         )
 
     def _node_stats(self, nodes: Sequence[NodeLoad]) -> NodeStats:
@@ -197,7 +216,7 @@ class _Run:
         )
 
     def _link_stats(self) -> LinkStats:
-        channels = [self.system.fabric.channels[key] for key in sorted(self.system.fabric.channels)]
+        channels = self.system.links()
         end_ns = self.kernel.now_ns
 
         def column(values: Iterable[int]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

@@ -32,7 +32,12 @@ class Submission(Message):
 
 
 class Step(Message):
-    """What a replica computes in one pass; as a message, the activations that go to the next stage."""
+    """What a replica computes in one pass; as a message, the activations that go to the next stage.
+
+    ``computed``: by chunk, how many tokens of the prompt are computed with it; known where layers are sent on.
+    """
+
+    computed: list[int]
 
     def __init__(self, env: simpy.Environment, plan: Plan) -> None:
         super().__init__(env)
@@ -126,7 +131,8 @@ class Stage:
         self.busy_ns += now_ns - self._started_ns
         self._started_ns = -1
 
-    def _start(self, step: Step) -> None:
+    def _start(self, step: Step) -> int:
+        """Compute a step; return how long it takes [ns]."""
         self.step = step
         self.begin(self._kernel.now_ns)
         self.count(step.plan.shape, 1)
@@ -134,6 +140,7 @@ class Stage:
         if self.number:
             self.ends_ns = self._started_ns + duration_ns
         self._kernel.call_in(duration_ns, Priority.FINISH, self._finish, None)
+        return duration_ns
 
     def _finish(self, _event: Call) -> None:
         now = self._kernel.now_ns

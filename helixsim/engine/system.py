@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from helixsim.domain.flowplan import Route
 from helixsim.domain.placement import LayerRange
 from helixsim.domain.request import Request
-from helixsim.domain.result import RequestStatus
+from helixsim.domain.result import RequestStatus, TransferStats
 from helixsim.engine.network import NetworkFabric
 
 
@@ -84,6 +84,25 @@ class NodeLoad:
     preemptions: int
 
 
+class Link(Protocol):
+    """What one direction of a link, or a class of traffic on it, has carried; see ``network.Channel``."""
+
+    src: str
+    dst: str
+    messages: int
+    bytes_sent: int
+    bytes_received: int
+    queue_ns: int
+
+    def busy_until(self, now_ns: int) -> int:
+        """Return the time spent sending up to now [ns]."""
+        ...
+
+    def bytes_until(self, now_ns: int) -> int:
+        """Return the bytes that have passed up to now."""
+        ...
+
+
 class System(Protocol):
     """Nodes that serve requests: each by itself (``node_system``), or in replicas (``replica_system``)."""
 
@@ -128,6 +147,14 @@ class System(Protocol):
 
     def routes(self) -> tuple[Route, ...]:
         """Return the routes by number."""
+        ...
+
+    def links(self) -> Sequence[Link]:
+        """Return the links with traffic."""
+        ...
+
+    def transfers(self) -> TransferStats | None:
+        """Return the KV transfers that have ended; None: prefill and decode share their nodes."""
         ...
 
     def memories(self) -> Iterable[Memory]:

@@ -7,6 +7,7 @@ throughput   tokens/s, requests/s, goodput, SLO attainment
 stationarity test of the window for drift
 saturation   STABLE, BACKLOGGED or OVERLOADED
 utilisation  utilisation of nodes, KV memory use, queues
+legs         pools that prefill and decode, and transfers between them
 energy_cost  $ and Wh per million tokens
 bottleneck   sentences on what limits the throughput
 objectives   verdicts on service-level objectives

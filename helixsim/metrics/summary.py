@@ -35,6 +35,7 @@ from helixsim.metrics.energy_cost import (
     mean_power_w,
 )
 from helixsim.metrics.latency import latencies, latency_samples
+from helixsim.metrics.legs import disaggregation_figures
 from helixsim.metrics.objectives import objective_figures
 from helixsim.metrics.saturation import saturation
 from helixsim.metrics.score import score_of
@@ -107,6 +108,7 @@ def summarise(
             cluster=_cluster(run, used, fleet, placement, plan, flow.attainment),
             cost=_cost(run, counts, used, fleet),
             integrity=_integrity(run),
+            disaggregation=disaggregation_figures(run, used, fleet),
             classes={name: _class(of_class(run, name), slo.of(name)) for name in sorted(run.classes)},
             setting=setting_of(
                 run,

@@ -1,6 +1,7 @@
 """Tables, figures and HTML pages of results.
 
 rows             the rows of the comparison, shared by terminal and HTML
+leg_rows         pools that prefill and decode, and transfers between them
 tables           text for the terminal
 style            colours, fonts and reproducible files of all figures
 figures          throughput and latency, and the list of all figures of a run

@@ -14,6 +14,7 @@ from helixsim.metrics.ranking import follows_load
 from helixsim.metrics.saturation import Saturation
 from helixsim.metrics.stationarity import NOT_STEADY, STEADY
 from helixsim.metrics.verdict_text import share_text
+from helixsim.report.leg_rows import leg_rows
 from helixsim.results.runset import RunSet
 from helixsim.units import MISSING, number, percent
 
@@ -46,6 +47,7 @@ def comparison_sections(runs: RunSet) -> list[Section]:
     )
     classes = sorted({name for run in runs.values() for name in run.summary.classes})
     with_hits = any(run.summary.throughput.prefix_hit_tokens for run in runs.values())
+    has_legs = any(run.summary.disaggregation is not None for run in runs.values())
     layout: list[tuple[str, list[tuple[str, Callable[[Summary], str]]]]] = [
         (
             "Throughput",
@@ -95,6 +97,7 @@ def comparison_sections(runs: RunSet) -> list[Section]:
                 ("KV memory use, peak node %", lambda summary: percent(summary.cluster.kv_peak)),
             ],
         ),
+        *((("Prefill and decode", leg_rows(runs)),) if has_legs else ()),
         (
             "Cost",
             [

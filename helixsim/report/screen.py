@@ -13,6 +13,7 @@ from helixsim.metrics.verdict import SystemVerdict, Verdict
 from helixsim.metrics.verdict_text import answer, main_doubt, share_text
 from helixsim.report import whatif_rows
 from helixsim.report.classes import class_head, class_rows
+from helixsim.report.leg_rows import pool_columns
 from helixsim.report.rows import error_band, output_text, rate_text
 from helixsim.report.selection import selection_sentences
 from helixsim.report.strip import LANES, strips
@@ -85,6 +86,7 @@ def screen_text(runs: RunSet, *, width: int = WIDTH, color: bool = False, verbos
     if any(LATE in cell[0] for line in lines for cell in line):
         parts.append(_soft(LATE_NOTE))
     parts += _classes(runs, width)
+    parts += _pools(runs)
     placements = {name: run.placement_document for name, run in runs.items()}
     parts += ["", *strip_lines(placements, width, most_lanes=None if verbose else max(1, LANES // len(runs)))]
     return rendered(parts, width, color)
@@ -106,6 +108,19 @@ def _classes(runs: RunSet, width: int) -> list[RenderableType]:
     if len(kept) < len(names):
         shown.append(_soft(f"{len(names) - len(kept)} more systems with -v"))
     return shown
+
+
+def _pools(runs: RunSet) -> list[RenderableType]:
+    """Return a row per system that prefills and decodes on different nodes."""
+    columns = pool_columns(runs)
+    if not columns:
+        return []
+    summaries = {name: run.summary for name, run in runs.items() if run.summary.disaggregation is not None}
+    lines = [
+        [Cell(printable(name, one_line=True)), *(Cell(text(one)) for _, text in columns)]
+        for name, one in summaries.items()
+    ]
+    return ["", _grid(["system", *(title for title, _ in columns)], lines)]
 
 
 def verdict_lines(verdict: Verdict, *, verbose: bool = False) -> list[RenderableType]:

@@ -94,7 +94,7 @@ def requests_frame(run: RunResult) -> pd.DataFrame:
 
     requests, texts = run.requests, _request_texts(run)
     columns: dict[str, Any] = {}
-    for name in REQUEST_COLUMNS:
+    for name in _request_columns(run):
         values = getattr(requests, name)
         columns[name] = (
             np.array(texts[name], dtype=object)[values] if name in texts
@@ -111,11 +111,12 @@ def requests_text(run: RunResult) -> Iterator[str]:
         name: np.array([csv_cell(text) for text in values], dtype=object)
         for name, values in _request_texts(run).items()
     }
-    line = ",".join(["%s"] * len(REQUEST_COLUMNS)) + "\n"
-    yield ",".join(REQUEST_COLUMNS) + "\n"
+    names = _request_columns(run)
+    line = ",".join(["%s"] * len(names)) + "\n"
+    yield ",".join(names) + "\n"
     for first in range(0, len(requests.request_id), _ROWS_AT_A_TIME):
         columns = []
-        for name in REQUEST_COLUMNS:
+        for name in names:
             values = getattr(requests, name)[first : first + _ROWS_AT_A_TIME]
             cells = (texts[name][values] if name in texts else values).tolist()
             if name in _MAY_NOT_OCCUR and values.min() < 0:
@@ -128,8 +129,14 @@ REQUEST_COLUMNS = (
     "request_id", "status", "arrival_ns", "admitted_ns", "first_token_ns", "finish_ns", "prompt_tokens",
     "output_tokens", "preemptions", "queue_ns", "compute_ns", "network_ns", "cached_tokens", "route", "slo_class",
 )  # fmt: skip
+_OF_LEGS = ("transfer_ns",)
+"""Columns of systems that prefill and decode on different nodes."""
 _MAY_NOT_OCCUR = ("admitted_ns", "first_token_ns", "finish_ns")
 _ROWS_AT_A_TIME = 20_000
+
+
+def _request_columns(run: RunResult) -> tuple[str, ...]:
+    return REQUEST_COLUMNS if run.transfers is None else (*REQUEST_COLUMNS, *_OF_LEGS)
 
 
 def _request_texts(run: RunResult) -> dict[str, list[str]]:

@@ -133,6 +133,10 @@ class RoutingView(Protocol):
         """Return how many tokens of the current request the node need not compute; 0 without a prefix cache."""
         ...
 
+    def transfer_ns(self, node: int) -> float:
+        """Return how long the KV of the current request would take to come to the node [ns]; 0 if none has to."""
+        ...
+
 
 class RoutingPolicy(Protocol):
     """A routing policy; each run has its own instance, which may keep state."""

@@ -104,7 +104,7 @@ class _Replica:
         own_ns = self._prompt_ns(0, new, cached, mean_prompt, running, context)
         # While it waits for memory, the prompts before it are computed.
         first_ns = max(self._prompt_ns(backlog, new, cached, mean_prompt, running, context), wait_ns + own_ns)
-        sent_ns = self._times.transfer_ns(None, first, prompt) + self._back_ns
+        sent_ns = self._times.transfer_ns(None, first, prompt) + self._back_ns + view.transfer_ns(first)
         misses, slo = 0.0, self._times.slo
         if slo.ttft_s is not None:
             left_ns = slo.ttft_s * NS_PER_S - sent_ns
@@ -133,6 +133,8 @@ class _Replica:
         if stages > 1:
             links_ns = self._links_ns + sum(self._times.transfer_ns(*link, batch) for link in self._links)
             round_ns = max(sum(steps_ns) + links_ns, min(stages, running) * max(steps_ns))
+        if not self._times.computes_prompts:
+            return round_ns
         chunks = max(1.0, mean_prompt / max(1.0, self._budget - batch))
         prompts_ns = [_marginal_ns(node, mean_prompt, prefill_pairs(mean_prompt), decodes) for node in self._nodes]
         passing_ns = (sum(prompts_ns) + (chunks - 1) * max(prompts_ns)) / chunks

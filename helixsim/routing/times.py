@@ -44,6 +44,8 @@ class RoutingTimes:
         Mean output of the load: policies do not see the length of a request's own.
     slo
         Objective of the requests.
+    computes_prompts
+        Whether prompts are computed here, beside the decodes; otherwise they come from other nodes.
     """
 
     fleet: Deployment
@@ -51,6 +53,7 @@ class RoutingTimes:
     engine: EngineSpec
     expected_output_tokens: float
     slo: Slo = field(default_factory=Slo)
+    computes_prompts: bool = True
 
     @cached_property
     def nodes(self) -> tuple[NodeTimes, ...]:

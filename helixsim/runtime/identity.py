@@ -85,7 +85,11 @@ def experiment_plugins(experiment: ResolvedExperiment) -> tuple[str, ...]:
 
 def system_plugins(system: SystemSpec) -> tuple[str, ...]:
     """Return the import paths of the user's own classes that a system names."""
-    return tuple(name for name in (system.placement, system.routing, system.batching) if ":" in name)
+    legs = system.disaggregation
+    names = [system.placement, system.routing]
+    for leg in () if legs is None else (legs.prefill, legs.decode):
+        names += [leg.placement, leg.routing]
+    return tuple(dict.fromkeys(name for name in (*names, system.batching) if ":" in name))
 
 
 @lru_cache(maxsize=1)

@@ -6,6 +6,7 @@ race         selection of a placement with its routing by simulations on the sam
 trial_notes  entries and trials of a race, and what they explain
 score        when one simulation is better than another
 placing      placement of the model for one system
+legs         systems whose nodes have roles: a placement for each
 placements   cache of placements
 whatif       systems of an experiment and of its variants
 run          all systems of an experiment, in one process or several -> run directory

@@ -29,6 +29,7 @@ from helixsim.domain.result import (
     RequestColumns,
     RunResult,
     Series,
+    TransferStats,
 )
 from helixsim.engine.simulate import Progress
 from helixsim.runtime.identity import content_key, experiment_key
@@ -38,7 +39,7 @@ from helixsim.study.rundir import work_folder
 from helixsim.study.systems import PlacedSystem, simulate_system
 from helixsim.writing import new_file
 
-SCHEMA = 3
+SCHEMA = 4
 
 _ARRAY = "array"
 _DOCUMENT = "document.json"
@@ -109,7 +110,7 @@ def simulated(
     parts = (
         experiment_key(experiment), experiment.seed, experiment.workload, experiment.workload_stats, system.fleet,
         system.routing, system.routing_options, system.batching, system.batching_options, system.kv, system.arrivals,
-        list(placement.ranges.items()), placement.partial_inference, placement.pipelines,
+        system.disaggregation, list(placement.ranges.items()), placement.partial_inference, placement.pipelines,
     )  # fmt: skip
     key = content_key("simulation", parts)
     if (known := runs.get(key)) is not None:
@@ -169,6 +170,7 @@ def _decoded(document: dict[str, Any]) -> Simulated:
         "links": LinkStats(**run["links"]),
         "gaps": GapHistogram(**run["gaps"]),
         "classes": tuple(run["classes"]),
+        "transfers": None if run["transfers"] is None else TransferStats(**run["transfers"]),
         "invariants": tuple(InvariantCheck(**check) for check in run["invariants"]),
     }
     return Simulated(decoded_placement(document["placement"]), RunResult(**{**run, **columns}))

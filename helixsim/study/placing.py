@@ -17,8 +17,11 @@ from helixsim.placement.base import PlacementProblem, Progress, silent
 from helixsim.placement.check import check
 from helixsim.placement.helix_options import RACED
 from helixsim.routing import registry as routing_registry
+from helixsim.routing.graph import routing_graph
+from helixsim.routing.times import RoutingTimes
 from helixsim.study.evaluator import Evaluator
 from helixsim.study.finished import SimulatedStore
+from helixsim.study.legs import check_pools, place_pools
 from helixsim.study.placements import PlacementStore, kept_or_searched
 from helixsim.study.race import Race
 from helixsim.study.systems import PlacedSystem, capacity_table, on_its_nodes, operating_load
@@ -50,6 +53,12 @@ def place_system(
     InfeasibleError
         If the strategy finds no placement.
     """
+    if system.disaggregation is not None:  # phases apart: what a pool does alone is no measure of it
+
+        def place(pool: SystemSpec) -> Placement:
+            return place_system(experiment, pool, progress=progress, by_flow=True, store=store).placement
+
+        return assembled(experiment, system, place_pools(system, place))
     planned = as_planned(experiment)
     problem = replace(placement_problem(experiment, system), progress=progress)
 
@@ -144,6 +153,10 @@ def assembled(experiment: ResolvedExperiment, system: SystemSpec, placement: Pla
     plan = max_flow(fleet, placement, capacity_table(planned, system))
     if plan.max_flow_tokens_per_s <= 0:
         raise InfeasibleError(f"{system.name}: no link carries tokens along a route through all layers")
+    if system.disaggregation is not None:
+        times = RoutingTimes(fleet, placement, experiment.engine, experiment.workload_stats.mean_output_tokens)
+        check_pools(experiment, system, routing_graph(placement, plan, times))
+        return PlacedSystem(system, placement, plan)
     return PlacedSystem(system, placement, plan, operating_point(fleet, placement, operating_load(planned, system)))
 
 

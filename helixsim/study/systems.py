@@ -27,6 +27,7 @@ from helixsim.rng import stream
 from helixsim.routing import registry as routing_registry
 from helixsim.routing.graph import routing_graph
 from helixsim.routing.times import RoutingTimes
+from helixsim.study.legs import legs_of
 from helixsim.units import seconds_to_ns
 from helixsim.workload.arrivals import process_of
 from helixsim.workload.feed import make_feed
@@ -115,7 +116,11 @@ def simulate_system(
     mean_output, expected_output = experiment.workload_stats.mean_output_tokens, system.kv.expected_output_tokens
     times = RoutingTimes(fleet, placed.placement, experiment.engine, mean_output, experiment.slo)
     graph = routing_graph(placed.placement, placed.plan, times)
-    policy = routing_registry.get(system.routing)(graph, system.routing_options, stream(seed, "routing"))
+    legs = None
+    if system.disaggregation is not None:
+        legs = legs_of(experiment, system, placed.placement, capacity_table(experiment, system), seed)
+    made = routing_registry.get(system.routing)
+    policy = made(graph, system.routing_options, stream(seed, "routing")) if legs is None else legs.prefill.policy
     sample_s = experiment.sample_s
     inputs = SimulationInputs(
         fleet=fleet,
@@ -135,6 +140,7 @@ def simulate_system(
         check=check,
         patience=patience,
         timeline=timeline,
+        legs=legs,
     )
     return simulate(inputs, progress)
 

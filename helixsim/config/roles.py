@@ -1,0 +1,116 @@
+"""Prefill and decode on different nodes: checks across keys, and ``disaggregation`` as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from helixsim import units
+from helixsim.config.choices import PHASES, Choices
+from helixsim.config.experiment import DisaggregationSpec, LegSpec
+from helixsim.config.schema import DisaggregationSection, ExperimentSection, LegSection, SystemSection
+from helixsim.config.source import Source
+from helixsim.domain.cluster import Cluster, Deployment, Node
+from helixsim.domain.disaggregation import KvTransfer, Role
+from helixsim.errors import Problem
+from helixsim.hardware.engines import EngineProfile
+from helixsim.hardware.profile_options import ProfileOptions
+from helixsim.units import seconds_to_ns
+from helixsim.yamlio import KeyPath
+
+
+def check_roles(
+    section: ExperimentSection, nodes: Sequence[Sequence[Node]], engine: EngineProfile, source: Source
+) -> Iterator[Problem]:
+    """Require nodes for both phases of each system, and an engine and links that keep them apart."""
+    for number, own in enumerate(nodes):
+        yield from _check_system(section, number, own, engine, source)
+
+
+def _check_system(
+    section: ExperimentSection, number: int, nodes: Sequence[Node], engine: EngineProfile, source: Source
+) -> Iterator[Problem]:
+    system, path = section.systems[number], ("systems", number)
+    if all(node.role == "both" for node in nodes):
+        if system.disaggregation is not None:
+            message = "has no effect: no node of this system has the role prefill or decode (nodes: [{match, role}])"
+            yield source.problem((*path, "disaggregation"), message)
+        return
+    at: KeyPath = (*path, "nodes") if system.nodes else ("cluster", "nodes")
+    for phase in ("prefill", "decode"):
+        if nodes and not any(node.role in (phase, "both") for node in nodes):
+            counts = f"all {len(nodes)} nodes have the role {nodes[0].role}"
+            yield source.problem(at, f"no node serves {phase}: {counts}; give some of them {phase} or both")
+    if parted := next((node for node in nodes if node.tp is not None and node.tp < node.gpus), None):
+        message = f"roles need whole machines (got tp: {parted.tp} on {parted.id}): list the parts as nodes"
+        yield source.problem(("cluster", "nodes"), message)
+    if not engine.spec.loops_inside:
+        message = f"roles need an engine with return: engine (here {engine.spec.name} with return: coordinator)"
+        yield source.problem(("engine", "name"), message)
+    elif engine.transfers == "request":
+        yield source.problem(("engine", "transfers"), "roles need batch (got request: one message per request)")
+    if section.cluster.network.sharing == "shared":
+        message = "roles need fifo (got shared): KV transfers are sent one after the other, behind all else"
+        yield source.problem(("cluster", "network", "sharing"), message)
+
+
+def disaggregation_of(system: SystemSection, number: int, choices: Choices) -> DisaggregationSpec:
+    """Return how the nodes of a system with roles work together."""
+    section = system.disaggregation
+    transfer = KvTransfer()
+    if section is not None:
+        latency_ns = seconds_to_ns(units.parse(section.latency, "time"))
+        transfer = KvTransfer(section.transfer == "layerwise", section.efficiency, latency_ns)
+
+    def chosen(role: Role, key: str) -> KeyPath:
+        own: KeyPath = ("systems", number, "disaggregation", role, key)
+        return own if own in choices.documents else ("systems", number, key)
+
+    def leg(role: Role) -> LegSpec:
+        placement, routing = chosen(role, "placement"), chosen(role, "routing")
+        return LegSpec(
+            choices.documents[placement]["strategy"],
+            choices.options[placement],
+            choices.documents[routing]["policy"],
+            choices.options[routing],
+        )
+
+    return DisaggregationSpec(leg("prefill"), leg("decode"), transfer)
+
+
+def fleets_of(
+    section: ExperimentSection,
+    fleet: Deployment,
+    clusters: Sequence[Cluster],
+    options: ProfileOptions,
+    make: Callable[..., tuple[Deployment, list[str]]],
+) -> list[Deployment]:
+    """Return the fleet of each system: its nodes, with profiles that have the limits of their roles.
+
+    ``make`` returns a fleet of a cluster whose profiles have other options.
+    """
+    return [
+        _limited(system.disaggregation, replace(fleet, cluster=cluster), options, make)
+        for system, cluster in zip(section.systems, clusters, strict=True)
+    ]
+
+
+def _limited(
+    legs: DisaggregationSection | None,
+    fleet: Deployment,
+    options: ProfileOptions,
+    make: Callable[..., tuple[Deployment, list[str]]],
+) -> Deployment:
+    for role in PHASES if legs is not None else ():
+        leg: LegSection = getattr(legs, role)
+        given: dict[str, Any] = {
+            "max_prefill_tokens": leg.max_num_batched_tokens, "max_decode_seqs": leg.max_num_seqs,
+        }  # fmt: skip
+        given = {name: limit for name, limit in given.items() if limit is not None}
+        if given:
+            own = make(fleet.cluster, options=replace(options, **given))[0].profiles
+            kinds = {one.kind: replace(one, kind=f"{one.kind} ({role})") for one in own}
+            pairs = zip(fleet.cluster.nodes, fleet.profiles, strict=True)
+            fleet = replace(fleet, profiles=tuple(kinds[one.kind] if node.role == role else one for node, one in pairs))
+    return fleet

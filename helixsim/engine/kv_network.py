@@ -1,0 +1,212 @@
+"""KV caches on links and network cards: a class of traffic behind activations and tokens.
+
+A message of the KV class waits for those of its class before it on its link and on the cards at both ends, as other
+messages do for theirs (``network``). Other traffic goes first: it does not see the class, and while it passes a card,
+the message there pauses. Links between two replicas carry no other traffic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from helixsim.domain.cluster import LinkSpec
+from helixsim.domain.disaggregation import KvTransfer
+from helixsim.domain.timeline import Timeline
+from helixsim.engine.kernel import Call, Kernel, Priority
+from helixsim.engine.network import Card, NetworkFabric
+from helixsim.units import BITS_PER_BYTE, NS_PER_S
+
+
+class YieldingLane:
+    """What a card has left for the KV class.
+
+    ``displaced_ns`` sums the time of other traffic that has passed while messages of the class were on the card.
+    """
+
+    __slots__ = ("displaced_ns", "free_at_ns", "ns_per_byte")
+
+    def __init__(self, ns_per_byte: float) -> None:
+        self.ns_per_byte = ns_per_byte
+        self.displaced_ns = 0
+        self.free_at_ns = 0
+
+
+class SharedCard(Card):
+    """One direction of a network card whose traffic displaces that of the KV class; ``busy_ns``: what it has taken."""
+
+    __slots__ = ("busy_ns", "lane")
+
+    def __init__(self, bandwidth_bps: float, efficiency: float) -> None:
+        super().__init__(bandwidth_bps)
+        self.lane = YieldingLane(self.ns_per_byte / efficiency)
+        self.busy_ns = 0
+
+    def pass_through(self, now_ns: int, size_bytes: int) -> int:
+        """See ``Card.pass_through``."""
+        began_ns = max(now_ns, self.free_at_ns)
+        end_ns = super().pass_through(now_ns, size_bytes)
+        self.busy_ns += end_ns - began_ns
+        if self.lane.free_at_ns > began_ns:
+            self.lane.free_at_ns += end_ns - began_ns
+            self.lane.displaced_ns += end_ns - began_ns
+        return end_ns
+
+    def yield_to(self, from_ns: int, size_bytes: int) -> int:
+        """Let a message of the KV class pass; return when it has, as far as that is known now [ns]."""
+        lane = self.lane
+        lane.free_at_ns = max(from_ns, lane.free_at_ns) + round(size_bytes * lane.ns_per_byte)
+        return lane.free_at_ns
+
+
+class KvMessage:
+    """Keys and values on their way to one node.
+
+    ``covers`` are its tokens times layers. ``link_ns``, ``card_ns``: when it has left the link and the card of its
+    sender, the latter as of ``displaced_ns`` of other traffic. ``taken_ns``: what other traffic had taken of the card
+    of its receiver when it began to leave.
+    """
+
+    __slots__ = ("arrive", "card_ns", "covers", "displaced_ns", "link_ns", "size_bytes", "start_ns",
+                 "taken_ns")  # fmt: skip
+
+    def __init__(self, size_bytes: int, covers: int, arrive: Callable[[KvMessage], None]) -> None:
+        self.size_bytes = size_bytes
+        self.covers = covers
+        self.arrive = arrive
+        self.card_ns = self.displaced_ns = self.link_ns = self.start_ns = self.taken_ns = 0
+
+
+class KvChannel:
+    """The KV class on one direction of a link, first in, first out; attributes as those of ``network.Channel``."""
+
+    __slots__ = ("_card_in", "_card_out", "_kernel", "_latency_ns", "_timeline", "busy_ns", "bytes_received",
+                 "bytes_sent", "dst", "free_at_ns", "messages", "ns_per_byte", "queue_ns", "src")  # fmt: skip
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        ends: tuple[str, str],
+        link: LinkSpec,
+        transfer: KvTransfer,
+        cards: tuple[SharedCard | None, SharedCard | None],
+        timeline: Timeline | None = None,
+    ) -> None:
+        self.src, self.dst = ends
+        self.ns_per_byte = BITS_PER_BYTE * NS_PER_S / (link.bandwidth_bps * transfer.efficiency)
+        self._latency_ns = link.latency_ns + transfer.latency_ns
+        self._card_out, self._card_in = cards
+        self._kernel = kernel
+        self._timeline = timeline
+        self.free_at_ns = self.messages = self.bytes_sent = self.bytes_received = self.busy_ns = self.queue_ns = 0
+
+    def send(self, message: KvMessage) -> None:
+        """Send a message; ``message.arrive`` is called when it has come."""
+        now, size = self._kernel.now_ns, message.size_bytes
+        serialisation = round(size * self.ns_per_byte)
+        start = message.start_ns = max(now, self.free_at_ns)
+        self.queue_ns += start - now
+        self.free_at_ns = message.link_ns = start + serialisation
+        self.messages += 1
+        self.bytes_sent += size
+        self.busy_ns += serialisation
+        card = self._card_out
+        if card is None:
+            self._after(message.link_ns - now, self._left, message)
+        else:
+            message.card_ns = card.yield_to(max(now, card.free_at_ns), size)
+            message.displaced_ns = card.lane.displaced_ns
+            self._after(message.card_ns - now, self._passed_out, message)
+            start = max(start, message.card_ns - round(size * card.lane.ns_per_byte))
+        if self._card_in is not None:
+            self._after(start - now, self._begins, message)
+
+    def idle_ns(self, size_bytes: float, now_ns: int) -> float:
+        """Return how long a message of this size would take from now on, with those before it [ns]."""
+        return max(self.free_at_ns - now_ns, 0) + size_bytes * self.ns_per_byte + self._latency_ns
+
+    def busy_until(self, now_ns: int) -> int:
+        """See ``Channel.busy_until``."""
+        return self.busy_ns - max(0, self.free_at_ns - now_ns)
+
+    def bytes_until(self, now_ns: int) -> int:
+        """See ``Channel.bytes_until``."""
+        left_ns = max(0, self.free_at_ns - now_ns)
+        return self.bytes_sent - round(left_ns / self.ns_per_byte) if left_ns else self.bytes_sent
+
+    def _after(self, delay_ns: int, function: Callable[[Call], None], message: KvMessage) -> None:
+        self._kernel.call_in(delay_ns, Priority.DELIVER, function, message)
+
+    def _waits(self, card: SharedCard, message: KvMessage, again: Callable[[Call], None]) -> bool:
+        """Whether other traffic has displaced a message that should have passed a card by now; then come back."""
+        more_ns = card.lane.displaced_ns - message.displaced_ns
+        if more_ns:
+            message.displaced_ns = card.lane.displaced_ns
+            self._after(more_ns, again, message)
+        return bool(more_ns)
+
+    def _begins(self, event: Call) -> None:
+        assert self._card_in is not None
+        event.argument.taken_ns = self._card_in.busy_ns
+
+    def _passed_out(self, event: Call) -> None:
+        message, card = event.argument, self._card_out
+        assert card is not None
+        if not self._waits(card, message, self._passed_out):
+            self._after(max(message.link_ns - self._kernel.now_ns, 0), self._left, message)
+
+    def _left(self, event: Call) -> None:
+        self._after(self._latency_ns, self._arrived, event.argument)
+
+    def _arrived(self, event: Call) -> None:
+        """Deliver what has come through the link, and through the card, which received while the link was sending.
+
+        What other traffic has taken of the card meanwhile, the message has waited.
+        """
+        message, card, now = event.argument, self._card_in, self._kernel.now_ns
+        if card is not None:
+            began_ns = now - round(message.size_bytes * self.ns_per_byte)
+            end = card.yield_to(began_ns + card.busy_ns - message.taken_ns, message.size_bytes)
+            message.displaced_ns = card.lane.displaced_ns
+            if end > now:
+                self._after(end - now, self._passed_in, message)
+                return
+        self._deliver(message)
+
+    def _passed_in(self, event: Call) -> None:
+        assert self._card_in is not None
+        if not self._waits(self._card_in, event.argument, self._passed_in):
+            self._deliver(event.argument)
+
+    def _deliver(self, message: KvMessage) -> None:
+        self.bytes_received += message.size_bytes
+        if self._timeline is not None:
+            times = (message.start_ns, message.link_ns, self._kernel.now_ns)
+            self._timeline.transfer(self.src, self.dst, *times, message.size_bytes)
+        message.arrive(message)
+
+
+class KvFabric:
+    """The channels of the KV class, made when first used; ``fabric`` is that of the other traffic."""
+
+    def __init__(self, fabric: NetworkFabric, transfer: KvTransfer, timeline: Timeline | None) -> None:
+        self.transfer = transfer
+        self._timeline = timeline
+        self.channels: dict[tuple[str, str], KvChannel] = {}
+        self._fabric = fabric
+        bps = {node.id: node.nic_bps for node in fabric.cluster.nodes}
+        out = {end: SharedCard(limit, transfer.efficiency) for end, limit in bps.items() if limit is not None}
+        into = {end: SharedCard(limit, transfer.efficiency) for end, limit in bps.items() if limit is not None}
+        fabric.cards_out.update(out)
+        fabric.cards_in.update(into)
+        self._out, self._in = out, into
+
+    def channel(self, src: str, dst: str) -> KvChannel:
+        """Return the channel between two nodes."""
+        found = self.channels.get((src, dst))
+        if found is None:
+            fabric = self._fabric
+            link = LinkSpec(fabric.cluster.link(src, dst).bandwidth_bps, fabric.latency_ns(src, dst))
+            cards = (self._out.get(src), self._in.get(dst))
+            found = KvChannel(fabric.kernel, (src, dst), link, self.transfer, cards, self._timeline)
+            self.channels[src, dst] = found
+        return found

@@ -1,0 +1,240 @@
+"""Requests with two legs: the prompt is computed on one replica, and decoded on another that its KV cache is sent to.
+
+Each stage of the first replica sends each stage of the second one the layers that both hold: when the prompt is
+computed, or layer by layer while it is.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from helixsim.domain.cluster import Deployment
+from helixsim.domain.disaggregation import KvSizes, Role
+from helixsim.domain.placement import LayerRange
+from helixsim.domain.request import Request
+from helixsim.engine.kernel import Call, Kernel, Priority
+from helixsim.engine.kv_network import KvChannel, KvFabric, KvMessage
+from helixsim.engine.leg_scheduler import LegScheduler
+from helixsim.engine.replica import Replica
+from helixsim.engine.rules import Plan
+from helixsim.engine.sequences import Incoming, Sequence
+from helixsim.engine.stage import Stage, Step
+
+
+class TwoLegged(Sequence):
+    """A request as its client sees it, and as the replica that decodes it. ``transfer_ns``: what its KV took."""
+
+    __slots__ = ("transfer", "transfer_ns")
+    transfer: Transfer | None
+
+    def __init__(self, request: Request, arrival_ns: int, row: int, output_tokens: int) -> None:
+        super().__init__(request, arrival_ns, row, output_tokens)
+        self.transfer = None
+        self.transfer_ns = 0
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a replica has admitted one of its legs."""
+        return self.path is not None or (self.transfer is not None and self.transfer.leg.path is not None)
+
+
+class PrefillLeg(Sequence):
+    """A request on the replica that computes its prompt, and one token."""
+
+    __slots__ = ("outgoing",)
+    outgoing: Transfer
+
+
+class LegListener(Protocol):
+    """What replicas and transfers report to."""
+
+    def prefilled(self, replica: LegReplica, leg: PrefillLeg) -> None:
+        """Take note that a prompt has been computed."""
+
+    def reserved(self, transfer: Transfer) -> None:
+        """Take note that the memory for a transfer is reserved."""
+
+    def completed(self, transfer: Transfer) -> None:
+        """Take note that a transfer has ended, and its prompt is computed."""
+
+
+class Transfer(Incoming):
+    """The KV cache of one prompt on its way from ``source`` to ``target``.
+
+    ``started_ns`` is when its first message was sent, ``size_bytes`` the sum of all messages.
+    """
+
+    __slots__ = ("_fabric", "_fleet", "_left", "_listener", "_sent", "_sizes", "is_computed", "leg", "request",
+                 "size_bytes", "source", "started_ns", "target")  # fmt: skip
+
+    def __init__(
+        self,
+        request: TwoLegged,
+        source: LegReplica,
+        fleet: Deployment,
+        sizes: KvSizes,
+        fabric: KvFabric,
+        listener: LegListener,
+    ) -> None:
+        self.request = request
+        self.source = source
+        self.target: LegReplica
+        self.leg = PrefillLeg(request.request, request.since_ns, request.row, 1)
+        self.leg.outgoing = self
+        self.is_computed = False
+        self.started_ns = -1
+        self.size_bytes = 0
+        self._fleet = fleet
+        self._sizes = sizes
+        self._fabric = fabric
+        self._listener = listener
+        self._left = request.prompt_tokens * fleet.model.num_layers
+        self._sent = [0] * len(source.stages)
+
+    def reserve(self, due: int, now_ns: int) -> bool:
+        """See ``Incoming.reserve``."""
+        if not self.target.scheduler.expect(self.request, due, now_ns):
+            return False
+        self._listener.reserved(self)
+        return True
+
+    def send(self) -> None:
+        """Send all layers of the whole prompt."""
+        for number in range(len(self.source.stages)):
+            for common, channel, gpus in self._ways(number):
+                self._send(channel, common, 0, self.request.prompt_tokens, gpus)
+
+    def send_layers(self, number: int, computed: int, duration_ns: int) -> None:
+        """Send the layers of a stage one by one as a step that starts now computes them.
+
+        ``computed``: tokens of the prompt that are computed when the step ends.
+        """
+        first, held = self._sent[number], self.source.stages[number].range
+        if computed <= first:
+            return  # computed once more after a preemption
+        self._sent[number] = computed
+        kernel = self.source.kernel
+        for common, channel, gpus in self._ways(number):
+            for layer in range(common.start, common.end):
+                ready_ns = round(duration_ns * (layer + 1 - held.start) / held.layers)
+                how = (channel, LayerRange(layer, layer + 1), first, computed, gpus)
+                kernel.call_in(ready_ns, Priority.FINISH, self._layer_computed, how)
+
+    def _layer_computed(self, event: Call) -> None:
+        self._send(*event.argument)
+
+    def _ways(self, number: int) -> list[tuple[LayerRange, KvChannel, int]]:
+        """Return the layers that a stage sends each stage of the target, over which link, and to how many GPUs."""
+        stage, found = self.source.stages[number], []
+        for other in self.target.stages:
+            common = LayerRange(max(stage.range.start, other.range.start), min(stage.range.end, other.range.end))
+            if common.layers > 0:
+                gpus = self._fleet.cluster.node(other.node_id).gpus // self._fleet.profile(other.node_id).compute.ranks
+                found.append((common, self._fabric.channel(stage.node_id, other.node_id), gpus))
+        return found
+
+    def expected_ns(self, target: LegReplica, now_ns: int) -> float:
+        """Return how long it would take to a target from now on [ns]."""
+        longest = 0.0
+        for stage in self.source.stages:
+            for other in target.stages:
+                common = min(stage.range.end, other.range.end) - max(stage.range.start, other.range.start)
+                if common > 0:
+                    size = self.request.prompt_tokens * common * self._fleet.model.kv_bytes_per_token_per_layer
+                    channel = self._fabric.channel(stage.node_id, other.node_id)
+                    longest = max(longest, channel.idle_ns(size, now_ns))
+        return longest
+
+    def _send(self, channel: KvChannel, layers: LayerRange, first: int, last: int, gpus: int) -> None:
+        size = self._sizes.of(layers, first, last, self.request.prompt_tokens, gpus)
+        if self.started_ns < 0:
+            self.started_ns = self.source.kernel.now_ns
+        self.size_bytes += size
+        channel.send(KvMessage(size, (last - first) * layers.layers, self._arrived))
+
+    def _arrived(self, message: KvMessage) -> None:
+        self._left -= message.covers
+        self.complete()
+
+    def complete(self) -> None:
+        """Report the end if all that there is has come."""
+        if not self._left and self.is_computed:
+            self._listener.completed(self)
+
+
+class LegReplica(Replica):
+    """A replica that serves one leg of some requests, by its ``role``. ``is_layerwise``: see ``KvTransfer``."""
+
+    scheduler_kind = LegScheduler
+    scheduler: LegScheduler
+    role: Role
+    is_layerwise: bool
+    legs: LegListener
+
+    @property
+    def kernel(self) -> Kernel:
+        """The clock."""
+        return self._kernel
+
+    @property
+    def is_idle_with_work(self) -> bool:
+        """See ``Replica.is_idle_with_work``; what runs may wait for a transfer, or for the memory that it holds."""
+        return super().is_idle_with_work and not (self.scheduler.receiving or self.scheduler.sending)
+
+    def take_in(self, sequence: Sequence) -> None:
+        """Let a sequence decode whose prompt has come, with its first token."""
+        now = self._kernel.now_ns
+        sequence.first_token_ns = now + self.delivery_ns
+        sequence.last_token_ns = now
+        self._recorder.output_tokens += 1
+        self._recorder.take_first_token(sequence, sequence.first_token_ns)
+        self.scheduler.join(sequence, now)
+        if self._plan is None:
+            self.wake()
+        else:
+            self._cut(now)
+
+    def let_go(self, leg: PrefillLeg) -> None:
+        """Give back the memory of a prompt that has been sent."""
+        self.scheduler.let_go(leg)
+        self.wake()
+
+    def _start_alone(self, plan: Plan, now: int) -> None:
+        super()._start_alone(plan, now)
+        if plan.chunks and self.is_layerwise:
+            self.send_layers(0, plan, [sequence.computed for sequence, _ in plan.chunks], self._ends_ns[0] - now)
+
+    def send_layers(self, number: int, plan: Plan, computed: list[int], duration_ns: int) -> None:
+        """Send what a step that starts now on a stage computes of prompts; ``computed``: tokens of each then."""
+        for (sequence, _), tokens in zip(plan.chunks, computed, strict=True):
+            if isinstance(sequence, PrefillLeg):
+                sequence.outgoing.send_layers(number, tokens, duration_ns)
+
+    def _complete(self, plan: Plan, network_ns: int, now: int) -> None:
+        legs = [sequence for sequence in plan.ending if isinstance(sequence, PrefillLeg)]
+        if legs:
+            plan.ending = [sequence for sequence in plan.ending if not isinstance(sequence, PrefillLeg)]
+        for leg in legs:
+            leg.generated = 1
+            leg.compute_ns += now - leg.since_ns - network_ns
+            leg.network_ns += network_ns
+            self.scheduler.keep(leg, now)
+            self.legs.prefilled(self, leg)
+        super()._complete(plan, network_ns, now)
+
+
+class LegStage(Stage):
+    """A stage of several whose replica may send the layers of prompts as they are computed."""
+
+    owner: LegReplica
+
+    def take(self, step: Step) -> None:
+        """See ``Stage.take``; the scheduler has just formed the step."""
+        step.computed = [sequence.computed for sequence, _ in step.plan.chunks]
+        super().take(step)
+
+    def _start(self, step: Step) -> int:
+        duration_ns = super()._start(step)
+        if step.plan.chunks and self.owner.is_layerwise:
+            self.owner.send_layers(self.number, step.plan, step.computed, duration_ns)
+        return duration_ns

@@ -1,0 +1,75 @@
+"""The scheduler of a replica that serves one of the two legs of some requests: prefill here, decode there.
+
+On the decode side a request waits until there is memory for its whole prompt, which is reserved before anything is
+sent; it decodes when the prompt has come. On the prefill side the blocks of a computed prompt stay until they are sent.
+"""
+
+from __future__ import annotations
+
+from helixsim.engine.rules import Rules
+from helixsim.engine.scheduler import Scheduler
+from helixsim.engine.sequences import Sequence
+from helixsim.engine.system import Numbered
+
+
+class LegScheduler(Scheduler):
+    """Waiting and running requests of one replica, and its KV memory.
+
+    ``receiving`` counts the running sequences whose prompts are on their way here. ``_sent_blocks`` are those kept for
+    transfers that no other sequences use.
+    """
+
+    def __init__(self, replica: Numbered, blocks: int, block_tokens: int, rules: Rules) -> None:
+        super().__init__(replica, blocks, block_tokens, rules)
+        self.receiving = 0
+        self._sent_blocks = 0
+
+    def receive(self, sequence: Sequence) -> bool:
+        """See ``Scheduler.receive``; a prompt that comes from elsewhere is not to be computed."""
+        if sequence.transfer is not None:
+            return self.queue.receive(sequence)
+        return super().receive(sequence)
+
+    def own_blocks(self) -> int:
+        """See ``Scheduler.own_blocks``."""
+        return super().own_blocks() + self._sent_blocks
+
+    # The prefill side -------------------------------------------------------------------------------------------------
+
+    def keep(self, sequence: Sequence, now_ns: int) -> None:
+        """Take a sequence off whose prompt is computed, but keep its blocks until they have been sent."""
+        self._stop(sequence, sequence.computed, now_ns)
+        self.sending += 1
+        self._sent_blocks += self.blocks_of(sequence.computed) - sequence.held
+
+    def let_go(self, sequence: Sequence) -> None:
+        """Give back the blocks of a sequence that have been sent."""
+        self.sending -= 1
+        self._sent_blocks -= self.blocks_of(sequence.computed) - sequence.held
+        self._give(sequence, sequence.computed)
+
+    # The decode side --------------------------------------------------------------------------------------------------
+
+    def expect(self, sequence: Sequence, due: int, now_ns: int) -> bool:
+        """Admit the first waiting request, whose prompt is computed elsewhere; False: there is no memory for it."""
+        blocks = self.blocks_of(sequence.target)
+        if not self._has_room(sequence, blocks + self._unfinished_blocks(), due):
+            return False
+        self.waiting.popleft()
+        self._admit(sequence, now_ns)
+        self.prompts.pop()
+        self.take_blocks(blocks)
+        self._make_room(due)
+        sequence.computed = sequence.target
+        sequence.chain = None  # what came from elsewhere is not shared
+        sequence.in_flight = 1  # it cannot be preempted before it is here
+        self.receiving += 1
+        return True
+
+    def join(self, sequence: Sequence, now_ns: int) -> None:
+        """Let a sequence decode whose prompt has come."""
+        self.receiving -= 1
+        sequence.in_flight = 0
+        if self.ready is None:
+            self.ready = self._group()
+        self.ready.join(sequence, now_ns)

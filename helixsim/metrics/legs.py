@@ -1,0 +1,51 @@
+"""The pools of a system that prefills and decodes on different nodes, and the transfers between them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from helixsim.domain.cluster import Deployment
+from helixsim.domain.disaggregation import ROLES
+from helixsim.domain.figures import DisaggregationFigures, PoolFigures
+from helixsim.domain.result import IntArray, RunResult
+from helixsim.metrics.utilisation import Utilisation
+from helixsim.units import NS_PER_S
+
+
+def disaggregation_figures(run: RunResult, used: Utilisation, fleet: Deployment) -> DisaggregationFigures | None:
+    """Return the figures of pools and transfers; None where all nodes serve both phases."""
+    sent = run.transfers
+    if sent is None:
+        return None
+    roles = np.array([fleet.cluster.node(node).role for node in run.nodes.node_id])
+    pools: dict[str, PoolFigures] = {}
+    for role in ROLES:
+        own = [node for node in fleet.cluster.nodes if node.role == role]
+        if not own:
+            continue
+        placed = roles == role
+        pools[role] = PoolFigures(
+            nodes=len(own),
+            gpus=sum(node.gpus for node in own),
+            busy_share=float(used.busy_share[placed].sum()) / len(own),
+            kv_mean=float(used.kv_mean[placed].mean()) if placed.any() else None,
+            kv_peak=float(used.kv_peak[placed].max(initial=0.0)),
+            prompt_tokens=int(run.nodes.prompt_tokens[placed].sum()),
+            decode_tokens=int(run.nodes.decode_tokens[placed].sum()),
+        )
+    requests = run.requests
+    in_window = (requests.finish_ns > run.window_start_ns) & (requests.finish_ns <= run.window_end_ns)
+    waited = requests.transfer_ns[in_window & (requests.transfer_ns > 0)]
+    return DisaggregationFigures(
+        pools=pools,
+        transfers=len(sent.bytes),
+        transfer_bytes=int(sent.bytes.sum()),
+        transfer_p50_s=_percentile_s(sent.duration_ns, 50),
+        transfer_p99_s=_percentile_s(sent.duration_ns, 99),
+        exposed_p50_s=_percentile_s(waited, 50),
+        exposed_p99_s=_percentile_s(waited, 99),
+    )
+
+
+def _percentile_s(values_ns: IntArray, percent: float) -> float | None:
+    return float(np.percentile(values_ns, percent)) / NS_PER_S if len(values_ns) else None

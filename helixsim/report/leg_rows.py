@@ -1,0 +1,93 @@
+"""Prefill and decode on different nodes, as rows of tables: the pools, and the transfers between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from helixsim.domain.disaggregation import ROLES
+from helixsim.domain.summary import Summary, milliseconds
+from helixsim.results.runset import RunSet
+from helixsim.units import MISSING, format_bytes, number, percent
+
+
+def transfers_text(summary: Summary) -> str:
+    """Return the KV transfers of a system: their number and size."""
+    one = summary.disaggregation
+    return MISSING if one is None else f"{one.transfers} ({format_bytes(one.transfer_bytes)})"
+
+
+def transfer_times(summary: Summary) -> str:
+    """Return how long KV transfers take, median and 99th percentile [ms]."""
+    one = summary.disaggregation
+    if one is None:
+        return MISSING
+    return " / ".join(number(milliseconds(time_s)) for time_s in (one.transfer_p50_s, one.transfer_p99_s))
+
+
+def pool_text(summary: Summary, role: str) -> str:
+    """Return the nodes with a role, and the share of the time that they compute [%]."""
+    one = summary.disaggregation
+    pool = None if one is None else one.pools.get(role)
+    return MISSING if pool is None else f"{pool.nodes}, {percent(pool.busy_share)} % busy"
+
+
+def roles_of(runs: RunSet) -> list[str]:
+    """Return the roles of nodes in systems that prefill and decode on different nodes."""
+    return [role for role in ROLES if any(_has_role(one.summary, role) for one in runs.values())]
+
+
+def leg_rows(runs: RunSet) -> list[tuple[str, Callable[[Summary], str]]]:
+    """Return the rows of systems that prefill and decode on different nodes."""
+    roles = roles_of(runs)
+    rows: list[tuple[str, Callable[[Summary], str]]] = []
+    for role in roles:
+        rows += [
+            (f"nodes that serve {role}", partial(pool_text, role=role)),
+            ("  KV memory use, mean / peak %", partial(_pool_kv, role=role)),
+            ("  prompt / decode tokens", partial(_pool_tokens, role=role)),
+        ]
+    return [
+        *rows,
+        ("KV transfers", transfers_text),
+        ("  duration p50 / p99, ms", transfer_times),
+        ("  exposed p50 / p99, ms", _exposed_times),
+    ]
+
+
+def _has_role(summary: Summary, role: str) -> bool:
+    return summary.disaggregation is not None and role in summary.disaggregation.pools
+
+
+def _pool_kv(summary: Summary, role: str) -> str:
+    if summary.disaggregation is None or role not in summary.disaggregation.pools:
+        return MISSING
+    pool = summary.disaggregation.pools[role]
+    return f"{percent(pool.kv_mean)} / {percent(pool.kv_peak)}"
+
+
+def _pool_tokens(summary: Summary, role: str) -> str:
+    if summary.disaggregation is None or role not in summary.disaggregation.pools:
+        return MISSING
+    pool = summary.disaggregation.pools[role]
+    return f"{number(pool.prompt_tokens)} / {number(pool.decode_tokens)}"
+
+
+def _exposed_times(summary: Summary) -> str:
+    one = summary.disaggregation
+    if one is None:
+        return MISSING
+    return " / ".join(number(milliseconds(time_s)) for time_s in (one.exposed_p50_s, one.exposed_p99_s))
+
+
+def pool_columns(runs: RunSet) -> list[tuple[str, Callable[[Summary], str]]]:
+    """Return the columns of pools and transfers; empty where all nodes of all systems serve both phases."""
+    roles = roles_of(runs)
+    if not roles:
+        return []
+    return [
+        *((f"{role} nodes", partial(pool_text, role=role)) for role in roles),
+        ("KV transfers", transfers_text),
+        ("p50 / p99, ms", transfer_times),
+        ("of it waited, ms", _exposed_times),
+    ]

@@ -1,0 +1,135 @@
+"""Systems whose nodes have roles: a placement for the nodes of each role, and the replicas of both legs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from helixsim.config.experiment import LegSpec, ResolvedExperiment, SystemSpec
+from helixsim.domain.disaggregation import ROLES, Role
+from helixsim.domain.placement import LayerRange, Placement
+from helixsim.domain.request import Slo
+from helixsim.engine.inputs import Leg, Legs
+from helixsim.errors import ConfigError, InfeasibleError
+from helixsim.flow.capacity import CapacityTable
+from helixsim.flow.maxflow import max_flow
+from helixsim.rng import stream
+from helixsim.routing import registry as routing_registry
+from helixsim.routing.base import HopObserver, RoutingGraph
+from helixsim.routing.graph import chains, routing_graph
+from helixsim.routing.times import RoutingTimes
+
+
+def pool_systems(system: SystemSpec) -> dict[Role, SystemSpec]:
+    """Return the nodes of each role that there are, as systems that serve both phases."""
+    legs, cluster = system.disaggregation, system.fleet.cluster
+    assert legs is not None
+    found: dict[Role, SystemSpec] = {}
+    for role in ROLES:
+        others = {node.id for node in cluster.nodes if node.role != role}
+        if len(others) == len(cluster.nodes):
+            continue
+        pool = replace(system, fleet=system.fleet.without(others, paid=set()), disaggregation=None)
+        if role != "both":
+            leg = legs.leg(role)
+            pool = replace(pool, placement=leg.placement, placement_options=leg.placement_options)
+        found[role] = pool
+    return found
+
+
+def place_pools(system: SystemSpec, place: Callable[[SystemSpec], Placement]) -> Placement:
+    """Return the placement of a system whose nodes have roles: those of its pools, which ``place`` makes.
+
+    Raises
+    ------
+    InfeasibleError
+        If the nodes of a role cannot be placed.
+    """
+    placements: dict[Role, Placement] = {}
+    for role, pool in pool_systems(system).items():
+        try:
+            placements[role] = place(pool)
+        except InfeasibleError as error:
+            count = len(pool.fleet.cluster.nodes)
+            raise InfeasibleError(f"{system.name}: the {count} nodes with the role {role}: {error}") from error
+    ranges: dict[str, LayerRange] = {}
+    pipelines: dict[str, int] = {}
+    for one in placements.values():
+        first = 1 + max(pipelines.values(), default=-1)
+        ranges |= one.ranges
+        pipelines |= {node: first + one.pipelines.get(node, 0) for node in one.ranges}
+    order = [node.id for node in system.fleet.cluster.nodes if node.id in ranges]
+    strategies = dict.fromkeys(one.strategy for one in placements.values())
+    return Placement(
+        strategy=" + ".join(strategies),
+        num_layers=system.fleet.model.num_layers,
+        ranges={node: ranges[node] for node in order},
+        partial_inference=any(one.partial_inference for one in placements.values()),
+        pipelines={node: pipelines[node] for node in order},
+        solve_s=sum(one.solve_s for one in placements.values()),
+        notes={"pools": {role: {"strategy": one.strategy, **one.notes} for role, one in placements.items()}},
+    )
+
+
+def check_pools(experiment: ResolvedExperiment, system: SystemSpec, graph: RoutingGraph) -> None:
+    """Require replicas of both phases, each with KV memory for a mean prompt.
+
+    Raises
+    ------
+    InfeasibleError
+        If there are none.
+    """
+    found, cluster = chains(graph), system.fleet.cluster
+    if found is None:
+        raise InfeasibleError(
+            f"{system.name}: nodes with roles need replicas, chains of nodes that share none; this placement has "
+            "routes that branch or enter a node in the middle of its layers (placement replicas makes replicas)"
+        )
+    prompt = round(experiment.workload_stats.mean_prompt_tokens)
+    ids = graph.node_ids
+    for phase in ("prefill", "decode"):
+        serving = [chain for chain in found if cluster.node(ids[chain[0]]).role in (phase, "both")]
+        if not serving:
+            raise InfeasibleError(f"{system.name}: the nodes that serve {phase} hold no whole model")
+        assert graph.times is not None
+        nodes = graph.times.nodes
+        most = max(min(nodes[node].kv_tokens for node in chain) for chain in serving)
+        if prompt + 1 > most:
+            raise InfeasibleError(
+                f"{system.name}: no replica that serves {phase} has KV memory for a mean prompt of {prompt} tokens and "
+                f"one more: the largest keeps {most}"
+            )
+
+
+def legs_of(
+    experiment: ResolvedExperiment, system: SystemSpec, placement: Placement, capacity: CapacityTable, seed: int
+) -> Legs:
+    """Return the replicas of both legs of a placed system, and the policies that route them.
+
+    Raises
+    ------
+    ConfigError
+        If a policy selects nodes one by one by the times of hops, which replicas do not tell.
+    """
+    spec, fleet, stats = system.disaggregation, system.fleet, experiment.workload_stats
+    assert spec is not None
+
+    def leg(phase: Role, one: LegSpec) -> Leg:
+        part = placement.part(fleet.cluster.serving(phase))
+        output = 1.0 if phase == "prefill" else stats.mean_output_tokens
+        # A leg is judged by the objective that it decides.
+        slo, computes = experiment.slo, phase == "prefill"
+        own = Slo(ttft_s=slo.ttft_s) if computes else Slo(tpot_s=slo.tpot_s)
+        times = RoutingTimes(fleet, part, experiment.engine, output, own, computes_prompts=computes)
+        graph = routing_graph(part, max_flow(fleet, part, capacity), times)
+        name = "earliest_finish" if one.routing == "auto" else one.routing
+        kind = routing_registry.get(name)
+        options = kind.Options() if one.routing == "auto" else one.routing_options
+        policy = kind(graph, options, stream(seed, "routing" if phase == "prefill" else "routing of decodes"))
+        if isinstance(policy, HopObserver):
+            raise ConfigError(
+                f"{system.name}: routing {name} learns from single hops, which nodes with roles do not tell"
+            )
+        return Leg(graph, policy)
+
+    return Legs(leg("prefill", spec.prefill), leg("decode", spec.decode), spec.transfer)

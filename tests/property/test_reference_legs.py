@@ -1,0 +1,118 @@
+"""The engine with prefill and decode on different replicas against the plain one: equal to the nanosecond."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from comparing_replicas import INSIDE, compare
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference_legs import LegReference
+from replica_cases import chains, clusters, engines, kind_of, shared_load
+from simulating import inputs_of_legs, random_load, with_roles
+
+from helixsim.batching import registry as batching_registry
+from helixsim.domain.cluster import LinkSpec
+from helixsim.domain.disaggregation import KvTransfer
+from helixsim.domain.request import FeedMode, Window
+from helixsim.engine.simulate import simulate
+
+
+def assert_equal(case, load, transfer, **how):
+    """Run both engines on inputs made anew for each and compare all they leave."""
+    result = simulate(inputs_of_legs(case, load, transfer, **how))
+    reference = LegReference(
+        inputs_of_legs(case, load, transfer, **how),
+        lambda engine: replace(engine, admission="prompt", schedule_conservativeness=None, speculation=None),
+        lambda engine: replace(engine, caches_prefixes=False),
+    )
+    compare(result, reference.run())
+    return result
+
+
+@st.composite
+def cases(draw):
+    """Clusters in which each phase has a replica; some replicas serve both."""
+    case = draw(clusters().filter(lambda case: len(set(case[2].pipelines.values())) > 1))
+    pipelines = case[2].pipelines
+    rest = draw(st.sampled_from(["prefill", "decode", "both"]))
+    roles = {0: draw(st.sampled_from(["prefill", "both"])), 1: draw(st.sampled_from(["decode", "both"])), 2: rest}
+    if roles[0] == roles[1] == "both":
+        roles[0] = "prefill"
+    return with_roles(case, {node: roles[number] for node, number in pipelines.items()})
+
+
+transfers = st.builds(
+    KvTransfer,
+    is_layerwise=st.booleans(),
+    efficiency=st.sampled_from([1.0, 0.75, 0.3]),
+    latency_ns=st.sampled_from([0, 400_000]),
+)
+routings = st.sampled_from(["flow_weighted", "least_loaded", "shortest_queue", "random", "earliest_finish"])
+
+
+@given(
+    case=cases(),
+    engine=engines(),
+    transfer=transfers,
+    seed=st.integers(0, 10_000),
+    batching=st.sampled_from(batching_registry.names()),
+    routing=routings,
+    decode_routing=routings,
+    rate_rps=st.sampled_from([5.0, 60.0, 1000.0]),
+)
+@settings(max_examples=40, deadline=None)
+def test_requests_that_come_at_a_rate(case, engine, transfer, seed, batching, routing, decode_routing, rate_rps):
+    load = random_load(seed, 40, rate_rps=rate_rps, prompt=60, output=20)
+    how = {"engine": engine, "batching": batching, "routing": routing, "decode_routing": decode_routing}
+    assert_equal(case, load, transfer, seed=seed, **how)
+
+
+@pytest.mark.slow
+@given(
+    case=cases(),
+    engine=engines(),
+    transfer=transfers,
+    caches=st.booleans(),
+    seed=st.integers(0, 10**6),
+    batching=st.sampled_from(batching_registry.names()),
+    routing=routings,
+    feed=st.sampled_from(
+        [{"rate_rps": 60.0}, {"rate_rps": 1000.0}]
+        + [{"mode": FeedMode.CLOSED_LOOP, "concurrency": requests} for requests in (2, 20)]
+        + [{"mode": FeedMode.SATURATE, "prompts_in_flight": prompts} for prompts in (1, 20)]
+    ),
+    edges=st.tuples(st.sampled_from([0, 50, 200]), st.sampled_from([50, 100, 300])),
+    output=st.sampled_from([20, 60]),
+)
+@settings(max_examples=400, deadline=None)
+def test_all_of_it_together(case, engine, transfer, caches, seed, batching, routing, feed, edges, output):
+    """Prefix caches, drafts, rules of admission and windows under all feeds."""
+    rate_rps = feed.get("rate_rps")
+    make = shared_load if caches else random_load
+    load = make(seed, 40 if rate_rps else 600, rate_rps=rate_rps or 1.0, prompt=60, output=output)
+    how = {"engine": replace(engine, caches_prefixes=caches), "batching": batching, "routing": routing, "seed": seed}
+    how |= {name: value for name, value in feed.items() if name != "rate_rps"}
+    warmup, duration = (edge * 997_003 for edge in edges)
+    assert_equal(case, load, transfer, window=Window(warmup, duration, drain=False), **how)
+
+
+@pytest.mark.parametrize("is_layerwise", [False, True])
+@pytest.mark.parametrize("batching", batching_registry.names())
+def test_the_comparison_reaches_what_is_rare(is_layerwise, batching):
+    """Full memory on either side, preempted decodes and prompts, shared cards: these do happen."""
+    seen = Counter()
+    for blocks in ((14, 40), (40, 14), (12, 12)):
+        stages = [[kind_of("p", blocks=blocks[0], budget=40)] * 2, [kind_of("d", blocks=blocks[1], budget=40)] * 2]
+        case = chains(stages, intra=LinkSpec(3e8, 70_000), nic_bps=2e8)
+        roles = {"p-0": "prefill", "p-1": "prefill", "d-0": "decode", "d-1": "decode"}
+        load = random_load(1, 60, rate_rps=60.0, prompt=60, output=80)
+        result = assert_equal(with_roles(case, roles), load, KvTransfer(is_layerwise), engine=INSIDE, batching=batching)
+        seen["preempted prompts"] += result.nodes.preemptions[:2].sum()
+        seen["preempted decodes"] += result.nodes.preemptions[2:].sum()
+        seen["transfers"] += len(result.transfers.bytes)
+        seen["waits"] += result.links.queue_ns.sum()
+    assert min(seen[name] for name in ("preempted decodes", "transfers", "waits")) > 0, seen
+    assert is_layerwise or batching != "continuous" or seen["preempted prompts"]
