@@ -84,12 +84,24 @@ def test_the_readme_is_one_screen_with_one_picture_and_the_verdict():
 
 @pytest.mark.parametrize("page", [page for page in GUIDE if "```yaml" in page.read_text(encoding="utf-8")],
                          ids=lambda page: page.stem)  # fmt: skip
-def test_yaml_of_the_guide_is_valid_in_an_experiment(page):
-    """Each block in place of the same keys of what ``init`` writes, the blocks of a page together."""
+def test_yaml_of_the_guide_is_valid_in_an_experiment(page, tmp_path):
+    """Each block in place of the same keys of what ``init`` writes, the blocks of a page together; sweeps and plans."""
     text = starter("x", "qwen3-32b", parse_gpus("2xh100,2xl40s"), {"ttft": "1 s"}, ROOT)
     data = yamlio.loads(text, "x").data
+    (tmp_path / "exp.yaml").write_text(text, encoding="utf-8")
     for block in re.findall(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.S):
-        data = {**data, **yamlio.loads(block, page.name).data}
+        own = yamlio.loads(block, page.name).data
+        (tmp_path / "own.yaml").write_text(block, encoding="utf-8")
+        if "axes" in own:
+            assert prepare(load_sweep(tmp_path / "own.yaml")).points
+            continue
+        if "offers" in own:
+            assert load_plan(tmp_path / "own.yaml").offers
+            continue
+        if (trace := own.get("workload", {}).get("trace")) and trace["path"] == "gateway.csv":
+            trace["path"] = str(tmp_path / "gateway.csv")
+            (tmp_path / "gateway.csv").write_text("time,prompt_tokens,output_tokens,tier\n0,9,9,chat\n1,9,9,batch\n")
+        data = {**data, **own}
         Experiment.from_data(data).resolve()
 
 
