@@ -153,6 +153,13 @@ def test_equal_goodput_is_decided_by_latency_and_then_by_price(base) -> None:
     assert dict(answer(verdict_of(asked, has_slo=False)))["Verdict"].startswith("bad has the lowest price")
 
 
+@pytest.mark.parametrize(("latency_s", "best"), [(1.04, "cheap"), (1.1, "fast")])
+def test_the_price_decides_between_latencies_within_five_per_cent_alone(base, latency_s, best) -> None:
+    """Neither difference is beyond the sampling error."""
+    cheap = system(base, noise=0.3, latency_s=latency_s, price=1.0)
+    assert verdict_of({"fast": system(base, latency_s=1.0), "cheap": cheap}, has_slo=True).best == best
+
+
 def test_a_system_that_misses_may_be_the_best_within_the_sampling_error(base) -> None:
     cases = {
         "meets": system(base, share=0.99, latency_s=5.0),
