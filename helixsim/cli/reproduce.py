@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from helixsim.cli import console, options
 from helixsim.errors import ConfigError, ExitCode, ThresholdError, unknown_name
 from helixsim.papers.helix.names import figure_titles
-from helixsim.papers.leaderboard.names import CLUSTERS
+from helixsim.papers.leaderboard.names import CLUSTERS, QUICK_CLUSTERS
 
 if TYPE_CHECKING:
     from helixsim.papers.helix.cells import Cell
@@ -56,7 +56,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     leaderboard.add_argument(
         "--quick",
         action="store_true",
-        help="coarse: short windows and searches, one plan of helix for all rates of a search",
+        help="coarse: short windows and searches, one plan of helix for all rates of a search; unless clusters are "
+        f"named without {', '.join(name for name in CLUSTERS if name not in QUICK_CLUSTERS)}",
     )
     leaderboard.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     leaderboard.set_defaults(func=run_leaderboard)
@@ -148,7 +149,7 @@ def run_leaderboard(args: argparse.Namespace) -> int:
     from helixsim.papers.leaderboard.names import Effort
 
     effort = Effort(args.quick)
-    clusters = run.chosen_clusters(args.clusters)
+    clusters = run.chosen_clusters(args.clusters, effort)
     with console.progress("leaderboard", quiet=args.quiet) as advance, options.executor(args) as executor:
         board = run.simulate_all(clusters, effort, args.out / "cache", executor, force=args.force, progress=advance)
     document = verdicts.document(board)

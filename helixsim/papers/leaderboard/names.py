@@ -19,6 +19,9 @@ CLUSTERS = {
 }
 """Name of each experiment below ``experiments/leaderboard``, and what its cluster is."""
 
+QUICK_CLUSTERS = tuple(name for name in CLUSTERS if name != "regions200")
+"""Clusters of ``--quick``, unless others are named: two hundred nodes take as long as the other seven together."""
+
 LOADS = (0.25, 0.7, 1.0)
 """Loads, as shares of the best capacity."""
 
@@ -30,6 +33,10 @@ QUICK_WINDOW_S = (60, 120)
 """Shortest and longest window of ``--quick`` [s]; between them it is as long as its warm-up."""
 
 
+QUICK_RACE_CPU_S = 15.0
+"""CPU time of a race of ``--quick`` (``placement.helix_options``) [s]."""
+
+
 @dataclass(frozen=True, slots=True)
 class Effort:
     """How much is simulated.
@@ -37,7 +44,7 @@ class Effort:
     Parameters
     ----------
     is_quick
-        Short windows, a coarse search, and one plan of ``helix`` for all rates of that search.
+        Short windows and races, a coarse search, and one plan of ``helix`` for all rates of that search.
     """
 
     is_quick: bool = False

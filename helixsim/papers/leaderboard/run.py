@@ -9,8 +9,8 @@ from typing import Any
 
 from helixsim.errors import ConfigError, unknown_name
 from helixsim.papers.helix.tasks import Outcome, Results, Task, perform_all
-from helixsim.papers.leaderboard.names import CLUSTERS, LOADS, Effort
-from helixsim.papers.leaderboard.tasks import Bound, Cell, served_rps, strategies_of
+from helixsim.papers.leaderboard.names import CLUSTERS, LOADS, QUICK_CLUSTERS, Effort
+from helixsim.papers.leaderboard.tasks import REPLANNING, Bound, Cell, served_rps, strategies_of
 from helixsim.runtime.pool import Executor, Report
 
 REQUIRED_SHARE = 0.95
@@ -18,9 +18,6 @@ REQUIRED_SHARE = 0.95
 
 MOST_LOAD = 1.3
 """Highest load of the search, as a share of the best capacity."""
-
-REPLANNING = ("helix",)
-"""Strategies whose placement depends on the rate."""
 
 
 @dataclass
@@ -78,8 +75,8 @@ class Leaderboard:
     strategies: dict[str, list[str]]
 
 
-def chosen_clusters(names: Sequence[str]) -> list[str]:
-    """Return the clusters to simulate: those named, or all.
+def chosen_clusters(names: Sequence[str], effort: Effort) -> list[str]:
+    """Return the clusters to simulate.
 
     Raises
     ------
@@ -89,7 +86,7 @@ def chosen_clusters(names: Sequence[str]) -> list[str]:
     for name in names:
         if name not in CLUSTERS:
             raise ConfigError(unknown_name("cluster", name, list(CLUSTERS)))
-    return list(dict.fromkeys(names)) or list(CLUSTERS)
+    return list(dict.fromkeys(names)) or list(QUICK_CLUSTERS if effort.is_quick else CLUSTERS)
 
 
 def simulate_all(

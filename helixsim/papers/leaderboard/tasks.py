@@ -18,9 +18,12 @@ from helixsim.flow.station import OperatingLoad
 from helixsim.jsonio import json_values
 from helixsim.metrics.summary import summarise
 from helixsim.papers.helix.tasks import Outcome, place, system_inputs
-from helixsim.papers.leaderboard.names import Effort, experiment_file
+from helixsim.papers.leaderboard.names import QUICK_RACE_CPU_S, Effort, experiment_file
 from helixsim.placement.bounds import configuration_bound
 from helixsim.units import NS_PER_S
+
+REPLANNING = ("helix",)
+"""Strategies whose placement depends on the rate."""
 
 SATURATED = "saturated"
 """Load of a cell without a rate: as many requests in flight as fit."""
@@ -96,6 +99,8 @@ def loaded(
         changes["planning.rate"] = planned_rps
     experiment = as_written.with_([hx.Edit.of(key, value) for key, value in changes.items()])
     (system,) = (entry for entry in experiment.resolve().document["systems"] if entry["name"] == strategy)
+    if effort.is_quick and strategy in REPLANNING:
+        system = {**system, "placement": {**system["placement"], "race_cpu_s": QUICK_RACE_CPU_S}}
     return experiment.with_([hx.Edit.of("systems", [system])]).resolve()
 
 

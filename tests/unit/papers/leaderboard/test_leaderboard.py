@@ -59,10 +59,11 @@ def test_a_load_above_one_that_fails_does_not_count() -> None:
 
 
 def test_clusters_by_name() -> None:
-    assert chosen_clusters([]) == list(CLUSTERS)
-    assert chosen_clusters(["home", "home", "dist24"]) == ["home", "dist24"]
+    assert chosen_clusters([], Effort()) == list(CLUSTERS)
+    assert set(CLUSTERS) - set(chosen_clusters([], QUICK)) == {"regions200"}
+    assert chosen_clusters(["home", "home", "regions200"], QUICK) == ["home", "regions200"]
     with pytest.raises(ConfigError, match=r"hom.*did you mean"):
-        chosen_clusters(["hom"])
+        chosen_clusters(["hom"], QUICK)
 
 
 @given(warmup_s=st.floats(1, 3600))
@@ -196,5 +197,7 @@ def test_helix_is_placed_without_the_other_systems() -> None:
     assert experiment.workload.arrivals.rate_rps == 0.5
     assert experiment.workload.window.warmup_ns == 60 * 10**9
     assert tasks.loaded("single24", "exo", 0.5, None, QUICK).workload.window.warmup_ns == 180 * 10**9
+    options = [tasks.loaded("home", "helix", 0.5, None, one).systems[0].placement_options for one in (QUICK, Effort())]
+    assert options[0].race_cpu_s < options[1].race_cpu_s
     planned = tasks.loaded("home", "helix", 0.5, 2.0, QUICK)
     assert planned.planning_rate_rps == 2.0
