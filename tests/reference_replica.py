@@ -614,6 +614,9 @@ class View:
         replica = self.replica(node)
         return replica.block_tokens * len(replica.found(self.sequence))
 
+    def transfer_ns(self, node):
+        return 0.0
+
 
 class Reference:
     """The coordinator, its clients, and the whole."""

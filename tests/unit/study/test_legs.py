@@ -81,7 +81,10 @@ def test_a_run_tells_pools_and_transfers(load, tmp_path, capsys):
     page = (directory / "report.html").read_text(encoding="utf-8")
     assert "Prefill and decode" in page
     assert "waiting for the KV transfer" in page
-    heads = {name: (directory / "requests" / f"{name}.csv").open().readline() for name in ("split", "colocated")}
+    heads = {
+        name: (directory / "requests" / f"{name}.csv").read_text(encoding="utf-8").splitlines()[0]
+        for name in ("split", "colocated")
+    }
     assert ("transfer_ns" in heads["split"], "transfer_ns" in heads["colocated"]) == (True, False)
     assert RunSet.load(directory)["split"].summary.disaggregation is not None
 
