@@ -165,6 +165,7 @@ def run_code(folder, code, *, window=None):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_script_shown_in_the_readme_runs(tmp_path):
     (code,) = (code for code in PYTHON if "exp.run()" in code)
     said = run_code(tmp_path, code, window=("5 s", "15 s"))

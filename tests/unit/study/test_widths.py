@@ -189,7 +189,7 @@ def test_one_request_at_a_time_is_served_by_all_gpus_and_many_by_each(tmp_path, 
     assert [node.node_type for node in heavy[1].system.fleet.cluster.nodes] == ["h100"] * 4
 
 
-@pytest.mark.parametrize("rate", [2, 50])
+@pytest.mark.parametrize("rate", [2, pytest.param(50, marks=pytest.mark.slow)])
 def test_a_free_width_is_never_worse_than_a_fixed_one(tmp_path, rate):
     def share_and_tokens(*edits: str) -> tuple[float, float]:
         experiment = loaded(tmp_path, f"workload.arrivals.rate={rate} /s", *edits)
@@ -346,6 +346,7 @@ def test_stages_that_vllm_would_assign_to_other_machines_are_refused(tmp_path):
         registry.text("vllm", experiment, one.system, one.placement, one.plan)
 
 
+@pytest.mark.slow
 def test_a_machine_is_lost_with_all_its_parts(tmp_path):
     experiment = loaded(tmp_path, "cluster.nodes.0.count=2", "workload.arrivals.rate=160 /s")
     one = place_system(experiment, experiment.systems[0])
