@@ -6,6 +6,8 @@ import re
 import shlex
 from pathlib import Path
 
+import pytest
+
 from helixsim.cli.main import main
 from helixsim.hardware.calibration import load_calibration
 
@@ -22,6 +24,7 @@ def arguments(command: str) -> list[str]:
     return words
 
 
+@pytest.mark.slow
 def test_the_commands_run_and_calibrate_the_example(tmp_path: Path, monkeypatch, capsys) -> None:
     commands = re.findall(r"^(?:(\w+)=(\S+) )?python -m helixsim (.*)$", PAGE, flags=re.M)
     assert len(commands) == 6

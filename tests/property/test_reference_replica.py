@@ -84,7 +84,7 @@ def test_requests_that_come_as_soon_as_they_fit(case, engine, seed, batching, ro
     seed=st.integers(0, 10_000),
     edges=st.tuples(st.integers(0, 400), st.integers(40, 400)),
 )
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_windows_that_cut_anywhere(case, engine, seed, edges):
     load = random_load(seed, 30, rate_rps=100.0, prompt=60, output=60)
     warmup, duration = (edge * 997_003 for edge in edges)

@@ -88,6 +88,7 @@ def test_prices_matter_to_strategies_that_read_them_alone(path, tmp_path):
         place_all(path, store, budget, "cluster.nodes.0.cost=90 $/h", "cluster.nodes.1.cost=90 $/h")
 
 
+@pytest.mark.slow
 def test_a_kept_placement_gives_the_run_that_a_search_gives(path, tmp_path):
     experiment = helixsim.load_experiment(path)
     runs = []

@@ -194,6 +194,7 @@ def test_a_race_needs_a_rate_and_the_criterion(tmp_path, override, is_raced) -> 
     assert (_rivals(fixed, fixed.systems[0]) is not None) == (is_raced and experiment.slo.is_stated)
 
 
+@pytest.mark.slow
 def test_a_kept_placement_depends_on_objectives_and_rivals(tmp_path, monkeypatch) -> None:
     store = placement_store(tmp_path / "kept")
     made = []
