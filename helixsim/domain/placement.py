@@ -20,6 +20,11 @@ class LayerRange:
         """Number of layers."""
         return self.end - self.start
 
+    def shared(self, other: LayerRange) -> LayerRange:
+        """Return the layers that are in both ranges; without any, an empty range."""
+        start = max(self.start, other.start)
+        return LayerRange(start, max(start, min(self.end, other.end)))
+
 
 @dataclass(frozen=True)
 class Placement:

@@ -127,8 +127,8 @@ class Transfer(Incoming):
         """Return the layers that a stage sends each stage of the target, over which link, and to how many GPUs."""
         stage, found = self.source.stages[number], []
         for other in self.target.stages:
-            common = LayerRange(max(stage.range.start, other.range.start), min(stage.range.end, other.range.end))
-            if common.layers > 0:
+            common = stage.range.shared(other.range)
+            if common.layers:
                 gpus = self._fleet.cluster.node(other.node_id).gpus // self._fleet.profile(other.node_id).compute.ranks
                 found.append((common, self._fabric.channel(stage.node_id, other.node_id), gpus))
         return found
@@ -138,8 +138,7 @@ class Transfer(Incoming):
         longest = 0.0
         for stage in self.source.stages:
             for other in target.stages:
-                common = min(stage.range.end, other.range.end) - max(stage.range.start, other.range.start)
-                if common > 0:
+                if common := stage.range.shared(other.range).layers:
                     size = self.request.prompt_tokens * common * self._fleet.model.kv_bytes_per_token_per_layer
                     channel = self._fabric.channel(stage.node_id, other.node_id)
                     longest = max(longest, channel.idle_ns(size, now_ns))

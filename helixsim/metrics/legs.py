@@ -8,6 +8,7 @@ from helixsim.domain.cluster import Deployment
 from helixsim.domain.disaggregation import ROLES
 from helixsim.domain.figures import DisaggregationFigures, PoolFigures
 from helixsim.domain.result import IntArray, RunResult
+from helixsim.metrics.latency import finished_in_window
 from helixsim.metrics.utilisation import Utilisation
 from helixsim.units import NS_PER_S
 
@@ -33,9 +34,8 @@ def disaggregation_figures(run: RunResult, used: Utilisation, fleet: Deployment)
             prompt_tokens=int(run.nodes.prompt_tokens[placed].sum()),
             decode_tokens=int(run.nodes.decode_tokens[placed].sum()),
         )
-    requests = run.requests
-    in_window = (requests.finish_ns > run.window_start_ns) & (requests.finish_ns <= run.window_end_ns)
-    waited = requests.transfer_ns[in_window & (requests.transfer_ns > 0)]
+    waited = run.requests.transfer_ns[finished_in_window(run)]
+    waited = waited[waited > 0]
     return DisaggregationFigures(
         pools=pools,
         transfers=len(sent.bytes),

@@ -132,4 +132,4 @@ def moved_bytes(fleet: Deployment, ranges: Mapping[str, LayerRange], previous: M
 
 
 def _overlap(before: LayerRange | None, after: LayerRange) -> int:
-    return 0 if before is None else max(0, min(before.end, after.end) - max(before.start, after.start))
+    return 0 if before is None else before.shared(after).layers

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from helixsim.domain.disaggregation import ROLES
+from helixsim.domain.figures import PoolFigures
 from helixsim.domain.summary import Summary, milliseconds
 from helixsim.results.runset import RunSet
 from helixsim.units import MISSING, format_bytes, number, percent
@@ -27,14 +28,13 @@ def transfer_times(summary: Summary) -> str:
 
 def pool_text(summary: Summary, role: str) -> str:
     """Return the nodes with a role, and the share of the time that they compute [%]."""
-    one = summary.disaggregation
-    pool = None if one is None else one.pools.get(role)
+    pool = _pool(summary, role)
     return MISSING if pool is None else f"{pool.nodes}, {percent(pool.busy_share)} % busy"
 
 
 def roles_of(runs: RunSet) -> list[str]:
     """Return the roles of nodes in systems that prefill and decode on different nodes."""
-    return [role for role in ROLES if any(_has_role(one.summary, role) for one in runs.values())]
+    return [role for role in ROLES if any(_pool(one.summary, role) for one in runs.values())]
 
 
 def leg_rows(runs: RunSet) -> list[tuple[str, Callable[[Summary], str]]]:
@@ -55,22 +55,18 @@ def leg_rows(runs: RunSet) -> list[tuple[str, Callable[[Summary], str]]]:
     ]
 
 
-def _has_role(summary: Summary, role: str) -> bool:
-    return summary.disaggregation is not None and role in summary.disaggregation.pools
+def _pool(summary: Summary, role: str) -> PoolFigures | None:
+    return None if summary.disaggregation is None else summary.disaggregation.pools.get(role)
 
 
 def _pool_kv(summary: Summary, role: str) -> str:
-    if summary.disaggregation is None or role not in summary.disaggregation.pools:
-        return MISSING
-    pool = summary.disaggregation.pools[role]
-    return f"{percent(pool.kv_mean)} / {percent(pool.kv_peak)}"
+    pool = _pool(summary, role)
+    return MISSING if pool is None else f"{percent(pool.kv_mean)} / {percent(pool.kv_peak)}"
 
 
 def _pool_tokens(summary: Summary, role: str) -> str:
-    if summary.disaggregation is None or role not in summary.disaggregation.pools:
-        return MISSING
-    pool = summary.disaggregation.pools[role]
-    return f"{number(pool.prompt_tokens)} / {number(pool.decode_tokens)}"
+    pool = _pool(summary, role)
+    return MISSING if pool is None else f"{number(pool.prompt_tokens)} / {number(pool.decode_tokens)}"
 
 
 def _exposed_times(summary: Summary) -> str:
