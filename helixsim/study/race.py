@@ -230,7 +230,7 @@ class Race:
         order: Sequence[Entry],
         trials: Sequence[Trial],
         report: Callable[[str], None],
-        budget: Budget | None = None,
+        budget: Budget,
     ) -> tuple[Trial, Entry, str]:
         """Simulate the best and all baselines as the report will be.
 
@@ -241,8 +241,8 @@ class Race:
         if window.duration_ns is None:
             window = replace(window, duration_ns=LONGEST_NS, drain=False)
         baselines = self.baselines()
-        if budget is not None:  # a run simulates its baselines for the report in any case
-            window = budget.report(window, FINALISTS + (0 if self.runs is not None else len(baselines)))
+        # A run simulates its baselines for the report in any case.
+        window = budget.report(window, FINALISTS + (0 if self.runs is not None else len(baselines)))
         final = Trial(window, self.experiment.seed, self.experiment.slo)
         for entry in order:
             if len(final.entries) == MOST_FINALISTS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from helixsim.study.finished import SimulatedStore, simulated
 from helixsim.study.placements import placement_store
 from helixsim.study.placing import _rivals, place_system, routed
 from helixsim.study.race import Race
+from helixsim.study.race_budget import Budget
 from helixsim.study.systems import capacity_table, simulate_system, summary_of
 from helixsim.study.trial_notes import Entry, Trial, worth_of_one_more
 
@@ -409,7 +411,7 @@ def test_an_entry_that_showed_more_than_the_finalists_do_is_simulated_as_reporte
         final.entries[entry.label], final.scores[entry.label] = entry, score(*reported[entry.name])
 
     monkeypatch.setattr(race, "_as_reported", as_reported)
-    final, chosen, _ = race._final(trial.best(), [trial], lambda text: None)
+    final, chosen, _ = race._final(trial.best(), [trial], lambda text: None, Budget(math.inf, None, 0.0))
     assert [entry.name for entry in final.entries.values()] == ["a", "b", "c"]
     assert chosen.name == "c"
 
