@@ -55,7 +55,7 @@ def operating_point(
 
     ``offered_output_per_s`` is the load for ``offered_round_trip_s`` [output tokens/s]; None: saturation.
     """
-    stations = _stations(fleet, placement, load)
+    stations = stations_of(fleet, placement, load)
     most = {node: station.most_steps_per_s * load.tokens_per_step for node, station in stations.items()}
     kinds = {node: id(station) for node, station in stations.items()}
     network = build_network(fleet, placement, capacities(placement, most), kinds=kinds)
@@ -93,7 +93,7 @@ def operating_point(
     return OperatingPoint(steps, total, steps * mean_s, mean_s, offered_s, capacities(placement, {**most, **capacity}))
 
 
-def _stations(fleet: Deployment, placement: Placement, load: OperatingLoad) -> dict[str, Station]:
+def stations_of(fleet: Deployment, placement: Placement, load: OperatingLoad) -> dict[str, Station]:
     """Return the station of each node; equal nodes with like layers share one."""
     found: dict[tuple[object, ...], Station] = {}
     stations = {}
@@ -110,7 +110,7 @@ def _stations(fleet: Deployment, placement: Placement, load: OperatingLoad) -> d
     return stations
 
 
-def _mean_step_time(profile: NodeProfile, layers: int, engine: EngineSpec, *, has_head: bool = False) -> StepTime:
+def mean_step_time(profile: NodeProfile, layers: int, engine: EngineSpec, *, has_head: bool = False) -> StepTime:
     """Return the law for so many layers, evenly drawn from those of the model, without its output head or with it."""
     known = profile.compute.layers
     experts = profile.compute.experts
@@ -148,7 +148,7 @@ def _stations_by_kind(fleet: Deployment, load: OperatingLoad) -> dict[str, list[
     """Return the station of each kind of node with 1, 2, ... layers."""
     stations = {
         profile.kind: [
-            Station(profile, layers, profile.kv_tokens(layers), load, _mean_step_time(profile, layers, load.engine))
+            Station(profile, layers, profile.kv_tokens(layers), load, mean_step_time(profile, layers, load.engine))
             for layers in range(1, len(profile.kv_blocks) + 1)
         ]
         for profile in {profile.kind: profile for profile in fleet.profiles}.values()
@@ -214,7 +214,7 @@ def operating_capacity(fleet: Deployment, load: OperatingLoad) -> CapacityTable:
     def speed(profile: NodeProfile, layers: int, end: End | None) -> float:
         if end is None:
             return stations[profile.kind][layers - 1].capacity(high)
-        time = _mean_step_time(profile, layers, load.engine, has_head=end == "last")
+        time = mean_step_time(profile, layers, load.engine, has_head=end == "last")
         kv_tokens = kv_tokens_of(profile, layers, end, fleet.model.num_layers)
         return Station(profile, layers, kv_tokens, load, time).capacity(high)
 

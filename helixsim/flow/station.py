@@ -132,6 +132,16 @@ class Station:
         self.prompt_s = (step_time.ns(prompt.joined(beside)) - step_time.ns(beside)) / NS_PER_S
         self.most_steps_per_s = most / self.cycle_s(most)
 
+    def prompt_alone_s(self) -> float:
+        """Return the time of a prompt where nothing decodes, in steps as full as the token budget allows."""
+        prompts = self.token_budget / self._prompt_tokens
+        if not self._chunks_prompts:
+            prompts = max(1.0, prompts)
+        pairs = self._spread * prefill_pairs(self._prompt_tokens)
+        seqs = max(1.0, prompts)
+        step = BatchShape(prompts * self._prompt_tokens, prompts * pairs, seqs, sampled=seqs)
+        return (self._step_time.ns(step) + self._gather_ns) / NS_PER_S / prompts
+
     def step_s(self, batch: float) -> float:
         """Return the time of a batch of decode steps."""
         return (self._step_time.decode_ns(batch, batch * self._context) + self._gather_ns) / NS_PER_S

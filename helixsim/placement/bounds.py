@@ -61,6 +61,12 @@ def configuration_bound(
     return _improved(everything, num_layers, high, reached_tokens_per_s, one_path, time_left_s)
 
 
+def cover_bound(counts: Counts, num_layers: int, time_left_s: TimeLeft = lambda: solver.INFINITY) -> float:
+    """Return a flow that no placement of these nodes exceeds, whatever the links, in the unit of their tables."""
+    high = share_bound(counts, num_layers)
+    return _improved(counts, num_layers, high, 0.0, float("inf"), time_left_s) if high > 0 else 0.0
+
+
 def _improved(
     counts: Counts, num_layers: int, bound: float, reached: float, one_path: float, time_left_s: TimeLeft
 ) -> float:

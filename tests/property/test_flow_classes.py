@@ -16,7 +16,7 @@ from helixsim.domain.placement import LayerRange, Placement
 from helixsim.flow.capacity import CapacityTable
 from helixsim.flow.maxflow import plan_of
 from helixsim.flow.network import build_network
-from helixsim.flow.operating import _stations, operating_point
+from helixsim.flow.operating import operating_point, stations_of
 from helixsim.flow.round_trips import RoundTrips
 from helixsim.flow.station import OperatingLoad
 from helixsim.routing.graph import routing_graph
@@ -140,7 +140,7 @@ def test_round_trips_through_junctions_are_those_over_their_links(case, engine):
     """A junction divides what comes from each class in the same proportions; the means over its links are exact."""
     fleet, table, placement = case
     load = OperatingLoad(400.0, 40.0, 0.9, 40.0, engine)
-    stations = _stations(fleet, placement, load)
+    stations = stations_of(fleet, placement, load)
     kinds = {node: id(station) for node, station in stations.items()}
     met = build_network(fleet, placement, table, kinds=kinds, most_class_links=0)
     plan = plan_of(met)
