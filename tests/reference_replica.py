@@ -11,9 +11,10 @@ from itertools import count, pairwise
 
 from helixsim.batching.policies import PrefillFirst
 from helixsim.domain.cluster import COORDINATOR, TOKEN_ID_BYTES
+from helixsim.domain.data_parallel import step_time
 from helixsim.domain.request import FeedMode
 from helixsim.domain.result import RequestStatus
-from helixsim.domain.step_time import BatchShape, StepTime
+from helixsim.domain.step_time import BatchShape
 
 
 class Sequence:
@@ -30,7 +31,7 @@ class Sequence:
         self.generated = self.delivered = self.preemptions = 0  # tokens at the scheduler, and at the client
         self.last_token = 0
         self.queue = self.network = 0
-        self.replica = None
+        self.replica = self.rank = None
         self.computed = self.goal = 0  # tokens with keys and values; those to compute before the next one is sampled
         self.in_steps = self.reserved = 0
         self.start = 0  # tokens that it had when it was admitted last
@@ -149,7 +150,7 @@ class Stage:
         self.blocks = reference.fleet.kv_blocks(node.id, node.range)
         self.limits = profile.limits[node.range.layers - 1]
         num_layers, sizes = reference.inputs.placement.num_layers, self.limits.graph_sizes
-        self.law = StepTime(profile.compute, reference.inputs.engine, node.range, num_layers, sizes)
+        self.law = step_time(profile.compute, reference.inputs.engine, node.range, num_layers, sizes)
         self.most = reference.fleet.cluster.node(node.id).max_requests
         self.waiting, self.step = [], None
         self.following = None
@@ -194,6 +195,8 @@ class Replica:
         self.budget = min(stage.limits.max_prefill_tokens for stage in self.stages)
         ranks = max(reference.fleet.profile(stage.node.id).compute.ranks for stage in self.stages)
         self.of_one_rank = self.budget // ranks
+        self.ranks, self.balance = range(ranks), inputs.engine.attention_balance
+        self.lacking = self.gathering = 0  # steps since each rank had a waiting request, and since each has one
         caps = [stage.most for stage in self.stages if stage.most is not None]
         self.drafts = 0 if inputs.engine.speculation is None else inputs.engine.speculation.k
         self.most = min(
@@ -297,6 +300,8 @@ class Replica:
         sequence.network += now - sequence.arrival
         sequence.since = now
         self.travelling.remove(sequence)
+        here = [other.rank for other in self.waiting + self.unread + self.running]
+        sequence.rank = min(self.ranks, key=here.count)
         self.unread.append(sequence)
         self.is_touched = True
 
@@ -362,18 +367,36 @@ class Replica:
         self.parts, self.has_preempted, self.has_rejected, self.has_retracted = [], False, False, False
         if not 0 < self.since_read < self.engine.scheduler_recv_interval or not self.running:
             self.waiting, self.unread, self.since_read = self.in_order(self.waiting + self.unread), [], 0
+        is_open, lacking, gathering = self.opening()
         if self.prefill_first:
             self.take_chunks()
-            self.take_waiting()
+            self.take_waiting(is_open)
             if not self.parts:
                 self.take_decodes()
         else:
             self.take_decodes()
             self.take_chunks()
-            self.take_waiting()
+            self.take_waiting(is_open)
         if self.parts:
+            self.lacking, self.gathering = lacking, gathering
             has_chunks = any(part.is_chunk for part in self.parts)
             self.since_read = self.engine.scheduler_recv_interval if has_chunks else self.since_read + 1
+
+    def opening(self):
+        """Whether attention ranks let the step admit requests, and both counts of steps if it is formed."""
+        if self.balance is None:
+            return True, 0, 0
+        waiting = {sequence.rank for sequence in self.waiting + self.unread}
+        all_run = {sequence.rank for sequence in self.running} == set(self.ranks)
+        if waiting == set(self.ranks):
+            if not all_run:
+                return True, 0, self.gathering
+            if self.gathering < self.balance.batching_wait_iters:
+                return False, 0, self.gathering + 1
+            return True, 0, 0
+        if not all_run or self.lacking + 1 >= self.balance.timeout_iters:
+            return True, 0, self.gathering
+        return False, self.lacking + 1, self.gathering
 
     def go(self, step):
         now = self.reference.now
@@ -452,8 +475,8 @@ class Replica:
             else:
                 self.put(sequence, tokens)
 
-    def take_waiting(self):
-        while (
+    def take_waiting(self, is_open):
+        while is_open and (
             not (self.has_preempted and self.running) and self.waiting and self.left and len(self.running) < self.most
         ):
             sequence = self.waiting[0]

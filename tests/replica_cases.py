@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from simulating import random_load
 
 from helixsim.domain.cluster import LinkSpec
-from helixsim.domain.engine import EngineSpec
+from helixsim.domain.engine import AttentionBalance, EngineSpec
 from helixsim.domain.hardware import BatchLimits, Curve
 from helixsim.domain.request import Prefix, Request
 from helixsim.domain.speculation import Speculation
@@ -43,7 +43,7 @@ def chains(stages, *, intra=None, nic_bps=None):
 
 def kind_of(
     name, *, blocks=100, budget=64, seqs=16, prefill_ns=1000.0, decode_ns=1_000_000.0, context_ns=0.0, pair_ns=0.0,
-    head=None, graph_sizes=(),
+    head=None, graph_sizes=(), ranks=1,
 ):  # fmt: skip
     """A profile that keeps ``blocks`` KV blocks of 16 tokens whatever the number of its layers."""
     kind = builders.profile(
@@ -56,13 +56,13 @@ def kind_of(
     )
     compute = replace(
         kind.compute, decode_context_ns_per_token=context_ns, reference_context_tokens=64 if context_ns else 0,
-        prefill_ns_per_pair=pair_ns, head=head,
+        prefill_ns_per_pair=pair_ns, head=head, ranks=ranks,
     )  # fmt: skip
     return replace(kind, compute=compute, limits=(BatchLimits(64, budget, seqs, graph_sizes),) * NUM_LAYERS)
 
 
 @st.composite
-def clusters(draw):
+def clusters(draw, ranks=(1, 1, 3)):
     """One to three replicas of one to three stages; memory, budgets and numbers of sequences are often tiny."""
     kinds = [
         kind_of(
@@ -76,6 +76,7 @@ def clusters(draw):
             pair_ns=draw(st.sampled_from([0.0, 1.75])),
             head=draw(st.sampled_from([None, Curve((1.0, 9.0), (4e5, 7e5))])),
             graph_sizes=draw(st.sampled_from([(), (1, 2, 4, 8)])),
+            ranks=draw(st.sampled_from(ranks)),
         )
         for number in range(2)
     ]
@@ -95,6 +96,9 @@ def engines(draw):
         "inside", loops_inside=True, copies_activations=False, chunks_prompts=draw(st.booleans()),
         long_prefill_token_threshold=draw(st.sampled_from([0, 7, 20])),
         scheduler_recv_interval=draw(st.sampled_from([1, 1, 2, 7])),
+        attention_balance=draw(
+            st.sampled_from([None, None, AttentionBalance(4, 0), AttentionBalance(5, 3), AttentionBalance(50, 10)])
+        ),
         admission=draw(st.sampled_from(["prompt", "prompt", "output"])),
         schedule_conservativeness=draw(st.sampled_from([None, 1.0, 4.0])),
         min_free_share=draw(st.sampled_from([0.0, 0.0, 0.1])),

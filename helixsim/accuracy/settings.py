@@ -47,6 +47,10 @@ _OVERLAPPING = frozenset({("gpt-oss-120b", "trtllm")})
 dependent launch; those of Llama and DeepSeek do not). It is taken to save what else a step has beside its kernels
 (``batch_overhead``), 11 us in each of the 36 layers."""
 
+_BALANCE = {model: {"timeout_iters": 60, "batching_wait_iters": 0} for model in ("deepseek-r1", "deepseek-v3")}
+"""``attention_dp_config`` of TensorRT-LLM's servers with attention ranks, which all balance prompts; gpt-oss has the
+defaults."""
+
 OUTPUT_SPREAD = 0.1
 """Outputs of NVIDIA's rows are taken to differ by this share: their mean TTFT is that of prompts that arrive one by
 one, not of all that began together, except in ``_TOGETHER``."""
@@ -94,6 +98,8 @@ def engine_keys(point: MeasuredPoint) -> dict[str, Any]:
         keys["batch_overhead"] = "0 ms"
     if point.engine == "sglang":
         keys |= _sglang_keys(point)
+    if point.engine == "trtllm" and point.data_parallel > 1:
+        keys["attention_dp_config"] = {"enable_balance": True} | _BALANCE.get(point.model, {})
     for gpu in (point.gpu, None):
         stated = _PROMPT_TOKENS.get((point.model, point.engine, gpu))
         if stated is not None:

@@ -115,6 +115,12 @@ def check_parallelism(
     """Check data-parallel attention and expert parallelism against the engine, the model and the nodes."""
     ranks, by_expert = section.data_parallel_size or 1, bool(section.enable_expert_parallel)
     keys = [key for key, used in (("data_parallel_size", ranks > 1), ("enable_expert_parallel", by_expert)) if used]
+    if engine.attention_balance is not None and ranks == 1:
+        message = "enable_balance: true needs several attention ranks: data_parallel_size"
+        yield source.problem(("engine", "attention_dp_config"), message)
+    if engine.attention_balance is not None and cluster.is_disaggregated:
+        message = "enable_balance: true needs nodes that both prefill and decode, without role"
+        yield source.problem(("engine", "attention_dp_config"), message)
     if not keys:
         return
     if not engine.loops_inside:

@@ -87,6 +87,8 @@ def build_engine(section: EngineSection, source: Source) -> EngineProfile:
             own[field] = getattr(section, key)
     if section.speculative is not None:
         own["speculation"] = section.speculative.speculation()
+    if section.attention_dp_config is not None:
+        own["attention_balance"] = section.attention_dp_config.balance()
     given = {key: getattr(section, key) for key in ("gpu_memory_utilization", "block_tokens", "transfers")}
     stated = {key: value for key, value in given.items() if value is not None}
     return replace(engine, spec=replace(engine.spec, **own), **stated)

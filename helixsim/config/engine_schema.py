@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from helixsim.config.fields import Latency, Share, or_text
+from helixsim.domain.engine import AttentionBalance
 from helixsim.domain.speculation import Speculation
 from helixsim.validation import Count, Section, Words
 
@@ -54,6 +55,22 @@ class SpeculativeSection(Section):
         else:
             found = Speculation.of_rate(k, rates or 0.0, self.draft_cost)
         return found if k else None
+
+
+class AttentionDpSection(Section):
+    """TensorRT-LLM's ``attention_dp_config``: how prompts of attention ranks wait for each other."""
+
+    enable_balance: bool = Field(False, description="Whether prompts wait until every attention rank has one.")
+    timeout_iters: Annotated[int, Field(ge=1, le=10**6)] = Field(
+        50, description="Steps after which prompts are computed though a rank has none."
+    )
+    batching_wait_iters: Annotated[int, Field(ge=0, le=10**6)] = Field(
+        10, description="Further steps for which prompts wait when every rank has one."
+    )
+
+    def balance(self) -> AttentionBalance | None:
+        """Return the rule, None for none."""
+        return AttentionBalance(self.timeout_iters, self.batching_wait_iters) if self.enable_balance else None
 
 
 class EngineSection(Section):
@@ -120,6 +137,11 @@ class EngineSection(Section):
         description="Attention ranks of a node (data-parallel attention): each has its own sequences and a copy of all "
         "weights but the routed experts, which serve the tokens of all ranks. `max_num_seqs` and "
         "`max_num_batched_tokens` are those of a rank (default: 1).",
+    )
+    attention_dp_config: AttentionDpSection | None = Field(
+        None,
+        description="How prompts of the attention ranks wait for each other, TensorRT-LLM's option of this name "
+        "(default: they do not).",
     )
     enable_expert_parallel: bool | None = Field(
         None,

@@ -306,6 +306,8 @@ def _options(engine: Mapping[str, Any], fleet: Deployment) -> tuple[dict[str, st
         notes.append(f"The KV cache was simulated in {model.kv_precision}: set --kv-cache-dtype accordingly.")
     if model.precision not in {"fp16", "bf16"}:
         notes.append(f"The weights were simulated in {model.precision}: the checkpoint must have that format.")
+    if (engine.get("attention_dp_config") or {}).get("enable_balance"):
+        notes.append("Prompts of attention ranks were simulated as waiting for each other (attention_dp_config).")
     speculative = engine.get("speculative")
     if speculative and speculative["k"]:
         notes.append(

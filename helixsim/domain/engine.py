@@ -42,6 +42,22 @@ class NewTokenRatio:
 
 
 @dataclass(frozen=True, slots=True)
+class AttentionBalance:
+    """How long prompts wait until every attention rank has one (TensorRT-LLM: ``attention_dp_config``), in steps.
+
+    Parameters
+    ----------
+    timeout_iters
+        Steps after which they are admitted though a rank has none.
+    batching_wait_iters
+        Further steps for which they wait when every rank has one.
+    """
+
+    timeout_iters: int
+    batching_wait_iters: int
+
+
+@dataclass(frozen=True, slots=True)
 class EngineSpec:
     """Overheads of one serving engine, the same on every GPU and for every model.
 
@@ -89,6 +105,8 @@ class EngineSpec:
         Most tokens of one prompt in a step [tokens]; 0: no limit but the token budget.
     scheduler_recv_interval
         Decode steps after which the scheduler looks for new requests, as it also does behind prompts (SGLang).
+    attention_balance
+        Prompts of attention ranks wait for each other; None: each is admitted as soon as there is room.
     scheduling_policy
         Order of waiting requests: ``fcfs``, or ``priority`` (lowest value first, then arrival).
     caches_prefixes
@@ -118,6 +136,7 @@ class EngineSpec:
     chunks_prompts: bool = False
     long_prefill_token_threshold: int = 0
     scheduler_recv_interval: int = 1
+    attention_balance: AttentionBalance | None = None
     scheduling_policy: Literal["fcfs", "priority"] = "fcfs"
     caches_prefixes: bool = False
     pads_prompts: bool = False

@@ -55,7 +55,7 @@ class LegScheduler(Scheduler):
         blocks = self.blocks_of(sequence.target)
         if not self._has_room(sequence, blocks + self._unfinished_blocks(), due):
             return False
-        self.waiting.popleft()
+        self.queue.take()
         self._admit(sequence, now_ns)
         self.prompts.pop()
         self.take_blocks(blocks)

@@ -126,6 +126,8 @@ class ReplicaSystem:
             min_free_share=engine.min_free_share,
             caches_prefixes=engine.caches_prefixes,
             receive_interval=engine.scheduler_recv_interval,
+            ranks=ranks,
+            balance=engine.attention_balance,
             speculation=engine.speculation,
             seed=inputs.seed,
         )

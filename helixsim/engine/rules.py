@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from helixsim.domain.engine import NewTokenRatio
+from helixsim.domain.engine import AttentionBalance, NewTokenRatio
 from helixsim.domain.speculation import Speculation
 from helixsim.domain.step_time import BatchShape
 from helixsim.engine.sequences import Decodes, Sequence
@@ -40,6 +40,8 @@ class Rules:
         Blocks are kept and shared by requests that begin alike.
     receive_interval
         Decode steps after which the scheduler looks for new requests; it also does behind prompts, and when idle.
+    ranks, balance
+        Attention ranks, and how their prompts wait for each other; None: they do not.
     speculation, seed
         Draft tokens that decoding sequences verify in each step, None: none; and the seed of how many are accepted.
     """
@@ -56,6 +58,8 @@ class Rules:
     min_free_share: float = 0.0
     caches_prefixes: bool = False
     receive_interval: int = 1
+    ranks: int = 1
+    balance: AttentionBalance | None = None
     speculation: Speculation | None = None
     seed: int = 0
 

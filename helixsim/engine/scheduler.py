@@ -35,7 +35,7 @@ class Scheduler:
         self.kv = PrefixCache(blocks, block_tokens)
         self.peak = 0
         self.pending_tokens = 0
-        self.queue = WaitingQueue(rules.receive_interval, rules.by_priority)
+        self.queue = WaitingQueue(rules)
         self.waiting = self.queue.waiting
         self.running: dict[int, Sequence] = {}
         self.prompts: deque[Sequence] = deque()
@@ -76,6 +76,7 @@ class Scheduler:
 
     def _stop(self, sequence: Sequence, computed_tokens: int, now_ns: int) -> None:
         del self.running[sequence.order]
+        self.queue.leave(sequence)
         self._reserved -= sequence.reserved_blocks
         sequence.queue_ns += now_ns - sequence.since_ns - sequence.compute_ns - sequence.network_ns
         sequence.since_ns = now_ns
@@ -141,7 +142,7 @@ class Scheduler:
             found.preemptions += 1
             self.preemptions += 1
             self.pending_tokens += found.target
-            self.queue.put(found, is_first=True)
+            self.queue.put_back(found)
 
     def _expected_blocks(self, sequence: Sequence) -> int:
         """Return the blocks that admission keeps for a sequence."""
@@ -280,7 +281,7 @@ class Scheduler:
             if sequence.path is not None and grown + due <= self.kv.free_blocks:
                 pairs += self._take_chunk(sequence, count, chunks, due)
                 budget -= count
-        while self.waiting and budget > 0 and len(self.running) < self.max_sequences:
+        while self.waiting and self.queue.is_open and budget > 0 and len(self.running) < self.max_sequences:
             if self.preemptions != preemptions and self.running:
                 break
             sequence = self.waiting[0]
@@ -296,7 +297,7 @@ class Scheduler:
             unfinished = 0 if self.rules.is_mixed else self._unfinished_blocks()
             if not count or not self._has_room(sequence, self.blocks_of(tokens) - hit + idle + unfinished, due):
                 break
-            self.waiting.popleft()
+            self.queue.take()
             self._admit(sequence, now_ns)
             if hit and sequence.chain is not None:
                 sequence.held = self.kv.acquire(sequence.chain, sequence.target)

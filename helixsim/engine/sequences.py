@@ -25,10 +25,10 @@ class Sequence:
     before its next token, those generated before a preemption included. ``decodes``: the group it decodes with, None
     before its first token. ``since_ns``: when the present part of its life (waiting, or running) began. ``path``: its
     replica from its admission to its end or preemption. ``in_flight``: chunks of it in steps under way. ``held``:
-    blocks of its ``chain`` in the prefix cache that it refers to. ``cached_tokens``: those it found there when it was
-    first admitted. ``lost_tokens``: those computed before its last preemption. ``yields``: tokens it will have after
-    each step with draft tokens, since it joined its group. ``transfer`` brings the KV of its prompt, None: it is
-    computed where it decodes.
+    blocks of its ``chain`` in the prefix cache that it refers to. ``rank``: its attention rank, -1 where none counts.
+    ``cached_tokens``: those it found there when it was first admitted. ``lost_tokens``: those computed before its last
+    preemption. ``yields``: tokens it will have after each step with draft tokens, since it joined its group.
+    ``transfer`` brings the KV of its prompt, None: it is computed where it decodes.
     """
 
     transfer: Incoming | None = None
@@ -56,6 +56,7 @@ class Sequence:
         "preemptions",
         "prompt_tokens",
         "queue_ns",
+        "rank",
         "request",
         "reserved_blocks",
         "row",
@@ -71,7 +72,7 @@ class Sequence:
         self.prompt_tokens = self.target = request.prompt_tokens
         self.output_tokens = output_tokens
         self.computed = self.generated = self.preemptions = self.in_flight = self.reserved_blocks = 0
-        self.admitted_ns = self.first_token_ns = self.last_token_ns = self.order = -1
+        self.admitted_ns = self.first_token_ns = self.last_token_ns = self.order = self.rank = -1
         self.queue_ns = self.compute_ns = self.network_ns = 0
         self.joined_step = self.ends_step = 0
         self.held = self.cached_tokens = self.lost_tokens = 0

@@ -155,6 +155,7 @@ def test_a_node_of_ranks_serves_every_request():
         ({"data_parallel_size": 3}, "3 attention ranks do not divide the 4 GPUs of h100x4"),
         ({"enable_expert_parallel": True, "model": "llama-3.1-8b"}, "llama-3.1-8b has no experts"),
         ({"data_parallel_size": 2, "name": "helix-vllm-0.4"}, "needs an engine with return: engine"),
+        ({"attention_dp_config": {"enable_balance": True}}, "needs several attention ranks: data_parallel_size"),
     ],
 )
 def test_what_cannot_be_is_refused(engine, said):
