@@ -148,15 +148,22 @@ class StepTime:
 
     def ns(self, shape: BatchShape, start: int | None = None) -> float:
         """Return the time of a step [ns], whose requests enter at layer ``start`` (None: the first one held)."""
+        return self._step_ns(shape, start, 0.0)
+
+    def decode_ns(self, seqs: float, context: float, start: int | None = None) -> float:
+        """Return the time of a step of decode steps alone [ns], as ``ns`` does: most steps are such."""
+        return self._decode_step_ns(seqs, context, start, 0.0)
+
+    def _step_ns(self, shape: BatchShape, start: int | None, others_ns: float) -> float:
+        """Return the time of a step with ``others_ns`` of layers computed for other attention ranks, too [ns]."""
         layers_ns = pairs_ns = 0.0
         for count, terms in self._all if start is None else self._layers(start):
             layers_ns += count * terms.layer_ns(shape.prefill_tokens, shape.decode_seqs, shape.decode_context)
             if terms.has_pairs and shape.prefill_tokens:
                 pairs_ns += terms.pairs_ns(shape, count)
-        return self._whole_ns(layers_ns + pairs_ns, shape)
+        return self._whole_ns(layers_ns + pairs_ns + others_ns, shape)
 
-    def decode_ns(self, seqs: float, context: float, start: int | None = None) -> float:
-        """Return the time of a step of decode steps alone [ns], as ``ns`` does: most steps are such."""
+    def _decode_step_ns(self, seqs: float, context: float, start: int | None, others_ns: float) -> float:
         layers_ns = 0.0
         for count, terms in self._all if start is None else self._layers(start):
             layers_ns += count * terms.layer_ns(0, seqs, context)
@@ -165,6 +172,7 @@ class StepTime:
         if self._drafter is not None:
             layers_ns += self._draft_share * self._drafter.decode_ns(seqs, context)
         layers_ns += self._copy_ns * seqs
+        layers_ns += others_ns
         if self._has_host:
             layers_ns = max(layers_ns, self._host_ns + self._sequence_host_ns * seqs)
         return layers_ns + (self._batch_ns + self._sequence_ns * seqs)
@@ -174,6 +182,9 @@ class StepTime:
 
         ``entries`` are layers of entry in ascending order, each once, with the shape of what enters there.
         """
+        return self._step_of_entries_ns(entries, 0.0)
+
+    def _step_of_entries_ns(self, entries: Sequence[tuple[int, BatchShape]], others_ns: float) -> float:
         active = BatchShape()
         layers_ns = pairs_ns = 0.0
         ends = [*(entry for entry, _ in entries[1:]), self._held.end]
@@ -183,16 +194,16 @@ class StepTime:
                 layers_ns += count * terms.layer_ns(active.prefill_tokens, active.decode_seqs, active.decode_context)
                 if terms.has_pairs and active.prefill_tokens:
                     pairs_ns += terms.pairs_ns(active, count)
-        return self._whole_ns(layers_ns + pairs_ns, active)
+        return self._whole_ns(layers_ns + pairs_ns + others_ns, active)
 
     def decode_ns_series(self, seqs: int, context: int, steps: int) -> NDArray[np.float64]:
         """Return the times of ``steps`` steps of the same sequences [ns], whose context grows by a token each.
 
         Each equals ``decode_ns`` of its step to the last bit.
         """
-        return self._decode_series(seqs, np.arange(context, context + seqs * steps, seqs, dtype=np.float64))
+        return self._decode_series(seqs, np.arange(context, context + seqs * steps, seqs, dtype=np.float64), 0.0)
 
-    def _decode_series(self, seqs: int, contexts: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _decode_series(self, seqs: int, contexts: NDArray[np.float64], others_ns: float) -> NDArray[np.float64]:
         """Return the times of steps of the same sequences with each of these contexts [ns]."""
         kinds = self._all
         count, terms = kinds[0]
@@ -203,9 +214,11 @@ class StepTime:
         if self._head is not None:
             total += self._head_ns(seqs + self._drafts * seqs)
         if self._drafter is not None:
-            total += self._draft_share * self._drafter._decode_series(seqs, contexts)
+            total += self._draft_share * self._drafter._decode_series(seqs, contexts, 0.0)
         if self._copy_ns:
             total += self._copy_ns * seqs
+        if others_ns:
+            total += others_ns
         if self._has_host:
             np.maximum(total, self._host_ns + self._sequence_host_ns * seqs, out=total)
         total += self._own_ns(seqs)

@@ -77,6 +77,20 @@ def test_a_series_of_steps_is_each_step_and_entries_at_the_first_layer_are_the_s
     assert RANKED.ns_of_entries([(0, shape)]) == pytest.approx(RANKED.ns(shape))
 
 
+def test_the_host_works_beside_the_experts_of_all_ranks_too():
+    """What the host does is a bound of the whole step, not of the part that each rank computes for itself."""
+    shape = BatchShape(decode_seqs=64, decode_context=64000, sampled=64)
+    whole_ns = RANKED.decode_ns(64, 64000)
+    for host_ns in (round(0.9 * whole_ns), round(1.5 * whole_ns)):
+        engine = replace(ENGINE, host_ns=host_ns)
+        bound = step_time(roofline(MODEL, GPU, 8, ranks=8, by_expert=True), engine, HELD, MODEL.num_layers)
+        expected = pytest.approx(max(whole_ns, host_ns))
+        assert bound.decode_ns(64, 64000) == expected
+        assert bound.ns(shape) == expected
+        assert bound.ns_of_entries([(0, shape)]) == expected
+        assert bound.decode_ns_series(64, 64000, 1)[0] == expected
+
+
 def test_ranks_read_less_of_compressed_keys_and_values_and_hold_more():
     long = BatchShape(decode_seqs=256, decode_context=256 * 16_000, sampled=256)
     assert RANKED.ns(long) < TENSOR.ns(long)
