@@ -5,6 +5,9 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 
 @dataclass(frozen=True, slots=True)
 class Curve:
@@ -95,3 +98,17 @@ def _between(rows: tuple[tuple[float, Curve], ...], where: float) -> tuple[Curve
     right = min(right, len(rows) - 1)
     (x0, lower), (x1, upper) = rows[right - 1], rows[right]
     return lower, upper, (where - x0) / (x1 - x0)
+
+
+def values(curve: Curve, xs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return a curve at many points above zero, each to the last bit as the curve has it."""
+    knots, ys = np.array(curve.x), np.array(curve.y_ns)
+    if len(knots) == 1:
+        return np.full(len(xs), ys[0])
+    right = np.searchsorted(knots, xs, side="right")
+    upper = np.clip(right, 1, len(knots) - 1)
+    x0, y0, x1, y1 = knots[upper - 1], ys[upper - 1], knots[upper], ys[upper]
+    inside = y0 + (y1 - y0) * (xs - x0) / (x1 - x0)
+    beyond = y1 + np.maximum((y1 - y0) / (x1 - x0), 0.0) * (xs - x1)
+    found: NDArray[np.float64] = np.where(right == 0, ys[0], np.where(right == len(knots), beyond, inside))
+    return found

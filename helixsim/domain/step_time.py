@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from helixsim.domain.curves import Curve
+from helixsim.domain.curves import Curve, values
 from helixsim.domain.engine import EngineSpec
 from helixsim.domain.hardware import ComputeProfile, LayerTimes
 from helixsim.domain.placement import LayerRange
@@ -319,7 +319,7 @@ class _LayerTerms:
         """Return the time of the layer for the same sequences with each of these contexts, which grow [ns]."""
         known = self._known_work_ns(0, seqs)
         if self._attention is not None:
-            return known + _values(self._context_curve(seqs), contexts / seqs)
+            return known + values(self._context_curve(seqs), contexts / seqs)
         if not (self._context_ns or self._index_ns):
             return np.full(len(contexts), known, dtype=np.float64)  # a launch time is an integer
         read = contexts if self._window is None else np.minimum(contexts, self._window * seqs)
@@ -387,17 +387,3 @@ class _LayerTerms:
             return max(times.mixed_ns(prompt, seqs, self._drafts * seqs), launch)
         prefill, decode = times.prefill(prompt), times.decode(seqs + self._drafts * seqs)
         return (max(prefill, launch) if prompt else 0.0) + (max(decode, launch) if seqs else 0.0)
-
-
-def _values(curve: Curve, xs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return a curve at many points above zero, each to the last bit as the curve has it."""
-    knots, ys = np.array(curve.x), np.array(curve.y_ns)
-    if len(knots) == 1:
-        return np.full(len(xs), ys[0])
-    right = np.searchsorted(knots, xs, side="right")
-    upper = np.clip(right, 1, len(knots) - 1)
-    x0, y0, x1, y1 = knots[upper - 1], ys[upper - 1], knots[upper], ys[upper]
-    inside = y0 + (y1 - y0) * (xs - x0) / (x1 - x0)
-    beyond = y1 + np.maximum((y1 - y0) / (x1 - x0), 0.0) * (xs - x1)
-    values: NDArray[np.float64] = np.where(right == 0, ys[0], np.where(right == len(knots), beyond, inside))
-    return values
