@@ -13,6 +13,7 @@ from helixsim.domain.engine import IDEAL, EngineSpec
 from helixsim.domain.model import ModelSpec
 from helixsim.domain.request import FeedMode
 from helixsim.errors import ConfigError, InfeasibleError, Problem, did_you_mean, unknown_name
+from helixsim.hardware.profile_options import ProfileOptions
 from helixsim.units import format_bytes
 from helixsim.workload.arrivals import PROCESSES, process_of
 from helixsim.workload.feed import longest_prompt
@@ -110,10 +111,18 @@ def check_whole_prompts(
 
 
 def check_parallelism(
-    section: EngineSection, engine: EngineSpec, model: ModelSpec, cluster: Cluster, source: Source
+    section: EngineSection,
+    options: ProfileOptions,
+    engine: EngineSpec,
+    deployed: tuple[ModelSpec, Cluster],
+    at: KeyPath,
+    source: Source,
 ) -> Iterator[Problem]:
-    """Check data-parallel attention and expert parallelism against the engine, the model and the nodes."""
-    ranks, by_expert = section.data_parallel_size or 1, bool(section.enable_expert_parallel)
+    """Check data-parallel attention and expert parallelism against the engine, the model and the nodes.
+
+    ``at``: mapping that states them.
+    """
+    (model, cluster), ranks, by_expert = deployed, options.data_parallel_size, options.enable_expert_parallel
     keys = [key for key, used in (("data_parallel_size", ranks > 1), ("enable_expert_parallel", by_expert)) if used]
     if engine.attention_balance is not None and ranks == 1:
         message = "enable_balance: true needs several attention ranks: data_parallel_size"
@@ -126,7 +135,7 @@ def check_parallelism(
     if not engine.loops_inside:
         for key in keys:
             message = f"{key} needs an engine with return: engine (here {engine.name} with return: coordinator)"
-            yield source.problem(("engine", key), message)
+            yield source.problem((*at, key), message)
     if section.timings not in ("auto", "analytic", "operators") or section.limits is not None:
         key = "limits" if section.limits is not None else "timings"
         message = f"{' and '.join(keys)}: no file of {key} knows such nodes; leave {key} out"
@@ -135,15 +144,15 @@ def check_parallelism(
     for kind, node in kinds.items():
         if node.gpus % ranks:
             message = f"{ranks} attention ranks do not divide the {node.gpus} GPUs of {kind}"
-            yield source.problem(("engine", "data_parallel_size"), message)
+            yield source.problem((*at, "data_parallel_size"), message)
     counts = [layer.experts.count for layer in model.layers if layer.experts]
     if by_expert and not counts:
-        yield source.problem(("engine", "enable_expert_parallel"), f"{model.name} has no experts")
+        yield source.problem((*at, "enable_expert_parallel"), f"{model.name} has no experts")
     elif by_expert:
         for kind, node in kinds.items():
             if min(counts) < node.gpus:
                 message = f"{model.name} has {min(counts)} experts, too few for the {node.gpus} GPUs of {kind}"
-                yield source.problem(("engine", "enable_expert_parallel"), message)
+                yield source.problem((*at, "enable_expert_parallel"), message)
 
 
 def check_classes(section: ExperimentSection, stats: WorkloadStats, source: Source) -> Iterator[Problem]:

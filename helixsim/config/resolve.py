@@ -326,9 +326,9 @@ class _Resolver:
         return file / "config.json" if is_folder(file) else file
 
     def _fleet(
-        self, cluster: Cluster, gpus: Sequence[GpuSpec], options: ProfileOptions
+        self, cluster: Cluster, gpus: Sequence[GpuSpec], options: ProfileOptions, at: KeyPath = ("engine",)
     ) -> tuple[Deployment, list[str]]:
-        """Return the fleet and what had to be assumed; nodes of one kind share a profile."""
+        """Return the fleet and what had to be assumed; nodes of one kind share a profile. ``at`` states the options."""
         section = self.section
         spec_of = {gpu.name: gpu for gpu in gpus}
         file = self._model_file()
@@ -346,7 +346,8 @@ class _Resolver:
             raise _error([*self.problems, *faults])
         profiles: dict[str, NodeProfile] = {}
         assumptions += format_notes(model, gpus)
-        faults = list(checks.check_parallelism(section.engine, self.engine.spec, model, cluster, self.source))
+        engine, deployed = self.engine.spec, (model, cluster)
+        faults = list(checks.check_parallelism(section.engine, options, engine, deployed, at, self.source))
         if faults:
             raise _error([*self.problems, *faults])
         for node in cluster.nodes:

@@ -86,31 +86,45 @@ def fleets_of(
     options: ProfileOptions,
     make: Callable[..., tuple[Deployment, list[str]]],
 ) -> list[Deployment]:
-    """Return the fleet of each system: its nodes, with profiles that have the limits of their roles.
+    """Return the fleet of each system: its nodes, with profiles that have the options of their roles.
 
     ``make`` returns a fleet of a cluster whose profiles have other options.
     """
     return [
-        _limited(system.disaggregation, replace(fleet, cluster=cluster), options, make)
-        for system, cluster in zip(section.systems, clusters, strict=True)
+        _with_legs(system.disaggregation, ("systems", number), replace(fleet, cluster=cluster), options, make)
+        for number, (system, cluster) in enumerate(zip(section.systems, clusters, strict=True))
     ]
 
 
-def _limited(
+def _with_legs(
     legs: DisaggregationSection | None,
+    path: KeyPath,
     fleet: Deployment,
     options: ProfileOptions,
     make: Callable[..., tuple[Deployment, list[str]]],
 ) -> Deployment:
     for role in PHASES if legs is not None else ():
-        leg: LegSection = getattr(legs, role)
-        given: dict[str, Any] = {
-            "max_prefill_tokens": leg.max_num_batched_tokens, "max_decode_seqs": leg.max_num_seqs,
-        }  # fmt: skip
-        given = {name: limit for name, limit in given.items() if limit is not None}
-        if given:
-            own = make(fleet.cluster, options=replace(options, **given))[0].profiles
-            kinds = {one.kind: replace(one, kind=f"{one.kind} ({role})") for one in own}
+        given = _given(getattr(legs, role))
+        others = {node.id for node in fleet.cluster.nodes if node.role != role}
+        if given and len(others) < len(fleet.cluster.nodes):
+            at = (*path, "disaggregation", role)
+            own = make(fleet.cluster.without(others, paid=set()), options=replace(options, **given), at=at)[0]
+            found = dict(zip(own.cluster.index, own.profiles, strict=True))
+            kinds = {one.kind: replace(one, kind=f"{one.kind} ({role})") for one in found.values()}
             pairs = zip(fleet.cluster.nodes, fleet.profiles, strict=True)
-            fleet = replace(fleet, profiles=tuple(kinds[one.kind] if node.role == role else one for node, one in pairs))
+            profiles = (kinds[found[node.id].kind] if node.id in found else one for node, one in pairs)
+            fleet = replace(fleet, profiles=tuple(profiles))
     return fleet
+
+
+def _given(leg: LegSection) -> dict[str, Any]:
+    """Return the options of profiles that a leg states."""
+    sizes = leg.cuda_graph_sizes
+    written: dict[str, Any] = {
+        "max_prefill_tokens": leg.max_num_batched_tokens,
+        "max_decode_seqs": leg.max_num_seqs,
+        "graph_sizes": None if sizes is None else tuple(sorted(set(sizes))),
+        "data_parallel_size": leg.data_parallel_size,
+        "enable_expert_parallel": leg.enable_expert_parallel,
+    }
+    return {name: value for name, value in written.items() if value is not None}

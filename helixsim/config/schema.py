@@ -200,6 +200,13 @@ class LegSection(Section):
     )
     max_num_batched_tokens: Count | None = Field(None, description="Tokens of a step (default: the engine's).")
     max_num_seqs: Count | None = Field(None, description="Sequences that run at once (default: the engine's).")
+    cuda_graph_sizes: list[Count] | None = Field(None, description="As `engine.cuda_graph_sizes` (default: that).")
+    data_parallel_size: Annotated[int, Field(ge=1, le=1024)] | None = Field(
+        None, description="Attention ranks of a node, as `engine.data_parallel_size` (default: that)."
+    )
+    enable_expert_parallel: bool | None = Field(
+        None, description="Whole experts on each GPU, as `engine.enable_expert_parallel` (default: that)."
+    )
 
 
 class DisaggregationSection(Section):
