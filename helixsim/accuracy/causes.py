@@ -17,7 +17,8 @@ from functools import cache
 from helixsim.accuracy.cells import weights_of
 from helixsim.accuracy.errors import error
 from helixsim.accuracy.page import share_text
-from helixsim.accuracy.points import MODELS, MeasuredPoint
+from helixsim.accuracy.points import MeasuredPoint
+from helixsim.accuracy.rows import MODELS
 from helixsim.accuracy.run import PointResult
 from helixsim.hardware import catalog
 from helixsim.units import number

@@ -56,8 +56,9 @@ def cell_of(point: MeasuredPoint) -> dict[str, str]:
         "family": family_of(point),
         "weights": weights_of(point),
         "gpus": str(point.gpus),
-        "batch": class_of(point.concurrency, BATCHES),
+        "batch": class_of(point.in_flight, BATCHES),
         "context": class_of(point.mean_context_tokens, CONTEXTS),
+        "kind": point.kind,
     }
 
 

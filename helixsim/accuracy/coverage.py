@@ -15,7 +15,7 @@ from statistics import NormalDist
 from typing import Any
 
 from helixsim.accuracy.cells import METRICS, cell_of, family_of, ratio, table, weights_of
-from helixsim.accuracy.points import MeasuredPoint
+from helixsim.accuracy.points import DISAGGREGATED, MeasuredPoint
 from helixsim.accuracy.run import PointResult
 from helixsim.domain.figures import GpuShare, Limits, SettingFigures
 from helixsim.jsonio import json_values
@@ -24,7 +24,8 @@ from helixsim.metrics.error_table import LEVEL, Z
 from helixsim.metrics.model_error import ModelError, Table
 
 KIND: Mapping[str, str] = {
-    "GPU": "gpu", "family of the model": "family", "engine": "engine", "format of the weights": "weights"
+    "GPU": "gpu", "family of the model": "family", "engine": "engine", "format of the weights": "weights",
+    "kind": "kind",
 }  # fmt: skip
 """What is left out -> kind of difference (``error_table.KINDS``) that it is."""
 
@@ -33,6 +34,7 @@ LEFT_OUT: Mapping[str, Callable[[MeasuredPoint], str]] = {
     "family of the model": family_of,
     "engine": lambda point: point.engine,
     "format of the weights": weights_of,
+    "kind": lambda point: point.kind,
     "an eighth of the series": lambda point: str(zlib.crc32(_series(point).encode()) % 8),
 }
 """What is left out at once, each value in turn; a series: points that differ in lengths and concurrency alone."""
@@ -133,8 +135,9 @@ def setting_of(point: MeasuredPoint) -> SettingFigures:
         weights=weights_of(point),
         timings=("roofline",),
         stages=1.0,
-        batch=float(point.concurrency),
+        batch=point.in_flight,
         context_tokens=point.mean_context_tokens,
+        is_disaggregated=point.kind == DISAGGREGATED,
     )
 
 

@@ -21,6 +21,7 @@ def markdown(page: AccuracyPage) -> str:
         *_predictors(view),
         *_breakdowns(view),
         *_worst(view),
+        *_apart(view),
         *_bands(view),
         *_reasons(view),
         *(_replay(replay) for replay in view["replays"]),
@@ -38,20 +39,35 @@ def _predictors(view: dict[str, Any]) -> list[Part]:
 
 def _breakdowns(view: dict[str, Any]) -> list[Part]:
     return [
-        Part(
-            f"By {title}",
-            table=PageTable(
-                (title, "points", *_heads(view)),
-                tuple(
-                    (row["label"], count_text(row["summaries"][0].count), *_figures(row["summaries"])) for row in rows
-                ),
-            ),
-        )
+        Part(f"By {title}", table=PageTable((title, "points", *_heads(view)), tuple(map(_row, rows))))
         for title, rows in view["breakdowns"]
     ]
 
 
-def _worst(view: dict[str, Any]) -> list[Part]:
+def _row(row: dict[str, Any]) -> tuple[str, ...]:
+    return (row["label"], count_text(row["summaries"][0].count), *_figures(row["summaries"]))
+
+
+def _apart(view: dict[str, Any]) -> list[Part]:
+    """Return the tables of runs with prefill and decode on different GPUs."""
+    shown_apart = view["apart"]
+    if shown_apart is None:
+        return []
+    count, found = shown_apart["all"]
+    rows = [("all", count_text(count), *_figures(found))]
+    rows += [(f"{title}: {row['label']}", *_row(row)[1:]) for title, own in shown_apart["breakdowns"] for row in own]
+    table = PageTable(("", "points", *_heads(view)), tuple(rows))
+    return [
+        Part("Prefill and decode on different GPUs", (shown_apart["about"],), table),
+        *_worst(shown_apart, "Worst points of TPOT with prefill and decode apart"),
+        Part(
+            "Runs with prefill and decode apart that are not expressed",
+            table=PageTable(("rows", "reason"), tuple((count_text(n), why) for why, n in shown_apart["reasons"])),
+        ),
+    ]
+
+
+def _worst(view: dict[str, Any], title: str = "Worst points of TPOT") -> list[Part]:
     head = ("point", "measured, ms", "helixsim, ms", "error", "tables' static estimate", "cause")
     rows = tuple(
         (
@@ -64,7 +80,7 @@ def _worst(view: dict[str, Any]) -> list[Part]:
         )
         for row in view["worst"][:WORST]
     )
-    return [Part("Worst points of TPOT", table=PageTable(head, rows))] if rows else []
+    return [Part(title, table=PageTable(head, rows))] if rows else []
 
 
 def _bands(view: dict[str, Any]) -> list[Part]:

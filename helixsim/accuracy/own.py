@@ -21,7 +21,16 @@ from helixsim.benchmarks.read import described
 from helixsim.domain.summary import Summary
 from helixsim.errors import DataError
 from helixsim.jsonio import read_text
-from helixsim.metrics.error_cells import METRICS, Cell, one_format, own_cells, setting_columns, shipped_cells, stages_of
+from helixsim.metrics.error_cells import (
+    METRICS,
+    SPLIT,
+    Cell,
+    one_format,
+    own_cells,
+    setting_columns,
+    shipped_cells,
+    stages_of,
+)
 from helixsim.writing import write_rows
 
 FIGURES = {
@@ -34,7 +43,7 @@ FIGURES = {
 CELL_COLUMNS = (
     "gpu", "engine", "family", "weights", "gpus", "batch", "context", "points",
     *(f"{metric}_log_error_{statistic}" for metric in METRICS for statistic in ("mean", "sd")),
-    "stages", "timings",
+    "stages", "timings", "kind",
 )  # fmt: skip
 POINT_COLUMNS = ("file", "result", "digest", "tool", "load", "experiment", "calibration")
 
@@ -114,6 +123,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     own_cells(text, str(path))
     rows = list(csv.DictReader(text.splitlines()))
     for number, row in enumerate(rows, start=1):
+        row.setdefault("kind", SPLIT[0])  # tables of before there were other kinds
         lacking = [column for column in (*CELL_COLUMNS, *POINT_COLUMNS) if row.get(column) is None]
         if lacking or None in row:
             what = f"no column {lacking[0]!r}" if lacking else "more values than columns"

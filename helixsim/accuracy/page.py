@@ -28,7 +28,7 @@ from helixsim.accuracy.point_charts import (
     scatter,
     signed_errors,
 )
-from helixsim.accuracy.points import Inexpressible
+from helixsim.accuracy.points import DISAGGREGATED, Inexpressible
 from helixsim.accuracy.run import PREDICTORS, PointResult
 from helixsim.metrics.error_cells import BATCHES, CONTEXTS, class_of
 from helixsim.report.templating import template
@@ -69,6 +69,9 @@ class AccuracyPage:
         Points of the source that have an experiment; ``results`` may be a sample of them. None: they are all.
     source
         Sentence on where the points come from.
+    apart, apart_rows, apart_left_out
+        The same of runs with prefill and decode on different GPUs: results, rows that state them and all rows, and
+        rows or points left out by reason.
     """
 
     results: Sequence[PointResult] = ()
@@ -78,6 +81,9 @@ class AccuracyPage:
     prototype: Mapping[str, Any] | None = None
     expressible: int | None = None
     source: str = ""
+    apart: Sequence[PointResult] = ()
+    apart_rows: tuple[int, int] = (0, 0)
+    apart_left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 def write_page(path: Path, page: AccuracyPage) -> None:
@@ -116,6 +122,7 @@ def shown(page: AccuracyPage) -> dict[str, Any]:
         "heat_maps": [_heat(heat_map(results, metric)) for metric in METRICS] if results else [],
         "breakdowns": _breakdowns(results) if results else [],
         "strip_end": _STRIP_END,
+        "apart": _apart(page),
         "worst": [_worst_row(result, page.cause_of) for result in _worst(results)],
         "reasons": reasons.most_common(),
         "coverage": _coverage_sentence(page, len(results), known),
@@ -131,6 +138,7 @@ def shown(page: AccuracyPage) -> dict[str, Any]:
         "heat_maps": ("heat", "Heat map"),
         "breakdowns": ("breakdown", "By property"),
         "worst": ("worst", "Worst points"),
+        "apart": ("apart", "Prefill and decode apart"),
         "reasons": ("coverage", "Not expressed"),
         "constants": ("constants", "What is fitted"),
         "bands": ("bands", "Bands"),
@@ -139,6 +147,22 @@ def shown(page: AccuracyPage) -> dict[str, Any]:
     }
     view["sections"] = [*(entry for key, entry in titles.items() if view[key]), ("own", "Your own measurements")]
     return view
+
+
+def _apart(page: AccuracyPage) -> dict[str, Any] | None:
+    """Return what is shown of runs with prefill and decode on different GPUs; None without any."""
+    results = [result for result in page.apart if error(result, "tpot") is not None]
+    if not results:
+        return None
+    stated, rows = map(count_text, page.apart_rows)
+    about = f"{stated} of {rows} rows on such runs can be expressed. TTFT includes the transfer of keys and values."
+    return {
+        "about": f"{_lead_of(results)} {about}",
+        "all": (len(results), [summarised(errors(results, metric)) for metric in METRICS]),
+        "breakdowns": _breakdowns(results),
+        "worst": [_worst_row(result, page.cause_of) for result in _worst(results)],
+        "reasons": sorted(page.apart_left_out.items(), key=lambda one: -one[1]),
+    }
 
 
 def _short(reason: str) -> str:
@@ -162,11 +186,17 @@ def count_text(count: int) -> str:
 
 
 def _lead(results: Sequence[PointResult], page: AccuracyPage) -> str:
+    if results:
+        return _lead_of(results)
+    replayed = [_counted(len(page.replays), "measured run")] if page.replays else []
+    cells = ["the cells of the paper's prototype"] if page.prototype else []
+    apart = ["runs with prefill and decode on different GPUs"] if page.apart else []
+    return f"{' and '.join([*apart, *replayed, *cells]) or 'No measured point'} simulated as measured."
+
+
+def _lead_of(results: Sequence[PointResult]) -> str:
     tpot = summarised(errors(results, "tpot"))
-    if tpot is None:
-        replayed = [_counted(len(page.replays), "measured run")] if page.replays else []
-        cells = ["the cells of the paper's prototype"] if page.prototype else []
-        return f"{' and '.join([*replayed, *cells]) or 'No measured point'} simulated as measured."
+    assert tpot is not None
     runs, gpus, engines, models = (
         _counted(count, name)
         for count, name in (
@@ -297,7 +327,7 @@ def _breakdowns(results: Sequence[PointResult]) -> list[tuple[str, list[dict[str
         ("GPUs of an instance", lambda r: class_of(r.point.gpus, SIZES), list(SIZES)),
         (
             "requests in flight per instance",
-            lambda r: class_of(r.point.concurrency, BATCHES),
+            lambda r: class_of(r.point.in_flight, BATCHES),
             list(BATCHES),
         ),
         (
@@ -348,8 +378,12 @@ def _worst_row(result: PointResult, cause_of: Callable[[PointResult], str | None
     point = result.point
     found = error(result, "tpot") or 0.0
     engine = f"{point.engine} {point.engine_version}".strip()
+    gpus = f"{point.gpus} × {point.gpu}"
+    if point.kind == DISAGGREGATED:
+        prefill = f"{point.prefill_workers} of {point.prefill_gpus}"
+        gpus = f"{prefill} prefill, {point.decode_workers} of {point.gpus} × {point.gpu} decode"
     return {
-        "setting": f"{point.model} {weights_of(point)}, {point.gpus} × {point.gpu}, {engine}",
+        "setting": f"{point.model} {weights_of(point)}, {gpus}, {engine}",
         "load": f"{point.prompt_tokens} + {point.output_tokens} tokens, {point.concurrency} in flight",
         "measured": number(point.tpot_ms),
         "predicted": number(point.tpot_ms * (1 + found)),

@@ -13,7 +13,7 @@ import numpy as np
 
 import helixsim as hx
 from helixsim.accuracy.express import document, experiment_of
-from helixsim.accuracy.points import MeasuredPoint, throughput
+from helixsim.accuracy.points import DISAGGREGATED, MeasuredPoint, throughput
 from helixsim.datafiles import data_path
 from helixsim.domain.result import RequestStatus
 from helixsim.errors import HelixsimError
@@ -108,6 +108,8 @@ def simulated_means(point: MeasuredPoint, timings: str = "analytic") -> Outcome:
 
 def static_means(point: MeasuredPoint) -> Outcome:
     """Return the library's estimate of a prompt alone and of a decode step of all sequences in flight [ms]."""
+    if point.kind == DISAGGREGATED:
+        return {"failed": "the tables' static estimate is of one instance"}
     backend = backend_of(point.engine)
     if backend is None or point.gpu not in SYSTEMS:
         return {"failed": "no tables of this engine or GPU"}
@@ -173,5 +175,6 @@ def profiles_digest() -> str:
 def result_json(result: PointResult) -> dict[str, Any]:
     """Return a result as JSON values."""
     document = asdict(result) | {"reasons": dict(result.reasons)}
+    document["point"]["kind"] = result.point.kind
     document["point"]["output_tokens_per_s"] = result.point.output_tokens_per_s
     return document

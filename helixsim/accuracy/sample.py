@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from helixsim.accuracy.cells import METRICS, ratio
-from helixsim.accuracy.points import MeasuredPoint, throughput
+from helixsim.accuracy.points import AGGREGATED, MeasuredPoint, throughput
 from helixsim.accuracy.run import PointResult, Prediction
 from helixsim.errors import DataError
 
@@ -26,7 +26,11 @@ ALLOWED = 0.02
 _SETTING = tuple(
     field.name for field in fields(MeasuredPoint) if field.name not in ("ttft_ms", "tpot_ms", "id_of_model", "rows")
 )
-_INTEGERS = {"tensor_parallel", "data_parallel", "expert_parallel", "prompt_tokens", "output_tokens", "concurrency"}
+_INTEGERS = {
+    "tensor_parallel", "data_parallel", "expert_parallel", "prompt_tokens", "output_tokens", "concurrency",
+    "prefill_workers", "prefill_tensor_parallel", "prefill_data_parallel", "prefill_expert_parallel", "decode_workers",
+    "decode_seqs",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,8 @@ def rows(results: Iterable[PointResult]) -> list[dict[str, str | int | float]]:
     for result in results:
         if result.analytic is None:
             continue
-        row: dict[str, str | int | float] = {name: getattr(result.point, name) or "" for name in _SETTING}
+        setting = {name: getattr(result.point, name) for name in _SETTING}
+        row: dict[str, str | int | float] = {name: "" if value is None else value for name, value in setting.items()}
         row |= {f"predicted_{name}": f"{getattr(result.analytic, name):.6g}" for name in ("ttft_ms", "tpot_ms")}
         for metric in METRICS:
             row[f"{metric}_log_error"] = f"{math.log(ratio(result, metric) or math.nan):.5f}"
@@ -102,15 +107,17 @@ def worse(known: Sequence[Known], found: Sequence[dict[str, float]]) -> list[str
     -----
     TTFT of a closed loop is reported and not judged: the first wave of requests decides it.
     """
-    groups: dict[tuple[str, str], list[tuple[dict[str, float], dict[str, float]]]] = {}
+    groups: dict[tuple[str, str, str], list[tuple[dict[str, float], dict[str, float]]]] = {}
     for one, now in zip(known, found, strict=True):
-        groups.setdefault((one.point.engine, one.point.gpu), []).append((one.log_errors, now))
+        group = one.point.kind, one.point.engine, one.point.gpu
+        groups.setdefault(group, []).append((one.log_errors, now))
     grown: list[str] = []
-    for (engine, gpu), pairs in sorted(groups.items()):
+    for (kind, engine, gpu), pairs in sorted(groups.items()):
         for metric in ("tpot", "throughput"):
             before, after = (_rms([pair[side][metric] for pair in pairs]) for side in (0, 1))
             if not after <= before + ALLOWED:
-                grown.append(f"{engine} on {gpu}: {metric} {before:.3f} -> {after:.3f} over {len(pairs)} points")
+                of = f"{engine} on {gpu}" + ("" if kind == AGGREGATED else f", {kind}")
+                grown.append(f"{of}: {metric} {before:.3f} -> {after:.3f} over {len(pairs)} points")
     return grown
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from helixsim.accuracy.points import NVIDIA, MeasuredPoint
+from helixsim.accuracy.points import DISAGGREGATED, NVIDIA, MeasuredPoint
 
 _EIGHT_BIT_KV = {
     ("llama-3.1-70b", "vllm-1", None), ("llama-3.1-70b", "trtllm", None),
@@ -66,6 +66,8 @@ def kv_format(point: MeasuredPoint) -> str | None:
         return "fp8" if point.engine.startswith("trtllm") and point.weights in ("fp8", "nvfp4") else None
     if point.weights == "bf16":
         return None
+    if point.kind == DISAGGREGATED and (point.engine == "trtllm" or point.gpu not in ("h100", "h200")):
+        return "fp8"
     if _is_recent_vllm(point):
         return "fp8"
     for gpu in (point.gpu, None):
@@ -128,6 +130,38 @@ def _sglang_keys(point: MeasuredPoint) -> dict[str, Any]:
     if interval > 1:
         keys["scheduler_recv_interval"] = interval
     return keys
+
+
+_WIRE_GBIT_S = {"h100": 400, "h200": 400, "b200": 400, "b300": 800, "gb200": 7200, "gb300": 7200}
+"""Bandwidth of each GPU towards other instances [Gbit/s]: a card for each (ConnectX-7 and 8), NVLink in a rack."""
+
+_PROMPT_RANK_TOKENS = 16640
+"""``max_num_tokens`` of TensorRT-LLM's workers that prefill (16 384 for prompts of 1024, 16 640 for those of 8192)."""
+
+
+def wire(point: MeasuredPoint) -> str:
+    """Return the bandwidth between an instance that prefills and one that decodes: that of the one with fewer GPUs."""
+    return f"{_WIRE_GBIT_S[point.gpu] * min(point.gpus, point.prefill_gpus)} Gbit/s"
+
+
+def leg_keys(point: MeasuredPoint) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Return the keys of ``engine``, and of the legs that prefill and decode, of a disaggregated server.
+
+    Those of InferenceX are in the recipes of ishandhanani/srt-slurm (``recipes``).
+    """
+    engine: dict[str, Any] = {"enable_prefix_caching": False}
+    prefill: dict[str, Any] = {}
+    decode: dict[str, Any] = {}
+    if point.decode_seqs:
+        decode["max_num_seqs"] = point.decode_seqs
+    if point.engine == "trtllm":
+        engine["batch_overhead"] = "0 ms"  # TRTLLM_ENABLE_PDL=1 in all recipes
+        prefill["max_num_batched_tokens"] = max(_PROMPT_RANK_TOKENS, point.prompt_tokens)
+    elif point.engine == "sglang" and point.gpu in ("gb200", "gb300"):
+        engine["gpu_memory_utilization"] = 0.95  # --mem-fraction-static
+        if point.data_parallel == 1:  # recipes/gb200-*/low-latency.yaml
+            engine["scheduler_recv_interval"] = _OFTEN
+    return engine, prefill, decode
 
 
 def output_lengths(point: MeasuredPoint) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helixsim.cli import console, options
+from helixsim.cli.accuracy_tables import error_summary, print_errors
 from helixsim.errors import ConfigError, DataError, ExitCode, unknown_name
 
 if TYPE_CHECKING:
@@ -21,15 +22,15 @@ SAMPLE = 400
 """Points that are simulated unless told otherwise."""
 
 _SOURCE = (
-    "Points: public serving runs of InferenceX and NVIDIA, from silicon_sample.csv of aiconfigurator-core "
-    "(Apache-2.0), prefill and decode on the same GPUs."
+    "Points: public serving runs of InferenceX and NVIDIA, from silicon_sample.csv of aiconfigurator-core (Apache-2.0)."
 )
 
 _ABOUT = """\
 Simulate measured runs of served models as they were measured, and print how far off TPOT, throughput and TTFT are.
 
 The runs are those of aiconfigurator-core (extra: operators): a closed loop of constant concurrency on one instance of
-vLLM, SGLang or TensorRT-LLM. Results are kept in DIR and found again.
+vLLM, SGLang or TensorRT-LLM, or on instances that prefill and instances that decode (--where kind=disaggregated).
+Results are kept in DIR and found again.
 
 With --replay, the requests of a measured run of your own are simulated on the system of EXP as they came. FILE is the
 result of a benchmark tool with single requests (`vllm bench serve --save-result --save-detailed`), and the log of the
@@ -117,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
     replays = [replay(experiment, files) for experiment, *files in args.replay]
     cells = _prototype(args) if args.prototype else []
     has_points = args.all or args.sample is not None or args.coverage or not (replays or cells)
-    compared = _compared(args) if has_points else _Compared([], [], [], 0)
+    compared = _compared(args) if has_points else _Compared([], [], [])
     if args.csv:
         _write_csv(args.csv, compared.results)
     if args.update is not None:
@@ -135,7 +136,7 @@ def run(args: argparse.Namespace) -> int:
 
 @dataclass(frozen=True)
 class _Compared:
-    """Results of the points, those that cannot be expressed, all others, and the number of rows.
+    """Results of the points, those that cannot be expressed, and all others.
 
     With ``--where``, what cannot be expressed is not told: such rows have no fields to compare.
     """
@@ -143,12 +144,29 @@ class _Compared:
     results: list[PointResult]
     inexpressible: list[Inexpressible]
     points: list[MeasuredPoint]
-    rows: int
+
+    def of(self, kind: str) -> _Compared:
+        """Return what is of a kind of runs."""
+        return _Compared(
+            [result for result in self.results if result.point.kind == kind],
+            [row for row in self.inexpressible if row.kind == kind],
+            [point for point in self.points if point.kind == kind],
+        )
 
     @property
     def known(self) -> int:
         """Number of points that can be expressed."""
         return len(self.points)
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return self.stated + len(self.inexpressible)
+
+    @property
+    def stated(self) -> int:
+        """Number of rows that state the points."""
+        return sum(point.rows for point in self.points)
 
     @property
     def left_out(self) -> Counter[str]:
@@ -159,10 +177,13 @@ class _Compared:
 
 def _compared(args: argparse.Namespace) -> _Compared:
     from helixsim.accuracy import points as read
+    from helixsim.accuracy.disaggregated import read_runs
+    from helixsim.accuracy.rows import installed_file, read_points
     from helixsim.accuracy.run import evaluate
     from helixsim.accuracy.selection import selected
 
-    rows = read.read_points(args.points or read.installed_file())
+    path = args.points or installed_file()
+    rows = [*read_points(path), *read_runs(path)]
     all_points = [row for row in rows if isinstance(row, read.MeasuredPoint)]
     if not all_points:
         raise DataError("no measured point is like that")
@@ -181,8 +202,7 @@ def _compared(args: argparse.Namespace) -> _Compared:
             progress=advance,
         )
     others = [] if args.where else [row for row in rows if isinstance(row, read.Inexpressible)]
-    known = sum(row.rows if isinstance(row, read.MeasuredPoint) else 1 for row in rows)
-    return _Compared(results, others, measured, known)
+    return _Compared(results, others, measured)
 
 
 def _predictors(args: argparse.Namespace) -> tuple[str, ...]:
@@ -206,15 +226,20 @@ def _write_documents(
     from helixsim.accuracy.causes import Causes
     from helixsim.accuracy.markdown import markdown
     from helixsim.accuracy.page import AccuracyPage, write_page
+    from helixsim.accuracy.points import AGGREGATED, DISAGGREGATED
 
+    whole, apart = (compared.of(kind) for kind in (AGGREGATED, DISAGGREGATED))
     page = AccuracyPage(
-        compared.results,
-        compared.inexpressible,
+        whole.results,
+        whole.inexpressible,
         cause_of=Causes(compared.points, compared.results),
         replays=[replay_charts.shown(one) for one in replays],
         prototype=prototype.shown(cells),
-        expressible=compared.known,
+        expressible=whole.known,
         source=_SOURCE if compared.results else "",
+        apart=apart.results,
+        apart_rows=(apart.stated, apart.rows),
+        apart_left_out=apart.left_out,
     )
     if args.html:
         write_page(args.html, page)
@@ -236,16 +261,23 @@ def _document(
     args: argparse.Namespace, compared: _Compared, replays: list[Replay], cells: list[CellResult]
 ) -> dict[str, Any]:
     from helixsim.accuracy.coverage import coverage_document
+    from helixsim.accuracy.points import AGGREGATED, DISAGGREGATED
     from helixsim.accuracy.replay_charts import figures
     from helixsim.accuracy.run import result_json
     from helixsim.papers.helix import fidelity
 
+    whole, apart = (compared.of(kind) for kind in (AGGREGATED, DISAGGREGATED))
     return {
         **({"coverage": coverage_document(compared.results)} if args.coverage else {}),
         "points": [result_json(result) for result in compared.results],
-        "errors": _summary(compared.results, _predictors(args)),
-        "left_out": dict(compared.left_out),
-        "rows": compared.rows,
+        "errors": error_summary(whole.results, _predictors(args)),
+        "left_out": dict(whole.left_out),
+        "rows": whole.rows,
+        "disaggregated": {
+            "errors": error_summary(apart.results, _predictors(args)),
+            "left_out": dict(apart.left_out),
+            "rows": apart.rows,
+        },
         "replays": {
             one.name: {
                 label: {"measured": measured, "helixsim": simulated, "error": error}
@@ -262,18 +294,23 @@ def _print_all(
 ) -> None:
     from helixsim.accuracy.coverage import coverage_rows
     from helixsim.accuracy.page import share_text
+    from helixsim.accuracy.points import AGGREGATED, DISAGGREGATED
     from helixsim.accuracy.replay_charts import figures
     from helixsim.cli.profile_actions import aligned
     from helixsim.papers.helix.tables import fidelity_text
     from helixsim.units import number
 
-    if has_points:
-        _print(compared.results, _predictors(args), compared.known)
-        for reason, count in compared.left_out.most_common():
+    for kind in (AGGREGATED, DISAGGREGATED) if has_points else ():
+        own = compared.of(kind)
+        if not own.points:
+            continue
+        if kind == DISAGGREGATED:
+            print("\nprefill and decode on different GPUs")
+        print_errors(own.results, _predictors(args), own.known)
+        for reason, count in own.left_out.most_common():
             print(f"left out: {count}: {reason}")
         if not args.where:
-            stated = sum(point.rows for point in compared.points)
-            print(f"the file has these points in {stated} of its {compared.rows} rows ({stated / compared.rows:.1%})")
+            print(f"the file has these points in {own.stated} of its {own.rows} rows ({own.stated / own.rows:.1%})")
     if args.coverage:
         print(f"\nwithin 80 % bands of cells without these points\n{aligned(*coverage_rows(compared.results))}\n")
     for one in replays:
@@ -289,7 +326,7 @@ def _print_all(
 def _conditions(given: list[str]) -> dict[str, str]:
     from helixsim.accuracy.points import MeasuredPoint
 
-    known = [field.name for field in fields(MeasuredPoint)] + ["gpus"]
+    known = [field.name for field in fields(MeasuredPoint)] + ["gpus", "kind"]
     conditions = {}
     for text in given:
         key, equals, value = text.partition("=")
@@ -301,67 +338,16 @@ def _conditions(given: list[str]) -> dict[str, str]:
     return conditions
 
 
-def _groupings() -> dict[str, Any]:
-    from helixsim.accuracy.cells import family_of, weights_of
-    from helixsim.metrics.error_cells import BATCHES, class_of
-
-    return {
-        "all": lambda point: ("all points",),
-        "engine": lambda point: (point.engine,),
-        "GPU, engine": lambda point: (point.gpu, point.engine),
-        "family": lambda point: (family_of(point),),
-        "model": lambda point: (point.model, weights_of(point), point.gpu, point.engine),
-        "in flight": lambda point: (point.engine, class_of(point.concurrency, BATCHES)),
-        "GPUs": lambda point: (point.engine, f"{point.gpus} GPUs"),
-        "source": lambda point: (point.source,),
-    }
-
-
-def _summary(results: list[PointResult], predictors: tuple[str, ...]) -> dict[str, Any]:
-    from helixsim.accuracy.cells import METRICS, errors_by
-
-    return {
-        predictor: {
-            metric: {
-                title: {
-                    " / ".join(name): asdict(one) for name, one in errors_by(results, key, metric, predictor).items()
-                }
-                for title, key in _groupings().items()
-            }
-            for metric in METRICS
-        }
-        for predictor in predictors
-    }
-
-
-def _print(results: list[PointResult], predictors: tuple[str, ...], known: int) -> None:
-    from helixsim.accuracy.cells import METRICS, errors_by
-    from helixsim.cli.profile_actions import aligned
-
-    print(f"{len(results)} of {known} points; |predicted / measured - 1|: median, 90 %, and bias (median with sign)\n")
-    for predictor in predictors:
-        lines: list[tuple[str, ...]] = []
-        for title, key in _groupings().items():
-            found = {metric: errors_by(results, key, metric, predictor) for metric in METRICS}
-            for name, of_tpot in found["tpot"].items():
-                cells = [
-                    text
-                    for metric in METRICS
-                    for one in [found[metric][name]]
-                    for text in (f"{one.median:.1%}", f"{one.p90:.1%}", f"{one.bias:+.1%}")
-                ]
-                lines.append((title, ", ".join(name), str(of_tpot.count), *cells))
-        head = ("by", "", "points", "TPOT", "p90", "bias", "throughput", "p90", "bias", "TTFT", "p90", "bias")
-        print(f"{predictor}\n{aligned(head, lines)}\n")
-
-
 def _write_csv(path: Path, results: list[PointResult]) -> None:
     from helixsim.accuracy.run import PREDICTORS
     from helixsim.writing import write_rows
 
     rows = []
     for result in results:
-        row: dict[str, Any] = asdict(result.point) | {"output_tokens_per_s": result.point.output_tokens_per_s}
+        row: dict[str, Any] = asdict(result.point) | {
+            "kind": result.point.kind,
+            "output_tokens_per_s": result.point.output_tokens_per_s,
+        }
         for name in PREDICTORS:
             prediction = getattr(result, name)
             for key in ("ttft_ms", "tpot_ms", "output_tokens_per_s"):

@@ -8,7 +8,7 @@ from typing import Any
 from helixsim.config.engine_schema import EngineSection
 from helixsim.config.schema import ExperimentSection
 from helixsim.config.source import Source
-from helixsim.domain.cluster import Cluster, Deployment
+from helixsim.domain.cluster import Cluster, Deployment, Node
 from helixsim.domain.engine import IDEAL, EngineSpec
 from helixsim.domain.model import ModelSpec
 from helixsim.domain.request import FeedMode
@@ -90,13 +90,17 @@ def check_engine(section: ExperimentSection, engine: EngineSpec, source: Source)
 
 
 def check_whole_prompts(
-    workload: WorkloadSpec, seed: int, fleet: Deployment, engine: EngineSpec, source: Source
+    workload: WorkloadSpec, seed: int, fleets: Sequence[Deployment], engine: EngineSpec, source: Source
 ) -> Iterator[Problem]:
-    """Refuse prompts that exceed the token budget of an engine that does not cut them."""
+    """Refuse prompts that exceed the token budget of an engine that does not cut them, where they are computed."""
     if not engine.loops_inside or engine.chunks_prompts:
         return
     budget, kind = min(
-        (limits.max_prefill_tokens, profile.kind) for profile in fleet.profiles for limits in profile.limits
+        (limits.max_prefill_tokens, profile.kind)
+        for fleet in fleets
+        for node, profile in zip(fleet.cluster.nodes, fleet.profiles, strict=True)
+        if node.role != "decode"
+        for limits in profile.limits
     )
     limit = workload.limits.max_prompt_tokens
     if limit is not None and workload.scale.lengths(limit, 1)[0] <= budget:
@@ -226,18 +230,31 @@ def check_context(workload: WorkloadSpec, seed: int, fleet: Deployment, source: 
         yield source.problem(("workload", *where), message)
 
 
-def check_tensor_parallel(section: ExperimentSection, fleet: Deployment, source: Source) -> Iterator[Problem]:
-    """Require the attention heads to be divisible by the GPUs of a node, for tensor parallelism."""
-    heads = fleet.model.num_attention_heads
-    for number, nodes in enumerate(section.cluster.nodes):
-        joined = nodes.tp or nodes.gpus
-        if heads % joined:
-            allowed = ", ".join(str(gpus) for gpus in range(1, heads + 1) if heads % gpus == 0)
+def check_tensor_parallel(
+    section: ExperimentSection, nodes: Sequence[Node], fleets: Sequence[Deployment], source: Source
+) -> Iterator[Problem]:
+    """Require the attention heads to be divisible by the GPUs that share them, those of an attention rank.
+
+    ``nodes``: those of ``cluster.nodes``, undivided.
+    """
+    entries = section.cluster.nodes
+    owners = [number for number, entry in enumerate(entries) for _ in range(entry.count or len(entry.ids or [0]))]
+    entry_of = {node.id: number for node, number in zip(nodes, owners, strict=True)}
+    joined = {
+        (entry_of[node.machine or node.id], node.gpus // profile.compute.ranks)
+        for fleet in fleets
+        for node, profile in zip(fleet.cluster.nodes, fleet.profiles, strict=True)
+    }
+    for number, gpus in sorted(joined):
+        model = fleets[0].model
+        heads = model.num_attention_heads
+        if heads % gpus:
+            allowed = ", ".join(str(count) for count in range(1, heads + 1) if heads % count == 0)
             message = (
-                f"{joined} GPUs cannot share the {heads} attention heads of {fleet.model.name} (allowed: {allowed}); "
+                f"{gpus} GPUs cannot share the {heads} attention heads of {model.name} (allowed: {allowed}); "
                 "tp divides a node"
             )
-            yield source.problem(("cluster", "nodes", number, "gpus" if nodes.tp is None else "tp"), message)
+            yield source.problem(("cluster", "nodes", number, "gpus" if entries[number].tp is None else "tp"), message)
 
 
 def check_options(options: Mapping[KeyPath, Any], fleet: Deployment, source: Source) -> Iterator[Problem]:

@@ -183,7 +183,6 @@ class _Resolver:
 
         cluster = cluster.divided(widths)
         fleet, assumptions = self._fleet(cluster, gpus, profile_options)
-        self.problems.extend(checks.check_tensor_parallel(section, fleet, source))
         self.problems.extend(checks.check_options(self.choices.options, fleet, source))
         self.problems.extend(sizes.check_samples(section, workload, len(nodes), source))
         if self.problems:
@@ -203,6 +202,10 @@ class _Resolver:
             raise _error(self.problems)
         own = [dataclasses.replace(cluster, nodes=nodes).divided(widths) for nodes in own_nodes]
         fleets = fleets_of(section, fleet, own, profile_options, partial(self._fleet, gpus=gpus))
+        self.problems.extend(checks.check_tensor_parallel(section, nodes, fleets, source))
+        self.problems.extend(checks.check_whole_prompts(workload, section.seed, fleets, self.engine.spec, source))
+        if self.problems:
+            raise _error(self.problems)
         systems = tuple(map(self._system, numbers, fleets, own_arrivals))
         document = self._document(workload, fleet.model.precision)
         file_hashes = tuple((name, hashlib.sha256(path.read_bytes()).hexdigest()) for name, path in files)
@@ -248,7 +251,6 @@ class _Resolver:
         try:
             seed = self.section.seed
             too_long = list(checks.check_context(workload, seed, fleet, self.source))
-            too_long += checks.check_whole_prompts(workload, seed, fleet, self.engine.spec, self.source)
             stats = workload_stats(workload, seed)
         except ConfigError as error:  # found while reading or drawing: the load knows the key, not the file
             keys = [("workload", *(one.path.split(".") if one.path else ())) for one in error.problems]

@@ -354,6 +354,9 @@ class SettingFigures:
         Nodes per request, the measured mean.
     batch
         Mean number of running requests for each copy of the model.
+    is_disaggregated
+        Whether prefill and decode are on different nodes; ``nodes`` and ``batch`` are then those that decode, and
+        kinds of GPUs that only prefill.
     context_tokens
         Mean context of a request: its prompt and half of its output [tokens].
     crosses_regions
@@ -372,3 +375,4 @@ class SettingFigures:
     context_tokens: float
     crosses_regions: bool = False
     unsupported: tuple[str, ...] = ()
+    is_disaggregated: bool = False

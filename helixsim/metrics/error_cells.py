@@ -29,6 +29,9 @@ BATCHES = {"1-8": 8.0, "9-32": 32.0, "33-128": 128.0, "129+": math.inf}
 CONTEXTS = {"0-2k": 2048.0, "2k-8k": 8192.0, "8k+": math.inf}
 """Classes of the mean context, prompt and half of the output, with the longest of each [tokens]."""
 
+SPLIT = ("aggregated", "disaggregated")
+"""Names of settings with prefill and decode on the same GPUs, and on different ones."""
+
 OWN_VARIABLE = "HELIXSIM_ACCURACY"
 """Environment variable with the path of a table of the user's own points."""
 
@@ -58,6 +61,9 @@ class Cell:
         Nodes of a pipeline.
     timings
         Sources of the step times of the prediction.
+    is_disaggregated
+        Whether prefill and decode were on different GPUs; ``gpus`` and ``batch`` are then those of an instance that
+        decodes.
     errors
         Mean and standard deviation of ln(predicted / measured), by metric; none for metrics that were not measured.
     """
@@ -73,6 +79,7 @@ class Cell:
     errors: Mapping[str, tuple[float, float]]
     stages: int = 1
     timings: tuple[str, ...] = ("roofline",)
+    is_disaggregated: bool = False
 
 
 def bucket(value: float, classes: Mapping[str, float]) -> int:
@@ -95,6 +102,7 @@ def setting_columns(setting: SettingFigures) -> dict[str, str]:
         "gpus": str(max(setting.nodes, key=lambda node: node.share).gpus),
         "batch": class_of(setting.batch, BATCHES),
         "context": class_of(setting.context_tokens, CONTEXTS),
+        "kind": SPLIT[setting.is_disaggregated],
     }
 
 
@@ -194,7 +202,7 @@ def _kind(cell: Cell) -> tuple[object, ...]:
     """Return all of a cell but its points."""
     return (
         cell.gpu, cell.engine, cell.family, one_format(cell.weights), cell.gpus, cell.batch, cell.context, cell.stages,
-        cell.timings,
+        cell.timings, cell.is_disaggregated,
     )  # fmt: skip
 
 
@@ -238,6 +246,7 @@ def _cell(row: Mapping[str, str], where: str) -> Cell:
             errors={metric: errors for metric in METRICS if (errors := _errors(row, metric)) is not None},
             stages=_count(row.get("stages") or "1"),
             timings=tuple((row.get("timings") or "roofline").split("+")),
+            is_disaggregated=bool(SPLIT.index(row.get("kind") or SPLIT[0])),
         )
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise DataError(f"{where}: no cell of measured points: {type(error).__name__}: {error}") from None

@@ -28,6 +28,7 @@ KINDS = {
     "engine": "engine",
     "family": "family of the model",
     "weights": "format of the weights",
+    "kind": "prefill and decode on different nodes",
     "stages": "pipeline of several nodes",
     "regions": "links between regions",
     "timings": "source of step times",
@@ -45,6 +46,7 @@ LIKENESS = {
     "engine": 0.001,
     "family": 0.01,
     "weights": 0.04,
+    "kind": 0.04,
     "stages": 0.01,
     "regions": 0.01,
     "timings": 0.01,
@@ -139,6 +141,7 @@ class Cells:
             "family": [cell.family for cell in self.cells],
             "weights": [one_format(cell.weights) for cell in self.cells],
             "timings": ["+".join(cell.timings) for cell in self.cells],
+            "kind": [cell.is_disaggregated for cell in self.cells],
             "stages": [cell.stages > 1 for cell in self.cells],
         }
         numbers = {

@@ -234,6 +234,7 @@ class Table:
             "engine": over(lambda cell: cell.engine != setting.engine),
             "family": over(lambda cell: cell.family != setting.family),
             "weights": over(lambda cell: one_format(cell.weights) != weights),
+            "kind": over(lambda cell: cell.is_disaggregated != setting.is_disaggregated),
             "stages": over(lambda cell: (cell.stages > 1) != (setting.stages > 1)),
             "regions": over(lambda _: setting.crosses_regions),
             "timings": over(lambda cell: not set(setting.timings) <= set(cell.timings)),
@@ -276,9 +277,10 @@ def _values(setting: SettingFigures) -> dict[str, dict[Any, float]]:
     """Return the values of a system by kind of difference, with their shares."""
     found: dict[str, dict[Any, float]] = {
         "gpu": {}, "engine": {setting.engine: 1.0}, "family": {setting.family: 1.0},
-        "weights": {one_format(setting.weights): 1.0}, "stages": {setting.stages > 1: 1.0},
-        "regions": {setting.crosses_regions: 1.0}, "timings": {setting.timings: 1.0}, "gpus": {},
-        "batch": {bucket(setting.batch, BATCHES): 1.0}, "context": {bucket(setting.context_tokens, CONTEXTS): 1.0},
+        "weights": {one_format(setting.weights): 1.0}, "kind": {setting.is_disaggregated: 1.0},
+        "stages": {setting.stages > 1: 1.0}, "regions": {setting.crosses_regions: 1.0},
+        "timings": {setting.timings: 1.0}, "gpus": {}, "batch": {bucket(setting.batch, BATCHES): 1.0},
+        "context": {bucket(setting.context_tokens, CONTEXTS): 1.0},
     }  # fmt: skip
     for node in setting.nodes:
         for kind, value in (("gpu", node.gpu), ("gpus", node.gpus)):

@@ -6,7 +6,8 @@ import pytest
 
 from helixsim.accuracy import settings
 from helixsim.accuracy.express import document
-from helixsim.accuracy.points import Inexpressible, MeasuredPoint, installed_file, read_points
+from helixsim.accuracy.points import Inexpressible, MeasuredPoint
+from helixsim.accuracy.rows import installed_file, read_points
 
 INFERENCEX = "source_file=any.csv; model=any; silicon_concurrency={}"
 NVIDIA = "source_file=/home/data/h200_sxm/vllm/0.12.0/any.csv; silicon_concurrency={}"
