@@ -123,3 +123,61 @@ def test_links_without_bandwidth_are_refused(load, split):
 def test_an_unknown_role_is_refused(load, split):
     split["systems"][0]["nodes"][0]["role"] = "prefil"
     assert any("prefill" in fault for fault in faults(load, split))
+
+
+def mixture(cluster_nodes, **legs):
+    """An experiment with a mixture of experts whose roles have a parallelism of their own."""
+    return {
+        "schema": 1,
+        "model": "gpt-oss-120b",
+        "cluster": {
+            "nodes": cluster_nodes,
+            "network": {"intra_region": {"bandwidth": "100 Gbit/s", "latency": "0.05 ms"}},
+        },
+        "workload": {
+            "lengths": {"distribution": "fixed", "prompt_tokens": 100, "output_tokens": 10},
+            "limits": {"max_output_tokens": 10},
+            "arrivals": {"process": "closed_loop", "concurrency": 1, "num_requests": 4},
+        },
+        "engine": "trtllm",
+        "systems": [{"placement": "petals", "disaggregation": legs}],
+    }
+
+
+NODES = [{"gpu": "b200", "gpus": 2, "role": "prefill"}, {"gpu": "b200", "gpus": 2, "role": "decode"}]
+
+
+def test_each_role_has_a_parallelism_of_its_own_on_equal_nodes(load):
+    decode = {"data_parallel_size": 2, "enable_expert_parallel": True, "cuda_graph_sizes": [8, 4]}
+    system = load(mixture(NODES, decode=decode)).systems[0]
+    prefill, decoding = system.fleet.profiles
+    assert (prefill.compute.ranks, decoding.compute.ranks) == (1, 2)
+    assert decoding.limits[0].graph_sizes == (4, 8)
+    assert decoding.limits[0].max_decode_seqs == 2 * prefill.limits[0].max_decode_seqs
+    assert decoding.compute.experts
+    assert not prefill.compute.experts
+
+
+def test_heads_are_shared_by_the_gpus_of_a_rank_alone(load):
+    nodes = [NODES[0], {"gpu": "b200", "gpus": 3, "role": "decode"}]
+    (fault,) = faults(load, mixture(nodes))
+    assert "3 GPUs cannot share" in fault
+    assert load(mixture(nodes, decode={"data_parallel_size": 3})).systems[0].fleet.profiles[1].compute.ranks == 3
+
+
+def test_a_parallelism_that_does_not_fit_is_told_where_it_stands(load):
+    with pytest.raises(ConfigError) as caught:
+        load(mixture(NODES, decode={"data_parallel_size": 4}))
+    (problem,) = caught.value.problems
+    assert "4 attention ranks do not divide the 2 GPUs" in problem.message
+    assert "disaggregation.decode.data_parallel_size" in str(problem)
+
+
+def test_only_nodes_that_prefill_need_a_budget_for_whole_prompts(load):
+    data = mixture(
+        NODES, prefill={"max_num_batched_tokens": 200}, decode={"max_num_batched_tokens": 32, "max_num_seqs": 32}
+    )
+    assert load(data).systems[0].fleet.profiles[1].limits[0].max_prefill_tokens == 32
+    data["systems"][0]["disaggregation"]["prefill"]["max_num_batched_tokens"] = 50
+    (fault,) = faults(load, data)
+    assert "whole prompts of up to 50" in fault
