@@ -155,13 +155,16 @@ def _apart(page: AccuracyPage) -> dict[str, Any] | None:
     if not results:
         return None
     stated, rows = map(count_text, page.apart_rows)
+    reasons: Counter[str] = Counter()
+    for reason, count in page.apart_left_out.items():
+        reasons[_short(reason)] += count
     about = f"{stated} of {rows} rows on such runs can be expressed. TTFT includes the transfer of keys and values."
     return {
         "about": f"{_lead_of(results)} {about}",
         "all": (len(results), [summarised(errors(results, metric)) for metric in METRICS]),
         "breakdowns": _breakdowns(results),
         "worst": [_worst_row(result, page.cause_of) for result in _worst(results)],
-        "reasons": sorted(page.apart_left_out.items(), key=lambda one: -one[1]),
+        "reasons": reasons.most_common(),
     }
 
 

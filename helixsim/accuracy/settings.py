@@ -139,6 +139,13 @@ _PROMPT_RANK_TOKENS = 16640
 """``max_num_tokens`` of TensorRT-LLM's workers that prefill (16 384 for prompts of 1024, 16 640 for those of 8192)."""
 
 
+_GRAPHS_OF_RACKS = [1, 2, 4, *range(8, 385, 8), *range(416, 769, 32), 1024]
+"""``--cuda-graph-bs`` of SGLang's instances that decode with attention ranks in a rack (recipes/gb300-fp8)."""
+
+_FEW_OF_RACK = 4
+"""GPUs of an instance of DeepSeek in a rack that leave little memory beside the weights."""
+
+
 def wire(point: MeasuredPoint) -> str:
     """Return the bandwidth between an instance that prefills and one that decodes: that of the one with fewer GPUs."""
     return f"{_WIRE_GBIT_S[point.gpu] * min(point.gpus, point.prefill_gpus)} Gbit/s"
@@ -158,9 +165,12 @@ def leg_keys(point: MeasuredPoint) -> tuple[dict[str, Any], dict[str, Any], dict
         engine["batch_overhead"] = "0 ms"  # TRTLLM_ENABLE_PDL=1 in all recipes
         prefill["max_num_batched_tokens"] = max(_PROMPT_RANK_TOKENS, point.prompt_tokens)
     elif point.engine == "sglang" and point.gpu in ("gb200", "gb300"):
-        engine["gpu_memory_utilization"] = 0.95  # --mem-fraction-static
-        if point.data_parallel == 1:  # recipes/gb200-*/low-latency.yaml
+        if point.data_parallel > 1:
+            decode["cuda_graph_sizes"] = _GRAPHS_OF_RACKS
+        else:  # recipes/gb200-fp4/1k1k/low-latency.yaml
             engine["scheduler_recv_interval"] = _OFTEN
+        if min(point.gpus, point.prefill_gpus) <= _FEW_OF_RACK:
+            engine["gpu_memory_utilization"] = 0.95  # --mem-fraction-static
     return engine, prefill, decode
 
 

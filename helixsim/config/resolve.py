@@ -198,12 +198,10 @@ class _Resolver:
             if arrivals is not None:
                 self.problems.extend(sizes.check_requests(arrivals, path, workload, stats, source))
         self.problems.extend(checks.check_classes(section, stats, source))
-        if self.problems:
-            raise _error(self.problems)
         own = [dataclasses.replace(cluster, nodes=nodes).divided(widths) for nodes in own_nodes]
         fleets = fleets_of(section, fleet, own, profile_options, partial(self._fleet, gpus=gpus))
-        self.problems.extend(checks.check_tensor_parallel(section, nodes, fleets, source))
-        self.problems.extend(checks.check_whole_prompts(workload, section.seed, fleets, self.engine.spec, source))
+        self.problems += checks.check_tensor_parallel(section, nodes, fleets, source)
+        self.problems += checks.check_whole_prompts(workload, section.seed, fleets, self.engine.spec, source)
         if self.problems:
             raise _error(self.problems)
         systems = tuple(map(self._system, numbers, fleets, own_arrivals))
@@ -344,14 +342,12 @@ class _Resolver:
             self.source.problem((key if getattr(section, key) is not None else "model",), fault)
             for key, fault in format_faults(model, gpus)
         ]
+        spec = self.engine.spec
+        faults += checks.check_parallelism(section.engine, options, spec, (model, cluster), at, self.source)
+        assumptions += format_notes(model, gpus)
         if faults:
             raise _error([*self.problems, *faults])
         profiles: dict[str, NodeProfile] = {}
-        assumptions += format_notes(model, gpus)
-        engine, deployed = self.engine.spec, (model, cluster)
-        faults = list(checks.check_parallelism(section.engine, options, engine, deployed, at, self.source))
-        if faults:
-            raise _error([*self.problems, *faults])
         for node in cluster.nodes:
             if node.node_type not in profiles:
                 profiles[node.node_type], sentences = node_profile(model, spec_of[node.gpu], node.gpus, options)

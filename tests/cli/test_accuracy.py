@@ -18,13 +18,16 @@ ROW = {
     "tp_size": "1", "pp_size": "1", "attention_dp_size": "1", "moe_tp_size": "1", "moe_ep_size": "1",
     "silicon_ttft_ms": "20", "silicon_tpot_ms": "7",
 }  # fmt: skip
+SIZES = ("num_workers", "tp_size", "attention_dp_size", "moe_tp_size", "moe_ep_size")
+APART = {f"{role}_{size}": "1" for role in ("prefill", "decode") for size in SIZES}
 ROWS = (
     {},
     {"backend": "sglang", "silicon_tpot_ms": "8"},
     {"backend": "trtllm", "system": "h200_sxm", "silicon_tpot_ms": "6"},
     {"silicon_ttft_ms": "20.0"},
     {"system": "other"},
-    {"mode": "disagg"},
+    {"mode": "disagg", "osl": "17", **APART},
+    {"mode": "disagg", "system": "another", **APART},
 )
 
 
@@ -33,7 +36,7 @@ def points(tmp_path: Path) -> Path:
     path = tmp_path / "points.csv"
     source = {"silicon_data_source": "source_file=any.csv; silicon_concurrency=2"}
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, ["id", *source, *ROW])
+        writer = csv.DictWriter(file, ["id", *source, *ROW, *APART])
         writer.writeheader()
         writer.writerows({**ROW, **source, **change, "id": f"row-{number}"} for number, change in enumerate(ROWS))
     return path
@@ -50,11 +53,14 @@ def test_results_do_not_depend_on_the_number_of_processes_or_on_what_was_kept(po
         documents.append(json.loads(capsys.readouterr().out))
     assert documents[0] == documents[1] == documents[2]
     (document, *_) = documents
-    assert [one["point"]["id"] for one in document["points"]] == ["row-0", "row-1", "row-2"]
-    assert [one["point"]["rows"] for one in document["points"]] == [2, 1, 1]
+    assert [one["point"]["id"] for one in document["points"]] == ["row-0", "row-1", "row-2", "row-5"]
+    assert [one["point"]["rows"] for one in document["points"]] == [2, 1, 1, 1]
     assert document["rows"] == 5
     assert document["left_out"] == {"no profile of the GPU other": 1}
     assert document["errors"]["analytic"]["tpot"]["all"]["all points"]["count"] == 3
+    apart = document["disaggregated"]
+    assert (apart["rows"], apart["left_out"]) == (2, {"no profile of the GPU another": 1})
+    assert apart["errors"]["analytic"]["tpot"]["all"]["all points"]["count"] == 1
 
 
 def test_a_run_that_was_stopped_goes_on_with_what_is_kept(points, capsys, monkeypatch):
@@ -77,7 +83,7 @@ def test_tables_are_written_and_read_again(points, tmp_path, capsys):
     assert sample.worse(known, [one.log_errors for one in known]) == []
     with (tmp_path / "tables" / "cells.csv").open(encoding="utf-8") as file:
         cells = list(csv.DictReader(file))
-    assert sum(int(cell["points"]) for cell in cells) == 3
+    assert sum(int(cell["points"]) for cell in cells) == 4
 
 
 @pytest.mark.parametrize(

@@ -263,3 +263,32 @@ def _tables(lines: list[str]) -> list[list[str]]:
         elif tables[-1]:
             tables.append([])
     return [table for table in tables if table]
+
+
+APART = {
+    "prefill_workers": 2, "prefill_tensor_parallel": 4, "decode_workers": 3, "tensor_parallel": 8, "concurrency": 48,
+    "gpu": "gb200",
+}  # fmt: skip
+
+
+def test_runs_with_prefill_and_decode_apart_have_tables_of_their_own():
+    apart = [result(factor, id=f"apart-{factor}", **APART) for factor in (1.5, 0.8)]
+    page = AccuracyPage(
+        many(30), apart=[*apart, result(None, **APART)], apart_rows=(3, 7), apart_left_out={"for a reason": 4}
+    )
+    view = shown(page)["apart"]
+    assert "2 measured serving runs on 1 GPU" in view["about"]
+    assert "3 of 7 rows" in view["about"]
+    count, (tpot, *_) = view["all"]
+    assert (count, tpot.median) == (2, pytest.approx(0.35))
+    assert view["worst"][0]["setting"].startswith("llama-3.1-70b fp8, 2 of 4 prefill, 3 of 8 × gb200 decode")
+    tree = Tree(render(page))
+    assert "apart" in tree.values("id")
+    text = markdown(page)
+    assert "### Prefill and decode on different GPUs" in text
+    assert "| 4 | for a reason |" in text
+    assert "| requests in flight per instance: 9-32 | 2 |" in text
+    alone = AccuracyPage(apart=apart)
+    assert shown(alone)["lead"].startswith("runs with prefill and decode on different GPUs")
+    Tree(render(alone))
+    assert shown(AccuracyPage(many(3)))["apart"] is None

@@ -31,6 +31,7 @@ OTHER = {
     "engine": lambda one: replace(one, engine="another"),
     "family": lambda one: replace(one, family="another"),
     "weights": lambda one: replace(one, weights="int4"),
+    "kind": lambda one: replace(one, is_disaggregated=True),
     "stages": lambda one: replace(one, stages=3.0),
     "regions": lambda one: replace(one, crosses_regions=True),
     "timings": lambda one: replace(one, timings=("another",)),
@@ -64,7 +65,7 @@ def tables(draw, same: set[str]) -> Table:
         gpus=st.sampled_from([1, 4, 8]), batch=st.integers(0, 2), context=st.integers(0, 1),
     )  # fmt: skip
     first = cell(sd=0.1)
-    alike = {kind: getattr(first, kind) for kind in same - {"regions"}}
+    alike = {kind: getattr(first, kind) for kind in same - {"regions", "kind"}}
     return Table([first, *(replace(one, **alike) for one in draw(st.lists(cells, max_size=8)))])
 
 
