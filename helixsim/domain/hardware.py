@@ -44,8 +44,10 @@ class GpuSpec:
         (figure, where it comes from) pairs.
     compute_capability
         NVIDIA's, as a number (7.5); None: not one of theirs, or not stated.
-    interconnect, interconnect_bytes_per_s
-        Links among the GPUs of a node, and their peak rate from one GPU, each way [B/s].
+    interconnect, interconnect_bytes_per_s, interconnect_gpus
+        Links among the GPUs of a node, their peak rate from one GPU, each way [B/s], and the GPUs that they join.
+    network_bytes_per_s
+        Peak rate of a GPU's network card, over which more GPUs than that reach each other, each way [B/s].
     refuses
         Number formats of weights that engines do not run on a GPU without compute capability; None: not stated.
     reserved_bytes
@@ -67,6 +69,8 @@ class GpuSpec:
     compute_capability: float | None = None
     interconnect: str = ""
     interconnect_bytes_per_s: float = 0.0
+    interconnect_gpus: int = 8
+    network_bytes_per_s: float = 50e9
     reserved_bytes: int | None = None
     refuses: tuple[str, ...] | None = None
     engines: tuple[EngineKernels, ...] = ()

@@ -246,6 +246,8 @@ class GpuSources(Section):
     kernels: Words | None = None
     all_reduce: Words | None = None
     engine_all_reduce: Words | None = None
+    interconnect_gpus: Words | None = None
+    network: Words | None = None
     host_link: Words | None = None
     reserved_memory: Words | None = None
     refuses: Words | None = None
@@ -256,8 +258,9 @@ class GpuFile(Section):
 
     ``compute_efficiency`` and ``bandwidth_efficiency`` are those of 16-bit matrix products. ``kernels`` names the file
     of ``profiles/kernels`` with the other constants, or holds them. ``interconnect`` is the peak rate of all links from
-    a GPU to the others of its node, ``host_link`` that of its link to the host, each way. Without ``all_reduce``, the
-    law of ``interconnect_kind`` is assumed; ``engine_all_reduce`` has those that an engine uses instead.
+    a GPU to the others of its node, ``host_link`` that of its link to the host, each way. It joins
+    ``interconnect_gpus``, more of them the card of each (``network``). Without ``all_reduce``, the law of
+    ``interconnect_kind`` is assumed; ``engine_all_reduce`` has those that an engine uses instead.
     ``reserved_memory`` is what engines take of each GPU outside weights, activations and KV cache (context, graphs,
     communication); without it, that of ``kv_memory``. What NVIDIA's GPUs run follows from ``compute_capability``; of
     others, ``refuses`` names the formats that engines do not run.
@@ -276,6 +279,8 @@ class GpuFile(Section):
     kernels: Words | KernelsFile = "h100"
     interconnect: Bandwidth
     interconnect_kind: Kind | None = None
+    interconnect_gpus: Annotated[int, Field(ge=1)] = 8
+    network: Bandwidth = 400e9
     host_link: Bandwidth | None = None
     all_reduce: DirectAllReduce | RingAllReduce | None = None
     engine_all_reduce: dict[Backend, DirectAllReduce] = Field(default_factory=dict)
@@ -328,6 +333,8 @@ class GpuFile(Section):
             compute_capability=self.compute_capability,
             interconnect=TITLES[kind],
             interconnect_bytes_per_s=links,
+            interconnect_gpus=self.interconnect_gpus,
+            network_bytes_per_s=self.network / BITS_PER_BYTE,
             refuses=None if self.refuses is None else tuple(self.refuses),
             reserved_bytes=None if self.reserved_memory is None else round(self.reserved_memory),
             engines=engines,

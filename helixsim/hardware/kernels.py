@@ -32,6 +32,19 @@ _MOST_BESIDE_TOKENS = 256
 """Largest batch whose shared experts are computed beside the routed ones, on a stream of their own (vLLM:
 ``VLLM_SHARED_EXPERTS_STREAM_TOKEN_THRESHOLD``; SGLang and TensorRT-LLM do so in CUDA graphs)."""
 
+_ALL_TO_ALL_S, _ALL_TO_ALL_EFFICIENCY = 44e-6, 0.59
+"""Sending tokens to the GPUs of their experts and back: constant part of all kernels [s], share of the interconnect's
+rate (TensorRT-LLM on 16, 32 and 64 GB200, ``alltoall_perf`` of aiconfigurator-core 0.12, Apache-2.0: 328 times of 1 to
+20 480 tokens of a GPU, median error 6 %, 90 % within 20 %)."""
+
+_NETWORK_S, _NETWORK_DOUBLING_S, _NETWORK_EFFICIENCY = 26e-6, 12e-6, 0.94
+"""All-reduce between machines: constant part [s] with two, and for each further doubling (NCCL's own model of its tree:
+NVIDIA/nccl issue 1453, two machines of eight H100), share of the cards' rate (46 to 48 of 50 GB/s, NVIDIA/nccl-tests
+issue 290)."""
+
+_DISPATCH_BITS = {"fp4": 4.5, "fp8": 8.0}
+"""Bits of each number of a token on its way to experts that multiply in a format, scales included."""
+
 _ELEMENTWISE_PASSES = 8
 """Hidden states that two norms with residual additions read and write."""
 
@@ -180,11 +193,34 @@ class Node:
         known = self.gpu.all_reduce
         law = next((law for law in known if law.gpus >= gpus), known[-1])
         size_bytes = tokens * hidden_size * ACTIVATION_BYTES
-        captured_s = law.seconds(size_bytes)
+        captured_s = (
+            law.seconds(size_bytes) if gpus <= self.gpu.interconnect_gpus else self._between_s(gpus, size_bytes)
+        )
         if is_captured:
             return captured_s
         copy_s = _COPY_S + 2 * size_bytes / (_COPY_EFFICIENCY * self.gpu.memory_bandwidth_bytes_per_s)
         return max(captured_s + copy_s, law.eager_s)
+
+    def _between_s(self, gpus: int, size_bytes: float) -> float:
+        """Return the time of an all-reduce of more GPUs than the interconnect joins, over the cards of all of them."""
+        joined = self.gpu.interconnect_gpus
+        rate = _NETWORK_EFFICIENCY * self.gpu.network_bytes_per_s * joined
+        moved = 2 * (gpus - 1) / gpus * size_bytes
+        return _NETWORK_S + _NETWORK_DOUBLING_S * max(0.0, math.log2(gpus / joined) - 1.0) + moved / rate
+
+    def all_to_all_s(self, experts: Experts, hidden_size: int, tokens: float) -> float:
+        """Return the time to send the ``tokens`` of all ranks to the GPUs of their experts, and the results back.
+
+        A token goes to ``per_token`` of them, in the format that experts multiply in, and comes back in 16 bits. What
+        leaves the GPUs that the interconnect joins goes over the network card of its GPU.
+        """
+        native = dict(self.gpu.flops)
+        form = experts.matrices[0].format.multiply
+        bits = _DISPATCH_BITS.get(form, 16.0) if form in native else 16.0
+        moved = experts.per_token * tokens / self.gpus * hidden_size * (bits / 8 + ACTIVATION_BYTES)
+        near = min(1.0, self.gpu.interconnect_gpus / self.gpus)
+        near_s = near * moved / (_ALL_TO_ALL_EFFICIENCY * self.gpu.interconnect_bytes_per_s)
+        return _ALL_TO_ALL_S + near_s + (1.0 - near) * moved / (_NETWORK_EFFICIENCY * self.gpu.network_bytes_per_s)
 
     def token_work_s(self, layer: Layer, hidden_size: int, tokens: float) -> float:
         """Return the time of everything in a layer but attention and, of several ranks, the routed experts."""
@@ -223,8 +259,12 @@ class Node:
         """Return the time of routed experts that serve the ``tokens`` of all ranks, with their transfers.
 
         Tokens are gathered from all ranks before, and the results reduced and scattered after (vLLM's
-        ``allgather_reducescatter``): together they move what an all-reduce among all GPUs does.
+        ``allgather_reducescatter``): together they move what an all-reduce among all GPUs does. Where whole experts are
+        spread over more GPUs than a token has experts, each token goes to those of its experts alone, as TensorRT-LLM
+        chooses (``enable_alltoall`` of its fused experts).
         """
+        if self.by_expert and self.gpus > experts.per_token:
+            return self.experts_s(experts, tokens) + self.all_to_all_s(experts, hidden_size, tokens)
         is_captured = tokens <= MOST_CAPTURED_TOKENS * self.ranks
         moved_s = self.all_reduce_s(hidden_size, tokens, is_captured=is_captured, gpus=self.gpus)
         return self.experts_s(experts, tokens) + moved_s

@@ -195,3 +195,54 @@ def test_a_prompt_gets_no_more_of_a_step_than_the_budget_of_a_rank():
         run = hx.simulate(alone, hx.place(alone, "one"))
         found[ranks, budget] = int(run.nodes.batches.sum())
     assert found[2, 512] == found[1, 512] > found[1, 1024]
+
+
+RACK = catalog.load_gpu("gb200")
+
+
+def wide(gpus, gpu=RACK):
+    return Node(gpu, gpus, gpus, by_expert=True)
+
+
+def test_tokens_are_gathered_up_to_as_many_gpus_as_a_token_has_experts():
+    few, many = wide(EXPERTS.per_token), wide(2 * EXPERTS.per_token)
+    for node, tokens in ((few, 64), (many, 64)):
+        moved = node.shared_experts_s(EXPERTS, MODEL.hidden_size, tokens) - node.experts_s(EXPERTS, tokens)
+        gathered = node.all_reduce_s(MODEL.hidden_size, tokens, gpus=node.gpus)
+        sent = node.all_to_all_s(EXPERTS, MODEL.hidden_size, tokens)
+        assert moved == pytest.approx(gathered if node is few else sent)
+    split = replace(many, by_expert=False)
+    moved = split.shared_experts_s(EXPERTS, MODEL.hidden_size, 64) - split.experts_s(EXPERTS, 64)
+    assert moved == pytest.approx(split.all_reduce_s(MODEL.hidden_size, 64, gpus=16))
+
+
+@given(st.integers(1, 20000))
+def test_tokens_sent_to_experts_take_as_long_on_any_number_of_gpus_of_a_rack(tokens):
+    sixteen, more = (wide(gpus).all_to_all_s(EXPERTS, MODEL.hidden_size, tokens * gpus) for gpus in (16, 64))
+    assert more == pytest.approx(sixteen)
+    constant = wide(16).all_to_all_s(EXPERTS, MODEL.hidden_size, 0)
+    twice = wide(16).all_to_all_s(EXPERTS, MODEL.hidden_size, 2 * tokens * 16)
+    assert twice - constant == pytest.approx(2 * (sixteen - constant))
+
+
+@pytest.mark.parametrize(
+    ("gpus", "tokens", "measured_us"), [(16, 64, 58.3), (32, 16, 48.3), (32, 256, 127.0), (64, 1, 53.7)]
+)
+def test_tokens_sent_over_nvlink_take_what_was_measured(gpus, tokens, measured_us):
+    # TensorRT-LLM 1.2.0rc6 on GB200, NVLinkTwoSided, FP8 (aiconfigurator-core 0.12, Apache-2.0)
+    found = wide(gpus).all_to_all_s(EXPERTS, MODEL.hidden_size, tokens * gpus)
+    assert found * 1e6 == pytest.approx(measured_us, rel=0.2)
+
+
+def test_more_gpus_than_the_interconnect_joins_reach_each_other_over_their_cards():
+    h100 = catalog.load_gpu("h100")
+    eight, sixteen, many = (Node(h100, gpus).all_reduce_s(MODEL.hidden_size, 64) for gpus in (8, 16, 32))
+    assert eight < sixteen < many
+    assert sixteen == pytest.approx(26e-6, rel=0.3)  # NCCL's own model of two machines, NVIDIA/nccl issue 1453
+    fast = replace(h100, network_bytes_per_s=math.inf)
+    assert Node(fast, 16).all_reduce_s(MODEL.hidden_size, 10**6) == pytest.approx(26e-6, rel=1e-3)
+    near, far = wide(16, RACK), wide(16, replace(RACK, interconnect_gpus=8))
+    assert near.all_to_all_s(EXPERTS, MODEL.hidden_size, 10**4) < far.all_to_all_s(EXPERTS, MODEL.hidden_size, 10**4)
+    none = replace(h100, interconnect_gpus=0)  # all over the cards, as DeepEP's low-latency kernels
+    found = wide(32, none).all_to_all_s(EXPERTS, MODEL.hidden_size, 128 * 32)
+    assert found * 1e6 == pytest.approx(532, rel=0.1)  # H800, 128 tokens of DeepSeek V3, README of deepseek-ai/DeepEP
