@@ -193,9 +193,9 @@ class Node:
         known = self.gpu.all_reduce
         law = next((law for law in known if law.gpus >= gpus), known[-1])
         size_bytes = tokens * hidden_size * ACTIVATION_BYTES
-        captured_s = (
-            law.seconds(size_bytes) if gpus <= self.gpu.interconnect_gpus else self._between_s(gpus, size_bytes)
-        )
+        captured_s = law.seconds(size_bytes)
+        if gpus > self.gpu.interconnect_gpus:
+            captured_s = max(captured_s, self._between_s(gpus, size_bytes))
         if is_captured:
             return captured_s
         copy_s = _COPY_S + 2 * size_bytes / (_COPY_EFFICIENCY * self.gpu.memory_bandwidth_bytes_per_s)
