@@ -147,6 +147,7 @@ class Kernels:
     fused_quantization: tuple[str, ...] = ()
     sustained: float = 1.0
     backends: tuple[tuple[str, tuple[tuple[str, ExpertsLaw], ...]], ...] = ()
+    backend: str | None = None
 
     def with_backend(self, name: str | None) -> Kernels:
         """Return the kernels with another way to compute routed experts (None: that of the engine).
@@ -164,7 +165,8 @@ class Kernels:
                 f"engine.moe_backend: nothing is known of {name} with {self.name} kernels "
                 f"(known: {', '.join(sorted(known)) or 'none'})"
             )
-        return replace(self, experts_by_format=(*(dict(self.experts_by_format) | dict(known[name])).items(),))
+        laws = dict(self.experts_by_format) | dict(known[name])
+        return replace(self, experts_by_format=(*laws.items(),), backend=name)
 
     def scaled(self, compute: float, memory: float = 1.0) -> Kernels:
         """Return the kernels whose matrix products reach other shares of the peaks by these factors, at most all."""

@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from helixsim.domain.curves import Curve
+from helixsim.domain.hardware import GpuSpec
+from helixsim.domain.kernels import Kernels
 from helixsim.domain.layers import Attention, Experts, NumberFormat
 from helixsim.errors import DataError
 from helixsim.hardware.operator_library import Tables
+from helixsim.units import NS_PER_S
 
 _TUNED = frozenset({("trtllm", "fp4")})
 """Backend and format of the products whose kernels the engine picks by timing them when it starts (TensorRT-LLM's
@@ -27,12 +30,18 @@ experts of Kimi K2.5 on H200 take 947 us in the table of vLLM 0.19 (Triton) and 
 experts of MiniMax M2.5 on B200 315 and 192 us for 256 tokens, 89 and 76 us for 16."""
 
 
+_UNMEASURED = frozenset({"marlin"})
+"""Kernels of routed experts that a server can be told to use (``moe_backend``) and of which no table has times."""
+
+
 @dataclass(frozen=True)
 class Timed:
     """An operator as text, with the tables that time it: of several the fastest.
 
     Parameters
     ----------
+    law_s
+        Time for so many tokens by a law [s], where no table has it.
     newer
         Tables of a newer version, which count where ``tables`` have more than ``_MOST_APART`` times as much.
     multiply_s, read_s
@@ -47,6 +56,7 @@ class Timed:
     read_s: float = 0.0
     sustained: float = 1.0
     newer: Tables | None = None
+    law_s: Callable[[float], float] | None = None
 
     def ns(self, seqs: int, tokens: int = 1, past: int = 0, *, is_prompt: bool = False) -> float:
         """Return the time [ns]."""
@@ -61,6 +71,9 @@ class Timed:
         return self._alone(seqs, tokens, past, is_prompt)
 
     def _alone(self, seqs: int, tokens: int, past: int, is_prompt: bool) -> dict[str, float]:
+        if self.law_s is not None:
+            return {"laws": self.law_s(seqs) * NS_PER_S}
+
         def of(one: Tables) -> dict[str, float]:
             return one.by_source(self.text, seqs, tokens, past, is_prompt=is_prompt)
 
@@ -101,6 +114,23 @@ def products(tables: Tables, shapes: Iterable[tuple[int, int, NumberFormat]]) ->
         choices = (tables, *tables.siblings()) if (tables.backend, form.multiply) in _TUNED else (tables,)
         found.append(Timed(text, _having(text, choices) or (tables,)))
     return tuple(found)
+
+
+def by_law(kernels: Kernels, form: NumberFormat) -> bool:
+    """Return whether routed experts of a format are computed by kernels that no table has."""
+    return kernels.backend in _UNMEASURED and form.name in dict(dict(kernels.backends)[kernels.backend])
+
+
+def all_reduce(tables: Tables, gpu: GpuSpec, width: int, gpus: int) -> Timed:
+    """Return an all-reduce of a served engine.
+
+    On Blackwell with NVLink vLLM fuses it with the norm behind, in the kernels of TensorRT-LLM (FlashInfer,
+    ``fuse_allreduce_rms``); its table has those that it uses elsewhere.
+    """
+    text = tables.build.text([tables.build.all_reduce(width, gpus)])
+    is_fused = tables.backend == "vllm" and gpu.compute_capability is not None and int(gpu.compute_capability) == 10
+    others = _having(text, [one for one in tables.siblings() if one.backend == "trtllm"]) if is_fused else ()
+    return Timed(text, others or (tables,))
 
 
 def experts(tables: Tables, one: Experts, gpus: int, *, by_expert: bool, has_shared: bool) -> Timed:

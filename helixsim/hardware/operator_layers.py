@@ -15,7 +15,17 @@ from helixsim.domain.layers import FP16, Attention, Experts, Layer, Matrix, Numb
 from helixsim.domain.model import ModelSpec
 from helixsim.errors import DataError
 from helixsim.hardware.kernels import Node
-from helixsim.hardware.operator_choice import Timed, experts, growing, latent_attention, products, sampled, timed
+from helixsim.hardware.operator_choice import (
+    Timed,
+    all_reduce,
+    by_law,
+    experts,
+    growing,
+    latent_attention,
+    products,
+    sampled,
+    timed,
+)
 from helixsim.hardware.operator_library import Tables
 from helixsim.units import NS_PER_S
 
@@ -115,18 +125,19 @@ def layer_operators(layer: Layer, model: ModelSpec, node: Node, tables: Tables, 
     is_apart = node.ranks > 1 and layer.experts is not None
     parts = (layer.attention is not None) + has_feed
     others = [] if in_service else [build.elementwise(2 * hidden, 2 * hidden)] * parts
+    reduces: list[Timed] = []
     if gpus > 1:
-        others += [build.all_reduce(hidden, gpus)] * (parts - is_apart)
+        reduces = [_all_reduce(node, hidden, gpus, tables, in_service)] * (parts - is_apart)
     routed: tuple[Timed, ...] = ()
     if layer.experts is not None:
         routed = (_experts(layer, node, tables, in_service),)
     fused = [one.format for one in matrices if in_service and one.format.multiply in gpu.kernels.fused_quantization]
     prompt, decode = _attention_timed(layer, model, gpus, tables, in_service)
     return LayerOperators(
-        (*of(""), *timed(tables, others)),
+        (*of(""), *timed(tables, others), *reduces),
         of("shared"),
         (*of("router"), *(() if is_apart else routed)),
-        (*routed, *timed(tables, [build.all_reduce(hidden, node.gpus)])) if is_apart else (),
+        (*routed, _all_reduce(node, hidden, node.gpus, tables, in_service)) if is_apart else (),
         prompt,
         decode,
         partial(node.norms_s, layer, hidden) if in_service else None,
@@ -135,9 +146,18 @@ def layer_operators(layer: Layer, model: ModelSpec, node: Node, tables: Tables, 
     )
 
 
+def _all_reduce(node: Node, width: int, gpus: int, tables: Tables, in_service: bool) -> Timed:
+    if in_service:
+        return all_reduce(tables, node.gpu, width, gpus)
+    return timed(tables, [tables.build.all_reduce(width, gpus)])[0]
+
+
 def _experts(layer: Layer, node: Node, tables: Tables, in_service: bool) -> Timed:
     if not in_service:
         return timed(tables, [expert_operator(layer, node.gpus, tables, node.gpu.kernels)])[0]
+    assert layer.experts is not None, "only layers with experts are asked"
+    if by_law(node.gpu.kernels, layer.experts.matrices[0].format):
+        return Timed("", (), law_s=partial(node.experts_s, layer.experts))
     one = experts_of(layer, node.gpu.kernels)
     found = experts(tables, one, node.gpus, by_expert=node.by_expert, has_shared=_has_shared(layer))
     held = one.parameters_each / node.gpus

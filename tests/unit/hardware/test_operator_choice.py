@@ -13,7 +13,8 @@ from helixsim.errors import DataError
 from helixsim.hardware import catalog
 from helixsim.hardware.formats import WEIGHTS
 from helixsim.hardware.kernels import Node
-from helixsim.hardware.operator_choice import Timed, experts, growing, latent_attention, products
+from helixsim.hardware.operator_choice import Timed, all_reduce, experts, growing, latent_attention, products
+from helixsim.hardware.operator_layers import layer_operators
 from helixsim.hardware.operator_tables import operator_times
 
 QWEN, DEEPSEEK = (catalog.load_model(name) for name in ("qwen3-30b-a3b", "deepseek-r1"))
@@ -76,6 +77,28 @@ def test_experts_that_no_version_has_are_those_of_other_engines():
     assert routed(lacking).ns(9) == pytest.approx(3e6)
     with pytest.raises(DataError, match="nothing here"):
         routed(tables_of("vllm", None, siblings=(None,))).ns(9)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "backend", "found"),
+    [(B200, "vllm", 2.0), (B200, "sglang", 5.0), (H100, "vllm", 5.0), (catalog.load_gpu("rtx-pro-6000"), "vllm", 5.0)],
+)
+def test_vllm_fuses_all_reduces_on_blackwell_with_nvlink_in_the_kernels_of_tensorrt_llm(gpu, backend, found):
+    others = taking(made_up("b200", "sglang"), of(1.0)), taking(made_up("b200", "trtllm"), of(2.0))
+    tables = replace(taking(made_up("b200", backend), of(5.0)), siblings=lambda: others)
+    assert all_reduce(tables, gpu, 4096, 4).ns(7) == pytest.approx(found * 1e6)
+
+
+def test_experts_of_a_backend_that_no_table_has_are_those_of_the_laws():
+    model = catalog.load_model("gpt-oss-120b")
+    layer, hopper = model.layers[0], H100.under("vllm")
+    told = replace(hopper, kernels=hopper.kernels.with_backend("marlin"))
+    of_tables, of_laws = (
+        layer_operators(layer, model, Node(gpu, 1), made_up(), True).routed[-1] for gpu in (hopper, told)
+    )
+    assert of_tables.law_s is None
+    assert of_laws.ns(9) == pytest.approx(1e9 * Node(told, 1).experts_s(layer.experts, 9))
+    assert of_laws.by_source(9) == pytest.approx({"laws": of_laws.ns(9)})
 
 
 def test_experts_go_in_whole_ones_where_asked_and_where_slices_are_not_known():
