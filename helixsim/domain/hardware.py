@@ -100,6 +100,9 @@ class LayerTimes:
         Extra time per token of context read by the decoding sequences.
     reference_context_tokens
         Context of each sequence that ``decode`` already contains; what a batch has more or less is added or taken off.
+    wide_seqs
+        Sequences from which contexts are read at the whole bandwidth: those of fewer take as long as if they were as
+        much longer.
     prefill_ns_per_pair
         Extra time for each pair of a prompt token and a token it attends to: a prompt of ``n`` tokens has ``n^2 / 2``
         pairs. Zero where ``prefill`` contains the attention of usual prompts.
@@ -127,6 +130,7 @@ class LayerTimes:
     index_ns_per_pair: float = 0.0
     attention: AttentionTable | None = None
     launches: float = 1.0
+    wide_seqs: float = 0.0
 
     def mixed_ns(self, prompt_tokens: float, seqs: float, drafts: float = 0) -> float:
         """Return the time for prompts and decode steps that pass the layer together [ns].
@@ -189,7 +193,7 @@ class ComputeProfile:
     experts
         With several ranks: time of the routed experts of each layer [ns] against the tokens of all ranks together,
         with what it takes to bring these together; None: a layer without experts.
-    launches
+    launches, wide_seqs
         As in ``LayerTimes``, of all layers on average.
     """
 
@@ -209,6 +213,7 @@ class ComputeProfile:
     ranks: int = 1
     experts: tuple[Curve | None, ...] = field(default=(), repr=False)
     launches: float = 1.0
+    wide_seqs: float = 0.0
 
     def prefill_ns(self, layers: int, tokens: int) -> float:
         """Return the time of ``layers`` layers for one prompt of ``tokens`` tokens [ns]."""
@@ -224,7 +229,8 @@ class ComputeProfile:
 
     def context_ns(self, seqs: int, context_tokens: int) -> float:
         """Return what the context adds to one layer for ``seqs`` sequences [ns]; below zero if it is a short one."""
-        return self.decode_context_ns_per_token * (context_tokens - self.reference_context_tokens * seqs)
+        context_ns = self.decode_context_ns_per_token * (context_tokens - self.reference_context_tokens * seqs)
+        return context_ns * max(1.0, self.wide_seqs / seqs) if seqs else context_ns
 
     def layer_times(self, held: LayerRange) -> tuple[LayerTimes, ...]:
         """Return the times of these layers, equal ones as one object."""
@@ -238,6 +244,7 @@ class ComputeProfile:
             self.prefill_ns_per_pair,
             self.token_work,
             launches=self.launches,
+            wide_seqs=self.wide_seqs,
         )
         return (mean,) * held.layers
 

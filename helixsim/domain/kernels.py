@@ -89,6 +89,9 @@ class AttentionLaw:
     together, quantizing activations and the batched products of the heads are kernels of their own. One whose index
     picks the tokens to attend to takes ``indexed_s`` beside that: scores, the choice of the highest, and gathering.
 
+    Without grouped heads some kernels do not split a context: one core reads each head of a sequence, at
+    ``kv_core_bytes_per_s``.
+
     Keys and values of 8 bits or less are read at ``most_kv8_bytes_per_s`` at the most, where they are converted before
     they are multiplied.
     """
@@ -102,6 +105,7 @@ class AttentionLaw:
     latent_s: float = 0.0
     indexed_s: float = 0.0
     most_kv8_bytes_per_s: float = math.inf
+    kv_core_bytes_per_s: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)

@@ -279,6 +279,7 @@ class _LayerTerms:
         "_reference",
         "_sizes",
         "_times",
+        "_wide_seqs",
         "_window",
         "has_pairs",
     )
@@ -290,6 +291,7 @@ class _LayerTerms:
         self._launch_ns = engine.layer_launch_ns * times.launches
         self._drafts = _drafts(engine)
         self._context_ns = times.decode_context_ns_per_token
+        self._wide_seqs = times.wide_seqs
         self._reference = times.reference_context_tokens
         self._window = times.window_tokens
         self._index_ns = times.index_ns_per_token
@@ -310,10 +312,15 @@ class _LayerTerms:
         if self._attention is not None:
             return known + self._context_curve(seqs)(context / seqs)
         read = context if self._window is None else min(context, self._window * seqs)
-        found = known + self._context_ns * (read - self._reference * seqs)
+        found = known + self._each_ns(seqs) * (read - self._reference * seqs)
         if self._index_ns:
             found += self._index_ns * context
         return found if found > self._floor_ns else self._floor_ns
+
+    def _each_ns(self, seqs: float) -> float:
+        """Return the time for each token of the context of so many sequences [ns]."""
+        wide = self._wide_seqs
+        return self._context_ns if seqs >= wide else self._context_ns * (wide / seqs)
 
     def decode_ns_series(self, seqs: int, contexts: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the time of the layer for the same sequences with each of these contexts, which grow [ns]."""
@@ -325,7 +332,7 @@ class _LayerTerms:
         read = contexts if self._window is None else np.minimum(contexts, self._window * seqs)
         if self._reference:
             read = read - self._reference * seqs
-        found = read * self._context_ns
+        found = read * self._each_ns(seqs)
         found += known
         if self._index_ns:
             found += self._index_ns * contexts

@@ -115,7 +115,7 @@ class ExpertsSection(GemmSection):
 
 
 class AttentionSection(Section):
-    """See ``AttentionLaw``; times [s], ``most_kv8`` [bit/s] (absent: no limit but the memory's).
+    """See ``AttentionLaw``; times [s], ``most_kv8`` and ``kv_core`` [bit/s] (absent: no limit but the memory's).
 
     ``latent``: as measured on H100 and H200 if absent; so ``indexed``.
     """
@@ -129,6 +129,7 @@ class AttentionSection(Section):
     latent: TimeOrNone = 75e-6
     indexed: TimeOrNone = 65e-6
     most_kv8: Bandwidth | None = None
+    kv_core: Bandwidth | None = None
 
     def law(self) -> AttentionLaw:
         """Return the law."""
@@ -142,6 +143,7 @@ class AttentionSection(Section):
             latent_s=self.latent,
             indexed_s=self.indexed,
             most_kv8_bytes_per_s=math.inf if self.most_kv8 is None else self.most_kv8 / BITS_PER_BYTE,
+            kv_core_bytes_per_s=math.inf if self.kv_core is None else self.kv_core / BITS_PER_BYTE,
         )
 
 

@@ -273,7 +273,9 @@ class _Kind:
         size_bytes = read * attention.kv_numbers * kv_bits / 8 / min(self.node.tensor, attention.num_kv_heads)
         if not fits_cache(self.node.gpu.name, size_bytes):
             return 0.0
-        return max(0.0, self.node.kv_read_s(attention, kv_bits, read) - size_bytes / CACHE_BYTES_PER_S)
+        read_s = self.node.kv_read_s(attention, kv_bits, read)
+        slowest_s = read_s * self.node.wide_seqs(attention) / seqs  # by the cores, wherever they read from
+        return max(read_s, slowest_s) - max(min(read_s, size_bytes / CACHE_BYTES_PER_S), slowest_s)
 
     def terms_s(self, row: KernelRow, tokens: int, is_prompt: bool) -> dict[str, float]:
         """Return the parts of a layer that the tables of layers have; they leave out routers."""

@@ -153,6 +153,18 @@ class Node:
         flops = 2.0 * attention.num_heads / self.tensor * 2 * attention.kv_numbers * tokens
         return max(read_s, flops / (law.compute_efficiency * self.gpu.fp16_flops))
 
+    def wide_seqs(self, attention: Attention) -> float:
+        """Return the sequences from which the keys and values of a step are read at the whole bandwidth.
+
+        Fewer are read no faster by kernels that give each head of a sequence to one core: those of heads that are not
+        grouped, on some GPUs.
+        """
+        law = self.gpu.kernels.attention
+        if attention.kind in ("latent", "linear") or attention.num_kv_heads < attention.num_heads:
+            return 0.0
+        bandwidth = self.gpu.memory_bandwidth_bytes_per_s * law.kv_bandwidth_efficiency
+        return bandwidth / (math.ceil(attention.num_heads / self.tensor) * law.kv_core_bytes_per_s)
+
     def index_read_s(self, attention: Attention, tokens: float) -> float:
         """Return the time to look for the tokens that sparse attention attends to, among ``tokens`` of context.
 

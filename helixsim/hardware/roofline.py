@@ -79,6 +79,7 @@ def roofline(
         ranks=ranks,
         experts=_shared_experts(node, model) if ranks > 1 else (),
         launches=mean.launches,
+        wide_seqs=mean.wide_seqs,
     )
 
 
@@ -114,6 +115,7 @@ def _layer_times(node: Node, model: ModelSpec, layer: Layer, edges: Sequence[int
         index_ns_per_token=node.index_read_s(attention, 1) * NS_PER_S,
         index_ns_per_pair=node.index_pairs_s(attention, 1) * NS_PER_S,
         launches=layer.launches,
+        wide_seqs=node.wide_seqs(attention),
     )
 
 
@@ -135,6 +137,7 @@ def _mean(layers: Sequence[LayerTimes]) -> LayerTimes:
         prefill_ns_per_pair=mean(lambda layer: layer.prefill_ns_per_pair),
         token_work=curve(lambda layer: layer.token_work or layer.prefill),
         launches=mean(lambda layer: layer.launches),
+        wide_seqs=mean(lambda layer: layer.wide_seqs),
     )
 
 

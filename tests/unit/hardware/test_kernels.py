@@ -9,7 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helixsim.domain.engine import EngineSpec
 from helixsim.domain.layers import FP16, Matrix, NumberFormat
+from helixsim.domain.placement import LayerRange
+from helixsim.domain.step_time import BatchShape, StepTime
 from helixsim.hardware import catalog
 from helixsim.hardware.kernels import Node
 from helixsim.hardware.roofline import roofline
@@ -190,6 +193,36 @@ def test_norms_of_heads_are_kernels_of_their_own():
     for node in (Node(GPUS[0]), Node(catalog.load_gpu("h100"), 8)):
         extra_s = node.token_work_s(layer, 5120, 64) - node.token_work_s(plain, 5120, 64)
         assert extra_s == pytest.approx(node.gpu.kernels.head_norms_s)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "gpus", "seqs", "context", "measured_us"),
+    [
+        ("l40s", 8, 1, 16384, 306), ("l40s", 8, 4, 16384, 314), ("l40s", 8, 64, 4096, 811), ("l40s", 4, 4, 32768, 804),
+        ("a100-80g", 8, 1, 32768, 765), ("a100-80g", 8, 4, 4096, 104), ("a100-80g", 4, 16, 16384, 799),
+    ],
+)  # fmt: skip
+def test_without_grouped_heads_few_sequences_are_read_by_few_cores(gpu, gpus, seqs, context, measured_us):
+    """Attention of a decode step of Llama 2 7B (aiconfigurator 095f58a): FlashAttention 2 splits no context."""
+    model, spec = catalog.load_model("llama-2-7b"), catalog.load_gpu(gpu)
+    compute = roofline(model, spec, gpus)
+    added_ns = compute.context_ns(seqs, seqs * context)
+    assert added_ns / 1e3 + spec.kernels.attention.kv_launch_s * 1e6 == pytest.approx(measured_us, rel=0.1)
+    step = StepTime(compute, EngineSpec("kernels", copies_activations=False), LayerRange(0, 1), model.num_layers)
+    shape = BatchShape(decode_seqs=seqs, decode_context=seqs * context)
+    assert step.ns(shape) == pytest.approx(compute.decode(seqs) + added_ns)
+    assert step.decode_ns_series(seqs, seqs * context, 1)[0] == step.decode_ns(seqs, seqs * context)
+
+
+def test_sequences_beyond_the_cores_and_grouped_heads_are_read_at_the_whole_bandwidth():
+    grouped = catalog.load_model("llama-3.1-8b").layers[0].attention
+    single = catalog.load_model("llama-2-7b").layers[0].attention
+    for gpu in ("a100-80g", "l40s"):
+        assert [Node(catalog.load_gpu(gpu), gpus).wide_seqs(grouped) for gpus in (1, 8)] == [0.0, 0.0]
+        assert 8 * Node(catalog.load_gpu(gpu)).wide_seqs(single) == pytest.approx(
+            Node(catalog.load_gpu(gpu), 8).wide_seqs(single)
+        )
+    assert Node(catalog.load_gpu("h100"), 8).wide_seqs(single) == 0.0
 
 
 def test_keys_and_values_of_8_bits_are_read_no_faster_than_they_are_converted():
