@@ -209,8 +209,10 @@ class AllReduce:
     Small messages go in one step, each GPU reading all others' (``one_shot_s + (n - 1) x bytes / bytes_per_s``): up to
     ``most_one_shot_bytes``, half of it with more than four GPUs. Larger ones go in two (``two_shot_s + 2 (n - 1) / n x
     bytes / bytes_per_s``), those of more than ``MOST_DIRECT_BYTES`` round a ring (``ring_s + 2 (n - 1) / n x bytes /
-    ring_bytes_per_s``). GPUs without direct access to each other's memory know the ring alone: ``one_shot_s`` is None.
-    Outside CUDA graphs the host calls each, which takes at least ``eager_s``.
+    ring_bytes_per_s``), or, where that is faster, added up in the switch, which takes and returns ``(n + 1) / n`` times
+    the message at ``switch_bytes_per_s`` (NVLink SHARP; 0: not known). GPUs without direct access to each other's
+    memory know the ring alone: ``one_shot_s`` is None. Outside CUDA graphs the host calls each, which takes at least
+    ``eager_s``.
     """
 
     gpus: int
@@ -221,13 +223,19 @@ class AllReduce:
     bytes_per_s: float = 1.0
     eager_s: float = 0.0
     most_one_shot_bytes: float = MOST_ONE_SHOT_BYTES
+    switch_bytes_per_s: float = 0.0
 
     def seconds(self, size_bytes: float) -> float:
         """Return the time for a message of ``size_bytes`` on each GPU [s]."""
         gpus = self.gpus
         ring = 2 * (gpus - 1) / gpus * size_bytes
         if self.one_shot_s is None or size_bytes >= MOST_DIRECT_BYTES:
-            return self.ring_s + ring / self.ring_bytes_per_s
+            ring_s = self.ring_s + ring / self.ring_bytes_per_s
+            if not self.switch_bytes_per_s:
+                return ring_s
+            switch_s = self.ring_s + (gpus + 1) / gpus * size_bytes / self.switch_bytes_per_s
+            direct_s = self.two_shot_s + 2 * (gpus - 1) / gpus * MOST_DIRECT_BYTES / self.bytes_per_s
+            return min(ring_s, max(switch_s, direct_s))  # more takes no less
         if gpus == 2 or size_bytes < self.most_one_shot_bytes / (1 if gpus <= 4 else 2):
             return self.one_shot_s + (gpus - 1) * size_bytes / self.bytes_per_s
         return self.two_shot_s + ring / self.bytes_per_s

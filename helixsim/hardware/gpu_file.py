@@ -39,6 +39,7 @@ class DirectAllReduce(Section):
     bandwidth: Bandwidth
     ring: Time
     ring_bandwidth: Bandwidth
+    switch_bandwidth: Bandwidth | None = None
     eager: TimeOrNone = 0.0
     most_one_shot: Annotated[float, base_unit("size")] = MOST_ONE_SHOT_BYTES
 
@@ -54,6 +55,7 @@ class DirectAllReduce(Section):
                 bytes_per_s=self.bandwidth / BITS_PER_BYTE,
                 eager_s=self.eager,
                 most_one_shot_bytes=self.most_one_shot,
+                switch_bytes_per_s=0.0 if self.switch_bandwidth is None else self.switch_bandwidth / BITS_PER_BYTE,
             )
             for gpus in (2, 4, 8, 16)
         )

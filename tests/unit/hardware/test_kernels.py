@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helixsim.domain.engine import EngineSpec
+from helixsim.domain.kernels import MOST_DIRECT_BYTES
 from helixsim.domain.layers import FP16, Matrix, NumberFormat
 from helixsim.domain.placement import LayerRange
 from helixsim.domain.step_time import BatchShape, StepTime
@@ -55,12 +56,24 @@ def test_formats_that_a_gpu_lacks_are_read_at_their_size_and_multiplied_in_16_bi
     assert hopper.gemm_s(matrix(INT4), 1e6) == pytest.approx(hopper.gemm_s(matrix(), 1e6), rel=0.01)
 
 
+@pytest.mark.parametrize(("gpu", "measured_us"), [("h100", (4511, 4014)), ("b200", (2622, 2598))])
+def test_eight_gpus_behind_a_switch_that_adds_up_are_no_slower_than_four(gpu, measured_us):
+    """All-reduces of 1 GiB (aiconfigurator 095f58a): a ring would take a sixth more on eight."""
+    four_us, eight_us = (1e6 * Node(catalog.load_gpu(gpu), gpus).all_reduce_s(2**29, 1) for gpus in (4, 8))
+    assert (four_us, eight_us) == pytest.approx(measured_us, rel=0.1)
+    laws = {law.gpus: law for law in catalog.load_gpu(gpu).all_reduce}
+    ring_us = 1e6 * dataclasses.replace(laws[8], switch_bytes_per_s=0.0).seconds(2**30)
+    assert ring_us > 1.15 * eight_us
+    assert laws[2].seconds(2**30) == dataclasses.replace(laws[2], switch_bytes_per_s=0.0).seconds(2**30)
+
+
 @given(st.sampled_from(GPUS), st.sampled_from([2, 4, 8]), tokens)
 def test_an_all_reduce_costs_more_on_more_gpus_and_has_a_floor(gpu, gpus, rows):
     seconds = Node(gpu, gpus).all_reduce_s(8192, rows)
     assert Node(gpu, 1).all_reduce_s(8192, rows) == 0
     assert seconds > 4e-6
-    if gpu.interconnect not in MESHES:
+    is_switched = gpu.all_reduce[0].switch_bytes_per_s and rows * 8192 * 2 >= MOST_DIRECT_BYTES
+    if gpu.interconnect not in MESHES and not is_switched:
         assert seconds <= Node(gpu, 2 * gpus).all_reduce_s(8192, rows) * (1 + 1e-9)
 
 
