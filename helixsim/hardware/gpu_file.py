@@ -318,9 +318,12 @@ class GpuFile(Section):
         kind = self.interconnect_kind or default_kind(links)
         host = links if self.host_link is None else self.host_link / BITS_PER_BYTE
         all_reduce = self.all_reduce.laws() if self.all_reduce else usual_all_reduce(kind, links, host)
+        in_service = tuple(
+            replace(law, switch_bytes_per_s=0.0) for law in all_reduce
+        )  # engines set NCCL_CUMEM_ENABLE=0
         own_reduces = {engine: law.laws() for engine, law in self.engine_all_reduce.items()}
         engines = tuple(
-            EngineKernels(engine, kernels.under(engine, *efficiencies), own_reduces.get(engine, all_reduce))
+            EngineKernels(engine, kernels.under(engine, *efficiencies), own_reduces.get(engine, in_service))
             for engine in get_args(Backend)
         )
         return GpuSpec(
