@@ -167,6 +167,8 @@ def leg_keys(point: MeasuredPoint) -> tuple[dict[str, Any], dict[str, Any], dict
     elif point.engine == "sglang" and point.gpu in ("gb200", "gb300"):
         if point.data_parallel > 1:
             decode["cuda_graph_sizes"] = _GRAPHS_OF_RACKS
+            if point.weights is None:
+                engine["moe_backend"] = "deep_gemm"  # --moe-a2a-backend deepep
         else:  # recipes/gb200-fp4/1k1k/low-latency.yaml
             engine["scheduler_recv_interval"] = _OFTEN
         if min(point.gpus, point.prefill_gpus) <= _FEW_OF_RACK:

@@ -151,7 +151,8 @@ class EngineSection(Section):
     moe_backend: Words | None = Field(
         None,
         description="What routed experts are computed with, where the server does not leave it to the engine: `marlin` "
-        "(Hopper), `flashinfer_trtllm` (Blackwell), vLLM's options of these names (default: the engine's).",
+        "(Hopper), `flashinfer_trtllm` (Blackwell), vLLM's options of these names; `deep_gemm` (SGLang with DeepEP in "
+        "a rack; default: the engine's).",
     )
     transfers: Literal["batch", "request"] | None = Field(
         None,
