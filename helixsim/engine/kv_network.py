@@ -7,7 +7,9 @@ the message there pauses. Links between two replicas carry no other traffic.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from heapq import heappop, heappush
 
 from helixsim.domain.cluster import LinkSpec
 from helixsim.domain.disaggregation import KvTransfer
@@ -77,10 +79,17 @@ class KvMessage:
 
 
 class KvChannel:
-    """The KV class on one direction of a link, first in, first out; attributes as those of ``network.Channel``."""
+    """The KV class on one direction of a link, first in, first out; attributes as those of ``network.Channel``.
 
-    __slots__ = ("_card_in", "_card_out", "_kernel", "_latency_ns", "_timeline", "busy_ns", "bytes_received",
-                 "bytes_sent", "dst", "free_at_ns", "messages", "ns_per_byte", "queue_ns", "src")  # fmt: skip
+    Layers that a step computes may be booked when it starts: they are sent as they become ready, in the order of these
+    times and then of booking, but only the last of them is an event. This tells the same as an event for each: one
+    stage alone sends over a channel, so that nothing else comes in between, and those before the last arrive no later.
+    What a channel has done is known once it has been asked to ``advance``.
+    """
+
+    __slots__ = ("_booked", "_card_in", "_card_out", "_kernel", "_latency_ns", "_order", "_timeline", "busy_ns",
+                 "bytes_received", "bytes_sent", "dst", "free_at_ns", "messages", "ns_per_byte", "queue_ns",
+                 "src")  # fmt: skip
 
     def __init__(
         self,
@@ -97,18 +106,51 @@ class KvChannel:
         self._card_out, self._card_in = cards
         self._kernel = kernel
         self._timeline = timeline
+        self._booked: list[tuple[int, int, int]] = []
+        self._order = 0
         self.free_at_ns = self.messages = self.bytes_sent = self.bytes_received = self.busy_ns = self.queue_ns = 0
+
+    @property
+    def takes_bookings(self) -> bool:
+        """Whether layers may be booked: neither cards nor a timeline need an event for each."""
+        return self._card_out is None and self._card_in is None and self._timeline is None
+
+    def book(self, ready_ns: int, size_bytes: int) -> int:
+        """Book a message that will be ready at a time; return its place in the order of bookings."""
+        heappush(self._booked, (ready_ns, self._order, size_bytes))
+        self._order += 1
+        return self._order - 1
+
+    def send_booked(self, order: int, message: KvMessage) -> None:
+        """Send what is booked up to a place, whose message is ready now; ``message`` stands for it and those before."""
+        now = self._kernel.now_ns
+        self.advance(now, order)
+        message.start_ns, message.link_ns = now, self.free_at_ns
+        self._after(message.link_ns - now, self._left, message)
+
+    def advance(self, now_ns: int, order: float = math.inf) -> None:
+        """Send what was booked for a time up to now, of those for this instant up to a place in their order."""
+        booked = self._booked
+        while booked and booked[0][:2] <= (now_ns, order):
+            ready_ns, _, size_bytes = heappop(booked)
+            self._take(ready_ns, size_bytes)
+
+    def _take(self, now_ns: int, size_bytes: int) -> int:
+        """Let a message that is there now take the link after those before it; return when it begins [ns]."""
+        serialisation = round(size_bytes * self.ns_per_byte)
+        start = max(now_ns, self.free_at_ns)
+        self.queue_ns += start - now_ns
+        self.free_at_ns = start + serialisation
+        self.messages += 1
+        self.bytes_sent += size_bytes
+        self.busy_ns += serialisation
+        return start
 
     def send(self, message: KvMessage) -> None:
         """Send a message; ``message.arrive`` is called when it has come."""
         now, size = self._kernel.now_ns, message.size_bytes
-        serialisation = round(size * self.ns_per_byte)
-        start = message.start_ns = max(now, self.free_at_ns)
-        self.queue_ns += start - now
-        self.free_at_ns = message.link_ns = start + serialisation
-        self.messages += 1
-        self.bytes_sent += size
-        self.busy_ns += serialisation
+        start = message.start_ns = self._take(now, size)
+        message.link_ns = self.free_at_ns
         card = self._card_out
         if card is None:
             self._after(message.link_ns - now, self._left, message)
@@ -122,14 +164,17 @@ class KvChannel:
 
     def idle_ns(self, size_bytes: float, now_ns: int) -> float:
         """Return how long a message of this size would take from now on, with those before it [ns]."""
+        self.advance(now_ns)
         return max(self.free_at_ns - now_ns, 0) + size_bytes * self.ns_per_byte + self._latency_ns
 
     def busy_until(self, now_ns: int) -> int:
         """See ``Channel.busy_until``."""
+        self.advance(now_ns)
         return self.busy_ns - max(0, self.free_at_ns - now_ns)
 
     def bytes_until(self, now_ns: int) -> int:
         """See ``Channel.bytes_until``."""
+        self.advance(now_ns)
         left_ns = max(0, self.free_at_ns - now_ns)
         return self.bytes_sent - round(left_ns / self.ns_per_byte) if left_ns else self.bytes_sent
 

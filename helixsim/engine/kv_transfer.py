@@ -115,13 +115,37 @@ class Transfer(Incoming):
         self._sent[number] = computed
         kernel = self.source.kernel
         for common, channel, gpus in self._ways(number):
-            for layer in range(common.start, common.end):
-                ready_ns = round(duration_ns * (layer + 1 - held.start) / held.layers)
+            ready = [
+                round(duration_ns * (layer + 1 - held.start) / held.layers) for layer in range(common.start, common.end)
+            ]
+            if channel.takes_bookings:
+                self._book(channel, common, (first, computed), gpus, ready)
+                continue
+            for layer, ready_ns in zip(range(common.start, common.end), ready, strict=True):
                 how = (channel, LayerRange(layer, layer + 1), first, computed, gpus)
                 kernel.call_in(ready_ns, Priority.FINISH, self._layer_computed, how)
 
+    def _book(
+        self, channel: KvChannel, layers: LayerRange, tokens: tuple[int, int], gpus: int, ready: list[int]
+    ) -> None:
+        """Book layers on a channel, each for the time in which it will be ready, and await the last of them."""
+        kernel, (first, last), whole, order = self.source.kernel, tokens, 0, -1
+        for layer, ready_ns in zip(range(layers.start, layers.end), ready, strict=True):
+            size = self._sizes.of(LayerRange(layer, layer + 1), first, last, self.request.prompt_tokens, gpus)
+            order = channel.book(kernel.now_ns + ready_ns, size)
+            whole += size
+        began_ns = kernel.now_ns + ready[0]
+        self.started_ns = began_ns if self.started_ns < 0 else min(self.started_ns, began_ns)
+        self.size_bytes += whole
+        message = KvMessage(whole, (last - first) * layers.layers, self._arrived)
+        kernel.call_in(ready[-1], Priority.FINISH, self._last_computed, (channel, order, message))
+
     def _layer_computed(self, event: Call) -> None:
         self._send(*event.argument)
+
+    def _last_computed(self, event: Call) -> None:
+        channel, order, message = event.argument
+        channel.send_booked(order, message)
 
     def _ways(self, number: int) -> list[tuple[LayerRange, KvChannel, int]]:
         """Return the layers that a stage sends each stage of the target, over which link, and to how many GPUs."""

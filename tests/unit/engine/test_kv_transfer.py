@@ -6,11 +6,13 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from helixsim.domain.cluster import LinkSpec
 from helixsim.domain.disaggregation import KvSizes, KvTransfer
 from helixsim.domain.placement import LayerRange
-from helixsim.engine.kernel import Kernel
+from helixsim.engine.kernel import Kernel, Priority
 from helixsim.engine.kv_network import KvChannel, KvMessage
 from helixsim.hardware import catalog
 
@@ -81,3 +83,65 @@ def test_states_of_fixed_size_come_with_the_last_token():
     state = replace(model.layers[0].attention, kind="linear", kv_numbers=0, state_bytes=12_345)
     model = replace(model, layers=(replace(model.layers[0], attention=state),))
     assert [KvSizes(model).of(LayerRange(0, 1), 0, last, 10, 1) for last in (9, 10)] == [0, 12_345]
+
+
+steps = st.lists(
+    st.tuples(
+        st.integers(0, 50),  # between the step before and this one
+        st.integers(1, 60),  # its duration
+        st.lists(st.lists(st.integers(0, 30), min_size=3, max_size=3), min_size=1, max_size=3),  # bytes: prompt, layer
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+def sent_by_steps(found_steps, asked_at, *, is_booked):
+    """What a channel tells at some times, and when the last layer of each prompt of each step arrives."""
+    kernel, told, arrived = Kernel(), [], []
+    channel = KvChannel(kernel, ("p", "d"), LinkSpec(8e9, 7), KvTransfer(efficiency=1.0, latency_ns=3), (None, None))
+
+    def start(event):
+        duration, prompts, number = event.argument
+        for prompt, sizes in enumerate(prompts):
+            ready = [round(duration * (layer + 1) / len(sizes)) for layer in range(len(sizes))]
+            name = (number, prompt)
+            if is_booked:
+                orders = [channel.book(kernel.now_ns + at, size) for at, size in zip(ready, sizes, strict=True)]
+                message = KvMessage(sum(sizes), 1, lambda _, name=name: arrived.append((name, kernel.now_ns)))
+                last = (orders[-1], message)
+                kernel.call_in(ready[-1], Priority.FINISH, lambda call: channel.send_booked(*call.argument), last)
+                continue
+            for layer, (at, size) in enumerate(zip(ready, sizes, strict=True)):
+                is_last = layer == len(sizes) - 1
+                arrive = (lambda _, name=name: arrived.append((name, kernel.now_ns))) if is_last else (lambda _: None)
+                message = KvMessage(size, 1, arrive)
+                kernel.call_in(at, Priority.FINISH, lambda call: channel.send(call.argument), message)
+
+    def ask(_):
+        now = kernel.now_ns
+        told.append((channel.idle_ns(5, now), channel.busy_until(now), channel.bytes_until(now), channel.messages))
+
+    at = 0
+    for number, (gap, duration, prompts) in enumerate(found_steps):
+        kernel.call_in(at + gap, Priority.DISPATCH, start, (duration, prompts, number))
+        at += gap + duration
+    for when in asked_at:
+        kernel.call_in(when, Priority.COORDINATE, ask, None)
+    kernel.run()
+    channel.advance(kernel.now_ns)
+    return (
+        told,
+        arrived,
+        channel.queue_ns,
+        channel.busy_ns,
+        channel.bytes_sent,
+        channel.bytes_received,
+        channel.messages,
+    )
+
+
+@given(steps, st.lists(st.integers(0, 400), max_size=8))
+def test_layers_that_are_booked_are_sent_as_if_each_were_an_event(found_steps, asked_at):
+    booked, each = (sent_by_steps(found_steps, asked_at, is_booked=is_booked) for is_booked in (True, False))
+    assert booked == each
