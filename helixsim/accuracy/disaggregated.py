@@ -38,6 +38,12 @@ _WIDEST_MOE_TP = 16
 GPUs have one each. Wider "tensor parallelism of experts" is expert parallelism (SGLang, ``--moe-a2a-backend``)."""
 
 
+_TENSOR_OF_VLLM = 4
+"""GPUs of an instance of vLLM that decodes by tensor parallelism with whole experts: the recipes of Kimi K2.5 have
+attention ranks on those with more, and on those that prefill (NVIDIA/srt-slurm, recipes/vllm/kimi-k2.5: dep4, dep8 and
+dep16 beside tep4), which the rows give as tensor parallelism too."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Run:
     """A run: its rows, of which the first states the instances if any does, and what is served."""
@@ -145,6 +151,8 @@ def _workers(row: Mapping[str, str], role: str) -> Workers:
     names = ("num_workers", "tp_size", "attention_dp_size", "moe_tp_size", "moe_ep_size")
     count, tensor, data, sliced, spread = (max(1, int(float(row[f"{role}_{name}"] or 1))) for name in names)
     is_spread = spread > 1 or sliced > _WIDEST_MOE_TP
+    if row["backend"] == "vllm" and is_spread and (role == "prefill" or tensor > _TENSOR_OF_VLLM):
+        tensor, data = 1, tensor * data
     return Workers(count, tensor, data, tensor * data if is_spread else 1)
 
 

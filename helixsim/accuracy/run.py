@@ -16,7 +16,7 @@ from helixsim.accuracy.express import document, experiment_of
 from helixsim.accuracy.points import DISAGGREGATED, MeasuredPoint, throughput
 from helixsim.datafiles import data_path
 from helixsim.domain.result import RequestStatus
-from helixsim.errors import HelixsimError
+from helixsim.errors import HelixsimError, InfeasibleError
 from helixsim.hardware.operator_library import SYSTEMS, backend_of, installed_version, static_estimate
 from helixsim.papers.helix.tasks import Outcome, perform_all
 from helixsim.runtime.identity import content_key
@@ -86,6 +86,8 @@ class PointRun:
             if self.predictor == "static":
                 return static_means(self.point)
             return simulated_means(self.point, self.predictor)
+        except InfeasibleError as error:
+            return {"failed": f"does not fit into the GPUs as simulated: {error}"}
         except HelixsimError as error:
             return {"failed": str(error)}
 

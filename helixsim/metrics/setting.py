@@ -48,9 +48,9 @@ def setting_of(
     nodes = {node.node_type: node for node in fleet.cluster.nodes}
     deciding = _deciding(work, fleet.cluster) if is_split else work
     total = math.fsum(deciding.values())
-    sources = {
-        profile.compute.source for profile in fleet.profiles if profile.kind in work
-    }  # those of idle nodes decide nothing
+    pairs = zip(fleet.cluster.nodes, fleet.profiles, strict=True)
+    # those of idle nodes decide nothing
+    sources = {profile.compute.source for node, profile in pairs if node.node_type in work}
     finished = finished_in_window(run)
     if finished.size:
         mean_prompt_tokens = float(run.requests.prompt_tokens[finished].mean())

@@ -2,6 +2,7 @@
 
 import csv
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,9 @@ from helixsim.accuracy.points import DISAGGREGATED, Inexpressible, MeasuredPoint
 from helixsim.accuracy.recipes import Recipe, Workers, recipes
 from helixsim.accuracy.rows import SEVERAL_TOKENS, installed_file
 from helixsim.accuracy.run import simulated_means
+from helixsim.domain.figures import GpuShare
+from helixsim.metrics.error_table import KINDS
+from helixsim.metrics.model_error import shipped_table
 
 SOURCE = "source_file=any.csv; model=any; silicon_concurrency={}; measured=2026-01-29"
 SIZES = ("num_workers", "tp_size", "attention_dp_size", "moe_tp_size", "moe_ep_size")
@@ -129,6 +133,18 @@ def test_experts_too_narrow_to_be_split_are_spread(tmp_path):
     assert (point.prefill_expert_parallel, point.expert_parallel) == (1, 32)
 
 
+def test_instances_of_vllm_have_attention_ranks_but_small_ones_that_decode(tmp_path):
+    vllm = {"backend": "vllm", "model_path": "moonshotai/Kimi-K2.5", "system": "gb200"}
+    prefill = sizes("prefill", 1, 4, 1, 1, 4)
+    few, many = read(
+        tmp_path,
+        {**vllm, **prefill, **sizes("decode", 4, 4, 1, 1, 4)},
+        {**vllm, **prefill, **sizes("decode", 1, 16, 1, 1, 16), "c": 64, "silicon_tpot_ms": "9"},
+    )
+    assert workers(few)[:2] == (Workers.parse("1xdep4"), Workers.parse("4xtep4"))
+    assert workers(many)[:2] == (Workers.parse("1xdep4"), Workers.parse("1xdep16"))
+
+
 def test_the_experiment_has_the_instances_with_their_parallelism(tmp_path):
     (point,) = read(tmp_path, STATED)
     written = document(point)
@@ -144,6 +160,27 @@ def test_the_experiment_has_the_instances_with_their_parallelism(tmp_path):
     assert found == {("prefill", 4, 4), ("decode", 8, 1)}
     placement = hx.place(resolved, "instance", by_flow=True)
     assert len(set(placement.placement.pipelines.values())) == 6
+
+
+def test_a_run_like_measured_ones_is_validated_by_its_instances_that_decode(tmp_path):
+    (point,) = read(tmp_path, {**STATED, "osl": "64"})
+    setting = experiment_of(point).run()["instance"].summary.setting
+    assert setting.is_disaggregated
+    assert (setting.nodes, setting.stages) == ((GpuShare("b200", 8, 1.0),), 1.0)
+    assert setting.timings == ("roofline",)
+    assert 0.5 < setting.batch <= point.in_flight
+    found = shipped_table().estimate(setting)
+    assert found.label == "validated"
+    apart = sum(cell.points for cell in shipped_table().cells if cell.is_disaggregated and "b200" in cell.gpu)
+    assert 0 < found.points <= apart
+    together = replace(setting, is_disaggregated=False)
+    assert shipped_table().estimate(together).points != found.points
+
+
+def test_other_gpus_that_only_prefill_are_part_of_the_setting():
+    run = hx.load(Path(__file__).parents[3] / "experiments" / "disaggregation.yaml").run()["split"]
+    assert run.summary.setting.nodes == (GpuShare("l20", 1, 0.5), GpuShare("rtx-4090", 1, 0.5))
+    assert KINDS["kind"] in shipped_table().estimate(run.summary.setting).sentence
 
 
 def test_a_batch_limit_makes_requests_wait_and_keeps_steps_short(tmp_path):
