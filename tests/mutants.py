@@ -67,7 +67,11 @@ class Mutant:
 
 def load(path: Path = LIST) -> list[Mutant]:
     """Return the mutants of a list: file -> tests and name -> [old, new]."""
-    document: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    text = path.read_text(encoding="utf-8")
+    files = [key.value for key, _ in yaml.compose(text).value]
+    if len(set(files)) < len(files):
+        raise StaleError(f"has two entries: {sorted({file for file in files if files.count(file) > 1})}")
+    document: dict[str, Any] = yaml.safe_load(text)
     found = [
         Mutant(name, file, *change[:2], tests=tuple((change[2] if len(change) > 2 else entry["tests"]).split()))
         for file, entry in document.items()

@@ -655,6 +655,9 @@ class View:
     def cached_tokens(self, node):
         return 0
 
+    def transfer_ns(self, node):
+        return 0.0
+
 
 def work_ns(compute, engine, prompt, seqs):
     """One layer without attention to the context, by a law of its own."""

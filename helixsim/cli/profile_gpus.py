@@ -72,6 +72,8 @@ def _figures(gpu: GpuSpec) -> Iterator[tuple[str, str, str]]:
     yield "bandwidth efficiency", f"{law.bandwidth_efficiency:g}", said["bandwidth_efficiency"]
     yield "kernels", gpu.kernels.name, said.get("kernels", "not stated")
     yield "interconnect", f"{gpu.interconnect}, {_rate(gpu.interconnect_bytes_per_s)}", said["interconnect"]
+    yield "interconnected GPUs", f"{gpu.interconnect_gpus}", said.get("interconnect_gpus", "assumed: one server")
+    yield "network", f"{_rate(gpu.network_bytes_per_s)} a GPU", said.get("network", "assumed: a card for each GPU")
     yield from _all_reduces(gpu, "", said.get("all_reduce", "assumed, see interconnect"))
     for own in gpu.engines:
         if own.all_reduce != gpu.all_reduce:

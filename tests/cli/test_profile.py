@@ -71,6 +71,7 @@ def test_show_of_a_gpu_has_units_sources_and_rates_by_format(capsys) -> None:
         assert {"tdp: 72 W", "fp8: 242 TFLOP/s", "memory bandwidth: 300 GB/s", "interconnect: PCIe, 31.5 GB/s"} <= {
             *lines
         }
+        assert {"interconnected GPUs: 8", "network: 50 GB/s a GPU"} <= {*lines}
     for name in catalog.gpu_names():
         assert _run("show", name) == 0
         text = capsys.readouterr().out

@@ -74,6 +74,12 @@ def test_a_mutant_that_does_not_fit_is_an_error(tree, capsys, line) -> None:
     assert f"stale mutant: {line.partition(':')[0]}" in capsys.readouterr().err
 
 
+def test_a_file_with_two_entries_is_an_error(tree, capsys) -> None:
+    again = ("helixsim/sums.py:\n", "  tests: test_sums.py\n", "  mutants:\n", "    plus: [a + b, b]")
+    assert tree("minus: [a + b, a - b]\n" + "".join(again)) == 2
+    assert "helixsim/sums.py" in capsys.readouterr().err
+
+
 def test_names_choose_and_list_runs_nothing(tree, capsys) -> None:
     lines = ("minus: [a + b, a - b]", "unused: [c = 0, c = 1]")
     assert tree(*lines, arguments=["--list", "min"]) == 0
