@@ -16,8 +16,9 @@ MOST_REQUESTS, LEAST_REQUESTS = 2000, 20
 
 LEAST_TURNS = 3
 
-ROUTING = "least_loaded"
-"""Of the routers in front of disaggregated instances, which count the requests in flight."""
+ROUTING = "round_robin"
+"""Of Dynamo's frontend in front of disaggregated instances (``--router-mode``), which the recipes leave at its
+default."""
 
 
 def requests_of(point: MeasuredPoint) -> int:

@@ -59,6 +59,27 @@ class ShortestQueue(_Memoryless):
         return self.least(hops, [view.queue_length(hop.node) for hop in hops])
 
 
+class RoundRobin(_Memoryless):
+    """The next nodes in turn, as Dynamo's frontend selects workers by default (``--router-mode round-robin``).
+
+    One that does not fit is passed over, and is the first again when it does.
+    """
+
+    summary: ClassVar[str] = "the next nodes in turn"
+
+    def __init__(self, graph: RoutingGraph, options: NoOptions, rng: np.random.Generator) -> None:
+        super().__init__(graph, options, rng)
+        self._picks = 0
+        self._last_pick: dict[int, int] = {}
+
+    def pick(self, hops: Sequence[Hop], view: RoutingView) -> Hop:
+        """See ``_Memoryless.pick``."""
+        self._picks += 1
+        hop = min(hops, key=lambda one: self._last_pick.get(one.node, 0))
+        self._last_pick[hop.node] = self._picks
+        return hop
+
+
 class LeastLoaded(_Memoryless):
     """The next node with the fewest expected tokens in flight relative to its estimated capacity."""
 

@@ -13,6 +13,7 @@ REGISTRY = Registry(
         "parallax": "helixsim.routing.parallax:Parallax",
         "random": "helixsim.routing.baselines:Random",
         "shortest_queue": "helixsim.routing.baselines:ShortestQueue",
+        "round_robin": "helixsim.routing.baselines:RoundRobin",
         "least_loaded": "helixsim.routing.baselines:LeastLoaded",
         "earliest_finish": "helixsim.routing.earliest_finish:EarliestFinish",
         "prefix_aware": "helixsim.routing.prefix_aware:PrefixAware",

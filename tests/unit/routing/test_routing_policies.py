@@ -84,6 +84,14 @@ def test_shortest_queue_and_least_loaded_look_at_their_own_measure():
     assert make("least_loaded", graph).route(1, 2, View(tokens={0: 900, 1: 400}))[0].node == 0
 
 
+def test_round_robin_takes_nodes_in_turn_and_passes_over_full_ones():
+    policy = make("round_robin", unequal_pair())
+    nodes = [policy.route(1, 2, View(tokens={0: 900}))[0].node for _ in range(6)]
+    assert nodes == [0, 1, 0, 1, 0, 1]
+    assert [policy.route(1, 2, View(full={0}))[0].node for _ in range(2)] == [1, 1]
+    assert policy.route(1, 2, View())[0].node == 0
+
+
 def test_prefix_aware_weighs_what_is_cached_against_queue_and_memory():
     graph = unequal_pair()
 
