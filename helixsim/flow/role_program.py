@@ -2,9 +2,9 @@
 
 ``flow.two_commodity`` takes the roles of nodes as given. Here they are counted: of ``N`` equal replicas, ``n`` have
 each role, and every limit of that program holds for the ``n`` together, so it is linear in ``n`` too. The integer
-program gives the roles. Its continuous relaxation gives the bound: but for ``n_prefill + n_decode + n_both = N`` and the NIC of
-the coordinator all rows have a right side of zero, so the dual solution is a price for each replica and for that NIC,
-and the bound is the sum of these prices.
+program gives the roles. Its continuous relaxation gives the bound. All rows have a right side of zero, but for
+``n_prefill + n_decode + n_both = N`` and the NIC of the coordinator. So the dual solution is a price for each replica
+and for that NIC, and the bound is the sum of these prices.
 
 The bound holds for all roles of these replicas, since whatever depends on more than one role is taken at its best: a
 link has as many ends as there are replicas, and a KV cache takes the fastest of its links. Limits and notation:
