@@ -10,9 +10,9 @@ import numpy as np
 
 from helixsim.batching import registry as batching_registry
 from helixsim.domain.cluster import Deployment
-from helixsim.domain.disaggregation import KvTransfer, Role
+from helixsim.domain.disaggregation import KvTransfer
 from helixsim.domain.engine import IDEAL
-from helixsim.domain.placement import Placement
+from helixsim.domain.placement import Placement, Role
 from helixsim.domain.request import Feed, FeedMode, Request, Slo, Window
 from helixsim.domain.result import RunResult
 from helixsim.engine.inputs import Leg, Legs, SimulationInputs

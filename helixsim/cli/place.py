@@ -11,6 +11,7 @@ from helixsim.cli import console, options
 from helixsim.errors import ConfigError, ExitCode, did_you_mean
 
 if TYPE_CHECKING:
+    from helixsim.config.experiment import SystemSpec
     from helixsim.study.systems import PlacedSystem
 
 TARGETS = ("vllm", "ray", "kubernetes", "llm-d", "dynamo")
@@ -65,11 +66,8 @@ def run(args: argparse.Namespace) -> int:
     path = _export_path(args, target)
     if args.export is not None and len(chosen) > 1:
         raise ConfigError(f"--export writes one placement, the experiment has {len(chosen)}: add --system NAME")
-    if target is not None and chosen[0].disaggregation is not None:
-        raise ConfigError(
-            f"--export {target}: the nodes of {chosen[0].name} have roles, which exports do not write; export a system "
-            "without roles, or the placement alone (--export FILE)"
-        )
+    if target is not None:
+        _refuse_roles(target, chosen[0])
     placed: dict[str, PlacedSystem] = {}
     with console.progress("place", quiet=args.quiet) as advance:
         for number, system in enumerate(chosen):
@@ -83,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
         from helixsim.deploy import registry
 
         one = placed[chosen[0].name]
+        _refuse_roles(target, one.system)
         made = registry.text(target, experiment, one.system, one.placement, one.plan, model_id=args.model_id)
         if path is None:
             print(made, end="")
@@ -101,6 +100,14 @@ def run(args: argparse.Namespace) -> int:
     if path is not None and target is None:
         write_json(path, next(iter(documents.values())))
     return ExitCode.OK
+
+
+def _refuse_roles(target: str, system: SystemSpec) -> None:
+    if system.is_disaggregated:
+        raise ConfigError(
+            f"--export {target}: the nodes of {system.name} have roles, which exports do not write; export a system "
+            "without roles, or the placement alone (--export FILE)"
+        )
 
 
 def _export_path(args: argparse.Namespace, target: str | None) -> Path | None:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from helixsim.domain.cluster import Deployment
-from helixsim.domain.disaggregation import KvTransfer, Role
+from helixsim.domain.disaggregation import KvTransfer
 from helixsim.domain.engine import IDEAL, EngineSpec
+from helixsim.domain.placement import Role
 from helixsim.domain.request import Slo
 from helixsim.errors import ConfigError, unknown_name
 from helixsim.workload.spec import ArrivalsSpec, WorkloadSpec, WorkloadStats
@@ -74,8 +75,9 @@ class SystemSpec:
 
     ``placement_options``, ``routing_options`` and ``batching_options`` are instances of the ``Options`` class of the
     strategy or policy. ``fleet`` is that of the experiment with the KV blocks and request limits of this system.
-    ``arrivals`` replaces the arrivals of the experiment; None: those of the experiment. ``disaggregation``: None: all
-    nodes serve both phases; otherwise ``placement`` is that of the nodes that do.
+    ``arrivals`` replaces the arrivals of the experiment; None: those of the experiment. ``disaggregation`` says how
+    nodes that serve one phase work together, where the fleet or the placement has any; ``placement`` is that of the
+    nodes that serve both.
     """
 
     name: str
@@ -87,8 +89,13 @@ class SystemSpec:
     batching_options: Any
     kv: KvSpec
     fleet: Deployment
+    disaggregation: DisaggregationSpec
     arrivals: ArrivalsSpec | None = None
-    disaggregation: DisaggregationSpec | None = None
+
+    @property
+    def is_disaggregated(self) -> bool:
+        """Whether some of its nodes serve one phase only."""
+        return self.fleet.cluster.is_disaggregated
 
 
 @dataclass(frozen=True)

@@ -369,7 +369,7 @@ class _Resolver:
             kv=kv_rules(self.section, section.kv, self.engine.spec),
             fleet=fleet,
             arrivals=arrivals,
-            disaggregation=disaggregation_of(section, number, self.choices) if fleet.cluster.is_disaggregated else None,
+            disaggregation=disaggregation_of(section, number, self.choices),
         )
 
     def _document(self, workload: WorkloadSpec, precision: str) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from helixsim.config.experiment import DisaggregationSpec, LegSpec
 from helixsim.config.schema import DisaggregationSection, ExperimentSection, LegSection, SystemSection
 from helixsim.config.source import Source
 from helixsim.domain.cluster import Cluster, Deployment, Node
-from helixsim.domain.disaggregation import KvTransfer, Role
+from helixsim.domain.disaggregation import KvTransfer
+from helixsim.domain.placement import Role
 from helixsim.errors import Problem
 from helixsim.hardware.engines import EngineProfile
 from helixsim.hardware.profile_options import ProfileOptions

@@ -27,7 +27,8 @@ from helixsim.config.fields import (
 from helixsim.config.load_schema import ArrivalsSection, WorkloadSection
 from helixsim.config.variation import LinkScaleSection, PlanningSection
 from helixsim.config.whatif_schema import WhatifSection
-from helixsim.domain.disaggregation import EFFICIENCY, Role
+from helixsim.domain.disaggregation import EFFICIENCY
+from helixsim.domain.placement import Role
 from helixsim.validation import Count, Section
 
 # --- cluster ---------------------------------------------------------------------------------------------------------

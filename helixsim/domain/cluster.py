@@ -6,10 +6,9 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from helixsim.domain.disaggregation import Role
 from helixsim.domain.hardware import NodeProfile
 from helixsim.domain.model import ModelSpec
-from helixsim.domain.placement import LayerRange
+from helixsim.domain.placement import LayerRange, Role
 
 COORDINATOR = "coordinator"
 """Id of the machine where requests arrive and tokens leave."""
@@ -199,6 +198,10 @@ class Cluster:
             down_usd_per_hour=self.down_usd_per_hour + down,
         )
 
+    def with_roles(self, roles: Mapping[str, Role]) -> Cluster:
+        """Return the cluster whose nodes have these roles; the others keep theirs."""
+        return replace(self, nodes=tuple(replace(node, role=roles.get(node.id, node.role)) for node in self.nodes))
+
     def serving(self, phase: Role) -> list[str]:
         """Return the ids of the nodes that serve a phase."""
         return [node.id for node in self.nodes if node.role in (phase, "both")]
@@ -269,6 +272,10 @@ class Deployment:
     @cached_property
     def _divided(self) -> dict[tuple[tuple[str, int], ...], Deployment]:
         return {}
+
+    def with_roles(self, roles: Mapping[str, Role]) -> Deployment:
+        """Return the fleet whose nodes have these roles; as ``Cluster.with_roles``."""
+        return replace(self, cluster=self.cluster.with_roles(roles))
 
     def without(self, lost: Set[str], *, paid: Set[str]) -> Deployment:
         """Return the fleet without some nodes; as ``Cluster.without``."""

@@ -1,20 +1,13 @@
-"""Prefill and decode on different nodes: roles, and the KV cache that travels between them."""
+"""Prefill and decode on different nodes: the KV cache that travels between them."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Literal
 
 from helixsim.domain.layers import Layer
 from helixsim.domain.model import ModelSpec
 from helixsim.domain.placement import LayerRange
-
-Role = Literal["both", "prefill", "decode"]
-"""Phases that a node serves."""
-
-ROLES: tuple[Role, ...] = ("prefill", "decode", "both")
-
 
 EFFICIENCY, LATENCY_NS = 0.75, 400_000
 """Of transfers where nothing else is stated: measured with Mooncake's transfer engine, 128 tokens of Qwen3-8B in

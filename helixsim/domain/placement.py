@@ -5,7 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
+
+Role = Literal["both", "prefill", "decode"]
+"""Phases that a node serves."""
+
+ROLES: tuple[Role, ...] = ("prefill", "decode", "both")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -50,6 +55,8 @@ class Placement:
         Details from the strategy, for example the candidates.
     widths
         Machine id -> GPUs of each of the nodes into which the strategy divides it; their ids are those of ``ranges``.
+    roles
+        Node id -> phases it serves, where the strategy lets nodes serve one only; others serve both.
     """
 
     strategy: str
@@ -64,6 +71,7 @@ class Placement:
     notes: Mapping[str, Any] = field(default_factory=dict)
     pipelines: Mapping[str, int] = field(default_factory=dict)
     widths: Mapping[str, int] = field(default_factory=dict)
+    roles: Mapping[str, Role] = field(default_factory=dict)
 
     @property
     def gap(self) -> float:
@@ -79,4 +87,5 @@ class Placement:
             self,
             ranges={node: held for node, held in self.ranges.items() if node in nodes},
             pipelines={node: number for node, number in self.pipelines.items() if node in nodes},
+            roles={node: role for node, role in self.roles.items() if node in nodes},
         )

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Protocol
 
 from helixsim.domain.cluster import Deployment
-from helixsim.domain.disaggregation import KvSizes, Role
-from helixsim.domain.placement import LayerRange
+from helixsim.domain.disaggregation import KvSizes
+from helixsim.domain.placement import LayerRange, Role
 from helixsim.domain.request import Request
 from helixsim.engine.kernel import Call, Kernel, Priority
 from helixsim.engine.kv_network import KvChannel, KvFabric, KvMessage

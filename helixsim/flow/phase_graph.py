@@ -9,9 +9,9 @@ from itertools import pairwise
 
 from helixsim import solver
 from helixsim.domain.cluster import Deployment
-from helixsim.domain.disaggregation import KvSizes, KvTransfer, Role
+from helixsim.domain.disaggregation import KvSizes, KvTransfer
 from helixsim.domain.flowplan import COORDINATOR_CLASS
-from helixsim.domain.placement import LayerRange, Placement
+from helixsim.domain.placement import LayerRange, Placement, Role
 from helixsim.flow.network import Arc, build_network
 from helixsim.flow.operating import stations_of
 from helixsim.flow.phase_rates import DecodeRates, decode_rates

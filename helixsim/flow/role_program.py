@@ -20,8 +20,8 @@ from functools import cached_property
 
 from helixsim import solver
 from helixsim.domain.cluster import COORDINATOR, TOKEN_ID_BYTES, Deployment
-from helixsim.domain.disaggregation import ROLES, KvSizes, KvTransfer, Role
-from helixsim.domain.placement import LayerRange, Placement
+from helixsim.domain.disaggregation import KvSizes, KvTransfer
+from helixsim.domain.placement import ROLES, LayerRange, Placement, Role
 from helixsim.flow.operating import stations_of
 from helixsim.flow.phase_rates import DecodeRates, decode_rates
 from helixsim.flow.station import OperatingLoad, Station

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from helixsim.domain.cluster import Deployment
-from helixsim.domain.disaggregation import ROLES
 from helixsim.domain.figures import DisaggregationFigures, PoolFigures
+from helixsim.domain.placement import ROLES
 from helixsim.domain.result import IntArray, RunResult
 from helixsim.metrics.latency import finished_in_window
 from helixsim.metrics.utilisation import Utilisation

@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 
 from helixsim import yamlio
 from helixsim.domain.cluster import Deployment
-from helixsim.domain.placement import LayerRange, Placement
+from helixsim.domain.placement import ROLES, LayerRange, Placement, Role
 from helixsim.errors import ConfigError, DataError, did_you_mean
 from helixsim.placement.base import PlacementProblem
 from helixsim.placement.outcome import finished
 
-_KEYS = ("layers", "partial_inference", "pipelines", "widths")
+_KEYS = ("layers", "partial_inference", "pipelines", "widths", "roles")
 
 _IGNORED_KEYS = (
     "strategy", "status", "num_layers", "objective_tokens_per_s", "upper_bound_tokens_per_s", "gap",
@@ -33,8 +33,9 @@ class FixedOptions:
     ----------
     file
         JSON or YAML file with ``{"layers": {node id: [start, end]}}``; null instead of a pair leaves a node empty.
-        ``"partial_inference": true``, ``"pipelines": {node id: number}`` and ``"widths": {node id: GPUs}`` may be
-        added; the latter divides nodes of several GPUs into nodes ``ID.0``, ``ID.1`` and so on.
+        ``"partial_inference": true``, ``"pipelines": {node id: number}``, ``"widths": {node id: GPUs}`` and
+        ``"roles": {node id: prefill}`` may be added; widths divide nodes of several GPUs into nodes ``ID.0``, ``ID.1``
+        and so on, roles (``prefill``, ``decode``, ``both``) are those of docs/disaggregation.md.
     """
 
     file: Path
@@ -47,6 +48,7 @@ class FixedOptions:
             _ranges(self.file, _mapping(self.file, document, "layers", known))
             if "pipelines" in document:
                 _mapping(self.file, document, "pipelines", known)
+            _roles(self.file, document, known)
         except (ConfigError, DataError) as error:
             yield "file", str(error)
 
@@ -86,7 +88,16 @@ class Fixed:
             on, "fixed", ranges, started_s=started, partial_inference=partial, pipelines=pipelines,
             notes={"file": str(path)},
         )  # fmt: skip
-        return replace(made, widths=widths)
+        return replace(made, widths=widths, roles=_roles(path, data, known))
+
+
+def _roles(path: Path, data: Mapping[str, Any], known: Mapping[str, int]) -> dict[str, Role]:
+    """Return the roles that the file gives nodes."""
+    found = _mapping(path, data, "roles", known) if "roles" in data else {}
+    for node, role in found.items():
+        if role not in ROLES:
+            raise DataError(f"{path}: roles.{node} is {role!r}; allowed: {', '.join(ROLES)}")
+    return found
 
 
 def _widths(path: Path, data: Mapping[str, Any], fleet: Deployment) -> dict[str, int]:

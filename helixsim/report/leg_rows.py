@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from helixsim.domain.disaggregation import ROLES
 from helixsim.domain.figures import PoolFigures
+from helixsim.domain.placement import ROLES
 from helixsim.domain.summary import Summary, milliseconds
 from helixsim.results.runset import RunSet
 from helixsim.units import MISSING, format_bytes, number, percent

@@ -16,7 +16,8 @@ def placement_document(placement: Placement, plan: FlowPlan, fleet: Deployment) 
 
     ``layers`` maps each node to its half-open layer range or None. ``routes`` lead from one class of equal nodes to the
     next, by the first node of each; ``equal_nodes`` are the classes of several nodes. ``min_cut`` counts equal links.
-    ``widths`` are the GPUs of each of the nodes into which the placement divides a machine.
+    ``widths`` are the GPUs of each of the nodes into which the placement divides a machine, ``roles`` the phases of
+    nodes to which it gives one.
     The search time is left out.
     """
     layers: dict[str, list[int] | None] = {}
@@ -53,6 +54,7 @@ def placement_document(placement: Placement, plan: FlowPlan, fleet: Deployment) 
         "partial_inference": placement.partial_inference,
         **({"pipelines": dict(placement.pipelines)} if placement.pipelines else {}),
         **({"widths": dict(placement.widths)} if placement.widths else {}),
+        **({"roles": dict(placement.roles)} if placement.roles else {}),
         "layers": layers,
         "nodes": nodes,
         "min_cut": [

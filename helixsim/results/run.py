@@ -240,4 +240,5 @@ def _placement(document: Mapping[str, Any]) -> Placement:
         notes=document["notes"],
         pipelines=document.get("pipelines", {}),
         widths=document.get("widths", {}),
+        roles=document.get("roles", {}),
     )

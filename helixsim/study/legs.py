@@ -6,8 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from helixsim.config.experiment import LegSpec, ResolvedExperiment, SystemSpec
-from helixsim.domain.disaggregation import ROLES, Role
-from helixsim.domain.placement import LayerRange, Placement
+from helixsim.domain.placement import ROLES, LayerRange, Placement, Role
 from helixsim.domain.request import Slo
 from helixsim.engine.inputs import Leg, Legs
 from helixsim.errors import ConfigError, InfeasibleError
@@ -23,13 +22,13 @@ from helixsim.routing.times import RoutingTimes
 def pool_systems(system: SystemSpec) -> dict[Role, SystemSpec]:
     """Return the nodes of each role that there are, as systems that serve both phases."""
     legs, cluster = system.disaggregation, system.fleet.cluster
-    assert legs is not None
     found: dict[Role, SystemSpec] = {}
     for role in ROLES:
         others = {node.id for node in cluster.nodes if node.role != role}
         if len(others) == len(cluster.nodes):
             continue
-        pool = replace(system, fleet=system.fleet.without(others, paid=set()), disaggregation=None)
+        fleet = system.fleet.without(others, paid=set())
+        pool = replace(system, fleet=fleet.with_roles(dict.fromkeys(fleet.cluster.index, "both")))
         if role != "both":
             leg = legs.leg(role)
             pool = replace(pool, placement=leg.placement, placement_options=leg.placement_options)
@@ -71,14 +70,35 @@ def place_pools(system: SystemSpec, place: Callable[[SystemSpec], Placement]) ->
     )
 
 
+def roles_fault(experiment: ResolvedExperiment, system: SystemSpec) -> str | None:
+    """Return why nodes of a system cannot have roles; None: they can."""
+    engine, cluster = experiment.engine, system.fleet.cluster
+    if not engine.loops_inside:
+        return f"roles need an engine with return: engine (here {engine.name} with return: coordinator)"
+    if experiment.is_one_by_one:
+        return "roles need engine.transfers batch (got request: one message per request)"
+    if cluster.network.is_shared:
+        return (
+            "roles need network.sharing fifo (got shared): KV transfers are sent one after the other, behind all else"
+        )
+    if engine.attention_balance is not None:
+        return "roles need attention_dp_config without enable_balance"
+    parts = [node.id for node in cluster.nodes if node.machine is not None]
+    return f"roles need whole machines (got {parts[0]}, a part of one): list the parts as nodes" if parts else None
+
+
 def check_pools(experiment: ResolvedExperiment, system: SystemSpec, graph: RoutingGraph) -> None:
     """Require replicas of both phases, each with KV memory for a mean prompt.
 
     Raises
     ------
+    ConfigError
+        If nodes of the experiment cannot have roles.
     InfeasibleError
         If there are none.
     """
+    if fault := roles_fault(experiment, system):
+        raise ConfigError(f"{system.name}: {fault}")
     found, cluster = chains(graph), system.fleet.cluster
     if found is None:
         raise InfeasibleError(
@@ -112,7 +132,6 @@ def legs_of(
         If a policy selects nodes one by one by the times of hops, which replicas do not tell.
     """
     spec, fleet, stats = system.disaggregation, system.fleet, experiment.workload_stats
-    assert spec is not None
 
     def leg(phase: Role, one: LegSpec) -> Leg:
         part = placement.part(fleet.cluster.serving(phase))

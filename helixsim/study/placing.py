@@ -53,7 +53,7 @@ def place_system(
     InfeasibleError
         If the strategy finds no placement.
     """
-    if system.disaggregation is not None:  # phases apart: what a pool does alone is no measure of it
+    if system.is_disaggregated:  # phases apart: what a pool does alone is no measure of it
 
         def place(pool: SystemSpec) -> Placement:
             return place_system(experiment, pool, progress=progress, by_flow=True, store=store).placement
@@ -153,7 +153,7 @@ def assembled(experiment: ResolvedExperiment, system: SystemSpec, placement: Pla
     plan = max_flow(fleet, placement, capacity_table(planned, system))
     if plan.max_flow_tokens_per_s <= 0:
         raise InfeasibleError(f"{system.name}: no link carries tokens along a route through all layers")
-    if system.disaggregation is not None:
+    if system.is_disaggregated:
         times = RoutingTimes(fleet, placement, experiment.engine, experiment.workload_stats.mean_output_tokens)
         check_pools(experiment, system, routing_graph(placement, plan, times))
         return PlacedSystem(system, placement, plan)

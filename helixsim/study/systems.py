@@ -69,8 +69,11 @@ def capacity_table(experiment: ResolvedExperiment, system: SystemSpec) -> Capaci
 
 
 def on_its_nodes(system: SystemSpec, placement: Placement) -> SystemSpec:
-    """Return a system with machines divided as a placement divides them."""
-    return replace(system, fleet=system.fleet.divided(placement.widths)) if placement.widths else system
+    """Return a system with machines divided as a placement divides them, and with the roles that it gives nodes."""
+    fleet = system.fleet.divided(placement.widths) if placement.widths else system.fleet
+    if placement.roles:
+        fleet = fleet.with_roles(placement.roles)
+    return system if fleet is system.fleet else replace(system, fleet=fleet)
 
 
 def operating_load(experiment: ResolvedExperiment, system: SystemSpec) -> OperatingLoad:
@@ -117,7 +120,7 @@ def simulate_system(
     times = RoutingTimes(fleet, placed.placement, experiment.engine, mean_output, experiment.slo)
     graph = routing_graph(placed.placement, placed.plan, times)
     legs = None
-    if system.disaggregation is not None:
+    if system.is_disaggregated:
         legs = legs_of(experiment, system, placed.placement, capacity_table(experiment, system), seed)
     made = routing_registry.get(system.routing)
     policy = made(graph, system.routing_options, stream(seed, "routing")) if legs is None else legs.prefill.policy

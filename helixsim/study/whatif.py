@@ -93,6 +93,7 @@ def keep_placement(experiment: ResolvedExperiment, system: SystemSpec, before: P
         notes={"kept": True, "lost": lost},
         pipelines={node: number for node, number in before.pipelines.items() if node in ranges},
         widths=before.widths,
+        roles={node: role for node, role in before.roles.items() if node in ranges},
     )
     try:
         placed = assembled(experiment, system, kept)

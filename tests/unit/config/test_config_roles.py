@@ -25,8 +25,8 @@ def test_roles_belong_to_a_system(load, split):
     first, *others = load(split).systems
     assert {node.role for node in first.fleet.cluster.nodes if node.id.startswith("a100")} == {"prefill"}
     assert {node.role for node in first.fleet.cluster.nodes if not node.id.startswith("a100")} == {"decode"}
-    assert first.disaggregation is not None
-    assert all(system.disaggregation is None for system in others)
+    assert first.is_disaggregated
+    assert not any(system.is_disaggregated for system in others)
 
 
 def test_roles_of_groups_hold_for_systems_that_state_none(load, sound):
@@ -34,7 +34,7 @@ def test_roles_of_groups_hold_for_systems_that_state_none(load, sound):
     sound["cluster"]["nodes"][0]["role"] = "prefill"
     for system in load(sound).systems:
         assert {node.id[:2] for node in system.fleet.cluster.nodes if node.role == "prefill"} == {"a1"}
-        assert system.disaggregation is not None
+        assert system.is_disaggregated
 
 
 def test_each_leg_may_have_a_placement_a_routing_and_limits_of_its_own(load, split):

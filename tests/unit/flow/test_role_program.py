@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helixsim.domain.cluster import Deployment, LinkSpec
-from helixsim.domain.disaggregation import ROLES, KvTransfer
+from helixsim.domain.disaggregation import KvTransfer
 from helixsim.domain.engine import IDEAL
-from helixsim.domain.placement import Placement
+from helixsim.domain.placement import ROLES, Placement
 from helixsim.flow.role_program import RoleChoice, best_roles, replica_classes
 from helixsim.flow.station import OperatingLoad
 from helixsim.flow.two_commodity import two_commodity_flow

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helixsim.domain.cluster import Deployment, LinkSpec
-from helixsim.domain.disaggregation import ROLES, KvTransfer, Role
+from helixsim.domain.disaggregation import KvTransfer
 from helixsim.domain.engine import IDEAL
-from helixsim.domain.placement import LayerRange, Placement
+from helixsim.domain.placement import ROLES, LayerRange, Placement, Role
 from helixsim.flow.capacity import CapacityTable
 from helixsim.flow.maxflow import max_flow_value
 from helixsim.flow.operating import stations_of

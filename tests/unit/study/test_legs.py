@@ -11,6 +11,7 @@ import helixsim
 from helixsim.cli.main import main
 from helixsim.domain.summary import Summary
 from helixsim.errors import ConfigError, InfeasibleError
+from helixsim.results.placement_json import placement_document
 from helixsim.results.runset import RunSet
 from helixsim.study.finished import SimulatedStore, simulated
 from helixsim.study.placing import place_system
@@ -50,6 +51,61 @@ def test_stored_simulations_differ_by_how_caches_are_sent(load, tmp_path):
     assert (first.requests.transfer_ns != second.requests.transfer_ns).any()
     again = simulated(experiment, place_system(experiment, experiment.systems[0]), store)
     assert again.transfers.bytes.tolist() == first.transfers.bytes.tolist()
+
+
+def test_a_placement_with_roles_is_read_from_its_file(load, tmp_path, capsys):
+    """`place --export FILE` of a system without roles, with roles added, simulates as roles in the experiment do."""
+    experiment = load(SPLIT, COLOCATED)
+    by_config = place_system(experiment, experiment.systems[0])
+    exp, file = str(tmp_path / "exp.yaml"), tmp_path / "p.json"
+    assert main(["place", exp, "--set", "engine=vllm-1", "--system", "split", "--export", str(file)]) == 0
+    document = json.loads(file.read_text())
+    assert "roles" not in document  # they are the experiment's
+    document["roles"] = {
+        n.id: n.role for n in by_config.system.fleet.cluster.nodes if n.id in by_config.placement.ranges
+    }
+    file.write_text(json.dumps(document))
+    fixed = "{name: fixed, placement: {strategy: fixed, file: p.json}, routing: earliest_finish}"
+    again = load(fixed)
+    from_file = place_system(again, again.systems[0])
+    assert from_file.placement.roles == document["roles"]
+    first, second = (simulate_system(e, p).requests for e, p in ((experiment, by_config), (again, from_file)))
+    assert (first.finish_ns == second.finish_ns).all()
+    assert (second.transfer_ns > 0).any()
+    written = placement_document(from_file.placement, from_file.plan, from_file.system.fleet)
+    assert written["roles"] == document["roles"]
+
+
+@pytest.mark.parametrize(
+    ("roles", "said"),
+    [
+        ({"t4-0": "prefil"}, r"roles\.t4-0 is 'prefil'; allowed: prefill, decode, both"),
+        ({"t5-0": "prefill"}, "no node 't5-0' in the cluster"),
+        ({"l4-0": "decode", "t4-0": "decode"}, "the nodes that serve prefill hold no whole model"),
+    ],
+)
+def test_roles_in_a_file_that_do_not_fit_are_refused(load, tmp_path, roles, said):
+    (tmp_path / "p.json").write_text(json.dumps({
+        "layers": {"t4-0": [0, 32], "l4-0": [0, 32]}, "pipelines": {"t4-0": 0, "l4-0": 1}, "roles": roles
+    }))  # fmt: skip
+    fixed = "{name: fixed, placement: {strategy: fixed, file: p.json}, routing: earliest_finish}"
+
+    def place() -> None:
+        experiment = load(fixed)
+        place_system(experiment, experiment.systems[0])
+
+    with pytest.raises((ConfigError, InfeasibleError), match=said):
+        place()
+
+
+def test_roles_in_a_file_need_an_engine_that_keeps_tokens_inside(load, tmp_path):
+    (tmp_path / "p.json").write_text(json.dumps({
+        "layers": {"l4-0": [0, 32], "l4-1": [0, 32]}, "pipelines": {"l4-0": 0, "l4-1": 1}, "roles": {"l4-0": "prefill"}
+    }))  # fmt: skip
+    fixed = "{name: fixed, placement: {strategy: fixed, file: p.json}, routing: earliest_finish}"
+    experiment = load(fixed, overrides=("engine=vllm-0.4", "engine.return=coordinator"))
+    with pytest.raises(ConfigError, match="roles need an engine with return: engine"):
+        place_system(experiment, experiment.systems[0])
 
 
 def test_all_parts_of_the_latency_add_up(load):
