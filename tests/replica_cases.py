@@ -102,7 +102,9 @@ def engines(draw):
         admission=draw(st.sampled_from(["prompt", "prompt", "output"])),
         schedule_conservativeness=draw(st.sampled_from([None, 1.0, 4.0])),
         min_free_share=draw(st.sampled_from([0.0, 0.0, 0.1])),
-        speculation=draw(st.sampled_from([None, None, Speculation((0.9, 0.5, 0.1), 0.05)])),
+        speculation=draw(
+            st.sampled_from([None, None, Speculation((0.9, 0.5, 0.1), 0.05), Speculation((0.8,), is_mtp=True)])
+        ),
         scheduling_policy=draw(st.sampled_from(["fcfs", "priority"])),
     )  # fmt: skip
     if draw(st.booleans()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
@@ -19,6 +20,12 @@ Rate01 = Annotated[float, Field(ge=0, le=1)]
 class SpeculativeSection(Section):
     """Speculative decoding: draft tokens that each decode step verifies."""
 
+    method: Literal["draft_model", "mtp"] = Field(
+        "draft_model",
+        description="What makes draft tokens: a model whose time is `draft_cost`, or `mtp`, the model's own module of "
+        "one layer and the output head (multi-token prediction; vLLM's `method: mtp`, SGLang's `EAGLE` of DeepSeek, "
+        "TensorRT-LLM's `decoding_type: MTP`).",
+    )
     k: Annotated[int, Field(ge=0, le=64)] = Field(
         description="Draft tokens per step and sequence, vLLM's `num_speculative_tokens`; 0: none."
     )
@@ -54,7 +61,7 @@ class SpeculativeSection(Section):
             found = Speculation(tuple(rates), self.draft_cost)
         else:
             found = Speculation.of_rate(k, rates or 0.0, self.draft_cost)
-        return found if k else None
+        return replace(found, is_mtp=self.method == "mtp") if k else None
 
 
 class AttentionDpSection(Section):

@@ -280,6 +280,7 @@ class _Resolver:
         written |= {
             "least_kv_tokens": self.section.max_context_tokens,
             "holds_ends": engine.spec.has_output_head,
+            "has_mtp": engine.spec.speculation is not None and engine.spec.speculation.is_mtp,
             "steps": engine.steps,
             "backend": backend_of(engine.spec.name),
             "kernels": engine.kernels,

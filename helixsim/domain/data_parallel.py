@@ -61,28 +61,33 @@ class RankedStepTime(StepTime):
     def ns(self, shape: BatchShape, start: int | None = None) -> float:
         """See ``StepTime.ns``."""
         tokens = shape.prefill_tokens + shape.decode_seqs * self._tokens_each
-        return self._step_ns(self._fullest(shape), start, self._experts_ns(tokens, start))
+        drafting_ns = self._drafting_ns(shape.decode_seqs, shape.decode_context)
+        return self._step_ns(self._fullest(shape), start, self._experts_ns(tokens, start) + drafting_ns)
 
     def decode_ns(self, seqs: float, context: float, start: int | None = None) -> float:
         """See ``StepTime.decode_ns``."""
         most = math.ceil(seqs / self._ranks)
-        experts_ns = self._experts_ns(seqs * self._tokens_each, start)
-        return self._decode_step_ns(most, context * (most / seqs) if seqs else 0.0, start, experts_ns)
+        others_ns = self._experts_ns(seqs * self._tokens_each, start)
+        if self._drafters:
+            others_ns += self._drafting_ns(seqs, context)
+        return self._decode_step_ns(most, context * (most / seqs) if seqs else 0.0, start, others_ns)
 
     def ns_of_entries(self, entries: Sequence[tuple[int, BatchShape]]) -> float:
         """See ``StepTime.ns_of_entries``; each entry is spread over the ranks by itself."""
-        tokens = experts_ns = 0.0
+        tokens = 0.0
+        others_ns = self._entries_drafting_ns(entries)
         ends: list[int | None] = [*(entry for entry, _ in entries[1:]), None]
         for (entry, shape), end in zip(entries, ends, strict=True):
             tokens += shape.prefill_tokens + shape.decode_seqs * self._tokens_each
-            experts_ns += self._experts_ns(tokens, entry, end)
-        return self._step_of_entries_ns([(entry, self._fullest(shape)) for entry, shape in entries], experts_ns)
+            others_ns += self._experts_ns(tokens, entry, end)
+        return self._step_of_entries_ns([(entry, self._fullest(shape)) for entry, shape in entries], others_ns)
 
     def decode_ns_series(self, seqs: int, context: int, steps: int) -> NDArray[np.float64]:
         """See ``StepTime.decode_ns_series``."""
         most = math.ceil(seqs / self._ranks)
         contexts = np.arange(context, context + seqs * steps, seqs, dtype=np.float64) * (most / seqs)
-        return self._decode_series(most, contexts, self._experts_ns(seqs * self._tokens_each, None))
+        drafting_ns = self._drafting_series(seqs, context, steps)
+        return self._decode_series(most, contexts, self._experts_ns(seqs * self._tokens_each, None) + drafting_ns)
 
     def _fullest(self, shape: BatchShape) -> BatchShape:
         """Return the part of a shape that the fullest rank computes."""

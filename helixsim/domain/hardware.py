@@ -117,6 +117,9 @@ class LayerTimes:
         Attention as a table of measured kernels, in place of the terms of contexts and pairs; None: it follows those.
     launches
         Operations that the host launches for it outside CUDA graphs, over those of a dense layer.
+    context_multiply_ns_per_token
+        What the products of one token that a sequence decodes with one token of its context take of it: with draft
+        tokens there are several of these, which read the context once. Zero where reading takes longer in any case.
     """
 
     prefill: Curve
@@ -131,6 +134,7 @@ class LayerTimes:
     attention: AttentionTable | None = None
     launches: float = 1.0
     wide_seqs: float = 0.0
+    context_multiply_ns_per_token: float = 0.0
 
     def mixed_ns(self, prompt_tokens: float, seqs: float, drafts: float = 0) -> float:
         """Return the time for prompts and decode steps that pass the layer together [ns].
@@ -193,7 +197,7 @@ class ComputeProfile:
     experts
         With several ranks: time of the routed experts of each layer [ns] against the tokens of all ranks together,
         with what it takes to bring these together; None: a layer without experts.
-    launches, wide_seqs
+    launches, wide_seqs, context_multiply_ns_per_token
         As in ``LayerTimes``, of all layers on average.
     """
 
@@ -214,6 +218,7 @@ class ComputeProfile:
     experts: tuple[Curve | None, ...] = field(default=(), repr=False)
     launches: float = 1.0
     wide_seqs: float = 0.0
+    context_multiply_ns_per_token: float = 0.0
 
     def prefill_ns(self, layers: int, tokens: int) -> float:
         """Return the time of ``layers`` layers for one prompt of ``tokens`` tokens [ns]."""
@@ -245,6 +250,7 @@ class ComputeProfile:
             self.token_work,
             launches=self.launches,
             wide_seqs=self.wide_seqs,
+            context_multiply_ns_per_token=self.context_multiply_ns_per_token,
         )
         return (mean,) * held.layers
 

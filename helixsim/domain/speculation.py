@@ -23,10 +23,14 @@ class Speculation:
         the per-position acceptance rates that vLLM logs. ``k`` is their number.
     draft_cost
         Time to make one draft token for all sequences of a step, as a share of the time of their decode step.
+    is_mtp
+        Draft tokens are made one after the other by a module of the model (multi-token prediction): a layer like its
+        last one with weights and keys and values of its own, and the output head. ``draft_cost`` comes on top.
     """
 
     rates: tuple[float, ...]
     draft_cost: float = 0.0
+    is_mtp: bool = False
 
     def __post_init__(self) -> None:
         if not all(0 <= rate <= 1 for rate in self.rates):

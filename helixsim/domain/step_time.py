@@ -102,8 +102,7 @@ class StepTime:
         "_all",
         "_batch_ns",
         "_copy_ns",
-        "_draft_share",
-        "_drafter",
+        "_drafters",
         "_drafts",
         "_has_host",
         "_head",
@@ -139,23 +138,41 @@ class StepTime:
         self._sequence_host_ns = engine.sequence_host_ns
         self._has_host = bool(engine.host_ns or engine.sequence_host_ns)
         self._drafts = _drafts(engine)
-        self._draft_share = 0.0
-        self._drafter: StepTime | None = None
-        if engine.speculation is not None and engine.speculation.draft_cost:
-            self._draft_share = engine.speculation.draft_cost * engine.speculation.k
+        self._drafters: list[tuple[float, StepTime]] = []
+        speculation = engine.speculation
+        if speculation is not None:
             alone = replace(engine, speculation=None, host_ns=0, sequence_host_ns=0)
-            self._drafter = StepTime(compute, alone, held, num_layers)
+            if speculation.draft_cost:
+                share = speculation.draft_cost * speculation.k
+                self._drafters.append((share, type(self)(compute, alone, held, num_layers, graph_sizes)))
+            if speculation.is_mtp and held.end == num_layers:
+                module = replace(alone, batch_overhead_ns=0, sequence_overhead_ns=0, copies_activations=False)
+                last = LayerRange(num_layers - 1, num_layers)
+                self._drafters.append((speculation.k, type(self)(compute, module, last, num_layers, graph_sizes)))
 
     def ns(self, shape: BatchShape, start: int | None = None) -> float:
         """Return the time of a step [ns], whose requests enter at layer ``start`` (None: the first one held)."""
-        return self._step_ns(shape, start, 0.0)
+        return self._step_ns(shape, start, self._drafting_ns(shape.decode_seqs, shape.decode_context))
 
     def decode_ns(self, seqs: float, context: float, start: int | None = None) -> float:
         """Return the time of a step of decode steps alone [ns], as ``ns`` does: most steps are such."""
-        return self._decode_step_ns(seqs, context, start, 0.0)
+        return self._decode_step_ns(seqs, context, start, self._drafting_ns(seqs, context) if self._drafters else 0.0)
+
+    def _drafting_ns(self, seqs: float, context: float) -> float:
+        """Return the time to make the draft tokens of a step [ns]."""
+        if not seqs:
+            return 0.0
+        return sum([share * drafter.decode_ns(seqs, context) for share, drafter in self._drafters])
+
+    def _drafting_series(self, seqs: int, context: int, steps: int) -> NDArray[np.float64] | float:
+        """Return what ``_drafting_ns`` does for each of ``steps`` steps [ns]."""
+        total: NDArray[np.float64] | float = 0.0
+        for share, drafter in self._drafters:
+            total = total + share * drafter.decode_ns_series(seqs, context, steps)
+        return total
 
     def _step_ns(self, shape: BatchShape, start: int | None, others_ns: float) -> float:
-        """Return the time of a step with ``others_ns`` of layers computed for other attention ranks, too [ns]."""
+        """Return the time of a step with ``others_ns`` of draft tokens and of experts for other ranks, too [ns]."""
         layers_ns = pairs_ns = 0.0
         for count, terms in self._all if start is None else self._layers(start):
             layers_ns += count * terms.layer_ns(shape.prefill_tokens, shape.decode_seqs, shape.decode_context)
@@ -169,8 +186,6 @@ class StepTime:
             layers_ns += count * terms.layer_ns(0, seqs, context)
         if self._head is not None:
             layers_ns += self._head_ns(seqs + self._drafts * seqs)
-        if self._drafter is not None:
-            layers_ns += self._draft_share * self._drafter.decode_ns(seqs, context)
         layers_ns += self._copy_ns * seqs
         layers_ns += others_ns
         if self._has_host:
@@ -182,7 +197,11 @@ class StepTime:
 
         ``entries`` are layers of entry in ascending order, each once, with the shape of what enters there.
         """
-        return self._step_of_entries_ns(entries, 0.0)
+        return self._step_of_entries_ns(entries, self._entries_drafting_ns(entries))
+
+    def _entries_drafting_ns(self, entries: Sequence[tuple[int, BatchShape]]) -> float:
+        seqs = sum(shape.decode_seqs for _, shape in entries)
+        return self._drafting_ns(seqs, sum(shape.decode_context for _, shape in entries))
 
     def _step_of_entries_ns(self, entries: Sequence[tuple[int, BatchShape]], others_ns: float) -> float:
         active = BatchShape()
@@ -201,9 +220,12 @@ class StepTime:
 
         Each equals ``decode_ns`` of its step to the last bit.
         """
-        return self._decode_series(seqs, np.arange(context, context + seqs * steps, seqs, dtype=np.float64), 0.0)
+        contexts = np.arange(context, context + seqs * steps, seqs, dtype=np.float64)
+        return self._decode_series(seqs, contexts, self._drafting_series(seqs, context, steps))
 
-    def _decode_series(self, seqs: int, contexts: NDArray[np.float64], others_ns: float) -> NDArray[np.float64]:
+    def _decode_series(
+        self, seqs: int, contexts: NDArray[np.float64], others_ns: NDArray[np.float64] | float
+    ) -> NDArray[np.float64]:
         """Return the times of steps of the same sequences with each of these contexts [ns]."""
         kinds = self._all
         count, terms = kinds[0]
@@ -213,12 +235,9 @@ class StepTime:
             total += count * terms.decode_ns_series(seqs, contexts)
         if self._head is not None:
             total += self._head_ns(seqs + self._drafts * seqs)
-        if self._drafter is not None:
-            total += self._draft_share * self._drafter._decode_series(seqs, contexts, 0.0)
         if self._copy_ns:
             total += self._copy_ns * seqs
-        if others_ns:
-            total += others_ns
+        total += others_ns
         if self._has_host:
             np.maximum(total, self._host_ns + self._sequence_host_ns * seqs, out=total)
         total += self._own_ns(seqs)
@@ -227,8 +246,6 @@ class StepTime:
     def _whole_ns(self, layers_ns: float, shape: BatchShape) -> float:
         if self._head is not None and shape.sampled:
             layers_ns += self._head_ns(shape.sampled + self._drafts * shape.decode_seqs)
-        if self._drafter is not None and shape.decode_seqs:
-            layers_ns += self._draft_share * self._drafter.decode_ns(shape.decode_seqs, shape.decode_context)
         tokens, seqs = shape.prefill_tokens + shape.decode_seqs, shape.prefill_seqs + shape.decode_seqs
         layers_ns += self._copy_ns * tokens
         if self._has_host:
@@ -290,7 +307,8 @@ class _LayerTerms:
         self._engine = engine
         self._launch_ns = engine.layer_launch_ns * times.launches
         self._drafts = _drafts(engine)
-        self._context_ns = times.decode_context_ns_per_token
+        verified = (1 + self._drafts) * times.context_multiply_ns_per_token
+        self._context_ns = max(times.decode_context_ns_per_token, verified)
         self._wide_seqs = times.wide_seqs
         self._reference = times.reference_context_tokens
         self._window = times.window_tokens
@@ -392,5 +410,5 @@ class _LayerTerms:
         times = self._times
         if self._engine.shares_weight_reads:
             return max(times.mixed_ns(prompt, seqs, self._drafts * seqs), launch)
-        prefill, decode = times.prefill(prompt), times.decode(seqs + self._drafts * seqs)
+        prefill, decode = times.prefill(prompt), times.mixed_ns(0, seqs, self._drafts * seqs)
         return (max(prefill, launch) if prompt else 0.0) + (max(decode, launch) if seqs else 0.0)

@@ -148,10 +148,17 @@ class Node:
         if kv_bits <= _CONVERTED_BITS:
             bandwidth = min(bandwidth, law.most_kv8_bytes_per_s)
         read_s = tokens * attention.kv_numbers * kv_bits / 8 / shares / bandwidth
+        return max(read_s, self.kv_multiply_s(attention, tokens))
+
+    def kv_multiply_s(self, attention: Attention, pairs: float) -> float:
+        """Return the time of products with compressed keys and values, for pairs of a token and one of its context.
+
+        Zero for other kinds of attention, of which reading takes longer.
+        """
         if attention.kind != "latent":
-            return read_s
-        flops = 2.0 * attention.num_heads / self.tensor * 2 * attention.kv_numbers * tokens
-        return max(read_s, flops / (law.compute_efficiency * self.gpu.fp16_flops))
+            return 0.0
+        flops = 2.0 * attention.num_heads / self.tensor * 2 * attention.kv_numbers * pairs
+        return flops / (self.gpu.kernels.attention.compute_efficiency * self.gpu.fp16_flops)
 
     def wide_seqs(self, attention: Attention) -> float:
         """Return the sequences from which the keys and values of a step are read at the whole bandwidth.

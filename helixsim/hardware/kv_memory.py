@@ -122,7 +122,13 @@ def kv_token_bytes(model: ModelSpec, gpus: int) -> float:
 
 
 def layer_memory(
-    model: ModelSpec, memory: NodeMemory, memory_fraction: float, block_tokens: int, sequence_tokens: int
+    model: ModelSpec,
+    memory: NodeMemory,
+    memory_fraction: float,
+    block_tokens: int,
+    sequence_tokens: int,
+    *,
+    has_mtp: bool = False,
 ) -> LayerMemory | None:
     """Return the memory of a node layer by layer; None if all layers are alike and keep all tokens.
 
@@ -133,17 +139,20 @@ def layer_memory(
     ----------
     sequence_tokens
         Tokens of a usual sequence.
+    has_mtp
+        Beside the last layer there is a module like it that drafts tokens (multi-token prediction).
     """
-    if model.is_uniform and not model.keeps_parts:
+    if model.is_uniform and not model.keeps_parts and not has_mtp:
         return None
     gpus, ranks, overhead = memory.gpus, memory.ranks, memory.overhead_bytes_per_layer
     weights = {layer: _weight_bytes(layer, gpus, ranks) + overhead for layer in set(model.layers)}
     tensor = gpus // ranks  # a sequence is on one rank
     kv = {layer: _kept_bytes(layer, model.kv_bits, tensor, block_tokens, sequence_tokens) for layer in weights}
+    copies = (*[1] * (model.num_layers - 1), 2 if has_mtp else 1)
     return LayerMemory(
         budget_bytes=memory.budget_bytes(memory_fraction),
-        weight_bytes=tuple(weights[layer] for layer in model.layers),
-        kv_bytes=tuple(kv[layer] for layer in model.layers),
+        weight_bytes=tuple(weights[layer] * count for layer, count in zip(model.layers, copies, strict=True)),
+        kv_bytes=tuple(kv[layer] * count for layer, count in zip(model.layers, copies, strict=True)),
         block_tokens=block_tokens,
     )
 

@@ -51,6 +51,8 @@ class ProfileOptions:
         CSV of KV tokens and batch limits by number of layers (see ``measured``), taken exactly as tabulated.
     holds_ends
         Nodes with the first and the last layer keep embedding and output head, and memory to sample.
+    has_mtp
+        Nodes with the last layer keep a module like it, with keys and values of its own, that drafts tokens.
     data_parallel_size
         Attention ranks of a node (data-parallel attention); limits of a step are those of a rank.
     enable_expert_parallel
@@ -73,6 +75,7 @@ class ProfileOptions:
     moe_backend: str | None = None
     limits: Path | None = None
     holds_ends: bool = False
+    has_mtp: bool = False
     data_parallel_size: int = 1
     enable_expert_parallel: bool = False
 

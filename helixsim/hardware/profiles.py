@@ -261,7 +261,9 @@ class _Sources:
         """Return the memory of each layer where they differ."""
         options, usual = self.options, self.options.sequence_tokens
         tokens = min(self.model.max_context_tokens, LEAST_KV_TOKENS) if usual is None else max(1, round(usual))
-        found = kv_memory.layer_memory(self.model, memory, options.memory_fraction, options.block_tokens, tokens)
+        found = kv_memory.layer_memory(
+            self.model, memory, options.memory_fraction, options.block_tokens, tokens, has_mtp=options.has_mtp
+        )
         if found is not None and self.model.keeps_parts:
             self.notes.append(f"{self.model.name}: room for windows and states as in sequences of {tokens} tokens")
         return found

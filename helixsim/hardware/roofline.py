@@ -80,6 +80,7 @@ def roofline(
         experts=_shared_experts(node, model) if ranks > 1 else (),
         launches=mean.launches,
         wide_seqs=mean.wide_seqs,
+        context_multiply_ns_per_token=mean.context_multiply_ns_per_token,
     )
 
 
@@ -109,6 +110,7 @@ def _layer_times(node: Node, model: ModelSpec, layer: Layer, edges: Sequence[int
         prefill=_raised(work, constants.launch_s * NS_PER_S, constants.padding_tokens * pair_ns),
         decode=_raised(work, constants.kv_launch_s * NS_PER_S, sequence_ns),
         decode_context_ns_per_token=context_ns,
+        context_multiply_ns_per_token=node.kv_multiply_s(attention, 1) * NS_PER_S,
         prefill_ns_per_pair=pair_ns,
         token_work=work,
         window_tokens=attention.most_attended,
@@ -138,6 +140,7 @@ def _mean(layers: Sequence[LayerTimes]) -> LayerTimes:
         token_work=curve(lambda layer: layer.token_work or layer.prefill),
         launches=mean(lambda layer: layer.launches),
         wide_seqs=mean(lambda layer: layer.wide_seqs),
+        context_multiply_ns_per_token=mean(lambda layer: layer.context_multiply_ns_per_token),
     )
 
 

@@ -51,7 +51,9 @@ transfers = st.builds(
     efficiency=st.sampled_from([1.0, 0.75, 0.3]),
     latency_ns=st.sampled_from([0, 400_000]),
 )
-routings = st.sampled_from(["flow_weighted", "least_loaded", "round_robin", "shortest_queue", "random", "earliest_finish"])
+routings = st.sampled_from(
+    ["flow_weighted", "least_loaded", "round_robin", "shortest_queue", "random", "earliest_finish"]
+)
 
 
 @given(

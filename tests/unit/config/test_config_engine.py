@@ -6,6 +6,7 @@ import pytest
 
 from helixsim import yamlio
 from helixsim.config.engine_schema import SpeculativeSection
+from helixsim.domain.speculation import Speculation
 from helixsim.hardware import engines
 
 
@@ -187,9 +188,16 @@ def test_speculation_is_read_in_each_form(keys, rates):
     assert found is None or found.draft_cost == 0.1
 
 
+def test_a_module_of_the_model_that_drafts_is_read(load, sound):
+    keys = {"method": "mtp", "k": 1, "acceptance": 0.9}
+    engine = load(sound | {"engine": {"name": "vllm-1", "speculative": keys}}).engine
+    assert engine.speculation == Speculation((0.9,), is_mtp=True)
+
+
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
+        ({"k": 2, "acceptance": 0.5, "method": "eagle"}, "'draft_model'"),
         ({"k": 2}, "give acceptance or accepted"),
         ({"k": 2, "acceptance": 0.5, "accepted": [1, 0, 0]}, "not both"),
         ({"k": 2, "acceptance": [0.5]}, "one rate for each of k: 2 positions, got 1"),

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from helixsim.domain.curves import Curve
+from helixsim.domain.data_parallel import RankedStepTime
 from helixsim.domain.engine import EngineSpec
 from helixsim.domain.hardware import ComputeProfile, LayerTimes
 from helixsim.domain.placement import LayerRange
+from helixsim.domain.speculation import Speculation
 from helixsim.domain.step_time import BatchShape, StepTime, prefill_pairs
 
 PREFILL, DECODE = Curve((1.0, 100.0), (5.0, 104.0)), Curve((1.0, 10.0), (5.0, 14.0))
@@ -191,3 +193,39 @@ def test_steps_with_prompts_are_padded_where_the_engine_does_so():
     assert padded.ns(PROMPT) == plain.ns(BatchShape(128, 5000, 1, 0, 0, 1))
     beyond = BatchShape(129, 5000, 1, 0, 0, 1)
     assert padded.ns(beyond) == plain.ns(beyond)
+
+
+@pytest.mark.parametrize("kind", [StepTime, RankedStepTime])
+def test_a_module_that_drafts_is_one_more_layer_and_head_for_each_draft_token(kind):
+    """On the node with the last layer; as often as there are draft tokens, and for one token of each sequence."""
+    compute = replace(
+        CONTEXT, ranks=2 if kind is RankedStepTime else 1, experts=(None, Curve((1.0, 100.0), (9.0, 90.0)))
+    )
+    engine = {"has_output_head": True, "copies_activations": False, "host_ns": 1, "batch_overhead_ns": 1000}
+    drafts = Speculation((0.5, 0.25))
+
+    def made(held, **own):
+        return kind(compute, EngineSpec(**engine | own), held, 2)
+
+    whole, last, first = LayerRange(0, 2), LayerRange(1, 2), LayerRange(0, 1)
+    each = made(last, batch_overhead_ns=0).decode_ns(10, 400)
+    without = made(whole, speculation=drafts).decode_ns(10, 400)
+    drafting = made(whole, speculation=replace(drafts, is_mtp=True))
+    assert drafting.decode_ns(10, 400) == without + 2 * each
+    assert drafting.ns(STEPS) == pytest.approx(drafting.decode_ns(10, 400))
+    assert list(drafting.decode_ns_series(10, 400, 3)) == [drafting.decode_ns(10, 400 + 10 * step) for step in range(3)]
+    assert drafting.ns(PROMPT) == made(whole, speculation=drafts).ns(PROMPT)
+    inner = made(first, speculation=replace(drafts, is_mtp=True))
+    assert inner.decode_ns(10, 400) == made(first, speculation=drafts).decode_ns(10, 400)
+
+
+def test_tokens_that_a_sequence_verifies_read_its_context_once_and_multiply_it_each():
+    """Compressed keys and values, of which the products of one token take half as long as the reading."""
+    latent = replace(CONTEXT, context_multiply_ns_per_token=0.125)
+
+    def extra_ns(compute, drafts):
+        one = step_time(compute, copies_activations=False, speculation=Speculation((0.5,) * drafts))
+        return one.decode_ns(10, 4000) - one.decode_ns(10, 400)
+
+    assert [extra_ns(latent, drafts) / 3600 for drafts in (0, 1, 3)] == pytest.approx([0.25, 0.25, 0.5])
+    assert extra_ns(CONTEXT, 3) == extra_ns(CONTEXT, 0)

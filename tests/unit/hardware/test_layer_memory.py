@@ -81,3 +81,16 @@ def test_a_placement_fits_by_the_layers_it_gives_each_node():
     check(nodes, placement_of(nodes, {a: (0, 2), b: (2, 3), c: (3, 4)}))
     with pytest.raises(InfeasibleError, match=rf"'{c}' .* has layers \[2, 4\): beside their weights"):
         check(nodes, placement_of(nodes, {a: (0, 1), b: (1, 2), c: (2, 4)}))
+
+
+def test_a_module_that_drafts_takes_the_memory_of_one_more_last_layer():
+    for name in ("deepseek-r1", "llama-3.1-70b"):
+        model, profile = profile_of(name, has_mtp=True)
+        _, without = profile_of(name)
+        last = LayerRange(model.num_layers - 1, model.num_layers)
+        assert profile.memory is not None
+        assert profile.memory.weight_bytes[-1] == 2 * profile.memory.weight_bytes[-2]
+        assert profile.memory.kv_bytes[-1] == 2 * profile.memory.kv_bytes[-2]
+        assert profile.blocks(last, model.num_layers) < 0.51 * without.blocks(last, model.num_layers)
+        inner = LayerRange(4, 5)
+        assert profile.blocks(inner, model.num_layers) == pytest.approx(without.blocks(inner, model.num_layers), abs=1)
