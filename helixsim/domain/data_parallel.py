@@ -56,7 +56,7 @@ class RankedStepTime(StepTime):
         self._experts: tuple[Curve | None, ...] = compute.experts[held.start : held.end]
         self._experts_from: dict[tuple[int, int | None], list[tuple[int, Curve]]] = {}
         self._known_experts_ns: dict[tuple[float, int, int | None], float] = {}
-        self._tokens_each = 1 if engine.speculation is None else 1 + engine.speculation.k
+        self._tokens_each = 1 + engine.drafts
 
     def ns(self, shape: BatchShape, start: int | None = None) -> float:
         """See ``StepTime.ns``."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from helixsim.domain.placement import LayerRange
 from helixsim.domain.speculation import Speculation
 
 NEW_TOKEN_RATIO, LEAST_NEW_TOKEN_RATIO, RATIO_DECAY_STEPS = 0.7, 0.14, 600
@@ -149,6 +150,27 @@ class EngineSpec:
             return None
         first = min(1.0, NEW_TOKEN_RATIO * self.schedule_conservativeness)
         return NewTokenRatio(first, first * LEAST_NEW_TOKEN_RATIO)
+
+    @property
+    def drafts(self) -> int:
+        """Draft tokens that each decoding sequence verifies in a step."""
+        return 0 if self.speculation is None else self.speculation.k
+
+    def drafters(self, held: LayerRange, num_layers: int) -> list[tuple[float, EngineSpec, LayerRange]]:
+        """Return what a node computes in a step to make draft tokens: how often, under which engine, which layers."""
+        law, found = self.speculation, []
+        if law is not None and law.draft_cost:
+            alone = replace(self, speculation=None, host_ns=0, sequence_host_ns=0)
+            found.append((law.draft_cost * law.k, alone, held))
+        if law is not None and law.is_mtp and held.end == num_layers:
+            module = EngineSpec(
+                layer_launch_ns=self.layer_launch_ns,
+                shares_weight_reads=self.shares_weight_reads,
+                copies_activations=False,
+                has_output_head=self.has_output_head,
+            )
+            found.append((float(law.k), module, LayerRange(num_layers - 1, num_layers)))
+        return found
 
 
 IDEAL = EngineSpec()

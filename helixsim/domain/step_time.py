@@ -9,7 +9,6 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -137,18 +136,11 @@ class StepTime:
         self._host_ns = engine.host_ns
         self._sequence_host_ns = engine.sequence_host_ns
         self._has_host = bool(engine.host_ns or engine.sequence_host_ns)
-        self._drafts = _drafts(engine)
-        self._drafters: list[tuple[float, StepTime]] = []
-        speculation = engine.speculation
-        if speculation is not None:
-            alone = replace(engine, speculation=None, host_ns=0, sequence_host_ns=0)
-            if speculation.draft_cost:
-                share = speculation.draft_cost * speculation.k
-                self._drafters.append((share, type(self)(compute, alone, held, num_layers, graph_sizes)))
-            if speculation.is_mtp and held.end == num_layers:
-                module = replace(alone, batch_overhead_ns=0, sequence_overhead_ns=0, copies_activations=False)
-                last = LayerRange(num_layers - 1, num_layers)
-                self._drafters.append((speculation.k, type(self)(compute, module, last, num_layers, graph_sizes)))
+        self._drafts = engine.drafts
+        self._drafters = [
+            (share, type(self)(compute, own, part, num_layers, graph_sizes))
+            for share, own, part in engine.drafters(held, num_layers)
+        ]
 
     def ns(self, shape: BatchShape, start: int | None = None) -> float:
         """Return the time of a step [ns], whose requests enter at layer ``start`` (None: the first one held)."""
@@ -160,9 +152,7 @@ class StepTime:
 
     def _drafting_ns(self, seqs: float, context: float) -> float:
         """Return the time to make the draft tokens of a step [ns]."""
-        if not seqs:
-            return 0.0
-        return sum([share * drafter.decode_ns(seqs, context) for share, drafter in self._drafters])
+        return sum([share * drafter.decode_ns(seqs, context) for share, drafter in self._drafters if seqs])
 
     def _drafting_series(self, seqs: int, context: int, steps: int) -> NDArray[np.float64] | float:
         """Return what ``_drafting_ns`` does for each of ``steps`` steps [ns]."""
@@ -274,11 +264,6 @@ class StepTime:
         return known
 
 
-def _drafts(engine: EngineSpec) -> int:
-    """Return the draft tokens that each decoding sequence verifies in a step."""
-    return 0 if engine.speculation is None else engine.speculation.k
-
-
 class _LayerTerms:
     """Time of one layer under an engine, with what was computed before."""
 
@@ -306,7 +291,7 @@ class _LayerTerms:
         self._sizes = graph_sizes
         self._engine = engine
         self._launch_ns = engine.layer_launch_ns * times.launches
-        self._drafts = _drafts(engine)
+        self._drafts = engine.drafts
         verified = (1 + self._drafts) * times.context_multiply_ns_per_token
         self._context_ns = max(times.decode_context_ns_per_token, verified)
         self._wide_seqs = times.wide_seqs
