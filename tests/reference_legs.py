@@ -18,6 +18,7 @@ class Request(Sequence):
 
     leg = source = target = None
     missing = 0  # tokens times layers that have not come
+    known = 0  # tokens that the side that decodes had in its prefix cache
     prefilled_at = since_kv = -1
     is_routed = False
 
@@ -183,14 +184,19 @@ class LegReplica(Replica):
 
     def expect(self, sequence):
         """Reserve memory for a prompt that is computed elsewhere."""
-        now, blocks = self.reference.now, self.blocks(sequence.prompt)
+        now, found = self.reference.now, self.found(sequence)
+        blocks = self.blocks(sequence.prompt) - len(found) + sum(name in self.idle for name in found)
         if not self.admits(sequence, blocks + self.unfinished):
             return False
         self.waiting.pop(0)
         self.running.append(sequence)
+        self.use(found)
+        sequence.held = len(found)
+        sequence.known = sequence.held * self.block_tokens
+        sequence.missing -= sequence.known * self.reference.fleet.model.num_layers
         sequence.reserved = self.expected(sequence)
         sequence.computed = sequence.goal = sequence.start = sequence.prompt
-        sequence.in_steps, sequence.is_foreign = 1, True
+        sequence.in_steps = 1
         if sequence.admitted < 0:
             sequence.admitted = now
         sequence.queue += now - sequence.since
@@ -202,20 +208,12 @@ class LegReplica(Replica):
     def join(self, sequence):
         """Let a request decode whose keys and values are here."""
         sequence.in_steps = 0
+        self.publish(sequence)
         sequence.is_remote = False
         sequence.since = self.reference.now
         sequence.yields = self.draw(sequence)
         self.reference.call_at(self.reference.now + self.client_ns, self.reference.deliver, [(sequence, 1)])
         self.is_touched = True
-
-    def publish(self, sequence):
-        """What came from elsewhere is not shared, until it is computed here after a preemption."""
-        if not sequence.__dict__.get("is_foreign"):
-            super().publish(sequence)
-
-    def drop(self, sequence):
-        super().drop(sequence)
-        sequence.is_foreign = False
 
     def reject(self, sequence):
         assert not self.sending
@@ -228,6 +226,7 @@ class LegView(View):
     def __init__(self, reference, sequence, leg):
         super().__init__(reference, sequence)
         self.leg, self.decodes = leg, leg is reference.inputs.legs.decode
+        self.is_computed = self.decodes and reference.most_local is None
 
     def replica(self, node):
         return self.reference.replica_of(self.leg.graph.node_ids[node])
@@ -245,10 +244,10 @@ class LegView(View):
         return computing + sum(one.context for one in replica.outside if not one.is_remote)
 
     def cached_tokens(self, node):
-        return self.sequence.prompt - 1 if self.decodes else super().cached_tokens(node)
+        return self.sequence.prompt - 1 if self.is_computed else super().cached_tokens(node)
 
     def transfer_ns(self, node):
-        if not self.decodes:
+        if not self.is_computed:
             return 0.0
         reference, longest, model = self.reference, 0.0, self.reference.fleet.model
         for src, dst, layers in reference.ways(self.sequence.source, self.replica(node)):
@@ -264,6 +263,7 @@ class LegReference(Reference):
 
     def __init__(self, inputs, of_prefill, of_decode):
         self.how, self.of_prefill, self.of_decode = inputs.legs.transfer, of_prefill, of_decode
+        self.most_local = inputs.legs.most_local_tokens
         super().__init__(inputs)
         cards = {node.id: node.nic_bps for node in self.fleet.cluster.nodes if node.nic_bps}
         self.cards_out |= {end: PoliteCard(bps, self.how.efficiency) for end, bps in cards.items()}
@@ -297,10 +297,17 @@ class LegReference(Reference):
     def route(self, sequence):
         """The replica that a request is submitted to first, as ``coordinate`` does with it."""
         legs = self.inputs.legs
+        if self.most_local is not None:
+            sequence.target = target = self.ask(sequence, legs.decode)
+            if target is None:
+                return None
+            if sequence.prompt - target.block_tokens * len(target.found(sequence)) <= self.most_local:
+                at_once = self.feed.mode is FeedMode.SATURATE
+                return target if not at_once or target.could_admit(sequence) else None
         sequence.source = source = self.ask(sequence, legs.prefill)
         if source is None or source.role == "both" or sequence.output == 1:
             return source
-        if self.how.is_layerwise:
+        if self.how.is_layerwise and self.most_local is None:
             sequence.target = self.ask(sequence, legs.decode)
             if sequence.target is None:
                 return None
@@ -313,7 +320,8 @@ class LegReference(Reference):
     def coordinate(self):
         while self.computed:
             sequence = self.computed[0]
-            sequence.target = self.ask(sequence, self.inputs.legs.decode)
+            if self.most_local is None:
+                sequence.target = self.ask(sequence, self.inputs.legs.decode)
             if sequence.target is None:
                 break
             self.computed.pop(0)
@@ -370,7 +378,7 @@ class LegReference(Reference):
         if not self.how.is_layerwise:
             sequence.since_kv = self.now
             for src, dst, layers in self.ways(sequence.source, sequence.target):
-                self.send_kv(sequence, src, dst, layers, 0, sequence.prompt)
+                self.send_kv(sequence, src, dst, layers, sequence.known, sequence.prompt)
             return
         leg = sequence.leg
         leg.arrival = leg.since = self.now
@@ -387,7 +395,7 @@ class LegReference(Reference):
         leg = part.sequence
         sequence = leg.of
         sent = leg.__dict__.setdefault("sent", {})
-        first, last = sent.get(stage, 0), part.before + part.tokens
+        first, last = sent.get(stage, sequence.known), part.before + part.tokens
         if last <= first:
             return
         sent[stage] = last

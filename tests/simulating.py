@@ -90,9 +90,13 @@ def with_roles(case: Case, roles: Mapping[str, Role]) -> Case:
 
 
 def inputs_of_legs(
-    case: Case, load: Iterable[Request], transfer: KvTransfer, *, decode_routing: str | None = None, **how: Any
-) -> SimulationInputs:
-    """What it takes to simulate ``load`` on nodes with roles; ``how`` as for ``inputs_of``."""
+    case: Case, load: Iterable[Request], transfer: KvTransfer, *, decode_routing: str | None = None,
+    most_local_tokens: int | None = None, decode_caches: bool = True, **how: Any,
+) -> SimulationInputs:  # fmt: skip
+    """What it takes to simulate ``load`` on nodes with roles; ``how`` as for ``inputs_of``.
+
+    ``decode_caches``: nodes that decode cache prefixes if the engine does.
+    """
     fleet, capacity, placement = case
     seed = how.get("seed", 0)
 
@@ -103,11 +107,14 @@ def inputs_of_legs(
         )
         graph = routing_graph(part, max_flow(fleet, part, capacity), times)
         policy = routing_registry.get(routing)
-        return Leg(graph, policy(graph, policy.Options(), stream(seed, f"routing of {phase}")))
+        caches = how.get("engine", IDEAL).caches_prefixes and (decode_caches or phase == "prefill")
+        return Leg(graph, policy(graph, policy.Options(), stream(seed, f"routing of {phase}")), caches)
 
     first = how.get("routing", "least_loaded")
     expected = how.get("mean_output") or how.get("expected_output_tokens", 10.0)
-    legs = Legs(leg("prefill", first, 1.0), leg("decode", decode_routing or first, expected), transfer)
+    legs = Legs(
+        leg("prefill", first, 1.0), leg("decode", decode_routing or first, expected), transfer, most_local_tokens
+    )
     return replace(inputs_of(case, load, **{**how, "routing": "least_loaded"}), legs=legs)
 
 

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from helixsim.config.engine_schema import DEFAULT_ENGINE
 from helixsim.config.schema import DEFAULT_BATCHING, DEFAULT_ROUTING
 from helixsim.config.source import SHORTHANDS, Source, is_file, is_folder
+from helixsim.domain.placement import Role
 from helixsim.errors import ConfigError, DataError, Problem, shortened, unknown_name
 from helixsim.hardware import catalog, engines, formats
 from helixsim.plugins import BOUNDS, UncheckedOptions
@@ -32,7 +33,7 @@ _FILE_OF = {"model": "config.json, of the folder of a downloaded model, or of a 
 _KINDS_WITH_FILES = ("model", "GPU", "link", "engine")
 
 
-PHASES = ("prefill", "decode")
+PHASES: tuple[Role, ...] = ("prefill", "decode")
 """Keys of the legs of a system with roles."""
 
 

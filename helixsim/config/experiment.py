@@ -48,21 +48,29 @@ class KvSpec:
 
 @dataclass(frozen=True, slots=True)
 class LegSpec:
-    """The nodes that serve one phase alone; options are instances of the ``Options`` of strategy and policy."""
+    """The nodes that serve one phase alone; options are instances of the ``Options`` of strategy and policy.
+
+    ``caches_prefixes``: their engine keeps and shares KV blocks.
+    """
 
     placement: str
     placement_options: Any
     routing: str
     routing_options: Any
+    caches_prefixes: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class DisaggregationSpec:
-    """How nodes that prefill and nodes that decode work together."""
+    """How nodes that prefill and nodes that decode work together.
+
+    ``most_local_tokens``: see ``engine.inputs.Legs``.
+    """
 
     prefill: LegSpec
     decode: LegSpec
     transfer: KvTransfer
+    most_local_tokens: int | None = None
 
     def leg(self, role: Role) -> LegSpec:
         """Return the leg that a role other than ``both`` serves."""

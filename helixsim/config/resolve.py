@@ -370,7 +370,7 @@ class _Resolver:
             kv=kv_rules(self.section, section.kv, self.engine.spec),
             fleet=fleet,
             arrivals=arrivals,
-            disaggregation=disaggregation_of(section, number, self.choices),
+            disaggregation=disaggregation_of(section, number, self.choices, self.engine.spec),
         )
 
     def _document(self, workload: WorkloadSpec, precision: str) -> dict[str, Any]:

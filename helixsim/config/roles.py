@@ -13,6 +13,7 @@ from helixsim.config.schema import DisaggregationSection, ExperimentSection, Leg
 from helixsim.config.source import Source
 from helixsim.domain.cluster import Cluster, Deployment, Node
 from helixsim.domain.disaggregation import KvTransfer
+from helixsim.domain.engine import EngineSpec
 from helixsim.domain.placement import Role
 from helixsim.errors import Problem
 from helixsim.hardware.engines import EngineProfile
@@ -56,11 +57,12 @@ def _check_system(
         yield source.problem(("cluster", "network", "sharing"), message)
 
 
-def disaggregation_of(system: SystemSection, number: int, choices: Choices) -> DisaggregationSpec:
-    """Return how the nodes of a system with roles work together."""
+def disaggregation_of(system: SystemSection, number: int, choices: Choices, engine: EngineSpec) -> DisaggregationSpec:
+    """Return how the nodes of a system work together where they have roles."""
     section = system.disaggregation
-    transfer = KvTransfer()
+    transfer, most_local_tokens = KvTransfer(), None
     if section is not None:
+        most_local_tokens = section.max_local_prefill_length
         latency_ns = seconds_to_ns(units.parse(section.latency, "time"))
         transfer = KvTransfer(section.transfer == "layerwise", section.efficiency, latency_ns)
 
@@ -70,14 +72,16 @@ def disaggregation_of(system: SystemSection, number: int, choices: Choices) -> D
 
     def leg(role: Role) -> LegSpec:
         placement, routing = chosen(role, "placement"), chosen(role, "routing")
+        caches = None if section is None else section.leg(role).enable_prefix_caching
         return LegSpec(
             choices.documents[placement]["strategy"],
             choices.options[placement],
             choices.documents[routing]["policy"],
             choices.options[routing],
+            engine.caches_prefixes if caches is None else caches,
         )
 
-    return DisaggregationSpec(leg("prefill"), leg("decode"), transfer)
+    return DisaggregationSpec(leg("prefill"), leg("decode"), transfer, most_local_tokens)
 
 
 def fleets_of(
@@ -104,8 +108,10 @@ def _with_legs(
     options: ProfileOptions,
     make: Callable[..., tuple[Deployment, list[str]]],
 ) -> Deployment:
-    for role in PHASES if legs is not None else ():
-        given = _given(getattr(legs, role))
+    if legs is None:
+        return fleet
+    for role in PHASES:
+        given = _given(legs.leg(role))
         others = {node.id for node in fleet.cluster.nodes if node.role != role}
         if given and len(others) < len(fleet.cluster.nodes):
             at = (*path, "disaggregation", role)

@@ -208,6 +208,9 @@ class LegSection(Section):
     enable_expert_parallel: bool | None = Field(
         None, description="Whole experts on each GPU, as `engine.enable_expert_parallel` (default: that)."
     )
+    enable_prefix_caching: bool | None = Field(
+        None, description="Whether they share KV blocks, as `engine.enable_prefix_caching` (default: that)."
+    )
 
 
 class DisaggregationSection(Section):
@@ -221,6 +224,15 @@ class DisaggregationSection(Section):
     )
     efficiency: Share = Field(EFFICIENCY, description="Share of the bandwidth of links and NICs that transfers reach.")
     latency: Latency = Field("0.4 ms", description="Time of a message of a transfer besides the link.")
+    max_local_prefill_length: Annotated[int, Field(ge=0, le=10**9)] | None = Field(
+        None,
+        description="Prompts of which the node that decodes them has all but so many tokens in its prefix cache are "
+        "computed there, as in Dynamo and TensorRT-LLM (`conditional_disagg_config`) (default: none are).",
+    )
+
+    def leg(self, role: Role) -> LegSection:
+        """Return the leg that a role other than ``both`` serves."""
+        return self.prefill if role == "prefill" else self.decode
 
 
 class SystemSection(Section):

@@ -255,6 +255,8 @@ class DisaggregationFigures:
         Time from the first message of a transfer to the last [s].
     exposed_p50_s, exposed_p99_s
         What of it requests that finished in the window waited for after their prompts were computed [s].
+    local_prompts
+        Requests of the whole run whose prompts are computed where they are decoded; None in older documents.
     """
 
     pools: Mapping[str, PoolFigures]
@@ -264,6 +266,7 @@ class DisaggregationFigures:
     transfer_p99_s: Figure
     exposed_p50_s: Figure
     exposed_p99_s: Figure
+    local_prompts: Figure = None
 
 
 @dataclass(frozen=True, slots=True)

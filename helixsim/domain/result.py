@@ -119,11 +119,12 @@ class TransferStats:
     """One entry per KV transfer that has ended, over the whole run, in the order of their ends.
 
     ``duration_ns`` is from the first message sent to the last one received: with layer-wise transfers most of it lies
-    beside the prompt.
+    beside the prompt. ``local_prompts`` counts the requests whose prompts are computed where they are decoded.
     """
 
     duration_ns: IntArray
     bytes: IntArray
+    local_prompts: int = 0
 
 
 @dataclass(frozen=True)

@@ -36,19 +36,28 @@ class Patience:
 
 @dataclass(frozen=True)
 class Leg:
-    """The replicas that serve one phase, and the policy that routes it."""
+    """The replicas that serve one phase, and the policy that routes it.
+
+    ``caches_prefixes``: those that serve this phase alone keep KV blocks and share them.
+    """
 
     graph: RoutingGraph
     policy: RoutingPolicy
+    caches_prefixes: bool = False
 
 
 @dataclass(frozen=True)
 class Legs:
-    """Prefill and decode on different nodes, by the roles in the cluster; nodes that serve both are in both legs."""
+    """Prefill and decode on different nodes, by the roles in the cluster; nodes that serve both are in both legs.
+
+    ``most_local_tokens``: a prompt of which the replica that will decode it has all but so many tokens in its prefix
+    cache is computed there; None: none is.
+    """
 
     prefill: Leg
     decode: Leg
     transfer: KvTransfer
+    most_local_tokens: int | None = None
 
 
 @dataclass(frozen=True)

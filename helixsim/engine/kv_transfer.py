@@ -92,17 +92,20 @@ class Transfer(Incoming):
         self._sent = [0] * len(source.stages)
 
     def reserve(self, due: int, now_ns: int) -> bool:
-        """See ``Incoming.reserve``."""
+        """See ``Incoming.reserve``; blocks that the target has are not sent."""
         if not self.target.scheduler.expect(self.request, due, now_ns):
             return False
+        known = self.request.held * self.target.scheduler.block_tokens
+        self._left -= known * self._fleet.model.num_layers
+        self._sent = [known] * len(self._sent)
         self._listener.reserved(self)
         return True
 
     def send(self) -> None:
-        """Send all layers of the whole prompt."""
-        for number in range(len(self.source.stages)):
+        """Send all layers of the prompt."""
+        for number, first in enumerate(self._sent):
             for common, channel, gpus in self._ways(number):
-                self._send(channel, common, 0, self.request.prompt_tokens, gpus)
+                self._send(channel, common, first, self.request.prompt_tokens, gpus)
 
     def send_layers(self, number: int, computed: int, duration_ns: int) -> None:
         """Send the layers of a stage one by one as a step that starts now computes them.
@@ -111,7 +114,7 @@ class Transfer(Incoming):
         """
         first, held = self._sent[number], self.source.stages[number].range
         if computed <= first:
-            return  # computed once more after a preemption
+            return  # the target has it, or it is computed once more after a preemption
         self._sent[number] = computed
         kernel = self.source.kernel
         for common, channel, gpus in self._ways(number):

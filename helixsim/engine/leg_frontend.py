@@ -4,6 +4,9 @@ A request whose prompt goes to a replica that serves both phases stays there. Al
 prefills and one on a replica that decodes (``kv_transfer``). Without layer-wise transfers the coordinator routes the
 second leg when it learns that the prompt is computed; with them it routes both at once, and the prompt is submitted
 when the other side has memory for it.
+
+Where short prompts are computed where they are decoded (``Legs.most_local_tokens``) the leg that decodes is routed
+first, by what the prefix caches there have, and its replica decides.
 """
 
 from __future__ import annotations
@@ -14,8 +17,9 @@ from typing import Any
 
 from helixsim.domain.cluster import Deployment
 from helixsim.domain.disaggregation import KvSizes
+from helixsim.domain.request import FeedMode
 from helixsim.engine.frontend import Frontend, ReplicaView
-from helixsim.engine.inputs import Legs
+from helixsim.engine.inputs import Leg, Legs
 from helixsim.engine.kernel import Call
 from helixsim.engine.kv_network import KvFabric
 from helixsim.engine.kv_transfer import LegReplica, PrefillLeg, Transfer, TwoLegged
@@ -26,15 +30,18 @@ from helixsim.engine.stage import Submission
 class LegView(ReplicaView):
     """The replicas of one leg as routing policies see them; the counts are those of all legs.
 
-    On the decode side (``decodes``) the prompt of the considered request need not be computed but for its last token.
+    On the decode side (``decodes``) the prompt of the considered request need not be computed but for its last token,
+    unless it is routed there first (``decides``).
     """
 
     _of: Mapping[int, LegReplica]
     _sequence: TwoLegged
 
-    def __init__(self, of_node: Mapping[int, LegReplica], at_once: bool, count: int, *, decodes: bool) -> None:
+    def __init__(
+        self, of_node: Mapping[int, LegReplica], at_once: bool, count: int, *, decodes: bool, decides: bool = False
+    ) -> None:
         super().__init__(of_node, at_once)
-        self._decodes = decodes
+        self._is_computed = decodes and not decides
         self.submitted = [0] * count
         self.submitted_tokens = [0] * count
         self.coming = [[] for _ in range(count)]
@@ -51,7 +58,7 @@ class LegView(ReplicaView):
 
     def cached_tokens(self, node: int) -> int:
         """See ``RoutingView.cached_tokens``."""
-        return self._sequence.prompt_tokens - 1 if self._decodes else super().cached_tokens(node)
+        return self._sequence.prompt_tokens - 1 if self._is_computed else super().cached_tokens(node)
 
     def transfer_ns(self, node: int) -> float:
         """See ``RoutingView.transfer_ns``."""
@@ -63,7 +70,8 @@ class LegFrontend(Frontend):
     """Feeds requests to replicas by leg, and writes them down when they end.
 
     ``view`` is of the replicas that prefill, ``decode_view`` of those that decode. ``transfers`` has the duration [ns]
-    and the size [B] of each transfer that has ended, in the order of their ends.
+    and the size [B] of each transfer that has ended, in the order of their ends. ``local_prompts`` counts requests
+    without a transfer.
     """
 
     view: LegView
@@ -78,24 +86,30 @@ class LegFrontend(Frontend):
         self._sizes = KvSizes(fleet.model)
         self._computed: deque[Transfer] = deque()
         self.transfers: list[tuple[int, int]] = []
+        self.local_prompts = 0
 
     # Routing ----------------------------------------------------------------------------------------------------------
 
     def _send(self, sequence: Sequence) -> bool:
         assert isinstance(sequence, TwoLegged)
-        self.view.consider(sequence)
-        prompt, policy = sequence.prompt_tokens, self.policy
-        hops = policy.route(prompt, prompt + self._expected_tokens, self.view)
-        if hops is None:
+        most_local, target = self._legs.most_local_tokens, None
+        if most_local is not None:
+            target = self._choose(self._legs.decode, self.decode_view, sequence)
+            if target is None:
+                return False
+            target.book()
+            if sequence.prompt_tokens - target.scheduler.cached_tokens(sequence) <= most_local:
+                coming, is_fed = self.view.coming[target.number], self.feed.mode is FeedMode.SATURATE
+                return not (is_fed and not target.could_admit(sequence, coming)) and self._keep(target, sequence)
+        source = self._choose(self._legs.prefill, self.view, sequence)
+        if source is None:
             return False
-        source = self.view.replica_of(hops, type(policy).__name__)
-        assert isinstance(source, LegReplica)
         if source.role == "both" or sequence.output_tokens == 1:
-            self._count(sequence)
-            self._dispatch(source, sequence)
-            return True
+            return self._keep(source, sequence)
         sequence.transfer = transfer = Transfer(sequence, source, self._fleet, self._sizes, self._kv, self)
-        if self._legs.transfer.is_layerwise and not self._aim(transfer):
+        if target is not None:
+            transfer.target = target
+        elif self._legs.transfer.is_layerwise and not self._aim(transfer):
             sequence.transfer = None
             return False
         self._count(sequence)
@@ -108,21 +122,34 @@ class LegFrontend(Frontend):
             self._dispatch(source, transfer.leg)
         return True
 
-    def _aim(self, transfer: Transfer) -> bool:
-        """Route the decode leg of a request; False if the policy finds no replica for it now."""
-        request, view, policy = transfer.request, self.decode_view, self._legs.decode.policy
-        view.consider(request)
-        hops = policy.route(request.prompt_tokens, request.prompt_tokens + self._expected_tokens, view)
+    def _choose(self, leg: Leg, view: LegView, sequence: TwoLegged) -> LegReplica | None:
+        """Route a leg of a request; None if the policy finds no replica for it now."""
+        view.consider(sequence)
+        hops = leg.policy.route(sequence.prompt_tokens, sequence.prompt_tokens + self._expected_tokens, view)
         if hops is None:
-            return False
-        target = view.replica_of(hops, type(policy).__name__)
-        assert isinstance(target, LegReplica)
-        transfer.target = target
+            return None
+        found = view.replica_of(hops, type(leg.policy).__name__)
+        assert isinstance(found, LegReplica)
+        return found
+
+    def _keep(self, replica: LegReplica, sequence: TwoLegged) -> bool:
+        """Let a replica serve both phases of a request."""
+        self.local_prompts += 1
+        self._count(sequence)
+        self._dispatch(replica, sequence)
         return True
+
+    def _aim(self, transfer: Transfer) -> bool:
+        """Route the decode leg of a request whose prompt is routed; False if the policy finds no replica for it now."""
+        target = self._choose(self._legs.decode, self.decode_view, transfer.request)
+        if target is not None:
+            transfer.target = target
+        return target is not None
 
     def _act(self, event: Call | None) -> None:
         now = self.kernel.now_ns
-        while self._computed and self._aim(self._computed[0]):
+        is_aimed = self._legs.most_local_tokens is not None
+        while self._computed and (is_aimed or self._aim(self._computed[0])):
             transfer = self._computed.popleft()
             request = transfer.request
             request.queue_ns += now - request.since_ns

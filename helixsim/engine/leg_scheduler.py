@@ -52,22 +52,28 @@ class LegScheduler(Scheduler):
 
     def expect(self, sequence: Sequence, due: int, now_ns: int) -> bool:
         """Admit the first waiting request, whose prompt is computed elsewhere; False: there is no memory for it."""
-        blocks = self.blocks_of(sequence.target)
-        if not self._has_room(sequence, blocks + self._unfinished_blocks(), due):
+        hit, idle = self._find(sequence)
+        blocks = self.blocks_of(sequence.target) - hit
+        if not self._has_room(sequence, blocks + idle + self._unfinished_blocks(), due):
             return False
         self.queue.take()
         self._admit(sequence, now_ns)
         self.prompts.pop()
+        if not self.rules.caches_prefixes:
+            sequence.chain = None  # it may have been found on the other side
+        elif hit and sequence.chain is not None:
+            sequence.held = self.kv.acquire(sequence.chain, sequence.target)
         self.take_blocks(blocks)
         self._make_room(due)
         sequence.computed = sequence.target
-        sequence.chain = None  # what came from elsewhere is not shared
         sequence.in_flight = 1  # it cannot be preempted before it is here
         self.receiving += 1
         return True
 
     def join(self, sequence: Sequence, now_ns: int) -> None:
-        """Let a sequence decode whose prompt has come."""
+        """Let a sequence decode whose prompt has come; from now on others share it."""
+        if sequence.chain is not None and sequence.request.prefix is not None:
+            sequence.held = self.kv.publish(sequence.chain, sequence.held, sequence.computed)
         self.receiving -= 1
         sequence.in_flight = 0
         if self.ready is None:

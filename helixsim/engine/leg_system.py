@@ -46,7 +46,8 @@ class LegSystem(ReplicaSystem):
 
         def view(leg: Leg, *, at_once: bool, decodes: bool) -> LegView:
             own = {number: of_id[node] for number, node in enumerate(leg.graph.node_ids) if node in of_id}
-            return LegView(own, at_once, len(self.replicas), decodes=decodes)  # type: ignore[arg-type]
+            decides = self.legs.most_local_tokens is not None
+            return LegView(own, at_once, len(self.replicas), decodes=decodes, decides=decides)  # type: ignore[arg-type]
 
         frontend.view = view(self.legs.prefill, at_once=at_once, decodes=False)
         frontend.decode_view = view(self.legs.decode, at_once=False, decodes=True)
@@ -63,12 +64,15 @@ class LegSystem(ReplicaSystem):
         return made
 
     def _rules(self, ids: list[str]) -> Rules:
-        """See ``ReplicaSystem._rules``: prefill keeps no memory for outputs, decode looks up no prefixes."""
+        """See ``ReplicaSystem._rules``: nodes of a phase may do without prefix caches; prefill keeps no output."""
         rules = super()._rules(ids)
         role = self.inputs.fleet.cluster.node(ids[0]).role
-        if role == "prefill":
-            return replace(rules, expected_output_tokens=None, most_reserved_share=1.0, speculation=None)
-        return replace(rules, caches_prefixes=False) if role == "decode" else rules
+        if role == "both":
+            return rules
+        rules = replace(rules, caches_prefixes=getattr(self.legs, role).caches_prefixes)
+        if role == "decode":
+            return rules
+        return replace(rules, expected_output_tokens=None, most_reserved_share=1.0, speculation=None)
 
     @property
     def running(self) -> int:
@@ -105,4 +109,4 @@ class LegSystem(ReplicaSystem):
     def transfers(self) -> TransferStats:
         """See ``System.transfers``."""
         rows = np.array(self.frontend.transfers, dtype=np.int64).reshape(-1, 2)
-        return TransferStats(rows[:, 0].copy(), rows[:, 1].copy())
+        return TransferStats(rows[:, 0].copy(), rows[:, 1].copy(), self.frontend.local_prompts)

@@ -44,6 +44,7 @@ def disaggregation_figures(run: RunResult, used: Utilisation, fleet: Deployment)
         transfer_p99_s=_percentile_s(sent.duration_ns, 99),
         exposed_p50_s=_percentile_s(waited, 50),
         exposed_p99_s=_percentile_s(waited, 99),
+        local_prompts=sent.local_prompts,
     )
 
 

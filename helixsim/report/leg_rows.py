@@ -52,6 +52,7 @@ def leg_rows(runs: RunSet) -> list[tuple[str, Callable[[Summary], str]]]:
         ("KV transfers", transfers_text),
         ("  duration p50 / p99, ms", transfer_times),
         ("  exposed p50 / p99, ms", _exposed_times),
+        ("prompts computed where they decode", _local_prompts),
     ]
 
 
@@ -76,6 +77,10 @@ def _exposed_times(summary: Summary) -> str:
     return " / ".join(number(milliseconds(time_s)) for time_s in (one.exposed_p50_s, one.exposed_p99_s))
 
 
+def _local_prompts(summary: Summary) -> str:
+    return MISSING if summary.disaggregation is None else number(summary.disaggregation.local_prompts)
+
+
 def pool_columns(runs: RunSet) -> list[tuple[str, Callable[[Summary], str]]]:
     """Return the columns of pools and transfers; empty where all nodes of all systems serve both phases."""
     roles = roles_of(runs)
@@ -86,4 +91,5 @@ def pool_columns(runs: RunSet) -> list[tuple[str, Callable[[Summary], str]]]:
         ("KV transfers", transfers_text),
         ("p50 / p99, ms", transfer_times),
         ("of it waited, ms", _exposed_times),
+        ("local prompts", _local_prompts),
     ]

@@ -149,6 +149,6 @@ def legs_of(
             raise ConfigError(
                 f"{system.name}: routing {name} learns from single hops, which nodes with roles do not tell"
             )
-        return Leg(graph, policy)
+        return Leg(graph, policy, one.caches_prefixes)
 
-    return Legs(leg("prefill", spec.prefill), leg("decode", spec.decode), spec.transfer)
+    return Legs(leg("prefill", spec.prefill), leg("decode", spec.decode), spec.transfer, spec.most_local_tokens)

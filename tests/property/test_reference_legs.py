@@ -27,7 +27,7 @@ def assert_equal(case, load, transfer, **how):
     reference = LegReference(
         inputs_of_legs(case, load, transfer, **how),
         lambda engine: replace(engine, admission="prompt", schedule_conservativeness=None, speculation=None),
-        lambda engine: replace(engine, caches_prefixes=False),
+        lambda engine: replace(engine, caches_prefixes=engine.caches_prefixes and how.get("decode_caches", True)),
     )
     compare(result, reference.run())
     return result
@@ -89,15 +89,20 @@ def test_requests_that_come_at_a_rate(case, engine, transfer, seed, batching, ro
     ),
     edges=st.tuples(st.sampled_from([0, 50, 200]), st.sampled_from([50, 100, 300])),
     output=st.sampled_from([20, 60]),
+    most_local=st.sampled_from([None, 0, 10, 50]),
+    decode_caches=st.booleans(),
 )
 @settings(max_examples=400, deadline=None)
-def test_all_of_it_together(case, engine, transfer, caches, seed, batching, routing, feed, edges, output):
-    """Prefix caches, drafts, rules of admission and windows under all feeds."""
+def test_all_of_it_together(
+    case, engine, transfer, caches, seed, batching, routing, feed, edges, output, most_local, decode_caches
+):  # fmt: skip
+    """Prefix caches, short prompts that stay, drafts, rules of admission and windows under all feeds."""
     rate_rps = feed.get("rate_rps")
     make = shared_load if caches else random_load
     load = make(seed, 40 if rate_rps else 600, rate_rps=rate_rps or 1.0, prompt=60, output=output)
     how = {"engine": replace(engine, caches_prefixes=caches), "batching": batching, "routing": routing, "seed": seed}
     how |= {name: value for name, value in feed.items() if name != "rate_rps"}
+    how |= {"most_local_tokens": most_local, "decode_caches": decode_caches}
     warmup, duration = (edge * 997_003 for edge in edges)
     assert_equal(case, load, transfer, window=Window(warmup, duration, drain=False), **how)
 

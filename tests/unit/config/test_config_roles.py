@@ -40,7 +40,8 @@ def test_roles_of_groups_hold_for_systems_that_state_none(load, sound):
 def test_each_leg_may_have_a_placement_a_routing_and_limits_of_its_own(load, split):
     split["systems"][0]["disaggregation"] = {
         "prefill": {"placement": "petals", "max_num_batched_tokens": 5000},
-        "decode": {"routing": {"policy": "random"}, "max_num_seqs": 77},
+        "decode": {"routing": {"policy": "random"}, "max_num_seqs": 77, "enable_prefix_caching": False},
+        "max_local_prefill_length": 700,
         "transfer": "layerwise",
         "efficiency": 0.5,
         "latency": "1 ms",
@@ -54,6 +55,7 @@ def test_each_leg_may_have_a_placement_a_routing_and_limits_of_its_own(load, spl
         node.role: profile.limits[0]
         for node, profile in zip(system.fleet.cluster.nodes, system.fleet.profiles, strict=True)
     }
+    assert (legs.prefill.caches_prefixes, legs.decode.caches_prefixes, legs.most_local_tokens) == (True, False, 700)
     assert limits["prefill"].max_prefill_tokens == 5000
     assert limits["decode"].max_decode_seqs == 77
     assert limits["decode"].max_prefill_tokens != 5000
@@ -106,6 +108,8 @@ def test_fair_links_are_refused(load, split):
         ("efficiency", 0.0, "greater than or equal to"),
         ("efficiency", 1.5, "less than or equal to 1"),
         ("latency", "-1 ms", "time"),
+        ("max_local_prefill_length", -1, "greater than or equal to 0"),
+        ("max_local_prefill_length", "short", "whole number"),
         ("prefil", {}, "prefill"),
     ],
 )

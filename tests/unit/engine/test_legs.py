@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from comparing_replicas import INSIDE
 from replica_cases import chains, kind_of
-from simulating import SECOND, inputs_of, inputs_of_legs, random_load, requests, with_roles
+from simulating import MS, SECOND, inputs_of, inputs_of_legs, random_load, requests, with_roles
 
 from helixsim.domain.cluster import LinkSpec
 from helixsim.domain.disaggregation import KvTransfer
-from helixsim.domain.request import FeedMode, Window
+from helixsim.domain.request import FeedMode, Prefix, Request, Window
 from helixsim.engine.leg_scheduler import LegScheduler
 from helixsim.engine.simulate import simulate
 from helixsim.errors import SimulationError
@@ -184,3 +184,101 @@ def test_saturation_fills_both_sides():
     busy = np.diff(result.series.busy_ns[[len(result.series.time_ns) // 2, -1]], axis=0)[0]
     span = result.series.time_ns[-1] - result.series.time_ns[len(result.series.time_ns) // 2]
     assert busy[1] > 0.95 * span
+
+
+CACHING = replace(INSIDE, caches_prefixes=True)
+
+
+def turns(count, *, message=100, answer=20, gap_ms=5000):
+    """A conversation: each prompt is all before it and one more message."""
+    known = [(message + answer) * (turn + 1) for turn in range(count)]
+    return [
+        Request(turn, turn * gap_ms * 1_000_000, total - answer, answer, prefix=Prefix((7,), (total,), total))
+        for turn, total in enumerate(known)
+    ]
+
+
+def test_no_prompt_is_as_short_as_nothing():
+    """No prompt lacks fewer tokens than one: a threshold of none is as no threshold, but for the order of routing."""
+    load = random_load(4, 60, rate_rps=30.0, prompt=60, output=20)
+    for is_layerwise in (False, True):
+        never, none = (run_legs(pair(), load, KvTransfer(is_layerwise), most_local_tokens=most) for most in (None, 0))
+        np.testing.assert_array_equal(never.requests.finish_ns, none.requests.finish_ns)
+        np.testing.assert_array_equal(never.requests.transfer_ns, none.requests.transfer_ns)
+
+
+def test_a_threshold_beyond_all_prompts_leaves_the_prefill_side_idle():
+    """The nodes that decode serve the load as if they were alone."""
+    load = random_load(4, 60, rate_rps=30.0, prompt=60, output=20)
+    result = run_legs(pair(), load, most_local_tokens=10**6)
+    alone = chains([[kind_of("d", blocks=5000, budget=4000, seqs=500)]], intra=ENDLESS)
+    np.testing.assert_array_equal(
+        result.requests.finish_ns, simulate(inputs_of(alone, load, engine=INSIDE)).requests.finish_ns
+    )
+    assert result.nodes.prompt_tokens.tolist() == [0, sum(one.prompt_tokens for one in load)]
+    assert (len(result.transfers.bytes), result.transfers.local_prompts) == (0, len(load))
+
+
+@pytest.mark.parametrize("is_layerwise", [False, True])
+def test_short_prompts_stay_and_long_ones_go(is_layerwise):
+    load = random_load(4, 60, rate_rps=30.0, prompt=60, output=20)
+    result = run_legs(pair(), load, KvTransfer(is_layerwise), most_local_tokens=40)
+    short = np.array([one.prompt_tokens <= 40 for one in load])
+    single = np.array([one.output_tokens == 1 for one in load])
+    assert 0 < short.sum() < len(load)
+    np.testing.assert_array_equal(result.requests.transfer_ns == 0, short | single)
+    assert result.nodes.prompt_tokens[1] == sum(one.prompt_tokens for one in load if one.prompt_tokens <= 40)
+    assert len(result.transfers.bytes) + result.transfers.local_prompts == len(load)
+
+
+@pytest.mark.parametrize("is_layerwise", [False, True])
+def test_turns_of_which_only_the_message_is_new_stay_where_the_conversation_is(is_layerwise):
+    """The first turn is sent, the others find it and its answer there, but for their last, incomplete block."""
+    load = turns(5)
+    result = run_legs(pair(), load, KvTransfer(is_layerwise), engine=CACHING, most_local_tokens=150)
+    assert (result.requests.transfer_ns > 0).tolist() == [False] * 5  # 120 tokens, of which 100 are a message
+    first = run_legs(pair(), load, KvTransfer(is_layerwise), engine=CACHING, most_local_tokens=110)
+    whole = [one.prompt_tokens - cached for one, cached in zip(load, first.requests.cached_tokens, strict=True)]
+    assert first.transfers.local_prompts == sum(lacking <= 110 for lacking in whole) > 0
+    without = run_legs(
+        pair(), load, KvTransfer(is_layerwise), engine=CACHING, most_local_tokens=110, decode_caches=False
+    )
+    assert without.transfers.local_prompts == 1  # the first prompt alone is as short as that
+
+
+@pytest.mark.parametrize("is_layerwise", [False, True])
+@pytest.mark.parametrize("stages", [(1, 1), (2, 3)])
+def test_blocks_that_the_target_has_are_not_sent(is_layerwise, stages):
+    """All turns are sent; each but the first only from the last whole block on that the one before has left."""
+    load = turns(4)
+    caching, plain = (
+        run_legs(pair(stages=stages), load, KvTransfer(is_layerwise), engine=CACHING, decode_caches=one)
+        for one in (True, False)
+    )
+    tokens = [one.prompt_tokens for one in load]
+    kept = [0] + [(before.prompt_tokens + before.output_tokens - 1) // 16 * 16 for before in load[:-1]]
+    of_token = 12 * 2000
+    assert plain.transfers.bytes.tolist() == [of_token * each for each in tokens]
+    assert caching.transfers.bytes.tolist() == [
+        of_token * (each - held) for each, held in zip(tokens, kept, strict=True)
+    ]
+    np.testing.assert_array_equal(caching.requests.cached_tokens, plain.requests.cached_tokens)  # of the prefill side
+
+
+def test_prompts_are_routed_to_the_prefill_node_that_has_them():
+    """Of several conversations, by what the caches have, every turn finds all but its message."""
+    case = with_roles(
+        chains([[kind_of(name, blocks=5000, budget=4000)] for name in "ppd"], intra=ENDLESS),
+        {"p-0": "prefill", "p-1": "prefill", "d-0": "decode"},
+    )
+    load = [
+        replace(one, id=3 * one.id + k, arrival_ns=one.arrival_ns + k * MS, prefix=replace(one.prefix, ids=(k,)))
+        for one in turns(6)
+        for k in range(3)
+    ]
+    aware, even = (
+        run_legs(case, load, engine=CACHING, routing=one, decode_routing="least_loaded").requests.cached_tokens
+        for one in ("prefix_aware", "flow_weighted")
+    )
+    assert aware.tolist() == [max(0, one.prompt_tokens - 120) // 16 * 16 for one in load]
+    assert even.sum() < aware.sum()
