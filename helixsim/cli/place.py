@@ -43,6 +43,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--by-flow", action="store_true", help="select candidates by max-flow alone, without short simulations"
     )
+    parser.add_argument(
+        "--jobs",
+        type=options.positive,
+        metavar="N",
+        help="processes that share the simulations of candidates; 1: this one (default: one per core)",
+    )
     parser.add_argument("--force", action="store_true", help="allow --export and --out to replace a file")
     parser.set_defaults(func=run)
 
@@ -54,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
     from helixsim.report.tables import placement_text
     from helixsim.results.files import write_json
     from helixsim.results.placement_json import placement_document
+    from helixsim.runtime.executors import executor
     from helixsim.study.placing import place_system
     from helixsim.writing import write_text
 
@@ -69,13 +76,15 @@ def run(args: argparse.Namespace) -> int:
     if target is not None:
         _refuse_roles(target, chosen[0])
     placed: dict[str, PlacedSystem] = {}
-    with console.progress("place", quiet=args.quiet) as advance:
+    with executor(args.jobs, None, Path()) as shared, console.progress("place", quiet=args.quiet) as advance:
         for number, system in enumerate(chosen):
 
             def progress(what: str, _s: float, value: float, bound: float, name: str = system.name) -> None:
                 advance(number / len(chosen), f"{name}: {what}, {value:.1f} tokens/s, bound {bound:.1f}")  # noqa: B023
 
-            placed[system.name] = place_system(experiment, system, progress=progress, by_flow=args.by_flow)
+            placed[system.name] = place_system(
+                experiment, system, progress=progress, by_flow=args.by_flow, executor=shared
+            )
             advance((number + 1) / len(chosen), system.name)
     if target is not None:
         from helixsim.deploy import registry

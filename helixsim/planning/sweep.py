@@ -218,7 +218,7 @@ def run_sweep(
         kept = f"{progress.done} of {progress.total} points are finished and kept"
         raise KeyboardInterrupt(f"{kept}; repeat the command to continue") from None
     finally:
-        running.close()  # type: ignore[attr-defined]  # executors are generators
+        running.close()
     results = _results(sweep, out, outcomes)
     write = partial(write_sweep, with_parquet=with_parquet)
     rundir.results_directory(directory, sweep.identity, lambda: results, write, force=True)

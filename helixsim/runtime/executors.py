@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from helixsim.errors import ConfigError, WorkerError
 from helixsim.plugins import added_folders, make_findable, write_modules, written_modules
 from helixsim.runtime.identity import content_key
-from helixsim.runtime.pool import Executor, OnProgress, Processes, Serial, Work, guarded, without_main
+from helixsim.runtime.pool import Executor, OnProgress, Outcomes, Processes, Serial, Work, guarded, without_main
 from helixsim.writing import write_text
 
 _TIMEOUT_S = 8
@@ -42,12 +42,12 @@ class Dask(Executor):
 
     def __init__(self, address: str, workers: int, shared: Path) -> None:
         self.address = address
-        self.workers = workers
+        self.count = workers
         self.shared = shared
         self._open = ExitStack()
         self._client: Any = None
 
-    def run(self, work: Work, tasks: Sequence[Any], on_progress: OnProgress) -> Iterator[tuple[int, Any]]:
+    def run(self, work: Work, tasks: Sequence[Any], on_progress: OnProgress) -> Outcomes:
         """Yield the results as they come; dask itself begins a task again when its worker dies."""
         as_completed = _dask()[2]
         if not tasks:
@@ -79,7 +79,7 @@ class Dask(Executor):
         if self.address == "local":
             with without_main():
                 cluster = local_cluster(
-                    n_workers=self.workers, threads_per_worker=1, processes=True, dashboard_address=None,
+                    n_workers=self.count, threads_per_worker=1, processes=True, dashboard_address=None,
                     silence_logs=50,
                 )  # fmt: skip
             self._open.callback(cluster.close)

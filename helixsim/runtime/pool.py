@@ -18,8 +18,8 @@ import sys
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
@@ -42,12 +42,17 @@ Work = Callable[[Any, Report], Any]
 OnProgress = Callable[[int, float, str], None]
 """Called with (number of the task, share done, what is being done)."""
 
+Outcomes = Generator[tuple[int, Any], None, None]
+"""Tasks by number as they end, each with its result or its ``HelixsimError``."""
+
 
 class Executor(ABC):
-    """Carries out tasks; as a context it is closed in the end."""
+    """Carries out tasks; as a context it is closed in the end. ``count``: tasks that it carries out at once."""
+
+    count: int = 1
 
     @abstractmethod
-    def run(self, work: Work, tasks: Sequence[Any], on_progress: OnProgress) -> Iterator[tuple[int, Any]]:
+    def run(self, work: Work, tasks: Sequence[Any], on_progress: OnProgress) -> Outcomes:
         """Yield (number, result or ``HelixsimError``) of tasks as they end; when closed early, stop what is running."""
 
     def carry_out(self, work: Work, tasks: Sequence[Any], report: Report) -> Iterator[tuple[int, Any]]:
@@ -74,10 +79,24 @@ class Executor(ABC):
         self.close()
 
 
+def in_order(
+    executor: Executor, work: Work, tasks: Sequence[Any], on_progress: OnProgress
+) -> Generator[Any, None, None]:
+    """Yield the outcomes of ``Executor.run`` in the order of the tasks; when closed early, stop what is running."""
+    waiting: dict[int, Any] = {}
+    following = 0
+    with closing(executor.run(work, tasks, on_progress)) as outcomes:
+        for number, outcome in outcomes:
+            waiting[number] = outcome
+            while following in waiting:
+                yield waiting.pop(following)
+                following += 1
+
+
 class Serial(Executor):
     """One task after the other in this process."""
 
-    def run(self, work: Work, tasks: Sequence[Any], on_progress: OnProgress) -> Iterator[tuple[int, Any]]:
+    def run(self, work: Work, tasks: Sequence[Any], on_progress: OnProgress) -> Outcomes:
         """Yield the results in order."""
         for number, task in enumerate(tasks):
 
@@ -94,7 +113,7 @@ class Processes(Executor):
         self.count = count
         self._pool: list[_Worker] = []
 
-    def run(self, work: Work, tasks: Sequence[Any], on_progress: OnProgress) -> Iterator[tuple[int, Any]]:
+    def run(self, work: Work, tasks: Sequence[Any], on_progress: OnProgress) -> Outcomes:
         """Yield the results as they come."""
         context = multiprocessing.get_context("spawn")
         waiting = deque(range(len(tasks)))

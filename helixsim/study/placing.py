@@ -19,6 +19,7 @@ from helixsim.placement.helix_options import RACED
 from helixsim.routing import registry as routing_registry
 from helixsim.routing.graph import routing_graph
 from helixsim.routing.times import RoutingTimes
+from helixsim.runtime.pool import Executor, Serial
 from helixsim.study.evaluator import Evaluator
 from helixsim.study.finished import SimulatedStore
 from helixsim.study.legs import check_pools, place_pools
@@ -36,6 +37,7 @@ def place_system(
     by_flow: bool = False,
     store: PlacementStore | None = None,
     runs: SimulatedStore | None = None,
+    executor: Executor | None = None,
 ) -> PlacedSystem:
     """Place the model for one system.
 
@@ -47,6 +49,8 @@ def place_system(
         Where placements made from equal inputs are found, and new ones kept; None: always search.
     runs
         Where simulations with the window and the seed of the report are found and kept; None: nowhere.
+    executor
+        Carries out the simulations by which candidates are compared; None: this process. The result is the same.
 
     Raises
     ------
@@ -76,7 +80,9 @@ def place_system(
         evaluator = None if by_flow else Evaluator(planned, routed(system, None), problem.capacity)
         given = problem if evaluator is None else replace(problem, evaluator=evaluator, estimate=evaluator.estimate)
         if rivals is not None and not by_flow:
-            given = replace(given, select=Race(planned, system, problem.capacity, baselines, runs))
+            given = replace(
+                given, select=Race(planned, system, problem.capacity, baselines, runs, executor or Serial())
+            )
         found = placement_registry.get(system.placement)().solve(given, system.placement_options)
         return found, evaluator is not None and evaluator.was_asked
 
@@ -86,6 +92,11 @@ def place_system(
         capacities = (problem.capacity, problem.operating)
         placement = kept_or_searched(store, planned, system, capacities, rivals or (), by_flow, search)
     return assembled(experiment, system, placement)
+
+
+def is_raced(experiment: ResolvedExperiment, system: SystemSpec) -> bool:
+    """Return whether the placement of a system is selected by a race of simulations."""
+    return system.disaggregation is None and _rivals(as_planned(experiment), system) is not None
 
 
 def _rivals(experiment: ResolvedExperiment, system: SystemSpec) -> tuple[SystemSpec, ...] | None:

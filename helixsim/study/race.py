@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
@@ -30,15 +31,16 @@ from helixsim.placement.base import Contender
 from helixsim.placement.select import routes_of
 from helixsim.routing import registry as routing_registry
 from helixsim.routing.graph import chains, routing_graph
-from helixsim.study.finished import SimulatedStore, simulated
+from helixsim.runtime.pool import Executor, Serial
+from helixsim.study.finished import SimulatedStore
 from helixsim.study.race_budget import Budget
+from helixsim.study.race_runs import RaceRun, shown_in_order
 from helixsim.study.systems import (
     PlacedSystem,
     capacity_table,
     is_by_cost,
     on_its_nodes,
     operating_load,
-    simulate_system,
 )
 from helixsim.study.trial_notes import Entry, Trial, explained, plain, worth_of_one_more
 from helixsim.units import NS_PER_S
@@ -68,19 +70,31 @@ MOST_ALTERNATIVES = 2
 FINALISTS, MOST_FINALISTS = 2, 6
 """Entries that are simulated as reported; up to the latter while one has shown more than the best of these."""
 
+PARALLEL_CPU_S = 3.0
+"""Least estimated CPU time of a race that several processes share [s]; each takes a second to start."""
+
 SAME_SHARE = 0.02
 """Shares of requests within the objectives that differ by no more than this are equal between trial and report."""
 
 
 @dataclass
 class Race:
-    """Selects a placement for one system (``placement.base.Select``); ``runs``: where simulations are kept."""
+    """Selects a placement for one system (``placement.base.Select``).
+
+    Parameters
+    ----------
+    runs
+        Where simulations with the window and the seed of the report are found and kept; None: nowhere.
+    executor
+        Carries out the simulations; what is selected does not depend on it.
+    """
 
     experiment: ResolvedExperiment
     system: SystemSpec
     capacity: CapacityTable
     baselines: Callable[[], Sequence[PlacedSystem]] = field(default=tuple)
     runs: SimulatedStore | None = None
+    executor: Executor = field(default_factory=Serial)
 
     def __call__(self, contenders: Sequence[Contender], report: Callable[[str], None]) -> Placement:
         """Return the placement that is selected, with its routing and the explanation in its notes."""
@@ -88,6 +102,7 @@ class Race:
         alternatives = MOST_ALTERNATIVES * LEAST_PASSED_ON
         runs = len(contenders) + alternatives, LEAST_PASSED_ON
         windows = budget.trials(self._windows(contenders), runs)
+        self._share(budget, [*zip(windows, runs, strict=False), (self.experiment.workload.window, FINALISTS)])
         by_estimate = sorted(contenders, key=lambda one: -math.inf if one.estimate is None else -one.estimate)
         entries, trials = [self._entry(one) for one in (contenders if windows else by_estimate)], list[Trial]()
         most_events = 0 if budget.told else ROUND_EVENTS
@@ -115,6 +130,11 @@ class Race:
         if budget.told:
             notes["budget"] = " ".join(budget.told)
         return replace(chosen.placement, notes={**chosen.placement.notes, **notes})
+
+    def _share(self, budget: Budget, simulations: Sequence[tuple[Window, int]]) -> None:
+        """Leave all simulations to this process where they are estimated to take less than it takes to start others."""
+        if sum(count * budget.simulation_cpu_s(window) for window, count in simulations) < PARALLEL_CPU_S:
+            self.executor = Serial()
 
     @staticmethod
     def _passed(trial: Trial) -> list[Entry]:
@@ -218,12 +238,16 @@ class Race:
         most_events: float = math.inf,
     ) -> None:
         """Simulate entries in their order, until the trial has taken so many events."""
-        for number, entry in enumerate(entries):
-            if number >= at_least and trial.events >= most_events:
-                return
-            report(f"trial of {(trial.window.duration_ns or 0) / NS_PER_S:.3g} s: {entry.label}")
-            placed = PlacedSystem(entry.system, entry.placement, entry.plan)
-            trial.add(entry, simulate_system(self.experiment, placed, window=trial.window, seed=trial.seed))
+        what = f"trial of {(trial.window.duration_ns or 0) / NS_PER_S:.3g} s"
+        tasks = [
+            RaceRun(f"{what}: {entry.label}", self.experiment, _placed(entry), trial.window, trial.seed)
+            for entry in entries
+        ]
+        with closing(shown_in_order(self.executor, tasks, report)) as shown:
+            for number, (entry, one) in enumerate(zip(entries, shown, strict=True), start=1):
+                trial.add(entry, one)
+                if number >= at_least and trial.events >= most_events:
+                    return
 
     def _final(
         self,
@@ -244,19 +268,13 @@ class Race:
         # A run simulates its baselines for the report in any case.
         window = budget.report(window, FINALISTS + (0 if self.runs is not None else len(baselines)))
         final = Trial(window, self.experiment.seed, self.experiment.slo)
-        for entry in order:
-            if len(final.entries) == MOST_FINALISTS:
+        self._as_reported(final, [*order[:FINALISTS], *map(self._rival, baselines)], report)
+        for entry in order[FINALISTS:]:
+            if len(final.best()) == MOST_FINALISTS:
                 break
             shown = [trial.scores[entry.label] for trial in reversed(trials) if entry.label in trial.scores]
-            if len(final.entries) < FINALISTS or (
-                shown and self._promises(shown[0], final.scores[final.best()[0].label])
-            ):
-                self._as_reported(final, entry, report)
-        for placed in baselines:
-            system = placed.system if self.system.routing == "auto" else self.system
-            name = f"system {placed.system.name}"
-            rival = Entry(name, placed.placement, self._plan(placed.placement), system, is_baseline=True)
-            self._as_reported(final, rival, report)
+            if shown and self._promises(shown[0], final.scores[final.best()[0].label]):
+                self._as_reported(final, [entry], report)
         candidates, rivals = final.best(), final.best(baselines=True)
         # The verdict ranks what is chosen beside the baselines alone, and has to call it the best.
         chosen = next(
@@ -286,14 +304,25 @@ class Race:
             return shown.cost[0] < best.cost[0]
         return shown.latency_s < (1 - ALIKE) * best.latency_s
 
-    def _as_reported(self, final: Trial, entry: Entry, report: Callable[[str], None]) -> None:
-        report(f"as reported: {entry.label}")
-        placed = PlacedSystem(entry.system, entry.placement, entry.plan)
-        if self.experiment.workload.window == final.window:
-            run = simulated(self.experiment, placed, self.runs)
-        else:
-            run = simulate_system(self.experiment, placed, window=final.window)
-        final.add(entry, run)
+    def _rival(self, placed: PlacedSystem) -> Entry:
+        """Return the entry of a baseline; a routing of the user is that of all entries."""
+        system = placed.system if self.system.routing == "auto" else self.system
+        name = f"system {placed.system.name}"
+        return Entry(name, placed.placement, self._plan(placed.placement), system, is_baseline=True)
+
+    def _as_reported(self, final: Trial, entries: Sequence[Entry], report: Callable[[str], None]) -> None:
+        window = None if self.experiment.workload.window == final.window else final.window
+        tasks = [
+            RaceRun(f"as reported: {one.label}", self.experiment, _placed(one), window, runs=self.runs)
+            for one in entries
+        ]
+        with closing(shown_in_order(self.executor, tasks, report)) as shown:
+            for entry, one in zip(entries, shown, strict=True):
+                final.add(entry, one)
+
+
+def _placed(entry: Entry) -> PlacedSystem:
+    return PlacedSystem(entry.system, entry.placement, entry.plan)
 
 
 def _with(entry: Entry, policy: str, **options: Any) -> Entry:

@@ -41,7 +41,7 @@ class Budget:
         Warm-up and window keep their proportion. None: not even the time that a request takes is left.
         """
         duration_s = (window.duration_ns or 0) / NS_PER_S
-        needed_s = self._cpu_s(window) * runs
+        needed_s = self.simulation_cpu_s(window) * runs
         if needed_s <= share * self.cpu_s:
             return window
         kept = share * self.cpu_s / needed_s
@@ -75,16 +75,16 @@ class Budget:
         )
         return kept
 
-    def _cpu_s(self, window: Window) -> float:
-        """Return the estimated CPU time of one simulation [s]."""
+    def simulation_cpu_s(self, window: Window) -> float:
+        """Return the estimated CPU time of one simulation [s]; 0 where the load has no rate."""
         if self.tokens_per_s is None or window.duration_ns is None:
             return 0.0
         return self.tokens_per_s * (window.warmup_ns + window.duration_ns) / NS_PER_S / TOKENS_PER_CPU_S
 
     def _cost(self, window: Window, runs: int) -> str:
+        cpu_s = self.simulation_cpu_s(window) * runs
         return (
-            f"{runs} simulations of {_length(window)} were estimated at {self._cpu_s(window) * runs:.3g} CPU s, of "
-            f"race_cpu_s {self.cpu_s:g}"
+            f"{runs} simulations of {_length(window)} were estimated at {cpu_s:.3g} CPU s, of race_cpu_s {self.cpu_s:g}"
         )
 
 

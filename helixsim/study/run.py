@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from helixsim.results.run import Run, Simulation
 from helixsim.results.runset import RunSet
 from helixsim.runtime.identity import content_key, errors_digest, experiment_key
 from helixsim.runtime.manifest import checked_manifest
-from helixsim.runtime.pool import Executor, Processes, Report, Serial
+from helixsim.runtime.pool import Executor, OnProgress, Processes, Report, Serial, guarded
 from helixsim.study import rundir
 from helixsim.study.finished import Simulated, SimulatedStore, simulated, simulated_in
 from helixsim.study.placements import PlacementStore, placement_store, placements_in
@@ -126,7 +127,7 @@ class _Run:
         self.started_s = time.perf_counter()
 
     def systems(self, executor: Executor) -> None:
-        """Run all systems; a single one in this process rather than in another, which takes a second to start."""
+        """Run all systems."""
         all_cases = cases(self.experiment)
         kept = SimulatedStore(simulated_in(self.directory, check=self.check), renew=self.force)
         tasks = [
@@ -141,9 +142,7 @@ class _Run:
             shares[number], unfinished[number] = share, now
             self.report("\n".join(unfinished.values()), sum(shares) / len(shares))
 
-        if len(tasks) == 1 and isinstance(executor, Processes):
-            executor = Serial()
-        for number, outcome in executor.run(run_system, tasks, on_progress):
+        for number, outcome in self._outcomes(executor, tasks, on_progress):
             name = all_cases[number].name
             shares[number] = 1.0
             del unfinished[number]
@@ -155,6 +154,35 @@ class _Run:
                 self.failed[name] = outcome
             else:
                 self.broken[name] = outcome
+
+    @staticmethod
+    def _outcomes(
+        executor: Executor, tasks: Sequence[SystemTask], on_progress: OnProgress
+    ) -> Iterator[tuple[int, Any]]:
+        """Yield the outcomes of all systems.
+
+        A race is the longest of them by far. Where there are fewer races than processes, these share the simulations of
+        one race after the other, and the other systems come last: a race has simulated them already. A single system
+        is run in this process, as another takes a second to start.
+        """
+        raced = [number for number, task in enumerate(tasks) if task.case.is_raced]
+        if len(raced) >= executor.count:
+            raced = []
+        for number in raced:
+
+            def report(share: float, what: str, number: int = number) -> None:
+                on_progress(number, share, what)
+
+            yield number, guarded(partial(run_system, executor=executor), tasks[number], report)
+        others = [number for number in range(len(tasks)) if number not in raced]
+        one_here = len(others) == 1 and isinstance(executor, Processes)
+
+        def told(number: int, share: float, what: str) -> None:
+            on_progress(others[number], share, what)
+
+        some = [tasks[number] for number in others]
+        for number, outcome in (Serial() if one_here else executor).run(run_system, some, told):
+            yield others[number], outcome
 
     def failure(self) -> HelixsimError:
         """Return the error of the first system that a failure of the machine stopped, and where the others are."""
@@ -239,14 +267,17 @@ class SystemTask:
     kept: SimulatedStore
 
 
-def run_system(task: SystemTask, report: Report) -> Run:
-    """Place, simulate and summarise one system, unless it was kept; the work of the executors."""
+def run_system(task: SystemTask, report: Report, executor: Executor | None = None) -> Run:
+    """Place, simulate and summarise one system, unless it was kept; the work of the executors.
+
+    ``executor`` shares the simulations of its race, if any.
+    """
     found = task.kept.get(task.key)
     if found is not None:
         return _again(task.case, found)
     finished = run_case(
         task.case, check=task.check, store=task.placements, runs=None if task.check else task.kept,
-        progress=lambda what, share: report(share, what),
+        progress=lambda what, share: report(share, what), executor=executor,
     )  # fmt: skip
     with suppress(OSError):  # no room: the results are in memory still, and the run directory may have room
         task.kept.keep(task.key, Simulated(finished.simulation.placement, finished.simulation.result))
@@ -260,8 +291,12 @@ def run_case(
     store: PlacementStore | None = None,
     runs: SimulatedStore | None = None,
     progress: Progress | None = None,
+    executor: Executor | None = None,
 ) -> Run:
-    """Place, simulate and summarise one system; ``runs``: where simulations without checks are kept, if at all."""
+    """Place, simulate and summarise one system.
+
+    ``runs``: where simulations without checks are kept, if at all; ``executor`` shares the simulations of its race.
+    """
     experiment, system = case.experiment, case.system
     report = progress or (lambda _what, _done: None)
     window = experiment.workload.window
@@ -281,7 +316,7 @@ def run_case(
         report(what, PLACEMENT_SHARE + (1 - PLACEMENT_SHARE) * min(share, 1.0))
 
     report(f"{system.name}: placing", 0.0)
-    placed = place_case(case, progress=on_candidate, store=store, runs=runs)
+    placed = place_case(case, progress=on_candidate, store=store, runs=runs, executor=executor)
     if placed.placement.notes.get("interrupted"):
         raise KeyboardInterrupt  # the search keeps its incumbent for `place`; a run must not pass it off as its result
     started_s = time.perf_counter()

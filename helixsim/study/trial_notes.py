@@ -12,12 +12,11 @@ from helixsim.domain.cluster import Deployment, Node
 from helixsim.domain.flowplan import FlowPlan
 from helixsim.domain.placement import Placement
 from helixsim.domain.request import Slo, Window
-from helixsim.domain.result import RunResult
 from helixsim.flow.capacity import CapacityTable, share_bound
 from helixsim.metrics.criteria import race_steps, ranked
-from helixsim.metrics.score import Score, score_of
+from helixsim.metrics.score import Score
 from helixsim.plugins import NoOptions
-from helixsim.study.systems import is_by_cost
+from helixsim.study.race_runs import Shown
 
 
 @dataclass(frozen=True)
@@ -47,12 +46,10 @@ class Trial:
     scores: dict[str, Score] = field(default_factory=dict)
     events: int = 0
 
-    def add(self, entry: Entry, run: RunResult) -> None:
+    def add(self, entry: Entry, shown: Shown) -> None:
         """Add an entry that was simulated."""
-        by_cost = is_by_cost(entry.system)
-        self.events += int(run.counters["events"])
-        score = score_of(run, self.slo, entry.system.fleet, entry.placement, cost_first=by_cost)
-        self.entries[entry.label], self.scores[entry.label] = entry, score
+        self.events += shown.events
+        self.entries[entry.label], self.scores[entry.label] = entry, shown.score
 
     def best(self, *, baselines: bool = False) -> list[Entry]:
         """Return the entries, or the baselines among them, the best first."""

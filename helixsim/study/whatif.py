@@ -12,9 +12,10 @@ from helixsim.domain.placement import Placement
 from helixsim.errors import HelixsimError, InfeasibleError
 from helixsim.placement.base import Progress, silent
 from helixsim.results.runset import WhatIf
+from helixsim.runtime.pool import Executor
 from helixsim.study.finished import SimulatedStore
 from helixsim.study.placements import PlacementStore
-from helixsim.study.placing import assembled, place_system, routed
+from helixsim.study.placing import assembled, is_raced, place_system, routed
 from helixsim.study.systems import PlacedSystem, on_its_nodes
 
 
@@ -30,6 +31,11 @@ class Case:
     def name(self) -> str:
         """Name of the system in all results."""
         return self.system.name
+
+    @property
+    def is_raced(self) -> bool:
+        """Whether its placement is selected by a race of its own."""
+        return self.kept is None and is_raced(self.experiment, self.system)
 
 
 def cases(experiment: ResolvedExperiment) -> tuple[Case, ...]:
@@ -60,6 +66,7 @@ def place_case(
     progress: Progress = silent,
     store: PlacementStore | None = None,
     runs: SimulatedStore | None = None,
+    executor: Executor | None = None,
 ) -> PlacedSystem:
     """Place the model for one system, or take over the placement of the unchanged one.
 
@@ -69,8 +76,8 @@ def place_case(
         If no placement is found, or the one taken over has no complete route any more.
     """
     if case.kept is None:
-        return place_system(case.experiment, case.system, progress=progress, store=store, runs=runs)
-    before = place_system(*case.kept, progress=progress, store=store, runs=runs).placement
+        return place_system(case.experiment, case.system, progress=progress, store=store, runs=runs, executor=executor)
+    before = place_system(*case.kept, progress=progress, store=store, runs=runs, executor=executor).placement
     return keep_placement(case.experiment, case.system, before)
 
 

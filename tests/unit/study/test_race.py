@@ -13,6 +13,7 @@ import helixsim
 from helixsim.config.experiment import ResolvedExperiment
 from helixsim.domain.placement import LayerRange, Placement
 from helixsim.domain.request import Slo
+from helixsim.errors import SimulationError
 from helixsim.flow.capacity import upper_bound_share
 from helixsim.metrics.criteria import race_steps
 from helixsim.metrics.criteria import ranked as ranked_by
@@ -20,6 +21,7 @@ from helixsim.metrics.score import PARTS, Score, of_summary, score_of
 from helixsim.metrics.throughput import throughput
 from helixsim.placement.base import Contender
 from helixsim.report.selection import race_rows, selection_sentences
+from helixsim.runtime.pool import Processes
 from helixsim.study.finished import SimulatedStore, simulated
 from helixsim.study.placements import placement_store
 from helixsim.study.placing import _rivals, place_system, routed
@@ -407,13 +409,52 @@ def test_an_entry_that_showed_more_than_the_finalists_do_is_simulated_as_reporte
     for name, entry in entries.items():
         trial.entries[entry.label], trial.scores[entry.label] = entry, score(*shown[name])
 
-    def as_reported(final: Trial, entry: Entry, _) -> None:
-        final.entries[entry.label], final.scores[entry.label] = entry, score(*reported[entry.name])
+    def as_reported(final: Trial, entries, _) -> None:
+        for entry in entries:
+            final.entries[entry.label], final.scores[entry.label] = entry, score(*reported[entry.name])
 
     monkeypatch.setattr(race, "_as_reported", as_reported)
     final, chosen, _ = race._final(trial.best(), [trial], lambda text: None, Budget(math.inf, None, 0.0))
     assert [entry.name for entry in final.entries.values()] == ["a", "b", "c"]
     assert chosen.name == "c"
+
+
+def test_processes_share_the_simulations_and_select_the_same(placed, monkeypatch) -> None:
+    experiment, alone = placed
+    started = []
+
+    class Counted(Processes):
+        def run(self, work, tasks, on_progress):
+            started.append(len(tasks))
+            return super().run(work, tasks, on_progress)
+
+    monkeypatch.setattr("helixsim.study.race.PARALLEL_CPU_S", 0.0)
+    with Counted(2) as executor:
+        shared = place_system(experiment, experiment.systems[0], executor=executor)
+    assert max(started) > 1
+    assert replace(shared.placement, solve_s=0.0, history=()) == replace(alone.placement, solve_s=0.0, history=())
+    assert shared.system == alone.system
+
+
+def test_short_races_are_left_to_this_process(placed) -> None:
+    experiment, _ = placed
+
+    class Refused(Processes):
+        def run(self, *_):
+            raise AssertionError("another process was asked")
+
+    place_system(experiment, experiment.systems[0], executor=Refused(2))
+
+
+def test_an_error_of_a_simulation_is_that_of_the_race(placed, monkeypatch) -> None:
+    experiment, _ = placed
+
+    def fails(*_args, **_options):
+        raise SimulationError("no progress")
+
+    monkeypatch.setattr("helixsim.study.race_runs.simulate_system", fails)
+    with pytest.raises(SimulationError, match="no progress"):
+        place_system(experiment, experiment.systems[0])
 
 
 def test_entries_that_did_exactly_the_same_go_on_once(placed) -> None:

@@ -12,7 +12,7 @@ from helixsim.config.effort import TOKENS_PER_CPU_S
 from helixsim.domain.request import Window
 from helixsim.report.selection import selection_sentences
 from helixsim.runtime.pool import Serial
-from helixsim.study import race
+from helixsim.study import race_runs
 from helixsim.study.placing import place_system
 from helixsim.study.race_budget import OF_A_TRIAL, OF_THE_REPORT, Budget
 from helixsim.study.run import run_experiment
@@ -79,13 +79,13 @@ def test_the_comparison_keeps_within_its_share():
 def simulated_windows(monkeypatch) -> list[Window]:
     """Return a list that gathers the windows of the simulations of races."""
     windows: list[Window] = []
-    whole = race.simulate_system
+    whole = race_runs.simulate_system
 
     def noted(experiment, placed, **options):
         windows.append(options.get("window", experiment.workload.window))
         return whole(experiment, placed, **options)
 
-    monkeypatch.setattr(race, "simulate_system", noted)
+    monkeypatch.setattr(race_runs, "simulate_system", noted)
     return windows
 
 
