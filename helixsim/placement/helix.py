@@ -192,13 +192,17 @@ class _Search:
             self._add_pipelines(problem, groups_of(problem), "operating-")
 
     def _add_pipelines(self, problem: PlacementProblem, groups: tuple[NodeGroup, ...], prefix: str = "") -> None:
-        """Add the pipelines with the largest flow by the problem's capacities, then shorter ones with less flow."""
+        """Add the pipelines with the largest flow by the problem's capacities, then shorter ones with less flow.
+
+        A race tells candidates apart that differ by a few per cent: the search for them is rough.
+        """
         from helixsim.placement.regions import RegionPipeline, best_pipelines  # deferred: loads the solver
 
         if not groups:
             return
         num_nodes = sum(len(group.nodes) for group in groups)
-        steps = min(tuning.MAX_SWAPS, tuning.MAX_SWAP_WORK // len(problem.fleet.cluster.nodes) ** 2)
+        most_swaps = tuning.RACED_SWAPS if self._races else tuning.MAX_SWAPS
+        steps = min(most_swaps, tuning.MAX_SWAP_WORK // len(problem.fleet.cluster.nodes) ** 2)
 
         def settled(
             pipelines: Sequence[Pipeline], flow: float, replicas: Mapping[str, int]
@@ -222,13 +226,15 @@ class _Search:
             problem, groups, self.options.max_hops, self._time_left_s,
             lambda name, rough: add(name, [source.pipeline for source in rough], rough, 1.0),
             lambda pipeline, flow: settled([pipeline], flow, {})[1], across=self.options.across_regions,
+            rough=self._races,
         )  # fmt: skip
         if not sources:
             return
         pipelines = [source.pipeline for source in sources]
         shallowest = max(map(hops, pipelines))
         add(f"blocks-{shallowest}", pipelines, sources, 1.0)
-        step = tuning.FRONTIER_STEP ** (2 ** sum(num_nodes > limit for limit in tuning.FRONTIER_COARSE_NODES))
+        coarser = self._races + sum(num_nodes > limit for limit in tuning.FRONTIER_COARSE_NODES)
+        step = tuning.FRONTIER_STEP ** (2**coarser)
         share = step
         while share >= tuning.FRONTIER_END and self._time_left_s() > 0:
             shorter = [source.shorter(share, self.options.max_hops, self._time_left_s) for source in sources]

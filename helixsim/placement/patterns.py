@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from helixsim.flow.capacity import best_supply
 from helixsim.placement import tuning
@@ -12,14 +12,16 @@ from helixsim.placement.stages import NodeGroup, SegmentNode, StageGroup
 def stages(groups: Sequence[NodeGroup], members: Sequence[int], flow_tokens_per_s: float) -> list[StageGroup]:
     """Return minimal stages of every length that carry the flow [tokens/s], from the groups numbered ``members``."""
     longest = max((len(groups[number].tokens_per_s) for number in members), default=0)
-    return [
-        stage for layers in range(1, longest + 1) for stage in _patterns(groups, members, layers, flow_tokens_per_s)
-    ]
+    supply = {number: best_supply(groups[number].tokens_per_s, flow_tokens_per_s) for number in members}
+    return [stage for layers in range(1, longest + 1) for stage in _patterns(groups, supply, layers, flow_tokens_per_s)]
 
 
-def _patterns(groups: Sequence[NodeGroup], members: Sequence[int], layers: int, flow: float) -> list[StageGroup]:
-    """Enumerate minimal stages of ``layers`` layers, fastest groups first; return those with the least waste."""
-    able = [g for g in members if len(groups[g].tokens_per_s) >= layers and groups[g].tokens_per_s[layers - 1] > 0]
+def _patterns(groups: Sequence[NodeGroup], supply: Mapping[int, float], layers: int, flow: float) -> list[StageGroup]:
+    """Enumerate minimal stages of ``layers`` layers, fastest groups first; return those with the least waste.
+
+    ``supply``: the most that a node of each usable group could give elsewhere [layer-tokens/s].
+    """
+    able = [g for g in supply if len(groups[g].tokens_per_s) >= layers and groups[g].tokens_per_s[layers - 1] > 0]
     able.sort(key=lambda g: (-groups[g].tokens_per_s[layers - 1], g))
     speed = [groups[g].tokens_per_s[layers - 1] for g in able]
     enough = flow * (1 - tuning.FLOW_TOLERANCE)
@@ -46,11 +48,10 @@ def _patterns(groups: Sequence[NodeGroup], members: Sequence[int], layers: int, 
         counts[at] = 0
 
     extend(0, 0.0)
-    patterns.sort(key=lambda stage: (_waste(groups, stage, flow), stage.segments))
+    patterns.sort(key=lambda stage: (_waste(stage, supply), stage.segments))
     return patterns[: tuning.MAX_PATTERNS]
 
 
-def _waste(groups: Sequence[NodeGroup], stage: StageGroup, flow: float) -> float:
+def _waste(stage: StageGroup, supply: Mapping[int, float]) -> float:
     """Return the supply that the nodes of a stage could give elsewhere, per layer of the stage [tokens/s]."""
-    used = sum(count * best_supply(groups[group].tokens_per_s, flow) for group, count in stage.members.items())
-    return used / stage.layers
+    return sum(count * supply[group] for group, count in stage.members.items()) / stage.layers

@@ -171,17 +171,21 @@ class Pricer:
         if not len(usable):
             return [[] for _ in requests]
         items, weight, cost = _Items(*divmod(usable, num_values)), weight[:, usable], cost[:, usable]
+        worth = _worth_taking(weight, cost)
+        rows, columns = np.arange(count)[:, None, None], np.arange(lengths)
+        worth_weight, worth_cost = weight[rows, worth], cost[rows, worth, columns]
         total = np.full((count, grid + 1, lengths), np.inf)
         total[:, 0] = 0.0
-        last = np.zeros((count, grid + 1, lengths), dtype=np.int16)
-        rows = np.arange(count)[:, None]
+        last = np.zeros((count, grid + 1, lengths), dtype=np.int32)
+        begin = rows * (grid + 1) * lengths + columns
         # Grid steps closer together than the lightest item do not depend on each other.
-        chunk = min(tuning.GRID_CHUNK, int(weight[np.isfinite(cost).any(axis=2)].min()))
+        chunk = min(tuning.GRID_CHUNK, int(worth_weight[np.isfinite(worth_cost)].min()))
         for start in range(1, grid + 1, chunk):
             steps = np.arange(start, min(start + chunk, grid + 1))
-            trial = total[rows, np.maximum(steps[:, None, None] - weight, 0)] + cost
+            rest = np.maximum(steps[:, None, None, None] - worth_weight, 0)
+            trial = total.take(rest * lengths + begin) + worth_cost
             best = trial.argmin(axis=2)
-            last[:, steps] = best.swapaxes(0, 1)
+            last[:, steps] = worth[rows, best.swapaxes(0, 1), columns]
             total[:, steps] = np.take_along_axis(trial, best[:, :, None], axis=2)[:, :, 0].swapaxes(0, 1)
         result: list[list[Offer]] = []
         for number, sides in enumerate(requests):
@@ -192,6 +196,31 @@ class Pricer:
                 offers += [knapsack.mixed_offer(length) for length in range(1, lengths + 1)]
             result.append([offer for offer in offers if offer is not None])
         return result
+
+
+def _worth_taking(weight: Integers, cost: Floats) -> Integers:
+    """Return the items that no other one of the same request fills as much for less, for each length.
+
+    Parameters
+    ----------
+    weight
+        Grid steps that an item fills, by request and item.
+    cost
+        Its price, by request, item and length.
+
+    Returns
+    -------
+    Integers
+        Numbers of items, by request, place and length; where a length has fewer than another, others fill its places.
+    """
+    order = np.argsort(-weight, axis=1, kind="stable")
+    heaviest_first = np.take_along_axis(cost, order[:, :, None], axis=1)
+    cheaper_than = np.full_like(heaviest_first, np.inf)
+    cheaper_than[:, 1:] = np.minimum.accumulate(heaviest_first, axis=1)[:, :-1]
+    is_worth = np.empty(cost.shape, dtype=bool)
+    np.put_along_axis(is_worth, order[:, :, None], heaviest_first < cheaper_than, axis=1)
+    places = max(1, int(is_worth.sum(axis=1).max()))
+    return np.argsort(~is_worth, axis=1, kind="stable")[:, :places]
 
 
 @dataclass(frozen=True)
@@ -207,7 +236,7 @@ class _Knapsack:
     weight: Integers
     cost: Floats
     total: Floats
-    last: NDArray[np.int16]
+    last: NDArray[np.int32]
 
     def offer(self, length: int) -> Offer | None:
         """Return the cheapest stage group of ``length`` layers, None if there is none."""

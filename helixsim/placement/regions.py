@@ -52,17 +52,21 @@ def best_pipelines(
     settle: Settle,
     *,
     across: bool = True,
+    rough: bool = False,
 ) -> tuple[RegionPipeline, ...]:
     """Return pipelines with the largest total flow, each region in one of them; empty if none is found.
 
-    Not ``across``: regions are joined only if none of them can hold the model.
+    Not ``across``: regions are joined only if none of them can hold the model. ``rough``: to ``JOIN_PRECISION``, and
+    over the slowest links between regions alone.
     """
     regions = list(dict.fromkeys(group.region for group in groups))
     are_few = len(regions) <= tuning.ENUMERATED_REGIONS
-    precision = tuning.ROUGH_PRECISION if are_few else tuning.JOIN_PRECISION
+    precision = tuning.ROUGH_PRECISION if are_few and not rough else tuning.JOIN_PRECISION
     finder = _Finder(problem, groups, max_hops, time_left_s, precision)
     alone = () if across else _present(finder.best((region,)) for region in regions)
     pipelines = alone or (_enumerated(finder, regions) if are_few else _joined(finder, regions))
+    if rough:
+        return pipelines
     if pipelines and time_left_s() > 0:
         report("rough", pipelines)
         pipelines = tuple(finder.refined(pipeline) for pipeline in pipelines)
