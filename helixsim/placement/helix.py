@@ -16,13 +16,14 @@ from helixsim.domain.placement import LayerRange, Placement
 from helixsim.errors import ConfigError, InfeasibleError
 from helixsim.flow.capacity import upper_bound_share
 from helixsim.flow.maxflow import max_flow
-from helixsim.placement import homogeneous, parallax, petals, replicas, separate, swarm, tuning
+from helixsim.placement import tuning
 from helixsim.placement.base import Contender, PlacementProblem, Strategy
 from helixsim.placement.check import check
 from helixsim.placement.constraints import limited_table, moved_bytes, narrowed, reassigned
 from helixsim.placement.divisions import best_of_division, divisions_of
 from helixsim.placement.fixed import previous_ranges
 from helixsim.placement.helix_options import HelixOptions
+from helixsim.placement.heuristics import CHAINS, heuristics
 from helixsim.placement.outcome import why_none
 from helixsim.placement.select import Candidate, best, contenders, finalists, frontier, listed, neighbours, promising
 from helixsim.placement.stages import NodeGroup, Pipeline, groups_of, hops, lay_out
@@ -162,15 +163,7 @@ class _Search:
     def _add_heuristics(self) -> None:
         is_simulated = self.problem.evaluator is not None and self.options.select == "simulate"
         partial = is_simulated if self.options.partial_inference is None else self.options.partial_inference
-        heuristics: list[tuple[Strategy, Any]] = [
-            *([(replicas.Replicas(), replicas.ReplicasOptions())] if self._races else []),
-            *([(parallax.Parallax(), parallax.ParallaxOptions())] if self._races else []),
-            (swarm.Swarm(), swarm.SwarmOptions()),
-            (petals.Petals(), petals.PetalsOptions(partial_inference=partial)),
-            (separate.Separate(), separate.SeparateOptions()),
-            (homogeneous.Homogeneous(), homogeneous.HomogeneousOptions()),
-        ]
-        self._add_made_by(heuristics)
+        self._add_made_by(heuristics(raced=self._races, partial=partial))
 
     def _add_made_by(self, strategies: Sequence[tuple[Strategy, Any]]) -> None:
         for strategy, options in strategies:
@@ -331,9 +324,7 @@ class _Search:
 
         Pipelines through unequal nodes are searched on the machines as they are: small parts make them longer.
         """
-        self._add_made_by(
-            [(replicas.Replicas(), replicas.ReplicasOptions()), (separate.Separate(), separate.SeparateOptions())]
-        )
+        self._add_made_by(CHAINS)
         for subset in subsets(self.problem, lambda _part: []):
             self._add(subset.name, subset.ranges, pipelines=subset.pipelines)
 

@@ -1,0 +1,28 @@
+"""Strategies whose placements are the first candidates of the search."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from helixsim.placement.base import Strategy
+from helixsim.placement.homogeneous import Homogeneous, HomogeneousOptions
+from helixsim.placement.parallax import Parallax, ParallaxOptions
+from helixsim.placement.petals import Petals, PetalsOptions
+from helixsim.placement.replicas import Replicas, ReplicasOptions
+from helixsim.placement.separate import Separate, SeparateOptions
+from helixsim.placement.swarm import Swarm, SwarmOptions
+
+CHAINS: list[tuple[Strategy, Any]] = [(Replicas(), ReplicasOptions()), (Separate(), SeparateOptions())]
+"""Those that form chains of nodes that share none."""
+
+
+def heuristics(*, raced: bool, partial: bool) -> list[tuple[Strategy, Any]]:
+    """Return strategies with their options; ``partial``: nodes may compute a part of their layers."""
+    own: list[tuple[Strategy, Any]] = [(Replicas(), ReplicasOptions()), (Parallax(), ParallaxOptions())]
+    return [
+        *(own if raced else []),
+        (Swarm(), SwarmOptions()),
+        (Petals(), PetalsOptions(partial_inference=partial)),
+        (Separate(), SeparateOptions()),
+        (Homogeneous(), HomogeneousOptions()),
+    ]
