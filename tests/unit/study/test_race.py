@@ -436,6 +436,20 @@ def test_processes_share_the_simulations_and_select_the_same(placed, monkeypatch
     assert shared.system == alone.system
 
 
+def test_trials_are_on_other_requests_than_the_report(placed, monkeypatch) -> None:
+    experiment, _ = placed
+    seeds = []
+
+    def noted(_experiment, _placed, *, seed=None, **options):
+        seeds.append(seed)
+        return simulate_system(_experiment, _placed, seed=seed, **options)
+
+    monkeypatch.setattr("helixsim.study.race_runs.simulate_system", noted)
+    place_system(experiment, experiment.systems[0])
+    assert len(set(seeds)) == 2
+    assert not {None, experiment.seed} & set(seeds)
+
+
 def test_short_races_are_left_to_this_process(placed) -> None:
     experiment, _ = placed
 
