@@ -76,7 +76,9 @@ def outcome(name: str, out: str, capsys, *how: str) -> tuple[str, dict[str, byte
     return capsys.readouterr().out, left(Path(out))
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in {"capacity", "fleet"} else ()) for name in STUDIES]
+)
 def test_two_processes_give_the_bytes_of_one(folder, name, capsys):
     said, files = outcome(name, "one", capsys, "--jobs", "1")
     assert said

@@ -21,24 +21,18 @@ TIMINGS = "gpu,model,phase,batch_tokens,ms_per_layer\n" + "".join(
     f"L4,llama70b,{phase},{batch},{0.5 + batch / 100}\n" for phase in ("prompt", "decode") for batch in (1, 8, 64, 512)
 )
 
+SHORT = ("--set", "workload.warmup=1 s", "--set", "workload.duration=5 s")
+
 ARGUMENTS = {
-    "run": ["{folder}/tiny.yaml", "--out", "{folder}/run", "--jobs", "2"],
+    "run": ["{folder}/one.yaml", "--out", "{folder}/run", "--jobs", "2"],
     "place": ["{folder}/tiny.yaml"],
     "validate": ["{folder}/tiny.yaml"],
     "reproduce list": [],
     "reproduce table8": ["--quick", "--out", "{folder}/paper"],
-    "reproduce fidelity": [
-        "30b-sp-offline",
-        "--seeds",
-        "1",
-        "--set",
-        "workload.duration=20 s",
-        "--out",
-        "{folder}/fidelity",
-    ],
-    "sweep": ["{folder}/sweep.yaml", "--out", "{folder}/sweep", "--jobs", "2"],
+    "reproduce fidelity": ["30b-sp-offline", "--seeds", "1", *SHORT, "--out", "{folder}/fidelity"],
+    "sweep": ["{folder}/sweep.yaml", "--out", "{folder}/sweep", "--jobs", "1"],
     "capacity": ["{folder}/one.yaml", "--out", "{folder}/capacity", "--seeds", "1", "--tolerance", "50%", "--no-curve"],
-    "fleet": ["{folder}/plan.yaml", "--out", "{folder}/fleet", "--simulations", "2"],
+    "fleet": ["{folder}/plan.yaml", "--out", "{folder}/fleet", "--simulations", "1"],
     "compare": ["{run}", "{run}"],
     "accuracy": ["--own", "{folder}/own.csv"],
     "trace info": [SAMPLE],
@@ -64,7 +58,7 @@ PLAN = {
     "experiment": "one.yaml",
     "offers": [{"gpu": "l4", "region": "default", "available": 3}],
 }
-SWEEP = {"schema": 1, "base": "tiny.yaml", "axes": [{"path": "workload.arrivals.rate", "values": [1, 2]}], "plots": []}
+SWEEP = {"schema": 1, "base": "one.yaml", "axes": [{"path": "workload.arrivals.rate", "values": [1, 2]}], "plots": []}
 
 OWN = """\
 gpu,engine,family,weights,gpus,batch,context,points,tpot_log_error_mean,tpot_log_error_sd,throughput_log_error_mean,\

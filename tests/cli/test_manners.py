@@ -234,7 +234,7 @@ def test_a_policy_is_found_beside_the_experiment_and_in_the_working_directory(sc
     assert result.returncode == 0, result.stderr.decode()  # in processes of the pool, with a module that it imports
     for name in ("policy_of_mine.py", "helper_beside.py"):
         (beside / name).rename(elsewhere / name)
-    result = cli("run", beside / "exp.yaml", "--jobs", "2", "--out", "o2", "-q", cwd=elsewhere, script=script)
+    result = cli("place", beside / "exp.yaml", "-q", cwd=elsewhere, script=script)
     assert result.returncode == 0, result.stderr.decode()
 
 

@@ -42,6 +42,9 @@ systems:
 slo: {ttft: 5 s, tpot: 500 ms}
 """
 
+CHEAP = ["--set", "systems.0.placement=swarm"]
+"""For what does not depend on the search."""
+
 LEFT_BY_A_RUN = {
     ".helixsim", "manifest.json", "config.resolved.yaml", "summary.json", "placements", "requests", "nodes.csv",
     "links.csv",
@@ -87,7 +90,7 @@ def test_equal_runs_leave_equal_bytes_whatever_the_hash_seed_and_the_number_of_p
 
 
 def test_a_finished_run_is_found_again_and_force_repeats_it(experiment, tmp_path, capsys):
-    arguments = ["run", str(experiment), "--out", str(tmp_path / "runs"), "--jobs", "1"]
+    arguments = ["run", str(experiment), "--out", str(tmp_path / "runs"), "--jobs", "1", *CHEAP]
     assert main(arguments) == 0
     assert "written" in capsys.readouterr().err
     (manifest,) = (tmp_path / "runs").rglob("manifest.json")
@@ -104,7 +107,7 @@ def test_a_finished_run_is_found_again_and_force_repeats_it(experiment, tmp_path
 
 
 def test_thresholds_that_fail_give_exit_code_6_after_the_answer(experiment, tmp_path, capsys):
-    arguments = ["run", str(experiment), "--out", str(tmp_path), "--jobs", "1", "-q"]
+    arguments = ["run", str(experiment), "--out", str(tmp_path), "--jobs", "1", "-q", *CHEAP]
     assert main([*arguments, "--fail-on-slo", "--fail-under", "1e6", "--set", "slo.ttft=1 ms"]) == 6
     streams = capsys.readouterr()
     assert "goodput" in streams.out
@@ -244,7 +247,7 @@ def test_what_cannot_run_says_why(experiment, tmp_path, capsys, arguments, code,
 
 def test_a_system_that_cannot_be_placed_does_not_stop_the_others(experiment, tmp_path, capsys):
     broken = "systems.1.placement={strategy: swarm, stages: 6}"  # more stages than nodes
-    arguments = ["run", str(experiment), "--out", str(tmp_path), "--jobs", "1", "-q", "--set", broken]
+    arguments = ["run", str(experiment), "--out", str(tmp_path), "--jobs", "1", "-q", *CHEAP, "--set", broken]
     for _ in range(2):  # computed, then found again
         assert main(arguments) == 0
         streams = capsys.readouterr()
@@ -280,7 +283,7 @@ def test_an_interrupt_during_the_report_keeps_the_results(experiment, tmp_path, 
         return build(*arguments)
 
     monkeypatch.setattr(planning, "build_report", stop_once)
-    assert main(["run", str(experiment), "--out", str(tmp_path), "--jobs", "1", "-q"]) == 130
+    assert main(["run", str(experiment), "--out", str(tmp_path), "--jobs", "1", "-q", *CHEAP]) == 130
     (kept,) = (tmp_path / "tiny").glob("*-partial")
     assert set(json.loads((kept / "summary.json").read_text())["systems"]) == {"helix", "sp"}
 

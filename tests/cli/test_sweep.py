@@ -66,7 +66,7 @@ def points(out: Path) -> list[Path]:
 def test_results_do_not_depend_on_how_they_are_computed(sweep, tmp_path, capsys):
     path = sweep(plots=[{"kind": "pareto", "x": "cost_usd_per_mtok", "y": "output_throughput"}])
     left, said = [], []
-    for name, how in (("a", ["--executor", "serial"]), ("b", ["--jobs", "3"])):
+    for name, how in (("a", ["--executor", "serial"]), ("b", ["--jobs", "2"])):
         assert main(["sweep", str(path), "--out", str(tmp_path / name), "-q", *how]) == 0
         left.append(results(tmp_path / name))
         said.append(capsys.readouterr().out)

@@ -108,9 +108,9 @@ def test_equal_inputs_give_equal_results(case, seed):
 
 
 @given(case=cases(), seed=st.integers(0, 1000), mode=st.sampled_from([FeedMode.CLOSED_LOOP, FeedMode.SATURATE]))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 def test_closed_feeds_run_to_the_horizon_and_keep_their_limits(case, seed, mode):
-    load = random_load(seed, 100_000, rate_rps=1.0, prompt=20)
+    load = random_load(seed, 10_000, rate_rps=1.0, prompt=20)
     result = run(
         case, load, mode=mode, concurrency=5, prompts_in_flight=3, window=Window(SECOND, 4 * SECOND, False), seed=seed
     )

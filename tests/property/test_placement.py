@@ -46,9 +46,9 @@ def problems(
     return PlacementProblem(fleet, paper_capacity(fleet, 300, 60))
 
 
-def small_problems() -> st.SearchStrategy[PlacementProblem]:
+def small_problems(most: int, longest: int) -> st.SearchStrategy[PlacementProblem]:
     """Links between regions from far below what a node passes to far above."""
-    return st.one_of(problems(most=5, longest=7), problems(most=6, longest=7, inter_bps=(1e3, 1e6)))
+    return st.one_of(problems(most, longest), problems(most + 1, longest, inter_bps=(1e3, 1e6)))
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -69,7 +69,7 @@ def test_result_is_legal_exact_and_within_its_bound(name: str, problem: Placemen
 
 
 @settings(max_examples=12, deadline=None)
-@given(problem=problems())
+@given(problem=problems(most=7))
 def test_helix_is_no_worse_than_the_heuristics(problem: PlacementProblem) -> None:
     helix = registry.get("helix")
     best = 0.0
@@ -84,15 +84,26 @@ def test_helix_is_no_worse_than_the_heuristics(problem: PlacementProblem) -> Non
         assert found.objective_tokens_per_s >= best * (1 - 1e-9)
 
 
-@settings(max_examples=25, deadline=None)
-@given(problem=small_problems())
-def test_bound_is_no_lower_than_the_exact_optimum(problem: PlacementProblem) -> None:
+def assert_bound_holds(problem: PlacementProblem) -> None:
     share = upper_bound_share(problem.fleet, problem.capacity)
     bound = configuration_bound(problem.fleet, problem.capacity)
     assert bound <= share * (1 + 1e-9)
     if share > 0:
         exact = solve_exact(problem, share, max_nodes=3000)
         assert exact.objective_tokens_per_s <= bound * (1 + 1e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(problem=small_problems(3, 5))
+def test_bound_is_no_lower_than_the_exact_optimum(problem: PlacementProblem) -> None:
+    assert_bound_holds(problem)
+
+
+@pytest.mark.slow
+@settings(max_examples=50, deadline=None)
+@given(problem=small_problems(5, 7))
+def test_bound_is_no_lower_than_the_exact_optimum_of_more_nodes(problem: PlacementProblem) -> None:
+    assert_bound_holds(problem)
 
 
 @settings(max_examples=25, deadline=None)

@@ -55,7 +55,7 @@ def assert_equal(make_inputs) -> RunResult:
     batching=st.sampled_from(batching_registry.names()),
     routing=st.sampled_from(["prefix_aware", "least_loaded", "random"]),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_every_time_and_every_hit_is_that_of_the_oracle(case, engine, seed, rate_rps, batching, routing):
     engine = replace(engine, caches_prefixes=True, admission="prompt")
     load = shared_load(seed, 30, rate_rps=rate_rps)

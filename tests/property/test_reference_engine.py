@@ -155,8 +155,27 @@ def _status(journey):
     rate_rps=st.sampled_from([5.0, 60.0]),
     expected=st.sampled_from([1.0, 12.0, 40.0]),
 )
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 def test_requests_that_come_at_a_rate(routing, is_one_by_one, case, seed, batching, engine, rate_rps, expected):
+    load = random_load(seed, 40, rate_rps=rate_rps, prompt=60, output=20)
+    how = {"routing": routing, "batching": batching, "seed": seed, "engine": engine, "is_one_by_one": is_one_by_one}
+    how |= {"expected_output_tokens": expected, "high_water": 1.0}
+    assert_equal(lambda: inputs_of(case, load, **how))
+
+
+@pytest.mark.slow
+@given(
+    case=clusters(),
+    seed=st.integers(0, 10**6),
+    routing=st.sampled_from(routing_registry.names()),
+    batching=st.sampled_from(batching_registry.names()),
+    engine=engines,
+    is_one_by_one=st.booleans(),
+    rate_rps=st.sampled_from([5.0, 60.0, 400.0]),
+    expected=st.sampled_from([1.0, 12.0, 40.0]),
+)
+@settings(max_examples=400, deadline=None)
+def test_all_of_it_together(case, seed, routing, batching, engine, is_one_by_one, rate_rps, expected):
     load = random_load(seed, 40, rate_rps=rate_rps, prompt=60, output=20)
     how = {"routing": routing, "batching": batching, "seed": seed, "engine": engine, "is_one_by_one": is_one_by_one}
     how |= {"expected_output_tokens": expected, "high_water": 1.0}
@@ -171,7 +190,7 @@ def test_requests_that_come_at_a_rate(routing, is_one_by_one, case, seed, batchi
     feed_below=st.sampled_from([None, 0.31, 0.83]),
     engine=engines,
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_requests_that_come_as_others_leave(case, seed, mode, is_one_by_one, feed_below, engine):
     load = random_load(seed, 5000, rate_rps=1.0, prompt=60, output=20)
     how = {"mode": mode, "concurrency": 9, "prompts_in_flight": 3, "window": Window(SECOND // 4, SECOND, False)}

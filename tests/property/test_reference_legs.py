@@ -66,7 +66,7 @@ routings = st.sampled_from(
     decode_routing=routings,
     rate_rps=st.sampled_from([5.0, 60.0, 1000.0]),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_requests_that_come_at_a_rate(case, engine, transfer, seed, batching, routing, decode_routing, rate_rps):
     load = random_load(seed, 40, rate_rps=rate_rps, prompt=60, output=20)
     how = {"engine": engine, "batching": batching, "routing": routing, "decode_routing": decode_routing}
@@ -116,7 +116,7 @@ def test_the_comparison_reaches_what_is_rare(is_layerwise, batching):
         stages = [[kind_of("p", blocks=blocks[0], budget=40)] * 2, [kind_of("d", blocks=blocks[1], budget=40)] * 2]
         case = chains(stages, intra=LinkSpec(3e8, 70_000), nic_bps=2e8)
         roles = {"p-0": "prefill", "p-1": "prefill", "d-0": "decode", "d-1": "decode"}
-        load = random_load(1, 60, rate_rps=60.0, prompt=60, output=80)
+        load = random_load(1, 30, rate_rps=60.0, prompt=60, output=80)
         result = assert_equal(with_roles(case, roles), load, KvTransfer(is_layerwise), engine=INSIDE, batching=batching)
         seen["preempted prompts"] += result.nodes.preemptions[:2].sum()
         seen["preempted decodes"] += result.nodes.preemptions[2:].sum()
