@@ -155,6 +155,7 @@ def _answer(placed: PlacedSystem, document: dict[str, Any]) -> dict[str, Any]:
             "replicas": [list(nodes) for nodes in plan.replicas],
             "kv_limited_tokens_per_s": None if placed.operating is None else placed.operating.tokens_per_s,
             "layers": document["layers"],
+            **({"roles": document["roles"]} if "roles" in document else {}),
             "history": [list(entry) for entry in placement.history],
             "frontier": placement.notes.get("frontier", []),
             "min_cut": document["min_cut"],

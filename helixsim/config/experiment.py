@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,16 @@ class DisaggregationSpec:
     transfer: KvTransfer
     most_local_tokens: int | None = None
 
+    def routed(self, policy: str, options: Any) -> DisaggregationSpec:
+        """Return it with the routing of both legs."""
+        prefill, decode = (replace(leg, routing=policy, routing_options=options) for leg in self.legs)
+        return replace(self, prefill=prefill, decode=decode)
+
+    @property
+    def legs(self) -> tuple[LegSpec, LegSpec]:
+        """Both legs."""
+        return self.prefill, self.decode
+
     def leg(self, role: Role) -> LegSpec:
         """Return the leg that a role other than ``both`` serves."""
         return self.prefill if role == "prefill" else self.decode
@@ -99,6 +109,11 @@ class SystemSpec:
     fleet: Deployment
     disaggregation: DisaggregationSpec
     arrivals: ArrivalsSpec | None = None
+
+    def with_routing(self, policy: str, options: Any) -> SystemSpec:
+        """Return the system with a routing policy, for both phases."""
+        legs = self.disaggregation.routed(policy, options)
+        return replace(self, routing=policy, routing_options=options, disaggregation=legs)
 
     @property
     def is_disaggregated(self) -> bool:

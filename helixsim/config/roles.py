@@ -23,27 +23,53 @@ from helixsim.yamlio import KeyPath
 
 
 def check_roles(
-    section: ExperimentSection, nodes: Sequence[Sequence[Node]], engine: EngineProfile, source: Source
+    section: ExperimentSection,
+    nodes: Sequence[Sequence[Node]],
+    engine: EngineProfile,
+    choices: Choices,
+    source: Source,
 ) -> Iterator[Problem]:
     """Require nodes for both phases of each system, and an engine and links that keep them apart."""
     for number, own in enumerate(nodes):
-        yield from _check_system(section, number, own, engine, source)
+        placement: KeyPath = ("systems", number, "placement")
+        is_fixed = choices.documents.get(placement, {}).get("strategy") == "fixed"
+        chooses = getattr(choices.options.get(placement), "disaggregate", "auto" if is_fixed else "never")
+        has_roles = any(node.role != "both" for node in own)
+        if has_roles:
+            yield from _check_phases(section, number, own, source)
+        else:
+            yield from _check_legs(section.systems[number], number, source, may_choose=chooses != "never")
+        if has_roles or chooses == "always":
+            yield from _check_engine(section, own, engine, source)
 
 
-def _check_system(
-    section: ExperimentSection, number: int, nodes: Sequence[Node], engine: EngineProfile, source: Source
-) -> Iterator[Problem]:
-    system, path = section.systems[number], ("systems", number)
-    if all(node.role == "both" for node in nodes):
-        if system.disaggregation is not None:
-            message = "has no effect: no node of this system has the role prefill or decode (nodes: [{match, role}])"
-            yield source.problem((*path, "disaggregation"), message)
+def _check_legs(system: SystemSection, number: int, source: Source, *, may_choose: bool) -> Iterator[Problem]:
+    """Refuse what needs roles in the experiment, where there are none or they come with the placement."""
+    path: KeyPath = ("systems", number, "disaggregation")
+    if system.disaggregation is None:
         return
+    if not may_choose:
+        message = "has no effect: no node of this system has the role prefill or decode (nodes: [{match, role}])"
+        yield source.problem(path, message)
+        return
+    for role in PHASES:
+        for key in sorted(getattr(system.disaggregation, role).model_fields_set - {"routing", "enable_prefix_caching"}):
+            message = f"{key} needs nodes with the role {role} in the experiment; here roles come with the placement"
+            yield source.problem((*path, role, key), message)
+
+
+def _check_phases(section: ExperimentSection, number: int, nodes: Sequence[Node], source: Source) -> Iterator[Problem]:
+    system, path = section.systems[number], ("systems", number)
     at: KeyPath = (*path, "nodes") if system.nodes else ("cluster", "nodes")
     for phase in ("prefill", "decode"):
         if nodes and not any(node.role in (phase, "both") for node in nodes):
             counts = f"all {len(nodes)} nodes have the role {nodes[0].role}"
             yield source.problem(at, f"no node serves {phase}: {counts}; give some of them {phase} or both")
+
+
+def _check_engine(
+    section: ExperimentSection, nodes: Sequence[Node], engine: EngineProfile, source: Source
+) -> Iterator[Problem]:
     if parted := next((node for node in nodes if node.tp is not None and node.tp < node.gpus), None):
         message = f"roles need whole machines (got tp: {parted.tp} on {parted.id}): list the parts as nodes"
         yield source.problem(("cluster", "nodes"), message)

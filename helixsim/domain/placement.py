@@ -12,6 +12,8 @@ Role = Literal["both", "prefill", "decode"]
 
 ROLES: tuple[Role, ...] = ("prefill", "decode", "both")
 
+BOTH: Role = "both"
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class LayerRange:

@@ -27,6 +27,9 @@ from helixsim.flow.phase_rates import DecodeRates, decode_rates
 from helixsim.flow.station import OperatingLoad, Station
 from helixsim.units import BITS_PER_BYTE, NS_PER_S
 
+GAP, MOST_NODES = 1e-3, 200
+"""Relative gap and nodes of branch-and-bound at which the search for roles ends."""
+
 
 @dataclass(frozen=True)
 class ReplicaClass:
@@ -104,6 +107,7 @@ def best_roles(
     *,
     tpot_s: float | None = None,
     allowed: Sequence[Role] = ROLES,
+    prefill_replicas: int | None = None,
 ) -> RoleChoice:
     """Return the roles with which replicas serve the most requests/s.
 
@@ -115,12 +119,14 @@ def best_roles(
         Objective for the time per token [s]; None: decodes may take as long as they do under saturation.
     allowed
         Roles that replicas may have; ``("both",)``: what they serve without any.
+    prefill_replicas
+        How many shall only prefill; None: as many as is best.
     """
-    relaxed = _RoleProgram(fleet, classes, load, transfer, tpot_s, allowed, is_whole=False)
+    relaxed = _RoleProgram(fleet, classes, load, transfer, tpot_s, allowed, prefill_replicas, is_whole=False)
     bound = solver.solve(relaxed.program).optimum("the bound over all roles")
-    whole = _RoleProgram(fleet, classes, load, transfer, tpot_s, allowed, is_whole=True)
-    found = solver.solve(whole.program).optimum("the roles of replicas")
-    if bound is None or found is None:
+    whole = _RoleProgram(fleet, classes, load, transfer, tpot_s, allowed, prefill_replicas, is_whole=True)
+    found = solver.solve(whole.program, relative_gap=GAP, max_nodes=MOST_NODES)
+    if bound is None or not found.is_feasible:
         return RoleChoice(0.0, 0.0)
     worth = [bound.row_duals[row] for row in range(len(classes))]
     choices, roles = [], dict[str, Role]()
@@ -153,6 +159,7 @@ class _RoleProgram:
         transfer: KvTransfer,
         tpot_s: float | None,
         allowed: Sequence[Role],
+        prefill_replicas: int | None,
         *,
         is_whole: bool,
     ) -> None:
@@ -165,6 +172,10 @@ class _RoleProgram:
         for number, one in enumerate(classes):
             own = [self.counts[number, role] for role in allowed]
             self.right_sides[self.program.row(own, len(one), len(one))] = len(one)
+        if prefill_replicas is not None:
+            own = [column for (_, role), column in self.counts.items() if role == "prefill"]
+            row = self.program.row(own, prefill_replicas, prefill_replicas)
+            self.right_sides[row] = prefill_replicas
         self.rates = [self._rates(one) for one in classes]
         self.prompts: dict[Server, int] = {key: column() for key in self.counts if key[1] != "decode"}
         self.decodes: dict[Server, int] = {
@@ -276,11 +287,10 @@ class _RoleProgram:
         A link joins one replica of each class: of so many senders, each has a link to every receiver.
         """
         for (src, dst), column in self.sent.items():
-            for (sender, receiver), size in self._bytes[src[0], dst[0]].items():
-                takes_s = self._takes_s(size, src[0], sender, dst[0], receiver)
-                own = int(src[0] == dst[0])  # a replica has no link to itself
-                self._limit({column: takes_s}, *src, len(self.classes[dst[0]]) - own)
-                self._limit({column: takes_s}, *dst, len(self.classes[src[0]]) - own)
+            longest_s = max(self._times_s[src[0], dst[0]].values())
+            own = int(src[0] == dst[0])  # a replica has no link to itself
+            self._limit({column: longest_s}, *src, len(self.classes[dst[0]]) - own)
+            self._limit({column: longest_s}, *dst, len(self.classes[src[0]]) - own)
         nic_bps = self.fleet.cluster.network.coordinator_nic_bps
         if nic_bps is not None:
             prompt, output = self.load.mean_prompt_tokens, 1.0 + self.load.mean_output_tokens
@@ -305,18 +315,31 @@ class _RoleProgram:
                         found[pair][sender, receiver] = float(sizes.of(layers, 0, tokens, tokens, gpus))
         return found
 
-    def _takes_s(self, size: float, src: int, sender: int, dst: int, receiver: int) -> float:
-        """Return the time of some bytes on the link between nodes of two replicas [s]."""
-        target = self.classes[dst].replicas[int(src == dst)]
-        link = self.fleet.cluster.link(self.classes[src].replicas[0][sender], target[receiver])
-        return size * BITS_PER_BYTE / (self.transfer.efficiency * link.bandwidth_bps)
+    @cached_property
+    def _times_s(self) -> dict[tuple[int, int], dict[tuple[int, int], float]]:
+        """Times of these bytes on the links between the nodes of two replicas [s]."""
+        found: dict[tuple[int, int], dict[tuple[int, int], float]] = {}
+        for (src, dst), sizes in self._bytes.items():
+            source, target = self.classes[src].replicas[0], self.classes[dst].replicas[int(src == dst)]
+            found[src, dst] = {
+                (sender, receiver): size
+                * BITS_PER_BYTE
+                / (self.transfer.efficiency * self.fleet.cluster.link(source[sender], target[receiver]).bandwidth_bps)
+                for (sender, receiver), size in sizes.items()
+            }
+        return found
+
+    @cached_property
+    def _least_s(self) -> dict[tuple[int, int, bool], float]:
+        """Least time of what a node sends (class, stage, True), or gets (class, stage, False) [s]."""
+        found: dict[tuple[int, int, bool], float] = {}
+        for (src, dst), times_s in self._times_s.items():
+            for (sender, receiver), time_s in times_s.items():
+                for key in ((src, sender, True), (dst, receiver, False)):
+                    found[key] = min(time_s, found.get(key, time_s))
+        return found
 
     def _way_s(self, number: int, stage: int, *, sends: bool) -> float:
         """Return the least time that what a node sends, or gets, is on the way [s]."""
-        times = [
-            self._takes_s(size, src, sender, dst, receiver)
-            for (src, dst), sizes in self._bytes.items()
-            for (sender, receiver), size in sizes.items()
-            if ((src, sender) if sends else (dst, receiver)) == (number, stage)
-        ]
-        return self.transfer.latency_ns / NS_PER_S + min(times) if times else 0.0
+        time_s = self._least_s.get((number, stage, sends))
+        return 0.0 if time_s is None else self.transfer.latency_ns / NS_PER_S + time_s

@@ -31,6 +31,10 @@ class HelixOptions:
         not reached.
     candidates
         Number of placements that are simulated; baselines of a similar estimate are always among them.
+    disaggregate
+        Whether nodes may prefill or decode alone (docs/disaggregation.md). ``auto``: such candidates enter the race
+        where the program of both phases says that they serve more within the objective, and the best candidate without
+        roles does not meet the objectives already. ``never``: all nodes serve both. ``always``: only such candidates.
     race_cpu_s
         CPU time that the simulations of a race may take by the estimate of ``validate`` [s]. Where they would take
         longer, its windows are shortened, or the estimate ranks the candidates, and the explanation says so.
@@ -68,6 +72,7 @@ class HelixOptions:
     across_regions: bool = True
     time_limit_s: float = field(default=120.0, metadata={"gt": 0, "le": 1e6})
     candidates: int = field(default=6, metadata={"ge": 1, "le": 1000})
+    disaggregate: Literal["auto", "never", "always"] = "auto"
     race_cpu_s: float = field(default=600.0, metadata={"gt": 0, "le": 1e9})
     select: Literal["simulate", "flow"] = "simulate"
     criterion: Literal["auto", "balanced", "throughput", "goodput", "cost", "latency"] = "auto"

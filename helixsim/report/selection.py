@@ -69,6 +69,7 @@ def selection_sentences(notes: Mapping[str, Any]) -> list[str]:
             found[-1] += f" Next: {best['name']} with {best['routing']}, {_figures(best)}."
         if trial := notes.get("trial"):
             found.append(f"Its last trial, on other requests: {_figures(trial)}.")
+    found += _role_sentences(notes.get("roles", {}))
     if bounds := notes.get("bounds_by_width"):
         told = [f"{name or 'undivided'} {number(bound)}" for name, bound in bounds.items()]
         found.append(
@@ -91,6 +92,25 @@ def selection_sentences(notes: Mapping[str, Any]) -> list[str]:
         raises = ", ".join(f"{kind} {percent(worth[kind])} %" for kind in ordered)
         found.append(f"One more node raises the bound on max-flow by: {raises}.")
     return found
+
+
+def _role_sentences(roles: Mapping[str, Any]) -> list[str]:
+    """Return whether nodes may better prefill or decode alone, by the program of both phases."""
+    if not roles:
+        return []
+    if fault := roles.get("fault"):
+        return [f"All nodes prefill and decode: {fault}."]
+    tpot = "" if roles["tpot_s"] is None else f" with a TPOT of {number(milliseconds(roles['tpot_s']))} ms"
+    told = (
+        f"Roles of nodes, at mean lengths{tpot}: replicas that do both phases serve {number(roles['without_per_s'])} "
+        f"requests/s, the best roles ({roles['best']}) {number(roles['requests_per_s'])}, none more than "
+        f"{number(roles['bound_per_s'])}"
+    )
+    if roles["tried"]:
+        return [f"{told}."]
+    if roles["pays"]:
+        return [f"{told}; the best candidate without roles met the objectives in its first trial, so none were tried."]
+    return [f"{told}: too little to try them."]
 
 
 def _race(notes: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:

@@ -131,7 +131,7 @@ def placement_text(name: str, placement: Mapping[str, Any], *, width: int = WIDT
 
     name, placement = printable_tree(name), printable_tree(placement)
     table = _ruled()
-    for column in ("node", "GPU"):
+    for column in ("node", "GPU", *(["role"] if "roles" in placement else [])):
         table.add_column(column, overflow="fold")
     for column in ("layers", "KV tokens", "flow, tokens/s", "capacity, tokens/s", "used, %"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -188,6 +188,7 @@ def _node_rows(placement: Mapping[str, Any]) -> list[tuple[str, tuple[str, ...]]
         flow, capacity = node["flow_tokens_per_s"], node["capacity_tokens_per_s"]
         cells = (
             node["node_type"],
+            *([placement["roles"].get(node["node"], MISSING)] if "roles" in placement else []),
             MISSING if held is None else f"{held[0]}–{held[1] - 1}",
             number(node["kv_tokens"]),
             number(flow) if held else MISSING,

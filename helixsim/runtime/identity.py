@@ -87,7 +87,7 @@ def system_plugins(system: SystemSpec) -> tuple[str, ...]:
     """Return the import paths of the user's own classes that a system names."""
     legs = system.disaggregation
     names = [system.placement, system.routing]
-    for leg in (legs.prefill, legs.decode):
+    for leg in legs.legs:
         names += [leg.placement, leg.routing]
     return tuple(dict.fromkeys(name for name in (*names, system.batching) if ":" in name))
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from helixsim.config.experiment import LegSpec, ResolvedExperiment, SystemSpec
-from helixsim.domain.placement import ROLES, LayerRange, Placement, Role
+from helixsim.domain.placement import BOTH, ROLES, LayerRange, Placement, Role
 from helixsim.domain.request import Slo
 from helixsim.engine.inputs import Leg, Legs
 from helixsim.errors import ConfigError, InfeasibleError
@@ -28,7 +28,7 @@ def pool_systems(system: SystemSpec) -> dict[Role, SystemSpec]:
         if len(others) == len(cluster.nodes):
             continue
         fleet = system.fleet.without(others, paid=set())
-        pool = replace(system, fleet=fleet.with_roles(dict.fromkeys(fleet.cluster.index, "both")))
+        pool = replace(system, fleet=fleet.with_roles(dict.fromkeys(fleet.cluster.index, BOTH)))
         if role != "both":
             leg = legs.leg(role)
             pool = replace(pool, placement=leg.placement, placement_options=leg.placement_options)

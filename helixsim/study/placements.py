@@ -86,9 +86,13 @@ def _keys(
     load = (
         experiment.workload, experiment.workload_stats, experiment.engine, experiment.is_one_by_one,
         experiment.sample_s, experiment.slo if by_goodput else None, system.routing, system.routing_options,
-        system.batching, system.batching_options, system.kv, system.arrivals,
+        system.batching, system.batching_options, system.kv, system.arrivals, system.disaggregation,
         [(node.id, node.cost_usd_per_hour) for node in system.fleet.cluster.nodes] if by_goodput else None,
-        [(one.name, one.placement, one.placement_options, one.routing, one.routing_options) for one in rivals],
+        [
+            (one.name, one.placement, one.placement_options, one.routing, one.routing_options, one.disaggregation,
+             [node.role for node in one.fleet.cluster.nodes])
+            for one in rivals
+        ],
     )  # fmt: skip
     plugins = tuple({*plugins, *(name for one in rivals for name in system_plugins(one))})
     return [

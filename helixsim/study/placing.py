@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from helixsim.config.experiment import ResolvedExperiment, SystemSpec
-from helixsim.domain.placement import Placement
+from helixsim.domain.placement import BOTH, Placement
 from helixsim.domain.request import FeedMode
 from helixsim.errors import InfeasibleError
 from helixsim.flow.maxflow import max_flow
@@ -25,6 +25,7 @@ from helixsim.study.finished import SimulatedStore
 from helixsim.study.legs import check_pools, place_pools
 from helixsim.study.placements import PlacementStore, kept_or_searched
 from helixsim.study.race import Race
+from helixsim.study.role_entries import RoleEntries
 from helixsim.study.systems import PlacedSystem, capacity_table, on_its_nodes, operating_load
 from helixsim.workload.arrivals import process_of
 
@@ -73,16 +74,23 @@ def place_system(
         found = []
         for rival in rivals or ():
             with suppress(InfeasibleError):
-                found.append(place_system(experiment, rival, store=store))
+                placed = place_system(experiment, rival, store=store)
+                roles = {node: placed.system.fleet.cluster.node(node).role for node in placed.placement.ranges}
+                if rival.is_disaggregated:  # the placement of the other system has those of its nodes
+                    placed = replace(placed, placement=replace(placed.placement, roles=roles))
+                found.append(placed)
         return found
 
     def search() -> tuple[Placement, bool]:
+        mode = getattr(system.placement_options, "disaggregate", "never")
+        roles = RoleEntries(planned, system, problem)
         evaluator = None if by_flow else Evaluator(planned, routed(system, None), problem.capacity)
         given = problem if evaluator is None else replace(problem, evaluator=evaluator, estimate=evaluator.estimate)
         if rivals is not None and not by_flow:
-            given = replace(
-                given, select=Race(planned, system, problem.capacity, baselines, runs, executor or Serial())
-            )
+            race = Race(planned, system, problem.capacity, baselines, runs, executor or Serial())
+            given = replace(given, select=replace(race, roles=roles if mode == "auto" else None))
+        if mode == "always":
+            return roles.always(given.select, progress), True
         found = placement_registry.get(system.placement)().solve(given, system.placement_options)
         return found, evaluator is not None and evaluator.was_asked
 
@@ -118,8 +126,29 @@ def _rivals(experiment: ResolvedExperiment, system: SystemSpec) -> tuple[SystemS
         other
         for other in experiment.systems
         if other.placement != "helix"
-        and (other.fleet, other.batching, other.batching_options, other.kv, other.arrivals)
-        == (system.fleet, system.batching, system.batching_options, system.kv, system.arrivals)
+        and (other.batching, other.batching_options, other.kv, other.arrivals)
+        == (system.batching, system.batching_options, system.kv, system.arrivals)
+        and _is_open_to(system, other)
+    )
+
+
+def _is_open_to(system: SystemSpec, other: SystemSpec) -> bool:
+    """Return whether a system may have the placement of another, by its nodes and their roles."""
+    mode = system.placement_options.disaggregate
+    if not other.is_disaggregated:
+        return other.fleet == system.fleet and mode != "always"
+    legs, mine = other.disaggregation, system.disaggregation
+    both = dict.fromkeys(other.fleet.cluster.index, BOTH)
+    as_mine = replace(
+        legs,
+        prefill=replace(mine.prefill, caches_prefixes=legs.prefill.caches_prefixes),
+        decode=replace(mine.decode, caches_prefixes=legs.decode.caches_prefixes),
+    )
+    return (
+        mode != "never"
+        and other.fleet.with_roles(both) == system.fleet
+        and as_mine == mine
+        and all((leg.routing, leg.routing_options) == (other.routing, other.routing_options) for leg in legs.legs)
     )
 
 
@@ -130,7 +159,7 @@ def routed(system: SystemSpec, placement: Placement | None) -> SystemSpec:
     known = {} if placement is None else placement.notes.get("routing", {})
     policy = known.get("policy", "flow_weighted" if system.placement == "helix" else "earliest_finish")
     options = routing_registry.get(policy).Options
-    return replace(system, routing=policy, routing_options=options(**known.get("options", {})))
+    return system.with_routing(policy, options(**known.get("options", {})))
 
 
 def placement_problem(experiment: ResolvedExperiment, system: SystemSpec) -> PlacementProblem:

@@ -25,6 +25,8 @@ from helixsim.flow.capacity import CapacityTable
 from helixsim.flow.latency_split import latency_split, shares_of
 from helixsim.flow.maxflow import max_flow
 from helixsim.flow.operating import operating_point
+from helixsim.flow.station import OperatingLoad
+from helixsim.flow.two_commodity import two_commodity_flow
 from helixsim.metrics.criteria import ALIKE
 from helixsim.metrics.score import Score
 from helixsim.placement.base import Contender
@@ -35,6 +37,7 @@ from helixsim.runtime.pool import Executor, Serial
 from helixsim.study.finished import SimulatedStore
 from helixsim.study.race_budget import Budget
 from helixsim.study.race_runs import RaceRun, shown_in_order
+from helixsim.study.role_entries import RoleEntries
 from helixsim.study.systems import (
     PlacedSystem,
     capacity_table,
@@ -87,6 +90,9 @@ class Race:
         Where simulations with the window and the seed of the report are found and kept; None: nowhere.
     executor
         Carries out the simulations; what is selected does not depend on it.
+    roles
+        Candidates whose nodes prefill or decode alone, which are tried where they can pay and no other meets the
+        objectives already.
     """
 
     experiment: ResolvedExperiment
@@ -95,16 +101,19 @@ class Race:
     baselines: Callable[[], Sequence[PlacedSystem]] = field(default=tuple)
     runs: SimulatedStore | None = None
     executor: Executor = field(default_factory=Serial)
+    roles: RoleEntries | None = None
 
     def __call__(self, contenders: Sequence[Contender], report: Callable[[str], None]) -> Placement:
         """Return the placement that is selected, with its routing and the explanation in its notes."""
+        apart = self.roles.contenders() if self.roles is not None and self.roles.can_pay else []
         budget = self._budget(contenders)
         alternatives = MOST_ALTERNATIVES * LEAST_PASSED_ON
-        runs = len(contenders) + alternatives, LEAST_PASSED_ON
+        runs = len(contenders) + len(apart) + alternatives, LEAST_PASSED_ON
         windows = budget.trials(self._windows(contenders), runs)
         self._share(budget, [*zip(windows, runs, strict=False), (self.experiment.workload.window, FINALISTS)])
         by_estimate = sorted(contenders, key=lambda one: -math.inf if one.estimate is None else -one.estimate)
         entries, trials = [self._entry(one) for one in (contenders if windows else by_estimate)], list[Trial]()
+        entries[1:1] = [] if windows else [self._entry(one) for one in apart[:1]]
         most_events = 0 if budget.told else ROUND_EVENTS
         for number, window in enumerate(windows):
             trial = Trial(window, self.experiment.seed + SEED_OFFSET + number, self.experiment.slo)
@@ -113,6 +122,8 @@ class Race:
                 self._try(trial, entries, report)
                 others = [entry for one in trial.best() for entry in self._alternatives(one)]
                 self._try(trial, others, report, at_least=alternatives, most_events=most_events)
+                if apart and trial.scores[trial.best()[0].label].share < 1.0:
+                    self._try(trial, [self._entry(one) for one in apart], report)
             else:
                 self._try(trial, entries, report, at_least=LEAST_PASSED_ON, most_events=most_events)
             entries = self._passed(trial)
@@ -123,6 +134,9 @@ class Race:
             **explained(chosen, trials, self._capacities(trials)),
             "worth": worth_of_one_more(self.system.fleet, self.capacity),
         }
+        if self.roles is not None:
+            tried = any(entry.placement.roles for trial in trials for entry in trial.entries.values())
+            notes["roles"] = self.roles.notes(tried=tried)
         if self.system.routing == "auto":
             notes["routing"] = {"policy": chosen.system.routing, "options": plain(chosen.system.routing_options)}
         if fallen:
@@ -144,9 +158,9 @@ class Race:
         """
         order = trial.distinct()
         passed = order[: max(LEAST_PASSED_ON, len(trial.entries) // 2)]
-        kinds = {routes_of(entry.placement) for entry in passed}
+        kinds = {(routes_of(entry.placement), bool(entry.placement.roles)) for entry in passed}
         for entry in order[len(passed) :]:
-            if (kind := routes_of(entry.placement)) not in kinds:
+            if (kind := (routes_of(entry.placement), bool(entry.placement.roles))) not in kinds:
                 kinds.add(kind)
                 passed.append(entry)
         return passed
@@ -162,7 +176,7 @@ class Race:
 
     def _alternatives(self, entry: Entry) -> list[Entry]:
         """Return an entry with other policies that suit its routes."""
-        if self.system.routing != "auto":
+        if self.system.routing != "auto" or entry.system.is_disaggregated:
             return []
         found = chains(routing_graph(entry.placement, entry.plan))
         if found is not None and len(found) == 1:
@@ -207,11 +221,13 @@ class Race:
         """Return the requests/s that each placement can serve by the KV-limited estimate."""
         load = operating_load(self.experiment, self.system)
         placements = {entry.name: entry.placement for trial in trials for entry in trial.entries.values()}
-        return {
-            name: operating_point(on_its_nodes(self.system, placement).fleet, placement, load).output_tokens_per_s
-            / load.mean_output_tokens
-            for name, placement in placements.items()
-        }
+        return {name: self._requests_per_s(placement, load) for name, placement in placements.items()}
+
+    def _requests_per_s(self, placement: Placement, load: OperatingLoad) -> float:
+        system = on_its_nodes(self.system, placement)
+        if system.is_disaggregated:
+            return two_commodity_flow(system.fleet, placement, load, system.disaggregation.transfer).requests_per_s
+        return operating_point(system.fleet, placement, load).output_tokens_per_s / load.mean_output_tokens
 
     def _windows(self, contenders: Sequence[Contender]) -> list[Window]:
         """Return the windows of the trials: shares of the reported one, or less where requests are short and many."""
@@ -306,7 +322,8 @@ class Race:
 
     def _rival(self, placed: PlacedSystem) -> Entry:
         """Return the entry of a baseline; a routing of the user is that of all entries."""
-        system = placed.system if self.system.routing == "auto" else self.system
+        own = on_its_nodes(self.system, placed.placement)
+        system = placed.system if self.system.routing == "auto" else own
         name = f"system {placed.system.name}"
         return Entry(name, placed.placement, self._plan(placed.placement), system, is_baseline=True)
 
@@ -328,4 +345,4 @@ def _placed(entry: Entry) -> PlacedSystem:
 def _with(entry: Entry, policy: str, **options: Any) -> Entry:
     """Return an entry with a routing policy."""
     chosen = routing_registry.get(policy).Options(**options)
-    return replace(entry, system=replace(entry.system, routing=policy, routing_options=chosen))
+    return replace(entry, system=entry.system.with_routing(policy, chosen))

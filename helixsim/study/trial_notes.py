@@ -69,7 +69,8 @@ class Trial:
         found: dict[tuple[object, ...], Entry] = {}
         for entry in self.best():
             score = self.scores[entry.label]
-            found.setdefault((*score.good, *score.decided, *score.log_latency), entry)
+            roles = tuple(entry.placement.roles.items())  # nodes for both phases may get prompts in a longer trial
+            found.setdefault((roles, *score.good, *score.decided, *score.log_latency), entry)
         return list(found.values())
 
     def beats(self, one: Entry, other: Entry) -> bool:

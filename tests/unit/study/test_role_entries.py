@@ -1,0 +1,234 @@
+"""Candidates whose nodes prefill or decode alone: when they enter the race, how they are told, and what they need."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import helixsim
+from helixsim.cli.main import main
+from helixsim.domain.placement import BOTH
+from helixsim.errors import ConfigError, InfeasibleError
+from helixsim.placement.base import Contender
+from helixsim.report.selection import selection_sentences
+from helixsim.study.placements import placement_store
+from helixsim.study.placing import _rivals, assembled, place_system, placement_problem
+from helixsim.study.race import Race
+from helixsim.study.role_entries import LEAST_GAIN, RoleEntries
+from helixsim.study.systems import capacity_table, simulate_system
+
+EXPERIMENT = """\
+schema: 1
+name: two-kinds
+model: llama-3.1-8b
+cluster:
+  nodes:
+    - {gpu: rtx-4090, count: 2}
+    - {gpu: l20, count: 1}
+  network: {intra_region: ethernet-100g}
+workload:
+  lengths: {distribution: fixed, prompt_tokens: 3000, output_tokens: 30}
+  arrivals: {process: poisson, rate: 4 /s}
+  warmup: 5 s
+  duration: 20 s
+engine: vllm-1
+systems:
+  - {name: helix, placement: {strategy: helix, candidates: 2, time_limit_s: 20}}
+  - {name: colocated, placement: replicas, routing: earliest_finish}
+slo: {ttft: 2 s, tpot: 25 ms}
+"""
+BY_HAND = (
+    "{name: by-hand, placement: replicas, routing: earliest_finish, "
+    'nodes: [{match: "rtx-*", role: prefill}, {match: "l20-*", role: decode}]}'
+)
+
+
+WITH_RIVAL = EXPERIMENT.replace("slo:", f"  - {BY_HAND}\nslo:")
+
+
+@pytest.fixture
+def load(tmp_path):
+    def of(*overrides, text=EXPERIMENT):
+        path = tmp_path / "exp.yaml"
+        path.write_text(text)
+        return helixsim.load_experiment(path, list(overrides))
+
+    return of
+
+
+def entries_of(experiment) -> RoleEntries:
+    system = experiment.systems[0]
+    return RoleEntries(experiment, system, placement_problem(experiment, system))
+
+
+def raced(experiment, baselines=()):
+    """Return what the race selects of replicas and candidates with roles."""
+    system = experiment.systems[0]
+    replicas = place_system(experiment, experiment.systems[1]).placement
+    rivals = [place_system(experiment, one) for one in baselines]
+    race = Race(experiment, system, capacity_table(experiment, system), lambda: rivals, None, entries_of(experiment))
+    return race([Contender("replicas", replicas)], lambda _text: None)
+
+
+def mode(value: str) -> str:
+    return f"systems.0.placement.disaggregate={value}"
+
+
+def test_the_program_says_when_roles_can_pay(load) -> None:
+    """Steps beside prompts miss a strict TPOT; without one, the same nodes serve as much either way."""
+    strict, loose = entries_of(load()), entries_of(load("slo={ttft: 2 s}"))
+    assert strict.best.requests_per_s > (1 + LEAST_GAIN) * strict.without.requests_per_s
+    assert strict.can_pay
+    assert not loose.can_pay
+    names = [one.name for one in strict.contenders()]
+    assert names[0] == strict.named(strict.best)
+    assert len(names) == len(set(names)) <= 4
+    for one in strict.contenders():
+        assert set(one.placement.roles) == set(one.placement.ranges)
+        assert {"prefill", "both"} & set(one.placement.roles.values())
+        assert {"decode", "both"} & set(one.placement.roles.values())
+
+
+def test_roles_win_a_race_where_they_pay_and_are_told(load) -> None:
+    experiment = load()
+    placement = raced(experiment, experiment.systems[1:])
+    placed = assembled(experiment, experiment.systems[0], placement)
+    notes = placement.notes
+    assert placement.roles
+    assert placed.system.is_disaggregated
+    last = [entry for entry in notes["race"] if entry["round"] == max(one["round"] for one in notes["race"])]
+    (own,) = [entry for entry in last if entry["name"] == notes["chosen"]]
+    (colocated,) = [entry for entry in last if entry["name"] == "system colocated"]
+    assert own["share"] > colocated["share"]
+    told = " ".join(selection_sentences(notes))
+    assert f"Selected: {notes['chosen']}" in told
+    assert "Roles of nodes, at mean lengths with a TPOT of 25.0 ms" in told
+    assert notes["roles"]["without_per_s"] < notes["roles"]["requests_per_s"] <= notes["roles"]["bound_per_s"]
+    run = simulate_system(experiment, placed, check=True)
+    assert (run.requests.transfer_ns > 0).any()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (("slo={ttft: 9 s, tpot: 1 s}",), "too little to try them"),
+        (("workload.arrivals.rate=0.5", "workload.duration=60 s"), "met the objectives in its first trial"),
+    ],
+)
+def test_without_need_no_candidate_with_roles_is_simulated(load, overrides, said) -> None:
+    found = raced(load(*overrides))
+    assert not found.roles
+    assert not any(entry["name"].startswith("prefill") for entry in found.notes["race"])
+    assert said in " ".join(selection_sentences(found.notes))
+
+
+def test_always_takes_roles_even_where_they_do_not_pay(load, tmp_path) -> None:
+    experiment = load(mode("always"), "slo={ttft: 9 s, tpot: 1 s}")
+    store = placement_store(tmp_path / "kept")
+    first = place_system(experiment, experiment.systems[0], store=store)
+    again = place_system(experiment, experiment.systems[0], store=store)
+    assert {entry["name"].split()[0] for entry in first.placement.notes["race"]} == {"prefill"}
+    assert again.placement.roles == first.placement.roles
+    assert again.system.fleet.cluster == first.system.fleet.cluster
+    assert again.system.is_disaggregated
+    by_flow = place_system(experiment, experiment.systems[0], by_flow=True)  # without simulations, the program selects
+    assert by_flow.placement.roles == entries_of(experiment).contenders()[0].placement.roles
+
+
+def test_a_system_with_roles_by_hand_is_a_rival_unless_roles_are_ruled_out(load) -> None:
+    def names(*overrides: str) -> list[str]:
+        experiment = load(*overrides, text=WITH_RIVAL)
+        return [one.name for one in _rivals(experiment, experiment.systems[0]) or ()]
+
+    assert names() == ["colocated", "by-hand"]
+    assert names(mode("never")) == ["colocated"]
+    assert names(mode("always")) == ["by-hand"]
+    assert names("systems.2.disaggregation.transfer=layerwise") == ["colocated"]
+    assert names("systems.2.disaggregation.prefill.routing=random") == ["colocated"]
+    assert names("systems.0.disaggregation.transfer=layerwise") == ["colocated"]
+
+
+@pytest.mark.slow
+def test_a_rival_with_roles_that_does_better_is_taken_with_them(load, monkeypatch) -> None:
+    monkeypatch.setattr(RoleEntries, "contenders", lambda _self: [])
+    experiment = load(text=WITH_RIVAL)
+    placed = place_system(experiment, experiment.systems[0])
+    assert placed.placement.notes["chosen"] == "system by-hand"
+    assert placed.placement.roles == {"rtx-0": "prefill", "rtx-1": "prefill", "l20-0": "decode"}
+    first, second = (
+        simulate_system(experiment, one).requests.finish_ns
+        for one in (placed, place_system(experiment, experiment.systems[2]))
+    )
+    assert (first == second).all()
+
+
+# --- what roles need -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("overrides", "fault"),
+    [
+        (("systems.0.placement.max_hops=1",), "max_hops"),
+        (("systems.0.routing=swarm",), "routing swarm learns from single hops"),
+        (("engine=helix-vllm-0.4",), "roles need an engine with return: engine"),
+        (("cluster.network.sharing=shared",), "roles need network.sharing fifo"),
+        (('systems.0.placement.exclude=["rtx-*"]',), "a single replica serves both phases"),
+        (("model=llama-3.1-70b", "precision=fp8"), "no group of equal nodes holds the model"),
+    ],
+)
+def test_what_rules_roles_out_is_told(load, overrides, fault) -> None:
+    entries = entries_of(load(*overrides))
+    assert entries.contenders() == []
+    assert not entries.can_pay
+    assert fault in (entries.fault or "")
+    assert fault in selection_sentences({"race": [], "roles": entries.notes(tried=False)})[0]
+
+
+def test_always_without_any_roles_is_an_error(load) -> None:
+    experiment = load(mode("always"), "slo={tpot: 1 ms}")
+    with pytest.raises(
+        InfeasibleError, match=r"disaggregate: always: no roles serve any request with a TPOT of 0.001 s"
+    ):
+        place_system(experiment, experiment.systems[0])
+    experiment = load(mode("always"), 'systems.0.placement.exclude=["rtx-*"]')
+    with pytest.raises(InfeasibleError, match="disaggregate: always: a single replica serves both phases"):
+        place_system(experiment, experiment.systems[0])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "where", "said"),
+    [
+        ((mode("always"), "engine=helix-vllm-0.4"), "engine.name", "roles need an engine with return: engine"),
+        ((mode("always"), "cluster.network.sharing=shared"), "cluster.network.sharing", "roles need fifo"),
+        ((mode("sometimes"),), "systems.0.placement.disaggregate", "always"),
+        ((mode("never"), "systems.0.disaggregation.transfer=layerwise"), "systems.0.disaggregation", "has no effect"),
+        (
+            ("systems.0.disaggregation.decode.max_num_seqs=4",),
+            "systems.0.disaggregation.decode.max_num_seqs",
+            "needs nodes with the role decode in the experiment",
+        ),
+    ],
+)
+def test_what_does_not_fit_roles_is_refused_where_it_stands(load, overrides, where, said) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(*overrides)
+    (problem,) = caught.value.problems
+    assert problem.path == where
+    assert said in problem.message
+
+
+def test_place_shows_roles_and_refuses_to_export_them(load, tmp_path, capsys) -> None:
+    load()
+    exp, file = str(tmp_path / "exp.yaml"), tmp_path / "p.json"
+    command = ["place", exp, "--system", "helix", "-q", "--set", mode("always")]
+    assert main([*command, "--export", str(file)]) == 0
+    shown = capsys.readouterr().out
+    assert "role" in shown
+    document = json.loads(file.read_text())
+    assert set(document["roles"].values()) - {BOTH}
+    system = "{name: fixed, placement: {strategy: fixed, file: p.json}, routing: earliest_finish}"
+    fixed = load(text=EXPERIMENT.replace("slo:", f"  - {system}\nslo:"))
+    assert place_system(fixed, fixed.systems[2]).system.is_disaggregated
+    assert main([*command, "--export", "vllm"]) == 2
+    assert "have roles, which exports do not write" in capsys.readouterr().err
