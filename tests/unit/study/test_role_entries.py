@@ -67,7 +67,7 @@ def raced(experiment, baselines=()):
     system = experiment.systems[0]
     replicas = place_system(experiment, experiment.systems[1]).placement
     rivals = [place_system(experiment, one) for one in baselines]
-    race = Race(experiment, system, capacity_table(experiment, system), lambda: rivals, None, entries_of(experiment))
+    race = Race(experiment, system, capacity_table(experiment, system), lambda: rivals, roles=entries_of(experiment))
     return race([Contender("replicas", replicas)], lambda _text: None)
 
 
