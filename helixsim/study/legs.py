@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from helixsim.config.experiment import LegSpec, ResolvedExperiment, SystemSpec
+from helixsim.domain.disaggregation import KvSizes
 from helixsim.domain.placement import BOTH, ROLES, LayerRange, Placement, Role
 from helixsim.domain.request import Slo
 from helixsim.engine.inputs import Leg, Legs
@@ -17,6 +18,7 @@ from helixsim.routing import registry as routing_registry
 from helixsim.routing.base import HopObserver, RoutingGraph
 from helixsim.routing.graph import chains, routing_graph
 from helixsim.routing.times import RoutingTimes
+from helixsim.units import BITS_PER_BYTE, NS_PER_S, format_bandwidth, format_bytes, format_seconds
 
 
 def pool_systems(system: SystemSpec) -> dict[Role, SystemSpec]:
@@ -119,6 +121,44 @@ def check_pools(experiment: ResolvedExperiment, system: SystemSpec, graph: Routi
                 f"{system.name}: no replica that serves {phase} has KV memory for a mean prompt of {prompt} tokens and "
                 f"one more: the largest keeps {most}"
             )
+    _check_links(experiment, system, [[ids[node] for node in chain] for chain in found], graph)
+
+
+def _check_links(
+    experiment: ResolvedExperiment, system: SystemSpec, replicas: Sequence[Sequence[str]], graph: RoutingGraph
+) -> None:
+    """Require equal roles in a replica, and a link that carries a KV cache before the end of the run.
+
+    Only where no replica does both phases, as these need no link.
+    """
+    fleet, window = system.fleet, experiment.workload.window
+    cluster, number = fleet.cluster, {node: at for at, node in enumerate(graph.node_ids)}
+    kinds: dict[Role, dict[tuple[object, ...], Sequence[str]]] = {role: {} for role in ROLES}
+    for nodes in replicas:
+        roles = {cluster.node(node).role for node in nodes}
+        if len(roles) > 1:
+            told = ", ".join(f"{node} {cluster.node(node).role}" for node in nodes)
+            raise InfeasibleError(f"{system.name}: the nodes of a replica have different roles: {told}")
+        key = tuple((cluster.sites[node], cluster.node(node).gpus, graph.ends[number[node]]) for node in nodes)
+        kinds[roles.pop()].setdefault(key, nodes)
+    if kinds["both"] or window.duration_ns is None:
+        return
+    sizes, tokens = KvSizes(fleet.model), round(experiment.workload_stats.mean_prompt_tokens)
+    everything = LayerRange(0, fleet.model.num_layers)
+    fastest_bps = max(
+        max(cluster.link(src, dst).bandwidth_bps for src in sender for dst in receiver)
+        for sender in kinds["prefill"].values()
+        for receiver in kinds["decode"].values()
+    )
+    size = sizes.of(everything, 0, tokens, tokens, 1) / max(map(len, replicas))
+    takes_s = size * BITS_PER_BYTE / (system.disaggregation.transfer.efficiency * fastest_bps)
+    run_s = (window.warmup_ns + window.duration_ns) / NS_PER_S
+    if takes_s > run_s:
+        raise InfeasibleError(
+            f"{system.name}: links from nodes that prefill to nodes that decode are too slow: the KV cache of a "
+            f"mean prompt ({format_bytes(size)} a link) takes {format_seconds(takes_s)} over the fastest "
+            f"({format_bandwidth(fastest_bps)}), longer than the run ({format_seconds(run_s)})"
+        )
 
 
 def legs_of(

@@ -160,6 +160,28 @@ def test_memory_that_holds_no_mean_prompt_is_named(load):
         place_system(experiment, experiment.systems[0])
 
 
+def test_links_that_carry_no_cache_within_the_run_are_named(load):
+    link = "cluster.network.intra_region={bandwidth: 10 kbit/s, latency: 1 ms}"
+    experiment = load(SPLIT, COLOCATED, overrides=("engine=vllm-1", link))
+    split, colocated = experiment.systems
+    with pytest.raises(InfeasibleError, match=r"split: links .* too slow: the KV cache of a mean prompt .*10 kbit/s"):
+        place_system(experiment, split)
+    assert place_system(experiment, colocated).placement.ranges
+    some = SPLIT.replace(", role: decode", ", role: both")  # prompts may stay where they are computed
+    experiment = load(some, overrides=("engine=vllm-1", link))
+    assert place_system(experiment, experiment.systems[0]).placement.ranges
+
+
+def test_roles_that_divide_a_replica_are_named(load, tmp_path):
+    (tmp_path / "p.json").write_text(json.dumps({
+        "layers": {"l4-0": [0, 32], "t4-0": [0, 16], "t4-1": [16, 32]}, "pipelines": {"l4-0": 0, "t4-0": 1, "t4-1": 1},
+        "roles": {"t4-0": "prefill", "t4-1": "decode"},
+    }))  # fmt: skip
+    experiment = load("{name: fixed, placement: {strategy: fixed, file: p.json}, routing: earliest_finish}")
+    with pytest.raises(InfeasibleError, match="the nodes of a replica have different roles: t4-0 prefill, t4-1 decode"):
+        place_system(experiment, experiment.systems[0])
+
+
 def test_placements_with_branching_routes_are_refused(load):
     roles = 'nodes: [{match: "l4-*", role: decode}]'
     experiment = load(f"{{name: s, placement: {{strategy: swarm, stages: 2}}, {roles}}}")
