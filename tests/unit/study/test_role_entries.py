@@ -10,6 +10,7 @@ import helixsim
 from helixsim.cli.main import main
 from helixsim.domain.placement import BOTH
 from helixsim.errors import ConfigError, InfeasibleError
+from helixsim.metrics.score import score_of
 from helixsim.placement.base import Contender
 from helixsim.report.selection import selection_sentences
 from helixsim.study.placements import placement_store
@@ -161,6 +162,24 @@ def test_a_rival_with_roles_that_does_better_is_taken_with_them(load, monkeypatc
         for one in (placed, place_system(experiment, experiment.systems[2]))
     )
     assert (first == second).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("prompt", "rate"), [(3000, 2), (3000, 5), (300, 10), (300, 30)])
+def test_the_plan_never_loses_to_any_roles_by_hand(load, prompt, rate) -> None:
+    """The planner sees none of these rivals; on the requests of the report none is better beyond the interval."""
+    loads = (f"workload.lengths.prompt_tokens={prompt}", f"workload.arrivals.rate={rate}")
+    alone = load(
+        *loads, text=EXPERIMENT.split("  - {name: colocated", maxsplit=1)[0] + "slo: {ttft: 2 s, tpot: 25 ms}\n"
+    )
+    rivals = load(*loads, text=WITH_RIVAL)
+    placed = [place_system(alone, alone.systems[0]), *(place_system(rivals, one) for one in rivals.systems[1:])]
+    chosen, *others = (
+        score_of(simulate_system(alone, one), alone.slo, one.system.fleet, one.placement) for one in placed
+    )  # fmt: skip
+    for other in others:
+        assert not other.share_exceeds(chosen)
+        assert not (other.beats(chosen) and other.latency_s < 0.9 * chosen.latency_s)
 
 
 # --- what roles need -------------------------------------------------------------------------------------------------
