@@ -14,6 +14,7 @@ MOST_ONE_SHOT_BYTES, MOST_DIRECT_BYTES = 512 * 1024, 8 * 1024**2
 GPUs and below 256 KiB with eight, NCCL from 8 MiB on)."""
 
 MOST_TILES = 64
+_INPUT_BYTES = 2  # before they are quantised
 
 
 Law = TypeVar("Law", bound="GemmLaw")
@@ -37,6 +38,12 @@ class GemmLaw:
     most_bytes_per_s
         At most so fast are weights read that are converted before they are multiplied: the cores are the limit then,
         not the memory.
+    least_outputs
+        Rows x columns of the result that all cores compute at once, each a tile over all inputs: smaller results leave
+        cores without work and take as long (``outputs``). Zero: kernels share the inputs among the cores that are left.
+    quantised_bytes_per_s, quantised_padding
+        How fast the inputs, of 16 bits each, are brought into the format of the weights; each token takes as long as
+        so many inputs more. Infinite: the kernels before do that.
     """
 
     bandwidth_efficiency: float
@@ -45,6 +52,9 @@ class GemmLaw:
     launch_s: float
     tile_tokens: int = 0
     most_bytes_per_s: float = math.inf
+    least_outputs: float = 0.0
+    quantised_bytes_per_s: float = math.inf
+    quantised_padding: float = 0.0
 
     @property
     def tiled_until(self) -> int:
@@ -59,6 +69,18 @@ class GemmLaw:
         """
         tile = self.tile_tokens
         return tokens + 2 * (-tokens % tile) if tile and tile < tokens <= self.tiled_until else tokens
+
+    def outputs(self, tokens: float, rows: float, columns: float) -> float:
+        """Return the rows x columns that take as long as those of so many tokens, computed as ``rows`` rows.
+
+        Batches of up to half a tile are computed in halves of it, those of up to a quarter in quarters.
+        """
+        share = 1.0 if tokens > self.tile_tokens / 2 else 0.5 if tokens > self.tile_tokens / 4 else 0.25
+        return max(rows * columns, share * self.least_outputs)
+
+    def quantised_s(self, tokens: float, inputs: float) -> float:
+        """Return the time to bring the inputs of so many tokens into the format of the weights [s]."""
+        return tokens * (inputs + self.quantised_padding) * _INPUT_BYTES / self.quantised_bytes_per_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +202,7 @@ class Kernels:
                 law,
                 compute_efficiency=min(1.0, law.compute_efficiency * compute),
                 bandwidth_efficiency=min(1.0, law.bandwidth_efficiency * memory),
+                quantised_bytes_per_s=law.quantised_bytes_per_s * compute,  # by the cores
             )
 
         return replace(
@@ -191,6 +214,18 @@ class Kernels:
             experts_by_format=tuple((form, product(law)) for form, law in self.experts_by_format),
             backends=tuple((name, tuple((form, product(law)) for form, law in laws)) for name, laws in self.backends),
         )
+
+    def with_cores(self, factor: float) -> Kernels:
+        """Return the kernels of a GPU with so many times as many cores, each of which computes a tile at a time."""
+
+        def product(law: GemmLaw) -> GemmLaw:
+            return replace(
+                law,
+                least_outputs=law.least_outputs * factor,
+                quantised_bytes_per_s=law.quantised_bytes_per_s * factor,
+            )
+
+        return replace(self, fp8=product(self.fp8), fp4=product(self.fp4))
 
     def products(self) -> dict[str, GemmLaw]:
         """Return the laws of matrix products with the names to print."""

@@ -19,6 +19,7 @@ from helixsim.validation import Section, Words, base_unit
 Efficiency = Annotated[float, Field(ge=0.01, le=1)]
 Sharpness = Annotated[float, Field(ge=1, le=100)]
 Tokens = Annotated[float, Field(ge=0, le=10_000)]
+Cores = Annotated[int, Field(ge=1, le=10_000)]
 Time = Annotated[float, base_unit("time")]
 TimeOrNone = Annotated[float, base_unit("time", zero=True)]
 Bandwidth = Annotated[float, base_unit("bandwidth")]
@@ -82,35 +83,46 @@ class KneeSection(Section):
 
 
 class GemmSection(KneeSection):
-    """See ``GemmLaw``."""
+    """See ``GemmLaw``; ``quantised`` [bit/s], absent: the kernels before do that."""
 
     bandwidth_efficiency: Efficiency
     compute_efficiency: Efficiency
     tile: Annotated[int, Field(ge=0, le=4096)] = 0
-    most_read: Bandwidth | None = None
+    least_outputs: Annotated[float, Field(ge=0, le=1e8)] = 0.0
+    quantised: Bandwidth | None = None
+    quantised_padding: Tokens = 0.0
 
     def law(self) -> GemmLaw:
         """Return the law."""
-        most = math.inf if self.most_read is None else self.most_read / BITS_PER_BYTE
-        return GemmLaw(self.bandwidth_efficiency, self.compute_efficiency, self.sharpness, self.launch, self.tile, most)
+        return GemmLaw(
+            bandwidth_efficiency=self.bandwidth_efficiency,
+            compute_efficiency=self.compute_efficiency,
+            sharpness=self.sharpness,
+            launch_s=self.launch,
+            tile_tokens=self.tile,
+            least_outputs=self.least_outputs,
+            quantised_bytes_per_s=math.inf if self.quantised is None else self.quantised / BITS_PER_BYTE,
+            quantised_padding=self.quantised_padding,
+        )
 
 
-class ExpertsSection(GemmSection):
-    """See ``ExpertsLaw``."""
+class ExpertsSection(KneeSection):
+    """See ``ExpertsLaw``; ``most_read`` [bit/s], absent: no limit but the memory's."""
 
+    bandwidth_efficiency: Efficiency
+    compute_efficiency: Efficiency
     passes: Annotated[float, Field(ge=0, le=100)] = 0.0
+    most_read: Bandwidth | None = None
     multiply: Literal["fp16", "fp8", "fp4", "int8"] | None = None
 
     def law(self) -> ExpertsLaw:
         """Return the law."""
-        knee = super().law()
         return ExpertsLaw(
-            knee.bandwidth_efficiency,
-            knee.compute_efficiency,
-            knee.sharpness,
-            knee.launch_s,
-            knee.tile_tokens,
-            knee.most_bytes_per_s,
+            bandwidth_efficiency=self.bandwidth_efficiency,
+            compute_efficiency=self.compute_efficiency,
+            sharpness=self.sharpness,
+            launch_s=self.launch,
+            most_bytes_per_s=math.inf if self.most_read is None else self.most_read / BITS_PER_BYTE,
             passes=self.passes,
             multiply=self.multiply,
         )
@@ -173,7 +185,7 @@ class EngineSection(Section):
 class KernelsFile(Section):
     """``profiles/kernels/*.yaml``: constants of one generation of GPUs; times [s]. See ``Kernels``.
 
-    ``fp4``: as ``fp8`` if absent; ``head_norms``: as on H100. The constants are those of vLLM's kernels, each timed
+    ``fp4``: as ``fp8`` if absent; ``head_norms``: as on H100; ``cores``: of the GPU that they are of. The constants are those of vLLM's kernels, each timed
     alone; ``engines`` has what differs under an engine, and ``sustained`` what of the multiply rate is left in service.
     """
 
@@ -190,6 +202,7 @@ class KernelsFile(Section):
     sampler: TimeOrNone
     sampler_per_sequence: TimeOrNone
     source: Words
+    cores: Cores | None = None
     engines: dict[Backend, EngineSection] = Field(default_factory=dict)
 
     def laws(self, bandwidth: float, compute: float) -> Kernels:
@@ -254,6 +267,7 @@ class GpuSources(Section):
     network: Words | None = None
     host_link: Words | None = None
     reserved_memory: Words | None = None
+    cores: Words | None = None
     refuses: Words | None = None
 
 
@@ -266,7 +280,8 @@ class GpuFile(Section):
     ``interconnect_gpus``, more of them the card of each (``network``). Without ``all_reduce``, the law of
     ``interconnect_kind`` is assumed; ``engine_all_reduce`` has those that an engine uses instead.
     ``reserved_memory`` is what engines take of each GPU outside weights, activations and KV cache (context, graphs,
-    communication); without it, that of ``kv_memory``. What NVIDIA's GPUs run follows from ``compute_capability``; of
+    communication); without it, that of ``kv_memory``. ``cores`` (streaming multiprocessors) count where they are other
+    than those of the GPU whose kernels are taken. What NVIDIA's GPUs run follows from ``compute_capability``; of
     others, ``refuses`` names the formats that engines do not run.
     """
 
@@ -292,6 +307,7 @@ class GpuFile(Section):
     tdp: Annotated[float, base_unit("power")]
     price: Annotated[float, base_unit("price")]
     compute_capability: Annotated[float, Field(ge=1, le=99)] | None = None
+    cores: Cores | None = None
     refuses: list[Words] | None = None
     sources: GpuSources
 
@@ -322,8 +338,11 @@ class GpuFile(Section):
             replace(law, switch_bytes_per_s=0.0) for law in all_reduce
         )  # engines set NCCL_CUMEM_ENABLE=0
         own_reduces = {engine: law.laws() for engine, law in self.engine_all_reduce.items()}
+        cores = self.cores / kernels.cores if self.cores and kernels.cores else 1.0
         engines = tuple(
-            EngineKernels(engine, kernels.under(engine, *efficiencies), own_reduces.get(engine, in_service))
+            EngineKernels(
+                engine, kernels.under(engine, *efficiencies).with_cores(cores), own_reduces.get(engine, in_service)
+            )
             for engine in get_args(Backend)
         )
         return GpuSpec(
@@ -332,7 +351,7 @@ class GpuFile(Section):
             usable_memory_bytes=round(self.usable_memory),
             flops=tuple((name, rate) for name, rate in rates.items() if rate is not None),
             memory_bandwidth_bytes_per_s=self.memory_bandwidth / BITS_PER_BYTE,
-            kernels=kernels.laws(*efficiencies),
+            kernels=kernels.laws(*efficiencies).with_cores(cores),
             all_reduce=all_reduce,
             tdp_w=self.tdp,
             cost_usd_per_hour=self.price,

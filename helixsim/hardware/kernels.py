@@ -76,15 +76,16 @@ class Node:
         """Return the time of ``tokens`` rows times a matrix."""
         inputs, outputs = matrix.shard(self.tensor)
         law, peak = self._law(matrix)
-        weights = inputs * outputs
         rows = tokens if matrix.format.is_blocked else law.rows(tokens)
-        return self._product_s(law, weights * matrix.format.bits / 8, 2.0 * weights * rows / peak)
+        multiplied = inputs * law.outputs(tokens, rows, outputs)
+        product_s = self._product_s(law, inputs * outputs * matrix.format.bits / 8, 2.0 * multiplied / peak)
+        return product_s + law.quantised_s(tokens, inputs)
 
     def tile_edges(self, layer: Layer) -> list[int]:
         """Return the batches at which a product of the layer starts another tile, and those of one token more."""
-        laws = {self._law(matrix)[0] for matrix in layer.matrices if not matrix.format.is_blocked}
+        laws = {self._law(matrix)[0] for matrix in layer.matrices}
         tiles = {law.tile_tokens: law.tiled_until for law in laws if law.tile_tokens}
-        edges = {edge for tile, last in tiles.items() for edge in range(tile, last + 1, tile)}
+        edges = {edge for tile, last in tiles.items() for edge in (tile // 4, tile // 2, *range(tile, last + 1, tile))}
         return sorted(edges | {edge + 1 for edge in edges})
 
     def experts_s(self, experts: Experts, tokens: float) -> float:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helixsim.domain.engine import EngineSpec
-from helixsim.domain.kernels import MOST_DIRECT_BYTES
+from helixsim.domain.kernels import MOST_DIRECT_BYTES, GemmLaw
 from helixsim.domain.layers import FP16, Matrix, NumberFormat
 from helixsim.domain.placement import LayerRange
 from helixsim.domain.step_time import BatchShape, StepTime
@@ -141,10 +141,54 @@ def test_products_in_fp8_on_hopper_take_whole_tiles(tokens, measured_us):
     assert node.gemm_s(matrix, tokens) == pytest.approx(measured_us * 1e-6, rel=0.22)
 
 
+def with_fp8(node: Node, law: GemmLaw) -> Node:
+    return Node(dataclasses.replace(node.gpu, kernels=dataclasses.replace(node.gpu.kernels, fp8=law)))
+
+
+@pytest.mark.parametrize(
+    ("gpu", "inputs", "outputs", "tokens", "measured_us"),
+    [
+        ("h100", 7168, 512, 512, 31), ("h100", 7168, 512, 4096, 111), ("h200", 8192, 1024, 512, 35),
+        ("b200", 7168, 512, 4096, 80), ("b200", 8192, 1024, 8192, 194), ("gb200", 7168, 256, 8192, 154),
+    ],
+)  # fmt: skip
+def test_narrow_products_in_8_bits_leave_cores_without_work_and_quantise_all_inputs(
+    gpu, inputs, outputs, tokens, measured_us
+):
+    """vLLM 0.24 (aiconfigurator-core 0.12); by multiplying and reading alone they would take a half at most."""
+    node, narrow = Node(catalog.load_gpu(gpu)), Matrix("one", inputs, outputs, inputs * outputs, FP8)
+    assert node.gemm_s(narrow, tokens) == pytest.approx(measured_us * 1e-6, rel=0.25)
+    law = dataclasses.replace(node.gpu.kernels.fp8, quantised_bytes_per_s=math.inf, least_outputs=0.0)
+    assert with_fp8(node, law).gemm_s(narrow, tokens) < 0.6 * measured_us * 1e-6
+
+
+@given(st.integers(1, 20_000), st.integers(1, 8))
+def test_quantising_grows_with_tokens_and_inputs_and_not_with_outputs(rows, width):
+    node = Node(catalog.load_gpu("b200"))
+    free = with_fp8(node, dataclasses.replace(node.gpu.kernels.fp8, quantised_bytes_per_s=math.inf))
+    added = []
+    for inputs, outputs in ((1024, 1024), (1024 * width, 1024), (1024 * width, 4096)):
+        one = Matrix("one", inputs, outputs, inputs * outputs, FP8)
+        added.append(node.gemm_s(one, rows) - free.gemm_s(one, rows))
+    law = node.gpu.kernels.fp8
+    assert added[1] == pytest.approx(added[2], rel=1e-6)
+    assert added[1] - added[0] == pytest.approx(2 * rows * 1024 * (width - 1) / law.quantised_bytes_per_s, abs=1e-12)
+
+
+def test_a_product_takes_as_long_with_fewer_cores_only_where_these_have_enough_to_do():
+    node = Node(catalog.load_gpu("h100"))
+    half = Node(dataclasses.replace(node.gpu, kernels=node.gpu.kernels.with_cores(0.5)))
+    narrow, wide = (Matrix("one", 4096, outputs, 4096 * outputs, FP8) for outputs in (1024, 65_536))
+    assert half.gemm_s(narrow, 256) < node.gemm_s(narrow, 256)  # as many FLOP/s by half the cores: each is faster
+    quantised_s = node.gpu.kernels.fp8.quantised_s(4096, 4096)
+    assert half.gemm_s(wide, 4096) - node.gemm_s(wide, 4096) == pytest.approx(quantised_s)
+    assert catalog.load_gpu("h20").kernels.fp8.least_outputs == node.gpu.kernels.fp8.least_outputs * 78 / 132
+
+
 def test_what_is_empty_of_the_last_tile_takes_its_time_again():
     node, matrix = Node(catalog.load_gpu("h200")), Matrix("one", 4096, 8192, 4096 * 8192, FP8)
-    plain = dataclasses.replace(node.gpu.kernels.fp8, tile_tokens=0)
-    smooth = Node(dataclasses.replace(node.gpu, kernels=dataclasses.replace(node.gpu.kernels, fp8=plain)))
+    tiled = dataclasses.replace(node.gpu.kernels.fp8, quantised_bytes_per_s=math.inf, least_outputs=0.0)
+    node, smooth = (with_fp8(node, dataclasses.replace(tiled, tile_tokens=tile)) for tile in (tiled.tile_tokens, 0))
     for tokens, as_many in ((512, 512), (513, 513 + 2 * 255), (700, 700 + 2 * 68), (200, 200), (20_001, 20_001)):
         assert node.gemm_s(matrix, tokens) == smooth.gemm_s(matrix, as_many)
     blocked = dataclasses.replace(matrix, format=dataclasses.replace(FP8, is_blocked=True))
