@@ -185,8 +185,9 @@ class EngineSection(Section):
 class KernelsFile(Section):
     """``profiles/kernels/*.yaml``: constants of one generation of GPUs; times [s]. See ``Kernels``.
 
-    ``fp4``: as ``fp8`` if absent; ``head_norms``: as on H100; ``cores``: of the GPU that they are of. The constants are those of vLLM's kernels, each timed
-    alone; ``engines`` has what differs under an engine, and ``sustained`` what of the multiply rate is left in service.
+    ``fp4``: as ``fp8`` if absent; ``head_norms``: as on H100; ``cores``: of the GPU that they are of. The constants are
+    those of vLLM's kernels, each timed alone; ``engines`` has what differs under an engine, and ``sustained`` what of
+    the multiply rate is left in service.
     """
 
     name: Words
