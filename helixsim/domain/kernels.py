@@ -89,6 +89,8 @@ class ExpertsLaw(GemmLaw):
 
     Parameters
     ----------
+    tile_tokens
+        Most tokens of an expert that are multiplied at once; fewer if experts have fewer (``rows_of``).
     passes
         How often the hidden states of each expert that a token is sent to are read or written in 16 bits: tokens are
         gathered by expert, quantised, and added up again.
@@ -98,6 +100,14 @@ class ExpertsLaw(GemmLaw):
 
     passes: float = 0.0
     multiply: Multiply | None = None
+
+    def rows_of(self, rows: float, touched: float) -> float:
+        """Return the rows that take as long as those of ``touched`` experts, with tiles that are not full.
+
+        Experts are drawn unequally, so that the last tile of each is half empty. Kernels choose a tile as large as an
+        expert has rows in the mean, at most ``tile_tokens``.
+        """
+        return rows + 0.5 * min(self.tile_tokens * touched, rows)
 
 
 @dataclass(frozen=True, slots=True)

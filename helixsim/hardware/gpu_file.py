@@ -111,6 +111,7 @@ class ExpertsSection(KneeSection):
 
     bandwidth_efficiency: Efficiency
     compute_efficiency: Efficiency
+    tile: Annotated[int, Field(ge=0, le=4096)] = 64
     passes: Annotated[float, Field(ge=0, le=100)] = 0.0
     most_read: Bandwidth | None = None
     multiply: Literal["fp16", "fp8", "fp4", "int8"] | None = None
@@ -122,6 +123,7 @@ class ExpertsSection(KneeSection):
             compute_efficiency=self.compute_efficiency,
             sharpness=self.sharpness,
             launch_s=self.launch,
+            tile_tokens=self.tile,
             most_bytes_per_s=math.inf if self.most_read is None else self.most_read / BITS_PER_BYTE,
             passes=self.passes,
             multiply=self.multiply,

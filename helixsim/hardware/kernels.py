@@ -109,7 +109,7 @@ class Node:
         moved = multiplied if self.by_expert else multiplied * self.gpus
         moved_bytes = law.passes * moved * experts.matrices[0].inputs * ACTIVATION_BYTES
         read_bytes = touched * sum(matrix.parameters * matrix.format.bits for matrix in experts.matrices) / 8
-        flops = 2.0 * multiplied * experts.parameters_each
+        flops = 2.0 * law.rows_of(multiplied, touched) * experts.parameters_each
         moved_s = moved_bytes / self.gpu.memory_bandwidth_bytes_per_s
         return self._product_s(law, read_bytes, flops / peak) + moved_s
 

@@ -205,6 +205,30 @@ def test_weights_that_are_converted_are_read_no_faster_from_faster_memory():
     assert faster < 0.8 * slower
 
 
+@pytest.mark.parametrize(
+    ("gpu", "tokens", "measured_us", "even_us"),
+    [("h100", 1024, 1375, 856), ("h100", 4096, 2590, 1510), ("h100", 16_384, 7059, 5825), ("h200", 2048, 1758, 1039)],
+)
+def test_last_tiles_of_experts_are_half_empty_where_these_are_drawn_unequally(gpu, tokens, measured_us, even_us):
+    """MXFP4 of gpt-oss-120b, vLLM 0.24, tokens by a power law (1.2) and spread evenly (aiconfigurator-core 0.12)."""
+    node, experts = Node(catalog.load_gpu(gpu)), catalog.load_model("gpt-oss-120b").layers[-1].experts
+    seconds = node.experts_s(experts, tokens)
+    assert seconds == pytest.approx(measured_us * 1e-6, rel=0.2)
+    law = node.gpu.kernels.experts_of("mxfp4")
+    full = dataclasses.replace(law, tile_tokens=0)
+    kernels = dataclasses.replace(node.gpu.kernels, experts_by_format=(("mxfp4", full),))
+    filled = Node(dataclasses.replace(node.gpu, kernels=kernels))
+    assert filled.experts_s(experts, tokens) < seconds < 1.5 * filled.experts_s(experts, tokens)
+    assert filled.experts_s(experts, tokens) == pytest.approx(even_us * 1e-6, rel=0.3)
+
+
+@given(st.floats(1, 1e6), st.floats(1, 512))
+def test_rows_of_experts_are_half_a_tile_more_each_and_half_as_many_more_at_the_most(rows, touched):
+    law = catalog.load_gpu("h100").kernels.experts
+    padded = law.rows_of(rows, touched)
+    assert padded == pytest.approx(min(1.5 * rows, rows + law.tile_tokens / 2 * touched))
+
+
 def test_curves_jump_where_tiles_do():
     model = catalog.load_model("llama-3.1-70b", "fp8")
     node = Node(catalog.load_gpu("h100"), 2)
