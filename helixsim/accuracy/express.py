@@ -6,7 +6,7 @@ from typing import Any
 
 import helixsim as hx
 from helixsim.accuracy.points import DISAGGREGATED, MeasuredPoint
-from helixsim.accuracy.settings import engine_keys, kv_format, leg_keys, output_lengths, wire
+from helixsim.accuracy.settings import engine_keys, kv_format, leg_keys, output_lengths, speculation, wire
 
 PROMPTS_PER_SEQUENCE = 10
 """Requests of a run for each one in flight: ``--num-prompts`` of InferenceX is ten times ``--max-concurrency``."""
@@ -31,6 +31,8 @@ def document(point: MeasuredPoint, *, timings: str = "analytic") -> dict[str, An
     """Return the experiment as plain data; ``timings`` as in exp.yaml."""
     cluster, engine, system = _split(point) if point.kind == DISAGGREGATED else _whole(point)
     engine = {"name": point.engine, "timings": timings, **engine}
+    if point.drafts:
+        engine["speculative"] = speculation(point)
     shortest_output, longest_output = output_lengths(point)
     written: dict[str, Any] = {
         "schema": 1,

@@ -43,6 +43,8 @@ class MeasuredPoint:
         the same GPUs.
     decode_workers, decode_seqs
         Instances that decode, and the most sequences of an attention rank there; 0: the engine's.
+    drafts
+        Draft tokens of a decode step and sequence, made by the model's own module (multi-token prediction).
     """
 
     id: str
@@ -69,6 +71,7 @@ class MeasuredPoint:
     prefill_expert_parallel: int = 1
     decode_workers: int = 1
     decode_seqs: int = 0
+    drafts: int = 0
 
     @property
     def gpus(self) -> int:

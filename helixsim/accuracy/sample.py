@@ -29,7 +29,7 @@ _SETTING = tuple(
 _INTEGERS = {
     "tensor_parallel", "data_parallel", "expert_parallel", "prompt_tokens", "output_tokens", "concurrency",
     "prefill_workers", "prefill_tensor_parallel", "prefill_data_parallel", "prefill_expert_parallel", "decode_workers",
-    "decode_seqs",
+    "decode_seqs", "drafts",
 }  # fmt: skip
 
 

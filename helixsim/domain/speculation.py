@@ -75,9 +75,14 @@ class Speculation:
         after a preemption.
         """
         draws = np.random.default_rng(np.random.SeedSequence([seed, request])).random(done + tokens)[done:]
-        yields = (1 + (draws[:, None] < np.array(self.rates)[None, :]).sum(axis=1)).tolist()
-        steps, at = [], 0
+        drawn = np.ones(len(draws), dtype=np.int64)
+        for rate in self.rates:
+            drawn += draws < rate
+        yields, steps, at = drawn.tolist(), [], 0
         while at < tokens:
-            steps.append(min(yields[at], tokens - at))
-            at += steps[-1]
+            taken = yields[at]
+            steps.append(taken)
+            at += taken
+        if steps:
+            steps[-1] -= at - tokens
         return np.array(steps, dtype=np.int64)

@@ -5,8 +5,13 @@ from __future__ import annotations
 from bisect import bisect_right
 from itertools import accumulate
 
+import numpy as np
+
 from helixsim.domain.speculation import Speculation
 from helixsim.engine.sequences import Decodes, Sequence
+
+_LEAST_STEPS = 256
+"""Steps ahead of which sums are kept at the least."""
 
 
 class DraftedDecodes(Decodes):
@@ -19,19 +24,21 @@ class DraftedDecodes(Decodes):
 
     is_even = False
 
-    __slots__ = ("_blocks", "_seed", "_speculation", "_tokens")
+    __slots__ = ("_base", "_blocks", "_seed", "_speculation", "_tokens")
 
     def __init__(self, block_tokens: int, speculation: Speculation, seed: int) -> None:
         super().__init__(block_tokens)
         self._speculation = speculation
         self._seed = seed
-        self._tokens: dict[int, int] = {}
-        self._blocks: dict[int, int] = {}
+        self._base = 0  # step of the group of which the first entry of the sums tells
+        self._tokens = np.zeros(_LEAST_STEPS, dtype=np.int64)
+        self._blocks = np.zeros(_LEAST_STEPS, dtype=np.int64)
 
     def _enter(self, sequence: Sequence) -> int:
         left = sequence.output_tokens - sequence.generated
-        steps = self._speculation.step_tokens(left, self._seed, sequence.request.id, sequence.generated)
-        sequence.yields = list(accumulate(steps.tolist()))
+        if not sequence.yields or sequence.yields[-1] != left:  # else it comes from another group, as it was there
+            steps = self._speculation.step_tokens(left, self._seed, sequence.request.id, sequence.generated)
+            sequence.yields = list(accumulate(steps.tolist()))
         self._plan(sequence, 0, 1)
         return len(sequence.yields)
 
@@ -40,32 +47,39 @@ class DraftedDecodes(Decodes):
 
     def _plan(self, sequence: Sequence, done: int, sign: int) -> None:
         """Add the steps of a sequence behind the ``done`` that it has taken to those of the group, or take them off."""
-        size, tokens = self.block_tokens, self._tokens
+        if done == len(sequence.yields):
+            return
         had = sequence.yields[done - 1] if done else 0
-        start = sequence.context_tokens - had
-        for number in range(done, len(sequence.yields)):
-            has = sequence.yields[number]
-            step = self.step - done + number
-            tokens[step] = tokens.get(step, 0) + sign * (has - had)
-            blocks = -(-(start + has - 1) // size) + (-(start + had - 1) // size)
-            if blocks:
-                self._blocks[step] = self._blocks.get(step, 0) + sign * blocks
-            had = has
+        tokens = np.array([had, *sequence.yields[done:]], dtype=np.int64)
+        blocks = -((1 - sequence.context_tokens + had - tokens) // self.block_tokens)
+        first = self._first(len(tokens) - 1)
+        steps = slice(first, first + len(tokens) - 1)
+        self._tokens[steps] += sign * np.diff(tokens)
+        self._blocks[steps] += sign * np.diff(blocks)
+
+    def _first(self, steps: int) -> int:
+        """Return the entry of the next step in the sums, which then hold so many steps from there on."""
+        first = self.step - self._base
+        if first + steps > len(self._tokens):
+            size = max(2 * steps, _LEAST_STEPS)
+            for name in ("_tokens", "_blocks"):
+                left = getattr(self, name)[first:]
+                setattr(self, name, np.concatenate([left, np.zeros(max(0, size - len(left)), dtype=np.int64)]))
+            self._base, first = self.step, 0
+        return first
 
     def take_steps(self, steps: int) -> int:
         """See ``Decodes.take_steps``."""
-        gained = 0
-        for step in range(self.step, self.step + steps):
-            gained += self._tokens.pop(step, 0)
-            self._blocks.pop(step, None)
+        first = self.step - self._base
+        gained = int(self._tokens[first : first + steps].sum())
         self.step += steps
         self.context += gained
         return gained
 
     def blocks_due(self, first: int, steps: int) -> int:
         """See ``Decodes.blocks_due``."""
-        at = self.step + first
-        return sum([self._blocks.get(step, 0) for step in range(at, at + steps)])
+        at = self.step - self._base + first
+        return int(self._blocks[at : at + steps].sum())
 
     def tell(self, sequence: Sequence) -> None:
         """See ``Decodes.tell``."""
