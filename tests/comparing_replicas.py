@@ -33,9 +33,15 @@ def compare(result, reference):
         ("queue_ns", "queue"),
         ("compute_ns", "compute"),
         ("transfer_ns", "transfer"),
+        ("load_ns", "load"),
+        ("cached_tokens", "cached"),
     ):
         values = np.array([getattr(s, attribute) for s in sequences])
         np.testing.assert_array_equal(getattr(rows, name)[done], values[done], name)
+    for number, tier in enumerate(("host_tokens", "disk_tokens")):
+        np.testing.assert_array_equal(
+            getattr(rows, tier)[done], np.array([(*s.loaded, 0, 0)[number] for s in sequences])[done], tier
+        )
     for number, sequence in enumerate(sequences):
         if rows.status[number] == RequestStatus.WAITING or sequence.is_elsewhere:
             assert rows.route[number] == -1

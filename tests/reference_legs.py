@@ -301,7 +301,7 @@ class LegReference(Reference):
             sequence.target = target = self.ask(sequence, legs.decode)
             if target is None:
                 return None
-            if sequence.prompt - target.block_tokens * len(target.found(sequence)) <= self.most_local:
+            if sequence.prompt - target.cached(sequence) <= self.most_local:
                 at_once = self.feed.mode is FeedMode.SATURATE
                 return target if not at_once or target.could_admit(sequence) else None
         sequence.source = source = self.ask(sequence, legs.prefill)
@@ -418,7 +418,8 @@ class LegReference(Reference):
         sequence = leg.of
         sequence.queue += leg.queue
         sequence.network += leg.network
-        sequence.cached = leg.cached
+        sequence.cached, sequence.loaded = leg.cached, leg.loaded
+        sequence.load += leg.load
         sequence.preemptions, leg.preemptions = sequence.preemptions + leg.preemptions, 0
         if sequence.admitted < 0:
             sequence.admitted = leg.admitted

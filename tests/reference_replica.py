@@ -21,7 +21,9 @@ class Sequence:
     """A request and all that happens to it."""
 
     is_remote = is_elsewhere = False  # its prompt is computed elsewhere; so far it is there alone
-    transfer = 0
+    is_loading = False  # blocks of its prompt are on their way from host memory or disk
+    transfer = load = 0
+    loaded = ()  # tokens found there at first, by tier
 
     def __init__(self, request, output, now):
         self.request, self.prompt, self.output = request, request.prompt_tokens, output
@@ -55,7 +57,7 @@ class Sequence:
 
     @property
     def compute(self):
-        return self.finish - self.arrival - self.queue - self.network - self.transfer
+        return self.finish - self.arrival - self.queue - self.network - self.transfer - self.load
 
 
 class Part:
@@ -183,6 +185,28 @@ class Stage:
         self.look()
 
 
+class Tier:
+    """Host memory or a disk: names of blocks, the one that goes first in front."""
+
+    def __init__(self, replica, spec):
+        self.name, self.latency, self.names = spec.name, spec.latency_ns, []
+        fleet, tokens = replica.reference.fleet, replica.block_tokens
+        self.sizes, self.rates = [], []
+        for stage in replica.stages:
+            gpus, each = fleet.cluster.node(stage.node.id).gpus, 0.0
+            for layer in fleet.model.layers[stage.node.range.start : stage.node.range.end]:
+                copies = gpus / min(gpus, layer.attention.num_kv_heads)
+                each += tokens * layer.attention.kv_numbers * fleet.model.kv_bits / 8 * copies
+            self.sizes.append(round(each))
+            self.rates.append(spec.bytes_per_s * (gpus if spec.name == "host" else 1))
+        self.capacity = min(spec.size_bytes // size for size in self.sizes)
+        self.free = [0 for _ in replica.stages]
+
+    def pass_link(self, stage, now, blocks):
+        self.free[stage] = max(now, self.free[stage]) + round(blocks * (self.sizes[stage] * 1e9 / self.rates[stage]))
+        return self.free[stage] + self.latency
+
+
 class Replica:
     """A chain of nodes with its scheduler."""
 
@@ -192,6 +216,7 @@ class Replica:
         self.block_tokens = reference.fleet.profiles[0].block_tokens
         self.stages = [Stage(self, reference.nodes[hop.node], hop.start, hop is hops[0]) for hop in hops]
         self.capacity = min(stage.blocks for stage in self.stages)
+        self.tiers = [Tier(self, spec) for spec in self.engine.kv_tiers]
         self.budget = min(stage.limits.max_prefill_tokens for stage in self.stages)
         ranks = max(reference.fleet.profile(stage.node.id).compute.ranks for stage in self.stages)
         self.of_one_rank = self.budget // ranks
@@ -255,6 +280,11 @@ class Replica:
             names.append(name)
         return names
 
+    def cached(self, sequence):
+        """Tokens that need not be computed."""
+        found = len(self.found(sequence))
+        return self.block_tokens * (found + sum(self.stored(sequence, found)))
+
     def use(self, names):
         for name in names:
             if name in self.idle:
@@ -265,8 +295,11 @@ class Replica:
         """Name all whole blocks that have been computed; copies of named ones are given back."""
         if self.engine.caches_prefixes:
             full = max(sequence.held, sequence.computed // self.block_tokens)
-            self.use([self.name(sequence.request, number) for number in range(sequence.held, full)])
+            names = [self.name(sequence.request, number) for number in range(sequence.held, full)]
+            self.use(names)
             sequence.held = full
+            for tier in self.tiers:
+                tier.names = [name for name in tier.names if name not in names]
 
     def release(self, sequence):
         """Give up all blocks, the last one first."""
@@ -280,7 +313,66 @@ class Replica:
 
     def evict(self):
         while self.idle and self.own + len(self.names) > self.capacity:
-            del self.names[self.idle.pop(0)]
+            name = self.idle.pop(0)
+            del self.names[name]
+            for tier in self.tiers:  # each takes what the one before evicts
+                tier.names.append(name)
+                if len(tier.names) <= tier.capacity:
+                    break
+                name = tier.names.pop(0)
+
+    def stored(self, sequence, found):
+        """How many blocks behind those found each tier has, up to the first that is nowhere."""
+        counts = [0 for _ in self.tiers]
+        for number in range(found, (sequence.context - 1) // self.block_tokens if self.engine.caches_prefixes else 0):
+            name = self.name(sequence.request, number)
+            has = [name in tier.names for tier in self.tiers]
+            if not any(has):
+                break
+            counts[has.index(True)] += 1
+        return counts
+
+    def load(self, sequence, found, counts):
+        """Reserve memory for the blocks on tiers and let them come; False: there is none."""
+        now, tokens = self.reference.now, (len(found) + sum(counts)) * self.block_tokens
+        needed = sum(counts) + sum(name in self.idle for name in found)
+        if self.prefill_first:
+            needed += self.blocks(sequence.context) - self.blocks(tokens) + self.unfinished
+        if not self.admits(sequence, needed):
+            return False
+        self.waiting.pop(0)
+        self.use(found)
+        sequence.held = len(found)
+        if sequence.preemptions:
+            self.recomputed += max(0, sequence.lost - tokens)
+        else:
+            sequence.cached, sequence.loaded = tokens, [count * self.block_tokens for count in counts]
+        if sequence.admitted < 0:
+            sequence.admitted = now
+        sequence.queue += now - sequence.since
+        sequence.since, sequence.start = now, -1
+        sequence.computed, sequence.goal = tokens, sequence.context
+        sequence.in_steps, sequence.is_loading = 1, True
+        sequence.reserved = self.expected(sequence)
+        self.running.append(sequence)
+        self.evict()
+        ready = now
+        for number, blocks in enumerate(counts):
+            for stage in range(len(self.stages)) if blocks else ():
+                at = now
+                for tier in reversed(self.tiers[: number + 1]):
+                    at = tier.pass_link(stage, at, blocks)
+                ready = max(ready, at)
+        self.reference.call_at(ready, self.take_in, sequence)
+        return True
+
+    def take_in(self, sequence):
+        now = self.reference.now
+        sequence.in_steps, sequence.is_loading = 0, False
+        sequence.load += now - sequence.since
+        sequence.since = now
+        self.publish(sequence)
+        self.is_touched = True
 
     @property
     def left(self):
@@ -459,7 +551,7 @@ class Replica:
 
     def take_chunks(self):
         for sequence in list(self.running):
-            if sequence not in self.running or not sequence.is_unfinished or not self.left:
+            if sequence not in self.running or not sequence.is_unfinished or sequence.is_loading or not self.left:
                 continue
             tokens = self.chunk(sequence.goal - sequence.computed)
             needed = self.blocks(sequence.computed + tokens) - self.blocks(sequence.computed)
@@ -485,6 +577,10 @@ class Replica:
                     break
                 continue
             found = self.found(sequence)
+            if any(stored := self.stored(sequence, len(found))):
+                if not self.load(sequence, found, stored):
+                    break
+                continue
             cached = len(found) * self.block_tokens
             tokens = self.chunk(sequence.context - cached)
             missing = sum(name in self.idle for name in found) - len(found)
@@ -635,7 +731,7 @@ class View:
 
     def cached_tokens(self, node):
         replica = self.replica(node)
-        return replica.block_tokens * len(replica.found(self.sequence))
+        return replica.cached(self.sequence)
 
     def transfer_ns(self, node):
         return 0.0

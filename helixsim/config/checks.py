@@ -70,6 +70,9 @@ def check_engine(section: ExperimentSection, engine: EngineSpec, source: Source)
     if engine.long_prefill_token_threshold and not engine.chunks_prompts:
         message = f"{engine.long_prefill_token_threshold} has no effect without enable_chunked_prefill: true"
         yield source.problem(("engine", "long_prefill_token_threshold"), message)
+    if engine.kv_tiers and not (engine.loops_inside and engine.caches_prefixes and engine.chunks_prompts):
+        needed = "an engine with return: engine, enable_prefix_caching: true and enable_chunked_prefill: true"
+        yield source.problem(("engine", "kv_offloading"), f"needs {needed} (here {engine.name})")
     if own.capacity_policy is not None and own.admission is not None:
         yield source.problem(("engine", "capacity_policy"), "give admission or capacity_policy, not both")
     tokens, seqs = own.max_num_batched_tokens, own.max_num_seqs

@@ -87,6 +87,8 @@ def build_engine(section: EngineSection, source: Source) -> EngineProfile:
             own[field] = getattr(section, key)
     if section.speculative is not None:
         own["speculation"] = section.speculative.speculation()
+    if section.kv_offloading is not None:
+        own["kv_tiers"] = section.kv_offloading.tiers()
     if section.attention_dp_config is not None:
         own["attention_balance"] = section.attention_dp_config.balance()
     given = {key: getattr(section, key) for key in ("gpu_memory_utilization", "block_tokens", "transfers")}

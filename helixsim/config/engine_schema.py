@@ -7,8 +7,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from helixsim.config.fields import Latency, Share, or_text
-from helixsim.domain.engine import AttentionBalance
+from helixsim import units
+from helixsim.config.fields import Bandwidth, Latency, Share, Size, or_text
+from helixsim.domain.engine import AttentionBalance, KvTier
 from helixsim.domain.speculation import Speculation
 from helixsim.validation import Count, Section, Words
 
@@ -80,6 +81,43 @@ class AttentionDpSection(Section):
         return AttentionBalance(self.timeout_iters, self.batching_wait_iters) if self.enable_balance else None
 
 
+class KvHostSection(Section):
+    """Host memory for KV blocks that the prefix caches of GPUs evict."""
+
+    size: Size = Field(description="Of each node (vLLM: `kv_offloading_size`, SGLang: `hicache_size`); zero: none.")
+    bandwidth: Bandwidth = Field(
+        "25 GB/s",
+        description="Of the link from host memory to each GPU: what a PCIe 4.0 x16 link reaches of 31.5 GB/s.",
+    )
+    latency: Latency = Field("20 us", description="Of a load, besides.")
+
+
+class KvDiskSection(Section):
+    """Disks for KV blocks that host memory evicts."""
+
+    size: Size = Field(description="Of each node; zero: none.")
+    bandwidth: Bandwidth = Field("6 GB/s", description="Of a node's disks, reading: one NVMe disk on PCIe 4.0 x4.")
+    latency: Latency = Field("0.1 ms", description="Of a load, besides.")
+
+
+class KvOffloadingSection(Section):
+    """Memory behind the KV cache of GPUs (docs/prefix-caching.md)."""
+
+    host: KvHostSection = Field(description="Host memory; disks are read through it.")
+    disk: KvDiskSection | None = Field(None, description="Disks behind it (default: none).")
+
+    def tiers(self) -> tuple[KvTier, ...]:
+        """Return the levels in their order."""
+        tiers = [_tier("host", self.host)]
+        return tuple(tiers if self.disk is None else [*tiers, _tier("disk", self.disk)])
+
+
+def _tier(name: Literal["host", "disk"], section: KvHostSection | KvDiskSection) -> KvTier:
+    size_bytes = int(units.parse(section.size, "size"))
+    bytes_per_s = units.parse(section.bandwidth, "bandwidth") / units.BITS_PER_BYTE
+    return KvTier(name, size_bytes, bytes_per_s, units.seconds_to_ns(units.parse(section.latency, "time")))
+
+
 class EngineSection(Section):
     """The serving engine: the name of a profile, or a mapping whose values replace those of the profile."""
 
@@ -132,6 +170,11 @@ class EngineSection(Section):
     )
     enable_prefix_caching: bool | None = Field(
         None, description="Whether KV blocks are kept and shared by prompts that begin alike (default: the profile's)."
+    )
+    kv_offloading: KvOffloadingSection | None = Field(
+        None,
+        description="Host memory and disks for KV blocks that the prefix cache evicts; a prompt waits until the blocks "
+        "that it finds there are back on the GPUs (default: none).",
     )
     speculative: SpeculativeSection | None = Field(None, description="Speculative decoding (default: none).")
     cuda_graph_sizes: list[Count] | None = Field(

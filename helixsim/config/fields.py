@@ -11,6 +11,7 @@ from helixsim.validation import Section
 
 _EXAMPLES = {
     "bandwidth": ["8 Gbit/s", "100 Mbit/s"],
+    "size": ["64 GiB", "2 TiB"],
     "time": ["5 s", "50 ms"],
     "rate": ["2.5 /s", "90 /min", 2.5],
     "price": ["1.10 $/h"],
@@ -65,6 +66,7 @@ def _quantity(dimension: str, *, positive: bool) -> tuple[PlainValidator, WithJs
 Bandwidth = Annotated[str, *_quantity("bandwidth", positive=True)]
 Latency = Annotated[str, *_quantity("time", positive=False)]
 Duration = Annotated[str, *_quantity("time", positive=True)]
+Size = Annotated[str, *_quantity("size", positive=False)]
 Rate = Annotated[str | int | float, *_quantity("rate", positive=True)]
 Price = Annotated[str, *_quantity("price", positive=False)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=100)]

@@ -59,6 +59,28 @@ class AttentionBalance:
 
 
 @dataclass(frozen=True, slots=True)
+class KvTier:
+    """Memory of a node behind that of its GPUs, for KV blocks that its prefix cache evicts.
+
+    Parameters
+    ----------
+    name
+        ``host`` or ``disk``.
+    size_bytes
+        Of a node [B].
+    bytes_per_s
+        Of the link over which blocks come back: of each GPU for the host, of a node for the disk [B/s].
+    latency_ns
+        What a load takes besides [ns].
+    """
+
+    name: Literal["host", "disk"]
+    size_bytes: int
+    bytes_per_s: float
+    latency_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class EngineSpec:
     """Overheads of one serving engine, the same on every GPU and for every model.
 
@@ -112,6 +134,8 @@ class EngineSpec:
         Order of waiting requests: ``fcfs``, or ``priority`` (lowest value first, then arrival).
     caches_prefixes
         KV blocks of finished requests stay until their memory is needed, and prompts that begin alike share them.
+    kv_tiers
+        Host memory and disks for blocks that the prefix cache evicts, in this order; none: they are lost.
     pads_prompts
         Steps with prompt tokens are padded to the sizes of CUDA graphs, too, not only those of decode steps alone.
     speculation
@@ -140,6 +164,7 @@ class EngineSpec:
     attention_balance: AttentionBalance | None = None
     scheduling_policy: Literal["fcfs", "priority"] = "fcfs"
     caches_prefixes: bool = False
+    kv_tiers: tuple[KvTier, ...] = ()
     pads_prompts: bool = False
     speculation: Speculation | None = None
 

@@ -33,11 +33,12 @@ class RequestStatus(IntEnum):
 class RequestColumns:
     """One entry per request that arrived, in order of arrival; times [ns], -1: did not occur.
 
-    ``output_tokens`` are those delivered. ``queue_ns + compute_ns + network_ns + transfer_ns`` is
+    ``output_tokens`` are those delivered. ``queue_ns + compute_ns + network_ns + transfer_ns + load_ns`` is
     ``finish_ns - arrival_ns`` of a finished request; ``queue_ns`` includes waiting at the coordinator, ``transfer_ns``
-    is the time that its KV cache took between the end of its prompt and its first decode step. ``route`` is the index
-    of the last route in ``RunResult.routes``, that which decoded it, -1: none. ``cached_tokens`` are those of the
-    prompt that a prefix cache held when the request was first admitted. ``slo_class`` is the index of its class in
+    is the time that its KV cache took between the end of its prompt and its first decode step, ``load_ns`` that of KV
+    blocks from host memory and disk. ``route`` is the index of the last route in ``RunResult.routes``, that which
+    decoded it, -1: none. ``cached_tokens`` are those of the prompt that a prefix cache held when the request was first
+    admitted, ``host_tokens`` and ``disk_tokens`` those of them on these. ``slo_class`` is the index of its class in
     ``RunResult.classes``, -1: none.
     """
 
@@ -57,6 +58,9 @@ class RequestColumns:
     cached_tokens: IntArray
     slo_class: IntArray
     transfer_ns: IntArray
+    load_ns: IntArray
+    host_tokens: IntArray
+    disk_tokens: IntArray
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,22 @@ class TransferStats:
 
 
 @dataclass(frozen=True)
+class OffloadStats:
+    """KV blocks on host memory and disk over the whole run, of all replicas, by tier [tokens].
+
+    ``capacity`` is what they keep, ``peak`` the sum of the most that each has kept, ``stored`` what came from the tier
+    before, ``loaded`` what was sent back to GPUs. ``loads`` counts requests that waited for blocks, again after
+    preemptions.
+    """
+
+    loads: int
+    capacity_tokens: Mapping[str, int]
+    peak_tokens: Mapping[str, int]
+    stored_tokens: Mapping[str, int]
+    loaded_tokens: Mapping[str, int]
+
+
+@dataclass(frozen=True)
 class GapHistogram:
     """Histogram of the inter-token latency in the window.
 
@@ -156,7 +176,7 @@ class RunResult:
     """Results of one run.
 
     ``classes`` are the classes of its requests, in the order of their first arrival. ``transfers``: None: prefill and
-    decode share their nodes.
+    decode share their nodes. ``offloading``: None: KV blocks are on GPUs alone.
 
     ``counters`` has at least ``events``, ``batches``, ``messages``, ``preemptions``, ``recomputed_tokens``,
     ``rejected``, ``token_hops``.
@@ -179,3 +199,4 @@ class RunResult:
     wall_s: float
     classes: tuple[str, ...] = ()
     transfers: TransferStats | None = None
+    offloading: OffloadStats | None = None

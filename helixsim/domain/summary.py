@@ -29,6 +29,7 @@ from helixsim.domain.figures import (
     ThroughputFigures,
     WindowFigures,
 )
+from helixsim.domain.offload_figures import OffloadFigures, TierFigures
 from helixsim.domain.request import FeedMode
 from helixsim.errors import DataError
 from helixsim.jsonio import json_values, significant
@@ -73,6 +74,8 @@ class Summary:
     """What the system is ranked by; None in documents of older versions."""
     disaggregation: DisaggregationFigures | None = None
     """None: all nodes serve both phases."""
+    kv_offloading: OffloadFigures | None = None
+    """None: KV blocks are on GPUs alone."""
 
     def vllm_keys(self) -> dict[str, Any]:
         """Return the figures of ``vllm bench serve`` under its keys; latencies in ms."""
@@ -122,6 +125,7 @@ class Summary:
             **({} if self.setting is None else {"setting": _setting_keys(self.setting)}),
             **({} if self.ranking is None else {"ranking": json_values(asdict(self.ranking))}),
             **({} if self.disaggregation is None else {"disaggregation": asdict(self.disaggregation)}),
+            **({} if self.kv_offloading is None else {"kv_offloading": asdict(self.kv_offloading)}),
         }  # fmt: skip
 
     def confidence(self) -> dict[str, Limits]:
@@ -240,6 +244,13 @@ def _read_disaggregation(document: Mapping[str, Any] | None) -> DisaggregationFi
     return DisaggregationFigures(**{**document, "pools": pools})
 
 
+def _read_offloading(document: Mapping[str, Any] | None) -> OffloadFigures | None:
+    if document is None:
+        return None
+    tiers = {name: TierFigures(**one) for name, one in document["tiers"].items()}
+    return OffloadFigures(**{**document, "tiers": tiers})
+
+
 def _latency(keys: Mapping[str, Any], name: str, interval: Limits | None = None) -> Latency:
     """Return the latency whose statistics are among ``keys`` [ms]; ``interval`` of its mean [ms]."""
     return Latency(
@@ -289,6 +300,7 @@ def _read(top: Mapping[str, Any], own: Mapping[str, Any]) -> Summary:
         itl_max_s=seconds(own.get("max_itl_ms")),
         ranking=_read_ranking(own.get("ranking")),
         disaggregation=_read_disaggregation(own.get("disaggregation")),
+        kv_offloading=_read_offloading(own.get("kv_offloading")),
     )
 
 

@@ -83,7 +83,7 @@ def _kv_memory(system: System, is_drained: bool) -> InvariantCheck:
         if memory.used != memory.expected
         or not 0 <= memory.used <= memory.capacity
         or memory.reserved < memory.used
-        or (is_drained and memory.used)
+        or (is_drained and memory.used and not memory.stays)
     ]
     return InvariantCheck(
         "INV-4 KV memory", not wrong, f"wrong on {', '.join(wrong)}" if wrong else "all blocks accounted"
@@ -115,7 +115,7 @@ def _no_overtime(nodes: Sequence[NodeLoad], series: Series, end_ns: int) -> Inva
 
 def _parts_add_up(columns: RequestColumns) -> InvariantCheck:
     finished = columns.status == RequestStatus.FINISHED
-    named = (columns.queue_ns, columns.compute_ns, columns.network_ns, columns.transfer_ns)
+    named = (columns.queue_ns, columns.compute_ns, columns.network_ns, columns.transfer_ns, columns.load_ns)
     parts = sum(named)
     off = np.abs((parts - (columns.finish_ns - columns.arrival_ns))[finished])
     worst = int(off.max(initial=0))

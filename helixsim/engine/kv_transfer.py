@@ -214,6 +214,7 @@ class LegReplica(Replica):
         sequence.last_token_ns = now
         self._recorder.output_tokens += 1
         self._recorder.take_first_token(sequence, sequence.first_token_ns)
+        self.book()
         self.scheduler.join(sequence, now)
         if self._plan is None:
             self.wake()

@@ -174,6 +174,7 @@ class LegFrontend(Frontend):
         request.network_ns += leg.network_ns
         request.preemptions += leg.preemptions
         request.cached_tokens = leg.cached_tokens
+        request.loaded = leg.loaded
         if request.admitted_ns < 0:
             request.admitted_ns = leg.admitted_ns
         request.since_ns = now

@@ -69,7 +69,8 @@ class LegSystem(ReplicaSystem):
         role = self.inputs.fleet.cluster.node(ids[0]).role
         if role == "both":
             return rules
-        rules = replace(rules, caches_prefixes=getattr(self.legs, role).caches_prefixes)
+        leg = self.legs.prefill if role == "prefill" else self.legs.decode
+        rules = replace(rules, caches_prefixes=leg.caches_prefixes, tiers=rules.tiers if leg.caches_prefixes else ())
         if role == "decode":
             return rules
         return replace(rules, expected_output_tokens=None, most_reserved_share=1.0, speculation=None)

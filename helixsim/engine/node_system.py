@@ -10,7 +10,7 @@ from helixsim.domain.cluster import COORDINATOR
 from helixsim.domain.data_parallel import step_time
 from helixsim.domain.flowplan import Route
 from helixsim.domain.placement import LayerRange
-from helixsim.domain.result import RequestStatus, TransferStats
+from helixsim.domain.result import OffloadStats, RequestStatus, TransferStats
 from helixsim.engine.admission import Admission
 from helixsim.engine.coordinator import Coordinator
 from helixsim.engine.inputs import SimulationInputs
@@ -184,6 +184,10 @@ class NodeSystem:
 
     def transfers(self) -> TransferStats | None:
         """See ``System.transfers``."""
+        return None
+
+    def offloading(self) -> OffloadStats | None:
+        """See ``System.offloading``: nodes that schedule by themselves have no prefix cache."""
         return None
 
     def memories(self) -> list[Memory]:

@@ -259,14 +259,19 @@ class PrefixCache:
             size = run.end - run.start
             if size > left:
                 run.end -= left
+                self._evicted(run.segment, run.end, run.end + left)
                 break
             left -= size
+            self._evicted(run.segment, run.start, run.end)
             del self._free[run]
             runs = self._segments[run.segment]
             runs.pop()
             if not runs:
                 del self._segments[run.segment]
         return freed
+
+    def _evicted(self, segment: int, start: int, end: int) -> None:
+        """Take note that blocks of a segment are no longer cached, the last of those that were."""
 
     def _reference(self, runs: list[_Run], low: int, high: int) -> None:
         """Add a reference to the blocks ``low`` .. ``high - 1`` of a segment, as far as they are cached.

@@ -35,12 +35,16 @@ _COLUMNS = (
     "cached_tokens",
     "slo_class",
     "transfer_ns",
+    "load_ns",
+    "host_tokens",
+    "disk_tokens",
 )
 
 
 _NOT_REACHED = ("admitted_ns", "first_token_ns", "finish_ns", "route")
 _NOTHING_YET = (
-    "output_tokens", "preemptions", "queue_ns", "compute_ns", "network_ns", "cached_tokens", "transfer_ns",
+    "output_tokens", "preemptions", "queue_ns", "compute_ns", "network_ns", "cached_tokens", "transfer_ns", "load_ns",
+    "host_tokens", "disk_tokens",
 )  # fmt: skip
 _NOT_REACHED_YET, _NOTHING = array("q", [-1] * 1024), array("q", [0] * 1024)
 """What rows hold before their request ends, for many of them at once."""
@@ -153,6 +157,9 @@ class Recorder:
         columns["compute_ns"][row] = request.compute_ns
         columns["network_ns"][row] = request.network_ns
         columns["cached_tokens"][row] = request.cached_tokens
+        if request.loaded is not None:
+            for name, value in request.loaded.items():
+                columns[name][row] = value
         columns["route"][row] = request.path.number if request.path is not None else -1
         self.finished += status is RequestStatus.FINISHED
         self.rejected += status is RequestStatus.REJECTED

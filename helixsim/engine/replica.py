@@ -101,7 +101,9 @@ class Replica:
     def is_idle_with_work(self) -> bool:
         """Whether it computes nothing though sequences run or could."""
         scheduler = self.scheduler
-        return not self.in_flight and not self._is_woken and bool(scheduler.running or len(scheduler.queue))
+        if self.in_flight or self._is_woken or scheduler.loading:
+            return False
+        return bool(scheduler.running or len(scheduler.queue))
 
     # Requests ---------------------------------------------------------------------------------------------------------
 
@@ -147,6 +149,10 @@ class Replica:
             plan = scheduler.form(now)
             self._has_preempted = scheduler.preemptions != before
             outgrown = scheduler.outgrown
+            if scheduler.coming:
+                for ready_ns, sequence in scheduler.coming:
+                    self._kernel.call_in(ready_ns - now, Priority.FINISH, self._loaded, sequence)
+                scheduler.coming = []
             if outgrown:
                 scheduler.outgrown = []
                 self.generated -= sum([sequence.generated for sequence in outgrown])
@@ -160,6 +166,16 @@ class Replica:
                 self.stages[0].take(Step(self._kernel.env, plan))
             else:
                 self._start_alone(plan, now)
+
+    def _loaded(self, event: Call) -> None:
+        """Let a prompt go on whose blocks have come from the tiers."""
+        now = self._kernel.now_ns
+        self.book()
+        self.scheduler.take_in(event.argument, now)
+        if self._plan is None:
+            self.wake()
+        else:
+            self._cut(now)
 
     # Computing it, on one stage ---------------------------------------------------------------------------------------
 

@@ -13,11 +13,12 @@ from helixsim.domain.data_parallel import step_time
 from helixsim.domain.engine import MOST_NEW_TOKENS
 from helixsim.domain.flowplan import Route
 from helixsim.domain.request import FeedMode
-from helixsim.domain.result import RequestStatus, TransferStats
+from helixsim.domain.result import OffloadStats, RequestStatus, TransferStats
 from helixsim.engine.frontend import Frontend, ReplicaView
 from helixsim.engine.inputs import SimulationInputs
 from helixsim.engine.kernel import Call, Kernel, Priority
 from helixsim.engine.network import NetworkFabric
+from helixsim.engine.offloading import offload_stats, tier_rules
 from helixsim.engine.recorded import recorded
 from helixsim.engine.recorder import Recorder
 from helixsim.engine.replica import Replica
@@ -125,6 +126,7 @@ class ReplicaSystem:
             most_reserved_share=inputs.high_water if keeps else 1.0,
             min_free_share=engine.min_free_share,
             caches_prefixes=engine.caches_prefixes,
+            tiers=tier_rules(inputs, ids) if engine.caches_prefixes else (),
             receive_interval=engine.scheduler_recv_interval,
             ranks=ranks,
             balance=engine.attention_balance,
@@ -235,13 +237,23 @@ class ReplicaSystem:
         """See ``System.transfers``."""
         return None
 
+    def offloading(self) -> OffloadStats | None:
+        """See ``System.offloading``."""
+        return offload_stats([replica.scheduler for replica in self.replicas])
+
     def memories(self) -> list[Memory]:
         """See ``System.memories``: of each replica [blocks]."""
         found = []
         for replica in self.replicas:
             kv = replica.scheduler.kv
             expected = kv.shared + replica.scheduler.own_blocks()
-            found.append(Memory(replica.stages[0].node_id, kv.used_blocks, expected, kv.capacity, kv.used_blocks))
+            owner = replica.stages[0].node_id
+            found.append(Memory(owner, kv.used_blocks, expected, kv.capacity, kv.used_blocks))
+            for rule, tier in replica.scheduler.kept():
+                own = tier.came - tier.left - tier.evicted
+                found.append(
+                    Memory(f"{owner} ({rule.name})", tier.counted(), own, tier.capacity, tier.used, stays=True)
+                )
         return found
 
     def idle_with_work(self, now_ns: int) -> list[str]:

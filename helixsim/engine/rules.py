@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from helixsim.domain.engine import AttentionBalance, NewTokenRatio
 from helixsim.domain.speculation import Speculation
 from helixsim.domain.step_time import BatchShape
+from helixsim.engine.kv_tiers import TierRules
 from helixsim.engine.sequences import Decodes, Sequence
 
 
@@ -40,6 +41,8 @@ class Rules:
         Blocks are kept and shared by requests that begin alike.
     receive_interval
         Decode steps after which the scheduler looks for new requests; it also does behind prompts, and when idle.
+    tiers
+        Memory behind the KV cache that evicted blocks go to; none without ``caches_prefixes``.
     ranks, balance
         Attention ranks, and how their prompts wait for each other; None: they do not.
     speculation, seed
@@ -57,6 +60,7 @@ class Rules:
     most_reserved_share: float = 1.0
     min_free_share: float = 0.0
     caches_prefixes: bool = False
+    tiers: tuple[TierRules, ...] = ()
     receive_interval: int = 1
     ranks: int = 1
     balance: AttentionBalance | None = None

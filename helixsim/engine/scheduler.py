@@ -5,59 +5,38 @@ The rules are those of vLLM V1, with the variants of other engines as options (d
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable
-
 from helixsim.domain.step_time import BatchShape, prefill_pairs
 from helixsim.engine.drafts import DraftedDecodes
-from helixsim.engine.output_reserve import OutputReserve
-from helixsim.engine.prefix_cache import PrefixCache, chain_of
+from helixsim.engine.kv_room import KvRoom
 from helixsim.engine.rules import Plan, Rules
 from helixsim.engine.sequences import Decodes, Sequence
 from helixsim.engine.system import Numbered
-from helixsim.engine.waiting_queue import WaitingQueue
 
 
-class Scheduler:
+class Scheduler(KvRoom):
     """Waiting and running requests of one replica, and its KV memory.
 
     ``replica`` is what requests that run have as their path. ``ready`` are the decoding
     sequences that are in no step under way; those in ``_paused`` can take no part in the one that is being formed.
     ``outgrown`` are sequences that no longer fit the replica even alone, to be rejected. ``pending_tokens``: prompt
-    tokens not yet computed. ``sending`` counts the sequences whose prompts have been computed here and whose blocks
-    are kept until they have been sent to another replica (``leg_scheduler``).
+    tokens not yet computed. ``coming`` are loads that were begun, with their ends [ns]. ``sending`` counts the
+    sequences whose prompts have been computed here and whose blocks are kept until they have been sent to another
+    replica (``leg_scheduler``).
     """
 
     def __init__(self, replica: Numbered, blocks: int, block_tokens: int, rules: Rules) -> None:
+        super().__init__(blocks, block_tokens, rules)
         self.replica = replica
-        self.block_tokens = block_tokens
-        self.rules = rules
-        self.kv = PrefixCache(blocks, block_tokens)
-        self.peak = 0
         self.pending_tokens = 0
-        self.queue = WaitingQueue(rules)
-        self.waiting = self.queue.waiting
-        self.running: dict[int, Sequence] = {}
-        self.prompts: deque[Sequence] = deque()
-        self.ready: Decodes | None = None
         self.outgrown: list[Sequence] = []
+        self.coming: list[tuple[int, Sequence]] = []
         self._paused: Decodes | None = None
         self.preemptions = 0
         self.recomputed_tokens = 0
-        self.max_sequences = max(1, min(rules.max_sequences, rules.budget // rules.tokens_per_decode))
         self._tokens_per_decode = rules.tokens_per_decode
         self._orders = 0
-        self._reserved = 0
-        self.reserve = OutputReserve(rules.new_token_ratio)
-        self._has_prefixes = False
         self.sending = 0
         self._expected_tokens = rules.expected_output_tokens or 0
-        self._most_reserved = int(rules.most_reserved_share * blocks)
-        self._least_free = int(rules.min_free_share * blocks)
-
-    def blocks_of(self, tokens: int) -> int:
-        """Return the KV blocks that so many tokens fill."""
-        return -(-tokens // self.block_tokens)
 
     # Queues -----------------------------------------------------------------------------------------------------------
 
@@ -143,53 +122,6 @@ class Scheduler:
             self.preemptions += 1
             self.pending_tokens += found.target
             self.queue.put_back(found)
-
-    def _expected_blocks(self, sequence: Sequence) -> int:
-        """Return the blocks that admission keeps for a sequence."""
-        if (expected := self.rules.expected_output_tokens) is None:
-            return 0
-        return self.blocks_of(max(sequence.prompt_tokens + expected, sequence.context_tokens + 1))
-
-    def could_admit(self, sequence: Sequence, coming: Iterable[Sequence]) -> bool:
-        """Return whether a request could be admitted at once, behind those ``coming``, which are on their way here."""
-        ahead = [*self.waiting, *self.queue.unread, *coming]
-        if not ahead and not self.running:
-            return self.blocks_of(sequence.target) <= self.kv.free_blocks
-        if len(self.running) + len(ahead) >= self.max_sequences:
-            return False
-        promised = sum([self.blocks_of(one.target) for one in ahead]) + self._unfinished_blocks()
-        if promised + self.blocks_of(sequence.target) + self._least_free > self.kv.free_blocks:
-            return False
-        return self._keeps(sum([self._expected_blocks(one) for one in ahead]) + self._expected_blocks(sequence))
-
-    def _keeps(self, expected: int, due: int = 0) -> bool:
-        """Return whether so many blocks for others leave those that running sequences are expected to need.
-
-        ``due``: blocks that the decodes of the step being formed will take.
-        """
-        if self.rules.new_token_ratio is None:
-            return self._reserved + expected <= self._most_reserved
-        share, used = self.reserve.share, self.kv.used_blocks + due
-        return used + share * max(self._reserved - used, 0) + expected <= self._most_reserved
-
-    def _unfinished_blocks(self) -> int:
-        """Return the blocks that the prompts of running sequences still need."""
-        return sum([self.blocks_of(one.target) - self.blocks_of(one.computed) for one in self.prompts])
-
-    def cached_tokens(self, sequence: Sequence) -> int:
-        """Return how many tokens of a request need not be computed here."""
-        return self._find(sequence)[0] * self.block_tokens
-
-    def own_blocks(self) -> int:
-        """Return the sum over its sequences of the blocks that they have for themselves, which ``kv.own`` must be."""
-        own = 0
-        for sequence in self.running.values():
-            decodes = sequence.decodes
-            tokens = sequence.computed
-            if decodes is not None:
-                tokens = decodes.held_tokens(sequence, decodes is not self.ready)
-            own += self.blocks_of(tokens) - sequence.held
-        return own
 
     # Forming a step ---------------------------------------------------------------------------------------------------
 
@@ -290,6 +222,10 @@ class Scheduler:
                     break
                 continue
             hit, idle = self._find(sequence)
+            if self.tiers is not None and any(stored := self._stored(sequence, hit)):
+                if not self._load(sequence, hit, idle, stored, due, now_ns):
+                    break
+                continue
             computed = hit * self.block_tokens
             count = self._chunk(sequence.target - computed, budget, is_alone=not chunks and decodes is None)
             # Where decodes pause for prompts, one without memory to go on would hold them up for ever.
@@ -313,39 +249,53 @@ class Scheduler:
             decodes = self.ready = None
         return None if decodes is None and not chunks else self._plan(decodes, chunks, pairs, due)
 
+    def _load(self, sequence: Sequence, hit: int, idle: int, stored: list[int], due: int, now_ns: int) -> bool:
+        """Admit the first waiting request, whose next blocks are on tiers; False: there is no memory for it."""
+        assert self.tiers is not None
+        assert sequence.chain is not None
+        blocks = sum(stored)
+        tokens = (hit + blocks) * self.block_tokens
+        needed = self.blocks_of(tokens if self.rules.is_mixed else sequence.target) - hit + idle
+        if not self._has_room(sequence, needed + (0 if self.rules.is_mixed else self._unfinished_blocks()), due):
+            return False
+        self.queue.take()
+        self._admit(sequence, now_ns)
+        self.loading.append(self.prompts.pop())
+        sequence.held = self.kv.acquire(sequence.chain, sequence.target)
+        self.take_blocks(blocks)
+        self._make_room(due)
+        sequence.computed = tokens
+        sequence.in_flight += 1  # it cannot be preempted before they are here
+        self.pending_tokens -= tokens
+        loaded = sequence.loaded = sequence.loaded or {"load_ns": 0}
+        if sequence.preemptions:
+            self.recomputed_tokens += max(0, sequence.lost_tokens - tokens)
+        else:
+            sequence.cached_tokens = tokens
+            for rule, count in zip(self.rules.tiers, stored, strict=True):
+                loaded[f"{rule.name}_tokens"] = count * self.block_tokens
+        self.coming.append((self.tiers.load(stored, now_ns), sequence))
+        return True
+
+    def take_in(self, sequence: Sequence, now_ns: int) -> None:
+        """Let a prompt go on whose blocks have come from the tiers; from now on others share them."""
+        assert sequence.chain is not None
+        assert sequence.loaded is not None
+        sequence.held = self.kv.publish(sequence.chain, sequence.held, sequence.computed)
+        sequence.in_flight -= 1
+        sequence.loaded["load_ns"] += now_ns - sequence.since_ns
+        sequence.since_ns = now_ns
+        self.loading.remove(sequence)
+        behind = [self.prompts.pop() for one in list(self.prompts) if one.order > sequence.order]
+        self.prompts.append(sequence)
+        self.prompts.extend(reversed(behind))
+
     def _chunk(self, left: int, budget: int, is_alone: bool) -> int:
         """Return how many of the tokens that a prompt has left the step may compute."""
         if not self.rules.is_chunked:
             return left if left <= budget or is_alone else 0
         longest = self.rules.longest_chunk
         return min(left, budget, left if longest is None else longest)
-
-    def _find(self, sequence: Sequence) -> tuple[int, int]:
-        """Return the blocks of a prompt that are cached, and how many of them no running sequence holds."""
-        if not self.rules.caches_prefixes:
-            return 0, 0
-        if sequence.chain is None:
-            sequence.chain = chain_of(sequence.request, self.block_tokens)
-        if sequence.request.prefix is not None:
-            self._has_prefixes = True
-        elif not sequence.preemptions:
-            return 0, 0
-        return self.kv.find(sequence.chain, sequence.target)
-
-    def _has_room(self, sequence: Sequence, grown: int, due: int) -> bool:
-        """Return whether a request that needs so many blocks may be admitted, where decodes are due some."""
-        least = self._least_free if self.running else 0
-        if grown + least + due > self.kv.free_blocks:
-            return False
-        return not self.running or self._keeps(self._expected_blocks(sequence), due)
-
-    def _make_room(self, blocks: int) -> None:
-        """Evict what the blocks of decodes, which are taken when the step is formed, leave no room for.
-
-        Decodes go first: prompts of the same step find in the cache what these leave.
-        """
-        if blocks and self._has_prefixes:
-            self.kv.make_room(blocks)
 
     def _take_chunk(self, sequence: Sequence, count: int, chunks: list[tuple[Sequence, int]], due: int) -> float:
         """Add the next chunk of a prompt to a step whose decodes are due so many blocks; return its pairs."""
@@ -367,12 +317,6 @@ class Scheduler:
         """Take note that so many steps like the one just formed, of these decodes alone, have begun."""
         self.take_blocks(decodes.blocks_due(1, steps))
         self.reserve.decode(steps)
-
-    def take_blocks(self, blocks: int) -> None:
-        """Take blocks that sequences are due."""
-        if blocks:
-            self.kv.take(blocks)
-            self.peak = max(self.peak, self.kv.used_blocks)
 
     def _plan(self, decodes: Decodes | None, chunks: list[tuple[Sequence, int]], pairs: float, due: int) -> Plan:
         """Return a step of these decodes, which are due some blocks, and of chunks, which have theirs."""

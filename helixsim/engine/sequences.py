@@ -48,6 +48,7 @@ class Sequence:
         "in_flight",
         "joined_step",
         "last_token_ns",
+        "loaded",
         "lost_tokens",
         "network_ns",
         "order",
@@ -77,6 +78,7 @@ class Sequence:
         self.joined_step = self.ends_step = 0
         self.held = self.cached_tokens = self.lost_tokens = 0
         self.chain: Chain | None = None
+        self.loaded: dict[str, int] | None = None
         self.yields: list[int] = []
         self.decodes: Decodes | None = None
         self.path: Numbered | None = None

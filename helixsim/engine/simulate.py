@@ -196,6 +196,7 @@ class _Run:
             wall_s=wall_s,
             classes=recorder.classes,
             transfers=system.transfers(),
+            offloading=system.offloading(),
         )
 
     def _node_stats(self, nodes: Sequence[NodeLoad]) -> NodeStats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -55,6 +56,8 @@ class ActiveRequest:
     ``moved_on_ns``: when it last left the coordinator after a wait there. ``row``: its row in the recorder, -1: it has
     not arrived yet. ``cached_tokens``: those of its prompt that a prefix cache held at its first admission.
     """
+
+    loaded: Mapping[str, int] | None = None
 
     __slots__ = (
         "admitted_ns",

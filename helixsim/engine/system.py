@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from helixsim.domain.flowplan import Route
 from helixsim.domain.placement import LayerRange
 from helixsim.domain.request import Request
-from helixsim.domain.result import RequestStatus, TransferStats
+from helixsim.domain.result import OffloadStats, RequestStatus, TransferStats
 from helixsim.engine.network import NetworkFabric
 
 
@@ -37,6 +37,11 @@ class Recorded(Protocol):
     compute_ns: int
 
     @property
+    def loaded(self) -> Mapping[str, int] | None:
+        """What came from the memory behind the GPUs, by column; None: nothing."""
+        ...
+
+    @property
     def prompt_tokens(self) -> int:
         """Length of the prompt [tokens]."""
         ...
@@ -57,7 +62,7 @@ class Memory:
     """KV memory of a node, or of a replica, in whatever unit its owner counts.
 
     ``expected`` is the sum over its requests, which ``used`` must equal; ``reserved`` is what is promised, at least
-    ``used``.
+    ``used``. ``stays``: also when no request is left.
     """
 
     owner: str
@@ -65,6 +70,7 @@ class Memory:
     expected: int
     capacity: int
     reserved: int
+    stays: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +161,10 @@ class System(Protocol):
 
     def transfers(self) -> TransferStats | None:
         """Return the KV transfers that have ended; None: prefill and decode share their nodes."""
+        ...
+
+    def offloading(self) -> OffloadStats | None:
+        """Return what the memory behind the GPUs has kept; None: there is none."""
         ...
 
     def memories(self) -> Iterable[Memory]:

@@ -37,6 +37,7 @@ from helixsim.metrics.energy_cost import (
 from helixsim.metrics.latency import latencies, latency_samples
 from helixsim.metrics.legs import disaggregation_figures
 from helixsim.metrics.objectives import objective_figures
+from helixsim.metrics.offloading import offload_figures
 from helixsim.metrics.saturation import saturation
 from helixsim.metrics.score import score_of
 from helixsim.metrics.setting import setting_of
@@ -109,6 +110,7 @@ def summarise(
             cost=_cost(run, counts, used, fleet),
             integrity=_integrity(run),
             disaggregation=disaggregation_figures(run, used, fleet),
+            kv_offloading=offload_figures(run, counts),
             classes={name: _class(of_class(run, name), slo.of(name)) for name in sorted(run.classes)},
             setting=setting_of(
                 run,

@@ -2,6 +2,7 @@
 
 rows             the rows of the comparison, shared by terminal and HTML
 leg_rows         pools that prefill and decode, and transfers between them
+tier_rows        KV blocks in host memory and on disks
 tables           text for the terminal
 style            colours, fonts and reproducible files of all figures
 figures          throughput and latency, and the list of all figures of a run

@@ -110,7 +110,11 @@ def render_html(runs: RunSet, charts: Charts, manifest: Mapping[str, Any], confi
         meanings={step.label: step.about for _, steps in waterfalls for step in steps},
         placements=[placement_view(run, kinds) for run in runs.values()],
         maps=[network_map(run, kinds) for run in runs.values()],
-        has_transfers=any(run.summary.disaggregation is not None for run in runs.values()),
+        left_out=[
+            kind
+            for kind, part in (("transfer", "disaggregation"), ("load", "kv_offloading"))
+            if all(getattr(run.summary, part) is None for run in runs.values())
+        ],
         lives=[(name, lives(run)) for name, run in runs.items()],
         of_each=OF_EACH,
         assumptions=[*_own_assumptions(), *manifest.get("assumptions", ())],

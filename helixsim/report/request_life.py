@@ -17,8 +17,8 @@ OF_EACH = 6
 _PHASES = ("wait", "prefill", "decode")
 _TIMES = ("arrival_ns", "admitted_ns", "first_token_ns", "finish_ns")
 _COUNTS = ("prompt_tokens", "output_tokens", "preemptions", "queue_ns", "compute_ns", "network_ns", "cached_tokens")
-_OF_LEGS = "transfer_ns"
-"""A column of systems that prefill and decode on different nodes."""
+_MORE = {"transfer_ns": "transfer", "load_ns": "load"}
+"""Columns of systems that prefill and decode on different nodes, or keep KV blocks behind the GPUs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +49,9 @@ class Life:
 
 def lives(run: Run) -> tuple[Life, ...]:
     """Return the requests of a system with the longest TTFT, TPOT and E2EL, the most preemptions, and some others."""
-    of_legs = () if run.summary.disaggregation is None else (_OF_LEGS,)
-    columns = run.request_columns("request_id", *_TIMES, *_COUNTS, *of_legs)
+    parts = (run.summary.disaggregation, run.summary.kv_offloading)
+    more = [name for name, part in zip(_MORE, parts, strict=True) if part is not None]
+    columns = run.request_columns("request_id", *_TIMES, *_COUNTS, *more)
     arrived, done = columns["arrival_ns"], columns["finish_ns"] >= 0
     if not len(arrived):
         return ()
@@ -96,8 +97,7 @@ def _life(columns: dict[str, IntArray], row: int, reason: str, last_ns: int, lon
     edges = [arrival, *(time if time >= 0 else last_ns for time in (admitted, first)), last_ns]
     spans = {kind: max(0, high - low) for kind, low, high in zip(_PHASES, edges, edges[1:], strict=False)}
     spent = {"queue": one["queue_ns"], "compute": one["compute_ns"], "network": one["network_ns"]}
-    if _OF_LEGS in one:
-        spent["transfer"] = one[_OF_LEGS]
+    spent |= {kind: one[name] for name, kind in _MORE.items() if name in one}
     ttft = (first - arrival) / NS_PER_S if first >= 0 else None
     tokens = one["output_tokens"]
     tpot = (finish - first) / (tokens - 1) / NS_PER_MS if finish >= 0 and tokens > 1 else None

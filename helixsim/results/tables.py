@@ -131,12 +131,15 @@ REQUEST_COLUMNS = (
 )  # fmt: skip
 _OF_LEGS = ("transfer_ns",)
 """Columns of systems that prefill and decode on different nodes."""
+_OF_TIERS = ("load_ns", "host_tokens", "disk_tokens")
+"""Columns of systems that keep KV blocks behind the GPUs."""
 _MAY_NOT_OCCUR = ("admitted_ns", "first_token_ns", "finish_ns")
 _ROWS_AT_A_TIME = 20_000
 
 
 def _request_columns(run: RunResult) -> tuple[str, ...]:
-    return REQUEST_COLUMNS if run.transfers is None else (*REQUEST_COLUMNS, *_OF_LEGS)
+    own = () if run.transfers is None else _OF_LEGS
+    return (*REQUEST_COLUMNS, *own, *(() if run.offloading is None else _OF_TIERS))
 
 
 def _request_texts(run: RunResult) -> dict[str, list[str]]:

@@ -26,6 +26,7 @@ from helixsim.domain.result import (
     InvariantCheck,
     LinkStats,
     NodeStats,
+    OffloadStats,
     RequestColumns,
     RunResult,
     Series,
@@ -171,6 +172,7 @@ def _decoded(document: dict[str, Any]) -> Simulated:
         "gaps": GapHistogram(**run["gaps"]),
         "classes": tuple(run["classes"]),
         "transfers": None if run["transfers"] is None else TransferStats(**run["transfers"]),
+        "offloading": None if run["offloading"] is None else OffloadStats(**run["offloading"]),
         "invariants": tuple(InvariantCheck(**check) for check in run["invariants"]),
     }
     return Simulated(decoded_placement(document["placement"]), RunResult(**{**run, **columns}))

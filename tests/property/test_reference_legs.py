@@ -16,6 +16,7 @@ from simulating import inputs_of_legs, random_load, with_roles
 from helixsim.batching import registry as batching_registry
 from helixsim.domain.cluster import LinkSpec
 from helixsim.domain.disaggregation import KvTransfer
+from helixsim.domain.engine import KvTier
 from helixsim.domain.request import FeedMode, Window
 from helixsim.engine.simulate import simulate
 
@@ -45,6 +46,7 @@ def cases(draw):
     return with_roles(case, {node: roles[number] for node, number in pipelines.items()})
 
 
+HOST, DISK = KvTier("host", 20 * 384_000, 5e8, 100_000), KvTier("disk", 400 * 384_000, 1e8, 1_000_000)
 transfers = st.builds(
     KvTransfer,
     is_layerwise=st.booleans(),
@@ -91,18 +93,21 @@ def test_requests_that_come_at_a_rate(case, engine, transfer, seed, batching, ro
     output=st.sampled_from([20, 60]),
     most_local=st.sampled_from([None, 0, 10, 50]),
     decode_caches=st.booleans(),
+    behind=st.sampled_from([(), (HOST,), (HOST, DISK)]),
 )
 @settings(max_examples=400, deadline=None)
 def test_all_of_it_together(
-    case, engine, transfer, caches, seed, batching, routing, feed, edges, output, most_local, decode_caches
+    case, engine, transfer, caches, seed, batching, routing, feed, edges, output, most_local, decode_caches, behind
 ):  # fmt: skip
-    """Prefix caches, short prompts that stay, drafts, rules of admission and windows under all feeds."""
+    """Prefix caches with tiers, short prompts that stay, drafts, rules of admission and windows under all feeds."""
     rate_rps = feed.get("rate_rps")
     make = shared_load if caches else random_load
     load = make(seed, 40 if rate_rps else 600, rate_rps=rate_rps or 1.0, prompt=60, output=output)
     how = {"engine": replace(engine, caches_prefixes=caches), "batching": batching, "routing": routing, "seed": seed}
     how |= {name: value for name, value in feed.items() if name != "rate_rps"}
     how |= {"most_local_tokens": most_local, "decode_caches": decode_caches}
+    if caches and behind:
+        how["engine"] = replace(how["engine"], chunks_prompts=True, kv_tiers=behind)
     warmup, duration = (edge * 997_003 for edge in edges)
     assert_equal(case, load, transfer, window=Window(warmup, duration, drain=False), **how)
 

@@ -6,7 +6,9 @@ import pytest
 
 from helixsim import yamlio
 from helixsim.config.engine_schema import SpeculativeSection
+from helixsim.domain.engine import KvTier
 from helixsim.domain.speculation import Speculation
+from helixsim.errors import ConfigError
 from helixsim.hardware import engines
 
 
@@ -232,3 +234,51 @@ def test_an_experiment_that_names_no_engine_is_told_which_it_has(sound, load):
         assert said.startswith("no engine given: ideal, which sends each token through the coordinator")
     for section in ({"engine": "ideal"}, {"engine": {"name": "vllm-1"}}):
         assert not [text for text in load(sound | section).assumptions if "no engine" in text]
+
+
+HOST = {"size": "2 GiB", "bandwidth": "16 GB/s", "latency": "10 us"}
+
+
+def test_memory_behind_the_gpus_is_stated_level_by_level(sound, load):
+    sound["engine"] = {"name": "vllm-1", "kv_offloading": {"host": HOST, "disk": {"size": "1 TiB"}}}
+    experiment = load(sound)
+    host, disk = experiment.engine.kv_tiers
+    assert host == KvTier("host", 2 * 2**30, 16e9, 10_000)
+    assert (disk.name, disk.size_bytes) == ("disk", 2**40)
+    assert load(dict(experiment.document)).engine == experiment.engine
+    del sound["engine"]["kv_offloading"]
+    assert load(sound).engine.kv_tiers == ()
+
+
+@pytest.mark.parametrize(
+    ("section", "where", "allowed"),
+    [
+        ({"host": {**HOST, "size": "2"}}, "engine.kv_offloading.host.size", "TiB"),
+        ({"host": {**HOST, "size": "-2 GiB"}}, "engine.kv_offloading.host.size", "-2 GiB"),
+        ({"host": {**HOST, "bandwidth": "0 GB/s"}}, "engine.kv_offloading.host.bandwidth", "above zero"),
+        ({"host": {**HOST, "latency": "10"}}, "engine.kv_offloading.host.latency", "no unit"),
+        ({"disk": {"size": "1 TiB"}}, "engine.kv_offloading.host", "missing"),
+        ({"host": HOST, "tape": {"size": "1 TiB"}}, "engine.kv_offloading.tape", "disk"),
+    ],
+)
+def test_bad_levels_are_refused(sound, load, section, where, allowed):
+    sound["engine"] = {"name": "vllm-1", "kv_offloading": section}
+    with pytest.raises(ConfigError) as caught:
+        load(sound)
+    (fault,) = caught.value.problems
+    assert where in str(caught.value)
+    assert allowed in fault.message
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [
+        {"name": "helix-vllm-0.4"},
+        {"name": "vllm-1", "enable_prefix_caching": False},
+        {"name": "vllm-1", "enable_chunked_prefill": False, "max_num_batched_tokens": 4096},
+    ],
+)
+def test_levels_need_an_engine_that_keeps_blocks(sound, load, engine):
+    sound["engine"] = {**engine, "kv_offloading": {"host": HOST}}
+    with pytest.raises(ConfigError, match=r"needs an engine with return: engine, enable_prefix_caching: true and"):
+        load(sound)

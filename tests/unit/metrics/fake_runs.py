@@ -150,7 +150,7 @@ def _collect(arrival, admitted, prompts, outputs, rejected, tokens, window, reso
     requests = RequestColumns(
         np.arange(len(arrival)), status, arrival, admitted, first, finish, prompts, delivered,
         np.where(admitted >= 0, np.arange(len(arrival)) % len(routes), -1), zeros,
-        spent // 4, spent - spent // 4 - spent // 8, spent // 8, prompts // 3, zeros - 1, zeros,
+        spent // 4, spent - spent // 4 - spent // 8, spent // 8, prompts // 3, zeros - 1, zeros, zeros, zeros, zeros,
     )  # fmt: skip
     series = _series(requests, tokens, end_ns, len(placement(this_fleet).ranges))
     gaps = [np.diff(times)[(times[1:] > start_ns) & (times[1:] <= end_ns)] for times in tokens]
