@@ -109,7 +109,7 @@ def _role_sentences(roles: Mapping[str, Any]) -> list[str]:
     if roles["tried"]:
         return [f"{told}."]
     if roles["pays"]:
-        return [f"{told}; the best candidate without roles met the objectives in its first trial, so none were tried."]
+        return [f"{told}; the best candidate without roles met all objectives, so none were tried."]
     return [f"{told}: too little to try them."]
 
 

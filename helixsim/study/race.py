@@ -113,7 +113,8 @@ class Race:
         self._share(budget, [*zip(windows, runs, strict=False), (self.experiment.workload.window, FINALISTS)])
         by_estimate = sorted(contenders, key=lambda one: -math.inf if one.estimate is None else -one.estimate)
         entries, trials = [self._entry(one) for one in (contenders if windows else by_estimate)], list[Trial]()
-        entries[1:1] = [] if windows else [self._entry(one) for one in apart[:1]]
+        if not windows:
+            entries[1:1], apart = [self._entry(one) for one in apart[:1]], []
         most_events = 0 if budget.told else ROUND_EVENTS
         for number, window in enumerate(windows):
             trial = Trial(window, self.experiment.seed + SEED_OFFSET + number, self.experiment.slo)
@@ -122,12 +123,13 @@ class Race:
                 self._try(trial, entries, report)
                 others = [entry for one in trial.best() for entry in self._alternatives(one)]
                 self._try(trial, others, report, at_least=alternatives, most_events=most_events)
-                if apart and trial.scores[trial.best()[0].label].share < 1.0:
-                    self._try(trial, [self._entry(one) for one in apart], report)
             else:
                 self._try(trial, entries, report, at_least=LEAST_PASSED_ON, most_events=most_events)
+            if _misses(trial):
+                self._try(trial, [self._entry(one) for one in apart], report)
+                apart = []
             entries = self._passed(trial)
-        final, chosen, fallen = self._final(entries, trials, report, budget)
+        final, chosen, fallen = self._final(entries, trials, report, budget, apart)
         trials.append(final)
         notes: dict[str, Any] = {
             "chosen": chosen.name,
@@ -271,11 +273,13 @@ class Race:
         trials: Sequence[Trial],
         report: Callable[[str], None],
         budget: Budget,
+        apart: Sequence[Contender],
     ) -> tuple[Trial, Entry, str]:
         """Simulate the best and all baselines as the report will be.
 
         Return these, the best of all, and a sentence where it is a baseline. Entries that have shown more than the best
-        one turns out to do are simulated, too.
+        one turns out to do are simulated, too, and candidates with roles that have not been if that one misses
+        objectives.
         """
         window = self.experiment.workload.window
         if window.duration_ns is None:
@@ -291,6 +295,8 @@ class Race:
             shown = [trial.scores[entry.label] for trial in reversed(trials) if entry.label in trial.scores]
             if shown and self._promises(shown[0], final.scores[final.best()[0].label]):
                 self._as_reported(final, [entry], report)
+        if _misses(final):
+            self._as_reported(final, [self._entry(one) for one in apart], report)
         candidates, rivals = final.best(), final.best(baselines=True)
         # The verdict ranks what is chosen beside the baselines alone, and has to call it the best.
         chosen = next(
@@ -340,6 +346,11 @@ class Race:
 
 def _placed(entry: Entry) -> PlacedSystem:
     return PlacedSystem(entry.system, entry.placement, entry.plan)
+
+
+def _misses(trial: Trial) -> bool:
+    """Return whether the best entry of a trial leaves requests beyond their objectives."""
+    return trial.scores[trial.best()[0].label].share < 1.0
 
 
 def _with(entry: Entry, policy: str, **options: Any) -> Entry:
