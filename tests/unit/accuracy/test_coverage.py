@@ -83,7 +83,7 @@ def test_points_that_could_not_be_simulated_are_left_out(results) -> None:
     assert coverage([failed, *results], LEFT_OUT["GPU"]) == coverage(results, LEFT_OUT["GPU"])
 
 
-@pytest.mark.parametrize("kind", ["gpu", "family"])
+@pytest.mark.parametrize("kind", [pytest.param("gpu", marks=pytest.mark.slow), "family"])
 def test_bands_of_the_shipped_table_hold_four_of_five_points_that_are_left_out(kind) -> None:
     """Points of a cell are taken as normal around its mean."""
     cells, _ = shipped_cells()

@@ -222,7 +222,8 @@ def test_a_run_like_measured_ones_is_validated_by_its_instances_that_decode(tmp_
 
 
 def test_other_gpus_that_only_prefill_are_part_of_the_setting():
-    run = hx.load(Path(__file__).parents[3] / "experiments" / "disaggregation.yaml").run()["split"]
+    experiment = hx.load(Path(__file__).parents[3] / "experiments" / "disaggregation.yaml")
+    run = experiment.with_({"workload.warmup": "5 s", "workload.duration": "20 s"}).run()["split"]
     assert run.summary.setting.nodes == (GpuShare("l20", 1, 0.5), GpuShare("rtx-4090", 1, 0.5))
     assert KINDS["kind"] in shipped_table().estimate(run.summary.setting).sentence
 

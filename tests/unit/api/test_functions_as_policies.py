@@ -48,6 +48,7 @@ exp = hx.Experiment(
 print(experiment_key(exp.resolve()))
 if "run" in sys.argv:
     print(list(exp.run(jobs=2)))
+if "sweep" in sys.argv:
     points = hx.sweep(exp, {"systems.1.routing": ["fewest", "random"], "systems.0.placement.first": [15, 16]}, jobs=2)
     print(len(points.table()), points.failures)
 """
@@ -78,7 +79,7 @@ def own_names():
 
 
 def test_functions_of_a_script_serve_in_its_worker_processes(tmp_path):
-    done = run_script(tmp_path, SCRIPT.replace("FACTOR", "1.0"), "run")
+    done = run_script(tmp_path, SCRIPT.replace("FACTOR", "1.0"), "run", "sweep")
     assert done.returncode == 0, done.stderr
     key, names, points = done.stdout.splitlines()
     assert len(key) == 64
@@ -90,15 +91,14 @@ def test_the_key_follows_all_that_a_function_uses_but_not_its_comments(tmp_path)
     base = SCRIPT.replace("FACTOR", "1.0")
     variants = {
         "same": base,
-        "comment": base.replace("COMMENT", "another comment"),
-        "elsewhere": base.replace("print(", "print('', end=''); print("),
+        "elsewhere": base.replace("COMMENT", "another comment").replace("print(", "print('', end=''); print("),
         "constant": SCRIPT.replace("FACTOR", "2.0"),
         "helper": base.replace("view.in_flight(hop.node)", "view.queue_length(hop.node)"),
         "function": base.replace("return min(hops", "return max(hops"),
     }
     keys = {name: run_script(tmp_path, text).stdout for name, text in variants.items()}
     assert all(len(key) == 65 for key in keys.values()), keys
-    assert keys["same"] == keys["comment"] == keys["elsewhere"]
+    assert keys["same"] == keys["elsewhere"]
     assert len({keys[name] for name in ("same", "constant", "helper", "function")}) == 4
 
 
@@ -208,7 +208,7 @@ exec(compile(cell, "<cell 1>", "exec"), sys.modules["__main__"].__dict__)
 """
     done = run_script(tmp_path, code)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[1:] == ["['halves', 'swarm']", "8 ()"]
+    assert done.stdout.splitlines()[1:] == ["['halves', 'swarm']"]
 
 
 def test_workers_that_do_not_see_our_files_get_the_modules(tmp_path):
@@ -263,6 +263,6 @@ def test_an_experiment_takes_its_functions_along():
 def test_functions_of_a_script_serve_on_a_dask_cluster(tmp_path):
     pytest.importorskip("distributed")
     text = SCRIPT.replace("FACTOR", "1.0").replace("jobs=2", "jobs=2, dask='local'")
-    done = run_script(tmp_path, text, "run")
+    done = run_script(tmp_path, text, "run", "sweep")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[1:] == ["['halves', 'swarm']", "8 ()"]

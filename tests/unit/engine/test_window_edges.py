@@ -45,7 +45,7 @@ def late(result, ttft_ns):
 
 
 @given(seed=st.integers(0, 200), most_late=st.integers(0, 8), warmup_ms=st.sampled_from([500, 2000, 4000]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_a_run_ends_early_only_for_what_is_late_in_its_window(seed, most_late, warmup_ms) -> None:
     """The cluster is overrun from the start: what is late before the window begins does not count."""
     patience = Patience(ttft_ns=30 * MS, most_late=most_late, least_ns=100 * MS)

@@ -253,7 +253,7 @@ def test_the_bound_is_no_less_than_any_split_of_a_tiny_cluster(tpot_s) -> None:
 
 
 @given(clusters(), roles_of_five, st.sampled_from((None, 5e-3, 2e-2)), st.booleans())
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=30)
 def test_no_roles_and_placement_exceed_the_bound(found, roles, tpot_s, sends) -> None:
     fleet, placement = found
     bound = bound_of(fleet, tpot_s)
