@@ -11,7 +11,6 @@ from helixsim.cli import console, options
 from helixsim.errors import ConfigError, ExitCode, did_you_mean
 
 if TYPE_CHECKING:
-    from helixsim.config.experiment import SystemSpec
     from helixsim.study.systems import PlacedSystem
 
 TARGETS = ("vllm", "ray", "kubernetes", "llm-d", "dynamo")
@@ -74,7 +73,9 @@ def run(args: argparse.Namespace) -> int:
     if args.export is not None and len(chosen) > 1:
         raise ConfigError(f"--export writes one placement, the experiment has {len(chosen)}: add --system NAME")
     if target is not None:
-        _refuse_roles(target, chosen[0])
+        from helixsim.deploy import registry
+
+        registry.require_roles(target, chosen[0])
     placed: dict[str, PlacedSystem] = {}
     with executor(args.jobs, None, Path()) as shared, console.progress("place", quiet=args.quiet) as advance:
         for number, system in enumerate(chosen):
@@ -87,10 +88,7 @@ def run(args: argparse.Namespace) -> int:
             )
             advance((number + 1) / len(chosen), system.name)
     if target is not None:
-        from helixsim.deploy import registry
-
         one = placed[chosen[0].name]
-        _refuse_roles(target, one.system)
         made = registry.text(target, experiment, one.system, one.placement, one.plan, model_id=args.model_id)
         if path is None:
             print(made, end="")
@@ -109,14 +107,6 @@ def run(args: argparse.Namespace) -> int:
     if path is not None and target is None:
         write_json(path, next(iter(documents.values())))
     return ExitCode.OK
-
-
-def _refuse_roles(target: str, system: SystemSpec) -> None:
-    if system.is_disaggregated:
-        raise ConfigError(
-            f"--export {target}: the nodes of {system.name} have roles, which exports do not write; export a system "
-            "without roles, or the placement alone (--export FILE)"
-        )
 
 
 def _export_path(args: argparse.Namespace, target: str | None) -> Path | None:

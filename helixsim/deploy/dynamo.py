@@ -5,10 +5,12 @@ Dynamo gives all pods of a worker over several nodes one template, so the machin
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from helixsim.deploy.kubernetes import documents
 from helixsim.deploy.servers import Server, Servers, require_equal_machines
+from helixsim.errors import ConfigError
 
 IMAGE = "nvcr.io/nvidia/ai-dynamo/vllm-runtime:latest"
 
@@ -19,11 +21,18 @@ def graph(servers: Servers) -> str:
     Raises
     ------
     ConfigError
-        If a pipeline has machines of several types.
+        If a pipeline has machines of several types, or some servers have roles and others serve both phases.
     """
     require_equal_machines(servers, "dynamo")
-    frontend = _component("Frontend", "frontend", {"name": "main", "image": IMAGE,
-                          "env": [{"name": "DYN_ROUTER_MODE", "value": "kv"}]}, {})  # fmt: skip
+    router: dict[str, Any] = {"name": "main", "image": IMAGE, "env": [{"name": "DYN_ROUTER_MODE", "value": "kv"}]}
+    if servers.have_roles:
+        if both := [server.name for server in servers.servers if server.role == "both"]:
+            raise ConfigError(
+                f"--export dynamo: {', '.join(both[:3])} serves both phases beside servers with roles, which Dynamo "
+                "has no mode for: give its nodes the role prefill or decode, or use '--export llm-d'"
+            )
+        router |= {"command": ["python3", "-m", "dynamo.frontend"], "args": _conditions(servers.most_local_tokens)}
+    frontend = _component("Frontend", "frontend", router, {})
     workers = [_worker(servers.model, server) for server in servers.servers]
     return documents(
         servers,
@@ -38,19 +47,29 @@ def graph(servers: Servers) -> str:
     )
 
 
+def _conditions(most_local_tokens: int | None) -> list[str]:
+    """Return the options of the router by which short prompts stay on the side that decodes (Dynamo 1.5)."""
+    options = ["--router-mode", "kv"]
+    if most_local_tokens is not None:
+        rule = {"policy": "isl_bounding", "eff_isl_threshold": most_local_tokens + 1, "eff_isl_ratio_threshold": 1.0}
+        options += ["--router-conditional-disagg", "--router-conditional-disagg-config", json.dumps(rule)]
+    return options
+
+
 def _worker(model: str, server: Server) -> dict[str, Any]:
+    is_whole = server.role == "both"
     container = {
         "name": "main",
         "image": IMAGE,
         "command": ["python3", "-m", "dynamo.vllm"],
-        "args": ["--model", model, *server.arguments()],
+        "args": ["--model", model, *([] if is_whole else ["--disaggregation-mode", server.role]), *server.arguments()],
         "env": [{"name": name, "value": value} for name, value in server.environment.items()],
         "resources": {"limits": {server.stages[0].resource: str(server.hosts[0].gpus)}},
     }
     hosts = [host.machine for host in server.hosts]
     term = {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": hosts}]}
     affinity = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}}
-    component = _component(server.name, "worker", container, {"affinity": affinity})
+    component = _component(server.name, "worker" if is_whole else server.role, container, {"affinity": affinity})
     if len(hosts) > 1:
         component["multinode"] = {"nodeCount": len(hosts)}
     return component

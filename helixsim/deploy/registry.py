@@ -21,9 +21,22 @@ TARGETS: Final[dict[str, Callable[[Servers], str]]] = {
 }
 
 
+OF_ROLES: Final = ("llm-d", "dynamo")
+"""Targets that route the two phases of a request to different servers."""
+
+
 def names() -> tuple[str, ...]:
     """Return the names of the targets."""
     return tuple(TARGETS)
+
+
+def require_roles(target: str, system: SystemSpec) -> None:
+    """Raise ``ConfigError`` if the nodes of a system have roles and the target has none."""
+    if system.is_disaggregated and target not in OF_ROLES:
+        raise ConfigError(
+            f"--export {target}: the nodes of {system.name} have roles, and {target} does not send the phases of a "
+            f"request to different servers: use --export {' or '.join(OF_ROLES)}"
+        )
 
 
 def text(
@@ -49,4 +62,5 @@ def text(
     """
     if target not in TARGETS:
         raise ConfigError(unknown_name("export target", target, TARGETS))
+    require_roles(target, system)
     return TARGETS[target](servers_of(experiment, system, placement, plan, model_id))

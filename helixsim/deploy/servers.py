@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from helixsim import units
 from helixsim.config.experiment import ResolvedExperiment, SystemSpec
+from helixsim.deploy.roles import leg_sections, notes_of_roles, with_leg
 from helixsim.domain.chains import chains
 from helixsim.domain.cluster import COORDINATOR, Deployment
 from helixsim.domain.flowplan import COORDINATOR_CLASS, FlowPlan
-from helixsim.domain.placement import Placement
+from helixsim.domain.placement import Placement, Role
 from helixsim.errors import ConfigError
 from helixsim.hardware import catalog
 
@@ -100,13 +102,14 @@ class Server:
     options
         vLLM's options without leading dashes; an empty value is a switch.
     share
-        Part of the requests that the plan sends here, 0..1.
+        Part of the requests that the plan sends here, of those of its role, 0..1.
     """
 
     name: str
     stages: tuple[Stage, ...]
     options: Mapping[str, str]
     share: float
+    role: Role = "both"
 
     @property
     def hosts(self) -> tuple[Host, ...]:
@@ -148,7 +151,7 @@ class Servers:
     """All model servers of a placement.
 
     ``name`` is that of the system as Kubernetes accepts it; ``unused`` are nodes without layers; ``notes`` say what
-    differs from the simulation or is left to the user.
+    differs from the simulation or is left to the user. ``most_local_tokens``: see ``engine.inputs.Legs``.
     """
 
     name: str
@@ -157,6 +160,12 @@ class Servers:
     servers: tuple[Server, ...]
     unused: tuple[str, ...]
     notes: tuple[str, ...]
+    most_local_tokens: int | None = None
+
+    @property
+    def have_roles(self) -> bool:
+        """Whether some prefill or decode alone."""
+        return any(server.role != "both" for server in self.servers)
 
     @property
     def comments(self) -> list[str]:
@@ -191,14 +200,21 @@ def servers_of(
         )
     fleet = system.fleet
     pipelines = _pipelines(system.name, plan, all_edges=system.routing != "flow_weighted")
-    served = sum(flow for _, flow in pipelines)
+    roles = [fleet.cluster.node(chain[0]).role for chain, _ in pipelines]
+    served: Counter[Role] = Counter()
+    for role, (_, flow) in zip(roles, pipelines, strict=True):
+        served[role] += flow  # type: ignore[assignment]
+    legs = leg_sections(experiment, system)
     common, notes = _options(engine, fleet)
+    if legs:
+        notes += notes_of_roles(engine)
     servers = []
-    for number, (chain, flow) in enumerate(pipelines):
-        name = f"{dns_name(system.name)}-{number}"
+    for number, (role, (chain, flow)) in enumerate(zip(roles, pipelines, strict=True)):
+        name = f"{dns_name(system.name)}-{number}" if role == "both" else f"{dns_name(system.name)}-{role}-{number}"
         stages = tuple(_stage(fleet, placement, node) for node in chain)
         options, more = _own_options(fleet, placement, chain, engine)
-        servers.append(Server(name, stages, {**options, **common}, flow / served))
+        options |= with_leg(common, legs[role]) if legs else common
+        servers.append(Server(name, stages, options, flow / served[role], role))
         _require_even_hosts(servers[-1])
         notes += [f"{name}: {note}" for note in more]
     used = {stage.node for server in servers for stage in server.stages}
@@ -209,6 +225,7 @@ def servers_of(
         tuple(servers),
         tuple(node.id for node in fleet.cluster.nodes if node.id not in used),
         tuple(notes),
+        system.disaggregation.most_local_tokens if system.is_disaggregated else None,
     )
 
 
@@ -335,7 +352,7 @@ def _own_options(
             "--export: vLLM gives every stage of a pipeline the same number of GPUs (--tensor-parallel-size), but the "
             f"placement has {given}"
         )
-    ranks = int(engine.get("data_parallel_size") or 1)
+    ranks = fleet.profile(chain[0]).compute.ranks
     options = {"tensor-parallel-size": str(gpus // ranks)}
     if ranks > 1:
         options["data-parallel-size"] = str(ranks)
@@ -346,6 +363,11 @@ def _own_options(
     options["max-num-batched-tokens"] = str(min(limit.max_prefill_tokens for limit in limits))
     kv_tokens = min(fleet.kv_blocks(node, placement.ranges[node]) * fleet.profile(node).block_tokens for node in chain)
     notes = []
+    host = (engine.get("kv_offloading") or {}).get("host")
+    if host is not None and not fleet.cluster.is_disaggregated:
+        machines = len({fleet.cluster.node(node).machine or node for node in chain})
+        options["kv-offloading-size"] = f"{units.parse(host['size'], 'size') * machines / 2**30:g}"
+        options["kv-offloading-backend"] = "native"
     context = fleet.model.max_context_tokens
     if kv_tokens < context:
         options["max-model-len"] = str(kv_tokens)

@@ -195,11 +195,11 @@ def test_policies_that_learn_from_hops_are_refused(load):
         simulate_system(experiment, place_system(experiment, experiment.systems[0]))
 
 
-def test_manifests_of_roles_are_refused(load, tmp_path, capsys):
+def test_targets_without_roles_are_refused(load, tmp_path, capsys):
     load(SPLIT, overrides=("engine=vllm-1",))
     exp = str(tmp_path / "exp.yaml")
-    assert main(["place", exp, "--set", "engine=vllm-1", "--export", "dynamo"]) == 2
-    assert "the nodes of split have roles, which exports do not write" in capsys.readouterr().err
+    assert main(["place", exp, "--set", "engine=vllm-1", "--export", "ray"]) == 2
+    assert "the nodes of split have roles, and ray does not send the phases" in capsys.readouterr().err
 
 
 def test_a_timeline_has_the_steps_of_both_sides_and_the_transfers(load, tmp_path, capsys):

@@ -240,7 +240,7 @@ def test_what_does_not_fit_roles_is_refused_where_it_stands(load, overrides, whe
     assert said in problem.message
 
 
-def test_place_shows_roles_and_refuses_to_export_them(load, tmp_path, capsys) -> None:
+def test_place_shows_roles_and_refuses_targets_without_them(load, tmp_path, capsys) -> None:
     load()
     exp, file = str(tmp_path / "exp.yaml"), tmp_path / "p.json"
     command = ["place", exp, "--system", "helix", "-q", "--set", mode("always")]
@@ -253,4 +253,4 @@ def test_place_shows_roles_and_refuses_to_export_them(load, tmp_path, capsys) ->
     fixed = load(text=EXPERIMENT.replace("slo:", f"  - {system}\nslo:"))
     assert place_system(fixed, fixed.systems[2]).system.is_disaggregated
     assert main([*command, "--export", "vllm"]) == 2
-    assert "have roles, which exports do not write" in capsys.readouterr().err
+    assert "have roles, and vllm does not send the phases of a request to different" in capsys.readouterr().err
