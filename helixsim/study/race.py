@@ -273,7 +273,7 @@ class Race:
         trials: Sequence[Trial],
         report: Callable[[str], None],
         budget: Budget,
-        apart: Sequence[Contender],
+        apart: Sequence[Contender] = (),
     ) -> tuple[Trial, Entry, str]:
         """Simulate the best and all baselines as the report will be.
 
