@@ -93,8 +93,13 @@ def operating_point(
     return OperatingPoint(steps, total, steps * mean_s, mean_s, offered_s, capacities(placement, {**most, **capacity}))
 
 
-def stations_of(fleet: Deployment, placement: Placement, load: OperatingLoad) -> dict[str, Station]:
-    """Return the station of each node; equal nodes with like layers share one."""
+def stations_of(
+    fleet: Deployment, placement: Placement, load: OperatingLoad, *, with_graphs: bool = False
+) -> dict[str, Station]:
+    """Return the station of each node; equal nodes with like layers share one.
+
+    ``with_graphs``: steps that fit into a CUDA graph need no launches. Decode steps beside prompts do.
+    """
     found: dict[tuple[object, ...], Station] = {}
     stations = {}
     for node, held in placement.ranges.items():
@@ -104,13 +109,16 @@ def stations_of(fleet: Deployment, placement: Placement, load: OperatingLoad) ->
         most = fleet.cluster.node(node).max_requests
         key = (profile.kind, held if profile.compute.layers else (held.layers, is_last), kv_tokens, most)
         if key not in found:
-            time = step_time(profile.compute, load.engine, held, fleet.model.num_layers)
+            sizes = profile.limits[held.layers - 1].graph_sizes if with_graphs else ()
+            time = step_time(profile.compute, load.engine, held, fleet.model.num_layers, sizes)
             found[key] = Station(profile, held.layers, kv_tokens, load, time, most)
         stations[node] = found[key]
     return stations
 
 
-def mean_step_time(profile: NodeProfile, layers: int, engine: EngineSpec, *, has_head: bool = False) -> StepTime:
+def mean_step_time(
+    profile: NodeProfile, layers: int, engine: EngineSpec, *, has_head: bool = False, with_graphs: bool = False
+) -> StepTime:
     """Return the law for so many layers, evenly drawn from those of the model, without its output head or with it."""
     known = profile.compute.layers
     experts = profile.compute.experts
@@ -121,7 +129,8 @@ def mean_step_time(profile: NodeProfile, layers: int, engine: EngineSpec, *, has
         experts=tuple(experts[index] for index in order) if experts else (),
         head=profile.compute.head if has_head else None,
     )
-    return step_time(drawn, engine, LayerRange(0, layers), layers)
+    sizes = profile.limits[layers - 1].graph_sizes if with_graphs else ()
+    return step_time(drawn, engine, LayerRange(0, layers), layers, sizes)
 
 
 def busy_capacity(fleet: Deployment, load: OperatingLoad) -> CapacityTable:

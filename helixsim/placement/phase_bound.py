@@ -51,7 +51,7 @@ def phase_rates(fleet: Deployment, load: OperatingLoad, tpot_s: float | None = N
         if key not in known:
             prefill, decode = [], []
             for layers in range(1, len(profile.kv_blocks) + 1):
-                time = mean_step_time(profile, layers, load.engine)
+                time = mean_step_time(profile, layers, load.engine, with_graphs=True)
                 most = profile.most_kv_tokens(layers)
                 kv_tokens = most if node.kv_blocks is None else node.kv_blocks * profile.block_tokens
                 station = Station(profile, layers, kv_tokens, load, time, node.max_requests)

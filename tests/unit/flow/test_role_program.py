@@ -97,6 +97,21 @@ def test_no_batch_within_the_objective_serves_nothing() -> None:
     assert found.requests_per_s == found.bound_per_s == 0.0
 
 
+def test_decode_steps_in_cuda_graphs_need_no_launches() -> None:
+    """Launches of 1 ms a layer take ten times as long as its decode; graphs for all batches leave nothing of them."""
+    slow = replace(LOAD, engine=replace(ENGINE, layer_launch_ns=1_000_000))
+    plain = kind("a")
+    in_graphs = replace(plain, limits=tuple(replace(one, graph_sizes=tuple(range(1, 65))) for one in plain.limits))
+
+    def decodes(node, load: OperatingLoad) -> float:
+        fleet, placement = placed([node] * 4)
+        classes = replica_classes(fleet, placement, load)
+        return best_roles(fleet, classes, load, FREE, prefill_replicas=3, allowed=("prefill", "decode")).requests_per_s
+
+    assert decodes(in_graphs, slow) == pytest.approx(decodes(plain, LOAD))
+    assert decodes(plain, slow) < 0.2 * decodes(plain, LOAD)
+
+
 # --- laws ------------------------------------------------------------------------------------------------------------
 
 KINDS = [
