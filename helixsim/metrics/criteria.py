@@ -3,8 +3,9 @@
 With objectives: the share of requests within them (where loads differ, the requests within them per second), then the
 latency, then the price. Without: at a given rate the latency, those that are not overloaded first; under saturation, in
 closed loops and if all are overloaded the output throughput; then latency and price. The price is that of the nodes
-with layers, and decides before the latency where a plan was asked for by cost. Shares, throughputs and latencies that
-differ by no more than the interval of their difference are equal; so are latencies only within ``ALIKE``.
+with layers, and decides before the latency where a plan was asked for by cost. Throughputs that differ by no more than
+the interval of their difference are equal; so are shares if they also differ by no more than ``SAME_SHARE``, and
+latencies within ``ALIKE``: of two plans that a short run cannot tell apart, the one that showed much more is taken.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from helixsim.domain.result import FloatArray
-from helixsim.metrics.score import Score, is_above
+from helixsim.metrics.score import SAME_SHARE, Score, is_above
 
 ALIKE = 0.05
 """Latencies that differ by no more than this share, and by no more than their interval, are taken to be equal."""
@@ -38,14 +39,15 @@ class Step:
     """A criterion: the figure of a score, more is better if ``sign`` is 1.
 
     ``parts``: the figure in each part of the window; only what exceeds the interval of a difference decides then.
-    ``alike``: figures that differ by no more than this share need a difference beyond the interval, too.
+    ``alike``: figures that differ from the best one by no more than what it returns for that one need a difference
+    beyond the interval, too.
     """
 
     criterion: Criterion
     figure: Callable[[Score], float]
     parts: Callable[[Score], FloatArray] | None = None
     sign: int = 1
-    alike: float | None = None
+    alike: Callable[[float], float] | None = None
 
     def left_behind(self, names: Sequence[str], scores: Mapping[str, Score]) -> set[str]:
         """Return the systems that are worse than the one with the best figure."""
@@ -65,7 +67,7 @@ class Step:
         mine, best = self.figure(score), self.figure(top)
         if self.parts is None or not (math.isfinite(mine) and math.isfinite(best)):
             return mine < best if self.sign > 0 else mine > best
-        if self.alike is not None and abs(mine - best) > self.alike * abs(best):
+        if self.alike is not None and abs(mine - best) > self.alike(best):
             return True
         return is_above(self.sign * (self.parts(top) - self.parts(score)))
 
@@ -84,13 +86,20 @@ def steps(*, has_slo: bool, is_open: bool, same_load: bool, all_overloaded: bool
     by_cost
         Whether the price decides before the latency.
     """
-    latency = Step(Criterion.LATENCY, lambda one: one.latency_s, lambda one: one.log_latency, sign=-1, alike=ALIKE)
+    latency = Step(
+        Criterion.LATENCY,
+        lambda one: one.latency_s,
+        lambda one: one.log_latency,
+        sign=-1,
+        alike=lambda best: ALIKE * best,
+    )
     price = Step(Criterion.PRICE, lambda one: one.cost[0], sign=-1)
     nodes = Step(Criterion.NODES, lambda one: float(one.cost[1]), sign=-1)
     exact = Step(Criterion.LATENCY, lambda one: one.latency_s, sign=-1)
     last = [price, latency, nodes, exact] if by_cost else [latency, price, nodes, exact]
     if has_slo and is_open and same_load:
-        return [Step(Criterion.ATTAINMENT, lambda one: one.share, lambda one: one.shares), *last]
+        share = Step(Criterion.ATTAINMENT, lambda one: one.share, lambda one: one.shares, alike=lambda _: SAME_SHARE)
+        return [share, *last]
     if has_slo:
         return [Step(Criterion.GOODPUT, _goodput, lambda one: one.good * len(one.good) / one.duration_s), *last]
     if is_open and not all_overloaded:

@@ -1,7 +1,7 @@
 """What a run shows of a system, in parts of its window, so that systems can be compared on the same requests.
 
 ``metrics.criteria`` has the order of systems. With objectives the share of requests within them comes first. Where two
-shares do not differ by more than their interval, the latency decides: the geometric mean of TTFT and TPOT, each taken
+shares are equal (``SAME_SHARE``), the latency decides: the geometric mean of TTFT and TPOT, each taken
 as the mean of its 50th, 95th and 99th percentile. It has no weights and no reference, so that the order of two systems
 does not depend on a third one; and as percentiles of a kind are added, a tail that grows by a second is not made up for
 by a median that falls by half of one.
@@ -37,6 +37,10 @@ PARTS = 10
 
 PERCENTILES = (50, 95, 99)
 """Percentiles of TTFT and TPOT that count, each alike."""
+
+SAME_SHARE = 0.02
+"""Shares of requests within the objectives that differ by no more than this, and by no more than their interval, are
+taken to be equal."""
 
 _LEAST_S = 1e-6
 """Latencies below count as this: their logarithm is taken."""
@@ -98,8 +102,8 @@ class Score:
         return is_above(other.log_latency - self.log_latency)
 
     def beats(self, other: Score) -> bool:
-        """Whether this one has the larger share, or an equal one with less latency (or first at a lower price)."""
-        if self.share_exceeds(other) or other.share_exceeds(self):
+        """Whether this one surely has the larger share, or an equal one and less latency (or first a lower price)."""
+        if self.share_exceeds(other) or other.share_exceeds(self) or abs(self.share - other.share) > SAME_SHARE:
             return self.share_exceeds(other)
         if self.cost_first and self.cost[0] != other.cost[0]:
             return self.cost[0] < other.cost[0]

@@ -28,7 +28,7 @@ from helixsim.flow.operating import operating_point
 from helixsim.flow.station import OperatingLoad
 from helixsim.flow.two_commodity import two_commodity_flow
 from helixsim.metrics.criteria import ALIKE
-from helixsim.metrics.score import Score
+from helixsim.metrics.score import SAME_SHARE, Score
 from helixsim.placement.base import Contender
 from helixsim.placement.select import routes_of
 from helixsim.routing import registry as routing_registry
@@ -75,9 +75,6 @@ FINALISTS, MOST_FINALISTS = 2, 6
 
 PARALLEL_CPU_S = 3.0
 """Least estimated CPU time of a race that several processes share [s]; each takes a second to start."""
-
-SAME_SHARE = 0.02
-"""Shares of requests within the objectives that differ by no more than this are equal between trial and report."""
 
 
 @dataclass

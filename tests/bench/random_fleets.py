@@ -274,7 +274,7 @@ def verdict(scores: dict[str, Score]) -> str:
         if score.beats(mine):
             return f"LOSES latency to {system}"
     best = others[ranked(list(others), others)[0]]
-    return "wins share" if mine.share_exceeds(best) else "wins latency" if mine.is_faster(best) else "ties"
+    return "wins share" if mine.share_exceeds(best) else "wins latency" if mine.beats(best) else "ties"
 
 
 def summary(found: Sequence[Comparison]) -> None:

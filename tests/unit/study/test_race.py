@@ -414,7 +414,7 @@ def test_an_entry_that_showed_more_than_the_finalists_do_is_simulated_as_reporte
             final.entries[entry.label], final.scores[entry.label] = entry, score(*reported[entry.name])
 
     monkeypatch.setattr(race, "_as_reported", as_reported)
-    final, chosen, _ = race._final(trial.best(), [trial], lambda text: None, Budget(math.inf, None, 0.0))
+    final, chosen, _ = race._final(trial.best(), [trial], lambda text: None, Budget(math.inf, None, 0.0), [])
     assert [entry.name for entry in final.entries.values()] == ["a", "b", "c"]
     assert chosen.name == "c"
 
@@ -500,3 +500,14 @@ def test_half_of_the_entries_and_the_best_of_each_kind_of_routes_go_on(placed) -
 def test_plans_of_other_systems_are_candidates_of_a_race(placed) -> None:
     names = {entry["name"] for entry in placed[1].placement.notes["candidates"]}
     assert {"replicas", "swarm", "petals", "separate", "parallax"} <= names
+
+
+def test_much_larger_shares_come_first_even_where_a_short_run_is_no_proof() -> None:
+    """Shares count as equal within two points and their interval; the latency decides between those alone."""
+    more, faster = score(0.5, 0.6, noise=2.0), score(0.4, 0.5)
+    assert not more.share_exceeds(faster)
+    assert not more.beats(faster)
+    assert not faster.beats(more)
+    assert ranked({"faster": faster, "more": more}) == ["more", "faster"]
+    alike = score(0.485, 0.01)
+    assert ranked({"more": more, "alike": alike}) == ["alike", "more"]
