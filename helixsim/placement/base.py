@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 from helixsim.domain.cluster import Deployment
+from helixsim.domain.disaggregation import KvTransfer
 from helixsim.domain.placement import Placement
 from helixsim.flow.capacity import CapacityTable
+from helixsim.flow.station import OperatingLoad
 
 Progress = Callable[[str, float, float, float], None]
 """Called with (current step, elapsed time, objective so far, upper bound so far) [-, s, tokens/s, tokens/s]."""
@@ -27,6 +29,25 @@ class Contender:
     name: str
     placement: Placement
     estimate: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Phases:
+    """What decides the roles of nodes.
+
+    Parameters
+    ----------
+    load
+        Mean lengths, memory and engine.
+    transfer
+        How KV caches travel between nodes that prefill and nodes that decode.
+    tpot_s
+        Objective for the time per token [s]; None: not stated.
+    """
+
+    load: OperatingLoad
+    transfer: KvTransfer
+    tpot_s: float | None
 
 
 Select = Callable[[Sequence[Contender], Callable[[str], None]], Placement]
@@ -58,6 +79,8 @@ class PlacementProblem:
     divide
         Returns the problem with machines divided into nodes of so many GPUs each, by machine; without ``evaluator``,
         ``estimate`` and ``select``. None: nothing can be divided.
+    phases
+        What decides the roles of nodes; None: all nodes prefill and decode.
     """
 
     fleet: Deployment
@@ -69,6 +92,7 @@ class PlacementProblem:
     operating: CapacityTable | None = None
     select: Select | None = None
     divide: Callable[[Mapping[str, int]], PlacementProblem] | None = None
+    phases: Phases | None = None
 
 
 class Strategy(Protocol):

@@ -1,10 +1,10 @@
-"""HexGen-2's placement without disaggregation: graph partition, then exchanges of nodes guided by max-flow."""
+"""HexGen-2's placement: graph partition, exchanges of nodes guided by max-flow, and groups for each phase."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import ClassVar
 
@@ -45,14 +45,17 @@ class Hexgen2Options:
         down to one, a fifth apart.
     max_exchanges
         Most exchanges and moves of nodes between groups.
+    disaggregate
+        Let each group prefill or decode alone, as HexGen-2 does. False: all groups do both.
     """
 
     groups: int | None = field(default=None, metadata={"ge": 1})
     max_exchanges: int = field(default=200, metadata={"ge": 0, "le": 100_000})
+    disaggregate: bool = False
 
 
 class Hexgen2:
-    """The placement of HexGen-2 (Jiang, Yan and Yuan, ICLR 2025, arXiv 2502.07903) without its disaggregation.
+    """The placement of HexGen-2 (Jiang, Yan and Yuan, ICLR 2025, arXiv 2502.07903).
 
     1. Graph partition: nodes are split by the spectrum of the graph of their bandwidths into groups of about equal
        memory with slow links between them, and pairs are exchanged as long as less bandwidth is cut (Kernighan, Lin).
@@ -61,13 +64,16 @@ class Hexgen2:
     3. Iterative refinement: nodes are exchanged between groups, or moved from one to another, as long as the max-flow
        grows, for the groups with the least flow per memory.
 
-    Differences: all groups do both phases (the second partition, into prefill and decode groups, and the flow of KV
-    cache between them are left out). Tensor parallelism is that of the nodes; a group is a pipeline of them. Equal
-    nodes are interchangeable, so one of each class is tried. Capacities are the KV-limited estimates where the
-    load is known. The number of groups is found by trying several.
+    4. With ``disaggregate``, each group prefills or decodes, so that the flow of requests through both phases and of
+       KV caches between them is largest.
+
+    Differences: the fourth step is an integer program (``flow.role_program``), once after the exchanges, in place of a
+    second partition with a max-flow and exchanges of its own. Tensor parallelism is that of the nodes; a group is a
+    pipeline of them. Equal nodes are interchangeable, so one of each class is tried. Capacities are the KV-limited
+    estimates where the load is known. The number of groups is found by trying several.
     """
 
-    summary: ClassVar[str] = "graph partition by bandwidth, refined by max-flow, without disaggregation (HexGen-2)"
+    summary: ClassVar[str] = "graph partition by bandwidth, refined by max-flow (HexGen-2)"
     Options: ClassVar[type[Hexgen2Options]] = Hexgen2Options
 
     def solve(self, problem: PlacementProblem, options: Hexgen2Options) -> Placement:
@@ -104,7 +110,28 @@ class Hexgen2:
             "groups": len(groups), "serving": len(serving), "exchanges": exchanges,
             "partition_tokens_per_s": first, "refined_tokens_per_s": refined,
         }  # fmt: skip
-        return finished(problem, "hexgen2", ranges, started_s=started, pipelines=pipelines, notes=notes)
+        made = finished(problem, "hexgen2", ranges, started_s=started, pipelines=pipelines, notes=notes)
+        return _in_phases(problem, made) if options.disaggregate else made
+
+
+def _in_phases(problem: PlacementProblem, placement: Placement) -> Placement:
+    """Return the placement whose groups prefill or decode alone."""
+    phases = problem.phases
+    if phases is None:
+        raise InfeasibleError("hexgen2: disaggregate: nodes of this engine and network cannot have roles")
+    from helixsim.flow.role_program import best_roles, replica_classes  # deferred: loads the solver
+
+    classes = replica_classes(problem.fleet, placement, phases.load)
+    found = best_roles(
+        problem.fleet, classes, phases.load, phases.transfer, tpot_s=phases.tpot_s, allowed=("prefill", "decode")
+    )
+    if not found.requests_per_s:
+        raise InfeasibleError(
+            f"hexgen2: disaggregate: {sum(map(len, classes))} groups cannot both prefill and decode within the "
+            "objective"
+        )
+    notes = {**placement.notes, "requests_per_s": found.requests_per_s, "bound_per_s": found.bound_per_s}
+    return replace(placement, roles=found.roles, notes=notes)
 
 
 class _GroupFlows:

@@ -16,7 +16,6 @@ from typing import Any
 from helixsim.config.experiment import ResolvedExperiment, SystemSpec
 from helixsim.domain.cluster import Deployment
 from helixsim.domain.placement import LayerRange, Placement
-from helixsim.flow.capacity import CapacityTable
 from helixsim.placement import registry as placement_registry
 from helixsim.placement.helix_options import RACED
 from helixsim.runtime.identity import content_key, system_plugins
@@ -44,14 +43,14 @@ def kept_or_searched(
     store: PlacementStore,
     experiment: ResolvedExperiment,
     system: SystemSpec,
-    capacities: tuple[CapacityTable | None, ...],
+    capacities: tuple[object, ...],
     rivals: tuple[SystemSpec, ...],
     by_flow: bool,
     search: Search,
 ) -> Placement:
     """Return the placement of these inputs; while one process searches, others with the same inputs wait for it.
 
-    ``rivals`` are the systems whose placements it is compared with.
+    ``rivals`` are the systems whose placements it is compared with, ``capacities`` what a strategy knows of the load.
     """
     keys = _keys(experiment, system, capacities, rivals, by_flow)
     with store.exclusive(keys[0]):
@@ -67,7 +66,7 @@ def kept_or_searched(
 def _keys(
     experiment: ResolvedExperiment,
     system: SystemSpec,
-    capacities: tuple[CapacityTable | None, ...],
+    capacities: tuple[object, ...],
     rivals: tuple[SystemSpec, ...],
     by_flow: bool,
 ) -> list[str]:

@@ -13,7 +13,7 @@ from helixsim.errors import InfeasibleError
 from helixsim.flow.maxflow import max_flow
 from helixsim.flow.operating import operating_capacity, operating_point
 from helixsim.placement import registry as placement_registry
-from helixsim.placement.base import PlacementProblem, Progress, silent
+from helixsim.placement.base import Phases, PlacementProblem, Progress, silent
 from helixsim.placement.check import check
 from helixsim.placement.helix_options import RACED
 from helixsim.routing import registry as routing_registry
@@ -22,7 +22,7 @@ from helixsim.routing.times import RoutingTimes
 from helixsim.runtime.pool import Executor, Serial
 from helixsim.study.evaluator import Evaluator
 from helixsim.study.finished import SimulatedStore
-from helixsim.study.legs import check_pools, place_pools
+from helixsim.study.legs import check_pools, place_pools, roles_fault
 from helixsim.study.placements import PlacementStore, kept_or_searched
 from helixsim.study.race import Race
 from helixsim.study.role_entries import RoleEntries
@@ -97,7 +97,8 @@ def place_system(
     if store is None:
         placement = search()[0]
     else:
-        capacities = (problem.capacity, problem.operating)
+        decides_roles = getattr(system.placement_options, "disaggregate", False) is True
+        capacities = (problem.capacity, problem.operating, problem.phases if decides_roles else None)
         placement = kept_or_searched(store, planned, system, capacities, rivals or (), by_flow, search)
     return assembled(experiment, system, placement)
 
@@ -169,12 +170,17 @@ def placement_problem(experiment: ResolvedExperiment, system: SystemSpec) -> Pla
     def divided(widths: Mapping[str, int]) -> PlacementProblem:
         return placement_problem(experiment, replace(system, fleet=system.fleet.divided(widths)))
 
+    load = operating_load(planned, system)
+    phases = None
+    if not system.is_disaggregated and roles_fault(experiment, system) is None:
+        phases = Phases(load, system.disaggregation.transfer, experiment.slo.tpot_s)
     return PlacementProblem(
         system.fleet,
         capacity_table(planned, system),
         planned.seed,
-        operating=operating_capacity(system.fleet, operating_load(planned, system)),
+        operating=operating_capacity(system.fleet, load),
         divide=divided,
+        phases=phases,
     )
 
 

@@ -254,3 +254,38 @@ def test_place_shows_roles_and_refuses_targets_without_them(load, tmp_path, caps
     assert place_system(fixed, fixed.systems[2]).system.is_disaggregated
     assert main([*command, "--export", "vllm"]) == 2
     assert "have roles, and vllm does not send the phases of a request to different" in capsys.readouterr().err
+
+
+# --- rivals ----------------------------------------------------------------------------------------------------------
+
+
+def test_hexgen2_divides_its_groups_between_the_phases(load) -> None:
+    """The gain over the same groups for both phases, in sign: fewer decodes wait behind prompts."""
+    system = "{name: hexgen2, placement: {strategy: hexgen2, disaggregate: true}, routing: earliest_finish}"
+    together = system.replace("name: hexgen2", "name: together").replace("true", "false")
+    experiment = load("slo.tpot=30 ms", text=EXPERIMENT.replace("slo:", f"  - {system}\n  - {together}\nslo:"))
+    split, both = (place_system(experiment, one) for one in experiment.systems[2:])
+    assert split.placement.ranges == both.placement.ranges
+    assert set(split.placement.roles.values()) == {"prefill", "decode"}
+    assert not both.system.is_disaggregated
+    notes = split.placement.notes
+    assert 0 < notes["requests_per_s"] <= notes["bound_per_s"] * (1 + 1e-9)
+    scores = [
+        score_of(simulate_system(experiment, one), experiment.slo, one.system.fleet, one.placement)
+        for one in (split, both)
+    ]
+    assert scores[0].share_exceeds(scores[1])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (("slo.tpot=1 ms",), "2 groups cannot both prefill and decode within the objective"),
+        (("cluster.network.sharing=shared",), "nodes of this engine and network cannot have roles"),
+    ],
+)
+def test_groups_of_hexgen2_that_cannot_have_roles_are_an_error(load, overrides, said) -> None:
+    system = "{name: hexgen2, placement: {strategy: hexgen2, disaggregate: true}, routing: earliest_finish}"
+    experiment = load(*overrides, text=EXPERIMENT.replace("slo:", f"  - {system}\nslo:"))
+    with pytest.raises(InfeasibleError, match=said):
+        place_system(experiment, experiment.systems[2])
