@@ -15,6 +15,7 @@ from helixsim.config.edit import Edit
 from helixsim.config.fields import FewCount, Name, Price, Share
 from helixsim.config.source import Source
 from helixsim.config.sweep_file import settings_of
+from helixsim.domain.placement import Role
 from helixsim.errors import ConfigError, unknown_name
 from helixsim.hardware import catalog
 from helixsim.validation import Count, Section, problems_of
@@ -29,6 +30,10 @@ class OfferSection(Section):
     price: Price | None = Field(None, description="Price of one node (default: that of the GPU profile).")
     owned: bool = Field(False, description="The nodes are there already: all are in every fleet, at no price.")
     available: Annotated[int, Field(ge=1, le=10_000)] = Field(description="Number of available nodes.")
+    role: Role | None = Field(
+        None,
+        description="Phases that the nodes serve: `prefill`, `decode` or `both` (default; docs/disaggregation.md).",
+    )
 
 
 class FleetSection(Section):
@@ -66,19 +71,22 @@ class Offer:
     price_usd_per_hour: float
     available: int
     is_owned: bool = False
+    role: Role | None = None
 
     @property
     def label(self) -> str:
-        """Return for example ``l4x2 in us``, or ``owned l4x2 in us``."""
+        """Return for example ``l4x2 in us``, ``owned l4x2 in us`` or ``l4 for prefill``."""
         kind = Path(self.gpu).stem if is_file_name(self.gpu) else self.gpu
         kind = kind if self.gpus == 1 else f"{kind}x{self.gpus}"
         kind = f"owned {kind}" if self.is_owned else kind
+        kind = kind if self.role is None else f"{kind} for {self.role}"
         return kind if self.region == "default" else f"{kind} in {self.region}"
 
     def nodes(self, count: int) -> dict[str, Any]:
         """Return an entry of ``cluster.nodes``."""
         price = f"{self.price_usd_per_hour:.9g} $/h"
-        return {"gpu": self.gpu, "gpus": self.gpus, "region": self.region, "count": count, "cost": price}
+        role = {} if self.role is None else {"role": self.role}
+        return {"gpu": self.gpu, "gpus": self.gpus, "region": self.region, "count": count, "cost": price, **role}
 
 
 @dataclass(frozen=True)
@@ -162,7 +170,7 @@ def _plan(source: Source, edits: Sequence[Edit], *, is_read: bool = True) -> Fle
         if not price > 0 and not entry.owned:
             problems.append(source.problem((*at, "price"), f"{gpu.name} needs a price above zero, such as 1.10 $/h"))
         name = gpu.name if file is None else str(file.resolve())
-        offer = Offer(name, entry.gpus, entry.region, price, entry.available, entry.owned)
+        offer = Offer(name, entry.gpus, entry.region, price, entry.available, entry.owned, entry.role)
         if any(one.label == offer.label and one.gpu == offer.gpu for one in offers):
             problems.append(source.problem(at, f"{offer.label} is offered twice"))
         offers.append(offer)

@@ -28,16 +28,21 @@ def check_roles(
     engine: EngineProfile,
     choices: Choices,
     source: Source,
+    *,
+    is_part: bool,
 ) -> Iterator[Problem]:
-    """Require nodes for both phases of each system, and an engine and links that keep them apart."""
+    """Require nodes for both phases of each system, and an engine and links that keep them apart.
+
+    ``is_part``: the nodes are a part of those of the file; that a phase has none is found when they are placed.
+    """
     for number, own in enumerate(nodes):
         placement: KeyPath = ("systems", number, "placement")
         is_fixed = choices.documents.get(placement, {}).get("strategy") == "fixed"
         chooses = getattr(choices.options.get(placement), "disaggregate", "auto" if is_fixed else "never")
         has_roles = any(node.role != "both" for node in own)
-        if has_roles:
+        if has_roles and not is_part:
             yield from _check_phases(section, number, own, source)
-        else:
+        elif not is_part:
             yield from _check_legs(section.systems[number], number, source, may_choose=chooses != "never")
         if has_roles or chooses == "always":
             yield from _check_engine(section, own, engine, source)

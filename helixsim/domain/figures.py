@@ -257,6 +257,8 @@ class DisaggregationFigures:
         What of it requests that finished in the window waited for after their prompts were computed [s].
     local_prompts
         Requests of the whole run whose prompts are computed where they are decoded; None in older documents.
+    busiest_link_share
+        Largest share of the run for which a link carries KV caches, 0..1; None in older documents.
     """
 
     pools: Mapping[str, PoolFigures]
@@ -267,6 +269,7 @@ class DisaggregationFigures:
     exposed_p50_s: Figure
     exposed_p99_s: Figure
     local_prompts: Figure = None
+    busiest_link_share: Figure = None
 
 
 @dataclass(frozen=True, slots=True)

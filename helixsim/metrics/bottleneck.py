@@ -8,6 +8,7 @@ from helixsim.domain.cluster import Cluster
 from helixsim.domain.flowplan import CutElement, FlowPlan
 from helixsim.domain.request import FeedMode
 from helixsim.domain.result import RunResult
+from helixsim.metrics.legs import busiest_link
 from helixsim.metrics.saturation import Saturation
 from helixsim.metrics.utilisation import Utilisation
 from helixsim.units import number
@@ -58,25 +59,33 @@ def bottleneck(
     measured = f"Measured: {attainment:.0%} of it"
     if attainment > _ABOVE_ESTIMATE:
         measured += " (the estimate assumes smaller batches than fit into KV memory here)"
-    kind, node, limit = _limit(run, used, verdict)
+    kind, node, limit = _limit(run, used, verdict, cluster)
     return f"{cut_sentence(plan, cluster)} {measured}, limited by {limit}.", kind, node
 
 
-def _limit(run: RunResult, used: Utilisation, verdict: Saturation) -> tuple[str, str, str]:
+def _limit(run: RunResult, used: Utilisation, verdict: Saturation, cluster: Cluster) -> tuple[str, str, str]:
     """Return the most likely limit of the measured throughput: its kind, its node, and its description."""
     if run.mode is FeedMode.OPEN and verdict is Saturation.STABLE:
         return "load", "", "the offered load"
     fullest, busiest = int(used.kv_peak.argmax()), int(used.busy_share.argmax())
     names = run.nodes.node_id
+
+    def with_role(position: int) -> str:
+        role = cluster.node(names[position]).role
+        return names[position] if role == "both" else f"{names[position]} ({role})"
+
+    link = None if run.transfers is None else busiest_link(run)
+    if link is not None and link[1] >= _BUSY:
+        return "network", "", f"the link {link[0]}, which carries KV caches {link[1]:.0%} of the time"
     busy = f"no node computes more than {used.busy_share[busiest]:.0%} of the time"
     if used.busy_share[busiest] >= _BUSY:
         loop = " with the fixed number of requests in the system" if run.mode is FeedMode.CLOSED_LOOP else ""
-        text = f"{names[busiest]}, which computes {used.busy_share[busiest]:.0%} of the time{loop}"
+        text = f"{with_role(busiest)}, which computes {used.busy_share[busiest]:.0%} of the time{loop}"
         return "compute", names[busiest], text
     if used.kv_peak[fullest] >= _KV_FULL:
         text = (
-            f"KV memory, which caps the requests in flight ({names[fullest]}: mean use {used.kv_mean[fullest]:.0%}, "
-            f"peak {used.kv_peak[fullest]:.0%}; {busy})"
+            f"KV memory, which caps the requests in flight ({with_role(fullest)}: mean use "
+            f"{used.kv_mean[fullest]:.0%}, peak {used.kv_peak[fullest]:.0%}; {busy})"
         )
         return "memory", names[fullest], text
     if run.mode is FeedMode.CLOSED_LOOP:

@@ -45,7 +45,28 @@ def disaggregation_figures(run: RunResult, used: Utilisation, fleet: Deployment)
         exposed_p50_s=_percentile_s(waited, 50),
         exposed_p99_s=_percentile_s(waited, 99),
         local_prompts=sent.local_prompts,
+        busiest_link_share=0.0 if (found := busiest_link(run)) is None else found[1],
     )
+
+
+def busiest_link(run: RunResult) -> tuple[str, float] | None:
+    """Return the link that carries KV caches for the largest share of the run, and that share; None: none does.
+
+    Links between nodes of two replicas carry nothing else.
+    """
+    links = run.links
+    replica_of: dict[str, int] = {}
+    for number, route in enumerate(run.routes):
+        replica_of |= {node: number for node, _ in route.hops}
+    shares = [
+        (busy_ns / run.end_ns if run.end_ns else 0.0, f"from {src} to {dst}")
+        for src, dst, busy_ns in zip(links.src, links.dst, links.busy_ns.tolist(), strict=True)
+        if src in replica_of and dst in replica_of and replica_of[src] != replica_of[dst]
+    ]
+    if not shares:
+        return None
+    share, name = max(shares, key=lambda one: one[0])
+    return name, float(share)
 
 
 def _percentile_s(values_ns: IntArray, percent: float) -> float | None:

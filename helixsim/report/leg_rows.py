@@ -52,6 +52,7 @@ def leg_rows(runs: RunSet) -> list[tuple[str, Callable[[Summary], str]]]:
         ("KV transfers", transfers_text),
         ("  duration p50 / p99, ms", transfer_times),
         ("  exposed p50 / p99, ms", _exposed_times),
+        ("  busiest link, % of the time", _busiest_link),
         ("prompts computed where they decode", _local_prompts),
     ]
 
@@ -77,6 +78,10 @@ def _exposed_times(summary: Summary) -> str:
     return " / ".join(number(milliseconds(time_s)) for time_s in (one.exposed_p50_s, one.exposed_p99_s))
 
 
+def _busiest_link(summary: Summary) -> str:
+    return MISSING if summary.disaggregation is None else percent(summary.disaggregation.busiest_link_share)
+
+
 def _local_prompts(summary: Summary) -> str:
     return MISSING if summary.disaggregation is None else number(summary.disaggregation.local_prompts)
 
@@ -91,5 +96,6 @@ def pool_columns(runs: RunSet) -> list[tuple[str, Callable[[Summary], str]]]:
         ("KV transfers", transfers_text),
         ("p50 / p99, ms", transfer_times),
         ("of it waited, ms", _exposed_times),
+        ("busiest link, %", _busiest_link),
         ("local prompts", _local_prompts),
     ]

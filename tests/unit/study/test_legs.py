@@ -11,6 +11,10 @@ import helixsim
 from helixsim.cli.main import main
 from helixsim.domain.summary import Summary
 from helixsim.errors import ConfigError, InfeasibleError
+from helixsim.metrics.bottleneck import bottleneck
+from helixsim.metrics.legs import busiest_link, disaggregation_figures
+from helixsim.metrics.saturation import Saturation
+from helixsim.metrics.utilisation import utilisation
 from helixsim.results.placement_json import placement_document
 from helixsim.results.runset import RunSet
 from helixsim.study.finished import SimulatedStore, simulated
@@ -216,3 +220,27 @@ def test_losing_all_nodes_of_a_phase_fails_that_system_alone(load):
     assert place_system(experiment, colocated).placement.ranges
     with pytest.raises(InfeasibleError, match="the nodes that serve decode hold no whole model"):
         place_system(experiment, split)
+
+
+@pytest.mark.parametrize(
+    ("bandwidth", "rate", "limit"), [("400 Mbit/s", 8, "the link from t4-"), ("40 Gbit/s", 40, None)]
+)
+def test_the_limit_is_a_link_that_caches_fill_or_a_node_with_its_role(load, bandwidth, rate, limit):
+    changes = (f"cluster.network.intra_region.bandwidth={bandwidth}", f"workload.arrivals.rate={rate}")
+    experiment = load(SPLIT, overrides=("engine=vllm-1", *changes))
+    system = experiment.systems[0]
+    placed = place_system(experiment, system)
+    run = simulate_system(experiment, placed)
+    used = utilisation(run, system.fleet)
+    name, share = busiest_link(run)
+    told, kind, node = bottleneck(run, placed.plan, system.fleet.cluster, used, 1.0, Saturation.OVERLOADED)
+    figures = disaggregation_figures(run, used, system.fleet)
+    assert figures.busiest_link_share == share
+    if limit is None:
+        assert share < 0.5
+        assert f"{node} ({system.fleet.cluster.node(node).role}), which computes" in told
+    else:
+        assert share > 0.9
+        assert kind == "network"
+        assert f"the link {name}, which carries KV caches" in told
+        assert limit in told
