@@ -175,7 +175,9 @@ def test_vllm_partitions_are_the_layers_of_their_nodes(experiment, tmp_path, cap
     assert again["vllm"] == first["vllm"]
 
 
-@pytest.mark.parametrize("criterion", ["balanced", "throughput", "latency"])
+@pytest.mark.parametrize(
+    "criterion", ["balanced", *(pytest.param(one, marks=pytest.mark.slow) for one in ("throughput", "latency"))]
+)
 def test_every_criterion_chooses_a_placement_no_worse_than_the_baseline_by_it(experiment, criterion):
     loaded = load_experiment(
         experiment, [f"systems.0.placement={{strategy: helix, candidates: 4, criterion: {criterion}}}"]

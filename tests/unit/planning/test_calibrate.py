@@ -118,7 +118,7 @@ def test_a_server_that_is_faster_than_possible_is_met_at_the_bounds_and_said(tmp
     assert after(found)["h100 compute_efficiency"] * kernels.fp16.compute_efficiency <= 1 + 1e-6
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.02])
+@pytest.mark.parametrize("noise", [pytest.param(0.0, marks=pytest.mark.slow), 0.02])
 def test_nothing_is_gained_where_the_constants_are_right(noise: float, tmp_path: Path) -> None:
     """The error of left-out points does not fall below that of the profiles, whatever noise says."""
     rng = random.Random(3)
@@ -222,7 +222,7 @@ def test_damaged_calibrations_are_refused(text: str, said: str, tmp_path: Path) 
 
 def test_an_unknown_spread_of_lengths_makes_times_of_closed_loops_count_less(tmp_path: Path) -> None:
     """TTFT, which tells the multiply rate, depends on whether all requests end together, which is then not known."""
-    exact = measured(experiment(), tmp_path, {"gpus": {"h100": {"compute_efficiency": 0.75}}})
+    exact = measured(experiment(), tmp_path, {"gpus": {"h100": {"compute_efficiency": 0.75}}}, LOADS[:4])
     vague = [
         (label, replace(one, load=replace(one.load, prompt_tokens=Lengths(one.load.prompt_tokens.mean))))
         for label, one in exact

@@ -78,7 +78,9 @@ def market_of(search, counts):
     return Market(offers, search.market.supply, search.market.num_layers, search.market.rate_rps)
 
 
-@pytest.mark.parametrize("tpot", ["130 ms", "80 ms", "40 ms"])
+@pytest.mark.parametrize(
+    "tpot", [pytest.param("130 ms", marks=pytest.mark.slow), "80 ms", pytest.param("40 ms", marks=pytest.mark.slow)]
+)
 def test_no_fleet_that_serves_is_ruled_out_by_the_objectives(plan, tpot):
     """All 35 fleets are simulated: each that meets the SLO is possible by the bound, and so none cheaper is proven."""
     tried = search(plan(set={"slo.tpot": tpot, "workload.arrivals.rate": 1}))
