@@ -103,13 +103,13 @@ def test_a_kept_placement_gives_the_run_that_a_search_gives(path, tmp_path):
 
 def test_a_damaged_file_is_searched_anew_and_renew_replaces(path, tmp_path, searches):
     store = placement_store(tmp_path / "store")
-    place_all(path, store)
+    place_all(path, store, by_flow=True)
     for file in store.directory.glob("*.json"):
         file.write_text("{", encoding="utf-8")
     before = dict(searches)
-    place_all(path, store)
+    place_all(path, store, by_flow=True)
     assert searches["helix"] == before["helix"] + 1
-    place_all(path, placement_store(store.directory, renew=True))
+    place_all(path, placement_store(store.directory, renew=True), by_flow=True)
     assert searches["helix"] == before["helix"] + 2
 
 
@@ -175,8 +175,8 @@ def test_placements_of_the_users_own_strategy_are_kept_until_it_is_edited(path, 
 
 def test_placements_are_made_anew_when_code_changes_that_decides_them(path, tmp_path, searches, monkeypatch):
     store = placement_store(tmp_path / "store")
-    place_all(path, store)
+    place_all(path, store, by_flow=True)
     before = dict(searches)
     monkeypatch.setattr(identity, "code_digest", lambda: "other code")
-    place_all(path, store)
+    place_all(path, store, by_flow=True)
     assert all(searches[name] > before[name] for name in before)
