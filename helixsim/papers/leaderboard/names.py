@@ -33,7 +33,7 @@ QUICK_WINDOW_S = (60, 120)
 """Shortest and longest window of ``--quick`` [s]; between them it is as long as its warm-up."""
 
 
-QUICK_RACE_CPU_S = 15.0
+QUICK_RACE_CPU_S = 80.0
 """CPU time of a race of ``--quick`` (``placement.helix_options``) [s]."""
 
 
