@@ -156,10 +156,8 @@ class StepTime:
 
     def _drafting_series(self, seqs: int, context: int, steps: int) -> NDArray[np.float64] | float:
         """Return what ``_drafting_ns`` does for each of ``steps`` steps [ns]."""
-        total: NDArray[np.float64] | float = 0.0
-        for share, drafter in self._drafters:
-            total = total + share * drafter.decode_ns_series(seqs, context, steps)
-        return total
+        series = [share * drafter.decode_ns_series(seqs, context, steps) for share, drafter in self._drafters]
+        return np.sum(series, axis=0) if series else 0.0
 
     def _step_ns(self, shape: BatchShape, start: int | None, others_ns: float) -> float:
         """Return the time of a step with ``others_ns`` of draft tokens and of experts for other ranks, too [ns]."""
@@ -227,7 +225,8 @@ class StepTime:
             total += self._head_ns(seqs + self._drafts * seqs)
         if self._copy_ns:
             total += self._copy_ns * seqs
-        total += others_ns
+        if self._drafters or others_ns:  # without drafts a number
+            total += others_ns
         if self._has_host:
             np.maximum(total, self._host_ns + self._sequence_host_ns * seqs, out=total)
         total += self._own_ns(seqs)
