@@ -67,6 +67,9 @@ ROUND_EVENTS = 1_500_000
 LEAST_PASSED_ON = 3
 """Entries that go on after a round in any case; else half of them."""
 
+LEAST_TRIED = 5
+"""Entries of a round after the first that are simulated in any case: more than there are kinds of routes."""
+
 MOST_ALTERNATIVES = 2
 """Other policies with which an entry of the first trial is tried."""
 
@@ -121,7 +124,7 @@ class Race:
                 others = [entry for one in trial.best() for entry in self._alternatives(one)]
                 self._try(trial, others, report, at_least=alternatives, most_events=most_events)
             else:
-                self._try(trial, entries, report, at_least=LEAST_PASSED_ON, most_events=most_events)
+                self._try(trial, _kinds_first(entries), report, at_least=LEAST_TRIED, most_events=most_events)
             if _misses(trial):
                 self._try(trial, [self._entry(one) for one in apart], report)
                 apart = []
@@ -275,8 +278,8 @@ class Race:
         """Simulate the best and all baselines as the report will be.
 
         Return these, the best of all, and a sentence where it is a baseline. Entries that have shown more than the best
-        one turns out to do are simulated, too, and candidates with roles that have not been if that one misses
-        objectives.
+        one turns out to do are simulated, too. If that one misses objectives, so are the same placement with other
+        policies and candidates with roles that have not been.
         """
         window = self.experiment.workload.window
         if window.duration_ns is None:
@@ -293,7 +296,9 @@ class Race:
             if shown and self._promises(shown[0], final.scores[final.best()[0].label]):
                 self._as_reported(final, [entry], report)
         if _misses(final):
-            self._as_reported(final, [self._entry(one) for one in apart], report)
+            best = final.best()[0]
+            others = [one for one in self._alternatives(best) if one.label not in final.entries]
+            self._as_reported(final, [*(self._entry(one) for one in apart), *others], report)
         candidates, rivals = final.best(), final.best(baselines=True)
         # The verdict ranks what is chosen beside the baselines alone, and has to call it the best.
         chosen = next(
@@ -339,6 +344,13 @@ class Race:
         with closing(shown_in_order(self.executor, tasks, report)) as shown:
             for entry, one in zip(entries, shown, strict=True):
                 final.add(entry, one)
+
+
+def _kinds_first(entries: Sequence[Entry]) -> list[Entry]:
+    """Return entries with the first one of each kind of routes before the others, which a round may leave out."""
+    first = {routes_of(entry.placement): entry for entry in reversed(entries)}
+    leading = {entry.label for entry in first.values()}
+    return sorted(entries, key=lambda entry: entry.label not in leading)
 
 
 def _placed(entry: Entry) -> PlacedSystem:

@@ -20,12 +20,13 @@ from helixsim.metrics.criteria import ranked as ranked_by
 from helixsim.metrics.score import PARTS, Score, of_summary, score_of
 from helixsim.metrics.throughput import throughput
 from helixsim.placement.base import Contender
+from helixsim.placement.select import routes_of
 from helixsim.report.selection import race_rows, selection_sentences
 from helixsim.runtime.pool import Processes
 from helixsim.study.finished import SimulatedStore, simulated
 from helixsim.study.placements import placement_store
 from helixsim.study.placing import _rivals, place_system, routed
-from helixsim.study.race import Race
+from helixsim.study.race import LEAST_TRIED, Race, _kinds_first
 from helixsim.study.race_budget import Budget
 from helixsim.study.systems import capacity_table, simulate_system, summary_of
 from helixsim.study.trial_notes import Entry, Trial, worth_of_one_more
@@ -494,7 +495,11 @@ def test_half_of_the_entries_and_the_best_of_each_kind_of_routes_go_on(placed) -
     for at, (name, placement) in enumerate(placements.items()):
         entry = Entry(name, placement, system.plan, system.system)
         trial.entries[entry.label], trial.scores[entry.label] = entry, score(1.0, 0.1 * (1 + at))
-    assert [entry.name for entry in Race._passed(trial)] == ["a", "b", "c", "d", "e", "y"]
+    passed = Race._passed(trial)
+    assert [entry.name for entry in passed] == ["a", "b", "c", "d", "e", "y"]
+    # A round that is cut short must not leave out a kind.
+    assert [entry.name for entry in _kinds_first(passed)] == ["a", "y", "b", "c", "d", "e"]
+    assert len({routes_of(entry.placement) for entry in passed}) < LEAST_TRIED
 
 
 def test_plans_of_other_systems_are_candidates_of_a_race(placed) -> None:
