@@ -119,7 +119,7 @@ def test_kept_results_have_the_verdict_of_the_model_errors_of_today(
     table = tmp_path / "accuracy.csv"
     head, *rows = data_path("profiles", "accuracy", "cells.csv").read_text(encoding="utf-8").splitlines()
     place = head.split(",").index("tpot_log_error_mean")
-    cells = [row.split(",") for row in rows]
+    cells = [row.split(",") for row in rows[::6]]
     changed = [[*row[:place], "0.7", *row[place + 1 :]] for row in cells]
     table.write_text("\n".join([head, *map(",".join, changed)]) + "\n", encoding="utf-8")
     monkeypatch.setenv(OWN_VARIABLE, str(table))
