@@ -298,7 +298,7 @@ class LegReference(Reference):
         """The replica that a request is submitted to first, as ``coordinate`` does with it."""
         legs = self.inputs.legs
         if self.most_local is not None:
-            sequence.target = target = self.ask(sequence, legs.decode)
+            sequence.target = target = sequence.target or self.ask(sequence, legs.decode)
             if target is None:
                 return None
             if sequence.prompt - target.cached(sequence) <= self.most_local:

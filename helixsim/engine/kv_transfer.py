@@ -22,14 +22,19 @@ from helixsim.engine.stage import Stage, Step
 
 
 class TwoLegged(Sequence):
-    """A request as its client sees it, and as the replica that decodes it. ``transfer_ns``: what its KV took."""
+    """A request as its client sees it, and as the replica that decodes it. ``transfer_ns``: what its KV took.
 
-    __slots__ = ("transfer", "transfer_ns")
+    ``chosen``: the replica that will decode it, where that is routed first; the policy is asked once, however often
+    the request has to wait for room.
+    """
+
+    __slots__ = ("chosen", "transfer", "transfer_ns")
     transfer: Transfer | None
 
     def __init__(self, request: Request, arrival_ns: int, row: int, output_tokens: int) -> None:
         super().__init__(request, arrival_ns, row, output_tokens)
         self.transfer = None
+        self.chosen: LegReplica | None = None
         self.transfer_ns = 0
 
     @property

@@ -94,7 +94,7 @@ class LegFrontend(Frontend):
         assert isinstance(sequence, TwoLegged)
         most_local, target = self._legs.most_local_tokens, None
         if most_local is not None:
-            target = self._choose(self._legs.decode, self.decode_view, sequence)
+            target = sequence.chosen = sequence.chosen or self._choose(self._legs.decode, self.decode_view, sequence)
             if target is None:
                 return False
             target.book()

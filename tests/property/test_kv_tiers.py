@@ -47,7 +47,7 @@ def tiers(draw):
     )
 
 
-@given(
+every_case = given(
     case=clusters(ranks=[1]),
     engine=engines(),
     behind=tiers(),
@@ -56,12 +56,26 @@ def tiers(draw):
     routing=st.sampled_from(["least_loaded", "prefix_aware", "earliest_finish"]),
     feed=st.sampled_from([{"rate_rps": 30.0}, {"rate_rps": 1000.0}, {"mode": FeedMode.CLOSED_LOOP, "concurrency": 4}]),
 )
-@settings(max_examples=40, deadline=None)
-def test_every_time_and_every_hit_is_that_of_the_plain_engine(case, engine, behind, seed, batching, routing, feed):
+
+
+def assert_agrees(case, engine, behind, seed, batching, routing, feed):
     engine = replace(engine, caches_prefixes=True, chunks_prompts=True, kv_tiers=behind)
     how = {name: value for name, value in feed.items() if name != "rate_rps"}
     load = shared_load(seed, 60, rate_rps=feed.get("rate_rps", 1.0), prompt=60, output=20)
     assert_equal(case, load, engine=engine, batching=batching, routing=routing, seed=seed, **how)
+
+
+@every_case
+@settings(max_examples=15, deadline=None)
+def test_every_time_and_every_hit_is_that_of_the_plain_engine(**drawn):
+    assert_agrees(**drawn)
+
+
+@pytest.mark.slow
+@every_case
+@settings(max_examples=300, deadline=None)
+def test_many_cases_agree(**drawn):
+    assert_agrees(**drawn)
 
 
 @pytest.mark.parametrize("batching", batching_registry.names())
