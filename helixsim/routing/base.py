@@ -71,7 +71,8 @@ class RoutingGraph:
     ``first`` are the hops from the coordinator, ``successors[node]`` the hops after a node, empty after the last layer.
     ``targets[node]`` are the same without the numbers of edges, one object where they are equal.
     ``flow_tokens_per_s[edge]`` is the max-flow on each edge, ``capacity_tokens_per_s[node]`` the estimated capacity,
-    ``times`` the step times and links, which tests of other policies leave out.
+    ``times`` the step times and links, which tests of other policies leave out. ``enters_inside``: some hop enters a
+    node in the middle of its layers.
     """
 
     num_layers: int
@@ -84,6 +85,7 @@ class RoutingGraph:
     targets: tuple[tuple[Target, ...], ...]
     plan: FlowPlan
     times: RoutingTimes | None = None
+    enters_inside: bool = False
 
     @cached_property
     def target_rows(self) -> tuple[tuple[Target, ...], ...]:

@@ -52,6 +52,7 @@ def routing_graph(placement: Placement, plan: FlowPlan, times: RoutingTimes | No
         targets=tuple(targets),
         plan=plan,
         times=times,
+        enters_inside=any(one.start != placement.ranges[node_ids[one.node]].start for row in rows for one in row),
     )
 
 
@@ -61,8 +62,4 @@ def chains(graph: RoutingGraph) -> list[list[int]] | None:
     None: routes branch, merge, or enter a node in the middle of its layers.
     """
     found = domain_chains((hop.node for hop in graph.first), lambda node: [one.node for one in graph.targets[node]])
-    if found is None or any(
-        one.start != graph.ends[node] for chain in found for node in chain for one in graph.targets[node]
-    ):
-        return None
-    return found
+    return None if graph.enters_inside else found
