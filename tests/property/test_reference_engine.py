@@ -171,10 +171,10 @@ def test_requests_that_come_at_a_rate(routing, is_one_by_one, case, seed, batchi
     batching=st.sampled_from(batching_registry.names()),
     engine=engines,
     is_one_by_one=st.booleans(),
-    rate_rps=st.sampled_from([5.0, 60.0, 400.0]),
+    rate_rps=st.sampled_from([5.0, 60.0]),
     expected=st.sampled_from([1.0, 12.0, 40.0]),
 )
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_all_of_it_together(case, seed, routing, batching, engine, is_one_by_one, rate_rps, expected):
     load = random_load(seed, 40, rate_rps=rate_rps, prompt=60, output=20)
     how = {"routing": routing, "batching": batching, "seed": seed, "engine": engine, "is_one_by_one": is_one_by_one}
