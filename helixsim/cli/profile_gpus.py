@@ -84,6 +84,8 @@ def _figures(gpu: GpuSpec) -> Iterator[tuple[str, str, str]]:
     yield "price", f"{gpu.cost_usd_per_hour:.2f} $/h", said["price"]
     if gpu.compute_capability is not None:
         yield "compute capability", f"{gpu.compute_capability:g}", ""
+    if gpu.cores is not None:
+        yield "cores", f"{gpu.cores}", said["cores"]
     if gpu.refuses is not None:
         yield "refuses", ", ".join(gpu.refuses), said["refuses"]
 

@@ -42,6 +42,8 @@ class GpuSpec:
         Board power [W] and typical cloud price [$/h] of one GPU.
     sources
         (figure, where it comes from) pairs.
+    cores
+        Streaming multiprocessors, where they are other than those of the GPU whose kernels are taken.
     compute_capability
         NVIDIA's, as a number (7.5); None: not one of theirs, or not stated.
     interconnect, interconnect_bytes_per_s, interconnect_gpus
@@ -67,6 +69,7 @@ class GpuSpec:
     cost_usd_per_hour: float
     sources: tuple[tuple[str, str], ...] = ()
     compute_capability: float | None = None
+    cores: int | None = None
     interconnect: str = ""
     interconnect_bytes_per_s: float = 0.0
     interconnect_gpus: int = 8

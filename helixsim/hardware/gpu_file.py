@@ -360,6 +360,7 @@ class GpuFile(Section):
             cost_usd_per_hour=self.price,
             sources=tuple((figure, said) for figure, said in self.sources.model_dump().items() if said is not None),
             compute_capability=self.compute_capability,
+            cores=self.cores,
             interconnect=TITLES[kind],
             interconnect_bytes_per_s=links,
             interconnect_gpus=self.interconnect_gpus,
