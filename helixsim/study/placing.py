@@ -75,8 +75,8 @@ def place_system(
         for rival in rivals or ():
             with suppress(InfeasibleError):
                 placed = place_system(experiment, rival, store=store)
-                roles = {node: placed.system.fleet.cluster.node(node).role for node in placed.placement.ranges}
                 if rival.is_disaggregated:  # the placement of the other system has those of its nodes
+                    roles = {node: placed.system.fleet.cluster.node(node).role for node in placed.placement.ranges}
                     placed = replace(placed, placement=replace(placed.placement, roles=roles))
                 found.append(placed)
         return found
@@ -105,7 +105,7 @@ def place_system(
 
 def is_raced(experiment: ResolvedExperiment, system: SystemSpec) -> bool:
     """Return whether the placement of a system is selected by a race of simulations."""
-    return system.disaggregation is None and _rivals(as_planned(experiment), system) is not None
+    return not system.is_disaggregated and _rivals(as_planned(experiment), system) is not None
 
 
 def _rivals(experiment: ResolvedExperiment, system: SystemSpec) -> tuple[SystemSpec, ...] | None:

@@ -25,7 +25,7 @@ from helixsim.report.selection import race_rows, selection_sentences
 from helixsim.runtime.pool import Processes
 from helixsim.study.finished import SimulatedStore, simulated
 from helixsim.study.placements import placement_store
-from helixsim.study.placing import _rivals, place_system, routed
+from helixsim.study.placing import _rivals, is_raced, place_system, routed
 from helixsim.study.race import LEAST_TRIED, Race, _kinds_first
 from helixsim.study.race_budget import Budget
 from helixsim.study.systems import capacity_table, simulate_system, summary_of
@@ -183,7 +183,7 @@ def test_auto_is_the_default_of_helix_alone_and_resolves_without_a_race(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("override", "is_raced"),
+    ("override", "has_race"),
     [
         ("systems.0.placement={strategy: helix, criterion: balanced}", False),
         ("systems.0.placement={strategy: helix, criterion: goodput}", True),
@@ -192,14 +192,19 @@ def test_auto_is_the_default_of_helix_alone_and_resolves_without_a_race(tmp_path
         ("workload.arrivals={process: closed_loop, concurrency: 4}", False),
     ],
 )
-def test_a_race_needs_a_rate_and_the_criterion(tmp_path, override, is_raced) -> None:
+def test_a_race_needs_a_rate_and_the_criterion(tmp_path, override, has_race) -> None:
     experiment = loaded(tmp_path, override)
-    assert (_rivals(experiment, experiment.systems[0]) is not None) == is_raced
+    assert (_rivals(experiment, experiment.systems[0]) is not None) == has_race
     fixed = loaded(tmp_path, override, "systems.0.routing=flow_weighted")
-    assert (_rivals(fixed, fixed.systems[0]) is not None) == (is_raced and experiment.slo.is_stated)
+    assert (_rivals(fixed, fixed.systems[0]) is not None) == (has_race and experiment.slo.is_stated)
 
 
 @pytest.mark.slow
+def test_a_run_shares_the_race_of_helix_alone(tmp_path) -> None:
+    experiment = loaded(tmp_path)
+    assert [is_raced(experiment, system) for system in experiment.systems] == [True, False]
+
+
 def test_a_kept_placement_depends_on_objectives_and_rivals(tmp_path, monkeypatch) -> None:
     store = placement_store(tmp_path / "kept")
     made = []
