@@ -17,7 +17,7 @@ from helixsim.hardware.profile_options import ProfileOptions
 from helixsim.units import format_bytes
 from helixsim.workload.arrivals import PROCESSES, process_of
 from helixsim.workload.feed import longest_prompt
-from helixsim.workload.spec import ArrivalsSpec, WorkloadSpec, WorkloadStats
+from helixsim.workload.spec import ArrivalsSpec, TraceCourse, WorkloadSpec, WorkloadStats
 from helixsim.yamlio import KeyPath
 
 
@@ -188,6 +188,14 @@ def check_arrivals(spec: ArrivalsSpec, path: KeyPath, workload: WorkloadSpec, so
         return
     if spec.process == "trace" and workload.trace is None:
         yield source.problem((*path, "process"), "trace arrivals need a trace (workload.trace)")
+    if isinstance(spec.over_time, TraceCourse) and workload.trace is None:
+        yield source.problem((*path, "over_time", "trace"), "needs a trace (workload.trace)")
+    if workload.trace is not None and workload.trace.stretch_s is not None:
+        at = ("workload", "trace", "stretch")
+        if spec.process != "trace":
+            yield source.problem(at, f"{spec.process} arrivals do not use it (process: trace does)")
+        elif spec.rate_rps is not None:
+            yield source.problem(at, "arrivals.rate states the times too: give one of them")
     if workload.sessions is not None and process.mode is not FeedMode.OPEN:
         message = f"{spec.process} has no arrival times before it runs, which workload.sessions need"
         yield source.problem((*path, "process"), message)

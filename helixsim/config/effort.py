@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from helixsim.config.experiment import ResolvedExperiment, SystemSpec
 from helixsim.units import NS_PER_S
+from helixsim.workload.feed import offered_rps
 
 TOKENS_PER_CPU_S = 150_000
 """Output tokens simulated in a CPU second: 50 000 on long pipelines of many nodes, 1 000 000 on single nodes."""
@@ -67,7 +68,8 @@ def _requests(experiment: ResolvedExperiment, system: SystemSpec) -> float | Non
     stats, window = experiment.workload_stats, experiment.workload.window
     if stats.num_requests is not None:
         return stats.num_requests
-    rate_rps = stats.offered_rps if system.arrivals is None else system.arrivals.rate_rps
+    load = experiment.workload
+    rate_rps = stats.offered_rps if system.arrivals is None else offered_rps(replace(load, arrivals=system.arrivals))
     if rate_rps is None or window.duration_ns is None:
         return None
     return rate_rps * (window.warmup_ns + window.duration_ns) / NS_PER_S

@@ -37,6 +37,11 @@ class TraceSection(Section):
     format: str | None = Field(None, description="Format, see `helixsim trace info` (default: detected).")
     start: Latency = Field("0 s", description="Drop requests that arrive earlier in the trace.")
     duration: Duration | None = Field(None, description="Duration used from `start` on (default: all of the trace).")
+    stretch: Duration | None = Field(
+        None,
+        description="Time to which the arrivals are stretched, as recorded otherwise (`arrivals: {process: trace}` "
+        "without a rate).",
+    )
     chars_per_token: Annotated[float, Field(ge=0.1, le=1000)] | None = Field(
         None, description="Characters per token, for files with text but without token counts (ShareGPT)."
     )
@@ -68,6 +73,45 @@ class LengthsChoice(Choice):
     distribution: str = Field(description="Name of a length distribution.")
 
 
+class DiurnalSection(Section):
+    """A day: `1 + amplitude * cos(2 pi (t - peak) / period)`, mean 1."""
+
+    amplitude: Annotated[float, Field(gt=0, le=1)] = Field(0.5, description="Highest rate over the mean, minus 1.")
+    peak: Latency = Field("14 h", description="Time of the highest rate.")
+    period: Duration = Field("24 h", description="Period.")
+
+
+class CornerSection(Section):
+    """A corner of the course: the rate changes linearly from one to the next."""
+
+    at: Latency = Field(description="Time; the first is 0 s, and two at one time are a jump.")
+    factor: Annotated[float, Field(ge=0, le=1e6)] = Field(description="Factor on `rate`.")
+
+
+class TraceCourseSection(Section):
+    """The course of the arrivals in `workload.trace`, as a mean of 1 in equal bins."""
+
+    period: Duration = Field("24 h", description="Time to which the window of the trace is stretched.")
+    bins: Annotated[int, Field(ge=2, le=10_000)] = Field(96, description="Bins in which its arrivals are counted.")
+
+
+class CourseSection(Section):
+    """Factor on the rate over time, in one of three ways; periodic ones begin again."""
+
+    diurnal: DiurnalSection | None = Field(None, description="A cosine.")
+    corners: list[CornerSection] | None = Field(
+        None, min_length=1, description="Ramps between corners; behind the last one the factor stays."
+    )
+    trace: TraceCourseSection | None = Field(None, description="As in `workload.trace`.")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> CourseSection:
+        given = [name for name in ("diurnal", "corners", "trace") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"expected one of diurnal, corners and trace, got {' and '.join(given) or 'none'}")
+        return self
+
+
 class ArrivalsSection(Section):
     """Arrivals of requests."""
 
@@ -96,6 +140,9 @@ class ArrivalsSection(Section):
         description="Number of requests. With `closed_loop` the run ends when they have completed, as in "
         "`vllm bench serve --max-concurrency C --num-prompts N`: the window extends from the warm-up to the last "
         "completion, and `workload.duration` must not be given.",
+    )
+    over_time: CourseSection | None = Field(
+        None, description="Factor on the rate over time, for processes that generate arrivals (default: constant)."
     )
 
 

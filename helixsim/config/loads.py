@@ -7,22 +7,32 @@ from typing import Any
 
 from helixsim import units
 from helixsim.config.choices import Choices
-from helixsim.config.load_schema import ArrivalsSection, LimitsSection, TraceSection, WorkloadSection
+from helixsim.config.load_schema import (
+    ArrivalsSection,
+    CourseSection,
+    LimitsSection,
+    TraceSection,
+    WorkloadSection,
+)
 from helixsim.config.schema import ExperimentSection, ObjectiveSection, SloSection
 from helixsim.config.source import Source
 from helixsim.config.variation import TrafficScaleSection
 from helixsim.domain.request import Slo, Window
 from helixsim.errors import ConfigError, Problem
 from helixsim.units import seconds_to_ns
+from helixsim.workload.course import diurnal
 from helixsim.workload.readers.registry import FORMATS, check_options, detect_format
 from helixsim.workload.spec import (
     ArrivalsSpec,
+    Corner,
+    Course,
     LengthLimits,
     LengthsSpec,
     ReadOptions,
     RequestClass,
     SessionsSpec,
     SystemPromptsSpec,
+    TraceCourse,
     TraceSpec,
     TrafficScale,
     WorkloadSpec,
@@ -107,7 +117,33 @@ def build_arrivals(
         prompts_in_flight=section.prompts_in_flight,
         feed_below=section.feed_below,
         num_requests=section.num_requests,
+        over_time=None
+        if section.over_time is None
+        else _course(section.over_time, (*path, "over_time"), source, problems),
     )
+
+
+def _course(
+    section: CourseSection | None, path: KeyPath, source: Source, problems: list[Problem]
+) -> Course | TraceCourse | None:
+    """Return the factor on the rate over time; faults are added to ``problems``."""
+    if section is None:
+        return None
+    if section.trace is not None:
+        return TraceCourse(units.parse(section.trace.period, "time"), section.trace.bins)
+    if section.diurnal is not None:
+        day = section.diurnal
+        return diurnal(day.amplitude, units.parse(day.peak, "time"), units.parse(day.period, "time"))
+    corners = tuple(Corner(units.parse(one.at, "time"), one.factor) for one in section.corners or ())
+    for number, (corner, before) in enumerate(zip(corners, (Corner(0.0, 0.0), *corners), strict=False)):
+        at = (*path, "corners", number, "at")
+        if number == 0 and corner.time_s != 0:
+            problems.append(source.problem(at, f"the first corner is at 0 s, got {corner.time_s:g} s"))
+        elif corner.time_s < before.time_s:
+            problems.append(source.problem(at, f"{corner.time_s:g} s is before the corner in front of it"))
+    if not any(corner.factor for corner in corners):
+        problems.append(source.problem((*path, "corners"), "all factors are 0: no request would arrive"))
+    return Course(corners)
 
 
 def build_slo(section: SloSection) -> Slo:
@@ -151,6 +187,7 @@ def _trace(section: TraceSection, source: Source, problems: list[Problem]) -> Tr
         start_s=units.parse(section.start, "time"),
         duration_s=None if section.duration is None else units.parse(section.duration, "time"),
         reading=reading,
+        stretch_s=None if section.stretch is None else units.parse(section.stretch, "time"),
     )
 
 

@@ -30,6 +30,7 @@ from helixsim.study.placing import assembled
 from helixsim.study.systems import PlacedSystem, simulate_system, summary_of
 from helixsim.study.whatif import Case, cases, hopeless, place_case, whatif_variants
 from helixsim.units import NS_PER_S
+from helixsim.workload.feed import offered_rps
 
 Progress = Callable[[str, float], None]
 """Called with (what is being done, a line for each system at work or waiting; share of the run that is done, 0..1)."""
@@ -334,11 +335,14 @@ def _again(case: Case, kept: Simulated) -> Run:
 def finished(case: Case, placed: PlacedSystem, run: RunResult) -> Run:
     """Return a simulated system with its summary."""
     experiment, system = case.experiment, case.system
+    stated_rps = experiment.workload_stats.offered_rps
+    if system.arrivals is not None:
+        stated_rps = offered_rps(replace(experiment.workload, arrivals=system.arrivals))
     summary = summary_of(
         experiment,
         placed,
         run,
-        offered_rps=experiment.workload_stats.offered_rps if system.arrivals is None else system.arrivals.rate_rps,
+        offered_rps=stated_rps,
         kv_limited_tokens_per_s=None if placed.operating is None else placed.operating.tokens_per_s,
     )
     simulation = Simulation(run, placed.placement, placed.plan, placed.system.fleet)

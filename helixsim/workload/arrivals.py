@@ -172,6 +172,10 @@ def process_of(spec: ArrivalsSpec) -> ArrivalProcess:
         elif name == "rate_rps" and not SLOWEST_RPS <= value <= FASTEST_RPS:
             limits = f"{SLOWEST_RPS:g} .. {FASTEST_RPS:g} requests/s"
             problems.append(Problem("", key, f"got {value:g}, expected {limits}"))
+    if spec.over_time is not None and process.generate is None:
+        generated = ", ".join(name for name, one in PROCESSES.items() if one.generate is not None)
+        message = f"{spec.process} does not use it (those that do: {generated})"
+        problems.append(Problem("", "arrivals.over_time", message))
     if problems:
         raise ConfigError(problems)
     return process

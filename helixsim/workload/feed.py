@@ -14,15 +14,25 @@ import numpy as np
 from helixsim.domain.request import Feed, FeedMode, Request
 from helixsim.errors import ConfigError, DataError, Problem
 from helixsim.rng import stream
+from helixsim.units import NS_PER_S
 from helixsim.workload.arrivals import ArrivalProcess, process_of
 from helixsim.workload.classes import classified
+from helixsim.workload.course import Warp, moved, of_counts
 from helixsim.workload.lengths.base import LengthDistribution, LimitedMeans, draw, limited_means, spread
 from helixsim.workload.lengths.recorded import RecordedPairs
 from helixsim.workload.lengths.registry import build, reads_file
 from helixsim.workload.readers.base import ReadLog, Times
 from helixsim.workload.readers.registry import FORMATS, get, read_trace
 from helixsim.workload.sessions import conversations, message_limits, with_prefixes
-from helixsim.workload.spec import ArrivalsSpec, LengthLimits, LengthsSpec, TraceSpec, WorkloadSpec, WorkloadStats
+from helixsim.workload.spec import (
+    ArrivalsSpec,
+    LengthLimits,
+    LengthsSpec,
+    TraceCourse,
+    TraceSpec,
+    WorkloadSpec,
+    WorkloadStats,
+)
 from helixsim.workload.transforms import limited, mean_rate_rps, rescaled, windowed
 
 _LEAST_PROMPTS_IN_FLIGHT = 20
@@ -86,7 +96,7 @@ def workload_stats(spec: WorkloadSpec, seed: int) -> WorkloadStats:
     return WorkloadStats(
         mean_prompt_tokens=means.prompt_tokens * spec.scale.prompt_tokens,
         mean_output_tokens=means.output_tokens * spec.scale.output_tokens,
-        offered_rps=spec.arrivals.rate_rps,
+        offered_rps=offered_rps(spec),
         num_requests=spec.arrivals.num_requests if _end_ns(spec) is None else None,
         redrawn_share=means.redrawn_share,
         assumptions=_assumptions(spec),
@@ -120,6 +130,8 @@ def _open_requests(spec: WorkloadSpec, process: ArrivalProcess, seed: int, log: 
     else:
         _require_an_end(spec)
         chunks = process.generate(spec.arrivals, cast("float", spec.arrivals.rate_rps), stream(seed, "arrivals"))
+        if (warp := _warp(spec)) is not None:
+            chunks = moved(chunks, warp)
         times = chain.from_iterable(chunk.tolist() for chunk in chunks)
         requests = (
             Request(number, at_ns, prompt, output)
@@ -130,6 +142,30 @@ def _open_requests(spec: WorkloadSpec, process: ArrivalProcess, seed: int, log: 
     if end_ns is not None:
         requests = takewhile(lambda request: request.arrival_ns < end_ns, requests)
     return islice(requests, spec.arrivals.num_requests)
+
+
+def offered_rps(spec: WorkloadSpec) -> float | None:
+    """Return the mean rate of a load whose arrivals state one [requests/s]; None: they state none."""
+    rate_rps, warp, end_ns = spec.arrivals.rate_rps, _warp(spec), _end_ns(spec)
+    if rate_rps is None or warp is None:
+        return rate_rps
+    if end_ns is not None:
+        end_s = end_ns / NS_PER_S
+        return rate_rps * warp.integral_s(end_s) / end_s
+    count = spec.arrivals.num_requests or 1
+    return count / float(warp.times_s(np.array([count / rate_rps]))[0])
+
+
+def _warp(spec: WorkloadSpec) -> Warp | None:
+    """Return the course of the arrivals; None: a constant rate."""
+    course = spec.arrivals.over_time
+    if isinstance(course, TraceCourse):
+        if spec.trace is None:
+            raise ConfigError([Problem("", "arrivals.over_time", "trace requires workload.trace")])
+        requests = limited(_windowed(spec.trace, ReadLog()), spec.limits, Counter())
+        times_ns = np.fromiter((request.arrival_ns for request in requests), dtype=np.int64)
+        course = of_counts(times_ns, course.bins, course.period_s)
+    return None if course is None else Warp(course)
 
 
 def _require_an_end(spec: WorkloadSpec) -> None:
@@ -154,11 +190,15 @@ def _recorded_requests(spec: WorkloadSpec, seed: int, log: ReadLog) -> Iterator[
         raise ConfigError([Problem("", "arrivals.process", message)])
     limits = spec.limits if spec.lengths is None else LengthLimits()
     requests = _not_empty(limited(_windowed(trace, log), limits, log.dropped), trace, log.dropped)
-    if spec.arrivals.rate_rps is not None:
-        recorded_rps = mean_rate_rps(limited(_windowed(trace, ReadLog()), limits, Counter()))
+    if spec.arrivals.rate_rps is not None or trace.stretch_s is not None:
+        recorded = list(limited(_windowed(trace, ReadLog()), limits, Counter()))
+        recorded_rps = mean_rate_rps(recorded)
         if recorded_rps is None:
             raise DataError(f"{trace.path}: fewer than two arrival times, which cannot be rescaled to a rate")
-        requests = rescaled(requests, recorded_rps / spec.arrivals.rate_rps)
+        rate_rps = spec.arrivals.rate_rps
+        if rate_rps is None:
+            rate_rps = spec.scale.rate * len(recorded) / cast("float", trace.stretch_s)
+        requests = rescaled(requests, recorded_rps / rate_rps)
     elif spec.scale.rate != 1:
         requests = rescaled(requests, 1 / spec.scale.rate)
     if spec.lengths is not None:
@@ -237,7 +277,7 @@ def _sampled_stats(spec: WorkloadSpec, seed: int, redrawn_share: float) -> Workl
     return WorkloadStats(
         mean_prompt_tokens=float(prompts.mean()),
         mean_output_tokens=sum(request.output_tokens for request in requests) / len(requests),
-        offered_rps=spec.arrivals.rate_rps,
+        offered_rps=offered_rps(spec),
         num_requests=spec.arrivals.num_requests if _end_ns(spec) is None else None,
         redrawn_share=redrawn_share,
         assumptions=_assumptions(spec),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from helixsim.domain.request import Window
 from helixsim.units import NS_PER_MS, NS_PER_S
@@ -54,7 +55,8 @@ COLUMN_PARTS = ("arrival", "prompt", "output", "slo_class", "priority", "session
 class TraceSpec:
     """A request trace in one of the formats of ``readers.registry``.
 
-    ``start_s`` and ``duration_s`` select a window of the recorded time; its first request is then at 0.
+    ``start_s`` and ``duration_s`` select a window of the recorded time; its first request is then at 0. ``stretch_s``:
+    its times are stretched so that the requests take so long [s]; None: as recorded.
     """
 
     format: str
@@ -62,6 +64,7 @@ class TraceSpec:
     start_s: float = 0.0
     duration_s: float | None = None
     reading: ReadOptions = AS_WRITTEN
+    stretch_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,29 @@ SLOWEST_RPS = 1e-6
 
 FASTEST_RPS = 1e6
 """Highest rate; much shorter interarrival times would be lost to rounding."""
+
+
+class Corner(NamedTuple):
+    """A corner of the course of a load: the factor on its rate at a time [s]."""
+
+    time_s: float
+    factor: float
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """A factor on the rate over time, linear between corners (``course.Warp``); ``period_s`` None: it ends."""
+
+    corners: tuple[Corner, ...]
+    period_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TraceCourse:
+    """The course of the arrivals of the trace, in equal bins, stretched to a period [s]."""
+
+    period_s: float
+    bins: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +130,8 @@ class ArrivalsSpec:
     num_requests
         Number of requests; None: limited by the duration or the trace. In a closed loop the run ends when they have
         completed.
+    over_time
+        Factor on the rate of a generated open process; None: constant.
     """
 
     process: str
@@ -113,6 +141,7 @@ class ArrivalsSpec:
     prompts_in_flight: int | None = None
     feed_below: float | None = None
     num_requests: int | None = None
+    over_time: Course | TraceCourse | None = None
 
 
 @dataclass(frozen=True, slots=True)

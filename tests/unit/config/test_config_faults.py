@@ -85,6 +85,31 @@ def test_a_missing_key_is_reported_at_its_parent(faults, sound):
         ("workload.arrivals={process: trace}", "workload.arrivals.process", "need a trace"),
         ("workload.arrivals={rate: 3}", "workload.arrivals.process", "missing"),
         ("systems.0.arrivals={process: poisson}", "systems.0.arrivals.rate", "required by poisson"),
+        (
+            "workload.arrivals={process: poisson, rate: 1, over_time: {diurnal: {}, trace: {}}}",
+            "workload.arrivals.over_time",
+            "expected one of diurnal, corners and trace, got diurnal and trace",
+        ),
+        (
+            "workload.arrivals={process: poisson, rate: 1, over_time: {corners: [{at: 1 s, factor: 1}]}}",
+            "workload.arrivals.over_time.corners.0.at",
+            "the first corner is at 0 s, got 1 s",
+        ),
+        (
+            "workload.arrivals={process: poisson, rate: 1, over_time: {corners: [{at: 0 s, factor: 0}]}}",
+            "workload.arrivals.over_time.corners",
+            "no request would arrive",
+        ),
+        (
+            "workload.arrivals={process: poisson, rate: 1, over_time: {trace: {}}}",
+            "workload.arrivals.over_time.trace",
+            "needs a trace",
+        ),
+        (
+            "workload.arrivals={process: saturate, over_time: {diurnal: {}}}",
+            "workload.arrivals.over_time",
+            "saturate does not use it",
+        ),
         ("workload.limits={min_prompt_tokens: 9, max_prompt_tokens: 5}", "workload.limits.max_prompt_tokens", "below"),
         ("workload.trace={path: nowhere.csv}", "workload.trace.path", "no such file"),
         ("workload.trace={path: x, format: azur}", "workload.trace.format", "did you mean 'azure'"),
