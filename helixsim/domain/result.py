@@ -9,6 +9,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from helixsim.domain.autoscaling import AutoscalingStats
 from helixsim.domain.flowplan import Route
 from helixsim.domain.request import FeedMode
 
@@ -176,7 +177,8 @@ class RunResult:
     """Results of one run.
 
     ``classes`` are the classes of its requests, in the order of their first arrival. ``transfers``: None: prefill and
-    decode share their nodes. ``offloading``: None: KV blocks are on GPUs alone.
+    decode share their nodes. ``offloading``: None: KV blocks are on GPUs alone. ``autoscaling``: None: all replicas
+    serve all the time.
 
     ``counters`` has at least ``events``, ``batches``, ``messages``, ``preemptions``, ``recomputed_tokens``,
     ``rejected``, ``token_hops``.
@@ -200,3 +202,4 @@ class RunResult:
     classes: tuple[str, ...] = ()
     transfers: TransferStats | None = None
     offloading: OffloadStats | None = None
+    autoscaling: AutoscalingStats | None = None

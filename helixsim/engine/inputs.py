@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from helixsim.batching.base import BatchingPolicy
+from helixsim.domain.autoscaling import AutoscalingSpec, Pool
 from helixsim.domain.cluster import Deployment
 from helixsim.domain.disaggregation import KvTransfer
 from helixsim.domain.engine import IDEAL, EngineSpec
 from helixsim.domain.flowplan import FlowPlan
 from helixsim.domain.placement import Placement
-from helixsim.domain.request import Feed, Window
+from helixsim.domain.request import Feed, Slo, Window
 from helixsim.domain.timeline import Timeline
 from helixsim.routing.base import RoutingGraph, RoutingPolicy
 
@@ -61,6 +62,15 @@ class Legs:
 
 
 @dataclass(frozen=True)
+class Autoscaling:
+    """Pools whose number of replicas follows the load, and the objectives by which it may."""
+
+    spec: AutoscalingSpec
+    pools: tuple[Pool, ...]
+    slo: Slo
+
+
+@dataclass(frozen=True)
 class SimulationInputs:
     """Everything one run needs.
 
@@ -70,7 +80,8 @@ class SimulationInputs:
     None: chosen from the window. ``check``: test the laws on memory and idle nodes at every sample instead of only at
     the end. ``patience``: end the run early; None: never. ``timeline``: where iterations and messages are recorded, and
     where the run ends with the part that is recorded; None: they are not, which costs no time. ``legs``: None: all
-    nodes serve both phases; otherwise ``graph`` is of all nodes and ``policy`` not used.
+    nodes serve both phases; otherwise ``graph`` is of all nodes and ``policy`` not used. ``autoscaling``: None: all
+    replicas serve all the time, which costs no time.
     """
 
     fleet: Deployment
@@ -91,3 +102,4 @@ class SimulationInputs:
     patience: Patience | None = None
     timeline: Timeline | None = None
     legs: Legs | None = None
+    autoscaling: Autoscaling | None = None

@@ -96,6 +96,13 @@ class Tier:
                 if not runs:
                     del self._runs[run.segment]
 
+    def clear(self) -> None:
+        """Lose all blocks."""
+        self.evicted += self.used
+        self.used = 0
+        self._runs.clear()
+        self._order.clear()
+
     def counted(self) -> int:
         """Return how many blocks are here, one run after the other."""
         return sum([run.end - run.start for run in self._order])
@@ -142,6 +149,12 @@ class TieredCache(PrefixCache):
         self._free_at_ns = [[0] * len(rule.block_ns) for rule in rules]
         self.loads = 0
         self.loaded_blocks = [0] * len(rules)
+
+    def clear(self) -> None:
+        """See ``PrefixCache.clear``: those of the tiers, too."""
+        super().clear()
+        for tier in self.tiers:
+            tier.clear()
 
     def stored(self, chain: Chain, tokens: int, found: int) -> list[int]:
         """Return how many of a request's blocks behind the ``found`` first are on each tier, without a gap.

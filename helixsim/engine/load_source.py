@@ -19,6 +19,7 @@ class LoadSource:
         self._kernel = kernel
         self._requests = feed.requests
         self._arrive = arrive
+        self.is_over = False  # whether none of an open loop will come any more
 
     def plan_next_arrival(self) -> None:
         """Let the next request arrive at its time, and after it the one behind it.
@@ -29,7 +30,9 @@ class LoadSource:
             If it arrives before the one in front of it.
         """
         request = next(self._requests, None)
-        if request is not None:
+        if request is None:
+            self.is_over = True
+        else:
             delay = request.arrival_ns - self._kernel.now_ns
             if delay < 0:
                 raise SimulationError(f"request {request.id} arrives {-delay} ns before the one in front of it")

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 
+from helixsim.domain.autoscaling import AutoscalingStats
 from helixsim.domain.cluster import COORDINATOR
 from helixsim.domain.data_parallel import step_time
 from helixsim.domain.flowplan import Route
@@ -188,6 +189,10 @@ class NodeSystem:
 
     def offloading(self) -> OffloadStats | None:
         """See ``System.offloading``: nodes that schedule by themselves have no prefix cache."""
+        return None
+
+    def autoscaling(self) -> AutoscalingStats | None:
+        """See ``System.autoscaling``."""
         return None
 
     def memories(self) -> list[Memory]:

@@ -104,6 +104,13 @@ class PrefixCache:
         """Blocks of running requests."""
         return self.own + self.shared
 
+    def clear(self) -> None:
+        """Lose all blocks; none may be of a running request."""
+        assert not self.used_blocks
+        self.cached = 0
+        self._segments.clear()
+        self._free.clear()
+
     def cached_tokens(self, chain: Chain, tokens: int) -> int:
         """Return how many of a request's first ``tokens`` tokens are cached: whole blocks, never the last token."""
         most = (tokens - 1) // self.block_tokens

@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from helixsim.batching.base import BatchingPolicy
+from helixsim.domain.autoscaling import AutoscalingStats
 from helixsim.domain.cluster import COORDINATOR
 from helixsim.domain.data_parallel import step_time
 from helixsim.domain.engine import MOST_NEW_TOKENS
@@ -240,6 +241,10 @@ class ReplicaSystem:
     def offloading(self) -> OffloadStats | None:
         """See ``System.offloading``."""
         return offload_stats([replica.scheduler for replica in self.replicas])
+
+    def autoscaling(self) -> AutoscalingStats | None:
+        """See ``System.autoscaling``."""
+        return None
 
     def memories(self) -> list[Memory]:
         """See ``System.memories``: of each replica [blocks]."""

@@ -18,6 +18,7 @@ from helixsim.engine.node_system import NodeSystem
 from helixsim.engine.recorded import recorded
 from helixsim.engine.recorder import Recorder
 from helixsim.engine.replica_system import ReplicaSystem, has_replicas
+from helixsim.engine.scaled_system import ScaledSystem
 from helixsim.engine.system import NodeLoad, System
 from helixsim.errors import SimulationError
 from helixsim.units import NS_PER_S
@@ -52,8 +53,16 @@ def system_kind(inputs: SimulationInputs) -> Callable[..., System]:
     Raises
     ------
     SimulationError
-        If nodes have roles, but are no replicas of an engine that schedules them as wholes.
+        If nodes have roles, or their number is to follow the load, but they are no replicas of an engine that schedules
+        them as wholes.
     """
+    if inputs.autoscaling is not None:
+        if inputs.legs is not None or not has_replicas(inputs):
+            raise SimulationError(
+                "autoscaling needs replicas that share no nodes and serve both phases, of an engine that keeps tokens "
+                "inside (engine: vllm-1, sglang or trtllm)"
+            )
+        return ScaledSystem
     if inputs.legs is not None:
         if not has_replicas(inputs):
             raise SimulationError(
@@ -197,6 +206,7 @@ class _Run:
             classes=recorder.classes,
             transfers=system.transfers(),
             offloading=system.offloading(),
+            autoscaling=system.autoscaling(),
         )
 
     def _node_stats(self, nodes: Sequence[NodeLoad]) -> NodeStats:

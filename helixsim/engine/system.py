@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from helixsim.domain.autoscaling import AutoscalingStats
 from helixsim.domain.flowplan import Route
 from helixsim.domain.placement import LayerRange
 from helixsim.domain.request import Request
@@ -165,6 +166,10 @@ class System(Protocol):
 
     def offloading(self) -> OffloadStats | None:
         """Return what the memory behind the GPUs has kept; None: there is none."""
+        ...
+
+    def autoscaling(self) -> AutoscalingStats | None:
+        """Return the replicas of each pool over time; None: all serve all the time."""
         ...
 
     def memories(self) -> Iterable[Memory]:

@@ -1,0 +1,195 @@
+"""Laws of pools of replicas whose number changes: what the controller may not lose, and what it may not cost."""
+
+from __future__ import annotations
+
+from dataclasses import astuple, replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from replica_cases import chains, kind_of, shared_load
+from simulating import SECOND, random_load, requests, run
+
+from helixsim.domain.autoscaling import AutoscalingSpec, Entry, PolicySpec, Pool
+from helixsim.domain.cluster import LinkSpec
+from helixsim.domain.engine import EngineSpec
+from helixsim.domain.request import Prefix, Slo
+from helixsim.domain.result import RequestStatus
+from helixsim.engine.autoscaler import first_number
+from helixsim.engine.inputs import Autoscaling
+from helixsim.engine.scaling_policies import PoolState, decider
+from helixsim.errors import SimulationError
+
+INSIDE = EngineSpec("inside", loops_inside=True, copies_activations=False, chunks_prompts=True, admission="prompt")
+CACHING = replace(INSIDE, caches_prefixes=True)
+NEAR = LinkSpec(1e12, 0)
+KIND = kind_of("kind", blocks=30, seqs=4)
+SINGLE = kind_of("single", seqs=1)
+
+
+def case_of(count, kind=KIND):
+    return chains([[kind]] * count, intra=NEAR)
+
+
+def scaled(case, load, policy, *, start=None, floor=1, startup_s=0.0, interval_s=1.0, stabilisation_s=5.0, slo=None,
+           engine=INSIDE, routing="least_loaded", **how):  # fmt: skip
+    nodes = tuple(case[2].ranges)
+    spec = AutoscalingSpec(policy, (), interval_s=interval_s, stabilisation_s=stabilisation_s)
+    first = first_number(spec, start, floor, len(nodes))
+    pool = Pool("kind", nodes, floor, len(nodes), first, 1, 2.0, round(startup_s * SECOND))
+    plan = Autoscaling(spec, (pool,), slo or Slo(ttft_s=1.0))
+    return run(case, load, engine=engine, routing=routing, autoscaling=plan, **how)
+
+
+def columns(result):
+    return [column.tolist() for column in astuple(result.requests)]
+
+
+POLICIES = [
+    PolicySpec("target", metric="in_flight", target=3.0),
+    PolicySpec("target", metric="rate", target=2.0),
+    PolicySpec("target", metric="kv_use", target=0.5, tolerance=0.0),
+    PolicySpec("queue", high=1.0, low=0.5),
+    PolicySpec("kv_use", high=0.6, low=0.2),
+    PolicySpec("goodput", least=0.9),
+    PolicySpec("schedule", entries=(Entry(0, 1), Entry(3, 3), Entry(7, 1), Entry(9, 2)), period_s=12),
+]
+
+
+@pytest.mark.parametrize("routing", ["flow_weighted", "round_robin", "earliest_finish"])
+def test_a_fixed_number_is_the_run_without_autoscaling(routing):
+    load = random_load(1, 60, rate_rps=20)
+    plain = run(case_of(3), load, engine=INSIDE, routing=routing)
+    assert columns(scaled(case_of(3), load, PolicySpec("fixed"), routing=routing)) == columns(plain)
+
+
+def test_so_many_of_more_replicas_are_a_smaller_cluster():
+    load = random_load(1, 60, rate_rps=20)
+    plain = run(case_of(2), load, engine=INSIDE, routing="round_robin")
+    some = scaled(case_of(5), load, PolicySpec("fixed"), start=2, routing="round_robin")
+    assert columns(some) == columns(plain)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    policy=st.sampled_from(POLICIES), seed=st.integers(0, 99), rate=st.sampled_from([2.0, 10.0, 40.0]),
+    startup_s=st.sampled_from([0.0, 0.7, 4.0]), stabilisation_s=st.sampled_from([0.0, 3.0]), shares=st.booleans(),
+)  # fmt: skip
+def test_no_request_is_lost_and_the_pool_keeps_its_bounds(policy, seed, rate, startup_s, stabilisation_s, shares):
+    """Whatever the policy: all requests end (the numbered laws are checked all along), and equal runs are equal."""
+    load = shared_load(seed, 60, rate_rps=rate) if shares else random_load(seed, 60, rate_rps=rate)
+    how = {"startup_s": startup_s, "stabilisation_s": stabilisation_s, "engine": CACHING if shares else INSIDE}
+    result = scaled(case_of(4), load, policy, **how)
+    assert set(result.requests.status.tolist()) <= {RequestStatus.FINISHED, RequestStatus.REJECTED}
+    assert len(result.requests.status) == len(load)
+    (pool,) = result.autoscaling.pools
+    assert pool.serving.min() >= 1
+    assert pool.paid.max() <= 4
+    assert (np.diff(pool.time_ns) > 0).all()
+    again = scaled(case_of(4), load, policy, **how)
+    assert columns(again) == columns(result)
+    assert again.autoscaling.pools[0].time_ns.tolist() == pool.time_ns.tolist()
+
+
+def entries(*pairs):
+    return PolicySpec("schedule", entries=tuple(Entry(*pair) for pair in pairs))
+
+
+def test_a_replica_that_starts_serves_after_its_start_up():
+    load = requests(*[(250 * number, 30, 400) for number in range(80)])
+    result = scaled(case_of(2, SINGLE), load, entries((0, 1), (5, 2)), startup_s=3.0)
+    (pool,) = result.autoscaling.pools
+    assert pool.time_ns.tolist()[:3] == [0, 5 * SECOND, 8 * SECOND]
+    assert pool.starting.tolist()[:3] == [0, 1, 0]
+    assert pool.serving.tolist()[:3] == [1, 1, 2]
+    on_second = result.requests.arrival_ns[result.requests.route == 1]
+    assert 0 < len(on_second) < len(load)
+    assert on_second.min() >= 8 * SECOND
+
+
+def test_a_replica_that_drains_gets_nothing_and_is_paid_until_it_is_empty():
+    load = requests(*[(100 * number, 30, 300) for number in range(100)])
+    result = scaled(case_of(2), load, entries((0, 2), (4, 1)))
+    (pool,) = result.autoscaling.pools
+    rows = result.requests
+    (gone,) = {0, 1} - set(rows.route[rows.arrival_ns > 4 * SECOND].tolist())
+    last_ns = rows.finish_ns[rows.route == gone].max()
+    assert pool.paid.tolist() == [2, 2, 1]
+    assert pool.draining.tolist() == [0, 1, 0]
+    assert pool.time_ns.tolist() == [0, 4 * SECOND, last_ns]
+    assert (rows.status == RequestStatus.FINISHED).all()
+
+
+def test_a_replica_that_starts_again_has_an_empty_prefix_cache():
+    """The same prompt, served by the second replica before it is removed and after it is back."""
+    prefix = Prefix((1,), (64,), 64)
+    times_ms = (0, 10, 9000, 9010)
+    load = [replace(one, prefix=prefix) for one in requests(*[(at_ms, 80, 50) for at_ms in times_ms])]
+    policy = entries((0, 2), (2, 1), (4, 2))
+    kept = scaled(case_of(2), load, PolicySpec("fixed"), engine=CACHING, routing="round_robin")
+    lost = scaled(case_of(2), load, policy, engine=CACHING, routing="round_robin")
+    assert (kept.requests.cached_tokens > 0).tolist() == [False, False, True, True]
+    assert sorted((lost.requests.cached_tokens > 0).tolist()) == [False, False, False, True]
+
+
+@pytest.mark.parametrize("policy", [entries((0, 1), (2, 3)), PolicySpec("target", metric="in_flight", target=2.0)])
+def test_a_longer_start_up_never_shortens_the_wait(policy):
+    """Requests one after the other on each replica, all alike: what comes later waits longer."""
+    load = requests(*[(150 * number, 30, 400) for number in range(60)])
+    waits = []
+    for startup_s in (0.0, 1.0, 3.0, 8.0):
+        rows = scaled(case_of(3, SINGLE), load, policy, startup_s=startup_s, stabilisation_s=1e6).requests
+        waits.append((rows.first_token_ns - rows.arrival_ns).mean())
+    assert waits == sorted(waits)
+    assert waits[0] < waits[-1]
+
+
+def state(**values):
+    names = ("now_s", "interval_s", "serving", "starting", "in_flight", "waiting", "kv_use", "sent", "decided", "good")
+    return PoolState(**{**dict.fromkeys(names, 0), "interval_s": 15.0, "serving": 1, **values})
+
+
+@pytest.mark.parametrize(
+    ("serving", "starting", "in_flight", "expected"),
+    [
+        (50, 0, 50 * 90, 60),  # the example of Kubernetes' release notes of 1.33
+        (4, 0, 4 * 150, 8),
+        (4, 0, 4 * 37.5, 2),
+        (4, 0, 4 * 82, 4),  # within the tolerance
+        (4, 4, 4 * 150, 8),  # those that start will take their share
+        (4, 2, 4 * 150, 8),
+        (4, 4, 4 * 37.5, 6),  # ... and before it shrinks, they count as on target
+    ],
+)
+def test_target_is_the_rule_of_kubernetes(serving, starting, in_flight, expected):
+    decide = decider(PolicySpec("target", metric="in_flight", target=75.0))
+    assert decide(state(serving=serving, starting=starting, in_flight=in_flight)) == expected
+
+
+def test_a_pool_shrinks_to_the_largest_number_of_late():
+    """Load until 4 s; with stabilisation the number falls when the last large decision is so old, without at once."""
+    load = requests(*[(20 * number, 30, 60) for number in range(200)], (20_000, 30, 60))
+    policy = PolicySpec("target", metric="rate", target=20.0)
+    falls = []
+    for stabilisation_s in (0.0, 6.0):
+        (pool,) = scaled(case_of(3), load, policy, stabilisation_s=stabilisation_s).autoscaling.pools
+        ready = pool.serving + pool.starting
+        assert ready.max() == 3
+        falls.append(pool.time_ns[np.flatnonzero(ready == 3)[-1] + 1])
+    assert falls[1] - falls[0] == pytest.approx(6 * SECOND, abs=SECOND)
+
+
+def test_goodput_adds_replicas_while_objectives_are_missed():
+    load = requests(*[(160 * number, 30, 40) for number in range(800)])  # each takes about half a second
+    policy = PolicySpec("goodput", least=0.95)
+    result = scaled(case_of(6, SINGLE), load, policy, slo=Slo(ttft_s=2.0), startup_s=1.0)
+    waits_ns = result.requests.first_token_ns - result.requests.arrival_ns
+    assert waits_ns[-50:].max() < 2 * SECOND < waits_ns.max()
+    (pool,) = result.autoscaling.pools
+    assert pool.serving.max() >= 3
+
+
+def test_systems_without_whole_replicas_are_refused():
+    with pytest.raises(SimulationError, match="autoscaling needs replicas"):
+        scaled(case_of(2), random_load(1, 5, rate_rps=1), PolicySpec("fixed"), engine=EngineSpec())
