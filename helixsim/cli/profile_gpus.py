@@ -101,7 +101,8 @@ def _kernel_lines(gpu: GpuSpec) -> Iterator[str]:
             )
     yield (
         f"  attention of prompts: {attention.compute_efficiency:.0%} of the fp16 rate, "
-        f"{format_seconds(attention.launch_s)} and {attention.padding_tokens:g} tokens of padding"
+        f"{format_seconds(attention.launch_s)}, {attention.padding_tokens:g} tokens of padding and exponentials "
+        f"like {attention.softmax_columns:g} numbers of a key"
     )
     yield (
         f"  attention of decode steps: {attention.kv_bandwidth_efficiency:.0%} of the bandwidth, "

@@ -126,6 +126,9 @@ class AttentionLaw:
 
     Keys and values of 8 bits or less are read at ``most_kv8_bytes_per_s`` at the most, where they are converted before
     they are multiplied.
+
+    A prompt's pair of tokens takes an exponential in each head, which lasts as long as ``softmax_columns`` more numbers
+    in a key or value: narrow heads reach less of the peak. ``compute_efficiency`` is that of heads of 128.
     """
 
     compute_efficiency: float
@@ -138,6 +141,7 @@ class AttentionLaw:
     indexed_s: float = 0.0
     most_kv8_bytes_per_s: float = math.inf
     kv_core_bytes_per_s: float = math.inf
+    softmax_columns: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,6 +146,7 @@ class AttentionSection(Section):
     indexed: TimeOrNone = 65e-6
     most_kv8: Bandwidth | None = None
     kv_core: Bandwidth | None = None
+    softmax_columns: Annotated[float, Field(ge=0, le=10_000)] = 0.0
 
     def law(self) -> AttentionLaw:
         """Return the law."""
@@ -160,6 +161,7 @@ class AttentionSection(Section):
             indexed_s=self.indexed,
             most_kv8_bytes_per_s=math.inf if self.most_kv8 is None else self.most_kv8 / BITS_PER_BYTE,
             kv_core_bytes_per_s=math.inf if self.kv_core is None else self.kv_core / BITS_PER_BYTE,
+            softmax_columns=self.softmax_columns,
         )
 
 

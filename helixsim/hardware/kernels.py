@@ -45,6 +45,9 @@ issue 290)."""
 _DISPATCH_BITS = {"fp4": 4.5, "fp8": 8.0}
 """Bits of each number of a token on its way to experts that multiply in a format, scales included."""
 
+_TIMED_WIDTH = 256
+"""Numbers of the keys and values of a head of 128, of which the share of the peak was read off."""
+
 _ELEMENTWISE_PASSES = 8
 """Hidden states that two norms with residual additions read and write."""
 
@@ -128,15 +131,18 @@ class Node:
         """Return the time of prompts whose tokens attend to ``pairs`` tokens in all, without the constant part.
 
         Compressed keys and values (MLA) are expanded to full heads, but where an index picks tokens: there every head
-        multiplies them as they are, as in decode steps.
+        multiplies them as they are, as in decode steps. Each pair also takes one exponential a head, however wide the
+        head is: as long as ``softmax_columns`` more of its numbers. The share of the peak is that of heads of 128.
         """
         if attention.kind == "linear":
             return 0.0
         width = attention.key_dim + attention.value_dim
         if attention.kind == "latent" and attention.attended_tokens is not None:
             width = 2 * attention.kv_numbers
-        widths = attention.num_heads / self.tensor * width
-        return 2.0 * widths * pairs / (self.gpu.kernels.attention.compute_efficiency * self.gpu.fp16_flops)
+        law = self.gpu.kernels.attention
+        whole = (width + law.softmax_columns) * _TIMED_WIDTH / (_TIMED_WIDTH + law.softmax_columns)
+        widths = attention.num_heads / self.tensor * whole
+        return 2.0 * widths * pairs / (law.compute_efficiency * self.gpu.fp16_flops)
 
     def kv_read_s(self, attention: Attention, kv_bits: float, tokens: float) -> float:
         """Return the time to read the keys and values of ``tokens`` tokens of context.

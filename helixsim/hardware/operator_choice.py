@@ -42,6 +42,8 @@ class Timed:
     ----------
     law_s
         Time for so many tokens by a law [s], where no table has it.
+    assumed_ns
+        What the library adds to the time of the table without a measurement, left out [ns].
     newer
         Tables of a newer version, which count where ``tables`` have more than ``_MOST_APART`` times as much.
     multiply_s, read_s
@@ -57,10 +59,11 @@ class Timed:
     sustained: float = 1.0
     newer: Tables | None = None
     law_s: Callable[[float], float] | None = None
+    assumed_ns: float = 0.0
 
     def ns(self, seqs: int, tokens: int = 1, past: int = 0, *, is_prompt: bool = False) -> float:
         """Return the time [ns]."""
-        alone_ns = sum(self._alone(seqs, tokens, past, is_prompt).values())
+        alone_ns = sum(self._alone(seqs, tokens, past, is_prompt).values()) - self.assumed_ns
         if self.sustained == 1.0:
             return alone_ns
         multiply_s = self.multiply_s * seqs

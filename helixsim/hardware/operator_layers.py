@@ -38,6 +38,11 @@ _WITH_MODULES = "vllm"
 _LATENT = (192, 128, 576)
 """Widths of keys, values and compressed keys and values in the tables of MLA: those of DeepSeek V2, V3 and Kimi K2."""
 
+_ASSUMED_NS = 13_200.0
+"""What the library adds to the attention of prompts for the rotary embedding, whatever the GPU and the shape
+(aiconfigurator-core 0.12: its times less those of its tables), and again for each norm of queries and keys: nothing was
+measured, and the laws have these kernels among the norms."""
+
 _SMALL = 256
 """Rows and columns of a product that takes no longer than the launches of its kernels: in 8 or 4 bits longer than in 16
 by the quantising of activations, which the tables time with the product."""
@@ -175,13 +180,37 @@ def _sustained(one: Timed, gpu: GpuSpec, form: NumberFormat, read: float, multip
 def _attention_timed(
     layer: Layer, model: ModelSpec, gpus: int, tables: Tables, in_service: bool
 ) -> tuple[tuple[Timed, ...], tuple[Timed, ...]]:
-    if not in_service or layer.attention is None or layer.attention.kind != "latent":
+    if in_service and layer.attention is not None and layer.attention.kind != "latent":
+        return attention_kernels(layer, model, gpus, tables)
+    if not in_service or layer.attention is None:
         found = attention_operators(layer, model, gpus, tables)
         return ((), ()) if found is None else (timed(tables, found[0]), timed(tables, found[1]))
     _check_attention(layer.attention, model, gpus)
     prompt, decode = latent_attention(tables, layer.attention, gpus, model.kv_precision)
     expanded = [(*_shard(one, gpus), one.format) for one in layer.matrices if one.name == "kv_b"]
     return (prompt, *products(tables, expanded)), decode
+
+
+def attention_kernels(
+    layer: Layer, model: ModelSpec, gpus: int, tables: Tables
+) -> tuple[tuple[Timed, ...], tuple[Timed, ...]]:
+    """Return the attention of prompts and that of decode steps as its tables measured it, without rotary embedding.
+
+    Raises
+    ------
+    DataError
+        If the layer has none, or none that is looked up.
+    """
+    attention = layer.attention
+    if attention is None:
+        raise DataError(f"{model.name} has a layer without attention")
+    plain = replace(layer, attention=replace(attention, head_norms=False))  # the library counts their norms, too
+    found = attention_operators(plain, model, gpus, tables)
+    assert found is not None, "the layer has attention"
+    prompt, decode = (timed(tables, operators) for operators in found)
+    if attention.kind != "latent":
+        prompt = tuple(replace(one, assumed_ns=_ASSUMED_NS) for one in prompt)
+    return prompt, decode
 
 
 def attention_operators(

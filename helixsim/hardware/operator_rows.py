@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from helixsim.domain.model import ModelSpec
-from helixsim.errors import DataError
 from helixsim.hardware.catalog import load_gpu
 from helixsim.hardware.kernel_rows import KernelRow
 from helixsim.hardware.kernels import ALL_REDUCES_PER_LAYER
-from helixsim.hardware.operator_layers import attention_operators, expert_operator, product_operators
+from helixsim.hardware.operator_layers import attention_kernels, expert_operator, product_operators
 from helixsim.hardware.operator_library import Tables
 
 DECODES = tuple((seqs, context) for seqs in (1, 4, 16, 64, 256) for context in (512, 2048, 8192))
@@ -29,13 +27,8 @@ def operator_rows(model: ModelSpec, gpu: str, gpus: int, tables: Tables) -> Iter
         If the tables do not have one of its operators.
     """
     layer, build = model.layers[-1], tables.build
-    if layer.attention is not None:  # norms are left out, and the library would count those of heads as attention
-        layer = replace(layer, attention=replace(layer.attention, head_norms=False))
     products = build.text(product_operators(layer, gpus, tables))
-    attending = attention_operators(layer, model, gpus, tables)
-    if attending is None:
-        raise DataError(f"the last layer of {model.name} has no attention")
-    prompt, decode = (build.text(operators) for operators in attending)
+    prompt, decode = attention_kernels(layer, model, gpus, tables)
     reduces = build.text([build.all_reduce(model.hidden_size, gpus)] * ALL_REDUCES_PER_LAYER if gpus > 1 else [])
     experts = build.text([expert_operator(layer, gpus, tables, load_gpu(gpu).kernels)] if layer.experts else [])
 
@@ -52,6 +45,6 @@ def operator_rows(model: ModelSpec, gpu: str, gpus: int, tables: Tables) -> Iter
         return KernelRow(gpu, model.name, gpus, model.precision, phase, batch, each, context, total_ms, known)
 
     for seqs, context in DECODES:
-        yield row("decode", seqs, 0, context, tables.ns(decode, seqs, context))
+        yield row("decode", seqs, 0, context, sum(one.ns(seqs, context) for one in decode))
     for prompts, tokens in PROMPTS:
-        yield row("prefill", prompts, tokens, 0, tables.ns(prompt, prompts, tokens, is_prompt=True))
+        yield row("prefill", prompts, tokens, 0, sum(one.ns(prompts, tokens, is_prompt=True) for one in prompt))

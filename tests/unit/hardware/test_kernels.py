@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from helixsim.domain.engine import EngineSpec
 from helixsim.domain.kernels import MOST_DIRECT_BYTES, GemmLaw
-from helixsim.domain.layers import FP16, Matrix, NumberFormat
+from helixsim.domain.layers import FP16, Attention, Matrix, NumberFormat
 from helixsim.domain.placement import LayerRange
 from helixsim.domain.step_time import BatchShape, StepTime
 from helixsim.hardware import catalog
@@ -54,6 +54,33 @@ def test_formats_that_a_gpu_lacks_are_read_at_their_size_and_multiplied_in_16_bi
     assert ampere.gemm_s(matrix(FP8), 1e6) == pytest.approx(ampere.gemm_s(matrix(), 1e6), rel=0.01)
     assert hopper.gemm_s(matrix(FP8), 1e5) < 0.7 * hopper.gemm_s(matrix(), 1e5)
     assert hopper.gemm_s(matrix(INT4), 1e6) == pytest.approx(hopper.gemm_s(matrix(), 1e6), rel=0.01)
+
+
+def _attention(width: int, heads: int) -> Attention:
+    llama = catalog.load_model("llama-3.1-8b").layers[0].attention
+    return dataclasses.replace(llama, num_heads=heads, num_kv_heads=heads, key_dim=width, value_dim=width)
+
+
+@given(st.sampled_from(GPUS), st.sampled_from([32, 64, 256]), st.floats(1, 1e9))
+def test_narrow_heads_reach_less_of_the_peak_by_the_exponential_of_each_pair(gpu, width, pairs):
+    """As many numbers in heads of any width multiply alike; what differs is one exponential for each pair and head."""
+    node, law = Node(gpu), gpu.kernels.attention
+    apart_s = [node.prefill_attention_s(_attention(wide, 128 * 256 // wide), pairs) for wide in (128, width)]
+    exponential_s = (
+        node.prefill_attention_s(_attention(128, 1), pairs) * law.softmax_columns / (256 + law.softmax_columns)
+    )
+    more_heads = 256 * 128 / width - 256
+    assert apart_s[1] - apart_s[0] == pytest.approx(more_heads * exponential_s, rel=1e-9, abs=1e-18)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "narrow", "wide"),  # TFLOP/s of heads of 64 and 256 with vLLM 0.24 (aiconfigurator-core 0.12)
+    [("h100", 456, 685), ("b200", 677, 1277), ("b300", 909, 1381), ("l40s", 162, 181), ("rtx-pro-6000", 256, 292)],
+)
+def test_wide_heads_multiply_faster_as_measured(gpu, narrow, wide):
+    node = Node(catalog.load_gpu(gpu))
+    times_s = [node.prefill_attention_s(_attention(width, 4096 // width), 1e9) for width in (64, 256)]
+    assert times_s[0] / times_s[1] == pytest.approx(wide / narrow, rel=0.12)
 
 
 @pytest.mark.parametrize(("gpu", "measured_us"), [("h100", (4511, 4014)), ("b200", (2622, 2598))])

@@ -16,6 +16,7 @@ from helixsim.domain.step_time import BatchShape, StepTime, prefill_pairs
 from helixsim.errors import ConfigError, DataError, ExitCode
 from helixsim.hardware import catalog, operator_library, operator_tables, profiles
 from helixsim.hardware.kernels import Node
+from helixsim.hardware.operator_layers import layer_operators
 from helixsim.hardware.operator_library import DISTRIBUTION, SYSTEMS, backend_of, check_version, open_tables
 from helixsim.hardware.operator_tables import operator_profile, operator_times
 from helixsim.hardware.profile_options import ProfileOptions
@@ -124,6 +125,18 @@ def test_in_service_norms_are_those_of_the_laws():
         assert found == pytest.approx(1e6 * (law_ms - elements_ms))
     assert "laws" in in_service.provenance
     assert "laws" not in timed.provenance
+
+
+@pytest.mark.parametrize("model", [QWEN, catalog.load_model("llama-3.1-8b")], ids=lambda model: model.name)
+def test_in_service_attention_of_prompts_is_what_was_measured_without_what_the_library_adds(model):
+    """Rotary embedding and norms of heads are among the norms of the laws, so that the library's own count twice."""
+    layer, node, tables = model.layers[0], Node(H100), made_up()
+    for is_in_service, assumed_ns in ((False, 0.0), (True, 13_200.0)):
+        operators = layer_operators(layer, model, node, tables, is_in_service)
+        has_norms = layer.attention.head_norms and not is_in_service
+        measured_ns = 1e6 * (0.01 + 0.02 * has_norms + 4 * 512 * 1e-5 * layer.attention.num_heads)
+        found_ns = sum(one.ns(4, 512, is_prompt=True) for one in operators.prompt)
+        assert found_ns == pytest.approx(measured_ns - assumed_ns)
 
 
 def test_what_an_engine_fuses_with_the_kernels_before_is_left_out():
