@@ -108,7 +108,7 @@ def simulate(
     """
     from helixsim.study.systems import simulate_system
 
-    return simulate_system(_resolved(experiment), placed, seed=seed)
+    return simulate_system(_resolved(experiment), placed, seed=seed, with_faults=True)
 
 
 def capacity(

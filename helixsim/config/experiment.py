@@ -10,6 +10,7 @@ from typing import Any
 from helixsim.domain.cluster import Deployment
 from helixsim.domain.disaggregation import KvTransfer
 from helixsim.domain.engine import IDEAL, EngineSpec
+from helixsim.domain.faults import FaultSpec
 from helixsim.domain.placement import Role
 from helixsim.domain.request import Slo
 from helixsim.errors import ConfigError, unknown_name
@@ -174,6 +175,8 @@ class ResolvedExperiment:
         What-if variants whose systems are compared with those of the experiment.
     unsupported
         Sentences on what the models do not represent.
+    faults
+        Faults of runs; placements are searched without them. None: none.
     """
 
     name: str
@@ -198,6 +201,7 @@ class ResolvedExperiment:
     slo_targets: tuple[tuple[str, Slo], ...] = ()
     variants: tuple[Variant, ...] = ()
     unsupported: tuple[str, ...] = ()
+    faults: FaultSpec | None = None
 
     def system(self, name: str) -> SystemSpec:
         """Return a system by name.

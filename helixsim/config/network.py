@@ -88,21 +88,21 @@ def nodes_in_service(
 ) -> tuple[set[str], set[str]]:
     """Return the ids of the nodes in service, and of those out of service that are not given up."""
     ids = {node.id for node in nodes}
-    removed = _listed(section.removed, "removed", nodes, source, problems)
-    down = _listed(section.down, "down", nodes, source, problems) - removed
+    removed = listed(section.removed, ("cluster", "removed"), nodes, source, problems)
+    down = listed(section.down, ("cluster", "down"), nodes, source, problems) - removed
     if ids and not ids - removed - down:
         key = "down" if section.down else "removed"
         problems.append(source.problem(("cluster", key), "no node is in service"))
     return ids - removed - down, down
 
 
-def _listed(
-    patterns: Sequence[str] | None, key: str, nodes: tuple[Node, ...], source: Source, problems: list[Problem]
+def listed(
+    patterns: Sequence[str] | None, at: KeyPath, nodes: tuple[Node, ...], source: Source, problems: list[Problem]
 ) -> set[str]:
     """Return the ids of the nodes that a list such as ``cluster.down`` names."""
     found: set[str] = set()
     for number, pattern in enumerate(patterns or ()):
-        path = ("cluster", key, number)
+        path = (*at, number)
         kind, colon, name = pattern.partition(":")
         if not colon:
             found.update(matching(pattern, [node.id for node in nodes], path, source, problems))

@@ -18,6 +18,7 @@ from helixsim.config.choices import Choices, Registries, is_file_name, look_up, 
 from helixsim.config.digest import config_hash
 from helixsim.config.engine import build_engine, calibration_of, kv_rules
 from helixsim.config.experiment import CapacitySpec, ResolvedExperiment, SystemSpec, Variant
+from helixsim.config.faults import build_faults
 from helixsim.config.loads import build_arrivals, build_slo, build_workload, unstated
 from helixsim.config.network import build_cluster, nodes_in_service
 from helixsim.config.nodes import build_nodes, load_gpus, override_nodes
@@ -178,6 +179,7 @@ class _Resolver:
                 source.problem(("engine", "name"), f"{text}; --allow-unsupported simulates it nevertheless")
                 for text in beyond
             )
+        faults = build_faults(section, cluster.nodes, workload, own_arrivals, self.engine.spec, source, self.problems)
         if self.problems or workload is None:
             raise _error(self.problems)
 
@@ -230,26 +232,24 @@ class _Resolver:
             planning_seed=section.planning.seed,
             planning_rate_rps=None if planned_rate is None else units.parse(planned_rate, "rate"),
             file_hashes=file_hashes,
+            faults=faults,
         )
 
     def _workload(self, own_arrivals: Sequence[ArrivalsSpec | None]) -> WorkloadSpec | None:
         """Return the load of the experiment, checked together with the arrivals single systems have of their own."""
         workload = build_workload(self.section.workload, self.choices, self.source, self.problems)
         if workload is not None:
-            path: KeyPath = ("workload", "arrivals")
-            self.problems.extend(checks.check_arrivals(workload.arrivals, path, workload, self.source))
-            for number, arrivals in enumerate(own_arrivals):
+            for at, arrivals in enumerate((workload.arrivals, *own_arrivals), -1):
                 if arrivals is not None:
-                    path = ("systems", number, "arrivals")
+                    path = ("workload", "arrivals") if at < 0 else ("systems", at, "arrivals")
                     self.problems.extend(checks.check_arrivals(arrivals, path, workload, self.source))
         return workload
 
     def _stats(self, workload: WorkloadSpec, fleet: Deployment) -> WorkloadStats:
         """Return the means of the load, once its lengths are known to fit the model."""
         try:
-            seed = self.section.seed
-            too_long = list(checks.check_context(workload, seed, fleet, self.source))
-            stats = workload_stats(workload, seed)
+            too_long = list(checks.check_context(workload, self.section.seed, fleet, self.source))
+            stats = workload_stats(workload, self.section.seed)
         except ConfigError as error:  # found while reading or drawing: the load knows the key, not the file
             keys = [("workload", *(one.path.split(".") if one.path else ())) for one in error.problems]
             problems = [self.source.problem(key, p.message) for key, p in zip(keys, error.problems, strict=True)]
@@ -381,8 +381,7 @@ class _Resolver:
         document["precision"] = precision
         figures = self.engine.figures()
         document["engine"] |= {key: value for key, value in figures.items() if key not in NOT_OF_EXPERIMENTS}
-        default_baseline = "swarm" if "swarm" in self.names else self.names[-1]
-        document["baseline"] = section.baseline or default_baseline
+        document["baseline"] = section.baseline or ("swarm" if "swarm" in self.names else self.names[-1])
         load = document["workload"]
         load["arrivals"]["process"] = workload.arrivals.process
         load["drain"] = workload.window.drain

@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import ConfigDict, Field, Tag
 
 from helixsim.config.engine_schema import EngineSection
+from helixsim.config.faults_schema import FaultsSection
 from helixsim.config.fields import (
     Bandwidth,
     Choice,
@@ -344,4 +345,5 @@ class ExperimentSection(Section):
     planning: PlanningSection = Field(
         PlanningSection(), description="Load assumed by planners, if it differs from the simulated load."
     )
+    faults: FaultsSection | None = Field(None, description="Nodes that fail during a run (default: none).")
     report: ReportSection = Field(ReportSection(), description="Output of a run.")

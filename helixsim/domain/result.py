@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from helixsim.domain.autoscaling import AutoscalingStats
+from helixsim.domain.faults import FaultStats
 from helixsim.domain.flowplan import Route
 from helixsim.domain.request import FeedMode
 
@@ -28,6 +29,8 @@ class RequestStatus(IntEnum):
     FINISHED = 2
     REJECTED = 3
     """Longer than the context of the model, or than the KV memory of any route."""
+    FAILED = 4
+    """Given up because of faults: lost too often, or without a route for too long."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +181,7 @@ class RunResult:
 
     ``classes`` are the classes of its requests, in the order of their first arrival. ``transfers``: None: prefill and
     decode share their nodes. ``offloading``: None: KV blocks are on GPUs alone. ``autoscaling``: None: all replicas
-    serve all the time.
+    serve all the time. ``faults``: None: no node can fail.
 
     ``counters`` has at least ``events``, ``batches``, ``messages``, ``preemptions``, ``recomputed_tokens``,
     ``rejected``, ``token_hops``.
@@ -203,3 +206,4 @@ class RunResult:
     transfers: TransferStats | None = None
     offloading: OffloadStats | None = None
     autoscaling: AutoscalingStats | None = None
+    faults: FaultStats | None = None

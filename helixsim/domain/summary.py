@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
+from helixsim.domain.fault_figures import FaultEvent, FaultFigures
 from helixsim.domain.figures import (
     ClassFigures,
     ClusterFigures,
@@ -76,6 +77,8 @@ class Summary:
     """None: all nodes serve both phases."""
     kv_offloading: OffloadFigures | None = None
     """None: KV blocks are on GPUs alone."""
+    faults: FaultFigures | None = None
+    """None: no node can fail."""
 
     def vllm_keys(self) -> dict[str, Any]:
         """Return the figures of ``vllm bench serve`` under its keys; latencies in ms."""
@@ -126,6 +129,7 @@ class Summary:
             **({} if self.ranking is None else {"ranking": json_values(asdict(self.ranking))}),
             **({} if self.disaggregation is None else {"disaggregation": asdict(self.disaggregation)}),
             **({} if self.kv_offloading is None else {"kv_offloading": asdict(self.kv_offloading)}),
+            **({} if self.faults is None else {"faults": asdict(self.faults)}),
         }  # fmt: skip
 
     def confidence(self) -> dict[str, Limits]:
@@ -251,6 +255,12 @@ def _read_offloading(document: Mapping[str, Any] | None) -> OffloadFigures | Non
     return OffloadFigures(**{**document, "tiers": tiers})
 
 
+def _read_faults(document: Mapping[str, Any] | None) -> FaultFigures | None:
+    if document is None:
+        return None
+    return FaultFigures(**{**document, "events": tuple(FaultEvent(**one) for one in document["events"])})
+
+
 def _latency(keys: Mapping[str, Any], name: str, interval: Limits | None = None) -> Latency:
     """Return the latency whose statistics are among ``keys`` [ms]; ``interval`` of its mean [ms]."""
     return Latency(
@@ -301,6 +311,7 @@ def _read(top: Mapping[str, Any], own: Mapping[str, Any]) -> Summary:
         ranking=_read_ranking(own.get("ranking")),
         disaggregation=_read_disaggregation(own.get("disaggregation")),
         kv_offloading=_read_offloading(own.get("kv_offloading")),
+        faults=_read_faults(own.get("faults")),
     )
 
 

@@ -38,7 +38,7 @@ class Admission:
         self.expected_output_tokens = expected_output_tokens
         self.marks = [int(high_water * pool.capacity) for pool in pools]
         self.reserves = [int(watermark * pool.capacity) for pool in pools]
-        self.largest_context_tokens = block_tokens * _widest_route_blocks(graph, pools)
+        self.largest_context_tokens = block_tokens * widest_route_blocks(graph, pools)
         self._holders = _holders(pools, workers)
         self._hops = {-1: frozenset(graph.first)}
         self._blocks_now = 0
@@ -152,7 +152,7 @@ def _expected_share(pools: Sequence[KvPool]) -> float:
     return sum(pool.reserved / pool.layers for pool in pools) / capacity if capacity else 1.0
 
 
-def _widest_route_blocks(graph: RoutingGraph, pools: Sequence[KvPool]) -> int:
+def widest_route_blocks(graph: RoutingGraph, pools: Sequence[KvPool]) -> int:
     """Return the largest number of KV blocks any route can hold for one request (widest path)."""
     behind = [0] * len(pools)
 

@@ -47,7 +47,7 @@ class ReplicaView:
     def fits(self, hop: Hop) -> bool:
         """See ``RoutingView.fits``."""
         replica = self._of[hop.node]
-        if self._sequence.prompt_tokens + 1 > replica.capacity_tokens:
+        if self._sequence.target + 1 > replica.capacity_tokens:
             return False
         return not self._at_once or replica.could_admit(self._sequence, self.coming[replica.number])
 
@@ -60,7 +60,7 @@ class ReplicaView:
         """See ``RoutingView.prompt_backlog``: with those on their way; what a prefix cache has of them counts too."""
         replica = self._of[node]
         coming = self.coming[replica.number]
-        return replica.scheduler.pending_tokens + sum([sequence.prompt_tokens for sequence in coming])
+        return replica.scheduler.pending_tokens + sum([sequence.target for sequence in coming])
 
     def in_flight(self, node: int) -> int:
         """See ``RoutingView.in_flight``."""
@@ -232,13 +232,17 @@ class Frontend:
                 raise SimulationError(f"{type(self.policy).__name__} has routed none of 1000 requests in a row")
             else:
                 refused += 1
-                self._reject(self.waiting.popleft())
-                if self.feed.mode is FeedMode.CLOSED_LOOP:
-                    self._launch_next()
+                self._give_up(self.waiting.popleft())
+
+    def _give_up(self, sequence: Running) -> None:
+        """Reject a request that the policy cannot route even to idle replicas."""
+        self._reject(sequence)
+        if self.feed.mode is FeedMode.CLOSED_LOOP:
+            self._launch_next()
 
     def _send(self, sequence: Running) -> bool:
         """Route a request and send it off; False if the policy finds no replica for it now."""
-        prompt = sequence.prompt_tokens
+        prompt = sequence.target
         expected = prompt + self._expected_tokens
         self.view.consider(sequence)
         hops = self.policy.route(prompt, expected, self.view)
@@ -263,7 +267,7 @@ class Frontend:
     def _dispatch(self, replica: Replica, sequence: Running) -> None:
         """Send a request to a replica."""
         self._book(replica, sequence)
-        self.submit(replica, Submission(self.kernel.env, sequence), sequence.prompt_tokens)
+        self.submit(replica, Submission(self.kernel.env, sequence), sequence.target)
 
     def _book(self, replica: Replica, sequence: Running) -> None:
         view, number = self.view, replica.number

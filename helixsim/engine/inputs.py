@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from helixsim.batching.base import BatchingPolicy
@@ -9,6 +10,7 @@ from helixsim.domain.autoscaling import AutoscalingSpec, Pool
 from helixsim.domain.cluster import Deployment
 from helixsim.domain.disaggregation import KvTransfer
 from helixsim.domain.engine import IDEAL, EngineSpec
+from helixsim.domain.faults import Fault
 from helixsim.domain.flowplan import FlowPlan
 from helixsim.domain.placement import Placement
 from helixsim.domain.request import Feed, Slo, Window
@@ -71,6 +73,22 @@ class Autoscaling:
 
 
 @dataclass(frozen=True)
+class FaultPlan:
+    """Faults of a run in the order of time, and the reactions to them; times as in ``domain.faults.FaultSpec``.
+
+    ``reroute`` returns the policy that routes by the max-flow without some nodes, by their ids; None if they leave no
+    route. Without ``reroute`` the policy stays.
+    """
+
+    faults: tuple[Fault, ...]
+    detection_ns: int
+    retry_limit: int
+    timeout_ns: int
+    delay_ns: int = 0
+    reroute: Callable[[frozenset[str]], RoutingPolicy | None] | None = None
+
+
+@dataclass(frozen=True)
 class SimulationInputs:
     """Everything one run needs.
 
@@ -81,7 +99,7 @@ class SimulationInputs:
     the end. ``patience``: end the run early; None: never. ``timeline``: where iterations and messages are recorded, and
     where the run ends with the part that is recorded; None: they are not, which costs no time. ``legs``: None: all
     nodes serve both phases; otherwise ``graph`` is of all nodes and ``policy`` not used. ``autoscaling``: None: all
-    replicas serve all the time, which costs no time.
+    replicas serve all the time; ``faults``: None: no node fails; both cost no time then.
     """
 
     fleet: Deployment
@@ -103,3 +121,4 @@ class SimulationInputs:
     timeline: Timeline | None = None
     legs: Legs | None = None
     autoscaling: Autoscaling | None = None
+    faults: FaultPlan | None = None

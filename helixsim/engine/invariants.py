@@ -57,8 +57,10 @@ def _conservation(columns: RequestColumns, system: System, recorder: Recorder) -
         and counts[RequestStatus.WAITING] == system.num_waiting
         and counts[RequestStatus.FINISHED] == recorder.finished
         and counts[RequestStatus.REJECTED] == recorder.rejected
+        and counts[RequestStatus.FAILED] == recorder.failed
     )
-    parts = ", ".join(f"{count} {status.name.lower()}" for status, count in counts.items())
+    shown = {status: count for status, count in counts.items() if count or status is not RequestStatus.FAILED}
+    parts = ", ".join(f"{count} {status.name.lower()}" for status, count in shown.items())
     return InvariantCheck("INV-1 conservation", held, f"{len(columns.status)} arrived = {parts}")
 
 

@@ -22,6 +22,8 @@ class Priority(IntEnum):
     """A message reaches its destination, a request arrives."""
     FINISH = 2
     """A batch ends."""
+    FAULT = 3
+    """A node fails or is back, or the coordinator learns of it."""
     COORDINATE = 4
     """The coordinator handles all that has reached it: tokens, admission, next steps."""
     DISPATCH = 5
@@ -87,6 +89,11 @@ class Kernel:
             raise ValueError(f"an event cannot lie {-delay_ns} ns in the past")
         self.calls += 1
         heappush(self._queue, (self.now_ns + delay_ns, priority, next(self._numbers), event))  # as env.schedule does
+
+    @property
+    def scheduled(self) -> int:
+        """Number of events that are scheduled."""
+        return len(self._queue)
 
     @property
     def is_idle(self) -> bool:

@@ -38,6 +38,10 @@ class NodeSystem:
         If the engine decodes with draft tokens or by priority, which only the scheduler of a replica does.
     """
 
+    worker_kind: type[Worker] = Worker
+    coordinator_kind: type[Coordinator] = Coordinator
+    admission_kind: type[Admission] = Admission
+
     def __init__(self, inputs: SimulationInputs, kernel: Kernel, fabric: NetworkFabric, recorder: Recorder) -> None:
         for is_chosen, key in (
             (inputs.engine.speculation is not None, "speculative"),
@@ -57,7 +61,7 @@ class NodeSystem:
         for worker, pool in zip(self.workers, self.pools, strict=True):
             if isinstance(worker, RecordedWorker):
                 worker.pool = pool
-        admission = Admission(
+        admission = self.admission_kind(
             inputs.graph,
             self.pools,
             self.workers,
@@ -66,7 +70,7 @@ class NodeSystem:
             inputs.expected_output_tokens,
             inputs.engine.min_free_share,
         )
-        self.coordinator = Coordinator(
+        self.coordinator = self.coordinator_kind(
             kernel,
             fabric,
             self.workers,
@@ -86,7 +90,7 @@ class NodeSystem:
         if cuts_prompts(inputs):
             limits = replace(limits, max_decode_seqs=min(limits.max_decode_seqs, limits.max_prefill_tokens))
             budget = TokenBudget(limits, inputs.engine.long_prefill_token_threshold)
-        kind = Worker if inputs.timeline is None else recorded(Worker, inputs.timeline)
+        kind = self.worker_kind if inputs.timeline is None else recorded(self.worker_kind, inputs.timeline)
         made: Worker = kind(
             node_id,
             held,

@@ -121,6 +121,7 @@ class Recorder:
         self.arrived = 0
         self.finished = 0
         self.rejected = 0
+        self.failed = 0
         self.samples = _Samples()
         self._class_numbers: dict[str, int] = {}
 

@@ -8,7 +8,11 @@ from functools import partial
 
 import numpy as np
 
+from helixsim.domain.request import FeedMode
 from helixsim.domain.result import LinkStats, NodeStats, RunResult
+from helixsim.engine.faults import FaultDriver
+from helixsim.engine.faulty_nodes import FaultyNodeSystem
+from helixsim.engine.faulty_replicas import FaultyReplicaSystem
 from helixsim.engine.inputs import SimulationInputs
 from helixsim.engine.invariants import check_invariants, check_state, raise_if_broken
 from helixsim.engine.kernel import Call, Kernel, Priority
@@ -54,8 +58,20 @@ def system_kind(inputs: SimulationInputs) -> Callable[..., System]:
     ------
     SimulationError
         If nodes have roles, or their number is to follow the load, but they are no replicas of an engine that schedules
-        them as wholes.
+        them as wholes; or if nodes can fail, and have roles, or follow the load, or requests stand ready for ever, or a
+        timeline is recorded.
     """
+    if inputs.faults is not None:
+        if (
+            inputs.timeline is not None
+            or inputs.legs is not None
+            or inputs.autoscaling is not None
+            or inputs.feed.mode is FeedMode.SATURATE
+        ):
+            raise SimulationError(
+                "faults need open or closed loops, nodes without roles, no autoscaling and no timeline"
+            )
+        return FaultyReplicaSystem if has_replicas(inputs) else FaultyNodeSystem
     if inputs.autoscaling is not None:
         if inputs.legs is not None or not has_replicas(inputs):
             raise SimulationError(
@@ -97,6 +113,10 @@ class _Run:
             fabric.kind = partial(recorded, timeline=inputs.timeline)
         kind = system_kind(inputs)
         self.system: System = kind(inputs, self.kernel, fabric, self.recorder)
+        self.faults: FaultDriver | None = None
+        if isinstance(self.system, (FaultyReplicaSystem, FaultyNodeSystem)):
+            assert inputs.faults is not None
+            self.faults = FaultDriver(inputs.faults, self.kernel, self.system, self.system.retries)
         self.sample_ns = inputs.sample_ns or (
             max(1, window.duration_ns // SAMPLES_PER_WINDOW) if window.duration_ns is not None else OPEN_END_SAMPLE_NS
         )
@@ -105,6 +125,8 @@ class _Run:
         """Run to the end and collect the result."""
         cpu_start, wall_start = time.process_time(), time.perf_counter()
         window = self.inputs.window
+        if self.faults is not None:
+            self.faults.start()
         self.system.start()
         self.kernel.call_in(0, Priority.SAMPLE, self._sample, None)
         if self.window_end_ns is not None and not window.drain:
@@ -126,6 +148,8 @@ class _Run:
             raise_if_broken(check_state(self.system, self.kernel.now_ns))
         if self.kernel.is_idle:
             return  # nothing but samples would follow
+        if self.faults is not None and self.kernel.scheduled == self.faults.scheduled and self.system.is_drained:
+            self.kernel.stop()  # the faults that would follow hurt none
         if self._is_settled():
             self.window_end_ns = self.kernel.now_ns
             self.kernel.stop()
@@ -207,6 +231,7 @@ class _Run:
             transfers=system.transfers(),
             offloading=system.offloading(),
             autoscaling=system.autoscaling(),
+            faults=None if self.faults is None else self.faults.stats(),
         )
 
     def _node_stats(self, nodes: Sequence[NodeLoad]) -> NodeStats:

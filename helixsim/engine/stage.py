@@ -35,9 +35,11 @@ class Step(Message):
     """What a replica computes in one pass; as a message, the activations that go to the next stage.
 
     ``computed``: by chunk, how many tokens of the prompt are computed with it; known where layers are sent on.
+    ``life``: that of its replica when the step was formed, where replicas can fail.
     """
 
     computed: list[int]
+    life: int
 
     def __init__(self, env: simpy.Environment, plan: Plan) -> None:
         super().__init__(env)

@@ -34,6 +34,7 @@ from helixsim.metrics.energy_cost import (
     fleet_cost_usd_per_hour,
     mean_power_w,
 )
+from helixsim.metrics.faults import fault_figures
 from helixsim.metrics.latency import latencies, latency_samples
 from helixsim.metrics.legs import disaggregation_figures
 from helixsim.metrics.objectives import objective_figures
@@ -111,6 +112,7 @@ def summarise(
             integrity=_integrity(run),
             disaggregation=disaggregation_figures(run, used, fleet),
             kv_offloading=offload_figures(run, counts),
+            faults=fault_figures(run),
             classes={name: _class(of_class(run, name), slo.of(name)) for name in sorted(run.classes)},
             setting=setting_of(
                 run,
@@ -260,7 +262,10 @@ def _cost(run: RunResult, counts: Throughput, used: Utilisation, fleet: Deployme
 def _integrity(run: RunResult) -> IntegrityFigures:
     status = run.requests.status
     conservation = {"arrived": len(status)}
-    conservation |= {state.name.lower(): int((status == state).sum()) for state in RequestStatus}
+    counts = {state: int((status == state).sum()) for state in RequestStatus}
+    conservation |= {
+        state.name.lower(): count for state, count in counts.items() if count or state is not RequestStatus.FAILED
+    }
     return IntegrityFigures(
         preemptions=int(run.counters["preemptions"]),
         recomputed_tokens=int(run.counters["recomputed_tokens"]),

@@ -3,8 +3,8 @@
 ``output_throughput`` counts the output tokens delivered in the window, ``total_token_throughput`` also the prompt
 tokens prefilled in it, for all requests. Goodput counts requests that finish in the window and meet every objective; a
 request with one output token meets any TPOT. Attainment is their share of the requests with a known outcome: those that
-finished in the window, arrived in it and were rejected, or were not finished at its end but had missed an objective
-already: no first token, or a late one, or not finished in time. The others that were not finished are undecided.
+finished in the window, arrived in it and were rejected or failed, or were not finished at its end but had missed an
+objective already: no first token, or a late one, or not finished in time. The others are undecided.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def throughput(run: RunResult, slo: Slo) -> Throughput:
         duration_s=duration_s(run),
         arrived=int(arrived.sum()),
         completed=len(finished_in_window(run)),
-        failed=int((arrived & (requests.status == RequestStatus.REJECTED)).sum()),
+        failed=int((arrived & refused(requests)).sum()),
         prompt_tokens=int(growth_in_window(run.series.prompt_tokens, run)),
         output_tokens=int(growth_in_window(run.series.output_tokens, run)),
         good_requests=_good_requests(run, slo),
@@ -103,7 +103,7 @@ def outcomes(run: RunResult, slo: Slo) -> tuple[IntArray, BoolArray]:
     for _, part, own in by_objective(run, slo):
         requests = part.requests
         finished = finished_in_window(part)
-        rejected = in_window(requests.arrival_ns, part) & (requests.status == RequestStatus.REJECTED)
+        rejected = in_window(requests.arrival_ns, part) & refused(requests)
         missed = np.flatnonzero(rejected | late(part, own))
         arrivals += [requests.arrival_ns[finished], requests.arrival_ns[missed]]
         are_good += [_good(part, own), np.zeros(len(missed), dtype=bool)]
@@ -156,18 +156,25 @@ def _good(run: RunResult, slo: Slo) -> BoolArray:
 
 
 def unfinished(run: RunResult) -> BoolArray:
-    """Return for each request whether it had arrived, but not finished, at the end of the window; not if rejected."""
+    """Return for each request whether it had arrived, but not finished, at the end of the window; not if refused."""
     requests, end_ns = run.requests, run.window_end_ns
-    alive = (requests.status != RequestStatus.REJECTED) & (requests.arrival_ns <= end_ns)
+    alive = ~refused(requests) & (requests.arrival_ns <= end_ns)
     still: BoolArray = alive & ((requests.finish_ns < 0) | (requests.finish_ns > end_ns))
     return still
 
 
 def without_first_token(run: RunResult) -> BoolArray:
-    """Return for each request whether it was waiting for its first token at the end of the window."""
-    first_ns = run.requests.first_token_ns
-    waiting: BoolArray = unfinished(run) & ((first_ns < 0) | (first_ns > run.window_end_ns))
+    """Return for each request whether it was waiting for its first token at the end of the window, or had failed."""
+    first_ns, failed = run.requests.first_token_ns, run.requests.status == RequestStatus.FAILED
+    failed &= in_window(run.requests.arrival_ns, run)
+    waiting: BoolArray = (unfinished(run) | failed) & ((first_ns < 0) | (first_ns > run.window_end_ns))
     return waiting
+
+
+def refused(requests: RequestColumns) -> BoolArray:
+    """Return for each request whether it was rejected or has failed, so that it will never finish."""
+    found: BoolArray = requests.status >= RequestStatus.REJECTED
+    return found
 
 
 def past(run: RunResult, limit_s: float) -> BoolArray:

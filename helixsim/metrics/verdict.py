@@ -21,6 +21,7 @@ from helixsim.domain.summary import LATENCIES, Summary
 from helixsim.jsonio import json_values, significant
 from helixsim.metrics.criteria import Criterion, Step, ranked, steps
 from helixsim.metrics.error_table import KINDS
+from helixsim.metrics.faults import fault_text
 from helixsim.metrics.model_error import ModelError, model_error
 from helixsim.metrics.ranking import follows_load, share_below, shares_ahead
 from helixsim.metrics.saturation import Saturation
@@ -98,6 +99,8 @@ class SystemVerdict:
         Whether a token was generated, or a request overdue, in the window.
     feed
         How requests arrive, which decides what less load means.
+    faults
+        A sentence on faults during the run; empty without any.
     """
 
     objectives: tuple[Objective, ...]
@@ -109,6 +112,7 @@ class SystemVerdict:
     doubts: tuple[Doubt, ...]
     is_measured: bool
     feed: FeedMode
+    faults: str = ""
 
     @property
     def is_met(self) -> bool | None:
@@ -288,6 +292,7 @@ def _system(summary: Summary) -> SystemVerdict:
         tuple(_doubts(summary, objectives)),
         summary.throughput.slo_attainment is not None or bool(summary.throughput.output_tokens_per_s),
         summary.load.feed,
+        fault_text(summary.faults),
     )
 
 

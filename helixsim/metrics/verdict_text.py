@@ -32,8 +32,9 @@ _DRAWN = {"output_throughput": "throughput", "mean_ttft_ms": "mean TTFT", "mean_
 
 
 def answer(verdict: Verdict) -> list[tuple[str, str]]:
-    """Return the verdict as (title, sentence): result, margin, limit, doubts and what to do next."""
+    """Return the verdict as (title, sentence): result, margin, faults, limit, doubts and what to do next."""
     found = [("Verdict", _result(verdict)), ("Margin", _margin(verdict))]
+    found += [("Faults", f"{name}: {one.faults}") for name, one in verdict.systems.items() if one.faults]
     found.append(("Limit", _limits(verdict)))
     found += [("Doubt", text) for text in doubt_sentences(verdict)]
     found.append(("Next", suggestion(verdict)))

@@ -23,6 +23,7 @@ from helixsim.report.capacity_files import write_capacity
 from helixsim.results.capacity import CapacityResults, LossCapacity, SystemCapacity
 from helixsim.runtime.identity import content_key, errors_digest, experiment_key, experiment_plugins
 from helixsim.runtime.pool import Executor
+from helixsim.study.faults import refuse_faults
 from helixsim.study.rundir import results_directory
 from helixsim.units import NS_PER_S
 
@@ -51,11 +52,12 @@ def run_capacity(
     Raises
     ------
     ConfigError
-        If a loss names unknown nodes, or all.
+        If a loss names unknown nodes, or all, or if the experiment has faults.
     HelixsimError
         If no system could be placed or simulated, or a failure of the machine stopped the search of one. The others are
         searched, all simulations are kept, and a repeated search continues.
     """
+    refuse_faults(experiment, "capacity")
     if losses is not None:
         check_losses(experiment, losses)
     key = content_key("capacity", experiment_key(experiment), targets, options, losses, errors_digest())

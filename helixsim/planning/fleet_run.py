@@ -12,6 +12,7 @@ from helixsim.report.fleet_files import write_fleets
 from helixsim.results.fleet import FleetResults
 from helixsim.runtime.identity import content_key, errors_digest, experiment_key
 from helixsim.runtime.pool import Executor
+from helixsim.study.faults import refuse_faults
 from helixsim.study.rundir import results_directory
 
 
@@ -47,7 +48,9 @@ def fleet_key(plan: FleetPlan, experiment: Experiment | None = None) -> str:
 
     Documents of fleets hold model errors. With another table of these they are written again, from kept simulations.
     """
-    base = experiment_key(varied(plan, experiment).resolve())
+    resolved = varied(plan, experiment).resolve()
+    refuse_faults(resolved, "fleet")
+    base = experiment_key(resolved)
     parts = (plan.name, plan.question, plan.system, plan.offers, plan.budget_usd_per_hour, plan.simulations,
              plan.percentile, plan.share)  # fmt: skip
     return content_key("fleet", base, parts, errors_digest())

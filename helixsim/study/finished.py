@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from helixsim.config.experiment import ResolvedExperiment
+from helixsim.domain.faults import FailureCause, FaultStats
 from helixsim.domain.flowplan import Route
 from helixsim.domain.placement import LayerRange, Placement
 from helixsim.domain.request import FeedMode
@@ -40,7 +41,7 @@ from helixsim.study.rundir import work_folder
 from helixsim.study.systems import PlacedSystem, simulate_system
 from helixsim.writing import new_file
 
-SCHEMA = 4
+SCHEMA = 5
 
 _ARRAY = "array"
 _DOCUMENT = "document.json"
@@ -173,6 +174,13 @@ def _decoded(document: dict[str, Any]) -> Simulated:
         "classes": tuple(run["classes"]),
         "transfers": None if run["transfers"] is None else TransferStats(**run["transfers"]),
         "offloading": None if run["offloading"] is None else OffloadStats(**run["offloading"]),
+        "faults": None if run["faults"] is None else _faults(run["faults"]),
         "invariants": tuple(InvariantCheck(**check) for check in run["invariants"]),
     }
     return Simulated(decoded_placement(document["placement"]), RunResult(**{**run, **columns}))
+
+
+def _faults(document: dict[str, Any]) -> FaultStats:
+    events = tuple((time_ns, what, tuple(nodes)) for time_ns, what, nodes in document["events"])
+    causes = {int(row): FailureCause(cause) for row, cause in document["causes"].items()}
+    return FaultStats(**{**document, "events": events, "causes": causes})

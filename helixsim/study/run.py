@@ -321,8 +321,9 @@ def run_case(
     if placed.placement.notes.get("interrupted"):
         raise KeyboardInterrupt  # the search keeps its incumbent for `place`; a run must not pass it off as its result
     started_s = time.perf_counter()
-    if check:
-        return finished(case, placed, simulate_system(experiment, placed, check=True, progress=on_sample))
+    if check or experiment.faults is not None:  # what is kept of searches has no faults
+        run = simulate_system(experiment, placed, check=check, progress=on_sample, with_faults=True)
+        return finished(case, placed, run)
     return finished(case, placed, simulated(experiment, placed, runs, on_sample))
 
 

@@ -27,6 +27,7 @@ from helixsim.rng import stream
 from helixsim.routing import registry as routing_registry
 from helixsim.routing.graph import routing_graph
 from helixsim.routing.times import RoutingTimes
+from helixsim.study.faults import fault_plan
 from helixsim.study.legs import legs_of
 from helixsim.units import seconds_to_ns
 from helixsim.workload.arrivals import process_of
@@ -102,12 +103,14 @@ def simulate_system(
     patience: Patience | None = None,
     timeline: Timeline | None = None,
     progress: SimulationProgress | None = None,
+    with_faults: bool = False,
 ) -> RunResult:
     """Simulate the experiment's load on a placed system.
 
     Every system of an experiment sees the same requests: they depend on the seed only. ``window`` and ``seed``
     replace the experiment's; ``check`` tests the laws of memory and idle nodes all along; ``patience`` ends
-    the run early; ``timeline`` records a part of it, with which it ends.
+    the run early; ``timeline`` records a part of it, with which it ends. ``with_faults``: nodes fail as the experiment
+    says; searches of placements know of no faults.
 
     Raises
     ------
@@ -125,6 +128,11 @@ def simulate_system(
     made = routing_registry.get(system.routing)
     policy = made(graph, system.routing_options, stream(seed, "routing")) if legs is None else legs.prefill.policy
     sample_s = experiment.sample_s
+    window = experiment.workload.window if window is None else window
+    faults = None
+    if with_faults and experiment.faults is not None:
+        capacity = capacity_table(experiment, system)
+        faults = fault_plan(experiment, system, placed.placement, graph, capacity, window, seed)
     inputs = SimulationInputs(
         fleet=fleet,
         placement=placed.placement,
@@ -133,7 +141,7 @@ def simulate_system(
         policy=policy,
         batching=batching_registry.get(system.batching)(system.batching_options),
         feed=make_feed(experiment.workload, seed, len(fleet.cluster.nodes), system.arrivals),
-        window=experiment.workload.window if window is None else window,
+        window=window,
         high_water=system.kv.max_reserved_share,
         expected_output_tokens=mean_output if expected_output is None else expected_output,
         seed=seed,
@@ -144,6 +152,7 @@ def simulate_system(
         patience=patience,
         timeline=timeline,
         legs=legs,
+        faults=faults,
     )
     return simulate(inputs, progress)
 

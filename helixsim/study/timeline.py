@@ -8,6 +8,7 @@ from helixsim.config.experiment import ResolvedExperiment
 from helixsim.domain.timeline import Timeline
 from helixsim.report.trace_events import Recording
 from helixsim.results.runset import RunSet
+from helixsim.study.faults import refuse_faults
 from helixsim.study.placing import assembled
 from helixsim.study.systems import simulate_system
 from helixsim.study.whatif import cases
@@ -39,6 +40,7 @@ def record(
     most
         Iterations, and messages, kept of a system.
     """
+    refuse_faults(experiment, "run --timeline")
     found = []
     for case in cases(experiment):
         if case.name not in systems or case.name not in runs:

@@ -1,0 +1,145 @@
+"""``faults`` -> FaultSpec, checked against the nodes, the load and the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from helixsim import units
+from helixsim.config.faults_schema import FaultsSection
+from helixsim.config.network import listed
+from helixsim.config.schema import ExperimentSection
+from helixsim.config.source import Source
+from helixsim.domain.cluster import Node
+from helixsim.domain.engine import EngineSpec
+from helixsim.domain.faults import Fault, FaultKind, FaultSpec, RandomFaults, Reaction
+from helixsim.domain.request import FeedMode
+from helixsim.errors import Problem
+from helixsim.units import NS_PER_S
+from helixsim.workload.arrivals import process_of
+from helixsim.workload.spec import ArrivalsSpec, WorkloadSpec
+
+Placed = tuple[int, Fault]
+"""A fault with the number of its event."""
+
+
+def _ns(text: str) -> int:
+    return units.seconds_to_ns(units.parse(text, "time"))
+
+
+def build_faults(
+    experiment: ExperimentSection,
+    nodes: tuple[Node, ...],
+    workload: WorkloadSpec | None,
+    own_arrivals: Sequence[ArrivalsSpec | None],
+    engine: EngineSpec,
+    source: Source,
+    problems: list[Problem],
+) -> FaultSpec | None:
+    """Return the faults of an experiment, None without any; what is wrong with them is added to ``problems``.
+
+    ``nodes``: those in service, undivided. ``workload``: None: it is wrong. ``own_arrivals``: those of single systems.
+    """
+    section = experiment.faults
+    if section is None or workload is None:
+        return None
+    problems += _unsupported(nodes, (workload.arrivals, *own_arrivals), engine, source)
+    placed = [one for number in range(len(section.events)) for one in _event(section, number, nodes, source, problems)]
+    placed.sort(key=lambda one: one[1].at_ns)
+    window = workload.window
+    if window.duration_ns is not None:
+        end_ns = window.warmup_ns + window.duration_ns
+        for number, event in enumerate(section.events):
+            if _ns(event.at) >= end_ns:
+                message = f"the run ends at {end_ns / NS_PER_S:g} s (warm-up and duration), got {event.at}"
+                problems.append(source.problem(("faults", "events", number, "at"), message))
+    elif section.random is not None:
+        problems.append(source.problem(("faults", "random"), "needs workload.duration"))
+    problems += _contradictions(placed, source)
+    return FaultSpec(
+        tuple(fault for _, fault in placed),
+        _random(section, nodes, placed, source, problems),
+        _ns(section.detection),
+        section.retry.limit,
+        _ns(section.retry.timeout),
+        Reaction(section.reaction),
+        _ns(section.reaction_delay),
+    )
+
+
+def _unsupported(
+    nodes: Sequence[Node], arrivals: Sequence[ArrivalsSpec | None], engine: EngineSpec, source: Source
+) -> Iterator[Problem]:
+    """Refuse what the simulation has no faults for."""
+    modes = {process_of(one).mode for one in arrivals if one is not None}
+    for is_wrong, what in (
+        (any(node.role != "both" for node in nodes), "nodes with a role"),
+        (bool(engine.kv_tiers), "engine.kv_offloading"),
+        (FeedMode.SATURATE in modes, "arrivals that stand ready for ever (saturate)"),
+    ):
+        if is_wrong:
+            yield source.problem(("faults",), f"faults are not simulated with {what}")
+
+
+def _event(
+    section: FaultsSection, number: int, nodes: tuple[Node, ...], source: Source, problems: list[Problem]
+) -> list[Placed]:
+    """Return an event as one fault, or as two if it ends."""
+    event, path = section.events[number], ("faults", "events", number)
+    kind, factor = FaultKind(event.kind), event.factor
+    if (kind is FaultKind.SLOW) != (factor is not None):
+        message = "slow needs factor" if factor is None else f"{event.kind} has no factor (kind: slow has)"
+        problems.append(source.problem((*path, "factor" if factor is not None else "kind"), message))
+        return []
+    if kind is FaultKind.UP and event.for_ is not None:
+        problems.append(source.problem((*path, "for"), "up has no end: give a later event with kind: down"))
+        return []
+    chosen = listed(event.nodes, (*path, "nodes"), nodes, source, problems)
+    named = tuple(node.id for node in nodes if node.id in chosen)
+    at_ns = _ns(event.at)
+    found = [Fault(at_ns, kind, named, factor or 1.0)]
+    if event.for_ is not None:
+        ended = FaultKind.UP if kind is FaultKind.DOWN else FaultKind.SLOW
+        found.append(Fault(at_ns + _ns(event.for_), ended, named))
+    return [(number, fault) for fault in found]
+
+
+def _contradictions(placed: Sequence[Placed], source: Source) -> Iterator[Problem]:
+    """Refuse nodes that fail while they are down, that are back without having failed, and slowness that overlaps."""
+    down: set[str] = set()
+    slow: set[str] = set()
+    for number, fault in placed:
+        for node in fault.nodes:
+            wrong = None
+            if fault.kind is FaultKind.SLOW:
+                wrong = "slow" if fault.factor != 1.0 and node in slow else None
+                (slow.add if fault.factor != 1.0 else slow.discard)(node)
+            elif fault.kind is FaultKind.DOWN:
+                wrong = "down" if node in down else None
+                down.add(node)
+            else:
+                wrong = None if node in down else "up"
+                down.discard(node)
+            if wrong is not None:
+                message = f"{node} is {wrong} already at {fault.at_ns / NS_PER_S:g} s"
+                yield source.problem(("faults", "events", number, "nodes"), message)
+
+
+def _random(
+    section: FaultsSection, nodes: tuple[Node, ...], placed: Sequence[Placed], source: Source, problems: list[Problem]
+) -> RandomFaults | None:
+    random = section.random
+    if random is None:
+        return None
+    scheduled = {node for _, fault in placed for node in fault.nodes}
+    chosen = {node.id for node in nodes} - scheduled
+    if random.nodes is not None:
+        path = ("faults", "random", "nodes")
+        chosen = listed(random.nodes, path, nodes, source, problems)
+        if both := sorted(chosen & scheduled):
+            problems.append(source.problem(path, f"{', '.join(both)}: named in faults.events, too"))
+    groups: dict[str, list[str]] = {}
+    for node in nodes:
+        if node.id in chosen:
+            groups.setdefault(node.region if random.correlated_by == "site" else node.id, []).append(node.id)
+    mtbf_s, mttr_s = units.parse(random.mtbf, "time"), units.parse(random.mttr, "time")
+    return RandomFaults(mtbf_s, mttr_s, tuple(map(tuple, groups.values())))

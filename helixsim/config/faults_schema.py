@@ -1,0 +1,71 @@
+"""The ``faults`` section of exp.yaml: nodes that fail during a run."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from helixsim.config.fields import Duration, Latency
+from helixsim.validation import Section
+
+Patterns = Annotated[list[str], Field(min_length=1)]
+
+
+class FaultSection(Section):
+    """A fault at a stated time."""
+
+    at: Latency = Field(description="Time since the start of the run, warm-up included.")
+    kind: Literal["down", "up", "slow"] = Field(
+        "down",
+        description="`down`: the nodes stop and lose their KV memory; `up`: they are back; `slow`: their steps take "
+        "`factor` times as long.",
+    )
+    nodes: Patterns = Field(description="Ids, patterns such as `l4-*`, `gpu:t4`, or `region:eu`.")
+    for_: Duration | None = Field(None, alias="for", description="How long it lasts (default: to the end of the run).")
+    factor: Annotated[float, Field(ge=0.01, le=1000)] | None = Field(
+        None, description="Factor on the step times of `slow` nodes."
+    )
+
+
+class RandomFaultsSection(Section):
+    """Failures and repairs drawn at random, after exponentially distributed times."""
+
+    mtbf: Duration = Field(description="Mean time from a repair to the next failure, of each machine or site.")
+    mttr: Duration = Field(description="Mean time from a failure to the repair.")
+    correlated_by: Literal["host", "site"] = Field(
+        "host", description="What fails as a whole: a machine, or all nodes of a region."
+    )
+    nodes: Patterns | None = Field(
+        None, description="Nodes that fail, written as in `events` (default: all that `events` does not name)."
+    )
+
+
+class RetrySection(Section):
+    """Requests whose KV memory is lost are sent again."""
+
+    limit: Annotated[int, Field(ge=0, le=10**6)] = Field(
+        2, description="A request that has lost its KV memory more often fails (OpenAI's client: `max_retries`)."
+    )
+    timeout: Duration = Field(
+        "600 s",
+        description="A request that has waited so long at the coordinator since its arrival, or its last loss, fails "
+        "(OpenAI's client: `timeout`).",
+    )
+
+
+class FaultsSection(Section):
+    """Nodes that fail during a run (docs/faults.md); placements are searched without faults."""
+
+    events: list[FaultSection] = Field([], description="Faults at stated times.")
+    random: RandomFaultsSection | None = Field(None, description="Further faults, drawn at random.")
+    detection: Latency = Field(
+        "5 s", description="Time until the coordinator knows of a failure, unless the node is back sooner."
+    )
+    retry: RetrySection = Field(RetrySection(), description="What becomes of requests whose KV memory is lost.")
+    reaction: Literal["static", "reroute"] = Field(
+        "static",
+        description="`static`: routes through nodes known to be down are left out; `reroute`: requests are also routed "
+        "by the max-flow of the nodes that are left.",
+    )
+    reaction_delay: Latency = Field("0 s", description="Time from the detection until the new max-flow is used.")

@@ -1,0 +1,303 @@
+"""Nodes that schedule by themselves and can fail, and the coordinator that sends their requests again.
+
+A step belongs to an earlier life if it left the coordinator before its route was lost: then one number is smaller than
+another (``Lives``). Such steps are dropped wherever they arrive.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Set
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+from helixsim.domain.faults import FailureCause
+from helixsim.domain.placement import LayerRange
+from helixsim.domain.result import RequestStatus
+from helixsim.domain.step_time import StepTime
+from helixsim.engine.admission import Admission, widest_route_blocks
+from helixsim.engine.coordinator import Coordinator
+from helixsim.engine.faults import Retries, SlowedTime
+from helixsim.engine.inputs import SimulationInputs
+from helixsim.engine.kernel import Kernel, Timer
+from helixsim.engine.kvcache import KvPool
+from helixsim.engine.network import NetworkFabric
+from helixsim.engine.node_system import NodeSystem
+from helixsim.engine.recorder import Recorder
+from helixsim.engine.state import ActiveRequest, Cohort, Parcel
+from helixsim.engine.worker import Worker
+from helixsim.routing.base import Hop, RoutingPolicy
+
+
+@dataclass
+class Lives:
+    """Path number -> departure number from which steps on it are of requests that have their KV memory."""
+
+    first: dict[int, int] = field(default_factory=dict)
+
+    def has(self, cohort: Cohort) -> bool:
+        """Return whether the requests of a step have not lost their KV memory since it left the coordinator."""
+        return cohort.number >= self.first.get(cohort.path.number, 0)
+
+    def parts(self, parcel: Parcel) -> list[Parcel]:
+        """Return what is left of a message, which may have to be divided for that."""
+        alive = sum([self.has(cohort) for cohort in parcel.cohorts])
+        if alive == len(parcel.cohorts):
+            return [parcel]
+        return [part for part in parcel.apart() if self.has(part.cohorts[0])] if alive else []
+
+
+class FaultyWorker(Worker):
+    """A node that can stop, and that drops steps of earlier lives."""
+
+    __slots__ = ("is_down", "lives", "usual_time")
+    lives: Lives
+    usual_time: StepTime
+    is_down: bool
+
+    def receive(self, parcel: Parcel) -> None:
+        """See ``Worker.receive``."""
+        if not self.is_down:
+            for part in self.lives.parts(parcel):
+                super().receive(part)
+
+    def stop(self) -> None:
+        """Stop computing; the batch and all that waits for one is gone."""
+        self.is_down = True
+        if self.is_busy:
+            self.is_busy = False
+            self.busy_ns += self._kernel.now_ns - self._started_ns
+        self.ends_ns = -1
+        self._batch = ([], [])
+        self._prefills, self._decodes, self._decode_seqs = [], [], 0
+
+    def forget_lost(self) -> None:
+        """Take steps of earlier lives out of the queue; those in the batch are computed."""
+        self._prefills = [parcel for parcel in self._prefills if self.lives.has(parcel.cohorts[0])]
+        self._decodes = [part for parcel in self._decodes for part in self.lives.parts(parcel)]
+        self._decode_seqs = sum([parcel.tokens for parcel in self._decodes])
+
+    def slow(self, factor: float) -> None:
+        """Let batches that begin from now on take so many times as long as they should."""
+        self._step_time = self.usual_time if factor == 1.0 else SlowedTime(self.usual_time, factor)
+
+    def _finish(self, event: Timer) -> None:
+        if self.ends_ns == self._kernel.now_ns:  # else the batch was lost
+            super()._finish(event)
+
+
+class FaultyAdmission(Admission):
+    """The cluster as the coordinator knows it, without the nodes that it knows to be down.
+
+    ``live_context_tokens``: the largest context that some route of the others could hold. ``is_reduced``: some are
+    known to be down.
+    """
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._down: Set[int] = frozenset()
+        self.is_reduced = False
+        self.live_context_tokens = self.largest_context_tokens
+
+    def fits(self, hop: Hop) -> bool:
+        """See ``RoutingView.fits``."""
+        return hop.node not in self._down and super().fits(hop)
+
+    def without(self, down: Set[int]) -> None:
+        """Leave nodes out from now on."""
+        self._down = down
+        self.is_reduced = bool(down)
+        left = [KvPool(0, pool.layers, None) if node in down else pool for node, pool in enumerate(self.pools)]
+        self.live_context_tokens = self.block_tokens * widest_route_blocks(self.graph, left)
+
+
+class FaultyCoordinator(Coordinator):
+    """A coordinator that sends requests again whose KV memory is lost, in front of all others.
+
+    ``parked``: requests that no route of the nodes known to work can hold; they wait beside the others, which they do
+    not hold up, until a node is back.
+    """
+
+    lives: Lives
+    retries: Retries
+    admission: FaultyAdmission
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.parked: list[ActiveRequest] = []
+        self._at_prompt: set[int] = set()
+
+    def all_waiting(self) -> Iterator[ActiveRequest]:
+        """Return the requests that wait for admission."""
+        return chain(self.parked, self.waiting)
+
+    @property
+    def num_waiting(self) -> int:
+        """See ``Coordinator.num_waiting``."""
+        return len(self.parked) + len(self.waiting)
+
+    def lose(self, nodes: Set[int], known: Set[int]) -> None:
+        """Take the requests on routes through nodes off the cluster, and let them wait for admission in front."""
+        self.admission.without(known)
+        for path in self.paths.values():
+            if any(stage.worker in nodes for stage in path.stages):
+                self.lives.first[path.number] = self._departures
+        self._inbox = [cohort for cohort in self._inbox if self.lives.has(cohort)]
+        lost = {order: request for node in nodes for order, request in self.pools[node].residents.items()}
+        for request in [lost[order] for order in sorted(lost, reverse=True)]:
+            self._take_back(request)
+        self._stalled = [request for request in self._stalled if request.path is not None]
+        self.try_again()
+
+    def _take_back(self, request: ActiveRequest) -> None:
+        self._release(request)
+        if request.row in self._at_prompt:
+            self._at_prompt.remove(request.row)
+            self.prefilling -= 1
+        since_ns = request.at_coordinator_since_ns
+        if request.moved_on_ns > since_ns:  # all its time since its last token will be queueing
+            request.queue_ns -= request.moved_on_ns - since_ns
+            request.moved_on_ns = since_ns
+        request.path = request.preempt_for = None
+        request.is_held = False
+        if not self.retries.lose(request):
+            self._fail(request, FailureCause.RETRIES)
+        elif request.context_tokens + 1 > self.admission.largest_context_tokens:
+            self._reject(request)
+            self._replace()
+        else:
+            self.waiting.appendleft(request)
+
+    def _fail(self, request: ActiveRequest, cause: FailureCause) -> None:
+        self.retries.fail(request, cause)
+        self.recorder.write(request, RequestStatus.FAILED)
+        self._replace()
+
+    def give_up(self, overdue: list[ActiveRequest]) -> None:
+        """Let waiting requests fail that have waited for too long."""
+        gone = {id(request) for request in overdue}
+        self.parked = [request for request in self.parked if id(request) not in gone]
+        self.waiting = deque([request for request in self.waiting if id(request) not in gone])
+        for request in overdue:
+            self._fail(request, FailureCause.TIMEOUT)
+        self.try_again()
+
+    def try_again(self) -> None:
+        """Try to admit all that waits: other nodes are there than before, or another policy."""
+        self.waiting.extendleft(reversed(self.parked))
+        self.parked = []
+        self._admission_may_succeed = True
+        self._plan_coordinate()
+
+    def receive(self, parcel: Parcel) -> None:
+        """See ``Coordinator.receive``."""
+        parcel.settle()
+        parcel.cohorts = [cohort for cohort in parcel.cohorts if self.lives.has(cohort)]
+        if parcel.cohorts:
+            super().receive(parcel)
+
+    def _coordinate(self, event: Timer | None) -> None:
+        super()._coordinate(event)
+        if self.waiting or self.parked:
+            self.retries.watch()
+
+    def _admit(self) -> None:
+        live = self.admission.live_context_tokens
+        if live < self.admission.largest_context_tokens:
+            tall = [request for request in self.waiting if request.context_tokens + 1 > live]
+            if tall:
+                self.parked += tall
+                self.waiting = deque([request for request in self.waiting if request.context_tokens + 1 <= live])
+        super()._admit()
+
+    def _give_up(self, request: ActiveRequest) -> None:
+        """Park a request that the policy cannot route while nodes are down."""
+        largest = self.admission.largest_context_tokens
+        if self.admission.is_reduced and request.context_tokens + 1 <= largest:
+            self.parked.append(request)
+        else:
+            super()._give_up(request)
+
+    def _start_request(self, request: ActiveRequest, hops: tuple[Hop, ...], expected_tokens: int) -> None:
+        self.retries.sent(request)
+        super()._start_request(request, hops, expected_tokens)
+        self._at_prompt.add(request.row)
+
+    def _end_prefill(self, request: ActiveRequest) -> None:
+        self._at_prompt.discard(request.row)
+        super()._end_prefill(request)
+
+
+class FaultyNodeSystem(NodeSystem):
+    """Nodes that can fail (``faults.FaultySystem``), their coordinator and links."""
+
+    worker_kind = FaultyWorker
+    coordinator_kind = FaultyCoordinator
+    admission_kind = FaultyAdmission
+    coordinator: FaultyCoordinator
+
+    def __init__(self, inputs: SimulationInputs, kernel: Kernel, fabric: NetworkFabric, recorder: Recorder) -> None:
+        assert inputs.faults is not None
+        self._lives = Lives()
+        super().__init__(inputs, kernel, fabric, recorder)
+        self.retries = Retries(inputs.faults, kernel, recorder)
+        coordinator = self.coordinator
+        coordinator.lives, coordinator.retries = self._lives, self.retries
+        self.retries.waiting, self.retries.give_up = coordinator.all_waiting, coordinator.give_up
+        self._numbers = {worker.node_id: number for number, worker in enumerate(self.workers)}
+
+    def _worker(self, node_id: str, held: LayerRange) -> FaultyWorker:
+        worker = super()._worker(node_id, held)
+        assert isinstance(worker, FaultyWorker)
+        worker.is_down, worker.lives, worker.usual_time = False, self._lives, worker._step_time
+        return worker
+
+    def _own(self, nodes: Iterable[str]) -> set[int]:
+        return {self._numbers[node] for node in nodes if node in self._numbers}
+
+    def _workers(self, nodes: Iterable[str]) -> Iterator[FaultyWorker]:
+        for number in sorted(self._own(nodes)):
+            worker = self.workers[number]
+            assert isinstance(worker, FaultyWorker)
+            yield worker
+
+    def stop(self, nodes: Iterable[str]) -> None:
+        """See ``FaultySystem.stop``."""
+        for worker in self._workers(nodes):
+            worker.stop()
+
+    def lose(self, nodes: Iterable[str], known: frozenset[str]) -> None:
+        """See ``FaultySystem.lose``."""
+        self.coordinator.lose(self._own(nodes), self._own(known))
+        for worker in self._workers(self._numbers):
+            worker.forget_lost()
+
+    def join(self, nodes: Iterable[str], known: frozenset[str]) -> None:
+        """See ``FaultySystem.join``."""
+        for worker in self._workers(nodes):
+            worker.is_down = False
+        self.coordinator.admission.without(self._own(known))
+        self.coordinator.try_again()
+
+    def slow(self, nodes: Iterable[str], factor: float) -> None:
+        """See ``FaultySystem.slow``."""
+        for worker in self._workers(nodes):
+            worker.slow(factor)
+
+    def reroute(self, policy: RoutingPolicy) -> None:
+        """See ``FaultySystem.reroute``."""
+        self.coordinator.policy = policy
+        self.coordinator.try_again()
+
+    @property
+    def is_drained(self) -> bool:
+        """See ``System.is_drained``."""
+        return super().is_drained and not self.coordinator.parked
+
+    def unfinished(self, now_ns: int) -> Iterator[tuple[ActiveRequest, RequestStatus]]:
+        """See ``System.unfinished``."""
+        for request in self._residents().values():
+            yield request, RequestStatus.RUNNING
+        for request in self.coordinator.all_waiting():
+            yield request, RequestStatus.WAITING

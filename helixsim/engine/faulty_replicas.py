@@ -1,0 +1,334 @@
+"""Replicas that can fail, and the frontend that sends their requests again.
+
+A replica stops as a whole when one of its nodes does, as an engine does without one of its workers, and works again
+when all of its nodes are there. What was sent to it, or computed in it, before that is dropped: each replica counts its
+lives, and remembers when it was last found to have stopped.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
+from typing import Any
+
+from helixsim.domain.faults import FailureCause
+from helixsim.domain.request import FeedMode
+from helixsim.domain.result import RequestStatus
+from helixsim.domain.step_time import StepTime
+from helixsim.engine.faults import Retries, SlowedTime
+from helixsim.engine.frontend import Frontend, ReplicaView
+from helixsim.engine.inputs import SimulationInputs
+from helixsim.engine.kernel import Call, Kernel
+from helixsim.engine.network import NetworkFabric
+from helixsim.engine.recorder import Recorder
+from helixsim.engine.replica import Replica
+from helixsim.engine.replica_system import ReplicaSystem
+from helixsim.engine.scheduler import Scheduler
+from helixsim.engine.sequences import Sequence
+from helixsim.engine.stage import Stage, Step, Submission
+from helixsim.routing.base import Hop, RoutingPolicy
+
+
+class FaultyStage(Stage):
+    """A node of a replica that can stop; it drops what was sent in earlier lives of the replica."""
+
+    owner: FaultyReplica
+    usual_time: StepTime
+    _due_ns = -1
+
+    def receive(self, arrived: Any) -> None:
+        """See ``Stage.receive``."""
+        if isinstance(arrived, Submission):
+            is_lost = self.owner.is_down or arrived.sent_ns < self.owner.lost_ns
+        else:
+            is_lost = arrived.life != self.owner.life
+        if not is_lost:
+            super().receive(arrived)
+
+    def take(self, step: Step) -> None:
+        """See ``Stage.take``."""
+        step.life = self.owner.life
+        super().take(step)
+
+    def stop(self) -> None:
+        """Stop computing; the step and those that wait are gone."""
+        self.step, self.ends_ns, self._due_ns = None, -1, -1
+        self._queue.clear()
+        if self._started_ns >= 0:
+            self.end(self._kernel.now_ns)
+
+    def _start(self, step: Step) -> int:
+        duration_ns = super()._start(step)
+        self._due_ns = self._started_ns + duration_ns
+        return duration_ns
+
+    def _finish(self, event: Call) -> None:
+        if self._due_ns == self._kernel.now_ns and self.step is not None:  # else the step was lost
+            super()._finish(event)
+
+
+class FaultyReplica(Replica):
+    """A replica that can stop, and begins anew with an empty KV memory.
+
+    ``life`` is the number of times that it has stopped; ``lost_ns``: what was sent to it before is lost [ns].
+    """
+
+    def __init__(self, number: int, kernel: Kernel, stages: list[Stage], *rest: Any, **more: Any) -> None:
+        super().__init__(number, kernel, stages, *rest, **more)
+        self.is_down = False
+        self.life = 0
+        self.lost_ns = -1
+        for stage in stages:
+            assert isinstance(stage, FaultyStage)
+            stage.usual_time = stage.time
+
+    def arrive(self, sequence: Sequence) -> None:
+        """See ``Replica.arrive``."""
+        assert not self.is_down, "its stages drop what arrives"
+        super().arrive(sequence)
+
+    def stop(self) -> None:
+        """Stop computing: the tokens of steps that have ended count, everything else is lost."""
+        self.book()
+        now, before = self._kernel.now_ns, self.scheduler
+        self.is_down = True
+        self.life += 1
+        for sequence in before.running.values():
+            _take_off(sequence, now)
+        for sequence in chain(before.waiting, before.queue.unread):
+            sequence.queue_ns += now - sequence.since_ns
+            sequence.since_ns = now
+        self.scheduler = after = self.scheduler_kind(self, before.kv.capacity, before.block_tokens, before.rules)
+        after.preemptions, after.recomputed_tokens, after.peak = (
+            before.preemptions, before.recomputed_tokens, before.peak,
+        )  # fmt: skip
+        self.in_flight = self.generated = 0
+        self._plan, self._ends_ns, self._taken = None, [], 0
+        for stage in self.stages:
+            assert isinstance(stage, FaultyStage)
+            stage.stop()
+
+    def slow(self, node_id: str, factor: float) -> None:
+        """Let the steps of a node that begin from now on take so many times as long as they should."""
+        for stage in self.stages:
+            if stage.node_id == node_id:
+                assert isinstance(stage, FaultyStage)
+                stage.time = stage.usual_time if factor == 1.0 else SlowedTime(stage.usual_time, factor)
+        if self._plan is not None:
+            self._cut(self._kernel.now_ns)
+
+    def returned(self, step: Step) -> None:
+        """See ``Replica.returned``."""
+        if step.life == self.life:
+            super().returned(step)
+
+    def _form_all(self, scheduler: Scheduler, now: int) -> None:
+        if not self.is_down:
+            super()._form_all(self.scheduler, now)
+
+
+def _take_off(sequence: Sequence, now_ns: int) -> None:
+    """Close the accounts of a running sequence whose KV memory is gone; what it was not computed or sent, it waited."""
+    if sequence.decodes is not None:
+        sequence.decodes.leave(sequence)
+    sequence.queue_ns += now_ns - sequence.since_ns - sequence.compute_ns - sequence.network_ns
+    sequence.since_ns = now_ns
+    sequence.path = sequence.chain = None
+    sequence.computed = sequence.in_flight = sequence.held = sequence.reserved_blocks = 0
+    sequence.rank = -1
+    sequence.target = sequence.context_tokens
+
+
+class FaultyView(ReplicaView):
+    """The replicas as the frontend knows them, without those that it knows to be down.
+
+    ``live_context_tokens``: the largest context that one of the others could hold.
+    """
+
+    def __init__(self, of_node: Mapping[int, FaultyReplica], at_once: bool) -> None:
+        super().__init__(of_node, at_once)
+        self._replicas = {replica.number: replica for replica in of_node.values()}
+        self.live_context_tokens = self.largest_context_tokens
+        self.down: frozenset[int] = frozenset()
+
+    def fits(self, hop: Hop) -> bool:
+        """See ``RoutingView.fits``."""
+        return self._of[hop.node].number not in self.down and super().fits(hop)
+
+    def without(self, down: frozenset[int]) -> None:
+        """Leave replicas out from now on."""
+        self.down = down
+        left = [replica.capacity_tokens for replica in self._replicas.values() if replica.number not in down]
+        self.live_context_tokens = max(left, default=0)
+
+
+class FaultyFrontend(Frontend):
+    """A frontend that sends requests again whose KV memory is lost, in front of all others.
+
+    ``parked``: requests that no replica known to work can hold; they wait beside the others, which they do not hold up.
+    """
+
+    view: FaultyView
+    retries: Retries
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.parked: list[Sequence] = []
+        self._sent: dict[int, tuple[Replica, Sequence]] = {}
+
+    def all_waiting(self) -> Iterator[Sequence]:
+        """Return the requests that wait for a replica."""
+        return chain(self.parked, self.waiting)
+
+    def lose(self, replicas: Iterable[FaultyReplica], down: frozenset[int]) -> None:
+        """Let the requests at replicas, and those on their way there, wait in front; ``down``: all known to be."""
+        now, lost = self.kernel.now_ns, []
+        self.view.without(down)
+        for replica in replicas:
+            replica.lost_ns = now
+            rows = [row for row, (owner, _) in self._sent.items() if owner is replica]
+            lost += [self._sent.pop(row)[1] for row in rows]
+            self.view.submitted[replica.number] = self.view.submitted_tokens[replica.number] = 0
+            self.view.coming[replica.number].clear()
+        for sequence in sorted(lost, key=lambda one: one.row, reverse=True):
+            sequence.queue_ns += now - sequence.since_ns
+            sequence.since_ns = now
+            del self.active[sequence.row]
+            if self.retries.lose(sequence):
+                self.waiting.appendleft(sequence)
+            else:
+                self._fail(sequence, FailureCause.RETRIES)
+        self.try_again()
+
+    def _fail(self, sequence: Sequence, cause: FailureCause) -> None:
+        self.retries.fail(sequence, cause)
+        self.recorder.write(sequence, RequestStatus.FAILED)
+        if self.feed.mode is FeedMode.CLOSED_LOOP:
+            self._launch_next()
+
+    def give_up(self, overdue: list[Sequence]) -> None:
+        """Let waiting requests fail that have waited for too long."""
+        gone = {id(sequence) for sequence in overdue}
+        self.parked = [sequence for sequence in self.parked if id(sequence) not in gone]
+        self.waiting = deque([sequence for sequence in self.waiting if id(sequence) not in gone])
+        for sequence in overdue:
+            self._fail(sequence, FailureCause.TIMEOUT)
+        self.try_again()
+
+    def try_again(self) -> None:
+        """Try to send all that waits: other replicas are there than before, or another policy."""
+        self.waiting.extendleft(reversed(self.parked))
+        self.parked = []
+        if self.waiting:
+            self._plan()
+
+    def _route(self) -> None:
+        live = self.view.live_context_tokens
+        if live < self.view.largest_context_tokens:
+            self.parked += [sequence for sequence in self.waiting if sequence.target + 1 > live]
+            self.waiting = deque([sequence for sequence in self.waiting if sequence.target + 1 <= live])
+        super()._route()
+        if self.waiting or self.parked:
+            self.retries.watch()
+
+    def _give_up(self, sequence: Sequence) -> None:
+        """Park a request that the policy cannot route while replicas are down."""
+        if self.view.down:
+            self.parked.append(sequence)
+        else:
+            super()._give_up(sequence)
+
+    def _book(self, replica: Replica, sequence: Sequence) -> None:
+        self.retries.sent(sequence)
+        self._sent[sequence.row] = replica, sequence
+        super()._book(replica, sequence)
+
+    def went_on(self, replica: Replica, started: int, ended: list[Sequence]) -> None:
+        """See ``Listener.went_on``."""
+        for sequence in ended:
+            del self._sent[sequence.row]
+        super().went_on(replica, started, ended)
+
+    def rejected(self, replica: Replica, outgrown: list[Sequence]) -> None:
+        """See ``Listener.rejected``."""
+        for sequence in outgrown:
+            del self._sent[sequence.row]
+        super().rejected(replica, outgrown)
+
+
+class FaultyReplicaSystem(ReplicaSystem):
+    """Replicas that can fail (``faults.FaultySystem``), their frontend and links."""
+
+    stage_kind = FaultyStage
+    replica_kind = FaultyReplica
+    frontend: FaultyFrontend
+    replicas: list[FaultyReplica]  # type: ignore[assignment]  # of the kind that it makes
+
+    def __init__(self, inputs: SimulationInputs, kernel: Kernel, fabric: NetworkFabric, recorder: Recorder) -> None:
+        assert inputs.faults is not None
+        self.retries = Retries(inputs.faults, kernel, recorder)
+        super().__init__(inputs, kernel, fabric, recorder)
+        self.frontend.retries = self.retries
+        self.retries.waiting, self.retries.give_up = self.frontend.all_waiting, self.frontend.give_up
+        self._stopped: set[str] = set()
+
+    def _frontend(self, recorder: Recorder) -> Frontend:
+        return FaultyFrontend(*self._feeding(recorder, self.inputs))
+
+    def _show(self, of_node: Mapping[int, Any], at_once: bool) -> None:
+        self.frontend.view = FaultyView(of_node, at_once)
+
+    def _of(self, nodes: Iterable[str]) -> list[FaultyReplica]:
+        """Return the replicas that have some of these nodes."""
+        ids = set(nodes)
+        return [replica for replica in self.replicas if any(stage.node_id in ids for stage in replica.stages)]
+
+    def _numbers(self, nodes: Iterable[str]) -> frozenset[int]:
+        return frozenset(replica.number for replica in self._of(nodes))
+
+    def stop(self, nodes: Iterable[str]) -> None:
+        """See ``FaultySystem.stop``."""
+        self._stopped |= set(nodes)
+        for replica in self._of(nodes):
+            replica.stop()
+
+    def lose(self, nodes: Iterable[str], known: frozenset[str]) -> None:
+        """See ``FaultySystem.lose``."""
+        self.frontend.lose(self._of(nodes), self._numbers(known))
+
+    def join(self, nodes: Iterable[str], known: frozenset[str]) -> None:
+        """See ``FaultySystem.join``."""
+        self._stopped -= set(nodes)
+        down = self._numbers(self._stopped)
+        for replica in self._of(nodes):
+            replica.is_down = replica.number in down
+        self.frontend.view.without(self._numbers(known))
+        self.frontend.try_again()
+
+    def slow(self, nodes: Iterable[str], factor: float) -> None:
+        """See ``FaultySystem.slow``."""
+        for replica in self._of(nodes):
+            for node in nodes:
+                replica.slow(node, factor)
+
+    def reroute(self, policy: RoutingPolicy) -> None:
+        """See ``FaultySystem.reroute``."""
+        self.frontend.policy = policy
+        self.frontend.try_again()
+
+    @property
+    def num_waiting(self) -> int:
+        """See ``System.num_waiting``."""
+        return super().num_waiting + len(self.frontend.parked)
+
+    @property
+    def is_drained(self) -> bool:
+        """See ``System.is_drained``."""
+        return super().is_drained and not self.frontend.parked
+
+    def unfinished(self, now_ns: int) -> Iterator[tuple[Sequence, RequestStatus]]:
+        """See ``System.unfinished``."""
+        yield from super().unfinished(now_ns)
+        for sequence in self.frontend.parked:
+            yield sequence, RequestStatus.WAITING

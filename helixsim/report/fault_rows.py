@@ -1,0 +1,32 @@
+"""Faults during a run as rows of tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from helixsim.domain.fault_figures import FaultFigures
+from helixsim.domain.summary import Summary
+from helixsim.results.runset import RunSet
+from helixsim.units import MISSING, number
+
+_ROWS: tuple[tuple[str, Callable[[FaultFigures], str]], ...] = (
+    ("failures", lambda one: str(sum(event.what == "down" for event in one.events))),
+    ("requests that lost their KV memory", lambda one: str(one.hurt)),
+    ("  sent again", lambda one: str(one.retried)),
+    ("  tokens sent again", lambda one: number(one.recomputed_tokens)),
+    ("failed, lost too often / timed out", lambda one: f"{one.failed_retries} / {one.failed_timeout}"),
+    ("output tokens/s before the first failure", lambda one: number(one.before_tokens_per_s)),
+    ("  lowest after it (mean of 30 s)", lambda one: number(one.lowest_tokens_per_s)),
+    ("  back at 90 % after, s", lambda one: number(one.recovery_s)),
+)
+
+
+def fault_rows(runs: RunSet) -> list[tuple[str, Callable[[Summary], str]]]:
+    """Return the rows of systems whose nodes can fail; empty where none can."""
+    if all(run.summary.faults is None for run in runs.values()):
+        return []
+
+    def cell(text: Callable[[FaultFigures], str]) -> Callable[[Summary], str]:
+        return lambda summary: MISSING if summary.faults is None else text(summary.faults)
+
+    return [(label, cell(text)) for label, text in _ROWS]

@@ -1,0 +1,108 @@
+"""Laws of runs with faults, on small random clusters; ``simulate`` itself raises if INV-1 .. INV-10 break."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import replica_cases
+from fault_cases import plan_of, plans
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from node_cases import cases
+from simulating import inputs_of, random_load
+
+from helixsim.domain.faults import FailureCause
+from helixsim.domain.request import FeedMode
+from helixsim.domain.result import RequestStatus
+from helixsim.engine.simulate import simulate
+
+
+def same(first, second):
+    """Whether two runs had the same requests, series and gaps."""
+    for part in ("requests", "series", "gaps", "nodes", "links"):
+        one, other = getattr(first, part), getattr(second, part)
+        if not all(np.array_equal(getattr(one, key.name), getattr(other, key.name)) for key in fields(one)):
+            return False
+    return True
+
+
+@st.composite
+def runs(draw, **plan):
+    """Inputs of a run of replicas or of branching routes, made anew with each call, and its number of requests."""
+    seed, closed = draw(st.integers(0, 1000)), draw(st.booleans())
+    mode = {"mode": FeedMode.CLOSED_LOOP, "concurrency": 6} if closed else {}
+    if draw(st.booleans()):
+        case, engine = draw(replica_cases.clusters()), draw(replica_cases.engines())
+        load = (
+            replica_cases.shared_load(seed, 30, rate_rps=25.0)
+            if draw(st.booleans())
+            else random_load(seed, 30, rate_rps=25.0, prompt=60, output=20)
+        )
+        how = {"engine": engine, "routing": draw(st.sampled_from(["least_loaded", "flow_weighted", "shortest_queue"]))}
+    else:
+        case, load = draw(cases()), random_load(seed, 30, rate_rps=15.0)
+        how = {
+            "routing": draw(st.sampled_from(["flow_weighted", "swarm", "least_loaded", "random"])),
+            "is_one_by_one": draw(st.booleans()),
+        }
+    nodes = [node.id for node in case[0].cluster.nodes]
+    made = draw(plans(nodes, **plan))
+
+    def again(faults=made):
+        return inputs_of(case, load, seed=seed, faults=faults, **mode, **how)
+
+    return again, len(load)
+
+
+@given(drawn=runs())
+@settings(max_examples=60, deadline=None)
+def test_all_requests_end_where_every_node_is_repaired_and_nobody_gives_up(drawn):
+    make, count = drawn
+    result = simulate(make())
+    rows = result.requests
+    assert len(rows.status) == count
+    assert set(rows.status) <= {RequestStatus.FINISHED, RequestStatus.REJECTED}
+    assert result.faults.retried == result.faults.losses.sum()
+    assert result.series.output_tokens[-1] == rows.output_tokens.sum()
+
+
+@given(drawn=runs(retry_limit=1, timeout_ns=600_000_000))
+@settings(max_examples=60, deadline=None)
+def test_requests_fail_for_a_cause_only_and_runs_repeat(drawn):
+    make, count = drawn
+    first, again = simulate(make()), simulate(make())
+    assert same(first, again)
+    assert first.faults.events == again.faults.events
+    rows, stats = first.requests, first.faults
+    assert len(rows.status) == count
+    failed = np.flatnonzero(rows.status == RequestStatus.FAILED).tolist()
+    assert failed == list(stats.causes)
+    assert set(rows.status) <= {RequestStatus.FINISHED, RequestStatus.REJECTED, RequestStatus.FAILED}
+    losses = dict(zip(stats.rows.tolist(), stats.losses.tolist(), strict=True))
+    for row, cause in stats.causes.items():
+        assert (cause is FailureCause.RETRIES) == (losses[row] == 2)
+    assert max(losses.values(), default=0) <= 2
+
+
+@given(drawn=runs())
+@settings(max_examples=25, deadline=None)
+def test_without_faults_nodes_that_can_fail_are_those_that_cannot(drawn):
+    make, _ = drawn
+    plain = simulate(make(None))
+    assert plain.faults is None
+    assert same(plain, simulate(make(plan_of())))
+    # what happens after the last request has ended hurts none
+    late = plan_of((10**7, "down", ["n0"]), (10**7 + 1, "up", ["n0"]))
+    assert np.array_equal(plain.requests.finish_ns, simulate(make(late)).requests.finish_ns)
+
+
+@pytest.mark.slow
+@given(drawn=runs())
+@settings(max_examples=1000, deadline=None)
+def test_a_thousand_schedules(drawn):
+    make, count = drawn
+    result = simulate(make())
+    assert set(result.requests.status) <= {RequestStatus.FINISHED, RequestStatus.REJECTED}
+    assert len(result.requests.status) == count

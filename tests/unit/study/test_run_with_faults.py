@@ -1,0 +1,133 @@
+"""An experiment with faults: what its file may say, what a run shows of them, and where they are refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tiny import tiny
+
+import helixsim
+from helixsim.cli.main import main
+from helixsim.domain.cluster import COORDINATOR
+from helixsim.domain.placement import LayerRange, Placement
+from helixsim.domain.summary import Summary
+from helixsim.errors import ConfigError
+from helixsim.flow.maxflow import max_flow
+from helixsim.results.runset import RunSet
+from helixsim.routing.graph import routing_graph
+from helixsim.study.faults import with_flow
+from helixsim.study.finished import Simulated, SimulatedStore
+from helixsim.study.placing import place_system
+from helixsim.study.systems import capacity_table, simulate_system
+
+FAULTS = "faults: {events: [{at: 20 s, nodes: [l4-0], for: 15 s}], detection: 1 s}\n"
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "exp.yaml"
+    path.write_text(tiny("{name: swarm, placement: swarm}", duration_s=60) + FAULTS, encoding="utf-8")
+    return path
+
+
+def resolved(path, *overrides):
+    return helixsim.load_experiment(path, overrides)
+
+
+def problems(path, *overrides):
+    with pytest.raises(ConfigError) as caught:
+        resolved(path, *overrides)
+    return [(problem.path, problem.message) for problem in caught.value.problems]
+
+
+@pytest.mark.parametrize(
+    ("edit", "key", "message"),
+    [
+        ("faults.events=[{at: 20 s, nodes: [l4-9]}]", "faults.events.0.nodes.0", "'l4-9' matches no node"),
+        ("faults.events=[{at: 20 s, nodes: ['region:eu']}]", "faults.events.0.nodes.0", "region 'eu'"),
+        ("faults.events=[{at: 61 s, nodes: [l4-0]}]", "faults.events.0.at", "ends at 61 s"),
+        ("faults.events=[{at: 20 s, kind: up, nodes: [l4-0]}]", "faults.events.0.nodes", "l4-0 is up already at 20 s"),
+        (
+            "faults.events=[{at: 20 s, nodes: [l4-0]}, {at: 30 s, nodes: ['l4-*']}]",
+            "faults.events.1.nodes",
+            "l4-0 is down already at 30 s",
+        ),
+        ("faults.events=[{at: 20 s, kind: slow, nodes: [l4-0]}]", "faults.events.0.kind", "slow needs factor"),
+        ("faults.events=[{at: 20 s, factor: 2.0, nodes: [l4-0]}]", "faults.events.0.factor", "down has no factor"),
+        ("faults.events=[{at: 20 s, kind: up, for: 1 s, nodes: [l4-0]}]", "faults.events.0.for", "up has no end"),
+        ("faults.events=[{at: 20 s, kind: gone, nodes: [l4-0]}]", "faults.events.0.kind", "got 'gone'"),
+        ("faults.random={mtbf: 5 min, mttr: 1 min, nodes: [l4-0]}", "faults.random.nodes", "l4-0: named in"),
+        ("cluster.nodes.0.role=prefill", "faults", "nodes with a role"),
+        ("workload.arrivals={process: saturate}", "faults", "saturate"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_place(path, edit, key, message):
+    found = problems(path, edit)
+    assert [text for at, text in found if at == key and message in text], found
+
+
+def test_events_that_end_are_two_faults_and_random_ones_leave_their_nodes_out(path):
+    spec = resolved(path, "faults.random={mtbf: 5 min, mttr: 1 min}").faults
+    assert [(fault.at_ns, fault.kind, fault.nodes) for fault in spec.schedule] == [
+        (20_000_000_000, "down", ("l4-0",)), (35_000_000_000, "up", ("l4-0",)),
+    ]  # fmt: skip
+    assert spec.random.groups == (("l4-1",), ("t4-0",), ("t4-1",), ("t4-2",))
+    site = resolved(path, "faults.random={mtbf: 5 min, mttr: 1 min, correlated_by: site}").faults
+    assert site.random.groups == (("l4-1", "t4-0", "t4-1", "t4-2"),)
+
+
+def test_a_run_shows_its_faults_and_keeps_them(path, tmp_path, capsys):
+    assert main(["run", str(path), "--out", str(tmp_path / "runs"), "-q", "-v"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Faults swarm: 1 failure; " in shown
+    (directory,) = (one.parent for one in (tmp_path / "runs" / "tiny").glob("*/summary.json"))
+    summary = RunSet.load(directory)["swarm"].summary
+    figures = summary.faults
+    assert [(one.time_s, one.what) for one in figures.events] == [(20.0, "down"), (21.0, "detected"), (35.0, "up")]
+    assert figures.hurt > 0
+    assert figures.lost == figures.retried
+    assert figures.failed_retries == figures.failed_timeout == 0
+    assert Summary.from_json(summary.to_json()) == summary
+    assert "failed" not in summary.integrity.conservation
+
+
+def test_searches_know_of_no_faults_and_stored_runs_keep_them(path, tmp_path):
+    experiment = resolved(path)
+    placed = place_system(experiment, experiment.systems[0])
+    assert simulate_system(experiment, placed).faults is None
+    run = simulate_system(experiment, placed, check=True, with_faults=True)
+    assert run.faults.losses.sum() > 0
+    store = SimulatedStore(tmp_path / "kept")
+    store.keep("key", Simulated(placed.placement, run))
+    kept = store.get("key").run.faults
+    assert kept.events == run.faults.events
+    assert kept.causes == run.faults.causes
+    assert np.array_equal(kept.losses, run.faults.losses)
+
+
+@pytest.mark.parametrize("command", ["capacity", "run"])
+def test_other_commands_refuse_them(path, tmp_path, capsys, command):
+    more = ["--timeline", str(tmp_path / "trace.json")] if command == "run" else []
+    assert main([command, str(path), "--out", str(tmp_path), "--set", "slo={ttft: 5 s}", *more]) == 2
+    assert "faults: " in capsys.readouterr().err
+
+
+def test_the_flow_of_what_is_left_replaces_that_of_the_whole(path):
+    """Two stages of two nodes each: without one node its edges carry nothing, and the others the new max-flow."""
+    experiment = resolved(path)
+    fleet = experiment.systems[0].fleet
+    ranges = {"l4-0": (0, 16), "l4-1": (16, 32), "t4-0": (0, 16), "t4-1": (16, 32)}
+    placement = Placement("fixed", 32, {node: LayerRange(*held) for node, held in ranges.items()})
+    capacity = capacity_table(experiment, experiment.systems[0])
+    whole = max_flow(fleet, placement, capacity)
+    left = max_flow(fleet, placement.part({"l4-1", "t4-0", "t4-1"}), capacity)
+    graph = routing_graph(placement, whole)
+    assert with_flow(graph, whole).flow_tokens_per_s == graph.flow_tokens_per_s
+    after = with_flow(graph, left)
+    names = after.node_ids
+    rows = [(COORDINATOR, after.first), *zip(names, after.successors, strict=True)]
+    flow = {(src, names[hop.node]): after.flow_tokens_per_s[hop.edge] for src, hops in rows for hop in hops}
+    assert all(amount == 0 for ends, amount in flow.items() if "l4-0" in ends)
+    first = sum(amount for (src, _), amount in flow.items() if src == COORDINATOR)
+    assert first == pytest.approx(left.max_flow_tokens_per_s)
+    assert 0 < first < whole.max_flow_tokens_per_s
