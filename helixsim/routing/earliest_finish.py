@@ -25,7 +25,7 @@ memory; a request is taken to be on each node of its route for an equal share of
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -39,6 +39,12 @@ from helixsim.routing.graph import chains
 from helixsim.routing.times import NodeTimes, RoutingTimes
 from helixsim.routing.walk import least_time
 from helixsim.units import NS_PER_S
+
+_Cost = tuple[float, float]
+"""Objectives that a request would make miss on a replica, and its expected finish [ns]."""
+
+_LATE = 0.5
+"""Probability to miss an objective above which a request is taken to be late."""
 
 
 class EarliestFinish:
@@ -68,7 +74,62 @@ class EarliestFinish:
         fitting = [replica for replica in self._replicas if all(view.fits(hop) for hop in replica.hops)]
         if not fitting:
             return None
-        return min(fitting, key=lambda replica: replica.cost(prompt_tokens, mean_prompt, view)).hops
+        costs = [replica.cost(prompt_tokens, mean_prompt, view) for replica in fitting]
+        return fitting[self._choose(costs, lambda place: fitting[place].cost(prompt_tokens, mean_prompt, _IDLE))].hops
+
+    def _choose(self, costs: Sequence[_Cost], idle_cost: Callable[[int], _Cost]) -> int:
+        """Return the place of the replica with the least cost; ``idle_cost``: that of one where nothing runs."""
+        return costs.index(min(costs))
+
+
+class InTime(EarliestFinish):
+    """Like ``EarliestFinish``; a request that is late wherever it goes delays no other that could be in time.
+
+    Where it is expected to miss its objectives on each replica, but would not on an idle one, it goes to the replica
+    that is the furthest behind, of those where no other request misses them through it. Under more load than the
+    replicas can serve in time, some fall behind and the others keep to the objectives; the earliest finish has all of
+    them fall behind alike. Routes that branch are those of the earliest finish.
+    """
+
+    summary: ClassVar[str] = "as earliest_finish; a request that is late everywhere goes where it delays no other"
+
+    def _choose(self, costs: Sequence[_Cost], idle_cost: Callable[[int], _Cost]) -> int:
+        """See ``EarliestFinish``."""
+        alone = [place for place, (misses, _) in enumerate(costs) if misses <= 1.0]
+        if not alone or min(costs)[0] <= _LATE or min(map(idle_cost, range(len(costs))))[0] > _LATE:
+            return super()._choose(costs, idle_cost)
+        return max(alone, key=lambda place: costs[place][1])
+
+
+class _Idle:
+    """A cluster on which nothing runs."""
+
+    def fits(self, hop: Hop) -> bool:
+        return True
+
+    def queue_length(self, node: int) -> int:
+        return 0
+
+    def prompt_backlog(self, node: int) -> int:
+        return 0
+
+    def in_flight(self, node: int) -> int:
+        return 0
+
+    def in_flight_tokens(self, node: int) -> int:
+        return 0
+
+    def kv_usage(self, node: int) -> float:
+        return 0.0
+
+    def cached_tokens(self, node: int) -> int:
+        return 0
+
+    def transfer_ns(self, node: int) -> float:
+        return 0.0
+
+
+_IDLE = _Idle()
 
 
 class _Replica:

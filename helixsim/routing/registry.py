@@ -16,6 +16,7 @@ REGISTRY = Registry(
         "round_robin": "helixsim.routing.baselines:RoundRobin",
         "least_loaded": "helixsim.routing.baselines:LeastLoaded",
         "earliest_finish": "helixsim.routing.earliest_finish:EarliestFinish",
+        "in_time": "helixsim.routing.earliest_finish:InTime",
         "prefix_aware": "helixsim.routing.prefix_aware:PrefixAware",
     },
     ("summary", "Options", "route"),

@@ -121,7 +121,7 @@ class Race:
             trials.append(trial)
             if number == 0:
                 self._try(trial, entries, report)
-                others = [entry for one in trial.best() for entry in self._alternatives(one)]
+                others = [entry for one in trial.best() for entry in self._alternatives(one, trial)]
                 self._try(trial, others, report, at_least=alternatives, most_events=most_events)
             else:
                 self._try(trial, _kinds_first(entries), report, at_least=LEAST_TRIED, most_events=most_events)
@@ -176,16 +176,19 @@ class Race:
         branches = chains(routing_graph(placement, plan)) is None and len(set(placement.pipelines.values())) < 2
         return _with(entry, "flow_weighted" if branches else "earliest_finish")
 
-    def _alternatives(self, entry: Entry) -> list[Entry]:
-        """Return an entry with other policies that suit its routes."""
+    def _alternatives(self, entry: Entry, trial: Trial) -> list[Entry]:
+        """Return an entry of a trial with other policies that suit its routes and what it showed there."""
         if self.system.routing != "auto" or entry.system.is_disaggregated:
             return []
         found = chains(routing_graph(entry.placement, entry.plan))
         if found is not None and len(found) == 1:
             return []  # there is nothing to choose
+        is_late = found is not None and trial.scores[entry.label].share < 1.0 - SAME_SHARE
+        others = [_with(entry, "in_time")] if is_late else []
         if entry.system.routing == "flow_weighted":
-            return [_with(entry, policy) for policy in ("earliest_finish", "parallax")]
-        others = [] if found is None else [_with(entry, "least_loaded")]
+            return [*others, *(_with(entry, policy) for policy in ("earliest_finish", "parallax"))]
+        if found is not None:
+            others.append(_with(entry, "least_loaded"))
         rate_rps = self._rate_rps()
         if rate_rps and set(entry.placement.pipelines) == set(entry.placement.ranges):
             load = operating_load(self.experiment, self.system)
@@ -278,8 +281,8 @@ class Race:
         """Simulate the best and all baselines as the report will be.
 
         Return these, the best of all, and a sentence where it is a baseline. Entries that have shown more than the best
-        one turns out to do are simulated, too. If that one misses objectives, so are the same placement with other
-        policies and candidates with roles that have not been.
+        one turns out to do are simulated, too. If that one misses objectives, so are the best placement that has other
+        policies with these, and candidates with roles that have not been.
         """
         window = self.experiment.workload.window
         if window.duration_ns is None:
@@ -296,8 +299,9 @@ class Race:
             if shown and self._promises(shown[0], final.scores[final.best()[0].label]):
                 self._as_reported(final, [entry], report)
         if _misses(final):
-            best = final.best()[0]
-            others = [one for one in self._alternatives(best) if one.label not in final.entries]
+            # Those of the best placement that has any: nodes that prefill or decode alone have none.
+            others = next((found for one in final.best() if (found := self._alternatives(one, final))), [])
+            others = [one for one in others if one.label not in final.entries]
             self._as_reported(final, [*(self._entry(one) for one in apart), *others], report)
         candidates, rivals = final.best(), final.best(baselines=True)
         # The verdict ranks what is chosen beside the baselines alone, and has to call it the best.

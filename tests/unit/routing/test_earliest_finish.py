@@ -225,3 +225,26 @@ def test_it_beats_least_loaded_on_unequal_replicas() -> None:
         return float((result.requests.finish_ns - result.requests.arrival_ns).mean()) / SECOND
 
     assert mean_s("earliest_finish") < 0.7 * mean_s("least_loaded")
+
+
+def shares_in_time(rate_rps: float, slo: Slo, count: int = 1_000) -> list[float]:
+    """Return the shares within a TTFT of the earliest finish and of ``in_time``, on equal replicas."""
+    case = chains([[fast(seqs=8)] for _ in range(4)], intra=NEAR)
+    load = random_load(3, count, rate_rps=rate_rps, prompt=200, output=100)
+    found = []
+    for routing in ("earliest_finish", "in_time"):
+        times = run(case, load, mean_output=100.0, engine=INSIDE, routing=routing, slo=slo).requests
+        found.append(float(((times.first_token_ns - times.arrival_ns) / SECOND <= slo.ttft_s).mean()))
+    return found
+
+
+@pytest.mark.parametrize(("rate_rps", "least_gain"), [(30.0, 0.1), (50.0, 0.15)])
+def test_under_more_load_than_all_can_serve_in_time_some_replicas_keep_to_the_objective(rate_rps, least_gain) -> None:
+    by_finish, in_time = shares_in_time(rate_rps, Slo(ttft_s=2.0))
+    assert in_time > by_finish + least_gain
+
+
+@pytest.mark.parametrize(("rate_rps", "slo"), [(20.0, Slo(ttft_s=2.0)), (50.0, Slo(ttft_s=0.001))])
+def test_without_late_requests_or_with_an_objective_that_none_can_meet_it_is_the_earliest_finish(rate_rps, slo) -> None:
+    by_finish, in_time = shares_in_time(rate_rps, slo)
+    assert in_time == by_finish
