@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from helixsim.domain.autoscaling import AutoscalingSpec
 from helixsim.domain.cluster import Deployment
 from helixsim.domain.disaggregation import KvTransfer
 from helixsim.domain.engine import IDEAL, EngineSpec
@@ -96,7 +97,7 @@ class SystemSpec:
     strategy or policy. ``fleet`` is that of the experiment with the KV blocks and request limits of this system.
     ``arrivals`` replaces the arrivals of the experiment; None: those of the experiment. ``disaggregation`` says how
     nodes that serve one phase work together, where the fleet or the placement has any; ``placement`` is that of the
-    nodes that serve both.
+    nodes that serve both. ``autoscaling``: None: all replicas serve all the time.
     """
 
     name: str
@@ -110,6 +111,7 @@ class SystemSpec:
     fleet: Deployment
     disaggregation: DisaggregationSpec
     arrivals: ArrivalsSpec | None = None
+    autoscaling: AutoscalingSpec | None = None
 
     def with_routing(self, policy: str, options: Any) -> SystemSpec:
         """Return the system with a routing policy, for both phases."""

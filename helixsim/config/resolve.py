@@ -8,14 +8,15 @@ import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
 from helixsim import units
 from helixsim.config import checks, sizes
+from helixsim.config.autoscaling import autoscaling_of, check_autoscaling
 from helixsim.config.choices import Choices, Registries, is_file_name, look_up, names_file
 from helixsim.config.digest import config_hash
+from helixsim.config.document import with_defaults
 from helixsim.config.engine import build_engine, calibration_of, kv_rules
 from helixsim.config.experiment import CapacitySpec, ResolvedExperiment, SystemSpec, Variant
 from helixsim.config.faults import build_faults
@@ -33,7 +34,6 @@ from helixsim.domain.hardware import GpuSpec, NodeProfile
 from helixsim.errors import ConfigError, InfeasibleError, Problem, shortened, unknown_name
 from helixsim.hardware import catalog
 from helixsim.hardware.engine_support import unsupported
-from helixsim.hardware.engines import NOT_OF_EXPERIMENTS
 from helixsim.hardware.formats import format_faults, format_notes
 from helixsim.hardware.models.load import files_of
 from helixsim.hardware.operator_library import backend_of
@@ -172,6 +172,7 @@ class _Resolver:
         self.problems.extend(checks.check_engine(section, self.engine.spec, source))
         self.problems.extend(checks.check_baseline(section, self.names, source))
         self.problems.extend(checks.check_planning(section, workload, source))
+        self.problems.extend(check_autoscaling(section, own_nodes, workload, source))
         self.problems.extend(check_roles(section, all_nodes, self.engine, self.choices, source, is_part=self.is_part))
         beyond = unsupported(self.engine.spec.name, gpus)
         if not section.engine.allow_unsupported:
@@ -207,7 +208,9 @@ class _Resolver:
         if self.problems:
             raise _error(self.problems)
         systems = tuple(map(self._system, numbers, fleets, own_arrivals))
-        document = self._document(workload, fleet.model.precision)
+        document = with_defaults(
+            section, self.names, self.engine, self.choices, workload, fleet.model.precision, source.path.stem
+        )
         file_hashes = tuple((name, hashlib.sha256(path.read_bytes()).hexdigest()) for name, path in files)
         sample, planned_rate = section.report.sample, section.planning.rate
         return ResolvedExperiment(
@@ -370,30 +373,6 @@ class _Resolver:
             kv=kv_rules(self.section, section.kv, self.engine.spec),
             fleet=fleet,
             arrivals=arrivals,
+            autoscaling=autoscaling_of(section.autoscaling),
             disaggregation=disaggregation_of(section, number, self.choices, self.engine.spec),
         )
-
-    def _document(self, workload: WorkloadSpec, precision: str) -> dict[str, Any]:
-        """Return the experiment with all defaults, which can be loaded again."""
-        section = self.section
-        document = section.model_dump(mode="json", by_alias=True, exclude_none=True)
-        document["name"] = section.name or self.source.path.stem
-        document["precision"] = precision
-        figures = self.engine.figures()
-        document["engine"] |= {key: value for key, value in figures.items() if key not in NOT_OF_EXPERIMENTS}
-        document["baseline"] = section.baseline or ("swarm" if "swarm" in self.names else self.names[-1])
-        load = document["workload"]
-        load["arrivals"]["process"] = workload.arrivals.process
-        load["drain"] = workload.window.drain
-        if workload.trace is not None:
-            load["trace"]["format"] = workload.trace.format
-        if workload.lengths is not None:
-            load.setdefault("lengths", {"distribution": workload.lengths.distribution})
-        for number, name in enumerate(self.names):
-            document["systems"][number]["name"] = name
-        for path, written in self.choices.documents.items():
-            parent: Any = document
-            for part in path[:-1]:
-                parent = parent[part]
-            parent[path[-1]] = written
-        return document

@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, Tag
 
+from helixsim.config.autoscaling_schema import AutoscalingSection
 from helixsim.config.engine_schema import EngineSection
 from helixsim.config.faults_schema import FaultsSection
 from helixsim.config.fields import (
@@ -256,6 +257,9 @@ class SystemSection(Section):
         None, description="How nodes with the roles `prefill` and `decode` work together."
     )
     arrivals: ArrivalsSection | None = Field(None, description="Arrivals that replace those of the workload.")
+    autoscaling: AutoscalingSection | None = Field(
+        None, description="Replicas that come and go with the load (default: all serve all the time)."
+    )
 
 
 # --- the rest --------------------------------------------------------------------------------------------------------

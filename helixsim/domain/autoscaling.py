@@ -107,13 +107,13 @@ class Pool:
     name
         Type of its nodes.
     nodes
-        First node of each replica, in the order in which they are started.
+        First node of each replica, in the order in which they are started; those beyond ``ceiling`` never are.
     gpus, usd_per_hour
         Of each replica [GPUs, $/h].
     startup_ns
         From the decision to the first request [ns].
     capacity_rps
-        Requests/s that a replica serves within the objectives; None: not known.
+        Requests/s that a replica of the largest number serves within the objectives; None: not known.
     """
 
     name: str

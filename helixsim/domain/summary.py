@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
+from helixsim.domain.autoscaling_figures import AutoscalingFigures, ScaledPoolFigures
 from helixsim.domain.fault_figures import FaultEvent, FaultFigures
 from helixsim.domain.figures import (
     ClassFigures,
@@ -79,6 +80,8 @@ class Summary:
     """None: KV blocks are on GPUs alone."""
     faults: FaultFigures | None = None
     """None: no node can fail."""
+    autoscaling: AutoscalingFigures | None = None
+    """None: all replicas serve all the time."""
 
     def vllm_keys(self) -> dict[str, Any]:
         """Return the figures of ``vllm bench serve`` under its keys; latencies in ms."""
@@ -130,6 +133,7 @@ class Summary:
             **({} if self.disaggregation is None else {"disaggregation": asdict(self.disaggregation)}),
             **({} if self.kv_offloading is None else {"kv_offloading": asdict(self.kv_offloading)}),
             **({} if self.faults is None else {"faults": asdict(self.faults)}),
+            **({} if self.autoscaling is None else {"autoscaling": asdict(self.autoscaling)}),
         }  # fmt: skip
 
     def confidence(self) -> dict[str, Limits]:
@@ -261,6 +265,13 @@ def _read_faults(document: Mapping[str, Any] | None) -> FaultFigures | None:
     return FaultFigures(**{**document, "events": tuple(FaultEvent(**one) for one in document["events"])})
 
 
+def _read_autoscaling(document: Mapping[str, Any] | None) -> AutoscalingFigures | None:
+    if document is None:
+        return None
+    pools = {name: ScaledPoolFigures(**one) for name, one in document["pools"].items()}
+    return AutoscalingFigures(**{**document, "pools": pools})
+
+
 def _latency(keys: Mapping[str, Any], name: str, interval: Limits | None = None) -> Latency:
     """Return the latency whose statistics are among ``keys`` [ms]; ``interval`` of its mean [ms]."""
     return Latency(
@@ -312,6 +323,7 @@ def _read(top: Mapping[str, Any], own: Mapping[str, Any]) -> Summary:
         disaggregation=_read_disaggregation(own.get("disaggregation")),
         kv_offloading=_read_offloading(own.get("kv_offloading")),
         faults=_read_faults(own.get("faults")),
+        autoscaling=_read_autoscaling(own.get("autoscaling")),
     )
 
 

@@ -109,7 +109,7 @@ class ScaledPool:
     def _change(self, want: int) -> None:
         missing = want - self.count(State.SERVING) - self.count(State.STARTING)
         for _ in range(missing):
-            if State.REMOVED not in self.states:
+            if State.REMOVED not in self.states[: self.pool.ceiling]:
                 break  # the machines of those that drain are not free yet
             self._start(self.states.index(State.REMOVED))
         for _ in range(-missing):

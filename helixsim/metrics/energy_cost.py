@@ -7,6 +7,7 @@ means output tokens, "per total Mtok" prompt and output.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from helixsim.domain.cluster import Deployment
 
@@ -17,25 +18,23 @@ _SECONDS_PER_HOUR = 3600
 _TOKENS_PER_MTOK = 1_000_000
 
 
-def fleet_cost_usd_per_hour(fleet: Deployment) -> float:
-    """Return the price of all nodes, including those out of service [$/h]."""
-    return fleet.cluster.cost_usd_per_hour
-
-
-def cost_usd_per_mtok(fleet: Deployment, tokens_per_s: float) -> float:
-    """Return $ per million tokens at a rate [tokens/s]; NaN at rate 0 or without prices."""
-    price = fleet_cost_usd_per_hour(fleet)
-    if not (tokens_per_s > 0 and price > 0):
+def cost_usd_per_mtok(usd_per_hour: float, tokens_per_s: float) -> float:
+    """Return $ per million tokens at a price [$/h] and a rate [tokens/s]; NaN at rate 0 or without prices."""
+    if not (tokens_per_s > 0 and usd_per_hour > 0):
         return math.nan
-    return price / (tokens_per_s * _SECONDS_PER_HOUR) * _TOKENS_PER_MTOK
+    return usd_per_hour / (tokens_per_s * _SECONDS_PER_HOUR) * _TOKENS_PER_MTOK
 
 
-def mean_power_w(fleet: Deployment, busy_share: dict[str, float]) -> float:
-    """Return the mean power of all nodes [W]; ``busy_share`` by node id, missing nodes are idle."""
+def mean_power_w(fleet: Deployment, busy_share: Mapping[str, float], on_share: Mapping[str, float] = {}) -> float:
+    """Return the mean power of all nodes [W].
+
+    ``busy_share`` by node id, missing nodes are idle; ``on_share`` of nodes that are off at times, which then draw
+    nothing.
+    """
     power_w = 0.0
     for node in fleet.cluster.nodes:
         busy = busy_share.get(node.id, 0.0)
-        power_w += node.tdp_w * (busy + (1.0 - busy) * IDLE_POWER_SHARE)
+        power_w += node.tdp_w * (busy + (on_share.get(node.id, 1.0) - busy) * IDLE_POWER_SHARE)
     return power_w
 
 

@@ -18,13 +18,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from helixsim.domain.cluster import Deployment
+from helixsim.domain.cluster import Deployment, Node
 from helixsim.domain.figures import RankingFigures
 from helixsim.domain.placement import Placement
 from helixsim.domain.request import Slo
 from helixsim.domain.result import FloatArray, IntArray, RequestStatus, RunResult
 from helixsim.domain.summary import Summary
 from helixsim.jsonio import json_values, significant
+from helixsim.metrics.autoscaling import paid_usd_per_hour
 from helixsim.metrics.latency import finished_in_window, request_tpot_ns
 from helixsim.metrics.saturation import Saturation, saturation
 from helixsim.metrics.stats import interval_of_batches
@@ -137,13 +138,20 @@ def score_of(run: RunResult, slo: Slo, fleet: Deployment, placement: Placement, 
         _log_latency(((ttft_s, ttft_parts), (tpot_s, tpot_parts))),
         _growth(run, edges),
         max(duration_s(run), 1e-9),
-        (significant(math.fsum(node.cost_usd_per_hour for node in nodes)), len(nodes)),
+        (significant(_price(run, fleet, nodes)), len(nodes)),
         cost_first,
         saturation(run) is Saturation.OVERLOADED,
         ttft_s=_percentiles(ttft_s),
         tpot_s=_percentiles(tpot_s),
         used=frozenset(name for name, at_work in zip(run.nodes.node_id, worked, strict=True) if at_work),
     )
+
+
+def _price(run: RunResult, fleet: Deployment, nodes: Sequence[Node]) -> float:
+    """Return the price of the nodes with layers [$/h], of pools the mean of those that are paid for."""
+    if run.autoscaling is not None:
+        return paid_usd_per_hour(run, fleet)
+    return math.fsum(node.cost_usd_per_hour for node in nodes)
 
 
 def of_summary(summary: Summary) -> Score:

@@ -27,11 +27,11 @@ from helixsim.domain.placement import Placement
 from helixsim.domain.request import Slo
 from helixsim.domain.result import RequestStatus, RunResult
 from helixsim.domain.summary import Summary, rounded
+from helixsim.metrics.autoscaling import autoscaling_figures, paid_shares, paid_usd_per_hour
 from helixsim.metrics.bottleneck import bottleneck
 from helixsim.metrics.energy_cost import (
     cost_usd_per_mtok,
     energy_wh_per_mtok,
-    fleet_cost_usd_per_hour,
     mean_power_w,
 )
 from helixsim.metrics.faults import fault_figures
@@ -113,6 +113,7 @@ def summarise(
             disaggregation=disaggregation_figures(run, used, fleet),
             kv_offloading=offload_figures(run, counts),
             faults=fault_figures(run),
+            autoscaling=autoscaling_figures(run, used, fleet),
             classes={name: _class(of_class(run, name), slo.of(name)) for name in sorted(run.classes)},
             setting=setting_of(
                 run,
@@ -249,11 +250,12 @@ def _cluster(
 
 def _cost(run: RunResult, counts: Throughput, used: Utilisation, fleet: Deployment) -> CostFigures:
     output_per_s = counts.rate(counts.output_tokens)
-    power_w = mean_power_w(fleet, dict(zip(run.nodes.node_id, used.busy_share.tolist(), strict=True)))
+    busy = dict(zip(run.nodes.node_id, used.busy_share.tolist(), strict=True))
+    power_w, usd_per_hour = mean_power_w(fleet, busy, paid_shares(run, fleet)), paid_usd_per_hour(run, fleet)
     return CostFigures(
-        usd_per_hour=fleet_cost_usd_per_hour(fleet),
-        usd_per_mtok=cost_usd_per_mtok(fleet, output_per_s),
-        usd_per_total_mtok=cost_usd_per_mtok(fleet, counts.rate(counts.total_tokens)),
+        usd_per_hour=usd_per_hour,
+        usd_per_mtok=cost_usd_per_mtok(usd_per_hour, output_per_s),
+        usd_per_total_mtok=cost_usd_per_mtok(usd_per_hour, counts.rate(counts.total_tokens)),
         power_w=power_w,
         energy_wh_per_mtok=energy_wh_per_mtok(power_w, output_per_s),
     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from helixsim.domain.result import FloatArray
+from helixsim.report.autoscaling_series import autoscaling_over_time, scaled
 from helixsim.report.cluster_figures import busiest_links, frontier_curves, node_type_colors, placement_diagram
 from helixsim.report.distributions import CDF_POINTS, gap_curve_ms, tpot_ms, ttft_s
 from helixsim.report.style import LINE_STYLES, FigureFile, colors_of, new_figure, styled, write_figure
@@ -185,6 +186,14 @@ def _figures(runs: RunSet) -> Iterator[tuple[str, str, str, Draw]]:
         "Running (left) and waiting for admission at the coordinator (right).",
         requests_over_time,
     )
+    if scaled(runs):
+        yield (
+            "autoscaling",
+            "Replicas over time",
+            "GPUs that are paid for, from the start of a replica until it is removed, with those of the perfect "
+            "autoscaler (above); requests/s that arrive, and those of them that meet all objectives (below).",
+            autoscaling_over_time,
+        )
     yield (
         "links",
         "Busiest links",

@@ -10,6 +10,7 @@ from helixsim.domain.result import RequestColumns
 from helixsim.metrics.energy_cost import IDLE_POWER_SHARE
 from helixsim.metrics.verdict_text import answer, slo_text
 from helixsim.report import whatif_rows
+from helixsim.report.autoscaling_series import scaled
 from helixsim.report.charts import Chart, sheet
 from helixsim.report.classes import class_rows
 from helixsim.report.network_map import network_map
@@ -39,6 +40,9 @@ _FILES = (
     ("placements/", "placements, reusable with the strategy “fixed”"),
     ("figures/", "charts as SVG, with their data as CSV"),
 )
+
+_FILES_OF_POOLS = (("pools.csv", "replicas over time, where their number follows the load"),)
+_OF_POOLS = ("Pools with autoscaling: replicas cost and draw power from the beginning of their start until removed.",)
 
 
 def build_report(
@@ -117,11 +121,11 @@ def render_html(runs: RunSet, charts: Charts, manifest: Mapping[str, Any], confi
         ],
         lives=[(name, lives(run)) for name, run in runs.items()],
         of_each=OF_EACH,
-        assumptions=[*_own_assumptions(), *manifest.get("assumptions", ())],
+        assumptions=[*_own_assumptions(), *_OF_POOLS[: bool(scaled(runs))], *manifest.get("assumptions", ())],
         config=config,
         identity=manifest.get("identity", {}),
         manifest=list(_flat({key: manifest[key] for key in ("identity", "environment") if key in manifest})),
-        files=_FILES,
+        files=[*_FILES, *_FILES_OF_POOLS[: bool(scaled(runs))]],
     )
 
 

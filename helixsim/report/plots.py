@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from helixsim.config.sweep_file import Plot
 from helixsim.errors import ConfigError
 from helixsim.report import capacity_files, fleet_files, sweep_figures
+from helixsim.report.autoscaling_series import autoscaling_over_time, scaled
 from helixsim.report.cluster_figures import busiest_links, frontier_curves, placement_diagram
 from helixsim.report.figures import Draw, latency_cdfs, throughput_bars
 from helixsim.report.style import NODE_TYPE_COLORS, colors_of, drawn
@@ -61,6 +62,12 @@ class RunPlots:
     def requests(self) -> Figure:
         """Draw running and waiting requests over simulated time."""
         return self._drawn(requests_over_time)
+
+    def autoscaling(self) -> Figure:
+        """Draw the GPUs that are paid for, load and goodput over time, of systems with ``autoscaling``."""
+        if not scaled(self._runs):
+            raise ConfigError("autoscaling: no system of this run has an autoscaling section")
+        return self._drawn(autoscaling_over_time)
 
     def links(self) -> Figure:
         """Draw the links that were busy for the largest share of the run, with the waits for them."""

@@ -14,6 +14,7 @@ from helixsim.metrics.ranking import follows_load
 from helixsim.metrics.saturation import Saturation
 from helixsim.metrics.stationarity import NOT_STEADY, STEADY
 from helixsim.metrics.verdict_text import share_text
+from helixsim.report.autoscaling_rows import autoscaling_rows
 from helixsim.report.fault_rows import fault_rows
 from helixsim.report.leg_rows import leg_rows
 from helixsim.report.tier_rows import tier_rows
@@ -102,6 +103,7 @@ def comparison_sections(runs: RunSet) -> list[Section]:
         *((("Prefill and decode", leg_rows(runs)),) if has_legs else ()),
         *((("KV offloading", tier_rows(runs)),) if tier_rows(runs) else ()),
         *((("Faults", fault_rows(runs)),) if fault_rows(runs) else ()),
+        *((("Autoscaling", autoscaling_rows(runs)),) if autoscaling_rows(runs) else ()),
         (
             "Cost",
             [

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from helixsim.domain.result import FloatArray
+from helixsim.report.autoscaling_series import scaling_charts
 from helixsim.report.charts import Axis, Chart, Curve, linear_axis, log_axis, share_axis
 from helixsim.report.distributions import gap_curve_ms, tpot_ms, ttft_s
 from helixsim.results.columns import thinned
@@ -106,6 +107,7 @@ def time_charts(runs: RunSet) -> list[Chart]:
         _over_time(runs, "kv-peak", "KV memory in use, fullest node", "share of KV blocks", _highest_kv),
         *_batch_sizes(runs),
         _over_time(runs, "busy", "Nodes computing, mean", "share of the time", _mean_busy),
+        *scaling_charts(runs, kinds_of(list(runs)), _time_axis(runs)),
     ]
     return charts
 

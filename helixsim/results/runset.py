@@ -1,7 +1,8 @@
 """The simulated systems of one experiment, including what-if variants, and the files of a run directory.
 
 ``summary.json``, ``nodes.csv``, ``links.csv``, ``series.csv`` (time series of the cluster), ``node_series.csv`` (of
-nodes), ``itl.csv`` (histogram of inter-token latency), ``requests/<system>.csv`` and ``placements/<system>.json``.
+nodes), ``itl.csv`` (histogram of inter-token latency), ``pools.csv`` (replicas over time, where their number changes),
+``requests/<system>.csv`` and ``placements/<system>.json``.
 They do not depend on the speed of the machine: equal runs write equal bytes.
 """
 
@@ -203,6 +204,8 @@ class RunSet(Mapping[str, Run]):
             run.write_requests(directory / "requests" / f"{file_stem(name)}.csv")
         for table in TABLES:
             write_csv(directory / f"{table}.csv", self.columns(table))
+        if scaled := [run for run in self.values() if run.summary.autoscaling is not None]:
+            write_csv(directory / "pools.csv", joined([of_system(run.name, run.columns("pools")) for run in scaled]))
 
     def _system(self, name: str) -> dict[str, Any]:
         summary = self[name].summary

@@ -19,7 +19,7 @@ from helixsim.metrics.error_cells import METRICS
 from helixsim.metrics.model_error import model_error
 from helixsim.metrics.ranking import follows_load
 from helixsim.metrics.utilisation import utilisation
-from helixsim.results.columns import Columns, texts
+from helixsim.results.columns import Columns, joined, texts
 from helixsim.results.files import csv_cell
 from helixsim.results.placement_json import route_text
 from helixsim.units import BITS_PER_BYTE
@@ -157,7 +157,7 @@ def of_run(name: str, run: RunResult, plan: FlowPlan, fleet: Deployment) -> Colu
         return _nodes(run, plan, fleet)
     if name == "links":
         return _links(run, fleet)
-    return {"series": _series, "node_series": _node_series, "itl": _itl}[name](run)
+    return {"series": _series, "node_series": _node_series, "itl": _itl, "pools": _pools}[name](run)
 
 
 def _nodes(run: RunResult, plan: FlowPlan, fleet: Deployment) -> Columns:
@@ -232,3 +232,20 @@ def _itl(run: RunResult) -> Columns:
     """Return the histogram of inter-token latency."""
     gaps = run.gaps
     return {"gap_from_ns": gaps.value_ns, "gap_to_ns": gaps.value_ns + gaps.resolution_ns, "count": gaps.count}
+
+
+def _pools(run: RunResult) -> Columns:
+    """Return the replicas of each pool by state, from a time on until the next one of the pool."""
+    pools = run.autoscaling.pools if run.autoscaling is not None else ()
+    tables = [
+        {
+            "time_ns": one.time_ns,
+            "node_type": texts([one.pool.name] * len(one.time_ns)),
+            "serving": one.serving,
+            "starting": one.starting,
+            "draining": one.draining,
+            "gpus": one.paid * one.pool.gpus,
+        }
+        for one in pools
+    ]
+    return joined(tables)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from helixsim.config.experiment import ResolvedExperiment
+from helixsim.domain.autoscaling import AutoscalingStats, Pool, PoolStats
 from helixsim.domain.faults import FailureCause, FaultStats
 from helixsim.domain.flowplan import Route
 from helixsim.domain.placement import LayerRange, Placement
@@ -112,7 +113,8 @@ def simulated(
     parts = (
         experiment_key(experiment), experiment.seed, experiment.workload, experiment.workload_stats, system.fleet,
         system.routing, system.routing_options, system.batching, system.batching_options, system.kv, system.arrivals,
-        system.disaggregation, list(placement.ranges.items()), placement.partial_inference, placement.pipelines,
+        system.disaggregation, system.autoscaling, list(placement.ranges.items()), placement.partial_inference,
+        placement.pipelines,
     )  # fmt: skip
     key = content_key("simulation", parts)
     if (known := runs.get(key)) is not None:
@@ -175,6 +177,7 @@ def _decoded(document: dict[str, Any]) -> Simulated:
         "transfers": None if run["transfers"] is None else TransferStats(**run["transfers"]),
         "offloading": None if run["offloading"] is None else OffloadStats(**run["offloading"]),
         "faults": None if run["faults"] is None else _faults(run["faults"]),
+        "autoscaling": None if run["autoscaling"] is None else _autoscaling(run["autoscaling"]),
         "invariants": tuple(InvariantCheck(**check) for check in run["invariants"]),
     }
     return Simulated(decoded_placement(document["placement"]), RunResult(**{**run, **columns}))
@@ -184,3 +187,11 @@ def _faults(document: dict[str, Any]) -> FaultStats:
     events = tuple((time_ns, what, tuple(nodes)) for time_ns, what, nodes in document["events"])
     causes = {int(row): FailureCause(cause) for row, cause in document["causes"].items()}
     return FaultStats(**{**document, "events": events, "causes": causes})
+
+
+def _autoscaling(document: dict[str, Any]) -> AutoscalingStats:
+    pools = (
+        PoolStats(**{**one, "pool": Pool(**{**one["pool"], "nodes": tuple(one["pool"]["nodes"])})})
+        for one in document["pools"]
+    )
+    return AutoscalingStats(tuple(pools), document["window_s"])

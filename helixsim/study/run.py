@@ -27,6 +27,7 @@ from helixsim.study import rundir
 from helixsim.study.finished import Simulated, SimulatedStore, simulated, simulated_in
 from helixsim.study.placements import PlacementStore, placement_store, placements_in
 from helixsim.study.placing import assembled
+from helixsim.study.replica_capacity import with_capacities
 from helixsim.study.systems import PlacedSystem, simulate_system, summary_of
 from helixsim.study.whatif import Case, cases, hopeless, place_case, whatif_variants
 from helixsim.units import NS_PER_S
@@ -336,6 +337,7 @@ def _again(case: Case, kept: Simulated) -> Run:
 def finished(case: Case, placed: PlacedSystem, run: RunResult) -> Run:
     """Return a simulated system with its summary."""
     experiment, system = case.experiment, case.system
+    run = with_capacities(experiment, placed, run)
     stated_rps = experiment.workload_stats.offered_rps
     if system.arrivals is not None:
         stated_rps = offered_rps(replace(experiment.workload, arrivals=system.arrivals))

@@ -27,6 +27,7 @@ from helixsim.rng import stream
 from helixsim.routing import registry as routing_registry
 from helixsim.routing.graph import routing_graph
 from helixsim.routing.times import RoutingTimes
+from helixsim.study.autoscaling import autoscaling_plan
 from helixsim.study.faults import fault_plan
 from helixsim.study.legs import legs_of
 from helixsim.units import seconds_to_ns
@@ -153,6 +154,7 @@ def simulate_system(
         timeline=timeline,
         legs=legs,
         faults=faults,
+        autoscaling=autoscaling_plan(experiment, system, placed.placement, graph),
     )
     return simulate(inputs, progress)
 

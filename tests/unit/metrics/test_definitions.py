@@ -168,9 +168,9 @@ def test_busy_shares_are_those_of_the_window_and_idle_nodes_count(fakes) -> None
 def test_cost_and_energy_follow_from_the_fleet(fakes) -> None:
     fleet = fakes.fleet(fast=1, slow=0)
     # One node at 2 $/h delivering 1e6 / 3600 tokens/s makes a million tokens an hour.
-    assert cost_usd_per_mtok(fleet, 1e6 / 3600) == pytest.approx(2.0)
+    assert cost_usd_per_mtok(2.0, 1e6 / 3600) == pytest.approx(2.0)
     assert mean_power_w(fleet, {"a100-0": 1.0}) == pytest.approx(400.0)
     assert mean_power_w(fleet, {}) == pytest.approx(120.0)
     assert energy_wh_per_mtok(400.0, 1e6 / 3600) == pytest.approx(400.0)
-    assert np.isnan(cost_usd_per_mtok(fleet, 0.0))
+    assert np.isnan(cost_usd_per_mtok(2.0, 0.0))
     assert np.isnan(energy_wh_per_mtok(400.0, 0.0))

@@ -1,0 +1,105 @@
+"""``autoscaling`` of a system as plain values, and its checks across keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from helixsim import units
+from helixsim.config.autoscaling_schema import OF_POLICY, REQUIRED, AutoscalingSection
+from helixsim.config.schema import ExperimentSection
+from helixsim.config.source import Source
+from helixsim.domain.autoscaling import AutoscalingSpec, Entry, PolicySpec, PoolSpec
+from helixsim.domain.cluster import Node
+from helixsim.domain.request import FeedMode
+from helixsim.errors import Problem, unknown_name
+from helixsim.workload.arrivals import PROCESSES
+from helixsim.workload.spec import WorkloadSpec
+from helixsim.yamlio import KeyPath
+
+_THRESHOLDS = {"queue": (1.0, 0.1), "kv_use": (0.8, 0.4)}
+
+
+def autoscaling_of(section: AutoscalingSection | None) -> AutoscalingSpec | None:
+    """Return the autoscaling of a system; None: all replicas serve all the time."""
+    if section is None:
+        return None
+    high, low = _THRESHOLDS.get(section.policy, (1.0, 0.0))
+    policy = PolicySpec(
+        section.policy,
+        metric=section.metric or "in_flight",
+        target=section.target or 1.0,
+        tolerance=0.1 if section.tolerance is None else section.tolerance,
+        high=high if section.high is None else section.high,
+        low=low if section.low is None else section.low,
+        least=section.least or 0.99,
+        entries=tuple(Entry(_seconds(one.at), one.replicas) for one in section.schedule or ()),
+        period_s=_seconds(section.period or "24 h"),
+    )
+    pools = (PoolSpec(name, one.floor, one.ceiling, one.start) for name, one in (section.pools or {}).items())
+    startup = section.startup
+    return AutoscalingSpec(
+        policy,
+        tuple(pools),
+        interval_s=_seconds(section.interval),
+        stabilisation_s=_seconds(section.stabilisation),
+        machine_s=_seconds(startup.machine),
+        engine_s=_seconds(startup.engine),
+        weights_bps=units.parse(startup.weights, "bandwidth"),
+        window_s=_seconds(section.window),
+    )
+
+
+def _seconds(text: str) -> float:
+    return units.parse(text, "time")
+
+
+def check_autoscaling(
+    section: ExperimentSection, nodes: Sequence[Sequence[Node]], workload: WorkloadSpec | None, source: Source
+) -> Iterator[Problem]:
+    """Check the autoscaling of each system, whose nodes are given, against its policy, its nodes and its load."""
+    for number, system in enumerate(section.systems):
+        own, path = system.autoscaling, ("systems", number, "autoscaling")
+        if own is None:
+            continue
+        yield from _check_policy(own, path, source)
+        yield from _check_pools(own, path, nodes[number], source)
+        if workload is not None:
+            process = (workload.arrivals if system.arrivals is None else system.arrivals).process or "trace"
+            if process in PROCESSES and PROCESSES[process].mode is not FeedMode.OPEN:
+                yield source.problem(path, f"{process} arrivals follow the replicas, not the other way round")
+        if own.policy == "goodput" and not section.slo.model_fields_set:
+            yield source.problem((*path, "policy"), "goodput needs objectives: slo: {ttft: 1 s, tpot: 50 ms}")
+
+
+def _check_policy(own: AutoscalingSection, path: KeyPath, source: Source) -> Iterator[Problem]:
+    used = OF_POLICY[own.policy]
+    for key in dict.fromkeys(key for keys in OF_POLICY.values() for key in keys):
+        if key not in used and getattr(own, key) is not None:
+            allowed = ", ".join(used) or "none"
+            yield source.problem((*path, key), f"{own.policy} does not use it (it uses: {allowed})")
+    required = REQUIRED.get(own.policy)
+    if required is not None and getattr(own, required) is None:
+        yield source.problem((*path, required), f"required by {own.policy}")
+    spec = autoscaling_of(own)
+    assert spec is not None
+    if own.policy in _THRESHOLDS and spec.policy.low >= spec.policy.high:
+        message = f"{spec.policy.low:g} is not below high ({spec.policy.high:g})"
+        yield source.problem((*path, "low" if own.low is not None else "high"), message)
+    times_s = [one.at_s for one in spec.policy.entries]
+    for index, at_s in enumerate(times_s):
+        if at_s >= spec.policy.period_s or (index and at_s <= times_s[index - 1]):
+            message = f"{at_s:g} s: expected times in ascending order, below the period of {spec.policy.period_s:g} s"
+            yield source.problem((*path, "schedule", index, "at"), message)
+
+
+def _check_pools(own: AutoscalingSection, path: KeyPath, nodes: Sequence[Node], source: Source) -> Iterator[Problem]:
+    types = sorted({node.node_type for node in nodes})
+    for name, pool in (own.pools or {}).items():
+        at = (*path, "pools", name)
+        if types and name not in types:
+            yield source.problem(at, unknown_name("type of nodes", name, types))
+        if pool.ceiling is not None and pool.ceiling < pool.floor:
+            yield source.problem((*at, "ceiling"), f"{pool.ceiling} is below floor ({pool.floor})")
+        most = pool.ceiling or pool.start or 0
+        if pool.start is not None and not pool.floor <= pool.start <= most:
+            yield source.problem((*at, "start"), f"{pool.start} is not within floor and ceiling")

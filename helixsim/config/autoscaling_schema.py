@@ -1,0 +1,90 @@
+"""The ``autoscaling`` section of a system in exp.yaml (docs/autoscaling.md)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from helixsim.config.fields import Bandwidth, Duration, FewCount, Latency, Name, Share
+from helixsim.domain.autoscaling import Metric, Policy
+from helixsim.validation import Count, Section
+
+
+class PoolSection(Section):
+    """The replicas on nodes of one type."""
+
+    floor: FewCount = Field(1, description="Fewest replicas.")
+    ceiling: FewCount | None = Field(None, description="Most replicas (default: as many as the placement has).")
+    start: FewCount | None = Field(
+        None, description="Replicas at the beginning (default: `floor`; `fixed`: all, `schedule`: those of its time)."
+    )
+
+
+class ScheduleEntrySection(Section):
+    """An entry of a schedule."""
+
+    at: Latency = Field(description="Time within the period.")
+    replicas: Count = Field(description="Replicas from then on.")
+
+
+class StartupSection(Section):
+    """What a replica needs from the decision to its first request; the times follow each other."""
+
+    machine: Latency = Field("60 s", description="Until the machine runs and has the container.")
+    engine: Latency = Field("60 s", description="Start of the engine without reading the weights.")
+    weights: Bandwidth = Field("16 Gbit/s", description="Rate at which each node reads its weights.")
+
+
+class AutoscalingSection(Section):
+    """Replicas whose number follows the load, in pools of one type of node each."""
+
+    policy: Policy = Field(
+        description="`target`: Kubernetes' rule, `ceil(replicas * metric / target)`; `queue`, `kv_use`: one more above "
+        "`high`, one less below `low`; `goodput`: one more while requests miss the objectives; `schedule`: by time; "
+        "`fixed`: never changed."
+    )
+    metric: Metric | None = Field(
+        None,
+        description="Of `target`, the mean over replicas that serve: `in_flight` requests (default), of these "
+        "`waiting`, `kv_use` (0..1), or `rate` (requests/s).",
+    )
+    target: Annotated[float, Field(gt=0, le=1e9)] | None = Field(None, description="Value of the metric to keep.")
+    tolerance: Annotated[float, Field(ge=0, le=10)] | None = Field(
+        None, description="Of `target`: a ratio that is off by no more changes nothing (default: 0.1)."
+    )
+    high: Annotated[float, Field(gt=0, le=1e9)] | None = Field(
+        None, description="Waiting requests per replica (`queue`, default: 1), or KV memory in use (`kv_use`, 0.8)."
+    )
+    low: Annotated[float, Field(ge=0, le=1e9)] | None = Field(
+        None, description="As `high`, for one less (default: 0.1 for `queue`, 0.4 for `kv_use`)."
+    )
+    least: Share | None = Field(
+        None, description="Of `goodput`: share of requests that meet the objectives (default: 0.99)."
+    )
+    schedule: list[ScheduleEntrySection] | None = Field(None, min_length=1, description="Entries in order of time.")
+    period: Duration | None = Field(None, description="After it the schedule begins again (default: 24 h).")
+    pools: dict[Name, PoolSection] | None = Field(
+        None,
+        description="Pools by the type of their nodes (`h100x8`); other replicas always serve (default: all types).",
+    )
+    interval: Duration = Field("15 s", description="Time between two looks at the metrics.")
+    stabilisation: Latency = Field(
+        "5 min", description="A pool gets smaller only to the largest number decided within this time."
+    )
+    startup: StartupSection = Field(StartupSection(), description="Time from the decision to the first request.")
+    window: Duration = Field("15 min", description="Windows for each of which the fewest GPUs are stated.")
+
+
+OF_POLICY: dict[str, tuple[str, ...]] = {
+    "fixed": (),
+    "schedule": ("schedule", "period"),
+    "queue": ("high", "low"),
+    "kv_use": ("high", "low"),
+    "goodput": ("least",),
+    "target": ("metric", "target", "tolerance"),
+}
+"""Keys that each policy uses."""
+
+REQUIRED: dict[str, Literal["schedule", "target"]] = {"schedule": "schedule", "target": "target"}
+"""Keys that it cannot do without."""

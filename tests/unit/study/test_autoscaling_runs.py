@@ -1,0 +1,145 @@
+"""Systems whose replicas come and go, from exp.yaml to the report: laws of whole runs, and clear refusals."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import helixsim
+from helixsim.errors import ConfigError
+from helixsim.report.autoscaling_series import bound_over_time, goodput_over_time, gpus_over_time, load_over_time
+from helixsim.results.runset import RunSet
+from helixsim.runtime.pool import Serial
+from helixsim.study.finished import Simulated, SimulatedStore
+from helixsim.study.run import run_experiment
+from helixsim.study.systems import simulate_system
+
+SYSTEM = {"placement": "replicas", "routing": "least_loaded"}
+EXPERIMENT = {
+    "schema": 1,
+    "name": "hour",
+    "model": "llama-3.1-8b",
+    "engine": "vllm-1",
+    "cluster": {
+        "nodes": [{"gpu": "l40s", "count": 3}],
+        "network": {"intra_region": {"bandwidth": "10 Gbit/s", "latency": "0.1 ms"}},
+    },
+    "workload": {
+        "lengths": {"distribution": "fixed", "prompt_tokens": 2000, "output_tokens": 60},
+        "arrivals": {"process": "poisson", "rate": 3, "over_time": {"diurnal": {"period": "400 s", "peak": "200 s",
+                                                                                  "amplitude": 0.9}}},
+        "duration": "400 s",
+    },
+    "systems": [
+        {"name": "plain", **SYSTEM},
+        {"name": "fixed", **SYSTEM, "autoscaling": {"policy": "fixed", "window": "50 s"}},
+        {
+            "name": "target", **SYSTEM,
+            "autoscaling": {"policy": "target", "metric": "in_flight", "target": 4, "interval": "5 s", "window": "50 s",
+                            "stabilisation": "30 s", "startup": {"machine": "2 s", "engine": "1 s"}},
+        },
+    ],
+    "slo": {"ttft": "2 s", "tpot": "100 ms"},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    experiment = helixsim.Experiment.from_data(EXPERIMENT).resolve()
+    return run_experiment(experiment, tmp_path_factory.mktemp("runs"), Serial())
+
+
+def figures(directory, name):
+    return json.loads((directory / "summary.json").read_text())["systems"][name]["helixsim"]
+
+
+def test_a_fixed_number_serves_and_costs_as_no_autoscaling(directory):
+    assert (directory / "requests" / "fixed.csv").read_bytes() == (directory / "requests" / "plain.csv").read_bytes()
+    plain, fixed = figures(directory, "plain"), figures(directory, "fixed")
+    assert "autoscaling" not in plain
+    assert fixed["cost_usd_per_hour"] == plain["cost_usd_per_hour"]
+    assert fixed["power_w"] == pytest.approx(plain["power_w"])
+    assert fixed["autoscaling"]["gpu_hours"] == pytest.approx(3 * 400 / 3600)
+
+
+def test_replicas_that_come_and_go_cost_less_and_never_less_than_the_perfect_autoscaler(directory):
+    """Both meet the objectives, so that both pay for at least the GPU-hours that are needed."""
+    fixed, target = (figures(directory, name) for name in ("fixed", "target"))
+    for one in (fixed, target):
+        assert one["slo_attainment"] > 0.99
+        scaled = one["autoscaling"]
+        assert 1 * 400 / 3600 <= scaled["bound_gpu_hours"] <= scaled["gpu_hours"] * (1 + 1e-9)
+        assert scaled["bound_cost_usd"] <= scaled["cost_usd"] * (1 + 1e-9)
+        assert scaled["cost_usd"] == pytest.approx(one["cost_usd_per_hour"] * 400 / 3600)
+    assert target["autoscaling"]["gpu_hours"] < 0.9 * fixed["autoscaling"]["gpu_hours"]
+    assert target["cost_usd_per_mtok"] < fixed["cost_usd_per_mtok"]
+    assert target["power_w"] < fixed["power_w"]
+    start_s = target["autoscaling"]["pools"]["l40s"]["startup_s"]
+    assert start_s == pytest.approx(3 + 16.06e9 * 8 / 16e9, rel=0.01)  # 8.03e9 weights of 16 bit at 16 Gbit/s
+
+
+def test_the_series_of_the_report_agree_with_the_figures(directory):
+    runs = RunSet.load(directory)
+    run, scaled = runs["target"], runs["target"].summary.autoscaling
+    for steps, hours in (
+        (gpus_over_time(run), scaled.gpu_hours), (bound_over_time(run), scaled.bound_gpu_hours)
+    ):  # fmt: skip
+        area = np.diff(steps.time_s) @ steps.values[:-1]
+        assert area / 3600 == pytest.approx(hours)
+    load, good = load_over_time(run), goodput_over_time(run, runs.slo)
+    assert (good.values <= load.values + 1e-9).all()
+    assert (load.values[:-1] * 50).sum() == pytest.approx(len(run.requests))
+    page = (directory / "report.html").read_text()
+    assert "GPUs paid for" in page
+    assert "of the perfect autoscaler" in page
+
+
+def test_a_kept_run_is_read_back_as_it_was(tmp_path):
+    experiment = helixsim.Experiment.from_data(EXPERIMENT).resolve()
+    placed = helixsim.place(experiment, "target")
+    run = simulate_system(experiment, placed)
+    store = SimulatedStore(tmp_path)
+    store.keep("key", Simulated(placed.placement, run))
+    (pool,), (again,) = run.autoscaling.pools, store.get("key").run.autoscaling.pools
+    assert again.pool == pool.pool
+    assert again.paid.tolist() == pool.paid.tolist()
+    assert again.starts == pool.starts > 0
+
+
+@pytest.mark.parametrize(
+    ("autoscaling", "path", "words"),
+    [
+        ({"policy": "target"}, "target", "required by target"),
+        ({"policy": "schedule"}, "schedule", "required by schedule"),
+        ({"policy": "queue", "least": 0.9}, "least", "queue does not use it (it uses: high, low)"),
+        ({"policy": "queue", "low": 3.0}, "low", "3 is not below high (1)"),
+        ({"policy": "fixed", "pools": {"l40": {}}}, "pools.l40", "did you mean 'l40s'"),
+        ({"policy": "fixed", "pools": {"l40s": {"floor": 3, "ceiling": 2}}}, "pools.l40s.ceiling", "below floor (3)"),
+        ({"policy": "schedule", "schedule": [{"at": "25 h", "replicas": 1}]}, "schedule.0.at", "below the period"),
+        ({"policy": "hpa"}, "policy", "'hpa'"),
+    ],
+)
+def test_what_contradicts_itself_is_refused_where_it_stands(autoscaling, path, words):
+    systems = [{**SYSTEM, "autoscaling": autoscaling}]
+    with pytest.raises(ConfigError) as caught:
+        helixsim.Experiment.from_data({**EXPERIMENT, "systems": systems}).resolve()
+    assert [problem.path for problem in caught.value.problems] == [f"systems.0.autoscaling.{path}"]
+    assert words in caught.value.problems[0].message
+
+
+def test_goodput_needs_objectives_and_an_open_load():
+    systems = [{**SYSTEM, "autoscaling": {"policy": "goodput"}}]
+    closed = {**EXPERIMENT["workload"], "arrivals": {"process": "closed_loop", "concurrency": 4}}
+    with pytest.raises(ConfigError) as caught:
+        helixsim.Experiment.from_data({**EXPERIMENT, "systems": systems, "slo": {}, "workload": closed}).resolve()
+    assert "needs objectives" in str(caught.value)
+    assert "closed_loop arrivals follow the replicas" in str(caught.value)
+
+
+def test_a_pool_with_more_replicas_than_there_are_is_refused():
+    systems = [{**SYSTEM, "name": "one", "autoscaling": {"policy": "fixed", "pools": {"l40s": {"ceiling": 9}}}}]
+    experiment = helixsim.Experiment.from_data({**EXPERIMENT, "systems": systems}).resolve()
+    with pytest.raises(ConfigError, match=r"pools\.l40s\.ceiling: got 9, but the placement .* has 3 replicas"):
+        simulate_system(experiment, helixsim.place(experiment, "one"))
