@@ -113,8 +113,8 @@ def simulated(
     parts = (
         experiment_key(experiment), experiment.seed, experiment.workload, experiment.workload_stats, system.fleet,
         system.routing, system.routing_options, system.batching, system.batching_options, system.kv, system.arrivals,
-        system.disaggregation, system.autoscaling, list(placement.ranges.items()), placement.partial_inference,
-        placement.pipelines,
+        system.disaggregation, system.autoscaling, list(placement.ranges.items()),
+        placement.partial_inference, placement.pipelines,
     )  # fmt: skip
     key = content_key("simulation", parts)
     if (known := runs.get(key)) is not None:

@@ -124,7 +124,7 @@ def test_a_replica_that_drains_gets_nothing_and_is_paid_until_it_is_empty():
 @pytest.mark.parametrize("busy", [0, 1])
 def test_the_replica_with_the_fewest_requests_drains(busy):
     """Every other request, all to one of two replicas in turn, takes long."""
-    load = requests(*[(250 * number, 30, 500 if number % 2 == busy else 5) for number in range(24)])
+    load = requests(*[(250 * number, 30, 400 if number % 2 == busy else 5) for number in range(24)])
     result = scaled(case_of(2), load, entries((0, 2), (4, 1)), routing="round_robin")
     rows = result.requests
     assert set(rows.route[rows.arrival_ns > 4 * SECOND].tolist()) == {rows.route[busy]}
