@@ -23,6 +23,10 @@ class FaultKind(StrEnum):
     """Steps of the nodes take so many times as long as they should from now on."""
 
 
+USUAL_SPEED = "usual speed"
+"""Event: nodes are no longer slow."""
+
+
 class Reaction(StrEnum):
     """What happens to the routing when nodes are known to be down."""
 
@@ -144,7 +148,8 @@ class FaultStats:
     Parameters
     ----------
     events
-        (time [ns], what happened, to which nodes): the kinds of ``FaultKind``, ``detected`` and ``rerouted``.
+        (time [ns], what happened, to which nodes): the kinds of ``FaultKind``, ``USUAL_SPEED``, ``detected`` and
+        ``rerouted``.
     rows, losses
         Rows of the requests that have lost their KV memory or failed, and how often they have lost it.
     causes

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from helixsim.domain.faults import FailureCause, Fault, FaultKind, FaultStats
+from helixsim.domain.faults import USUAL_SPEED, FailureCause, Fault, FaultKind, FaultStats
 from helixsim.domain.step_time import BatchShape, StepTime
 from helixsim.engine.inputs import FaultPlan
 from helixsim.engine.kernel import Call, Kernel, Priority
@@ -183,7 +183,7 @@ class FaultDriver:
         elif fault.kind is FaultKind.UP:
             self._repair([node for node in fault.nodes if node in self._down])
         else:
-            self._note(fault.kind.value, fault.nodes)
+            self._note(USUAL_SPEED if fault.factor == 1.0 else fault.kind.value, fault.nodes)
             self._system.slow(fault.nodes, fault.factor)
         self._plan_next()
 

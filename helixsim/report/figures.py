@@ -16,6 +16,7 @@ from helixsim.domain.result import FloatArray
 from helixsim.report.autoscaling_series import autoscaling_over_time, scaled
 from helixsim.report.cluster_figures import busiest_links, frontier_curves, node_type_colors, placement_diagram
 from helixsim.report.distributions import CDF_POINTS, gap_curve_ms, tpot_ms, ttft_s
+from helixsim.report.fault_charts import faults_over_time, has_faults
 from helixsim.report.style import LINE_STYLES, FigureFile, colors_of, new_figure, styled, write_figure
 from helixsim.report.time_figures import (
     kv_memory_over_time,
@@ -168,6 +169,14 @@ def _figures(runs: RunSet) -> Iterator[tuple[str, str, str, Draw]]:
         "measurement window.",
         throughput_over_time,
     )
+    if has_faults(runs):
+        yield (
+            "faults",
+            "Faults over time",
+            "Output tokens/s, goodput (requests/s that finished within the objectives) and mean TTFT of the requests "
+            "that arrived in each interval. Dashed lines: nodes fail (red), are slow (brown), are back (green).",
+            faults_over_time,
+        )
     yield (
         "utilisation",
         "GPU utilisation over time",

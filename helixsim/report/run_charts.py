@@ -12,6 +12,7 @@ from helixsim.domain.result import FloatArray
 from helixsim.report.autoscaling_series import scaling_charts
 from helixsim.report.charts import Axis, Chart, Curve, linear_axis, log_axis, share_axis
 from helixsim.report.distributions import gap_curve_ms, tpot_ms, ttft_s
+from helixsim.report.fault_charts import EVENTS_NOTE, edges_s, events, good_rate, has_faults, ttft_by_arrival_s
 from helixsim.results.columns import thinned
 from helixsim.results.run import Run
 from helixsim.results.runset import RunSet
@@ -109,7 +110,21 @@ def time_charts(runs: RunSet) -> list[Chart]:
         _over_time(runs, "busy", "Nodes computing, mean", "share of the time", _mean_busy),
         *scaling_charts(runs, kinds_of(list(runs)), _time_axis(runs)),
     ]
-    return charts
+    return [*_of_faults(runs), *charts] if has_faults(runs) else charts
+
+
+def _of_faults(runs: RunSet) -> list[Chart]:
+    """Return goodput and TTFT over simulated time, which faults change most."""
+
+    def steps(run: Run, values: FloatArray) -> tuple[FloatArray, FloatArray]:
+        return edges_s(run), np.concatenate([values, values[-1:]])
+
+    return [
+        _over_time(runs, "goodput-rate", "Goodput", "requests/s", lambda run: steps(run, good_rate(run, runs.slo))),
+        _over_time(
+            runs, "ttft-rate", "TTFT by arrival, mean", "TTFT, s", lambda run: steps(run, ttft_by_arrival_s(run))
+        ),
+    ]
 
 
 def _batch_sizes(runs: RunSet) -> list[Chart]:
@@ -174,13 +189,17 @@ def _over_time(
             highest = max(highest, float(found.max()))
             texts = [f"{value:.0%}" if is_share else number(float(value)) for value in (found.mean(), found.max())]
             ends.append(f"{system} {texts[0]} and {texts[1]}")
+    up = share_axis(label) if is_share else linear_axis(label, 0.0, highest or 1.0)
+    marked = events(runs)
+    marks = f" {EVENTS_NOTE}" if marked else ""
     return Chart(
         f"time-{name}",
         title,
-        f"{title} over simulated time ({label}). Mean and highest value: {'; '.join(ends)}.",
+        f"{title} over simulated time ({label}). Mean and highest value: {'; '.join(ends)}.{marks}",
         axis,
-        share_axis(label) if is_share else linear_axis(label, 0.0, highest or 1.0),
+        up,
         curves=tuple(curves),
+        guides=tuple(Curve("slo", (at_s, at_s), (up.low, up.high)) for at_s, _ in marked),
         shades=_outside(next(iter(runs.values())), axis.high),
     )
 

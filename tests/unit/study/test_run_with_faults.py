@@ -10,9 +10,12 @@ import helixsim
 from helixsim.cli.main import main
 from helixsim.domain.cluster import COORDINATOR
 from helixsim.domain.placement import LayerRange, Placement
+from helixsim.domain.request import Slo
 from helixsim.domain.summary import Summary
 from helixsim.errors import ConfigError
 from helixsim.flow.maxflow import max_flow
+from helixsim.report.fault_charts import EVENTS_NOTE, edges_s, faults_over_time, good_rate, output_rate
+from helixsim.report.style import styled
 from helixsim.results.runset import RunSet
 from helixsim.routing.graph import routing_graph
 from helixsim.study.faults import with_flow
@@ -89,6 +92,19 @@ def test_a_run_shows_its_faults_and_keeps_them(path, tmp_path, capsys):
     assert figures.failed_retries == figures.failed_timeout == 0
     assert Summary.from_json(summary.to_json()) == summary
     assert "failed" not in summary.integrity.conservation
+    run = RunSet.load(directory)["swarm"]
+    widths = np.diff(edges_s(run))
+    finished = run.request_columns("finish_ns")["finish_ns"] >= 0
+    assert (good_rate(run, Slo()) * widths).sum() == pytest.approx(finished.sum())
+    assert (good_rate(run, Slo(ttft_s=1e-3)) == 0).all()
+    assert (output_rate(run) * widths).sum() == pytest.approx(run.columns("series")["output_tokens"][-1])
+    with styled():
+        figure, table = faults_over_time(RunSet.load(directory))
+    assert table["output_tokens_per_s"].tolist() == output_rate(run).tolist()
+    assert all(len(axis.lines) == 2 for axis in figure.axes)  # it fails and is back
+    page = (directory / "report.html").read_text(encoding="utf-8")
+    assert EVENTS_NOTE in page
+    assert "TTFT by arrival" in page
 
 
 def test_searches_know_of_no_faults_and_stored_runs_keep_them(path, tmp_path):
