@@ -3,7 +3,8 @@
 ``profiles/accuracy/recipes.csv`` states them as SemiAnalysisAI/InferenceX does (``.github/configs/nvidia-master.yaml``
 of February 2026, and the names of the recipes there, in ishandhanani/srt-slurm, branch sa-submission-q1-2026): GPU,
 engine, format of the weights, longest prompt and output, draft tokens of a step, instances that prefill and decode,
-sequences of a rank that decodes, and the loads. ``3xdep4`` are three instances of four GPUs. Attention is split over
+sequences of a rank that decodes (SGLang states those of all ranks, ``max-running-requests``), and the loads.
+``3xdep4`` are three instances of four GPUs. Attention is split over
 the GPUs (``tp``, ``tep``) or replicated (``dtp``, ``dep``), experts are split (``tp``, ``dtp``) or spread (``tep``,
 ``dep``). The loads of TensorRT-LLM on H200, which the source states for each instance that decodes, are multiplied by
 their number, as the runs state them; those of one request by ``number + 2``.

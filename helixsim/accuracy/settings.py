@@ -142,6 +142,13 @@ _PROMPT_RANK_TOKENS = 16640
 _GRAPHS_OF_RACKS = [1, 2, 4, *range(8, 385, 8), *range(416, 769, 32), 1024]
 """``--cuda-graph-bs`` of SGLang's instances that decode with attention ranks in a rack (recipes/gb300-fp8)."""
 
+_EAGER_EXPERTS = "17 ms"
+"""What a step with attention ranks on two machines takes beside its kernels where the recipe forces DeepEP's kernels
+for prompts on decode steps, too (H100: ``TRTLLM_FORCE_ALLTOALL_METHOD: DeepEP``). They take 0.09 ms more in each of 58
+layers than those of low latency (tables of aiconfigurator-core 0.12, ``wideep_deepep_normal``), and have no CUDA graphs
+(TensorRT-LLM, ``AlltoallMethodType``): the kernels behind them are launched when the host knows the numbers. That is
+0.2 ms more, by the four runs of prompts of 1024 tokens without draft tokens; no other run is in it."""
+
 _FEW_OF_RACK = 4
 """GPUs of an instance of DeepSeek in a rack that leave little memory beside the weights."""
 
@@ -162,7 +169,8 @@ def leg_keys(point: MeasuredPoint) -> tuple[dict[str, Any], dict[str, Any], dict
     if point.decode_seqs:
         decode["max_num_seqs"] = point.decode_seqs
     if point.engine == "trtllm":
-        engine["batch_overhead"] = "0 ms"  # TRTLLM_ENABLE_PDL=1 in all recipes
+        is_eager = point.gpu == "h100" and point.data_parallel > 1
+        engine["batch_overhead"] = _EAGER_EXPERTS if is_eager else "0 ms"  # TRTLLM_ENABLE_PDL=1 in all recipes
         prefill["max_num_batched_tokens"] = max(_PROMPT_RANK_TOKENS, point.prompt_tokens)
     elif point.engine == "sglang" and point.gpu in ("gb200", "gb300"):
         if point.data_parallel > 1:
@@ -181,9 +189,20 @@ _ACCEPTANCE = (0.92, 0.66, 0.24)
 a step (NVIDIA/TensorRT-LLM, docs/source/blogs/tech_blog/blog1, "Autoregressive MTP Layers", 1 000 + 2 000 tokens)."""
 
 
+_PLANNED_ON_HOST = "9.7 ms"
+"""What a step with draft tokens takes longer under SGLang where its servers have FlashInfer's MLA (recipes of H100 and
+H200: ``attention-backend: flashinfer``): its kernels are planned on the host, with copies from the GPU that both wait
+for, behind drafting and behind verification, and what is drafted behind a verification has no CUDA graph
+(sgl-project/sglang pull request 27689: on H200 draft tokens gain nothing so). By the four runs with 1 to 16 requests on
+nine instances of tensor parallelism and prompts of 1024 tokens, less what these runs without draft tokens are off by.
+"""
+
+
 def speculation(point: MeasuredPoint) -> dict[str, Any]:
     """Return ``engine.speculative`` of a server that drafts tokens."""
-    return {"method": "mtp", "k": point.drafts, "acceptance": list(_ACCEPTANCE[: point.drafts])}
+    written = {"method": "mtp", "k": point.drafts, "acceptance": list(_ACCEPTANCE[: point.drafts])}
+    is_planned_on_host = point.engine == "sglang" and point.gpu in ("h100", "h200")
+    return written | ({"overhead": _PLANNED_ON_HOST} if is_planned_on_host else {})
 
 
 def output_lengths(point: MeasuredPoint) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from helixsim import units
 from helixsim.config.fields import Bandwidth, Latency, Share, Size, or_text
 from helixsim.domain.engine import AttentionBalance, KvTier
 from helixsim.domain.speculation import Speculation
+from helixsim.units import seconds_to_ns
 from helixsim.validation import Count, Section, Words
 
 DEFAULT_ENGINE = "ideal"
@@ -41,6 +42,11 @@ class SpeculativeSection(Section):
     draft_cost: Annotated[float, Field(ge=0, le=10)] = Field(
         0.0, description="Time to make one draft token, as a share of the time of a decode step without them."
     )
+    overhead: Latency = Field(
+        "0 ms",
+        description="With `mtp`: time of a step for which the GPU waits for the host between verifying and drafting, "
+        "as where kernels are planned on the host (docs/engine.md).",
+    )
 
     @model_validator(mode="after")
     def _is_sound(self) -> Self:
@@ -62,7 +68,10 @@ class SpeculativeSection(Section):
             found = Speculation(tuple(rates), self.draft_cost)
         else:
             found = Speculation.of_rate(k, rates or 0.0, self.draft_cost)
-        return replace(found, is_mtp=self.method == "mtp") if k else None
+        overhead_ns = seconds_to_ns(units.parse(self.overhead, "time"))
+        if overhead_ns and self.method != "mtp":
+            raise ValueError(f"overhead needs method: mtp (got {self.method}, whose time is draft_cost)")
+        return replace(found, is_mtp=self.method == "mtp", overhead_ns=overhead_ns) if k else None
 
 
 class AttentionDpSection(Section):

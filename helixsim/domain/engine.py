@@ -189,6 +189,7 @@ class EngineSpec:
             found.append((law.draft_cost * law.k, alone, held))
         if law is not None and law.is_mtp and held.end == num_layers:
             module = EngineSpec(
+                batch_overhead_ns=round(law.overhead_ns / law.k),
                 layer_launch_ns=self.layer_launch_ns,
                 shares_weight_reads=self.shares_weight_reads,
                 copies_activations=False,

@@ -26,11 +26,14 @@ class Speculation:
     is_mtp
         Draft tokens are made one after the other by a module of the model (multi-token prediction): a layer like its
         last one with weights and keys and values of its own, and the output head. ``draft_cost`` comes on top.
+    overhead_ns
+        What the host does between verifying and drafting while the GPU waits, with ``is_mtp``, in each step [ns].
     """
 
     rates: tuple[float, ...]
     draft_cost: float = 0.0
     is_mtp: bool = False
+    overhead_ns: int = 0
 
     def __post_init__(self) -> None:
         if not all(0 <= rate <= 1 for rate in self.rates):

@@ -149,6 +149,21 @@ def test_drafts_are_those_of_the_model_with_published_acceptance(tmp_path):
     assert engine.speculation.mean_tokens == pytest.approx(2.82)
 
 
+@pytest.mark.parametrize(("engine", "gpu", "waits"), [("sglang", "h200", True), ("sglang", "b200", False),
+                                                       ("trtllm", "h200", False)])  # fmt: skip
+def test_steps_that_draft_wait_for_the_host_where_attention_is_planned_there(tmp_path, engine, gpu, waits):
+    (point,) = read(tmp_path, {"c": 875})
+    written = document(replace(point, engine=engine, gpu=gpu, weights=None))["engine"]["speculative"]
+    assert ("overhead" in written) == waits
+
+
+def test_experts_without_cuda_graphs_add_to_steps_of_attention_ranks_on_two_machines(tmp_path):
+    (point,) = read(tmp_path, {"c": 875})
+    ranked = replace(point, gpu="h100", weights=None, tensor_parallel=1, data_parallel=16)
+    of_ranks, split = (document(one)["engine"]["batch_overhead"] for one in (ranked, replace(ranked, data_parallel=1)))
+    assert (of_ranks, split) == ("17 ms", "0 ms")
+
+
 def test_a_run_measured_again_has_the_instances_of_the_first(tmp_path):
     again = {"silicon_tpot_ms": str(6 * (1 + AGAIN / 2)), "c": 33}
     first, second = read(tmp_path, {**STATED, "c": 33}, again)

@@ -194,12 +194,15 @@ def test_a_module_of_the_model_that_drafts_is_read(load, sound):
     keys = {"method": "mtp", "k": 1, "acceptance": 0.9}
     engine = load(sound | {"engine": {"name": "vllm-1", "speculative": keys}}).engine
     assert engine.speculation == Speculation((0.9,), is_mtp=True)
+    engine = load(sound | {"engine": {"name": "vllm-1", "speculative": keys | {"overhead": "2 ms"}}}).engine
+    assert engine.speculation == Speculation((0.9,), is_mtp=True, overhead_ns=2_000_000)
 
 
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
         ({"k": 2, "acceptance": 0.5, "method": "eagle"}, "'draft_model'"),
+        ({"k": 2, "acceptance": 0.5, "overhead": "1 ms"}, "overhead needs method: mtp"),
         ({"k": 2}, "give acceptance or accepted"),
         ({"k": 2, "acceptance": 0.5, "accepted": [1, 0, 0]}, "not both"),
         ({"k": 2, "acceptance": [0.5]}, "one rate for each of k: 2 positions, got 1"),

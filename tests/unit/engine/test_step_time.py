@@ -215,6 +215,9 @@ def test_a_module_that_drafts_is_one_more_layer_and_head_for_each_draft_token(ki
     assert drafting.ns(STEPS) == pytest.approx(drafting.decode_ns(10, 400))
     assert list(drafting.decode_ns_series(10, 400, 3)) == [drafting.decode_ns(10, 400 + 10 * step) for step in range(3)]
     assert drafting.ns(PROMPT) == made(whole, speculation=drafts).ns(PROMPT)
+    planned = made(whole, speculation=replace(drafts, is_mtp=True, overhead_ns=5000))
+    assert planned.decode_ns(10, 400) == drafting.decode_ns(10, 400) + 5000
+    assert planned.ns(PROMPT) == drafting.ns(PROMPT)
     inner = made(first, speculation=replace(drafts, is_mtp=True))
     assert inner.decode_ns(10, 400) == made(first, speculation=drafts).decode_ns(10, 400)
 
