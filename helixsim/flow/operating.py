@@ -93,13 +93,8 @@ def operating_point(
     return OperatingPoint(steps, total, steps * mean_s, mean_s, offered_s, capacities(placement, {**most, **capacity}))
 
 
-def stations_of(
-    fleet: Deployment, placement: Placement, load: OperatingLoad, *, with_graphs: bool = False
-) -> dict[str, Station]:
-    """Return the station of each node; equal nodes with like layers share one.
-
-    ``with_graphs``: steps that fit into a CUDA graph need no launches. Decode steps beside prompts do.
-    """
+def stations_of(fleet: Deployment, placement: Placement, load: OperatingLoad) -> dict[str, Station]:
+    """Return the station of each node; equal nodes with like layers share one."""
     found: dict[tuple[object, ...], Station] = {}
     stations = {}
     for node, held in placement.ranges.items():
@@ -109,7 +104,7 @@ def stations_of(
         most = fleet.cluster.node(node).max_requests
         key = (profile.kind, held if profile.compute.layers else (held.layers, is_last), kv_tokens, most)
         if key not in found:
-            sizes = profile.limits[held.layers - 1].graph_sizes if with_graphs else ()
+            sizes = profile.limits[held.layers - 1].graph_sizes
             time = step_time(profile.compute, load.engine, held, fleet.model.num_layers, sizes)
             found[key] = Station(profile, held.layers, kv_tokens, load, time, most)
         stations[node] = found[key]

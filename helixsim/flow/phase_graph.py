@@ -50,7 +50,7 @@ class PhaseProgram:
     ) -> None:
         self.fleet, self.load, self.transfer, self.tpot_s = fleet, load, transfer, tpot_s
         self.mixed_nodes_send = mixed_nodes_send
-        stations = stations_of(fleet, placement, load, with_graphs=True)
+        stations = stations_of(fleet, placement, load)
         roles: dict[str, Role] = {node: fleet.cluster.node(node).role for node in placement.ranges}
         self.network = build_network(
             fleet, placement, capacities(placement, dict.fromkeys(placement.ranges, 1.0)),

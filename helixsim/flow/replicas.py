@@ -6,15 +6,19 @@ import math
 from collections.abc import Hashable, Mapping, Sequence
 from itertools import pairwise
 
+import numpy as np
+
 from helixsim.domain.chains import chains
 from helixsim.domain.cluster import Deployment
 from helixsim.domain.flowplan import COORDINATOR_CLASS
 from helixsim.domain.placement import Placement
 from helixsim.flow.network import FlowNetwork, token_bytes
 from helixsim.flow.station import OperatingLoad, OperatingPoint, Station, capacities
+from helixsim.flow.steps_in_a_row import Wire, rounds_s
 from helixsim.units import BITS_PER_BYTE, NS_PER_S
 
-_HALVINGS = 50
+_LEVELS = 4
+"""Numbers of requests, between one for each stage and the most, for which rounds are computed."""
 
 
 def chains_of(network: FlowNetwork) -> list[list[str]] | None:
@@ -78,56 +82,36 @@ def replicas_point(
 class Replica:
     """A chain of stations that one scheduler fills; ``most_requests`` is what the poorest of them has memory for.
 
-    On one station every running sequence takes part in each step, with the prompts that come meanwhile. On ``n``, as
-    many steps are in flight. A step with a chunk of a prompt takes many times longer than the others, which catch up
-    with it and come round once in its time. With ``c_i`` the time of a chunk and ``s_i`` that of the decodes of a step
-    on station ``i``, a prompt of ``k`` chunks is on the way for ``D = sum(c_i) + (k - 1) max(c_i)``; none is with
-    probability ``exp(-D x prompts per second)``, and a round then takes ``max(sum(s_i), n max(s_i))``, otherwise
-    ``sum(c_i + s_i)``; and no station works for more than all the time. Saturated pipelines of 2 to 8 nodes were
-    simulated at 0.84 to 1.17 of it.
+    All running sequences take part in every step, or in one of as many steps as there are stages (``steps_in_a_row``).
+    More than ``b / (p / s + d)`` for each of these do not decode: at a token budget ``b`` a step computes no more
+    prompts, of which a sequence that decodes ``d`` tokens in each of its ``s`` steps brings ``p`` tokens.
     """
 
     def __init__(
         self, fleet: Deployment, nodes: Sequence[str], stations: Sequence[Station], load: OperatingLoad
     ) -> None:
-        self._stations = stations
-        self._steps = load.mean_steps
-        self._links_s = 0.0
-        for src, dst in pairwise((*nodes, nodes[0])):
-            if src != dst:
-                link = fleet.cluster.link(src, dst)
-                sent = 0.0 if dst == nodes[0] else load.tokens_per_step * BITS_PER_BYTE * token_bytes(fleet, src, dst)
-                self._links_s += (link.latency_ns + load.engine.message_overhead_ns) / NS_PER_S
-                self._links_s += sent / link.bandwidth_bps
+        wires = []
+        for src, dst in pairwise(nodes):
+            link = fleet.cluster.link(src, dst)
+            token_s = BITS_PER_BYTE * token_bytes(fleet, src, dst) / link.bandwidth_bps
+            wires.append(Wire(token_s, (link.latency_ns + load.engine.message_overhead_ns) / NS_PER_S))
+        return_s = 0.0
+        if len(nodes) > 1:
+            return_s = (fleet.cluster.link(nodes[-1], nodes[0]).latency_ns + load.engine.message_overhead_ns) / NS_PER_S
         budget = min(station.token_budget for station in stations)
-        self._chunks = max(1.0, load.mean_prompt_tokens / budget) if load.engine.chunks_prompts else 1.0
         self.most_requests = min(min(station.most_requests, station.most_batch) for station in stations)
-        self.most_steps_per_s = self.most_requests * self._rounds_per_s(self.most_requests)
-
-    def _rounds_per_s(self, requests: float) -> float:
-        """Return how many steps per second a sequence takes part in, with so many requests running."""
-        stations = self._stations
-        if len(stations) == 1:
-            return 1 / stations[0].cycle_s(max(1.0, requests), requests)
-        steps_s = [station.step_s(max(1.0, requests / len(stations))) for station in stations]
-        chunks_s = [station.prompt_s / self._chunks for station in stations]
-        in_flight = min(len(stations), requests)
-        free_s = max(sum(steps_s) + self._links_s, in_flight * max(steps_s))
-        behind_s = sum(steps_s) + sum(chunks_s) + self._links_s
-        passing_s = sum(chunks_s) + (self._chunks - 1) * max(chunks_s)
-        low, high = 0.0, 1 / free_s
-        for _ in range(_HALVINGS):
-            rounds = (low + high) / 2
-            free = math.exp(-rounds * requests / self._steps * passing_s)
-            low, high = (rounds, high) if free / free_s + (1 - free) / behind_s > rounds else (low, rounds)
-        prompts = requests / self._steps
-        works_s = [in_flight * step_s + prompts * one.prompt_s for step_s, one in zip(steps_s, stations, strict=True)]
-        return min(low, 1 / max(works_s))
+        if load.engine.chunks_prompts:
+            each = load.mean_prompt_tokens / load.mean_steps + load.tokens_per_decode
+            self.most_requests = min(self.most_requests, len(stations) * budget / each)
+        levels = [min(1.0, self.most_requests)]
+        if self.most_requests > len(stations):
+            levels += np.geomspace(len(stations), self.most_requests, _LEVELS).tolist()
+        elif self.most_requests > 1:
+            levels.append(self.most_requests)
+        self._rounds_s = np.maximum.accumulate(rounds_s(stations, wires, return_s, load, levels))
+        self._steps_per_s = np.maximum.accumulate(np.array(levels) / self._rounds_s)
+        self.most_steps_per_s = float(self._steps_per_s[-1])
 
     def round_trip_s(self, steps_per_s: float) -> float:
         """Return the time from one step of a sequence to its next where so many are taken per second."""
-        low, high = 0.0, self.most_requests
-        for _ in range(_HALVINGS):
-            middle = (low + high) / 2
-            low, high = (middle, high) if middle * self._rounds_per_s(middle) < steps_per_s else (low, middle)
-        return 1 / self._rounds_per_s(high)
+        return float(np.interp(steps_per_s, self._steps_per_s, self._rounds_s))

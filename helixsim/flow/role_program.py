@@ -82,7 +82,7 @@ def replica_classes(fleet: Deployment, placement: Placement, load: OperatingLoad
     chains: defaultdict[int, list[str]] = defaultdict(list)
     for node in placement.ranges:
         chains[placement.pipelines[node]].append(node)
-    stations, sites = stations_of(fleet, placement, load, with_graphs=True), fleet.cluster.sites
+    stations, sites = stations_of(fleet, placement, load), fleet.cluster.sites
     found: dict[tuple[object, ...], list[tuple[str, ...]]] = {}
     for chain in chains.values():
         chain.sort(key=lambda node: placement.ranges[node])

@@ -53,6 +53,11 @@ class OperatingLoad:
         return self.mean_output_tokens / self.tokens_of_step
 
     @property
+    def tokens_per_decode(self) -> float:
+        """Tokens that a decode step of a sequence computes: its own and the drafts."""
+        return 1.0 + self.engine.drafts
+
+    @property
     def tokens_per_step(self) -> float:
         """Prompt and output tokens per decode step."""
         return (self.mean_prompt_tokens + self.mean_output_tokens) / self.mean_steps
@@ -145,6 +150,16 @@ class Station:
     def step_s(self, batch: float) -> float:
         """Return the time of a batch of decode steps."""
         return (self._step_time.decode_ns(batch, batch * self._context) + self._gather_ns) / NS_PER_S
+
+    def mixed_s(self, batch: float, prompt_tokens: float) -> float:
+        """Return the time of a step of so many decode steps, one at least, and of chunks of prompts."""
+        seqs = max(1.0, batch)
+        if not prompt_tokens:
+            return self.step_s(seqs)
+        prompts = max(1.0, prompt_tokens / self._prompt_tokens)
+        pairs = self._spread * prompt_tokens * self._prompt_tokens / 2
+        step = BatchShape(prompt_tokens, pairs, prompts, seqs, seqs * self._context, seqs + prompts)
+        return (self._step_time.ns(step) + self._gather_ns) / NS_PER_S
 
     def cycle_s(self, batch: float, steps: float | None = None) -> float:
         """Return the time of a batch with the prompts that come with so many steps; None: as many as it has."""

@@ -44,7 +44,7 @@ def simulated_output_per_s(experiment, system) -> float:
 
 
 def test_all_sequences_of_one_node_share_each_step(tmp_path):
-    """A round takes a step of all of them and their share of the prompts that come in it."""
+    """A round takes a step of all of them and, nearly in proportion, the prompts that come in it."""
     experiment, system = placed(tmp_path)
     point, (held,) = system.operating, system.placement.ranges.values()
     (profile,) = experiment.fleet.profiles
@@ -53,8 +53,17 @@ def test_all_sequences_of_one_node_share_each_step(tmp_path):
     decodes = BatchShape(decode_seqs=running, decode_context=running * context, sampled=running)
     prompt = BatchShape(900, prefill_pairs(900), 1, sampled=1)
     prompt_ns = time.ns(prompt.joined(decodes)) - time.ns(decodes)
-    assert point.round_trip_s == pytest.approx((time.ns(decodes) + running / 150 * prompt_ns) / NS_PER_S, rel=1e-6)
+    assert point.round_trip_s == pytest.approx((time.ns(decodes) + running / 150 * prompt_ns) / NS_PER_S, rel=0.02)
     assert point.output_tokens_per_s == pytest.approx(running / point.round_trip_s)
+
+
+CONVERSATIONS = (
+    "workload.lengths=azure-conversation",
+    "workload.limits={max_prompt_tokens: 4096, max_output_tokens: 512}",
+    "workload.warmup=90 s",
+    "workload.duration=180 s",
+)
+FOUR = ("cluster.nodes=[{gpu: rtx-4090, count: 4}]", "model=qwen2.5-32b")
 
 
 @pytest.mark.parametrize(
@@ -62,8 +71,12 @@ def test_all_sequences_of_one_node_share_each_step(tmp_path):
     [
         (0.10, ()),
         (0.10, ("cluster.nodes=[{gpu: a100-80g}]",)),
-        (0.25, ("cluster.nodes=[{gpu: rtx-4090, count: 4}]", "model=qwen2.5-32b")),
-        (0.25, ("cluster.nodes=[{gpu: rtx-4090, count: 4}]", "model=qwen2.5-32b", "engine.max_num_batched_tokens=512")),
+        (0.10, CONVERSATIONS),
+        (0.10, (*CONVERSATIONS, *FOUR)),
+        (0.10, (*CONVERSATIONS, *FOUR, "engine.max_num_batched_tokens=512")),
+        (0.10, (*CONVERSATIONS, "cluster.nodes=[{gpu: mi300x, count: 4}]", "model=llama-3.3-70b")),
+        (0.10, (*CONVERSATIONS, "cluster.nodes=[{gpu: h100, gpus: 2, count: 3}]", "model=qwen3-30b-a3b")),
+        (0.10, (*CONVERSATIONS, "cluster.nodes=[{gpu: l40s, gpus: 2, count: 2}]")),
     ],
 )
 def test_it_is_where_the_simulation_settles(tmp_path, within, overrides):
