@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from helixsim.config.source import Source
 from helixsim.domain.cluster import Cluster, Deployment, Node
 from helixsim.domain.disaggregation import KvTransfer
 from helixsim.domain.engine import EngineSpec
+from helixsim.domain.hardware import NodeProfile
 from helixsim.domain.placement import Role
 from helixsim.errors import Problem
 from helixsim.hardware.engines import EngineProfile
@@ -58,9 +59,9 @@ def _check_legs(system: SystemSection, number: int, source: Source, *, may_choos
         yield source.problem(path, message)
         return
     for role in PHASES:
-        for key in sorted(getattr(system.disaggregation, role).model_fields_set - {"routing", "enable_prefix_caching"}):
-            message = f"{key} needs nodes with the role {role} in the experiment; here roles come with the placement"
-            yield source.problem((*path, role, key), message)
+        if "placement" in getattr(system.disaggregation, role).model_fields_set:
+            message = f"needs nodes with the role {role} in the experiment; here roles come with the placement"
+            yield source.problem((*path, role, "placement"), message)
 
 
 def _check_phases(section: ExperimentSection, number: int, nodes: Sequence[Node], source: Source) -> Iterator[Problem]:
@@ -122,7 +123,7 @@ def fleets_of(
     options: ProfileOptions,
     make: Callable[..., tuple[Deployment, list[str]]],
 ) -> list[Deployment]:
-    """Return the fleet of each system: its nodes, with profiles that have the options of their roles.
+    """Return the fleet of each system: its nodes, with profiles that have the options of the roles they have or get.
 
     ``make`` returns a fleet of a cluster whose profiles have other options.
     """
@@ -141,18 +142,17 @@ def _with_legs(
 ) -> Deployment:
     if legs is None:
         return fleet
+    cluster, of_role = fleet.cluster, dict[Role, Mapping[str, NodeProfile]]()
     for role in PHASES:
         given = _given(legs.leg(role))
-        others = {node.id for node in fleet.cluster.nodes if node.role != role}
-        if given and len(others) < len(fleet.cluster.nodes):
+        others = {node.id for node in cluster.nodes if node.role != role} if cluster.is_disaggregated else set()
+        if given and len(others) < len(cluster.nodes):
             at = (*path, "disaggregation", role)
-            own = make(fleet.cluster.without(others, paid=set()), options=replace(options, **given), at=at)[0]
-            found = dict(zip(own.cluster.index, own.profiles, strict=True))
-            kinds = {one.kind: replace(one, kind=f"{one.kind} ({role})") for one in found.values()}
-            pairs = zip(fleet.cluster.nodes, fleet.profiles, strict=True)
-            profiles = (kinds[found[node.id].kind] if node.id in found else one for node, one in pairs)
-            fleet = replace(fleet, profiles=tuple(profiles))
-    return fleet
+            own = make(cluster.without(others, paid=set()), options=replace(options, **given), at=at)[0]
+            pairs = zip(own.cluster.nodes, own.profiles, strict=True)
+            of_role[role] = {node.node_type: replace(one, kind=f"{one.kind} ({role})") for node, one in pairs}
+    found = replace(fleet, of_role=of_role)
+    return replace(found.with_roles({}), of_role={}) if cluster.is_disaggregated else found
 
 
 def _given(leg: LegSection) -> dict[str, Any]:

@@ -238,13 +238,15 @@ class Deployment:
     """A cluster with the model it serves and the profiles of its nodes.
 
     ``profiles`` is aligned with ``cluster.nodes``; nodes of one type share an object. ``parts`` are the profiles of the
-    types of nodes into which machines of several GPUs may be divided, by node type.
+    types of nodes into which machines of several GPUs may be divided, by node type. ``of_role`` are those that nodes
+    take on with a role that a placement gives them, by role and node type: where its leg has limits of its own.
     """
 
     model: ModelSpec
     cluster: Cluster
     profiles: tuple[NodeProfile, ...]
     parts: Mapping[str, NodeProfile] = field(default_factory=dict)
+    of_role: Mapping[Role, Mapping[str, NodeProfile]] = field(default_factory=dict)
 
     def widths_of(self, node: Node) -> list[int]:
         """Return the numbers of GPUs of the parts into which a node may be divided, the largest first.
@@ -274,8 +276,11 @@ class Deployment:
         return {}
 
     def with_roles(self, roles: Mapping[str, Role]) -> Deployment:
-        """Return the fleet whose nodes have these roles; as ``Cluster.with_roles``."""
-        return replace(self, cluster=self.cluster.with_roles(roles))
+        """Return the fleet whose nodes have these roles and their profiles; as ``Cluster.with_roles``."""
+        cluster = self.cluster.with_roles(roles)
+        pairs = zip(cluster.nodes, self.profiles, strict=True)
+        profiles = (self.of_role.get(node.role, {}).get(node.node_type, profile) for node, profile in pairs)
+        return replace(self, cluster=cluster, profiles=tuple(profiles))
 
     def without(self, lost: Set[str], *, paid: Set[str]) -> Deployment:
         """Return the fleet without some nodes; as ``Cluster.without``."""

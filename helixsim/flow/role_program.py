@@ -33,11 +33,11 @@ GAP, MOST_NODES = 1e-3, 200
 
 @dataclass(frozen=True)
 class ReplicaClass:
-    """Equal replicas of the model, with the ids of their nodes in the order of layers."""
+    """Equal replicas of the model, with the ids of their nodes in the order of layers, and what these do in a role."""
 
     replicas: tuple[tuple[str, ...], ...]
     layers: tuple[LayerRange, ...]
-    stations: tuple[Station, ...]
+    stations: Mapping[Role, tuple[Station, ...]]
 
     def __len__(self) -> int:
         return len(self.replicas)
@@ -83,6 +83,9 @@ def replica_classes(fleet: Deployment, placement: Placement, load: OperatingLoad
     for node in placement.ranges:
         chains[placement.pipelines[node]].append(node)
     stations, sites = stations_of(fleet, placement, load), fleet.cluster.sites
+    of_role = dict.fromkeys(ROLES, stations) | {
+        role: stations_of(_in(role, fleet), placement, load) for role in fleet.of_role
+    }
     found: dict[tuple[object, ...], list[tuple[str, ...]]] = {}
     for chain in chains.values():
         chain.sort(key=lambda node: placement.ranges[node])
@@ -93,10 +96,15 @@ def replica_classes(fleet: Deployment, placement: Placement, load: OperatingLoad
         ReplicaClass(
             tuple(replicas),
             tuple(placement.ranges[node] for node in replicas[0]),
-            tuple(stations[node] for node in replicas[0]),
+            {role: tuple(own[node] for node in replicas[0]) for role, own in of_role.items()},
         )
         for replicas in found.values()
     ]
+
+
+def _in(role: Role, fleet: Deployment) -> Deployment:
+    """Return a fleet all of whose nodes have a role."""
+    return fleet.with_roles(dict.fromkeys(fleet.cluster.index, role))
 
 
 def best_roles(
@@ -164,6 +172,7 @@ class _RoleProgram:
         is_whole: bool,
     ) -> None:
         self.fleet, self.classes, self.load, self.transfer, self.tpot_s = fleet, classes, load, transfer, tpot_s
+        self.fleets = {role: _in(role, fleet) for role in ROLES}
         self.program = solver.Program(maximise=True)
         self.value = self.program.column(1.0)
         column, numbers = self.program.column, range(len(classes))
@@ -176,11 +185,11 @@ class _RoleProgram:
             own = [column for (_, role), column in self.counts.items() if role == "prefill"]
             row = self.program.row(own, prefill_replicas, prefill_replicas)
             self.right_sides[row] = prefill_replicas
-        self.rates = [self._rates(one) for one in classes]
-        self.prompts: dict[Server, int] = {key: column() for key in self.counts if key[1] != "decode"}
-        self.decodes: dict[Server, int] = {
-            (n, role): column() for n, role in self.counts if role != "prefill" and self.rates[n]
+        self.rates: dict[Server, list[DecodeRates]] = {
+            (n, role): self._rates(classes[n], role) for n, role in self.counts if role != "prefill"
         }
+        self.prompts: dict[Server, int] = {key: column() for key in self.counts if key[1] != "decode"}
+        self.decodes: dict[Server, int] = {key: column() for key, rates in self.rates.items() if rates}
         self.sent = {
             (src, dst): column()
             for src in self.prompts if src[1] == "prefill"
@@ -192,10 +201,10 @@ class _RoleProgram:
             self._add_traffic(number, role)
         self._add_transfers()
 
-    def _rates(self, one: ReplicaClass) -> list[DecodeRates]:
+    def _rates(self, one: ReplicaClass, role: Role) -> list[DecodeRates]:
         """Return the rates of decode of each node of a replica; nothing if no batch meets the objective."""
-        links_s = self._inside_s(one)
-        found = [decode_rates(one.stations, stage, links_s, self.load, self.tpot_s) for stage in one.stages]
+        links_s, stations = self._inside_s(one), one.stations[role]
+        found = [decode_rates(stations, stage, links_s, self.load, self.tpot_s) for stage in one.stages]
         return [rates for rates in found if rates is not None]
 
     def _inside_s(self, one: ReplicaClass) -> float:
@@ -232,21 +241,21 @@ class _RoleProgram:
 
     def _add_nodes(self, number: int, role: Role) -> None:
         """Add time, KV memory and the objective of replicas in a role."""
-        one, load = self.classes[number], self.load
-        trip_s = sum(station.prompt_s for station in one.stations) + self._inside_s(one)
+        one, load, fleet = self.classes[number], self.load, self.fleets[role]
+        trip_s = sum(station.prompt_s for station in one.stations[role]) + self._inside_s(one)
         for stage in one.stages:
-            station = one.stations[stage]
+            station = one.stations[role][stage]
             alone_s = station.prompt_alone_s()
             beside_s = min(alone_s, station.prompt_s)
             node, held = one.replicas[0][stage], one.layers[stage]
-            kv_tokens = max(1, self.fleet.kv_blocks(node, held) * self.fleet.profile(node).block_tokens)
+            kv_tokens = max(1, fleet.kv_blocks(node, held) * fleet.profile(node).block_tokens)
             self._limit(self._of(number, role, alone_s, 0.0), number, role)
             stays_s = trip_s + (self._way_s(number, stage, sends=True) if role == "prefill" else 0.0)
             prompt = stays_s * load.mean_prompt_tokens / kv_tokens
             if (number, role) not in self.decodes:
                 self._limit(self._of(number, role, prompt, 0.0), number, role)
                 continue
-            rates = self.rates[number][stage]
+            rates = self.rates[number, role][stage]
             self._limit(self._of(number, role, beside_s, rates.time_s), number, role)
             waits_s = rates.residence_s + (self._way_s(number, stage, sends=False) if role == "decode" else 0.0)
             self._limit(self._of(number, role, prompt, waits_s / rates.most_requests), number, role)
@@ -308,7 +317,7 @@ class _RoleProgram:
             found[pair] = {}
             for receiver in target.stages:
                 node = target.replicas[0][receiver]
-                gpus = self.fleet.cluster.node(node).gpus // self.fleet.profile(node).compute.ranks
+                gpus = self.fleet.cluster.node(node).gpus // self.fleets["decode"].profile(node).compute.ranks
                 for sender in source.stages:
                     layers = source.layers[sender].shared(target.layers[receiver])
                     if layers.layers:

@@ -112,6 +112,20 @@ def test_decode_steps_in_cuda_graphs_need_no_launches() -> None:
     assert decodes(plain, slow) < 0.2 * decodes(plain, LOAD)
 
 
+def test_each_role_has_the_profile_that_nodes_take_on_with_it() -> None:
+    """Nodes that only decode are twice as fast at it: the program agrees with the one that takes roles as given."""
+    plain = kind("a", decode_ns=1e6)
+    fleet, placement = placed([plain] * 5)
+    limited = replace(fleet, of_role={"decode": {fleet.cluster.nodes[0].node_type: kind("a (decode)", decode_ns=5e5)}})
+    found = chosen(limited, placement, allowed=("prefill", "decode"))
+    assert found.requests_per_s > 1.2 * chosen(fleet, placement, allowed=("prefill", "decode")).requests_per_s
+    own = limited.with_roles(found.roles)
+    assert next(own.profile(node).kind for node, role in found.roles.items() if role == "decode") == "a (decode)"
+    reached = given_roles(own, placement, [found.roles[node] for node in fleet.cluster.index])
+    assert reached == pytest.approx(found.requests_per_s)
+    assert chosen(limited, placement, allowed=("both",)) == chosen(fleet, placement, allowed=("both",))
+
+
 # --- laws ------------------------------------------------------------------------------------------------------------
 
 KINDS = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -185,6 +186,35 @@ def test_the_plan_never_loses_to_any_roles_by_hand(load, prompt, rate) -> None:
         assert not (other.beats(chosen) and other.latency_s < 0.9 * chosen.latency_s)
 
 
+LIMITS = (
+    "systems.0.disaggregation.prefill.max_num_batched_tokens=4000", "systems.0.disaggregation.decode.max_num_seqs=4",
+    "systems.0.disaggregation.decode.max_num_batched_tokens=64",
+)  # fmt: skip
+
+
+def test_limits_of_a_leg_are_those_of_the_nodes_that_get_its_role(load) -> None:
+    """As where the roles are stated by hand: the same limits, the same KV memory, the same run."""
+    by_hand = load(*(one.replace("systems.0", "systems.2") for one in LIMITS), text=WITH_RIVAL)
+    stated = place_system(by_hand, by_hand.systems[2])
+    experiment = load(*LIMITS, "systems.0.routing=earliest_finish")
+    roles = {node.id: node.role for node in stated.system.fleet.cluster.nodes}
+    found = assembled(experiment, experiment.systems[0], replace(stated.placement, roles=roles))
+    for one, other in zip(found.system.fleet.profiles, stated.system.fleet.profiles, strict=True):
+        assert (one.kind, one.limits) == (other.kind, other.limits)
+    for node, held in stated.placement.ranges.items():
+        assert found.system.fleet.kv_blocks(node, held) == stated.system.fleet.kv_blocks(node, held)
+    assert {profile.limits[-1].max_decode_seqs for profile in found.system.fleet.profiles} > {4}
+    first, second = (simulate_system(by_hand, one).requests.finish_ns for one in (found, stated))
+    assert (first == second).all()
+
+
+def test_the_program_counts_with_the_limits_of_each_role(load) -> None:
+    """Four sequences at once decode less than 256, so that fewer requests are served and more replicas decode."""
+    plain, limited = entries_of(load()), entries_of(load(LIMITS[1]))
+    assert limited._best(("prefill", "decode")).requests_per_s < plain._best(("prefill", "decode")).requests_per_s
+    assert limited.without.requests_per_s == plain.without.requests_per_s
+
+
 # --- what roles need -------------------------------------------------------------------------------------------------
 
 
@@ -226,8 +256,8 @@ def test_always_without_any_roles_is_an_error(load) -> None:
         ((mode("sometimes"),), "systems.0.placement.disaggregate", "always"),
         ((mode("never"), "systems.0.disaggregation.transfer=layerwise"), "systems.0.disaggregation", "has no effect"),
         (
-            ("systems.0.disaggregation.decode.max_num_seqs=4",),
-            "systems.0.disaggregation.decode.max_num_seqs",
+            ("systems.0.disaggregation.decode.placement=replicas",),
+            "systems.0.disaggregation.decode.placement",
             "needs nodes with the role decode in the experiment",
         ),
     ],
