@@ -121,7 +121,7 @@ class Race:
             trials.append(trial)
             if number == 0:
                 self._try(trial, entries, report)
-                others = [entry for one in trial.best() for entry in self._alternatives(one, trial)]
+                others = [entry for one in trial.best() for entry in self._alternatives(one)]
                 self._try(trial, others, report, at_least=alternatives, most_events=most_events)
             else:
                 self._try(trial, _kinds_first(entries), report, at_least=LEAST_TRIED, most_events=most_events)
@@ -176,19 +176,16 @@ class Race:
         branches = chains(routing_graph(placement, plan)) is None and len(set(placement.pipelines.values())) < 2
         return _with(entry, "flow_weighted" if branches else "earliest_finish")
 
-    def _alternatives(self, entry: Entry, trial: Trial) -> list[Entry]:
-        """Return an entry of a trial with other policies that suit its routes and what it showed there."""
+    def _alternatives(self, entry: Entry) -> list[Entry]:
+        """Return an entry with other policies that suit its routes."""
         if self.system.routing != "auto" or entry.system.is_disaggregated:
             return []
         found = chains(routing_graph(entry.placement, entry.plan))
         if found is not None and len(found) == 1:
             return []  # there is nothing to choose
-        is_late = found is not None and trial.scores[entry.label].share < 1.0 - SAME_SHARE
-        others = [_with(entry, "in_time")] if is_late else []
         if entry.system.routing == "flow_weighted":
-            return [*others, *(_with(entry, policy) for policy in ("earliest_finish", "parallax"))]
-        if found is not None:
-            others.append(_with(entry, "least_loaded"))
+            return [_with(entry, policy) for policy in ("earliest_finish", "parallax")]
+        others = [] if found is None else [_with(entry, "least_loaded")]
         rate_rps = self._rate_rps()
         if rate_rps and set(entry.placement.pipelines) == set(entry.placement.ranges):
             load = operating_load(self.experiment, self.system)
@@ -198,6 +195,26 @@ class Race:
             if any(shares.values()):
                 others.append(_with(entry, "flow_weighted", shares={COORDINATOR: shares}))
         return others
+
+    def _late(self, trials: Sequence[Trial]) -> list[Entry]:
+        """Return entries with the policy for more load than can be served in time.
+
+        They are the best chains of the trials, in their order, and those that can serve most; none, where the best
+        entry of the first trial is in time.
+        """
+        if self.system.routing != "auto" or trials[0].scores[trials[0].best()[0].label].share >= 1.0 - SAME_SHARE:
+            return []
+        found = [
+            entry
+            for trial in trials
+            for entry in trial.best()
+            if not entry.system.is_disaggregated and len(chains(routing_graph(entry.placement, entry.plan)) or ()) > 1
+        ]
+        if not found:
+            return []
+        capacities = self._capacities(trials)
+        most = max(found, key=lambda entry: capacities[entry.name])
+        return list({entry.name: _with(entry, "in_time") for entry in (found[0], most)}.values())
 
     def _budget(self, contenders: Sequence[Contender]) -> Budget:
         rate_rps, mean_tokens = self._rate_rps(), self.experiment.workload_stats.mean_output_tokens
@@ -300,8 +317,10 @@ class Race:
                 self._as_reported(final, [entry], report)
         if _misses(final):
             # Those of the best placement that has any: nodes that prefill or decode alone have none.
-            others = next((found for one in final.best() if (found := self._alternatives(one, final))), [])
-            others = [one for one in others if one.label not in final.entries]
+            others = next((found for one in final.best() if (found := self._alternatives(one))), [])
+            others = [
+                one for one in [*others, *self._late([final, *reversed(trials)])] if one.label not in final.entries
+            ]
             self._as_reported(final, [*(self._entry(one) for one in apart), *others], report)
         candidates, rivals = final.best(), final.best(baselines=True)
         # The verdict ranks what is chosen beside the baselines alone, and has to call it the best.

@@ -26,7 +26,7 @@ from helixsim.runtime.pool import Processes
 from helixsim.study.finished import SimulatedStore, simulated
 from helixsim.study.placements import placement_store
 from helixsim.study.placing import _rivals, is_raced, place_system, routed
-from helixsim.study.race import LEAST_TRIED, Race, _kinds_first, _with
+from helixsim.study.race import LEAST_TRIED, Race, _kinds_first
 from helixsim.study.race_budget import Budget
 from helixsim.study.systems import capacity_table, simulate_system, summary_of
 from helixsim.study.trial_notes import Entry, Trial, worth_of_one_more
@@ -390,13 +390,7 @@ def test_second_policies_suit_the_routes_and_shares_take_least_time(tmp_path) ->
     race = Race(experiment, system, capacity_table(experiment, system))
     entry = race._entry(Contender("all", placement))
     assert entry.system.routing == "earliest_finish"
-    trial = Trial(experiment.workload.window, 0, experiment.slo)
-
-    def alternatives(of: Race, one: Entry, share: float = 1.0) -> list[Entry]:
-        trial.scores[one.label] = score(share, 1.0)
-        return of._alternatives(one, trial)
-
-    least_loaded, by_shares = alternatives(race, entry)
+    least_loaded, by_shares = race._alternatives(entry)
     assert (least_loaded.system.routing, by_shares.system.routing) == ("least_loaded", "flow_weighted")
     (shares,) = by_shares.system.routing_options.shares.values()
     far = sum(share for node, share in shares.items() if node.startswith("t4"))
@@ -404,19 +398,27 @@ def test_second_policies_suit_the_routes_and_shares_take_least_time(tmp_path) ->
     assert far == 0
     alone = {"l40s-0": placement.ranges["l40s-0"]}
     one = race._entry(Contender("one", replace(placement, ranges=alone, pipelines={"l40s-0": 0})))
-    assert alternatives(race, one) == []
+    assert race._alternatives(one) == []
     fixed = Race(experiment, replace(system, routing="random"), capacity_table(experiment, system))
     assert fixed._entry(Contender("all", placement)).system.routing == "random"
-    assert alternatives(fixed, entry) == []
-    late, *others = alternatives(race, entry, share=0.9)
-    assert late.system.routing == "in_time"  # only where requests are late
-    assert [one.label for one in others] == [least_loaded.label, by_shares.label]
-    weighted = _with(entry, "flow_weighted")
-    assert [one.system.routing for one in alternatives(race, weighted, share=0.9)] == [
-        "in_time",
-        "earliest_finish",
-        "parallax",
-    ]
+    assert fixed._alternatives(entry) == []
+
+
+def test_chains_are_tried_with_the_policy_for_late_requests_where_the_best_entry_is_late(tmp_path) -> None:
+    experiment = loaded(tmp_path)
+    placement = place_system(experiment, experiment.systems[1]).placement
+    race = Race(experiment, experiment.systems[0], capacity_table(experiment, experiment.systems[0]))
+    entry, alone = (race._entry(Contender(name, one)) for name, one in (("all", placement), ("one", _first(placement))))
+    for share, labels in ((1.0, []), (0.99, []), (0.9, ["all, in_time"])):
+        trial = Trial(experiment.workload.window, 0, experiment.slo)
+        for one in (entry, alone):  # there is nothing to choose among the routes of a single chain
+            trial.entries[one.label], trial.scores[one.label] = one, score(share, 1.0)
+        assert [one.label for one in race._late([trial])] == labels
+
+
+def _first(placement: Placement) -> Placement:
+    node = next(iter(placement.ranges))
+    return replace(placement, ranges={node: placement.ranges[node]}, pipelines={node: 0})
 
 
 def test_an_entry_that_showed_more_than_the_finalists_do_is_simulated_as_reported_too(placed, monkeypatch) -> None:
