@@ -24,6 +24,7 @@ Left out: how arrivals cluster, and that long outputs tend to have long prompts.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 from helixsim.domain.cluster import Deployment
@@ -36,10 +37,10 @@ from helixsim.domain.step_time import StepTime
 from helixsim.errors import InfeasibleError
 from helixsim.flow.capacity import CapacityTable, End, end_shares, kv_tokens_of, typical_layers
 from helixsim.flow.maxflow import balanced_flows
-from helixsim.flow.network import build_network
-from helixsim.flow.replicas import chains_of, replicas_point
+from helixsim.flow.network import FlowNetwork, build_network
+from helixsim.flow.replicas import chains_of, replicas_beside, settled_replicas
 from helixsim.flow.round_trips import RoundTrips
-from helixsim.flow.station import OperatingLoad, OperatingPoint, Station, capacities
+from helixsim.flow.station import OperatingLoad, OperatingPoint, Settled, Station, capacities
 from helixsim.units import BITS_PER_BYTE, NS_PER_S
 
 _ROUNDS, _SETTLED = 16, 0.005
@@ -58,12 +59,39 @@ def operating_point(
     stations = stations_of(fleet, placement, load)
     most = {node: station.most_steps_per_s * load.tokens_per_step for node, station in stations.items()}
     kinds = {node: id(station) for node, station in stations.items()}
-    network = build_network(fleet, placement, capacities(placement, most), kinds=kinds)
+    table = capacities(placement, most)
+    network = build_network(fleet, placement, table, kinds=kinds)
     if not network.classes:
         return OperatingPoint(0.0, 0.0, 0.0, math.inf, math.inf, capacities(placement, dict.fromkeys(stations, 0.0)))
+    parts: list[Settled] = []
     chains = chains_of(network) if load.engine.loops_inside else None
     if chains is not None:
-        return replicas_point(fleet, placement, chains, stations, load, most, offered_output_per_s)
+        parts.append(settled_replicas(fleet, chains, stations, load))
+    else:
+        alone = replicas_beside(network) if load.engine.loops_inside else []
+        if alone:
+            parts.append(settled_replicas(fleet, [[node] for node in alone], stations, load))
+            others = placement.part(set(placement.ranges) - set(alone))
+            network = build_network(fleet, others, table, kinds=kinds)
+        parts.append(_settled_routes(fleet, network, stations, load))
+    steps = sum(part.steps_per_s for part in parts)
+    requests = sum(part.requests for part in parts)
+    output_per_s = steps * load.tokens_of_step
+    round_trip_s = offered_s = requests / steps if steps else math.inf
+    if offered_output_per_s is not None and offered_output_per_s < output_per_s:
+        share = offered_output_per_s / output_per_s
+        offered_s = sum(part.steps_per_s * part.round_trip_s(share) for part in parts) / steps
+    passed = {node: found * load.tokens_per_step for part in parts for node, found in part.most_steps_per_s.items()}
+    return OperatingPoint(
+        output_per_s, steps * load.tokens_per_step, requests, round_trip_s, offered_s,
+        capacities(placement, {**most, **passed}),
+    )  # fmt: skip
+
+
+def _settled_routes(
+    fleet: Deployment, network: FlowNetwork, stations: Mapping[str, Station], load: OperatingLoad
+) -> Settled:
+    """Return where routes settle whose nodes form steps of their own."""
     trips = RoundTrips(fleet, network, stations, load)
     numbers = network.node_classes
     station_of = trips.stations
@@ -82,15 +110,8 @@ def operating_point(
         round_trip_s = {n: round_trip_s[n] * (found_s[n] / round_trip_s[n]) ** step for n in numbers}
     total = sum(flow for flow, arc in zip(flows, network.arcs, strict=True) if arc.tail == COORDINATOR_CLASS)
     steps = total / load.tokens_per_step
-    capacity = {
-        node: station_of[n].capacity(round_trip_s[n]) * load.tokens_per_step
-        for n in numbers
-        for node in network.classes[n].nodes
-    }
-    offered_s = mean_s
-    if offered_output_per_s is not None and offered_output_per_s < steps:
-        _, offered_s = trips.of([flow * offered_output_per_s / steps for flow in flows])
-    return OperatingPoint(steps, total, steps * mean_s, mean_s, offered_s, capacities(placement, {**most, **capacity}))
+    most = {node: station_of[n].capacity(round_trip_s[n]) for n in numbers for node in network.classes[n].nodes}
+    return Settled(steps, steps * mean_s, most, lambda share: trips.of([flow * share for flow in flows])[1])
 
 
 def stations_of(fleet: Deployment, placement: Placement, load: OperatingLoad) -> dict[str, Station]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from itertools import pairwise
 
@@ -11,9 +11,8 @@ import numpy as np
 from helixsim.domain.chains import chains
 from helixsim.domain.cluster import Deployment
 from helixsim.domain.flowplan import COORDINATOR_CLASS
-from helixsim.domain.placement import Placement
 from helixsim.flow.network import FlowNetwork, token_bytes
-from helixsim.flow.station import OperatingLoad, OperatingPoint, Station, capacities
+from helixsim.flow.station import OperatingLoad, Settled, Station
 from helixsim.flow.steps_in_a_row import Wire, rounds_s
 from helixsim.units import BITS_PER_BYTE, NS_PER_S
 
@@ -40,20 +39,16 @@ def chains_of(network: FlowNetwork) -> list[list[str]] | None:
     return found
 
 
-def replicas_point(
-    fleet: Deployment,
-    placement: Placement,
-    chains: Sequence[Sequence[str]],
-    stations: Mapping[str, Station],
-    load: OperatingLoad,
-    most: Mapping[str, float],
-    offered_output_per_s: float | None,
-) -> OperatingPoint:
-    """Return where replicas of an engine settle that schedules each as a whole (docs/engine.md).
+def replicas_beside(network: FlowNetwork) -> list[str]:
+    """Return the nodes that hold the whole model and send no tokens to others, of routes of which others branch."""
+    linked = {end for arc in network.arcs if COORDINATOR_CLASS not in arc[:2] for end in arc[:2]}
+    return [node for number in network.node_classes if number not in linked for node in network.classes[number].nodes]
 
-    All running sequences take part in every step, or in one of as many steps as there are stages: nothing waits for a
-    prompt but behind the step that computes it.
-    """
+
+def settled_replicas(
+    fleet: Deployment, chains: Sequence[Sequence[str]], stations: Mapping[str, Station], load: OperatingLoad
+) -> Settled:
+    """Return where replicas of an engine settle that schedules each as a whole (docs/engine.md)."""
     sites = fleet.cluster.sites
     known: dict[Hashable, Replica] = {}
     replicas: list[Replica] = []
@@ -63,20 +58,14 @@ def replicas_point(
             known[key] = Replica(fleet, chain, [stations[node] for node in chain], load)
         replicas.append(known[key])
     steps = sum(replica.most_steps_per_s for replica in replicas)
-    requests = sum(replica.most_requests for replica in replicas)
-    output_per_s = steps * load.tokens_of_step
-    share = 1.0 if offered_output_per_s is None or not steps else min(1.0, offered_output_per_s / output_per_s)
-    trip_s = {replica: replica.round_trip_s(share * replica.most_steps_per_s) for replica in known.values()}
-    offered_s = sum(replica.most_steps_per_s * trip_s[replica] for replica in replicas) / steps if steps else math.inf
-    capacity = {
-        node: replica.most_steps_per_s * load.tokens_per_step
-        for chain, replica in zip(chains, replicas, strict=True)
-        for node in chain
-    }
-    return OperatingPoint(
-        output_per_s, steps * load.tokens_per_step, requests, requests / steps if steps else math.inf, offered_s,
-        capacities(placement, {**most, **capacity}),
-    )  # fmt: skip
+    counts = Counter(replicas)
+
+    def round_trip_s(share: float) -> float:
+        trips_s = ((one, one.round_trip_s(share * one.most_steps_per_s)) for one in counts)
+        return sum(counts[one] * one.most_steps_per_s * trip_s for one, trip_s in trips_s) / steps
+
+    most = {node: replica.most_steps_per_s for chain, replica in zip(chains, replicas, strict=True) for node in chain}
+    return Settled(steps, sum(replica.most_requests for replica in replicas), most, round_trip_s)
 
 
 class Replica:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from helixsim.domain.engine import IDEAL, EngineSpec
@@ -94,6 +94,26 @@ class OperatingPoint:
     round_trip_s: float
     offered_round_trip_s: float
     capacity: CapacityTable
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Where routes settle under saturation.
+
+    Parameters
+    ----------
+    steps_per_s, requests
+        Decode steps/s, and requests in flight.
+    most_steps_per_s
+        Those of each node, by its id.
+    round_trip_s
+        Returns the mean time of a decode step [s] under a share, 0..1, of these steps/s.
+    """
+
+    steps_per_s: float
+    requests: float
+    most_steps_per_s: Mapping[str, float]
+    round_trip_s: Callable[[float], float]
 
 
 class Station:

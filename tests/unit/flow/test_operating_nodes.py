@@ -170,3 +170,27 @@ def test_it_is_where_branching_routes_settle(tmp_path: Path, overrides: tuple[st
     tokens, times = series.output_tokens[inside], series.time_ns[inside]
     served = (tokens[-1] - tokens[0]) / ((times[-1] - times[0]) / NS_PER_S)
     assert served == pytest.approx(point.output_tokens_per_s, rel=0.3)
+
+
+def test_replicas_beside_branching_routes_settle_by_themselves() -> None:
+    """What shares no node and no link adds up, in throughput and requests and, weighted, in round trips."""
+    kind = builders.profile("r", 2 * LAYERS, decode_ns=1e6, prefill_ns_per_token=20_000.0)
+    both, placement = merging(blocks=900)
+    profiles = [*both.profiles, kind, kind]
+    fleet = builders.fleet(profiles, num_layers=2 * LAYERS, intra=LinkSpec(1e15, 0))
+    ranges = {node: (held.start, held.end) for node, held in placement.ranges.items()}
+    replicas = {"r-0": (0, 2 * LAYERS), "r-1": (0, 2 * LAYERS)}
+    beside = builders.placement_of(fleet, ranges | replicas)
+    found = operating_point(fleet, beside, LOAD)
+    parts = [operating_point(fleet, beside.part(names), LOAD) for names in (ranges, replicas)]
+    assert found.output_tokens_per_s == pytest.approx(sum(part.output_tokens_per_s for part in parts))
+    assert found.requests == pytest.approx(sum(part.requests for part in parts))
+    half = operating_point(fleet, beside, LOAD, offered_output_per_s=found.output_tokens_per_s / 2)
+    halves = [
+        operating_point(
+            fleet, beside.part(names), LOAD, offered_output_per_s=part.output_tokens_per_s / 2
+        ).offered_round_trip_s * part.output_tokens_per_s
+        for names, part in zip((ranges, replicas), parts, strict=True)
+    ]  # fmt: skip
+    assert half.offered_round_trip_s == pytest.approx(sum(halves) / found.output_tokens_per_s)
+    assert half.offered_round_trip_s < found.round_trip_s
