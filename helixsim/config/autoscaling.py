@@ -35,7 +35,9 @@ def autoscaling_of(section: AutoscalingSection | None) -> AutoscalingSpec | None
         entries=tuple(Entry(_seconds(one.at), one.replicas) for one in section.schedule or ()),
         period_s=_seconds(section.period or "24 h"),
     )
-    pools = (PoolSpec(name, one.floor, one.ceiling, one.start) for name, one in (section.pools or {}).items())
+    pools = (
+        PoolSpec(name, one.floor, one.ceiling, one.start, one.target) for name, one in (section.pools or {}).items()
+    )
     startup = section.startup
     return AutoscalingSpec(
         policy,
@@ -100,6 +102,8 @@ def _check_pools(own: AutoscalingSection, path: KeyPath, nodes: Sequence[Node], 
             yield source.problem(at, unknown_name("type of nodes", name, types))
         if pool.ceiling is not None and pool.ceiling < pool.floor:
             yield source.problem((*at, "ceiling"), f"{pool.ceiling} is below floor ({pool.floor})")
+        if pool.target is not None and own.policy != "target":
+            yield source.problem((*at, "target"), f"{own.policy} does not use it (target does)")
         most = pool.ceiling or pool.start or 0
         if pool.start is not None and not pool.floor <= pool.start <= most:
             yield source.problem((*at, "start"), f"{pool.start} is not within floor and ceiling")

@@ -19,6 +19,9 @@ class PoolSection(Section):
     start: FewCount | None = Field(
         None, description="Replicas at the beginning (default: `floor`; `fixed`: all, `schedule`: those of its time)."
     )
+    target: Annotated[float, Field(gt=0, le=1e9)] | None = Field(
+        None, description="Value of the metric of `policy: target` to keep here (default: that of all pools)."
+    )
 
 
 class ScheduleEntrySection(Section):
@@ -32,8 +35,8 @@ class StartupSection(Section):
     """What a replica needs from the decision to its first request; the times follow each other."""
 
     machine: Latency = Field("60 s", description="Until the machine runs and has the container.")
-    engine: Latency = Field("60 s", description="Start of the engine without reading the weights.")
-    weights: Bandwidth = Field("16 Gbit/s", description="Rate at which each node reads its weights.")
+    engine: Latency = Field("64 s", description="Start of the engine without reading the weights.")
+    weights: Bandwidth = Field("8 Gbit/s", description="Rate at which each node reads its weights.")
 
 
 class AutoscalingSection(Section):

@@ -60,12 +60,16 @@ class PolicySpec:
 
 @dataclass(frozen=True, slots=True)
 class PoolSpec:
-    """A pool: the replicas on nodes of one type; ``ceiling`` None: all of them, ``start`` None: by the policy."""
+    """A pool: the replicas on nodes of one type.
+
+    ``ceiling`` None: all of them; ``start`` None: by the policy; ``target`` None: that of the policy.
+    """
 
     node_type: str
     floor: int = 1
     ceiling: int | None = None
     start: int | None = None
+    target: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +87,7 @@ class AutoscalingSpec:
     machine_s, engine_s
         Time until a machine runs, and of the start of the engine without its weights [s].
     weights_bps
-        Rate at which each node reads its weights [bit/s].
+        Rate at which each node reads its weights [bit/s]. Sources of the defaults: docs/autoscaling.md.
     window_s
         Parts of the run for which the fewest GPUs are stated [s].
     """
@@ -93,8 +97,8 @@ class AutoscalingSpec:
     interval_s: float = 15.0
     stabilisation_s: float = 300.0
     machine_s: float = 60.0
-    engine_s: float = 60.0
-    weights_bps: float = 16e9
+    engine_s: float = 64.0
+    weights_bps: float = 8e9
     window_s: float = 900.0
 
 
@@ -114,6 +118,8 @@ class Pool:
         From the decision to the first request [ns].
     capacity_rps
         Requests/s that a replica of the largest number serves within the objectives; None: not known.
+    target
+        In place of that of the policy, if any.
     """
 
     name: str
@@ -125,6 +131,7 @@ class Pool:
     usd_per_hour: float
     startup_ns: int = 0
     capacity_rps: float | None = None
+    target: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

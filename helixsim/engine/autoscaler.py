@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from enum import IntEnum
 
 import numpy as np
@@ -44,7 +45,7 @@ class ScaledPool:
         self._in_flight = in_flight
         self._queue = queue
         self._served = served
-        self.decide = decider(spec.policy)
+        self.decide = decider(replace(spec.policy, target=pool.target or spec.policy.target))
         self.states = [State.SERVING if number < pool.start else State.REMOVED for number in range(len(replicas))]
         self._epochs = [0] * len(replicas)
         self._decided: deque[tuple[int, int]] = deque()

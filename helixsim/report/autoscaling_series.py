@@ -12,13 +12,14 @@ from helixsim.domain.request import Slo
 from helixsim.domain.result import FloatArray
 from helixsim.metrics.autoscaling import edges_ns, fewest, rates_per_s
 from helixsim.report.charts import Axis, Chart, Curve, linear_axis
-from helixsim.report.style import GREY, LINE_STYLES, colors_of, new_figure
+from helixsim.report.style import GREY, LINE_STYLES, colors_of, small_multiples
 from helixsim.results.columns import Columns, joined, of_system
 from helixsim.results.run import Run
 from helixsim.results.runset import RunSet
 from helixsim.units import NS_PER_S, number
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 PERFECT, LOAD = "perfect", "load"
@@ -127,7 +128,7 @@ def scaling_charts(runs: RunSet, kinds: Mapping[str, str], axis: Axis) -> list[C
             Curve(kinds.get(system, "slo"), steps.time_s.tolist(), steps.values.tolist(), is_step=True, name=system)
             for system, steps in series.items()
         )
-        highest = max(float(steps.values.max(initial=0.0)) for steps in series.values())
+        highest = max(map(highest_of, series.values()))
         texts = (f"{system} {number(highest_of(steps))}" for system, steps in series.items())
         about = f"{title} over simulated time ({label}). Highest value: {'; '.join(texts)}."
         charts.append(Chart(f"time-{name}", title, about, axis, linear_axis(label, 0.0, highest or 1.0), curves=curves))
@@ -140,25 +141,46 @@ def highest_of(steps: Steps) -> float:
 
 
 def autoscaling_over_time(runs: RunSet) -> tuple[Figure, Columns]:
-    """Draw the GPUs that are paid for, and the load with what of it meets the objectives."""
-    figure = new_figure(4.6)
-    axes = figure.subplots(2, 1, sharex=True)
-    own = list(scaled(runs))
-    colors = {**colors_of(runs), PERFECT: GREY, LOAD: GREY}
-    tables = []
-    for axis, label, series in zip(axes, ("GPUs paid for", "requests/s within SLO"), _series(runs), strict=True):
-        for name, steps in series.items():
-            style = ":" if name in (PERFECT, LOAD) else LINE_STYLES[own.index(name) % 3]
-            hours = steps.time_s / _S_PER_HOUR
-            axis.step(hours, steps.values, where="post", color=colors[name], linestyle=style, linewidth=1.4, label=name)
-            column = "gpus" if axis is axes[0] else "requests_per_s"
-            tables.append(of_system(name, {"time_s": steps.time_s, column: steps.values}))
-        axis.set_ylim(bottom=0)
+    """Draw the GPUs that are paid for in a panel per system, the load, and what of it misses the objectives."""
+    gpus, rates = _series(runs)
+    own, bound, load = list(scaled(runs)), gpus.pop(PERFECT, None), rates.pop(LOAD)
+    late = {name: Steps(load.time_s, _late_percent(load.values, one.values)) for name, one in rates.items()}
+    panels = [*own, "load, requests/s", *(["requests beyond the SLO, %"] if late else [])]
+    figure, axes = small_multiples(panels, 1.35, same_y=False)
+    colors, tables = colors_of(runs), []
+
+    def draw(axis: Axes, name: str, steps: Steps, unit: str, color: str, style: str = "-") -> None:
+        hours = steps.time_s / _S_PER_HOUR
+        axis.step(hours, steps.values, where="post", color=color, linestyle=style, linewidth=1.2, label=name)
+        shown = np.full(len(steps.values), unit, dtype=object)
+        tables.append(of_system(name, {"time_s": steps.time_s, "value": steps.values, "unit": shown}))
+
+    for axis, name in zip(axes, own, strict=False):
+        draw(axis, name, gpus[name], "GPUs", colors[name])
+        if bound is not None:
+            axis.step(
+                bound.time_s / _S_PER_HOUR, bound.values, where="post", color="black", linewidth=1.0, label=PERFECT
+            )
+        axis.set_ylim(0, 1.05 * max(highest_of(one) for one in gpus.values()))
+        axis.set_ylabel("GPUs")
+    if bound is not None:
+        shown = np.full(len(bound.values), "GPUs", dtype=object)
+        tables.append(of_system(PERFECT, {"time_s": bound.time_s, "value": bound.values, "unit": shown}))
+    draw(axes[len(own)], LOAD, load, "requests/s", GREY)
+    axes[len(own)].set_ylim(bottom=0)
+    for index, (name, steps) in enumerate(late.items()):
+        draw(axes[len(own) + 1], name, steps, "% beyond the SLO", colors[name], LINE_STYLES[index % len(LINE_STYLES)])
+    for axis in axes:
         axis.margins(x=0)
-        axis.set_ylabel(label)
-    axes[1].set_xlabel("simulated time, h")
-    legend = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
-    handles, labels = axes[1].get_legend_handles_labels()
-    legend |= {LOAD: handles[labels.index(LOAD)]}
-    figure.legend(list(legend.values()), list(legend), loc="outside upper center", ncols=len(legend))
+    for axis in axes[-2:]:
+        axis.set_xlabel("simulated time, h")
+    if bound is not None:
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend([handles[labels.index(PERFECT)]], ["perfect autoscaler"], loc="outside upper right")
     return figure, joined(tables)
+
+
+def _late_percent(load: FloatArray, good: FloatArray) -> FloatArray:
+    """Return the share of the load that is not good [%]; 0 where nothing arrives."""
+    share: FloatArray = np.divide(load - good, load, out=np.zeros_like(load), where=load > 0)
+    return 100 * share

@@ -199,8 +199,8 @@ def _figures(runs: RunSet) -> Iterator[tuple[str, str, str, Draw]]:
         yield (
             "autoscaling",
             "Replicas over time",
-            "GPUs that are paid for, from the start of a replica until it is removed, with those of the perfect "
-            "autoscaler (above); requests/s that arrive, and those of them that meet all objectives (below).",
+            "GPUs that are paid for, from the start of a replica until it is removed, beside those of the perfect "
+            "autoscaler; requests/s that arrive, and the share of them that misses an objective.",
             autoscaling_over_time,
         )
     yield (

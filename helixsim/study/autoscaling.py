@@ -76,6 +76,7 @@ def _pool(
         sum(node.gpus for node in nodes),
         sum(node.cost_usd_per_hour for node in nodes),
         round((spec.machine_s + spec.engine_s + read_s) * NS_PER_S),
+        target=pool.target,
     )
 
 

@@ -176,6 +176,20 @@ def test_target_is_the_rule_of_kubernetes(serving, starting, in_flight, expected
     assert decide(state(serving=serving, starting=starting, in_flight=in_flight)) == expected
 
 
+def test_each_pool_keeps_its_own_target():
+    """The same load on two pools of one replica each; the one with the lower target grows."""
+    case = case_of(4)
+    nodes = tuple(case[2].ranges)
+    spec = AutoscalingSpec(PolicySpec("target", target=1000.0), (), interval_s=1.0)
+    pools = (
+        Pool("one", nodes[:2], 1, 2, 1, 1, 2.0, target=1.0),
+        Pool("other", nodes[2:], 1, 2, 1, 1, 2.0),
+    )
+    load = random_load(1, 60, rate_rps=20)
+    result = run(case, load, engine=INSIDE, routing="least_loaded", autoscaling=Autoscaling(spec, pools, Slo()))
+    assert [one.serving.max() for one in result.autoscaling.pools] == [2, 1]
+
+
 def test_a_pool_shrinks_to_the_largest_number_of_late():
     """Load until 4 s; with stabilisation the number falls when the last large decision is so old, without at once."""
     load = requests(*[(20 * number, 30, 60) for number in range(200)], (20_000, 30, 60))

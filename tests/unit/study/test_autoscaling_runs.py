@@ -9,7 +9,13 @@ import pytest
 
 import helixsim
 from helixsim.errors import ConfigError
-from helixsim.report.autoscaling_series import bound_over_time, goodput_over_time, gpus_over_time, load_over_time
+from helixsim.report.autoscaling_series import (
+    autoscaling_over_time,
+    bound_over_time,
+    goodput_over_time,
+    gpus_over_time,
+    load_over_time,
+)
 from helixsim.results.runset import RunSet
 from helixsim.runtime.pool import Serial
 from helixsim.study.finished import Simulated, SimulatedStore
@@ -77,7 +83,7 @@ def test_replicas_that_come_and_go_cost_less_and_never_less_than_the_perfect_aut
     assert target["cost_usd_per_mtok"] < fixed["cost_usd_per_mtok"]
     assert target["power_w"] < fixed["power_w"]
     start_s = target["autoscaling"]["pools"]["l40s"]["startup_s"]
-    assert start_s == pytest.approx(3 + 16.06e9 * 8 / 16e9, rel=0.01)  # 8.03e9 weights of 16 bit at 16 Gbit/s
+    assert start_s == pytest.approx(3 + 16.06e9 * 8 / 8e9, rel=0.01)  # 8.03e9 weights of 16 bit at 8 Gbit/s
 
 
 def test_the_series_of_the_report_agree_with_the_figures(directory):
@@ -91,6 +97,9 @@ def test_the_series_of_the_report_agree_with_the_figures(directory):
     load, good = load_over_time(run), goodput_over_time(run, runs.slo)
     assert (good.values <= load.values + 1e-9).all()
     assert (load.values[:-1] * 50).sum() == pytest.approx(len(run.requests))
+    _, table = autoscaling_over_time(runs)
+    assert set(table["unit"]) == {"GPUs", "requests/s", "% beyond the SLO"}
+    assert set(table["system"]) == {"fixed", "target", "perfect", "load"}
     page = (directory / "report.html").read_text()
     assert "GPUs paid for" in page
     assert "of the perfect autoscaler" in page
@@ -119,6 +128,7 @@ def test_a_kept_run_is_read_back_as_it_was(tmp_path):
         ({"policy": "fixed", "pools": {"l40s": {"floor": 3, "ceiling": 2}}}, "pools.l40s.ceiling", "below floor (3)"),
         ({"policy": "schedule", "schedule": [{"at": "25 h", "replicas": 1}]}, "schedule.0.at", "below the period"),
         ({"policy": "hpa"}, "policy", "'hpa'"),
+        ({"policy": "queue", "pools": {"l40s": {"target": 2}}}, "pools.l40s.target", "queue does not use it"),
     ],
 )
 def test_what_contradicts_itself_is_refused_where_it_stands(autoscaling, path, words):
