@@ -64,7 +64,8 @@ def place_system(
             return place_system(experiment, pool, progress=progress, by_flow=True, store=store).placement
 
         return assembled(experiment, system, place_pools(system, place))
-    planned = as_planned(experiment)
+    planned, asked = as_planned(experiment), system
+    system = replace(system, autoscaling=None)  # candidates are compared with all that they have
     problem = replace(placement_problem(experiment, system), progress=progress)
 
     rivals = () if by_flow else _rivals(planned, system)
@@ -100,7 +101,7 @@ def place_system(
         decides_roles = getattr(system.placement_options, "disaggregate", False) is True
         capacities = (problem.capacity, problem.operating, problem.phases if decides_roles else None)
         placement = kept_or_searched(store, planned, system, capacities, rivals or (), by_flow, search)
-    return assembled(experiment, system, placement)
+    return assembled(experiment, asked, placement)
 
 
 def is_raced(experiment: ResolvedExperiment, system: SystemSpec) -> bool:
@@ -124,7 +125,7 @@ def _rivals(experiment: ResolvedExperiment, system: SystemSpec) -> tuple[SystemS
     if options.max_hops is not None or options.exclude or options.max_layers or options.pinned:
         return ()
     return tuple(
-        other
+        replace(other, autoscaling=None)
         for other in experiment.systems
         if other.placement != "helix"
         and (other.batching, other.batching_options, other.kv, other.arrivals)

@@ -45,13 +45,13 @@ def run_trial(
 ) -> Trial:
     """Simulate a placed system at a rate under a seed, unless cached, and evaluate all targets.
 
-    Without a rate, the arrivals are those of the experiment. A run that can no longer meet the TTFT of any target ends
-    early.
+    Without a rate, the arrivals are those of the experiment. All replicas serve all the time. A run that can no longer
+    meet the TTFT of any target ends early.
     """
     stats = experiment.workload_stats
 
     def simulate() -> Trial:
-        system, offered_rps = placed.system, stats.offered_rps
+        system, offered_rps = replace(placed.system, autoscaling=None), stats.offered_rps
         if rate_rps is not None:
             system, offered_rps = replace(system, arrivals=at_rate(experiment, system, rate_rps)), rate_rps
         patience = patience_for(experiment, system, seed, targets)
