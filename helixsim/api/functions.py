@@ -106,9 +106,9 @@ def simulate(
     SimulationError
         If an invariant breaks or the run stalls.
     """
-    from helixsim.study.systems import simulate_system
+    from helixsim.study.faults import simulate_run
 
-    return simulate_system(_resolved(experiment), placed, seed=seed, with_faults=True)
+    return simulate_run(_resolved(experiment), placed, seed=seed)
 
 
 def capacity(

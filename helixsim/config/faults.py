@@ -42,6 +42,8 @@ def build_faults(
     section = experiment.faults
     if section is None or workload is None:
         return None
+    if any(system.autoscaling is not None for system in experiment.systems):
+        problems.append(source.problem(("faults",), "faults are not simulated with autoscaling"))
     problems += _unsupported(nodes, (workload.arrivals, *own_arrivals), engine, source)
     placed = [one for number in range(len(section.events)) for one in _event(section, number, nodes, source, problems)]
     placed.sort(key=lambda one: one[1].at_ns)
@@ -63,6 +65,8 @@ def build_faults(
         _ns(section.retry.timeout),
         Reaction(section.reaction),
         _ns(section.reaction_delay),
+        units.parse(section.load_rate, "bandwidth"),
+        _ns(section.startup),
     )
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from helixsim.config.fields import Duration, Latency
+from helixsim.config.fields import Bandwidth, Duration, Latency
 from helixsim.validation import Section
 
 Patterns = Annotated[list[str], Field(min_length=1)]
@@ -63,9 +63,13 @@ class FaultsSection(Section):
         "5 s", description="Time until the coordinator knows of a failure, unless the node is back sooner."
     )
     retry: RetrySection = Field(RetrySection(), description="What becomes of requests whose KV memory is lost.")
-    reaction: Literal["static", "reroute"] = Field(
+    reaction: Literal["static", "reroute", "replace"] = Field(
         "static",
         description="`static`: routes through nodes known to be down are left out; `reroute`: requests are also routed "
-        "by the max-flow of the nodes that are left.",
+        "by the max-flow of the nodes that are left; `replace`: the model is placed anew on them.",
     )
-    reaction_delay: Latency = Field("0 s", description="Time from the detection until the new max-flow is used.")
+    reaction_delay: Latency = Field("0 s", description="Time from the detection until `reroute` or `replace` begins.")
+    load_rate: Bandwidth = Field(
+        "16 Gbit/s", description="Weights that each node loads with `replace`, those of layers that it did not hold."
+    )
+    startup: Latency = Field("60 s", description="Time that engines take to start behind that.")

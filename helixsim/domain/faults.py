@@ -34,6 +34,8 @@ class Reaction(StrEnum):
     """Routes through them are left out; the others keep their shares of the traffic."""
     REROUTE = "reroute"
     """The max-flow of the nodes that are left replaces that of the whole placement."""
+    REPLACE = "replace"
+    """The model is placed anew on the nodes that are left, which load their layers and start again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,9 @@ class FaultSpec:
     timeout_ns
         A request that has waited this long at the coordinator since its arrival, or its last loss, fails [ns].
     delay_ns
-        With ``REROUTE``: time from the detection until the new flow routes requests [ns].
+        Time from the detection until ``REROUTE`` or ``REPLACE`` begins [ns].
+    load_bps, startup_ns
+        With ``REPLACE``: weights that each node loads [bit/s], and the start-up of its engine behind that [ns].
     """
 
     schedule: tuple[Fault, ...] = ()
@@ -113,6 +117,8 @@ class FaultSpec:
     timeout_ns: int = 600 * NS_PER_S
     reaction: Reaction = Reaction.STATIC
     delay_ns: int = 0
+    load_bps: float = 16e9
+    startup_ns: int = 60 * NS_PER_S
 
     def of_run(self, seed: int, end_ns: int, parts: Mapping[str, tuple[str, ...]]) -> tuple[Fault, ...]:
         """Return all faults of a run in the order of time.
@@ -148,8 +154,8 @@ class FaultStats:
     Parameters
     ----------
     events
-        (time [ns], what happened, to which nodes): the kinds of ``FaultKind``, ``USUAL_SPEED``, ``detected`` and
-        ``rerouted``.
+        (time [ns], what happened, to which nodes): the kinds of ``FaultKind``, ``USUAL_SPEED``, ``detected``,
+        ``rerouted``, ``stopped to load`` and ``replaced``.
     rows, losses
         Rows of the requests that have lost their KV memory or failed, and how often they have lost it.
     causes

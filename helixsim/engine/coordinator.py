@@ -25,7 +25,12 @@ from helixsim.routing.base import Hop, RoutingPolicy
 
 
 class Coordinator:
-    """Feeds requests in, sends them round their routes and writes them down when they end."""
+    """Feeds requests in, sends them round their routes and writes them down when they end.
+
+    ``first_route``: number of its first route among those of the run.
+    """
+
+    first_route = 0
 
     def __init__(
         self,
@@ -375,7 +380,8 @@ class Coordinator:
             channels = [self.fabric.channel(src, dst) for src, dst in pairwise([COORDINATOR, *nodes])]
             last, back = self.fabric.returns(nodes[-1], nodes[0])
             longest = min([self.workers[hop.node].longest_chunk for hop in hops])
-            path = self.paths[hops] = Path(len(self.paths), stages, (*channels, last), back or channels[0], longest)
+            number = self.first_route + len(self.paths)
+            path = self.paths[hops] = Path(number, stages, (*channels, last), back or channels[0], longest)
             for stage, channel in zip(stages, path.channels[1:], strict=True):
                 self.workers[stage.worker].exits[channel] = None
         return path

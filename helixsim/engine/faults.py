@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from helixsim.domain.faults import USUAL_SPEED, FailureCause, Fault, FaultKind, FaultStats
 from helixsim.domain.step_time import BatchShape, StepTime
-from helixsim.engine.inputs import FaultPlan
+from helixsim.engine.inputs import FaultPlan, SimulationInputs
 from helixsim.engine.kernel import Call, Kernel, Priority
+from helixsim.engine.load_source import LoadSource
 from helixsim.engine.recorder import Recorder
 from helixsim.routing.base import RoutingPolicy
 
@@ -43,6 +44,30 @@ class FaultySystem(Protocol):
         """Route requests by another policy from now on."""
         ...
 
+    def pause(self) -> None:
+        """Stop all nodes; their requests wait."""
+        ...
+
+    def resume(self, inputs: SimulationInputs) -> None:
+        """Let the requests that wait, and those to come, be served by another placement."""
+        ...
+
+
+class Gate(Protocol):
+    """Where requests enter a system, and wait."""
+
+    def take_source(self, source: LoadSource) -> None:
+        """Let the requests to come of a load enter here."""
+        ...
+
+    def enter_next(self, count: int) -> None:
+        """Let the next requests of a closed loop in."""
+        ...
+
+    def adopt(self, requests: list[Any]) -> None:
+        """Let requests wait here that have waited at another gate, in their order."""
+        ...
+
 
 class Waiter(Protocol):
     """A request that may lose its KV memory."""
@@ -68,6 +93,7 @@ class Retries:
         self._kernel = kernel
         self._recorder = recorder
         self._lost_ns: dict[int, int] = {}  # by row, while it waits to be sent again
+        self._planned: dict[int, int] = {}
         self.is_armed = False
         self.losses: dict[int, int] = {}
         self.causes: dict[int, FailureCause] = {}
@@ -76,11 +102,15 @@ class Retries:
         self.waiting: Callable[[], Iterable[Any]]
         self.give_up: Callable[[list[Any]], None]
 
-    def lose(self, request: Waiter) -> bool:
-        """Take note that a request has lost its KV memory; return whether it may be sent again."""
+    def lose(self, request: Waiter, by_plan: bool = False) -> bool:
+        """Take note that a request has lost its KV memory; return whether it may be sent again.
+
+        ``by_plan``: its nodes were stopped to place the model anew, which the limit does not count.
+        """
         row = request.row
         self.losses[row] = count = self.losses.get(row, 0) + 1
-        if count > self._plan.retry_limit:
+        self._planned[row] = planned = self._planned.get(row, 0) + by_plan
+        if count - planned > self._plan.retry_limit:
             return False
         self._lost_ns[row] = self._kernel.now_ns
         return True
@@ -137,7 +167,9 @@ class FaultDriver:
         self._failures = 0
         self._scheduled = 0
         self._known: frozenset[str] = frozenset()
-        self._routed: frozenset[str] = frozenset()
+        self._routed: frozenset[str] | None = frozenset()
+        self._slow: dict[str, float] = {}
+        self._loads = 0
         self._events: list[tuple[int, str, tuple[str, ...]]] = []
 
     def start(self) -> None:
@@ -184,6 +216,7 @@ class FaultDriver:
             self._repair([node for node in fault.nodes if node in self._down])
         else:
             self._note(USUAL_SPEED if fault.factor == 1.0 else fault.kind.value, fault.nodes)
+            self._slow |= dict.fromkeys(fault.nodes, fault.factor)
             self._system.slow(fault.nodes, fault.factor)
         self._plan_next()
 
@@ -223,6 +256,8 @@ class FaultDriver:
     def _plan_routing(self) -> None:
         if self._plan.reroute is not None:
             self._call_in(self._plan.delay_ns, self._reroute, None)
+        if self._plan.replace is not None:
+            self._call_in(self._plan.delay_ns, self._replace, None)
 
     def _reroute(self, _argument: None) -> None:
         assert self._plan.reroute is not None
@@ -233,6 +268,33 @@ class FaultDriver:
             self._routed = self._known
             self._note("rerouted", sorted(self._known))
             self._system.reroute(policy)
+
+    def _replace(self, _argument: None) -> None:
+        """Stop all nodes and load another placement, unless there is none, or it is there already."""
+        assert self._plan.replace is not None
+        found = None if self._known == self._routed else self._plan.replace(self._known)
+        if found is None:
+            return
+        self._routed = self._known
+        self._loads += 1
+        self._note("stopped to load", sorted(found.inputs.placement.ranges))
+        self._system.pause()
+        self._call_in(found.load_ns, self._resume, (self._loads, found.inputs))
+
+    def _resume(self, load: tuple[int, SimulationInputs]) -> None:
+        """Let a placement serve that has been loaded, unless another one is to be, or a node has failed meanwhile."""
+        number, inputs = load
+        if number != self._loads:
+            return
+        nodes = list(inputs.placement.ranges)
+        if any(node in self._down for node in nodes):
+            self._routed = None  # once its failure is known, there will be another placement
+            return
+        self._note("replaced", nodes)
+        self._system.resume(inputs)
+        for node, factor in self._slow.items():
+            if factor != 1.0:
+                self._system.slow([node], factor)
 
     def _note(self, what: str, nodes: Iterable[str]) -> None:
         self._events.append((self._kernel.now_ns, what, tuple(nodes)))

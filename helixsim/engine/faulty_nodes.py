@@ -18,10 +18,11 @@ from helixsim.domain.result import RequestStatus
 from helixsim.domain.step_time import StepTime
 from helixsim.engine.admission import Admission, widest_route_blocks
 from helixsim.engine.coordinator import Coordinator
-from helixsim.engine.faults import Retries, SlowedTime
+from helixsim.engine.faults import Gate, Retries, SlowedTime
 from helixsim.engine.inputs import SimulationInputs
 from helixsim.engine.kernel import Kernel, Timer
 from helixsim.engine.kvcache import KvPool
+from helixsim.engine.load_source import LoadSource
 from helixsim.engine.network import NetworkFabric
 from helixsim.engine.node_system import NodeSystem
 from helixsim.engine.recorder import Recorder
@@ -137,7 +138,7 @@ class FaultyCoordinator(Coordinator):
         """See ``Coordinator.num_waiting``."""
         return len(self.parked) + len(self.waiting)
 
-    def lose(self, nodes: Set[int], known: Set[int]) -> None:
+    def lose(self, nodes: Set[int], known: Set[int], by_plan: bool = False) -> None:
         """Take the requests on routes through nodes off the cluster, and let them wait for admission in front."""
         self.admission.without(known)
         for path in self.paths.values():
@@ -146,11 +147,11 @@ class FaultyCoordinator(Coordinator):
         self._inbox = [cohort for cohort in self._inbox if self.lives.has(cohort)]
         lost = {order: request for node in nodes for order, request in self.pools[node].residents.items()}
         for request in [lost[order] for order in sorted(lost, reverse=True)]:
-            self._take_back(request)
+            self._take_back(request, by_plan)
         self._stalled = [request for request in self._stalled if request.path is not None]
         self.try_again()
 
-    def _take_back(self, request: ActiveRequest) -> None:
+    def _take_back(self, request: ActiveRequest, by_plan: bool) -> None:
         self._release(request)
         if request.row in self._at_prompt:
             self._at_prompt.remove(request.row)
@@ -161,7 +162,7 @@ class FaultyCoordinator(Coordinator):
             request.moved_on_ns = since_ns
         request.path = request.preempt_for = None
         request.is_held = False
-        if not self.retries.lose(request):
+        if not self.retries.lose(request, by_plan):
             self._fail(request, FailureCause.RETRIES)
         elif request.context_tokens + 1 > self.admission.largest_context_tokens:
             self._reject(request)
@@ -189,6 +190,33 @@ class FaultyCoordinator(Coordinator):
         self.parked = []
         self._admission_may_succeed = True
         self._plan_coordinate()
+
+    def hand_over(self, heir: Gate) -> list[ActiveRequest]:
+        """Return the requests that wait, which do so no longer; those to come enter at another gate."""
+        heir.take_source(self._source)
+        waiting = list(self.all_waiting())
+        self.parked, self.waiting = [], deque()
+        return waiting
+
+    def take_source(self, source: LoadSource) -> None:
+        """See ``Gate.take_source``."""
+        self._source = source
+        source.redirect(self._enqueue)
+
+    def enter_next(self, count: int) -> None:
+        """See ``Gate.enter_next``."""
+        for _ in range(count):
+            self._launch_next()
+
+    def adopt(self, requests: list[ActiveRequest]) -> None:
+        """See ``Gate.adopt``."""
+        for request in requests:
+            if request.context_tokens + 1 > self.admission.largest_context_tokens:
+                self._reject(request)
+                self._replace()
+            else:
+                self.waiting.append(request)
+        self.try_again()
 
     def receive(self, parcel: Parcel) -> None:
         """See ``Coordinator.receive``."""
@@ -237,12 +265,15 @@ class FaultyNodeSystem(NodeSystem):
     admission_kind = FaultyAdmission
     coordinator: FaultyCoordinator
 
-    def __init__(self, inputs: SimulationInputs, kernel: Kernel, fabric: NetworkFabric, recorder: Recorder) -> None:
-        assert inputs.faults is not None
+    def __init__(
+        self, inputs: SimulationInputs, kernel: Kernel, fabric: NetworkFabric, recorder: Recorder, retries: Retries,
+        first_route: int = 0,
+    ) -> None:  # fmt: skip
         self._lives = Lives()
         super().__init__(inputs, kernel, fabric, recorder)
-        self.retries = Retries(inputs.faults, kernel, recorder)
-        coordinator = self.coordinator
+        self.retries = retries
+        coordinator = self.gate = self.coordinator
+        coordinator.first_route = first_route
         coordinator.lives, coordinator.retries = self._lives, self.retries
         self.retries.waiting, self.retries.give_up = coordinator.all_waiting, coordinator.give_up
         self._numbers = {worker.node_id: number for number, worker in enumerate(self.workers)}
@@ -267,9 +298,9 @@ class FaultyNodeSystem(NodeSystem):
         for worker in self._workers(nodes):
             worker.stop()
 
-    def lose(self, nodes: Iterable[str], known: frozenset[str]) -> None:
-        """See ``FaultySystem.lose``."""
-        self.coordinator.lose(self._own(nodes), self._own(known))
+    def lose(self, nodes: Iterable[str], known: frozenset[str], by_plan: bool = False) -> None:
+        """See ``FaultySystem.lose`` and, for ``by_plan``, ``Retries.lose``."""
+        self.coordinator.lose(self._own(nodes), self._own(known), by_plan)
         for worker in self._workers(self._numbers):
             worker.forget_lost()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -16,10 +17,11 @@ from helixsim.domain.faults import FailureCause
 from helixsim.domain.request import FeedMode
 from helixsim.domain.result import RequestStatus
 from helixsim.domain.step_time import StepTime
-from helixsim.engine.faults import Retries, SlowedTime
+from helixsim.engine.faults import Gate, Retries, SlowedTime
 from helixsim.engine.frontend import Frontend, ReplicaView
 from helixsim.engine.inputs import SimulationInputs
 from helixsim.engine.kernel import Call, Kernel
+from helixsim.engine.load_source import LoadSource
 from helixsim.engine.network import NetworkFabric
 from helixsim.engine.recorder import Recorder
 from helixsim.engine.replica import Replica
@@ -99,7 +101,8 @@ class FaultyReplica(Replica):
         for sequence in chain(before.waiting, before.queue.unread):
             sequence.queue_ns += now - sequence.since_ns
             sequence.since_ns = now
-        self.scheduler = after = self.scheduler_kind(self, before.kv.capacity, before.block_tokens, before.rules)
+        blocks = before.kv.capacity
+        self.scheduler = after = self.scheduler_kind(before.replica, blocks, before.block_tokens, before.rules)
         after.preemptions, after.recomputed_tokens, after.peak = (
             before.preemptions, before.recomputed_tokens, before.peak,
         )  # fmt: skip
@@ -140,6 +143,13 @@ def _take_off(sequence: Sequence, now_ns: int) -> None:
     sequence.target = sequence.context_tokens
 
 
+@dataclass(frozen=True, slots=True)
+class _Route:
+    """A route by its number among those of the run (``system.Numbered``)."""
+
+    number: int
+
+
 class FaultyView(ReplicaView):
     """The replicas as the frontend knows them, without those that it knows to be down.
 
@@ -176,12 +186,13 @@ class FaultyFrontend(Frontend):
         super().__init__(*arguments)
         self.parked: list[Sequence] = []
         self._sent: dict[int, tuple[Replica, Sequence]] = {}
+        self._heir: Gate | None = None
 
     def all_waiting(self) -> Iterator[Sequence]:
         """Return the requests that wait for a replica."""
         return chain(self.parked, self.waiting)
 
-    def lose(self, replicas: Iterable[FaultyReplica], down: frozenset[int]) -> None:
+    def lose(self, replicas: Iterable[FaultyReplica], down: frozenset[int], by_plan: bool = False) -> None:
         """Let the requests at replicas, and those on their way there, wait in front; ``down``: all known to be."""
         now, lost = self.kernel.now_ns, []
         self.view.without(down)
@@ -195,7 +206,7 @@ class FaultyFrontend(Frontend):
             sequence.queue_ns += now - sequence.since_ns
             sequence.since_ns = now
             del self.active[sequence.row]
-            if self.retries.lose(sequence):
+            if self.retries.lose(sequence, by_plan):
                 self.waiting.appendleft(sequence)
             else:
                 self._fail(sequence, FailureCause.RETRIES)
@@ -222,6 +233,43 @@ class FaultyFrontend(Frontend):
         self.parked = []
         if self.waiting:
             self._plan()
+
+    def hand_over(self, heir: Gate) -> list[Sequence]:
+        """Return the requests that wait, which do so no longer; those to come enter at another gate."""
+        self._heir = heir
+        heir.take_source(self._source)
+        waiting = list(self.all_waiting())
+        self.parked, self.waiting = [], deque()
+        return waiting
+
+    def take_source(self, source: LoadSource) -> None:
+        """See ``Gate.take_source``."""
+        self._source = source
+        source.redirect(self._arrive)
+
+    def enter_next(self, count: int) -> None:
+        """See ``Gate.enter_next``."""
+        if self._heir is None:
+            self._launch(count)
+        else:
+            self._heir.enter_next(count)
+
+    def adopt(self, requests: list[Sequence]) -> None:
+        """See ``Gate.adopt``."""
+        for sequence in requests:
+            if sequence.target + 1 > self.view.largest_context_tokens:
+                self._reject(sequence)
+                if self.feed.mode is FeedMode.CLOSED_LOOP:
+                    self._launch_next()
+            else:
+                self.waiting.append(sequence)
+        self.try_again()
+
+    def _go_on(self, ended: int) -> None:
+        if self._heir is None:
+            super()._go_on(ended)
+        elif self.feed.mode is FeedMode.CLOSED_LOOP:  # these have ended before another system began
+            self._heir.enter_next(ended)
 
     def _route(self) -> None:
         live = self.view.live_context_tokens
@@ -265,10 +313,14 @@ class FaultyReplicaSystem(ReplicaSystem):
     frontend: FaultyFrontend
     replicas: list[FaultyReplica]  # type: ignore[assignment]  # of the kind that it makes
 
-    def __init__(self, inputs: SimulationInputs, kernel: Kernel, fabric: NetworkFabric, recorder: Recorder) -> None:
-        assert inputs.faults is not None
-        self.retries = Retries(inputs.faults, kernel, recorder)
+    def __init__(
+        self, inputs: SimulationInputs, kernel: Kernel, fabric: NetworkFabric, recorder: Recorder, retries: Retries,
+        first_route: int = 0,
+    ) -> None:  # fmt: skip
+        self.retries = retries
+        self._first_route = first_route
         super().__init__(inputs, kernel, fabric, recorder)
+        self.gate = self.frontend
         self.frontend.retries = self.retries
         self.retries.waiting, self.retries.give_up = self.frontend.all_waiting, self.frontend.give_up
         self._stopped: set[str] = set()
@@ -278,6 +330,12 @@ class FaultyReplicaSystem(ReplicaSystem):
 
     def _show(self, of_node: Mapping[int, Any], at_once: bool) -> None:
         self.frontend.view = FaultyView(of_node, at_once)
+
+    def _replica(self, number: int, ids: list[str], recorder: Recorder) -> FaultyReplica:
+        made = super()._replica(number, ids, recorder)
+        assert isinstance(made, FaultyReplica)
+        made.scheduler.replica = _Route(self._first_route + number)
+        return made
 
     def _of(self, nodes: Iterable[str]) -> list[FaultyReplica]:
         """Return the replicas that have some of these nodes."""
@@ -293,9 +351,9 @@ class FaultyReplicaSystem(ReplicaSystem):
         for replica in self._of(nodes):
             replica.stop()
 
-    def lose(self, nodes: Iterable[str], known: frozenset[str]) -> None:
-        """See ``FaultySystem.lose``."""
-        self.frontend.lose(self._of(nodes), self._numbers(known))
+    def lose(self, nodes: Iterable[str], known: frozenset[str], by_plan: bool = False) -> None:
+        """See ``FaultySystem.lose`` and, for ``by_plan``, ``Retries.lose``."""
+        self.frontend.lose(self._of(nodes), self._numbers(known), by_plan)
 
     def join(self, nodes: Iterable[str], known: frozenset[str]) -> None:
         """See ``FaultySystem.join``."""

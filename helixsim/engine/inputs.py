@@ -77,7 +77,8 @@ class FaultPlan:
     """Faults of a run in the order of time, and the reactions to them; times as in ``domain.faults.FaultSpec``.
 
     ``reroute`` returns the policy that routes by the max-flow without some nodes, by their ids; None if they leave no
-    route. Without ``reroute`` the policy stays.
+    route. ``replace`` returns the placement on the nodes without some; None: there is none. Without either, policy and
+    placement stay.
     """
 
     faults: tuple[Fault, ...]
@@ -86,6 +87,15 @@ class FaultPlan:
     timeout_ns: int
     delay_ns: int = 0
     reroute: Callable[[frozenset[str]], RoutingPolicy | None] | None = None
+    replace: Callable[[frozenset[str]], Replacement | None] | None = None
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """A placement on other nodes, and the time that these take to load their layers and to start [ns]."""
+
+    inputs: SimulationInputs
+    load_ns: int
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,10 @@ class LoadSource:
         self._arrive = arrive
         self.is_over = False  # whether none of an open loop will come any more
 
+    def redirect(self, arrive: Callable[[Request], object]) -> None:
+        """Call another function with the requests to come."""
+        self._arrive = arrive
+
     def plan_next_arrival(self) -> None:
         """Let the next request arrive at its time, and after it the one behind it.
 

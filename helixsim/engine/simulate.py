@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 
 import numpy as np
 
 from helixsim.domain.request import FeedMode
 from helixsim.domain.result import LinkStats, NodeStats, RunResult
+from helixsim.engine.fabric import fabric_of
 from helixsim.engine.faults import FaultDriver
-from helixsim.engine.faulty_nodes import FaultyNodeSystem
-from helixsim.engine.faulty_replicas import FaultyReplicaSystem
 from helixsim.engine.inputs import SimulationInputs
 from helixsim.engine.invariants import check_invariants, check_state, raise_if_broken
 from helixsim.engine.kernel import Call, Kernel, Priority
 from helixsim.engine.leg_system import LegSystem
-from helixsim.engine.network import NetworkFabric
 from helixsim.engine.node_system import NodeSystem
-from helixsim.engine.recorded import recorded
 from helixsim.engine.recorder import Recorder
+from helixsim.engine.replacing import ReplacingSystem
 from helixsim.engine.replica_system import ReplicaSystem, has_replicas
 from helixsim.engine.scaled_system import ScaledSystem
 from helixsim.engine.system import NodeLoad, System
@@ -71,7 +68,7 @@ def system_kind(inputs: SimulationInputs) -> Callable[..., System]:
             raise SimulationError(
                 "faults need open or closed loops, nodes without roles, no autoscaling and no timeline"
             )
-        return FaultyReplicaSystem if has_replicas(inputs) else FaultyNodeSystem
+        return ReplacingSystem
     if inputs.autoscaling is not None:
         if inputs.legs is not None or not has_replicas(inputs):
             raise SimulationError(
@@ -101,20 +98,10 @@ class _Run:
         self.recorder = Recorder(
             window.warmup_ns, self.window_end_ns, late_ns=None if patience is None else patience.ttft_ns
         )
-        fabric = NetworkFabric(
-            self.kernel,
-            inputs.fleet.cluster,
-            inputs.fleet.model.activation_bytes_per_token,
-            inputs.is_one_by_one,
-            inputs.engine.message_overhead_ns,
-            inputs.engine.loops_inside,
-        )
-        if inputs.timeline is not None:
-            fabric.kind = partial(recorded, timeline=inputs.timeline)
         kind = system_kind(inputs)
-        self.system: System = kind(inputs, self.kernel, fabric, self.recorder)
+        self.system: System = kind(inputs, self.kernel, fabric_of(inputs, self.kernel), self.recorder)
         self.faults: FaultDriver | None = None
-        if isinstance(self.system, (FaultyReplicaSystem, FaultyNodeSystem)):
+        if isinstance(self.system, ReplacingSystem):
             assert inputs.faults is not None
             self.faults = FaultDriver(inputs.faults, self.kernel, self.system, self.system.retries)
         self.sample_ns = inputs.sample_ns or (

@@ -4,62 +4,136 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import replace
+from functools import partial
 
 from helixsim.config.experiment import ResolvedExperiment, SystemSpec
 from helixsim.domain.cluster import COORDINATOR
-from helixsim.domain.faults import Reaction
+from helixsim.domain.faults import FaultSpec, Reaction
 from helixsim.domain.flowplan import FlowPlan
-from helixsim.domain.placement import Placement
-from helixsim.domain.request import Window
-from helixsim.engine.inputs import FaultPlan
-from helixsim.errors import ConfigError, Problem
-from helixsim.flow.capacity import CapacityTable
+from helixsim.domain.placement import LayerRange
+from helixsim.domain.result import RunResult
+from helixsim.engine.inputs import FaultPlan, Replacement, SimulationInputs
+from helixsim.engine.simulate import Progress, simulate
+from helixsim.errors import ConfigError, InfeasibleError, Problem
 from helixsim.flow.maxflow import max_flow
+from helixsim.placement.constraints import reassigned
 from helixsim.rng import stream
 from helixsim.routing import registry as routing_registry
 from helixsim.routing.base import RoutingGraph, RoutingPolicy
+from helixsim.study.placing import assembled, place_system
+from helixsim.study.systems import PlacedSystem, capacity_table, simulate_system, simulation_inputs
+from helixsim.units import BITS_PER_BYTE, seconds_to_ns
 
 _ENDLESS_NS = 2**62
 
 
-def fault_plan(
+def simulate_run(
     experiment: ResolvedExperiment,
-    system: SystemSpec,
-    placement: Placement,
-    graph: RoutingGraph,
-    capacity: CapacityTable,
-    window: Window,
-    seed: int,
-) -> FaultPlan | None:
-    """Return the faults of a run of a system; None: there are none.
+    placed: PlacedSystem,
+    *,
+    seed: int | None = None,
+    check: bool = False,
+    progress: Progress | None = None,
+) -> RunResult:
+    """Simulate the experiment's load on a placed system as ``simulate_system`` does, with the faults of the experiment.
 
-    ``graph``: that of the whole placement, by whose hops requests are routed whatever nodes are left.
+    Raises
+    ------
+    SimulationError
+        If an invariant breaks or the run stalls.
     """
-    spec = experiment.faults
-    if spec is None:
-        return None
+    if experiment.faults is None:
+        return simulate_system(experiment, placed, seed=seed, check=check, progress=progress)
+    inputs = simulation_inputs(experiment, placed, seed=seed)
+    return simulate(replace(inputs, check=check, faults=_plan(experiment, placed, inputs)), progress)
 
-    def reroute(down: frozenset[str]) -> RoutingPolicy | None:
-        left = placement.part(placement.ranges.keys() - down)
-        plan = max_flow(system.fleet, left, capacity)
-        if plan.max_flow_tokens_per_s <= 0:
-            return None
-        policy = routing_registry.get(system.routing)
-        made: RoutingPolicy = policy(with_flow(graph, plan), system.routing_options, stream(seed, "routing"))
-        return made
 
+def _plan(experiment: ResolvedExperiment, placed: PlacedSystem, inputs: SimulationInputs) -> FaultPlan:
+    """Return the faults of a run."""
+    spec, window = experiment.faults, inputs.window
+    assert spec is not None
     parts: dict[str, tuple[str, ...]] = {}
-    for part, machine in system.fleet.cluster.machine_of.items():
+    for part, machine in placed.system.fleet.cluster.machine_of.items():
         parts[machine] = (*parts.get(machine, ()), part)
     end_ns = _ENDLESS_NS if window.duration_ns is None else window.warmup_ns + window.duration_ns
     return FaultPlan(
-        spec.of_run(seed, end_ns, parts),
+        spec.of_run(inputs.seed, end_ns, parts),
         spec.detection_ns,
         spec.retry_limit,
         spec.timeout_ns,
         spec.delay_ns,
-        reroute if spec.reaction is Reaction.REROUTE else None,
+        partial(_rerouted, experiment, placed, inputs) if spec.reaction is Reaction.REROUTE else None,
+        _Replacing(experiment, placed, inputs, spec) if spec.reaction is Reaction.REPLACE else None,
     )
+
+
+def _rerouted(
+    experiment: ResolvedExperiment, placed: PlacedSystem, inputs: SimulationInputs, down: frozenset[str]
+) -> RoutingPolicy | None:
+    """Return the policy of a system by the max-flow without some nodes; None if they leave no route."""
+    system, placement = _without_shares(placed.system), placed.placement
+    left = placement.part(placement.ranges.keys() - down)
+    plan = max_flow(system.fleet, left, capacity_table(experiment, system))
+    if plan.max_flow_tokens_per_s <= 0:
+        return None
+    policy = routing_registry.get(system.routing)
+    graph = with_flow(inputs.graph, plan)
+    made: RoutingPolicy = policy(graph, system.routing_options, stream(inputs.seed, "routing"))
+    return made
+
+
+class _Replacing:
+    """Placements of a system on the nodes that are left, each searched once.
+
+    The strategy of the system searches by max-flow. Nodes of one kind exchange their layers so that few weights are
+    loaded; each node loads the layers that it does not hold, all nodes at the same time.
+    """
+
+    def __init__(
+        self, experiment: ResolvedExperiment, placed: PlacedSystem, inputs: SimulationInputs, spec: FaultSpec
+    ) -> None:
+        self._experiment = experiment
+        self._placed = placed
+        self._seed = inputs.seed
+        self._spec = spec
+        self._known = {frozenset[str](): placed}
+        self._held = placed.placement.ranges
+
+    def __call__(self, down: frozenset[str]) -> Replacement | None:
+        """Return the placement without some nodes; None: there is none."""
+        if down not in self._known:
+            try:
+                self._known[down] = self._searched(down)
+            except InfeasibleError:
+                return None
+        found = self._known[down]
+        spec, model, ranges = self._spec, found.system.fleet.model, found.placement.ranges
+        layers = max(held.layers - _shared(self._held.get(node), held) for node, held in ranges.items())
+        load_s = layers * model.weight_bytes_per_layer * BITS_PER_BYTE / spec.load_bps
+        self._held = {**self._held, **ranges}
+        return Replacement(
+            simulation_inputs(self._experiment, found, seed=self._seed), seconds_to_ns(load_s) + spec.startup_ns
+        )
+
+    def _searched(self, down: frozenset[str]) -> PlacedSystem:
+        system, first = _without_shares(self._placed.system), self._placed.placement.ranges
+        out = (set(system.fleet.cluster.index) - first.keys()) | down
+        left = replace(system, fleet=system.fleet.without(out, paid=out))
+        found = place_system(self._experiment, left)
+        if not found.placement.ranges.keys() <= first.keys():
+            raise InfeasibleError(f"{system.name}: machines cannot be divided otherwise during a run")
+        ranges = reassigned(left.fleet, found.placement.ranges, self._held, {})
+        return assembled(self._experiment, left, replace(found.placement, ranges=ranges))
+
+
+def _without_shares(system: SystemSpec) -> SystemSpec:
+    """Return a system that routes by the flow, where a search had chosen other shares for the placement of before."""
+    options = system.routing_options
+    return system.with_routing(system.routing, replace(options, shares={})) if hasattr(options, "shares") else system
+
+
+def _shared(before: LayerRange | None, after: LayerRange) -> int:
+    return 0 if before is None else before.shared(after).layers
 
 
 def with_flow(graph: RoutingGraph, plan: FlowPlan) -> RoutingGraph:

@@ -24,11 +24,12 @@ from helixsim.runtime.identity import content_key, errors_digest, experiment_key
 from helixsim.runtime.manifest import checked_manifest
 from helixsim.runtime.pool import Executor, OnProgress, Processes, Report, Serial, guarded
 from helixsim.study import rundir
+from helixsim.study.faults import simulate_run
 from helixsim.study.finished import Simulated, SimulatedStore, simulated, simulated_in
 from helixsim.study.placements import PlacementStore, placement_store, placements_in
 from helixsim.study.placing import assembled
 from helixsim.study.replica_capacity import with_capacities
-from helixsim.study.systems import PlacedSystem, simulate_system, summary_of
+from helixsim.study.systems import PlacedSystem, summary_of
 from helixsim.study.whatif import Case, cases, hopeless, place_case, whatif_variants
 from helixsim.units import NS_PER_S
 from helixsim.workload.feed import offered_rps
@@ -323,7 +324,7 @@ def run_case(
         raise KeyboardInterrupt  # the search keeps its incumbent for `place`; a run must not pass it off as its result
     started_s = time.perf_counter()
     if check or experiment.faults is not None:  # what is kept of searches has no faults
-        run = simulate_system(experiment, placed, check=check, progress=on_sample, with_faults=True)
+        run = simulate_run(experiment, placed, check=check, progress=on_sample)
         return finished(case, placed, run)
     return finished(case, placed, simulated(experiment, placed, runs, on_sample))
 

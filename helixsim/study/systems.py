@@ -28,7 +28,6 @@ from helixsim.routing import registry as routing_registry
 from helixsim.routing.graph import routing_graph
 from helixsim.routing.times import RoutingTimes
 from helixsim.study.autoscaling import autoscaling_plan
-from helixsim.study.faults import fault_plan
 from helixsim.study.legs import legs_of
 from helixsim.units import seconds_to_ns
 from helixsim.workload.arrivals import process_of
@@ -104,20 +103,27 @@ def simulate_system(
     patience: Patience | None = None,
     timeline: Timeline | None = None,
     progress: SimulationProgress | None = None,
-    with_faults: bool = False,
 ) -> RunResult:
     """Simulate the experiment's load on a placed system.
 
     Every system of an experiment sees the same requests: they depend on the seed only. ``window`` and ``seed``
     replace the experiment's; ``check`` tests the laws of memory and idle nodes all along; ``patience`` ends
-    the run early; ``timeline`` records a part of it, with which it ends. ``with_faults``: nodes fail as the experiment
-    says; searches of placements know of no faults.
+    the run early; ``timeline`` records a part of it, with which it ends. No node fails, whatever the experiment says:
+    searches of placements know of no faults (``study.faults``).
 
     Raises
     ------
     SimulationError
         If an invariant breaks or the run stalls.
     """
+    inputs = simulation_inputs(experiment, placed, window=window, seed=seed)
+    return simulate(replace(inputs, check=check, patience=patience, timeline=timeline), progress)
+
+
+def simulation_inputs(
+    experiment: ResolvedExperiment, placed: PlacedSystem, *, window: Window | None = None, seed: int | None = None
+) -> SimulationInputs:
+    """Return what the simulation of a placed system is given; arguments as of ``simulate_system``."""
     system, fleet = placed.system, placed.system.fleet
     seed = experiment.seed if seed is None else seed
     mean_output, expected_output = experiment.workload_stats.mean_output_tokens, system.kv.expected_output_tokens
@@ -129,12 +135,7 @@ def simulate_system(
     made = routing_registry.get(system.routing)
     policy = made(graph, system.routing_options, stream(seed, "routing")) if legs is None else legs.prefill.policy
     sample_s = experiment.sample_s
-    window = experiment.workload.window if window is None else window
-    faults = None
-    if with_faults and experiment.faults is not None:
-        capacity = capacity_table(experiment, system)
-        faults = fault_plan(experiment, system, placed.placement, graph, capacity, window, seed)
-    inputs = SimulationInputs(
+    return SimulationInputs(
         fleet=fleet,
         placement=placed.placement,
         plan=placed.plan,
@@ -142,21 +143,16 @@ def simulate_system(
         policy=policy,
         batching=batching_registry.get(system.batching)(system.batching_options),
         feed=make_feed(experiment.workload, seed, len(fleet.cluster.nodes), system.arrivals),
-        window=window,
+        window=experiment.workload.window if window is None else window,
         high_water=system.kv.max_reserved_share,
         expected_output_tokens=mean_output if expected_output is None else expected_output,
         seed=seed,
         is_one_by_one=experiment.is_one_by_one,
         engine=experiment.engine,
         sample_ns=None if sample_s is None else seconds_to_ns(sample_s),
-        check=check,
-        patience=patience,
-        timeline=timeline,
         legs=legs,
-        faults=faults,
         autoscaling=autoscaling_plan(experiment, system, placed.placement, graph),
     )
-    return simulate(inputs, progress)
 
 
 def patience_for(

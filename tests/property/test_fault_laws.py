@@ -11,12 +11,14 @@ from fault_cases import plan_of, plans
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from node_cases import cases
-from simulating import inputs_of, random_load
+from simulating import MS, inputs_of, random_load
 
 from helixsim.domain.faults import FailureCause
 from helixsim.domain.request import FeedMode
 from helixsim.domain.result import RequestStatus
+from helixsim.engine.inputs import Replacement
 from helixsim.engine.simulate import simulate
+from helixsim.flow.maxflow import max_flow
 
 
 def same(first, second):
@@ -28,8 +30,20 @@ def same(first, second):
     return True
 
 
+def replacement(case, down, load_ns, how):
+    """The same placement without some nodes, or without the last of those that could stay; None: no route is left."""
+    fleet, capacity, placement = case
+    left = list(placement.ranges.keys() - down)
+    if max_flow(fleet, placement.part(left), capacity).max_flow_tokens_per_s <= 0:
+        return None
+    fewer = placement.part(left[:-1])
+    if max_flow(fleet, fewer, capacity).max_flow_tokens_per_s <= 0:
+        fewer = placement.part(left)
+    return Replacement(inputs_of((fleet, capacity, fewer), [], **how), load_ns)
+
+
 @st.composite
-def runs(draw, **plan):
+def runs(draw, *, places_anew=False, **plan):
     """Inputs of a run of replicas or of branching routes, made anew with each call, and its number of requests."""
     seed, closed = draw(st.integers(0, 1000)), draw(st.booleans())
     mode = {"mode": FeedMode.CLOSED_LOOP, "concurrency": 6} if closed else {}
@@ -48,6 +62,9 @@ def runs(draw, **plan):
             "is_one_by_one": draw(st.booleans()),
         }
     nodes = [node.id for node in case[0].cluster.nodes]
+    if places_anew:
+        load_ns = draw(st.sampled_from([MS, 300 * MS]))
+        plan = {**plan, "replace": lambda down: replacement(case, down, load_ns, how), "delay_ns": 20 * MS}
     made = draw(plans(nodes, **plan))
 
     def again(faults=made):
@@ -66,6 +83,20 @@ def test_all_requests_end_where_every_node_is_repaired_and_nobody_gives_up(drawn
     assert set(rows.status) <= {RequestStatus.FINISHED, RequestStatus.REJECTED}
     assert result.faults.retried == result.faults.losses.sum()
     assert result.series.output_tokens[-1] == rows.output_tokens.sum()
+
+
+@given(drawn=runs(places_anew=True))
+@settings(max_examples=40, deadline=None)
+def test_all_requests_end_where_the_model_is_placed_anew(drawn):
+    make, count = drawn
+    result = simulate(make())
+    rows = result.requests
+    assert len(rows.status) == count
+    assert set(rows.status) <= {RequestStatus.FINISHED, RequestStatus.REJECTED}
+    assert result.faults.retried == result.faults.losses.sum()
+    assert same(result, simulate(make()))
+    served = rows.route[rows.status == RequestStatus.FINISHED]
+    assert ((served >= 0) & (served < len(result.routes))).all()
 
 
 @given(drawn=runs(retry_limit=1, timeout_ns=600_000_000))
@@ -99,7 +130,7 @@ def test_without_faults_nodes_that_can_fail_are_those_that_cannot(drawn):
 
 
 @pytest.mark.slow
-@given(drawn=runs())
+@given(drawn=st.booleans().flatmap(lambda anew: runs(places_anew=anew)))
 @settings(max_examples=1000, deadline=None)
 def test_a_thousand_schedules(drawn):
     make, count = drawn

@@ -14,8 +14,10 @@ from simulating import MS, SECOND, inputs_of, random_load, requests
 from helixsim.domain.cluster import LinkSpec
 from helixsim.domain.engine import EngineSpec
 from helixsim.domain.faults import FailureCause, FaultKind, FaultSpec, RandomFaults
+from helixsim.domain.placement import LayerRange
 from helixsim.domain.request import FeedMode, Window
 from helixsim.domain.result import RequestStatus
+from helixsim.engine.inputs import Replacement
 from helixsim.engine.simulate import simulate
 from helixsim.errors import SimulationError
 
@@ -153,6 +155,40 @@ def test_a_new_policy_routes_from_the_detection_and_its_delay_on():
     assert [(at_ns, what) for at_ns, what, _ in result.faults.events] == [
         (100 * MS, "down"), (101 * MS, "detected"), (121 * MS, "rerouted"), (900 * MS, "up"), (920 * MS, "rerouted"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("engine", [INSIDE, None], ids=["to a replica", "branching"])
+def test_another_placement_serves_from_its_loading_on_and_the_old_one_when_all_nodes_are_back(engine):
+    """With tokens inside the engine two stages of two nodes branch, and those of the rest are one replica."""
+    case = branching(2)
+    fleet, capacity, placement = case
+    how = {} if engine is None else {"engine": engine}
+
+    def replaced(down):
+        chain = {"n0-1": LayerRange(0, 2), "n0-3": LayerRange(2, 4)}
+        left = replace(placement, ranges=chain) if down else placement
+        return Replacement(inputs_of((fleet, capacity, left), [], **how), 300 * MS)
+
+    faults = plan_of(
+        (1000, "down", [ONE]), (5000, "up", [ONE]), detection_ns=50 * MS, delay_ns=20 * MS, replace=replaced
+    )  # fmt: skip
+    load = random_load(3, 60, rate_rps=8.0, prompt=40, output=8)
+    result = run(case, load, faults, engine, sample_ns=10 * MS)
+    assert [(at_ns // MS, what) for at_ns, what, _ in result.faults.events] == [
+        (1000, "down"), (1050, "detected"), (1070, "stopped to load"), (1370, "replaced"),
+        (5000, "up"), (5020, "stopped to load"), (5320, "replaced"),
+    ]  # fmt: skip
+    assert list(result.requests.status) == [RequestStatus.FINISHED] * 60
+    times_ns, batches = result.series.time_ns, result.series.batches
+    for first, last in ((1080, 1370), (5030, 5320)):  # nothing is computed while weights are loaded
+        inside = (times_ns >= first * MS) & (times_ns < last * MS)
+        assert (np.ptp(batches[inside], axis=0) == 0).all()
+    alone = (times_ns > 1370 * MS) & (times_ns < 5020 * MS)
+    used = dict(zip(result.nodes.node_id, np.ptp(batches[alone], axis=0) > 0, strict=True))
+    assert used == {"n0-0": False, "n0-1": True, "n0-2": False, "n0-3": True}
+    rows = result.requests
+    early, late = rows.finish_ns < 1000 * MS, rows.finish_ns > 5320 * MS
+    assert set(rows.route[early]).isdisjoint(rows.route[late])
 
 
 def test_what_has_no_faults_is_refused():

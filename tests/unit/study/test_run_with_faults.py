@@ -18,7 +18,7 @@ from helixsim.report.fault_charts import EVENTS_NOTE, edges_s, faults_over_time,
 from helixsim.report.style import styled
 from helixsim.results.runset import RunSet
 from helixsim.routing.graph import routing_graph
-from helixsim.study.faults import with_flow
+from helixsim.study.faults import simulate_run, with_flow
 from helixsim.study.finished import Simulated, SimulatedStore
 from helixsim.study.placing import place_system
 from helixsim.study.systems import capacity_table, simulate_system
@@ -111,7 +111,7 @@ def test_searches_know_of_no_faults_and_stored_runs_keep_them(path, tmp_path):
     experiment = resolved(path)
     placed = place_system(experiment, experiment.systems[0])
     assert simulate_system(experiment, placed).faults is None
-    run = simulate_system(experiment, placed, check=True, with_faults=True)
+    run = simulate_run(experiment, placed, check=True)
     assert run.faults.losses.sum() > 0
     store = SimulatedStore(tmp_path / "kept")
     store.keep("key", Simulated(placed.placement, run))
@@ -119,6 +119,28 @@ def test_searches_know_of_no_faults_and_stored_runs_keep_them(path, tmp_path):
     assert kept.events == run.faults.events
     assert kept.causes == run.faults.causes
     assert np.array_equal(kept.losses, run.faults.losses)
+
+
+def test_a_model_placed_anew_is_loaded_as_fast_as_nodes_load_and_serves_again(path):
+    """Without l4-0 the others hold all layers: the slowest loads those that it did not hold, and starts."""
+    slow, fast = (
+        simulate_run(experiment, placed, check=True)
+        for rate in ("8 Gbit/s", "16 Gbit/s")
+        for experiment in [resolved(path, "faults.reaction=replace", f"faults.load_rate={rate}", "faults.startup=2 s")]
+        for placed in [place_system(experiment, experiment.systems[0])]
+    )
+    spans_s = []
+    for run in (slow, fast):
+        times = {}
+        for at_ns, what, _ in run.faults.events:
+            times.setdefault(what, at_ns / 1e9)
+        assert times["stopped to load"] == times["detected"] == 21.0
+        spans_s.append(times["replaced"] - times["stopped to load"])
+    assert spans_s[0] - 2 == pytest.approx(2 * (spans_s[1] - 2))
+    layer_s = resolved(path).fleet.model.weight_bytes_per_layer / 1e9
+    assert 0 < round((spans_s[0] - 2) / layer_s, 6) == int((spans_s[0] - 2) / layer_s + 0.5)
+    tokens = np.interp([29e9, 34e9], fast.series.time_ns, fast.series.output_tokens)
+    assert tokens[1] > tokens[0]  # while l4-0 is still down
 
 
 @pytest.mark.parametrize("command", ["capacity", "run"])
