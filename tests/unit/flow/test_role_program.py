@@ -15,7 +15,7 @@ from helixsim.domain.cluster import Deployment, LinkSpec
 from helixsim.domain.disaggregation import KvTransfer
 from helixsim.domain.engine import IDEAL
 from helixsim.domain.placement import ROLES, Placement
-from helixsim.flow.role_program import RoleChoice, best_roles, replica_classes
+from helixsim.flow.role_program import GAP, RoleChoice, best_roles, replica_classes
 from helixsim.flow.station import OperatingLoad
 from helixsim.flow.two_commodity import two_commodity_flow
 
@@ -142,20 +142,20 @@ objectives = st.sampled_from((None, 4e-4, 3e-3))
 @given(fleets, objectives)
 @settings(deadline=None, max_examples=20)
 def test_the_best_of_all_roles_is_found_where_links_are_fast(drawn, tpot_s) -> None:
-    """Two programs agree: the best of all given roles, one by one, and roles as variables."""
+    """Two programs agree, to the gap of the search: the best of all given roles, one by one, and roles as variables."""
     kinds, stages = drawn
     fleet, placement = placed([one for one in kinds for _ in range(stages)], stages)
     found = chosen(fleet, placement, tpot_s=tpot_s)
     best = max(
         given_roles(fleet, placement, roles, tpot_s=tpot_s) for roles in product(ROLES, repeat=len(kinds))
     )  # fmt: skip
-    assert found.requests_per_s == pytest.approx(best, rel=1e-5, abs=1e-9)
+    assert best * (1 - GAP) - 1e-9 <= found.requests_per_s <= best * EXACT + 1e-9
     assert found.bound_per_s * EXACT >= best
     if found.requests_per_s:
         reached = given_roles(
             fleet, placement, [found.roles[nodes] for nodes in fleet.cluster.index][::stages], tpot_s=tpot_s
         )
-        assert reached == pytest.approx(best, rel=1e-5)
+        assert reached == pytest.approx(found.requests_per_s, rel=1e-5)
 
 
 @given(fleets, objectives, st.sampled_from((1e6, 1e8, 1e10)), st.sampled_from((None, 1e7)))
