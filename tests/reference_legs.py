@@ -20,6 +20,7 @@ class Request(Sequence):
     missing = 0  # tokens times layers that have not come
     known = 0  # tokens that the side that decodes had in its prefix cache
     prefilled_at = since_kv = -1
+    first = 0  # tokens of its prompt that are computed elsewhere
     is_routed = False
 
     @property
@@ -184,7 +185,7 @@ class LegReplica(Replica):
 
     def expect(self, sequence):
         """Reserve memory for a prompt that is computed elsewhere."""
-        now, found = self.reference.now, self.found(sequence)
+        now, found = self.reference.now, self.found(sequence)[: (sequence.first - 1) // self.block_tokens]
         blocks = self.blocks(sequence.prompt) - len(found) + sum(name in self.idle for name in found)
         if not self.admits(sequence, blocks + self.unfinished):
             return False
@@ -195,8 +196,8 @@ class LegReplica(Replica):
         sequence.known = sequence.held * self.block_tokens
         sequence.missing -= sequence.known * self.reference.fleet.model.num_layers
         sequence.reserved = self.expected(sequence)
-        sequence.computed = sequence.goal = sequence.start = sequence.prompt
-        sequence.in_steps = 1
+        sequence.computed, sequence.goal, sequence.start = sequence.first, sequence.prompt, -1
+        sequence.in_steps, sequence.is_loading = 1, True
         if sequence.admitted < 0:
             sequence.admitted = now
         sequence.queue += now - sequence.since
@@ -207,13 +208,14 @@ class LegReplica(Replica):
 
     def join(self, sequence):
         """Let a request decode whose keys and values are here."""
-        sequence.in_steps = 0
+        sequence.in_steps, sequence.is_loading = 0, False
         self.publish(sequence)
         sequence.is_remote = False
         sequence.since = self.reference.now
-        sequence.yields = self.draw(sequence)
-        self.reference.call_at(self.reference.now + self.client_ns, self.reference.deliver, [(sequence, 1)])
         self.is_touched = True
+        if not sequence.is_unfinished:
+            sequence.yields = self.draw(sequence)
+            self.reference.call_at(self.reference.now + self.client_ns, self.reference.deliver, [(sequence, 1)])
 
     def reject(self, sequence):
         assert not self.sending
@@ -241,10 +243,12 @@ class LegView(View):
     def prompt_backlog(self, node):
         replica = self.replica(node)
         computing = sum(max(0, one.goal - one.computed) for one in replica.running)
-        return computing + sum(one.context for one in replica.outside if not one.is_remote)
+        return computing + sum(one.prompt - one.first if one.is_remote else one.context for one in replica.outside)
 
     def cached_tokens(self, node):
-        return self.sequence.prompt - 1 if self.is_computed else super().cached_tokens(node)
+        if not self.is_computed:
+            return super().cached_tokens(node)
+        return min(self.sequence.first, self.sequence.prompt - 1)
 
     def transfer_ns(self, node):
         if not self.is_computed:
@@ -252,7 +256,7 @@ class LegView(View):
         reference, longest, model = self.reference, 0.0, self.reference.fleet.model
         for src, dst, layers in reference.ways(self.sequence.source, self.replica(node)):
             wire = reference.kv_wire(src.node.id, dst.node.id)
-            size = self.sequence.prompt * len(layers) * model.kv_bytes_per_token_per_layer
+            size = self.sequence.first * len(layers) * model.kv_bytes_per_token_per_layer
             took = max(wire.free - reference.now, 0) + size * wire.ns_per_byte + wire.latency
             longest = max(longest, took)
         return longest
@@ -307,6 +311,9 @@ class LegReference(Reference):
         sequence.source = source = self.ask(sequence, legs.prefill)
         if source is None or source.role == "both" or sequence.output == 1:
             return source
+        share, block = self.inputs.legs.prefill_share, source.block_tokens
+        whole = max(int(share * sequence.prompt) // block * block, block)
+        sequence.first = sequence.prompt if share == 1 else min(sequence.prompt, whole)
         if self.how.is_layerwise and self.most_local is None:
             sequence.target = self.ask(sequence, legs.decode)
             if sequence.target is None:
@@ -314,7 +321,8 @@ class LegReference(Reference):
         sequence.leg = Leg(sequence.request, 2, self.now)  # with a token left it keeps its memory
         sequence.leg.of = sequence
         sequence.is_remote = True
-        sequence.missing = sequence.prompt * self.fleet.model.num_layers
+        sequence.leg.prompt = sequence.first
+        sequence.missing = sequence.first * self.fleet.model.num_layers
         return sequence.target if self.how.is_layerwise else source
 
     def coordinate(self):
@@ -369,7 +377,7 @@ class LegReference(Reference):
             attention = self.fleet.model.layers[number].attention
             kept = range(first, last)
             if attention.window_tokens is not None:
-                kept = [token for token in kept if token >= sequence.prompt - attention.window_tokens]
+                kept = [token for token in kept if token >= sequence.first - attention.window_tokens]
             copies = gpus / min(gpus, attention.num_kv_heads)
             total += len(kept) * attention.kv_numbers * self.fleet.model.kv_bits / 8 * copies
         return round(total)
@@ -378,7 +386,7 @@ class LegReference(Reference):
         if not self.how.is_layerwise:
             sequence.since_kv = self.now
             for src, dst, layers in self.ways(sequence.source, sequence.target):
-                self.send_kv(sequence, src, dst, layers, sequence.known, sequence.prompt)
+                self.send_kv(sequence, src, dst, layers, sequence.known, sequence.first)
             return
         leg = sequence.leg
         leg.arrival = leg.since = self.now
@@ -423,7 +431,7 @@ class LegReference(Reference):
         sequence.preemptions, leg.preemptions = sequence.preemptions + leg.preemptions, 0
         if sequence.admitted < 0:
             sequence.admitted = leg.admitted
-        sequence.generated = 1
+        sequence.generated = int(sequence.first == sequence.prompt)
         sequence.since = sequence.prefilled_at = self.now
         self.end_transfer(sequence)
 

@@ -91,7 +91,7 @@ def with_roles(case: Case, roles: Mapping[str, Role]) -> Case:
 
 def inputs_of_legs(
     case: Case, load: Iterable[Request], transfer: KvTransfer, *, decode_routing: str | None = None,
-    most_local_tokens: int | None = None, decode_caches: bool = True, **how: Any,
+    most_local_tokens: int | None = None, decode_caches: bool = True, prefill_share: float = 1.0, **how: Any,
 ) -> SimulationInputs:  # fmt: skip
     """What it takes to simulate ``load`` on nodes with roles; ``how`` as for ``inputs_of``.
 
@@ -113,8 +113,9 @@ def inputs_of_legs(
     first = how.get("routing", "least_loaded")
     expected = how.get("mean_output") or how.get("expected_output_tokens", 10.0)
     legs = Legs(
-        leg("prefill", first, 1.0), leg("decode", decode_routing or first, expected), transfer, most_local_tokens
-    )
+        leg("prefill", first, 1.0), leg("decode", decode_routing or first, expected), transfer, most_local_tokens,
+        prefill_share,
+    )  # fmt: skip
     return replace(inputs_of(case, load, **{**how, "routing": "least_loaded"}), legs=legs)
 
 

@@ -66,13 +66,14 @@ class LegSpec:
 class DisaggregationSpec:
     """How nodes that prefill and nodes that decode work together.
 
-    ``most_local_tokens``: see ``engine.inputs.Legs``.
+    ``most_local_tokens``, ``prefill_share``: see ``engine.inputs.Legs``.
     """
 
     prefill: LegSpec
     decode: LegSpec
     transfer: KvTransfer
     most_local_tokens: int | None = None
+    prefill_share: float = 1.0
 
     def routed(self, policy: str, options: Any) -> DisaggregationSpec:
         """Return it with the routing of both legs."""

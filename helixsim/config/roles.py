@@ -43,6 +43,7 @@ def check_roles(
         has_roles = any(node.role != "both" for node in own)
         if has_roles and not is_part:
             yield from _check_phases(section, number, own, source)
+            yield from _check_share(section.systems[number], number, engine.spec, source)
         elif not is_part:
             yield from _check_legs(section.systems[number], number, source, may_choose=chooses != "never")
         if has_roles or chooses == "always":
@@ -58,10 +59,21 @@ def _check_legs(system: SystemSection, number: int, source: Source, *, may_choos
         message = "has no effect: no node of this system has the role prefill or decode (nodes: [{match, role}])"
         yield source.problem(path, message)
         return
+    if system.disaggregation.prefill_share < 1:
+        message = "needs nodes with the role prefill in the experiment: the planner gives roles for whole prompts"
+        yield source.problem((*path, "prefill_share"), message)
     for role in PHASES:
         if "placement" in getattr(system.disaggregation, role).model_fields_set:
             message = f"needs nodes with the role {role} in the experiment; here roles come with the placement"
             yield source.problem((*path, role, "placement"), message)
+
+
+def _check_share(system: SystemSection, number: int, engine: EngineSpec, source: Source) -> Iterator[Problem]:
+    """Refuse to leave the rest of prompts to nodes that take prompts as a whole."""
+    path: KeyPath = ("systems", number, "disaggregation", "prefill_share")
+    if system.disaggregation is not None and system.disaggregation.prefill_share < 1 and not engine.chunks_prompts:
+        message = "less than 1 needs engine.enable_chunked_prefill: the rest of a prompt is computed in chunks"
+        yield source.problem(path, message)
 
 
 def _check_phases(section: ExperimentSection, number: int, nodes: Sequence[Node], source: Source) -> Iterator[Problem]:
@@ -92,9 +104,9 @@ def _check_engine(
 def disaggregation_of(system: SystemSection, number: int, choices: Choices, engine: EngineSpec) -> DisaggregationSpec:
     """Return how the nodes of a system work together where they have roles."""
     section = system.disaggregation
-    transfer, most_local_tokens = KvTransfer(), None
+    transfer, most_local_tokens, prefill_share = KvTransfer(), None, 1.0
     if section is not None:
-        most_local_tokens = section.max_local_prefill_length
+        most_local_tokens, prefill_share = section.max_local_prefill_length, section.prefill_share
         latency_ns = seconds_to_ns(units.parse(section.latency, "time"))
         transfer = KvTransfer(section.transfer == "layerwise", section.efficiency, latency_ns)
 
@@ -113,7 +125,7 @@ def disaggregation_of(system: SystemSection, number: int, choices: Choices, engi
             engine.caches_prefixes if caches is None else caches,
         )
 
-    return DisaggregationSpec(leg("prefill"), leg("decode"), transfer, most_local_tokens)
+    return DisaggregationSpec(leg("prefill"), leg("decode"), transfer, most_local_tokens, prefill_share)
 
 
 def fleets_of(

@@ -198,6 +198,11 @@ def servers_of(
             f"--export: the experiment simulates the engine {engine['name']!r}, the targets start vLLM V1: "
             f"set engine.name to {ENGINE!r} and place again"
         )
+    if system.is_disaggregated and system.disaggregation.prefill_share < 1:
+        raise ConfigError(
+            f"--export: {system.name}: disaggregation.prefill_share is {system.disaggregation.prefill_share:g}: vLLM's "
+            "KV connectors send whole prompts; set it to 1 and place again"
+        )
     fleet = system.fleet
     pipelines = _pipelines(system.name, plan, all_edges=system.routing != "flow_weighted")
     roles = [fleet.cluster.node(chain[0]).role for chain, _ in pipelines]

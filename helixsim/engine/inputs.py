@@ -54,13 +54,22 @@ class Legs:
     """Prefill and decode on different nodes, by the roles in the cluster; nodes that serve both are in both legs.
 
     ``most_local_tokens``: a prompt of which the replica that will decode it has all but so many tokens in its prefix
-    cache is computed there; None: none is.
+    cache is computed there; None: none is. ``prefill_share``: share of a prompt that is computed on the prefill side;
+    the replica that decodes computes the rest.
     """
 
     prefill: Leg
     decode: Leg
     transfer: KvTransfer
     most_local_tokens: int | None = None
+    prefill_share: float = 1.0
+
+    def first_tokens(self, prompt_tokens: int, block_tokens: int) -> int:
+        """Return how many tokens of a prompt the prefill side computes: whole blocks, at least one."""
+        if self.prefill_share == 1.0:
+            return prompt_tokens
+        blocks = max(1, int(self.prefill_share * prompt_tokens) // block_tokens)
+        return min(prompt_tokens, blocks * block_tokens)
 
 
 @dataclass(frozen=True)

@@ -60,8 +60,11 @@ class KvRoom:
         hit = self._find(sequence)[0]
         return (hit + sum(self._stored(sequence, hit))) * self.block_tokens
 
-    def _find(self, sequence: Sequence) -> tuple[int, int]:
-        """Return the blocks of a prompt that are cached, and how many of them no running sequence holds."""
+    def _find(self, sequence: Sequence, tokens: int | None = None) -> tuple[int, int]:
+        """Return the blocks of a prompt that are cached, and how many of them no running sequence holds.
+
+        ``tokens``: of its first so many tokens, all but the last; None: of those that it has to compute.
+        """
         if not self.rules.caches_prefixes:
             return 0, 0
         if sequence.chain is None:
@@ -70,7 +73,7 @@ class KvRoom:
             self._has_prefixes = True
         elif not sequence.preemptions:
             return 0, 0
-        return self.kv.find(sequence.chain, sequence.target)
+        return self.kv.find(sequence.chain, sequence.target if tokens is None else tokens)
 
     def _stored(self, sequence: Sequence, hit: int) -> list[int]:
         """Return how many blocks behind those that are cached each tier has."""

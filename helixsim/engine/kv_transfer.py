@@ -44,7 +44,7 @@ class TwoLegged(Sequence):
 
 
 class PrefillLeg(Sequence):
-    """A request on the replica that computes its prompt, and one token."""
+    """A request on the replica that computes its prompt, and one token; or the beginning of its prompt."""
 
     __slots__ = ("outgoing",)
     outgoing: Transfer
@@ -64,13 +64,14 @@ class LegListener(Protocol):
 
 
 class Transfer(Incoming):
-    """The KV cache of one prompt on its way from ``source`` to ``target``.
+    """The KV cache of the first ``tokens`` of one prompt on its way from ``source`` to ``target``.
 
-    ``started_ns`` is when its first message was sent, ``size_bytes`` the sum of all messages.
+    ``is_whole``: they are all of it. ``started_ns`` is when its first message was sent, ``size_bytes`` the sum of all
+    messages.
     """
 
     __slots__ = ("_fabric", "_fleet", "_left", "_listener", "_sent", "_sizes", "is_computed", "leg", "request",
-                 "size_bytes", "source", "started_ns", "target")  # fmt: skip
+                 "size_bytes", "source", "started_ns", "target", "tokens")  # fmt: skip
 
     def __init__(
         self,
@@ -80,12 +81,15 @@ class Transfer(Incoming):
         sizes: KvSizes,
         fabric: KvFabric,
         listener: LegListener,
+        tokens: int,
     ) -> None:
         self.request = request
+        self.tokens = tokens
         self.source = source
         self.target: LegReplica
         self.leg = PrefillLeg(request.request, request.since_ns, request.row, 1)
         self.leg.outgoing = self
+        self.leg.prompt_tokens = self.leg.target = tokens
         self.is_computed = False
         self.started_ns = -1
         self.size_bytes = 0
@@ -93,12 +97,17 @@ class Transfer(Incoming):
         self._sizes = sizes
         self._fabric = fabric
         self._listener = listener
-        self._left = request.prompt_tokens * fleet.model.num_layers
+        self._left = tokens * fleet.model.num_layers
         self._sent = [0] * len(source.stages)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing of the prompt is left to the target."""
+        return self.tokens == self.request.prompt_tokens
 
     def reserve(self, due: int, now_ns: int) -> bool:
         """See ``Incoming.reserve``; blocks that the target has are not sent."""
-        if not self.target.scheduler.expect(self.request, due, now_ns):
+        if not self.target.scheduler.expect(self.request, self.tokens, due, now_ns):
             return False
         known = self.request.held * self.target.scheduler.block_tokens
         self._left -= known * self._fleet.model.num_layers
@@ -107,10 +116,10 @@ class Transfer(Incoming):
         return True
 
     def send(self) -> None:
-        """Send all layers of the prompt."""
+        """Send all layers of what is computed of the prompt."""
         for number, first in enumerate(self._sent):
             for common, channel, gpus in self._ways(number):
-                self._send(channel, common, first, self.request.prompt_tokens, gpus)
+                self._send(channel, common, first, self.tokens, gpus)
 
     def send_layers(self, number: int, computed: int, duration_ns: int) -> None:
         """Send the layers of a stage one by one as a step that starts now computes them.
@@ -139,7 +148,7 @@ class Transfer(Incoming):
         """Book layers on a channel, each for the time in which it will be ready, and await the last of them."""
         kernel, (first, last), whole, order = self.source.kernel, tokens, 0, -1
         for layer, ready_ns in zip(range(layers.start, layers.end), ready, strict=True):
-            size = self._sizes.of(LayerRange(layer, layer + 1), first, last, self.request.prompt_tokens, gpus)
+            size = self._sizes.of(LayerRange(layer, layer + 1), first, last, self.tokens, gpus)
             order = channel.book(kernel.now_ns + ready_ns, size)
             whole += size
         began_ns = kernel.now_ns + ready[0]
@@ -171,13 +180,13 @@ class Transfer(Incoming):
         for stage in self.source.stages:
             for other in target.stages:
                 if common := stage.range.shared(other.range).layers:
-                    size = self.request.prompt_tokens * common * self._fleet.model.kv_bytes_per_token_per_layer
+                    size = self.tokens * common * self._fleet.model.kv_bytes_per_token_per_layer
                     channel = self._fabric.channel(stage.node_id, other.node_id)
                     longest = max(longest, channel.idle_ns(size, now_ns))
         return longest
 
     def _send(self, channel: KvChannel, layers: LayerRange, first: int, last: int, gpus: int) -> None:
-        size = self._sizes.of(layers, first, last, self.request.prompt_tokens, gpus)
+        size = self._sizes.of(layers, first, last, self.tokens, gpus)
         if self.started_ns < 0:
             self.started_ns = self.source.kernel.now_ns
         self.size_bytes += size
@@ -213,12 +222,13 @@ class LegReplica(Replica):
         return super().is_idle_with_work and not (self.scheduler.receiving or self.scheduler.sending)
 
     def take_in(self, sequence: Sequence) -> None:
-        """Let a sequence decode whose prompt has come, with its first token."""
+        """Let a sequence decode whose prompt has come, with its first token, or go on with what is left of it."""
         now = self._kernel.now_ns
-        sequence.first_token_ns = now + self.delivery_ns
-        sequence.last_token_ns = now
-        self._recorder.output_tokens += 1
-        self._recorder.take_first_token(sequence, sequence.first_token_ns)
+        if sequence.computed == sequence.target:
+            sequence.first_token_ns = now + self.delivery_ns
+            sequence.last_token_ns = now
+            self._recorder.output_tokens += 1
+            self._recorder.take_first_token(sequence, sequence.first_token_ns)
         self.book()
         self.scheduler.join(sequence, now)
         if self._plan is None:

@@ -53,12 +53,17 @@ class LegView(ReplicaView):
     def prompt_backlog(self, node: int) -> int:
         """See ``RoutingView.prompt_backlog``: without prompts that are computed elsewhere."""
         replica = self._of[node]
-        coming = [one.prompt_tokens for one in self.coming[replica.number] if one.transfer is None]
-        return replica.scheduler.pending_tokens + sum(coming)
+        tokens = replica.scheduler.pending_tokens
+        for one in self.coming[replica.number]:
+            tokens += one.prompt_tokens - (0 if one.transfer is None else one.transfer.tokens)
+        return tokens
 
     def cached_tokens(self, node: int) -> int:
         """See ``RoutingView.cached_tokens``."""
-        return self._sequence.prompt_tokens - 1 if self._is_computed else super().cached_tokens(node)
+        transfer = self._sequence.transfer
+        if not self._is_computed or transfer is None:
+            return super().cached_tokens(node)
+        return min(transfer.tokens, self._sequence.prompt_tokens - 1)
 
     def transfer_ns(self, node: int) -> float:
         """See ``RoutingView.transfer_ns``."""
@@ -106,7 +111,8 @@ class LegFrontend(Frontend):
             return False
         if source.role == "both" or sequence.output_tokens == 1:
             return self._keep(source, sequence)
-        sequence.transfer = transfer = Transfer(sequence, source, self._fleet, self._sizes, self._kv, self)
+        tokens = self._legs.first_tokens(sequence.prompt_tokens, source.scheduler.block_tokens)
+        sequence.transfer = transfer = Transfer(sequence, source, self._fleet, self._sizes, self._kv, self, tokens)
         if target is not None:
             transfer.target = target
         elif self._legs.transfer.is_layerwise and not self._aim(transfer):
@@ -154,7 +160,7 @@ class LegFrontend(Frontend):
             request = transfer.request
             request.queue_ns += now - request.since_ns
             request.since_ns = now
-            transfer.target.generated += 1
+            transfer.target.generated += request.generated
             self._dispatch(transfer.target, request)
         super()._act(event)
 
@@ -178,13 +184,14 @@ class LegFrontend(Frontend):
         if request.admitted_ns < 0:
             request.admitted_ns = leg.admitted_ns
         request.since_ns = now
-        request.generated = 1
         transfer.is_computed = True
-        self.prefilling -= 1
+        if transfer.is_whole:
+            request.generated = 1
+            self.prefilling -= 1
         if self._legs.transfer.is_layerwise:
             # Its wait is what it was neither computed nor sent since its admission, where that of the leg is counted.
             request.queue_ns += leg.compute_ns + leg.network_ns
-            transfer.target.generated += 1
+            transfer.target.generated += request.generated
             transfer.complete()
         else:
             self._deliver(replica, self._learn, transfer)

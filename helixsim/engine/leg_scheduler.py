@@ -1,7 +1,8 @@
 """The scheduler of a replica that serves one of the two legs of some requests: prefill here, decode there.
 
-On the decode side a request waits until there is memory for its whole prompt, which is reserved before anything is
-sent; it decodes when the prompt has come. On the prefill side the blocks of a computed prompt stay until they are sent.
+On the decode side a request waits until there is memory for its whole prompt; what comes is reserved before anything is
+sent. It decodes when the prompt has come, or goes on as a prompt where only its beginning has. On the prefill side the
+blocks of a computed prompt stay until they are sent.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ class LegScheduler(Scheduler):
         self._sent_blocks = 0
 
     def receive(self, sequence: Sequence) -> bool:
-        """See ``Scheduler.receive``; a prompt that comes from elsewhere is not to be computed."""
+        """See ``Scheduler.receive``; what comes of a prompt from elsewhere is not to be computed."""
         if sequence.transfer is not None:
+            self.pending_tokens += sequence.target - sequence.transfer.tokens
             return self.queue.receive(sequence)
         return super().receive(sequence)
 
@@ -50,32 +52,36 @@ class LegScheduler(Scheduler):
 
     # The decode side --------------------------------------------------------------------------------------------------
 
-    def expect(self, sequence: Sequence, due: int, now_ns: int) -> bool:
-        """Admit the first waiting request, whose prompt is computed elsewhere; False: there is no memory for it."""
-        hit, idle = self._find(sequence)
-        blocks = self.blocks_of(sequence.target) - hit
-        if not self._has_room(sequence, blocks + idle + self._unfinished_blocks(), due):
+    def expect(self, sequence: Sequence, tokens: int, due: int, now_ns: int) -> bool:
+        """Admit the first waiting request, of whose prompt ``tokens`` come; False: there is no memory for all of it."""
+        hit, idle = self._find(sequence, tokens)
+        if not self._has_room(sequence, self.blocks_of(sequence.target) - hit + idle + self._unfinished_blocks(), due):
             return False
         self.queue.take()
         self._admit(sequence, now_ns)
         self.prompts.pop()
+        if tokens < sequence.target:
+            self.loading.append(sequence)
         if not self.rules.caches_prefixes:
             sequence.chain = None  # it may have been found on the other side
         elif hit and sequence.chain is not None:
-            sequence.held = self.kv.acquire(sequence.chain, sequence.target)
-        self.take_blocks(blocks)
+            sequence.held = self.kv.acquire(sequence.chain, tokens)
+        self.take_blocks(self.blocks_of(tokens) - hit)
         self._make_room(due)
-        sequence.computed = sequence.target
+        sequence.computed = tokens
         sequence.in_flight = 1  # it cannot be preempted before it is here
         self.receiving += 1
         return True
 
     def join(self, sequence: Sequence, now_ns: int) -> None:
-        """Let a sequence decode whose prompt has come; from now on others share it."""
+        """Let a sequence decode whose prompt has come, or go on with its prompt; from now on others share it."""
         if sequence.chain is not None and sequence.request.prefix is not None:
             sequence.held = self.kv.publish(sequence.chain, sequence.held, sequence.computed)
         self.receiving -= 1
         sequence.in_flight = 0
+        if sequence.computed < sequence.target:
+            self._go_on(sequence)
+            return
         if self.ready is None:
             self.ready = self._group()
         self.ready.join(sequence, now_ns)

@@ -285,6 +285,10 @@ class Scheduler(KvRoom):
         sequence.in_flight -= 1
         sequence.loaded["load_ns"] += now_ns - sequence.since_ns
         sequence.since_ns = now_ns
+        self._go_on(sequence)
+
+    def _go_on(self, sequence: Sequence) -> None:
+        """Let the rest of a prompt be computed whose beginning has come, in the order of admission."""
         self.loading.remove(sequence)
         behind = [self.prompts.pop() for one in list(self.prompts) if one.order > sequence.order]
         self.prompts.append(sequence)

@@ -11,7 +11,12 @@ from helixsim.engine.system import Numbered
 
 
 class Incoming(Protocol):
-    """The KV cache of a prompt that comes from another replica (``kv_transfer.Transfer``)."""
+    """The KV cache of a prompt, or of its beginning, that comes from another replica (``kv_transfer.Transfer``).
+
+    ``tokens``: how many of the prompt's tokens come.
+    """
+
+    tokens: int
 
     def reserve(self, due: int, now_ns: int) -> bool:
         """Reserve its memory and start it; False: the memory is not there, as decodes are due so many blocks."""

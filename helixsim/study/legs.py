@@ -191,4 +191,5 @@ def legs_of(
             )
         return Leg(graph, policy, one.caches_prefixes)
 
-    return Legs(leg("prefill", spec.prefill), leg("decode", spec.decode), spec.transfer, spec.most_local_tokens)
+    own = leg("prefill", spec.prefill), leg("decode", spec.decode)
+    return Legs(*own, spec.transfer, spec.most_local_tokens, spec.prefill_share)

@@ -24,6 +24,8 @@ from helixsim.engine.simulate import simulate
 def assert_equal(case, load, transfer, **how):
     """Run both engines on inputs made anew for each and compare all they leave."""
     how["engine"] = replace(how["engine"], attention_balance=None)  # not with roles
+    if how.get("prefill_share", 1.0) < 1:
+        how["engine"] = replace(how["engine"], chunks_prompts=True)
     result = simulate(inputs_of_legs(case, load, transfer, **how))
     reference = LegReference(
         inputs_of_legs(case, load, transfer, **how),
@@ -67,11 +69,13 @@ routings = st.sampled_from(
     routing=routings,
     decode_routing=routings,
     rate_rps=st.sampled_from([5.0, 60.0, 1000.0]),
+    share=st.sampled_from([1.0, 0.6]),
 )
 @settings(max_examples=20, deadline=None)
-def test_requests_that_come_at_a_rate(case, engine, transfer, seed, batching, routing, decode_routing, rate_rps):
+def test_requests_that_come_at_a_rate(case, engine, transfer, seed, batching, routing, decode_routing, rate_rps, share):
     load = random_load(seed, 40, rate_rps=rate_rps, prompt=60, output=20)
     how = {"engine": engine, "batching": batching, "routing": routing, "decode_routing": decode_routing}
+    how["prefill_share"] = share
     assert_equal(case, load, transfer, seed=seed, **how)
 
 
@@ -94,10 +98,12 @@ def test_requests_that_come_at_a_rate(case, engine, transfer, seed, batching, ro
     most_local=st.sampled_from([None, 0, 10, 50]),
     decode_caches=st.booleans(),
     behind=st.sampled_from([(), (HOST,), (HOST, DISK)]),
+    share=st.sampled_from([1.0, 0.9, 0.5, 0.1]),
 )
 @settings(max_examples=400, deadline=None)
 def test_all_of_it_together(
-    case, engine, transfer, caches, seed, batching, routing, feed, edges, output, most_local, decode_caches, behind
+    case, engine, transfer, caches, seed, batching, routing, feed, edges, output, most_local, decode_caches, behind,
+    share,
 ):  # fmt: skip
     """Prefix caches with tiers, short prompts that stay, drafts, rules of admission and windows under all feeds."""
     rate_rps = feed.get("rate_rps")
@@ -105,7 +111,7 @@ def test_all_of_it_together(
     load = make(seed, 40 if rate_rps else 600, rate_rps=rate_rps or 1.0, prompt=60, output=output)
     how = {"engine": replace(engine, caches_prefixes=caches), "batching": batching, "routing": routing, "seed": seed}
     how |= {name: value for name, value in feed.items() if name != "rate_rps"}
-    how |= {"most_local_tokens": most_local, "decode_caches": decode_caches}
+    how |= {"most_local_tokens": most_local, "decode_caches": decode_caches, "prefill_share": share}
     if caches and behind:
         how["engine"] = replace(how["engine"], chunks_prompts=True, kv_tiers=behind)
     warmup, duration = (edge * 997_003 for edge in edges)

@@ -319,3 +319,29 @@ def test_groups_of_hexgen2_that_cannot_have_roles_are_an_error(load, overrides, 
     experiment = load(*overrides, text=EXPERIMENT.replace("slo:", f"  - {system}\nslo:"))
     with pytest.raises(InfeasibleError, match=said):
         place_system(experiment, experiment.systems[2])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (("engine.enable_chunked_prefill=false",), "needs engine.enable_chunked_prefill"),
+        (("systems.2.disaggregation.prefill_share=1.5",), "less than or equal to 1"),
+    ],
+)
+def test_a_share_of_prompts_needs_chunks(load, overrides, said) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load("systems.2.disaggregation.prefill_share=0.5", *overrides, text=WITH_RIVAL)
+    (problem,) = caught.value.problems
+    assert problem.path == "systems.2.disaggregation.prefill_share"
+    assert said in problem.message
+
+
+def test_a_share_of_prompts_needs_roles_by_hand_and_is_not_exported(load, tmp_path, capsys) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load("systems.0.disaggregation.prefill_share=0.5")
+    assert caught.value.problems[0].path == "systems.0.disaggregation.prefill_share"
+    load(text=WITH_RIVAL)
+    share = ["--set", "systems.2.disaggregation.prefill_share=0.5"]
+    code = main(["place", str(tmp_path / "exp.yaml"), "--system", "by-hand", "--export", "dynamo", "--quiet", *share])
+    assert code == 2
+    assert "prefill_share is 0.5: vLLM's KV connectors send whole prompts" in capsys.readouterr().err
