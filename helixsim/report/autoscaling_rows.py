@@ -30,11 +30,29 @@ def autoscaling_rows(runs: RunSet) -> list[tuple[str, Callable[[Summary], str]]]
         rows += [
             (f"replicas on {name}, mean / peak", _pool_cell(name, _replicas)),
             ("  floor / ceiling", _pool_cell(name, lambda pool: f"{pool.floor} / {pool.ceiling}")),
-            ("  started", _pool_cell(name, lambda pool: number(pool.starts))),
+            ("  started", _pool_cell(name, lambda pool: str(pool.starts))),
             ("  start-up, s", _pool_cell(name, lambda pool: number(pool.startup_s))),
             ("  capacity of each within SLO, requests/s", _pool_cell(name, lambda pool: number(pool.capacity_per_s))),
         ]
     return rows
+
+
+def autoscaling_columns(runs: RunSet) -> list[tuple[str, Callable[[Summary], str]]]:
+    """Return the columns of systems whose replicas come and go; empty where there are none."""
+    if all(run.summary.autoscaling is None for run in runs.values()):
+        return []
+    return [
+        ("GPU-hours", _cell(lambda one: number(one.gpu_hours))),
+        ("perfect", _cell(lambda one: number(one.bound_gpu_hours))),
+        ("price, $", _cell(lambda one: number(one.cost_usd))),
+        ("perfect, $", _cell(lambda one: number(one.bound_cost_usd))),
+        ("replicas, mean / peak", _cell(_all_replicas)),
+        ("started", _cell(lambda one: str(sum(pool.starts for pool in one.pools.values())))),
+    ]
+
+
+def _all_replicas(one: AutoscalingFigures) -> str:
+    return ", ".join(f"{name} {_replicas(pool)}" for name, pool in one.pools.items())
 
 
 def _cell(text: Callable[[AutoscalingFigures], str]) -> Callable[[Summary], str]:

@@ -12,6 +12,7 @@ from helixsim.metrics.saturation import Saturation
 from helixsim.metrics.verdict import SystemVerdict, Verdict
 from helixsim.metrics.verdict_text import answer, main_doubt, share_text
 from helixsim.report import whatif_rows
+from helixsim.report.autoscaling_rows import autoscaling_columns
 from helixsim.report.classes import class_head, class_rows
 from helixsim.report.leg_rows import pool_columns
 from helixsim.report.rows import error_band, output_text, rate_text
@@ -111,16 +112,16 @@ def _classes(runs: RunSet, width: int) -> list[RenderableType]:
 
 
 def _pools(runs: RunSet) -> list[RenderableType]:
-    """Return a row per system that prefills and decodes on different nodes."""
-    columns = pool_columns(runs)
-    if not columns:
-        return []
-    summaries = {name: run.summary for name, run in runs.items() if run.summary.disaggregation is not None}
-    lines = [
-        [Cell(printable(name, one_line=True)), *(Cell(text(one)) for _, text in columns)]
-        for name, one in summaries.items()
-    ]
-    return ["", _grid(["system", *(title for title, _ in columns)], lines)]
+    """Return a row per system that prefills and decodes on different nodes, or whose replicas come and go."""
+    shown: list[RenderableType] = []
+    for part, columns in (("disaggregation", pool_columns(runs)), ("autoscaling", autoscaling_columns(runs))):
+        summaries = {name: run.summary for name, run in runs.items() if getattr(run.summary, part) is not None}
+        lines = [
+            [Cell(printable(name, one_line=True)), *(Cell(text(one)) for _, text in columns)]
+            for name, one in summaries.items()
+        ]
+        shown += ["", _grid(["system", *(title for title, _ in columns)], lines)] if columns else []
+    return shown
 
 
 def verdict_lines(verdict: Verdict, *, verbose: bool = False) -> list[RenderableType]:

@@ -75,11 +75,19 @@ def test_so_many_of_more_replicas_are_a_smaller_cluster():
 @given(
     policy=st.sampled_from(POLICIES), seed=st.integers(0, 99), rate=st.sampled_from([2.0, 10.0, 40.0]),
     startup_s=st.sampled_from([0.0, 0.7, 4.0]), stabilisation_s=st.sampled_from([0.0, 3.0]), shares=st.booleans(),
+    routing=st.sampled_from(["least_loaded", "flow_weighted", "prefix_aware"]),
 )  # fmt: skip
-def test_no_request_is_lost_and_the_pool_keeps_its_bounds(policy, seed, rate, startup_s, stabilisation_s, shares):
+def test_no_request_is_lost_and_the_pool_keeps_its_bounds(
+    policy, seed, rate, startup_s, stabilisation_s, shares, routing
+):
     """Whatever the policy: all requests end (the numbered laws are checked all along), and equal runs are equal."""
     load = shared_load(seed, 60, rate_rps=rate) if shares else random_load(seed, 60, rate_rps=rate)
-    how = {"startup_s": startup_s, "stabilisation_s": stabilisation_s, "engine": CACHING if shares else INSIDE}
+    how = {
+        "startup_s": startup_s,
+        "stabilisation_s": stabilisation_s,
+        "engine": CACHING if shares else INSIDE,
+        "routing": routing,
+    }
     result = scaled(case_of(4), load, policy, **how)
     assert set(result.requests.status.tolist()) <= {RequestStatus.FINISHED, RequestStatus.REJECTED}
     assert len(result.requests.status) == len(load)
