@@ -18,7 +18,7 @@ from helixsim.domain.request import Prefix, Slo
 from helixsim.domain.result import RequestStatus
 from helixsim.engine.autoscaler import first_number
 from helixsim.engine.inputs import Autoscaling
-from helixsim.engine.scaling_policies import PoolState, decider
+from helixsim.engine.scaling_policies import PoolState, decider, scheduled
 from helixsim.errors import SimulationError
 
 INSIDE = EngineSpec("inside", loops_inside=True, copies_activations=False, chunks_prompts=True, admission="prompt")
@@ -196,6 +196,12 @@ def test_each_pool_keeps_its_own_target():
     load = random_load(1, 60, rate_rps=20)
     result = run(case, load, engine=INSIDE, routing="least_loaded", autoscaling=Autoscaling(spec, pools, Slo()))
     assert [one.serving.max() for one in result.autoscaling.pools] == [2, 1]
+
+
+@pytest.mark.parametrize(("hour", "replicas"), [(3, 5), (6, 2), (7, 2), (20, 5), (24 + 7, 2), (48 + 1, 5)])
+def test_a_schedule_begins_again_and_holds_over_the_end_of_its_period(hour, replicas):
+    policy = PolicySpec("schedule", entries=(Entry(6, 2), Entry(18, 5)), period_s=24)
+    assert scheduled(policy, hour) == replicas
 
 
 def test_a_pool_shrinks_to_the_largest_number_of_late():
