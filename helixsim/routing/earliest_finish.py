@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -42,6 +43,9 @@ from helixsim.units import NS_PER_S
 
 _Cost = tuple[float, float]
 """Objectives that a request would make miss on a replica, and its expected finish [ns]."""
+
+_Load = tuple[int, int, int]
+"""Requests on a node, the tokens that they have, and those of prompts that are not computed yet."""
 
 _LATE = 0.5
 """Probability to miss an objective above which a request is taken to be late."""
@@ -221,7 +225,12 @@ class _Replica:
 
 
 class _Branches:
-    """Nodes of routes that branch and merge: the shortest path by the expected time on each hop."""
+    """Nodes of routes that branch and merge: the shortest path by the expected time on each hop.
+
+    Of equal nodes on one site with the same next nodes, one is left out where another has no more requests, no more
+    tokens of them and no more of prompts that wait: the time grows with each, but for the mean context of a batch,
+    which is a share of the requests. On a thousand nodes most are left out.
+    """
 
     def __init__(self, graph: RoutingGraph, times: RoutingTimes) -> None:
         self._graph = graph
@@ -229,12 +238,35 @@ class _Branches:
         self._steps = max(1.0, times.expected_output_tokens / _tokens_per_step(times))
         self._depth = max(1.0, graph.plan.mean_hops)
 
+    @cached_property
+    def _equal(self) -> list[list[Hop]]:
+        """A hop to each node on a complete route, by nodes of equal times, links and next nodes."""
+        hops = {hop.node: hop for row in (self._graph.first, *self._graph.successors) for hop in row}
+        found: dict[tuple[int, ...], list[Hop]] = {}
+        for node, hop in sorted(hops.items()):
+            key = id(self._times.nodes[node]), id(self._graph.targets[node]), self._times.sites[node]
+            found.setdefault(key, []).append(hop)
+        return list(found.values())
+
+    def _loads(self, view: RoutingView) -> dict[int, _Load]:
+        """Return the loads of the nodes that fit and than which no equal one has less in every respect."""
+        found = {}
+        for hops in self._equal:
+            least: list[_Load] = []
+            for load, node in sorted((_load(hop.node, view), hop.node) for hop in hops if view.fits(hop)):
+                if not any(one[1] <= load[1] and one[2] <= load[2] for one in least):  # none has more requests
+                    least.append(load)
+                    found[node] = load
+        return found
+
     def route(self, prompt: int, mean_prompt: float, view: RoutingView) -> tuple[Hop, ...] | None:
         """Return the hops that fit on which the request is expected to finish first."""
         times = self._times
+        loads = self._loads(view)
 
         def node_ns(hop: Hop) -> float:
-            return self._node_ns(hop, prompt, mean_prompt, view) if view.fits(hop) else math.inf
+            load = loads.get(hop.node)
+            return math.inf if load is None else self._node_ns(hop, prompt, mean_prompt, load)
 
         def link_ns(source: int | None, node: int) -> float:
             return self._link_ns(source, node, prompt)
@@ -250,10 +282,10 @@ class _Branches:
         """Return the time that tokens take from the last node, to the coordinator or, about as long, to the first."""
         return self._steps * self._times.latency_ns(last, None)
 
-    def _node_ns(self, hop: Hop, prompt: int, mean_prompt: float, view: RoutingView) -> float:
+    def _node_ns(self, hop: Hop, prompt: int, mean_prompt: float, load: _Load) -> float:
         node = self._times.nodes[hop.node]
-        others, backlog = view.in_flight(hop.node), view.prompt_backlog(hop.node)
-        context = (view.in_flight_tokens(hop.node) + prompt) / (others + 1)
+        others, held, backlog = load
+        context = (held + prompt) / (others + 1)
         batch = 1 + others / self._depth
         decodes = BatchShape(decode_seqs=batch, decode_context=batch * context, sampled=batch)
         pairs = prefill_pairs(prompt) + backlog * mean_prompt / 2
@@ -261,6 +293,10 @@ class _Branches:
         own_ns = _marginal_ns(node, backlog + prompt, pairs, decodes, hop.start)
         met_ns = others / self._steps * _marginal_ns(node, mean_prompt, prefill_pairs(mean_prompt), decodes, hop.start)
         return own_ns + step_ns + (self._steps - 1) * (step_ns + met_ns)
+
+
+def _load(node: int, view: RoutingView) -> _Load:
+    return view.in_flight(node), view.in_flight_tokens(node), view.prompt_backlog(node)
 
 
 def _marginal_ns(node: NodeTimes, tokens: float, pairs: float, beside: BatchShape, start: int | None = None) -> float:

@@ -181,6 +181,49 @@ def test_branches_take_the_faster_way_and_skip_full_nodes() -> None:
         assert way(View(backlog={1: 500_000})) == ["n-0", "s-0"]
 
 
+class Loaded(View):
+    """Requests on nodes as well."""
+
+    def __init__(self, requests, **how):
+        super().__init__(**how)
+        self.requests = requests
+
+    def in_flight(self, node):
+        return self.requests[node]
+
+
+def test_what_is_left_out_of_equal_nodes_is_not_faster() -> None:
+    """Three entries lead to three exits, under loads drawn at random: no other way has an earlier finish."""
+    growing = replace(builders.profile("n", 2).compute, decode=Curve((1.0, 101.0), (1e6, 5e6)))
+    kinds = [replace(builders.profile(name, 2), compute=growing) for name in "nf" for _ in range(3)]
+    fleet = builders.fleet(kinds, num_layers=4, intra=NEAR)
+    ranges = {f"n-{i}": (0, 2) for i in range(3)} | {f"f-{i}": (2, 4) for i in range(3)}
+    placement = builders.placement_of(fleet, ranges)
+    plan = max_flow(fleet, placement, builders.capacity_of(fleet, dict.fromkeys("nf", (100.0, 100.0))))
+    graph = routing_graph(placement, plan, RoutingTimes(fleet, placement, INSIDE, 50.0))
+    rng = np.random.default_rng(0)
+    left_out = 0
+    for _ in range(60):
+        requests = rng.integers(0, 40, 6)
+        view = Loaded(
+            requests.tolist(),
+            tokens=dict(enumerate((requests * rng.integers(100, 900, 6)).tolist())),
+            backlog=dict(enumerate((rng.integers(0, 3, 6) * 400).tolist())),
+            full=[int(rng.integers(12))],
+        )
+        policy = EarliestFinish(graph, EarliestFinish.Options(), stream(0, "routing"))
+        branches = policy._branches
+        hops = policy.route(200, 250, view)
+        times = {
+            hop.node: branches._node_ns(hop, 200, 200.0, earliest_finish._load(hop.node, view))
+            for row in (graph.first, graph.successors[graph.first[0].node]) for hop in row if view.fits(hop)
+        }  # fmt: skip
+        left_out += len(times) - len(branches._loads(view))
+        best = [min(times[node] for node in part if node in times) for part in ((0, 1, 2), (3, 4, 5))]
+        assert [times[hop.node] for hop in hops] == pytest.approx(best, rel=1e-9)
+    assert left_out > 60
+
+
 @pytest.mark.parametrize("mean", [3.0, 12.0, 80.0])
 @pytest.mark.parametrize("deviations", [-2, -1, 0, 1, 2])
 def test_the_chance_of_few_ends_is_poisson(mean: float, deviations: int) -> None:
