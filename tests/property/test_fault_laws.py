@@ -74,7 +74,7 @@ def runs(draw, *, places_anew=False, **plan):
 
 
 @given(drawn=runs())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_all_requests_end_where_every_node_is_repaired_and_nobody_gives_up(drawn):
     make, count = drawn
     result = simulate(make())
@@ -86,7 +86,7 @@ def test_all_requests_end_where_every_node_is_repaired_and_nobody_gives_up(drawn
 
 
 @given(drawn=runs(places_anew=True))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_all_requests_end_where_the_model_is_placed_anew(drawn):
     make, count = drawn
     result = simulate(make())
@@ -100,7 +100,7 @@ def test_all_requests_end_where_the_model_is_placed_anew(drawn):
 
 
 @given(drawn=runs(retry_limit=1, timeout_ns=600_000_000))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_requests_fail_for_a_cause_only_and_runs_repeat(drawn):
     make, count = drawn
     first, again = simulate(make()), simulate(make())
@@ -118,7 +118,7 @@ def test_requests_fail_for_a_cause_only_and_runs_repeat(drawn):
 
 
 @given(drawn=runs())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_without_faults_nodes_that_can_fail_are_those_that_cannot(drawn):
     make, _ = drawn
     plain = simulate(make(None))
