@@ -256,7 +256,9 @@ class LegView(View):
         reference, longest, model = self.reference, 0.0, self.reference.fleet.model
         for src, dst, layers in reference.ways(self.sequence.source, self.replica(node)):
             wire = reference.kv_wire(src.node.id, dst.node.id)
-            size = self.sequence.first * len(layers) * model.kv_bytes_per_token_per_layer
+            size = (
+                self.sequence.first * len(layers) * model.kv_bytes_per_token_per_layer * reference.bits / model.kv_bits
+            )
             took = max(wire.free - reference.now, 0) + size * wire.ns_per_byte + wire.latency
             longest = max(longest, took)
         return longest
@@ -269,6 +271,7 @@ class LegReference(Reference):
         self.how, self.of_prefill, self.of_decode = inputs.legs.transfer, of_prefill, of_decode
         self.most_local = inputs.legs.most_local_tokens
         super().__init__(inputs)
+        self.bits = min(self.how.bits or 32, self.fleet.model.kv_bits)
         cards = {node.id: node.nic_bps for node in self.fleet.cluster.nodes if node.nic_bps}
         self.cards_out |= {end: PoliteCard(bps, self.how.efficiency) for end, bps in cards.items()}
         self.cards_in |= {end: PoliteCard(bps, self.how.efficiency) for end, bps in cards.items()}
@@ -379,7 +382,7 @@ class LegReference(Reference):
             if attention.window_tokens is not None:
                 kept = [token for token in kept if token >= sequence.first - attention.window_tokens]
             copies = gpus / min(gpus, attention.num_kv_heads)
-            total += len(kept) * attention.kv_numbers * self.fleet.model.kv_bits / 8 * copies
+            total += len(kept) * attention.kv_numbers * self.bits / 8 * copies
         return round(total)
 
     def reserved(self, sequence):

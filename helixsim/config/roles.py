@@ -108,7 +108,7 @@ def disaggregation_of(system: SystemSection, number: int, choices: Choices, engi
     if section is not None:
         most_local_tokens, prefill_share = section.max_local_prefill_length, section.prefill_share
         latency_ns = seconds_to_ns(units.parse(section.latency, "time"))
-        transfer = KvTransfer(section.transfer == "layerwise", section.efficiency, latency_ns)
+        transfer = KvTransfer(section.transfer == "layerwise", section.efficiency, latency_ns, section.transfer_bits)
 
     def chosen(role: Role, key: str) -> KeyPath:
         own: KeyPath = ("systems", number, "disaggregation", role, key)

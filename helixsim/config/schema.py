@@ -231,6 +231,11 @@ class DisaggregationSection(Section):
     )
     efficiency: Share = Field(EFFICIENCY, description="Share of the bandwidth of links and NICs that transfers reach.")
     latency: Latency = Field("0.4 ms", description="Time of a message of a transfer besides the link.")
+    transfer_bits: Annotated[int, Field(ge=1, le=32)] | None = Field(
+        None,
+        description="Bits of each number of a KV cache while it is sent: 4 where it is compressed as in ThunderServe "
+        "(default: those of the cache).",
+    )
     max_local_prefill_length: Annotated[int, Field(ge=0, le=10**9)] | None = Field(
         None,
         description="Prompts of which the node that decodes them has all but so many tokens in its prefix cache are "

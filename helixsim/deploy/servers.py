@@ -198,10 +198,12 @@ def servers_of(
             f"--export: the experiment simulates the engine {engine['name']!r}, the targets start vLLM V1: "
             f"set engine.name to {ENGINE!r} and place again"
         )
-    if system.is_disaggregated and system.disaggregation.prefill_share < 1:
+    apart = system.disaggregation
+    if system.is_disaggregated and (apart.prefill_share < 1 or apart.transfer.bits is not None):
+        key = "prefill_share" if apart.prefill_share < 1 else "transfer_bits"
         raise ConfigError(
-            f"--export: {system.name}: disaggregation.prefill_share is {system.disaggregation.prefill_share:g}: vLLM's "
-            "KV connectors send whole prompts; set it to 1 and place again"
+            f"--export: {system.name}: disaggregation.{key}: vLLM's KV connectors send whole prompts as they are kept; "
+            "leave it out and place again"
         )
     fleet = system.fleet
     pipelines = _pipelines(system.name, plan, all_edges=system.routing != "flow_weighted")

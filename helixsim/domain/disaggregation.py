@@ -28,19 +28,28 @@ class KvTransfer:
         Share of the bandwidth of links and NICs that transfers reach, 0..1.
     latency_ns
         Time that each message of a transfer takes besides the link [ns].
+    bits
+        Bits of a number of the cache while it is sent; None, or more than it has: as it is kept.
     """
 
     is_layerwise: bool = False
     efficiency: float = EFFICIENCY
     latency_ns: int = LATENCY_NS
+    bits: float | None = None
 
 
 class KvSizes:
-    """What the tokens of a prompt leave in the KV cache of a model."""
+    """What the tokens of a prompt leave in the KV cache of a model; ``bits``: of a number, see ``KvTransfer``."""
 
-    def __init__(self, model: ModelSpec) -> None:
+    def __init__(self, model: ModelSpec, bits: float | None = None) -> None:
         self._model = model
+        self._bits = model.kv_bits if bits is None else min(bits, model.kv_bits)
         self._counted: dict[tuple[int, int], list[tuple[Layer, int]]] = {}
+
+    @property
+    def token_bytes(self) -> float:
+        """Mean of a token in a layer [B]."""
+        return self._model.kv_bytes_per_token_per_layer * self._bits / self._model.kv_bits
 
     def of(self, layers: LayerRange, first: int, last: int, prompt_tokens: int, gpus: int) -> int:
         """Return what the tokens ``first`` .. ``last - 1`` of a prompt leave in the cache of some layers [B].
@@ -53,7 +62,7 @@ class KvSizes:
         counted = self._counted.get(key)
         if counted is None:
             counted = self._counted[key] = list(Counter(self._model.layers[layers.start : layers.end]).items())
-        bits = self._model.kv_bits
+        bits = self._bits
         return round(sum([n * _layer_bytes(one, bits, first, last, prompt_tokens, gpus) for one, n in counted]))
 
 

@@ -180,7 +180,7 @@ class Transfer(Incoming):
         for stage in self.source.stages:
             for other in target.stages:
                 if common := stage.range.shared(other.range).layers:
-                    size = self.tokens * common * self._fleet.model.kv_bytes_per_token_per_layer
+                    size = self.tokens * common * self._sizes.token_bytes
                     channel = self._fabric.channel(stage.node_id, other.node_id)
                     longest = max(longest, channel.idle_ns(size, now_ns))
         return longest

@@ -88,7 +88,7 @@ class LegFrontend(Frontend):
         self._legs = legs
         self._kv = kv
         self._fleet = fleet
-        self._sizes = KvSizes(fleet.model)
+        self._sizes = KvSizes(fleet.model, legs.transfer.bits)
         self._computed: deque[Transfer] = deque()
         self.transfers: list[tuple[int, int]] = []
         self.local_prompts = 0

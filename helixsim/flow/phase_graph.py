@@ -205,7 +205,7 @@ class KvCaches:
         network, transfer = owner.network, owner.transfer
         self.efficiency = 1.0 if transfer is None else transfer.efficiency
         self._latency_s = 0.0 if transfer is None else transfer.latency_ns / NS_PER_S
-        self._sizes = KvSizes(owner.fleet.model)
+        self._sizes = KvSizes(owner.fleet.model, None if transfer is None else transfer.bits)
         self._columns: list[tuple[int, int, LayerRange, int]] = []
         self.bytes_between: dict[tuple[int, int], dict[int, float]] = {}
         ends = sorted({end for one in network.classes[1:] for end in (one.layers.start, one.layers.end)})

@@ -310,7 +310,7 @@ class _RoleProgram:
     @cached_property
     def _bytes(self) -> dict[tuple[int, int], dict[tuple[int, int], float]]:
         """Bytes of a mean prompt between the nodes of a replica of one class and those of another."""
-        sizes, tokens = KvSizes(self.fleet.model), round(self.load.mean_prompt_tokens)
+        sizes, tokens = KvSizes(self.fleet.model, self.transfer.bits), round(self.load.mean_prompt_tokens)
         found: dict[tuple[int, int], dict[tuple[int, int], float]] = {}
         for pair in {(src[0], dst[0]) for src, dst in self.sent}:
             source, target = (self.classes[number] for number in pair)

@@ -87,9 +87,9 @@ class Hexgen2:
         started = time.perf_counter()
         fleet = problem.fleet
         able = [node for node in fleet.cluster.nodes if fleet.profile(node.id).kv_blocks]
-        flows = _GroupFlows(fleet, problem.capacity if problem.operating is None else problem.operating)
+        flows = GroupFlows(fleet, problem.capacity if problem.operating is None else problem.operating)
         best: tuple[float, float, int, list[list[Node]]] = (0.0, 0.0, 0, [])
-        for count in _group_counts(fleet, able) if options.groups is None else [min(options.groups, len(able))]:
+        for count in group_counts(fleet, able) if options.groups is None else [min(options.groups, len(able))]:
             groups = partitioned(fleet, able, count)
             first = sum(map(flows.of, groups))
             exchanges = _refine(groups, flows, options.max_exchanges)
@@ -134,7 +134,7 @@ def _in_phases(problem: PlacementProblem, placement: Placement) -> Placement:
     return replace(placement, roles=found.roles, notes=notes)
 
 
-class _GroupFlows:
+class GroupFlows:
     """Flow of groups of nodes; groups of equal nodes in equal regions are computed once."""
 
     def __init__(self, fleet: Deployment, capacity: CapacityTable) -> None:
@@ -165,7 +165,8 @@ class _GroupFlows:
         return self._known[key]
 
 
-def _group_counts(fleet: Deployment, nodes: Sequence[Node]) -> list[int]:
+def group_counts(fleet: Deployment, nodes: Sequence[Node]) -> list[int]:
+    """Return numbers of groups, from as many as have memory for the weights down to one, a fifth apart."""
     model = fleet.model
     weights = model.num_layers * model.weight_bytes_per_layer + model.embedding_bytes
     counts = [min(len(nodes), max(1, int(sum(node_memory_bytes(fleet, node) for node in nodes) / weights)))]
@@ -235,7 +236,7 @@ def _exchange_pairs(
         is_left[left[best[0]]], is_left[right[best[1]]] = False, True
 
 
-def _refine(groups: list[list[Node]], flows: _GroupFlows, most: int) -> int:
+def _refine(groups: list[list[Node]], flows: GroupFlows, most: int) -> int:
     """Exchange and move nodes between groups while the total flow grows; return how often."""
     memory = {node.id: node_memory_bytes(flows.fleet, node) for group in groups for node in group}
     for number in range(most):
@@ -259,7 +260,7 @@ def _refine(groups: list[list[Node]], flows: _GroupFlows, most: int) -> int:
     return most
 
 
-def _variants(one: list[Node], other: list[Node], flows: _GroupFlows) -> Iterator[tuple[list[Node], list[Node]]]:
+def _variants(one: list[Node], other: list[Node], flows: GroupFlows) -> Iterator[tuple[list[Node], list[Node]]]:
     """Yield two groups after an exchange or a move of one node, each class of equal nodes once."""
     mine = list({flows.kind_of(node): node for node in one}.values())
     theirs = list({flows.kind_of(node): node for node in other}.values())

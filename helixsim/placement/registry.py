@@ -16,6 +16,7 @@ REGISTRY = Registry(
         "parallax": "helixsim.placement.parallax:Parallax",
         "exo": "helixsim.placement.exo:Exo",
         "hexgen2": "helixsim.placement.hexgen2:Hexgen2",
+        "thunderserve": "helixsim.placement.thunderserve:Thunderserve",
         "cost_milp": "helixsim.placement.cost_milp:CostMilp",
         "fixed": "helixsim.placement.fixed:Fixed",
     },

@@ -143,7 +143,10 @@ def _check_links(
         kinds[roles.pop()].setdefault(key, nodes)
     if kinds["both"] or window.duration_ns is None:
         return
-    sizes, tokens = KvSizes(fleet.model), round(experiment.workload_stats.mean_prompt_tokens)
+    sizes, tokens = (
+        KvSizes(fleet.model, system.disaggregation.transfer.bits),
+        round(experiment.workload_stats.mean_prompt_tokens),
+    )
     everything = LayerRange(0, fleet.model.num_layers)
     fastest_bps = max(
         max(cluster.link(src, dst).bandwidth_bps for src in sender for dst in receiver)

@@ -54,6 +54,7 @@ transfers = st.builds(
     is_layerwise=st.booleans(),
     efficiency=st.sampled_from([1.0, 0.75, 0.3]),
     latency_ns=st.sampled_from([0, 400_000]),
+    bits=st.sampled_from([None, 4]),
 )
 routings = st.sampled_from(
     ["flow_weighted", "least_loaded", "round_robin", "shortest_queue", "random", "earliest_finish"]

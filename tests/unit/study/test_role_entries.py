@@ -307,6 +307,19 @@ def test_hexgen2_divides_its_groups_between_the_phases(load) -> None:
     assert scores[0].share_exceeds(scores[1])
 
 
+def test_thunderserve_gives_its_groups_phases_and_sends_caches_in_four_bits(load) -> None:
+    system = "{name: thunderserve, placement: thunderserve, routing: earliest_finish}"
+    small = system.replace("name: thunderserve", "name: small").replace("}", ", disaggregation: {transfer_bits: 4}}")
+    experiment = load("slo.tpot=30 ms", text=EXPERIMENT.replace("slo:", f"  - {system}\n  - {small}\nslo:"))
+    whole, quarter = (place_system(experiment, one) for one in experiment.systems[2:])
+    assert set(whole.placement.roles.values()) == {"prefill", "decode"}
+    assert whole.placement.roles == quarter.placement.roles
+    assert whole.placement.notes["requests_per_s"] > 0
+    sent = [simulate_system(experiment, one, check=True).transfers for one in (whole, quarter)]
+    assert sent[1].bytes.tolist() == (sent[0].bytes // 4).tolist()
+    assert sent[1].duration_ns.mean() < 0.5 * sent[0].duration_ns.mean()
+
+
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
@@ -341,7 +354,7 @@ def test_a_share_of_prompts_needs_roles_by_hand_and_is_not_exported(load, tmp_pa
         load("systems.0.disaggregation.prefill_share=0.5")
     assert caught.value.problems[0].path == "systems.0.disaggregation.prefill_share"
     load(text=WITH_RIVAL)
-    share = ["--set", "systems.2.disaggregation.prefill_share=0.5"]
-    code = main(["place", str(tmp_path / "exp.yaml"), "--system", "by-hand", "--export", "dynamo", "--quiet", *share])
-    assert code == 2
-    assert "prefill_share is 0.5: vLLM's KV connectors send whole prompts" in capsys.readouterr().err
+    for key, value in (("prefill_share", 0.5), ("transfer_bits", 4)):
+        how = ["--quiet", "--set", f"systems.2.disaggregation.{key}={value}"]
+        assert main(["place", str(tmp_path / "exp.yaml"), "--system", "by-hand", "--export", "dynamo", *how]) == 2
+        assert f"disaggregation.{key}: vLLM's KV connectors send whole prompts" in capsys.readouterr().err
