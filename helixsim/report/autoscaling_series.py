@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PERFECT, LOAD = "perfect", "load"
+PERFECT, LOAD = "perfect autoscaler", "offered load"
+"""Lines beside those of systems, whose names have no spaces."""
 _S_PER_HOUR = 3600.0
 
 
@@ -122,16 +123,22 @@ def scaling_charts(runs: RunSet, kinds: Mapping[str, str], axis: Axis) -> list[C
         return []
     charts = []
     for name, title, label, series in zip(
-        ("gpus", "load"), ("GPUs paid for", "Load and goodput"), ("GPUs", "requests/s"), _series(runs), strict=True
+        ("gpus", "load"),
+        ("GPUs paid for, dashed: perfect autoscaler", "Goodput, dashed: load"),
+        ("GPUs", "requests/s"),
+        _series(runs),
+        strict=True,
     ):
-        curves = tuple(
-            Curve(kinds.get(system, "slo"), steps.time_s.tolist(), steps.values.tolist(), is_step=True, name=system)
+        curves = {
+            system: Curve(kinds.get(system, "slo"), steps.time_s.tolist(), steps.values.tolist(), True, system)
             for system, steps in series.items()
-        )
+        }
         highest = max(map(highest_of, series.values()))
         texts = (f"{system} {number(highest_of(steps))}" for system, steps in series.items())
         about = f"{title} over simulated time ({label}). Highest value: {'; '.join(texts)}."
-        charts.append(Chart(f"time-{name}", title, about, axis, linear_axis(label, 0.0, highest or 1.0), curves=curves))
+        guides = tuple(curves.pop(system) for system in (PERFECT, LOAD) if system in curves)
+        y = linear_axis(label, 0.0, highest or 1.0)
+        charts.append(Chart(f"time-{name}", title, about, axis, y, curves=tuple(curves.values()), guides=guides))
     return charts
 
 
@@ -176,7 +183,7 @@ def autoscaling_over_time(runs: RunSet) -> tuple[Figure, Columns]:
         axis.set_xlabel("simulated time, h")
     if bound is not None:
         handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend([handles[labels.index(PERFECT)]], ["perfect autoscaler"], loc="outside upper right")
+        figure.legend([handles[labels.index(PERFECT)]], [PERFECT], loc="outside upper right")
     return figure, joined(tables)
 
 

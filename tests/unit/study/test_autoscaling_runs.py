@@ -99,9 +99,10 @@ def test_the_series_of_the_report_agree_with_the_figures(directory):
     assert (load.values[:-1] * 50).sum() == pytest.approx(len(run.requests))
     _, table = autoscaling_over_time(runs)
     assert set(table["unit"]) == {"GPUs", "requests/s", "% beyond the SLO"}
-    assert set(table["system"]) == {"fixed", "target", "perfect", "load"}
+    assert set(table["system"]) == {"fixed", "target", "perfect autoscaler", "offered load"}
     page = (directory / "report.html").read_text()
-    assert "GPUs paid for" in page
+    assert "GPUs paid for, dashed: perfect autoscaler" in page
+    assert page.count('class="guide slo"') > 3  # TTFT and TPOT, the perfect autoscaler, the load
     assert "of the perfect autoscaler" in page
 
 
