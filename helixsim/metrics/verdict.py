@@ -312,7 +312,8 @@ def _doubts(summary: Summary, objectives: Sequence[Objective]) -> list[Doubt]:
     if summary.setting is not None and set(summary.setting.timings) == {"roofline"}:
         names = ", ".join(sorted({one.gpu for one in summary.setting.nodes}))
         found.append(Doubt(DoubtKind.ROOFLINE, f"step times of {names} are computed from data sheets, not measured"))
-    if summary.load.stationarity != STEADY and summary.load.saturation != Saturation.OVERLOADED:
+    is_disturbed = summary.faults is not None and bool(summary.faults.events)  # a longer window would not settle it
+    if summary.load.stationarity != STEADY and summary.load.saturation != Saturation.OVERLOADED and not is_disturbed:
         found.append(Doubt(DoubtKind.UNSETTLED, summary.load.stationarity))
     if summary.integrity.rejected:
         found.append(Doubt(DoubtKind.REJECTED, f"{summary.integrity.rejected} requests were rejected as too long"))

@@ -14,6 +14,7 @@ from helixsim.domain.request import Slo
 from helixsim.domain.summary import Summary
 from helixsim.errors import ConfigError
 from helixsim.flow.maxflow import max_flow
+from helixsim.metrics.verdict import DoubtKind
 from helixsim.report.fault_charts import EVENTS_NOTE, edges_s, faults_over_time, good_rate, output_rate
 from helixsim.report.style import styled
 from helixsim.results.runset import RunSet
@@ -92,7 +93,9 @@ def test_a_run_shows_its_faults_and_keeps_them(path, tmp_path, capsys):
     assert figures.failed_retries == figures.failed_timeout == 0
     assert Summary.from_json(summary.to_json()) == summary
     assert "failed" not in summary.integrity.conservation
-    run = RunSet.load(directory)["swarm"]
+    runs = RunSet.load(directory)
+    assert DoubtKind.UNSETTLED not in {doubt.kind for doubt in runs.verdict.systems["swarm"].doubts}
+    run = runs["swarm"]
     widths = np.diff(edges_s(run))
     finished = run.request_columns("finish_ns")["finish_ns"] >= 0
     assert (good_rate(run, Slo()) * widths).sum() == pytest.approx(finished.sum())
