@@ -75,7 +75,7 @@ def runs(draw, *, places_anew=False, **plan):
 
 @given(drawn=runs())
 @settings(max_examples=20, deadline=None)
-def test_all_requests_end_where_every_node_is_repaired_and_nobody_gives_up(drawn):
+def test_all_requests_end_where_every_node_is_repaired_and_none_gives_up(drawn):
     make, count = drawn
     result = simulate(make())
     rows = result.requests
