@@ -8,10 +8,11 @@ two is the operating point. ``R`` is the sum, over the hops of a route, of
 - the link: latency, transmission, and waiting for the prompt that is on it (a link that is shared evenly slows down by
   its idle share instead),
 - one decode step of the batch that has gathered while the one before was computed,
-- under engines of today half of a decode step that is being computed when it comes (``loops_inside``), and
-- prompts in the way, or the chunks of them that these engines cut at the first stage of a route. A prompt takes many
-  times longer on a node than a decode step, and steps that have once caught up with one stay behind it on every node
-  they go to together, as behind a lorry on a road without overtaking. Deep chains suffer most.
+- prompts in the way. A prompt takes many times longer on a node than a decode step, and steps that have once caught up
+  with one stay behind it on every node they go to together, as behind a lorry on a road without overtaking. Deep chains
+  suffer most.
+- Engines of today (``loops_inside``) compute decodes and chunks of prompts in one step: there it is half of the step,
+  or of the chunk, that is being computed when it comes, and the chunks that share its own step.
 
 Where tokens stay in the engine, a step returns from the last node to the first, and a node runs no more sequences than
 one step can hold ("Branching routes" in docs/engine.md).

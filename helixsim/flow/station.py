@@ -211,18 +211,20 @@ class Station:
 
         ``caught`` is the probability that it came behind one. Of a prompt it waits for one chunk only, of at most
         ``longest_chunk`` tokens; the mean chunk that is met is that of a prompt of the length that is met. Where nodes
-        form steps of their own (``loops_inside``), it also waits for the decode step that runs when it comes.
+        form steps of their own (``loops_inside``), it also waits for the decode step that runs when it comes, and
+        shares its own step with the prompts that come while that one runs: with these it goes on, not behind them.
         """
         rate = steps_per_s / self._steps
         busy = min(1.0, rate * self.prompt_s)
-        met = min(self._spread, longest_chunk / self._prompt_tokens)  # in prompts of mean length
-        behind_s = met * self.prompt_s * (caught + (1 - caught) * busy / 2)  # half of it is done, on average
+        met_s = min(self._spread, longest_chunk / self._prompt_tokens) * self.prompt_s  # of prompts of mean length
         batch = self.batch(steps_per_s)
         step_s = self.step_s(batch)
-        running_s = 0.0
         if self._waits_for_steps:
             running_s = min(1.0 - busy, steps_per_s / batch * step_s) * step_s / 2
-        return step_s + running_s + behind_s, caught + (1 - caught) * busy
+            beside_s = met_s * (busy / 2 + min(1.0, rate * self.cycle_s(batch)))
+            return step_s + running_s + beside_s, 0.0
+        behind_s = met_s * (caught + (1 - caught) * busy / 2)  # half of it is done, on average
+        return step_s + behind_s, caught + (1 - caught) * busy
 
     def chunk_s(self, longest_chunk: float = math.inf) -> float:
         """Return what a chunk of a mean prompt adds to a step, cut evenly into pieces of at most ``longest_chunk``."""
