@@ -329,6 +329,7 @@ class LegReference(Reference):
         return sequence.target if self.how.is_layerwise else source
 
     def coordinate(self):
+        self.computed.sort(key=lambda one: (one.since, self.sequences.index(one)))
         while self.computed:
             sequence = self.computed[0]
             if self.most_local is None:

@@ -155,6 +155,8 @@ class LegFrontend(Frontend):
     def _act(self, event: Call | None) -> None:
         now = self.kernel.now_ns
         is_aimed = self._legs.most_local_tokens is not None
+        if len(self._computed) > 1:  # of those learned of at once, the first request first, whoever computed it
+            self._computed = deque(sorted(self._computed, key=lambda one: (one.request.since_ns, one.request.row)))
         while self._computed and (is_aimed or self._aim(self._computed[0])):
             transfer = self._computed.popleft()
             request = transfer.request
