@@ -155,7 +155,8 @@ def test_the_best_of_all_roles_is_found_where_links_are_fast(drawn, tpot_s) -> N
         reached = given_roles(
             fleet, placement, [found.roles[nodes] for nodes in fleet.cluster.index][::stages], tpot_s=tpot_s
         )
-        assert reached == pytest.approx(found.requests_per_s, rel=1e-5)
+        assert found.requests_per_s <= reached * EXACT + 1e-9
+        assert reached <= best * EXACT
 
 
 @given(fleets, objectives, st.sampled_from((1e6, 1e8, 1e10)), st.sampled_from((None, 1e7)))
