@@ -208,7 +208,8 @@ class LegFrontend(Frontend):
         self._plan()
 
     def reserved(self, transfer: Transfer) -> None:
-        """See ``LegListener.reserved``."""
+        """See ``LegListener.reserved``; what it evicts changes what others find there."""
+        self.formed()
         if self._legs.transfer.is_layerwise:
             transfer.leg.arrival_ns = transfer.leg.since_ns = self.kernel.now_ns
             self._deliver(transfer.target, self._submit_leg, transfer)
