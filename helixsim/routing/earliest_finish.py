@@ -240,23 +240,25 @@ class _Branches:
 
     @cached_property
     def _equal(self) -> list[list[Hop]]:
-        """A hop to each node on a complete route, by nodes of equal times, links and next nodes."""
-        hops = {hop.node: hop for row in (self._graph.first, *self._graph.successors) for hop in row}
+        """All hops, by the layers that they compute and by nodes of equal times, links and next nodes."""
+        hops = {(hop.node, hop.start): hop for row in (self._graph.first, *self._graph.successors) for hop in row}
         found: dict[tuple[int, ...], list[Hop]] = {}
-        for node, hop in sorted(hops.items()):
-            key = id(self._times.nodes[node]), id(self._graph.targets[node]), self._times.sites[node]
+        for (node, start), hop in sorted(hops.items()):
+            key = id(self._times.nodes[node]), id(self._graph.targets[node]), self._times.sites[node], start
             found.setdefault(key, []).append(hop)
         return list(found.values())
 
-    def _loads(self, view: RoutingView) -> dict[int, _Load]:
-        """Return the loads of the nodes that fit and than which no equal one has less in every respect."""
+    def _loads(self, view: RoutingView) -> dict[tuple[int, int], _Load]:
+        """Return the loads of the hops that fit and than which no equal one has less in every respect."""
         found = {}
         for hops in self._equal:
             least: list[_Load] = []
-            for load, node in sorted((_load(hop.node, view), hop.node) for hop in hops if view.fits(hop)):
+            for load, node, start in sorted(
+                (_load(hop.node, view), hop.node, hop.start) for hop in hops if view.fits(hop)
+            ):
                 if not any(one[1] <= load[1] and one[2] <= load[2] for one in least):  # none has more requests
                     least.append(load)
-                    found[node] = load
+                    found[node, start] = load
         return found
 
     def route(self, prompt: int, mean_prompt: float, view: RoutingView) -> tuple[Hop, ...] | None:
@@ -265,7 +267,7 @@ class _Branches:
         loads = self._loads(view)
 
         def node_ns(hop: Hop) -> float:
-            load = loads.get(hop.node)
+            load = loads.get((hop.node, hop.start))
             return math.inf if load is None else self._node_ns(hop, prompt, mean_prompt, load)
 
         def link_ns(source: int | None, node: int) -> float:

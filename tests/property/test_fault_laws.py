@@ -93,7 +93,10 @@ def test_all_requests_end_where_the_model_is_placed_anew(drawn):
     rows = result.requests
     assert len(rows.status) == count
     assert set(rows.status) <= {RequestStatus.FINISHED, RequestStatus.REJECTED}
-    assert result.faults.retried == result.faults.losses.sum()
+    lost = result.faults
+    # The new placement may be too small for a request of the old one: it is not sent again, but rejected.
+    rejected = (rows.status[lost.rows] == RequestStatus.REJECTED).sum()
+    assert lost.losses.sum() - rejected <= lost.retried <= lost.losses.sum()
     assert same(result, simulate(make()))
     served = rows.route[rows.status == RequestStatus.FINISHED]
     assert ((served >= 0) & (served < len(result.routes))).all()
