@@ -253,9 +253,8 @@ class _Branches:
         found = {}
         for hops in self._equal:
             least: list[_Load] = []
-            for load, node, start in sorted(
-                (_load(hop.node, view), hop.node, hop.start) for hop in hops if view.fits(hop)
-            ):
+            fitting = [(_load(hop.node, view), hop.node, hop.start) for hop in hops if view.fits(hop)]
+            for load, node, start in sorted(fitting):
                 if not any(one[1] <= load[1] and one[2] <= load[2] for one in least):  # none has more requests
                     least.append(load)
                     found[node, start] = load
