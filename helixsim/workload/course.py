@@ -41,7 +41,8 @@ class Warp:
         widths_s = np.diff(times_s)
         self._starts_s = times_s
         self._factors = factors
-        self._slopes = np.divide(np.diff(factors), widths_s, out=np.zeros_like(widths_s), where=widths_s > 0)
+        is_jump = widths_s < 1.0 / NS_PER_S  # times are whole nanoseconds
+        self._slopes = np.divide(np.diff(factors), widths_s, out=np.zeros_like(widths_s), where=~is_jump)
         self._sums = np.concatenate([[0.0], np.cumsum(widths_s * (factors[1:] + factors[:-1]) / 2)])
 
     @property

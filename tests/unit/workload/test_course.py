@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from helixsim.domain.request import Window
@@ -43,6 +43,7 @@ courses = st.builds(
 
 
 @given(course=courses, sums=st.lists(st.floats(0, 1e4), min_size=1, max_size=20))
+@example(course=Course((Corner(0.0, 1.0), Corner(2.3e-309, 2.0)), None), sums=[0.0, 1.0])
 def test_the_inverse_of_the_integral_is_its_inverse(course, sums):
     warp = Warp(course)
     times = warp.times_s(np.sort(np.array(sums)))
