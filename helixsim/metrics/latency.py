@@ -41,9 +41,16 @@ def finished_in_window(run: RunResult) -> IntArray:
 def request_tpot_ns(run: RunResult, positions: IntArray) -> FloatArray:
     """Return TPOT [ns] of finished requests; NaN for those with one output token."""
     requests = run.requests
-    steps = (requests.output_tokens[positions] - 1).astype(np.float64)
+    return tpot_ns(
+        *(column[positions] for column in (requests.first_token_ns, requests.finish_ns, requests.output_tokens))
+    )
+
+
+def tpot_ns(first_token_ns: IntArray, finish_ns: IntArray, output_tokens: IntArray) -> FloatArray:
+    """Return TPOT [ns] from columns of finished requests; NaN for those with one output token."""
+    steps = (output_tokens - 1).astype(np.float64)
     steps[steps < 1] = np.nan
-    tpot: FloatArray = (requests.finish_ns[positions] - requests.first_token_ns[positions]) / steps
+    tpot: FloatArray = (finish_ns - first_token_ns) / steps
     return tpot
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from helixsim.domain.request import Slo
 from helixsim.domain.result import BoolArray, IntArray, RequestColumns, RequestStatus, RunResult
-from helixsim.metrics.latency import finished_in_window, request_tpot_ns
+from helixsim.metrics.latency import finished_in_window, tpot_ns
 from helixsim.metrics.stats import Interval, batch_means, batch_rates, interval_of_batches
 from helixsim.metrics.window import cumulative_in_window, duration_s, growth_in_window, in_window
 from helixsim.units import NS_PER_S
@@ -142,16 +142,23 @@ def _good_requests(run: RunResult, slo: Slo) -> int | None:
 
 def _good(run: RunResult, slo: Slo) -> BoolArray:
     """Return for each request that finished in the window whether it met every objective."""
-    requests = run.requests
-    finished = finished_in_window(run)
-    arrival, tpot = requests.arrival_ns[finished], request_tpot_ns(run, finished)
-    good = np.ones(len(finished), dtype=bool)
+    requests, finished = run.requests, finished_in_window(run)
+    columns = (requests.arrival_ns, requests.first_token_ns, requests.finish_ns, requests.output_tokens)
+    return met_objectives(*(column[finished] for column in columns), slo=slo)
+
+
+def met_objectives(
+    arrival_ns: IntArray, first_token_ns: IntArray, finish_ns: IntArray, output_tokens: IntArray, *, slo: Slo
+) -> BoolArray:
+    """Return from columns of finished requests whether each met every objective; those of classes are left out."""
+    good = np.ones(len(finish_ns), dtype=bool)
     if slo.ttft_s is not None:
-        good &= requests.first_token_ns[finished] - arrival <= slo.ttft_s * NS_PER_S
+        good &= first_token_ns - arrival_ns <= slo.ttft_s * NS_PER_S
     if slo.tpot_s is not None:
+        tpot = tpot_ns(first_token_ns, finish_ns, output_tokens)
         good &= np.isnan(tpot) | (tpot <= slo.tpot_s * NS_PER_S)
     if slo.e2el_s is not None:
-        good &= requests.finish_ns[finished] - arrival <= slo.e2el_s * NS_PER_S
+        good &= finish_ns - arrival_ns <= slo.e2el_s * NS_PER_S
     return good
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from helixsim.domain.request import Slo
 from helixsim.domain.result import FloatArray
 from helixsim.metrics.autoscaling import edges_ns, fewest, rates_per_s
+from helixsim.metrics.throughput import met_objectives
 from helixsim.report.charts import Axis, Chart, Curve, linear_axis
 from helixsim.report.style import GREY, LINE_STYLES, colors_of, small_multiples
 from helixsim.results.columns import Columns, joined, of_system
@@ -77,13 +78,7 @@ def load_over_time(run: Run) -> Steps:
 def goodput_over_time(run: Run, slo: Slo) -> Steps:
     """Return the requests/s that arrive and will meet all objectives; objectives of classes are left out."""
     arrival, first, finish, tokens = _columns(run, "arrival_ns", "first_token_ns", "finish_ns", "output_tokens")
-    good = finish >= 0
-    if slo.ttft_s is not None:
-        good &= first - arrival <= slo.ttft_s * NS_PER_S
-    if slo.tpot_s is not None:
-        good &= finish - first <= slo.tpot_s * NS_PER_S * (tokens - 1)
-    if slo.e2el_s is not None:
-        good &= finish - arrival <= slo.e2el_s * NS_PER_S
+    good = (finish >= 0) & met_objectives(arrival, first, finish, tokens, slo=slo)
     edges = _edges(run)
     return _steps(edges, rates_per_s(arrival[good], edges))
 

@@ -9,6 +9,7 @@ import numpy as np
 from helixsim.domain.faults import USUAL_SPEED, FaultKind
 from helixsim.domain.request import Slo
 from helixsim.domain.result import FloatArray
+from helixsim.metrics.throughput import met_objectives
 from helixsim.report.style import LINE_STYLES, colors_of, new_figure, shade_outside
 from helixsim.results.columns import Columns, joined, of_system
 from helixsim.results.run import Run
@@ -62,16 +63,9 @@ def good_rate(run: Run, slo: Slo) -> FloatArray:
     """
     rows = run.request_columns("arrival_ns", "first_token_ns", "finish_ns", "output_tokens")
     done = rows["finish_ns"] >= 0
-    arrival, first, finish, tokens = (values[done] for values in rows.values())
-    good = np.ones(len(finish), dtype=bool)
-    if slo.ttft_s is not None:
-        good &= first - arrival <= slo.ttft_s * NS_PER_S
-    if slo.tpot_s is not None:
-        good &= finish - first <= slo.tpot_s * NS_PER_S * (tokens - 1)
-    if slo.e2el_s is not None:
-        good &= finish - arrival <= slo.e2el_s * NS_PER_S
+    good = met_objectives(*(values[done] for values in rows.values()), slo=slo)
     edges = edges_s(run)
-    counts: FloatArray = np.histogram(finish[good] / NS_PER_S, edges)[0].astype(np.float64)
+    counts: FloatArray = np.histogram(rows["finish_ns"][done][good] / NS_PER_S, edges)[0].astype(np.float64)
     return counts / np.diff(edges)
 
 

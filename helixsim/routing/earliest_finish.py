@@ -100,7 +100,7 @@ class InTime(EarliestFinish):
     def _choose(self, costs: Sequence[_Cost], idle_cost: Callable[[int], _Cost]) -> int:
         """See ``EarliestFinish``."""
         alone = [place for place, (misses, _) in enumerate(costs) if misses <= 1.0]
-        if not alone or min(costs)[0] <= _LATE or min(map(idle_cost, range(len(costs))))[0] > _LATE:
+        if not alone or min(costs)[0] <= _LATE or all(idle_cost(place)[0] > _LATE for place in range(len(costs))):
             return super()._choose(costs, idle_cost)
         return max(alone, key=lambda place: costs[place][1])
 
