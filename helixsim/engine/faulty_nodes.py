@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any
 
 from helixsim.domain.faults import FailureCause
@@ -25,6 +24,7 @@ from helixsim.engine.kvcache import KvPool
 from helixsim.engine.load_source import LoadSource
 from helixsim.engine.network import NetworkFabric
 from helixsim.engine.node_system import NodeSystem
+from helixsim.engine.parking import Parking
 from helixsim.engine.recorder import Recorder
 from helixsim.engine.state import ActiveRequest, Cohort, Parcel
 from helixsim.engine.worker import Worker
@@ -113,7 +113,7 @@ class FaultyAdmission(Admission):
         self.live_context_tokens = self.block_tokens * widest_route_blocks(self.graph, left)
 
 
-class FaultyCoordinator(Coordinator):
+class FaultyCoordinator(Parking[ActiveRequest], Coordinator):
     """A coordinator that sends requests again whose KV memory is lost, in front of all others.
 
     ``parked``: requests that no route of the nodes known to work can hold; they wait beside the others, which they do
@@ -128,10 +128,6 @@ class FaultyCoordinator(Coordinator):
         super().__init__(*arguments)
         self.parked: list[ActiveRequest] = []
         self._at_prompt: set[int] = set()
-
-    def all_waiting(self) -> Iterator[ActiveRequest]:
-        """Return the requests that wait for admission."""
-        return chain(self.parked, self.waiting)
 
     @property
     def num_waiting(self) -> int:
@@ -175,28 +171,16 @@ class FaultyCoordinator(Coordinator):
         self.recorder.write(request, RequestStatus.FAILED)
         self._replace()
 
-    def give_up(self, overdue: list[ActiveRequest]) -> None:
-        """Let waiting requests fail that have waited for too long."""
-        gone = {id(request) for request in overdue}
-        self.parked = [request for request in self.parked if id(request) not in gone]
-        self.waiting = deque([request for request in self.waiting if id(request) not in gone])
-        for request in overdue:
-            self._fail(request, FailureCause.TIMEOUT)
-        self.try_again()
-
     def try_again(self) -> None:
-        """Try to admit all that waits: other nodes are there than before, or another policy."""
-        self.waiting.extendleft(reversed(self.parked))
-        self.parked = []
+        """See ``Parking.try_again``."""
+        self._unpark()
         self._admission_may_succeed = True
         self._plan_coordinate()
 
     def hand_over(self, heir: Gate) -> list[ActiveRequest]:
         """Return the requests that wait, which do so no longer; those to come enter at another gate."""
         heir.take_source(self._source)
-        waiting = list(self.all_waiting())
-        self.parked, self.waiting = [], deque()
-        return waiting
+        return self._take_all()
 
     def take_source(self, source: LoadSource) -> None:
         """See ``Gate.take_source``."""

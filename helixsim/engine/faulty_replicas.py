@@ -23,6 +23,7 @@ from helixsim.engine.inputs import SimulationInputs
 from helixsim.engine.kernel import Call, Kernel
 from helixsim.engine.load_source import LoadSource
 from helixsim.engine.network import NetworkFabric
+from helixsim.engine.parking import Parking
 from helixsim.engine.recorder import Recorder
 from helixsim.engine.replica import Replica
 from helixsim.engine.replica_system import ReplicaSystem
@@ -173,7 +174,7 @@ class FaultyView(ReplicaView):
         self.live_context_tokens = max(left, default=0)
 
 
-class FaultyFrontend(Frontend):
+class FaultyFrontend(Parking[Sequence], Frontend):
     """A frontend that sends requests again whose KV memory is lost, in front of all others.
 
     ``parked``: requests that no replica known to work can hold; they wait beside the others, which they do not hold up.
@@ -187,10 +188,6 @@ class FaultyFrontend(Frontend):
         self.parked: list[Sequence] = []
         self._sent: dict[int, tuple[Replica, Sequence]] = {}
         self._heir: Gate | None = None
-
-    def all_waiting(self) -> Iterator[Sequence]:
-        """Return the requests that wait for a replica."""
-        return chain(self.parked, self.waiting)
 
     def lose(self, replicas: Iterable[FaultyReplica], down: frozenset[int], by_plan: bool = False) -> None:
         """Let the requests at replicas, and those on their way there, wait in front; ``down``: all known to be."""
@@ -218,19 +215,9 @@ class FaultyFrontend(Frontend):
         if self.feed.mode is FeedMode.CLOSED_LOOP:
             self._launch_next()
 
-    def give_up(self, overdue: list[Sequence]) -> None:
-        """Let waiting requests fail that have waited for too long."""
-        gone = {id(sequence) for sequence in overdue}
-        self.parked = [sequence for sequence in self.parked if id(sequence) not in gone]
-        self.waiting = deque([sequence for sequence in self.waiting if id(sequence) not in gone])
-        for sequence in overdue:
-            self._fail(sequence, FailureCause.TIMEOUT)
-        self.try_again()
-
     def try_again(self) -> None:
-        """Try to send all that waits: other replicas are there than before, or another policy."""
-        self.waiting.extendleft(reversed(self.parked))
-        self.parked = []
+        """See ``Parking.try_again``."""
+        self._unpark()
         if self.waiting:
             self._plan()
 
@@ -238,9 +225,7 @@ class FaultyFrontend(Frontend):
         """Return the requests that wait, which do so no longer; those to come enter at another gate."""
         self._heir = heir
         heir.take_source(self._source)
-        waiting = list(self.all_waiting())
-        self.parked, self.waiting = [], deque()
-        return waiting
+        return self._take_all()
 
     def take_source(self, source: LoadSource) -> None:
         """See ``Gate.take_source``."""
