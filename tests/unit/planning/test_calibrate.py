@@ -93,6 +93,7 @@ def test_a_hidden_compute_efficiency_is_found(tmp_path: Path) -> None:
     assert after(found)["batch_overhead"] == pytest.approx(0.4e-3, abs=0.15e-3)
 
 
+@pytest.mark.slow
 def test_a_hidden_interconnect_of_several_gpus_is_found(tmp_path: Path) -> None:
     exp = experiment(gpus=4)
     found = fit(exp, measured(exp, tmp_path, {"gpus": {"h100": {"interconnect": 0.4}}}), tmp_path)
@@ -220,6 +221,7 @@ def test_damaged_calibrations_are_refused(text: str, said: str, tmp_path: Path) 
         load_calibration(tmp_path / "absent.yaml")
 
 
+@pytest.mark.slow
 def test_an_unknown_spread_of_lengths_makes_times_of_closed_loops_count_less(tmp_path: Path) -> None:
     """TTFT, which tells the multiply rate, depends on whether all requests end together, which is then not known."""
     exact = measured(experiment(), tmp_path, {"gpus": {"h100": {"compute_efficiency": 0.75}}}, LOADS[:4])

@@ -189,7 +189,8 @@ def test_one_request_at_a_time_is_served_by_all_gpus_and_many_by_each(tmp_path, 
     assert [node.node_type for node in heavy[1].system.fleet.cluster.nodes] == ["h100"] * 4
 
 
-@pytest.mark.parametrize("rate", [2, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("rate", [2, 50])
 def test_a_free_width_is_never_worse_than_a_fixed_one(tmp_path, rate):
     def share_and_tokens(*edits: str) -> tuple[float, float]:
         experiment = loaded(tmp_path, f"workload.arrivals.rate={rate} /s", *edits)
@@ -221,7 +222,7 @@ def test_the_bound_holds_for_every_width_that_was_tried(heavy):
         assert candidate["max_flow_tokens_per_s"] <= bounds[division] * (1 + 1e-9)
 
 
-@pytest.mark.parametrize("gpus", [1, 2, 4])
+@pytest.mark.parametrize("gpus", [pytest.param(1, marks=pytest.mark.slow), 2, 4])
 def test_a_stated_width_stays(tmp_path, gpus):
     one = placed(tmp_path, f"cluster.nodes.0.tp={gpus}", "workload.arrivals.rate=80 /s")
     assert {node.gpus for node in one.system.fleet.cluster.nodes} == {gpus}
