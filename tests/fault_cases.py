@@ -27,6 +27,8 @@ def plans(draw, nodes, *, end_ms=3000, **more):
         at, length = draw(st.integers(0, end_ms)), draw(st.sampled_from([1, 60, 700, 2500]))
         if draw(st.integers(0, 3)):
             faults += [(at, "down", chosen), (at + length, "up", chosen)]
+            if draw(st.booleans()):
+                faults.append((max(0, at - draw(st.sampled_from([20, 500]))), "notice", chosen))
         else:
             faults += [(at, "slow", chosen, draw(st.sampled_from([0.5, 3.0]))), (at + length, "slow", chosen, 1.0)]
     faults.sort(key=lambda fault: fault[0])

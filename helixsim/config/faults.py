@@ -94,6 +94,9 @@ def _event(
         message = "slow needs factor" if factor is None else f"{event.kind} has no factor (kind: slow has)"
         problems.append(source.problem((*path, "factor" if factor is not None else "kind"), message))
         return []
+    if kind is not FaultKind.DOWN and event.notice is not None:
+        problems.append(source.problem((*path, "notice"), f"{event.kind} is not announced (kind: down is)"))
+        return []
     if kind is FaultKind.UP and event.for_ is not None:
         problems.append(source.problem((*path, "for"), "up has no end: give a later event with kind: down"))
         return []
@@ -101,6 +104,8 @@ def _event(
     named = tuple(node.id for node in nodes if node.id in chosen)
     at_ns = _ns(event.at)
     found = [Fault(at_ns, kind, named, factor or 1.0)]
+    if event.notice is not None:
+        found.insert(0, Fault(max(at_ns - _ns(event.notice), 0), FaultKind.NOTICE, named))
     if event.for_ is not None:
         ended = FaultKind.UP if kind is FaultKind.DOWN else FaultKind.SLOW
         found.append(Fault(at_ns + _ns(event.for_), ended, named))
@@ -117,6 +122,8 @@ def _contradictions(placed: Sequence[Placed], source: Source) -> Iterator[Proble
             if fault.kind is FaultKind.SLOW:
                 wrong = "slow" if fault.factor != 1.0 and node in slow else None
                 (slow.add if fault.factor != 1.0 else slow.discard)(node)
+            elif fault.kind is FaultKind.NOTICE:
+                wrong = "down" if node in down else None
             elif fault.kind is FaultKind.DOWN:
                 wrong = "down" if node in down else None
                 down.add(node)
@@ -146,4 +153,5 @@ def _random(
         if node.id in chosen:
             groups.setdefault(node.region if random.correlated_by == "site" else node.id, []).append(node.id)
     mtbf_s, mttr_s = units.parse(random.mtbf, "time"), units.parse(random.mttr, "time")
-    return RandomFaults(mtbf_s, mttr_s, tuple(map(tuple, groups.values())))
+    notice_ns = 0 if random.notice is None else _ns(random.notice)
+    return RandomFaults(mtbf_s, mttr_s, tuple(map(tuple, groups.values())), notice_ns)

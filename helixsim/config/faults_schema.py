@@ -26,6 +26,11 @@ class FaultSection(Section):
     factor: Annotated[float, Field(ge=0.01, le=1000)] | None = Field(
         None, description="Factor on the step times of `slow` nodes."
     )
+    notice: Duration | None = Field(
+        None,
+        description="`down` is announced so long before: from then on the nodes get no new requests (spot instances: "
+        "2 min at AWS, 30 s at Google Cloud and Azure; default: it is not announced).",
+    )
 
 
 class RandomFaultsSection(Section):
@@ -36,6 +41,7 @@ class RandomFaultsSection(Section):
     correlated_by: Literal["host", "site"] = Field(
         "host", description="What fails as a whole: a machine, or all nodes of a region."
     )
+    notice: Duration | None = Field(None, description="Failures are announced so long before, as in `events`.")
     nodes: Patterns | None = Field(
         None, description="Nodes that fail, written as in `events` (default: all that `events` does not name)."
     )

@@ -19,6 +19,8 @@ class FaultKind(StrEnum):
     """The nodes stop; what is in their memory is gone."""
     UP = "up"
     """The nodes are back, with their weights and an empty KV memory."""
+    NOTICE = "notice"
+    """It is announced that the nodes will stop: they get no new requests."""
     SLOW = "slow"
     """Steps of the nodes take so many times as long as they should from now on."""
 
@@ -68,22 +70,28 @@ class RandomFaults:
         Mean time from a repair to the next failure of a group, and from a failure to the repair [s].
     groups
         Nodes that fail together.
+    notice_ns
+        A failure is announced so long before, or at the repair before it if that is later [ns]; 0: not at all.
     """
 
     mtbf_s: float
     mttr_s: float
     groups: tuple[tuple[str, ...], ...]
+    notice_ns: int = 0
 
     def drawn(self, seed: int, end_ns: int) -> list[Fault]:
         """Return the faults of a run, with failures before ``end_ns`` only, in no order."""
         rng, faults = stream(seed, "faults"), []
         for group in self.groups:
-            at_s = rng.exponential(self.mtbf_s)
+            at_s, since_ns = rng.exponential(self.mtbf_s), 0
             while at_s * NS_PER_S < end_ns:
                 back_s = at_s + rng.exponential(self.mttr_s)
                 down_ns = round(at_s * NS_PER_S)
                 up_ns = max(round(back_s * NS_PER_S), down_ns + 1)
+                if self.notice_ns:
+                    faults.append(Fault(max(down_ns - self.notice_ns, since_ns), FaultKind.NOTICE, group))
                 faults += [Fault(down_ns, FaultKind.DOWN, group), Fault(up_ns, FaultKind.UP, group)]
+                since_ns = up_ns
                 at_s = up_ns / NS_PER_S + rng.exponential(self.mtbf_s)
         return faults
 

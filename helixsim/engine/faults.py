@@ -29,11 +29,11 @@ class FaultySystem(Protocol):
         ...
 
     def lose(self, nodes: Iterable[str], known: frozenset[str]) -> None:
-        """Let the coordinator learn that nodes have stopped; ``known``: all that it knows to be down."""
+        """Let the coordinator learn that nodes have stopped; ``known``: all that it sends no requests to."""
         ...
 
     def join(self, nodes: Iterable[str], known: frozenset[str]) -> None:
-        """Let nodes work again, of which the coordinator learns at once; ``known``: those that are still down."""
+        """Let nodes work again, of which the coordinator learns at once; ``known``: those still without requests."""
         ...
 
     def slow(self, nodes: Iterable[str], factor: float) -> None:
@@ -167,6 +167,7 @@ class FaultDriver:
         self._failures = 0
         self._scheduled = 0
         self._known: frozenset[str] = frozenset()
+        self._announced: frozenset[str] = frozenset()
         self._routed: frozenset[str] | None = frozenset()
         self._slow: dict[str, float] = {}
         self._loads = 0
@@ -214,6 +215,8 @@ class FaultDriver:
             self._fail([node for node in fault.nodes if node not in self._down])
         elif fault.kind is FaultKind.UP:
             self._repair([node for node in fault.nodes if node in self._down])
+        elif fault.kind is FaultKind.NOTICE:
+            self._announce([node for node in fault.nodes if node not in self._down])
         else:
             self._note(USUAL_SPEED if fault.factor == 1.0 else fault.kind.value, fault.nodes)
             self._slow |= dict.fromkeys(fault.nodes, fault.factor)
@@ -227,6 +230,7 @@ class FaultDriver:
         self._down |= dict.fromkeys(nodes, self._failures)
         self._note(FaultKind.DOWN.value, nodes)
         self._system.stop(nodes)
+        self._learn([node for node in nodes if node in self._announced])
         self._call_in(self._plan.detection_ns, self._detect, (nodes, self._failures))
 
     def _detect(self, failure: tuple[Sequence[str], int]) -> None:
@@ -238,7 +242,7 @@ class FaultDriver:
         if nodes:
             self._known |= set(nodes)
             self._note("detected", nodes)
-            self._system.lose(nodes, self._known)
+            self._system.lose(nodes, self._out)
             self._plan_routing()
 
     def _repair(self, nodes: Sequence[str]) -> None:
@@ -249,9 +253,23 @@ class FaultDriver:
         for node in nodes:
             del self._down[node]
         self._known -= set(nodes)
+        self._announced -= set(nodes)
         self._note(FaultKind.UP.value, nodes)
-        self._system.join(nodes, self._known)
+        self._system.join(nodes, self._out)
         self._plan_routing()
+
+    @property
+    def _out(self) -> frozenset[str]:
+        """Nodes that are known to be down, or to be so soon."""
+        return self._known | self._announced
+
+    def _announce(self, nodes: Sequence[str]) -> None:
+        """Let nodes finish what they have; they get no other requests."""
+        if nodes:
+            self._announced |= set(nodes)
+            self._note(FaultKind.NOTICE.value, nodes)
+            self._system.lose([], self._out)
+            self._plan_routing()
 
     def _plan_routing(self) -> None:
         if self._plan.reroute is not None:
@@ -261,21 +279,23 @@ class FaultDriver:
 
     def _reroute(self, _argument: None) -> None:
         assert self._plan.reroute is not None
-        if self._known == self._routed:
+        out = self._out
+        if out == self._routed:
             return
-        policy = self._plan.reroute(self._known)
+        policy = self._plan.reroute(out)
         if policy is not None:
-            self._routed = self._known
-            self._note("rerouted", sorted(self._known))
+            self._routed = out
+            self._note("rerouted", sorted(out))
             self._system.reroute(policy)
 
     def _replace(self, _argument: None) -> None:
         """Stop all nodes and load another placement, unless there is none, or it is there already."""
         assert self._plan.replace is not None
-        found = None if self._known == self._routed else self._plan.replace(self._known)
+        out = self._out
+        found = None if out == self._routed else self._plan.replace(out)
         if found is None:
             return
-        self._routed = self._known
+        self._routed = out
         self._loads += 1
         self._note("stopped to load", sorted(found.inputs.placement.ranges))
         self._system.pause()
@@ -292,6 +312,8 @@ class FaultDriver:
             return
         self._note("replaced", nodes)
         self._system.resume(inputs)
+        if not self._out.isdisjoint(nodes):
+            self._system.lose([], self._out)
         for node, factor in self._slow.items():
             if factor != 1.0:
                 self._system.slow([node], factor)

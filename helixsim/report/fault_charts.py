@@ -26,10 +26,16 @@ _INTERVALS = 40
 _MOST_EVENTS = 40
 """More lines cannot be told apart."""
 
-EVENTS_NOTE = "Vertical lines: nodes fail, are slow or are back."
+EVENTS_NOTE = "Vertical lines: nodes fail or will, are slow or are back."
 
 _RED, _BROWN, _GREEN = "#b2182b", "#b26a18", "#1a7a3a"
-_MARKS = {FaultKind.DOWN.value: _RED, FaultKind.SLOW.value: _BROWN, FaultKind.UP.value: _GREEN, USUAL_SPEED: _GREEN}
+_MARKS = {
+    FaultKind.DOWN.value: _RED,
+    FaultKind.NOTICE.value: _BROWN,
+    FaultKind.SLOW.value: _BROWN,
+    FaultKind.UP.value: _GREEN,
+    USUAL_SPEED: _GREEN,
+}
 
 
 def has_faults(runs: RunSet) -> bool:

@@ -113,6 +113,39 @@ def test_others_serve_what_a_dead_node_cannot_from_the_detection_on(case, engine
     assert (result.requests.finish_ns[hurt] > 1500 * MS).all()
 
 
+@pytest.mark.parametrize(("case", "engine"), [(replicas(2), INSIDE), (branching(2), None)], ids=["replica", "nodes"])
+def test_a_node_that_will_fail_finishes_what_it_has_and_gets_nothing_new(case, engine):
+    load = random_load(1, 60, rate_rps=10.0, prompt=40, output=10)
+    announced = plan_of((1500, "notice", [ONE]), (2700, "down", [ONE]), (2800, "notice", [ONE]), (4000, "up", [ONE]))
+    result = run(case, load, announced, engine, routing="least_loaded", sample_ns=10 * MS)
+    assert [(at_ns // MS, what) for at_ns, what, _ in result.faults.events] == [
+        (1500, "notice"), (2700, "down"), (2700, "detected"), (4000, "up"),
+    ]  # fmt: skip
+    hurt = result.faults.rows
+    assert (result.requests.arrival_ns[hurt] < 1500 * MS).all()
+    at_once = run(case, load, plan_of((1500, "down", [ONE]), (4000, "up", [ONE])), engine, routing="least_loaded")
+    assert len(hurt) < len(at_once.faults.rows)
+    long_before = plan_of((500, "notice", [ONE]), (9000, "down", [ONE]), (9500, "up", [ONE]))
+    assert len(run(case, load, long_before, engine, routing="least_loaded").faults.rows) == 0
+    assert list(result.requests.status) == [RequestStatus.FINISHED] * 60
+
+
+def test_another_placement_is_loaded_from_the_notice_on():
+    case = replicas(2)
+    fleet, capacity, placement = case
+
+    def replaced(down):
+        left = replace(placement, ranges={node: held for node, held in placement.ranges.items() if node not in down})
+        return Replacement(inputs_of((fleet, capacity, left), [], engine=INSIDE), 300 * MS)
+
+    faults = plan_of((500, "notice", [ONE]), (1000, "down", [ONE]), (2000, "up", [ONE]), replace=replaced)
+    result = run(case, random_load(1, 40, rate_rps=10.0, prompt=40, output=10), faults)
+    assert [(at_ns // MS, what) for at_ns, what, _ in result.faults.events] == [
+        (500, "notice"), (500, "stopped to load"), (800, "replaced"), (1000, "down"), (1000, "detected"),
+        (2000, "up"), (2000, "stopped to load"), (2300, "replaced"),
+    ]  # fmt: skip
+
+
 def test_a_chain_stops_with_any_of_its_nodes_and_is_back_when_all_are():
     faults = plan_of((100, "down", ["n0-1"]), (150, "down", [ONE]), (200, "up", ["n0-1"]), (900, "up", [ONE]))
     result = run(replicas(1, stages=2), requests((0, 32, 20)), faults)
@@ -212,6 +245,13 @@ def test_random_faults_depend_on_the_seed_alternate_and_have_their_means():
         assert up_s.mean() == pytest.approx(100.0, rel=0.12)
         assert down_s.mean() == pytest.approx(20.0, rel=0.12)
         assert own[-2].at_ns < end_ns
+    told = FaultSpec(random=replace(random, notice_ns=30 * SECOND)).of_run(1, end_ns, {})
+    assert [fault for fault in told if fault.kind is not FaultKind.NOTICE] == list(faults)
+    for group in random.groups:
+        own = [fault for fault in told if fault.nodes == group]
+        before = [0, *(fault.at_ns for fault in own[2::3])]
+        for notice, down, up_ns in zip(own[::3], own[1::3], before, strict=False):
+            assert notice.at_ns == max(down.at_ns - 30 * SECOND, up_ns)
     machine = spec.of_run(1, end_ns, {"a": ("a.0", "a.1")})
     assert {fault.nodes for fault in machine} == {("a.0", "a.1"), ("b", "c")}
     assert [replace(fault, nodes=()) for fault in machine] == [replace(fault, nodes=()) for fault in faults]

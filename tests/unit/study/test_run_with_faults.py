@@ -61,6 +61,11 @@ def problems(path, *overrides):
         ("faults.events=[{at: 20 s, kind: up, for: 1 s, nodes: [l4-0]}]", "faults.events.0.for", "up has no end"),
         ("faults.events=[{at: 20 s, kind: gone, nodes: [l4-0]}]", "faults.events.0.kind", "got 'gone'"),
         ("faults.random={mtbf: 5 min, mttr: 1 min, nodes: [l4-0]}", "faults.random.nodes", "l4-0: named in"),
+        (
+            "faults.events=[{at: 20 s, kind: slow, factor: 2.0, notice: 5 s, nodes: [l4-0]}]",
+            "faults.events.0.notice",
+            "slow is not announced",
+        ),
         ("cluster.nodes.0.role=prefill", "faults", "nodes with a role"),
         ("workload.arrivals={process: saturate}", "faults", "saturate"),
     ],
@@ -71,13 +76,22 @@ def test_what_is_wrong_is_said_with_its_place(path, edit, key, message):
 
 
 def test_events_that_end_are_two_faults_and_random_ones_leave_their_nodes_out(path):
-    spec = resolved(path, "faults.random={mtbf: 5 min, mttr: 1 min}").faults
+    spec = resolved(path, "faults.random={mtbf: 5 min, mttr: 1 min, notice: 30 s}").faults
+    assert spec.random.notice_ns == 30_000_000_000
     assert [(fault.at_ns, fault.kind, fault.nodes) for fault in spec.schedule] == [
         (20_000_000_000, "down", ("l4-0",)), (35_000_000_000, "up", ("l4-0",)),
     ]  # fmt: skip
     assert spec.random.groups == (("l4-1",), ("t4-0",), ("t4-1",), ("t4-2",))
     site = resolved(path, "faults.random={mtbf: 5 min, mttr: 1 min, correlated_by: site}").faults
     assert site.random.groups == (("l4-1", "t4-0", "t4-1", "t4-2"),)
+
+
+def test_a_notice_is_an_event_of_its_own(path):
+    events = "faults.events=[{at: 20 s, nodes: [l4-0], notice: 5 s}, {at: 3 s, nodes: [l4-1], notice: 9 s}]"
+    spec = resolved(path, events).faults
+    assert [(fault.at_ns // 10**9, fault.kind, *fault.nodes) for fault in spec.schedule] == [
+        (0, "notice", "l4-1"), (3, "down", "l4-1"), (15, "notice", "l4-0"), (20, "down", "l4-0"),
+    ]  # fmt: skip
 
 
 def test_a_run_shows_its_faults_and_keeps_them(path, tmp_path, capsys):
