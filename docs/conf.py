@@ -61,6 +61,7 @@ def generate(_app: Sphinx) -> None:
     pages["experiment-file"] = output("inspect", "schema", "--markdown")
     pages["sweep-file"] = output("inspect", "schema", "--markdown", "--sweep")
     pages["fleet-file"] = output("inspect", "schema", "--markdown", "--fleet")
+    pages["tenants-file"] = output("inspect", "schema", "--markdown", "--tenants")
     pages["strategies"] = f"# Strategies and policies\n\n```text\n{output('inspect', 'strategies')}```\n"
     pages["python-reference"] = api()
     for name, text in pages.items():

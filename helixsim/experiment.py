@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,6 +14,9 @@ from helixsim.config.edit import Edit
 from helixsim.config.experiment import ResolvedExperiment
 from helixsim.config.resolve import resolve
 from helixsim.config.source import Source
+from helixsim.config.tenants import entries_of, has_tenants
+from helixsim.domain.cluster import Node
+from helixsim.errors import ConfigError
 
 Changes = Mapping[str | tuple[str | int, ...], Any] | Mapping[str, Any] | Iterable[Edit]
 """Dotted keys (or sequences of keys and list indices) with their new values, or edits."""
@@ -117,11 +120,36 @@ class Experiment:
         InfeasibleError
             If all nodes together cannot hold the model.
         """
+        if self.has_tenants:
+            raise ConfigError(
+                f"{self.path}: has tenants, which are several experiments: `run` and `validate` take them; for others, "
+                "write one tenant as an experiment of its own"
+            )
         found = self._registries(imports=imports)
         key = (is_part, imports, json.dumps(found.own, sort_keys=True))
         if key not in self._resolved:
             self._resolved[key] = resolve(self._source, registries=found, is_part=is_part)
         return self._resolved[key]
+
+    @property
+    def has_tenants(self) -> bool:
+        """Whether the data describe several tenants of one cluster, each with an experiment (``tenants``)."""
+        return has_tenants(self._source)
+
+    def tenants(self) -> Tenants:
+        """Return the tenants, each with its experiment on all nodes; the experiments are not checked yet.
+
+        Raises
+        ------
+        ConfigError
+            With all faults of the tenants, and of the nodes that are stated for them.
+        """
+        found = entries_of(self._source)
+        tenants = tuple(
+            Tenant(one.name, one.weight, one.priority, Experiment._of(one.source, (), self._own), one.nodes)
+            for one in found.tenants
+        )
+        return Tenants(found.name, tenants, found.nodes)
 
     @property
     def document(self) -> dict[str, Any]:
@@ -150,6 +178,47 @@ class Experiment:
         """Return the registries, with the user functions as they are now, or were in the process that sent this."""
         found = registries(imports=imports)
         return found if self._own is None else replace(found, own=self._own)
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """A tenant of a cluster.
+
+    Parameters
+    ----------
+    weight
+        Weight of its share of requests within the objectives.
+    priority
+        Tenants with a lower value are planned for first.
+    experiment
+        Its experiment on all nodes of the cluster.
+    nodes
+        Ids of its own nodes; None: to be planned.
+    """
+
+    name: str
+    weight: float
+    priority: int
+    experiment: Experiment
+    nodes: tuple[str, ...] | None
+
+    def on(self, nodes: Iterable[str], of: Iterable[Node]) -> Experiment:
+        """Return its experiment on a part of the nodes ``of`` the cluster; the others are none of its costs."""
+        own = set(nodes)
+        others = [node.id for node in of if node.id not in own]
+        if not others:
+            return self.experiment
+        removed = self.experiment.document["cluster"].get("removed") or []
+        return self.experiment.with_({"cluster.removed": [*removed, *others]})
+
+
+@dataclass(frozen=True)
+class Tenants:
+    """Several experiments on one cluster, whose ``nodes`` in service are divided among them."""
+
+    name: str
+    tenants: tuple[Tenant, ...]
+    nodes: tuple[Node, ...]
 
 
 def registries(*, imports: bool = True) -> Registries:

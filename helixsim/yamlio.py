@@ -68,6 +68,17 @@ class Document:
         found = self.keys.get(path)
         return self.where(path) if found is None else f"{self.name}:{found[0]}:{found[1]}"
 
+    def part(self, path: KeyPath) -> Document:
+        """Return the value at ``path``, which must exist, as a document with the same positions."""
+        data = self.data
+        for key in path:
+            data = data[key]
+
+        def within(positions: Mapping[KeyPath, Position]) -> dict[KeyPath, Position]:
+            return {at[len(path) :]: found for at, found in positions.items() if at[: len(path)] == path}
+
+        return Document(self.name, data, within(self.values), within(self.keys))
+
     def _nearest(self, path: KeyPath, positions: Mapping[KeyPath, Position]) -> str:
         for length in range(len(path), -1, -1):
             found = positions.get(path[:length])

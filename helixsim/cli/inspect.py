@@ -24,6 +24,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     which = schema.add_mutually_exclusive_group()
     which.add_argument("--sweep", action="store_true", help="schema of sweep files")
     which.add_argument("--fleet", action="store_true", help="schema of fleet plans")
+    which.add_argument("--tenants", action="store_true", help="schema of exp.yaml with tenants")
     schema.set_defaults(func=run_schema)
 
 
@@ -56,11 +57,12 @@ def run_schema(args: argparse.Namespace) -> None:
     from helixsim.config.reference import markdown, schema, section_markdown, section_schema
     from helixsim.experiment import registries
 
-    if args.sweep or args.fleet:
+    if args.sweep or args.fleet or args.tenants:
         from helixsim.config.plan_file import FleetSection
         from helixsim.config.sweep_schema import SweepSection
+        from helixsim.config.tenants_schema import TenantsSection
 
-        section = SweepSection if args.sweep else FleetSection
+        section = SweepSection if args.sweep else FleetSection if args.fleet else TenantsSection
         print(section_markdown(section) if args.markdown else json.dumps(section_schema(section), indent=2))
         return
     print(markdown(registries()) if args.markdown else json.dumps(schema(registries()), indent=2, ensure_ascii=False))

@@ -50,7 +50,12 @@ def run(args: argparse.Namespace) -> int:
     from helixsim.study import rundir
     from helixsim.study.run import run_experiment
 
-    experiment = options.loaded(args).resolve()
+    loaded = options.loaded(args)
+    if loaded.has_tenants:
+        from helixsim.cli import run_tenants
+
+        return run_tenants.run(args, loaded, SLO_SHARE)
+    experiment = loaded.resolve()
     if args.fail_on_slo and not experiment.slo.is_stated:
         raise ConfigError(f"--fail-on-slo: {args.experiment} has no slo")
     run_timeline.check(args, experiment)

@@ -14,6 +14,7 @@ from helixsim.cli import options
 if TYPE_CHECKING:
     from helixsim.config.experiment import ResolvedExperiment
     from helixsim.domain.cluster import LinkSpec
+    from helixsim.experiment import Experiment
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -37,12 +38,31 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> None:
     """Print the resolved summary; faults are raised as ``ConfigError``."""
-    experiment = options.loaded(args).resolve(imports=args.plugins)
+    loaded = options.loaded(args)
+    if loaded.has_tenants:
+        _print_tenants(loaded, args)
+        return
+    experiment = loaded.resolve(imports=args.plugins)
     summary = summarise(experiment, plugins_imported=args.plugins)
     if args.json:
         print(json.dumps(summary, allow_nan=False))
     else:
         print("\n".join(_lines(summary)))
+
+
+def _print_tenants(experiment: Experiment, args: argparse.Namespace) -> None:
+    """Print the resolved summary of each tenant."""
+    from helixsim.planning.tenants import resolved_tenants
+
+    tenants = experiment.tenants()
+    resolved = resolved_tenants(tenants, imports=args.plugins)
+    found = {one.name: summarise(one, plugins_imported=args.plugins) for one in resolved}
+    if args.json:
+        print(json.dumps({"name": tenants.name, "tenants": found}, allow_nan=False))
+        return
+    print(f"{tenants.name}: {len(found)} tenants on {len(tenants.nodes)} nodes")
+    for summary in found.values():
+        print("\n".join(["", *_lines(summary)]))
 
 
 def summarise(experiment: ResolvedExperiment, *, plugins_imported: bool = True) -> dict[str, Any]:

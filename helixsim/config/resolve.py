@@ -158,6 +158,8 @@ class _Resolver:
             gpus = [calibration.applied(gpu) for gpu in gpus]
         nodes = build_nodes(section.cluster.nodes, gpus, self.engine.block_tokens, source, self.problems)
         kept, down = nodes_in_service(section.cluster, nodes, source, self.problems)
+        in_service = {node.gpu for node in nodes if node.id in kept}
+        gpus = [gpu for gpu in gpus if gpu.name in in_service or not in_service]  # nothing is asked of the others
         cluster = build_cluster(section.cluster, nodes, source, self.problems, is_part=self.is_part)
         cluster = cluster.without({node.id for node in nodes} - kept, paid=down)
         numbers = range(len(section.systems))

@@ -113,6 +113,37 @@ class Source:
         """Return the source without a top-level key."""
         return replace(self, data={name: value for name, value in self.data.items() if name != key})
 
+    def composed(self, root: KeyPath, keys: Mapping[str, KeyPath]) -> Source:
+        """Return a mapping of values at some paths, with their origins, as a source.
+
+        Parameters
+        ----------
+        root
+            Path of the mapping that errors about missing keys refer to.
+        keys
+            Key of the new mapping -> path of its value in this source.
+        """
+        data: dict[str, Any] = {}
+        _, document, folder = self._document(root)
+        whole = document.part(root) if _holds(document.data, root) else document
+        documents: list[tuple[KeyPath, Document, Path]] = [((), whole, folder)]
+        edited_at: dict[KeyPath, tuple[str, Path]] = {}
+        for key, path in keys.items():
+            value = self.data
+            for part in path:
+                value = value[part]
+            data[key] = value
+            owners = [entry for entry in self.documents if path[: len(entry[0])] == entry[0]]
+            prefix, document, folder = owners[-1]
+            if _holds(document.data, path[len(prefix) :]):
+                documents.append(((key,), document.part(path[len(prefix) :]), folder))
+            for at, given in self.edited_at.items():
+                if at[: len(path)] == path:
+                    edited_at[key, *at[len(path) :]] = given
+                elif path[: len(at)] == at:
+                    edited_at.setdefault((key,), given)
+        return Source(self.path, data, tuple(documents), edited_at, self.problems)
+
     def completed(self) -> Source:
         """Return the source with the contents of the cluster file, if the cluster is given as a file.
 

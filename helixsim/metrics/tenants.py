@@ -1,0 +1,30 @@
+"""What tenants get from a cluster that they divide: the value of a division, and its fairness."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+
+def jain(shares: Sequence[float], weights: Sequence[float]) -> float | None:
+    """Return Jain's fairness index of the shares of tenants, each counted with its weight.
+
+    ``(sum w x)**2 / (sum w * sum w x**2)``: 1 if all shares are equal, ``w / sum w`` if a tenant of weight ``w`` has
+    everything; with equal weights the index of Jain, Chiu and Hawe (DEC-TR-301, 1984), from 1/n to 1. None: nobody has
+    anything.
+    """
+    squares = math.fsum(w * x * x for w, x in zip(weights, shares, strict=True))
+    total = math.fsum(w * x for w, x in zip(weights, shares, strict=True))
+    return total * total / (math.fsum(weights) * squares) if squares > 0 else None
+
+
+def value(shares: Sequence[float], weights: Sequence[float], priorities: Sequence[int]) -> tuple[float, ...]:
+    """Return the weighted mean share of each priority, the lowest value first, by which divisions are compared.
+
+    Weights are of all tenants together, so that the sum of the result is the weighted mean of all shares.
+    """
+    tenants = list(zip(shares, weights, priorities, strict=True))
+    whole = math.fsum(weights)
+    return tuple(
+        math.fsum(w * x for x, w, own in tenants if own == priority) / whole for priority in sorted(set(priorities))
+    )

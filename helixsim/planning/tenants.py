@@ -1,0 +1,123 @@
+"""Several tenants on one cluster: the division of its nodes, and the run of each tenant on its part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from helixsim.config.experiment import ResolvedExperiment
+from helixsim.errors import ConfigError, InfeasibleError
+from helixsim.experiment import Tenants
+from helixsim.planning.tenant_parts import counts_of, kinds_of, run_part, run_parts, task_of
+from helixsim.report.tenant_files import write_tenants
+from helixsim.results.tenants import Division, TenantResults, TenantTerms
+from helixsim.runtime.identity import content_key, errors_digest, experiment_key
+from helixsim.runtime.pool import Executor
+from helixsim.study.rundir import results_directory
+
+OnProgress = Callable[[float, str], None]
+"""Called with the share that is done, 0..1, and what is being done."""
+
+STATED = "by hand, as stated"
+"""Origin of a division that the file states."""
+
+
+def run_tenants(
+    tenants: Tenants,
+    out: Path,
+    executor: Executor,
+    *,
+    force: bool = False,
+    check: bool = False,
+    on_progress: OnProgress = lambda _share, _what: None,
+) -> Path:
+    """Run every tenant on its part of the cluster, and return the directory of the results of all.
+
+    Each tenant's run is an ordinary run directory below ``out``, and is reused if it exists.
+
+    Raises
+    ------
+    HelixsimError
+        If a tenant's experiment is invalid, or its run fails for another reason than that it cannot be placed.
+    """
+    resolved = resolved_tenants(tenants)
+    key = tenants_key(tenants, resolved, check=check)
+    directory = tenants_directory(tenants, out, key)
+
+    def compute() -> TenantResults:
+        return _Study(tenants, resolved, out, executor, force, check, on_progress).results()
+
+    results_directory(directory, key, compute, write_tenants, force=force)
+    return directory
+
+
+def resolved_tenants(tenants: Tenants, *, imports: bool = True) -> list[ResolvedExperiment]:
+    """Return the experiment of each tenant on its own nodes.
+
+    Raises
+    ------
+    HelixsimError
+        With the faults of the first tenant that has any.
+    """
+    found = []
+    for one in tenants.tenants:
+        if one.nodes is None:
+            raise ConfigError(f'tenant {one.name}: state its nodes, such as nodes: ["l4-*"]')
+        try:
+            found.append(one.on(one.nodes, tenants.nodes).resolve(imports=imports))
+        except InfeasibleError as error:
+            raise error.within(f"tenant {one.name}") from None
+    return found
+
+
+def tenants_key(tenants: Tenants, resolved: Sequence[ResolvedExperiment], *, check: bool = False) -> str:
+    """Return the content key of the results."""
+    terms = [(one.name, one.weight, one.priority, one.nodes) for one in tenants.tenants]
+    keys = [experiment_key(one) for one in resolved]
+    return content_key("tenants", tenants.name, terms, keys, check, errors_digest())
+
+
+def tenants_directory(tenants: Tenants, out: Path, key: str) -> Path:
+    """Return where the results belong."""
+    return out / "tenants" / tenants.name / key[:12]
+
+
+class _Study:
+    """The search for a division, if none is stated, and the runs of the tenants."""
+
+    def __init__(
+        self,
+        tenants: Tenants,
+        resolved: Sequence[ResolvedExperiment],
+        out: Path,
+        executor: Executor,
+        force: bool,
+        check: bool,
+        on_progress: OnProgress,
+    ) -> None:
+        self.tenants, self.resolved, self.out, self.executor = tenants, resolved, out, executor
+        self.force, self.check, self.on_progress = force, check, on_progress
+        self.kinds = kinds_of(tenants.nodes)
+
+    def results(self) -> TenantResults:
+        """Return the results of the stated division."""
+        nodes = tuple(one.nodes or () for one in self.tenants.tenants)
+        return self._results(STATED, nodes)
+
+    def _results(self, origin: str, nodes: tuple[tuple[str, ...], ...]) -> TenantResults:
+        tasks = [
+            task_of(one, own, self.tenants, self.out, force=self.force, check=self.check, with_report=True)
+            for one, own in zip(self.tenants.tenants, nodes, strict=True)
+        ]
+        if len(tasks) == 1:  # whose race, if any, then has all processes
+            parts = [run_part(tasks[0], self.on_progress, self.executor)]
+        else:
+            found = run_parts(dict(enumerate(tasks)), self.executor, self.on_progress)
+            parts = [found[number] for number in range(len(tasks))]
+        counts = tuple(counts_of(self.kinds, own) for own in nodes)
+        terms = tuple(
+            TenantTerms(one.name, experiment.fleet.model.name, experiment.slo, one.weight, one.priority)
+            for one, experiment in zip(self.tenants.tenants, self.resolved, strict=True)
+        )
+        chosen = Division(origin, counts, tuple(parts))
+        return TenantResults(self.tenants.name, terms, self.kinds, nodes, chosen)

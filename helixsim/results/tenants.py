@@ -1,0 +1,208 @@
+"""Results of several tenants on one cluster: the division of the nodes, and what each tenant gets from its part."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from helixsim.domain.request import Slo
+from helixsim.domain.summary import Summary
+from helixsim.jsonio import json_values
+from helixsim.metrics.tenants import jain, value
+from helixsim.results.columns import Columns, of_rows
+
+SCHEMA = 1
+
+Counts = tuple[int, ...]
+"""Number of nodes of each kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeKind:
+    """Nodes that are equal but for their names; ``ids`` in the order of the cluster, ``usd_per_hour`` of one."""
+
+    label: str
+    ids: tuple[str, ...]
+    gpus: int
+    usd_per_hour: float
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a tenant gets from a part of the cluster.
+
+    Parameters
+    ----------
+    run
+        The run directory, relative to that of all results; empty without one.
+    summary
+        None: the part cannot hold the model, see ``failure``.
+    is_met
+        Whether it meets all objectives; None without any.
+    """
+
+    run: str
+    summary: Summary | None
+    is_met: bool | None
+    failure: str = ""
+
+    @property
+    def share(self) -> float | None:
+        """Share of the requests within the objectives; None without objectives."""
+        return 0.0 if self.summary is None else self.summary.throughput.slo_attainment
+
+
+@dataclass(frozen=True)
+class Division:
+    """A division of the nodes: how it came about, and for each tenant the number of nodes of each kind and its part."""
+
+    origin: str
+    counts: tuple[Counts, ...]
+    parts: tuple[Part, ...]
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Share of the requests of each tenant within its objectives; 0 without objectives."""
+        return tuple(part.share or 0.0 for part in self.parts)
+
+    @property
+    def latency(self) -> float:
+        """Sum over the tenants of the mean time to first token [s]; infinite if one has none."""
+        means = [None if part.summary is None else part.summary.ttft.mean_s for part in self.parts]
+        return math.fsum(math.inf if mean is None else mean for mean in means)
+
+
+@dataclass(frozen=True, slots=True)
+class TenantTerms:
+    """A tenant as stated: its model, objectives, weight and priority."""
+
+    name: str
+    model: str
+    slo: Slo
+    weight: float
+    priority: int
+
+
+@dataclass(frozen=True)
+class TenantResults:
+    """Results of several tenants on one cluster.
+
+    Parameters
+    ----------
+    kinds
+        Kinds of nodes that are divided.
+    nodes
+        Ids of the nodes of each tenant.
+    chosen
+        The division that was stated or planned.
+    """
+
+    name: str
+    tenants: tuple[TenantTerms, ...]
+    kinds: tuple[NodeKind, ...]
+    nodes: tuple[tuple[str, ...], ...]
+    chosen: Division
+
+    def price(self, counts: Iterable[int]) -> float:
+        """Return the price of so many nodes of each kind [$/h]."""
+        return math.fsum(n * kind.usd_per_hour for n, kind in zip(counts, self.kinds, strict=True))
+
+    def gpus(self, counts: Iterable[int]) -> int:
+        """Return the GPUs of so many nodes of each kind."""
+        return sum(n * kind.gpus for n, kind in zip(counts, self.kinds, strict=True))
+
+    def words(self, counts: Iterable[int]) -> str:
+        """Return for example ``1 h100x8, 3 l40sx4``."""
+        named = [f"{n} {kind.label}" for n, kind in zip(counts, self.kinds, strict=True) if n]
+        return ", ".join(named) or "no node"
+
+    @property
+    def spare(self) -> Counts:
+        """Nodes of each kind that no tenant has."""
+        used = [sum(own) for own in zip(*self.chosen.counts, strict=True)]
+        return tuple(len(kind.ids) - n for kind, n in zip(self.kinds, used, strict=True))
+
+    def value(self, division: Division) -> tuple[float, ...]:
+        """Return by what divisions are compared (``metrics.tenants.value``)."""
+        weights, priorities = [one.weight for one in self.tenants], [one.priority for one in self.tenants]
+        return value(division.shares, weights, priorities)
+
+    def fairness(self, division: Division) -> float | None:
+        """Return Jain's index of the shares within the objectives; None without any."""
+        return jain(division.shares, [one.weight for one in self.tenants]) if self.has_slo else None
+
+    @property
+    def has_slo(self) -> bool:
+        """Whether every tenant has objectives."""
+        return all(one.slo.is_stated for one in self.tenants)
+
+    def document(self) -> dict[str, Any]:
+        """Return ``summary.json``."""
+        chosen = self.chosen
+        document: dict[str, Any] = {
+            "schema": SCHEMA,
+            "experiment": self.name,
+            "division": chosen.origin,
+            "tenants": {
+                one.name: self._tenant(number, one) for number, one in enumerate(self.tenants)
+            },
+            "totals": {
+                **_totals([part.summary for part in chosen.parts]),
+                "value": math.fsum(self.value(chosen)) if self.has_slo else None,
+                "jain_index": self.fairness(chosen),
+                "gpus": sum(map(self.gpus, chosen.counts)),
+                "usd_per_hour": math.fsum(map(self.price, chosen.counts)),
+            },
+            "spare": {
+                "nodes": self._kinds(self.spare), "gpus": self.gpus(self.spare),
+                "usd_per_hour": self.price(self.spare),
+            },
+        }  # fmt: skip
+        found: dict[str, Any] = json_values(document)
+        return found
+
+    def table(self) -> Columns:
+        """Return a row per tenant with its main figures, units in the names of the columns."""
+        rows = self.document()["tenants"].values()
+        return of_rows([{key: row.get(key) for key in TABLE_KEYS} for row in rows])
+
+    def _tenant(self, number: int, one: TenantTerms) -> dict[str, Any]:
+        counts, part = self.chosen.counts[number], self.chosen.parts[number]
+        return {
+            "tenant": one.name,
+            "model": one.model,
+            "weight": one.weight,
+            "priority": one.priority,
+            "slo": one.slo.to_json(),
+            "nodes": list(self.nodes[number]),
+            "kinds": self._kinds(counts),
+            "gpus": self.gpus(counts),
+            "usd_per_hour": self.price(counts),
+            "is_met": part.is_met,
+            "slo_attainment": part.share,
+            "run": part.run or None,
+            "failure": part.failure or None,
+            **({} if part.summary is None else part.summary.to_json()),
+        }
+
+    def _kinds(self, counts: Counts) -> dict[str, int]:
+        return {kind.label: n for n, kind in zip(counts, self.kinds, strict=True) if n}
+
+
+TABLE_KEYS = (
+    "tenant", "model", "weight", "priority", "gpus", "usd_per_hour", "is_met", "slo_attainment", "request_goodput",
+    "output_throughput", "mean_ttft_ms", "p99_ttft_ms", "mean_tpot_ms", "p99_tpot_ms",
+)  # fmt: skip
+"""Keys of a tenant in ``tenants.csv``."""
+
+
+def _totals(summaries: Sequence[Summary | None]) -> Mapping[str, float]:
+    """Return the sums of the rates [1/s]."""
+    rates = [summary.throughput for summary in summaries if summary is not None]
+    return {
+        "request_goodput": math.fsum(one.goodput_per_s or 0.0 for one in rates),
+        "output_throughput": math.fsum(one.output_tokens_per_s or 0.0 for one in rates),
+        "total_token_throughput": math.fsum(one.total_tokens_per_s or 0.0 for one in rates),
+    }

@@ -1,0 +1,120 @@
+"""``tenants``: experiments on parts of one cluster, and what is refused, with its place."""
+
+from __future__ import annotations
+
+import pytest
+
+from helixsim import Experiment
+from helixsim.config.edit import parse_option
+from helixsim.errors import ConfigError
+
+TENANTS = """\
+schema: 1
+name: two
+seed: 3
+engine: vllm-1
+cluster:
+  nodes:
+    - {gpu: l4, count: 3}
+    - {gpu: t4, count: 2}
+  network: {intra_region: {bandwidth: 10 Gbit/s, latency: 1 ms}}
+systems:
+  - {placement: replicas}
+workload:
+  lengths: {distribution: fixed, prompt_tokens: 100, output_tokens: 20}
+  arrivals: {process: poisson, rate: 1}
+  duration: 20 s
+tenants:
+  - name: chat
+    model: llama-3.1-8b
+    precision: fp8
+    slo: {ttft: 5 s, tpot: 200 ms}
+    nodes: [gpu:l4]
+  - name: rag
+    model: llama-3.2-1b
+    workload:
+      lengths: {distribution: fixed, prompt_tokens: 500, output_tokens: 5}
+      arrivals: {process: poisson, rate: 2}
+      duration: 20 s
+    slo: {ttft: 2 s}
+    nodes: {t4: 2}
+"""
+
+
+def load(tmp_path, text=TENANTS, *options):
+    path = tmp_path / "two.yaml"
+    path.write_text(text, encoding="utf-8")
+    return Experiment.load(path).with_([parse_option(option) for option in options])
+
+
+def problems(tmp_path, text, *options):
+    """All faults as text, of the tenants or else of their experiments."""
+    experiment = load(tmp_path, text, *options)
+
+    def resolve():
+        found = experiment.tenants()
+        for one in found.tenants:
+            one.on(one.nodes or (), found.nodes).resolve()
+
+    with pytest.raises(ConfigError) as caught:
+        resolve()
+    return str(caught.value)
+
+
+def test_each_tenant_is_an_experiment_on_its_nodes_with_the_keys_of_the_file_it_does_not_state(tmp_path):
+    found = load(tmp_path).tenants()
+    chat, rag = (one.on(one.nodes, found.nodes).resolve() for one in found.tenants)
+    assert [node.id for node in chat.fleet.cluster.nodes] == ["l4-0", "l4-1", "l4-2"]
+    assert [node.id for node in rag.fleet.cluster.nodes] == ["t4-0", "t4-1"]
+    assert (chat.name, rag.name, chat.seed, rag.seed) == ("chat", "rag", 3, 3)
+    assert (chat.fleet.model.name, rag.fleet.model.name) == ("llama-3.1-8b", "llama-3.2-1b")
+    assert (chat.workload_stats.offered_rps, rag.workload_stats.offered_rps) == (1, 2)
+
+
+def test_nodes_that_no_engine_runs_a_format_on_are_nothing_to_tenants_without_them(tmp_path):
+    """T4 have no FP8 weights, which chat has; they belong to rag."""
+    found = load(tmp_path).tenants()
+    assert found.tenants[0].on(["l4-0"], found.nodes).resolve().fleet.model.precision == "fp8"
+    with pytest.raises(ConfigError, match="FP8"):
+        found.tenants[0].on(["l4-0", "t4-0"], found.nodes).resolve()
+
+
+def test_edits_reach_tenants_and_what_they_share(tmp_path):
+    options = ("tenants.1.workload.arrivals.rate=7", "seed=9", "engine.allow_unsupported=true")
+    found = load(tmp_path, TENANTS.replace("    precision: fp8", "    engine: sglang"), *options).tenants()
+    chat, rag = (one.experiment.document for one in found.tenants)
+    assert (chat["seed"], rag["seed"], rag["workload"]["arrivals"]["rate"]) == (9, 9, 7)
+    assert chat["engine"] == {"name": "sglang", "allow_unsupported": True}
+    assert rag["engine"]["allow_unsupported"] is True
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "where", "message"),
+    [
+        ("{t4: 2}", "[t4-0, l4-2]", ":29:12", "node l4-2 belongs to tenant chat already"),
+        ("[gpu:l4]", "[l4-7]", ":21:13", "'l4-7' matches no node"),
+        ("{t4: 2}", "{t4: 3}", ":29:17", "3 nodes of t4, but 2 are left"),
+        ("{t4: 2}", "{a100: 1}", ":29:19", "unknown node type 'a100'"),
+        ("    nodes: {t4: 2}\n", "", ":22:5", "tenant rag states no nodes, but chat does: state them for all or none"),
+        ("    nodes: {t4: 2}\n", "    nodes: []\n", ":29:12", "tenant rag has no nodes"),
+        ("    model: llama-3.2-1b\n", "", ":22:5", "required key is missing"),
+        ("name: rag", "name: chat", ":22:11", "the name 'chat' is already used"),
+        ("    slo: {ttft: 2 s}\n", "    slo: {ttft: 2 s}\n    faults: {}\n", ":29:5", "nodes that fail are not"),
+        ("seed: 3\n", "seed: 3\nwhatif: []\n", ":4:1", "not with tenants: variants"),
+        ("{placement: replicas}", "{placement: replicas}\n  - {placement: helix}", ":11:3", "2 systems for tenant"),
+        ("rate: 2}", "rat: 2}", ":26:36", "unknown key 'rat'"),
+        ("rate: 2}", "rate: -2}", ":26:42", "rate"),
+        ("    slo: {ttft: 2 s}\n", "    slo: {ttft: 2 s}\n    weight: 0\n", ":29:13", "greater than"),
+        ("count: 2}", "cout: 2}", ":8:", "unknown key 'cout'"),
+    ],
+)  # fmt: skip
+def test_faults_are_refused_with_their_place(tmp_path, old, new, where, message):
+    assert old in TENANTS
+    found = problems(tmp_path, TENANTS.replace(old, new, 1))
+    assert message in found
+    assert f"two.yaml{where}" in found
+
+
+def test_other_commands_are_told_that_these_are_several_experiments(tmp_path):
+    with pytest.raises(ConfigError, match=r"two\.yaml: has tenants, which are several experiments"):
+        load(tmp_path).resolve()
