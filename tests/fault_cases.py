@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from simulating import MS, SECOND
 
-from helixsim.domain.faults import Fault, FaultKind
+from helixsim.domain.cluster import COORDINATOR
+from helixsim.domain.faults import Fault, FaultKind, LinkFault
 from helixsim.engine.inputs import FaultPlan
 
 NEVER_NS = 10_000 * SECOND
@@ -35,4 +36,21 @@ def plans(draw, nodes, *, end_ms=3000, **more):
     last = max(at for at, *_ in faults)
     faults.append((last, "up", nodes))  # of failures over one another some may not have ended
     more.setdefault("detection_ns", draw(st.sampled_from([0, 50 * MS, 1000 * MS])))
+    if draw(st.booleans()):
+        more["links"] = tuple(sorted(draw(st.lists(link_faults(nodes, end_ms), max_size=3)), key=lambda one: one.at_ns))
     return plan_of(*faults, **more)
+
+
+@st.composite
+def link_faults(draw, nodes, end_ms):
+    """Links between some ends and others, or all others, that are cut or slow for a time; also over one another."""
+    ends = [*nodes, COORDINATOR]
+    near = frozenset(draw(st.lists(st.sampled_from(ends), min_size=1, max_size=2)))
+    far = frozenset(draw(st.lists(st.sampled_from(ends), min_size=1, max_size=2))) if draw(st.booleans()) else None
+    at_ns = draw(st.integers(0, end_ms)) * MS
+    end_ns = at_ns + draw(st.sampled_from([1, 60, 700, 2500])) * MS
+    is_cut = draw(st.booleans())
+    factor, extra_ns = (
+        (1.0, 0) if is_cut else (draw(st.sampled_from([1.0, 1000.0])), draw(st.sampled_from([0, 30 * MS])))
+    )
+    return LinkFault(at_ns, end_ns, near, frozenset(ends) - near if far is None else far, is_cut, factor, extra_ns)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from helixsim import units
-from helixsim.config.faults_schema import FaultsSection
+from helixsim.config.faults_schema import FaultSection, FaultsSection
+from helixsim.config.link_faults import link_faults, random_link_faults
 from helixsim.config.network import listed
 from helixsim.config.schema import ExperimentSection
 from helixsim.config.source import Source
-from helixsim.domain.cluster import Node
+from helixsim.domain.cluster import Cluster, Node
 from helixsim.domain.engine import EngineSpec
-from helixsim.domain.faults import Fault, FaultKind, FaultSpec, RandomFaults, Reaction
+from helixsim.domain.faults import Fault, FaultKind, FaultSpec, LinkFault, RandomFaults, Reaction
 from helixsim.domain.request import FeedMode
 from helixsim.errors import Problem
 from helixsim.units import NS_PER_S
@@ -28,7 +29,7 @@ def _ns(text: str) -> int:
 
 def build_faults(
     experiment: ExperimentSection,
-    nodes: tuple[Node, ...],
+    cluster: Cluster,
     workload: WorkloadSpec | None,
     own_arrivals: Sequence[ArrivalsSpec | None],
     engine: EngineSpec,
@@ -37,15 +38,24 @@ def build_faults(
 ) -> FaultSpec | None:
     """Return the faults of an experiment, None without any; what is wrong with them is added to ``problems``.
 
-    ``nodes``: those in service, undivided. ``workload``: None: it is wrong. ``own_arrivals``: those of single systems.
+    ``cluster``: the nodes in service, undivided. ``workload``: None: it is wrong. ``own_arrivals``: of single systems.
     """
     section = experiment.faults
     if section is None or workload is None:
         return None
     if any(system.autoscaling is not None for system in experiment.systems):
         problems.append(source.problem(("faults",), "faults are not simulated with autoscaling"))
+    nodes = cluster.nodes
     problems += _unsupported(nodes, (workload.arrivals, *own_arrivals), engine, source)
-    placed = [one for number in range(len(section.events)) for one in _event(section, number, nodes, source, problems)]
+    placed: list[Placed] = []
+    links: list[LinkFault] = []
+    for number, event in enumerate(section.events):
+        if not _is_of_one_kind(event, number, source, problems):
+            continue
+        if event.links is not None:
+            links += link_faults(event, ("faults", "events", number), cluster, source, problems)
+        else:
+            placed += _event(section, number, nodes, source, problems)
     placed.sort(key=lambda one: one[1].at_ns)
     window = workload.window
     if window.duration_ns is not None:
@@ -54,8 +64,10 @@ def build_faults(
             if _ns(event.at) >= end_ns:
                 message = f"the run ends at {end_ns / NS_PER_S:g} s (warm-up and duration), got {event.at}"
                 problems.append(source.problem(("faults", "events", number, "at"), message))
-    elif section.random is not None:
-        problems.append(source.problem(("faults", "random"), "needs workload.duration"))
+    else:
+        for key, random in (("random", section.random), ("random_links", section.random_links)):
+            if random is not None:
+                problems.append(source.problem(("faults", key), "needs workload.duration"))
     problems += _contradictions(placed, source)
     return FaultSpec(
         tuple(fault for _, fault in placed),
@@ -67,7 +79,26 @@ def build_faults(
         _ns(section.reaction_delay),
         units.parse(section.load_rate, "bandwidth"),
         _ns(section.startup),
+        tuple(sorted(links, key=lambda one: one.at_ns)),
+        random_link_faults(section, cluster, source, problems),
     )
+
+
+def _is_of_one_kind(event: FaultSection, number: int, source: Source, problems: list[Problem]) -> bool:
+    """Return whether an event is one of nodes or one of links, and has the keys of that."""
+    path = ("faults", "events", number)
+    if (event.nodes is None) == (event.links is None):
+        problems.append(source.problem(path, "expected either nodes or links"))
+        return False
+    wrong = {"down", "up"} if event.links is not None else {"cut"}
+    if event.kind in wrong:
+        key, other = ("nodes", "links") if event.links is None else ("links", "nodes")
+        problems.append(source.problem((*path, key), f"kind: {event.kind} has {other}"))
+        return False
+    if event.nodes is not None and event.extra_latency is not None:
+        problems.append(source.problem((*path, "extra_latency"), "nodes have none (links have)"))
+        return False
+    return True
 
 
 def _unsupported(
@@ -89,6 +120,7 @@ def _event(
 ) -> list[Placed]:
     """Return an event as one fault, or as two if it ends."""
     event, path = section.events[number], ("faults", "events", number)
+    assert event.nodes is not None
     kind, factor = FaultKind(event.kind), event.factor
     if (kind is FaultKind.SLOW) != (factor is not None):
         message = "slow needs factor" if factor is None else f"{event.kind} has no factor (kind: slow has)"

@@ -1,4 +1,4 @@
-"""The ``faults`` section of exp.yaml: nodes that fail during a run."""
+"""The ``faults`` section of exp.yaml: nodes and links that fail during a run."""
 
 from __future__ import annotations
 
@@ -12,20 +12,34 @@ from helixsim.validation import Section
 Patterns = Annotated[list[str], Field(min_length=1)]
 
 
+class LinksSection(Section):
+    """Links between two groups of ends, in both directions."""
+
+    from_: Patterns = Field(
+        alias="from",
+        description="Ends: ids of nodes, patterns, `gpu:t4`, `region:eu` (with the coordinator, if it is there), or "
+        "`coordinator`.",
+    )
+    to: Patterns | None = Field(None, description="The ends on the other side (default: all others).")
+
+
 class FaultSection(Section):
-    """A fault at a stated time."""
+    """A fault at a stated time: of nodes, or of links."""
 
     at: Latency = Field(description="Time since the start of the run, warm-up included.")
-    kind: Literal["down", "up", "slow"] = Field(
+    kind: Literal["down", "up", "slow", "cut"] = Field(
         "down",
         description="`down`: the nodes stop and lose their KV memory; `up`: they are back; `slow`: their steps take "
-        "`factor` times as long.",
+        "`factor` times as long, or links have a `factor` less bandwidth and `extra_latency`; `cut`: nothing passes "
+        "the links.",
     )
-    nodes: Patterns = Field(description="Ids, patterns such as `l4-*`, `gpu:t4`, or `region:eu`.")
+    nodes: Patterns | None = Field(None, description="Ids, patterns such as `l4-*`, `gpu:t4`, or `region:eu`.")
+    links: LinksSection | None = Field(None, description="The links of `cut`, or of `slow`.")
     for_: Duration | None = Field(None, alias="for", description="How long it lasts (default: to the end of the run).")
     factor: Annotated[float, Field(ge=0.01, le=1000)] | None = Field(
-        None, description="Factor on the step times of `slow` nodes."
+        None, description="Factor on the step times of `slow` nodes, or by which the bandwidth of links is divided."
     )
+    extra_latency: Latency | None = Field(None, description="Added to the latency of `slow` links.")
     notice: Duration | None = Field(
         None,
         description="`down` is announced so long before: from then on the nodes get no new requests (spot instances: "
@@ -47,6 +61,13 @@ class RandomFaultsSection(Section):
     )
 
 
+class RandomLinksSection(Section):
+    """Cuts of the links between sites (regions), after exponentially distributed times."""
+
+    mtbf: Duration = Field(description="Mean time from the end of a cut to the next one, of each two sites.")
+    mttr: Duration = Field(description="Mean time of a cut.")
+
+
 class RetrySection(Section):
     """Requests whose KV memory is lost are sent again."""
 
@@ -61,12 +82,13 @@ class RetrySection(Section):
 
 
 class FaultsSection(Section):
-    """Nodes that fail during a run (docs/faults.md); placements are searched without faults."""
+    """Nodes and links that fail during a run (docs/faults.md); placements are searched without faults."""
 
     events: list[FaultSection] = Field([], description="Faults at stated times.")
     random: RandomFaultsSection | None = Field(None, description="Further faults, drawn at random.")
+    random_links: RandomLinksSection | None = Field(None, description="Cuts between sites, drawn at random.")
     detection: Latency = Field(
-        "5 s", description="Time until the coordinator knows of a failure, unless the node is back sooner."
+        "5 s", description="Time until the coordinator knows of a failure or a cut, unless that is over sooner."
     )
     retry: RetrySection = Field(RetrySection(), description="What becomes of requests whose KV memory is lost.")
     reaction: Literal["static", "reroute", "replace"] = Field(

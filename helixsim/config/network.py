@@ -100,21 +100,23 @@ def listed(
     patterns: Sequence[str] | None, at: KeyPath, nodes: tuple[Node, ...], source: Source, problems: list[Problem]
 ) -> set[str]:
     """Return the ids of the nodes that a list such as ``cluster.down`` names."""
-    found: set[str] = set()
-    for number, pattern in enumerate(patterns or ()):
-        path = (*at, number)
-        kind, colon, name = pattern.partition(":")
-        if not colon:
-            found.update(matching(pattern, [node.id for node in nodes], path, source, problems))
-        elif kind not in {"region", "site", "gpu"}:
-            message = f"{pattern!r}: expected region:NAME (or site:NAME), gpu:NAME, an id or a pattern"
-            problems.append(source.problem(path, message))
-        else:
-            names = [node.gpu if kind == "gpu" else node.region for node in nodes]
-            if name not in names:
-                problems.append(source.problem(path, unknown_name(kind, name, dict.fromkeys(names))))
-            found.update(node.id for node, own in zip(nodes, names, strict=True) if own == name)
-    return found
+    every = enumerate(patterns or ())
+    return {node for number, one in every for node in named(one, (*at, number), nodes, source, problems)}
+
+
+def named(pattern: str, path: KeyPath, nodes: tuple[Node, ...], source: Source, problems: list[Problem]) -> set[str]:
+    """Return the ids of the nodes that an entry of such a list names."""
+    kind, colon, name = pattern.partition(":")
+    if not colon:
+        return set(matching(pattern, [node.id for node in nodes], path, source, problems))
+    if kind not in {"region", "site", "gpu"}:
+        message = f"{pattern!r}: expected region:NAME (or site:NAME), gpu:NAME, an id or a pattern"
+        problems.append(source.problem(path, message))
+        return set()
+    names = [node.gpu if kind == "gpu" else node.region for node in nodes]
+    if name not in names:
+        problems.append(source.problem(path, unknown_name(kind, name, dict.fromkeys(names))))
+    return {node.id for node, own in zip(nodes, names, strict=True) if own == name}
 
 
 def _link_class(value: str | LinkClassSection, path: KeyPath, source: Source) -> LinkSpec:

@@ -182,7 +182,7 @@ class _Resolver:
                 source.problem(("engine", "name"), f"{text}; --allow-unsupported simulates it nevertheless")
                 for text in beyond
             )
-        faults = build_faults(section, cluster.nodes, workload, own_arrivals, self.engine.spec, source, self.problems)
+        faults = build_faults(section, cluster, workload, own_arrivals, self.engine.spec, source, self.problems)
         if self.problems or workload is None:
             raise _error(self.problems)
 

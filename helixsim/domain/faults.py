@@ -1,13 +1,15 @@
-"""Faults of nodes in the middle of a run: when they happen, and how the system and its clients react."""
+"""Faults of nodes and links in the middle of a run: when they happen, and how the system and its clients react."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from itertools import combinations, pairwise
 
 import numpy as np
 
+from helixsim.domain.cluster import COORDINATOR
 from helixsim.rng import stream
 from helixsim.units import NS_PER_S
 
@@ -27,6 +29,11 @@ class FaultKind(StrEnum):
 
 USUAL_SPEED = "usual speed"
 """Event: nodes are no longer slow."""
+
+CUT, SLOW_LINKS, MENDED = "cut", "slow links", "mended"
+"""Events of links, with the ends on one side, ``LINKS_TO`` and those on the other: cut, slow, no longer so."""
+
+LINKS_TO = "–"
 
 
 class Reaction(StrEnum):
@@ -61,6 +68,94 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
+class LinkFault:
+    """Links between two groups of ends, in both directions, that are cut or slow for a time.
+
+    Parameters
+    ----------
+    at_ns, end_ns
+        From when until when [ns] since the start of the run; None: to its end.
+    near, far
+        Ids of nodes, of machines that are divided into nodes, or the coordinator.
+    is_cut
+        Nothing passes.
+    factor, extra_latency_ns
+        If not: the bandwidth is divided by the factor, and the latency longer by so much [ns].
+    """
+
+    at_ns: int
+    end_ns: int | None
+    near: frozenset[str]
+    far: frozenset[str]
+    is_cut: bool = True
+    factor: float = 1.0
+    extra_latency_ns: int = 0
+
+    def hits(self, src: str, dst: str) -> bool:
+        """Return whether it concerns the link between two ends."""
+        return (src in self.near and dst in self.far) or (src in self.far and dst in self.near)
+
+    def of_parts(self, parts: Mapping[str, tuple[str, ...]]) -> LinkFault:
+        """Return the same fault with the nodes into which machines are divided in place of the machines."""
+        near, far = (
+            frozenset(part for end in ends for part in parts.get(end, (end,))) for ends in (self.near, self.far)
+        )
+        return replace(self, near=near, far=far)
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """Nodes that get no requests, and links that are cut."""
+
+    nodes: frozenset[str] = frozenset()
+    cuts: frozenset[LinkFault] = frozenset()
+
+    def cuts_link(self, src: str, dst: str) -> bool:
+        """Return whether the link between two ends is cut."""
+        return any(cut.hits(src, dst) for cut in self.cuts)
+
+    def cuts_route(self, nodes: Sequence[str]) -> bool:
+        """Return whether a link of a route is cut, from the coordinator over nodes and back."""
+        return bool(self.cuts) and any(self.cuts_link(*ends) for ends in pairwise((COORDINATOR, *nodes, COORDINATOR)))
+
+
+@dataclass(frozen=True, slots=True)
+class RandomLinkFaults:
+    """Cuts of the links between two groups of ends after exponentially distributed times, for each two of them.
+
+    Parameters
+    ----------
+    mtbf_s, mttr_s
+        Mean time from the end of a cut to the next one, and of a cut [s].
+    groups
+        The ends of each site.
+    """
+
+    mtbf_s: float
+    mttr_s: float
+    groups: tuple[frozenset[str], ...]
+
+    def drawn(self, seed: int, end_ns: int) -> list[LinkFault]:
+        """Return the cuts of a run that begin before ``end_ns``, in no order."""
+        rng, faults = stream(seed, "faults of links"), []
+        for near, far in combinations(self.groups, 2):
+            for at_ns, back_ns in _spans(rng, self.mtbf_s, self.mttr_s, end_ns):
+                faults.append(LinkFault(at_ns, back_ns, near, far))
+        return faults
+
+
+def _spans(rng: np.random.Generator, mtbf_s: float, mttr_s: float, end_ns: int) -> Iterator[tuple[int, int]]:
+    """Yield starts before ``end_ns`` and ends of alternating exponentially distributed times [ns]."""
+    at_s = rng.exponential(mtbf_s)
+    while at_s * NS_PER_S < end_ns:
+        back_s = at_s + rng.exponential(mttr_s)
+        down_ns = round(at_s * NS_PER_S)
+        up_ns = max(round(back_s * NS_PER_S), down_ns + 1)
+        yield down_ns, up_ns
+        at_s = up_ns / NS_PER_S + rng.exponential(mtbf_s)
+
+
+@dataclass(frozen=True, slots=True)
 class RandomFaults:
     """Failures and repairs after exponentially distributed times, independent for each group of nodes.
 
@@ -83,16 +178,12 @@ class RandomFaults:
         """Return the faults of a run, with failures before ``end_ns`` only, in no order."""
         rng, faults = stream(seed, "faults"), []
         for group in self.groups:
-            at_s, since_ns = rng.exponential(self.mtbf_s), 0
-            while at_s * NS_PER_S < end_ns:
-                back_s = at_s + rng.exponential(self.mttr_s)
-                down_ns = round(at_s * NS_PER_S)
-                up_ns = max(round(back_s * NS_PER_S), down_ns + 1)
+            since_ns = 0
+            for down_ns, up_ns in _spans(rng, self.mtbf_s, self.mttr_s, end_ns):
                 if self.notice_ns:
                     faults.append(Fault(max(down_ns - self.notice_ns, since_ns), FaultKind.NOTICE, group))
                 faults += [Fault(down_ns, FaultKind.DOWN, group), Fault(up_ns, FaultKind.UP, group)]
                 since_ns = up_ns
-                at_s = up_ns / NS_PER_S + rng.exponential(self.mtbf_s)
         return faults
 
 
@@ -116,6 +207,8 @@ class FaultSpec:
         Time from the detection until ``REROUTE`` or ``REPLACE`` begins [ns].
     load_bps, startup_ns
         With ``REPLACE``: weights that each node loads [bit/s], and the start-up of its engine behind that [ns].
+    links, random_links
+        Faults of links at stated times, and cuts drawn for each run; None: none.
     """
 
     schedule: tuple[Fault, ...] = ()
@@ -127,6 +220,8 @@ class FaultSpec:
     delay_ns: int = 0
     load_bps: float = 16e9
     startup_ns: int = 60 * NS_PER_S
+    links: tuple[LinkFault, ...] = ()
+    random_links: RandomLinkFaults | None = None
 
     def of_run(self, seed: int, end_ns: int, parts: Mapping[str, tuple[str, ...]]) -> tuple[Fault, ...]:
         """Return all faults of a run in the order of time.
@@ -145,6 +240,11 @@ class FaultSpec:
             for fault in ordered
         )
 
+    def links_of_run(self, seed: int, end_ns: int, parts: Mapping[str, tuple[str, ...]]) -> tuple[LinkFault, ...]:
+        """Return all faults of links of a run in the order of time; as ``of_run``."""
+        drawn = [] if self.random_links is None else self.random_links.drawn(seed, end_ns)
+        return tuple(one.of_parts(parts) for one in sorted([*self.links, *drawn], key=lambda one: one.at_ns))
+
 
 class FailureCause(StrEnum):
     """Why a request failed."""
@@ -162,8 +262,8 @@ class FaultStats:
     Parameters
     ----------
     events
-        (time [ns], what happened, to which nodes): the kinds of ``FaultKind``, ``USUAL_SPEED``, ``detected``,
-        ``rerouted``, ``stopped to load`` and ``replaced``.
+        (time [ns], what happened, to which nodes): the kinds of ``FaultKind``, ``USUAL_SPEED``, ``CUT``,
+        ``SLOW_LINKS``, ``MENDED``, ``detected``, ``rerouted``, ``stopped to load`` and ``replaced``.
     rows, losses
         Rows of the requests that have lost their KV memory or failed, and how often they have lost it.
     causes

@@ -1,4 +1,4 @@
-"""Faults of nodes during a run: when they happen, when they are known, and which requests give up (docs/faults.md).
+"""Faults during a run: when they happen, when they are known, and which requests give up (docs/faults.md).
 
 A run without faults has none of this: nodes, replicas and coordinators that can fail are classes of their own
 (``faulty_nodes``, ``faulty_replicas``).
@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from helixsim.domain.faults import USUAL_SPEED, FailureCause, Fault, FaultKind, FaultStats
+from helixsim.domain.faults import FailureCause, Outage
 from helixsim.domain.step_time import BatchShape, StepTime
 from helixsim.engine.inputs import FaultPlan, SimulationInputs
 from helixsim.engine.kernel import Call, Kernel, Priority
@@ -28,12 +28,12 @@ class FaultySystem(Protocol):
         """Let nodes stop at once; nothing else knows of it yet."""
         ...
 
-    def lose(self, nodes: Iterable[str], known: frozenset[str]) -> None:
-        """Let the coordinator learn that nodes have stopped; ``known``: all that it sends no requests to."""
+    def lose(self, lost: Outage, known: Outage) -> None:
+        """Let the coordinator learn that nodes have stopped or links are cut; ``known``: all that it routes around."""
         ...
 
-    def join(self, nodes: Iterable[str], known: frozenset[str]) -> None:
-        """Let nodes work again, of which the coordinator learns at once; ``known``: those still without requests."""
+    def join(self, nodes: Iterable[str], known: Outage) -> None:
+        """Let nodes, or links, work again, which is known at once; ``known``: what is still routed around."""
         ...
 
     def slow(self, nodes: Iterable[str], factor: float) -> None:
@@ -152,174 +152,6 @@ class Retries:
         if overdue:
             self.give_up(overdue)
         self.watch()
-
-
-class FaultDriver:
-    """Lets the faults of a run happen to its system, and lets the coordinator learn of them."""
-
-    def __init__(self, plan: FaultPlan, kernel: Kernel, system: FaultySystem, retries: Retries) -> None:
-        self._plan = plan
-        self._kernel = kernel
-        self._system = system
-        self._retries = retries
-        self._faults = iter(plan.faults)
-        self._down: dict[str, int] = {}  # node -> number of its failure
-        self._failures = 0
-        self._scheduled = 0
-        self._known: frozenset[str] = frozenset()
-        self._announced: frozenset[str] = frozenset()
-        self._routed: frozenset[str] | None = frozenset()
-        self._slow: dict[str, float] = {}
-        self._loads = 0
-        self._events: list[tuple[int, str, tuple[str, ...]]] = []
-
-    def start(self) -> None:
-        """Let the first fault happen at its time, and after it those behind it."""
-        self._plan_next()
-
-    @property
-    def scheduled(self) -> int:
-        """Number of events that are scheduled for faults, for what follows from them and for requests that give up."""
-        return self._scheduled + self._retries.is_armed
-
-    def stats(self) -> FaultStats:
-        """Return what happened."""
-        retries = self._retries
-        rows = sorted(retries.losses.keys() | retries.causes.keys())
-        return FaultStats(
-            tuple(self._events),
-            np.array(rows, dtype=np.int64),
-            np.array([retries.losses.get(row, 0) for row in rows], dtype=np.int64),
-            dict(sorted(retries.causes.items())),
-            retries.retried,
-            retries.recomputed_tokens,
-        )
-
-    def _plan_next(self) -> None:
-        fault = next(self._faults, None)
-        if fault is not None:
-            self._call_in(fault.at_ns - self._kernel.now_ns, self._happen, fault)
-
-    def _call_in(self, delay_ns: int, function: Callable[[Any], None], argument: object) -> None:
-        """Call a function after a delay."""
-
-        def called(_event: Call) -> None:
-            self._scheduled -= 1
-            function(argument)
-
-        self._scheduled += 1
-        self._kernel.call_in(delay_ns, Priority.FAULT, called, None)
-
-    def _happen(self, fault: Fault) -> None:
-        if fault.kind is FaultKind.DOWN:
-            self._fail([node for node in fault.nodes if node not in self._down])
-        elif fault.kind is FaultKind.UP:
-            self._repair([node for node in fault.nodes if node in self._down])
-        elif fault.kind is FaultKind.NOTICE:
-            self._announce([node for node in fault.nodes if node not in self._down])
-        else:
-            self._note(USUAL_SPEED if fault.factor == 1.0 else fault.kind.value, fault.nodes)
-            self._slow |= dict.fromkeys(fault.nodes, fault.factor)
-            self._system.slow(fault.nodes, fault.factor)
-        self._plan_next()
-
-    def _fail(self, nodes: Sequence[str]) -> None:
-        if not nodes:
-            return
-        self._failures += 1
-        self._down |= dict.fromkeys(nodes, self._failures)
-        self._note(FaultKind.DOWN.value, nodes)
-        self._system.stop(nodes)
-        self._learn([node for node in nodes if node in self._announced])
-        self._call_in(self._plan.detection_ns, self._detect, (nodes, self._failures))
-
-    def _detect(self, failure: tuple[Sequence[str], int]) -> None:
-        """Let the coordinator learn of the failure of nodes that have not been back since."""
-        nodes, number = failure
-        self._learn([node for node in nodes if self._down.get(node) == number and node not in self._known])
-
-    def _learn(self, nodes: Sequence[str]) -> None:
-        if nodes:
-            self._known |= set(nodes)
-            self._note("detected", nodes)
-            self._system.lose(nodes, self._out)
-            self._plan_routing()
-
-    def _repair(self, nodes: Sequence[str]) -> None:
-        """Let nodes be back; where that is sooner than their failure is detected, it shows the failure."""
-        if not nodes:
-            return
-        self._learn([node for node in nodes if node not in self._known])
-        for node in nodes:
-            del self._down[node]
-        self._known -= set(nodes)
-        self._announced -= set(nodes)
-        self._note(FaultKind.UP.value, nodes)
-        self._system.join(nodes, self._out)
-        self._plan_routing()
-
-    @property
-    def _out(self) -> frozenset[str]:
-        """Nodes that are known to be down, or to be so soon."""
-        return self._known | self._announced
-
-    def _announce(self, nodes: Sequence[str]) -> None:
-        """Let nodes finish what they have; they get no other requests."""
-        if nodes:
-            self._announced |= set(nodes)
-            self._note(FaultKind.NOTICE.value, nodes)
-            self._system.lose([], self._out)
-            self._plan_routing()
-
-    def _plan_routing(self) -> None:
-        if self._plan.reroute is not None:
-            self._call_in(self._plan.delay_ns, self._reroute, None)
-        if self._plan.replace is not None:
-            self._call_in(self._plan.delay_ns, self._replace, None)
-
-    def _reroute(self, _argument: None) -> None:
-        assert self._plan.reroute is not None
-        out = self._out
-        if out == self._routed:
-            return
-        policy = self._plan.reroute(out)
-        if policy is not None:
-            self._routed = out
-            self._note("rerouted", sorted(out))
-            self._system.reroute(policy)
-
-    def _replace(self, _argument: None) -> None:
-        """Stop all nodes and load another placement, unless there is none, or it is there already."""
-        assert self._plan.replace is not None
-        out = self._out
-        found = None if out == self._routed else self._plan.replace(out)
-        if found is None:
-            return
-        self._routed = out
-        self._loads += 1
-        self._note("stopped to load", sorted(found.inputs.placement.ranges))
-        self._system.pause()
-        self._call_in(found.load_ns, self._resume, (self._loads, found.inputs))
-
-    def _resume(self, load: tuple[int, SimulationInputs]) -> None:
-        """Let a placement serve that has been loaded, unless another one is to be, or a node has failed meanwhile."""
-        number, inputs = load
-        if number != self._loads:
-            return
-        nodes = list(inputs.placement.ranges)
-        if any(node in self._down for node in nodes):
-            self._routed = None  # once its failure is known, there will be another placement
-            return
-        self._note("replaced", nodes)
-        self._system.resume(inputs)
-        if not self._out.isdisjoint(nodes):
-            self._system.lose([], self._out)
-        for node, factor in self._slow.items():
-            if factor != 1.0:
-                self._system.slow([node], factor)
-
-    def _note(self, what: str, nodes: Iterable[str]) -> None:
-        self._events.append((self._kernel.now_ns, what, tuple(nodes)))
 
 
 class SlowedTime(StepTime):

@@ -7,11 +7,12 @@ another (``Lives``). Such steps are dropped wherever they arrive.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
-from helixsim.domain.faults import FailureCause
+from helixsim.domain.cluster import COORDINATOR
+from helixsim.domain.faults import FailureCause, Outage
 from helixsim.domain.placement import LayerRange
 from helixsim.domain.result import RequestStatus
 from helixsim.domain.step_time import StepTime
@@ -28,7 +29,8 @@ from helixsim.engine.parking import Parking
 from helixsim.engine.recorder import Recorder
 from helixsim.engine.state import ActiveRequest, Cohort, Parcel
 from helixsim.engine.worker import Worker
-from helixsim.routing.base import Hop, RoutingPolicy
+from helixsim.routing.base import Hop, RoutingGraph, RoutingPolicy, RoutingView
+from helixsim.routing.walk import walk
 
 
 @dataclass
@@ -98,19 +100,71 @@ class FaultyAdmission(Admission):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._down: Set[int] = frozenset()
+        self.cut: Set[int] = frozenset()
         self.is_reduced = False
         self.live_context_tokens = self.largest_context_tokens
 
     def fits(self, hop: Hop) -> bool:
         """See ``RoutingView.fits``."""
-        return hop.node not in self._down and super().fits(hop)
+        return hop.node not in self._down and hop.edge not in self.cut and super().fits(hop)
 
-    def without(self, down: Set[int]) -> None:
-        """Leave nodes out from now on."""
+    def without(self, down: Set[int], out: Outage) -> None:
+        """Leave nodes and links out from now on; ``down``: the numbers of the nodes."""
         self._down = down
-        self.is_reduced = bool(down)
+        self.cut = self._cut(out) if out.cuts else frozenset()
+        self.is_reduced = bool(down or self.cut)
         left = [KvPool(0, pool.layers, None) if node in down else pool for node, pool in enumerate(self.pools)]
-        self.live_context_tokens = self.block_tokens * widest_route_blocks(self.graph, left)
+        widest = self._widest(left) if self.cut else widest_route_blocks(self.graph, left)
+        self.live_context_tokens = self.block_tokens * widest
+
+    def _cut(self, out: Outage) -> Set[int]:
+        """Return the edges that a route cannot take: what leads to the last node needs its link to the coordinator."""
+        graph, ids = self.graph, self.graph.node_ids
+        ends = {
+            node for node, node_id in enumerate(ids) if graph.ends.get(node) == graph.num_layers
+            and out.cuts_link(node_id, COORDINATOR)
+        }  # fmt: skip
+        return {
+            hop.edge
+            for src, hops in [(COORDINATOR, graph.first), *zip(ids, graph.successors, strict=True)]
+            for hop in hops
+            if hop.node in ends or out.cuts_link(src, ids[hop.node])
+        }
+
+    def _widest(self, pools: Sequence[KvPool]) -> int:
+        """Return the largest number of KV blocks that a route over the links that are left can hold."""
+        graph, behind = self.graph, [0] * len(pools)
+
+        def width(hops: Iterable[Hop]) -> int:
+            return max([own(hop) for hop in hops if hop.edge not in self.cut], default=0)
+
+        def own(hop: Hop) -> int:
+            blocks = pools[hop.node].capacity // (hop.end - hop.start)
+            return blocks if hop.end == graph.num_layers else min(blocks, behind[hop.node])
+
+        for node in graph.order:
+            if graph.ends[node] < graph.num_layers:
+                behind[node] = width(graph.successors[node])
+        return width(graph.first)
+
+
+class Detour:
+    """A routing policy that finds the best next node for all nodes of a site at once, beside links that are cut.
+
+    Where its route has such a link, or it finds none, the route of the nodes with the fewest requests takes its place.
+    """
+
+    def __init__(self, policy: RoutingPolicy, graph: RoutingGraph, cut: Set[int]) -> None:
+        self._policy = policy
+        self._graph = graph
+        self._cut = cut
+
+    def route(self, prompt_tokens: int, expected_tokens: int, view: RoutingView) -> tuple[Hop, ...] | None:
+        """See ``RoutingPolicy.route``."""
+        hops = self._policy.route(prompt_tokens, expected_tokens, view)
+        if hops is not None and not any(hop.edge in self._cut for hop in hops):
+            return hops
+        return walk(self._graph, view, lambda options: min(options, key=lambda hop: view.in_flight(hop.node)))
 
 
 class FaultyCoordinator(Parking[ActiveRequest], Coordinator):
@@ -134,15 +188,22 @@ class FaultyCoordinator(Parking[ActiveRequest], Coordinator):
         """See ``Coordinator.num_waiting``."""
         return len(self.parked) + len(self.waiting)
 
-    def lose(self, nodes: Set[int], known: Set[int], by_plan: bool = False) -> None:
-        """Take the requests on routes through nodes off the cluster, and let them wait for admission in front."""
-        self.admission.without(known)
+    def lose(self, lost: Outage, by_plan: bool = False) -> None:
+        """Take the requests on routes over nodes and links off the cluster; they wait for admission in front."""
+        gone = set()
         for path in self.paths.values():
-            if any(stage.worker in nodes for stage in path.stages):
+            nodes = [self.workers[stage.worker].node_id for stage in path.stages]
+            if not lost.nodes.isdisjoint(nodes) or lost.cuts_route(nodes):
                 self.lives.first[path.number] = self._departures
+                gone.add(path.number)
         self._inbox = [cohort for cohort in self._inbox if self.lives.has(cohort)]
-        lost = {order: request for node in nodes for order, request in self.pools[node].residents.items()}
-        for request in [lost[order] for order in sorted(lost, reverse=True)]:
+        lost_requests = {
+            order: request
+            for pool in self.pools
+            for order, request in pool.residents.items()
+            if request.path is not None and request.path.number in gone
+        }
+        for request in [lost_requests[order] for order in sorted(lost_requests, reverse=True)]:
             self._take_back(request, by_plan)
         self._stalled = [request for request in self._stalled if request.path is not None]
         self.try_again()
@@ -260,6 +321,7 @@ class FaultyNodeSystem(NodeSystem):
         coordinator.first_route = first_route
         coordinator.lives, coordinator.retries = self._lives, self.retries
         self.retries.waiting, self.retries.give_up = coordinator.all_waiting, coordinator.give_up
+        self._policy = coordinator.policy
         self._numbers = {worker.node_id: number for number, worker in enumerate(self.workers)}
 
     def _worker(self, node_id: str, held: LayerRange) -> FaultyWorker:
@@ -282,18 +344,29 @@ class FaultyNodeSystem(NodeSystem):
         for worker in self._workers(nodes):
             worker.stop()
 
-    def lose(self, nodes: Iterable[str], known: frozenset[str], by_plan: bool = False) -> None:
+    def lose(self, lost: Outage, known: Outage, by_plan: bool = False) -> None:
         """See ``FaultySystem.lose`` and, for ``by_plan``, ``Retries.lose``."""
-        self.coordinator.lose(self._own(nodes), self._own(known), by_plan)
+        self._leave_out(known)
+        self.coordinator.lose(lost, by_plan)
         for worker in self._workers(self._numbers):
             worker.forget_lost()
 
-    def join(self, nodes: Iterable[str], known: frozenset[str]) -> None:
+    def join(self, nodes: Iterable[str], known: Outage) -> None:
         """See ``FaultySystem.join``."""
         for worker in self._workers(nodes):
             worker.is_down = False
-        self.coordinator.admission.without(self._own(known))
+        self._leave_out(known)
         self.coordinator.try_again()
+
+    def _leave_out(self, known: Outage) -> None:
+        self.coordinator.admission.without(self._own(known.nodes), known)
+        self._detour()
+
+    def _detour(self) -> None:
+        """Route around cut links where the policy chooses between nodes rather than between links."""
+        policy, admission = self._policy, self.coordinator.admission
+        is_beside = admission.cut and getattr(policy, "is_by_site", False)
+        self.coordinator.policy = Detour(policy, admission.graph, admission.cut) if is_beside else policy
 
     def slow(self, nodes: Iterable[str], factor: float) -> None:
         """See ``FaultySystem.slow``."""
@@ -302,7 +375,8 @@ class FaultyNodeSystem(NodeSystem):
 
     def reroute(self, policy: RoutingPolicy) -> None:
         """See ``FaultySystem.reroute``."""
-        self.coordinator.policy = policy
+        self._policy = policy
+        self._detour()
         self.coordinator.try_again()
 
     @property

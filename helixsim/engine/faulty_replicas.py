@@ -1,147 +1,28 @@
-"""Replicas that can fail, and the frontend that sends their requests again.
-
-A replica stops as a whole when one of its nodes does, as an engine does without one of its workers, and works again
-when all of its nodes are there. What was sent to it, or computed in it, before that is dropped: each replica counts its
-lives, and remembers when it was last found to have stopped.
-"""
+"""Replicas that can fail (``faulty_replica``) behind a frontend that sends their requests again."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
-from helixsim.domain.faults import FailureCause
+from helixsim.domain.faults import FailureCause, Outage
 from helixsim.domain.request import FeedMode
 from helixsim.domain.result import RequestStatus
-from helixsim.domain.step_time import StepTime
-from helixsim.engine.faults import Gate, Retries, SlowedTime
+from helixsim.engine.faults import Gate, Retries
+from helixsim.engine.faulty_replica import FaultyReplica, FaultyStage
 from helixsim.engine.frontend import Frontend, ReplicaView
 from helixsim.engine.inputs import SimulationInputs
-from helixsim.engine.kernel import Call, Kernel
+from helixsim.engine.kernel import Kernel
 from helixsim.engine.load_source import LoadSource
 from helixsim.engine.network import NetworkFabric
 from helixsim.engine.parking import Parking
 from helixsim.engine.recorder import Recorder
 from helixsim.engine.replica import Replica
 from helixsim.engine.replica_system import ReplicaSystem
-from helixsim.engine.scheduler import Scheduler
 from helixsim.engine.sequences import Sequence
-from helixsim.engine.stage import Stage, Step, Submission
 from helixsim.routing.base import Hop, RoutingPolicy
-
-
-class FaultyStage(Stage):
-    """A node of a replica that can stop; it drops what was sent in earlier lives of the replica."""
-
-    owner: FaultyReplica
-    usual_time: StepTime
-    _due_ns = -1
-
-    def receive(self, arrived: Any) -> None:
-        """See ``Stage.receive``."""
-        if isinstance(arrived, Submission):
-            is_lost = self.owner.is_down or arrived.sent_ns < self.owner.lost_ns
-        else:
-            is_lost = arrived.life != self.owner.life
-        if not is_lost:
-            super().receive(arrived)
-
-    def take(self, step: Step) -> None:
-        """See ``Stage.take``."""
-        step.life = self.owner.life
-        super().take(step)
-
-    def stop(self) -> None:
-        """Stop computing; the step and those that wait are gone."""
-        self.step, self.ends_ns, self._due_ns = None, -1, -1
-        self._queue.clear()
-        if self._started_ns >= 0:
-            self.end(self._kernel.now_ns)
-
-    def _start(self, step: Step) -> int:
-        duration_ns = super()._start(step)
-        self._due_ns = self._started_ns + duration_ns
-        return duration_ns
-
-    def _finish(self, event: Call) -> None:
-        if self._due_ns == self._kernel.now_ns and self.step is not None:  # else the step was lost
-            super()._finish(event)
-
-
-class FaultyReplica(Replica):
-    """A replica that can stop, and begins anew with an empty KV memory.
-
-    ``life`` is the number of times that it has stopped; ``lost_ns``: what was sent to it before is lost [ns].
-    """
-
-    def __init__(self, number: int, kernel: Kernel, stages: list[Stage], *rest: Any, **more: Any) -> None:
-        super().__init__(number, kernel, stages, *rest, **more)
-        self.is_down = False
-        self.life = 0
-        self.lost_ns = -1
-        for stage in stages:
-            assert isinstance(stage, FaultyStage)
-            stage.usual_time = stage.time
-
-    def arrive(self, sequence: Sequence) -> None:
-        """See ``Replica.arrive``."""
-        assert not self.is_down, "its stages drop what arrives"
-        super().arrive(sequence)
-
-    def stop(self) -> None:
-        """Stop computing: the tokens of steps that have ended count, everything else is lost."""
-        self.book()
-        now, before = self._kernel.now_ns, self.scheduler
-        self.is_down = True
-        self.life += 1
-        for sequence in before.running.values():
-            _take_off(sequence, now)
-        for sequence in chain(before.waiting, before.queue.unread):
-            sequence.queue_ns += now - sequence.since_ns
-            sequence.since_ns = now
-        blocks = before.kv.capacity
-        self.scheduler = after = self.scheduler_kind(before.replica, blocks, before.block_tokens, before.rules)
-        after.preemptions, after.recomputed_tokens, after.peak = (
-            before.preemptions, before.recomputed_tokens, before.peak,
-        )  # fmt: skip
-        self.in_flight = self.generated = 0
-        self._plan, self._ends_ns, self._taken = None, [], 0
-        for stage in self.stages:
-            assert isinstance(stage, FaultyStage)
-            stage.stop()
-
-    def slow(self, node_id: str, factor: float) -> None:
-        """Let the steps of a node that begin from now on take so many times as long as they should."""
-        for stage in self.stages:
-            if stage.node_id == node_id:
-                assert isinstance(stage, FaultyStage)
-                stage.time = stage.usual_time if factor == 1.0 else SlowedTime(stage.usual_time, factor)
-        if self._plan is not None:
-            self._cut(self._kernel.now_ns)
-
-    def returned(self, step: Step) -> None:
-        """See ``Replica.returned``."""
-        if step.life == self.life:
-            super().returned(step)
-
-    def _form_all(self, scheduler: Scheduler, now: int) -> None:
-        if not self.is_down:
-            super()._form_all(self.scheduler, now)
-
-
-def _take_off(sequence: Sequence, now_ns: int) -> None:
-    """Close the accounts of a running sequence whose KV memory is gone; what it was not computed or sent, it waited."""
-    if sequence.decodes is not None:
-        sequence.decodes.leave(sequence)
-    sequence.queue_ns += now_ns - sequence.since_ns - sequence.compute_ns - sequence.network_ns
-    sequence.since_ns = now_ns
-    sequence.path = sequence.chain = None
-    sequence.computed = sequence.in_flight = sequence.held = sequence.reserved_blocks = 0
-    sequence.rank = -1
-    sequence.target = sequence.context_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,8 +208,17 @@ class FaultyReplicaSystem(ReplicaSystem):
         ids = set(nodes)
         return [replica for replica in self.replicas if any(stage.node_id in ids for stage in replica.stages)]
 
-    def _numbers(self, nodes: Iterable[str]) -> frozenset[int]:
-        return frozenset(replica.number for replica in self._of(nodes))
+    def _out(self, out: Outage) -> list[FaultyReplica]:
+        """Return the replicas that cannot be used without some nodes and links."""
+        return [
+            replica
+            for replica in self.replicas
+            for nodes in [[stage.node_id for stage in replica.stages]]
+            if not out.nodes.isdisjoint(nodes) or out.cuts_route(nodes)
+        ]
+
+    def _numbers(self, out: Outage) -> frozenset[int]:
+        return frozenset(replica.number for replica in self._out(out))
 
     def stop(self, nodes: Iterable[str]) -> None:
         """See ``FaultySystem.stop``."""
@@ -336,15 +226,18 @@ class FaultyReplicaSystem(ReplicaSystem):
         for replica in self._of(nodes):
             replica.stop()
 
-    def lose(self, nodes: Iterable[str], known: frozenset[str], by_plan: bool = False) -> None:
-        """See ``FaultySystem.lose`` and, for ``by_plan``, ``Retries.lose``."""
-        self.frontend.lose(self._of(nodes), self._numbers(known), by_plan)
+    def lose(self, lost: Outage, known: Outage, by_plan: bool = False) -> None:
+        """See ``FaultySystem.lose``, ``Retries.lose``; a replica stops when one of its links is known to be cut."""
+        for replica in self._out(Outage(cuts=lost.cuts)):
+            if not replica.is_down:
+                replica.stop()
+        self.frontend.lose(self._out(lost), self._numbers(known), by_plan)
 
-    def join(self, nodes: Iterable[str], known: frozenset[str]) -> None:
+    def join(self, nodes: Iterable[str], known: Outage) -> None:
         """See ``FaultySystem.join``."""
         self._stopped -= set(nodes)
-        down = self._numbers(self._stopped)
-        for replica in self._of(nodes):
+        down = self._numbers(Outage(frozenset(self._stopped), known.cuts))
+        for replica in self.replicas:
             replica.is_down = replica.number in down
         self.frontend.view.without(self._numbers(known))
         self.frontend.try_again()

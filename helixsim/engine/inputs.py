@@ -10,7 +10,7 @@ from helixsim.domain.autoscaling import AutoscalingSpec, Pool
 from helixsim.domain.cluster import Deployment
 from helixsim.domain.disaggregation import KvTransfer
 from helixsim.domain.engine import IDEAL, EngineSpec
-from helixsim.domain.faults import Fault
+from helixsim.domain.faults import Fault, LinkFault, Outage
 from helixsim.domain.flowplan import FlowPlan
 from helixsim.domain.placement import Placement
 from helixsim.domain.request import Feed, Slo, Window
@@ -85,9 +85,9 @@ class Autoscaling:
 class FaultPlan:
     """Faults of a run in the order of time, and the reactions to them; times as in ``domain.faults.FaultSpec``.
 
-    ``reroute`` returns the policy that routes by the max-flow without some nodes, by their ids; None if they leave no
-    route. ``replace`` returns the placement on the nodes without some; None: there is none. Without either, policy and
-    placement stay.
+    ``reroute`` returns the policy that routes by the max-flow without some nodes and links; None if they leave no
+    route. ``replace`` returns the placement without some; None: there is none. Without either, policy and placement
+    stay. ``links``: faults of links; without any, links cost what they cost where nothing fails.
     """
 
     faults: tuple[Fault, ...]
@@ -95,8 +95,9 @@ class FaultPlan:
     retry_limit: int
     timeout_ns: int
     delay_ns: int = 0
-    reroute: Callable[[frozenset[str]], RoutingPolicy | None] | None = None
-    replace: Callable[[frozenset[str]], Replacement | None] | None = None
+    reroute: Callable[[Outage], RoutingPolicy | None] | None = None
+    replace: Callable[[Outage], Replacement | None] | None = None
+    links: tuple[LinkFault, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from helixsim.domain.autoscaling import AutoscalingStats
+from helixsim.domain.faults import Outage
 from helixsim.domain.flowplan import Route
 from helixsim.domain.result import OffloadStats, RequestStatus, TransferStats
 from helixsim.engine.fabric import fabric_of
@@ -19,6 +20,7 @@ from helixsim.engine.faulty_nodes import FaultyNodeSystem
 from helixsim.engine.faulty_replicas import FaultyReplicaSystem
 from helixsim.engine.inputs import SimulationInputs
 from helixsim.engine.kernel import Kernel
+from helixsim.engine.link_faults import Links
 from helixsim.engine.network import NetworkFabric
 from helixsim.engine.recorder import Recorder
 from helixsim.engine.replica_system import has_replicas
@@ -60,11 +62,14 @@ class ReplacingSystem:
         self._kernel = kernel
         self._recorder = recorder
         self.retries = Retries(inputs.faults, kernel, recorder)
+        self.link_faults = Links()
         self._parts: list[Part] = []
         self._is_paused = False
         self._begin(inputs, fabric)
 
     def _begin(self, inputs: SimulationInputs, fabric: NetworkFabric) -> Part:
+        if inputs.faults is not None and inputs.faults.links:
+            fabric.kind = self.link_faults.kind
         kind = FaultyReplicaSystem if has_replicas(inputs) else FaultyNodeSystem
         part: Part = kind(inputs, self._kernel, fabric, self._recorder, self.retries, len(self.routes()))
         self._parts.append(part)
@@ -78,7 +83,8 @@ class ReplacingSystem:
         """Stop all nodes; their requests wait."""
         nodes = list(self._now.inputs.placement.ranges)
         self._now.stop(nodes)
-        self._now.lose(nodes, frozenset(nodes), by_plan=True)
+        stopped = Outage(frozenset(nodes))
+        self._now.lose(stopped, stopped, by_plan=True)
         self._is_paused = True
 
     def resume(self, inputs: SimulationInputs) -> None:
@@ -100,12 +106,12 @@ class ReplacingSystem:
         if not self._is_paused:
             self._now.stop(nodes)
 
-    def lose(self, nodes: Iterable[str], known: frozenset[str]) -> None:
+    def lose(self, lost: Outage, known: Outage) -> None:
         """See ``FaultySystem.lose``."""
         if not self._is_paused:
-            self._now.lose(nodes, known)
+            self._now.lose(lost, known)
 
-    def join(self, nodes: Iterable[str], known: frozenset[str]) -> None:
+    def join(self, nodes: Iterable[str], known: Outage) -> None:
         """See ``FaultySystem.join``."""
         if not self._is_paused:
             self._now.join(nodes, known)

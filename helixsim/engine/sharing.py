@@ -7,6 +7,7 @@ per message, at which they end: it only grows, so that an arrival or an end move
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -46,6 +47,18 @@ class FairLink:
         heapq.heappush(self._flights, (self._served_bytes + size_bytes, self._count, message))
         self._plan()
 
+    def change(self, ns_per_byte: float) -> None:
+        """Let the link be faster or slower from now on; infinite: nothing is served."""
+        self._serve()
+        self._ns_per_byte = ns_per_byte
+        self._plan()
+
+    def clear(self) -> None:
+        """Drop all messages."""
+        self._serve()
+        self._flights.clear()
+        self._plan()
+
     def busy_until(self, now_ns: int) -> int:
         """Return the time in which at least one message was under way, up to now [ns]."""
         return self._busy_ns + (now_ns - self._since_ns if self._flights else 0)
@@ -61,7 +74,7 @@ class FairLink:
     def _plan(self) -> None:
         """Come back when the first message ends; an earlier appointment is void."""
         self._epoch += 1
-        if self._flights:
+        if self._flights and self._ns_per_byte < math.inf:
             left_bytes = max(self._flights[0][0] - self._served_bytes, 0.0)
             delay_ns = round(left_bytes * self._ns_per_byte * len(self._flights))
             self._kernel.call_in(delay_ns, Priority.DELIVER, self._end_first, self._epoch)

@@ -10,7 +10,7 @@ import numpy as np
 from helixsim.domain.request import FeedMode
 from helixsim.domain.result import LinkStats, NodeStats, RunResult
 from helixsim.engine.fabric import fabric_of
-from helixsim.engine.faults import FaultDriver
+from helixsim.engine.fault_driver import FaultDriver
 from helixsim.engine.inputs import SimulationInputs
 from helixsim.engine.invariants import check_invariants, check_state, raise_if_broken
 from helixsim.engine.kernel import Call, Kernel, Priority
@@ -103,7 +103,9 @@ class _Run:
         self.faults: FaultDriver | None = None
         if isinstance(self.system, ReplacingSystem):
             assert inputs.faults is not None
-            self.faults = FaultDriver(inputs.faults, self.kernel, self.system, self.system.retries)
+            self.faults = FaultDriver(
+                inputs.faults, self.kernel, self.system, self.system.retries, self.system.link_faults
+            )
         self.sample_ns = inputs.sample_ns or (
             max(1, window.duration_ns // SAMPLES_PER_WINDOW) if window.duration_ns is not None else OPEN_END_SAMPLE_NS
         )
@@ -122,6 +124,8 @@ class _Run:
         is_drained = self.system.is_drained
         if not is_drained and self.kernel.is_idle:
             self._raise_stalled()
+        if self.faults is not None:
+            self.faults.end()
         self._take_sample()
         return self._collect(is_drained, time.process_time() - cpu_start, time.perf_counter() - wall_start)
 

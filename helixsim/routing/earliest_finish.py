@@ -56,6 +56,7 @@ class EarliestFinish:
 
     summary: ClassVar[str] = "the route on which the request is expected to finish first, within the SLO if one is"
     Options: ClassVar[type[Any]] = NoOptions
+    is_by_site: ClassVar[bool] = True  # it finds the best next node for all nodes of a site at once
 
     def __init__(self, graph: RoutingGraph, options: NoOptions, rng: np.random.Generator) -> None:
         if graph.times is None:

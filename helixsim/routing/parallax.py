@@ -27,6 +27,7 @@ class Parallax:
 
     summary: ClassVar[str] = "the path of least latency by dynamic programming, with the load of each node (Parallax)"
     Options: ClassVar[type[Any]] = NoOptions
+    is_by_site: ClassVar[bool] = True  # it finds the best next node for all nodes of a site at once
 
     def __init__(self, graph: RoutingGraph, options: NoOptions, rng: np.random.Generator) -> None:
         if graph.times is None:

@@ -7,8 +7,8 @@ from dataclasses import replace
 from functools import partial
 
 from helixsim.config.experiment import ResolvedExperiment, SystemSpec
-from helixsim.domain.cluster import COORDINATOR
-from helixsim.domain.faults import FaultSpec, Reaction
+from helixsim.domain.cluster import COORDINATOR, Deployment, LinkSpec
+from helixsim.domain.faults import FaultSpec, Outage, Reaction
 from helixsim.domain.flowplan import FlowPlan
 from helixsim.domain.placement import LayerRange
 from helixsim.domain.result import RunResult
@@ -25,6 +25,12 @@ from helixsim.study.systems import PlacedSystem, capacity_table, simulate_system
 from helixsim.units import BITS_PER_BYTE, seconds_to_ns
 
 _ENDLESS_NS = 2**62
+
+_CUT_BPS = 1e-6
+"""Bandwidth of links that are cut, for searches and flows [bit/s]."""
+
+_NO_FLOW_TOKENS_PER_S = 1e-3
+"""Less than this flows over cut links alone."""
 
 
 def simulate_run(
@@ -64,17 +70,18 @@ def _plan(experiment: ResolvedExperiment, placed: PlacedSystem, inputs: Simulati
         spec.delay_ns,
         partial(_rerouted, experiment, placed, inputs) if spec.reaction is Reaction.REROUTE else None,
         _Replacing(experiment, placed, inputs, spec) if spec.reaction is Reaction.REPLACE else None,
+        spec.links_of_run(inputs.seed, end_ns, parts),
     )
 
 
 def _rerouted(
-    experiment: ResolvedExperiment, placed: PlacedSystem, inputs: SimulationInputs, down: frozenset[str]
+    experiment: ResolvedExperiment, placed: PlacedSystem, inputs: SimulationInputs, out: Outage
 ) -> RoutingPolicy | None:
-    """Return the policy of a system by the max-flow without some nodes; None if they leave no route."""
+    """Return the policy of a system by the max-flow without some nodes and links; None if they leave no route."""
     system, placement = _without_shares(placed.system), placed.placement
-    left = placement.part(placement.ranges.keys() - down)
-    plan = max_flow(system.fleet, left, capacity_table(experiment, system))
-    if plan.max_flow_tokens_per_s <= 0:
+    left = placement.part(placement.ranges.keys() - out.nodes)
+    plan = max_flow(_with_cuts(system.fleet, out), left, capacity_table(experiment, system))
+    if plan.max_flow_tokens_per_s < _NO_FLOW_TOKENS_PER_S:
         return None
     policy = routing_registry.get(system.routing)
     graph = with_flow(inputs.graph, plan)
@@ -96,34 +103,52 @@ class _Replacing:
         self._placed = placed
         self._seed = inputs.seed
         self._spec = spec
-        self._known = {frozenset[str](): placed}
+        self._known = {Outage(): placed}
         self._held = placed.placement.ranges
 
-    def __call__(self, down: frozenset[str]) -> Replacement | None:
-        """Return the placement without some nodes; None: there is none."""
-        if down not in self._known:
+    def __call__(self, out: Outage) -> Replacement | None:
+        """Return the placement without some nodes and links; None: there is none."""
+        if out not in self._known:
             try:
-                self._known[down] = self._searched(down)
+                self._known[out] = self._searched(out)
             except InfeasibleError:
                 return None
-        found = self._known[down]
+        found = self._known[out]
         spec, model, ranges = self._spec, found.system.fleet.model, found.placement.ranges
         layers = max(held.layers - _shared(self._held.get(node), held) for node, held in ranges.items())
         load_s = layers * model.weight_bytes_per_layer * BITS_PER_BYTE / spec.load_bps
         self._held = {**self._held, **ranges}
-        return Replacement(
-            simulation_inputs(self._experiment, found, seed=self._seed), seconds_to_ns(load_s) + spec.startup_ns
-        )
+        inputs = simulation_inputs(self._experiment, found, seed=self._seed)
+        network = self._placed.system.fleet.cluster.network  # with the links that are cut now
+        cluster = replace(inputs.fleet.cluster, network=network)
+        inputs = replace(inputs, fleet=replace(inputs.fleet, cluster=cluster))
+        return Replacement(inputs, seconds_to_ns(load_s) + spec.startup_ns)
 
-    def _searched(self, down: frozenset[str]) -> PlacedSystem:
+    def _searched(self, out: Outage) -> PlacedSystem:
         system, first = _without_shares(self._placed.system), self._placed.placement.ranges
-        out = (set(system.fleet.cluster.index) - first.keys()) | down
-        left = replace(system, fleet=system.fleet.without(out, paid=out))
+        gone = (set(system.fleet.cluster.index) - first.keys()) | out.nodes
+        left = replace(system, fleet=_with_cuts(system.fleet.without(gone, paid=gone), out))
         found = place_system(self._experiment, left)
         if not found.placement.ranges.keys() <= first.keys():
             raise InfeasibleError(f"{system.name}: machines cannot be divided otherwise during a run")
         ranges = reassigned(left.fleet, found.placement.ranges, self._held, {})
         return assembled(self._experiment, left, replace(found.placement, ranges=ranges))
+
+
+def _with_cuts(fleet: Deployment, out: Outage) -> Deployment:
+    """Return a fleet whose cut links carry next to nothing."""
+    if not out.cuts:
+        return fleet
+    cluster = fleet.cluster
+    ends = {node.machine or node.id: node.id for node in cluster.nodes} | {COORDINATOR: COORDINATOR}
+    cut = {
+        (src, dst): LinkSpec(_CUT_BPS, cluster.link(own_src, own_dst).latency_ns)
+        for src, own_src in ends.items()
+        for dst, own_dst in ends.items()
+        if src != dst and out.cuts_link(own_src, own_dst)
+    }
+    network = replace(cluster.network, pairs={**cluster.network.pairs, **cut})
+    return replace(fleet, cluster=replace(cluster, network=network))
 
 
 def _without_shares(system: SystemSpec) -> SystemSpec:

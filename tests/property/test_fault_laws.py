@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from node_cases import cases
 from simulating import MS, inputs_of, random_load
 
-from helixsim.domain.faults import FailureCause
+from helixsim.domain.faults import FailureCause, LinkFault
 from helixsim.domain.request import FeedMode
 from helixsim.domain.result import RequestStatus
 from helixsim.engine.inputs import Replacement
@@ -64,7 +64,7 @@ def runs(draw, *, places_anew=False, **plan):
     nodes = [node.id for node in case[0].cluster.nodes]
     if places_anew:
         load_ns = draw(st.sampled_from([MS, 300 * MS]))
-        plan = {**plan, "replace": lambda down: replacement(case, down, load_ns, how), "delay_ns": 20 * MS}
+        plan = {**plan, "replace": lambda out: replacement(case, out.nodes, load_ns, how), "delay_ns": 20 * MS}
     made = draw(plans(nodes, **plan))
 
     def again(faults=made):
@@ -130,6 +130,14 @@ def test_without_faults_nodes_that_can_fail_are_those_that_cannot(drawn):
     # what happens after the last request has ended hurts none
     late = plan_of((10**7, "down", ["n0"]), (10**7 + 1, "up", ["n0"]))
     assert np.array_equal(plain.requests.finish_ns, simulate(make(late)).requests.finish_ns)
+
+
+@given(drawn=runs())
+@settings(max_examples=10, deadline=None)
+def test_links_that_can_fail_and_do_not_are_those_that_cannot(drawn):
+    make, _ = drawn
+    never = LinkFault(10**16, None, frozenset({"n0"}), frozenset({"n1"}))
+    assert same(simulate(make(plan_of())), simulate(make(plan_of(links=(never,)))))
 
 
 @pytest.mark.slow

@@ -134,8 +134,10 @@ def test_another_placement_is_loaded_from_the_notice_on():
     case = replicas(2)
     fleet, capacity, placement = case
 
-    def replaced(down):
-        left = replace(placement, ranges={node: held for node, held in placement.ranges.items() if node not in down})
+    def replaced(out):
+        left = replace(
+            placement, ranges={node: held for node, held in placement.ranges.items() if node not in out.nodes}
+        )
         return Replacement(inputs_of((fleet, capacity, left), [], engine=INSIDE), 300 * MS)
 
     faults = plan_of((500, "notice", [ONE]), (1000, "down", [ONE]), (2000, "up", [ONE]), replace=replaced)
@@ -176,8 +178,8 @@ def test_a_new_policy_routes_from_the_detection_and_its_delay_on():
     case = branching(2)
     asked = []
 
-    def reroute(down):
-        asked.append(down)
+    def reroute(out):
+        asked.append(out.nodes)
         return inputs_of(case, [], routing="least_loaded").policy
 
     faults = plan_of((100, "down", [ONE]), (900, "up", [ONE]), detection_ns=MS, delay_ns=20 * MS, reroute=reroute)
@@ -195,9 +197,9 @@ def test_another_placement_serves_from_its_loading_on_and_the_old_one_when_all_n
     fleet, capacity, placement = case
     how = {} if engine is None else {"engine": engine}
 
-    def replaced(down):
+    def replaced(out):
         chain = {"n0-1": LayerRange(0, 2), "n0-3": LayerRange(2, 4)}
-        left = replace(placement, ranges=chain) if down else placement
+        left = replace(placement, ranges=chain) if out.nodes else placement
         return Replacement(inputs_of((fleet, capacity, left), [], **how), 300 * MS)
 
     faults = plan_of(

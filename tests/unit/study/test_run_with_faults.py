@@ -9,6 +9,7 @@ from tiny import tiny
 import helixsim
 from helixsim.cli.main import main
 from helixsim.domain.cluster import COORDINATOR
+from helixsim.domain.faults import CUT, MENDED
 from helixsim.domain.placement import LayerRange, Placement
 from helixsim.domain.request import Slo
 from helixsim.domain.summary import Summary
@@ -66,6 +67,22 @@ def problems(path, *overrides):
             "faults.events.0.notice",
             "slow is not announced",
         ),
+        ("faults.events=[{at: 20 s, kind: cut, nodes: [l4-0]}]", "faults.events.0.nodes", "kind: cut has links"),
+        ("faults.events=[{at: 20 s, links: {from: [l4-0]}}]", "faults.events.0.links", "kind: down has nodes"),
+        ("faults.events=[{at: 20 s, kind: cut}]", "faults.events.0", "either nodes or links"),
+        ("faults.events=[{at: 20 s, kind: slow, links: {from: [l4-0]}}]", "faults.events.0.kind", "slow links need"),
+        (
+            "faults.events=[{at: 20 s, kind: cut, factor: 2.0, links: {from: [l4-0]}}]",
+            "faults.events.0.factor",
+            "cut links have no factor",
+        ),
+        ("faults.events=[{at: 20 s, kind: cut, links: {from: [l4-9]}}]", "faults.events.0.links.from.0", "no node"),
+        (
+            "faults.events=[{at: 20 s, kind: cut, links: {from: [l4-0], to: [l4-0]}}]",
+            "faults.events.0.links",
+            "two ends",
+        ),
+        ("faults.random_links={mtbf: 5 min, mttr: 1 min}", "faults.random_links", "two sites"),
         ("cluster.nodes.0.role=prefill", "faults", "nodes with a role"),
         ("workload.arrivals={process: saturate}", "faults", "saturate"),
     ],
@@ -84,6 +101,35 @@ def test_events_that_end_are_two_faults_and_random_ones_leave_their_nodes_out(pa
     assert spec.random.groups == (("l4-1",), ("t4-0",), ("t4-1",), ("t4-2",))
     site = resolved(path, "faults.random={mtbf: 5 min, mttr: 1 min, correlated_by: site}").faults
     assert site.random.groups == (("l4-1", "t4-0", "t4-1", "t4-2"),)
+
+
+def test_links_have_two_sides_of_which_one_may_be_all_others(path):
+    region = resolved(path).fleet.cluster.coordinator_region
+    others = {"l4-1", "t4-0", "t4-1", "t4-2"}
+    for links, near, far in (
+        ("{from: [l4-0]}", {"l4-0"}, {*others, COORDINATOR}),
+        ("{from: ['l4-*'], to: [coordinator]}", {"l4-0", "l4-1"}, {COORDINATOR}),
+        (f"{{from: [l4-0], to: ['region:{region}']}}", {"l4-0"}, {*others, "l4-0", COORDINATOR}),
+    ):
+        events = f"faults.events=[{{at: 20 s, for: 5 s, kind: cut, links: {links}}}]"
+        (cut,) = resolved(path, events).faults.links
+        assert (cut.near, cut.far) == (near, far)
+        assert (cut.at_ns, cut.end_ns, cut.is_cut) == (20_000_000_000, 25_000_000_000, True)
+    slow = "faults.events=[{at: 20 s, kind: slow, factor: 2.0, extra_latency: 5 ms, links: {from: [l4-0]}}]"
+    (one,) = resolved(path, slow).faults.links
+    assert (one.is_cut, one.factor, one.extra_latency_ns, one.end_ns) == (False, 2.0, 5_000_000, None)
+
+
+@pytest.mark.parametrize("reaction", ["static", "reroute", "replace"])
+def test_a_cut_link_is_routed_around(path, reaction):
+    events = "faults.events=[{at: 20 s, for: 20 s, kind: cut, links: {from: [l4-0]}}]"
+    experiment = resolved(path, events, f"faults.reaction={reaction}", "faults.startup=2 s")
+    run = simulate_run(experiment, place_system(experiment, experiment.systems[0]), check=True)
+    assert [what for _, what, _ in run.faults.events if what in {CUT, "detected", MENDED}] == [CUT, "detected", MENDED]
+    done = run.series.batches[:, run.nodes.node_id.index("l4-0")]
+    cut = (run.series.time_ns > 23e9) & (run.series.time_ns < 40e9)
+    assert np.ptp(done[cut]) == 0
+    assert done[-1] > done[cut][0]  # it works again
 
 
 def test_a_notice_is_an_event_of_its_own(path):
