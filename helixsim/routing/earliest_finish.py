@@ -20,15 +20,18 @@ there.
 
 Where routes branch, the same terms are summed up along the route by the load of each node, over the hops with free KV
 memory; a request is taken to be on each node of its route for an equal share of the time.
+
+Of equal replicas, and of equal nodes, one is left out where another has less load in every respect (``_Load``): the
+finish is later with each, but for the mean context of a batch, which is a share of the requests.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -44,8 +47,22 @@ from helixsim.units import NS_PER_S
 _Cost = tuple[float, float]
 """Objectives that a request would make miss on a replica, and its expected finish [ns]."""
 
-_Load = tuple[int, int, int]
-"""Requests on a node, the tokens that they have, and those of prompts that are not computed yet."""
+
+class _Load(NamedTuple):
+    """What is on a node, or on a replica by its first node.
+
+    ``others``: requests; ``held``: the tokens that they have; ``backlog``: those of prompts that are not computed yet;
+    ``new``: tokens of the prompt in question that no cache has; ``transfer_ns``: time until its KV cache is here.
+    """
+
+    others: int = 0
+    held: int = 0
+    backlog: int = 0
+    new: int = 0
+    transfer_ns: float = 0.0
+
+
+_Place = TypeVar("_Place", int, tuple[int, int])
 
 _LATE = 0.5
 """Probability to miss an objective above which a request is taken to be late."""
@@ -76,15 +93,30 @@ class EarliestFinish:
         mean_prompt = self._prompt_tokens / self._prompts
         if self._replicas is None:
             return self._branches.route(prompt_tokens, mean_prompt, view)
-        fitting = [replica for replica in self._replicas if all(view.fits(hop) for hop in replica.hops)]
-        if not fitting:
+        loads = {
+            number: replica.load(prompt_tokens, view)
+            for number, replica in enumerate(self._replicas)
+            if all(view.fits(hop) for hop in replica.hops)
+        }
+        if not loads:
             return None
-        costs = [replica.cost(prompt_tokens, mean_prompt, view) for replica in fitting]
-        return fitting[self._choose(costs, lambda place: fitting[place].cost(prompt_tokens, mean_prompt, _IDLE))].hops
+        return self._replicas[self._choose(loads, prompt_tokens, mean_prompt)].hops
 
-    def _choose(self, costs: Sequence[_Cost], idle_cost: Callable[[int], _Cost]) -> int:
-        """Return the place of the replica with the least cost; ``idle_cost``: that of one where nothing runs."""
-        return costs.index(min(costs))
+    def _choose(self, loads: Mapping[int, _Load], prompt: int, mean_prompt: float) -> int:
+        """Return the number of the replica with the least cost."""
+        return self._least(loads, prompt, mean_prompt)[1]
+
+    def _least(self, loads: Mapping[int, _Load], prompt: int, mean_prompt: float) -> tuple[_Cost, int]:
+        """Return the least cost and the number of the first replica that has it."""
+        replicas = self._replicas or []
+        of_kind: dict[Hashable, list[tuple[_Load, int]]] = {}
+        for number, load in loads.items():
+            of_kind.setdefault(replicas[number].kind, []).append((load, number))
+        return min(
+            (replicas[number].cost(prompt, mean_prompt, load), number)
+            for equal in of_kind.values()
+            for load, number in _least_loaded(equal)
+        )
 
 
 class InTime(EarliestFinish):
@@ -98,43 +130,18 @@ class InTime(EarliestFinish):
 
     summary: ClassVar[str] = "as earliest_finish; a request that is late everywhere goes where it delays no other"
 
-    def _choose(self, costs: Sequence[_Cost], idle_cost: Callable[[int], _Cost]) -> int:
+    def _choose(self, loads: Mapping[int, _Load], prompt: int, mean_prompt: float) -> int:
         """See ``EarliestFinish``."""
-        alone = [place for place, (misses, _) in enumerate(costs) if misses <= 1.0]
-        if not alone or min(costs)[0] <= _LATE or all(idle_cost(place)[0] > _LATE for place in range(len(costs))):
-            return super()._choose(costs, idle_cost)
-        return max(alone, key=lambda place: costs[place][1])
-
-
-class _Idle:
-    """A cluster on which nothing runs."""
-
-    def fits(self, hop: Hop) -> bool:
-        return True
-
-    def queue_length(self, node: int) -> int:
-        return 0
-
-    def prompt_backlog(self, node: int) -> int:
-        return 0
-
-    def in_flight(self, node: int) -> int:
-        return 0
-
-    def in_flight_tokens(self, node: int) -> int:
-        return 0
-
-    def kv_usage(self, node: int) -> float:
-        return 0.0
-
-    def cached_tokens(self, node: int) -> int:
-        return 0
-
-    def transfer_ns(self, node: int) -> float:
-        return 0.0
-
-
-_IDLE = _Idle()
+        (misses, _), chosen = self._least(loads, prompt, mean_prompt)
+        if misses <= _LATE:
+            return chosen
+        replicas = self._replicas or []
+        idle = _Load(new=prompt)
+        costs = {number: replicas[number].cost(prompt, mean_prompt, load) for number, load in loads.items()}
+        alone = [number for number, (misses, _) in costs.items() if misses <= 1.0]
+        if not alone or all(replicas[number].cost(prompt, mean_prompt, idle)[0] > _LATE for number in loads):
+            return chosen
+        return max(alone, key=lambda number: costs[number][1])
 
 
 class _Replica:
@@ -151,13 +158,23 @@ class _Replica:
         self._most = min(self._budget, *(node.max_sequences for node in self._nodes))
         self._kv_tokens = min(node.kv_tokens for node in self._nodes)
         self._steps = max(1.0, times.expected_output_tokens / _tokens_per_step(times))
+        self.kind: Hashable = tuple((id(times.nodes[node]), times.sites[node]) for node in nodes)
 
-    def cost(self, prompt: int, mean_prompt: float, view: RoutingView) -> tuple[float, float]:
-        """Return the objectives that this request would make miss here, and its expected finish [ns]."""
+    def load(self, prompt: int, view: RoutingView) -> _Load:
+        """Return what is on the replica."""
         first = self.hops[0].node
-        others = view.in_flight(first)
-        held = view.in_flight_tokens(first)
         new = prompt - view.cached_tokens(first)
+        return _Load(
+            view.in_flight(first),
+            view.in_flight_tokens(first),
+            view.prompt_backlog(first),
+            new,
+            view.transfer_ns(first),
+        )
+
+    def cost(self, prompt: int, mean_prompt: float, load: _Load) -> _Cost:
+        """Return the objectives that this request would make miss here, and its expected finish [ns]."""
+        others, held, backlog, new, transfer_ns = load
         context = (held + prompt) / (others + 1)
         room = max(1, min(self._most, int(self._kv_tokens // max(1.0, context))))
         running = min(others + 1, room)
@@ -166,11 +183,12 @@ class _Replica:
         missing = max(0.0, held + prompt - self._kv_tokens) / mean_prompt
         missing = max(missing, others + 1 - self._most)
         wait_ns = missing / running * self._steps * round_ns
-        backlog, cached = view.prompt_backlog(first), prompt - new
-        own_ns = self._prompt_ns(0, new, cached, mean_prompt, running, context)
-        # While it waits for memory, the prompts before it are computed.
-        first_ns = max(self._prompt_ns(backlog, new, cached, mean_prompt, running, context), wait_ns + own_ns)
-        sent_ns = self._times.transfer_ns(None, first, prompt) + self._back_ns + view.transfer_ns(first)
+        own_ns = first_ns = self._prompt_ns(backlog, new, prompt - new, mean_prompt, running, context)
+        if backlog and (missing or len(self._nodes) > 1):  # several stages compute more chunks in less time
+            own_ns = self._prompt_ns(0, new, prompt - new, mean_prompt, running, context)
+        if missing or len(self._nodes) > 1:  # while it waits for memory, the prompts before it are computed
+            first_ns = max(first_ns, wait_ns + own_ns)
+        sent_ns = self._times.transfer_ns(None, self.hops[0].node, prompt) + self._back_ns + transfer_ns
         misses, slo = 0.0, self._times.slo
         if slo.ttft_s is not None:
             left_ns = slo.ttft_s * NS_PER_S - sent_ns
@@ -202,7 +220,11 @@ class _Replica:
         if not self._times.computes_prompts:
             return round_ns
         chunks = max(1.0, mean_prompt / max(1.0, self._budget - batch))
-        prompts_ns = [_marginal_ns(node, mean_prompt, prefill_pairs(mean_prompt), decodes) for node in self._nodes]
+        pairs = prefill_pairs(mean_prompt)
+        prompts_ns = [
+            _marginal_ns(node, mean_prompt, pairs, decodes, step_ns)
+            for node, step_ns in zip(self._nodes, steps_ns, strict=True)
+        ]
         passing_ns = (sum(prompts_ns) + (chunks - 1) * max(prompts_ns)) / chunks
         return round_ns + (running - 1) / self._steps * passing_ns
 
@@ -214,10 +236,10 @@ class _Replica:
         decodes = BatchShape(decode_seqs=batch, decode_context=batch * context, sampled=batch)
         pairs = prefill_pairs(new, cached) + backlog * mean_prompt / 2
         chunks = math.ceil((backlog + new) / max(1.0, self._budget - batch))
+        steps_ns = [node.step.decode_ns(batch, batch * context) if batch else 0.0 for node in self._nodes]
         passing_ns = [
-            _marginal_ns(node, backlog + new, pairs, decodes) / chunks
-            + (node.step.decode_ns(batch, batch * context) if batch else 0.0)
-            for node in self._nodes
+            _marginal_ns(node, backlog + new, pairs, decodes, step_ns) / chunks + step_ns
+            for node, step_ns in zip(self._nodes, steps_ns, strict=True)
         ]
         latencies_ns = [self._times.latency_ns(*link) for link in self._links]
         for link, latency_ns in zip(self._links, latencies_ns, strict=True):
@@ -228,9 +250,7 @@ class _Replica:
 class _Branches:
     """Nodes of routes that branch and merge: the shortest path by the expected time on each hop.
 
-    Of equal nodes on one site with the same next nodes, one is left out where another has no more requests, no more
-    tokens of them and no more of prompts that wait: the time grows with each, but for the mean context of a batch,
-    which is a share of the requests. On a thousand nodes most are left out.
+    Equal nodes are those on one site with the same next nodes.
     """
 
     def __init__(self, graph: RoutingGraph, times: RoutingTimes) -> None:
@@ -251,15 +271,13 @@ class _Branches:
 
     def _loads(self, view: RoutingView) -> dict[tuple[int, int], _Load]:
         """Return the loads of the hops that fit and than which no equal one has less in every respect."""
-        found = {}
-        for hops in self._equal:
-            least: list[_Load] = []
-            fitting = [(_load(hop.node, view), hop.node, hop.start) for hop in hops if view.fits(hop)]
-            for load, node, start in sorted(fitting):
-                if not any(one[1] <= load[1] and one[2] <= load[2] for one in least):  # none has more requests
-                    least.append(load)
-                    found[node, start] = load
-        return found
+        return {
+            place: load
+            for hops in self._equal
+            for load, place in _least_loaded(
+                (_load(hop.node, view), (hop.node, hop.start)) for hop in hops if view.fits(hop)
+            )
+        }
 
     def route(self, prompt: int, mean_prompt: float, view: RoutingView) -> tuple[Hop, ...] | None:
         """Return the hops that fit on which the request is expected to finish first."""
@@ -286,28 +304,40 @@ class _Branches:
 
     def _node_ns(self, hop: Hop, prompt: int, mean_prompt: float, load: _Load) -> float:
         node = self._times.nodes[hop.node]
-        others, held, backlog = load
+        others, held, backlog, *_ = load
         context = (held + prompt) / (others + 1)
         batch = 1 + others / self._depth
         decodes = BatchShape(decode_seqs=batch, decode_context=batch * context, sampled=batch)
         pairs = prefill_pairs(prompt) + backlog * mean_prompt / 2
         step_ns = node.step.decode_ns(batch, batch * context, hop.start)
-        own_ns = _marginal_ns(node, backlog + prompt, pairs, decodes, hop.start)
-        met_ns = others / self._steps * _marginal_ns(node, mean_prompt, prefill_pairs(mean_prompt), decodes, hop.start)
+        own_ns = _marginal_ns(node, backlog + prompt, pairs, decodes, step_ns, hop.start)
+        met_ns = others / self._steps
+        met_ns *= _marginal_ns(node, mean_prompt, prefill_pairs(mean_prompt), decodes, step_ns, hop.start)
         return own_ns + step_ns + (self._steps - 1) * (step_ns + met_ns)
 
 
 def _load(node: int, view: RoutingView) -> _Load:
-    return view.in_flight(node), view.in_flight_tokens(node), view.prompt_backlog(node)
+    return _Load(view.in_flight(node), view.in_flight_tokens(node), view.prompt_backlog(node))
 
 
-def _marginal_ns(node: NodeTimes, tokens: float, pairs: float, beside: BatchShape, start: int | None = None) -> float:
-    """Return what prompt tokens add to a step of these decodes [ns]."""
+def _least_loaded(loads: Iterable[tuple[_Load, _Place]]) -> list[tuple[_Load, _Place]]:
+    """Return those than which no other one has less load in every respect; of equal loads, the first place."""
+    least: list[tuple[_Load, _Place]] = []
+    for load, place in sorted(loads):  # none has more requests than those after it
+        if not any(
+            one[1] <= load[1] and one[2] <= load[2] and one[3] <= load[3] and one[4] <= load[4] for one, _ in least
+        ):
+            least.append((load, place))
+    return least
+
+
+def _marginal_ns(
+    node: NodeTimes, tokens: float, pairs: float, beside: BatchShape, beside_ns: float, start: int | None = None
+) -> float:
+    """Return what prompt tokens add to a step of these decodes, which takes ``beside_ns`` without them [ns]."""
     if not tokens:
         return 0.0
-    shape = BatchShape(tokens, pairs, 1, sampled=1)
-    alone_ns = node.step.ns(beside, start) if beside.decode_seqs else 0.0
-    return node.step.ns(shape.joined(beside), start) - alone_ns
+    return node.step.ns(BatchShape(tokens, pairs, 1, sampled=1).joined(beside), start) - beside_ns
 
 
 def _fewer(count: int, mean: float) -> float:

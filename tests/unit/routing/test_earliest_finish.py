@@ -53,7 +53,7 @@ class Noted(EarliestFinish):
         hops = super().route(prompt_tokens, expected_tokens, view)
         mean = self._prompt_tokens / self._prompts
         (replica,) = [one for one in self._replicas if one.hops == hops]
-        self.expected.append(replica.cost(prompt_tokens, mean, view))
+        self.expected.append(replica.cost(prompt_tokens, mean, replica.load(prompt_tokens, view)))
         return hops
 
 
@@ -222,6 +222,35 @@ def test_what_is_left_out_of_equal_nodes_is_not_faster() -> None:
         best = [min(times[node] for node in part if node in times) for part in ((0, 1, 2), (3, 4, 5))]
         assert [times[hop.node] for hop in hops] == pytest.approx(best, rel=1e-9)
     assert left_out > 60
+
+
+def test_what_is_left_out_of_equal_replicas_is_not_faster() -> None:
+    """Six replicas of two kinds, under loads drawn at random: no other one has fewer misses or an earlier finish."""
+    growing = replace(builders.profile("n", 2).compute, decode=Curve((1.0, 101.0), (1e6, 5e6)))
+    kinds = [replace(builders.profile(name, 2), compute=growing) for name in "nf" for _ in range(3)]
+    fleet = builders.fleet(kinds, num_layers=2, intra=NEAR)
+    placement = builders.placement_of(fleet, dict.fromkeys(fleet.cluster.index, (0, 2)))
+    plan = max_flow(fleet, placement, builders.capacity_of(fleet, dict.fromkeys("nf", (100.0, 100.0))))
+    times = RoutingTimes(fleet, placement, INSIDE, 50.0, Slo(ttft_s=1.0, tpot_s=0.0025))
+    graph = routing_graph(placement, plan, times)
+    rng = np.random.default_rng(0)
+    left_out = late = 0
+    for _ in range(60):
+        requests = rng.integers(0, 40, 6)
+        view = Loaded(
+            requests.tolist(),
+            tokens=dict(enumerate((requests * rng.integers(100, 900, 6)).tolist())),
+            backlog=dict(enumerate((rng.integers(0, 3, 6) * 400).tolist())),
+        )
+        policy = EarliestFinish(graph, EarliestFinish.Options(), stream(0, "routing"))
+        (hop,) = policy.route(200, 250, view)
+        loads = {number: one.load(200, view) for number, one in enumerate(policy._replicas)}
+        costs = {one.hops[0].node: one.cost(200, 200.0, loads[number]) for number, one in enumerate(policy._replicas)}
+        assert costs[hop.node] == min(costs.values())
+        left_out += 6 - len(earliest_finish._least_loaded((load, number) for number, load in loads.items()))
+        late += min(costs.values())[0] > 0
+    assert left_out > 60
+    assert 0 < late < 60
 
 
 @pytest.mark.parametrize("mean", [3.0, 12.0, 80.0])
