@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+SERVED = 0.99
+"""Share of requests within the objectives from which a tenant is served in full, as verdicts judge 99th percentiles."""
+
 
 def jain(shares: Sequence[float], weights: Sequence[float]) -> float | None:
     """Return Jain's fairness index of the shares of tenants, each counted with its weight.
@@ -18,13 +21,20 @@ def jain(shares: Sequence[float], weights: Sequence[float]) -> float | None:
     return total * total / (math.fsum(weights) * squares) if squares > 0 else None
 
 
-def value(shares: Sequence[float], weights: Sequence[float], priorities: Sequence[int]) -> tuple[float, ...]:
-    """Return the weighted mean share of each priority, the lowest value first, by which divisions are compared.
+def served(share: float) -> float:
+    """Return how far a tenant is served, 0..1, by the share of its requests within the objectives."""
+    return min(1.0, share / SERVED)
 
-    Weights are of all tenants together, so that the sum of the result is the weighted mean of all shares.
+
+def value(shares: Sequence[float], weights: Sequence[float], priorities: Sequence[int]) -> tuple[float, ...]:
+    """Return the weighted mean of how far tenants are served, by priority, the lowest value first.
+
+    Divisions are compared by it. Weights are of all tenants together, so that the sum of the result is the weighted
+    mean over all tenants.
     """
     tenants = list(zip(shares, weights, priorities, strict=True))
     whole = math.fsum(weights)
     return tuple(
-        math.fsum(w * x for x, w, own in tenants if own == priority) / whole for priority in sorted(set(priorities))
+        math.fsum(w * served(x) for x, w, own in tenants if own == priority) / whole
+        for priority in sorted(set(priorities))
     )

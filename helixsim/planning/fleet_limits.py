@@ -35,7 +35,7 @@ def latency_limits(
         share = max(share, target.share)
     found = []
     slo, engine = target.slo, experiment.engine
-    prompts, outputs = _lengths(experiment)
+    prompts, outputs = drawn_lengths(experiment)
     if not len(prompts):
         return ()
     if slo.tpot_s is not None and not slo.classes and engine.speculation is None:
@@ -65,7 +65,7 @@ def round_trips_s(cluster: Cluster, nodes: Sequence[str]) -> list[float]:
     return [(trip[COORDINATOR, node] + trip[node, COORDINATOR]) / NS_PER_S for node in nodes]
 
 
-def _lengths(experiment: ResolvedExperiment) -> tuple[IntArray, IntArray]:
+def drawn_lengths(experiment: ResolvedExperiment) -> tuple[IntArray, IntArray]:
     """Return prompt and output tokens of the first requests that the experiment simulates."""
     feed = make_feed(experiment.workload, experiment.seed, len(experiment.fleet.cluster.nodes))
     drawn = [(request.prompt_tokens, request.output_tokens) for request in islice(feed.requests, DRAWN)]

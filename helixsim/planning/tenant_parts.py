@@ -14,6 +14,9 @@ from helixsim.results.tenants import Counts, NodeKind, Part
 from helixsim.runtime.pool import Executor, Report, Serial
 from helixsim.study.run import run_experiment
 
+NO_NODE = Part("", None, False, "no node")
+"""What a tenant without nodes gets."""
+
 
 def kinds_of(nodes: Sequence[Node]) -> tuple[NodeKind, ...]:
     """Return the kinds of nodes, in the order of the cluster: nodes of a kind differ in their names alone."""

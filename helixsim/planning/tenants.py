@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from helixsim.config.experiment import ResolvedExperiment
-from helixsim.errors import ConfigError, InfeasibleError
+from helixsim.errors import InfeasibleError
 from helixsim.experiment import Tenants
-from helixsim.planning.tenant_parts import counts_of, kinds_of, run_part, run_parts, task_of
+from helixsim.metrics.tenants import value
+from helixsim.planning.tenant_parts import NO_NODE, counts_of, kinds_of, nodes_of, run_part, run_parts, task_of
+from helixsim.planning.tenant_search import DivisionSearch, usable_nodes
 from helixsim.report.tenant_files import write_tenants
 from helixsim.results.tenants import Division, TenantResults, TenantTerms
 from helixsim.runtime.identity import content_key, errors_digest, experiment_key
@@ -52,7 +55,7 @@ def run_tenants(
 
 
 def resolved_tenants(tenants: Tenants, *, imports: bool = True) -> list[ResolvedExperiment]:
-    """Return the experiment of each tenant on its own nodes.
+    """Return the experiment of each tenant on its own nodes, or on all that it can use if none are stated.
 
     Raises
     ------
@@ -60,11 +63,12 @@ def resolved_tenants(tenants: Tenants, *, imports: bool = True) -> list[Resolved
         With the faults of the first tenant that has any.
     """
     found = []
-    for one in tenants.tenants:
-        if one.nodes is None:
-            raise ConfigError(f'tenant {one.name}: state its nodes, such as nodes: ["l4-*"]')
+    for number, one in enumerate(tenants.tenants):
+        nodes = one.nodes
+        if nodes is None:
+            nodes = usable_nodes(tenants, kinds_of(tenants.nodes), number)
         try:
-            found.append(one.on(one.nodes, tenants.nodes).resolve(imports=imports))
+            found.append(one.on(nodes, tenants.nodes).resolve(imports=imports))
         except InfeasibleError as error:
             raise error.within(f"tenant {one.name}") from None
     return found
@@ -100,20 +104,36 @@ class _Study:
         self.kinds = kinds_of(tenants.nodes)
 
     def results(self) -> TenantResults:
-        """Return the results of the stated division."""
-        nodes = tuple(one.nodes or () for one in self.tenants.tenants)
-        return self._results(STATED, nodes)
+        """Return the results of the stated division, or of the best that is found."""
+        nodes = [one.nodes for one in self.tenants.tenants if one.nodes is not None]
+        if nodes:
+            return self._results(STATED, tuple(nodes))
+        search = DivisionSearch(
+            self.tenants, self.resolved, self.kinds, self.out, self.executor, self._searching, force=self.force,
+            check=self.check,
+        )  # fmt: skip
+        chosen, by_hand = search.divisions()
+        results = self._results(chosen.origin, nodes_of(self.kinds, chosen.counts))
+        weights = [one.weight for one in self.tenants.tenants]
+        priorities = [one.priority for one in self.tenants.tenants]
+        by_hand.sort(key=lambda one: (value(one.shares, weights, priorities), -results.price_of(one)), reverse=True)
+        return replace(results, by_hand=tuple(by_hand), bound=search.bound())
+
+    def _searching(self, share: float, what: str) -> None:
+        """Show what the search simulates; how much of it there will be is not known."""
+        self.on_progress(0.0, what)
 
     def _results(self, origin: str, nodes: tuple[tuple[str, ...], ...]) -> TenantResults:
-        tasks = [
-            task_of(one, own, self.tenants, self.out, force=self.force, check=self.check, with_report=True)
-            for one, own in zip(self.tenants.tenants, nodes, strict=True)
-        ]
+        tasks = {
+            number: task_of(one, own, self.tenants, self.out, force=self.force, check=self.check, with_report=True)
+            for number, (one, own) in enumerate(zip(self.tenants.tenants, nodes, strict=True))
+            if own
+        }
         if len(tasks) == 1:  # whose race, if any, then has all processes
-            parts = [run_part(tasks[0], self.on_progress, self.executor)]
+            found = {number: run_part(task, self.on_progress, self.executor) for number, task in tasks.items()}
         else:
-            found = run_parts(dict(enumerate(tasks)), self.executor, self.on_progress)
-            parts = [found[number] for number in range(len(tasks))]
+            found = run_parts(tasks, self.executor, self.on_progress)
+        parts = [found.get(number, NO_NODE) for number in range(len(nodes))]
         counts = tuple(counts_of(self.kinds, own) for own in nodes)
         terms = tuple(
             TenantTerms(one.name, experiment.fleet.model.name, experiment.slo, one.weight, one.priority)

@@ -22,6 +22,11 @@ def write_tenants(directory: Path, results: TenantResults) -> None:
     parts = (
         Part("Tenants", table=tenant_table(found)),
         Part("Totals", tuple(sentences(found))),
+        *(
+            (Part("Divisions", ("The division that was planned, and those by hand.",), by_hand_table(found)),)
+            if "by_hand" in found
+            else ()
+        ),
         Part(
             "Runs", tuple(f"{name}: {one['run']}/report.html" for name, one in found["tenants"].items() if one["run"])
         ),
@@ -37,13 +42,11 @@ def headline(found: Mapping[str, Any]) -> list[str]:
     missed = [name for name, one in tenants.items() if one["is_met"] is False]
     lines = []
     if missed:
-        verb = "miss" if len(missed) > 1 else "misses"
-        others = f"; {_named(met)} {'meet' if len(met) > 1 else 'meets'} {'theirs' if met[1:] else 'its own'}"
-        lines.append(f"{_named(missed)} {verb} the objectives{others if met else ''}.")
-    elif len(met) == len(tenants):
-        lines.append(f"{_named(met)} {'meet' if met[1:] else 'meets'} the objectives.")
-    else:
-        lines.append(f"{_named(list(tenants))} served; not all state objectives.")
+        lines.append(f"{_named(missed)} {'miss' if missed[1:] else 'misses'} the objectives.")
+    if met:
+        lines.append(f"{_named(met)} {'meet' if met[1:] else 'meets'} {'their' if met[1:] else 'its'} objectives.")
+    if not missed and not met:
+        lines.append(f"{_named(list(tenants))}: no objectives.")
     lines += [f"{name}: {one['failure']}." for name, one in tenants.items() if one["failure"]]
     return lines
 
@@ -74,13 +77,39 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
     if totals["value"] is not None:
         fair = "undefined" if totals["jain_index"] is None else f"{totals['jain_index']:.3f}"
         lines.append(
-            f"Weighted mean share of the requests within the objectives {percent(totals['value'])} %, Jain's fairness "
-            f"index of the shares {fair}."
+            f"The tenants are served to {percent(totals['value'])} % (weighted mean; 99 % of the requests within the "
+            f"objectives count as all); Jain's fairness index {fair}."
         )
     lines.append(f"Division: {found['division']}.")
+    if "by_hand" in found:
+        best = found["by_hand"][0]
+        lines.append(
+            f"The best division {best['division']}: {percent(best['value'])} % for {best['usd_per_hour']:.2f} $/h; "
+            f"this one: {percent(totals['value'])} % for {totals['usd_per_hour']:.2f} $/h."
+        )
+    if totals["value_bound"] is not None:
+        lines.append(f"No division serves more than {percent(totals['value_bound'])} %, with any placement.")
     if spare["nodes"]:
         lines.append(f"Not used: {words(spare['nodes'])}, {spare['usd_per_hour']:.2f} $/h.")
     return lines
+
+
+def by_hand_table(found: Mapping[str, Any]) -> PageTable:
+    """Return a row per division: the planned one, and those by hand, the best first."""
+    names = list(found["tenants"])
+    planned = {
+        "division": found["division"], **found["totals"],
+        "slo_attainment": {name: one["slo_attainment"] for name, one in found["tenants"].items()},
+    }  # fmt: skip
+    head = ("division", *(f"{name} within SLO, %" for name in names), "value, %", "Jain", "$/h")
+    rows = tuple(
+        (
+            one["division"], *(percent(one["slo_attainment"][name]) for name in names), percent(one["value"]),
+            number(one["jain_index"]), f"{one['usd_per_hour']:.2f}",
+        )
+        for one in (planned, *found["by_hand"])
+    )  # fmt: skip
+    return PageTable(head, rows)
 
 
 def words(kinds: Mapping[str, int]) -> str:

@@ -67,12 +67,6 @@ class Division:
         """Share of the requests of each tenant within its objectives; 0 without objectives."""
         return tuple(part.share or 0.0 for part in self.parts)
 
-    @property
-    def latency(self) -> float:
-        """Sum over the tenants of the mean time to first token [s]; infinite if one has none."""
-        means = [None if part.summary is None else part.summary.ttft.mean_s for part in self.parts]
-        return math.fsum(math.inf if mean is None else mean for mean in means)
-
 
 @dataclass(frozen=True, slots=True)
 class TenantTerms:
@@ -97,6 +91,10 @@ class TenantResults:
         Ids of the nodes of each tenant.
     chosen
         The division that was stated or planned.
+    by_hand
+        Divisions by hand that a planned one is compared with, the best first; none if it was stated.
+    bound
+        Upper bound on the value of any division; None: not known.
     """
 
     name: str
@@ -104,6 +102,12 @@ class TenantResults:
     kinds: tuple[NodeKind, ...]
     nodes: tuple[tuple[str, ...], ...]
     chosen: Division
+    by_hand: tuple[Division, ...] = ()
+    bound: float | None = None
+
+    def price_of(self, division: Division) -> float:
+        """Return the price of all nodes that a division gives to tenants [$/h]."""
+        return math.fsum(map(self.price, division.counts))
 
     def price(self, counts: Iterable[int]) -> float:
         """Return the price of so many nodes of each kind [$/h]."""
@@ -151,6 +155,7 @@ class TenantResults:
             "totals": {
                 **_totals([part.summary for part in chosen.parts]),
                 "value": math.fsum(self.value(chosen)) if self.has_slo else None,
+                "value_bound": self.bound,
                 "jain_index": self.fairness(chosen),
                 "gpus": sum(map(self.gpus, chosen.counts)),
                 "usd_per_hour": math.fsum(map(self.price, chosen.counts)),
@@ -160,6 +165,8 @@ class TenantResults:
                 "usd_per_hour": self.price(self.spare),
             },
         }  # fmt: skip
+        if self.by_hand:
+            document["by_hand"] = [self._candidate(one) for one in self.by_hand]
         found: dict[str, Any] = json_values(document)
         return found
 
@@ -185,6 +192,16 @@ class TenantResults:
             "run": part.run or None,
             "failure": part.failure or None,
             **({} if part.summary is None else part.summary.to_json()),
+        }
+
+    def _candidate(self, division: Division) -> dict[str, Any]:
+        return {
+            "division": division.origin,
+            "kinds": {one.name: self._kinds(own) for one, own in zip(self.tenants, division.counts, strict=True)},
+            "slo_attainment": {one.name: x for one, x in zip(self.tenants, division.shares, strict=True)},
+            "value": math.fsum(self.value(division)),
+            "jain_index": self.fairness(division),
+            "usd_per_hour": self.price_of(division),
         }
 
     def _kinds(self, counts: Counts) -> dict[str, int]:

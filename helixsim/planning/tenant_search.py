@@ -1,0 +1,374 @@
+"""The search for a division of nodes among tenants.
+
+1. For each tenant and kind of nodes, simulations of its experiment on nodes of this kind alone find how many of them
+   meet its objectives, or the highest rate that all of them together do.
+2. The divisions that one would make by hand are simulated: each kind to one tenant, in all ways; every kind in
+   proportion to the tenants' work; and equally.
+3. An integer program divides the nodes by these capacities (``tenant_program``), with a margin for each tenant: it is
+   raised where the simulation of its part shows that the objectives are missed, and lowered where they are met.
+4. So are parts that differ from those of the best division by a node.
+5. Among all parts that were simulated, a last program chooses one for each tenant: no worse than any division by hand.
+
+What a tenant gets depends on its own part alone, so that a part is simulated once, whichever division it belongs to.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations, product
+from pathlib import Path
+
+from helixsim.config.experiment import ResolvedExperiment
+from helixsim.errors import ConfigError, HelixsimError, InfeasibleError
+from helixsim.experiment import Tenants
+from helixsim.metrics.objectives import Target
+from helixsim.metrics.tenants import served
+from helixsim.planning.capacity import capacity_targets
+from helixsim.planning.tenant_bound import best_tenant, is_bounded, value_bound
+from helixsim.planning.tenant_parts import NO_NODE, PartTask, nodes_of, run_parts, task_of
+from helixsim.planning.tenant_program import Choice, Demand, Way, best_of, divide
+from helixsim.results.tenants import Counts, Division, NodeKind, Part
+from helixsim.runtime.pool import Executor, Report
+from helixsim.study.placements import placement_store, placements_in
+from helixsim.study.placing import place_system
+from helixsim.study.trials import run_trial, trial_store, trials_in
+
+JOINT = "planned for all tenants together"
+"""Origin of the division that the search finds."""
+
+MOST_BY_KIND = 64
+"""Most divisions by hand that give each kind to one tenant; of more, none are tried."""
+
+ROUNDS = 5
+"""Rounds of margins; each halves the range in which the least margin that is enough lies."""
+
+POLISHES = 3
+"""Rounds in which divisions are tried that differ from the best one by a node."""
+
+_WIDER = 1.3
+"""Factor by which a margin is raised or lowered until one is enough and a lower one is not."""
+
+_TOLERANCE = 0.05
+"""The rate that all nodes of a kind serve is at most so much above the one that is used, relative to it."""
+
+_LEAST_SHARE = 1 / 64
+"""Lowest rate that is tried, as a share of the tenant's."""
+
+_NEVER_S = 1e6
+"""Latency of a part that generates no token [s]."""
+
+
+@dataclass(frozen=True, slots=True)
+class _RateTask:
+    part: PartTask
+    target: Target
+
+
+def highest_rate(task: _RateTask, report: Report) -> float:
+    """Return the highest rate below a tenant's at which a part meets its objectives [requests/s]; 0: none does."""
+    try:
+        experiment = task.part.experiment.resolve()
+        (system,) = experiment.systems
+        report(0.0, f"{task.part.name}: placing")
+        placed = place_system(experiment, system, store=placement_store(placements_in(task.part.out)))
+    except InfeasibleError:
+        return 0.0
+    store = trial_store(trials_in(task.part.out), renew=task.part.force)
+
+    def passes(rate_rps: float) -> bool:
+        report(0.5, f"{task.part.name}: {rate_rps:.3g} requests/s")
+        return run_trial(experiment, placed, [task.target], experiment.seed, rate_rps, store).verdicts["slo"].is_met
+
+    high = experiment.workload_stats.offered_rps or 0.0
+    low, least = high / 2, high * _LEAST_SHARE
+    while low >= least and not passes(low):
+        low, high = low / 2, low
+    if low < least:
+        return 0.0
+    while high > low * (1 + _TOLERANCE):
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if passes(middle) else (low, middle)
+    return low
+
+
+class DivisionSearch:
+    """The search: simulated parts, and what is known of the capacity of each kind of nodes for each tenant."""
+
+    def __init__(
+        self,
+        tenants: Tenants,
+        resolved: Sequence[ResolvedExperiment],
+        kinds: Sequence[NodeKind],
+        out: Path,
+        executor: Executor,
+        report: Report,
+        *,
+        force: bool,
+        check: bool,
+    ) -> None:
+        self.tenants, self.resolved, self.kinds, self.out = tenants, resolved, tuple(kinds), out
+        self.executor, self.report, self.force, self.check = executor, report, force, check
+        self.available: Counts = tuple(len(kind.ids) for kind in kinds)
+        self.prices = [kind.usd_per_hour for kind in kinds]
+        self.targets = [_target(one) for one in resolved]
+        machines = [{node.machine or node.id for node in one.fleet.cluster.nodes} for one in resolved]
+        self.usable = [tuple(kind.ids[0] in own for kind in kinds) for own in machines]
+        self.parts: dict[tuple[int, Counts], Part] = {}
+
+    def divisions(self) -> tuple[Division, list[Division]]:
+        """Return the best division, and those by hand, the best first."""
+        demands = self._demands()
+        by_hand = [(origin, tuple(map(self._own, range(len(counts)), counts))) for origin, counts in self._by_hand()]
+        self._simulate((number, own) for _, counts in by_hand for number, own in enumerate(counts))
+        self._margins(demands)
+        self._polish()
+        hand = [self._division(origin, counts) for origin, counts in by_hand]
+        return self._best(), hand
+
+    def bound(self) -> float | None:
+        """Return an upper bound on the value of any division; None: not known."""
+        if not all(map(is_bounded, self.resolved)):
+            return None
+        tenants = [
+            best_tenant(
+                experiment, one.weight,
+                [kind.ids[0] if is_usable else None for kind, is_usable in zip(self.kinds, usable, strict=True)],
+            )
+            for one, experiment, usable in zip(self.tenants.tenants, self.resolved, self.usable, strict=True)
+        ]  # fmt: skip
+        return value_bound(tenants, self.available)
+
+    # --- capacities ---------------------------------------------------------------------------------------------------
+
+    def _demands(self) -> list[Demand]:
+        """Return the tenants with the ways to serve them."""
+        ways: list[dict[Counts, float]] = [{} for _ in self.resolved]
+        asked = [(number, one) for number in range(len(self.resolved)) for one in self._groups(number)]
+        enough = self._least_groups(asked)
+        short: list[tuple[int, Counts]] = []
+        for number, group in asked:
+            groups = enough[number, group]
+            if groups is not None:
+                ways[number][group] = (self.resolved[number].workload_stats.offered_rps or 0.0) / groups
+            else:
+                short.append((number, group))
+        tasks = [
+            _RateTask(self._task(number, _times(group, self._most(group))), self.targets[number])
+            for number, group in short
+        ]
+        for position, outcome in self.executor.carry_out(highest_rate, tasks, self.report):
+            if isinstance(outcome, HelixsimError):
+                raise outcome
+            number, group = short[position]
+            if outcome > 0:
+                ways[number][group] = outcome / self._most(group)
+        return [
+            Demand(one.workload_stats.offered_rps or 0.0, tenant.weight, tenant.priority,
+                   tuple(Way(counts, rps) for counts, rps in own.items()))
+            for one, tenant, own in zip(self.resolved, self.tenants.tenants, ways, strict=True)
+        ]  # fmt: skip
+
+    def _groups(self, number: int) -> Iterator[Counts]:
+        """Yield the smallest groups of nodes that hold the model of a tenant: of one kind, then of several.
+
+        Several kinds together are one way, all nodes of them, and only for placements that mix kinds.
+        """
+        kinds = [kind for kind, is_usable in enumerate(self.usable[number]) if is_usable]
+        for kind in kinds:
+            for count in range(1, self.available[kind] + 1):
+                counts = tuple(count if other == kind else 0 for other in range(len(self.kinds)))
+                if self._holds_model(number, counts):
+                    yield counts
+                    break
+        if self.resolved[number].systems[0].placement == "replicas":
+            return
+        together = [*combinations(kinds, 2), *([tuple(kinds)] if len(kinds) > 2 else [])]
+        for some in together:
+            counts = tuple(n if kind in some else 0 for kind, n in enumerate(self.available))
+            if self._holds_model(number, counts):
+                yield counts
+
+    def _holds_model(self, number: int, counts: Counts) -> bool:
+        try:
+            self._task(number, counts).experiment.resolve()
+        except InfeasibleError:
+            return False
+        return True
+
+    def _least_groups(self, asked: Sequence[tuple[int, Counts]]) -> dict[tuple[int, Counts], int | None]:
+        """Return how many groups of nodes meet the objectives of a tenant; None: not even all do."""
+        low = dict.fromkeys(asked, 0)  # does not
+        high = {key: self._most(key[1]) for key in asked}
+        found: dict[tuple[int, Counts], int | None] = {}
+        tried = dict(high)
+        while tried:
+            self._simulate((number, _times(group, n)) for (number, group), n in tried.items())
+            for key, n in tried.items():
+                if self.parts[key[0], _times(key[1], n)].is_met:
+                    high[key] = n
+                elif n == self._most(key[1]):
+                    found[key] = None
+                else:
+                    low[key] = n
+            tried = {key: (low[key] + high[key]) // 2 for key in tried if key not in found and high[key] - low[key] > 1}
+        return {key: high[key] for key in asked} | found
+
+    def _most(self, group: Counts) -> int:
+        return min(there // n for n, there in zip(group, self.available, strict=True) if n)
+
+    # --- divisions ----------------------------------------------------------------------------------------------------
+
+    def _by_hand(self) -> Iterator[tuple[str, tuple[Counts, ...]]]:
+        """Yield the divisions that one would make by hand."""
+        names = [one.name for one in self.tenants.tenants]
+        tenants = range(len(names))
+        if len(names) ** len(self.kinds) <= MOST_BY_KIND:
+            for owners in product(tenants, repeat=len(self.kinds)):
+                counts = tuple(
+                    tuple(n if owner == tenant else 0 for owner, n in zip(owners, self.available, strict=True))
+                    for tenant in tenants
+                )
+                owned = zip(self.kinds, owners, strict=True)
+                said = ", ".join(f"{kind.label} to {names[owner]}" for kind, owner in owned)
+                yield f"by hand: {said}", counts
+        yield "by hand: each kind in proportion to tokens/s x weights", self._in_proportion(self._work())
+        yield "by hand: each kind equally", self._in_proportion([1.0] * len(names))
+
+    def _work(self) -> list[float]:
+        """Return how much each tenant asks for: tokens/s times the bytes of its weights."""
+        return [
+            (one.workload_stats.offered_rps or 0.0)
+            * (one.workload_stats.mean_prompt_tokens + one.workload_stats.mean_output_tokens)
+            * one.fleet.model.weight_bytes_per_layer * one.fleet.model.num_layers
+            for one in self.resolved
+        ]  # fmt: skip
+
+    def _in_proportion(self, work: Sequence[float]) -> tuple[Counts, ...]:
+        """Return the nodes of each kind divided in proportion, by largest remainders; ties to the first tenant."""
+        columns = []
+        for n in self.available:
+            exact = [n * one / math.fsum(work) for one in work]
+            own = [math.floor(one + 1e-9) for one in exact]
+            order = sorted(range(len(work)), key=lambda number: (own[number] - exact[number], number))
+            for number in order[: n - sum(own)]:
+                own[number] += 1
+            columns.append(own)
+        return tuple(zip(*columns, strict=True))
+
+    def _margins(self, demands: Sequence[Demand]) -> None:
+        """Simulate divisions by the program, with margins that are narrowed down by what their parts serve."""
+        margins = [1.0] * len(demands)
+        low, high = [0.0] * len(demands), [math.inf] * len(demands)
+        for _ in range(ROUNDS):
+            planned = [
+                divide(demands, self.available, self.prices, margins, is_whole=is_whole)[0]
+                for is_whole in (True, False)
+            ]
+            self._simulate((number, own) for counts in planned for number, own in enumerate(counts))
+            before = list(margins)
+            for number, own in enumerate(planned[0]):
+                if self.parts[number, own].is_met:
+                    high[number] = min(high[number], margins[number])
+                else:
+                    low[number] = max(low[number], margins[number])
+                if math.isinf(high[number]):
+                    margins[number] *= _WIDER
+                elif not low[number]:
+                    margins[number] /= _WIDER
+                else:
+                    margins[number] = (low[number] + high[number]) / 2
+            if margins == before:
+                return
+
+    def _polish(self) -> None:
+        """Simulate parts of the best division with a node fewer if the tenant is served in full, else with one more."""
+        for _ in range(POLISHES):
+            best, before = self._best(), len(self.parts)
+            spare = [n - sum(own) for n, own in zip(self.available, zip(*best.counts, strict=True), strict=True)]
+            wanted = []
+            for number, (own, part) in enumerate(zip(best.counts, best.parts, strict=True)):
+                step = -1 if served(part.share or 0.0) == 1.0 else 1
+                for kind, n in enumerate(own):
+                    if (n if step < 0 else spare[kind]) and self.usable[number][kind]:
+                        wanted.append((number, (*own[:kind], n + step, *own[kind + 1 :])))
+            self._simulate(wanted)
+            if len(self.parts) == before:
+                return
+
+    def _best(self) -> Division:
+        """Return the best division into simulated parts."""
+        tenants = self.tenants.tenants
+        nothing = tuple(0 for _ in self.kinds)
+        known = [
+            [nothing, *(counts for number, counts in self.parts if number == tenant and counts != nothing)]
+            for tenant in range(len(tenants))
+        ]
+        self.parts |= {(tenant, nothing): NO_NODE for tenant in range(len(tenants))}
+        choices = [[_choice(counts, self.parts[tenant, counts]) for counts in own] for tenant, own in enumerate(known)]
+        weights, priorities = [one.weight for one in tenants], [one.priority for one in tenants]
+        chosen = best_of(choices, weights, priorities, self.available, self.prices)
+        return self._division(JOINT, tuple(own[number] for own, number in zip(known, chosen, strict=True)))
+
+    def _division(self, origin: str, counts: tuple[Counts, ...]) -> Division:
+        return Division(origin, counts, tuple(self.parts[number, own] for number, own in enumerate(counts)))
+
+    # --- parts --------------------------------------------------------------------------------------------------------
+
+    def _own(self, number: int, counts: Counts) -> Counts:
+        """Return the nodes among some that a tenant can use."""
+        return tuple(n if ok else 0 for n, ok in zip(counts, self.usable[number], strict=True))
+
+    def _simulate(self, wanted: Iterable[tuple[int, Counts]]) -> None:
+        """Simulate parts that are new; a part without nodes serves nothing."""
+        new = [key for key in dict.fromkeys(wanted) if key not in self.parts]
+        self.parts |= {key: NO_NODE for key in new if not any(key[1])}
+        new = [key for key in new if any(key[1])]
+        found = run_parts({at: self._task(*key) for at, key in enumerate(new)}, self.executor, self.report)
+        self.parts |= {key: found[at] for at, key in enumerate(new)}
+
+    def _task(self, number: int, counts: Counts) -> PartTask:
+        (nodes,) = nodes_of(self.kinds, [counts])
+        return task_of(
+            self.tenants.tenants[number], nodes, self.tenants, self.out, force=self.force, check=self.check,
+            with_report=False,
+        )  # fmt: skip
+
+
+def usable_nodes(tenants: Tenants, kinds: Sequence[NodeKind], number: int) -> tuple[str, ...]:
+    """Return the nodes of the kinds that a tenant's model and engine run on at all.
+
+    Raises
+    ------
+    ConfigError
+        If there are none: the fault of the first kind.
+    """
+    tenant, found, faults = tenants.tenants[number], list[str](), list[ConfigError]()
+    for kind in kinds:
+        try:
+            tenant.on(kind.ids, tenants.nodes).resolve()
+        except ConfigError as error:
+            faults.append(error)
+            continue
+        except InfeasibleError:
+            pass  # with others it may
+        found += kind.ids
+    if not found:
+        raise faults[0]
+    order = {node.id: position for position, node in enumerate(tenants.nodes)}
+    return tuple(sorted(found, key=order.__getitem__))
+
+
+def _target(experiment: ResolvedExperiment) -> Target:
+    """Return the objectives of a tenant; ``ConfigError`` without any, or without a rate of arrivals."""
+    return capacity_targets(experiment, 99.0, None)[0]
+
+
+def _choice(counts: Counts, part: Part) -> Choice:
+    mean_s = None if part.summary is None else part.summary.ttft.mean_s
+    return Choice(counts, served(part.share or 0.0), _NEVER_S if mean_s is None else mean_s)
+
+
+def _times(group: Counts, n: int) -> Counts:
+    return tuple(n * count for count in group)
