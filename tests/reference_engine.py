@@ -137,7 +137,9 @@ class Wire:
     def pass_card(self, event):
         (journeys, size, _), spacing = event.argument
         now = self.reference.kernel.now_ns
-        delay = self.card(self.reference.cards_in, self.dst, now - self.time(size), size, now) - now
+        sender = self.reference.cards_out.get(self.src)
+        slowest = self.ns_per_byte if sender is None else max(self.ns_per_byte, sender.ns_per_byte)
+        delay = self.card(self.reference.cards_in, self.dst, now - round(size * slowest), size, now) - now
         for number, journey in enumerate(journeys):
             self.reference.kernel.call_in(
                 delay + number * spacing, Priority.DELIVER, lambda event: self.arrive(event.argument), journey

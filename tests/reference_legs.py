@@ -92,7 +92,8 @@ class KvWire:
                 arrive(what)
                 return
             waited = self.into.taken - taken
-            end = self.into.last(self.reference.now - round(size * self.ns_per_byte) + waited, size)
+            slowest = self.ns_per_byte if self.out is None else max(self.ns_per_byte, self.out.kv.ns_per_byte)
+            end = self.into.last(self.reference.now - round(size * slowest) + waited, size)
             self.pass_card(self.into, end, lambda: arrive(what))
 
         if self.out is None:

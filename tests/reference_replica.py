@@ -126,7 +126,9 @@ class Wire:
         self.waited += max(self.free - now, 0)
         end = max(now, self.free) + time
         if self.src in self.reference.cards_out:
-            end = max(end, self.reference.cards_out[self.src].pass_through(now, size))
+            card = self.reference.cards_out[self.src]
+            end = max(end, card.pass_through(now, size))
+            time = max(time, round(size * card.ns_per_byte))
         self.free = end
         self.messages += 1
         self.bytes += size

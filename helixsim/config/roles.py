@@ -47,7 +47,7 @@ def check_roles(
         elif not is_part:
             yield from _check_legs(section.systems[number], number, source, may_choose=chooses != "never")
         if has_roles or chooses == "always":
-            yield from _check_engine(section, own, engine, source)
+            yield from _check_engine(section, engine, source)
 
 
 def _check_legs(system: SystemSection, number: int, source: Source, *, may_choose: bool) -> Iterator[Problem]:
@@ -85,12 +85,7 @@ def _check_phases(section: ExperimentSection, number: int, nodes: Sequence[Node]
             yield source.problem(at, f"no node serves {phase}: {counts}; give some of them {phase} or both")
 
 
-def _check_engine(
-    section: ExperimentSection, nodes: Sequence[Node], engine: EngineProfile, source: Source
-) -> Iterator[Problem]:
-    if parted := next((node for node in nodes if node.tp is not None and node.tp < node.gpus), None):
-        message = f"roles need whole machines (got tp: {parted.tp} on {parted.id}): list the parts as nodes"
-        yield source.problem(("cluster", "nodes"), message)
+def _check_engine(section: ExperimentSection, engine: EngineProfile, source: Source) -> Iterator[Problem]:
     if not engine.spec.loops_inside:
         message = f"roles need an engine with return: engine (here {engine.spec.name} with return: coordinator)"
         yield source.problem(("engine", "name"), message)
@@ -161,8 +156,9 @@ def _with_legs(
         if given and len(others) < len(cluster.nodes):
             at = (*path, "disaggregation", role)
             own = make(cluster.without(others, paid=set()), options=replace(options, **given), at=at)[0]
-            pairs = zip(own.cluster.nodes, own.profiles, strict=True)
-            of_role[role] = {node.node_type: replace(one, kind=f"{one.kind} ({role})") for node, one in pairs}
+            whole = {node.node_type: one for node, one in zip(own.cluster.nodes, own.profiles, strict=True)}
+            kinds = {**own.parts, **whole}
+            of_role[role] = {kind: replace(one, kind=f"{one.kind} ({role})") for kind, one in kinds.items()}
     found = replace(fleet, of_role=of_role)
     return replace(found.with_roles({}), of_role={}) if cluster.is_disaggregated else found
 

@@ -2,12 +2,14 @@
 
 A message of the KV class waits for those of its class before it on its link and on the cards at both ends, as other
 messages do for theirs (``network``). Other traffic goes first: it does not see the class, and while it passes a card,
-the message there pauses. Links between two replicas carry no other traffic.
+the message there pauses. Links between two replicas carry no other traffic. The parts of a machine share its cards, and
+its links to other machines.
 """
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable
 from heapq import heappop, heappush
 
@@ -60,6 +62,15 @@ class SharedCard(Card):
         return lane.free_at_ns
 
 
+class KvLane:
+    """When one direction of a link is free for the KV class [ns]; one for all pairs of parts of two machines."""
+
+    __slots__ = ("free_at_ns",)
+
+    def __init__(self) -> None:
+        self.free_at_ns = 0
+
+
 class KvMessage:
     """Keys and values on their way to one node.
 
@@ -84,12 +95,13 @@ class KvChannel:
     Layers that a step computes may be booked when it starts: they are sent as they become ready, in the order of these
     times and then of booking, but only the last of them is an event. This tells the same as an event for each: one
     stage alone sends over a channel, so that nothing else comes in between, and those before the last arrive no later.
-    What a channel has done is known once it has been asked to ``advance``.
+    What a channel has done is known once it has been asked to ``advance``. ``lane`` is shared with other channels where
+    the link is.
     """
 
-    __slots__ = ("_booked", "_card_in", "_card_out", "_kernel", "_latency_ns", "_order", "_timeline", "busy_ns",
-                 "bytes_received", "bytes_sent", "dst", "free_at_ns", "messages", "ns_per_byte", "queue_ns",
-                 "src")  # fmt: skip
+    __slots__ = ("_booked", "_card_in", "_card_out", "_kernel", "_lane", "_latency_ns", "_order", "_pending",
+                 "_timeline", "busy_ns", "bytes_received", "bytes_sent", "dst", "free_at_ns", "messages", "ns_per_byte",
+                 "queue_ns", "src")  # fmt: skip
 
     def __init__(
         self,
@@ -99,8 +111,11 @@ class KvChannel:
         transfer: KvTransfer,
         cards: tuple[SharedCard | None, SharedCard | None],
         timeline: Timeline | None = None,
+        lane: KvLane | None = None,
     ) -> None:
         self.src, self.dst = ends
+        self._lane = KvLane() if lane is None else lane
+        self._pending: deque[tuple[int, int]] | None = None if lane is None else deque()
         self.ns_per_byte = BITS_PER_BYTE * NS_PER_S / (link.bandwidth_bps * transfer.efficiency)
         self._latency_ns = link.latency_ns + transfer.latency_ns
         self._card_out, self._card_in = cards
@@ -112,8 +127,8 @@ class KvChannel:
 
     @property
     def takes_bookings(self) -> bool:
-        """Whether layers may be booked: neither cards nor a timeline need an event for each."""
-        return self._card_out is None and self._card_in is None and self._timeline is None
+        """Whether layers may be booked: neither cards, nor a timeline, nor other channels need an event for each."""
+        return self._card_out is None and self._card_in is None and self._timeline is None and self._pending is None
 
     def book(self, ready_ns: int, size_bytes: int) -> int:
         """Book a message that will be ready at a time; return its place in the order of bookings."""
@@ -138,9 +153,13 @@ class KvChannel:
     def _take(self, now_ns: int, size_bytes: int) -> int:
         """Let a message that is there now take the link after those before it; return when it begins [ns]."""
         serialisation = round(size_bytes * self.ns_per_byte)
-        start = max(now_ns, self.free_at_ns)
+        start = max(now_ns, self._lane.free_at_ns)
         self.queue_ns += start - now_ns
-        self.free_at_ns = start + serialisation
+        self.free_at_ns = self._lane.free_at_ns = start + serialisation
+        if self._pending is not None:
+            while self._pending and self._pending[0][0] <= now_ns:
+                self._pending.popleft()
+            self._pending.append((self.free_at_ns, serialisation))
         self.messages += 1
         self.bytes_sent += size_bytes
         self.busy_ns += serialisation
@@ -165,17 +184,18 @@ class KvChannel:
     def idle_ns(self, size_bytes: float, now_ns: int) -> float:
         """Return how long a message of this size would take from now on, with those before it [ns]."""
         self.advance(now_ns)
-        return max(self.free_at_ns - now_ns, 0) + size_bytes * self.ns_per_byte + self._latency_ns
+        return max(self._lane.free_at_ns - now_ns, 0) + size_bytes * self.ns_per_byte + self._latency_ns
 
     def busy_until(self, now_ns: int) -> int:
         """See ``Channel.busy_until``."""
         self.advance(now_ns)
-        return self.busy_ns - max(0, self.free_at_ns - now_ns)
+        if self._pending is None:
+            return self.busy_ns - max(0, self.free_at_ns - now_ns)
+        return self.busy_ns - sum(min(max(end - now_ns, 0), sent) for end, sent in self._pending)
 
     def bytes_until(self, now_ns: int) -> int:
         """See ``Channel.bytes_until``."""
-        self.advance(now_ns)
-        left_ns = max(0, self.free_at_ns - now_ns)
+        left_ns = self.busy_ns - self.busy_until(now_ns)
         return self.bytes_sent - round(left_ns / self.ns_per_byte) if left_ns else self.bytes_sent
 
     def _after(self, delay_ns: int, function: Callable[[Call], None], message: KvMessage) -> None:
@@ -203,13 +223,15 @@ class KvChannel:
         self._after(self._latency_ns, self._arrived, event.argument)
 
     def _arrived(self, event: Call) -> None:
-        """Deliver what has come through the link, and through the card, which received while the link was sending.
+        """Deliver what has come through the link, and through the card, which received while that was under way.
 
         What other traffic has taken of the card meanwhile, the message has waited.
         """
         message, card, now = event.argument, self._card_in, self._kernel.now_ns
         if card is not None:
-            began_ns = now - round(message.size_bytes * self.ns_per_byte)
+            sent = self._card_out
+            ns_per_byte = self.ns_per_byte if sent is None else max(self.ns_per_byte, sent.lane.ns_per_byte)
+            began_ns = now - round(message.size_bytes * ns_per_byte)
             end = card.yield_to(began_ns + card.busy_ns - message.taken_ns, message.size_bytes)
             message.displaced_ns = card.lane.displaced_ns
             if end > now:
@@ -238,7 +260,8 @@ class KvFabric:
         self._timeline = timeline
         self.channels: dict[tuple[str, str], KvChannel] = {}
         self._fabric = fabric
-        bps = {node.id: node.nic_bps for node in fabric.cluster.nodes}
+        self._lanes: dict[tuple[str, str], KvLane] = {}
+        bps = {node.machine or node.id: node.nic_bps for node in fabric.cluster.nodes}
         out = {end: SharedCard(limit, transfer.efficiency) for end, limit in bps.items() if limit is not None}
         into = {end: SharedCard(limit, transfer.efficiency) for end, limit in bps.items() if limit is not None}
         fabric.cards_out.update(out)
@@ -251,7 +274,19 @@ class KvFabric:
         if found is None:
             fabric = self._fabric
             link = LinkSpec(fabric.cluster.link(src, dst).bandwidth_bps, fabric.latency_ns(src, dst))
-            cards = (self._out.get(src), self._in.get(dst))
-            found = KvChannel(fabric.kernel, (src, dst), link, self.transfer, cards, self._timeline)
+            cards, lane = self._shared(src, dst)
+            found = KvChannel(fabric.kernel, (src, dst), link, self.transfer, cards, self._timeline, lane)
             self.channels[src, dst] = found
         return found
+
+    def _shared(self, src: str, dst: str) -> tuple[tuple[SharedCard | None, SharedCard | None], KvLane | None]:
+        """Return the cards at the ends of a link, and its lane where parts of machines share the link.
+
+        Two parts of one machine have a way of their own inside it.
+        """
+        machines = self._fabric.cluster.machine_of
+        ends = machines.get(src, src), machines.get(dst, dst)
+        if ends[0] == ends[1]:
+            return (None, None), None
+        lane = None if ends == (src, dst) else self._lanes.setdefault(ends, KvLane())
+        return (self._out.get(ends[0]), self._in.get(ends[1])), lane

@@ -1,10 +1,10 @@
 """Links and network cards: first in, first out, per direction, unless the network shares links fairly.
 
 A message occupies its link for bytes / bandwidth (serialisation) and arrives one latency later; the link is free for
-the next message when serialisation ends. Network cards work the same way and overlap with the link (cut-through), so
-a card costs time only when it is the slower of the two or shared by several links. The parts of a machine share its
-cards and its links. With fair sharing (``sharing``) a
-message does not wait behind others, but all of them are slower.
+the next message when serialisation ends. Network cards work the same way and overlap with the link and with each other
+(cut-through), so a card costs time only when it is slower than these or shared by several links. The parts of a machine
+share its cards and its links. With fair sharing (``sharing``) a message does not wait behind others, but all of them
+are slower.
 
 What reaches a node while it computes lies there until the batch ends. So where the time of arrival is settled when a
 message is sent, and the receiver is known to be busy until then, the message is put there at once, without an event.
@@ -44,6 +44,11 @@ class Card:
         self.ns_per_byte = BITS_PER_BYTE * NS_PER_S / bandwidth_bps
         self.free_at_ns = 0
 
+    @property
+    def received_ns_per_byte(self) -> float:
+        """How fast a message passes that is alone [ns per byte]."""
+        return self.ns_per_byte
+
     def pass_through(self, now_ns: int, size_bytes: int) -> int:
         """Return when the last byte of a message that comes now has passed [ns]."""
         self.free_at_ns = max(now_ns, self.free_at_ns) + round(size_bytes * self.ns_per_byte)
@@ -59,6 +64,11 @@ class SharedLink(Card):
         super().__init__(bandwidth_bps)
         self.card = card
 
+    @property
+    def received_ns_per_byte(self) -> float:
+        """See ``Card.received_ns_per_byte``."""
+        return self.ns_per_byte if self.card is None else max(self.ns_per_byte, self.card.ns_per_byte)
+
     def pass_through(self, now_ns: int, size_bytes: int) -> int:
         """See ``Card.pass_through``."""
         end = super().pass_through(now_ns, size_bytes)
@@ -71,7 +81,8 @@ class Channel:
     ``busy_ns`` sums the serialisation of all messages sent, also of those still waiting for the link. ``token_bytes``
     is what one token takes on it. ``spacing_ns``: decode steps travel one by one, each so long after
     the one before it; 0: all of a message arrive together. ``receiver`` takes what arrives. ``card_out``
-    and ``card_in`` are the network cards at its ends, None: never a limit.
+    and ``card_in`` are the network cards at its ends, None: never a limit. ``received_ns_per_byte``: how fast the
+    receiver gets a message, by link and card of the sender.
     """
 
     __slots__ = (
@@ -90,6 +101,7 @@ class Channel:
         "messages",
         "ns_per_byte",
         "queue_ns",
+        "received_ns_per_byte",
         "receiver",
         "spacing_ns",
         "src",
@@ -108,6 +120,7 @@ class Channel:
         self.receiver = receiver
         self.card_out: Card | None = None
         self.card_in: Card | None = None
+        self.received_ns_per_byte = self.ns_per_byte
         self.free_at_ns = 0
         self.messages = 0
         self.bytes_sent = 0
@@ -170,10 +183,10 @@ class Channel:
         return self.bytes_sent - round(left_ns / self.ns_per_byte) if left_ns else self.bytes_sent
 
     def _arrive(self, parcel: Message) -> None:
-        """Deliver what has come through the link, and through the card, which received while the link was sending."""
+        """Deliver what has come through the link, and through the card, which received while that was under way."""
         if self.card_in is not None:
             now = self._kernel.now_ns
-            started = now - round(parcel.size_bytes * self.ns_per_byte)
+            started = now - round(parcel.size_bytes * self.received_ns_per_byte)
             end = self.card_in.pass_through(started, parcel.size_bytes)
             if end > now:
                 parcel.arrived_ns = end
@@ -319,6 +332,8 @@ class NetworkFabric:
         if self.is_one_by_one and dst != COORDINATOR and not is_shared:
             channel.spacing_ns = max(1, round(token_bytes * channel.ns_per_byte))
         channel.card_out, channel.card_in = self._cards(src, dst, link)
+        if channel.card_out is not None:
+            channel.received_ns_per_byte = max(channel.ns_per_byte, channel.card_out.received_ns_per_byte)
         self.channels[src, dst] = channel
         return channel
 

@@ -81,10 +81,14 @@ class PhaseProgram:
         return max(1, blocks * self.fleet.profile(one.nodes[0]).block_tokens)
 
     def nic_bps(self, number: int) -> float | None:
-        """Return the bandwidth of the NIC of a class [bit/s]; None: unlimited."""
+        """Return the bandwidth of the NIC of a class [bit/s]; None: unlimited, or that of a machine with several parts.
+
+        What a part sends to another of its machine does not pass the NIC.
+        """
         if number == COORDINATOR_CLASS:
             return self.fleet.cluster.network.coordinator_nic_bps
-        return self.fleet.cluster.node(self.network.classes[number].nodes[0]).nic_bps
+        node = self.fleet.cluster.node(self.network.classes[number].nodes[0])
+        return node.nic_bps if node.machine is None else None
 
     def link_bps(self, src: int, dst: int) -> float:
         """Return the bandwidth of a link between two classes [bit/s]."""

@@ -7,8 +7,8 @@ program gives the roles. Its continuous relaxation gives the bound. All rows hav
 and for that NIC, and the bound is the sum of these prices.
 
 The bound holds for all roles of these replicas, since whatever depends on more than one role is taken at its best: a
-link has as many ends as there are replicas, and a KV cache takes the fastest of its links. Limits and notation:
-docs/disaggregation.md.
+link has as many ends as there are replicas, and a KV cache takes the fastest of its links. The parts of a machine share
+its NIC; that they share links is left out. Limits and notation: docs/disaggregation.md.
 """
 
 from __future__ import annotations
@@ -195,10 +195,12 @@ class _RoleProgram:
             for src in self.prompts if src[1] == "prefill"
             for dst in self.decodes if src[0] != dst[0] or len(classes[src[0]]) > 1
         }  # fmt: skip
+        self.nics: dict[tuple[str, bool], Columns] = {}
         self._conserve()
         for number, role in self.counts:
             self._add_nodes(number, role)
             self._add_traffic(number, role)
+        self._add_nics()
         self._add_transfers()
 
     def _rates(self, one: ReplicaClass, role: Role) -> list[DecodeRates]:
@@ -276,19 +278,32 @@ class _RoleProgram:
             bits = BITS_PER_BYTE / cluster.link(start, end).bandwidth_bps
             self._limit(self._of(number, role, prompt * bits, decode * bits), number, role)
         for stage in one.stages:
-            nic_bps = cluster.node(one.replicas[0][stage]).nic_bps
-            if nic_bps is None:
+            node = cluster.node(one.replicas[0][stage])
+            if node.nic_bps is None:
                 continue
+            share = BITS_PER_BYTE / node.nic_bps
             for is_out in (True, False):
-                used = self._of(number, role, *sizes[stage + is_out])
+                is_inside = node.machine is not None and (stage < one.stages[-1] if is_out else stage > 0)
+                used = {} if is_inside else self._of(number, role, *sizes[stage + is_out])
                 for (src, dst), column in self.sent.items():
-                    if (src if is_out else dst) == (number, role):
+                    if (src if is_out else dst) == (number, role) and (node.machine is None or src[0] != dst[0]):
                         used[column] = sum(
                             size for (sender, receiver), size in self._bytes[src[0], dst[0]].items()
                             if (sender if is_out else receiver) == stage
                         ) / self.transfer.efficiency  # fmt: skip
-                share = BITS_PER_BYTE / nic_bps
-                self._limit({key: size * share for key, size in used.items() if size}, number, role)
+                shares = {key: size * share for key, size in used.items() if size}
+                if node.machine is None:
+                    self._limit(shares, number, role)
+                    continue
+                own = self.nics.setdefault((node.machine, is_out), {})
+                for key, size in shares.items():
+                    own[key] = own.get(key, 0.0) + size
+
+    def _add_nics(self) -> None:
+        """Add the NICs of divided machines, each of one class: the parts of a machine are a site."""
+        for used in self.nics.values():
+            if used:
+                self.right_sides[self.program.row(used, upper=1.0)] = 1.0
 
     def _add_transfers(self) -> None:
         """Add the links that KV caches take, and the NIC of the coordinator.

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from helixsim.config.experiment import LegSpec, ResolvedExperiment, SystemSpec
+from helixsim.domain.cluster import Cluster
 from helixsim.domain.disaggregation import KvSizes
 from helixsim.domain.placement import BOTH, ROLES, LayerRange, Placement, Role
 from helixsim.domain.request import Slo
@@ -85,8 +86,16 @@ def roles_fault(experiment: ResolvedExperiment, system: SystemSpec) -> str | Non
         )
     if engine.attention_balance is not None:
         return "roles need attention_dp_config without enable_balance"
-    parts = [node.id for node in cluster.nodes if node.machine is not None]
-    return f"roles need whole machines (got {parts[0]}, a part of one): list the parts as nodes" if parts else None
+    return None
+
+
+def can_have_role(cluster: Cluster, chain: Sequence[str]) -> bool:
+    """Return whether a replica may have a role: not if parts of several machines compute it.
+
+    Its activations would share links with KV caches, which the class of these does not know (``engine.kv_network``).
+    """
+    machines = {cluster.node(node).machine or node for node in chain}
+    return len(machines) == 1 or all(cluster.node(node).machine is None for node in chain)
 
 
 def check_pools(experiment: ResolvedExperiment, system: SystemSpec, graph: RoutingGraph) -> None:
@@ -102,13 +111,19 @@ def check_pools(experiment: ResolvedExperiment, system: SystemSpec, graph: Routi
     if fault := roles_fault(experiment, system):
         raise ConfigError(f"{system.name}: {fault}")
     found, cluster = chains(graph), system.fleet.cluster
+    ids = graph.node_ids
     if found is None:
         raise InfeasibleError(
             f"{system.name}: nodes with roles need replicas, chains of nodes that share none; this placement has "
             "routes that branch or enter a node in the middle of its layers (placement replicas makes replicas)"
         )
     prompt = round(experiment.workload_stats.mean_prompt_tokens)
-    ids = graph.node_ids
+    if mixed := next((chain for chain in found if not can_have_role(cluster, [ids[node] for node in chain])), None):
+        told = ", ".join(ids[node] for node in mixed)
+        raise InfeasibleError(
+            f"{system.name}: a replica with a role must not be on parts of several machines (got {told}): activations "
+            "and KV caches would share the links between these"
+        )
     for phase in ("prefill", "decode"):
         serving = [chain for chain in found if cluster.node(ids[chain[0]]).role in (phase, "both")]
         if not serving:

@@ -89,9 +89,10 @@ def place_system(
         given = problem if evaluator is None else replace(problem, evaluator=evaluator, estimate=evaluator.estimate)
         if rivals is not None and not by_flow:
             race = Race(planned, system, problem.capacity, baselines, runs, executor or Serial())
-            given = replace(given, select=replace(race, roles=roles if mode == "auto" else None))
-        if mode == "always":
-            return roles.always(given.select, progress), True
+            select = roles.only(race) if mode == "always" else replace(race, roles=roles if mode == "auto" else None)
+            given = replace(given, select=select)
+        elif mode == "always":
+            return roles.always(), True
         found = placement_registry.get(system.placement)().solve(given, system.placement_options)
         return found, evaluator is not None and evaluator.was_asked
 

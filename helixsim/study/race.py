@@ -105,7 +105,8 @@ class Race:
 
     def __call__(self, contenders: Sequence[Contender], report: Callable[[str], None]) -> Placement:
         """Return the placement that is selected, with its routing and the explanation in its notes."""
-        apart = self.roles.contenders() if self.roles is not None and self.roles.can_pay else []
+        roles = None if self.roles is None else self.roles.beside(contenders)
+        apart = roles.contenders() if roles is not None and roles.can_pay else []
         budget = self._budget(contenders)
         alternatives = MOST_ALTERNATIVES * LEAST_PASSED_ON
         runs = len(contenders) + len(apart) + alternatives, LEAST_PASSED_ON
@@ -136,9 +137,9 @@ class Race:
             **explained(chosen, trials, self._capacities(trials)),
             "worth": worth_of_one_more(self.system.fleet, self.capacity),
         }
-        if self.roles is not None:
+        if roles is not None:
             tried = any(entry.placement.roles for trial in trials for entry in trial.entries.values())
-            notes["roles"] = self.roles.notes(tried=tried)
+            notes["roles"] = roles.notes(tried=tried)
         if self.system.routing == "auto":
             notes["routing"] = {"policy": chosen.system.routing, "options": plain(chosen.system.routing_options)}
         if fallen:

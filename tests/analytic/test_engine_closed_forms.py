@@ -182,6 +182,22 @@ def test_network_card_shared_by_two_links_halves_their_rate():
     assert last_token(1e9) - last_token(None) == pytest.approx(transmission, rel=0.01)
 
 
+def test_two_slow_cards_take_the_time_of_one():
+    """1 MB over a link of 10 Gbit/s between cards of 1 Gbit/s: the second receives while the first sends."""
+    kinds = [builders.profile("n", 2, kv_blocks=(10_000, 10_000), prefill_ns_per_token=0.001) for _ in range(2)]
+
+    def last_token(nic_bps):
+        fleet = builders.fleet(kinds, num_layers=4, intra=LinkSpec(1e10, 0), nic_bps=nic_bps)
+        case = (
+            fleet,
+            builders.capacity_of(fleet, {"n": (200.0, 100.0)}),
+            builders.placement_of(fleet, {"n-0": (0, 2), "n-1": (2, 4)}),
+        )
+        return int(run(case, requests((0, 1000, 1))).requests.finish_ns.max())
+
+    assert last_token(1e9) - last_token(None) == pytest.approx(1000 * 1002 * (8 - 0.8), rel=0.01)
+
+
 def test_requests_that_travel_one_by_one_start_batches_without_the_rest():
     """Two decode steps leave the coordinator together: as one message they share a batch, one by one they do not."""
     load = requests((0, 100, 2), (0, 100, 2))

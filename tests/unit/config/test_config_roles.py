@@ -90,10 +90,11 @@ def test_engines_whose_tokens_leave_them_are_refused(load, split):
     assert any("roles need batch" in fault for fault in faults(load, split))
 
 
-def test_parts_of_machines_are_refused(load, split):
+def test_parts_of_a_machine_have_its_role(load, split):
     split["cluster"]["nodes"].append({"gpu": "h100", "gpus": 8, "tp": 2})
     split["systems"][0]["nodes"].append({"match": "h100*", "role": "decode"})
-    assert any("roles need whole machines (got tp: 2 on h100x8-0)" in fault for fault in faults(load, split))
+    nodes = load(split).systems[0].fleet.cluster.nodes
+    assert [node.role for node in nodes if node.machine == "h100x8-0"] == ["decode"] * 4
 
 
 def test_fair_links_are_refused(load, split):

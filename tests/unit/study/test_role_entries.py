@@ -80,11 +80,11 @@ def mode(value: str) -> str:
 def test_the_program_says_when_roles_can_pay(load) -> None:
     """Steps beside prompts miss a strict TPOT; without one, the same nodes serve as much either way."""
     strict, loose = entries_of(load()), entries_of(load("slo={ttft: 2 s}"))
-    assert strict.best.requests_per_s > (1 + LEAST_GAIN) * strict.without.requests_per_s
+    assert strict.top.roles.requests_per_s > (1 + LEAST_GAIN) * strict.without_per_s
     assert strict.can_pay
     assert not loose.can_pay
     names = [one.name for one in strict.contenders()]
-    assert names[0] == strict.named(strict.best)
+    assert names[0] == strict.top.named(strict.top.roles)
     assert len(names) == len(set(names)) <= 4
     for one in strict.contenders():
         assert set(one.placement.roles) == set(one.placement.ranges)
@@ -211,8 +211,12 @@ def test_limits_of_a_leg_are_those_of_the_nodes_that_get_its_role(load) -> None:
 def test_the_program_counts_with_the_limits_of_each_role(load) -> None:
     """Four sequences at once decode less than 256, so that fewer requests are served and more replicas decode."""
     plain, limited = entries_of(load()), entries_of(load(LIMITS[1]))
-    assert limited._best(("prefill", "decode")).requests_per_s < plain._best(("prefill", "decode")).requests_per_s
-    assert limited.without.requests_per_s == plain.without.requests_per_s
+
+    def apart(entries: RoleEntries):
+        return entries._roles(entries.top.fleet, entries.top.classes, ("prefill", "decode"))
+
+    assert apart(limited).requests_per_s < apart(plain).requests_per_s
+    assert limited.without_per_s == plain.without_per_s
 
 
 # --- what roles need -------------------------------------------------------------------------------------------------
