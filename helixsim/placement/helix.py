@@ -344,15 +344,13 @@ class _Search:
         )
         if found.notes.get("chosen") not in estimates:  # a baseline or one with roles, to be listed with the candidates
             own = self
-            if found.widths:
-                assert self.problem.divide is not None
+            if found.widths and self.problem.divide is not None:
                 own = _Search(self.problem.divide(found.widths), self.options, found.widths)
             own._add(
                 found.notes.get("chosen", found.strategy), found.ranges, is_searched=False,
                 partial=found.partial_inference, pipelines=found.pipelines,
             )  # fmt: skip
-            if own is not self:
-                self.candidates += own.candidates
+            self.candidates += own.candidates if own is not self else []
 
     def _evaluate(self) -> None:
         """Score the finalists by simulation, then the neighbours of the best, unless max-flow decides."""
