@@ -148,6 +148,7 @@ def _answer(placed: PlacedSystem, document: dict[str, Any]) -> dict[str, Any]:
             **({"roles": document["roles"]} if "roles" in document else {}),
             "history": [list(entry) for entry in placement.history],
             "frontier": placement.notes.get("frontier", []),
+            **({"survival": placement.notes["survival"]} if "survival" in placement.notes else {}),
             "min_cut": document["min_cut"],
             "notes": document["notes"],
         }

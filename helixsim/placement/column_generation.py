@@ -39,6 +39,8 @@ class PipelineSearch:
         [tokens/s].
     longest, grid
         See ``Pricer``; larger values find more and take longer.
+    survives
+        Each stage group carries the flow without any one of its segments; for one region.
     """
 
     groups: tuple[NodeGroup, ...]
@@ -47,6 +49,7 @@ class PipelineSearch:
     crossings_tokens_per_s: tuple[float, ...] = ()
     longest: int = tuning.SEARCH_LAYERS
     grid: int = tuning.GRID
+    survives: bool = False
 
     @cached_property
     def members(self) -> tuple[tuple[int, ...], ...]:
@@ -145,6 +148,8 @@ class _Generation:
     def _all_targets(self) -> list[_Target]:
         """Return all types of columns."""
         members = self.search.members
+        if self.search.survives:
+            return [_surviving(members[0], self.flow, ways) for ways in tuning.SURVIVING_WAYS]
         evens = [bridges[0].spread_before if bridges else 1 for bridges in self.empty_bridges]
         candidates = [sorted({1, 2, 3} if even <= 3 else {1, even // 2, even}) for even in evens]
         required = {n for bridges in self.empty_bridges for _, before, after in bridges for n in (before, after)}
@@ -192,7 +197,7 @@ class _Generation:
     def _add_first_columns(self) -> None:
         for region, groups in enumerate(self.search.members):
             for stage_group in stages(self.search.groups, groups, self.flow):
-                self.master.add(Inside(region), stage_group)
+                self.master.add(Inside(region), _doubled(stage_group) if self.search.survives else stage_group)
         for bridges in self.empty_bridges:
             for bridge in bridges:
                 self.master.add(bridge, StageGroup(0, ()))
@@ -250,7 +255,8 @@ class _Generation:
 
     def _add(self, target: _Target, stage_group: StageGroup) -> bool:
         """Add a column; return whether it is new."""
-        return self.master.add(target.slot, self._trimmed(stage_group) if self.is_one_region else stage_group)
+        is_trimmed = self.is_one_region and not self.search.survives
+        return self.master.add(target.slot, self._trimmed(stage_group) if is_trimmed else stage_group)
 
     def _trimmed(self, stage_group: StageGroup) -> StageGroup:
         """Drop segments that the flow does not need (the grid rounds capacities down)."""
@@ -269,7 +275,10 @@ class _Generation:
         if not self.is_one_region:
             return False
         ratio = min(
-            ((offer.cost + offer.stage_group.depth * prices.hop) / offer.stage_group.layers for offer in offers[0]),
+            (
+                (offer.cost + offer.stage_group.depth * prices.hop) / offer.stage_group.layers
+                for offer in itertools.chain.from_iterable(offers)
+            ),
             default=0.0,
         )
         limit = float(prices.nodes @ self.master.nodes) + prices.hop * (self.master.max_hops or 0)
@@ -309,6 +318,19 @@ class _Generation:
             else:
                 return None
         return {column: int(count) for column, count in zip(self.master.columns, fixed, strict=True) if count}
+
+
+def _surviving(groups: tuple[int, ...], flow: float, ways: int) -> _Target:
+    """Return the stage groups that carry the flow without any one segment, as their segments are spread so many ways.
+
+    Cut at F / (ways - 1) each, segments add up to F * ways / (ways - 1): less one they still carry F.
+    """
+    return _Target(Inside(0), 1, (Side(groups, flow / (ways - 1), (ways - 1) / ways),))
+
+
+def _doubled(stage_group: StageGroup) -> StageGroup:
+    """Return a stage group with each segment twice, of which any one may be lost."""
+    return StageGroup(stage_group.layers, tuple((segment, 2 * copies) for segment, copies in stage_group.segments))
 
 
 def _fits(stage_group: StageGroup, nodes: Floats) -> bool:

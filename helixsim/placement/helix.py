@@ -7,6 +7,7 @@ of the actual workload) picks from this frontier and the heuristics. See docs/pl
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -15,6 +16,7 @@ from typing import Any, ClassVar
 from helixsim.domain.placement import LayerRange, Placement
 from helixsim.errors import ConfigError, InfeasibleError
 from helixsim.flow.capacity import upper_bound_share
+from helixsim.flow.losses import worst_loss
 from helixsim.flow.maxflow import max_flow
 from helixsim.placement import tuning
 from helixsim.placement.base import Contender, PlacementProblem, Strategy
@@ -25,10 +27,14 @@ from helixsim.placement.fixed import previous_ranges
 from helixsim.placement.helix_options import HelixOptions
 from helixsim.placement.heuristics import CHAINS, heuristics
 from helixsim.placement.outcome import why_none
-from helixsim.placement.select import Candidate, best, contenders, finalists, frontier, listed, neighbours, promising
+from helixsim.placement.select import Candidate, best, contenders, distinct_name, listed, scored
 from helixsim.placement.stages import NodeGroup, Pipeline, groups_of, hops, lay_out
 from helixsim.placement.subsets import subsets
+from helixsim.placement.survivors import survival_notes, survivors, with_all_room
 from helixsim.placement.swaps import swapped
+
+OPERATING, SURVIVING = "operating-", "surviving-"
+"""Prefixes of pipelines by the second estimate of capacity, and of those that survive a loss."""
 
 SUBSET_PLACEMENTS = 1
 """Placements of each part of the nodes that are candidates, the best by the estimate."""
@@ -65,7 +71,7 @@ class _Search:
         self, problem: PlacementProblem, options: HelixOptions, division: Mapping[str, int] | None = None
     ) -> None:
         """``division``: machines that the problem divides, with the GPUs of their parts."""
-        self.problem = problem
+        self.problem, self.num_layers = problem, problem.fleet.model.num_layers
         self.options = options
         self.division = dict(division or {})
         self.started = time.perf_counter()
@@ -77,6 +83,7 @@ class _Search:
         self.history: list[tuple[float, float, float]] = []
         self.bounds: dict[str, float] = {}
         self.scores: dict[str, float] = {}
+        self.most, self.survival_bound = 0.0, math.inf
         self.interrupted = False
         self.out_of_time = False
         self.selected: Placement | None = None
@@ -89,10 +96,12 @@ class _Search:
             self._add_heuristics,
             self._tighten_bound,
             lambda: self._add_pipelines(self.problem, groups),
+            self._add_surviving,
             self._add_operating_pipelines,
             self._add_divided,
             self._add_exact,
             self._add_subsets,
+            self._leave_out_lost,
             self._evaluate,
         ]
         try:
@@ -102,6 +111,7 @@ class _Search:
             if not self.candidates:
                 raise
             self.interrupted = True
+            self._leave_out_lost()
         if not self.candidates:
             raise InfeasibleError(why_none(self.problem.fleet, groups, self.options))
         return self._outcome()
@@ -143,18 +153,15 @@ class _Search:
             return
         plan = max_flow(fleet, placement, self.problem.capacity, balanced=False)
         flow = plan.max_flow_tokens_per_s
-        if flow <= 0 or (self.options.max_hops is not None and plan.max_hops > self.options.max_hops):
+        is_too_deep = self.options.max_hops is not None and plan.max_hops > self.options.max_hops
+        if flow <= 0 or is_too_deep or any(placement.ranges.get(node) != at for node, at in self.pinned.items()):
             return
-        if any(placement.ranges.get(node) != layers for node, layers in self.pinned.items()):
-            return
-        placement = replace(placement, objective_tokens_per_s=flow)
-        taken = sum(one.name == name or one.name.startswith(f"{name} (") for one in self.candidates)
-        if taken:  # estimates and scores are by name
-            name = f"{name} ({taken + 1})"
+        placement, name = replace(placement, objective_tokens_per_s=flow), distinct_name(name, self.candidates)
         moved = moved_bytes(fleet, placement.ranges, self.previous) if self.previous else 0
-        self.candidates.append(
-            Candidate(name, placement, plan.max_hops, plan.mean_hops, is_searched, moved, by_operating)
-        )
+        kind = self.options.survive
+        worst = None if kind is None else worst_loss(fleet, placement, self.problem.capacity, kind)
+        hops_of = plan.max_hops, plan.mean_hops
+        self.candidates.append(Candidate(name, placement, *hops_of, is_searched, moved, by_operating, worst))
         if flow > self.best:
             self.best = flow
             self.history.append((self._seconds(), flow, self.bound))
@@ -182,7 +189,18 @@ class _Search:
             return
         problem = replace(self.problem, capacity=limited_table(table, self.options.max_layers))
         if problem.capacity.tables != self.problem.capacity.tables:
-            self._add_pipelines(problem, groups_of(problem), "operating-")
+            self._add_pipelines(problem, groups_of(problem), OPERATING)
+
+    def _add_surviving(self) -> None:
+        if self.options.survive is not None:
+            self._add_pipelines(self.problem, groups_of(with_all_room(self.problem)), SURVIVING)
+
+    def _leave_out_lost(self) -> None:
+        """Leave out candidates that keep too little after their worst loss."""
+        if self.options.survive is not None and self.candidates:
+            self.most = max(one.flow_tokens_per_s for one in self.candidates)
+            known = self.candidates, self.survival_bound
+            self.candidates, self.survival_bound = survivors(self.problem, self.options, *known, self._time_left_s)
 
     def _add_pipelines(self, problem: PlacementProblem, groups: tuple[NodeGroup, ...], prefix: str = "") -> None:
         """Add the pipelines with the largest flow by the problem's capacities, then shorter ones with less flow.
@@ -190,10 +208,10 @@ class _Search:
         A race tells candidates apart that differ by a few per cent: the search for them is rough.
         """
         from helixsim.placement.regions import RegionPipeline, best_pipelines  # deferred: loads the solver
+        from helixsim.placement.survival import surviving_pipelines
 
         if not groups:
             return
-        num_nodes = sum(len(group.nodes) for group in groups)
         most_swaps = tuning.RACED_SWAPS if self._races else tuning.MAX_SWAPS
         steps = min(most_swaps, tuning.MAX_SWAP_WORK // len(problem.fleet.cluster.nodes) ** 2)
 
@@ -212,21 +230,26 @@ class _Search:
             ranges, _ = settled(pipelines, flow, replicas)
             if replicas:  # isolated replicas; the same ranges with exchange of tokens are another candidate
                 isolated = {node: replicas[node] for node in ranges}
-                self._add(f"{prefix}{name}-apart", ranges, pipelines=isolated, by_operating=bool(prefix))
-            self._add(prefix + name, ranges, by_operating=bool(prefix))
+                self._add(f"{prefix}{name}-apart", ranges, pipelines=isolated, by_operating=prefix == OPERATING)
+            self._add(prefix + name, ranges, by_operating=prefix == OPERATING)
 
-        sources = best_pipelines(
-            problem, groups, self.options.max_hops, self._time_left_s,
-            lambda name, rough: add(name, [source.pipeline for source in rough], rough, 1.0),
-            lambda pipeline, flow: settled([pipeline], flow, {})[1], across=self.options.across_regions,
-            rough=self._races,
-        )  # fmt: skip
+        survive = self.options.survive if prefix == SURVIVING else None
+        if survive == "host":
+            sources = surviving_pipelines(groups, self.num_layers, self.options.max_hops, self._time_left_s)
+        else:
+            sources = best_pipelines(
+                problem, groups, self.options.max_hops, self._time_left_s,
+                lambda name, rough: add(name, [source.pipeline for source in rough], rough, 1.0),
+                lambda pipeline, flow: settled([pipeline], flow, {})[1],
+                across=self.options.across_regions and survive is None, rough=self._races,
+            )  # fmt: skip
         if not sources:
             return
         pipelines = [source.pipeline for source in sources]
         shallowest = max(map(hops, pipelines))
         add(f"blocks-{shallowest}", pipelines, sources, 1.0)
-        coarser = self._races + sum(num_nodes > limit for limit in tuning.FRONTIER_COARSE_NODES)
+        size = sum(len(group.nodes) for group in groups)
+        coarser = self._races + sum(size > limit for limit in tuning.FRONTIER_COARSE_NODES)
         step = tuning.FRONTIER_STEP ** (2**coarser)
         share = step
         while share >= tuning.FRONTIER_END and self._time_left_s() > 0:
@@ -241,23 +264,17 @@ class _Search:
     def _add_exact(self) -> None:
         if self.options.method != "exact":
             return
-        from helixsim.placement import milp
+        from helixsim.placement.milp import improved
 
-        nodes = len(self.problem.fleet.cluster.nodes)
-        if nodes > tuning.EXACT_MAX_NODES:
-            raise ConfigError(
-                f"helix: method exact takes at most {tuning.EXACT_MAX_NODES} nodes, the cluster has {nodes}"
-            )
-        plain = [c for c in self.candidates if not c.placement.partial_inference and not c.placement.pipelines]
-        start = max(plain, key=lambda c: c.flow_tokens_per_s, default=None)
-        result = milp.solve_exact(
-            self.problem, self.bound, start=start.placement.ranges if start else None, max_hops=self.options.max_hops,
-            time_limit_s=max(1.0, self._time_left_s()),
-            progress=lambda _s, objective, bound: self.problem.progress(
+        result = improved(
+            self.problem, self.options, self.candidates, self.bound, max(1.0, self._time_left_s()),
+            lambda _s, objective, bound: self.problem.progress(
                 "exact", self._seconds(), max(objective, self.best), min(bound, self.bound)
             ),
         )  # fmt: skip
-        if result.is_optimal and self.options.max_hops is None:
+        if self.options.survive is not None:
+            self.survival_bound = result.bound_tokens_per_s
+        elif result.is_optimal and self.options.max_hops is None:
             self.bound = max(result.bound_tokens_per_s, self.best)
         if result.ranges:
             self._add("exact", result.ranges)
@@ -282,7 +299,7 @@ class _Search:
             narrow = replace(self.options, across_regions=False, time_limit_s=max(1.0, self._time_left_s() / 4))
             search = _Search(part, narrow, self.division)
             groups = groups_of(part)
-            if self._time_left_s() <= 0 or sum(len(g.nodes) * len(g.tokens_per_s) for g in groups) < self._num_layers:
+            if self._time_left_s() <= 0 or sum(len(g.nodes) * len(g.tokens_per_s) for g in groups) < self.num_layers:
                 return []
             search._add_pipelines(part, groups)
             found = sorted(search.candidates, key=lambda c: -estimate(c.placement))[:SUBSET_PLACEMENTS]
@@ -328,16 +345,12 @@ class _Search:
         for subset in subsets(self.problem, lambda _part: []):
             self._add(subset.name, subset.ranges, pipelines=subset.pipelines)
 
-    @property
-    def _num_layers(self) -> int:
-        return self.problem.fleet.model.num_layers
-
     def _race(self) -> None:
         """Let the race select among all candidates and routings."""
         estimate, select = self.problem.estimate, self.problem.select
         assert estimate is not None
         assert select is not None
-        estimates = {candidate.name: estimate(candidate.placement) for candidate in self.candidates}
+        estimates = {candidate.name: estimate(candidate.left) for candidate in self.candidates}
         chosen = contenders(self.candidates, estimates, max(1, self.options.candidates // 2))
         found = self.selected = select(
             [Contender(one.name, one.placement, estimates[one.name]) for one in chosen], self._report
@@ -358,43 +371,30 @@ class _Search:
         if self._races and self.problem.estimate is not None:
             self._race()
             return
-        evaluator, limit = self.problem.evaluator, self.options.candidates
-        if evaluator is None or self.options.select == "flow":
-            return
-        estimate = self.problem.estimate
-        if estimate is None:
-            waiting = finalists(self.candidates, limit - limit // 3)
-            limit = max(limit, len(waiting))
-        else:
-            waiting = promising(self.candidates, {c.name: estimate(c.placement) for c in self.candidates}, limit)
-            limit = len(waiting)
-        while waiting and len(self.scores) < limit:
-            candidate = waiting.pop(0)
-            self.scores[candidate.name] = evaluator(candidate.placement)
-            self._report(f"simulated {candidate.name}")
-            waiting = waiting or neighbours(self.candidates, self.scores)
+        if self.problem.evaluator is not None and self.options.select == "simulate":
+            limit, estimate = self.options.candidates, self.problem.estimate
+            self.scores = scored(self.candidates, self.problem.evaluator, estimate, limit, self._report)
 
     def _outcome(self) -> Placement:
         chosen = best(self.candidates, self.scores, self.options.move_tolerance)
         placement = chosen.placement if self.selected is None else replace(self.selected, strategy="helix")
-        gap = 1.0 - placement.objective_tokens_per_s / self.bound
-        stopped = self.interrupted or self.out_of_time
+        name = placement.notes.get("chosen", chosen.name)
+        survival, gap = survival_notes(self.options, self.candidates, name, self.most, self.survival_bound)
+        gap = 1.0 - placement.objective_tokens_per_s / self.bound if gap is None else gap
+        unproven = "feasible" if self.interrupted or self.out_of_time else "heuristic"
         return replace(
             placement,
             upper_bound_tokens_per_s=self.bound,
-            status="optimal" if gap <= tuning.OPTIMAL_GAP else "feasible" if stopped else "heuristic",
+            status="optimal" if gap <= tuning.OPTIMAL_GAP else unproven,
             solve_s=self._seconds(),
             history=tuple(self.history),
             notes={
                 "chosen": chosen.name,
-                "candidates": listed(self.candidates, self.scores),
-                "frontier": [
-                    {"hops": c.max_hops, "max_flow_tokens_per_s": c.flow_tokens_per_s}
-                    for c in frontier(self.candidates)
-                ],
+                **listed(self.candidates, self.scores),
                 "interrupted": self.interrupted,
                 **({"moved_bytes": chosen.moved_bytes} if self.previous else {}),
                 **({"bounds_by_width": self.bounds} if self.bounds else {}),
+                **survival,
                 **({} if self.selected is None else self.selected.notes),
             },
         )

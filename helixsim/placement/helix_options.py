@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from helixsim.domain.cluster import Deployment
+from helixsim.flow.losses import Domain, domains_of
 from helixsim.placement.constraints import constraint_faults
 from helixsim.plugins import bound_faults
 
@@ -49,6 +50,12 @@ class HelixOptions:
         all stable placements serve alike, both rank by time per token. ``goodput``: as ``auto``, and an error without
         an objective. ``cost``: as ``auto``, but equal shares by the price of the nodes that hold layers before the
         latency. ``latency``: time per token.
+    survive
+        ``host`` or ``site``: only placements that keep a route after the loss of any one machine, or region. Max-flow
+        and estimates decide by what the worst loss leaves. None: losses do not count.
+    survive_share
+        With ``survive``: a candidate keeps at least this share of the largest flow that any one keeps after its worst
+        loss.
     method
         ``blocks``: column generation. ``exact``: then the per-node program, at most 10 nodes. ``auto``: ``blocks``.
     partial_inference
@@ -76,6 +83,8 @@ class HelixOptions:
     race_cpu_s: float = field(default=600.0, metadata={"gt": 0, "le": 1e9})
     select: Literal["simulate", "flow"] = "simulate"
     criterion: Literal["auto", "balanced", "throughput", "goodput", "cost", "latency"] = "auto"
+    survive: Domain | None = None
+    survive_share: float = field(default=0.5, metadata={"ge": 0, "le": 1})
     method: Literal["auto", "blocks", "exact"] = "auto"
     partial_inference: bool | None = None
     exclude: tuple[str, ...] = ()
@@ -87,4 +96,9 @@ class HelixOptions:
     def faults(self, fleet: Deployment) -> Iterator[tuple[str, str]]:
         """Yield (option, message) for each option that does not fit a fleet."""
         yield from bound_faults(self)
+        if self.survive is not None:
+            if len(domains_of(fleet.cluster, self.survive)) < 2:
+                yield "survive", f"the cluster has one {self.survive}, needed: two or more"
+            if self.disaggregate == "always":
+                yield "survive", "placements with roles of nodes (disaggregate: always) are not searched for it"
         yield from constraint_faults(fleet, self.exclude, self.max_layers, self.pinned)

@@ -23,10 +23,14 @@ Integers = NDArray[np.int64]
 
 
 class Side(NamedTuple):
-    """Segments of the node groups numbered ``groups``, each counted for ``limit_tokens_per_s`` [tokens/s] at most."""
+    """Segments of the node groups numbered ``groups``.
+
+    Each is counted for ``share`` of its capacity, cut at ``limit_tokens_per_s`` [tokens/s] before.
+    """
 
     groups: tuple[int, ...]
     limit_tokens_per_s: float
+    share: float = 1.0
 
 
 Request = tuple[Side, ...]
@@ -108,9 +112,7 @@ class Pricer:
                     tables[side.groups] = self._segment_tables(side.groups, prices, hops_count)
         offers: list[list[Offer]] = [[] for _ in requests]
         for depth in range(tuning.MAX_SEGMENT_NODES if hops_count else 1):
-            sides = [
-                [(tables[side.groups][depth], side.limit_tokens_per_s) for side in request] for request in requests
-            ]
+            sides = [[(tables[side.groups][depth], side) for side in request] for request in requests]
             for collected, more in zip(offers, self._cover(sides, mixed), strict=True):
                 collected.extend(more)
         return offers
@@ -153,7 +155,7 @@ class Pricer:
             tables.append(_SegmentTable(*extended(tables[-1].cost), nodes, tables[-1]))
         return tables
 
-    def _cover(self, requests: Sequence[Sequence[tuple[_SegmentTable, float]]], mixed: bool) -> list[list[Offer]]:
+    def _cover(self, requests: Sequence[Sequence[tuple[_SegmentTable, Side]]], mixed: bool) -> list[list[Offer]]:
         """Solve the knapsack covers of all requests at once."""
         num_values = len(self._values)
         count, grid, lengths = len(requests), self._grid, self._longest
@@ -161,9 +163,9 @@ class Pricer:
         weight = np.zeros((count, num_items), dtype=np.int64)
         cost = np.full((count, num_items, lengths), np.inf)
         for number, sides in enumerate(requests):
-            for side, (table, limit) in enumerate(sides):
-                positions = slice(side * num_values, (side + 1) * num_values)
-                share = np.minimum(self._values, limit) / self._flow
+            for at, (table, side) in enumerate(sides):
+                positions = slice(at * num_values, (at + 1) * num_values)
+                share = side.share * np.minimum(self._values, side.limit_tokens_per_s) / self._flow
                 weight[number, positions] = np.minimum(grid, np.floor(share * grid + tuning.FLOW_TOLERANCE))
                 cost[number, positions] = table.cheapest[1:].T
         cost[weight == 0] = np.inf

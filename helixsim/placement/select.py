@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, zip_longest
 from typing import Any
 
 from helixsim.domain.placement import LayerRange, Placement
+from helixsim.flow.losses import WorstLoss
 from helixsim.placement import tuning
+from helixsim.placement.base import Estimate, Evaluator
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +18,7 @@ class Candidate:
     """A valid placement with its exact max-flow.
 
     ``is_searched``: by the search, else by a heuristic; ``by_operating``: with ``PlacementProblem.operating``;
-    ``moved_bytes``: weights to load, given a running placement [B].
+    ``moved_bytes``: weights to load, given a running placement [B]; ``worst``: None: losses do not count.
     """
 
     name: str
@@ -26,17 +28,29 @@ class Candidate:
     is_searched: bool
     moved_bytes: int = 0
     by_operating: bool = False
+    worst: WorstLoss | None = None
 
     @property
     def flow_tokens_per_s(self) -> float:
         """Max-flow [tokens/s]."""
         return self.placement.objective_tokens_per_s
 
+    @property
+    def kept_tokens_per_s(self) -> float:
+        """What max-flow decides by: the flow after the worst loss, or that with all nodes [tokens/s]."""
+        return self.flow_tokens_per_s if self.worst is None else self.worst.max_flow_tokens_per_s
+
+    @property
+    def left(self) -> Placement:
+        """What estimates judge: what the worst loss leaves, or the placement."""
+        lost = () if self.worst is None else self.worst.nodes
+        return self.placement.part(self.placement.ranges.keys() - lost) if lost else self.placement
+
 
 def frontier(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Return the candidates that are not dominated in both flow and hops, the largest flow first."""
     line: list[Candidate] = []
-    for candidate in sorted(candidates, key=lambda c: (-c.flow_tokens_per_s, c.max_hops)):
+    for candidate in sorted(candidates, key=lambda c: (-c.kept_tokens_per_s, c.max_hops)):
         if not line or candidate.max_hops < line[-1].max_hops:
             line.append(candidate)
     return line
@@ -127,6 +141,29 @@ def routes_of(placement: Placement) -> tuple[bool, bool]:
     return True in are_chains, False in are_chains
 
 
+def scored(
+    candidates: Sequence[Candidate],
+    evaluator: Evaluator,
+    estimate: Estimate | None,
+    limit: int,
+    report: Callable[[str], None],
+) -> dict[str, float]:
+    """Return the scores of the finalists by simulation, then of the neighbours of the best."""
+    if estimate is None:
+        waiting = finalists(candidates, limit - limit // 3)
+        limit = max(limit, len(waiting))
+    else:
+        waiting = promising(candidates, {one.name: estimate(one.left) for one in candidates}, limit)
+        limit = len(waiting)
+    scores: dict[str, float] = {}
+    while waiting and len(scores) < limit:
+        candidate = waiting.pop(0)
+        scores[candidate.name] = evaluator(candidate.placement)
+        report(f"simulated {candidate.name}")
+        waiting = waiting or neighbours(candidates, scores)
+    return scores
+
+
 def neighbours(candidates: Sequence[Candidate], scores: Mapping[str, float]) -> list[Candidate]:
     """Return the neighbours without a score of the best-scored candidate on the frontier of the searched ones."""
     line = frontier([c for c in candidates if c.is_searched])
@@ -140,9 +177,9 @@ def neighbours(candidates: Sequence[Candidate], scores: Mapping[str, float]) -> 
 def best(candidates: Sequence[Candidate], scores: Mapping[str, float], tolerance: float) -> Candidate:
     """Return the best by score, flow, then few hops; or the one within ``tolerance`` of it that moves fewest bytes."""
 
-    def merit(candidate: Candidate) -> tuple[float, float, float]:
+    def merit(candidate: Candidate) -> tuple[float, ...]:
         score = scores.get(candidate.name, float("-inf"))
-        return (score, candidate.flow_tokens_per_s, -candidate.mean_hops)
+        return (score, candidate.kept_tokens_per_s, candidate.flow_tokens_per_s, -candidate.mean_hops)
 
     chosen = max(candidates, key=merit)
     if chosen.moved_bytes == 0:
@@ -150,21 +187,33 @@ def best(candidates: Sequence[Candidate], scores: Mapping[str, float], tolerance
     value = scores.get(chosen.name)
 
     def is_near(candidate: Candidate) -> bool:
-        mine = candidate.flow_tokens_per_s if value is None else scores.get(candidate.name, float("-inf"))
-        top = chosen.flow_tokens_per_s if value is None else value
+        mine = candidate.kept_tokens_per_s if value is None else scores.get(candidate.name, float("-inf"))
+        top = chosen.kept_tokens_per_s if value is None else value
         return mine >= top - tolerance * abs(top)
 
     return min((c for c in candidates if is_near(c)), key=lambda c: c.moved_bytes)
 
 
-def listed(candidates: Sequence[Candidate], scores: Mapping[str, float]) -> list[dict[str, Any]]:
-    """Return the candidates as plain data for the notes of a placement."""
-    return [
-        {
-            "name": candidate.name,
-            "hops": candidate.max_hops,
-            "max_flow_tokens_per_s": candidate.flow_tokens_per_s,
-            "score": scores.get(candidate.name),
-        }
-        for candidate in candidates
-    ]
+def distinct_name(name: str, candidates: Sequence[Candidate]) -> str:
+    """Return a name with a number, if there are candidates of that name: estimates and scores are by name."""
+    taken = sum(one.name == name or one.name.startswith(f"{name} (") for one in candidates)
+    return f"{name} ({taken + 1})" if taken else name
+
+
+def listed(candidates: Sequence[Candidate], scores: Mapping[str, float]) -> dict[str, Any]:
+    """Return the candidates and their frontier as plain data for the notes of a placement."""
+    return {
+        "candidates": [
+            {
+                "name": candidate.name,
+                "hops": candidate.max_hops,
+                "max_flow_tokens_per_s": candidate.flow_tokens_per_s,
+                "score": scores.get(candidate.name),
+            }
+            for candidate in candidates
+        ],
+        "frontier": [
+            {"hops": candidate.max_hops, "max_flow_tokens_per_s": candidate.flow_tokens_per_s}
+            for candidate in frontier(candidates)
+        ],
+    }

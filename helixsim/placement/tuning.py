@@ -25,6 +25,7 @@ PERTURBATION: Final = (0.7, 1.4)
 PERTURBED_LOSS_LAYERS: Final = 1.0
 MAX_SPREAD: Final = 12
 MAX_BRIDGES: Final = 6
+SURVIVING_WAYS: Final = (2, 3, 4, 6, 12)
 EXTRA_HOPS: Final = (0, 1, 2, 4)
 EXTRA_HOPS_CROSSING: Final = (1, 4)
 MIP_NODES: Final = 20

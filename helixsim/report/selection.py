@@ -69,6 +69,13 @@ def selection_sentences(notes: Mapping[str, Any]) -> list[str]:
             found[-1] += f" Next: {best['name']} with {best['routing']}, {_figures(best)}."
         if trial := notes.get("trial"):
             found.append(f"Its last trial, on other requests: {_figures(trial)}.")
+    if survival := notes.get("survival"):
+        found.append(
+            f"Worst loss of one {survival['of']}: {survival['worst_loss']}, which leaves a max-flow of "
+            f"{number(survival['kept_tokens_per_s'])} tokens/s (bound of any placement: "
+            f"{number(survival['bound_tokens_per_s'])}). With all nodes it carries {percent(survival['price'])} % less "
+            "than the largest max-flow found."
+        )
     found += _role_sentences(notes.get("roles", {}))
     if bounds := notes.get("bounds_by_width"):
         told = [f"{name or 'undivided'} {number(bound)}" for name, bound in bounds.items()]

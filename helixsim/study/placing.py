@@ -89,7 +89,11 @@ def place_system(
         given = problem if evaluator is None else replace(problem, evaluator=evaluator, estimate=evaluator.estimate)
         if rivals is not None and not by_flow:
             race = Race(planned, system, problem.capacity, baselines, runs, executor or Serial())
-            select = roles.only(race) if mode == "always" else replace(race, roles=roles if mode == "auto" else None)
+            if mode == "always":
+                select = roles.only(race)
+            else:
+                may_have_roles = mode == "auto" and system.placement_options.survive is None
+                select = replace(race, roles=roles if may_have_roles else None)
             given = replace(given, select=select)
         elif mode == "always":
             return roles.always(), True
@@ -123,7 +127,7 @@ def _rivals(experiment: ResolvedExperiment, system: SystemSpec) -> tuple[SystemS
     if criterion not in RACED or process_of(arrivals).mode is not FeedMode.OPEN or not is_asked:
         return None
     options = system.placement_options
-    if options.max_hops is not None or options.exclude or options.max_layers or options.pinned:
+    if options.max_hops is not None or options.exclude or options.max_layers or options.pinned or options.survive:
         return ()
     return tuple(
         replace(other, autoscaling=None)
