@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from simulating import MS, SECOND
 
+from helixsim.domain.clients import ClientSpec
 from helixsim.domain.cluster import COORDINATOR
 from helixsim.domain.faults import Fault, FaultKind, LinkFault
 from helixsim.engine.inputs import FaultPlan
@@ -39,6 +40,14 @@ def plans(draw, nodes, *, end_ms=3000, **more):
     if draw(st.booleans()):
         more["links"] = tuple(sorted(draw(st.lists(link_faults(nodes, end_ms), max_size=3)), key=lambda one: one.at_ns))
     return plan_of(*faults, **more)
+
+
+@st.composite
+def clients(draw):
+    """Clients whose timeouts some runs of the tests reach."""
+    timeout_ns, backoff_ns = draw(st.sampled_from([20, 300, 2000])) * MS, draw(st.sampled_from([0, 10, 400])) * MS
+    until = draw(st.sampled_from(["first_token", "end"]))
+    return ClientSpec(timeout_ns, until, draw(st.integers(0, 3)), backoff_ns, 600 * MS)
 
 
 @st.composite

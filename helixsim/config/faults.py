@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from helixsim import units
-from helixsim.config.faults_schema import FaultSection, FaultsSection
+from helixsim.config.faults_schema import ClientsSection, FaultSection, FaultsSection
 from helixsim.config.link_faults import link_faults, random_link_faults
 from helixsim.config.network import listed
 from helixsim.config.schema import ExperimentSection
 from helixsim.config.source import Source
+from helixsim.domain.clients import ClientSpec
 from helixsim.domain.cluster import Cluster, Node
 from helixsim.domain.engine import EngineSpec
 from helixsim.domain.faults import Fault, FaultKind, FaultSpec, LinkFault, RandomFaults, Reaction
@@ -81,6 +82,20 @@ def build_faults(
         _ns(section.startup),
         tuple(sorted(links, key=lambda one: one.at_ns)),
         random_link_faults(section, cluster, source, problems),
+        _clients(section.clients),
+    )
+
+
+def _clients(section: ClientsSection | None) -> ClientSpec | None:
+    if section is None:
+        return None
+    return ClientSpec(
+        _ns(section.timeout),
+        section.until,
+        section.retries,
+        _ns(section.backoff),
+        _ns(section.most_backoff),
+        section.jitter,
     )
 
 

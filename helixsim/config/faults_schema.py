@@ -81,6 +81,21 @@ class RetrySection(Section):
     )
 
 
+class ClientsSection(Section):
+    """Clients that give up, and send their requests again; the defaults are those of OpenAI's Python client."""
+
+    timeout: Duration = Field("600 s", description="Time from sending a request until its client gives it up.")
+    until: Literal["first_token", "end"] = Field(
+        "end", description="What the client waits for: the first token (streaming) or the whole answer."
+    )
+    retries: Annotated[int, Field(ge=0, le=10**6)] = Field(2, description="A request is sent again so often at most.")
+    backoff: Latency = Field("500 ms", description="Wait before it is sent again; doubled each time.")
+    most_backoff: Latency = Field("8 s", description="The longest wait.")
+    jitter: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.25, description="Each wait is shorter by a random share of at most this."
+    )
+
+
 class FaultsSection(Section):
     """Nodes and links that fail during a run (docs/faults.md); placements are searched without faults."""
 
@@ -91,6 +106,9 @@ class FaultsSection(Section):
         "5 s", description="Time until the coordinator knows of a failure or a cut, unless that is over sooner."
     )
     retry: RetrySection = Field(RetrySection(), description="What becomes of requests whose KV memory is lost.")
+    clients: ClientsSection | None = Field(
+        None, description="Clients that give up and send their requests again (default: they wait)."
+    )
     reaction: Literal["static", "reroute", "replace"] = Field(
         "static",
         description="`static`: routes through nodes known to be down are left out; `reroute`: requests are also routed "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from helixsim.domain.clients import ClientStats
 from helixsim.domain.figures import Figure
 
 
@@ -40,6 +41,8 @@ class FaultFigures:
     recovery_s
         Time from the first failure until this mean was back at 90 % of that before [s]; 0: it was never below; None:
         it was not back in the window.
+    clients
+        What clients that give up did; None: they wait.
     """
 
     events: tuple[FaultEvent, ...]
@@ -52,3 +55,4 @@ class FaultFigures:
     before_tokens_per_s: Figure = None
     lowest_tokens_per_s: Figure = None
     recovery_s: Figure = None
+    clients: ClientStats | None = None

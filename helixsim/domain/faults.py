@@ -9,6 +9,7 @@ from itertools import combinations, pairwise
 
 import numpy as np
 
+from helixsim.domain.clients import ClientSpec, ClientStats
 from helixsim.domain.cluster import COORDINATOR
 from helixsim.rng import stream
 from helixsim.units import NS_PER_S
@@ -209,6 +210,8 @@ class FaultSpec:
         With ``REPLACE``: weights that each node loads [bit/s], and the start-up of its engine behind that [ns].
     links, random_links
         Faults of links at stated times, and cuts drawn for each run; None: none.
+    clients
+        Clients that give up; None: they wait as long as it takes.
     """
 
     schedule: tuple[Fault, ...] = ()
@@ -222,6 +225,7 @@ class FaultSpec:
     startup_ns: int = 60 * NS_PER_S
     links: tuple[LinkFault, ...] = ()
     random_links: RandomLinkFaults | None = None
+    clients: ClientSpec | None = None
 
     def of_run(self, seed: int, end_ns: int, parts: Mapping[str, tuple[str, ...]]) -> tuple[Fault, ...]:
         """Return all faults of a run in the order of time.
@@ -253,6 +257,8 @@ class FailureCause(StrEnum):
     """It had lost its KV memory more often than the limit on retries."""
     TIMEOUT = "timeout"
     """It had waited too long at the coordinator."""
+    GIVEN_UP = "given up"
+    """Its client had waited too long."""
 
 
 @dataclass(frozen=True)
@@ -272,6 +278,8 @@ class FaultStats:
         Requests sent again after a loss, each time.
     recomputed_tokens
         Tokens of their prompts and outputs so far, which are computed again as far as no prefix cache has them.
+    clients
+        What clients did; None: they wait as long as it takes.
     """
 
     events: tuple[tuple[int, str, tuple[str, ...]], ...] = ()
@@ -280,3 +288,4 @@ class FaultStats:
     causes: Mapping[int, FailureCause] = field(default_factory=dict)
     retried: int = 0
     recomputed_tokens: int = 0
+    clients: ClientStats | None = None

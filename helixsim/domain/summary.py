@@ -11,6 +11,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
 from helixsim.domain.autoscaling_figures import AutoscalingFigures, ScaledPoolFigures
+from helixsim.domain.clients import ClientStats
 from helixsim.domain.fault_figures import FaultEvent, FaultFigures
 from helixsim.domain.figures import (
     ClassFigures,
@@ -262,7 +263,12 @@ def _read_offloading(document: Mapping[str, Any] | None) -> OffloadFigures | Non
 def _read_faults(document: Mapping[str, Any] | None) -> FaultFigures | None:
     if document is None:
         return None
-    return FaultFigures(**{**document, "events": tuple(FaultEvent(**one) for one in document["events"])})
+    clients = document.get("clients")
+    own = {
+        "events": tuple(FaultEvent(**one) for one in document["events"]),
+        "clients": None if clients is None else ClientStats(**clients),
+    }
+    return FaultFigures(**{**document, **own})
 
 
 def _read_autoscaling(document: Mapping[str, Any] | None) -> AutoscalingFigures | None:

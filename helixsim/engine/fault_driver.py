@@ -19,6 +19,7 @@ from helixsim.domain.faults import (
     LinkFault,
     Outage,
 )
+from helixsim.engine.clients import Clients
 from helixsim.engine.faults import FaultySystem, Retries
 from helixsim.engine.inputs import FaultPlan, SimulationInputs
 from helixsim.engine.kernel import Call, Kernel, Priority
@@ -28,7 +29,10 @@ from helixsim.engine.link_faults import Links
 class FaultDriver:
     """Lets the faults of a run happen to its system, and lets the coordinator learn of them."""
 
-    def __init__(self, plan: FaultPlan, kernel: Kernel, system: FaultySystem, retries: Retries, links: Links) -> None:
+    def __init__(
+        self, plan: FaultPlan, kernel: Kernel, system: FaultySystem, retries: Retries, links: Links,
+        clients: Clients | None,
+    ) -> None:  # fmt: skip
         self._plan = plan
         self._kernel = kernel
         self._system = system
@@ -39,6 +43,7 @@ class FaultDriver:
         self._scheduled = 0
         self._known: frozenset[str] = frozenset()
         self._links = links
+        self._clients = clients
         self._link_faults = iter(plan.links)
         self._cuts: frozenset[LinkFault] = frozenset()  # those that are known
         self._announced: frozenset[str] = frozenset()
@@ -54,12 +59,12 @@ class FaultDriver:
 
     def end(self) -> None:
         """Close the links that are cut when the run ends."""
-        self._links.end_all()
+        self._links.close_cut()
 
     @property
     def scheduled(self) -> int:
-        """Number of events that are scheduled for faults, for what follows from them and for requests that give up."""
-        return self._scheduled + self._retries.is_armed
+        """Number of events that are scheduled for faults, for what follows from them and for requests given up."""
+        return self._scheduled + self._retries.is_armed + (self._clients.scheduled if self._clients else 0)
 
     def stats(self) -> FaultStats:
         """Return what happened."""
@@ -72,6 +77,7 @@ class FaultDriver:
             dict(sorted(retries.causes.items())),
             retries.retried,
             retries.recomputed_tokens,
+            None if self._clients is None else self._clients.stats(),
         )
 
     def _plan_next(self) -> None:

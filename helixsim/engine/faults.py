@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from helixsim.domain.faults import FailureCause, Outage
+from helixsim.domain.request import Request
 from helixsim.domain.step_time import BatchShape, StepTime
+from helixsim.engine.clients import Clients
 from helixsim.engine.inputs import FaultPlan, SimulationInputs
 from helixsim.engine.kernel import Call, Kernel, Priority
 from helixsim.engine.load_source import LoadSource
@@ -54,7 +56,9 @@ class FaultySystem(Protocol):
 
 
 class Gate(Protocol):
-    """Where requests enter a system, and wait."""
+    """Where requests enter a system, and wait. ``clients``: None: they never give up."""
+
+    clients: Clients | None
 
     def take_source(self, source: LoadSource) -> None:
         """Let the requests to come of a load enter here."""
@@ -62,6 +66,14 @@ class Gate(Protocol):
 
     def enter_next(self, count: int) -> None:
         """Let the next requests of a closed loop in."""
+        ...
+
+    def enter(self, request: Request) -> object:
+        """Let a request arrive now."""
+        ...
+
+    def abort(self, request: Any) -> bool:
+        """Take a request off whose client has given up; False: it is not here."""
         ...
 
     def adopt(self, requests: list[Any]) -> None:

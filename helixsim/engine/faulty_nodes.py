@@ -14,6 +14,7 @@ from typing import Any
 from helixsim.domain.cluster import COORDINATOR
 from helixsim.domain.faults import FailureCause, Outage
 from helixsim.domain.placement import LayerRange
+from helixsim.domain.request import Request
 from helixsim.domain.result import RequestStatus
 from helixsim.domain.step_time import StepTime
 from helixsim.engine.admission import Admission, widest_route_blocks
@@ -181,6 +182,7 @@ class FaultyCoordinator(Parking[ActiveRequest], Coordinator):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.parked: list[ActiveRequest] = []
+        self._aborted: set[int] = set()  # rows of requests of which a step is under way
         self._at_prompt: set[int] = set()
 
     @property
@@ -208,6 +210,39 @@ class FaultyCoordinator(Parking[ActiveRequest], Coordinator):
         self._stalled = [request for request in self._stalled if request.path is not None]
         self.try_again()
 
+    def enter(self, request: Request) -> object:
+        """See ``Gate.enter``."""
+        return self._enqueue(request)
+
+    def _enqueue(self, request: Request) -> bool:
+        has_entered = super()._enqueue(request)
+        if has_entered and self.clients is not None:
+            self.clients.sent(self.waiting[-1])
+        return has_entered
+
+    def abort(self, request: ActiveRequest) -> bool:
+        """See ``Gate.abort``: a request of which a step is under way leaves when that returns."""
+        if request.path is None:
+            return self.withdraw(request)
+        if request.is_held:
+            self._stalled.remove(request)
+            self._abort(request)
+        else:
+            request.due_tokens = 0
+            self._aborted.add(request.row)
+        return True
+
+    def _abort(self, request: ActiveRequest) -> None:
+        self._release(request)
+        self._fail(request, FailureCause.GIVEN_UP)
+        self._plan_coordinate()
+
+    def _attend(self, request: ActiveRequest, growing: list[ActiveRequest]) -> None:
+        if request.row in self._aborted:
+            self._abort(request)
+        else:
+            super()._attend(request, growing)
+
     def _take_back(self, request: ActiveRequest, by_plan: bool) -> None:
         self._release(request)
         if request.row in self._at_prompt:
@@ -219,7 +254,9 @@ class FaultyCoordinator(Parking[ActiveRequest], Coordinator):
             request.moved_on_ns = since_ns
         request.path = request.preempt_for = None
         request.is_held = False
-        if not self.retries.lose(request, by_plan):
+        if request.row in self._aborted:
+            self._fail(request, FailureCause.GIVEN_UP)
+        elif not self.retries.lose(request, by_plan):
             self._fail(request, FailureCause.RETRIES)
         elif request.context_tokens + 1 > self.admission.largest_context_tokens:
             self._reject(request)
@@ -230,7 +267,9 @@ class FaultyCoordinator(Parking[ActiveRequest], Coordinator):
     def _fail(self, request: ActiveRequest, cause: FailureCause) -> None:
         self.retries.fail(request, cause)
         self.recorder.write(request, RequestStatus.FAILED)
-        self._replace()
+        self._aborted.discard(request.row)
+        if cause is not FailureCause.GIVEN_UP and (self.clients is None or not self.clients.failed(request)):
+            self._replace()
 
     def try_again(self) -> None:
         """See ``Parking.try_again``."""

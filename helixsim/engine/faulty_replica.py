@@ -7,6 +7,7 @@ lives, and remembers when it was last found to have stopped.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
@@ -61,13 +62,17 @@ class FaultyReplica(Replica):
     """A replica that can stop, and begins anew with an empty KV memory.
 
     ``life`` is the number of times that it has stopped; ``lost_ns``: what was sent to it before is lost [ns].
+    ``leaving`` are the sequences whose clients have given up, ``aborted`` is told of those that have left.
     """
+
+    aborted: Callable[[FaultyReplica, list[Sequence]], None]
 
     def __init__(self, number: int, kernel: Kernel, stages: list[Stage], *rest: Any, **more: Any) -> None:
         super().__init__(number, kernel, stages, *rest, **more)
         self.is_down = False
         self.life = 0
         self.lost_ns = -1
+        self.leaving: list[Sequence] = []
         for stage in stages:
             assert isinstance(stage, FaultyStage)
             stage.usual_time = stage.time
@@ -76,6 +81,39 @@ class FaultyReplica(Replica):
         """See ``Replica.arrive``."""
         assert not self.is_down, "its stages drop what arrives"
         super().arrive(sequence)
+        if sequence in self.leaving:
+            self._plan_leaving()
+
+    def abort(self, sequence: Sequence) -> None:
+        """Let a sequence leave when it is here and the step under way has ended."""
+        self.leaving.append(sequence)
+        self._plan_leaving()
+
+    def _plan_leaving(self) -> None:
+        if self._plan is None:
+            self.wake()
+        else:
+            self._cut(self._kernel.now_ns)
+
+    def _let_leave(self, now: int) -> None:
+        """Take off the sequences that shall leave, as far as they are here and in no step."""
+        scheduler = self.scheduler
+        gone: list[Sequence] = []
+        kept: list[Sequence] = []
+        for sequence in self.leaving:
+            if scheduler.running.get(sequence.order) is sequence:
+                (gone if _take_out(scheduler, sequence, now) else kept).append(sequence)
+            elif sequence in scheduler.queue.unread or sequence in scheduler.queue.waiting:
+                scheduler.queue.withdraw(sequence)
+                scheduler.pending_tokens -= sequence.target
+                sequence.queue_ns += now - sequence.since_ns
+                gone.append(sequence)
+            elif sequence.path is None:
+                kept.append(sequence)  # it is on its way here
+        self.leaving = kept
+        if gone:
+            self.generated -= sum([sequence.generated for sequence in gone])
+            self.aborted(self, gone)
 
     def stop(self) -> None:
         """Stop computing: the tokens of steps that have ended count, everything else is lost."""
@@ -88,6 +126,7 @@ class FaultyReplica(Replica):
         for sequence in chain(before.waiting, before.queue.unread):
             sequence.queue_ns += now - sequence.since_ns
             sequence.since_ns = now
+        self.leaving = []
         blocks = before.kv.capacity
         self.scheduler = after = self.scheduler_kind(before.replica, blocks, before.block_tokens, before.rules)
         after.preemptions, after.recomputed_tokens, after.peak = (
@@ -115,7 +154,25 @@ class FaultyReplica(Replica):
 
     def _form_all(self, scheduler: Scheduler, now: int) -> None:
         if not self.is_down:
+            if self.leaving:
+                self._let_leave(now)
             super()._form_all(self.scheduler, now)
+
+
+def _take_out(scheduler: Scheduler, sequence: Sequence, now_ns: int) -> bool:
+    """Take a running sequence off a scheduler, with its blocks; False: it is in a step."""
+    if sequence.in_flight or sequence.decodes not in (None, scheduler.ready):
+        return False
+    if sequence.decodes is not None:
+        sequence.decodes.leave(sequence)
+        computed = sequence.context_tokens - 1
+    else:
+        scheduler.prompts.remove(sequence)
+        computed = sequence.computed
+        scheduler.pending_tokens -= sequence.target - computed
+        sequence.compute_ns += now_ns - sequence.since_ns
+    scheduler.leave(sequence, computed, now_ns)
+    return True
 
 
 def _take_off(sequence: Sequence, now_ns: int) -> None:

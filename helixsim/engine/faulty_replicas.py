@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from helixsim.domain.faults import FailureCause, Outage
-from helixsim.domain.request import FeedMode
+from helixsim.domain.request import FeedMode, Request
 from helixsim.domain.result import RequestStatus
 from helixsim.engine.faults import Gate, Retries
 from helixsim.engine.faulty_replica import FaultyReplica, FaultyStage
 from helixsim.engine.frontend import Frontend, ReplicaView
 from helixsim.engine.inputs import SimulationInputs
-from helixsim.engine.kernel import Kernel
+from helixsim.engine.kernel import Call, Kernel
 from helixsim.engine.load_source import LoadSource
 from helixsim.engine.network import NetworkFabric
 from helixsim.engine.parking import Parking
@@ -68,6 +68,7 @@ class FaultyFrontend(Parking[Sequence], Frontend):
         super().__init__(*arguments)
         self.parked: list[Sequence] = []
         self._sent: dict[int, tuple[Replica, Sequence]] = {}
+        self._aborted: set[int] = set()  # rows of requests at replicas, or on their way to or from them
         self._heir: Gate | None = None
 
     def lose(self, replicas: Iterable[FaultyReplica], down: frozenset[int], by_plan: bool = False) -> None:
@@ -76,6 +77,7 @@ class FaultyFrontend(Parking[Sequence], Frontend):
         self.view.without(down)
         for replica in replicas:
             replica.lost_ns = now
+            replica.leaving = []
             rows = [row for row, (owner, _) in self._sent.items() if owner is replica]
             lost += [self._sent.pop(row)[1] for row in rows]
             self.view.submitted[replica.number] = self.view.submitted_tokens[replica.number] = 0
@@ -84,7 +86,9 @@ class FaultyFrontend(Parking[Sequence], Frontend):
             sequence.queue_ns += now - sequence.since_ns
             sequence.since_ns = now
             del self.active[sequence.row]
-            if self.retries.lose(sequence, by_plan):
+            if sequence.row in self._aborted:
+                self._fail(sequence, FailureCause.GIVEN_UP)
+            elif self.retries.lose(sequence, by_plan):
                 self.waiting.appendleft(sequence)
             else:
                 self._fail(sequence, FailureCause.RETRIES)
@@ -93,8 +97,53 @@ class FaultyFrontend(Parking[Sequence], Frontend):
     def _fail(self, sequence: Sequence, cause: FailureCause) -> None:
         self.retries.fail(sequence, cause)
         self.recorder.write(sequence, RequestStatus.FAILED)
-        if self.feed.mode is FeedMode.CLOSED_LOOP:
-            self._launch_next()
+        self._aborted.discard(sequence.row)
+        is_over = cause is not FailureCause.GIVEN_UP and (self.clients is None or not self.clients.failed(sequence))
+        if is_over and self.feed.mode is FeedMode.CLOSED_LOOP:
+            self.enter_next(1)
+
+    def enter(self, request: Request) -> None:
+        """See ``Gate.enter``."""
+        self._arrive(request)
+
+    def _enter(self, request: Request) -> bool:
+        has_entered = super()._enter(request)
+        if has_entered and self.clients is not None:
+            self.clients.sent(self.waiting[-1])
+        return has_entered
+
+    def abort(self, sequence: Sequence) -> bool:
+        """See ``Gate.abort``."""
+        if sequence.row not in self.active:
+            return self.withdraw(sequence)
+        self._aborted.add(sequence.row)
+        if sequence.row in self._sent:  # else its last token is on its way
+            replica, _ = self._sent[sequence.row]
+            assert isinstance(replica, FaultyReplica)
+            replica.abort(sequence)
+        return True
+
+    def aborted(self, replica: Replica, gone: list[Sequence]) -> None:
+        """Take note that sequences have left a replica as their clients have given up."""
+        for sequence in gone:
+            del self._sent[sequence.row]
+            del self.active[sequence.row]
+            self._fail(sequence, FailureCause.GIVEN_UP)
+        self._forget(replica, gone)
+        if self.waiting:
+            self._plan()
+
+    def _finish_all(self, event: Call) -> None:
+        late = [sequence for sequence in event.argument if sequence.row in self._aborted]
+        if late:
+            now = self.kernel.now_ns
+            event.argument[:] = [sequence for sequence in event.argument if sequence.row not in self._aborted]
+            self.delivering -= len(late)
+            for sequence in late:
+                sequence.network_ns += now - sequence.since_ns
+                del self.active[sequence.row]
+                self._fail(sequence, FailureCause.GIVEN_UP)
+        super()._finish_all(event)
 
     def try_again(self) -> None:
         """See ``Parking.try_again``."""
@@ -166,6 +215,11 @@ class FaultyFrontend(Parking[Sequence], Frontend):
 
     def rejected(self, replica: Replica, outgrown: list[Sequence]) -> None:
         """See ``Listener.rejected``."""
+        assert isinstance(replica, FaultyReplica)
+        replica.leaving = [sequence for sequence in replica.leaving if sequence not in outgrown]
+        if gone := [sequence for sequence in outgrown if sequence.row in self._aborted]:
+            self.aborted(replica, gone)
+            outgrown = [sequence for sequence in outgrown if sequence not in gone]
         for sequence in outgrown:
             del self._sent[sequence.row]
         super().rejected(replica, outgrown)
@@ -200,6 +254,7 @@ class FaultyReplicaSystem(ReplicaSystem):
     def _replica(self, number: int, ids: list[str], recorder: Recorder) -> FaultyReplica:
         made = super()._replica(number, ids, recorder)
         assert isinstance(made, FaultyReplica)
+        made.aborted = self.frontend.aborted
         made.scheduler.replica = _Route(self._first_route + number)
         return made
 

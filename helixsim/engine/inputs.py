@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from helixsim.batching.base import BatchingPolicy
 from helixsim.domain.autoscaling import AutoscalingSpec, Pool
+from helixsim.domain.clients import ClientSpec
 from helixsim.domain.cluster import Deployment
 from helixsim.domain.disaggregation import KvTransfer
 from helixsim.domain.engine import IDEAL, EngineSpec
@@ -87,7 +88,8 @@ class FaultPlan:
 
     ``reroute`` returns the policy that routes by the max-flow without some nodes and links; None if they leave no
     route. ``replace`` returns the placement without some; None: there is none. Without either, policy and placement
-    stay. ``links``: faults of links; without any, links cost what they cost where nothing fails.
+    stay. ``links``: faults of links; without any, links cost what they cost where nothing fails. ``clients``: None:
+    they wait as long as it takes.
     """
 
     faults: tuple[Fault, ...]
@@ -98,6 +100,7 @@ class FaultPlan:
     reroute: Callable[[Outage], RoutingPolicy | None] | None = None
     replace: Callable[[Outage], Replacement | None] | None = None
     links: tuple[LinkFault, ...] = ()
+    clients: ClientSpec | None = None
 
 
 @dataclass(frozen=True)

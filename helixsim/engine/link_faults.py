@@ -54,6 +54,11 @@ class FaultyChannel(Channel):
         self._last_ns = 0
         self.is_closed = False
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether nothing passes."""
+        return self._clock.cut_ns >= 0
+
     def send(self, parcel: Message, tokens: int) -> None:
         """See ``Channel.send``."""
         if self.is_closed:
@@ -75,7 +80,7 @@ class FaultyChannel(Channel):
 
     def _arrive(self, parcel: Message) -> None:
         """Deliver a message, unless it comes later, as the link is cut or has been."""
-        is_due = self._clock.cut_ns < 0 and parcel.arrived_ns <= self._kernel.now_ns
+        is_due = not self.is_cut and parcel.arrived_ns <= self._kernel.now_ns
         if is_due and self._flights.pop(id(parcel), None) is not None:
             super()._arrive(parcel)
 
@@ -85,9 +90,9 @@ class FaultyChannel(Channel):
         self.ns_per_byte, self.latency_ns = ns_per_byte * factor, latency_ns + extra_latency_ns
         if self.spacing_ns:
             self.spacing_ns = max(1, round(self.token_bytes * self.ns_per_byte))
-        if is_cut and self._clock.cut_ns < 0:
+        if is_cut and not self.is_cut:
             self._clock.cut_ns = self._kernel.now_ns
-        elif not is_cut and self._clock.cut_ns >= 0:
+        elif not is_cut and self.is_cut:
             self._mend()
 
     def _mend(self) -> None:
@@ -104,18 +109,17 @@ class FaultyChannel(Channel):
             self._schedule(parcel)
 
     def close(self) -> None:
-        """Drop what waits for the end of a cut, and what is sent until then."""
-        if self._clock.cut_ns >= 0:
-            self.is_closed = True
-            self.busy_ns = self.busy_until(self._kernel.now_ns)
-            self.bytes_sent -= sum([parcel.size_bytes for parcel in self._flights.values()])
-            self.free_at_ns = self._clock.cut_ns
-            self._pending.clear()
-            self._flights.clear()
+        """Drop what is under way, and what is sent from now on until the link is mended."""
+        self.is_closed = True
+        self.busy_ns = self.busy_until(self._kernel.now_ns)
+        self.bytes_sent -= sum([parcel.size_bytes for parcel in self._flights.values()])
+        self.free_at_ns = min(self.free_at_ns, self._clock._now)
+        self._pending.clear()
+        self._flights.clear()
 
     def busy_until(self, now_ns: int) -> int:
         """See ``Channel.busy_until``."""
-        return super().busy_until(self._clock.cut_ns if 0 <= self._clock.cut_ns < now_ns else now_ns)
+        return super().busy_until(min(now_ns, self._clock.cut_ns) if self.is_cut else now_ns)
 
 
 class FaultySharedChannel(FaultyChannel, SharedChannel):
@@ -137,8 +141,7 @@ class FaultySharedChannel(FaultyChannel, SharedChannel):
 
     def close(self) -> None:
         """See ``FaultyChannel.close``."""
-        if self._clock.cut_ns >= 0:
-            self._link.clear()
+        self._link.clear()
         super().close()
 
     def busy_until(self, now_ns: int) -> int:
@@ -178,15 +181,22 @@ class Links:
         self._update_all(fault)
 
     def close(self, known: Outage) -> None:
-        """Drop what waits on links that are known to be cut."""
+        """Drop what waits on links that are cut and known to be."""
         for channel in self._channels:
-            if known.cuts_link(channel.src, channel.dst):
+            if channel.is_cut and known.cuts_link(channel.src, channel.dst):
                 channel.close()
 
-    def end_all(self) -> None:
+    def close_cut(self) -> None:
         """Drop what waits on links that are cut at the end of a run."""
         for channel in self._channels:
+            if channel.is_cut:
+                channel.close()
+
+    def close_all(self) -> None:
+        """Drop what is under way between engines that have stopped; others will have channels of their own."""
+        for channel in self._channels:
             channel.close()
+        self._channels = []
 
     def _update_all(self, fault: LinkFault) -> None:
         for channel in self._channels:

@@ -9,6 +9,7 @@ from itertools import chain
 from typing import Generic, TypeVar
 
 from helixsim.domain.faults import FailureCause
+from helixsim.engine.clients import Clients
 
 WaiterT = TypeVar("WaiterT")
 
@@ -21,19 +22,27 @@ class Parking(ABC, Generic[WaiterT]):
 
     waiting: deque[WaiterT]
     parked: list[WaiterT]
+    clients: Clients | None = None
 
     def all_waiting(self) -> Iterator[WaiterT]:
         """Return all requests that wait."""
         return chain(self.parked, self.waiting)
 
-    def give_up(self, overdue: list[WaiterT]) -> None:
-        """Let waiting requests fail that have waited for too long."""
+    def give_up(self, overdue: list[WaiterT], cause: FailureCause = FailureCause.TIMEOUT) -> None:
+        """Let waiting requests fail that have waited for too long, or whose clients have."""
         gone = {id(request) for request in overdue}
         self.parked = [request for request in self.parked if id(request) not in gone]
         self.waiting = deque([request for request in self.waiting if id(request) not in gone])
         for request in overdue:
-            self._fail(request, FailureCause.TIMEOUT)
+            self._fail(request, cause)
         self.try_again()
+
+    def withdraw(self, request: WaiterT) -> bool:
+        """Let a request fail that waits, as its client has given up; False: it does not wait here."""
+        is_here = any(one is request for one in self.all_waiting())
+        if is_here:
+            self.give_up([request], FailureCause.GIVEN_UP)
+        return is_here
 
     @abstractmethod
     def try_again(self) -> None:

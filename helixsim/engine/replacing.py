@@ -11,9 +11,12 @@ from dataclasses import replace
 from typing import Any
 
 from helixsim.domain.autoscaling import AutoscalingStats
+from helixsim.domain.clients import ClientSpec
 from helixsim.domain.faults import Outage
 from helixsim.domain.flowplan import Route
+from helixsim.domain.request import FeedMode
 from helixsim.domain.result import OffloadStats, RequestStatus, TransferStats
+from helixsim.engine.clients import Clients
 from helixsim.engine.fabric import fabric_of
 from helixsim.engine.faults import Retries
 from helixsim.engine.faulty_nodes import FaultyNodeSystem
@@ -63,6 +66,8 @@ class ReplacingSystem:
         self._recorder = recorder
         self.retries = Retries(inputs.faults, kernel, recorder)
         self.link_faults = Links()
+        clients = inputs.faults.clients
+        self.clients = None if clients is None else self._clients_of(clients, inputs)
         self._parts: list[Part] = []
         self._is_paused = False
         self._begin(inputs, fabric)
@@ -72,8 +77,18 @@ class ReplacingSystem:
             fabric.kind = self.link_faults.kind
         kind = FaultyReplicaSystem if has_replicas(inputs) else FaultyNodeSystem
         part: Part = kind(inputs, self._kernel, fabric, self._recorder, self.retries, len(self.routes()))
+        if self.clients is not None:
+            part.gate.clients = self.clients
+            self.clients.enter, self.clients.enter_next = part.gate.enter, part.gate.enter_next
         self._parts.append(part)
         return part
+
+    def _clients_of(self, spec: ClientSpec, inputs: SimulationInputs) -> Clients:
+        is_loop = inputs.feed.mode is FeedMode.CLOSED_LOOP
+        clients = Clients(spec, self._kernel, self._recorder, inputs.seed, is_loop)
+        # what has ended in a system before may be on its way to its client
+        clients.abort = lambda request: any(part.gate.abort(request) for part in reversed(self._parts))
+        return clients
 
     @property
     def _now(self) -> Part:
@@ -85,6 +100,7 @@ class ReplacingSystem:
         self._now.stop(nodes)
         stopped = Outage(frozenset(nodes))
         self._now.lose(stopped, stopped, by_plan=True)
+        self.link_faults.close_all()
         self._is_paused = True
 
     def resume(self, inputs: SimulationInputs) -> None:
@@ -97,6 +113,9 @@ class ReplacingSystem:
         waiting = before.gate.hand_over(after.gate)
         kind = Running if isinstance(after, FaultyReplicaSystem) else ActiveRequest
         adopted: list[Any] = [one if isinstance(one, kind) else _converted(one) for one in waiting]
+        if self.clients is not None:
+            for one in adopted:
+                self.clients.now_is(one)
         after.gate.adopt(adopted)
 
     # As a system whose nodes can fail ---------------------------------------------------------------------------------
@@ -139,7 +158,7 @@ class ReplacingSystem:
     @property
     def is_drained(self) -> bool:
         """See ``System.is_drained``."""
-        return all(part.is_drained for part in self._parts)
+        return not (self.clients is not None and self.clients.pausing) and all(part.is_drained for part in self._parts)
 
     @property
     def recomputed_tokens(self) -> int:

@@ -104,7 +104,12 @@ class _Run:
         if isinstance(self.system, ReplacingSystem):
             assert inputs.faults is not None
             self.faults = FaultDriver(
-                inputs.faults, self.kernel, self.system, self.system.retries, self.system.link_faults
+                inputs.faults,
+                self.kernel,
+                self.system,
+                self.system.retries,
+                self.system.link_faults,
+                self.system.clients,
             )
         self.sample_ns = inputs.sample_ns or (
             max(1, window.duration_ns // SAMPLES_PER_WINDOW) if window.duration_ns is not None else OPEN_END_SAMPLE_NS

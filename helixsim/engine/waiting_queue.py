@@ -55,6 +55,13 @@ class WaitingQueue:
             self._balance.admit(sequence)
         return sequence
 
+    def withdraw(self, sequence: Sequence) -> None:
+        """Take out a request that waits."""
+        (self.unread if sequence in self.unread else self.waiting).remove(sequence)
+        if self._balance is not None:
+            self._balance.admit(sequence)
+            self._balance.leave(sequence)
+
     def leave(self, sequence: Sequence) -> None:
         """Take note that an admitted request runs no longer."""
         if self._balance is not None:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from helixsim.domain.clients import ClientStats
 from helixsim.domain.fault_figures import FaultEvent, FaultFigures
 from helixsim.domain.faults import FailureCause, FaultKind
 from helixsim.domain.figures import Figure
@@ -43,6 +44,7 @@ def fault_figures(run: RunResult) -> FaultFigures | None:
         recomputed_tokens=stats.recomputed_tokens,
         failed_retries=causes.count(FailureCause.RETRIES),
         failed_timeout=causes.count(FailureCause.TIMEOUT),
+        clients=stats.clients,
         **_dip(run)._asdict(),
     )
 
@@ -86,8 +88,10 @@ def dip_after(failure_s: float, times_s: FloatArray, tokens: FloatArray) -> Dip:
 
 def fault_text(figures: FaultFigures | None) -> str:
     """Return a sentence on faults, without the name of the system; empty if there were none."""
-    if figures is None or not figures.events:
+    if figures is None:
         return ""
+    if not figures.events:
+        return f"{_clients_text(figures.clients)}." if figures.clients is not None else ""
     failures = sum(one.what == FaultKind.DOWN.value for one in figures.events)
     parts = [f"{failures} failure{'' if failures == 1 else 's'}"]
     again = f"{number(figures.recomputed_tokens)} tokens sent again"
@@ -99,4 +103,13 @@ def fault_text(figures: FaultFigures | None) -> str:
         fell = f"output fell from {number(before)} to {number(lowest)} tokens/s"
         back = "and did not recover in the window" if recovery_s is None else f"and recovered in {number(recovery_s)} s"
         parts.append("output did not fall" if recovery_s == 0 else f"{fell} {back}")
+    if figures.clients is not None:
+        parts.append(_clients_text(figures.clients))
     return f"{'; '.join(parts)}."
+
+
+def _clients_text(clients: ClientStats) -> str:
+    return (
+        f"clients gave up {clients.gave_up} times, sent {clients.sent_again} requests again "
+        f"and abandoned {clients.abandoned}"
+    )

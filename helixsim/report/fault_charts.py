@@ -87,6 +87,18 @@ def ttft_by_arrival_s(run: Run) -> FloatArray:
     return means
 
 
+def sent_rate(run: Run) -> FloatArray:
+    """Return the requests/s that clients sent in each interval, for the first time or again."""
+    edges = edges_s(run)
+    counts: FloatArray = np.histogram(run.request_columns("arrival_ns")["arrival_ns"] / NS_PER_S, edges)[0] / 1.0
+    return counts / np.diff(edges)
+
+
+def has_clients(runs: RunSet) -> bool:
+    """Return whether clients could give up in some system."""
+    return any(run.summary.faults is not None and run.summary.faults.clients is not None for run in runs.values())
+
+
 def output_rate(run: Run) -> FloatArray:
     """Return the output tokens/s of each interval."""
     series, edges = run.columns("series"), edges_s(run)
@@ -95,9 +107,11 @@ def output_rate(run: Run) -> FloatArray:
 
 
 def faults_over_time(runs: RunSet) -> tuple[Figure, Columns]:
-    """Draw output tokens/s, goodput and TTFT of all systems, with vertical lines at failures and repairs."""
-    figure = new_figure(5.6)
-    axes = figure.subplots(3, 1, sharex=True)
+    """Draw output tokens/s, goodput, TTFT and, of clients that give up, requests/s, with lines at faults."""
+    labels = ["output tokens/s", "goodput, requests/s", "TTFT by arrival, s"]
+    labels += ["requests sent/s"] if has_clients(runs) else []
+    figure = new_figure(1.4 + 1.4 * len(labels))
+    axes = figure.subplots(len(labels), 1, sharex=True)
     colors, tables = colors_of(runs), []
     for index, (name, run) in enumerate(runs.items()):
         edges = edges_s(run)
@@ -106,11 +120,12 @@ def faults_over_time(runs: RunSet) -> tuple[Figure, Columns]:
             "goodput_per_s": good_rate(run, runs.slo),
             "ttft_s": ttft_by_arrival_s(run),
         }
+        if has_clients(runs):
+            columns["sent_per_s"] = sent_rate(run)
         style = LINE_STYLES[index % len(LINE_STYLES)]
         for axis, values in zip(axes, columns.values(), strict=True):
             axis.stairs(values, edges, baseline=None, color=colors[name], linestyle=style, linewidth=1.5, label=name)
         tables.append(of_system(name, {"time_s": edges[1:], **columns}))
-    labels = ("output tokens/s", "goodput, requests/s", "TTFT by arrival, s")
     for axis, label in zip(axes, labels, strict=True):
         axis.set_ylim(bottom=0)
         axis.margins(x=0)

@@ -20,6 +20,15 @@ _ROWS: tuple[tuple[str, Callable[[FaultFigures], str]], ...] = (
     ("  back at 90 % after, s", lambda one: number(one.recovery_s)),
 )
 
+_CLIENTS: tuple[tuple[str, Callable[[FaultFigures], str]], ...] = tuple(
+    (label, lambda one, key=key: MISSING if one.clients is None else str(getattr(one.clients, key)))  # type: ignore[misc]
+    for label, key in (
+        ("requests given up by clients", "gave_up"),
+        ("  sent again by clients", "sent_again"),
+        ("  abandoned", "abandoned"),
+    )
+)
+
 
 def fault_rows(runs: RunSet) -> list[tuple[str, Callable[[Summary], str]]]:
     """Return the rows of systems whose nodes can fail; empty where none can."""
@@ -29,4 +38,5 @@ def fault_rows(runs: RunSet) -> list[tuple[str, Callable[[Summary], str]]]:
     def cell(text: Callable[[FaultFigures], str]) -> Callable[[Summary], str]:
         return lambda summary: MISSING if summary.faults is None else text(summary.faults)
 
-    return [(label, cell(text)) for label, text in _ROWS]
+    clients = _CLIENTS if any(run.summary.faults and run.summary.faults.clients for run in runs.values()) else ()
+    return [(label, cell(text)) for label, text in (*_ROWS, *clients)]

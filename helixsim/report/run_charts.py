@@ -12,7 +12,16 @@ from helixsim.domain.result import FloatArray
 from helixsim.report.autoscaling_series import scaling_charts
 from helixsim.report.charts import Axis, Chart, Curve, linear_axis, log_axis, share_axis
 from helixsim.report.distributions import gap_curve_ms, tpot_ms, ttft_s
-from helixsim.report.fault_charts import EVENTS_NOTE, edges_s, events, good_rate, has_faults, ttft_by_arrival_s
+from helixsim.report.fault_charts import (
+    EVENTS_NOTE,
+    edges_s,
+    events,
+    good_rate,
+    has_clients,
+    has_faults,
+    sent_rate,
+    ttft_by_arrival_s,
+)
 from helixsim.results.columns import thinned
 from helixsim.results.run import Run
 from helixsim.results.runset import RunSet
@@ -119,7 +128,9 @@ def _of_faults(runs: RunSet) -> list[Chart]:
     def steps(run: Run, values: FloatArray) -> tuple[FloatArray, FloatArray]:
         return edges_s(run), np.concatenate([values, values[-1:]])
 
+    sent = [_over_time(runs, "sent-rate", "Requests sent", "requests/s", lambda run: steps(run, sent_rate(run)))]
     return [
+        *(sent if has_clients(runs) else []),
         _over_time(runs, "goodput-rate", "Goodput", "requests/s", lambda run: steps(run, good_rate(run, runs.slo))),
         _over_time(
             runs, "ttft-rate", "TTFT by arrival, mean", "TTFT, s", lambda run: steps(run, ttft_by_arrival_s(run))

@@ -71,6 +71,7 @@ def _plan(experiment: ResolvedExperiment, placed: PlacedSystem, inputs: Simulati
         partial(_rerouted, experiment, placed, inputs) if spec.reaction is Reaction.REROUTE else None,
         _Replacing(experiment, placed, inputs, spec) if spec.reaction is Reaction.REPLACE else None,
         spec.links_of_run(inputs.seed, end_ns, parts),
+        spec.clients,
     )
 
 

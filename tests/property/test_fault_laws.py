@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import replica_cases
-from fault_cases import plan_of, plans
+from fault_cases import NEVER_NS, clients, plan_of, plans
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from node_cases import cases
 from simulating import MS, inputs_of, random_load
 
+from helixsim.domain.clients import ClientStats
 from helixsim.domain.faults import FailureCause, LinkFault
 from helixsim.domain.request import FeedMode
 from helixsim.domain.result import RequestStatus
@@ -120,6 +121,44 @@ def test_requests_fail_for_a_cause_only_and_runs_repeat(drawn):
     assert max(losses.values(), default=0) <= 2
 
 
+def check_clients(result, count):
+    """Each request ends once: served, rejected, or abandoned after its last attempt."""
+    rows, clients = result.requests, result.faults.clients
+    assert len(rows.status) == count + clients.sent_again
+    ended = {status: int((rows.status == status).sum()) for status in RequestStatus}
+    assert ended[RequestStatus.WAITING] == ended[RequestStatus.RUNNING] == 0
+    assert ended[RequestStatus.FAILED] == clients.sent_again + clients.abandoned
+    assert ended[RequestStatus.FINISHED] + ended[RequestStatus.REJECTED] + clients.abandoned == count
+    causes = list(result.faults.causes.values())
+    assert causes.count(FailureCause.GIVEN_UP) <= clients.gave_up
+    assert result.series.output_tokens[-1] == rows.output_tokens.sum()
+
+
+@given(drawn=st.tuples(st.booleans(), clients()).flatmap(lambda how: runs(places_anew=how[0], clients=how[1])))
+@settings(max_examples=25, deadline=None)
+def test_every_request_of_clients_that_give_up_ends_once(drawn):
+    make, count = drawn
+    result = simulate(make())
+    check_clients(result, count)
+    assert same(result, simulate(make()))
+
+
+@given(drawn=runs(), spec=clients())
+@settings(max_examples=15, deadline=None)
+def test_clients_give_up_where_no_node_fails_and_patient_ones_change_nothing(drawn, spec):
+    make, count = drawn
+    plain = simulate(make(None))
+    result = simulate(make(plan_of(clients=spec)))
+    check_clients(result, count)
+    rows = result.requests
+    served = rows.status == RequestStatus.FINISHED
+    came_ns = rows.first_token_ns if spec.until == "first_token" else rows.finish_ns
+    assert (came_ns[served] - rows.arrival_ns[served] <= spec.timeout_ns).all()
+    patient = simulate(make(plan_of(clients=replace(spec, timeout_ns=NEVER_NS))))
+    assert same(plain, patient)
+    assert patient.faults.clients == ClientStats()
+
+
 @given(drawn=runs())
 @settings(max_examples=10, deadline=None)
 def test_without_faults_nodes_that_can_fail_are_those_that_cannot(drawn):
@@ -141,10 +180,15 @@ def test_links_that_can_fail_and_do_not_are_those_that_cannot(drawn):
 
 
 @pytest.mark.slow
-@given(drawn=st.booleans().flatmap(lambda anew: runs(places_anew=anew)))
+@given(
+    drawn=st.tuples(st.booleans(), st.none() | clients()).flatmap(lambda how: runs(places_anew=how[0], clients=how[1]))
+)
 @settings(max_examples=1000, deadline=None)
 def test_a_thousand_schedules(drawn):
     make, count = drawn
     result = simulate(make())
+    if result.faults.clients is not None:
+        check_clients(result, count)
+        return
     assert set(result.requests.status) <= {RequestStatus.FINISHED, RequestStatus.REJECTED}
     assert len(result.requests.status) == count

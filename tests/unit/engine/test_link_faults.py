@@ -78,7 +78,7 @@ def sent(kind, sendings, happenings):
     for at_ms, act in happenings:
         kernel.call_in(at_ms * MS, Priority.FAULT, lambda event: event.argument(links), act)
     kernel.run()
-    links.end_all()
+    links.close_cut()
     return {name: at_ns / MS for name, at_ns in sink.arrived}, channel
 
 

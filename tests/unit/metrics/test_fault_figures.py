@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from helixsim.domain.clients import ClientStats
 from helixsim.domain.fault_figures import FaultEvent, FaultFigures
 from helixsim.domain.request import Slo
 from helixsim.domain.result import RequestStatus
@@ -63,4 +64,7 @@ def test_the_sentence_says_what_happened():
         assert part in text
     assert "did not recover" in fault_text(replace(figures, recovery_s=None))
     assert "did not fall" in fault_text(replace(figures, recovery_s=0.0))
+    clients = ClientStats(5, 4, 2)
+    assert "gave up 5 times, sent 4 requests again and abandoned 2" in fault_text(replace(figures, clients=clients))
+    assert fault_text(replace(figures, events=(), clients=clients)).startswith("clients gave up 5")
     assert fault_text(None) == fault_text(replace(figures, events=())) == ""

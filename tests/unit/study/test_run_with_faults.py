@@ -170,6 +170,30 @@ def test_a_run_shows_its_faults_and_keeps_them(path, tmp_path, capsys):
     assert "TTFT by arrival" in page
 
 
+def test_clients_give_up_without_any_fault_and_the_report_shows_it(path, tmp_path, capsys):
+    edits = ["--set", "faults={clients: {timeout: 2 s, retries: 1, jitter: 0}}"]
+    assert main(["run", str(path), "--out", str(tmp_path / "runs"), "-q", "-v", *edits]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Faults swarm: clients gave up" in shown
+    (directory,) = (one.parent for one in (tmp_path / "runs" / "tiny").glob("*/summary.json"))
+    runs = RunSet.load(directory)
+    summary = runs["swarm"].summary
+    clients = summary.faults.clients
+    assert clients.gave_up > clients.sent_again > 0
+    assert Summary.from_json(summary.to_json()) == summary
+    with styled():
+        _, table = faults_over_time(runs)
+    widths = np.diff(edges_s(runs["swarm"]))
+    assert (table["sent_per_s"] * widths).sum() == len(runs["swarm"].request_columns("arrival_ns")["arrival_ns"])
+    assert "requests given up by clients" in (directory / "report.html").read_text(encoding="utf-8")
+    experiment = resolved(path, "faults={clients: {timeout: 2 s, retries: 1, jitter: 0}}")
+    placed = place_system(experiment, experiment.systems[0])
+    run = simulate_run(experiment, placed)
+    store = SimulatedStore(tmp_path / "kept")
+    store.keep("key", Simulated(placed.placement, run))
+    assert store.get("key").run.faults.clients == run.faults.clients
+
+
 def test_searches_know_of_no_faults_and_stored_runs_keep_them(path, tmp_path):
     experiment = resolved(path)
     placed = place_system(experiment, experiment.systems[0])
