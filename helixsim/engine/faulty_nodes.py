@@ -1,171 +1,28 @@
-"""Nodes that schedule by themselves and can fail, and the coordinator that sends their requests again.
-
-A step belongs to an earlier life if it left the coordinator before its route was lost: then one number is smaller than
-another (``Lives``). Such steps are dropped wherever they arrive.
-"""
+"""Nodes that can fail, and the coordinator that sends their requests again."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence, Set
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from helixsim.domain.cluster import COORDINATOR
 from helixsim.domain.faults import FailureCause, Outage
 from helixsim.domain.placement import LayerRange
 from helixsim.domain.request import Request
 from helixsim.domain.result import RequestStatus
-from helixsim.domain.step_time import StepTime
-from helixsim.engine.admission import Admission, widest_route_blocks
 from helixsim.engine.coordinator import Coordinator
-from helixsim.engine.faults import Gate, Retries, SlowedTime
+from helixsim.engine.faults import Gate, Retries
+from helixsim.engine.faulty_admission import Detour, FaultyAdmission
+from helixsim.engine.faulty_worker import FaultyWorker, Lives
 from helixsim.engine.inputs import SimulationInputs
 from helixsim.engine.kernel import Kernel, Timer
-from helixsim.engine.kvcache import KvPool
 from helixsim.engine.load_source import LoadSource
 from helixsim.engine.network import NetworkFabric
 from helixsim.engine.node_system import NodeSystem
 from helixsim.engine.parking import Parking
 from helixsim.engine.recorder import Recorder
-from helixsim.engine.state import ActiveRequest, Cohort, Parcel
-from helixsim.engine.worker import Worker
-from helixsim.routing.base import Hop, RoutingGraph, RoutingPolicy, RoutingView
-from helixsim.routing.walk import walk
-
-
-@dataclass
-class Lives:
-    """Path number -> departure number from which steps on it are of requests that have their KV memory."""
-
-    first: dict[int, int] = field(default_factory=dict)
-
-    def has(self, cohort: Cohort) -> bool:
-        """Return whether the requests of a step have not lost their KV memory since it left the coordinator."""
-        return cohort.number >= self.first.get(cohort.path.number, 0)
-
-    def parts(self, parcel: Parcel) -> list[Parcel]:
-        """Return what is left of a message, which may have to be divided for that."""
-        alive = sum([self.has(cohort) for cohort in parcel.cohorts])
-        if alive == len(parcel.cohorts):
-            return [parcel]
-        return [part for part in parcel.apart() if self.has(part.cohorts[0])] if alive else []
-
-
-class FaultyWorker(Worker):
-    """A node that can stop, and that drops steps of earlier lives."""
-
-    __slots__ = ("is_down", "lives", "usual_time")
-    lives: Lives
-    usual_time: StepTime
-    is_down: bool
-
-    def receive(self, parcel: Parcel) -> None:
-        """See ``Worker.receive``."""
-        if not self.is_down:
-            for part in self.lives.parts(parcel):
-                super().receive(part)
-
-    def stop(self) -> None:
-        """Stop computing; the batch and all that waits for one is gone."""
-        self.is_down = True
-        if self.is_busy:
-            self.is_busy = False
-            self.busy_ns += self._kernel.now_ns - self._started_ns
-        self.ends_ns = -1
-        self._batch = ([], [])
-        self._prefills, self._decodes, self._decode_seqs = [], [], 0
-
-    def forget_lost(self) -> None:
-        """Take steps of earlier lives out of the queue; those in the batch are computed."""
-        self._prefills = [parcel for parcel in self._prefills if self.lives.has(parcel.cohorts[0])]
-        self._decodes = [part for parcel in self._decodes for part in self.lives.parts(parcel)]
-        self._decode_seqs = sum([parcel.tokens for parcel in self._decodes])
-
-    def slow(self, factor: float) -> None:
-        """Let batches that begin from now on take so many times as long as they should."""
-        self._step_time = self.usual_time if factor == 1.0 else SlowedTime(self.usual_time, factor)
-
-    def _finish(self, event: Timer) -> None:
-        if self.ends_ns == self._kernel.now_ns:  # else the batch was lost
-            super()._finish(event)
-
-
-class FaultyAdmission(Admission):
-    """The cluster as the coordinator knows it, without the nodes that it knows to be down.
-
-    ``live_context_tokens``: the largest context that some route of the others could hold. ``is_reduced``: some are
-    known to be down.
-    """
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self._down: Set[int] = frozenset()
-        self.cut: Set[int] = frozenset()
-        self.is_reduced = False
-        self.live_context_tokens = self.largest_context_tokens
-
-    def fits(self, hop: Hop) -> bool:
-        """See ``RoutingView.fits``."""
-        return hop.node not in self._down and hop.edge not in self.cut and super().fits(hop)
-
-    def without(self, down: Set[int], out: Outage) -> None:
-        """Leave nodes and links out from now on; ``down``: the numbers of the nodes."""
-        self._down = down
-        self.cut = self._cut(out) if out.cuts else frozenset()
-        self.is_reduced = bool(down or self.cut)
-        left = [KvPool(0, pool.layers, None) if node in down else pool for node, pool in enumerate(self.pools)]
-        widest = self._widest(left) if self.cut else widest_route_blocks(self.graph, left)
-        self.live_context_tokens = self.block_tokens * widest
-
-    def _cut(self, out: Outage) -> Set[int]:
-        """Return the edges that a route cannot take: what leads to the last node needs its link to the coordinator."""
-        graph, ids = self.graph, self.graph.node_ids
-        ends = {
-            node for node, node_id in enumerate(ids) if graph.ends.get(node) == graph.num_layers
-            and out.cuts_link(node_id, COORDINATOR)
-        }  # fmt: skip
-        return {
-            hop.edge
-            for src, hops in [(COORDINATOR, graph.first), *zip(ids, graph.successors, strict=True)]
-            for hop in hops
-            if hop.node in ends or out.cuts_link(src, ids[hop.node])
-        }
-
-    def _widest(self, pools: Sequence[KvPool]) -> int:
-        """Return the largest number of KV blocks that a route over the links that are left can hold."""
-        graph, behind = self.graph, [0] * len(pools)
-
-        def width(hops: Iterable[Hop]) -> int:
-            return max([own(hop) for hop in hops if hop.edge not in self.cut], default=0)
-
-        def own(hop: Hop) -> int:
-            blocks = pools[hop.node].capacity // (hop.end - hop.start)
-            return blocks if hop.end == graph.num_layers else min(blocks, behind[hop.node])
-
-        for node in graph.order:
-            if graph.ends[node] < graph.num_layers:
-                behind[node] = width(graph.successors[node])
-        return width(graph.first)
-
-
-class Detour:
-    """A routing policy that finds the best next node for all nodes of a site at once, beside links that are cut.
-
-    Where its route has such a link, or it finds none, the route of the nodes with the fewest requests takes its place.
-    """
-
-    def __init__(self, policy: RoutingPolicy, graph: RoutingGraph, cut: Set[int]) -> None:
-        self._policy = policy
-        self._graph = graph
-        self._cut = cut
-
-    def route(self, prompt_tokens: int, expected_tokens: int, view: RoutingView) -> tuple[Hop, ...] | None:
-        """See ``RoutingPolicy.route``."""
-        hops = self._policy.route(prompt_tokens, expected_tokens, view)
-        if hops is not None and not any(hop.edge in self._cut for hop in hops):
-            return hops
-        return walk(self._graph, view, lambda options: min(options, key=lambda hop: view.in_flight(hop.node)))
+from helixsim.engine.state import ActiveRequest, Parcel
+from helixsim.routing.base import Hop, RoutingPolicy
 
 
 class FaultyCoordinator(Parking[ActiveRequest], Coordinator):
