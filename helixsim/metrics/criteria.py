@@ -3,9 +3,10 @@
 With objectives: the share of requests within them (where loads differ, the requests within them per second), then the
 latency, then the price. Without: at a given rate the latency, those that are not overloaded first; under saturation, in
 closed loops and if all are overloaded the output throughput; then latency and price. The price is that of the nodes
-with layers, and decides before the latency where a plan was asked for by cost. Throughputs that differ by no more than
-the interval of their difference are equal; so are shares if they also differ by no more than ``SAME_SHARE``, and
-latencies within ``ALIKE``: of two plans that a short run cannot tell apart, the one that showed much more is taken.
+with layers, and decides before the latency where a plan was asked for by cost. Goodputs that differ by no more than the
+interval of their difference are equal; so are shares if they also differ by no more than ``SAME_SHARE``, throughputs
+within ``SAME_THROUGHPUT`` and latencies within ``ALIKE``: of two plans that a short run cannot tell apart, the one that
+showed much more is taken.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from helixsim.metrics.score import SAME_SHARE, Score, is_above
 
 ALIKE = 0.05
 """Latencies that differ by no more than this share, and by no more than their interval, are taken to be equal."""
+
+SAME_THROUGHPUT = 0.02
+"""Output tokens/s that differ by no more than this share, and by no more than their interval, are taken to be equal."""
 
 
 class Criterion(StrEnum):
@@ -101,13 +105,19 @@ def steps(*, has_slo: bool, is_open: bool, same_load: bool, all_overloaded: bool
         share = Step(Criterion.ATTAINMENT, lambda one: one.share, lambda one: one.shares, alike=lambda _: SAME_SHARE)
         return [share, *last]
     if has_slo:
-        return [Step(Criterion.GOODPUT, _goodput, lambda one: one.good * len(one.good) / one.duration_s), *last]
+        return [
+            Step(
+                Criterion.GOODPUT, lambda one: one.goodput_per_s, lambda one: one.good * len(one.good) / one.duration_s
+            ),
+            *last,
+        ]
     if is_open and not all_overloaded:
         return [Step(Criterion.STABILITY, lambda one: -float(one.is_overloaded)), *last]
     tokens = Step(
         Criterion.THROUGHPUT,
         lambda one: one.output_tokens_per_s,
         lambda one: one.output_tokens * len(one.output_tokens) / one.duration_s,
+        alike=lambda best: SAME_THROUGHPUT * best,
     )
     return [tokens, *last]
 
@@ -125,16 +135,12 @@ def ranked(names: Sequence[str], scores: Mapping[str, Score], chain: Sequence[St
     return ranking
 
 
-def race_steps(scores: Mapping[str, Score], *, has_slo: bool) -> list[Step]:
-    """Return the criteria for plans that are compared on the same requests at a given rate."""
+def race_steps(scores: Mapping[str, Score], *, has_slo: bool, is_open: bool = True) -> list[Step]:
+    """Return the criteria for plans that are compared on the same requests at a given rate, or under saturation."""
     return steps(
         has_slo=has_slo,
-        is_open=True,
+        is_open=is_open,
         same_load=True,
         all_overloaded=all(one.is_overloaded for one in scores.values()),
         by_cost=any(one.cost_first for one in scores.values()),
     )
-
-
-def _goodput(score: Score) -> float:
-    return float(score.good.sum()) / score.duration_s

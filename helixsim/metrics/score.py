@@ -92,6 +92,11 @@ class Score:
         """Output tokens/s."""
         return float(self.output_tokens.sum()) / self.duration_s
 
+    @property
+    def goodput_per_s(self) -> float:
+        """Requests/s within the objectives."""
+        return float(self.good.sum()) / self.duration_s
+
     def share_exceeds(self, other: Score) -> bool:
         """Whether the share of this one is larger by more than the interval of the difference."""
         return is_above(self.shares - other.shares)

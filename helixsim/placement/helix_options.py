@@ -13,7 +13,7 @@ from helixsim.placement.constraints import constraint_faults
 from helixsim.plugins import bound_faults
 
 RACED = frozenset({"auto", "goodput", "cost"})
-"""Criteria by which placement and routing are selected together in a race, where the load has a rate."""
+"""Criteria by which placement and routing are selected together in a race, unless the load is a closed loop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,8 @@ class HelixOptions:
         the largest max-flow.
     criterion
         ``auto``: where the load has a rate and an objective is stated, the largest share of requests within it, then
-        the least latency, over placements on all and on parts of the nodes (``study.race``); otherwise ``balanced``.
+        the least latency, over placements on all and on parts of the nodes (``study.race``); under saturation the most
+        output tokens/s (requests/s within the objectives, where there are any), over the same; otherwise ``balanced``.
         Others are scores of a simulation of the placements on all nodes. ``balanced``: output tokens/s and time per
         token, one per cent of the former for two of the latter. ``throughput``: output tokens/s. At a given rate, which
         all stable placements serve alike, both rank by time per token. ``goodput``: as ``auto``, and an error without

@@ -23,7 +23,7 @@ def race_rows(notes: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Return the best entries of the race as rows of ``HEAD``, those simulated as reported first."""
     race = _race(notes)
     last = max((entry["round"] for entry in race), default=0)
-    entries = sorted(race, key=lambda e: (-e["round"], *_order(e)))
+    entries = sorted(race, key=lambda e: (-e["round"], *_order(e, notes)))
     return [
         (
             entry["name"],
@@ -65,7 +65,7 @@ def selection_sentences(notes: Mapping[str, Any]) -> list[str]:
         )
         others = [entry for entry in last if entry is not chosen]
         if others:
-            best = min(others, key=_order)
+            best = min(others, key=lambda entry: _order(entry, notes))
             found[-1] += f" Next: {best['name']} with {best['routing']}, {_figures(best)}."
         if trial := notes.get("trial"):
             found.append(f"Its last trial, on other requests: {_figures(trial)}.")
@@ -129,9 +129,10 @@ def _race(notes: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
 _FIGURES = {"round", "share", "latency_s", "ttft_s", "tpot_s", "capacity_per_s", "output_tokens_per_s"}
 
 
-def _order(entry: Mapping[str, Any]) -> tuple[float, float]:
+def _order(entry: Mapping[str, Any], notes: Mapping[str, Any]) -> tuple[float, float]:
     """Return the key by which the best entry is the least; without any latency nothing was served."""
-    return -round(entry["share"], 3), math.inf if entry["latency_s"] is None else entry["latency_s"]
+    first = entry["output_tokens_per_s"] if notes.get("saturated") else round(entry["share"], 3)
+    return -first, math.inf if entry["latency_s"] is None else entry["latency_s"]
 
 
 def _figures(entry: Mapping[str, Any]) -> str:

@@ -51,7 +51,8 @@ _ALMOST_NONE = 1e-3
 class Evaluator:
     """Scores legal placements of one system; higher is better, negative: it falls behind the offered load.
 
-    The criterion is that of the strategy's options. ``balanced``: output tokens/s over the root of the time per token,
+    The criterion is that of the strategy's options (``auto``: ``throughput`` under saturation, else ``balanced``).
+    ``balanced``: output tokens/s over the root of the time per token,
     which by Little's law is the mean number of requests in the system over throughput. One per cent of throughput is
     worth two of the time per token (in Kleinrock's power, throughput over delay, one).
     ``throughput``: output tokens/s. At a given rate every placement that keeps up serves the same tokens; there both
@@ -67,7 +68,11 @@ class Evaluator:
         """A placement made without asking does not depend on the load."""
         self._estimates: dict[tuple[object, ...], float] = {}
         criterion: str = getattr(system.placement_options, "criterion", "balanced")
-        self.criterion = "balanced" if criterion in {"auto", "cost"} else criterion
+        arrivals = system.arrivals or experiment.workload.arrivals
+        is_saturated = process_of(arrivals).mode is FeedMode.SATURATE
+        if criterion in {"auto", "cost"}:
+            criterion = "throughput" if is_saturated else "balanced"
+        self.criterion = criterion
         slo = experiment.slo
         if self.criterion == "goodput" and slo.ttft_s is slo.tpot_s is slo.e2el_s is None:
             raise ConfigError(

@@ -117,14 +117,15 @@ def is_raced(experiment: ResolvedExperiment, system: SystemSpec) -> bool:
 def _rivals(experiment: ResolvedExperiment, system: SystemSpec) -> tuple[SystemSpec, ...] | None:
     """Return the systems of the experiment that a race compares with; None: this one is not selected by a race.
 
-    It is where the load has a rate and the criterion asks for requests within objectives, or the routing is selected,
-    too. Rivals are other strategies on the same nodes with the same engine; there are none where the user limits the
-    placement, as they need not keep to that.
+    It is under saturation, and where the load has a rate and objectives are stated or the routing is selected, too,
+    unless the criterion is another one. Rivals are other strategies on the same nodes with the same engine; there are
+    none where the user limits the placement, as they need not keep to that.
     """
     criterion = getattr(system.placement_options, "criterion", None) if system.placement == "helix" else None
     arrivals = system.arrivals or experiment.workload.arrivals
-    is_asked = experiment.slo.is_stated or system.routing == "auto"
-    if criterion not in RACED or process_of(arrivals).mode is not FeedMode.OPEN or not is_asked:
+    mode = process_of(arrivals).mode
+    is_asked = mode is FeedMode.SATURATE or experiment.slo.is_stated or system.routing == "auto"
+    if criterion not in RACED or mode is FeedMode.CLOSED_LOOP or not is_asked:
         return None
     options = system.placement_options
     if options.max_hops is not None or options.exclude or options.max_layers or options.pinned or options.survive:

@@ -4,7 +4,8 @@ Every candidate with each routing policy that suits its routes is an entry. All 
 a short window; the better half of them go on to a longer window and new requests (successive halving: Jamieson and
 Talwalkar, AISTATS 2016). Then the best entries and all baselines of the experiment are simulated as the report will be,
 with its window and its seed, and a baseline that does better is taken instead. ``metrics.criteria`` says what is
-better, to the race as to the verdict.
+better, to the race as to the verdict: at a rate the requests within objectives, then latency; under saturation output
+tokens/s, or with objectives the requests within them per second.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from statistics import median
 from typing import Any
 
 from helixsim.config.experiment import ResolvedExperiment, SystemSpec
@@ -36,6 +36,7 @@ from helixsim.routing.graph import chains, routing_graph
 from helixsim.runtime.pool import Executor, Serial
 from helixsim.study.finished import SimulatedStore
 from helixsim.study.race_budget import Budget
+from helixsim.study.race_load import LONGEST_NS, RaceLoad, race_load
 from helixsim.study.race_runs import RaceRun, shown_in_order
 from helixsim.study.role_entries import RoleEntries
 from helixsim.study.systems import (
@@ -50,16 +51,6 @@ from helixsim.units import NS_PER_S
 
 SEED_OFFSET = 2_000_003
 """Entries race on other requests than those of the report, unless the load is a recorded trace."""
-
-LONGEST_NS = 600 * NS_PER_S
-"""Longest warm-up and window of the race; the last comparison has those of the report."""
-
-TRIALS = (0.25, 0.5)
-"""Longest window of each trial as a share of that."""
-
-SETTLED_RESIDENCES, LEAST_REQUESTS = 3.0, 400
-"""A trial need not be longer than so many times that a request takes, each for warm-up and window, nor have more
-requests."""
 
 ROUND_EVENTS = 1_500_000
 """Simulated events that a round may take (some ten seconds of CPU time): further entries are left out beyond."""
@@ -107,10 +98,11 @@ class Race:
         """Return the placement that is selected, with its routing and the explanation in its notes."""
         roles = None if self.roles is None else self.roles.beside(contenders)
         apart = roles.contenders() if roles is not None and roles.can_pay else []
-        budget = self._budget(contenders)
+        load = race_load(self.experiment, self.system, contenders)
+        budget = self._budget(load)
         alternatives = MOST_ALTERNATIVES * LEAST_PASSED_ON
         runs = len(contenders) + len(apart) + alternatives, LEAST_PASSED_ON
-        windows = budget.trials(self._windows(contenders), runs)
+        windows = budget.trials(load.windows(self.experiment.workload.window), runs)
         self._share(budget, [*zip(windows, runs, strict=False), (self.experiment.workload.window, FINALISTS)])
         by_estimate = sorted(contenders, key=lambda one: -math.inf if one.estimate is None else -one.estimate)
         entries, trials = [self._entry(one) for one in (contenders if windows else by_estimate)], list[Trial]()
@@ -118,11 +110,11 @@ class Race:
             entries[1:1], apart = [self._entry(one) for one in apart[:1]], []
         most_events = 0 if budget.told else ROUND_EVENTS
         for number, window in enumerate(windows):
-            trial = Trial(window, self.experiment.seed + SEED_OFFSET + number, self.experiment.slo)
+            trial = Trial(window, self.experiment.seed + SEED_OFFSET + number, self.experiment.slo, load.is_open)
             trials.append(trial)
             if number == 0:
                 self._try(trial, entries, report)
-                others = [entry for one in trial.best() for entry in self._alternatives(one)]
+                others = [entry for one in trial.best() for entry in self._alternatives(one, load)]
                 self._try(trial, others, report, at_least=alternatives, most_events=most_events)
             else:
                 self._try(trial, _kinds_first(entries), report, at_least=LEAST_TRIED, most_events=most_events)
@@ -130,7 +122,7 @@ class Race:
                 self._try(trial, [self._entry(one) for one in apart], report)
                 apart = []
             entries = self._passed(trial)
-        final, chosen, fallen = self._final(entries, trials, report, budget, apart)
+        final, chosen, fallen = self._final(entries, trials, report, budget, load, apart)
         trials.append(final)
         notes: dict[str, Any] = {
             "chosen": chosen.name,
@@ -177,7 +169,7 @@ class Race:
         branches = chains(routing_graph(placement, plan)) is None and len(set(placement.pipelines.values())) < 2
         return _with(entry, "flow_weighted" if branches else "earliest_finish")
 
-    def _alternatives(self, entry: Entry) -> list[Entry]:
+    def _alternatives(self, entry: Entry, load: RaceLoad) -> list[Entry]:
         """Return an entry with other policies that suit its routes."""
         if self.system.routing != "auto" or entry.system.is_disaggregated:
             return []
@@ -187,10 +179,11 @@ class Race:
         if entry.system.routing == "flow_weighted":
             return [_with(entry, policy) for policy in ("earliest_finish", "parallax")]
         others = [] if found is None else [_with(entry, "least_loaded")]
-        rate_rps = self._rate_rps()
-        if rate_rps and set(entry.placement.pipelines) == set(entry.placement.ranges):
-            load = operating_load(self.experiment, self.system)
-            split = latency_split(entry.system.fleet, entry.placement, load, rate_rps * load.mean_output_tokens)
+        if not load.is_open:
+            others.append(_with(entry, "flow_weighted"))
+        elif load.rate_rps and set(entry.placement.pipelines) == set(entry.placement.ranges):
+            mean = operating_load(self.experiment, self.system)
+            split = latency_split(entry.system.fleet, entry.placement, mean, load.rate_rps * mean.mean_output_tokens)
             entering = {one.dst: one.flow_tokens_per_s for one in entry.plan.departures(COORDINATOR_CLASS)}
             shares = shares_of(entry.placement, entering, split)
             if any(shares.values()):
@@ -217,22 +210,12 @@ class Race:
         most = max(found, key=lambda entry: capacities[entry.name])
         return list({entry.name: _with(entry, "in_time") for entry in (found[0], most)}.values())
 
-    def _budget(self, contenders: Sequence[Contender]) -> Budget:
-        rate_rps, mean_tokens = self._rate_rps(), self.experiment.workload_stats.mean_output_tokens
+    def _budget(self, load: RaceLoad) -> Budget:
         cpu_s: float = getattr(self.system.placement_options, "race_cpu_s", math.inf)
-        tokens_per_s = None if rate_rps is None else rate_rps * mean_tokens
-        return Budget(cpu_s, tokens_per_s, self._residence_s(contenders) or 0.0)
-
-    def _residence_s(self, contenders: Sequence[Contender]) -> float | None:
-        """Return the time that a request takes by the median of the estimates [s]; None: not known."""
-        rate_rps, mean_tokens = self._rate_rps(), self.experiment.workload_stats.mean_output_tokens
-        estimates = [one.estimate for one in contenders if one.estimate is not None and one.estimate > 0]
-        # Offered output tokens/s over the estimate is the time of a token.
-        return rate_rps * mean_tokens**2 / median(estimates) if rate_rps and estimates else None
-
-    def _rate_rps(self) -> float | None:
-        own = self.system.arrivals
-        return self.experiment.workload_stats.offered_rps if own is None else own.rate_rps
+        tokens_per_s = None
+        if load.rate_rps is not None:
+            tokens_per_s = load.rate_rps * self.experiment.workload_stats.mean_output_tokens
+        return Budget(cpu_s, tokens_per_s, load.residence_s or 0.0)
 
     def _plan(self, placement: Placement) -> FlowPlan:
         """Return the max-flow of a placement, by the capacities of the nodes into which it divides machines."""
@@ -251,21 +234,6 @@ class Race:
         if system.is_disaggregated:
             return two_commodity_flow(system.fleet, placement, load, system.disaggregation.transfer).requests_per_s
         return operating_point(system.fleet, placement, load).output_tokens_per_s / load.mean_output_tokens
-
-    def _windows(self, contenders: Sequence[Contender]) -> list[Window]:
-        """Return the windows of the trials: shares of the reported one, or less where requests are short and many."""
-        full = self.experiment.workload.window
-        duration_ns = LONGEST_NS if full.duration_ns is None else min(full.duration_ns, LONGEST_NS)
-        warmup_ns = min(max(full.warmup_ns, duration_ns // 2), LONGEST_NS)
-        rate_rps, residence_s = self._rate_rps(), self._residence_s(contenders)
-        settled_ns = math.inf
-        if rate_rps and residence_s is not None:
-            settled_ns = max(SETTLED_RESIDENCES * residence_s, LEAST_REQUESTS / rate_rps) * NS_PER_S
-        longest_ns = [settled_ns * share / TRIALS[0] for share in TRIALS]
-        return [
-            Window(int(min(share * warmup_ns, most_ns)), int(min(share * duration_ns, most_ns)), drain=False)
-            for share, most_ns in zip(TRIALS, longest_ns, strict=True)
-        ]
 
     def _try(
         self,
@@ -294,6 +262,7 @@ class Race:
         trials: Sequence[Trial],
         report: Callable[[str], None],
         budget: Budget,
+        load: RaceLoad,
         apart: Sequence[Contender] = (),
     ) -> tuple[Trial, Entry, str]:
         """Simulate the best and all baselines as the report will be.
@@ -308,17 +277,17 @@ class Race:
         baselines = self.baselines()
         # A run simulates its baselines for the report in any case.
         window = budget.report(window, FINALISTS + (0 if self.runs is not None else len(baselines)))
-        final = Trial(window, self.experiment.seed, self.experiment.slo)
+        final = Trial(window, self.experiment.seed, self.experiment.slo, load.is_open)
         self._as_reported(final, [*order[:FINALISTS], *map(self._rival, baselines)], report)
         for entry in order[FINALISTS:]:
             if len(final.best()) == MOST_FINALISTS:
                 break
             shown = [trial.scores[entry.label] for trial in reversed(trials) if entry.label in trial.scores]
-            if shown and self._promises(shown[0], final.scores[final.best()[0].label]):
+            if shown and self._promises(shown[0], final.scores[final.best()[0].label], load):
                 self._as_reported(final, [entry], report)
         if _misses(final):
             # Those of the best placement that has any: nodes that prefill or decode alone have none.
-            others = next((found for one in final.best() if (found := self._alternatives(one))), [])
+            others = next((found for one in final.best() if (found := self._alternatives(one, load))), [])
             others = [
                 one for one in [*others, *self._late([final, *reversed(trials)])] if one.label not in final.entries
             ]
@@ -334,18 +303,21 @@ class Race:
         if chosen.is_baseline:
             mine, theirs = final.scores[candidates[0].label], final.scores[chosen.label]
             text = (
-                f"{chosen.label} does better than the best candidate found ({candidates[0].label}): {theirs.share:.1%} "
-                f"within the objectives against {mine.share:.1%}, a latency of {theirs.latency_s:.3g} s against "
-                f"{mine.latency_s:.3g} s, {theirs.cost[0]:.3g} $/h of nodes with layers against {mine.cost[0]:.3g}. "
-                "Its placement is taken."
+                f"{chosen.label} does better than the best candidate found ({candidates[0].label}): "
+                f"{final.figures(theirs)} and {theirs.cost[0]:.3g} $/h of nodes with layers against "
+                f"{final.figures(mine)} and {mine.cost[0]:.3g}. Its placement is taken."
             )
         return final, chosen, text
 
-    def _promises(self, shown: Score, best: Score) -> bool:
+    def _promises(self, shown: Score, best: Score, load: RaceLoad) -> bool:
         """Return whether an entry may be better than the best one that is simulated as reported.
 
         What it has shown in a trial is the most that it may do: queues are still growing in windows that are short.
         """
+        if not load.is_open:
+            if self.experiment.slo.is_stated:
+                return shown.goodput_per_s > best.goodput_per_s
+            return shown.output_tokens_per_s > best.output_tokens_per_s
         if abs(shown.share - best.share) > SAME_SHARE:
             return shown.share > best.share
         if is_by_cost(self.system) and shown.cost[0] != best.cost[0]:

@@ -37,11 +37,15 @@ class Entry:
 
 @dataclass
 class Trial:
-    """Entries that were simulated on the same requests, with the number of simulated events."""
+    """Entries that were simulated on the same requests, with the number of simulated events.
+
+    ``is_open``: whether these arrive at their own times; otherwise the entries are saturated.
+    """
 
     window: Window
     seed: int
     slo: Slo
+    is_open: bool = True
     entries: dict[str, Entry] = field(default_factory=dict)
     scores: dict[str, Score] = field(default_factory=dict)
     events: int = 0
@@ -59,7 +63,8 @@ class Trial:
         """Return entries, the best first, by the criteria of the verdict; equal ones in the order given."""
         labels = [entry.label for entry in entries]
         scores = {label: self.scores[label] for label in labels}
-        return [self.entries[label] for label in ranked(labels, scores, race_steps(scores, has_slo=self.slo.is_stated))]
+        chain = race_steps(scores, has_slo=self.slo.is_stated, is_open=self.is_open)
+        return [self.entries[label] for label in ranked(labels, scores, chain)]
 
     def distinct(self) -> list[Entry]:
         """Return the entries that are no baselines, the best first; of those that did exactly the same, the first.
@@ -75,7 +80,18 @@ class Trial:
 
     def beats(self, one: Entry, other: Entry) -> bool:
         """Return whether one entry is better than another."""
-        return self.scores[one.label].beats(self.scores[other.label])
+        mine, theirs = self.scores[one.label], self.scores[other.label]
+        if self.is_open:
+            return mine.beats(theirs)
+        return self.ranked([other, one])[0] is one
+
+    def figures(self, score: Score) -> str:
+        """Return the figures that decide first, as text."""
+        if self.is_open:
+            return f"{score.share:.1%} within the objectives and a latency of {score.latency_s:.3g} s"
+        if self.slo.is_stated:
+            return f"{score.goodput_per_s:.3g} requests/s within the objectives"
+        return f"{score.output_tokens_per_s:.4g} output tokens/s and a latency of {score.latency_s:.3g} s"
 
 
 def explained(chosen: Entry, trials: Sequence[Trial], capacities: Mapping[str, float]) -> dict[str, Any]:
@@ -91,6 +107,7 @@ def explained(chosen: Entry, trials: Sequence[Trial], capacities: Mapping[str, f
             for label, entry in trial.entries.items()
             if not any(label in later.entries for later in trials[number:])
         ],
+        "saturated": not last.is_open,
         "idle": _idle(chosen, trials),
         "reserve": [node for node in chosen.placement.ranges if node not in last.scores[chosen.label].used],
     }
@@ -133,8 +150,7 @@ def _idle(chosen: Entry, trials: Sequence[Trial]) -> dict[str, str]:
             theirs, mine = trial.scores[best[0].label], trial.scores[chosen.label]
             what = "makes it worse" if trial.beats(chosen, best[0]) else "not needed"
             reasons[node.id] = (
-                f"{what}: with it {theirs.share:.1%} within the objectives and a latency of {theirs.latency_s:.3g} "
-                f"s ({best[0].label}), without it {mine.share:.1%} and {mine.latency_s:.3g} s"
+                f"{what}: with it {trial.figures(theirs)} ({best[0].label}), without it {trial.figures(mine)}"
             )
             break
     return reasons

@@ -92,7 +92,7 @@ def loaded(
     warmup_s = as_written.resolve().workload.window.warmup_ns / NS_PER_S
     changes: dict[str, Any] = dict(effort.settings(warmup_s))
     if rate_rps is None:
-        changes["workload.arrivals"] = {"process": "saturate"}
+        changes |= {"workload.arrivals": {"process": "saturate"}, "slo": {}}  # what counts is throughput
     else:
         changes["workload.arrivals.rate"] = rate_rps
     if planned_rps is not None:

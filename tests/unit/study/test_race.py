@@ -15,6 +15,7 @@ from helixsim.domain.placement import LayerRange, Placement
 from helixsim.domain.request import Slo
 from helixsim.errors import SimulationError
 from helixsim.flow.capacity import upper_bound_share
+from helixsim.flow.operating import operating_point
 from helixsim.metrics.criteria import race_steps
 from helixsim.metrics.criteria import ranked as ranked_by
 from helixsim.metrics.score import PARTS, Score, of_summary, score_of
@@ -28,8 +29,10 @@ from helixsim.study.placements import placement_store
 from helixsim.study.placing import _rivals, is_raced, place_system, routed
 from helixsim.study.race import LEAST_TRIED, Race, _kinds_first
 from helixsim.study.race_budget import Budget
-from helixsim.study.systems import capacity_table, simulate_system, summary_of
+from helixsim.study.race_load import RaceLoad, race_load
+from helixsim.study.systems import capacity_table, operating_load, simulate_system, summary_of
 from helixsim.study.trial_notes import Entry, Trial, worth_of_one_more
+from helixsim.units import NS_PER_S, number
 
 EXPERIMENT = """\
 schema: 1
@@ -172,12 +175,11 @@ def test_a_routing_of_the_user_is_kept(tmp_path) -> None:
 
 
 def test_auto_is_the_default_of_helix_alone_and_resolves_without_a_race(tmp_path) -> None:
-    experiment = loaded(
-        tmp_path, "systems.1={name: replicas, placement: replicas}", "workload.arrivals={process: saturate}"
-    )
+    closed = "workload.arrivals={process: closed_loop, concurrency: 4}"
+    experiment = loaded(tmp_path, "systems.1={name: replicas, placement: replicas}", closed)
     helix, replicas = experiment.systems
     assert (helix.routing, replicas.routing) == ("auto", "flow_weighted")
-    assert _rivals(experiment, helix) is None  # no rate
+    assert _rivals(experiment, helix) is None  # no rate, and not saturated
     assert routed(helix, None).routing == "flow_weighted"
     assert routed(replace(replicas, routing="auto"), None).routing == "earliest_finish"
 
@@ -190,13 +192,60 @@ def test_auto_is_the_default_of_helix_alone_and_resolves_without_a_race(tmp_path
         ("systems.0.placement={strategy: helix, criterion: cost}", True),
         ("slo={}", True),
         ("workload.arrivals={process: closed_loop, concurrency: 4}", False),
+        ("workload.arrivals={process: saturate}", True),
     ],
 )
-def test_a_race_needs_a_rate_and_the_criterion(tmp_path, override, has_race) -> None:
+def test_a_race_needs_a_rate_or_saturation_and_the_criterion(tmp_path, override, has_race) -> None:
     experiment = loaded(tmp_path, override)
     assert (_rivals(experiment, experiment.systems[0]) is not None) == has_race
     fixed = loaded(tmp_path, override, "systems.0.routing=flow_weighted")
     assert (_rivals(fixed, fixed.systems[0]) is not None) == (has_race and experiment.slo.is_stated)
+    limited = loaded(tmp_path, override, "systems.0.placement={strategy: helix, criterion: latency}")
+    assert _rivals(limited, limited.systems[0]) is None
+
+
+def test_under_saturation_no_simple_plan_serves_more_tokens(tmp_path) -> None:
+    """The criterion is the throughput, whatever it costs in latency, and the T4 are not left idle."""
+    experiment = loaded(tmp_path, "workload.arrivals={process: saturate}", "slo={}")
+    system = place_system(experiment, experiment.systems[0])
+    notes = system.placement.notes
+    last = [one for one in notes["race"] if one["round"] == max(entry["round"] for entry in notes["race"])]
+    served = {(one["name"], one["routing"]): one["output_tokens_per_s"] for one in last}
+    assert served[notes["chosen"], system.system.routing] >= 0.98 * max(served.values())
+    assert ("system replicas", "random") in served
+    assert max(served.values()) > served["system replicas", "random"]
+    assert race_rows(notes)[0][-2] == number(max(served.values()))
+    assert system.placement.ranges.keys() > {"l40s-0"}
+
+
+def test_of_a_saturated_load_the_best_estimate_is_the_rate_and_requests_in_flight_are_rate_times_residence(
+    tmp_path,
+) -> None:
+    experiment = loaded(tmp_path, "workload.arrivals={process: saturate}", "slo={}")
+    system = experiment.systems[1]
+    placement = place_system(experiment, system).placement
+    load = race_load(experiment, system, [Contender("all", placement)])
+    point = operating_point(system.fleet, placement, operating_load(experiment, system))
+    assert not load.is_open
+    assert load.rate_rps * load.residence_s == pytest.approx(point.requests)
+    assert load.rate_rps * 60 == pytest.approx(point.output_tokens_per_s)
+    assert [window.duration_ns / NS_PER_S for window in load.windows(experiment.workload.window)] == [10, 20]
+    assert race_load(experiment, system, []) == RaceLoad(False, None, None)
+
+
+def test_what_a_saturated_trial_ranks_by() -> None:
+    """Tokens/s come first, and with objectives the requests within them per second; at a rate the latency."""
+    few = replace(score(1.0, 1), output_tokens=np.full(PARTS, 10.0))
+    many = replace(score(0.5, 9), output_tokens=np.full(PARTS, 11.0))
+    scores = {"few": few, "many": many}
+    assert ranked_by(list(scores), scores, race_steps(scores, has_slo=False, is_open=False)) == ["many", "few"]
+    assert ranked_by(list(scores), scores, race_steps(scores, has_slo=True, is_open=False)) == ["few", "many"]
+    assert ranked_by(list(scores), scores, race_steps(scores, has_slo=False)) == ["few", "many"]
+    noise = np.tile([5.0, -5.0], PARTS // 2)  # they cannot be told apart, but one showed a tenth more
+    scores["many"] = replace(many, output_tokens=many.output_tokens + noise)
+    assert ranked_by(list(scores), scores, race_steps(scores, has_slo=False, is_open=False)) == ["many", "few"]
+    scores["many"] = replace(many, output_tokens=10.1 + noise)
+    assert ranked_by(list(scores), scores, race_steps(scores, has_slo=False, is_open=False)) == ["few", "many"]
 
 
 @pytest.mark.slow
@@ -388,9 +437,12 @@ def test_second_policies_suit_the_routes_and_shares_take_least_time(tmp_path) ->
     system = experiment.systems[0]
     placement = place_system(experiment, experiment.systems[1]).placement
     race = Race(experiment, system, capacity_table(experiment, system))
-    entry = race._entry(Contender("all", placement))
+    entry, load = race._entry(Contender("all", placement)), RaceLoad(True, 2.0, None)
     assert entry.system.routing == "earliest_finish"
-    least_loaded, by_shares = race._alternatives(entry)
+    saturated = race._alternatives(entry, RaceLoad(False, 2.0, None))
+    assert [one.system.routing for one in saturated] == ["least_loaded", "flow_weighted"]
+    assert not saturated[1].system.routing_options.shares  # those of the max-flow
+    least_loaded, by_shares = race._alternatives(entry, load)
     assert (least_loaded.system.routing, by_shares.system.routing) == ("least_loaded", "flow_weighted")
     (shares,) = by_shares.system.routing_options.shares.values()
     far = sum(share for node, share in shares.items() if node.startswith("t4"))
@@ -398,10 +450,10 @@ def test_second_policies_suit_the_routes_and_shares_take_least_time(tmp_path) ->
     assert far == 0
     alone = {"l40s-0": placement.ranges["l40s-0"]}
     one = race._entry(Contender("one", replace(placement, ranges=alone, pipelines={"l40s-0": 0})))
-    assert race._alternatives(one) == []
+    assert race._alternatives(one, load) == []
     fixed = Race(experiment, replace(system, routing="random"), capacity_table(experiment, system))
     assert fixed._entry(Contender("all", placement)).system.routing == "random"
-    assert fixed._alternatives(entry) == []
+    assert fixed._alternatives(entry, load) == []
 
 
 def test_chains_are_tried_with_the_policy_for_late_requests_where_the_best_entry_is_late(tmp_path) -> None:
@@ -437,7 +489,9 @@ def test_an_entry_that_showed_more_than_the_finalists_do_is_simulated_as_reporte
             final.entries[entry.label], final.scores[entry.label] = entry, score(*reported[entry.name])
 
     monkeypatch.setattr(race, "_as_reported", as_reported)
-    final, chosen, _ = race._final(trial.best(), [trial], lambda text: None, Budget(math.inf, None, 0.0), [])
+    final, chosen, _ = race._final(
+        trial.best(), [trial], lambda text: None, Budget(math.inf, None, 0.0), RaceLoad(True, 2.0, None), []
+    )
     assert [entry.name for entry in final.entries.values()] == ["a", "b", "c"]
     assert chosen.name == "c"
 
