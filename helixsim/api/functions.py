@@ -121,6 +121,8 @@ def capacity(
     curve: bool = False,
     lose: str | Sequence[str] = (),
     replan: bool = True,
+    mtbf: str | Sequence[str] = (),
+    mttr: str | None = None,
     out: str | Path = "runs",
     jobs: int | None = None,
     dask: str | None = None,
@@ -144,6 +146,9 @@ def capacity(
         ``"site:NAME"``, ``"gpu:NAME"``.
     replan
         After a loss the model is placed anew; False: the placement stays on the nodes that are left.
+    mtbf, mttr
+        Mean time of a node from a repair to the next failure (``"30 d"``, ``"t4=10 d"`` for a type), and to the repair:
+        what is served over time, by the capacities after the loss of any node.
     out
         Where results and single simulations are kept and found again.
     jobs
@@ -156,16 +161,19 @@ def capacity(
     ConfigError
         If the experiment states no objective, its requests do not come at a rate, or a loss names unknown nodes.
     """
+    from helixsim.config.reliability import reliability_of
     from helixsim.planning.capacity import SearchOptions, capacity_targets
     from helixsim.planning.capacity_run import run_capacity
-    from helixsim.planning.losses import Losses
+    from helixsim.planning.losses import ANY_NODE, Losses
 
     resolved = experiment.resolve()
     targets = capacity_targets(resolved, percentile, share)
     options = SearchOptions(tolerance, seeds, with_curve=curve)
     with make_executor(jobs, dask, Path(out)) as executor:
+        reliability = reliability_of([mtbf] if isinstance(mtbf, str) else mtbf, mttr, resolved.fleet.cluster)
         wanted = (lose,) if isinstance(lose, str) else tuple(lose)
-        losses = Losses(wanted, replan) if wanted else None
+        wanted = wanted if reliability is None or ANY_NODE in wanted else (*wanted, ANY_NODE)
+        losses = Losses(wanted, replan, reliability) if wanted else None
         return Capacity.load(run_capacity(resolved, targets, options, Path(out), executor, losses=losses))
 
 

@@ -50,6 +50,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--lose",
         action="append",
+        default=[],
         metavar="WHAT",
         help="also the capacity after a loss (repeatable): any-node (each node in turn, equal ones once: N-1), a node "
         "or pattern, site:NAME, gpu:NAME; lost nodes are still paid for",
@@ -60,21 +61,25 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         default="true",
         help="after a loss the model is placed anew (default), or the placement stays on the nodes that are left",
     )
+    options.add_reliability(parser, "what is served over time, by the capacities after the loss of any node")
     parser.add_argument("--no-curve", action="store_true", help="skip the lower rates of the load curve")
     parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Execute the command; return the exit code."""
+    from helixsim.config.reliability import reliability_of
     from helixsim.planning.capacity import SearchOptions, capacity_targets
     from helixsim.planning.capacity_run import run_capacity
-    from helixsim.planning.losses import Losses
+    from helixsim.planning.losses import ANY_NODE, Losses
     from helixsim.results.capacity import CapacityResults
 
     experiment = options.loaded(args).resolve()
     targets = capacity_targets(experiment, args.percentile, args.share)
     search = SearchOptions(args.tolerance, args.seeds, with_curve=not args.no_curve)
-    losses = Losses(tuple(dict.fromkeys(args.lose)), args.replan == "true") if args.lose else None
+    reliability = reliability_of(args.mtbf, args.mttr, experiment.fleet.cluster)
+    wanted = dict.fromkeys([*args.lose, *([] if reliability is None else [ANY_NODE])])
+    losses = Losses(tuple(wanted), args.replan == "true", reliability) if wanted else None
     with console.progress("capacity", quiet=args.quiet) as advance, options.executor(args) as executor:
         directory = run_capacity(
             experiment, targets, search, args.out, executor, losses=losses, force=args.force, on_progress=advance
@@ -94,13 +99,15 @@ def _print(results: CapacityResults, args: argparse.Namespace) -> None:
     if args.json:
         console.print_json(results.document())
         return
-    from helixsim.report.capacity_files import capacity_notes, capacity_table, loss_table
+    from helixsim.report.capacity_files import availability_table, capacity_notes, capacity_table, loss_table
 
     table = capacity_table(results)
     console.show_table(table, texts=len(table.head) - 9)
     if results.replan is not None:
         table = loss_table(results)
         console.show_table(table, texts=len(table.head) - 4)
+        if (over_time := availability_table(results)).rows:
+            console.show_table(over_time, texts=len(over_time.head) - 3)
     for name, sentence in capacity_notes(results):
         print(f"{name}: {sentence}")
 

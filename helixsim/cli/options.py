@@ -115,6 +115,19 @@ def strict() -> argparse.ArgumentParser:
     return parser
 
 
+def add_reliability(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add ``--mtbf`` and ``--mttr``."""
+    parser.add_argument(
+        "--mtbf",
+        action="append",
+        default=[],
+        metavar="[TYPE=]TIME",
+        help="mean time of a node from a repair to the next failure ('30 d', or 't4=10 d' for a type; repeatable): "
+        f"{what}",
+    )
+    parser.add_argument("--mttr", metavar="TIME", help="mean time from a failure to the repair, with --mtbf")
+
+
 def failures_code(codes: Iterable[int], args: argparse.Namespace) -> int:
     """Return the exit code of a command that succeeded in part; ``codes`` are those of the failed parts."""
     return max((code for code in codes if args.strict or code != ExitCode.INFEASIBLE), default=ExitCode.OK)

@@ -42,6 +42,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--by-flow", action="store_true", help="select candidates by max-flow alone, without short simulations"
     )
+    options.add_reliability(parser, "the max-flow over time, with the placement kept")
+    parser.add_argument(
+        "--fails",
+        choices=("host", "site"),
+        default="host",
+        help="with --mtbf: machines fail (default), or whole regions",
+    )
     parser.add_argument(
         "--jobs",
         type=options.positive,
@@ -54,12 +61,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Execute the command; return the exit code."""
+    from helixsim.config.reliability import reliability_of
     from helixsim.errors import unknown_name
     from helixsim.report.screen import placements_text
     from helixsim.report.tables import placement_text
     from helixsim.results.files import write_json
     from helixsim.results.placement_json import placement_document
     from helixsim.runtime.executors import executor
+    from helixsim.study.availability import availability_notes
     from helixsim.study.placing import place_system
     from helixsim.writing import write_text
 
@@ -68,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
     if args.system is not None and args.system not in names:
         raise ConfigError(f"--system: {unknown_name('system', args.system, names)}")
     chosen = [system for system in experiment.systems if args.system in {None, system.name}]
+    reliability = reliability_of(args.mtbf, args.mttr, experiment.fleet.cluster)
     target = args.export if args.export in TARGETS else None
     path = _export_path(args, target)
     if args.export is not None and len(chosen) > 1:
@@ -95,6 +105,9 @@ def run(args: argparse.Namespace) -> int:
             return ExitCode.OK
         write_text(path, made)
     documents = {name: placement_document(one.placement, one.plan, one.system.fleet) for name, one in placed.items()}
+    if reliability is not None:
+        for name, one in placed.items():
+            documents[name]["notes"]["availability"] = availability_notes(experiment, one, reliability, args.fails)
     if args.json:
         systems = {name: _answer(one, documents[name]) for name, one in placed.items()}
         console.print_json({"systems": systems})
@@ -148,6 +161,7 @@ def _answer(placed: PlacedSystem, document: dict[str, Any]) -> dict[str, Any]:
             **({"roles": document["roles"]} if "roles" in document else {}),
             "history": [list(entry) for entry in placement.history],
             "frontier": placement.notes.get("frontier", []),
+            **({"availability": document["notes"]["availability"]} if "availability" in document["notes"] else {}),
             **({"survival": placement.notes["survival"]} if "survival" in placement.notes else {}),
             "min_cut": document["min_cut"],
             "notes": document["notes"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -162,6 +162,11 @@ class Cluster:
     def node(self, node_id: str) -> Node:
         """Return the node with this id."""
         return self.nodes[self.index[node_id]]
+
+    def type_of(self, nodes: Sequence[str]) -> str:
+        """Return the type of the machine whose parts these are, or of a node."""
+        parts = [self.node(node) for node in nodes]
+        return node_type(parts[0].gpu, sum(part.gpus for part in parts))
 
     def region_of(self, endpoint: str) -> str:
         """Return the region of a node id or of the coordinator."""

@@ -65,7 +65,7 @@ def survival_notes(
     most_tokens_per_s: float,
     bound_tokens_per_s: float,
 ) -> tuple[dict[str, Any], float | None]:
-    """Return notes on what the chosen candidate keeps after its worst loss, and the gap; nothing if losses do not count.
+    """Return notes on what the chosen candidate keeps after its worst loss, and the gap; none if losses do not count.
 
     ``most_tokens_per_s``: largest max-flow of all placements found, those that keep nothing included; the price is the
     share of it that the chosen one does not carry with all nodes. ``bound_tokens_per_s``: of what any placement keeps.

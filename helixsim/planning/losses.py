@@ -15,9 +15,10 @@ from fnmatch import fnmatchcase
 from helixsim.config.experiment import ResolvedExperiment, SystemSpec
 from helixsim.domain.cluster import Cluster
 from helixsim.domain.placement import Placement
+from helixsim.domain.reliability import Reliability
 from helixsim.errors import ConfigError, InfeasibleError, did_you_mean, unknown_name
 from helixsim.planning.capacity import Searched, SearchOptions, SearchTask, capacity_of, search_seed, tasks_after
-from helixsim.results.capacity import LossCapacity, SystemCapacity
+from helixsim.results.capacity import CapacityEstimate, LossCapacity, SystemCapacity
 from helixsim.runtime.identity import content_key
 from helixsim.runtime.pool import Report
 from helixsim.study.systems import PlacedSystem
@@ -28,19 +29,27 @@ ANY_NODE = "any-node"
 
 @dataclass(frozen=True)
 class Losses:
-    """Losses to search: as written, and whether the model is placed anew after each (as in what-if variants)."""
+    """Losses to search: as written, and whether the model is placed anew after each (as in what-if variants).
+
+    ``reliability``: how often nodes fail, for what is served over time by the losses of any single node; None: unknown.
+    """
 
     wanted: tuple[str, ...]
     replan: bool = True
+    reliability: Reliability | None = None
 
 
 @dataclass(frozen=True)
 class Loss:
-    """One loss: the nodes, and how many single nodes there are whose loss is equal."""
+    """One loss: the nodes, and how many single nodes there are whose loss is equal.
+
+    ``down_share``: share of time in which any one of these is down; None: not known.
+    """
 
     name: str
     nodes: frozenset[str]
     alike: int = 1
+    down_share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +87,7 @@ def losses_of(losses: Losses, placed: PlacedSystem) -> list[Loss]:
     found: list[Loss] = []
     for text in losses.wanted:
         if text == ANY_NODE:
-            found += _classes(placed, by_layers=not losses.replan)
+            found += _classes(placed, losses.reliability, by_layers=not losses.replan)
         else:
             machines = _machines(placed)
             nodes = [placed.system.fleet.cluster.node(own[0]) for own in machines.values()]
@@ -100,7 +109,7 @@ def loss_tasks(
     machines = _machines(placed)
     for loss in losses_of(losses, placed):
         if placed.placement.ranges.keys().isdisjoint(node for machine in loss.nodes for node in machines[machine]):
-            known.append(LossCapacity(loss.name, tuple(sorted(loss.nodes)), loss.alike, whole.estimates, is_idle=True))
+            known.append(replace(_capacity(loss, whole.estimates), is_idle=True))
             continue
         experiment, system = without(task.experiment, task.system, loss)
         kept = None if losses.replan and system.placement != "fixed" else placed.placement
@@ -144,10 +153,15 @@ def search_loss(task: LossTask, report: Report) -> LossCapacity:
                     binds=str(error), at_capacity=None, slack=replace(one.slack, points=()))
             for one in task.whole.estimates
         ]  # fmt: skip
-        return LossCapacity(loss.name, tuple(sorted(loss.nodes)), loss.alike, tuple(none))
+        return _capacity(loss, tuple(none))
     parts = [first, *(search_seed(more, told) for more in tasks_after(first, task.task, task.options))]
     found = capacity_of(task.task, parts)
-    return LossCapacity(loss.name, tuple(sorted(loss.nodes)), loss.alike, found.estimates, found.simulations)
+    return _capacity(loss, found.estimates, found.simulations)
+
+
+def _capacity(loss: Loss, estimates: tuple[CapacityEstimate, ...], simulations: int = 0) -> LossCapacity:
+    nodes = tuple(sorted(loss.nodes))
+    return LossCapacity(loss.name, nodes, loss.alike, estimates, simulations, down_share=loss.down_share)
 
 
 def _named(text: str, cluster: Cluster) -> tuple[str, ...]:
@@ -180,7 +194,7 @@ def _machines(placed: PlacedSystem) -> dict[str, list[str]]:
     return found
 
 
-def _classes(placed: PlacedSystem, *, by_layers: bool) -> list[Loss]:
+def _classes(placed: PlacedSystem, reliability: Reliability | None, *, by_layers: bool) -> list[Loss]:
     """Return one loss for each class of equal nodes, the first node of it."""
     fleet, placement = placed.system.fleet, placed.placement
     single = {end for pair in fleet.cluster.network.pairs for end in pair}
@@ -194,10 +208,16 @@ def _classes(placed: PlacedSystem, *, by_layers: bool) -> list[Loss]:
             node.node_type, node.region, node.nic_bps, node.kv_blocks, node.max_requests, machine if is_named else None,
         )  # fmt: skip
     classes: dict[object, list[str]] = {}
-    for machine, nodes in _machines(placed).items():
+    machines = _machines(placed)
+    for machine, nodes in machines.items():
         roles = [_role(node, placement, static) if by_layers else node in placement.ranges for node in nodes]
         classes.setdefault((tuple(static[node] for node in nodes), tuple(map(repr, roles))), []).append(machine)
-    return [Loss(nodes[0], frozenset(nodes[:1]), len(nodes)) for nodes in classes.values()]
+
+    def down_share(machine: str) -> float | None:
+        parts = machines[machine]
+        return None if reliability is None else reliability.down_share(fleet.cluster.type_of(parts))
+
+    return [Loss(nodes[0], frozenset(nodes[:1]), len(nodes), down_share(nodes[0])) for nodes in classes.values()]
 
 
 def _role(node: str, placement: Placement, static: dict[str, tuple[object, ...]]) -> object:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from helixsim.domain.reliability import SHARES
 from helixsim.domain.summary import Summary, milliseconds
 from helixsim.jsonio import significant
 from helixsim.metrics.objectives import Target
@@ -45,6 +46,14 @@ def write_capacity(directory: Path, results: CapacityResults) -> None:
         )
     write_page(directory, _page(results, figure, capacity_charts(results, table.to_dict("records"))))
     write_json(directory / "capacity.json", results.document())
+
+
+OVER_TIME = (
+    "Nodes fail independently of each other. States with two nodes down or more are not searched: the mean is between "
+    "no request in them and the best capacity after one loss. The price per hour goes on, so that a token costs "
+    "more at the rate that is served for a share of time. Failures themselves, and the time until they are known, are "
+    "not part of it (docs/faults.md)."
+)
 
 
 def capacity_table(results: CapacityResults) -> PageTable:
@@ -105,6 +114,33 @@ def _loss_cells(found: CapacityEstimate, whole: CapacityEstimate) -> tuple[str, 
 def _lost(loss: LossCapacity) -> str:
     alike = f" (or any of {loss.alike} alike)" if loss.alike > 1 else ""
     return f"{loss.lost}{alike}{', holds no layers' if loss.is_idle else ''}"
+
+
+def availability_table(results: CapacityResults) -> PageTable:
+    """Return what each system serves over time, with at most one node down, and the price at that rate."""
+    several = len(results.targets) > 1
+    head = ("system", *(["target"] if several else []), "share of time, %", "requests/s", "$ per Mtok")
+    rows: list[tuple[str, ...]] = []
+    for one in results.systems:
+        for place, whole in enumerate(one.estimates):
+            found = one.availability(place)
+            if found is None:
+                continue
+            low, high = found.mean
+            served = [(f"{100 * share:g}", found.served(share)) for share in SHARES]
+            target = (whole.target,) if several else ()
+            rows.append((one.system, *target, "mean", f"{number(low)}–{number(high)}", _price_at(whole, low)))
+            rows += [
+                (one.system, *target, text, number(rate) if rate else "none", _price_at(whole, rate))
+                for text, rate in served
+            ]
+    return PageTable(head, tuple(rows))
+
+
+def _price_at(whole: CapacityEstimate, rate_rps: float) -> str:
+    """Return the price per million output tokens where less is served than at capacity, for the same price per hour."""
+    price = None if whole.at_capacity is None else whole.at_capacity.cost.usd_per_mtok
+    return number(price * whole.rate_rps / rate_rps) if price is not None and rate_rps else MISSING
 
 
 def loss_notes(results: CapacityResults) -> list[tuple[str, str]]:
@@ -271,6 +307,8 @@ def _page(results: CapacityResults, figure: FigureFile, charts: tuple[Chart, ...
     if results.replan is not None:
         said = "The price of a lost node goes on. Equal nodes are tried once."
         parts.append(Part("Capacity after losses", (said,), loss_table(results)))
+        if (over_time := availability_table(results)).rows:
+            parts.append(Part("Capacity over time", (OVER_TIME,), over_time))
     if any(one.purchases for one in results.systems):
         said = "One more node of each kind, by the planner's estimate scaled to the simulated capacity."
         parts.append(Part("Next purchase", (said,), purchase_table(results)))

@@ -76,6 +76,12 @@ def selection_sentences(notes: Mapping[str, Any]) -> list[str]:
             f"{number(survival['bound_tokens_per_s'])}). With all nodes it carries {percent(survival['price'])} % less "
             "than the largest max-flow found."
         )
+    if over_time := notes.get("availability"):
+        low, high = map(number, over_time["mean_tokens_per_s"])
+        flows = over_time["tokens_per_s"].items()
+        served = ", ".join(f"{number(flow)} for {100 * float(share):g} % of the time" for share, flow in flows)
+        mean = low if low == high else f"{low}–{high}"
+        found.append(f"Max-flow with failures of a {over_time['of']}, tokens/s: {mean} on average, at least {served}.")
     found += _role_sentences(notes.get("roles", {}))
     if bounds := notes.get("bounds_by_width"):
         told = [f"{name or 'undivided'} {number(bound)}" for name, bound in bounds.items()]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from helixsim.domain.reliability import SHARES, Availability, single_losses
 from helixsim.domain.request import Slo
 from helixsim.domain.summary import Summary
 from helixsim.errors import DataError
@@ -99,6 +100,8 @@ class LossCapacity:
         Number of simulations.
     is_idle
         The nodes hold no layers in the placement on all nodes, which is kept.
+    down_share
+        Share of time in which any one of the equal nodes is down, 0..1; None: not known.
     """
 
     lost: str
@@ -107,6 +110,7 @@ class LossCapacity:
     estimates: tuple[CapacityEstimate, ...]
     simulations: int = 0
     is_idle: bool = False
+    down_share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -138,6 +142,12 @@ class SystemCapacity:
     def worst(self, number: int = 0) -> LossCapacity | None:
         """Return the loss with the least capacity for a target; None without losses."""
         return min(self.losses, key=lambda loss: loss.estimates[number].rate_rps, default=None)
+
+    def availability(self, number: int = 0) -> Availability | None:
+        """Return the requests/s over the states in which at most one node is down; None: it is not known how often."""
+        known = [(loss.estimates[number].rate_rps, loss.alike, loss.down_share) for loss in self.losses]
+        losses = [(rate_rps, alike, share) for rate_rps, alike, share in known if share is not None]
+        return single_losses(self.estimates[number].rate_rps, losses) if losses else None
 
 
 @dataclass(frozen=True)
@@ -282,7 +292,17 @@ def _losses(one: SystemCapacity) -> dict[str, Any]:
     if not one.losses:
         return {}
     worst = {found.target: one.worst(number) for number, found in enumerate(one.estimates)}
+    over_time = {found.target: one.availability(number) for number, found in enumerate(one.estimates)}
     return {
+        "availability": {
+            target: {
+                "mean_requests_per_s": json_values(found.mean),
+                "requests_per_s": {f"{share:g}": significant(found.served(share)) for share in SHARES},
+                "uncounted_share": significant(found.rest_share),
+            }
+            for target, found in over_time.items()
+            if found is not None
+        },
         "worst_loss": {
             target: {"lost": loss.lost, "requests_per_s": significant(loss.estimates[number].rate_rps)}
             for number, (target, loss) in enumerate(worst.items())
@@ -291,7 +311,7 @@ def _losses(one: SystemCapacity) -> dict[str, Any]:
         "losses": [
             {
                 "lost": loss.lost, "nodes": list(loss.nodes), "alike": loss.alike, "is_idle": loss.is_idle,
-                "simulations": loss.simulations,
+                "simulations": loss.simulations, "down_share": loss.down_share,
                 "targets": {estimate.target: _estimate(estimate) for estimate in loss.estimates},
             }
             for loss in one.losses
@@ -333,6 +353,7 @@ def _read_system(name: str, one: Mapping[str, Any]) -> SystemCapacity:
             tuple(_read_estimate(target, found) for target, found in loss["targets"].items()),
             loss["simulations"],
             loss["is_idle"],
+            loss.get("down_share"),
         )
         for loss in one.get("losses", ())
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -165,3 +166,37 @@ def test_python_has_losses_too_and_reads_them_back(path):
     assert found.systems[0].worst() == loss
     assert 0 < loss.estimates[0].rate_rps <= found.systems[0].estimates[0].rate_rps * 1.1
     assert found.document()["systems"]["replicas"]["losses"][0]["lost"] == "l4-1"
+
+
+def test_failures_and_repairs_give_what_is_served_over_time(path, capsys):
+    code, said = search(path, capsys, "--mtbf", "9 h", "--mtbf", "t4=4 h", "--mttr", "1 h", "--json")
+    assert code == 0
+    one = json.loads(said.out)["systems"]["replicas"]
+    whole = one["targets"]["slo"]["requests_per_s"]
+    assert {loss["lost"]: loss["down_share"] for loss in one["losses"]} == pytest.approx({"l4-0": 0.1, "t4-0": 0.2})
+    rates = {loss["lost"]: loss["targets"]["slo"]["requests_per_s"] for loss in one["losses"]}
+    nothing = 0.9**2 * 0.8**2
+    low = nothing * (whole + 2 * rates["l4-0"] * 0.1 / 0.9 + 2 * rates["t4-0"] * 0.2 / 0.8)
+    rest = 1 - nothing * (1 + 2 * 0.1 / 0.9 + 2 * 0.2 / 0.8)
+    found = one["availability"]["slo"]
+    assert found["mean_requests_per_s"] == pytest.approx([low, low + rest * max(rates.values())], rel=1e-4)
+    assert found["uncounted_share"] == pytest.approx(rest, rel=1e-4)
+    assert set(found["requests_per_s"].values()) == {0.0}, "more than 1 % of the time two nodes are down"
+    _, shown = search(path, capsys, "--mtbf", "9 h", "--mtbf", "t4=4 h", "--mttr", "1 h")
+    assert "share of time" in shown.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--mtbf", "30 d"), "--mtbf and --mttr go together"),
+        (("--mtbf", "a100=30 d", "--mttr", "1 h"), "--mtbf a100=30 d: .*a100"),
+        (("--mtbf", "t4=30 d", "--mttr", "1 h"), "none for l4"),
+        (("--mtbf", "30", "--mttr", "1 h"), "--mtbf 30: "),
+        (("--mtbf", "30 d", "--mttr", "0 s"), "--mttr 0 s: expected a time above 0"),
+    ],
+)
+def test_reliability_that_is_incomplete_or_wrong_is_refused(path, capsys, arguments, message):
+    code, said = search(path, capsys, *arguments)
+    assert code == 2
+    assert re.search(message, said.err)
