@@ -110,6 +110,7 @@ def summarise(experiment: ResolvedExperiment, *, plugins_imported: bool = True) 
         "workload": {
             "trace": None if experiment.workload.trace is None else experiment.workload.trace.path.name,
             "lengths": None if experiment.workload.lengths is None else experiment.workload.lengths.distribution,
+            "streams": [one.name for one in experiment.workload.classes if one.arrivals is not None],
             "sessions": sessions and asdict(sessions),
             "system_prompts": prompts and asdict(prompts),
             "arrivals": experiment.workload.arrivals.process,
@@ -227,6 +228,11 @@ def _shown_exceptions(network: dict[str, Any]) -> list[str]:
 def _shown_load(load: dict[str, Any]) -> str:
     rate = "" if load["offered_rate_rps"] is None else f", {load['offered_rate_rps']:.4g} requests/s"
     redrawn = f" ({load['redrawn_share']:.1%} of draws outside the limits)" if load["redrawn_share"] else ""
+    if load["streams"]:
+        return (
+            f"arrivals of {', '.join(load['streams'])}{rate}: mean prompt {load['mean_prompt_tokens']:.0f}, "
+            f"mean output {load['mean_output_tokens']:.0f} tokens{redrawn}"
+        )
     return (
         f"{load['arrivals']} arrivals{rate}; lengths from {load['lengths'] or load['trace']}: mean prompt "
         f"{load['mean_prompt_tokens']:.0f}, mean output {load['mean_output_tokens']:.0f} tokens{redrawn}"

@@ -216,6 +216,20 @@ def check_arrivals(spec: ArrivalsSpec, path: KeyPath, workload: WorkloadSpec, so
         yield source.problem(("workload",), message)
 
 
+def check_streams(
+    workload: WorkloadSpec, own_arrivals: Sequence[ArrivalsSpec | None], source: Source
+) -> Iterator[Problem]:
+    """Check the arrivals of classes, and that no system replaces them."""
+    streams = [one for one in workload.classes if one.arrivals is not None]
+    for one in streams:
+        assert one.arrivals is not None
+        yield from check_arrivals(one.arrivals, ("workload", "classes", one.name, "arrivals"), workload, source)
+    for number, arrivals in enumerate(own_arrivals):
+        if arrivals is not None and streams:
+            message = "not where classes have arrivals of their own"
+            yield source.problem(("systems", number, "arrivals"), message)
+
+
 def check_planning(section: ExperimentSection, workload: WorkloadSpec | None, source: Source) -> Iterator[Problem]:
     """Refuse a planning rate for arrivals without a rate."""
     if workload is None or section.planning.rate is None:

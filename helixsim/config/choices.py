@@ -122,6 +122,8 @@ def look_up(source: Source, registries: Registries) -> Choices:
                 message += f", and {unknown}"
             choices.problems.append(source.problem(path, message))
     _choose(source, ("workload", "lengths"), lengths.get, choices)
+    for name in _names(source, ("workload", "classes")):
+        _choose(source, ("workload", "classes", name, "lengths"), lengths.get, choices)
     batching = _batching_of_engine(source)
     for number in _entries(source, ("systems",)):
         for key, registry, default in (
@@ -217,6 +219,8 @@ def _plain_names(source: Source) -> Iterator[tuple[KeyPath, str, Collection[str]
     yield ("kv_precision",), "precision", formats.KV_BITS
     yield ("workload", "trace", "format"), "trace format", trace_formats.names()
     yield ("workload", "arrivals", "process"), "arrival process", PROCESSES
+    for name in _names(source, ("workload", "classes")):
+        yield ("workload", "classes", name, "arrivals", "process"), "arrival process", PROCESSES
     for number in _entries(source, ("systems",)):
         yield ("systems", number, "arrivals", "process"), "arrival process", PROCESSES
     for number in _entries(source, ("cluster", "nodes")):
@@ -288,6 +292,12 @@ def _entries(source: Source, path: KeyPath) -> range:
     """Return the indices of the list at ``path``; empty if there is no list."""
     found = _at(source.data, path)
     return range(len(found) if isinstance(found, list) else 0)
+
+
+def _names(source: Source, path: KeyPath) -> list[str]:
+    """Return the keys of the mapping at ``path``; empty if there is no mapping."""
+    found = _at(source.data, path)
+    return list(found) if isinstance(found, dict) else []
 
 
 def _at(data: Any, path: KeyPath) -> Any:

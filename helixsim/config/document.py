@@ -38,7 +38,11 @@ def with_defaults(
     default_baseline = "swarm" if "swarm" in names else names[-1]
     document["baseline"] = section.baseline or default_baseline
     load = document["workload"]
-    load["arrivals"]["process"] = workload.arrivals.process
+    if any(one.arrivals is not None for one in workload.classes):
+        load.pop("arrivals")  # each class has its own
+        load.pop("limits")
+    else:
+        load["arrivals"]["process"] = workload.arrivals.process
     load["drain"] = workload.window.drain
     if workload.trace is not None:
         load["trace"]["format"] = workload.trace.format

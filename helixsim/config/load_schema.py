@@ -178,6 +178,15 @@ class SessionsSection(Section):
         return self
 
 
+class LimitsSection(Section):
+    """Limits of lengths; requests outside them are dropped and counted."""
+
+    min_prompt_tokens: Count = Field(1, description="Shortest prompt [tokens].")
+    max_prompt_tokens: Count | None = Field(None, description="Longest prompt [tokens].")
+    min_output_tokens: Count = Field(1, description="Shortest output [tokens].")
+    max_output_tokens: Count | None = Field(None, description="Longest output [tokens].")
+
+
 class RequestClassSection(Section):
     """A class of requests, which objectives (`slo.classes`) and priorities refer to."""
 
@@ -189,15 +198,12 @@ class RequestClassSection(Section):
     priority: Annotated[int, Field(ge=-(10**9), le=10**9)] = Field(
         0, description="Priority of its requests where the trace states none or 0; the lowest value is served first."
     )
-
-
-class LimitsSection(Section):
-    """Limits of lengths; requests outside them are dropped and counted."""
-
-    min_prompt_tokens: Count = Field(1, description="Shortest prompt [tokens].")
-    max_prompt_tokens: Count | None = Field(None, description="Longest prompt [tokens].")
-    min_output_tokens: Count = Field(1, description="Shortest output [tokens].")
-    max_output_tokens: Count | None = Field(None, description="Longest output [tokens].")
+    arrivals: ArrivalsSection | None = Field(
+        None,
+        description="Arrivals of its own, at a rate, in place of those of the workload; then all classes have theirs.",
+    )
+    lengths: LengthsChoice | None = Field(None, description="Lengths of its own, with `arrivals`.")
+    limits: LimitsSection | None = Field(None, description="Limits of its own, with `arrivals`.")
 
 
 class WorkloadSection(Section):

@@ -20,6 +20,7 @@ from helixsim.config.variation import TrafficScaleSection
 from helixsim.domain.request import Slo, Window
 from helixsim.errors import ConfigError, Problem
 from helixsim.units import seconds_to_ns
+from helixsim.workload.arrivals import PROCESSES
 from helixsim.workload.course import diurnal
 from helixsim.workload.readers.registry import FORMATS, check_options, detect_format
 from helixsim.workload.spec import (
@@ -40,6 +41,7 @@ from helixsim.workload.spec import (
 from helixsim.yamlio import KeyPath
 
 DEFAULT_LENGTHS = "azure-conversation"
+LIMITS: KeyPath = ("workload", "limits")
 
 
 def build_workload(
@@ -52,6 +54,14 @@ def build_workload(
     DataError
         If the format of the trace is not given and cannot be detected.
     """
+    window = _window(section)
+    limits, scale = _limits(section.limits, LIMITS, source, problems), section.scale or TrafficScaleSection()
+    factors = TrafficScale(scale.rate, scale.prompt_tokens, scale.output_tokens)
+    if any(one.arrivals is not None for one in (section.classes or {}).values()):
+        streams = build_streams(section, choices, source, problems)
+        rates = [one.arrivals.rate_rps for one in streams if one.arrivals is not None]
+        whole = ArrivalsSpec("poisson", rate_rps=sum(rate or 0.0 for rate in rates))
+        return WorkloadSpec(None, None, whole, limits, window, factors, classes=streams) if streams else None
     trace = None if section.trace is None else _trace(section.trace, source, problems)
     lengths = None
     if section.lengths is not None:
@@ -62,14 +72,50 @@ def build_workload(
     arrivals = build_arrivals(section.arrivals, ("workload", "arrivals"), section, source, problems)
     if arrivals is None or (section.trace is not None and trace is None):
         return None
-    duration_ns = None if section.duration is None else _ns(section.duration)
-    drain = duration_ns is None if section.drain is None else section.drain
-    window = Window(_ns(section.warmup), duration_ns, drain)
-    limits, scale = _limits(section.limits, source, problems), section.scale or TrafficScaleSection()
-    factors = TrafficScale(scale.rate, scale.prompt_tokens, scale.output_tokens)
     sessions, prompts = _sessions(section), _system_prompts(section)
     classes = _classes(section, arrivals, source, problems)
     return WorkloadSpec(trace, lengths, arrivals, limits, window, factors, sessions, prompts, classes)
+
+
+def _window(section: WorkloadSection) -> Window:
+    duration_ns = None if section.duration is None else _ns(section.duration)
+    drain = duration_ns is None if section.drain is None else section.drain
+    return Window(_ns(section.warmup), duration_ns, drain)
+
+
+def build_streams(
+    section: WorkloadSection, choices: Choices, source: Source, problems: list[Problem]
+) -> tuple[RequestClass, ...]:
+    """Return classes with arrivals of their own; none, with faults added to ``problems``, if some cannot be built."""
+    before = len(problems)
+    of_all = section.model_fields_set & {"trace", "lengths", "arrivals", "sessions", "system_prompts", "limits"}
+    for key in sorted(of_all):
+        message = "not where classes have arrivals of their own: state it in the classes"
+        problems.append(Problem(source.key_where(("workload", key)), f"workload.{key}", message))
+    streams = []
+    for name, one in (section.classes or {}).items():
+        at: KeyPath = ("workload", "classes", name)
+        if one.share is not None:
+            message = "not with arrivals of its own" if one.arrivals else "other classes have arrivals of their own"
+            problems.append(source.problem((*at, "share"), message))
+        missing = [key for key in ("arrivals", "lengths") if getattr(one, key) is None]
+        problems += [source.problem(at, f"required key {key} is missing") for key in missing]
+        if one.arrivals is None or one.lengths is None or (*at, "lengths") not in choices.options:
+            continue
+        arrivals = build_arrivals(one.arrivals, (*at, "arrivals"), section, source, problems)
+        if arrivals is None:
+            continue
+        if arrivals.process in PROCESSES and PROCESSES[arrivals.process].generate is None:
+            message = f"{arrivals.process} arrivals have no rate; expected a process that generates arrivals at one"
+            problems.append(source.problem((*at, "arrivals", "process"), message))
+        elif arrivals.rate_rps is None:
+            problems.append(source.problem((*at, "arrivals"), "required key rate is missing"))
+        lengths = LengthsSpec(one.lengths.distribution, _pairs(choices.options[(*at, "lengths")]))
+        limits = LengthLimits()
+        if one.limits is not None:
+            limits = _limits(one.limits, (*at, "limits"), source, problems)
+        streams.append(RequestClass(name, None, one.priority, arrivals, lengths, limits))
+    return tuple(streams) if len(problems) == before else ()
 
 
 def _sessions(section: WorkloadSection) -> SessionsSpec | None:
@@ -88,7 +134,8 @@ def _system_prompts(section: WorkloadSection) -> SystemPromptsSpec | None:
 def unstated(section: ExperimentSection) -> list[str]:
     """Return sentences on what an experiment leaves to defaults that change its answers."""
     workload, found = section.workload, []
-    if workload.trace is None and workload.lengths is None:
+    has_streams = any(one.arrivals is not None for one in (workload.classes or {}).values())
+    if workload.trace is None and workload.lengths is None and not has_streams:
         found.append(f"no trace and no lengths given: lengths drawn from {DEFAULT_LENGTHS}")
     if "name" not in section.engine.model_fields_set:
         found.append(
@@ -213,13 +260,13 @@ def _classes(
     return classes
 
 
-def _limits(section: LimitsSection, source: Source, problems: list[Problem]) -> LengthLimits:
+def _limits(section: LimitsSection, at: KeyPath, source: Source, problems: list[Problem]) -> LengthLimits:
     for kind, low, high in (
         ("prompt", section.min_prompt_tokens, section.max_prompt_tokens),
         ("output", section.min_output_tokens, section.max_output_tokens),
     ):
         if high is not None and low > high:
-            path = ("workload", "limits", f"max_{kind}_tokens")
+            path = (*at, f"max_{kind}_tokens")
             problems.append(source.problem(path, f"{high} is below min_{kind}_tokens {low}"))
     return LengthLimits(
         section.min_prompt_tokens, section.max_prompt_tokens, section.min_output_tokens, section.max_output_tokens

@@ -248,6 +248,7 @@ class _Resolver:
                 if arrivals is not None:
                     path = ("workload", "arrivals") if at < 0 else ("systems", at, "arrivals")
                     self.problems.extend(checks.check_arrivals(arrivals, path, workload, self.source))
+            self.problems.extend(checks.check_streams(workload, own_arrivals, self.source))
         return workload
 
     def _stats(self, workload: WorkloadSpec, fleet: Deployment) -> WorkloadStats:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from itertools import chain, islice, starmap, takewhile
+from operator import attrgetter
 from typing import cast
 
 import numpy as np
@@ -33,6 +35,7 @@ from helixsim.workload.spec import (
     WorkloadSpec,
     WorkloadStats,
 )
+from helixsim.workload.streams import Stream, mixed_stats, streams_of
 from helixsim.workload.transforms import limited, mean_rate_rps, rescaled, windowed
 
 _LEAST_PROMPTS_IN_FLIGHT = 20
@@ -67,6 +70,8 @@ def make_feed(spec: WorkloadSpec, seed: int, num_nodes: int, arrivals: ArrivalsS
         If the trace cannot be read, also during iteration.
     """
     spec = spec if arrivals is None else replace(spec, arrivals=arrivals)
+    if streams := streams_of(spec, seed):
+        return Feed(FeedMode.OPEN, merged(streams))
     process = process_of(spec.arrivals)
     if process.mode is FeedMode.OPEN:
         return Feed(FeedMode.OPEN, classified(_open_requests(spec, process, seed, ReadLog()), spec.classes, seed))
@@ -85,6 +90,8 @@ def workload_stats(spec: WorkloadSpec, seed: int) -> WorkloadStats:
 
     Exact for recorded times and lengths; for drawn lengths see ``lengths.base.limited_means``.
     """
+    if streams := streams_of(spec, seed):
+        return mixed_stats(spec, [workload_stats(one, own_seed) for _, one, own_seed in streams])
     process = process_of(spec.arrivals)
     if spec.arrivals.process == "trace":
         return _recorded_stats(spec, process, seed)
@@ -110,6 +117,8 @@ def longest_prompt(spec: WorkloadSpec, seed: int) -> int:
 
     Exact for recorded lengths; for drawn lengths, the maximum of the first 10 000.
     """
+    if streams := streams_of(spec, seed):
+        return max(longest_prompt(one, own_seed) for _, one, own_seed in streams)
     if spec.arrivals.process == "trace" and spec.lengths is None:
         return max(
             request.prompt_tokens for request in _open_requests(spec, process_of(spec.arrivals), seed, ReadLog())
@@ -120,6 +129,18 @@ def longest_prompt(spec: WorkloadSpec, seed: int) -> int:
     if isinstance(lengths, RecordedPairs):
         return spec.scale.lengths(lengths.longest_prompt_tokens(spec.limits), 1)[0]
     return max(prompt for prompt, _ in islice(_drawn_pairs(spec, seed), _PROMPTS_SAMPLED))
+
+
+def merged(streams: Sequence[Stream]) -> Iterator[Request]:
+    """Return the requests of several streams in order of arrival, numbered from 0, in their classes."""
+
+    def classed(stream: Stream) -> Iterator[Request]:
+        one, spec, seed = stream
+        for request in _open_requests(spec, process_of(spec.arrivals), seed, ReadLog()):
+            yield replace(request, slo_class=one.name, priority=one.priority)
+
+    for number, request in enumerate(heapq.merge(*map(classed, streams), key=attrgetter("arrival_ns"))):
+        yield replace(request, id=number)
 
 
 def _open_requests(spec: WorkloadSpec, process: ArrivalProcess, seed: int, log: ReadLog) -> Iterator[Request]:
@@ -146,6 +167,8 @@ def _open_requests(spec: WorkloadSpec, process: ArrivalProcess, seed: int, log: 
 
 def offered_rps(spec: WorkloadSpec) -> float | None:
     """Return the mean rate of a load whose arrivals state one [requests/s]; None: they state none."""
+    if streams := streams_of(spec, 0):
+        return sum(offered_rps(one) or 0.0 for _, one, _ in streams)
     rate_rps, warp, end_ns = spec.arrivals.rate_rps, _warp(spec), _end_ns(spec)
     if rate_rps is None or warp is None:
         return rate_rps

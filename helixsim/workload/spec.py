@@ -221,11 +221,16 @@ class RequestClass:
         Share of the requests without a class of their own that are given this one; None: none of them.
     priority
         Priority of its requests where the trace states none, or 0.
+    arrivals, lengths, limits
+        Of its own, in place of those of the load; all classes have their own or none has.
     """
 
     name: str
     share: float | None = None
     priority: int = 0
+    arrivals: ArrivalsSpec | None = None
+    lengths: LengthsSpec | None = None
+    limits: LengthLimits = LengthLimits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +238,7 @@ class WorkloadSpec:
     """The load of an experiment.
 
     With ``sessions`` or ``system_prompts``, lengths are those of a turn's message. ``classes`` are those of which a
-    share or a priority is stated.
+    share or a priority is stated. Where they have arrivals of their own, the rate of ``arrivals`` is that of all.
     """
 
     trace: TraceSpec | None
