@@ -14,8 +14,8 @@ MOST_SHOWN = 12
 """Entries of the race in the table."""
 
 HEAD = (
-    "candidate", "routing", "nodes", "can serve, requests/s", "within objectives, %", "TTFT p50, s", "TTFT p95, s",
-    "TTFT p99, s", "TPOT p50, ms", "TPOT p95, ms", "TPOT p99, ms", "output tokens/s", "trial",
+    "candidate, routing", "nodes", "serves, requests/s", "within SLO, %", "TTFT p50 / p95 / p99, s",
+    "TPOT p50 / p95 / p99, ms", "output tokens/s", "trial",
 )  # fmt: skip
 
 
@@ -26,15 +26,14 @@ def race_rows(notes: Mapping[str, Any]) -> list[tuple[str, ...]]:
     entries = sorted(race, key=lambda e: (-e["round"], *_order(e, notes)))
     return [
         (
-            entry["name"],
-            entry["routing"],
+            f"{entry['name']}, {entry['routing']}",
             str(entry["nodes"]),
             number(entry["capacity_per_s"]),
             percent(entry["share"]),
-            *(number(value) for value in entry["ttft_s"]),
-            *(number(milliseconds(value)) for value in entry["tpot_s"]),
+            " / ".join(number(value) for value in entry["ttft_s"]),
+            " / ".join(number(milliseconds(value)) for value in entry["tpot_s"]),
             number(entry["output_tokens_per_s"]),
-            "as reported" if entry["round"] == last else str(entry["round"]),
+            "report" if entry["round"] == last else str(entry["round"]),
         )
         for entry in entries[:MOST_SHOWN]
     ]

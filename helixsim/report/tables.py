@@ -10,7 +10,7 @@ from helixsim.domain.engine import EngineSpec
 from helixsim.domain.hardware import NodeProfile
 from helixsim.escape import printable, printable_tree
 from helixsim.report.rows import LEGEND, Row, Section, comparison_sections, notes, window_sentence
-from helixsim.report.selection import HEAD, race_rows, selection_notes, selection_sentences
+from helixsim.report.selection import HEAD, race_rows, selection_notes
 from helixsim.results.runset import RunSet
 from helixsim.units import MISSING, number, percent
 
@@ -151,7 +151,6 @@ def placement_text(name: str, placement: Mapping[str, Any], *, width: int = WIDT
     if left_out := placement["notes"].get("kinds_left_out"):
         title += f"; not used, too small for the model: {', '.join(left_out)}"
     parts: list[RenderableType] = [Text(title, style="bold"), table]
-    parts += [Text(printable(sentence, one_line=True)) for sentence in selection_sentences(placement["notes"])]
     frontier = placement["notes"].get("frontier", [])
     if len(frontier) > 1:
         points = _ruled()
@@ -170,11 +169,7 @@ def placement_text(name: str, placement: Mapping[str, Any], *, width: int = WIDT
             scores.add_row(entry["name"], str(entry["hops"]), flow, number(entry["score"]))
         parts += ["", Text("Candidates by score in short simulations"), scores]
     if rows := race_rows(placement["notes"]):
-        race = _ruled()
-        for column in HEAD:
-            race.add_column(column, justify="left" if column in HEAD[:2] else "right", overflow="fold")
-        for row in rows:
-            race.add_row(*printable_tree(row))
+        race = _fitted(HEAD, rows, width, texts=1)
         parts += ["", Text("Race of placements and routings; the last round has the requests of the report"), race]
     return rendered(parts, width, color)
 
@@ -205,6 +200,11 @@ def plain_table(
     head: Sequence[str], rows: Sequence[Sequence[str]], *, width: int = WIDTH, color: bool = False, texts: int = 0
 ) -> str:
     """Return a table as text; the first ``texts`` columns are aligned to the left, the others to the right."""
+    return rendered([_fitted(head, rows, width, texts=texts)], width, color)
+
+
+def _fitted(head: Sequence[str], rows: Sequence[Sequence[str]], width: int, *, texts: int) -> Table:
+    """Return a table whose columns are folded between words where it would be too wide."""
     from rich.text import Text
 
     head, rows = printable_tree(tuple(head)), [printable_tree(tuple(row)) for row in rows]
@@ -216,7 +216,7 @@ def plain_table(
         )
     for row in rows:
         table.add_row(*map(_emphasised, row))
-    return rendered([table], width, color)
+    return table
 
 
 def _widths(head: Sequence[str], rows: Sequence[Sequence[str]], texts: int, width: int) -> Sequence[int | None]:

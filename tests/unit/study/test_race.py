@@ -119,7 +119,7 @@ def test_the_selection_is_told_in_a_table_and_sentences(placed) -> None:
         assert node in sentences
     rows = race_rows(notes)
     assert len(rows) == min(12, len(notes["race"]))
-    rounds = ["as reported", "2", "1"]
+    rounds = ["report", "2", "1"]
     assert [row[-1] for row in rows] == sorted((row[-1] for row in rows), key=rounds.index)
 
 
