@@ -150,27 +150,7 @@ def mean_step_time(
     return step_time(drawn, engine, LayerRange(0, layers), layers, sizes)
 
 
-def busy_capacity(fleet: Deployment, load: OperatingLoad) -> CapacityTable:
-    """Return what kinds of nodes pass that compute all the time, in batches as large as their KV memory allows.
-
-    No node passes more under the step time law at mean lengths, whatever the placement, the routing and the network.
-
-    Raises
-    ------
-    InfeasibleError
-        If no node of the fleet can hold a single layer.
-    """
-    return CapacityTable(
-        tables={
-            kind: tuple(station.most_steps_per_s * load.tokens_per_step for station in found)
-            for kind, found in _stations_by_kind(fleet, load).items()
-        },
-        kinds={node.id: profile.kind for node, profile in zip(fleet.cluster.nodes, fleet.profiles, strict=True)},
-        assumptions=("Node capacities: always busy, with the largest batches that KV memory holds.",),
-    )
-
-
-def _stations_by_kind(fleet: Deployment, load: OperatingLoad) -> dict[str, list[Station]]:
+def _stations_by_kind(fleet: Deployment, load: OperatingLoad, *, with_graphs: bool = False) -> dict[str, list[Station]]:
     """Return the station of each kind of node with 1, 2, ... layers."""
     stations = {
         profile.kind: [

@@ -6,6 +6,9 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from helixsim.domain.engine import IDEAL, EngineSpec
 from helixsim.domain.hardware import NodeProfile
 from helixsim.domain.placement import Placement
@@ -15,6 +18,11 @@ from helixsim.units import NS_PER_S
 
 _BATCH_HALVINGS = 20
 """Batches are found to a millionth of the largest: they are looked for thousands of times."""
+
+_FEWEST_CHUNK_TOKENS, _STEP_SIZES = 16.0, 12
+"""Sizes of batches, and of chunks of prompts, of ``Station.steps``."""
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +146,8 @@ class Station:
         self._threshold = load.engine.long_prefill_token_threshold
         self._context = load.mean_prompt_tokens + load.mean_output_tokens / 2
         self._gather_ns = load.engine.gather_ns
+        self._graph_sizes = limits.graph_sizes
+        self._most_residing = min(kv_tokens / self._context, limits.max_decode_seqs)
         self.token_budget = limits.max_prefill_tokens
         self.most_requests = load.kv_share * kv_tokens / load.resident_tokens(profile.block_tokens)
         if max_requests is not None:
@@ -157,6 +167,24 @@ class Station:
         self.prompt_s = (step_time.ns(prompt.joined(beside)) - step_time.ns(beside)) / NS_PER_S
         self.most_steps_per_s = most / self.cycle_s(most)
 
+    def steps(self) -> tuple[Floats, Floats, Floats]:
+        """Return the decodes, the prompt tokens and the time [s] of steps that this node can compute.
+
+        Batches have the sizes of CUDA graphs and others up to all sequences that memory holds at the mean context.
+        """
+        most = max(1.0, self._most_residing)
+        sizes = {0.0, 1.0, most, *np.geomspace(1.0, most, _STEP_SIZES), *(n for n in self._graph_sizes if n <= most)}
+        budget = float(self.token_budget)
+        if not self._chunks_prompts:
+            budget = max(budget, self._prompt_tokens)
+        found = []
+        for decodes in sorted(map(float, sizes)):
+            room = budget - decodes
+            chunks = np.geomspace(min(_FEWEST_CHUNK_TOKENS, room), room, _STEP_SIZES).tolist() if room >= 1.0 else []
+            found += [(decodes, tokens, self._time_s(decodes, tokens)) for tokens in (0.0, *chunks) if decodes + tokens]
+        decodes_of, tokens_of, times_s = np.array(found).T
+        return decodes_of, tokens_of, times_s
+
     def prompt_alone_s(self) -> float:
         """Return the time of a prompt where nothing decodes, in steps as full as the token budget allows."""
         prompts = self.token_budget / self._prompt_tokens
@@ -173,7 +201,10 @@ class Station:
 
     def mixed_s(self, batch: float, prompt_tokens: float) -> float:
         """Return the time of a step of so many decode steps, one at least, and of chunks of prompts."""
-        seqs = max(1.0, batch)
+        return self._time_s(max(1.0, batch), prompt_tokens)
+
+    def _time_s(self, seqs: float, prompt_tokens: float) -> float:
+        """Return the time of a step of decodes, of chunks of prompts, or of both."""
         if not prompt_tokens:
             return self.step_s(seqs)
         prompts = max(1.0, prompt_tokens / self._prompt_tokens)

@@ -13,13 +13,15 @@ from typing import Any
 import helixsim as hx
 from helixsim.domain.summary import Summary
 from helixsim.errors import HelixsimError
-from helixsim.flow.operating import busy_capacity
+from helixsim.flow.busy import busy_capacity
+from helixsim.flow.capacity import upper_bound_share
 from helixsim.flow.station import OperatingLoad
 from helixsim.jsonio import json_values
 from helixsim.metrics.summary import summarise
 from helixsim.papers.helix.tasks import Outcome, place, system_inputs
 from helixsim.papers.leaderboard.names import QUICK_RACE_CPU_S, Effort, experiment_file
 from helixsim.placement.bounds import configuration_bound
+from helixsim.placement.divisions import divisions_of
 from helixsim.units import NS_PER_S
 
 REPLANNING = ("helix",)
@@ -157,12 +159,18 @@ class Bound:
         return json.dumps([system_inputs(experiment, experiment.systems[0].name)])
 
     def perform(self, cache: Path | None) -> Outcome:
-        """Return ``{"output_tokens_per_s": bound}``: nodes always busy, with the largest batches that memory holds."""
+        """Return ``{"output_tokens_per_s": bound}``: the largest of the machines as they are and of all divisions."""
         experiment = hx.load(experiment_file(self.cluster)).resolve()
-        system, stats = experiment.systems[0], experiment.workload_stats
+        fleet, stats = experiment.systems[0].fleet, experiment.workload_stats
         prompt, output = stats.mean_prompt_tokens, stats.mean_output_tokens
         load = OperatingLoad(prompt, output, 1.0, output, experiment.engine, stats.prompt_spread)
-        bound = configuration_bound(system.fleet, busy_capacity(system.fleet, load))
+        divided = [fleet, *(fleet.divided(widths) for widths in divisions_of(fleet).values())]
+        tables = [(one, busy_capacity(one, load)) for one in divided]
+        rough = {number: upper_bound_share(*one) for number, one in enumerate(tables)}
+        bound = 0.0
+        for number in sorted(rough, key=lambda number: -rough[number]):
+            if rough[number] > bound:  # the others do not raise it
+                bound = max(bound, configuration_bound(*tables[number]))
         return {"output_tokens_per_s": bound * output / (prompt + output)}
 
 

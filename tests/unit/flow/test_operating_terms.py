@@ -12,7 +12,8 @@ from helixsim.domain.cluster import TOKEN_ID_BYTES, Deployment, LinkSpec
 from helixsim.domain.curves import Curve
 from helixsim.domain.engine import EngineSpec
 from helixsim.domain.placement import Placement
-from helixsim.flow.operating import busy_capacity, operating_capacity, operating_point
+from helixsim.flow.busy import busy_capacity
+from helixsim.flow.operating import operating_capacity, operating_point
 from helixsim.flow.station import OperatingLoad
 
 PROMPT, OUTPUT = 400.0, 80.0
