@@ -340,11 +340,13 @@ def grouped(items, key):
 class Reference:
     """The coordinator, and the whole."""
 
+    machine_kind = Machine
+
     def __init__(self, inputs: SimulationInputs):
         self.inputs, self.fleet, self.feed = inputs, inputs.fleet, inputs.feed
         self.kernel = Kernel()
         self.machines = [
-            Machine(self, number, node_id, layers)
+            self.machine_kind(self, number, node_id, layers)
             for number, (node_id, layers) in enumerate(inputs.placement.ranges.items())
         ]
         self.places = {machine.id: machine for machine in self.machines} | {COORDINATOR: self}
@@ -576,7 +578,7 @@ class Reference:
                 break
             journey = self.waiting[0]
             expected = max(journey.prompt + round(self.inputs.expected_output_tokens), journey.context + 1)
-            view = View(self, journey.context + 1, expected)
+            view = self.view_kind(self, journey.context + 1, expected)
             hops = self.inputs.policy.route(journey.context, expected, view)
             if hops is not None:
                 self.waiting.pop(0)
@@ -674,3 +676,6 @@ def work_ns(compute, engine, prompt, seqs):
         else:
             together = prefill - work(prompt) + decode - work(seqs) + work(prompt + seqs)
     return max(together, engine.layer_launch_ns)
+
+
+Reference.view_kind = View

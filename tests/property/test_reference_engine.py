@@ -9,9 +9,11 @@ import builders
 import numpy as np
 import pytest
 import reference_engine
+from fault_cases import plan_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from simulating import SECOND, inputs_of, random_load
+from reference_faults import FaultyReference
+from simulating import MS, SECOND, inputs_of, random_load
 
 from helixsim.batching import registry as batching_registry
 from helixsim.domain.cluster import LinkSpec
@@ -28,7 +30,8 @@ from helixsim.routing import registry as routing_registry
 def nodes_schedule_themselves():
     """Replicas have an oracle of their own; here the loop inside the engine is that of single nodes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("helixsim.engine.simulate.has_replicas", lambda _inputs: False)
+        for module in ("simulate", "replacing"):
+            patch.setattr(f"helixsim.engine.{module}.has_replicas", lambda _inputs: False)
         yield
 
 
@@ -96,9 +99,9 @@ engines = st.sampled_from(
 )  # fmt: skip
 
 
-def assert_equal(make_inputs):
+def assert_equal(make_inputs, kind=reference_engine.Reference):
     """Run both engines on inputs made anew for each and compare all they leave."""
-    result, reference = simulate(make_inputs()), reference_engine.Reference(make_inputs()).run()
+    result, reference = simulate(make_inputs()), kind(make_inputs()).run()
     rows = result.requests
     journeys = reference.journeys
     for name, values in {
@@ -215,3 +218,46 @@ def test_the_comparison_reaches_preemption_and_waiting():
         )
         assert result.counters["preemptions"] > 10
         assert result.requests.queue_ns.max() > SECOND
+
+
+@st.composite
+def failures(draw, nodes):
+    """Failures and repairs at any time, also of nodes that are down or up already; in the end all are back."""
+    faults = []
+    for _ in range(draw(st.integers(1, 4))):
+        chosen = draw(st.lists(st.sampled_from(nodes), min_size=1, max_size=3, unique=True))
+        at, length = draw(st.integers(0, 2500)), draw(st.sampled_from([1, 40, 700]))
+        faults += [(at, "down", chosen), (at + length, "up", chosen)]
+    faults.sort(key=lambda fault: fault[0])
+    detection_ns = draw(st.sampled_from([0, 30, 900])) * MS
+    return plan_of(*faults, (faults[-1][0], "up", nodes), detection_ns=detection_ns)
+
+
+@st.composite
+def runs_with_failures(draw):
+    """What makes the inputs of a run in which nodes fail."""
+    case, seed, is_loop = draw(clusters()), draw(st.integers(0, 10**6)), draw(st.booleans())
+    load = random_load(seed, 40, rate_rps=draw(st.sampled_from([5.0, 60.0])), prompt=60, output=20)
+    faults = draw(failures([node.id for node in case[0].cluster.nodes]))
+    engine = replace(draw(engines), chunks_prompts=False)
+    how = {
+        "routing": draw(st.sampled_from(routing_registry.names())),
+        "batching": draw(st.sampled_from(batching_registry.names())),
+        "is_one_by_one": draw(st.booleans()),
+        "expected_output_tokens": draw(st.sampled_from([1.0, 12.0, 40.0])),
+        **({"mode": FeedMode.CLOSED_LOOP, "concurrency": 5} if is_loop else {}),
+    }
+    return lambda: inputs_of(case, load, seed=seed, engine=engine, high_water=1.0, faults=faults, **how)
+
+
+@given(make=runs_with_failures())
+@settings(max_examples=5, deadline=None)
+def test_nodes_that_fail(make):
+    assert_equal(make, FaultyReference)
+
+
+@pytest.mark.slow
+@given(make=runs_with_failures())
+@settings(max_examples=300, deadline=None)
+def test_many_failures(make):
+    assert_equal(make, FaultyReference)
