@@ -47,10 +47,8 @@ def check(args: argparse.Namespace, experiment: ResolvedExperiment) -> None:
         if args.timeline_part is not None or args.timeline_system:
             raise ConfigError("--timeline-part and --timeline-system need --timeline FILE")
         return
-    from helixsim.study.faults import refuse_faults
     from helixsim.study.whatif import cases
 
-    refuse_faults(experiment, "run --timeline")
     found = cases(experiment)
     names = [case.name for case in found]
     for name in args.timeline_system or ():

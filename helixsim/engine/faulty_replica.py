@@ -53,8 +53,13 @@ class FaultyStage(Stage):
         self._due_ns = self._started_ns + duration_ns
         return duration_ns
 
+    @property
+    def is_due(self) -> bool:
+        """Whether its step ends now; else an end that comes now is that of a step that was lost."""
+        return self._due_ns == self._kernel.now_ns and self.step is not None
+
     def _finish(self, event: Call) -> None:
-        if self._due_ns == self._kernel.now_ns and self.step is not None:  # else the step was lost
+        if self.is_due:
             super()._finish(event)
 
 

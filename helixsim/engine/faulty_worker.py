@@ -36,7 +36,6 @@ class Lives:
 class FaultyWorker(Worker):
     """A node that can stop, and that drops steps of earlier lives."""
 
-    __slots__ = ("is_down", "lives", "usual_time")
     lives: Lives
     usual_time: StepTime
     is_down: bool
@@ -67,6 +66,11 @@ class FaultyWorker(Worker):
         """Let batches that begin from now on take so many times as long as they should."""
         self._step_time = self.usual_time if factor == 1.0 else SlowedTime(self.usual_time, factor)
 
+    @property
+    def is_due(self) -> bool:
+        """Whether its batch ends now; else an end that comes now is that of a batch that was lost."""
+        return self.ends_ns == self._kernel.now_ns
+
     def _finish(self, event: Timer) -> None:
-        if self.ends_ns == self._kernel.now_ns:  # else the batch was lost
+        if self.is_due:
             super()._finish(event)

@@ -152,6 +152,9 @@ class FaultySharedChannel(FaultyChannel, SharedChannel):
 _FAULTY: dict[type[Channel], type[FaultyChannel]] = {Channel: FaultyChannel, SharedChannel: FaultySharedChannel}
 
 
+Maker = Callable[[type[FaultyChannel]], Callable[..., FaultyChannel]]
+
+
 class Links:
     """The faults of links that last now, and the channels of a run, on which they act."""
 
@@ -159,11 +162,11 @@ class Links:
         self._active: list[LinkFault] = []
         self._channels: list[FaultyChannel] = []
 
-    def kind(self, kind: type[Channel]) -> Callable[..., Channel]:
-        """Return what makes a channel that can fail in place of one of a class."""
+    def kind(self, kind: type[Channel], maker: Maker = lambda own: own) -> Callable[..., Channel]:
+        """Return what makes a channel that can fail in place of one of a class; ``maker``: what makes that."""
 
         def made(*arguments: Any) -> Channel:
-            channel = _FAULTY[kind](*arguments)
+            channel = maker(_FAULTY[kind])(*arguments)
             self._channels.append(channel)
             self._update(channel)
             return channel

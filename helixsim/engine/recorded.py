@@ -11,9 +11,12 @@ from typing import Any
 
 from helixsim.domain.step_time import BatchShape
 from helixsim.domain.timeline import Timeline
+from helixsim.engine.faulty_replica import FaultyReplica, FaultyStage
+from helixsim.engine.faulty_worker import FaultyWorker
 from helixsim.engine.kernel import Call, Timer
 from helixsim.engine.kv_transfer import LegReplica, LegStage
 from helixsim.engine.kvcache import KvPool
+from helixsim.engine.link_faults import FaultyChannel, FaultySharedChannel
 from helixsim.engine.network import Channel, SharedChannel
 from helixsim.engine.replica import Replica
 from helixsim.engine.stage import Stage
@@ -88,6 +91,28 @@ class RecordedWorker(Worker):
         super()._finish(event)
 
 
+class RecordedFaultyStage(RecordedStage, FaultyStage):
+    """A stage of several that can stop and notes the steps that have ended."""
+
+    owner: FaultyReplica
+
+    def _finish(self, event: Call) -> None:
+        if self.is_due:
+            super()._finish(event)
+
+
+class RecordedFaultyReplica(RecordedReplica, FaultyReplica):
+    """A replica that can stop, and notes the steps of its only stage."""
+
+
+class RecordedFaultyWorker(RecordedWorker, FaultyWorker):
+    """A node that schedules what reaches it, can stop, and notes the batches that have ended."""
+
+    def _finish(self, event: Timer) -> None:
+        if self.is_due:
+            super()._finish(event)
+
+
 class RecordedChannel(Channel):
     """A link that notes its messages."""
 
@@ -113,6 +138,24 @@ class RecordedSharedChannel(SharedChannel):
         self.timeline.transfer(
             self.src, self.dst, parcel.sent_ns, self.free_at_ns, parcel.arrived_ns, parcel.size_bytes
         )
+
+
+class RecordedFaultyChannel(FaultyChannel):
+    """A link that can be cut or slow and notes the messages that have come through."""
+
+    timeline: Timeline
+
+    def _arrive(self, parcel: Message) -> None:
+        waited, arrived_ns = id(parcel) in self._flights, parcel.arrived_ns
+        super()._arrive(parcel)
+        if waited and id(parcel) not in self._flights:
+            end_ns = arrived_ns - self.latency_ns
+            start_ns = max(end_ns - round(parcel.size_bytes * self.ns_per_byte), parcel.sent_ns)
+            self.timeline.transfer(self.src, self.dst, min(start_ns, end_ns), end_ns, arrived_ns, parcel.size_bytes)
+
+
+class RecordedFaultySharedChannel(RecordedFaultyChannel, FaultySharedChannel):
+    """A link whose messages share it, which can be cut or slow and notes them."""
 
 
 def recorded(kind: type[Any], timeline: Timeline) -> Callable[..., Any]:
@@ -141,4 +184,9 @@ _RECORDED: dict[type[Any], type[Any]] = {
     Worker: RecordedWorker,
     Channel: RecordedChannel,
     SharedChannel: RecordedSharedChannel,
+    FaultyStage: RecordedFaultyStage,
+    FaultyReplica: RecordedFaultyReplica,
+    FaultyWorker: RecordedFaultyWorker,
+    FaultyChannel: RecordedFaultyChannel,
+    FaultySharedChannel: RecordedFaultySharedChannel,
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from helixsim.domain.autoscaling import AutoscalingStats
@@ -25,6 +26,7 @@ from helixsim.engine.inputs import SimulationInputs
 from helixsim.engine.kernel import Kernel
 from helixsim.engine.link_faults import Links
 from helixsim.engine.network import NetworkFabric
+from helixsim.engine.recorded import recorded
 from helixsim.engine.recorder import Recorder
 from helixsim.engine.replica_system import has_replicas
 from helixsim.engine.sequences import Sequence as Running
@@ -74,7 +76,9 @@ class ReplacingSystem:
 
     def _begin(self, inputs: SimulationInputs, fabric: NetworkFabric) -> Part:
         if inputs.faults is not None and inputs.faults.links:
-            fabric.kind = self.link_faults.kind
+            timeline = self._inputs.timeline
+            maker = (lambda own: own) if timeline is None else partial(recorded, timeline=timeline)
+            fabric.kind = partial(self.link_faults.kind, maker=maker)
         kind = FaultyReplicaSystem if has_replicas(inputs) else FaultyNodeSystem
         part: Part = kind(inputs, self._kernel, fabric, self._recorder, self.retries, len(self.routes()))
         if self.clients is not None:
@@ -106,7 +110,7 @@ class ReplacingSystem:
     def resume(self, inputs: SimulationInputs) -> None:
         """Let the requests that wait, and those to come, be served by another placement."""
         before = self._now
-        inputs = replace(inputs, feed=self._inputs.feed, faults=self._inputs.faults)
+        inputs = replace(inputs, feed=self._inputs.feed, faults=self._inputs.faults, timeline=self._inputs.timeline)
         after = self._begin(inputs, fabric_of(inputs, self._kernel))
         self.fabric = after.fabric
         self._is_paused = False

@@ -55,19 +55,11 @@ def system_kind(inputs: SimulationInputs) -> Callable[..., System]:
     ------
     SimulationError
         If nodes have roles, or their number is to follow the load, but they are no replicas of an engine that schedules
-        them as wholes; or if nodes can fail, and have roles, or follow the load, or requests stand ready for ever, or a
-        timeline is recorded.
+        them as wholes; or if nodes can fail, and have roles, or follow the load, or requests stand ready for ever.
     """
     if inputs.faults is not None:
-        if (
-            inputs.timeline is not None
-            or inputs.legs is not None
-            or inputs.autoscaling is not None
-            or inputs.feed.mode is FeedMode.SATURATE
-        ):
-            raise SimulationError(
-                "faults need open or closed loops, nodes without roles, no autoscaling and no timeline"
-            )
+        if inputs.legs is not None or inputs.autoscaling is not None or inputs.feed.mode is FeedMode.SATURATE:
+            raise SimulationError("faults need open or closed loops, nodes without roles and no autoscaling")
         return ReplacingSystem
     if inputs.autoscaling is not None:
         if inputs.legs is not None or not has_replicas(inputs):

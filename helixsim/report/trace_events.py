@@ -3,7 +3,7 @@
 A process of the viewer is a pipeline of a system, with a track per stage: its iterations as slices, and counters of KV
 memory and queue. The links of a system are another process, its requests a third one: those with a prompt in the
 recorded part, up to ``MOST_REQUESTS``, as slices from which arrows lead through the iterations that compute the prompt.
-Times are those of the simulation.
+Faults are marks, in a process of their own and on the tracks of their nodes. Times are those of the simulation.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from helixsim.domain.faults import LINKS_TO
 from helixsim.domain.placement import Placement
 from helixsim.domain.result import RunResult
 from helixsim.domain.timeline import Iteration, Timeline
@@ -28,9 +29,9 @@ MOST_REQUESTS = 100
 """Requests shown of a system."""
 
 _NS_PER_US = 1000
-_LINKS, _REQUESTS = 900_000, 900_001
+_LINKS, _REQUESTS, _FAULTS = 900_000, 900_001, 900_002
 _PER_SYSTEM = 1_000_000
-"""Numbers of the processes of a system: its pipelines from 1 on, its links and its requests."""
+"""Numbers of the processes of a system: its pipelines from 1 on, its links, its requests and its faults."""
 
 Event = dict[str, Any]
 
@@ -74,7 +75,7 @@ def _lines(recordings: list[Recording]) -> Iterator[str]:
 def events(recording: Recording, number: int = 0) -> list[Event]:
     """Return the events of a system in the order of their times; ``number`` keeps the tracks of systems apart."""
     tracks = _Tracks(recording, number * _PER_SYSTEM)
-    timed = [*tracks.iterations(), *tracks.levels(), *tracks.transfers(), *tracks.requests()]
+    timed = [*tracks.iterations(), *tracks.levels(), *tracks.transfers(), *tracks.requests(), *tracks.faults()]
     timed.sort(key=lambda event: event["ts"])  # of equal times a slice stays before the arrow that is bound to it
     return [*tracks.names(), *timed]
 
@@ -102,6 +103,9 @@ class _Tracks:
         self.chunks: Mapping[int, list[Iteration]] = self._chunks()
         own = (one.start_ns for one in recording.timeline.iterations)
         self.start_ns = min(own, default=recording.timeline.start_ns)
+        stats, end_ns = recording.result.faults, recording.timeline.end_ns
+        happened = () if stats is None else stats.events
+        self.marked = [event for event in happened if self.start_ns <= event[0] <= end_ns]
 
     def _chunks(self) -> dict[int, list[Iteration]]:
         """Return the iterations that compute the prompt of each request shown, in order of time."""
@@ -128,6 +132,22 @@ class _Tracks:
         yield from _process(self.base + _REQUESTS, f"{system}: requests")
         for track, request in enumerate(self.chunks, start=1):
             yield from _track(self.base + _REQUESTS, track, f"request {request}")
+
+        if self.marked:
+            yield from _process(self.base + _FAULTS, f"{system}: faults")
+            yield from _track(self.base + _FAULTS, 1, "events")
+
+    def faults(self) -> Iterator[Event]:
+        """Yield the events of faults as marks: of the system, and on the tracks of their nodes."""
+        for time_ns, what, nodes in self.marked:
+            mark = {"name": what, "ph": "i", "ts": _us(time_ns)}
+            text = " ".join(nodes)
+            yield {**mark, "pid": self.base + _FAULTS, "tid": 1, "s": "g", "args": {"nodes": text}}
+            if LINKS_TO not in nodes:
+                for node in nodes:
+                    if node in self.of_node:
+                        pid, tid = self.of_node[node]
+                        yield {**mark, "pid": pid, "tid": tid, "s": "t", "args": {"nodes": node}}
 
     def iterations(self) -> Iterator[Event]:
         """Yield the slices of nodes."""
@@ -178,15 +198,18 @@ class _Tracks:
         What was before the recorded part is left out, so that viewers do not open hours of waiting.
         """
         columns = self.recording.result.requests
-        rows = {request: row for row, request in enumerate(columns.request_id.tolist())}
+        rows = {request: row for row, request in enumerate(columns.request_id.tolist())}  # of its last attempt
         end_ns = self.recording.result.end_ns
         pid = self.base + _REQUESTS
-        for track, (request, chunks) in enumerate(self.chunks.items(), start=1):
+        for track, (request, every) in enumerate(self.chunks.items(), start=1):
             row = rows[request]
             arrival, admitted, first, finish = (
                 int(column[row]) for column in
                 (columns.arrival_ns, columns.admitted_ns, columns.first_token_ns, columns.finish_ns)
             )  # fmt: skip
+            chunks = [one for one in every if one.end_ns >= arrival]
+            if not chunks:
+                continue
             edges = [arrival, *(time if time >= 0 else end_ns for time in (admitted, first, finish))]
             edges = [max(time, self.start_ns) for time in edges]
             arguments = {

@@ -12,6 +12,7 @@ from helixsim.domain.faults import FaultSpec, Outage, Reaction
 from helixsim.domain.flowplan import FlowPlan
 from helixsim.domain.placement import LayerRange
 from helixsim.domain.result import RunResult
+from helixsim.domain.timeline import Timeline
 from helixsim.engine.inputs import FaultPlan, Replacement, SimulationInputs
 from helixsim.engine.simulate import Progress, simulate
 from helixsim.errors import ConfigError, InfeasibleError, Problem
@@ -39,6 +40,7 @@ def simulate_run(
     *,
     seed: int | None = None,
     check: bool = False,
+    timeline: Timeline | None = None,
     progress: Progress | None = None,
 ) -> RunResult:
     """Simulate the experiment's load on a placed system as ``simulate_system`` does, with the faults of the experiment.
@@ -49,9 +51,10 @@ def simulate_run(
         If an invariant breaks or the run stalls.
     """
     if experiment.faults is None:
-        return simulate_system(experiment, placed, seed=seed, check=check, progress=progress)
+        return simulate_system(experiment, placed, seed=seed, check=check, timeline=timeline, progress=progress)
     inputs = simulation_inputs(experiment, placed, seed=seed)
-    return simulate(replace(inputs, check=check, faults=_plan(experiment, placed, inputs)), progress)
+    faults = _plan(experiment, placed, inputs)
+    return simulate(replace(inputs, check=check, timeline=timeline, faults=faults), progress)
 
 
 def _plan(experiment: ResolvedExperiment, placed: PlacedSystem, inputs: SimulationInputs) -> FaultPlan:

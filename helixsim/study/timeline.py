@@ -8,9 +8,8 @@ from helixsim.config.experiment import ResolvedExperiment
 from helixsim.domain.timeline import Timeline
 from helixsim.report.trace_events import Recording
 from helixsim.results.runset import RunSet
-from helixsim.study.faults import refuse_faults
+from helixsim.study.faults import simulate_run
 from helixsim.study.placing import assembled
-from helixsim.study.systems import simulate_system
 from helixsim.study.whatif import cases
 from helixsim.units import NS_PER_S, seconds_to_ns
 
@@ -40,7 +39,6 @@ def record(
     most
         Iterations, and messages, kept of a system.
     """
-    refuse_faults(experiment, "run --timeline")
     found = []
     for case in cases(experiment):
         if case.name not in systems or case.name not in runs:
@@ -51,6 +49,6 @@ def record(
             start_ns, end_ns = map(seconds_to_ns, part_s)
         timeline = Timeline(start_ns, end_ns, most)
         placed = assembled(case.experiment, case.system, runs[case.name].placement)
-        result = simulate_system(case.experiment, placed, timeline=timeline)
+        result = simulate_run(case.experiment, placed, timeline=timeline)
         found.append(Recording(case.name, placed.placement, placed.plan.replicas, result, timeline))
     return found

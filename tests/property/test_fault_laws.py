@@ -135,7 +135,7 @@ def check_clients(result, count):
 
 
 @given(drawn=st.tuples(st.booleans(), clients()).flatmap(lambda how: runs(places_anew=how[0], clients=how[1])))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_every_request_of_clients_that_give_up_ends_once(drawn):
     make, count = drawn
     result = simulate(make())
@@ -144,7 +144,7 @@ def test_every_request_of_clients_that_give_up_ends_once(drawn):
 
 
 @given(drawn=runs(), spec=clients())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_clients_give_up_where_no_node_fails_and_patient_ones_change_nothing(drawn, spec):
     make, count = drawn
     plain = simulate(make(None))

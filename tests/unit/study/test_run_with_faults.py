@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from tiny import tiny
@@ -230,11 +232,35 @@ def test_a_model_placed_anew_is_loaded_as_fast_as_nodes_load_and_serves_again(pa
     assert tokens[1] > tokens[0]  # while l4-0 is still down
 
 
-@pytest.mark.parametrize("command", ["capacity", "run"])
-def test_other_commands_refuse_them(path, tmp_path, capsys, command):
-    more = ["--timeline", str(tmp_path / "trace.json")] if command == "run" else []
-    assert main([command, str(path), "--out", str(tmp_path), "--set", "slo={ttft: 5 s}", *more]) == 2
+def test_other_commands_refuse_them(path, tmp_path, capsys):
+    assert main(["capacity", str(path), "--out", str(tmp_path), "--set", "slo={ttft: 5 s}"]) == 2
     assert "faults: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("engine", ["vllm-0.4", "vllm-1"])
+def test_a_timeline_has_marks_of_faults_and_nothing_on_the_tracks_of_nodes_that_are_down(path, tmp_path, engine):
+    events = (
+        "faults.events=[{at: 20 s, nodes: [l4-0], for: 8 s}, {at: 22 s, kind: cut, for: 9 s, links: {from: [t4-0]}}]"
+    )
+    edits = ["--set", events, "--set", f"engine={engine}"]
+    made = tmp_path / "trace.json"
+    shown = ["--timeline", str(made), "--timeline-part", "19s:40s"]
+    assert main(["run", str(path), "--out", str(tmp_path / "runs"), "-q", *edits, *shown]) == 0
+    trace = json.loads(made.read_text(encoding="utf-8"))["traceEvents"]
+    marks = [event for event in trace if event["ph"] == "i"]
+    assert [(event["ts"] / 1e6, event["name"]) for event in marks if event["s"] == "g"] == [
+        (20.0, "down"), (21.0, "detected"), (22.0, "cut"), (23.0, "detected"), (28.0, "up"), (31.0, "mended"),
+    ]  # fmt: skip
+    names = {event["args"]["name"]: (event["pid"], event["tid"]) for event in trace if event["name"] == "thread_name"}
+    (own,) = [place for name, place in names.items() if name.startswith("l4-0,")]
+    assert [event["name"] for event in marks if (event["pid"], event["tid"]) == own] == ["down", "detected", "up"]
+    slices = [event for event in trace if event["ph"] == "X" and (event["pid"], event["tid"]) == own]
+    assert slices
+    assert not any(event["ts"] + event["dur"] > 20e6 and event["ts"] < 28e6 for event in slices)
+    links = {place for name, place in names.items() if "t4-0" in name and " to " in name}
+    sent = [event for event in trace if event["ph"] == "X" and (event["pid"], event["tid"]) in links]
+    assert sent
+    assert not any(22e6 < event["ts"] < 31e6 for event in sent)
 
 
 def test_the_flow_of_what_is_left_replaces_that_of_the_whole(path):
