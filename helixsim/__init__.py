@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         sweep,
         trace,
     )
+    from helixsim.autoscaling.functions import register as autoscaling
     from helixsim.batching.functions import register as batching
     from helixsim.placement.functions import register as placement
     from helixsim.routing.functions import register as routing
@@ -53,6 +54,7 @@ __all__ = [
     "Slo",
     "SystemSpec",
     "__version__",
+    "autoscaling",
     "batching",
     "capacity",
     "closed_loop",
@@ -76,7 +78,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Return what is imported when it is first used, so that ``import helixsim`` stays fast."""
-    if name in ("batching", "placement", "routing"):  # rooms that are decorators, too
+    if name in ("autoscaling", "batching", "placement", "routing"):  # rooms that are decorators, too
         return importlib.import_module(f"helixsim.{name}")
     if name in __all__:
         return getattr(importlib.import_module("helixsim.api"), name)

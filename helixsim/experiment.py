@@ -222,16 +222,19 @@ class Tenants:
 
 
 def registries(*, imports: bool = True) -> Registries:
-    """Return the registries of placement strategies, routing policies and batching policies.
+    """Return the registries of placement strategies, and of routing, batching and autoscaling policies.
 
     ``imports``: whether user classes may be imported, which executes their files.
     """
+    from helixsim.autoscaling import registry as autoscaling
     from helixsim.batching import registry as batching
     from helixsim.placement import registry as placement
     from helixsim.routing import registry as routing
 
-    rooms = {"placement": placement, "routing": routing, "batching": batching}
-    return Registries(placement, routing, batching, imports, {name: room.paths() for name, room in rooms.items()})
+    rooms = {"placement": placement, "routing": routing, "batching": batching, "autoscaling": autoscaling}
+    return Registries(
+        placement, routing, batching, autoscaling, imports, {name: room.paths() for name, room in rooms.items()}
+    )
 
 
 def _dotted(key: str | Sequence[str | int]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from helixsim import units
 from helixsim.config.autoscaling_schema import OF_POLICY, REQUIRED, AutoscalingSection
@@ -19,13 +20,18 @@ from helixsim.yamlio import KeyPath
 _THRESHOLDS = {"queue": (1.0, 0.1), "kv_use": (0.8, 0.4)}
 
 
-def autoscaling_of(section: AutoscalingSection | None) -> AutoscalingSpec | None:
-    """Return the autoscaling of a system; None: all replicas serve all the time."""
+def autoscaling_of(
+    section: AutoscalingSection | None, policy_name: str | None = None, options: Any = None
+) -> AutoscalingSpec | None:
+    """Return the autoscaling of a system; None: all replicas serve all the time.
+
+    ``policy_name``, ``options``: import path and options of a policy of the user's own.
+    """
     if section is None:
         return None
     high, low = _THRESHOLDS.get(section.policy, (1.0, 0.0))
     policy = PolicySpec(
-        section.policy,
+        policy_name or section.policy,
         metric=section.metric or "in_flight",
         target=section.target or 1.0,
         tolerance=0.1 if section.tolerance is None else section.tolerance,
@@ -34,6 +40,7 @@ def autoscaling_of(section: AutoscalingSection | None) -> AutoscalingSpec | None
         least=section.least or 0.99,
         entries=tuple(Entry(_seconds(one.at), one.replicas) for one in section.schedule or ()),
         period_s=_seconds(section.period or "24 h"),
+        options=options,
     )
     pools = (
         PoolSpec(name, one.floor, one.ceiling, one.start, one.target) for name, one in (section.pools or {}).items()
@@ -74,11 +81,13 @@ def check_autoscaling(
 
 
 def _check_policy(own: AutoscalingSection, path: KeyPath, source: Source) -> Iterator[Problem]:
-    used = OF_POLICY[own.policy]
+    used = OF_POLICY.get(own.policy, ())
     for key in dict.fromkeys(key for keys in OF_POLICY.values() for key in keys):
         if key not in used and getattr(own, key) is not None:
             allowed = ", ".join(used) or "none"
             yield source.problem((*path, key), f"{own.policy} does not use it (it uses: {allowed})")
+    if own.options is not None and own.policy in OF_POLICY:
+        yield source.problem((*path, "options"), f"{own.policy} has none (policies of your own have)")
     required = REQUIRED.get(own.policy)
     if required is not None and getattr(own, required) is None:
         yield source.problem((*path, required), f"required by {own.policy}")
@@ -104,6 +113,6 @@ def _check_pools(own: AutoscalingSection, path: KeyPath, nodes: Sequence[Node], 
             yield source.problem((*at, "ceiling"), f"{pool.ceiling} is below floor ({pool.floor})")
         if pool.target is not None and own.policy != "target":
             yield source.problem((*at, "target"), f"{own.policy} does not use it (target does)")
-        most = pool.ceiling or pool.start or 0
+        most = pool.ceiling if pool.ceiling is not None else max(pool.start or 0, pool.floor)
         if pool.start is not None and not pool.floor <= pool.start <= most:
             yield source.problem((*at, "start"), f"{pool.start} is not within floor and ceiling")

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from helixsim.config.fields import Bandwidth, Duration, FewCount, Latency, Name, Share
-from helixsim.domain.autoscaling import Metric, Policy
+from helixsim.domain.autoscaling import Metric
 from helixsim.validation import Count, Section
 
 
 class PoolSection(Section):
     """The replicas on nodes of one type."""
 
-    floor: FewCount = Field(1, description="Fewest replicas.")
+    floor: Annotated[int, Field(ge=0, le=10**6)] = Field(
+        1, description="Fewest replicas. With 0 the first one is started when requests wait."
+    )
     ceiling: FewCount | None = Field(None, description="Most replicas (default: as many as the placement has).")
-    start: FewCount | None = Field(
+    start: Annotated[int, Field(ge=0, le=10**6)] | None = Field(
         None, description="Replicas at the beginning (default: `floor`; `fixed`: all, `schedule`: those of its time)."
     )
     target: Annotated[float, Field(gt=0, le=1e9)] | None = Field(
@@ -42,11 +44,12 @@ class StartupSection(Section):
 class AutoscalingSection(Section):
     """Replicas whose number follows the load, in pools of one type of node each."""
 
-    policy: Policy = Field(
+    policy: Name = Field(
         description="`target`: Kubernetes' rule, `ceil(replicas * metric / target)`; `queue`, `kv_use`: one more above "
         "`high`, one less below `low`; `goodput`: one more while requests miss the objectives; `schedule`: by time; "
-        "`fixed`: never changed."
+        "`fixed`: never changed; or your own, `module:function` (docs/own-policy.md)."
     )
+    options: dict[str, Any] | None = Field(None, description="Options of a policy of your own.")
     metric: Metric | None = Field(
         None,
         description="Of `target`, the mean over replicas that serve: `in_flight` requests (default), of these "

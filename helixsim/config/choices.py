@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from helixsim.config.engine_schema import DEFAULT_ENGINE
 from helixsim.config.schema import DEFAULT_BATCHING, DEFAULT_ROUTING
 from helixsim.config.source import SHORTHANDS, Source, is_file, is_folder
+from helixsim.domain.autoscaling import BUILT_IN
 from helixsim.domain.placement import Role
 from helixsim.errors import ConfigError, DataError, Problem, shortened, unknown_name
 from helixsim.hardware import catalog, engines, formats
@@ -67,7 +68,7 @@ class OpenRegistry(Registry, Protocol):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Registries:
-    """Registries of placement strategies, routing policies and batching policies.
+    """Registries of placement strategies, and of routing, batching and autoscaling policies.
 
     ``imports``: whether user classes may be imported, which executes their files; otherwise they are only located, and
     their options are not checked. ``own``: for each registry, the import paths of user functions by name.
@@ -76,6 +77,7 @@ class Registries:
     placement: OpenRegistry
     routing: OpenRegistry
     batching: OpenRegistry
+    autoscaling: OpenRegistry
     imports: bool = True
     own: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
 
@@ -95,7 +97,7 @@ class Choices:
     """
 
     options: dict[KeyPath, Any]
-    documents: dict[KeyPath, dict[str, Any]]
+    documents: dict[KeyPath, Any]
     files: dict[KeyPath, Path]
     problems: list[Problem]
 
@@ -136,7 +138,33 @@ def look_up(source: Source, registries: Registries) -> Choices:
             _choose(source, ("systems", number, key), get, choices, default, path_of)
             for phase in PHASES if key != "batching" else ():
                 _choose(source, ("systems", number, "disaggregation", phase, key), get, choices, path_of=path_of)
+        _choose_autoscaling(source, ("systems", number, "autoscaling"), registries, choices)
     return choices
+
+
+def _choose_autoscaling(source: Source, path: KeyPath, registries: Registries, choices: Choices) -> None:
+    """Look up an autoscaling policy of the user's own and its options."""
+    written = _at(source.data, path)
+    name = written.get("policy") if isinstance(written, dict) else None
+    if not isinstance(name, str) or name in BUILT_IN:
+        return
+    known = (*BUILT_IN, *registries.autoscaling.names())
+    if ":" not in name and name not in known:
+        message = f"{unknown_name('autoscaling policy', name, known)}; your own: 'package.module:function'"
+        choices.problems.append(source.problem((*path, "policy"), message))
+        return
+    try:
+        name = registries.path_of("autoscaling", name)
+        options = registries.autoscaling.get(name, source.path.parent, imports=registries.imports).Options
+    except ConfigError as error:
+        choices.problems.extend(source.problem((*path, "policy"), problem.message) for problem in error.problems)
+        return
+    given = written.get("options") or {}
+    choices.documents[(*path, "policy")] = name
+    if options is UncheckedOptions:
+        choices.options[(*path, "options")] = UncheckedOptions()
+    elif isinstance(given, dict):
+        _check_options(source, (*path, "options"), given, options, choices)
 
 
 def _routing_of(source: Source, number: int | str) -> str:

@@ -364,7 +364,9 @@ class _Resolver:
 
     def _system(self, number: int, fleet: Deployment, arrivals: ArrivalsSpec | None) -> SystemSpec:
         section, options, chosen = self.section.systems[number], self.choices.options, self.choices.documents
-        placement, routing, batching = (("systems", number, key) for key in ("placement", "routing", "batching"))
+        placement, routing, batching, scaling = (
+            ("systems", number, key) for key in ("placement", "routing", "batching", "autoscaling")
+        )
         return SystemSpec(
             name=self.names[number],
             placement=chosen[placement]["strategy"],
@@ -376,6 +378,8 @@ class _Resolver:
             kv=kv_rules(self.section, section.kv, self.engine.spec),
             fleet=fleet,
             arrivals=arrivals,
-            autoscaling=autoscaling_of(section.autoscaling),
+            autoscaling=autoscaling_of(
+                section.autoscaling, chosen.get((*scaling, "policy")), options.get((*scaling, "options"))
+            ),
             disaggregation=disaggregation_of(section, number, self.choices, self.engine.spec),
         )

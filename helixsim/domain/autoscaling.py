@@ -7,12 +7,13 @@ compares a mean over the replicas that serve with its target, and starts or remo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-Policy = Literal["fixed", "schedule", "queue", "kv_use", "goodput", "target"]
+BUILT_IN = ("fixed", "schedule", "queue", "kv_use", "goodput", "target")
+"""Policies of helixsim; others are the user's own, by their import paths."""
 
 Metric = Literal["in_flight", "waiting", "kv_use", "rate"]
 """Of each replica that serves: requests sent to it and not finished, of these those that wait for admission, share of
@@ -36,7 +37,8 @@ class PolicySpec:
         ``fixed``: as many as at the start. ``schedule``: by the time of day. ``queue`` and ``kv_use``: one more while a
         mean over replicas is above ``high``, one less while it is below ``low``. ``goodput``: one more while less than
         ``least`` of the requests meet their objectives, one less if the others would then have no more requests/s than
-        replicas have served within them. ``target``: Kubernetes' rule, ``ceil(replicas * metric / target)``.
+        replicas have served within them. ``target``: Kubernetes' rule, ``ceil(replicas * metric / target)``. Others:
+        import path of a class or function of the user's own.
     metric, target, tolerance
         Of ``target``: ratios within ``1 +- tolerance`` change nothing.
     high, low
@@ -45,9 +47,11 @@ class PolicySpec:
         Of ``goodput``, 0..1.
     entries, period_s
         Of ``schedule``, in the order of time; begins again after the period [s].
+    options
+        Of a policy of the user's own.
     """
 
-    name: Policy
+    name: str
     metric: Metric = "in_flight"
     target: float = 1.0
     tolerance: float = 0.1
@@ -56,6 +60,7 @@ class PolicySpec:
     least: float = 0.99
     entries: tuple[Entry, ...] = ()
     period_s: float = 86_400.0
+    options: Any = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,11 @@ from enum import IntEnum
 
 import numpy as np
 
+from helixsim.autoscaling.base import PoolState
 from helixsim.domain.autoscaling import AutoscalingSpec, AutoscalingStats, Pool, PoolStats
 from helixsim.engine.kernel import Call, Kernel, Priority
 from helixsim.engine.replica import Replica
-from helixsim.engine.scaling_policies import PoolState, decider, scheduled
+from helixsim.engine.scaling_policies import decider, scheduled
 from helixsim.units import NS_PER_S, seconds_to_ns
 
 
@@ -37,6 +38,7 @@ class ScaledPool:
     def __init__(
         self, pool: Pool, spec: AutoscalingSpec, replicas: Sequence[Replica], kernel: Kernel,
         in_flight: Callable[[Replica], int], queue: Callable[[Replica], int], served: Callable[[], None],
+        unrouted: Callable[[], int],
     ) -> None:  # fmt: skip
         self.pool = pool
         self.replicas = replicas
@@ -45,6 +47,7 @@ class ScaledPool:
         self._in_flight = in_flight
         self._queue = queue
         self._served = served
+        self._unrouted = unrouted
         self.decide = decider(replace(spec.policy, target=pool.target or spec.policy.target))
         self.states = [State.SERVING if number < pool.start else State.REMOVED for number in range(len(replicas))]
         self._epochs = [0] * len(replicas)
@@ -97,6 +100,7 @@ class ScaledPool:
             self.sent,
             self.known + late,
             self.good,
+            self._unrouted(),
         )
 
     def _stable(self, want: int, now_ns: int) -> int:

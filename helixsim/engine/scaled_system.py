@@ -25,8 +25,15 @@ class ScaledView(ReplicaView):
 
     def fits(self, hop: Hop) -> bool:
         """See ``RoutingView.fits``."""
-        place = self.place_of.get(self._of[hop.node].number)
-        return (place is None or place[0].states[place[1]] is State.SERVING) and super().fits(hop)
+        return self._serves(self._of[hop.node].number) and super().fits(hop)
+
+    def has_any(self) -> bool:
+        """Return whether any replica serves; without one, requests wait."""
+        return any(map(self._serves, range(len(self.submitted))))
+
+    def _serves(self, number: int) -> bool:
+        place = self.place_of.get(number)
+        return place is None or place[0].states[place[1]] is State.SERVING
 
 
 class ScaledFrontend(Frontend):
@@ -69,6 +76,10 @@ class ScaledFrontend(Frontend):
             and _is_past(sequence, self.slo, now)
             for sequence in self.active.values()
         )
+
+    def _route(self) -> None:
+        if self.view.has_any():
+            super()._route()
 
     @property
     def is_over(self) -> bool:
@@ -121,6 +132,7 @@ class ScaledSystem(ReplicaSystem):
                 lambda replica: view.submitted[replica.number],
                 lambda replica: len(replica.scheduler.queue) + len(view.coming[replica.number]),
                 frontend.has_room,
+                lambda: len(frontend.waiting),
             )
             for pool in autoscaling.pools
         ]

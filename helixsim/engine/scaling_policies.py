@@ -4,46 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Any
 
-from helixsim.domain.autoscaling import Metric, PolicySpec
+from helixsim.autoscaling import registry
+from helixsim.autoscaling.base import Decide, PoolState
+from helixsim.domain.autoscaling import BUILT_IN, Metric, PolicySpec
+from helixsim.errors import PluginError
 
 LOOKS = 8
 """Looks over which ``goodput`` takes rates and shares: two minutes at Kubernetes' interval of 15 s."""
-
-
-@dataclass(frozen=True, slots=True)
-class PoolState:
-    """A pool at one look.
-
-    ``in_flight``, ``waiting`` and ``kv_use`` are sums over the replicas that serve (``domain.autoscaling.Metric``);
-    ``sent``, ``decided`` and ``good`` requests since the last look: sent to the pool, with a known outcome, and of
-    these within their objectives.
-    """
-
-    now_s: float
-    interval_s: float
-    serving: int
-    starting: int
-    in_flight: int
-    waiting: int
-    kv_use: float
-    sent: int
-    decided: int
-    good: int
-
-    @property
-    def replicas(self) -> int:
-        """Replicas that serve or will."""
-        return self.serving + self.starting
-
-    def total(self, metric: Metric) -> float:
-        """Return a metric, summed over the replicas that serve."""
-        return self.sent / self.interval_s if metric == "rate" else float(getattr(self, metric))
-
-
-Decide = Callable[[PoolState], int]
 
 
 def scheduled(spec: PolicySpec, now_s: float) -> int:
@@ -53,17 +22,50 @@ def scheduled(spec: PolicySpec, now_s: float) -> int:
 
 
 def decider(spec: PolicySpec) -> Decide | None:
-    """Return what decides under a policy; None: the number never changes."""
+    """Return what decides under a policy; None: the number never changes.
+
+    Without a replica that serves or starts there is nothing to measure: the first one is started when requests wait.
+    """
+    if spec.name not in BUILT_IN:
+        return _own(spec.name, registry.get(spec.name)(spec.options))
     if spec.name == "schedule":
         return lambda state: scheduled(spec, state.now_s)
     if spec.name == "target":
-        return lambda state: _target(spec, state)
+        return _from_zero(lambda state: _target(spec, state))
     if spec.name == "goodput":
-        return _Goodput(spec.least)
+        return _from_zero(_Goodput(spec.least))
     if spec.name in ("queue", "kv_use"):
         metric: Metric = "waiting" if spec.name == "queue" else "kv_use"
-        return lambda state: _threshold(spec, metric, state)
+        return _from_zero(lambda state: _threshold(spec, metric, state))
     return None
+
+
+def _own(name: str, policy: Any) -> Decide:
+    """Return a policy of the user's own, whose numbers are checked."""
+
+    def decide(state: PoolState) -> int:
+        want = policy.decide(state)
+        if isinstance(want, bool) or not isinstance(want, int):
+            raise PluginError(f"autoscaling policy {name!r}: returned {want!r}, expected a number of replicas")
+        return want
+
+    return decide
+
+
+def _from_zero(decide: Decide) -> Decide:
+    """Return a policy that starts the first replica of a pool when requests wait, as KEDA's activation does.
+
+    While it starts, the number stays. The last one is given up only when it has no request and has been sent none.
+    """
+
+    def extended(state: PoolState) -> int:
+        if not state.serving:
+            return max(state.replicas, min(1, state.unrouted))
+        want = decide(state)
+        is_idle = state.replicas == 1 and not state.in_flight and not state.sent
+        return 0 if is_idle else max(want, 1)
+
+    return extended
 
 
 def _target(spec: PolicySpec, state: PoolState) -> int:

@@ -89,7 +89,10 @@ def system_plugins(system: SystemSpec) -> tuple[str, ...]:
     names = [system.placement, system.routing]
     for leg in legs.legs:
         names += [leg.placement, leg.routing]
-    return tuple(dict.fromkeys(name for name in (*names, system.batching) if ":" in name))
+    names.append(system.batching)
+    if system.autoscaling is not None:
+        names.append(system.autoscaling.policy.name)
+    return tuple(dict.fromkeys(name for name in names if ":" in name))
 
 
 @lru_cache(maxsize=1)

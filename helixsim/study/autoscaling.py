@@ -57,7 +57,7 @@ def _pool(
     spec: AutoscalingSpec,
 ) -> Pool:
     name, count = pool.node_type, len(replicas)
-    for key, least in (("floor", pool.floor), ("ceiling", pool.ceiling or 1), ("start", pool.start or 1)):
+    for key, least in (("floor", pool.floor), ("ceiling", pool.ceiling or 1), ("start", pool.start or 0)):
         if count < least:
             raise ConfigError(
                 f"{experiment.source}: {system.name}: autoscaling.pools.{name}.{key}: got {least}, but the placement "

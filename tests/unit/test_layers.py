@@ -22,7 +22,7 @@ LAYERS = (
     {"config"},
     {"flow"},
     {"placement"},
-    {"routing", "batching"},
+    {"routing", "batching", "autoscaling"},
     {"experiment"},
     {"engine"},
     {"metrics"},

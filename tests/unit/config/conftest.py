@@ -63,6 +63,7 @@ REGISTRIES = Registries(
     FakeRegistry("helix", "swarm", "petals"),
     FakeRegistry("auto", "flow_weighted", "random"),
     FakeRegistry("continuous", "prefill_first"),
+    FakeRegistry(),
 )
 
 SOUND = {

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from replica_cases import chains, kind_of, shared_load
 from simulating import SECOND, random_load, requests, run
 
+from helixsim.autoscaling.base import PoolState
 from helixsim.domain.autoscaling import AutoscalingSpec, Entry, PolicySpec, Pool
 from helixsim.domain.cluster import LinkSpec
 from helixsim.domain.engine import EngineSpec
@@ -18,7 +19,7 @@ from helixsim.domain.request import Prefix, Slo
 from helixsim.domain.result import RequestStatus
 from helixsim.engine.autoscaler import first_number
 from helixsim.engine.inputs import Autoscaling
-from helixsim.engine.scaling_policies import PoolState, decider, scheduled
+from helixsim.engine.scaling_policies import decider, scheduled
 from helixsim.errors import SimulationError
 
 INSIDE = EngineSpec("inside", loops_inside=True, copies_activations=False, chunks_prompts=True, admission="prompt")
@@ -98,6 +99,33 @@ def test_no_request_is_lost_and_the_pool_keeps_its_bounds(
     again = scaled(case_of(4), load, policy, **how)
     assert columns(again) == columns(result)
     assert again.autoscaling.pools[0].time_ns.tolist() == pool.time_ns.tolist()
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    policy=st.sampled_from(POLICIES[:6]), seed=st.integers(0, 99), startup_s=st.sampled_from([0.0, 2.0]),
+    gap_s=st.integers(8, 30),
+)  # fmt: skip
+def test_from_zero_replicas_no_request_is_lost_and_nothing_is_paid_while_none_comes(policy, seed, startup_s, gap_s):
+    """Two bursts: nothing before the first, and after ``stabilisation_s`` without requests nothing again."""
+    first = random_load(seed, 20, rate_rps=10.0)
+    end_ns = max(request.arrival_ns for request in first)
+    later = [
+        replace(request, id=request.id + len(first), arrival_ns=request.arrival_ns + end_ns + gap_s * SECOND)
+        for request in first
+    ]
+    result = scaled(case_of(3), [*first, *later], policy, floor=0, startup_s=startup_s, stabilisation_s=2.0)
+    assert set(result.requests.status.tolist()) <= {RequestStatus.FINISHED, RequestStatus.REJECTED}
+    assert len(result.requests.status) == 2 * len(first)
+    (pool,) = result.autoscaling.pools
+    assert (pool.serving[0], pool.starting[0]) == (0, 0)
+    served_ns = pool.time_ns[pool.serving > 0].min()
+    assert result.requests.first_token_ns[result.requests.first_token_ns > 0].min() > served_ns >= startup_s * SECOND
+    last_ns = result.requests.finish_ns[: len(first)].max()
+    begin_ns = min(request.arrival_ns for request in later)
+    if begin_ns - last_ns > 8 * SECOND:  # looks at 1 s, stabilisation of 2 s, one replica less at a time
+        during = pool.paid[(pool.time_ns > last_ns) & (pool.time_ns < begin_ns)]
+        assert during.min() == 0
 
 
 def entries(*pairs):
