@@ -41,11 +41,12 @@ class LegSystem(ReplicaSystem):
         return LegFrontend(self.legs, self.kv, inputs.fleet, *self._feeding(recorder, inputs))
 
     def _show(self, of_node: Mapping[int, Replica], at_once: bool) -> None:
-        frontend, ids = self.frontend, self.inputs.graph.node_ids
-        of_id = {ids[node]: replica for node, replica in of_node.items()}
+        frontend = self.frontend
+        ids = {node: self.inputs.graph.node_ids[node] for node in of_node}  # in the order of their stages
 
         def view(leg: Leg, *, at_once: bool, decodes: bool) -> LegView:
-            own = {number: of_id[node] for number, node in enumerate(leg.graph.node_ids) if node in of_id}
+            numbers = {node: number for number, node in enumerate(leg.graph.node_ids)}
+            own = {numbers[one]: of_node[node] for node, one in ids.items() if one in numbers}
             decides = self.legs.most_local_tokens is not None
             return LegView(own, at_once, len(self.replicas), decodes=decodes, decides=decides)  # type: ignore[arg-type]
 

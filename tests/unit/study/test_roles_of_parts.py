@@ -148,12 +148,14 @@ def test_limits_of_a_leg_are_those_of_the_parts_that_get_its_role(tmp_path):
     assert most["decode"] == 4 < most["prefill"]
 
 
-def test_chains_through_unlike_nodes_have_roles(tmp_path):
-    """No two equal nodes hold the model, but two chains of unlike ones do, which a search has found."""
-    nodes = "cluster.nodes=[{gpu: l40s, count: 2}, {gpu: l4, count: 2}]"
+@pytest.mark.parametrize("kinds", [("l40s", "l4"), ("l4", "l40s")])
+def test_chains_through_unlike_nodes_have_roles(tmp_path, kinds):
+    """No two equal nodes hold the model, but two chains of unlike ones do, in either order of the cluster."""
+    nodes = ", ".join(f"{{gpu: {kind}, count: 2}}" for kind in kinds)
     large = ("model=qwen3-32b", "precision=fp8", "slo={ttft: 20 s, tpot: 1 s}", "workload.arrivals.rate=1")
-    experiment = loaded(tmp_path, nodes, *large)
-    chains = {f"{gpu}-{n}": LayerRange(*held) for n in (0, 1) for gpu, held in (("l40s", (0, 50)), ("l4", (50, 64)))}
+    experiment = loaded(tmp_path, f"cluster.nodes=[{nodes}]", *large)
+    held = {"l40s": LayerRange(0, 50), "l4": LayerRange(50, 64)}
+    chains = {node.id: held[node.gpu] for node in experiment.fleet.cluster.nodes}
     placement = Placement("chains", 64, chains, pipelines={node: int(node[-1]) for node in chains})
     entries = entries_of(experiment)
     beside = entries.beside([Contender("chains", placement)])

@@ -26,7 +26,8 @@ def test_every_cluster_has_an_experiment_with_all_strategies_and_objectives(clus
     assert experiment.name == f"leaderboard-{cluster}"
     placements = {system.placement for system in experiment.systems}
     assert placements == {
-        "helix", "parallax", "exo", "hexgen2", "cost_milp", "swarm", "petals", "separate", "replicas", "homogeneous",
+        "helix", "parallax", "exo", "hexgen2", "thunderserve", "cost_milp", "swarm", "petals", "separate", "replicas",
+        "homogeneous",
     }  # fmt: skip
     assert None not in (experiment.slo.ttft_s, experiment.slo.tpot_s)
     nodes = len(experiment.fleet.cluster.nodes)
