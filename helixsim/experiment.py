@@ -146,7 +146,7 @@ class Experiment:
         """
         found = entries_of(self._source)
         tenants = tuple(
-            Tenant(one.name, one.weight, one.priority, Experiment._of(one.source, (), self._own), one.nodes)
+            Tenant(tuple(Member(*terms) for terms in one.members), Experiment._of(one.source, (), self._own), one.nodes)
             for one in found.tenants
         )
         return Tenants(found.name, tenants, found.nodes)
@@ -180,27 +180,51 @@ class Experiment:
         return found if self._own is None else replace(found, own=self._own)
 
 
-@dataclass(frozen=True)
-class Tenant:
-    """A tenant of a cluster.
-
-    Parameters
-    ----------
-    weight
-        Weight of its share of requests within the objectives.
-    priority
-        Tenants with a lower value are planned for first.
-    experiment
-        Its experiment on all nodes of the cluster.
-    nodes
-        Ids of its own nodes; None: to be planned.
-    """
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A tenant: its name, the weight of its share of requests within the objectives, and its priority, lowest first."""
 
     name: str
     weight: float
     priority: int
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """A tenant of a cluster, or several that share nodes: each is a class of requests of their experiment.
+
+    Parameters
+    ----------
+    members
+        One, or those that share nodes.
+    experiment
+        Their experiment on all nodes of the cluster.
+    nodes
+        Ids of their own nodes; None: to be planned.
+    """
+
+    members: tuple[Member, ...]
     experiment: Experiment
     nodes: tuple[str, ...] | None
+
+    @property
+    def name(self) -> str:
+        """The name of the tenant, or those of all that share nodes: ``chat+rag``."""
+        return "+".join(one.name for one in self.members)
+
+    @property
+    def weight(self) -> float:
+        """The weight of all members together."""
+        return sum(one.weight for one in self.members)
+
+    @property
+    def priority(self) -> int:
+        """The lowest value, by which nodes are planned."""
+        return min(one.priority for one in self.members)
+
+    def class_of(self, member: Member) -> str | None:
+        """Return the class of a member's requests; None: all requests are its own."""
+        return member.name if len(self.members) > 1 else None
 
     def on(self, nodes: Iterable[str], of: Iterable[Node]) -> Experiment:
         """Return its experiment on a part of the nodes ``of`` the cluster; the others are none of its costs."""

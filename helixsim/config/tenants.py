@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from pydantic import ValidationError
 
-from helixsim.config.edit import Edit
+from helixsim.config.edit import Edit, edits_of
 from helixsim.config.network import listed, nodes_in_service
 from helixsim.config.nodes import build_nodes, load_gpus
 from helixsim.config.schema import ClusterSection
@@ -29,13 +30,22 @@ _BLOCK_TOKENS = 16
 """Only names and types of nodes are asked for here; their KV blocks belong to the experiments."""
 
 
+OF_A_GUEST = ("name", "with", "weight", "priority", "workload", "slo")
+"""Keys of a tenant that another one serves as well."""
+
+_OF_A_STREAM = ("lengths", "arrivals", "limits")
+"""Keys of a workload that each tenant has of its own where several share nodes."""
+
+
 @dataclass(frozen=True)
 class TenantEntry:
-    """A tenant as written: its experiment on all nodes, and the ids of its own (None: to be planned)."""
+    """Tenants that are served together, mostly one, as written.
 
-    name: str
-    weight: float
-    priority: int
+    ``source`` is their experiment on all nodes, ``nodes`` the ids of their own (None: to be planned). ``members`` has
+    the name, the weight and the priority of each.
+    """
+
+    members: tuple[tuple[str, float, int], ...]
     source: Source
     nodes: tuple[str, ...] | None
 
@@ -71,17 +81,24 @@ def entries_of(source: Source) -> TenantEntries:
         raise ConfigError([*source.problems, *problems]) from error
     problems += _names_twice(section.tenants, source)
     problems += _number_of_systems(section.tenants, source)
+    problems += _faulty_guests(section.tenants, source)
     if problems:
         raise ConfigError([*source.problems, *problems])
     nodes = _nodes(source, problems)
-    stated = _stated(section.tenants, nodes, source, problems)
+    hosts = {number: one for number, one in enumerate(section.tenants) if one.with_ is None}
+    stated = _stated(hosts, nodes, source, problems)
+    tenants = []
+    for (number, host), found in zip(hosts.items(), stated, strict=True):
+        guests = [at for at, one in enumerate(section.tenants) if one.with_ == host.name]
+        members = [section.tenants[at] for at in (number, *guests)]
+        experiment = _experiment(source, number, host)
+        if guests:
+            experiment = _shared(experiment, source, (number, *guests), members, problems)
+        terms = tuple((one.name, one.weight, one.priority) for one in members)
+        tenants.append(TenantEntry(terms, experiment, found))
     if problems:
         raise ConfigError([*source.problems, *problems])
-    tenants = tuple(
-        TenantEntry(one.name, one.weight, one.priority, _experiment(source, number, one), found)
-        for number, (one, found) in enumerate(zip(section.tenants, stated, strict=True))
-    )
-    return TenantEntries(section.name or source.path.stem, tenants, nodes)
+    return TenantEntries(section.name or source.path.stem, tuple(tenants), nodes)
 
 
 def _explained(problem: Problem) -> Problem:
@@ -106,6 +123,70 @@ def _number_of_systems(tenants: Sequence[TenantSection], source: Source) -> Iter
         systems = source.data.get("systems") if one.systems is None else one.systems
         if isinstance(systems, list) and len(systems) > 1:
             yield source.problem(path, f"{len(systems)} systems for tenant {one.name}, expected one")
+
+
+def _faulty_guests(tenants: Sequence[TenantSection], source: Source) -> Iterator[Problem]:
+    """Yield what keeps tenants from being served by others."""
+    hosts = [one.name for one in tenants if one.with_ is None]
+    for number, one in enumerate(tenants):
+        if one.with_ is None:
+            continue
+        at: KeyPath = ("tenants", number)
+        if one.with_ not in hosts:
+            known = {other.name: other.with_ for other in tenants}
+            message = unknown_name("tenant", one.with_, hosts)
+            if known.get(one.with_) is not None and one.with_ != one.name:
+                message = f"{one.with_} is served with {known[one.with_]} itself: name that"
+            yield source.problem((*at, "with"), message)
+        for key in source.data["tenants"][number]:
+            if key not in OF_A_GUEST:
+                why = "two models on one node are not simulated" if key == "model" else f"it has that of {one.with_}"
+                message = f"not for a tenant that is served with {one.with_}: {why}"
+                yield Problem(source.key_where((*at, key)), f"tenants.{number}.{key}", message)
+
+
+def _shared(
+    experiment: Source,
+    source: Source,
+    numbers: Sequence[int],
+    members: Sequence[TenantSection],
+    problems: list[Problem],
+) -> Source:
+    """Return the experiment of the first member with the loads of all, each a class of requests by its name."""
+    classes: dict[str, Any] = {}
+    objectives: dict[str, Any] = {}
+    window: dict[str, Any] = {}
+    for number, one in zip(numbers, members, strict=True):
+        at: KeyPath = ("tenants", number)
+        load = source.data.get("workload") if one.workload is None else one.workload
+        slo = source.data.get("slo") if one.slo is None else one.slo
+        for key, value in (("workload", load), ("slo", slo)):
+            if isinstance(value, dict) and "classes" in value:
+                problems.append(source.problem((*at, key), "no classes where tenants are served together"))
+        if not isinstance(load, dict):
+            problems.append(source.problem(at, f"tenant {one.name} has no workload"))
+            continue
+        own = {key: value for key, value in load.items() if key not in _OF_A_STREAM}
+        if number == numbers[0]:
+            window = own
+        for key, value in own.items():
+            if window.get(key) != value:
+                message = f"{key} must be that of {members[0].name}, {window.get(key)!r}: they are served together"
+                problems.append(source.problem((*at, "workload", key), message))
+        classes[one.name] = {key: load[key] for key in _OF_A_STREAM if key in load} | {"priority": one.priority}
+        if slo:
+            objectives[one.name] = slo
+    origin = source.where(("tenants", numbers[-1]))
+    changes: dict[str, Any] = {
+        "name": "+".join(one.name for one in members),
+        "workload": {**window, "classes": classes},
+        "slo": {"classes": objectives} if objectives else {},
+    }
+    engine = experiment.data.get("engine")
+    is_stated = isinstance(engine, dict) and "scheduling_policy" in engine
+    if len({one.priority for one in members}) > 1 and not is_stated:
+        changes["engine.scheduling_policy"] = "priority"
+    return experiment.edited(*edits_of(changes, origin, source.path.parent))
 
 
 def _experiment(source: Source, number: int, tenant: TenantSection) -> Source:
@@ -138,15 +219,15 @@ def _nodes(source: Source, problems: list[Problem]) -> tuple[Node, ...]:
 
 
 def _stated(
-    tenants: Sequence[TenantSection], nodes: tuple[Node, ...], source: Source, problems: list[Problem]
+    tenants: Mapping[int, TenantSection], nodes: tuple[Node, ...], source: Source, problems: list[Problem]
 ) -> list[tuple[str, ...] | None]:
     """Return the ids of the nodes that are stated for each tenant, in the order of the cluster; None: none are."""
-    stating = [one.name for one in tenants if one.nodes is not None]
+    stating = [one.name for one in tenants.values() if one.nodes is not None]
     if not stating:
         return [tuple(node.id for node in nodes)] if len(tenants) == 1 else [None] * len(tenants)
     owners: dict[str, str] = {}
     found: list[tuple[str, ...] | None] = []
-    for number, one in enumerate(tenants):
+    for number, one in tenants.items():
         at: KeyPath = ("tenants", number, "nodes")
         if one.nodes is None:
             message = f"tenant {one.name} states no nodes, but {', '.join(stating)} does: state them for all or none"

@@ -49,6 +49,12 @@ class TenantSection(_ExperimentKeys):
         description="Its nodes: ids, patterns such as `l4-*`, `gpu:t4`, `region:eu`, or a number of each node type, "
         "`{l40sx4: 3}` (default: planned, for all tenants together).",
     )
+    with_: Name | None = Field(
+        None,
+        alias="with",
+        description="Tenant that serves its requests as well: on its nodes, with its model, system and engine. Their "
+        "`priority` is then that of their requests in the engine's queue (default: it has nodes of its own).",
+    )
 
 
 class TenantsSection(_ExperimentKeys):

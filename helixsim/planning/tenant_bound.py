@@ -45,6 +45,8 @@ class BestTenant:
 
     Parameters
     ----------
+    part
+        Number of its part of the cluster, which it may share with others.
     rate_rps, num_layers
         Its load [requests/s] and the layers of its model.
     ceilings
@@ -55,6 +57,7 @@ class BestTenant:
         (slope, value at 0) of lines that are nowhere above the least work.
     """
 
+    part: int
     rate_rps: float
     num_layers: int
     weight: float
@@ -72,13 +75,15 @@ def is_bounded(experiment: ResolvedExperiment) -> bool:
     return experiment.engine.speculation is None and not shares_prefixes
 
 
-def best_tenant(experiment: ResolvedExperiment, weight: float, nodes: Sequence[str | None]) -> BestTenant:
+def best_tenant(part: int, experiment: ResolvedExperiment, weight: float, nodes: Sequence[str | None]) -> BestTenant:
     """Return a tenant in the best case.
 
     Parameters
     ----------
+    part
+        Number of its part of the cluster.
     experiment
-        On all nodes that it can use.
+        With its requests alone, on all nodes that it can use.
     nodes
         A node of each kind, undivided; None: it cannot use it.
     """
@@ -101,7 +106,7 @@ def best_tenant(experiment: ResolvedExperiment, weight: float, nodes: Sequence[s
             layer_s[kind] = min(layer_s[kind], time_s)
         limits.append(replace(limit, layer_s=tuple(layer_s)))
     return BestTenant(
-        stats.offered_rps or 0.0, fleet.model.num_layers, weight, tuple(ceilings), tuple(limits),
+        part, stats.offered_rps or 0.0, fleet.model.num_layers, weight, tuple(ceilings), tuple(limits),
         least_work(*drawn_lengths(experiment)),
     )  # fmt: skip
 
@@ -156,22 +161,23 @@ def value_bound(tenants: Sequence[BestTenant], available: Counts) -> float:
     """Return an upper bound on the sum of ``metrics.tenants.value`` over the priorities, 0..1."""
     program = Program(maximise=True)
     whole = math.fsum(one.weight for one in tenants)
-    nodes: list[list[int]] = [[] for _ in available]
+    used: dict[tuple[int, int], dict[int, float]] = {}
     for one in tenants:
         demand = one.num_layers * one.rate_rps
         share = program.column(one.weight / whole / SERVED, upper=SERVED)
         work: dict[int, int] = {}
         for kind, ceiling in enumerate(one.ceilings):
-            if ceiling <= 0:
-                continue
-            work[kind] = program.column()
-            own = program.column(upper=float(available[kind]), integer=True)
-            nodes[kind].append(own)
-            program.row({work[kind]: 1.0, own: -ceiling / demand}, upper=0.0)
+            if ceiling > 0:
+                work[kind] = program.column()
+                used.setdefault((one.part, kind), {})[work[kind]] = demand / ceiling
         for slope, at_0 in one.tangents:
             program.row({**dict.fromkeys(work.values(), 1.0), share: -slope}, at_0)
         for limit in one.limits:
             _limit(program, one, limit, share, work)
+    nodes: list[list[int]] = [[] for _ in available]
+    for (_, kind), needs in used.items():
+        nodes[kind].append(program.column(upper=float(available[kind]), integer=True))
+        program.row({**needs, nodes[kind][-1]: -1.0}, upper=0.0)
     for kind, own_nodes in enumerate(nodes):
         program.row(own_nodes, upper=float(available[kind]))
     solution = solver.solve(program).optimum("bounding what tenants are served")

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from helixsim.config.experiment import ResolvedExperiment
 from helixsim.domain.cluster import Node
 from helixsim.errors import HelixsimError, InfeasibleError
 from helixsim.experiment import Experiment, Tenant, Tenants
@@ -13,6 +14,8 @@ from helixsim.results.runset import RunSet
 from helixsim.results.tenants import Counts, NodeKind, Part
 from helixsim.runtime.pool import Executor, Report, Serial
 from helixsim.study.run import run_experiment
+from helixsim.workload.feed import workload_stats
+from helixsim.workload.streams import streams_of
 
 NO_NODE = Part("", None, False, "no node")
 """What a tenant without nodes gets."""
@@ -50,6 +53,20 @@ def counts_of(kinds: Sequence[NodeKind], ids: Sequence[str]) -> Counts:
     """Return how many of some nodes are of each kind."""
     own = set(ids)
     return tuple(sum(node in own for node in kind.ids) for kind in kinds)
+
+
+def each_alone(tenant: Tenant, experiment: ResolvedExperiment) -> list[tuple[ResolvedExperiment, float]]:
+    """Return the experiment of each member of a tenant with its own requests and objectives alone, and its weight."""
+    if len(tenant.members) == 1:
+        return [(experiment, tenant.weight)]
+    streams = {one.name: (load, seed) for one, load, seed in streams_of(experiment.workload, experiment.seed)}
+    found = []
+    for one in tenant.members:
+        load, seed = streams[one.name]
+        stats, slo = workload_stats(load, seed), experiment.slo.of(one.name)
+        alone = replace(experiment, workload=load, workload_stats=stats, seed=seed, slo=slo)
+        found.append((alone, one.weight))
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from helixsim.metrics.objectives import Target
 from helixsim.metrics.tenants import served
 from helixsim.planning.capacity import capacity_targets
 from helixsim.planning.tenant_bound import best_tenant, is_bounded, value_bound
-from helixsim.planning.tenant_parts import NO_NODE, PartTask, nodes_of, run_parts, task_of
+from helixsim.planning.tenant_parts import NO_NODE, PartTask, each_alone, nodes_of, run_parts, task_of
 from helixsim.planning.tenant_program import Choice, Demand, Way, best_of, divide
 from helixsim.results.tenants import Counts, Division, NodeKind, Part
 from helixsim.runtime.pool import Executor, Report
@@ -133,10 +133,13 @@ class DivisionSearch:
             return None
         tenants = [
             best_tenant(
-                experiment, one.weight,
+                number, alone, weight,
                 [kind.ids[0] if is_usable else None for kind, is_usable in zip(self.kinds, usable, strict=True)],
             )
-            for one, experiment, usable in zip(self.tenants.tenants, self.resolved, self.usable, strict=True)
+            for number, (tenant, experiment, usable) in enumerate(
+                zip(self.tenants.tenants, self.resolved, self.usable, strict=True)
+            )
+            for alone, weight in each_alone(tenant, experiment)
         ]  # fmt: skip
         return value_bound(tenants, self.available)
 
@@ -230,9 +233,12 @@ class DivisionSearch:
                     tuple(n if owner == tenant else 0 for owner, n in zip(owners, self.available, strict=True))
                     for tenant in tenants
                 )
-                owned = zip(self.kinds, owners, strict=True)
-                said = ", ".join(f"{kind.label} to {names[owner]}" for kind, owner in owned)
-                yield f"by hand: {said}", counts
+                owned = [
+                    [kind.label for kind, owner in zip(self.kinds, owners, strict=True) if owner == tenant]
+                    for tenant in tenants
+                ]
+                said = [f"{' and '.join(own)} to {name}" for own, name in zip(owned, names, strict=True) if own]
+                yield f"by hand: {', '.join(said)}", counts
         yield "by hand: each kind in proportion to tokens/s x weights", self._in_proportion(self._work())
         yield "by hand: each kind equally", self._in_proportion([1.0] * len(names))
 
@@ -289,7 +295,7 @@ class DivisionSearch:
             spare = [n - sum(own) for n, own in zip(self.available, zip(*best.counts, strict=True), strict=True)]
             wanted = []
             for number, (own, part) in enumerate(zip(best.counts, best.parts, strict=True)):
-                step = -1 if served(part.share or 0.0) == 1.0 else 1
+                step = -1 if self._served(number, part) == 1.0 else 1
                 for kind, n in enumerate(own):
                     if (n if step < 0 else spare[kind]) and self.usable[number][kind]:
                         wanted.append((number, (*own[:kind], n + step, *own[kind + 1 :])))
@@ -306,13 +312,24 @@ class DivisionSearch:
             for tenant in range(len(tenants))
         ]
         self.parts |= {(tenant, nothing): NO_NODE for tenant in range(len(tenants))}
-        choices = [[_choice(counts, self.parts[tenant, counts]) for counts in own] for tenant, own in enumerate(known)]
+        choices = [[self._choice(tenant, counts) for counts in own] for tenant, own in enumerate(known)]
         weights, priorities = [one.weight for one in tenants], [one.priority for one in tenants]
         chosen = best_of(choices, weights, priorities, self.available, self.prices)
         return self._division(JOINT, tuple(own[number] for own, number in zip(known, chosen, strict=True)))
 
     def _division(self, origin: str, counts: tuple[Counts, ...]) -> Division:
         return Division(origin, counts, tuple(self.parts[number, own] for number, own in enumerate(counts)))
+
+    def _choice(self, number: int, counts: Counts) -> Choice:
+        part = self.parts[number, counts]
+        mean_s = None if part.summary is None else part.summary.ttft.mean_s
+        return Choice(counts, self._served(number, part), _NEVER_S if mean_s is None else mean_s)
+
+    def _served(self, number: int, part: Part) -> float:
+        """Return how far the tenants of a part are served, 0..1, by their weights."""
+        tenant = self.tenants.tenants[number]
+        each = [(one.weight, served(part.share(tenant.class_of(one)) or 0.0)) for one in tenant.members]
+        return math.fsum(weight * one for weight, one in each) / tenant.weight
 
     # --- parts --------------------------------------------------------------------------------------------------------
 
@@ -363,11 +380,6 @@ def usable_nodes(tenants: Tenants, kinds: Sequence[NodeKind], number: int) -> tu
 def _target(experiment: ResolvedExperiment) -> Target:
     """Return the objectives of a tenant; ``ConfigError`` without any, or without a rate of arrivals."""
     return capacity_targets(experiment, 99.0, None)[0]
-
-
-def _choice(counts: Counts, part: Part) -> Choice:
-    mean_s = None if part.summary is None else part.summary.ttft.mean_s
-    return Choice(counts, served(part.share or 0.0), _NEVER_S if mean_s is None else mean_s)
 
 
 def _times(group: Counts, n: int) -> Counts:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from helixsim.config.experiment import ResolvedExperiment
 from helixsim.errors import InfeasibleError
-from helixsim.experiment import Tenants
-from helixsim.metrics.tenants import value
-from helixsim.planning.tenant_parts import NO_NODE, counts_of, kinds_of, nodes_of, run_part, run_parts, task_of
+from helixsim.experiment import Tenant, Tenants
+from helixsim.planning.tenant_parts import (
+    NO_NODE,
+    counts_of,
+    each_alone,
+    kinds_of,
+    nodes_of,
+    run_part,
+    run_parts,
+    task_of,
+)
 from helixsim.planning.tenant_search import DivisionSearch, usable_nodes
 from helixsim.report.tenant_files import write_tenants
 from helixsim.results.tenants import Division, TenantResults, TenantTerms
@@ -76,7 +85,7 @@ def resolved_tenants(tenants: Tenants, *, imports: bool = True) -> list[Resolved
 
 def tenants_key(tenants: Tenants, resolved: Sequence[ResolvedExperiment], *, check: bool = False) -> str:
     """Return the content key of the results."""
-    terms = [(one.name, one.weight, one.priority, one.nodes) for one in tenants.tenants]
+    terms = [(one.members, one.nodes) for one in tenants.tenants]
     keys = [experiment_key(one) for one in resolved]
     return content_key("tenants", tenants.name, terms, keys, check, errors_digest())
 
@@ -114,9 +123,7 @@ class _Study:
         )  # fmt: skip
         chosen, by_hand = search.divisions()
         results = self._results(chosen.origin, nodes_of(self.kinds, chosen.counts))
-        weights = [one.weight for one in self.tenants.tenants]
-        priorities = [one.priority for one in self.tenants.tenants]
-        by_hand.sort(key=lambda one: (value(one.shares, weights, priorities), -results.price_of(one)), reverse=True)
+        by_hand.sort(key=lambda one: (results.value(one), -results.price_of(one)), reverse=True)
         return replace(results, by_hand=tuple(by_hand), bound=search.bound())
 
     def _searching(self, share: float, what: str) -> None:
@@ -136,8 +143,22 @@ class _Study:
         parts = [found.get(number, NO_NODE) for number in range(len(nodes))]
         counts = tuple(counts_of(self.kinds, own) for own in nodes)
         terms = tuple(
-            TenantTerms(one.name, experiment.fleet.model.name, experiment.slo, one.weight, one.priority)
-            for one, experiment in zip(self.tenants.tenants, self.resolved, strict=True)
-        )
+            one for number, pair in enumerate(zip(self.tenants.tenants, self.resolved, strict=True))
+            for one in _terms(number, *pair)
+        )  # fmt: skip
         chosen = Division(origin, counts, tuple(parts))
         return TenantResults(self.tenants.name, terms, self.kinds, nodes, chosen)
+
+
+def _terms(part: int, tenant: Tenant, experiment: ResolvedExperiment) -> list[TenantTerms]:
+    """Return the tenants that share a part, with what each brings to it."""
+    each = [alone for alone, _ in each_alone(tenant, experiment)]
+    stats = [one.workload_stats for one in each]
+    tokens = [(one.offered_rps or 1.0) * (one.mean_prompt_tokens + one.mean_output_tokens) for one in stats]
+    return [
+        TenantTerms(
+            one.name, experiment.fleet.model.name, alone.slo, one.weight, one.priority, part, tenant.class_of(one),
+            brought / math.fsum(tokens), alone.workload_stats.mean_output_tokens,
+        )
+        for one, alone, brought in zip(tenant.members, each, tokens, strict=True)
+    ]  # fmt: skip

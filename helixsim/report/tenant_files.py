@@ -4,32 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from helixsim.domain.request import Slo
 from helixsim.domain.summary import seconds
 from helixsim.report.pages import Page, PageTable, Part, write_page
+from helixsim.report.style import colors_of, new_figure, styled, write_figure
 from helixsim.report.verdict_rows import MET, MISSED, SYMBOLS
+from helixsim.results.columns import of_rows
 from helixsim.results.files import write_csv, write_json
 from helixsim.results.tenants import TenantResults
 from helixsim.units import format_seconds, number, percent
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+SHOWN = 6
+"""Divisions in the figure."""
 
 
 def write_tenants(directory: Path, results: TenantResults) -> None:
     """Write all files."""
     found = results.document()
     write_csv(directory / "tenants.csv", results.table())
+    with styled():
+        figure = write_figure(
+            directory / "figures", "divisions", "Divisions of the nodes",
+            "Requests of each tenant within its objectives, and the price of the nodes that tenants have.",
+            division_figure(found), of_rows(_bars(found)),
+        )  # fmt: skip
+    runs = tuple(f"{name}: {one['run']}/report.html" for name, one in found["tenants"].items() if one["run"])
+    divisions = Part("Divisions", ("The division of the nodes, and those by hand.",), divisions_table(found), (figure,))
     parts = (
         Part("Tenants", table=tenant_table(found)),
         Part("Totals", tuple(sentences(found))),
-        *(
-            (Part("Divisions", ("The division that was planned, and those by hand.",), by_hand_table(found)),)
-            if "by_hand" in found
-            else ()
-        ),
-        Part(
-            "Runs", tuple(f"{name}: {one['run']}/report.html" for name, one in found["tenants"].items() if one["run"])
-        ),
+        *((divisions,) if results.has_slo else ()),
+        Part("Runs", runs),
     )
     write_page(directory, Page(results.name, None, tuple(headline(found)), parts))
     write_json(directory / "summary.json", found)
@@ -53,13 +64,15 @@ def headline(found: Mapping[str, Any]) -> list[str]:
 
 def tenant_table(found: Mapping[str, Any]) -> PageTable:
     """Return a row per tenant."""
+    has_e2el = any(one["slo"]["e2el_s"] is not None for one in found["tenants"].values())
     head = ("tenant", "nodes", "GPUs", "$/h", "within SLO, %", "goodput, req/s", "output tokens/s", "p99 TTFT, s",
-            "p99 TPOT, ms")  # fmt: skip
+            "p99 TPOT, ms", *(["p99 E2EL, s"] if has_e2el else []))  # fmt: skip
     rows = tuple(
         (
-            f"{name} ({one['model']})", words(one["kinds"]), str(one["gpus"]), f"{one['usd_per_hour']:.2f}",
-            _share(one), number(one.get("request_goodput")), number(one.get("output_throughput")),
-            _latency(one, "ttft", 1e-3), _latency(one, "tpot", 1.0),
+            f"{name} ({one['model']})", words(one["kinds"]) + (" (shared)" if "shares_nodes_with" in one else ""),
+            str(one["gpus"]), f"{one['usd_per_hour']:.2f}", _share(one), number(one.get("request_goodput")),
+            number(one.get("output_throughput")), _latency(one, "ttft", 1e-3), _latency(one, "tpot", 1.0),
+            *([_latency(one, "e2el", 1e-3)] if has_e2el else []),
         )
         for name, one in found["tenants"].items()
     )  # fmt: skip
@@ -87,29 +100,66 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
             f"The best division {best['division']}: {percent(best['value'])} % for {best['usd_per_hour']:.2f} $/h; "
             f"this one: {percent(totals['value'])} % for {totals['usd_per_hour']:.2f} $/h."
         )
-    if totals["value_bound"] is not None:
+    if totals["value_bound"] is not None and totals["value_bound"] < 1.0:
         lines.append(f"No division serves more than {percent(totals['value_bound'])} %, with any placement.")
     if spare["nodes"]:
         lines.append(f"Not used: {words(spare['nodes'])}, {spare['usd_per_hour']:.2f} $/h.")
     return lines
 
 
-def by_hand_table(found: Mapping[str, Any]) -> PageTable:
-    """Return a row per division: the planned one, and those by hand, the best first."""
+def divisions_table(found: Mapping[str, Any]) -> PageTable:
+    """Return a row per division: that of the results, and those by hand, the best first."""
     names = list(found["tenants"])
-    planned = {
-        "division": found["division"], **found["totals"],
-        "slo_attainment": {name: one["slo_attainment"] for name, one in found["tenants"].items()},
-    }  # fmt: skip
     head = ("division", *(f"{name} within SLO, %" for name in names), "value, %", "Jain", "$/h")
     rows = tuple(
         (
             one["division"], *(percent(one["slo_attainment"][name]) for name in names), percent(one["value"]),
             number(one["jain_index"]), f"{one['usd_per_hour']:.2f}",
         )
-        for one in (planned, *found["by_hand"])
+        for one in _divisions(found)
     )  # fmt: skip
     return PageTable(head, rows)
+
+
+def division_figure(found: Mapping[str, Any]) -> Figure:
+    """Draw the share of each tenant's requests within its objectives: in the division, and in the best by hand."""
+    shown = _divisions(found)[:SHOWN]
+    colors = colors_of(found["tenants"])
+    figure = new_figure(0.9 + (0.2 + 0.17 * len(colors)) * len(shown))
+    axis = figure.subplots()
+    height = 0.8 / len(colors)
+    for number_, (name, color) in enumerate(colors.items()):
+        at = [row + (number_ - (len(colors) - 1) / 2) * height for row in range(len(shown))]
+        shares = [100 * (one["slo_attainment"][name] or 0.0) for one in shown]
+        axis.barh(at, shares, height=0.9 * height, color=color, label=name)
+    for row, one in enumerate(shown):
+        axis.text(102, row, f"{one['usd_per_hour']:.0f} $/h", va="center")
+    axis.set_yticks(range(len(shown)), [one["division"].replace(": ", ":\n") for one in shown])
+    axis.invert_yaxis()
+    axis.grid(visible=False, axis="y")
+    axis.set_xlim(0, 116)
+    axis.set_xticks(range(0, 101, 20))
+    axis.set_xlabel("requests within the objectives, %")
+    figure.legend(loc="outside upper center", ncols=len(colors))
+    return figure
+
+
+def _divisions(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the division of the results, and those by hand."""
+    chosen = {
+        "division": found["division"], **found["totals"],
+        "slo_attainment": {name: one["slo_attainment"] for name, one in found["tenants"].items()},
+    }  # fmt: skip
+    return [chosen, *found.get("by_hand", ())]
+
+
+def _bars(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the data of the figure."""
+    return [
+        {"division": one["division"], "usd_per_hour": one["usd_per_hour"],
+         **{f"{name}_within_slo": share for name, share in one["slo_attainment"].items()}}
+        for one in _divisions(found)[:SHOWN]
+    ]  # fmt: skip
 
 
 def words(kinds: Mapping[str, int]) -> str:

@@ -48,35 +48,58 @@ class Part:
     is_met: bool | None
     failure: str = ""
 
-    @property
-    def share(self) -> float | None:
-        """Share of the requests within the objectives; None without objectives."""
-        return 0.0 if self.summary is None else self.summary.throughput.slo_attainment
+    def share(self, class_: str | None = None) -> float | None:
+        """Return the share of the requests, or of those of a class, within the objectives; None without objectives."""
+        if self.summary is None:
+            return 0.0
+        if class_ is None:
+            return self.summary.throughput.slo_attainment
+        found = self.summary.classes.get(class_)
+        return 0.0 if found is None else found.slo_attainment
+
+    def keys(self, class_: str | None) -> dict[str, Any]:
+        """Return the figures, or those of a class, under the keys of ``summary.json``; empty without any."""
+        document = {} if self.summary is None else self.summary.to_json()
+        found: dict[str, Any] = document
+        if class_ is not None and document:
+            found = document["helixsim"].get("classes", {}).get(class_, {})
+        return found
 
 
 @dataclass(frozen=True)
 class Division:
-    """A division of the nodes: how it came about, and for each tenant the number of nodes of each kind and its part."""
+    """A division of the nodes: how it came about, the nodes of each kind in each part, and what the parts give."""
 
     origin: str
     counts: tuple[Counts, ...]
     parts: tuple[Part, ...]
 
-    @property
-    def shares(self) -> tuple[float, ...]:
-        """Share of the requests of each tenant within its objectives; 0 without objectives."""
-        return tuple(part.share or 0.0 for part in self.parts)
-
 
 @dataclass(frozen=True, slots=True)
 class TenantTerms:
-    """A tenant as stated: its model, objectives, weight and priority."""
+    """A tenant as stated.
+
+    Parameters
+    ----------
+    part
+        Number of its part of the cluster, which it may share with others.
+    class_
+        Class of its requests there; None: all are its own.
+    load_share
+        Its share of the tokens/s that arrive there.
+    mean_output_tokens
+        Of its requests.
+    """
 
     name: str
     model: str
     slo: Slo
     weight: float
     priority: int
+    part: int
+    class_: str | None = None
+    load_share: float = 1.0
+    mean_output_tokens: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -130,12 +153,17 @@ class TenantResults:
 
     def value(self, division: Division) -> tuple[float, ...]:
         """Return by what divisions are compared (``metrics.tenants.value``)."""
-        weights, priorities = [one.weight for one in self.tenants], [one.priority for one in self.tenants]
-        return value(division.shares, weights, priorities)
+        planned = {one.part: one.priority for one in sorted(self.tenants, key=lambda one: -one.priority)}
+        priorities = [planned[one.part] for one in self.tenants]  # nodes are shared by those of other priorities
+        return value(self.shares(division), [one.weight for one in self.tenants], priorities)
+
+    def shares(self, division: Division) -> list[float]:
+        """Return the share of the requests of each tenant within its objectives; 0 without objectives."""
+        return [division.parts[one.part].share(one.class_) or 0.0 for one in self.tenants]
 
     def fairness(self, division: Division) -> float | None:
         """Return Jain's index of the shares within the objectives; None without any."""
-        return jain(division.shares, [one.weight for one in self.tenants]) if self.has_slo else None
+        return jain(self.shares(division), [one.weight for one in self.tenants]) if self.has_slo else None
 
     @property
     def has_slo(self) -> bool:
@@ -150,7 +178,7 @@ class TenantResults:
             "experiment": self.name,
             "division": chosen.origin,
             "tenants": {
-                one.name: self._tenant(number, one) for number, one in enumerate(self.tenants)
+                one.name: self._tenant(one) for one in self.tenants
             },
             "totals": {
                 **_totals([part.summary for part in chosen.parts]),
@@ -175,30 +203,39 @@ class TenantResults:
         rows = self.document()["tenants"].values()
         return of_rows([{key: row.get(key) for key in TABLE_KEYS} for row in rows])
 
-    def _tenant(self, number: int, one: TenantTerms) -> dict[str, Any]:
-        counts, part = self.chosen.counts[number], self.chosen.parts[number]
+    def _tenant(self, one: TenantTerms) -> dict[str, Any]:
+        counts, part = self.chosen.counts[one.part], self.chosen.parts[one.part]
+        others = [other.name for other in self.tenants if other.part == one.part and other is not one]
+        figures = part.keys(one.class_)
+        if one.class_ is not None and figures:
+            figures["output_throughput"] = (figures["request_throughput"] or 0.0) * one.mean_output_tokens
+        is_met = part.is_met
+        if one.class_ is not None and part.summary is not None:
+            own = [found.is_met for name, found in part.summary.objectives.items() if name.startswith(f"{one.class_} ")]
+            is_met = None if not own else False if False in own else None if None in own else True
         return {
             "tenant": one.name,
             "model": one.model,
             "weight": one.weight,
             "priority": one.priority,
             "slo": one.slo.to_json(),
-            "nodes": list(self.nodes[number]),
+            **({"shares_nodes_with": others} if others else {}),
+            "nodes": list(self.nodes[one.part]),
             "kinds": self._kinds(counts),
             "gpus": self.gpus(counts),
-            "usd_per_hour": self.price(counts),
-            "is_met": part.is_met,
-            "slo_attainment": part.share,
+            "usd_per_hour": self.price(counts) * one.load_share,
+            "is_met": is_met,
+            "slo_attainment": part.share(one.class_),
             "run": part.run or None,
             "failure": part.failure or None,
-            **({} if part.summary is None else part.summary.to_json()),
+            **figures,
         }
 
     def _candidate(self, division: Division) -> dict[str, Any]:
         return {
             "division": division.origin,
-            "kinds": {one.name: self._kinds(own) for one, own in zip(self.tenants, division.counts, strict=True)},
-            "slo_attainment": {one.name: x for one, x in zip(self.tenants, division.shares, strict=True)},
+            "kinds": {one.name: self._kinds(division.counts[one.part]) for one in self.tenants},
+            "slo_attainment": {one.name: x for one, x in zip(self.tenants, self.shares(division), strict=True)},
             "value": math.fsum(self.value(division)),
             "jain_index": self.fairness(division),
             "usd_per_hour": self.price_of(division),

@@ -118,3 +118,51 @@ def test_faults_are_refused_with_their_place(tmp_path, old, new, where, message)
 def test_other_commands_are_told_that_these_are_several_experiments(tmp_path):
     with pytest.raises(ConfigError, match=r"two\.yaml: has tenants, which are several experiments"):
         load(tmp_path).resolve()
+
+
+GUEST = """\
+  - name: batch
+    with: chat
+    priority: 5
+    workload:
+      lengths: {distribution: fixed, prompt_tokens: 900, output_tokens: 9}
+      arrivals: {process: poisson, rate: 3}
+      duration: 20 s
+    slo: {e2el: 60 s}
+"""
+
+
+def test_a_guest_is_a_class_of_requests_of_its_host(tmp_path):
+    found = load(tmp_path, TENANTS + GUEST).tenants()
+    assert [one.name for one in found.tenants] == ["chat+batch", "rag"]
+    both = found.tenants[0].on(found.tenants[0].nodes, found.nodes).resolve()
+    assert both.workload_stats.offered_rps == 4
+    assert {one.name: (one.priority, one.arrivals.rate_rps) for one in both.workload.classes} == {
+        "chat": (0, 1), "batch": (5, 3),
+    }  # fmt: skip
+    assert (both.slo.of("chat").ttft_s, both.slo.of("batch").e2el_s) == (5, 60)
+    assert both.engine.scheduling_policy == "priority"
+    equal = load(tmp_path, TENANTS + GUEST.replace("    priority: 5\n", "")).tenants().tenants[0]
+    assert equal.experiment.document["engine"] == "vllm-1"  # nothing to tell apart
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("with: chat", "with: chet", "31:11: tenants.2.with: unknown tenant 'chet'"),
+        ("with: chat", "with: batch", "unknown tenant 'batch'"),
+        ("    slo: {e2el: 60 s}\n", "    model: llama-3.2-3b\n", "two models on one node are not simulated"),
+        (
+            "    slo: {e2el: 60 s}\n",
+            "    nodes: [l4-0]\n",
+            "37:5: tenants.2.nodes: not for a tenant that",
+        ),
+        ("    slo: {e2el: 60 s}\n", "    engine: sglang\n", "it has that of chat"),
+        ("duration: 20 s", "duration: 30 s", "duration must be that of chat, '20 s': they are served together"),
+        ("    slo: {e2el: 60 s}\n", "    slo: {classes: {a: {e2el: 1 s}}}\n", "no classes where tenants are served"),
+        ("rate: 3", "rate: -3", "rate -3 is negative"),
+    ],
+)
+def test_faulty_guests_are_refused(tmp_path, old, new, message):
+    assert old in GUEST
+    assert message in problems(tmp_path, TENANTS + GUEST.replace(old, new))

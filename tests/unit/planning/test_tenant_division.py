@@ -183,7 +183,7 @@ EVEN = ((1.0, 0.0),)
 
 @given(st.integers(1, 6), st.floats(1, 50))
 def test_the_bound_of_one_tenant_is_its_ceiling_over_its_load(nodes, rate_rps):
-    one = BestTenant(rate_rps, 10, 3.0, (20.0,), (), EVEN)
+    one = BestTenant(0, rate_rps, 10, 3.0, (20.0,), (), EVEN)
     assert value_bound([one], (nodes,)) == pytest.approx(min(1.0, nodes * 20.0 / 10 / rate_rps / SERVED), rel=1e-5)
 
 
@@ -191,11 +191,25 @@ def test_the_bound_of_one_tenant_is_its_ceiling_over_its_load(nodes, rate_rps):
 @given(st.integers(0, 4), st.integers(0, 4))
 def test_the_bound_divides_nodes_and_grows_with_them(nodes, more):
     """Two equal tenants that need two nodes each: the best of all ways to divide them."""
-    tenants = [BestTenant(2.0, 10, 1.0, (10.0,), (), EVEN)] * 2
+    tenants = [BestTenant(part, 2.0, 10, 1.0, (10.0,), (), EVEN) for part in (0, 1)]
     low, high = value_bound(tenants, (nodes,)), value_bound(tenants, (nodes + more,))
     ways = (sum(min(1.0, own / 2 / SERVED) for own in (n, nodes - n)) / 2 for n in range(nodes + 1))
     assert low == pytest.approx(max(ways), abs=1e-5)
     assert high >= low - 1e-9
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 4), st.floats(0.5, 4), st.floats(0.5, 4))
+def test_tenants_that_share_nodes_are_bounded_by_those_together(nodes, first_rps, second_rps):
+    """Two with one model on one part are as one with the load of both; apart they are no better."""
+
+    def bound(parts):
+        rates = zip(parts, (first_rps, second_rps), strict=True)
+        return value_bound([BestTenant(part, rps, 10, rps, (10.0,), (), EVEN) for part, rps in rates], (nodes,))
+
+    whole = BestTenant(0, first_rps + second_rps, 10, 1.0, (10.0,), (), EVEN)
+    assert bound((0, 0)) == pytest.approx(value_bound([whole], (nodes,)), abs=1e-5)
+    assert bound((0, 1)) <= bound((0, 0)) + 1e-6
 
 
 def test_nodes_of_a_kind_go_to_the_tenants_one_after_the_other_and_to_one_only():

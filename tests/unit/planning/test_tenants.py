@@ -101,7 +101,7 @@ def test_each_node_belongs_to_one_tenant_and_totals_are_sums(two):
         assert found["totals"][total] == pytest.approx(sum(one[key] for one in tenants.values()))
     assert found["totals"]["value"] == pytest.approx(sum(served(one["slo_attainment"]) for one in tenants.values()) / 2)
     assert (directory / "tenants.csv").read_text(encoding="utf-8").startswith("tenant,model,weight")
-    assert "chat" in (directory / "report.html").read_text(encoding="utf-8")
+    assert "requests within the objectives, %" in (directory / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_second_run_finds_the_first_and_prints_the_same(two, capsys):
@@ -124,6 +124,38 @@ def test_stated_nodes_that_cannot_hold_the_model_are_an_error(two, capsys):
     options = ["--set", "tenants.1.model=llama-3.1-70b", "--out", str(out), "--jobs", "1", "-q"]
     assert main(["run", str(out / "two.yaml"), *options]) == 4
     assert "tenant rag: llama-3.1-70b does not fit" in capsys.readouterr().err
+
+
+GUEST = """\
+  - name: batch
+    with: rag
+    priority: 1
+    workload:
+      lengths: {distribution: fixed, prompt_tokens: 900, output_tokens: 20}
+      arrivals: {process: poisson, rate: 4}
+      duration: 20 s
+    slo: {e2el: 20 s}
+"""
+
+
+def test_tenants_that_share_nodes_are_classes_of_one_run(tmp_path):
+    path = tmp_path / "three.yaml"
+    path.write_text(FILE + GUEST, encoding="utf-8")
+    assert main(["run", str(path), "--out", str(tmp_path), "--jobs", "1", "-q"]) == 0
+    (directory,) = (tmp_path / "tenants" / "two").iterdir()
+    found = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
+    rag, batch = found["tenants"]["rag"], found["tenants"]["batch"]
+    assert (rag["nodes"], rag["run"]) == (batch["nodes"], batch["run"])
+    assert rag["shares_nodes_with"] == ["batch"]
+    run = json.loads((tmp_path / rag["run"] / "summary.json").read_text(encoding="utf-8"))["systems"]["replicas"]
+    assert rag["request_goodput"] + batch["request_goodput"] == pytest.approx(run["request_goodput"])
+    assert rag["usd_per_hour"] + batch["usd_per_hour"] == pytest.approx(2 * 0.54, rel=0.1)
+    tokens = {"rag": 3 * 505, "batch": 4 * 920}
+    assert batch["usd_per_hour"] / rag["usd_per_hour"] == pytest.approx(tokens["batch"] / tokens["rag"])
+    assert found["totals"]["usd_per_hour"] == pytest.approx(
+        sum(one["usd_per_hour"] for one in found["tenants"].values())
+    )
+    assert set(found["tenants"]) == {"chat", "rag", "batch"}
 
 
 @given(WEIGHTED)
