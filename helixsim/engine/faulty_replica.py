@@ -30,7 +30,7 @@ class FaultyStage(Stage):
     def receive(self, arrived: Any) -> None:
         """See ``Stage.receive``."""
         if isinstance(arrived, Submission):
-            is_lost = self.owner.is_down or arrived.sent_ns < self.owner.lost_ns
+            is_lost = self.owner.is_down or arrived.life != self.owner.losses
         else:
             is_lost = arrived.life != self.owner.life
         if not is_lost:
@@ -66,7 +66,8 @@ class FaultyStage(Stage):
 class FaultyReplica(Replica):
     """A replica that can stop, and begins anew with an empty KV memory.
 
-    ``life`` is the number of times that it has stopped; ``lost_ns``: what was sent to it before is lost [ns].
+    ``life`` is the number of times that it has stopped, ``losses`` that of the times that this was found, with which
+    what had been sent to it was lost.
     ``leaving`` are the sequences whose clients have given up, ``aborted`` is told of those that have left.
     """
 
@@ -76,7 +77,7 @@ class FaultyReplica(Replica):
         super().__init__(number, kernel, stages, *rest, **more)
         self.is_down = False
         self.life = 0
-        self.lost_ns = -1
+        self.losses = 0
         self.leaving: list[Sequence] = []
         for stage in stages:
             assert isinstance(stage, FaultyStage)

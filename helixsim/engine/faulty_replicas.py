@@ -22,6 +22,7 @@ from helixsim.engine.recorder import Recorder
 from helixsim.engine.replica import Replica
 from helixsim.engine.replica_system import ReplicaSystem
 from helixsim.engine.sequences import Sequence
+from helixsim.engine.stage import Submission
 from helixsim.routing.base import Hop, RoutingPolicy
 
 
@@ -76,7 +77,7 @@ class FaultyFrontend(Parking[Sequence], Frontend):
         now, lost = self.kernel.now_ns, []
         self.view.without(down)
         for replica in replicas:
-            replica.lost_ns = now
+            replica.losses += 1
             replica.leaving = []
             rows = [row for row, (owner, _) in self._sent.items() if owner is replica]
             lost += [self._sent.pop(row)[1] for row in rows]
@@ -257,6 +258,11 @@ class FaultyReplicaSystem(ReplicaSystem):
         made.aborted = self.frontend.aborted
         made.scheduler.replica = _Route(self._first_route + number)
         return made
+
+    def _submit(self, replica: Replica, submission: Submission, tokens: int) -> None:
+        assert isinstance(replica, FaultyReplica)
+        submission.life = replica.losses
+        super()._submit(replica, submission, tokens)
 
     def _of(self, nodes: Iterable[str]) -> list[FaultyReplica]:
         """Return the replicas that have some of these nodes."""

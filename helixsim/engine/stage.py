@@ -24,7 +24,9 @@ class Owner(Protocol):
 
 
 class Submission(Message):
-    """A request on its way to its replica."""
+    """A request on its way to its replica; ``life``: where replicas can fail, that of the replica it was sent to."""
+
+    life: int
 
     def __init__(self, env: simpy.Environment, sequence: Sequence) -> None:
         super().__init__(env)
