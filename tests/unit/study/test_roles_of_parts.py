@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 
 import helixsim
+from helixsim.datafiles import data_path
 from helixsim.domain.placement import LayerRange, Placement
 from helixsim.engine.kernel import Kernel
 from helixsim.engine.kv_network import KvFabric, KvMessage
 from helixsim.engine.network import NetworkFabric
 from helixsim.errors import InfeasibleError
 from helixsim.flow.role_program import best_roles, replica_classes
+from helixsim.metrics.score import score_of
 from helixsim.placement.base import Contender
 from helixsim.study.placing import assembled, place_system, placement_problem
 from helixsim.study.role_entries import RoleEntries
@@ -190,3 +192,16 @@ def test_the_card_of_a_machine_limits_what_leaves_it_alone(tmp_path):
     assert served(slow, network, count=2, widths=False) < 0.1 * served(fast, network, count=2, widths=False)
     between = served(slow, network, count=2, widths=True)
     assert served(slow, network, count=1, widths=True) * 2 == pytest.approx(between, rel=0.01)  # each machine by itself
+
+
+@pytest.mark.slow
+def test_roles_inside_machines_keep_an_objective_that_no_width_keeps(tmp_path):
+    path = data_path("experiments", "roles", "parts-of-machines.yaml")
+    experiment = helixsim.load_experiment(path, ["workload.warmup=20 s", "workload.duration=60 s"])
+    scores = []
+    for system in experiment.systems[:2]:
+        placed = place_system(experiment, system)
+        run = simulate_system(experiment, placed, check=True)
+        scores.append(score_of(run, experiment.slo, placed.system.fleet, placed.placement))
+    with_roles, without = scores
+    assert with_roles.share_exceeds(without)
