@@ -13,6 +13,7 @@ from helixsim.report import whatif_rows
 from helixsim.report.autoscaling_series import scaled
 from helixsim.report.charts import Chart, sheet
 from helixsim.report.classes import class_rows
+from helixsim.report.fault_maps import span_maps
 from helixsim.report.network_map import network_map
 from helixsim.report.overview import overview
 from helixsim.report.placement_view import placement_view
@@ -113,7 +114,7 @@ def render_html(runs: RunSet, charts: Charts, manifest: Mapping[str, Any], confi
         waterfalls=waterfalls,
         meanings={step.label: step.about for _, steps in waterfalls for step in steps},
         placements=[placement_view(run, kinds) for run in runs.values()],
-        maps=[network_map(run, kinds) for run in runs.values()],
+        maps=[(whole, span_maps(run, whole)) for run in runs.values() for whole in [network_map(run, kinds)]],
         left_out=[
             kind
             for kind, part in (("transfer", "disaggregation"), ("load", "kv_offloading"))

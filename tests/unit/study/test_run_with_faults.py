@@ -19,6 +19,8 @@ from helixsim.errors import ConfigError
 from helixsim.flow.maxflow import max_flow
 from helixsim.metrics.verdict import DoubtKind
 from helixsim.report.fault_charts import EVENTS_NOTE, edges_s, faults_over_time, good_rate, output_rate
+from helixsim.report.fault_maps import span_maps
+from helixsim.report.network_map import network_map
 from helixsim.report.style import styled
 from helixsim.results.runset import RunSet
 from helixsim.routing.graph import routing_graph
@@ -170,6 +172,27 @@ def test_a_run_shows_its_faults_and_keeps_them(path, tmp_path, capsys):
     page = (directory / "report.html").read_text(encoding="utf-8")
     assert EVENTS_NOTE in page
     assert "TTFT by arrival" in page
+
+
+def test_maps_of_the_spans_between_faults_mark_nodes_and_links(path, tmp_path):
+    cut = "{at: 40 s, kind: cut, for: 5 s, links: {from: [t4-0]}}"
+    events = f"faults.events=[{{at: 20 s, nodes: [l4-0], for: 15 s, notice: 5 s}}, {cut}]"
+    assert main(["run", str(path), "--out", str(tmp_path / "runs"), "-q", "--set", events]) == 0
+    (directory,) = (one.parent for one in (tmp_path / "runs" / "tiny").glob("*/summary.json"))
+    run = RunSet.load(directory)["swarm"]
+    whole = network_map(run, dict.fromkeys(("l4", "t4"), ""))
+    spans = span_maps(run, whole)
+    assert [one.title.split(" to ")[0] for one in spans] == ["0.00", "15.0", "20.0", "35.0", "40.0", "45.0"]
+    assert [one.states.get("l4-0") for one in spans] == [None, "leaving", "gone", None, None, None]
+    for number, one in enumerate(spans):
+        ends = [{link.source, link.target} for link in one.map.links if link.level != "cut"]
+        assert ends
+        assert (number == 2) == all("l4-0" not in pair for pair in ends)
+        cut_links = [link for link in one.map.links if link.level == "cut"]
+        assert (number == 4) == bool(cut_links)
+        assert all("t4-0" in (link.source, link.target) for link in cut_links)
+    page = (directory / "report.html").read_text(encoding="utf-8")
+    assert page.count('class="map"') == 1 + len(spans)
 
 
 def test_clients_give_up_without_any_fault_and_the_report_shows_it(path, tmp_path, capsys):
