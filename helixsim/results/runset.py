@@ -97,6 +97,9 @@ class RunSet(Mapping[str, Run]):
         """
         path = directory / "summary.json"
         document = read_json(path)
+        if "tenants" in document:
+            runs_of = ", ".join(one["run"] for one in document["tenants"].values() if one["run"])
+            raise DataError(f"{path}: has the results of several tenants; each has a run of its own: {runs_of}")
         if document.get("schema") != SCHEMA or "systems" not in document:
             raise DataError(f"{path}: expected a summary of schema {SCHEMA}, got {document.get('schema')!r}")
         stored = StoredTables(directory)

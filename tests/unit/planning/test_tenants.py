@@ -110,6 +110,12 @@ def test_a_second_run_finds_the_first_and_prints_the_same(two, capsys):
     assert json.loads(capsys.readouterr().out) == found
 
 
+def test_commands_on_one_run_name_those_of_the_tenants(two, capsys):
+    _, directory, found = two
+    assert main(["report", str(directory)]) == 3
+    assert found["tenants"]["rag"]["run"] in capsys.readouterr().err
+
+
 def test_validate_shows_every_tenant(two, capsys):
     out = two[0]
     assert main(["validate", str(out / "two.yaml"), "--json"]) == 0
