@@ -15,6 +15,7 @@ What a tenant gets depends on its own part alone, so that a part is simulated on
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
@@ -180,11 +181,14 @@ class DivisionSearch:
         """
         kinds = [kind for kind, is_usable in enumerate(self.usable[number]) if is_usable]
         for kind in kinds:
-            for count in range(1, self.available[kind] + 1):
-                counts = tuple(count if other == kind else 0 for other in range(len(self.kinds)))
-                if self._holds_model(number, counts):
-                    yield counts
-                    break
+
+            def of_kind(count: int, kind: int = kind) -> Counts:
+                return tuple(count if other == kind else 0 for other in range(len(self.kinds)))
+
+            counted = range(1, self.available[kind] + 1)
+            place = bisect_left(counted, True, key=lambda count: self._holds_model(number, of_kind(count)))
+            if place < len(counted):
+                yield of_kind(counted[place])
         if self.resolved[number].systems[0].placement == "replicas":
             return
         together = [*combinations(kinds, 2), *([tuple(kinds)] if len(kinds) > 2 else [])]
