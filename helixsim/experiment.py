@@ -251,13 +251,14 @@ def registries(*, imports: bool = True) -> Registries:
     ``imports``: whether user classes may be imported, which executes their files.
     """
     from helixsim.autoscaling import registry as autoscaling
+    from helixsim.autoscaling import spot_registry as spot
     from helixsim.batching import registry as batching
     from helixsim.placement import registry as placement
     from helixsim.routing import registry as routing
 
-    rooms = {"placement": placement, "routing": routing, "batching": batching, "autoscaling": autoscaling}
+    rooms = {"placement": placement, "routing": routing, "batching": batching, "autoscaling": autoscaling, "spot": spot}
     return Registries(
-        placement, routing, batching, autoscaling, imports, {name: room.paths() for name, room in rooms.items()}
+        placement, routing, batching, autoscaling, spot, imports, {name: room.paths() for name, room in rooms.items()}
     )
 
 

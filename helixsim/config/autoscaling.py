@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from helixsim import units
-from helixsim.config.autoscaling_schema import OF_POLICY, REQUIRED, AutoscalingSection
+from helixsim.config.autoscaling_schema import OF_POLICY, REQUIRED, AutoscalingSection, SpotSection
 from helixsim.config.schema import ExperimentSection
 from helixsim.config.source import Source
 from helixsim.domain.autoscaling import AutoscalingSpec, Entry, PolicySpec, PoolSpec
 from helixsim.domain.cluster import Node
 from helixsim.domain.request import FeedMode
+from helixsim.domain.spot import SpotSpec
 from helixsim.errors import Problem, unknown_name
 from helixsim.workload.arrivals import PROCESSES
 from helixsim.workload.spec import WorkloadSpec
@@ -21,11 +22,16 @@ _THRESHOLDS = {"queue": (1.0, 0.1), "kv_use": (0.8, 0.4)}
 
 
 def autoscaling_of(
-    section: AutoscalingSection | None, policy_name: str | None = None, options: Any = None
+    section: AutoscalingSection | None,
+    policy_name: str | None = None,
+    options: Any = None,
+    spot_name: str | None = None,
+    spot_options: Any = None,
 ) -> AutoscalingSpec | None:
     """Return the autoscaling of a system; None: all replicas serve all the time.
 
-    ``policy_name``, ``options``: import path and options of a policy of the user's own.
+    ``policy_name``, ``options``: import path and options of a policy of the user's own. ``spot_name``,
+    ``spot_options``: of the policy of spot machines.
     """
     if section is None:
         return None
@@ -55,6 +61,21 @@ def autoscaling_of(
         engine_s=_seconds(startup.engine),
         weights_bps=units.parse(startup.weights, "bandwidth"),
         window_s=_seconds(section.window),
+        spot=_spot_of(section.spot, spot_name, spot_options),
+    )
+
+
+def _spot_of(section: SpotSection | None, name: str | None, options: Any) -> SpotSpec | None:
+    if section is None:
+        return None
+    return SpotSpec(
+        name or section.policy,
+        options,
+        section.price,
+        section.zones,
+        _seconds(section.available),
+        _seconds(section.short),
+        _seconds(section.notice),
     )
 
 
@@ -72,6 +93,8 @@ def check_autoscaling(
             continue
         yield from _check_policy(own, path, source)
         yield from _check_pools(own, path, nodes[number], source)
+        if own.spot is not None:
+            yield from _check_spot(own, path, source)
         if workload is not None:
             process = (workload.arrivals if system.arrivals is None else system.arrivals).process or "trace"
             if process in PROCESSES and PROCESSES[process].mode is not FeedMode.OPEN:
@@ -101,6 +124,17 @@ def _check_policy(own: AutoscalingSection, path: KeyPath, source: Source) -> Ite
         if at_s >= spec.policy.period_s or (index and at_s <= times_s[index - 1]):
             message = f"{at_s:g} s: expected times in ascending order, below the period of {spec.policy.period_s:g} s"
             yield source.problem((*path, "schedule", index, "at"), message)
+
+
+def _check_spot(own: AutoscalingSection, path: KeyPath, source: Source) -> Iterator[Problem]:
+    """Refuse policies that count from the replicas that serve, which spare ones on spot machines are among."""
+    if own.policy in ("queue", "kv_use", "goodput"):
+        message = f"{own.policy} counts from the replicas that serve; with spot: fixed, schedule, target or your own"
+        yield source.problem((*path, "policy"), message)
+    pools = own.pools or {}
+    if own.policy == "fixed" and (not pools or any(pool.start is None for pool in pools.values())):
+        message = "fixed keeps `start` replicas, and needs it in each pool: others are room for spare ones"
+        yield source.problem((*path, "pools"), message)
 
 
 def _check_pools(own: AutoscalingSection, path: KeyPath, nodes: Sequence[Node], source: Source) -> Iterator[Problem]:

@@ -41,6 +41,25 @@ class StartupSection(Section):
     weights: Bandwidth = Field("8 Gbit/s", description="Rate at which each node reads its weights.")
 
 
+class SpotSection(Section):
+    """Replicas on spot machines, which zones have for a time and then take back."""
+
+    policy: Name = Field(
+        "spot_hedge",
+        description="`spot_hedge`: as many spot replicas as are wanted and `spare` ones (1), and on demand as many as "
+        "are missing (SkyServe); `spot_only`: with `spare` (0); `fixed_share`: a share `on_demand` (0.1); `on_demand`; "
+        "or your own, `module:function`.",
+    )
+    options: dict[str, Any] | None = Field(None, description="Options of the policy.")
+    price: Share = Field(0.35, description="Price of a spot machine as a share of that on demand.")
+    zones: FewCount | None = Field(
+        None, description="Zones into which the replicas of a pool are put in turn (default: regions of their nodes)."
+    )
+    available: Duration = Field("2 h", description="Mean time for which a zone has spot machines.")
+    short: Duration = Field("30 min", description="Mean time for which it has none; its spot replicas are preempted.")
+    notice: Latency = Field("2 min", description="From the notice of a preemption until the machine is taken.")
+
+
 class AutoscalingSection(Section):
     """Replicas whose number follows the load, in pools of one type of node each."""
 
@@ -79,6 +98,7 @@ class AutoscalingSection(Section):
         "5 min", description="A pool gets smaller only to the largest number decided within this time."
     )
     startup: StartupSection = Field(StartupSection(), description="Time from the decision to the first request.")
+    spot: SpotSection | None = Field(None, description="Replicas on spot machines (default: all on demand).")
     window: Duration = Field("15 min", description="Windows for each of which the fewest GPUs are stated.")
 
 

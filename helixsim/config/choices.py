@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Protocol
@@ -68,7 +68,7 @@ class OpenRegistry(Registry, Protocol):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Registries:
-    """Registries of placement strategies, and of routing, batching and autoscaling policies.
+    """Registries of placement strategies, and of routing, batching, autoscaling and spot policies.
 
     ``imports``: whether user classes may be imported, which executes their files; otherwise they are only located, and
     their options are not checked. ``own``: for each registry, the import paths of user functions by name.
@@ -78,6 +78,7 @@ class Registries:
     routing: OpenRegistry
     batching: OpenRegistry
     autoscaling: OpenRegistry
+    spot: OpenRegistry
     imports: bool = True
     own: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
 
@@ -143,23 +144,38 @@ def look_up(source: Source, registries: Registries) -> Choices:
 
 
 def _choose_autoscaling(source: Source, path: KeyPath, registries: Registries, choices: Choices) -> None:
-    """Look up an autoscaling policy of the user's own and its options."""
+    """Look up the policy of spot machines, and an autoscaling policy of the user's own, with their options."""
     written = _at(source.data, path)
     name = written.get("policy") if isinstance(written, dict) else None
-    if not isinstance(name, str) or name in BUILT_IN:
-        return
-    known = (*BUILT_IN, *registries.autoscaling.names())
-    if ":" not in name and name not in known:
-        message = f"{unknown_name('autoscaling policy', name, known)}; your own: 'package.module:function'"
-        choices.problems.append(source.problem((*path, "policy"), message))
-        return
+    if isinstance(name, str) and name not in BUILT_IN:
+        _choose_with_options(source, path, "autoscaling", name, BUILT_IN, registries, choices)
+    spot = _at(source.data, (*path, "spot"))
+    name = spot.get("policy", "spot_hedge") if isinstance(spot, dict) else None
+    if isinstance(name, str):
+        _choose_with_options(source, (*path, "spot"), "spot", name, (), registries, choices)
+
+
+def _choose_with_options(
+    source: Source,
+    path: KeyPath,
+    key: str,
+    name: str,
+    built_in: Sequence[str],
+    registries: Registries,
+    choices: Choices,
+) -> None:
+    """Look up the policy ``policy`` of a section whose options are in ``options``."""
+    registry: OpenRegistry = getattr(registries, key)
+    known = (*built_in, *registry.names())
     try:
-        name = registries.path_of("autoscaling", name)
-        options = registries.autoscaling.get(name, source.path.parent, imports=registries.imports).Options
+        if ":" not in name and name not in known:
+            raise ConfigError(f"{unknown_name(f'{key} policy', name, known)}; your own: 'package.module:function'")
+        name = registries.path_of(key, name)
+        options = registry.get(name, source.path.parent, imports=registries.imports).Options
     except ConfigError as error:
         choices.problems.extend(source.problem((*path, "policy"), problem.message) for problem in error.problems)
         return
-    given = written.get("options") or {}
+    given = _at(source.data, (*path, "options")) or {}
     choices.documents[(*path, "policy")] = name
     if options is UncheckedOptions:
         choices.options[(*path, "options")] = UncheckedOptions()

@@ -379,7 +379,12 @@ class _Resolver:
             fleet=fleet,
             arrivals=arrivals,
             autoscaling=autoscaling_of(
-                section.autoscaling, chosen.get((*scaling, "policy")), options.get((*scaling, "options"))
+                section.autoscaling,
+                *(
+                    of_policy
+                    for path in (scaling, (*scaling, "spot"))
+                    for of_policy in (chosen.get((*path, "policy")), options.get((*path, "options")))
+                ),
             ),
             disaggregation=disaggregation_of(section, number, self.choices, self.engine.spec),
         )

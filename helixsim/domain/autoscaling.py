@@ -12,6 +12,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from helixsim.domain.spot import SpotSpec
+
 BUILT_IN = ("fixed", "schedule", "queue", "kv_use", "goodput", "target")
 """Policies of helixsim; others are the user's own, by their import paths."""
 
@@ -95,6 +97,8 @@ class AutoscalingSpec:
         Rate at which each node reads its weights [bit/s]. Sources of the defaults: docs/autoscaling.md.
     window_s
         Parts of the run for which the fewest GPUs are stated [s].
+    spot
+        None: all replicas are on demand.
     """
 
     policy: PolicySpec
@@ -105,6 +109,7 @@ class AutoscalingSpec:
     engine_s: float = 64.0
     weights_bps: float = 8e9
     window_s: float = 900.0
+    spot: SpotSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +130,8 @@ class Pool:
         Requests/s that a replica of the largest number serves within the objectives; None: not known.
     target
         In place of that of the policy, if any.
+    zones
+        Number of the zone of each replica, where some are on spot machines.
     """
 
     name: str
@@ -137,13 +144,15 @@ class Pool:
     startup_ns: int = 0
     capacity_rps: float | None = None
     target: float | None = None
+    zones: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class PoolStats:
     """A pool over a run: replicas in each state from a time on [ns]; the first entry is at 0.
 
-    ``starts`` counts replicas that were started after the beginning.
+    ``starts`` counts replicas that were started after the beginning. Where some are on spot machines: ``spot`` those
+    that are paid for, ``wanted`` the number that the policy asks for, ``preempted`` how many have been.
     """
 
     pool: Pool
@@ -152,6 +161,9 @@ class PoolStats:
     starting: NDArray[np.int64]
     draining: NDArray[np.int64]
     starts: int
+    spot: NDArray[np.int64] | None = None
+    wanted: NDArray[np.int64] | None = None
+    preempted: int = 0
 
     @property
     def paid(self) -> NDArray[np.int64]:
@@ -161,7 +173,8 @@ class PoolStats:
 
 @dataclass(frozen=True, slots=True)
 class AutoscalingStats:
-    """The pools of a run; ``window_s`` as in ``AutoscalingSpec``."""
+    """The pools of a run; ``window_s`` as in ``AutoscalingSpec``, ``spot_price_share`` as in ``SpotSpec``."""
 
     pools: tuple[PoolStats, ...]
     window_s: float
+    spot_price_share: float = 1.0

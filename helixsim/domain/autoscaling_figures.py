@@ -9,6 +9,32 @@ from helixsim.domain.figures import Figure
 
 
 @dataclass(frozen=True, slots=True)
+class SpotFigures:
+    """Replicas of a pool on spot machines, in the window.
+
+    Parameters
+    ----------
+    spot_mean
+        Replicas on spot machines that are paid for.
+    wanted_mean
+        Replicas that the autoscaling policy asks for.
+    availability
+        Share of the time in which at least as many replicas serve as are asked for, 0..1.
+    preempted
+        Replicas that were preempted over the whole run, those that started included.
+    cost_usd, on_demand_usd
+        Price of the pool, and that of the replicas that are asked for on demand.
+    """
+
+    spot_mean: Figure
+    wanted_mean: Figure
+    availability: Figure
+    preempted: int
+    cost_usd: Figure
+    on_demand_usd: Figure
+
+
+@dataclass(frozen=True, slots=True)
 class ScaledPoolFigures:
     """A pool in the window.
 
@@ -26,6 +52,8 @@ class ScaledPoolFigures:
         From the decision to the first request of a replica [s].
     capacity_per_s
         Requests/s that each replica serves within the objectives where all do; None: no objectives, or never met.
+    spot
+        None: all replicas are on demand.
     """
 
     floor: int
@@ -36,6 +64,7 @@ class ScaledPoolFigures:
     starts: int
     startup_s: float
     capacity_per_s: Figure = None
+    spot: SpotFigures | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
-from helixsim.domain.autoscaling_figures import AutoscalingFigures, ScaledPoolFigures
+from helixsim.domain.autoscaling_figures import AutoscalingFigures, ScaledPoolFigures, SpotFigures
 from helixsim.domain.clients import ClientStats
 from helixsim.domain.fault_figures import FaultEvent, FaultFigures
 from helixsim.domain.figures import (
@@ -274,7 +274,10 @@ def _read_faults(document: Mapping[str, Any] | None) -> FaultFigures | None:
 def _read_autoscaling(document: Mapping[str, Any] | None) -> AutoscalingFigures | None:
     if document is None:
         return None
-    pools = {name: ScaledPoolFigures(**one) for name, one in document["pools"].items()}
+    pools = {
+        name: ScaledPoolFigures(**{**one, "spot": None if not one.get("spot") else SpotFigures(**one["spot"])})
+        for name, one in document["pools"].items()
+    }
     return AutoscalingFigures(**{**document, "pools": pools})
 
 

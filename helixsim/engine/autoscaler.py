@@ -17,6 +17,7 @@ import numpy as np
 
 from helixsim.autoscaling.base import PoolState
 from helixsim.domain.autoscaling import AutoscalingSpec, AutoscalingStats, Pool, PoolStats
+from helixsim.domain.result import IntArray
 from helixsim.engine.kernel import Call, Kernel, Priority
 from helixsim.engine.replica import Replica
 from helixsim.engine.scaling_policies import decider, scheduled
@@ -55,7 +56,7 @@ class ScaledPool:
         self._looked_ns = 0
         self.sent = self.known = self.good = self.starts = 0
         self._times_ns: list[int] = []
-        self._counts: list[tuple[int, int, int]] = []
+        self._counts: list[tuple[int, ...]] = []
         self.note()
 
     def count(self, state: State) -> int:
@@ -65,12 +66,19 @@ class ScaledPool:
     def note(self) -> None:
         """Keep the states for the report."""
         now = self._kernel.now_ns
-        counts = self.count(State.SERVING), self.count(State.STARTING), self.count(State.DRAINING)
+        counts = self._figures()
         if self._times_ns and self._times_ns[-1] == now:
             self._counts[-1] = counts
         elif not self._counts or self._counts[-1] != counts:
             self._times_ns.append(now)
             self._counts.append(counts)
+
+    def _figures(self) -> tuple[int, ...]:
+        return self.count(State.SERVING), self.count(State.STARTING), self.count(State.DRAINING)
+
+    def _has(self) -> int:
+        """Return how many replicas serve or will, of those that the policy has asked for."""
+        return self.count(State.SERVING) + self.count(State.STARTING)
 
     def look(self, late: int) -> None:
         """Decide how many replicas there should be, and begin to change their number.
@@ -108,7 +116,7 @@ class ScaledPool:
         self._decided.append((now_ns, want))
         while self._decided[0][0] < now_ns - seconds_to_ns(self._spec.stabilisation_s):
             self._decided.popleft()
-        has = self.count(State.SERVING) + self.count(State.STARTING)
+        has = self._has()
         return want if want >= has else min(has, max(number for _, number in self._decided))
 
     def _change(self, want: int) -> None:
@@ -118,7 +126,7 @@ class ScaledPool:
                 break  # the machines of those that drain are not free yet
             self._start(self.states.index(State.REMOVED))
         for _ in range(-missing):
-            self._give_up()
+            self._give_up(range(len(self.states)))
 
     def _start(self, number: int) -> None:
         self.states[number] = State.STARTING
@@ -133,9 +141,8 @@ class ScaledPool:
             self.note()
             self._served()
 
-    def _give_up(self) -> None:
-        """Remove the last of the replicas that start, or let the one with the fewest requests drain."""
-        numbers = range(len(self.states))
+    def _give_up(self, numbers: Sequence[int]) -> None:
+        """Of some replicas remove the last one that starts, or let the one with the fewest requests drain."""
         starting = [number for number in numbers if self.states[number] is State.STARTING]
         if starting:
             self.states[max(starting, key=lambda number: self._epochs[number])] = State.REMOVED
@@ -155,9 +162,11 @@ class ScaledPool:
 
     def stats(self) -> PoolStats:
         """Return what the run leaves of it."""
-        counts = np.array(self._counts, dtype=np.int64)
-        times_ns = np.array(self._times_ns, dtype=np.int64)
+        times_ns, counts = self._series()
         return PoolStats(self.pool, times_ns, counts[:, 0], counts[:, 1], counts[:, 2], self.starts)
+
+    def _series(self) -> tuple[IntArray, IntArray]:
+        return np.array(self._times_ns, dtype=np.int64), np.array(self._counts, dtype=np.int64)
 
 
 class Autoscaler:
@@ -187,7 +196,9 @@ class Autoscaler:
 
     def stats(self) -> AutoscalingStats:
         """Return what the run leaves."""
-        return AutoscalingStats(tuple(pool.stats() for pool in self.pools), self._spec.window_s)
+        spot = self._spec.spot
+        price_share = 1.0 if spot is None else spot.price_share
+        return AutoscalingStats(tuple(pool.stats() for pool in self.pools), self._spec.window_s, price_share)
 
 
 def first_number(spec: AutoscalingSpec, start: int | None, floor: int, ceiling: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from helixsim.domain.autoscaling import AutoscalingStats
 from helixsim.domain.request import Slo
@@ -113,6 +114,7 @@ class ScaledSystem(ReplicaSystem):
     """Coordinator, replicas that come and go, and links (a ``System``)."""
 
     frontend: ScaledFrontend
+    view_kind: type[ScaledView] = ScaledView
 
     def _frontend(self, recorder: Recorder) -> ScaledFrontend:
         return ScaledFrontend(*self._feeding(recorder, self.inputs))
@@ -120,11 +122,11 @@ class ScaledSystem(ReplicaSystem):
     def _show(self, of_node: Mapping[int, Replica], at_once: bool) -> None:
         autoscaling, frontend = self.inputs.autoscaling, self.frontend
         assert autoscaling is not None
-        frontend.view = view = ScaledView(of_node, at_once)
+        frontend.view = view = self.view_kind(of_node, at_once)
         if autoscaling.spec.policy.name == "goodput":
             frontend.slo = autoscaling.slo
         pools = [
-            ScaledPool(
+            self._pool(
                 pool,
                 autoscaling.spec,
                 [self._replica_of[node] for node in pool.nodes],
@@ -140,6 +142,9 @@ class ScaledSystem(ReplicaSystem):
             replica.number: (pool, number) for pool in pools for number, replica in enumerate(pool.replicas)
         }
         self.autoscaler = Autoscaler(autoscaling.spec, pools, self.kernel, frontend.late, lambda: frontend.is_over)
+
+    def _pool(self, *arguments: Any) -> ScaledPool:
+        return ScaledPool(*arguments)
 
     def start(self) -> None:
         """See ``System.start``."""

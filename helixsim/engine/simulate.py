@@ -20,6 +20,7 @@ from helixsim.engine.recorder import Recorder
 from helixsim.engine.replacing import ReplacingSystem
 from helixsim.engine.replica_system import ReplicaSystem, has_replicas
 from helixsim.engine.scaled_system import ScaledSystem
+from helixsim.engine.spot_system import SpotSystem
 from helixsim.engine.system import NodeLoad, System
 from helixsim.errors import SimulationError
 from helixsim.units import NS_PER_S
@@ -67,7 +68,7 @@ def system_kind(inputs: SimulationInputs) -> Callable[..., System]:
                 "autoscaling needs replicas that share no nodes and serve both phases, of an engine that keeps tokens "
                 "inside (engine: vllm-1, sglang or trtllm)"
             )
-        return ScaledSystem
+        return ScaledSystem if inputs.autoscaling.spec.spot is None else SpotSystem
     if inputs.legs is not None:
         if not has_replicas(inputs):
             raise SimulationError(

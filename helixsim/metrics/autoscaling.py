@@ -14,9 +14,10 @@ from dataclasses import replace
 from itertools import product
 
 import numpy as np
+from numpy.typing import NDArray
 
 from helixsim.domain.autoscaling import PoolStats
-from helixsim.domain.autoscaling_figures import AutoscalingFigures, ScaledPoolFigures
+from helixsim.domain.autoscaling_figures import AutoscalingFigures, ScaledPoolFigures, SpotFigures
 from helixsim.domain.cluster import Deployment
 from helixsim.domain.result import FloatArray, IntArray, RunResult
 from helixsim.metrics.utilisation import Utilisation
@@ -76,6 +77,22 @@ def _pool(stats: PoolStats, run: RunResult) -> ScaledPoolFigures:
         starts=stats.starts,
         startup_s=pool.startup_ns / NS_PER_S,
         capacity_per_s=pool.capacity_rps,
+        spot=_spot(stats, run),
+    )
+
+
+def _spot(stats: PoolStats, run: RunResult) -> SpotFigures | None:
+    if stats.spot is None or stats.wanted is None:
+        return None
+    hours, price = _hours(run), stats.pool.usd_per_hour
+    wanted = _mean(stats, run, stats.wanted)
+    return SpotFigures(
+        spot_mean=_mean(stats, run, stats.spot),
+        wanted_mean=wanted,
+        availability=_mean(stats, run, stats.serving >= stats.wanted),
+        preempted=stats.preempted,
+        cost_usd=hours * mean_usd_per_hour(stats, run),
+        on_demand_usd=hours * wanted * price,
     )
 
 
@@ -91,11 +108,24 @@ def _within(times_ns: IntArray, run: RunResult) -> slice:
 
 def mean_paid(stats: PoolStats, run: RunResult) -> float:
     """Return the mean number of replicas that are paid for in the window."""
+    return _mean(stats, run, stats.paid)
+
+
+def mean_usd_per_hour(stats: PoolStats, run: RunResult) -> float:
+    """Return the mean price of a pool in the window [$/h]."""
+    autoscaling = run.autoscaling
+    assert autoscaling is not None
+    spared = 0.0 if stats.spot is None else (1.0 - autoscaling.spot_price_share) * _mean(stats, run, stats.spot)
+    return (mean_paid(stats, run) - spared) * stats.pool.usd_per_hour
+
+
+def _mean(stats: PoolStats, run: RunResult, values: NDArray[np.int64] | NDArray[np.bool_]) -> float:
+    """Return the mean over the window of values that hold from the times of a pool on."""
     ends_ns = np.append(stats.time_ns[1:], max(run.window_end_ns, int(stats.time_ns[-1])))
     low = np.clip(stats.time_ns, run.window_start_ns, run.window_end_ns)
     high = np.clip(ends_ns, run.window_start_ns, run.window_end_ns)
     window_ns = run.window_end_ns - run.window_start_ns
-    return float((high - low) @ stats.paid) / window_ns if window_ns > 0 else float(stats.paid[-1])
+    return float((high - low) @ values) / window_ns if window_ns > 0 else float(values[-1])
 
 
 def outside(run: RunResult, fleet: Deployment) -> tuple[int, float]:
@@ -111,7 +141,7 @@ def paid_usd_per_hour(run: RunResult, fleet: Deployment) -> float:
     """Return the mean price of what is paid for in the window [$/h], nodes out of service included."""
     if run.autoscaling is None:
         return fleet.cluster.cost_usd_per_hour
-    prices = (mean_paid(one, run) * one.pool.usd_per_hour for one in run.autoscaling.pools)
+    prices = (mean_usd_per_hour(one, run) for one in run.autoscaling.pools)
     return sum(prices, outside(run, fleet)[1])
 
 

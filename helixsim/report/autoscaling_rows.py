@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from helixsim.domain.autoscaling_figures import AutoscalingFigures, ScaledPoolFigures
+from helixsim.domain.autoscaling_figures import AutoscalingFigures, ScaledPoolFigures, SpotFigures
 from helixsim.domain.figures import Figure
 from helixsim.domain.summary import Summary
 from helixsim.results.runset import RunSet
@@ -34,6 +34,14 @@ def autoscaling_rows(runs: RunSet) -> list[tuple[str, Callable[[Summary], str]]]
             ("  start-up, s", _pool_cell(name, lambda pool: number(pool.startup_s))),
             ("  capacity of each within SLO, requests/s", _pool_cell(name, lambda pool: number(pool.capacity_per_s))),
         ]
+        if any(one.pools[name].spot is not None for one in found if name in one.pools):
+            rows += [
+                ("  on spot machines, mean", _spot_cell(name, lambda spot: number(spot.spot_mean))),
+                ("  as many as wanted serve, % of the time", _spot_cell(name, lambda spot: percent(spot.availability))),
+                ("  preempted", _spot_cell(name, lambda spot: str(spot.preempted))),
+                ("  price, $", _spot_cell(name, lambda spot: number(spot.cost_usd))),
+                ("  of the wanted ones on demand, $", _spot_cell(name, lambda spot: number(spot.on_demand_usd))),
+            ]
     return rows
 
 
@@ -61,6 +69,10 @@ def _cell(text: Callable[[AutoscalingFigures], str]) -> Callable[[Summary], str]
 
 def _pool_cell(name: str, text: Callable[[ScaledPoolFigures], str]) -> Callable[[Summary], str]:
     return _cell(partial(_of_pool, name=name, text=text))
+
+
+def _spot_cell(name: str, text: Callable[[SpotFigures], str]) -> Callable[[Summary], str]:
+    return _pool_cell(name, lambda pool: MISSING if pool.spot is None else text(pool.spot))
 
 
 def _of_pool(one: AutoscalingFigures, name: str, text: Callable[[ScaledPoolFigures], str]) -> str:

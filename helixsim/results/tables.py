@@ -245,6 +245,7 @@ def _pools(run: RunResult) -> Columns:
             "starting": one.starting,
             "draining": one.draining,
             "gpus": one.paid * one.pool.gpus,
+            **({} if one.spot is None or one.wanted is None else {"spot": one.spot, "wanted": one.wanted}),
         }
         for one in pools
     ]

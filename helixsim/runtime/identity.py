@@ -92,6 +92,8 @@ def system_plugins(system: SystemSpec) -> tuple[str, ...]:
     names.append(system.batching)
     if system.autoscaling is not None:
         names.append(system.autoscaling.policy.name)
+        if system.autoscaling.spot is not None:
+            names.append(system.autoscaling.spot.policy)
     return tuple(dict.fromkeys(name for name in names if ":" in name))
 
 

@@ -77,7 +77,18 @@ def _pool(
         sum(node.cost_usd_per_hour for node in nodes),
         round((spec.machine_s + spec.engine_s + read_s) * NS_PER_S),
         target=pool.target,
+        zones=_zones(system, spec, replicas),
     )
+
+
+def _zones(system: SystemSpec, spec: AutoscalingSpec, replicas: Sequence[Sequence[str]]) -> tuple[int, ...]:
+    """Return the zone of each replica: in turn, or by the region of its first node; none without spot machines."""
+    if spec.spot is None:
+        return ()
+    if spec.spot.zones is not None:
+        return tuple(number % spec.spot.zones for number in range(len(replicas)))
+    regions = [system.fleet.cluster.region_of(replica[0]) for replica in replicas]
+    return tuple(list(dict.fromkeys(regions)).index(region) for region in regions)
 
 
 def _weight_bytes(model: ModelSpec, held: LayerRange) -> float:

@@ -192,8 +192,9 @@ def _faults(document: dict[str, Any]) -> FaultStats:
 
 
 def _autoscaling(document: dict[str, Any]) -> AutoscalingStats:
-    pools = (
-        PoolStats(**{**one, "pool": Pool(**{**one["pool"], "nodes": tuple(one["pool"]["nodes"])})})
-        for one in document["pools"]
-    )
-    return AutoscalingStats(tuple(pools), document["window_s"])
+    pools = (PoolStats(**{**one, "pool": Pool(**{**one["pool"], **_tuples(one["pool"])})}) for one in document["pools"])
+    return AutoscalingStats(tuple(pools), document["window_s"], document["spot_price_share"])
+
+
+def _tuples(pool: dict[str, Any]) -> dict[str, tuple[Any, ...]]:
+    return {key: tuple(pool[key]) for key in ("nodes", "zones")}

@@ -64,6 +64,7 @@ REGISTRIES = Registries(
     FakeRegistry("auto", "flow_weighted", "random"),
     FakeRegistry("continuous", "prefill_first"),
     FakeRegistry(),
+    FakeRegistry("spot_hedge", "on_demand"),
 )
 
 SOUND = {
