@@ -9,7 +9,10 @@ from helixsim.units import NS_PER_S
 from helixsim.workload.feed import offered_rps
 
 TOKENS_PER_CPU_S = 150_000
-"""Output tokens simulated in a CPU second: 50 000 on long pipelines of many nodes, 1 000 000 on single nodes."""
+"""Output tokens simulated in a CPU second: 50 000 on long pipelines of many nodes, more on short ones."""
+
+TOKENS_PER_CPU_S_ALONE = 1_000_000
+"""The same where single nodes serve requests and tokens stay in the engine."""
 
 PLANNING_SHARE = (10, 80)
 """CPU time of the planner over that of one simulation: it compares candidates by simulations of the same load."""
@@ -46,21 +49,29 @@ def effort(experiment: ResolvedExperiment) -> Effort:
     kept = {name for one in experiment.variants if not one.replan for name in one.bases}
     counts: list[float | None] = []
     planned: list[str] = []
-    tokens, planned_s = 0.0, 0.0
+    tokens, simulated_s, planned_s = 0.0, 0.0, 0.0
     for part in parts:
         each = part.workload_stats.mean_output_tokens
         for system in part.systems:
             counts.append(_requests(part, system))
             own = (counts[-1] or 0.0) * each
             tokens += own
+            cpu_s = own / (TOKENS_PER_CPU_S_ALONE if _serve_alone(part, system) else TOKENS_PER_CPU_S)
+            simulated_s += cpu_s
             if system.placement == _PLANNED and system.name not in kept:
                 planned.append(system.name)
-                planned_s += own / TOKENS_PER_CPU_S
+                planned_s += cpu_s
     if None in counts:
         return Effort(None, None, None, tuple(planned), None)
     requests = round(sum(count for count in counts if count is not None))
     low, high = (share * planned_s for share in PLANNING_SHARE)
-    return Effort(requests, round(tokens), tokens / TOKENS_PER_CPU_S, tuple(planned), (low, high))
+    return Effort(requests, round(tokens), simulated_s, tuple(planned), (low, high))
+
+
+def _serve_alone(experiment: ResolvedExperiment, system: SystemSpec) -> bool:
+    """Return whether each node is a replica: all of them hold the model, and no strategy joins them."""
+    holds_all = all(one.max_layers >= system.fleet.model.num_layers for one in system.fleet.profiles)
+    return experiment.engine.loops_inside and system.placement == "replicas" and holds_all
 
 
 def _requests(experiment: ResolvedExperiment, system: SystemSpec) -> float | None:

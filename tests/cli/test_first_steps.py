@@ -206,3 +206,13 @@ def test_estimated_requests_are_those_that_arrive():
     assert found.requests == pytest.approx(len(result.requests.status), rel=0.2)
     assert found.planned == ()
     assert found.simulation_cpu_s == pytest.approx(found.output_tokens / 150_000, rel=1e-3)
+
+
+def test_single_nodes_are_simulated_faster_than_pipelines():
+    path = Path(__file__).parents[2] / "experiments/autoscaling.yaml"
+    alone, joined = (
+        effort(helixsim.load_experiment(path, [f"systems=[{{placement: {placement}}}]", "baseline=null"]))
+        for placement in ("replicas", "separate")
+    )
+    assert alone.output_tokens == joined.output_tokens
+    assert alone.simulation_cpu_s < joined.simulation_cpu_s / 5
