@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import builders
+import numpy as np
 import pytest
 from fault_cases import plan_of
 from replica_cases import chains, kind_of
@@ -110,6 +111,8 @@ def test_an_overload_is_worse_with_clients_that_send_again():
     )
     assert len(patient.requests.status) == 100
     assert len(storm.requests.status) > 150
+    firsts = np.unique(storm.requests.request_id, return_index=True)[1]
+    assert np.array_equal(storm.requests.arrival_ns[firsts], patient.requests.arrival_ns)
     served = storm.requests.status == RequestStatus.FINISHED
     assert storm.faults.clients.abandoned == 100 - served.sum() > 0
     assert storm.series.output_tokens[-1] > storm.requests.output_tokens[served].sum()

@@ -95,6 +95,11 @@ def test_time_stands_still_on_a_link_that_is_cut(kind):
     )
     assert late == {"first": plain["first"] + 50, "second": plain["second"] + 50, "third": 215}
     assert (channel.bytes_sent, channel.bytes_received) == (40_000, 40_000)
+    if kind is Channel:  # what is sent behind the cut waits for what is under way
+        at_once, _ = sent(
+            kind, LOAD, [(15, lambda links: links.begin(CUT_OFF)), (65, lambda links: links.end(CUT_OFF))]
+        )
+        assert at_once["third"] == 15 + 65 + 10 + 5
     # sent while it is cut, and under way behind the last byte
     late, _ = sent(kind, LOAD, [(32, lambda links: links.begin(CUT_OFF)), (72, lambda links: links.end(CUT_OFF))])
     assert late == {"first": plain["first"] + (0 if plain["first"] <= 32 else 40), "second": 75, "third": 87}
