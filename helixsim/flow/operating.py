@@ -74,7 +74,7 @@ def operating_point(
             parts.append(settled_replicas(fleet, [[node] for node in alone], stations, load))
             others = placement.part(set(placement.ranges) - set(alone))
             network = build_network(fleet, others, table, kinds=kinds)
-        parts.append(_settled_routes(fleet, network, stations, load))
+        parts.append(_settled_routes(fleet, network, stations, load, partial=placement.partial_inference))
     steps = sum(part.steps_per_s for part in parts)
     requests = sum(part.requests for part in parts)
     output_per_s = steps * load.tokens_of_step
@@ -90,12 +90,12 @@ def operating_point(
 
 
 def _settled_routes(
-    fleet: Deployment, network: FlowNetwork, stations: Mapping[str, Station], load: OperatingLoad
+    fleet: Deployment, network: FlowNetwork, stations: Mapping[str, Station], load: OperatingLoad, *, partial: bool
 ) -> Settled:
-    """Return where routes settle whose nodes form steps of their own."""
+    """Return where routes settle whose nodes form steps of their own; ``partial``: requests enter between layers."""
     trips = RoundTrips(fleet, network, stations, load)
     numbers = network.node_classes
-    station_of = trips.stations
+    whole = station_of = trips.stations
     first_s = sum(network.size(n) * (station_of[n].step_s(1.0) + station_of[n].prompt_s) for n in numbers)
     round_trip_s = dict.fromkeys(numbers, first_s)
     flows: list[float] = []
@@ -103,6 +103,10 @@ def _settled_routes(
     for number in range(_ROUNDS):
         passed = (math.inf, *(station_of[n].capacity(round_trip_s[n]) * load.tokens_per_step for n in numbers))
         flows = balanced_flows(replace(network, compute_tokens_per_s=passed))
+        if partial:
+            ends = {n: network.classes[n].layers.end for n in numbers}
+            station_of = {n: whole[n].entered(trips.entries(n, flows), ends[n]) for n in numbers}
+            trips.stations = station_of
         found_s, mean_s = trips.of(flows)
         if all(abs(found_s[n] / round_trip_s[n] - 1) <= _SETTLED for n in numbers):
             break

@@ -59,6 +59,11 @@ class RoundTrips:
             self._out_of[arc.tail].append(number)
         self._wires = self._wires_of(fleet)
         self._num_links = self._links_of_arcs()
+        self._entry_layers = [
+            junction.layer
+            for junction in network.junctions
+            for _ in range(len(junction.sources) + len(junction.targets) if junction.is_hub else 1)
+        ]
         self._order = self._vertices_in_order()
         self._budgets = self._least_budgets()
         self._returns_s: dict[int, list[float]] = {}
@@ -90,6 +95,14 @@ class RoundTrips:
             if junction.is_hub:
                 found += [float(size * sum(targets)) for size in sources]
             found += [float(sum(sources) * size) for size in targets]
+        return found
+
+    def entries(self, number: int, flows: Sequence[float]) -> dict[int, float]:
+        """Return the shares of a class' requests that enter it at each layer."""
+        found: dict[int, float] = {}
+        for arc, share in self._shares(self._into[number], flows):
+            if share:
+                found[self._entry_layers[arc]] = found.get(self._entry_layers[arc], 0.0) + share
         return found
 
     def _return_s(self, fleet: Deployment, last: int, first: int) -> float:

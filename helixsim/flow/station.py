@@ -124,6 +124,24 @@ class Settled:
     round_trip_s: Callable[[float], float]
 
 
+class _StepsOfEntries:
+    """Step times where requests enter a node at different layers, in these shares (partial inference)."""
+
+    def __init__(self, step_time: StepTime, shares: Mapping[int, float]) -> None:
+        self._step_time = step_time
+        self._shares = sorted(shares.items())
+
+    def ns(self, shape: BatchShape) -> float:
+        """See ``StepTime.ns``."""
+        return self._step_time.ns_of_entries(
+            [(layer, BatchShape(*(share * one for one in shape))) for layer, share in self._shares]
+        )
+
+    def decode_ns(self, seqs: float, context: float) -> float:
+        """See ``StepTime.decode_ns``."""
+        return self.ns(BatchShape(decode_seqs=seqs, decode_context=context, sampled=seqs))
+
+
 class Station:
     """A kind of node with some layers under a load; times in seconds."""
 
@@ -131,12 +149,13 @@ class Station:
         self,
         profile: NodeProfile,
         layers: int,
-        kv_tokens: int,
+        kv_tokens: float,
         load: OperatingLoad,
-        step_time: StepTime,
+        step_time: StepTime | _StepsOfEntries,
         max_requests: int | None = None,
     ) -> None:
         limits = profile.limits[layers - 1]
+        self._given = profile, layers, kv_tokens, load, max_requests
         self._step_time = step_time
         self._steps = load.mean_steps
         self._spread = load.prompt_spread
@@ -166,6 +185,17 @@ class Station:
             beside = BatchShape(decode_seqs=most, decode_context=most * self._context, sampled=most)
         self.prompt_s = (step_time.ns(prompt.joined(beside)) - step_time.ns(beside)) / NS_PER_S
         self.most_steps_per_s = most / self.cycle_s(most)
+
+    def entered(self, shares: Mapping[int, float], end: int) -> Station:
+        """Return the station where requests enter at these layers, in these shares; ``end``: first layer behind it.
+
+        Those that enter later compute fewer layers, and keep memory for fewer.
+        """
+        profile, layers, kv_tokens, load, max_requests = self._given
+        assert isinstance(self._step_time, StepTime)
+        computed = sum(share * (end - layer) for layer, share in shares.items()) / layers
+        times = _StepsOfEntries(self._step_time, shares)
+        return Station(profile, layers, kv_tokens / computed, load, times, max_requests)
 
     def steps(self) -> tuple[Floats, Floats, Floats]:
         """Return the decodes, the prompt tokens and the time [s] of steps that this node can compute.

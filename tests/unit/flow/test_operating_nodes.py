@@ -13,12 +13,13 @@ import pytest
 
 import helixsim
 from helixsim.domain.cluster import Deployment, LinkSpec
+from helixsim.domain.curves import Curve
 from helixsim.domain.engine import EngineSpec
 from helixsim.domain.placement import Placement
 from helixsim.domain.request import Window
 from helixsim.flow.maxflow import max_flow
-from helixsim.flow.operating import operating_point
-from helixsim.flow.station import OperatingLoad
+from helixsim.flow.operating import mean_step_time, operating_point
+from helixsim.flow.station import OperatingLoad, Station
 from helixsim.study.systems import PlacedSystem, capacity_table, operating_load, simulate_system
 from helixsim.units import NS_PER_S
 
@@ -198,3 +199,32 @@ def test_replicas_beside_branching_routes_settle_by_themselves() -> None:
     ]  # fmt: skip
     assert half.offered_round_trip_s == pytest.approx(sum(halves) / found.output_tokens_per_s)
     assert half.offered_round_trip_s < found.round_trip_s
+
+
+@pytest.mark.parametrize("requests", [3, 300])
+def test_a_node_that_is_entered_in_the_middle_is_one_with_the_layers_that_it_computes(requests: int) -> None:
+    """The second node holds layers 1 and 2; those that come from layers 0 and 1 compute and remember the last alone."""
+    blocks = requests * 60
+    kind = builders.profile(
+        "n", 2, kv_blocks=(2 * blocks, blocks), prefill_ns_per_token=1e4, decode_ns=1e6, max_decode_seqs=512
+    )
+    fleet = builders.fleet([kind] * 2, num_layers=3, intra=LinkSpec(1e15, 0))
+    apart = builders.placement_of(fleet, {"n-0": (0, 2), "n-1": (2, 3)})
+    middle = replace(builders.placement_of(fleet, {"n-0": (0, 2), "n-1": (1, 3)}), partial_inference=True)
+    load = OperatingLoad(400.0, 80.0, 0.9, 80.0)
+    points = [operating_point(fleet, one, load) for one in (apart, middle)]
+    assert points[1].output_tokens_per_s == pytest.approx(points[0].output_tokens_per_s, rel=1e-3)
+    assert points[1].requests == pytest.approx(points[0].requests, rel=1e-3)
+
+
+def test_entries_in_equal_layers_are_a_step_of_their_batches_together() -> None:
+    """Half of the requests compute two layers, half only the second: its batch is whole, that of the first is half."""
+    growing = Curve((1.0, 101.0), (1e6, 2e6))
+    kind = builders.profile("n", 2, kv_blocks=(2000, 1000), prefill_ns_per_token=1e4)
+    kind = replace(kind, compute=replace(kind.compute, decode=growing))
+    load = OperatingLoad(400.0, 80.0, 0.9, 80.0)
+    station = Station(kind, 2, 16_000, load, mean_step_time(kind, 2, load.engine))
+    mixed = station.entered({0: 0.5, 1: 0.5}, 2)
+    assert mixed.step_s(40.0) == pytest.approx(1e-9 * (growing(20.0) + growing(40.0)))
+    assert mixed.most_requests == pytest.approx(station.most_requests / 0.75)
+    assert station.entered({0: 1.0}, 2).step_s(40.0) == pytest.approx(station.step_s(40.0))
