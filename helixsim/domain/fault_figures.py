@@ -35,7 +35,8 @@ class FaultFigures:
     failed_retries, failed_timeout
         Requests that failed, as they were lost more often than the limit, or waited longer than the timeout.
     before_tokens_per_s
-        Output tokens/s from the start of the window until the first failure; None: there was none in the window.
+        Output tokens/s from the start of the window until the first failure, of nodes or links; None: there was none
+        in the window.
     lowest_tokens_per_s
         Lowest mean of output tokens/s over 30 s after the first failure, in the window.
     recovery_s

@@ -8,7 +8,7 @@ import numpy as np
 
 from helixsim.domain.clients import ClientStats
 from helixsim.domain.fault_figures import FaultEvent, FaultFigures
-from helixsim.domain.faults import FailureCause, FaultKind
+from helixsim.domain.faults import CUT, FailureCause, FaultKind
 from helixsim.domain.figures import Figure
 from helixsim.domain.result import FloatArray, RunResult
 from helixsim.jsonio import significant
@@ -20,6 +20,10 @@ SPAN_S = 30.0
 
 RECOVERED = 0.9
 """A system has recovered when its output rate is this share of that before the failure: rates vary by some per cent."""
+
+
+FAILURES = (FaultKind.DOWN.value, CUT)
+"""Events from which on nodes, or routes, are lost."""
 
 
 class Dip(NamedTuple):
@@ -53,7 +57,7 @@ def _dip(run: RunResult) -> Dip:
     """Return the dip behind the first failure in the window."""
     assert run.faults is not None
     inside = range(run.window_start_ns + 1, run.window_end_ns)
-    failures = [at_ns for at_ns, what, _ in run.faults.events if what == FaultKind.DOWN.value and at_ns in inside]
+    failures = [at_ns for at_ns, what, _ in run.faults.events if what in FAILURES and at_ns in inside]
     times_ns, tokens = cumulative_in_window(run.series.output_tokens, run)
     if not failures or len(times_ns) < 2:
         return Dip()
@@ -92,7 +96,7 @@ def fault_text(figures: FaultFigures | None) -> str:
         return ""
     if not figures.events:
         return f"{_clients_text(figures.clients)}." if figures.clients is not None else ""
-    failures = sum(one.what == FaultKind.DOWN.value for one in figures.events)
+    failures = sum(one.what in FAILURES for one in figures.events)
     parts = [f"{failures} failure{'' if failures == 1 else 's'}"]
     again = f"{number(figures.recomputed_tokens)} tokens sent again"
     parts.append(f"{figures.hurt} requests lost their KV memory ({again})")

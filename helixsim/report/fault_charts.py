@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from helixsim.domain.faults import USUAL_SPEED, FaultKind
+from helixsim.domain.faults import CUT, MENDED, SLOW_LINKS, USUAL_SPEED, FaultKind
 from helixsim.domain.request import Slo
 from helixsim.domain.result import FloatArray
 from helixsim.metrics.throughput import met_objectives
@@ -26,7 +26,7 @@ _INTERVALS = 40
 _MOST_EVENTS = 40
 """More lines cannot be told apart."""
 
-EVENTS_NOTE = "Vertical lines: nodes fail or will, are slow or are back."
+EVENTS_NOTE = "Vertical lines: nodes or links fail or will, are slow or are back."
 
 _RED, _BROWN, _GREEN = "#b2182b", "#b26a18", "#1a7a3a"
 _MARKS = {
@@ -34,6 +34,9 @@ _MARKS = {
     FaultKind.NOTICE.value: _BROWN,
     FaultKind.SLOW.value: _BROWN,
     FaultKind.UP.value: _GREEN,
+    CUT: _RED,
+    SLOW_LINKS: _BROWN,
+    MENDED: _GREEN,
     USUAL_SPEED: _GREEN,
 }
 

@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 from helixsim.domain.fault_figures import FaultFigures
 from helixsim.domain.summary import Summary
+from helixsim.metrics.faults import FAILURES
 from helixsim.results.runset import RunSet
 from helixsim.units import MISSING, number
 
 _ROWS: tuple[tuple[str, Callable[[FaultFigures], str]], ...] = (
-    ("failures", lambda one: str(sum(event.what == "down" for event in one.events))),
+    ("failures", lambda one: str(sum(event.what in FAILURES for event in one.events))),
     ("requests that lost their KV memory", lambda one: str(one.hurt)),
     ("  sent again", lambda one: str(one.retried)),
     ("  tokens sent again", lambda one: number(one.recomputed_tokens)),

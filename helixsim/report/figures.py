@@ -175,7 +175,7 @@ def _figures(runs: RunSet) -> Iterator[tuple[str, str, str, Draw]]:
             "Faults over time",
             "Output tokens/s, goodput (requests/s that finished within the objectives) and mean TTFT of the requests "
             "that arrived in each interval; requests sent by clients that give up. "
-            "Dashed lines: nodes fail (red), are slow (brown), are back (green).",
+            "Dashed lines: nodes or links fail (red), are slow (brown), are back (green).",
             faults_over_time,
         )
     yield (

@@ -64,6 +64,8 @@ def test_the_sentence_says_what_happened():
         assert part in text
     assert "did not recover" in fault_text(replace(figures, recovery_s=None))
     assert "did not fall" in fault_text(replace(figures, recovery_s=0.0))
+    cut = replace(figures, events=(event, FaultEvent(130.0, "cut", "a – b"), FaultEvent(140.0, "mended", "a – b")))
+    assert fault_text(cut).startswith("2 failures;")
     clients = ClientStats(5, 4, 2)
     assert "gave up 5 times, sent 4 requests again and abandoned 2" in fault_text(replace(figures, clients=clients))
     assert fault_text(replace(figures, events=(), clients=clients)).startswith("clients gave up 5")
