@@ -91,7 +91,7 @@ def with_roles(case: Case, roles: Mapping[str, Role]) -> Case:
 
 def inputs_of_legs(
     case: Case, load: Iterable[Request], transfer: KvTransfer, *, decode_routing: str | None = None,
-    most_local_tokens: int | None = None, decode_caches: bool = True, prefill_share: float = 1.0, **how: Any,
+    most_local_tokens: int | None = None, decode_caches: bool = True, prefill_share: float | None = 1.0, **how: Any,
 ) -> SimulationInputs:  # fmt: skip
     """What it takes to simulate ``load`` on nodes with roles; ``how`` as for ``inputs_of``.
 

@@ -73,7 +73,7 @@ class DisaggregationSpec:
     decode: LegSpec
     transfer: KvTransfer
     most_local_tokens: int | None = None
-    prefill_share: float = 1.0
+    prefill_share: float | None = 1.0
 
     def routed(self, policy: str, options: Any) -> DisaggregationSpec:
         """Return it with the routing of both legs."""

@@ -59,7 +59,7 @@ def _check_legs(system: SystemSection, number: int, source: Source, *, may_choos
         message = "has no effect: no node of this system has the role prefill or decode (nodes: [{match, role}])"
         yield source.problem(path, message)
         return
-    if system.disaggregation.prefill_share < 1:
+    if system.disaggregation.prefill_share != 1:
         message = "needs nodes with the role prefill in the experiment: the planner gives roles for whole prompts"
         yield source.problem((*path, "prefill_share"), message)
     for role in PHASES:
@@ -71,7 +71,7 @@ def _check_legs(system: SystemSection, number: int, source: Source, *, may_choos
 def _check_share(system: SystemSection, number: int, engine: EngineSpec, source: Source) -> Iterator[Problem]:
     """Refuse to leave the rest of prompts to nodes that take prompts as a whole."""
     path: KeyPath = ("systems", number, "disaggregation", "prefill_share")
-    if system.disaggregation is not None and system.disaggregation.prefill_share < 1 and not engine.chunks_prompts:
+    if system.disaggregation is not None and system.disaggregation.prefill_share != 1 and not engine.chunks_prompts:
         message = "less than 1 needs engine.enable_chunked_prefill: the rest of a prompt is computed in chunks"
         yield source.problem(path, message)
 
@@ -99,9 +99,11 @@ def _check_engine(section: ExperimentSection, engine: EngineProfile, source: Sou
 def disaggregation_of(system: SystemSection, number: int, choices: Choices, engine: EngineSpec) -> DisaggregationSpec:
     """Return how the nodes of a system work together where they have roles."""
     section = system.disaggregation
-    transfer, most_local_tokens, prefill_share = KvTransfer(), None, 1.0
+    transfer, most_local_tokens = KvTransfer(), None
+    prefill_share: float | None = 1.0
     if section is not None:
-        most_local_tokens, prefill_share = section.max_local_prefill_length, section.prefill_share
+        most_local_tokens = section.max_local_prefill_length
+        prefill_share = None if section.prefill_share == "auto" else section.prefill_share
         latency_ns = seconds_to_ns(units.parse(section.latency, "time"))
         transfer = KvTransfer(section.transfer == "layerwise", section.efficiency, latency_ns, section.transfer_bits)
 

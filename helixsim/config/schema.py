@@ -224,10 +224,11 @@ class DisaggregationSection(Section):
         "after_prefill",
         description="When the KV cache of a prompt is sent: when all of it is computed, or layer by layer as it is.",
     )
-    prefill_share: Share = Field(
+    prefill_share: Share | Literal["auto"] = Field(
         1.0,
         description="Share of each prompt that nodes with the role `prefill` compute, in whole KV blocks; the node "
-        "that decodes computes the rest in chunks beside its decode steps, as in Cronus.",
+        "that decodes computes the rest in chunks beside its decode steps, as in Cronus. `auto`: so that both sides "
+        "take as long, by what waits there.",
     )
     efficiency: Share = Field(EFFICIENCY, description="Share of the bandwidth of links and NICs that transfers reach.")
     latency: Latency = Field("0.4 ms", description="Time of a message of a transfer besides the link.")

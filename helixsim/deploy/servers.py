@@ -199,8 +199,8 @@ def servers_of(
             f"set engine.name to {ENGINE!r} and place again"
         )
     apart = system.disaggregation
-    if system.is_disaggregated and (apart.prefill_share < 1 or apart.transfer.bits is not None):
-        key = "prefill_share" if apart.prefill_share < 1 else "transfer_bits"
+    if system.is_disaggregated and (apart.prefill_share != 1 or apart.transfer.bits is not None):
+        key = "prefill_share" if apart.prefill_share != 1 else "transfer_bits"
         raise ConfigError(
             f"--export: {system.name}: disaggregation.{key}: vLLM's KV connectors send whole prompts as they are kept; "
             "leave it out and place again"

@@ -56,18 +56,18 @@ class Legs:
 
     ``most_local_tokens``: a prompt of which the replica that will decode it has all but so many tokens in its prefix
     cache is computed there; None: none is. ``prefill_share``: share of a prompt that is computed on the prefill side;
-    the replica that decodes computes the rest.
+    the replica that decodes computes the rest. None: by the state of both sides (``routing.prompt_balance``).
     """
 
     prefill: Leg
     decode: Leg
     transfer: KvTransfer
     most_local_tokens: int | None = None
-    prefill_share: float = 1.0
+    prefill_share: float | None = 1.0
 
     def first_tokens(self, prompt_tokens: int, block_tokens: int) -> int:
-        """Return how many tokens of a prompt the prefill side computes: whole blocks, at least one."""
-        if self.prefill_share == 1.0:
+        """Return how many tokens the prefill side computes by a stated share: whole blocks, at least one."""
+        if self.prefill_share is None or self.prefill_share == 1.0:
             return prompt_tokens
         blocks = max(1, int(self.prefill_share * prompt_tokens) // block_tokens)
         return min(prompt_tokens, blocks * block_tokens)

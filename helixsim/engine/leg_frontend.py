@@ -25,6 +25,7 @@ from helixsim.engine.kv_network import KvFabric
 from helixsim.engine.kv_transfer import LegReplica, PrefillLeg, Transfer, TwoLegged
 from helixsim.engine.sequences import Sequence
 from helixsim.engine.stage import Submission
+from helixsim.routing.prompt_balance import PromptBalance
 
 
 class LegView(ReplicaView):
@@ -89,6 +90,9 @@ class LegFrontend(Frontend):
         self._kv = kv
         self._fleet = fleet
         self._sizes = KvSizes(fleet.model, legs.transfer.bits)
+        self._balance = None
+        if legs.prefill_share is None:
+            self._balance = PromptBalance(legs.prefill.graph, legs.decode.graph)
         self._computed: deque[Transfer] = deque()
         self.transfers: list[tuple[int, int]] = []
         self.local_prompts = 0
@@ -111,7 +115,7 @@ class LegFrontend(Frontend):
             return False
         if source.role == "both" or sequence.output_tokens == 1:
             return self._keep(source, sequence)
-        tokens = self._legs.first_tokens(sequence.prompt_tokens, source.scheduler.block_tokens)
+        tokens = self._first_tokens(sequence, source)
         sequence.transfer = transfer = Transfer(sequence, source, self._fleet, self._sizes, self._kv, self, tokens)
         if target is not None:
             transfer.target = target
@@ -127,6 +131,14 @@ class LegFrontend(Frontend):
         else:
             self._dispatch(source, transfer.leg)
         return True
+
+    def _first_tokens(self, sequence: TwoLegged, source: LegReplica) -> int:
+        """Return how many tokens of a prompt the replica computes that prefills."""
+        prompt, block_tokens = sequence.prompt_tokens, source.scheduler.block_tokens
+        if self._balance is None:
+            return self._legs.first_tokens(prompt, block_tokens)
+        first = source.stages[0].node_id
+        return self._balance.first_tokens(prompt, block_tokens, first, self.view, self.decode_view)
 
     def _choose(self, leg: Leg, view: LegView, sequence: TwoLegged) -> LegReplica | None:
         """Route a leg of a request; None if the policy finds no replica for it now."""
