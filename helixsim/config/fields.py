@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Discriminator, Field, PlainValidator, Tag, WithJsonSchema, model_validator
 
@@ -63,6 +63,13 @@ def _quantity(dimension: str, *, positive: bool) -> tuple[PlainValidator, WithJs
     return PlainValidator(check), WithJsonSchema(schema)
 
 
+def _share_or_auto(value: Any) -> float | str:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value != "auto" and not (is_number and 1e-6 <= value <= 1):
+        raise ValueError(f"must be a share from 1e-06 to 1, or auto, got {value!r}")
+    return value if value == "auto" else float(value)
+
+
 Bandwidth = Annotated[str, *_quantity("bandwidth", positive=True)]
 Latency = Annotated[str, *_quantity("time", positive=False)]
 Duration = Annotated[str, *_quantity("time", positive=True)]
@@ -72,6 +79,12 @@ Price = Annotated[str, *_quantity("price", positive=False)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=100)]
 FewCount = Annotated[int, Field(ge=1, le=10**6)]
 Share = Annotated[float, Field(ge=1e-6, le=1)]
+ShareOrAuto = Annotated[
+    float | Literal["auto"],
+    PlainValidator(_share_or_auto),
+    WithJsonSchema({"anyOf": [{"type": "number", "minimum": 1e-6, "maximum": 1}, {"const": "auto"}]}),
+]
+
 Factor = Annotated[float, Field(ge=1e-9, le=1e9)]
 Tokens = Annotated[float, Field(ge=1, le=1e9)]
 Seed = Annotated[int, Field(ge=0, lt=2**128)]

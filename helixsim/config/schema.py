@@ -22,6 +22,7 @@ from helixsim.config.fields import (
     Price,
     Seed,
     Share,
+    ShareOrAuto,
     Text,
     TextOr,
     Tokens,
@@ -224,7 +225,7 @@ class DisaggregationSection(Section):
         "after_prefill",
         description="When the KV cache of a prompt is sent: when all of it is computed, or layer by layer as it is.",
     )
-    prefill_share: Share | Literal["auto"] = Field(
+    prefill_share: ShareOrAuto = Field(
         1.0,
         description="Share of each prompt that nodes with the role `prefill` compute, in whole KV blocks; the node "
         "that decodes computes the rest in chunks beside its decode steps, as in Cronus. `auto`: so that both sides "

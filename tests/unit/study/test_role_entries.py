@@ -342,7 +342,7 @@ def test_groups_of_hexgen2_that_cannot_have_roles_are_an_error(load, overrides, 
     ("overrides", "said"),
     [
         (("engine.enable_chunked_prefill=false",), "needs engine.enable_chunked_prefill"),
-        (("systems.2.disaggregation.prefill_share=1.5",), "less than or equal to 1"),
+        (("systems.2.disaggregation.prefill_share=1.5",), "must be a share from 1e-06 to 1, or auto, got 1.5"),
     ],
 )
 def test_a_share_of_prompts_needs_chunks(load, overrides, said) -> None:
