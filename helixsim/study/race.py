@@ -211,11 +211,12 @@ class Race:
         return list({entry.name: _with(entry, "in_time") for entry in (found[0], most)}.values())
 
     def _budget(self, load: RaceLoad) -> Budget:
-        cpu_s: float = getattr(self.system.placement_options, "race_cpu_s", math.inf)
+        stated_cpu_s: float | None = getattr(self.system.placement_options, "race_cpu_s", math.inf)
         tokens_per_s = None
         if load.rate_rps is not None:
             tokens_per_s = load.rate_rps * self.experiment.workload_stats.mean_output_tokens
-        return Budget(cpu_s, tokens_per_s, load.residence_s or 0.0)
+        nodes = len(self.system.fleet.cluster.nodes)
+        return Budget.of(stated_cpu_s, nodes, tokens_per_s, load.residence_s or 0.0)
 
     def _plan(self, placement: Placement) -> FlowPlan:
         """Return the max-flow of a placement, by the capacities of the nodes into which it divides machines."""

@@ -15,6 +15,12 @@ from helixsim.units import NS_PER_S
 OF_A_TRIAL, OF_THE_REPORT = 0.25, 0.5
 """Shares of the budget of each trial, and of the comparison with the window of the report."""
 
+USUAL_CPU_S, LARGE_CPU_S = 600.0, 120.0
+"""Budget unless stated [s], and that of large fleets: their search takes minutes already."""
+
+LARGE_NODES, LARGE_TOKENS_PER_CPU_S = 300, 50_000
+"""Fleets of more nodes are large; their long pipelines take more events for a token (``config.effort``)."""
+
 
 @dataclass
 class Budget:
@@ -28,12 +34,23 @@ class Budget:
         Output tokens that arrive in a simulated second; None: not known, and nothing is shortened.
     residence_s
         Estimated time that a request takes [s]. A shorter window shows none that began and ended in it.
+    tokens_per_cpu_s
+        Output tokens that are simulated in a CPU second.
     """
 
     cpu_s: float
     tokens_per_s: float | None
     residence_s: float
+    tokens_per_cpu_s: float = TOKENS_PER_CPU_S
     told: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, stated_cpu_s: float | None, num_nodes: int, tokens_per_s: float | None, residence_s: float) -> Budget:
+        """Return the budget of a fleet of so many nodes; ``stated_cpu_s``: that of the user [s]."""
+        is_large = num_nodes > LARGE_NODES
+        usual_s = LARGE_CPU_S if is_large else USUAL_CPU_S
+        speed = LARGE_TOKENS_PER_CPU_S if is_large else TOKENS_PER_CPU_S
+        return cls(usual_s if stated_cpu_s is None else stated_cpu_s, tokens_per_s, residence_s, speed)
 
     def shortened(self, window: Window, runs: int, share: float) -> Window | None:
         """Return the window of so many simulations that take no more than a share of the budget.
@@ -79,7 +96,7 @@ class Budget:
         """Return the estimated CPU time of one simulation [s]; 0 where the load has no rate."""
         if self.tokens_per_s is None or window.duration_ns is None:
             return 0.0
-        return self.tokens_per_s * (window.warmup_ns + window.duration_ns) / NS_PER_S / TOKENS_PER_CPU_S
+        return self.tokens_per_s * (window.warmup_ns + window.duration_ns) / NS_PER_S / self.tokens_per_cpu_s
 
     def _cost(self, window: Window, runs: int) -> str:
         cpu_s = self.simulation_cpu_s(window) * runs

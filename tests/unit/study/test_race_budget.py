@@ -54,6 +54,16 @@ def test_what_fits_is_left_as_it_is_and_nothing_is_told():
     assert budget.told == []
 
 
+def test_large_fleets_have_less_time_and_take_more_for_a_token_unless_the_user_says_so():
+    usual, large, stated = (Budget.of(cpu_s, n, 1e5, 10.0) for cpu_s, n in ((None, 300), (None, 1000), (900.0, 1000)))
+    assert (usual.cpu_s, large.cpu_s, stated.cpu_s) == (600.0, 120.0, 900.0)
+    window = Window(100 * SECOND, 200 * SECOND, drain=False)
+    assert large.simulation_cpu_s(window) == stated.simulation_cpu_s(window) > 2 * usual.simulation_cpu_s(window)
+    assert usual.simulation_cpu_s(window) == pytest.approx(estimated_s(window, 1e5))
+    kept = large.report(window, 2)
+    assert 2 * large.simulation_cpu_s(kept) <= OF_THE_REPORT * 120.0 * (1 + 1e-6)
+
+
 def test_without_a_rate_nothing_is_shortened():
     window = Window(0, 100 * SECOND, drain=True)
     assert Budget(1e-3, None, 0.0).report(window, 9) is window
