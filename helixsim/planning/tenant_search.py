@@ -382,7 +382,15 @@ def usable_nodes(tenants: Tenants, kinds: Sequence[NodeKind], number: int) -> tu
 
 
 def _target(experiment: ResolvedExperiment) -> Target:
-    """Return the objectives of a tenant; ``ConfigError`` without any, or without a rate of arrivals."""
+    """Return the objectives of a tenant.
+
+    Raises
+    ------
+    ConfigError
+        Without any, without a rate of arrivals, or with replicas that come and go.
+    """
+    if experiment.systems[0].autoscaling is not None:
+        raise ConfigError(f"{experiment.source}: tenant {experiment.name}: autoscaling needs stated nodes: add nodes")
     return capacity_targets(experiment, 99.0, None)[0]
 
 

@@ -265,8 +265,18 @@ def test_no_division_by_hand_is_better_and_the_bound_is_above_all(tmp_path, is_o
         assert math.isclose(hand[0]["value"], max(one["value"] for one in hand))
 
 
-def test_tenants_without_objectives_cannot_be_planned_for(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("    slo: {ttft: 2 s}\n", "", "states no objective"),
+        ("{process: poisson, rate: 3}", "{process: closed_loop, concurrency: 3}", "closed_loop arrivals have no rate"),
+        ("routing: least_loaded}", "routing: least_loaded, autoscaling: {policy: queue, high: 2, low: 1}}",
+         "tenant chat: autoscaling needs stated nodes"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_planned_for_is_refused(tmp_path, capsys, old, new, message):
+    assert old in FILE
     path = tmp_path / "joint.yaml"
-    path.write_text(FILE.replace("    slo: {ttft: 2 s}\n", ""), encoding="utf-8")
+    path.write_text(FILE.replace(old, new), encoding="utf-8")
     assert main(["run", str(path), "--out", str(tmp_path), "-q"]) == 2
-    assert "states no objective" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
