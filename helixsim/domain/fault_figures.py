@@ -42,6 +42,9 @@ class FaultFigures:
     recovery_s
         Time from the first failure until this mean was back at 90 % of that before [s]; 0: it was never below; None:
         it was not back in the window.
+    missing_tokens
+        Output tokens less than at the rate of before, from the first failure to the recovery or, without one, to the
+        end of the window; 0: not less.
     clients
         What clients that give up did; None: they wait.
     """
@@ -56,4 +59,5 @@ class FaultFigures:
     before_tokens_per_s: Figure = None
     lowest_tokens_per_s: Figure = None
     recovery_s: Figure = None
+    missing_tokens: Figure = None
     clients: ClientStats | None = None

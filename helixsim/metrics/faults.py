@@ -32,6 +32,7 @@ class Dip(NamedTuple):
     before_tokens_per_s: Figure = None
     lowest_tokens_per_s: Figure = None
     recovery_s: Figure = None
+    missing_tokens: Figure = None
 
 
 def fault_figures(run: RunResult) -> FaultFigures | None:
@@ -85,9 +86,12 @@ def dip_after(failure_s: float, times_s: FloatArray, tokens: FloatArray) -> Dip:
     rates = (so_far(ends_s) - so_far(starts_s)) / (ends_s - starts_s)
     low = rates < RECOVERED * before
     if not low.any():
-        return Dip(before, float(rates.min()), 0.0)
+        return Dip(before, float(rates.min()), 0.0, 0.0)
     back = np.flatnonzero(~low & (np.arange(len(low)) > np.argmax(low)))
-    return Dip(before, float(rates.min()), float(ends_s[back[0]] - failure_s) if len(back) else None)
+    until_s = float(ends_s[back[0]] if len(back) else times_s[-1])
+    served = float(np.diff(so_far(np.array([failure_s, until_s])))[0])
+    missing = max(before * (until_s - failure_s) - served, 0.0)
+    return Dip(before, float(rates.min()), until_s - failure_s if len(back) else None, missing)
 
 
 def fault_text(figures: FaultFigures | None) -> str:
@@ -106,7 +110,8 @@ def fault_text(figures: FaultFigures | None) -> str:
     if before is not None and lowest is not None:
         fell = f"output fell from {number(before)} to {number(lowest)} tokens/s"
         back = "and did not recover in the window" if recovery_s is None else f"and recovered in {number(recovery_s)} s"
-        parts.append("output did not fall" if recovery_s == 0 else f"{fell} {back}")
+        missing = f", {number(figures.missing_tokens)} tokens short" if figures.missing_tokens else ""
+        parts.append("output did not fall" if recovery_s == 0 else f"{fell} {back}{missing}")
     if figures.clients is not None:
         parts.append(_clients_text(figures.clients))
     return f"{'; '.join(parts)}."

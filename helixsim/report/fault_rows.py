@@ -19,6 +19,7 @@ _ROWS: tuple[tuple[str, Callable[[FaultFigures], str]], ...] = (
     ("output tokens/s before the first failure", lambda one: number(one.before_tokens_per_s)),
     ("  lowest after it (mean of 30 s)", lambda one: number(one.lowest_tokens_per_s)),
     ("  back at 90 % after, s", lambda one: number(one.recovery_s)),
+    ("  output tokens short by then", lambda one: number(one.missing_tokens)),
 )
 
 _CLIENTS: tuple[tuple[str, Callable[[FaultFigures], str]], ...] = tuple(

@@ -28,6 +28,9 @@ def test_the_lowest_rate_and_the_recovery_are_those_of_the_moving_mean():
     assert dip.lowest_tokens_per_s == pytest.approx(0.0)
     # back at 90 %: all but a tenth of the mean lies behind the stop
     assert dip.recovery_s == pytest.approx(60.0 + RECOVERED * SPAN_S)
+    assert dip.missing_tokens == pytest.approx(600.0)
+    assert _dip(1000.0, 4.0).missing_tokens == pytest.approx(500.0 * 6.0)  # to the end of the window
+    assert _dip(60.0, 9.5).missing_tokens == 0.0
     short = _dip(6.0, 0.0)
     assert short.lowest_tokens_per_s == pytest.approx(10.0 * (1 - 6.0 / SPAN_S))
     assert _dip(60.0, 9.5).recovery_s == 0.0
