@@ -105,6 +105,16 @@ class RoundTrips:
                 found[self._entry_layers[arc]] = found.get(self._entry_layers[arc], 0.0) + share
         return found
 
+    def _alone(self, number: int, flows: Sequence[float]) -> float:
+        """Return the share of a class' requests that pass no other node."""
+        into = sum(
+            s for n, s in self._shares(self._into[number], flows) if self._network.arcs[n].tail == COORDINATOR_CLASS
+        )
+        out = sum(
+            s for n, s in self._shares(self._out_of[number], flows) if self._network.arcs[n].head == COORDINATOR_CLASS
+        )
+        return into * out
+
     def _return_s(self, fleet: Deployment, last: int, first: int) -> float:
         """Return the time from the last node of a route to the first, on average over the nodes of both classes."""
         here, there = self._network.classes[last].nodes, self._network.classes[first].nodes
@@ -161,7 +171,7 @@ class RoundTrips:
             steps_per_s = sent[vertex] / size / load.tokens_per_step
             station = self.stations[vertex]
             chunk = station.longest_chunk(self._budgets[vertex], steps_per_s)
-            visit_s, leaves_caught = station.visit_s(steps_per_s, caught, chunk)
+            visit_s, leaves_caught = station.visit_s(steps_per_s, caught, chunk, self._alone(vertex, flows))
             # The first round trip of a request is its prompt; its chunks pass the slowest node one after the other.
             chunk_s = station.chunk_s(chunk)
             slowest_before_s = max(passing[network.arcs[number].tail].slowest_s for number, _ in shares)

@@ -267,13 +267,16 @@ class Station:
         left = max(1.0, budget - self.batch(steps_per_s))
         return min(left, self._threshold) if self._threshold else left
 
-    def visit_s(self, steps_per_s: float, caught: float, longest_chunk: float = math.inf) -> tuple[float, float]:
+    def visit_s(
+        self, steps_per_s: float, caught: float, longest_chunk: float = math.inf, alone: float = 0.0
+    ) -> tuple[float, float]:
         """Return the time a step spends here, and the probability that it leaves behind a prompt.
 
         ``caught`` is the probability that it came behind one. Of a prompt it waits for one chunk only, of at most
         ``longest_chunk`` tokens; the mean chunk that is met is that of a prompt of the length that is met. Where nodes
         form steps of their own (``loops_inside``), it also waits for the decode step that runs when it comes, and
         shares its own step with the prompts that come while that one runs: with these it goes on, not behind them.
+        Requests that pass no other node, the share ``alone``, come when a step ends, and wait for none.
         """
         rate = steps_per_s / self._steps
         busy = min(1.0, rate * self.prompt_s)
@@ -281,9 +284,9 @@ class Station:
         batch = self.batch(steps_per_s)
         step_s = self.step_s(batch)
         if self._waits_for_steps:
-            running_s = min(1.0 - busy, steps_per_s / batch * step_s) * step_s / 2
-            beside_s = met_s * (busy / 2 + min(1.0, rate * self.cycle_s(batch)))
-            return step_s + running_s + beside_s, 0.0
+            running_s = min(1.0 - busy, steps_per_s / batch * step_s) * step_s / 2 + met_s * busy / 2
+            beside_s = met_s * min(1.0, rate * self.cycle_s(batch))
+            return step_s + (1 - alone) * running_s + beside_s, 0.0
         behind_s = met_s * (caught + (1 - caught) * busy / 2)  # half of it is done, on average
         return step_s + behind_s, caught + (1 - caught) * busy
 

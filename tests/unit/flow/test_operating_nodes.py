@@ -228,3 +228,16 @@ def test_entries_in_equal_layers_are_a_step_of_their_batches_together() -> None:
     assert mixed.step_s(40.0) == pytest.approx(1e-9 * (growing(20.0) + growing(40.0)))
     assert mixed.most_requests == pytest.approx(station.most_requests / 0.75)
     assert station.entered({0: 1.0}, 2).step_s(40.0) == pytest.approx(station.step_s(40.0))
+
+
+@pytest.mark.parametrize("seqs", [4, 64])
+def test_a_node_that_almost_all_its_requests_pass_alone_is_a_replica(seqs: int) -> None:
+    """They come back when its step ends, and wait for none; a trickle from a slow node enters it in the middle."""
+    fast = builders.profile("f", 4, kv_blocks=(10**5,) * 4, prefill_ns_per_token=2e4, max_decode_seqs=seqs)
+    slow = builders.profile("s", 4, kv_blocks=(10**5,) * 4, prefill_ns_per_token=2e9, decode_ns=1e11)
+    fleet = builders.fleet([fast, slow, slow], num_layers=4, intra=LinkSpec(1e15, 0))
+    ranges = {"f-0": (0, 4), "s-0": (0, 2), "s-1": (2, 4)}
+    joined = replace(builders.placement_of(fleet, ranges), partial_inference=True)
+    alone = builders.placement_of(fleet, {"f-0": (0, 4)})
+    found, replica = (operating_point(fleet, one, LOAD).output_tokens_per_s for one in (joined, alone))
+    assert found == pytest.approx(replica, rel=0.08)
