@@ -149,7 +149,7 @@ class Experiment:
             Tenant(tuple(Member(*terms) for terms in one.members), Experiment._of(one.source, (), self._own), one.nodes)
             for one in found.tenants
         )
-        return Tenants(found.name, tenants, found.nodes)
+        return Tenants(found.name, tenants, found.nodes, found.division)
 
     @property
     def document(self) -> dict[str, Any]:
@@ -238,11 +238,15 @@ class Tenant:
 
 @dataclass(frozen=True)
 class Tenants:
-    """Several experiments on one cluster, whose ``nodes`` in service are divided among them."""
+    """Several experiments on one cluster, whose ``nodes`` in service are divided among them.
+
+    ``division``: how, if no tenant states its nodes: ``joint``, ``proportional`` or ``equal``.
+    """
 
     name: str
     tenants: tuple[Tenant, ...]
     nodes: tuple[Node, ...]
+    division: str = "joint"
 
 
 def registries(*, imports: bool = True) -> Registries:

@@ -52,11 +52,12 @@ class TenantEntry:
 
 @dataclass(frozen=True)
 class TenantEntries:
-    """All tenants of a file; ``nodes`` are those in service, undivided."""
+    """All tenants of a file; ``nodes`` are those in service, undivided. ``division``: see ``TenantsSection``."""
 
     name: str
     tenants: tuple[TenantEntry, ...]
     nodes: tuple[Node, ...]
+    division: str
 
 
 def has_tenants(source: Source) -> bool:
@@ -85,6 +86,8 @@ def entries_of(source: Source) -> TenantEntries:
     if problems:
         raise ConfigError([*source.problems, *problems])
     nodes = _nodes(source, problems)
+    if "division" in section.model_fields_set and any(one.nodes is not None for one in section.tenants):
+        problems.append(source.problem(("division",), "the nodes of the tenants are stated: remove them, or division"))
     hosts = {number: one for number, one in enumerate(section.tenants) if one.with_ is None}
     stated = _stated(hosts, nodes, source, problems)
     tenants = []
@@ -98,7 +101,7 @@ def entries_of(source: Source) -> TenantEntries:
         tenants.append(TenantEntry(terms, experiment, found))
     if problems:
         raise ConfigError([*source.problems, *problems])
-    return TenantEntries(section.name or source.path.stem, tuple(tenants), nodes)
+    return TenantEntries(section.name or source.path.stem, tuple(tenants), nodes, section.division)
 
 
 def _explained(problem: Problem) -> Problem:

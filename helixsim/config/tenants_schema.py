@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Discriminator, Field, Tag
 
 from helixsim.config.fields import Name, Seed
 from helixsim.validation import Count, Section
@@ -34,6 +34,16 @@ EXPERIMENT_KEYS = tuple(_ExperimentKeys.keys())
 """Keys that a tenant has of its own, or shares with the others where the file states them beside ``tenants``."""
 
 
+def _list_or_counts(value: object) -> str:
+    """Return the tag of stated nodes, so that errors concern one form only."""
+    return "counts" if isinstance(value, dict) else "list"
+
+
+StatedNodes = Annotated[
+    Annotated[list[str], Tag("list")] | Annotated[dict[str, Count], Tag("counts")], Discriminator(_list_or_counts)
+]
+
+
 class TenantSection(_ExperimentKeys):
     """A tenant: an experiment on its part of the nodes; its keys replace those of the file."""
 
@@ -44,7 +54,7 @@ class TenantSection(_ExperimentKeys):
     priority: Annotated[int, Field(ge=-(10**9), le=10**9)] = Field(
         0, description="Tenants with a lower value are planned for first, as long as others cannot be."
     )
-    nodes: list[str] | dict[str, Count] | None = Field(
+    nodes: StatedNodes | None = Field(
         None,
         description="Its nodes: ids, patterns such as `l4-*`, `gpu:t4`, `region:eu`, or a number of each node type, "
         "`{l40sx4: 3}` (default: planned, for all tenants together).",
@@ -67,3 +77,9 @@ class TenantsSection(_ExperimentKeys):
     seed: Seed = Field(0, description="Seed of all random streams, of each tenant.")
     cluster: Any = Field(description="The cluster, as in exp.yaml without tenants.")
     tenants: list[TenantSection] = Field(min_length=1, max_length=20, description="The tenants.")
+    division: Literal["joint", "proportional", "equal"] = Field(
+        "joint",
+        description="How nodes are divided that no tenant states: `joint` plans for all tenants together, by "
+        "simulation; `proportional` gives each a part of every kind of nodes by its tokens/s times the weights of its "
+        "model, and `equal` the same part.",
+    )

@@ -39,6 +39,9 @@ from helixsim.study.trials import run_trial, trial_store, trials_in
 JOINT = "planned for all tenants together"
 """Origin of the division that the search finds."""
 
+IN_PROPORTION, EQUALLY = "each kind in proportion to tokens/s x weights", "each kind equally"
+"""Origins of divisions by a rule."""
+
 MOST_BY_KIND = 64
 """Most divisions by hand that give each kind to one tenant; of more, none are tried."""
 
@@ -243,8 +246,13 @@ class DivisionSearch:
                 ]
                 said = [f"{' and '.join(own)} to {name}" for own, name in zip(owned, names, strict=True) if own]
                 yield f"by hand: {', '.join(said)}", counts
-        yield "by hand: each kind in proportion to tokens/s x weights", self._in_proportion(self._work())
-        yield "by hand: each kind equally", self._in_proportion([1.0] * len(names))
+        for origin, rule in ((IN_PROPORTION, "proportional"), (EQUALLY, "equal")):
+            yield f"by hand: {origin}", self.by_rule(rule)
+
+    def by_rule(self, rule: str) -> tuple[Counts, ...]:
+        """Return the nodes of each kind divided by a rule, ``proportional`` or ``equal``, without those of no use."""
+        divided = self._in_proportion(self._work() if rule == "proportional" else [1.0] * len(self.resolved))
+        return tuple(self._own(number, counts) for number, counts in enumerate(divided))
 
     def _work(self) -> list[float]:
         """Return how much each tenant asks for: tokens/s times the bytes of its weights."""

@@ -20,7 +20,7 @@ from helixsim.planning.tenant_parts import (
     run_parts,
     task_of,
 )
-from helixsim.planning.tenant_search import DivisionSearch, usable_nodes
+from helixsim.planning.tenant_search import EQUALLY, IN_PROPORTION, DivisionSearch, usable_nodes
 from helixsim.report.tenant_files import write_tenants
 from helixsim.results.tenants import Division, TenantResults, TenantTerms
 from helixsim.runtime.identity import content_key, errors_digest, experiment_key
@@ -87,7 +87,7 @@ def tenants_key(tenants: Tenants, resolved: Sequence[ResolvedExperiment], *, che
     """Return the content key of the results."""
     terms = [(one.members, one.nodes) for one in tenants.tenants]
     keys = [experiment_key(one) for one in resolved]
-    return content_key("tenants", tenants.name, terms, keys, check, errors_digest())
+    return content_key("tenants", tenants.name, terms, keys, tenants.division, check, errors_digest())
 
 
 def tenants_directory(tenants: Tenants, out: Path, key: str) -> Path:
@@ -121,6 +121,9 @@ class _Study:
             self.tenants, self.resolved, self.kinds, self.out, self.executor, self._searching, force=self.force,
             check=self.check,
         )  # fmt: skip
+        if self.tenants.division != "joint":
+            origin = IN_PROPORTION if self.tenants.division == "proportional" else EQUALLY
+            return self._results(origin, nodes_of(self.kinds, search.by_rule(self.tenants.division)))
         chosen, by_hand = search.divisions()
         results = self._results(chosen.origin, nodes_of(self.kinds, chosen.counts))
         by_hand.sort(key=lambda one: (results.value(one), -results.price_of(one)), reverse=True)

@@ -105,6 +105,9 @@ def test_edits_reach_tenants_and_what_they_share(tmp_path):
         ("rate: 2}", "rat: 2}", ":26:36", "unknown key 'rat'"),
         ("rate: 2}", "rate: -2}", ":26:42", "rate"),
         ("    slo: {ttft: 2 s}\n", "    slo: {ttft: 2 s}\n    weight: 0\n", ":29:13", "greater than"),
+        ("seed: 3\n", "division: joint\n", ":3:11", "the nodes of the tenants are stated: remove them, or division"),
+        ("[gpu:l4]", "l4-0", ":21:12", "nodes: must be a list, got 'l4-0'"),
+        ("{t4: 2}", "{t4: 0}", ":29:17", "must be greater than or equal to 1"),
         ("count: 2}", "cout: 2}", ":8:", "unknown key 'cout'"),
     ],
 )  # fmt: skip

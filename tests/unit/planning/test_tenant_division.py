@@ -244,6 +244,21 @@ def run_joint(folder, *options):
     return json.loads((directory / "summary.json").read_text(encoding="utf-8"))
 
 
+@pytest.mark.parametrize(
+    ("rule", "l4", "t4"),
+    [
+        ("equal", [1, 1], [0, 1]),  # the second T4 is of no use to chat, in FP8
+        ("proportional", [2, 0], [0, 0]),  # 20 x 120 tokens/s x 7 GB against 3 x 505 tokens/s x 2 GB
+    ],
+)
+def test_rules_divide_every_kind(tmp_path, rule, l4, t4):
+    found = run_joint(tmp_path, "--set", f"division={rule}", "--set", "tenants.0.workload.arrivals.rate=20")
+    kinds = [one["kinds"] for one in found["tenants"].values()]
+    assert [one.get("l4", 0) for one in kinds] == l4
+    assert [one.get("t4", 0) for one in kinds] == t4
+    assert "by_hand" not in found
+
+
 @pytest.mark.parametrize("is_overloaded", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_no_division_by_hand_is_better_and_the_bound_is_above_all(tmp_path, is_overloaded):
     """At a load that the cluster serves, and at one that it does not."""
