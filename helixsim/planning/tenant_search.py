@@ -18,7 +18,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations, product
+from itertools import combinations
 from pathlib import Path
 
 from helixsim.config.experiment import ResolvedExperiment
@@ -30,6 +30,7 @@ from helixsim.planning.capacity import capacity_targets
 from helixsim.planning.tenant_bound import best_tenant, is_bounded, value_bound
 from helixsim.planning.tenant_parts import NO_NODE, PartTask, each_alone, nodes_of, run_parts, task_of
 from helixsim.planning.tenant_program import Choice, Demand, Way, best_of, divide
+from helixsim.planning.tenant_rules import EQUALLY, IN_PROPORTION, by_kind, in_proportion, work_of
 from helixsim.results.tenants import Counts, Division, NodeKind, Part
 from helixsim.runtime.pool import Executor, Report
 from helixsim.study.placements import placement_store, placements_in
@@ -38,12 +39,6 @@ from helixsim.study.trials import run_trial, trial_store, trials_in
 
 JOINT = "planned for all tenants together"
 """Origin of the division that the search finds."""
-
-IN_PROPORTION, EQUALLY = "each kind in proportion to tokens/s x weights", "each kind equally"
-"""Origins of divisions by a rule."""
-
-MOST_BY_KIND = 64
-"""Most divisions by hand that give each kind to one tenant; of more, none are tried."""
 
 ROUNDS = 5
 """Rounds of margins; each halves the range in which the least margin that is enough lies."""
@@ -124,7 +119,7 @@ class DivisionSearch:
     def divisions(self) -> tuple[Division, list[Division]]:
         """Return the best division, and those by hand, the best first."""
         demands = self._demands()
-        by_hand = [(origin, tuple(map(self._own, range(len(counts)), counts))) for origin, counts in self._by_hand()]
+        by_hand = list(self._by_hand())
         self._simulate((number, own) for _, counts in by_hand for number, own in enumerate(counts))
         self._margins(demands)
         self._polish()
@@ -230,50 +225,17 @@ class DivisionSearch:
 
     # --- divisions ----------------------------------------------------------------------------------------------------
 
-    def _by_hand(self) -> Iterator[tuple[str, tuple[Counts, ...]]]:
-        """Yield the divisions that one would make by hand."""
-        names = [one.name for one in self.tenants.tenants]
-        tenants = range(len(names))
-        if len(names) ** len(self.kinds) <= MOST_BY_KIND:
-            for owners in product(tenants, repeat=len(self.kinds)):
-                counts = tuple(
-                    tuple(n if owner == tenant else 0 for owner, n in zip(owners, self.available, strict=True))
-                    for tenant in tenants
-                )
-                owned = [
-                    [kind.label for kind, owner in zip(self.kinds, owners, strict=True) if owner == tenant]
-                    for tenant in tenants
-                ]
-                said = [f"{' and '.join(own)} to {name}" for own, name in zip(owned, names, strict=True) if own]
-                yield f"by hand: {', '.join(said)}", counts
-        for origin, rule in ((IN_PROPORTION, "proportional"), (EQUALLY, "equal")):
-            yield f"by hand: {origin}", self.by_rule(rule)
-
     def by_rule(self, rule: str) -> tuple[Counts, ...]:
         """Return the nodes of each kind divided by a rule, ``proportional`` or ``equal``, without those of no use."""
-        divided = self._in_proportion(self._work() if rule == "proportional" else [1.0] * len(self.resolved))
-        return tuple(self._own(number, counts) for number, counts in enumerate(divided))
+        work = work_of(self.resolved) if rule == "proportional" else [1.0] * len(self.resolved)
+        return self._useful(in_proportion(self.available, work))
 
-    def _work(self) -> list[float]:
-        """Return how much each tenant asks for: tokens/s times the bytes of its weights."""
-        return [
-            (one.workload_stats.offered_rps or 0.0)
-            * (one.workload_stats.mean_prompt_tokens + one.workload_stats.mean_output_tokens)
-            * one.fleet.model.weight_bytes_per_layer * one.fleet.model.num_layers
-            for one in self.resolved
-        ]  # fmt: skip
-
-    def _in_proportion(self, work: Sequence[float]) -> tuple[Counts, ...]:
-        """Return the nodes of each kind divided in proportion, by largest remainders; ties to the first tenant."""
-        columns = []
-        for n in self.available:
-            exact = [n * one / math.fsum(work) for one in work]
-            own = [math.floor(one + 1e-9) for one in exact]
-            order = sorted(range(len(work)), key=lambda number: (own[number] - exact[number], number))
-            for number in order[: n - sum(own)]:
-                own[number] += 1
-            columns.append(own)
-        return tuple(zip(*columns, strict=True))
+    def _by_hand(self) -> Iterator[tuple[str, tuple[Counts, ...]]]:
+        """Yield the divisions that one would make by hand, without nodes of no use."""
+        for origin, counts in by_kind([one.name for one in self.tenants.tenants], self.kinds):
+            yield f"by hand: {origin}", self._useful(counts)
+        for origin, rule in ((IN_PROPORTION, "proportional"), (EQUALLY, "equal")):
+            yield f"by hand: {origin}", self.by_rule(rule)
 
     def _margins(self, demands: Sequence[Demand]) -> None:
         """Simulate divisions by the program, with margins that are narrowed down by what their parts serve."""
@@ -345,9 +307,12 @@ class DivisionSearch:
 
     # --- parts --------------------------------------------------------------------------------------------------------
 
-    def _own(self, number: int, counts: Counts) -> Counts:
-        """Return the nodes among some that a tenant can use."""
-        return tuple(n if ok else 0 for n, ok in zip(counts, self.usable[number], strict=True))
+    def _useful(self, divided: Sequence[Counts]) -> tuple[Counts, ...]:
+        """Return a division without the nodes that those who have them cannot use."""
+        return tuple(
+            tuple(n if ok else 0 for n, ok in zip(counts, usable, strict=True))
+            for counts, usable in zip(divided, self.usable, strict=True)
+        )
 
     def _simulate(self, wanted: Iterable[tuple[int, Counts]]) -> None:
         """Simulate parts that are new; a part without nodes serves nothing."""

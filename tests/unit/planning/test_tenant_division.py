@@ -17,6 +17,7 @@ from helixsim.metrics.tenants import SERVED, value
 from helixsim.planning.tenant_bound import BestTenant, least_work, value_bound
 from helixsim.planning.tenant_parts import counts_of, kinds_of, nodes_of
 from helixsim.planning.tenant_program import Choice, Demand, Way, best_of, divide
+from helixsim.planning.tenant_rules import in_proportion
 from helixsim.planning.tenant_search import usable_nodes
 
 FILE = """\
@@ -157,6 +158,15 @@ def test_the_choice_among_parts_is_that_of_trying_all(data):
     found = best_of(choices, weights, priorities, available, PRICES)
     assert fits(found)
     assert rank(found) == max(rank(chosen) for chosen in every if fits(chosen))
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=3), st.lists(st.floats(0.1, 9), min_size=2, max_size=4))
+def test_a_rule_gives_away_every_node_and_nobody_a_node_more_or_less_than_its_part(available, work):
+    divided = in_proportion(tuple(available), work)
+    for kind, n in enumerate(available):
+        own = [counts[kind] for counts in divided]
+        assert sum(own) == n
+        assert all(abs(one - n * part / sum(work)) < 1 for one, part in zip(own, work, strict=True))
 
 
 LENGTHS = st.lists(st.tuples(st.integers(1, 500), st.integers(1, 300)), min_size=1, max_size=30)
