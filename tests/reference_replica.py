@@ -212,11 +212,13 @@ class Tier:
 class Replica:
     """A chain of nodes with its scheduler."""
 
+    stage_kind = Stage
+
     def __init__(self, reference, hops):
         inputs = reference.inputs
         self.reference, self.hops, self.engine = reference, hops, inputs.engine
         self.block_tokens = reference.fleet.profiles[0].block_tokens
-        self.stages = [Stage(self, reference.nodes[hop.node], hop.start, hop is hops[0]) for hop in hops]
+        self.stages = [self.stage_kind(self, reference.nodes[hop.node], hop.start, hop is hops[0]) for hop in hops]
         self.capacity = min(stage.blocks for stage in self.stages)
         self.tiers = [Tier(self, spec) for spec in self.engine.kv_tiers]
         self.budget = min(stage.limits.max_prefill_tokens for stage in self.stages)
@@ -742,6 +744,8 @@ class View:
 class Reference:
     """The coordinator, its clients, and the whole."""
 
+    replica_kind = Replica
+
     def __init__(self, inputs):
         self.inputs, self.fleet, self.feed = inputs, inputs.fleet, inputs.feed
         assert inputs.engine.loops_inside
@@ -754,7 +758,7 @@ class Reference:
         self.cards_out = {end: Card(bps) for end, bps in cards.items() if bps}
         self.cards_in = {end: Card(bps) for end, bps in cards.items() if bps}
         self.wires = {}
-        self.replicas = [Replica(self, self.chain(hop)) for hop in inputs.graph.first]
+        self.replicas = [self.replica_kind(self, self.chain(hop)) for hop in inputs.graph.first]
         self.largest = max(r.capacity * r.block_tokens for r in self.replicas)
         self.sequences, self.arrived, self.gaps = [], [], []
         self.held = []  # those that the policy gave no route

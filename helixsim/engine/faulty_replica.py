@@ -86,6 +86,7 @@ class FaultyReplica(Replica):
     def arrive(self, sequence: Sequence) -> None:
         """See ``Replica.arrive``."""
         assert not self.is_down, "its stages drop what arrives"
+        self.generated += sequence.generated  # elsewhere, before it was lost there
         super().arrive(sequence)
         if sequence in self.leaving:
             self._plan_leaving()

@@ -7,11 +7,13 @@ from dataclasses import replace
 
 import pytest
 from comparing_replicas import INSIDE, compare
+from fault_cases import plan_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_replica import Reference
+from reference_replica_faults import FaultyReference
 from replica_cases import chains, clusters, engines, kind_of, shared_load, with_classes
-from simulating import SECOND, inputs_of, random_load
+from simulating import MS, SECOND, inputs_of, random_load
 
 from helixsim.batching import registry as batching_registry
 from helixsim.domain.cluster import LinkSpec
@@ -20,10 +22,10 @@ from helixsim.domain.result import RequestStatus
 from helixsim.engine.simulate import simulate
 
 
-def assert_equal(case, load, **how):
+def assert_equal(case, load, kind=Reference, **how):
     """Run both engines on inputs made anew for each and compare all they leave."""
     result = simulate(inputs_of(case, load, **how))
-    compare(result, Reference(inputs_of(case, load, **how)).run())
+    compare(result, kind(inputs_of(case, load, **how)).run())
     return result
 
 
@@ -192,3 +194,41 @@ def test_all_of_it_together(case, engine, caches, seed, batching, routing, feed,
     how |= {name: value for name, value in feed.items() if name != "rate_rps"}
     warmup, duration = (edge * 997_003 for edge in edges)
     assert_equal(case, load, window=Window(warmup, duration, drain=False), **how)
+
+
+@st.composite
+def runs_with_failures(draw):
+    """A case, a load, and how to run them, with nodes that fail at different instants and are all back in the end."""
+    case, seed, rate_rps = draw(clusters()), draw(st.integers(0, 10**6)), draw(st.sampled_from([10.0, 60.0]))
+    make = draw(st.sampled_from([random_load, shared_load]))
+    nodes = [node.id for node in case[0].cluster.nodes]
+    times = iter(sorted(draw(st.lists(st.integers(0, 2500), min_size=8, max_size=8, unique=True))))
+    faults = []
+    for _ in range(draw(st.integers(1, 4))):
+        chosen = draw(st.lists(st.sampled_from(nodes), min_size=1, max_size=3, unique=True))
+        faults += [(next(times) + 0.25, kind, chosen) for kind in ("down", "up")]
+    detection_ns = draw(st.sampled_from([0, 30, 900])) * MS + 500_000
+    how = {
+        "engine": draw(engines()),
+        "routing": draw(routings),
+        "batching": draw(st.sampled_from(batching_registry.names())),
+        "faults": plan_of(*faults, (faults[-1][0] + 3, "up", nodes), detection_ns=detection_ns),
+        "seed": seed,
+    }
+    how |= {"mode": FeedMode.CLOSED_LOOP, "concurrency": 9} if draw(st.booleans()) else {}
+    return case, make(seed, 40, rate_rps=rate_rps, prompt=60, output=20), how
+
+
+@given(run=runs_with_failures())
+@settings(max_examples=6, deadline=None)
+def test_nodes_that_fail(run):
+    case, load, how = run
+    assert_equal(case, load, FaultyReference, **how)
+
+
+@pytest.mark.slow
+@given(run=runs_with_failures())
+@settings(max_examples=300, deadline=None)
+def test_many_failures(run):
+    case, load, how = run
+    assert_equal(case, load, FaultyReference, **how)
