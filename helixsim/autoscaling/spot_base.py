@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol
 class ZoneState:
     """The replicas on spot machines of a zone.
 
-    ``has_failed``: the last start failed, or replicas were preempted since the last start that succeeded.
+    ``has_failed``: a start has failed, or replicas were preempted, within the last quarter of an hour.
     """
 
     serving: int

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 from helixsim import units
-from helixsim.config.autoscaling_schema import OF_POLICY, REQUIRED, AutoscalingSection, SpotSection
+from helixsim.config.autoscaling_schema import OF_POLICY, REQUIRED, AutoscalingSection, ShortageSection, SpotSection
 from helixsim.config.schema import ExperimentSection
 from helixsim.config.source import Source
 from helixsim.domain.autoscaling import AutoscalingSpec, Entry, PolicySpec, PoolSpec
 from helixsim.domain.cluster import Node
 from helixsim.domain.request import FeedMode
-from helixsim.domain.spot import SpotSpec
+from helixsim.domain.spot import Shortage, SpotSpec
 from helixsim.errors import Problem, unknown_name
 from helixsim.workload.arrivals import PROCESSES
 from helixsim.workload.spec import WorkloadSpec
@@ -76,7 +77,13 @@ def _spot_of(section: SpotSection | None, name: str | None, options: Any) -> Spo
         _seconds(section.available),
         _seconds(section.short),
         _seconds(section.notice),
+        tuple(sorted(Shortage(one.zone - 1, *_span_ns(one)) for one in section.shortages or ())),
     )
+
+
+def _span_ns(shortage: ShortageSection) -> tuple[int, int]:
+    from_ns = units.seconds_to_ns(_seconds(shortage.at))
+    return from_ns, from_ns + units.seconds_to_ns(_seconds(shortage.for_))
 
 
 def _seconds(text: str) -> float:
@@ -132,6 +139,11 @@ def _check_spot(own: AutoscalingSection, path: KeyPath, source: Source) -> Itera
         message = f"{own.policy} counts from the replicas that serve; with spot: fixed, schedule, target or your own"
         yield source.problem((*path, "policy"), message)
     pools = own.pools or {}
+    spot = _spot_of(own.spot, None, None)
+    for one, other in pairwise(() if spot is None else spot.stated):
+        if one.zone == other.zone and other.from_ns < one.until_ns:
+            message = f"two shortages of zone {one.zone + 1} overlap at {other.from_ns / units.NS_PER_S:g} s"
+            yield source.problem((*path, "spot", "shortages"), message)
     if own.policy == "fixed" and (not pools or any(pool.start is None for pool in pools.values())):
         message = "fixed keeps `start` replicas, and needs it in each pool: others are room for spare ones"
         yield source.problem((*path, "pools"), message)

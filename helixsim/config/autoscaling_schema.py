@@ -41,6 +41,14 @@ class StartupSection(Section):
     weights: Bandwidth = Field("8 Gbit/s", description="Rate at which each node reads its weights.")
 
 
+class ShortageSection(Section):
+    """A time in which a zone has no spot machines."""
+
+    zone: FewCount = Field(description="Number of the zone, from 1: by turn, or by region in the order of the nodes.")
+    at: Latency = Field(description="Time since the start of the run, warm-up included.")
+    for_: Duration = Field(alias="for", description="How long it lasts.")
+
+
 class SpotSection(Section):
     """Replicas on spot machines, which zones have for a time and then take back."""
 
@@ -58,6 +66,9 @@ class SpotSection(Section):
     available: Duration = Field("2 h", description="Mean time for which a zone has spot machines.")
     short: Duration = Field("30 min", description="Mean time for which it has none; its spot replicas are preempted.")
     notice: Latency = Field("2 min", description="From the notice of a preemption until the machine is taken.")
+    shortages: list[ShortageSection] | None = Field(
+        None, min_length=1, description="Recorded shortages, in place of random ones."
+    )
 
 
 class AutoscalingSection(Section):

@@ -22,6 +22,9 @@ from helixsim.engine.kernel import Call, Priority
 from helixsim.errors import PluginError
 from helixsim.units import NS_PER_S, seconds_to_ns
 
+FAILED_FOR_NS = 900 * NS_PER_S
+"""A zone in which a start has failed, or replicas were preempted, is a last resort for so long [ns]: an assumption."""
+
 
 @dataclass
 class _Zone:
@@ -30,7 +33,11 @@ class _Zone:
     number: int
     shortages: Iterator[tuple[int, int]]
     is_short: bool = False
-    has_failed: bool = False
+    failed_ns: int = -FAILED_FOR_NS
+
+    def has_failed(self, now_ns: int) -> bool:
+        """Return whether it is a last resort."""
+        return now_ns - self.failed_ns < FAILED_FOR_NS
 
 
 class SpotPool(ScaledPool):
@@ -87,7 +94,7 @@ class SpotPool(ScaledPool):
             ZoneState(
                 len(self._numbers(State.SERVING, spot=True, zone=zone.number)),
                 len(self._numbers(State.STARTING, spot=True, zone=zone.number)),
-                zone.has_failed,
+                zone.has_failed(self._kernel.now_ns),
             )
             for zone in self.zones
         )
@@ -121,15 +128,16 @@ class SpotPool(ScaledPool):
         return min(free, key=lambda number: (-room.count(self.zone_of[number]), number), default=None)
 
     def _fill_zones(self, missing: int) -> None:
-        """Start spot replicas, each in the zone with the fewest of them; those that failed come last, once each."""
+        """Start spot replicas, each in the zone with the fewest of them; zones that have failed of late come last."""
+        now = self._kernel.now_ns
         refused: set[int] = set()
         while missing > 0:
             open_zones = [z for z in self.zones if z.number not in refused and self._free(z.number) is not None]
             if not open_zones:
                 return
-            zone = min(open_zones, key=lambda z: (z.has_failed, self._alive(spot=True, zone=z.number), z.number))
-            zone.has_failed = zone.is_short
+            zone = min(open_zones, key=lambda z: (z.has_failed(now), self._alive(spot=True, zone=z.number), z.number))
             if zone.is_short:
+                zone.failed_ns = now
                 refused.add(zone.number)
                 self.failed_starts += 1
                 continue
@@ -151,8 +159,10 @@ class SpotPool(ScaledPool):
     # Preemptions ------------------------------------------------------------------------------------------------------
 
     def _plan_shortage(self, zone: _Zone) -> None:
-        from_ns, until_ns = next(zone.shortages)
-        self._kernel.call_in(from_ns - self._kernel.now_ns, Priority.FAULT, self._short, (zone, until_ns))
+        following = next(zone.shortages, None)
+        if following is not None:
+            from_ns, until_ns = following
+            self._kernel.call_in(from_ns - self._kernel.now_ns, Priority.FAULT, self._short, (zone, until_ns))
 
     def _short(self, event: Call) -> None:
         """Give notice to the spot replicas of a zone; those that start are gone at once."""
@@ -173,7 +183,7 @@ class SpotPool(ScaledPool):
             else:
                 continue
             self.preempted += 1
-            zone.has_failed = True
+            zone.failed_ns = now
         for number in hit:
             self.check_empty(number)
         self._settle()

@@ -68,6 +68,11 @@ def test_what_is_no_mixture_is_an_error_of_the_policy(tmp_path):
         ({}, {"policy": "queue"}, "queue counts from the replicas that serve"),
         ({}, {"start": None}, "fixed keeps `start` replicas"),
         ({"price": 1.5}, {}, "price"),
+        (
+            {"shortages": [{"zone": 1, "at": "1 s", "for": "9 s"}, {"zone": 1, "at": "5 s", "for": "1 s"}]},
+            {},
+            "two shortages of zone 1 overlap at 5 s",
+        ),
     ],
 )
 def test_mixtures_that_do_not_fit_are_refused(spot, how, message):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple
+from dataclasses import astuple, replace
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from helixsim.domain.cluster import LinkSpec
 from helixsim.domain.engine import EngineSpec
 from helixsim.domain.request import Slo
 from helixsim.domain.result import RequestStatus
-from helixsim.domain.spot import SpotSpec
+from helixsim.domain.spot import Shortage, SpotSpec
 from helixsim.engine.inputs import Autoscaling
 from helixsim.metrics.autoscaling import mean_paid, mean_usd_per_hour
 
@@ -143,6 +143,27 @@ def test_a_fixed_share_is_rounded_up():
     assert FixedShare(FixedShareOptions(0.25)).mix(state) == Mix(3, 1)
     assert FixedShare(FixedShareOptions(0.1)).mix(state) == Mix(3, 1)
     assert FixedShare(FixedShareOptions(0.0)).mix(state) == Mix(4, 0)
+
+
+def test_stated_shortages_hit_their_zone_at_their_time():
+    """One replica in each zone; that of the first zone is started anew in the second one, which then loses two."""
+    load = random_load(1, 100, rate_rps=10.0)
+    stated = (Shortage(0, 2 * SECOND, 4 * SECOND), Shortage(1, 6 * SECOND, 7 * SECOND))
+    mixture = replace(spot("spot_only", notice_s=0.0), stated=stated)
+    (pool,) = of_pool(load, mixture, start=3, startup_s=0.5).autoscaling.pools
+    at = [int(np.searchsorted(pool.time_ns, second * SECOND, side="right")) - 1 for second in (1.9, 2.1, 3.9, 6.1)]
+    assert [int(pool.serving[index]) for index in at] == [3, 2, 3, 1]
+    assert pool.preempted == 3
+
+
+def test_a_zone_without_machines_starts_none_until_it_has_some_again():
+    load = random_load(1, 100, rate_rps=10.0)
+    mixture = replace(spot("spot_only", notice_s=0.0), stated=(Shortage(0, 2 * SECOND, 5 * SECOND),))
+    (pool,) = of_pool(load, mixture, zones=1, start=3, startup_s=0.5).autoscaling.pools
+    during = (pool.time_ns >= 2 * SECOND) & (pool.time_ns < 5 * SECOND)
+    assert during.any()
+    assert pool.paid[during].max() == 0
+    assert pool.serving[-1] == 3
 
 
 def test_shortages_have_the_stated_share_of_time_and_are_the_same_for_all_systems():
