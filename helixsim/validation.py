@@ -115,7 +115,11 @@ _WORDS = {
     "int_from_float": "must be a whole number",
     "float_type": "must be a number",
     "bool_type": "must be true or false",
+    "dict_type": "must be a mapping",
 }
+
+
+_UNFIT = ("model_type", "list_type", "string_type", "dict_type")
 
 
 def problems_of(error: ValidationError, source: Located, model: type[BaseModel], at: KeyPath = ()) -> list[Problem]:
@@ -128,7 +132,9 @@ def problems_of(error: ValidationError, source: Located, model: type[BaseModel],
     at
         Path of the validated values in the source.
     """
-    found = [(_true_path(details, source.data, at), details) for details in error.errors(include_url=False)]
+    found = _without_branches(
+        [(_true_path(details, source.data, at), details) for details in error.errors(include_url=False)]
+    )
     unknown = [path for path, details in found if details["type"] == "extra_forbidden"]
     problems = []
     for path, details in found:
@@ -142,8 +148,18 @@ def problems_of(error: ValidationError, source: Located, model: type[BaseModel],
             if not _is_misspelt(path, unknown):
                 problems.append(Problem(source.where(path), dotted(path), "required key is missing"))
         else:
-            problems.append(Problem(source.where(path), dotted(path), _message(details)))
+            kinds = [other["type"] for at_same, other in found if at_same == path and other["type"] in _UNFIT]
+            if kind not in kinds:
+                problems.append(Problem(source.where(path), dotted(path), _message(details)))
+            elif kind == kinds[0]:
+                problems.append(Problem(source.where(path), dotted(path), _message(details, kinds)))
     return problems
+
+
+def _without_branches(found: list[tuple[KeyPath, ErrorDetails]]) -> list[tuple[KeyPath, ErrorDetails]]:
+    """Return the faults without those of union members that do not fit at all, if one fits but for its entries."""
+    inner = {path[:depth] for path, _ in found for depth in range(len(path))}
+    return [(path, details) for path, details in found if details["type"] not in _UNFIT or path not in inner]
 
 
 def _true_path(details: ErrorDetails, data: Any, at: KeyPath) -> KeyPath:
@@ -172,7 +188,8 @@ def _is_misspelt(missing: KeyPath, unknown: Iterable[KeyPath]) -> bool:
     return bool(did_you_mean(str(missing[-1]), siblings))
 
 
-def _message(details: ErrorDetails) -> str:
+def _message(details: ErrorDetails, kinds: Sequence[str] = ()) -> str:
+    """Return a fault in words; ``kinds``: those of all members of a union that do not fit."""
     got = details["input"]
     if details["type"] == "value_error":
         return str(details["ctx"]["error"])
@@ -180,7 +197,11 @@ def _message(details: ErrorDetails) -> str:
         return unknown_name("kind", details["ctx"]["tag"], re.findall(r"'([^']*)'", details["ctx"]["expected_tags"]))
     if details["type"] == "union_tag_not_found":
         return f"required key {details['ctx']['discriminator']} is missing"
-    expected = _WORDS.get(details["type"]) or re.sub(r"^(Input|String|List) should", "must", details["msg"])
+    if details["type"] == "too_short" and not got:
+        return "must not be empty"
+    words = [_WORDS[kind].removeprefix("must be ") for kind in kinds or (details["type"],) if kind in _WORDS]
+    own = re.sub(r"^(Input|String|List) should", "must", details["msg"])
+    expected = f"must be {' or '.join(words)}" if words else own
     shown = f"{got!r}" if not isinstance(got, dict | list) else f"a {'mapping' if isinstance(got, dict) else 'list'}"
     hint = ""
     if details["type"] == "literal_error" and isinstance(got, str):

@@ -12,12 +12,16 @@ from helixsim.config.schema import ExperimentSection
 from helixsim.config.source import Source
 from helixsim.domain.autoscaling import AutoscalingSpec, Entry, PolicySpec, PoolSpec
 from helixsim.domain.cluster import Node
+from helixsim.domain.engine import EngineSpec
 from helixsim.domain.request import FeedMode
 from helixsim.domain.spot import Shortage, SpotSpec
 from helixsim.errors import Problem, unknown_name
 from helixsim.workload.arrivals import PROCESSES
 from helixsim.workload.spec import WorkloadSpec
 from helixsim.yamlio import KeyPath
+
+LEAST_INTERVAL_S = 1e-3
+"""Least time between two looks [s]: each is an event of the run, whose number should stay below that of its steps."""
 
 _THRESHOLDS = {"queue": (1.0, 0.1), "kv_use": (0.8, 0.4)}
 
@@ -91,13 +95,24 @@ def _seconds(text: str) -> float:
 
 
 def check_autoscaling(
-    section: ExperimentSection, nodes: Sequence[Sequence[Node]], workload: WorkloadSpec | None, source: Source
+    section: ExperimentSection,
+    nodes: Sequence[Sequence[Node]],
+    workload: WorkloadSpec | None,
+    engine: EngineSpec,
+    source: Source,
 ) -> Iterator[Problem]:
-    """Check the autoscaling of each system, whose nodes are given, against its policy, its nodes and its load."""
+    """Check the autoscaling of each system, whose nodes are given, against its policy, nodes, load and engine."""
     for number, system in enumerate(section.systems):
         own, path = system.autoscaling, ("systems", number, "autoscaling")
         if own is None:
             continue
+        if _seconds(own.interval) < LEAST_INTERVAL_S:
+            yield source.problem(
+                (*path, "interval"), f"must be {LEAST_INTERVAL_S * 1e3:g} ms or more, got {own.interval}"
+            )
+        if not engine.loops_inside:
+            message = f"needs an engine with return: engine (here {engine.name} with return: coordinator)"
+            yield source.problem(path, message)
         yield from _check_policy(own, path, source)
         yield from _check_pools(own, path, nodes[number], source)
         if own.spot is not None:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from helixsim.config.fields import Bandwidth, Duration, FewCount, Latency, Name, Share
 from helixsim.domain.autoscaling import Metric
-from helixsim.validation import Count, Section
+from helixsim.validation import Count, Section, Words
 
 
 class PoolSection(Section):
@@ -52,7 +52,7 @@ class ShortageSection(Section):
 class SpotSection(Section):
     """Replicas on spot machines, which zones have for a time and then take back."""
 
-    policy: Name = Field(
+    policy: Words = Field(
         "spot_hedge",
         description="`spot_hedge`: as many spot replicas as are wanted and `spare` ones (1), and on demand as many as "
         "are missing (SkyServe); `spot_only`: with `spare` (0); `fixed_share`: a share `on_demand` (0.1); `on_demand`; "
@@ -74,7 +74,7 @@ class SpotSection(Section):
 class AutoscalingSection(Section):
     """Replicas whose number follows the load, in pools of one type of node each."""
 
-    policy: Name = Field(
+    policy: Words = Field(
         description="`target`: Kubernetes' rule, `ceil(replicas * metric / target)`; `queue`, `kv_use`: one more above "
         "`high`, one less below `low`; `goodput`: one more while requests miss the objectives; `schedule`: by time; "
         "`fixed`: never changed; or your own, `module:function` (docs/own-policy.md)."
@@ -104,7 +104,7 @@ class AutoscalingSection(Section):
         None,
         description="Pools by the type of their nodes (`h100x8`); other replicas always serve (default: all types).",
     )
-    interval: Duration = Field("15 s", description="Time between two looks at the metrics.")
+    interval: Duration = Field("15 s", description="Time between two looks at the metrics; 1 ms at least.")
     stabilisation: Latency = Field(
         "5 min", description="A pool gets smaller only to the largest number decided within this time."
     )

@@ -20,6 +20,9 @@ from helixsim.units import NS_PER_S
 from helixsim.workload.arrivals import process_of
 from helixsim.workload.spec import ArrivalsSpec, WorkloadSpec
 
+_MOST_FAILURES = 1_000_000
+"""Mean number of random failures of a node in a run: all are drawn before it begins."""
+
 Placed = tuple[int, Fault]
 """A fault with the number of its event."""
 
@@ -47,7 +50,7 @@ def build_faults(
     if any(system.autoscaling is not None for system in experiment.systems):
         problems.append(source.problem(("faults",), "faults are not simulated with autoscaling"))
     nodes = cluster.nodes
-    problems += _unsupported(nodes, (workload.arrivals, *own_arrivals), engine, source)
+    problems += _unsupported((workload.arrivals, *own_arrivals), engine, source)
     placed: list[Placed] = []
     links: list[LinkFault] = []
     for number, event in enumerate(section.events):
@@ -59,16 +62,20 @@ def build_faults(
             placed += _event(section, number, nodes, source, problems)
     placed.sort(key=lambda one: one[1].at_ns)
     window = workload.window
+    end_ns = window.warmup_ns + (window.duration_ns or 0)
     if window.duration_ns is not None:
-        end_ns = window.warmup_ns + window.duration_ns
         for number, event in enumerate(section.events):
             if _ns(event.at) >= end_ns:
                 message = f"the run ends at {end_ns / NS_PER_S:g} s (warm-up and duration), got {event.at}"
                 problems.append(source.problem(("faults", "events", number, "at"), message))
-    else:
-        for key, random in (("random", section.random), ("random_links", section.random_links)):
-            if random is not None:
-                problems.append(source.problem(("faults", key), "needs workload.duration"))
+    for key, random in (("random", section.random), ("random_links", section.random_links)):
+        if random is not None and window.duration_ns is None:
+            problems.append(source.problem(("faults", key), "needs workload.duration"))
+        elif random is not None and end_ns > _MOST_FAILURES * (_ns(random.mtbf) + _ns(random.mttr)):
+            message = (
+                f"mtbf and mttr together are below {end_ns / _MOST_FAILURES / NS_PER_S:g} s, a millionth of the run"
+            )
+            problems.append(source.problem(("faults", key, "mtbf"), f"{message}, got {random.mtbf} and {random.mttr}"))
     problems += _contradictions(placed, source)
     return FaultSpec(
         tuple(fault for _, fault in placed),
@@ -82,13 +89,16 @@ def build_faults(
         _ns(section.startup),
         tuple(sorted(links, key=lambda one: one.at_ns)),
         random_link_faults(section, cluster, source, problems),
-        _clients(section.clients),
+        _clients(section.clients, source, problems),
     )
 
 
-def _clients(section: ClientsSection | None) -> ClientSpec | None:
+def _clients(section: ClientsSection | None, source: Source, problems: list[Problem]) -> ClientSpec | None:
     if section is None:
         return None
+    if _ns(section.backoff) > _ns(section.most_backoff):
+        message = f"the first wait is longer than most_backoff ({section.most_backoff}), got {section.backoff}"
+        problems.append(source.problem(("faults", "clients", "backoff"), message))
     return ClientSpec(
         _ns(section.timeout),
         section.until,
@@ -116,13 +126,10 @@ def _is_of_one_kind(event: FaultSection, number: int, source: Source, problems: 
     return True
 
 
-def _unsupported(
-    nodes: Sequence[Node], arrivals: Sequence[ArrivalsSpec | None], engine: EngineSpec, source: Source
-) -> Iterator[Problem]:
-    """Refuse what the simulation has no faults for."""
+def _unsupported(arrivals: Sequence[ArrivalsSpec | None], engine: EngineSpec, source: Source) -> Iterator[Problem]:
+    """Refuse what the simulation has no faults for; ``config.roles`` refuses roles."""
     modes = {process_of(one).mode for one in arrivals if one is not None}
     for is_wrong, what in (
-        (any(node.role != "both" for node in nodes), "nodes with a role"),
         (bool(engine.kv_tiers), "engine.kv_offloading"),
         (FeedMode.SATURATE in modes, "arrivals that stand ready for ever (saturate)"),
     ):

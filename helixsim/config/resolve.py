@@ -174,7 +174,7 @@ class _Resolver:
         self.problems.extend(checks.check_engine(section, self.engine.spec, source))
         self.problems.extend(checks.check_baseline(section, self.names, source))
         self.problems.extend(checks.check_planning(section, workload, source))
-        self.problems.extend(check_autoscaling(section, own_nodes, workload, source))
+        self.problems.extend(check_autoscaling(section, own_nodes, workload, self.engine.spec, source))
         self.problems.extend(check_roles(section, all_nodes, self.engine, self.choices, source, is_part=self.is_part))
         beyond = unsupported(self.engine.spec.name, gpus)
         if not section.engine.allow_unsupported:

@@ -36,6 +36,7 @@ def check_roles(
 
     ``is_part``: the nodes are a part of those of the file; that a phase has none is found when they are placed.
     """
+    with_roles = []
     for number, own in enumerate(nodes):
         placement: KeyPath = ("systems", number, "placement")
         is_fixed = choices.documents.get(placement, {}).get("strategy") == "fixed"
@@ -48,6 +49,11 @@ def check_roles(
             yield from _check_legs(section.systems[number], number, source, may_choose=chooses != "never")
         if has_roles or chooses == "always":
             yield from _check_engine(section, engine, source)
+            if section.systems[number].autoscaling is not None:
+                yield source.problem(("systems", number, "autoscaling"), "not simulated with nodes with a role")
+            with_roles.append(number)
+    if section.faults is not None and with_roles:
+        yield source.problem(("faults",), "faults are not simulated with nodes with a role")
 
 
 def _check_legs(system: SystemSection, number: int, source: Source, *, may_choose: bool) -> Iterator[Problem]:

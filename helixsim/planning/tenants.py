@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from helixsim.config.experiment import ResolvedExperiment
-from helixsim.errors import InfeasibleError
+from helixsim.errors import ConfigError, InfeasibleError
 from helixsim.experiment import Tenant, Tenants
+from helixsim.planning.capacity import capacity_targets
 from helixsim.planning.tenant_parts import (
     NO_NODE,
     counts_of,
@@ -81,6 +82,11 @@ def resolved_tenants(tenants: Tenants, *, imports: bool = True) -> list[Resolved
             found.append(one.on(nodes, tenants.nodes).resolve(imports=imports))
         except InfeasibleError as error:
             raise error.within(f"tenant {one.name}") from None
+        if one.nodes is None:
+            try:
+                capacity_targets(found[-1], 99.0, None)
+            except ConfigError as error:
+                raise error.within(f"tenant {one.name}, for which nodes are planned") from None
     return found
 
 

@@ -76,6 +76,8 @@ def place_pools(system: SystemSpec, place: Callable[[SystemSpec], Placement]) ->
 def roles_fault(experiment: ResolvedExperiment, system: SystemSpec) -> str | None:
     """Return why nodes of a system cannot have roles; None: they can."""
     engine, cluster = experiment.engine, system.fleet.cluster
+    if experiment.faults is not None or system.autoscaling is not None:
+        return f"roles are not simulated with {'faults' if experiment.faults is not None else 'autoscaling'}"
     if not engine.loops_inside:
         return f"roles need an engine with return: engine (here {engine.name} with return: coordinator)"
     if experiment.is_one_by_one:

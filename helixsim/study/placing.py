@@ -65,7 +65,9 @@ def place_system(
 
         return assembled(experiment, system, place_pools(system, place))
     planned, asked = as_planned(experiment), system
-    system = replace(system, autoscaling=None)  # candidates are compared with all that they have
+    system = replace(
+        _without_own_roles(planned, system), autoscaling=None
+    )  # candidates are compared with all they have
     problem = replace(placement_problem(experiment, system), progress=progress)
 
     rivals = () if by_flow else _rivals(planned, system)
@@ -107,6 +109,18 @@ def place_system(
         capacities = (problem.capacity, problem.operating, problem.phases if decides_roles else None)
         placement = kept_or_searched(store, planned, system, capacities, rivals or (), by_flow, search)
     return assembled(experiment, asked, placement)
+
+
+def _without_own_roles(experiment: ResolvedExperiment, system: SystemSpec) -> SystemSpec:
+    """Return a system for which the planner chooses no roles if its runs simulate none.
+
+    The option changes, not the search alone: placements are kept by it, and runs without faults may have roles.
+    """
+    options = system.placement_options
+    is_open = experiment.faults is None and system.autoscaling is None
+    if is_open or getattr(options, "disaggregate", None) != "auto":
+        return system
+    return replace(system, placement_options=replace(options, disaggregate="never"))
 
 
 def is_raced(experiment: ResolvedExperiment, system: SystemSpec) -> bool:

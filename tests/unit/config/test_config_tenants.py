@@ -95,6 +95,7 @@ def test_edits_reach_tenants_and_what_they_share(tmp_path):
         ("[gpu:l4]", "[l4-7]", ":21:13", "'l4-7' matches no node"),
         ("{t4: 2}", "{t4: 3}", ":29:17", "3 nodes of t4, but 2 are left"),
         ("{t4: 2}", "{a100: 1}", ":29:19", "unknown node type 'a100'"),
+        ("{t4: 2}", "t4-*", ":29:12", "tenants.1.nodes: must be a list, got 't4-*'"),
         ("    nodes: {t4: 2}\n", "", ":22:5", "tenant rag states no nodes, but chat does: state them for all or none"),
         ("    nodes: {t4: 2}\n", "    nodes: []\n", ":29:12", "tenant rag has no nodes"),
         ("    model: llama-3.2-1b\n", "", ":22:5", "required key is missing"),
@@ -116,6 +117,13 @@ def test_faults_are_refused_with_their_place(tmp_path, old, new, where, message)
     found = problems(tmp_path, TENANTS.replace(old, new, 1))
     assert message in found
     assert f"two.yaml{where}" in found
+
+
+def test_a_wrong_number_of_nodes_is_one_fault(tmp_path):
+    """Not also that the mapping is no list, which `nodes` may be as well."""
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, TENANTS.replace("{t4: 2}", "{t4: -1}")).tenants()
+    assert [problem.path for problem in caught.value.problems] == ["tenants.1.nodes.t4"]
 
 
 def test_other_commands_are_told_that_these_are_several_experiments(tmp_path):

@@ -304,4 +304,6 @@ def test_what_cannot_be_planned_for_is_refused(tmp_path, capsys, old, new, messa
     path = tmp_path / "joint.yaml"
     path.write_text(FILE.replace(old, new), encoding="utf-8")
     assert main(["run", str(path), "--out", str(tmp_path), "-q"]) == 2
-    assert message in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert message in said
+    assert "tenant " in said

@@ -129,6 +129,8 @@ def test_a_kept_run_is_read_back_as_it_was(tmp_path):
         ({"policy": "fixed", "pools": {"l40s": {"floor": 3, "ceiling": 2}}}, "pools.l40s.ceiling", "below floor (3)"),
         ({"policy": "schedule", "schedule": [{"at": "25 h", "replicas": 1}]}, "schedule.0.at", "below the period"),
         ({"policy": "hpa"}, "policy", "'hpa'"),
+        ({"policy": "no_file:hpa"}, "policy", "no module 'no_file'"),
+        ({"policy": "fixed", "interval": "1 us"}, "interval", "must be 1 ms or more, got 1 us"),
         ({"policy": "queue", "pools": {"l40s": {"target": 2}}}, "pools.l40s.target", "queue does not use it"),
     ],
 )
@@ -138,6 +140,22 @@ def test_what_contradicts_itself_is_refused_where_it_stands(autoscaling, path, w
         helixsim.Experiment.from_data({**EXPERIMENT, "systems": systems}).resolve()
     assert [problem.path for problem in caught.value.problems] == [f"systems.0.autoscaling.{path}"]
     assert words in caught.value.problems[0].message
+
+
+@pytest.mark.parametrize(
+    ("changes", "system", "words"),
+    [
+        ({"engine": "helix-vllm-0.4"}, {}, "needs an engine with return: engine"),
+        ({}, {"placement": {"strategy": "helix", "disaggregate": "always"}}, "not simulated with nodes with a role"),
+        ({}, {"nodes": [{"match": "*", "role": "prefill"}]}, "not simulated with nodes with a role"),
+    ],
+)
+def test_what_is_not_simulated_with_it_is_refused_before_the_search(changes, system, words):
+    systems = [{**SYSTEM, **system, "autoscaling": {"policy": "fixed"}}]
+    with pytest.raises(ConfigError) as caught:
+        helixsim.Experiment.from_data({**EXPERIMENT, "systems": systems, **changes}).resolve()
+    found = [problem.message for problem in caught.value.problems if problem.path == "systems.0.autoscaling"]
+    assert any(words in message for message in found), caught.value
 
 
 def test_goodput_needs_objectives_and_an_open_load():

@@ -92,6 +92,16 @@ def test_the_program_says_when_roles_can_pay(load) -> None:
         assert {"decode", "both"} & set(one.placement.roles.values())
 
 
+def test_no_roles_are_planned_for_runs_that_simulate_none(load, tmp_path) -> None:
+    """Nor are placements with roles reused that were kept for runs without faults."""
+    store = placement_store(tmp_path)
+    free = load()
+    assert place_system(free, free.systems[0], store=store).placement.roles
+    for change in ("faults={clients: {}}", "systems.0.autoscaling={policy: fixed}"):
+        bound = load(change)
+        assert not place_system(bound, bound.systems[0], store=store).placement.roles, change
+
+
 def test_roles_win_a_race_where_they_pay_and_are_told(load) -> None:
     experiment = load()
     placement = raced(experiment, experiment.systems[1:])

@@ -88,6 +88,10 @@ def problems(path, *overrides):
         ),
         ("faults.random_links={mtbf: 5 min, mttr: 1 min}", "faults.random_links", "two sites"),
         ("cluster.nodes.0.role=prefill", "faults", "nodes with a role"),
+        ("systems.0.nodes=[{match: 'l4-*', role: prefill}]", "faults", "nodes with a role"),
+        ("systems.0.placement={strategy: helix, disaggregate: always}", "faults", "nodes with a role"),
+        ("faults.random={mtbf: 1 us, mttr: 1 us}", "faults.random.mtbf", "a millionth of the run, got 1 us and 1 us"),
+        ("faults.clients={backoff: 10 s}", "faults.clients.backoff", "longer than most_backoff (8 s), got 10 s"),
         ("workload.arrivals={process: saturate}", "faults", "saturate"),
     ],
 )

@@ -127,7 +127,7 @@ parts:
         ("{workload.duration: 1 min}", "[seed=1]", "7:15", "expected a mapping of keys to values"),
         ("{workload.duration: 1 min}", "{a..b: 1}", "7:15", "expected a key such as"),
         ("one.yaml", "two.yaml", "10:25", "no such file"),
-        ("rates: [1, 2]", "rates: []", "10:42", "must have at least 1 item"),
+        ("rates: [1, 2]", "rates: []", "10:42", "must not be empty"),
         ("    setups", "    full_only: [Two]\n    setups", "9:16", "'Two' is none of One"),
         ("title: A figure\n", "", "1:1", "title: required key is missing"),
     ],
