@@ -14,7 +14,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser("inspect", help="strategies and policies; reference of exp.yaml")
     inner = parser.add_subparsers(title="subjects", metavar="SUBJECT", required=True)
     strategies = inner.add_parser(
-        "strategies", parents=[options.common()], help="placement strategies, routing and batching policies"
+        "strategies", parents=[options.common()], help="placement strategies, routing, batching and spot policies"
     )
     strategies.set_defaults(func=run_strategies)
     schema = inner.add_parser(
@@ -38,6 +38,7 @@ def run_strategies(args: argparse.Namespace) -> None:
         "placement": entries(known.placement),
         "routing": entries(known.routing),
         "batching": entries(known.batching),
+        "spot": entries(known.spot),
     }
     if args.json:
         print(json.dumps({group: [dataclasses.asdict(entry) for entry in found] for group, found in groups.items()}))

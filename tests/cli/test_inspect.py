@@ -13,7 +13,12 @@ def test_strategies_lists_every_registered_name_with_its_options(capsys):
     assert main(["inspect", "strategies", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
     known = registries()
-    for group, registry in (("placement", known.placement), ("routing", known.routing), ("batching", known.batching)):
+    for group, registry in (
+        ("placement", known.placement),
+        ("routing", known.routing),
+        ("batching", known.batching),
+        ("spot", known.spot),
+    ):
         assert [entry["name"] for entry in listed[group]] == list(registry.names())
         for entry in listed[group]:
             fields = dataclasses.fields(registry.get(entry["name"]).Options)

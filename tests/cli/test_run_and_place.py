@@ -202,6 +202,23 @@ def test_place_shows_the_frontier(experiment, capsys):
     assert "max-flow estimate, tokens/s" in capsys.readouterr().out
 
 
+def test_place_answers_with_the_worst_loss_and_what_is_carried_over_time(experiment, capsys):
+    survive = ["--set", "systems.0.placement={strategy: helix, survive: host}"]
+    arguments = ["place", str(experiment), "--by-flow", "--system", "helix", "--mtbf", "9 h", "--mttr", "1 h", "-q"]
+    assert main([*arguments, *survive, "--json"]) == 0
+    one = json.loads(capsys.readouterr().out)["systems"]["helix"]
+    kept, most = one["survival"]["kept_tokens_per_s"], one["objective_tokens_per_s"]
+    assert 0 < kept < most
+    assert kept <= one["survival"]["bound_tokens_per_s"]
+    low, high = one["availability"]["mean_tokens_per_s"]
+    assert 0 < low <= high < most
+    assert one["availability"]["tokens_per_s"]["0.99"] <= kept
+    assert main([*arguments, *survive]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"Worst loss of one host: {one['survival']['worst_loss']}" in said
+    assert "Max-flow with failures of a host" in said
+
+
 def test_place_says_which_kinds_of_nodes_are_left_out(experiment, capsys):
     too_small = ["--set", "cluster.nodes.1.count=1", "--set", "model=llama-2-13b"]
     assert main(["place", str(experiment), "-q", "--system", "sp", *too_small]) == 0
