@@ -67,13 +67,27 @@ def cover_bound(counts: Counts, num_layers: int, time_left_s: TimeLeft = lambda:
     return _improved(counts, num_layers, high, 0.0, float("inf"), time_left_s) if high > 0 else 0.0
 
 
+def surviving_bound(counts: Counts, num_layers: int, bound: float, reached: float, time_left_s: TimeLeft) -> float:
+    """Return a flow that no placement of these nodes keeps after the loss of any one, between two flows.
+
+    It holds for the loss of more at once, too: what they leave is no more than what one of them leaves.
+    """
+    return _improved(counts, num_layers, bound, reached, float("inf"), time_left_s, _SurvivingConfigurations)
+
+
 def _improved(
-    counts: Counts, num_layers: int, bound: float, reached: float, one_path: float, time_left_s: TimeLeft
+    counts: Counts,
+    num_layers: int,
+    bound: float,
+    reached: float,
+    one_path: float,
+    time_left_s: TimeLeft,
+    kind: type[_Configurations] | None = None,
 ) -> float:
     """Return the bound of the configuration LP, at most ``bound``; no single series of nodes exceeds ``one_path``."""
     high = bound
-    for grid in tuning.BOUND_GRIDS:
-        program = _Configurations(counts, num_layers, grid)
+    for grid in tuning.BOUND_GRIDS if kind is None else tuning.SURVIVING_BOUND_GRIDS:
+        program = (kind or _Configurations)(counts, num_layers, grid)
         low, trial = reached, high * (1 - 10 * tuning.BOUND_PRECISION)
         while high - low > tuning.BOUND_PRECISION * high and time_left_s() > 0:
             trial = max(trial, low)
@@ -87,6 +101,9 @@ def _improved(
 
 class _Configurations:
     """The configuration LP of some nodes; configurations generated for one flow are reused for others."""
+
+    spare = 0
+    """Nodes that a configuration must be able to lose."""
 
     def __init__(self, counts: Counts, num_layers: int, grid: int) -> None:
         self.num_layers = num_layers
@@ -107,8 +124,8 @@ class _Configurations:
         """Return whether no placement of these nodes carries ``flow``."""
         weight = np.minimum(self.grid, np.ceil(self.value / flow * self.grid - 1e-9)).astype(np.int64)
         for item, value in enumerate(self.value):
-            self.configs[(item, int(-(-flow // value))),] = None
-        enough = [c for c in self.configs if sum(int(weight[item]) * n for item, n in c) >= self.grid]
+            self.configs[(item, int(-(-flow // value)) + self.spare),] = None
+        enough = [config for config in self.configs if self._carried(config, weight) >= self.grid]
         for _ in range(tuning.BOUND_ROUNDS):
             solved = self._master(enough, needs_pair)
             if solved is None:
@@ -129,6 +146,10 @@ class _Configurations:
             self.configs.update(dict.fromkeys(new))
             enough += new
         return False
+
+    def _carried(self, config: Config, weight: NDArray[np.int64]) -> int:
+        """Return the grid steps that a configuration carries."""
+        return sum(int(weight[item]) * nodes for item, nodes in config)
 
     def _master(self, configs: Sequence[Config], needs_pair: bool) -> tuple[float, NDArray[np.float64], float] | None:
         """Return the layers covered, the prices of node types, and the price of the row that requires a pair.
@@ -166,22 +187,13 @@ class _Configurations:
                 kept.append(int(item))
         items = np.array(kept)
         cost, size, grid = costs[items], weight[items], self.grid
-        total = np.full(grid + 1, np.inf)
-        total[0] = 0.0
-        last = np.zeros(grid + 1, dtype=np.int64)
-        # Grid steps closer together than the lightest item do not depend on each other.
-        block = int(size.min())
-        for start in range(1, grid + 1, block):
-            filled = np.arange(start, min(start + block, grid + 1))
-            trial = total[np.maximum(filled[:, None] - size, 0)] + cost
-            last[filled] = trial.argmin(axis=1)
-            total[filled] = trial[np.arange(len(filled)), last[filled]]
+        total, last = _covers(cost, size, grid)
 
         def config(filled: int, chosen: list[int]) -> Config:
             while filled > 0:
                 chosen.append(int(items[last[filled]]))
                 filled -= int(size[last[filled]])
-            return tuple((item, chosen.count(item)) for item in sorted(set(chosen)))
+            return _config(chosen)
 
         # A pair: one item, then a cover of the rest, or the cheapest item if there is no rest.
         least = int(costs.argmin())
@@ -190,3 +202,60 @@ class _Configurations:
         first = int(paired.argmin())
         pair = [int(items[first])] + ([] if rest[first] else [least])
         return float(total[grid]), config(grid, []), float(paired[first]), config(int(rest[first]), pair)
+
+
+class _SurvivingConfigurations(_Configurations):
+    """Configurations that carry the flow without any one of their nodes.
+
+    The cheapest one is a cover and a largest node beside it, which no node of the cover exceeds. Largest nodes are
+    taken by ranges of their speed: the cheapest of a range, and a cover of nodes up to its end, cost no more.
+    """
+
+    spare = 1
+
+    def _carried(self, config: Config, weight: NDArray[np.int64]) -> int:
+        """Return what is carried without the largest node."""
+        return super()._carried(config, weight) - max(int(weight[item]) for item, _ in config)
+
+    def _cheapest(self, costs: NDArray[np.float64], weight: NDArray[np.int64]) -> tuple[float, Config, float, Config]:
+        sizes = np.unique(weight)
+        ends = sizes[np.unique(np.linspace(0, len(sizes) - 1, tuning.BOUND_RANGES + 1).round().astype(int))]
+        best: tuple[float, Config] = (np.inf, ())
+        before = 0
+        for end in ends:
+            inside = np.flatnonzero(weight <= end)
+            largest = inside[weight[inside] > before]
+            before = int(end)
+            first = int(largest[costs[largest].argmin()])
+            if costs[first] >= best[0]:
+                continue
+            total, last = _covers(costs[inside], weight[inside], self.grid)
+            cost = float(costs[first] + total[self.grid])
+            if cost < best[0]:
+                chosen, filled = [first], self.grid
+                while filled > 0:
+                    chosen.append(int(inside[last[filled]]))
+                    filled -= int(weight[chosen[-1]])
+                best = cost, _config(chosen)
+        return *best, *best
+
+
+def _config(chosen: Sequence[int]) -> Config:
+    return tuple((item, chosen.count(item)) for item in sorted(set(chosen)))
+
+
+def _covers(
+    cost: NDArray[np.float64], size: NDArray[np.int64], grid: int
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return the least cost of items that fill each number of grid steps, and the item chosen last."""
+    total = np.full(grid + 1, np.inf)
+    total[0] = 0.0
+    last = np.zeros(grid + 1, dtype=np.int64)
+    # Grid steps closer together than the lightest item do not depend on each other.
+    block = int(size.min())
+    for start in range(1, grid + 1, block):
+        filled = np.arange(start, min(start + block, grid + 1))
+        trial = total[np.maximum(filled[:, None] - size, 0)] + cost
+        last[filled] = trial.argmin(axis=1)
+        total[filled] = trial[np.arange(len(filled)), last[filled]]
+    return total, last

@@ -15,7 +15,7 @@ from helixsim.flow.capacity import share_bound, upper_bound_share
 from helixsim.flow.losses import Domain, domains_of
 from helixsim.placement import tuning
 from helixsim.placement.base import PlacementProblem
-from helixsim.placement.bounds import configuration_bound
+from helixsim.placement.bounds import configuration_bound, surviving_bound
 from helixsim.placement.column_generation import PipelineSearch
 from helixsim.placement.regions import RegionPipeline
 from helixsim.placement.stages import NodeGroup, Pipeline, segment_tokens_per_s
@@ -85,4 +85,7 @@ def survival_bound(
     for share, at in shares:
         if share < bound * (1 + tuning.OPTIMAL_GAP) and bound > reached_tokens_per_s:
             bound = min(bound, configuration_bound(fleets[at], capacity, reached_tokens_per_s, time_left_s))
-    return bound
+    if bound <= reached_tokens_per_s:
+        return bound
+    counts = Counter(capacity.of(node.id) for node in fleet.cluster.nodes)
+    return surviving_bound(counts, fleet.model.num_layers, bound, reached_tokens_per_s, time_left_s)

@@ -106,18 +106,21 @@ def test_exact_program_finds_the_best_of_all_placements(kind: Domain) -> None:
     assert exact.objective_tokens_per_s == pytest.approx(best, rel=1e-6)
     placement = Placement("exact", 2, exact.ranges)
     assert kept_by_enumeration(problem, placement, kind) == pytest.approx(best, rel=1e-6)
+    searched = Helix().solve(problem, HelixOptions(survive=kind)).notes["survival"]
+    assert searched["kept_tokens_per_s"] <= best * (1 + 1e-9) <= searched["bound_tokens_per_s"] * (1 + 2e-9)
     found = Helix().solve(problem, HelixOptions(survive=kind, method="exact")).notes["survival"]
     assert found["kept_tokens_per_s"] == pytest.approx(best, rel=1e-6)
     assert found["gap"] <= 1e-4
 
 
 def test_equal_nodes_keep_what_one_less_in_each_stage_carries() -> None:
-    """Six nodes of two layers each for four layers: three in each half; without one, two carry 2 * 50."""
+    """Six nodes of two layers each for four layers: three in each half; without one, two carry 2 * 50, and no more."""
     kind = builders.profile("n", 2)
     fleet = builders.fleet([kind] * 6, num_layers=4)
     problem = PlacementProblem(fleet, builders.capacity_of(fleet, {"n": (80.0, 50.0)}))
     placement = Helix().solve(problem, HelixOptions(survive="host"))
     assert placement.notes["survival"]["kept_tokens_per_s"] == pytest.approx(100.0)
+    assert placement.notes["survival"]["bound_tokens_per_s"] == pytest.approx(100.0, rel=0.01)
     assert placement.objective_tokens_per_s == pytest.approx(150.0)
     assert placement.notes["survival"]["price"] == pytest.approx(0.0)
 
