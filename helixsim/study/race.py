@@ -53,7 +53,7 @@ SEED_OFFSET = 2_000_003
 """Entries race on other requests than those of the report, unless the load is a recorded trace."""
 
 ROUND_EVENTS = 1_500_000
-"""Simulated events that a round may take (some ten seconds of CPU time): further entries are left out beyond."""
+"""Work that a round may take (some ten seconds of CPU time; ``Shown``): further entries are left out beyond."""
 
 LEAST_PASSED_ON = 3
 """Entries that go on after a round in any case; else half of them."""

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from helixsim.config.experiment import ResolvedExperiment
 from helixsim.domain.request import Window
 from helixsim.metrics.score import Score, score_of
+from helixsim.routing import registry as routing_registry
+from helixsim.routing.earliest_finish import EarliestFinish
 from helixsim.runtime.pool import Executor, Report, in_order
 from helixsim.study.finished import SimulatedStore, simulated
 from helixsim.study.systems import PlacedSystem, is_by_cost, simulate_system
@@ -34,9 +36,13 @@ class RaceRun:
     runs: SimulatedStore | None = None
 
 
+EXPECTATION_EVENTS = 3
+"""What it takes to expect the finish of a request on a node, in simulated events."""
+
+
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What a simulation showed, and how many events it had."""
+    """What a simulation showed, and its work: events, and finishes that its policy expected for them."""
 
     score: Score
     events: int
@@ -52,7 +58,10 @@ def simulate_run(task: RaceRun, report: Report) -> Shown:
         run = simulate_system(experiment, placed, window=task.window, seed=task.seed)
     by_cost = is_by_cost(placed.system)
     score = score_of(run, experiment.slo, placed.system.fleet, placed.placement, cost_first=by_cost)
-    return Shown(score, int(run.counters["events"]))
+    events = int(run.counters["events"])
+    if issubclass(routing_registry.get(placed.system.routing), EarliestFinish):
+        events += EXPECTATION_EVENTS * len(run.requests.status) * len(placed.placement.ranges)
+    return Shown(score, events)
 
 
 def shown_in_order(

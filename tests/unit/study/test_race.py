@@ -23,6 +23,7 @@ from helixsim.metrics.throughput import throughput
 from helixsim.placement.base import Contender
 from helixsim.placement.select import routes_of
 from helixsim.report.selection import race_rows, selection_sentences
+from helixsim.routing import registry as routing_registry
 from helixsim.runtime.pool import Processes
 from helixsim.study.finished import SimulatedStore, simulated
 from helixsim.study.placements import placement_store
@@ -30,6 +31,7 @@ from helixsim.study.placing import _rivals, is_raced, place_system, routed
 from helixsim.study.race import LEAST_TRIED, Race, _kinds_first
 from helixsim.study.race_budget import Budget
 from helixsim.study.race_load import RaceLoad, race_load
+from helixsim.study.race_runs import EXPECTATION_EVENTS, RaceRun, simulate_run
 from helixsim.study.systems import capacity_table, operating_load, simulate_system, summary_of
 from helixsim.study.trial_notes import Entry, Trial, worth_of_one_more
 from helixsim.units import NS_PER_S, number
@@ -454,6 +456,22 @@ def test_second_policies_suit_the_routes_and_shares_take_least_time(tmp_path) ->
     fixed = Race(experiment, replace(system, routing="random"), capacity_table(experiment, system))
     assert fixed._entry(Contender("all", placement)).system.routing == "random"
     assert fixed._alternatives(entry, load) == []
+
+
+def test_expected_finishes_count_as_work(tmp_path) -> None:
+    """Where nodes are many, a policy that expects finishes takes longer than the events that it causes."""
+    experiment = loaded(tmp_path)
+    placed = place_system(experiment, experiment.systems[1])
+    shown, events = {}, {}
+    for policy in ("least_loaded", "earliest_finish", "in_time"):
+        system = placed.system.with_routing(policy, routing_registry.get(policy).Options())
+        routed_so = replace(placed, system=system)
+        shown[policy] = simulate_run(RaceRun("", experiment, routed_so), lambda *_: None).events
+        run = simulate_system(experiment, routed_so)
+        events[policy] = run.counters["events"], len(run.requests.status)
+    for policy, (own, requests) in events.items():
+        expected = 0 if policy == "least_loaded" else EXPECTATION_EVENTS * requests * len(placed.placement.ranges)
+        assert shown[policy] == own + expected
 
 
 def test_chains_are_tried_with_the_policy_for_late_requests_where_the_best_entry_is_late(tmp_path) -> None:
