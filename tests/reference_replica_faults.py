@@ -1,7 +1,7 @@
 """The plain engine of replicas with nodes that fail; reactions are static.
 
-What a sequence has waited and been sent by its last token, or by its last arrival, is its ``mark``: all time behind that
-is lost with its replica, and counts as waiting.
+What a sequence has waited and been sent by its last token, or by its last arrival, is its ``mark``: all time behind
+that is lost with its replica, and counts as waiting.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ class FaultyReference(Reference):
             failing = [node for node in fault.nodes if node not in self.down]
             if failing:
                 self.failures += 1
-                self.down |= dict.fromkeys(failing, [self.failures, False])
+                self.down |= {node: [self.failures, False] for node in failing}
                 for replica in self.of(failing):
                     replica.stop()
                 self.plan(self.now + self.inputs.faults.detection_ns, self.detect, failing, self.failures)
@@ -179,6 +179,10 @@ class FaultyReference(Reference):
             for node in nodes:
                 self.down[node] = [self.down[node][0], True]
             lost = [sequence for replica in self.of(nodes) for sequence in replica.lose()]
+            for sequence in [one for one in lost if one.context + 1 > self.largest]:
+                lost.remove(sequence)
+                sequence.status = RequestStatus.REJECTED
+                self.replace()
             rows = {id(sequence): row for row, sequence in enumerate(self.sequences)}
             self.line = sorted(lost, key=lambda sequence: rows[id(sequence)]) + self.line
             self.know()

@@ -89,11 +89,20 @@ class FaultyFrontend(Parking[Sequence], Frontend):
             del self.active[sequence.row]
             if sequence.row in self._aborted:
                 self._fail(sequence, FailureCause.GIVEN_UP)
-            elif self.retries.lose(sequence, by_plan):
-                self.waiting.appendleft(sequence)
-            else:
+            elif not self.retries.lose(sequence, by_plan):
                 self._fail(sequence, FailureCause.RETRIES)
+            else:
+                self._take_back(sequence, by_plan)
         self.try_again()
+
+    def _take_back(self, sequence: Sequence, by_plan: bool) -> None:
+        """Let a lost request wait in front, unless it has outgrown all replicas, but for those of a new placement."""
+        if by_plan or sequence.target + 1 <= self.view.largest_context_tokens:
+            self.waiting.appendleft(sequence)
+            return
+        self._reject(sequence)
+        if self.feed.mode is FeedMode.CLOSED_LOOP:
+            self.enter_next(1)
 
     def _fail(self, sequence: Sequence, cause: FailureCause) -> None:
         self.retries.fail(sequence, cause)
