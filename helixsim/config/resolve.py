@@ -94,9 +94,11 @@ def _variant(
 ) -> Variant:
     """Return a what-if variant of the experiment."""
     source = overlay(source, number, what, [system.name for system in base.systems])
-    section, choices = _parse(source, registries)
     try:
+        section, choices = _parse(source, registries)
         changed = _Resolver(source, section, choices).experiment()
+    except ConfigError as error:  # its place may be far from the variant
+        raise error.within(f"variant {what.name}") from error
     except InfeasibleError as error:
         names = what.systems or [system.name for system in base.systems]
         return Variant(what.name, (), None, {f"{name}+{what.name}": name for name in names}, what.replan, str(error))

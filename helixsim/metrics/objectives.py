@@ -2,7 +2,8 @@
 
 An objective is met if at least ``percentile`` % of the requests with a known outcome are within it. For TTFT these are
 the requests with their first token in the window, and those without one whose objective has passed; for TPOT and E2EL
-the requests that finished in the window, for E2EL also those overdue. A goodput share is the share of requests that
+the requests that finished in the window, for E2EL also those overdue. Requests that arrived in the window and failed
+(``faults``) miss each of them. A goodput share is the share of requests that
 must meet all objectives; a request that misses one of them is among its misses (``throughput.late``).
 """
 
@@ -16,10 +17,11 @@ import numpy as np
 
 from helixsim.domain.figures import ObjectiveFigures
 from helixsim.domain.request import Slo
-from helixsim.domain.result import FloatArray, RunResult
+from helixsim.domain.result import FloatArray, RequestStatus, RunResult
 from helixsim.metrics.latency import finished_in_window, latency_samples
 from helixsim.metrics.saturation import Saturation, saturation
 from helixsim.metrics.throughput import by_objective, past, throughput, unfinished, without_first_token
+from helixsim.metrics.window import in_window
 from helixsim.units import NS_PER_S
 
 PERCENTILE = 99.0
@@ -108,16 +110,20 @@ def _objectives(run: RunResult, slo: Slo) -> Iterator[tuple[str, float, FloatArr
 
 
 def _latencies(run: RunResult, slo: Slo) -> list[tuple[str, float, FloatArray]]:
-    """Return (name, objective [s], values [s]) of each objective; overdue requests have infinite values."""
+    """Return (name, objective [s], values [s]) of each objective; those overdue or failed have infinite values."""
     samples, requests = latency_samples(run), run.requests
+    has_failed = requests.status == RequestStatus.FAILED
+    failed = int((has_failed & in_window(requests.arrival_ns, run)).sum())
     found: list[tuple[str, float, FloatArray]] = []
     if slo.ttft_s is not None:
-        overdue = int((without_first_token(run) & past(run, slo.ttft_s)).sum())
-        found.append(("TTFT", slo.ttft_s, _with_overdue(samples.ttft_ns, overdue)))
+        overdue = int((without_first_token(run) & past(run, slo.ttft_s) & ~has_failed).sum())
+        first = in_window(requests.first_token_ns, run) & ~has_failed
+        values = (requests.first_token_ns[first] - requests.arrival_ns[first]).astype(np.float64)
+        found.append(("TTFT", slo.ttft_s, _with_overdue(values, overdue + failed)))
     if slo.tpot_s is not None:
-        found.append(("TPOT", slo.tpot_s, _with_overdue(samples.tpot_ns, 0)))
+        found.append(("TPOT", slo.tpot_s, _with_overdue(samples.tpot_ns, failed)))
     if slo.e2el_s is not None:
-        overdue = int((unfinished(run) & past(run, slo.e2el_s)).sum())
+        overdue = failed + int((unfinished(run) & past(run, slo.e2el_s)).sum())
         done = finished_in_window(run)
         values = (requests.finish_ns[done] - requests.arrival_ns[done]).astype(np.float64)
         found.append(("E2EL", slo.e2el_s, _with_overdue(values, overdue)))

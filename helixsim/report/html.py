@@ -22,7 +22,7 @@ from helixsim.report.rows import LEGEND, comparison_sections, notes, window_sent
 from helixsim.report.run_charts import chart_rows, kinds_of, latency_charts, node_type_charts, time_charts
 from helixsim.report.selection import selection_notes
 from helixsim.report.templating import template
-from helixsim.report.verdict_rows import LATE, LATE_NOTE, objective_rows
+from helixsim.report.verdict_rows import LATE, late_note, objective_rows
 from helixsim.report.waterfall import waterfall
 from helixsim.results.columns import of_rows
 from helixsim.results.files import read_json, write_csv
@@ -103,7 +103,7 @@ def render_html(runs: RunSet, charts: Charts, manifest: Mapping[str, Any], confi
         overview=overview(runs),
         classes=class_rows(runs),
         late=LATE,
-        late_note=LATE_NOTE,
+        late_note=late_note(runs),
         changes=whatif_rows.changes(runs),
         outcomes=(whatif_rows.HEAD, *whatif_rows.rows(runs)),
         sections=comparison_sections(runs),

@@ -22,11 +22,11 @@ from helixsim.report.tables import WIDTH, rendered
 from helixsim.report.verdict_rows import (
     DOUBT,
     LATE,
-    LATE_NOTE,
     MET,
     MISSED,
     SYMBOLS,
     high_latency,
+    late_note,
     latency_number,
     mark_of,
     symbol_of,
@@ -85,7 +85,7 @@ def screen_text(runs: RunSet, *, width: int = WIDTH, color: bool = False, verbos
     lines = [[Cell(name), *(cells[number][place] for number in kept)] for place, name in enumerate(names)]
     parts.append(_grid(["system", *(columns[number].title for number in kept)], lines))
     if any(LATE in cell[0] for line in lines for cell in line):
-        parts.append(_soft(LATE_NOTE))
+        parts.append(_soft(late_note(runs)))
     parts += _classes(runs, width)
     parts += _pools(runs)
     placements = {name: run.placement_document for name, run in runs.items()}
@@ -204,7 +204,7 @@ def _whatif(runs: RunSet, width: int) -> list[RenderableType]:
     lines = [[row[number] for number in kept] for row in rows]
     shown: list[RenderableType] = [*changes, "", _grid([whatif_rows.HEAD[number] for number in kept], lines, texts=2)]
     if any(LATE in cell[0] for row in lines for cell in row):
-        shown.append(_soft(LATE_NOTE))
+        shown.append(_soft(late_note(runs)))
     return shown
 
 

@@ -9,6 +9,7 @@ from helixsim.domain.figures import Latency
 from helixsim.domain.summary import Summary
 from helixsim.metrics.verdict import Objective, SystemVerdict, Verdict
 from helixsim.metrics.verdict_text import limit_of, reached_text, result_of
+from helixsim.results.runset import RunSet
 from helixsim.units import MISSING, number, percent
 
 MET, MISSED, DOUBT = "met", "missed", "doubt"
@@ -17,9 +18,15 @@ MET, MISSED, DOUBT = "met", "missed", "doubt"
 LATE = "∞"
 """A percentile beyond the window."""
 
-LATE_NOTE = f"{LATE}: more than 1 % of the requests had not got so far when the window ended"
 
 SYMBOLS = {MET: "✓", MISSED: "✗", DOUBT: "?"}
+
+
+def late_note(runs: RunSet) -> str:
+    """Return what ``LATE`` means in the results of some systems."""
+    has_failed = any((run.summary.throughput.failed or 0) and run.summary.faults for run in runs.values())
+    failed = "failed or " if has_failed else ""
+    return f"{LATE}: more than 1 % of the requests {failed}had not got so far when the window ended"
 
 
 @dataclass(frozen=True, slots=True)

@@ -205,6 +205,12 @@ def test_faults_of_a_variant_point_at_it(faults, sound, what, message):
     assert all("exp.yaml:" in problem.where for problem in problems)
 
 
+def test_what_a_variant_breaks_elsewhere_is_said_with_its_name(faults, sound):
+    sound["faults"] = {"events": [{"at": "1 s", "nodes": ["l4-0"]}]}
+    sound["whatif"] = [{"name": "smaller", "lose": ["l4-0"]}]
+    assert any("variant smaller: 'l4-0' matches no node" in problem.message for problem in faults(sound))
+
+
 def test_two_variants_need_two_names(faults, sound):
     sound["whatif"] = [{"name": "x"}, {"name": "x"}]
     (problem,) = faults(sound)

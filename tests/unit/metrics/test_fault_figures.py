@@ -12,6 +12,7 @@ from helixsim.domain.fault_figures import FaultEvent, FaultFigures
 from helixsim.domain.request import Slo
 from helixsim.domain.result import RequestStatus
 from helixsim.metrics.faults import RECOVERED, SPAN_S, dip_after, fault_text
+from helixsim.metrics.objectives import objective_figures
 from helixsim.metrics.throughput import throughput
 
 
@@ -57,6 +58,23 @@ def test_failed_requests_count_as_missed_and_are_never_open(fakes):
     assert after.completed == before.completed - 1
     assert after.slo_attainment < before.slo_attainment
     assert after.undecided == before.undecided
+
+
+def test_failed_requests_miss_each_objective(fakes):
+    """Whatever they got before they failed: no verdict says that objectives are met while one in ten fails."""
+    run = fakes.queue_run().run
+    slo = Slo(ttft_s=1e6, tpot_s=1e6, e2el_s=1e6)
+    assert all(one.within == 1.0 for one in objective_figures(run, slo).values())
+    in_time = run.requests.arrival_ns > run.window_start_ns
+    done = np.flatnonzero((run.requests.status == RequestStatus.FINISHED) & in_time)
+    for first_ns in (run.requests.first_token_ns, np.full_like(run.requests.first_token_ns, -1)):
+        status, finish = run.requests.status.copy(), run.requests.finish_ns.copy()
+        tokens = run.requests.first_token_ns.copy()
+        status[done[::10]], finish[done[::10]], tokens[done[::10]] = RequestStatus.FAILED, -1, first_ns[done[::10]]
+        requests = replace(run.requests, status=status, finish_ns=finish, first_token_ns=tokens)
+        found = objective_figures(replace(run, requests=requests), slo)
+        assert set(found) == {"TTFT", "TPOT", "E2EL"}
+        assert all(one.reached_s is None and one.within == pytest.approx(0.9, abs=0.02) for one in found.values())
 
 
 def test_the_sentence_says_what_happened():
