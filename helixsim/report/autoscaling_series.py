@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PERFECT, LOAD = "perfect autoscaler", "offered load"
+PERFECT, LOAD, SPOT = "perfect autoscaler", "offered load", "on spot machines"
 """Lines beside those of systems, whose names have no spaces."""
 _S_PER_HOUR = 3600.0
 
@@ -45,13 +45,26 @@ def gpus_over_time(run: Run) -> Steps:
     """Return the GPUs that are paid for, of all pools and of the nodes of none."""
     figures, rows = run.summary.autoscaling, run.columns("pools")
     assert figures is not None
-    _, end_s = run.window_s
+    return _summed(run, figures.other_gpus, dict.fromkeys(figures.pools, rows["gpus"]))
+
+
+def spot_over_time(run: Run) -> Steps | None:
+    """Return the GPUs on spot machines that are paid for; None: the system has none."""
+    figures, rows = run.summary.autoscaling, run.columns("pools")
+    assert figures is not None
+    pools = {name: pool for name, pool in figures.pools.items() if pool.spot is not None}
+    return _summed(run, 0, {name: pool.gpus * rows["spot"] for name, pool in pools.items()}) if pools else None
+
+
+def _summed(run: Run, others: float, of_pools: Mapping[str, FloatArray]) -> Steps:
+    """Return a number of other GPUs and the sum over pools of what the rows of each have."""
+    rows, (_, end_s) = run.columns("pools"), run.window_s
     times_ns = np.unique(rows["time_ns"])
-    total = np.full(len(times_ns), float(figures.other_gpus))
-    for pool in figures.pools:
+    total = np.full(len(times_ns), float(others))
+    for pool, values in of_pools.items():
         own = rows["node_type"] == pool
         at = np.searchsorted(rows["time_ns"][own], times_ns, side="right") - 1
-        total += rows["gpus"][own][at]
+        total += values[own][at]
     time_s = times_ns / NS_PER_S
     kept = time_s < end_s
     return Steps(np.append(time_s[kept], end_s), np.append(total[kept], total[kept][-1]))
@@ -145,7 +158,7 @@ def highest_of(steps: Steps) -> float:
 def autoscaling_over_time(runs: RunSet) -> tuple[Figure, Columns]:
     """Draw the GPUs that are paid for in a panel per system, the load, and what of it misses the objectives."""
     gpus, rates = _series(runs)
-    own, bound, load = list(scaled(runs)), gpus.pop(PERFECT, None), rates.pop(LOAD)
+    own, bound, load = scaled(runs), gpus.pop(PERFECT, None), rates.pop(LOAD)
     late = {name: Steps(load.time_s, _late_percent(load.values, one.values)) for name, one in rates.items()}
     panels = [*own, "load, requests/s", *(["requests beyond the SLO, %"] if late else [])]
     figure, axes = small_multiples(panels, 1.35, same_y=False)
@@ -159,6 +172,11 @@ def autoscaling_over_time(runs: RunSet) -> tuple[Figure, Columns]:
 
     for axis, name in zip(axes, own, strict=False):
         draw(axis, name, gpus[name], "GPUs", colors[name])
+        if (spot := spot_over_time(own[name])) is not None:
+            hours = spot.time_s / _S_PER_HOUR
+            axis.fill_between(hours, spot.values, step="post", color=colors[name], alpha=0.3, linewidth=0, label=SPOT)
+            unit = np.full(len(hours), "GPUs on spot machines", dtype=object)
+            tables.append(of_system(name, {"time_s": spot.time_s, "value": spot.values, "unit": unit}))
         if bound is not None:
             axis.step(
                 bound.time_s / _S_PER_HOUR, bound.values, where="post", color="black", linewidth=1.0, label=PERFECT
@@ -176,9 +194,9 @@ def autoscaling_over_time(runs: RunSet) -> tuple[Figure, Columns]:
         axis.margins(x=0)
     for axis in axes[-2:]:
         axis.set_xlabel("simulated time, h")
-    if bound is not None:
-        handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend([handles[labels.index(PERFECT)]], [PERFECT], loc="outside upper right")
+    lines = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    if common := [label for label in (PERFECT, SPOT) if label in lines]:
+        figure.legend([lines[label] for label in common], common, loc="outside upper right", ncols=2)
     return figure, joined(tables)
 
 

@@ -39,7 +39,8 @@ def test_a_function_mixes_and_its_figures_are_in_the_summary(tmp_path):
         on_demand = round(share * state.wanted)
         return state.wanted - on_demand, on_demand
 
-    (run,) = tiny({"policy": "half"}).run(out=tmp_path, jobs=1).values()
+    runs = tiny({"policy": "half"}).run(out=tmp_path, jobs=1)
+    (run,) = runs.values()
     (pool,) = run.summary.autoscaling.pools.values()
     assert pool.spot.wanted_mean == 2
     assert 0 < pool.spot.spot_mean < 2
@@ -47,6 +48,8 @@ def test_a_function_mixes_and_its_figures_are_in_the_summary(tmp_path):
     assert pool.spot.on_demand_usd > pool.spot.cost_usd > 0
     assert set(run.columns("pools")) >= {"spot", "wanted"}
     assert run.summary.autoscaling.cost_usd == pytest.approx(pool.spot.cost_usd)
+    shown = [text.get_text() for legend in runs.plot.autoscaling().legends for text in legend.get_texts()]
+    assert "on spot machines" in shown
     assert Summary.from_json(run.summary.to_json()).autoscaling == run.summary.autoscaling
 
 
