@@ -115,11 +115,11 @@ def _series(runs: RunSet) -> tuple[dict[str, Steps], dict[str, Steps]]:
     """Return the GPUs by system, with those of the perfect autoscaler, and the load and the goodput by system."""
     own = scaled(runs)
     gpus = {name: gpus_over_time(run) for name, run in own.items()}
-    first = next(iter(own.values()))
+    finest = max(own.values(), key=lambda run: len(_edges(run)))
     bounds = (bound_over_time(run) for run in own.values())
     if (bound := next((one for one in bounds if one is not None), None)) is not None:
         gpus[PERFECT] = bound
-    rates = {LOAD: load_over_time(first)}
+    rates = {LOAD: load_over_time(finest)}
     if runs.slo.is_stated:
         rates |= {name: goodput_over_time(run, runs.slo) for name, run in own.items()}
     return gpus, rates
@@ -159,7 +159,8 @@ def autoscaling_over_time(runs: RunSet) -> tuple[Figure, Columns]:
     """Draw the GPUs that are paid for in a panel per system, the load, and what of it misses the objectives."""
     gpus, rates = _series(runs)
     own, bound, load = scaled(runs), gpus.pop(PERFECT, None), rates.pop(LOAD)
-    late = {name: Steps(load.time_s, _late_percent(load.values, one.values)) for name, one in rates.items()}
+    loads = {name: load_over_time(own[name]) for name in rates}  # windows and variants of the load may differ
+    late = {name: Steps(one.time_s, _late_percent(loads[name].values, one.values)) for name, one in rates.items()}
     panels = [*own, "load, requests/s", *(["requests beyond the SLO, %"] if late else [])]
     figure, axes = small_multiples(panels, 1.35, same_y=False)
     colors, tables = colors_of(runs), []

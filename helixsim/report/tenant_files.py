@@ -133,7 +133,7 @@ def division_figure(found: Mapping[str, Any]) -> Figure:
         shares = [100 * (one["slo_attainment"][name] or 0.0) for one in shown]
         axis.barh(at, shares, height=0.9 * height, color=color, label=name)
     for row, one in enumerate(shown):
-        axis.text(102, row, f"{one['usd_per_hour']:.0f} $/h", va="center")
+        axis.text(102, row, f"{one['usd_per_hour']:.2f} $/h", va="center")
     axis.set_yticks(range(len(shown)), [one["division"].replace(": ", ":\n") for one in shown])
     axis.invert_yaxis()
     axis.grid(visible=False, axis="y")
