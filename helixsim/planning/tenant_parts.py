@@ -8,7 +8,7 @@ from pathlib import Path
 
 from helixsim.config.experiment import ResolvedExperiment
 from helixsim.domain.cluster import Node
-from helixsim.errors import HelixsimError, InfeasibleError
+from helixsim.errors import ConfigError, HelixsimError, InfeasibleError
 from helixsim.experiment import Experiment, Tenant, Tenants
 from helixsim.results.runset import RunSet
 from helixsim.results.tenants import Counts, NodeKind, Part
@@ -53,6 +53,30 @@ def counts_of(kinds: Sequence[NodeKind], ids: Sequence[str]) -> Counts:
     """Return how many of some nodes are of each kind."""
     own = set(ids)
     return tuple(sum(node in own for node in kind.ids) for kind in kinds)
+
+
+def usable_nodes(tenants: Tenants, kinds: Sequence[NodeKind], number: int) -> tuple[str, ...]:
+    """Return the nodes of the kinds that a tenant's model and engine run on at all.
+
+    Raises
+    ------
+    ConfigError
+        If there are none: the fault of the first kind.
+    """
+    tenant, found, faults = tenants.tenants[number], list[str](), list[ConfigError]()
+    for kind in kinds:
+        try:
+            tenant.on(kind.ids, tenants.nodes).resolve()
+        except ConfigError as error:
+            faults.append(error)
+            continue
+        except InfeasibleError:
+            pass  # with others it may
+        found += kind.ids
+    if not found:
+        raise faults[0]
+    order = {node.id: position for position, node in enumerate(tenants.nodes)}
+    return tuple(sorted(found, key=order.__getitem__))
 
 
 def each_alone(tenant: Tenant, experiment: ResolvedExperiment) -> list[tuple[ResolvedExperiment, float]]:

@@ -6,7 +6,7 @@
    proportion to the tenants' work; and equally.
 3. An integer program divides the nodes by these capacities (``tenant_program``), with a margin for each tenant: it is
    raised where the simulation of its part shows that the objectives are missed, and lowered where they are met.
-4. So are parts that differ from those of the best division by a node.
+4. So are parts near those of the best division.
 5. Among all parts that were simulated, a last program chooses one for each tenant: no worse than any division by hand.
 
 What a tenant gets depends on its own part alone, so that a part is simulated once, whichever division it belongs to.
@@ -44,7 +44,7 @@ ROUNDS = 5
 """Rounds of margins; each halves the range in which the least margin that is enough lies."""
 
 POLISHES = 3
-"""Rounds in which divisions are tried that differ from the best one by a node."""
+"""Rounds in which parts near those of the best division are simulated."""
 
 _WIDER = 1.3
 """Factor by which a margin is raised or lowered until one is enough and a lower one is not."""
@@ -263,19 +263,40 @@ class DivisionSearch:
                 return
 
     def _polish(self) -> None:
-        """Simulate parts of the best division with a node fewer if the tenant is served in full, else with one more."""
+        """Simulate parts near those of the best division.
+
+        Where a tenant is served in full, those with a node fewer. Where one is not, all that others leave it who are
+        served in full with another part that is known.
+        """
         for _ in range(POLISHES):
             best, before = self._best(), len(self.parts)
-            spare = [n - sum(own) for n, own in zip(self.available, zip(*best.counts, strict=True), strict=True)]
-            wanted = []
-            for number, (own, part) in enumerate(zip(best.counts, best.parts, strict=True)):
-                step = -1 if self._served(number, part) == 1.0 else 1
-                for kind, n in enumerate(own):
-                    if (n if step < 0 else spare[kind]) and self.usable[number][kind]:
-                        wanted.append((number, (*own[:kind], n + step, *own[kind + 1 :])))
+            wanted: list[tuple[int, Counts]] = []
+            for number, own in enumerate(best.counts):
+                if self._is_full(number, own):
+                    wanted += [(number, _with(own, kind, n - 1)) for kind, n in enumerate(own) if n]
+                else:
+                    wanted += [(number, left) for left in self._left(number, best.counts)]
             self._simulate(wanted)
             if len(self.parts) == before:
                 return
+
+    def _left(self, number: int, counts: Sequence[Counts]) -> Iterator[Counts]:
+        """Yield what others leave a tenant: as it is, and if one of them had another part that serves it in full.
+
+        Of those parts the smallest are enough.
+        """
+        for other, its_own in enumerate(counts):
+            if other == number:
+                continue
+            full = [own for tenant, own in self.parts if tenant == other and self._is_full(other, own)]
+            for part in (its_own, *(one for one in full if not any(_is_within(less, one) for less in full))):
+                used = [part if tenant == other else own for tenant, own in enumerate(counts) if tenant != number]
+                left = [n - sum(own) for n, own in zip(self.available, zip(*used, strict=True), strict=True)]
+                if min(left) >= 0:
+                    yield tuple(n if ok else 0 for n, ok in zip(left, self.usable[number], strict=True))
+
+    def _is_full(self, number: int, counts: Counts) -> bool:
+        return self._served(number, self.parts[number, counts]) == 1.0
 
     def _best(self) -> Division:
         """Return the best division into simulated parts."""
@@ -330,30 +351,6 @@ class DivisionSearch:
         )  # fmt: skip
 
 
-def usable_nodes(tenants: Tenants, kinds: Sequence[NodeKind], number: int) -> tuple[str, ...]:
-    """Return the nodes of the kinds that a tenant's model and engine run on at all.
-
-    Raises
-    ------
-    ConfigError
-        If there are none: the fault of the first kind.
-    """
-    tenant, found, faults = tenants.tenants[number], list[str](), list[ConfigError]()
-    for kind in kinds:
-        try:
-            tenant.on(kind.ids, tenants.nodes).resolve()
-        except ConfigError as error:
-            faults.append(error)
-            continue
-        except InfeasibleError:
-            pass  # with others it may
-        found += kind.ids
-    if not found:
-        raise faults[0]
-    order = {node.id: position for position, node in enumerate(tenants.nodes)}
-    return tuple(sorted(found, key=order.__getitem__))
-
-
 def _target(experiment: ResolvedExperiment) -> Target:
     """Return the objectives of a tenant.
 
@@ -365,6 +362,16 @@ def _target(experiment: ResolvedExperiment) -> Target:
     if experiment.systems[0].autoscaling is not None:
         raise ConfigError(f"{experiment.source}: tenant {experiment.name}: autoscaling needs stated nodes: add nodes")
     return capacity_targets(experiment, 99.0, None)[0]
+
+
+def _with(counts: Counts, kind: int, n: int) -> Counts:
+    """Return a part with another number of nodes of a kind."""
+    return (*counts[:kind], n, *counts[kind + 1 :])
+
+
+def _is_within(counts: Counts, others: Counts) -> bool:
+    """Return whether a part has no more nodes of any kind than another one, and fewer of some."""
+    return counts != others and all(n <= other for n, other in zip(counts, others, strict=True))
 
 
 def _times(group: Counts, n: int) -> Counts:

@@ -20,9 +20,10 @@ from helixsim.planning.tenant_parts import (
     run_part,
     run_parts,
     task_of,
+    usable_nodes,
 )
 from helixsim.planning.tenant_rules import EQUALLY, IN_PROPORTION
-from helixsim.planning.tenant_search import DivisionSearch, usable_nodes
+from helixsim.planning.tenant_search import DivisionSearch
 from helixsim.report.tenant_files import write_tenants
 from helixsim.results.tenants import Division, TenantResults, TenantTerms
 from helixsim.runtime.identity import content_key, errors_digest, experiment_key

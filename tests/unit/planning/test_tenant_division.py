@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from random import Random
 
 import numpy as np
 import pytest
@@ -15,10 +16,12 @@ from helixsim import Experiment
 from helixsim.cli.main import main
 from helixsim.metrics.tenants import SERVED, value
 from helixsim.planning.tenant_bound import BestTenant, least_work, value_bound
-from helixsim.planning.tenant_parts import counts_of, kinds_of, nodes_of
+from helixsim.planning.tenant_parts import counts_of, kinds_of, nodes_of, usable_nodes
 from helixsim.planning.tenant_program import Choice, Demand, Way, best_of, divide
 from helixsim.planning.tenant_rules import in_proportion
-from helixsim.planning.tenant_search import usable_nodes
+from helixsim.planning.tenant_search import DivisionSearch
+from helixsim.planning.tenants import resolved_tenants
+from helixsim.runtime.pool import Serial
 
 FILE = """\
 schema: 1
@@ -307,3 +310,53 @@ def test_what_cannot_be_planned_for_is_refused(tmp_path, capsys, old, new, messa
     said = capsys.readouterr().err
     assert message in said
     assert "tenant " in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_the_search_finds_what_simulating_all_divisions_finds(tmp_path, seed):
+    """On small clusters: the same value and price. The bound, which is for long runs, is above it after a minute."""
+    random = Random(seed)
+
+    def tenant(name):
+        prompt, output = random.choice([(100, 40), (500, 20), (1500, 5), (300, 100)])
+        lengths = {"distribution": "fixed", "prompt_tokens": prompt, "output_tokens": output}
+        rate = random.choice([3, 8, 20, 40]) * random.uniform(0.5, 1.5)
+        arrivals = {"process": "poisson", "rate": rate}
+        return {
+            "name": name, "model": random.choice(["llama-3.2-1b", "llama-3.2-3b", "llama-3.1-8b"]),
+            "weight": random.choice([1.0, 2.0]),
+            "workload": {"lengths": lengths, "arrivals": arrivals, "duration": "60 s"},
+            "slo": {"ttft": f"{random.choice([0.5, 1, 3])} s", "tpot": f"{random.choice([60, 120, 250])} ms"},
+        }  # fmt: skip
+
+    data = {
+        "schema": 1, "engine": "vllm-1", "systems": [{"placement": "replicas", "routing": "least_loaded"}],
+        "cluster": {
+            "nodes": [{"gpu": gpu, "count": random.randint(1, 3)} for gpu in ("l4", "t4")],
+            "network": {"intra_region": {"bandwidth": "10 Gbit/s", "latency": "1 ms"}},
+        },
+        "tenants": [tenant("a"), tenant("b")],
+    }  # fmt: skip
+    tenants = Experiment.from_data(data).tenants()
+    search = DivisionSearch(
+        tenants, resolved_tenants(tenants), kinds_of(tenants.nodes), tmp_path, Serial(), lambda *_: None, force=False,
+        check=False,
+    )  # fmt: skip
+
+    def rank(counts):
+        parts = [search.parts[number, own] for number, own in enumerate(counts)]
+        by_priority = value([part.share() or 0.0 for part in parts], [one.weight for one in tenants.tenants], [0, 0])
+        price = sum(n * cost for own in counts for n, cost in zip(own, search.prices, strict=True))
+        return round(sum(by_priority), 6), round(-price, 6)
+
+    found = rank(search.divisions()[0].counts)
+    every = list(itertools.product(*(range(n + 1) for n in search.available)))
+    search._simulate((number, own) for number in (0, 1) for own in every)
+    best = max(
+        rank(pair)
+        for pair in itertools.product(every, repeat=2)
+        if all(a + b <= n for a, b, n in zip(*pair, search.available, strict=True))
+    )
+    assert found == best
+    assert best[0] <= search.bound() + 0.03
