@@ -30,7 +30,7 @@ tenants:
     workload: &chat
       lengths: {distribution: fixed, prompt_tokens: 100, output_tokens: 20}
       arrivals: {process: poisson, rate: 2}
-      duration: 20 s
+      duration: 10 s
     slo: {ttft: 5 s, tpot: 200 ms}
     nodes: [gpu:l4]
   - name: rag
@@ -38,7 +38,7 @@ tenants:
     workload:
       lengths: {distribution: fixed, prompt_tokens: 500, output_tokens: 5}
       arrivals: {process: poisson, rate: 3}
-      duration: 20 s
+      duration: 10 s
     slo: {ttft: 2 s}
     nodes: [gpu:t4]
 """.replace(" &chat", "")
@@ -132,6 +132,16 @@ def test_stated_nodes_that_cannot_hold_the_model_are_an_error(two, capsys):
     assert "tenant rag: llama-3.1-70b does not fit" in capsys.readouterr().err
 
 
+def test_a_rule_divides_without_a_search(tmp_path, capsys):
+    path = tmp_path / "two.yaml"
+    path.write_text(FILE.replace("    nodes: [gpu:l4]\n", "").replace("    nodes: [gpu:t4]\n", ""), encoding="utf-8")
+    options = ["--set", "division=equal", "--out", str(tmp_path), "--jobs", "1", "-q", "--json"]
+    assert main(["run", str(path), *options]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert "by_hand" not in found
+    assert [one["kinds"] for one in found["tenants"].values()] == [{"l4": 2}, {"l4": 1, "t4": 1}]
+
+
 GUEST = """\
   - name: batch
     with: rag
@@ -139,7 +149,7 @@ GUEST = """\
     workload:
       lengths: {distribution: fixed, prompt_tokens: 900, output_tokens: 20}
       arrivals: {process: poisson, rate: 4}
-      duration: 20 s
+      duration: 10 s
     slo: {e2el: 20 s}
 """
 
@@ -164,6 +174,7 @@ def test_tenants_that_share_nodes_are_classes_of_one_run(tmp_path):
     assert set(found["tenants"]) == {"chat", "rag", "batch"}
 
 
+@settings(max_examples=25, deadline=None)
 @given(WEIGHTED)
 def test_jain_is_between_the_least_weight_and_one(pairs):
     shares, weights = zip(*pairs, strict=True)
@@ -178,6 +189,7 @@ def test_jain_is_between_the_least_weight_and_one(pairs):
     assert jain([2 * share for share in shares], weights) == pytest.approx(found)
 
 
+@settings(max_examples=25, deadline=None)
 @given(st.integers(1, 9), st.integers(1, 9))
 def test_jain_of_k_equal_shares_among_n_is_k_over_n(k, more):
     n = k + more
@@ -185,8 +197,8 @@ def test_jain_of_k_equal_shares_among_n_is_k_over_n(k, more):
     assert jain([0.7, 0.0], [float(k), float(more)]) == pytest.approx(k / n)  # a weight counts as so many tenants
 
 
+@settings(max_examples=25, deadline=None)
 @given(WEIGHTED, st.data())
-@settings(max_examples=30)
 def test_value_sums_to_the_weighted_mean_whatever_the_priorities(pairs, data):
     shares, weights = zip(*pairs, strict=True)
     priorities = data.draw(st.lists(st.integers(0, 2), min_size=len(pairs), max_size=len(pairs)))

@@ -37,7 +37,7 @@ def content(request):
     return request.arrival_ns, request.prompt_tokens, request.output_tokens
 
 
-@settings(max_examples=20)
+@settings(max_examples=12, deadline=None)
 @given(st.floats(0.5, 5), st.floats(0.5, 5), st.integers(0, 2**64))
 def test_the_requests_are_those_of_the_streams_in_order_of_arrival(chat_rps, rag_rps, seed):
     spec = load(chat_rps, rag_rps)
@@ -58,7 +58,7 @@ def test_streams_are_independent_of_each_other():
     assert len(times) == len(set(times)) > 200
 
 
-@settings(max_examples=20)
+@settings(max_examples=12, deadline=None)
 @given(st.floats(0.5, 5), st.floats(0.5, 5), st.floats(0.2, 3))
 def test_statistics_are_means_by_rate_and_another_rate_scales_all(chat_rps, rag_rps, factor):
     spec = load(chat_rps, rag_rps)
