@@ -118,7 +118,7 @@ class Race:
                 self._try(trial, others, report, at_least=alternatives, most_events=most_events)
             else:
                 self._try(trial, _kinds_first(entries), report, at_least=LEAST_TRIED, most_events=most_events)
-            if _misses(trial):
+            if _misses(trial) or not load.is_open:
                 self._try(trial, [self._entry(one) for one in apart], report)
                 apart = []
             entries = self._passed(trial)
@@ -269,8 +269,8 @@ class Race:
         """Simulate the best and all baselines as the report will be.
 
         Return these, the best of all, and a sentence where it is a baseline. Entries that have shown more than the best
-        one turns out to do are simulated, too. If that one misses objectives, so are the best placement that has other
-        policies with these, and candidates with roles that have not been.
+        one turns out to do are simulated, too. If that one misses objectives, and under saturation, so are the best
+        placement that has other policies with these, and candidates with roles that have not been.
         """
         window = self.experiment.workload.window
         if window.duration_ns is None:
@@ -286,7 +286,7 @@ class Race:
             shown = [trial.scores[entry.label] for trial in reversed(trials) if entry.label in trial.scores]
             if shown and self._promises(shown[0], final.scores[final.best()[0].label], load):
                 self._as_reported(final, [entry], report)
-        if _misses(final):
+        if _misses(final) or not load.is_open:
             # Those of the best placement that has any: nodes that prefill or decode alone have none.
             others = next((found for one in final.best() if (found := self._alternatives(one, load))), [])
             others = [

@@ -8,6 +8,7 @@ fewer that prefills, as queues need more room than means tell; and the best role
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -70,10 +71,17 @@ def _kind(fleet: Deployment, replica: Sequence[str]) -> str:
 
 
 def _as_chains(placement: Placement) -> Placement:
-    """Return chains with a number for each; nodes that hold the whole model need have none."""
-    free = iter(range(1 + max(placement.pipelines.values(), default=-1), 1 + 2 * len(placement.ranges)))
+    """Return chains with a number for each.
+
+    Nodes that hold the whole model need have none, and those of a single chain through parts of it neither.
+    """
+    free = itertools.count(1 + max(placement.pipelines.values(), default=-1))
+    together = next(free)
     numbers = {
-        node: placement.pipelines[node] if node in placement.pipelines else next(free) for node in placement.ranges
+        node: placement.pipelines[node]
+        if node in placement.pipelines
+        else (next(free) if held.layers == placement.num_layers else together)
+        for node, held in placement.ranges.items()
     }
     return replace(placement, pipelines=numbers)
 

@@ -9,7 +9,7 @@ import pytest
 
 import helixsim
 from helixsim.cli.main import main
-from helixsim.domain.placement import BOTH
+from helixsim.domain.placement import BOTH, LayerRange, Placement
 from helixsim.errors import ConfigError, InfeasibleError
 from helixsim.metrics.score import score_of
 from helixsim.placement.base import Contender
@@ -17,7 +17,7 @@ from helixsim.report.selection import selection_sentences
 from helixsim.study.placements import placement_store
 from helixsim.study.placing import _rivals, assembled, place_system, placement_problem
 from helixsim.study.race import Race
-from helixsim.study.role_entries import LEAST_GAIN, RoleEntries
+from helixsim.study.role_entries import LEAST_GAIN, RoleEntries, _as_chains
 from helixsim.study.systems import capacity_table, simulate_system
 
 EXPERIMENT = """\
@@ -372,3 +372,12 @@ def test_a_share_of_prompts_needs_roles_by_hand_and_is_not_exported(load, tmp_pa
         how = ["--quiet", "--set", f"systems.2.disaggregation.{key}={value}"]
         assert main(["place", str(tmp_path / "exp.yaml"), "--system", "by-hand", "--export", "dynamo", *how]) == 2
         assert f"disaggregation.{key}: vLLM's KV connectors send whole prompts" in capsys.readouterr().err
+
+
+def test_the_nodes_of_a_single_chain_without_a_number_are_one_replica() -> None:
+    """They hold parts of the model; nodes that hold all of it are a replica each."""
+    ranges = {"a": LayerRange(0, 3), "b": LayerRange(3, 8), "c": LayerRange(0, 8), "d": LayerRange(0, 8)}
+    numbers = _as_chains(Placement(strategy="x", num_layers=8, ranges=ranges, pipelines={"d": 9})).pipelines
+    assert numbers["a"] == numbers["b"]
+    assert len({numbers["a"], numbers["c"], numbers["d"]}) == 3
+    assert numbers["d"] == 9
