@@ -142,6 +142,11 @@ _PROMPT_RANK_TOKENS = 16640
 _GRAPHS_OF_RACKS = [1, 2, 4, *range(8, 385, 8), *range(416, 769, 32), 1024]
 """``--cuda-graph-bs`` of SGLang's instances that decode with attention ranks in a rack (recipes/gb300-fp8)."""
 
+_CHUNK_OF_B200, _LONG_PROMPT, _RANK_CHUNK_OF_RACKS = 32768, 8192, 16384
+"""``--chunked-prefill-size`` of SGLang's instances that prefill, which its attention ranks share: of B200, twice as
+much for prompts of 8192 (recipes/b200-fp8, b200-fp4); what a rank has in a rack, 65 536 for four (recipes/gb200-fp4 and
+gb300-fp4, 1k1k). No recipe of H200 is known: SGLang's default."""
+
 _EAGER_EXPERTS = "17 ms"
 """What a step with attention ranks on two machines takes beside its kernels where the recipe forces DeepEP's kernels
 for prompts on decode steps, too (H100: ``TRTLLM_FORCE_ALLTOALL_METHOD: DeepEP``). They take 0.09 ms more in each of 58
@@ -172,7 +177,11 @@ def leg_keys(point: MeasuredPoint) -> tuple[dict[str, Any], dict[str, Any], dict
         is_eager = point.gpu == "h100" and point.data_parallel > 1
         engine["batch_overhead"] = _EAGER_EXPERTS if is_eager else "0 ms"  # TRTLLM_ENABLE_PDL=1 in all recipes
         prefill["max_num_batched_tokens"] = max(_PROMPT_RANK_TOKENS, point.prompt_tokens)
+    elif point.engine == "sglang" and point.gpu == "b200":
+        chunk = _CHUNK_OF_B200 if point.prompt_tokens < _LONG_PROMPT else 2 * _CHUNK_OF_B200
+        prefill["max_num_batched_tokens"] = chunk // point.prefill_data_parallel
     elif point.engine == "sglang" and point.gpu in ("gb200", "gb300"):
+        prefill["max_num_batched_tokens"] = _RANK_CHUNK_OF_RACKS
         if point.data_parallel > 1:
             decode["cuda_graph_sizes"] = _GRAPHS_OF_RACKS
             if point.weights is None:

@@ -139,17 +139,23 @@ class StepDefaults(Section):
         Sequences of a step.
     cuda_graph_sizes
         None: no padding.
+    ranks_share_budget
+        The tokens of a step are those of all attention ranks together, else of each.
     """
 
     max_num_batched_tokens: ByGpu | None = None
     max_num_seqs: ByGpu | None = None
     cuda_graph_sizes: CudaGraphs | None = None
+    ranks_share_budget: bool = False
 
-    def limits(self, measured: BatchLimits, gpu: GpuSpec, gpus: int, context_tokens: int) -> BatchLimits:
-        """Return the limits of a node, those of its measured profile where the engine states none."""
+    def limits(
+        self, measured: BatchLimits, gpu: GpuSpec, gpus: int, context_tokens: int, ranks: int = 1
+    ) -> BatchLimits:
+        """Return the limits of an attention rank, those of the measured profile where the engine states none."""
         tokens, seqs, requests = measured.max_prefill_tokens, measured.max_decode_seqs, measured.max_prefill_requests
         if self.max_num_batched_tokens is not None:
             tokens = value_for(self.max_num_batched_tokens, gpu, gpus, context_tokens)
+            tokens = max(1, tokens // ranks) if self.ranks_share_budget else tokens
         if self.max_num_seqs is not None:
             seqs = requests = value_for(self.max_num_seqs, gpu, gpus, context_tokens)
         return BatchLimits(requests, tokens, seqs)

@@ -54,6 +54,7 @@ class EngineSources(Section):
     gpu_memory_utilization: Words
     block_tokens: Words
     max_num_batched_tokens: Words = NOT_STATED
+    ranks_share_budget: Words = NOT_STATED
     max_num_seqs: Words = NOT_STATED
     enable_chunked_prefill: Words = NOT_STATED
     long_prefill_token_threshold: Words = NOT_STATED
@@ -83,7 +84,8 @@ class EngineSources(Section):
 FIGURES = tuple(EngineSources.keys())
 """Everything an engine file states, each with its source."""
 
-NOT_OF_EXPERIMENTS = ("version", "batching", "kernels", "max_num_batched_tokens", "max_num_seqs", "cuda_graph_sizes")
+NOT_OF_EXPERIMENTS = ("version", "batching", "kernels", "max_num_batched_tokens", "ranks_share_budget", "max_num_seqs",
+                      "cuda_graph_sizes")  # fmt: skip
 """Figures that a resolved experiment leaves to the engine's file, unless it states them: some differ between GPUs."""
 
 
@@ -95,6 +97,7 @@ class EngineFile(Section):
     gpu_memory_utilization: Annotated[float, Field(ge=0.01, le=1)]
     block_tokens: Count
     max_num_batched_tokens: ByGpu | None = None
+    ranks_share_budget: bool = False
     max_num_seqs: ByGpu | None = None
     enable_chunked_prefill: bool = False
     long_prefill_token_threshold: Annotated[int, Field(ge=0, le=10**9)] = 0
@@ -162,6 +165,7 @@ class EngineProfile:
             "gpu_memory_utilization": self.gpu_memory_utilization,
             "block_tokens": self.block_tokens,
             **{key: None if rules is None else plain_rules(rules) for key, rules in limits.items()},
+            "ranks_share_budget": steps.ranks_share_budget,
             "enable_chunked_prefill": spec.chunks_prompts,
             "long_prefill_token_threshold": spec.long_prefill_token_threshold,
             "scheduler_recv_interval": spec.scheduler_recv_interval,
@@ -234,6 +238,7 @@ def load_engine(name: str | Path) -> EngineProfile:
             max_num_batched_tokens=file.max_num_batched_tokens,
             max_num_seqs=file.max_num_seqs,
             cuda_graph_sizes=file.cuda_graph_sizes,
+            ranks_share_budget=file.ranks_share_budget,
         ),
         sources=tuple(file.sources.model_dump(by_alias=True).items()),
     )

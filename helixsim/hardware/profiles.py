@@ -321,7 +321,8 @@ class _Sources:
 
     def _of_engine(self, measured: BatchLimits) -> BatchLimits:
         """Return the limits that the engine states, else the measured ones."""
-        return self.options.steps.limits(measured, self.gpu, self.gpus, self.model.max_context_tokens)
+        context_tokens, ranks = self.model.max_context_tokens, self.options.data_parallel_size
+        return self.options.steps.limits(measured, self.gpu, self.gpus, context_tokens, ranks)
 
     def _limited(self, limits: BatchLimits) -> BatchLimits:
         """Return limits with those of the options in their place, and the sizes that steps are padded to."""

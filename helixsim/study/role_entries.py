@@ -25,7 +25,7 @@ from helixsim.placement.base import Contender, PlacementProblem, Select
 from helixsim.placement.constraints import narrowed
 from helixsim.placement.divisions import divisions_of
 from helixsim.placement.replicas import Replicas, ReplicasOptions
-from helixsim.placement.select import layout_of, routes_of
+from helixsim.placement.select import layout_of
 from helixsim.routing import registry as routing_registry
 from helixsim.routing.base import HopObserver
 from helixsim.study.legs import can_have_role, roles_fault
@@ -70,20 +70,23 @@ def _kind(fleet: Deployment, replica: Sequence[str]) -> str:
     return "+".join(dict.fromkeys(fleet.cluster.node(node).node_type for node in replica))
 
 
-def _as_chains(placement: Placement) -> Placement:
-    """Return chains with a number for each.
+def _as_chains(placement: Placement) -> Placement | None:
+    """Return a placement whose pipelines are chains through all layers, with a number for each; None: it is another.
 
-    Nodes that hold the whole model need have none, and those of a single chain through parts of it neither.
+    Nodes that hold the whole model need have no number, and those of a single chain through parts of it neither.
     """
     free = itertools.count(1 + max(placement.pipelines.values(), default=-1))
     together = next(free)
-    numbers = {
-        node: placement.pipelines[node]
-        if node in placement.pipelines
-        else (next(free) if held.layers == placement.num_layers else together)
-        for node, held in placement.ranges.items()
-    }
-    return replace(placement, pipelines=numbers)
+    numbers, ends = dict[str, int](), dict[int, int]()
+    for node, held in sorted(placement.ranges.items(), key=lambda item: (item[1].start, item[1].end)):
+        is_whole = held.layers == placement.num_layers
+        number = placement.pipelines.get(node, next(free) if is_whole else together)
+        if ends.get(number, 0) != held.start:
+            return None
+        numbers[node], ends[number] = number, held.end
+    if placement.partial_inference or set(ends.values()) != {placement.num_layers}:
+        return None
+    return replace(placement, pipelines={node: numbers[node] for node in placement.ranges})
 
 
 @dataclass
@@ -129,8 +132,8 @@ class RoleEntries:
                 assert divide is not None
                 add(name, replace(Replicas().solve(divide(widths), ReplicasOptions()), widths=widths))
         for one in self.others:
-            if routes_of(one.placement) == (True, False):
-                add(one.name, _as_chains(one.placement))
+            if (chains := _as_chains(one.placement)) is not None:
+                add(one.name, chains)
         return dict(found.values())
 
     @cached_property

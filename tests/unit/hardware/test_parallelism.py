@@ -197,6 +197,16 @@ def test_a_prompt_gets_no_more_of_a_step_than_the_budget_of_a_rank():
     assert found[2, 512] == found[1, 512] > found[1, 1024]
 
 
+@pytest.mark.parametrize(("engine", "share"), [("sglang", 1 / 4), ("vllm-1", 1)])
+def test_a_default_budget_is_that_of_a_rank_or_of_all_as_the_engine_has_it(engine, share):
+    def budget(**more):
+        (profile,) = experiment(name=engine, **more).resolve().fleet.profiles
+        return profile.limits[-1].max_prefill_tokens / more.get("data_parallel_size", 1)
+
+    assert budget(data_parallel_size=4) == budget() * share
+    assert budget(data_parallel_size=4, max_num_batched_tokens=3000) == 3000
+
+
 RACK = catalog.load_gpu("gb200")
 
 

@@ -170,6 +170,25 @@ def test_chains_through_unlike_nodes_have_roles(tmp_path, kinds):
     assert (run.requests.transfer_ns > 0).any()
 
 
+@pytest.mark.parametrize(
+    ("ranges", "pipelines", "is_replicas"),
+    [
+        ({"l4-0": (0, 40), "l4-1": (40, 64)}, {"l4-0": 3, "l4-1": 3}, True),
+        ({"l4-0": (0, 64), "l4-1": (0, 64)}, {}, True),
+        ({"l4-0": (0, 40), "l4-1": (40, 64)}, {}, True),
+        ({"l4-0": (0, 40), "l4-1": (40, 60)}, {"l4-0": 0, "l4-1": 0}, False),
+        ({"l4-0": (0, 40), "l4-1": (30, 64)}, {"l4-0": 0, "l4-1": 0}, False),
+        ({"l4-0": (0, 40), "l4-1": (40, 64), "l4-2": (40, 64)}, dict.fromkeys(("l4-0", "l4-1", "l4-2"), 0), False),
+    ],
+)
+def test_only_chains_through_all_layers_are_replicas(tmp_path, ranges, pipelines, is_replicas):
+    nodes = "cluster.nodes=[{gpu: l4, count: 3}]"
+    experiment = loaded(tmp_path, nodes, "model=qwen3-32b", "precision=fp8", "slo={tpot: 1 s}")
+    placement = Placement("found", 64, {node: LayerRange(*held) for node, held in ranges.items()}, pipelines=pipelines)
+    known = entries_of(experiment).beside([Contender("found", placement)])._placements
+    assert ("found" in known) is is_replicas
+
+
 def test_the_card_of_a_machine_limits_what_leaves_it_alone(tmp_path):
     """Roles inside one machine send nothing through its card; between machines the card binds."""
 

@@ -46,7 +46,7 @@ workload:
   duration: 40 s
 engine: {name: vllm-1}
 slo: {ttft: 1 s, tpot: 40 ms}
-systems: [{placement: helix}]
+systems: [{placement: {strategy: helix, disaggregate: never}}]
 """
 
 PAIR = {0: (0, 16), 1: (16, 32)}
