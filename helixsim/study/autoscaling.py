@@ -34,6 +34,13 @@ def autoscaling_plan(
         _pool(experiment, system, placement, one, found.get(one.node_type, []), spec)
         for one in spec.pools or [PoolSpec(name) for name in found]
     ]
+    most = max((pool.ceiling for pool in pools), default=0)
+    for number, entry in enumerate(spec.policy.entries):
+        if entry.replicas > most:  # of several pools with one schedule, smaller ones keep to their ceilings
+            raise ConfigError(
+                f"{experiment.source}: {system.name}: autoscaling.schedule.{number}.replicas: got {entry.replicas}, "
+                f"but no pool may have more than {most}"
+            )
     return Autoscaling(spec, tuple(pools), experiment.slo)
 
 

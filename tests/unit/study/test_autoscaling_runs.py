@@ -172,3 +172,11 @@ def test_a_pool_with_more_replicas_than_there_are_is_refused():
     experiment = helixsim.Experiment.from_data({**EXPERIMENT, "systems": systems}).resolve()
     with pytest.raises(ConfigError, match=r"pools\.l40s\.ceiling: got 9, but the placement .* has 3 replicas"):
         simulate_system(experiment, helixsim.place(experiment, "one"))
+
+
+def test_a_schedule_of_more_replicas_than_any_pool_has_is_refused():
+    schedule = [{"at": "0 h", "replicas": 2}, {"at": "1 h", "replicas": 4}]
+    systems = [{**SYSTEM, "name": "one", "autoscaling": {"policy": "schedule", "schedule": schedule}}]
+    experiment = helixsim.Experiment.from_data({**EXPERIMENT, "systems": systems}).resolve()
+    with pytest.raises(ConfigError, match=r"schedule\.1\.replicas: got 4, but no pool may have more than 3"):
+        simulate_system(experiment, helixsim.place(experiment, "one"))
