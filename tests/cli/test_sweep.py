@@ -148,7 +148,7 @@ def test_a_failing_point_is_reported_with_its_settings_and_stops_nobody(sweep, t
         ({"axes": [{"path": "cluster.nodes.7.count", "values": [1]}]}, "no entry '7'"),
         ({"set": {"sed": 1}}, "unknown key 'sed'"),
         ({"base": "nowhere.yaml"}, "no such file"),
-        ({"axes": []}, "at least 1"),
+        ({"axes": []}, "must not be empty"),
         ({"axes": [{"path": "seed"}]}, "a path needs either values, or from, to and steps"),
         ({"axes": [{"path": "seed", "from": 1, "to": 2}]}, "a path needs either values, or from, to and steps"),
         ({"axes": [{"zip": {"seed": [1], "model": ["a", "b"]}}]}, "lists of one length"),

@@ -84,6 +84,7 @@ def test_hidden_host_times_are_found(tmp_path: Path) -> None:
     assert max(abs(error) for point in found.points for error in point.held_out.values()) < 0.05
 
 
+@pytest.mark.slow
 def test_a_hidden_compute_efficiency_is_found(tmp_path: Path) -> None:
     found = fit(
         experiment(), measured(experiment(), tmp_path, {"gpus": {"h100": {"compute_efficiency": 0.75}}}), tmp_path
