@@ -170,15 +170,7 @@ def _take_out(scheduler: Scheduler, sequence: Sequence, now_ns: int) -> bool:
     """Take a running sequence off a scheduler, with its blocks; False: it is in a step."""
     if sequence.in_flight or sequence.decodes not in (None, scheduler.ready):
         return False
-    if sequence.decodes is not None:
-        sequence.decodes.leave(sequence)
-        computed = sequence.context_tokens - 1
-    else:
-        scheduler.prompts.remove(sequence)
-        computed = sequence.computed
-        scheduler.pending_tokens -= sequence.target - computed
-        sequence.compute_ns += now_ns - sequence.since_ns
-    scheduler.leave(sequence, computed, now_ns)
+    scheduler.leave(sequence, scheduler.detach(sequence, now_ns), now_ns)
     return True
 
 

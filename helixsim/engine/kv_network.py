@@ -17,7 +17,7 @@ from helixsim.domain.cluster import LinkSpec
 from helixsim.domain.disaggregation import KvTransfer
 from helixsim.domain.timeline import Timeline
 from helixsim.engine.kernel import Call, Kernel, Priority
-from helixsim.engine.network import Card, NetworkFabric
+from helixsim.engine.network import Card, NetworkFabric, unsent_ns
 from helixsim.units import BITS_PER_BYTE, NS_PER_S
 
 
@@ -100,8 +100,8 @@ class KvChannel:
     """
 
     __slots__ = ("_booked", "_card_in", "_card_out", "_kernel", "_lane", "_latency_ns", "_order", "_pending",
-                 "_timeline", "busy_ns", "bytes_received", "bytes_sent", "dst", "free_at_ns", "messages", "ns_per_byte",
-                 "queue_ns", "src")  # fmt: skip
+                 "_received_ns_per_byte", "_timeline", "busy_ns", "bytes_received", "bytes_sent", "dst", "free_at_ns",
+                 "messages", "ns_per_byte", "queue_ns", "src")  # fmt: skip
 
     def __init__(
         self,
@@ -119,6 +119,8 @@ class KvChannel:
         self.ns_per_byte = BITS_PER_BYTE * NS_PER_S / (link.bandwidth_bps * transfer.efficiency)
         self._latency_ns = link.latency_ns + transfer.latency_ns
         self._card_out, self._card_in = cards
+        sent = self._card_out
+        self._received_ns_per_byte = self.ns_per_byte if sent is None else max(self.ns_per_byte, sent.lane.ns_per_byte)
         self._kernel = kernel
         self._timeline = timeline
         self._booked: list[tuple[int, int, int]] = []
@@ -191,7 +193,7 @@ class KvChannel:
         self.advance(now_ns)
         if self._pending is None:
             return self.busy_ns - max(0, self.free_at_ns - now_ns)
-        return self.busy_ns - sum(min(max(end - now_ns, 0), sent) for end, sent in self._pending)
+        return self.busy_ns - unsent_ns(self._pending, now_ns)
 
     def bytes_until(self, now_ns: int) -> int:
         """See ``Channel.bytes_until``."""
@@ -229,9 +231,7 @@ class KvChannel:
         """
         message, card, now = event.argument, self._card_in, self._kernel.now_ns
         if card is not None:
-            sent = self._card_out
-            ns_per_byte = self.ns_per_byte if sent is None else max(self.ns_per_byte, sent.lane.ns_per_byte)
-            began_ns = now - round(message.size_bytes * ns_per_byte)
+            began_ns = now - round(message.size_bytes * self._received_ns_per_byte)
             end = card.yield_to(began_ns + card.busy_ns - message.taken_ns, message.size_bytes)
             message.displaced_ns = card.lane.displaced_ns
             if end > now:

@@ -13,7 +13,7 @@ message is sent, and the receiver is known to be busy until then, the message is
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from helixsim.domain.cluster import COORDINATOR, TOKEN_ID_BYTES, Cluster, LinkSpec
@@ -30,6 +30,14 @@ class Receiver(Protocol):
 
     def receive(self, parcel: Any) -> None:
         """Take in a parcel whose first request arrives at its ``arrived_ns``: now, or before the batch ends."""
+
+
+def unsent_ns(pending: Iterable[tuple[int, int]], now_ns: int) -> int:
+    """Return the time for which messages will still send; ``pending``: when each has left, and for how long it sends.
+
+    Each is taken to be sent in the last part of the time that it holds the link.
+    """
+    return sum(min(max(end - now_ns, 0), sent) for end, sent in pending)
 
 
 _DELIVER = Priority.DELIVER  # a member of an enumeration is slow to look up
@@ -175,7 +183,7 @@ class Channel:
         """
         if self.card_out is None:
             return self.busy_ns - max(0, self.free_at_ns - now_ns)
-        return self.busy_ns - sum(min(max(end - now_ns, 0), sent) for end, sent in self._pending)
+        return self.busy_ns - unsent_ns(self._pending, now_ns)
 
     def bytes_until(self, now_ns: int) -> int:
         """Return the bytes that have passed up to now, without those of messages that wait for the link."""

@@ -100,16 +100,19 @@ class Scheduler(KvRoom):
                 break
         return found if found is None or needy is None or self._rank(found) >= self._rank(needy) else None
 
+    def detach(self, sequence: Sequence, now_ns: int) -> int:
+        """Take a running sequence that is in no step off its prompts or decodes; return its tokens in KV memory."""
+        if sequence.decodes is not None:
+            sequence.decodes.leave(sequence)
+            return sequence.context_tokens - 1
+        self.prompts.remove(sequence)
+        self.pending_tokens -= sequence.target - sequence.computed
+        sequence.compute_ns += now_ns - sequence.since_ns
+        return sequence.computed
+
     def _preempt(self, found: Sequence, now_ns: int) -> None:
         """Take a sequence that is in no step off; it will compute its prompt and its tokens anew."""
-        if found.decodes is not None:
-            found.decodes.leave(found)
-            computed = found.context_tokens - 1
-        else:
-            self.prompts.remove(found)
-            computed = found.computed
-            self.pending_tokens -= found.target - computed
-            found.compute_ns += now_ns - found.since_ns
+        computed = self.detach(found, now_ns)
         if found.chain is not None:  # it finds what is left of its blocks when it is admitted again
             found.held = self.kv.publish(found.chain, found.held, computed)
         self.leave(found, computed, now_ns)
