@@ -17,7 +17,9 @@ class PoolSection(Section):
     floor: Annotated[int, Field(ge=0, le=10**6)] = Field(
         1, description="Fewest replicas. With 0 the first one is started when requests wait."
     )
-    ceiling: FewCount | None = Field(None, description="Most replicas (default: as many as the placement has).")
+    ceiling: Annotated[int, Field(ge=0, le=10**6)] | None = Field(
+        None, description="Most replicas (default: as many as the placement has). With 0 the pool is not used."
+    )
     start: Annotated[int, Field(ge=0, le=10**6)] | None = Field(
         None, description="Replicas at the beginning (default: `floor`; `fixed`: all, `schedule`: those of its time)."
     )

@@ -127,7 +127,7 @@ class Pool:
     startup_ns
         From the decision to the first request [ns].
     capacity_rps
-        Requests/s that a replica of the largest number serves within the objectives; None: not known.
+        Requests/s that a replica of the largest number serves within the objectives; None: none are stated.
     target
         In place of that of the policy, if any.
     zones

@@ -51,7 +51,7 @@ class ScaledPoolFigures:
     startup_s
         From the decision to the first request of a replica [s].
     capacity_per_s
-        Requests/s that each replica serves within the objectives where all do; None: no objectives, or never met.
+        Requests/s that each replica serves within the objectives where all do; 0: never met; None: no objectives.
     spot
         None: all replicas are on demand.
     """

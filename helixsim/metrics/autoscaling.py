@@ -173,7 +173,7 @@ def fewest(
     """Return for each load the least sum of weights over replicas that serve it, and their requests/s.
 
     Weights are those of a replica of each pool: GPUs or prices. Where all replicas together do not serve a load, all
-    are needed. None: the capacity of a replica is not known.
+    are needed. None: there are no objectives, and so no capacity of a replica.
     """
     known = [pool.capacity_per_s for pool in pools if pool.capacity_per_s is not None]
     if len(known) < len(pools):

@@ -33,6 +33,7 @@ def autoscaling_plan(
     pools = [
         _pool(experiment, system, placement, one, found.get(one.node_type, []), spec)
         for one in spec.pools or [PoolSpec(name) for name in found]
+        if one.ceiling != 0 or one.node_type in found
     ]
     most = max((pool.ceiling for pool in pools), default=0)
     for number, entry in enumerate(spec.policy.entries):
@@ -64,13 +65,17 @@ def _pool(
     spec: AutoscalingSpec,
 ) -> Pool:
     name, count = pool.node_type, len(replicas)
-    for key, least in (("floor", pool.floor), ("ceiling", pool.ceiling or 1), ("start", pool.start or 0)):
+    for key, least in (
+        ("floor", pool.floor),
+        ("ceiling", 1 if pool.ceiling is None else pool.ceiling),
+        ("start", pool.start or 0),
+    ):
         if count < least:
             raise ConfigError(
                 f"{experiment.source}: {system.name}: autoscaling.pools.{name}.{key}: got {least}, but the placement "
                 f"({placement.strategy}) has {count} replicas on nodes of this type alone"
             )
-    ceiling = pool.ceiling or count
+    ceiling = count if pool.ceiling is None else pool.ceiling
     nodes = [system.fleet.cluster.node(node) for node in replicas[0]]
     most_bytes = max(_weight_bytes(system.fleet.model, placement.ranges[node.id]) for node in nodes)
     read_s = most_bytes * BITS_PER_BYTE / spec.weights_bps

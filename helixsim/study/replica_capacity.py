@@ -30,7 +30,7 @@ _LEAST_S, _MOST_S, _REQUESTS = 120, 600, 3000
 _FEWEST_REQUESTS = 20
 """Rates at which fewer arrive on average are not tried: their percentiles say nothing."""
 
-_known: dict[str, float | None] = {}
+_known: dict[str, float] = {}
 
 
 def with_capacities(experiment: ResolvedExperiment, placed: PlacedSystem, run: RunResult) -> RunResult:
@@ -49,12 +49,15 @@ def with_capacities(experiment: ResolvedExperiment, placed: PlacedSystem, run: R
     return replace(run, autoscaling=replace(stats, pools=tuple(pools)))
 
 
-def replica_capacity_rps(experiment: ResolvedExperiment, placed: PlacedSystem, pool: Pool) -> float | None:
+def replica_capacity_rps(experiment: ResolvedExperiment, placed: PlacedSystem, pool: Pool) -> float:
     """Return the highest constant rate at which all replicas of a pool meet the objectives, per replica [requests/s].
 
     The arrivals are those of the experiment without their course over time; recorded ones become Poisson arrivals. The
-    percentile is that of the verdict, over two to ten minutes behind one of warm-up. None: even rare ones miss them.
+    percentile is that of the verdict, over two to ten minutes behind one of warm-up. 0: even rare ones miss them,
+    or the pool has no replica.
     """
+    if pool.ceiling == 0:
+        return 0.0
     graph = routing_graph(placed.placement, placed.plan)
     found = ([graph.node_ids[node] for node in chain] for chain in chains(graph) or [])
     serving = set(pool.nodes[: pool.ceiling])
@@ -83,7 +86,7 @@ def replica_capacity_rps(experiment: ResolvedExperiment, placed: PlacedSystem, p
     while not passes(low):
         low, high = low / 2, low
         if low * duration_s < _FEWEST_REQUESTS:
-            return None
+            return 0.0
     while high > low * (1 + TOLERANCE):
         middle = (low * high) ** 0.5
         low, high = (middle, high) if passes(middle) else (low, middle)

@@ -44,6 +44,13 @@ def test_several_pools_are_as_good_as_the_best_of_all_choices(load, capacities, 
     assert found == pytest.approx(min(serving) if serving else max(choices, key=lambda one: one[1])[0])
 
 
+def test_a_pool_that_misses_the_objectives_or_is_not_used_leaves_the_others():
+    loads = np.array([0.5, 3.0, 9.0])
+    alone, _ = fewest([pool_of(1, 4)], [4], loads)
+    for other in (pool_of(0, 3, 0.0), pool_of(0, 0, 0.0)):
+        assert fewest([pool_of(1, 4), other], [4, 1], loads)[0].tolist() == alone.tolist()
+
+
 def test_without_a_capacity_there_is_no_bound():
     assert fewest([pool_of(capacity=None)], [1], np.array([1.0])) is None
 
