@@ -47,8 +47,9 @@ def build_faults(
     section = experiment.faults
     if section is None or workload is None:
         return None
-    if any(system.autoscaling is not None for system in experiment.systems):
-        problems.append(source.problem(("faults",), "faults are not simulated with autoscaling"))
+    if section.reaction == "replace" and any(system.autoscaling is not None for system in experiment.systems):
+        message = "replace is not simulated with autoscaling (static and reroute are)"
+        problems.append(source.problem(("faults", "reaction"), message))
     nodes = cluster.nodes
     problems += _unsupported((workload.arrivals, *own_arrivals), engine, source)
     placed: list[Placed] = []

@@ -151,8 +151,9 @@ class Pool:
 class PoolStats:
     """A pool over a run: replicas in each state from a time on [ns]; the first entry is at 0.
 
-    ``starts`` counts replicas that were started after the beginning. Where some are on spot machines: ``spot`` those
-    that are paid for, ``wanted`` the number that the policy asks for, ``preempted`` how many have been.
+    ``starts`` counts replicas that were started after the beginning, ``lost`` those whose machines failed. Where
+    some are on spot machines: ``spot`` those that are paid for, ``wanted`` the number that the policy asks for,
+    ``preempted`` how many have been.
     """
 
     pool: Pool
@@ -164,6 +165,7 @@ class PoolStats:
     spot: NDArray[np.int64] | None = None
     wanted: NDArray[np.int64] | None = None
     preempted: int = 0
+    lost: int | None = None
 
     @property
     def paid(self) -> NDArray[np.int64]:

@@ -54,6 +54,8 @@ class ScaledPoolFigures:
         Requests/s that each replica serves within the objectives where all do; 0: never met; None: no objectives.
     spot
         None: all replicas are on demand.
+    lost
+        Replicas whose machines failed over the whole run; None: none can fail.
     """
 
     floor: int
@@ -65,6 +67,7 @@ class ScaledPoolFigures:
     startup_s: float
     capacity_per_s: Figure = None
     spot: SpotFigures | None = None
+    lost: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -134,7 +134,7 @@ class Summary:
             **({} if self.disaggregation is None else {"disaggregation": asdict(self.disaggregation)}),
             **({} if self.kv_offloading is None else {"kv_offloading": asdict(self.kv_offloading)}),
             **({} if self.faults is None else {"faults": asdict(self.faults)}),
-            **({} if self.autoscaling is None else {"autoscaling": asdict(self.autoscaling)}),
+            **({} if self.autoscaling is None else {"autoscaling": _autoscaling_keys(self.autoscaling)}),
         }  # fmt: skip
 
     def confidence(self) -> dict[str, Limits]:
@@ -269,6 +269,15 @@ def _read_faults(document: Mapping[str, Any] | None) -> FaultFigures | None:
         "clients": None if clients is None else ClientStats(**clients),
     }
     return FaultFigures(**{**document, **own})
+
+
+def _autoscaling_keys(figures: AutoscalingFigures) -> dict[str, Any]:
+    """Return the document of the pools, of which those that cannot fail have no losses."""
+    keys = asdict(figures)
+    for pool in keys["pools"].values():
+        if pool["lost"] is None:
+            del pool["lost"]
+    return keys
 
 
 def _read_autoscaling(document: Mapping[str, Any] | None) -> AutoscalingFigures | None:

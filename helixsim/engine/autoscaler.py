@@ -122,11 +122,15 @@ class ScaledPool:
     def _change(self, want: int) -> None:
         missing = want - self.count(State.SERVING) - self.count(State.STARTING)
         for _ in range(missing):
-            if State.REMOVED not in self.states[: self.pool.ceiling]:
+            number = next(filter(self._can_start, range(self.pool.ceiling)), None)
+            if number is None:
                 break  # the machines of those that drain are not free yet
-            self._start(self.states.index(State.REMOVED))
+            self._start(number)
         for _ in range(-missing):
             self._give_up(range(len(self.states)))
+
+    def _can_start(self, number: int) -> bool:
+        return self.states[number] is State.REMOVED
 
     def _start(self, number: int) -> None:
         self.states[number] = State.STARTING

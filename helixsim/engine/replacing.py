@@ -22,6 +22,7 @@ from helixsim.engine.fabric import fabric_of
 from helixsim.engine.faults import Retries
 from helixsim.engine.faulty_nodes import FaultyNodeSystem
 from helixsim.engine.faulty_replicas import FaultyReplicaSystem
+from helixsim.engine.faulty_scaled import FaultyScaledSystem
 from helixsim.engine.inputs import SimulationInputs
 from helixsim.engine.kernel import Kernel
 from helixsim.engine.link_faults import Links
@@ -30,6 +31,7 @@ from helixsim.engine.recorded import recorded
 from helixsim.engine.recorder import Recorder
 from helixsim.engine.replica_system import has_replicas
 from helixsim.engine.sequences import Sequence as Running
+from helixsim.engine.spot_system import SpotSystem
 from helixsim.engine.state import ActiveRequest
 from helixsim.engine.system import Link, Memory, NodeLoad, Recorded
 from helixsim.routing.base import RoutingPolicy
@@ -79,8 +81,7 @@ class ReplacingSystem:
             timeline = self._inputs.timeline
             maker = (lambda own: own) if timeline is None else partial(recorded, timeline=timeline)
             fabric.kind = partial(self.link_faults.kind, maker=maker)
-        kind = FaultyReplicaSystem if has_replicas(inputs) else FaultyNodeSystem
-        part: Part = kind(inputs, self._kernel, fabric, self._recorder, self.retries, len(self.routes()))
+        part: Part = _kind(inputs)(inputs, self._kernel, fabric, self._recorder, self.retries, len(self.routes()))
         if self.clients is not None:
             part.gate.clients = self.clients
             self.clients.enter, self.clients.enter_next = part.gate.enter, part.gate.enter_next
@@ -227,8 +228,8 @@ class ReplacingSystem:
         return None
 
     def autoscaling(self) -> AutoscalingStats | None:
-        """See ``System.autoscaling``."""
-        return None
+        """See ``System.autoscaling``: pools are not placed anew."""
+        return self._now.autoscaling()
 
     def memories(self) -> list[Memory]:
         """See ``System.memories``."""
@@ -241,6 +242,14 @@ class ReplacingSystem:
     def first_in_line(self) -> str:
         """See ``System.first_in_line``."""
         return self._now.first_in_line()
+
+
+def _kind(inputs: SimulationInputs) -> type[Part]:
+    if not has_replicas(inputs):
+        return FaultyNodeSystem
+    if inputs.autoscaling is None:
+        return FaultyReplicaSystem
+    return FaultyScaledSystem if inputs.autoscaling.spec.spot is None else SpotSystem
 
 
 def _converted(request: Any) -> Running | ActiveRequest:

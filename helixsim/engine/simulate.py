@@ -56,18 +56,18 @@ def system_kind(inputs: SimulationInputs) -> Callable[..., System]:
     ------
     SimulationError
         If nodes have roles, or their number is to follow the load, but they are no replicas of an engine that schedules
-        them as wholes; or if nodes can fail, and have roles, or follow the load, or requests stand ready for ever.
+        them as wholes; or if nodes can fail, and have roles, or requests stand ready for ever.
     """
+    if inputs.autoscaling is not None and (inputs.legs is not None or not has_replicas(inputs)):
+        raise SimulationError(
+            "autoscaling needs replicas that share no nodes and serve both phases, of an engine that keeps tokens "
+            "inside (engine: vllm-1, sglang or trtllm)"
+        )
     if inputs.faults is not None:
-        if inputs.legs is not None or inputs.autoscaling is not None or inputs.feed.mode is FeedMode.SATURATE:
-            raise SimulationError("faults need open or closed loops, nodes without roles and no autoscaling")
+        if inputs.legs is not None or inputs.feed.mode is FeedMode.SATURATE:
+            raise SimulationError("faults need open or closed loops and nodes without roles")
         return ReplacingSystem
     if inputs.autoscaling is not None:
-        if inputs.legs is not None or not has_replicas(inputs):
-            raise SimulationError(
-                "autoscaling needs replicas that share no nodes and serve both phases, of an engine that keeps tokens "
-                "inside (engine: vllm-1, sglang or trtllm)"
-            )
         return ScaledSystem if inputs.autoscaling.spec.spot is None else SpotSystem
     if inputs.legs is not None:
         if not has_replicas(inputs):

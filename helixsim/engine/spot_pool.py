@@ -16,7 +16,8 @@ from helixsim.autoscaling.base import PoolState
 from helixsim.autoscaling.spot_base import Mix, SpotState, ZoneState
 from helixsim.domain.autoscaling import PoolStats
 from helixsim.domain.spot import SpotSpec
-from helixsim.engine.autoscaler import ScaledPool, State
+from helixsim.engine.autoscaler import State
+from helixsim.engine.faulty_pool import FaultyPool
 from helixsim.engine.faulty_replica import FaultyReplica
 from helixsim.engine.kernel import Call, Priority
 from helixsim.errors import PluginError
@@ -40,8 +41,8 @@ class _Zone:
         return now_ns - self.failed_ns < FAILED_FOR_NS
 
 
-class SpotPool(ScaledPool):
-    """See ``ScaledPool``; ``lose`` sends the requests of a replica again, ``is_over``: no request will come."""
+class SpotPool(FaultyPool):
+    """See ``FaultyPool``; ``lose`` sends the requests of a replica again, ``is_over``: no request will come."""
 
     def __init__(
         self, spot: SpotSpec, seed: int, lose: Callable[[FaultyReplica], None], is_over: Callable[[], bool],
@@ -50,7 +51,6 @@ class SpotPool(ScaledPool):
         pool = arguments[0]
         self.zone_of = pool.zones
         self.is_spot = [False] * len(pool.nodes)
-        self.target: int = pool.start
         self.preempted = self.failed_starts = 0
         self._spot = spot
         self._lose = lose
@@ -71,9 +71,6 @@ class SpotPool(ScaledPool):
         self.note()
 
     # The mixture ------------------------------------------------------------------------------------------------------
-
-    def _has(self) -> int:
-        return self.target
 
     def _change(self, want: int) -> None:
         self.target = want
@@ -121,7 +118,7 @@ class SpotPool(ScaledPool):
 
     def _free(self, zone: int | None = None) -> int | None:
         """Return a replica that may be started; on demand from the zone with most of them."""
-        free = [n for n in range(self.pool.ceiling) if self.states[n] is State.REMOVED]
+        free = [*filter(self._can_start, range(self.pool.ceiling))]
         if zone is not None:
             return next((number for number in free if self.zone_of[number] == zone), None)
         room = [self.zone_of[number] for number in free]
@@ -148,10 +145,6 @@ class SpotPool(ScaledPool):
             missing -= 1
 
     def _started(self, event: Call) -> None:
-        number, _ = event.argument
-        replica = self.replicas[number]
-        assert isinstance(replica, FaultyReplica)
-        replica.is_down = False
         super()._started(event)
         self._settle()
         self.note()
@@ -196,15 +189,17 @@ class SpotPool(ScaledPool):
             self._plan_shortage(zone)
 
     def _kill(self, event: Call) -> None:
-        """Take the machine of a replica at the end of its notice."""
+        """Take the machine of a replica at the end of its notice; the next one is another one."""
         number, epoch = event.argument
         if self._epochs[number] != epoch or self.states[number] is not State.DRAINING:
             return
         replica = self.replicas[number]
         assert isinstance(replica, FaultyReplica)
         self.states[number] = State.REMOVED
+        has_failed = replica.is_down
         replica.stop()
         self._lose(replica)
+        replica.is_down = has_failed
         self._settle()
         self.note()
 
@@ -215,7 +210,7 @@ class SpotPool(ScaledPool):
         return (*super()._figures(), on_spot, self.target)
 
     def stats(self) -> PoolStats:
-        """See ``ScaledPool.stats``."""
+        """See ``FaultyPool.stats``."""
         _, counts = self._series()
         return replace(super().stats(), spot=counts[:, 3], wanted=counts[:, 4], preempted=self.preempted)
 

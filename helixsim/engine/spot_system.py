@@ -7,45 +7,32 @@ from typing import Any
 from helixsim.domain.faults import FaultSpec
 from helixsim.engine.autoscaler import ScaledPool
 from helixsim.engine.faults import Retries
-from helixsim.engine.faulty_replicas import FaultyFrontend, FaultyReplicaSystem, FaultyView
+from helixsim.engine.faulty_scaled import FaultyScaledSystem
 from helixsim.engine.inputs import FaultPlan, SimulationInputs
 from helixsim.engine.kernel import Kernel
 from helixsim.engine.network import NetworkFabric
 from helixsim.engine.recorder import Recorder
-from helixsim.engine.scaled_system import ScaledFrontend, ScaledSystem, ScaledView
 from helixsim.engine.spot_pool import SpotPool
 
 
-class SpotView(ScaledView, FaultyView):
-    """See ``ScaledView``."""
+class SpotSystem(FaultyScaledSystem):
+    """See ``FaultyScaledSystem``; without ``retries`` the limits are the defaults of ``faults``."""
 
-
-class SpotFrontend(ScaledFrontend, FaultyFrontend):
-    """See ``ScaledFrontend``; limits of retries are those of ``faults``."""
-
-    view: SpotView
-
-
-class SpotSystem(ScaledSystem, FaultyReplicaSystem):
-    """See ``ScaledSystem``."""
-
-    frontend: SpotFrontend
-    view_kind = SpotView
-
-    def __init__(self, inputs: SimulationInputs, kernel: Kernel, fabric: NetworkFabric, recorder: Recorder) -> None:
+    def __init__(
+        self, inputs: SimulationInputs, kernel: Kernel, fabric: NetworkFabric, recorder: Recorder,
+        retries: Retries | None = None, first_route: int = 0,
+    ) -> None:  # fmt: skip
         usual = FaultSpec()
-        plan = FaultPlan((), 0, usual.retry_limit, usual.timeout_ns)
-        super().__init__(inputs, kernel, fabric, recorder, Retries(plan, kernel, recorder))
-
-    def _frontend(self, recorder: Recorder) -> SpotFrontend:
-        return SpotFrontend(*self._feeding(recorder, self.inputs))
+        own = Retries(FaultPlan((), 0, usual.retry_limit, usual.timeout_ns), kernel, recorder)
+        super().__init__(inputs, kernel, fabric, recorder, retries or own, first_route)
+        self.frontend.gives_up = retries is not None  # else the next spot machines are waited for
 
     def _pool(self, *arguments: Any) -> ScaledPool:
         autoscaling, frontend = self.inputs.autoscaling, self.frontend
         assert autoscaling is not None
         assert autoscaling.spec.spot is not None
         return SpotPool(
-            autoscaling.spec.spot, self.inputs.seed, lambda replica: frontend.lose([replica], frozenset()),
+            autoscaling.spec.spot, self.inputs.seed, lambda replica: frontend.lose([replica], frontend.view.down),
             lambda: frontend.is_over, *arguments,
         )  # fmt: skip
 

@@ -78,6 +78,7 @@ def _pool(stats: PoolStats, run: RunResult) -> ScaledPoolFigures:
         startup_s=pool.startup_ns / NS_PER_S,
         capacity_per_s=pool.capacity_rps,
         spot=_spot(stats, run),
+        lost=None if run.faults is None else stats.lost,
     )
 
 

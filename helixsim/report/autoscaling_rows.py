@@ -34,6 +34,9 @@ def autoscaling_rows(runs: RunSet) -> list[tuple[str, Callable[[Summary], str]]]
             ("  start-up, s", _pool_cell(name, lambda pool: number(pool.startup_s))),
             ("  capacity of each within SLO, requests/s", _pool_cell(name, lambda pool: number(pool.capacity_per_s))),
         ]
+        if any(one.pools[name].lost is not None for one in found if name in one.pools):
+            lost = _pool_cell(name, lambda pool: MISSING if pool.lost is None else str(pool.lost))
+            rows.append(("  lost to failures", lost))
         if any(one.pools[name].spot is not None for one in found if name in one.pools):
             rows += [
                 ("  on spot machines, mean", _spot_cell(name, lambda spot: number(spot.spot_mean))),

@@ -2,60 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from replica_cases import chains, kind_of, shared_load
+from replica_cases import kind_of, shared_load
+from scaled_cases import INSIDE, POLICIES, case_of, columns, scaled
 from simulating import SECOND, random_load, requests, run
 
 from helixsim.autoscaling.base import PoolState
 from helixsim.domain.autoscaling import AutoscalingSpec, Entry, PolicySpec, Pool
-from helixsim.domain.cluster import LinkSpec
 from helixsim.domain.engine import EngineSpec
 from helixsim.domain.request import Prefix, Slo
 from helixsim.domain.result import RequestStatus
-from helixsim.engine.autoscaler import first_number
 from helixsim.engine.inputs import Autoscaling
 from helixsim.engine.scaling_policies import decider, scheduled
 from helixsim.errors import SimulationError
 
-INSIDE = EngineSpec("inside", loops_inside=True, copies_activations=False, chunks_prompts=True, admission="prompt")
 CACHING = replace(INSIDE, caches_prefixes=True)
-NEAR = LinkSpec(1e12, 0)
-KIND = kind_of("kind", blocks=30, seqs=4)
 SINGLE = kind_of("single", seqs=1)
-
-
-def case_of(count, kind=KIND):
-    return chains([[kind]] * count, intra=NEAR)
-
-
-def scaled(case, load, policy, *, start=None, floor=1, startup_s=0.0, interval_s=1.0, stabilisation_s=5.0, slo=None,
-           engine=INSIDE, routing="least_loaded", **how):  # fmt: skip
-    nodes = tuple(case[2].ranges)
-    spec = AutoscalingSpec(policy, (), interval_s=interval_s, stabilisation_s=stabilisation_s)
-    first = first_number(spec, start, floor, len(nodes))
-    pool = Pool("kind", nodes, floor, len(nodes), first, 1, 2.0, round(startup_s * SECOND))
-    plan = Autoscaling(spec, (pool,), slo or Slo(ttft_s=1.0))
-    return run(case, load, engine=engine, routing=routing, autoscaling=plan, **how)
-
-
-def columns(result):
-    return [column.tolist() for column in astuple(result.requests)]
-
-
-POLICIES = [
-    PolicySpec("target", metric="in_flight", target=3.0),
-    PolicySpec("target", metric="rate", target=2.0),
-    PolicySpec("target", metric="kv_use", target=0.5, tolerance=0.0),
-    PolicySpec("queue", high=1.0, low=0.5),
-    PolicySpec("kv_use", high=0.6, low=0.2),
-    PolicySpec("goodput", least=0.9),
-    PolicySpec("schedule", entries=(Entry(0, 1), Entry(3, 3), Entry(7, 1), Entry(9, 2)), period_s=12),
-]
 
 
 @pytest.mark.parametrize("routing", ["flow_weighted", "round_robin", "earliest_finish"])

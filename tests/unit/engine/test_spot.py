@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from replica_cases import chains, kind_of
+from scaled_cases import INSIDE, columns, spot
 from simulating import SECOND, random_load, run
 
-from helixsim.autoscaling import spot_registry
 from helixsim.autoscaling.spot_base import Mix, SpotState, ZoneState
 from helixsim.autoscaling.spot_policies import FixedShare, FixedShareOptions, SpotHedge, SpotHedgeOptions
 from helixsim.domain.autoscaling import AutoscalingSpec, PolicySpec, Pool
 from helixsim.domain.cluster import LinkSpec
-from helixsim.domain.engine import EngineSpec
 from helixsim.domain.request import Slo
 from helixsim.domain.result import RequestStatus
 from helixsim.domain.spot import Shortage, SpotSpec
 from helixsim.engine.inputs import Autoscaling
 from helixsim.metrics.autoscaling import mean_paid, mean_usd_per_hour
 
-INSIDE = EngineSpec("inside", loops_inside=True, copies_activations=False, chunks_prompts=True, admission="prompt")
 KIND, ROOMY = kind_of("kind", blocks=30, seqs=4), kind_of("kind", blocks=900, seqs=4)
 FIXED = PolicySpec("fixed")
 ENDLESS_S = 1e9
-
-
-def spot(policy, *, available_s=8.0, short_s=4.0, notice_s=0.5, price_share=0.3, **options):
-    made = spot_registry.get(policy).Options(**options)
-    return SpotSpec(policy, made, price_share, None, available_s, short_s, notice_s)
 
 
 def of_pool(load, mixture, *, count=9, zones=3, start=2, policy=FIXED, startup_s=0.5, kind=KIND, **how):
@@ -48,10 +41,6 @@ def of_pool(load, mixture, *, count=9, zones=3, start=2, policy=FIXED, startup_s
         autoscaling=Autoscaling(spec, (pool,), Slo(ttft_s=1.0)),
         **how,
     )
-
-
-def columns(result):
-    return [column.tolist() for column in astuple(result.requests)]
 
 
 POLICIES = [

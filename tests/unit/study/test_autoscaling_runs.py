@@ -139,6 +139,32 @@ def test_a_kept_run_is_read_back_as_it_was(tmp_path):
     assert again.starts == pool.starts > 0
 
 
+FAULTS = {"events": [{"at": "40 s", "nodes": ["l40s-0"], "for": "30 s"}]}
+PAIR = {"policy": "fixed", "pools": {"l40s": {"start": 2}}, "startup": {"machine": "2 s", "engine": "1 s"}}
+
+
+def test_a_lost_replica_is_in_the_figures_of_its_pool_and_its_requests_in_those_of_the_faults(tmp_path):
+    workload = {**EXPERIMENT["workload"], "duration": "100 s", "arrivals": {"process": "poisson", "rate": 3}}
+    systems = [{"name": "pair", **SYSTEM, "autoscaling": PAIR}]
+    changes = {"workload": workload, "systems": systems, "slo": {}, "faults": FAULTS}
+    experiment = helixsim.Experiment.from_data({**EXPERIMENT, **changes}).resolve()
+    directory = run_experiment(experiment, tmp_path, Serial())
+    found = figures(directory, "pair")
+    pool = found["autoscaling"]["pools"]["l40s"]
+    assert (pool["lost"], pool["starts"]) == (1, 1)
+    assert pool["replicas_mean"] == pytest.approx(2.0), "the second one is paid for from the detection on"
+    assert found["faults"]["lost"] == found["faults"]["retried"] > 0
+    assert "lost to failures" in (directory / "report.html").read_text()
+
+
+def test_a_model_whose_replicas_scale_is_not_placed_anew():
+    systems = [{**SYSTEM, "autoscaling": PAIR}]
+    with pytest.raises(ConfigError, match=r"faults\.reaction: replace is not simulated with autoscaling"):
+        helixsim.Experiment.from_data(
+            {**EXPERIMENT, "systems": systems, "faults": {**FAULTS, "reaction": "replace"}}
+        ).resolve()
+
+
 @pytest.mark.parametrize(
     ("autoscaling", "path", "words"),
     [
