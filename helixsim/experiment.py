@@ -122,8 +122,8 @@ class Experiment:
         """
         if self.has_tenants:
             raise ConfigError(
-                f"{self.path}: has tenants, which are several experiments: `run` and `validate` take them; for others, "
-                "write one tenant as an experiment of its own"
+                f"{self.path}: has tenants, which are several experiments: the commands run, validate, capacity and "
+                "sweep take them, and helixsim.run_tenants; for others, write one tenant as an experiment of its own"
             )
         found = self._registries(imports=imports)
         key = (is_part, imports, json.dumps(found.own, sort_keys=True))

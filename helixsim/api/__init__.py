@@ -2,9 +2,10 @@
 
 building     clusters, loads, objectives
 experiment   experiments: changed by ``with_``, run by ``run``
-functions    load, place, problem, simulate, capacity, sweep, fleet, read
+functions    load, place, problem, simulate, run_tenants, capacity, sweep, fleet, read
 results      runs, capacities, sweeps and fleets with tables and figures
 placements   placements with tables and figures
+tenants      runs of several tenants
 
 Functions of the user's own become policies by ``@helixsim.routing(name)``, ``@helixsim.placement(name)`` and
 ``@helixsim.batching(name)``: modules ``functions`` of those rooms.
@@ -24,8 +25,20 @@ Everything is checked when an experiment is resolved, placed or run, with the er
 
 from helixsim.api.building import Cluster, Slo, closed_loop, constant, gamma, poisson, saturate, trace
 from helixsim.api.experiment import Experiment
-from helixsim.api.functions import capacity, fleet, load, load_experiment, place, problem, read, simulate, sweep
+from helixsim.api.functions import (
+    capacity,
+    fleet,
+    load,
+    load_experiment,
+    place,
+    problem,
+    read,
+    run_tenants,
+    simulate,
+    sweep,
+)
 from helixsim.api.placements import Placed
+from helixsim.api.tenants import TenantRuns
 from helixsim.config.edit import Edit
 from helixsim.config.experiment import ResolvedExperiment, SystemSpec
 
@@ -37,6 +50,7 @@ __all__ = [
     "ResolvedExperiment",
     "Slo",
     "SystemSpec",
+    "TenantRuns",
     "capacity",
     "closed_loop",
     "constant",
@@ -48,6 +62,7 @@ __all__ = [
     "poisson",
     "problem",
     "read",
+    "run_tenants",
     "saturate",
     "simulate",
     "sweep",

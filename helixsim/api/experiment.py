@@ -105,7 +105,7 @@ class Experiment(_Experiment):
         Raises
         ------
         ConfigError, DataError, InfeasibleError, SimulationError
-            As the command ``run``.
+            As the command ``run``. ``run_tenants`` runs files with tenants.
         """
         from helixsim.study.run import run_experiment
 

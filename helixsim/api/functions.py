@@ -10,6 +10,7 @@ from helixsim.api.building import plain
 from helixsim.api.experiment import Experiment
 from helixsim.api.placements import Placed
 from helixsim.api.results import Capacity, Fleets, RunSet, Sweep
+from helixsim.api.tenants import TenantRuns
 from helixsim.config.edit import Edit, parse_option
 from helixsim.config.experiment import ResolvedExperiment, SystemSpec
 from helixsim.config.sweep_file import Block, SweepPlan
@@ -269,8 +270,35 @@ def fleet(
     return Fleets.of(found, directory)
 
 
-def read(directory: str | Path) -> RunSet | Capacity:
-    """Return the results in a run directory, or in one of capacities.
+def run_tenants(
+    experiment: _Experiment,
+    *,
+    out: str | Path = "runs",
+    jobs: int | None = None,
+    dask: str | None = None,
+    force: bool = False,
+    check: bool = False,
+) -> TenantRuns:
+    """Run every tenant of an experiment with ``tenants`` on its part of the cluster, which is planned if none states.
+
+    Parameters
+    ----------
+    out, jobs, dask, force, check
+        As of ``Experiment.run``.
+
+    Raises
+    ------
+    ConfigError, DataError, InfeasibleError, SimulationError
+        As the command ``run``; also without ``tenants``.
+    """
+    from helixsim.planning.tenants import run_tenants as run
+
+    with make_executor(jobs, dask, Path(out)) as executor:
+        return TenantRuns.load(run(experiment.tenants(), Path(out), executor, force=force, check=check))
+
+
+def read(directory: str | Path) -> RunSet | Capacity | TenantRuns:
+    """Return the results in a run directory, or in one of capacities or of tenants.
 
     Nothing is missing but what never is in files: the columns of a simulation (``Run.simulation``), and the single
     simulations of a search as other than a table. Sweeps and fleets come back by their own functions, which run nothing
@@ -282,6 +310,9 @@ def read(directory: str | Path) -> RunSet | Capacity:
         If the directory holds neither, is incomplete, or a file is not as it was written.
     """
     path = Path(directory)
+    if (path / "tenants.csv").exists():
+        checked_manifest(path)
+        return TenantRuns.load(path)
     if (path / "summary.json").exists():
         checked_manifest(path)
         return RunSet.load(path)

@@ -144,7 +144,8 @@ class Sweep(SweepResults):
         rows = []
         for row in found.rows:
             head = {key: row[key] for key in ("point", *found.axes, "seed", "system")}
-            figures = tables[row["run"]].loc[row["system"]].to_dict()
+            table = tables[row["run"]]  # the run of a tenant has one system, which has another name
+            figures = (table.loc[row["system"]] if row["system"] in table.index else table.iloc[0]).to_dict()
             rows.append({**head, **figures, "run": str(out / row["run"])})
         objective = _OBJECTIVES.get(found.objective, found.objective)
         return cls(**{**_values(found), "rows": tuple(rows), "objective": objective}, directory=directory)

@@ -9,6 +9,8 @@ from helixsim.cli import console, options
 from helixsim.errors import ThresholdError, shortened
 
 if TYPE_CHECKING:
+    from helixsim.config.experiment import ResolvedExperiment
+    from helixsim.experiment import Tenants
     from helixsim.results.capacity import CapacityResults
 
 LEAST_TOLERANCE = 1e-4
@@ -68,13 +70,45 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Execute the command; return the exit code."""
+    loaded = options.loaded(args)
+    if loaded.has_tenants:
+        return _run_tenants(args, loaded.tenants())
+    results = _searched(args, loaded.resolve())
+    if args.json:
+        console.print_json(results.document())
+    else:
+        _print(results)
+    for target in results.unmet_targets():
+        raise ThresholdError(f"no system meets {target} at any rate: the cluster cannot meet these objectives")
+    return options.failures_code((code for code, _ in results.failed.values()), args)
+
+
+def _run_tenants(args: argparse.Namespace, tenants: Tenants) -> int:
+    """Search the capacity of every tenant on its nodes; those that share nodes are searched together."""
+    from helixsim.planning.tenants import stated_parts
+
+    found = {}
+    for name, experiment in stated_parts(tenants).items():
+        found[name] = _searched(args, experiment)
+        if not args.json:
+            print(f"tenant {name}:")
+            _print(found[name])
+    if args.json:
+        console.print_json({"tenants": {name: one.document() for name, one in found.items()}})
+    unmet = [f"tenant {name}: {target}" for name, one in found.items() for target in one.unmet_targets()]
+    if unmet:
+        raise ThresholdError(f"not met at any rate: {'; '.join(unmet)}")
+    return options.failures_code((code for one in found.values() for code, _ in one.failed.values()), args)
+
+
+def _searched(args: argparse.Namespace, experiment: ResolvedExperiment) -> CapacityResults:
+    """Return the capacities of an experiment."""
     from helixsim.config.reliability import reliability_of
     from helixsim.planning.capacity import SearchOptions, capacity_targets
     from helixsim.planning.capacity_run import run_capacity
     from helixsim.planning.losses import ANY_NODE, Losses
     from helixsim.results.capacity import CapacityResults
 
-    experiment = options.loaded(args).resolve()
     targets = capacity_targets(experiment, args.percentile, args.share)
     search = SearchOptions(args.tolerance, args.seeds, with_curve=not args.no_curve)
     reliability = reliability_of(args.mtbf, args.mttr, experiment.fleet.cluster)
@@ -85,20 +119,14 @@ def run(args: argparse.Namespace) -> int:
             experiment, targets, search, args.out, executor, losses=losses, force=args.force, on_progress=advance
         )
     results = CapacityResults.load(directory)
-    _print(results, args)
     if not args.quiet:
         console.note(f"{directory / 'report.html'} written")
     for name, (code, message) in results.failed.items():
         console.note(f"helixsim: {options.severity(code, args)}: {name}: {message}")
-    for target in results.unmet_targets():
-        raise ThresholdError(f"no system meets {target} at any rate: the cluster cannot meet these objectives")
-    return options.failures_code((code for code, _ in results.failed.values()), args)
+    return results
 
 
-def _print(results: CapacityResults, args: argparse.Namespace) -> None:
-    if args.json:
-        console.print_json(results.document())
-        return
+def _print(results: CapacityResults) -> None:
     from helixsim.report.capacity_files import availability_table, capacity_notes, capacity_table, loss_table
 
     table = capacity_table(results)

@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     runs = RunSet.load(directory)
     if args.verbose and not args.quiet:
         console.note(*(kv_text(name, one.placement_document) for name, one in runs.items()))
-    _print(runs, args)
+    show(runs, args)
     if not args.quiet:
         found = "cached (use --force to rerun)" if reused else "written"
         console.note(f"{directory / 'report.html'} {found}")
@@ -117,7 +117,8 @@ def _engine_lines(experiment: ResolvedExperiment) -> list[str]:
     ]
 
 
-def _print(runs: RunSet, args: argparse.Namespace) -> None:
+def show(runs: RunSet, args: argparse.Namespace) -> None:
+    """Print the results of a run: the document, or the verdict with the main figures (all with ``-v``)."""
     if args.json:
         console.print_json(runs.document())
         return

@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 
 def run(args: argparse.Namespace, experiment: Experiment, slo_share: float) -> int:
     """Run all tenants and print what each gets; return the exit code."""
+    from helixsim.cli.run import show
     from helixsim.planning.tenants import run_tenants
     from helixsim.report.tenant_files import headline, sentences, tenant_table
+    from helixsim.results.runset import RunSet
 
     if args.timeline is not None:
         raise ConfigError("--timeline: not with tenants; it shows one experiment")
@@ -30,6 +32,10 @@ def run(args: argparse.Namespace, experiment: Experiment, slo_share: float) -> i
         print("\n".join(headline(found)), end="\n\n")
         console.show_table(tenant_table(found), texts=2)
         print("\n".join(sentences(found)))
+        if args.verbose:
+            for name in dict.fromkeys(one["run"] for one in found["tenants"].values() if one["run"]):
+                print(f"\n{name}")
+                show(RunSet.load(args.out / name), args)
     if not args.quiet:
         console.note(f"{directory / 'report.html'} written")
     _check_thresholds(found["tenants"], args, slo_share)

@@ -15,6 +15,7 @@ from helixsim.config.edit import Edit
 from helixsim.config.fields import FewCount, Name, Price, Share
 from helixsim.config.source import Source
 from helixsim.config.sweep_file import settings_of
+from helixsim.config.tenants import refuse_tenants
 from helixsim.domain.placement import Role
 from helixsim.errors import ConfigError, unknown_name
 from helixsim.hardware import catalog
@@ -123,6 +124,7 @@ def load_plan(
         With every fault found, each with file, line and column.
     """
     source = Source.read(path)
+    refuse_tenants(source, "a plan with offers for one experiment")
     for key, value in (("budget", budget), ("simulations", simulations)):
         if value is not None:
             source = source.edited(Edit.of(key, value, f"--{key}"))

@@ -13,6 +13,7 @@ from helixsim.config.edit import Edit, edits_of
 from helixsim.config.former import RENAMES
 from helixsim.config.source import Source
 from helixsim.config.sweep_schema import AxisSection, PlotSection, SampleSection, SweepSection
+from helixsim.config.tenants import refuse_tenants
 from helixsim.errors import ConfigError, Problem
 from helixsim.rng import stream
 from helixsim.validation import problems_of
@@ -83,6 +84,7 @@ def load_sweep(path: Path, edits: Sequence[Edit] = (), *, seeds: int | None = No
         With every fault found, each with file, line and column.
     """
     source = Source.read(path)
+    refuse_tenants(source, f"a sweep with base: {path.name} and axes")
     if seeds is not None:
         source = source.edited(Edit.of("seeds", seeds, "--seeds"))
     try:

@@ -65,6 +65,18 @@ def has_tenants(source: Source) -> bool:
     return "tenants" in source.data
 
 
+def refuse_tenants(source: Source, expected: str) -> None:
+    """Refuse a file with tenants where another one is expected.
+
+    Raises
+    ------
+    ConfigError
+        If it has any.
+    """
+    if has_tenants(source):
+        raise ConfigError([source.problem(("tenants",), f"this file describes tenants, expected {expected}")])
+
+
 def entries_of(source: Source) -> TenantEntries:
     """Return the tenants of a file; their experiments are checked when they are resolved.
 
@@ -73,6 +85,8 @@ def entries_of(source: Source) -> TenantEntries:
     ConfigError
         With all faults of the tenants and the division.
     """
+    if not has_tenants(source):
+        raise ConfigError([source.problem((), "this experiment has no tenants")])
     source = source.completed()
     problems: list[Problem] = []
     try:

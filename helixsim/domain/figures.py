@@ -145,6 +145,8 @@ class ClassFigures:
     ttft: Latency
     tpot: Latency
     e2el: Latency
+    output_tokens_per_s: Figure = None
+    """None in documents of older versions."""
 
 
 @dataclass(frozen=True, slots=True)

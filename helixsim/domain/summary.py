@@ -212,6 +212,7 @@ def _class_keys(one: ClassFigures) -> dict[str, Any]:
         "request_throughput": one.requests_per_s,
         "request_goodput": one.goodput_per_s,
         "slo_attainment": one.slo_attainment,
+        "output_throughput": one.output_tokens_per_s,
         **_latency_keys(one, _OF_CLASSES),
     }
 
@@ -223,6 +224,7 @@ def _read_class(one: Mapping[str, Any]) -> ClassFigures:
         requests_per_s=one["request_throughput"],
         goodput_per_s=one["request_goodput"],
         slo_attainment=one["slo_attainment"],
+        output_tokens_per_s=one.get("output_throughput"),
         **{name: _latency(one, name) for name in _OF_CLASSES},
     )
 

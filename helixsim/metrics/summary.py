@@ -47,6 +47,7 @@ from helixsim.metrics.stats import histogram_percentile
 from helixsim.metrics.throughput import (
     Throughput,
     attainment_interval,
+    delivered_tokens,
     of_class,
     output_throughput_interval,
     throughput,
@@ -182,6 +183,7 @@ def _class(run: RunResult, slo: Slo) -> ClassFigures:
         ttft=found["ttft"],
         tpot=found["tpot"],
         e2el=found["e2el"],
+        output_tokens_per_s=counts.rate(delivered_tokens(run)),
     )
 
 

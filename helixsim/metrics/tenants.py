@@ -30,7 +30,7 @@ def value(shares: Sequence[float], weights: Sequence[float], priorities: Sequenc
     """Return the weighted mean of how far tenants are served, by priority, the lowest value first.
 
     Divisions are compared by it. Weights are of all tenants together, so that the sum of the result is the weighted
-    mean over all tenants.
+    mean over all tenants; without any tenant it is empty.
     """
     tenants = list(zip(shares, weights, priorities, strict=True))
     whole = math.fsum(weights)

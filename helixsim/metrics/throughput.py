@@ -83,6 +83,23 @@ def throughput(run: RunResult, slo: Slo) -> Throughput:
     )
 
 
+def delivered_tokens(run: RunResult) -> float:
+    """Return the output tokens of the requests that were delivered in the window, for example of one class.
+
+    Runs do not keep the time of each token: those after the first are taken to come evenly until the request finishes,
+    or until the end of the run. This concerns requests alone that begin before the window or end behind it.
+    """
+    requests, (start_ns, end_ns) = run.requests, (run.window_start_ns, run.window_end_ns)
+    ran = requests.output_tokens > 0
+    first_ns, more = requests.first_token_ns[ran], requests.output_tokens[ran] - 1
+    finish_ns = requests.finish_ns[ran]
+    last_ns = np.where(finish_ns >= 0, finish_ns, np.maximum(first_ns, run.series.time_ns[-1]))
+    inside_ns = np.minimum(last_ns, end_ns) - np.maximum(first_ns, start_ns)
+    shares = np.maximum(inside_ns, 0) / np.maximum(last_ns - first_ns, 1)
+    at_once = (last_ns == first_ns) & (first_ns > start_ns) & (first_ns <= end_ns)
+    return float(in_window(first_ns, run).sum() + (more * np.where(at_once, 1.0, shares)).sum())
+
+
 def output_throughput_interval(run: RunResult) -> Interval | None:
     """Return the 95 % interval of output tokens/s, or None if the window is too short for one."""
     return interval_of_batches(batch_rates(*cumulative_in_window(run.series.output_tokens, run)))

@@ -17,14 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from helixsim.config.edit import Edit
+from helixsim.config.experiment import ResolvedExperiment
 from helixsim.config.sweep_file import Objective, SweepPlan
 from helixsim.domain.request import Slo
-from helixsim.errors import ConfigError, HelixsimError, Problem, unknown_name
+from helixsim.errors import ConfigError, ExitCode, HelixsimError, Problem, unknown_name
 from helixsim.experiment import Experiment
+from helixsim.planning.tenants import resolved_tenants, run_tenants, tenants_directory, tenants_key
 from helixsim.report.sweep_files import write_sweep
 from helixsim.results.runset import RunSet
 from helixsim.results.sweep import NO_SLO, SweepResults, run_rows
 from helixsim.runtime.identity import content_key, experiment_key
+from helixsim.runtime.manifest import finished_under
 from helixsim.runtime.pool import Executor, Report, Serial
 from helixsim.study import rundir
 from helixsim.study.run import run_experiment
@@ -152,15 +155,19 @@ def prepare(plan: SweepPlan, base_experiment: Experiment | None = None) -> Sweep
     total = math.prod(len(block.points) for block in plan.blocks)
     if total > MOST_POINTS:
         raise ConfigError(f"{plan.name}: axes: {total:.3g} combinations, allowed: up to {MOST_POINTS}")
-    base = unchanged.with_(plan.settings).resolve()
+    parts = _resolved(unchanged.with_(plan.settings))
+    base = parts[0]
     counted = range(base.seed, base.seed + (plan.seeds if isinstance(plan.seeds, int) else 1))
     seeds = plan.seeds if isinstance(plan.seeds, tuple) else tuple(counted)
     points = tuple(_points(plan, seeds, base.planning_seed))
-    slo = base.slo
-    objective = plan.objective or Objective("request_goodput" if slo.is_stated else "output_throughput", is_max=True)
+    slo = base.slo if all(part.slo == base.slo for part in parts) else NO_SLO
+    has_slo = all(part.slo.is_stated for part in parts)
+    objective = plan.objective or Objective("request_goodput" if has_slo else "output_throughput", is_max=True)
     settled = tuple((point.design, point.edits) for point in points)
-    parts = (settled, plan.name, plan.question, objective, plan.plots)
-    identity = content_key("sweep", experiment_key(base), parts)
+    key = experiment_key(base)
+    if unchanged.has_tenants:
+        key = tenants_key(unchanged.with_(plan.settings).tenants(), parts)
+    identity = content_key("sweep", key, (settled, plan.name, plan.question, objective, plan.plots))
     return Sweep(plan, unchanged, seeds, points, objective, slo, identity)
 
 
@@ -229,6 +236,8 @@ def run_sweep(
 
 def run_point(task: PointTask, report: Report) -> PointOutcome:
     """Run one point, unless its run directory exists; the task of the executors."""
+    if task.base.has_tenants:
+        return _run_tenants(task, report)
     experiment = task.base.with_(task.edits).resolve()
     was_found = not task.force and rundir.finished_run(task.out, experiment, check=task.check) is not None
     directory = run_experiment(
@@ -240,6 +249,29 @@ def run_point(task: PointTask, report: Report) -> PointOutcome:
     return PointOutcome(
         directory.relative_to(task.out).as_posix(), tuple(run_rows(RunSet.load(directory))), failures, was_found
     )
+
+
+def _run_tenants(task: PointTask, report: Report) -> PointOutcome:
+    """Run a point with tenants: a row for each of them, or for those that share nodes."""
+    tenants = task.base.with_(task.edits).tenants()
+    key = tenants_key(tenants, resolved_tenants(tenants), check=task.check)
+    was_found = not task.force and finished_under(tenants_directory(tenants, task.out, key), key) is not None
+    directory = run_tenants(tenants, task.out, Serial(), force=task.force, check=task.check, on_progress=report)
+    found = json.loads((directory / "summary.json").read_text(encoding="utf-8"))["tenants"]
+    rows, failures = list[Row](), list[tuple[str, int, str]]()
+    for one in tenants.tenants:
+        own = found[one.members[0].name]
+        if own["run"] is None:
+            failures.append((one.name, ExitCode.INFEASIBLE, own["failure"]))
+            continue
+        (row,) = run_rows(RunSet.load(task.out / own["run"]))
+        rows.append({**row, "system": one.name, "run": own["run"]})
+    return PointOutcome(directory.relative_to(task.out).as_posix(), tuple(rows), tuple(failures), was_found)
+
+
+def _resolved(experiment: Experiment) -> list[ResolvedExperiment]:
+    """Return the experiment, or those of its tenants."""
+    return resolved_tenants(experiment.tenants()) if experiment.has_tenants else [experiment.resolve()]
 
 
 def _points(plan: SweepPlan, seeds: Sequence[int], planning_seed: int | None) -> Iterator[Point]:
@@ -259,7 +291,7 @@ def _points(plan: SweepPlan, seeds: Sequence[int], planning_seed: int | None) ->
 def _faults(base: Experiment, edits: Sequence[Edit]) -> tuple[Problem, ...]:
     """Return the problems of an experiment after some edits."""
     try:
-        base.with_(edits).resolve()
+        _resolved(base.with_(edits))
     except ConfigError as error:
         return error.problems
     except HelixsimError:

@@ -323,8 +323,8 @@ class DivisionSearch:
     def _served(self, number: int, part: Part) -> float:
         """Return how far the tenants of a part are served, 0..1, by their weights."""
         tenant = self.tenants.tenants[number]
-        each = [(one.weight, served(part.share(tenant.class_of(one)) or 0.0)) for one in tenant.members]
-        return math.fsum(weight * one for weight, one in each) / tenant.weight
+        each = [(one.weight, part.share(tenant.class_of(one))) for one in tenant.members]
+        return math.fsum(w * (1.0 if share is None else served(share)) for w, share in each) / tenant.weight
 
     # --- parts --------------------------------------------------------------------------------------------------------
 

@@ -91,6 +91,20 @@ def resolved_tenants(tenants: Tenants, *, imports: bool = True) -> list[Resolved
     return found
 
 
+def stated_parts(tenants: Tenants) -> dict[str, ResolvedExperiment]:
+    """Return the experiment of each tenant on its own nodes, by its name.
+
+    Raises
+    ------
+    HelixsimError
+        If its nodes are to be planned, or with the faults of the first tenant that has any.
+    """
+    unknown = [one.name for one in tenants.tenants if one.nodes is None]
+    if unknown:
+        raise ConfigError(f"tenant {unknown[0]} states no nodes: only run and sweep plan them; add nodes")
+    return {one.name: own for one, own in zip(tenants.tenants, resolved_tenants(tenants), strict=True)}
+
+
 def tenants_key(tenants: Tenants, resolved: Sequence[ResolvedExperiment], *, check: bool = False) -> str:
     """Return the content key of the results."""
     terms = [(one.members, one.nodes) for one in tenants.tenants]
@@ -169,7 +183,7 @@ def _terms(part: int, tenant: Tenant, experiment: ResolvedExperiment) -> list[Te
     return [
         TenantTerms(
             one.name, experiment.fleet.model.name, alone.slo, one.weight, one.priority, part, tenant.class_of(one),
-            brought / math.fsum(tokens), alone.workload_stats.mean_output_tokens,
+            brought / math.fsum(tokens),
         )
         for one, alone, brought in zip(tenant.members, each, tokens, strict=True)
     ]  # fmt: skip

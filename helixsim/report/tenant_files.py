@@ -58,6 +58,11 @@ def headline(found: Mapping[str, Any]) -> list[str]:
         lines.append(f"{_named(met)} {'meet' if met[1:] else 'meets'} {'their' if met[1:] else 'its'} objectives.")
     if not missed and not met:
         lines.append(f"{_named(list(tenants))}: no objectives.")
+    lines += [
+        f"{name}: no request has a known outcome; it counts in no mean."
+        for name, one in tenants.items()
+        if not one["failure"] and one["slo_attainment"] is None and Slo.from_json(one["slo"]).is_stated
+    ]
     lines += [f"{name}: {one['failure']}." for name, one in tenants.items() if one["failure"]]
     return lines
 

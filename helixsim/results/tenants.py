@@ -49,13 +49,16 @@ class Part:
     failure: str = ""
 
     def share(self, class_: str | None = None) -> float | None:
-        """Return the share of the requests, or of those of a class, within the objectives; None without objectives."""
+        """Return the share of the requests, or of those of a class, within the objectives.
+
+        None without objectives, and where no request has a known outcome.
+        """
         if self.summary is None:
             return 0.0
         if class_ is None:
             return self.summary.throughput.slo_attainment
         found = self.summary.classes.get(class_)
-        return 0.0 if found is None else found.slo_attainment
+        return None if found is None else found.slo_attainment
 
     def keys(self, class_: str | None) -> dict[str, Any]:
         """Return the figures, or those of a class, under the keys of ``summary.json``; empty without any."""
@@ -87,8 +90,6 @@ class TenantTerms:
         Class of its requests there; None: all are its own.
     load_share
         Its share of the tokens/s that arrive there.
-    mean_output_tokens
-        Of its requests.
     """
 
     name: str
@@ -99,7 +100,6 @@ class TenantTerms:
     part: int
     class_: str | None = None
     load_share: float = 1.0
-    mean_output_tokens: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,13 @@ class TenantResults:
 
     def price_of(self, division: Division) -> float:
         """Return the price of all nodes that a division gives to tenants [$/h]."""
-        return math.fsum(map(self.price, division.counts))
+        return math.fsum(map(self.paid, division.parts, division.counts))
+
+    def paid(self, part: Part, counts: Counts) -> float:
+        """Return the price of a part [$/h]: of its nodes, or of the replicas of pools as long as they are paid for."""
+        if part.summary is not None and part.summary.autoscaling is not None:
+            return part.summary.cost.usd_per_hour
+        return self.price(counts)
 
     def price(self, counts: Iterable[int]) -> float:
         """Return the price of so many nodes of each kind [$/h]."""
@@ -154,16 +160,23 @@ class TenantResults:
     def value(self, division: Division) -> tuple[float, ...]:
         """Return by what divisions are compared (``metrics.tenants.value``)."""
         planned = {one.part: one.priority for one in sorted(self.tenants, key=lambda one: -one.priority)}
-        priorities = [planned[one.part] for one in self.tenants]  # nodes are shared by those of other priorities
-        return value(self.shares(division), [one.weight for one in self.tenants], priorities)
+        known = self._known(division)
+        # nodes are shared by those of other priorities
+        return value([x for x, _ in known], [one.weight for _, one in known], [planned[one.part] for _, one in known])
 
-    def shares(self, division: Division) -> list[float]:
-        """Return the share of the requests of each tenant within its objectives; 0 without objectives."""
-        return [division.parts[one.part].share(one.class_) or 0.0 for one in self.tenants]
+    def shares(self, division: Division) -> list[float | None]:
+        """Return the share of the requests of each tenant within its objectives; None: none has a known outcome."""
+        return [division.parts[one.part].share(one.class_) for one in self.tenants]
 
     def fairness(self, division: Division) -> float | None:
         """Return Jain's index of the shares within the objectives; None without any."""
-        return jain(self.shares(division), [one.weight for one in self.tenants]) if self.has_slo else None
+        known = self._known(division)
+        return jain([x for x, _ in known], [one.weight for _, one in known]) if self.has_slo else None
+
+    def _known(self, division: Division) -> list[tuple[float, TenantTerms]]:
+        """Return the tenants with their shares, without those of whose requests none has a known outcome."""
+        pairs = zip(self.shares(division), self.tenants, strict=True)
+        return [(share, one) for share, one in pairs if share is not None]
 
     @property
     def has_slo(self) -> bool:
@@ -182,11 +195,11 @@ class TenantResults:
             },
             "totals": {
                 **_totals([part.summary for part in chosen.parts]),
-                "value": math.fsum(self.value(chosen)) if self.has_slo else None,
+                "value": math.fsum(self.value(chosen)) if self.has_slo and self._known(chosen) else None,
                 "value_bound": self.bound,
                 "jain_index": self.fairness(chosen),
                 "gpus": sum(map(self.gpus, chosen.counts)),
-                "usd_per_hour": math.fsum(map(self.price, chosen.counts)),
+                "usd_per_hour": self.price_of(chosen),
             },
             "spare": {
                 "nodes": self._kinds(self.spare), "gpus": self.gpus(self.spare),
@@ -207,8 +220,6 @@ class TenantResults:
         counts, part = self.chosen.counts[one.part], self.chosen.parts[one.part]
         others = [other.name for other in self.tenants if other.part == one.part and other is not one]
         figures = part.keys(one.class_)
-        if one.class_ is not None and figures:
-            figures["output_throughput"] = (figures["request_throughput"] or 0.0) * one.mean_output_tokens
         is_met = part.is_met
         if one.class_ is not None and part.summary is not None:
             own = [found.is_met for name, found in part.summary.objectives.items() if name.startswith(f"{one.class_} ")]
@@ -223,7 +234,7 @@ class TenantResults:
             "nodes": list(self.nodes[one.part]),
             "kinds": self._kinds(counts),
             "gpus": self.gpus(counts),
-            "usd_per_hour": self.price(counts) * one.load_share,
+            "usd_per_hour": self.paid(part, counts) * one.load_share,
             "is_met": is_met,
             "slo_attainment": part.share(one.class_),
             "run": part.run or None,
