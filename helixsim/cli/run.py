@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     if loaded.has_tenants:
         from helixsim.cli import run_tenants
 
-        return run_tenants.run(args, loaded, SLO_SHARE)
+        return run_tenants.run(args, loaded, SLO_SHARE, _show)
     experiment = loaded.resolve()
     if args.fail_on_slo and not experiment.slo.is_stated:
         raise ConfigError(f"--fail-on-slo: {args.experiment} has no slo")
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     runs = RunSet.load(directory)
     if args.verbose and not args.quiet:
         console.note(*(kv_text(name, one.placement_document) for name, one in runs.items()))
-    show(runs, args)
+    _show(runs, args)
     if not args.quiet:
         found = "cached (use --force to rerun)" if reused else "written"
         console.note(f"{directory / 'report.html'} {found}")
@@ -117,7 +117,7 @@ def _engine_lines(experiment: ResolvedExperiment) -> list[str]:
     ]
 
 
-def show(runs: RunSet, args: argparse.Namespace) -> None:
+def _show(runs: RunSet, args: argparse.Namespace) -> None:
     """Print the results of a run: the document, or the verdict with the main figures (all with ``-v``)."""
     if args.json:
         console.print_json(runs.document())

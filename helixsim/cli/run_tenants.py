@@ -10,12 +10,19 @@ from helixsim.cli import console, options
 from helixsim.errors import ConfigError, ExitCode, ThresholdError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from helixsim.experiment import Experiment
+    from helixsim.results.runset import RunSet
 
 
-def run(args: argparse.Namespace, experiment: Experiment, slo_share: float) -> int:
-    """Run all tenants and print what each gets; return the exit code."""
-    from helixsim.cli.run import show
+def run(
+    args: argparse.Namespace,
+    experiment: Experiment,
+    slo_share: float,
+    show: Callable[[RunSet, argparse.Namespace], None],
+) -> int:
+    """Run all tenants and print what each gets, with ``-v`` also its run (``show``); return the exit code."""
     from helixsim.planning.tenants import run_tenants
     from helixsim.report.tenant_files import headline, sentences, tenant_table
     from helixsim.results.runset import RunSet
