@@ -21,7 +21,7 @@ def prefills_that_fit(prefill_tokens: Sequence[int], limits: BatchLimits) -> int
 
 
 class Continuous:
-    """Prefills and decode steps share each batch (the paper's execution policy, helix-spec 7.3).
+    """Prefills and decode steps share each batch (the paper's execution policy).
 
     A replica of an engine that schedules itself mixes chunks of prompts with decodes in each step (docs/engine.md).
     """

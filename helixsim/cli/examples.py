@@ -59,8 +59,11 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "profile list": ("helixsim profile list", "helixsim profile list models"),
     "profile show": ("helixsim profile show rtx-5090",),
     "profile roofline": ("helixsim profile roofline --gpu h100 --model llama-3-70b",),
-    "profile measure": ("helixsim profile measure --gpu h100 --model qwen3-8b --out measured.csv",),
-    "profile fit": ("helixsim profile fit measured.csv --out own.yaml",),
+    "profile measure": ("helixsim profile measure --gpu h100 --model qwen3-8b --out mine.yaml",),
+    "profile fit": (
+        "helixsim profile fit layers.csv --out mine.yaml",
+        "helixsim profile fit steps.csv --model llama-3.1-8b --gpu h100 --out mine.yaml --engine-out mine-host.yaml",
+    ),
     "inspect": ("helixsim inspect strategies", "helixsim inspect schema --markdown"),
     "inspect strategies": ("helixsim inspect strategies",),
     "inspect schema": ("helixsim inspect schema --markdown", "helixsim inspect schema --sweep"),

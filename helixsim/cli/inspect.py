@@ -18,7 +18,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     strategies.set_defaults(func=run_strategies)
     schema = inner.add_parser(
-        "schema", parents=[options.common()], help="JSON Schema of exp.yaml, sweep files and fleet plans"
+        "schema",
+        parents=[options.common()],
+        help="reference of exp.yaml, sweep files, fleet plans and tenants, as JSON Schema or Markdown",
     )
     schema.add_argument("--markdown", action="store_true", help="print a Markdown reference instead of JSON Schema")
     which = schema.add_mutually_exclusive_group()

@@ -75,7 +75,9 @@ def build_parser(only: str | None = None) -> Parser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action=_Version, help="show the versions of helixsim and of what decides results")
+    parser.add_argument(
+        "--version", action=_Version, help="print the versions of helixsim and of the libraries that determine results"
+    )
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS if only is None else (only,):
         if importlib.util.find_spec(f"helixsim.cli.{command}") is not None:

@@ -27,7 +27,9 @@ def common() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
-    parser.add_argument("-v", "--verbose", action="count", default=0, help="all figures; with an error: the traceback")
+    parser.add_argument(
+        "-v", "--verbose", action="count", default=0, help="print all figures; after an error, the traceback"
+    )
     parser.add_argument(
         "--color",
         choices=COLOURS,

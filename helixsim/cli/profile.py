@@ -17,7 +17,11 @@ _FAMILIES = ("gpus", "links", "models", "engines", "compute")
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``profile`` and its own subcommands."""
-    parser = subparsers.add_parser("profile", help="GPU, link, model and compute profiles", description=__doc__)
+    parser = subparsers.add_parser(
+        "profile",
+        help="GPU, link, model and compute profiles",
+        description="List, show, fit and measure profiles of GPUs, links, models, engines and nodes.",
+    )
     actions = parser.add_subparsers(metavar="ACTION", required=True)
 
     listing = actions.add_parser("list", parents=[options.common()], help="names with their main figures")

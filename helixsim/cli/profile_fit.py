@@ -29,7 +29,7 @@ def add_parser(actions: Any) -> None:
         "fit",
         parents=[options.common()],
         help="profiles from measured layers, steps or a log of vLLM",
-        description=__doc__,
+        description="Make profiles from your own measurements of layers or steps, or from a log of vLLM.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -28,7 +28,13 @@ def add_parser(actions: Any) -> None:
     parser.add_argument("--prefill-tokens", type=_numbers, default=PREFILL_TOKENS, metavar="N,N,...")
     parser.add_argument("--decode-seqs", type=_numbers, default=DECODE_SEQS, metavar="N,N,...")
     parser.add_argument("--repeats", type=int, default=20, metavar="N", help="timed runs of each point (20)")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="fitted profile; FILE.csv: the timings")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="fitted profile (YAML); the timings go beside it, as .csv",
+    )
     parser.add_argument("--force", action="store_true", help="replace FILE if it exists")
     parser.set_defaults(func=run)
 
@@ -41,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
     from helixsim.hardware.measure import describe_machine, measure, write_csv
 
     table = args.out.with_suffix(".csv")
+    if table == args.out:
+        raise ConfigError(f"--out {args.out}: expected the name of a YAML file; the timings go to {table}")
     for path in (args.out, table):
         if path.exists() and not args.force:
             raise ConfigError(f"{path} exists; --force replaces it")

@@ -30,7 +30,10 @@ DIR/cache, so that an interrupted run continues.
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the command."""
     parser = subparsers.add_parser(
-        "reproduce", help="the paper's figures and tables, ours beside the published values", description=__doc__
+        "reproduce",
+        help="the paper's figures and tables beside the published values",
+        description="Compute the figures and tables of the Helix paper beside the published values, the "
+        "measurements of its prototype, or the leaderboard of placement strategies.",
     )
     actions = parser.add_subparsers(metavar="FIGURE", required=True)
     listing = actions.add_parser("list", parents=[options.common()], help="list the figures")

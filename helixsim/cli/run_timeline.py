@@ -30,14 +30,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--timeline-part",
         type=_part,
         metavar="START:END",
-        help="part of simulated time that --timeline has, for example 600s:605s (default: the first 10 s of the "
-        "measurement window)",
+        help="part of the simulated time to record with --timeline, for example 600s:605s (default: the first 10 s of "
+        "the measurement window)",
     )
     parser.add_argument(
         "--timeline-system",
         metavar="NAME",
         action="append",
-        help="a system that --timeline has (repeatable; default: all)",
+        help="a system to record with --timeline (repeatable; default: all)",
     )
 
 

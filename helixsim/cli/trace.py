@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 _SUFFIX_FORMATS = {".csv": "csv", ".jsonl": "jsonl"}
 _NO_LIMITS = LengthLimits()
 _COLUMNS_HELP = """\
-formats: azure, burstgpt, mooncake, sharegpt, vllm (bench serve --save-detailed), csv, jsonl; plain, .gz or .zst
+formats: azure, burstgpt, mooncake, sharegpt, vllm (bench serve --save-detailed), aiperf, otel (OpenTelemetry spans),
+servegen, csv, jsonl; plain, .gz or .zst. aiperf, otel and servegen are read, not written.
 
 csv and jsonl have rows with an arrival time, a prompt length and an output length. Column names of gateways, simulators
 and OpenAI's API are recognised (arrival_s, timestamp, ts, created_at, ...; prompt_tokens, input_tokens,

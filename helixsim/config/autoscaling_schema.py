@@ -52,7 +52,7 @@ class ShortageSection(Section):
 
 
 class SpotSection(Section):
-    """Replicas on spot machines, which zones have for a time and then take back."""
+    """Replicas on spot machines, which a zone has for a time and then takes back."""
 
     policy: Words = Field(
         "spot_hedge",
@@ -89,30 +89,32 @@ class AutoscalingSection(Section):
     )
     target: Annotated[float, Field(gt=0, le=1e9)] | None = Field(None, description="Value of the metric to keep.")
     tolerance: Annotated[float, Field(ge=0, le=10)] | None = Field(
-        None, description="Of `target`: a ratio that is off by no more changes nothing (default: 0.1)."
+        None, description="Of `target`: no change while metric / target is within 1 ± this (default: 0.1)."
     )
     high: Annotated[float, Field(gt=0, le=1e9)] | None = Field(
-        None, description="Waiting requests per replica (`queue`, default: 1), or KV memory in use (`kv_use`, 0.8)."
+        None,
+        description="Waiting requests per replica (`queue`, default: 1), or share of KV memory in use (`kv_use`, 0.8), "
+        "above which one replica is added.",
     )
     low: Annotated[float, Field(ge=0, le=1e9)] | None = Field(
-        None, description="As `high`, for one less (default: 0.1 for `queue`, 0.4 for `kv_use`)."
+        None, description="The same, below which one replica is given up (`queue`, default: 0.1; `kv_use`, 0.4)."
     )
     least: Share | None = Field(
         None, description="Of `goodput`: share of requests that meet the objectives (default: 0.99)."
     )
     schedule: list[ScheduleEntrySection] | None = Field(None, min_length=1, description="Entries in order of time.")
-    period: Duration | None = Field(None, description="After it the schedule begins again (default: 24 h).")
+    period: Duration | None = Field(None, description="Time after which the schedule repeats (default: 24 h).")
     pools: dict[Name, PoolSection] | None = Field(
         None,
         description="Pools by the type of their nodes (`h100x8`); other replicas always serve (default: all types).",
     )
-    interval: Duration = Field("15 s", description="Time between two looks at the metrics; 1 ms at least.")
+    interval: Duration = Field("15 s", description="Time between two evaluations of the policy; 1 ms at least.")
     stabilisation: Latency = Field(
-        "5 min", description="A pool gets smaller only to the largest number decided within this time."
+        "5 min", description="A pool shrinks only to the largest number that was decided within this time."
     )
     startup: StartupSection = Field(StartupSection(), description="Time from the decision to the first request.")
     spot: SpotSection | None = Field(None, description="Replicas on spot machines (default: all on demand).")
-    window: Duration = Field("15 min", description="Windows for each of which the fewest GPUs are stated.")
+    window: Duration = Field("15 min", description="Length of the windows of the perfect autoscaler.")
 
 
 OF_POLICY: dict[str, tuple[str, ...]] = {

@@ -98,7 +98,7 @@ class KvHostSection(Section):
         "25 GB/s",
         description="Of the link from host memory to each GPU: what a PCIe 4.0 x16 link reaches of 31.5 GB/s.",
     )
-    latency: Latency = Field("20 us", description="Of a load, besides.")
+    latency: Latency = Field("20 us", description="Latency of a load, added to its bytes over `bandwidth`.")
 
 
 class KvDiskSection(Section):
@@ -106,7 +106,7 @@ class KvDiskSection(Section):
 
     size: Size = Field(description="Of each node; zero: none.")
     bandwidth: Bandwidth = Field("6 GB/s", description="Of a node's disks, reading: one NVMe disk on PCIe 4.0 x4.")
-    latency: Latency = Field("0.1 ms", description="Of a load, besides.")
+    latency: Latency = Field("0.1 ms", description="Latency of a load, added to its bytes over `bandwidth`.")
 
 
 class KvOffloadingSection(Section):
@@ -170,7 +170,7 @@ class EngineSection(Section):
     scheduler_recv_interval: Count | None = Field(
         None,
         description="Decode steps after which the scheduler looks for new requests, as SGLang's option of this name; "
-        "it also does behind prompts, and when idle (default: the profile's).",
+        "it also looks after each prompt, and when idle (default: the profile's).",
     )
     scheduling_policy: Literal["fcfs", "priority"] | None = Field(
         None,
@@ -209,9 +209,9 @@ class EngineSection(Section):
     )
     moe_backend: Words | None = Field(
         None,
-        description="What routed experts are computed with, where the server does not leave it to the engine: `marlin` "
-        "(Hopper), `flashinfer_trtllm` (Blackwell), vLLM's options of these names; `deep_gemm` (SGLang with DeepEP in "
-        "a rack; default: the engine's).",
+        description="Kernels of the routed experts, if the server is started with this option: `marlin` (Hopper) or "
+        "`flashinfer_trtllm` (Blackwell), as in vLLM; `deep_gemm` (SGLang with DeepEP in a rack; default: the "
+        "engine's).",
     )
     transfers: Literal["batch", "request"] | None = Field(
         None,
@@ -259,8 +259,8 @@ class EngineSection(Section):
     )
     host: Latency | None = Field(
         None,
-        description="What the host does for a batch while the GPU computes: a batch takes at least so long, together "
-        "with `sequence_host` (default: the profile's).",
+        description="Host time for a batch while the GPU computes; together with `sequence_host` a lower bound of the "
+        "time of a batch (default: the profile's).",
     )
     sequence_host: Latency | None = Field(
         None, description="The same for each sequence of a batch (default: the profile's)."

@@ -42,8 +42,8 @@ class FaultSection(Section):
     extra_latency: Latency | None = Field(None, description="Added to the latency of `slow` links.")
     notice: Duration | None = Field(
         None,
-        description="`down` is announced so long before: from then on the nodes get no new requests (spot instances: "
-        "2 min at AWS, 30 s at Google Cloud and Azure; default: it is not announced).",
+        description="Time by which `down` is announced before: from then on the nodes get no new requests (spot "
+        "instances: 2 min at AWS, 30 s at Google Cloud and Azure; default: it is not announced).",
     )
 
 
@@ -55,7 +55,7 @@ class RandomFaultsSection(Section):
     correlated_by: Literal["host", "site"] = Field(
         "host", description="What fails as a whole: a machine, or all nodes of a region."
     )
-    notice: Duration | None = Field(None, description="Failures are announced so long before, as in `events`.")
+    notice: Duration | None = Field(None, description="Time by which failures are announced before, as in `events`.")
     nodes: Patterns | None = Field(
         None, description="Nodes that fail, written as in `events` (default: all that `events` does not name)."
     )
@@ -88,7 +88,9 @@ class ClientsSection(Section):
     until: Literal["first_token", "end"] = Field(
         "end", description="What the client waits for: the first token (streaming) or the whole answer."
     )
-    retries: Annotated[int, Field(ge=0, le=10**6)] = Field(2, description="A request is sent again so often at most.")
+    retries: Annotated[int, Field(ge=0, le=10**6)] = Field(
+        2, description="Largest number of times that a request is sent again."
+    )
     backoff: Latency = Field("500 ms", description="Wait before it is sent again; doubled each time.")
     most_backoff: Latency = Field("8 s", description="The longest wait.")
     jitter: Annotated[float, Field(ge=0, le=1)] = Field(
@@ -118,4 +120,4 @@ class FaultsSection(Section):
     load_rate: Bandwidth = Field(
         "16 Gbit/s", description="Weights that each node loads with `replace`, those of layers that it did not hold."
     )
-    startup: Latency = Field("60 s", description="Time that engines take to start behind that.")
+    startup: Latency = Field("60 s", description="Time that engines take to start after the weights are loaded.")

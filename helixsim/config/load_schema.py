@@ -39,8 +39,8 @@ class TraceSection(Section):
     duration: Duration | None = Field(None, description="Duration used from `start` on (default: all of the trace).")
     stretch: Duration | None = Field(
         None,
-        description="Time to which the arrivals are stretched, as recorded otherwise (`arrivals: {process: trace}` "
-        "without a rate).",
+        description="Time over which the recorded arrivals are spread, with `arrivals: {process: trace}` and without a "
+        "rate (default: as recorded).",
     )
     chars_per_token: Annotated[float, Field(ge=0.1, le=1000)] | None = Field(
         None, description="Characters per token, for files with text but without token counts (ShareGPT)."
@@ -82,25 +82,25 @@ class DiurnalSection(Section):
 
 
 class CornerSection(Section):
-    """A corner of the course: the rate changes linearly from one to the next."""
+    """A time with its factor; the rate changes linearly from one to the next."""
 
     at: Latency = Field(description="Time; the first is 0 s, and two at one time are a jump.")
     factor: Annotated[float, Field(ge=0, le=1e6)] = Field(description="Factor on `rate`.")
 
 
 class TraceCourseSection(Section):
-    """The course of the arrivals in `workload.trace`, as a mean of 1 in equal bins."""
+    """The rate of the arrivals in `workload.trace` over time, counted in equal bins and scaled to a mean of 1."""
 
     period: Duration = Field("24 h", description="Time to which the window of the trace is stretched.")
     bins: Annotated[int, Field(ge=2, le=10_000)] = Field(96, description="Bins in which its arrivals are counted.")
 
 
 class CourseSection(Section):
-    """Factor on the rate over time, in one of three ways; periodic ones begin again."""
+    """Factor on the rate over time, in one of three ways; `diurnal` and `trace` repeat."""
 
     diurnal: DiurnalSection | None = Field(None, description="A cosine.")
     corners: list[CornerSection] | None = Field(
-        None, min_length=1, description="Ramps between corners; behind the last one the factor stays."
+        None, min_length=1, description="Times with a factor, linear between them; after the last one the factor stays."
     )
     trace: TraceCourseSection | None = Field(None, description="As in `workload.trace`.")
 

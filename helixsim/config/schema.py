@@ -223,16 +223,17 @@ class DisaggregationSection(Section):
     decode: LegSection = Field(LegSection(), description="Nodes with the role `decode`.")
     transfer: Literal["after_prefill", "layerwise"] = Field(
         "after_prefill",
-        description="When the KV cache of a prompt is sent: when all of it is computed, or layer by layer as it is.",
+        description="When the KV cache of a prompt is sent: after the whole prompt is computed, or each layer as soon "
+        "as it is computed.",
     )
     prefill_share: ShareOrAuto = Field(
         1.0,
         description="Share of each prompt that nodes with the role `prefill` compute, in whole KV blocks; the node "
-        "that decodes computes the rest in chunks beside its decode steps, as in Cronus. `auto`: so that both sides "
-        "take as long, by what waits there.",
+        "that decodes computes the rest in chunks beside its decode steps, as in Cronus. `auto`: the share with which "
+        "both sides finish at the same time, given the requests that wait there.",
     )
     efficiency: Share = Field(EFFICIENCY, description="Share of the bandwidth of links and NICs that transfers reach.")
-    latency: Latency = Field("0.4 ms", description="Time of a message of a transfer besides the link.")
+    latency: Latency = Field("0.4 ms", description="Time per message of a transfer, added to the latency of the link.")
     transfer_bits: Annotated[int, Field(ge=1, le=32)] | None = Field(
         None,
         description="Bits of each number of a KV cache while it is sent: 4 where it is compressed as in ThunderServe "
@@ -240,8 +241,8 @@ class DisaggregationSection(Section):
     )
     max_local_prefill_length: Annotated[int, Field(ge=0, le=10**9)] | None = Field(
         None,
-        description="Prompts of which the node that decodes them has all but so many tokens in its prefix cache are "
-        "computed there, as in Dynamo and TensorRT-LLM (`conditional_disagg_config`) (default: none are).",
+        description="A prompt is computed by the node that will decode it if at most this many of its tokens are not "
+        "in the prefix cache there, as in Dynamo and TensorRT-LLM (`conditional_disagg_config`; default: none is).",
     )
 
     def leg(self, role: Role) -> LegSection:

@@ -188,7 +188,7 @@ class ComputeProfile:
         Time of the output head and the sampler [ns] against the sequences that get a token; None: not modelled.
     activation_copy_ns_per_token
         Copy of one token's activations into the batch tensor, once per node [ns] (engines that join batches on the
-        host, helix-spec 2.2).
+        host).
     provenance
         Where the figures come from, with residuals if fitted.
     layers
@@ -312,14 +312,14 @@ class NodeProfile:
     limits
         ``limits[k - 1]`` = batch limits with ``k`` layers; same length.
     max_layers
-        The most layers a planner gives the node, so that enough memory stays for KV (helix-spec 1.3: weights at
+        The most layers a planner gives the node, so that enough memory stays for KV (weights at
         most half of the memory). ``fixed`` and ``separate`` placements may exceed it up to ``len(kv_blocks)``.
     memory
         Memory of each layer; None: all layers are alike.
     limited_by
         What keeps a planner from giving it more, in words for messages; empty: it can hold all layers.
     typical_layers, typical_layers_full
-        Layers the paper's capacity estimate assumes on such a node, in a roomy and in a tight fleet (helix-spec 2.3).
+        Layers the paper's capacity estimate assumes on such a node, in a roomy and in a tight fleet.
     ends_bytes
         Memory of embedding and output head on the nodes with the first and the last layer.
     block_bytes

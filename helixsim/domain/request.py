@@ -75,7 +75,7 @@ class Feed:
     arrives when it is submitted; ``SATURATE`` is endless, ``CLOSED_LOOP`` may end, and then the run ends too.
     ``prompts_in_flight`` limits the requests between admission and first token in ``SATURATE`` mode.
 
-    With ``feed_below`` (0..1), ``SATURATE`` is the feeder of the paper's prototype (helix-spec 7.5): it submits
+    With ``feed_below`` (0..1), ``SATURATE`` is the feeder of the paper's prototype: it submits
     ``prompts_in_flight`` requests at the start, then one at each first token and each completion, unless the expected
     KV use of the scarcest layer exceeds ``feed_below`` or the request does not fit; in that case none is submitted.
     """

@@ -44,14 +44,14 @@ class HelixOptions:
         ``simulate``: the highest score in simulation (the largest max-flow where nothing can be simulated); ``flow``:
         the largest max-flow.
     criterion
-        ``auto``: where the load has a rate and an objective is stated, the largest share of requests within it, then
-        the least latency, over placements on all and on parts of the nodes (``study.race``); under saturation the most
-        output tokens/s (requests/s within the objectives, where there are any), over the same; otherwise ``balanced``.
-        Others are scores of a simulation of the placements on all nodes. ``balanced``: output tokens/s and time per
-        token, one per cent of the former for two of the latter. ``throughput``: output tokens/s. At a given rate, which
-        all stable placements serve alike, both rank by time per token. ``goodput``: as ``auto``, and an error without
-        an objective. ``cost``: as ``auto``, but equal shares by the price of the nodes that hold layers before the
-        latency. ``latency``: time per token.
+        ``auto``: if the load has a rate and an objective is stated, the largest share of requests within the objective,
+        then the least latency; under saturation the most output tokens/s (with objectives, requests/s within them);
+        otherwise ``balanced``. ``goodput``: as ``auto``, and an error without an objective. ``cost``: as ``auto``, but
+        among equal shares the price of the nodes that hold layers decides before the latency. These consider placements
+        on all and on parts of the nodes (docs/placement.md). The others score placements on all nodes by one
+        simulation. ``balanced``: output tokens/s and time per token; one per cent of the former is worth two per cent
+        of the latter. ``throughput``: output tokens/s. At a given rate, which all stable placements serve alike, these
+        two rank by time per token. ``latency``: time per token.
     survive
         ``host`` or ``site``: only placements that keep a route after the loss of any one machine, or region. Max-flow
         and estimates decide by what the worst loss leaves. None: losses do not count.
@@ -59,7 +59,7 @@ class HelixOptions:
         With ``survive``: a candidate keeps at least this share of the largest flow that any one keeps after its worst
         loss.
     method
-        ``blocks``: column generation. ``exact``: then the per-node program, at most 10 nodes. ``auto``: ``blocks``.
+        ``blocks``: column generation. ``exact``: also the per-node program (at most 10 nodes). ``auto``: ``blocks``.
     partial_inference
         Allow it for the Petals candidate: a request may then enter a node in the middle of its layers. None: only where
         candidates are simulated. Searched pipelines never need it.

@@ -41,8 +41,8 @@ class Hexgen2Options:
     Parameters
     ----------
     groups
-        Number of groups; None: the one with the largest flow, of numbers from as many as have memory for the weights
-        down to one, a fifth apart.
+        Number of groups. None: the number with the largest flow, of those from as many as have memory for the weights
+        down to one, each a fifth smaller than the one before.
     max_exchanges
         Most exchanges and moves of nodes between groups.
     disaggregate

@@ -41,7 +41,7 @@ class ThunderserveOptions:
     neighbours
         Changes that are tried in each step.
     tabu_length
-        Solutions, those seen last, that the search does not return to.
+        Number of recent solutions that the search does not return to.
     """
 
     iterations: int = field(default=100, metadata={"ge": 0, "le": 100_000})

@@ -40,7 +40,7 @@ class _Memoryless(ABC):
 
 
 class Random(_Memoryless):
-    """Uniform over all next nodes that fit (the paper's version draws among idle links only, helix-spec 6.4)."""
+    """Uniform over all next nodes that fit (the paper's version draws among idle links only)."""
 
     summary: ClassVar[str] = "uniformly random among the next nodes that fit"
 

@@ -25,7 +25,7 @@ class FlowWeightedOptions:
     ----------
     decay
         Whether the counter of an edge that was masked for lack of KV memory is raised to that of the others. The
-        paper's counters are not, so a node that was full receives a burst afterwards (helix-spec Q22).
+        paper's counters are not, so a node that was full receives a burst afterwards.
     shares
         Node (or ``coordinator``) -> next node -> weight, instead of the max-flow for the listed nodes. A max-flow is
         rarely unique: the default loads equal nodes evenly, others may send all requests through one of them.

@@ -1,4 +1,4 @@
-"""SWARM's stochastic wiring (Ryabinin et al. 2023), as in the paper's baseline (helix-spec 6.4)."""
+"""SWARM's stochastic wiring (Ryabinin et al. 2023), as in the paper's baseline."""
 
 from __future__ import annotations
 

@@ -241,3 +241,8 @@ def test_engines_are_listed_with_what_they_choose_by_gpu(capsys):
     assert "vLLM 0.19" in line
     assert "8192 / 2048 by GPU" in line
     assert "1024 / 256 by GPU" in line
+
+
+def test_measured_times_are_not_written_over_by_their_profile(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="YAML"):
+        _run("measure", "--model", "llama-3-8b", "--gpu", "h100", "--out", str(tmp_path / "mine.csv"))
