@@ -10,13 +10,35 @@ from helixsim.domain.autoscaling import Metric
 
 
 @dataclass(frozen=True, slots=True)
+class Others:
+    """The replicas of a system that are not of a pool, those of no pool included.
+
+    Parameters
+    ----------
+    serving, starting
+        How many serve, and start.
+    load
+        Load of those that serve, by the metric of the policy, in replicas with as much as its target (``target``) or
+        its upper limit (``queue``, ``kv_use``); with ``goodput`` the share of requests beyond the objectives over that
+        which it allows, times the replicas; with a policy of the user's own the requests in flight.
+    limit
+        The mean target, or upper limit, of a replica.
+    """
+
+    serving: int
+    starting: int
+    load: float
+    limit: float
+
+
+@dataclass(frozen=True, slots=True)
 class PoolState:
     """A pool at one look.
 
     ``in_flight``, ``waiting`` and ``kv_use`` are sums over the replicas that serve (``domain.autoscaling.Metric``);
     ``sent``, ``decided`` and ``good`` requests since the last look: sent to the pool, with a known outcome, and of
     these within their objectives. ``unrouted``: requests that wait at the coordinator, as no replica of any pool
-    serves.
+    serves. ``others``: None: all replicas are of this pool.
     """
 
     now_s: float
@@ -30,6 +52,7 @@ class PoolState:
     decided: int
     good: int
     unrouted: int = 0
+    others: Others | None = None
 
     @property
     def replicas(self) -> int:

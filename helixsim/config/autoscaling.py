@@ -54,7 +54,8 @@ def autoscaling_of(
         options=options,
     )
     pools = (
-        PoolSpec(name, one.floor, one.ceiling, one.start, one.target) for name, one in (section.pools or {}).items()
+        PoolSpec(name, one.floor, one.ceiling, one.start, one.target, one.activation or 1.0)
+        for name, one in (section.pools or {}).items()
     )
     startup = section.startup
     return AutoscalingSpec(
@@ -172,6 +173,11 @@ def _check_pools(own: AutoscalingSection, path: KeyPath, nodes: Sequence[Node], 
             yield source.problem(at, unknown_name("type of nodes", name, types))
         if pool.ceiling is not None and pool.ceiling < pool.floor:
             yield source.problem((*at, "ceiling"), f"{pool.ceiling} is below floor ({pool.floor})")
+        if pool.activation is not None and (
+            pool.floor or own.policy in ("fixed", "schedule") or own.policy not in OF_POLICY
+        ):
+            message = "of pools with floor: 0 under target, queue, kv_use and goodput"
+            yield source.problem((*at, "activation"), message)
         if pool.target is not None and own.policy != "target":
             yield source.problem((*at, "target"), f"{own.policy} does not use it (target does)")
         most = pool.ceiling if pool.ceiling is not None else max(pool.start or 0, pool.floor)

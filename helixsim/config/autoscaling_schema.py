@@ -15,7 +15,9 @@ class PoolSection(Section):
     """The replicas on nodes of one type."""
 
     floor: Annotated[int, Field(ge=0, le=10**6)] = Field(
-        1, description="Fewest replicas. With 0 the first one is started when requests wait."
+        1,
+        description="Fewest replicas. With 0 the first one is started when requests wait, or when others have too much "
+        "load (`activation`).",
     )
     ceiling: Annotated[int, Field(ge=0, le=10**6)] | None = Field(
         None, description="Most replicas (default: as many as the placement has). With 0 the pool is not used."
@@ -25,6 +27,12 @@ class PoolSection(Section):
     )
     target: Annotated[float, Field(gt=0, le=1e9)] | None = Field(
         None, description="Value of the metric of `policy: target` to keep here (default: that of all pools)."
+    )
+    activation: Annotated[float, Field(gt=0, le=1e6)] | None = Field(
+        None,
+        description="Of `floor: 0`: the first replica is started when the mean over all other replicas that serve is "
+        "above so many times the target (`queue`, `kv_use`: `high`; `goodput`: the share beyond the objectives that it "
+        "allows), and none of them starts (default: 1).",
     )
 
 

@@ -69,7 +69,8 @@ class PolicySpec:
 class PoolSpec:
     """A pool: the replicas on nodes of one type.
 
-    ``ceiling`` None: all of them; ``start`` None: by the policy; ``target`` None: that of the policy.
+    ``ceiling`` None: all of them; ``start`` None: by the policy; ``target`` None: that of the policy; ``activation`` as
+    in ``Pool``.
     """
 
     node_type: str
@@ -77,6 +78,7 @@ class PoolSpec:
     ceiling: int | None = None
     start: int | None = None
     target: float | None = None
+    activation: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,8 @@ class Pool:
         In place of that of the policy, if any.
     zones
         Number of the zone of each replica, where some are on spot machines.
+    activation
+        Load of the other replicas, over what they should have, above which the first replica is started.
     """
 
     name: str
@@ -145,6 +149,7 @@ class Pool:
     capacity_rps: float | None = None
     target: float | None = None
     zones: tuple[int, ...] = ()
+    activation: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

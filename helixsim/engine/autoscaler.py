@@ -15,12 +15,12 @@ from enum import IntEnum
 
 import numpy as np
 
-from helixsim.autoscaling.base import PoolState
+from helixsim.autoscaling.base import Others, PoolState
 from helixsim.domain.autoscaling import AutoscalingSpec, AutoscalingStats, Pool, PoolStats
 from helixsim.domain.result import IntArray
 from helixsim.engine.kernel import Call, Kernel, Priority
 from helixsim.engine.replica import Replica
-from helixsim.engine.scaling_policies import decider, scheduled
+from helixsim.engine.scaling_policies import decider, measured, scheduled
 from helixsim.units import NS_PER_S, seconds_to_ns
 
 
@@ -49,7 +49,8 @@ class ScaledPool:
         self._queue = queue
         self._served = served
         self._unrouted = unrouted
-        self.decide = decider(replace(spec.policy, target=pool.target or spec.policy.target))
+        self.policy = replace(spec.policy, target=pool.target or spec.policy.target)
+        self.decide = decider(self.policy, pool.activation)
         self.states = [State.SERVING if number < pool.start else State.REMOVED for number in range(len(replicas))]
         self._epochs = [0] * len(replicas)
         self._decided: deque[tuple[int, int]] = deque()
@@ -80,20 +81,19 @@ class ScaledPool:
         """Return how many replicas serve or will, of those that the policy has asked for."""
         return self.count(State.SERVING) + self.count(State.STARTING)
 
-    def look(self, late: int) -> None:
-        """Decide how many replicas there should be, and begin to change their number.
-
-        ``late``: requests whose first token is overdue.
-        """
+    def look(self, state: PoolState) -> None:
+        """Decide how many replicas there should be, and begin to change their number."""
         assert self.decide is not None
         now = self._kernel.now_ns
-        want = min(max(self.decide(self._state(now, late)), self.pool.floor), self.pool.ceiling)
+        want = min(max(self.decide(state), self.pool.floor), self.pool.ceiling)
         self.sent = self.known = self.good = 0
         self._looked_ns = now
         self._change(want if self._spec.policy.name == "schedule" else self._stable(want, now))
         self.note()
 
-    def _state(self, now_ns: int, late: int) -> PoolState:
+    def state(self, late: int) -> PoolState:
+        """Return what a policy sees; ``late``: requests whose first token is overdue."""
+        now_ns = self._kernel.now_ns
         serving = [one for one, state in zip(self.replicas, self.states, strict=True) if state is State.SERVING]
         for replica in serving:
             replica.book()
@@ -178,9 +178,11 @@ class Autoscaler:
 
     def __init__(
         self, spec: AutoscalingSpec, pools: Sequence[ScaledPool], kernel: Kernel, late: Callable[[ScaledPool], int],
-        is_over: Callable[[], bool],
+        is_over: Callable[[], bool], alone: Callable[[], PoolState | None],
     ) -> None:  # fmt: skip
+        """``alone``: returns what is seen of the replicas of no pool; None: there are none."""
         self.pools = pools
+        self._alone = alone
         self._spec = spec
         self._kernel = kernel
         self._late = late
@@ -193,10 +195,29 @@ class Autoscaler:
             self._kernel.call_in(self._interval_ns, Priority.SAMPLE, self._look, None)
 
     def _look(self, _event: Call) -> None:
-        for pool in self.pools:
-            pool.look(self._late(pool))
+        states = [pool.state(self._late(pool)) for pool in self.pools]
+        alone = self._alone()
+        for pool, state in zip(self.pools, states, strict=True):
+            pool.look(replace(state, others=self._others(pool, states, alone)))
         if not self._is_over():
             self._kernel.call_in(self._interval_ns, Priority.SAMPLE, self._look, None)
+
+    def _others(self, pool: ScaledPool, states: Sequence[PoolState], alone: PoolState | None) -> Others | None:
+        """Return what there is besides a pool; those that others have just begun to start are among them."""
+        shown = [(other, state) for other, state in zip(self.pools, states, strict=True) if other is not pool]
+        found = [(state.serving, *measured(other.policy, state)) for other, state in shown]
+        if alone is not None:
+            found.append((alone.serving, *measured(self._spec.policy, alone)))
+        if not found:
+            return None
+        serving = sum(number for number, _, _ in found)
+        limits = sum(number * limit for number, _, limit in found)
+        return Others(
+            serving,
+            sum(other.count(State.STARTING) for other, _ in shown),
+            sum(total / limit for _, total, limit in found),
+            limits / serving if serving else 1.0,
+        )
 
     def stats(self) -> AutoscalingStats:
         """Return what the run leaves."""

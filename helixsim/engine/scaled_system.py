@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from helixsim.domain.autoscaling import AutoscalingStats
+from helixsim.domain.autoscaling import AutoscalingStats, Pool
 from helixsim.domain.request import Slo
 from helixsim.engine.autoscaler import Autoscaler, ScaledPool, State
 from helixsim.engine.frontend import Frontend, ReplicaView
@@ -125,23 +125,26 @@ class ScaledSystem(ReplicaSystem):
         frontend.view = view = self.view_kind(of_node, at_once)
         if autoscaling.spec.policy.name == "goodput":
             frontend.slo = autoscaling.slo
+        seeing = (
+            self.kernel,
+            lambda replica: view.submitted[replica.number],
+            lambda replica: len(replica.scheduler.queue) + len(view.coming[replica.number]),
+            frontend.has_room,
+            lambda: len(frontend.waiting),
+        )
+        spec = autoscaling.spec
         pools = [
-            self._pool(
-                pool,
-                autoscaling.spec,
-                [self._replica_of[node] for node in pool.nodes],
-                self.kernel,
-                lambda replica: view.submitted[replica.number],
-                lambda replica: len(replica.scheduler.queue) + len(view.coming[replica.number]),
-                frontend.has_room,
-                lambda: len(frontend.waiting),
-            )
+            self._pool(pool, spec, [self._replica_of[node] for node in pool.nodes], *seeing)
             for pool in autoscaling.pools
         ]
         view.place_of = {
             replica.number: (pool, number) for pool in pools for number, replica in enumerate(pool.replicas)
         }
-        self.autoscaler = Autoscaler(autoscaling.spec, pools, self.kernel, frontend.late, lambda: frontend.is_over)
+        others = {one.number: one for one in self._replica_of.values() if one.number not in view.place_of}
+        count = 0 if spec.policy.name == "goodput" or spec.policy.metric == "rate" else len(others)
+        rest = ScaledPool(Pool("", (), count, count, count, 0, 0.0), spec, [*others.values()][:count], *seeing)
+        alone = (lambda: rest.state(0)) if count else lambda: None  # what is sent to them is not counted
+        self.autoscaler = Autoscaler(spec, pools, self.kernel, frontend.late, lambda: frontend.is_over, alone)
 
     def _pool(self, *arguments: Any) -> ScaledPool:
         return ScaledPool(*arguments)

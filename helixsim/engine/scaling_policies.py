@@ -15,28 +15,43 @@ LOOKS = 8
 """Looks over which ``goodput`` takes rates and shares: two minutes at Kubernetes' interval of 15 s."""
 
 
+_METRICS: dict[str, Metric] = {"queue": "waiting", "kv_use": "kv_use"}
+"""Metrics of policies with two limits."""
+
+
 def scheduled(spec: PolicySpec, now_s: float) -> int:
     """Return the replicas of a schedule at a time [s]; before its first entry, those of its last one."""
     at_s = now_s % spec.period_s
     return next((one.replicas for one in reversed(spec.entries) if one.at_s <= at_s), spec.entries[-1].replicas)
 
 
-def decider(spec: PolicySpec) -> Decide | None:
+def measured(spec: PolicySpec, state: PoolState) -> tuple[float, float]:
+    """Return the metric of a policy, summed over the replicas that serve, and the most that one of them should have."""
+    if spec.name == "target":
+        return state.total(spec.metric), spec.target
+    if spec.name == "goodput":
+        return state.serving * (1.0 - state.good / state.decided if state.decided else 0.0), 1.0 - spec.least
+    if spec.name in _METRICS:
+        return state.total(_METRICS[spec.name]), spec.high
+    return float(state.in_flight), 1.0
+
+
+def decider(spec: PolicySpec, activation: float = 1.0) -> Decide | None:
     """Return what decides under a policy; None: the number never changes.
 
-    Without a replica that serves or starts there is nothing to measure: the first one is started when requests wait.
+    Without a replica that serves or starts there is nothing to measure: the first one is started when requests wait, or
+    when the load of the others is more than ``activation`` times what they should have.
     """
     if spec.name not in BUILT_IN:
         return _own(spec.name, registry.get(spec.name)(spec.options))
     if spec.name == "schedule":
         return lambda state: scheduled(spec, state.now_s)
     if spec.name == "target":
-        return _from_zero(lambda state: _target(spec, state))
+        return _from_zero(spec, activation, lambda state: _target(spec, state))
     if spec.name == "goodput":
-        return _from_zero(_Goodput(spec.least))
-    if spec.name in ("queue", "kv_use"):
-        metric: Metric = "waiting" if spec.name == "queue" else "kv_use"
-        return _from_zero(lambda state: _threshold(spec, metric, state))
+        return _from_zero(spec, activation, _Goodput(spec.least))
+    if spec.name in _METRICS:
+        return _from_zero(spec, activation, lambda state: _threshold(spec, _METRICS[spec.name], state))
     return None
 
 
@@ -52,18 +67,29 @@ def _own(name: str, policy: Any) -> Decide:
     return decide
 
 
-def _from_zero(decide: Decide) -> Decide:
-    """Return a policy that starts the first replica of a pool when requests wait, as KEDA's activation does.
+def _from_zero(spec: PolicySpec, activation: float, decide: Decide) -> Decide:
+    """Return a policy that starts the first replica of a pool, and gives up its last one, as KEDA's activation does.
 
-    While it starts, the number stays. The last one is given up only when it has no request and has been sent none.
+    The first one is started when requests wait at the coordinator, or when the others have too much load and none of
+    them starts; while it starts, the number stays. The last one is given up when it has no request and has been sent
+    none, or when the others could do with its requests as well (never under ``goodput``, which cannot tell).
     """
 
     def extended(state: PoolState) -> int:
+        others = state.others
         if not state.serving:
-            return max(state.replicas, min(1, state.unrouted))
+            is_pressed = others is not None and others.starting == 0 and others.load > activation * others.serving
+            return max(state.replicas, min(1, state.unrouted + is_pressed))
         want = decide(state)
         is_idle = state.replicas == 1 and not state.in_flight and not state.sent
-        return 0 if is_idle else max(want, 1)
+        return 0 if is_idle or (want <= 1 and _is_spare(state)) else max(want, 1)
+
+    def _is_spare(state: PoolState) -> bool:
+        others = state.others
+        if others is None or not others.serving or spec.name == "goodput":
+            return False
+        load = others.load + measured(spec, state)[0] / others.limit
+        return load <= activation * (1.0 - spec.tolerance) * others.serving
 
     return extended
 

@@ -90,6 +90,7 @@ def _pool(
         round((spec.machine_s + spec.engine_s + read_s) * NS_PER_S),
         target=pool.target,
         zones=_zones(system, spec, replicas),
+        activation=pool.activation,
     )
 
 

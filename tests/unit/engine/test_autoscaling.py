@@ -12,7 +12,7 @@ from replica_cases import kind_of, shared_load
 from scaled_cases import INSIDE, POLICIES, case_of, columns, scaled
 from simulating import SECOND, random_load, requests, run
 
-from helixsim.autoscaling.base import PoolState
+from helixsim.autoscaling.base import Others, PoolState
 from helixsim.domain.autoscaling import AutoscalingSpec, Entry, PolicySpec, Pool
 from helixsim.domain.engine import EngineSpec
 from helixsim.domain.request import Prefix, Slo
@@ -225,3 +225,73 @@ def test_goodput_adds_replicas_while_objectives_are_missed():
 def test_systems_without_whole_replicas_are_refused():
     with pytest.raises(SimulationError, match="autoscaling needs replicas"):
         scaled(case_of(2), random_load(1, 5, rate_rps=1), PolicySpec("fixed"), engine=EngineSpec())
+
+
+BURST = requests(
+    *[(900 * number, 30, 60) for number in range(5)],
+    *[(4500 + 90 * number, 30, 60) for number in range(60)],
+    *[(30_000 + 900 * number, 30, 60) for number in range(30)],
+)
+"""Few requests, then more than one replica can serve, then few."""
+
+LIMITS = [
+    PolicySpec("target", target=2.0),
+    PolicySpec("target", metric="waiting", target=1.0),
+    PolicySpec("target", metric="rate", target=4.0),
+    PolicySpec("queue", high=1.0, low=0.1),
+    PolicySpec("goodput", least=0.9),
+]
+
+
+def served_with(policy, *, activation=1.0, is_pool=True, zeros=1, slo=None):
+    """Return the pools without replicas at first, after a burst on one replica that serves, in a pool or in none."""
+    case = case_of(1 + zeros, SINGLE)
+    nodes = tuple(case[2].ranges)
+    spec = AutoscalingSpec(policy, (), interval_s=0.5, stabilisation_s=2.0)
+    pools = [Pool("full", nodes[:1], 1, 1, 1, 1, 2.0)] if is_pool else []
+    pools += [
+        Pool(f"spare-{number}", (node,), 0, 1, 0, 1, 2.0, SECOND, activation=activation)
+        for number, node in enumerate(nodes[1:])
+    ]
+    given = Autoscaling(spec, tuple(pools), slo or Slo(ttft_s=1.0))
+    result = run(case, BURST, engine=INSIDE, routing="least_loaded", autoscaling=given, check=True)
+    assert set(result.requests.status.tolist()) == {RequestStatus.FINISHED}
+    return result.autoscaling.pools[is_pool:]
+
+
+@pytest.mark.parametrize("policy", LIMITS, ids=lambda one: f"{one.name}-{one.metric}")
+def test_a_pool_from_zero_is_started_by_the_load_of_the_others_and_given_up_after_it(policy):
+    (spare,) = served_with(policy)
+    times_ns = spare.time_ns
+    starting, last = np.flatnonzero(spare.starting)[0], np.flatnonzero(spare.serving)[-1]
+    starting, ended = times_ns[starting], times_ns[min(last + 1, len(times_ns) - 1)]
+    assert 4.5 * SECOND < starting < 12 * SECOND
+    assert policy.name == "goodput" or 8 * SECOND < ended < 40 * SECOND
+    (never,) = served_with(policy, activation=1e6)
+    assert never.starts == 0
+
+
+@pytest.mark.parametrize("policy", LIMITS[:2])
+def test_replicas_of_no_pool_are_among_the_others(policy):
+    (spare,) = served_with(policy, is_pool=False)
+    assert spare.serving.max() == 1
+
+
+def test_pools_from_zero_are_started_one_after_the_other():
+    first, second = served_with(LIMITS[0], zeros=2)
+    one, other = (pool.time_ns[np.flatnonzero(pool.starting)[0]] for pool in (first, second))
+    assert other >= one + SECOND  # the first one serves by then
+
+
+@given(
+    serving=st.integers(1, 9), in_flight=st.integers(0, 40), starting=st.integers(0, 1), activation=st.floats(0.2, 3.0),
+    own=st.integers(1, 9),
+)  # fmt: skip
+def test_what_starts_the_first_replica_is_not_what_gives_it_up(serving, in_flight, starting, activation, own):
+    """Where a pool would be activated at once again, its last replica is kept."""
+    decide = decider(PolicySpec("target", target=4.0), activation)
+    assert decide(state(in_flight=1, sent=1, others=Others(9, 0, 0.0, 4.0))) == 0  # nine others can do without it
+    started = decide(state(serving=0, others=Others(serving, starting, in_flight / 4.0, 4.0)))
+    assert started == (not starting and in_flight / 4.0 > activation * serving)
+    if decide(state(in_flight=own, sent=1, others=Others(serving, 0, in_flight / 4.0, 4.0))) == 0:
+        assert decide(state(serving=0, others=Others(serving, 0, (in_flight + own) / 4.0, 4.0))) == 0
