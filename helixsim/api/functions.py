@@ -50,6 +50,7 @@ def place(
     *,
     by_flow: bool = False,
     cache: str | Path | None = None,
+    runs: str | Path | None = None,
 ) -> Placed:
     """Place the model for one system.
 
@@ -64,6 +65,9 @@ def place(
         Select candidates by max-flow alone, without short simulations.
     cache
         Folder of placements, found again under their inputs; None: always search.
+    runs
+        Folder of the simulations of a race that have the window and the seed of the experiment, where ``simulate``
+        finds that of the placement; None: nowhere.
 
     Raises
     ------
@@ -72,13 +76,15 @@ def place(
     InfeasibleError
         If its strategy finds no placement.
     """
+    from helixsim.study.finished import SimulatedStore
     from helixsim.study.placements import placement_store
     from helixsim.study.placing import place_system
 
     resolved = _resolved(experiment)
     spec = resolved.system(system) if isinstance(system, str) else system
     store = None if cache is None else placement_store(Path(cache))
-    return Placed.of(place_system(resolved, spec, by_flow=by_flow, store=store))
+    kept = None if runs is None else SimulatedStore(Path(runs))
+    return Placed.of(place_system(resolved, spec, by_flow=by_flow, store=store, runs=kept))
 
 
 def problem(experiment: _Experiment | ResolvedExperiment, system: str) -> PlacementProblem:
@@ -96,11 +102,20 @@ def problem(experiment: _Experiment | ResolvedExperiment, system: str) -> Placem
 
 
 def simulate(
-    experiment: _Experiment | ResolvedExperiment, placed: PlacedSystem, *, seed: int | None = None
+    experiment: _Experiment | ResolvedExperiment,
+    placed: PlacedSystem,
+    *,
+    seed: int | None = None,
+    runs: str | Path | None = None,
 ) -> RunResult:
     """Simulate the experiment's load on a placed system and return the columns of the simulation.
 
-    ``seed``: that of the requests and of random choices; None: the experiment's.
+    Parameters
+    ----------
+    seed
+        That of the requests and of random choices; None: the experiment's.
+    runs
+        Folder of simulations without faults and with the experiment's seed (``place``); None: simulate anew.
 
     Raises
     ------
@@ -108,8 +123,12 @@ def simulate(
         If an invariant breaks or the run stalls.
     """
     from helixsim.study.faults import simulate_run
+    from helixsim.study.finished import SimulatedStore, simulated
 
-    return simulate_run(_resolved(experiment), placed, seed=seed)
+    resolved = _resolved(experiment)
+    if runs is not None and seed is None and resolved.faults is None:
+        return simulated(resolved, placed, SimulatedStore(Path(runs)))
+    return simulate_run(resolved, placed, seed=seed)
 
 
 def capacity(

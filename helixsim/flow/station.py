@@ -177,6 +177,7 @@ class Station:
         if self._chunks_prompts:  # decodes count against the budget
             most = min(most, self.token_budget)
         self.most_batch = most
+        self._last_batch = math.nan, math.nan
         # What a prompt adds; where it shares a step with decoding sequences, these read the weights anyway.
         pairs = load.prompt_spread * prefill_pairs(load.mean_prompt_tokens)
         prompt = BatchShape(load.mean_prompt_tokens, pairs, 1, sampled=1)
@@ -251,7 +252,15 @@ class Station:
         return min(self.most_requests / round_trip_s, self.most_steps_per_s)
 
     def batch(self, steps_per_s: float) -> float:
-        """Return the decode steps in a batch: what arrives while the one before is computed."""
+        """Return the decode steps in a batch: what arrives while the one before is computed.
+
+        The last one is kept, as it is asked for several times in a row.
+        """
+        if self._last_batch[0] != steps_per_s:
+            self._last_batch = steps_per_s, self._batch(steps_per_s)
+        return self._last_batch[1]
+
+    def _batch(self, steps_per_s: float) -> float:
         low, high = 1.0, self.most_batch
         if steps_per_s * self.cycle_s(low) <= low or high <= low:
             return low

@@ -165,19 +165,7 @@ def of_summary(summary: Summary) -> Score:
     duration = max(summary.window.duration_s, 1e-9)
     is_overloaded = summary.load.saturation == Saturation.OVERLOADED
     if kept is not None:
-        good, decided, log_latency, output_tokens = (
-            np.array([math.inf if value is None else value for value in getattr(kept, name)]) for name in _KEPT
-        )
-        return Score(
-            good,
-            decided,
-            log_latency,
-            output_tokens,
-            duration,
-            (kept.usd_per_hour, kept.nodes),
-            kept.cost_first,
-            is_overloaded,
-        )
+        return of_figures(kept, duration, is_overloaded=is_overloaded)
     share = 1.0 if done.slo_attainment is None else done.slo_attainment
     means = [
         sum(values) / len(values)
@@ -195,6 +183,15 @@ def of_summary(summary: Summary) -> Score:
         (summary.cost.usd_per_hour, len(summary.cluster.kv_tokens)),
         is_overloaded=is_overloaded,
     )
+
+
+def of_figures(kept: RankingFigures, duration_s: float, *, is_overloaded: bool = False) -> Score:
+    """Return the score of which a summary keeps these figures."""
+    good, decided, log_latency, output_tokens = (
+        np.array([math.inf if value is None else value for value in getattr(kept, name)]) for name in _KEPT
+    )
+    cost = kept.usd_per_hour, kept.nodes
+    return Score(good, decided, log_latency, output_tokens, duration_s, cost, kept.cost_first, is_overloaded)
 
 
 def _growth(run: RunResult, edges: FloatArray) -> FloatArray:

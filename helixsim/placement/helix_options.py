@@ -33,9 +33,10 @@ class HelixOptions:
     candidates
         Number of placements that are simulated; baselines of a similar estimate are always among them.
     disaggregate
-        Whether nodes may prefill or decode alone (docs/disaggregation.md). ``auto``: such candidates enter the race
-        where the program of both phases says that they serve more within the objective, and the best candidate without
-        roles does not meet the objectives already. ``never``: all nodes serve both. ``always``: only such candidates.
+        Whether nodes may prefill or decode alone (docs/disaggregation.md). ``auto``: ThunderServe's groups with their
+        phases are in every race; others enter it where the program of both phases says that they serve more within the
+        objective, and the best candidate without roles does not meet the objectives already. ``never``: all nodes serve
+        both. ``always``: only such candidates.
     race_cpu_s
         CPU time that the simulations of a race may take by estimate [s]. Where they would take longer, its windows are
         shortened, or the estimate ranks the candidates, and the explanation says so. None: 600, on more than 300 nodes

@@ -84,11 +84,11 @@ class RoutingTimes:
         return latency_ns + tokens * token_ns
 
     def _link(self, src: int | None, dst: int | None) -> tuple[float, float]:
-        ends = (src, dst)
-        key = tuple(-1 if end is None else self.sites[end] for end in ends)
+        sites = self.sites
+        key = (-1 if src is None else sites[src], -1 if dst is None else sites[dst])
         known = self._links.get(key)
         if known is None:
-            names = [COORDINATOR if end is None else self._ids[end] for end in ends]
+            names = [COORDINATOR if end is None else self._ids[end] for end in (src, dst)]
             link = self.fleet.cluster.link(*names)
             size = TOKEN_ID_BYTES
             if src is not None and dst is not None:

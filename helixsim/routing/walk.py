@@ -64,7 +64,7 @@ def least_time(
             if time_ns is None:
                 rest_ns = behind[hop.node][0] if hop.end < graph.num_layers else back_ns(hop.node)
                 time_ns = through[key] = rest_ns if rest_ns == math.inf else rest_ns + node_ns(hop)
-            if time_ns < math.inf and (total := time_ns + link_ns(source, hop.node)) < least:
+            if time_ns < least and (total := time_ns + link_ns(source, hop.node)) < least:
                 least, which = total, at
         return least, which
 

@@ -188,8 +188,14 @@ def placement_problem(experiment: ResolvedExperiment, system: SystemSpec) -> Pla
     """Return what the placement strategy of a system is given, without an evaluator."""
     planned = as_planned(experiment)
 
+    problems: dict[tuple[tuple[str, int], ...], PlacementProblem] = {}
+
     def divided(widths: Mapping[str, int]) -> PlacementProblem:
-        return placement_problem(experiment, replace(system, fleet=system.fleet.divided(widths)))
+        """Return the problem of a division; the search and the candidates with roles ask for the same ones."""
+        key = tuple(widths.items())
+        if key not in problems:
+            problems[key] = placement_problem(experiment, replace(system, fleet=system.fleet.divided(widths)))
+        return problems[key]
 
     load = operating_load(planned, system)
     phases = None

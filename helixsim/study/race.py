@@ -82,8 +82,8 @@ class Race:
     executor
         Carries out the simulations; what is selected does not depend on it.
     roles
-        Candidates whose nodes prefill or decode alone, which are tried where they can pay and no other meets the
-        objectives already.
+        Candidates whose nodes prefill or decode alone: those that serve most are tried where no other meets the
+        objectives already, ThunderServe's also where their decodes may be faster.
     """
 
     experiment: ResolvedExperiment
@@ -97,7 +97,8 @@ class Race:
     def __call__(self, contenders: Sequence[Contender], report: Callable[[str], None]) -> Placement:
         """Return the placement that is selected, with its routing and the explanation in its notes."""
         roles = None if self.roles is None else self.roles.beside(contenders)
-        apart = roles.contenders() if roles is not None and roles.can_pay else []
+        apart = [] if roles is None else roles.worth_trying()
+        faster = [] if roles is None else roles.groups
         load = race_load(self.experiment, self.system, contenders)
         budget = self._budget(load)
         alternatives = MOST_ALTERNATIVES * LEAST_PASSED_ON
@@ -119,8 +120,10 @@ class Race:
             else:
                 self._try(trial, _kinds_first(entries), report, at_least=LEAST_TRIED, most_events=most_events)
             if _misses(trial) or not load.is_open:
-                self._try(trial, [self._entry(one) for one in apart], report)
+                self._try_apart(trial, apart, report)
                 apart = []
+            elif number == 0:
+                self._try_apart(trial, faster, report)
             entries = self._passed(trial)
         final, chosen, fallen = self._final(entries, trials, report, budget, load, apart)
         trials.append(final)
@@ -257,6 +260,11 @@ class Race:
                 if number >= at_least and trial.events >= most_events:
                     return
 
+    def _try_apart(self, trial: Trial, apart: Sequence[Contender], report: Callable[[str], None]) -> None:
+        """Simulate candidates with roles that are not among the entries of a trial."""
+        entries = [entry for one in apart if (entry := self._entry(one)).label not in trial.entries]
+        self._try(trial, entries, report)
+
     def _final(
         self,
         order: Sequence[Entry],
@@ -270,7 +278,8 @@ class Race:
 
         Return these, the best of all, and a sentence where it is a baseline. Entries that have shown more than the best
         one turns out to do are simulated, too. If that one misses objectives, and under saturation, so are the best
-        placement that has other policies with these, and candidates with roles that have not been.
+        placement that has other policies with these, and candidates with roles that have not been; under saturation
+        also the best of each policy, as short trials do not show how queues grow under it.
         """
         window = self.experiment.workload.window
         if window.duration_ns is None:
@@ -289,10 +298,10 @@ class Race:
         if _misses(final) or not load.is_open:
             # Those of the best placement that has any: nodes that prefill or decode alone have none.
             others = next((found for one in final.best() if (found := self._alternatives(one, load))), [])
-            others = [
-                one for one in [*others, *self._late([final, *reversed(trials)])] if one.label not in final.entries
-            ]
-            self._as_reported(final, [*(self._entry(one) for one in apart), *others], report)
+            of_policy = [] if load.is_open else {entry.system.routing: entry for entry in reversed(order)}.values()
+            late = self._late([final, *reversed(trials)])
+            more = {one.label: one for one in [*(self._entry(one) for one in apart), *others, *of_policy, *late]}
+            self._as_reported(final, [one for label, one in more.items() if label not in final.entries], report)
         candidates, rivals = final.best(), final.best(baselines=True)
         # The verdict ranks what is chosen beside the baselines alone, and has to call it the best.
         chosen = next(

@@ -3,7 +3,8 @@
 The program (``flow.role_program``) counts roles of replicas at mean lengths. Replicas are those of the fleet, those of
 machines that are divided into nodes of fewer GPUs, and the chains of other candidates, which may pass unlike nodes.
 The best roles of all are candidates, the best without nodes for both phases, and the best with one replica more or
-fewer that prefills, as queues need more room than means tell; and the best roles of other replicas.
+fewer that prefills, as queues need more room than means tell; and the best roles of other replicas. ThunderServe's
+groups with their phases are one more, whose decodes may be faster where all objectives are met without roles, too.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from helixsim.placement.constraints import narrowed
 from helixsim.placement.divisions import divisions_of
 from helixsim.placement.replicas import Replicas, ReplicasOptions
 from helixsim.placement.select import layout_of
+from helixsim.placement.thunderserve import Thunderserve, ThunderserveOptions
 from helixsim.routing import registry as routing_registry
 from helixsim.routing.base import HopObserver
 from helixsim.study.legs import can_have_role, roles_fault
@@ -39,6 +41,9 @@ MOST_CLASSES = 24
 
 MOST_OTHERS = 2
 """Candidates with roles of other replicas than those that serve most by the program."""
+
+MOST_GROUPED = 300
+"""Nodes of which ThunderServe's search forms groups: on two hundred it takes nine CPU seconds, and more on more."""
 
 
 @dataclass(frozen=True)
@@ -101,19 +106,40 @@ class RoleEntries:
     @cached_property
     def fault(self) -> str | None:
         """Why there are none; None: there may be."""
+        if self._ruled_out is not None:
+            return self._ruled_out
+        if not self._placements:
+            return "no group of equal nodes holds the model, and no candidate is chains of nodes that share none"
+        if not self._replicated:
+            return "a single replica serves both phases"
+        return None
+
+    @cached_property
+    def _ruled_out(self) -> str | None:
+        """Why no nodes of this system may have roles; None: they may."""
         options = self.system.placement_options
         if options.max_hops is not None or options.max_layers or options.pinned or options.previous is not None:
             return "max_hops, max_layers, pinned and previous are kept to without roles only"
         policy = self.system.routing
         if policy != "auto" and issubclass(routing_registry.get(policy), HopObserver):
             return f"routing {policy} learns from single hops, which nodes with roles do not tell"
-        if (fault := roles_fault(self.experiment, self.system)) is not None:
-            return fault
-        if not self._placements:
-            return "no group of equal nodes holds the model, and no candidate is chains of nodes that share none"
-        if not self._replicated:
-            return "a single replica serves both phases"
-        return None
+        return roles_fault(self.experiment, self.system)
+
+    @cached_property
+    def groups(self) -> list[Contender]:
+        """The candidate of ThunderServe's groups with their phases, which need not raise what is served; or nothing."""
+        problem = narrowed(self.problem, self.system.placement_options.exclude, {})
+        if self._ruled_out is not None or len(problem.fleet.cluster.nodes) > MOST_GROUPED:
+            return []
+        try:
+            made = Thunderserve().solve(problem, ThunderserveOptions())
+        except InfeasibleError:
+            return []
+        chains: dict[int, list[str]] = {}
+        for node, number in made.pipelines.items():
+            chains.setdefault(number, []).append(node)
+        can_have = all(can_have_role(problem.fleet.cluster, chain) for chain in chains.values())
+        return [Contender("thunderserve", replace(made, notes={}))] if can_have else []
 
     @cached_property
     def _placements(self) -> dict[str, Placement]:
@@ -131,9 +157,9 @@ class RoleEntries:
             with suppress(InfeasibleError):
                 assert divide is not None
                 add(name, replace(Replicas().solve(divide(widths), ReplicasOptions()), widths=widths))
-        for one in self.others:
+        for one in [*self.others, *self.groups]:
             if (chains := _as_chains(one.placement)) is not None:
-                add(one.name, chains)
+                add(one.name, replace(chains, roles={}))
         return dict(found.values())
 
     @cached_property
@@ -196,6 +222,10 @@ class RoleEntries:
 
         return among
 
+    def worth_trying(self) -> list[Contender]:
+        """Return the candidates where objectives are missed, and under saturation, the best by the program first."""
+        return [*(self.contenders() if self.can_pay else []), *self.groups]
+
     def required(self) -> list[Contender]:
         """Return the candidates.
 
@@ -204,7 +234,7 @@ class RoleEntries:
         InfeasibleError
             If there are none.
         """
-        found = self.contenders()
+        found = [*self.contenders(), *self.groups]
         if not found:
             fault = self.fault or f"no roles serve any request with a TPOT of {self.experiment.slo.tpot_s:g} s"
             raise InfeasibleError(f"{self.system.name}: disaggregate: always: {fault}")

@@ -104,15 +104,17 @@ class Simulation:
         return loaded(self.file, (*self.settings, *load))
 
 
-def place(experiment: hx.ResolvedExperiment, system: hx.SystemSpec, cache: Path | None) -> hx.Placed:
+def place(experiment: hx.ResolvedExperiment, system: hx.SystemSpec, cache: Path | None, runs: Path) -> hx.Placed:
     """Return a placed system; a search that was interrupted keeps its best so far, which is no outcome of a task.
+
+    ``cache`` and ``runs`` are those of ``hx.place``.
 
     Raises
     ------
     KeyboardInterrupt
         If the search was interrupted.
     """
-    placed = hx.place(experiment, system, cache=cache)
+    placed = hx.place(experiment, system, cache=cache, runs=runs)
     if placed.placement.notes.get("interrupted"):
         raise KeyboardInterrupt
     return placed

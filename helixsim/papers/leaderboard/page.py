@@ -8,7 +8,7 @@ from typing import Any
 
 from helixsim.papers.leaderboard.names import LOADS
 from helixsim.papers.leaderboard.tasks import SATURATED
-from helixsim.papers.leaderboard.text import failures, rate_sentences
+from helixsim.papers.leaderboard.text import failures, rate_sentences, slower_sentences
 from helixsim.papers.leaderboard.verdicts import HELIX
 from helixsim.report.templating import template
 from helixsim.units import number
@@ -75,6 +75,7 @@ def shown(document: Mapping[str, Any]) -> dict[str, Any]:
         ],
         "behind": [_behind(one) for one in document["helix_behind"]],
         "higher_rates": rate_sentences(document),
+        "slower": slower_sentences(document),
         "failures": failures(document),
         "columns": [head for head, _, _ in SHOWN],
         "versions": ", ".join(f"{name} {version}" for name, version in document["versions"].items()),
@@ -236,7 +237,7 @@ def _behind(one: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {"cluster": one["cluster"], "load": _percent(one["load"]), "leader": one["leader"]}
     for name in ("leader", "helix"):
         found[name + "_cells"] = [
-            _figure(one[f"{name}_within_slo"], 100.0), _figure(one[f"{name}_e2el_p50_s"], 1.0),
+            _figure(one[f"{name}_within_slo"], 100.0), _figure(one[f"{name}_latency_s"], 1.0),
             _figure(one[f"{name}_ttft_p50_s"], 1.0), _figure(one[f"{name}_tpot_p50_s"], 1e3),
         ]  # fmt: skip
     return found

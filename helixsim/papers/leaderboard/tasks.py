@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import helixsim as hx
@@ -17,6 +18,7 @@ from helixsim.flow.busy import busy_capacity
 from helixsim.flow.capacity import upper_bound_share
 from helixsim.flow.station import OperatingLoad
 from helixsim.jsonio import json_values
+from helixsim.metrics.score import of_summary
 from helixsim.metrics.summary import summarise
 from helixsim.papers.helix.tasks import Outcome, place, system_inputs
 from helixsim.papers.leaderboard.names import QUICK_RACE_CPU_S, Effort, experiment_file
@@ -66,8 +68,9 @@ class Cell:
         """Return the figures of the cell; ``{"failed": message}`` if the strategy has no placement for the cluster."""
         experiment = self._experiment()
         try:
-            placed = place(experiment, experiment.system(self.strategy), cache)
-            run = hx.simulate(experiment, placed)
+            with TemporaryDirectory() as folder:
+                placed = place(experiment, experiment.system(self.strategy), cache, Path(folder))
+                run = hx.simulate(experiment, placed, runs=folder)  # the last one of a race, where there was one
         except HelixsimError as error:
             if not error.is_result:  # a failure of the machine says nothing about the strategy
                 raise
@@ -121,6 +124,8 @@ def _figures(summary: Summary, placed: hx.Placed, mean_output_tokens: float) -> 
         "output_tokens_per_s": done.output_tokens_per_s,
         "served_rps": None if done.output_tokens_per_s is None else done.output_tokens_per_s / mean_output_tokens,
         "goodput_rps": done.goodput_per_s,
+        "latency_s": of_summary(summary).latency_s,
+        "ranking": None if summary.ranking is None else asdict(summary.ranking),
         "within_slo": done.slo_attainment,
         "within_slo_low": None if interval is None else interval.low,
         "within_slo_high": None if interval is None else interval.high,

@@ -54,11 +54,21 @@ def sentences(document: Mapping[str, Any]) -> list[str]:
     found = [f"helix is first, alone or with others, in {cells - len(behind)} of {cells} cells."]
     found += [
         f"{one['cluster']}, {one['load']:.0%}: {one['leader']} is ahead: {_share(one['leader_within_slo'])} within the "
-        f"SLO and {_number(one['leader_e2el_p50_s'])} s per request (median), helix {_share(one['helix_within_slo'])} "
-        f"and {_number(one['helix_e2el_p50_s'])} s"
+        f"SLO and a latency of {_number(one['leader_latency_s'])} s, helix {_share(one['helix_within_slo'])} and "
+        f"{_number(one['helix_latency_s'])} s"
         for one in behind
     ]
-    return [*found, *rate_sentences(document)]
+    return [*found, *slower_sentences(document), *rate_sentences(document)]
+
+
+def slower_sentences(document: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for each cell in which a strategy that is not first takes much less time in the median."""
+    return [
+        f"{one['cluster']}, {one['load']:.0%}: {one['faster']} takes {_number(one['faster_e2el_p50_s'])} s per request "
+        f"in the median, helix {_number(one['helix_e2el_p50_s'])}, with a TTFT of {_number(one['faster_ttft_p95_s'])} "
+        f"and {_number(one['helix_ttft_p95_s'])} s (p95)"
+        for one in document["helix_slower"]
+    ]
 
 
 def rate_sentences(document: Mapping[str, Any]) -> list[str]:

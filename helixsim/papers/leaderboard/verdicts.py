@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import helixsim
+from helixsim.domain.figures import RankingFigures
 from helixsim.jsonio import json_values
+from helixsim.metrics.criteria import Criterion, ranked, steps
+from helixsim.metrics.score import Score, of_figures
+from helixsim.papers.helix.tasks import Outcome
 from helixsim.papers.leaderboard.names import CLUSTERS, LOADS
 from helixsim.papers.leaderboard.run import REQUIRED_SHARE, Leaderboard
 from helixsim.papers.leaderboard.tasks import SATURATED, cluster_facts
@@ -17,17 +22,17 @@ SCHEMA = 1
 
 HELIX = "helix"
 
-LEAST_TIE = 0.005
-"""Shares within the SLO that differ by less are equal, whatever their interval."""
+DECIDING = steps(has_slo=True, is_open=True, same_load=True, all_overloaded=False, by_cost=False)[:2]
+"""Criteria of a cell, those of the verdict of an experiment up to the latency: equal strategies are not told apart."""
 
-TIME_TIE = 0.05
-"""Median times that differ by less are equal."""
+MUCH_SLOWER = 0.05
+"""Share of the median time of a strategy by which that of ``helix`` is longer where it is told."""
 
 FIGURES = (
     "rate_rps", "output_tokens_per_s", "served_rps", "goodput_rps", "within_slo", "within_slo_low", "within_slo_high",
-    "ttft_p50_s", "ttft_p95_s", "ttft_p99_s", "tpot_p50_s", "tpot_p95_s", "tpot_p99_s", "e2el_mean_s", "e2el_p50_s",
-    "usd_per_mtok", "usd_per_hour", "planning_s", "max_flow_tokens_per_s", "mean_hops", "nodes_used", "nodes",
-    "placement", "routing", "saturation",
+    "latency_s", "ttft_p50_s", "ttft_p95_s", "ttft_p99_s", "tpot_p50_s", "tpot_p95_s", "tpot_p99_s", "e2el_mean_s",
+    "e2el_p50_s", "usd_per_mtok", "usd_per_hour", "planning_s", "max_flow_tokens_per_s", "mean_hops", "nodes_used",
+    "nodes", "placement", "routing", "saturation",
 )  # fmt: skip
 """Figures of a row, None where there are none."""
 
@@ -41,15 +46,17 @@ class Standing:
     Parameters
     ----------
     leader
-        The strategy with the largest share within the SLO; of several that equal it, the one with the least median time
-        from arrival to last token.
+        The strategy that the verdict of an experiment would rank first: by the share within the SLO, then the latency.
+    equal
+        All strategies that equal it in the share.
     first
-        All strategies that equal the leader in both.
+        All that equal it in both.
     """
 
     cluster: str
     load: float
     leader: str
+    equal: tuple[str, ...]
     first: tuple[str, ...]
 
 
@@ -78,35 +85,30 @@ def _row(cluster: str, name: str, load: float | str, rate: float | None, outcome
     return {"cluster": cluster, "strategy": name, "load": load, "failed": outcome.get("failed"), **figures}
 
 
-def standings(rows: Sequence[Row]) -> list[Standing]:
-    """Return who is first in each cell with a rate."""
-    cells: dict[tuple[str, float], list[Row]] = {}
-    for row in rows:
-        if row["load"] != SATURATED and row["failed"] is None and row["within_slo"] is not None:
-            cells.setdefault((row["cluster"], row["load"]), []).append(row)
-    return [_standing(cluster, load, some) for (cluster, load), some in cells.items()]
+def standings(loads: Mapping[tuple[str, str, float], Outcome]) -> list[Standing]:
+    """Return who is first in each cell: of the outcomes of a cluster's strategies under a load."""
+    cells: dict[tuple[str, float], dict[str, Score]] = {}
+    for (cluster, name, load), outcome in loads.items():
+        if outcome.get("ranking") is not None and outcome.get("within_slo") is not None:
+            figures = RankingFigures(**outcome["ranking"])
+            cells.setdefault((cluster, load), {})[name] = of_figures(figures, 1.0)
+    return [_standing(cluster, load, scores) for (cluster, load), scores in cells.items()]
 
 
-def _standing(cluster: str, load: float, rows: Sequence[Row]) -> Standing:
-    top = max(rows, key=lambda row: row["within_slo"])
-    low = top["within_slo"] - LEAST_TIE
-    if top["within_slo_low"] is not None:
-        low = min(low, top["within_slo_low"])
-    tied = [row for row in rows if row["within_slo"] >= low]
-    leader = min(tied, key=_time_s)
-    first = tuple(row["strategy"] for row in tied if _time_s(row) <= _time_s(leader) * (1 + TIME_TIE))
-    return Standing(cluster, load, leader["strategy"], first)
-
-
-def _time_s(row: Row) -> float:
-    time_s = row["e2el_p50_s"]
-    return float("inf") if time_s is None else float(time_s)
+def _standing(cluster: str, load: float, scores: Mapping[str, Score]) -> Standing:
+    kept, left = list(scores), dict[Criterion, tuple[str, ...]]()
+    for step in DECIDING:
+        behind = step.left_behind(kept, scores)
+        kept = [name for name in kept if name not in behind]
+        left[step.criterion] = tuple(kept)
+    leader = ranked(list(scores), scores, DECIDING)[0]
+    return Standing(cluster, load, leader, left[Criterion.ATTAINMENT], left[Criterion.LATENCY])
 
 
 def document(board: Leaderboard) -> dict[str, Any]:
     """Return everything as JSON values."""
     rows = rows_of(board)
-    found = standings(rows)
+    found = standings(board.loads)
     by_key = {(row["cluster"], row["strategy"], row["load"]): row for row in rows}
     behind = [
         {
@@ -114,7 +116,7 @@ def document(board: Leaderboard) -> dict[str, Any]:
             **{
                 f"{who}_{key}": by_key[one.cluster, name, one.load][key]
                 for who, name in (("leader", one.leader), ("helix", HELIX))
-                for key in ("within_slo", "e2el_p50_s", "ttft_p50_s", "tpot_p50_s")
+                for key in ("within_slo", "latency_s", "ttft_p50_s", "tpot_p50_s")
             },
         }
         for one in found
@@ -146,9 +148,24 @@ def document(board: Leaderboard) -> dict[str, Any]:
         ],
         "standings": [asdict(one) for one in found],
         "helix_behind": behind,
+        "helix_slower": _slower(found, by_key),
         "helix_behind_rates": _higher_rates(board),
     })  # fmt: skip
     return values
+
+
+def _slower(found: Sequence[Standing], rows: Mapping[tuple[str, str, float], Row]) -> list[dict[str, Any]]:
+    """Return where ``helix`` is first, and another with an equal share takes much less time in the median."""
+    slower = []
+    for one in found:
+        times = {name: rows[one.cluster, name, one.load]["e2el_p50_s"] or math.inf for name in one.equal}
+        fastest = min(times, key=lambda name: times[name])
+        if HELIX in one.first and times[fastest] < (1 - MUCH_SLOWER) * times[HELIX]:
+            slower.append({"cluster": one.cluster, "load": one.load, "faster": fastest} | {
+                f"{who}_{key}": rows[one.cluster, name, one.load][key]
+                for who, name in (("faster", fastest), ("helix", HELIX)) for key in ("e2el_p50_s", "ttft_p95_s")
+            })  # fmt: skip
+    return slower
 
 
 def _higher_rates(board: Leaderboard) -> list[dict[str, Any]]:

@@ -28,7 +28,7 @@ from helixsim.runtime.pool import Processes
 from helixsim.study.finished import SimulatedStore, simulated
 from helixsim.study.placements import placement_store
 from helixsim.study.placing import _rivals, is_raced, place_system, routed
-from helixsim.study.race import LEAST_TRIED, Race, _kinds_first
+from helixsim.study.race import LEAST_TRIED, Race, _kinds_first, _with
 from helixsim.study.race_budget import Budget
 from helixsim.study.race_load import RaceLoad, race_load
 from helixsim.study.race_runs import EXPECTATION_EVENTS, RaceRun, simulate_run
@@ -512,6 +512,38 @@ def test_an_entry_that_showed_more_than_the_finalists_do_is_simulated_as_reporte
     )
     assert [entry.name for entry in final.entries.values()] == ["a", "b", "c"]
     assert chosen.name == "c"
+
+
+def test_under_saturation_the_best_of_each_policy_is_simulated_as_reported(placed, monkeypatch) -> None:
+    experiment, system = placed
+    race = Race(experiment, system.system, capacity_table(experiment, system.system))
+    policies = {"a": "earliest_finish", "b": "earliest_finish", "c": "earliest_finish", "d": "least_loaded"}
+    entries = [
+        _with(Entry(name, system.placement, system.plan, system.system), policy) for name, policy in policies.items()
+    ]
+    shown = dict(zip("abcd", (9.0, 8.0, 4.0, 4.0), strict=True))
+    reported = dict(zip("abcd", (5.0, 5.0, 9.0, 6.0), strict=True))
+
+    def served(tokens_per_s: float) -> Score:
+        return replace(score(1.0, 1.0), output_tokens=np.full(PARTS, tokens_per_s / PARTS))
+
+    trial = Trial(experiment.workload.window, 1, Slo(), is_open=False)
+    for entry in entries:
+        trial.entries[entry.label], trial.scores[entry.label] = entry, served(shown[entry.name])
+
+    def as_reported(final: Trial, entries, _) -> None:
+        for entry in entries:
+            final.entries[entry.label], final.scores[entry.label] = entry, served(reported[entry.name])
+
+    free = replace(race, experiment=replace(experiment, slo=Slo()))
+    monkeypatch.setattr(Race, "_as_reported", lambda _self, *given: as_reported(*given))
+    monkeypatch.setattr(Race, "_alternatives", lambda *_: [])
+    monkeypatch.setattr(Race, "_late", lambda *_: [])
+    final, chosen, _ = free._final(
+        trial.best(), [trial], lambda text: None, Budget(math.inf, None, 0.0), RaceLoad(False, 2.0, None), []
+    )
+    assert {entry.name for entry in final.entries.values()} == {"a", "b", "d"}
+    assert chosen.name == "d"
 
 
 def test_processes_share_the_simulations_and_select_the_same(placed, monkeypatch) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import math
+from dataclasses import asdict, replace
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 from tiny import tiny
 
 import helixsim as hx
+from helixsim.domain.figures import RankingFigures
 from helixsim.errors import ConfigError
+from helixsim.metrics.score import PARTS
 from helixsim.papers.leaderboard import files, page, run, tasks, text, verdicts
 from helixsim.papers.leaderboard.names import CLUSTERS, LOADS, Effort, experiment_file
 from helixsim.papers.leaderboard.run import Ladder, chosen_clusters, simulate_all
@@ -76,27 +79,47 @@ def test_quick_windows_are_short_and_no_longer_than_two_minutes(warmup_s: float)
     assert not Effort().settings(warmup_s)
 
 
-def row(strategy: str, share: float | None, time_s: float | None = 1.0, low: float | None = None, **more):
-    figures = dict.fromkeys(verdicts.FIGURES)
-    return {"cluster": "home", "strategy": strategy, "load": 0.7, "failed": None, **figures, "within_slo": share,
-            "within_slo_low": low, "e2el_p50_s": time_s, **more}  # fmt: skip
+def outcome(share: float, latency_s: float | None = 1.0, wave: float = 0.0):
+    """Return an outcome; ``wave``: by which share and logarithm of the latency differ from part to part."""
+    waves = [wave * (-1) ** part for part in range(PARTS)]
+    logs = [None if latency_s is None else math.log(latency_s) + one for one in waves]
+    good = [100 * (share + one) for one in waves]
+    ranking = RankingFigures(tuple(good), (100.0,) * PARTS, tuple(logs), (1.0,) * PARTS, 1.0, 1)
+    return {"within_slo": share, "ranking": asdict(ranking)}
 
 
-def firsts(*rows) -> tuple[str, tuple[str, ...]]:
-    (one,) = verdicts.standings(rows)
-    return one.leader, one.first
+def firsts(**outcomes) -> tuple[str, set[str]]:
+    (one,) = verdicts.standings({("home", name, 0.7): found for name, found in outcomes.items()})
+    return one.leader, set(one.first)
 
 
-def test_the_largest_share_is_first_then_the_least_time() -> None:
-    assert firsts(row("a", 0.9), row("b", 0.8, 0.1)) == ("a", ("a",))
-    assert firsts(row("a", 1.0, 2.0), row("b", 1.0, 1.0)) == ("b", ("b",))
-    assert firsts(row("a", 1.0, 1.04), row("b", 1.0, 1.0)) == ("b", ("a", "b"))
-    assert firsts(row("a", 0.9, 2.0, low=0.85), row("b", 0.86, 1.0)) == ("b", ("b",))
-    assert firsts(row("a", 1.0, None), row("b", 0.2, 1.0)) == ("a", ("a",))
+def test_the_largest_share_is_first_then_the_least_latency() -> None:
+    assert firsts(a=outcome(0.9), b=outcome(0.8, 0.1)) == ("a", {"a"})
+    assert firsts(a=outcome(1.0, 2.0), b=outcome(1.0, 1.0)) == ("b", {"b"})
+    assert firsts(a=outcome(1.0, 1.03, wave=0.2), b=outcome(1.0, 1.0)) == ("a", {"a", "b"})  # equal, none is cheaper
+    assert firsts(a=outcome(0.9, 2.0, wave=0.1), b=outcome(0.89, 1.0)) == ("b", {"b"})  # not told apart by the share
+    assert firsts(a=outcome(1.0, None), b=outcome(0.2, 1.0)) == ("a", {"a"})
 
 
-def test_cells_without_a_rate_or_a_figure_have_no_standing() -> None:
-    assert verdicts.standings([row("a", None), row("b", 0.5, failed="no"), row("c", 0.5, load="saturated")]) == []
+def test_a_strategy_that_is_not_first_but_takes_less_time_in_the_median_is_told() -> None:
+    def slower(time_s: float, share: float = 1.0):
+        loads = {("home", "helix", 0.7): outcome(1.0, 1.0), ("home", "other", 0.7): outcome(share, 2.0)}
+        rows = {
+            ("home", name, 0.7): {"e2el_p50_s": median, "ttft_p95_s": 0.3}
+            for name, median in (("helix", 1.0), ("other", time_s))
+        }
+        return verdicts._slower(verdicts.standings(loads), rows)
+
+    (one,) = slower(0.9)
+    assert one["faster"] == "other"
+    (sentence,) = text.slower_sentences({"helix_slower": [one]})
+    assert "other takes 0.900 s per request in the median, helix 1.00" in sentence
+    assert slower(0.96) == slower(0.9, share=0.9) == []
+
+
+def test_cells_without_a_figure_have_no_standing() -> None:
+    loads = {("home", "a", 0.7): {"within_slo": None, "ranking": None}, ("home", "b", 0.7): {"failed": "no"}}
+    assert verdicts.standings(loads) == []
 
 
 @pytest.fixture
@@ -152,7 +175,7 @@ def test_a_small_leaderboard_from_end_to_end(small, monkeypatch) -> None:
     assert len((small / "out" / "leaderboard.csv").read_text(encoding="utf-8").splitlines()) == 1 + 12
     assert json.loads((small / "out" / "leaderboard.json").read_text(encoding="utf-8")) == document
 
-    monkeypatch.setattr(hx, "simulate", lambda *_: pytest.fail("simulated again"))
+    monkeypatch.setattr(hx, "simulate", lambda *_args, **_how: pytest.fail("simulated again"))
     again = simulate_all(["small"], QUICK, small / "cache", Serial())
     assert verdicts.document(again) == document
 
