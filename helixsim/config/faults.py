@@ -13,7 +13,7 @@ from helixsim.config.source import Source
 from helixsim.domain.clients import ClientSpec
 from helixsim.domain.cluster import Cluster, Node
 from helixsim.domain.engine import EngineSpec
-from helixsim.domain.faults import Fault, FaultKind, FaultSpec, LinkFault, RandomFaults, Reaction
+from helixsim.domain.faults import Fault, FaultKind, FaultSpec, LinkFault, RandomFaults, Reaction, Replication
 from helixsim.domain.request import FeedMode
 from helixsim.errors import Problem
 from helixsim.units import NS_PER_S
@@ -22,6 +22,9 @@ from helixsim.workload.spec import ArrivalsSpec, WorkloadSpec
 
 _MOST_FAILURES = 1_000_000
 """Mean number of random failures of a node in a run: all are drawn before it begins."""
+
+_LEAST_INTERVAL_NS = 1_000_000
+"""Least time between two messages of copies: each is an event of the run, whose number should stay below its steps'."""
 
 Placed = tuple[int, Fault]
 """A fault with the number of its event."""
@@ -91,6 +94,32 @@ def build_faults(
         tuple(sorted(links, key=lambda one: one.at_ns)),
         random_link_faults(section, cluster, source, problems),
         _clients(section.clients, source, problems),
+        _replication(section, experiment, source, problems),
+    )
+
+
+def _replication(
+    section: FaultsSection, experiment: ExperimentSection, source: Source, problems: list[Problem]
+) -> Replication | None:
+    own = section.replicate
+    if own is None:
+        return None
+    for is_wrong, what in (
+        (section.reaction == "replace", "reaction: replace, which stops all engines"),
+        (any(system.autoscaling is not None for system in experiment.systems), "autoscaling"),
+        (section.random_links is not None or any(one.links for one in section.events), "links that fail"),
+        (experiment.cluster.network.sharing == "shared", "cluster.network.sharing: shared (fifo is)"),
+    ):
+        if is_wrong:
+            problems.append(source.problem(("faults", "replicate"), f"copies are not simulated with {what}"))
+    if _ns(own.interval) < _LEAST_INTERVAL_NS:
+        message = f"must be {_LEAST_INTERVAL_NS / 1e6:g} ms or more, got {own.interval}"
+        problems.append(source.problem(("faults", "replicate", "interval"), message))
+    return Replication(
+        own.copies,
+        _ns(own.interval),
+        None if own.memory is None else int(units.parse(own.memory, "size")),
+        units.parse(own.load, "bandwidth"),
     )
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from helixsim.config.fields import Bandwidth, Duration, Latency
+from helixsim.config.fields import Bandwidth, Duration, Latency, Size
 from helixsim.validation import Section
 
 Patterns = Annotated[list[str], Field(min_length=1)]
@@ -98,6 +98,20 @@ class ClientsSection(Section):
     )
 
 
+class ReplicateSection(Section):
+    """Copies of the KV memory of running requests in the host memory of other replicas."""
+
+    copies: Annotated[int, Field(ge=1, le=100)] = Field(description="Other replicas that have one.")
+    interval: Duration = Field("0.1 s", description="A replica sends what is new so often.")
+    memory: Size | None = Field(
+        None,
+        description="Host memory of each replica for copies; what it cannot hold is not copied (default: no limit).",
+    )
+    load: Bandwidth = Field(
+        "25 GB/s", description="Rate at which a node reads a copy from its own host memory (PCIe 4.0 x16 in practice)."
+    )
+
+
 class FaultsSection(Section):
     """Nodes and links that fail during a run (docs/faults.md); placements are searched without faults."""
 
@@ -110,6 +124,9 @@ class FaultsSection(Section):
     retry: RetrySection = Field(RetrySection(), description="What becomes of requests whose KV memory is lost.")
     clients: ClientsSection | None = Field(
         None, description="Clients that give up and send their requests again (default: they wait)."
+    )
+    replicate: ReplicateSection | None = Field(
+        None, description="Requests that are lost go on from copies of their KV memory (default: there are none)."
     )
     reaction: Literal["static", "reroute", "replace"] = Field(
         "static",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from helixsim.domain.clients import ClientStats
+from helixsim.domain.faults import CopyStats
 from helixsim.domain.figures import Figure
 
 
@@ -31,7 +32,8 @@ class FaultFigures:
     lost, retried
         How often requests have lost it, and have been sent again.
     recomputed_tokens
-        Tokens of prompts and outputs sent again, which are computed again as far as no prefix cache has them.
+        Tokens of prompts and outputs sent again but those of copies, which are computed again as far as no prefix cache
+        has them.
     failed_retries, failed_timeout
         Requests that failed, as they were lost more often than the limit, or waited longer than the timeout.
     before_tokens_per_s
@@ -47,6 +49,8 @@ class FaultFigures:
         end of the window; 0: not less.
     clients
         What clients that give up did; None: they wait.
+    copies
+        Copies of KV memory; None: there are none.
     """
 
     events: tuple[FaultEvent, ...]
@@ -61,3 +65,4 @@ class FaultFigures:
     recovery_s: Figure = None
     missing_tokens: Figure = None
     clients: ClientStats | None = None
+    copies: CopyStats | None = None

@@ -189,6 +189,52 @@ class RandomFaults:
 
 
 @dataclass(frozen=True, slots=True)
+class Replication:
+    """Copies of the KV memory of running requests in the host memory of other replicas.
+
+    Parameters
+    ----------
+    copies
+        Other replicas that have one.
+    interval_ns
+        Time between two messages of a replica with what is new [ns].
+    memory_bytes
+        Host memory of each replica for copies of others [B]; None: no limit.
+    load_bps
+        Rate at which each node reads a copy from its own host memory [bit/s].
+    """
+
+    copies: int
+    interval_ns: int = NS_PER_S // 10
+    memory_bytes: int | None = None
+    load_bps: float = 200e9
+
+
+@dataclass(frozen=True, slots=True)
+class CopyStats:
+    """What was copied of the KV memory of requests, and what went on from copies.
+
+    Parameters
+    ----------
+    tokens, sent_bytes
+        Tokens sent to other replicas, for each copy, and their size [B].
+    left_out
+        How often there was no host memory for what was new of a request.
+    peak_bytes
+        The most host memory that copies have taken at one replica [B].
+    restored, restored_tokens
+        How often a lost request went on from a copy, and the tokens that it had not to compute again.
+    """
+
+    tokens: int
+    sent_bytes: int
+    left_out: int
+    peak_bytes: int
+    restored: int
+    restored_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class FaultSpec:
     """The faults of an experiment, and the reactions to them.
 
@@ -212,6 +258,8 @@ class FaultSpec:
         Faults of links at stated times, and cuts drawn for each run; None: none.
     clients
         Clients that give up; None: they wait as long as it takes.
+    replication
+        Copies of KV memory; None: there are none.
     """
 
     schedule: tuple[Fault, ...] = ()
@@ -226,6 +274,7 @@ class FaultSpec:
     links: tuple[LinkFault, ...] = ()
     random_links: RandomLinkFaults | None = None
     clients: ClientSpec | None = None
+    replication: Replication | None = None
 
     def of_run(self, seed: int, end_ns: int, parts: Mapping[str, tuple[str, ...]]) -> tuple[Fault, ...]:
         """Return all faults of a run in the order of time.
@@ -277,9 +326,12 @@ class FaultStats:
     retried
         Requests sent again after a loss, each time.
     recomputed_tokens
-        Tokens of their prompts and outputs so far, which are computed again as far as no prefix cache has them.
+        Tokens of their prompts and outputs so far but those of copies, which are computed again as far as no prefix
+        cache has them.
     clients
         What clients did; None: they wait as long as it takes.
+    copies
+        Copies of KV memory; None: there are none.
     """
 
     events: tuple[tuple[int, str, tuple[str, ...]], ...] = ()
@@ -289,3 +341,4 @@ class FaultStats:
     retried: int = 0
     recomputed_tokens: int = 0
     clients: ClientStats | None = None
+    copies: CopyStats | None = None

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from helixsim.domain.autoscaling_figures import AutoscalingFigures, ScaledPoolFigures, SpotFigures
 from helixsim.domain.clients import ClientStats
 from helixsim.domain.fault_figures import FaultEvent, FaultFigures
+from helixsim.domain.faults import CopyStats
 from helixsim.domain.figures import (
     ClassFigures,
     ClusterFigures,
@@ -133,7 +134,7 @@ class Summary:
             **({} if self.ranking is None else {"ranking": json_values(asdict(self.ranking))}),
             **({} if self.disaggregation is None else {"disaggregation": asdict(self.disaggregation)}),
             **({} if self.kv_offloading is None else {"kv_offloading": asdict(self.kv_offloading)}),
-            **({} if self.faults is None else {"faults": asdict(self.faults)}),
+            **({} if self.faults is None else {"faults": _without(asdict(self.faults), "copies")}),
             **({} if self.autoscaling is None else {"autoscaling": _autoscaling_keys(self.autoscaling)}),
         }  # fmt: skip
 
@@ -265,10 +266,11 @@ def _read_offloading(document: Mapping[str, Any] | None) -> OffloadFigures | Non
 def _read_faults(document: Mapping[str, Any] | None) -> FaultFigures | None:
     if document is None:
         return None
-    clients = document.get("clients")
+    clients, copies = document.get("clients"), document.get("copies")
     own = {
         "events": tuple(FaultEvent(**one) for one in document["events"]),
         "clients": None if clients is None else ClientStats(**clients),
+        "copies": None if copies is None else CopyStats(**copies),
     }
     return FaultFigures(**{**document, **own})
 
@@ -276,10 +278,12 @@ def _read_faults(document: Mapping[str, Any] | None) -> FaultFigures | None:
 def _autoscaling_keys(figures: AutoscalingFigures) -> dict[str, Any]:
     """Return the document of the pools, of which those that cannot fail have no losses."""
     keys = asdict(figures)
-    for pool in keys["pools"].values():
-        if pool["lost"] is None:
-            del pool["lost"]
-    return keys
+    return {**keys, "pools": {name: _without(pool, "lost") for name, pool in keys["pools"].items()}}
+
+
+def _without(keys: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return a document without one key if that has no value."""
+    return {key: value for key, value in keys.items() if key != name or value is not None}
 
 
 def _read_autoscaling(document: Mapping[str, Any] | None) -> AutoscalingFigures | None:

@@ -78,6 +78,7 @@ class FaultDriver:
             retries.retried,
             retries.recomputed_tokens,
             None if self._clients is None else self._clients.stats(),
+            self._system.copied(),
         )
 
     def _plan_next(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from helixsim.domain.faults import FailureCause, Outage
+from helixsim.domain.faults import CopyStats, FailureCause, Outage
 from helixsim.domain.request import Request
 from helixsim.domain.step_time import BatchShape, StepTime
 from helixsim.engine.clients import Clients
@@ -44,6 +44,10 @@ class FaultySystem(Protocol):
 
     def reroute(self, policy: RoutingPolicy) -> None:
         """Route requests by another policy from now on."""
+        ...
+
+    def copied(self) -> CopyStats | None:
+        """Return what was copied of KV memory; None: it is not."""
         ...
 
     def pause(self) -> None:
@@ -127,11 +131,14 @@ class Retries:
         self._lost_ns[row] = self._kernel.now_ns
         return True
 
-    def sent(self, request: Waiter) -> None:
-        """Take note that a request leaves the coordinator, for the first time or again."""
+    def sent(self, request: Waiter, kept_tokens: int = 0) -> None:
+        """Take note that a request leaves the coordinator, for the first time or again.
+
+        ``kept_tokens``: those that are copied to where it goes on.
+        """
         if self._lost_ns.pop(request.row, None) is not None:
             self.retried += 1
-            self.recomputed_tokens += request.context_tokens
+            self.recomputed_tokens += request.context_tokens - kept_tokens
 
     def fail(self, request: Waiter, cause: FailureCause) -> None:
         """Take note that a request has failed."""

@@ -111,8 +111,7 @@ class FaultyReplica(Replica):
             if scheduler.running.get(sequence.order) is sequence:
                 (gone if _take_out(scheduler, sequence, now) else kept).append(sequence)
             elif sequence in scheduler.queue.unread or sequence in scheduler.queue.waiting:
-                scheduler.queue.withdraw(sequence)
-                scheduler.pending_tokens -= sequence.target
+                scheduler.withdraw(sequence)
                 sequence.queue_ns += now - sequence.since_ns
                 gone.append(sequence)
             elif sequence.path is None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from helixsim.domain.faults import FailureCause, Outage
+from helixsim.domain.faults import CopyStats, FailureCause, Outage
 from helixsim.domain.request import FeedMode, Request
 from helixsim.domain.result import RequestStatus
 from helixsim.engine.faults import Gate, Retries
@@ -212,8 +212,12 @@ class FaultyFrontend(Parking[Sequence], Frontend):
         else:
             super()._give_up(sequence)
 
+    def _resume(self, replica: Replica, sequence: Sequence) -> int:
+        """Return the tokens of a request that is sent to a replica which need not be computed there."""
+        return 0
+
     def _book(self, replica: Replica, sequence: Sequence) -> None:
-        self.retries.sent(sequence)
+        self.retries.sent(sequence, self._resume(replica, sequence))
         self._sent[sequence.row] = replica, sequence
         super()._book(replica, sequence)
 
@@ -317,6 +321,10 @@ class FaultyReplicaSystem(ReplicaSystem):
         for replica in self._of(nodes):
             for node in nodes:
                 replica.slow(node, factor)
+
+    def copied(self) -> CopyStats | None:
+        """See ``FaultySystem.copied``."""
+        return None
 
     def reroute(self, policy: RoutingPolicy) -> None:
         """See ``FaultySystem.reroute``."""

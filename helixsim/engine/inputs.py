@@ -11,7 +11,7 @@ from helixsim.domain.clients import ClientSpec
 from helixsim.domain.cluster import Deployment
 from helixsim.domain.disaggregation import KvTransfer
 from helixsim.domain.engine import IDEAL, EngineSpec
-from helixsim.domain.faults import Fault, LinkFault, Outage
+from helixsim.domain.faults import Fault, LinkFault, Outage, Replication
 from helixsim.domain.flowplan import FlowPlan
 from helixsim.domain.placement import Placement
 from helixsim.domain.request import Feed, Slo, Window
@@ -89,7 +89,7 @@ class FaultPlan:
     ``reroute`` returns the policy that routes by the max-flow without some nodes and links; None if they leave no
     route. ``replace`` returns the placement without some; None: there is none. Without either, policy and placement
     stay. ``links``: faults of links; without any, links cost what they cost where nothing fails. ``clients``: None:
-    they wait as long as it takes.
+    they wait as long as it takes. ``replication``: None: KV memory is not copied.
     """
 
     faults: tuple[Fault, ...]
@@ -101,6 +101,7 @@ class FaultPlan:
     replace: Callable[[Outage], Replacement | None] | None = None
     links: tuple[LinkFault, ...] = ()
     clients: ClientSpec | None = None
+    replication: Replication | None = None
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from helixsim.domain.disaggregation import KvTransfer
 from helixsim.domain.timeline import Timeline
 from helixsim.engine.kernel import Call, Kernel, Priority
 from helixsim.engine.network import Card, NetworkFabric, unsent_ns
+from helixsim.engine.system import Link
 from helixsim.units import BITS_PER_BYTE, NS_PER_S
 
 
@@ -278,6 +279,14 @@ class KvFabric:
             found = KvChannel(fabric.kernel, (src, dst), link, self.transfer, cards, self._timeline, lane)
             self.channels[src, dst] = found
         return found
+
+    def with_others(self) -> list[Link]:
+        """Return the channels with traffic, and those of the other traffic; none carries both."""
+        for channel in self.channels.values():
+            channel.advance(self._fabric.kernel.now_ns)
+        channels: dict[tuple[str, str], Link] = {**self._fabric.channels, **self.channels}
+        assert len(channels) == len(self._fabric.channels) + len(self.channels)
+        return [channels[key] for key in sorted(channels)]
 
     def _shared(self, src: str, dst: str) -> tuple[tuple[SharedCard | None, SharedCard | None], KvLane | None]:
         """Return the cards at the ends of a link, and its lane where parts of machines share the link.

@@ -231,10 +231,7 @@ class LegReplica(Replica):
             self._recorder.take_first_token(sequence, sequence.first_token_ns)
         self.book()
         self.scheduler.join(sequence, now)
-        if self._plan is None:
-            self.wake()
-        else:
-            self._cut(now)
+        self._change(now)
 
     def let_go(self, leg: PrefillLeg) -> None:
         """Give back the memory of a prompt that has been sent."""

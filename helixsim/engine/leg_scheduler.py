@@ -32,6 +32,12 @@ class LegScheduler(Scheduler):
             return self.queue.receive(sequence)
         return super().receive(sequence)
 
+    def withdraw(self, sequence: Sequence) -> None:
+        """See ``Scheduler.withdraw``."""
+        super().withdraw(sequence)
+        if sequence.transfer is not None:
+            self.pending_tokens += sequence.transfer.tokens
+
     def own_blocks(self) -> int:
         """See ``Scheduler.own_blocks``."""
         return super().own_blocks() + self._sent_blocks
@@ -72,6 +78,16 @@ class LegScheduler(Scheduler):
         sequence.in_flight = 1  # it cannot be preempted before it is here
         self.receiving += 1
         return True
+
+    def forsake(self, sequence: Sequence) -> None:
+        """Let a sequence compute what it had expected, but for what it shares with others here."""
+        kept = sequence.held * self.block_tokens
+        self.kv.give(self.blocks_of(sequence.computed) - sequence.held)
+        self.pending_tokens += sequence.computed - kept
+        sequence.computed = kept
+        self.receiving -= 1
+        sequence.in_flight = 0
+        self._go_on(sequence)
 
     def join(self, sequence: Sequence, now_ns: int) -> None:
         """Let a sequence decode whose prompt has come, or go on with its prompt; from now on others share it."""

@@ -102,11 +102,7 @@ class LegSystem(ReplicaSystem):
 
     def links(self) -> Sequence[Link]:
         """See ``System.links``; those that carry KV caches carry nothing else."""
-        for channel in self.kv.channels.values():
-            channel.advance(self.kernel.now_ns)
-        channels: dict[tuple[str, str], Link] = {**self.fabric.channels, **self.kv.channels}
-        assert len(channels) == len(self.fabric.channels) + len(self.kv.channels)
-        return [channels[key] for key in sorted(channels)]
+        return self.kv.with_others()
 
     def transfers(self) -> TransferStats:
         """See ``System.transfers``."""

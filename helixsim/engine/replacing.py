@@ -13,11 +13,12 @@ from typing import Any
 
 from helixsim.domain.autoscaling import AutoscalingStats
 from helixsim.domain.clients import ClientSpec
-from helixsim.domain.faults import Outage
+from helixsim.domain.faults import CopyStats, Outage
 from helixsim.domain.flowplan import Route
 from helixsim.domain.request import FeedMode
 from helixsim.domain.result import OffloadStats, RequestStatus, TransferStats
 from helixsim.engine.clients import Clients
+from helixsim.engine.copying_replicas import CopyingSystem
 from helixsim.engine.fabric import fabric_of
 from helixsim.engine.faults import Retries
 from helixsim.engine.faulty_nodes import FaultyNodeSystem
@@ -34,6 +35,7 @@ from helixsim.engine.sequences import Sequence as Running
 from helixsim.engine.spot_system import SpotSystem
 from helixsim.engine.state import ActiveRequest
 from helixsim.engine.system import Link, Memory, NodeLoad, Recorded
+from helixsim.errors import ConfigError, Problem
 from helixsim.routing.base import RoutingPolicy
 
 Part = FaultyNodeSystem | FaultyReplicaSystem
@@ -144,6 +146,10 @@ class ReplacingSystem:
         """See ``FaultySystem.slow``."""
         self._now.slow(nodes, factor)
 
+    def copied(self) -> CopyStats | None:
+        """See ``FaultySystem.copied``."""
+        return self._now.copied() if isinstance(self._now, FaultyReplicaSystem) else None
+
     def reroute(self, policy: RoutingPolicy) -> None:
         """See ``FaultySystem.reroute``."""
         self._now.reroute(policy)
@@ -245,10 +251,14 @@ class ReplacingSystem:
 
 
 def _kind(inputs: SimulationInputs) -> type[Part]:
+    copies = inputs.faults is not None and inputs.faults.replication is not None
     if not has_replicas(inputs):
+        if copies:
+            message = "needs routes that are chains without common nodes, of an engine with return: engine"
+            raise ConfigError([Problem("", "faults.replicate", message)])
         return FaultyNodeSystem
     if inputs.autoscaling is None:
-        return FaultyReplicaSystem
+        return CopyingSystem if copies else FaultyReplicaSystem
     return FaultyScaledSystem if inputs.autoscaling.spec.spot is None else SpotSystem
 
 

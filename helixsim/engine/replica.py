@@ -172,10 +172,14 @@ class Replica:
         now = self._kernel.now_ns
         self.book()
         self.scheduler.take_in(event.argument, now)
+        self._change(now)
+
+    def _change(self, now_ns: int) -> None:
+        """Let the scheduler have its turn as soon as it can."""
         if self._plan is None:
             self.wake()
         else:
-            self._cut(now)
+            self._cut(now_ns)
 
     # Computing it, on one stage ---------------------------------------------------------------------------------------
 

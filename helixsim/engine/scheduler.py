@@ -45,6 +45,11 @@ class Scheduler(KvRoom):
         self.pending_tokens += sequence.target
         return self.queue.receive(sequence)
 
+    def withdraw(self, sequence: Sequence) -> None:
+        """Take a request off that waits for admission."""
+        self.queue.withdraw(sequence)
+        self.pending_tokens -= sequence.target
+
     def leave(self, sequence: Sequence, computed_tokens: int, now_ns: int) -> None:
         """Take a sequence that is in no step off the replica, with all the blocks of its computed tokens.
 

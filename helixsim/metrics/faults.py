@@ -50,6 +50,7 @@ def fault_figures(run: RunResult) -> FaultFigures | None:
         failed_retries=causes.count(FailureCause.RETRIES),
         failed_timeout=causes.count(FailureCause.TIMEOUT),
         clients=stats.clients,
+        copies=stats.copies,
         **_dip(run)._asdict(),
     )
 
@@ -104,6 +105,9 @@ def fault_text(figures: FaultFigures | None) -> str:
     parts = [f"{failures} failure{'' if failures == 1 else 's'}"]
     again = f"{number(figures.recomputed_tokens)} tokens sent again"
     parts.append(f"{figures.hurt} requests lost their KV memory ({again})")
+    if figures.copies is not None:
+        kept = number(figures.copies.restored_tokens)
+        parts.append(f"{figures.copies.restored} of them went on from copies ({kept} tokens)")
     failed = figures.failed_retries + figures.failed_timeout
     parts.append(f"{failed} failed")
     before, lowest, recovery_s = figures.before_tokens_per_s, figures.lowest_tokens_per_s, figures.recovery_s

@@ -31,6 +31,17 @@ _CLIENTS: tuple[tuple[str, Callable[[FaultFigures], str]], ...] = tuple(
     )
 )
 
+_COPIES: tuple[tuple[str, Callable[[FaultFigures], str]], ...] = tuple(
+    (label, lambda one, text=text: MISSING if one.copies is None else text(one.copies))  # type: ignore[misc]
+    for label, text in (
+        ("requests that went on from copies", lambda copies: str(copies.restored)),
+        ("  tokens of the copies", lambda copies: number(copies.restored_tokens)),
+        ("KV memory copied, GB", lambda copies: number(copies.sent_bytes / 1e9)),
+        ("  host memory for it at a replica, at most, GB", lambda copies: number(copies.peak_bytes / 1e9)),
+        ("  left out for want of it, times", lambda copies: str(copies.left_out)),
+    )
+)
+
 
 def fault_rows(runs: RunSet) -> list[tuple[str, Callable[[Summary], str]]]:
     """Return the rows of systems whose nodes can fail; empty where none can."""
@@ -40,5 +51,6 @@ def fault_rows(runs: RunSet) -> list[tuple[str, Callable[[Summary], str]]]:
     def cell(text: Callable[[FaultFigures], str]) -> Callable[[Summary], str]:
         return lambda summary: MISSING if summary.faults is None else text(summary.faults)
 
+    copies = _COPIES if any(run.summary.faults and run.summary.faults.copies for run in runs.values()) else ()
     clients = _CLIENTS if any(run.summary.faults and run.summary.faults.clients for run in runs.values()) else ()
-    return [(label, cell(text)) for label, text in (*_ROWS, *clients)]
+    return [(label, cell(text)) for label, text in (*_ROWS, *copies, *clients)]

@@ -75,6 +75,7 @@ def _plan(experiment: ResolvedExperiment, placed: PlacedSystem, inputs: Simulati
         _Replacing(experiment, placed, inputs, spec) if spec.reaction is Reaction.REPLACE else None,
         spec.links_of_run(inputs.seed, end_ns, parts),
         spec.clients,
+        spec.replication,
     )
 
 

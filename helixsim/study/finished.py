@@ -20,7 +20,7 @@ import numpy as np
 from helixsim.config.experiment import ResolvedExperiment
 from helixsim.domain.autoscaling import AutoscalingStats, Pool, PoolStats
 from helixsim.domain.clients import ClientStats
-from helixsim.domain.faults import FailureCause, FaultStats
+from helixsim.domain.faults import CopyStats, FailureCause, FaultStats
 from helixsim.domain.flowplan import Route
 from helixsim.domain.placement import LayerRange, Placement
 from helixsim.domain.request import FeedMode
@@ -188,7 +188,8 @@ def _faults(document: dict[str, Any]) -> FaultStats:
     events = tuple((time_ns, what, tuple(nodes)) for time_ns, what, nodes in document["events"])
     causes = {int(row): FailureCause(cause) for row, cause in document["causes"].items()}
     clients = None if document["clients"] is None else ClientStats(**document["clients"])
-    return FaultStats(**{**document, "events": events, "causes": causes, "clients": clients})
+    copies = None if document["copies"] is None else CopyStats(**document["copies"])
+    return FaultStats(**{**document, "events": events, "causes": causes, "clients": clients, "copies": copies})
 
 
 def _autoscaling(document: dict[str, Any]) -> AutoscalingStats:

@@ -93,6 +93,14 @@ def problems(path, *overrides):
         ("faults.random={mtbf: 1 us, mttr: 1 us}", "faults.random.mtbf", "a millionth of the run, got 1 us and 1 us"),
         ("faults.clients={backoff: 10 s}", "faults.clients.backoff", "longer than most_backoff (8 s), got 10 s"),
         ("workload.arrivals={process: saturate}", "faults", "saturate"),
+        ("faults={replicate: {copies: 0}}", "faults.replicate.copies", "got 0"),
+        ("faults={replicate: {copies: 1, interval: 1 us}}", "faults.replicate.interval", "1 ms or more, got 1 us"),
+        ("faults={replicate: {copies: 1}, reaction: replace}", "faults.replicate", "reaction: replace"),
+        (
+            "faults={replicate: {copies: 1}, random_links: {mtbf: 1 h, mttr: 1 s}}",
+            "faults.replicate",
+            "links that fail",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_with_its_place(path, edit, key, message):
@@ -146,6 +154,24 @@ def test_a_notice_is_an_event_of_its_own(path):
     assert [(fault.at_ns // 10**9, fault.kind, *fault.nodes) for fault in spec.schedule] == [
         (0, "notice", "l4-1"), (3, "down", "l4-1"), (15, "notice", "l4-0"), (20, "down", "l4-0"),
     ]  # fmt: skip
+
+
+def test_copies_of_kv_memory_are_in_the_results_and_kept(path, tmp_path, capsys):
+    overrides = ["engine=vllm-1", "systems=[{name: own, placement: replicas}]", "faults.replicate={copies: 1}"]
+    experiment = resolved(path, *overrides)
+    placed = place_system(experiment, experiment.systems[0])
+    run = simulate_run(experiment, placed, check=True)
+    assert run.faults.copies.sent_bytes > 0
+    store = SimulatedStore(tmp_path / "store")
+    store.keep("key", Simulated(placed.placement, run))
+    assert store.get("key").run.faults.copies == run.faults.copies
+    sets = [word for one in overrides for word in ("--set", one)]
+    assert main(["run", str(path), "--out", str(tmp_path / "runs"), "-q", "-v", *sets]) == 0
+    assert "KV memory copied, GB" in capsys.readouterr().out
+    (directory,) = (one.parent for one in (tmp_path / "runs" / "tiny").glob("*/summary.json"))
+    summary = RunSet.load(directory)["own"].summary
+    assert summary.faults.copies == run.faults.copies
+    assert Summary.from_json(summary.to_json()).faults == summary.faults
 
 
 def test_a_run_shows_its_faults_and_keeps_them(path, tmp_path, capsys):
