@@ -144,7 +144,7 @@ def _text(args: argparse.Namespace, found: CalibrationFit, path: Path | None) ->
         named = str(path.resolve()) if named.startswith("..") else named
         said = f"{path} written{'' if found.improved else ' as asked, though nothing was gained'}"
         said += f"; in the experiment: `engine: {{calibration: {named}}}`"
-    table = aligned(("constant", "profile", "fitted", "told by points", ""), constants)
+    table = aligned(("constant", "profile", "fitted", "uncertainty removed", ""), constants)
     return f"{table}\n\n{aligned(head, errors)}\n\n{gain}\n{said}"
 
 

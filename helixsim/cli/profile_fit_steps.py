@@ -219,7 +219,7 @@ def _term_table(terms: Sequence[FittedTerm]) -> tuple[tuple[str, ...], list[tupl
     for term in terms:
         before, after = (_value(term, value) for value in (term.before, term.after))
         rows.append((term.name, before, after, f"{term.said_by_rows:.0%}"))
-    return ("constant", "profile", "fitted", "said by rows"), rows
+    return ("constant", "profile", "fitted", "uncertainty removed"), rows
 
 
 def _value(term: FittedTerm, value: float) -> str:

@@ -121,7 +121,10 @@ def check_autoscaling(
         if workload is not None:
             process = (workload.arrivals if system.arrivals is None else system.arrivals).process or "trace"
             if process in PROCESSES and PROCESSES[process].mode is not FeedMode.OPEN:
-                yield source.problem(path, f"{process} arrivals follow the replicas, not the other way round")
+                yield source.problem(
+                    path,
+                    f"{process} arrivals adapt to the replicas; expected arrivals that do not depend on the system",
+                )
         if own.policy == "goodput" and not section.slo.model_fields_set:
             yield source.problem((*path, "policy"), "goodput needs objectives: slo: {ttft: 1 s, tpot: 50 ms}")
 
@@ -133,7 +136,7 @@ def _check_policy(own: AutoscalingSection, path: KeyPath, source: Source) -> Ite
             allowed = ", ".join(used) or "none"
             yield source.problem((*path, key), f"{own.policy} does not use it (it uses: {allowed})")
     if own.options is not None and own.policy in OF_POLICY:
-        yield source.problem((*path, "options"), f"{own.policy} has none (policies of your own have)")
+        yield source.problem((*path, "options"), f"{own.policy} has no options (only policies of your own have)")
     required = REQUIRED.get(own.policy)
     if required is not None and getattr(own, required) is None:
         yield source.problem((*path, required), f"required by {own.policy}")
@@ -161,7 +164,7 @@ def _check_spot(own: AutoscalingSection, path: KeyPath, source: Source) -> Itera
             message = f"two shortages of zone {one.zone + 1} overlap at {other.from_ns / units.NS_PER_S:g} s"
             yield source.problem((*path, "spot", "shortages"), message)
     if own.policy == "fixed" and (not pools or any(pool.start is None for pool in pools.values())):
-        message = "fixed keeps `start` replicas, and needs it in each pool: others are room for spare ones"
+        message = "required by fixed with spot, in each pool: the replicas to keep; the others are room for spare ones"
         yield source.problem((*path, "pools"), message)
 
 

@@ -226,7 +226,7 @@ def check_streams(
         yield from check_arrivals(one.arrivals, ("workload", "classes", one.name, "arrivals"), workload, source)
     for number, arrivals in enumerate(own_arrivals):
         if arrivals is not None and streams:
-            message = "not where classes have arrivals of their own"
+            message = "not allowed where classes have arrivals of their own"
             yield source.problem(("systems", number, "arrivals"), message)
 
 

@@ -161,7 +161,7 @@ def _unsupported(arrivals: Sequence[ArrivalsSpec | None], engine: EngineSpec, so
     modes = {process_of(one).mode for one in arrivals if one is not None}
     for is_wrong, what in (
         (bool(engine.kv_tiers), "engine.kv_offloading"),
-        (FeedMode.SATURATE in modes, "arrivals that stand ready for ever (saturate)"),
+        (FeedMode.SATURATE in modes, "saturate arrivals"),
     ):
         if is_wrong:
             yield source.problem(("faults",), f"faults are not simulated with {what}")
@@ -179,7 +179,7 @@ def _event(
         problems.append(source.problem((*path, "factor" if factor is not None else "kind"), message))
         return []
     if kind is not FaultKind.DOWN and event.notice is not None:
-        problems.append(source.problem((*path, "notice"), f"{event.kind} is not announced (kind: down is)"))
+        problems.append(source.problem((*path, "notice"), f"kind: {event.kind} has no notice (kind: down has)"))
         return []
     if kind is FaultKind.UP and event.for_ is not None:
         problems.append(source.problem((*path, "for"), "up has no end: give a later event with kind: down"))

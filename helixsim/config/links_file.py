@@ -98,7 +98,7 @@ def _number(row: Mapping[str, str], column: str, scales: Mapping[str, float]) ->
     except ValueError:
         raise ValueError(f"{column}: not a number: {row[column]!r}") from None
     if not math.isfinite(value) or value < 0:
-        raise ValueError(f"{column}: a finite number, not below zero, is needed, got {row[column]!r}")
+        raise ValueError(f"{column}: expected a finite number, 0 or more, got {row[column]!r}")
     return value
 
 

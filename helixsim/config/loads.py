@@ -90,13 +90,15 @@ def build_streams(
     before = len(problems)
     of_all = section.model_fields_set & {"trace", "lengths", "arrivals", "sessions", "system_prompts", "limits"}
     for key in sorted(of_all):
-        message = "not where classes have arrivals of their own: state it in the classes"
+        message = "not allowed where classes have arrivals of their own: state it in the classes"
         problems.append(Problem(source.key_where(("workload", key)), f"workload.{key}", message))
     streams = []
     for name, one in (section.classes or {}).items():
         at: KeyPath = ("workload", "classes", name)
         if one.share is not None:
-            message = "not with arrivals of its own" if one.arrivals else "other classes have arrivals of their own"
+            message = (
+                "not allowed with arrivals of its own" if one.arrivals else "other classes have arrivals of their own"
+            )
             problems.append(source.problem((*at, "share"), message))
         missing = [key for key in ("arrivals", "lengths") if getattr(one, key) is None]
         problems += [source.problem(at, f"required key {key} is missing") for key in missing]
@@ -187,7 +189,7 @@ def _course(
         if number == 0 and corner.time_s != 0:
             problems.append(source.problem(at, f"the first corner is at 0 s, got {corner.time_s:g} s"))
         elif corner.time_s < before.time_s:
-            problems.append(source.problem(at, f"{corner.time_s:g} s is before the corner in front of it"))
+            problems.append(source.problem(at, f"{corner.time_s:g} s comes before the previous corner"))
     if not any(corner.factor for corner in corners):
         problems.append(source.problem((*path, "corners"), "all factors are 0: no request would arrive"))
     return Course(corners)

@@ -104,7 +104,7 @@ class AxisSection(ValuesSection):
         if len(given) != 1:
             raise ValueError(f"give one of path, zip, list, sample (got {', '.join(given) or 'none'})")
         if self.path is None and (self.values is not None or self.from_ is not None or self.steps is not None):
-            raise ValueError(f"values, from, to and steps belong to a path, not to {given[0]}")
+            raise ValueError(f"values, from, to and steps are allowed with path, not with {given[0]}")
         if self.path is not None and (self.values is None) == (self.from_ is None or self.steps is None):
             raise ValueError("a path needs either values, or from, to and steps")
         if self.zip_ is not None and (len({len(values) for values in self.zip_.values()}) > 1 or not self.length()):
@@ -145,9 +145,9 @@ class PlotSection(Section):
     @model_validator(mode="after")
     def _value_if_heatmap(self) -> PlotSection:
         if (self.kind == "heatmap") != (self.value is not None):
-            raise ValueError("value belongs to a heatmap, and a heatmap needs it")
+            raise ValueError("value is required with kind: heatmap, and allowed only there")
         if self.beside and self.kind != "lines":
-            raise ValueError("beside belongs to lines")
+            raise ValueError("beside is allowed only with kind: lines")
         return self
 
 

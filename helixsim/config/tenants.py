@@ -179,7 +179,7 @@ def _shared(
         slo = source.data.get("slo") if one.slo is None else one.slo
         for key, value in (("workload", load), ("slo", slo)):
             if isinstance(value, dict) and "classes" in value:
-                problems.append(source.problem((*at, key), "no classes where tenants are served together"))
+                problems.append(source.problem((*at, key), "classes are not allowed where tenants are served together"))
         if not isinstance(load, dict):
             problems.append(source.problem(at, f"tenant {one.name} has no workload"))
             continue

@@ -48,7 +48,7 @@ def identified(names: Sequence[str], slopes: Floats, expected: Floats) -> tuple[
         alike = np.abs(covariance[worst]) / np.sqrt(left * left[worst])
         alike[worst] = 0.0
         other = names[fitted[int(np.argmax(alike))]]
-        kept[fitted[worst]] = f"not told apart from {other}"
+        kept[fitted[worst]] = f"not distinguishable from {other}"
         del fitted[worst]
     return fitted, told, kept
 

@@ -79,7 +79,7 @@ def test_a_csv_of_links_says_the_same_as_a_list(load, sound, tmp_path):
         ("from,to,bandwidth_gbps,latency_ms\na,b,1\n", 2, "3 cells under 4 columns"),
         ("from,to,bandwidth_gbps,latency_ms\na,b,nan,1\n", 2, "finite"),
         ("from,to,bandwidth_gbps,latency_ms\na,b,0,1\n", 2, "above zero"),
-        ("from,to,bandwidth_gbps,latency_ms\na,b,1,1\na,b,1,-1\n", 3, "not below zero"),
+        ("from,to,bandwidth_gbps,latency_ms\na,b,1,1\na,b,1,-1\n", 3, "0 or more"),
         ("from,to,bandwidth_gbps,latency_ms\na,b,fast,1\n", 2, "not a number: 'fast'"),
         ("from,to,bandwidth_gbps,latency_ms\na,c,1,1\n", 2, "unknown node 'c'"),
         ("from,to,bandwidth_gbps,latency_ms,both\na,b,1,1,maybe\n", 2, "true or false"),

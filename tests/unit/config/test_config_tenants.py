@@ -170,7 +170,11 @@ def test_a_guest_is_a_class_of_requests_of_its_host(tmp_path):
         ),
         ("    slo: {e2el: 60 s}\n", "    engine: sglang\n", "it has that of chat"),
         ("duration: 20 s", "duration: 30 s", "duration must be that of chat, '20 s': they are served together"),
-        ("    slo: {e2el: 60 s}\n", "    slo: {classes: {a: {e2el: 1 s}}}\n", "no classes where tenants are served"),
+        (
+            "    slo: {e2el: 60 s}\n",
+            "    slo: {classes: {a: {e2el: 1 s}}}\n",
+            "classes are not allowed where tenants are served",
+        ),
         ("rate: 3", "rate: -3", "rate -3 is negative"),
     ],
 )

@@ -143,7 +143,7 @@ def test_what_one_load_cannot_tell_apart_is_kept_and_said(tmp_path: Path) -> Non
     found = fit(experiment(), measured(experiment(), tmp_path, {"host": {"batch_overhead": "3 ms"}}, loads), tmp_path)
     kept = {one.name: one.kept for one in found.constants if one.kept}
     assert "sequence_overhead" in kept
-    assert any("not told apart from" in why for why in kept.values())
+    assert any("not distinguishable from" in why for why in kept.values())
     assert all(one.after == one.before for one in found.constants if one.kept)
 
 
@@ -151,7 +151,7 @@ def test_constants_that_change_all_points_alike_are_not_both_fitted() -> None:
     slopes = np.array([[0.1, 0.2, 0.0, 0.001], [0.2, 0.4, 0.0, 0.0], [0.1, 0.2, 0.0, 0.0]])
     fitted, told, kept = identified(["a", "b", "none", "little"], slopes, np.full(3, 0.02))
     assert fitted == [1]
-    assert kept == ["not told apart from b", "", "has no effect on these points", "the points hardly depend on it"]
+    assert kept == ["not distinguishable from b", "", "has no effect on these points", "the points hardly depend on it"]
     assert told[1] > 0.9
 
 

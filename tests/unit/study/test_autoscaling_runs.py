@@ -214,7 +214,7 @@ def test_goodput_needs_objectives_and_an_open_load():
     with pytest.raises(ConfigError) as caught:
         helixsim.Experiment.from_data({**EXPERIMENT, "systems": systems, "slo": {}, "workload": closed}).resolve()
     assert "needs objectives" in str(caught.value)
-    assert "closed_loop arrivals follow the replicas" in str(caught.value)
+    assert "closed_loop arrivals adapt to the replicas" in str(caught.value)
 
 
 def test_a_pool_with_more_replicas_than_there_are_is_refused():

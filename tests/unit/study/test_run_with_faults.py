@@ -69,7 +69,7 @@ def problems(path, *overrides):
         (
             "faults.events=[{at: 20 s, kind: slow, factor: 2.0, notice: 5 s, nodes: [l4-0]}]",
             "faults.events.0.notice",
-            "slow is not announced",
+            "kind: slow has no notice",
         ),
         ("faults.events=[{at: 20 s, kind: cut, nodes: [l4-0]}]", "faults.events.0.nodes", "kind: cut has links"),
         ("faults.events=[{at: 20 s, links: {from: [l4-0]}}]", "faults.events.0.links", "kind: down has nodes"),

@@ -132,10 +132,10 @@ def test_a_scheduler_by_priority_serves_the_urgent_stream_first():
     [
         (
             {"workload.arrivals": {"process": "poisson", "rate": 1}},
-            "workload.arrivals: not where classes have arrivals",
+            "workload.arrivals: not allowed where classes have arrivals",
         ),
-        ({"workload.lengths": "azure-code"}, "workload.lengths: not where classes have arrivals"),
-        ({"workload.classes.rag.share": 0.5}, "workload.classes.rag.share: not with arrivals of its own"),
+        ({"workload.lengths": "azure-code"}, "workload.lengths: not allowed where classes have arrivals"),
+        ({"workload.classes.rag.share": 0.5}, "workload.classes.rag.share: not allowed with arrivals of its own"),
         ({"workload.classes.rag.lengths": None}, "required key lengths is missing"),
         ({"workload.classes.rag.arrivals": None}, "required key arrivals is missing"),
         ({"workload.classes.rag.arrivals": {"process": "poisson"}}, "required key rate is missing"),
@@ -144,7 +144,7 @@ def test_a_scheduler_by_priority_serves_the_urgent_stream_first():
         ({"workload.classes.rag.lengths.distribution": "fixt"}, "fixt"),
         ({"workload.classes.rag.limits": {"min_prompt_tokens": 9, "max_prompt_tokens": 5}}, "5 is below"),
         ({"slo.classes.more": {"ttft": "1 s"}}, "no request has the class 'more'"),
-        ({"systems.0.arrivals": {"process": "poisson", "rate": 1}}, "systems.0.arrivals: not where classes"),
+        ({"systems.0.arrivals": {"process": "poisson", "rate": 1}}, "systems.0.arrivals: not allowed where classes"),
         ({"workload.duration": None}, "never end: give workload.duration"),
     ],
 )
