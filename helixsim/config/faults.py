@@ -91,6 +91,7 @@ def build_faults(
         _ns(section.reaction_delay),
         units.parse(section.load_rate, "bandwidth"),
         _ns(section.startup),
+        _ns(section.horizon),
         tuple(sorted(links, key=lambda one: one.at_ns)),
         random_link_faults(section, cluster, source, problems),
         _clients(section.clients, source, problems),

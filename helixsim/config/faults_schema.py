@@ -131,10 +131,14 @@ class FaultsSection(Section):
     reaction: Literal["static", "reroute", "replace"] = Field(
         "static",
         description="`static`: routes through nodes known to be down are left out; `reroute`: requests are also routed "
-        "by the max-flow of the nodes that are left; `replace`: the model is placed anew on them.",
+        "by the max-flow of the nodes that are left; `replace`: one of these, or the model is placed anew on them, as "
+        "simulations of the loss show.",
     )
     reaction_delay: Latency = Field("0 s", description="Time from the detection until `reroute` or `replace` begins.")
     load_rate: Bandwidth = Field(
         "16 Gbit/s", description="Weights that each node loads with `replace`, those of layers that it did not hold."
     )
     startup: Latency = Field("60 s", description="Time that engines take to start after the weights are loaded.")
+    horizon: Duration = Field(
+        "10 min", description="Time after a loss for which `replace` compares reactions: that to a repair, for example."
+    )

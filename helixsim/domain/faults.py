@@ -45,7 +45,7 @@ class Reaction(StrEnum):
     REROUTE = "reroute"
     """The max-flow of the nodes that are left replaces that of the whole placement."""
     REPLACE = "replace"
-    """The model is placed anew on the nodes that are left, which load their layers and start again."""
+    """The best of these and of placements on the nodes that are left, which load their layers and start again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +254,8 @@ class FaultSpec:
         Time from the detection until ``REROUTE`` or ``REPLACE`` begins [ns].
     load_bps, startup_ns
         With ``REPLACE``: weights that each node loads [bit/s], and the start-up of its engine behind that [ns].
+    horizon_ns
+        With ``REPLACE``: time after a loss for which reactions are compared [ns].
     links, random_links
         Faults of links at stated times, and cuts drawn for each run; None: none.
     clients
@@ -271,6 +273,7 @@ class FaultSpec:
     delay_ns: int = 0
     load_bps: float = 16e9
     startup_ns: int = 60 * NS_PER_S
+    horizon_ns: int = 600 * NS_PER_S
     links: tuple[LinkFault, ...] = ()
     random_links: RandomLinkFaults | None = None
     clients: ClientSpec | None = None

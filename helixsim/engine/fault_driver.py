@@ -21,7 +21,7 @@ from helixsim.domain.faults import (
 )
 from helixsim.engine.clients import Clients
 from helixsim.engine.faults import FaultySystem, Retries
-from helixsim.engine.inputs import FaultPlan, SimulationInputs
+from helixsim.engine.inputs import FaultPlan, Replacement, SimulationInputs
 from helixsim.engine.kernel import Call, Kernel, Priority
 from helixsim.engine.link_faults import Links
 
@@ -50,6 +50,7 @@ class FaultDriver:
         self._routed: Outage | None = Outage()
         self._slow: dict[str, float] = {}
         self._loads = 0
+        self._is_loading = False
         self._events: list[tuple[int, str, tuple[str, ...]]] = []
 
     def start(self) -> None:
@@ -205,13 +206,20 @@ class FaultDriver:
             self._system.reroute(policy)
 
     def _replace(self, _argument: None) -> None:
-        """Stop all nodes and load another placement, unless there is none, or it is there already."""
+        """Stop all nodes and load another placement, or route otherwise, unless that has been done already."""
         assert self._plan.replace is not None
         out = self._out
-        found = None if out == self._routed else self._plan.replace(out)
-        if found is None:
+        if out == self._routed:
             return
         self._routed = out
+        found = self._plan.replace(out, serves=not self._is_loading)
+        if found is None:
+            return
+        if not isinstance(found, Replacement):
+            self._note("rerouted", sorted(out.nodes))
+            self._system.reroute(found)
+            return
+        self._is_loading = True
         self._loads += 1
         self._note("stopped to load", sorted(found.inputs.placement.ranges))
         self._system.pause()
@@ -226,6 +234,7 @@ class FaultDriver:
         if any(node in self._down for node in nodes):
             self._routed = None  # once its failure is known, there will be another placement
             return
+        self._is_loading = False
         self._note("replaced", nodes)
         self._system.resume(inputs)
         self._system.lose(Outage(), self._out)

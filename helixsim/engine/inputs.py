@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from helixsim.batching.base import BatchingPolicy
 from helixsim.domain.autoscaling import AutoscalingSpec, Pool
@@ -87,9 +88,10 @@ class FaultPlan:
     """Faults of a run in the order of time, and the reactions to them; times as in ``domain.faults.FaultSpec``.
 
     ``reroute`` returns the policy that routes by the max-flow without some nodes and links; None if they leave no
-    route. ``replace`` returns the placement without some; None: there is none. Without either, policy and placement
-    stay. ``links``: faults of links; without any, links cost what they cost where nothing fails. ``clients``: None:
-    they wait as long as it takes. ``replication``: None: KV memory is not copied.
+    route. ``replace`` returns another placement or policy without some; None: both stay. Its argument ``serves`` tells
+    whether the placement of before is loaded. Without either, policy and placement stay. ``links``: faults of links;
+    without any, links cost what they cost where nothing fails. ``clients``: None: they wait as long as it takes.
+    ``replication``: None: KV memory is not copied.
     """
 
     faults: tuple[Fault, ...]
@@ -98,10 +100,18 @@ class FaultPlan:
     timeout_ns: int
     delay_ns: int = 0
     reroute: Callable[[Outage], RoutingPolicy | None] | None = None
-    replace: Callable[[Outage], Replacement | None] | None = None
+    replace: React | None = None
     links: tuple[LinkFault, ...] = ()
     clients: ClientSpec | None = None
     replication: Replication | None = None
+
+
+class React(Protocol):
+    """The reaction to nodes and links that are out."""
+
+    def __call__(self, out: Outage, *, serves: bool) -> Replacement | RoutingPolicy | None:
+        """Return another placement, or another policy for the same one; None: both stay."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from helixsim.domain.request import Request
-from helixsim.domain.result import FloatArray, GapHistogram, IntArray, RequestColumns, RequestStatus, Series
+from helixsim.domain.result import GapHistogram, IntArray, RequestColumns, RequestStatus, Series
 from helixsim.engine.system import NodeLoad, Recorded
 
 GAP_RESOLUTION_NS = 10_000
@@ -215,7 +216,7 @@ class Recorder:
         self.gap_sum_squares_ns2 += squares_ns2
 
     def sample(self, time_ns: int, waiting: int, running: int, nodes: Sequence[NodeLoad]) -> None:
-        """Take one sample of the time series."""
+        """Take one sample of the time series; nodes may join behind those of before."""
         samples = self.samples
         if samples.time_ns and samples.time_ns[-1] == time_ns:
             return
@@ -243,7 +244,6 @@ class Recorder:
         """Return all samples as arrays."""
         samples = self.samples
         totals = np.array(samples.totals, dtype=np.int64).reshape(len(samples.time_ns), 6)
-        kv_used: FloatArray = np.array(samples.kv_used, dtype=np.float64)
         return Series(
             time_ns=_integers(samples.time_ns),
             output_tokens=totals[:, 0],
@@ -252,11 +252,11 @@ class Recorder:
             finished=totals[:, 3],
             waiting=totals[:, 4],
             running=totals[:, 5],
-            busy_ns=np.array(samples.busy_ns, dtype=np.int64),
-            kv_used=kv_used,
-            queue_length=np.array(samples.queue_length, dtype=np.int64),
-            batches=np.array(samples.batches, dtype=np.int64),
-            decode_tokens=np.array(samples.decode_tokens, dtype=np.int64),
+            busy_ns=_by_node(samples.busy_ns, np.int64),
+            kv_used=_by_node(samples.kv_used, np.float64),
+            queue_length=_by_node(samples.queue_length, np.int64),
+            batches=_by_node(samples.batches, np.int64),
+            decode_tokens=_by_node(samples.decode_tokens, np.int64),
         )
 
     def gap_histogram(self) -> GapHistogram:
@@ -270,3 +270,10 @@ class Recorder:
             sum_ns=self.gap_sum_ns,
             sum_squares_ns2=self.gap_sum_squares_ns2,
         )
+
+
+def _by_node(rows: Sequence[array[Any]], dtype: type[Any]) -> Any:
+    """Return samples [S, N]; nodes that have joined later have done nothing before."""
+    width = max(map(len, rows), default=0)
+    zeros = [0] * width
+    return np.array([row if len(row) == width else [*row, *zeros[len(row) :]] for row in rows], dtype=dtype)

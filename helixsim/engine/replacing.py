@@ -187,12 +187,12 @@ class ReplacingSystem:
         self._now.start()
 
     def nodes(self, now_ns: int) -> list[NodeLoad]:
-        """See ``System.nodes``: of the first placement, in whose order and blocks all that follow are counted."""
-        first, *others = [{one.node_id: one for one in part.nodes(now_ns)} for part in self._parts]
+        """See ``System.nodes``: in the order and blocks of the first placement that a node is in."""
+        parts = [{one.node_id: one for one in part.nodes(now_ns)} for part in self._parts]
         found = []
-        for node_id, one in first.items():
-            later = [part[node_id] for part in others if node_id in part]
-            now = later[-1] if later and node_id in others[-1] else one if not others else None
+        for node_id in dict.fromkeys(node for part in parts for node in part):
+            one, *later = [part[node_id] for part in parts if node_id in part]
+            now = parts[-1].get(node_id)
             shares = [load.kv_peak_blocks / load.kv_blocks for load in (one, *later) if load.kv_blocks]
             found.append(
                 replace(

@@ -11,9 +11,9 @@ import fnmatch
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from helixsim.domain.cluster import Deployment
+from helixsim.domain.cluster import Deployment, Node
 from helixsim.domain.hardware import NodeProfile
-from helixsim.domain.placement import LayerRange
+from helixsim.domain.placement import LayerRange, Placement
 from helixsim.errors import did_you_mean
 from helixsim.flow.capacity import CapacityTable
 from helixsim.placement.base import PlacementProblem
@@ -98,7 +98,7 @@ def reassigned(
     """
     groups: dict[tuple[str, str, float | None], list[str]] = {}
     for node in fleet.cluster.nodes:
-        groups.setdefault((node.node_type, node.region, node.nic_bps), []).append(node.id)
+        groups.setdefault(_group(node), []).append(node.id)
     result = dict(pinned)
     for members in groups.values():
         roles = [ranges[node] for node in members if node in ranges]
@@ -125,10 +125,32 @@ def reassigned(
     return result
 
 
+def moved_to(fleet: Deployment, placement: Placement, held: Mapping[str, LayerRange]) -> Placement:
+    """Return a placement whose interchangeable nodes have exchanged roles, so that few weights move from ``held``.
+
+    A node takes over the pipeline of a node whose layers it takes over.
+    """
+    ranges = reassigned(fleet, placement.ranges, held, {})
+    free: dict[tuple[object, ...], list[int]] = {}
+    for node, own in placement.ranges.items():
+        if node in placement.pipelines:
+            free.setdefault((*_group(fleet.cluster.node(node)), own), []).append(placement.pipelines[node])
+    pipelines = {}
+    for node in sorted(ranges, key=fleet.cluster.index.__getitem__):
+        if numbers := free.get((*_group(fleet.cluster.node(node)), ranges[node])):
+            pipelines[node] = numbers.pop(0)
+    return replace(placement, ranges=ranges, pipelines=pipelines)
+
+
 def moved_bytes(fleet: Deployment, ranges: Mapping[str, LayerRange], previous: Mapping[str, LayerRange]) -> int:
     """Return the weights that nodes must load to change from ``previous`` to ``ranges`` [B]."""
     layers = sum(new.layers - _overlap(previous.get(node), new) for node, new in ranges.items())
     return layers * fleet.model.weight_bytes_per_layer
+
+
+def _group(node: Node) -> tuple[str, str, float | None]:
+    """Return what interchangeable nodes have in common."""
+    return node.node_type, node.region, node.nic_bps
 
 
 def _overlap(before: LayerRange | None, after: LayerRange) -> int:

@@ -13,7 +13,7 @@ from helixsim.errors import InfeasibleError
 from helixsim.flow.maxflow import max_flow
 from helixsim.flow.operating import operating_capacity, operating_point
 from helixsim.placement import registry as placement_registry
-from helixsim.placement.base import Phases, PlacementProblem, Progress, silent
+from helixsim.placement.base import Phases, PlacementProblem, Progress, Select, silent
 from helixsim.placement.check import check
 from helixsim.placement.helix_options import RACED
 from helixsim.routing import registry as routing_registry
@@ -39,6 +39,7 @@ def place_system(
     store: PlacementStore | None = None,
     runs: SimulatedStore | None = None,
     executor: Executor | None = None,
+    select: Select | None = None,
 ) -> PlacedSystem:
     """Place the model for one system.
 
@@ -52,6 +53,8 @@ def place_system(
         Where simulations with the window and the seed of the report are found and kept; None: nowhere.
     executor
         Carries out the simulations by which candidates are compared; None: this process. The result is the same.
+    select
+        Selects among the candidates in place of a race; nodes then get no roles.
 
     Raises
     ------
@@ -89,14 +92,15 @@ def place_system(
         roles = RoleEntries(planned, system, problem)
         evaluator = None if by_flow else Evaluator(planned, routed(system, None), problem.capacity)
         given = problem if evaluator is None else replace(problem, evaluator=evaluator, estimate=evaluator.estimate)
-        if rivals is not None and not by_flow:
+        if rivals is not None and select is not None:
+            given = replace(given, select=select)
+        elif rivals is not None and not by_flow:
             race = Race(planned, system, problem.capacity, baselines, runs, executor or Serial())
             if mode == "always":
-                select = roles.only(race)
+                given = replace(given, select=roles.only(race))
             else:
                 may_have_roles = mode == "auto" and system.placement_options.survive is None
-                select = replace(race, roles=roles if may_have_roles else None)
-            given = replace(given, select=select)
+                given = replace(given, select=replace(race, roles=roles if may_have_roles else None))
         elif mode == "always":
             return roles.always(), True
         found = placement_registry.get(system.placement)().solve(given, system.placement_options)

@@ -169,8 +169,7 @@ class Race:
         entry = Entry(contender.name, placement, plan, on_its_nodes(self.system, placement))
         if self.system.routing != "auto":
             return entry
-        branches = chains(routing_graph(placement, plan)) is None and len(set(placement.pipelines.values())) < 2
-        return _with(entry, "flow_weighted" if branches else "earliest_finish")
+        return _with(entry, promising_policy(placement, plan))
 
     def _alternatives(self, entry: Entry, load: RaceLoad) -> list[Entry]:
         """Return an entry with other policies that suit its routes."""
@@ -357,6 +356,12 @@ def _kinds_first(entries: Sequence[Entry]) -> list[Entry]:
     first = {routes_of(entry.placement): entry for entry in reversed(entries)}
     leading = {entry.label for entry in first.values()}
     return sorted(entries, key=lambda entry: entry.label not in leading)
+
+
+def promising_policy(placement: Placement, plan: FlowPlan) -> str:
+    """Return the routing policy that is tried first with a placement."""
+    branches = chains(routing_graph(placement, plan)) is None and len(set(placement.pipelines.values())) < 2
+    return "flow_weighted" if branches else "earliest_finish"
 
 
 def _placed(entry: Entry) -> PlacedSystem:

@@ -66,7 +66,7 @@ def runs(draw, *, places_anew=False, **plan):
     nodes = [node.id for node in case[0].cluster.nodes]
     if places_anew:
         load_ns = draw(st.sampled_from([MS, 300 * MS]))
-        plan = {**plan, "replace": lambda out: replacement(case, out.nodes, load_ns, how), "delay_ns": 20 * MS}
+        plan = {**plan, "replace": lambda out, **_: replacement(case, out.nodes, load_ns, how), "delay_ns": 20 * MS}
     made = draw(plans(nodes, **plan))
 
     def again(faults=made):

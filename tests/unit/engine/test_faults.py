@@ -140,7 +140,9 @@ def test_another_placement_is_loaded_from_the_notice_on():
         )
         return Replacement(inputs_of((fleet, capacity, left), [], engine=INSIDE), 300 * MS)
 
-    faults = plan_of((500, "notice", [ONE]), (1000, "down", [ONE]), (2000, "up", [ONE]), replace=replaced)
+    faults = plan_of(
+        (500, "notice", [ONE]), (1000, "down", [ONE]), (2000, "up", [ONE]), replace=lambda out, **_: replaced(out)
+    )
     result = run(case, random_load(1, 40, rate_rps=10.0, prompt=40, output=10), faults)
     assert [(at_ns // MS, what) for at_ns, what, _ in result.faults.events] == [
         (500, "notice"), (500, "stopped to load"), (800, "replaced"), (1000, "down"), (1000, "detected"),
@@ -203,7 +205,8 @@ def test_another_placement_serves_from_its_loading_on_and_the_old_one_when_all_n
         return Replacement(inputs_of((fleet, capacity, left), [], **how), 300 * MS)
 
     faults = plan_of(
-        (1000, "down", [ONE]), (5000, "up", [ONE]), detection_ns=50 * MS, delay_ns=20 * MS, replace=replaced
+        (1000, "down", [ONE]), (5000, "up", [ONE]), detection_ns=50 * MS, delay_ns=20 * MS,
+        replace=lambda out, **_: replaced(out),
     )  # fmt: skip
     load = random_load(3, 60, rate_rps=8.0, prompt=40, output=8)
     result = run(case, load, faults, engine, sample_ns=10 * MS)
@@ -222,6 +225,40 @@ def test_another_placement_serves_from_its_loading_on_and_the_old_one_when_all_n
     rows = result.requests
     early, late = rows.finish_ns < 1000 * MS, rows.finish_ns > 5320 * MS
     assert set(rows.route[early]).isdisjoint(rows.route[late])
+
+
+def test_nodes_without_layers_join_with_another_placement():
+    """They come last in the series, in which they have done nothing before; all that nodes do is counted."""
+    fleet, capacity, placement = branching(2)
+    first, second = (
+        replace(placement, ranges={ends[0]: LayerRange(0, 2), ends[1]: LayerRange(2, 4)})
+        for ends in (("n0-0", "n0-2"), ("n0-1", "n0-3"))
+    )
+    reaction = Replacement(inputs_of((fleet, capacity, second), []), 300 * MS)
+    faults = plan_of((1000, "down", [ONE]), detection_ns=50 * MS, replace=lambda _out, **_: reaction)
+    load = random_load(3, 40, rate_rps=8.0, prompt=40, output=8)
+    result = run((fleet, capacity, first), load, faults, None, sample_ns=10 * MS, check=True)
+    assert list(result.requests.status) == [RequestStatus.FINISHED] * 40
+    assert result.nodes.node_id == ("n0-0", "n0-2", "n0-1", "n0-3")
+    times_ns, batches = result.series.time_ns, result.series.batches
+    joined = np.searchsorted(times_ns, 1350 * MS)
+    assert (batches[:joined, 2:] == 0).all()
+    assert (batches[-1] == result.nodes.batches).all()
+    assert (result.nodes.batches > 0).all()
+    assert (np.ptp(batches[joined:, :2], axis=0) == 0).all()
+
+
+def test_a_reaction_may_be_another_policy_for_the_same_placement():
+    asked = []
+
+    def react(out, *, serves):
+        asked.append((sorted(out.nodes), serves))
+        return inputs_of(branching(2), [], routing="least_loaded").policy if out.nodes else None
+
+    faults = plan_of((100, "down", [ONE]), (900, "up", [ONE]), detection_ns=MS, replace=react)
+    result = run(branching(2), random_load(1, 20, rate_rps=10.0), faults, None)
+    assert asked == [([ONE], True), ([], True)]
+    assert [what for _, what, _ in result.faults.events] == ["down", "detected", "rerouted", "up"]
 
 
 def test_what_has_no_faults_is_refused():

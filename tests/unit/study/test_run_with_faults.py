@@ -263,28 +263,6 @@ def test_searches_know_of_no_faults_and_stored_runs_keep_them(path, tmp_path):
     assert np.array_equal(kept.losses, run.faults.losses)
 
 
-def test_a_model_placed_anew_is_loaded_as_fast_as_nodes_load_and_serves_again(path):
-    """Without l4-0 the others hold all layers: the slowest loads those that it did not hold, and starts."""
-    slow, fast = (
-        simulate_run(experiment, placed, check=True)
-        for rate in ("8 Gbit/s", "16 Gbit/s")
-        for experiment in [resolved(path, "faults.reaction=replace", f"faults.load_rate={rate}", "faults.startup=2 s")]
-        for placed in [place_system(experiment, experiment.systems[0])]
-    )
-    spans_s = []
-    for run in (slow, fast):
-        times = {}
-        for at_ns, what, _ in run.faults.events:
-            times.setdefault(what, at_ns / 1e9)
-        assert times["stopped to load"] == times["detected"] == 21.0
-        spans_s.append(times["replaced"] - times["stopped to load"])
-    assert spans_s[0] - 2 == pytest.approx(2 * (spans_s[1] - 2))
-    layer_s = resolved(path).fleet.model.weight_bytes_per_layer / 1e9
-    assert 0 < round((spans_s[0] - 2) / layer_s, 6) == int((spans_s[0] - 2) / layer_s + 0.5)
-    tokens = np.interp([29e9, 34e9], fast.series.time_ns, fast.series.output_tokens)
-    assert tokens[1] > tokens[0]  # while l4-0 is still down
-
-
 def test_other_commands_refuse_them(path, tmp_path, capsys):
     assert main(["capacity", str(path), "--out", str(tmp_path), "--set", "slo={ttft: 5 s}"]) == 2
     assert "faults: " in capsys.readouterr().err
