@@ -125,6 +125,8 @@ class Race:
             elif number == 0:
                 self._try_apart(trial, faster, report)
             entries = self._passed(trial)
+        # Decodes of long chains take minutes to fill: saturated, these are always simulated as reported.
+        apart = apart if load.is_open else [*apart, *faster]
         final, chosen, fallen = self._final(entries, trials, report, budget, load, apart)
         trials.append(final)
         notes: dict[str, Any] = {

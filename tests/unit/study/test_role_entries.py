@@ -136,6 +136,21 @@ def test_where_all_objectives_are_met_only_one_candidate_with_roles_is_tried(loa
     assert not calm.roles
 
 
+def test_saturated_groups_are_always_simulated_as_reported(load, monkeypatch) -> None:
+    """However little they served in short trials."""
+    saturated = load("workload.arrivals={process: saturate}", "slo={}", "workload.warmup=1 s", "workload.duration=2 s")
+    given: list[str] = []
+
+    def final(_self, _order, _trials, _report, _budget, _load, apart):
+        given.extend(one.name for one in apart)
+        raise StopIteration
+
+    monkeypatch.setattr(Race, "_final", final)
+    with pytest.raises(StopIteration):
+        raced(saturated)
+    assert given == ["thunderserve"]
+
+
 def test_the_run_of_a_placement_that_a_race_simulated_as_reported_is_found_again(load, tmp_path, monkeypatch) -> None:
     experiment = load("workload.arrivals.rate=1", "workload.duration=5 s", "workload.warmup=1 s")
     placed = hx.place(experiment, "helix", runs=tmp_path / "runs")
