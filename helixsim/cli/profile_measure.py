@@ -23,10 +23,22 @@ def add_parser(actions: Any) -> None:
     parser.add_argument("--model", required=True, metavar="NAME", help="model name, file or config.json")
     parser.add_argument("--gpu", required=True, metavar="NAME", help="name of the GPU in the profile")
     parser.add_argument("--precision", default="fp16", help="fp16 or bf16 (default: fp16)")
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="where to time (default: cuda)")
     parser.add_argument("--context", type=int, default=1024, metavar="N", help="cached tokens per sequence (1024)")
-    parser.add_argument("--prefill-tokens", type=_numbers, default=PREFILL_TOKENS, metavar="N,N,...")
-    parser.add_argument("--decode-seqs", type=_numbers, default=DECODE_SEQS, metavar="N,N,...")
+    parser.add_argument(
+        "--prefill-tokens",
+        type=_numbers,
+        default=PREFILL_TOKENS,
+        metavar="N,N,...",
+        help="prompt tokens of the timed batches (default: 16 to 8192)",
+    )
+    parser.add_argument(
+        "--decode-seqs",
+        type=_numbers,
+        default=DECODE_SEQS,
+        metavar="N,N,...",
+        help="sequences of the timed decode steps (default: 1 to 256)",
+    )
     parser.add_argument("--repeats", type=int, default=20, metavar="N", help="timed runs of each point (20)")
     parser.add_argument(
         "--out",

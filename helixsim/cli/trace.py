@@ -53,7 +53,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     info = commands.add_parser(
         "info", parents=[options.common()], help="requests, rates and lengths of a trace", **_EPILOG
     )
-    info.add_argument("path", type=Path, metavar="PATH")
+    info.add_argument("path", type=Path, metavar="PATH", help="trace to read")
     info.add_argument("--format", dest="from_format", metavar="NAME", help="format (default: detected)")
     _add_reading(info)
     info.set_defaults(func=run_info)
@@ -76,7 +76,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     generate = commands.add_parser(
         "generate", parents=[options.common()], help="generate a trace from arrival process and length distribution"
     )
-    generate.add_argument("out", type=Path, metavar="OUT")
+    generate.add_argument("out", type=Path, metavar="OUT", help="trace to write")
     generate.add_argument("--process", default="poisson", metavar="NAME", help="arrival process (default: poisson)")
     generate.add_argument("--rate", type=values.rate, metavar="R", help="mean rate [1/s]")
     generate.add_argument("--burstiness", type=float, default=1.0, metavar="B", help="shape of the gaps (gamma)")
@@ -215,8 +215,8 @@ def run_fit_lengths(args: argparse.Namespace) -> int:
 
 
 def _add_in_and_out(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", type=Path, metavar="IN")
-    parser.add_argument("out", type=Path, metavar="OUT")
+    parser.add_argument("path", type=Path, metavar="IN", help="trace to read")
+    parser.add_argument("out", type=Path, metavar="OUT", help="file to write")
     parser.add_argument("--from", dest="from_format", metavar="NAME", help="format of IN (default: detected)")
     _add_writing(parser)
 

@@ -93,10 +93,10 @@ class AttentionDpSection(Section):
 class KvHostSection(Section):
     """Host memory for KV blocks that the prefix caches of GPUs evict."""
 
-    size: Size = Field(description="Of each node (vLLM: `kv_offloading_size`, SGLang: `hicache_size`); zero: none.")
+    size: Size = Field(description="Size on each node (vLLM: `kv_offloading_size`, SGLang: `hicache_size`); 0: none.")
     bandwidth: Bandwidth = Field(
         "25 GB/s",
-        description="Of the link from host memory to each GPU: what a PCIe 4.0 x16 link reaches of 31.5 GB/s.",
+        description="Bandwidth from host memory to each GPU; the default is that of a PCIe 4.0 x16 link in practice.",
     )
     latency: Latency = Field("20 us", description="Latency of a load, added to its bytes over `bandwidth`.")
 
@@ -104,16 +104,18 @@ class KvHostSection(Section):
 class KvDiskSection(Section):
     """Disks for KV blocks that host memory evicts."""
 
-    size: Size = Field(description="Of each node; zero: none.")
-    bandwidth: Bandwidth = Field("6 GB/s", description="Of a node's disks, reading: one NVMe disk on PCIe 4.0 x4.")
+    size: Size = Field(description="Size on each node; 0: none.")
+    bandwidth: Bandwidth = Field(
+        "6 GB/s", description="Read bandwidth of a node's disks; the default is one NVMe disk on PCIe 4.0 x4."
+    )
     latency: Latency = Field("0.1 ms", description="Latency of a load, added to its bytes over `bandwidth`.")
 
 
 class KvOffloadingSection(Section):
-    """Memory behind the KV cache of GPUs (docs/prefix-caching.md)."""
+    """Further memory for KV blocks that the caches of GPUs evict (docs/prefix-caching.md)."""
 
     host: KvHostSection = Field(description="Host memory; disks are read through it.")
-    disk: KvDiskSection | None = Field(None, description="Disks behind it (default: none).")
+    disk: KvDiskSection | None = Field(None, description="Disks for blocks that host memory evicts (default: none).")
 
     def tiers(self) -> tuple[KvTier, ...]:
         """Return the levels in their order."""

@@ -242,12 +242,21 @@ def _simple_type(form: JsonSchema, definitions: JsonSchema) -> str:
         "object": "mapping",
     }
     bounds = [
-        f"{sign} {form[key]}"
+        f"{sign} {_bound(form[key])}"
         for key, sign in (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<"))
         if key in form
     ]
     plain = "path" if form.get("format") == "path" else named.get(str(form.get("type")), "value")
     return " ".join([plain, ", ".join(bounds)]).strip()
+
+
+def _bound(value: float) -> str:
+    """Return a bound without a fraction of zero, and large powers of two as such."""
+    whole = int(value)
+    if whole != value:
+        return str(value)
+    power = whole.bit_length() - 1
+    return f"2^{power}" if power >= 64 and whole == 1 << power else str(whole)
 
 
 def _default(form: JsonSchema) -> str:
