@@ -13,6 +13,7 @@ from helixsim.config.network import listed, nodes_in_service
 from helixsim.config.nodes import build_nodes, load_gpus
 from helixsim.config.schema import ClusterSection
 from helixsim.config.source import Source
+from helixsim.config.tenant_faults import with_own_faults
 from helixsim.config.tenants_schema import EXPERIMENT_KEYS, TenantSection, TenantsSection
 from helixsim.domain.cluster import Node
 from helixsim.errors import ConfigError, Problem, unknown_name
@@ -20,7 +21,6 @@ from helixsim.validation import problems_of
 from helixsim.yamlio import KeyPath
 
 _NOT_WITH_TENANTS = {
-    "faults": "nodes that fail are not simulated with tenants",
     "whatif": "variants belong into experiments without tenants",
     "slo_targets": "further targets belong into experiments without tenants",
     "baseline": "each tenant has one system",
@@ -111,10 +111,12 @@ def entries_of(source: Source) -> TenantEntries:
         experiment = _experiment(source, number, host)
         if guests:
             experiment = _shared(experiment, source, (number, *guests), members, problems)
+        at: KeyPath = ("tenants", number, "faults") if host.faults is not None else ("faults",)
+        experiment = with_own_faults(experiment, found, nodes, at, source, problems)
         terms = tuple((one.name, one.weight, one.priority) for one in members)
         tenants.append(TenantEntry(terms, experiment, found))
     if problems:
-        raise ConfigError([*source.problems, *problems])
+        raise ConfigError(list(dict.fromkeys([*source.problems, *problems])))
     return TenantEntries(section.name or source.path.stem, tuple(tenants), nodes, section.division)
 
 

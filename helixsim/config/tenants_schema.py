@@ -28,6 +28,7 @@ class _ExperimentKeys(Section):
     capacity: Any = Field(None, description=f"{OF_AN_EXPERIMENT}.")
     planning: Any = Field(None, description=f"{OF_AN_EXPERIMENT}.")
     report: Any = Field(None, description=f"{OF_AN_EXPERIMENT}.")
+    faults: Any = Field(None, description=f"{OF_AN_EXPERIMENT}: those of nodes, each for the tenant that has the node.")
 
 
 EXPERIMENT_KEYS = tuple(_ExperimentKeys.keys())

@@ -61,6 +61,32 @@ def problems(tmp_path, text, *options):
     return str(caught.value)
 
 
+def test_each_tenant_has_the_faults_of_its_nodes(tmp_path):
+    faults = """\
+faults:
+  events:
+    - {at: 5 s, nodes: [l4-1, t4-0], for: 2 s}
+    - {at: 9 s, kind: slow, factor: 2, nodes: ["gpu:t4"]}
+  random: {mtbf: 1 h, mttr: 1 min, nodes: [l4-0]}
+  detection: 1 s
+"""
+    found = load(tmp_path, TENANTS + faults).tenants()
+    chat, rag = (one.on(one.nodes, found.nodes).resolve().faults for one in found.tenants)
+    assert [(fault.at_ns // 10**9, *fault.nodes) for fault in chat.schedule] == [(5, "l4-1"), (7, "l4-1")]
+    assert [(fault.at_ns // 10**9, *fault.nodes) for fault in rag.schedule] == [
+        (5, "t4-0"),
+        (7, "t4-0"),
+        (9, "t4-0", "t4-1"),
+    ]
+    assert (chat.random.groups, rag.random) == ((("l4-0",),), None)
+    assert chat.detection_ns == rag.detection_ns == 10**9
+
+
+def test_divisions_are_not_planned_with_faults(tmp_path):
+    text = TENANTS.replace("    nodes: [gpu:l4]\n", "").replace("    nodes: {t4: 2}\n", "faults: {}\n")
+    assert problems(tmp_path, text).count("need tenants whose nodes are stated") == 1
+
+
 def test_each_tenant_is_an_experiment_on_its_nodes_with_the_keys_of_the_file_it_does_not_state(tmp_path):
     found = load(tmp_path).tenants()
     chat, rag = (one.on(one.nodes, found.nodes).resolve() for one in found.tenants)
@@ -100,7 +126,15 @@ def test_edits_reach_tenants_and_what_they_share(tmp_path):
         ("    nodes: {t4: 2}\n", "    nodes: []\n", ":29:12", "tenant rag has no nodes"),
         ("    model: llama-3.2-1b\n", "", ":22:5", "required key is missing"),
         ("name: rag", "name: chat", ":22:11", "the name 'chat' is already used"),
-        ("    slo: {ttft: 2 s}\n", "    slo: {ttft: 2 s}\n    faults: {}\n", ":29:5", "nodes that fail are not"),
+        ("seed: 3\n", "seed: 3\nfaults: {events: [{at: 1 s, nodes: [l5-*]}]}\n", ":4:37", "matches no node"),
+        ("seed: 3\n", "seed: 3\nfaults: {random_links: {mtbf: 1 h, mttr: 1 s}}\n", ":4:24", "links that fail"),
+        (
+            "seed: 3\n",
+            "seed: 3\nfaults: {random: {mtbf: 1 h, mttr: 1 s, correlated_by: site}}\n",
+            ":4:56",
+            "site is not simulated with tenants",
+        ),
+        ("    slo: {ttft: 2 s}\n", "    slo: {ttft: 2 s}\n    faults: {evens: []}\n", ":29:", "did you mean 'events'"),
         ("seed: 3\n", "seed: 3\nwhatif: []\n", ":4:1", "not with tenants: variants"),
         ("{placement: replicas}", "{placement: replicas}\n  - {placement: helix}", ":11:3", "2 systems for tenant"),
         ("rate: 2}", "rat: 2}", ":26:36", "unknown key 'rat'"),
