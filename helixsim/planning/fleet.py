@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from helixsim.config.edit import Edit, edits_of
-from helixsim.config.experiment import ResolvedExperiment
 from helixsim.config.plan_file import FleetPlan
 from helixsim.errors import ConfigError, HelixsimError, InfeasibleError, unknown_name
 from helixsim.experiment import Experiment
@@ -97,7 +96,7 @@ class _Search:
         self.plan, self.out, self.executor, self.force, self.on_progress = plan, out, executor, force, on_progress
         self.base = self._base()
         everything = tuple(offer.available for offer in plan.offers)
-        self.experiment = self._load(everything)
+        self.experiment = self._with_nodes(everything, whole=True).resolve(is_part=True)
         (self.target,) = capacity_targets(self.experiment, plan.percentile, plan.share)[:1]
         self.market = self._market()
         self.tried: dict[Counts, FleetTrial] = {}
@@ -283,7 +282,7 @@ class _Search:
 
     def words(self, counts: Counts) -> str:
         """Return for example ``4 l4 in us, 2 t4 in eu``."""
-        parts = [f"{count} {offer.label}" for offer, count in zip(self.plan.offers, counts, strict=True) if count]
+        parts = [offer.words(count) for offer, count in zip(self.plan.offers, counts, strict=True) if count]
         return ", ".join(parts) or "nothing"
 
     def _base(self) -> Experiment:
@@ -306,12 +305,12 @@ class _Search:
         }
         return experiment.with_(edits_of(changes))
 
-    def _with_nodes(self, counts: Counts) -> Experiment:
-        nodes = [offer.nodes(count) for offer, count in zip(self.plan.offers, counts, strict=True) if count]
+    def _with_nodes(self, counts: Counts, *, whole: bool = False) -> Experiment:
+        """Return the experiment with the nodes of a fleet, of spot machines those that last unless it is ``whole``."""
+        lasting = [n if whole else one.lasting(n) for one, n in zip(self.plan.offers, counts, strict=True)]
+        entries = zip(self.plan.offers, counts, lasting, strict=True)
+        nodes = [offer.nodes(left, paid=count) for offer, count, left in entries if left]
         return self.base.with_([Edit.of("cluster.nodes", nodes)])
-
-    def _load(self, counts: Counts) -> ResolvedExperiment:
-        return self._with_nodes(counts).resolve(is_part=True)
 
     def _market(self) -> Market:
         experiment = self.experiment
@@ -395,6 +394,7 @@ class _Search:
 
     def _idle(self, counts: Counts, trial: FleetTrial) -> tuple[tuple[str, int], ...]:
         """Return (offer, number of its nodes that hold no layers)."""
-        offer_of = [number for number, count in enumerate(counts) for _ in range(count)]
+        offers = self.plan.offers
+        offer_of = [number for number, n in enumerate(counts) for _ in range(offers[number].lasting(n))]
         idle = Counter(offer_of[position] for position in trial.idle)
         return tuple((self.plan.offers[number].label, count) for number, count in sorted(idle.items()))

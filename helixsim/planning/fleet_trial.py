@@ -64,6 +64,8 @@ def try_fleet(task: FleetTask, report: Report) -> FleetTrial:
     A fleet that cannot hold the model does not serve the load. Other errors are not verdicts on the fleet, and are
     raised.
     """
+    if not task.experiment.document["cluster"]["nodes"]:
+        return FleetTrial(False, ("no node lasts for the availability asked for",), 0.0, "", None, None)
     try:
         experiment = task.experiment.resolve(is_part=True)
         (system,) = experiment.systems

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from helixsim import solver, yamlio
 from helixsim.cli.main import main
-from helixsim.config.plan_file import Offer, load_plan
+from helixsim.config.plan_file import Offer, Spot, load_plan
 from helixsim.domain.engine import EngineSpec
 from helixsim.domain.hardware import Curve, LayerTimes
 from helixsim.domain.placement import LayerRange
@@ -377,3 +377,60 @@ def test_links_of_nodes_that_a_fleet_lacks_are_no_fault(plan, tmp_path):
     (tmp_path / "base.yaml").write_text(text.replace("t4-*", "t5-*"), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"'t5-\*' matches no node"):
         find_fleet(load_plan(path), tmp_path / "other", Serial())
+
+
+@given(
+    zones=st.integers(1, 6), available=st.floats(0.2, 0.99), level=st.floats(0.5, 0.999), count=st.integers(1, 30)
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_spot_machines_last_for_the_share_of_the_time_asked_for_and_not_one_more(zones, available, level, count):
+    """Against all states of the zones; nodes are put into them in turn, and those with most of them may be short."""
+    spot = Spot.of(zones, available, 1 - available, level)
+    sizes = [len(range(zone, count, zones)) for zone in range(zones)]
+    there = {}
+    for state in itertools.product([True, False], repeat=zones):
+        share = math.prod(available if up else 1 - available for up in state)
+        left = sum(size for size, up in zip(sizes, state, strict=True) if up)
+        there[left] = there.get(left, 0.0) + share
+    assert sum(share for left, share in there.items() if left >= spot.lasting(count)) >= level - 1e-9
+    if spot.lost_zones:
+        fewer = dataclasses.replace(spot, lost_zones=spot.lost_zones - 1)
+        reached = sum(
+            math.comb(zones, j) * (1 - available) ** j * available ** (zones - j) for j in range(fewer.lost_zones + 1)
+        )
+        assert reached < level
+    assert 0 <= spot.lasting(count + 1) - spot.lasting(count) <= 1
+
+
+def test_a_fleet_of_spot_machines_is_simulated_with_those_that_last_and_paid_on_average(plan, tmp_path):
+    """The cheapest fleet holds with so many nodes less; the same number on demand passes as well."""
+    spot = {"zones": 4, "available": "9 h", "short": "1 h"}
+    offers = [{"gpu": "l4", "region": "a", "price": "0.4 $/h", "available": 8, "spot": spot}]
+    found = find_fleet(load_plan(plan(offers=offers, simulations=10, availability=0.9)), tmp_path, Serial())
+    (offer,) = load_plan(plan(offers=offers, availability=0.9)).offers
+    best = found.ranked[0]
+    (count,) = best.counts
+    lasting = offer.lasting(count)
+    assert 1 <= lasting < count
+    assert best.fleet == f"{count} spot l4 in a ({lasting} last)"
+    assert best.price_usd_per_hour == pytest.approx(count * 0.4 * 0.9)
+    assert best.summary.cost.usd_per_hour == pytest.approx(best.price_usd_per_hour)
+    assert found.lower_bound_usd_per_hour <= best.price_usd_per_hour + 1e-9
+    on_demand = [{"gpu": "l4", "region": "a", "available": 8}]
+    alone = find_fleet(load_plan(plan(offers=on_demand, simulations=10)), tmp_path, Serial())
+    assert alone.ranked[0].counts[0] <= lasting
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"price": "1 $/h", "spot": {"zones": 1, "available": "6 h", "short": "1 h"}},
+            "all 1 zones may be short at once",
+        ),
+        ({"spot": {"zones": 6, "available": "6 h", "short": "1 h"}}, "spot machines need their price"),
+    ],
+)
+def test_what_is_wrong_with_spot_offers_is_said(plan, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        load_plan(plan(offers=[{"gpu": "l4", "region": "a", "available": 8, **changes}]))
