@@ -17,7 +17,10 @@ two is the operating point. ``R`` is the sum, over the hops of a route, of
 Where tokens stay in the engine, a step returns from the last node to the first, and a node runs no more sequences than
 one step can hold ("Branching routes" in docs/engine.md).
 
-Left out: how arrivals cluster, and that long outputs tend to have long prompts. How close it comes to simulations is in
+Requests that meet at a node go on together. Where few nodes form steps of their own, that decides how large batches
+are, and runs of such cohorts (``cohorts``) replace the round trips of the closed form.
+
+Left out: how arrivals cluster. How close it comes to simulations is in
 ``experiments/paper/PLACEMENT.md``. Replicas of an engine, whose sequences share their steps, have laws of their own
 (``replicas``).
 """
@@ -25,7 +28,7 @@ Left out: how arrivals cluster, and that long outputs tend to have long prompts.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from helixsim.domain.cluster import Deployment
@@ -37,6 +40,7 @@ from helixsim.domain.placement import LayerRange, Placement
 from helixsim.domain.step_time import StepTime
 from helixsim.errors import InfeasibleError
 from helixsim.flow.capacity import CapacityTable, End, end_shares, kv_tokens_of, typical_layers
+from helixsim.flow.cohorts import Cohorts
 from helixsim.flow.maxflow import balanced_flows
 from helixsim.flow.network import FlowNetwork, build_network
 from helixsim.flow.replicas import chains_of, replicas_beside, settled_replicas
@@ -46,6 +50,18 @@ from helixsim.units import BITS_PER_BYTE, NS_PER_S
 
 _ROUNDS, _SETTLED = 16, 0.005
 """Most rounds of the fixed point of a placement, which ends where no round trip is off by more than this share."""
+
+_RUNS = 4
+"""Runs of cohorts, each with the round trips that follow from the runs before."""
+
+_MOST_NODES = 16
+"""Where more nodes form steps of their own, cohorts of many others reach each of them, nearly as evenly as requests."""
+
+_LEAST_SPREAD = 1.2
+"""Where outputs are nearly equal, requests that came together end together, which the runs of cohorts leave out."""
+
+_MOST_UNLIKE = 1.5
+"""Cohorts have requests in proportion to the flow of their routes, so these must take about equally long."""
 
 _HALVINGS = 50
 
@@ -57,6 +73,7 @@ def operating_point(
 
     ``offered_output_per_s`` is the load for ``offered_round_trip_s`` [output tokens/s]; None: saturation.
     """
+    own, load = load.of_nodes(), load.of_replicas()
     stations = stations_of(fleet, placement, load)
     most = {node: station.most_steps_per_s * load.tokens_per_step for node, station in stations.items()}
     kinds = {node: id(station) for node, station in stations.items()}
@@ -74,6 +91,8 @@ def operating_point(
             parts.append(settled_replicas(fleet, [[node] for node in alone], stations, load))
             others = placement.part(set(placement.ranges) - set(alone))
             network = build_network(fleet, others, table, kinds=kinds)
+        if load.engine.loops_inside and load.engine.chunks_prompts:
+            load, stations = own, stations_of(fleet, placement, own)
         parts.append(_settled_routes(fleet, network, stations, load, partial=placement.partial_inference))
     steps = sum(part.steps_per_s for part in parts)
     requests = sum(part.requests for part in parts)
@@ -113,10 +132,32 @@ def _settled_routes(
         # Part of the way, as longer trips lower the flow, which shortens them: full steps would swing.
         step = 1 / (2 + number / 4)
         round_trip_s = {n: round_trip_s[n] * (found_s[n] / round_trip_s[n]) ** step for n in numbers}
-    total = sum(flow for flow, arc in zip(flows, network.arcs, strict=True) if arc.tail == COORDINATOR_CLASS)
-    steps = total / load.tokens_per_step
+    if _meets_in_cohorts(network, round_trip_s, load):
+        for _ in range(_RUNS):
+            requests = _steps_per_s(network, flows, load) * mean_s
+            run = Cohorts(fleet, network, station_of, load, flows, requests)
+            played_s, mean_s = run.round_trips_s(mean_s)
+            for n, trip_s in played_s.items():
+                round_trip_s[n] = math.sqrt(round_trip_s[n] * trip_s)
+            passed = (math.inf, *(station_of[n].capacity(round_trip_s[n]) * load.tokens_per_step for n in numbers))
+            flows = balanced_flows(replace(network, compute_tokens_per_s=passed))
+    steps = _steps_per_s(network, flows, load)
     most = {node: station_of[n].capacity(round_trip_s[n]) for n in numbers for node in network.classes[n].nodes}
     return Settled(steps, steps * mean_s, most, lambda share: trips.of([flow * share for flow in flows])[1])
+
+
+def _meets_in_cohorts(network: FlowNetwork, round_trip_s: Mapping[int, float], load: OperatingLoad) -> bool:
+    """Return whether few nodes form steps of their own, on routes that take about equally long."""
+    if not (load.engine.loops_inside and load.engine.chunks_prompts) or load.output_spread < _LEAST_SPREAD:
+        return False
+    nodes = sum(network.size(number) for number in network.node_classes)
+    return nodes <= _MOST_NODES and max(round_trip_s.values()) <= _MOST_UNLIKE * min(round_trip_s.values())
+
+
+def _steps_per_s(network: FlowNetwork, flows: Sequence[float], load: OperatingLoad) -> float:
+    """Return the decode steps/s of flows."""
+    entering = (flow for flow, arc in zip(flows, network.arcs, strict=True) if arc.tail == COORDINATOR_CLASS)
+    return sum(entering) / load.tokens_per_step
 
 
 def stations_of(fleet: Deployment, placement: Placement, load: OperatingLoad) -> dict[str, Station]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,11 @@ class OperatingLoad:
         Overheads of the serving engine.
     prompt_spread
         Mean of squared prompt lengths over the square of their mean: long prompts are in the way more often.
+    output_spread, joint_spread
+        The same of outputs, and the mean of the products of both lengths over the product of the means: requests with
+        long outputs are resident for longer. Outputs are exponential by default.
+    recomputed_share
+        Prompts that are computed again after preemptions, for each request, on nodes whose memory is full.
     """
 
     mean_prompt_tokens: float
@@ -49,6 +54,9 @@ class OperatingLoad:
     expected_output_tokens: float
     engine: EngineSpec = IDEAL
     prompt_spread: float = 1.0
+    output_spread: float = 2.0
+    joint_spread: float = 1.0
+    recomputed_share: float = 0.0
 
     @property
     def tokens_of_step(self) -> float:
@@ -59,6 +67,23 @@ class OperatingLoad:
     def mean_steps(self) -> float:
         """Decode steps of a request."""
         return self.mean_output_tokens / self.tokens_of_step
+
+    def of_replicas(self) -> OperatingLoad:
+        """Return the load for replicas of an engine, which keep some memory idle and find preempted prompts cached.
+
+        Their law was checked against runs with the residents of exponential outputs, which take up as much more.
+        """
+        return replace(self, output_spread=2.0, joint_spread=1.0)
+
+    def of_nodes(self) -> OperatingLoad:
+        """Return the load for nodes that form steps of their own, where a preempted request begins again.
+
+        Where requests are admitted by their prompts alone, what they grow by is taken from those that came last, which
+        compute about as many tokens again as are generated.
+        """
+        if self.expected_output_tokens > 1.0:
+            return self
+        return replace(self, recomputed_share=self.mean_output_tokens / self.mean_prompt_tokens)
 
     @property
     def tokens_per_decode(self) -> float:
@@ -73,11 +98,13 @@ class OperatingLoad:
     def resident_tokens(self, block_tokens: int) -> float:
         """Return the KV tokens reserved for a request, on average over those that are resident.
 
-        Outputs that outgrow what was expected go on growing; they are taken to be exponential, so that the age of a
-        resident request is, too. Half of the last block is empty.
+        A request is resident for as long as its output takes, so that the mean age of those that are is half the mean
+        square of outputs over their mean. Outputs that outgrow what was expected go on growing; the ages are taken to
+        be exponential. Half of the last block is empty.
         """
-        expected, mean = self.expected_output_tokens, self.mean_output_tokens
-        return self.mean_prompt_tokens + expected + mean * math.exp(-expected / mean) + block_tokens / 2
+        expected, age = self.expected_output_tokens, self.mean_output_tokens * self.output_spread / 2
+        prompt = self.mean_prompt_tokens * self.joint_spread
+        return prompt + expected + age * math.exp(-expected / age) + block_tokens / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +184,6 @@ class Station:
         limits = profile.limits[layers - 1]
         self._given = profile, layers, kv_tokens, load, max_requests
         self._step_time = step_time
-        self._steps = load.mean_steps
         self._spread = load.prompt_spread
         self._prompt_tokens = load.mean_prompt_tokens
         self._waits_for_steps = load.engine.loops_inside
@@ -169,10 +195,13 @@ class Station:
         self._most_residing = min(kv_tokens / self._context, limits.max_decode_seqs)
         self.token_budget = limits.max_prefill_tokens
         self.most_requests = load.kv_share * kv_tokens / load.resident_tokens(profile.block_tokens)
+        by_memory = self.most_requests
         if max_requests is not None:
             self.most_requests = min(self.most_requests, max_requests)
         if load.engine.loops_inside:  # an engine runs no more sequences than a step can hold
             self.most_requests = min(self.most_requests, limits.max_decode_seqs)
+        self.is_bound_by_memory = self.most_requests == by_memory
+        self._steps = load.mean_steps / (1 + load.recomputed_share * self.is_bound_by_memory)
         most = max(1.0, min(self.most_requests, limits.max_decode_seqs))
         if self._chunks_prompts:  # decodes count against the budget
             most = min(most, self.token_budget)

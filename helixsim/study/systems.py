@@ -90,6 +90,8 @@ def operating_load(experiment: ResolvedExperiment, system: SystemSpec) -> Operat
         output_tokens if expected is None else expected,
         experiment.engine,
         stats.prompt_spread,
+        stats.output_spread,
+        stats.joint_spread,
     )
 
 

@@ -20,7 +20,7 @@ from helixsim.units import NS_PER_S
 from helixsim.workload.arrivals import ArrivalProcess, process_of
 from helixsim.workload.classes import classified
 from helixsim.workload.course import Warp, moved, of_counts
-from helixsim.workload.lengths.base import LengthDistribution, LimitedMeans, draw, limited_means, spread
+from helixsim.workload.lengths.base import LengthDistribution, LimitedMeans, Tokens, draw, limited_means, spreads
 from helixsim.workload.lengths.recorded import RecordedPairs
 from helixsim.workload.lengths.registry import build, reads_file
 from helixsim.workload.readers.base import ReadLog, Times
@@ -108,6 +108,8 @@ def workload_stats(spec: WorkloadSpec, seed: int) -> WorkloadStats:
         redrawn_share=means.redrawn_share,
         assumptions=_assumptions(spec),
         prompt_spread=means.prompt_spread,
+        output_spread=means.output_spread,
+        joint_spread=means.joint_spread,
         classes=tuple(one.name for one in spec.classes if one.share),
     )
 
@@ -296,32 +298,45 @@ def _drawn_pairs(spec: WorkloadSpec, seed: int) -> Iterator[tuple[int, int]]:
 def _sampled_stats(spec: WorkloadSpec, seed: int, redrawn_share: float) -> WorkloadStats:
     """Return the statistics of the first requests, whose prompts depend on the sessions they belong to."""
     requests = list(islice(make_feed(spec, seed, 1).requests, _SESSIONS_SAMPLED))
-    prompts = np.array([request.prompt_tokens for request in requests])
+    prompts, outputs = _lengths_of(requests)
+    prompt_spread, output_spread, joint_spread = spreads(prompts, outputs)
     return WorkloadStats(
         mean_prompt_tokens=float(prompts.mean()),
-        mean_output_tokens=sum(request.output_tokens for request in requests) / len(requests),
+        mean_output_tokens=float(outputs.mean()),
         offered_rps=offered_rps(spec),
         num_requests=spec.arrivals.num_requests if _end_ns(spec) is None else None,
         redrawn_share=redrawn_share,
         assumptions=_assumptions(spec),
-        prompt_spread=spread(prompts),
+        prompt_spread=prompt_spread,
+        output_spread=output_spread,
+        joint_spread=joint_spread,
     )
 
 
 def _recorded_stats(spec: WorkloadSpec, process: ArrivalProcess, seed: int) -> WorkloadStats:
     log = ReadLog()
     requests = list(classified(_open_requests(spec, process, seed, log), spec.classes, seed))
+    prompts, outputs = _lengths_of(requests)
+    prompt_spread, output_spread, joint_spread = spreads(prompts, outputs)
     return WorkloadStats(
-        mean_prompt_tokens=sum(request.prompt_tokens for request in requests) / len(requests),
-        mean_output_tokens=sum(request.output_tokens for request in requests) / len(requests),
+        mean_prompt_tokens=float(prompts.mean()),
+        mean_output_tokens=float(outputs.mean()),
         offered_rps=mean_rate_rps(requests),
         num_requests=len(requests),
         dropped=tuple(log.dropped.items()),
         redrawn_share=0.0 if spec.lengths is None else _means(spec, _lengths(spec)).redrawn_share,
         assumptions=(*_assumptions(spec), *(f"{_name(spec)}: {sentence}" for sentence in log.sentences())),
         classes=tuple(sorted({request.slo_class for request in requests if request.slo_class is not None})),
-        prompt_spread=spread(np.array([request.prompt_tokens for request in requests])),
+        prompt_spread=prompt_spread,
+        output_spread=output_spread,
+        joint_spread=joint_spread,
     )
+
+
+def _lengths_of(requests: Sequence[Request]) -> tuple[Tokens, Tokens]:
+    """Return the lengths of prompts and outputs."""
+    lengths = np.array([(request.prompt_tokens, request.output_tokens) for request in requests])
+    return lengths[:, 0], lengths[:, 1]
 
 
 def _name(spec: WorkloadSpec) -> str:

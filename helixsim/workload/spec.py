@@ -258,7 +258,8 @@ class WorkloadStats:
 
     ``offered_rps`` is None for closed loops and if all requests arrive at once. ``dropped`` has (reason, count) pairs.
     ``redrawn_share`` is the share of drawn length pairs outside the limits. ``prompt_spread`` is the mean of squared
-    prompt lengths over the square of their mean. ``assumptions`` are sentences on replacements of missing data.
+    prompt lengths over the square of their mean, ``output_spread`` the same of outputs, ``joint_spread`` the mean of
+    the products of both over the product of the means. ``assumptions`` are sentences on replacements of missing data.
     ``classes`` are the names of the classes that requests have.
     """
 
@@ -270,4 +271,6 @@ class WorkloadStats:
     redrawn_share: float = 0.0
     assumptions: tuple[str, ...] = ()
     prompt_spread: float = 1.0
+    output_spread: float = 1.0
+    joint_spread: float = 1.0
     classes: tuple[str, ...] = ()

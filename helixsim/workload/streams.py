@@ -45,15 +45,20 @@ def mixed_stats(spec: WorkloadSpec, parts: Sequence[WorkloadStats]) -> WorkloadS
         return math.fsum(rate * one for rate, one in zip(rates, values, strict=True)) / total
 
     prompt_tokens = mean([part.mean_prompt_tokens for part in parts])
-    squares = mean([part.prompt_spread * part.mean_prompt_tokens**2 for part in parts])
+    output_tokens = mean([part.mean_output_tokens for part in parts])
+    prompt_squares = mean([part.prompt_spread * part.mean_prompt_tokens**2 for part in parts])
+    output_squares = mean([part.output_spread * part.mean_output_tokens**2 for part in parts])
+    products = mean([part.joint_spread * part.mean_prompt_tokens * part.mean_output_tokens for part in parts])
     counts = [part.num_requests for part in parts]
     return WorkloadStats(
         mean_prompt_tokens=prompt_tokens,
-        mean_output_tokens=mean([part.mean_output_tokens for part in parts]),
+        mean_output_tokens=output_tokens,
         offered_rps=total,
         num_requests=None if None in counts else sum(count or 0 for count in counts),
         redrawn_share=mean([part.redrawn_share for part in parts]),
         assumptions=tuple(dict.fromkeys(text for part in parts for text in part.assumptions)),
-        prompt_spread=squares / prompt_tokens**2,
+        prompt_spread=prompt_squares / prompt_tokens**2,
+        output_spread=output_squares / output_tokens**2,
+        joint_spread=products / prompt_tokens / output_tokens,
         classes=tuple(one.name for one in spec.classes),
     )

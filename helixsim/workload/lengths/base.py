@@ -74,13 +74,16 @@ def exclusion(limits: LengthLimits, prompt_tokens: int, output_tokens: int) -> s
 class LimitedMeans:
     """Mean lengths within limits [tokens], and the share of pairs outside the limits, which are drawn again.
 
-    ``prompt_spread`` is the mean of squared prompt lengths over the square of their mean: 1 if all are equal.
+    ``prompt_spread`` is the mean of squared prompt lengths over the square of their mean: 1 if all are equal;
+    ``output_spread`` the same of outputs, ``joint_spread`` that of the products of both.
     """
 
     prompt_tokens: float
     output_tokens: float
     redrawn_share: float
     prompt_spread: float = 1.0
+    output_spread: float = 1.0
+    joint_spread: float = 1.0
 
 
 def limited_means(distribution: LengthDistribution, limits: LengthLimits) -> LimitedMeans:
@@ -95,7 +98,7 @@ def limited_means(distribution: LengthDistribution, limits: LengthLimits) -> Lim
     kept = inside(limits, prompt, output)
     count = int(kept.sum())
     if count == _PROBE:
-        return LimitedMeans(*distribution.mean(), 0.0, spread(prompt))
+        return LimitedMeans(*distribution.mean(), 0.0, *spreads(prompt, output))
     if count < _PROBE // 1000:
         message = (
             f"workload.limits: {limits} admit {count} of {_PROBE} drawn requests, which have prompts of "
@@ -103,13 +106,15 @@ def limited_means(distribution: LengthDistribution, limits: LengthLimits) -> Lim
         )
         raise ConfigError(message)
     means = float(prompt[kept].mean()), float(output[kept].mean())
-    return LimitedMeans(*means, 1 - count / _PROBE, spread(prompt[kept]))
+    return LimitedMeans(*means, 1 - count / _PROBE, *spreads(prompt[kept], output[kept]))
 
 
-def spread(tokens: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> float:
-    """Return the mean of squares over the square of the mean; 1 if all lengths are equal."""
-    lengths = tokens.astype(np.float64)
-    return float((lengths**2).mean() / lengths.mean() ** 2)
+def spreads(prompt: Tokens, output: Tokens) -> tuple[float, float, float]:
+    """Return the mean of squared prompt lengths over the square of their mean, of outputs, and of the products."""
+    lengths = prompt.astype(np.float64), output.astype(np.float64)
+    first, second = (one.mean() for one in lengths)
+    products = (lengths[0] ** 2).mean(), (lengths[1] ** 2).mean(), (lengths[0] * lengths[1]).mean()
+    return float(products[0] / first**2), float(products[1] / second**2), float(products[2] / first / second)
 
 
 def draw(distribution: LengthDistribution, limits: LengthLimits, rng: np.random.Generator) -> Iterator[tuple[int, int]]:

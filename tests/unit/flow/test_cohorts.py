@@ -1,0 +1,68 @@
+"""Runs of cohorts: routes by flow, and round trips with known bounds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import builders
+import numpy as np
+import pytest
+
+from helixsim.domain.cluster import LinkSpec
+from helixsim.domain.engine import EngineSpec
+from helixsim.flow.cohorts import Cohorts
+from helixsim.flow.maxflow import balanced_flows
+from helixsim.flow.network import build_network
+from helixsim.flow.operating import operating_point, stations_of
+from helixsim.flow.station import OperatingLoad, capacities
+
+STEP_S = 2e-3
+LOAD = OperatingLoad(400.0, 80.0, 1.0, 1.0, EngineSpec(loops_inside=True, chunks_prompts=True), prompt_spread=1.8)
+
+
+def cohorts(load: OperatingLoad, requests: float, latency_ns: int = 0) -> Cohorts:
+    """Two nodes with the first layer, one with the last: each step of decodes takes 2 ms, a prompt 8 ms."""
+    kind = builders.profile("n", 1, kv_blocks=(10**8,), decode_ns=2e6, prefill_ns_per_token=2e4, max_decode_seqs=256)
+    fleet = builders.fleet([kind] * 3, num_layers=2, intra=LinkSpec(1e15, latency_ns))
+    placement = builders.placement_of(fleet, {"n-0": (0, 1), "n-1": (0, 1), "n-2": (1, 2)})
+    stations = stations_of(fleet, placement, load)
+    network = build_network(fleet, placement, capacities(placement, dict.fromkeys(stations, 1e4)))
+    by_class = {number: stations[network.classes[number].nodes[0]] for number in network.node_classes}
+    return Cohorts(fleet, network, by_class, load, balanced_flows(network), requests)
+
+
+def test_routes_are_drawn_in_proportion_to_flow() -> None:
+    run = cohorts(LOAD, 60.0)
+    assert len(run.routes) == 60
+    first = [route[0] for route in run.routes]
+    assert all(len(route) == 2 for route in run.routes)
+    assert abs(first.count(first[0]) - 30) <= 1
+
+
+@pytest.mark.parametrize("latency_ns", [0, 5_000_000])
+def test_without_prompts_a_round_is_two_steps_and_at_most_as_long_a_wait_for_each(latency_ns: int) -> None:
+    """A step takes all that waits, so at most the step that runs is waited for."""
+    found, mean_s = cohorts(replace(LOAD, mean_output_tokens=1e5), 60.0, latency_ns).round_trips_s(2 * STEP_S)
+    least_s = 2 * STEP_S + 2e-9 * latency_ns
+    assert least_s * (1 - 1e-2) <= mean_s <= (least_s + 2 * STEP_S) * (1 + 1e-2)
+    assert min(found.values()) <= mean_s <= max(found.values())
+
+
+def test_prompts_are_computed_on_both_nodes_for_each_output() -> None:
+    """The last node computes 1 / 80 prompts of 8 ms for each step of a request, so it passes 10 000 steps/s at most."""
+    run = cohorts(LOAD, 200.0)
+    _, mean_s = run.round_trips_s(0.05)
+    most_per_s = LOAD.mean_output_tokens / (LOAD.mean_prompt_tokens * 2e-5)
+    assert 0.5 * most_per_s < 200.0 / mean_s < 1.1 * most_per_s
+
+
+def test_full_memory_computes_prompts_again() -> None:
+    """Nodes whose memory is full pass fewer requests than with memory to spare, at equally many."""
+    kind = builders.profile("n", 1, kv_blocks=(800,), decode_ns=2e6, prefill_ns_per_token=2e4, max_decode_seqs=256)
+    fleet = builders.fleet([kind] * 3, num_layers=2, intra=LinkSpec(1e15, 0))
+    placement = builders.placement_of(fleet, {"n-0": (0, 1), "n-1": (0, 1), "n-2": (1, 2)})
+    admitted, reserved = (
+        operating_point(fleet, placement, replace(LOAD, expected_output_tokens=tokens)) for tokens in (1.0, 1.001)
+    )
+    assert np.isclose(admitted.requests, reserved.requests, rtol=0.1)
+    assert admitted.output_tokens_per_s < 0.97 * reserved.output_tokens_per_s
