@@ -287,6 +287,7 @@ def test_pools_from_zero_are_started_one_after_the_other():
     serving=st.integers(1, 9), in_flight=st.integers(0, 40), starting=st.integers(0, 1), activation=st.floats(0.2, 3.0),
     own=st.integers(1, 9),
 )  # fmt: skip
+@settings(deadline=None)
 def test_what_starts_the_first_replica_is_not_what_gives_it_up(serving, in_flight, starting, activation, own):
     """Where a pool would be activated at once again, its last replica is kept."""
     decide = decider(PolicySpec("target", target=4.0), activation)

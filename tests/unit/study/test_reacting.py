@@ -113,7 +113,7 @@ RANGES = st.sampled_from([LayerRange(0, 2), LayerRange(2, 4), LayerRange(0, 4)])
 
 
 @given(held=st.lists(st.tuples(RANGES, st.integers(0, 1)), min_size=2, max_size=5), order=st.permutations(range(3)))
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_nodes_that_exchange_roles_keep_ranges_and_pipelines_together(held, order):
     """Where equal nodes hold the ranges of one another, no weights move."""
     fleet = builders.fleet([builders.profile("a")] * 3 + [builders.profile("b")] * 2, num_layers=4)
