@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import builders
@@ -10,7 +11,7 @@ import pytest
 
 from helixsim.domain.cluster import LinkSpec
 from helixsim.domain.engine import EngineSpec
-from helixsim.flow.cohorts import Cohorts
+from helixsim.flow.cohorts import Cohorts, drawn_routes
 from helixsim.flow.maxflow import balanced_flows
 from helixsim.flow.network import build_network
 from helixsim.flow.operating import operating_point, stations_of
@@ -32,11 +33,19 @@ def cohorts(load: OperatingLoad, requests: float, latency_ns: int = 0) -> Cohort
 
 
 def test_routes_are_drawn_in_proportion_to_flow() -> None:
-    run = cohorts(LOAD, 60.0)
-    assert len(run.routes) == 60
-    first = [route[0] for route in run.routes]
-    assert all(len(route) == 2 for route in run.routes)
-    assert abs(first.count(first[0]) - 30) <= 1
+    """One of the first nodes passes three times as much as the other two, which are equal."""
+    kind = builders.profile("n", 1, kv_blocks=(10**8,))
+    fleet = builders.fleet([kind] * 4, num_layers=2, intra=LinkSpec(1e15, 0))
+    placement = builders.placement_of(fleet, {"n-0": (0, 1), "n-1": (0, 1), "n-2": (0, 1), "n-3": (1, 2)})
+    network = build_network(
+        fleet,
+        placement,
+        capacities(placement, {"n-0": 300.0, "n-1": 100.0, "n-2": 100.0, "n-3": 1e4}),
+        kinds={"n-0": 0, "n-1": 1, "n-2": 1, "n-3": 2},
+    )
+    routes = drawn_routes(network, balanced_flows(network), 60)
+    assert all(len(route) == 2 for route in routes)
+    assert sorted(Counter(route[0] for route in routes).values()) == pytest.approx([12, 12, 36], abs=1)
 
 
 @pytest.mark.parametrize("latency_ns", [0, 5_000_000])
