@@ -103,6 +103,8 @@ def test_equal_reactions_are_decided_by_the_weights_that_move(path, monkeypatch)
     experiment, placed = system(path, TWO_FRONTS, "faults.reaction=replace", SLO)
     inputs = simulation_inputs(experiment, placed)
     out = Outage(frozenset({"l4-0"}))
+    again = _plan(experiment, placed, inputs).replace._option(placed)
+    assert (again.moved_bytes, again.load_ns) == (0, experiment.faults.startup_ns)  # its nodes hold all of it
     for loaded, kept, loads in ((0.5, 0.5, False), (0.5, 0.495, False), (0.5, 0.45, True)):
         shown = {True: (loaded, 1.0), False: (kept, 1.0)}
         monkeypatch.setattr(Reactions, "_rehearsed", lambda _self, option, _out, s=shown: s[option.is_loaded])
