@@ -5,15 +5,13 @@ How they were deployed: ``deployments``.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from helixsim.accuracy.deployments import Run, deployed, has_counts
 from helixsim.accuracy.points import DISAGGREGATED, SPREAD, Inexpressible, MeasuredPoint
 from helixsim.accuracy.recipes import Recipe
-from helixsim.accuracy.rows import UnknownError, concurrency_of, engine_of, means, served, source_name
-from helixsim.errors import DataError
+from helixsim.accuracy.rows import UnknownError, concurrency_of, engine_of, means, rows_of, served, source_name
 
 
 def read_runs(path: Path) -> list[MeasuredPoint | Inexpressible]:
@@ -24,14 +22,8 @@ def read_runs(path: Path) -> list[MeasuredPoint | Inexpressible]:
     DataError
         If the file cannot be read or lacks a column.
     """
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if row["mode"] == "disagg"]
+    with rows_of(path, "disagg") as rows:
         return _points(rows)
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
-    except KeyError as error:
-        raise DataError(f"{path}: has no column {error}; expected silicon_sample.csv of aiconfigurator-core") from error
 
 
 def _points(rows: Sequence[Mapping[str, str]]) -> list[MeasuredPoint | Inexpressible]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from importlib.resources import files
@@ -103,11 +104,23 @@ def read_points(path: Path) -> list[MeasuredPoint | Inexpressible]:
     DataError
         If the file cannot be read or lacks a column.
     """
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if row["mode"] == "agg"]
+    with rows_of(path, "agg") as rows:
         read = [(row["silicon_data_source"].split(";")[0], _point(row)) for row in rows]
         return _without_copies(_without_impossible(read))
+
+
+@contextmanager
+def rows_of(path: Path, mode: str) -> Iterator[list[dict[str, str]]]:
+    """Yield the rows of a mode of serving; a column that is missed while they are read is an error in the file.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read or lacks a column.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            yield [row for row in csv.DictReader(file) if row["mode"] == mode]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
     except KeyError as error:
