@@ -130,10 +130,15 @@ def _mean(stats: PoolStats, run: RunResult, values: NDArray[np.int64] | NDArray[
 
 
 def outside(run: RunResult, fleet: Deployment) -> tuple[int, float]:
-    """Return the GPUs and the price of the nodes of no pool, which are paid for all the time [$/h]."""
+    """Return the GPUs and the price of the nodes of no pool, which are paid for all the time [$/h].
+
+    Nodes without layers of a type that has a pool are machines of it that are never started.
+    """
     pools = [one.pool for one in run.autoscaling.pools] if run.autoscaling is not None else []
-    total = sum(len(pool.nodes) * pool.gpus for pool in pools)
-    price = sum(len(pool.nodes) * pool.usd_per_hour for pool in pools)
+    types, holding = {pool.name for pool in pools}, set(run.nodes.node_id)
+    spare = [node for node in fleet.cluster.nodes if node.node_type in types and node.id not in holding]
+    total = sum(node.gpus for node in spare) + sum(len(pool.nodes) * pool.gpus for pool in pools)
+    price = sum(node.cost_usd_per_hour for node in spare) + sum(len(pool.nodes) * pool.usd_per_hour for pool in pools)
     gpus = sum(node.gpus for node in fleet.cluster.nodes)
     return gpus - total, max(0.0, fleet.cluster.cost_usd_per_hour - price)
 
@@ -147,12 +152,13 @@ def paid_usd_per_hour(run: RunResult, fleet: Deployment) -> float:
 
 
 def paid_shares(run: RunResult, fleet: Deployment) -> dict[str, float]:
-    """Return for each node of a pool the share of the window for which it is paid, the mean of its pool."""
+    """Return for each node of a pool the share of the window for which it is paid, 0 without layers."""
     shares: dict[str, float] = {}
+    holding = set(run.nodes.node_id)
     for one in run.autoscaling.pools if run.autoscaling is not None else ():
-        share = mean_paid(one, run) / len(one.pool.nodes)
-        types = {fleet.cluster.node(node).node_type for node in one.pool.nodes}
-        shares |= {node: share for node in run.nodes.node_id if fleet.cluster.node(node).node_type in types}
+        share = mean_paid(one, run) / max(len(one.pool.nodes), 1)
+        of_type = (node.id for node in fleet.cluster.nodes if node.node_type == one.pool.name)
+        shares |= {node: share if node in holding else 0.0 for node in of_type}
     return shares
 
 

@@ -33,7 +33,6 @@ def autoscaling_plan(
     pools = [
         _pool(experiment, system, placement, one, found.get(one.node_type, []), spec)
         for one in spec.pools or [PoolSpec(name) for name in found]
-        if one.ceiling != 0 or one.node_type in found
     ]
     most = max((pool.ceiling for pool in pools), default=0)
     for number, entry in enumerate(spec.policy.entries):
@@ -75,6 +74,8 @@ def _pool(
                 f"{experiment.source}: {system.name}: autoscaling.pools.{name}.{key}: got {least}, but the placement "
                 f"({placement.strategy}) has {count} replicas on nodes of this type alone"
             )
+    if not replicas:  # a pool that is not used, of nodes without layers
+        return Pool(name, (), 0, 0, 0, 0, 0.0)
     ceiling = count if pool.ceiling is None else pool.ceiling
     nodes = [system.fleet.cluster.node(node) for node in replicas[0]]
     most_bytes = max(_weight_bytes(system.fleet.model, placement.ranges[node.id]) for node in nodes)

@@ -88,7 +88,7 @@ def test_replicas_that_come_and_go_cost_less_and_never_less_than_the_perfect_aut
 
 def test_a_pool_without_use_is_as_if_it_were_not_there(tmp_path):
     """It serves nothing and costs nothing; where no pool can meet the objectives, the bound is the floor."""
-    nodes = [{"gpu": "l40s", "count": 2}, {"gpu": "t4", "gpus": 2, "count": 2}]
+    nodes = [{"gpu": "l40s", "count": 2}, {"gpu": "t4", "count": 3}, {"gpu": "v100"}]
     changes = {"workload": {**EXPERIMENT["workload"], "duration": "40 s"}, "slo": {"ttft": "2 s", "tpot": "10 ms"}}
 
     def run(nodes, pools):
@@ -98,12 +98,13 @@ def test_a_pool_without_use_is_as_if_it_were_not_there(tmp_path):
         return helixsim.Experiment.from_data(data).run(tmp_path)["one"]
 
     alone = run(nodes[:1], {"l40s": {"ceiling": 2}})
-    unused = run(nodes, {"l40s": {"ceiling": 2}, "t4x2": {"floor": 0, "ceiling": 0}})
+    unused = run(nodes, {"l40s": {"ceiling": 2}, "t4": {"floor": 0, "ceiling": 0}, "v100": {"floor": 0, "ceiling": 0}})
     assert unused.requests.equals(alone.requests)
     one, other = alone.summary.autoscaling, unused.summary.autoscaling
     assert other.gpu_hours == pytest.approx(one.gpu_hours)
     assert other.cost_usd == pytest.approx(one.cost_usd)
-    assert one.pools["l40s"].capacity_per_s == other.pools["t4x2"].capacity_per_s == 0
+    assert unused.summary.cost.power_w == pytest.approx(alone.summary.cost.power_w)
+    assert one.pools["l40s"].capacity_per_s == other.pools["t4"].capacity_per_s == 0
     assert other.bound_gpu_hours == pytest.approx(one.bound_gpu_hours) == pytest.approx(1 * 40 / 3600)
 
 
