@@ -61,7 +61,7 @@ def test_what_is_no_number_of_replicas_is_an_error_of_the_policy(tmp_path):
         ({"policy": "nowhere:none"}, "no module 'nowhere'"),
         ({"policy": "kept", "options": {"weigth": 1.0}}, "weigth"),
         ({"policy": "kept", "target": 3}, "kept does not use it"),
-        ({"policy": "queue", "options": {"weight": 1.0}}, "queue has none"),
+        ({"policy": "queue", "options": {"weight": 1.0}}, "queue has no options"),
     ],
 )
 def test_names_and_options_that_do_not_fit_are_refused(autoscaling, message):

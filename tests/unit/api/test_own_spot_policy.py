@@ -69,7 +69,7 @@ def test_what_is_no_mixture_is_an_error_of_the_policy(tmp_path):
         ({"options": {"spares": 1}}, {}, "spares"),
         ({"options": {"spare": -1}}, {}, "spare"),
         ({}, {"policy": "queue"}, "queue counts from the replicas that serve"),
-        ({}, {"start": None}, "fixed keeps `start` replicas"),
+        ({}, {"start": None}, "required by fixed with spot, in each pool"),
         ({"price": 1.5}, {}, "price"),
         (
             {"shortages": [{"zone": 1, "at": "1 s", "for": "9 s"}, {"zone": 1, "at": "5 s", "for": "1 s"}]},

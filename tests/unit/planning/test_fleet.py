@@ -298,6 +298,7 @@ def test_the_cheapest_fleet_is_found_reported_and_found_again(plan, tmp_path, ca
     assert system["helixsim"]["cost_usd_per_hour"] == pytest.approx(best["usd_per_hour"])
 
 
+@pytest.mark.slow
 def test_a_budget_buys_the_most(plan, tmp_path, capsys):
     command = ["fleet", str(plan()), "--out", str(tmp_path), "-q", "--json", "--executor", "serial"]
     assert main([*command, "--budget", "2 $/h"]) == 0

@@ -206,6 +206,7 @@ def test_a_race_needs_a_rate_or_saturation_and_the_criterion(tmp_path, override,
     assert _rivals(limited, limited.systems[0]) is None
 
 
+@pytest.mark.slow
 def test_under_saturation_no_simple_plan_serves_more_tokens(tmp_path) -> None:
     """The criterion is the throughput, whatever it costs in latency, and the T4 are not left idle."""
     experiment = loaded(tmp_path, "workload.arrivals={process: saturate}", "slo={}")

@@ -308,6 +308,7 @@ def test_what_does_not_fit_roles_is_refused_where_it_stands(load, overrides, whe
     assert said in problem.message
 
 
+@pytest.mark.slow
 def test_place_shows_roles_and_refuses_targets_without_them(load, tmp_path, capsys) -> None:
     load()
     exp, file = str(tmp_path / "exp.yaml"), tmp_path / "p.json"

@@ -222,7 +222,7 @@ def test_the_bound_holds_for_every_width_that_was_tried(heavy):
         assert candidate["max_flow_tokens_per_s"] <= bounds[division] * (1 + 1e-9)
 
 
-@pytest.mark.parametrize("gpus", [pytest.param(1, marks=pytest.mark.slow), 2, 4])
+@pytest.mark.parametrize("gpus", [*(pytest.param(one, marks=pytest.mark.slow) for one in (1, 2)), 4])
 def test_a_stated_width_stays(tmp_path, gpus):
     one = placed(tmp_path, f"cluster.nodes.0.tp={gpus}", "workload.arrivals.rate=80 /s")
     assert {node.gpus for node in one.system.fleet.cluster.nodes} == {gpus}

@@ -199,6 +199,7 @@ def test_an_interrupted_search_is_no_outcome(small, monkeypatch) -> None:
         tasks.Cell("small", "exo", 1.0, QUICK).perform(None)
 
 
+@pytest.mark.slow
 def test_the_bound_line_stays_on_the_scale(small) -> None:
     document = verdicts.document(simulate_all(["small"], QUICK, small / "cache", Serial()))
     (card,) = page.shown(document)["clusters"]
