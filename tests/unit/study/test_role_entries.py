@@ -190,7 +190,8 @@ def test_a_system_with_roles_by_hand_is_a_rival_unless_roles_are_ruled_out(load)
 
 @pytest.mark.slow
 def test_a_rival_with_roles_that_does_better_is_taken_with_them(load, monkeypatch) -> None:
-    monkeypatch.setattr(RoleEntries, "contenders", lambda _self: [])
+    monkeypatch.setattr(RoleEntries, "contenders", lambda _self: [])  # the rival alone has roles
+    monkeypatch.setattr(RoleEntries, "groups", [])
     experiment = load(text=WITH_RIVAL)
     placed = place_system(experiment, experiment.systems[0])
     assert placed.placement.notes["chosen"] == "system by-hand"
