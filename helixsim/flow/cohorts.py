@@ -63,11 +63,10 @@ class Node:
 
 @dataclass(slots=True)
 class Wire:
-    """A direction of a link with the cards at its ends: time of a token [s] on each, and the latency [s]."""
+    """A direction of a link: time of a token [s], latency [s], and when all messages so far have left [s]."""
 
     token_s: float
     fixed_s: float
-    ends: tuple[str, str]
     free_s: float = 0.0
 
 
@@ -280,6 +279,5 @@ class Cohorts:
             self._wires[src, dst] = Wire(
                 BITS_PER_BYTE * token_bytes(self._fleet, *ends) / link.bandwidth_bps,
                 (link.latency_ns + self._load.engine.message_overhead_ns) / NS_PER_S,
-                ends,
             )
         return self._wires[src, dst]

@@ -119,9 +119,13 @@ def _settled_routes(
     round_trip_s = dict.fromkeys(numbers, first_s)
     flows: list[float] = []
     mean_s = math.inf
-    for number in range(_ROUNDS):
+
+    def settled_flows() -> list[float]:
         passed = (math.inf, *(station_of[n].capacity(round_trip_s[n]) * load.tokens_per_step for n in numbers))
-        flows = balanced_flows(replace(network, compute_tokens_per_s=passed))
+        return balanced_flows(replace(network, compute_tokens_per_s=passed))
+
+    for number in range(_ROUNDS):
+        flows = settled_flows()
         if partial:
             ends = {n: network.classes[n].layers.end for n in numbers}
             station_of = {n: whole[n].entered(trips.entries(n, flows), ends[n]) for n in numbers}
@@ -139,8 +143,7 @@ def _settled_routes(
             played_s, mean_s = run.round_trips_s(mean_s)
             for n, trip_s in played_s.items():
                 round_trip_s[n] = math.sqrt(round_trip_s[n] * trip_s)
-            passed = (math.inf, *(station_of[n].capacity(round_trip_s[n]) * load.tokens_per_step for n in numbers))
-            flows = balanced_flows(replace(network, compute_tokens_per_s=passed))
+            flows = settled_flows()
     steps = _steps_per_s(network, flows, load)
     most = {node: station_of[n].capacity(round_trip_s[n]) for n in numbers for node in network.classes[n].nodes}
     return Settled(steps, steps * mean_s, most, lambda share: trips.of([flow * share for flow in flows])[1])
