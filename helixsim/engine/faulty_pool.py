@@ -34,7 +34,6 @@ class FaultyPool(ScaledPool):
         for number in lost:
             self.lost += self.states[number] is not State.REMOVED
             self.states[number] = State.REMOVED
-        self.out = out
         for number in out:
             if self.states[number] is State.STARTING:
                 self.states[number] = State.REMOVED

@@ -21,7 +21,7 @@ from helixsim.engine.kernel import Call, Kernel, Priority
 from helixsim.engine.kv_network import KvFabric, KvMessage
 from helixsim.engine.leg_scheduler import LegScheduler
 from helixsim.engine.sequences import Incoming, Sequence
-from helixsim.engine.stage import Stage
+from helixsim.engine.stage import Stage, common_layers
 from helixsim.units import BITS_PER_BYTE, NS_PER_S
 
 
@@ -190,10 +190,10 @@ class Copies:
         parts = _Parts(replica, holder)
         arrive = partial(self._arrived, parts, news)
         self.tokens += sum([last - first for _, first, last in news])
-        for src, dst, layers in _ways(replica, holder):
+        for stage, other, layers in common_layers(replica.stages, holder.stages):
             size_bytes = sum([self._sizes.of(layers, first, last, last, 1) for _, first, last in news])
             self.bytes += size_bytes
-            self._message(parts, src, dst, size_bytes, arrive)
+            self._message(parts, stage.node_id, other.node_id, size_bytes, arrive)
 
     def _message(self, parts: _Parts, src: str, dst: str, size_bytes: int, arrive: partial[None]) -> None:
         parts.left += 1
@@ -242,8 +242,9 @@ class Copies:
             load_ns = round(max(stages) * BITS_PER_BYTE * NS_PER_S / self._spec.load_bps)
             self._kernel.call_in(load_ns, Priority.FINISH, lambda _event: came(None), None)
             return
-        for src, dst, layers in _ways(source, target):
-            self._message(parts, src, dst, self._sizes.of(layers, 0, tokens, tokens, 1), came)
+        for stage, other, layers in common_layers(source.stages, target.stages):
+            size_bytes = self._sizes.of(layers, 0, tokens, tokens, 1)
+            self._message(parts, stage.node_id, other.node_id, size_bytes, came)
 
     def _came(self, parts: _Parts, restore: Restore, _message: KvMessage | None) -> None:
         self.under_way -= 1
@@ -288,14 +289,3 @@ class Copies:
                 restore.target.forsake(sequence)
         elif sequence in scheduler.waiting or sequence in scheduler.queue.unread:
             scheduler.pending_tokens += restore.tokens
-
-
-def _ways(source: Holder, target: Holder) -> list[tuple[str, str, LayerRange]]:
-    """Return the nodes that have layers in common, and these."""
-    return [
-        (stage.node_id, other.node_id, common)
-        for stage in source.stages
-        for other in target.stages
-        for common in [stage.range.shared(other.range)]
-        if common.layers
-    ]

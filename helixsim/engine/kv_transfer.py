@@ -18,7 +18,7 @@ from helixsim.engine.leg_scheduler import LegScheduler
 from helixsim.engine.replica import Replica
 from helixsim.engine.rules import Plan
 from helixsim.engine.sequences import Incoming, Sequence
-from helixsim.engine.stage import Stage, Step
+from helixsim.engine.stage import Stage, Step, common_layers
 
 
 class TwoLegged(Sequence):
@@ -166,23 +166,19 @@ class Transfer(Incoming):
 
     def _ways(self, number: int) -> list[tuple[LayerRange, KvChannel, int]]:
         """Return the layers that a stage sends each stage of the target, over which link, and to how many GPUs."""
-        stage, found = self.source.stages[number], []
-        for other in self.target.stages:
-            common = stage.range.shared(other.range)
-            if common.layers:
-                gpus = self._fleet.cluster.node(other.node_id).gpus // self._fleet.profile(other.node_id).compute.ranks
-                found.append((common, self._fabric.channel(stage.node_id, other.node_id), gpus))
+        found = []
+        for stage, other, common in common_layers([self.source.stages[number]], self.target.stages):
+            gpus = self._fleet.cluster.node(other.node_id).gpus // self._fleet.profile(other.node_id).compute.ranks
+            found.append((common, self._fabric.channel(stage.node_id, other.node_id), gpus))
         return found
 
     def expected_ns(self, target: LegReplica, now_ns: int) -> float:
         """Return how long it would take to a target from now on [ns]."""
         longest = 0.0
-        for stage in self.source.stages:
-            for other in target.stages:
-                if common := stage.range.shared(other.range).layers:
-                    size = self.tokens * common * self._sizes.token_bytes
-                    channel = self._fabric.channel(stage.node_id, other.node_id)
-                    longest = max(longest, channel.idle_ns(size, now_ns))
+        for stage, other, common in common_layers(self.source.stages, target.stages):
+            size = self.tokens * common.layers * self._sizes.token_bytes
+            channel = self._fabric.channel(stage.node_id, other.node_id)
+            longest = max(longest, channel.idle_ns(size, now_ns))
         return longest
 
     def _send(self, channel: KvChannel, layers: LayerRange, first: int, last: int, gpus: int) -> None:

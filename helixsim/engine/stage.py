@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import product
 from typing import Any, Protocol
 
 import simpy
@@ -157,3 +158,11 @@ class Stage:
         self.send(step, step.plan.tokens)
         if self._queue:
             self._start(self._queue.pop(0))
+
+
+def common_layers(stages: Iterable[Stage], others: Iterable[Stage]) -> Iterator[tuple[Stage, Stage, LayerRange]]:
+    """Yield the pairs of stages of two replicas that have layers in common, and these."""
+    for stage, other in product(stages, others):
+        common = stage.range.shared(other.range)
+        if common.layers:
+            yield stage, other, common
