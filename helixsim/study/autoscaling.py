@@ -24,7 +24,7 @@ def autoscaling_plan(
     Raises
     ------
     ConfigError
-        If a pool has no replica, or fewer than it needs.
+        If a pool has no replica, or fewer than it needs, or none of all replicas may serve.
     """
     spec = system.autoscaling
     if spec is None:
@@ -35,6 +35,11 @@ def autoscaling_plan(
         for one in spec.pools or [PoolSpec(name) for name in found]
     ]
     most = max((pool.ceiling for pool in pools), default=0)
+    if not most and sum(len(pool.nodes) for pool in pools) == len(chains(graph) or []):
+        raise ConfigError(
+            f"{experiment.source}: {system.name}: autoscaling.pools: got a ceiling of 0 for all replicas of the "
+            "placement, of which none could serve"
+        )
     for number, entry in enumerate(spec.policy.entries):
         if entry.replicas > most:  # of several pools with one schedule, smaller ones keep to their ceilings
             raise ConfigError(

@@ -225,6 +225,14 @@ def test_a_pool_with_more_replicas_than_there_are_is_refused():
         simulate_system(experiment, helixsim.place(experiment, "one"))
 
 
+def test_a_system_of_which_nothing_may_serve_is_refused():
+    pools = {"l40s": {"floor": 0, "ceiling": 0}}
+    systems = [{**SYSTEM, "name": "one", "autoscaling": {"policy": "fixed", "pools": pools}}]
+    experiment = helixsim.Experiment.from_data({**EXPERIMENT, "systems": systems}).resolve()
+    with pytest.raises(ConfigError, match=r"autoscaling\.pools: got a ceiling of 0 for all replicas"):
+        simulate_system(experiment, helixsim.place(experiment, "one"))
+
+
 def test_a_schedule_of_more_replicas_than_any_pool_has_is_refused():
     schedule = [{"at": "0 h", "replicas": 2}, {"at": "1 h", "replicas": 4}]
     systems = [{**SYSTEM, "name": "one", "autoscaling": {"policy": "schedule", "schedule": schedule}}]
