@@ -107,7 +107,6 @@ def _replication(
         return None
     for is_wrong, what in (
         (section.reaction == "replace", "reaction: replace, which stops all engines"),
-        (any(system.autoscaling is not None for system in experiment.systems), "autoscaling"),
         (section.random_links is not None or any(one.links for one in section.events), "links that fail"),
         (experiment.cluster.network.sharing == "shared", "cluster.network.sharing: shared (fifo is)"),
     ):
@@ -116,11 +115,17 @@ def _replication(
     if _ns(own.interval) < _LEAST_INTERVAL_NS:
         message = f"must be {_LEAST_INTERVAL_NS / 1e6:g} ms or more, got {own.interval}"
         problems.append(source.problem(("faults", "replicate", "interval"), message))
+    announced = [one.notice for one in (*section.events, section.random) if one is not None]
+    has_spot = any(one.autoscaling is not None and one.autoscaling.spot is not None for one in experiment.systems)
+    if own.when == "notice" and announced and not any(announced) and not has_spot:
+        message = "nothing is announced: give events or random a notice, or copy always"
+        problems.append(source.problem(("faults", "replicate", "when"), message))
     return Replication(
         own.copies,
         _ns(own.interval),
         None if own.memory is None else int(units.parse(own.memory, "size")),
         units.parse(own.load, "bandwidth"),
+        own.when == "notice",
     )
 
 

@@ -102,6 +102,11 @@ class ReplicateSection(Section):
     """Copies of the KV memory of running requests in the host memory of other replicas."""
 
     copies: Annotated[int, Field(ge=1, le=100)] = Field(description="Other replicas that have one.")
+    when: Literal["always", "notice"] = Field(
+        "always",
+        description="`always`: all requests are copied; `notice`: those on machines that have got notice, from "
+        "then on, so that they move before the machine stops.",
+    )
     interval: Duration = Field("0.1 s", description="A replica sends what is new so often.")
     memory: Size | None = Field(
         None,

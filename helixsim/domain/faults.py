@@ -202,12 +202,15 @@ class Replication:
         Host memory of each replica for copies of others [B]; None: no limit.
     load_bps
         Rate at which each node reads a copy from its own host memory [bit/s].
+    at_notice
+        Only what has got notice is copied, from then on.
     """
 
     copies: int
     interval_ns: int = NS_PER_S // 10
     memory_bytes: int | None = None
     load_bps: float = 200e9
+    at_notice: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -161,7 +161,7 @@ class ScaledPool:
         replica = self.replicas[number]
         if self.states[number] is State.DRAINING and not self._in_flight(replica):
             self.states[number] = State.REMOVED
-            replica.scheduler.kv.clear()
+            replica.clear()
             self.note()
 
     def stats(self) -> PoolStats:

@@ -43,6 +43,11 @@ class CopyingReplica(FaultyReplica):
         self.scheduler.join(sequence, now)
         self._change(now)
 
+    def clear(self) -> None:
+        """See ``Replica.clear``; copies that it has are gone, too."""
+        super().clear()
+        self.copies.lose([self.number])
+
     def forsake(self, sequence: Running) -> None:
         """See ``kv_copies.Holder``."""
         self.book()
@@ -59,8 +64,12 @@ class CopyingFrontend(FaultyFrontend):
     def lose(self, replicas: Iterable[FaultyReplica], down: frozenset[int], by_plan: bool = False) -> None:
         """See ``FaultyFrontend.lose``."""
         lost = list(replicas)
-        self.retries.recomputed_tokens += self.copies.lose([replica.number for replica in lost])
+        self.copies.lose([replica.number for replica in lost])
         super().lose(lost, down, by_plan)
+
+    def announced(self) -> None:
+        """See ``FaultyFrontend.announced``."""
+        self.copies.watch_leaving()
 
     def _resume(self, replica: Replica, sequence: Running) -> int:
         assert isinstance(sequence, Restorable)
@@ -92,6 +101,7 @@ class CopyingSystem(FaultyReplicaSystem):
     """
 
     replica_kind = CopyingReplica
+    frontend_kind = CopyingFrontend
     frontend: CopyingFrontend
 
     def __init__(
@@ -103,16 +113,12 @@ class CopyingSystem(FaultyReplicaSystem):
         kv = KvFabric(fabric, KvTransfer(), inputs.timeline)
         self.copies = Copies(spec, kernel, inputs.fleet, kv)
         super().__init__(inputs, kernel, fabric, recorder, *rest)
-        self.copies.view = self.frontend.view
+        self.frontend.copies = self.copies
+        self.copies.view, self.copies.retries = self.frontend.view, self.retries
         self.copies.replicas = self.replicas  # type: ignore[assignment]
         if len(self.replicas) <= spec.copies:
             message = f"needs {spec.copies + 1} replicas or more, and the placement has {len(self.replicas)}"
             raise ConfigError([Problem("", "faults.replicate.copies", message)])
-
-    def _frontend(self, recorder: Recorder) -> CopyingFrontend:
-        made = CopyingFrontend(*self._feeding(recorder, self.inputs))
-        made.copies = self.copies
-        return made
 
     def _replica(self, number: int, ids: list[str], recorder: Recorder) -> CopyingReplica:
         made = super()._replica(number, ids, recorder)

@@ -21,11 +21,13 @@ class FaultyPool(ScaledPool):
 
     ``target``: the number that is wanted, which is kept when replicas are lost. ``out``: replicas whose machines are
     known to be down, or to be so soon, on which none is started. ``lost`` counts those that were lost.
+    ``leaving``: those whose machines are taken at the end of a notice (``spot_pool``).
     """
 
     def __init__(self, *arguments: Any) -> None:
         self.target: int = arguments[0].start
         self.out: frozenset[int] = frozenset()
+        self.leaving: set[int] = set()
         self.lost = 0
         super().__init__(*arguments)
 

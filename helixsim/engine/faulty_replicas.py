@@ -45,6 +45,14 @@ class FaultyView(ReplicaView):
         self.live_context_tokens = self.largest_context_tokens
         self.down: frozenset[int] = frozenset()
 
+    def takes_copies(self, number: int) -> bool:
+        """See ``kv_copies.View``."""
+        return number not in self.down
+
+    def is_leaving(self, number: int) -> bool:
+        """See ``kv_copies.View``."""
+        return number in self.down
+
     def fits(self, hop: Hop) -> bool:
         """See ``RoutingView.fits``."""
         return self._of[hop.node].number not in self.down and super().fits(hop)
@@ -93,7 +101,11 @@ class FaultyFrontend(Parking[Sequence], Frontend):
                 self._fail(sequence, FailureCause.RETRIES)
             else:
                 self._take_back(sequence, by_plan)
+        self.announced()
         self.try_again()
+
+    def announced(self) -> None:
+        """Take note that replicas may have got notice."""
 
     def _take_back(self, sequence: Sequence, by_plan: bool) -> None:
         """Let a lost request wait in front, unless it has outgrown all replicas, but for those of a new placement."""
@@ -244,6 +256,7 @@ class FaultyReplicaSystem(ReplicaSystem):
 
     stage_kind = FaultyStage
     replica_kind = FaultyReplica
+    frontend_kind = FaultyFrontend
     frontend: FaultyFrontend
     replicas: list[FaultyReplica]  # type: ignore[assignment]  # of the kind that it makes
 
@@ -258,9 +271,6 @@ class FaultyReplicaSystem(ReplicaSystem):
         self.frontend.retries = self.retries
         self.retries.waiting, self.retries.give_up = self.frontend.all_waiting, self.frontend.give_up
         self._stopped: set[str] = set()
-
-    def _frontend(self, recorder: Recorder) -> Frontend:
-        return FaultyFrontend(*self._feeding(recorder, self.inputs))
 
     def _show(self, of_node: Mapping[int, Any], at_once: bool) -> None:
         self.frontend.view = FaultyView(of_node, at_once)

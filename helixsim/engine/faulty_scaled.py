@@ -9,12 +9,21 @@ from helixsim.domain.faults import Outage
 from helixsim.engine.autoscaler import ScaledPool
 from helixsim.engine.faulty_pool import FaultyPool
 from helixsim.engine.faulty_replicas import FaultyFrontend, FaultyReplicaSystem, FaultyView
-from helixsim.engine.recorder import Recorder
 from helixsim.engine.scaled_system import ScaledFrontend, ScaledSystem, ScaledView
 
 
 class FaultyScaledView(ScaledView, FaultyView):
     """See ``ScaledView`` and ``FaultyView``."""
+
+    def takes_copies(self, number: int) -> bool:
+        """See ``kv_copies.View``."""
+        return self._serves(number) and super().takes_copies(number)
+
+    def is_leaving(self, number: int) -> bool:
+        """See ``kv_copies.View``."""
+        place = self.place_of.get(number)
+        is_taken = place is not None and isinstance(place[0], FaultyPool) and place[1] in place[0].leaving
+        return is_taken or super().is_leaving(number)
 
 
 class FaultyScaledFrontend(ScaledFrontend, FaultyFrontend):
@@ -42,11 +51,9 @@ class FaultyScaledFrontend(ScaledFrontend, FaultyFrontend):
 class FaultyScaledSystem(ScaledSystem, FaultyReplicaSystem):
     """See ``ScaledSystem`` and ``FaultyReplicaSystem``."""
 
+    frontend_kind = FaultyScaledFrontend
     frontend: FaultyScaledFrontend
     view_kind = FaultyScaledView
-
-    def _frontend(self, recorder: Recorder) -> FaultyScaledFrontend:
-        return FaultyScaledFrontend(*self._feeding(recorder, self.inputs))
 
     def _pool(self, *arguments: Any) -> ScaledPool:
         return FaultyPool(*arguments)

@@ -1,7 +1,8 @@
 """Copies of the KV memory of running requests in the host memory of other replicas (docs/faults.md).
 
 At intervals a replica sends what its decoding requests have more in KV memory than it has sent to the next replicas
-that work. When it is lost, its requests go on elsewhere from what had arrived.
+that work: always, or from the notice that it will stop. When it is lost, its requests go on elsewhere from what had
+arrived.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from helixsim.domain.disaggregation import KvSizes
 from helixsim.domain.faults import CopyStats, Replication
 from helixsim.domain.placement import LayerRange
 from helixsim.domain.request import Request
+from helixsim.engine.faults import Retries
 from helixsim.engine.kernel import Call, Kernel, Priority
 from helixsim.engine.kv_network import KvFabric, KvMessage
 from helixsim.engine.leg_scheduler import LegScheduler
@@ -56,9 +58,13 @@ class Holder(Protocol):
 
 
 class View(Protocol):
-    """The replicas as the frontend knows them; ``down``: the numbers of those that get no requests."""
+    """The replicas as the frontend knows them, by their numbers."""
 
-    down: frozenset[int]
+    def takes_copies(self, number: int) -> bool:
+        """Return whether a replica gets requests, and copies."""
+
+    def is_leaving(self, number: int) -> bool:
+        """Return whether a replica has got notice, or is known to have stopped."""
 
 
 @dataclass(slots=True)
@@ -104,10 +110,11 @@ class Restore(Incoming):
 
 
 class Copies:
-    """All copies of a run. ``view`` knows which replicas are down; ``under_way``: messages that have not arrived."""
+    """All copies of a run. ``view`` knows which replicas work; ``under_way``: messages that have not arrived."""
 
     replicas: list[Holder]
     view: View
+    retries: Retries
 
     def __init__(self, spec: Replication, kernel: Kernel, fleet: Deployment, fabric: KvFabric) -> None:
         self.fabric = fabric
@@ -131,10 +138,20 @@ class Copies:
     # Sending copies ---------------------------------------------------------------------------------------------------
 
     def watch(self, replica: Holder) -> None:
-        """Send copies at intervals as long as a replica has requests."""
-        if replica.number not in self._watched:
+        """Send copies at intervals as long as a replica has requests, if at all."""
+        self._watch(replica, self._spec.interval_ns)
+
+    def watch_leaving(self) -> None:
+        """Send copies of what replicas have that have got notice, at once and at intervals."""
+        for replica in self.replicas if self._spec.at_notice else ():
+            if not replica.is_down:
+                self._watch(replica, 0)
+
+    def _watch(self, replica: Holder, first_ns: int) -> None:
+        is_due = not self._spec.at_notice or self.view.is_leaving(replica.number)
+        if is_due and replica.number not in self._watched:
             self._watched.add(replica.number)
-            self._kernel.call_in(self._spec.interval_ns, Priority.SAMPLE, self._look, replica)
+            self._kernel.call_in(first_ns, Priority.SAMPLE, self._look, replica)
 
     def _look(self, event: Call) -> None:
         replica: Holder = event.argument
@@ -146,7 +163,10 @@ class Copies:
             self.watch(replica)
 
     def _send_all(self, replica: Holder) -> None:
-        """Send what the decoding requests of a replica have more in KV memory than was sent."""
+        """Send what the decoding requests of a replica have more in KV memory than was sent.
+
+        The first part of each is a message of its own: it is long, and the replica may stop soon.
+        """
         replica.book()
         running = [one for one in replica.scheduler.running.values() if one.decodes is not None]
         for sequence in running:
@@ -158,7 +178,11 @@ class Copies:
                 copy = self._of.setdefault(sequence.row, {}).setdefault(holder.number, _Copy())
                 tokens = sequence.context_tokens - 1  # the last one is computed with the next step
                 if tokens > copy.sent and self._has_room(holder, copy, tokens):
-                    news.append((copy, copy.sent, tokens))
+                    part = (copy, copy.sent, tokens)
+                    if copy.sent:
+                        news.append(part)
+                    else:
+                        self._send(replica, holder, [part])
                     copy.sent = tokens
             if news:
                 self._send(replica, holder, news)
@@ -166,7 +190,7 @@ class Copies:
     def _holders(self, replica: Holder) -> list[Holder]:
         """Return the replicas that copies go to: the next ones known to work, first those on other machines."""
         own, count = self._machines(replica), len(self.replicas)
-        others = [one for one in self.replicas if one is not replica and one.number not in self.view.down]
+        others = [one for one in self.replicas if one is not replica and self.view.takes_copies(one.number)]
         others.sort(key=lambda one: (bool(own & self._machines(one)), (one.number - replica.number) % count))
         return others[: self._spec.copies]
 
@@ -256,9 +280,9 @@ class Copies:
             restore.sequence.transfer = None
             restore.target.take_in(restore.sequence)
 
-    def lose(self, lost: Iterable[int]) -> int:
-        """Forget the copies of replicas that were lost; return the tokens that were on their way from there."""
-        gone, forsaken = set(lost), 0
+    def lose(self, lost: Iterable[int]) -> None:
+        """Forget the copies at replicas that are gone; what was on its way from there is computed again."""
+        gone = set(lost)
         for row in self._of:
             for number in gone:
                 self._forget(row, number)
@@ -269,8 +293,7 @@ class Copies:
             elif restore.source.number in gone:
                 del self._restores[row]
                 self._forsake(restore)
-                forsaken += restore.tokens
-        return forsaken
+                self.retries.recomputed_tokens += restore.tokens
 
     def _forget(self, row: int, number: int) -> None:
         """Forget the copy of a request at one replica."""

@@ -19,6 +19,7 @@ from helixsim.domain.request import FeedMode
 from helixsim.domain.result import OffloadStats, RequestStatus, TransferStats
 from helixsim.engine.clients import Clients
 from helixsim.engine.copying_replicas import CopyingSystem
+from helixsim.engine.copying_scaled import CopyingScaledSystem, CopyingSpotSystem
 from helixsim.engine.fabric import fabric_of
 from helixsim.engine.faults import Retries
 from helixsim.engine.faulty_nodes import FaultyNodeSystem
@@ -259,7 +260,9 @@ def _kind(inputs: SimulationInputs) -> type[Part]:
         return FaultyNodeSystem
     if inputs.autoscaling is None:
         return CopyingSystem if copies else FaultyReplicaSystem
-    return FaultyScaledSystem if inputs.autoscaling.spec.spot is None else SpotSystem
+    if inputs.autoscaling.spec.spot is None:
+        return CopyingScaledSystem if copies else FaultyScaledSystem
+    return CopyingSpotSystem if copies else SpotSystem
 
 
 def _converted(request: Any) -> Running | ActiveRequest:

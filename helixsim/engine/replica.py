@@ -239,6 +239,10 @@ class Replica:
         self.book()
         return self.scheduler.could_admit(sequence, coming)
 
+    def clear(self) -> None:
+        """Forget what the prefix cache holds, as the replica is removed."""
+        self.scheduler.kv.clear()
+
     def book(self) -> None:
         """Book the steps that have ended by now, for those that ask before the last of them has."""
         if self._plan is not None:

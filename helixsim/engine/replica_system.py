@@ -41,6 +41,7 @@ class ReplicaSystem:
 
     stage_kind: type[Stage] = Stage
     replica_kind: type[Replica] = Replica
+    frontend_kind: type[Frontend] = Frontend
 
     def __init__(self, inputs: SimulationInputs, kernel: Kernel, fabric: NetworkFabric, recorder: Recorder) -> None:
         self.inputs = inputs
@@ -65,7 +66,7 @@ class ReplicaSystem:
             self._connect(replica)
 
     def _frontend(self, recorder: Recorder) -> Frontend:
-        return Frontend(*self._feeding(recorder, self.inputs))
+        return self.frontend_kind(*self._feeding(recorder, self.inputs))
 
     def _feeding(self, recorder: Recorder, inputs: SimulationInputs) -> tuple[Any, ...]:
         """Return what a frontend is given."""

@@ -10,7 +10,6 @@ from helixsim.domain.request import Slo
 from helixsim.engine.autoscaler import Autoscaler, ScaledPool, State
 from helixsim.engine.frontend import Frontend, ReplicaView
 from helixsim.engine.kernel import Call
-from helixsim.engine.recorder import Recorder
 from helixsim.engine.replica import Replica
 from helixsim.engine.replica_system import ReplicaSystem
 from helixsim.engine.sequences import Sequence
@@ -113,11 +112,9 @@ def _is_past(sequence: Sequence, slo: Slo, now_ns: int) -> bool:
 class ScaledSystem(ReplicaSystem):
     """Coordinator, replicas that come and go, and links (a ``System``)."""
 
+    frontend_kind: type[Frontend] = ScaledFrontend
     frontend: ScaledFrontend
     view_kind: type[ScaledView] = ScaledView
-
-    def _frontend(self, recorder: Recorder) -> ScaledFrontend:
-        return ScaledFrontend(*self._feeding(recorder, self.inputs))
 
     def _show(self, of_node: Mapping[int, Replica], at_once: bool) -> None:
         autoscaling, frontend = self.inputs.autoscaling, self.frontend

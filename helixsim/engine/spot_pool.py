@@ -42,11 +42,15 @@ class _Zone:
 
 
 class SpotPool(FaultyPool):
-    """See ``FaultyPool``; ``lose`` sends the requests of a replica again, ``is_over``: no request will come."""
+    """See ``FaultyPool``.
+
+    ``lose`` sends the requests of a replica again, ``announced`` is called when some have got notice, ``is_over``: no
+    request will come.
+    """
 
     def __init__(
-        self, spot: SpotSpec, seed: int, lose: Callable[[FaultyReplica], None], is_over: Callable[[], bool],
-        *arguments: Any,
+        self, spot: SpotSpec, seed: int, lose: Callable[[FaultyReplica], None], announced: Callable[[], None],
+        is_over: Callable[[], bool], *arguments: Any,
     ) -> None:  # fmt: skip
         pool = arguments[0]
         self.zone_of = pool.zones
@@ -54,6 +58,7 @@ class SpotPool(FaultyPool):
         self.preempted = self.failed_starts = 0
         self._spot = spot
         self._lose = lose
+        self._announced = announced
         self._is_over = is_over
         self._policy = spot_registry.get(spot.policy)(spot.options)
         self.zones = [_Zone(number, spot.shortages(seed, pool.name, number)) for number in range(max(self.zone_of) + 1)]
@@ -144,6 +149,10 @@ class SpotPool(FaultyPool):
             self._start(number)
             missing -= 1
 
+    def _start(self, number: int) -> None:
+        self.leaving.discard(number)
+        super()._start(number)
+
     def _started(self, event: Call) -> None:
         super()._started(event)
         self._settle()
@@ -171,6 +180,7 @@ class SpotPool(FaultyPool):
                 self.states[number] = State.REMOVED
             elif self.states[number] in (State.SERVING, State.DRAINING):
                 self.states[number] = State.DRAINING
+                self.leaving.add(number)
                 argument = number, self._epochs[number]
                 self._kernel.call_in(seconds_to_ns(self._spot.notice_s), Priority.FAULT, self._kill, argument)
             else:
@@ -179,6 +189,7 @@ class SpotPool(FaultyPool):
             zone.failed_ns = now
         for number in hit:
             self.check_empty(number)
+        self._announced()
         self._settle()
         self.note()
 

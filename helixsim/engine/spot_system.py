@@ -33,7 +33,7 @@ class SpotSystem(FaultyScaledSystem):
         assert autoscaling.spec.spot is not None
         return SpotPool(
             autoscaling.spec.spot, self.inputs.seed, lambda replica: frontend.lose([replica], frontend.view.down),
-            lambda: frontend.is_over, *arguments,
+            frontend.announced, lambda: frontend.is_over, *arguments,
         )  # fmt: skip
 
     def start(self) -> None:

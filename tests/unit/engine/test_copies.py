@@ -2,55 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, replace
+from dataclasses import replace
 
 import builders
 import pytest
+from copy_cases import (
+    CACHING,
+    EVERY,
+    INSIDE,
+    NODES,
+    ONE,
+    case_of,
+    columns,
+    copied_bytes,
+    simulate,
+    token_bytes,
+)
 from fault_cases import clients, plan_of, plans
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from replica_cases import NUM_LAYERS, chains, clusters, engines, kind_of, shared_load
+from replica_cases import clusters, engines, shared_load
 from simulating import MS, SECOND, random_load, requests, run
 
-from helixsim.domain.cluster import LinkSpec
-from helixsim.domain.engine import EngineSpec
 from helixsim.domain.faults import FailureCause, Replication
 from helixsim.domain.result import RequestStatus
 from helixsim.errors import ConfigError
-
-INSIDE = EngineSpec("inside", loops_inside=True, copies_activations=False, chunks_prompts=True, admission="prompt")
-CACHING = replace(INSIDE, caches_prefixes=True)
-ONE = "n0-0"
-EVERY = Replication(1, interval_ns=MS)
-NODES = [f"n0-{number}" for number in range(3)]
-
-
-def case_of(count=2, stages=1, *, bandwidth_bps=1e12, nic_bps=None, step_ms=2.0, token_ms=0.0, blocks=100):
-    """Replicas of equal nodes; ``step_ms``: of a step with one sequence, ``token_ms``: of a token of a prompt."""
-    layer_ns = {"decode_ns": step_ms * MS / NUM_LAYERS, "prefill_ns": token_ms * MS / NUM_LAYERS}
-    kind = kind_of("n0", blocks=blocks, budget=64, **layer_ns)
-    return chains([[kind] * stages] * count, intra=LinkSpec(bandwidth_bps, 0), nic_bps=nic_bps)
-
-
-def columns(result):
-    return [column.tolist() for column in astuple(result.requests)]
-
-
-def simulate(case, load, faults, replication=EVERY, **how):
-    how = {"engine": INSIDE, "routing": "least_loaded", **how}
-    return run(case, load, faults=replace(faults, replication=replication), **how)
-
-
-def token_bytes(case):
-    model = case[0].model
-    return model.kv_bytes_per_token_per_layer * model.num_layers
-
-
-def copied_bytes(result):
-    """Return the bytes on links between replicas, which carry nothing else."""
-    ends = zip(result.links.src, result.links.dst, result.links.bytes, strict=True)
-    route = {node: number for number, one in enumerate(result.routes) for node, _ in one.hops}
-    return sum(int(size) for src, dst, size in ends if src in route and dst in route and route[src] != route[dst])
 
 
 @settings(deadline=None, max_examples=6, suppress_health_check=[HealthCheck.filter_too_much])
@@ -136,14 +112,14 @@ def test_a_copy_elsewhere_takes_the_time_of_its_link_and_one_at_hand_that_of_hos
     plan=plans(NODES), seed=st.integers(0, 99), copies=st.integers(1, 2), interval_ms=st.sampled_from([5, 40]),
     caches=st.booleans(), stages=st.sampled_from([1, 1, 2]), more=st.one_of(st.none(), clients()),
     memory=st.sampled_from([None, 2_000_000]), bandwidth_bps=st.sampled_from([1e7, 1e10]),
-    blocks=st.sampled_from([12, 100]), nic_bps=st.sampled_from([None, 8e8]),
+    blocks=st.sampled_from([12, 100]), nic_bps=st.sampled_from([None, 8e8]), at_notice=st.booleans(),
 )  # fmt: skip
 def test_whatever_fails_all_requests_end_and_equal_runs_are_equal(
-    plan, seed, copies, interval_ms, caches, stages, more, memory, bandwidth_bps, blocks, nic_bps
+    plan, seed, copies, interval_ms, caches, stages, more, memory, bandwidth_bps, blocks, nic_bps, at_notice
 ):
     load = shared_load(seed, 20, rate_rps=15.0) if caches else random_load(seed, 20, rate_rps=15.0, prompt=60)
     case = case_of(3, stages, bandwidth_bps=bandwidth_bps, blocks=blocks, nic_bps=nic_bps, step_ms=12, token_ms=1.2)
-    replication = Replication(copies, interval_ns=interval_ms * MS, memory_bytes=memory)
+    replication = Replication(copies, interval_ns=interval_ms * MS, memory_bytes=memory, at_notice=at_notice)
     how = {"engine": CACHING if caches else INSIDE, "seed": seed}
     plan = replace(plan, clients=more, links=())
     result = simulate(case, load, plan, replication, **how)

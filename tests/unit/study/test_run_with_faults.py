@@ -95,6 +95,7 @@ def problems(path, *overrides):
         ("workload.arrivals={process: saturate}", "faults", "saturate"),
         ("faults={replicate: {copies: 0}}", "faults.replicate.copies", "got 0"),
         ("faults={replicate: {copies: 1, interval: 1 us}}", "faults.replicate.interval", "1 ms or more, got 1 us"),
+        ("faults.replicate={copies: 1, when: notice}", "faults.replicate.when", "nothing is announced"),
         ("faults={replicate: {copies: 1}, reaction: replace}", "faults.replicate", "reaction: replace"),
         (
             "faults={replicate: {copies: 1}, random_links: {mtbf: 1 h, mttr: 1 s}}",
