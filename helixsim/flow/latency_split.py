@@ -19,7 +19,7 @@ from dataclasses import replace
 
 from helixsim.domain.cluster import Deployment
 from helixsim.domain.placement import LayerRange, Placement
-from helixsim.flow.operating import operating_point
+from helixsim.flow.operating import settled
 from helixsim.flow.station import OperatingLoad
 
 SEGMENTS = 6
@@ -61,19 +61,18 @@ def latency_split(
 
 def _segments(fleet: Deployment, pipeline: Placement, load: OperatingLoad) -> list[tuple[float, float]]:
     """Return (slope [s], width [output tokens/s]) of the linear pieces of x R(x), slopes not falling."""
-    capacity = FULLEST * operating_point(fleet, pipeline, load).output_tokens_per_s
+    found = settled(fleet, pipeline, load)
+    capacity = FULLEST * found.steps_per_s * load.tokens_of_step
     if capacity <= 0:
         return []
     width, before, slope = capacity / SEGMENTS, 0.0, 0.0
-    found = []
+    segments = []
     for number in range(1, SEGMENTS + 1):
-        served = number * width
-        point = operating_point(fleet, pipeline, load, offered_output_per_s=served)
-        spent = served * point.offered_round_trip_s
+        spent = number * width * found.round_trip_s(FULLEST * number / SEGMENTS)
         slope = max(slope, (spent - before) / width)
-        found.append((slope, width))
+        segments.append((slope, width))
         before = spent
-    return found
+    return segments
 
 
 def shares_of(placement: Placement, entering: Mapping[str, float], split: Mapping[int, float]) -> dict[str, float]:

@@ -73,14 +73,28 @@ def operating_point(
 
     ``offered_output_per_s`` is the load for ``offered_round_trip_s`` [output tokens/s]; None: saturation.
     """
+    found = settled(fleet, placement, load)
+    output_per_s = found.steps_per_s * load.tokens_of_step
+    round_trip_s = offered_s = found.requests / found.steps_per_s if found.steps_per_s else math.inf
+    if offered_output_per_s is not None and offered_output_per_s < output_per_s:
+        offered_s = found.round_trip_s(offered_output_per_s / output_per_s)
+    most = {node: steps_per_s * load.tokens_per_step for node, steps_per_s in found.most_steps_per_s.items()}
+    return OperatingPoint(
+        output_per_s, found.steps_per_s * load.tokens_per_step, found.requests, round_trip_s, offered_s,
+        capacities(placement, most),
+    )  # fmt: skip
+
+
+def settled(fleet: Deployment, placement: Placement, load: OperatingLoad) -> Settled:
+    """Return where all routes of a placement settle under saturation; without a complete route no node passes any."""
     own, load = load.of_nodes(), load.of_replicas()
     stations = stations_of(fleet, placement, load)
-    most = {node: station.most_steps_per_s * load.tokens_per_step for node, station in stations.items()}
+    most = {node: station.most_steps_per_s for node, station in stations.items()}
     kinds = {node: id(station) for node, station in stations.items()}
-    table = capacities(placement, most)
+    table = capacities(placement, {node: steps_per_s * load.tokens_per_step for node, steps_per_s in most.items()})
     network = build_network(fleet, placement, table, kinds=kinds)
     if not network.classes:
-        return OperatingPoint(0.0, 0.0, 0.0, math.inf, math.inf, capacities(placement, dict.fromkeys(stations, 0.0)))
+        return Settled(0.0, 0.0, dict.fromkeys(stations, 0.0), lambda share: math.inf)
     parts: list[Settled] = []
     chains = chains_of(network) if load.engine.loops_inside else None
     if chains is not None:
@@ -95,16 +109,11 @@ def operating_point(
             load, stations = own, stations_of(fleet, placement, own)
         parts.append(_settled_routes(fleet, network, stations, load, partial=placement.partial_inference))
     steps = sum(part.steps_per_s for part in parts)
-    requests = sum(part.requests for part in parts)
-    output_per_s = steps * load.tokens_of_step
-    round_trip_s = offered_s = requests / steps if steps else math.inf
-    if offered_output_per_s is not None and offered_output_per_s < output_per_s:
-        share = offered_output_per_s / output_per_s
-        offered_s = sum(part.steps_per_s * part.round_trip_s(share) for part in parts) / steps
-    passed = {node: found * load.tokens_per_step for part in parts for node, found in part.most_steps_per_s.items()}
-    return OperatingPoint(
-        output_per_s, steps * load.tokens_per_step, requests, round_trip_s, offered_s,
-        capacities(placement, {**most, **passed}),
+    for part in parts:
+        most.update(part.most_steps_per_s)
+    return Settled(
+        steps, sum(part.requests for part in parts), most,
+        lambda share: sum(part.steps_per_s * part.round_trip_s(share) for part in parts) / steps,
     )  # fmt: skip
 
 
