@@ -50,10 +50,8 @@ def build_faults(
     section = experiment.faults
     if section is None or workload is None:
         return None
-    if section.reaction == "replace" and any(system.autoscaling is not None for system in experiment.systems):
-        message = "replace is not simulated with autoscaling (static and reroute are)"
-        problems.append(source.problem(("faults", "reaction"), message))
     nodes = cluster.nodes
+    problems += _unsupported_with_autoscaling(experiment, source)
     problems += _unsupported((workload.arrivals, *own_arrivals), engine, source)
     placed: list[Placed] = []
     links: list[LinkFault] = []
@@ -80,7 +78,12 @@ def build_faults(
                 f"mtbf and mttr together are below {end_ns / _MOST_FAILURES / NS_PER_S:g} s, a millionth of the run"
             )
             problems.append(source.problem(("faults", key, "mtbf"), f"{message}, got {random.mtbf} and {random.mttr}"))
-    problems += _contradictions(placed, source)
+    joining = {number for number, event in enumerate(section.events) if event.kind == "join"}
+    absent = tuple(dict.fromkeys(node for number, fault in placed if number in joining for node in fault.nodes))
+    if len(absent) == len(nodes):
+        path = ("faults", "events", min(joining), "nodes")
+        problems.append(source.problem(path, "no node is there at the start: all of them join"))
+    problems += _contradictions(placed, absent, source)
     return FaultSpec(
         tuple(fault for _, fault in placed),
         _random(section, nodes, placed, source, problems),
@@ -96,7 +99,22 @@ def build_faults(
         random_link_faults(section, cluster, source, problems),
         _clients(section.clients, source, problems),
         _replication(section, experiment, source, problems),
+        absent,
     )
+
+
+def _unsupported_with_autoscaling(experiment: ExperimentSection, source: Source) -> Iterator[Problem]:
+    """Refuse what pools that scale have no simulation for."""
+    section = experiment.faults
+    if section is None or all(system.autoscaling is None for system in experiment.systems):
+        return
+    if section.reaction == "replace":
+        message = "replace is not simulated with autoscaling (static and reroute are)"
+        yield source.problem(("faults", "reaction"), message)
+    for number, event in enumerate(section.events):
+        if event.kind == "join":
+            message = "join is not simulated with autoscaling, which starts replicas by itself"
+            yield source.problem(("faults", "events", number, "kind"), message)
 
 
 def _replication(
@@ -151,7 +169,7 @@ def _is_of_one_kind(event: FaultSection, number: int, source: Source, problems: 
     if (event.nodes is None) == (event.links is None):
         problems.append(source.problem(path, "expected either nodes or links"))
         return False
-    wrong = {"down", "up"} if event.links is not None else {"cut"}
+    wrong = {"down", "up", "join"} if event.links is not None else {"cut"}
     if event.kind in wrong:
         key, other = ("nodes", "links") if event.links is None else ("links", "nodes")
         problems.append(source.problem((*path, key), f"kind: {event.kind} has {other}"))
@@ -179,7 +197,7 @@ def _event(
     """Return an event as one fault, or as two if it ends."""
     event, path = section.events[number], ("faults", "events", number)
     assert event.nodes is not None
-    kind, factor = FaultKind(event.kind), event.factor
+    kind, factor = FaultKind.UP if event.kind == "join" else FaultKind(event.kind), event.factor
     if (kind is FaultKind.SLOW) != (factor is not None):
         message = "slow needs factor" if factor is None else f"{event.kind} has no factor (kind: slow has)"
         problems.append(source.problem((*path, "factor" if factor is not None else "kind"), message))
@@ -188,7 +206,8 @@ def _event(
         problems.append(source.problem((*path, "notice"), f"kind: {event.kind} has no notice (kind: down has)"))
         return []
     if kind is FaultKind.UP and event.for_ is not None:
-        problems.append(source.problem((*path, "for"), "up has no end: give a later event with kind: down"))
+        message = f"{event.kind} has no end: give a later event with kind: down"
+        problems.append(source.problem((*path, "for"), message))
         return []
     chosen = listed(event.nodes, (*path, "nodes"), nodes, source, problems)
     named = tuple(node.id for node in nodes if node.id in chosen)
@@ -202,9 +221,12 @@ def _event(
     return [(number, fault) for fault in found]
 
 
-def _contradictions(placed: Sequence[Placed], source: Source) -> Iterator[Problem]:
-    """Refuse nodes that fail while they are down, that are back without having failed, and slowness that overlaps."""
-    down: set[str] = set()
+def _contradictions(placed: Sequence[Placed], absent: Sequence[str], source: Source) -> Iterator[Problem]:
+    """Refuse nodes that fail while they are down, that are back without having failed, and slowness that overlaps.
+
+    ``absent``: those that are down at the start.
+    """
+    down = set(absent)
     slow: set[str] = set()
     for number, fault in placed:
         for node in fault.nodes:

@@ -27,11 +27,11 @@ class FaultSection(Section):
     """A fault at a stated time: of nodes, or of links."""
 
     at: Latency = Field(description="Time since the start of the run, warm-up included.")
-    kind: Literal["down", "up", "slow", "cut"] = Field(
+    kind: Literal["down", "up", "join", "slow", "cut"] = Field(
         "down",
-        description="`down`: the nodes stop and lose their KV memory; `up`: they are back; `slow`: their steps take "
-        "`factor` times as long, or links have a `factor` less bandwidth and `extra_latency`; `cut`: nothing passes "
-        "the links.",
+        description="`down`: the nodes stop and lose their KV memory; `up`: they are back; `join`: they are there from "
+        "now on, and were not at the start; `slow`: their steps take `factor` times as long, or links have a `factor` "
+        "less bandwidth and `extra_latency`; `cut`: nothing passes the links.",
     )
     nodes: Patterns | None = Field(None, description="Ids, patterns such as `l4-*`, `gpu:t4`, or `region:eu`.")
     links: LinksSection | None = Field(None, description="The links of `cut`, or of `slow`.")

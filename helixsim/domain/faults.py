@@ -28,6 +28,9 @@ class FaultKind(StrEnum):
     """Steps of the nodes take so many times as long as they should from now on."""
 
 
+ABSENT = "not there yet"
+"""Event at the start: nodes will join."""
+
 USUAL_SPEED = "usual speed"
 """Event: nodes are no longer slow."""
 
@@ -265,6 +268,8 @@ class FaultSpec:
         Clients that give up; None: they wait as long as it takes.
     replication
         Copies of KV memory; None: there are none.
+    absent
+        Ids of nodes that are not there at the start, but join by the schedule.
     """
 
     schedule: tuple[Fault, ...] = ()
@@ -281,6 +286,7 @@ class FaultSpec:
     random_links: RandomLinkFaults | None = None
     clients: ClientSpec | None = None
     replication: Replication | None = None
+    absent: tuple[str, ...] = ()
 
     def of_run(self, seed: int, end_ns: int, parts: Mapping[str, tuple[str, ...]]) -> tuple[Fault, ...]:
         """Return all faults of a run in the order of time.
@@ -323,7 +329,7 @@ class FaultStats:
     Parameters
     ----------
     events
-        (time [ns], what happened, to which nodes): the kinds of ``FaultKind``, ``USUAL_SPEED``, ``CUT``,
+        (time [ns], what happened, to which nodes): the kinds of ``FaultKind``, ``ABSENT``, ``USUAL_SPEED``, ``CUT``,
         ``SLOW_LINKS``, ``MENDED``, ``detected``, ``rerouted``, ``stopped to load`` and ``replaced``.
     rows, losses
         Rows of the requests that have lost their KV memory or failed, and how often they have lost it.

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from helixsim.domain.faults import (
+    ABSENT,
     CUT,
     LINKS_TO,
     MENDED,
@@ -38,16 +39,16 @@ class FaultDriver:
         self._system = system
         self._retries = retries
         self._faults = iter(plan.faults)
-        self._down: dict[str, int] = {}  # node -> number of its failure
+        self._down = dict.fromkeys(plan.absent, 0)  # node -> number of its failure
         self._failures = 0
         self._scheduled = 0
-        self._known: frozenset[str] = frozenset()
+        self._known = plan.absent
         self._links = links
         self._clients = clients
         self._link_faults = iter(plan.links)
         self._cuts: frozenset[LinkFault] = frozenset()  # those that are known
         self._announced: frozenset[str] = frozenset()
-        self._routed: Outage | None = Outage()
+        self._routed: Outage | None = Outage(plan.absent)
         self._slow: dict[str, float] = {}
         self._loads = 0
         self._is_loading = False
@@ -55,6 +56,8 @@ class FaultDriver:
 
     def start(self) -> None:
         """Let the first fault happen at its time, and after it those behind it."""
+        if self._known:
+            self._note(ABSENT, sorted(self._known))
         self._plan_next()
         self._plan_next_link()
 

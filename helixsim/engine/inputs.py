@@ -91,7 +91,7 @@ class FaultPlan:
     route. ``replace`` returns another placement or policy without some; None: both stay. Its argument ``serves`` tells
     whether the placement of before is loaded. Without either, policy and placement stay. ``links``: faults of links;
     without any, links cost what they cost where nothing fails. ``clients``: None: they wait as long as it takes.
-    ``replication``: None: KV memory is not copied.
+    ``replication``: None: KV memory is not copied. ``absent``: nodes without layers that join later.
     """
 
     faults: tuple[Fault, ...]
@@ -104,6 +104,7 @@ class FaultPlan:
     links: tuple[LinkFault, ...] = ()
     clients: ClientSpec | None = None
     replication: Replication | None = None
+    absent: frozenset[str] = frozenset()
 
 
 class React(Protocol):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from helixsim.domain.fault_figures import FaultEvent
-from helixsim.domain.faults import CUT, LINKS_TO, MENDED, SLOW_LINKS, USUAL_SPEED, FaultKind
+from helixsim.domain.faults import ABSENT, CUT, LINKS_TO, MENDED, SLOW_LINKS, USUAL_SPEED, FaultKind
 from helixsim.report.network_map import NetworkMap
 from helixsim.results.run import Run
 from helixsim.units import NS_PER_S, number
@@ -47,7 +47,7 @@ class _State:
         if LINKS_TO in words:
             at = words.index(LINKS_TO)
             sides = frozenset(words[:at]), frozenset(words[at + 1 :])
-        if event.what == FaultKind.DOWN.value:
+        if event.what in (FaultKind.DOWN.value, ABSENT):
             self.down |= nodes
         elif event.what == FaultKind.UP.value:
             self.down, self.announced = self.down - nodes, self.announced - nodes

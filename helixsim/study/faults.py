@@ -58,6 +58,10 @@ def _plan(experiment: ResolvedExperiment, placed: PlacedSystem, inputs: Simulati
     parts: dict[str, tuple[str, ...]] = {}
     for part, machine in placed.system.fleet.cluster.machine_of.items():
         parts[machine] = (*parts.get(machine, ()), part)
+    absent = frozenset(spec.absent)
+    if early := sorted(absent & placed.placement.ranges.keys()):
+        message = f"{', '.join(early)}: join, and the placement of {placed.system.name} has layers on them at the start"
+        raise ConfigError([Problem(str(experiment.source), "faults.events", message)])
     rerouted = partial(_rerouted, experiment)
     end_ns = _ENDLESS_NS if window.duration_ns is None else window.warmup_ns + window.duration_ns
     return FaultPlan(
@@ -71,6 +75,7 @@ def _plan(experiment: ResolvedExperiment, placed: PlacedSystem, inputs: Simulati
         spec.links_of_run(inputs.seed, end_ns, parts),
         spec.clients,
         spec.replication,
+        absent,
     )
 
 

@@ -56,18 +56,23 @@ def place_system(
     select
         Selects among the candidates in place of a race; nodes then get no roles.
 
+    Nodes that join during the run hold no layers.
+
     Raises
     ------
     InfeasibleError
         If the strategy finds no placement.
     """
+    asked = system
+    if experiment.faults is not None and experiment.faults.absent:
+        experiment, system = _at_start(experiment, system)
     if system.is_disaggregated:  # phases apart: what a pool does alone is no measure of it
 
         def place(pool: SystemSpec) -> Placement:
             return place_system(experiment, pool, progress=progress, by_flow=True, store=store).placement
 
-        return assembled(experiment, system, place_pools(system, place))
-    planned, asked = as_planned(experiment), system
+        return assembled(experiment, asked, place_pools(system, place))
+    planned = as_planned(experiment)
     system = replace(
         _without_own_roles(planned, system), autoscaling=None
     )  # candidates are compared with all they have
@@ -113,6 +118,16 @@ def place_system(
         capacities = (problem.capacity, problem.operating, problem.phases if decides_roles else None)
         placement = kept_or_searched(store, planned, system, capacities, rivals or (), by_flow, search)
     return assembled(experiment, asked, placement)
+
+
+def _at_start(experiment: ResolvedExperiment, system: SystemSpec) -> tuple[ResolvedExperiment, SystemSpec]:
+    """Return an experiment and a system of it without the nodes that join during the run."""
+    assert experiment.faults is not None
+    absent = frozenset(experiment.faults.absent)
+    fleet = experiment.fleet.without(absent, paid=absent)
+    systems = tuple(replace(one, fleet=one.fleet.without(absent, paid=absent)) for one in experiment.systems)
+    first = replace(experiment, fleet=fleet, systems=systems, faults=replace(experiment.faults, absent=()))
+    return first, replace(system, fleet=system.fleet.without(absent, paid=absent))
 
 
 def _without_own_roles(experiment: ResolvedExperiment, system: SystemSpec) -> SystemSpec:

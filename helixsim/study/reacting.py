@@ -73,13 +73,14 @@ class Reactions:
     def __init__(
         self, experiment: ResolvedExperiment, placed: PlacedSystem, spec: FaultSpec, seed: int, rerouted: Rerouted
     ) -> None:
-        self._experiment, self._spec, self._seed, self._rerouted = experiment, spec, seed, rerouted
+        self._experiment = replace(experiment, faults=replace(spec, absent=()))  # searches have all that is not out
+        self._spec, self._seed, self._rerouted = spec, seed, rerouted
         self._asked = next((one for one in experiment.systems if one.name == placed.system.name), placed.system)
         self._first = self._now = placed
-        self._out = Outage()
+        self._out = Outage(frozenset(spec.absent))
         self._by_flow = False
         self._held: dict[str, LayerRange] = dict(placed.placement.ranges)
-        self._found: dict[Outage, list[PlacedSystem]] = {Outage(): [placed]}
+        self._found: dict[Outage, list[PlacedSystem]] = {self._out: [placed]}
         self._chosen: dict[tuple[object, ...], _Option | None] = {}
 
     def __call__(self, out: Outage, *, serves: bool = True) -> Replacement | RoutingPolicy | None:
@@ -206,6 +207,7 @@ class Reactions:
         planned = as_planned(self._experiment)
         warmup_ns = min(max(planned.workload.window.warmup_ns, LEAST_WARMUP_NS), spec.horizon_ns)
         window = Window(warmup_ns, spec.horizon_ns, drain=False)
+        planned = replace(planned, workload=replace(planned.workload, window=window))  # requests arrive until its end
         inputs = simulation_inputs(planned, self._now, window=window, seed=planned.seed + SEED_OFFSET)
         if self._by_flow and (policy := self._rerouted(self._now, inputs, before)) is not None:
             inputs = replace(inputs, policy=policy)

@@ -158,12 +158,16 @@ def test_a_lost_replica_is_in_the_figures_of_its_pool_and_its_requests_in_those_
     assert "lost to failures" in (directory / "report.html").read_text()
 
 
-def test_a_model_whose_replicas_scale_is_not_placed_anew():
-    faults = {**FAULTS, "reaction": "replace"}
+def test_a_model_whose_replicas_scale_is_not_placed_anew_and_no_machines_join():
     systems = [{**SYSTEM, "autoscaling": PAIR}]
-    experiment = helixsim.Experiment.from_data({**EXPERIMENT, "systems": systems, "faults": faults})
-    with pytest.raises(ConfigError, match=r"faults\.reaction: replace is not simulated with autoscaling"):
-        experiment.resolve()
+    join = {"at": "1 s", "kind": "join", "nodes": ["l40s-0"]}
+    for more, words in (
+        ({"reaction": "replace"}, r"faults\.reaction: replace is not simulated with autoscaling"),
+        ({"events": [join]}, r"faults\.events\.0\.kind: join is not simulated with autoscaling"),
+    ):
+        experiment = helixsim.Experiment.from_data({**EXPERIMENT, "systems": systems, "faults": {**FAULTS, **more}})
+        with pytest.raises(ConfigError, match=words):
+            experiment.resolve()
 
 
 @pytest.mark.parametrize(

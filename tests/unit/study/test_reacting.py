@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import builders
 import numpy as np
@@ -15,10 +15,11 @@ import helixsim
 from helixsim.domain.faults import Outage
 from helixsim.domain.placement import LayerRange, Placement
 from helixsim.engine.inputs import Replacement
+from helixsim.errors import ConfigError
 from helixsim.metrics.throughput import throughput
 from helixsim.placement.constraints import moved_bytes, moved_to
 from helixsim.study.faults import simulate_run
-from helixsim.study.placing import assembled
+from helixsim.study.placing import assembled, place_system
 
 ONE_FRONT = {"l4-0": (0, 16), **dict.fromkeys(("l4-1", "t4-0", "t4-1", "t4-2"), (16, 32))}
 """All routes pass l4-0."""
@@ -128,3 +129,45 @@ def test_nodes_that_exchange_roles_keep_ranges_and_pipelines_together(held, orde
     found = moved_to(fleet, placement, previous)
     assert sorted((one, found.pipelines[node]) for node, one in found.ranges.items()) == sorted(held)
     assert moved_bytes(fleet, found.ranges, previous) == 0
+
+
+# Nodes that join ------------------------------------------------------------------------------------------------------
+
+JOIN = "faults.events=[{at: 5 s, kind: join, nodes: [l4-1]}]"
+WITHOUT = {node: held for node, held in ONE_FRONT.items() if node != "l4-1"}
+
+
+def test_a_node_that_joins_without_layers_changes_nothing(path):
+    experiment, placed = system(path, WITHOUT, JOIN)
+    run = simulate_run(experiment, placed, check=True)
+    plain = simulate_run(replace(experiment, faults=None), placed)
+    assert [column.tolist() for column in astuple(run.requests)] == [
+        column.tolist() for column in astuple(plain.requests)
+    ]
+    assert events(run) == ["not there yet", "up"]
+
+
+def test_a_node_that_joins_gets_layers_if_that_is_better(path):
+    """All routes pass l4-0, which is too little. Rehearsals are longer than the run, and have requests to their end."""
+    load = "workload.arrivals.rate=15 /s", "faults.load_rate=100 Gbit/s", "faults.horizon=45 s", "slo={ttft: 3 s}"
+    shares, runs = {}, {}
+    for reaction in ("static", "replace"):
+        experiment, placed = system(path, WITHOUT, JOIN, *load, f"faults.reaction={reaction}")
+        runs[reaction] = run = simulate_run(experiment, placed, check=reaction == "replace")
+        shares[reaction] = throughput(run, experiment.slo).slo_attainment
+    assert shares["replace"] > shares["static"] + 0.2
+    assert events(runs["replace"]) == ["not there yet", "up", "stopped to load", "replaced"]
+    at_ns, _, nodes = runs["replace"].faults.events[-1]
+    assert at_ns > 5e9
+    assert "l4-1" in nodes
+
+
+def test_a_node_that_joins_holds_no_layers_at_the_start(path):
+    """The model is placed as if it were down."""
+    first, down = (helixsim.load_experiment(path, [*LOSS, edit]) for edit in (JOIN, "cluster.down=[l4-1]"))
+    placed, without = (place_system(one, one.systems[0]) for one in (first, replace(down, faults=None)))
+    assert placed.placement.ranges == without.placement.ranges
+    assert "l4-1" not in placed.placement.ranges
+    assert "l4-1" in placed.system.fleet.cluster.index
+    with pytest.raises(ConfigError, match="l4-1: join, and the placement of swarm has layers on them"):
+        simulate_run(*system(path, ONE_FRONT, JOIN))

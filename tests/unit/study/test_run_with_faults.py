@@ -64,6 +64,17 @@ def problems(path, *overrides):
         ("faults.events=[{at: 20 s, kind: slow, nodes: [l4-0]}]", "faults.events.0.kind", "slow needs factor"),
         ("faults.events=[{at: 20 s, factor: 2.0, nodes: [l4-0]}]", "faults.events.0.factor", "down has no factor"),
         ("faults.events=[{at: 20 s, kind: up, for: 1 s, nodes: [l4-0]}]", "faults.events.0.for", "up has no end"),
+        ("faults.events=[{at: 20 s, kind: join, for: 1 s, nodes: [l4-0]}]", "faults.events.0.for", "join has no end"),
+        (
+            "faults.events=[{at: 20 s, kind: join, nodes: ['*']}]",
+            "faults.events.0.nodes",
+            "no node is there at the start",
+        ),
+        (
+            "faults.events=[{at: 20 s, kind: join, nodes: [l4-0]}, {at: 10 s, nodes: [l4-0]}]",
+            "faults.events.1.nodes",
+            "l4-0 is down already at 10 s",
+        ),
         ("faults.events=[{at: 20 s, kind: gone, nodes: [l4-0]}]", "faults.events.0.kind", "got 'gone'"),
         ("faults.random={mtbf: 5 min, mttr: 1 min, nodes: [l4-0]}", "faults.random.nodes", "l4-0: named in"),
         (
