@@ -8,14 +8,15 @@ from helixsim.domain.cluster import Cluster
 from helixsim.domain.flowplan import CutElement, FlowPlan
 from helixsim.domain.request import FeedMode
 from helixsim.domain.result import RunResult
+from helixsim.metrics.faults import failed_in_window
 from helixsim.metrics.legs import busiest_link
 from helixsim.metrics.saturation import Saturation
 from helixsim.metrics.utilisation import Utilisation
 from helixsim.units import number
 
-LIMITS = ("load", "compute", "memory", "concurrency", "network")
-"""What limits a run: the offered load, the compute of a node, KV memory, the fixed number of requests in the system, or
-delays of network and admission."""
+LIMITS = ("load", "compute", "memory", "concurrency", "faults", "network")
+"""What limits a run: the offered load, the compute of a node, KV memory, the fixed number of requests in the system,
+nodes or links that failed in the window, or delays of network and admission."""
 
 _ABOVE_ESTIMATE = 1.05
 _BUSY = 0.9
@@ -90,6 +91,8 @@ def _limit(run: RunResult, used: Utilisation, verdict: Saturation, cluster: Clus
         return "memory", names[fullest], text
     if run.mode is FeedMode.CLOSED_LOOP:
         return "concurrency", "", "the fixed number of requests in the system over the time each of them takes"
+    if failed_in_window(run):
+        return "faults", "", f"nodes or links that failed ({busy} in the whole window)"
     text = f"network delay and admission ({busy}, and peak KV memory use is {used.kv_peak[fullest]:.0%})"
     return "network", "", text
 

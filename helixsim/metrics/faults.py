@@ -57,13 +57,18 @@ def fault_figures(run: RunResult) -> FaultFigures | None:
 
 def _dip(run: RunResult) -> Dip:
     """Return the dip behind the first failure in the window."""
-    assert run.faults is not None
-    inside = range(run.window_start_ns + 1, run.window_end_ns)
-    failures = [at_ns for at_ns, what, _ in run.faults.events if what in FAILURES and at_ns in inside]
+    failures = failed_in_window(run)
     times_ns, tokens = cumulative_in_window(run.series.output_tokens, run)
     if not failures or len(times_ns) < 2:
         return Dip()
     return dip_after(failures[0] / NS_PER_S, times_ns / NS_PER_S, tokens.astype(np.float64))
+
+
+def failed_in_window(run: RunResult) -> list[int]:
+    """Return the times [ns] of the failures of nodes and links in the window."""
+    inside = range(run.window_start_ns + 1, run.window_end_ns)
+    events = () if run.faults is None else run.faults.events
+    return [at_ns for at_ns, what, _ in events if what in FAILURES and at_ns in inside]
 
 
 def dip_after(failure_s: float, times_s: FloatArray, tokens: FloatArray) -> Dip:

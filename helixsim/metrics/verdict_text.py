@@ -17,6 +17,7 @@ _LIMITS = {
     "compute": "compute",
     "memory": "KV memory",
     "concurrency": "the fixed number of requests",
+    "faults": "nodes or links that failed",
     "network": "network delay and admission",
     "": "unknown",
 }

@@ -197,7 +197,7 @@ def test_a_stable_system_may_miss_and_without_objectives_an_overloaded_one_comes
     assert "beyond the window" in dict(answer(alone))["Verdict"]
 
 
-@pytest.mark.parametrize("limited_by", ["compute", "memory", "network"])
+@pytest.mark.parametrize("limited_by", ["compute", "memory", "faults", "network"])
 @pytest.mark.parametrize("saturation", ["STABLE", "OVERLOADED"])
 def test_advice_fits_the_load(base, limited_by, saturation) -> None:
     """A rate can be lowered, and its highest value searched, only where requests arrive at one."""

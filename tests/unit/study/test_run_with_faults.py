@@ -325,3 +325,12 @@ def test_the_flow_of_what_is_left_replaces_that_of_the_whole(path):
     first = sum(amount for (src, _), amount in flow.items() if src == COORDINATOR)
     assert first == pytest.approx(left.max_flow_tokens_per_s)
     assert 0 < first < whole.max_flow_tokens_per_s
+
+
+def test_a_run_in_which_nothing_serves_for_long_is_limited_by_faults(path, tmp_path) -> None:
+    events = "faults.events=[{at: 20 s, nodes: ['*'], for: 39 s}]"
+    assert main(["run", str(path), "--out", str(tmp_path / "runs"), "-q", "--set", events]) == 0
+    (directory,) = (one.parent for one in (tmp_path / "runs" / "tiny").glob("*/summary.json"))
+    cluster = RunSet.load(directory)["swarm"].summary.cluster
+    assert cluster.limited_by == "faults"
+    assert "failed" in cluster.bottleneck
