@@ -177,14 +177,16 @@ class _Resolver:
         self.problems.extend(checks.check_baseline(section, self.names, source))
         self.problems.extend(checks.check_planning(section, workload, source))
         self.problems.extend(check_autoscaling(section, own_nodes, workload, self.engine.spec, source))
-        self.problems.extend(check_roles(section, all_nodes, self.engine, self.choices, source, is_part=self.is_part))
+        faults = build_faults(section, cluster, workload, own_arrivals, self.engine.spec, source, self.problems)
+        self.problems.extend(
+            check_roles(section, all_nodes, self.engine, self.choices, faults, source, is_part=self.is_part)
+        )
         beyond = unsupported(self.engine.spec.name, gpus)
         if not section.engine.allow_unsupported:
             self.problems.extend(
                 source.problem(("engine", "name"), f"{text}; --allow-unsupported simulates it nevertheless")
                 for text in beyond
             )
-        faults = build_faults(section, cluster, workload, own_arrivals, self.engine.spec, source, self.problems)
         if self.problems or workload is None:
             raise _error(self.problems)
 

@@ -14,6 +14,7 @@ from helixsim.config.source import Source
 from helixsim.domain.cluster import Cluster, Deployment, Node
 from helixsim.domain.disaggregation import KvTransfer
 from helixsim.domain.engine import EngineSpec
+from helixsim.domain.faults import FaultSpec
 from helixsim.domain.hardware import NodeProfile
 from helixsim.domain.placement import Role
 from helixsim.errors import Problem
@@ -28,6 +29,7 @@ def check_roles(
     nodes: Sequence[Sequence[Node]],
     engine: EngineProfile,
     choices: Choices,
+    faults: FaultSpec | None,
     source: Source,
     *,
     is_part: bool,
@@ -52,8 +54,9 @@ def check_roles(
             if section.systems[number].autoscaling is not None:
                 yield source.problem(("systems", number, "autoscaling"), "not simulated with nodes with a role")
             with_roles.append(number)
-    if section.faults is not None and with_roles:
-        yield source.problem(("faults",), "faults are not simulated with nodes with a role")
+    if faults is not None and with_roles:
+        for key, name in faults.not_with_roles.items():
+            yield source.problem(("faults", key), f"nodes with a role are not simulated with {name}")
 
 
 def _check_legs(system: SystemSection, number: int, source: Source, *, may_choose: bool) -> Iterator[Problem]:

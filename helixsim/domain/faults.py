@@ -288,6 +288,17 @@ class FaultSpec:
     replication: Replication | None = None
     absent: tuple[str, ...] = ()
 
+    @property
+    def not_with_roles(self) -> dict[str, str]:
+        """Key -> name, of what is not simulated with nodes of different roles."""
+        stated = {
+            "reaction": ("reaction: replace (static and reroute are)", self.reaction is Reaction.REPLACE),
+            "replicate": ("copies of KV memory", self.replication is not None),
+            "events": ("machines that join" if self.absent else "links that fail", bool(self.links or self.absent)),
+            "random_links": ("links that fail", self.random_links is not None),
+        }
+        return {key: name for key, (name, is_stated) in stated.items() if is_stated}
+
     def of_run(self, seed: int, end_ns: int, parts: Mapping[str, tuple[str, ...]]) -> tuple[Fault, ...]:
         """Return all faults of a run in the order of time.
 

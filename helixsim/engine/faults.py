@@ -16,7 +16,7 @@ from helixsim.domain.faults import CopyStats, FailureCause, Outage
 from helixsim.domain.request import Request
 from helixsim.domain.step_time import BatchShape, StepTime
 from helixsim.engine.clients import Clients
-from helixsim.engine.inputs import FaultPlan, SimulationInputs
+from helixsim.engine.inputs import FaultPlan, Legs, SimulationInputs
 from helixsim.engine.kernel import Call, Kernel, Priority
 from helixsim.engine.load_source import LoadSource
 from helixsim.engine.recorder import Recorder
@@ -42,8 +42,8 @@ class FaultySystem(Protocol):
         """Let the steps of nodes that begin from now on take so many times as long as they should."""
         ...
 
-    def reroute(self, policy: RoutingPolicy) -> None:
-        """Route requests by another policy from now on."""
+    def reroute(self, policy: RoutingPolicy | Legs) -> None:
+        """Route requests by another policy from now on, or by one for each leg."""
         ...
 
     def copied(self) -> CopyStats | None:
@@ -109,6 +109,7 @@ class Retries:
         self._kernel = kernel
         self._recorder = recorder
         self._lost_ns: dict[int, int] = {}  # by row, while it waits to be sent again
+        self._held_ns: dict[int, int] = {}
         self._planned: dict[int, int] = {}
         self.is_armed = False
         self.losses: dict[int, int] = {}
@@ -136,14 +137,20 @@ class Retries:
 
         ``kept_tokens``: those that are copied to where it goes on.
         """
+        self._held_ns.pop(request.row, None)
         if self._lost_ns.pop(request.row, None) is not None:
             self.retried += 1
             self.recomputed_tokens += request.context_tokens - kept_tokens
+
+    def hold(self, request: Waiter) -> None:
+        """Take note that a request waits at the coordinator, while a replica keeps its KV memory."""
+        self._held_ns.setdefault(request.row, self._kernel.now_ns)
 
     def fail(self, request: Waiter, cause: FailureCause) -> None:
         """Take note that a request has failed."""
         self.causes[request.row] = cause
         self._lost_ns.pop(request.row, None)
+        self._held_ns.pop(request.row, None)
         self._recorder.failed += 1
 
     def watch(self) -> None:
@@ -154,7 +161,7 @@ class Retries:
 
     def _end_ns(self, request: Waiter) -> int | None:
         """Return when a waiting request gives up; None: never, as it has been preempted and goes first anyway."""
-        since_ns = self._lost_ns.get(request.row)
+        since_ns = self._lost_ns.get(request.row, self._held_ns.get(request.row))
         if since_ns is None:
             if request.admitted_ns >= 0:
                 return None

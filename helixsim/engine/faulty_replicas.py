@@ -76,22 +76,15 @@ class FaultyFrontend(Parking[Sequence], Frontend):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.parked: list[Sequence] = []
-        self._sent: dict[int, tuple[Replica, Sequence]] = {}
+        self._sent: dict[Sequence, Replica] = {}
         self._aborted: set[int] = set()  # rows of requests at replicas, or on their way to or from them
         self._heir: Gate | None = None
 
     def lose(self, replicas: Iterable[FaultyReplica], down: frozenset[int], by_plan: bool = False) -> None:
         """Let the requests at replicas, and those on their way there, wait in front; ``down``: all known to be."""
-        now, lost = self.kernel.now_ns, []
-        self.view.without(down)
-        for replica in replicas:
-            replica.losses += 1
-            replica.leaving = []
-            rows = [row for row, (owner, _) in self._sent.items() if owner is replica]
-            lost += [self._sent.pop(row)[1] for row in rows]
-            self.view.submitted[replica.number] = self.view.submitted_tokens[replica.number] = 0
-            self.view.coming[replica.number].clear()
-        for sequence in sorted(lost, key=lambda one: one.row, reverse=True):
+        now = self.kernel.now_ns
+        self.leave_out(down)
+        for sequence in sorted(self._lost_with(list(replicas)), key=lambda one: one.row, reverse=True):
             sequence.queue_ns += now - sequence.since_ns
             sequence.since_ns = now
             del self.active[sequence.row]
@@ -106,6 +99,23 @@ class FaultyFrontend(Parking[Sequence], Frontend):
 
     def announced(self) -> None:
         """Take note that replicas may have got notice."""
+
+    def leave_out(self, down: frozenset[int]) -> None:
+        """Send no requests to replicas from now on."""
+        self.view.without(down)
+
+    def _lost_with(self, replicas: list[FaultyReplica]) -> list[Sequence]:
+        """Take off what was sent to replicas that are lost; return the requests that are lost with it."""
+        lost = []
+        for replica in replicas:
+            replica.losses += 1
+            replica.leaving = []
+            lost += [sequence for sequence, owner in self._sent.items() if owner is replica]
+            self.view.submitted[replica.number] = self.view.submitted_tokens[replica.number] = 0
+            self.view.coming[replica.number].clear()
+        for sequence in lost:
+            del self._sent[sequence]
+        return lost
 
     def _take_back(self, sequence: Sequence, by_plan: bool) -> None:
         """Let a lost request wait in front, unless it has outgrown all replicas, but for those of a new placement."""
@@ -139,8 +149,8 @@ class FaultyFrontend(Parking[Sequence], Frontend):
         if sequence.row not in self.active:
             return self.withdraw(sequence)
         self._aborted.add(sequence.row)
-        if sequence.row in self._sent:  # else its last token is on its way
-            replica, _ = self._sent[sequence.row]
+        if sequence in self._sent:  # else its last token is on its way
+            replica = self._sent[sequence]
             assert isinstance(replica, FaultyReplica)
             replica.abort(sequence)
         return True
@@ -148,7 +158,6 @@ class FaultyFrontend(Parking[Sequence], Frontend):
     def aborted(self, replica: Replica, gone: list[Sequence]) -> None:
         """Take note that sequences have left a replica as their clients have given up."""
         for sequence in gone:
-            del self._sent[sequence.row]
             del self.active[sequence.row]
             self._fail(sequence, FailureCause.GIVEN_UP)
         self._forget(replica, gone)
@@ -209,13 +218,16 @@ class FaultyFrontend(Parking[Sequence], Frontend):
             self._heir.enter_next(ended)
 
     def _route(self) -> None:
-        live = self.view.live_context_tokens
-        if live < self.view.largest_context_tokens:
-            self.parked += [sequence for sequence in self.waiting if sequence.target + 1 > live]
-            self.waiting = deque([sequence for sequence in self.waiting if sequence.target + 1 <= live])
+        if self.view.down:
+            self.parked += [sequence for sequence in self.waiting if not self._has_place(sequence)]
+            self.waiting = deque([sequence for sequence in self.waiting if self._has_place(sequence)])
         super()._route()
         if self.waiting or self.parked:
             self.retries.watch()
+
+    def _has_place(self, sequence: Sequence) -> bool:
+        """Whether replicas that are not left out could hold a request."""
+        return sequence.target + 1 <= self.view.live_context_tokens
 
     def _give_up(self, sequence: Sequence) -> None:
         """Park a request that the policy cannot route while replicas are down."""
@@ -230,14 +242,13 @@ class FaultyFrontend(Parking[Sequence], Frontend):
 
     def _book(self, replica: Replica, sequence: Sequence) -> None:
         self.retries.sent(sequence, self._resume(replica, sequence))
-        self._sent[sequence.row] = replica, sequence
+        self._sent[sequence] = replica
         super()._book(replica, sequence)
 
-    def went_on(self, replica: Replica, started: int, ended: list[Sequence]) -> None:
-        """See ``Listener.went_on``."""
-        for sequence in ended:
-            del self._sent[sequence.row]
-        super().went_on(replica, started, ended)
+    def _forget(self, replica: Replica, left: list[Sequence]) -> None:
+        super()._forget(replica, left)
+        for sequence in left:
+            del self._sent[sequence]
 
     def rejected(self, replica: Replica, outgrown: list[Sequence]) -> None:
         """See ``Listener.rejected``."""
@@ -246,8 +257,6 @@ class FaultyFrontend(Parking[Sequence], Frontend):
         if gone := [sequence for sequence in outgrown if sequence.row in self._aborted]:
             self.aborted(replica, gone)
             outgrown = [sequence for sequence in outgrown if sequence not in gone]
-        for sequence in outgrown:
-            del self._sent[sequence.row]
         super().rejected(replica, outgrown)
 
 
@@ -323,7 +332,7 @@ class FaultyReplicaSystem(ReplicaSystem):
         down = self._numbers(Outage(frozenset(self._stopped), known.cuts))
         for replica in self.replicas:
             replica.is_down = replica.number in down
-        self.frontend.view.without(self._numbers(known))
+        self.frontend.leave_out(self._numbers(known))
         self.frontend.try_again()
 
     def slow(self, nodes: Iterable[str], factor: float) -> None:

@@ -87,11 +87,12 @@ class Autoscaling:
 class FaultPlan:
     """Faults of a run in the order of time, and the reactions to them; times as in ``domain.faults.FaultSpec``.
 
-    ``reroute`` returns the policy that routes by the max-flow without some nodes and links; None if they leave no
-    route. ``replace`` returns another placement or policy without some; None: both stay. Its argument ``serves`` tells
-    whether the placement of before is loaded. Without either, policy and placement stay. ``links``: faults of links;
-    without any, links cost what they cost where nothing fails. ``clients``: None: they wait as long as it takes.
-    ``replication``: None: KV memory is not copied. ``absent``: nodes without layers that join later.
+    ``reroute`` returns the policy that routes by the max-flow without some nodes and links, or the legs with theirs;
+    None if they leave no route. ``replace`` returns another placement or policy without some; None: both stay. Its
+    argument ``serves`` tells whether the placement of before is loaded. Without either, policy and placement stay.
+    ``links``: faults of links; without any, links cost what they cost where nothing fails. ``clients``: None: they wait
+    as long as it takes. ``replication``: None: KV memory is not copied. ``absent``: nodes without layers that join
+    later.
     """
 
     faults: tuple[Fault, ...]
@@ -99,7 +100,7 @@ class FaultPlan:
     retry_limit: int
     timeout_ns: int
     delay_ns: int = 0
-    reroute: Callable[[Outage], RoutingPolicy | None] | None = None
+    reroute: Callable[[Outage], RoutingPolicy | Legs | None] | None = None
     replace: React | None = None
     links: tuple[LinkFault, ...] = ()
     clients: ClientSpec | None = None

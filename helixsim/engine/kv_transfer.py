@@ -22,20 +22,19 @@ from helixsim.engine.stage import Stage, Step, common_layers
 
 
 class TwoLegged(Sequence):
-    """A request as its client sees it, and as the replica that decodes it. ``transfer_ns``: what its KV took.
+    """A request as its client sees it, and as the replica that decodes it.
 
     ``chosen``: the replica that will decode it, where that is routed first; the policy is asked once, however often
     the request has to wait for room.
     """
 
-    __slots__ = ("chosen", "transfer", "transfer_ns")
+    __slots__ = ("chosen", "transfer")
     transfer: Transfer | None
 
     def __init__(self, request: Request, arrival_ns: int, row: int, output_tokens: int) -> None:
         super().__init__(request, arrival_ns, row, output_tokens)
         self.transfer = None
         self.chosen: LegReplica | None = None
-        self.transfer_ns = 0
 
     @property
     def is_running(self) -> bool:
@@ -67,11 +66,12 @@ class Transfer(Incoming):
     """The KV cache of the first ``tokens`` of one prompt on its way from ``source`` to ``target``.
 
     ``is_whole``: they are all of it. ``started_ns`` is when its first message was sent, ``size_bytes`` the sum of all
-    messages.
+    messages. ``is_aimed``: its target is chosen. ``books``: layers may be booked before they are computed.
     """
 
-    __slots__ = ("_fabric", "_fleet", "_left", "_listener", "_sent", "_sizes", "is_computed", "leg", "request",
-                 "size_bytes", "source", "started_ns", "target", "tokens")  # fmt: skip
+    __slots__ = ("_fabric", "_fleet", "_left", "_listener", "_sent", "_sizes", "is_aimed", "is_computed", "is_whole",
+                 "leg", "request", "size_bytes", "source", "started_ns", "target", "tokens")  # fmt: skip
+    books = True
 
     def __init__(
         self,
@@ -90,7 +90,8 @@ class Transfer(Incoming):
         self.leg = PrefillLeg(request.request, request.since_ns, request.row, 1)
         self.leg.outgoing = self
         self.leg.prompt_tokens = self.leg.target = tokens
-        self.is_computed = False
+        self.is_whole = tokens == request.target
+        self.is_aimed = self.is_computed = False
         self.started_ns = -1
         self.size_bytes = 0
         self._fleet = fleet
@@ -100,10 +101,9 @@ class Transfer(Incoming):
         self._left = tokens * fleet.model.num_layers
         self._sent = [0] * len(source.stages)
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether nothing of the prompt is left to the target."""
-        return self.tokens == self.request.prompt_tokens
+    def aim(self, target: LegReplica) -> None:
+        """Let a replica decode the request."""
+        self.target, self.is_aimed = target, True
 
     def reserve(self, due: int, now_ns: int) -> bool:
         """See ``Incoming.reserve``; blocks that the target has are not sent."""
@@ -135,7 +135,7 @@ class Transfer(Incoming):
             ready = [
                 round(duration_ns * (layer + 1 - held.start) / held.layers) for layer in range(common.start, common.end)
             ]
-            if channel.takes_bookings:
+            if self.books and channel.takes_bookings:
                 self._book(channel, common, (first, computed), gpus, ready)
                 continue
             for layer, ready_ns in zip(range(common.start, common.end), ready, strict=True):
@@ -218,13 +218,10 @@ class LegReplica(Replica):
         return super().is_idle_with_work and not (self.scheduler.receiving or self.scheduler.sending)
 
     def take_in(self, sequence: Sequence) -> None:
-        """Let a sequence decode whose prompt has come, with its first token, or go on with what is left of it."""
+        """Let a sequence decode whose prompt has come, with its next token, or go on with what is left of it."""
         now = self._kernel.now_ns
         if sequence.computed == sequence.target:
-            sequence.first_token_ns = now + self.delivery_ns
-            sequence.last_token_ns = now
-            self._recorder.output_tokens += 1
-            self._recorder.take_first_token(sequence, sequence.first_token_ns)
+            self._take_token(sequence, now)
         self.book()
         self.scheduler.join(sequence, now)
         self._change(now)

@@ -56,7 +56,7 @@ class LegView(ReplicaView):
         replica = self._of[node]
         tokens = replica.scheduler.pending_tokens
         for one in self.coming[replica.number]:
-            tokens += one.prompt_tokens - (0 if one.transfer is None else one.transfer.tokens)
+            tokens += one.target - (0 if one.transfer is None else one.transfer.tokens)
         return tokens
 
     def cached_tokens(self, node: int) -> int:
@@ -64,7 +64,7 @@ class LegView(ReplicaView):
         transfer = self._sequence.transfer
         if not self._is_computed or transfer is None:
             return super().cached_tokens(node)
-        return min(transfer.tokens, self._sequence.prompt_tokens - 1)
+        return min(transfer.tokens, self._sequence.target - 1)
 
     def transfer_ns(self, node: int) -> float:
         """See ``RoutingView.transfer_ns``."""
@@ -83,10 +83,11 @@ class LegFrontend(Frontend):
     view: LegView
     decode_view: LegView
     kind = TwoLegged
+    transfer_kind: type[Transfer] = Transfer
 
     def __init__(self, legs: Legs, kv: KvFabric, fleet: Deployment, *rest: Any) -> None:
         super().__init__(*rest)
-        self._legs = legs
+        self.legs = legs
         self._kv = kv
         self._fleet = fleet
         self._sizes = KvSizes(fleet.model, legs.transfer.bits)
@@ -101,31 +102,32 @@ class LegFrontend(Frontend):
 
     def _send(self, sequence: Sequence) -> bool:
         assert isinstance(sequence, TwoLegged)
-        most_local, target = self._legs.most_local_tokens, None
+        most_local, target = self.legs.most_local_tokens, None
         if most_local is not None:
-            target = sequence.chosen = sequence.chosen or self._choose(self._legs.decode, self.decode_view, sequence)
+            target = sequence.chosen = sequence.chosen or self._choose(self.legs.decode, self.decode_view, sequence)
             if target is None:
                 return False
             target.book()
-            if sequence.prompt_tokens - target.scheduler.cached_tokens(sequence) <= most_local:
+            if sequence.target - target.scheduler.cached_tokens(sequence) <= most_local:
                 coming, is_fed = self.view.coming[target.number], self.feed.mode is FeedMode.SATURATE
                 return not (is_fed and not target.could_admit(sequence, coming)) and self._keep(target, sequence)
-        source = self._choose(self._legs.prefill, self.view, sequence)
+        source = self._choose(self.legs.prefill, self.view, sequence)
         if source is None:
             return False
-        if source.role == "both" or sequence.output_tokens == 1:
+        if source.role == "both" or sequence.output_tokens - sequence.generated == 1:
             return self._keep(source, sequence)
         tokens = self._first_tokens(sequence, source)
-        sequence.transfer = transfer = Transfer(sequence, source, self._fleet, self._sizes, self._kv, self, tokens)
+        made = self.transfer_kind(sequence, source, self._fleet, self._sizes, self._kv, self, tokens)
+        sequence.transfer = transfer = made
         if target is not None:
-            transfer.target = target
-        elif self._legs.transfer.is_layerwise and not self._aim(transfer):
+            transfer.aim(target)
+        elif self.legs.transfer.is_layerwise and not self._aim(transfer):
             sequence.transfer = None
             return False
         self._count(sequence)
         transfer.leg.row = sequence.row
         transfer.leg.arrival_ns = transfer.leg.since_ns = self.kernel.now_ns
-        if self._legs.transfer.is_layerwise:
+        if self.legs.transfer.is_layerwise:
             self._book(source, transfer.leg)
             self._dispatch(transfer.target, sequence)
         else:
@@ -134,16 +136,16 @@ class LegFrontend(Frontend):
 
     def _first_tokens(self, sequence: TwoLegged, source: LegReplica) -> int:
         """Return how many tokens of a prompt the replica computes that prefills."""
-        prompt, block_tokens = sequence.prompt_tokens, source.scheduler.block_tokens
+        prompt, block_tokens = sequence.target, source.scheduler.block_tokens
         if self._balance is None:
-            return self._legs.first_tokens(prompt, block_tokens)
+            return self.legs.first_tokens(prompt, block_tokens)
         first = source.stages[0].node_id
         return self._balance.first_tokens(prompt, block_tokens, first, self.view, self.decode_view)
 
     def _choose(self, leg: Leg, view: LegView, sequence: TwoLegged) -> LegReplica | None:
         """Route a leg of a request; None if the policy finds no replica for it now."""
         view.consider(sequence)
-        hops = leg.policy.route(sequence.prompt_tokens, sequence.prompt_tokens + self._expected_tokens, view)
+        hops = leg.policy.route(sequence.target, sequence.target + self._expected_tokens, view)
         if hops is None:
             return None
         found = view.replica_of(hops, type(leg.policy).__name__)
@@ -159,17 +161,20 @@ class LegFrontend(Frontend):
 
     def _aim(self, transfer: Transfer) -> bool:
         """Route the decode leg of a request whose prompt is routed; False if the policy finds no replica for it now."""
-        target = self._choose(self._legs.decode, self.decode_view, transfer.request)
+        target = self._choose(self.legs.decode, self.decode_view, transfer.request)
         if target is not None:
-            transfer.target = target
+            transfer.aim(target)
         return target is not None
+
+    def _is_aimed(self, transfer: Transfer) -> bool:
+        """Whether the replica is chosen that will decode a request whose prompt is computed."""
+        return transfer.is_aimed
 
     def _act(self, event: Call | None) -> None:
         now = self.kernel.now_ns
-        is_aimed = self._legs.most_local_tokens is not None
         if len(self._computed) > 1:  # of those learned of at once, the first request first, whoever computed it
             self._computed = deque(sorted(self._computed, key=lambda one: (one.request.since_ns, one.request.row)))
-        while self._computed and (is_aimed or self._aim(self._computed[0])):
+        while self._computed and (self._is_aimed(self._computed[0]) or self._aim(self._computed[0])):
             transfer = self._computed.popleft()
             request = transfer.request
             request.queue_ns += now - request.since_ns
@@ -200,12 +205,12 @@ class LegFrontend(Frontend):
         request.since_ns = now
         transfer.is_computed = True
         if transfer.is_whole:
-            request.generated = 1
+            request.generated += 1
             self.prefilling -= 1
-        if self._legs.transfer.is_layerwise:
+        if self.legs.transfer.is_layerwise:
             # Its wait is what it was neither computed nor sent since its admission, where that of the leg is counted.
             request.queue_ns += leg.compute_ns + leg.network_ns
-            transfer.target.generated += request.generated
+            transfer.target.generated += transfer.is_whole
             transfer.complete()
         else:
             self._deliver(replica, self._learn, transfer)
@@ -222,11 +227,11 @@ class LegFrontend(Frontend):
     def reserved(self, transfer: Transfer) -> None:
         """See ``LegListener.reserved``; what it evicts changes what others find there."""
         self.formed()
-        if self._legs.transfer.is_layerwise:
+        if transfer.is_computed:
+            transfer.send()
+        else:
             transfer.leg.arrival_ns = transfer.leg.since_ns = self.kernel.now_ns
             self._deliver(transfer.target, self._submit_leg, transfer)
-        else:
-            transfer.send()
 
     def _submit_leg(self, event: Call) -> None:
         transfer: Transfer = event.argument
@@ -238,17 +243,10 @@ class LegFrontend(Frontend):
     def completed(self, transfer: Transfer) -> None:
         """See ``LegListener.completed``."""
         request, now = transfer.request, self.kernel.now_ns
-        request.transfer_ns = now - request.since_ns
+        self.recorder.columns["transfer_ns"][request.row] += now - request.since_ns
         request.since_ns = now
         request.transfer = None
         self.transfers.append((now - transfer.started_ns, transfer.size_bytes))
         transfer.source.let_go(transfer.leg)
         transfer.target.take_in(request)
         self.formed()
-
-    # Ends -------------------------------------------------------------------------------------------------------------
-
-    def _finish_all(self, event: Call) -> None:
-        for sequence in event.argument:
-            self.recorder.columns["transfer_ns"][sequence.row] = sequence.transfer_ns
-        super()._finish_all(event)

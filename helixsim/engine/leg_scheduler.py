@@ -81,13 +81,26 @@ class LegScheduler(Scheduler):
 
     def forsake(self, sequence: Sequence) -> None:
         """Let a sequence compute what it had expected, but for what it shares with others here."""
+        self._expect_nothing(sequence)
+        self._go_on(sequence)
+
+    def retract(self, sequence: Sequence, now_ns: int) -> None:
+        """Take a sequence off whose prompt does not come."""
+        if sequence.computed < sequence.target:
+            self.loading.remove(sequence)
+        self._expect_nothing(sequence)
+        self.pending_tokens -= sequence.target - sequence.computed
+        self.leave(sequence, sequence.computed, now_ns)
+        sequence.path, sequence.computed = None, 0
+
+    def _expect_nothing(self, sequence: Sequence) -> None:
+        """Give back the memory for what a sequence had expected, but for what it shares with others here."""
         kept = sequence.held * self.block_tokens
         self.kv.give(self.blocks_of(sequence.computed) - sequence.held)
         self.pending_tokens += sequence.computed - kept
         sequence.computed = kept
         self.receiving -= 1
         sequence.in_flight = 0
-        self._go_on(sequence)
 
     def join(self, sequence: Sequence, now_ns: int) -> None:
         """Let a sequence decode whose prompt has come, or go on with its prompt; from now on others share it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -27,18 +28,22 @@ class LegSystem(ReplicaSystem):
 
     stage_kind = LegStage
     replica_kind = LegReplica
+    frontend_kind: type[LegFrontend] = LegFrontend
+    view_kind: type[LegView] = LegView
     frontend: LegFrontend
     replicas: list[LegReplica]  # type: ignore[assignment]
 
-    def __init__(self, inputs: SimulationInputs, kernel: Kernel, fabric: NetworkFabric, recorder: Recorder) -> None:
+    def __init__(
+        self, inputs: SimulationInputs, kernel: Kernel, fabric: NetworkFabric, recorder: Recorder, *rest: Any
+    ) -> None:
         assert inputs.legs is not None
         self.legs = inputs.legs
         self.kv = KvFabric(fabric, inputs.legs.transfer, inputs.timeline)
-        super().__init__(inputs, kernel, fabric, recorder)
+        super().__init__(inputs, kernel, fabric, recorder, *rest)
 
     def _frontend(self, recorder: Recorder) -> LegFrontend:
         inputs = replace(self.inputs, policy=self.legs.prefill.policy)
-        return LegFrontend(self.legs, self.kv, inputs.fleet, *self._feeding(recorder, inputs))
+        return self.frontend_kind(self.legs, self.kv, inputs.fleet, *self._feeding(recorder, inputs))
 
     def _show(self, of_node: Mapping[int, Replica], at_once: bool) -> None:
         frontend = self.frontend
@@ -48,7 +53,7 @@ class LegSystem(ReplicaSystem):
             numbers = {node: number for number, node in enumerate(leg.graph.node_ids)}
             own = {numbers[one]: of_node[node] for node, one in ids.items() if one in numbers}
             decides = self.legs.most_local_tokens is not None
-            return LegView(own, at_once, len(self.replicas), decodes=decodes, decides=decides)  # type: ignore[arg-type]
+            return self.view_kind(own, at_once, len(self.replicas), decodes=decodes, decides=decides)  # type: ignore[arg-type]
 
         frontend.view = view(self.legs.prefill, at_once=at_once, decodes=False)
         frontend.decode_view = view(self.legs.decode, at_once=False, decodes=True)
@@ -95,8 +100,6 @@ class LegSystem(ReplicaSystem):
                 sequence.preemptions += transfer.leg.preemptions
                 if sequence.admitted_ns < 0:
                     sequence.admitted_ns = transfer.leg.admitted_ns
-            if sequence.row >= 0:
-                self.frontend.recorder.columns["transfer_ns"][sequence.row] = sequence.transfer_ns
             is_running = sequence.row in self.frontend.active and sequence.is_running
             yield sequence, RequestStatus.RUNNING if is_running else status
 

@@ -14,7 +14,6 @@ from helixsim.domain.timeline import Timeline
 from helixsim.engine.faulty_replica import FaultyReplica, FaultyStage
 from helixsim.engine.faulty_worker import FaultyWorker
 from helixsim.engine.kernel import Call, Timer
-from helixsim.engine.kv_transfer import LegReplica, LegStage
 from helixsim.engine.kvcache import KvPool
 from helixsim.engine.link_faults import FaultyChannel, FaultySharedChannel
 from helixsim.engine.network import Channel, SharedChannel
@@ -62,16 +61,6 @@ class RecordedReplica(Replica):
             self.timeline.level(node, ends_ns[ended - 1], self.kv_usage, len(self.scheduler.queue))
 
 
-class RecordedLegStage(RecordedStage, LegStage):
-    """A stage of several that notes its steps, and may send the layers of prompts."""
-
-    owner: LegReplica
-
-
-class RecordedLegReplica(RecordedReplica, LegReplica):
-    """A replica that serves one leg of some requests, and notes the steps of its only stage."""
-
-
 class RecordedWorker(Worker):
     """A node that schedules what reaches it, and notes its batches."""
 
@@ -99,10 +88,6 @@ class RecordedFaultyStage(RecordedStage, FaultyStage):
     def _finish(self, event: Call) -> None:
         if self.is_due:
             super()._finish(event)
-
-
-class RecordedFaultyReplica(RecordedReplica, FaultyReplica):
-    """A replica that can stop, and notes the steps of its only stage."""
 
 
 class RecordedFaultyWorker(RecordedWorker, FaultyWorker):
@@ -160,7 +145,7 @@ class RecordedFaultySharedChannel(RecordedFaultyChannel, FaultySharedChannel):
 
 def recorded(kind: type[Any], timeline: Timeline) -> Callable[..., Any]:
     """Return what makes a recorded object in place of one of a class."""
-    own = _RECORDED[kind]
+    own = _recorded(kind)
 
     def made(*arguments: Any, **more: Any) -> Any:
         one = own(*arguments, **more)
@@ -170,6 +155,11 @@ def recorded(kind: type[Any], timeline: Timeline) -> Callable[..., Any]:
     return made
 
 
+def _recorded(kind: type[Any]) -> type[Any]:
+    own = next(own for base, own in _RECORDED.items() if issubclass(kind, base))
+    return own if issubclass(own, kind) else type(f"Recorded{kind.__name__}", (own, kind), {})
+
+
 def _noted(
     timeline: Timeline, node: str, start_ns: int, end_ns: int, shape: BatchShape, chunks: Iterable[tuple[int, int]]
 ) -> bool:
@@ -177,16 +167,14 @@ def _noted(
 
 
 _RECORDED: dict[type[Any], type[Any]] = {
+    FaultyStage: RecordedFaultyStage,
     Stage: RecordedStage,
     Replica: RecordedReplica,
-    LegStage: RecordedLegStage,
-    LegReplica: RecordedLegReplica,
-    Worker: RecordedWorker,
-    Channel: RecordedChannel,
-    SharedChannel: RecordedSharedChannel,
-    FaultyStage: RecordedFaultyStage,
-    FaultyReplica: RecordedFaultyReplica,
     FaultyWorker: RecordedFaultyWorker,
-    FaultyChannel: RecordedFaultyChannel,
+    Worker: RecordedWorker,
     FaultySharedChannel: RecordedFaultySharedChannel,
+    FaultyChannel: RecordedFaultyChannel,
+    SharedChannel: RecordedSharedChannel,
+    Channel: RecordedChannel,
 }
+"""Class -> what records its objects; a class comes in front of those that it derives from."""

@@ -22,10 +22,11 @@ from helixsim.engine.copying_replicas import CopyingSystem
 from helixsim.engine.copying_scaled import CopyingScaledSystem, CopyingSpotSystem
 from helixsim.engine.fabric import fabric_of
 from helixsim.engine.faults import Retries
+from helixsim.engine.faulty_legs import FaultyLegSystem
 from helixsim.engine.faulty_nodes import FaultyNodeSystem
 from helixsim.engine.faulty_replicas import FaultyReplicaSystem
 from helixsim.engine.faulty_scaled import FaultyScaledSystem
-from helixsim.engine.inputs import SimulationInputs
+from helixsim.engine.inputs import Legs, SimulationInputs
 from helixsim.engine.kernel import Kernel
 from helixsim.engine.link_faults import Links
 from helixsim.engine.network import NetworkFabric
@@ -151,9 +152,13 @@ class ReplacingSystem:
         """See ``FaultySystem.copied``."""
         return self._now.copied() if isinstance(self._now, FaultyReplicaSystem) else None
 
-    def reroute(self, policy: RoutingPolicy) -> None:
+    def reroute(self, policy: RoutingPolicy | Legs) -> None:
         """See ``FaultySystem.reroute``."""
-        self._now.reroute(policy)
+        if isinstance(policy, Legs):
+            assert isinstance(self._now, FaultyLegSystem)
+            self._now.reroute_legs(policy)
+        else:
+            self._now.reroute(policy)
 
     # As a system ------------------------------------------------------------------------------------------------------
 
@@ -227,8 +232,8 @@ class ReplacingSystem:
         return [LinkSum(ends[pair]) for pair in sorted(ends)]
 
     def transfers(self) -> TransferStats | None:
-        """See ``System.transfers``."""
-        return None
+        """See ``System.transfers``: replicas with roles are not placed anew."""
+        return self._now.transfers()
 
     def offloading(self) -> OffloadStats | None:
         """See ``System.offloading``."""
@@ -252,6 +257,8 @@ class ReplacingSystem:
 
 
 def _kind(inputs: SimulationInputs) -> type[Part]:
+    if inputs.legs is not None:
+        return FaultyLegSystem
     copies = inputs.faults is not None and inputs.faults.replication is not None
     if not has_replicas(inputs):
         if copies:

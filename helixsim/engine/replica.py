@@ -314,9 +314,20 @@ class Replica:
         self._recorder.output_tokens += tokens
         self.generated += tokens
 
+    def _take_token(self, sequence: Sequence, now: int) -> bool:
+        """Give a sequence the token that its prompt ends with; return whether it is its first one."""
+        recorder, seen_ns, is_first = self._recorder, now + self.delivery_ns, sequence.first_token_ns < 0
+        recorder.output_tokens += 1
+        if is_first:
+            sequence.first_token_ns = seen_ns
+            recorder.take_first_token(sequence, seen_ns)
+        else:
+            recorder.count_gaps(now - sequence.last_token_ns, 1, seen_ns)
+        sequence.last_token_ns = now
+        return is_first
+
     def _complete(self, plan: Plan, network_ns: int, now: int) -> None:
         """Let sequences end, and prompts go over to decoding."""
-        recorder = self._recorder
         self.in_flight -= 1
         decodes = plan.decodes
         ended = decodes.ended() if decodes.count else []
@@ -327,15 +338,8 @@ class Replica:
             sequence.generated += 1
             sequence.compute_ns += now - sequence.since_ns - network_ns
             sequence.network_ns += network_ns
-            recorder.output_tokens += 1
             self.generated += 1
-            if sequence.first_token_ns < 0:
-                sequence.first_token_ns = now + self.delivery_ns
-                recorder.take_first_token(sequence, sequence.first_token_ns)
-                started += 1
-            else:
-                recorder.count_gaps(now - sequence.last_token_ns, 1, now + self.delivery_ns)
-            sequence.last_token_ns = now
+            started += self._take_token(sequence, now)
             if sequence.generated >= sequence.output_tokens:
                 ended.append(sequence)
             else:

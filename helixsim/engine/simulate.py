@@ -56,24 +56,22 @@ def system_kind(inputs: SimulationInputs) -> Callable[..., System]:
     ------
     SimulationError
         If nodes have roles, or their number is to follow the load, but they are no replicas of an engine that schedules
-        them as wholes; or if nodes can fail, and have roles, or requests stand ready for ever.
+        them as wholes; or if nodes can fail, and requests stand ready for ever.
     """
     if inputs.autoscaling is not None and (inputs.legs is not None or not has_replicas(inputs)):
         raise SimulationError(
             "autoscaling needs replicas that share no nodes and serve both phases, of an engine that keeps tokens "
             "inside (engine: vllm-1, sglang or trtllm)"
         )
+    if inputs.legs is not None and not has_replicas(inputs):
+        raise SimulationError("roles of nodes need replicas that share no nodes, of an engine that keeps tokens inside")
     if inputs.faults is not None:
-        if inputs.legs is not None or inputs.feed.mode is FeedMode.SATURATE:
-            raise SimulationError("faults need open or closed loops and nodes without roles")
+        if inputs.feed.mode is FeedMode.SATURATE:
+            raise SimulationError("faults need open or closed loops")
         return ReplacingSystem
     if inputs.autoscaling is not None:
         return ScaledSystem if inputs.autoscaling.spec.spot is None else SpotSystem
     if inputs.legs is not None:
-        if not has_replicas(inputs):
-            raise SimulationError(
-                "roles of nodes need replicas that share no nodes, of an engine that keeps tokens inside"
-            )
         return LegSystem
     return ReplicaSystem if has_replicas(inputs) else NodeSystem
 

@@ -13,7 +13,7 @@ from helixsim.domain.placement import LayerRange
 from helixsim.domain.step_time import BatchShape, StepTime
 from helixsim.engine.kernel import Call, Kernel, Priority
 from helixsim.engine.rules import Plan
-from helixsim.engine.sequences import Sequence
+from helixsim.engine.sequences import Incoming, Sequence
 from helixsim.engine.state import Message
 
 
@@ -25,9 +25,14 @@ class Owner(Protocol):
 
 
 class Submission(Message):
-    """A request on its way to its replica; ``life``: where replicas can fail, that of the replica it was sent to."""
+    """A request on its way to its replica.
+
+    Where replicas can fail: ``life`` of the replica it was sent to, and the ``transfer`` that was to bring its KV
+    cache.
+    """
 
     life: int
+    transfer: Incoming | None
 
     def __init__(self, env: simpy.Environment, sequence: Sequence) -> None:
         super().__init__(env)

@@ -6,19 +6,22 @@ from array import array
 from dataclasses import replace
 from functools import partial
 
+from helixsim.config.choices import PHASES
 from helixsim.config.experiment import ResolvedExperiment, SystemSpec
 from helixsim.domain.cluster import COORDINATOR
 from helixsim.domain.faults import Outage, Reaction
 from helixsim.domain.flowplan import FlowPlan
+from helixsim.domain.placement import Placement
 from helixsim.domain.result import RunResult
 from helixsim.domain.timeline import Timeline
-from helixsim.engine.inputs import FaultPlan, SimulationInputs
+from helixsim.engine.inputs import FaultPlan, Legs, SimulationInputs
 from helixsim.engine.simulate import Progress, simulate
 from helixsim.errors import ConfigError, Problem
 from helixsim.flow.maxflow import max_flow
 from helixsim.rng import stream
 from helixsim.routing import registry as routing_registry
 from helixsim.routing.base import RoutingGraph, RoutingPolicy
+from helixsim.study.legs import policy_of_leg
 from helixsim.study.reacting import Reactions, with_cuts
 from helixsim.study.systems import PlacedSystem, capacity_table, simulate_system, simulation_inputs
 
@@ -70,7 +73,9 @@ def _plan(experiment: ResolvedExperiment, placed: PlacedSystem, inputs: Simulati
         spec.retry_limit,
         spec.timeout_ns,
         spec.delay_ns,
-        partial(rerouted, placed, inputs) if spec.reaction is Reaction.REROUTE else None,
+        None
+        if spec.reaction is not Reaction.REROUTE
+        else partial(rerouted if inputs.legs is None else partial(_rerouted_legs, experiment), placed, inputs),
         Reactions(experiment, placed, spec, inputs.seed, rerouted) if spec.reaction is Reaction.REPLACE else None,
         spec.links_of_run(inputs.seed, end_ns, parts),
         spec.clients,
@@ -83,15 +88,38 @@ def _rerouted(
     experiment: ResolvedExperiment, placed: PlacedSystem, inputs: SimulationInputs, out: Outage
 ) -> RoutingPolicy | None:
     """Return the policy of a system by the max-flow without some nodes and links; None if they leave no route."""
-    system, placement = _without_shares(placed.system), placed.placement
-    left = placement.part(placement.ranges.keys() - out.nodes)
-    plan = max_flow(with_cuts(system.fleet, out), left, capacity_table(experiment, system))
-    if plan.max_flow_tokens_per_s < _NO_FLOW_TOKENS_PER_S:
+    system = _without_shares(placed.system)
+    graph = _graph_without(experiment, system, placed.placement, inputs.graph, out)
+    if graph is None:
         return None
     policy = routing_registry.get(system.routing)
-    graph = with_flow(inputs.graph, plan)
     made: RoutingPolicy = policy(graph, system.routing_options, stream(inputs.seed, "routing"))
     return made
+
+
+def _rerouted_legs(
+    experiment: ResolvedExperiment, placed: PlacedSystem, inputs: SimulationInputs, out: Outage
+) -> Legs | None:
+    """Return the legs of a system by the max-flow of each without some nodes; None if one of them has no route left."""
+    system, legs = placed.system, inputs.legs
+    assert legs is not None
+    found = {}
+    for phase, leg in zip(PHASES, (legs.prefill, legs.decode), strict=True):
+        part = placed.placement.part(system.fleet.cluster.serving(phase))
+        graph = _graph_without(experiment, system, part, leg.graph, out)
+        if graph is None:
+            return None
+        found[phase] = replace(leg, graph=graph, policy=policy_of_leg(system, phase, graph, inputs.seed))
+    return replace(legs, prefill=found["prefill"], decode=found["decode"])
+
+
+def _graph_without(
+    experiment: ResolvedExperiment, system: SystemSpec, placement: Placement, graph: RoutingGraph, out: Outage
+) -> RoutingGraph | None:
+    """Return a graph of a placement with its max-flow without some nodes and links; None if they leave no route."""
+    left = placement.part(placement.ranges.keys() - out.nodes)
+    plan = max_flow(with_cuts(system.fleet, out), left, capacity_table(experiment, system))
+    return None if plan.max_flow_tokens_per_s < _NO_FLOW_TOKENS_PER_S else with_flow(graph, plan)
 
 
 def _without_shares(system: SystemSpec) -> SystemSpec:

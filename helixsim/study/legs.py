@@ -16,7 +16,7 @@ from helixsim.flow.capacity import CapacityTable
 from helixsim.flow.maxflow import max_flow
 from helixsim.rng import stream
 from helixsim.routing import registry as routing_registry
-from helixsim.routing.base import HopObserver, RoutingGraph
+from helixsim.routing.base import HopObserver, RoutingGraph, RoutingPolicy
 from helixsim.routing.graph import chains, routing_graph
 from helixsim.routing.times import RoutingTimes
 from helixsim.units import BITS_PER_BYTE, NS_PER_S, format_bandwidth, format_bytes, format_seconds
@@ -76,8 +76,10 @@ def place_pools(system: SystemSpec, place: Callable[[SystemSpec], Placement]) ->
 def roles_fault(experiment: ResolvedExperiment, system: SystemSpec) -> str | None:
     """Return why nodes of a system cannot have roles; None: they can."""
     engine, cluster = experiment.engine, system.fleet.cluster
-    if experiment.faults is not None or system.autoscaling is not None:
-        return f"roles are not simulated with {'faults' if experiment.faults is not None else 'autoscaling'}"
+    if system.autoscaling is not None:
+        return "roles are not simulated with autoscaling"
+    if experiment.faults is not None and (names := experiment.faults.not_with_roles):
+        return f"roles are not simulated with {next(iter(names.values()))}"
     if not engine.loops_inside:
         return f"roles need an engine with return: engine (here {engine.name} with return: coordinator)"
     if experiment.is_one_by_one:
@@ -184,13 +186,7 @@ def _check_links(
 def legs_of(
     experiment: ResolvedExperiment, system: SystemSpec, placement: Placement, capacity: CapacityTable, seed: int
 ) -> Legs:
-    """Return the replicas of both legs of a placed system, and the policies that route them.
-
-    Raises
-    ------
-    ConfigError
-        If a policy selects nodes one by one by the times of hops, which replicas do not tell.
-    """
+    """Return the replicas of both legs of a placed system, and the policies that route them."""
     spec, fleet, stats = system.disaggregation, system.fleet, experiment.workload_stats
 
     def leg(phase: Role, one: LegSpec) -> Leg:
@@ -201,15 +197,27 @@ def legs_of(
         own = Slo(ttft_s=slo.ttft_s) if computes else Slo(tpot_s=slo.tpot_s)
         times = RoutingTimes(fleet, part, experiment.engine, output, own, computes_prompts=computes)
         graph = routing_graph(part, max_flow(fleet, part, capacity), times)
-        name = "earliest_finish" if one.routing == "auto" else one.routing
-        kind = routing_registry.get(name)
-        options = kind.Options() if one.routing == "auto" else one.routing_options
-        policy = kind(graph, options, stream(seed, "routing" if phase == "prefill" else "routing of decodes"))
-        if isinstance(policy, HopObserver):
-            raise ConfigError(
-                f"{system.name}: routing {name} learns from single hops, which nodes with roles do not tell"
-            )
-        return Leg(graph, policy, one.caches_prefixes)
+        return Leg(graph, policy_of_leg(system, phase, graph, seed), one.caches_prefixes)
 
     own = leg("prefill", spec.prefill), leg("decode", spec.decode)
     return Legs(*own, spec.transfer, spec.most_local_tokens, spec.prefill_share)
+
+
+def policy_of_leg(system: SystemSpec, phase: Role, graph: RoutingGraph, seed: int) -> RoutingPolicy:
+    """Return the policy that routes a leg.
+
+    Raises
+    ------
+    ConfigError
+        If it selects nodes one by one by the times of hops, which replicas do not tell.
+    """
+    spec = system.disaggregation.leg(phase)
+    name = "earliest_finish" if spec.routing == "auto" else spec.routing
+    kind = routing_registry.get(name)
+    options = kind.Options() if spec.routing == "auto" else spec.routing_options
+    policy: RoutingPolicy = kind(
+        graph, options, stream(seed, "routing" if phase == "prefill" else "routing of decodes")
+    )
+    if isinstance(policy, HopObserver):
+        raise ConfigError(f"{system.name}: routing {name} learns from single hops, which nodes with roles do not tell")
+    return policy

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import replica_cases
 from fault_cases import NEVER_NS, clients, plan_of, plans
+from fault_checks import check_clients, check_sent_again, same
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from node_cases import cases
@@ -21,15 +22,6 @@ from helixsim.domain.timeline import Timeline
 from helixsim.engine.inputs import Replacement
 from helixsim.engine.simulate import simulate
 from helixsim.flow.maxflow import max_flow
-
-
-def same(first, second):
-    """Whether two runs had the same requests, series and gaps."""
-    for part in ("requests", "series", "gaps", "nodes", "links"):
-        one, other = getattr(first, part), getattr(second, part)
-        if not all(np.array_equal(getattr(one, key.name), getattr(other, key.name)) for key in fields(one)):
-            return False
-    return True
 
 
 def replacement(case, down, load_ns, how):
@@ -117,26 +109,6 @@ def test_requests_fail_for_a_cause_only_and_runs_repeat(drawn):
     for row, cause in stats.causes.items():
         assert (cause is FailureCause.RETRIES) == (losses[row] == 2)
     assert max(losses.values(), default=0) <= 2
-
-
-def check_sent_again(result):
-    """All that is lost is sent again, or rejected: it has outgrown all routes, of which new ones may be smaller."""
-    lost = result.faults
-    rejected = (result.requests.status[lost.rows] == RequestStatus.REJECTED).sum()
-    assert lost.losses.sum() - rejected <= lost.retried <= lost.losses.sum()
-
-
-def check_clients(result, count):
-    """Each request ends once: served, rejected, or abandoned after its last attempt."""
-    rows, clients = result.requests, result.faults.clients
-    assert len(rows.status) == count + clients.sent_again
-    ended = {status: int((rows.status == status).sum()) for status in RequestStatus}
-    assert ended[RequestStatus.WAITING] == ended[RequestStatus.RUNNING] == 0
-    assert ended[RequestStatus.FAILED] == clients.sent_again + clients.abandoned
-    assert ended[RequestStatus.FINISHED] + ended[RequestStatus.REJECTED] + clients.abandoned == count
-    causes = list(result.faults.causes.values())
-    assert causes.count(FailureCause.GIVEN_UP) <= clients.gave_up
-    assert result.series.output_tokens[-1] == rows.output_tokens.sum()
 
 
 @given(drawn=st.tuples(st.booleans(), clients()).flatmap(lambda how: runs(places_anew=how[0], clients=how[1])))

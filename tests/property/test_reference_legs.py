@@ -9,8 +9,9 @@ import pytest
 from comparing_replicas import INSIDE, compare
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from leg_cases import cases, routings, transfers
 from reference_legs import LegReference
-from replica_cases import chains, clusters, engines, kind_of, shared_load
+from replica_cases import chains, engines, kind_of, shared_load
 from simulating import inputs_of_legs, random_load, with_roles
 
 from helixsim.batching import registry as batching_registry
@@ -36,29 +37,7 @@ def assert_equal(case, load, transfer, **how):
     return result
 
 
-@st.composite
-def cases(draw):
-    """Clusters in which each phase has a replica; some replicas serve both."""
-    case = draw(clusters(ranks=[1]).filter(lambda case: len(set(case[2].pipelines.values())) > 1))
-    pipelines = case[2].pipelines
-    rest = draw(st.sampled_from(["prefill", "decode", "both"]))
-    roles = {0: draw(st.sampled_from(["prefill", "both"])), 1: draw(st.sampled_from(["decode", "both"])), 2: rest}
-    if roles[0] == roles[1] == "both":
-        roles[0] = "prefill"
-    return with_roles(case, {node: roles[number] for node, number in pipelines.items()})
-
-
 HOST, DISK = KvTier("host", 20 * 384_000, 5e8, 100_000), KvTier("disk", 400 * 384_000, 1e8, 1_000_000)
-transfers = st.builds(
-    KvTransfer,
-    is_layerwise=st.booleans(),
-    efficiency=st.sampled_from([1.0, 0.75, 0.3]),
-    latency_ns=st.sampled_from([0, 400_000]),
-    bits=st.sampled_from([None, 4]),
-)
-routings = st.sampled_from(
-    ["flow_weighted", "least_loaded", "round_robin", "shortest_queue", "random", "earliest_finish"]
-)
 
 
 @given(

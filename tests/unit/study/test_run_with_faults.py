@@ -98,9 +98,6 @@ def problems(path, *overrides):
             "two ends",
         ),
         ("faults.random_links={mtbf: 5 min, mttr: 1 min}", "faults.random_links", "two sites"),
-        ("cluster.nodes.0.role=prefill", "faults", "nodes with a role"),
-        ("systems.0.nodes=[{match: 'l4-*', role: prefill}]", "faults", "nodes with a role"),
-        ("systems.0.placement={strategy: helix, disaggregate: always}", "faults", "nodes with a role"),
         ("faults.random={mtbf: 1 us, mttr: 1 us}", "faults.random.mtbf", "a millionth of the run, got 1 us and 1 us"),
         ("faults.clients={backoff: 10 s}", "faults.clients.backoff", "longer than most_backoff (8 s), got 10 s"),
         ("workload.arrivals={process: saturate}", "faults", "saturate"),
@@ -117,6 +114,30 @@ def problems(path, *overrides):
 )
 def test_what_is_wrong_is_said_with_its_place(path, edit, key, message):
     found = problems(path, edit)
+    assert [text for at, text in found if at == key and message in text], found
+
+
+@pytest.mark.parametrize(
+    "roles",
+    [
+        "cluster.nodes.0.role=prefill",
+        "systems.0.nodes=[{match: 'l4-*', role: prefill}]",
+        "systems.0.placement={strategy: helix, disaggregate: always}",
+    ],
+)
+@pytest.mark.parametrize(
+    ("edit", "key", "name"),
+    [
+        ("faults.reaction=replace", "faults.reaction", "reaction: replace"),
+        ("faults.replicate={copies: 1}", "faults.replicate", "copies of KV memory"),
+        ("faults.events=[{at: 20 s, kind: cut, links: {from: [l4-0]}}]", "faults.events", "links that fail"),
+        ("faults.events=[{at: 20 s, kind: join, nodes: [l4-0]}]", "faults.events", "machines that join"),
+        ("faults.random_links={mtbf: 5 min, mttr: 1 min}", "faults.random_links", "links that fail"),
+    ],
+)
+def test_what_is_not_simulated_with_roles_is_said(path, roles, edit, key, name):
+    found = problems(path, "engine=vllm-1", roles, edit)
+    message = f"nodes with a role are not simulated with {name}"
     assert [text for at, text in found if at == key and message in text], found
 
 
@@ -184,6 +205,32 @@ def test_copies_of_kv_memory_are_in_the_results_and_kept(path, tmp_path, capsys)
     summary = RunSet.load(directory)["own"].summary
     assert summary.faults.copies == run.faults.copies
     assert Summary.from_json(summary.to_json()).faults == summary.faults
+
+
+@pytest.mark.parametrize("reaction", ["static", "reroute"])
+def test_nodes_with_roles_fail_from_the_file_to_the_report(path, tmp_path, capsys, reaction):
+    system = "{name: split, placement: replicas, routing: flow_weighted, nodes: [{match: 'l4-*', role: prefill}]}"
+    overrides = ["engine=vllm-1", f"systems=[{system}]", f"faults.reaction={reaction}"]
+    experiment = resolved(path, *overrides)
+    run = simulate_run(experiment, place_system(experiment, experiment.systems[0]), check=True)
+    assert len(run.transfers.bytes) > 0
+    assert [what for _, what, _ in run.faults.events].count("rerouted") == (2 if reaction == "reroute" else 0)
+    done = run.series.batches[:, run.nodes.node_id.index("l4-0")]
+    out = (run.series.time_ns > 21e9) & (run.series.time_ns < 35e9)
+    assert np.ptp(done[out]) == 0
+    assert done[-1] > done[out][0]
+    if reaction == "reroute":
+        return
+    sets = [word for one in overrides for word in ("--set", one)]
+    assert (
+        main(["run", str(path), "--out", str(tmp_path / "runs"), "-q", "-v", "--timeline", str(tmp_path / "t"), *sets])
+        == 0
+    )
+    assert "Faults split: 1 failure; " in " ".join(capsys.readouterr().out.split())
+    (directory,) = (one.parent for one in (tmp_path / "runs" / "tiny").glob("*/summary.json"))
+    figures = RunSet.load(directory)["split"].summary.faults
+    assert [(one.time_s, one.what) for one in figures.events] == [(20.0, "down"), (21.0, "detected"), (35.0, "up")]
+    assert figures.lost == run.faults.losses.sum()
 
 
 def test_a_run_shows_its_faults_and_keeps_them(path, tmp_path, capsys):
