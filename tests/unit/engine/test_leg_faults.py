@@ -156,6 +156,13 @@ def test_short_prompts_do_without_nodes_that_prefill():
     assert result.requests.first_token_ns[1] > 500 * MS
 
 
+def test_requests_of_one_token_do_without_nodes_that_decode():
+    load = requests((100, 1000, 1), (101, 1000, 5))
+    result = run(case_of("pd"), load, (0, "down", ["d-0"]), (500, "up", ["d-0"]))
+    assert result.requests.finish_ns[0] < 200 * MS
+    assert result.requests.first_token_ns[1] > 500 * MS
+
+
 def test_computed_prompts_that_no_node_can_decode_fail_in_time_and_leave_their_memory():
     """Two are computed at 12 and 24 ms and wait 100 ms each; what comes later waits in line, without being computed."""
     load = requests((0, 1000, 5), (1, 1000, 5), (50, 1000, 5))
