@@ -264,8 +264,8 @@ def test_no_worker_outlives_a_run_however_early_it_ends(path, tmp_path, name):
         time.sleep(wait_s)
         process.send_signal(name)
         process.wait(timeout=60)
-        if name != signal.SIGKILL and wait_s > 2:
-            assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}[name]
+        # Before Python and the command have their handlers, the signal itself ends the process.
+        assert process.returncode in (128 + name, -name)
         until_s = time.monotonic() + 20
         while (left := session(process.pid)) and time.monotonic() < until_s:
             time.sleep(0.05)

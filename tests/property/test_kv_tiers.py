@@ -79,7 +79,7 @@ def test_many_cases_agree(**drawn):
 
 
 @pytest.mark.parametrize("batching", batching_registry.names())
-@pytest.mark.parametrize("stages", [1, 3])
+@pytest.mark.parametrize("stages", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_the_comparison_reaches_what_is_rare(stages, batching):
     """Hits on both tiers, preempted requests that find their blocks there, several loads on a link."""
     seen = Counter()
