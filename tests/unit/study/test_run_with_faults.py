@@ -200,7 +200,8 @@ def test_copies_of_kv_memory_are_in_the_results_and_kept(path, tmp_path, capsys)
     assert store.get("key").run.faults.copies == run.faults.copies
     sets = [word for one in overrides for word in ("--set", one)]
     made = tmp_path / "trace.json"
-    assert main(["run", str(path), "--out", str(tmp_path / "runs"), "-q", "-v", *sets, "--timeline", str(made)]) == 0
+    sets += ["--timeline", str(made), "--timeline-part", "19s:40s"]
+    assert main(["run", str(path), "--out", str(tmp_path / "runs"), "-q", "-v", *sets]) == 0
     assert "KV memory copied, GB" in capsys.readouterr().out
     trace = json.loads(made.read_text(encoding="utf-8"))["traceEvents"]
     assert "down" in {event["name"] for event in trace if event["ph"] == "i"}
