@@ -26,6 +26,19 @@ def check_sent_again(result):
     assert lost.losses.sum() - rejected <= lost.retried <= lost.losses.sum()
 
 
+def check_causes(result, count):
+    """Requests fail for a cause only: two losses where one is allowed, or a time limit."""
+    rows, stats = result.requests, result.faults
+    assert len(rows.status) == count
+    assert np.flatnonzero(rows.status == RequestStatus.FAILED).tolist() == list(stats.causes)
+    assert set(rows.status) <= {RequestStatus.FINISHED, RequestStatus.REJECTED, RequestStatus.FAILED}
+    losses = dict(zip(stats.rows.tolist(), stats.losses.tolist(), strict=True))
+    for row, cause in stats.causes.items():
+        assert (cause is FailureCause.RETRIES) == (losses[row] == 2)
+    assert max(losses.values(), default=0) <= 2
+    assert result.series.output_tokens[-1] == rows.output_tokens.sum()
+
+
 def check_clients(result, count):
     """Each request ends once: served, rejected, or abandoned after its last attempt."""
     rows, clients = result.requests, result.faults.clients

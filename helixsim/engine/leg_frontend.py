@@ -117,8 +117,8 @@ class LegFrontend(Frontend):
         if source.role == "both" or sequence.output_tokens - sequence.generated == 1:
             return self._keep(source, sequence)
         tokens = self._first_tokens(sequence, source)
-        made = self.transfer_kind(sequence, source, self._fleet, self._sizes, self._kv, self, tokens)
-        sequence.transfer = transfer = made
+        transfer = self.transfer_kind(sequence, source, self._fleet, self._sizes, self._kv, self, tokens)
+        sequence.transfer = transfer
         if target is not None:
             transfer.aim(target)
         elif self.legs.transfer.is_layerwise and not self._aim(transfer):

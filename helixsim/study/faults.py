@@ -66,6 +66,7 @@ def _plan(experiment: ResolvedExperiment, placed: PlacedSystem, inputs: Simulati
         message = f"{', '.join(early)}: join, and the placement of {placed.system.name} has layers on them at the start"
         raise ConfigError([Problem(str(experiment.source), "faults.events", message)])
     rerouted = partial(_rerouted, experiment)
+    reroute = rerouted if inputs.legs is None else partial(_rerouted_legs, experiment)
     end_ns = _ENDLESS_NS if window.duration_ns is None else window.warmup_ns + window.duration_ns
     return FaultPlan(
         spec.of_run(inputs.seed, end_ns, parts),
@@ -73,9 +74,7 @@ def _plan(experiment: ResolvedExperiment, placed: PlacedSystem, inputs: Simulati
         spec.retry_limit,
         spec.timeout_ns,
         spec.delay_ns,
-        None
-        if spec.reaction is not Reaction.REROUTE
-        else partial(rerouted if inputs.legs is None else partial(_rerouted_legs, experiment), placed, inputs),
+        partial(reroute, placed, inputs) if spec.reaction is Reaction.REROUTE else None,
         Reactions(experiment, placed, spec, inputs.seed, rerouted) if spec.reaction is Reaction.REPLACE else None,
         spec.links_of_run(inputs.seed, end_ns, parts),
         spec.clients,

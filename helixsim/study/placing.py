@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from helixsim.config.experiment import ResolvedExperiment, SystemSpec
+from helixsim.domain.cluster import Deployment
 from helixsim.domain.placement import BOTH, Placement
 from helixsim.domain.request import FeedMode
 from helixsim.errors import InfeasibleError
@@ -41,7 +42,7 @@ def place_system(
     executor: Executor | None = None,
     select: Select | None = None,
 ) -> PlacedSystem:
-    """Place the model for one system.
+    """Place the model for one system; nodes that join during the run hold no layers.
 
     Parameters
     ----------
@@ -55,8 +56,6 @@ def place_system(
         Carries out the simulations by which candidates are compared; None: this process. The result is the same.
     select
         Selects among the candidates in place of a race; nodes then get no roles.
-
-    Nodes that join during the run hold no layers.
 
     Raises
     ------
@@ -124,10 +123,14 @@ def _at_start(experiment: ResolvedExperiment, system: SystemSpec) -> tuple[Resol
     """Return an experiment and a system of it without the nodes that join during the run."""
     assert experiment.faults is not None
     absent = frozenset(experiment.faults.absent)
-    fleet = experiment.fleet.without(absent, paid=absent)
-    systems = tuple(replace(one, fleet=one.fleet.without(absent, paid=absent)) for one in experiment.systems)
-    first = replace(experiment, fleet=fleet, systems=systems, faults=replace(experiment.faults, absent=()))
-    return first, replace(system, fleet=system.fleet.without(absent, paid=absent))
+
+    def there(fleet: Deployment) -> Deployment:
+        return fleet.without(absent, paid=absent)
+
+    systems = tuple(replace(one, fleet=there(one.fleet)) for one in experiment.systems)
+    faults = replace(experiment.faults, absent=())
+    first = replace(experiment, fleet=there(experiment.fleet), systems=systems, faults=faults)
+    return first, replace(system, fleet=there(system.fleet))
 
 
 def _without_own_roles(experiment: ResolvedExperiment, system: SystemSpec) -> SystemSpec:

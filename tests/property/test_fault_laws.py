@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import replica_cases
 from fault_cases import NEVER_NS, clients, plan_of, plans
-from fault_checks import check_clients, check_sent_again, same
+from fault_checks import check_causes, check_clients, check_sent_again, same
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from node_cases import cases
 from simulating import MS, inputs_of, random_load
 
 from helixsim.domain.clients import ClientStats
-from helixsim.domain.faults import FailureCause, LinkFault
+from helixsim.domain.faults import LinkFault
 from helixsim.domain.request import FeedMode
 from helixsim.domain.result import RequestStatus
 from helixsim.domain.timeline import Timeline
@@ -100,15 +100,7 @@ def test_requests_fail_for_a_cause_only_and_runs_repeat(drawn):
     first, again = simulate(make()), simulate(make())
     assert same(first, again)
     assert first.faults.events == again.faults.events
-    rows, stats = first.requests, first.faults
-    assert len(rows.status) == count
-    failed = np.flatnonzero(rows.status == RequestStatus.FAILED).tolist()
-    assert failed == list(stats.causes)
-    assert set(rows.status) <= {RequestStatus.FINISHED, RequestStatus.REJECTED, RequestStatus.FAILED}
-    losses = dict(zip(stats.rows.tolist(), stats.losses.tolist(), strict=True))
-    for row, cause in stats.causes.items():
-        assert (cause is FailureCause.RETRIES) == (losses[row] == 2)
-    assert max(losses.values(), default=0) <= 2
+    check_causes(first, count)
 
 
 @given(drawn=st.tuples(st.booleans(), clients()).flatmap(lambda how: runs(places_anew=how[0], clients=how[1])))

@@ -7,14 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from fault_cases import clients, plan_of, plans
-from fault_checks import check_clients, check_sent_again, same
+from fault_checks import check_causes, check_clients, check_sent_again, same
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from leg_cases import cases, routings, transfers
 from replica_cases import engines, shared_load
 from simulating import inputs_of_legs, random_load
 
-from helixsim.domain.faults import FailureCause
 from helixsim.domain.request import FeedMode
 from helixsim.domain.result import RequestStatus
 from helixsim.domain.timeline import Timeline
@@ -85,14 +84,7 @@ def test_all_requests_end_where_every_node_is_repaired_and_none_gives_up(drawn):
 @settings(max_examples=4, deadline=None)
 def test_requests_fail_for_a_cause_only(drawn):
     make, count = drawn
-    result = run(make())
-    rows, stats = result.requests, result.faults
-    assert len(rows.status) == count
-    assert np.flatnonzero(rows.status == RequestStatus.FAILED).tolist() == list(stats.causes)
-    losses = dict(zip(stats.rows.tolist(), stats.losses.tolist(), strict=True))
-    for row, cause in stats.causes.items():
-        assert (cause is FailureCause.RETRIES) == (losses.get(row, 0) == 2)
-    assert result.series.output_tokens[-1] == rows.output_tokens.sum()
+    check_causes(run(make()), count)
 
 
 @given(drawn=runs())
