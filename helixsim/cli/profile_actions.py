@@ -183,7 +183,7 @@ def _kind_of_file(name: str) -> str:
 
 
 def _is_gpu(name: str) -> bool:
-    return catalog.gpu_name(name) in catalog.gpu_names() or _kind_of_file(name) == "gpu"
+    return catalog.is_gpu(name) or _kind_of_file(name) == "gpu"
 
 
 def _facts(name: str, precision: str | None) -> dict[str, Any]:

@@ -86,6 +86,8 @@ def _figures(gpu: GpuSpec) -> Iterator[tuple[str, str, str]]:
         yield "compute capability", f"{gpu.compute_capability:g}", ""
     if gpu.cores is not None:
         yield "cores", f"{gpu.cores}", said["cores"]
+    if instances := catalog.gpu_instances(gpu.name):
+        yield "MIG instances", ", ".join(instances), said["mig"]
     if gpu.refuses is not None:
         yield "refuses", ", ".join(gpu.refuses), said["refuses"]
 

@@ -108,14 +108,16 @@ def look_up(source: Source, registries: Registries) -> Choices:
     choices = Choices({}, {}, {}, [])
     for path, kind, known in _plain_names(source):
         name = _at(source.data, path)
-        if not isinstance(name, str) or (catalog.gpu_name(name) if kind == "GPU" else name) in known:
+        if not isinstance(name, str) or (catalog.is_gpu(name) if kind == "GPU" else name in known):
             continue
         file = source.file(path, name) if kind in _KINDS_WITH_FILES and names_file(kind, name, path, source) else None
         if file is None and kind == "model" and name in catalog.hugging_face_ids():
             continue
         if file is None:
             advice = f"your own: the path of a {_FILE_OF.get(kind, 'YAML file')}" if kind in _KINDS_WITH_FILES else ""
-            choices.problems.append(source.problem(path, unknown_name(kind, name, known, advice=advice)))
+            is_gpu = kind == "GPU"
+            said = catalog.unknown_gpu(name, advice) if is_gpu else unknown_name(kind, name, known, advice=advice)
+            choices.problems.append(source.problem(path, said))
         elif kind == "model" and is_folder(file):
             if not is_file(file / "config.json"):
                 choices.problems.append(source.problem(path, f"the folder {file} has no config.json"))

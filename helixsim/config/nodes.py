@@ -15,6 +15,7 @@ from helixsim.domain.cluster import COORDINATOR, LinkSpec, Node
 from helixsim.domain.hardware import GpuSpec
 from helixsim.errors import Problem, did_you_mean
 from helixsim.hardware import catalog
+from helixsim.hardware.mig import split_instance
 from helixsim.yamlio import KeyPath
 
 NODES: KeyPath = ("cluster", "nodes")
@@ -60,6 +61,9 @@ def build_nodes(
         if len(ids) != count:
             problems.append(source.problem((*path, "ids"), f"{len(ids)} ids for a count of {count}"))
         kv_blocks = pinned_blocks(entry, block_tokens, path, source, problems)
+        if entry.gpus > 1 and split_instance(gpu.name)[1]:
+            message = f"{entry.gpus}: MIG instances have no access to each other's memory, so that gpus is 1"
+            problems.append(source.problem((*path, "gpus"), message))
         if entry.tp and entry.gpus % entry.tp:
             problems.append(source.problem((*path, "tp"), f"{entry.tp} does not divide the {entry.gpus} GPUs"))
         for node_id in ids:

@@ -18,7 +18,7 @@ from helixsim.config.source import Source
 from helixsim.config.sweep_file import settings_of
 from helixsim.config.tenants import refuse_tenants
 from helixsim.domain.placement import Role
-from helixsim.errors import ConfigError, Problem, unknown_name
+from helixsim.errors import ConfigError, Problem
 from helixsim.hardware import catalog
 from helixsim.validation import Count, Section, problems_of
 from helixsim.yamlio import KeyPath
@@ -224,8 +224,8 @@ def _plan(source: Source, edits: Sequence[Edit], *, is_read: bool = True) -> Fle
     for number, entry in enumerate(section.offers):
         at = ("offers", number)
         file = source.file((*at, "gpu"), entry.gpu) if is_file_name(entry.gpu) else None
-        if file is None and catalog.gpu_name(entry.gpu) not in catalog.gpu_names():
-            problems.append(source.problem((*at, "gpu"), unknown_name("GPU", entry.gpu, catalog.gpu_names())))
+        if file is None and not catalog.is_gpu(entry.gpu):
+            problems.append(source.problem((*at, "gpu"), catalog.unknown_gpu(entry.gpu)))
             continue
         gpu = catalog.load_gpu(file or entry.gpu)
         price = gpu.cost_usd_per_hour * entry.gpus if entry.price is None else units.parse(entry.price, "price")

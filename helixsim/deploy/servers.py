@@ -17,6 +17,7 @@ from helixsim.domain.flowplan import COORDINATOR_CLASS, FlowPlan
 from helixsim.domain.placement import Placement, Role
 from helixsim.errors import ConfigError
 from helixsim.hardware import catalog
+from helixsim.hardware.mig import split_instance
 
 ENGINE: Final = "vllm-1"
 """The engine whose options the targets state."""
@@ -301,7 +302,8 @@ def _stage(fleet: Deployment, placement: Placement, node_id: str) -> Stage:
     if node.gpu.startswith(_APPLE):
         raise ConfigError(f"--export: vLLM does not serve on the GPU of node {node_id!r}, {node.gpu}")
     found = [resource for prefix, resource in _RESOURCES.items() if node.gpu.startswith(prefix)]
-    resource = found[0] if found else "nvidia.com/gpu"
+    _, instance = split_instance(node.gpu)
+    resource = found[0] if found else f"nvidia.com/mig-{instance}" if instance else "nvidia.com/gpu"
     parts = [one for one in fleet.cluster.nodes if node.machine is not None and one.machine == node.machine]
     devices = tuple(range(node.first_gpu, node.first_gpu + node.gpus)) if parts else ()
     layers = placement.ranges[node_id].layers

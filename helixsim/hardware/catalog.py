@@ -17,6 +17,7 @@ from helixsim.domain.hardware import GpuSpec
 from helixsim.domain.model import ModelSpec
 from helixsim.errors import DataError, letters, unknown_name
 from helixsim.hardware.gpu_file import GpuFile, KernelsFile
+from helixsim.hardware.mig import split_instance
 from helixsim.hardware.models import load as models
 from helixsim.units import seconds_to_ns
 from helixsim.validation import Section, Words, base_unit, load, read
@@ -51,9 +52,32 @@ def gpu_names() -> tuple[str, ...]:
 def gpu_name(name: str) -> str:
     """Return the profile that ``name`` stands for: one that differs in case and punctuation alone, or has that alias.
 
-    A name that stands for none is returned as it is.
+    A name that stands for none is returned as it is. Instances (``h100-3g.40gb``) are named after their GPU.
     """
-    return name if name in gpu_names() else _gpu_names_by_letters().get(letters(name), name)
+    whole, profile = split_instance(name)
+    found = whole if whole in gpu_names() else _gpu_names_by_letters().get(letters(whole))
+    return name if found is None else found if profile is None else f"{found}-{profile}"
+
+
+def is_gpu(name: str) -> bool:
+    """Return whether ``name`` stands for a GPU of ``profiles/gpus``, or for an instance of one that can be divided."""
+    whole, profile = split_instance(gpu_name(name))
+    return whole in gpu_names() and (profile is None or profile in gpu_instances(whole))
+
+
+def gpu_instances(name: str) -> tuple[str, ...]:
+    """Return the MIG profiles of a GPU of ``profiles/gpus``; of any other, none."""
+    mig = _gpu_file(name).mig if name in gpu_names() else None
+    return () if mig is None else tuple(mig.profiles)
+
+
+def unknown_gpu(name: str, advice: str = "") -> str:
+    """Return the message for a name that stands for no GPU: with the instances where the GPU is known, or all GPUs."""
+    whole, profile = split_instance(gpu_name(name))
+    if profile is None or whole not in gpu_names():
+        return unknown_name("GPU", name, gpu_names(), advice=advice)
+    known = ", ".join(f"{whole}-{one}" for one in gpu_instances(whole))
+    return f"unknown GPU {name!r}: {whole} has {f'the MIG instances {known}' if known else 'no MIG instances'}"
 
 
 def model_names() -> tuple[str, ...]:
@@ -101,8 +125,12 @@ def load_gpu(name: str | Path) -> GpuSpec:
     DataError
         For an unknown name or a file that is not a GPU profile.
     """
-    file = read(_find("gpus", "GPU", gpu_name(str(name))), GpuFile)
-    return file.spec(_kernels(file.kernels))
+    whole, profile = split_instance(gpu_name(str(name)))
+    if profile is not None and not is_gpu(str(name)):
+        raise DataError(unknown_gpu(str(name)))
+    file = _gpu_file(whole)
+    gpu = file.spec(_kernels(file.kernels))
+    return gpu if profile is None or file.mig is None else file.mig.instance(gpu, profile)
 
 
 def gpu_document(name: str | Path) -> dict[str, Any]:
@@ -114,7 +142,10 @@ def gpu_document(name: str | Path) -> dict[str, Any]:
         As ``load_gpu``.
     """
     load_gpu(name)
-    written: dict[str, Any] = load(_find("gpus", "GPU", gpu_name(str(name)))).data
+    whole, profile = split_instance(gpu_name(str(name)))
+    if profile is not None:
+        raise DataError(f"{name}: a MIG instance has no file of its own (its GPU: {whole})")
+    written: dict[str, Any] = load(_find("gpus", "GPU", whole)).data
     kernels = written.get("kernels", "h100")
     return written | {
         "kernels": load(_find("kernels", "kernels", kernels)).data if isinstance(kernels, str) else kernels
@@ -171,6 +202,10 @@ def kind_name(name: str) -> str:
 def model_name(name: str) -> str:
     """Return the model that a timing table calls ``name``."""
     return _aliases().models.get(name, name)
+
+
+def _gpu_file(name: str) -> GpuFile:
+    return read(_find("gpus", "GPU", name), GpuFile)
 
 
 @cache

@@ -13,6 +13,7 @@ from helixsim.domain.kernels import MOST_ONE_SHOT_BYTES, AllReduce, AttentionLaw
 from helixsim.errors import unknown_name
 from helixsim.hardware.formats import WEIGHTS
 from helixsim.hardware.interconnect import TITLES, Kind, default_kind, usual_all_reduce
+from helixsim.hardware.mig import MigSection
 from helixsim.units import BITS_PER_BYTE
 from helixsim.validation import Section, Words, base_unit
 
@@ -274,6 +275,7 @@ class GpuSources(Section):
     reserved_memory: Words | None = None
     cores: Words | None = None
     refuses: Words | None = None
+    mig: Words | None = None
 
 
 class GpuFile(Section):
@@ -287,7 +289,7 @@ class GpuFile(Section):
     ``reserved_memory`` is what engines take of each GPU outside weights, activations and KV cache (context, graphs,
     communication); without it, that of ``kv_memory``. ``cores`` (streaming multiprocessors) count where they are other
     than those of the GPU whose kernels are taken. What NVIDIA's GPUs run follows from ``compute_capability``; of
-    others, ``refuses`` names the formats that engines do not run.
+    others, ``refuses`` names the formats that engines do not run. ``mig``: instances into which it can be divided.
     """
 
     name: Words
@@ -314,6 +316,7 @@ class GpuFile(Section):
     compute_capability: Annotated[float, Field(ge=1, le=99)] | None = None
     cores: Cores | None = None
     refuses: list[Words] | None = None
+    mig: MigSection | None = None
     sources: GpuSources
 
     @field_validator("usable_memory")

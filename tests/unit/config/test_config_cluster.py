@@ -152,3 +152,24 @@ def test_the_artifacts_distributed_cluster_comes_out_link_by_link():
     assert len(once) == 324
     assert sum(link.bandwidth_bps for link in once) / 8e6 == pytest.approx(122741.8, rel=1e-12)
     assert sum(link.latency_ns for link in once) == 11365 * 1_000_000
+
+
+def test_instances_of_a_gpu_are_nodes(load, sound):
+    sound["cluster"]["nodes"] = [{"gpu": "h100-3g.40gb", "count": 4}, {"gpu": "NVIDIA-H100-80GB-HBM3-MIG-1g.10gb"}]
+    nodes = load(sound).fleet.cluster.nodes
+    assert [node.id for node in nodes] == [*(f"h100-3g.40gb-{number}" for number in range(4)), "h100-1g.10gb-0"]
+    assert nodes[0].cost_usd_per_hour == pytest.approx(4 * nodes[4].cost_usd_per_hour)
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"gpu": "h100-3g.40gb", "gpus": 2}, r"gpus: 2: MIG instances have no access to each other's memory"),
+        ({"gpu": "h100-9g.40gb"}, r"gpu: unknown GPU 'h100-9g.40gb': h100 has the MIG instances h100-1g.10gb, "),
+        ({"gpu": "l4-1g.10gb"}, r"gpu: unknown GPU 'l4-1g.10gb': l4 has no MIG instances"),
+    ],
+)
+def test_faulty_instances(load, sound, entry, said):
+    sound["cluster"]["nodes"] = [entry]
+    with pytest.raises(ConfigError, match=said):
+        load(sound)

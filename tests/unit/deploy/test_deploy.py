@@ -266,3 +266,22 @@ def test_a_key_value_cache_below_the_context_limits_the_length_of_requests(exper
         own = min(kv_tokens["l40s-0"], kv_tokens["a100-0"]) if process.partition else kv_tokens[process.node]
         assert limits == ([own] if own < context else [])
     assert min(kv_tokens["l40s-0"], kv_tokens["a100-0"]) < context <= kv_tokens["h100x2-0"]
+
+
+def test_instances_of_a_gpu_are_asked_for_by_their_profile(tmp_path):
+    data = {
+        "schema": 1, "name": "instances", "model": "llama-3.1-8b", "precision": "fp8", "engine": "vllm-1",
+        "cluster": {
+            "nodes": [{"gpu": "h100-3g.40gb"}, {"gpu": "l40s"}],
+            "network": {"intra_region": {"bandwidth": "100 Gbit/s", "latency": "20 us"}},
+        },
+        "workload": {"lengths": "azure-code", "arrivals": {"process": "poisson", "rate": 1}, "duration": "20 s"},
+        "systems": [{"placement": "replicas"}],
+    }  # fmt: skip
+    (tmp_path / "exp.yaml").write_text(yaml.safe_dump(data), encoding="utf-8")
+    experiment = load_experiment(tmp_path / "exp.yaml")
+    placed = {one.name: place_system(experiment, one, by_flow=True) for one in experiment.systems}
+    manifests = yaml.safe_load_all(text(experiment, placed, "replicas", "kubernetes"))
+    pods = [one["spec"]["template"]["spec"] for one in manifests if one["kind"] == "Deployment"]
+    limits = [container["resources"]["limits"] for pod in pods for container in pod["containers"]]
+    assert sorted(limits, key=str) == [{"nvidia.com/gpu": "1"}, {"nvidia.com/mig-3g.40gb": "1"}]

@@ -25,7 +25,7 @@ SUCCESSORS = [
 
 CUT = [
     ("l20", "l40s"), ("h20", "h200"), ("h800", "h100"), ("h100-pcie", "h100-nvl"), ("h100-nvl", "h200"),
-    ("a100-pcie-80g", "a100-80g"), ("a30", "a100-40g"), ("m4-max", "m3-ultra"),
+    ("a100-pcie-80g", "a100-80g"), ("a30", "a100-40g"), ("m4-max", "m3-ultra"), ("h200-nvl", "h200"),
 ]  # fmt: skip
 """(lesser, full) versions of one architecture."""
 
