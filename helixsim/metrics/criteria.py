@@ -3,7 +3,8 @@
 With objectives: the share of requests within them (where loads differ, the requests within them per second), then the
 latency, then the price. Without: at a given rate the latency, those that are not overloaded first; under saturation, in
 closed loops and if all are overloaded the output throughput; then latency and price. The price is that of the nodes
-with layers, and decides before the latency where a plan was asked for by cost. Goodputs that differ by no more than the
+with layers, and decides before the latency where a plan was asked for by cost, or where replicas come and go, which is
+for the price: then shares of ``ENOUGH_SHARE`` and more count alike. Goodputs that differ by no more than the
 interval of their difference are equal; so are shares if they also differ by no more than ``SAME_SHARE``, throughputs
 within ``SAME_THROUGHPUT`` and latencies within ``ALIKE``: of two plans that a short run cannot tell apart, the one that
 showed much more is taken.
@@ -26,6 +27,10 @@ SAME_THROUGHPUT = 0.02
 """Output tokens/s that differ by no more than this share, and by no more than their interval, are taken to be equal."""
 
 
+ENOUGH_SHARE = 0.99
+"""Share of requests within the objectives from which more are worth nothing where replicas come and go."""
+
+
 class Criterion(StrEnum):
     """What decides between two systems."""
 
@@ -44,7 +49,7 @@ class Step:
 
     ``parts``: the figure in each part of the window; only what exceeds the interval of a difference decides then.
     ``alike``: figures that differ from the best one by no more than what it returns for that one need a difference
-    beyond the interval, too.
+    beyond the interval, too. ``enough``: figures from this one on are equal.
     """
 
     criterion: Criterion
@@ -52,6 +57,7 @@ class Step:
     parts: Callable[[Score], FloatArray] | None = None
     sign: int = 1
     alike: Callable[[float], float] | None = None
+    enough: float = math.inf
 
     def left_behind(self, names: Sequence[str], scores: Mapping[str, Score]) -> set[str]:
         """Return the systems that are worse than the one with the best figure."""
@@ -71,12 +77,16 @@ class Step:
         mine, best = self.figure(score), self.figure(top)
         if self.parts is None or not (math.isfinite(mine) and math.isfinite(best)):
             return mine < best if self.sign > 0 else mine > best
+        if mine >= self.enough:
+            return False
         if self.alike is not None and abs(mine - best) > self.alike(best):
             return True
         return is_above(self.sign * (self.parts(top) - self.parts(score)))
 
 
-def steps(*, has_slo: bool, is_open: bool, same_load: bool, all_overloaded: bool, by_cost: bool) -> list[Step]:
+def steps(
+    *, has_slo: bool, is_open: bool, same_load: bool, all_overloaded: bool, by_cost: bool, is_scaled: bool = False
+) -> list[Step]:
     """Return the criteria in their order.
 
     Parameters
@@ -89,6 +99,8 @@ def steps(*, has_slo: bool, is_open: bool, same_load: bool, all_overloaded: bool
         Whether no system keeps up.
     by_cost
         Whether the price decides before the latency.
+    is_scaled
+        Whether replicas of some come and go.
     """
     latency = Step(
         Criterion.LATENCY,
@@ -100,9 +112,15 @@ def steps(*, has_slo: bool, is_open: bool, same_load: bool, all_overloaded: bool
     price = Step(Criterion.PRICE, lambda one: one.cost[0], sign=-1)
     nodes = Step(Criterion.NODES, lambda one: float(one.cost[1]), sign=-1)
     exact = Step(Criterion.LATENCY, lambda one: one.latency_s, sign=-1)
-    last = [price, latency, nodes, exact] if by_cost else [latency, price, nodes, exact]
+    last = [price, latency, nodes, exact] if by_cost or is_scaled else [latency, price, nodes, exact]
     if has_slo and is_open and same_load:
-        share = Step(Criterion.ATTAINMENT, lambda one: one.share, lambda one: one.shares, alike=lambda _: SAME_SHARE)
+        share = Step(
+            Criterion.ATTAINMENT,
+            lambda one: one.share,
+            lambda one: one.shares,
+            alike=lambda _: SAME_SHARE,
+            enough=ENOUGH_SHARE if is_scaled else math.inf,
+        )
         return [share, *last]
     if has_slo:
         return [

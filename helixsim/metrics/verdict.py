@@ -142,6 +142,8 @@ class Lead:
         Share of draws of the model error in which the best is ahead in ``drawn``; None: not known.
     drawn
         A key of summaries: ``output_throughput``, ``mean_tpot_ms`` or ``mean_ttft_ms``.
+    enough
+        Share of requests within the objectives that both have, from which more count no more; None: all count.
     """
 
     criterion: Criterion
@@ -150,6 +152,7 @@ class Lead:
     is_significant: bool
     ahead_in_draws: Figure
     drawn: str
+    enough: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +238,9 @@ def verdict_of(summaries: Mapping[str, Summary], *, has_slo: bool, compared: Seq
         share = shares_ahead(summaries[best], summaries[others[0]])[key]
         first, second = (_shown(step, summaries[name], scores[name]) for name in pair)
         is_sure = step.is_sure(scores[best], scores[others[0]])
-        lead = Lead(step.criterion, first, second, is_sure, share, key)
+        enough = chain[0].enough
+        is_enough = all(scores[name].share >= enough for name in pair)
+        lead = Lead(step.criterion, first, second, is_sure, share, key, enough if is_enough else None)
     rule = next(one.criterion for one in chain if one.criterion is not Criterion.STABILITY)
     return Verdict(systems, has_slo, rule, tuple(ranking), lead)
 
@@ -248,6 +253,7 @@ def _chain(summaries: Sequence[Summary], scores: Mapping[str, Score], *, has_slo
         same_load=len({(one.load.feed, one.load.offered_per_s) for one in summaries}) == 1,
         all_overloaded=all(one.is_overloaded for one in scores.values()),
         by_cost=any(one.cost_first for one in scores.values()),
+        is_scaled=any(one.autoscaling is not None for one in summaries),
     )
 
 

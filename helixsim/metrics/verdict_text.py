@@ -224,7 +224,7 @@ def _margin(verdict: Verdict) -> str:
     if _is_tie(lead):
         return f"None: {verdict.ranking[1]} is equal."
     sure = _sampling(lead)
-    if lead.ahead_in_draws is not None:
+    if lead.ahead_in_draws is not None and lead.enough is None:
         sure.append(f"ahead in {_DRAWN[lead.drawn]} in {percent(lead.ahead_in_draws)} % of draws of the model error")
     text = _difference(lead, verdict.ranking[1], verdict.rule)
     return f"{text} ({'; '.join(sure)})." if sure else f"{text}."
@@ -241,10 +241,13 @@ def _difference(lead: Lead, other: str, rule: Criterion) -> str:
         both = [MISSING if value is None else seconds_text(value) for value in (best, next_)]
         return f"latency (geometric mean of TTFT and TPOT) {both[0]}, {other} {both[1]}"
     if lead.criterion in {Criterion.PRICE, Criterion.NODES}:
-        alike = {Criterion.LATENCY: "latency", Criterion.THROUGHPUT: "output throughput", Criterion.PRICE: "stability"}
-        same = alike.get(rule, "goodput")
+        named = {Criterion.LATENCY: "latency", Criterion.THROUGHPUT: "output throughput", Criterion.PRICE: "stability"}
+        same = named.get(rule, "goodput")
         unit = "$/h of nodes with layers" if lead.criterion is Criterion.PRICE else "nodes with layers"
-        return f"{number(best)} {unit}, {other} {number(next_)} at the same {same} within the sampling error"
+        alike = f"at the same {same} within the sampling error"
+        if lead.enough is not None:
+            alike = f"with {percent(lead.enough)} % or more of the requests within the SLO"
+        return f"{number(best)} {unit}, {other} {number(next_)} {alike}"
     if lead.criterion is Criterion.THROUGHPUT:
         return f"{number(best)} output tokens/s, {other} {number(next_)}"
     if lead.criterion is Criterion.STABILITY:

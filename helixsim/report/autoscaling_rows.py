@@ -26,7 +26,7 @@ def autoscaling_rows(runs: RunSet) -> list[tuple[str, Callable[[Summary], str]]]
         ("GPUs of the perfect autoscaler, mean / peak", _cell(_bound_gpus)),
         ("time paid for that GPUs compute, %", _cell(lambda one: percent(one.busy_share))),
     ]
-    for name in dict.fromkeys(name for one in found for name in one.pools):
+    for name in dict.fromkeys(name for one in found for name in _used(one)):
         rows += [
             (f"replicas on {name}, mean / peak", _pool_cell(name, _replicas)),
             ("  floor / ceiling", _pool_cell(name, lambda pool: f"{pool.floor} / {pool.ceiling}")),
@@ -63,7 +63,12 @@ def autoscaling_columns(runs: RunSet) -> list[tuple[str, Callable[[Summary], str
 
 
 def _all_replicas(one: AutoscalingFigures) -> str:
-    return ", ".join(f"{name} {_replicas(pool)}" for name, pool in one.pools.items())
+    return ", ".join(f"{name} {_replicas(pool)}" for name, pool in _used(one).items())
+
+
+def _used(one: AutoscalingFigures) -> dict[str, ScaledPoolFigures]:
+    """Return the pools that may have replicas."""
+    return {name: pool for name, pool in one.pools.items() if pool.ceiling > 0}
 
 
 def _cell(text: Callable[[AutoscalingFigures], str]) -> Callable[[Summary], str]:

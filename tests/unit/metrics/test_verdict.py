@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from helixsim.domain.autoscaling_figures import AutoscalingFigures
 from helixsim.domain.figures import ObjectiveFigures
 from helixsim.domain.request import FeedMode, Slo
 from helixsim.domain.summary import Summary, rounded
@@ -259,6 +260,25 @@ def test_equal_systems_have_no_margin(base, has_slo, feed) -> None:
     said = dict(answer(cheaper))["Margin"]
     assert said.startswith("9.00 $/h of nodes with layers, a 10.0 at the same ")
     assert ("goodput" in said) is has_slo
+
+
+@pytest.mark.parametrize(
+    ("cheap_share", "best"), [(0.991, "cheap"), (0.99, "cheap"), (0.985, "costly"), (0.9, "costly")]
+)
+def test_price_decides_between_systems_with_enough_requests_within_the_slo_if_replicas_come_and_go(
+    base, cheap_share, best
+) -> None:
+    """A saving is not lost to a faster system, or one that serves more than enough within the objectives."""
+    scaled = AutoscalingFigures({}, gpu_hours=10.0, cost_usd=20.0, busy_share=0.5, window_s=60.0, other_gpus=0)
+    costly = replace(system(base, share=1.0, latency_s=1.0, price=20.0), autoscaling=scaled)
+    cheap = replace(system(base, share=cheap_share, latency_s=2.0, price=10.0), autoscaling=scaled)
+    verdict = verdict_of({"costly": costly, "cheap": cheap}, has_slo=True)
+    assert verdict.best == best
+    if best == "cheap":
+        said = dict(answer(verdict))["Margin"]
+        assert said == "10.0 $/h of nodes with layers, costly 20.0 with 99 % or more of the requests within the SLO."
+    fixed = {"costly": replace(costly, autoscaling=None), "cheap": replace(cheap, autoscaling=None)}
+    assert verdict_of(fixed, has_slo=True).best == "costly"
 
 
 @pytest.mark.parametrize("count", [1, 2])
