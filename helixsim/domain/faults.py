@@ -141,8 +141,9 @@ class RandomLinkFaults:
 
     def drawn(self, seed: int, end_ns: int) -> list[LinkFault]:
         """Return the cuts of a run that begin before ``end_ns``, in no order."""
-        rng, faults = stream(seed, "faults of links"), []
+        faults = []
         for near, far in combinations(self.groups, 2):
+            rng = stream(seed, f"faults of links {min(near)} {min(far)}")
             for at_ns, back_ns in _spans(rng, self.mtbf_s, self.mttr_s, end_ns):
                 faults.append(LinkFault(at_ns, back_ns, near, far))
         return faults
@@ -163,6 +164,8 @@ def _spans(rng: np.random.Generator, mtbf_s: float, mttr_s: float, end_ns: int) 
 class RandomFaults:
     """Failures and repairs after exponentially distributed times, independent for each group of nodes.
 
+    Those of a group follow from the seed and its first node, whatever other groups there are and however long the run is.
+
     Parameters
     ----------
     mtbf_s, mttr_s
@@ -180,9 +183,9 @@ class RandomFaults:
 
     def drawn(self, seed: int, end_ns: int) -> list[Fault]:
         """Return the faults of a run, with failures before ``end_ns`` only, in no order."""
-        rng, faults = stream(seed, "faults"), []
+        faults = []
         for group in self.groups:
-            since_ns = 0
+            rng, since_ns = stream(seed, f"faults {group[0]}"), 0
             for down_ns, up_ns in _spans(rng, self.mtbf_s, self.mttr_s, end_ns):
                 if self.notice_ns:
                     faults.append(Fault(max(down_ns - self.notice_ns, since_ns), FaultKind.NOTICE, group))

@@ -267,6 +267,19 @@ def test_what_has_no_faults_is_refused():
             run(replicas(), requests((0, 32, 20)), plan_of(), **more)
 
 
+def test_random_faults_of_a_machine_do_not_depend_on_other_machines_or_on_the_length_of_the_run():
+    end_ns = 20_000 * SECOND
+    all_groups = RandomFaults(100.0, 20.0, (("a",), ("b",), ("c",))).drawn(1, end_ns)
+    for name in "abc":
+        own = [fault for fault in all_groups if fault.nodes == (name,)]
+        assert own == RandomFaults(100.0, 20.0, ((name,),)).drawn(1, end_ns)
+        longer = RandomFaults(100.0, 20.0, ((name,),)).drawn(1, 2 * end_ns)
+        assert longer[: len(own)] == own
+        assert len(longer) > len(own)
+    times = [{fault.at_ns for fault in all_groups if fault.nodes == (name,)} for name in "abc"]
+    assert len(set().union(*times)) == sum(map(len, times))
+
+
 def test_random_faults_depend_on_the_seed_alternate_and_have_their_means():
     random = RandomFaults(100.0, 20.0, (("a",), ("b", "c")))
     spec = FaultSpec(random=random)
