@@ -164,7 +164,7 @@ def _spans(rng: np.random.Generator, mtbf_s: float, mttr_s: float, end_ns: int) 
 class RandomFaults:
     """Failures and repairs after exponentially distributed times, independent for each group of nodes.
 
-    Those of a group follow from the seed and its first node, whatever other groups there are and however long the run is.
+    Those of a group follow from the seed and its first node, whatever other groups there are and however long the run.
 
     Parameters
     ----------

@@ -185,6 +185,7 @@ def test_random_cuts_are_between_sites_and_depend_on_the_seed():
     near, far, _ = sites
     between = [one for one in cuts if (one.near, one.far) == (near, far)]
     assert between == RandomLinkFaults(100.0, 20.0, (near, far)).drawn(1, 100_000 * SECOND)
+    assert len({one.at_ns for one in cuts}) == len(cuts)  # each two sites at times of their own
     lengths_s = np.array([one.end_ns - one.at_ns for one in cuts]) / SECOND
     assert lengths_s.mean() == pytest.approx(20.0, rel=0.12)  # about 2 500: 5 standard errors are 10 %
     assert len(cuts) == pytest.approx(3 * 100_000 / 120, rel=0.1)
