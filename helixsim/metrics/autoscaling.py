@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from helixsim.domain.autoscaling import PoolStats
 from helixsim.domain.autoscaling_figures import AutoscalingFigures, ScaledPoolFigures, SpotFigures
 from helixsim.domain.cluster import Deployment
+from helixsim.domain.faults import ABSENT, FaultKind
 from helixsim.domain.result import FloatArray, IntArray, RunResult
 from helixsim.metrics.utilisation import Utilisation
 from helixsim.units import NS_PER_S
@@ -146,19 +147,38 @@ def outside(run: RunResult, fleet: Deployment) -> tuple[int, float]:
 def paid_usd_per_hour(run: RunResult, fleet: Deployment) -> float:
     """Return the mean price of what is paid for in the window [$/h], nodes out of service included."""
     if run.autoscaling is None:
-        return fleet.cluster.cost_usd_per_hour
+        joined = joined_shares(run).items()
+        unpaid = (fleet.cluster.node(node).cost_usd_per_hour * (1.0 - share) for node, share in joined)
+        return fleet.cluster.cost_usd_per_hour - sum(unpaid)
     prices = (mean_usd_per_hour(one, run) for one in run.autoscaling.pools)
     return sum(prices, outside(run, fleet)[1])
 
 
 def paid_shares(run: RunResult, fleet: Deployment) -> dict[str, float]:
-    """Return for each node of a pool the share of the window for which it is paid, 0 without layers."""
-    shares: dict[str, float] = {}
+    """Return the share of the window for which nodes are paid that are not paid for all of it.
+
+    They are those of pools, 0 without layers, and those that join.
+    """
+    shares = joined_shares(run)
     holding = set(run.nodes.node_id)
     for one in run.autoscaling.pools if run.autoscaling is not None else ():
         share = mean_paid(one, run) / max(len(one.pool.nodes), 1)
         of_type = (node.id for node in fleet.cluster.nodes if node.node_type == one.pool.name)
         shares |= {node: share if node in holding else 0.0 for node in of_type}
+    return shares
+
+
+def joined_shares(run: RunResult) -> dict[str, float]:
+    """Return the share of the window for which each node is there that was not at the start."""
+    window_ns = max(run.window_end_ns - run.window_start_ns, 1)
+    shares: dict[str, float] = {}
+    for at_ns, what, nodes in run.faults.events if run.faults is not None else ():
+        if what == ABSENT:
+            shares |= dict.fromkeys(nodes, 0.0)
+        elif what == FaultKind.UP:
+            left_ns = run.window_end_ns - max(at_ns, run.window_start_ns)
+            joining = (node for node in nodes if shares.get(node) == 0.0)
+            shares |= dict.fromkeys(joining, max(left_ns, 0) / window_ns)
     return shares
 
 

@@ -385,3 +385,16 @@ def test_a_run_in_which_nothing_serves_for_long_is_limited_by_faults(path, tmp_p
     cluster = RunSet.load(directory)["swarm"].summary.cluster
     assert cluster.limited_by == "faults"
     assert "failed" in cluster.bottleneck
+
+
+@pytest.mark.parametrize(("at_s", "share"), [(0.5, 1.0), (21, 2 / 3), (60.5, 1 / 120)])
+def test_a_machine_that_joins_is_paid_for_from_then_on(path, tmp_path, at_s, share) -> None:
+    """In a window from 1 to 61 s, also if it fails and is back; one that fails is paid for all the time."""
+    again = "{at: 60.6 s, nodes: [l4-0]}, {at: 60.7 s, kind: up, nodes: [l4-0]}"
+    events = f"faults.events=[{{at: {at_s} s, kind: join, nodes: [l4-0]}}, {again}, {{at: 5 s, nodes: [t4-0]}}]"
+    assert main(["run", str(path), "--out", str(tmp_path / "runs"), "-q", "--set", events]) == 0
+    (directory,) = (one.parent for one in (tmp_path / "runs" / "tiny").glob("*/summary.json"))
+    cluster = resolved(path).fleet.cluster
+    spared = (1 - share) * cluster.node("l4-0").cost_usd_per_hour
+    cost = RunSet.load(directory)["swarm"].summary.cost
+    assert cost.usd_per_hour == pytest.approx(cluster.cost_usd_per_hour - spared, rel=1e-4)
