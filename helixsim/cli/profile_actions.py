@@ -16,6 +16,7 @@ from helixsim.domain.model import ModelSpec
 from helixsim.errors import DataError, ExitCode, unknown_name
 from helixsim.hardware import catalog, compute_file, engines
 from helixsim.hardware.compute_file import FittedKind
+from helixsim.hardware.mig import is_instance
 from helixsim.units import GIB, NS_PER_S, format_bandwidth, format_bytes, format_seconds
 
 
@@ -212,6 +213,8 @@ def _facts(name: str, precision: str | None) -> dict[str, Any]:
         *compute_file.fitted_names(),
     )
     hint = catalog.hugging_face_hint(name) if "/" in name else ""
+    if is_instance(name):
+        raise DataError(catalog.unknown_gpu(name))
     raise DataError(f"{name}: no profile of that name{hint}" if hint else unknown_name("profile", name, known))
 
 

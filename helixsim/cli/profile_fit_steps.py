@@ -19,6 +19,7 @@ from helixsim.hardware import catalog, engines, fit_files, fit_steps, step_rows,
 from helixsim.hardware.engines import EngineProfile
 from helixsim.hardware.fit_memory import MemoryFit, fit_reserved
 from helixsim.hardware.fit_steps import Errors, FittedTerm, StepFit
+from helixsim.hardware.mig import is_instance, require_alone
 from helixsim.hardware.profile_options import ProfileOptions
 from helixsim.hardware.profiles import node_profile
 from helixsim.hardware.step_rows import StepRow
@@ -77,9 +78,16 @@ def _base(args: argparse.Namespace, gpus: int) -> _Base:
     missing = [f"--{name}" for name in ("model", "gpu") if getattr(args, name) is None]
     if missing:
         raise ConfigError(f"{' and '.join(missing)} needed: whose steps {args.measurements.name} holds")
+    gpu = catalog.load_gpu(args.gpu)
+    require_alone(gpu.name, gpus, "--gpus")
+    if is_instance(args.gpu) and args.out is not None:
+        raise ConfigError(
+            f"--out: {gpu.name} is a MIG instance, which has no file to start from: give --gpu the path of a file with "
+            "the figures of the instance, or fit host times alone (--engine-out)"
+        )
     return _Base(
         catalog.load_model(args.model, args.precision),
-        catalog.load_gpu(args.gpu),
+        gpu,
         gpus,
         engines.load_engine(args.engine or DEFAULT_ENGINE),
     )

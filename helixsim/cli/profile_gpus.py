@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from helixsim.domain.hardware import GpuSpec
 from helixsim.hardware import catalog
+from helixsim.hardware.mig import is_instance
 from helixsim.units import format_bytes, format_seconds
 
 FORMATS = ("fp16", "fp8", "fp4", "int8")
@@ -71,13 +72,7 @@ def _figures(gpu: GpuSpec) -> Iterator[tuple[str, str, str]]:
     yield "compute efficiency", f"{law.compute_efficiency:g}", said["compute_efficiency"]
     yield "bandwidth efficiency", f"{law.bandwidth_efficiency:g}", said["bandwidth_efficiency"]
     yield "kernels", gpu.kernels.name, said.get("kernels", "not stated")
-    yield "interconnect", f"{gpu.interconnect}, {_rate(gpu.interconnect_bytes_per_s)}", said["interconnect"]
-    yield "interconnected GPUs", f"{gpu.interconnect_gpus}", said.get("interconnect_gpus", "assumed: one server")
-    yield "network", f"{_rate(gpu.network_bytes_per_s)} a GPU", said.get("network", "assumed: a card for each GPU")
-    yield from _all_reduces(gpu, "", said.get("all_reduce", "assumed, see interconnect"))
-    for own in gpu.engines:
-        if own.all_reduce != gpu.all_reduce:
-            yield from _all_reduces(gpu.under(own.engine), f" under {own.engine}", said["engine_all_reduce"])
+    yield from _links(gpu, said)
     if gpu.reserved_bytes is not None:
         yield "reserved memory", format_bytes(gpu.reserved_bytes), said.get("reserved_memory", "not stated")
     yield "tdp", f"{gpu.tdp_w:g} W", said["tdp"]
@@ -90,6 +85,20 @@ def _figures(gpu: GpuSpec) -> Iterator[tuple[str, str, str]]:
         yield "MIG instances", ", ".join(instances), said["mig"]
     if gpu.refuses is not None:
         yield "refuses", ", ".join(gpu.refuses), said["refuses"]
+
+
+def _links(gpu: GpuSpec, said: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    """Yield the links to other GPUs, which instances do not have."""
+    if is_instance(gpu.name):
+        yield "interconnect", "none", said["interconnect"]
+        return
+    yield "interconnect", f"{gpu.interconnect}, {_rate(gpu.interconnect_bytes_per_s)}", said["interconnect"]
+    yield "interconnected GPUs", f"{gpu.interconnect_gpus}", said.get("interconnect_gpus", "assumed: one server")
+    yield "network", f"{_rate(gpu.network_bytes_per_s)} a GPU", said.get("network", "assumed: a card for each GPU")
+    yield from _all_reduces(gpu, "", said.get("all_reduce", "assumed, see interconnect"))
+    for own in gpu.engines:
+        if own.all_reduce != gpu.all_reduce:
+            yield from _all_reduces(gpu.under(own.engine), f" under {own.engine}", said["engine_all_reduce"])
 
 
 def _kernel_lines(gpu: GpuSpec) -> Iterator[str]:

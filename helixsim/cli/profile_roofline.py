@@ -14,6 +14,7 @@ from helixsim.domain.curves import Curve
 from helixsim.errors import ConfigError, DataError, ExitCode, shortened
 from helixsim.hardware import catalog, compute_file
 from helixsim.hardware.kernel_rows import KernelRow, Pair, compare, errors, read_rows
+from helixsim.hardware.mig import require_alone
 from helixsim.hardware.operator_library import SYSTEMS, check_version, open_tables
 from helixsim.hardware.operator_rows import operator_rows
 from helixsim.hardware.profile_options import ProfileOptions
@@ -39,6 +40,7 @@ def run_roofline(args: argparse.Namespace) -> int:
     if args.gpu is None or args.model is None:
         raise ConfigError("profile roofline needs --gpu and --model, or --measured")
     model, gpu = catalog.load_model(args.model, args.precision), catalog.load_gpu(args.gpu)
+    require_alone(gpu.name, args.gpus or 1, "--gpus")
     profile = roofline(model, gpu, args.gpus or 1)
     off, scaled = _timing_errors()
     facts = {

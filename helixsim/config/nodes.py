@@ -15,7 +15,7 @@ from helixsim.domain.cluster import COORDINATOR, LinkSpec, Node
 from helixsim.domain.hardware import GpuSpec
 from helixsim.errors import Problem, did_you_mean
 from helixsim.hardware import catalog
-from helixsim.hardware.mig import split_instance
+from helixsim.hardware.mig import ALONE, is_instance
 from helixsim.yamlio import KeyPath
 
 NODES: KeyPath = ("cluster", "nodes")
@@ -61,9 +61,8 @@ def build_nodes(
         if len(ids) != count:
             problems.append(source.problem((*path, "ids"), f"{len(ids)} ids for a count of {count}"))
         kv_blocks = pinned_blocks(entry, block_tokens, path, source, problems)
-        if entry.gpus > 1 and split_instance(gpu.name)[1]:
-            message = f"{entry.gpus}: MIG instances have no access to each other's memory, so that gpus is 1"
-            problems.append(source.problem((*path, "gpus"), message))
+        if entry.gpus > 1 and is_instance(gpu.name):
+            problems.append(source.problem((*path, "gpus"), f"{entry.gpus}: {ALONE}, so that gpus is 1"))
         if entry.tp and entry.gpus % entry.tp:
             problems.append(source.problem((*path, "tp"), f"{entry.tp} does not divide the {entry.gpus} GPUs"))
         for node_id in ids:
@@ -153,12 +152,15 @@ def matching(pattern: str, ids: Sequence[str], path: KeyPath, source: Source, pr
 
 
 def _id_stems(entries: Sequence[NodesSection], gpus: Sequence[GpuSpec]) -> list[str]:
-    """Return the stems of ids, such as ``l4`` or ``a100``: node types without variant unless that is ambiguous."""
+    """Return the stems of ids, such as ``l4`` or ``a100``: node types without variant unless that is ambiguous.
+
+    Instances of a GPU keep their profile.
+    """
     kinds, stems = [], []
     kinds_of = defaultdict(set)
     for entry, gpu in zip(entries, gpus, strict=True):
         suffix = "" if entry.gpus == 1 else f"x{entry.gpus}"
         kinds.append(gpu.name + suffix)
-        stems.append(gpu.name.partition("-")[0] + suffix)
+        stems.append(gpu.name if is_instance(gpu.name) else gpu.name.partition("-")[0] + suffix)
         kinds_of[stems[-1]].add(kinds[-1])
     return [stem if len(kinds_of[stem]) == 1 else kind for kind, stem in zip(kinds, stems, strict=True)]

@@ -14,6 +14,7 @@ from helixsim.domain.hardware import GpuSpec
 from helixsim.domain.model import ModelSpec
 from helixsim.errors import ConfigError, DataError, HelixsimError, did_you_mean, shortened
 from helixsim.hardware import catalog
+from helixsim.hardware.mig import ALONE, is_instance
 
 SERVER = 8
 """Most GPUs of a node."""
@@ -63,6 +64,8 @@ def parse_gpus(text: str) -> list[Offer]:
         except HelixsimError as error:
             raise ConfigError(f"--gpus: {error}") from None
         count = 1 if first is None else first
+        if second is not None and second > 1 and is_instance(name):
+            raise ConfigError(f"--gpus: got {shortened(part)!r}: {ALONE}, expected COUNTx{name}")
         offers.append(Offer(name, count, None) if second is None else Offer(name, count * second, second))
     if not offers:
         raise ConfigError("--gpus: got no GPU, expected for example 8xh100,4xl40s")
@@ -206,6 +209,8 @@ def _nodes(offer: Offer, model: ModelSpec) -> list[str]:
 
 def _gpus_per_node(gpu: GpuSpec, model: ModelSpec) -> int:
     """Return how many GPUs a node has: a server if they have fast links, else the fewest that hold the whole model."""
+    if is_instance(gpu.name):
+        return 1
     if gpu.interconnect_bytes_per_s >= _FAST_LINKS_BYTES_PER_S:
         return SERVER
     weights_bytes = model.weight_bytes_per_layer * model.num_layers + model.embedding_bytes

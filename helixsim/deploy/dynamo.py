@@ -66,13 +66,21 @@ def _worker(model: str, server: Server) -> dict[str, Any]:
         "env": [{"name": name, "value": value} for name, value in server.environment.items()],
         "resources": {"limits": {server.stages[0].resource: str(server.hosts[0].gpus)}},
     }
-    hosts = [host.machine for host in server.hosts]
-    term = {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": hosts}]}
-    affinity = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}}
-    component = _component(server.name, "worker" if is_whole else server.role, container, {"affinity": affinity})
-    if len(hosts) > 1:
-        component["multinode"] = {"nodeCount": len(hosts)}
+    component = _component(server.name, "worker" if is_whole else server.role, container, _affinity(server))
+    if len(server.hosts) > 1:
+        component["multinode"] = {"nodeCount": len(server.hosts)}
     return component
+
+
+def _affinity(server: Server) -> dict[str, Any]:
+    """Return what binds the pods of a worker to its machines; nothing for instances, which machines have several of."""
+    hosts = [host.machine for host in server.hosts if not host.is_instance]
+    if not hosts:
+        return {}
+    term = {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": hosts}]}
+    return {
+        "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}}
+    }
 
 
 def _component(name: str, kind: str, container: dict[str, Any], pod: dict[str, Any]) -> dict[str, Any]:

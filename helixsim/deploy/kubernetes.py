@@ -132,7 +132,13 @@ def _picker_configuration(servers: Servers) -> dict[str, Any]:
 
 def documents(servers: Servers, found: list[dict[str, Any]]) -> str:
     """Return a file of several YAML documents below its comments."""
-    head = "".join(f"# {line}\n" for line in servers.comments)
+    lines = servers.comments
+    if servers.instances:
+        lines.append(
+            f"Instances ({', '.join(servers.instances)}) are taken where they are free, by nvidia.com/mig-* (device "
+            "plugin with the strategy 'mixed'); a nodeSelector tells equal profiles of different GPUs apart."
+        )
+    head = "".join(f"# {line}\n" for line in lines)
     return head + "---\n".join(yamlio.dump(part) for part in found)
 
 
@@ -155,7 +161,7 @@ def _server(servers: Servers, server: Server, labels: dict[str, str]) -> list[di
             container["ports"] = [{"name": "http", "containerPort": PORT}]
             container["readinessProbe"] = {"httpGet": {"path": "/health", "port": PORT}}
         pod = {
-            "nodeSelector": {"kubernetes.io/hostname": host.machine},
+            **({} if host.is_instance else {"nodeSelector": {"kubernetes.io/hostname": host.machine}}),
             "containers": [container],
             "volumes": [{"name": "shm", "emptyDir": {"medium": "Memory"}}],
         }

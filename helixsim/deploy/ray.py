@@ -30,7 +30,10 @@ def config(servers: Servers) -> str:
     types = {stage.node_type: stage for server in servers.servers for stage in server.stages}
     for kind, stage in types.items():
         machine = f"machine of {stage.parts} {kind}" if stage.parts > 1 else kind
-        head += f"""# Start Ray on each {machine} with: ray start ... --resources='{{"{kind}": {stage.parts}}}'\n"""
+        seen = "CUDA_VISIBLE_DEVICES=MIG-UUID " if stage.is_instance else ""
+        head += (
+            f"""# Start Ray on each {machine} with: {seen}ray start ... --resources='{{"{kind}": {stage.parts}}}'\n"""
+        )
     if len(kinds) > 1:
         head += "# Unequal servers are applications of their own: share requests among their routes as planned.\n"
     return head + yamlio.dump({"applications": applications})

@@ -28,12 +28,17 @@ PORT: Final = 8000
 MASTER_PORT: Final = 29501
 """Where the processes of a pipeline over several machines meet (vLLM's ``--master-port``)."""
 
+_INSTANCE: Final = "nvidia.com/mig-"
 _RESOURCES = {"mi": "amd.com/gpu", "gaudi": "habana.ai/gaudi"}
 _VISIBLE = {
     "nvidia.com/gpu": "CUDA_VISIBLE_DEVICES",
     "amd.com/gpu": "HIP_VISIBLE_DEVICES",
     "habana.ai/gaudi": "HABANA_VISIBLE_MODULES",
 }
+_NCCL = (
+    "NCCL connects stages on MIG instances from 2.32 on, those of one GPU with NCCL_MULTI_RANK_GPU_ENABLE=1 "
+    "(https://github.com/NVIDIA/nccl/issues/1716)."
+)
 _APPLE = ("m1-", "m2-", "m3-", "m4-", "m5-")
 _KV_DTYPES = {"fp8": "fp8", "fp16": "auto", "bf16": "auto"}
 
@@ -63,6 +68,11 @@ class Stage:
     parts: int = 1
     devices: tuple[int, ...] = ()
 
+    @property
+    def is_instance(self) -> bool:
+        """Whether it runs on an instance of a GPU that MIG divides, of which a machine has several."""
+        return self.resource.startswith(_INSTANCE)
+
 
 @dataclass(frozen=True, slots=True)
 class Host:
@@ -75,6 +85,11 @@ class Host:
     def gpus(self) -> int:
         """Number of GPUs in use."""
         return sum(stage.gpus for stage in self.stages)
+
+    @property
+    def is_instance(self) -> bool:
+        """Whether it stands for an instance of a GPU, and not for a machine."""
+        return self.stages[0].is_instance
 
     @property
     def visible_devices(self) -> dict[str, str]:
@@ -177,6 +192,12 @@ class Servers:
             lines.append(f"Unused nodes: {', '.join(self.unused)}.")
         return [*lines, *self.notes]
 
+    @property
+    def instances(self) -> tuple[str, ...]:
+        """Types of the nodes in use that are instances of GPUs."""
+        stages = [stage for server in self.servers for stage in server.stages]
+        return tuple(dict.fromkeys(stage.node_type for stage in stages if stage.is_instance))
+
 
 def servers_of(
     experiment: ResolvedExperiment, system: SystemSpec, placement: Placement, plan: FlowPlan, model_id: str | None
@@ -224,6 +245,8 @@ def servers_of(
         options |= with_leg(common, legs[role]) if legs else common
         servers.append(Server(name, stages, options, flow / served[role], role))
         _require_even_hosts(servers[-1])
+        if len(stages) > 1 and any(stage.is_instance for stage in stages):
+            more.append(_NCCL)
         notes += [f"{name}: {note}" for note in more]
     used = {stage.node for server in servers for stage in server.stages}
     return Servers(
@@ -303,7 +326,7 @@ def _stage(fleet: Deployment, placement: Placement, node_id: str) -> Stage:
         raise ConfigError(f"--export: vLLM does not serve on the GPU of node {node_id!r}, {node.gpu}")
     found = [resource for prefix, resource in _RESOURCES.items() if node.gpu.startswith(prefix)]
     _, instance = split_instance(node.gpu)
-    resource = found[0] if found else f"nvidia.com/mig-{instance}" if instance else "nvidia.com/gpu"
+    resource = found[0] if found else f"{_INSTANCE}{instance}" if instance else "nvidia.com/gpu"
     parts = [one for one in fleet.cluster.nodes if node.machine is not None and one.machine == node.machine]
     devices = tuple(range(node.first_gpu, node.first_gpu + node.gpus)) if parts else ()
     layers = placement.ranges[node_id].layers

@@ -7,6 +7,11 @@ from collections import Counter
 
 from helixsim.deploy.servers import MASTER_PORT, PORT, Host, Server, Servers
 
+_OF_INSTANCES = (
+    "# A node that is an instance of a GPU (MIG): CUDA_VISIBLE_DEVICES=MIG-UUID sh FILE NODE on its machine, UUID by",
+    "# nvidia-smi -L. As several may be on a machine, all have ports of their own; MASTER_ADDR is the machine.",
+)
+
 
 def script(servers: Servers) -> str:
     """Return the script; its argument is the id of the node it runs on, by default the name of the host."""
@@ -15,6 +20,7 @@ def script(servers: Servers) -> str:
         "# Usage on each node: sh FILE [NODE]. NODE is an id of the cluster (default: the name of the host). The first",
         "# node of a pipeline is reached by its id; MASTER_ADDR overrides it. Several servers on a node have ports of",
         f"# their own, from {PORT} on.",
+        *(_OF_INSTANCES if servers.instances else ()),
         "set -eu",
         'NODE="${1:-$(hostname)}"',
         f"MODEL={shlex.quote(servers.model)}",
@@ -24,12 +30,16 @@ def script(servers: Servers) -> str:
     listening: Counter[str] = Counter()
     for server in servers.servers:
         master = server.hosts[0].machine
-        offset = listening[master]
-        listening[master] += 1
+        machine = "" if server.hosts[0].is_instance else master  # instances: perhaps all on one
+        offset = listening[machine]
+        listening[machine] += 1
         for rank, host in enumerate(server.hosts):
             started.setdefault(host.machine, []).append(_command(server, rank, host, master, offset))
+    instances = {host.machine for server in servers.servers for host in server.hosts if host.is_instance}
     for machine, commands in started.items():
         lines.append(f"{shlex.quote(machine)})  # {'; '.join(about for about, *_ in commands)}")
+        if machine in instances:
+            lines.append('  : "${CUDA_VISIBLE_DEVICES:?state the UUID of the instance (nvidia-smi -L)}"')
         if len(commands) == 1:
             _, variables, command = commands[0]
             lines += [*([f"  export {variables}"] if variables else []), f"  exec {command}"]

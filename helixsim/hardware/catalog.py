@@ -15,7 +15,7 @@ from helixsim.datafiles import data_path
 from helixsim.domain.cluster import LinkSpec
 from helixsim.domain.hardware import GpuSpec
 from helixsim.domain.model import ModelSpec
-from helixsim.errors import DataError, letters, unknown_name
+from helixsim.errors import DataError, letters, shortened, unknown_name
 from helixsim.hardware.gpu_file import GpuFile, KernelsFile
 from helixsim.hardware.mig import split_instance
 from helixsim.hardware.models import load as models
@@ -72,12 +72,21 @@ def gpu_instances(name: str) -> tuple[str, ...]:
 
 
 def unknown_gpu(name: str, advice: str = "") -> str:
-    """Return the message for a name that stands for no GPU: with the instances where the GPU is known, or all GPUs."""
+    """Return the message for a name that stands for no GPU: with the instances that it may mean, or all GPUs."""
     whole, profile = split_instance(gpu_name(name))
-    if profile is None or whole not in gpu_names():
+    if profile is None:
         return unknown_name("GPU", name, gpu_names(), advice=advice)
-    known = ", ".join(f"{whole}-{one}" for one in gpu_instances(whole))
-    return f"unknown GPU {name!r}: {whole} has {f'the MIG instances {known}' if known else 'no MIG instances'}"
+    said = f"unknown GPU {shortened(name)!r}"
+    if whole in gpu_names():
+        known = ", ".join(f"{whole}-{one}" for one in gpu_instances(whole))
+        said += f": {whole} has the MIG instances {known}" if known else f": no MIG instances of {whole} are known"
+    else:
+        meant = [gpu for gpu in gpu_names() if letters(gpu).startswith(letters(whole))]
+        near = [f"{gpu}-{one}" for gpu in meant for one in gpu_instances(gpu) if one == profile]
+        if not near:
+            return unknown_name("GPU", name, gpu_names(), advice=advice)
+        return f"{said}; did you mean {' or '.join(map(repr, near))}?"
+    return f"{said}{advice and f'; {advice}'}"
 
 
 def model_names() -> tuple[str, ...]:

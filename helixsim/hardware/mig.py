@@ -15,10 +15,16 @@ from pydantic import Field
 
 from helixsim.domain.hardware import GpuSpec
 from helixsim.domain.kernels import ExpertsLaw, Kernels
-from helixsim.errors import DataError
+from helixsim.errors import ConfigError, DataError
 from helixsim.validation import Section, Words, base_unit
 
-_INSTANCE = re.compile(r"(?P<gpu>[^/]+?)[-_ ](?:mig[-_ ])?(?P<profile>\d+g\.\d+gb)", re.IGNORECASE)
+_INSTANCE = re.compile(
+    r"(?:(?P<gpu>[^/]+?)[-_ ])??(?:mig[-_ ])?(?P<cores>\d+g)\.?(?P<memory>\d+gb)(?:[+.]me)?", re.IGNORECASE
+)
+"""With ``+me`` (``.me`` in Kubernetes) an instance has the engines for media, too, which are not simulated."""
+
+ALONE = "MIG instances have no access to each other's memory"
+"""Why no node has several."""
 
 Number = Annotated[int, Field(ge=1, le=10_000)]
 
@@ -80,7 +86,7 @@ class MigSection(Section):
                     "compute_efficiency": f"assumed: as {gpu.name}",
                     "bandwidth_efficiency": f"assumed: as {gpu.name}",
                     "kernels": f"assumed: those of {gpu.name}",
-                    "interconnect": f"that of {gpu.name}; instances have no access to each other's memory",
+                    "interconnect": ALONE,
                     "tdp": f"assumed: {share}",
                     "price": f"assumed: {share}",
                 }.items()
@@ -89,9 +95,23 @@ class MigSection(Section):
 
 
 def split_instance(name: str) -> tuple[str, str | None]:
-    """Return (GPU, MIG profile) of a name such as ``h100-3g.40gb`` or ``...-H100-80GB-HBM3-MIG-3g.40gb``."""
+    """Return (GPU, MIG profile) of a name such as ``h100-3g.40gb`` or ``...-H100-80GB-HBM3-MIG-3g.40gb``.
+
+    The GPU is empty where the profile stands alone.
+    """
     match = _INSTANCE.fullmatch(name)
-    return (match["gpu"], match["profile"].lower()) if match else (name, None)
+    return (match["gpu"] or "", f"{match['cores']}.{match['memory']}".lower()) if match else (name, None)
+
+
+def is_instance(name: str) -> bool:
+    """Return whether the name of a GPU is that of an instance."""
+    return split_instance(name)[1] is not None
+
+
+def require_alone(name: str, gpus: int, key: str) -> None:
+    """Raise ``ConfigError`` where several instances are to compute layers together."""
+    if gpus > 1 and is_instance(name):
+        raise ConfigError(f"{key}: {gpus}: {ALONE}, so that it is 1")
 
 
 def _with_share(kernels: Kernels, cores: float) -> Kernels:

@@ -216,7 +216,7 @@ def _constants(experiment: Experiment, placement: Placement) -> list[Constant]:
         joined = any(node.gpus > 1 for node in nodes if node.gpu == gpu)
         for key, spread in FACTOR_SPREADS.items():
             if key != "interconnect" or joined:
-                known = catalog.load_gpu(gpu).under(backend_of(engine.name)) if gpu in catalog.gpu_names() else None
+                known = catalog.load_gpu(gpu).under(backend_of(engine.name)) if catalog.is_gpu(gpu) else None
                 most = math.inf if known is None else largest_factor(known, key)
                 constants.append(Constant(key, own.gpus.get(gpu, {}).get(key, 1.0), spread, gpu, most))
     return constants

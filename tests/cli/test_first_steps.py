@@ -21,6 +21,7 @@ from helixsim.cli.main import build_parser, main
 from helixsim.config.effort import effort
 from helixsim.config.starter import SERVER, Offer, parse_gpus, starter
 from helixsim.hardware import catalog
+from helixsim.hardware.mig import is_instance
 
 PARSERS = dict(parsers(build_parser()))
 
@@ -87,6 +88,7 @@ def test_init_takes_the_log_of_a_gateway(tmp_path, monkeypatch, capsys):
         (["--gpus", "h100", "--model", "qwen3-8b", "--rate", "fast"], 2, "--rate: not a rate: 'fast'"),
         (["--gpus", "1xt4", "--model", "llama-3.1-405b"], 4, "llama-3.1-405b does not fit"),
         (["--gpus", "3x9xh100", "--model", "llama-3.1-70b"], 2, "9 GPUs cannot share the 64 attention heads"),
+        (["--gpus", "2x4xh100-3g.40gb", "--model", "qwen3-8b"], 2, "each other's memory, expected COUNTxh100-3g.40gb"),
         (["--gpus", "h100", "--model", "qwen3-8b", "--out", "none/x.yaml"], 2, "--out: no such folder: none"),
     ],
 )
@@ -98,7 +100,10 @@ def test_init_names_what_is_wrong_and_writes_nothing(options, code, message, tmp
 
 
 FLEETS = st.lists(
-    st.tuples(st.integers(1, 40), st.sampled_from(["h100", "l40s", "t4", "rtx-4090", "mi300x", "a100-80g"])),
+    st.tuples(
+        st.integers(1, 40),
+        st.sampled_from(["h100", "h100-3g.40gb", "l40s", "t4", "rtx-4090", "mi300x", "a100-80g"]),
+    ),
     min_size=1, max_size=4,
 )  # fmt: skip
 
@@ -113,7 +118,7 @@ def test_nodes_of_init_have_every_gpu_once_in_sizes_that_share_the_heads(fleet, 
         assert found == sum(count for count, name in fleet if name == gpu)
     heads = catalog.load_model(model).num_attention_heads
     for one in entries:
-        assert 1 <= one.get("gpus", 1) <= SERVER
+        assert 1 <= one.get("gpus", 1) <= (1 if is_instance(one["gpu"]) else SERVER)
         assert heads % one.get("gpus", 1) == 0
 
 

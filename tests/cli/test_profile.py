@@ -119,6 +119,8 @@ def test_models_go_by_their_hugging_face_ids(capsys) -> None:
 def test_show_suggests(capsys) -> None:
     with pytest.raises(DataError, match="did you mean 'llama-2-70b/t4x4'"):
         _run("show", "LLaMA-2-70B/T4x4")
+    with pytest.raises(DataError, match=r"unknown GPU 'a30-9g.6gb': a30 has the MIG instances a30-1g.6gb, "):
+        _run("show", "a30-9g.6gb")
     assert capsys.readouterr().out == ""
 
 
@@ -208,6 +210,15 @@ def test_roofline_beside_operator_tables(monkeypatch, capsys) -> None:
 def test_roofline_needs_a_gpu_and_a_model_or_rows() -> None:
     with pytest.raises(ConfigError, match="--gpu and --model, or --measured"):
         _run("roofline", "--gpu", "h100")
+    with pytest.raises(ConfigError, match="--gpus: 2: MIG instances have no access"):
+        _run("roofline", "--gpu", "a30-1g.6gb", "--model", "llama-3-8b", "--gpus", "2")
+
+
+def test_show_of_an_instance_has_no_links_to_others(capsys) -> None:
+    _run("show", "h100-3g.40gb")
+    shown = capsys.readouterr().out
+    assert "interconnect: none " in shown
+    assert "all-reduce" not in shown
 
 
 @pytest.mark.parametrize(

@@ -151,6 +151,8 @@ def test_memory_that_no_engine_takes_is_questioned(log: Path, capsys) -> None:
         (LOG, ("--model", "llama-3-70b", "--gpu", "t4"), DataError, "another model, precision, GPU or setting"),
         (LOG + "tensor_parallel_size=4\n", ("--gpus", "2"), DataError, "tensor_parallel_size is 4 there, --gpus 2"),
         (LOG, ("--model", MODEL, "--gpu", "l4", "--engine-out", "x.yaml"), DataError, "no host times for --engine-out"),
+        (LOG, ("--model", MODEL, "--gpu", "a30-1g.6gb", "--out", "x.yaml"), ConfigError, "has no file to start from"),
+        (LOG, ("--model", MODEL, "--gpu", "a30-1g.6gb", "--gpus", "2"), ConfigError, "--gpus: 2: MIG instances"),
         (LOG.splitlines()[0], (), DataError, "neither times of layers"),
     ],
 )  # fmt: skip

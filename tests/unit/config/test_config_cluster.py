@@ -159,6 +159,10 @@ def test_instances_of_a_gpu_are_nodes(load, sound):
     nodes = load(sound).fleet.cluster.nodes
     assert [node.id for node in nodes] == [*(f"h100-3g.40gb-{number}" for number in range(4)), "h100-1g.10gb-0"]
     assert nodes[0].cost_usd_per_hour == pytest.approx(4 * nodes[4].cost_usd_per_hour)
+    sound["cluster"]["nodes"] = [{"gpu": "h100-3g.40gb", "count": 2}, {"gpu": "h100", "count": 2}]
+    assert [node.id for node in load(sound).fleet.cluster.nodes] == [
+        "h100-3g.40gb-0", "h100-3g.40gb-1", "h100-0", "h100-1",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -166,7 +170,7 @@ def test_instances_of_a_gpu_are_nodes(load, sound):
     [
         ({"gpu": "h100-3g.40gb", "gpus": 2}, r"gpus: 2: MIG instances have no access to each other's memory"),
         ({"gpu": "h100-9g.40gb"}, r"gpu: unknown GPU 'h100-9g.40gb': h100 has the MIG instances h100-1g.10gb, "),
-        ({"gpu": "l4-1g.10gb"}, r"gpu: unknown GPU 'l4-1g.10gb': l4 has no MIG instances"),
+        ({"gpu": "l4-1g.10gb"}, r"gpu: unknown GPU 'l4-1g.10gb': no MIG instances of l4 are known; your own: "),
     ],
 )
 def test_faulty_instances(load, sound, entry, said):

@@ -269,10 +269,11 @@ def test_a_key_value_cache_below_the_context_limits_the_length_of_requests(exper
 
 
 def test_instances_of_a_gpu_are_asked_for_by_their_profile(tmp_path):
+    """Each machine has several, so that none is bound to a host by name, and servers have ports of their own."""
     data = {
         "schema": 1, "name": "instances", "model": "llama-3.1-8b", "precision": "fp8", "engine": "vllm-1",
         "cluster": {
-            "nodes": [{"gpu": "h100-3g.40gb"}, {"gpu": "l40s"}],
+            "nodes": [{"gpu": "h100-3g.40gb", "count": 2}, {"gpu": "l40s"}],
             "network": {"intra_region": {"bandwidth": "100 Gbit/s", "latency": "20 us"}},
         },
         "workload": {"lengths": "azure-code", "arrivals": {"process": "poisson", "rate": 1}, "duration": "20 s"},
@@ -281,7 +282,22 @@ def test_instances_of_a_gpu_are_asked_for_by_their_profile(tmp_path):
     (tmp_path / "exp.yaml").write_text(yaml.safe_dump(data), encoding="utf-8")
     experiment = load_experiment(tmp_path / "exp.yaml")
     placed = {one.name: place_system(experiment, one, by_flow=True) for one in experiment.systems}
+    wanted = [({"nvidia.com/gpu": "1"}, True), *[({"nvidia.com/mig-3g.40gb": "1"}, False)] * 2]
+
     manifests = yaml.safe_load_all(text(experiment, placed, "replicas", "kubernetes"))
     pods = [one["spec"]["template"]["spec"] for one in manifests if one["kind"] == "Deployment"]
-    limits = [container["resources"]["limits"] for pod in pods for container in pod["containers"]]
-    assert sorted(limits, key=str) == [{"nvidia.com/gpu": "1"}, {"nvidia.com/mig-3g.40gb": "1"}]
+    bound = [(pod["containers"][0]["resources"]["limits"], "nodeSelector" in pod) for pod in pods]
+    assert sorted(bound, key=str) == wanted
+
+    graph = yaml.safe_load(text(experiment, placed, "replicas", "dynamo"))
+    pods = [one["podTemplate"]["spec"] for one in graph["spec"]["components"] if one["type"] == "worker"]
+    bound = [(pod["containers"][0]["resources"]["limits"], "affinity" in pod) for pod in pods]
+    assert sorted(bound, key=str) == wanted
+
+    script = text(experiment, placed, "replicas", "vllm")
+    started_with = dict(re.findall(r"^(\S+)\)  # .*?\n(.*?)\n  ;;", script, re.DOTALL | re.MULTILINE))
+    instances = [started_with[f"h100-3g.40gb-{number}"] for number in range(2)]
+    assert all(': "${CUDA_VISIBLE_DEVICES:?' in body for body in instances)
+    assert sorted("--port=8001" in body for body in instances) == [False, True]
+    assert "CUDA_VISIBLE_DEVICES" not in started_with["l40s-0"]
+    assert "CUDA_VISIBLE_DEVICES=MIG-UUID ray start" in text(experiment, placed, "replicas", "ray")

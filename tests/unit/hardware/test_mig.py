@@ -81,6 +81,8 @@ def test_names_of_instances() -> None:
     assert split_instance("./cards/own-3g.40gb") == ("./cards/own-3g.40gb", None)
     assert catalog.load_gpu("NVIDIA-H100-80GB-HBM3-MIG-3g.40gb") == catalog.load_gpu("h100-3g.40gb")
     assert catalog.is_gpu("H100 MIG 1g.10gb")
+    assert catalog.gpu_name("h100-3g40gb") == "h100-3g.40gb"
+    assert catalog.gpu_name("NVIDIA-H100-80GB-HBM3-MIG-1g.10gb.me") == "h100-1g.10gb"
     assert not catalog.is_gpu("l4-1g.10gb")
 
 
@@ -88,8 +90,11 @@ def test_names_of_instances() -> None:
     ("name", "said"),
     [
         ("h100-5g.40gb", "h100 has the MIG instances h100-1g.10gb, "),
-        ("l4-1g.10gb", "l4 has no MIG instances"),
+        ("l4-1g.10gb", "unknown GPU 'l4-1g.10gb': no MIG instances of l4 are known"),
         ("h101-1g.10gb", "unknown GPU 'h101-1g.10gb' (known: a10, "),
+        ("a100-3g.20gb", "unknown GPU 'a100-3g.20gb'; did you mean 'a100-40g-3g.20gb'?"),
+        ("mig-1g.6gb", "unknown GPU 'mig-1g.6gb'; did you mean 'a30-1g.6gb'?"),
+        ("3g.90gb", "unknown GPU '3g.90gb' (known: a10, "),
     ],
 )
 def test_unknown_instances(name: str, said: str) -> None:

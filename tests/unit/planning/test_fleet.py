@@ -316,6 +316,7 @@ def test_a_budget_buys_the_most(plan, tmp_path, capsys):
     ("changes", "code", "message"),
     [
         ({"offers": [{"gpu": "l5", "available": 1}]}, 2, "unknown GPU 'l5'"),
+        ({"offers": [{"gpu": "a30-1g.6gb", "gpus": 2, "available": 1}]}, 2, "offers.0.gpus: 2: MIG instances have no"),
         ({"offers": [{"gpu": "free.yaml", "available": 1}]}, 3, "price: required key is missing"),
         ({"offers": [{"gpu": "l4", "available": 1, "price": "0 $/h"}]}, 2, "l4 needs a price above zero"),
         ({"offers": [{"gpu": "l4", "available": 0}]}, 2, "greater than or equal to 1"),
