@@ -11,7 +11,7 @@ from helixsim.config.autoscaling_schema import OF_POLICY, REQUIRED, AutoscalingS
 from helixsim.config.schema import ExperimentSection
 from helixsim.config.source import Source
 from helixsim.domain.autoscaling import AutoscalingSpec, Entry, PolicySpec, PoolSpec
-from helixsim.domain.cluster import Node
+from helixsim.domain.cluster import Node, node_type
 from helixsim.domain.engine import EngineSpec
 from helixsim.domain.request import FeedMode
 from helixsim.domain.spot import Shortage, SpotSpec
@@ -169,7 +169,7 @@ def _check_spot(own: AutoscalingSection, path: KeyPath, source: Source) -> Itera
 
 
 def _check_pools(own: AutoscalingSection, path: KeyPath, nodes: Sequence[Node], source: Source) -> Iterator[Problem]:
-    types = sorted({node.node_type for node in nodes})
+    types = sorted({node_type(node.gpu, node.tp or node.gpus) for node in nodes})
     for name, pool in (own.pools or {}).items():
         at = (*path, "pools", name)
         if types and name not in types:

@@ -240,3 +240,21 @@ def test_a_schedule_of_more_replicas_than_any_pool_has_is_refused():
     experiment = helixsim.Experiment.from_data({**EXPERIMENT, "systems": systems}).resolve()
     with pytest.raises(ConfigError, match=r"schedule\.1\.replicas: got 4, but no pool may have more than 3"):
         simulate_system(experiment, helixsim.place(experiment, "one"))
+
+
+def test_replicas_on_parts_of_machines_come_and_go_under_the_type_of_the_parts():
+    """As on nodes of their own: two machines of two GPUs, each divided, are four replicas of one GPU."""
+    policy = {"policy": "fixed", "pools": {"l40s": {"start": 3}}, "window": "100 s"}
+    systems = [{**SYSTEM, "name": "one", "autoscaling": policy}]
+    found = []
+    for nodes in ({"gpu": "l40s", "gpus": 2, "tp": 1, "count": 2}, {"gpu": "l40s", "count": 4}):
+        cluster = {**EXPERIMENT["cluster"], "nodes": [nodes]}
+        runs = helixsim.Experiment.from_data({**EXPERIMENT, "systems": systems, "cluster": cluster}).run()
+        scaled = runs["one"].summary.autoscaling
+        assert scaled.pools["l40s"].replicas_mean == 3
+        found.append((scaled.gpu_hours, scaled.cost_usd))
+    assert found[0] == pytest.approx(found[1])
+    systems[0]["autoscaling"] = {"policy": "fixed", "pools": {"l40sx2": {}}}
+    cluster = {**EXPERIMENT["cluster"], "nodes": [{"gpu": "l40s", "gpus": 2, "tp": 1, "count": 2}]}
+    with pytest.raises(ConfigError, match=r"unknown type of nodes 'l40sx2' \(known: l40s\)"):
+        helixsim.Experiment.from_data({**EXPERIMENT, "systems": systems, "cluster": cluster}).resolve()
