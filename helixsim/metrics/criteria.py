@@ -4,10 +4,11 @@ With objectives: the share of requests within them (where loads differ, the requ
 latency, then the price. Without: at a given rate the latency, those that are not overloaded first; under saturation, in
 closed loops and if all are overloaded the output throughput; then latency and price. The price is that of the nodes
 with layers, and decides before the latency where a plan was asked for by cost, or where replicas come and go, which is
-for the price: then shares of ``ENOUGH_SHARE`` and more count alike. Goodputs that differ by no more than the
-interval of their difference are equal; so are shares if they also differ by no more than ``SAME_SHARE``, throughputs
-within ``SAME_THROUGHPUT`` and latencies within ``ALIKE``: of two plans that a short run cannot tell apart, the one that
-showed much more is taken.
+for the price: then shares of ``ENOUGH_SHARE`` and more count alike, and of these systems those that are not overloaded
+come first, as a short queue that grows costs nothing yet. Goodputs that differ by no more than the interval of their
+difference are equal; so are shares if they also differ by no more than ``SAME_SHARE``, throughputs within
+``SAME_THROUGHPUT`` and latencies within ``ALIKE``: of two plans that a short run cannot tell apart, the one that showed
+much more is taken.
 """
 
 from __future__ import annotations
@@ -113,6 +114,7 @@ def steps(
     nodes = Step(Criterion.NODES, lambda one: float(one.cost[1]), sign=-1)
     exact = Step(Criterion.LATENCY, lambda one: one.latency_s, sign=-1)
     last = [price, latency, nodes, exact] if by_cost or is_scaled else [latency, price, nodes, exact]
+    stability = Step(Criterion.STABILITY, lambda one: -float(one.is_overloaded))
     if has_slo and is_open and same_load:
         share = Step(
             Criterion.ATTAINMENT,
@@ -121,7 +123,7 @@ def steps(
             alike=lambda _: SAME_SHARE,
             enough=ENOUGH_SHARE if is_scaled else math.inf,
         )
-        return [share, *last]
+        return [share, *([stability] if is_scaled else []), *last]
     if has_slo:
         return [
             Step(
@@ -130,7 +132,7 @@ def steps(
             *last,
         ]
     if is_open and not all_overloaded:
-        return [Step(Criterion.STABILITY, lambda one: -float(one.is_overloaded)), *last]
+        return [stability, *last]
     tokens = Step(
         Criterion.THROUGHPUT,
         lambda one: one.output_tokens_per_s,

@@ -240,6 +240,8 @@ def verdict_of(summaries: Mapping[str, Summary], *, has_slo: bool, compared: Seq
         is_sure = step.is_sure(scores[best], scores[others[0]])
         enough = chain[0].enough
         is_enough = all(scores[name].share >= enough for name in pair)
+        if is_enough:  # the latency in the draws has not decided
+            share = None
         lead = Lead(step.criterion, first, second, is_sure, share, key, enough if is_enough else None)
     rule = next(one.criterion for one in chain if one.criterion is not Criterion.STABILITY)
     return Verdict(systems, has_slo, rule, tuple(ranking), lead)

@@ -224,7 +224,7 @@ def _margin(verdict: Verdict) -> str:
     if _is_tie(lead):
         return f"None: {verdict.ranking[1]} is equal."
     sure = _sampling(lead)
-    if lead.ahead_in_draws is not None and lead.enough is None:
+    if lead.ahead_in_draws is not None:
         sure.append(f"ahead in {_DRAWN[lead.drawn]} in {percent(lead.ahead_in_draws)} % of draws of the model error")
     text = _difference(lead, verdict.ranking[1], verdict.rule)
     return f"{text} ({'; '.join(sure)})." if sure else f"{text}."
@@ -246,8 +246,9 @@ def _difference(lead: Lead, other: str, rule: Criterion) -> str:
         unit = "$/h of nodes with layers" if lead.criterion is Criterion.PRICE else "nodes with layers"
         alike = f"at the same {same} within the sampling error"
         if lead.enough is not None:
-            alike = f"with {percent(lead.enough)} % or more of the requests within the SLO"
-        return f"{number(best)} {unit}, {other} {number(next_)} {alike}"
+            unit = "$/h paid on average" if lead.criterion is Criterion.PRICE else unit
+            alike = f"both with {percent(lead.enough)} % or more of the requests within the SLO"
+        return f"{number(best)} {unit}, {other} {number(next_)}, {alike}"
     if lead.criterion is Criterion.THROUGHPUT:
         return f"{number(best)} output tokens/s, {other} {number(next_)}"
     if lead.criterion is Criterion.STABILITY:

@@ -258,7 +258,7 @@ def test_equal_systems_have_no_margin(base, has_slo, feed) -> None:
     cheaper = verdict_of({"a": system(base, feed=feed), "b": system(base, feed=feed, price=9.0)}, has_slo=has_slo)
     assert cheaper.best == "b"
     said = dict(answer(cheaper))["Margin"]
-    assert said.startswith("9.00 $/h of nodes with layers, a 10.0 at the same ")
+    assert said.startswith("9.00 $/h of nodes with layers, a 10.0, at the same ")
     assert ("goodput" in said) is has_slo
 
 
@@ -276,7 +276,13 @@ def test_price_decides_between_systems_with_enough_requests_within_the_slo_if_re
     assert verdict.best == best
     if best == "cheap":
         said = dict(answer(verdict))["Margin"]
-        assert said == "10.0 $/h of nodes with layers, costly 20.0 with 99 % or more of the requests within the SLO."
+        assert said == "10.0 $/h paid on average, costly 20.0, both with 99 % or more of the requests within the SLO."
+        assert verdict.lead is not None
+        assert verdict.lead.ahead_in_draws is None  # of the latency, which has not decided
+        growing = replace(cheap, load=replace(cheap.load, saturation="OVERLOADED"))
+        stable = verdict_of({"costly": costly, "cheap": growing}, has_slo=True)
+        assert stable.best == "costly"
+        assert dict(answer(stable))["Margin"] == "not overloaded, as cheap is."
     fixed = {"costly": replace(costly, autoscaling=None), "cheap": replace(cheap, autoscaling=None)}
     assert verdict_of(fixed, has_slo=True).best == "costly"
 
