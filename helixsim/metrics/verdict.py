@@ -240,8 +240,9 @@ def verdict_of(summaries: Mapping[str, Summary], *, has_slo: bool, compared: Seq
         is_sure = step.is_sure(scores[best], scores[others[0]])
         enough = chain[0].enough
         is_enough = all(scores[name].share >= enough for name in pair)
-        if is_enough:  # the latency in the draws has not decided
-            share = None
+        order = [one.criterion for one in chain]
+        if step.criterion is Criterion.PRICE and order.index(Criterion.PRICE) < order.index(Criterion.LATENCY):
+            share = None  # the draws are of latencies, which have not decided
         lead = Lead(step.criterion, first, second, is_sure, share, key, enough if is_enough else None)
     rule = next(one.criterion for one in chain if one.criterion is not Criterion.STABILITY)
     return Verdict(systems, has_slo, rule, tuple(ranking), lead)

@@ -189,9 +189,11 @@ def _result(verdict: Verdict) -> str:
             Criterion.THROUGHPUT: "the highest output throughput",
             Criterion.PRICE: "the lowest price",
         }
-        text = (
-            f"{verdict.best} has {what[verdict.rule]}" if not alone else f"{verdict.best} is {best.saturation.lower()}"
-        )
+        text = f"{verdict.best} has {what[verdict.rule]}"
+        if alone:
+            text = f"{verdict.best} is {best.saturation.lower()}"
+        elif verdict.rule is Criterion.PRICE and any(systems[name].is_overloaded for name in ranked):
+            text += " of the systems that are not overloaded"
         return f"{text}; no objectives are stated."
     figures = "; ".join(map(objective_text, best.objectives))
     within = f"{share_text(best.attainment)} % of requests within the SLO"
@@ -241,12 +243,14 @@ def _difference(lead: Lead, other: str, rule: Criterion) -> str:
         both = [MISSING if value is None else seconds_text(value) for value in (best, next_)]
         return f"latency (geometric mean of TTFT and TPOT) {both[0]}, {other} {both[1]}"
     if lead.criterion in {Criterion.PRICE, Criterion.NODES}:
-        named = {Criterion.LATENCY: "latency", Criterion.THROUGHPUT: "output throughput", Criterion.PRICE: "stability"}
-        same = named.get(rule, "goodput")
+        same = {Criterion.LATENCY: "latency", Criterion.THROUGHPUT: "output throughput"}.get(rule, "goodput")
         unit = "$/h of nodes with layers" if lead.criterion is Criterion.PRICE else "nodes with layers"
         alike = f"at the same {same} within the sampling error"
-        if lead.enough is not None:
-            unit = "$/h paid on average" if lead.criterion is Criterion.PRICE else unit
+        if lead.criterion is Criterion.PRICE and (rule is Criterion.PRICE or lead.enough is not None):
+            unit = "$/h paid on average"
+        if rule is Criterion.PRICE:
+            alike = "both not overloaded"
+        elif lead.enough is not None:
             alike = f"both with {percent(lead.enough)} % or more of the requests within the SLO"
         return f"{number(best)} {unit}, {other} {number(next_)}, {alike}"
     if lead.criterion is Criterion.THROUGHPUT:

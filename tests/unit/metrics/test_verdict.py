@@ -282,7 +282,10 @@ def test_price_decides_between_systems_with_enough_requests_within_the_slo_if_re
         growing = replace(cheap, load=replace(cheap.load, saturation="OVERLOADED"))
         stable = verdict_of({"costly": costly, "cheap": growing}, has_slo=True)
         assert stable.best == "costly"
-        assert dict(answer(stable))["Margin"] == "not overloaded, as cheap is."
+        assert dict(answer(stable))["Margin"].startswith("not overloaded, as cheap is")
+        without_slo = dict(answer(verdict_of({"a": costly, "b": cheap, "c": growing}, has_slo=False)))
+        assert without_slo["Verdict"].startswith("b has the lowest price of the systems that are not overloaded; ")
+        assert without_slo["Margin"] == "10.0 $/h paid on average, a 20.0, both not overloaded."
     fixed = {"costly": replace(costly, autoscaling=None), "cheap": replace(cheap, autoscaling=None)}
     assert verdict_of(fixed, has_slo=True).best == "costly"
 
