@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from helixsim.cli import options
 if TYPE_CHECKING:
     from helixsim.config.experiment import ResolvedExperiment
     from helixsim.domain.cluster import LinkSpec
+    from helixsim.domain.faults import FaultSpec
     from helixsim.experiment import Experiment
 
 
@@ -133,6 +135,7 @@ def summarise(experiment: ResolvedExperiment, *, plugins_imported: bool = True) 
             }
             for number, system in enumerate(experiment.systems)
         ],
+        "faults": [] if experiment.faults is None else list(_faults(experiment.faults)),
         "effort": asdict(effort(experiment)),
         "baseline": experiment.baseline,
         "slo": experiment.document["slo"],
@@ -205,6 +208,8 @@ def _lines(summary: dict[str, Any]) -> list[str]:
         "",
         *(f"system     {_shown_system(system, summary['baseline'])}" for system in summary["systems"]),
         "",
+        *(f"fault      {one}" for one in summary["faults"]),
+        *([""] if summary["faults"] else []),
         f"time       {_shown_effort(summary['effort'])}",
     ]
     if summary["assumptions"]:
@@ -245,6 +250,30 @@ def _shown_window(load: dict[str, Any]) -> str:
         return f"after {warmup}, until the last request has completed"
     then = ", then drained" if load["drain"] else ""
     return f"{units.format_seconds(load['duration_s'])} after {warmup}{then}"
+
+
+def _faults(spec: FaultSpec) -> Iterator[str]:
+    """Yield sentences on what fails, in the order of time, then at random, and on the reaction."""
+    absent = set(spec.absent)
+    for one in spec.schedule:
+        what = "usual speed" if one.factor == 1 else f"slow by a factor of {one.factor:g}"
+        what = what if one.kind.value == "slow" else "join" if absent.intersection(one.nodes) else one.kind.value
+        absent -= set(one.nodes)
+        yield f"{units.format_seconds(one.at_ns / units.NS_PER_S)} {what}: {_few(one.nodes)}"
+    for link in spec.links:
+        what = "cut" if link.is_cut else f"slow by a factor of {link.factor:g}"
+        ends = f"{_few(sorted(link.near))} – {_few(sorted(link.far))}"
+        until = "" if link.end_ns is None else f" until {units.format_seconds(link.end_ns / units.NS_PER_S)}"
+        yield f"{units.format_seconds(link.at_ns / units.NS_PER_S)} links {what}{until}: {ends}"
+    for random, what in ((spec.random, "machines or sites"), (spec.random_links, "sites cut off from each other")):
+        if random is not None:
+            fail, back = units.format_seconds(random.mtbf_s), units.format_seconds(random.mttr_s)
+            yield f"at random: {len(random.groups)} {what}, each after {fail} and for {back} on average"
+    yield f"reaction {spec.reaction.value}, known after {units.format_seconds(spec.detection_ns / units.NS_PER_S)}"
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def _shown_effort(one: dict[str, Any]) -> str:

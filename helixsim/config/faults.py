@@ -214,7 +214,11 @@ def _event(
     at_ns = _ns(event.at)
     found = [Fault(at_ns, kind, named, factor or 1.0)]
     if event.notice is not None:
-        found.insert(0, Fault(max(at_ns - _ns(event.notice), 0), FaultKind.NOTICE, named))
+        if _ns(event.notice) > at_ns:
+            message = f"{event.notice} before {event.at} is before the start of the run (at is when the nodes stop)"
+            problems.append(source.problem((*path, "notice"), message))
+            return []
+        found.insert(0, Fault(at_ns - _ns(event.notice), FaultKind.NOTICE, named))
     if event.for_ is not None:
         ended = FaultKind.UP if kind is FaultKind.DOWN else FaultKind.SLOW
         found.append(Fault(at_ns + _ns(event.for_), ended, named))

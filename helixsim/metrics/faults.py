@@ -8,7 +8,7 @@ import numpy as np
 
 from helixsim.domain.clients import ClientStats
 from helixsim.domain.fault_figures import FaultEvent, FaultFigures
-from helixsim.domain.faults import CUT, FailureCause, FaultKind
+from helixsim.domain.faults import ABSENT, CUT, SLOW_LINKS, FailureCause, FaultKind
 from helixsim.domain.figures import Figure
 from helixsim.domain.result import FloatArray, RunResult
 from helixsim.jsonio import significant
@@ -107,14 +107,18 @@ def fault_text(figures: FaultFigures | None) -> str:
     if not figures.events:
         return f"{_clients_text(figures.clients)}." if figures.clients is not None else ""
     failures = sum(one.what in FAILURES for one in figures.events)
-    parts = [f"{failures} failure{'' if failures == 1 else 's'}"]
-    again = f"{number(figures.recomputed_tokens)} tokens sent again"
-    parts.append(f"{figures.hurt} requests lost their KV memory ({again})")
+    slow = sum(one.what in {SLOW_LINKS, FaultKind.SLOW.value} for one in figures.events)
+    joining = sum(len(one.nodes.split()) for one in figures.events if one.what == ABSENT)
+    counts = ((failures, "failure"), (slow, "slowdown"), (joining, "joining node"))
+    parts = [f"{count} {name}{'' if count == 1 else 's'}" for count, name in counts if count]
+    if failures or figures.hurt:
+        again = number(figures.recomputed_tokens) if figures.recomputed_tokens else "0"
+        parts.append(f"{figures.hurt} requests lost their KV memory ({again} tokens sent again)")
     if figures.copies is not None:
         kept = number(figures.copies.restored_tokens)
         parts.append(f"{figures.copies.restored} of them went on from copies ({kept} tokens)")
     failed = figures.failed_retries + figures.failed_timeout
-    parts.append(f"{failed} failed")
+    parts.append(f"{failed} requests failed")
     before, lowest, recovery_s = figures.before_tokens_per_s, figures.lowest_tokens_per_s, figures.recovery_s
     if before is not None and lowest is not None:
         fell = f"output fell from {number(before)} to {number(lowest)} tokens/s"

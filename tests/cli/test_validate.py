@@ -49,6 +49,21 @@ def test_the_summary_names_model_nodes_load_and_systems(experiment, capsys):
         assert words in out
 
 
+def test_the_summary_names_each_fault_with_its_nodes(experiment, capsys):
+    events = "[{at: 20 s, nodes: ['l4-*'], notice: 5 s, for: 9 s}, {at: 1 min, kind: slow, factor: 2, nodes: [a100-0]}]"
+    assert (
+        main(["validate", str(experiment), "--set", f"faults.events={events}", "--set", "faults.reaction=reroute"]) == 0
+    )
+    found = [line for line in capsys.readouterr().out.splitlines() if line.startswith("fault ")]
+    assert found == [
+        "fault      15 s notice: l4-0, l4-1, l4-2, l4-3 and 4 more",
+        "fault      20 s down: l4-0, l4-1, l4-2, l4-3 and 4 more",
+        "fault      29 s up: l4-0, l4-1, l4-2, l4-3 and 4 more",
+        "fault      60 s slow by a factor of 2: a100-0",
+        "fault      reaction reroute, known after 5 s",
+    ]
+
+
 def test_json_is_one_document_and_follows_set_and_seed(experiment, capsys):
     arguments = ["validate", str(experiment), "--json", "--seed", "7", "--set", "cluster.nodes.1.count=3"]
     assert main(arguments) == 0

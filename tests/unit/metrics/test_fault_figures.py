@@ -81,12 +81,15 @@ def test_the_sentence_says_what_happened():
     event = FaultEvent(100.0, "down", "a b")
     figures = FaultFigures((event,), 7, 8, 8, 5000, 1, 2, 300.0, 120.0, 44.0)
     text = fault_text(figures)
-    for part in ("1 failure;", "7 requests lost", "3 failed", "from 300 to 120", "recovered in 44"):
+    for part in ("1 failure;", "7 requests lost", "; 3 requests failed", "from 300 to 120", "recovered in 44"):
         assert part in text
     assert "did not recover" in fault_text(replace(figures, recovery_s=None))
     assert "did not fall" in fault_text(replace(figures, recovery_s=0.0))
     cut = replace(figures, events=(event, FaultEvent(130.0, "cut", "a – b"), FaultEvent(140.0, "mended", "a – b")))
     assert fault_text(cut).startswith("2 failures;")
+    others = (FaultEvent(0.0, "not there yet", "c d"), FaultEvent(9.0, "slow", "a"), FaultEvent(20.0, "up", "c d"))
+    unhurt = FaultFigures(others, 0, 0, 0, 0, 0, 0)
+    assert fault_text(unhurt) == "1 slowdown; 2 joining nodes; 0 requests failed."
     clients = ClientStats(5, 4, 2)
     assert "gave up 5 times, sent 4 requests again and abandoned 2" in fault_text(replace(figures, clients=clients))
     assert fault_text(replace(figures, events=(), clients=clients)).startswith("clients gave up 5")

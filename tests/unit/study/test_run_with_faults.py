@@ -66,6 +66,11 @@ def problems(path, *overrides):
         ("faults.events=[{at: 20 s, kind: up, for: 1 s, nodes: [l4-0]}]", "faults.events.0.for", "up has no end"),
         ("faults.events=[{at: 20 s, kind: join, for: 1 s, nodes: [l4-0]}]", "faults.events.0.for", "join has no end"),
         (
+            "faults.events=[{at: 3 s, notice: 9 s, nodes: [l4-0]}]",
+            "faults.events.0.notice",
+            "9 s before 3 s is before the start of the run",
+        ),
+        (
             "faults.events=[{at: 20 s, kind: join, nodes: ['*']}]",
             "faults.events.0.nodes",
             "no node is there at the start",
@@ -182,7 +187,7 @@ def test_a_cut_link_is_routed_around(path, reaction):
 
 
 def test_a_notice_is_an_event_of_its_own(path):
-    events = "faults.events=[{at: 20 s, nodes: [l4-0], notice: 5 s}, {at: 3 s, nodes: [l4-1], notice: 9 s}]"
+    events = "faults.events=[{at: 20 s, nodes: [l4-0], notice: 5 s}, {at: 3 s, nodes: [l4-1], notice: 3 s}]"
     spec = resolved(path, events).faults
     assert [(fault.at_ns // 10**9, fault.kind, *fault.nodes) for fault in spec.schedule] == [
         (0, "notice", "l4-1"), (3, "down", "l4-1"), (15, "notice", "l4-0"), (20, "down", "l4-0"),
