@@ -117,7 +117,7 @@ def check_autoscaling(
         yield from _check_policy(own, path, source)
         yield from _check_pools(own, path, nodes[number], source)
         if own.spot is not None:
-            yield from _check_spot(own, path, source)
+            yield from _check_spot(own, own.spot, path, nodes[number], source)
         if workload is not None:
             process = (workload.arrivals if system.arrivals is None else system.arrivals).process or "trace"
             if process in PROCESSES and PROCESSES[process].mode is not FeedMode.OPEN:
@@ -152,11 +152,18 @@ def _check_policy(own: AutoscalingSection, path: KeyPath, source: Source) -> Ite
             yield source.problem((*path, "schedule", index, "at"), message)
 
 
-def _check_spot(own: AutoscalingSection, path: KeyPath, source: Source) -> Iterator[Problem]:
-    """Refuse policies that count from the replicas that serve, which spare ones on spot machines are among."""
+def _check_spot(
+    own: AutoscalingSection, section: SpotSection, path: KeyPath, nodes: Sequence[Node], source: Source
+) -> Iterator[Problem]:
+    """Refuse policies that count from the replicas that serve, which spare ones are among, and shortages of no zone."""
     if own.policy in ("queue", "kv_use", "goodput"):
         message = f"{own.policy} counts from the replicas that serve; with spot: fixed, schedule, target or your own"
         yield source.problem((*path, "policy"), message)
+    zones = section.zones or len({node.region for node in nodes})
+    for number, shortage in enumerate(section.shortages or ()):
+        if nodes and shortage.zone > zones:
+            at = (*path, "spot", "shortages", number, "zone")
+            yield source.problem(at, f"there are {zones} zones, got {shortage.zone}")
     pools = own.pools or {}
     spot = _spot_of(own.spot, None, None)
     for one, other in pairwise(() if spot is None else spot.stated):

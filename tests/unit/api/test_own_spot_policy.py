@@ -71,6 +71,7 @@ def test_what_is_no_mixture_is_an_error_of_the_policy(tmp_path):
         ({}, {"policy": "queue"}, "queue counts from the replicas that serve"),
         ({}, {"start": None}, "required by fixed with spot, in each pool"),
         ({"price": 1.5}, {}, "price"),
+        ({"zones": 2, "shortages": [{"zone": 3, "at": "1 s", "for": "9 s"}]}, {}, "zone: there are 2 zones, got 3"),
         (
             {"shortages": [{"zone": 1, "at": "1 s", "for": "9 s"}, {"zone": 1, "at": "5 s", "for": "1 s"}]},
             {},
