@@ -186,7 +186,8 @@ class Servers:
     def comments(self) -> list[str]:
         """Title, shares and notes as lines for the head of a file."""
         shares = ", ".join(f"{server.name} {server.share:.1%}" for server in self.servers)
-        lines = [self.title, f"Requests per server as planned: {shares}."]
+        of_role = " (of those of its role)" if self.have_roles else ""
+        lines = [self.title, f"Requests per server as planned{of_role}: {shares}."]
         if self.unused:
             lines.append(f"Unused nodes: {', '.join(self.unused)}.")
         return [*lines, *self.notes]

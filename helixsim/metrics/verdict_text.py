@@ -156,6 +156,9 @@ def _remedy(best: SystemVerdict) -> str:
         return f"Add nodes like {best.limiting_node}, which limits, {or_lower}."
     if best.limited_by == "memory":
         return f"Add KV memory, which is full on {best.limiting_node} (kv_precision, more nodes), {or_lower}."
+    if best.faults:
+        cause = "Run it without faults: if that meets the SLO, they are the cause"
+        return f"{cause}: add spare nodes, change faults.reaction, {or_lower}."
     if best.is_overloaded:
         less = _LESS_LOAD[best.feed]
         return f"{less[0].upper()}{less[1:]}."

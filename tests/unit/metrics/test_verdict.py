@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from helixsim.domain.autoscaling_figures import AutoscalingFigures
+from helixsim.domain.fault_figures import FaultEvent, FaultFigures
 from helixsim.domain.figures import ObjectiveFigures
 from helixsim.domain.request import FeedMode, Slo
 from helixsim.domain.summary import Summary, rounded
@@ -288,6 +289,12 @@ def test_price_decides_between_systems_with_enough_requests_within_the_slo_if_re
         assert without_slo["Margin"] == "10.0 $/h paid on average, a 20.0, both not overloaded."
     fixed = {"costly": replace(costly, autoscaling=None), "cheap": replace(cheap, autoscaling=None)}
     assert verdict_of(fixed, has_slo=True).best == "costly"
+
+
+def test_faults_are_the_first_cause_to_look_at(base) -> None:
+    faults = FaultFigures((FaultEvent(100.0, "down", "a"),), 7, 8, 8, 5000, 1, 2)
+    hurt = replace(system(base, share=0.9, ttft_s=3.0), faults=faults)
+    assert dict(answer(verdict_of({"a": hurt}, has_slo=True)))["Next"].startswith("Run it without faults: ")
 
 
 @pytest.mark.parametrize("count", [1, 2])
