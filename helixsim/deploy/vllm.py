@@ -30,7 +30,7 @@ def script(servers: Servers) -> str:
     listening: Counter[str] = Counter()
     for server in servers.servers:
         master = server.hosts[0].machine
-        machine = "" if server.hosts[0].is_instance else master  # instances: perhaps all on one
+        machine = "" if servers.instances else master  # where instances are is not known: perhaps all on one machine
         offset = listening[machine]
         listening[machine] += 1
         for rank, host in enumerate(server.hosts):
