@@ -259,17 +259,21 @@ def _faults(spec: FaultSpec) -> Iterator[str]:
         what = "usual speed" if one.factor == 1 else f"slow by a factor of {one.factor:g}"
         what = what if one.kind.value == "slow" else "join" if absent.intersection(one.nodes) else one.kind.value
         absent -= set(one.nodes)
-        yield f"{units.format_seconds(one.at_ns / units.NS_PER_S)} {what}: {_few(one.nodes)}"
+        yield f"{_time(one.at_ns)} {what}: {_few(one.nodes)}"
     for link in spec.links:
         what = "cut" if link.is_cut else f"slow by a factor of {link.factor:g}"
         ends = f"{_few(sorted(link.near))} – {_few(sorted(link.far))}"
-        until = "" if link.end_ns is None else f" until {units.format_seconds(link.end_ns / units.NS_PER_S)}"
-        yield f"{units.format_seconds(link.at_ns / units.NS_PER_S)} links {what}{until}: {ends}"
+        until = "" if link.end_ns is None else f" until {_time(link.end_ns)}"
+        yield f"{_time(link.at_ns)} links {what}{until}: {ends}"
     for random, what in ((spec.random, "machines or sites"), (spec.random_links, "sites cut off from each other")):
         if random is not None:
             fail, back = units.format_seconds(random.mtbf_s), units.format_seconds(random.mttr_s)
             yield f"at random: {len(random.groups)} {what}, each after {fail} and for {back} on average"
-    yield f"reaction {spec.reaction.value}, known after {units.format_seconds(spec.detection_ns / units.NS_PER_S)}"
+    yield f"reaction {spec.reaction.value}, known after {_time(spec.detection_ns)}"
+
+
+def _time(ns: int) -> str:
+    return units.format_seconds(ns / units.NS_PER_S)
 
 
 def _few(names: Sequence[str]) -> str:

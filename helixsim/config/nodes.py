@@ -15,7 +15,7 @@ from helixsim.domain.cluster import COORDINATOR, LinkSpec, Node
 from helixsim.domain.hardware import GpuSpec
 from helixsim.errors import Problem, did_you_mean
 from helixsim.hardware import catalog
-from helixsim.hardware.mig import ALONE, is_instance
+from helixsim.hardware.mig import alone_fault, is_instance
 from helixsim.yamlio import KeyPath
 
 NODES: KeyPath = ("cluster", "nodes")
@@ -61,8 +61,8 @@ def build_nodes(
         if len(ids) != count:
             problems.append(source.problem((*path, "ids"), f"{len(ids)} ids for a count of {count}"))
         kv_blocks = pinned_blocks(entry, block_tokens, path, source, problems)
-        if entry.gpus > 1 and is_instance(gpu.name):
-            problems.append(source.problem((*path, "gpus"), f"{entry.gpus}: {ALONE}, so that gpus is 1"))
+        if fault := alone_fault(gpu.name, entry.gpus):
+            problems.append(source.problem((*path, "gpus"), fault))
         if entry.tp and entry.gpus % entry.tp:
             problems.append(source.problem((*path, "tp"), f"{entry.tp} does not divide the {entry.gpus} GPUs"))
         for node_id in ids:

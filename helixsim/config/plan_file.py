@@ -20,7 +20,7 @@ from helixsim.config.tenants import refuse_tenants
 from helixsim.domain.placement import Role
 from helixsim.errors import ConfigError, Problem
 from helixsim.hardware import catalog
-from helixsim.hardware.mig import ALONE, is_instance
+from helixsim.hardware.mig import alone_fault
 from helixsim.validation import Count, Section, problems_of
 from helixsim.yamlio import KeyPath
 
@@ -229,8 +229,8 @@ def _plan(source: Source, edits: Sequence[Edit], *, is_read: bool = True) -> Fle
             problems.append(source.problem((*at, "gpu"), catalog.unknown_gpu(entry.gpu)))
             continue
         gpu = catalog.load_gpu(file or entry.gpu)
-        if entry.gpus > 1 and is_instance(gpu.name):
-            problems.append(source.problem((*at, "gpus"), f"{entry.gpus}: {ALONE}, so that gpus is 1"))
+        if fault := alone_fault(gpu.name, entry.gpus):
+            problems.append(source.problem((*at, "gpus"), fault))
         price = gpu.cost_usd_per_hour * entry.gpus if entry.price is None else units.parse(entry.price, "price")
         if entry.owned and entry.price is not None:
             problems.append(source.problem((*at, "price"), "owned nodes have no price: remove price, or owned"))

@@ -135,11 +135,15 @@ def load_gpu(name: str | Path) -> GpuSpec:
         For an unknown name or a file that is not a GPU profile.
     """
     whole, profile = split_instance(gpu_name(str(name)))
-    if profile is not None and not is_gpu(str(name)):
+    if profile is not None and whole not in gpu_names():
         raise DataError(unknown_gpu(str(name)))
     file = _gpu_file(whole)
     gpu = file.spec(_kernels(file.kernels))
-    return gpu if profile is None or file.mig is None else file.mig.instance(gpu, profile)
+    if profile is None:
+        return gpu
+    if file.mig is None or profile not in file.mig.profiles:
+        raise DataError(unknown_gpu(str(name)))
+    return file.mig.instance(gpu, profile)
 
 
 def gpu_document(name: str | Path) -> dict[str, Any]:

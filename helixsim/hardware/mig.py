@@ -15,7 +15,7 @@ from pydantic import Field
 
 from helixsim.domain.hardware import GpuSpec
 from helixsim.domain.kernels import ExpertsLaw, Kernels
-from helixsim.errors import ConfigError, DataError
+from helixsim.errors import ConfigError
 from helixsim.validation import Section, Words, base_unit
 
 _INSTANCE = re.compile(
@@ -45,18 +45,11 @@ class MigSection(Section):
     profiles: Mapping[Words, InstanceSection]
 
     def instance(self, gpu: GpuSpec, profile: str) -> GpuSpec:
-        """Return an instance of a GPU as a GPU.
+        """Return one of ``profiles`` of a GPU as a GPU.
 
         Multiply rates follow the cores; bandwidth, power and price the memory slices, of which instances that fit on a
         GPU together have no more than all. Its link to the host is that of the whole GPU, and it has none to others.
-
-        Raises
-        ------
-        DataError
-            If the GPU has no instance of that name.
         """
-        if profile not in self.profiles:
-            raise DataError(f"{gpu.name} has no MIG instance {profile} (it has {', '.join(self.profiles)})")
         own = self.profiles[profile]
         cores, memory = own.cores / self.cores, own.memory_slices / self.memory_slices
         usable = own.memory * gpu.usable_memory_bytes / gpu.memory_bytes
@@ -108,10 +101,15 @@ def is_instance(name: str) -> bool:
     return split_instance(name)[1] is not None
 
 
+def alone_fault(name: str, gpus: int, key: str = "gpus") -> str | None:
+    """Return why so many instances cannot compute layers together; None: they can, or are whole GPUs."""
+    return f"{gpus}: {ALONE}, so that {key} is 1" if gpus > 1 and is_instance(name) else None
+
+
 def require_alone(name: str, gpus: int, key: str) -> None:
     """Raise ``ConfigError`` where several instances are to compute layers together."""
-    if gpus > 1 and is_instance(name):
-        raise ConfigError(f"{key}: {gpus}: {ALONE}, so that it is 1")
+    if fault := alone_fault(name, gpus, "it"):
+        raise ConfigError(f"{key}: {fault}")
 
 
 def _with_share(kernels: Kernels, cores: float) -> Kernels:

@@ -170,16 +170,16 @@ def paid_shares(run: RunResult, fleet: Deployment) -> dict[str, float]:
 
 def joined_shares(run: RunResult) -> dict[str, float]:
     """Return the share of the window for which each node is there that was not at the start."""
-    window_ns = max(run.window_end_ns - run.window_start_ns, 1)
-    shares: dict[str, float] = {}
+    start_ns, end_ns = run.window_start_ns, run.window_end_ns
+    absent: list[str] = []
+    joined_ns: dict[str, int] = {}
     for at_ns, what, nodes in run.faults.events if run.faults is not None else ():
         if what == ABSENT:
-            shares |= dict.fromkeys(nodes, 0.0)
+            absent += nodes
         elif what == FaultKind.UP:
-            left_ns = run.window_end_ns - max(at_ns, run.window_start_ns)
-            joining = (node for node in nodes if shares.get(node) == 0.0)
-            shares |= dict.fromkeys(joining, max(left_ns, 0) / window_ns)
-    return shares
+            joined_ns = dict.fromkeys(nodes, at_ns) | joined_ns  # nodes that fail later are back again and again
+    there_ns = {node: end_ns - max(joined_ns.get(node, end_ns), start_ns) for node in absent}
+    return {node: max(lasted_ns, 0) / max(end_ns - start_ns, 1) for node, lasted_ns in there_ns.items()}
 
 
 def edges_ns(start_ns: int, end_ns: int, window_s: float) -> IntArray:

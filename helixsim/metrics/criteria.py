@@ -4,7 +4,7 @@ With objectives: the share of requests within them (where loads differ, the requ
 latency, then the price. Without: at a given rate the latency, those that are not overloaded first; under saturation, in
 closed loops and if all are overloaded the output throughput; then latency and price. The price is that of the nodes
 with layers, and decides before the latency where a plan was asked for by cost, or where replicas come and go, which is
-for the price: then shares of ``ENOUGH_SHARE`` and more count alike, and of these systems those that are not overloaded
+for the price: then shares of ``SERVED`` and more count alike, and of these systems those that are not overloaded
 come first, as a short queue that grows costs nothing yet. Goodputs that differ by no more than the interval of their
 difference are equal; so are shares if they also differ by no more than ``SAME_SHARE``, throughputs within
 ``SAME_THROUGHPUT`` and latencies within ``ALIKE``: of two plans that a short run cannot tell apart, the one that showed
@@ -20,16 +20,13 @@ from enum import StrEnum
 
 from helixsim.domain.result import FloatArray
 from helixsim.metrics.score import SAME_SHARE, Score, is_above
+from helixsim.metrics.tenants import SERVED
 
 ALIKE = 0.05
 """Latencies that differ by no more than this share, and by no more than their interval, are taken to be equal."""
 
 SAME_THROUGHPUT = 0.02
 """Output tokens/s that differ by no more than this share, and by no more than their interval, are taken to be equal."""
-
-
-ENOUGH_SHARE = 0.99
-"""Share of requests within the objectives from which more are worth nothing where replicas come and go."""
 
 
 class Criterion(StrEnum):
@@ -121,7 +118,7 @@ def steps(
             lambda one: one.share,
             lambda one: one.shares,
             alike=lambda _: SAME_SHARE,
-            enough=ENOUGH_SHARE if is_scaled else math.inf,
+            enough=SERVED if is_scaled else math.inf,
         )
         return [share, *([stability] if is_scaled else []), *last]
     if has_slo:

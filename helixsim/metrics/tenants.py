@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 SERVED = 0.99
-"""Share of requests within the objectives from which a tenant is served in full, as verdicts judge 99th percentiles."""
+"""Share of requests within the objectives from which a load is served in full, as verdicts judge 99th percentiles."""
 
 
 def jain(shares: Sequence[float], weights: Sequence[float]) -> float | None:

@@ -247,14 +247,14 @@ def _difference(lead: Lead, other: str, rule: Criterion) -> str:
         return f"latency (geometric mean of TTFT and TPOT) {both[0]}, {other} {both[1]}"
     if lead.criterion in {Criterion.PRICE, Criterion.NODES}:
         same = {Criterion.LATENCY: "latency", Criterion.THROUGHPUT: "output throughput"}.get(rule, "goodput")
-        unit = "$/h of nodes with layers" if lead.criterion is Criterion.PRICE else "nodes with layers"
-        alike = f"at the same {same} within the sampling error"
-        if lead.criterion is Criterion.PRICE and (rule is Criterion.PRICE or lead.enough is not None):
-            unit = "$/h paid on average"
+        price, alike = "$/h paid on average", f"at the same {same} within the sampling error"
         if rule is Criterion.PRICE:
             alike = "both not overloaded"
         elif lead.enough is not None:
             alike = f"both with {percent(lead.enough)} % or more of the requests within the SLO"
+        else:
+            price = "$/h of nodes with layers"
+        unit = price if lead.criterion is Criterion.PRICE else "nodes with layers"
         return f"{number(best)} {unit}, {other} {number(next_)}, {alike}"
     if lead.criterion is Criterion.THROUGHPUT:
         return f"{number(best)} output tokens/s, {other} {number(next_)}"
