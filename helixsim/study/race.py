@@ -35,7 +35,7 @@ from helixsim.routing import registry as routing_registry
 from helixsim.routing.graph import chains, routing_graph
 from helixsim.runtime.pool import Executor, Serial
 from helixsim.study.finished import SimulatedStore
-from helixsim.study.race_budget import Budget
+from helixsim.study.race_budget import OF_A_TRIAL, Budget
 from helixsim.study.race_load import LONGEST_NS, RaceLoad, race_load
 from helixsim.study.race_runs import RaceRun, shown_in_order
 from helixsim.study.role_entries import RoleEntries
@@ -59,7 +59,7 @@ LEAST_PASSED_ON = 3
 """Entries that go on after a round in any case; else half of them."""
 
 LEAST_TRIED = 5
-"""Entries of a round after the first that are simulated in any case: more than there are kinds of routes."""
+"""Entries of a trial that are simulated in any case: more than there are kinds of routes."""
 
 MOST_ALTERNATIVES = 2
 """Other policies with which an entry of the first trial is tried."""
@@ -103,20 +103,26 @@ class Race:
         budget = self._budget(load)
         alternatives = MOST_ALTERNATIVES * LEAST_PASSED_ON
         runs = len(contenders) + len(apart) + alternatives, LEAST_PASSED_ON
-        windows = budget.trials(load.windows(self.experiment.workload.window), runs)
+        windows = budget.trials(load.windows(self.experiment.workload.window), [min(LEAST_TRIED, one) for one in runs])
         self._share(budget, [*zip(windows, runs, strict=False), (self.experiment.workload.window, FINALISTS)])
         by_estimate = sorted(contenders, key=lambda one: -math.inf if one.estimate is None else -one.estimate)
-        entries, trials = [self._entry(one) for one in (contenders if windows else by_estimate)], list[Trial]()
+        is_tight = not windows or budget.may_exceed(windows[0], runs[0], OF_A_TRIAL)
+        entries, trials = [self._entry(one) for one in (by_estimate if is_tight else contenders)], list[Trial]()
         if not windows:
             entries[1:1], apart = [self._entry(one) for one in apart[:1]], []
-        most_events = 0 if budget.told else ROUND_EVENTS
+        most_events = 0 if budget.told else min(ROUND_EVENTS, budget.events(OF_A_TRIAL))
         for number, window in enumerate(windows):
             trial = Trial(window, self.experiment.seed + SEED_OFFSET + number, self.experiment.slo, load.is_open)
             trials.append(trial)
             if number == 0:
-                self._try(trial, entries, report)
+                ordered = _kinds_first(entries) if is_tight else entries
+                self._try(trial, ordered, report, at_least=LEAST_TRIED, most_events=budget.events(OF_A_TRIAL))
+                budget.left_out("Trial 1", len(trial.entries), len(entries))
                 others = [entry for one in trial.best() for entry in self._alternatives(one, load)]
-                self._try(trial, others, report, at_least=alternatives, most_events=most_events)
+                self._try(
+                    trial, others, report, at_least=MOST_ALTERNATIVES if is_tight else alternatives,
+                    most_events=most_events,
+                )  # fmt: skip
             else:
                 self._try(trial, _kinds_first(entries), report, at_least=LEAST_TRIED, most_events=most_events)
             if _misses(trial) or not load.is_open:
@@ -248,18 +254,26 @@ class Race:
         *,
         at_least: int = 0,
         most_events: float = math.inf,
-    ) -> None:
-        """Simulate entries in their order, until the trial has taken so many events."""
-        what = f"trial of {(trial.window.duration_ns or 0) / NS_PER_S:.3g} s"
+        as_reported: bool = False,
+    ) -> int:
+        """Simulate entries in their order, until the trial has taken so many events; return how many were.
+
+        ``as_reported``: with the seed of the report, and kept where they have its window, too.
+        """
+        if at_least == 0 and trial.events >= most_events:
+            return 0
+        what = "as reported" if as_reported else f"trial of {(trial.window.duration_ns or 0) / NS_PER_S:.3g} s"
+        window = None if as_reported and self.experiment.workload.window == trial.window else trial.window
+        seed, runs = (None, self.runs) if as_reported else (trial.seed, None)
         tasks = [
-            RaceRun(f"{what}: {entry.label}", self.experiment, _placed(entry), trial.window, trial.seed)
-            for entry in entries
+            RaceRun(f"{what}: {entry.label}", self.experiment, _placed(entry), window, seed, runs) for entry in entries
         ]
         with closing(shown_in_order(self.executor, tasks, report)) as shown:
             for number, (entry, one) in enumerate(zip(entries, shown, strict=True), start=1):
                 trial.add(entry, one)
                 if number >= at_least and trial.events >= most_events:
-                    return
+                    return number
+        return len(entries)
 
     def _try_apart(self, trial: Trial, apart: Sequence[Contender], report: Callable[[str], None]) -> None:
         """Simulate candidates with roles that are not among the entries of a trial."""
@@ -289,20 +303,23 @@ class Race:
         # A run simulates its baselines for the report in any case.
         window = budget.report(window, FINALISTS + (0 if self.runs is not None else len(baselines)))
         final = Trial(window, self.experiment.seed, self.experiment.slo, load.is_open)
-        self._as_reported(final, [*order[:FINALISTS], *map(self._rival, baselines)], report)
+        most_events = budget.events() - sum(trial.events for trial in trials)
+        self._try(final, [*order[:FINALISTS], *map(self._rival, baselines)], report, as_reported=True)
         for entry in order[FINALISTS:]:
-            if len(final.best()) == MOST_FINALISTS:
+            if len(final.best()) == MOST_FINALISTS or final.events >= most_events:
                 break
             shown = [trial.scores[entry.label] for trial in reversed(trials) if entry.label in trial.scores]
             if shown and self._promises(shown[0], final.scores[final.best()[0].label], load):
-                self._as_reported(final, [entry], report)
+                self._try(final, [entry], report, as_reported=True)
         if _misses(final) or not load.is_open:
             # Those of the best placement that has any: nodes that prefill or decode alone have none.
             others = next((found for one in final.best() if (found := self._alternatives(one, load))), [])
             of_policy = [] if load.is_open else {entry.system.routing: entry for entry in reversed(order)}.values()
             late = self._late([final, *reversed(trials)])
             more = {one.label: one for one in [*(self._entry(one) for one in apart), *others, *of_policy, *late]}
-            self._as_reported(final, [one for label, one in more.items() if label not in final.entries], report)
+            left = [one for label, one in more.items() if label not in final.entries]
+            tried = self._try(final, left, report, most_events=most_events, as_reported=True)
+            budget.left_out("The last comparison", tried, len(left))
         candidates, rivals = final.best(), final.best(baselines=True)
         # The verdict ranks what is chosen beside the baselines alone, and has to call it the best.
         chosen = next(
@@ -341,16 +358,6 @@ class Race:
         system = placed.system if self.system.routing == "auto" else own
         name = f"system {placed.system.name}"
         return Entry(name, placed.placement, self._plan(placed.placement), system, is_baseline=True)
-
-    def _as_reported(self, final: Trial, entries: Sequence[Entry], report: Callable[[str], None]) -> None:
-        window = None if self.experiment.workload.window == final.window else final.window
-        tasks = [
-            RaceRun(f"as reported: {one.label}", self.experiment, _placed(one), window, runs=self.runs)
-            for one in entries
-        ]
-        with closing(shown_in_order(self.executor, tasks, report)) as shown:
-            for entry, one in zip(entries, shown, strict=True):
-                final.add(entry, one)
 
 
 def _kinds_first(entries: Sequence[Entry]) -> list[Entry]:

@@ -1,6 +1,8 @@
-"""How long a race may simulate: its windows are shortened where the estimated CPU time would exceed a budget.
+"""How long a race may simulate: within a budget, windows are shortened and the least promising entries left out.
 
-Times are those of ``config.effort``, an estimate by output tokens, so that equal experiments race alike everywhere.
+Windows are as long as the estimated CPU time of the fewest simulations allows, by output tokens (``config.effort``).
+Further entries are simulated until the simulations have taken the events of the budget. Neither depends on the machine,
+so that equal experiments race alike everywhere.
 """
 
 from __future__ import annotations
@@ -17,6 +19,12 @@ OF_A_TRIAL, OF_THE_REPORT = 0.25, 0.5
 
 USUAL_CPU_S, LARGE_CPU_S = 600.0, 120.0
 """Budget unless stated [s], and that of large fleets: their search takes minutes already."""
+
+EVENTS_PER_CPU_S = 150_000
+"""Events simulated in a CPU second, on a machine that adds twenty million integers in a loop in 1 s."""
+
+MOST_EVENTS_PER_TOKEN = 4
+"""Events for an output token on long pipelines with small batches, the most seen."""
 
 LARGE_NODES, LARGE_TOKENS_PER_CPU_S = 300, 50_000
 """Fleets of more nodes are large; their long pipelines take more events for a token (``config.effort``)."""
@@ -64,8 +72,26 @@ class Budget:
         kept = share * self.cpu_s / needed_s
         return _scaled(window, kept) if kept * duration_s >= self.residence_s else None
 
+    def events(self, share: float = 1.0) -> float:
+        """Return the events of a share of the budget."""
+        return share * self.cpu_s * EVENTS_PER_CPU_S
+
+    def may_exceed(self, window: Window, runs: int, share: float) -> bool:
+        """Return whether so many simulations may take more events than a share of the budget."""
+        if self.tokens_per_s is None or window.duration_ns is None:
+            return False
+        tokens = self.tokens_per_s * (window.warmup_ns + window.duration_ns) / NS_PER_S
+        return runs * MOST_EVENTS_PER_TOKEN * tokens > self.events(share)
+
+    def left_out(self, what: str, tried: int, entries: int) -> None:
+        """Tell that entries were left out, if they were."""
+        if tried < entries:
+            self.told.append(
+                f"{what} had {tried} of {entries} entries, the most promising, in race_cpu_s {self.cpu_s:g}."
+            )
+
     def trials(self, windows: Sequence[Window], runs: Sequence[int]) -> list[Window]:
-        """Return the windows of the trials, without those that are too short to tell."""
+        """Return the windows of the trials of at least so many entries, without those that are too short to tell."""
         found: list[Window] = []
         for number, (window, count) in enumerate(zip(windows, runs, strict=True), start=1):
             kept = self.shortened(window, count, OF_A_TRIAL)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -45,7 +45,7 @@ class Cell:
     rate_rps
         Requests/s; None: saturated.
     planned_rps
-        Rate for which ``helix`` plans, where that is another one.
+        Rate for which ``helix`` plans, where that is another one; its plan is that of the cell with that rate.
     """
 
     cluster: str
@@ -61,15 +61,19 @@ class Cell:
         return f"{self.cluster}, {self.strategy}, {load}"
 
     def key(self) -> str:
-        """See ``helix.tasks.Task.key``."""
-        return json.dumps([system_inputs(self._experiment(), self.strategy)])
+        """See ``helix.tasks.Task.key``; the experiment of a cluster is resolved once for the keys of all its cells."""
+        inputs = system_inputs(as_written(self.cluster).resolve(), self.strategy)
+        return json.dumps([inputs, self.changes(), self.planned_rps])
 
     def perform(self, cache: Path | None) -> Outcome:
         """Return the figures of the cell; ``{"failed": message}`` if the strategy has no placement for the cluster."""
-        experiment = self._experiment()
+        experiment = loaded(self)
+        planned = experiment
+        if self.planned_rps is not None:
+            planned = loaded(replace(self, rate_rps=self.planned_rps, planned_rps=None))
         try:
             with TemporaryDirectory() as folder:
-                placed = place(experiment, experiment.system(self.strategy), cache, Path(folder))
+                placed = place(planned, planned.system(self.strategy), cache, Path(folder))
                 run = hx.simulate(experiment, placed, runs=folder)  # the last one of a race, where there was one
         except HelixsimError as error:
             if not error.is_result:  # a failure of the machine says nothing about the strategy
@@ -84,34 +88,38 @@ class Cell:
         found: Outcome = json_values(_figures(summary, placed, stats.mean_output_tokens))
         return found
 
-    def _experiment(self) -> hx.ResolvedExperiment:
-        return loaded(self.cluster, self.strategy, self.rate_rps, self.planned_rps, self.effort)
+    def changes(self) -> dict[str, Any]:
+        """Return the changes of the cluster's experiment: its only system, its load, and how much is simulated."""
+        written = as_written(self.cluster).resolve()
+        found: dict[str, Any] = dict(self.effort.settings(written.workload.window.warmup_ns / NS_PER_S))
+        if self.rate_rps is None:
+            found |= {"workload.arrivals": {"process": "saturate"}, "slo": {}}  # what counts is throughput
+        else:
+            found["workload.arrivals.rate"] = self.rate_rps
+        (system,) = (entry for entry in written.document["systems"] if entry["name"] == self.strategy)
+        if self.effort.is_quick and self.strategy in REPLANNING:
+            system = {**system, "placement": {**system["placement"], "race_cpu_s": QUICK_RACE_CPU_S}}
+        return {**found, "systems": [system]}
+
+
+def as_written(cluster: str) -> hx.Experiment:
+    """Return the experiment of a cluster; it remembers its resolved form."""
+    return _read(experiment_file(cluster))
+
+
+_read = lru_cache(hx.load)
 
 
 @lru_cache(maxsize=8)
-def loaded(
-    cluster: str, strategy: str, rate_rps: float | None, planned_rps: float | None, effort: Effort
-) -> hx.ResolvedExperiment:
-    """Return the experiment of a cluster with one of its systems and a load."""
-    as_written = hx.load(experiment_file(cluster))
-    warmup_s = as_written.resolve().workload.window.warmup_ns / NS_PER_S
-    changes: dict[str, Any] = dict(effort.settings(warmup_s))
-    if rate_rps is None:
-        changes |= {"workload.arrivals": {"process": "saturate"}, "slo": {}}  # what counts is throughput
-    else:
-        changes["workload.arrivals.rate"] = rate_rps
-    if planned_rps is not None:
-        changes["planning.rate"] = planned_rps
-    experiment = as_written.with_([hx.Edit.of(key, value) for key, value in changes.items()])
-    (system,) = (entry for entry in experiment.resolve().document["systems"] if entry["name"] == strategy)
-    if effort.is_quick and strategy in REPLANNING:
-        system = {**system, "placement": {**system["placement"], "race_cpu_s": QUICK_RACE_CPU_S}}
-    return experiment.with_([hx.Edit.of("systems", [system])]).resolve()
+def loaded(cell: Cell) -> hx.ResolvedExperiment:
+    """Return the experiment of a cell."""
+    edits = [hx.Edit.of(key, value) for key, value in cell.changes().items()]
+    return as_written(cell.cluster).with_(edits).resolve()
 
 
 def strategies_of(cluster: str) -> list[str]:
     """Return the names of the systems of a cluster's experiment."""
-    return [system.name for system in hx.load(experiment_file(cluster)).resolve().systems]
+    return [system.name for system in as_written(cluster).resolve().systems]
 
 
 def _figures(summary: Summary, placed: hx.Placed, mean_output_tokens: float) -> dict[str, Any]:
@@ -160,12 +168,12 @@ class Bound:
 
     def key(self) -> str:
         """See ``helix.tasks.Task.key``."""
-        experiment = hx.load(experiment_file(self.cluster)).resolve()
+        experiment = as_written(self.cluster).resolve()
         return json.dumps([system_inputs(experiment, experiment.systems[0].name)])
 
     def perform(self, cache: Path | None) -> Outcome:
         """Return ``{"output_tokens_per_s": bound}``: the largest of the machines as they are and of all divisions."""
-        experiment = hx.load(experiment_file(self.cluster)).resolve()
+        experiment = as_written(self.cluster).resolve()
         fleet, stats = experiment.systems[0].fleet, experiment.workload_stats
         prompt, output = stats.mean_prompt_tokens, stats.mean_output_tokens
         load = OperatingLoad(prompt, output, 1.0, output, experiment.engine, stats.prompt_spread)
@@ -187,7 +195,7 @@ def served_rps(outcome: Mapping[str, Any]) -> float:
 
 def cluster_facts(cluster: str) -> dict[str, Any]:
     """Return what a page says of a cluster: model, nodes by region, objectives and mean lengths."""
-    experiment = hx.load(experiment_file(cluster)).resolve()
+    experiment = as_written(cluster).resolve()
     regions: dict[str, dict[str, int]] = {}
     for node in experiment.fleet.cluster.nodes:
         counts = regions.setdefault(node.region, {})

@@ -503,11 +503,12 @@ def test_an_entry_that_showed_more_than_the_finalists_do_is_simulated_as_reporte
     for name, entry in entries.items():
         trial.entries[entry.label], trial.scores[entry.label] = entry, score(*shown[name])
 
-    def as_reported(final: Trial, entries, _) -> None:
+    def as_reported(final: Trial, entries, _, **_how) -> int:
         for entry in entries:
             final.entries[entry.label], final.scores[entry.label] = entry, score(*reported[entry.name])
+        return len(entries)
 
-    monkeypatch.setattr(race, "_as_reported", as_reported)
+    monkeypatch.setattr(race, "_try", as_reported)
     final, chosen, _ = race._final(
         trial.best(), [trial], lambda text: None, Budget(math.inf, None, 0.0), RaceLoad(True, 2.0, None), []
     )
@@ -532,12 +533,13 @@ def test_under_saturation_the_best_of_each_policy_is_simulated_as_reported(place
     for entry in entries:
         trial.entries[entry.label], trial.scores[entry.label] = entry, served(shown[entry.name])
 
-    def as_reported(final: Trial, entries, _) -> None:
+    def as_reported(final: Trial, entries, _, **_how) -> int:
         for entry in entries:
             final.entries[entry.label], final.scores[entry.label] = entry, served(reported[entry.name])
+        return len(entries)
 
     free = replace(race, experiment=replace(experiment, slo=Slo()))
-    monkeypatch.setattr(Race, "_as_reported", lambda _self, *given: as_reported(*given))
+    monkeypatch.setattr(Race, "_try", lambda _self, *given, **how: as_reported(*given, **how))
     monkeypatch.setattr(Race, "_alternatives", lambda *_: [])
     monkeypatch.setattr(Race, "_late", lambda *_: [])
     final, chosen, _ = free._final(
