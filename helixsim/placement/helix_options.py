@@ -38,9 +38,9 @@ class HelixOptions:
         objective, and the best candidate without roles does not meet the objectives already. ``never``: all nodes serve
         both. ``always``: only such candidates.
     race_cpu_s
-        CPU time that the simulations of a race may take by estimate [s]. Where they would take longer, its windows are
-        shortened, or the estimate ranks the candidates, and the explanation says so. None: 600, on more than 300 nodes
-        120.
+        CPU time that the simulations of a race may take [s], of 150 000 events each. Where they would take longer, the
+        least promising entries are left out, its windows are shortened, or the estimate ranks the candidates, and the
+        explanation says so. None: 600, on more than 300 nodes 120.
     select
         ``simulate``: the highest score in simulation (the largest max-flow where nothing can be simulated); ``flow``:
         the largest max-flow.

@@ -12,7 +12,7 @@ from helixsim.config.effort import TOKENS_PER_CPU_S
 from helixsim.domain.request import Window
 from helixsim.report.selection import selection_sentences
 from helixsim.runtime.pool import Serial
-from helixsim.study import race_runs
+from helixsim.study import race, race_budget, race_runs
 from helixsim.study.placing import place_system
 from helixsim.study.race_budget import OF_A_TRIAL, OF_THE_REPORT, Budget
 from helixsim.study.run import run_experiment
@@ -108,6 +108,20 @@ def test_a_race_within_a_small_budget_says_what_it_shortened(tmp_path, monkeypat
     assert spent_s <= 0.05 * 1.1
     assert "of race_cpu_s 0.05" in notes["budget"]
     assert notes["budget"] in selection_sentences(notes)
+
+
+def test_entries_beyond_the_events_of_the_budget_are_left_out(tmp_path, monkeypatch):
+    """Those of a trial are simulated until it has taken its share, but a few in any case."""
+    tried: list[str] = []
+    whole = race_runs.simulate_run
+    monkeypatch.setattr(race_runs, "simulate_run", lambda task, report: tried.append(task.label) or whole(task, report))
+    monkeypatch.setattr(race_budget, "EVENTS_PER_CPU_S", 1.0)
+    monkeypatch.setattr(race, "LEAST_TRIED", 1)
+    monkeypatch.setattr(race, "MOST_ALTERNATIVES", 0)
+    experiment = loaded(tmp_path, "systems.0.placement.disaggregate=never")
+    notes = place_system(experiment, experiment.systems[0]).placement.notes
+    assert "Trial 1 had 1 of 2 entries, the most promising, in race_cpu_s 600." in notes["budget"]
+    assert [label.split(":")[0] for label in tried] == ["trial of 10 s", "trial of 20 s", "as reported", "as reported"]
 
 
 def test_a_race_without_trials_takes_the_best_by_the_estimate(tmp_path, monkeypatch):
