@@ -6,17 +6,20 @@ up in few cohorts, about as many as it has nodes, as many buses on one line end 
 "Maintaining a bus schedule", 1964). How large they are depends on how routes branch and join. No closed form is known
 for that, so a short run of cohorts is played: a few rounds, without requests, memory and routing policies. Decodes of a
 route that wait at one node are one number, prompts are drawn like those of pipelines (``steps_in_a_row``), links and
-network cards are first in, first out.
+network cards are first in, first out. Requests are sent to routes in proportion to their flow, so a route whose round
+trips are long has more of them at a time (Little's law); round trips are known from the run before.
 """
 
 from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import cycle, pairwise
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -26,7 +29,7 @@ from helixsim.flow.network import FlowNetwork, token_bytes
 from helixsim.flow.station import OperatingLoad, Station
 from helixsim.units import BITS_PER_BYTE, NS_PER_S
 
-_ROUTES = 96
+_ROUTES = 32
 """Most routes that requests are spread over."""
 
 _FULL = 0.95
@@ -35,11 +38,17 @@ _FULL = 0.95
 _LENGTHS = 1024
 """Different prompt lengths."""
 
-_SETTLING, _ROUNDS = 12, 36
+_SETTLING, _ROUNDS = 4, 12
 """Round trips before steps are counted, and until the end."""
 
-_EVENTS, _MOST_EVENTS = 5000, 40_000
+_EVENTS, _MOST_EVENTS = 5000, 10_000
 """Events at least, so that the steps of few nodes are played for longer, and at most, where nodes differ by far."""
+
+
+Classes = tuple[int, ...]
+"""The classes of the nodes of a route, in turn."""
+
+Place = TypeVar("Place")
 
 
 @dataclass(slots=True)
@@ -59,6 +68,14 @@ class Node:
     decodes: dict[int, float] = field(default_factory=dict)
     chunks: list[Chunk] = field(default_factory=list)
     is_busy: bool = False
+
+    def wait(self, decodes: dict[int, float]) -> None:
+        """Let decodes wait."""
+        if not self.decodes:
+            self.decodes = decodes
+            return
+        for route, count in decodes.items():
+            self.decodes[route] = self.decodes.get(route, 0.0) + count
 
 
 @dataclass(slots=True)
@@ -86,6 +103,16 @@ def _lengths(mean_tokens: float, spread: float) -> list[float]:
     picked = drawn[[int(one * drawn.size) for one in _spread(_LENGTHS)]]
     found: list[float] = np.maximum(1.0, picked * mean_tokens / picked.mean()).tolist()
     return found
+
+
+def _trips_s(passing: Iterable[tuple[Place, float, float]]) -> dict[Place, float]:
+    """Return requests over steps/s of all that pass each place, the round trip by Little's law."""
+    requests: dict[Place, float] = defaultdict(float)
+    per_s: dict[Place, float] = defaultdict(float)
+    for place, number, rate in passing:
+        requests[place] += number
+        per_s[place] += rate
+    return {place: requests[place] / rate for place, rate in per_s.items() if rate}
 
 
 def drawn_routes(network: FlowNetwork, flows: Sequence[float], count: int) -> list[tuple[int, ...]]:
@@ -119,8 +146,20 @@ def drawn_routes(network: FlowNetwork, flows: Sequence[float], count: int) -> li
     return routes
 
 
+class RoundTripsPlayed(NamedTuple):
+    """Mean round trips in a run: of the requests at each class of nodes, on the routes of the same classes, of all."""
+
+    at_classes_s: dict[int, float]
+    on_routes_s: dict[Classes, float]
+    mean_s: float
+
+
 class Cohorts:
-    """A run of so many requests, spread evenly over routes that are drawn by flow."""
+    """A run of so many requests on routes that are drawn by flow.
+
+    ``known_s`` are round trips of routes by the classes of their nodes [s]; others take as long as these on average.
+    All routes that are drawn pass equally many requests per second, so each has as many as its round trip is long.
+    """
 
     def __init__(
         self,
@@ -130,6 +169,7 @@ class Cohorts:
         load: OperatingLoad,
         flows: Sequence[float],
         requests: float,
+        known_s: Mapping[Classes, float],
     ) -> None:
         self._fleet, self._load = fleet, load
         of_class = [number for number in network.node_classes for _ in network.classes[number].nodes]
@@ -139,7 +179,14 @@ class Cohorts:
         self._nic_token_s = [1 / network.nic_tokens_per_s[number] for number in of_class]
         self._out_s, self._in_s = [0.0] * len(of_class), [0.0] * len(of_class)
         self.routes = drawn_routes(network, flows, max(1, min(_ROUTES, int(requests))))
-        self._each = requests / len(self.routes)
+        self._classes = [tuple(of_class[node] for node in route) for route in self.routes]
+        mean_s = sum(known_s.values()) / len(known_s) if known_s else 1.0
+        trips_s = [known_s.get(classes, mean_s) for classes in self._classes]
+        # Whole numbers, as requests end one by one; those of like routes add up to what they have together.
+        order = sorted(range(len(trips_s)), key=self._classes.__getitem__)
+        ends = np.cumsum([0.0, *(trips_s[route] for route in order)]) * (max(1.0, requests) / sum(trips_s))
+        whole = np.diff(np.rint(ends).astype(int)).tolist()
+        self.requests: list[int] = [number for _, number in sorted(zip(order, whole, strict=True))]
         budgets = [float(node.station.token_budget) for node in self._nodes]
         threshold = load.engine.long_prefill_token_threshold or math.inf
         self._longest = [min(threshold, *(budgets[node] for node in route)) for route in self.routes]
@@ -148,9 +195,9 @@ class Cohorts:
         self._wires: dict[tuple[int, int], Wire] = {}
         self._ending = _spread(len(self.routes))
         residing = [0.0] * len(of_class)
-        for route in self.routes:
+        for route, number in zip(self.routes, self.requests, strict=True):
             for node in route:
-                residing[node] += self._each
+                residing[node] += number
         is_full = [
             node.station.is_bound_by_memory and number > _FULL * node.station.most_requests
             for node, number in zip(self._nodes, residing, strict=True)
@@ -164,10 +211,11 @@ class Cohorts:
         self._number = 0
         self.steps = [0.0] * len(self.routes)
 
-    def round_trips_s(self, expected_s: float) -> tuple[dict[int, float], float]:
-        """Return the mean round trip at each class of nodes, and of all requests [s]; ``expected_s``: about so long."""
+    def played(self, expected_s: float) -> RoundTripsPlayed:
+        """Return the mean round trips; ``expected_s``: about as long as they take."""
         for route, (first, *_) in enumerate(self.routes):
-            self._post(route / len(self.routes) * expected_s, first, {route: self._each}, [])
+            if self.requests[route]:
+                self._post(route / len(self.routes) * expected_s, first, {route: self.requests[route]}, [])
         settled, end_s = [0.0] * len(self.routes), _ROUNDS * expected_s
         begin_s, is_settled = _SETTLING * expected_s, False
         now_s = 0.0
@@ -179,18 +227,14 @@ class Cohorts:
                 self._end_step(now_s, -1 - node, decodes, chunks)
             else:
                 waiting = self._nodes[node]
-                for route, number in decodes.items():
-                    waiting.decodes[route] = waiting.decodes.get(route, 0.0) + number
+                waiting.wait(decodes)
                 waiting.chunks += chunks
                 if not waiting.is_busy:
                     self._begin_step(now_s, node)
         rates = [(late - early) / (now_s - begin_s) for late, early in zip(self.steps, settled, strict=True)]
-        passing: dict[int, list[float]] = {}
-        for nodes, rate in zip(self.routes, rates, strict=True):
-            for node in nodes:
-                passing.setdefault(self._class_of[node], []).append(rate)
-        found = {number: self._each * len(of) / sum(of) for number, of in passing.items() if sum(of)}
-        return found, self._each * len(self.routes) / sum(rates)
+        on_routes = list(zip(self._classes, self.requests, rates, strict=True))
+        at_classes = [(one, requests, rate) for classes, requests, rate in on_routes for one in classes]
+        return RoundTripsPlayed(_trips_s(at_classes), _trips_s(on_routes), sum(self.requests) / sum(rates))
 
     def _post(self, at_s: float, node: int, decodes: dict[int, float], chunks: list[Chunk]) -> None:
         self._number += 1
@@ -231,9 +275,10 @@ class Cohorts:
     def _end_step(self, now_s: float, number: int, decodes: dict[int, float], chunks: list[Chunk]) -> None:
         """Send on what has been computed: decodes in one message for each next node, then chunks, each in its own."""
         onward: dict[int, dict[int, float]] = {}
+        done: dict[int, float] = {}
         for route, count in decodes.items():
             if (after := self._after[route].get(number)) is None:
-                self._return(now_s, route, count)
+                done[route] = count
             else:
                 onward.setdefault(after, {})[route] = count
         for target, sent in onward.items():
@@ -242,7 +287,9 @@ class Cohorts:
             if (after := self._after[chunk.route].get(number)) is not None:
                 self._send(now_s, number, after, chunk.tokens, {}, [chunk])
             elif chunk.is_last:
-                self._return(now_s, chunk.route, 1.0)
+                done[chunk.route] = done.get(chunk.route, 0.0) + 1.0
+        if done:
+            self._return(now_s, number, done)
         self._nodes[number].is_busy = False
         self._begin_step(now_s, number)
 
@@ -257,20 +304,27 @@ class Cohorts:
                 end_s = max(end_s, free_s[place])
         self._post(end_s + wire.fixed_s, dst, decodes, chunks)
 
-    def _return(self, now_s: float, route: int, count: float) -> None:
-        """Return tokens to the first node of their route; prompts take the place of requests that end."""
-        self.steps[route] += count
-        nodes = self.routes[route]
-        self._ending[route] += count * self._prompts_per_step[route]
-        ended = min(int(count), int(self._ending[route]))
-        self._ending[route] -= ended
-        back_s = now_s if len(nodes) == 1 else now_s + self._wire(nodes[-1], nodes[0]).fixed_s
-        if count > ended:
-            self._post(back_s, nodes[0], {route: count - ended}, [])
-        if ended:
-            prompts = [Chunk(route, next(self._lengths)) for _ in range(ended)]
-            link = self._fleet.cluster.link(COORDINATOR, self._names[nodes[0]])
-            self._post(back_s + 2 * link.latency_ns / NS_PER_S, nodes[0], {}, prompts)
+    def _return(self, now_s: float, last: int, done: Mapping[int, float]) -> None:
+        """Return tokens to the first nodes of their routes; prompts take the place of requests that end."""
+        back: dict[int, dict[int, float]] = {}
+        for route, count in done.items():
+            first = self.routes[route][0]
+            self.steps[route] += count
+            self._ending[route] += count * self._prompts_per_step[route]
+            ended = min(int(count), int(self._ending[route]))
+            self._ending[route] -= ended
+            if count > ended:
+                back.setdefault(first, {})[route] = count - ended
+            if ended:
+                prompts = [Chunk(route, next(self._lengths)) for _ in range(ended)]
+                link = self._fleet.cluster.link(COORDINATOR, self._names[first])
+                fixed_s = 0.0 if first == last else self._wire(last, first).fixed_s
+                self._post(now_s + fixed_s + 2 * link.latency_ns / NS_PER_S, first, {}, prompts)
+        for first, decodes in back.items():
+            if first == last:
+                self._nodes[first].wait(decodes)
+            else:
+                self._post(now_s + self._wire(last, first).fixed_s, first, decodes, [])
 
     def _wire(self, src: int, dst: int) -> Wire:
         if (src, dst) not in self._wires:

@@ -40,7 +40,7 @@ from helixsim.domain.placement import LayerRange, Placement
 from helixsim.domain.step_time import StepTime
 from helixsim.errors import InfeasibleError
 from helixsim.flow.capacity import CapacityTable, End, end_shares, kv_tokens_of, typical_layers
-from helixsim.flow.cohorts import Cohorts
+from helixsim.flow.cohorts import Classes, Cohorts
 from helixsim.flow.maxflow import balanced_flows
 from helixsim.flow.network import FlowNetwork, build_network
 from helixsim.flow.replicas import chains_of, replicas_beside, settled_replicas
@@ -51,17 +51,14 @@ from helixsim.units import BITS_PER_BYTE, NS_PER_S
 _ROUNDS, _SETTLED = 16, 0.005
 """Most rounds of the fixed point of a placement, which ends where no round trip is off by more than this share."""
 
-_RUNS = 4
+_RUNS = 2
 """Runs of cohorts, each with the round trips that follow from the runs before."""
 
-_MOST_NODES = 16
+_MOST_NODES = 40
 """Where more nodes form steps of their own, cohorts of many others reach each of them, nearly as evenly as requests."""
 
 _LEAST_SPREAD = 1.2
 """Where outputs are nearly equal, requests that came together end together, which the runs of cohorts leave out."""
-
-_MOST_UNLIKE = 1.5
-"""Cohorts have requests in proportion to the flow of their routes, so these must take about equally long."""
 
 _HALVINGS = 50
 
@@ -145,25 +142,40 @@ def _settled_routes(
         # Part of the way, as longer trips lower the flow, which shortens them: full steps would swing.
         step = 1 / (2 + number / 4)
         round_trip_s = {n: round_trip_s[n] * (found_s[n] / round_trip_s[n]) ** step for n in numbers}
-    if _meets_in_cohorts(network, round_trip_s, load):
+    if _meets_in_cohorts(network, load):
+        known_s: Mapping[Classes, float] = {}
         for _ in range(_RUNS):
+            mean_s /= _share_of_fullest(network, flows, round_trip_s, station_of, load)
             requests = _steps_per_s(network, flows, load) * mean_s
-            run = Cohorts(fleet, network, station_of, load, flows, requests)
-            played_s, mean_s = run.round_trips_s(mean_s)
-            for n, trip_s in played_s.items():
-                round_trip_s[n] = math.sqrt(round_trip_s[n] * trip_s)
+            played = Cohorts(fleet, network, station_of, load, flows, requests, known_s).played(mean_s)
+            known_s, mean_s = played.on_routes_s, played.mean_s
+            round_trip_s |= played.at_classes_s
             flows = settled_flows()
     steps = _steps_per_s(network, flows, load)
     most = {node: station_of[n].capacity(round_trip_s[n]) for n in numbers for node in network.classes[n].nodes}
     return Settled(steps, steps * mean_s, most, lambda share: trips.of([flow * share for flow in flows])[1])
 
 
-def _meets_in_cohorts(network: FlowNetwork, round_trip_s: Mapping[int, float], load: OperatingLoad) -> bool:
-    """Return whether few nodes form steps of their own, on routes that take about equally long."""
+def _meets_in_cohorts(network: FlowNetwork, load: OperatingLoad) -> bool:
+    """Return whether few nodes form steps of their own."""
     if not (load.engine.loops_inside and load.engine.chunks_prompts) or load.output_spread < _LEAST_SPREAD:
         return False
-    nodes = sum(network.size(number) for number in network.node_classes)
-    return nodes <= _MOST_NODES and max(round_trip_s.values()) <= _MOST_UNLIKE * min(round_trip_s.values())
+    return sum(network.size(number) for number in network.node_classes) <= _MOST_NODES
+
+
+def _share_of_fullest(
+    network: FlowNetwork,
+    flows: Sequence[float],
+    round_trip_s: Mapping[int, float],
+    stations: Mapping[int, Station],
+    load: OperatingLoad,
+) -> float:
+    """Return how full the fullest node is, less than one where computing limits the flows: requests wait there, too."""
+    passed = dict.fromkeys(network.node_classes, 0.0)
+    for flow, arc in zip(flows, network.arcs, strict=True):
+        if arc.head in stations:
+            passed[arc.head] += flow / network.size(arc.head) / load.tokens_per_step
+    return max(passed[n] * round_trip_s[n] / stations[n].most_requests for n in stations)
 
 
 def _steps_per_s(network: FlowNetwork, flows: Sequence[float], load: OperatingLoad) -> float:

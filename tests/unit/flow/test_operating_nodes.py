@@ -129,7 +129,15 @@ def test_decodes_count_against_the_budget() -> None:
     """At most 16 sequences decode in a step, and their prompts come between: 16 in 2 ms + 16 / 80 prompts of 16 ms."""
     point = operating_point(*merging(budget=16), LOAD)
     assert point.output_tokens_per_s == pytest.approx(16 / (STEP_S + 16 / OUTPUT * PROMPT_S), rel=0.02)
-    assert operating_point(*merging(), LOAD).output_tokens_per_s > 1.1 * point.output_tokens_per_s
+    even = replace(LOAD, output_spread=1.0)  # without runs of cohorts
+    assert operating_point(*merging(), even).output_tokens_per_s > 1.1 * point.output_tokens_per_s
+
+
+def test_under_saturation_some_node_is_full_even_where_computing_is_the_limit() -> None:
+    """A prompt takes the last node 16 ms for each 80 output tokens, so that it passes fewer than 5 000."""
+    point = operating_point(*merging(seqs=512), LOAD)
+    assert point.requests == pytest.approx(512, rel=0.03)
+    assert 0.8 * OUTPUT / PROMPT_S < point.output_tokens_per_s < OUTPUT / PROMPT_S
 
 
 EXPERIMENT = """\
