@@ -35,7 +35,7 @@ from helixsim.routing import registry as routing_registry
 from helixsim.routing.graph import chains, routing_graph
 from helixsim.runtime.pool import Executor, Serial
 from helixsim.study.finished import SimulatedStore
-from helixsim.study.race_budget import OF_A_TRIAL, Budget
+from helixsim.study.race_budget import OF_A_TRIAL, OF_THE_REPORT, Budget
 from helixsim.study.race_load import LONGEST_NS, RaceLoad, race_load
 from helixsim.study.race_runs import RaceRun, shown_in_order
 from helixsim.study.role_entries import RoleEntries
@@ -84,6 +84,8 @@ class Race:
     roles
         Candidates whose nodes prefill or decode alone: those that serve most are tried where no other meets the
         objectives already, ThunderServe's also where their decodes may be faster.
+    known_rps
+        Requests/s that placements can serve by the KV-limited estimate, as far as computed, by name.
     """
 
     experiment: ResolvedExperiment
@@ -93,6 +95,7 @@ class Race:
     runs: SimulatedStore | None = None
     executor: Executor = field(default_factory=Serial)
     roles: RoleEntries | None = None
+    known_rps: dict[str, float] = field(default_factory=dict, init=False)
 
     def __call__(self, contenders: Sequence[Contender], report: Callable[[str], None]) -> Placement:
         """Return the placement that is selected, with its routing and the explanation in its notes."""
@@ -235,10 +238,13 @@ class Race:
         return max_flow(system.fleet, placement, capacity)
 
     def _capacities(self, trials: Sequence[Trial]) -> dict[str, float]:
-        """Return the requests/s that each placement can serve by the KV-limited estimate."""
+        """Return the requests/s that each placement can serve, ``known_rps``."""
         load = operating_load(self.experiment, self.system)
-        placements = {entry.name: entry.placement for trial in trials for entry in trial.entries.values()}
-        return {name: self._requests_per_s(placement, load) for name, placement in placements.items()}
+        for trial in trials:
+            for entry in trial.entries.values():
+                if entry.name not in self.known_rps:
+                    self.known_rps[entry.name] = self._requests_per_s(entry.placement, load)
+        return self.known_rps
 
     def _requests_per_s(self, placement: Placement, load: OperatingLoad) -> float:
         system = on_its_nodes(self.system, placement)
@@ -303,7 +309,8 @@ class Race:
         # A run simulates its baselines for the report in any case.
         window = budget.report(window, FINALISTS + (0 if self.runs is not None else len(baselines)))
         final = Trial(window, self.experiment.seed, self.experiment.slo, load.is_open)
-        most_events = budget.events() - sum(trial.events for trial in trials)
+        left = budget.events() - sum(trial.events for trial in trials)
+        most_events = max(left, budget.events(OF_THE_REPORT))  # roles and other policies may have taken more in trials
         self._try(final, [*order[:FINALISTS], *map(self._rival, baselines)], report, as_reported=True)
         for entry in order[FINALISTS:]:
             if len(final.best()) == MOST_FINALISTS or final.events >= most_events:
@@ -316,10 +323,11 @@ class Race:
             others = next((found for one in final.best() if (found := self._alternatives(one, load))), [])
             of_policy = [] if load.is_open else {entry.system.routing: entry for entry in reversed(order)}.values()
             late = self._late([final, *reversed(trials)])
-            more = {one.label: one for one in [*(self._entry(one) for one in apart), *others, *of_policy, *late]}
-            left = [one for label, one in more.items() if label not in final.entries]
-            tried = self._try(final, left, report, most_events=most_events, as_reported=True)
-            budget.left_out("The last comparison", tried, len(left))
+            roles = [self._entry(one) for one in apart]
+            more = {one.label: one for one in [*late[:1], *roles, *of_policy, *others, *late[1:]]}
+            rest = [one for label, one in more.items() if label not in final.entries]
+            tried = self._try(final, rest, report, most_events=most_events, as_reported=True)
+            budget.left_out("The last comparison", tried, len(rest))
         candidates, rivals = final.best(), final.best(baselines=True)
         # The verdict ranks what is chosen beside the baselines alone, and has to call it the best.
         chosen = next(
