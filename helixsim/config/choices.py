@@ -105,27 +105,7 @@ class Choices:
 
 def look_up(source: Source, registries: Registries) -> Choices:
     """Look up every name in ``source`` and check its options."""
-    choices = Choices({}, {}, {}, [])
-    for path, kind, known in _plain_names(source):
-        name = _at(source.data, path)
-        if not isinstance(name, str) or (catalog.is_gpu(name) if kind == "GPU" else name in known):
-            continue
-        file = source.file(path, name) if kind in _KINDS_WITH_FILES and names_file(kind, name, path, source) else None
-        if file is None and kind == "model" and name in catalog.hugging_face_ids():
-            continue
-        if file is None:
-            advice = f"your own: the path of a {_FILE_OF.get(kind, 'YAML file')}" if kind in _KINDS_WITH_FILES else ""
-            is_gpu = kind == "GPU"
-            said = catalog.unknown_gpu(name, advice) if is_gpu else unknown_name(kind, name, known, advice=advice)
-            choices.problems.append(source.problem(path, said))
-        elif kind == "model" and is_folder(file):
-            if not is_file(file / "config.json"):
-                choices.problems.append(source.problem(path, f"the folder {file} has no config.json"))
-        elif not is_file(file):
-            message = f"no such file: {shortened(str(file))}"
-            if kind == "model" and (unknown := catalog.unknown_hugging_face_id(name)):
-                message += f", and {unknown}"
-            choices.problems.append(source.problem(path, message))
+    choices = Choices({}, {}, {}, list(unknown_names(source)))
     _choose(source, ("workload", "lengths"), lengths.get, choices)
     for name in _names(source, ("workload", "classes")):
         _choose(source, ("workload", "classes", name, "lengths"), lengths.get, choices)
@@ -143,6 +123,32 @@ def look_up(source: Source, registries: Registries) -> Choices:
                 _choose(source, ("systems", number, "disaggregation", phase, key), get, choices, path_of=path_of)
         _choose_autoscaling(source, ("systems", number, "autoscaling"), registries, choices)
     return choices
+
+
+def unknown_names(source: Source, part: KeyPath = ()) -> Iterator[Problem]:
+    """Yield the names without options in a part of an experiment that stand for nothing known, and for no file."""
+    for path, kind, known in _plain_names(source):
+        name = _at(source.data, path)
+        if path[: len(part)] != part or not isinstance(name, str):
+            continue
+        if catalog.is_gpu(name) if kind == "GPU" else name in known:
+            continue
+        file = source.file(path, name) if kind in _KINDS_WITH_FILES and names_file(kind, name, path, source) else None
+        if file is None and kind == "model" and name in catalog.hugging_face_ids():
+            continue
+        if file is None:
+            advice = f"your own: the path of a {_FILE_OF.get(kind, 'YAML file')}" if kind in _KINDS_WITH_FILES else ""
+            is_gpu = kind == "GPU"
+            said = catalog.unknown_gpu(name, advice) if is_gpu else unknown_name(kind, name, known, advice=advice)
+            yield source.problem(path, said)
+        elif kind == "model" and is_folder(file):
+            if not is_file(file / "config.json"):
+                yield source.problem(path, f"the folder {file} has no config.json")
+        elif not is_file(file):
+            message = f"no such file: {shortened(str(file))}"
+            if kind == "model" and (unknown := catalog.unknown_hugging_face_id(name)):
+                message += f", and {unknown}"
+            yield source.problem(path, message)
 
 
 def _choose_autoscaling(source: Source, path: KeyPath, registries: Registries, choices: Choices) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from helixsim.config.choices import unknown_names
 from helixsim.config.edit import Edit, edits_of
 from helixsim.config.network import listed, nodes_in_service
 from helixsim.config.nodes import build_nodes, load_gpus
@@ -99,7 +100,7 @@ def entries_of(source: Source) -> TenantEntries:
     problems += _faulty_guests(section.tenants, source)
     if problems:
         raise ConfigError([*source.problems, *problems])
-    nodes = _nodes(source, problems)
+    nodes = _nodes(source)
     if "division" in section.model_fields_set and any(one.nodes is not None for one in section.tenants):
         problems.append(source.problem(("division",), "the nodes of the tenants are stated: remove them, or division"))
     hosts = {number: one for number, one in enumerate(section.tenants) if one.with_ is None}
@@ -225,15 +226,26 @@ def _experiment(source: Source, number: int, tenant: TenantSection) -> Source:
     return found
 
 
-def _nodes(source: Source, problems: list[Problem]) -> tuple[Node, ...]:
-    """Return the nodes in service."""
+def _nodes(source: Source) -> tuple[Node, ...]:
+    """Return the nodes in service.
+
+    Raises
+    ------
+    ConfigError
+        With all faults of the nodes: nodes that a tenant states may be missing for these alone.
+    """
+    at: KeyPath = ("cluster",)
+    problems = [*source.problems, *unknown_names(source, at)]
     try:
         cluster = ClusterSection.model_validate(source.data["cluster"])
     except ValidationError as error:
-        problems += problems_of(error, source, ClusterSection, ("cluster",))
-        return ()
+        raise ConfigError([*problems, *problems_of(error, source, ClusterSection, at)]) from error
+    if problems:
+        raise ConfigError(problems)
     nodes = build_nodes(cluster.nodes, load_gpus(cluster.nodes, source), _BLOCK_TOKENS, source, problems)
     kept, _ = nodes_in_service(cluster, nodes, source, problems)
+    if problems:
+        raise ConfigError(problems)
     return tuple(node for node in nodes if node.id in kept)
 
 

@@ -4,8 +4,9 @@ With objectives: the share of requests within them (where loads differ, the requ
 latency, then the price. Without: at a given rate the latency, those that are not overloaded first; under saturation, in
 closed loops and if all are overloaded the output throughput; then latency and price. The price is that of the nodes
 with layers, and decides before the latency where a plan was asked for by cost, or where replicas come and go, which is
-for the price: then shares of ``SERVED`` and more count alike, and of these systems those that are not overloaded
-come first, as a short queue that grows costs nothing yet. Goodputs that differ by no more than the interval of their
+for the price: then shares of ``SERVED`` and more count alike, those of all requests and then those of the class that is
+served least, and of these systems those that are not overloaded come first, as a short queue that grows costs nothing
+yet. Goodputs that differ by no more than the interval of their
 difference are equal; so are shares if they also differ by no more than ``SAME_SHARE``, throughputs within
 ``SAME_THROUGHPUT`` and latencies within ``ALIKE``: of two plans that a short run cannot tell apart, the one that showed
 much more is taken.
@@ -35,6 +36,7 @@ class Criterion(StrEnum):
     STABILITY = "stability"
     GOODPUT = "goodput"
     ATTAINMENT = "requests within the SLO"
+    CLASSES = "requests of a class within the SLO"
     LATENCY = "latency"
     PRICE = "price"
     NODES = "nodes with layers"
@@ -120,7 +122,9 @@ def steps(
             alike=lambda _: SAME_SHARE,
             enough=SERVED if is_scaled else math.inf,
         )
-        return [share, *([stability] if is_scaled else []), *last]
+        if not is_scaled:
+            return [share, *last]
+        return [share, Step(Criterion.CLASSES, lambda one: min(one.least_share, SERVED)), stability, *last]
     if has_slo:
         return [
             Step(

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -54,7 +54,8 @@ class Score:
     ``good`` and ``decided``: requests that met all objectives, and all with a known outcome, by the part in which they
     arrived. ``log_latency``: pseudo-values of the logarithm of the latency [s]. ``output_tokens``: tokens delivered.
     ``cost``: price [$/h] and number of the nodes with layers. ``ttft_s`` and ``tpot_s``: ``PERCENTILES``, NaN without
-    any. ``used``: nodes that computed something. ``cost_first``: the price decides before the latency.
+    any. ``used``: nodes that computed something. ``cost_first``: the price decides before the latency. ``least_share``:
+    share within the objectives of the class that is served least; 1 without classes, and in races, which do not use it.
     """
 
     good: FloatArray
@@ -68,6 +69,7 @@ class Score:
     ttft_s: tuple[float, ...] = ()
     tpot_s: tuple[float, ...] = ()
     used: frozenset[str] = field(default_factory=frozenset)
+    least_share: float = 1.0
 
     @property
     def share(self) -> float:
@@ -165,7 +167,9 @@ def of_summary(summary: Summary) -> Score:
     duration = max(summary.window.duration_s, 1e-9)
     is_overloaded = summary.load.saturation == Saturation.OVERLOADED
     if kept is not None:
-        return of_figures(kept, duration, is_overloaded=is_overloaded)
+        shares = [one.slo_attainment for one in summary.classes.values() if one.slo_attainment is not None]
+        score = of_figures(kept, duration, is_overloaded=is_overloaded)
+        return replace(score, least_share=min(shares, default=1.0))
     share = 1.0 if done.slo_attainment is None else done.slo_attainment
     means = [
         sum(values) / len(values)

@@ -269,7 +269,7 @@ def _shown(step: Step, summary: Summary, score: Score) -> Figure:
         return done.goodput_per_s
     if step.criterion in {Criterion.THROUGHPUT, Criterion.STABILITY}:
         return done.output_tokens_per_s
-    figure = step.figure(score)
+    figure = score.least_share if step.criterion is Criterion.CLASSES else step.figure(score)
     return significant(figure) if math.isfinite(figure) else None
 
 

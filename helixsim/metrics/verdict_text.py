@@ -204,7 +204,8 @@ def _result(verdict: Verdict) -> str:
         return f"{verdict.best} has {within}, but not every objective can be judged ({figures})."
     meeting = [name for name in ranked if systems[name].is_met]
     if not best.is_met:
-        is_nearest = verdict.lead is None or verdict.lead.criterion in {Criterion.ATTAINMENT, Criterion.GOODPUT}
+        nearer = {Criterion.ATTAINMENT, Criterion.CLASSES, Criterion.GOODPUT}
+        is_nearest = verdict.lead is None or verdict.lead.criterion in nearer
         near = "is nearest" if is_nearest else "is among the nearest within the sampling error"
         first = f"{verdict.best} misses the SLO" if alone else f"No system meets the SLO; {verdict.best} {near}"
         if meeting:
@@ -262,7 +263,8 @@ def _difference(lead: Lead, other: str, rule: Criterion) -> str:
         return f"not overloaded, as {other} is"
     if lead.criterion is Criterion.GOODPUT:
         return f"goodput {number(best)} requests/s, {other} {number(next_)}"
-    return f"{share_text(best)} % of requests within the SLO, {other} {share_text(next_)} %"
+    requests = "requests of the class served least" if lead.criterion is Criterion.CLASSES else "requests"
+    return f"{share_text(best)} % of {requests} within the SLO, {other} {share_text(next_)} %"
 
 
 def _sampling(lead: Lead) -> list[str]:

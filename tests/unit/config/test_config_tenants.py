@@ -160,6 +160,29 @@ def test_a_wrong_number_of_nodes_is_one_fault(tmp_path):
     assert [problem.path for problem in caught.value.problems] == ["tenants.1.nodes.t4"]
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        (
+            "gpu: l4, count: 3",
+            "gpu: l4, cout: 3",
+            "7:17: cluster.nodes.0.cout: unknown key 'cout'; did you mean 'count'?",
+        ),
+        ("gpu: t4", "gpu: T-40", "8:13: cluster.nodes.1.gpu: unknown GPU 'T-40'"),
+        ("gpu: t4", "gpu: a100", "8:13: cluster.nodes.1.gpu: unknown GPU 'a100'; did you mean one of 'a100-40g', "),
+        ("gpu: t4", "gpu: mine.yaml", "8:13: cluster.nodes.1.gpu: no such file: "),
+        ("count: 2}", "count: 2, ids: [t4-0]}", "8:32: cluster.nodes.1.ids: 1 ids for a count of 2"),
+    ],
+)
+def test_a_fault_of_a_node_is_the_only_one(tmp_path, old, new, fault):
+    """Not also that nodes which a tenant states do not exist."""
+    assert old in TENANTS
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, TENANTS.replace(old, new)).tenants()
+    (problem,) = caught.value.problems
+    assert f"two.yaml:{fault}" in str(problem)
+
+
 def test_other_commands_are_told_that_these_are_several_experiments(tmp_path):
     with pytest.raises(ConfigError, match=r"two\.yaml: has tenants, which are several experiments"):
         load(tmp_path).resolve()

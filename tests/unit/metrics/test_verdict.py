@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from helixsim.domain.autoscaling_figures import AutoscalingFigures
 from helixsim.domain.fault_figures import FaultEvent, FaultFigures
-from helixsim.domain.figures import ObjectiveFigures
+from helixsim.domain.figures import ClassFigures, Latency, ObjectiveFigures
 from helixsim.domain.request import FeedMode, Slo
 from helixsim.domain.summary import Summary, rounded
 from helixsim.metrics.criteria import ALIKE, Criterion, race_steps, ranked
@@ -289,6 +289,27 @@ def test_price_decides_between_systems_with_enough_requests_within_the_slo_if_re
         assert without_slo["Margin"] == "10.0 $/h paid on average, a 20.0, both not overloaded."
     fixed = {"costly": replace(costly, autoscaling=None), "cheap": replace(cheap, autoscaling=None)}
     assert verdict_of(fixed, has_slo=True).best == "costly"
+
+
+@pytest.mark.parametrize(("least", "best"), [(0.6, "costly"), (0.985, "costly"), (0.99, "cheap"), (None, "cheap")])
+def test_a_saving_does_not_cost_a_small_class_its_objective(base, least, best) -> None:
+    """The class is a hundredth of all requests, of which more than enough are within the objectives."""
+    scaled = AutoscalingFigures({}, gpu_hours=10.0, cost_usd=20.0, busy_share=0.5, window_s=60.0, other_gpus=0)
+    latency = Latency(*[None] * 8)
+
+    def of(share: float, least: float | None, price: float) -> Summary:
+        classes = {
+            name: ClassFigures(100, 0, 1.0, 1.0, own, latency, latency, latency)
+            for name, own in (("chat", share), ("batch", least))
+        }
+        return replace(system(base, share=share, price=price), autoscaling=scaled, classes=classes)
+
+    verdict = verdict_of({"costly": of(1.0, 1.0, 20.0), "cheap": of(0.996, least, 10.0)}, has_slo=True)
+    assert verdict.best == best
+    if least is not None and best == "costly":
+        said = dict(answer(verdict))["Margin"]
+        shown = f"100 % of requests of the class served least within the SLO, cheap {share_text(least)} %"
+        assert said.startswith(shown)
 
 
 def test_faults_are_the_first_cause_to_look_at(base) -> None:
