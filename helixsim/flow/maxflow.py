@@ -88,8 +88,10 @@ def balanced_flows(network: FlowNetwork) -> list[float]:
     """Return the balanced max-flow on each arc [tokens/s]; for fixed points that change capacities."""
     from helixsim.flow.balance import balance
 
-    value, flows, _ = _solve(network)
-    return balance(network, value, max_quadratic_links=_MAX_FIXED_POINT_LINKS) if value > 0 else flows
+    value = _graph(network).maximise(_SOURCE, _SINK) if network.classes else 0.0
+    if value <= 0:
+        return [0.0] * len(network.arcs)
+    return balance(network, value, max_quadratic_links=_MAX_FIXED_POINT_LINKS)
 
 
 _SOURCE, _SINK = 0, 1

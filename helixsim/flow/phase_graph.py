@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 from helixsim import solver
@@ -252,19 +253,22 @@ class KvCaches:
 
     def sent_s(self, number: int) -> float:
         """Return the least time that what a node sends is on the way [s]; 0 from nodes that keep it."""
-        return self._least_s(lambda src, _dst: src == number)
+        return self._least_s[0].get(number, 0.0)
 
     def received_s(self, number: int) -> float:
         """Return the least time that what a node gets is on the way [s]."""
-        return self._least_s(lambda _src, dst: dst == number)
+        return self._least_s[1].get(number, 0.0)
 
-    def _least_s(self, is_meant: Callable[[int, int], bool]) -> float:
-        found = [
-            sum(columns.values()) * BITS_PER_BYTE / (self.efficiency * self._owner.link_bps(*pair))
-            for pair, columns in self.bytes_between.items()
-            if is_meant(*pair)
-        ]
-        return self._latency_s + min(found) if found else 0.0
+    @cached_property
+    def _least_s(self) -> tuple[dict[int, float], dict[int, float]]:
+        """Return the least time on the way by node that sends, and by node that gets [s]."""
+        sent: dict[int, float] = {}
+        got: dict[int, float] = {}
+        for pair, columns in self.bytes_between.items():
+            own_s = sum(columns.values()) * BITS_PER_BYTE / (self.efficiency * self._owner.link_bps(*pair))
+            for least, number in zip((sent, got), pair, strict=True):
+                least[number] = min(self._latency_s + own_s, least.get(number, math.inf))
+        return sent, got
 
     def flows(self, values: Sequence[float]) -> tuple[KvFlow, ...]:
         """Return the caches that travel."""

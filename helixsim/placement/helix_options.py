@@ -40,7 +40,8 @@ class HelixOptions:
     race_cpu_s
         CPU time that the simulations of a race may take [s], of 150 000 events each. Where they would take longer, the
         least promising entries are left out, its windows are shortened, or the estimate ranks the candidates, and the
-        explanation says so. None: 600, on more than 300 nodes 120.
+        explanation says so. None: 600, on more than 300 nodes 120, where
+        baselines may be left out, too.
     select
         ``simulate``: the highest score in simulation (the largest max-flow where nothing can be simulated); ``flow``:
         the largest max-flow.

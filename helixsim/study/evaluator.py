@@ -18,6 +18,7 @@ from helixsim.errors import ConfigError
 from helixsim.flow.capacity import CapacityTable
 from helixsim.flow.maxflow import max_flow
 from helixsim.flow.operating import operating_point
+from helixsim.flow.station import OperatingPoint
 from helixsim.metrics.throughput import throughput
 from helixsim.placement.select import layout_of
 from helixsim.study.systems import PlacedSystem, on_its_nodes, operating_load, simulate_system
@@ -66,7 +67,7 @@ class Evaluator:
         self.capacity = capacity
         self.was_asked = False
         """A placement made without asking does not depend on the load."""
-        self._estimates: dict[tuple[object, ...], float] = {}
+        self._points: dict[tuple[object, ...], OperatingPoint] = {}
         criterion: str = getattr(system.placement_options, "criterion", "balanced")
         arrivals = system.arrivals or experiment.workload.arrivals
         is_saturated = process_of(arrivals).mode is FeedMode.SATURATE
@@ -100,25 +101,22 @@ class Evaluator:
 
         Of placements that keep up it ranks those first that need least time per token under the offered load.
         """
-        self.was_asked = True
-        key = layout_of(placement)
-        if key not in self._estimates:
-            self._estimates[key] = self._estimated(placement)
-        return self._estimates[key]
-
-    def _estimated(self, placement: Placement) -> float:
-        offered = self._offered_tokens_per_s()
-        point = operating_point(
-            on_its_nodes(self.system, placement).fleet,
-            placement,
-            operating_load(self.experiment, self.system),
-            offered_output_per_s=offered,
-        )
+        point, offered = self.point(placement), self._offered_tokens_per_s()
         if offered is None:
             return self._weighed(point.output_tokens_per_s, 1.0 / point.round_trip_s)
         if point.output_tokens_per_s < offered:
             return point.output_tokens_per_s / offered - 1.0
         return offered / point.offered_round_trip_s
+
+    def point(self, placement: Placement) -> OperatingPoint:
+        """Return the operating point of a placement under the offered load; equal placements are computed once."""
+        self.was_asked = True
+        key = (layout_of(placement), tuple(placement.roles.items()))
+        if key not in self._points:
+            fleet, load = on_its_nodes(self.system, placement).fleet, operating_load(self.experiment, self.system)
+            offered = self._offered_tokens_per_s()
+            self._points[key] = operating_point(fleet, placement, load, offered_output_per_s=offered)
+        return self._points[key]
 
     def _simulate(self, placed: PlacedSystem, longest_ns: int) -> RunResult:
         """Run the load on a cluster that has had time to fill: at least half of the window, however it is reported."""

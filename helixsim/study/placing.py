@@ -41,6 +41,7 @@ def place_system(
     runs: SimulatedStore | None = None,
     executor: Executor | None = None,
     select: Select | None = None,
+    estimated: bool = True,
 ) -> PlacedSystem:
     """Place the model for one system; nodes that join during the run hold no layers.
 
@@ -56,6 +57,8 @@ def place_system(
         Carries out the simulations by which candidates are compared; None: this process. The result is the same.
     select
         Selects among the candidates in place of a race; nodes then get no roles.
+    estimated
+        Whether the result has its KV-limited estimate.
 
     Raises
     ------
@@ -84,7 +87,7 @@ def place_system(
         found = []
         for rival in rivals or ():
             with suppress(InfeasibleError):
-                placed = place_system(experiment, rival, store=store)
+                placed = place_system(experiment, rival, store=store, estimated=False)
                 if rival.is_disaggregated:  # the placement of the other system has those of its nodes
                     roles = {node: placed.system.fleet.cluster.node(node).role for node in placed.placement.ranges}
                     placed = replace(placed, placement=replace(placed.placement, roles=roles))
@@ -99,7 +102,7 @@ def place_system(
         if rivals is not None and select is not None:
             given = replace(given, select=select)
         elif rivals is not None and not by_flow:
-            race = Race(planned, system, problem.capacity, baselines, runs, executor or Serial())
+            race = Race(planned, system, problem.capacity, baselines, runs, executor or Serial(), evaluator=evaluator)
             if mode == "always":
                 given = replace(given, select=roles.only(race))
             else:
@@ -116,7 +119,7 @@ def place_system(
         decides_roles = getattr(system.placement_options, "disaggregate", False) is True
         capacities = (problem.capacity, problem.operating, problem.phases if decides_roles else None)
         placement = kept_or_searched(store, planned, system, capacities, rivals or (), by_flow, search)
-    return assembled(experiment, asked, placement)
+    return assembled(experiment, asked, placement, estimated=estimated)
 
 
 def _at_start(experiment: ResolvedExperiment, system: SystemSpec) -> tuple[ResolvedExperiment, SystemSpec]:
@@ -233,8 +236,10 @@ def placement_problem(experiment: ResolvedExperiment, system: SystemSpec) -> Pla
     )
 
 
-def assembled(experiment: ResolvedExperiment, system: SystemSpec, placement: Placement) -> PlacedSystem:
-    """Return a system with a placement, its max-flow and its operating point.
+def assembled(
+    experiment: ResolvedExperiment, system: SystemSpec, placement: Placement, *, estimated: bool = True
+) -> PlacedSystem:
+    """Return a system with a placement, its max-flow and, if ``estimated``, its operating point.
 
     Raises
     ------
@@ -252,7 +257,8 @@ def assembled(experiment: ResolvedExperiment, system: SystemSpec, placement: Pla
         times = RoutingTimes(fleet, placement, experiment.engine, experiment.workload_stats.mean_output_tokens)
         check_pools(experiment, system, routing_graph(placement, plan, times))
         return PlacedSystem(system, placement, plan)
-    return PlacedSystem(system, placement, plan, operating_point(fleet, placement, operating_load(planned, system)))
+    point = operating_point(fleet, placement, operating_load(planned, system)) if estimated else None
+    return PlacedSystem(system, placement, plan, point)
 
 
 def as_planned(experiment: ResolvedExperiment) -> ResolvedExperiment:

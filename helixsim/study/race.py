@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from helixsim.config.experiment import ResolvedExperiment, SystemSpec
@@ -24,16 +25,15 @@ from helixsim.domain.request import Window
 from helixsim.flow.capacity import CapacityTable
 from helixsim.flow.latency_split import latency_split, shares_of
 from helixsim.flow.maxflow import max_flow
-from helixsim.flow.operating import operating_point
 from helixsim.flow.station import OperatingLoad
 from helixsim.flow.two_commodity import two_commodity_flow
 from helixsim.metrics.criteria import ALIKE
 from helixsim.metrics.score import SAME_SHARE, Score
 from helixsim.placement.base import Contender
 from helixsim.placement.select import routes_of
-from helixsim.routing import registry as routing_registry
 from helixsim.routing.graph import chains, routing_graph
 from helixsim.runtime.pool import Executor, Serial
+from helixsim.study.evaluator import Evaluator
 from helixsim.study.finished import SimulatedStore
 from helixsim.study.race_budget import OF_A_TRIAL, OF_THE_REPORT, Budget
 from helixsim.study.race_load import LONGEST_NS, RaceLoad, race_load
@@ -46,7 +46,7 @@ from helixsim.study.systems import (
     on_its_nodes,
     operating_load,
 )
-from helixsim.study.trial_notes import Entry, Trial, explained, plain, worth_of_one_more
+from helixsim.study.trial_notes import Entry, Trial, explained, kinds_first, plain, with_policy, worth_of_one_more
 from helixsim.units import NS_PER_S
 
 SEED_OFFSET = 2_000_003
@@ -77,6 +77,8 @@ class Race:
 
     Parameters
     ----------
+    evaluator
+        Estimates placements, and has estimated the contenders; None: another one of the same system.
     runs
         Where simulations with the window and the seed of the report are found and kept; None: nowhere.
     executor
@@ -95,14 +97,19 @@ class Race:
     runs: SimulatedStore | None = None
     executor: Executor = field(default_factory=Serial)
     roles: RoleEntries | None = None
+    evaluator: Evaluator | None = None
     known_rps: dict[str, float] = field(default_factory=dict, init=False)
+
+    @cached_property
+    def _judge(self) -> Evaluator:
+        return self.evaluator or Evaluator(self.experiment, self.system, self.capacity)
 
     def __call__(self, contenders: Sequence[Contender], report: Callable[[str], None]) -> Placement:
         """Return the placement that is selected, with its routing and the explanation in its notes."""
         roles = None if self.roles is None else self.roles.beside(contenders)
         apart = [] if roles is None else roles.worth_trying()
         faster = [] if roles is None else roles.groups
-        load = race_load(self.experiment, self.system, contenders)
+        load = race_load(self._judge, contenders)
         budget = self._budget(load)
         alternatives = MOST_ALTERNATIVES * LEAST_PASSED_ON
         runs = len(contenders) + len(apart) + alternatives, LEAST_PASSED_ON
@@ -118,7 +125,7 @@ class Race:
             trial = Trial(window, self.experiment.seed + SEED_OFFSET + number, self.experiment.slo, load.is_open)
             trials.append(trial)
             if number == 0:
-                ordered = _kinds_first(entries) if is_tight else entries
+                ordered = kinds_first(entries) if is_tight else entries
                 self._try(trial, ordered, report, at_least=LEAST_TRIED, most_events=budget.events(OF_A_TRIAL))
                 budget.left_out("Trial 1", len(trial.entries), len(entries))
                 others = [entry for one in trial.best() for entry in self._alternatives(one, load)]
@@ -127,7 +134,7 @@ class Race:
                     most_events=most_events,
                 )  # fmt: skip
             else:
-                self._try(trial, _kinds_first(entries), report, at_least=LEAST_TRIED, most_events=most_events)
+                self._try(trial, kinds_first(entries), report, at_least=LEAST_TRIED, most_events=most_events)
             if _misses(trial) or not load.is_open:
                 self._try_apart(trial, apart, report)
                 apart = []
@@ -136,11 +143,14 @@ class Race:
             entries = self._passed(trial)
         # Decodes of long chains take minutes to fill: saturated, these are always simulated as reported.
         apart = apart if load.is_open else [*apart, *faster]
-        final, chosen, fallen = self._final(entries, trials, report, budget, load, apart)
-        trials.append(final)
+        chosen, fallen, told = entries[0], "", dict[str, Any]()
+        if windows or budget.can_compare(FINALISTS):
+            final, chosen, fallen = self._final(entries, trials, report, budget, load, apart)
+            trials.append(final)
+            told = explained(chosen, trials, self._capacities(trials))
         notes: dict[str, Any] = {
             "chosen": chosen.name,
-            **explained(chosen, trials, self._capacities(trials)),
+            **told,
             "worth": worth_of_one_more(self.system.fleet, self.capacity),
         }
         if roles is not None:
@@ -180,7 +190,7 @@ class Race:
         entry = Entry(contender.name, placement, plan, on_its_nodes(self.system, placement))
         if self.system.routing != "auto":
             return entry
-        return _with(entry, promising_policy(placement, plan))
+        return with_policy(entry, promising_policy(placement, plan))
 
     def _alternatives(self, entry: Entry, load: RaceLoad) -> list[Entry]:
         """Return an entry with other policies that suit its routes."""
@@ -190,17 +200,17 @@ class Race:
         if found is not None and len(found) == 1:
             return []  # there is nothing to choose
         if entry.system.routing == "flow_weighted":
-            return [_with(entry, policy) for policy in ("earliest_finish", "parallax")]
-        others = [] if found is None else [_with(entry, "least_loaded")]
+            return [with_policy(entry, policy) for policy in ("earliest_finish", "parallax")]
+        others = [] if found is None else [with_policy(entry, "least_loaded")]
         if not load.is_open:
-            others.append(_with(entry, "flow_weighted"))
+            others.append(with_policy(entry, "flow_weighted"))
         elif load.rate_rps and set(entry.placement.pipelines) == set(entry.placement.ranges):
             mean = operating_load(self.experiment, self.system)
             split = latency_split(entry.system.fleet, entry.placement, mean, load.rate_rps * mean.mean_output_tokens)
             entering = {one.dst: one.flow_tokens_per_s for one in entry.plan.departures(COORDINATOR_CLASS)}
             shares = shares_of(entry.placement, entering, split)
             if any(shares.values()):
-                others.append(_with(entry, "flow_weighted", shares={COORDINATOR: shares}))
+                others.append(with_policy(entry, "flow_weighted", shares={COORDINATOR: shares}))
         return others
 
     def _late(self, trials: Sequence[Trial]) -> list[Entry]:
@@ -221,7 +231,7 @@ class Race:
             return []
         capacities = self._capacities(trials)
         most = max(found, key=lambda entry: capacities[entry.name])
-        return list({entry.name: _with(entry, "in_time") for entry in (found[0], most)}.values())
+        return list({entry.name: with_policy(entry, "in_time") for entry in (found[0], most)}.values())
 
     def _budget(self, load: RaceLoad) -> Budget:
         stated_cpu_s: float | None = getattr(self.system.placement_options, "race_cpu_s", math.inf)
@@ -250,7 +260,7 @@ class Race:
         system = on_its_nodes(self.system, placement)
         if system.is_disaggregated:
             return two_commodity_flow(system.fleet, placement, load, system.disaggregation.transfer).requests_per_s
-        return operating_point(system.fleet, placement, load).output_tokens_per_s / load.mean_output_tokens
+        return self._judge.point(placement).output_tokens_per_s / load.mean_output_tokens
 
     def _try(
         self,
@@ -305,13 +315,19 @@ class Race:
         window = self.experiment.workload.window
         if window.duration_ns is None:
             window = replace(window, duration_ns=LONGEST_NS, drain=False)
-        baselines = self.baselines()
+        baselines = {entry.name: entry for entry in map(self._rival, self.baselines())}
         # A run simulates its baselines for the report in any case.
-        window = budget.report(window, FINALISTS + (0 if self.runs is not None else len(baselines)))
+        whole, window = window, budget.report(window, FINALISTS + (0 if self.runs is not None else len(baselines)))
+        compared: Sequence[str] = list(baselines)
+        if window is not whole and budget.is_large:
+            estimates = {name: self._estimate(entry) for name, entry in baselines.items()}
+            known = (self._estimate(entry) for entry in order)
+            compared = budget.near(estimates, max((one for one in known if one is not None), default=-1.0))
         final = Trial(window, self.experiment.seed, self.experiment.slo, load.is_open)
         left = budget.events() - sum(trial.events for trial in trials)
         most_events = max(left, budget.events(OF_THE_REPORT))  # roles and other policies may have taken more in trials
-        self._try(final, [*order[:FINALISTS], *map(self._rival, baselines)], report, as_reported=True)
+        finalists = [*order[:FINALISTS], *(baselines[name] for name in compared)]
+        self._try(final, finalists, report, as_reported=True)
         for entry in order[FINALISTS:]:
             if len(final.best()) == MOST_FINALISTS or final.events >= most_events:
                 break
@@ -345,6 +361,10 @@ class Race:
             )
         return final, chosen, text
 
+    def _estimate(self, entry: Entry) -> float | None:
+        """Return the evaluator's estimate; None for nodes that prefill or decode alone, of which it has none."""
+        return None if entry.system.is_disaggregated else self._judge.estimate(entry.placement)
+
     def _promises(self, shown: Score, best: Score, load: RaceLoad) -> bool:
         """Return whether an entry may be better than the best one that is simulated as reported.
 
@@ -365,14 +385,7 @@ class Race:
         own = on_its_nodes(self.system, placed.placement)
         system = placed.system if self.system.routing == "auto" else own
         name = f"system {placed.system.name}"
-        return Entry(name, placed.placement, self._plan(placed.placement), system, is_baseline=True)
-
-
-def _kinds_first(entries: Sequence[Entry]) -> list[Entry]:
-    """Return entries with the first one of each kind of routes before the others, which a round may leave out."""
-    first = {routes_of(entry.placement): entry for entry in reversed(entries)}
-    leading = {entry.label for entry in first.values()}
-    return sorted(entries, key=lambda entry: entry.label not in leading)
+        return Entry(name, placed.placement, placed.plan, system, is_baseline=True)
 
 
 def promising_policy(placement: Placement, plan: FlowPlan) -> str:
@@ -388,9 +401,3 @@ def _placed(entry: Entry) -> PlacedSystem:
 def _misses(trial: Trial) -> bool:
     """Return whether the best entry of a trial leaves requests beyond their objectives."""
     return trial.scores[trial.best()[0].label].share < 1.0
-
-
-def _with(entry: Entry, policy: str, **options: Any) -> Entry:
-    """Return an entry with a routing policy."""
-    chosen = routing_registry.get(policy).Options(**options)
-    return replace(entry, system=entry.system.with_routing(policy, chosen))

@@ -7,11 +7,12 @@ so that equal experiments race alike everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from helixsim.config.effort import TOKENS_PER_CPU_S
 from helixsim.domain.request import Window
+from helixsim.placement.tuning import FAR_BELOW
 from helixsim.units import NS_PER_S
 
 OF_A_TRIAL, OF_THE_REPORT = 0.25, 0.5
@@ -30,6 +31,10 @@ LARGE_NODES, LARGE_TOKENS_PER_CPU_S = 300, 50_000
 """Fleets of more nodes are large; their long pipelines take more events for a token (``config.effort``)."""
 
 
+NEAR = 1 + FAR_BELOW
+"""Share of the best candidate's estimate from which a large fleet's baseline is compared in a shortened window."""
+
+
 @dataclass
 class Budget:
     """The budget of one race; ``told`` gathers what was shortened, in sentences.
@@ -44,12 +49,16 @@ class Budget:
         Estimated time that a request takes [s]. A shorter window shows none that began and ended in it.
     tokens_per_cpu_s
         Output tokens that are simulated in a CPU second.
+    is_large
+        Whether the fleet is large. Where the comparison is shortened, baselines far below the best candidate by the
+        estimate are left out then: routes that branch take ten times the CPU time that is estimated.
     """
 
     cpu_s: float
     tokens_per_s: float | None
     residence_s: float
     tokens_per_cpu_s: float = TOKENS_PER_CPU_S
+    is_large: bool = False
     told: list[str] = field(default_factory=list)
 
     @classmethod
@@ -58,7 +67,7 @@ class Budget:
         is_large = num_nodes > LARGE_NODES
         usual_s = LARGE_CPU_S if is_large else USUAL_CPU_S
         speed = LARGE_TOKENS_PER_CPU_S if is_large else TOKENS_PER_CPU_S
-        return cls(usual_s if stated_cpu_s is None else stated_cpu_s, tokens_per_s, residence_s, speed)
+        return cls(usual_s if stated_cpu_s is None else stated_cpu_s, tokens_per_s, residence_s, speed, is_large)
 
     def shortened(self, window: Window, runs: int, share: float) -> Window | None:
         """Return the window of so many simulations that take no more than a share of the budget.
@@ -117,6 +126,32 @@ class Budget:
             f"Finalists were compared on {_length(kept)} of the window of the report: {self._cost(window, runs)}."
         )
         return kept
+
+    def can_compare(self, runs: int) -> bool:
+        """Return whether so many simulations as long as a request takes fit; always, unless the fleet is large."""
+        if not self.is_large or self.tokens_per_s is None:
+            return True
+        needed_s = runs * self.tokens_per_s * self.residence_s / self.tokens_per_cpu_s
+        if needed_s > self.cpu_s:
+            cost = f"were estimated at {needed_s:.3g} CPU s, of race_cpu_s {self.cpu_s:g}"
+            self.told.append(
+                f"The estimate alone selected, and no baseline was compared: {runs} simulations as long as a request "
+                f"takes, {self.residence_s:.3g} s, {cost}."
+            )
+        return needed_s <= self.cpu_s
+
+    def near(self, baselines: Mapping[str, float | None], best: float) -> list[str]:
+        """Return the baselines that are compared in a shortened window, by their estimates and the best candidate's.
+
+        Estimates are those of ``Evaluator.estimate``; a baseline without one stays.
+        """
+        # Below zero it is the share of the load that is served, less one.
+        least = NEAR * best if best > 0 else NEAR * (1 + best) - 1
+        far = [name for name, estimate in baselines.items() if estimate is not None and estimate < least]
+        if far:
+            share = f"less than {100 * NEAR:g} % as good as the best candidate"
+            self.told.append(f"Not compared, by the estimate {share}: {', '.join(far)}.")
+        return [name for name in baselines if name not in far]
 
     def simulation_cpu_s(self, window: Window) -> float:
         """Return the estimated CPU time of one simulation [s]; 0 where the load has no rate."""

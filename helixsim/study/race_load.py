@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from helixsim.config.experiment import ResolvedExperiment, SystemSpec
 from helixsim.domain.request import FeedMode, Window
-from helixsim.flow.operating import operating_point
 from helixsim.placement.base import Contender
-from helixsim.study.systems import on_its_nodes, operating_load
+from helixsim.study.evaluator import Evaluator
+from helixsim.study.systems import operating_load
 from helixsim.units import NS_PER_S
 from helixsim.workload.arrivals import process_of
 
@@ -58,13 +57,13 @@ class RaceLoad:
         ]
 
 
-def race_load(experiment: ResolvedExperiment, system: SystemSpec, contenders: Sequence[Contender]) -> RaceLoad:
+def race_load(evaluator: Evaluator, contenders: Sequence[Contender]) -> RaceLoad:
     """Return the load of a race, by the estimates of its contenders."""
+    experiment, system = evaluator.experiment, evaluator.system
     stats, own = experiment.workload_stats, system.arrivals
     if process_of(own or experiment.workload.arrivals).mode is FeedMode.SATURATE:
         load = operating_load(experiment, system)
-        fleets = [(on_its_nodes(system, one.placement).fleet, one.placement) for one in contenders]
-        points = [operating_point(fleet, placement, load) for fleet, placement in fleets]
+        points = [evaluator.point(one.placement) for one in contenders]
         points = [point for point in points if point.output_tokens_per_s > 0]
         if not points:
             return RaceLoad(is_open=False, rate_rps=None, residence_s=None)

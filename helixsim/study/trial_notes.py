@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from helixsim.config.experiment import SystemSpec
@@ -15,7 +15,9 @@ from helixsim.domain.request import Slo, Window
 from helixsim.flow.capacity import CapacityTable, share_bound
 from helixsim.metrics.criteria import race_steps, ranked
 from helixsim.metrics.score import Score
+from helixsim.placement.select import routes_of
 from helixsim.plugins import NoOptions
+from helixsim.routing import registry as routing_registry
 from helixsim.study.race_runs import Shown
 
 
@@ -33,6 +35,19 @@ class Entry:
     def label(self) -> str:
         """Name and routing, for messages."""
         return f"{self.name}, {self.system.routing}"
+
+
+def with_policy(entry: Entry, policy: str, **options: Any) -> Entry:
+    """Return an entry with a routing policy."""
+    chosen = routing_registry.get(policy).Options(**options)
+    return replace(entry, system=entry.system.with_routing(policy, chosen))
+
+
+def kinds_first(entries: Sequence[Entry]) -> list[Entry]:
+    """Return entries with the first one of each kind of routes before the others, which a round may leave out."""
+    first = {routes_of(entry.placement): entry for entry in reversed(entries)}
+    leading = {entry.label for entry in first.values()}
+    return sorted(entries, key=lambda entry: entry.label not in leading)
 
 
 @dataclass

@@ -25,15 +25,16 @@ from helixsim.placement.select import routes_of
 from helixsim.report.selection import race_rows, selection_sentences
 from helixsim.routing import registry as routing_registry
 from helixsim.runtime.pool import Processes
+from helixsim.study.evaluator import Evaluator
 from helixsim.study.finished import SimulatedStore, simulated
 from helixsim.study.placements import placement_store
 from helixsim.study.placing import _rivals, is_raced, place_system, routed
-from helixsim.study.race import LEAST_TRIED, Race, _kinds_first, _with
+from helixsim.study.race import LEAST_TRIED, Race
 from helixsim.study.race_budget import Budget
 from helixsim.study.race_load import RaceLoad, race_load
 from helixsim.study.race_runs import EXPECTATION_EVENTS, RaceRun, simulate_run
 from helixsim.study.systems import capacity_table, operating_load, simulate_system, summary_of
-from helixsim.study.trial_notes import Entry, Trial, worth_of_one_more
+from helixsim.study.trial_notes import Entry, Trial, kinds_first, with_policy, worth_of_one_more
 from helixsim.units import NS_PER_S, number
 
 EXPERIMENT = """\
@@ -227,13 +228,14 @@ def test_of_a_saturated_load_the_best_estimate_is_the_rate_and_requests_in_fligh
     experiment = loaded(tmp_path, "workload.arrivals={process: saturate}", "slo={}")
     system = experiment.systems[1]
     placement = place_system(experiment, system).placement
-    load = race_load(experiment, system, [Contender("all", placement)])
+    evaluator = Evaluator(experiment, system, capacity_table(experiment, system))
+    load = race_load(evaluator, [Contender("all", placement)])
     point = operating_point(system.fleet, placement, operating_load(experiment, system))
     assert not load.is_open
     assert load.rate_rps * load.residence_s == pytest.approx(point.requests)
     assert load.rate_rps * 60 == pytest.approx(point.output_tokens_per_s)
     assert [window.duration_ns / NS_PER_S for window in load.windows(experiment.workload.window)] == [10, 20]
-    assert race_load(experiment, system, []) == RaceLoad(False, None, None)
+    assert race_load(evaluator, []) == RaceLoad(False, None, None)
 
 
 def test_what_a_saturated_trial_ranks_by() -> None:
@@ -521,7 +523,8 @@ def test_under_saturation_the_best_of_each_policy_is_simulated_as_reported(place
     race = Race(experiment, system.system, capacity_table(experiment, system.system))
     policies = {"a": "earliest_finish", "b": "earliest_finish", "c": "earliest_finish", "d": "least_loaded"}
     entries = [
-        _with(Entry(name, system.placement, system.plan, system.system), policy) for name, policy in policies.items()
+        with_policy(Entry(name, system.placement, system.plan, system.system), policy)
+        for name, policy in policies.items()
     ]
     shown = dict(zip("abcd", (9.0, 8.0, 4.0, 4.0), strict=True))
     reported = dict(zip("abcd", (5.0, 5.0, 9.0, 6.0), strict=True))
@@ -627,7 +630,7 @@ def test_half_of_the_entries_and_the_best_of_each_kind_of_routes_go_on(placed) -
     passed = Race._passed(trial)
     assert [entry.name for entry in passed] == ["a", "b", "c", "d", "e", "y"]
     # A round that is cut short must not leave out a kind.
-    assert [entry.name for entry in _kinds_first(passed)] == ["a", "y", "b", "c", "d", "e"]
+    assert [entry.name for entry in kinds_first(passed)] == ["a", "y", "b", "c", "d", "e"]
     assert len({routes_of(entry.placement) for entry in passed}) < LEAST_TRIED
 
 

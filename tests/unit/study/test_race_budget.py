@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import helixsim
 from helixsim.config.effort import TOKENS_PER_CPU_S
 from helixsim.domain.request import Window
+from helixsim.flow.maxflow import max_flow
+from helixsim.flow.operating import operating_point
+from helixsim.placement.base import Contender
+from helixsim.placement.select import layout_of
 from helixsim.report.selection import selection_sentences
 from helixsim.runtime.pool import Serial
 from helixsim.study import race, race_budget, race_runs
 from helixsim.study.placing import place_system
+from helixsim.study.race import Race
 from helixsim.study.race_budget import OF_A_TRIAL, OF_THE_REPORT, Budget
 from helixsim.study.run import run_experiment
+from helixsim.study.systems import PlacedSystem, capacity_table, operating_load
 from tests.unit.study.test_race import EXPERIMENT
 
 SECOND = 10**9
@@ -86,6 +95,57 @@ def test_the_comparison_keeps_within_its_share():
     assert 3 * estimated_s(kept, 1e5) <= OF_THE_REPORT * 50.0 * (1 + 1e-6)
 
 
+@given(st.lists(st.one_of(st.none(), st.floats(-1, 1e6)), max_size=5), st.floats(-1, 1e6))
+def test_near_is_three_quarters_of_what_the_best_candidate_is_worth(estimates, best):
+    """Below zero, estimates are the share of the load that is served, less one."""
+    baselines = {f"system {number}": one for number, one in enumerate(estimates)}
+    budget = Budget(1.0, 1e5, 1.0, is_large=True)
+    kept = budget.near(baselines, best)
+    assert kept == [name for name in baselines if name in kept]
+    for name, one in baselines.items():
+        mine, most = (one, best) if best > 0 else (1 + (one or 0), 1 + best)
+        if one is None or mine > 0.7501 * most:
+            assert name in kept
+        elif mine < 0.7499 * most:
+            assert name not in kept
+        assert (name in kept) != any(name in text for text in budget.told)
+
+
+def test_a_comparison_fits_as_long_as_its_simulations_do():
+    """Two of 60 s each, at 1 000 tokens/s and as many in a CPU second."""
+    for cpu_s, fits in ((121.0, True), (119.0, False)):
+        budget = Budget(cpu_s, 1000.0, 60.0, 1000.0, is_large=True)
+        assert budget.can_compare(2) is fits
+        assert bool(budget.told) is not fits
+    assert Budget(1.0, 1000.0, 60.0, 1000.0).can_compare(2)  # not a large fleet
+    assert Budget(1.0, None, 60.0, 1000.0, is_large=True).can_compare(2)
+
+
+def test_large_fleets_leave_out_baselines_that_the_estimate_puts_far_behind(tmp_path, monkeypatch):
+    """T4 far away take more than twice as long for a token as the L40S."""
+    options = "systems.0.placement={strategy: helix, candidates: 3, race_cpu_s: 0.0001}"
+    experiment = loaded(tmp_path, options, "workload.arrivals.rate=0.2 /s")
+    whole = place_system(experiment, experiment.systems[1])
+    fast = whole.placement.part({"l40s-0"})
+    slow = whole.placement.part({node for node in whole.placement.ranges if node.startswith("t4")})
+    capacity = capacity_table(experiment, experiment.systems[0])
+    rivals = [
+        PlacedSystem(replace(whole.system, name=name), one, max_flow(experiment.fleet, one, capacity))
+        for name, one in (("fast", fast), ("slow", slow))
+    ]
+
+    def compared() -> set[str]:
+        race = Race(experiment, experiment.systems[0], capacity, lambda: rivals)
+        found = race([Contender("best", fast)], lambda _text: None)
+        assert ("Not compared" in found.notes["budget"]) == ("slow" not in str(found.notes["race"]))
+        return {one["name"] for one in found.notes["race"] if one["is_baseline"]}
+
+    assert compared() == {"system fast", "system slow"}
+    monkeypatch.setattr(race_budget, "LARGE_NODES", 1)
+    monkeypatch.setattr(Budget, "can_compare", lambda *_: True)
+    assert compared() == {"system fast"}
+
+
 def simulated_windows(monkeypatch) -> list[Window]:
     """Return a list that gathers the windows of the simulations of races."""
     windows: list[Window] = []
@@ -131,6 +191,31 @@ def test_a_race_without_trials_takes_the_best_by_the_estimate(tmp_path, monkeypa
     assert "Trial 1 was left out and the estimate ranks its entries" in found.placement.notes["budget"]
     assert {entry["round"] for entry in found.placement.notes["race"]} == {1}
     assert len(windows) == len(found.placement.notes["race"])  # finalists and baselines alone
+
+
+def test_on_large_fleets_the_estimate_selects_where_no_simulation_fits(tmp_path, monkeypatch):
+    """And estimates each placement once."""
+    estimated = []
+
+    def counted(fleet, placement, load, **options):
+        estimated.append(layout_of(placement))
+        return operating_point(fleet, placement, load, **options)
+
+    monkeypatch.setattr("helixsim.study.evaluator.operating_point", counted)
+    windows = simulated_windows(monkeypatch)
+    options = "systems.0.placement={strategy: helix, candidates: 3, race_cpu_s: 0.0001}"
+    experiment = loaded(tmp_path, options, "workload.arrivals={process: saturate}", "slo={}")
+    monkeypatch.setattr(race_budget, "LARGE_NODES", 1)
+    placed = place_system(experiment, experiment.systems[0])
+    notes = placed.placement.notes
+    assert windows == []
+    assert len(estimated) == len(set(estimated)) > 1
+    assert "The estimate alone selected, and no baseline was compared" in notes["budget"]
+    assert notes["budget"] in selection_sentences(notes)
+    load = operating_load(experiment, placed.system)
+    rivals = [place_system(experiment, system).placement for system in experiment.systems[1:]]
+    served = [operating_point(experiment.fleet, one, load).output_tokens_per_s for one in rivals]
+    assert placed.operating.output_tokens_per_s >= max(served)
 
 
 def test_a_usual_race_is_not_shortened(tmp_path):
