@@ -19,6 +19,7 @@ from helixsim.domain.placement import ROLES, LayerRange, Placement, Role
 from helixsim.flow.capacity import CapacityTable
 from helixsim.flow.maxflow import max_flow_value
 from helixsim.flow.operating import stations_of
+from helixsim.flow.phase_graph import Commodity, KvCaches, PhaseProgram
 from helixsim.flow.phase_rates import decode_rates
 from helixsim.flow.station import OperatingLoad
 from helixsim.flow.two_commodity import two_commodity_flow
@@ -94,6 +95,20 @@ def test_kv_caches_fill_links_and_cards_at_their_efficiency() -> None:
     found = two_commodity_flow(cards, whole(cards), LOAD, KvTransfer(efficiency=0.5, latency_ns=0))
     assert found.requests_per_s == pytest.approx(0.5 * 2e6 / 3.2e6, rel=1e-3)  # beside the ids of tokens
     assert found.binding[0].startswith("NIC of")
+
+
+def test_a_cache_is_on_the_way_for_as_long_as_the_fastest_link_takes() -> None:
+    """The cache of 100 tokens is 3.2 Mbit, of which a link carries half of its bandwidth."""
+    profiles = [builders.profile(kind, 2, prefill_ns_per_token=1000.0 * n) for n, kind in enumerate("fgs", 1)]
+    fleet = with_roles(builders.fleet(profiles, num_layers=2, intra=LinkSpec(1e8, 0)), ("prefill", "decode", "decode"))
+    pairs = {("f-0", "s-0"): LinkSpec(1e7, 0)}
+    fleet = replace(fleet, cluster=replace(fleet.cluster, network=replace(fleet.cluster.network, pairs=pairs)))
+    base = PhaseProgram(fleet, whole(fleet), LOAD, KvTransfer(efficiency=0.5, latency_ns=10**6), None, False)
+    kv = KvCaches(base, Commodity(base, "prefill"), Commodity(base, "decode"))
+    number = {one.nodes[0]: at for at, one in enumerate(base.network.classes)}
+    assert kv.sent_s(number["f-0"]) == kv.received_s(number["g-0"]) == pytest.approx(1e-3 + 3.2e6 / 0.5e8)
+    assert kv.received_s(number["s-0"]) == pytest.approx(1e-3 + 3.2e6 / 0.5e7)
+    assert kv.sent_s(number["s-0"]) == kv.received_s(number["f-0"]) == 0.0
 
 
 def test_a_node_for_both_phases_shares_its_time() -> None:
