@@ -135,7 +135,7 @@ class Race:
                 )  # fmt: skip
             else:
                 self._try(trial, kinds_first(entries), report, at_least=LEAST_TRIED, most_events=most_events)
-            if _misses(trial) or not load.is_open:
+            if trial.misses() or not load.is_open:
                 self._try_apart(trial, apart, report)
                 apart = []
             elif number == 0:
@@ -334,7 +334,7 @@ class Race:
             shown = [trial.scores[entry.label] for trial in reversed(trials) if entry.label in trial.scores]
             if shown and self._promises(shown[0], final.scores[final.best()[0].label], load):
                 self._try(final, [entry], report, as_reported=True)
-        if _misses(final) or not load.is_open:
+        if final.misses() or not load.is_open:
             # Those of the best placement that has any: nodes that prefill or decode alone have none.
             others = next((found for one in final.best() if (found := self._alternatives(one, load))), [])
             of_policy = [] if load.is_open else {entry.system.routing: entry for entry in reversed(order)}.values()
@@ -396,8 +396,3 @@ def promising_policy(placement: Placement, plan: FlowPlan) -> str:
 
 def _placed(entry: Entry) -> PlacedSystem:
     return PlacedSystem(entry.system, entry.placement, entry.plan)
-
-
-def _misses(trial: Trial) -> bool:
-    """Return whether the best entry of a trial leaves requests beyond their objectives."""
-    return trial.scores[trial.best()[0].label].share < 1.0
