@@ -86,8 +86,6 @@ class Race:
     roles
         Candidates whose nodes prefill or decode alone: those that serve most are tried where no other meets the
         objectives already, ThunderServe's also where their decodes may be faster.
-    known_rps
-        Requests/s that placements can serve by the KV-limited estimate, as far as computed, by name.
     """
 
     experiment: ResolvedExperiment
@@ -98,7 +96,6 @@ class Race:
     executor: Executor = field(default_factory=Serial)
     roles: RoleEntries | None = None
     evaluator: Evaluator | None = None
-    known_rps: dict[str, float] = field(default_factory=dict, init=False)
 
     @cached_property
     def _judge(self) -> Evaluator:
@@ -248,13 +245,10 @@ class Race:
         return max_flow(system.fleet, placement, capacity)
 
     def _capacities(self, trials: Sequence[Trial]) -> dict[str, float]:
-        """Return the requests/s that each placement can serve, ``known_rps``."""
+        """Return the requests/s that each placement can serve by the KV-limited estimate."""
         load = operating_load(self.experiment, self.system)
-        for trial in trials:
-            for entry in trial.entries.values():
-                if entry.name not in self.known_rps:
-                    self.known_rps[entry.name] = self._requests_per_s(entry.placement, load)
-        return self.known_rps
+        placements = {entry.name: entry.placement for trial in trials for entry in trial.entries.values()}
+        return {name: self._requests_per_s(placement, load) for name, placement in placements.items()}
 
     def _requests_per_s(self, placement: Placement, load: OperatingLoad) -> float:
         system = on_its_nodes(self.system, placement)

@@ -16,7 +16,7 @@ def text(document: Mapping[str, Any], *, markdown: bool = False) -> str:
     """Return one table of all cells, the sentences on helix, and the reasons of strategies without a figure."""
     blocks, line = [], "\n- " if markdown else "\n"
     if document["quick"]:
-        blocks.append("coarse (--quick): windows of one or two minutes after a fifth of the warm-up, steps of 10 %")
+        blocks.append("coarse (--quick): windows of 30 to 120 s after a fifth of the warm-up, steps of 10 %")
     rows = {(row["cluster"], row["strategy"], row["load"]): row for row in document["rows"]}
     rates = {(one["cluster"], one["strategy"]): one["rate_rps"] for one in document["slo_rates"]}
     head = (
