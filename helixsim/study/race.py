@@ -35,7 +35,7 @@ from helixsim.routing.graph import chains, routing_graph
 from helixsim.runtime.pool import Executor, Serial
 from helixsim.study.evaluator import Evaluator
 from helixsim.study.finished import SimulatedStore
-from helixsim.study.race_budget import OF_A_TRIAL, OF_THE_REPORT, Budget
+from helixsim.study.race_budget import EVENTS_PER_CPU_S, OF_A_TRIAL, OF_THE_REPORT, Budget
 from helixsim.study.race_load import LONGEST_NS, RaceLoad, race_load
 from helixsim.study.race_runs import RaceRun, shown_in_order
 from helixsim.study.role_entries import RoleEntries
@@ -52,8 +52,8 @@ from helixsim.units import NS_PER_S
 SEED_OFFSET = 2_000_003
 """Entries race on other requests than those of the report, unless the load is a recorded trace."""
 
-ROUND_EVENTS = 1_500_000
-"""Work that a round may take (some ten seconds of CPU time; ``Shown``): further entries are left out beyond."""
+ROUND_EVENTS = 10 * EVENTS_PER_CPU_S
+"""Work that a round may take (ten seconds of CPU time; ``Shown``): further entries are left out beyond."""
 
 LEAST_PASSED_ON = 3
 """Entries that go on after a round in any case; else half of them."""
@@ -132,7 +132,7 @@ class Race:
                 )  # fmt: skip
             else:
                 self._try(trial, kinds_first(entries), report, at_least=LEAST_TRIED, most_events=most_events)
-            if trial.misses() or not load.is_open:
+            if trial.best_score.share < 1.0 or not load.is_open:
                 self._try_apart(trial, apart, report)
                 apart = []
             elif number == 0:
@@ -216,7 +216,7 @@ class Race:
         They are the best chains of the trials, in their order, and those that can serve most; none, where the best
         entry of the first trial is in time.
         """
-        if self.system.routing != "auto" or trials[0].scores[trials[0].best()[0].label].share >= 1.0 - SAME_SHARE:
+        if self.system.routing != "auto" or trials[0].best_score.share >= 1.0 - SAME_SHARE:
             return []
         found = [
             entry
@@ -299,7 +299,7 @@ class Race:
         load: RaceLoad,
         apart: Sequence[Contender] = (),
     ) -> tuple[Trial, Entry, str]:
-        """Simulate the best and all baselines as the report will be.
+        """Simulate the best and the baselines as the report will be; on large fleets, the baselines of ``Budget.near``.
 
         Return these, the best of all, and a sentence where it is a baseline. Entries that have shown more than the best
         one turns out to do are simulated, too. If that one misses objectives, and under saturation, so are the best
@@ -326,9 +326,9 @@ class Race:
             if len(final.best()) == MOST_FINALISTS or final.events >= most_events:
                 break
             shown = [trial.scores[entry.label] for trial in reversed(trials) if entry.label in trial.scores]
-            if shown and self._promises(shown[0], final.scores[final.best()[0].label], load):
+            if shown and self._promises(shown[0], final.best_score, load):
                 self._try(final, [entry], report, as_reported=True)
-        if final.misses() or not load.is_open:
+        if final.best_score.share < 1.0 or not load.is_open:
             # Those of the best placement that has any: nodes that prefill or decode alone have none.
             others = next((found for one in final.best() if (found := self._alternatives(one, load))), [])
             of_policy = [] if load.is_open else {entry.system.routing: entry for entry in reversed(order)}.values()

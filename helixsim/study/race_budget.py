@@ -87,10 +87,7 @@ class Budget:
 
     def may_exceed(self, window: Window, runs: int, share: float) -> bool:
         """Return whether so many simulations may take more events than a share of the budget."""
-        if self.tokens_per_s is None or window.duration_ns is None:
-            return False
-        tokens = self.tokens_per_s * (window.warmup_ns + window.duration_ns) / NS_PER_S
-        return runs * MOST_EVENTS_PER_TOKEN * tokens > self.events(share)
+        return runs * MOST_EVENTS_PER_TOKEN * self._tokens(window) > self.events(share)
 
     def left_out(self, what: str, tried: int, entries: int) -> None:
         """Tell that entries were left out, if they were."""
@@ -155,9 +152,13 @@ class Budget:
 
     def simulation_cpu_s(self, window: Window) -> float:
         """Return the estimated CPU time of one simulation [s]; 0 where the load has no rate."""
+        return self._tokens(window) / self.tokens_per_cpu_s
+
+    def _tokens(self, window: Window) -> float:
+        """Return the output tokens that arrive in a window and its warm-up; 0 where the load has no rate."""
         if self.tokens_per_s is None or window.duration_ns is None:
             return 0.0
-        return self.tokens_per_s * (window.warmup_ns + window.duration_ns) / NS_PER_S / self.tokens_per_cpu_s
+        return self.tokens_per_s * (window.warmup_ns + window.duration_ns) / NS_PER_S
 
     def _cost(self, window: Window, runs: int) -> str:
         cpu_s = self.simulation_cpu_s(window) * runs

@@ -93,9 +93,10 @@ class Trial:
             found.setdefault((roles, *score.good, *score.decided, *score.log_latency), entry)
         return list(found.values())
 
-    def misses(self) -> bool:
-        """Return whether the best entry leaves requests beyond their objectives."""
-        return self.scores[self.best()[0].label].share < 1.0
+    @property
+    def best_score(self) -> Score:
+        """What the best entry showed."""
+        return self.scores[self.best()[0].label]
 
     def beats(self, one: Entry, other: Entry) -> bool:
         """Return whether one entry is better than another."""

@@ -110,7 +110,6 @@ def as_written(cluster: str) -> hx.Experiment:
 _read = lru_cache(hx.load)
 
 
-@lru_cache(maxsize=8)
 def loaded(cell: Cell) -> hx.ResolvedExperiment:
     """Return the experiment of a cell."""
     edits = [hx.Edit.of(key, value) for key, value in cell.changes().items()]

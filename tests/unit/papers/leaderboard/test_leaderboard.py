@@ -13,7 +13,7 @@ from tiny import tiny
 
 import helixsim as hx
 from helixsim.domain.figures import RankingFigures
-from helixsim.errors import ConfigError
+from helixsim.errors import ConfigError, InfeasibleError
 from helixsim.metrics.score import PARTS
 from helixsim.papers.leaderboard import files, page, run, tasks, text, verdicts
 from helixsim.papers.leaderboard.names import CLUSTERS, LOADS, Effort, experiment_file
@@ -135,9 +135,7 @@ def small(tmp_path, monkeypatch):
     monkeypatch.setitem(CLUSTERS, "small", "five nodes")
     monkeypatch.setattr(tasks, "experiment_file", lambda cluster: path)
     monkeypatch.setattr(Effort, "settings", lambda *_: {"workload.warmup": "1 s", "workload.duration": "4 s"})
-    tasks.loaded.cache_clear()
-    yield tmp_path
-    tasks.loaded.cache_clear()
+    return tmp_path
 
 
 def test_a_small_leaderboard_from_end_to_end(small, monkeypatch) -> None:
@@ -228,3 +226,19 @@ def test_helix_is_placed_without_the_other_systems() -> None:
     ]
     assert options[0].race_cpu_s < USUAL_CPU_S
     assert options[1].race_cpu_s is None
+
+
+def test_a_cell_of_the_search_is_placed_for_the_planned_rate_and_simulated_at_its_own(monkeypatch) -> None:
+    rates: list[float] = []
+    monkeypatch.setattr(tasks, "place", lambda experiment, *_: rates.append(experiment.workload.arrivals.rate_rps))
+
+    def simulated(experiment, *_args, **_how):
+        rates.append(experiment.workload.arrivals.rate_rps)
+        raise InfeasibleError("enough is known")
+
+    monkeypatch.setattr(hx, "simulate", simulated)
+    cell = tasks.Cell("home", "helix", 0.5, QUICK, 2.0)
+    assert cell.perform(None) == {"failed": "enough is known"}
+    assert rates == [2.0, 0.5]
+    keys = {one.key() for one in (cell, replace(cell, rate_rps=0.6), replace(cell, planned_rps=None), cell)}
+    assert len(keys) == 3
