@@ -337,7 +337,7 @@ class Race:
             more = {one.label: one for one in [*late[:1], *roles, *of_policy, *others, *late[1:]]}
             rest = [one for label, one in more.items() if label not in final.entries]
             tried = self._try(final, rest, report, most_events=most_events, as_reported=True)
-            budget.left_out("The last comparison", tried, len(rest))
+            budget.left_out("Beside the finalists, the last comparison", tried, len(rest))
         candidates, rivals = final.best(), final.best(baselines=True)
         # The verdict ranks what is chosen beside the baselines alone, and has to call it the best.
         chosen = next(
