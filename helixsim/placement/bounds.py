@@ -49,15 +49,15 @@ def configuration_bound(
         parts.setdefault(regions[node.id], Counter())[table] += 1
     high, one_path = share_bound(everything, num_layers), float("inf")
     if len(parts) > 1:
-        shares = [share_bound(part, num_layers) for part in parts.values()]
-        one_path = max(*shares, *(fastest for _, fastest in crossings_tokens_per_s(fleet, regions).values()))
+        alone = [share_bound(part, num_layers) for part in parts.values()]
         links = crossing_total_tokens_per_s(fleet, regions)
-        if sum(shares) + links < high:
+        if links < high:
             alone = [
                 _improved(part, num_layers, share, 0.0, float("inf"), time_left_s)
-                for part, share in zip(parts.values(), shares, strict=True)
+                for part, share in zip(parts.values(), alone, strict=True)
             ]
-            high = sum(alone) + links
+            high = min(high, sum(alone) + links)
+        one_path = max(*alone, *(fastest for _, fastest in crossings_tokens_per_s(fleet, regions).values()))
     return _improved(everything, num_layers, high, reached_tokens_per_s, one_path, time_left_s)
 
 

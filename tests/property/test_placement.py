@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import builders
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from helixsim.domain.cluster import LinkSpec
@@ -106,8 +106,23 @@ def test_bound_is_no_lower_than_the_exact_optimum_of_more_nodes(problem: Placeme
     assert_bound_holds(problem)
 
 
+def barely_linked() -> PlacementProblem:
+    """Two sites with slow links: without the last node, their share bounds add up to more than that of all nodes."""
+    tables = {"a": (5500.0, 2750.0, 1830.0), "b": (5300.0, 2650.0), "c": (58_000.0,)}
+    kinds = {name: builders.profile(name, len(table)) for name, table in tables.items()}
+    here, there = "babac", "aaa"
+    fleet = builders.fleet(
+        [kinds[name] for name in there + here],
+        num_layers=7,
+        regions=["there"] * len(there) + ["here"] * len(here),
+        inter=LinkSpec(1e5, 1),
+    )
+    return PlacementProblem(fleet, builders.capacity_of(fleet, tables))
+
+
 @settings(max_examples=25, deadline=None)
 @given(problem=st.one_of(problems(), problems(inter_bps=(1e3, 1e6))))
+@example(problem=barely_linked())
 def test_another_node_never_lowers_the_bound(problem: PlacementProblem) -> None:
     """Among equal tables: the capacities of other nodes are held as they are."""
     fleet = problem.fleet

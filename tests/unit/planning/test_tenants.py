@@ -186,7 +186,7 @@ def test_tenants_that_share_nodes_are_classes_of_one_run(tmp_path):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.integers(-5, 12), st.integers(0, 9), st.integers(1, 9)), min_size=1, max_size=8))
+@given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 9), st.integers(1, 9)), min_size=1, max_size=8))
 def test_tokens_come_evenly_between_the_first_one_and_the_last(requests):
     """Windows that follow one another share the tokens of all requests among them."""
     first, length, tokens = (np.array(one) for one in zip(*requests, strict=True))
