@@ -61,6 +61,13 @@ def kind_of(
     return replace(kind, compute=compute, limits=(BatchLimits(64, budget, seqs, graph_sizes),) * NUM_LAYERS)
 
 
+def of_one_instant(load: list[Request], count: int, stages: int, *, blocks: int = 14, budget: int = 400):
+    """Equal replicas whose times are multiples of 1 ms, without time on links, and the load on the same instants."""
+    kind = kind_of("n", blocks=blocks, budget=budget, decode_ns=1e6 / NUM_LAYERS, prefill_ns=1e6 / NUM_LAYERS)
+    case = chains([[kind] * stages] * count, intra=LinkSpec(1e18, 0))
+    return case, [replace(request, arrival_ns=request.arrival_ns // 10**6 * 10**6) for request in load]
+
+
 @st.composite
 def clusters(draw, ranks=(1, 1, 3)):
     """One to three replicas of one to three stages; memory, budgets and numbers of sequences are often tiny."""

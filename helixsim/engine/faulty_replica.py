@@ -139,7 +139,7 @@ class FaultyReplica(Replica):
             before.preemptions, before.recomputed_tokens, before.peak,
         )  # fmt: skip
         self.in_flight = self.generated = 0
-        self._plan, self._ends_ns, self._taken = None, [], 0
+        self._plan, self._ends_ns, self._taken, self._begun = None, [], 0, 0
         for stage in self.stages:
             assert isinstance(stage, FaultyStage)
             stage.stop()

@@ -202,6 +202,7 @@ class Frontend:
         if self._is_planned:
             return
         if self.kernel.is_instant_over:
+            self.kernel.pass_on(priority)
             self._act(None)
         else:
             self._is_planned = True

@@ -62,14 +62,18 @@ class Timer(simpy.Event):
 
 
 class Kernel:
-    """The event queue of one run, and its clock: ``now_ns`` [ns]."""
+    """The event queue of one run, and its clock: ``now_ns`` [ns].
 
-    __slots__ = ("_numbers", "_queue", "calls", "env", "now_ns")
+    ``dispatched_ns`` is the last instant in which events of the priority ``DISPATCH``, or behind it, have happened.
+    """
+
+    __slots__ = ("_numbers", "_queue", "calls", "dispatched_ns", "env", "now_ns")
 
     def __init__(self, env: simpy.Environment | None = None) -> None:
         self.env = simpy.Environment(0) if env is None else env
         self.now_ns = int(self.env.now)
         self.calls = 0
+        self.dispatched_ns = -1
         self._queue: list[Any] = self.env._queue
         self._numbers = self.env._eid
 
@@ -106,13 +110,20 @@ class Kernel:
         queue = self._queue
         return not queue or queue[0][0] > self.now_ns
 
+    def pass_on(self, priority: Priority) -> None:
+        """Take note that this instant has come to a priority without an event of it."""
+        if priority >= Priority.DISPATCH:
+            self.dispatched_ns = self.now_ns
+
     def run(self) -> None:
         """Run until nothing is scheduled or ``stop`` is called: as ``env.run`` does, without a call for each event."""
         env, queue = self.env, self._queue
         try:
             while queue:
-                self.now_ns, _, _, event = heappop(queue)
+                self.now_ns, priority, _, event = heappop(queue)
                 env._now = self.now_ns
+                if priority >= Priority.DISPATCH:
+                    self.dispatched_ns = self.now_ns
                 for function in event.callbacks:
                     function(event)
         except simpy.core.StopSimulation:

@@ -247,6 +247,6 @@ class LegFrontend(Frontend):
         request.since_ns = now
         request.transfer = None
         self.transfers.append((now - transfer.started_ns, transfer.size_bytes))
-        transfer.source.let_go(transfer.leg)
         transfer.target.take_in(request)
+        transfer.source.let_go(transfer.leg)
         self.formed()

@@ -46,10 +46,10 @@ class RecordedReplica(Replica):
 
     timeline: Timeline
 
-    def _take_steps(self, ended: int) -> None:
+    def _take_steps(self, ended: int, begun: int) -> None:
         plan, taken, ends_ns = self._plan, self._taken, self._ends_ns[:ended]
         started_ns = self._started_ns
-        super()._take_steps(ended)
+        super()._take_steps(ended, begun)
         assert plan is not None
         node = self.stages[0].node_id
         kept = False

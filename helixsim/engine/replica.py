@@ -86,6 +86,7 @@ class Replica:
         self._times_ns: IntArray = np.zeros(0, np.int64)  # ... and what each takes, where they are several
         self._started_ns = 0
         self._taken = 0  # ... how many have ended and are booked
+        self._begun = 0  # ... how many behind the first have begun and are booked
         self._reach = FEWEST_STEPS  # ... how many are computed at once: after an arrival, those behind it are in vain
         self._end = Timer(kernel, Priority.FINISH, self._finish_alone)
         for stage in stages:
@@ -206,7 +207,7 @@ class Replica:
             self._ends_ns = ends_ns.cumsum(out=ends_ns).tolist()
         self._plan = plan
         self._started_ns = now
-        self._taken = 0
+        self._taken = self._begun = 0
         stage.begin(now)
         stage.count(plan.shape, 1)
         self._plan_end(now)
@@ -216,7 +217,7 @@ class Replica:
 
     def _cut(self, now_ns: int) -> None:
         """Let the scheduler have its turn when the step that runs now ends."""
-        current = bisect_left(self._ends_ns, now_ns) + 1
+        current = self._steps_begun(now_ns) + 1
         if current < len(self._ends_ns):
             self._reach = max(FEWEST_STEPS, 2 * current)
             del self._ends_ns[current:]
@@ -246,19 +247,26 @@ class Replica:
     def book(self) -> None:
         """Book the steps that have ended by now, for those that ask before the last of them has."""
         if self._plan is not None:
-            self._take_steps(bisect_right(self._ends_ns, self._kernel.now_ns))
+            now = self._kernel.now_ns
+            self._take_steps(bisect_right(self._ends_ns, now), self._steps_begun(now))
 
-    def _take_steps(self, ended: int) -> None:
-        """Book the steps up to the ``ended``-th, and the blocks and the start of the one behind them."""
+    def _steps_begun(self, now_ns: int) -> int:
+        """Return how many steps behind the first have begun; one begins at the end of the instant of an end."""
+        count = bisect_right if self._kernel.dispatched_ns == now_ns else bisect_left
+        return count(self._ends_ns, now_ns)
+
+    def _take_steps(self, ended: int, begun: int) -> None:
+        """Book the first ``ended`` steps, and blocks and start of the ``begun`` behind the first."""
         plan, ends_ns, taken = self._plan, self._ends_ns, self._taken
         assert plan is not None
+        decodes = plan.decodes
+        more = min(begun, len(ends_ns) - 1) - self._begun
+        if more > 0:
+            self.scheduler.repeat(decodes, self._begun + 1 - taken, more)
+            self.stages[0].count(plan.shape, more)
+            self._begun += more
         if ended <= taken:
             return
-        decodes = plan.decodes
-        begun = min(ended, len(ends_ns) - 1) - taken
-        if begun:
-            self.scheduler.repeat(decodes, begun)
-            self.stages[0].count(plan.shape, begun)
         began_ns = ends_ns[taken - 1] if taken else self._started_ns
         if decodes.count:
             first = taken
@@ -277,7 +285,7 @@ class Replica:
         if plan is None or ends_ns[-1] != now:
             return  # this end was planned before an arrival
         steps = len(ends_ns)
-        self._take_steps(steps)
+        self._take_steps(steps, steps)
         self.scheduler.queue.repeat_decodes(steps - 1)
         if steps >= self._reach:
             self._reach = min(2 * self._reach, MOST_STEPS)

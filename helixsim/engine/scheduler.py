@@ -119,6 +119,7 @@ class Scheduler(KvRoom):
         """Take a sequence that is in no step off; it will compute its prompt and its tokens anew."""
         computed = self.detach(found, now_ns)
         if found.chain is not None:  # it finds what is left of its blocks when it is admitted again
+            self._has_prefixes = True  # what others leave from now on is evicted after it
             found.held = self.kv.publish(found.chain, found.held, computed)
         self.leave(found, computed, now_ns)
         found.path = None
@@ -325,9 +326,9 @@ class Scheduler(KvRoom):
             self.prompts.remove(sequence)
         return pairs
 
-    def repeat(self, decodes: Decodes, steps: int) -> None:
-        """Take note that so many steps like the one just formed, of these decodes alone, have begun."""
-        self.take_blocks(decodes.blocks_due(1, steps))
+    def repeat(self, decodes: Decodes, first: int, steps: int) -> None:
+        """Take note that so many steps like the one formed have begun, from the ``first``-th after those taken."""
+        self.take_blocks(decodes.blocks_due(first, steps))
         self.reserve.decode(steps)
 
     def _plan(self, decodes: Decodes | None, chunks: list[tuple[Sequence, int]], pairs: float, due: int) -> Plan:

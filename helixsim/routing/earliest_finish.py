@@ -88,9 +88,14 @@ class EarliestFinish:
 
     def route(self, prompt_tokens: int, expected_tokens: int, view: RoutingView) -> tuple[Hop, ...] | None:
         """See ``RoutingPolicy.route``."""
-        self._prompts += 1
-        self._prompt_tokens += prompt_tokens
-        mean_prompt = self._prompt_tokens / self._prompts
+        mean_prompt = (self._prompt_tokens + prompt_tokens) / (self._prompts + 1)
+        hops = self._hops(prompt_tokens, mean_prompt, view)
+        if hops is not None:  # one that has to wait is asked about again
+            self._prompts += 1
+            self._prompt_tokens += prompt_tokens
+        return hops
+
+    def _hops(self, prompt_tokens: int, mean_prompt: float, view: RoutingView) -> tuple[Hop, ...] | None:
         if self._replicas is None:
             return self._branches.route(prompt_tokens, mean_prompt, view)
         loads = {

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from leg_cases import cases, routings, transfers
 from reference_legs import LegReference
-from replica_cases import chains, engines, kind_of, shared_load
+from replica_cases import chains, engines, kind_of, of_one_instant, shared_load
 from simulating import inputs_of_legs, random_load, with_roles
 
 from helixsim.batching import registry as batching_registry
@@ -57,6 +57,19 @@ def test_requests_that_come_at_a_rate(case, engine, transfer, seed, batching, ro
     how = {"engine": engine, "batching": batching, "routing": routing, "decode_routing": decode_routing}
     how["prefill_share"] = share
     assert_equal(case, load, transfer, seed=seed, **how)
+
+
+@pytest.mark.parametrize("routing", ["least_loaded", "earliest_finish"])
+@pytest.mark.parametrize("chunks", [False, True])
+def test_prompts_come_as_steps_end(chunks, routing):
+    """The KV cache of a prompt comes at the instant in which one of several steps taken at once ends."""
+    roles = {"n-0": "prefill", "n-1": "decode", "n-2": "both"}
+    for seed in range(5):
+        load = random_load(seed, 40, rate_rps=60.0, prompt=20, output=20)
+        case, load = of_one_instant(load, 3, 1, blocks=100)
+        engine = replace(INSIDE, chunks_prompts=chunks)
+        transfer = KvTransfer(False, latency_ns=3_000_000)
+        assert_equal(with_roles(case, roles), load, transfer, engine=engine, routing=routing)
 
 
 @pytest.mark.slow

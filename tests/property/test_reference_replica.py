@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_replica import Reference
 from reference_replica_faults import FaultyReference
-from replica_cases import chains, clusters, engines, kind_of, shared_load, with_classes
+from replica_cases import chains, clusters, engines, kind_of, of_one_instant, shared_load, with_classes
 from simulating import MS, SECOND, inputs_of, random_load
 
 from helixsim.batching import registry as batching_registry
@@ -78,6 +78,27 @@ def test_requests_that_come_as_soon_as_they_fit(case, engine, seed, batching, ro
     how = {"mode": FeedMode.SATURATE, "prompts_in_flight": prompts_in_flight}
     how |= {"window": Window(SECOND // 8, SECOND // 2, drain=False)}
     assert_equal(case, load, engine=engine, batching=batching, routing=routing, seed=seed, **how)
+
+
+@given(
+    count=st.integers(2, 3),
+    stages=st.sampled_from([1, 1, 2]),
+    blocks=st.sampled_from([14, 100]),
+    caches=st.booleans(),
+    chunks=st.booleans(),
+    routing=routings,
+    is_saturated=st.booleans(),
+    seed=st.integers(0, 10_000),
+)
+@settings(max_examples=20, deadline=None)
+def test_events_of_one_instant(count, stages, blocks, caches, chunks, routing, is_saturated, seed):
+    """Steps end, requests arrive and are routed at the same times, so that their order within an instant counts."""
+    load = random_load(seed, 200 if is_saturated else 40, rate_rps=60.0, prompt=20, output=20)
+    case, load = of_one_instant(load, count, stages, blocks=blocks, budget=50 if chunks else 400)
+    how = {"engine": replace(INSIDE, chunks_prompts=chunks, caches_prefixes=caches), "routing": routing, "seed": seed}
+    if is_saturated:
+        how |= {"mode": FeedMode.SATURATE, "prompts_in_flight": 5, "window": Window(0, SECOND // 5, drain=False)}
+    assert_equal(case, load, **how)
 
 
 @given(

@@ -90,6 +90,21 @@ def test_behind_a_burst_of_prompts_it_expects_to_wait_for_all_of_them() -> None:
     assert expected[-1][1] > result.requests.finish_ns[-1] > 20 * 300 * STEP_MS * 20_000  # and of more that come
 
 
+def test_a_long_prompt_that_waits_counts_once_however_often_it_asks() -> None:
+    """The mean prompt, from which times of steps follow, is that of the requests, whether they waited or not."""
+    inputs = inputs_of(chains([[fast(prefill_ns=20_000.0)]], intra=NEAR), requests((0, 1, 1)), **HOW)
+    beside = View(tokens={0: 400})
+    beside.in_flight = lambda node: 4
+    expected = []
+    for refusals in (0, 9):
+        policy = Noted(inputs.graph, None, None)
+        assert [EarliestFinish.route(policy, 4000, 4100, View(full=[0])) for _ in range(refusals)] == [None] * refusals
+        policy.route(4000, 4100, View())
+        policy.route(10, 110, beside)
+        expected.append(policy.expected)
+    assert expected[0] == expected[1]
+
+
 def test_with_full_memory_it_expects_about_the_wait_that_there_is() -> None:
     output = 100
     case = chains([[fast(blocks=200)]], intra=NEAR)
