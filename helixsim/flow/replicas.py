@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 from helixsim.domain.chains import chains
-from helixsim.domain.cluster import Deployment
+from helixsim.domain.cluster import COORDINATOR, Deployment
 from helixsim.domain.flowplan import COORDINATOR_CLASS
 from helixsim.flow.network import FlowNetwork, token_bytes
 from helixsim.flow.station import OperatingLoad, Settled, Station
@@ -87,6 +87,7 @@ class Replica:
         return_s = 0.0
         if len(nodes) > 1:
             return_s = (fleet.cluster.link(nodes[-1], nodes[0]).latency_ns + load.engine.message_overhead_ns) / NS_PER_S
+        delay_s = (fleet.cluster.link(COORDINATOR, nodes[0]).latency_ns + load.engine.message_overhead_ns) / NS_PER_S
         budget = min(station.token_budget for station in stations)
         self.most_requests = min(min(station.most_requests, station.most_batch) for station in stations)
         if load.engine.chunks_prompts:
@@ -97,7 +98,7 @@ class Replica:
             levels += np.geomspace(len(stations), self.most_requests, _LEVELS).tolist()
         elif self.most_requests > 1:
             levels.append(self.most_requests)
-        self._rounds_s = np.maximum.accumulate(rounds_s(stations, wires, return_s, load, levels))
+        self._rounds_s = np.maximum.accumulate(rounds_s(stations, wires, return_s, load, levels, delay_s))
         self._steps_per_s = np.maximum.accumulate(np.array(levels) / self._rounds_s)
         self.most_steps_per_s = float(self._steps_per_s[-1])
 

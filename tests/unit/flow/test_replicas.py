@@ -63,6 +63,14 @@ CONVERSATIONS = (
     "workload.warmup=90 s",
     "workload.duration=180 s",
 )
+AFAR = (
+    "cluster.nodes=[{gpu: h100, count: 3, region: here}]",
+    "cluster.coordinator={region: there}",
+    "cluster.network.inter_region={bandwidth: 1 Gbit/s, latency: 60 ms}",
+    "model=qwen3-30b-a3b",
+    "workload.duration=60 s",
+)
+"""Requests that take the places of others come after the next step has begun, and most gather in one."""
 FOUR = ("cluster.nodes=[{gpu: rtx-4090, count: 4}]", "model=qwen2.5-32b")
 
 
@@ -77,6 +85,7 @@ FOUR = ("cluster.nodes=[{gpu: rtx-4090, count: 4}]", "model=qwen2.5-32b")
         (0.10, (*CONVERSATIONS, "cluster.nodes=[{gpu: mi300x, count: 4}]", "model=llama-3.3-70b")),
         (0.10, (*CONVERSATIONS, "cluster.nodes=[{gpu: h100, gpus: 2, count: 3}]", "model=qwen3-30b-a3b")),
         (0.10, (*CONVERSATIONS, "cluster.nodes=[{gpu: l40s, gpus: 2, count: 2}]")),
+        (0.05, (*CONVERSATIONS, *AFAR)),
     ],
 )
 def test_it_is_where_the_simulation_settles(tmp_path, within, overrides):
