@@ -180,9 +180,7 @@ class _Finder:
         while waiting:
             union = [waiting.pop(0)]
             while waiting and not self.flow(union):
-                nearest = max(waiting, key=lambda region: self._slowest_link(union[-1], region))
-                waiting.remove(nearest)
-                union.append(nearest)
+                self._append_nearest(union, waiting)
             unions.append(tuple(union))
         return unions
 
@@ -197,9 +195,8 @@ class _Finder:
         if key not in self._cache:
             self._cache[key] = None
             bound = self.bound(regions)
-            for order in self._orders(regions):
-                if bound:
-                    self._cache[key] = self._improved(self._search(order), bound, self._cache[key], mark)
+            for order in self._orders(regions) if bound else ():
+                self._cache[key] = self._improved(self._search(order), bound, self._cache[key], mark)
         return self._cache[key]
 
     def refined(self, pipeline: RegionPipeline) -> RegionPipeline:
@@ -235,7 +232,12 @@ class _Finder:
         return PipelineSearch(self._groups, self._num_layers, order, crossings, grid=grid)
 
     def _orders(self, regions: Sequence[str]) -> list[Regions]:
-        """Return all orders; of an order and its reverse only one if their links are equal."""
+        """Return all orders; of an order and its reverse only one if their links are equal.
+
+        Of many regions only one order from each, in which the region with the fastest links comes next.
+        """
+        if len(regions) > tuning.MAX_ORDERED_REGIONS:
+            return [self._order_from(first, regions) for first in regions]
         orders: list[Regions] = []
         for order in itertools.permutations(regions):
             mirrored = order[::-1]
@@ -243,6 +245,18 @@ class _Finder:
             if mirrored not in orders or there.crossings_tokens_per_s != back.crossings_tokens_per_s[::-1]:
                 orders.append(order)
         return orders
+
+    def _order_from(self, first: str, regions: Sequence[str]) -> Regions:
+        order, waiting = [first], [region for region in regions if region != first]
+        while waiting:
+            self._append_nearest(order, waiting)
+        return tuple(order)
+
+    def _append_nearest(self, order: list[str], waiting: list[str]) -> None:
+        """Move the region with the fastest links from the last one of ``order`` there."""
+        nearest = max(waiting, key=lambda region: self._slowest_link(order[-1], region))
+        waiting.remove(nearest)
+        order.append(nearest)
 
     def _improved(
         self, search: PipelineSearch, bound: float, best: RegionPipeline | None, mark: float

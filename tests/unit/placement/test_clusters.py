@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import builders
@@ -9,11 +10,14 @@ import pytest
 
 from helixsim.domain.cluster import Deployment, LinkSpec
 from helixsim.flow.capacity import CapacityTable, upper_bound_share
+from helixsim.placement import tuning
 from helixsim.placement.base import PlacementProblem
 from helixsim.placement.bounds import configuration_bound
 from helixsim.placement.clusters import crossing_total_tokens_per_s, crossings_tokens_per_s, regions_of
 from helixsim.placement.helix import Helix, HelixOptions
 from helixsim.placement.milp import solve_exact
+from helixsim.placement.regions import _Finder
+from helixsim.placement.stages import groups_of
 
 BIG = builders.profile("big", 4)
 TABLE = (400.0, 200.0, 150.0, 100.0)
@@ -139,3 +143,20 @@ def test_chains_within_regions_cost_no_flow_where_links_are_slow_and_are_joined_
     assert within.objective_tokens_per_s <= anywhere.objective_tokens_per_s <= within.objective_tokens_per_s + 3.0
     fleet, table = two_sites(1, 1, 30.0, named=True)  # each holds half of the model
     assert Helix().solve(PlacementProblem(fleet, table), apart).objective_tokens_per_s > 0
+
+
+def test_one_order_of_many_regions_from_each_follows_the_fast_links() -> None:
+    """Ten sites, of which all orders would be millions; fast links form one line through them."""
+    line = [3, 7, 0, 9, 4, 1, 8, 2, 6, 5]
+    pairs = {
+        (f"big-{src}", f"big-{dst}"): link(90.0)
+        for one, two in itertools.pairwise(line)
+        for src, dst in ((one, two), (two, one))
+    }
+    sites = [f"site-{number}" for number in range(10)]
+    fleet = builders.fleet([BIG] * 10, num_layers=40, regions=sites, inter=link(20.0), pairs=pairs)
+    problem = PlacementProblem(fleet, builders.capacity_of(fleet, {"big": TABLE}))
+    orders = _Finder(problem, groups_of(problem), None, lambda: 60.0, tuning.JOIN_PRECISION)._orders(sites)
+    assert len(orders) == 10
+    assert all(sorted(order) == sorted(sites) for order in orders)
+    assert tuple(f"site-{number}" for number in line) in orders
