@@ -122,17 +122,23 @@ class _Row:
             means_s = [stage_s.mean(axis=(0, 2)) for stage_s in self._on_stages(decodes, chunks)]
             means_s += [wire.token_s * tokens.mean(axis=(0, 2)) + wire.fixed_s for wire in self._wires]
             return [float(one) + self._return_s for one in np.sum(means_s, axis=0)]
-        joining = decodes
+        found = self._played_s(decodes, decodes)
         # Steps leave the last stage at least as far apart as the shortest takes there: one that ends before the next
         # group's turn is replaced there, so that all groups are equal.
         if delay_s > self._stations[-1].step_s(1.0):
             self._laws = {id(one): _Grid(one, max(requests), self._budget) for one in self._stations}
             of_groups, of_turns = self._settled_groups(max(requests), delay_s)
-            decodes, joining = (shares * decodes for shares in (of_groups, of_turns))
+            # A few long prompts would be in the way less often where they gather; simulated pipelines gain nothing.
+            found = np.maximum(found, self._played_s(of_groups * decodes, of_turns * decodes))
+        return [float(one) for one in found]
+
+    def _played_s(self, decodes: Floats, joining: Floats) -> Floats:
+        """Return the mean time of a round of groups, whose prompts come with so many sequences."""
         chunks, _ = _chunks(self._load, decodes, joining, self._budget, _ROUNDS, _DRAWS)
         ended_s = self._ends_s(decodes, chunks)
         settled_s = ended_s[-1] - ended_s[_SETTLING * self._in_flight - 1]
-        return [float(one) for one in settled_s.mean(axis=1) / (_ROUNDS - _SETTLING)]
+        mean_s: Floats = settled_s.mean(axis=1) / (_ROUNDS - _SETTLING)
+        return mean_s
 
     def _settled_groups(self, requests: float, delay_s: float) -> tuple[Floats, Floats]:
         """Return the sizes of groups, and the requests that come at their turns, both over the mean."""

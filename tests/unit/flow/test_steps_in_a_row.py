@@ -123,6 +123,8 @@ def test_requests_from_afar_gather_in_one_group_until_its_prompts_have_no_room()
     alone_s = sum(rounds_s([one], [], 0.0, LOAD, [900.0])[0] for one in stations)
     assert far_s < alone_s
     assert round_s(0.08, ENDLESS, 90.0) == pytest.approx(round_s(0.0, ENDLESS, 90.0))
+    seldom = replace(LOAD, mean_prompt_tokens=3000.0, mean_output_tokens=200.0)
+    assert round_s(0.02, seldom, 30.0) >= round_s(0.0, seldom, 30.0)
 
 
 def test_no_group_grows_beyond_the_prompts_that_its_turn_can_compute() -> None:
