@@ -125,6 +125,6 @@ def _parts(fleet: Deployment) -> Iterator[tuple[str, list[str]]]:
     if len(classes) > 1:
         for name, left_out in classes:
             gone = {node.id for node in left_out}
-            kept = [node.id for node in nodes if node.id not in gone]
-            if len(regions) == 1 or {node.region for node in nodes if node.id in kept} == set(regions):
-                yield f"without {name}", kept
+            kept = [node for node in nodes if node.id not in gone]
+            if len(regions) == 1 or {node.region for node in kept} == set(regions):
+                yield f"without {name}", [node.id for node in kept]
