@@ -117,12 +117,12 @@ class Kernel:
 
     def run(self) -> None:
         """Run until nothing is scheduled or ``stop`` is called: as ``env.run`` does, without a call for each event."""
-        env, queue = self.env, self._queue
+        env, queue, dispatch = self.env, self._queue, int(Priority.DISPATCH)
         try:
             while queue:
                 self.now_ns, priority, _, event = heappop(queue)
                 env._now = self.now_ns
-                if priority >= Priority.DISPATCH:
+                if priority >= dispatch:
                     self.dispatched_ns = self.now_ns
                 for function in event.callbacks:
                     function(event)
