@@ -247,6 +247,6 @@ class LegFrontend(Frontend):
         request.since_ns = now
         request.transfer = None
         self.transfers.append((now - transfer.started_ns, transfer.size_bytes))
-        transfer.target.take_in(request)
+        transfer.target.take_in(request)  # the source may form a step at once, after which this instant is over
         transfer.source.let_go(transfer.leg)
         self.formed()

@@ -25,9 +25,10 @@ import numpy as np
 
 from helixsim.domain.cluster import COORDINATOR, Deployment
 from helixsim.domain.flowplan import COORDINATOR_CLASS
-from helixsim.flow.network import FlowNetwork, token_bytes
+from helixsim.flow.network import FlowNetwork
 from helixsim.flow.station import OperatingLoad, Station
-from helixsim.units import BITS_PER_BYTE, NS_PER_S
+from helixsim.flow.steps_in_a_row import Wire
+from helixsim.units import NS_PER_S
 
 _ROUTES = 32
 """Most routes that requests are spread over."""
@@ -79,7 +80,7 @@ class Node:
 
 
 @dataclass(slots=True)
-class Wire:
+class _Channel:
     """A direction of a link: time of a token [s], latency [s], and when all messages so far have left [s]."""
 
     token_s: float
@@ -192,7 +193,7 @@ class Cohorts:
         self._longest = [min(threshold, *(budgets[node] for node in route)) for route in self.routes]
         self._budgets = budgets
         self._after: list[dict[int, int]] = [dict(pairwise(route)) for route in self.routes]
-        self._wires: dict[tuple[int, int], Wire] = {}
+        self._wires: dict[tuple[int, int], _Channel] = {}
         self._ending = _spread(len(self.routes))
         residing = [0.0] * len(of_class)
         for route, number in zip(self.routes, self.requests, strict=True):
@@ -326,12 +327,8 @@ class Cohorts:
             else:
                 self._post(now_s + self._wire(last, first).fixed_s, first, decodes, [])
 
-    def _wire(self, src: int, dst: int) -> Wire:
+    def _wire(self, src: int, dst: int) -> _Channel:
         if (src, dst) not in self._wires:
-            ends = self._names[src], self._names[dst]
-            link = self._fleet.cluster.link(*ends)
-            self._wires[src, dst] = Wire(
-                BITS_PER_BYTE * token_bytes(self._fleet, *ends) / link.bandwidth_bps,
-                (link.latency_ns + self._load.engine.message_overhead_ns) / NS_PER_S,
-            )
+            wire = Wire.between(self._fleet, self._names[src], self._names[dst], self._load)
+            self._wires[src, dst] = _Channel(wire.token_s, wire.fixed_s)
         return self._wires[src, dst]

@@ -46,7 +46,7 @@ from helixsim.flow.network import FlowNetwork, build_network
 from helixsim.flow.replicas import chains_of, replicas_beside, settled_replicas
 from helixsim.flow.round_trips import RoundTrips
 from helixsim.flow.station import OperatingLoad, OperatingPoint, Settled, Station, capacities
-from helixsim.units import BITS_PER_BYTE, NS_PER_S
+from helixsim.units import BITS_PER_BYTE
 
 _ROUNDS, _SETTLED = 16, 0.005
 """Most rounds of the fixed point of a placement, which ends where no round trip is off by more than this share."""
@@ -250,7 +250,7 @@ def operating_capacity(fleet: Deployment, load: OperatingLoad) -> CapacityTable:
     budget = min(stations[kind][layers - 1].token_budget for kind, layers in typical.items())
     link = fleet.cluster.network.intra_region
     token_s = BITS_PER_BYTE * fleet.model.activation_bytes_per_token / link.bandwidth_bps
-    link_s = (link.latency_ns + load.engine.message_overhead_ns) / NS_PER_S + token_s * load.tokens_per_step
+    link_s = load.latency_s(link) + token_s * load.tokens_per_step
 
     def trip_s(round_trip_s: float) -> float:
         """Return the round trip that follows from capacities that follow from ``round_trip_s``."""

@@ -99,8 +99,7 @@ class PhaseProgram:
     def link_s(self, arc: Arc) -> float:
         """Return the latency of a link [s]."""
         ends = [self.network.classes[number].nodes[0] for number in (arc.tail, arc.head)]
-        latency_ns = self.fleet.cluster.link(*ends).latency_ns + self.load.engine.message_overhead_ns
-        return latency_ns / NS_PER_S
+        return self.load.latency_s(self.fleet.cluster.link(*ends))
 
 
 class Commodity:

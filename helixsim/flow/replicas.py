@@ -11,10 +11,9 @@ import numpy as np
 from helixsim.domain.chains import chains
 from helixsim.domain.cluster import COORDINATOR, Deployment
 from helixsim.domain.flowplan import COORDINATOR_CLASS
-from helixsim.flow.network import FlowNetwork, token_bytes
+from helixsim.flow.network import FlowNetwork
 from helixsim.flow.station import OperatingLoad, Settled, Station
 from helixsim.flow.steps_in_a_row import Wire, rounds_s
-from helixsim.units import BITS_PER_BYTE, NS_PER_S
 
 _LEVELS = 4
 """Numbers of requests, between one for each stage and the most, for which rounds are computed."""
@@ -79,15 +78,9 @@ class Replica:
     def __init__(
         self, fleet: Deployment, nodes: Sequence[str], stations: Sequence[Station], load: OperatingLoad
     ) -> None:
-        wires = []
-        for src, dst in pairwise(nodes):
-            link = fleet.cluster.link(src, dst)
-            token_s = BITS_PER_BYTE * token_bytes(fleet, src, dst) / link.bandwidth_bps
-            wires.append(Wire(token_s, (link.latency_ns + load.engine.message_overhead_ns) / NS_PER_S))
-        return_s = 0.0
-        if len(nodes) > 1:
-            return_s = (fleet.cluster.link(nodes[-1], nodes[0]).latency_ns + load.engine.message_overhead_ns) / NS_PER_S
-        delay_s = (fleet.cluster.link(COORDINATOR, nodes[0]).latency_ns + load.engine.message_overhead_ns) / NS_PER_S
+        wires = [Wire.between(fleet, src, dst, load) for src, dst in pairwise(nodes)]
+        return_s = load.latency_s(fleet.cluster.link(nodes[-1], nodes[0])) if wires else 0.0
+        delay_s = load.latency_s(fleet.cluster.link(COORDINATOR, nodes[0]))
         budget = min(station.token_budget for station in stations)
         self.most_requests = min(min(station.most_requests, station.most_batch) for station in stations)
         if load.engine.chunks_prompts:

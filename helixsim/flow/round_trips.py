@@ -10,20 +10,13 @@ from dataclasses import dataclass
 
 from helixsim.domain.cluster import Deployment
 from helixsim.domain.flowplan import COORDINATOR_CLASS
-from helixsim.flow.network import FlowNetwork, token_bytes
+from helixsim.flow.network import FlowNetwork
 from helixsim.flow.station import OperatingLoad, Station
-from helixsim.units import BITS_PER_BYTE, NS_PER_S
+from helixsim.flow.steps_in_a_row import Wire
+from helixsim.units import NS_PER_S
 
 _FULLEST_LINK = 0.95
 """Evenly shared links are taken to be busy for at most this share of time; at one, sending would last for ever."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Wire:
-    """What a message and a token take on a link [s]."""
-
-    fixed_s: float
-    token_s: float
 
 
 @dataclass(slots=True)
@@ -73,15 +66,13 @@ class RoundTrips:
                 last = network.arcs[number].tail
                 self._returns_s[number] = [self._return_s(fleet, last, first) for first in entries]
 
-    def _wires_of(self, fleet: Deployment) -> list[_Wire]:
+    def _wires_of(self, fleet: Deployment) -> list[Wire]:
         """Return the links behind each arc; arcs of a junction of several classes have those of the junction."""
-        classes, overhead_ns = self._network.classes, self._load.engine.message_overhead_ns
-        wires: list[_Wire] = []
+        classes = self._network.classes
+        wires: list[Wire] = []
         for junction in self._network.junctions:
             src, dst = classes[junction.sources[0]].nodes[0], classes[junction.targets[0]].nodes[0]
-            spec = fleet.cluster.link(src, dst)
-            fixed_s = (spec.latency_ns + overhead_ns) / NS_PER_S
-            wire = _Wire(fixed_s, BITS_PER_BYTE * token_bytes(fleet, src, dst) / spec.bandwidth_bps)
+            wire = Wire.between(fleet, src, dst, self._load)
             wires += [wire] * (len(junction.sources) + len(junction.targets) if junction.is_hub else 1)
         return wires
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from helixsim.domain.cluster import LinkSpec
 from helixsim.domain.engine import IDEAL, EngineSpec
 from helixsim.domain.hardware import NodeProfile
 from helixsim.domain.placement import Placement
@@ -67,6 +68,10 @@ class OperatingLoad:
     def mean_steps(self) -> float:
         """Decode steps of a request."""
         return self.mean_output_tokens / self.tokens_of_step
+
+    def latency_s(self, link: LinkSpec) -> float:
+        """Return the time from the end of a message on a link to its arrival, with the engine's overhead [s]."""
+        return (link.latency_ns + self.engine.message_overhead_ns) / NS_PER_S
 
     def of_replicas(self) -> OperatingLoad:
         """Return the load for replicas of an engine, which keep some memory idle and find preempted prompts cached.

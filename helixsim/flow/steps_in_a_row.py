@@ -26,13 +26,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from helixsim.domain.cluster import Deployment
+from helixsim.flow.network import token_bytes
 from helixsim.flow.station import OperatingLoad, Station
+from helixsim.units import BITS_PER_BYTE
 
 _DRAWS = 64
 """Independent draws of the recursion."""
@@ -65,10 +69,16 @@ Law = Callable[[float, Floats], Floats]
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """The link from a stage to the next one: time of a token on it, and from its end to the arrival [s]."""
+    """A direction of a link: time of a token on it, and from its end to the arrival [s]."""
 
     token_s: float
     fixed_s: float
+
+    @classmethod
+    def between(cls, fleet: Deployment, src: str, dst: str, load: OperatingLoad) -> Wire:
+        """Return that of two ends of a cluster."""
+        link = fleet.cluster.link(src, dst)
+        return cls(BITS_PER_BYTE * token_bytes(fleet, src, dst) / link.bandwidth_bps, load.latency_s(link))
 
 
 def rounds_s(
@@ -126,11 +136,17 @@ class _Row:
         # Steps leave the last stage at least as far apart as the shortest takes there: one that ends before the next
         # group's turn is replaced there, so that all groups are equal.
         if delay_s > self._stations[-1].step_s(1.0):
-            self._laws = {id(one): _Grid(one, max(requests), self._budget) for one in self._stations}
-            of_groups, of_turns = self._settled_groups(max(requests), delay_s)
+            row = self._interpolated(max(requests))
+            of_groups, of_turns = row._settled_groups(max(requests), delay_s)
             # A few long prompts would be in the way less often where they gather; simulated pipelines gain nothing.
-            found = np.maximum(found, self._played_s(of_groups * decodes, of_turns * decodes))
+            found = np.maximum(found, row._played_s(of_groups * decodes, of_turns * decodes))
         return [float(one) for one in found]
+
+    def _interpolated(self, most_seqs: float) -> _Row:
+        """Return the pipeline with times of steps interpolated, for groups that change."""
+        row = copy(self)
+        row._laws = {id(one): _Grid(one, most_seqs, self._budget) for one in self._stations}
+        return row
 
     def _played_s(self, decodes: Floats, joining: Floats) -> Floats:
         """Return the mean time of a round of groups, whose prompts come with so many sequences."""
