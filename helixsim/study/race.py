@@ -55,6 +55,9 @@ SEED_OFFSET = 2_000_003
 ROUND_EVENTS = 10 * EVENTS_PER_CPU_S
 """Work that a round may take (ten seconds of CPU time; ``Shown``): further entries are left out beyond."""
 
+OWN_ROUTING = {"parallax": "parallax"}
+"""Heuristic -> routing of its method, with which its placement is tried first where few policies can be tried."""
+
 LEAST_PASSED_ON = 3
 """Entries that go on after a round in any case; else half of them."""
 
@@ -114,7 +117,8 @@ class Race:
         self._share(budget, [*zip(windows, runs, strict=False), (self.experiment.workload.window, FINALISTS)])
         by_estimate = sorted(contenders, key=lambda one: -math.inf if one.estimate is None else -one.estimate)
         is_tight = not windows or budget.may_exceed(windows[0], runs[0], OF_A_TRIAL)
-        entries, trials = [self._entry(one) for one in (by_estimate if is_tight else contenders)], list[Trial]()
+        ordered = by_estimate if is_tight else contenders
+        entries, trials = [self._entry(one, with_own_routing=is_tight) for one in ordered], list[Trial]()
         if not windows:
             entries[1:1], apart = [self._entry(one) for one in apart[:1]], []
         most_events = 0 if budget.told else min(ROUND_EVENTS, budget.events(OF_A_TRIAL))
@@ -122,8 +126,8 @@ class Race:
             trial = Trial(window, self.experiment.seed + SEED_OFFSET + number, self.experiment.slo, load.is_open)
             trials.append(trial)
             if number == 0:
-                ordered = kinds_first(entries) if is_tight else entries
-                self._try(trial, ordered, report, at_least=LEAST_TRIED, most_events=budget.events(OF_A_TRIAL))
+                first = kinds_first(entries) if is_tight else entries
+                self._try(trial, first, report, at_least=LEAST_TRIED, most_events=budget.events(OF_A_TRIAL))
                 budget.left_out("Trial 1", len(trial.entries), len(entries))
                 others = [entry for one in trial.best() for entry in self._alternatives(one, load)]
                 self._try(
@@ -133,7 +137,7 @@ class Race:
             else:
                 self._try(trial, kinds_first(entries), report, at_least=LEAST_TRIED, most_events=most_events)
             if trial.best_score.share < 1.0 or not load.is_open:
-                self._try_apart(trial, apart, report)
+                self._try_apart(trial, apart, report, most_events=most_events if is_tight else math.inf)
                 apart = []
             elif number == 0:
                 self._try_apart(trial, faster, report)
@@ -181,13 +185,17 @@ class Race:
                 passed.append(entry)
         return passed
 
-    def _entry(self, contender: Contender) -> Entry:
-        """Return a contender with the most promising policy, or that of the user."""
+    def _entry(self, contender: Contender, *, with_own_routing: bool = False) -> Entry:
+        """Return a contender with the most promising policy, or that of the user.
+
+        ``with_own_routing``: a heuristic's placement has the routing of its method (``OWN_ROUTING``).
+        """
         placement, plan = contender.placement, self._plan(contender.placement)
         entry = Entry(contender.name, placement, plan, on_its_nodes(self.system, placement))
         if self.system.routing != "auto":
             return entry
-        return with_policy(entry, promising_policy(placement, plan))
+        own = OWN_ROUTING.get(contender.name) if with_own_routing else None
+        return with_policy(entry, own or promising_policy(placement, plan))
 
     def _alternatives(self, entry: Entry, load: RaceLoad) -> list[Entry]:
         """Return an entry with other policies that suit its routes."""
@@ -285,10 +293,12 @@ class Race:
                     return number
         return len(entries)
 
-    def _try_apart(self, trial: Trial, apart: Sequence[Contender], report: Callable[[str], None]) -> None:
-        """Simulate candidates with roles that are not among the entries of a trial."""
+    def _try_apart(
+        self, trial: Trial, apart: Sequence[Contender], report: Callable[[str], None], *, most_events: float = math.inf
+    ) -> None:
+        """Simulate candidates with roles that are not among the entries of a trial; the first one in any case."""
         entries = [entry for one in apart if (entry := self._entry(one)).label not in trial.entries]
-        self._try(trial, entries, report)
+        self._try(trial, entries, report, at_least=1, most_events=most_events)
 
     def _final(
         self,
