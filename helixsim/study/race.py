@@ -46,7 +46,16 @@ from helixsim.study.systems import (
     on_its_nodes,
     operating_load,
 )
-from helixsim.study.trial_notes import Entry, Trial, explained, kinds_first, plain, with_policy, worth_of_one_more
+from helixsim.study.trial_notes import (
+    Entry,
+    Trial,
+    explained,
+    kinds_first,
+    plain,
+    promising_policy,
+    with_policy,
+    worth_of_one_more,
+)
 from helixsim.units import NS_PER_S
 
 SEED_OFFSET = 2_000_003
@@ -54,9 +63,6 @@ SEED_OFFSET = 2_000_003
 
 ROUND_EVENTS = 10 * EVENTS_PER_CPU_S
 """Work that a round may take (ten seconds of CPU time; ``Shown``): further entries are left out beyond."""
-
-OWN_ROUTING = {"parallax": "parallax"}
-"""Heuristic -> routing of its method, with which its placement is tried first where few policies can be tried."""
 
 LEAST_PASSED_ON = 3
 """Entries that go on after a round in any case; else half of them."""
@@ -186,16 +192,12 @@ class Race:
         return passed
 
     def _entry(self, contender: Contender, *, with_own_routing: bool = False) -> Entry:
-        """Return a contender with the most promising policy, or that of the user.
-
-        ``with_own_routing``: a heuristic's placement has the routing of its method (``OWN_ROUTING``).
-        """
+        """Return a contender with the most promising policy, that of its method, or that of the user."""
         placement, plan = contender.placement, self._plan(contender.placement)
         entry = Entry(contender.name, placement, plan, on_its_nodes(self.system, placement))
         if self.system.routing != "auto":
             return entry
-        own = OWN_ROUTING.get(contender.name) if with_own_routing else None
-        return with_policy(entry, own or promising_policy(placement, plan))
+        return with_policy(entry, promising_policy(placement, plan, contender.name if with_own_routing else ""))
 
     def _alternatives(self, entry: Entry, load: RaceLoad) -> list[Entry]:
         """Return an entry with other policies that suit its routes."""
@@ -390,12 +392,6 @@ class Race:
         system = placed.system if self.system.routing == "auto" else own
         name = f"system {placed.system.name}"
         return Entry(name, placed.placement, placed.plan, system, is_baseline=True)
-
-
-def promising_policy(placement: Placement, plan: FlowPlan) -> str:
-    """Return the routing policy that is tried first with a placement."""
-    branches = chains(routing_graph(placement, plan)) is None and len(set(placement.pipelines.values())) < 2
-    return "flow_weighted" if branches else "earliest_finish"
 
 
 def _placed(entry: Entry) -> PlacedSystem:

@@ -26,8 +26,8 @@ from helixsim.placement.constraints import moved_bytes, moved_to
 from helixsim.placement.select import routes_of
 from helixsim.routing.base import RoutingPolicy
 from helixsim.study.placing import as_planned, assembled, place_system
-from helixsim.study.race import promising_policy
 from helixsim.study.systems import PlacedSystem, simulation_inputs
+from helixsim.study.trial_notes import promising_policy
 from helixsim.units import BITS_PER_BYTE, NS_PER_S, seconds_to_ns
 
 SEED_OFFSET = 3_000_017

@@ -18,6 +18,7 @@ from helixsim.metrics.score import Score
 from helixsim.placement.select import routes_of
 from helixsim.plugins import NoOptions
 from helixsim.routing import registry as routing_registry
+from helixsim.routing.graph import chains, routing_graph
 from helixsim.study.race_runs import Shown
 
 
@@ -41,6 +42,18 @@ def with_policy(entry: Entry, policy: str, **options: Any) -> Entry:
     """Return an entry with a routing policy."""
     chosen = routing_registry.get(policy).Options(**options)
     return replace(entry, system=entry.system.with_routing(policy, chosen))
+
+
+OWN_ROUTING = {"parallax": "parallax"}
+"""Heuristic -> routing of its method."""
+
+
+def promising_policy(placement: Placement, plan: FlowPlan, heuristic: str = "") -> str:
+    """Return the routing policy that is tried first with a placement; ``heuristic``: that of its method, if any."""
+    if heuristic in OWN_ROUTING:
+        return OWN_ROUTING[heuristic]
+    branches = chains(routing_graph(placement, plan)) is None and len(set(placement.pipelines.values())) < 2
+    return "flow_weighted" if branches else "earliest_finish"
 
 
 def kinds_first(entries: Sequence[Entry]) -> list[Entry]:

@@ -35,7 +35,7 @@ QUICK_WINDOW_S = (30, 120)
 
 
 QUICK_RACE_CPU_S = {"het42": 80.0, "regions200": 100.0}
-"""CPU time of a race of ``--quick`` (``placement.helix_options``) [s] on clusters where one simulation takes seconds."""
+"""CPU time of a race of ``--quick`` (``placement.helix_options``) [s] where a single simulation takes seconds."""
 
 USUAL_QUICK_RACE_CPU_S = 20.0
 """That on the other clusters [s]."""

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import helixsim
 from helixsim.config.effort import TOKENS_PER_CPU_S
+from helixsim.domain.placement import LayerRange, Placement
 from helixsim.domain.request import Window
 from helixsim.flow.maxflow import max_flow
 from helixsim.flow.operating import operating_point
@@ -159,6 +160,14 @@ def simulated_windows(monkeypatch) -> list[Window]:
     return windows
 
 
+def labels_of(monkeypatch) -> list[str]:
+    """Return a list that gathers the labels of the simulations of races."""
+    tried: list[str] = []
+    whole = race_runs.simulate_run
+    monkeypatch.setattr(race_runs, "simulate_run", lambda task, report: tried.append(task.label) or whole(task, report))
+    return tried
+
+
 def test_a_race_within_a_small_budget_says_what_it_shortened(tmp_path, monkeypatch):
     windows = simulated_windows(monkeypatch)
     # 2 requests/s of 60 tokens: a second of the load is estimated at 0.0008 CPU s.
@@ -172,9 +181,7 @@ def test_a_race_within_a_small_budget_says_what_it_shortened(tmp_path, monkeypat
 
 def test_entries_beyond_the_events_of_the_budget_are_left_out(tmp_path, monkeypatch):
     """Those of a trial are simulated until it has taken its share, but a few in any case."""
-    tried: list[str] = []
-    whole = race_runs.simulate_run
-    monkeypatch.setattr(race_runs, "simulate_run", lambda task, report: tried.append(task.label) or whole(task, report))
+    tried = labels_of(monkeypatch)
     monkeypatch.setattr(race_budget, "EVENTS_PER_CPU_S", 1.0)
     monkeypatch.setattr(race, "LEAST_TRIED", 1)
     monkeypatch.setattr(race, "MOST_ALTERNATIVES", 0)
@@ -182,6 +189,50 @@ def test_entries_beyond_the_events_of_the_budget_are_left_out(tmp_path, monkeypa
     notes = place_system(experiment, experiment.systems[0]).placement.notes
     assert "Trial 1 had 1 of 2 entries, the most promising, in race_cpu_s 600." in notes["budget"]
     assert [label.split(":")[0] for label in tried] == ["trial of 10 s", "trial of 20 s", "as reported", "as reported"]
+
+
+def t4_pairs(*pipelines: int) -> Placement:
+    """Return the T4 with halves of the model, each in one of the given pipelines; none: all in one that branches."""
+    ranges = {f"t4-{number}": LayerRange(0, 16) if number < 2 else LayerRange(16, 32) for number in range(4)}
+    return Placement("helix", 32, ranges, pipelines=dict(zip(ranges, pipelines, strict=False)))
+
+
+@pytest.mark.parametrize(("race_cpu_s", "routing"), [(0.05, "parallax"), (600.0, "flow_weighted")])
+def test_in_a_small_budget_the_routing_of_the_method_is_tried_first(tmp_path, monkeypatch, race_cpu_s, routing):
+    tried = labels_of(monkeypatch)
+    experiment = loaded(tmp_path, f"systems.0.placement.race_cpu_s={race_cpu_s}")
+    race = Race(experiment, experiment.systems[0], capacity_table(experiment, experiment.systems[0]))
+    contenders = [Contender("parallax", t4_pairs(), 2000.0), Contender("blocks", t4_pairs(0, 1, 0, 1), 2000.0)]
+    race(contenders, lambda _text: None)
+    assert [label.split(": ")[1] for label in tried[:2]] == [f"parallax, {routing}", "blocks, earliest_finish"]
+
+
+class WithRoles:
+    """Stands for the candidates with roles: these, in this order."""
+
+    def __init__(self, *apart: Contender) -> None:
+        self.apart, self.groups = list(apart), list[Contender]()
+
+    def beside(self, _contenders) -> WithRoles:
+        return self
+
+    def worth_trying(self) -> list[Contender]:
+        return self.apart
+
+    def notes(self, **_options) -> dict[str, object]:
+        return {}
+
+
+@pytest.mark.parametrize(("race_cpu_s", "simulated"), [(0.2, ["first"]), (600.0, ["first", "second"])])
+def test_in_a_small_budget_one_candidate_with_roles_is_tried(tmp_path, monkeypatch, race_cpu_s, simulated):
+    tried = labels_of(monkeypatch)
+    experiment = loaded(tmp_path, f"systems.0.placement.race_cpu_s={race_cpu_s}", "slo={ttft: 1 ms}")
+    system = experiment.systems[0]
+    roles = WithRoles(Contender("first", t4_pairs(0, 1, 0, 1)), Contender("second", t4_pairs(0, 1, 1, 0)))
+    race = Race(experiment, system, capacity_table(experiment, system), roles=roles)
+    race([Contender("blocks", t4_pairs(), 2000.0)], lambda _text: None)
+    first = [label.split(": ")[1].split(",")[0] for label in tried if label.startswith("trial of")]
+    assert [name for name in dict.fromkeys(first) if name != "blocks"] == simulated
 
 
 def test_a_race_without_trials_takes_the_best_by_the_estimate(tmp_path, monkeypatch):
